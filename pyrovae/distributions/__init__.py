@@ -1,0 +1,1 @@
+"""Densities that torch and Pyro lack."""

@@ -1,0 +1,197 @@
+"""Link functions, as in a generalised linear model: the raw output of a network -> the distribution of one row.
+
+A family serves as a likelihood and as a guide alike. It tells a network what to put out (`param_shape`), so nobody
+counts outputs by hand. A family of one's own whose elements are independent given the parameters is a few lines:
+
+    class Laplace(Elementwise):
+        num_params = 2
+
+        def link(self, loc, raw):
+            return dist.Laplace(loc, F.softplus(raw) + 1e-4)
+
+A constant enters a distribution by `new_full`, a kernel that fills: a Python number would be copied to the device at
+every call, which waits for it and cannot be captured. Whether values and parameters are validated is the caller's
+choice (`pyro.enable_validation`); with validation off nothing in here, nor in `log_prob`, waits for a device.
+"""
+
+import inspect
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pyrovae.errors import OptionError, ShapeError
+from pyrovae.nets.mlp import as_size
+
+
+class Family(nn.Module):
+    """f: params -> p(row | params). params: (*batch, *param_shape); rows: (*batch, *event_shape).
+
+    `event_shape` is an int or a tuple of ints, `()` for a number. A subclass gives `param_shape` and `forward`, and
+    calls `check` first. McCullagh & Nelder 1989, *Generalized Linear Models*.
+    """
+
+    def __init__(self, event_shape: int | Sequence[int]) -> None:
+        super().__init__()
+        self.event_shape = as_size(event_shape)
+
+    @property
+    def param_shape(self) -> torch.Size:
+        """The shape of the parameters of one row."""
+        raise NotImplementedError
+
+    def forward(self, params: Tensor, **given: Any) -> TorchDistributionMixin:
+        raise NotImplementedError
+
+    def check(self, params: Tensor) -> None:
+        """Raises ShapeError unless params has shape (*batch, *param_shape)."""
+        if params.shape[-len(self.param_shape) :] != self.param_shape:
+            wanted = ", ".join(["*batch", *map(str, self.param_shape)])
+            raise ShapeError(
+                f"{self} needs parameters of shape ({wanted}), got {tuple(params.shape)}. "
+                "Give the network out_shape=family.param_shape."
+            )
+
+    def extra_repr(self) -> str:
+        event: Any = self.event_shape[0] if len(self.event_shape) == 1 else tuple(self.event_shape)
+        options = [p for p in inspect.signature(type(self)).parameters.values() if p.name != "event_shape"]
+        changed = [f"{p.name}={value!r}" for p in options if (value := getattr(self, p.name)) != p.default]
+        return ", ".join([repr(event), *changed])
+
+
+class Elementwise(Family):
+    """p(row | params) = prod_d p(row_d | params_{1d}, ..., params_{Pd}), d over the elements of the row.
+
+    params: (*batch, P, *event_shape) with P = `num_params`; rows: (*batch, *event_shape). A subclass gives
+    `num_params` and `link`. Raises ShapeError if params has another trailing shape.
+    """
+
+    num_params: int
+
+    @property
+    def param_shape(self) -> torch.Size:
+        return torch.Size((self.num_params, *self.event_shape))
+
+    def link(self, *raw: Any, **given: Any) -> TorchDistributionMixin:
+        """P raw tensors (*batch, *event_shape) -> a distribution with that batch_shape, one for each element."""
+        raise NotImplementedError
+
+    def forward(self, params: Tensor, **given: Any) -> TorchDistributionMixin:
+        self.check(params)
+        elements = self.link(*params.unbind(-1 - len(self.event_shape)), **given)
+        return elements.to_event(len(self.event_shape))
+
+
+class Bernoulli(Elementwise):
+    """p(x_d) = s(l_d)^x_d (1 - s(l_d))^(1 - x_d), s the logistic function, l the parameters.
+
+    params: (*batch, 1, *event_shape); x in {0, 1}: (*batch, *event_shape). Raises ShapeError.
+    Bishop 2006, *Pattern Recognition and Machine Learning*, section 2.1.
+    """
+
+    num_params = 1
+
+    def link(self, logits: Tensor) -> TorchDistributionMixin:
+        return dist.Bernoulli(logits=logits)
+
+
+class Normal(Elementwise):
+    """p(x_d) = N(x_d; m_d, s_d^2). m is the first parameter; `scale` says where s comes from.
+
+    "net": s_d = softplus(second parameter) + floor, per row and dimension; "column": one learned number per
+    dimension; "shared": one learned number; a positive float: that number, fixed. Learned numbers are
+    softplus(raw_scale) + floor and start at 1 + floor. params: (*batch, P, *event_shape), P = 2 for "net", else 1;
+    x: (*batch, *event_shape). Raises ShapeError, and OptionError for an unknown scale or a floor that is not positive.
+    Bishop 2006, *Pattern Recognition and Machine Learning*, section 2.3.
+    """
+
+    raw_scale: Tensor
+
+    def __init__(self, event_shape: int | Sequence[int], scale: str | float = "net", floor: float = 1e-4) -> None:
+        super().__init__(event_shape)
+        known = scale in ("net", "column", "shared") if isinstance(scale, str) else 0 < scale < math.inf
+        if not known or isinstance(scale, bool):
+            raise OptionError(f"Normal knows scale='net', 'column', 'shared' or a positive number, got {scale!r}.")
+        if not floor > 0:
+            raise OptionError(f"Normal needs a positive floor, got {floor!r}. A scale of 0 is no density.")
+        self.scale, self.floor = scale, floor
+        self.num_params = 2 if scale == "net" else 1
+        shapes = {"column": self.event_shape, "shared": torch.Size()}
+        learned = isinstance(scale, str) and scale in shapes
+        start = nn.Parameter(torch.full(shapes[str(scale)], math.log(math.expm1(1)))) if learned else None
+        self.register_parameter("raw_scale", start)
+
+    def link(self, loc: Tensor, raw: Tensor | None = None) -> TorchDistributionMixin:
+        if not isinstance(self.scale, str):
+            return dist.Normal(loc, loc.new_full((), self.scale))
+        return dist.Normal(loc, F.softplus(self.raw_scale if raw is None else raw) + self.floor)
+
+
+class Binomial(Elementwise):
+    """p(x_d) = C(n, x_d) s(l_d)^x_d (1 - s(l_d))^(n - x_d), s the logistic function, l the parameters, n = total_count.
+
+    params: (*batch, 1, *event_shape); x in {0, ..., n}: (*batch, *event_shape). Raises ShapeError, and OptionError if
+    total_count is not a positive int. Bishop 2006, *Pattern Recognition and Machine Learning*, section 2.1.
+    """
+
+    num_params = 1
+
+    def __init__(self, event_shape: int | Sequence[int], total_count: int) -> None:
+        super().__init__(event_shape)
+        self.total_count = _positive(self, "total_count", total_count)
+
+    def link(self, logits: Tensor) -> TorchDistributionMixin:
+        return dist.Binomial(logits.new_full((), self.total_count), logits=logits)
+
+
+class BetaBinomial(Elementwise):
+    """p(x_d) = C(n, x_d) B(x_d + a_d, n - x_d + b_d) / B(a_d, b_d), n = total_count: a Binomial with more spread.
+
+    a = c s(l) and b = c s(-l), s the logistic function: the first parameter l is the logit of the mean, as in
+    Binomial; the second one, r, is the concentration on a logarithmic scale with ends,
+    log c = log 0.2 + s(r - 1) (log 1000 - log 0.2). At l = r = 0 it is nearly uniform (a = b = 0.99). Below 0.2
+    torch's sampler of the Beta underflows, above 1000 float32 cancels in log B (error 1e-3 nats an element); 1000 is
+    near the Binomial. params: (*batch, 2, *event_shape); x in {0, ..., n}: (*batch, *event_shape). Raises ShapeError,
+    and OptionError if total_count is not a positive int. Griffiths 1973, Biometrics 29(4).
+    """
+
+    num_params = 2
+
+    def __init__(self, event_shape: int | Sequence[int], total_count: int) -> None:
+        super().__init__(event_shape)
+        self.total_count = _positive(self, "total_count", total_count)
+
+    def link(self, logits: Tensor, raw: Tensor) -> TorchDistributionMixin:
+        c = 0.2 * torch.exp(math.log(1000 / 0.2) * torch.sigmoid(raw - 1))
+        # s(-l), since 1 - s(l) is 0 from l = 17 on; 1e-30 only matters where s underflows
+        a, b = c * torch.sigmoid(logits) + 1e-30, c * torch.sigmoid(-logits) + 1e-30
+        return dist.BetaBinomial(a, b, logits.new_full((), self.total_count))
+
+
+class Categorical(Elementwise):
+    """p(x_d = k) = exp(l_kd) / sum_j exp(l_jd), l the parameters, k = 0, ..., num_classes - 1.
+
+    params: (*batch, num_classes, *event_shape); x, coded as integers: (*batch, *event_shape). Raises ShapeError, and
+    OptionError if num_classes is not a positive int. Bishop 2006, *Pattern Recognition and Machine Learning*, 2.2.
+    """
+
+    def __init__(self, event_shape: int | Sequence[int], num_classes: int) -> None:
+        super().__init__(event_shape)
+        self.num_params = self.num_classes = _positive(self, "num_classes", num_classes)
+
+    def forward(self, params: Tensor, **given: Any) -> TorchDistributionMixin:
+        self.check(params)
+        # all classes at once: to take them apart would cost one tensor each
+        logits = params.movedim(-1 - len(self.event_shape), -1)
+        return dist.Categorical(logits=logits).to_event(len(self.event_shape))
+
+
+def _positive(family: Family, name: str, value: int) -> int:
+    if not isinstance(value, int) or value < 1:
+        raise OptionError(f"{type(family).__name__} needs {name} to be a positive int, got {value!r}.")
+    return value

@@ -1,0 +1,102 @@
+"""Convolutional networks from images and to images, of any height and width."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pyrovae.errors import ShapeError
+from pyrovae.nets.mlp import MLP, as_size, check_rows
+
+
+def _halved(n: int) -> int:
+    return (n + 1) // 2  # what a 3 x 3 convolution of stride 2 and padding 1 leaves
+
+
+class ConvEncoder(nn.Module):
+    """MLP(a(conv(... a(conv(x))))): one 3 x 3 convolution of stride 2 for each of `channels`, then an MLP.
+
+    x: (*batch, C, H, W) for in_shape (C, H, W), or (*batch, H, W) for in_shape (H, W); result: (*batch, *out_shape).
+    Each convolution halves H and W, rounding up. `hidden` are the layers between the convolutions and the result.
+    Raises ShapeError if x has another trailing shape or dtype. LeCun et al. 1989, Neural Computation 1(4).
+    """
+
+    def __init__(
+        self,
+        in_shape: tuple[int, ...],
+        out_shape: int | tuple[int, ...],
+        channels: Sequence[int] = (32, 64),
+        hidden: Sequence[int] = (),
+        activation: Callable[[], nn.Module] = nn.ReLU,
+    ) -> None:
+        super().__init__()
+        self.in_shape = as_size(in_shape)
+        self.out_shape = as_size(out_shape)
+        self.channels = tuple(channels)
+        self.hidden = tuple(hidden)
+        self.activation = activation
+        if len(self.in_shape) not in (2, 3):
+            raise ShapeError(f"ConvEncoder needs in_shape (C, H, W) or (H, W), got {tuple(self.in_shape)}. Use an MLP.")
+        width, height = self.in_shape[-1], self.in_shape[-2]
+        self._image = (self.in_shape[:-2].numel(), height, width)
+        self.convolutions = nn.Sequential()
+        for n, m in pairwise((self._image[0], *self.channels)):
+            self.convolutions.extend([nn.Conv2d(n, m, 3, stride=2, padding=1), activation()])
+            height, width = _halved(height), _halved(width)
+        num_features = (self._image[0], *self.channels)[-1] * height * width
+        self.head = MLP(num_features, self.out_shape, self.hidden, activation)
+
+    def forward(self, *parents: Tensor) -> Tensor:
+        check_rows(self, parents, [self.in_shape], self.head.first[0])
+        (x,) = parents
+        batch = x.shape[: len(x.shape) - len(self.in_shape)]
+        out: Tensor = self.head(self.convolutions(x.reshape(-1, *self._image)).flatten(1))
+        return out.reshape((*batch, *self.out_shape))
+
+
+class ConvDecoder(nn.Module):
+    """conv(up(a(... conv(up(a(MLP(z))))))): an MLP, then one doubling and 3 x 3 convolution for each of `channels`.
+
+    z: (*batch, in_features); result: (*batch, *out_shape), where out_shape ends in (H, W), such as (P, C, H, W),
+    (C, H, W) or (P, H, W); what stands before H and W are planes of the last convolution. A tuple of in_features
+    takes several parents, as in `MLP`. The sizes are those of a ConvEncoder with as many channels, backwards. Nearest
+    neighbours before a convolution, in place of a transposed convolution, leave no checkerboard: Odena, Dumoulin &
+    Olah 2016, doi:10.23915/distill.00003. Raises ShapeError if z has another trailing shape or dtype.
+    """
+
+    def __init__(
+        self,
+        in_features: int | tuple[int, ...],
+        out_shape: tuple[int, ...],
+        channels: Sequence[int] = (64, 32),
+        hidden: Sequence[int] = (),
+        activation: Callable[[], nn.Module] = nn.ReLU,
+    ) -> None:
+        super().__init__()
+        self.in_features = tuple(in_features) if isinstance(in_features, Sequence) else in_features
+        self.out_shape = as_size(out_shape)
+        self.channels = tuple(channels)
+        self.hidden = tuple(hidden)
+        self.activation = activation
+        if len(self.out_shape) < 2:
+            raise ShapeError(f"ConvDecoder needs an out_shape that ends in (H, W), got {tuple(self.out_shape)}.")
+        if not self.channels:
+            raise ShapeError("ConvDecoder needs at least one channel count, got channels=(). Use an MLP.")
+        height, width = self.out_shape[-2:]
+        self._sizes = [(height, width)]
+        for _ in self.channels:
+            self._sizes.insert(0, (_halved(self._sizes[0][0]), _halved(self._sizes[0][1])))
+        self.stem = MLP(self.in_features, (self.channels[0], *self._sizes[0]), self.hidden, activation)
+        widths = (*self.channels, self.out_shape[:-2].numel())
+        self.activations = nn.ModuleList(activation() for _ in self.channels)
+        self.convolutions = nn.ModuleList(nn.Conv2d(n, m, 3, padding=1) for n, m in pairwise(widths))
+
+    def forward(self, *parents: Tensor) -> Tensor:
+        check_rows(self, parents, self.stem._in_shapes, self.convolutions[0])
+        out: Tensor = self.stem(*parents)
+        batch = out.shape[:-3]
+        out = out.reshape(-1, *out.shape[-3:])
+        for activation, convolution, size in zip(self.activations, self.convolutions, self._sizes[1:]):
+            out = convolution(F.interpolate(activation(out), size=size, mode="nearest-exact"))
+        return out.reshape((*batch, *self.out_shape))
