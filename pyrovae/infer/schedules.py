@@ -1,0 +1,96 @@
+"""Schedules: functions of the step that give weights, written into 0-d tensors before each step.
+
+A schedule takes a `Step` and returns a dict with any of the keys "lr" (learning rate) and "kl" (weight of the KL terms).
+A function of one's own does as well: `schedule=lambda step: {"kl": min(1.0, step.epoch / 10)}`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from pyrovae.errors import OptionError
+
+WEIGHTS = ("lr", "kl")
+
+
+class Step(NamedTuple):
+    """Where a fit stands: steps done, steps in an epoch (a mean, rows / batch size), steps in the whole fit."""
+
+    number: int
+    per_epoch: float
+    total: int
+
+    @property
+    def epoch(self) -> float:
+        """Epochs done, as a fraction."""
+        return self.number / self.per_epoch
+
+    @property
+    def progress(self) -> float:
+        """Share of the fit that is done, 0 to 1."""
+        return min(1.0, self.number / max(1, self.total - 1))
+
+
+Schedule = Callable[[Step], Mapping[str, float]]
+
+
+class kl_warmup:
+    """KL weight from `start` to 1, linear over the first `epochs` (Sonderby et al. 2016, arXiv:1602.02282)."""
+
+    def __init__(self, epochs: float, start: float = 0.0) -> None:
+        if epochs <= 0 or not 0 <= start <= 1:
+            raise OptionError(f"kl_warmup needs epochs > 0 and 0 <= start <= 1, got epochs={epochs}, start={start}.")
+        self.epochs, self.start = epochs, start
+
+    def __call__(self, step: Step) -> dict[str, float]:
+        return {"kl": min(1.0, self.start + (1 - self.start) * step.epoch / self.epochs)}
+
+
+class one_cycle:
+    """Learning rate up to `max_lr` over the first `warmup` share of the fit and down to nearly 0, both by a cosine
+    (Smith & Topin 2018, arXiv:1708.07120). Starts at max_lr / 25, ends at max_lr / 25e4."""
+
+    def __init__(self, max_lr: float, warmup: float = 0.3) -> None:
+        if max_lr <= 0 or not 0 < warmup < 1:
+            raise OptionError(f"one_cycle needs max_lr > 0 and 0 < warmup < 1, got max_lr={max_lr}, warmup={warmup}.")
+        self.max_lr, self.warmup = max_lr, warmup
+
+    def __call__(self, step: Step) -> dict[str, float]:
+        low, last = self.max_lr / 25, self.max_lr / 25e4
+        if step.progress < self.warmup:
+            return {"lr": _cosine(low, self.max_lr, step.progress / self.warmup)}
+        return {"lr": _cosine(self.max_lr, last, (step.progress - self.warmup) / (1 - self.warmup))}
+
+
+class combine:
+    """Several schedules as one; where two give the same weight, the later one wins."""
+
+    def __init__(self, *schedules: Schedule) -> None:
+        self.schedules = schedules
+
+    def __call__(self, step: Step) -> dict[str, float]:
+        return {name: value for schedule in self.schedules for name, value in schedule(step).items()}
+
+
+def as_schedule(schedule: Schedule | Sequence[Schedule] | None) -> Schedule:
+    """None gives no weights, a sequence is combined."""
+    if schedule is None:
+        return combine()
+    return schedule if callable(schedule) else combine(*schedule)
+
+
+def weights_at(schedule: Schedule, step: Step) -> dict[str, float]:
+    """The schedule's weights at a step; OptionError for a weight that is not known, negative or not finite."""
+    found = dict(schedule(step))
+    for name, value in found.items():
+        if name not in WEIGHTS:
+            raise OptionError(f"A schedule gave the weight {name!r}; known: {', '.join(WEIGHTS)}.")
+        if not (math.isfinite(value) and value >= 0):
+            raise OptionError(f"A schedule gave {name}={value} at step {step.number}; it must be finite and not negative.")
+    return found
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2

@@ -1,0 +1,133 @@
+"""Specifications: an object as JSON, from which it can be built again without running any pickled code.
+
+The convention is scikit-learn's: a class keeps its constructor's arguments as attributes of the same name. So a part is
+{"class": name, "args": {...}}, nested. Only this package's own classes, and distributions and activation classes of torch
+and Pyro, are built from a specification; a class of the user's own is recorded by its import path as {"external": ...}.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent
+
+from pyrovae.errors import CheckpointError
+
+BUILT_HERE = ("pyrovae.",)
+CLASSES_ALLOWED = ("pyrovae.", "torch.nn.modules.")
+DISTRIBUTIONS = ("pyro.distributions.", "torch.distributions.")
+
+
+def to_spec(value: Any) -> Any:
+    """The JSON form of a value. A module met twice is written once and referred to by its path the second time."""
+    return _write(value, "", {})
+
+
+def from_spec(spec: Any) -> Any:
+    """Build a value from `to_spec`'s JSON. CheckpointError names what only its author can build."""
+    return _read(spec, "", {})
+
+
+def externals(spec: Any) -> list[str]:
+    """Import paths of the parts that `from_spec` cannot build."""
+    if isinstance(spec, dict):
+        if "external" in spec:
+            return [spec["external"]]
+        return [path for value in spec.values() for path in externals(value)]
+    return [path for value in spec for path in externals(value)] if isinstance(spec, list) else []
+
+
+def _path(cls: Any) -> str:
+    return f"{getattr(cls, '__module__', '?')}.{getattr(cls, '__qualname__', type(cls).__qualname__)}"
+
+
+def _write(value: Any, path: str, seen: dict[int, str]) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (tuple, list)):
+        return {"tuple": [_write(v, f"{path}.{i}", seen) for i, v in enumerate(value)]}
+    if isinstance(value, dict) and all(isinstance(k, str) for k in value):
+        return {"dict": {k: _write(v, f"{path}.{k}", seen) for k, v in value.items()}}
+    if isinstance(value, type):
+        name = _path(value)
+        return {"type": name} if name.startswith(CLASSES_ALLOWED) else {"external": name}
+    if isinstance(value, nn.Parameter):  # its values come from the weights
+        return {"parameter": list(value.shape), "dtype": str(value.dtype)[6:]}
+    if isinstance(value, Tensor):
+        return {"tensor": value.detach().cpu().tolist(), "dtype": str(value.dtype)[6:]}
+    if isinstance(value, Distribution):
+        return _write_distribution(value, path, seen)
+    name = _path(type(value))
+    if not name.startswith(BUILT_HERE) or "<locals>" in name:
+        return {"external": _path(value) if inspect.isroutine(value) else name}
+    if id(value) in seen:
+        return {"same_as": seen[id(value)]}
+    seen[id(value)] = path
+    args: dict[str, Any] = {}
+    for parameter in inspect.signature(type(value).__init__).parameters.values():
+        if parameter.name == "self":
+            continue
+        if not hasattr(value, parameter.name):
+            return {"external": name}
+        args[parameter.name] = _write(getattr(value, parameter.name), f"{path}.{parameter.name}", seen)
+    return {"class": name, "args": args}
+
+
+def _write_distribution(value: Any, path: str, seen: dict[int, str]) -> Any:
+    name = _path(type(value))
+    if isinstance(value, Independent):
+        args = {
+            "base_distribution": _write(value.base_dist, f"{path}.base", seen),
+            "reinterpreted_batch_ndims": value.reinterpreted_batch_ndims,
+        }
+        return {"class": name, "args": args}
+    given = [a for a in value.arg_constraints if a in value.__dict__]
+    wanted = inspect.signature(type(value).__init__).parameters
+    if not name.startswith(DISTRIBUTIONS) or not given or any(a not in wanted for a in given):
+        return {"external": name}
+    return {"class": name, "args": {a: _write(getattr(value, a), f"{path}.{a}", seen) for a in given}}
+
+
+def _read(spec: Any, path: str, built: dict[str, Any]) -> Any:
+    if not isinstance(spec, dict):
+        return spec
+    if "tuple" in spec:
+        return tuple(_read(v, f"{path}.{i}", built) for i, v in enumerate(spec["tuple"]))
+    if "dict" in spec:
+        return {k: _read(v, f"{path}.{k}", built) for k, v in spec["dict"].items()}
+    if "tensor" in spec:
+        return torch.tensor(spec["tensor"], dtype=getattr(torch, spec["dtype"]))
+    if "parameter" in spec:
+        return nn.Parameter(torch.zeros(spec["parameter"], dtype=getattr(torch, spec["dtype"])))
+    if "same_as" in spec:
+        return built[spec["same_as"]]
+    if "type" in spec:
+        return _class(spec["type"], CLASSES_ALLOWED)
+    if "external" in spec:
+        raise CheckpointError(
+            f"This run's model has a part of your own, {spec['external']}: build the pair and pass it, "
+            "pv.load(folder, pair=...)."
+        )
+    args = {name: _read(v, f"{path}.{name}", built) for name, v in spec["args"].items()}
+    cls = _class(spec["class"], BUILT_HERE + DISTRIBUTIONS)
+    spread = next((p.name for p in inspect.signature(cls.__init__).parameters.values() if p.kind is p.VAR_POSITIONAL), "")
+    made = cls(*args.pop(spread, ()), **args)
+    built[path] = made
+    return made
+
+
+def _class(name: str, allowed: tuple[str, ...]) -> Any:
+    if not name.startswith(allowed):
+        raise CheckpointError(f"{name!r} is not a class that a run folder may name: the run.json was not written by pyrovae.")
+    module, _, qualname = name.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), qualname)
+    except (ImportError, AttributeError) as error:
+        raise CheckpointError(f"The run names {name!r}, which this version of pyrovae does not have: {error}.") from error
+    if not isinstance(found, type):
+        raise CheckpointError(f"{name!r} is not a class: the run.json was not written by pyrovae.")
+    return found

@@ -1,0 +1,31 @@
+"""Transforms of a batch inside the step: tensors in, tensors out, fresh noise each time the rows are seen."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyrovae.errors import DataError
+
+
+class Binarize:
+    """Dynamic binarisation: x in [0, 1] becomes a draw of Bernoulli(x), anew at every step (Salakhutdinov & Murray 2008,
+    doi:10.1145/1390156.1390266). At evaluation it is drawn once, from a fixed seed."""
+
+    def __init__(self, argument: str = "x") -> None:
+        self.argument = argument
+
+    def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        x = batch[self.argument]
+        return {**batch, self.argument: (torch.rand_like(x) < x).to(x.dtype)}
+
+    def check(self, batch: dict[str, Tensor]) -> None:
+        """DataError unless every value is a probability."""
+        if self.argument not in batch:
+            raise DataError(f"Binarize({self.argument!r}): the batch has {sorted(batch)}.")
+        x = batch[self.argument]
+        if not bool(((x >= 0) & (x <= 1)).all()):
+            raise DataError(
+                f"Binarize({self.argument!r}) takes values in [0, 1], got {x.min().item():g} to {x.max().item():g}. "
+                "Divide by the largest possible value (255 for 8-bit images) and fill missing entries first."
+            )

@@ -1,0 +1,124 @@
+"""Are the data what the model takes? Asked of every row, before any work is done that could be lost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyrovae.errors import DataError, PairError
+from pyrovae.infer.fitted import chunks
+from pyrovae.pair import Batch, is_local, run, sample_sites
+
+
+def check_rows(pair: Any, batch: Batch, *, transform: Any = None, chunk: int = 4096) -> None:
+    """Run the pair once over all rows: DataError for values outside a likelihood's support, and for missing or infinite
+    values where they make a log-density undefined; PairError if a log-density is not finite for good data."""
+    check = getattr(transform, "check", None)
+    if check is not None:
+        _check_missing_before(batch, transform)
+        check(batch)
+    start = 0
+    with torch.no_grad(), pyro.validation_enabled(False):
+        for rows in chunks(batch, chunk):
+            seen = transform(rows) if transform is not None else rows
+            for name, node in sample_sites(run(pair, seen)[0]).items():
+                if node["is_observed"] and isinstance(node["value"], Tensor):
+                    _check_site(name, node, rows, start)
+            start += chunk
+
+
+def _check_site(name: str, node: Any, rows: Batch, start: int) -> None:
+    value, fn = node["value"], node["fn"]
+    finite = torch.isfinite(value) if value.is_floating_point() else torch.ones_like(value, dtype=torch.bool)
+    inside = _elementwise_support(fn).check(value) | ~finite
+    if not bool(inside.all()):
+        bad = (~inside).nonzero()[0].tolist()
+        where = f"row {start + bad[0]}" + (f", column {bad[1]}" if len(bad) > 1 else "")
+        raise DataError(
+            f"Site {name!r}: {int((~inside).sum())} of {value.numel()} values are outside the support of "
+            f"{_name(fn)} ({describe_support(_elementwise_support(fn))}); the first is "
+            f"{value[tuple(bad)].item():g} in {where}. {suggest(value[finite])}"
+        )
+    log_prob = fn.log_prob(value)
+    if bool(torch.isfinite(log_prob).all()):
+        return
+    for argument, given in rows.items():
+        _check_missing(argument, given, start)
+    raise PairError(
+        f"Site {name!r} has a log-density that is not finite at the first run, although the data are: look at the "
+        f"scale of the network's output ({_name(fn)}) and of the data."
+    )
+
+
+def _check_missing(argument: str, given: Tensor, start: int) -> None:
+    if not given.is_floating_point() or bool(torch.isfinite(given).all()):
+        return
+    bad = ~torch.isfinite(given)
+    kind = "NaN" if bool(torch.isnan(given).any()) else "infinite values"
+    rows = bad.flatten(1).any(1) if bad.dim() > 1 else bad
+    cure = (
+        "Wrap the likelihood in observed_only(...), which leaves missing entries out of the density, with an encoder that "
+        "takes them; or fill or drop these rows."
+        if kind == "NaN"
+        else "Replace or drop these rows."
+    )
+    raise DataError(
+        f"{argument!r} holds {int(bad.sum())} {kind} in {int(rows.sum())} rows (the first is row "
+        f"{start + int(rows.nonzero()[0])}), and this model does not take them. {cure}"
+    )
+
+
+def _check_missing_before(batch: Batch, transform: Any) -> None:
+    for argument, given in batch.items():
+        if argument == getattr(transform, "argument", argument):
+            _check_missing(argument, given, 0)
+
+
+def _elementwise_support(fn: Any) -> Any:
+    support = fn.support
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support
+
+
+def _name(fn: Any) -> str:
+    while hasattr(fn, "base_dist") and type(fn).__name__ in ("Independent", "ExpandedDistribution", "MaskedDistribution"):
+        fn = fn.base_dist
+    return type(fn).__name__
+
+
+def describe_support(support: Any) -> str:
+    """A constraint in words."""
+    low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
+
+    def bound(value: Any) -> str:
+        return f"{torch.as_tensor(value).max().item():g}"
+
+    kind = "integers" if getattr(support, "is_discrete", False) else "reals"
+    if isinstance(support, type(constraints.boolean)):
+        return "0 or 1"
+    if low is not None and high is not None:
+        return f"{kind} from {bound(low)} to {bound(high)}"
+    if low is not None:
+        return f"{kind} from {bound(low)}"
+    return str(support)
+
+
+def suggest(values: Tensor) -> str:
+    """Which likelihood would fit these values."""
+    if not values.numel():
+        return ""
+    low, high = values.min().item(), values.max().item()
+    integral = bool((values == values.round()).all())
+    found = f"The values are {'integers' if integral else 'reals'} from {low:g} to {high:g}: "
+    if integral and low >= 0 and high <= 1:
+        return found + "Bernoulli fits."
+    if integral and low >= 0:
+        return found + f"Binomial or BetaBinomial with total_count={int(high)} (or a known larger bound) fits."
+    if low >= 0 and high <= 1:
+        return found + "Bernoulli with transform=pv.transforms.Binarize() fits, or Normal."
+    return found + "Normal fits."

@@ -1,0 +1,470 @@
+"""A pair: a model p(x, z) and its guide q(z | x), two Pyro programs of one signature, run on a batch.
+
+A batch is a dict; its keys are the arguments of `model` and `guide`. Rows are the first dimension of every argument and
+stand in one `pyro.plate("data", N)`. Nothing here knows a particular graph: all that is known about a pair is found by
+running it once (`describe`).
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor, nn
+
+from pyrovae.errors import DataError, PairError, PyrovaeError
+from pyrovae.handlers import DATA_PLATE, with_particles
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two functions, modules or AutoGuides held together: `Pair(model, guide)`. Any object with both names does as well."""
+
+    model: Callable[..., Any]
+    guide: Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Site:
+    """What one sample site is. Shapes are those of one row: without particles, without the rows' dimension."""
+
+    name: str
+    role: str  # "observed", "latent" (model and guide) or "auxiliary" (guide only)
+    local: bool  # inside the plate "data": one value a row
+    event_shape: tuple[int, ...]
+    argument: str | None  # the argument that an observed site observes
+    objective_only: bool
+    enumerated: bool
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What running a pair once tells: its sites, how deep its plates nest, and each argument's row shape and dtype."""
+
+    sites: tuple[Site, ...]
+    plate_nesting: int
+    arguments: dict[str, tuple[tuple[int, ...], torch.dtype]]
+
+    def site(self, name: str | None, *, role: str, local: bool | None = None) -> Site:
+        """The site of that name; for None, the only one of that role. PairError lists the choices otherwise."""
+        choices = [s for s in self.sites if s.role == role and (local is None or s.local == local)]
+        if name is None and len(choices) == 1:
+            return choices[0]
+        for s in choices:
+            if s.name == name:
+                return s
+        listed = ", ".join(repr(s.name) for s in choices) or "none"
+        got = "no name was given" if name is None else f"got {name!r}"
+        raise PairError(f"Name one {role} site with site=...: this pair has {listed}; {got}.")
+
+    def __str__(self) -> str:
+        width = max(len(s.name) for s in self.sites)
+        rows = []
+        for s in self.sites:
+            of = f" <- {s.argument}" if s.argument else ""
+            plate = "per row" if s.local else "global"
+            rows.append(f"{s.name:<{width}}  {s.role:<9}  {plate}  event {tuple(s.event_shape)}{of}")
+        return "\n".join(rows)
+
+
+# --- batches ---------------------------------------------------------------------------------------------------------
+
+
+def _signature(function: Any) -> inspect.Signature:
+    # An nn.Module's own __call__ takes (*args, **kwargs); its forward tells the names.
+    return inspect.signature(function.forward if isinstance(function, nn.Module) else function)
+
+
+def arguments(pair: Any) -> dict[str, inspect.Parameter]:
+    """The named arguments of the model, in order. PairError when the guide's differ, or when there are none."""
+    for side in ("model", "guide"):
+        if not callable(getattr(pair, side, None)):
+            raise PairError(
+                f"A pair needs a callable `{side}`, {type(pair).__name__} has none. "
+                "Write both methods in one class, or hold two functions: pv.Pair(model, guide)."
+            )
+    named = {
+        side: {
+            name: p
+            for name, p in _signature(getattr(pair, side)).parameters.items()
+            if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        }
+        for side in ("model", "guide")
+    }
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in _signature(pair.guide).parameters.values())
+    if not open_ended and list(named["model"]) != list(named["guide"]):
+        differing = sorted(set(named["model"]) ^ set(named["guide"])) or list(named["guide"])
+        raise PairError(
+            f"Model and guide must take the same arguments: model({', '.join(named['model'])}), "
+            f"guide({', '.join(named['guide'])}); they differ in {', '.join(map(repr, differing))}."
+        )
+    if not named["model"]:
+        raise PairError("The model takes no argument: give it the data, model(x), so that a batch can reach it.")
+    return named["model"]
+
+
+def as_tensor(name: str, value: Any) -> Tensor:
+    """A tensor of rows. Floating arrays come as the default dtype; a tensor is left as it is."""
+    if not isinstance(value, Tensor):
+        array = np.asarray(value)
+        if array.dtype.kind not in "biuf":
+            raise DataError(
+                f"{name!r} must hold numbers, got dtype {array.dtype} ({type(value).__name__}). "
+                "Encode text and categories as numbers first."
+            )
+        value = torch.from_numpy(np.ascontiguousarray(array))
+        if value.is_floating_point():
+            value = value.to(torch.get_default_dtype())
+    if value.dim() == 0:
+        raise DataError(f"{name!r} must have one row per datum as its first dimension, got a single number.")
+    return value
+
+
+def as_batch(pair: Any, data: Any) -> Batch:
+    """Bind data to the model's arguments: a mapping by name, anything else to the first argument.
+
+    Raises DataError for empty data, unequal numbers of rows, unknown or missing arguments.
+    """
+    wanted = arguments(pair)
+    given = dict(data) if isinstance(data, Mapping) else {next(iter(wanted)): data}
+    unknown = [name for name in given if name not in wanted]
+    missing = [name for name, p in wanted.items() if p.default is p.empty and name not in given]
+    if unknown or missing:
+        problem = f"does not take {unknown}" if unknown else f"also needs {missing}"
+        raise DataError(f"The model takes ({', '.join(wanted)}); it {problem}. Pass a dict with these names as keys.")
+    batch = {name: as_tensor(name, value) for name, value in given.items() if value is not None}
+    rows = {name: len(value) for name, value in batch.items()}
+    if len(set(rows.values())) > 1:
+        raise DataError(f"Every argument needs the same number of rows, got {rows}.")
+    if not rows or not next(iter(rows.values())):
+        raise DataError("The data are empty: at least one row is needed.")
+    return batch
+
+
+def num_rows(batch: Mapping[str, Tensor]) -> int:
+    return len(next(iter(batch.values())))
+
+
+def take_rows(batch: Mapping[str, Tensor], rows: slice | Tensor) -> Batch:
+    return {name: value[rows] for name, value in batch.items()}
+
+
+# --- parameters ------------------------------------------------------------------------------------------------------
+
+
+def modules(pair: Any) -> dict[str, nn.Module]:
+    """The modules that hold a pair's weights, by prefix: the pair itself, or its two functions where they are modules,
+    methods of modules, or partial applications of either."""
+    if isinstance(pair, nn.Module):
+        return {"": pair}
+    found: dict[str, nn.Module] = {}
+    for side in ("model", "guide"):
+        function = getattr(pair, side)
+        while isinstance(function, functools.partial):
+            function = function.func
+        holder = function if isinstance(function, nn.Module) else getattr(function, "__self__", None)
+        if isinstance(holder, nn.Module) and all(holder is not m for m in found.values()):
+            found[f"{side}."] = holder
+    return found
+
+
+def named_tensors(pair: Any, *, buffers: bool) -> dict[str, Tensor]:
+    """Parameters (and buffers) of a pair by name, each tensor once: the modules' own, then the param store's."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+
+    def add(name: str, tensor: Tensor) -> None:
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            found[name] = tensor
+
+    for prefix, module in modules(pair).items():
+        for name, parameter in module.named_parameters():
+            add(prefix + name, parameter)
+        if buffers:
+            persistent = module.state_dict(keep_vars=True)
+            for name, buffer in module.named_buffers():
+                if name in persistent:
+                    add(prefix + name, buffer)
+    for name, unconstrained in pyro.get_param_store()._params.items():
+        add(name, unconstrained)
+    return found
+
+
+def trainable(pair: Any) -> dict[str, Tensor]:
+    """The leaf tensors that a fit trains, by name: unconstrained, each once."""
+    return {name: p for name, p in named_tensors(pair, buffers=False).items() if p.requires_grad}
+
+
+@contextmanager
+def param_scope(state: dict[str, Any]) -> Iterator[None]:
+    """Run inside a param store of one's own, kept in `state`; the global store is put back afterwards, whatever happens."""
+    store = pyro.get_param_store()
+    outside = store.get_state()
+    store.clear()
+    try:
+        store.set_state({"params": state.get("params", {}), "constraints": state.get("constraints", {})})
+        yield
+    finally:
+        state.update(store.get_state())
+        store.clear()
+        store.set_state(outside)
+
+
+def run(pair: Any, batch: Mapping[str, Tensor], *, num_particles: int = 1, plate_nesting: int = 0) -> tuple[Any, Any]:
+    """Trace the guide, then the model at the guide's values: (model trace, guide trace), without log-densities."""
+    guide = with_particles(pair.guide, num_particles, plate_nesting)
+    model = with_particles(pair.model, num_particles, plate_nesting)
+    guide_trace = poutine.trace(guide).get_trace(**batch)
+    model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(**batch)
+    return model_trace, guide_trace
+
+
+def sample_sites(trace: Any) -> dict[str, Any]:
+    """The random sample sites of a trace by name, a plate's own subsampling left out."""
+    return {
+        name: node
+        for name, node in trace.nodes.items()
+        if node["type"] == "sample" and not site_is_subsample(node)
+    }
+
+
+def is_local(node: Any) -> bool:
+    return any(f.name == DATA_PLATE for f in node["cond_indep_stack"])
+
+
+def _same_memory(a: Any, b: Any) -> bool:
+    return a is b or (
+        isinstance(a, Tensor)
+        and isinstance(b, Tensor)
+        and a.numel() == b.numel()
+        and a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+    )
+
+
+def describe(pair: Any, batch: Mapping[str, Tensor]) -> Layout:
+    """Run the pair once on a batch, in the active param store, and say what it is made of.
+
+    Raises PairError for sites that do not fit: see `check_pair`. Modules with lazily made parameters (AutoGuides,
+    `pyro.param`) have them afterwards.
+    """
+    arguments(pair)
+    before = sum(len(list(m.parameters())) for m in modules(pair).values())
+    try:
+        model_trace, guide_trace = run(pair, batch)
+    except PyrovaeError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError, KeyError, NotImplementedError) as error:
+        came = ", ".join(f"{name}: {tuple(v.shape)} {str(v.dtype)[6:]}" for name, v in batch.items())
+        raise PairError(f"Running the pair on a batch ({came}) failed: {error}") from error
+    if sum(len(list(m.parameters())) for m in modules(pair).values()) < before:
+        raise PairError(
+            "Model and guide hold different parameters under one Pyro name, and one was lost. "
+            "Give one of the two PyroModules a name of its own: PyroModule(name='guide')."
+        )
+    model_sites, guide_sites = sample_sites(model_trace), sample_sites(guide_trace)
+    _check_sites(model_sites, guide_sites, num_rows(batch))
+    sites = []
+    for name, node in {**guide_sites, **model_sites}.items():
+        observed = bool(node["is_observed"])
+        source = next((a for a, v in batch.items() if observed and _same_memory(node["value"], v)), None)
+        infer = {**node["infer"], **guide_sites.get(name, node)["infer"]}
+        sites.append(
+            Site(
+                name=name,
+                role="observed" if observed else "latent" if name in model_sites else "auxiliary",
+                local=is_local(node),
+                event_shape=tuple(node["fn"].event_shape),
+                argument=source,
+                objective_only=bool(infer.get("objective_only")),
+                enumerated=infer.get("enumerate") is not None,
+            )
+        )
+    plates = [f.dim for node in {**guide_sites, **model_sites}.values() for f in node["cond_indep_stack"]]
+    return Layout(
+        sites=tuple(sites),
+        plate_nesting=max((-dim for dim in plates if dim is not None), default=0),
+        arguments={name: (tuple(v.shape[1:]), v.dtype) for name, v in batch.items()},
+    )
+
+
+# --- checks ----------------------------------------------------------------------------------------------------------
+
+
+def _check_sites(model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any], rows: int) -> None:
+    for name, node in guide_sites.items():
+        if node["is_observed"]:
+            raise PairError(f"The guide observes site {name!r}: a guide only draws; put obs=... into the model.")
+        if name not in model_sites and not node["infer"].get("is_auxiliary"):
+            raise PairError(
+                f"The guide draws {name!r}, which the model does not have (it has {sorted(model_sites)}). "
+                "Use the same name in both, or mark the guide's site infer={'is_auxiliary': True}."
+            )
+        if name in model_sites and model_sites[name]["is_observed"]:
+            raise PairError(f"The model observes {name!r} and the guide draws it too: draw it where it is unknown only.")
+    for name, node in model_sites.items():
+        enumerated = node["infer"].get("enumerate") is not None
+        if not node["is_observed"] and name not in guide_sites and not enumerated:
+            raise PairError(
+                f"The model draws {name!r}, and the guide does not (it has {sorted(guide_sites)}). "
+                "Draw it in the guide, observe it, or mark it infer={'enumerate': 'parallel'} if it is discrete."
+            )
+        if name in guide_sites:
+            drawn, wanted = tuple(guide_sites[name]["fn"].event_shape), tuple(node["fn"].event_shape)
+            if drawn != wanted:
+                raise PairError(
+                    f"Site {name!r}: the guide draws events of shape {drawn}, the model's prior wants {wanted}. "
+                    "Give both the same number of dimensions, and .to_event(...) on both."
+                )
+            if is_local(guide_sites[name]) != is_local(node):
+                inside, outside = ("model", "guide") if is_local(node) else ("guide", "model")
+                raise PairError(
+                    f"Site {name!r} is inside plate 'data' in the {inside} and outside of it in the {outside}: "
+                    "one value a row in both, or one value for all in both."
+                )
+    if not any(is_local(node) for node in model_sites.values()):
+        raise PairError(
+            "No site of the model is in the plate 'data': wrap what belongs to a row in "
+            f"`with pyro.plate('data', len(x)):` (sites: {sorted(model_sites)})."
+        )
+    for name, node in [*guide_sites.items(), *model_sites.items()]:
+        _check_shape(name, node, rows)
+
+
+def _check_shape(name: str, node: Any, rows: int) -> None:
+    frames = {f.dim: f for f in node["cond_indep_stack"] if f.vectorized}
+    for frame in frames.values():
+        if frame.name == DATA_PLATE and frame.size != rows:
+            raise PairError(
+                f"Plate 'data' at site {name!r} has size {frame.size}, the batch has {rows} rows: "
+                "write `pyro.plate('data', len(x))`."
+            )
+    fn = node["fn"]
+    shape = tuple(fn.batch_shape)
+    if node["is_observed"] and isinstance(node["value"], Tensor):
+        value = tuple(node["value"].shape)
+        event = len(fn.event_shape)
+        if value[len(value) - event :] != tuple(fn.event_shape) or len(value) < event:
+            raise PairError(
+                f"Site {name!r} observes rows of shape {value[1:]}, its distribution has events of shape "
+                f"{tuple(fn.event_shape)}: give the likelihood the data's event shape."
+            )
+        try:
+            shape = torch.broadcast_shapes(shape, value[: len(value) - event])
+        except RuntimeError:
+            raise PairError(
+                f"Site {name!r} observes a value of batch shape {value[: len(value) - event]}, its distribution has "
+                f"batch shape {shape}: one of them has a dimension too many or too few; look at .to_event(...)."
+            ) from None
+    for dim in range(-len(shape), 0):
+        if shape[dim] != 1 and dim not in frames:
+            raise PairError(
+                f"Site {name!r} has batch shape {tuple(shape)}, but its plates "
+                f"{[f.name for f in frames.values()]} cover dimensions {sorted(frames)} only: "
+                "declare the others part of one event with .to_event(n), or add a plate."
+            )
+
+
+def check_pair(pair: Any, data: Any) -> Layout:
+    """Check everything about a model/guide pair that can be checked on one batch, and say what it is made of.
+
+    The two take the same arguments; every latent site of the model is drawn by the guide with the same event shape and
+    plates; one plate "data" has as many rows as the batch; batch shapes are explained by plates; log-densities are
+    finite; an extra particle dimension on the left is carried through; every parameter gets a finite gradient.
+
+    Returns the `Layout` (print it: a line a site). Raises PairError naming the site, shape, parameter or argument, and
+    DataError when the batch itself is unfit. Leaves weights, the random state and the global param store untouched.
+    """
+    batch = as_batch(pair, data)
+    with torch.random.fork_rng(), param_scope({}):
+        layout = describe(pair, batch)
+        check_gradients(pair, batch)
+        check_particles(pair, batch, layout)
+    return layout
+
+
+def check_gradients(pair: Any, batch: Batch) -> None:
+    """PairError unless log p - log q is finite and every parameter, found or used, gets a finite gradient."""
+    model_trace, guide_trace = run(pair, batch)
+    total = torch.zeros(())
+    for side, trace in (("model", model_trace), ("guide", guide_trace)):
+        for name, node in sample_sites(trace).items():
+            try:
+                log_prob = node["fn"].log_prob(node["value"])
+            except ValueError as error:
+                raise PairError(f"Site {name!r} of the {side}: {error}") from error
+            if not torch.isfinite(log_prob).all():
+                raise PairError(
+                    f"Site {name!r} of the {side} has a log-density that is not finite in "
+                    f"{int((~torch.isfinite(log_prob)).sum())} of {log_prob.numel()} places: {node['fn']}."
+                )
+            total = total.to(log_prob) + log_prob.sum()
+    named = trainable(pair)
+    if not total.requires_grad:
+        if named:
+            raise PairError(f"No parameter reaches the loss: {sorted(named)} get no gradient.")
+        return
+    known = {id(p) for p in named.values()}
+    for leaf in _leaves(total):
+        if id(leaf) not in known:
+            raise PairError(
+                f"The loss depends on a parameter of shape {tuple(leaf.shape)} that nobody trains. Hold its module in "
+                "the pair, or call pyro.module('name', module) in the model (its weights must be contiguous: Pyro "
+                "copies others, and the copy would be trained)."
+            )
+    gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True)
+    without = [name for name, g in zip(named, gradients) if g is None]
+    if without:
+        raise PairError(
+            f"No gradient reaches {', '.join(map(repr, without))}: use it in the model or guide, "
+            "freeze it with .requires_grad_(False), or remove it."
+        )
+    broken = [name for name, g in zip(named, gradients) if g is not None and not torch.isfinite(g).all()]
+    if broken:
+        raise PairError(f"The gradient of {', '.join(map(repr, broken))} is not finite on the first batch.")
+
+
+def _leaves(total: Tensor) -> list[Tensor]:
+    """Leaf tensors that `total` depends on: what autograd would accumulate into."""
+    found: list[Tensor] = []
+    seen, stack = set(), [total.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if leaf is not None:
+            found.append(leaf)
+        stack.extend(parent for parent, _ in node.next_functions)
+    return found
+
+
+def check_particles(pair: Any, batch: Batch, layout: Layout, num_particles: int = 2) -> None:
+    """PairError unless every site carries an extra particle dimension on the left, as criticism needs."""
+    try:
+        model_trace, guide_trace = run(pair, batch, num_particles=num_particles, plate_nesting=layout.plate_nesting)
+        local = {**sample_sites(guide_trace), **sample_sites(model_trace)}
+        for node in local.values():
+            node["fn"].log_prob(node["value"])
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise PairError(
+            f"The pair cannot carry a particle dimension on the left of its plates: {error} "
+            "Write networks and indices for any number of left-hand dimensions, (*batch, D), and index from the right."
+        ) from error
+    for name, node in local.items():
+        shape = tuple(node["value"].shape)
+        wanted = len(node["fn"].event_shape) + layout.plate_nesting + 1
+        if not node["is_observed"] and (len(shape) != wanted or shape[0] != num_particles):
+            raise PairError(f"Site {name!r} lost the particle dimension: with {num_particles} particles it has shape {shape}.")
