@@ -1,0 +1,68 @@
+"""pyrovae: write, fit and question variational autoencoders as Pyro model/guide pairs."""
+
+from pyrovae import families, plots, priors
+from pyrovae._version import __version__
+from pyrovae.conditionals import Conditional, conv, mlp
+from pyrovae.criticism.decomposition import active_units
+from pyrovae.criticism.importance import Importance, importance, log_likelihood, posterior
+from pyrovae.errors import (
+    CheckpointError,
+    DataError,
+    NotFiniteError,
+    OptionError,
+    PairError,
+    PyrovaeError,
+    ShapeError,
+)
+from pyrovae.infer import schedules, transforms
+from pyrovae.infer.checkpoint import load, save
+from pyrovae.infer.fit import fit
+from pyrovae.infer.fitted import Fit
+from pyrovae.infer.objectives import Bound, Trace_ELBO, elbo, log_weights
+from pyrovae.infer.terms import Terms, terms
+from pyrovae.models import VAE
+from pyrovae.pair import Layout, Pair, check_pair
+from pyrovae.predict import decode, encode, generate, reconstruct, simulate
+
+__all__ = [
+    "VAE",
+    "Bound",
+    "CheckpointError",
+    "Conditional",
+    "DataError",
+    "Fit",
+    "Importance",
+    "Layout",
+    "NotFiniteError",
+    "OptionError",
+    "Pair",
+    "PairError",
+    "PyrovaeError",
+    "ShapeError",
+    "Terms",
+    "Trace_ELBO",
+    "__version__",
+    "active_units",
+    "check_pair",
+    "conv",
+    "decode",
+    "elbo",
+    "encode",
+    "families",
+    "fit",
+    "generate",
+    "importance",
+    "load",
+    "log_likelihood",
+    "log_weights",
+    "mlp",
+    "plots",
+    "posterior",
+    "priors",
+    "reconstruct",
+    "save",
+    "schedules",
+    "simulate",
+    "terms",
+    "transforms",
+]

@@ -1,0 +1,290 @@
+"""The command line: `pyrovae fit digits`, and questions to the run that it leaves."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pyrovae import plots, runs
+from pyrovae._version import __version__
+from pyrovae.criticism.importance import Importance
+from pyrovae.data import load
+from pyrovae.errors import OptionError, PyrovaeError
+from pyrovae.predict import generate as draw
+from pyrovae.predict import reconstruct as reconstruct_rows
+
+app = typer.Typer(
+    help="Fit variational autoencoders to data, and question them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+out = Console()
+err = Console(stderr=True)
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
+DataRoot = Annotated[Path | None, typer.Option(help="Folder with the files of mnist or fashion-mnist.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Samples = Annotated[int, typer.Option(help="Draws per row for log p(x).")]
+Out = Annotated[Path | None, typer.Option("--out", help="File to write; its ending gives the format.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
+    if show:
+        typer.echo(f"pyrovae {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def fit(
+    source: Annotated[
+        str | None,
+        typer.Argument(help="digits, mnist, fashion-mnist, or a .npz, .npy or .csv file.", show_default=False),
+    ] = None,
+    folder: Annotated[Path | None, typer.Option("--out", help="New folder for the run; default runs/NAME.")] = None,
+    prior: Annotated[str, typer.Option(help=f"{', '.join(runs.PRIORS)}.")] = "normal",
+    likelihood: Annotated[str | None, typer.Option(help=f"{', '.join(runs.LIKELIHOODS)}; default by the data.")] = None,
+    total_count: Annotated[int | None, typer.Option(help="Largest count, for binomial and beta-binomial.")] = None,
+    net: Annotated[str, typer.Option(help=f"{', '.join(runs.NETS)}.")] = "mlp",
+    latent: Annotated[int, typer.Option(help="Number of latent dimensions.")] = 10,
+    hidden: Annotated[str, typer.Option(help="Widths of the hidden layers, as 400 or 300,300.")] = "400",
+    epochs: Annotated[int | None, typer.Option(help="Passes over the rows; default about 3,000 steps, 20 to 500.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows a step; default 128, or 256 from 20,000 rows on.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak of the one-cycle schedule; default 3e-3.")] = None,
+    kl_warmup: Annotated[float, typer.Option(help="Epochs over which the KL weight rises from 0 to 1.")] = 0.0,
+    clip_norm: Annotated[float | None, typer.Option(help="Largest global norm of the gradient.")] = None,
+    patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without a better validation ELBO.")] = None,
+    test_fraction: Annotated[float, typer.Option(help="Rows held out for the final table.")] = 0.2,
+    validation_fraction: Annotated[float, typer.Option(help="Rows that watch the training.")] = 0.1,
+    num_samples: Samples = 1000,
+    label: Annotated[str | None, typer.Option(help="Column or array with class labels, for colours: name, number or last.")] = None,
+    seed: Annotated[int, typer.Option(help="Of weights, split, shuffling and noise.")] = 0,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Replace the run in the folder.")] = False,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the unfinished run in this folder.")] = None,
+) -> None:
+    """Fit a VAE to data; print what it reached on the test rows; leave weights, settings and pictures in a folder."""
+    if (source is None) == (resume is None):
+        raise OptionError("Give what to fit (digits, mnist, fashion-mnist or a file), or --resume RUN, and not both.")
+    if resume is not None:
+        where = resume
+        fitted, rows = _watched(where, lambda: runs.resume_run(where, data_root=data_root, device=device))
+    else:
+        options = runs.Options(
+            prior=prior,
+            likelihood=likelihood,
+            total_count=total_count,
+            net=net,
+            latent=latent,
+            hidden=_widths(hidden),
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            kl_warmup=kl_warmup,
+            clip_norm=clip_norm,
+            patience=patience,
+            test_fraction=test_fraction,
+            validation_fraction=validation_fraction,
+            num_samples=num_samples,
+            seed=seed,
+        )
+        dataset = load(str(source), data_root=data_root, label=label)
+        where = folder or runs.claim_default(dataset.name)
+        fitted, rows = _watched(where, lambda: runs.fit_run(dataset, options, where, force=force, device=device))
+    if fitted.stopped:
+        out.print(f"Stopped: {fitted.stopped}.", highlight=False)
+    results, _ = runs.evaluate(fitted, rows, runs.read_options(fitted.info).num_samples)
+    results["fit_seconds"] = fitted.history[-1]["seconds"]
+    runs.finish(fitted, where, results)
+    pictures = runs.draw_pictures(fitted, rows, where)
+    _table(results)
+    out.print(f"Run folder: {where}", highlight=False, soft_wrap=True)
+    out.print(f"Pictures: {', '.join(p.name for p in pictures)}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def evaluate(
+    run: Run, num_samples: Samples = 1000, data_root: DataRoot = None, device: Device = "cpu", to: Out = None, force: Force = False
+) -> None:
+    """The table again, on the test rows that the run held out; --out writes each row's values as CSV."""
+    to = _free(to, force, (".csv",))
+    fitted, rows, _ = runs.open_run(run, data_root=data_root, device=device)
+    results, found = runs.evaluate(fitted, rows, num_samples)
+    if to is not None:
+        _row_values(found, rows.log_abs_det).to_csv(to, index_label="row")
+    _table(results)
+
+
+@app.command()
+def generate(
+    run: Run,
+    num: Annotated[int, typer.Option("-n", "--num", help="How many rows.")] = 64,
+    to: Out = None,
+    mean: Annotated[bool, typer.Option("--mean", help="E[x | z] in place of draws of x.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    data_root: DataRoot = None,
+    device: Device = "cpu",
+    force: Force = False,
+) -> None:
+    """Draw rows from the model: a picture for images, else CSV; .npy, .csv and .png by --out."""
+    fitted, rows, dataset = runs.open_run(run, data_root=data_root, device=device)
+    to = to or run / ("generated.png" if rows.image_shape else "generated.csv")
+    to = _free(to, force or to.parent == run, (".png", ".npy", ".csv"))
+    values = rows.restore(draw(fitted, num, mean=mean, seed=seed))
+    if to.suffix == ".png":
+        plots.save(plots.images(values, _image_shape(rows, to)), to)
+    else:
+        _write_rows(to, values, dataset.columns)
+    out.print(f"{num} rows: {to}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def reconstruct(
+    run: Run, to: Out = None, data_root: DataRoot = None, device: Device = "cpu", force: Force = False
+) -> None:
+    """Test rows and what the model makes of them: a picture; all test rows with .npy or .csv by --out."""
+    fitted, rows, dataset = runs.open_run(run, data_root=data_root, device=device)
+    to = to or run / "reconstructions.png"
+    to = _free(to, force or to.parent == run, (".png", ".npy", ".csv"))
+    if to.suffix == ".png":
+        plots.save(runs.reconstruction_picture(fitted, rows, 10), to)
+    else:
+        _write_rows(to, rows.restore(reconstruct_rows(fitted, runs.seen(fitted, rows.test))), dataset.columns)
+    out.print(f"Reconstructions: {to}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def encode(
+    run: Run, to: Out = None, data_root: DataRoot = None, device: Device = "cpu", force: Force = False
+) -> None:
+    """E[z | x] of every row of the data, in their order: CSV (with labels where there are any) or .npy by --out."""
+    fitted, rows, dataset = runs.open_run(run, data_root=data_root, device=device)
+    to = to or run / "codes.csv"
+    to = _free(to, force or to.parent == run, (".csv", ".npy"))
+    codes = runs.all_codes(fitted, dataset, rows).cpu()
+    if to.suffix == ".npy":
+        np.save(to, codes.numpy())
+    else:
+        table = pd.DataFrame(codes.numpy(), columns=[f"z{i}" for i in range(codes.shape[1])])
+        if dataset.y is not None:
+            y = dataset.y if dataset.x_test is None else _join(dataset.y, dataset.y_test, len(table))
+            table["label"] = y.numpy()
+        table.to_csv(to, index_label="row")
+    out.print(f"{len(codes)} rows: {to}", highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Run a command; a mistake of the person at the keyboard ends in one line on stderr and exit code 2, never a traceback."""
+    try:
+        app()
+    except PyrovaeError as error:
+        _say(str(error))
+        sys.exit(2)
+    except KeyboardInterrupt as error:
+        _say(str(error) or "stopped")
+        sys.exit(130)
+    except OSError as error:
+        _say(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+        sys.exit(2)
+
+
+# --- pieces ----------------------------------------------------------------------------------------------------------
+
+
+def _say(message: str) -> None:
+    err.print(f"Error: {message}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+
+
+def _watched(folder: Path, work: Any) -> Any:
+    """Tell how to go on when Ctrl-C stops a fit."""
+    try:
+        return work()
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(f"{stop or 'stopped'}; go on with: pyrovae fit --resume {folder}") from None
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise OptionError(f"--hidden takes whole numbers, as 400 or 300,300, got {text!r}.") from None
+
+
+def _free(path: Path | None, force: bool, endings: tuple[str, ...]) -> Path | None:
+    """The path, if it may be written."""
+    if path is None:
+        return None
+    if path.suffix not in endings:
+        raise OptionError(f"--out {path}: the ending must be one of {', '.join(endings)}.")
+    if path.exists() and not force:
+        raise OptionError(f"{path} exists: choose another name, or --force.")
+    if not path.parent.is_dir():
+        raise OptionError(f"--out {path}: there is no folder {path.parent}.")
+    return path
+
+
+def _image_shape(rows: runs.Rows, to: Path) -> tuple[int, ...]:
+    if rows.image_shape is None:
+        raise OptionError(f"--out {to}: these rows are no images; write .csv or .npy.")
+    return rows.image_shape
+
+
+def _write_rows(to: Path, values: torch.Tensor, columns: tuple[str, ...] | None) -> None:
+    array = values.cpu().numpy()
+    if to.suffix == ".npy":
+        np.save(to, array)
+    else:
+        pd.DataFrame(array, columns=columns or [f"x{i}" for i in range(array.shape[1])]).to_csv(to, index=False)
+
+
+def _join(y: torch.Tensor, y_test: torch.Tensor | None, rows: int) -> torch.Tensor:
+    rest = torch.full((rows - len(y),), -1) if y_test is None else y_test
+    return torch.cat([y, rest])
+
+
+def _row_values(found: Importance, log_abs_det: float) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "log_likelihood": (found.log_likelihood - log_abs_det).numpy(),
+            "standard_error": found.standard_error.numpy(),
+            "elbo": (found.elbo - log_abs_det).numpy(),
+            "ess": found.ess.numpy(),
+            "k_hat": found.k_hat.numpy(),
+        }
+    )
+
+
+def _table(results: Mapping[str, float]) -> None:
+    """The closing table: nats per test row, with the standard error of the mean over rows."""
+
+    def with_error(name: str) -> str:
+        error = results[f"{name}_se"]
+        return f"{results[name]:.2f}" + (f" ± {error:.2f}" if math.isfinite(error) else "")
+
+    table = Table(title=f"{results['test_rows']} test rows, {results['num_samples']} draws a row")
+    table.add_column("quantity")
+    table.add_column("value", justify="right")
+    table.add_row("ELBO, nats per row", with_error("elbo"))
+    table.add_row("log p(x), nats per row", with_error("log_likelihood"))
+    share = results["k_hat_above_0.7"]
+    table.add_row("rows with k-hat > 0.7", f"{share:.1%}" if math.isfinite(share) else "needs 25 draws")
+    table.add_row("active units", f"{results['active_units']} of {results['latent_units']}")
+    if "fit_seconds" in results:
+        table.add_row("time of the fit", f"{results['fit_seconds']:.1f} s")
+    out.print(table)
+
+

@@ -1,0 +1,330 @@
+"""Runs: what the command line does, as functions. A run is a data set, a standard VAE for it, a fit, and a folder.
+
+This is a face: it puts parts of both towers together. Whatever it decides by itself is recorded in the run's `info`, and so
+applied again by `open_run`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyrovae import families, plots, priors
+from pyrovae.conditionals import Conditional, conv, mlp
+from pyrovae.criticism.decomposition import active_units
+from pyrovae.criticism.importance import Importance, importance
+from pyrovae.data import Dataset, Standardize, load_again
+from pyrovae.errors import CheckpointError, OptionError
+from pyrovae.infer import schedules
+from pyrovae.infer.checkpoint import load, read_run, write_fit
+from pyrovae.infer.fit import fit
+from pyrovae.infer.fitted import Fit, transform_once
+from pyrovae.infer.splits import Split
+from pyrovae.infer.transforms import Binarize
+from pyrovae.models import VAE
+from pyrovae.nets import Rescaled
+from pyrovae.predict import decode, encode, generate, reconstruct
+
+PRIORS: dict[str, Callable[[int], nn.Module]] = {
+    "normal": priors.StandardNormal,
+    "mixture": priors.MixtureOfNormals,
+}
+LIKELIHOODS = ("bernoulli", "binomial", "beta-binomial", "normal")
+NETS = ("mlp", "conv")
+EVALUATION_SEED = 1
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a person may choose. None: decided from the data (see `decide`)."""
+
+    prior: str = "normal"
+    likelihood: str | None = None
+    total_count: int | None = None
+    net: str = "mlp"
+    latent: int = 10
+    hidden: tuple[int, ...] = (400,)
+    epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    kl_warmup: float = 0.0
+    clip_norm: float | None = None
+    patience: int | None = None
+    test_fraction: float = 0.2
+    validation_fraction: float = 0.1
+    num_samples: int = 1000
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a run as the model takes them, and how to get back: `restore` turns model rows into the data's own units."""
+
+    train: Tensor
+    validation: Tensor | None
+    test: Tensor
+    labels: Tensor | None  # of the test rows
+    scaler: Standardize | None
+    image_shape: tuple[int, ...] | None
+
+    def restore(self, rows: Tensor) -> Tensor:
+        flat = rows.flatten(1)
+        return self.scaler.invert(flat) if self.scaler is not None else flat
+
+    @property
+    def log_abs_det(self) -> float:
+        """What turns a log-density of standardised rows into one of the data's own units: subtract it."""
+        return float(self.scaler.log_abs_det) if self.scaler is not None else 0.0
+
+
+# --- decisions -------------------------------------------------------------------------------------------------------
+
+
+def choose(name: str, value: str, known: Any) -> str:
+    """The value, or OptionError with the known ones."""
+    if value not in known:
+        raise OptionError(f"--{name} {value!r} is not known; known: {', '.join(known)}.")
+    return value
+
+
+def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
+    """Fill in what was left open, from the data: the likelihood from their kind, the length of the fit from their number.
+
+    Epochs: about 3,000 steps, at least 20 and at most 500 epochs.
+    """
+    choose("prior", options.prior, PRIORS)
+    choose("net", options.net, NETS)
+    bounded = options.total_count if options.total_count is not None else dataset.total_count
+    kinds = {
+        "binary": "bernoulli",
+        "unit": "bernoulli",
+        "count": "beta-binomial" if bounded is not None else "normal",
+        "real": "normal",
+    }
+    likelihood = options.likelihood or kinds[dataset.kind]
+    choose("likelihood", likelihood, LIKELIHOODS)
+    if likelihood in ("binomial", "beta-binomial") and bounded is None:
+        raise OptionError(f"--likelihood {likelihood} needs --total-count, the largest count that can occur.")
+    if options.latent < 1 or any(width < 1 for width in options.hidden):
+        raise OptionError(f"--latent and --hidden must be positive, got {options.latent} and {options.hidden}.")
+    batch_size = options.batch_size or min(num_rows, 256 if num_rows >= 20_000 else 128)
+    filled = {
+        "likelihood": likelihood,
+        "total_count": bounded if likelihood in ("binomial", "beta-binomial") else None,
+        "batch_size": batch_size,
+        "epochs": options.epochs or max(20, min(500, math.ceil(3000 * batch_size / num_rows))),
+        "learning_rate": options.learning_rate or 3e-3,
+    }
+    return Options(**{**asdict(options), **filled})
+
+
+def build(options: Options, event_shape: tuple[int, ...]) -> VAE:
+    """The standard VAE of these options for rows of that shape. Counts enter the encoder divided by their bound."""
+    event: int | tuple[int, ...] = event_shape[0] if len(event_shape) == 1 else event_shape
+    total = options.total_count or 1
+    likelihood_family: families.Family = {
+        "bernoulli": lambda: families.Bernoulli(event),
+        "binomial": lambda: families.Binomial(event, total),
+        "beta-binomial": lambda: families.BetaBinomial(event, total),
+        "normal": lambda: families.Normal(event, scale="column"),
+    }[str(options.likelihood)]()
+    guide_family = families.Normal(options.latent)
+    if options.net == "conv":
+        if len(event_shape) < 2:
+            raise OptionError("--net conv needs images, and these rows have no image shape; use --net mlp.")
+        encoder, likelihood = conv(event_shape, guide_family), conv(options.latent, likelihood_family)
+    else:
+        encoder = mlp(event_shape[0], guide_family, hidden=options.hidden)
+        likelihood = mlp(options.latent, likelihood_family, hidden=options.hidden)
+    if total > 1:
+        encoder = Conditional(Rescaled(encoder.net, 1 / total), guide_family)
+    return VAE(prior=PRIORS[options.prior](options.latent), likelihood=likelihood, encoder=encoder)
+
+
+def split_rows(dataset: Dataset, options: Options) -> Split:
+    test = 0.0 if dataset.x_test is not None else options.test_fraction
+    if dataset.x_test is None and not test > 0:
+        raise OptionError("--test-fraction must be above 0: this data set has no test rows of its own.")
+    return Split(len(dataset.x), test_fraction=test, validation_fraction=options.validation_fraction, seed=options.seed)
+
+
+def make_rows(dataset: Dataset, split: Split, options: Options, scaler: Standardize | None = None) -> Rows:
+    """Split, standardise by the training rows where the likelihood is a density, and shape rows for the network."""
+    train, validation = dataset.x[split.train], dataset.x[split.validation]
+    test = dataset.x[split.test] if dataset.x_test is None else dataset.x_test
+    labels = dataset.y_test if dataset.x_test is not None else None if dataset.y is None else dataset.y[split.test]
+    if options.likelihood == "normal":
+        scaler = scaler or Standardize.fit(train)
+        train, validation, test = scaler.apply(train), scaler.apply(validation), scaler.apply(test)
+    shape = dataset.image_shape if options.net == "conv" and dataset.image_shape else tuple(train.shape[1:])
+    train, validation, test = (part.reshape(len(part), *shape) for part in (train, validation, test))
+    return Rows(
+        train, validation if len(validation) else None, test, labels, scaler, dataset.image_shape
+    )
+
+
+# --- fitting ---------------------------------------------------------------------------------------------------------
+
+
+def fit_run(
+    dataset: Dataset,
+    options: Options,
+    folder: Path,
+    *,
+    force: bool = False,
+    resume: bool = False,
+    device: str = "auto",
+    progress: bool = True,
+    info: Mapping[str, Any] | None = None,
+) -> tuple[Fit, Rows]:
+    """Fit a standard VAE to a data set in a run folder, or go on with the fit in it."""
+    split = split_rows(dataset, options)
+    options = decide(options, dataset, len(split.train))
+    rows = make_rows(dataset, split, options)
+    torch.manual_seed(options.seed)
+    vae = build(options, tuple(rows.train.shape[1:]))
+    schedule: list[Any] = [schedules.one_cycle(float(options.learning_rate or 0))]
+    if options.kl_warmup > 0:
+        schedule.append(schedules.kl_warmup(options.kl_warmup))
+    recorded = {
+        "data": dataset.source,
+        "split": split.to_json(),
+        "scaler": rows.scaler.to_json() if rows.scaler is not None else None,
+        "options": {**asdict(options), "hidden": list(options.hidden)},
+    }
+    fitted = fit(
+        vae,
+        rows.train,
+        epochs=int(options.epochs or 0),
+        batch_size=int(options.batch_size or 0),
+        learning_rate=float(options.learning_rate or 0),
+        validation=rows.validation,
+        patience=options.patience,
+        schedule=schedule,
+        transform=Binarize() if dataset.kind == "unit" and options.likelihood == "bernoulli" else None,
+        clip_norm=options.clip_norm,
+        checkpoint=folder,
+        resume=resume,
+        force=force,
+        seed=options.seed,
+        device=device,
+        progress=progress,
+        info={**recorded, **(info or {})},
+    )
+    return fitted, rows
+
+
+def read_options(info: Mapping[str, Any]) -> Options:
+    """The options of a run.json. CheckpointError when they are not whole."""
+    try:
+        found = dict(info["options"])
+        names = {f.name for f in fields(Options)}
+        if set(found) != names:
+            raise KeyError(f"options {sorted(set(found) ^ names)}")
+        return Options(**{**found, "hidden": tuple(found["hidden"])})
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"The run's options are damaged or missing ({error}): was it made by `pyrovae fit`?") from error
+
+
+def resume_run(folder: Path, *, data_root: Path | None = None, device: str = "auto", progress: bool = True) -> tuple[Fit, Rows]:
+    """Go on with the fit in a folder: the same data, split, options and random stream."""
+    info = read_run(folder)["info"]
+    options = read_options(info)
+    dataset = load_again(info["data"], data_root=data_root)
+    return fit_run(dataset, options, folder, resume=True, device=device, progress=progress)
+
+
+def open_run(folder: Path, *, data_root: Path | None = None, device: str = "cpu") -> tuple[Fit, Rows, Dataset]:
+    """A finished run with its data: the recorded split drawn again and checked, the recorded scaling applied again."""
+    fitted = load(folder, device=device)
+    options = read_options(fitted.info)
+    dataset = load_again(fitted.info["data"], data_root=data_root)
+    split = Split.from_json(fitted.info["split"], num_rows=len(dataset.x))
+    scaler = Standardize.from_json(fitted.info["scaler"]) if fitted.info["scaler"] else None
+    return fitted, make_rows(dataset, split, options, scaler), dataset
+
+
+# --- questions -------------------------------------------------------------------------------------------------------
+
+
+def evaluate(fitted: Fit, rows: Rows, num_samples: int) -> tuple[dict[str, float], Importance]:
+    """The table's numbers on the test rows, nats per row in the data's own units, and the values of each row."""
+    if num_samples < 1:
+        raise OptionError(f"--num-samples must be at least 1, got {num_samples}.")
+    found = importance(fitted, rows.test, num_samples, seed=EVALUATION_SEED)
+    results = found.summary()
+    results["elbo"] -= rows.log_abs_det
+    results["log_likelihood"] -= rows.log_abs_det
+    means = encode(fitted, seen(fitted, rows.test))
+    results["active_units"] = int(active_units(means.flatten(1)).sum()) if len(means) > 1 else 0
+    results["latent_units"] = means.flatten(1).shape[1]
+    results["num_samples"], results["test_rows"] = num_samples, len(rows.test)
+    return results, found
+
+
+def finish(fitted: Fit, folder: Path, results: Mapping[str, Any]) -> None:
+    """Write the results into the run."""
+    fitted.info["results"] = dict(results)
+    write_fit(folder, fitted)
+
+
+def seen(fitted: Fit, data: Tensor) -> Tensor:
+    """Rows as the guide sees them: after the fit's transform, drawn once from a fixed seed."""
+    batch = transform_once(fitted.batch(data), fitted.transform)
+    return next(iter(batch.values()))
+
+
+def draw_pictures(fitted: Fit, rows: Rows, folder: Path) -> list[Path]:
+    """Training curve, reconstructions, samples from the prior and the latent space, as PNG files."""
+    made = {"training.png": plots.training_curve(fitted.history)}
+    made["reconstructions.png"] = reconstruction_picture(fitted, rows, 10)
+    if rows.image_shape:
+        made["samples.png"] = sample_picture(fitted, rows, 64)
+    latent = fitted.layout.site(None, role="latent", local=True).event_shape[0]
+    if latent == 2 and rows.image_shape:
+        # Quantiles of the standard normal: cells of equal mass under it.
+        side = 20
+        axis = torch.distributions.Normal(0.0, 1.0).icdf(torch.linspace(0.02, 0.98, side))
+        up, right = torch.meshgrid(axis, axis, indexing="ij")
+        grid = decode(fitted, torch.stack([right, up], -1).reshape(-1, 2))
+        made["manifold.png"] = plots.manifold(rows.restore(grid).reshape(side, side, -1), rows.image_shape, grid=axis)
+    picked = rows.test[:2000]
+    labels = None if rows.labels is None else rows.labels[:2000]
+    made["latent.png"] = plots.latent(encode(fitted, seen(fitted, picked)), labels)
+    for name, axes in made.items():
+        plots.save(axes, folder / name)
+    return [folder / name for name in made]
+
+
+def reconstruction_picture(fitted: Fit, rows: Rows, num: int) -> Any:
+    shown = seen(fitted, rows.test[:num] if rows.image_shape else rows.test[:500])
+    return plots.reconstructions(rows.restore(shown), rows.restore(reconstruct(fitted, shown)), rows.image_shape)
+
+
+def sample_picture(fitted: Fit, rows: Rows, num: int, seed: int | None = 0) -> Any:
+    """E[x | z] at draws of the prior: noise of the likelihood left out, so that what z determines can be seen."""
+    assert rows.image_shape is not None
+    return plots.images(rows.restore(generate(fitted, num, mean=True, seed=seed)), rows.image_shape)
+
+
+def all_codes(fitted: Fit, dataset: Dataset, rows: Rows) -> Tensor:
+    """E_q[z | x] of every row of the source in its own order, test rows of a set of its own last."""
+    x = dataset.x if dataset.x_test is None else torch.cat([dataset.x, dataset.x_test])
+    scaled = rows.scaler.apply(x) if rows.scaler is not None else x
+    return encode(fitted, seen(fitted, scaled.reshape(len(scaled), *rows.train.shape[1:]))).flatten(1)
+
+
+def claim_default(name: str, root: Path = Path("runs")) -> Path:
+    """A folder for a run that was given none: runs/NAME, or runs/NAME-2 and so on where that is taken."""
+    number, folder = 1, root / name
+    while folder.exists() and any(folder.iterdir()):
+        number += 1
+        folder = root / f"{name}-{number}"
+    return folder
+

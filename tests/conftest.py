@@ -1,0 +1,29 @@
+"""Every test starts from one seed and leaves the process as it found it."""
+
+from collections.abc import Iterator
+
+import pyro
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def seeded_and_clean() -> Iterator[None]:
+    """A seed per test; a test fails that changes torch's validation flag, the default dtype or Pyro's global param store."""
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+    validates = torch.distributions.Distribution._validate_args
+    dtype = torch.get_default_dtype()
+    yield
+    left = list(pyro.get_param_store().keys())
+    changed = []
+    if torch.distributions.Distribution._validate_args != validates:
+        torch.distributions.Distribution.set_default_validate_args(validates)
+        changed.append("torch's validation flag")
+    if torch.get_default_dtype() != dtype:
+        torch.set_default_dtype(dtype)
+        changed.append("the default dtype")
+    if left:
+        pyro.clear_param_store()
+        changed.append(f"the global param store (it holds {left})")
+    assert not changed, f"this test left changed: {', '.join(changed)}"

@@ -1,0 +1,237 @@
+"""Pairs as users write them, one a way of writing: the rows of the contract table."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal
+from pyro.nn import PyroModule, PyroParam, PyroSample
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+import pyrovae as pv
+import pyrovae.families as fam
+
+
+class Row(NamedTuple):
+    """A row of the table: how to build the pair, 40 rows of data for it, and what to ask of it."""
+
+    build: Callable[[], Any]
+    data: Callable[[], Any]
+    latent: str | None  # a local latent site to encode, if there is one
+    rebuilds: bool  # whether run.json alone brings the pair back
+
+
+def binary(n: int = 40) -> Tensor:
+    return torch.bernoulli(torch.full((n, 6), 0.4))
+
+
+def reals(n: int = 40) -> Tensor:
+    return torch.randn(n, 6)
+
+
+def vae(family: fam.Family | None = None, prior: Any = None) -> pv.VAE:
+    return pv.VAE(
+        prior=prior or pv.priors.StandardNormal(2),
+        likelihood=pv.mlp(2, family or fam.Bernoulli(6), hidden=(8,)),
+        encoder=pv.mlp(6, fam.Normal(2), hidden=(8,)),
+    )
+
+
+class OwnPrior(nn.Module):
+    """A prior as a user writes one: a module that returns a distribution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loc = nn.Parameter(torch.zeros(2))
+
+    def forward(self) -> Any:
+        return dist.Laplace(self.loc, torch.ones_like(self.loc)).to_event(1)
+
+
+def bare_functions() -> pv.Pair:
+    """Probabilistic PCA as two plain functions, every parameter a bare pyro.param."""
+
+    def model(x: Tensor) -> None:
+        weight = pyro.param("weight", lambda: 0.1 * torch.randn(2, 6))
+        scale = pyro.param("scale", lambda: torch.ones(()), constraint=constraints.positive)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z @ weight, scale).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        weight = pyro.param("guide_weight", lambda: 0.1 * torch.randn(6, 2))
+        scale = pyro.param("guide_scale", lambda: torch.ones(2), constraint=constraints.positive)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x @ weight, scale).to_event(1))
+
+    return pv.Pair(model, guide)
+
+
+def registered_modules() -> pv.Pair:
+    """Pyro's tutorial style: functions that register modules of the enclosing scope."""
+    decoder, encoder = nn.Linear(2, 6), nn.Linear(6, 4)
+
+    def model(x: Tensor) -> None:
+        pyro.module("decoder", decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=decoder(z)).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        pyro.module("encoder", encoder)
+        with pyro.plate("data", len(x)):
+            loc, log_scale = encoder(x).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+    return pv.Pair(model, guide)
+
+
+class Regression(PyroModule):
+    """Bayesian linear regression, a PyroModule with PyroSample weights and a PyroParam noise: only global latents."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = PyroSample(dist.Normal(torch.zeros(5), 1.0).to_event(1))
+        self.noise = PyroParam(torch.tensor(1.0), constraint=constraints.positive)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> None:
+        # weight: (5,), or (K, 1, 5) with particles
+        loc = (x * self.weight).sum(-1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Normal(loc, self.noise), obs=y)
+
+
+def regression_data() -> dict[str, Tensor]:
+    x = torch.randn(40, 5)
+    return {"x": x, "y": x @ torch.arange(5.0) + 0.1 * torch.randn(40)}
+
+
+def regression(auto: Any) -> Callable[[], pv.Pair]:
+    def build() -> pv.Pair:
+        model = Regression()
+        return pv.Pair(model, auto(model))
+
+    return build
+
+
+class PyroVAE(PyroModule):
+    """Model and guide in one PyroModule, submodules as plain nn.Modules, one PyroParam."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decoder, self.encoder = nn.Linear(2, 6), nn.Linear(6, 2)
+        self.scale = PyroParam(torch.ones(2), constraint=constraints.positive)
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=self.decoder(z)).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.encoder(x), self.scale).to_event(1))
+
+
+class Conditioned(nn.Module):
+    """p(z) p(x | z, c), a conditional VAE in the house style."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prior = pv.priors.StandardNormal(2)
+        self.likelihood = pv.mlp((2, 3), fam.Bernoulli(6), hidden=(8,))
+        self.encoder = pv.mlp((6, 3), fam.Normal(2), hidden=(8,))
+
+    def model(self, x: Tensor, c: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", self.prior())
+            pyro.sample("x", self.likelihood(z, c), obs=x)
+
+    def guide(self, x: Tensor, c: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", self.encoder(x, c))
+
+
+class Ladder(nn.Module):
+    """p(z2) p(z1 | z2) p(x | z1), a hierarchy in the house style."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prior = pv.priors.StandardNormal(2)
+        self.z1_given_z2 = pv.mlp(2, fam.Normal(3), hidden=(8,))
+        self.likelihood = pv.mlp(3, fam.Bernoulli(6), hidden=(8,))
+        self.q2 = pv.mlp(6, fam.Normal(2), hidden=(8,))
+        self.q1 = pv.mlp((6, 2), fam.Normal(3), hidden=(8,))
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z2 = pyro.sample("z2", self.prior())
+            z1 = pyro.sample("z1", self.z1_given_z2(z2))
+            pyro.sample("x", self.likelihood(z1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z2 = pyro.sample("z2", self.q2(x))
+            pyro.sample("z1", self.q1(x, z2))
+
+
+class Discrete(nn.Module):
+    """A Bernoulli latent, trained by the score function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.likelihood = pv.mlp(3, fam.Bernoulli(6), hidden=(8,))
+        self.encoder = pv.mlp(6, fam.Bernoulli(3), hidden=(8,))
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Bernoulli(torch.full((3,), 0.5)).to_event(1))
+            pyro.sample("x", self.likelihood(z), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", self.encoder(x))
+
+
+class GlobalAndLocal(nn.Module):
+    """A Bayesian decoder bias b, global, beside a local z: p(b) prod p(z) p(x | z, b)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.likelihood_net = nn.Linear(2, 6, bias=False)
+        self.encoder = pv.mlp(6, fam.Normal(2), hidden=(8,))
+        self.bias_loc = nn.Parameter(torch.zeros(6))
+        self.bias_log_scale = nn.Parameter(torch.full((6,), -2.0))
+
+    def model(self, x: Tensor) -> None:
+        b = pyro.sample("b", dist.Normal(torch.zeros(6), 1.0).to_event(1))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.likelihood_net(z) + b, 1.0).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        pyro.sample("b", dist.Normal(self.bias_loc, self.bias_log_scale.exp()).to_event(1))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", self.encoder(x))
+
+
+ROWS: dict[str, Row] = {
+    "vae": Row(vae, binary, "z", True),
+    "vae-mixture-prior": Row(lambda: vae(prior=pv.priors.MixtureOfNormals(2, 3)), binary, "z", True),
+    "vae-plain-distribution-prior": Row(
+        lambda: vae(prior=dist.Normal(torch.zeros(2), 2.0).to_event(1)), binary, "z", True
+    ),
+    "vae-own-prior": Row(lambda: vae(prior=OwnPrior()), binary, "z", False),
+    "vae-shared-scale": Row(lambda: vae(fam.Normal(6, scale="shared")), reals, "z", True),
+    "conditional": Row(Conditioned, lambda: {"x": binary(), "c": torch.eye(3)[torch.arange(40) % 3]}, "z", False),
+    "ladder": Row(Ladder, binary, "z1", False),
+    "discrete": Row(Discrete, binary, "z", False),
+    "global-and-local": Row(GlobalAndLocal, reals, "z", False),
+    "bare-functions": Row(bare_functions, reals, "z", False),
+    "registered-modules": Row(registered_modules, binary, "z", False),
+    "pyro-module": Row(PyroVAE, binary, "z", False),
+    "auto-normal": Row(regression(AutoNormal), regression_data, None, False),
+    "auto-diagonal-normal": Row(regression(AutoDiagonalNormal), regression_data, None, False),
+}
