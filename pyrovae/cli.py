@@ -61,16 +61,24 @@ def fit(
     net: Annotated[str, typer.Option(help=f"{', '.join(runs.NETS)}.")] = "mlp",
     latent: Annotated[int, typer.Option(help="Number of latent dimensions.")] = 10,
     hidden: Annotated[str, typer.Option(help="Widths of the hidden layers, as 400 or 300,300.")] = "400",
-    epochs: Annotated[int | None, typer.Option(help="Passes over the rows; default about 3,000 steps, 20 to 500.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Rows a step; default 128, or 256 from 20,000 rows on.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the rows; default about 3,000 steps, 20 to 500.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Rows a step; default 128, or 256 from 20,000 rows on.")
+    ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak of the one-cycle schedule; default 3e-3.")] = None,
     kl_warmup: Annotated[float, typer.Option(help="Epochs over which the KL weight rises from 0 to 1.")] = 0.0,
     clip_norm: Annotated[float | None, typer.Option(help="Largest global norm of the gradient.")] = None,
-    patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without a better validation ELBO.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop after so many epochs without a better validation ELBO.")
+    ] = None,
     test_fraction: Annotated[float, typer.Option(help="Rows held out for the final table.")] = 0.2,
     validation_fraction: Annotated[float, typer.Option(help="Rows that watch the training.")] = 0.1,
     num_samples: Samples = 1000,
-    label: Annotated[str | None, typer.Option(help="Column or array with class labels, for colours: name, number or last.")] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Column or array with class labels, for colours: name, number or last.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of weights, split, shuffling and noise.")] = 0,
     data_root: DataRoot = None,
     device: Device = "auto",
@@ -118,10 +126,16 @@ def fit(
 
 @app.command()
 def evaluate(
-    run: Run, num_samples: Samples = 1000, data_root: DataRoot = None, device: Device = "cpu", to: Out = None, force: Force = False
+    run: Run,
+    num_samples: Samples = 1000,
+    data_root: DataRoot = None,
+    device: Device = "cpu",
+    to: Out = None,
+    force: Force = False,
 ) -> None:
     """The table again, on the test rows that the run held out; --out writes each row's values as CSV."""
-    to = _free(to, force, (".csv",))
+    if to is not None:
+        _free(to, force, (".csv",))
     fitted, rows, _ = runs.open_run(run, data_root=data_root, device=device)
     results, found = runs.evaluate(fitted, rows, num_samples)
     if to is not None:
@@ -142,14 +156,14 @@ def generate(
 ) -> None:
     """Draw rows from the model: a picture for images, else CSV; .npy, .csv and .png by --out."""
     fitted, rows, dataset = runs.open_run(run, data_root=data_root, device=device)
-    to = to or run / ("generated.png" if rows.image_shape else "generated.csv")
-    to = _free(to, force or to.parent == run, (".png", ".npy", ".csv"))
+    path = to or run / ("generated.png" if rows.image_shape else "generated.csv")
+    _free(path, force or path.parent == run, (".png", ".npy", ".csv"))
     values = rows.restore(draw(fitted, num, mean=mean, seed=seed))
-    if to.suffix == ".png":
-        plots.save(plots.images(values, _image_shape(rows, to)), to)
+    if path.suffix == ".png":
+        plots.save(plots.images(values, _image_shape(rows, path)), path)
     else:
-        _write_rows(to, values, dataset.columns)
-    out.print(f"{num} rows: {to}", highlight=False, soft_wrap=True)
+        _write_rows(path, values, dataset.columns)
+    out.print(f"{num} rows: {path}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -158,33 +172,31 @@ def reconstruct(
 ) -> None:
     """Test rows and what the model makes of them: a picture; all test rows with .npy or .csv by --out."""
     fitted, rows, dataset = runs.open_run(run, data_root=data_root, device=device)
-    to = to or run / "reconstructions.png"
-    to = _free(to, force or to.parent == run, (".png", ".npy", ".csv"))
-    if to.suffix == ".png":
-        plots.save(runs.reconstruction_picture(fitted, rows, 10), to)
+    path = to or run / "reconstructions.png"
+    _free(path, force or path.parent == run, (".png", ".npy", ".csv"))
+    if path.suffix == ".png":
+        plots.save(runs.reconstruction_picture(fitted, rows, 10), path)
     else:
-        _write_rows(to, rows.restore(reconstruct_rows(fitted, runs.seen(fitted, rows.test))), dataset.columns)
-    out.print(f"Reconstructions: {to}", highlight=False, soft_wrap=True)
+        _write_rows(path, rows.restore(reconstruct_rows(fitted, runs.seen(fitted, rows.test))), dataset.columns)
+    out.print(f"Reconstructions: {path}", highlight=False, soft_wrap=True)
 
 
 @app.command()
-def encode(
-    run: Run, to: Out = None, data_root: DataRoot = None, device: Device = "cpu", force: Force = False
-) -> None:
+def encode(run: Run, to: Out = None, data_root: DataRoot = None, device: Device = "cpu", force: Force = False) -> None:
     """E[z | x] of every row of the data, in their order: CSV (with labels where there are any) or .npy by --out."""
     fitted, rows, dataset = runs.open_run(run, data_root=data_root, device=device)
-    to = to or run / "codes.csv"
-    to = _free(to, force or to.parent == run, (".csv", ".npy"))
+    path = to or run / "codes.csv"
+    _free(path, force or path.parent == run, (".csv", ".npy"))
     codes = runs.all_codes(fitted, dataset, rows).cpu()
-    if to.suffix == ".npy":
-        np.save(to, codes.numpy())
+    if path.suffix == ".npy":
+        np.save(path, codes.numpy())
     else:
         table = pd.DataFrame(codes.numpy(), columns=[f"z{i}" for i in range(codes.shape[1])])
         if dataset.y is not None:
             y = dataset.y if dataset.x_test is None else _join(dataset.y, dataset.y_test, len(table))
             table["label"] = y.numpy()
-        table.to_csv(to, index_label="row")
-    out.print(f"{len(codes)} rows: {to}", highlight=False, soft_wrap=True)
+        table.to_csv(path, index_label="row")
+    out.print(f"{len(codes)} rows: {path}", highlight=False, soft_wrap=True)
 
 
 def main() -> None:
@@ -224,10 +236,8 @@ def _widths(text: str) -> tuple[int, ...]:
         raise OptionError(f"--hidden takes whole numbers, as 400 or 300,300, got {text!r}.") from None
 
 
-def _free(path: Path | None, force: bool, endings: tuple[str, ...]) -> Path | None:
+def _free(path: Path, force: bool, endings: tuple[str, ...]) -> Path:
     """The path, if it may be written."""
-    if path is None:
-        return None
     if path.suffix not in endings:
         raise OptionError(f"--out {path}: the ending must be one of {', '.join(endings)}.")
     if path.exists() and not force:
@@ -286,5 +296,3 @@ def _table(results: Mapping[str, float]) -> None:
     if "fit_seconds" in results:
         table.add_row("time of the fit", f"{results['fit_seconds']:.1f} s")
     out.print(table)
-
-

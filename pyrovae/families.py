@@ -184,7 +184,7 @@ class Categorical(Elementwise):
         super().__init__(event_shape)
         self.num_params = self.num_classes = _positive(self, "num_classes", num_classes)
 
-    def forward(self, params: Tensor, **given: Any) -> TorchDistributionMixin:
+    def forward(self, params: Tensor) -> TorchDistributionMixin:  # type: ignore[override]
         self.check(params)
         # all classes at once: to take them apart would cost one tensor each
         logits = params.movedim(-1 - len(self.event_shape), -1)

@@ -21,7 +21,7 @@ def with_particles(function: Callable[..., Any], num_particles: int, plate_nesti
     return wrapped
 
 
-class Uncondition(Messenger):
+class Uncondition(Messenger):  # type: ignore[misc]  # Pyro has no types
     """Draw every observed site afresh, except those that observe one of the tensors in `keep`.
 
     `generate` runs the very model that was fitted; what is given stays observed, everything else is drawn.

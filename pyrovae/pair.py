@@ -123,7 +123,7 @@ def as_tensor(name: str, value: Any) -> Tensor:
                 f"{name!r} must hold numbers, got dtype {array.dtype} ({type(value).__name__}). "
                 "Encode text and categories as numbers first."
             )
-        value = torch.from_numpy(np.ascontiguousarray(array))
+        value = torch.from_numpy(np.ascontiguousarray(array)).reshape(array.shape)
         if value.is_floating_point():
             value = value.to(torch.get_default_dtype())
     if value.dim() == 0:
@@ -234,9 +234,7 @@ def run(pair: Any, batch: Mapping[str, Tensor], *, num_particles: int = 1, plate
 def sample_sites(trace: Any) -> dict[str, Any]:
     """The random sample sites of a trace by name, a plate's own subsampling left out."""
     return {
-        name: node
-        for name, node in trace.nodes.items()
-        if node["type"] == "sample" and not site_is_subsample(node)
+        name: node for name, node in trace.nodes.items() if node["type"] == "sample" and not site_is_subsample(node)
     }
 
 
@@ -253,6 +251,10 @@ def _same_memory(a: Any, b: Any) -> bool:
     )
 
 
+def _module_parameters(pair: Any) -> dict[int, Tensor]:
+    return {id(p): p for module in modules(pair).values() for p in module.parameters()}
+
+
 def describe(pair: Any, batch: Mapping[str, Tensor]) -> Layout:
     """Run the pair once on a batch, in the active param store, and say what it is made of.
 
@@ -260,15 +262,22 @@ def describe(pair: Any, batch: Mapping[str, Tensor]) -> Layout:
     `pyro.param`) have them afterwards.
     """
     arguments(pair)
-    before = sum(len(list(m.parameters())) for m in modules(pair).values())
+    before = _module_parameters(pair)
     try:
-        model_trace, guide_trace = run(pair, batch)
+        guide_trace = poutine.trace(pair.guide).get_trace(**batch)
+        for name, node in sample_sites(guide_trace).items():
+            if node["is_observed"]:
+                raise PairError(f"The guide observes site {name!r}: a guide only draws; put obs=... into the model.")
+        model_trace = poutine.trace(poutine.replay(pair.model, trace=guide_trace)).get_trace(**batch)
     except PyrovaeError:
         raise
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError, NotImplementedError) as error:
         came = ", ".join(f"{name}: {tuple(v.shape)} {str(v.dtype)[6:]}" for name, v in batch.items())
-        raise PairError(f"Running the pair on a batch ({came}) failed: {error}") from error
-    if sum(len(list(m.parameters())) for m in modules(pair).values()) < before:
+        what = (str(error).splitlines() or [type(error).__name__])[0]  # Pyro adds a table of all shapes below
+        if what.startswith("Shape mismatch inside plate"):
+            what += "; declare dimensions that are not rows part of one event with .to_event(n)"
+        raise PairError(f"Running the pair on a batch ({came}) failed: {what}") from error
+    if before.keys() - _module_parameters(pair).keys():
         raise PairError(
             "Model and guide hold different parameters under one Pyro name, and one was lost. "
             "Give one of the two PyroModules a name of its own: PyroModule(name='guide')."
@@ -304,15 +313,15 @@ def describe(pair: Any, batch: Mapping[str, Tensor]) -> Layout:
 
 def _check_sites(model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any], rows: int) -> None:
     for name, node in guide_sites.items():
-        if node["is_observed"]:
-            raise PairError(f"The guide observes site {name!r}: a guide only draws; put obs=... into the model.")
         if name not in model_sites and not node["infer"].get("is_auxiliary"):
             raise PairError(
                 f"The guide draws {name!r}, which the model does not have (it has {sorted(model_sites)}). "
                 "Use the same name in both, or mark the guide's site infer={'is_auxiliary': True}."
             )
         if name in model_sites and model_sites[name]["is_observed"]:
-            raise PairError(f"The model observes {name!r} and the guide draws it too: draw it where it is unknown only.")
+            raise PairError(
+                f"The model observes {name!r} and the guide draws it too: draw it where it is unknown only."
+            )
     for name, node in model_sites.items():
         enumerated = node["infer"].get("enumerate") is not None
         if not node["is_observed"] and name not in guide_sites and not enumerated:
@@ -467,4 +476,6 @@ def check_particles(pair: Any, batch: Batch, layout: Layout, num_particles: int 
         shape = tuple(node["value"].shape)
         wanted = len(node["fn"].event_shape) + layout.plate_nesting + 1
         if not node["is_observed"] and (len(shape) != wanted or shape[0] != num_particles):
-            raise PairError(f"Site {name!r} lost the particle dimension: with {num_particles} particles it has shape {shape}.")
+            raise PairError(
+                f"Site {name!r} lost the particle dimension: with {num_particles} particles it has shape {shape}."
+            )

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from .errors import DataError, OptionError, ShapeError
+from pyrovae.errors import DataError, OptionError, ShapeError
 
 Array = NDArray[Any]
 

@@ -90,7 +90,9 @@ def generate(
     return found.expand(draws[chosen.name].shape)
 
 
-def simulate(fitted: Fit, num: int, *, given: Mapping[str, Any] | None = None, seed: int | None = None) -> dict[str, Tensor]:
+def simulate(
+    fitted: Fit, num: int, *, given: Mapping[str, Any] | None = None, seed: int | None = None
+) -> dict[str, Tensor]:
     """Joint draws of every site of the model, by name: what `generate` makes, with the latent values it came from."""
     return _simulate(fitted, num, given or {}, seed)[0]
 
@@ -114,7 +116,9 @@ def decode(fitted: Fit, z: Any, *, latent: str | None = None, site: str | None =
 # --- pieces ----------------------------------------------------------------------------------------------------------
 
 
-def _simulate(fitted: Fit, num: int, given: Mapping[str, Any], seed: int | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _simulate(
+    fitted: Fit, num: int, given: Mapping[str, Any], seed: int | None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if num < 1:
         raise OptionError(f"num must be at least 1, got {num}.")
     unknown = [name for name in given if name not in fitted.layout.arguments]
@@ -182,5 +186,3 @@ def _point(found: Terms, name: str) -> Tensor:
         return found.rows(base.logits.argmax(-1), event)[0]
     mean = _mean(fn)
     return found.rows(fn.sample() if mean is None else mean, event)[0]
-
-

@@ -35,7 +35,13 @@ PRIORS: dict[str, Callable[[int], nn.Module]] = {
     "normal": priors.StandardNormal,
     "mixture": priors.MixtureOfNormals,
 }
-LIKELIHOODS = ("bernoulli", "binomial", "beta-binomial", "normal")
+Event = int | tuple[int, ...]
+LIKELIHOODS: dict[str, Callable[[Event, int], families.Family]] = {
+    "bernoulli": lambda event, total_count: families.Bernoulli(event),
+    "binomial": families.Binomial,
+    "beta-binomial": families.BetaBinomial,
+    "normal": lambda event, total_count: families.Normal(event, scale="column"),
+}
 NETS = ("mlp", "conv")
 EVALUATION_SEED = 1
 
@@ -126,14 +132,9 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
 
 def build(options: Options, event_shape: tuple[int, ...]) -> VAE:
     """The standard VAE of these options for rows of that shape. Counts enter the encoder divided by their bound."""
-    event: int | tuple[int, ...] = event_shape[0] if len(event_shape) == 1 else event_shape
+    event: Event = event_shape[0] if len(event_shape) == 1 else event_shape
     total = options.total_count or 1
-    likelihood_family: families.Family = {
-        "bernoulli": lambda: families.Bernoulli(event),
-        "binomial": lambda: families.Binomial(event, total),
-        "beta-binomial": lambda: families.BetaBinomial(event, total),
-        "normal": lambda: families.Normal(event, scale="column"),
-    }[str(options.likelihood)]()
+    likelihood_family = LIKELIHOODS[str(options.likelihood)](event, total)
     guide_family = families.Normal(options.latent)
     if options.net == "conv":
         if len(event_shape) < 2:
@@ -164,9 +165,7 @@ def make_rows(dataset: Dataset, split: Split, options: Options, scaler: Standard
         train, validation, test = scaler.apply(train), scaler.apply(validation), scaler.apply(test)
     shape = dataset.image_shape if options.net == "conv" and dataset.image_shape else tuple(train.shape[1:])
     train, validation, test = (part.reshape(len(part), *shape) for part in (train, validation, test))
-    return Rows(
-        train, validation if len(validation) else None, test, labels, scaler, dataset.image_shape
-    )
+    return Rows(train, validation if len(validation) else None, test, labels, scaler, dataset.image_shape)
 
 
 # --- fitting ---------------------------------------------------------------------------------------------------------
@@ -229,10 +228,14 @@ def read_options(info: Mapping[str, Any]) -> Options:
             raise KeyError(f"options {sorted(set(found) ^ names)}")
         return Options(**{**found, "hidden": tuple(found["hidden"])})
     except (KeyError, TypeError) as error:
-        raise CheckpointError(f"The run's options are damaged or missing ({error}): was it made by `pyrovae fit`?") from error
+        raise CheckpointError(
+            f"The run's options are damaged or missing ({error}): was it made by `pyrovae fit`?"
+        ) from error
 
 
-def resume_run(folder: Path, *, data_root: Path | None = None, device: str = "auto", progress: bool = True) -> tuple[Fit, Rows]:
+def resume_run(
+    folder: Path, *, data_root: Path | None = None, device: str = "auto", progress: bool = True
+) -> tuple[Fit, Rows]:
     """Go on with the fit in a folder: the same data, split, options and random stream."""
     info = read_run(folder)["info"]
     options = read_options(info)
@@ -327,4 +330,3 @@ def claim_default(name: str, root: Path = Path("runs")) -> Path:
         number += 1
         folder = root / f"{name}-{number}"
     return folder
-

@@ -260,6 +260,13 @@ def test_is_traced_without_reading_values(row: Row) -> None:
     assert torch.equal(graph(params + 1, x), family(params + 1).log_prob(x))
 
 
+@every_family
+def test_what_is_given_and_not_known_raises(row: Row) -> None:
+    family = row.build((4,))
+    with pytest.raises(TypeError, match="unknown"):
+        family(params_of(family, (3,), torch.float32), unknown=torch.zeros(3))
+
+
 def test_the_message_is_the_documented_one() -> None:
     with pytest.raises(ShapeError) as error:
         fam.Bernoulli(784)(torch.zeros(32, 784))

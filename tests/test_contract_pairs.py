@@ -147,9 +147,7 @@ def test_save_and_load_give_the_same_answers(row: Row, tmp_path: Path) -> None:
             pv.load(tmp_path / "run")
     loaded = pv.load(tmp_path / "run", pair=None if row.rebuilds else row.build())
     for seed in (0, 1):
-        assert torch.equal(
-            pv.log_likelihood(fitted, data, 7, seed=seed), pv.log_likelihood(loaded, data, 7, seed=seed)
-        )
+        assert torch.equal(pv.log_likelihood(fitted, data, 7, seed=seed), pv.log_likelihood(loaded, data, 7, seed=seed))
     assert loaded.history == fitted.history and loaded.layout == fitted.layout
     assert not pyro.get_param_store().keys()
 

@@ -31,10 +31,13 @@ from pairs import (
     zeros,
 )
 from torch import Tensor, nn
+from torch.distributions import kl_divergence
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import pyrovae as pv
+from pyrovae.infer.objectives import as_loss
+from pyrovae.pair import param_scope
 
 TOLERANCE = 1e-10
 MANY = 50  # rows of the whole data set that the batch stands for
@@ -52,6 +55,13 @@ def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
     for name in b:
         assert b[name].abs().max() > 1e-6, f"{name} is zero: nothing is compared"
         assert relative_difference(a[name], b[name]) <= TOLERANCE, name
+
+
+@pytest.fixture(autouse=True)
+def own_param_store() -> Iterator[None]:
+    """An AutoGuide writes its parameters into the param store in use: not into the global one."""
+    with param_scope({}):
+        yield
 
 
 # --- against Pyro ----------------------------------------------------------------------------------------------------
@@ -98,8 +108,6 @@ def test_comparison_can_fail() -> None:
 
 
 def test_pyro_losses_are_accepted() -> None:
-    from pyrovae.infer.objectives import as_loss
-
     pair, batch = TABLE[0].build()
     for theirs, mine in (
         (pyro.infer.Trace_ELBO(num_particles=3), pv.Trace_ELBO(3)),
@@ -144,18 +152,15 @@ def test_auxiliary_site_behind_a_score_site() -> None:
     pair, batch = row.build()
     x, q, exact = batch["x"][:, 0], torch.sigmoid(pair.logit), zeros()
     for y, probability in ((0.0, 1 - q), (1.0, q)):
-        entropy = dist.Normal(0.0, self_spread(pair, y)).entropy()
+        entropy = dist.Normal(0.0, pair.spread(torch.tensor(y))).entropy()
         fit = dist.Normal(y + pair.loc, 1.0).log_prob(x) - 0.5
-        exact = exact + (probability * (fit + entropy - probability.log() - pair.loc**2 / 2 + ones().mul(0.5).log())).sum()
+        prior_y = ones().mul(0.5).log()
+        exact = exact + (probability * (fit + entropy + prior_y - probability.log() - pair.loc**2 / 2)).sum()
     (wanted,) = torch.autograd.grad(-exact, pair.logit)
-    draws = torch.stack([ours(row, pair, batch, particles=100, seed=s)["logit"] for s in range(100)])
-    # |t| < 4.5 on 99 degrees of freedom: false alarms 2e-5
-    assert abs(draws.mean() - wanted) < 4.5 * draws.std() / 10
-    assert draws.std() / 10 < 0.1 * abs(wanted)
-
-
-def self_spread(pair: ScoreBeforeAuxiliary, y: float) -> Tensor:
-    return pair.spread(torch.tensor(y, dtype=torch.float64))
+    draws = torch.stack([ours(row, pair, batch, particles=500, seed=s)["logit"] for s in range(25)])
+    # |t| < 6 on 24 degrees of freedom: false alarms 3e-6
+    assert abs(draws.mean() - wanted) < 6 * draws.std() / 5
+    assert draws.std() / 5 < 0.05 * abs(wanted)  # else the bound would say nothing
 
 
 # --- the weight of the KL --------------------------------------------------------------------------------------------
@@ -176,7 +181,8 @@ def test_kl_weight_analytic(row: Row) -> None:
     assert_equal(ours(row, pair, batch, **options), pyros(row, pair, batch, **options))
 
 
-def test_kl_weight_by_hand() -> None:
+@pytest.mark.parametrize("kl", [None, "analytic"])
+def test_kl_weight_by_hand(kl: str | None) -> None:
     row = Row("plain", Plain)
     pair, batch = row.build()
     x, beta = batch["x"], 0.3
@@ -184,12 +190,12 @@ def test_kl_weight_by_hand() -> None:
     loc, scale = x @ pair.encode, pair.log_scale.exp()
     z = loc + scale * torch.randn(loc.shape, dtype=torch.float64)
     fit = -F.binary_cross_entropy_with_logits(z @ pair.decode, (x > 0).double(), reduction="sum")
-    drawn = (dist.Normal(loc, scale).log_prob(z) - dist.Normal(0.0, 1.0).log_prob(z)).sum()
-    closed = 0.5 * (loc**2 + scale**2 - 1 - 2 * scale.log()).sum()
-    share = MANY / len(x)
-    for kl, divergence in ((None, drawn), ("analytic", closed)):
-        by_hand = value_and_gradients(-share * (fit - beta * divergence), pair)
-        assert_equal(ours(row, pair, batch, num_rows=MANY, kl_weight=beta, kl=kl), by_hand)
+    if kl is None:
+        divergence = (dist.Normal(loc, scale).log_prob(z) - dist.Normal(0.0, 1.0).log_prob(z)).sum()
+    else:
+        divergence = 0.5 * (loc**2 + scale**2 - 1 - 2 * scale.log()).sum()
+    by_hand = value_and_gradients(-MANY / len(x) * (fit - beta * divergence), pair)
+    assert_equal(ours(row, pair, batch, num_rows=MANY, kl_weight=beta, kl=kl), by_hand)
 
 
 def test_kl_weight_by_hand_with_a_score_site() -> None:
@@ -228,30 +234,29 @@ def test_elbo_is_free_of_the_weight(row: Row, kl: Any) -> None:
 # --- kl as a function ------------------------------------------------------------------------------------------------
 
 
-def test_free_bits_by_hand() -> None:
+@pytest.mark.parametrize("factor", [0.5, 2.0], ids=["below the KL", "above the KL"])
+def test_free_bits_by_hand(factor: float) -> None:
     row = Row("plain", Plain)
     pair, batch = row.build()
-    x, floor, beta, particles = batch["x"], 3.0, 0.5, 3
+    x, beta, particles = batch["x"], 0.5, 3
+    torch.manual_seed(1)
+    loc, scale = x @ pair.encode, pair.log_scale.exp()
+    z = loc + scale * torch.randn((particles, *loc.shape), dtype=torch.float64)
+    seen = (x > 0).double().expand(particles, -1, -1)
+    fit = -F.binary_cross_entropy_with_logits(z @ pair.decode, seen, reduction="sum") / particles
+    closed = 0.5 * (loc**2 + scale**2 - 1 - 2 * scale.log()).sum(-1)
+    floor = factor * closed.mean().item()
 
     def free_bits(terms: dict[str, Tensor]) -> dict[str, Tensor]:
         assert {name: tuple(term.shape) for name, term in terms.items()} == {"z": (particles, len(x))}
         return {name: term.mean(1, keepdim=True).clamp_min(floor) for name, term in terms.items()}
 
     torch.manual_seed(1)
-    loc, scale = x @ pair.encode, pair.log_scale.exp()
-    z = loc + scale * torch.randn((particles, *loc.shape), dtype=torch.float64)
-    fit = -F.binary_cross_entropy_with_logits(z @ pair.decode, (x > 0).double().expand(3, -1, -1), reduction="sum")
-    closed = 0.5 * (loc**2 + scale**2 - 1 - 2 * scale.log()).sum(-1)
+    bound = pv.Trace_ELBO(particles, kl=free_bits)(pair, batch, num_rows=MANY, kl_weight=beta)
     share = MANY / len(x)
-    for floor in (closed.mean().item() / 2, closed.mean().item() * 2):  # below the KL, where it does nothing, and above
-        floored = closed.mean().clamp_min(floor) * len(x)
-        by_hand = -share * (fit / particles - beta * floored)
-        torch.manual_seed(1)
-        bound = pv.Trace_ELBO(particles, kl=free_bits)(pair, batch, num_rows=MANY, kl_weight=beta)
-        if floor > closed.mean():  # no gradient but the likelihood's is left
-            by_hand = by_hand + 0 * closed.sum()
-        assert_equal(value_and_gradients(-bound.objective, pair), value_and_gradients(by_hand, pair))
-        torch.testing.assert_close(bound.elbo, (share * (fit / particles - closed.sum())).detach(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(bound.elbo, (share * (fit - closed.sum())).detach(), rtol=1e-12, atol=0)
+    by_hand = -share * (fit - beta * len(x) * closed.mean().clamp_min(floor))
+    assert_equal(value_and_gradients(-bound.objective, pair), value_and_gradients(by_hand, pair))
 
 
 def test_function_of_kl_sees_local_and_global_terms() -> None:
@@ -269,7 +274,7 @@ def test_function_of_kl_sees_local_and_global_terms() -> None:
     plain, doubled, same = values("analytic"), values(double_global), values(lambda terms: terms)
     assert seen == {"theta": (3,), "z": (3, len(batch["x"]))}
     assert_equal(same, plain)
-    closed = dist.kl_divergence(dist.Normal(pair.loc, pair.log_scale.exp()), dist.Normal(zeros(), 3 * ones()))
+    closed = kl_divergence(dist.Normal(pair.loc, pair.log_scale.exp()), dist.Normal(zeros(), 3 * ones()))
     torch.testing.assert_close(doubled["value"] - plain["value"], closed.detach(), rtol=1e-10, atol=1e-10)
 
 
@@ -308,8 +313,8 @@ def test_closed_form_refuses_score_sites(row: Row, particles: int) -> None:
 def test_enumerate_marks_are_refused(side: str, mark: str, particles: int) -> None:
     pair, batch = Row("global_discrete", GlobalDiscrete).build()
     marked = pv.Pair(pair.model, pyro.infer.config_enumerate(pair.guide, mark))
-    if side == "model":
-        marked = pv.Pair(pyro.infer.config_enumerate(pair.model, mark), pair.guide)
+    if side == "model":  # of a site that the guide leaves to the model
+        marked = pv.Pair(pyro.infer.config_enumerate(pair.model, mark), lambda x: None)
     with pytest.raises(pv.PairError, match="'s' is marked"):
         pv.Trace_ELBO(particles)(marked, batch)
 
@@ -377,10 +382,10 @@ def test_closed_form_has_the_drawn_expectation(make: Any) -> None:
     for kl in (None, "analytic"):
         torch.manual_seed(0)
         with torch.no_grad():
-            losses[kl] = torch.stack([pv.Trace_ELBO(500, kl=kl)(pair, batch).elbo for _ in range(20)])
-    # same seed: the likelihood's draws are shared. |t| < 5 on 19 degrees of freedom: false alarms 8e-5 each
+            losses[kl] = torch.stack([pv.Trace_ELBO(500, kl=kl)(pair, batch).elbo for _ in range(10)])
+    # same seed: the likelihood's draws are shared. |t| < 6 on 9 degrees of freedom: false alarms 2e-4 each
     difference = losses[None] - losses["analytic"]
-    assert abs(difference.mean()) < 5 * difference.std() / 20**0.5 + 1e-9
+    assert abs(difference.mean()) < 6 * difference.std() / 10**0.5 + 1e-9
 
 
 # --- no host sync ----------------------------------------------------------------------------------------------------

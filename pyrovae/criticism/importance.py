@@ -15,7 +15,7 @@ from pyrovae.errors import OptionError
 from pyrovae.infer.fitted import Fit, chunks, seeded
 from pyrovae.infer.objectives import log_weights
 from pyrovae.infer.terms import terms
-from pyrovae.pair import Batch, num_rows, run, sample_sites
+from pyrovae.pair import Batch, num_rows
 
 # Elements of one chunk's largest tensors (rows x particles x data dimensions): 2^23 float32 are 32 MB.
 CHUNK_ELEMENTS = 2**23
@@ -76,8 +76,8 @@ def importance(fitted: Fit, data: Any, num_samples: int = 1000, *, seed: int | N
             relative = (num_samples / ess - 1).clamp_min(0) / max(1, num_samples - 1)
             error = relative.sqrt() if num_samples > 1 else torch.full_like(total, float("nan"))
             parts.append(tuple(t.cpu() for t in (total - math.log(num_samples), error, log_w.mean(0), ess, k_hat)))
-    columns = [torch.cat(column) for column in zip(*parts)]
-    return Importance(*columns, num_samples=num_samples)
+    log_p, error, elbo, ess, k_hat = (torch.cat(column) for column in zip(*parts))
+    return Importance(log_p, error, elbo, ess, k_hat, num_samples)
 
 
 def log_likelihood(fitted: Fit, data: Any, num_samples: int = 1000, *, seed: int | None = None) -> Tensor:
@@ -134,4 +134,3 @@ def row_elements(fitted: Fit, batch: Batch) -> int:
     """Elements of the largest tensor that one particle of one row makes, as far as its sites tell."""
     sites = [math.prod(s.event_shape) for s in fitted.layout.sites if s.local]
     return max([1, *sites, *(v[0].numel() for v in batch.values())])
-

@@ -35,7 +35,7 @@ from torchvision.datasets import MNIST, FashionMNIST
 from torchvision.datasets.mnist import read_image_file, read_label_file
 from torchvision.datasets.utils import calculate_md5, extract_archive
 
-from ..errors import DataError, OptionError
+from pyrovae.errors import DataError, OptionError
 
 Kind = Literal["binary", "unit", "count", "real"]
 Array = NDArray[Any]

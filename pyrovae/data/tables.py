@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, DataError, ShapeError
+from pyrovae.errors import CheckpointError, DataError, ShapeError
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,9 +1,9 @@
 """Run folders: tensors in safetensors, everything else in JSON and CSV. Loading runs no pickled code.
 
-    weights.safetensors      the fitted weights, each shared tensor once
-    run.json                 how to rebuild the pair, its sites, the settings of the fit, what the caller noted
-    history.csv              one row per epoch
-    checkpoint.safetensors   the whole state of an unfinished or finished fit, to go on from (one file: written at once)
+weights.safetensors      the fitted weights, each shared tensor once
+run.json                 how to rebuild the pair, its sites, the settings of the fit, what the caller noted
+history.csv              one row per epoch
+checkpoint.safetensors   the whole state of an unfinished or finished fit, to go on from (one file: written at once)
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def claim_folder(folder: str | Path, *, force: bool = False) -> Path:
                 "(--force on the command line), or go on with it with resume (--resume)."
             )
         if not (folder / RUN).exists():
-            raise CheckpointError(f"{folder} is not a run folder (it has no {RUN}), and so is not overwritten: choose another.")
+            raise CheckpointError(
+                f"{folder} is not a run folder (it has no {RUN}), and so is not overwritten: choose another."
+            )
         for name in (WEIGHTS, HISTORY, STATE, RUN):
             (folder / name).unlink(missing_ok=True)
     try:
@@ -166,7 +168,9 @@ def load(folder: str | Path, pair: Any = None, *, device: str | torch.device = "
     digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     tensors, _ = _load_tensors(folder / WEIGHTS)
     if digest != run.get("weights_sha256"):
-        raise CheckpointError(f"{folder / WEIGHTS} is damaged: its checksum is not the one in {RUN}. Restore it, or fit again.")
+        raise CheckpointError(
+            f"{folder / WEIGHTS} is damaged: its checksum is not the one in {RUN}. Restore it, or fit again."
+        )
     try:
         made = rebuild(run) if pair is None else pair
         transform = None if externals(run["transform"]) else from_spec(run["transform"])
@@ -175,7 +179,9 @@ def load(folder: str | Path, pair: Any = None, *, device: str | torch.device = "
     except PyrovaeError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
-        raise CheckpointError(f"{folder / RUN} is damaged ({type(error).__name__}: {error}): restore it, or fit again.") from error
+        raise CheckpointError(
+            f"{folder / RUN} is damaged ({type(error).__name__}: {error}): restore it, or fit again."
+        ) from error
     if transform is None and run["transform"] is not None:
         raise_external(run["transform"])
     fitted = Fit(
@@ -293,7 +299,9 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tenso
     return tensors, {"numbers": numbers, "groups": groups}
 
 
-def unflatten_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+def unflatten_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]
+) -> None:
     """Load `flatten_optimizer`'s form back."""
     state: dict[int, dict[str, Any]] = {int(i): dict(values) for i, values in notes["numbers"].items()}
     for name, value in tensors.items():

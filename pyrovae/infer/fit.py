@@ -222,7 +222,8 @@ class _Trainer:
                     self._interrupt(folder)
                 self._end_epoch(folder)
                 bar(history)
-                if any([callback(self.fitted) is True for callback in callbacks]):  # each one is called
+                answers = [callback(self.fitted) for callback in callbacks]
+                if any(answer is True for answer in answers):
                     self.fitted.stopped = "a callback stopped it"
                 self.last_good = self.state()
                 if folder is not None and (time.monotonic() - written > every):
@@ -270,10 +271,9 @@ class _Trainer:
         row["kl_weight"] = last.get("kl", 1.0)
         row["seconds"] = round(self.seconds, 3)
         history.append(row)
-        if self.held_out is not None and self.patience is not None:
-            if row["validation_elbo"] > self.best_elbo:
-                self.best_elbo, self.best_epoch = row["validation_elbo"], int(row["epoch"])
-                self.best = {n: t.detach().clone() for n, t in named_tensors(self.fitted.pair, buffers=True).items()}
+        if self.patience is not None and row["validation_elbo"] > self.best_elbo:
+            self.best_elbo, self.best_epoch = row["validation_elbo"], int(row["epoch"])
+            self.best = {n: t.detach().clone() for n, t in named_tensors(self.fitted.pair, buffers=True).items()}
 
     def _validation_elbo(self) -> float:
         """Mean over the held-out rows of log w, one draw each, the same noise at every epoch; nats per row."""

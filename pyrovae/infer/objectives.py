@@ -31,7 +31,11 @@ class Bound(NamedTuple):
 
 
 def elbo(
-    terms: Terms, *, num_rows: int | None = None, kl_weight: Tensor | float | None = None, kl: str | KLFunction | None = None
+    terms: Terms,
+    *,
+    num_rows: int | None = None,
+    kl_weight: Tensor | float | None = None,
+    kl: str | KLFunction | None = None,
 ) -> Bound:
     """ELBO = E_q[log p(x, z) - log q(z | x)], with the gradient of Pyro's `Trace_ELBO`, and no host sync.
 
@@ -58,9 +62,7 @@ def elbo(
             continue
         divergence = _kl(term) if closed and term.p is not None else None
         if callable(kl):
-            divergences[term.name] = terms.reduce(
-                divergence if divergence is not None else _drawn_kl(term), term.local
-            )
+            divergences[term.name] = terms.reduce(divergence if divergence is not None else _drawn_kl(term), term.local)
             latent = latent - weight * _rows(divergences[term.name], term, terms).sum()
         elif divergence is not None:
             latent = latent - weight * divergence.sum()

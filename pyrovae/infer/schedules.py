@@ -88,7 +88,9 @@ def weights_at(schedule: Schedule, step: Step) -> dict[str, float]:
         if name not in WEIGHTS:
             raise OptionError(f"A schedule gave the weight {name!r}; known: {', '.join(WEIGHTS)}.")
         if not (math.isfinite(value) and value >= 0):
-            raise OptionError(f"A schedule gave {name}={value} at step {step.number}; it must be finite and not negative.")
+            raise OptionError(
+                f"A schedule gave {name}={value} at step {step.number}; it must be finite and not negative."
+            )
     return found
 
 

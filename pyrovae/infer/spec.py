@@ -86,6 +86,11 @@ def _write_distribution(value: Any, path: str, seen: dict[int, str]) -> Any:
         }
         return {"class": name, "args": args}
     given = [a for a in value.arg_constraints if a in value.__dict__]
+    # Of parameters that say the same thing, the others were computed on demand and cached.
+    for same in (("logits", "probs"), ("scale_tril", "covariance_matrix", "precision_matrix")):
+        present = [a for a in same if a in given]
+        original = [a for a in present if getattr(value, "_param", None) is value.__dict__[a]] or present
+        given = [a for a in given if a not in present or a == original[0]]
     wanted = inspect.signature(type(value).__init__).parameters
     if not name.startswith(DISTRIBUTIONS) or not given or any(a not in wanted for a in given):
         return {"external": name}
@@ -114,7 +119,9 @@ def _read(spec: Any, path: str, built: dict[str, Any]) -> Any:
         )
     args = {name: _read(v, f"{path}.{name}", built) for name, v in spec["args"].items()}
     cls = _class(spec["class"], BUILT_HERE + DISTRIBUTIONS)
-    spread = next((p.name for p in inspect.signature(cls.__init__).parameters.values() if p.kind is p.VAR_POSITIONAL), "")
+    spread = next(
+        (p.name for p in inspect.signature(cls.__init__).parameters.values() if p.kind is p.VAR_POSITIONAL), ""
+    )
     made = cls(*args.pop(spread, ()), **args)
     built[path] = made
     return made
@@ -122,12 +129,16 @@ def _read(spec: Any, path: str, built: dict[str, Any]) -> Any:
 
 def _class(name: str, allowed: tuple[str, ...]) -> Any:
     if not name.startswith(allowed):
-        raise CheckpointError(f"{name!r} is not a class that a run folder may name: the run.json was not written by pyrovae.")
+        raise CheckpointError(
+            f"{name!r} is not a class that a run folder may name: the run.json was not written by pyrovae."
+        )
     module, _, qualname = name.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), qualname)
     except (ImportError, AttributeError) as error:
-        raise CheckpointError(f"The run names {name!r}, which this version of pyrovae does not have: {error}.") from error
+        raise CheckpointError(
+            f"The run names {name!r}, which this version of pyrovae does not have: {error}."
+        ) from error
     if not isinstance(found, type):
         raise CheckpointError(f"{name!r} is not a class: the run.json was not written by pyrovae.")
     return found

@@ -131,9 +131,7 @@ def _density(node: Any, guide: bool) -> Density:
     return Density(fn, log_prob, node["scale"], mask, frames, score, pathwise)
 
 
-def terms(
-    pair: Any, batch: Mapping[str, Tensor], num_particles: int = 1, *, layout: Layout | None = None
-) -> Terms:
+def terms(pair: Any, batch: Mapping[str, Tensor], num_particles: int = 1, *, layout: Layout | None = None) -> Terms:
     """Run guide and model once for K particles and return every site's log-densities, unfolded.
 
     `layout` (from `describe`) saves the extra run that K > 1 needs to find how deep plates nest. Raises PairError for

@@ -11,7 +11,7 @@ from torch.distributions import constraints
 
 from pyrovae.errors import DataError, PairError
 from pyrovae.infer.fitted import chunks
-from pyrovae.pair import Batch, is_local, run, sample_sites
+from pyrovae.pair import Batch, run, sample_sites
 
 
 def check_rows(pair: Any, batch: Batch, *, transform: Any = None, chunk: int = 4096) -> None:
@@ -86,7 +86,11 @@ def _elementwise_support(fn: Any) -> Any:
 
 
 def _name(fn: Any) -> str:
-    while hasattr(fn, "base_dist") and type(fn).__name__ in ("Independent", "ExpandedDistribution", "MaskedDistribution"):
+    while hasattr(fn, "base_dist") and type(fn).__name__ in (
+        "Independent",
+        "ExpandedDistribution",
+        "MaskedDistribution",
+    ):
         fn = fn.base_dist
     return type(fn).__name__
 

@@ -1,0 +1,30 @@
+"""Every example runs with --smoke; a file that is not in the list fails."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SAYS = {
+    "vae_digits.py": "active units: ",
+    "own_prior.py": "Student-t is better by ",
+    "plain_functions.py": "probabilistic PCA in closed form: ",
+}
+
+
+def test_every_example_is_listed() -> None:
+    assert {p.name for p in EXAMPLES.glob("*.py")} == set(SAYS)
+
+
+@pytest.mark.parametrize("name", sorted(SAYS))
+def test_example_runs(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", [name, "--smoke"])
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    assert SAYS[name] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", sorted(SAYS))
+def test_example_is_short_enough_to_read(name: str) -> None:
+    assert 40 <= len((EXAMPLES / name).read_text().splitlines()) <= 80
