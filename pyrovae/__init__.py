@@ -1,10 +1,11 @@
 """pyrovae: write, fit and question variational autoencoders as Pyro model/guide pairs."""
 
-from pyrovae import families, plots, priors
+from pyrovae import families, nets, plots, priors
 from pyrovae._version import __version__
 from pyrovae.conditionals import Conditional, conv, mlp
 from pyrovae.criticism.decomposition import active_units
 from pyrovae.criticism.importance import Importance, importance, log_likelihood, posterior
+from pyrovae.distributions import observed_only
 from pyrovae.errors import (
     CheckpointError,
     DataError,
@@ -56,6 +57,8 @@ __all__ = [
     "log_likelihood",
     "log_weights",
     "mlp",
+    "nets",
+    "observed_only",
     "plots",
     "posterior",
     "priors",

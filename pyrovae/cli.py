@@ -206,9 +206,6 @@ def main() -> None:
     except PyrovaeError as error:
         _say(str(error))
         sys.exit(2)
-    except KeyboardInterrupt as error:
-        _say(str(error) or "stopped")
-        sys.exit(130)
     except OSError as error:
         _say(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
         sys.exit(2)
@@ -226,7 +223,8 @@ def _watched(folder: Path, work: Any) -> Any:
     try:
         return work()
     except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(f"{stop or 'stopped'}; go on with: pyrovae fit --resume {folder}") from None
+        _say(f"{str(stop) or 'stopped'}; go on with: pyrovae fit --resume {folder}")
+        raise typer.Exit(130) from None
 
 
 def _widths(text: str) -> tuple[int, ...]:

@@ -7,6 +7,10 @@ import pytest
 import torch
 
 
+# Tensors here are tiny: a second thread would only wait, and wait long where tests run beside one another.
+torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def seeded_and_clean() -> Iterator[None]:
     """A seed per test; a test fails that changes torch's validation flag, the default dtype or Pyro's global param store."""

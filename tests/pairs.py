@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -482,7 +483,7 @@ class LinearGaussian(nn.Module):
         return dist.MultivariateNormal(self.bias, self.weight @ self.weight.T + self.noise**2 * eye)
 
     def likelihood(self, z: Tensor) -> Any:
-        return normal(z @ self.weight.T + self.bias, torch.tensor(self.noise).double().log())
+        return normal(z @ self.weight.T + self.bias, math.log(self.noise))
 
     def model(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):

@@ -164,23 +164,27 @@ def test_posterior_by_resampling() -> None:
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    pair, x, fitted = linear_gaussian(shift=0.5, spread=2.0)
-    exact_pair, exact_x, exact = linear_gaussian()
+    _, x, fitted = linear_gaussian(shift=0.5, spread=2.0)
     whole = pv.importance(fitted, x, 2000, seed=0)
-    monkeypatch.setattr(importance_module, "CHUNK_ELEMENTS", 600)
-    monkeypatch.setattr(importance_module, "WEIGHT_ELEMENTS", 6100)  # 3 rows at a time
+    monkeypatch.setattr(importance_module, "CHUNK_ELEMENTS", 3000)  # 85 particles at a time
+    monkeypatch.setattr(importance_module, "WEIGHT_ELEMENTS", 14_000)  # of 7 rows
     pieces = pv.importance(fitted, x, 2000, seed=1)
     both = (whole.standard_error**2 + pieces.standard_error**2).sqrt()
     assert ((whole.log_likelihood - pieces.log_likelihood).abs() < BOUND * both).all()  # false alarms 20 x 7e-6
+    assert not torch.equal(whole.log_likelihood, pieces.log_likelihood)
     torch.testing.assert_close(pieces.ess, whole.ess, rtol=0.2, atol=0)  # about 6 of its standard deviations
-    closed = exact_pair.marginal().log_prob(exact_x)
-    for elements in (1, 7, 64, 1000):
-        monkeypatch.setattr(importance_module, "CHUNK_ELEMENTS", elements)
-        found = pv.importance(exact, exact_x, 31)
-        torch.testing.assert_close(found.log_likelihood, closed, rtol=0, atol=1e-9)
-        torch.testing.assert_close(found.ess, torch.full_like(closed, 31.0))
-    z = pv.posterior(exact, exact_x, 3, num_particles=10)
-    assert z.shape == (3, len(exact_x), 2)
+
+
+@pytest.mark.parametrize("elements", [1, 7, 31, 64])
+def test_chunks_of_any_size(elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair, x, fitted = linear_gaussian(rows=5)
+    closed = pair.marginal().log_prob(x)
+    monkeypatch.setattr(importance_module, "CHUNK_ELEMENTS", elements)
+    monkeypatch.setattr(importance_module, "WEIGHT_ELEMENTS", elements)
+    found = pv.importance(fitted, x, 11)
+    torch.testing.assert_close(found.log_likelihood, closed, rtol=0, atol=1e-9)
+    torch.testing.assert_close(found.ess, torch.full_like(closed, 11.0))
+    assert pv.posterior(fitted, x, 3, num_particles=10).shape == (3, len(x), 2)
 
 
 class Largest(TorchDispatchMode):
@@ -199,18 +203,17 @@ class Largest(TorchDispatchMode):
 
 
 def test_memory_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importance_module, "CHUNK_ELEMENTS", 4000)
-    monkeypatch.setattr(importance_module, "WEIGHT_ELEMENTS", 4000)
+    monkeypatch.setattr(importance_module, "CHUNK_ELEMENTS", 8000)
+    monkeypatch.setattr(importance_module, "WEIGHT_ELEMENTS", 8000)
     largest = {}
-    for rows, draws in ((8, 30), (8, 960), (256, 30), (256, 960)):
+    for rows, draws in ((8, 30), (8, 480), (64, 30), (64, 480)):
         pair, x, _ = linear_gaussian(rows=rows)
         fitted = unfitted(pair, x)
         with Largest() as mode:
             pv.importance(fitted, x, draws, seed=0)
         largest[rows, draws] = mode.elements
-    # rows x particles x columns would be 1.2 million; the covariance and its root count L columns for D
-    assert max(largest.values()) <= 4000, largest
-    assert largest[8, 960] > 1000  # chunks are not needlessly small
+    assert max(largest.values()) <= 8000, largest  # rows x particles x columns would be 154,000
+    assert largest[64, 480] > 4000  # nor are the chunks needlessly small
 
 
 # --- k-hat -----------------------------------------------------------------------------------------------------------
@@ -333,9 +336,7 @@ def mean_gradient(
     kl, particles = options.pop("kl", None), options.pop("particles", 1)
     loss = pv.Trace_ELBO(particles, kl=kl)
     layout = pv.check_pair(pair, x)
-    found = [
-        value_and_gradients(loss(pair, {"x": x}, layout=layout, **options).objective, pair) for _ in range(draws)
-    ]
+    found = [value_and_gradients(loss(pair, {"x": x}, layout=layout, **options).objective, pair) for _ in range(draws)]
     stacked = {name: torch.stack([f[name] for f in found]) for name in found[0]}
     means = {name: value.mean(0) for name, value in stacked.items()}
     errors = {name: value.std(0) / draws**0.5 for name, value in stacked.items()}
@@ -346,8 +347,8 @@ def assert_unbiased(exact: dict[str, Tensor], mean: dict[str, Tensor], error: di
     for name, wanted in exact.items():
         assert ((mean[name] - wanted).abs() <= BOUND * error[name] + 1e-9).all(), name
     # sharp enough to see a term that is missing
-    sharp = [(error[n].max() < 0.1 * exact[n].abs().max()).item() for n in exact]
-    assert all(sharp), dict(zip(exact, sharp))
+    sharp = {name: (error[name].max() / wanted.abs().max()).item() for name, wanted in exact.items()}
+    assert max(sharp.values()) < 0.1, sharp
 
 
 @pytest.mark.parametrize("kl", [None, "analytic"])
@@ -363,9 +364,10 @@ def test_gradient_is_unbiased(kl: str | None, kl_weight: float) -> None:
 @pytest.mark.parametrize("kl_weight", [1.0, 0.5])
 def test_score_function_gradient_is_unbiased(kl_weight: float) -> None:
     # 21 numbers: false alarms 1.5e-4
-    pair, x = Switches(), torch.randn(4, 3, dtype=torch.float64)
+    torch.manual_seed(2)  # weights whose gradients are not near 0
+    pair, x = Switches(), 2 * torch.randn(4, 3, dtype=torch.float64)
     exact = pair.objective(x, kl_weight, share=3.0)
-    options: dict[str, Any] = {"kl_weight": kl_weight, "num_rows": 12, "particles": 400}
+    options: dict[str, Any] = {"kl_weight": kl_weight, "num_rows": 12, "particles": 4000}
     assert_unbiased(*mean_gradient(pair, x, exact, 100, **options))
 
 
@@ -504,9 +506,12 @@ def test_global_latents_come_from_the_guide() -> None:
     for seed in range(5):
         joint = pv.simulate(fitted, 400, seed=seed)
         assert abs(joint["theta"] - 5) < 0.1
-        assert abs(pv.generate(fitted, 400, seed=seed).mean() - 5) < 0.1 + 4.5 * 0.02**0.5 / 20
-        z = torch.zeros(400, dtype=torch.float64)
-        assert (pv.decode(fitted, z) - 5).abs().max() < 0.1
+        assert abs(pv.generate(fitted, 400, seed=seed).mean() - 5) < 0.1 + BOUND * 0.02**0.5 / 20
+
+
+def test_decode_draws_global_latents_from_the_guide() -> None:
+    fitted = unfitted(GlobalShift(), torch.randn(10, dtype=torch.float64))
+    assert (pv.decode(fitted, torch.zeros(4, dtype=torch.float64)) - 5).abs().max() < 0.1
 
 
 def test_predictive_density_with_global_latents() -> None:

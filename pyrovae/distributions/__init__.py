@@ -1,1 +1,5 @@
-"""Densities that torch and Pyro lack."""
+"""Densities that torch and Pyro lack, and combinations of densities."""
+
+from pyrovae.distributions.combine import ObservedOnly, observed_only
+
+__all__ = ["ObservedOnly", "observed_only"]

@@ -309,7 +309,7 @@ class _Trainer:
         where = ""
         if folder is not None:
             self.write(folder)
-            where = f"; resume it from {folder}"
+            where = f"; the run in {folder} can be resumed"
         raise KeyboardInterrupt(f"stopped in epoch {len(self.fitted.history) + 1}, after step {self.step}{where}")
 
     # state

@@ -34,14 +34,17 @@ def check_rows(pair: Any, batch: Batch, *, transform: Any = None, chunk: int = 4
 def _check_site(name: str, node: Any, rows: Batch, start: int) -> None:
     value, fn = node["value"], node["fn"]
     finite = torch.isfinite(value) if value.is_floating_point() else torch.ones_like(value, dtype=torch.bool)
-    inside = _elementwise_support(fn).check(value) | ~finite
+    inside = _elementwise_support(fn).check(value)
+    if inside.dim() < finite.dim():  # a constraint on whole rows: a simplex, say
+        finite = finite.flatten(inside.dim()).all(-1)
+    inside = inside | ~finite
     if not bool(inside.all()):
         bad = (~inside).nonzero()[0].tolist()
         where = f"row {start + bad[0]}" + (f", column {bad[1]}" if len(bad) > 1 else "")
         raise DataError(
             f"Site {name!r}: {int((~inside).sum())} of {value.numel()} values are outside the support of "
             f"{_name(fn)} ({describe_support(_elementwise_support(fn))}); the first is "
-            f"{value[tuple(bad)].item():g} in {where}. {suggest(value[finite])}"
+            f"{value[tuple(bad)].tolist()} in {where}. {suggest(value[finite])}"
         )
     log_prob = fn.log_prob(value)
     if bool(torch.isfinite(log_prob).all()):
@@ -61,8 +64,8 @@ def _check_missing(argument: str, given: Tensor, start: int) -> None:
     kind = "NaN" if bool(torch.isnan(given).any()) else "infinite values"
     rows = bad.flatten(1).any(1) if bad.dim() > 1 else bad
     cure = (
-        "Wrap the likelihood in observed_only(...), which leaves missing entries out of the density, with an encoder that "
-        "takes them; or fill or drop these rows."
+        "Leave missing entries out of the density with likelihood=pv.observed_only(likelihood), with an encoder that takes "
+        "NaN (pv.nets.WithMask); or fill or drop these rows."
         if kind == "NaN"
         else "Replace or drop these rows."
     )

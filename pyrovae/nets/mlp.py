@@ -116,3 +116,21 @@ class Rescaled(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         scaled: Tensor = self.net(self.factor * x)
         return scaled
+
+
+class WithMask(nn.Module):
+    """net(x with 0 for NaN, 1 where x is observed and 0 where it is missing): an encoder's network for rows with gaps.
+
+    x: (*batch, in_features), NaN where missing; `net` takes two parents of that shape, as `MLP((D, D), ...)` does.
+    Nazabal et al. 2020, arXiv:1807.03653, with the mask beside the zeros.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.out_shape = getattr(net, "out_shape", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        missing = torch.isnan(x)
+        result: Tensor = self.net(torch.where(missing, x.new_zeros(()), x), (~missing).to(x.dtype))
+        return result
