@@ -128,6 +128,9 @@ def fit(
 def evaluate(
     run: Run,
     num_samples: Samples = 1000,
+    num_rows: Annotated[
+        int | None, typer.Option("--rows", help="Test rows for log p(x); default a million draws.")
+    ] = None,
     data_root: DataRoot = None,
     device: Device = "cpu",
     to: Out = None,
@@ -137,7 +140,7 @@ def evaluate(
     if to is not None:
         _free(to, force, (".csv",))
     fitted, rows, _ = runs.open_run(run, data_root=data_root, device=device)
-    results, found = runs.evaluate(fitted, rows, num_samples)
+    results, found = runs.evaluate(fitted, rows, num_samples, num_rows)
     if to is not None:
         _row_values(found, rows.log_abs_det).to_csv(to, index_label="row")
     _table(results)
@@ -283,13 +286,15 @@ def _table(results: Mapping[str, float]) -> None:
         error = results[f"{name}_se"]
         return f"{results[name]:.2f}" + (f" ± {error:.2f}" if math.isfinite(error) else "")
 
+    picked = results["log_likelihood_rows"]
+    few = "" if picked == results["test_rows"] else f", first {picked} rows"
     table = Table(title=f"{results['test_rows']} test rows, {results['num_samples']} draws a row")
     table.add_column("quantity")
     table.add_column("value", justify="right")
     table.add_row("ELBO, nats per row", with_error("elbo"))
-    table.add_row("log p(x), nats per row", with_error("log_likelihood"))
+    table.add_row(f"log p(x), nats per row{few}", with_error("log_likelihood"))
     share = results["k_hat_above_0.7"]
-    table.add_row("rows with k-hat > 0.7", f"{share:.1%}" if math.isfinite(share) else "needs 25 draws")
+    table.add_row(f"rows with k-hat > 0.7{few}", f"{share:.1%}" if math.isfinite(share) else "needs 25 draws")
     table.add_row("active units", f"{results['active_units']} of {results['latent_units']}")
     if "fit_seconds" in results:
         table.add_row("time of the fit", f"{results['fit_seconds']:.1f} s")

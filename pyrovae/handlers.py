@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pyro
+import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
@@ -32,11 +33,31 @@ class Uncondition(Messenger):  # type: ignore[misc]  # Pyro has no types
         self.keep = tuple(keep)
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["is_observed"] and not any(_shares(msg["value"], kept) for kept in self.keep):
+        if msg["is_observed"] and not self._given(msg["value"]):
             msg["is_observed"] = False
-            msg["infer"]["was_observed"] = True
             msg["value"] = None
 
+    def _given(self, value: Any) -> bool:
+        if not isinstance(value, Tensor) or any(_shares(value, kept) for kept in self.keep):
+            return isinstance(value, Tensor)
+        # What is made of given arguments alone, or of none, holds no NaN: the stand-ins of the others are NaN.
+        return value.is_floating_point() and not bool(torch.isnan(value).any())
 
-def _shares(a: Any, b: Tensor) -> bool:
-    return isinstance(a, Tensor) and a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+
+class Replay(Messenger):  # type: ignore[misc]
+    """Run the model at the guide's draws. Unlike Pyro's replay, the model's own marks in `infer` are kept."""
+
+    def __init__(self, trace: Any) -> None:
+        super().__init__()
+        self.trace = trace
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.trace and not msg["is_observed"]:
+            drawn = self.trace.nodes[msg["name"]]
+            msg["done"] = True
+            msg["value"] = drawn["value"]
+            msg["infer"] = {**drawn["infer"], **msg["infer"]}
+
+
+def _shares(a: Tensor, b: Tensor) -> bool:
+    return a.numel() > 0 and a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()

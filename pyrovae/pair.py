@@ -22,14 +22,18 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyrovae.errors import DataError, PairError, PyrovaeError
-from pyrovae.handlers import DATA_PLATE, with_particles
+from pyrovae.handlers import DATA_PLATE, Replay, with_particles
 
 Batch = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two functions, modules or AutoGuides held together: `Pair(model, guide)`. Any object with both names does as well."""
+    """Two functions, modules or AutoGuides held together: `Pair(model, guide)`. Any object with both names does as well.
+
+    A module that a function only registers with `pyro.module` has its parameters trained and saved; its buffers and its
+    evaluation mode (batch norm, dropout) are out of sight: hold such a module in the pair.
+    """
 
     model: Callable[..., Any]
     guide: Callable[..., Any]
@@ -227,14 +231,16 @@ def run(pair: Any, batch: Mapping[str, Tensor], *, num_particles: int = 1, plate
     guide = with_particles(pair.guide, num_particles, plate_nesting)
     model = with_particles(pair.model, num_particles, plate_nesting)
     guide_trace = poutine.trace(guide).get_trace(**batch)
-    model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(**batch)
+    model_trace = poutine.trace(Replay(guide_trace)(model)).get_trace(**batch)
     return model_trace, guide_trace
 
 
 def sample_sites(trace: Any) -> dict[str, Any]:
-    """The random sample sites of a trace by name, a plate's own subsampling left out."""
+    """The random sample sites of a trace by name: neither a plate's own subsampling nor `pyro.deterministic`."""
     return {
-        name: node for name, node in trace.nodes.items() if node["type"] == "sample" and not site_is_subsample(node)
+        name: node
+        for name, node in trace.nodes.items()
+        if node["type"] == "sample" and not site_is_subsample(node) and not node["infer"].get("_deterministic")
     }
 
 
@@ -268,7 +274,7 @@ def describe(pair: Any, batch: Mapping[str, Tensor]) -> Layout:
         for name, node in sample_sites(guide_trace).items():
             if node["is_observed"]:
                 raise PairError(f"The guide observes site {name!r}: a guide only draws; put obs=... into the model.")
-        model_trace = poutine.trace(poutine.replay(pair.model, trace=guide_trace)).get_trace(**batch)
+        model_trace = poutine.trace(Replay(guide_trace)(pair.model)).get_trace(**batch)
     except PyrovaeError:
         raise
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError, NotImplementedError) as error:
@@ -398,9 +404,28 @@ def check_pair(pair: Any, data: Any) -> Layout:
     batch = as_batch(pair, data)
     with torch.random.fork_rng(), param_scope({}):
         layout = describe(pair, batch)
+        check_fewer_rows(pair, batch)
         check_gradients(pair, batch)
         check_particles(pair, batch, layout)
     return layout
+
+
+def check_fewer_rows(pair: Any, batch: Batch) -> None:
+    """PairError unless the pair runs on other rows than those it was first run on: a parameter per row cannot be trained
+    on shuffled rows, and knows no new ones."""
+    if num_rows(batch) < 2:
+        return
+    try:
+        for trace in run(pair, take_rows(batch, slice(0, num_rows(batch) // 2))):
+            for node in sample_sites(trace).values():
+                node["fn"].log_prob(node["value"])
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise PairError(
+            f"The pair runs on {num_rows(batch)} rows and not on {num_rows(batch) // 2} of them "
+            f"({(str(error).splitlines() or [''])[0]}): it holds something of its first batch's size. Use len(x), and for "
+            "latent variables of a row a guide that reads the row; an AutoGuide keeps one parameter a row, so give it the "
+            "global latents only."
+        ) from error
 
 
 def check_gradients(pair: Any, batch: Batch) -> None:

@@ -23,25 +23,25 @@ def encode(fitted: Fit, data: Any, *, site: str | None = None, num_samples: int 
     """E_q[z | x], the guide's posterior mean of a latent site: (N, *event).
 
     Exact where the guide draws this site alone from a family with a mean; else an average over `num_samples` runs of the
-    guide (from a fixed `seed`) of the mean given what was drawn before, or of the draws themselves. `site` may be left out
-    when there is only one.
+    guide (from a fixed `seed`) of the mean given what was drawn before, or of the draws themselves; for class labels the
+    most probable class. The fit's transform is not applied. `site` may be left out when there is only one.
     """
     chosen = fitted.layout.site(site, role="latent", local=True)
+    if num_samples < 1:
+        raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
     alone = [s.name for s in fitted.layout.sites if s.role != "observed"] == [chosen.name]
     parts = []
     with fitted.scope(), seeded(seed):
         for rows in chunks(fitted.batch(data), CHUNK_ROWS):
-            total, runs = torch.zeros(()), 0
-            while runs < num_samples:
+            points: list[Tensor] = []
+            while len(points) < num_samples:
                 found = terms(fitted.pair, rows, layout=fitted.layout)
                 term = found.sites[chosen.name]
                 assert term.q is not None
-                mean = _mean(term.q.fn)
-                drawn = found.rows(term.value if mean is None else mean, chosen.event_shape)[0]
-                total, runs = total.to(drawn) + drawn, runs + 1
-                if alone and mean is not None:
-                    break
-            parts.append(total / runs)
+                points.append(_point(found, term.q.fn, term.value))
+                if alone and (_mode(term.q.fn) is not None or _mean(term.q.fn) is not None):
+                    break  # exact: nothing was drawn before it
+            parts.append(_average(points))
     return torch.cat(parts)
 
 
@@ -59,9 +59,13 @@ def reconstruct(
     parts = []
     with fitted.scope(), seeded(seed):
         for rows in chunks(fitted.batch(data), CHUNK_ROWS):
-            points = [_point(terms(fitted.pair, rows, layout=fitted.layout), chosen.name) for _ in range(num_samples)]
-            stacked = torch.stack(points)
-            parts.append(stacked.mean(0) if stacked.is_floating_point() else stacked.mode(0).values)
+            points = []
+            for _ in range(num_samples):
+                found = terms(fitted.pair, rows, layout=fitted.layout)
+                likelihood = found.sites[chosen.name].p
+                assert likelihood is not None
+                points.append(_point(found, likelihood.fn, None))
+            parts.append(_average(points))
     return torch.cat(parts)
 
 
@@ -77,48 +81,66 @@ def generate(
     """`num` draws of an observed site from the model: z ~ p(z), x ~ p(x | z); (num, *event).
 
     `given` are arguments that stay observed, with `num` rows each. `mean` gives E[x | z] of each draw of z in place of x.
-    `seed` None goes on with torch's random state. Raises PairError when the model reads the data it is to generate other than
-    by observing it.
+    Global latents are drawn once, from the guide. `seed` None goes on with torch's random state. Raises PairError when the
+    model reads the data it is to generate other than by observing it.
     """
-    chosen = fitted.layout.site(site, role="observed")
-    draws, fns = _simulate(fitted, num, given or {}, seed)
+    chosen = _to_draw(fitted, given or {}, site)
+    node = _run_model(fitted, num, given or {}, {}, seed)[chosen]
     if not mean:
-        return draws[chosen.name]
-    found = _mean(fns[chosen.name])
+        return node["value"]
+    found = _mean(node["fn"])
     if found is None:
-        raise PairError(f"Site {chosen.name!r} has no mean ({fns[chosen.name]}): generate with mean=False.")
-    return found.expand(draws[chosen.name].shape)
+        raise PairError(f"Site {chosen!r} has no mean ({node['fn']}): generate with mean=False.")
+    return found.expand(node["value"].shape)
 
 
 def simulate(
     fitted: Fit, num: int, *, given: Mapping[str, Any] | None = None, seed: int | None = None
 ) -> dict[str, Tensor]:
     """Joint draws of every site of the model, by name: what `generate` makes, with the latent values it came from."""
-    return _simulate(fitted, num, given or {}, seed)[0]
+    return {name: node["value"] for name, node in _run_model(fitted, num, given or {}, {}, seed).items()}
 
 
-def decode(fitted: Fit, z: Any, *, latent: str | None = None, site: str | None = None) -> Tensor:
-    """E[x | z] at given values of a latent site, (N, *event of z) -> (N, *event of x): traversals and manifolds."""
+def decode(
+    fitted: Fit,
+    z: Any,
+    *,
+    given: Mapping[str, Any] | None = None,
+    latent: str | None = None,
+    site: str | None = None,
+    seed: int | None = 0,
+) -> Tensor:
+    """E[x | z] at given values of a latent site, (N, *event of z) -> (N, *event of x): traversals and manifolds.
+
+    Other latents are drawn, from a fixed `seed`; where x has no mean, a draw of it is returned.
+    """
     source = fitted.layout.site(latent, role="latent", local=True)
-    chosen = fitted.layout.site(site, role="observed", local=True)
     values = as_tensor(source.name, z).to(fitted.device)
     if tuple(values.shape[1:]) != tuple(source.event_shape):
         raise DataError(f"{source.name!r} must have rows of shape {source.event_shape}, got {tuple(values.shape[1:])}.")
-    with fitted.scope(), seeded(0):
-        model = poutine.condition(Uncondition()(fitted.pair.model), data={source.name: values})
-        node = sample_sites(poutine.trace(model).get_trace(**_dummies(fitted, len(values), {})))[chosen.name]
-        mean = _mean(node["fn"])
-        found: Tensor = node["value"] if mean is None else mean.expand(node["value"].shape)
-        _refuse_nan({chosen.name: found})
+    node = _run_model(fitted, len(values), given or {}, {source.name: values}, seed)[
+        _to_draw(fitted, given or {}, site)
+    ]
+    mean = _mean(node["fn"])
+    found: Tensor = node["value"] if mean is None else mean.expand(node["value"].shape)
     return found
 
 
 # --- pieces ----------------------------------------------------------------------------------------------------------
 
 
-def _simulate(
-    fitted: Fit, num: int, given: Mapping[str, Any], seed: int | None
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _to_draw(fitted: Fit, given: Mapping[str, Any], site: str | None) -> str:
+    """The observed site to generate: the one named, or the only one that is not given."""
+    open_sites = [s.name for s in fitted.layout.sites if s.role == "observed" and s.argument not in given]
+    if site is None and len(open_sites) == 1:
+        return open_sites[0]
+    return fitted.layout.site(site, role="observed").name
+
+
+def _run_model(
+    fitted: Fit, num: int, given: Mapping[str, Any], latent: Mapping[str, Tensor], seed: int | None
+) -> dict[str, Any]:
+    """The model's sample sites for `num` new rows: what is given stays observed, global latents come from the guide."""
     if num < 1:
         raise OptionError(f"num must be at least 1, got {num}.")
     unknown = [name for name in given if name not in fitted.layout.arguments]
@@ -129,23 +151,37 @@ def _simulate(
         if len(value) != num:
             raise DataError(f"{name!r} must have num={num} rows, got {len(value)}.")
     with fitted.scope(), seeded(seed):
-        replayed = _global_draws(fitted, num, kept)
-        model = Uncondition(kept.values())(replayed)
-        nodes = sample_sites(poutine.trace(model).get_trace(**_dummies(fitted, num, kept)))
-        draws = {name: node["value"] for name, node in nodes.items()}
-        _refuse_nan(draws)
-    return draws, {name: node["fn"] for name, node in nodes.items()}
+        rows = _dummies(fitted, num, kept)
+        values = {**_global_draws(fitted, rows), **latent}
+        # The condition stands outside: what it sets must not be drawn again.
+        model = poutine.condition(Uncondition(kept.values())(fitted.pair.model), data=values)
+        try:
+            nodes = sample_sites(poutine.trace(model).get_trace(**rows))
+        except (RuntimeError, ValueError) as error:  # some distributions refuse to draw at NaN
+            raise PairError(_reads_data(f"The model failed ({str(error).splitlines()[0]})")) from error
+        for name, node in nodes.items():
+            value = node["value"]
+            if value.is_floating_point() and bool(torch.isnan(value).any()):
+                raise PairError(_reads_data(f"Site {name!r} came out NaN"))
+    return nodes
 
 
-def _global_draws(fitted: Fit, num: int, kept: Mapping[str, Tensor]) -> Any:
-    """The model with its global latents at a draw of the guide: new data come from the fitted posterior of those."""
+def _reads_data(what: str) -> str:
+    return (
+        f"{what}: it reads an argument that it is to generate, other than by obs=. "
+        "Make what it reads an argument of its own, and pass it in given={...}."
+    )
+
+
+def _global_draws(fitted: Fit, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """One draw of the guide of every global latent: new data come from the fitted posterior of those."""
     names = [s.name for s in fitted.layout.sites if s.role == "latent" and not s.local]
     if not names:
-        return fitted.pair.model
+        return {}
     # Zeros, not NaN: the guide's local sites may read the data here, and are thrown away.
-    rows = {name: torch.nan_to_num(value) for name, value in _dummies(fitted, num, kept).items()}
-    guide = sample_sites(poutine.trace(fitted.pair.guide).get_trace(**rows))
-    return poutine.condition(fitted.pair.model, data={name: guide[name]["value"] for name in names})
+    filled = {name: torch.nan_to_num(value) for name, value in rows.items()}
+    guide = sample_sites(poutine.trace(fitted.pair.guide).get_trace(**filled))
+    return {name: guide[name]["value"] for name in names}
 
 
 def _dummies(fitted: Fit, num: int, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -157,15 +193,6 @@ def _dummies(fitted: Fit, num: int, kept: Mapping[str, Tensor]) -> dict[str, Ten
     return made
 
 
-def _refuse_nan(draws: Mapping[str, Tensor]) -> None:
-    for name, value in draws.items():
-        if value.is_floating_point() and bool(torch.isnan(value).any()):
-            raise PairError(
-                f"Site {name!r} came out NaN: the model reads an argument that it is to generate, other than by obs=. "
-                "Make what it reads an argument of its own, and pass it in given={...}."
-            )
-
-
 def _mean(fn: Any) -> Tensor | None:
     try:
         mean: Tensor = fn.mean
@@ -174,15 +201,23 @@ def _mean(fn: Any) -> Tensor | None:
     return mean if bool(torch.isfinite(mean).all()) else None
 
 
-def _point(found: Terms, name: str) -> Tensor:
-    term = found.sites[name]
-    assert term.p is not None
-    fn = term.p.fn
-    event = tuple(fn.event_shape)
-    base = fn
-    while isinstance(base, dist.Independent):
-        base = base.base_dist
-    if isinstance(base, dist.Categorical):
-        return found.rows(base.logits.argmax(-1), event)[0]
-    mean = _mean(fn)
-    return found.rows(fn.sample() if mean is None else mean, event)[0]
+def _mode(fn: Any) -> Tensor | None:
+    """The most probable class of a Categorical, whose codes have no mean; None for anything else."""
+    while isinstance(fn, dist.Independent):
+        fn = fn.base_dist
+    return fn.logits.argmax(-1) if isinstance(fn, dist.Categorical) else None
+
+
+def _point(found: Terms, fn: Any, drawn: Tensor | None) -> Tensor:
+    """One run's point for a site, (N, *event): mean, else mode of classes, else what was drawn, else a draw."""
+    point = _mode(fn)
+    if point is None:
+        point = _mean(fn)
+    if point is None:
+        point = fn.sample() if drawn is None else drawn
+    return found.rows(point, tuple(fn.event_shape))[0]
+
+
+def _average(points: list[Tensor]) -> Tensor:
+    stacked = torch.stack(points)
+    return stacked.mean(0) if stacked.is_floating_point() else stacked.mode(0).values

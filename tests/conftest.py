@@ -6,7 +6,6 @@ import pyro
 import pytest
 import torch
 
-
 # Tensors here are tiny: a second thread would only wait, and wait long where tests run beside one another.
 torch.set_num_threads(1)
 

@@ -266,3 +266,8 @@ def test_ctrl_c_from_a_terminal_leaves_a_resumable_run(tmp_path: Path) -> None:
     assert process.returncode == 130, err
     assert "--resume run" in err and "Traceback" not in err
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "running"
+
+
+def test_log_p_of_the_first_rows_beside_the_elbo_of_all(pyrovae: Command, run: Path) -> None:
+    code, out, _ = pyrovae("evaluate", run, "--num-samples", 30, "--rows", 50, "--out", "rows.csv")
+    assert code == 0 and "first 50 rows" in out and len(pd.read_csv("rows.csv")) == 50

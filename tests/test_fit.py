@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from programs import binary, vae
+from pyro.infer.autoguide import AutoNormal
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -224,9 +225,9 @@ def bomb(after: int) -> Any:
 
 def test_nan_names_epoch_and_step_and_keeps_the_last_good_epoch(tmp_path: Path) -> None:
     x = torch.randn(40) + 1
-    # The transform runs 3 times before the first step: on the first batch, on all rows, and for the gradients.
+    # The transform runs 4 times before the first step: on the first batch, on fewer rows, on all, and for the gradients.
     with pytest.raises(pv.NotFiniteError, match=r"epoch 3, step 9.*last good epoch.*run"):
-        pv.fit(Mean(), x, epochs=5, batch_size=10, seed=0, transform=bomb(3 + 10), checkpoint=tmp_path / "run")
+        pv.fit(Mean(), x, epochs=5, batch_size=10, seed=0, transform=bomb(4 + 10), checkpoint=tmp_path / "run")
     reference = Mean()
     pv.fit(reference, x, epochs=5, batch_size=10, seed=0, callbacks=[lambda f: len(f.history) == 2])
     assert torch.equal(load_file(tmp_path / "run" / "weights.safetensors")["m"], reference.m.detach())
@@ -344,3 +345,28 @@ def test_pyros_losses_are_translated() -> None:
     torch.manual_seed(0)
     two = pv.fit(vae(), x, epochs=2, batch_size=16, seed=0, loss=pv.Trace_ELBO(kl="analytic"))
     assert one.history[-1]["elbo"] == two.history[-1]["elbo"]
+
+
+def test_a_guide_with_a_parameter_a_row_is_refused() -> None:
+    """An AutoGuide over local latents: shuffled rows would mix its parameters up, silently where N = B."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    for batch_size in (20, 40):
+        with pytest.raises(pv.PairError, match="one parameter a row"):
+            pv.fit(pv.Pair(model, AutoNormal(model)), torch.randn(40), epochs=1, batch_size=batch_size)
+
+
+def test_a_callable_kl_has_one_name_in_every_process() -> None:
+    """The loss is part of what must be equal when a fit is resumed."""
+
+    def once() -> pv.Trace_ELBO:
+        def floor(kl: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: value.clamp_min(0.1) for name, value in kl.items()}
+
+        return pv.Trace_ELBO(kl=floor)
+
+    assert repr(once()) == repr(once())

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.criticism.psis import pareto_k
-from pyrovae.errors import OptionError
+from pyrovae.errors import NotFiniteError, OptionError
 from pyrovae.infer.fitted import Fit, chunks, seeded
 from pyrovae.infer.objectives import log_weights
 from pyrovae.infer.terms import terms
@@ -71,7 +71,9 @@ def importance(fitted: Fit, data: Any, num_samples: int = 1000, *, seed: int | N
             k_hat = pareto_k(weights)
             log_w = weights.double()
             total = torch.logsumexp(log_w, 0)
-            ess = torch.exp(2 * total - torch.logsumexp(2 * log_w, 0))
+            ess = torch.exp(2 * total - torch.logsumexp(2 * log_w, 0)).nan_to_num(
+                0.0
+            )  # no weight at all: none effective
             # relative variance of the mean weight: (mean w^2 / mean(w)^2 - 1) / (K - 1)
             relative = (num_samples / ess - 1).clamp_min(0) / max(1, num_samples - 1)
             error = relative.sqrt() if num_samples > 1 else torch.full_like(total, float("nan"))
@@ -108,7 +110,13 @@ def posterior(
         size = max(1, CHUNK_ELEMENTS // (num_particles * row_elements(fitted, batch)))
         for rows in chunks(batch, size):
             found = terms(fitted.pair, rows, num_particles, layout=fitted.layout)
-            weights = log_weights(found).softmax(0)  # (K, n)
+            log_w = log_weights(found)  # (K, n)
+            if not bool(torch.isfinite(log_w.logsumexp(0)).all()):
+                raise NotFiniteError(
+                    "A row has probability 0 at every draw of the guide, so there is no posterior to draw from: look at it "
+                    "with importance(...), raise num_particles, or train on data that contain such rows."
+                )
+            weights = log_w.softmax(0)
             picked = torch.multinomial(weights.T, num_samples, replacement=True).T  # (S, n)
             value = found.rows(found.sites[chosen.name].value, chosen.event_shape)
             index = picked.reshape(*picked.shape, *(1 for _ in chosen.event_shape)).expand(-1, -1, *chosen.event_shape)

@@ -13,7 +13,7 @@ from torch.distributions import biject_to, constraints
 from pyrovae.errors import PairError
 
 
-class ObservedOnly(TorchDistribution):
+class ObservedOnly(TorchDistribution):  # type: ignore[misc]  # Pyro has no types
     """log p(x_observed) = sum over the elements d that are not NaN of log p(x_d), for independent elements.
 
     Missing elements are integrated out, which for independent ones is to leave them out (Mattei & Frellsen 2019,

@@ -30,6 +30,7 @@ from pyrovae.infer.validate import check_rows
 from pyrovae.pair import (
     Batch,
     as_batch,
+    check_fewer_rows,
     check_gradients,
     describe,
     named_tensors,
@@ -133,6 +134,8 @@ def fit(
         with pyro.validation_enabled(False):  # check_rows has the better words for unfit data
             fitted.layout = describe(pair, transform_once(first, transform))
         store.place(pair, where)
+        with torch.random.fork_rng(), pyro.validation_enabled(False):
+            check_fewer_rows(pair, transform_once(first, transform))
         check_rows(pair, batch, transform=transform)
         if held_out is not None:
             held_out = {name: value.to(where) for name, value in held_out.items()}

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import pyro.infer
 import torch
+from pyro.distributions import Delta
 from pyro.distributions.util import scale_and_mask
 from pyro.infer.util import MultiFrameTensor
 from torch import Tensor
@@ -45,9 +46,10 @@ def elbo(
     the dict of per-site KL terms ((K, N) local, (K,) global; closed form where known) that returns it changed, (K, 1)
     meaning one value for every row.
 
-    Sites that are not reparameterised get the score-function surrogate, Rao-Blackwellised along plates (Ranganath et
-    al. 2014, arXiv:1401.0118). Raises PairError where closed-form KL would be wrong: a site that is not
-    reparameterised, or model and guide drawing their sites in different orders.
+    Sites that are not reparameterised get the score-function surrogate, Rao-Blackwellised along plates (Ranganath et al.
+    2014, arXiv:1401.0118); unlike Pyro's, it counts auxiliary sites of the guide that depend on such a site. Raises
+    PairError where closed-form KL would be wrong: a site that is not reparameterised, or model and guide drawing their
+    sites in different orders.
     """
     rows = terms.num_rows if num_rows is None else num_rows
     closed = kl is not None and _closed_form(terms)
@@ -109,7 +111,10 @@ def log_weights(terms: Terms) -> Tensor:
 
 
 class Trace_ELBO:
-    """The one ELBO, as an object to pass to `fit`: `Trace_ELBO(num_particles=1, kl=None)`. See `elbo` for `kl`."""
+    """The one ELBO, as an object to pass to `fit`: `Trace_ELBO(num_particles=1, kl=None)`. See `elbo` for `kl`.
+
+    More particles steady the posterior scale of global latents, whose gradient is noisy under minibatches.
+    """
 
     def __init__(self, num_particles: int = 1, kl: str | KLFunction | None = None) -> None:
         if num_particles < 1:
@@ -131,7 +136,10 @@ class Trace_ELBO:
         return elbo(run, num_rows=num_rows, kl_weight=kl_weight, kl=self.kl)
 
     def __repr__(self) -> str:
-        return f"Trace_ELBO(num_particles={self.num_particles}, kl={self.kl!r})"
+        # A function by its name, not its address: the settings of a fit are compared when it is resumed elsewhere.
+        name = getattr(self.kl, "__qualname__", None)
+        kl = f"{self.kl.__module__}.{name}" if name else repr(self.kl)
+        return f"Trace_ELBO(num_particles={self.num_particles}, kl={kl})"
 
 
 def as_loss(loss: Any) -> Any:
@@ -185,13 +193,28 @@ def _closed_form(terms: Terms) -> bool:
 
 
 def _kl(term: Term) -> Tensor | None:
-    """KL(q || p) of a site over its batch shape, with the site's own scale and mask; None where no closed form is known."""
+    """KL(q || p) of a site over its batch shape, with the site's own scale and mask; None where no closed form is known.
+
+    Where model and guide mask or scale the site differently the two log-densities do not belong together: there, as drawn.
+    """
     assert term.p is not None and term.q is not None
+    p, q = term.p, term.q
+    base = q.fn
+    while hasattr(base, "base_dist") and not isinstance(base, Delta):
+        base = base.base_dist
+    if isinstance(base, Delta):  # its log-density may hold a Jacobian, which Pyro's KL leaves out
+        return None
     try:
-        divergence = kl_divergence(term.q.fn, term.p.fn)
+        divergence = scale_and_mask(kl_divergence(q.fn, p.fn), q.scale, q.mask)
     except NotImplementedError:
         return None
-    return scale_and_mask(divergence, term.q.scale, term.q.mask)
+    for a, b in ((p.scale, q.scale), (True if p.mask is None else p.mask, True if q.mask is None else q.mask)):
+        if isinstance(a, Tensor) or isinstance(b, Tensor):
+            if a is not b:
+                divergence = torch.where(torch.as_tensor(a == b), divergence, _drawn_kl(term))
+        elif a != b:
+            return None
+    return divergence
 
 
 def _drawn_kl(term: Term) -> Tensor:
