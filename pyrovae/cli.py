@@ -299,3 +299,9 @@ def _table(results: Mapping[str, float]) -> None:
     if "fit_seconds" in results:
         table.add_row("time of the fit", f"{results['fit_seconds']:.1f} s")
     out.print(table)
+    if share > 0.1:
+        out.print(
+            "Where k-hat is above 0.7 the guide is too narrow for its draws to carry log p(x): read that number as a lower "
+            "bound.",
+            highlight=False,
+        )

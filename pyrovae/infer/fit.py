@@ -468,7 +468,7 @@ def _bar(progress: bool | None, epochs: int) -> Iterator[Callable[[list[dict[str
     shown = console.is_terminal if progress is None else progress
     columns = (
         TextColumn("epoch {task.completed}/{task.total}"),
-        BarColumn(),
+        BarColumn(bar_width=16),
         TextColumn("{task.description}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
@@ -484,7 +484,7 @@ def _bar(progress: bool | None, epochs: int) -> Iterator[Callable[[list[dict[str
                 last = history[-1]
                 text = f"ELBO {last['elbo']:.2f}"
                 if "validation_elbo" in last:
-                    text += f", validation {last['validation_elbo']:.2f}"
-                bar.update(task, completed=len(history), description=text + " nats per row")
+                    text += f" (validation {last['validation_elbo']:.2f})"
+                bar.update(task, completed=len(history), description=text)
 
         yield update
