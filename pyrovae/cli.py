@@ -197,7 +197,7 @@ def encode(run: Run, to: Out = None, data_root: DataRoot = None, device: Device 
         table = pd.DataFrame(codes.numpy(), columns=[f"z{i}" for i in range(codes.shape[1])])
         if dataset.y is not None:
             y = dataset.y if dataset.x_test is None else _join(dataset.y, dataset.y_test, len(table))
-            table["label"] = y.numpy()
+            table["label"] = runs.class_values(dataset, y)
         table.to_csv(path, index_label="row")
     out.print(f"{len(codes)} rows: {path}", highlight=False, soft_wrap=True)
 
@@ -299,6 +299,12 @@ def _table(results: Mapping[str, float]) -> None:
     if "fit_seconds" in results:
         table.add_row("time of the fit", f"{results['fit_seconds']:.1f} s")
     out.print(table)
+    if results["log_abs_det"]:
+        out.print(
+            "Densities in the data's own units; those of the training curve and history.csv are of standardised columns, "
+            f"{results['log_abs_det']:+.2f} nats per row.",
+            highlight=False,
+        )
     if share > 0.1:
         out.print(
             "Where k-hat is above 0.7 the guide is too narrow for its draws to carry log p(x): read that number as a lower "

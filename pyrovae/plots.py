@@ -182,7 +182,7 @@ def manifold(
     side = len(array)
     pictures = _pictures(array[::-1].reshape(side * side, *array.shape[2:]), image_shape)  # the first row at the bottom
     ax = _axes(ax, _size(side, side, pictures, left=0.5, largest=6.0))
-    _show(ax, _mosaic(pictures, side, gap=0), _white(pictures, None))
+    _show(ax, _mosaic(pictures, side), _white(pictures, None))
     if grid is not None:
         values = _array(grid)
         if values.shape != (side,):
@@ -191,10 +191,10 @@ def manifold(
             raise ShapeError(f"the grid's coordinates increase, got {values.tolist()}. Sort them, and the pictures.")
         ticks = [tick for tick in MaxNLocator(4).tick_values(values[0], values[-1]) if values[0] <= tick <= values[-1]]
         centres = np.interp(ticks, values, np.arange(side) + 0.5)
-        height, width = pictures.shape[1:3]
+        height, width = (size + 1 for size in pictures.shape[1:3])  # a picture and its gap
         labels = [f"{tick:g}".replace("-", "\N{MINUS SIGN}") for tick in ticks]
-        ax.set_xticks(centres * width - 0.5, labels)
-        ax.set_yticks((side - centres) * height - 0.5, labels)
+        ax.set_xticks(centres * width - 1, labels)
+        ax.set_yticks((side - centres) * height - 1, labels)
     ax.set(xlabel="$z_1$", ylabel="$z_2$")
     return ax
 

@@ -12,7 +12,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pyrovae import families, plots, priors
@@ -44,6 +46,7 @@ LIKELIHOODS: dict[str, Callable[[Event, int], families.Family]] = {
 }
 NETS = ("mlp", "conv")
 EVALUATION_SEED = 1
+Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,10 @@ class Rows:
     train: Tensor
     validation: Tensor | None
     test: Tensor
-    labels: Tensor | None  # of the test rows
+    labels: Array | None  # of the test rows, as the source writes them
     scaler: Standardize | None
     image_shape: tuple[int, ...] | None
+    columns: tuple[str, ...] | None
 
     def restore(self, rows: Tensor) -> Tensor:
         flat = rows.flatten(1)
@@ -159,13 +163,29 @@ def make_rows(dataset: Dataset, split: Split, options: Options, scaler: Standard
     """Split, standardise by the training rows where the likelihood is a density, and shape rows for the network."""
     train, validation = dataset.x[split.train], dataset.x[split.validation]
     test = dataset.x[split.test] if dataset.x_test is None else dataset.x_test
-    labels = dataset.y_test if dataset.x_test is not None else None if dataset.y is None else dataset.y[split.test]
+    codes = dataset.y_test if dataset.x_test is not None else None if dataset.y is None else dataset.y[split.test]
     if options.likelihood == "normal":
         scaler = scaler or Standardize.fit(train)
         train, validation, test = scaler.apply(train), scaler.apply(validation), scaler.apply(test)
     shape = dataset.image_shape if options.net == "conv" and dataset.image_shape else tuple(train.shape[1:])
     train, validation, test = (part.reshape(len(part), *shape) for part in (train, validation, test))
-    return Rows(train, validation if len(validation) else None, test, labels, scaler, dataset.image_shape)
+    return Rows(
+        train=train,
+        validation=validation if len(validation) else None,
+        test=test,
+        labels=None if codes is None else class_values(dataset, codes),
+        scaler=scaler,
+        image_shape=dataset.image_shape,
+        columns=dataset.columns,
+    )
+
+
+def class_values(dataset: Dataset, codes: Tensor) -> Array:
+    """Class numbers as the source writes the classes; -1, unknown, stays -1, or "unknown" among names."""
+    if dataset.classes is None:
+        return np.asarray(codes)
+    unknown: str | int = "unknown" if any(isinstance(c, str) for c in dataset.classes) else -1
+    return np.asarray([dataset.classes[code] if code >= 0 else unknown for code in codes.tolist()])
 
 
 # --- fitting ---------------------------------------------------------------------------------------------------------
@@ -277,6 +297,7 @@ def evaluate(
     means = encode(fitted, seen(fitted, rows.test))
     results["active_units"] = int(active_units(means.flatten(1)).sum()) if len(means) > 1 else 0
     results["latent_units"] = means.flatten(1).shape[1]
+    results["log_abs_det"] = rows.log_abs_det
     results |= {"num_samples": num_samples, "test_rows": len(rows.test), "log_likelihood_rows": len(picked)}
     return results, found
 
@@ -302,7 +323,7 @@ def draw_pictures(fitted: Fit, rows: Rows, folder: Path) -> list[Path]:
     latent = fitted.layout.site(None, role="latent", local=True).event_shape[0]
     if latent == 2 and rows.image_shape:
         # Quantiles of the standard normal: cells of equal mass under it.
-        side = 20
+        side = 16
         axis = torch.distributions.Normal(0.0, 1.0).icdf(torch.linspace(0.02, 0.98, side))
         up, right = torch.meshgrid(axis, axis, indexing="ij")
         grid = decode(fitted, torch.stack([right, up], -1).reshape(-1, 2))
@@ -317,7 +338,8 @@ def draw_pictures(fitted: Fit, rows: Rows, folder: Path) -> list[Path]:
 
 def reconstruction_picture(fitted: Fit, rows: Rows, num: int) -> Any:
     shown = seen(fitted, rows.test[:num] if rows.image_shape else rows.test[:500])
-    return plots.reconstructions(rows.restore(shown), rows.restore(reconstruct(fitted, shown)), rows.image_shape)
+    again = rows.restore(reconstruct(fitted, shown))
+    return plots.reconstructions(rows.restore(shown), again, rows.image_shape, columns=rows.columns)
 
 
 def sample_picture(fitted: Fit, rows: Rows, num: int, seed: int | None = 0) -> Any:

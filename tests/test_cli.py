@@ -146,6 +146,8 @@ def test_a_table_is_standardised_and_answers_in_its_own_units(pyrovae: Command) 
     shift = float(torch.tensor(info["scaler"]["scale"]).log().sum())
     assert info["results"]["log_likelihood"] == pytest.approx(raw["log_likelihood"] - shift, abs=1e-4)
     assert pyrovae("evaluate", run)[0] == 0
+    assert pyrovae("encode", run, "--out", "z.csv")[0] == 0
+    assert pd.read_csv("z.csv")["label"].tolist() == frame["kind"].tolist()
 
 
 def test_a_stopped_run_is_resumed_to_the_same_end(pyrovae: Command, monkeypatch: pytest.MonkeyPatch) -> None:

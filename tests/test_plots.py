@@ -137,12 +137,12 @@ def test_manifold_has_the_origin_at_the_bottom_left():
     decoded = np.stack([np.stack([np.full(4, 0.3 * i + 0.1 * j) for j in range(3)]) for i in range(3)])
     ax = plots.manifold(decoded, (2, 2), grid=grid)
     picture = shown(ax)
-    assert picture.shape == (6, 6)
-    np.testing.assert_allclose(picture[::-2, ::2], [[0.3 * i + 0.1 * j for j in range(3)] for i in range(3)])
+    assert picture.shape == (8, 8)  # three pictures of 2 pixels and two gaps of 1
+    np.testing.assert_allclose(picture[::-3, ::3], [[0.3 * i + 0.1 * j for j in range(3)] for i in range(3)])
     labels = [t.get_text().replace("\N{MINUS SIGN}", "-") for t in ax.get_xticklabels()]
     where = dict(zip(map(float, labels), ax.get_xticks()))
-    assert where[-2.0] == 0.5 and where[0.0] == 2.5 and where[2.0] == 4.5  # the middles of the pictures
-    assert dict(zip(map(float, labels), ax.get_yticks()))[-2.0] == 4.5  # rows are counted from the top
+    assert where[-2.0] == 0.5 and where[0.0] == 3.5 and where[2.0] == 6.5  # the middles of the pictures
+    assert dict(zip(map(float, labels), ax.get_yticks()))[-2.0] == 6.5  # rows are counted from the top
     assert len(plots.manifold(decoded, (2, 2)).get_xticks()) == 0
 
 
