@@ -2,6 +2,7 @@
 
 from pyrovae import families, nets, plots, priors
 from pyrovae._version import __version__
+from pyrovae.check import Layout, check_pair
 from pyrovae.conditionals import Conditional, conv, mlp
 from pyrovae.criticism.decomposition import active_units
 from pyrovae.criticism.importance import Importance, importance, log_likelihood, posterior
@@ -22,7 +23,7 @@ from pyrovae.infer.fitted import Fit
 from pyrovae.infer.objectives import Bound, Trace_ELBO, elbo, log_weights
 from pyrovae.infer.terms import Terms, terms
 from pyrovae.models import VAE
-from pyrovae.pair import Layout, Pair, check_pair
+from pyrovae.pair import Pair
 from pyrovae.predict import decode, encode, generate, reconstruct, simulate
 
 __all__ = [

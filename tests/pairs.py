@@ -17,7 +17,8 @@ from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
 import pyrovae as pv
-from pyrovae.pair import as_batch, describe, param_scope
+from pyrovae.check import describe
+from pyrovae.pair import as_batch, param_scope
 
 ROWS, COLUMNS, LATENT, CLASSES = 7, 4, 2, 3
 

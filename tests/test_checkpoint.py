@@ -220,3 +220,21 @@ def test_specifications_are_json_and_come_back_equal() -> None:
 def test_history_is_a_table(run: Path) -> None:
     lines = (run / "history.csv").read_text().splitlines()
     assert lines[0].startswith("epoch,steps,elbo") and len(lines) == 2
+
+
+def test_checks_leave_running_statistics_alone() -> None:
+    encoder = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 4), nn.Unflatten(-1, (2, 2)))
+
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = encoder
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.net(x.reshape(-1, 6)).reshape(*x.shape[:-1], 2, 2)
+
+    pair = pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.Bernoulli(6)), pv.Conditional(Flat(), fam.Normal(2)))
+    pv.check_pair(pair, binary())
+    assert encoder[0].num_batches_tracked.item() == 0 and encoder.training
+    pv.fit(pair, binary(), epochs=3, batch_size=20, validation=binary())
+    assert encoder[0].num_batches_tracked.item() == 3 * 2  # a step each, nothing else

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "pyrovae"
 # A room may import itself and the rooms named here. Longest prefix wins.
 BASE = {"errors", "_version"}
 NETS = BASE | {"nets", "distributions"}
-RUNTIME = BASE | {"handlers", "pair"}
+RUNTIME = BASE | {"handlers", "pair", "check"}
 RULES = {
     "errors": set(),
     "_version": set(),
@@ -24,6 +24,7 @@ RULES = {
     # runtime tower
     "handlers": BASE,
     "pair": BASE | {"handlers"},
+    "check": BASE | {"handlers", "pair"},
     "infer": RUNTIME,
     "criticism": RUNTIME | {"infer"},
     "predict": RUNTIME | {"infer"},

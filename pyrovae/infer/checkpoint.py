@@ -24,10 +24,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pyrovae._version import __version__
+from pyrovae.check import Layout, Site, describe
 from pyrovae.errors import CheckpointError, PyrovaeError
 from pyrovae.infer.fitted import Fit
 from pyrovae.infer.spec import externals, from_spec, to_spec
-from pyrovae.pair import Layout, Site, describe, named_tensors, param_scope
+from pyrovae.pair import named_tensors, param_scope
 
 FORMAT = 1
 WEIGHTS, RUN, HISTORY, STATE = "weights.safetensors", "run.json", "history.csv", "checkpoint.safetensors"

@@ -9,9 +9,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from pyrovae.check import Layout
 from pyrovae.errors import OptionError, PairError
 from pyrovae.infer.objectives import Bound
-from pyrovae.pair import Batch, Layout
+from pyrovae.pair import Batch
 
 Transform = Callable[[Batch], Batch]
 

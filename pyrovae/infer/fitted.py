@@ -11,8 +11,9 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyrovae.check import Layout
 from pyrovae.errors import DataError
-from pyrovae.pair import Batch, Layout, as_batch, modules, named_tensors, num_rows, param_scope, take_rows
+from pyrovae.pair import Batch, as_batch, evaluating, named_tensors, num_rows, param_scope, take_rows
 
 EVALUATION_SEED = 20_130_620
 
@@ -44,15 +45,8 @@ class Fit:
     @contextmanager
     def evaluation_mode(self) -> Iterator[None]:
         """Modules in evaluation mode, no gradients, no validation."""
-        training = [(m, m.training) for root in modules(self.pair).values() for m in root.modules()]
-        with torch.no_grad(), pyro.validation_enabled(False):
-            try:
-                for module, _ in training:
-                    module.training = False
-                yield
-            finally:
-                for module, was in training:
-                    module.training = was
+        with evaluating(self.pair), torch.no_grad(), pyro.validation_enabled(False):
+            yield
 
     @property
     def device(self) -> torch.device:

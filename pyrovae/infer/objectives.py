@@ -13,9 +13,9 @@ from pyro.infer.util import MultiFrameTensor
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from pyrovae.check import Layout
 from pyrovae.errors import OptionError, PairError
 from pyrovae.infer.terms import Term, Terms, terms
-from pyrovae.pair import Layout
 
 KLFunction = Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
 

@@ -14,9 +14,10 @@ import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
+from pyrovae.check import Layout, describe
 from pyrovae.errors import PairError
 from pyrovae.handlers import DATA_PLATE
-from pyrovae.pair import Layout, describe, is_local, num_rows, run, sample_sites
+from pyrovae.pair import is_local, num_rows, run, sample_sites
 
 
 @dataclass(frozen=True)

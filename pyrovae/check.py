@@ -1,0 +1,329 @@
+"""What a pair is made of (`describe`), and whether it holds together (`check_pair`). Both run it on a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyrovae.errors import PairError, PyrovaeError
+from pyrovae.handlers import DATA_PLATE, Replay
+from pyrovae.pair import (
+    Batch,
+    arguments,
+    as_batch,
+    evaluating,
+    is_local,
+    modules,
+    num_rows,
+    param_scope,
+    run,
+    sample_sites,
+    take_rows,
+    trainable,
+)
+
+
+@dataclass(frozen=True)
+class Site:
+    """What one sample site is. Shapes are those of one row: without particles, without the rows' dimension."""
+
+    name: str
+    role: str  # "observed", "latent" (model and guide) or "auxiliary" (guide only)
+    local: bool  # inside the plate "data": one value a row
+    event_shape: tuple[int, ...]
+    argument: str | None  # the argument that an observed site observes
+    objective_only: bool
+    enumerated: bool
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What running a pair once tells: its sites, how deep its plates nest, and each argument's row shape and dtype."""
+
+    sites: tuple[Site, ...]
+    plate_nesting: int
+    arguments: dict[str, tuple[tuple[int, ...], torch.dtype]]
+
+    def site(self, name: str | None, *, role: str, local: bool | None = None) -> Site:
+        """The site of that name; for None, the only one of that role. PairError lists the choices otherwise."""
+        choices = [s for s in self.sites if s.role == role and (local is None or s.local == local)]
+        if name is None and len(choices) == 1:
+            return choices[0]
+        for s in choices:
+            if s.name == name:
+                return s
+        listed = ", ".join(repr(s.name) for s in choices) or "none"
+        got = "no name was given" if name is None else f"got {name!r}"
+        raise PairError(f"Name one {role} site with site=...: this pair has {listed}; {got}.")
+
+    def __str__(self) -> str:
+        width = max(len(s.name) for s in self.sites)
+        rows = []
+        for s in self.sites:
+            of = f" <- {s.argument}" if s.argument else ""
+            plate = "per row" if s.local else "global"
+            rows.append(f"{s.name:<{width}}  {s.role:<9}  {plate}  event {tuple(s.event_shape)}{of}")
+        return "\n".join(rows)
+
+
+def _same_memory(a: Any, b: Any) -> bool:
+    return a is b or (
+        isinstance(a, Tensor)
+        and isinstance(b, Tensor)
+        and a.numel() == b.numel()
+        and a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+    )
+
+
+def _module_parameters(pair: Any) -> dict[int, Tensor]:
+    return {id(p): p for module in modules(pair).values() for p in module.parameters()}
+
+
+def describe(pair: Any, batch: Mapping[str, Tensor]) -> Layout:
+    """Run the pair once on a batch, in the active param store, and say what it is made of.
+
+    Raises PairError for sites that do not fit: see `check_pair`. Modules with lazily made parameters (AutoGuides,
+    `pyro.param`) have them afterwards.
+    """
+    arguments(pair)
+    before = _module_parameters(pair)
+    try:
+        guide_trace = poutine.trace(pair.guide).get_trace(**batch)
+        for name, node in sample_sites(guide_trace).items():
+            if node["is_observed"]:
+                raise PairError(f"The guide observes site {name!r}: a guide only draws; put obs=... into the model.")
+        model_trace = poutine.trace(Replay(guide_trace)(pair.model)).get_trace(**batch)
+    except PyrovaeError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError, KeyError, NotImplementedError) as error:
+        came = ", ".join(f"{name}: {tuple(v.shape)} {str(v.dtype)[6:]}" for name, v in batch.items())
+        what = (str(error).splitlines() or [type(error).__name__])[0]  # Pyro adds a table of all shapes below
+        if what.startswith("Shape mismatch inside plate"):
+            what += "; declare dimensions that are not rows part of one event with .to_event(n)"
+        raise PairError(f"Running the pair on a batch ({came}) failed: {what}") from error
+    if before.keys() - _module_parameters(pair).keys():
+        raise PairError(
+            "Model and guide hold different parameters under one Pyro name, and one was lost. "
+            "Give one of the two PyroModules a name of its own: PyroModule(name='guide')."
+        )
+    model_sites, guide_sites = sample_sites(model_trace), sample_sites(guide_trace)
+    _check_sites(model_sites, guide_sites, num_rows(batch))
+    sites = []
+    for name, node in {**guide_sites, **model_sites}.items():
+        observed = bool(node["is_observed"])
+        source = next((a for a, v in batch.items() if observed and _same_memory(node["value"], v)), None)
+        infer = {**node["infer"], **guide_sites.get(name, node)["infer"]}
+        sites.append(
+            Site(
+                name=name,
+                role="observed" if observed else "latent" if name in model_sites else "auxiliary",
+                local=is_local(node),
+                event_shape=tuple(node["fn"].event_shape),
+                argument=source,
+                objective_only=bool(infer.get("objective_only")),
+                enumerated=infer.get("enumerate") is not None,
+            )
+        )
+    plates = [f.dim for node in {**guide_sites, **model_sites}.values() for f in node["cond_indep_stack"]]
+    return Layout(
+        sites=tuple(sites),
+        plate_nesting=max((-dim for dim in plates if dim is not None), default=0),
+        arguments={name: (tuple(v.shape[1:]), v.dtype) for name, v in batch.items()},
+    )
+
+
+# --- checks ----------------------------------------------------------------------------------------------------------
+
+
+def _check_sites(model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any], rows: int) -> None:
+    for name, node in guide_sites.items():
+        if name not in model_sites and not node["infer"].get("is_auxiliary"):
+            raise PairError(
+                f"The guide draws {name!r}, which the model does not have (it has {sorted(model_sites)}). "
+                "Use the same name in both, or mark the guide's site infer={'is_auxiliary': True}."
+            )
+        if name in model_sites and model_sites[name]["is_observed"]:
+            raise PairError(
+                f"The model observes {name!r} and the guide draws it too: draw it where it is unknown only."
+            )
+    for name, node in model_sites.items():
+        enumerated = node["infer"].get("enumerate") is not None
+        if not node["is_observed"] and name not in guide_sites and not enumerated:
+            raise PairError(
+                f"The model draws {name!r}, and the guide does not (it has {sorted(guide_sites)}). "
+                "Draw it in the guide, observe it, or mark it infer={'enumerate': 'parallel'} if it is discrete."
+            )
+        if name in guide_sites:
+            drawn, wanted = tuple(guide_sites[name]["fn"].event_shape), tuple(node["fn"].event_shape)
+            if drawn != wanted:
+                raise PairError(
+                    f"Site {name!r}: the guide draws events of shape {drawn}, the model's prior wants {wanted}. "
+                    "Give both the same number of dimensions, and .to_event(...) on both."
+                )
+            if is_local(guide_sites[name]) != is_local(node):
+                inside, outside = ("model", "guide") if is_local(node) else ("guide", "model")
+                raise PairError(
+                    f"Site {name!r} is inside plate 'data' in the {inside} and outside of it in the {outside}: "
+                    "one value a row in both, or one value for all in both."
+                )
+    if not any(is_local(node) for node in model_sites.values()):
+        raise PairError(
+            "No site of the model is in the plate 'data': wrap what belongs to a row in "
+            f"`with pyro.plate('data', len(x)):` (sites: {sorted(model_sites)})."
+        )
+    for name, node in [*guide_sites.items(), *model_sites.items()]:
+        _check_shape(name, node, rows)
+
+
+def _check_shape(name: str, node: Any, rows: int) -> None:
+    frames = {f.dim: f for f in node["cond_indep_stack"] if f.vectorized}
+    for frame in frames.values():
+        if frame.name == DATA_PLATE and frame.size != rows:
+            raise PairError(
+                f"Plate 'data' at site {name!r} has size {frame.size}, the batch has {rows} rows: "
+                "write `pyro.plate('data', len(x))`."
+            )
+    fn = node["fn"]
+    shape = tuple(fn.batch_shape)
+    if node["is_observed"] and isinstance(node["value"], Tensor):
+        value = tuple(node["value"].shape)
+        event = len(fn.event_shape)
+        if value[len(value) - event :] != tuple(fn.event_shape) or len(value) < event:
+            raise PairError(
+                f"Site {name!r} observes rows of shape {value[1:]}, its distribution has events of shape "
+                f"{tuple(fn.event_shape)}: give the likelihood the data's event shape."
+            )
+        try:
+            shape = torch.broadcast_shapes(shape, value[: len(value) - event])
+        except RuntimeError:
+            raise PairError(
+                f"Site {name!r} observes a value of batch shape {value[: len(value) - event]}, its distribution has "
+                f"batch shape {shape}: one of them has a dimension too many or too few; look at .to_event(...)."
+            ) from None
+    for dim in range(-len(shape), 0):
+        if shape[dim] != 1 and dim not in frames:
+            raise PairError(
+                f"Site {name!r} has batch shape {tuple(shape)}, but its plates "
+                f"{[f.name for f in frames.values()]} cover dimensions {sorted(frames)} only: "
+                "declare the others part of one event with .to_event(n), or add a plate."
+            )
+
+
+def check_pair(pair: Any, data: Any) -> Layout:
+    """Check everything about a model/guide pair that can be checked on one batch, and say what it is made of.
+
+    The two take the same arguments; every latent site of the model is drawn by the guide with the same event shape and
+    plates; one plate "data" has as many rows as the batch; batch shapes are explained by plates; log-densities are
+    finite; an extra particle dimension on the left is carried through; every parameter gets a finite gradient.
+
+    Returns the `Layout` (print it: a line a site). Raises PairError naming the site, shape, parameter or argument, and
+    DataError when the batch itself is unfit. Leaves weights, the random state and the global param store untouched.
+    """
+    batch = as_batch(pair, data)
+    with torch.random.fork_rng(), param_scope({}), evaluating(pair):
+        layout = describe(pair, batch)
+        check_fewer_rows(pair, batch)
+        check_gradients(pair, batch)
+        check_particles(pair, batch, layout)
+    return layout
+
+
+def check_fewer_rows(pair: Any, batch: Batch) -> None:
+    """PairError unless the pair runs on other rows than those it was first run on: a parameter per row cannot be trained
+    on shuffled rows, and knows no new ones."""
+    if num_rows(batch) < 2:
+        return
+    try:
+        for trace in run(pair, take_rows(batch, slice(0, num_rows(batch) // 2))):
+            for node in sample_sites(trace).values():
+                node["fn"].log_prob(node["value"])
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise PairError(
+            f"The pair runs on {num_rows(batch)} rows and not on {num_rows(batch) // 2} of them "
+            f"({(str(error).splitlines() or [''])[0]}): it holds something of its first batch's size. Use len(x), and for "
+            "latent variables of a row a guide that reads the row; an AutoGuide keeps one parameter a row, so give it the "
+            "global latents only."
+        ) from error
+
+
+def check_gradients(pair: Any, batch: Batch) -> None:
+    """PairError unless log p - log q is finite and every parameter, found or used, gets a finite gradient."""
+    model_trace, guide_trace = run(pair, batch)
+    total = torch.zeros(())
+    for side, trace in (("model", model_trace), ("guide", guide_trace)):
+        for name, node in sample_sites(trace).items():
+            try:
+                log_prob = node["fn"].log_prob(node["value"])
+            except ValueError as error:
+                raise PairError(f"Site {name!r} of the {side}: {error}") from error
+            if not torch.isfinite(log_prob).all():
+                raise PairError(
+                    f"Site {name!r} of the {side} has a log-density that is not finite in "
+                    f"{int((~torch.isfinite(log_prob)).sum())} of {log_prob.numel()} places: {node['fn']}."
+                )
+            total = total.to(log_prob) + log_prob.sum()
+    named = trainable(pair)
+    if not total.requires_grad:
+        if named:
+            raise PairError(f"No parameter reaches the loss: {sorted(named)} get no gradient.")
+        return
+    known = {id(p) for p in named.values()}
+    for leaf in _leaves(total):
+        if id(leaf) not in known:
+            raise PairError(
+                f"The loss depends on a parameter of shape {tuple(leaf.shape)} that nobody trains. Hold its module in "
+                "the pair, or call pyro.module('name', module) in the model (its weights must be contiguous: Pyro "
+                "copies others, and the copy would be trained)."
+            )
+    gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True)
+    without = [name for name, g in zip(named, gradients) if g is None]
+    if without:
+        raise PairError(
+            f"No gradient reaches {', '.join(map(repr, without))}: use it in the model or guide, "
+            "freeze it with .requires_grad_(False), or remove it."
+        )
+    broken = [name for name, g in zip(named, gradients) if g is not None and not torch.isfinite(g).all()]
+    if broken:
+        raise PairError(f"The gradient of {', '.join(map(repr, broken))} is not finite on the first batch.")
+
+
+def _leaves(total: Tensor) -> list[Tensor]:
+    """Leaf tensors that `total` depends on: what autograd would accumulate into."""
+    found: list[Tensor] = []
+    seen, stack = set(), [total.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if leaf is not None:
+            found.append(leaf)
+        stack.extend(parent for parent, _ in node.next_functions)
+    return found
+
+
+def check_particles(pair: Any, batch: Batch, layout: Layout, num_particles: int = 2) -> None:
+    """PairError unless every site carries an extra particle dimension on the left, as criticism needs."""
+    try:
+        model_trace, guide_trace = run(pair, batch, num_particles=num_particles, plate_nesting=layout.plate_nesting)
+        local = {**sample_sites(guide_trace), **sample_sites(model_trace)}
+        for node in local.values():
+            node["fn"].log_prob(node["value"])
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise PairError(
+            f"The pair cannot carry a particle dimension on the left of its plates: {error} "
+            "Write networks and indices for any number of left-hand dimensions, (*batch, D), and index from the right."
+        ) from error
+    for name, node in local.items():
+        shape = tuple(node["value"].shape)
+        wanted = len(node["fn"].event_shape) + layout.plate_nesting + 1
+        if not node["is_observed"] and (len(shape) != wanted or shape[0] != num_particles):
+            raise PairError(
+                f"Site {name!r} lost the particle dimension: with {num_particles} particles it has shape {shape}."
+            )

@@ -1,0 +1,237 @@
+"""The loop of a fit: epochs of steps, what is measured after each, and the whole state to stop and go on with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+
+from pyrovae.errors import CheckpointError, NotFiniteError, OptionError
+from pyrovae.infer import checkpoint as store
+from pyrovae.infer.batches import Batches
+from pyrovae.infer.console import progress_bar, stop_on_interrupt
+from pyrovae.infer.engine import Program, make_engine
+from pyrovae.infer.fitted import EVALUATION_SEED, Fit, chunks, transform_once
+from pyrovae.infer.objectives import log_weights
+from pyrovae.infer.schedules import Schedule, Step, weights_at
+from pyrovae.infer.terms import terms
+from pyrovae.pair import Batch, named_tensors, num_rows
+
+Callback = Callable[[Fit], bool | None]
+
+
+class Trainer:
+    """The loop: epochs of steps, what is measured after each, and the whole state to stop and go on with."""
+
+    def __init__(
+        self, fitted: Fit, program: Program, schedule: Schedule, steps: Step, held_out: Batch | None, engine: str
+    ) -> None:
+        self.fitted, self.program, self.schedule, self.held_out = fitted, program, schedule, held_out
+        self.engine = make_engine(engine, program)
+        self.steps = steps
+        settings = fitted.settings
+        self.batches = Batches(program.num_rows, settings["batch_size"], settings["seed"])
+        self.epochs, self.patience = settings["epochs"], settings["patience"]
+        self.step = 0
+        self.epoch_elbos: list[Tensor] = []  # of the epoch under way; read by the host once an epoch
+        self.in_epoch = False
+        self.seconds = 0.0
+        self.best: dict[str, Tensor] | None = None
+        self.best_elbo = -float("inf")
+        self.best_epoch = 0
+        self.identity: dict[str, Any] = {}
+        self.last_good: tuple[dict[str, Tensor], dict[str, Any]] | None = None
+
+    # the loop
+
+    def run(self, callbacks: list[Callback], folder: Path | None, every: float, progress: bool | None) -> None:
+        history = self.fitted.history
+        written = time.monotonic()
+        self.last_good = self.state()
+        with (
+            stop_on_interrupt() as interrupted,
+            progress_bar(progress, self.epochs) as bar,
+            pyro.validation_enabled(False),
+        ):
+            bar(history)
+            while not self._finished():
+                began = time.monotonic()
+                if not self.in_epoch:
+                    self.batches.begin_epoch()
+                    self.in_epoch = True
+                while len(self.batches) and not interrupted.is_set():
+                    self._step()
+                self.seconds += time.monotonic() - began
+                if interrupted.is_set():
+                    self._interrupt(folder)
+                self._end_epoch(folder)
+                bar(history)
+                answers = [callback(self.fitted) for callback in callbacks]
+                if any(answer is True for answer in answers):
+                    self.fitted.stopped = "a callback stopped it"
+                self.last_good = self.state()
+                if folder is not None and (time.monotonic() - written > every):
+                    self.write(folder)
+                    written = time.monotonic()
+        if folder is not None:
+            self.write(folder)
+        if self.best is not None:
+            with torch.no_grad():
+                for name, tensor in named_tensors(self.fitted.pair, buffers=True).items():
+                    tensor.copy_(self.best[name])
+            self.fitted.settings["best_epoch"] = self.best_epoch
+
+    def _finished(self) -> bool:
+        done = len(self.fitted.history)
+        if self.patience is not None and done - self.best_epoch >= self.patience and done < self.epochs:
+            self.fitted.stopped = f"no better validation ELBO for {self.patience} epochs"
+        return done >= self.epochs or bool(self.fitted.stopped)
+
+    def _step(self) -> None:
+        weights = weights_at(self.schedule, self.steps._replace(number=self.step))
+        if weights.keys() != self.program.weights.keys():
+            raise OptionError(f"A schedule must give the same weights at every step; at step {self.step}: {weights}.")
+        index = self.batches.deal().to(next(iter(self.program.rows.values())).device, non_blocking=True)
+        self.epoch_elbos.append(self.engine.step(index, weights))
+        self.step += 1
+
+    def _end_epoch(self, folder: Path | None) -> None:
+        self.in_epoch = False
+        history = self.fitted.history
+        elbos = torch.stack(self.epoch_elbos).double().cpu()
+        good = torch.isfinite(elbos)
+        finite = torch.stack([torch.isfinite(p).all() for p in self.program.parameters.values()]).tolist()
+        broken = [name for name, whole in zip(self.program.parameters, finite) if not whole]
+        if not bool(good.all()) or broken:
+            self._fail(folder, elbos, broken)
+        row: dict[str, float] = {"epoch": len(history) + 1, "steps": self.step, "elbo": elbos.mean().item()}
+        self.epoch_elbos = []
+        began = time.monotonic()
+        if self.held_out is not None:
+            row["validation_elbo"] = self._validation_elbo()
+        self.seconds += time.monotonic() - began
+        last = weights_at(self.schedule, self.steps._replace(number=max(0, self.step - 1)))
+        row["learning_rate"] = last.get("lr", rate_of(self.program.optimizer))
+        row["kl_weight"] = last.get("kl", 1.0)
+        row["seconds"] = round(self.seconds, 3)
+        history.append(row)
+        if self.patience is not None and row["validation_elbo"] > self.best_elbo:
+            self.best_elbo, self.best_epoch = row["validation_elbo"], int(row["epoch"])
+            self.best = {n: t.detach().clone() for n, t in named_tensors(self.fitted.pair, buffers=True).items()}
+
+    def _validation_elbo(self) -> float:
+        """Mean over the held-out rows of log w, one draw each, the same noise at every epoch; nats per row."""
+        assert self.held_out is not None
+        total = torch.zeros((), dtype=torch.float64, device=next(iter(self.held_out.values())).device)
+        with self.fitted.evaluation_mode(), torch.random.fork_rng():
+            torch.manual_seed(EVALUATION_SEED)
+            seen = transform_once(self.held_out, self.fitted.transform)
+            for rows in chunks(seen, 4096):
+                total += log_weights(terms(self.fitted.pair, rows)).double().sum()
+        return total.item() / num_rows(self.held_out)
+
+    # stopping
+
+    def _fail(self, folder: Path | None, elbos: Tensor, broken: list[str]) -> None:
+        epoch = len(self.fitted.history) + 1
+        bad = (~torch.isfinite(elbos)).nonzero()
+        step = self.step - len(elbos) + (int(bad[0]) if len(bad) else len(elbos) - 1)
+        assert self.last_good is not None
+        self.restore(*self.last_good)
+        kept = "the weights are those of the last good epoch"
+        if folder is not None:
+            self.write(folder)
+            store.write_fit(folder, self.fitted, status="diverged")
+            kept += f", saved in {folder}"
+        what = f"the parameters {broken[:3]} are" if broken and not len(bad) else "the loss is"
+        raise NotFiniteError(
+            f"In epoch {epoch}, step {step}, {what} not finite; {kept}. "
+            "Lower the learning rate, set clip_norm=10, or warm up the KL weight."
+        )
+
+    def _interrupt(self, folder: Path | None) -> None:
+        where = ""
+        if folder is not None:
+            self.write(folder)
+            where = f"; the run in {folder} can be resumed"
+        raise KeyboardInterrupt(f"stopped in epoch {len(self.fitted.history) + 1}, after step {self.step}{where}")
+
+    # state
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that the rest of the fit depends on, cloned: tensors by name, and notes as JSON."""
+        tensors = {f"weights/{n}": t for n, t in named_tensors(self.fitted.pair, buffers=True).items()}
+        tensors |= {f"best/{n}": t for n, t in (self.best or {}).items()}
+        optimizer, optimizer_notes = store.flatten_optimizer(self.program.optimizer)
+        tensors |= {f"optimizer/{n}": t for n, t in optimizer.items()}
+        tensors |= {f"batches/{n}": t for n, t in self.batches.state_dict().items()}
+        tensors["rng/cpu"] = torch.get_rng_state()
+        if torch.cuda.is_available():
+            tensors["rng/cuda"] = torch.cuda.get_rng_state()
+        if self.epoch_elbos:
+            tensors["epoch_elbos"] = torch.stack(self.epoch_elbos)
+        notes = {
+            "step": self.step,
+            "in_epoch": self.in_epoch,
+            "seconds": self.seconds,
+            "history": [dict(row) for row in self.fitted.history],
+            "best_elbo": store.finite_or_none(self.best_elbo),
+            "best_epoch": self.best_epoch,
+            "optimizer": optimizer_notes,
+            "identity": self.identity,
+        }
+        return {name: tensor.detach().clone() for name, tensor in tensors.items()}, notes
+
+    def restore(self, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
+        """Put back what `state` took."""
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+        store.copy_tensors(named_tensors(self.fitted.pair, buffers=True), part("weights/"))
+        device = next(iter(self.program.rows.values())).device
+        self.best = {n: t.to(device) for n, t in part("best/").items()} or None
+        store.unflatten_optimizer(self.program.optimizer, part("optimizer/"), notes["optimizer"])
+        self.batches.load_state_dict(part("batches/"))
+        torch.set_rng_state(tensors["rng/cpu"])
+        if torch.cuda.is_available() and "rng/cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["rng/cuda"])
+        self.epoch_elbos = list(tensors["epoch_elbos"].to(device)) if "epoch_elbos" in tensors else []
+        self.step, self.in_epoch, self.seconds = notes["step"], notes["in_epoch"], notes["seconds"]
+        self.fitted.history[:] = [dict(row) for row in notes["history"]]
+        self.best_elbo = -float("inf") if notes["best_elbo"] is None else notes["best_elbo"]
+        self.best_epoch = notes["best_epoch"]
+
+    def begin(self, folder: Path, identity: dict[str, Any]) -> None:
+        self.identity = identity
+        self.write(folder)
+
+    def write(self, folder: Path) -> None:
+        store.write_state(folder, *self.state())
+        store.write_history(folder, self.fitted.history)
+        store.write_run(folder, self.fitted, status="running")
+
+    def resume(self, folder: Path, identity: dict[str, Any]) -> Path:
+        """Go on with the fit in a folder. CheckpointError when anything that shapes the fit is not as it was."""
+        store.read_run(folder)
+        tensors, notes = store.read_state(folder)
+        differing = [k for k in identity if k not in ("device", "torch") and notes["identity"].get(k) != identity[k]]
+        if differing:
+            was, now = notes["identity"].get(differing[0]), identity[differing[0]]
+            raise CheckpointError(
+                f"{folder} holds a fit with other {', '.join(differing)} ({differing[0]}: {was} there, {now} here): "
+                "resume with the same data and settings, or start in another folder."
+            )
+        self.identity = identity
+        self.restore(tensors, notes)
+        return folder
+
+
+def rate_of(optimizer: torch.optim.Optimizer) -> float:
+    """The rate of an optimizer's first group."""
+    return float(optimizer.param_groups[0]["lr"])
