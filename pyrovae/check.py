@@ -11,12 +11,14 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.errors import PairError, PyrovaeError
-from pyrovae.handlers import DATA_PLATE, Replay
+from pyrovae.handlers import DATA_PLATE, PARTICLE_PLATE, Replay, SetValues, same_memory
 from pyrovae.pair import (
     Batch,
+    Pair,
     arguments,
     as_batch,
     evaluating,
+    fork_rng,
     is_local,
     modules,
     num_rows,
@@ -38,7 +40,6 @@ class Site:
     event_shape: tuple[int, ...]
     argument: str | None  # the argument that an observed site observes
     objective_only: bool
-    enumerated: bool
 
 
 @dataclass(frozen=True)
@@ -71,15 +72,6 @@ class Layout:
         return "\n".join(rows)
 
 
-def _same_memory(a: Any, b: Any) -> bool:
-    return a is b or (
-        isinstance(a, Tensor)
-        and isinstance(b, Tensor)
-        and a.numel() == b.numel()
-        and a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
-    )
-
-
 def _module_parameters(pair: Any) -> dict[int, Tensor]:
     return {id(p): p for module in modules(pair).values() for p in module.parameters()}
 
@@ -100,7 +92,7 @@ def describe(pair: Any, batch: Mapping[str, Tensor]) -> Layout:
         model_trace = poutine.trace(Replay(guide_trace)(pair.model)).get_trace(**batch)
     except PyrovaeError:
         raise
-    except (RuntimeError, ValueError, TypeError, IndexError, KeyError, NotImplementedError) as error:
+    except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, NotImplementedError) as error:
         came = ", ".join(f"{name}: {tuple(v.shape)} {str(v.dtype)[6:]}" for name, v in batch.items())
         what = (str(error).splitlines() or [type(error).__name__])[0]  # Pyro adds a table of all shapes below
         if what.startswith("Shape mismatch inside plate"):
@@ -116,7 +108,7 @@ def describe(pair: Any, batch: Mapping[str, Tensor]) -> Layout:
     sites = []
     for name, node in {**guide_sites, **model_sites}.items():
         observed = bool(node["is_observed"])
-        source = next((a for a, v in batch.items() if observed and _same_memory(node["value"], v)), None)
+        source = next((a for a, v in batch.items() if observed and same_memory(node["value"], v)), None)
         infer = {**node["infer"], **guide_sites.get(name, node)["infer"]}
         sites.append(
             Site(
@@ -126,7 +118,6 @@ def describe(pair: Any, batch: Mapping[str, Tensor]) -> Layout:
                 event_shape=tuple(node["fn"].event_shape),
                 argument=source,
                 objective_only=bool(infer.get("objective_only")),
-                enumerated=infer.get("enumerate") is not None,
             )
         )
     plates = [f.dim for node in {**guide_sites, **model_sites}.values() for f in node["cond_indep_stack"]]
@@ -225,7 +216,7 @@ def check_pair(pair: Any, data: Any) -> Layout:
     DataError when the batch itself is unfit. Leaves weights, the random state and the global param store untouched.
     """
     batch = as_batch(pair, data)
-    with torch.random.fork_rng(), param_scope({}), evaluating(pair):
+    with fork_rng(), param_scope({}), evaluating(pair):
         layout = describe(pair, batch)
         check_fewer_rows(pair, batch)
         check_gradients(pair, batch)
@@ -252,7 +243,7 @@ def check_fewer_rows(pair: Any, batch: Batch) -> None:
 
 
 def check_gradients(pair: Any, batch: Batch) -> None:
-    """PairError unless log p - log q is finite and every parameter, found or used, gets a finite gradient."""
+    """PairError unless every log-density is finite and every parameter, found or used, gets a finite gradient of their sum."""
     model_trace, guide_trace = run(pair, batch)
     total = torch.zeros(())
     for side, trace in (("model", model_trace), ("guide", guide_trace)):
@@ -309,21 +300,56 @@ def _leaves(total: Tensor) -> list[Tensor]:
 
 
 def check_particles(pair: Any, batch: Batch, layout: Layout, num_particles: int = 2) -> None:
-    """PairError unless every site carries an extra particle dimension on the left, as criticism needs."""
+    """PairError unless the pair gives every particle of a run the log-densities that it has when run alone.
+
+    An extra dimension on the left of the plates either breaks a model, or, worse, is mistaken for another one: a softmax over
+    dim 1, a mean over dim 0.
+    """
     try:
-        model_trace, guide_trace = run(pair, batch, num_particles=num_particles, plate_nesting=layout.plate_nesting)
-        local = {**sample_sites(guide_trace), **sample_sites(model_trace)}
-        for node in local.values():
-            node["fn"].log_prob(node["value"])
+        together = run(pair, batch, num_particles=num_particles, plate_nesting=layout.plate_nesting)
+        sums = [
+            _by_particle(node, num_particles, layout) for trace in together for node in sample_sites(trace).values()
+        ]
     except (RuntimeError, ValueError, IndexError) as error:
         raise PairError(
-            f"The pair cannot carry a particle dimension on the left of its plates: {error} "
-            "Write networks and indices for any number of left-hand dimensions, (*batch, D), and index from the right."
+            f"The pair cannot carry a particle dimension on the left of its plates: {error} {_CURE}"
         ) from error
-    for name, node in local.items():
+    names = [name for trace in together for name in sample_sites(trace)]
+    drawn = sample_sites(together[1])
+    for name, node in drawn.items():
         shape = tuple(node["value"].shape)
-        wanted = len(node["fn"].event_shape) + layout.plate_nesting + 1
-        if not node["is_observed"] and (len(shape) != wanted or shape[0] != num_particles):
+        if len(shape) != len(node["fn"].event_shape) + layout.plate_nesting + 1 or shape[0] != num_particles:
             raise PairError(
-                f"Site {name!r} lost the particle dimension: with {num_particles} particles it has shape {shape}."
+                f"Site {name!r} lost the particle dimension: with {num_particles} particles its shape is {shape}."
             )
+    for k in range(num_particles):
+        # A global site keeps singleton dimensions where the plates would stand; alone it has none.
+        values = {name: _one_particle(node, k) for name, node in drawn.items()}
+        alone = run(Pair(pair.model, SetValues(values)(pair.guide)), batch)
+        nodes = [node for trace in alone for node in sample_sites(trace).values()]
+        for name, node, found in zip(names, nodes, sums):
+            wanted = node["fn"].log_prob(node["value"]).sum()
+            if not torch.allclose(found[k], wanted, rtol=1e-3, atol=1e-3):
+                raise PairError(
+                    f"Site {name!r} has another log-density beside other particles ({found[k].item():.6g}) than alone "
+                    f"({wanted.item():.6g}): something mistakes the particle dimension for another one. {_CURE}"
+                )
+
+
+_CURE = (
+    "Write networks and indices for any number of left-hand dimensions, (*batch, D), and index from the right (dim=-1)."
+)
+
+
+def _by_particle(node: Any, num_particles: int, layout: Layout) -> Tensor:
+    log_prob = node["fn"].log_prob(node["value"])
+    depth = layout.plate_nesting + 1
+    full = log_prob.reshape((1,) * (depth - log_prob.dim()) + tuple(log_prob.shape))
+    return full.expand(num_particles, *full.shape[1:]).flatten(1).sum(1)
+
+
+def _one_particle(node: Any, k: int) -> Tensor:
+    value: Tensor = node["value"][k]
+    if any(f.vectorized and f.name != PARTICLE_PLATE for f in node["cond_indep_stack"]):
+        return value
+    return value.reshape(node["fn"].event_shape)

@@ -50,6 +50,7 @@ def version(show: Annotated[bool, typer.Option("--version", help="Show the versi
 
 @app.command()
 def fit(
+    context: typer.Context,
     source: Annotated[
         str | None,
         typer.Argument(help="digits, mnist, fashion-mnist, or a .npz, .npy or .csv file.", show_default=False),
@@ -89,6 +90,9 @@ def fit(
     if (source is None) == (resume is None):
         raise OptionError("Give what to fit (digits, mnist, fashion-mnist or a file), or --resume RUN, and not both.")
     if resume is not None:
+        given = [f"--{name.replace('_', '-')}" for name in context.params if _typed(context, name)]
+        if other := [name for name in given if name not in ("--resume", "--data-root", "--device")]:
+            raise OptionError(f"--resume goes on with the run's own options; leave out {', '.join(other)}.")
         where = resume
         fitted, rows = _watched(where, lambda: runs.resume_run(where, data_root=data_root, device=device))
     else:
@@ -112,7 +116,9 @@ def fit(
         )
         dataset = load(str(source), data_root=data_root, label=label)
         where = folder or runs.claim_default(dataset.name)
-        fitted, rows = _watched(where, lambda: runs.fit_run(dataset, options, where, force=force, device=device))
+        fitted, rows = _watched(
+            where, lambda: runs.fit_run(dataset, options, where, force=force, device=device, say=_tell)
+        )
     if fitted.stopped:
         out.print(f"Stopped: {fitted.stopped}.", highlight=False)
     results, _ = runs.evaluate(fitted, rows, runs.read_options(fitted.info).num_samples)
@@ -132,7 +138,7 @@ def evaluate(
         int | None, typer.Option("--rows", help="Test rows for log p(x); default a million draws.")
     ] = None,
     data_root: DataRoot = None,
-    device: Device = "cpu",
+    device: Device = "auto",
     to: Out = None,
     force: Force = False,
 ) -> None:
@@ -142,8 +148,11 @@ def evaluate(
     fitted, rows, _ = runs.open_run(run, data_root=data_root, device=device)
     results, found = runs.evaluate(fitted, rows, num_samples, num_rows)
     if to is not None:
-        _row_values(found, rows.log_abs_det).to_csv(to, index_label="row")
+        values = _row_values(found, rows.log_abs_det)
+        values.set_index(rows.test_index[: len(values)].numpy()).to_csv(to, index_label="row")
     _table(results)
+    if fitted.stopped:
+        out.print(f"The fit stopped early: {fitted.stopped}.", highlight=False)
 
 
 @app.command()
@@ -154,13 +163,13 @@ def generate(
     mean: Annotated[bool, typer.Option("--mean", help="E[x | z] in place of draws of x.")] = False,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
     data_root: DataRoot = None,
-    device: Device = "cpu",
+    device: Device = "auto",
     force: Force = False,
 ) -> None:
     """Draw rows from the model: a picture for images, else CSV; .npy, .csv and .png by --out."""
     fitted, rows, dataset = runs.open_run(run, data_root=data_root, device=device)
     path = to or run / ("generated.png" if rows.image_shape else "generated.csv")
-    _free(path, force or path.parent == run, (".png", ".npy", ".csv"))
+    _free(path, force or to is None, (".png", ".npy", ".csv"))
     values = rows.restore(draw(fitted, num, mean=mean, seed=seed))
     if path.suffix == ".png":
         plots.save(plots.images(values, _image_shape(rows, path)), path)
@@ -171,25 +180,26 @@ def generate(
 
 @app.command()
 def reconstruct(
-    run: Run, to: Out = None, data_root: DataRoot = None, device: Device = "cpu", force: Force = False
+    run: Run, to: Out = None, data_root: DataRoot = None, device: Device = "auto", force: Force = False
 ) -> None:
     """Test rows and what the model makes of them: a picture; all test rows with .npy or .csv by --out."""
     fitted, rows, dataset = runs.open_run(run, data_root=data_root, device=device)
     path = to or run / "reconstructions.png"
-    _free(path, force or path.parent == run, (".png", ".npy", ".csv"))
+    _free(path, force or to is None, (".png", ".npy", ".csv"))
     if path.suffix == ".png":
         plots.save(runs.reconstruction_picture(fitted, rows, 10), path)
     else:
-        _write_rows(path, rows.restore(reconstruct_rows(fitted, runs.seen(fitted, rows.test))), dataset.columns)
+        again = rows.restore(reconstruct_rows(fitted, runs.seen(fitted, rows.test)))
+        _write_rows(path, again, dataset.columns, rows.test_index)
     out.print(f"Reconstructions: {path}", highlight=False, soft_wrap=True)
 
 
 @app.command()
-def encode(run: Run, to: Out = None, data_root: DataRoot = None, device: Device = "cpu", force: Force = False) -> None:
+def encode(run: Run, to: Out = None, data_root: DataRoot = None, device: Device = "auto", force: Force = False) -> None:
     """E[z | x] of every row of the data, in their order: CSV (with labels where there are any) or .npy by --out."""
     fitted, rows, dataset = runs.open_run(run, data_root=data_root, device=device)
     path = to or run / "codes.csv"
-    _free(path, force or path.parent == run, (".csv", ".npy"))
+    _free(path, force or to is None, (".csv", ".npy"))
     codes = runs.all_codes(fitted, dataset, rows).cpu()
     if path.suffix == ".npy":
         np.save(path, codes.numpy())
@@ -219,6 +229,15 @@ def main() -> None:
 
 def _say(message: str) -> None:
     err.print(f"Error: {message}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+
+
+def _tell(message: str) -> None:
+    err.print(message, markup=False, highlight=False)
+
+
+def _typed(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _watched(folder: Path, work: Any) -> Any:
@@ -254,12 +273,18 @@ def _image_shape(rows: runs.Rows, to: Path) -> tuple[int, ...]:
     return rows.image_shape
 
 
-def _write_rows(to: Path, values: torch.Tensor, columns: tuple[str, ...] | None) -> None:
+def _write_rows(
+    to: Path, values: torch.Tensor, columns: tuple[str, ...] | None, index: torch.Tensor | None = None
+) -> None:
     array = values.cpu().numpy()
     if to.suffix == ".npy":
         np.save(to, array)
     else:
-        pd.DataFrame(array, columns=columns or [f"x{i}" for i in range(array.shape[1])]).to_csv(to, index=False)
+        table = pd.DataFrame(array, columns=columns or [f"x{i}" for i in range(array.shape[1])])
+        if index is None:
+            table.to_csv(to, index=False)
+        else:
+            table.set_index(index.numpy()).to_csv(to, index_label="row")
 
 
 def _join(y: torch.Tensor, y_test: torch.Tensor | None, rows: int) -> torch.Tensor:

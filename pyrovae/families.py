@@ -59,7 +59,10 @@ class Family(nn.Module):
 
     def extra_repr(self) -> str:
         event: Any = self.event_shape[0] if len(self.event_shape) == 1 else tuple(self.event_shape)
-        options = [p for p in inspect.signature(type(self)).parameters.values() if p.name != "event_shape"]
+        options = [
+            p for p in inspect.signature(type(self)).parameters.values() if p.name not in ("event_shape", "self")
+        ]
+        options = [p for p in options if hasattr(self, p.name)]
         changed = [f"{p.name}={value!r}" for p in options if (value := getattr(self, p.name)) != p.default]
         return ", ".join([repr(event), *changed])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pyro
@@ -38,7 +38,7 @@ class Uncondition(Messenger):  # type: ignore[misc]  # Pyro has no types
             msg["value"] = None
 
     def _given(self, value: Any) -> bool:
-        if not isinstance(value, Tensor) or any(_shares(value, kept) for kept in self.keep):
+        if not isinstance(value, Tensor) or any(same_memory(value, kept) for kept in self.keep):
             return isinstance(value, Tensor)
         # What is made of given arguments alone, or of none, holds no NaN: the stand-ins of the others are NaN.
         return value.is_floating_point() and not bool(torch.isnan(value).any())
@@ -59,5 +59,22 @@ class Replay(Messenger):  # type: ignore[misc]
             msg["infer"] = {**drawn["infer"], **msg["infer"]}
 
 
-def _shares(a: Tensor, b: Tensor) -> bool:
-    return a.numel() > 0 and a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+class SetValues(Messenger):  # type: ignore[misc]
+    """Give sites these values in place of draws. Unlike with Pyro's condition, they stay latent."""
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.values:
+            msg["done"] = True
+            msg["value"] = self.values[msg["name"]]
+
+
+def same_memory(a: Any, b: Any) -> bool:
+    """Whether b is a, or a reshaped view of it."""
+    if a is b or not (isinstance(a, Tensor) and isinstance(b, Tensor)):
+        return a is b
+    here, there = ((t.numel(), t.storage_offset(), t.untyped_storage().data_ptr()) for t in (a, b))
+    return here == there

@@ -21,7 +21,7 @@ from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
-from pyrovae.errors import DataError, PairError
+from pyrovae.errors import DataError, OptionError, PairError
 from pyrovae.handlers import DATA_PLATE, Replay, with_particles
 
 Batch = dict[str, Tensor]
@@ -75,8 +75,8 @@ def arguments(pair: Any) -> dict[str, inspect.Parameter]:
     return named["model"]
 
 
-def as_tensor(name: str, value: Any) -> Tensor:
-    """A tensor of rows. Floating arrays come as the default dtype; a tensor is left as it is."""
+def as_tensor(name: str, value: Any, dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor of rows. Floating arrays come as `dtype`, or the default dtype; a tensor is left as it is."""
     if not isinstance(value, Tensor):
         array = np.asarray(value)
         if array.dtype.kind not in "biuf":
@@ -84,16 +84,18 @@ def as_tensor(name: str, value: Any) -> Tensor:
                 f"{name!r} must hold numbers, got dtype {array.dtype} ({type(value).__name__}). "
                 "Encode text and categories as numbers first."
             )
-        value = torch.from_numpy(np.ascontiguousarray(array)).reshape(array.shape)
+        value = torch.from_numpy(np.require(array, requirements=["C", "W"])).reshape(array.shape)
         if value.is_floating_point():
-            value = value.to(torch.get_default_dtype())
+            value = value.to(dtype if dtype is not None else torch.get_default_dtype())
     if value.dim() == 0:
         raise DataError(f"{name!r} must have one row per datum as its first dimension, got a single number.")
     return value
 
 
-def as_batch(pair: Any, data: Any) -> Batch:
+def as_batch(pair: Any, data: Any, dtypes: Mapping[str, torch.dtype] | None = None) -> Batch:
     """Bind data to the model's arguments: a mapping by name, anything else to the first argument.
+
+    Floating arrays become the argument's dtype in `dtypes`, or the default dtype.
 
     Raises DataError for empty data, unequal numbers of rows, unknown or missing arguments.
     """
@@ -104,7 +106,9 @@ def as_batch(pair: Any, data: Any) -> Batch:
     if unknown or missing:
         problem = f"does not take {unknown}" if unknown else f"also needs {missing}"
         raise DataError(f"The model takes ({', '.join(wanted)}); it {problem}. Pass a dict with these names as keys.")
-    batch = {name: as_tensor(name, value) for name, value in given.items() if value is not None}
+    batch = {
+        name: as_tensor(name, value, (dtypes or {}).get(name)) for name, value in given.items() if value is not None
+    }
     rows = {name: len(value) for name, value in batch.items()}
     if len(set(rows.values())) > 1:
         raise DataError(f"Every argument needs the same number of rows, got {rows}.")
@@ -168,16 +172,24 @@ def trainable(pair: Any) -> dict[str, Tensor]:
     return {name: p for name, p in named_tensors(pair, buffers=False).items() if p.requires_grad}
 
 
+_SCOPES: list[dict[str, Any]] = []
+
+
 @contextmanager
 def param_scope(state: dict[str, Any]) -> Iterator[None]:
     """Run inside a param store of one's own, kept in `state`; the global store is put back afterwards, whatever happens."""
+    if _SCOPES and _SCOPES[-1] is state:  # asked from within, by a callback: these very parameters are in use
+        yield
+        return
     store = pyro.get_param_store()
     outside = store.get_state()
+    _SCOPES.append(state)
     store.clear()
     try:
         store.set_state({"params": state.get("params", {}), "constraints": state.get("constraints", {})})
         yield
     finally:
+        _SCOPES.pop()
         state.update(store.get_state())
         store.clear()
         store.set_state(outside)
@@ -203,6 +215,39 @@ def sample_sites(trace: Any) -> dict[str, Any]:
 
 def is_local(node: Any) -> bool:
     return any(f.name == DATA_PLATE for f in node["cond_indep_stack"])
+
+
+@contextmanager
+def fork_rng() -> Iterator[None]:
+    """What happens to torch's random state inside is undone. CUDA's are included where CUDA is in use, and only there."""
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        yield
+
+
+def find_device(device: str | torch.device) -> torch.device:
+    """A device by name; "auto" is CUDA where there is one. OptionError for one that cannot be used here."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        if found.type == "meta":
+            raise RuntimeError("it holds no values")
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0][:100]
+        raise OptionError(f"device={str(device)!r} cannot be used here ({reason}); known: auto, cpu, cuda.") from error
+    return found
+
+
+def place(pair: Any, device: torch.device) -> None:
+    """Move a pair to a device in place. Leaves stay the same objects, so that optimizers and registrations hold."""
+    for module in modules(pair).values():
+        module.to(device)
+    with torch.no_grad():
+        for tensor in pyro.get_param_store()._params.values():
+            if tensor.device != device:
+                tensor.data = tensor.data.to(device)
 
 
 @contextmanager

@@ -10,13 +10,12 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyrovae.errors import DataError, OptionError, PairError
+from pyrovae.errors import DataError, OptionError, PairError, PyrovaeError
 from pyrovae.handlers import Uncondition
-from pyrovae.infer.fitted import Fit, chunks, seeded
+from pyrovae.infer.chunks import chunk_size, chunks
+from pyrovae.infer.fitted import Fit, seeded
 from pyrovae.infer.terms import Terms, terms
 from pyrovae.pair import as_tensor, sample_sites
-
-CHUNK_ROWS = 4096
 
 
 def encode(fitted: Fit, data: Any, *, site: str | None = None, num_samples: int = 100, seed: int | None = 0) -> Tensor:
@@ -32,7 +31,8 @@ def encode(fitted: Fit, data: Any, *, site: str | None = None, num_samples: int 
     alone = [s.name for s in fitted.layout.sites if s.role != "observed"] == [chosen.name]
     parts = []
     with fitted.scope(), seeded(seed):
-        for rows in chunks(fitted.batch(data), CHUNK_ROWS):
+        batch = fitted.batch(data)
+        for rows in chunks(batch, chunk_size(fitted.pair, batch)):
             points: list[Tensor] = []
             while len(points) < num_samples:
                 found = terms(fitted.pair, rows, layout=fitted.layout)
@@ -58,7 +58,8 @@ def reconstruct(
         raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
     parts = []
     with fitted.scope(), seeded(seed):
-        for rows in chunks(fitted.batch(data), CHUNK_ROWS):
+        batch = fitted.batch(data)
+        for rows in chunks(batch, chunk_size(fitted.pair, batch)):
             points = []
             for _ in range(num_samples):
                 found = terms(fitted.pair, rows, layout=fitted.layout)
@@ -115,7 +116,8 @@ def decode(
     Other latents are drawn, from a fixed `seed`; where x has no mean, a draw of it is returned.
     """
     source = fitted.layout.site(latent, role="latent", local=True)
-    values = as_tensor(source.name, z).to(fitted.device)
+    dtypes = [dtype for _, dtype in fitted.layout.arguments.values() if dtype.is_floating_point]
+    values = as_tensor(source.name, z, dtypes[0] if dtypes else None).to(fitted.device)
     if tuple(values.shape[1:]) != tuple(source.event_shape):
         raise DataError(f"{source.name!r} must have rows of shape {source.event_shape}, got {tuple(values.shape[1:])}.")
     node = _run_model(fitted, len(values), given or {}, {source.name: values}, seed)[
@@ -146,10 +148,20 @@ def _run_model(
     unknown = [name for name in given if name not in fitted.layout.arguments]
     if unknown:
         raise DataError(f"The model takes {sorted(fitted.layout.arguments)}; it does not take {unknown}.")
-    kept = {name: as_tensor(name, value).to(fitted.device) for name, value in given.items()}
-    for name, value in kept.items():
-        if len(value) != num:
-            raise DataError(f"{name!r} must have num={num} rows, got {len(value)}.")
+    kept = {}
+    for name, value in given.items():
+        shape, dtype = fitted.layout.arguments[name]
+        kept[name] = as_tensor(name, value, dtype).to(fitted.device)
+        if len(kept[name]) != num or tuple(kept[name].shape[1:]) != shape or kept[name].dtype != dtype:
+            raise DataError(
+                f"{name!r} must have num={num} rows of shape {shape} and dtype {str(dtype)[6:]} as in the fit, "
+                f"got {tuple(kept[name].shape)} {str(kept[name].dtype)[6:]}."
+            )
+    observed = {s.argument for s in fitted.layout.sites}
+    for name, (_, dtype) in fitted.layout.arguments.items():
+        # A floating stand-in is NaN and shows where it is read; a whole number would pass for a value.
+        if name not in given and name not in observed and not dtype.is_floating_point:
+            raise DataError(f"The model reads {name!r}, which no site observes: pass it, given={{{name!r}: ...}}.")
     with fitted.scope(), seeded(seed):
         rows = _dummies(fitted, num, kept)
         values = {**_global_draws(fitted, rows), **latent}
@@ -157,18 +169,22 @@ def _run_model(
         model = poutine.condition(Uncondition(kept.values())(fitted.pair.model), data=values)
         try:
             nodes = sample_sites(poutine.trace(model).get_trace(**rows))
+        except PyrovaeError:
+            raise
         except (RuntimeError, ValueError) as error:  # some distributions refuse to draw at NaN
-            raise PairError(_reads_data(f"The model failed ({str(error).splitlines()[0]})")) from error
+            raise PairError(
+                _reads_data(f"The model failed ({(str(error).splitlines() or [''])[0]}). Perhaps")
+            ) from error
         for name, node in nodes.items():
             value = node["value"]
             if value.is_floating_point() and bool(torch.isnan(value).any()):
-                raise PairError(_reads_data(f"Site {name!r} came out NaN"))
+                raise PairError(_reads_data(f"Site {name!r} came out NaN:"))
     return nodes
 
 
 def _reads_data(what: str) -> str:
     return (
-        f"{what}: it reads an argument that it is to generate, other than by obs=. "
+        f"{what} the model reads an argument that it is to generate, other than by obs=. "
         "Make what it reads an argument of its own, and pass it in given={...}."
     )
 

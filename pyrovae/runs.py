@@ -7,7 +7,8 @@ applied again by `open_run`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,14 @@ from pyrovae.conditionals import Conditional, conv, mlp
 from pyrovae.criticism.decomposition import active_units
 from pyrovae.criticism.importance import Importance, importance
 from pyrovae.data import Dataset, Standardize, load_again
-from pyrovae.errors import CheckpointError, OptionError
+from pyrovae.errors import CheckpointError, DataError, OptionError, PyrovaeError
 from pyrovae.infer import schedules
 from pyrovae.infer.checkpoint import load, read_run, write_fit
 from pyrovae.infer.fit import fit
-from pyrovae.infer.fitted import Fit, transform_once
+from pyrovae.infer.fitted import Fit
 from pyrovae.infer.splits import Split
 from pyrovae.infer.transforms import Binarize
+from pyrovae.infer.validate import check_rows
 from pyrovae.models import VAE
 from pyrovae.nets import Rescaled
 from pyrovae.predict import decode, encode, generate, reconstruct
@@ -47,6 +49,8 @@ LIKELIHOODS: dict[str, Callable[[Event, int], families.Family]] = {
 NETS = ("mlp", "conv")
 EVALUATION_SEED = 1
 Array = NDArray[Any]
+PICTURES = ("training.png", "reconstructions.png", "samples.png", "manifold.png", "latent.png")
+ARTEFACTS = (*PICTURES, "generated.png", "generated.csv", "codes.csv")
 
 
 @dataclass(frozen=True)
@@ -82,15 +86,19 @@ class Rows:
     scaler: Standardize | None
     image_shape: tuple[int, ...] | None
     columns: tuple[str, ...] | None
+    test_index: Tensor  # where the test rows stand in the source, as `encode` numbers its rows
+    divisor: float  # what the source was divided by when it was read, undone for densities of real rows
 
     def restore(self, rows: Tensor) -> Tensor:
         flat = rows.flatten(1)
-        return self.scaler.invert(flat) if self.scaler is not None else flat
+        return self.scaler.invert(flat) * self.divisor if self.scaler is not None else flat
 
     @property
     def log_abs_det(self) -> float:
         """What turns a log-density of standardised rows into one of the data's own units: subtract it."""
-        return float(self.scaler.log_abs_det) if self.scaler is not None else 0.0
+        if self.scaler is None:
+            return 0.0
+        return float(self.scaler.log_abs_det) + len(self.scaler.scale) * math.log(self.divisor)
 
 
 # --- decisions -------------------------------------------------------------------------------------------------------
@@ -123,6 +131,16 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
         raise OptionError(f"--likelihood {likelihood} needs --total-count, the largest count that can occur.")
     if options.latent < 1 or any(width < 1 for width in options.hidden):
         raise OptionError(f"--latent and --hidden must be positive, got {options.latent} and {options.hidden}.")
+    for name in ("epochs", "batch_size", "num_samples", "total_count"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise OptionError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
+    for name in ("learning_rate", "clip_norm"):
+        value = getattr(options, name)
+        if value is not None and not value > 0:
+            raise OptionError(f"--{name.replace('_', '-')} must be positive, got {value}.")
+    if not options.kl_warmup >= 0:
+        raise OptionError(f"--kl-warmup is a number of epochs, 0 for none, got {options.kl_warmup}.")
     batch_size = options.batch_size or min(num_rows, 256 if num_rows >= 20_000 else 128)
     filled = {
         "likelihood": likelihood,
@@ -177,6 +195,8 @@ def make_rows(dataset: Dataset, split: Split, options: Options, scaler: Standard
         scaler=scaler,
         image_shape=dataset.image_shape,
         columns=dataset.columns,
+        test_index=split.test if dataset.x_test is None else len(dataset.x) + torch.arange(len(dataset.x_test)),
+        divisor=float(dataset.source.get("divided_by", 1)),
     )
 
 
@@ -200,14 +220,20 @@ def fit_run(
     resume: bool = False,
     device: str = "auto",
     progress: bool = True,
-    info: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> tuple[Fit, Rows]:
     """Fit a standard VAE to a data set in a run folder, or go on with the fit in it."""
+    refuse_missing(dataset)
     split = split_rows(dataset, options)
     options = decide(options, dataset, len(split.train))
     rows = make_rows(dataset, split, options)
+    if say is not None:
+        say(describe_run(dataset, options, rows))
     torch.manual_seed(options.seed)
     vae = build(options, tuple(rows.train.shape[1:]))
+    if force and (folder / "run.json").exists():
+        for name in ARTEFACTS:  # they would be taken for this run's
+            (folder / name).unlink(missing_ok=True)
     schedule: list[Any] = [schedules.one_cycle(float(options.learning_rate or 0))]
     if options.kl_warmup > 0:
         schedule.append(schedules.kl_warmup(options.kl_warmup))
@@ -217,6 +243,8 @@ def fit_run(
         "scaler": rows.scaler.to_json() if rows.scaler is not None else None,
         "options": {**asdict(options), "hidden": list(options.hidden)},
     }
+    transform = Binarize() if dataset.kind == "unit" and options.likelihood == "bernoulli" else None
+    check_rows(vae, {"x": rows.test}, transform=transform)  # fit looks at the others
     fitted = fit(
         vae,
         rows.train,
@@ -226,7 +254,7 @@ def fit_run(
         validation=rows.validation,
         patience=options.patience,
         schedule=schedule,
-        transform=Binarize() if dataset.kind == "unit" and options.likelihood == "bernoulli" else None,
+        transform=transform,
         clip_norm=options.clip_norm,
         checkpoint=folder,
         resume=resume,
@@ -234,7 +262,7 @@ def fit_run(
         seed=options.seed,
         device=device,
         progress=progress,
-        info={**recorded, **(info or {})},
+        info=recorded,
     )
     return fitted, rows
 
@@ -249,7 +277,7 @@ def read_options(info: Mapping[str, Any]) -> Options:
         return Options(**{**found, "hidden": tuple(found["hidden"])})
     except (KeyError, TypeError) as error:
         raise CheckpointError(
-            f"The run's options are damaged or missing ({error}): was it made by `pyrovae fit`?"
+            f"The run's options are damaged or missing ({error!r}): was it made by `pyrovae fit`?"
         ) from error
 
 
@@ -257,20 +285,34 @@ def resume_run(
     folder: Path, *, data_root: Path | None = None, device: str = "auto", progress: bool = True
 ) -> tuple[Fit, Rows]:
     """Go on with the fit in a folder: the same data, split, options and random stream."""
-    info = read_run(folder)["info"]
-    options = read_options(info)
-    dataset = load_again(info["data"], data_root=data_root)
+    with _reading(folder):
+        info = read_run(folder)["info"]
+        options = read_options(info)
+        dataset = load_again(info["data"], data_root=data_root)
+        decide(options, dataset, len(dataset.x))
     return fit_run(dataset, options, folder, resume=True, device=device, progress=progress)
 
 
-def open_run(folder: Path, *, data_root: Path | None = None, device: str = "cpu") -> tuple[Fit, Rows, Dataset]:
+def open_run(folder: Path, *, data_root: Path | None = None, device: str = "auto") -> tuple[Fit, Rows, Dataset]:
     """A finished run with its data: the recorded split drawn again and checked, the recorded scaling applied again."""
     fitted = load(folder, device=device)
-    options = read_options(fitted.info)
-    dataset = load_again(fitted.info["data"], data_root=data_root)
-    split = Split.from_json(fitted.info["split"], num_rows=len(dataset.x))
-    scaler = Standardize.from_json(fitted.info["scaler"]) if fitted.info["scaler"] else None
-    return fitted, make_rows(dataset, split, options, scaler), dataset
+    with _reading(folder):
+        dataset = load_again(fitted.info["data"], data_root=data_root)
+        options = decide(read_options(fitted.info), dataset, len(dataset.x))
+        split = Split.from_json(fitted.info["split"], num_rows=len(dataset.x))
+        scaler = Standardize.from_json(fitted.info["scaler"]) if fitted.info["scaler"] else None
+        return fitted, make_rows(dataset, split, options, scaler), dataset
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """What a run.json changed by hand can raise, as one clear error."""
+    try:
+        yield
+    except PyrovaeError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise CheckpointError(f"The run.json in {folder} is damaged ({error!r}): restore it, or fit again.") from error
 
 
 # --- questions -------------------------------------------------------------------------------------------------------
@@ -308,10 +350,34 @@ def finish(fitted: Fit, folder: Path, results: Mapping[str, Any]) -> None:
     write_fit(folder, fitted)
 
 
+def refuse_missing(dataset: Dataset) -> None:
+    """DataError for missing entries, by their place in the source: the standard VAE does not take them."""
+    for part in (dataset.x, dataset.x_test):
+        if part is not None and bool(part.isnan().any()):
+            row, column = part.isnan().nonzero()[0].tolist()
+            name = dataset.columns[column] if dataset.columns else f"column {column}"
+            raise DataError(
+                f"{dataset.name} has {int(part.isnan().sum())} missing entries (NaN) in {int(part.isnan().any(1).sum())} rows, "
+                f"the first in row {row} (counted from 0), {name}. Fill or drop them; in Python, pv.observed_only(likelihood) "
+                "leaves them out of the density."
+            )
+
+
+def describe_run(dataset: Dataset, options: Options, rows: Rows) -> str:
+    """What was decided, in one line."""
+    counts = f"{len(rows.train)} training, {0 if rows.validation is None else len(rows.validation)} validation, "
+    binarised = (
+        " on rows binarised anew at every step" if dataset.kind == "unit" and options.likelihood == "bernoulli" else ""
+    )
+    return (
+        f"{dataset.name}: {counts}{len(rows.test)} test rows of {dataset.x.shape[1]} ({dataset.kind}); likelihood "
+        f"{options.likelihood}{binarised}, prior {options.prior}, {options.latent} latent dimensions, {options.net}"
+    )
+
+
 def seen(fitted: Fit, data: Tensor) -> Tensor:
     """Rows as the guide sees them: after the fit's transform, drawn once from a fixed seed."""
-    batch = transform_once(fitted.batch(data), fitted.transform)
-    return next(iter(batch.values()))
+    return next(iter(fitted.evaluation_batch(data).values()))
 
 
 def draw_pictures(fitted: Fit, rows: Rows, folder: Path) -> list[Path]:

@@ -28,6 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import pyrovae as pv
 from pyrovae.criticism import importance as importance_module
 from pyrovae.criticism import psis
+from pyrovae.infer import chunks as chunking
 
 # Bounds are given in standard errors of the estimate. 4.5 of them: false alarms 7e-6 a number compared.
 BOUND = 4.5
@@ -166,7 +167,7 @@ def test_posterior_by_resampling() -> None:
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     _, x, fitted = linear_gaussian(shift=0.5, spread=2.0)
     whole = pv.importance(fitted, x, 2000, seed=0)
-    monkeypatch.setattr(importance_module, "CHUNK_ELEMENTS", 3000)  # 85 particles at a time
+    monkeypatch.setattr(chunking, "CHUNK_ELEMENTS", 3000)  # 85 particles at a time
     monkeypatch.setattr(importance_module, "WEIGHT_ELEMENTS", 14_000)  # of 7 rows
     pieces = pv.importance(fitted, x, 2000, seed=1)
     both = (whole.standard_error**2 + pieces.standard_error**2).sqrt()
@@ -179,7 +180,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_chunks_of_any_size(elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
     pair, x, fitted = linear_gaussian(rows=5)
     closed = pair.marginal().log_prob(x)
-    monkeypatch.setattr(importance_module, "CHUNK_ELEMENTS", elements)
+    monkeypatch.setattr(chunking, "CHUNK_ELEMENTS", elements)
     monkeypatch.setattr(importance_module, "WEIGHT_ELEMENTS", elements)
     found = pv.importance(fitted, x, 11)
     torch.testing.assert_close(found.log_likelihood, closed, rtol=0, atol=1e-9)
@@ -203,7 +204,7 @@ class Largest(TorchDispatchMode):
 
 
 def test_memory_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importance_module, "CHUNK_ELEMENTS", 8000)
+    monkeypatch.setattr(chunking, "CHUNK_ELEMENTS", 8000)
     monkeypatch.setattr(importance_module, "WEIGHT_ELEMENTS", 8000)
     largest = {}
     for rows, draws in ((8, 30), (8, 480), (64, 30), (64, 480)):

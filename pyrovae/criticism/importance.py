@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,15 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae.check import check_particles
 from pyrovae.criticism.psis import pareto_k
-from pyrovae.errors import NotFiniteError, OptionError
-from pyrovae.infer.fitted import Fit, chunks, seeded
+from pyrovae.errors import NotFiniteError, OptionError, PairError
+from pyrovae.infer import chunks as chunking
+from pyrovae.infer.fitted import Fit, seeded
 from pyrovae.infer.objectives import log_weights
-from pyrovae.infer.terms import terms
-from pyrovae.pair import Batch, num_rows
+from pyrovae.infer.terms import Terms, terms
+from pyrovae.infer.validate import check_rows
+from pyrovae.pair import Batch, fork_rng, num_rows, take_rows
 
-# Elements of one chunk's largest tensors (rows x particles x data dimensions): 2^23 float32 are 32 MB.
-CHUNK_ELEMENTS = 2**23
 # Log-weights held at once while the particles of a block of rows are gathered.
 WEIGHT_ELEMENTS = 2**24
 
@@ -61,13 +63,17 @@ def importance(fitted: Fit, data: Any, num_samples: int = 1000, *, seed: int | N
 
     Latent variables of a row are integrated out; global ones are drawn from the guide, so that a row's estimate is its
     log predictive density. The fit's transform is applied once, from a fixed seed. `seed` of the draws; None continues
-    torch's global state. Burda et al. 2016, arXiv:1509.00519; Vehtari et al. 2024, arXiv:1507.02646.
+    torch's global state. A pair that does not carry a particle dimension is run particle by particle, with a warning.
+    Raises DataError for values outside the likelihood's support, and for missing ones that it does not take.
+    Burda et al. 2016, arXiv:1509.00519; Vehtari et al. 2024, arXiv:1507.02646.
     """
     if num_samples < 1:
         raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
     parts: list[tuple[Tensor, ...]] = []
     with fitted.scope(), seeded(seed):
-        for _, weights in weight_blocks(fitted, fitted.evaluation_batch(data), num_samples):
+        batch = fitted.evaluation_batch(data)
+        check_rows(fitted.pair, batch, strict=False)
+        for weights in weight_blocks(fitted, batch, num_samples):
             k_hat = pareto_k(weights)
             log_w = weights.double()
             total = torch.logsumexp(log_w, 0)
@@ -107,38 +113,46 @@ def posterior(
     parts = []
     with fitted.scope(), seeded(seed):
         batch = fitted.evaluation_batch(data)
-        size = max(1, CHUNK_ELEMENTS // (num_particles * row_elements(fitted, batch)))
-        for rows in chunks(batch, size):
-            found = terms(fitted.pair, rows, num_particles, layout=fitted.layout)
-            log_w = log_weights(found)  # (K, n)
+        check_rows(fitted.pair, batch, strict=False)
+        most = _particles_at_once(fitted, batch, num_particles)
+        for rows in chunking.chunks(batch, chunking.chunk_size(fitted.pair, batch, num_particles)):
+            runs = _runs(fitted, rows, num_particles, most)
+            found = [(log_weights(run), run.rows(run.sites[chosen.name].value, chosen.event_shape)) for run in runs]
+            log_w, value = (torch.cat(part) for part in zip(*found))
             if not bool(torch.isfinite(log_w.logsumexp(0)).all()):
                 raise NotFiniteError(
                     "A row has probability 0 at every draw of the guide, so there is no posterior to draw from: look at it "
                     "with importance(...), raise num_particles, or train on data that contain such rows."
                 )
-            weights = log_w.softmax(0)
-            picked = torch.multinomial(weights.T, num_samples, replacement=True).T  # (S, n)
-            value = found.rows(found.sites[chosen.name].value, chosen.event_shape)
+            picked = torch.multinomial(log_w.softmax(0).T, num_samples, replacement=True).T  # (S, n)
             index = picked.reshape(*picked.shape, *(1 for _ in chosen.event_shape)).expand(-1, -1, *chosen.event_shape)
             parts.append(torch.gather(value, 0, index))
     return torch.cat(parts, 1)
 
 
-def weight_blocks(fitted: Fit, batch: Batch, num_samples: int) -> Iterator[tuple[Batch, Tensor]]:
-    """Blocks of rows with all their log-weights, (K, n) each, gathered over chunks of particles."""
-    row = row_elements(fitted, batch)
-    block = max(1, min(WEIGHT_ELEMENTS // num_samples, CHUNK_ELEMENTS // row))
-    for rows in chunks(batch, block):
-        n = num_rows(rows)
-        particles = max(1, min(num_samples, CHUNK_ELEMENTS // (n * row)))
-        found = [
-            log_weights(terms(fitted.pair, rows, min(particles, num_samples - done), layout=fitted.layout))
-            for done in range(0, num_samples, particles)
-        ]
-        yield rows, torch.cat(found) if len(found) > 1 else found[0]
+def weight_blocks(fitted: Fit, batch: Batch, num_samples: int) -> Iterator[Tensor]:
+    """All log-weights of the rows, a block of rows after the other, (K, n) each, gathered over chunks of particles."""
+    rows_at_once = chunking.chunk_size(fitted.pair, batch)
+    most = _particles_at_once(fitted, batch, num_samples)
+    block = max(1, min(WEIGHT_ELEMENTS // num_samples, rows_at_once))
+    for rows in chunking.chunks(batch, block):
+        at_once = max(1, min(most, rows_at_once // num_rows(rows)))
+        yield torch.cat([log_weights(run) for run in _runs(fitted, rows, num_samples, at_once)])
 
 
-def row_elements(fitted: Fit, batch: Batch) -> int:
-    """Elements of the largest tensor that one particle of one row makes, as far as its sites tell."""
-    sites = [math.prod(s.event_shape) for s in fitted.layout.sites if s.local]
-    return max([1, *sites, *(v[0].numel() for v in batch.values())])
+def _runs(fitted: Fit, rows: Batch, num_particles: int, at_once: int) -> Iterator[Terms]:
+    for done in range(0, num_particles, at_once):
+        yield terms(fitted.pair, rows, min(at_once, num_particles - done), layout=fitted.layout)
+
+
+def _particles_at_once(fitted: Fit, batch: Batch, num_particles: int) -> int:
+    """All of them where the pair carries a particle dimension rightly, else 1, with a warning: right, and slow."""
+    if num_particles == 1:
+        return 1
+    try:
+        with fork_rng():
+            check_particles(fitted.pair, take_rows(batch, slice(0, 3)), fitted.layout)
+    except PairError as error:
+        warnings.warn(f"Particles are run one at a time, which is slow. {error}", stacklevel=4)
+        return 1
+    return num_particles

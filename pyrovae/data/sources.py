@@ -371,6 +371,8 @@ def _dataset(
             f"{path}: {infinite} values are infinite (or beyond float32, 3.4e38). "
             "Make them NaN (missing), drop their rows, or change their unit."
         )
+    for part, read in zip(parts, rows_of):
+        _refuse_rounding(path, part, read, divisor, columns)
     codes, classes = _classes(path, [part for part in (y, y_test) if part is not None])
     return Dataset(
         name=path.stem,
@@ -413,11 +415,27 @@ def _image_shape(x: Array) -> tuple[int, ...] | None:
     return (height, width) if channels == 1 else (channels, height, width)
 
 
-def _flat(x: Array) -> Array:
+def _flat(x: Array, dtype: type = np.float32) -> Array:
     if x.ndim == 4 and x.shape[1] not in (1, 3, 4) and x.shape[-1] in (1, 3, 4):
         x = np.moveaxis(x, -1, 1)
     with np.errstate(over="ignore"):  # an overflow becomes infinite, and is refused as such
-        return np.array(x.reshape(len(x), -1), dtype=np.float32)  # always a copy: it is divided in place
+        return np.array(x.reshape(len(x), -1), dtype=dtype)  # always a copy: it is divided in place
+
+
+def _refuse_rounding(path: Path, given: Array, rows: Tensor, divisor: int, columns: tuple[str, ...] | None) -> None:
+    """Rows become float32, 7 digits: a column such as 1e9 +- 1 would lose what varies in it."""
+    if given.dtype.kind != "f" or given.dtype.itemsize <= 4:
+        return
+    given = _flat(given, np.float64)
+    lost = np.nanmax(np.abs(given - rows.double().numpy() * divisor), axis=0, initial=0.0)
+    spread = np.nanstd(given, axis=0)
+    bad = np.flatnonzero(lost > 0.01 * spread)
+    if len(bad):
+        name = columns[bad[0]] if columns else f"column {bad[0]}"
+        raise DataError(
+            f"{path}: {name} varies by {spread[bad[0]]:.3g} around {np.nanmean(given[:, bad[0]]):.6g}, less than float32 can "
+            "tell apart. Subtract an offset, or change its unit."
+        )
 
 
 def _classes(path: Path, parts: list[Array]) -> tuple[list[Tensor], tuple[str | int, ...] | None]:

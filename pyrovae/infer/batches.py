@@ -21,12 +21,12 @@ class Batches:
         self.generator = torch.Generator().manual_seed(seed)
         self.queue = torch.empty(0, dtype=torch.long)
 
-    def begin_epoch(self) -> int:
-        """Shuffle all rows behind those carried over; returns the number of batches to deal."""
+    def begin_epoch(self) -> None:
+        """Shuffle all rows behind those carried over."""
         self.queue = torch.cat([self.queue, torch.randperm(self.num_rows, generator=self.generator)])
-        return len(self)
 
     def __len__(self) -> int:
+        """Batches to deal before the epoch ends."""
         return len(self.queue) // self.batch_size
 
     def deal(self) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import math
 import os
@@ -20,7 +21,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from pyrovae._version import __version__
@@ -28,7 +29,7 @@ from pyrovae.check import Layout, Site, describe
 from pyrovae.errors import CheckpointError, PyrovaeError
 from pyrovae.infer.fitted import Fit
 from pyrovae.infer.spec import externals, from_spec, to_spec
-from pyrovae.pair import named_tensors, param_scope
+from pyrovae.pair import find_device, fork_rng, named_tensors, param_scope, place
 
 FORMAT = 1
 WEIGHTS, RUN, HISTORY, STATE = "weights.safetensors", "run.json", "history.csv", "checkpoint.safetensors"
@@ -57,6 +58,10 @@ def claim_folder(folder: str | Path, *, force: bool = False) -> Path:
             (folder / name).unlink(missing_ok=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with (folder / RUN).open("x") as file:  # the claim: only one of two processes gets it
+            json.dump({"format": FORMAT, "pyrovae": __version__, "status": "running"}, file)
+    except FileExistsError as error:
+        raise CheckpointError(f"{folder} has just been taken by another run: choose another folder.") from error
     except OSError as error:
         raise CheckpointError(f"Cannot make the run folder {folder}: {error.strerror or error}.") from error
     return folder
@@ -72,7 +77,9 @@ def read_run(folder: str | Path) -> dict[str, Any]:
         version = run["format"]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{path} is damaged ({error}): restore it, or fit again.") from error
-    if not isinstance(version, int) or version > FORMAT:
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise CheckpointError(f"{path} is damaged (format {version!r}): restore it, or fit again.")
+    if version > FORMAT:
         raise CheckpointError(
             f"{folder} was written by a newer pyrovae ({run.get('pyrovae', '?')}, format {version}); this one reads up to "
             f"format {FORMAT}: upgrade with `pip install -U pyrovae`."
@@ -107,11 +114,9 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> str:
-    temporary = path.with_name(path.name + ".part")
-    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, temporary, metadata)
-    digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
-    os.replace(temporary, path)
-    return digest
+    content = save_tensors({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, metadata)
+    _replace(path, content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def _load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -147,17 +152,16 @@ def write_fit(folder: Path, fitted: Fit, status: str = "finished") -> None:
 
 def write_history(folder: Path, history: list[dict[str, float]]) -> None:
     columns = list(dict.fromkeys(name for row in history for name in row))
-    temporary = folder / (HISTORY + ".part")
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
+    with io.StringIO(newline="") as text:
+        writer = csv.DictWriter(text, columns)
         writer.writeheader()
         writer.writerows(history)
-    os.replace(temporary, folder / HISTORY)
+        _replace(folder / HISTORY, text.getvalue().encode())
 
 
-def load(folder: str | Path, pair: Any = None, *, device: str | torch.device = "cpu") -> Fit:
+def load(folder: str | Path, pair: Any = None, *, transform: Any = None, device: str | torch.device = "cpu") -> Fit:
     """Read a fitted pair back. A pair built from pyrovae's own parts is rebuilt; one with parts of your own is passed in,
-    freshly built, and gets the weights.
+    freshly built, and gets the weights; so is a transform of your own.
 
     Raises CheckpointError when the folder is no run, is damaged, comes from a newer version, needs `pair`, or its weights
     do not fit the pair.
@@ -172,44 +176,29 @@ def load(folder: str | Path, pair: Any = None, *, device: str | torch.device = "
         raise CheckpointError(
             f"{folder / WEIGHTS} is damaged: its checksum is not the one in {RUN}. Restore it, or fit again."
         )
+    if transform is None and externals(run.get("transform")):
+        raise CheckpointError(
+            f"This run's transform is a function of your own, {externals(run['transform'])[0]}: pass it, "
+            "pv.load(folder, transform=...)."
+        )
     try:
-        made = rebuild(run) if pair is None else pair
-        transform = None if externals(run["transform"]) else from_spec(run["transform"])
-        layout = read_layout(run["layout"])
-        history = read_history(folder)
+        fitted = Fit(
+            pair=from_spec(run["pair"]) if pair is None else pair,
+            layout=read_layout(run["layout"]),
+            history=read_history(folder),
+            settings=run["settings"],
+            transform=transform if transform is not None else from_spec(run["transform"]),
+            info=run["info"],
+            stopped=run.get("stopped", ""),
+        )
+        with param_scope(fitted.store):
+            initialize(fitted.pair, fitted.layout, find_device(device))
+            copy_tensors(named_tensors(fitted.pair, buffers=True), tensors)
     except PyrovaeError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
-        raise CheckpointError(
-            f"{folder / RUN} is damaged ({type(error).__name__}: {error}): restore it, or fit again."
-        ) from error
-    if transform is None and run["transform"] is not None:
-        raise_external(run["transform"])
-    fitted = Fit(
-        pair=made,
-        layout=layout,
-        history=history,
-        settings=run["settings"],
-        transform=transform,
-        info=run["info"],
-        stopped=run.get("stopped", ""),
-    )
-    with param_scope(fitted.store):
-        initialize(made, layout, torch.device(device))
-        copy_tensors(named_tensors(made, buffers=True), tensors)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OSError) as error:
+        raise CheckpointError(f"The run in {folder} is damaged ({error!r}): restore it, or fit again.") from error
     return fitted
-
-
-def raise_external(spec: Any) -> None:
-    raise CheckpointError(
-        f"This run's transform is a function of your own, {externals(spec)[0]}, which cannot be read from {RUN}: "
-        "use a transform of pv.transforms, or transform the data yourself."
-    )
-
-
-def rebuild(run: Mapping[str, Any]) -> Any:
-    """The pair of a run.json, with fresh weights."""
-    return from_spec(run["pair"])
 
 
 def read_layout(spec: Mapping[str, Any]) -> Layout:
@@ -224,28 +213,23 @@ def read_history(folder: Path) -> list[dict[str, float]]:
     path = folder / HISTORY
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        return [
-            {k: int(v) if k in ("epoch", "steps") else float(v) for k, v in row.items() if v != ""}
-            for row in csv.DictReader(file)
-        ]
+    try:
+        with path.open(newline="") as file:
+            return [
+                {k: int(v) if k in ("epoch", "steps") else float(v) for k, v in row.items() if v != ""}
+                for row in csv.DictReader(file)
+            ]
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}): restore it, or remove it.") from error
 
 
 def initialize(pair: Any, layout: Layout, device: torch.device) -> None:
     """Make the parameters that a pair makes lazily, by running it once on two rows of zeros; the random state is kept."""
     rows = {a: torch.zeros(2, *shape, dtype=dtype, device=device) for a, (shape, dtype) in layout.arguments.items()}
     place(pair, device)
-    with torch.random.fork_rng(), torch.no_grad():
+    with fork_rng(), torch.no_grad():
         describe(pair, rows)
     place(pair, device)
-
-
-def place(pair: Any, device: torch.device) -> None:
-    """Move weights to a device in place: leaves stay the same objects, so that registrations hold."""
-    with torch.no_grad():
-        for tensor in named_tensors(pair, buffers=True).values():
-            if tensor.device != device:
-                tensor.data = tensor.data.to(device)
 
 
 def copy_tensors(into: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:

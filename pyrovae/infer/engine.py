@@ -48,8 +48,8 @@ class Program:
         descend = -bound.objective
         if self.penalty is not None:
             penalty = self.penalty(self.pair)
-            if penalty.dim():
-                raise PairError(f"penalty must return a 0-d tensor, got shape {tuple(penalty.shape)}: sum it.")
+            if not isinstance(penalty, Tensor) or penalty.dim():
+                raise PairError(f"penalty must return a 0-d tensor, in nats: sum it. It returned {penalty!r}.")
             descend = descend + penalty
         return bound.elbo / self.num_rows, descend / self.num_rows
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyrovae.check import check_fewer_rows, check_gradients, describe
+from pyrovae.check import check_fewer_rows, check_gradients, check_particles, describe
 from pyrovae.errors import DataError, OptionError
 from pyrovae.infer import checkpoint as store
 from pyrovae.infer.batches import fingerprint
@@ -22,7 +24,18 @@ from pyrovae.infer.spec import to_spec
 from pyrovae.infer.splits import Split
 from pyrovae.infer.trainer import Callback, Trainer, rate_of
 from pyrovae.infer.validate import check_rows
-from pyrovae.pair import Batch, as_batch, evaluating, num_rows, param_scope, take_rows, trainable
+from pyrovae.pair import (
+    Batch,
+    as_batch,
+    evaluating,
+    find_device,
+    fork_rng,
+    num_rows,
+    param_scope,
+    place,
+    take_rows,
+    trainable,
+)
 
 OptimizerFactory = Callable[[list[Tensor]], torch.optim.Optimizer]
 
@@ -32,7 +45,7 @@ def fit(
     data: Any,
     *,
     epochs: int,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     learning_rate: float = 1e-3,
     loss: Any = None,
     optimizer: OptimizerFactory | None = None,
@@ -57,10 +70,11 @@ def fit(
 
     The loss of a step with B of N rows is -(1/N) [global terms + (N/B) sum of the rows' local terms] + penalty/N, in nats
     per row. Parameters are found by running the pair once: `nn.Module`, `PyroModule`, AutoGuides and bare `pyro.param`s;
-    the last live in a param store of this fit's own.
+    the last live in a param store of this fit's own. Modules keep the mode, training or evaluation, that they are in.
 
     data: an array or tensor of rows for the model's first argument, or a dict of them by argument; floating arrays become
         the default dtype. They are moved to the device whole.
+    batch_size: rows a step; None is 128, or all rows where there are fewer.
     learning_rate, optimizer: fused Adam at that rate, or a function from a list of leaf tensors to a torch optimizer.
     loss: `pv.Trace_ELBO(...)`, or Pyro's `Trace_ELBO` or `TraceMeanField_ELBO`, which are translated.
     validation: a fraction of the rows to hold out, or data. Its ELBO, KL weight left out, is written to the history;
@@ -73,7 +87,9 @@ def fit(
     checkpoint: a new folder for the run, written every `checkpoint_every` seconds and at the end, on Ctrl-C and when the
         loss turns NaN. `resume=True` goes on with the fit in it: 2N epochs stopped at N and resumed equal the
         uninterrupted ones bit for bit. `force=True` replaces the run in it.
-    seed: of shuffling and noise; None draws one from torch's global state, which is otherwise left alone.
+    loss: besides these any function (pair, batch, *, num_rows, kl_weight, layout) -> `pv.Bound`.
+    seed: of shuffling and noise; None draws one from torch's global state, which is otherwise left alone, or goes on with
+        that of the run that is resumed.
     engine: "eager", or "auto".
     progress: a bar with the ELBO; None shows it on a terminal.
     info: anything JSON to keep with the run.
@@ -82,25 +98,29 @@ def fit(
     weights put back to the last good epoch; CheckpointError for the folder; KeyboardInterrupt after Ctrl-C (a second
     one stops at once).
     """
+    epochs, batch_size, patience = _whole(epochs=epochs, batch_size=batch_size, patience=patience)
+    _check_options(patience, validation, checkpoint, resume, clip_norm, learning_rate, callbacks, info)
     batch = as_batch(pair, data)
-    seed = int(torch.randint(2**31, ())) if seed is None else seed
-    _check_options(epochs, batch_size, patience, validation, checkpoint, resume, clip_norm, learning_rate)
+    if seed is None:
+        seed = _recorded_seed(checkpoint) if resume else int(torch.randint(2**31, ()))
     held_out, split = None, None
-    if isinstance(validation, float):
-        split = Split(num_rows(batch), test_fraction=0.0, validation_fraction=validation, seed=seed)
+    if isinstance(validation, (int, float)):
+        split = Split(num_rows(batch), test_fraction=0.0, validation_fraction=float(validation), seed=seed)
         held_out, batch = take_rows(batch, split.validation), take_rows(batch, split.train)
     elif validation is not None:
         held_out = as_batch(pair, validation)
     rows = num_rows(batch)
+    batch_size = min(128, rows) if batch_size is None else batch_size
     if batch_size > rows:
         raise DataError(f"batch_size={batch_size} is larger than the {rows} training rows: use at most {rows}.")
-    where = _device(device)
+    where = find_device(device)
+    objective = as_loss(loss)
     settings = {
         "epochs": epochs,
         "batch_size": batch_size,
         "seed": seed,
         "num_rows": rows,
-        "loss": repr(as_loss(loss)),
+        "loss": to_spec(objective),
         "schedule": to_spec(schedule),
         "clip_norm": clip_norm,
         "patience": patience,
@@ -109,32 +129,37 @@ def fit(
         "validation_split": split.to_json() if split else None,
     }
     fitted = Fit(pair=pair, layout=None, settings=settings, transform=transform, info=dict(info or {}))  # type: ignore[arg-type]
-    with torch.random.fork_rng(), param_scope(fitted.store):
+    with fork_rng(), param_scope(fitted.store):
         torch.manual_seed(seed)
-        store.place(pair, where)
+        place(pair, where)
         batch = {name: value.to(where) for name, value in batch.items()}
         first = take_rows(batch, slice(0, batch_size))
+        if transform is not None and not isinstance(transform_once(first, transform), dict):
+            raise OptionError("transform takes a batch, a dict of tensors, and returns one: {**batch, 'x': changed}.")
         if held_out is not None:
             held_out = {name: value.to(where) for name, value in held_out.items()}
         with evaluating(pair):
             with pyro.validation_enabled(False):  # check_rows has the better words for unfit data
                 fitted.layout = describe(pair, transform_once(first, transform))
-            store.place(pair, where)
+            place(pair, where)
             _check_all(pair, first, [batch] if held_out is None else [batch, held_out], transform)
+            if getattr(objective, "num_particles", 1) > 1:
+                check_particles(pair, transform_once(take_rows(first, slice(0, 2)), transform), fitted.layout)
         leaves = trainable(pair)
         if not leaves:
             raise OptionError("The pair has no parameter to train.")
         scheduled = as_schedule(schedule)
+        dtype = next(iter(leaves.values())).dtype
         steps = Step(0, rows / batch_size, epochs * rows // batch_size)
         program = Program(
             pair=pair,
-            loss=as_loss(loss),
+            loss=objective,
             parameters=leaves,
             optimizer=_make_optimizer(optimizer, list(leaves.values()), learning_rate),
             rows=batch,
             num_rows=rows,
             layout=fitted.layout,
-            weights={n: torch.tensor(v, device=where) for n, v in weights_at(scheduled, steps).items()},
+            weights={n: torch.tensor(v, device=where, dtype=dtype) for n, v in weights_at(scheduled, steps).items()},
             transform=transform,
             penalty=penalty,
             clip_norm=clip_norm,
@@ -148,7 +173,7 @@ def fit(
         }
         folder = None
         if checkpoint is not None:
-            identity = {**settings, "data": fingerprint(batch)}
+            identity = {**settings, "data": fingerprint(batch), "validation": fingerprint(held_out or {})}
             if schedule is None:
                 del identity["epochs"]  # without a schedule, a longer fit begins as a shorter one does
             if resume:
@@ -157,6 +182,8 @@ def fit(
                 folder = store.claim_folder(checkpoint, force=force)
                 trainer.begin(folder, identity)
         trainer.run(list(callbacks), folder, checkpoint_every, progress)
+        for leaf in leaves.values():
+            leaf.grad = None
     if folder is not None:
         store.write_fit(folder, fitted)
     return fitted
@@ -165,48 +192,62 @@ def fit(
 # --- pieces ----------------------------------------------------------------------------------------------------------
 
 
+def _whole(**options: Any) -> tuple[Any, ...]:
+    """Whole numbers of at least 1, or None, as Python's own; OptionError names the one that is not."""
+    found: list[int | None] = []
+    for name, value in options.items():
+        try:
+            number = None if value is None and name != "epochs" else operator.index(value)
+        except TypeError:
+            number = 0
+        if isinstance(value, bool) or (number is not None and number < 1):
+            raise OptionError(f"{name} must be a whole number of at least 1, got {value!r}.")
+        found.append(number)
+    return tuple(found)
+
+
 def _check_options(
-    epochs: int,
-    batch_size: int,
     patience: int | None,
     validation: Any,
     checkpoint: Any,
     resume: bool,
     clip_norm: float | None,
     learning_rate: float,
+    callbacks: Any,
+    info: Any,
 ) -> None:
-    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("patience", patience)):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise OptionError(f"{name} must be a whole number of at least 1, got {value!r}.")
     for name, number in (("clip_norm", clip_norm), ("learning_rate", learning_rate)):
         if number is not None and not number > 0:
             raise OptionError(f"{name} must be positive, got {number!r}.")
+    if isinstance(validation, (int, float)) and not 0 < validation < 1:
+        raise OptionError(
+            f"validation must be a fraction between 0 and 1, or data, got {validation!r}; None does without."
+        )
     if patience is not None and validation is None:
         raise OptionError("patience needs rows to watch: give validation=0.1 (a fraction), or data.")
     if resume and checkpoint is None:
         raise OptionError("resume=True needs checkpoint=..., the folder of the run to go on with.")
+    if not isinstance(callbacks, Sequence):
+        raise OptionError(f"callbacks is a list of functions of the Fit, got {callbacks!r}: write callbacks=[f].")
+    try:
+        json.dumps(info)
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"info is kept as JSON, and this is not JSON ({error}): use numbers, text, lists.") from error
+
+
+def _recorded_seed(checkpoint: Any) -> int:
+    """The seed of the run that is to be resumed."""
+    return int(store.read_run(checkpoint).get("settings", {}).get("seed", 0))
 
 
 def _check_all(pair: Any, first: Batch, data: list[Batch], transform: Transform | None) -> None:
     """What can be known before the first step: of the pair on the first batch, and of every row."""
-    with torch.random.fork_rng():
+    with fork_rng():
         with pyro.validation_enabled(False):
             check_fewer_rows(pair, transform_once(first, transform))
         for batch in data:
             check_rows(pair, batch, transform=transform)
         check_gradients(pair, transform_once(first, transform))
-
-
-def _device(device: str | torch.device) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise OptionError(f"device={str(device)!r} cannot be used here ({reason}); known: auto, cpu, cuda.") from error
-    return found
 
 
 def _make_optimizer(

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyro
 import torch
-from torch import Tensor
 
 from pyrovae.check import Layout
 from pyrovae.errors import DataError
-from pyrovae.pair import Batch, as_batch, evaluating, named_tensors, num_rows, param_scope, take_rows
+from pyrovae.pair import Batch, as_batch, evaluating, fork_rng, named_tensors, param_scope
 
 EVALUATION_SEED = 20_130_620
 
 
-@dataclass
+@dataclass(repr=False)
 class Fit:
     """What `fit` returns, and what everything that asks a fitted pair takes.
 
@@ -35,6 +34,11 @@ class Fit:
     transform: Callable[[Batch], Batch] | None = None
     info: dict[str, Any] = field(default_factory=dict)
     stopped: str = ""
+
+    def __repr__(self) -> str:
+        last = f", ELBO {self.history[-1]['elbo']:.2f} nats per row" if self.history else ""
+        sites = ", ".join(site.name for site in self.layout.sites)
+        return f"Fit({type(self.pair).__name__} of {sites}: {len(self.history)} epochs{last})"
 
     @contextmanager
     def scope(self) -> Iterator[None]:
@@ -58,7 +62,7 @@ class Fit:
     def batch(self, data: Any) -> Batch:
         """Bind data to the model's arguments, on the device of the weights. DataError when rows have another shape or
         dtype than those of the fit."""
-        batch = as_batch(self.pair, data)
+        batch = as_batch(self.pair, data, {name: dtype for name, (_, dtype) in self.layout.arguments.items()})
         for name, value in batch.items():
             shape, dtype = self.layout.arguments.get(name, (tuple(value.shape[1:]), value.dtype))
             if tuple(value.shape[1:]) != shape or value.dtype != dtype:
@@ -78,15 +82,9 @@ def transform_once(batch: Batch, transform: Callable[[Batch], Batch] | None) -> 
     """The transform's draw for evaluation: always the same, and the caller's random state is left alone."""
     if transform is None:
         return batch
-    with torch.random.fork_rng():
+    with fork_rng():
         torch.manual_seed(EVALUATION_SEED)
         return transform(batch)
-
-
-def chunks(batch: Mapping[str, Tensor], size: int) -> Iterator[Batch]:
-    """The rows in order, `size` at a time."""
-    for start in range(0, num_rows(batch), size):
-        yield take_rows(batch, slice(start, start + size))
 
 
 @contextmanager
@@ -95,6 +93,6 @@ def seeded(seed: int | None) -> Iterator[None]:
     if seed is None:
         yield
         return
-    with torch.random.fork_rng():
+    with fork_rng():
         torch.manual_seed(seed)
         yield

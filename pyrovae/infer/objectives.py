@@ -78,7 +78,11 @@ def elbo(
                 gradient_latent = gradient_latent - weight * scale_and_mask(pathwise, term.q.scale, None).sum()
     value = ((likelihood + latent) / terms.num_particles).detach()
     if callable(kl):
-        changed = kl(divergences)
+        changed = kl(dict(divergences))
+        if changed.keys() != divergences.keys():
+            raise PairError(
+                f"The function kl must return the sites it was given, {sorted(divergences)}, got {sorted(changed)}."
+            )
         gradient_latent = zero
         for name, divergence in changed.items():
             term = terms.sites[name]

@@ -78,12 +78,18 @@ def as_schedule(schedule: Schedule | Sequence[Schedule] | None) -> Schedule:
     """None gives no weights, a sequence is combined."""
     if schedule is None:
         return combine()
-    return schedule if callable(schedule) else combine(*schedule)
+    several = (schedule,) if callable(schedule) else tuple(schedule) if isinstance(schedule, Sequence) else ()
+    if not several or not all(callable(s) for s in several):
+        raise OptionError(f"schedule must be a function of the step or a list of them, got {schedule!r}.")
+    return several[0] if len(several) == 1 else combine(*several)
 
 
 def weights_at(schedule: Schedule, step: Step) -> dict[str, float]:
     """The schedule's weights at a step; OptionError for a weight that is not known, negative or not finite."""
-    found = dict(schedule(step))
+    given = schedule(step)
+    if not isinstance(given, Mapping):
+        raise OptionError(f"A schedule returns a dict of weights ({', '.join(WEIGHTS)}), got {type(given).__name__}.")
+    found = {name: float(value) for name, value in given.items()}
     for name, value in found.items():
         if name not in WEIGHTS:
             raise OptionError(f"A schedule gave the weight {name!r}; known: {', '.join(WEIGHTS)}.")

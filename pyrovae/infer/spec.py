@@ -18,7 +18,10 @@ from torch.distributions import Distribution, Independent
 from pyrovae.errors import CheckpointError
 
 BUILT_HERE = ("pyrovae.",)
-CLASSES_ALLOWED = ("pyrovae.", "torch.nn.modules.")
+# What a file may have built: parts of models, and the hooks of a fit. Not whatever a module happens to import.
+ROOMS = ("nets", "families", "priors", "conditionals", "distributions", "models", "infer.transforms", "infer.schedules")
+PARTS = tuple(f"pyrovae.{room}." for room in ROOMS)
+ACTIVATIONS = ("torch.nn.modules.",)
 DISTRIBUTIONS = ("pyro.distributions.", "torch.distributions.")
 
 
@@ -54,7 +57,7 @@ def _write(value: Any, path: str, seen: dict[int, str]) -> Any:
         return {"dict": {k: _write(v, f"{path}.{k}", seen) for k, v in value.items()}}
     if isinstance(value, type):
         name = _path(value)
-        return {"type": name} if name.startswith(CLASSES_ALLOWED) else {"external": name}
+        return {"type": name} if name.startswith(ACTIVATIONS) else {"external": name}
     if isinstance(value, nn.Parameter):  # its values come from the weights
         return {"parameter": list(value.shape), "dtype": str(value.dtype)[6:]}
     if isinstance(value, Tensor):
@@ -111,14 +114,14 @@ def _read(spec: Any, path: str, built: dict[str, Any]) -> Any:
     if "same_as" in spec:
         return built[spec["same_as"]]
     if "type" in spec:
-        return _class(spec["type"], CLASSES_ALLOWED)
+        return _class(spec["type"], ACTIVATIONS)
     if "external" in spec:
         raise CheckpointError(
             f"This run's model has a part of your own, {spec['external']}: build the pair and pass it, "
             "pv.load(folder, pair=...)."
         )
     args = {name: _read(v, f"{path}.{name}", built) for name, v in spec["args"].items()}
-    cls = _class(spec["class"], BUILT_HERE + DISTRIBUTIONS)
+    cls = _class(spec["class"], PARTS + DISTRIBUTIONS)
     spread = next(
         (p.name for p in inspect.signature(cls.__init__).parameters.values() if p.kind is p.VAR_POSITIONAL), ""
     )
@@ -139,6 +142,8 @@ def _class(name: str, allowed: tuple[str, ...]) -> Any:
         raise CheckpointError(
             f"The run names {name!r}, which this version of pyrovae does not have: {error}."
         ) from error
-    if not isinstance(found, type):
-        raise CheckpointError(f"{name!r} is not a class: the run.json was not written by pyrovae.")
+    if not isinstance(found, type) or not _path(found).startswith(allowed):
+        raise CheckpointError(
+            f"{name!r} is not a class that a run folder may name: the run.json was not written by pyrovae."
+        )
     return found

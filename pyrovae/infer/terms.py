@@ -17,7 +17,7 @@ from torch import Tensor
 from pyrovae.check import Layout, describe
 from pyrovae.errors import PairError
 from pyrovae.handlers import DATA_PLATE
-from pyrovae.pair import is_local, num_rows, run, sample_sites
+from pyrovae.pair import fork_rng, is_local, num_rows, run, sample_sites
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,15 @@ class Term:
     objective_only: bool
     p: Density | None
     q: Density | None
+
+    def reduce_global(self) -> Tensor:
+        """log p - log q summed over everything: a global site's share of the bound, averaged by nobody."""
+        total = self.value.new_zeros(())
+        if self.p is not None:
+            total = total + self.p.scaled.sum()
+        if self.q is not None:
+            total = total - self.q.scaled.sum()
+        return total
 
 
 @dataclass(frozen=True)
@@ -139,7 +148,7 @@ def terms(pair: Any, batch: Mapping[str, Tensor], num_particles: int = 1, *, lay
     a site marked for enumeration: drawing it instead would silently change the estimator.
     """
     if layout is None and num_particles > 1:
-        with torch.random.fork_rng():
+        with fork_rng():
             layout = describe(pair, batch)
     nesting = layout.plate_nesting if layout else 0
     model_trace, guide_trace = run(pair, batch, num_particles=num_particles, plate_nesting=nesting)

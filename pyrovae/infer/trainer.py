@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +15,14 @@ from torch import Tensor
 from pyrovae.errors import CheckpointError, NotFiniteError, OptionError
 from pyrovae.infer import checkpoint as store
 from pyrovae.infer.batches import Batches
+from pyrovae.infer.chunks import chunk_size, chunks
 from pyrovae.infer.console import progress_bar, stop_on_interrupt
 from pyrovae.infer.engine import Program, make_engine
-from pyrovae.infer.fitted import EVALUATION_SEED, Fit, chunks, transform_once
+from pyrovae.infer.fitted import EVALUATION_SEED, Fit, transform_once
 from pyrovae.infer.objectives import log_weights
 from pyrovae.infer.schedules import Schedule, Step, weights_at
 from pyrovae.infer.terms import terms
-from pyrovae.pair import Batch, named_tensors, num_rows
+from pyrovae.pair import Batch, fork_rng, named_tensors, num_rows
 
 Callback = Callable[[Fit], bool | None]
 
@@ -34,6 +36,7 @@ class Trainer:
         self.fitted, self.program, self.schedule, self.held_out = fitted, program, schedule, held_out
         self.engine = make_engine(engine, program)
         self.steps = steps
+        self.device = next(iter(program.rows.values())).device
         settings = fitted.settings
         self.batches = Batches(program.num_rows, settings["batch_size"], settings["seed"])
         self.epochs, self.patience = settings["epochs"], settings["patience"]
@@ -71,7 +74,8 @@ class Trainer:
                     self._interrupt(folder)
                 self._end_epoch(folder)
                 bar(history)
-                answers = [callback(self.fitted) for callback in callbacks]
+                with fork_rng():  # what a callback draws must not change the fit
+                    answers = [callback(self.fitted) for callback in callbacks]
                 if any(answer is True for answer in answers):
                     self.fitted.stopped = "a callback stopped it"
                 self.last_good = self.state()
@@ -80,6 +84,8 @@ class Trainer:
                     written = time.monotonic()
         if folder is not None:
             self.write(folder)
+        if interrupted.is_set():  # in the last epoch: all is done and written, and the caller still wanted to stop
+            self._interrupt(folder)
         if self.best is not None:
             with torch.no_grad():
                 for name, tensor in named_tensors(self.fitted.pair, buffers=True).items():
@@ -96,24 +102,21 @@ class Trainer:
         weights = weights_at(self.schedule, self.steps._replace(number=self.step))
         if weights.keys() != self.program.weights.keys():
             raise OptionError(f"A schedule must give the same weights at every step; at step {self.step}: {weights}.")
-        index = self.batches.deal().to(next(iter(self.program.rows.values())).device, non_blocking=True)
+        index = self.batches.deal().to(self.device, non_blocking=True)
         self.epoch_elbos.append(self.engine.step(index, weights))
         self.step += 1
 
     def _end_epoch(self, folder: Path | None) -> None:
         self.in_epoch = False
         history = self.fitted.history
-        elbos = torch.stack(self.epoch_elbos).double().cpu()
-        good = torch.isfinite(elbos)
-        finite = torch.stack([torch.isfinite(p).all() for p in self.program.parameters.values()]).tolist()
-        broken = [name for name, whole in zip(self.program.parameters, finite) if not whole]
-        if not bool(good.all()) or broken:
-            self._fail(folder, elbos, broken)
+        elbos = self._check_finite(folder)
         row: dict[str, float] = {"epoch": len(history) + 1, "steps": self.step, "elbo": elbos.mean().item()}
         self.epoch_elbos = []
         began = time.monotonic()
         if self.held_out is not None:
             row["validation_elbo"] = self._validation_elbo()
+            if not math.isfinite(row["validation_elbo"]):
+                self._fail(folder, self.step, "the ELBO of the validation rows is")
         self.seconds += time.monotonic() - began
         last = weights_at(self.schedule, self.steps._replace(number=max(0, self.step - 1)))
         row["learning_rate"] = last.get("lr", rate_of(self.program.optimizer))
@@ -125,30 +128,44 @@ class Trainer:
             self.best = {n: t.detach().clone() for n, t in named_tensors(self.fitted.pair, buffers=True).items()}
 
     def _validation_elbo(self) -> float:
-        """Mean over the held-out rows of log w, one draw each, the same noise at every epoch; nats per row."""
+        """Mean over the held-out rows of log w, one draw each, the same noise at every epoch, and the global terms over the
+        number of training rows: what the training ELBO is, of other rows. Nats per row."""
         assert self.held_out is not None
         total = torch.zeros((), dtype=torch.float64, device=next(iter(self.held_out.values())).device)
-        with self.fitted.evaluation_mode(), torch.random.fork_rng():
+        with self.fitted.evaluation_mode(), fork_rng():
             torch.manual_seed(EVALUATION_SEED)
             seen = transform_once(self.held_out, self.fitted.transform)
-            for rows in chunks(seen, 4096):
-                total += log_weights(terms(self.fitted.pair, rows)).double().sum()
-        return total.item() / num_rows(self.held_out)
+            for rows in chunks(seen, chunk_size(self.fitted.pair, seen)):
+                found = terms(self.fitted.pair, rows)
+                total += log_weights(found).double().sum()
+        # Global latents count as in training: once for all training rows.
+        shared = sum(float(t.reduce_global()) for t in found.sites.values() if not t.local)
+        return total.item() / num_rows(self.held_out) + shared / self.program.num_rows
 
     # stopping
 
-    def _fail(self, folder: Path | None, elbos: Tensor, broken: list[str]) -> None:
-        epoch = len(self.fitted.history) + 1
+    def _check_finite(self, folder: Path | None) -> Tensor:
+        """The epoch's ELBOs, on the host: the one place where values of steps are read. Fails if one is not finite."""
+        elbos = torch.stack(self.epoch_elbos).double().cpu()
         bad = (~torch.isfinite(elbos)).nonzero()
-        step = self.step - len(elbos) + (int(bad[0]) if len(bad) else len(elbos) - 1)
+        if len(bad):
+            self._fail(folder, self.step - len(elbos) + int(bad[0]) + 1, "the loss is")
+        finite = torch.stack([torch.isfinite(p).all() for p in self.program.parameters.values()]).tolist()
+        broken = [name for name, whole in zip(self.program.parameters, finite) if not whole]
+        if broken:
+            self._fail(folder, self.step, f"the parameters {broken[:3]} are")
+        return elbos
+
+    def _fail(self, folder: Path | None, step: int, what: str) -> None:
+        epoch = len(self.fitted.history) + 1
         assert self.last_good is not None
         self.restore(*self.last_good)
+        self.fitted.stopped = f"in epoch {epoch}, step {step}, {what} not finite"
         kept = "the weights are those of the last good epoch"
         if folder is not None:
             self.write(folder)
             store.write_fit(folder, self.fitted, status="diverged")
             kept += f", saved in {folder}"
-        what = f"the parameters {broken[:3]} are" if broken and not len(bad) else "the loss is"
         raise NotFiniteError(
             f"In epoch {epoch}, step {step}, {what} not finite; {kept}. "
             "Lower the learning rate, set clip_norm=10, or warm up the KL weight."
@@ -156,6 +173,8 @@ class Trainer:
 
     def _interrupt(self, folder: Path | None) -> None:
         where = ""
+        if self.epoch_elbos:
+            self._check_finite(folder)  # else NaN would take the place of the last good state
         if folder is not None:
             self.write(folder)
             where = f"; the run in {folder} can be resumed"
@@ -171,8 +190,8 @@ class Trainer:
         tensors |= {f"optimizer/{n}": t for n, t in optimizer.items()}
         tensors |= {f"batches/{n}": t for n, t in self.batches.state_dict().items()}
         tensors["rng/cpu"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            tensors["rng/cuda"] = torch.cuda.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["rng/cuda"] = torch.cuda.get_rng_state(self.device)
         if self.epoch_elbos:
             tensors["epoch_elbos"] = torch.stack(self.epoch_elbos)
         notes = {
@@ -194,14 +213,13 @@ class Trainer:
             return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
         store.copy_tensors(named_tensors(self.fitted.pair, buffers=True), part("weights/"))
-        device = next(iter(self.program.rows.values())).device
-        self.best = {n: t.to(device) for n, t in part("best/").items()} or None
+        self.best = {n: t.to(self.device) for n, t in part("best/").items()} or None
         store.unflatten_optimizer(self.program.optimizer, part("optimizer/"), notes["optimizer"])
         self.batches.load_state_dict(part("batches/"))
         torch.set_rng_state(tensors["rng/cpu"])
-        if torch.cuda.is_available() and "rng/cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["rng/cuda"])
-        self.epoch_elbos = list(tensors["epoch_elbos"].to(device)) if "epoch_elbos" in tensors else []
+        if self.device.type == "cuda" and "rng/cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["rng/cuda"], self.device)
+        self.epoch_elbos = list(tensors["epoch_elbos"].to(self.device)) if "epoch_elbos" in tensors else []
         self.step, self.in_epoch, self.seconds = notes["step"], notes["in_epoch"], notes["seconds"]
         self.fitted.history[:] = [dict(row) for row in notes["history"]]
         self.best_elbo = -float("inf") if notes["best_elbo"] is None else notes["best_elbo"]

@@ -10,28 +10,28 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyrovae.errors import DataError, PairError
-from pyrovae.infer.fitted import chunks
+from pyrovae.infer.chunks import chunk_size, chunks
 from pyrovae.pair import Batch, run, sample_sites
 
 
-def check_rows(pair: Any, batch: Batch, *, transform: Any = None, chunk: int = 4096) -> None:
+def check_rows(pair: Any, batch: Batch, *, transform: Any = None, strict: bool = True) -> None:
     """Run the pair once over all rows: DataError for values outside a likelihood's support, and for missing or infinite
-    values where they make a log-density undefined; PairError if a log-density is not finite for good data."""
+    values where they make a log-density undefined; with `strict`, PairError if one is not finite for good data."""
     check = getattr(transform, "check", None)
     if check is not None:
         _check_missing_before(batch, transform)
         check(batch)
-    start = 0
+    start, chunk = 0, chunk_size(pair, batch)
     with torch.no_grad(), pyro.validation_enabled(False):
         for rows in chunks(batch, chunk):
             seen = transform(rows) if transform is not None else rows
             for name, node in sample_sites(run(pair, seen)[0]).items():
                 if node["is_observed"] and isinstance(node["value"], Tensor):
-                    _check_site(name, node, rows, start)
+                    _check_site(name, node, rows, start, strict)
             start += chunk
 
 
-def _check_site(name: str, node: Any, rows: Batch, start: int) -> None:
+def _check_site(name: str, node: Any, rows: Batch, start: int, strict: bool) -> None:
     value, fn = node["value"], node["fn"]
     finite = torch.isfinite(value) if value.is_floating_point() else torch.ones_like(value, dtype=torch.bool)
     inside = _elementwise_support(fn).check(value)
@@ -51,6 +51,8 @@ def _check_site(name: str, node: Any, rows: Batch, start: int) -> None:
         return
     for argument, given in rows.items():
         _check_missing(argument, given, start)
+    if not strict:
+        return
     raise PairError(
         f"Site {name!r} has a log-density that is not finite at the first run, although the data are: look at the "
         f"scale of the network's output ({_name(fn)}) and of the data."
