@@ -90,6 +90,20 @@ DAMAGE: dict[str, tuple[Any, str]] = {
         lambda run: change(run, pair={"class": "subprocess.Popen", "args": {"args": {"tuple": ["true"]}}}),
         "not a class that a run folder may name",
     ),
+    "a class that a module of ours imports": (
+        lambda run: change(run, pair={"class": "pyrovae.data.sources.MNIST", "args": {"root": "x", "download": True}}),
+        "not a class that a run folder may name",
+    ),
+    "a class that a part of ours imports": (
+        lambda run: change(run, pair={"class": "pyrovae.families.Any", "args": {}}),
+        "not a class",
+    ),
+    "no info": (lambda run: change(run, info=None, layout={"sites": []}), "damaged"),
+    "a dtype that is none": (
+        lambda run: change(run, layout={"sites": [], "plate_nesting": 1, "arguments": {"x": [[6], "sin"]}}),
+        "damaged",
+    ),
+    "history cut": (lambda run: (run / "history.csv").write_text("epoch,elbo\n1,x"), "history.csv is damaged"),
     "a function of this package": (
         lambda run: change(run, pair={"class": "pyrovae.cli.main", "args": {}}),
         "not a class",
@@ -112,6 +126,19 @@ def test_weights_of_another_pair_are_refused(run: Path) -> None:
         pv.load(run, pair=bare_functions())
 
 
+def test_a_transform_of_ones_own_is_passed_in(tmp_path: Path) -> None:
+    def flip(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {"x": 1 - batch["x"]}
+
+    fitted = pv.fit(vae(), binary(), epochs=1, batch_size=20, transform=flip)
+    pv.save(fitted, tmp_path / "run")
+    with pytest.raises(pv.CheckpointError, match="transform="):
+        pv.load(tmp_path / "run")
+    loaded = pv.load(tmp_path / "run", transform=flip)
+    x = binary()
+    assert torch.equal(pv.log_likelihood(loaded, x, 5, seed=0), pv.log_likelihood(fitted, x, 5, seed=0))
+
+
 def test_resuming_with_other_data_or_settings_is_refused(tmp_path: Path) -> None:
     x = binary()
     options: dict[str, Any] = {"epochs": 4, "batch_size": 10, "seed": 0, "checkpoint": tmp_path / "run"}
@@ -121,6 +148,10 @@ def test_resuming_with_other_data_or_settings_is_refused(tmp_path: Path) -> None
             pv.fit(vae(), x, resume=True, **{**options, **changed})
     with pytest.raises(pv.CheckpointError, match="other data"):
         pv.fit(vae(), 1 - x, resume=True, **options)
+    with pytest.raises(pv.CheckpointError, match="other validation"):
+        pv.fit(vae(), x, resume=True, validation=x, **options)
+    with pytest.raises(pv.CheckpointError, match="other transform"):
+        pv.fit(vae(), x, resume=True, transform=pv.transforms.Binarize(), **options)
     with pytest.raises(pv.CheckpointError, match="not a run folder"):
         pv.fit(vae(), x, resume=True, **{**options, "checkpoint": tmp_path / "nowhere"})
     (tmp_path / "run" / "checkpoint.safetensors").write_bytes(b"garbage")

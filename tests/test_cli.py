@@ -185,12 +185,18 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "negative hidden": (("fit", "digits", "--hidden", "-5"), "positive"),
     "no latent": (("fit", "digits", "--latent", "0"), "positive"),
     "no epochs": (("fit", "digits", "--epochs", "-1"), "epochs"),
+    "0 epochs": (("fit", "digits", "--epochs", "0"), "--epochs must be at least 1"),
+    "0 rows": (("fit", "digits", "--batch-size", "0"), "--batch-size must be at least 1"),
+    "no rate": (("fit", "digits", "--learning-rate", "0"), "--learning-rate must be positive"),
+    "no draws": (("fit", "digits", "--num-samples", "0"), "--num-samples must be at least 1"),
+    "warm-up": (("fit", "digits", "--kl-warmup", "-1"), "--kl-warmup"),
+    "device without values": (("fit", "digits", "--device", "meta"), "known: auto, cpu, cuda"),
     "batch size": (("fit", "digits", "--batch-size", "5000"), "larger than"),
     "support": (("fit", "digits", "--likelihood", "bernoulli"), "outside the support of Bernoulli.*BetaBinomial"),
     "fraction": (("fit", "digits", "--test-fraction", "1.2"), "fraction"),
     "nothing to fit": (("fit",), "--resume"),
     "no file": (("fit", "nowhere.csv"), "no file"),
-    "missing values": (("fit", "gaps.csv"), "NaN.*observed_only"),
+    "missing values": (("fit", "gaps.csv"), r"NaN\) in 3 rows, the first in row 30 .*, a\..*observed_only"),
     "text": (("fit", "text.csv"), "--label"),
     "empty": (("fit", "empty.csv"), "not a table|no rows|empty"),
     "damaged": (("fit", "bad.npz"), "bad.npz"),
@@ -273,3 +279,63 @@ def test_ctrl_c_from_a_terminal_leaves_a_resumable_run(tmp_path: Path) -> None:
 def test_log_p_of_the_first_rows_beside_the_elbo_of_all(pyrovae: Command, run: Path) -> None:
     code, out, _ = pyrovae("evaluate", run, "--num-samples", 30, "--rows", 50, "--out", "rows.csv")
     assert code == 0 and "first 50 rows" in out and len(pd.read_csv("rows.csv")) == 50
+
+
+def test_resume_takes_no_other_options(pyrovae: Command, run: Path) -> None:
+    code, _, err = pyrovae("fit", "--resume", run, "--epochs", 9, "--latent", 3)
+    assert code == 2 and "--epochs" in err and "--latent" in err
+
+
+def test_a_file_of_the_run_is_not_overwritten(pyrovae: Command, run: Path) -> None:
+    before = (run / "history.csv").read_text()
+    code, _, err = pyrovae("encode", run, "--out", run / "history.csv")
+    assert code == 2 and "exists" in err and (run / "history.csv").read_text() == before
+
+
+def test_rows_are_numbered_as_in_the_source(pyrovae: Command, run: Path) -> None:
+    assert pyrovae("evaluate", run, "--num-samples", 30, "--out", "rows.csv")[0] == 0
+    assert pyrovae("reconstruct", run, "--out", "again.csv")[0] == 0
+    _, rows, dataset = cli.runs.open_run(run)
+    numbers = pd.read_csv("rows.csv")["row"].to_numpy(copy=True)
+    assert torch.equal(dataset.x[numbers], rows.test)
+    assert (pd.read_csv("again.csv")["row"].to_numpy() == numbers).all()
+
+
+def test_what_was_decided_is_said(pyrovae: Command) -> None:
+    _, _, err = pyrovae("fit", "digits", *QUICK)
+    said = err.replace("\n", " ")
+    assert "1258 training, 180 validation, 359 test rows of 64 (count)" in said and "likelihood beta-binomial" in said
+
+
+def test_unfit_test_rows_are_refused_before_the_fit(pyrovae: Command) -> None:
+    rng = np.random.default_rng(0)
+    x, bad = rng.integers(0, 6, (60, 4)), rng.integers(0, 6, (10, 4))
+    bad[7, 2] = 9
+    np.savez("counts.npz", x=x, x_test=bad)
+    code, _, err = pyrovae("fit", "counts.npz", "--likelihood", "binomial", "--total-count", 5, *QUICK)
+    assert code == 2 and "9.0 in row 7, column 2" in err.replace("\n", " ") and not Path("runs").exists()
+
+
+def test_the_scale_is_that_of_the_training_rows(pyrovae: Command) -> None:
+    write_table(Path("t.csv"))
+    assert pyrovae("fit", "t.csv", "--label", "kind", "--latent", 2, *QUICK)[0] == 0
+    _, rows, dataset = cli.runs.open_run(Path("runs/t"))
+    assert rows.train.mean(0).abs().max() < 1e-5 and (rows.train.std(0, unbiased=False) - 1).abs().max() < 1e-4
+    both = torch.cat([rows.train, rows.validation, rows.test])
+    assert both.mean(0).abs().max() > 1e-3 and len(both) == len(dataset.x)
+
+
+def test_8_bit_images_under_a_density_answer_in_their_own_units(pyrovae: Command) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 4, 4)).astype(np.uint8)
+    pixels[0, 0, 0] = 255
+    np.save("pixels.npy", pixels)
+    np.save("reals.npy", pixels.astype(np.float32).reshape(60, 16) - 0.5)
+    for name in ("pixels", "reals"):
+        assert pyrovae("fit", f"{name}.npy", "--likelihood", "normal", *QUICK)[0] == 0
+    one, two = (
+        json.loads(Path("runs", name, "run.json").read_text())["info"]["results"]["log_likelihood"]
+        for name in ("pixels", "reals")
+    )
+    assert one == pytest.approx(two, abs=1e-2)
+    assert pyrovae("generate", "runs/pixels", "-n", 50, "--out", "new.npy")[0] == 0
+    assert np.load("new.npy").mean() > 50

@@ -580,3 +580,63 @@ def test_deterministic_sites_are_no_observations() -> None:
                 pyro.sample("z", dist.Normal(0.0, 1.0))
 
     assert [s.name for s in pv.check_pair(Noted(), torch.randn(4)).sites] == ["z", "x"]
+
+
+def test_memory_counts_hidden_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2 columns, 500 hidden units: a chunk is as large as its hidden layer, not as its data."""
+    monkeypatch.setattr(chunking, "CHUNK_ELEMENTS", 20_000)
+    monkeypatch.setattr(importance_module, "WEIGHT_ELEMENTS", 20_000)
+    wide = pv.VAE(
+        pv.priors.StandardNormal(2),
+        pv.mlp(2, pv.families.Normal(2), hidden=(500,)),
+        pv.mlp(2, pv.families.Normal(2), hidden=(500,)),
+    )
+    x = torch.randn(200, 2)
+    assert chunking.row_elements(wide, {"x": x}) == 500
+    fitted = unfitted(wide, x)
+    with Largest() as mode:
+        pv.importance(fitted, x, 100, seed=0)
+        pv.posterior(fitted, x, 3, num_particles=100)
+    assert mode.elements <= 50_000  # the chunk's 40 rows or one row's 100 particles, 500 units each
+
+
+def test_a_class_that_is_needed_must_be_given() -> None:
+    """An integer stand-in would pass for class 0."""
+
+    class OfClass(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.loc = nn.Parameter(torch.zeros(3))
+
+        def model(self, x: Tensor, c: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                pyro.sample("x", dist.Normal(self.loc[c] + z, 1.0), obs=x)
+
+        def guide(self, x: Tensor, c: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(self.loc[c], 1.0))
+
+    fitted = pv.fit(OfClass(), {"x": torch.randn(30), "c": torch.arange(30) % 3}, epochs=1, batch_size=30)
+    with pytest.raises(pv.DataError, match="'c', which no site observes"):
+        pv.generate(fitted, 5)
+    assert pv.generate(fitted, 6, given={"c": torch.arange(6) % 3}).shape == (6,)
+    with pytest.raises(pv.DataError, match="int64"):
+        pv.generate(fitted, 6, given={"c": torch.zeros(6)})
+
+
+def test_two_halves_of_one_tensor_are_two_arguments() -> None:
+    class Both(nn.Module):
+        def model(self, x: Tensor, y: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+                pyro.sample("y", dist.Normal(z, 1.0), obs=y)
+
+        def guide(self, x: Tensor, y: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    whole = torch.randn(2, 10)
+    layout = pv.check_pair(Both(), {"x": whole[0], "y": whole[1]})
+    assert {s.name: s.argument for s in layout.sites if s.role == "observed"} == {"x": "x", "y": "y"}

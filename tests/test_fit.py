@@ -1,15 +1,18 @@
 """fit: what one step does, what a fit promises, and what it says of unfit data and options."""
 
+import dataclasses
+import json
 import os
 import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from programs import binary, vae
+from programs import bare_functions, binary, reals, vae
 from pyro.infer.autoguide import AutoNormal
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -19,6 +22,8 @@ import pyrovae as pv
 import pyrovae.families as fam
 from pyrovae.infer.batches import Batches
 from pyrovae.infer.schedules import Step
+from pyrovae.infer.splits import Split
+from pyrovae.pair import place
 
 
 class Mean(nn.Module):
@@ -372,3 +377,270 @@ def test_a_callable_kl_has_one_name_in_every_process() -> None:
         return pv.Trace_ELBO(kl=floor)
 
     assert repr(once()) == repr(once())
+
+
+# --- what reviews found ----------------------------------------------------------------------------------------------
+
+
+def test_a_callback_sees_the_parameters_in_use_and_cannot_change_the_fit(tmp_path: Path) -> None:
+    x = reals()
+    plain = pv.fit(bare_functions(), x, epochs=3, batch_size=10, seed=0)
+    seen: list[float] = []
+
+    def look(fitted: pv.Fit) -> None:
+        seen.append(pv.importance(fitted, x, 50).elbo.mean().item())  # unseeded: draws from the state in use
+        pv.save(fitted, tmp_path / f"epoch-{len(fitted.history)}")
+
+    watched = pv.fit(bare_functions(), x, epochs=3, batch_size=10, seed=0, callbacks=[look])
+    assert [h["elbo"] for h in watched.history] == [h["elbo"] for h in plain.history]
+    after = pv.importance(watched, x, 50, seed=0).elbo.mean().item()
+    assert seen[-1] == pytest.approx(after, abs=1.0) and seen[0] < seen[-1]
+    saved = load_file(tmp_path / "epoch-3" / "weights.safetensors")
+    assert set(saved) == {"weight", "scale", "guide_weight", "guide_scale"}
+
+
+@pytest.mark.parametrize("prior", [pv.priors.StandardNormal(2), dist.Normal(torch.zeros(2), 1.0).to_event(1)])
+def test_placing_a_pair_reaches_everything_it_draws_with(prior: Any) -> None:
+    pair = vae(prior=prior)
+    with pyro.validation_enabled(False):  # values on this device cannot be looked at
+        place(pair, torch.device("meta"))
+        assert all(t.device.type == "meta" for t in [*pair.buffers(), *pair.parameters()])
+        assert pair.prior().mean.device.type == "meta"
+
+
+def test_ctrl_c_after_nan_keeps_the_last_good_state(tmp_path: Path) -> None:
+    x = torch.randn(40) + 1
+
+    def press(step: Step) -> dict[str, float]:
+        if step.number == 10:
+            os.kill(os.getpid(), signal.SIGINT)
+        return {"lr": float("inf") if step.number == 9 else 0.1}
+
+    with pytest.raises(pv.OptionError):  # an infinite rate is refused by itself
+        pv.fit(Mean(), x, epochs=5, batch_size=10, seed=0, schedule=press)
+
+    def poison(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        calls["n"] += 1
+        if calls["n"] == calls["at"]:
+            os.kill(os.getpid(), signal.SIGINT)
+            return {"x": batch["x"] * float("nan")}
+        return batch
+
+    calls = {"n": 0, "at": -1}
+    pv.fit(Mean(), x, epochs=1, batch_size=10, seed=0, transform=poison)
+    before_training = calls["n"] - 4
+    calls = {"n": 0, "at": before_training + 10}  # in the third epoch
+    with pytest.raises(pv.NotFiniteError, match="step 10"):
+        pv.fit(Mean(), x, epochs=5, batch_size=10, seed=0, transform=poison, checkpoint=tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "diverged"
+    assert torch.isfinite(load_file(tmp_path / "run" / "checkpoint.safetensors")["weights/m"])
+    kept = pv.load(tmp_path / "run", Mean(), transform=poison)
+    assert len(kept.history) == 2 and "step 10" in kept.stopped
+
+
+def test_a_validation_elbo_that_is_nan_stops_the_fit() -> None:
+    def late(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return batch if torch.is_grad_enabled() or fitting["not yet"] else {"x": batch["x"] * float("nan")}
+
+    fitting = {"not yet": True}
+
+    def begin(step: Step) -> dict[str, float]:
+        fitting["not yet"] = step.number < 4
+        return {"lr": 0.01}
+
+    with pytest.raises(pv.NotFiniteError, match="validation rows"):
+        pv.fit(
+            Mean(), torch.randn(40), epochs=5, batch_size=10, validation=torch.randn(9), transform=late, schedule=begin
+        )
+
+
+class Noisy(nn.Module):
+    """Dropout and batch norm in the encoder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.drop, self.linear = nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 4)
+        self.out_shape = (2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = self.drop(self.norm(x.reshape(-1, 6)))
+        return self.linear(flat).reshape(*x.shape[:-1], 2, 2)
+
+
+def noisy() -> pv.VAE:
+    return pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.Bernoulli(6)), pv.Conditional(Noisy(), fam.Normal(2)))
+
+
+def test_questions_and_validation_are_asked_in_evaluation_mode_and_change_nothing() -> None:
+    x = binary()
+    pair = noisy()
+    fitted = pv.fit(pair, x, epochs=2, batch_size=20, seed=0, validation=binary())
+    before = {n: b.clone() for n, b in pair.named_buffers()}
+    assert torch.equal(pv.encode(fitted, x), pv.encode(fitted, x)) and pair.training  # no dropout, and back to training
+    pv.importance(fitted, x, 20)
+    pv.reconstruct(fitted, x)
+    assert all(torch.equal(before[n], b) for n, b in pair.named_buffers())
+    still = pv.fit(pair, x, epochs=3, batch_size=20, seed=0, validation=x, schedule=lambda s: {"lr": 0.0})
+    # The weights stand still and the validation noise is the same at every epoch; batch statistics settle in training only.
+    with torch.no_grad():
+        pair.encoder.net.norm.momentum = 0.0  # type: ignore[union-attr]
+    again = pv.fit(pair, x, epochs=3, batch_size=20, seed=1, validation=x, schedule=lambda s: {"lr": 0.0})
+    assert len({h["validation_elbo"] for h in again.history}) == 1 and len(still.history) == 3
+
+
+def test_dropout_batch_norm_and_two_groups_resume_bit_for_bit(tmp_path: Path) -> None:
+    x = binary()
+
+    def groups(leaves: list[Tensor]) -> torch.optim.Optimizer:
+        return torch.optim.AdamW([{"params": leaves[:3], "lr": 0.01}, {"params": leaves[3:], "lr": 0.02}], amsgrad=True)
+
+    options: dict[str, Any] = {"epochs": 4, "batch_size": 12, "seed": 0, "optimizer": groups, "validation": 0.2}
+    torch.manual_seed(0)
+    whole = noisy()
+    pv.fit(whole, x, **options)
+    torch.manual_seed(0)
+    pv.fit(noisy(), x, **options, checkpoint=tmp_path / "run", callbacks=[lambda f: len(f.history) == 2])
+    again = noisy()
+    pv.fit(again, x, **options, checkpoint=tmp_path / "run", resume=True)
+    one, two = whole.state_dict(), again.state_dict()
+    assert all(torch.equal(one[n], two[n]) for n in one) and "encoder.net.norm.running_mean" in one
+
+
+def test_a_learning_rate_schedule_reaches_every_group() -> None:
+    rates: list[list[float]] = []
+    made: list[torch.optim.Optimizer] = []
+
+    def groups(leaves: list[Tensor]) -> torch.optim.Optimizer:
+        made.append(torch.optim.Adam([{"params": leaves[:2]}, {"params": leaves[2:]}], lr=1.0))
+        return made[0]
+
+    pv.fit(
+        vae(),
+        binary(),
+        epochs=1,
+        batch_size=40,
+        optimizer=groups,
+        schedule=lambda s: {"lr": 0.125},
+        callbacks=[lambda f: rates.append([g["lr"] for g in made[0].param_groups])],
+    )
+    assert rates == [[0.125, 0.125]]
+
+
+def test_a_resumed_fit_takes_the_recorded_seed(tmp_path: Path) -> None:
+    x = binary()
+    options: dict[str, Any] = {"epochs": 4, "batch_size": 10, "validation": 0.25, "checkpoint": tmp_path / "run"}
+    first = pv.fit(vae(), x, **options, callbacks=[lambda f: len(f.history) == 2])
+    resumed = pv.fit(vae(), x, **options, resume=True)
+    assert resumed.settings["seed"] == first.settings["seed"] and len(resumed.history) == 4
+
+
+def test_validation_rows_are_not_trained_on() -> None:
+    x = torch.arange(40.0)
+    trained: set[float] = set()
+
+    def spy(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        if begun["n"]:
+            trained.update(batch["x"].tolist())
+        return batch
+
+    begun = {"n": 0}
+
+    def begin(step: Step) -> dict[str, float]:
+        begun["n"] = 1
+        return {"lr": 1e-9}
+
+    fitted = pv.fit(
+        Mean(),
+        x,
+        epochs=1,
+        batch_size=6,
+        validation=0.25,
+        seed=3,
+        transform=spy,
+        schedule=begin,
+        callbacks=[lambda f: begun.update(n=0)],
+    )
+    split = Split.from_json(fitted.settings["validation_split"])
+    held_out = set(x[split.validation].tolist())
+    # The validation pass of the epoch shows the spy the held-out rows, and only them besides the training rows.
+    assert len(held_out) == 10 and trained - held_out <= set(x[split.train].tolist())
+    assert not held_out & set(x[split.train].tolist())
+    exact = dist.Normal(0.0, 1.0).log_prob(x[split.validation]).mean().item()
+    assert fitted.history[0]["validation_elbo"] == pytest.approx(exact, rel=1e-4)
+
+
+def test_a_question_about_other_data_is_refused() -> None:
+    fitted = pv.fit(vae(), binary(), epochs=1, batch_size=20)
+    with pytest.raises(pv.DataError, match="outside the support of Bernoulli"):
+        pv.importance(fitted, torch.full((5, 6), 3.0))
+    with pytest.raises(pv.DataError, match=r"rows of shape \(6,\)"):
+        pv.encode(fitted, torch.zeros(5, 7))
+    with pytest.raises(pv.DataError, match="float32"):
+        pv.encode(fitted, torch.zeros(5, 6, dtype=torch.float64))
+    assert torch.equal(pv.encode(fitted, np.zeros((5, 6))), pv.encode(fitted, torch.zeros(5, 6)))
+
+
+def test_importance_sees_what_the_transform_makes() -> None:
+    gray = torch.rand(30, 6)
+    fitted = pv.fit(vae(), gray, epochs=1, batch_size=10, transform=pv.transforms.Binarize(), seed=0)
+    drawn = fitted.evaluation_batch(gray)["x"]
+    plain = dataclasses.replace(fitted, transform=None)
+    assert torch.equal(pv.log_likelihood(fitted, gray, 9, seed=0), pv.log_likelihood(plain, drawn, 9, seed=0))
+    assert not torch.equal(pv.reconstruct(fitted, gray), pv.reconstruct(plain, drawn))
+
+
+class Left(nn.Module):
+    """Right for (N, D), wrong beside other particles: a softmax over dim 1, counted from the left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decoder, self.encoder = nn.Linear(2, 6), pv.mlp(6, fam.Normal(2), hidden=(8,))
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(torch.softmax(self.decoder(z), dim=1), 0.1).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", self.encoder(x))
+
+
+def test_a_pair_that_mistakes_the_particle_dimension_is_found_and_run_one_by_one() -> None:
+    x = torch.softmax(torch.randn(30, 6), -1)
+    with pytest.raises(pv.PairError, match="'x' has another log-density beside other particles"):
+        pv.check_pair(Left(), x)
+    fitted = pv.fit(Left(), x, epochs=2, batch_size=10, seed=0)
+    alone = torch.stack([pv.importance(fitted, x, 1, seed=s).elbo for s in range(200)]).mean().item()
+    with pytest.warns(UserWarning, match="one at a time"):
+        found = pv.importance(fitted, x, 200, seed=0).elbo.mean().item()
+    with pytest.warns(UserWarning, match="one at a time"):
+        assert pv.posterior(fitted, x, 3, num_particles=10).shape == (3, 30, 2)
+    assert found == pytest.approx(alone, abs=0.16)  # 5 standard errors of the difference; run together it is 4 off
+    with pytest.raises(pv.PairError, match="another log-density"):
+        pv.fit(Left(), x, epochs=2, batch_size=10, loss=pv.Trace_ELBO(num_particles=2))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"validation": 0.0}, "between 0 and 1"),
+        ({"validation": 1}, "between 0 and 1"),
+        ({"transform": lambda b: b["x"]}, "dict of tensors"),
+        ({"schedule": 0.5}, "function of the step"),
+        ({"schedule": lambda s: None}, "dict of weights"),
+        ({"callbacks": print}, "list of functions"),
+        ({"info": {"a": torch.zeros(1)}}, "JSON"),
+        ({"penalty": lambda p: 1.0}, "0-d tensor"),
+        ({"epochs": 2.5}, "whole number"),
+    ],
+)
+def test_a_hook_of_the_wrong_kind_gets_one_clear_error(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(pv.PyrovaeError, match=message):
+        pv.fit(vae(), binary(), **{"epochs": 2, "batch_size": 16, **options})
+
+
+def test_numpy_numbers_and_small_data_are_fine() -> None:
+    fitted = pv.fit(vae(), binary(), epochs=np.int64(2))
+    assert fitted.settings["batch_size"] == 40 and len(fitted.history) == 2
+    assert repr(fitted).startswith("Fit(VAE of z, x: 2 epochs, ELBO -")

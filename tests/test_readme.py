@@ -29,6 +29,10 @@ def test_the_commands_exist() -> None:
     assert used == known
 
 
+def test_nothing_is_left_to_fill_in() -> None:
+    assert not re.search(r"\b[A-Z]+_[A-Z]+_?TABLE|MEASURED|\bSETUP\b|\bDEMO\b", README)
+
+
 def test_the_two_commands_stand_at_the_top() -> None:
     first = blocks("sh")[0]
     assert "make demo" in first and "make test" in first
