@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pyrovae import plots, runs
+from pyrovae import plots, recipes, runs
 from pyrovae._version import __version__
 from pyrovae.criticism.importance import Importance
 from pyrovae.data import load
@@ -56,10 +56,12 @@ def fit(
         typer.Argument(help="digits, mnist, fashion-mnist, or a .npz, .npy or .csv file.", show_default=False),
     ] = None,
     folder: Annotated[Path | None, typer.Option("--out", help="New folder for the run; default runs/NAME.")] = None,
-    prior: Annotated[str, typer.Option(help=f"{', '.join(runs.PRIORS)}.")] = "normal",
-    likelihood: Annotated[str | None, typer.Option(help=f"{', '.join(runs.LIKELIHOODS)}; default by the data.")] = None,
+    prior: Annotated[str, typer.Option(help=f"{', '.join(recipes.PRIORS)}.")] = "normal",
+    likelihood: Annotated[
+        str | None, typer.Option(help=f"{', '.join(recipes.LIKELIHOODS)}; default by the data.")
+    ] = None,
     total_count: Annotated[int | None, typer.Option(help="Largest count, for binomial and beta-binomial.")] = None,
-    net: Annotated[str, typer.Option(help=f"{', '.join(runs.NETS)}.")] = "mlp",
+    net: Annotated[str, typer.Option(help=f"{', '.join(recipes.NETS)}.")] = "mlp",
     latent: Annotated[int, typer.Option(help="Number of latent dimensions.")] = 10,
     hidden: Annotated[str, typer.Option(help="Widths of the hidden layers, as 400 or 300,300.")] = "400",
     epochs: Annotated[
@@ -96,7 +98,7 @@ def fit(
         where = resume
         fitted, rows = _watched(where, lambda: runs.resume_run(where, data_root=data_root, device=device))
     else:
-        options = runs.Options(
+        options = recipes.Options(
             prior=prior,
             likelihood=likelihood,
             total_count=total_count,
@@ -121,7 +123,7 @@ def fit(
         )
     if fitted.stopped:
         out.print(f"Stopped: {fitted.stopped}.", highlight=False)
-    results, _ = runs.evaluate(fitted, rows, runs.read_options(fitted.info).num_samples)
+    results, _ = runs.evaluate(fitted, rows, recipes.read_options(fitted.info).num_samples)
     results["fit_seconds"] = fitted.history[-1]["seconds"]
     runs.finish(fitted, where, results)
     pictures = runs.draw_pictures(fitted, rows, where)
@@ -207,7 +209,7 @@ def encode(run: Run, to: Out = None, data_root: DataRoot = None, device: Device 
         table = pd.DataFrame(codes.numpy(), columns=[f"z{i}" for i in range(codes.shape[1])])
         if dataset.y is not None:
             y = dataset.y if dataset.x_test is None else _join(dataset.y, dataset.y_test, len(table))
-            table["label"] = runs.class_values(dataset, y)
+            table["label"] = recipes.class_values(dataset, y)
         table.to_csv(path, index_label="row")
     out.print(f"{len(codes)} rows: {path}", highlight=False, soft_wrap=True)
 
@@ -267,7 +269,7 @@ def _free(path: Path, force: bool, endings: tuple[str, ...]) -> Path:
     return path
 
 
-def _image_shape(rows: runs.Rows, to: Path) -> tuple[int, ...]:
+def _image_shape(rows: recipes.Rows, to: Path) -> tuple[int, ...]:
     if rows.image_shape is None:
         raise OptionError(f"--out {to}: these rows are no images; write .csv or .npy.")
     return rows.image_shape

@@ -30,7 +30,7 @@ RULES = {
     "predict": RUNTIME | {"infer"},
     "plots": RUNTIME | {"infer", "criticism", "predict"},
 }
-FACES = {"__init__", "__main__", "cli", "runs", "data"}
+FACES = {"__init__", "__main__", "cli", "runs", "recipes", "data"}
 FACES_MAY = set(RULES) | FACES
 
 
