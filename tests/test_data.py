@@ -523,3 +523,11 @@ def test_split_from_other_data_or_another_torch():
         Split.from_json({"num_rows": 20})
     with pytest.raises(CheckpointError, match="damaged"):
         Split.from_json(saved | {"test_fraction": 2.0})
+
+
+def test_a_table_of_true_and_false_is_binary(tmp_path):
+    path = tmp_path / "flags.csv"
+    path.write_text("a,b\nTrue,False\nFalse,False\nTrue,True\n")
+    dataset = load(str(path))
+    assert dataset.kind == "binary" and dataset.columns == ("a", "b")
+    assert dataset.x.tolist() == [[1, 0], [0, 0], [1, 1]]

@@ -521,7 +521,8 @@ def _read_csv(path: Path) -> tuple[pd.DataFrame, bool]:
 
 
 def _has_header(head: pd.DataFrame) -> bool:
-    numbers = head.apply(pd.to_numeric, errors="coerce")
+    words = {"true": "1", "false": "0"}  # pandas reads these as bool
+    numbers = head.map(lambda cell: words.get(str(cell).strip().lower(), cell)).apply(pd.to_numeric, errors="coerce")
     numeric = (numbers.notna() | head.isna()).iloc[1:].all()  # judged by the rows below the first
     first = numbers.iloc[0]
     if len(first) > 2 and first.tolist() == list(range(len(first))):

@@ -47,6 +47,7 @@ class Trainer:
         self.best: dict[str, Tensor] | None = None
         self.best_elbo = -float("inf")
         self.best_epoch = 0
+        self.held_out_chunk = 0  # found at the first epoch
         self.identity: dict[str, Any] = {}
         self.last_good: tuple[dict[str, Tensor], dict[str, Any]] | None = None
 
@@ -135,7 +136,8 @@ class Trainer:
         with self.fitted.evaluation_mode(), fork_rng():
             torch.manual_seed(EVALUATION_SEED)
             seen = transform_once(self.held_out, self.fitted.transform)
-            for rows in chunks(seen, chunk_size(self.fitted.pair, seen)):
+            self.held_out_chunk = self.held_out_chunk or chunk_size(self.fitted.pair, seen)
+            for rows in chunks(seen, self.held_out_chunk):
                 found = terms(self.fitted.pair, rows)
                 total += log_weights(found).double().sum()
         # Global latents count as in training: once for all training rows.
