@@ -379,7 +379,7 @@ def test_a_callable_kl_has_one_name_in_every_process() -> None:
     assert repr(once()) == repr(once())
 
 
-# --- what reviews found ----------------------------------------------------------------------------------------------
+# --- traps -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_callback_sees_the_parameters_in_use_and_cannot_change_the_fit(tmp_path: Path) -> None:
