@@ -109,7 +109,6 @@ def describe(pair: Any, batch: Mapping[str, Tensor]) -> Layout:
     for name, node in {**guide_sites, **model_sites}.items():
         observed = bool(node["is_observed"])
         source = next((a for a, v in batch.items() if observed and same_memory(node["value"], v)), None)
-        infer = {**node["infer"], **guide_sites.get(name, node)["infer"]}
         sites.append(
             Site(
                 name=name,
@@ -117,7 +116,7 @@ def describe(pair: Any, batch: Mapping[str, Tensor]) -> Layout:
                 local=is_local(node),
                 event_shape=tuple(node["fn"].event_shape),
                 argument=source,
-                objective_only=bool(infer.get("objective_only")),
+                objective_only=bool(node["infer"].get("objective_only")),
             )
         )
     plates = [f.dim for node in {**guide_sites, **model_sites}.values() for f in node["cond_indep_stack"]]

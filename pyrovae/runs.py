@@ -70,9 +70,6 @@ def fit_run(
         say(describe_run(dataset, options, rows))
     torch.manual_seed(options.seed)
     vae = build(options, tuple(rows.train.shape[1:]))
-    if force and (folder / "run.json").exists():
-        for name in ARTEFACTS:  # they would be taken for this run's
-            (folder / name).unlink(missing_ok=True)
     schedule: list[Any] = [schedules.one_cycle(float(options.learning_rate or 0))]
     if options.kl_warmup > 0:
         schedule.append(schedules.kl_warmup(options.kl_warmup))
@@ -103,6 +100,9 @@ def fit_run(
         progress=progress,
         info=recorded,
     )
+    if force:  # what the replaced run left would be taken for this one's; not sooner, for the fit may have been refused
+        for name in ARTEFACTS:
+            (folder / name).unlink(missing_ok=True)
     return fitted, rows
 
 

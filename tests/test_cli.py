@@ -339,3 +339,14 @@ def test_8_bit_images_under_a_density_answer_in_their_own_units(pyrovae: Command
     assert one == pytest.approx(two, abs=1e-2)
     assert pyrovae("generate", "runs/pixels", "-n", 50, "--out", "new.npy")[0] == 0
     assert np.load("new.npy").mean() > 50
+
+
+def test_force_replaces_a_run_and_what_it_left_but_not_for_a_fit_that_is_refused(pyrovae: Command, run: Path) -> None:
+    (run / "codes.csv").write_text("old")
+    before = {p.name: p.read_bytes() for p in run.iterdir()}
+    code, _, err = pyrovae("fit", "digits", "--out", run, "--force", *QUICK, "--likelihood", "bernoulli")
+    assert code == 2 and "outside the support" in err
+    assert {p.name: p.read_bytes() for p in run.iterdir()} == before
+    assert pyrovae("fit", "digits", "--out", run, "--force", *QUICK, "--seed", 5)[0] == 0
+    assert not (run / "codes.csv").exists() and (run / "latent.png").exists()
+    assert (run / "weights.safetensors").read_bytes() != before["weights.safetensors"]

@@ -77,9 +77,8 @@ def importance(fitted: Fit, data: Any, num_samples: int = 1000, *, seed: int | N
             k_hat = pareto_k(weights)
             log_w = weights.double()
             total = torch.logsumexp(log_w, 0)
-            ess = torch.exp(2 * total - torch.logsumexp(2 * log_w, 0)).nan_to_num(
-                0.0
-            )  # no weight at all: none effective
+            # NaN where no draw has any weight: none is effective
+            ess = torch.exp(2 * total - torch.logsumexp(2 * log_w, 0)).nan_to_num(0.0)
             # relative variance of the mean weight: (mean w^2 / mean(w)^2 - 1) / (K - 1)
             relative = (num_samples / ess - 1).clamp_min(0) / max(1, num_samples - 1)
             error = relative.sqrt() if num_samples > 1 else torch.full_like(total, float("nan"))
