@@ -16,14 +16,15 @@ class Batches:
     equally often (to within one).
     """
 
-    def __init__(self, num_rows: int, batch_size: int, seed: int) -> None:
+    def __init__(self, num_rows: int, batch_size: int, seed: int, device: torch.device | None = None) -> None:
         self.num_rows, self.batch_size = num_rows, batch_size
+        # drawn on the CPU, so that a seed means one order everywhere, and moved once an epoch
         self.generator = torch.Generator().manual_seed(seed)
-        self.queue = torch.empty(0, dtype=torch.long)
+        self.queue = torch.empty(0, dtype=torch.long, device=device)
 
     def begin_epoch(self) -> None:
         """Shuffle all rows behind those carried over."""
-        self.queue = torch.cat([self.queue, torch.randperm(self.num_rows, generator=self.generator)])
+        self.queue = torch.cat([self.queue, torch.randperm(self.num_rows, generator=self.generator).to(self.queue.device)])
 
     def __len__(self) -> int:
         """Batches to deal before the epoch ends."""
@@ -38,7 +39,7 @@ class Batches:
         return {"queue": self.queue.clone(), "generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.queue = state["queue"].clone()
+        self.queue = state["queue"].to(self.queue.device, copy=True)
         self.generator.set_state(state["generator"])
 
 

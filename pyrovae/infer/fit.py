@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +17,9 @@ from pyrovae.check import check_fewer_rows, check_gradients, check_particles, de
 from pyrovae.errors import DataError, OptionError
 from pyrovae.infer import checkpoint as store
 from pyrovae.infer.batches import fingerprint
-from pyrovae.infer.engine import Program, Transform
+from pyrovae.infer.engine import Program, choose_engine, clip_by_norm
 from pyrovae.infer.fitted import Fit, transform_once
+from pyrovae.infer.minibatch import MinibatchLoss, Transform, as_precision
 from pyrovae.infer.objectives import as_loss
 from pyrovae.infer.schedules import Schedule, Step, as_schedule, weights_at
 from pyrovae.infer.spec import to_spec
@@ -63,6 +65,7 @@ def fit(
     seed: int | None = None,
     device: str | torch.device = "auto",
     engine: str = "auto",
+    precision: str | None = None,
     progress: bool | None = None,
     info: Mapping[str, Any] | None = None,
 ) -> Fit:
@@ -90,7 +93,10 @@ def fit(
     loss: besides these any function (pair, batch, *, num_rows, kl_weight, layout) -> `pv.Bound`.
     seed: of shuffling and noise; None draws one from torch's global state, which is otherwise left alone, or goes on with
         that of the run that is resumed.
-    engine: "eager", or "auto".
+    engine: how a step is run, "eager", "traced", "compiled" or "graphed" (CUDA); see `pyrovae.infer.engine`. "auto": CUDA
+        graphed; a CPU compiled from 5,000 steps on where there is a C++ compiler, else traced. The noise of compiled steps
+        comes from another generator, seeded by torch's.
+    precision: "bfloat16" computes products of matrices in bfloat16, parameters and log-densities in float32.
     progress: a bar with the ELBO; None shows it on a terminal.
     info: anything JSON to keep with the run.
 
@@ -102,7 +108,7 @@ def fit(
     _check_options(patience, validation, checkpoint, resume, clip_norm, learning_rate, callbacks, info)
     batch = as_batch(pair, data)
     if seed is None:
-        seed = _recorded_seed(checkpoint) if resume else int(torch.randint(2**31, ()))
+        seed = int(_recorded(checkpoint, "seed") or 0) if resume else int(torch.randint(2**31, ()))
     held_out, split = None, None
     if isinstance(validation, (int, float)):
         split = Split(num_rows(batch), test_fraction=0.0, validation_fraction=float(validation), seed=seed)
@@ -151,22 +157,26 @@ def fit(
         scheduled = as_schedule(schedule)
         dtype = next(iter(leaves.values())).dtype
         steps = Step(0, rows / batch_size, epochs * rows // batch_size)
+        weights = weights_at(scheduled, steps)
+        precision = as_precision(precision, dtype)
         program = Program(
             pair=pair,
-            loss=objective,
+            objective=MinibatchLoss(
+                pair, objective, rows, fitted.layout, batch, transform=transform, penalty=penalty, precision=precision
+            ),
             parameters=leaves,
             optimizer=_make_optimizer(optimizer, list(leaves.values()), learning_rate),
-            rows=batch,
-            num_rows=rows,
-            layout=fitted.layout,
-            weights={n: torch.tensor(v, device=where, dtype=dtype) for n, v in weights_at(scheduled, steps).items()},
-            transform=transform,
-            penalty=penalty,
-            clip_norm=clip_norm,
+            weights=tuple(name for name in weights if name != "lr"),
+            clip=None if clip_norm is None else functools.partial(clip_by_norm, largest=clip_norm),
+            watched=(objective, transform, penalty),
         )
-        trainer = Trainer(fitted, program, scheduled, steps, held_out, engine)
+        if resume and engine == "auto":
+            engine = _recorded(checkpoint, "engine") or engine
+        chosen = choose_engine(engine, where, steps.total)
+        trainer = Trainer(fitted, program, scheduled, steps, batch, held_out, chosen)
         settings |= {
-            "engine": trainer.engine.name,
+            "engine": chosen,
+            "precision": precision,
             "device": where.type,
             "optimizer": {"class": type(program.optimizer).__name__, "lr": rate_of(program.optimizer)},
             "torch": str(torch.__version__),
@@ -235,9 +245,9 @@ def _check_options(
         raise OptionError(f"info is kept as JSON, and this is not JSON ({error}): use numbers, text, lists.") from error
 
 
-def _recorded_seed(checkpoint: Any) -> int:
-    """The seed of the run that is to be resumed."""
-    return int(store.read_run(checkpoint).get("settings", {}).get("seed", 0))
+def _recorded(checkpoint: Any, setting: str) -> Any:
+    """A setting of the run that is to be resumed."""
+    return store.read_run(checkpoint).get("settings", {}).get(setting)
 
 
 def _check_all(pair: Any, first: Batch, data: list[Batch], transform: Transform | None) -> None:

@@ -31,14 +31,23 @@ class Trainer:
     """The loop: epochs of steps, what is measured after each, and the whole state to stop and go on with."""
 
     def __init__(
-        self, fitted: Fit, program: Program, schedule: Schedule, steps: Step, held_out: Batch | None, engine: str
+        self,
+        fitted: Fit,
+        program: Program,
+        schedule: Schedule,
+        steps: Step,
+        rows: Batch,
+        held_out: Batch | None,
+        engine: str,
     ) -> None:
         self.fitted, self.program, self.schedule, self.held_out = fitted, program, schedule, held_out
         self.engine = make_engine(engine, program)
         self.steps = steps
-        self.device = next(iter(program.rows.values())).device
+        self.weights = weights_at(schedule, steps).keys()
+        self.device = next(iter(rows.values())).device
         settings = fitted.settings
-        self.batches = Batches(program.num_rows, settings["batch_size"], settings["seed"])
+        self.num_rows = num_rows(rows)
+        self.batches = Batches(self.num_rows, settings["batch_size"], settings["seed"], self.device)
         self.epochs, self.patience = settings["epochs"], settings["patience"]
         self.step = 0
         self.epoch_elbos: list[Tensor] = []  # of the epoch under way; read by the host once an epoch
@@ -67,6 +76,7 @@ class Trainer:
                 began = time.monotonic()
                 if not self.in_epoch:
                     self.batches.begin_epoch()
+                    self.engine.begin_epoch()
                     self.in_epoch = True
                 while len(self.batches) and not interrupted.is_set():
                     self._step()
@@ -101,10 +111,9 @@ class Trainer:
 
     def _step(self) -> None:
         weights = weights_at(self.schedule, self.steps._replace(number=self.step))
-        if weights.keys() != self.program.weights.keys():
+        if weights.keys() != self.weights:
             raise OptionError(f"A schedule must give the same weights at every step; at step {self.step}: {weights}.")
-        index = self.batches.deal().to(self.device, non_blocking=True)
-        self.epoch_elbos.append(self.engine.step(index, weights))
+        self.epoch_elbos.append(self.engine.step({"index": self.batches.deal()}, weights))
         self.step += 1
 
     def _end_epoch(self, folder: Path | None) -> None:
@@ -142,7 +151,7 @@ class Trainer:
                 total += log_weights(found).double().sum()
         # Global latents count as in training: once for all training rows.
         shared = sum(float(t.reduce_global()) for t in found.sites.values() if not t.local)
-        return total.item() / num_rows(self.held_out) + shared / self.program.num_rows
+        return total.item() / num_rows(self.held_out) + shared / self.num_rows
 
     # stopping
 
@@ -186,6 +195,7 @@ class Trainer:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that the rest of the fit depends on, cloned: tensors by name, and notes as JSON."""
+        self.engine.sync()
         tensors = {f"weights/{n}": t for n, t in named_tensors(self.fitted.pair, buffers=True).items()}
         tensors |= {f"best/{n}": t for n, t in (self.best or {}).items()}
         optimizer, optimizer_notes = store.flatten_optimizer(self.program.optimizer)
@@ -217,6 +227,7 @@ class Trainer:
         store.copy_tensors(named_tensors(self.fitted.pair, buffers=True), part("weights/"))
         self.best = {n: t.to(self.device) for n, t in part("best/").items()} or None
         store.unflatten_optimizer(self.program.optimizer, part("optimizer/"), notes["optimizer"])
+        self.engine.begin_epoch()
         self.batches.load_state_dict(part("batches/"))
         torch.set_rng_state(tensors["rng/cpu"])
         if self.device.type == "cuda" and "rng/cuda" in tensors:
