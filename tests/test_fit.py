@@ -175,7 +175,9 @@ def test_a_validation_fraction_is_held_out_and_recorded() -> None:
         seen.extend(batch["x"].tolist())
         return batch
 
-    fitted = pv.fit(Mean(), x, epochs=2, batch_size=6, validation=0.25, seed=3, transform=spy, learning_rate=1e-6)
+    fitted = pv.fit(
+        Mean(), x, epochs=2, batch_size=6, validation=0.25, seed=3, transform=spy, learning_rate=1e-6, engine="eager"
+    )
     split = fitted.settings["validation_split"]
     assert fitted.settings["num_rows"] == 30 and split["seed"] == 3 and len(split["checksum"]) == 64
 
@@ -219,7 +221,7 @@ def test_transform_is_fresh_in_training_and_fixed_at_evaluation() -> None:
 
 
 def bomb(after: int) -> Any:
-    """A transform that makes the data NaN at one step."""
+    """A transform that makes the data NaN at one step. It counts its calls, which only an eager step repeats."""
     calls = {"n": 0}
 
     def explode(batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -231,11 +233,12 @@ def bomb(after: int) -> Any:
 
 def test_nan_names_epoch_and_step_and_keeps_the_last_good_epoch(tmp_path: Path) -> None:
     x = torch.randn(40) + 1
+    options: dict[str, Any] = {"epochs": 5, "batch_size": 10, "seed": 0, "engine": "eager"}
     # The transform runs 4 times before the first step: on the first batch, on fewer rows, on all, and for the gradients.
     with pytest.raises(pv.NotFiniteError, match=r"epoch 3, step 9.*last good epoch.*run"):
-        pv.fit(Mean(), x, epochs=5, batch_size=10, seed=0, transform=bomb(4 + 10), checkpoint=tmp_path / "run")
+        pv.fit(Mean(), x, transform=bomb(4 + 10), checkpoint=tmp_path / "run", **options)
     reference = Mean()
-    pv.fit(reference, x, epochs=5, batch_size=10, seed=0, callbacks=[lambda f: len(f.history) == 2])
+    pv.fit(reference, x, callbacks=[lambda f: len(f.history) == 2], **options)
     assert torch.equal(load_file(tmp_path / "run" / "weights.safetensors")["m"], reference.m.detach())
 
 
@@ -419,11 +422,12 @@ def test_ctrl_c_after_nan_keeps_the_last_good_state(tmp_path: Path) -> None:
         return batch
 
     calls = {"n": 0, "at": -1}
-    pv.fit(Mean(), x, epochs=1, batch_size=10, seed=0, transform=poison)
+    options: dict[str, Any] = {"batch_size": 10, "seed": 0, "transform": poison, "engine": "eager"}
+    pv.fit(Mean(), x, epochs=1, **options)
     before_training = calls["n"] - 4
     calls = {"n": 0, "at": before_training + 10}  # in the third epoch
     with pytest.raises(pv.NotFiniteError, match="step 10"):
-        pv.fit(Mean(), x, epochs=5, batch_size=10, seed=0, transform=poison, checkpoint=tmp_path / "run")
+        pv.fit(Mean(), x, epochs=5, checkpoint=tmp_path / "run", **options)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "diverged"
     assert torch.isfinite(load_file(tmp_path / "run" / "checkpoint.safetensors")["weights/m"])
     kept = pv.load(tmp_path / "run", Mean(), transform=poison)
@@ -440,10 +444,9 @@ def test_a_validation_elbo_that_is_nan_stops_the_fit() -> None:
         fitting["not yet"] = step.number < 4
         return {"lr": 0.01}
 
+    options: dict[str, Any] = {"epochs": 5, "batch_size": 10, "engine": "eager"}
     with pytest.raises(pv.NotFiniteError, match="validation rows"):
-        pv.fit(
-            Mean(), torch.randn(40), epochs=5, batch_size=10, validation=torch.randn(9), transform=late, schedule=begin
-        )
+        pv.fit(Mean(), torch.randn(40), validation=torch.randn(9), transform=late, schedule=begin, **options)
 
 
 class Noisy(nn.Module):
@@ -551,6 +554,7 @@ def test_validation_rows_are_not_trained_on() -> None:
         transform=spy,
         schedule=begin,
         callbacks=[lambda f: begun.update(n=0)],
+        engine="eager",
     )
     split = Split.from_json(fitted.settings["validation_split"])
     held_out = set(x[split.validation].tolist())

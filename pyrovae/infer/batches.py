@@ -24,7 +24,9 @@ class Batches:
 
     def begin_epoch(self) -> None:
         """Shuffle all rows behind those carried over."""
-        self.queue = torch.cat([self.queue, torch.randperm(self.num_rows, generator=self.generator).to(self.queue.device)])
+        self.queue = torch.cat(
+            [self.queue, torch.randperm(self.num_rows, generator=self.generator).to(self.queue.device)]
+        )
 
     def __len__(self) -> int:
         """Batches to deal before the epoch ends."""

@@ -27,13 +27,14 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyrovae.errors import OptionError
-from pyrovae.infer.tracing import Graph, Untraceable, capture, changed, differ, fingerprint, undone
+from pyrovae.infer.tracing import Graph, Untraceable, changed, differ, fingerprint, trace, undone
 from pyrovae.infer.updates import AdamUpdate, make_update
 from pyrovae.pair import Batch, modules
 
 log = logging.getLogger(__name__)
 
-Clip = Callable[[Sequence[Tensor]], Sequence[Tensor]]
+# (leaves, to know them by identity; their gradients) -> gradients
+Clip = Callable[[Sequence[Tensor], Sequence[Tensor]], Sequence[Tensor]]
 # From so many steps on, the minute or less that compiling takes is won back on a CPU.
 COMPILE_FROM = 5_000
 MOST_COMPILATIONS = 3
@@ -67,7 +68,7 @@ class Program:
         return list(unique.values())
 
 
-def clip_by_norm(grads: Sequence[Tensor], largest: float) -> list[Tensor]:
+def clip_by_norm(leaves: Sequence[Tensor], grads: Sequence[Tensor], largest: float) -> list[Tensor]:
     """Gradients scaled so that their joint norm is at most `largest` (Pascanu et al. 2013, arXiv:1211.5063)."""
     norm = torch.stack([g.square().sum() for g in grads]).sum().sqrt()
     return [g * (largest / (norm + 1e-6)).clamp(max=1.0) for g in grads]
@@ -84,8 +85,11 @@ class Engine(Protocol):
     def begin_epoch(self) -> None:
         """Something outside a step may have changed: look before the next one."""
 
+    def rebind(self) -> None:
+        """The optimizer's state has been replaced, or another engine has stepped: take it up anew."""
+
     def sync(self) -> None:
-        """Make the optimizer's own state whole, to be saved."""
+        """Make the optimizer's own state whole, to be saved, or for another engine to go on."""
 
 
 class Eager:
@@ -98,16 +102,22 @@ class Eager:
         self.notes: list[str] = []
 
     def step(self, inputs: Batch, weights: Mapping[str, float]) -> Tensor:
-        program = self.program
-        set_rates(program.optimizer, weights)
-        leaves = program.leaves
-        elbo, loss = program.objective(inputs, _as_tensors(program, weights))
-        grads = torch.autograd.grad(loss, leaves, allow_unused=True)
-        used = [(leaf, grad) for leaf, grad in zip(leaves, grads) if grad is not None]
-        _descend(program, leaves, [leaf for leaf, _ in used], [grad for _, grad in used])
+        set_rates(self.program.optimizer, weights)
+        elbo, loss = self.program.objective(inputs, _as_tensors(self.program, weights))
+        self.descend(loss)
         return elbo
 
+    def descend(self, loss: Tensor) -> None:
+        """From a loss on: gradients, clipping, the optimizer's step."""
+        leaves = self.program.leaves
+        grads = torch.autograd.grad(loss, leaves, allow_unused=True)
+        used = [(leaf, grad) for leaf, grad in zip(leaves, grads) if grad is not None]
+        _descend(self.program, leaves, [leaf for leaf, _ in used], [grad for _, grad in used])
+
     def begin_epoch(self) -> None:
+        pass
+
+    def rebind(self) -> None:
         pass
 
     def sync(self) -> None:
@@ -145,6 +155,9 @@ class Traced:
 
     def begin_epoch(self) -> None:
         self._stale = True
+
+    def rebind(self) -> None:
+        pass
 
     def sync(self) -> None:
         pass
@@ -185,24 +198,11 @@ class Traced:
             return [elbo.detach(), loss.detach(), *(grad for grad in grads if grad is not None)]
 
         batches = [inputs, self.other if self.other is not None else _halved(inputs)]
-        tensors = [self._tensors(batch, weights) for batch in batches]
-        truth = []
-        for flat in tensors:  # before tracing: an error of the program itself is the user's to see as it is
-            with undone(self._buffers):
-                truth.append(gradient(*flat))
-        watched = fingerprint(program.pair, *program.watched)
-        with undone(self._buffers):
-            graph = capture(gradient, tensors[0])
-        for flat, true in zip(tensors, truth):
-            with undone(self._buffers):
-                if differ(graph(*flat), true):
-                    raise Untraceable(
-                        "its loss is not the same when its operations are run again: it depends on something that a trace "
-                        "cannot see, such as NumPy, Python's random numbers, or a value read from a tensor"
-                    )
+        graph = trace(gradient, [self._tensors(batch, weights) for batch in batches], self._buffers)
+        after = fingerprint(program.pair, *program.watched)
         self._used = [self._leaves[i] for i in used]
         # what a run of the pair changes by itself, a counter say, is no news
-        self._watch = {path: value for path, value in watched.items() if not changed({path: value}, now)}
+        self._watch = {path: value for path, value in after.items() if not changed({path: value}, now)}
         self._take(graph)
 
     def _take(self, graph: Graph) -> None:
@@ -216,8 +216,8 @@ class Traced:
             found = self.graph(*self._tensors(inputs, weights))[:2]
         if differ(found, true):
             raise Untraceable(
-                f"its loss is {float(true[1]):.6g} and that of the traced step {float(found[1]):.6g}: the program has changed in "
-                "a way that a trace cannot see (a value read from a tensor, a counter, NumPy)"
+                f"its loss is {float(true[1]):.6g} and that of the traced step {float(found[1]):.6g}: the program has changed "
+                "in a way that a trace cannot see (a value read from a tensor, a counter, NumPy)"
             )
 
     def _tensors(self, inputs: Batch, weights: Mapping[str, float]) -> list[Tensor]:
@@ -264,6 +264,7 @@ class Compiled(Traced):
         self.update: AdamUpdate | None = None
         self._key: Any = None
         self._compilations = 0
+        self._bound: list[Tensor] = []
         self._given_up = False
 
     def _take(self, graph: Graph) -> None:
@@ -275,8 +276,14 @@ class Compiled(Traced):
     def _look(self, inputs: Batch, weights: Mapping[str, float]) -> None:
         self.sync()
         super()._look(inputs, weights)
-        if self.refused or self._given_up:
-            return
+        self.rebind()
+
+    def rebind(self) -> None:
+        self.update = None
+        self._bound = []
+
+    def _prepare(self, inputs: Batch, weights: Mapping[str, float]) -> None:
+        """Take up the optimizer's state, and compile unless a compiled step fits."""
         self.update = make_update(self.program.optimizer, self._used)
         key = self.update.key if self.update else None
         if self.whole is None or key != self._key:
@@ -292,7 +299,9 @@ class Compiled(Traced):
         program, graph, update = self.program, self.graph, self.update
         assert graph is not None
         if update is None:
-            note = f"{type(program.optimizer).__name__} steps outside the graph: only Adam and AdamW are written out in it"
+            note = (
+                f"{type(program.optimizer).__name__} steps outside the graph: only Adam and AdamW are written out in it"
+            )
             self.notes.append(note)
             log.info(note)
         flat = self._flat(inputs, weights)
@@ -303,7 +312,7 @@ class Compiled(Traced):
         def step(*tensors: Tensor) -> list[Tensor]:
             elbo, _, *grads = graph.module(*tensors[:count])
             if program.clip is not None:
-                grads = list(program.clip(grads))
+                grads = list(program.clip(self._used, grads))
             if update is None:
                 return [elbo, *grads]
             update.apply([tensors[i] for i in places], grads, tensors[count:], tensors[0][len(program.weights) :])
@@ -312,7 +321,7 @@ class Compiled(Traced):
         try:
             with torch.no_grad(), undone(self._changing):
                 module = make_fx(step)(*flat)
-                self.whole = torch._inductor.compile(module, flat)
+                self.whole = torch._inductor.compile(module, [*flat])
                 self.whole(*flat)
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
@@ -337,6 +346,8 @@ class Compiled(Traced):
         self._bound = self._flat(inputs, weights)
 
     def _run(self, inputs: Batch, weights: Mapping[str, float]) -> Tensor:
+        if not self._bound and not self._given_up:
+            self._prepare(inputs, weights)
         if self._given_up:
             return super()._run(inputs, weights)
         numbers = [weights[name] for name in self.program.weights]
@@ -457,7 +468,7 @@ def _as_tensors(program: Program, weights: Mapping[str, float]) -> dict[str, Ten
 def _descend(program: Program, leaves: list[Tensor], used: list[Tensor], grads: Sequence[Tensor]) -> None:
     if program.clip is not None:
         with torch.no_grad():
-            grads = program.clip(grads)
+            grads = program.clip(used, grads)
     _apply(program.optimizer, leaves, used, grads)
 
 
@@ -467,6 +478,8 @@ def _apply(optimizer: torch.optim.Optimizer, leaves: list[Tensor], used: list[Te
     for leaf, grad in zip(used, grads):
         leaf.grad = grad
     optimizer.step()
+    for leaf in used:
+        leaf.grad = None
 
 
 def _halved(inputs: Batch) -> Batch:

@@ -48,9 +48,7 @@ class MinibatchLoss:
                 stack.enter_context(low_precision(next(iter(batch.values())).device))
             if self.transform is not None:
                 batch = self.transform(batch)
-            bound = self.loss(
-                self.pair, batch, num_rows=self.num_rows, kl_weight=weights.get("kl"), layout=self.layout
-            )
+            bound = self.loss(self.pair, batch, num_rows=self.num_rows, kl_weight=weights.get("kl"), layout=self.layout)
         descend = -bound.objective
         if self.penalty is not None:
             penalty = self.penalty(self.pair)
@@ -83,11 +81,13 @@ class low_precision(ExitStack):
 
 
 def as_precision(precision: str | None, dtype: torch.dtype) -> str:
-    """"float32" stands for the parameters' own dtype. OptionError for an unknown precision, or bfloat16 of float64."""
+    """ "float32" stands for the parameters' own dtype. OptionError for an unknown precision, or bfloat16 of float64."""
     if precision is None:
         return PRECISIONS[0]
     if precision not in PRECISIONS:
         raise OptionError(f"precision={precision!r} is not known; known: {', '.join(PRECISIONS)}.")
     if precision == "bfloat16" and dtype != torch.float32:
-        raise OptionError(f"precision='bfloat16' is for float32 parameters, these are {str(dtype)[6:]}: make them float32.")
+        raise OptionError(
+            f"precision='bfloat16' is for float32 parameters, these are {str(dtype)[6:]}: make them float32."
+        )
     return precision

@@ -66,6 +66,29 @@ def capture(function: Callable[..., list[Tensor]], tensors: Sequence[Tensor]) ->
     return Graph(module, captured)
 
 
+def trace(
+    function: Callable[..., list[Tensor]], batches: Sequence[Sequence[Tensor]], changing: Sequence[Tensor]
+) -> Graph:
+    """`capture`, and make sure of it: graph and function must agree on every batch, from one random state.
+
+    changing: tensors that the function writes into; they are left as they were. Errors of the function itself pass through.
+    """
+    truth = []
+    for tensors in batches:
+        with undone(changing):
+            truth.append(function(*tensors))
+    with undone(changing):
+        graph = capture(function, batches[0])
+    for tensors, true in zip(batches, truth):
+        with undone(changing):
+            if differ(graph(*tensors), true):
+                raise Untraceable(
+                    "it gives another result when its operations are run again: it depends on something that a trace cannot "
+                    "see, such as NumPy, Python's random numbers, or a value read from a tensor"
+                )
+    return graph
+
+
 def _lift_constants(module: fx.GraphModule) -> list[Tensor]:
     """Make inputs of the tensors that a graph holds. Those that were made while tracing (a number as a tensor) stay."""
     graph = module.graph
@@ -158,6 +181,31 @@ def differ(a: Sequence[Tensor], b: Sequence[Tensor]) -> bool:
     return bool(torch.stack(worst).any()) if worst else False
 
 
+class Traced:
+    """A function of one batch, without gradient, as a graph: traced anew where an attribute of `watched` has changed, run as it
+    is where it cannot be traced."""
+
+    def __init__(self, function: Callable[[dict[str, Tensor]], list[Tensor]], watched: tuple[Any, ...]) -> None:
+        self.function, self.watched = function, watched
+        self.graph: Graph | None = None
+        self.refused = False
+        self._mark: dict[str, Any] = {}
+
+    def __call__(self, batch: dict[str, Tensor]) -> list[Tensor]:
+        tensors = list(batch.values())
+        if not self.refused:
+            mark = fingerprint(*self.watched)
+            if self.graph is None or changed(self._mark, mark):
+                names = list(batch)
+                try:
+                    other = [t[torch.arange(len(t), device=t.device) // 2] for t in tensors]
+                    self.graph = trace(lambda *flat: self.function(dict(zip(names, flat))), [tensors, other], [])
+                    self._mark = mark
+                except Untraceable:
+                    self.refused = True
+        return self.function(batch) if self.refused or self.graph is None else self.graph(*tensors)
+
+
 class _Same:
     """Equal only to itself: an object by identity, kept alive so that its address is not given away."""
 
@@ -176,13 +224,44 @@ class _Same:
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size, np.generic)
 SKIPPED = (Trace, types.ModuleType, torch.Generator, np.random.Generator, np.random.RandomState)
-HIDDEN = ("_parameters", "_buffers", "_modules", "_pyro", "_backward", "_forward", "_state_dict", "_load_state", "_non_")
+LIBRARY_NAMES = ("torch", "pyro", "numpy", "pyrovae")
+PLAIN_LIBRARIES = ("builtins", "numpy", "weakref", "collections", "threading")
+HIDDEN = (
+    "_parameters",
+    "_buffers",
+    "_modules",
+    "_pyro",
+    "_backward",
+    "_forward",
+    "_state_dict",
+    "_load_state",
+    "_non_",
+)
+
+
+Slot = tuple[Mapping[Any, Any], Any, Any]  # where Python finds a value: mapping, key, and what was there
 
 
 def fingerprint(*roots: Any) -> dict[str, Any]:
     """Everything plain that Python could read in these objects, by path: numbers, text, modes, arrays, tensors that are no
     parameter or buffer, in attributes, containers, closures, defaults and the globals that functions name."""
+    return _walk(roots)[0]
+
+
+def watch(*roots: Any) -> Callable[[], bool]:
+    """A function that tells quickly whether every attribute and global is still the very object that it was. It does not see
+    what is written into a list or an array: `fingerprint` does."""
+    slots = _walk(roots)[1]
+
+    def unchanged() -> bool:
+        return all(mapping.get(key) is value for mapping, key, value in slots)
+
+    return unchanged
+
+
+def _walk(roots: Sequence[Any]) -> tuple[dict[str, Any], list[Slot]]:
     found: dict[str, Any] = {}
+    slots: list[Slot] = []
     seen: set[int] = set()
     queue: list[tuple[str, Any]] = [("", root) for root in roots]
     while queue and len(found) < MOST_ENTRIES:
@@ -200,48 +279,52 @@ def fingerprint(*roots: Any) -> dict[str, Any]:
         elif isinstance(value, type):
             found[path] = value
         else:
-            queue += [(f"{path}.{name}" if path else name, part) for name, part in _parts(value)]
-    return found
+            for name, part, holder in _parts(value):
+                queue.append((f"{path}.{name}" if path else name, part))
+                if holder is not None:
+                    slots.append((holder, name, part))
+    return found, slots
 
 
-def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+def _parts(value: Any) -> Iterator[tuple[str, Any, Mapping[Any, Any] | None]]:
+    """What an object holds: name, part, and the mapping that has it under that name, if one has."""
     if isinstance(value, Mapping):
-        yield from ((f"[{key!r}]", part) for key, part in list(value.items()) if isinstance(key, (str, int)))
+        yield from ((f"[{key!r}]", part, None) for key, part in list(value.items()) if isinstance(key, (str, int)))
     elif isinstance(value, (list, tuple, set, frozenset)):
-        yield from ((f"[{i}]", part) for i, part in enumerate(value))
+        yield from ((f"[{i}]", part, None) for i, part in enumerate(value))
     elif isinstance(value, types.MethodType):
-        yield value.__func__.__name__, value.__func__
-        yield "self", value.__self__
+        yield value.__func__.__name__, value.__func__, None
+        yield "self", value.__self__, None
     elif isinstance(value, types.FunctionType):
-        if value.__module__ and value.__module__.split(".")[0] in ("torch", "pyro", "numpy"):
+        if value.__module__ and value.__module__.split(".")[0] in LIBRARY_NAMES:
             return
-        yield from ((f"default {i}", part) for i, part in enumerate(value.__defaults__ or ()))
-        yield from (value.__kwdefaults__ or {}).items()
+        yield from ((f"default {i}", part, None) for i, part in enumerate(value.__defaults__ or ()))
+        yield from ((name, part, None) for name, part in (value.__kwdefaults__ or {}).items())
         for name, cell in zip(value.__code__.co_freevars, value.__closure__ or ()):
             try:
-                yield name, cell.cell_contents
+                yield name, cell.cell_contents, None
             except ValueError:  # not bound yet
                 continue
         for name in value.__code__.co_names:
             if name in value.__globals__:
-                yield name, value.__globals__[name]
+                yield name, value.__globals__[name], value.__globals__
     elif isinstance(value, functools.partial):
-        yield "func", value.func
-        yield "args", value.args
-        yield "keywords", value.keywords
+        yield from (("func", value.func, None), ("args", value.args, None), ("keywords", value.keywords, None))
     else:
         if isinstance(value, nn.Module):
-            yield from value._modules.items()
-            yield from ((name, p) for name, p in value._parameters.items() if p is not None)
-        elif type(value).__module__.split(".")[0] in ("builtins", "numpy", "weakref", "collections", "threading"):
+            yield from ((name, part, value._modules) for name, part in value._modules.items())
+            yield from ((name, part, value._parameters) for name, part in value._parameters.items() if part is not None)
+        elif type(value).__module__.split(".")[0] in PLAIN_LIBRARIES:
             return
-        yield from (
-            (name, part) for name, part in list(getattr(value, "__dict__", {}).items()) if not name.startswith(HIDDEN)
-        )
+        own = getattr(value, "__dict__", {})
+        yield from ((name, part, own) for name, part in list(own.items()) if not name.startswith(HIDDEN))
         # its methods may read globals; a model's own class is where that matters
-        if not type(value).__module__.startswith(("torch", "pyro.", "pyrovae.")):
+        if type(value).__module__.split(".")[0] not in LIBRARY_NAMES:
+            methods = vars(type(value))
             yield from (
-                (name, part) for name, part in vars(type(value)).items() if isinstance(part, (types.FunctionType, *PLAIN))
+                (name, part, methods)
+                for name, part in methods.items()
+                if isinstance(part, (types.FunctionType, *PLAIN)) and not name.startswith("__")
             )
 
 

@@ -22,7 +22,8 @@ from pyrovae.infer.fitted import EVALUATION_SEED, Fit, transform_once
 from pyrovae.infer.objectives import log_weights
 from pyrovae.infer.schedules import Schedule, Step, weights_at
 from pyrovae.infer.terms import terms
-from pyrovae.pair import Batch, fork_rng, named_tensors, num_rows
+from pyrovae.infer.tracing import Traced
+from pyrovae.pair import Batch, fork_rng, named_tensors, num_rows, take_rows
 
 Callback = Callable[[Fit], bool | None]
 
@@ -42,6 +43,7 @@ class Trainer:
     ) -> None:
         self.fitted, self.program, self.schedule, self.held_out = fitted, program, schedule, held_out
         self.engine = make_engine(engine, program)
+        self.evaluate = Traced(self._log_weights, (fitted.pair,)) if engine != "eager" else self._log_weights
         self.steps = steps
         self.weights = weights_at(schedule, steps).keys()
         self.device = next(iter(rows.values())).device
@@ -93,6 +95,8 @@ class Trainer:
                 if folder is not None and (time.monotonic() - written > every):
                     self.write(folder)
                     written = time.monotonic()
+        if self.engine.notes:
+            self.fitted.settings["engine_notes"] = list(self.engine.notes)
         if folder is not None:
             self.write(folder)
         if interrupted.is_set():  # in the last epoch: all is done and written, and the caller still wanted to stop
@@ -141,17 +145,30 @@ class Trainer:
         """Mean over the held-out rows of log w, one draw each, the same noise at every epoch, and the global terms over the
         number of training rows: what the training ELBO is, of other rows. Nats per row."""
         assert self.held_out is not None
-        total = torch.zeros((), dtype=torch.float64, device=next(iter(self.held_out.values())).device)
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        left = num_rows(self.held_out)
         with self.fitted.evaluation_mode(), fork_rng():
             torch.manual_seed(EVALUATION_SEED)
             seen = transform_once(self.held_out, self.fitted.transform)
-            self.held_out_chunk = self.held_out_chunk or chunk_size(self.fitted.pair, seen)
+            if not self.held_out_chunk:
+                self.held_out_chunk = min(left, chunk_size(self.fitted.pair, seen))
             for rows in chunks(seen, self.held_out_chunk):
-                found = terms(self.fitted.pair, rows)
-                total += log_weights(found).double().sum()
+                # the last chunk is filled up with rows that do not count, so that one graph serves all
+                fill = torch.arange(self.held_out_chunk, device=self.device) % num_rows(rows)
+                log_w, shared = self.evaluate(take_rows(rows, fill))
+                total += log_w[: min(left, self.held_out_chunk)].double().sum()
+                left -= num_rows(rows)
         # Global latents count as in training: once for all training rows.
-        shared = sum(float(t.reduce_global()) for t in found.sites.values() if not t.local)
-        return total.item() / num_rows(self.held_out) + shared / self.num_rows
+        return total.item() / num_rows(self.held_out) + shared.item() / self.num_rows
+
+    def _log_weights(self, rows: Batch) -> list[Tensor]:
+        """log w of each row, one draw, and the sum of the global terms."""
+        found = terms(self.fitted.pair, rows, layout=self.fitted.layout)
+        shared = torch.zeros((), device=self.device)
+        for term in found.sites.values():
+            if not term.local:
+                shared = shared + term.reduce_global()
+        return [log_weights(found)[0], shared]
 
     # stopping
 
@@ -227,6 +244,7 @@ class Trainer:
         store.copy_tensors(named_tensors(self.fitted.pair, buffers=True), part("weights/"))
         self.best = {n: t.to(self.device) for n, t in part("best/").items()} or None
         store.unflatten_optimizer(self.program.optimizer, part("optimizer/"), notes["optimizer"])
+        self.engine.rebind()
         self.engine.begin_epoch()
         self.batches.load_state_dict(part("batches/"))
         torch.set_rng_state(tensors["rng/cpu"])

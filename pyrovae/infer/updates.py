@@ -45,9 +45,7 @@ class AdamUpdate:
     @property
     def key(self) -> tuple[Any, ...]:
         """All that a graph of this update bakes in."""
-        constants = tuple(
-            tuple(g.get(name) for name in CONSTANTS) for g in self.optimizer.param_groups
-        )
+        constants = tuple(tuple(g.get(name) for name in CONSTANTS) for g in self.optimizer.param_groups)
         return constants, tuple(self.cohort), tuple(map(id, self.leaves))
 
     @property
@@ -75,7 +73,9 @@ class AdamUpdate:
         for leaf, cohort in zip(self.leaves, self.cohort):
             self.optimizer.state[leaf]["step"].fill_(self.steps[cohort])
 
-    def apply(self, leaves: Sequence[Tensor], grads: Sequence[Tensor], state: Sequence[Tensor], numbers: Tensor) -> None:
+    def apply(
+        self, leaves: Sequence[Tensor], grads: Sequence[Tensor], state: Sequence[Tensor], numbers: Tensor
+    ) -> None:
         """One step in place, of tensors only. numbers: what `advance` gave, as one vector."""
         moments = iter(state)
         for i, (leaf, grad) in enumerate(zip(leaves, grads)):

@@ -1,0 +1,293 @@
+"""SVI: `pyro.infer.SVI` for any Pyro program, at the speed of this package's engines."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.infer
+import torch
+from pyro import poutine
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from pyrovae.check import Layout, Site
+from pyrovae.errors import OptionError
+from pyrovae.infer.engine import Eager, Engine, Program, choose_engine, make_engine
+from pyrovae.infer.minibatch import as_precision, low_precision
+from pyrovae.infer.objectives import Bound, Trace_ELBO, as_loss
+from pyrovae.infer.optimizers import as_optimizers
+from pyrovae.infer.tracing import Traced, watch
+from pyrovae.pair import Batch, Pair, fork_rng, is_marked, plate_nesting, run, sample_sites
+
+Rebuild = Callable[[Batch], Any]
+Objective = Callable[[Batch, Mapping[str, Tensor]], tuple[Tensor, Tensor]]
+# More signatures than this, and an argument is changing that should be a tensor.
+MOST_SIGNATURES = 16
+LOOK_EVERY = 1_000  # steps, beside every time that an attribute changes
+OWN = (pyro.infer.TraceGraph_ELBO, pyro.infer.RenyiELBO)
+
+
+class SVI:
+    """Stochastic variational inference for any Pyro program of static structure: `SVI(model, guide, optim, loss)`.
+
+    A drop-in for `pyro.infer.SVI`: `step` takes a gradient step and returns the loss, -ELBO in nats with all scales in;
+    `evaluate_loss` only returns it. Parameters are those of Pyro's param store, found by running the program. Arguments may
+    be anything; of tensors only shape and dtype count, whatever else changes has the step traced anew.
+
+    optim: a `pyro.optim` optimizer (its arguments a dict or a function of the parameter's name, which makes groups; SVIs
+        that share it share its state), a torch optimizer, or a function from a list of tensors to one.
+    loss: Pyro's `Trace_ELBO`, `TraceMeanField_ELBO` or `TraceEnum_ELBO`, of which our own twin is used, that honours
+        enumerate marks wherever they stand and never waits for the device; `pv.Trace_ELBO` or `pv.IWELBO`; or a function
+        (model, guide, *args) -> loss. `TraceGraph_ELBO` and `RenyiELBO` run as Pyro's own, eagerly.
+    engine: see `pyrovae.infer.engine`; "auto" is graphed on CUDA, else traced.
+    precision: "bfloat16" computes products of matrices in bfloat16.
+
+    The first step with arguments of new shapes runs eagerly, with Pyro's validation where that is on; the second is traced
+    and compared with Pyro on both. Raises OptionError for what is not supported.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        optim: Any,
+        loss: Any = None,
+        *,
+        engine: str = "auto",
+        precision: str | None = None,
+    ) -> None:
+        for name, function in (("model", model), ("guide", guide)):
+            if not callable(function):
+                raise OptionError(f"{name} must be callable, got {type(function).__name__}.")
+        choose_engine(engine, torch.device("cuda" if engine == "graphed" else "cpu"), 0)  # the name, at once
+        as_precision(precision, torch.float32)
+        self.model, self.guide, self.engine, self.precision = model, guide, engine, precision
+        self.pyro_loss: Any = loss if isinstance(loss, OWN) else None
+        if self.pyro_loss is not None:
+            warnings.warn(
+                f"loss={type(loss).__name__} runs as Pyro's own, eagerly: it has no twin here. pv.Trace_ELBO and "
+                "pv.IWELBO do what most programs need.",
+                stacklevel=2,
+            )
+        self.loss = loss if _is_function(loss) else as_loss(None if self.pyro_loss else loss)
+        # Pyro draws particles one after the other unless told that the program can carry them side by side.
+        self._loops = loss.num_particles if isinstance(loss, pyro.infer.ELBO) and not loss.vectorize_particles else 1
+        if self._loops > 1 and self.pyro_loss is None:
+            self.loss = Trace_ELBO(1, kl=self.loss.kl)
+        self._optimizers = as_optimizers(optim)
+        self._steps: dict[Any, _Step] = {}
+        self._evaluations: dict[Any, Traced] = {}
+        self._told = False
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer | None:
+        """The torch optimizer behind it, its state whole; None before the first step."""
+        self._optimizers.sync()
+        return self._optimizers.optimizer
+
+    def step(self, *args: Any, **kwargs: Any) -> float:
+        """Take a gradient step; returns the loss before it. Waits for the device once, to read it: see `update`."""
+        return self.update(*args, **kwargs).item()
+
+    def update(self, *args: Any, **kwargs: Any) -> Tensor:
+        """`step` that does not wait for the device: the loss as a 0-d tensor."""
+        if self.pyro_loss is not None:
+            return self._pyro_step(args, kwargs)
+        inputs, key, rebuild = _signature(args, kwargs)
+        step = self._steps.get(key) or self._new_step(key, inputs, rebuild)
+        return step(inputs)
+
+    def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
+        """The loss, -ELBO in nats, without a step."""
+        with torch.no_grad():
+            if self.pyro_loss is not None:
+                return float(self.pyro_loss.loss(self.model, self.guide, *args, **kwargs))
+            inputs, key, rebuild = _signature(args, kwargs)
+            if key in self._evaluations:
+                with pyro.validation_enabled(False):
+                    return self._evaluations[key](inputs)[0].item()
+            objective = self._objective(rebuild)
+            # before any trace: parameters are made, with Pyro's validation where that is on
+            loss = -objective(inputs, {})[0]
+            if self.engine != "eager" and inputs and len(self._evaluations) < MOST_SIGNATURES:
+                self._evaluations[key] = Traced(lambda batch: [-objective(batch, {})[0]], (self.model, self.guide))
+            return loss.item()
+
+    def _objective(self, rebuild: Rebuild) -> Objective:
+        """(inputs, weights) -> (ELBO, loss), of one signature."""
+        found: list[Layout] = []
+
+        def objective(inputs: Batch, weights: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+            args, kwargs = rebuild(inputs)
+            if _is_function(self.loss):
+                loss = self.loss(self.model, self.guide, *args, **kwargs)
+                return -loss, loss
+            pair = Pair(functools.partial(self.model, *args, **kwargs), functools.partial(self.guide, *args, **kwargs))
+            if not found:
+                with fork_rng():
+                    found.append(_layout(pair))
+            bounds: list[Bound] = [self.loss(pair, {}, layout=found[0]) for _ in range(self._loops)]
+            elbo, ascend = (torch.stack(part).mean() if len(part) > 1 else part[0] for part in zip(*bounds))
+            return elbo, -ascend
+
+        def lowered(inputs: Batch, weights: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+            device = next((t.device for t in inputs.values()), torch.device("cpu"))
+            with low_precision(device):
+                return objective(inputs, weights)
+
+        return lowered if self.precision == "bfloat16" else objective
+
+    def _new_step(self, key: Any, inputs: Batch, rebuild: Rebuild) -> _Step:
+        arrays = any(isinstance(part, np.ndarray) for part in pytree.tree_leaves(rebuild(inputs)))
+        if arrays or len(self._steps) >= MOST_SIGNATURES:
+            if not self._told:
+                self._told = True
+                what = (
+                    "a NumPy array" if arrays else f"more than {MOST_SIGNATURES} different sets of shapes and numbers"
+                )
+                warnings.warn(
+                    f"SVI.step was called with {what}: such steps run eagerly. Pass arrays, and numbers that change, "
+                    "as tensors, and batches of one size.",
+                    stacklevel=4,
+                )
+            return _Step(self, rebuild, "eager")  # not kept: an array's contents are no part of the key
+        self._steps[key] = _Step(self, rebuild, self.engine)
+        return self._steps[key]
+
+    def _pyro_step(self, args: Any, kwargs: Any) -> Tensor:
+        assert self.pyro_loss is not None
+        optimizers = self._optimizers
+        with poutine.trace(param_only=True) as captured:
+            loss = self.pyro_loss.loss_and_grads(self.model, self.guide, *args, **kwargs)
+        leaves = _leaves(captured.trace)
+        optimizers.use(None)
+        optimizers.add(leaves)
+        used = [leaf for leaf in leaves.values() if leaf.grad is not None]
+        if used:
+            if optimizers.clip is not None:
+                grads = [leaf.grad for leaf in used if leaf.grad is not None]
+                for leaf, grad in zip(used, optimizers.clip(used, grads)):
+                    leaf.grad = grad
+            optimizers.whole().step()
+        for leaf in used:
+            leaf.grad = None
+        return torch.as_tensor(loss)
+
+
+class _Step:
+    """Steps with arguments of one signature: the first eagerly, the second traced and compared on both, then as traced."""
+
+    def __init__(self, svi: SVI, rebuild: Rebuild, engine: str) -> None:
+        self.svi, self.name = svi, engine
+        self.objective = svi._objective(rebuild)
+        self.engine: Engine | None = None
+        self.first: Batch | None = None
+        self.leaves: dict[str, Tensor] = {}
+        self.count = 0
+
+    def __call__(self, inputs: Batch) -> Tensor:
+        if self.first is None or self.name == "eager" or not self.leaves:
+            return self._eagerly(inputs)
+        self.count += 1
+        if self.engine is None:
+            self.engine = self._make(self.first)
+        elif self.count % LOOK_EVERY == 0 or not self.unchanged():
+            self.engine.begin_epoch()
+            self.unchanged = watch(self.svi.model, self.svi.guide)
+        self.svi._optimizers.use(self.engine)
+        return -self.engine.step(inputs, {})
+
+    def _eagerly(self, inputs: Batch) -> Tensor:
+        """A step that finds the parameters, and shows errors of the program as they are."""
+        with poutine.trace(param_only=True) as captured:
+            elbo, loss = self.objective(inputs, {})
+        self.leaves = {name: leaf for name, leaf in _leaves(captured.trace).items() if leaf.requires_grad}
+        if loss.requires_grad:
+            self.svi._optimizers.use(None)
+            self.svi._optimizers.add(self.leaves)
+            Eager(self._program()).descend(loss)
+        self.first = inputs
+        return -elbo.detach()
+
+    def _make(self, other: Batch) -> Engine:
+        device = next(iter(self.leaves.values())).device
+        as_precision(self.svi.precision, next(iter(self.leaves.values())).dtype)
+        engine = make_engine(choose_engine(self.name, device, 0), self._program())
+        engine.other = other
+        self.unchanged = watch(self.svi.model, self.svi.guide)
+        return engine
+
+    def _program(self) -> Program:
+        return Program(
+            pair=Pair(self.svi.model, self.svi.guide),
+            objective=self.objective,
+            parameters=self.leaves,
+            optimizer=self.svi._optimizers.whole(),
+            clip=self.svi._optimizers.clip,
+            watched=(self.svi.loss,),
+        )
+
+
+# --- pieces ----------------------------------------------------------------------------------------------------------
+
+
+def _is_function(loss: Any) -> bool:
+    return inspect.isroutine(loss) or isinstance(loss, functools.partial)
+
+
+def _leaves(trace: Any) -> dict[str, Tensor]:
+    """The unconstrained tensors of the parameters that a program used, each once."""
+    found: dict[int, tuple[str, Tensor]] = {}
+    for name, node in trace.nodes.items():
+        leaf = node["value"].unconstrained() if hasattr(node["value"], "unconstrained") else node["value"]
+        found.setdefault(id(leaf), (name, leaf))
+    return dict(found.values())
+
+
+def _layout(pair: Pair) -> Layout:
+    """How deep plates nest, and what is marked for enumeration, from one run."""
+    traces = run(pair, {})
+    marked = [name for trace in traces for name, node in sample_sites(trace).items() if is_marked(node)]
+    sites = tuple(Site(name, "latent", False, (), None, False, enumerated="guide") for name in dict.fromkeys(marked))
+    return Layout(sites, plate_nesting(*traces), {})
+
+
+def _signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Batch, Any, Rebuild]:
+    """The tensors among arguments, a key of everything else, and how to put them together again."""
+    leaves, structure = pytree.tree_flatten((args, kwargs))
+    inputs: Batch = {}
+    key: list[Any] = [structure]
+    for i, leaf in enumerate(leaves):
+        if isinstance(leaf, Tensor):
+            inputs[str(i)] = leaf
+            key.append((leaf.shape, leaf.dtype, leaf.device))
+        else:
+            key.append(_Plain(leaf))
+
+    def rebuild(tensors: Batch) -> Any:
+        return pytree.tree_unflatten([tensors.get(str(i), leaf) for i, leaf in enumerate(others)], structure)
+
+    others = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+    return inputs, tuple(key), rebuild
+
+
+class _Plain:
+    """An argument as a key: numbers and text by value, anything else by identity."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        self.by_value = isinstance(value, (bool, int, float, complex, str, bytes, type(None)))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Plain) or type(self.value) is not type(other.value):
+            return False
+        return bool(self.value == other.value) if self.by_value else self.value is other.value
+
+    def __hash__(self) -> int:
+        return hash(self.value) if self.by_value else id(self.value)
