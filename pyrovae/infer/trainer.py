@@ -19,7 +19,7 @@ from pyrovae.infer.chunks import chunk_size, chunks
 from pyrovae.infer.console import progress_bar, stop_on_interrupt
 from pyrovae.infer.engine import Program, make_engine
 from pyrovae.infer.fitted import EVALUATION_SEED, Fit, transform_once
-from pyrovae.infer.objectives import log_weights
+from pyrovae.infer.objectives import global_bound, row_bounds
 from pyrovae.infer.schedules import Schedule, Step, weights_at
 from pyrovae.infer.terms import terms
 from pyrovae.pair import Batch, fork_rng, named_tensors, num_rows
@@ -129,8 +129,8 @@ class Trainer:
             self.best = {n: t.detach().clone() for n, t in named_tensors(self.fitted.pair, buffers=True).items()}
 
     def _validation_elbo(self) -> float:
-        """Mean over the held-out rows of log w, one draw each, the same noise at every epoch, and the global terms over the
-        number of training rows: what the training ELBO is, of other rows. Nats per row."""
+        """Mean over the held-out rows of their share of the ELBO, one draw each, the same noise at every epoch, and the
+        global terms over the number of training rows: what the training ELBO is, of other rows. Nats per row."""
         assert self.held_out is not None
         total = torch.zeros((), dtype=torch.float64, device=next(iter(self.held_out.values())).device)
         with self.fitted.evaluation_mode(), fork_rng():
@@ -138,11 +138,10 @@ class Trainer:
             seen = transform_once(self.held_out, self.fitted.transform)
             self.held_out_chunk = self.held_out_chunk or chunk_size(self.fitted.pair, seen)
             for rows in chunks(seen, self.held_out_chunk):
-                found = terms(self.fitted.pair, rows)
-                total += log_weights(found).double().sum()
+                found = terms(self.fitted.pair, rows, layout=self.fitted.layout)
+                total += row_bounds(found).double().sum()
         # Global latents count as in training: once for all training rows.
-        shared = sum(float(t.reduce_global()) for t in found.sites.values() if not t.local)
-        return total.item() / num_rows(self.held_out) + shared / self.program.num_rows
+        return total.item() / num_rows(self.held_out) + global_bound(found).item() / self.program.num_rows
 
     # stopping
 
