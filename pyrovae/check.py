@@ -392,7 +392,7 @@ def check_enumeration(pair: Any, batch: Batch, layout: Layout) -> None:
         ) from error
     dims = {node["infer"]["_enumerate_dim"] for node in nodes.values() if "_enumerate_dim" in node["infer"]}
     for last in (False, True):
-        at = {dim: -1 if last else 0 for dim in dims}
+        at = dict.fromkeys(dims, -1 if last else 0)
         values = {name: _value_at(node, at, layout) for (_, name), node in nodes.items() if not node["is_observed"]}
         alone = run(Pair(SetValues(values)(pair.model), SetValues(values)(pair.guide)), batch)
         for side, trace in zip(_SIDES, alone):
