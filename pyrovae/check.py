@@ -351,7 +351,9 @@ def check_particles(pair: Any, batch: Batch, layout: Layout, num_particles: int 
             f"The pair cannot carry a particle dimension on the left of its plates: {error} {_CURE}"
         ) from error
     names = [name for trace in together for name in sample_sites(trace)]
-    drawn = sample_sites(together[1])
+    # What only the model has is drawn there when it is not enumerated.
+    own = {name: node for name, node in sample_sites(together[0]).items() if not node["is_observed"]}
+    drawn = {**own, **sample_sites(together[1])}
     for name, node in drawn.items():
         shape = tuple(node["value"].shape)
         if len(shape) != len(node["fn"].event_shape) + layout.plate_nesting + 1 or shape[0] != num_particles:
@@ -361,7 +363,7 @@ def check_particles(pair: Any, batch: Batch, layout: Layout, num_particles: int 
     for k in range(num_particles):
         # A global site keeps singleton dimensions where the plates would stand; alone it has none.
         values = {name: _one_particle(node, k) for name, node in drawn.items()}
-        alone = run(Pair(pair.model, SetValues(values)(pair.guide)), batch)
+        alone = run(Pair(SetValues(values)(pair.model), SetValues(values)(pair.guide)), batch)
         nodes = [node for trace in alone for node in sample_sites(trace).values()]
         for name, node, found in zip(names, nodes, sums):
             wanted = node["fn"].log_prob(node["value"]).sum()
@@ -437,7 +439,7 @@ def _value_at(node: Any, at: Mapping[int, int], layout: Layout) -> Tensor:
     depth = max((-dim for dim in sizes), default=0)
     own = (1,) * (depth - len(batch)) + tuple(batch[len(batch) - min(depth, len(batch)) :])
     full = [max(size, sizes.get(i - depth, 1)) for i, size in enumerate(own)]
-    return value.reshape(*own, *event).expand(*full, *event).clone()
+    return value.reshape((*own, *event)).expand((*full, *event)).clone()
 
 
 def _one_particle(node: Any, k: int) -> Tensor:

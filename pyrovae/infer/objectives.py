@@ -149,25 +149,28 @@ def log_weights(terms: Terms, *, kl_weight: Tensor | float | None = None) -> Ten
     log p(x | z) - b (log q - log p) of the drawn sites. Raises PairError for a global site that only the model sums out: no
     row has a density of its own there.
     """
+    sites = [t for t in terms.sites.values() if t.local and not t.objective_only]
     dims = frozenset(terms.enum_dims)
-    factors = [
-        f for t in terms.sites.values() if t.local and not t.objective_only for f in _factors(t, terms, kl_weight)
-    ]
-    total = torch.zeros((), device=_any(terms).device, dtype=_any(terms).dtype)
-    if dims:
-        factors = _eliminate_rows(factors, dims, terms)
-    for factor in factors:
-        total = total + terms.reduce(factor.log_prob, True)
-    return total.expand(terms.num_particles, terms.num_rows)
+
+    def fold(factors: list[Factor]) -> Tensor:
+        total = torch.zeros((), device=_any(terms).device, dtype=_any(terms).dtype)
+        for factor in _eliminate_rows(factors, dims, terms) if dims else factors:
+            total = total + terms.reduce(factor.log_prob, True)
+        return total
+
+    return _weighed(sites, terms, kl_weight, fold).expand(terms.num_particles, terms.num_rows)
 
 
 def joint_log_weights(terms: Terms, *, kl_weight: Tensor | float | None = None) -> Tensor:
     """log w = log p(x, z) - log q(z | x) of all rows and global sites together: (K,), nats, unscaled."""
-    factors = [f for t in terms.sites.values() if not t.objective_only for f in _factors(t, terms, kl_weight)]
-    total = torch.zeros(terms.num_particles, device=_any(terms).device, dtype=_any(terms).dtype)
-    for factor in eliminate(factors, frozenset(terms.enum_dims), terms):
-        total = total + terms.reduce(factor.log_prob, False)
-    return total
+
+    def fold(factors: list[Factor]) -> Tensor:
+        total = torch.zeros(terms.num_particles, device=_any(terms).device, dtype=_any(terms).dtype)
+        for factor in eliminate(factors, frozenset(terms.enum_dims), terms):
+            total = total + terms.reduce(factor.log_prob, False)
+        return total
+
+    return _weighed([t for t in terms.sites.values() if not t.objective_only], terms, kl_weight, fold)
 
 
 def row_bounds(terms: Terms) -> Tensor:
@@ -496,29 +499,39 @@ def _common_scale(names: tuple[str, ...], terms: Terms, rows: int) -> tuple[floa
     )
 
 
-def _factors(term: Term, terms: Terms, kl_weight: Tensor | float | None) -> list[Factor]:
-    """A site's share of log w: log p - log q of a drawn one, weighed by `kl_weight`; log p of an enumerated one."""
-    made = []
-    if term.p is not None:
-        log_p = term.p.whole if term.p.whole is not None else term.p.log_prob
-        drawn = term.q is not None and term.enum_dim is None
-        if drawn and kl_weight is not None and not dims_of(log_p, terms) <= dims_of(_q(term), terms):
+def _weighed(
+    sites: list[Term], terms: Terms, kl_weight: Tensor | float | None, fold: Callable[[list[Factor]], Tensor]
+) -> Tensor:
+    """log p(x | z) + b (log p - log q) of the drawn sites, `fold` summing out the enumerated ones; b = 1 for None."""
+    priors = {t.name: _prior(t) for t in sites if t.p is not None}
+    log_q = {
+        t.name: Factor(-t.q.log_prob, t.q.plates, (t.name,)) for t in sites if t.q is not None and t.enum_dim is None
+    }
+    if kl_weight is None:
+        return fold([side[t.name] for t in sites for side in (priors, log_q) if t.name in side])
+    varying = {name: dims_of(factor.log_prob, terms) for name, factor in log_q.items()}
+    if all(dims_of(priors[name].log_prob, terms) <= dims for name, dims in varying.items() if name in priors):
+        # One draw for each value that the prior depends on, and so a weight for each.
+        each = [_times(f, kl_weight) if name in log_q else f for name, f in priors.items()]
+        return fold([*each, *(_times(f, kl_weight) for f in log_q.values())])
+    for name, dims in varying.items():
+        if dims:
             raise PairError(
-                f"The prior of {term.name!r} depends on an enumerated site that its draw does not depend on, so a KL weight "
-                "has no place inside the sum: use Trace_ELBO, or no KL weight."
+                f"{name!r} is drawn for each value of an enumerated site, and the prior of another site depends on one that "
+                "its draw does not: a KL weight has no place inside such a sum. Use Trace_ELBO, or no KL weight."
             )
-        made.append(
-            Factor(kl_weight * log_p if drawn and kl_weight is not None else log_p, term.p.plates, (term.name,))
-        )
-    if term.q is not None and term.enum_dim is None:
-        log_q = term.q.log_prob if kl_weight is None else kl_weight * term.q.log_prob
-        made.append(Factor(-log_q, term.q.plates, (term.name,)))
-    return made
+    latent = [priors[t.name] for t in sites if t.name in priors and _is_latent(t)]
+    return fold(list(priors.values())) + (kl_weight - 1) * fold(latent) + kl_weight * fold(list(log_q.values()))
 
 
-def _q(term: Term) -> Tensor:
-    assert term.q is not None
-    return term.q.log_prob
+def _prior(term: Term) -> Factor:
+    assert term.p is not None
+    log_p = term.p.whole if term.p.whole is not None else term.p.log_prob
+    return Factor(log_p, term.p.plates, (term.name,))
+
+
+def _times(factor: Factor, weight: Tensor | float) -> Factor:
+    return Factor(weight * factor.log_prob, factor.plates, factor.sites)
 
 
 def _eliminate_rows(factors: list[Factor], dims: frozenset[int], terms: Terms, guide: bool = True) -> list[Factor]:
