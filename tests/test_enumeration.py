@@ -397,3 +397,213 @@ def test_traced_by_make_fx(row: Row, loss: str, particles: int) -> None:
     for a, b in zip(graph, eager):
         assert b.abs().max() > 1e-6
         assert relative_difference(a, b) <= TOLERANCE
+
+
+# --- any static program, with no argument and no plate "data" ----------------------------------------------------------
+
+
+def sub(name: str, total: int, size: int, dim: int | None = None) -> pyro.plate:
+    """A subsampling plate whose rows are given, so that two programs run the same."""
+    return pyro.plate(name, total, subsample=torch.arange(size), dim=dim)
+
+
+def p(name: str, *shape: int) -> Tensor:
+    generator = torch.Generator().manual_seed(sum(map(ord, name)))
+    return pyro.param(name, 0.7 * torch.randn(shape, generator=generator, dtype=torch.float64))
+
+
+OBSERVED = torch.linspace(-2, 2, 12, dtype=torch.float64).reshape(3, 4)
+
+
+def global_only() -> Any:
+    def model() -> None:
+        z = pyro.sample("z", dist.Normal(p("a"), 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0).expand([4]).to_event(1), obs=OBSERVED[0])
+
+    return pv.Pair(model, lambda: pyro.sample("z", dist.Normal(p("m"), p("s").exp())))
+
+
+def nested_plates() -> Any:
+    def model() -> None:
+        rows, columns = sub("rows", 30, 3, -2), sub("columns", 8, 4, -1)
+        with rows:
+            z = pyro.sample("z", dist.Normal(p("a"), 1.0))
+        with columns:
+            w = pyro.sample("w", dist.Bernoulli(logits=p("b")))
+        with rows, columns:
+            pyro.sample("x", dist.Normal(z + w * p("c"), 1.0), obs=OBSERVED)
+
+    def guide() -> None:
+        with sub("rows", 30, 3, -2):
+            pyro.sample("z", dist.Normal(p("m", 3, 1), p("s").exp()))
+        with sub("columns", 8, 4, -1):
+            pyro.sample("w", dist.Bernoulli(logits=p("l", 4)))
+
+    return pv.Pair(model, guide)
+
+
+def plate_both_ways() -> Any:
+    """One plate looped over, another as a dimension, and the first one again as a dimension."""
+
+    def model() -> None:
+        loop = sub("groups", 6, 3)
+        for i in loop:
+            z = pyro.sample(f"z{i}", dist.Normal(p("a"), 1.0))
+            with pyro.plate(f"columns{i}", 4):
+                pyro.sample(f"x{i}", dist.Normal(z, 1.0), obs=OBSERVED[i])
+        with pyro.plate("again", 3):
+            pyro.sample("y", dist.Normal(p("c"), 1.0), obs=OBSERVED[:, 0])
+
+    def guide() -> None:
+        for i in sub("groups", 6, 3):
+            pyro.sample(f"z{i}", dist.Normal(p(f"m{i}"), p("s").exp()))
+
+    return pv.Pair(model, guide)
+
+
+def looped_data() -> Any:
+    """The plate "data" itself, looped over."""
+
+    def model() -> None:
+        for i in sub("data", 12, 4):
+            z = pyro.sample(f"z{i}", dist.Bernoulli(logits=p("a")))
+            pyro.sample(f"x{i}", dist.Normal(z, 1.0), obs=OBSERVED[0, i])
+
+    def guide() -> None:
+        for i in sub("data", 12, 4):
+            pyro.sample(f"z{i}", dist.Bernoulli(logits=p(f"l{i}")))
+
+    return pv.Pair(model, guide)
+
+
+def gaussian_mixture() -> Any:
+    """Pyro's tutorial: weights and locations for all, a class of each datum that only the model has."""
+
+    def model() -> None:
+        shares = pyro.sample("shares", dist.Dirichlet(torch.ones(3, dtype=torch.float64)))
+        with pyro.plate("components", 3):
+            locs = pyro.sample("locs", dist.Normal(p("a"), 3.0))
+        with sub("points", 40, 4):
+            k = pyro.sample("k", dist.Categorical(shares), infer={"enumerate": "parallel"})
+            pyro.sample("x", dist.Normal(locs[k], 1.0), obs=OBSERVED[0])
+
+    def guide() -> None:
+        pyro.sample("shares", dist.Dirichlet(p("d", 3).exp()))
+        with pyro.plate("components", 3):
+            pyro.sample("locs", dist.Normal(p("m", 3), p("s").exp()))
+
+    return pv.Pair(model, guide)
+
+
+def hidden_markov() -> Any:
+    """A chain of classes summed out in the model, with pyro.markov."""
+
+    def model() -> None:
+        table, locs = p("t", 3, 3), p("l", 3)
+        with pyro.plate("series", 3):
+            y = 0
+            for t in pyro.markov(range(4)):
+                y = pyro.sample(f"y{t}", dist.Categorical(logits=table[y]), infer={"enumerate": "parallel"})
+                pyro.sample(f"x{t}", dist.Normal(locs[y], 1.0), obs=OBSERVED[:, t])
+
+    return pv.Pair(model, lambda: None)
+
+
+def guided_chain() -> Any:
+    """A chain of classes of the guide, each summed out."""
+
+    def model() -> None:
+        table, locs = p("t", 3, 3), p("l", 3)
+        with sub("series", 9, 3):
+            y = 0
+            for t in range(4):
+                y = pyro.sample(f"y{t}", dist.Categorical(logits=table[y]))
+                pyro.sample(f"x{t}", dist.Normal(locs[y], 1.0), obs=OBSERVED[:, t])
+
+    def guide() -> None:
+        table, shift = p("g", 3, 3), p("h", 3)
+        with sub("series", 9, 3):
+            y = 0
+            for t in range(4):
+                logits = table[y] + shift * OBSERVED[:, t, None]
+                y = pyro.sample(f"y{t}", dist.Categorical(logits=logits), infer={"enumerate": "parallel"})
+
+    return pv.Pair(model, guide)
+
+
+def several_loops() -> Any:
+    """Classes in a plate looped over: each has a dimension of its own, and the last site sees them all."""
+
+    def model() -> None:
+        classes = [
+            pyro.sample(f"y{i}", dist.Categorical(logits=p("t", 2)), infer={"enumerate": "parallel"})
+            for i in pyro.plate("loop", 3)
+        ]
+        pyro.sample("x", dist.Normal(sum(p("l", 2)[y] for y in classes), 1.0), obs=OBSERVED[0, 0])
+
+    return pv.Pair(model, lambda: None)
+
+
+PROGRAMS = [
+    (global_only, 0),
+    (nested_plates, 2),
+    (plate_both_ways, 1),
+    (looped_data, 0),
+    (gaussian_mixture, 1),
+    (hidden_markov, 1),
+    (guided_chain, 1),
+    (several_loops, 0),
+]
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["found", "told"])
+@pytest.mark.parametrize(("make", "nesting"), PROGRAMS, ids=[make.__name__ for make, _ in PROGRAMS])
+def test_programs_without_arguments(make: Any, nesting: int, given: bool) -> None:
+    pair = make()
+    sampled = make in (global_only, nested_plates, plate_both_ways, looped_data)
+    kind = pyro.infer.Trace_ELBO if sampled else pyro.infer.TraceEnum_ELBO
+    values = []
+    for which in ("ours", "theirs"):
+        torch.manual_seed(1)
+        if which == "ours":
+            run = pv.terms(pair, {}, plate_nesting=nesting if given else None)
+            if not given and run.enum_dims:  # the run that found the nesting has drawn
+                torch.manual_seed(1)
+                run = pv.terms(pair, {}, plate_nesting=run.plate_nesting)
+            assert run.plate_nesting == nesting and run.num_rows == (4 if make is looped_data else 1)
+            loss = -pv.elbo(run).objective
+        else:
+            loss = kind(max_plate_nesting=nesting).differentiable_loss(pair.model, pair.guide)
+        store = pyro.get_param_store()
+        leaves = {name: store._params[name] for name in store}
+        gradients = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
+        values.append({"value": loss.detach(), **dict(zip(leaves, gradients))})
+    assert_equal(*values)
+
+
+@pytest.mark.parametrize("make", [nested_plates, hidden_markov, guided_chain])
+def test_programs_without_arguments_and_particles(make: Any) -> None:
+    pair = make()
+    run = pv.terms(pair, {}, 3)
+    alone = pv.terms(pair, {})
+    assert torch.isfinite(pv.elbo(run).objective)
+    if make in (hidden_markov, guided_chain):  # nothing is drawn: particles are alike
+        torch.testing.assert_close(pv.elbo(run).objective, pv.elbo(alone).objective, rtol=1e-12, atol=0)
+
+
+def test_a_long_chain() -> None:
+    """Forty classes in a row, against the forward algorithm: no dimension is recycled, nothing is 3^40 large."""
+    table, locs, x = torch.randn(3, 3).double(), torch.randn(3).double(), torch.randn(40).double()
+
+    def model() -> None:
+        y = 0
+        for t in pyro.markov(range(40)):
+            y = pyro.sample(f"y{t}", dist.Categorical(logits=table[y]), infer={"enumerate": "parallel"})
+            pyro.sample(f"x{t}", dist.Normal(locs[y], 1.0), obs=x[t])
+
+    log_table, fit = table.log_softmax(-1), dist.Normal(locs, 1.0).log_prob(x[:, None])
+    forward = log_table[0] + fit[0]
+    for t in range(1, 40):
+        forward = torch.logsumexp(forward[:, None] + log_table, 0) + fit[t]
+    found = pv.elbo(pv.terms(pv.Pair(model, lambda: None), {})).elbo
+    torch.testing.assert_close(found, forward.logsumexp(0), rtol=1e-12, atol=0)
