@@ -15,7 +15,6 @@ from pairs import (
     MIXTURE_GLOBAL,
     ROWS,
     TABLE,
-    Base,
     BernoulliLatent,
     GlobalLocal,
     Hierarchical,
@@ -73,10 +72,6 @@ def found_by(loss: Any, pair: Any, batch: dict[str, Tensor], seed: int = 1, **op
 # --- the bound -------------------------------------------------------------------------------------------------------
 
 
-class ManyRows(Base):
-    """The gradient of Pyro's RenyiELBO, for a pair and batch."""
-
-
 @named([row for row in REPARAMETERISED if row.name != "scaled_plain"])
 @pytest.mark.parametrize("particles", [2, 5])
 def test_renyi_elbo(row: Row, particles: int) -> None:
@@ -90,9 +85,13 @@ def test_renyi_elbo(row: Row, particles: int) -> None:
     leaves = dict(pair.named_parameters())
     for leaf in leaves.values():
         leaf.grad = None
-    value = loss.loss_and_grads(pair.model, pair.guide, **batch)
-    assert value is not None
-    theirs = {"value": -torch.tensor(value).double(), **{n: -leaf.grad for n, leaf in leaves.items()}}
+
+    def model(x: Tensor) -> None:
+        pyro.module("pair", pair)  # Pyro takes a backward step only where a trace holds a parameter
+        pair.model(x)
+
+    value = loss.loss_and_grads(model, pair.guide, **batch)
+    theirs = {"value": -torch.tensor(value, dtype=torch.float64), **{n: -leaf.grad for n, leaf in leaves.items()}}
     assert_equal(found_by(pv.IWELBO(particles), pair, batch), theirs)
 
 
@@ -113,8 +112,10 @@ def test_one_particle_is_the_elbo_of_a_mixture(row: Row) -> None:
     for kl_weight in (None, 0.3):
         torch.manual_seed(1)
         run = pv.terms(pair, batch, layout=layout)
-        wanted = value_and_gradients(pv.elbo(run, kl_weight=kl_weight).objective, pair)
-        assert_equal(value_and_gradients(pv.log_weights(run, kl_weight=kl_weight).sum(), pair), wanted)
+        both = [pv.log_weights(run, kl_weight=kl_weight).sum(), pv.elbo(run, kl_weight=kl_weight).objective]
+        leaves = list(pair.parameters())
+        found, wanted = (dict(enumerate(torch.autograd.grad(b, leaves, retain_graph=True))) for b in both)
+        assert_equal({"value": both[0].detach(), **found}, {"value": both[1].detach(), **wanted})
 
 
 def plain_by_hand(pair: Plain, x: Tensor, particles: int, beta: float) -> Tensor:
@@ -210,8 +211,9 @@ class Marked(Plain):
     """A term for training only, beside the bound."""
 
     def model(self, x: Tensor) -> None:
-        super().model(x)
         with self.rows(x):
+            z = pyro.sample("z", self.prior())
+            pyro.sample("x", dist.Bernoulli(logits=z @ self.decode).to_event(1), obs=(x > 0).double())
             pyro.sample("c", normal(x @ self.encode, 0.0), obs=x[:, :2], infer={"objective_only": True})
 
 
@@ -236,17 +238,10 @@ def test_leave_one_out() -> None:
 # --- gradients of less noise -----------------------------------------------------------------------------------------
 
 
-def moved(row: Row) -> tuple[Any, dict[str, Tensor]]:
-    pair, batch = row.build()
-    return pair, batch
-
-
-@named(REPARAMETERISED)
 @pytest.mark.parametrize("loss", ["landing", "doubly"])
+@named(REPARAMETERISED)
 def test_value_is_the_standard_one(row: Row, loss: str) -> None:
     pair, batch = row.build()
-    if loss == "doubly" and row.name == "scaled_plain":
-        pytest.skip("two scales")
     other = pv.Trace_ELBO(3, gradient=LANDING) if loss == "landing" else pv.IWELBO(3, DOUBLY)
     same = pv.Trace_ELBO(3) if loss == "landing" else pv.IWELBO(3)
     num_rows = None if row.name in WHOLE else MANY
@@ -424,7 +419,16 @@ def test_doubly_reparameterised_gradient_is_unbiased() -> None:
     rows = batch["x"].repeat(400, 1)
     doubly, standard = (repeated(pv.IWELBO(3, g), pair, rows, 60) for g in (DOUBLY, "standard"))
     assert_agree(doubly, standard, sharp=0.1)
-    assert doubly[1]["log_scale"].max() < standard[1]["log_scale"].max()  # and has less noise
+
+
+def test_doubly_reparameterised_gradient_has_less_noise() -> None:
+    """Near the exact posterior, of many particles."""
+    torch.manual_seed(0)
+    pair, x = ExactGuide(), torch.randn(50, dtype=torch.float64)
+    with torch.no_grad():
+        pair.log_scale.add_(0.05)
+    (_, doubly), (_, standard) = (repeated(pv.IWELBO(50, g), pair, x, 20) for g in (DOUBLY, "standard"))
+    assert doubly["log_scale"] < 0.2 * standard["log_scale"] and doubly["gain"] < 0.2 * standard["gain"]
 
 
 class Switch(nn.Module):
@@ -493,9 +497,8 @@ def test_global_latents_need_all_rows() -> None:
         pv.IWELBO(3)(pair, batch)
 
 
-@named([row for row in TABLE if row.name in ("scaled_plain", "scaled")])
-def test_weights_need_one_scale(row: Row) -> None:
-    pair, batch = row.build()
+def test_weights_need_one_scale() -> None:
+    pair, batch = next(row for row in TABLE if row.name == "scaled").build()
     with pytest.raises(pv.PairError, match="scale all alike"):
         pv.IWELBO(3)(pair, batch)
 
@@ -518,8 +521,9 @@ def test_score_sites_that_iwelbo_does_not_take() -> None:
 
     class Both(BernoulliLatent):
         def model(self, x: Tensor) -> None:
-            super().model(x)
             with self.rows(x):
+                z = pyro.sample("z", dist.Bernoulli(logits=self.prior_logits).to_event(1))
+                pyro.sample("x", normal(z @ self.decode, 0.0), obs=x)
                 pyro.sample("c", normal(x, 0.0), obs=x, infer={"objective_only": True})
 
     pair, batch = Row("both", Both).build()
