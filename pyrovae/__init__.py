@@ -20,13 +20,17 @@ from pyrovae.infer import schedules, transforms
 from pyrovae.infer.checkpoint import load, save
 from pyrovae.infer.fit import fit
 from pyrovae.infer.fitted import Fit
+from pyrovae.infer.iwelbo import IWELBO
 from pyrovae.infer.objectives import Bound, Trace_ELBO, elbo, log_weights
+from pyrovae.infer.svi import SVI
 from pyrovae.infer.terms import Terms, terms
 from pyrovae.models import VAE
 from pyrovae.pair import Pair
 from pyrovae.predict import decode, encode, generate, reconstruct, simulate
 
 __all__ = [
+    "IWELBO",
+    "SVI",
     "VAE",
     "Bound",
     "CheckpointError",

@@ -11,7 +11,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.errors import PairError, PyrovaeError
-from pyrovae.handlers import DATA_PLATE, PARTICLE_PLATE, Replay, SetValues, same_memory
+from pyrovae.handlers import DATA_PLATE, PARTICLE_PLATE, Replay, SetValues, check_mark, same_memory
 from pyrovae.pair import (
     Batch,
     Pair,
@@ -20,9 +20,11 @@ from pyrovae.pair import (
     evaluating,
     fork_rng,
     is_local,
+    is_marked,
     modules,
     num_rows,
     param_scope,
+    plate_nesting,
     run,
     sample_sites,
     take_rows,
@@ -40,6 +42,7 @@ class Site:
     event_shape: tuple[int, ...]
     argument: str | None  # the argument that an observed site observes
     objective_only: bool
+    enumerated: str | None = None  # "guide" or "model": the side whose mark has it summed out exactly; None: drawn
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,20 @@ class Layout:
     plate_nesting: int
     arguments: dict[str, tuple[tuple[int, ...], torch.dtype]]
 
-    def site(self, name: str | None, *, role: str, local: bool | None = None) -> Site:
-        """The site of that name; for None, the only one of that role. PairError lists the choices otherwise."""
-        choices = [s for s in self.sites if s.role == role and (local is None or s.local == local)]
+    @property
+    def enumerates(self) -> bool:
+        return any(s.enumerated is not None for s in self.sites)
+
+    def site(self, name: str | None, *, role: str, local: bool | None = None, guided: bool = False) -> Site:
+        """The site of that name; for None, the only one of that role (`guided`: only those that the guide has, too).
+
+        PairError lists the choices otherwise.
+        """
+        choices = [
+            s
+            for s in self.sites
+            if s.role == role and (local is None or s.local == local) and not (guided and s.enumerated == "model")
+        ]
         if name is None and len(choices) == 1:
             return choices[0]
         for s in choices:
@@ -60,7 +74,9 @@ class Layout:
                 return s
         listed = ", ".join(repr(s.name) for s in choices) or "none"
         got = "no name was given" if name is None else f"got {name!r}"
-        raise PairError(f"Name one {role} site with site=...: this pair has {listed}; {got}.")
+        summed = any(s.name == name and s.enumerated == "model" for s in self.sites)
+        why = ", which the model sums out and the guide does not have" if guided and summed else ""
+        raise PairError(f"Name one {role} site with site=...: this pair has {listed}; {got}{why}.")
 
     def __str__(self) -> str:
         width = max(len(s.name) for s in self.sites)
@@ -68,7 +84,8 @@ class Layout:
         for s in self.sites:
             of = f" <- {s.argument}" if s.argument else ""
             plate = "per row" if s.local else "global"
-            rows.append(f"{s.name:<{width}}  {s.role:<9}  {plate}  event {tuple(s.event_shape)}{of}")
+            summed = f"  enumerated in the {s.enumerated}" if s.enumerated else ""
+            rows.append(f"{s.name:<{width}}  {s.role:<9}  {plate}  event {tuple(s.event_shape)}{of}{summed}")
         return "\n".join(rows)
 
 
@@ -117,20 +134,39 @@ def describe(pair: Any, batch: Mapping[str, Tensor]) -> Layout:
                 event_shape=tuple(node["fn"].event_shape),
                 argument=source,
                 objective_only=bool(node["infer"].get("objective_only")),
+                enumerated=_enumerated(name, model_sites, guide_sites),
             )
         )
-    plates = [f.dim for node in {**guide_sites, **model_sites}.values() for f in node["cond_indep_stack"]]
     return Layout(
         sites=tuple(sites),
-        plate_nesting=max((-dim for dim in plates if dim is not None), default=0),
+        plate_nesting=plate_nesting(guide_trace, model_trace),
         arguments={name: (tuple(v.shape[1:]), v.dtype) for name, v in batch.items()},
     )
+
+
+def _enumerated(name: str, model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any]) -> str | None:
+    side, node = ("guide", guide_sites[name]) if name in guide_sites else ("model", model_sites[name])
+    if not is_marked(node):
+        return None
+    check_mark(name, node["fn"], node["infer"])
+    return side
 
 
 # --- checks ----------------------------------------------------------------------------------------------------------
 
 
+def check_marks(model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any]) -> None:
+    """PairError for a site that the model marks for enumeration and the guide draws unmarked: the mark would be ignored."""
+    for name, node in model_sites.items():
+        if is_marked(node) and name in guide_sites and not is_marked(guide_sites[name]):
+            raise PairError(
+                f"Site {name!r} is marked infer={{'enumerate': ...}} in the model only, and the guide draws it: mark it in "
+                "the guide, take it out of the guide, or remove the mark to draw it."
+            )
+
+
 def _check_sites(model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any], rows: int) -> None:
+    check_marks(model_sites, guide_sites)
     for name, node in guide_sites.items():
         if name not in model_sites and not node["infer"].get("is_auxiliary"):
             raise PairError(
@@ -220,6 +256,7 @@ def check_pair(pair: Any, data: Any) -> Layout:
         check_fewer_rows(pair, batch)
         check_gradients(pair, batch)
         check_particles(pair, batch, layout)
+        check_enumeration(pair, batch, layout)
     return layout
 
 
@@ -314,7 +351,9 @@ def check_particles(pair: Any, batch: Batch, layout: Layout, num_particles: int 
             f"The pair cannot carry a particle dimension on the left of its plates: {error} {_CURE}"
         ) from error
     names = [name for trace in together for name in sample_sites(trace)]
-    drawn = sample_sites(together[1])
+    # What only the model has is drawn there when it is not enumerated.
+    own = {name: node for name, node in sample_sites(together[0]).items() if not node["is_observed"]}
+    drawn = {**own, **sample_sites(together[1])}
     for name, node in drawn.items():
         shape = tuple(node["value"].shape)
         if len(shape) != len(node["fn"].event_shape) + layout.plate_nesting + 1 or shape[0] != num_particles:
@@ -324,7 +363,7 @@ def check_particles(pair: Any, batch: Batch, layout: Layout, num_particles: int 
     for k in range(num_particles):
         # A global site keeps singleton dimensions where the plates would stand; alone it has none.
         values = {name: _one_particle(node, k) for name, node in drawn.items()}
-        alone = run(Pair(pair.model, SetValues(values)(pair.guide)), batch)
+        alone = run(Pair(SetValues(values)(pair.model), SetValues(values)(pair.guide)), batch)
         nodes = [node for trace in alone for node in sample_sites(trace).values()]
         for name, node, found in zip(names, nodes, sums):
             wanted = node["fn"].log_prob(node["value"]).sum()
@@ -335,6 +374,42 @@ def check_particles(pair: Any, batch: Batch, layout: Layout, num_particles: int 
                 )
 
 
+def check_enumeration(pair: Any, batch: Batch, layout: Layout) -> None:
+    """PairError unless the pair gives every value of its enumerated sites the log-densities that it has with that value drawn.
+
+    Each adds a dimension on the left of all plates. The first and the last value of each are tried.
+    """
+    if not layout.enumerates:
+        return
+    try:
+        together = run(pair, batch, plate_nesting=layout.plate_nesting, enumerate=True)
+        nodes = {(side, n): node for side, t in zip(_SIDES, together) for n, node in sample_sites(t).items()}
+        log_probs = {key: node["fn"].log_prob(node["value"]) for key, node in nodes.items()}
+    except PyrovaeError:
+        raise
+    except (RuntimeError, ValueError, IndexError) as error:
+        what = (str(error).splitlines() or [""])[0]
+        raise PairError(
+            f"The pair cannot carry an enumerated dimension on the left of its plates: {what}. {_CURE}"
+        ) from error
+    dims = {node["infer"]["_enumerate_dim"] for node in nodes.values() if "_enumerate_dim" in node["infer"]}
+    for last in (False, True):
+        at = dict.fromkeys(dims, -1 if last else 0)
+        values = {name: _value_at(node, at, layout) for (_, name), node in nodes.items() if not node["is_observed"]}
+        alone = run(Pair(SetValues(values)(pair.model), SetValues(values)(pair.guide)), batch)
+        for side, trace in zip(_SIDES, alone):
+            for name, node in sample_sites(trace).items():
+                wanted = node["fn"].log_prob(node["value"]).sum()
+                found = _by_value(log_probs[side, name], at).sum()
+                if log_probs[side, name].numel() and not torch.allclose(found, wanted, rtol=1e-3, atol=1e-3):
+                    raise PairError(
+                        f"Site {name!r} has another log-density beside all values of the enumerated sites "
+                        f"({found.item():.6g}) than alone ({wanted.item():.6g}): something mistakes an enumerated dimension "
+                        f"for another one. {_CURE}"
+                    )
+
+
+_SIDES = ("model", "guide")
 _CURE = (
     "Write networks and indices for any number of left-hand dimensions, (*batch, D), and index from the right (dim=-1)."
 )
@@ -345,6 +420,26 @@ def _by_particle(node: Any, num_particles: int, layout: Layout) -> Tensor:
     depth = layout.plate_nesting + 1
     full = log_prob.reshape((1,) * (depth - log_prob.dim()) + tuple(log_prob.shape))
     return full.expand(num_particles, *full.shape[1:]).flatten(1).sum(1)
+
+
+def _by_value(tensor: Tensor, at: Mapping[int, int], event_dim: int = 0) -> Tensor:
+    """The tensor at one value of each enumerated dimension that it has."""
+    for dim, index in at.items():
+        if tensor.dim() >= -dim + event_dim:
+            tensor = tensor.narrow(dim - event_dim, tensor.shape[dim - event_dim] - 1 if index else 0, 1)
+    return tensor
+
+
+def _value_at(node: Any, at: Mapping[int, int], layout: Layout) -> Tensor:
+    event = tuple(node["fn"].event_shape)
+    value = _by_value(node["value"], at, len(event))
+    batch = value.shape[: value.dim() - len(event)]
+    sizes = {f.dim: f.size for f in node["cond_indep_stack"] if f.vectorized}
+    # A site alone has the dimensions of its plates, and no more.
+    depth = max((-dim for dim in sizes), default=0)
+    own = (1,) * (depth - len(batch)) + tuple(batch[len(batch) - min(depth, len(batch)) :])
+    full = [max(size, sizes.get(i - depth, 1)) for i, size in enumerate(own)]
+    return value.reshape((*own, *event)).expand((*full, *event)).clone()
 
 
 def _one_particle(node: Any, k: int) -> Tensor:

@@ -10,8 +10,11 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyrovae.errors import PairError
+
 DATA_PLATE = "data"
 PARTICLE_PLATE = "particles"
+MOST_DIMS = 60  # torch sums tensors of at most 64 dimensions
 
 
 def with_particles(function: Callable[..., Any], num_particles: int, plate_nesting: int) -> Callable[..., Any]:
@@ -57,6 +60,62 @@ class Replay(Messenger):  # type: ignore[misc]
             msg["done"] = True
             msg["value"] = drawn["value"]
             msg["infer"] = {**drawn["infer"], **msg["infer"]}
+
+
+class Enumerate(Messenger):  # type: ignore[misc]
+    """Give each site marked infer={"enumerate": "parallel"} all of its values, along a new dimension of its own.
+
+    Dimensions are handed out from `first_dim` to the left, to the guide and then to the model. None is used twice, not even
+    under `pyro.markov`. Raises PairError for marks that cannot be honoured: see `check_mark`.
+    """
+
+    def __init__(self, first_dim: int) -> None:
+        super().__init__()
+        self.next_dim = first_dim
+
+    def _pyro_sample(self, msg: Any) -> None:
+        name, fn, infer = msg["name"], msg["fn"], msg["infer"]
+        if msg["done"] or msg["is_observed"] or infer.get("enumerate") is None:
+            return
+        check_mark(name, fn, infer)
+        dim, self.next_dim = self.next_dim, self.next_dim - 1
+        if -dim > MOST_DIMS:
+            raise PairError(
+                f"Site {name!r} would be enumerated along dimension {dim}, at most {MOST_DIMS} are possible (dimensions are "
+                f"not recycled under pyro.markov): mark fewer sites, or {PYRO_ENUMERATES}."
+            )
+        support = fn.enumerate_support(expand=False)
+        event = tuple(fn.event_shape)
+        value = support.reshape(len(support), *(1 for _ in range(-dim - 1)), *event)
+        if infer.get("expand"):
+            value = value.expand(
+                len(support), *(1 for _ in range(-dim - 1 - len(fn.batch_shape))), *fn.batch_shape, *event
+            )
+        elif hasattr(support, "_pyro_categorical_support"):  # spares Categorical.log_prob a gather
+            value._pyro_categorical_support = support._pyro_categorical_support
+        msg["infer"] = {**infer, "_enumerate_dim": dim}
+        msg["value"], msg["done"] = value, True
+
+
+PYRO_ENUMERATES = "use pyro.infer.TraceEnum_ELBO with pyro.infer.SVI"
+
+
+def check_mark(name: str, fn: Any, infer: Mapping[str, Any]) -> None:
+    """PairError unless the mark infer={"enumerate": ...} of a site can be honoured: in parallel, over a finite support."""
+    kind = infer["enumerate"]
+    if kind != "parallel" or infer.get("num_samples") is not None:
+        what = f"infer={{'enumerate': {kind!r}}}" + (
+            " with num_samples" if infer.get("num_samples") is not None else ""
+        )
+        raise PairError(
+            f"Site {name!r} is marked {what}; sites are summed out exactly, with infer={{'enumerate': 'parallel'}} and "
+            f"nothing else: mark it so, remove the mark to draw the site, or {PYRO_ENUMERATES}."
+        )
+    if not getattr(fn, "has_enumerate_support", False):
+        raise PairError(
+            f"Site {name!r} is marked infer={{'enumerate': 'parallel'}}, and {fn} has no finite support to sum over: "
+            "remove the mark to draw it, or use Categorical, OneHotCategorical, Bernoulli or Binomial."
+        )
 
 
 class SetValues(Messenger):  # type: ignore[misc]

@@ -22,7 +22,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyrovae.errors import DataError, OptionError, PairError
-from pyrovae.handlers import DATA_PLATE, Replay, with_particles
+from pyrovae.handlers import DATA_PLATE, PARTICLE_PLATE, Enumerate, Replay, with_particles
 
 Batch = dict[str, Tensor]
 
@@ -195,13 +195,34 @@ def param_scope(state: dict[str, Any]) -> Iterator[None]:
         store.set_state(outside)
 
 
-def run(pair: Any, batch: Mapping[str, Tensor], *, num_particles: int = 1, plate_nesting: int = 0) -> tuple[Any, Any]:
-    """Trace the guide, then the model at the guide's values: (model trace, guide trace), without log-densities."""
+def run(
+    pair: Any, batch: Mapping[str, Tensor], *, num_particles: int = 1, plate_nesting: int = 0, enumerate: bool = False
+) -> tuple[Any, Any]:
+    """Trace the guide, then the model at the guide's values: (model trace, guide trace), without log-densities.
+
+    With `enumerate`, sites marked so take all of their values at once, on the left of plates and particles, whose number
+    `plate_nesting` must tell; else they are drawn.
+    """
     guide = with_particles(pair.guide, num_particles, plate_nesting)
     model = with_particles(pair.model, num_particles, plate_nesting)
-    guide_trace = poutine.trace(guide).get_trace(**batch)
-    model_trace = poutine.trace(Replay(guide_trace)(model)).get_trace(**batch)
-    return model_trace, guide_trace
+    if not enumerate:
+        guide_trace = poutine.trace(guide).get_trace(**batch)
+        return poutine.trace(Replay(guide_trace)(model)).get_trace(**batch), guide_trace
+    summed = Enumerate(-plate_nesting - 1 - (num_particles > 1))
+    guide_trace = poutine.trace(summed(guide)).get_trace(**batch)
+    # Replay stands inside: what the guide has given a value is not enumerated again.
+    return poutine.trace(summed(Replay(guide_trace)(model))).get_trace(**batch), guide_trace
+
+
+def plate_nesting(*traces: Any) -> int:
+    """How deep the vectorised plates of these traces nest, the particles' plate left out."""
+    frames = [f for trace in traces for node in sample_sites(trace).values() for f in node["cond_indep_stack"]]
+    return max((-f.dim for f in frames if f.vectorized and f.name != PARTICLE_PLATE), default=0)
+
+
+def is_marked(node: Any) -> bool:
+    """Whether a site asks to be enumerated; an observed one has nothing to enumerate."""
+    return node["infer"].get("enumerate") is not None and not node["is_observed"]
 
 
 def sample_sites(trace: Any) -> dict[str, Any]:

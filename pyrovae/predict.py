@@ -25,7 +25,7 @@ def encode(fitted: Fit, data: Any, *, site: str | None = None, num_samples: int 
     guide (from a fixed `seed`) of the mean given what was drawn before, or of the draws themselves; for class labels the
     most probable class. The fit's transform is not applied. `site` may be left out when there is only one.
     """
-    chosen = fitted.layout.site(site, role="latent", local=True)
+    chosen = fitted.layout.site(site, role="latent", local=True, guided=True)
     if num_samples < 1:
         raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
     alone = [s.name for s in fitted.layout.sites if s.role != "observed"] == [chosen.name]
@@ -35,7 +35,7 @@ def encode(fitted: Fit, data: Any, *, site: str | None = None, num_samples: int 
         for rows in chunks(batch, chunk_size(fitted.pair, batch)):
             points: list[Tensor] = []
             while len(points) < num_samples:
-                found = terms(fitted.pair, rows, layout=fitted.layout)
+                found = terms(fitted.pair, rows, layout=fitted.layout, enumerate=False)
                 term = found.sites[chosen.name]
                 assert term.q is not None
                 points.append(_point(found, term.q.fn, term.value))
@@ -62,7 +62,7 @@ def reconstruct(
         for rows in chunks(batch, chunk_size(fitted.pair, batch)):
             points = []
             for _ in range(num_samples):
-                found = terms(fitted.pair, rows, layout=fitted.layout)
+                found = terms(fitted.pair, rows, layout=fitted.layout, enumerate=False)
                 likelihood = found.sites[chosen.name].p
                 assert likelihood is not None
                 points.append(_point(found, likelihood.fn, None))
@@ -191,7 +191,7 @@ def _reads_data(what: str) -> str:
 
 def _global_draws(fitted: Fit, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """One draw of the guide of every global latent: new data come from the fitted posterior of those."""
-    names = [s.name for s in fitted.layout.sites if s.role == "latent" and not s.local]
+    names = [s.name for s in fitted.layout.sites if s.role == "latent" and not s.local and s.enumerated != "model"]
     if not names:
         return {}
     # Zeros, not NaN: the guide's local sites may read the data here, and are thrown away.

@@ -341,6 +341,281 @@ class Auto(Base):
             pyro.sample("x", normal(theta[..., None] + w, self.log_scale), obs=x)
 
 
+# --- enumerated pairs ------------------------------------------------------------------------------------------------
+
+PARALLEL = {"enumerate": "parallel"}
+
+
+class Enumerated(Mixed):
+    """The class of a row summed out under q(y | x), beside z ~ q(z | x, y) (M2, Kingma et al. 2014)."""
+
+    def guide(self, x: Tensor) -> None:
+        with self.rows(x):
+            y = pyro.sample("y", dist.Categorical(logits=x @ self.classify), infer=PARALLEL)
+            pyro.sample("z", normal(x @ self.encode + self.shift[y], self.log_scale))
+
+
+class Mixture(Base):
+    """A class that only the model has: z's prior depends on it, the likelihood does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode, self.log_scale = weight(COLUMNS, LATENT), weight(LATENT)
+        self.prior_logits, self.centres, self.decode = weight(CLASSES), weight(CLASSES, LATENT), weight(LATENT, COLUMNS)
+
+    def model(self, x: Tensor) -> None:
+        with self.rows(x):
+            y = pyro.sample("y", dist.Categorical(logits=self.prior_logits), infer=PARALLEL)
+            z = pyro.sample("z", normal(self.centres[y], -0.5))
+            pyro.sample("x", normal(z @ self.decode, 0.0), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with self.rows(x):
+            pyro.sample("z", normal(x @ self.encode, self.log_scale))
+
+
+class DeepMixture(Mixture):
+    """The likelihood depends on the class as well, its columns in an inner plate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loc = weight(CLASSES, COLUMNS)
+
+    def model(self, x: Tensor) -> None:
+        with self.rows(x):
+            y = pyro.sample("y", dist.Categorical(logits=self.prior_logits), infer=PARALLEL)
+            z = pyro.sample("z", normal(self.centres[y], -0.5))
+            with pyro.plate("columns", COLUMNS, dim=-2):
+                mean = (z @ self.decode)[..., 0, :, :].transpose(-1, -2) if z.dim() > 2 else (z @ self.decode).T
+                pyro.sample("x", dist.Normal(mean + self.loc[y, torch.arange(COLUMNS)[:, None]], ones()), obs=x.T)
+
+
+class BothSides(Enumerated):
+    """y in the guide, c in the model alone: p(y) p(c | y) p(z) p(x | y, z, c)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.jump = weight(CLASSES, 2), weight(2, COLUMNS)
+
+    def model(self, x: Tensor) -> None:
+        with self.rows(x):
+            y = pyro.sample("y", dist.Categorical(logits=self.prior_logits))
+            c = pyro.sample("c", dist.Categorical(logits=self.table[y]), infer=PARALLEL)
+            z = pyro.sample("z", normal(zeros(LATENT), 0.0))
+            pyro.sample("x", normal(z @ self.decode + self.loc[y] + self.jump[c], 0.0), obs=x)
+
+
+class TwoClasses(Base):
+    """q(a | x) q(z | x, a) q(b | z, a) with both classes summed out, b one-hot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classify, self.shift, self.encode = weight(COLUMNS, 2), weight(2, LATENT), weight(COLUMNS, LATENT)
+        self.second, self.offset = weight(LATENT, CLASSES), weight(2, CLASSES)
+        self.prior_a, self.prior_b, self.decode = weight(2), weight(2, CLASSES), weight(LATENT, COLUMNS)
+        self.loc = weight(CLASSES, COLUMNS)
+
+    def model(self, x: Tensor) -> None:
+        with self.rows(x):
+            a = pyro.sample("a", dist.Categorical(logits=self.prior_a))
+            z = pyro.sample("z", normal(zeros(LATENT), 0.0))
+            b = pyro.sample("b", dist.OneHotCategorical(logits=self.prior_b[a]))
+            pyro.sample("x", normal(z @ self.decode + b @ self.loc, 0.0), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with self.rows(x):
+            a = pyro.sample("a", dist.Categorical(logits=x @ self.classify), infer=PARALLEL)
+            z = pyro.sample("z", normal(x @ self.encode + self.shift[a], -1.0))
+            logits = z @ self.second + self.offset[a]
+            pyro.sample("b", dist.OneHotCategorical(logits=logits), infer=PARALLEL)
+
+
+class EnumeratedBesideScore(Base):
+    """y summed out; s drawn without reparameterisation for each y, t before it; z reparameterised."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classify, self.switch, self.first = weight(COLUMNS, CLASSES), weight(CLASSES), weight(COLUMNS)
+        self.encode, self.prior = weight(COLUMNS, LATENT), weight(3)
+        self.prior_logits, self.loc = weight(CLASSES), weight(CLASSES, COLUMNS)
+        self.jump, self.decode = weight(COLUMNS), weight(LATENT, COLUMNS)
+
+    def model(self, x: Tensor) -> None:
+        with self.rows(x):
+            t = pyro.sample("t", dist.Bernoulli(logits=self.prior[0]))
+            y = pyro.sample("y", dist.Categorical(logits=self.prior_logits))
+            s = pyro.sample("s", dist.Bernoulli(logits=self.prior[1] + self.prior[2] * t))
+            z = pyro.sample("z", normal(zeros(LATENT), 0.0))
+            loc = self.loc[y] + s[..., None] * self.jump + t[..., None] + z @ self.decode
+            pyro.sample("x", normal(loc, 0.0), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with self.rows(x):
+            t = pyro.sample("t", dist.Bernoulli(logits=x @ self.first))
+            logits = x @ self.classify + t[..., None]
+            y = pyro.sample("y", dist.Categorical(logits=logits), infer=PARALLEL)
+            s = pyro.sample("s", dist.Bernoulli(logits=self.switch[y]))
+            pyro.sample("z", normal(x @ self.encode + s[..., None], 0.0))
+
+
+class ScoreOverMixture(Mixed):
+    """y drawn without reparameterisation; a class of the model alone summed out beneath it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.jump = weight(CLASSES, 2), weight(2, COLUMNS)
+
+    model = BothSides.model
+
+
+class EnumeratedInner(InnerPlate):
+    """InnerPlate with its class summed out: each class is weighed in all of its columns."""
+
+    def guide(self, x: Tensor) -> None:
+        with self.rows(x):
+            pyro.sample("y", dist.Categorical(logits=x @ self.encode), infer=PARALLEL)
+
+
+class EnumeratedColumns(Base):
+    """A class of each column of each row, in an inner plate, given a class of the row: all summed out in the guide."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prior, self.table, self.loc = weight(2), weight(2, CLASSES), weight(CLASSES)
+        self.classify, self.columns = weight(COLUMNS, 2), weight(2, CLASSES)
+
+    def model(self, x: Tensor) -> None:
+        with self.rows(x):
+            g = pyro.sample("g", dist.Categorical(logits=self.prior))
+            with pyro.plate("columns", COLUMNS, dim=-2):
+                y = pyro.sample("y", dist.Categorical(logits=self.table[g]))
+                pyro.sample("x", dist.Normal(self.loc[y], ones()), obs=x.T)
+
+    def guide(self, x: Tensor) -> None:
+        with self.rows(x):
+            g = pyro.sample("g", dist.Categorical(logits=x @ self.classify), infer=PARALLEL)
+            with pyro.plate("columns", COLUMNS, dim=-2):
+                logits = self.columns[g] + x.T[..., None]
+                pyro.sample("y", dist.Categorical(logits=logits), infer=PARALLEL)
+
+
+class MixtureColumns(EnumeratedColumns):
+    """The same, summed out in the model: the columns first."""
+
+    def model(self, x: Tensor) -> None:
+        with self.rows(x):
+            g = pyro.sample("g", dist.Categorical(logits=self.prior), infer=PARALLEL)
+            with pyro.plate("columns", COLUMNS, dim=-2):
+                y = pyro.sample("y", dist.Categorical(logits=self.table[g]), infer=PARALLEL)
+                pyro.sample("x", dist.Normal(self.loc[y], ones()), obs=x.T)
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.classify, self.columns
+
+    def guide(self, x: Tensor) -> None:
+        pass
+
+
+class EnumeratedGlobal(GlobalDiscrete):
+    """One Bernoulli for all rows, summed out, with a class of each row given it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classify, self.prior_y, self.shift = weight(COLUMNS, 2), weight(2), weight(2, COLUMNS)
+
+    def model(self, x: Tensor) -> None:
+        s = pyro.sample("s", dist.Bernoulli(logits=self.prior_logit))
+        with self.rows(x):
+            y = pyro.sample("y", dist.Categorical(logits=self.prior_y))
+            loc = s[..., None] * self.loc[0] + (1 - s[..., None]) * self.loc[1] + self.shift[y]
+            pyro.sample("x", normal(loc, 0.0), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        s = pyro.sample("s", dist.Bernoulli(logits=self.logit), infer=PARALLEL)
+        with self.rows(x):
+            logits = x @ self.classify + s[..., None]
+            pyro.sample("y", dist.Categorical(logits=logits), infer=PARALLEL)
+
+
+class MixtureGlobal(Base):
+    """A Bernoulli for all rows that only the model has: one mixture of two whole data sets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prior_logit, self.loc = weight(), weight(2, COLUMNS)
+
+    def model(self, x: Tensor) -> None:
+        s = pyro.sample("s", dist.Bernoulli(logits=self.prior_logit), infer=PARALLEL)
+        with self.rows(x):
+            pyro.sample("x", normal(0.3 * (s[..., None] * self.loc[0] + self.loc[1]), 0.0), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        pass
+
+
+class EnumeratedMasked(Enumerated):
+    """Latent terms of some rows masked, on both sides, and entries of the likelihood."""
+
+    def model(self, x: Tensor) -> None:
+        with self.rows(x):
+            with poutine.mask(mask=x[:, 0] > 0):
+                y = pyro.sample("y", dist.Categorical(logits=self.prior_logits))
+                z = pyro.sample("z", normal(zeros(LATENT), 0.0))
+            fn = dist.Normal(z @ self.decode + self.loc[y], ones()).mask(x > -0.5).to_event(1)
+            pyro.sample("x", fn, obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with poutine.mask(mask=x[:, 0] > 0):
+            super().guide(x)
+
+
+class MixtureMasked(Mixture):
+    def model(self, x: Tensor) -> None:
+        with poutine.mask(mask=x[:, 0] > 0):
+            super().model(x)
+
+    def guide(self, x: Tensor) -> None:
+        with poutine.mask(mask=x[:, 0] > 0):
+            super().guide(x)
+
+
+class EnumeratedScaled(Scaled):
+    """Scales of several sizes: what is scaled is each term, not the probability that weighs it."""
+
+    def guide(self, x: Tensor) -> None:
+        with poutine.scale(scale=1.7):
+            Enumerated.guide(self, x)  # type: ignore[arg-type]
+
+
+class MixtureScaled(Mixture):
+    """One scale for all that is summed together, another for the guide."""
+
+    def model(self, x: Tensor) -> None:
+        with poutine.scale(scale=0.4):
+            super().model(x)
+
+    def guide(self, x: Tensor) -> None:
+        with poutine.scale(scale=1.7):
+            super().guide(x)
+
+
+class ScoreAboveEnumerated(GlobalDiscrete):
+    """A drawn Bernoulli for all rows above a class of each row that is summed out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classify, self.prior_y, self.shift = weight(COLUMNS, 2), weight(2), weight(2, COLUMNS)
+
+    model = EnumeratedGlobal.model
+
+    def guide(self, x: Tensor) -> None:
+        s = pyro.sample("s", dist.Bernoulli(logits=self.logit))
+        with self.rows(x):
+            logits = x @ self.classify + s[..., None]
+            pyro.sample("y", dist.Categorical(logits=logits), infer=PARALLEL)
+
+
 @dataclass(frozen=True)
 class Row:
     """A pair and what is known about it: `nesting` plates deep; `analytic`, whether closed-form KL applies to it."""
@@ -383,6 +658,29 @@ TABLE = [
 ]
 
 
+# Pairs with marked sites: `score` where something else is drawn without reparameterisation, `analytic` where the other
+# sites have closed-form KL.
+ENUMERATED = [
+    Row("enumerated", Enumerated),
+    Row("mixture", Mixture, analytic=False),
+    Row("deep_mixture", DeepMixture, nesting=2, analytic=False),
+    Row("both_sides", BothSides),
+    Row("two_classes", TwoClasses, analytic=False),
+    Row("beside_score", EnumeratedBesideScore, analytic=False, score=True),
+    Row("score_over_mixture", ScoreOverMixture, analytic=False, score=True),
+    Row("inner", EnumeratedInner, nesting=2),
+    Row("columns", EnumeratedColumns, nesting=2),
+    Row("mixture_columns", MixtureColumns, nesting=2),
+    Row("global", EnumeratedGlobal),
+    Row("score_above", ScoreAboveEnumerated, analytic=False, score=True),
+    Row("masked", EnumeratedMasked),
+    Row("mixture_masked", MixtureMasked, analytic=False),
+    Row("scaled", EnumeratedScaled),
+    Row("mixture_scaled", MixtureScaled, analytic=False),
+]
+MIXTURE_GLOBAL = Row("mixture_global", MixtureGlobal)
+
+
 def value_and_gradients(loss: Tensor, pair: nn.Module) -> dict[str, Tensor]:
     """A loss and its gradient in every parameter, by name."""
     named = dict(pair.named_parameters())
@@ -402,8 +700,15 @@ def ours(
     seed: int = 1,
 ) -> dict[str, Tensor]:
     torch.manual_seed(seed)
-    bound = pv.Trace_ELBO(particles, kl=kl)(pair, batch, num_rows=num_rows, kl_weight=kl_weight)
+    layout = described(pair, batch)
+    torch.manual_seed(seed)
+    bound = pv.Trace_ELBO(particles, kl=kl)(pair, batch, num_rows=num_rows, kl_weight=kl_weight, layout=layout)
     return value_and_gradients(-bound.objective, pair)
+
+
+def described(pair: Any, batch: Mapping[str, Tensor]) -> pv.Layout:
+    with torch.random.fork_rng():
+        return describe(pair, batch)
 
 
 def pyros(
@@ -419,6 +724,8 @@ def pyros(
 ) -> dict[str, Tensor]:
     """The same by Pyro: N/B by a subsampling plate, the KL weight by a scale on every latent site."""
     kind = pyro.infer.Trace_ELBO if kl is None else pyro.infer.TraceMeanField_ELBO
+    if row in ENUMERATED or row is MIXTURE_GLOBAL:
+        kind = pyro.infer.TraceEnum_ELBO
     elbo = kind(num_particles=particles, vectorize_particles=particles > 1, max_plate_nesting=row.nesting)
     model, guide = pair.model, pair.guide
     if kl_weight is not None:

@@ -14,7 +14,6 @@ from pairs import (
     TABLE,
     Base,
     BernoulliLatent,
-    GlobalDiscrete,
     GlobalLocal,
     Hierarchical,
     Mixed,
@@ -121,6 +120,8 @@ def test_pyro_losses_are_accepted() -> None:
     for theirs, mine in (
         (pyro.infer.Trace_ELBO(num_particles=3), pv.Trace_ELBO(3)),
         (pyro.infer.TraceMeanField_ELBO(num_particles=2), pv.Trace_ELBO(2, kl="analytic")),
+        (pyro.infer.TraceEnum_ELBO(num_particles=2), pv.Trace_ELBO(2)),
+        (pyro.infer.JitTraceEnum_ELBO(num_particles=2), pv.Trace_ELBO(2)),
         (None, pv.Trace_ELBO()),
     ):
         values = []
@@ -311,18 +312,6 @@ def test_closed_form_refuses_score_sites(row: Row, particles: int) -> None:
     pair, batch = row.build()
     with pytest.raises(pv.PairError, match="not reparameterised"):
         pv.Trace_ELBO(particles, kl="analytic")(pair, batch)
-
-
-@pytest.mark.parametrize("side", ["model", "guide"])
-@pytest.mark.parametrize("mark", ["parallel", "sequential"])
-@pytest.mark.parametrize("particles", [1, 3])
-def test_enumerate_marks_are_refused(side: str, mark: str, particles: int) -> None:
-    pair, batch = Row("global_discrete", GlobalDiscrete).build()
-    marked = pv.Pair(pair.model, pyro.infer.config_enumerate(pair.guide, mark))
-    if side == "model":  # of a site that the guide leaves to the model
-        marked = pv.Pair(pyro.infer.config_enumerate(pair.model, mark), lambda x: None)
-    with pytest.raises(pv.PairError, match="'s' is marked"):
-        pv.Trace_ELBO(particles)(marked, batch)
 
 
 @pytest.mark.parametrize("particles", [0, -1])

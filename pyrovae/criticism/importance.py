@@ -104,7 +104,8 @@ def posterior(
     """Draws of p(z | x) by sampling-importance-resampling: (num_samples, N, *event) of a latent site.
 
     Of `num_particles` draws of the guide per row, `num_samples` are drawn again with probability proportional to w. Exact
-    as `num_particles` grows; trust it where `importance(...).k_hat` is below 0.7. Rubin 1988, *Bayesian Statistics 3*.
+    as `num_particles` grows; trust it where `importance(...).k_hat` is below 0.7. A site that is summed out elsewhere is
+    drawn here, from the guide, or from its prior where the guide does not have it. Rubin 1988, *Bayesian Statistics 3*.
     """
     chosen = fitted.layout.site(site, role="latent", local=True)
     if num_particles < 1 or num_samples < 1:
@@ -115,7 +116,7 @@ def posterior(
         check_rows(fitted.pair, batch, strict=False)
         most = _particles_at_once(fitted, batch, num_particles)
         for rows in chunking.chunks(batch, chunking.chunk_size(fitted.pair, batch, num_particles)):
-            runs = _runs(fitted, rows, num_particles, most)
+            runs = _runs(fitted, rows, num_particles, most, enumerate=False)
             found = [(log_weights(run), run.rows(run.sites[chosen.name].value, chosen.event_shape)) for run in runs]
             log_w, value = (torch.cat(part) for part in zip(*found))
             if not bool(torch.isfinite(log_w.logsumexp(0)).all()):
@@ -139,9 +140,10 @@ def weight_blocks(fitted: Fit, batch: Batch, num_samples: int) -> Iterator[Tenso
         yield torch.cat([log_weights(run) for run in _runs(fitted, rows, num_samples, at_once)])
 
 
-def _runs(fitted: Fit, rows: Batch, num_particles: int, at_once: int) -> Iterator[Terms]:
+def _runs(fitted: Fit, rows: Batch, num_particles: int, at_once: int, enumerate: bool = True) -> Iterator[Terms]:
     for done in range(0, num_particles, at_once):
-        yield terms(fitted.pair, rows, min(at_once, num_particles - done), layout=fitted.layout)
+        some = min(at_once, num_particles - done)
+        yield terms(fitted.pair, rows, some, layout=fitted.layout, enumerate=enumerate)
 
 
 def _particles_at_once(fitted: Fit, batch: Batch, num_particles: int) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyrovae.pair import Batch, fork_rng, num_rows, run, sample_sites, take_rows
+from pyrovae.pair import Batch, fork_rng, is_marked, num_rows, plate_nesting, run, sample_sites, take_rows
 
 # Elements of a chunk's largest tensor: 2^23 float32 are 32 MB.
 CHUNK_ELEMENTS = 2**23
@@ -35,17 +35,22 @@ def row_elements(pair: Any, batch: Mapping[str, Tensor]) -> int:
     Found by running the pair on 4 and on 8 copies of the first row and comparing, operation by operation: what does not
     grow with the rows, as weights, does not count.
     """
-    sizes = []
     with torch.no_grad(), fork_rng(), pyro.validation_enabled(False):
-        for copies in (4, 8):
-            rows = take_rows(batch, torch.zeros(copies, dtype=torch.long, device=next(iter(batch.values())).device))
-            with _Sizes() as seen:
-                for trace in run(pair, rows):
-                    for node in sample_sites(trace).values():
-                        node["fn"].log_prob(node["value"])
-            sizes.append(seen.sizes)
+        one = run(pair, take_rows(batch, slice(0, 1)))
+        # Enumerated sites are computed at all of their values.
+        marked = any(is_marked(node) for trace in one for node in sample_sites(trace).values())
+        sizes = [_sizes(pair, batch, copies, plate_nesting(*one), marked) for copies in (4, 8)]
     grown = [(more - less) // 4 for less, more in zip(*sizes)]
     return max([1, *grown])
+
+
+def _sizes(pair: Any, batch: Mapping[str, Tensor], copies: int, nesting: int, enumerate: bool) -> list[int]:
+    rows = take_rows(batch, torch.zeros(copies, dtype=torch.long, device=next(iter(batch.values())).device))
+    with _Sizes() as seen:
+        for trace in run(pair, rows, plate_nesting=nesting, enumerate=enumerate):
+            for node in sample_sites(trace).values():
+                node["fn"].log_prob(node["value"])
+    return seen.sizes
 
 
 def chunk_size(pair: Any, batch: Mapping[str, Tensor], num_particles: int = 1) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pyro.infer
@@ -15,7 +16,20 @@ from torch.distributions import kl_divergence
 
 from pyrovae.check import Layout
 from pyrovae.errors import OptionError, PairError
-from pyrovae.infer.terms import Term, Terms, terms
+from pyrovae.handlers import DATA_PLATE
+from pyrovae.infer.direct import direct_log_q
+from pyrovae.infer.enumeration import (
+    Factor,
+    Plates,
+    connected,
+    dims_of,
+    eliminate,
+    expected,
+    from_model,
+    probability,
+    upstream,
+)
+from pyrovae.infer.terms import Density, Term, Terms, terms
 
 KLFunction = Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
 
@@ -46,36 +60,64 @@ def elbo(
     the dict of per-site KL terms ((K, N) local, (K,) global; closed form where known) that returns it changed, (K, 1)
     meaning one value for every row.
 
+    Enumerated sites of the guide are summed out by expectation, E_q[t] = sum_y q(y) t(y), with the gradient of q: equal to
+    `TraceEnum_ELBO`. b weighs their log p - log q as any other, not the q that weighs the terms. Those that only the model
+    has are part of the likelihood, log sum_y p(y) p(x | y, z): b does nothing to them, but where a latent prior depends on
+    one it weighs that prior summed over y. N/B and scales stand outside of the logarithm.
+
     Sites that are not reparameterised get the score-function surrogate, Rao-Blackwellised along plates (Ranganath et al.
     2014, arXiv:1401.0118); unlike Pyro's, it counts auxiliary sites of the guide that depend on such a site. Raises
     PairError where closed-form KL would be wrong: a site that is not reparameterised, or model and guide drawing their
-    sites in different orders.
+    sites in different orders; and where enumerated sites cannot be summed out exactly.
     """
     rows = terms.num_rows if num_rows is None else num_rows
     closed = kl is not None and _closed_form(terms)
     zero = torch.zeros((), device=_any(terms).device, dtype=_any(terms).dtype)
     likelihood, latent, gradient_latent = zero, zero, zero
     divergences: dict[str, Tensor] = {}
+    marginals = _marginals(terms, rows, split=kl_weight is not None or callable(kl))
+    summed = {name for m in marginals for name in m.sites}  # their log p stands in a marginal
     for term in terms.sites.values():
-        weight = _weight(term, terms, rows)
+        weight = count(term, terms, rows)
+        p = term.p if term.name not in summed else None
         if term.q is None:
-            assert term.p is not None
-            likelihood = likelihood + weight * term.p.scaled.sum()
+            if p is not None:
+                likelihood = likelihood + weight * _expected(p, term, terms, p.scaled).sum()
             continue
-        divergence = _kl(term) if closed and term.p is not None else None
+        divergence = _kl(term) if closed and p is not None and term.enum_dim is None else None
+        if divergence is not None:
+            divergence = expected(divergence, term.q.plates, term.name, terms)
         if callable(kl):
-            divergences[term.name] = terms.reduce(divergence if divergence is not None else _drawn_kl(term), term.local)
-            latent = latent - weight * _rows(divergences[term.name], term, terms).sum()
+            if divergence is None:
+                divergence = _expected(term.q, term, terms, term.q.scaled)
+                if p is not None:
+                    divergence = divergence - _expected(p, term, terms, p.scaled)
+            divergences[term.name] = terms.reduce(divergence, term.local)
         elif divergence is not None:
             latent = latent - weight * divergence.sum()
             gradient_latent = gradient_latent - weight * divergence.sum()
         else:
-            log_p = weight * term.p.scaled.sum() if term.p is not None else zero
-            latent = latent + log_p - weight * term.q.scaled.sum()
+            log_p = weight * _expected(p, term, terms, p.scaled).sum() if p is not None else zero
+            latent = latent + log_p - weight * _expected(term.q, term, terms, term.q.scaled).sum()
             pathwise = term.q.pathwise
             gradient_latent = gradient_latent + log_p
             if pathwise is not None:
-                gradient_latent = gradient_latent - weight * scale_and_mask(pathwise, term.q.scale, None).sum()
+                pathwise = scale_and_mask(pathwise, term.q.scale, None)
+                gradient_latent = gradient_latent - weight * _expected(term.q, term, terms, pathwise).sum()
+    for marginal in marginals:
+        for cost in marginal.costs:
+            part = expected(cost.value, cost.plates, cost.name, terms)
+            if not cost.latent:
+                likelihood = likelihood + cost.weight * part.sum()
+            elif callable(kl):
+                name = marginal.guided(terms)
+                divergences[name] = divergences[name] - terms.reduce(part, terms.sites[name].local)
+            else:
+                latent = latent + cost.weight * part.sum()
+                gradient_latent = gradient_latent + cost.weight * part.sum()
+    for name, divergence in divergences.items():
+        term = terms.sites[name]
+        latent = latent - count(term, terms, rows) * _rows(divergence, term, terms).sum()
     value = ((likelihood + latent) / terms.num_particles).detach()
     if callable(kl):
         changed = kl(dict(divergences))
@@ -86,46 +128,96 @@ def elbo(
         gradient_latent = zero
         for name, divergence in changed.items():
             term = terms.sites[name]
-            gradient_latent = gradient_latent - _weight(term, terms, rows) * _rows(divergence, term, terms).sum()
+            gradient_latent = gradient_latent - count(term, terms, rows) * _rows(divergence, term, terms).sum()
         latent = gradient_latent
     if kl_weight is not None:
         latent, gradient_latent = kl_weight * latent, kl_weight * gradient_latent
     weighted = (likelihood + latent) / terms.num_particles
-    scores = _score_surrogate(terms, rows, kl_weight)
+    scores = _score_surrogate(terms, rows, kl_weight, marginals)
     if scores is None:
         return Bound(value, weighted)
     surrogate = (likelihood + gradient_latent + scores) / terms.num_particles
     return Bound(value, weighted.detach() + surrogate - surrogate.detach())
 
 
-def log_weights(terms: Terms) -> Tensor:
+def log_weights(terms: Terms, *, kl_weight: Tensor | float | None = None) -> Tensor:
     """log w = log p(x, z) - log q(z | x), each row and particle alone: (K, N), nats, unscaled.
 
-    Global sites do not enter: they are drawn from the guide, so that the mean weight of a row estimates its predictive
-    density under q(global). Sites marked `objective_only` do not enter either.
+    Enumerated sites are summed out, log sum_y p(x, y, z) / q(z | x): their own q is not in the denominator. Global sites do
+    not enter: they are drawn from the guide, or, enumerated, summed under it, so that the mean weight of a row estimates its
+    predictive density under q(global). Sites marked `objective_only` do not enter either. `kl_weight` b makes it
+    log p(x | z) - b (log q - log p) of the drawn sites. Raises PairError for a global site that only the model sums out: no
+    row has a density of its own there.
     """
+    sites = [t for t in terms.sites.values() if t.local and not t.objective_only]
+    dims = frozenset(terms.enum_dims)
+
+    def fold(factors: list[Factor]) -> Tensor:
+        total = torch.zeros((), device=_any(terms).device, dtype=_any(terms).dtype)
+        for factor in _eliminate_rows(factors, dims, terms) if dims else factors:
+            total = total + terms.reduce(factor.log_prob, True)
+        return total
+
+    return _weighed(sites, terms, kl_weight, fold).expand(terms.num_particles, terms.num_rows)
+
+
+def joint_log_weights(terms: Terms, *, kl_weight: Tensor | float | None = None) -> Tensor:
+    """log w = log p(x, z) - log q(z | x) of all rows and global sites together: (K,), nats, unscaled."""
+
+    def fold(factors: list[Factor]) -> Tensor:
+        total = torch.zeros(terms.num_particles, device=_any(terms).device, dtype=_any(terms).dtype)
+        for factor in eliminate(factors, frozenset(terms.enum_dims), terms):
+            total = total + terms.reduce(factor.log_prob, False)
+        return total
+
+    return _weighed([t for t in terms.sites.values() if not t.objective_only], terms, kl_weight, fold)
+
+
+def row_bounds(terms: Terms) -> Tensor:
+    """Each row's and particle's share of the ELBO, unscaled, global sites left out: (K, N), nats.
+
+    `log_weights` where nothing is enumerated. Enumerated sites of the guide are averaged under it, as `elbo` does.
+    """
+    if not terms.enum_dims:
+        return log_weights(terms)
     total = torch.zeros((), device=_any(terms).device, dtype=_any(terms).dtype)
-    for term in terms.sites.values():
-        if term.local and not term.objective_only:
-            if term.p is not None:
-                total = total + terms.reduce(term.p.log_prob, True)
-            if term.q is not None:
-                total = total - terms.reduce(term.q.log_prob, True)
+    sites = [t for t in terms.sites.values() if t.local and not t.objective_only]
+    factors = [Factor(_log_p(t), t.p.plates, (t.name,)) for t in sites if t.p is not None]
+    for factor in _eliminate_rows(factors, from_model(terms), terms, guide=False):
+        total = total + terms.reduce(expected(factor.log_prob, factor.plates, factor.sites[0], terms), True)
+    for term in sites:
+        if term.q is not None:
+            total = total - terms.reduce(_expected(term.q, term, terms, term.q.log_prob), True)
     return total.expand(terms.num_particles, terms.num_rows)
 
 
-class Trace_ELBO:
-    """The one ELBO, as an object to pass to `fit`: `Trace_ELBO(num_particles=1, kl=None)`. See `elbo` for `kl`.
+def global_bound(terms: Terms) -> Tensor:
+    """log p - log q of the global sites, scaled, summed over particles: what belongs to no row."""
+    total = torch.zeros((), device=_any(terms).device, dtype=_any(terms).dtype)
+    for term in terms.sites.values():
+        if not term.local:
+            for side, sign in ((term.p, 1), (term.q, -1)):
+                if side is not None:
+                    total = total + sign * _expected(side, term, terms, side.scaled).sum()
+    return total
 
-    More particles steady the posterior scale of global latents, whose gradient is noisy under minibatches.
+
+class Trace_ELBO:
+    """The one ELBO, as an object to pass to `fit`: `Trace_ELBO(num_particles=1, kl=None, gradient="standard")`.
+
+    See `elbo` for `kl`. `gradient="sticking_the_landing"` leaves out of d log q(z; phi) / d phi what phi does with z held
+    fixed, whose expectation is zero (Roeder et al. 2017, arXiv:1703.09194): no noise is left where the guide is exact. The
+    guide runs twice where it has several sites, at the same draws: it must be random at its sites only (no dropout). More
+    particles steady the posterior scale of global latents, whose gradient is noisy under minibatches.
     """
 
-    def __init__(self, num_particles: int = 1, kl: str | KLFunction | None = None) -> None:
-        if num_particles < 1:
-            raise OptionError(f"num_particles must be at least 1, got {num_particles}.")
+    def __init__(self, num_particles: int = 1, kl: str | KLFunction | None = None, gradient: str = "standard") -> None:
+        check_options(num_particles, gradient, "sticking_the_landing")
         if not (kl is None or kl == "analytic" or callable(kl)):
             raise OptionError(f"kl must be None, 'analytic' or a function of the per-site KL terms, got {kl!r}.")
-        self.num_particles, self.kl = num_particles, kl
+        if kl is not None and gradient != "standard":
+            raise OptionError(f"gradient={gradient!r} needs the KL as drawn: use kl=None, or gradient='standard'.")
+        self.num_particles, self.kl, self.gradient = num_particles, kl, gradient
 
     def __call__(
         self,
@@ -137,42 +229,83 @@ class Trace_ELBO:
         layout: Layout | None = None,
     ) -> Bound:
         run = terms(pair, batch, self.num_particles, layout=layout)
-        return elbo(run, num_rows=num_rows, kl_weight=kl_weight, kl=self.kl)
+        bound = elbo(run, num_rows=num_rows, kl_weight=kl_weight, kl=self.kl)
+        if self.gradient == "standard":
+            return bound
+        check_reparameterised(run, self.gradient)
+        direct = torch.zeros_like(bound.elbo)
+        for name, log_q in direct_log_q(pair, batch, run).items():
+            weight = count(run.sites[name], run, run.num_rows if num_rows is None else num_rows)
+            direct = direct + weight * log_q.scaled.sum()
+        direct = direct * (1.0 if kl_weight is None else kl_weight) / run.num_particles
+        return Bound(bound.elbo, bound.objective + direct - direct.detach())
 
     def __repr__(self) -> str:
         # A function by its name, not its address: the settings of a fit are compared when it is resumed elsewhere.
         name = getattr(self.kl, "__qualname__", None)
         kl = f"{self.kl.__module__}.{name}" if name else repr(self.kl)
-        return f"Trace_ELBO(num_particles={self.num_particles}, kl={kl})"
+        gradient = "" if self.gradient == "standard" else f", gradient={self.gradient!r}"
+        return f"Trace_ELBO(num_particles={self.num_particles}, kl={kl}{gradient})"
 
 
 def as_loss(loss: Any) -> Any:
-    """Ours for a loss: None is `Trace_ELBO()`; Pyro's Trace_ELBO and TraceMeanField_ELBO become their twin here."""
+    """Ours for a loss: None is `Trace_ELBO()`; Pyro's Trace_ELBO, TraceEnum_ELBO and TraceMeanField_ELBO become their twin
+    here."""
     if loss is None:
         return Trace_ELBO()
-    if type(loss) in (pyro.infer.Trace_ELBO, pyro.infer.JitTrace_ELBO):
+    sampled = (pyro.infer.Trace_ELBO, pyro.infer.JitTrace_ELBO, pyro.infer.TraceEnum_ELBO, pyro.infer.JitTraceEnum_ELBO)
+    if type(loss) in sampled:
         return Trace_ELBO(loss.num_particles)
     if type(loss) in (pyro.infer.TraceMeanField_ELBO, pyro.infer.JitTraceMeanField_ELBO):
         return Trace_ELBO(loss.num_particles, kl="analytic")
     if isinstance(loss, pyro.infer.ELBO) or not callable(loss):
         raise OptionError(
-            f"loss={type(loss).__name__} is not supported; known: pv.Trace_ELBO, pyro.infer.Trace_ELBO, "
-            "pyro.infer.TraceMeanField_ELBO."
+            f"loss={type(loss).__name__} is not supported; known: pv.Trace_ELBO, pv.IWELBO, pyro.infer.Trace_ELBO, "
+            "pyro.infer.TraceEnum_ELBO, pyro.infer.TraceMeanField_ELBO."
         )
     return loss
+
+
+def check_options(num_particles: int, gradient: str, other: str) -> None:
+    """OptionError for fewer than one particle, or a gradient that is neither "standard" nor the other one known."""
+    if num_particles < 1:
+        raise OptionError(f"num_particles must be at least 1, got {num_particles}.")
+    if gradient not in ("standard", other):
+        raise OptionError(f"gradient must be 'standard' or {other!r}, got {gradient!r}.")
+
+
+def check_reparameterised(terms: Terms, gradient: str) -> None:
+    """PairError unless every site of the guide is drawn, and drawn with reparameterisation."""
+    for term in terms.sites.values():
+        if term.enum_dim is not None:
+            raise PairError(
+                f"gradient={gradient!r} needs drawn sites, and {term.name!r} is enumerated: use gradient='standard'."
+            )
+        if term.q is not None and term.q.score is not None:
+            raise PairError(
+                f"gradient={gradient!r} needs reparameterised sites, and {term.name!r} is not: use gradient='standard'."
+            )
 
 
 # --- pieces ----------------------------------------------------------------------------------------------------------
 
 
 def _any(terms: Terms) -> Tensor:
-    term = next(iter(terms.sites.values()))
-    side = term.p or term.q
-    assert side is not None
-    return side.log_prob
+    return next(iter(terms.sites.values())).either.log_prob
 
 
-def _weight(term: Term, terms: Terms, rows: int) -> float:
+def _expected(side: Density, term: Term, terms: Terms, log_prob: Tensor) -> Tensor:
+    return expected(log_prob, side.plates, term.name, terms)
+
+
+def _log_p(term: Term) -> Tensor:
+    """log p of a site where it is summed by logsumexp: unscaled, masked; of a site that is itself enumerated, unmasked."""
+    assert term.p is not None
+    return term.p.whole if term.p.whole is not None and term.q is None else term.p.log_prob
+
+
+def count(term: Term, terms: Terms, rows: int) -> float:
+    """N/B: how often a site counts in the bound, its own scales left out."""
     return rows / terms.num_rows if term.local and not term.subsampled else 1.0
 
 
@@ -183,7 +316,7 @@ def _rows(divergence: Tensor, term: Term, terms: Terms) -> Tensor:
 
 def _closed_form(terms: Terms) -> bool:
     drawn = [t.name for t in terms.sites.values() if t.q is not None and t.q.score is not None]
-    if drawn:
+    if drawn:  # an enumerated site has no score: its KL is a sum
         raise PairError(
             f"Site {drawn[0]!r} is not reparameterised, and closed-form KL terms need that every site is: "
             "use Trace_ELBO() with kl=None."
@@ -226,26 +359,197 @@ def _drawn_kl(term: Term) -> Tensor:
     return term.q.scaled - term.p.scaled if term.p is not None else term.q.scaled
 
 
-def _score_surrogate(terms: Terms, rows: int, kl_weight: Tensor | float | None) -> Tensor | None:
+def _score_surrogate(
+    terms: Terms, rows: int, kl_weight: Tensor | float | None, marginals: list[Marginal]
+) -> Tensor | None:
     """sum over sites drawn without reparameterisation of score * (what is downstream of them), as Pyro has it."""
     scored = [t for t in terms.sites.values() if t.q is not None and t.q.score is not None]
     if not scored:
         return None
     beta: Tensor | float = 1.0 if kl_weight is None else kl_weight
+    if terms.enum_dims:
+        return _pairwise_surrogate(scored, terms, rows, beta, marginals)
     reward = MultiFrameTensor()
     for term in terms.sites.values():
-        weight = _weight(term, terms, rows)
-        side = term.p if term.p is not None else term.q
-        assert side is not None
+        weight = count(term, terms, rows)
         if term.q is None:
             assert term.p is not None
             log_r = weight * term.p.scaled
         else:
             log_r = -weight * beta * _drawn_kl(term)
-        reward.add((side.frames, log_r.detach()))
+        reward.add((term.either.frames, log_r.detach()))
     total: Tensor | None = None
     for term in scored:
         assert term.q is not None and term.q.score is not None
         part = (reward.sum_to(term.q.frames) * term.q.score).sum()
         total = part if total is None else total + part
     return total
+
+
+def _pairwise_surrogate(
+    scored: list[Term], terms: Terms, rows: int, beta: Tensor | float, marginals: list[Marginal]
+) -> Tensor:
+    """The same beside enumerated sites: sum over values y of q(y) score(y) term(y), for each drawn site and each term."""
+    costs = [
+        Cost(beta * cost.value if cost.latent else cost.value, cost.plates, cost.name, cost.weight, cost.latent)
+        for marginal in marginals
+        for cost in marginal.costs
+    ]
+    summed = {name for m in marginals for name in m.sites}
+    for term in terms.sites.values():
+        weight = count(term, terms, rows)
+        share = 1.0 if term.q is None else beta
+        if term.p is not None and term.name not in summed:
+            costs.append(Cost(share * term.p.scaled, term.p.plates, term.name, weight, False))
+        if term.q is not None:
+            costs.append(Cost(-share * term.q.scaled, term.q.plates, term.name, weight, False))
+    total = torch.zeros((), device=_any(terms).device, dtype=_any(terms).dtype)
+    for term in scored:
+        assert term.q is not None and term.q.score is not None
+        keep = upstream(dims_of(term.q.score, terms), terms)
+        weight_of = probability(keep, keep, term.name, term.q.plates, terms)
+        for cost in costs:
+            reward = cost.weight * expected(cost.value, cost.plates, cost.name, terms, keep).detach()
+            out = [d for _, d in cost.plates - term.q.plates if reward.dim() >= -d]
+            reward = reward.sum(out, keepdim=True) if out else reward
+            if weight_of is not None:
+                reward = weight_of.detach() * torch.where(weight_of > 0, reward, 0.0)
+            total = total + (reward * term.q.score).sum()
+    return total
+
+
+# --- what the model sums out -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A part of the bound: scaled by its own plates and handlers, to count `weight` times, under E_q of enumerated sites."""
+
+    value: Tensor
+    plates: Plates
+    name: str
+    weight: float
+    latent: bool  # weighed by the KL weight
+
+
+@dataclass(frozen=True)
+class Marginal:
+    """log sum_y of all log p that depend on sites which only the model sums out."""
+
+    sites: tuple[str, ...]
+    costs: tuple[Cost, ...]
+
+    def guided(self, terms: Terms) -> str:
+        """The one latent site of the guide in it. PairError for several: then no KL term belongs to any of them alone."""
+        names = [name for name in self.sites if terms.sites[name].q is not None]
+        if len(names) > 1:
+            raise PairError(
+                f"The priors of {', '.join(map(repr, names))} share an enumerated site of the model, so they have no KL terms "
+                "of their own for kl=function: use kl=None, or enumerate that site in the guide."
+            )
+        return names[0]
+
+
+def _marginals(terms: Terms, rows: int, split: bool) -> list[Marginal]:
+    """One for each connected set of sites that only the model sums out. `split`: log p(z) and log p(x | z) apart."""
+    dims = from_model(terms)
+    if not dims:
+        return []
+    factors = [Factor(_log_p(t), t.p.plates, (t.name,)) for t in terms.sites.values() if t.p is not None]
+    found = []
+    for group in connected(factors, dims, terms):
+        names = tuple(f.sites[0] for f in group)
+        weight, scale = _common_scale(names, terms, rows)
+        latent = [f for f in group if _is_latent(terms.sites[f.sites[0]])]
+        guided = any(terms.sites[name].q is not None for name in names)
+        whole = eliminate(group, dims, terms)
+        parts = [(1, guided and len(latent) == len(group), whole)]
+        if split and guided and len(latent) < len(group):
+            prior = eliminate(latent, dims, terms)
+            parts += [(-1, False, prior), (1, True, prior)]
+        costs = [
+            Cost(sign * scale_and_mask(f.log_prob, scale, None), f.plates, f.sites[0], weight, is_latent)
+            for sign, is_latent, factors in parts
+            for f in factors
+        ]
+        found.append(Marginal(names, tuple(costs)))
+    return found
+
+
+def _is_latent(term: Term) -> bool:
+    return term.q is not None or term.enum_dim is not None
+
+
+def _common_scale(names: tuple[str, ...], terms: Terms, rows: int) -> tuple[float, float | Tensor]:
+    """(N/B, scale) that these sites share: both stand outside of the sum over an enumerated site."""
+    sides = [terms.sites[name].p for name in names]
+    weights = [count(terms.sites[name], terms, rows) for name in names]
+    scales = [side.scale for side in sides if side is not None]
+    same = all(s is scales[0] for s in scales) or (
+        all(not isinstance(s, Tensor) for s in scales) and len({float(s) for s in scales}) == 1
+    )
+    if same and len(set(weights)) == 1:
+        return weights[0], scales[0]
+    summed = next(name for name in names if terms.sites[name].enum_dim is not None and terms.sites[name].q is None)
+    raise PairError(
+        f"Site {summed!r} is summed out in the model together with {sorted(set(names) - {summed})}, and these count "
+        f"{[w if isinstance(s, Tensor) else w * s for w, s in zip(weights, scales)]} times (N/B, subsampling plates, "
+        "poutine.scale): the sum needs one number for all. Take all rows in one batch (batch_size=len(data)), draw the site "
+        "in the guide, or scale all of them alike with one number."
+    )
+
+
+def _weighed(
+    sites: list[Term], terms: Terms, kl_weight: Tensor | float | None, fold: Callable[[list[Factor]], Tensor]
+) -> Tensor:
+    """log p(x | z) + b (log p - log q) of the drawn sites, `fold` summing out the enumerated ones; b = 1 for None."""
+    priors = {t.name: _prior(t) for t in sites if t.p is not None}
+    log_q = {
+        t.name: Factor(-t.q.log_prob, t.q.plates, (t.name,)) for t in sites if t.q is not None and t.enum_dim is None
+    }
+    if kl_weight is None:
+        return fold([side[t.name] for t in sites for side in (priors, log_q) if t.name in side])
+    varying = {name: dims_of(factor.log_prob, terms) for name, factor in log_q.items()}
+    if all(dims_of(priors[name].log_prob, terms) <= dims for name, dims in varying.items() if name in priors):
+        # One draw for each value that the prior depends on, and so a weight for each.
+        each = [_times(f, kl_weight) if name in log_q else f for name, f in priors.items()]
+        return fold([*each, *(_times(f, kl_weight) for f in log_q.values())])
+    for name, dims in varying.items():
+        if dims:
+            raise PairError(
+                f"{name!r} is drawn for each value of an enumerated site, and the prior of another site depends on one that "
+                "its draw does not: a KL weight has no place inside such a sum. Use Trace_ELBO, or no KL weight."
+            )
+    latent = [priors[t.name] for t in sites if t.name in priors and _is_latent(t)]
+    return fold(list(priors.values())) + (kl_weight - 1) * fold(latent) + kl_weight * fold(list(log_q.values()))
+
+
+def _prior(term: Term) -> Factor:
+    assert term.p is not None
+    log_p = term.p.whole if term.p.whole is not None else term.p.log_prob
+    return Factor(log_p, term.p.plates, (term.name,))
+
+
+def _times(factor: Factor, weight: Tensor | float) -> Factor:
+    return Factor(weight * factor.log_prob, factor.plates, factor.sites)
+
+
+def _eliminate_rows(factors: list[Factor], dims: frozenset[int], terms: Terms, guide: bool = True) -> list[Factor]:
+    """Sum out `dims`, each row alone: an enumerated global site is weighed by the guide, in every row anew."""
+    row = frozenset({(DATA_PLATE, terms.data_dim)})
+    stands = {d: terms.sites[name].either.plates | row for d, name in terms.enum_dims.items()}
+    made = list(factors)
+    for dim, name in terms.enum_dims.items():
+        term = terms.sites[name]
+        if term.local:
+            continue
+        if term.q is None:
+            raise PairError(
+                f"Site {name!r} belongs to all rows and only the model sums it out: no row has a density of its own. Give it "
+                "to the guide, marked infer={'enumerate': 'parallel'} there."
+            )
+        if guide and dim in dims:
+            assert term.q.whole is not None
+            made.append(Factor(term.q.whole, term.q.plates, (name,)))
+    made = [Factor(f.log_prob, f.plates | row, f.sites) for f in made]
+    return eliminate(made, dims, terms, stands)

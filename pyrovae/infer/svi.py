@@ -190,6 +190,7 @@ class _Step:
         self.first: Batch | None = None
         self.leaves: dict[str, Tensor] = {}
         self.count = 0
+        self.unchanged: Callable[[], bool] = lambda: True
 
     def __call__(self, inputs: Batch) -> Tensor:
         if self.first is None or self.name == "eager" or not self.leaves:
@@ -218,10 +219,11 @@ class _Step:
     def _make(self, other: Batch) -> Engine:
         device = next(iter(self.leaves.values())).device
         as_precision(self.svi.precision, next(iter(self.leaves.values())).dtype)
-        engine = make_engine(choose_engine(self.name, device, 0), self._program())
-        engine.other = other
+        engine: Any = make_engine(choose_engine(self.name, device, 0), self._program())
+        engine.other = other  # both are compared on
         self.unchanged = watch(self.svi.model, self.svi.guide)
-        return engine
+        made: Engine = engine
+        return made
 
     def _program(self) -> Program:
         return Program(

@@ -1,23 +1,25 @@
 """Terms: what one run of a pair says, site by site. Every objective and every evaluation is a fold of these.
 
 For K particles and N rows, a site in the plate "data" has log-densities of shape (K, N), a global one (K,), once its
-other plates are summed out. Nothing here leaves the device: no value is ever read by the host.
+other plates are summed out. Enumerated sites add dimensions on the left, one each, that `infer/enumeration.py` sums out.
+Nothing here leaves the device: no value is ever read by the host.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
-from pyrovae.check import Layout, describe
+from pyrovae import pair as pairs
+from pyrovae.check import Layout, check_marks, describe
 from pyrovae.errors import PairError
 from pyrovae.handlers import DATA_PLATE
-from pyrovae.pair import fork_rng, is_local, num_rows, run, sample_sites
+from pyrovae.pair import fork_rng, is_local, is_marked, run, sample_sites
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Density:
     """One side of a site: log p or log q at the drawn value, over the full batch shape, masked but unscaled.
 
     `score` is the log-density whose gradient is the score function, None where the draw is reparameterised; `pathwise`
-    is the part of log q that enters the gradient directly (Schulman et al. 2015, arXiv:1506.05254).
+    is the part of log q that enters the gradient directly (Schulman et al. 2015, arXiv:1506.05254). `whole` is the
+    log-density of an enumerated site with no mask: over the site's dimension its exponentials sum to one.
     """
 
     fn: Any
@@ -35,6 +38,12 @@ class Density:
     frames: tuple[Any, ...]
     score: Tensor | None = None
     pathwise: Tensor | None = None
+    whole: Tensor | None = None
+
+    @property
+    def plates(self) -> frozenset[tuple[str, int]]:
+        """(name, dimension) of every plate that the site stands in, the particles' among them."""
+        return frozenset((f.name, f.dim) for f in self.frames)
 
     @property
     def scaled(self) -> Tensor:
@@ -53,15 +62,14 @@ class Term:
     objective_only: bool
     p: Density | None
     q: Density | None
+    enum_dim: int | None = None  # the dimension along which all of its values stand; None where it was drawn
 
-    def reduce_global(self) -> Tensor:
-        """log p - log q summed over everything: a global site's share of the bound, averaged by nobody."""
-        total = self.value.new_zeros(())
-        if self.p is not None:
-            total = total + self.p.scaled.sum()
-        if self.q is not None:
-            total = total - self.q.scaled.sum()
-        return total
+    @property
+    def either(self) -> Density:
+        """The model's side, or the guide's where the model has none."""
+        side = self.p if self.p is not None else self.q
+        assert side is not None
+        return side
 
 
 @dataclass(frozen=True)
@@ -73,17 +81,25 @@ class Terms:
     num_rows: int
     plate_nesting: int
     aligned: bool  # model and guide draw their shared sites in one order
+    enum_dims: dict[int, str] = field(default_factory=dict)  # dimension -> the site enumerated along it
+
+    @property
+    def depth(self) -> int:
+        """Dimensions of a log-density, enumerated ones left out."""
+        return self.plate_nesting + (self.num_particles > 1)
 
     def reduce(self, log_prob: Tensor, local: bool) -> Tensor:
         """Sum out every plate but "data": (K, N) for a local site, (K,) for a global one."""
-        depth = self.plate_nesting + (self.num_particles > 1)
-        full = log_prob.reshape((1,) * (depth - log_prob.dim()) + tuple(log_prob.shape))
+        own = tuple(log_prob.shape)[
+            max(0, log_prob.dim() - self.depth) :
+        ]  # what enumerated sites have left is of size 1
+        full = log_prob.reshape((1,) * (self.depth - len(own)) + own)
         if self.num_particles == 1:
             full = full.unsqueeze(0)
         full = full.expand(self.num_particles, *full.shape[1:])
         if not local:
             return full.flatten(1).sum(1)
-        others = [d for d in range(1, full.dim()) if d - full.dim() != self._data_dim]
+        others = [d for d in range(1, full.dim()) if d - full.dim() != self.data_dim]
         rows = full.sum(others) if others else full
         return rows.expand(self.num_particles, self.num_rows)
 
@@ -101,35 +117,40 @@ class Terms:
             ) from error
 
     @property
-    def _data_dim(self) -> int:
+    def data_dim(self) -> int:
+        """Where the rows stand, counted from the right."""
         for term in self.sites.values():
-            side = term.p or term.q
-            for frame in side.frames if side else ():
+            for frame in term.either.frames:
                 if frame.name == DATA_PLATE:
                     return int(frame.dim)
-        raise PairError("No site is in the plate 'data'.")
+        raise PairError(
+            "No site is in a vectorised plate 'data': `with pyro.plate('data', len(x)):`, not a loop over it."
+        )
 
 
 def _broadcast_batch(value: Tensor, event_dim: int, terms: Terms) -> tuple[int, ...]:
     # What does not depend on the draw lacks the particle dimension: the mean of a prior, say.
     batch = value.shape[: value.dim() - event_dim]
-    full = [1] * (terms.plate_nesting + (terms.num_particles > 1))
+    full = [1] * terms.depth
     if terms.num_particles > 1:
         full[0] = terms.num_particles
-    full[terms._data_dim] = terms.num_rows
+    full[terms.data_dim] = terms.num_rows
     return tuple(torch.broadcast_shapes(batch, full))
 
 
-def _density(node: Any, guide: bool) -> Density:
+def _density(node: Any, guide: bool, summed: bool) -> Density:
     fn, mask = node["fn"], node["mask"]
     frames = tuple(f for f in node["cond_indep_stack"] if f.vectorized)
-    if not guide:
+    if not guide and not summed:
         log_prob = scale_and_mask(fn.log_prob(node["value"], *node["args"], **node["kwargs"]), 1.0, mask)
         return Density(fn, log_prob, node["scale"], mask, frames)
     parts = fn.score_parts(node["value"], *node["args"], **node["kwargs"])
     log_prob = scale_and_mask(parts.log_prob, 1.0, mask)
     # Pyro marks an absent part by the number 0.
     score = parts.score_function if isinstance(parts.score_function, Tensor) else None
+    if summed:  # the score function is what no mask has touched
+        whole = score if score is not None else parts.log_prob
+        return Density(fn, log_prob, node["scale"], mask, frames, None, log_prob, whole)
     reparameterised = parts.entropy_term is parts.log_prob
     pathwise = (
         log_prob
@@ -141,28 +162,49 @@ def _density(node: Any, guide: bool) -> Density:
     return Density(fn, log_prob, node["scale"], mask, frames, score, pathwise)
 
 
-def terms(pair: Any, batch: Mapping[str, Tensor], num_particles: int = 1, *, layout: Layout | None = None) -> Terms:
+def terms(
+    pair: Any,
+    batch: Mapping[str, Tensor],
+    num_particles: int = 1,
+    *,
+    layout: Layout | None = None,
+    plate_nesting: int | None = None,
+    enumerate: bool = True,
+) -> Terms:
     """Run guide and model once for K particles and return every site's log-densities, unfolded.
 
-    `layout` (from `describe`) saves the extra run that K > 1 needs to find how deep plates nest. Raises PairError for
-    a site marked for enumeration: drawing it instead would silently change the estimator.
+    Sites marked infer={"enumerate": "parallel"} take all of their values, beside K particles, in the guide, or in the model
+    where the guide leaves them to it. With `enumerate=False` they are drawn: from the guide, or, where it has none, from
+    the model's own prior, which is then their proposal as well.
+
+    `layout` (from `describe`), or `plate_nesting`, how deep plates nest at most, saves the extra run that finds it where
+    something is enumerated or K > 1. Any static Pyro program will do: `batch` may be empty where model and guide take no
+    argument. Raises PairError for marks that cannot be honoured.
     """
-    if layout is None and num_particles > 1:
+    nesting, summed = plate_nesting, plate_nesting is not None
+    if layout is None and nesting is None and num_particles > 1:
         with fork_rng():
-            layout = describe(pair, batch)
-    nesting = layout.plate_nesting if layout else 0
-    model_trace, guide_trace = run(pair, batch, num_particles=num_particles, plate_nesting=nesting)
-    model_sites, guide_sites = sample_sites(model_trace), sample_sites(guide_trace)
+            if batch:
+                layout = describe(pair, batch)
+            else:
+                alone = run(pair, batch)
+                nesting, summed = pairs.plate_nesting(*alone), _marked(*alone)
+    if layout is not None:
+        nesting, summed = (layout.plate_nesting if nesting is None else nesting), layout.enumerates
+    summed = summed and enumerate
+    traces = run(pair, batch, num_particles=num_particles, plate_nesting=nesting or 0, enumerate=summed)
+    if enumerate and not summed and _marked(*traces):  # now the nesting is known
+        nesting, summed = pairs.plate_nesting(*traces), True
+        traces = run(pair, batch, num_particles=num_particles, plate_nesting=nesting, enumerate=True)
+    model_sites, guide_sites = (sample_sites(trace) for trace in traces)
+    if enumerate:
+        check_marks(model_sites, guide_sites)
     found: dict[str, Term] = {}
     for name in [*guide_sites, *(n for n in model_sites if n not in guide_sites)]:
         node = model_sites.get(name) or guide_sites[name]
-        guide_node = guide_sites.get(name)
-        for side in (node, guide_node or node):
-            if side["infer"].get("enumerate") is not None:
-                raise PairError(
-                    f"Site {name!r} is marked infer={{'enumerate': ...}}; this loss draws sites and would ignore the "
-                    "mark. Remove it to train by the score function."
-                )
+        dim = (guide_sites.get(name) or node)["infer"].get("_enumerate_dim") if summed else None
+        # A site that nobody but the model has, marked and drawn all the same: the prior is its proposal.
+        guide_node = guide_sites.get(name) or (node if not enumerate and is_marked(node) else None)
         found[name] = Term(
             name=name,
             value=node["value"],
@@ -171,17 +213,49 @@ def terms(pair: Any, batch: Mapping[str, Tensor], num_particles: int = 1, *, lay
                 f.name == DATA_PLATE and f.full_size not in (None, f.size) for f in node["cond_indep_stack"]
             ),
             objective_only=bool(node["infer"].get("objective_only")),
-            p=_density(node, guide=False) if name in model_sites else None,
-            q=_density(guide_node, guide=True) if guide_node is not None else None,
+            p=_density(node, False, dim is not None) if name in model_sites else None,
+            q=_density(guide_node, True, dim is not None) if guide_node is not None else None,
+            enum_dim=dim,
         )
-    dims = [f.dim for t in found.values() for side in (t.p, t.q) if side for f in side.frames]
-    if num_particles == 1:
-        nesting = max((-dim for dim in dims), default=0)
+    deepest = pairs.plate_nesting(*traces)
+    if summed and deepest > (nesting or 0):
+        raise PairError(
+            f"plate_nesting={nesting} is too small: plates nest {deepest} deep. Pass plate_nesting={deepest}."
+        )
+    if num_particles == 1 and not summed:
+        nesting = deepest
     shared = [n for n in model_sites if n in guide_sites]
     return Terms(
         sites=found,
         num_particles=num_particles,
-        num_rows=num_rows(batch),
-        plate_nesting=nesting,
+        num_rows=_num_rows(model_sites, guide_sites, batch),
+        plate_nesting=nesting or 0,
         aligned=shared == [n for n in guide_sites if n in model_sites],
+        enum_dims={term.enum_dim: name for name, term in found.items() if term.enum_dim is not None},
     )
+
+
+def with_densities(found: Terms, model_sites: Mapping[str, Any], guide: Mapping[str, Density]) -> Terms:
+    """The same terms with the log-densities of another run of the model, and others of the guide. Nothing is enumerated."""
+    sites = {
+        name: replace(
+            term,
+            value=model_sites[name]["value"] if name in model_sites else term.value,
+            p=_density(model_sites[name], False, False) if name in model_sites else None,
+            q=guide.get(name),
+        )
+        for name, term in found.sites.items()
+    }
+    return replace(found, sites=sites)
+
+
+def _marked(*traces: Any) -> bool:
+    return any(is_marked(node) for trace in traces for node in sample_sites(trace).values())
+
+
+def _num_rows(model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any], batch: Mapping[str, Tensor]) -> int:
+    for node in (*model_sites.values(), *guide_sites.values()):
+        for frame in node["cond_indep_stack"]:
+            if frame.name == DATA_PLATE:
+                return int(frame.size)
+    return pairs.num_rows(batch) if batch else 1

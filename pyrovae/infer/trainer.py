@@ -19,7 +19,7 @@ from pyrovae.infer.chunks import chunk_size, chunks
 from pyrovae.infer.console import progress_bar, stop_on_interrupt
 from pyrovae.infer.engine import Program, make_engine
 from pyrovae.infer.fitted import EVALUATION_SEED, Fit, transform_once
-from pyrovae.infer.objectives import log_weights
+from pyrovae.infer.objectives import global_bound, row_bounds
 from pyrovae.infer.schedules import Schedule, Step, weights_at
 from pyrovae.infer.terms import terms
 from pyrovae.infer.tracing import Traced
@@ -43,7 +43,7 @@ class Trainer:
     ) -> None:
         self.fitted, self.program, self.schedule, self.held_out = fitted, program, schedule, held_out
         self.engine = make_engine(engine, program)
-        self.evaluate = Traced(self._log_weights, (fitted.pair,)) if engine != "eager" else self._log_weights
+        self.evaluate = Traced(self._bounds, (fitted.pair,)) if engine != "eager" else self._bounds
         self.steps = steps
         self.weights = weights_at(schedule, steps).keys()
         self.device = next(iter(rows.values())).device
@@ -142,8 +142,8 @@ class Trainer:
             self.best = {n: t.detach().clone() for n, t in named_tensors(self.fitted.pair, buffers=True).items()}
 
     def _validation_elbo(self) -> float:
-        """Mean over the held-out rows of log w, one draw each, the same noise at every epoch, and the global terms over the
-        number of training rows: what the training ELBO is, of other rows. Nats per row."""
+        """Mean over the held-out rows of their share of the ELBO, one draw each, the same noise at every epoch, and the
+        global terms over the number of training rows: what the training ELBO is, of other rows. Nats per row."""
         assert self.held_out is not None
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         left = num_rows(self.held_out)
@@ -155,20 +155,16 @@ class Trainer:
             for rows in chunks(seen, self.held_out_chunk):
                 # the last chunk is filled up with rows that do not count, so that one graph serves all
                 fill = torch.arange(self.held_out_chunk, device=self.device) % num_rows(rows)
-                log_w, shared = self.evaluate(take_rows(rows, fill))
-                total += log_w[: min(left, self.held_out_chunk)].double().sum()
+                bounds, shared = self.evaluate(take_rows(rows, fill))
+                total += bounds[: min(left, self.held_out_chunk)].double().sum()
                 left -= num_rows(rows)
         # Global latents count as in training: once for all training rows.
         return total.item() / num_rows(self.held_out) + shared.item() / self.num_rows
 
-    def _log_weights(self, rows: Batch) -> list[Tensor]:
-        """log w of each row, one draw, and the sum of the global terms."""
+    def _bounds(self, rows: Batch) -> list[Tensor]:
+        """Each row's share of the ELBO, and that of what all rows share."""
         found = terms(self.fitted.pair, rows, layout=self.fitted.layout)
-        shared = torch.zeros((), device=self.device)
-        for term in found.sites.values():
-            if not term.local:
-                shared = shared + term.reduce_global()
-        return [log_weights(found)[0], shared]
+        return [row_bounds(found)[0], global_bound(found)]
 
     # stopping
 
