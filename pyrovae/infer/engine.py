@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyrovae.errors import OptionError
-from pyrovae.infer.tracing import Graph, Untraceable, changed, differ, fingerprint, trace, undone
+from pyrovae.infer.tracing import Graph, Untraceable, changed, differ, fingerprint, steady, trace, undone
 from pyrovae.infer.updates import AdamUpdate, make_update
 from pyrovae.pair import Batch, modules
 
@@ -201,8 +201,7 @@ class Traced:
         graph = trace(gradient, [self._tensors(batch, weights) for batch in batches], self._buffers)
         after = fingerprint(program.pair, *program.watched)
         self._used = [self._leaves[i] for i in used]
-        # what a run of the pair changes by itself, a counter say, is no news
-        self._watch = {path: value for path, value in after.items() if not changed({path: value}, now)}
+        self._watch = steady(now, after)
         self._take(graph)
 
     def _take(self, graph: Graph) -> None:

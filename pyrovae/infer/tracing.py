@@ -200,7 +200,7 @@ class Traced:
                 try:
                     other = [t[torch.arange(len(t), device=t.device) // 2] for t in tensors]
                     self.graph = trace(lambda *flat: self.function(dict(zip(names, flat))), [tensors, other], [])
-                    self._mark = mark
+                    self._mark = steady(mark, fingerprint(*self.watched))
                 except Untraceable:
                     self.refused = True
         return self.function(batch) if self.refused or self.graph is None else self.graph(*tensors)
@@ -331,6 +331,11 @@ def _parts(value: Any) -> Iterator[tuple[str, Any, Mapping[Any, Any] | None]]:
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """The paths of `before` that are not as they were."""
     return [path for path, value in before.items() if path not in now or not _equal(now[path], value)]
+
+
+def steady(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run did not change: a counter that a program keeps, or a tensor kept for a look, is no news."""
+    return {path: value for path, value in after.items() if path in before and _equal(before[path], value)}
 
 
 def _equal(a: Any, b: Any) -> bool:
