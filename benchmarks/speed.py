@@ -176,6 +176,7 @@ class Runner:
         }
         entries: dict[str, dict[str, Any]] = {}
         workers: dict[str, Worker] = {}
+        started: dict[str, float] = {}
         machine = [CEILING] if case.key == "a" else []
 
         def failed(name: str, error: Failed) -> None:
@@ -190,6 +191,7 @@ class Runner:
                 worker = Worker(self.python_of(contender), contender, spec)
                 closing.callback(worker.close)
                 workers[contender.name] = worker
+                started[contender.name] = time.perf_counter()
 
             everybody = machine + self.chosen(contenders(), case.key)
             entries |= {c.name: {"family": c.family, "status": "ok", "rounds": []} for c in everybody}
@@ -207,6 +209,7 @@ class Runner:
                     continue
                 self.versions |= ready["versions"]
                 entries[name]["first_step_s"] = ready["first_step_s"]
+                entries[name]["start_to_first_step_s"] = round(time.perf_counter() - started[name], 3)
                 say(f"  {name}: first step after {ready['first_step_s']:.1f} s")
             rounds = options.job_rounds if case.images else options.rounds
             for number in range(rounds):

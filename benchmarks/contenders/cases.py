@@ -121,6 +121,8 @@ def contenders() -> list[Contender]:
     add("PyTorch, loss compiled", "PyTorch", "abcd", "by_hand.build", compiled="loss")
     add("PyTorch, step compiled", "PyTorch", "abcd", "by_hand.build", compiled="step")
     add("PyTorch, CUDA graph", "PyTorch graphed", "abcd", "by_hand.build", graphed=True, devices=CUDA)
+    graphs = {"graphed": True, "compiled": "loss"}
+    add("PyTorch, CUDA graph, loss compiled", "PyTorch graphed", "abcd", "by_hand.build", devices=CUDA, **graphs)
     add("PyTorch bf16, loss compiled", "PyTorch bf16", "a", "by_hand.build", compiled="loss", **BF16)
     add("Pyro SVI", "Pyro", "abcd", "with_pyro.build")
     add("Pyro SVI, validation on", "Pyro, validation on", "abcd", "with_pyro.build", validation=True)

@@ -75,8 +75,7 @@ def make_trainer(spec: dict[str, Any], case: Case, rows: Tensor, model: Any) -> 
         no_cuda=spec["device"] == "cpu",
     )
     made = BaseTrainer(model, BaseDataset(rows, torch.zeros(len(rows))), training_config=config)
-    made.set_optimizer()
-    made.set_scheduler()
+    made.prepare_training()
     model.train()
     return made
 

@@ -9,6 +9,9 @@ Between turns it blocks in a read of stdin. Whatever libraries print goes to std
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import importlib
 import importlib.metadata
 import json
@@ -35,6 +38,9 @@ class Memory:
         self.base = self.level()
 
     def start(self) -> None:
+        gc.collect()
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)  # what loading left behind is not a contender's
         self.base = self.level()
         self.reset()
 
