@@ -147,6 +147,7 @@ JOBS = [
     Contender(
         "pyrovae, 100 epochs", "ours, 100 epochs", "e", "jobs", "ours", {"engine": "auto", "epochs": 100}, devices=CUDA
     ),
-    Contender("Pyro tutorial's script", "Pyro", "e", "jobs", "pyro_tutorial"),
+    Contender("Pyro tutorial's script", "Pyro", "e", "jobs", "pyro_tutorial", {"loaders": 1}),
+    Contender("Pyro tutorial's script, no loader process", "Pyro", "e", "jobs", "pyro_tutorial", {"loaders": 0}),
     Contender("pythae TrainingPipeline", "pythae", "e", "jobs", "pythae_pipeline", peer=True),
 ]
