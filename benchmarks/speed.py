@@ -63,7 +63,7 @@ def parse() -> argparse.Namespace:
         parser.error(f"cases {unknown} are not known; known: {', '.join(CASES)}")
     if options.smoke:
         options.rounds = options.job_rounds = 1
-        options.epochs, options.peers = 1, "none"
+        options.epochs, options.peers, options.threads = 1, "none", 1  # one thread: its workers start all at once
     return options
 
 
