@@ -1,0 +1,124 @@
+"""Case e: a whole process from MNIST's files to a fitted model. argv: a JSON spec with "job", "data_root", "epochs", ...
+
+Each prints one JSON line; its parent takes the time, imports and compilation included. All fit 784-400-20 with ReLU, Adam at
+1e-3 and batches of 256; ours binarises its rows anew at every step besides, the others see gray pixels, as their scripts do.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from contenders.cases import CASES, LEARNING_RATE
+
+CASE = CASES["e"]
+
+
+def ours(spec: dict[str, Any]) -> dict[str, Any]:
+    import torch
+
+    import pyrovae as pv
+    from pyrovae import families as fam
+    from pyrovae.data import load
+
+    torch.set_num_threads(spec["threads"])
+    torch.manual_seed(spec["seed"])
+    data = load("mnist", data_root=spec["data_root"])
+    z = CASE.latent
+    vae = pv.VAE(pv.priors.StandardNormal(z), pv.mlp(z, fam.Bernoulli(784)), pv.mlp(784, fam.Normal(z)))
+    began = time.perf_counter()
+    fitted = pv.fit(
+        vae,
+        data.x,
+        epochs=spec["epochs"],
+        batch_size=CASE.batch,
+        learning_rate=LEARNING_RATE,
+        transform=pv.transforms.Binarize(),
+        seed=spec["seed"],
+        device=spec["device"],
+        engine=spec["engine"],
+        progress=False,
+    )
+    seconds = time.perf_counter() - began
+    return {
+        "loss": -fitted.history[-1]["elbo"],
+        "fit_seconds": seconds,
+        "epochs": len(fitted.history),
+        "ran_as": fitted.settings["engine"],
+    }
+
+
+def pyro_tutorial(spec: dict[str, Any]) -> dict[str, Any]:
+    """What Pyro's VAE tutorial does: torchvision's MNIST behind a DataLoader, SVI, Trace_ELBO.
+
+    It loads in one process more; `loaders=0` loads in its own, which may be faster where cores are few.
+    """
+    import pyro
+    import torch
+    from pyro.infer import SVI, Trace_ELBO
+    from torch.utils.data import DataLoader
+    from torchvision.datasets import MNIST
+    from torchvision.transforms import ToTensor
+
+    from contenders.with_pyro import VAE
+
+    torch.set_num_threads(spec["threads"])
+    pyro.set_rng_seed(spec["seed"])
+    pyro.enable_validation(False)  # gray pixels are outside of a Bernoulli's support
+    device = spec["device"]
+    images = MNIST(spec["data_root"], train=True, transform=ToTensor())
+    loader = DataLoader(images, CASE.batch, shuffle=True, num_workers=spec["loaders"], pin_memory=device == "cuda")
+    pair = VAE(CASE, device)
+    svi = SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": LEARNING_RATE}), Trace_ELBO())
+    began = time.perf_counter()
+    for _ in range(spec["epochs"]):
+        total = 0.0
+        for x, _ in loader:
+            total += svi.step(x.reshape(len(x), -1).to(device))
+    return {
+        "loss": total / len(images),
+        "fit_seconds": time.perf_counter() - began,
+        "epochs": spec["epochs"],
+    }
+
+
+def pythae_pipeline(spec: dict[str, Any]) -> dict[str, Any]:
+    """What pythae's readme does: all images as one array of [0, 1] into a TrainingPipeline."""
+    import torch
+    from pythae.pipelines import TrainingPipeline
+    from pythae.trainers import BaseTrainerConfig
+    from torchvision.datasets import MNIST
+
+    from contenders.with_pythae import model_of
+
+    torch.set_num_threads(spec["threads"])
+    torch.manual_seed(spec["seed"])
+    images = MNIST(spec["data_root"], train=True).data.reshape(-1, 784).float() / 255
+    with tempfile.TemporaryDirectory(prefix="pyrovae-speed-") as folder:
+        config = BaseTrainerConfig(
+            output_dir=folder,
+            num_epochs=spec["epochs"],
+            learning_rate=LEARNING_RATE,
+            per_device_train_batch_size=CASE.batch,
+            optimizer_cls="Adam",
+            seed=spec["seed"],
+            no_cuda=spec["device"] == "cpu",
+        )
+        model = model_of(CASE, spec["device"])
+        began = time.perf_counter()
+        TrainingPipeline(model=model, training_config=config)(train_data=images)
+        seconds = time.perf_counter() - began
+    with torch.no_grad():
+        loss = float(model.to("cpu")({"data": images[:10000]}).loss)
+    return {"loss": loss, "fit_seconds": seconds, "epochs": spec["epochs"]}
+
+
+if __name__ == "__main__":
+    given = json.loads(sys.argv[1])
+    print("\n" + json.dumps(globals()[given["job"]](given)), flush=True)
