@@ -1,9 +1,8 @@
-"""pyrovae's contenders. What a version of the package must offer is met here, and only here: `our_step` and `public_step`."""
+"""pyrovae's contenders. What a version of the package must offer is met here, and only here: `lean_step` and `public_step`."""
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from typing import Any
 
 import pyro
@@ -12,11 +11,11 @@ from torch import Tensor, nn
 
 import pyrovae
 from contenders import by_hand
-from contenders.cases import LEARNING_RATE, PIXELS, Case, NotAvailable, Stepper
+from contenders.cases import LEARNING_RATE, PIXELS, Case, Stepper
 from pyrovae import families as fam
 from pyrovae.check import describe
-from pyrovae.errors import OptionError
 from pyrovae.infer import engine as engines
+from pyrovae.infer.minibatch import MinibatchLoss
 from pyrovae.pair import take_rows, trainable
 
 load = by_hand.load
@@ -60,8 +59,6 @@ def pair_of(case: Case) -> nn.Module:
 def loss_of(case: Case) -> Any:
     if case.particles == 1:
         return pyrovae.Trace_ELBO()
-    if not hasattr(pyrovae, "IWELBO"):
-        raise NotAvailable("pyrovae.IWELBO")
     return pyrovae.IWELBO(num_particles=case.particles)
 
 
@@ -71,85 +68,66 @@ def lean_step(case: Case, rows: Tensor, engine: str, precision: str) -> tuple[An
     batch = {"x": rows}
     layout = describe(pair, take_rows(batch, slice(0, case.batch)))
     leaves = trainable(pair)
-    options: dict[str, Any] = {}
-    if "precision" in {f.name for f in dataclasses.fields(engines.Program)}:
-        options["precision"] = precision
-    elif precision != "float32":
-        raise NotAvailable(f"precision={precision!r}")
     program = engines.Program(
         pair=pair,
-        loss=loss_of(case),
+        objective=MinibatchLoss(pair, loss_of(case), len(rows), layout, batch, precision=precision),
         parameters=leaves,
         optimizer=torch.optim.Adam(list(leaves.values()), lr=LEARNING_RATE, fused=True),
-        rows=batch,
-        num_rows=len(rows),
-        layout=layout,
-        weights={},
-        **options,
     )
     made = engines.make_engine(engine, program)
-    return lambda index: made.step(index, {}), made
+    return lambda index: made.step({"index": index}, {}), made
 
 
 def our_step(spec: dict[str, Any], case: Case, rows: Tensor, *, engine: str, precision: str = "float32") -> Stepper:
     """The step inside `pyrovae.fit`."""
     pyro.enable_validation(False)
-    with translated(case):
-        take, made = lean_step(case, rows, engine, precision)
-        order = by_hand.Order(len(rows), case.batch, spec["seed"], spec["device"])
-        last = take(order())
+    take, made = lean_step(case, rows, engine, precision)
+    order = by_hand.Order(len(rows), case.batch, spec["seed"], spec["device"])
+    last = take(order())
 
     def step() -> None:
         nonlocal last
         last = take(order())
 
-    return Stepper(step, by_hand.waiter(spec["device"]), lambda: -last.item(), notes=lambda: {"ran_as": made.name})
+    return Stepper(step, by_hand.waiter(spec["device"]), lambda: -last.item(), notes=lambda: ran_as(engine, made.notes))
 
 
 def public_step(spec: dict[str, Any], case: Case, rows: Tensor, *, engine: str, precision: str = "float32") -> Stepper:
     """The drop-in class: `pyrovae.SVI(...).update(x)`, which does not wait for the device."""
     pyro.enable_validation(False)
-    if not hasattr(pyrovae, "SVI"):
-        raise NotAvailable("pyrovae.SVI")
     pair = pair_of(case).to(rows.device)
     optimizer = pyro.optim.Adam({"lr": LEARNING_RATE})
-    with translated(case):
-        svi = pyrovae.SVI(pair.model, pair.guide, optimizer, loss_of(case), engine=engine, precision=precision)
-        order = by_hand.Order(len(rows), case.batch, spec["seed"], spec["device"])
+    svi = pyrovae.SVI(pair.model, pair.guide, optimizer, loss_of(case), engine=engine, precision=precision)
+    order = by_hand.Order(len(rows), case.batch, spec["seed"], spec["device"])
+    for _ in range(2):  # the first step is eager
         last = svi.update(rows.index_select(0, order()))
 
     def step() -> None:
         nonlocal last
         last = svi.update(rows.index_select(0, order()))
 
-    # Like Pyro's, its loss is a sum over the rows of a batch.
     def notes() -> dict[str, Any]:
-        return {"ran_as": getattr(getattr(svi, "engine", None), "name", str(getattr(svi, "engine", engine)))}
+        return ran_as(engine, [note for taken in svi._steps.values() if taken.engine for note in taken.engine.notes])
 
+    # Like Pyro's, its loss is a sum over the rows of a batch.
     return Stepper(step, by_hand.waiter(spec["device"]), lambda: last.item() / case.batch, notes=notes)
 
 
-class translated:
-    """Turns a refusal of what this version does not know yet (an engine, enumeration) into NotAvailable."""
-
-    def __init__(self, case: Case) -> None:
-        self.case = case
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        unknown_engine = isinstance(error, OptionError) and "engine=" in str(error)
-        unknown_mark = self.case.classes and isinstance(error, pyrovae.PairError) and "enumerate" in str(error)
-        if unknown_engine or unknown_mark:
-            raise NotAvailable(str(error)) from error
+def ran_as(engine: str, notes: list[str]) -> dict[str, Any]:
+    """The engine, or what it fell back to."""
+    return {"ran_as": "; ".join(notes) or engine}
 
 
 def log_likelihood(spec: dict[str, Any], case: Case, rows: Tensor) -> Stepper:
     """log p(x) with K = 1000 draws of the guide for each of 1,000 rows; one step is all of it."""
-    few = {"epochs": 1, "batch_size": 100, "seed": spec["seed"], "progress": False, "device": spec["device"]}
-    if "engine" in inspect.signature(pyrovae.fit).parameters:
-        few["engine"] = "eager"
+    few = {
+        "epochs": 1,
+        "batch_size": 100,
+        "seed": spec["seed"],
+        "progress": False,
+        "device": spec["device"],
+        "engine": "eager",
+    }
     fitted = pyrovae.fit(pair_of(dataclasses.replace(case, particles=1)), rows[: 20 * 100], **few)
     last = torch.zeros(())
 
