@@ -856,10 +856,6 @@ def too_many() -> pv.Pair:
         (outside("guide"), "'x' depends on the enumerated site 's' and stands outside of its plate 'inner': put"),
         (outside("model"), "'x' depends on the enumerated site 's' and stands outside of its plate 'inner': put"),
         (
-            outside("guide", keepdim=False),
-            "'x' has a log-density of shape .* put it into the plate of what it depends on",
-        ),
-        (
             two_plates(),
             "Sites '[ab]' and '[ab]' cannot be summed out together: the second stands in the plate '(rows|columns)'",
         ),
@@ -876,6 +872,13 @@ def too_many() -> pv.Pair:
 def test_what_cannot_be_summed_out(pair: pv.Pair, message: str, particles: int) -> None:
     with pytest.raises(pv.PairError, match=message):
         pv.elbo(pv.terms(pair, {}, particles))
+
+
+def test_shapes_that_nothing_explains() -> None:
+    with pytest.raises(
+        pv.PairError, match="'x' has a log-density of shape .* put it into the plate of what it depends"
+    ):
+        pv.terms(outside("guide", keepdim=False), {})
 
 
 def test_plate_nesting_too_small() -> None:

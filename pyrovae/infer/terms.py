@@ -188,22 +188,27 @@ def terms(
             if batch:
                 layout = describe(pair, batch)
             else:
-                alone = run(pair, batch)
+                alone = _sites(run(pair, batch))
                 nesting, summed = pairs.plate_nesting(*alone), _marked(*alone)
     if layout is not None:
         nesting, summed = (layout.plate_nesting if nesting is None else nesting), layout.enumerates
     summed = summed and enumerate
-    traces = run(pair, batch, num_particles=num_particles, plate_nesting=nesting or 0, enumerate=summed)
-    if enumerate and not summed and _marked(*traces):  # now the nesting is known
-        nesting, summed = pairs.plate_nesting(*traces), True
-        traces = run(pair, batch, num_particles=num_particles, plate_nesting=nesting, enumerate=True)
-    model_sites, guide_sites = (sample_sites(trace) for trace in traces)
-    deepest = pairs.plate_nesting(*traces)
+    model_sites, guide_sites = _sites(
+        run(pair, batch, num_particles=num_particles, plate_nesting=nesting or 0, enumerate=summed)
+    )
+    marked = enumerate and _marked(model_sites, guide_sites)
+    if marked and not summed:  # now the nesting is known
+        nesting = pairs.plate_nesting(model_sites, guide_sites)
+        model_sites, guide_sites = _sites(
+            run(pair, batch, num_particles=num_particles, plate_nesting=nesting, enumerate=True)
+        )
+    summed = marked
+    deepest = pairs.plate_nesting(model_sites, guide_sites) if summed or num_particles == 1 else 0
     if summed and deepest > (nesting or 0):
         raise PairError(
             f"plate_nesting={nesting} is too small: plates nest {deepest} deep. Pass plate_nesting={deepest}."
         )
-    if enumerate:
+    if summed:
         check_marks(model_sites, guide_sites)
     found: dict[str, Term] = {}
     for name in [*guide_sites, *(n for n in model_sites if n not in guide_sites)]:
@@ -222,11 +227,6 @@ def terms(
             p=_density(node, False, dim is not None) if name in model_sites else None,
             q=_density(guide_node, True, dim is not None) if guide_node is not None else None,
             enum_dim=dim,
-        )
-    deepest = pairs.plate_nesting(*traces)
-    if summed and deepest > (nesting or 0):
-        raise PairError(
-            f"plate_nesting={nesting} is too small: plates nest {deepest} deep. Pass plate_nesting={deepest}."
         )
     if num_particles == 1 and not summed:
         nesting = deepest
@@ -272,8 +272,12 @@ def with_densities(found: Terms, model_sites: Mapping[str, Any], guide: Mapping[
     return replace(found, sites=sites)
 
 
-def _marked(*traces: Any) -> bool:
-    return any(is_marked(node) for trace in traces for node in sample_sites(trace).values())
+def _sites(traces: tuple[Any, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    return sample_sites(traces[0]), sample_sites(traces[1])
+
+
+def _marked(*sides: Mapping[str, Any]) -> bool:
+    return any(is_marked(node) for sites in sides for node in sites.values())
 
 
 def _num_rows(model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any], batch: Mapping[str, Tensor]) -> int:
