@@ -144,7 +144,8 @@ def fit(
                 fitted.layout = describe(pair, transform_once(first, transform))
             place(pair, where)
             _check_all(pair, first, [batch] if held_out is None else [batch, held_out], transform)
-            check_enumeration(pair, transform_once(take_rows(first, slice(0, 2)), transform), fitted.layout)
+            if fitted.layout.enumerates:
+                check_enumeration(pair, transform_once(take_rows(first, slice(0, 2)), transform), fitted.layout)
             if getattr(objective, "num_particles", 1) > 1:
                 check_particles(pair, transform_once(take_rows(first, slice(0, 2)), transform), fitted.layout)
         leaves = trainable(pair)
