@@ -139,7 +139,7 @@ def describe(pair: Any, batch: Mapping[str, Tensor]) -> Layout:
         )
     return Layout(
         sites=tuple(sites),
-        plate_nesting=plate_nesting(guide_trace, model_trace),
+        plate_nesting=plate_nesting(guide_sites, model_sites),
         arguments={name: (tuple(v.shape[1:]), v.dtype) for name, v in batch.items()},
     )
 
@@ -381,6 +381,11 @@ def check_enumeration(pair: Any, batch: Batch, layout: Layout) -> None:
     """
     if not layout.enumerates:
         return
+    with fork_rng(), torch.no_grad():
+        _check_enumeration(pair, batch, layout)
+
+
+def _check_enumeration(pair: Any, batch: Batch, layout: Layout) -> None:
     try:
         together = run(pair, batch, plate_nesting=layout.plate_nesting, enumerate=True)
         nodes = {(side, n): node for side, t in zip(_SIDES, together) for n, node in sample_sites(t).items()}

@@ -214,9 +214,9 @@ def run(
     return poutine.trace(summed(Replay(guide_trace)(model))).get_trace(**batch), guide_trace
 
 
-def plate_nesting(*traces: Any) -> int:
-    """How deep the vectorised plates of these traces nest, the particles' plate left out."""
-    frames = [f for trace in traces for node in sample_sites(trace).values() for f in node["cond_indep_stack"]]
+def plate_nesting(*sides: Mapping[str, Any]) -> int:
+    """How deep the vectorised plates of these sample sites nest, the particles' plate left out."""
+    frames = [f for sites in sides for node in sites.values() for f in node["cond_indep_stack"]]
     return max((-f.dim for f in frames if f.vectorized and f.name != PARTICLE_PLATE), default=0)
 
 

@@ -28,7 +28,8 @@ def encode(fitted: Fit, data: Any, *, site: str | None = None, num_samples: int 
     chosen = fitted.layout.site(site, role="latent", local=True, guided=True)
     if num_samples < 1:
         raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
-    alone = [s.name for s in fitted.layout.sites if s.role != "observed"] == [chosen.name]
+    guided = [s.name for s in fitted.layout.sites if s.role != "observed" and s.enumerated != "model"]
+    alone = guided == [chosen.name]
     parts = []
     with fitted.scope(), seeded(seed):
         batch = fitted.batch(data)

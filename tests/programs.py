@@ -217,6 +217,73 @@ class GlobalAndLocal(nn.Module):
             pyro.sample("z", self.encoder(x))
 
 
+class Classes(nn.Module):
+    """p(y) p(z) p(x | y, z), the class of a row summed out under q(y | x): M2 without labels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.tensor([0.1, 0.0, -0.1]))
+        self.classifier = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+        self.encoder = pv.mlp((6, 3), fam.Normal(2), hidden=(8,))
+        self.likelihood = pv.mlp((2, 3), fam.Bernoulli(6), hidden=(8,))
+
+    def one_hot(self, y: Tensor) -> Tensor:
+        return (y[..., None] == torch.arange(3)).float()
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Categorical(logits=self.logits))
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", self.likelihood(z, self.one_hot(y)), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Categorical(logits=self.classifier(x)), infer={"enumerate": "parallel"})
+            pyro.sample("z", self.encoder(x, self.one_hot(y)))
+
+
+class Clusters(nn.Module):
+    """p(y) p(z | y) p(x | z) with q(z | x): the cluster of a row is the model's alone, and summed out there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits, self.centres = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.randn(3, 2))
+        self.likelihood = pv.mlp(2, fam.Bernoulli(6), hidden=(8,))
+        self.encoder = pv.mlp(6, fam.Normal(2), hidden=(8,))
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Categorical(logits=self.logits), infer={"enumerate": "parallel"})
+            z = pyro.sample("z", dist.Normal(self.centres[y], 1.0).to_event(1))
+            pyro.sample("x", self.likelihood(z), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", self.encoder(x))
+
+
+class Regime(nn.Module):
+    """A switch for the whole data set, summed out under the guide, beside a local z."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logit, self.shift = nn.Parameter(torch.zeros(())), nn.Parameter(torch.randn(6))
+        self.likelihood = nn.Linear(2, 6)
+        self.encoder = pv.mlp(6, fam.Normal(2), hidden=(8,))
+
+    def model(self, x: Tensor) -> None:
+        s = pyro.sample("s", dist.Bernoulli(torch.tensor(0.3)))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            loc = self.likelihood(z) + s[..., None] * self.shift
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        pyro.sample("s", dist.Bernoulli(logits=self.logit), infer={"enumerate": "parallel"})
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", self.encoder(x))
+
+
 ROWS: dict[str, Row] = {
     "vae": Row(vae, binary, "z", True),
     "vae-mixture-prior": Row(lambda: vae(prior=pv.priors.MixtureOfNormals(2, 3)), binary, "z", True),
@@ -228,6 +295,10 @@ ROWS: dict[str, Row] = {
     "conditional": Row(Conditioned, lambda: {"x": binary(), "c": torch.eye(3)[torch.arange(40) % 3]}, "z", False),
     "ladder": Row(Ladder, binary, "z1", False),
     "discrete": Row(Discrete, binary, "z", False),
+    "classes-summed-out": Row(Classes, binary, "z", False),
+    "classes-to-encode": Row(Classes, binary, "y", False),
+    "clusters-summed-out": Row(Clusters, binary, "z", False),
+    "regime-summed-out": Row(Regime, reals, "z", False),
     "global-and-local": Row(GlobalAndLocal, reals, "z", False),
     "bare-functions": Row(bare_functions, reals, "z", False),
     "registered-modules": Row(registered_modules, binary, "z", False),

@@ -36,9 +36,9 @@ def row_elements(pair: Any, batch: Mapping[str, Tensor]) -> int:
     grow with the rows, as weights, does not count.
     """
     with torch.no_grad(), fork_rng(), pyro.validation_enabled(False):
-        one = run(pair, take_rows(batch, slice(0, 1)))
+        one = [sample_sites(trace) for trace in run(pair, take_rows(batch, slice(0, 1)))]
         # Enumerated sites are computed at all of their values.
-        marked = any(is_marked(node) for trace in one for node in sample_sites(trace).values())
+        marked = any(is_marked(node) for sites in one for node in sites.values())
         sizes = [_sizes(pair, batch, copies, plate_nesting(*one), marked) for copies in (4, 8)]
     grown = [(more - less) // 4 for less, more in zip(*sizes)]
     return max([1, *grown])

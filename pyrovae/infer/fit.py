@@ -13,7 +13,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyrovae.check import check_fewer_rows, check_gradients, check_particles, describe
+from pyrovae.check import check_enumeration, check_fewer_rows, check_gradients, check_particles, describe
 from pyrovae.errors import DataError, OptionError
 from pyrovae.infer import checkpoint as store
 from pyrovae.infer.batches import fingerprint
@@ -79,7 +79,8 @@ def fit(
         the default dtype. They are moved to the device whole.
     batch_size: rows a step; None is 128, or all rows where there are fewer.
     learning_rate, optimizer: fused Adam at that rate, or a function from a list of leaf tensors to a torch optimizer.
-    loss: `pv.Trace_ELBO(...)`, or Pyro's `Trace_ELBO` or `TraceMeanField_ELBO`, which are translated.
+    loss: `pv.Trace_ELBO(...)`, `pv.IWELBO(...)`, or Pyro's `Trace_ELBO`, `TraceEnum_ELBO` or `TraceMeanField_ELBO`, which
+        are translated.
     validation: a fraction of the rows to hold out, or data. Its ELBO, KL weight left out, is written to the history;
         with `patience` the fit stops after that many epochs without a better one and keeps the best epoch's weights.
     schedule: step -> {"lr": ..., "kl": ...}, or several; see `pv.schedules`.
@@ -149,6 +150,8 @@ def fit(
                 fitted.layout = describe(pair, transform_once(first, transform))
             place(pair, where)
             _check_all(pair, first, [batch] if held_out is None else [batch, held_out], transform)
+            if fitted.layout.enumerates:
+                check_enumeration(pair, transform_once(take_rows(first, slice(0, 2)), transform), fitted.layout)
             if getattr(objective, "num_particles", 1) > 1:
                 check_particles(pair, transform_once(take_rows(first, slice(0, 2)), transform), fitted.layout)
         leaves = trainable(pair)

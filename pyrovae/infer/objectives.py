@@ -99,10 +99,9 @@ def elbo(
         else:
             log_p = weight * _expected(p, term, terms, p.scaled).sum() if p is not None else zero
             latent = latent + log_p - weight * _expected(term.q, term, terms, term.q.scaled).sum()
-            pathwise = term.q.pathwise
+            pathwise = _pathwise(term.q, summed_out=bool(terms.enum_dims))
             gradient_latent = gradient_latent + log_p
             if pathwise is not None:
-                pathwise = scale_and_mask(pathwise, term.q.scale, None)
                 gradient_latent = gradient_latent - weight * _expected(term.q, term, terms, pathwise).sum()
     for marginal in marginals:
         for cost in marginal.costs:
@@ -352,6 +351,17 @@ def _kl(term: Term) -> Tensor | None:
         elif a != b:
             return None
     return divergence
+
+
+def _pathwise(q: Density, summed_out: bool) -> Tensor | None:
+    """What of log q enters the gradient directly, scaled; None for nothing.
+
+    Beside enumerated sites (`summed_out`) the values count as well: the probabilities that weigh them have a gradient.
+    """
+    part = None if q.pathwise is None else scale_and_mask(q.pathwise, q.scale, None)
+    if q.score is None or not summed_out:
+        return part
+    return q.scaled.detach() if part is None else q.scaled.detach() + part - part.detach()
 
 
 def _drawn_kl(term: Term) -> Tensor:

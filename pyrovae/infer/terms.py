@@ -99,7 +99,8 @@ class Terms:
         full = full.expand(self.num_particles, *full.shape[1:])
         if not local:
             return full.flatten(1).sum(1)
-        others = [d for d in range(1, full.dim()) if d - full.dim() != self.data_dim]
+        rows_dim = self.data_dim
+        others = [d for d in range(1, full.dim()) if d - full.dim() != rows_dim]
         rows = full.sum(others) if others else full
         return rows.expand(self.num_particles, self.num_rows)
 
@@ -187,17 +188,27 @@ def terms(
             if batch:
                 layout = describe(pair, batch)
             else:
-                alone = run(pair, batch)
+                alone = _sites(run(pair, batch))
                 nesting, summed = pairs.plate_nesting(*alone), _marked(*alone)
     if layout is not None:
         nesting, summed = (layout.plate_nesting if nesting is None else nesting), layout.enumerates
     summed = summed and enumerate
-    traces = run(pair, batch, num_particles=num_particles, plate_nesting=nesting or 0, enumerate=summed)
-    if enumerate and not summed and _marked(*traces):  # now the nesting is known
-        nesting, summed = pairs.plate_nesting(*traces), True
-        traces = run(pair, batch, num_particles=num_particles, plate_nesting=nesting, enumerate=True)
-    model_sites, guide_sites = (sample_sites(trace) for trace in traces)
-    if enumerate:
+    model_sites, guide_sites = _sites(
+        run(pair, batch, num_particles=num_particles, plate_nesting=nesting or 0, enumerate=summed)
+    )
+    marked = enumerate and _marked(model_sites, guide_sites)
+    if marked and not summed:  # now the nesting is known
+        nesting = pairs.plate_nesting(model_sites, guide_sites)
+        model_sites, guide_sites = _sites(
+            run(pair, batch, num_particles=num_particles, plate_nesting=nesting, enumerate=True)
+        )
+    summed = marked
+    deepest = pairs.plate_nesting(model_sites, guide_sites) if summed or num_particles == 1 else 0
+    if summed and deepest > (nesting or 0):
+        raise PairError(
+            f"plate_nesting={nesting} is too small: plates nest {deepest} deep. Pass plate_nesting={deepest}."
+        )
+    if summed:
         check_marks(model_sites, guide_sites)
     found: dict[str, Term] = {}
     for name in [*guide_sites, *(n for n in model_sites if n not in guide_sites)]:
@@ -217,13 +228,11 @@ def terms(
             q=_density(guide_node, True, dim is not None) if guide_node is not None else None,
             enum_dim=dim,
         )
-    deepest = pairs.plate_nesting(*traces)
-    if summed and deepest > (nesting or 0):
-        raise PairError(
-            f"plate_nesting={nesting} is too small: plates nest {deepest} deep. Pass plate_nesting={deepest}."
-        )
     if num_particles == 1 and not summed:
         nesting = deepest
+    enum_dims = {term.enum_dim: name for name, term in found.items() if term.enum_dim is not None}
+    if enum_dims:
+        _check_shapes(found, enum_dims)
     shared = [n for n in model_sites if n in guide_sites]
     return Terms(
         sites=found,
@@ -231,8 +240,22 @@ def terms(
         num_rows=_num_rows(model_sites, guide_sites, batch),
         plate_nesting=nesting or 0,
         aligned=shared == [n for n in guide_sites if n in model_sites],
-        enum_dims={term.enum_dim: name for name, term in found.items() if term.enum_dim is not None},
+        enum_dims=enum_dims,
     )
+
+
+def _check_shapes(sites: Mapping[str, Term], enum_dims: Mapping[int, str]) -> None:
+    """PairError unless every dimension of a log-density is a plate's or an enumerated site's: others would be summed."""
+    for name, term in sites.items():
+        for side in (term.p, term.q):
+            shape = () if side is None else tuple(side.log_prob.shape)
+            known = set(enum_dims) if side is None else {*enum_dims, *(dim for _, dim in side.plates)}
+            if any(shape[dim] != 1 and dim not in known for dim in range(-len(shape), 0)):
+                raise PairError(
+                    f"Site {name!r} has a log-density of shape {shape} beside the enumerated {sorted(enum_dims.values())}, and "
+                    f"its plates and these explain dimensions {sorted(known)} only: put it into the plate of what it depends "
+                    "on, or declare the others part of one event with .to_event(n)."
+                )
 
 
 def with_densities(found: Terms, model_sites: Mapping[str, Any], guide: Mapping[str, Density]) -> Terms:
@@ -249,8 +272,12 @@ def with_densities(found: Terms, model_sites: Mapping[str, Any], guide: Mapping[
     return replace(found, sites=sites)
 
 
-def _marked(*traces: Any) -> bool:
-    return any(is_marked(node) for trace in traces for node in sample_sites(trace).values())
+def _sites(traces: tuple[Any, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    return sample_sites(traces[0]), sample_sites(traces[1])
+
+
+def _marked(*sides: Mapping[str, Any]) -> bool:
+    return any(is_marked(node) for sites in sides for node in sites.values())
 
 
 def _num_rows(model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any], batch: Mapping[str, Tensor]) -> int:
