@@ -23,7 +23,7 @@ from pyrovae.infer.minibatch import as_precision, low_precision
 from pyrovae.infer.objectives import Bound, Trace_ELBO, as_loss
 from pyrovae.infer.optimizers import as_optimizers
 from pyrovae.infer.tracing import Traced, watch
-from pyrovae.pair import Batch, Pair, fork_rng, is_marked, plate_nesting, run, sample_sites
+from pyrovae.pair import Batch, Pair, fork_rng, is_marked, modules, plate_nesting, run, sample_sites
 
 Rebuild = Callable[[Batch], Any]
 Objective = Callable[[Batch, Mapping[str, Tensor]], tuple[Tensor, Tensor]]
@@ -37,8 +37,9 @@ class SVI:
     """Stochastic variational inference for any Pyro program of static structure: `SVI(model, guide, optim, loss)`.
 
     A drop-in for `pyro.infer.SVI`: `step` takes a gradient step and returns the loss, -ELBO in nats with all scales in;
-    `evaluate_loss` only returns it. Parameters are those of Pyro's param store, found by running the program. Arguments may
-    be anything; of tensors only shape and dtype count, whatever else changes has the step traced anew.
+    `evaluate_loss` only returns it. Parameters are those that the program has in Pyro's param store, found by running it; a
+    program that has none there (pyro.module, pyro.param) trains those of its modules. Arguments may be anything; of tensors
+    only shape and dtype count, whatever else changes has the step traced anew.
 
     optim: a `pyro.optim` optimizer (its arguments a dict or a function of the parameter's name, which makes groups; SVIs
         that share it share its state), a torch optimizer, or a function from a list of tensors to one.
@@ -208,8 +209,9 @@ class _Step:
         """A step that finds the parameters, and shows errors of the program as they are."""
         with poutine.trace(param_only=True) as captured:
             elbo, loss = self.objective(inputs, {})
-        self.leaves = {name: leaf for name, leaf in _leaves(captured.trace).items() if leaf.requires_grad}
-        if loss.requires_grad:
+        found = _leaves(captured.trace) or _of_modules(Pair(self.svi.model, self.svi.guide))
+        self.leaves = {name: leaf for name, leaf in found.items() if leaf.requires_grad}
+        if loss.requires_grad and self.leaves:
             self.svi._optimizers.use(None)
             self.svi._optimizers.add(self.leaves)
             Eager(self._program()).descend(loss)
@@ -250,6 +252,11 @@ def _leaves(trace: Any) -> dict[str, Tensor]:
         leaf = node["value"].unconstrained() if hasattr(node["value"], "unconstrained") else node["value"]
         found.setdefault(id(leaf), (name, leaf))
     return dict(found.values())
+
+
+def _of_modules(pair: Pair) -> dict[str, Tensor]:
+    named = [(prefix + name, p) for prefix, m in modules(pair).items() for name, p in m.named_parameters()]
+    return {name: p for name, p in named if p.requires_grad}
 
 
 def _layout(pair: Pair) -> Layout:
