@@ -21,6 +21,8 @@ import pyro
 import torch
 from pyro.poutine import Trace
 from torch import Tensor, fx, nn
+from torch._guards import TracingContext, tracing
+from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.overrides import TorchFunctionMode
 
@@ -57,7 +59,9 @@ def capture(function: Callable[..., list[Tensor]], tensors: Sequence[Tensor]) ->
     numbers come from torch's generators at every call. Raises Untraceable where the function reads a tensor's value.
     """
     try:
-        with _NoHostReads(), warnings.catch_warnings():
+        # one fake mode for all of a trace's shapes: without it, make_fx builds a new one for every operation
+        shapes = tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True)))
+        with _NoHostReads(), shapes, warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*(trace|Tracer|graph).*")
             module = make_fx(function)(*tensors)
     except Exception as error:
