@@ -13,6 +13,7 @@ import pyro
 import pyro.infer
 import torch
 from pyro import poutine
+from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -50,7 +51,8 @@ class SVI:
     precision: "bfloat16" computes products of matrices in bfloat16.
 
     The first step with arguments of new shapes runs eagerly, with Pyro's validation where that is on; the second is traced
-    and compared with Pyro on both. Raises OptionError for what is not supported.
+    and compared with Pyro on both. A parameter that a step has no gradient for stays where it is, where Pyro's optimizers
+    move it by what they remember of earlier ones. Raises OptionError for what is not supported.
     """
 
     def __init__(
@@ -131,6 +133,8 @@ class SVI:
                 return -loss, loss
             pair = Pair(functools.partial(self.model, *args, **kwargs), functools.partial(self.guide, *args, **kwargs))
             if not found:
+                if isinstance(self.guide, AutoGuide) and self.guide.prototype_trace is None:
+                    self.guide._setup_prototype(*args, **kwargs)  # outside of the fork: its draws are Pyro's first
                 with fork_rng():
                     found.append(_layout(pair))
             bounds: list[Bound] = [self.loss(pair, {}, layout=found[0]) for _ in range(self._loops)]
@@ -178,7 +182,7 @@ class SVI:
             optimizers.whole().step()
         for leaf in used:
             leaf.grad = None
-        return torch.as_tensor(loss)
+        return torch.as_tensor(loss, dtype=torch.float64)
 
 
 class _Step:
@@ -261,10 +265,10 @@ def _of_modules(pair: Pair) -> dict[str, Tensor]:
 
 def _layout(pair: Pair) -> Layout:
     """How deep plates nest, and what is marked for enumeration, from one run."""
-    traces = run(pair, {})
-    marked = [name for trace in traces for name, node in sample_sites(trace).items() if is_marked(node)]
+    sides = [sample_sites(trace) for trace in run(pair, {})]
+    marked = [name for side in sides for name, node in side.items() if is_marked(node)]
     sites = tuple(Site(name, "latent", False, (), None, False, enumerated="guide") for name in dict.fromkeys(marked))
-    return Layout(sites, plate_nesting(*traces), {})
+    return Layout(sites, plate_nesting(*sides), {})
 
 
 def _signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Batch, Any, Rebuild]:
