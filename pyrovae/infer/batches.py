@@ -37,6 +37,10 @@ class Batches:
         dealt, self.queue = self.queue[: self.batch_size], self.queue[self.batch_size :]
         return dealt
 
+    def coming(self) -> list[Tensor]:
+        """The batches that are left to deal in this epoch."""
+        return list(self.queue[: len(self) * self.batch_size].split(self.batch_size)) if len(self) else []
+
     def state_dict(self) -> dict[str, Tensor]:
         return {"queue": self.queue.clone(), "generator": self.generator.get_state()}
 

@@ -12,6 +12,7 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from pyrovae.check import check_enumeration, check_fewer_rows, check_gradients, check_particles, describe
 from pyrovae.errors import DataError, OptionError
@@ -24,6 +25,7 @@ from pyrovae.infer.objectives import as_loss
 from pyrovae.infer.schedules import Schedule, Step, as_schedule, weights_at
 from pyrovae.infer.spec import to_spec
 from pyrovae.infer.splits import Split
+from pyrovae.infer.stream import Resident, Stream, is_streamed
 from pyrovae.infer.trainer import Callback, Trainer, rate_of
 from pyrovae.infer.validate import check_rows
 from pyrovae.pair import (
@@ -32,7 +34,6 @@ from pyrovae.pair import (
     evaluating,
     find_device,
     fork_rng,
-    num_rows,
     param_scope,
     place,
     take_rows,
@@ -76,7 +77,9 @@ def fit(
     the last live in a param store of this fit's own. Modules keep the mode, training or evaluation, that they are in.
 
     data: an array or tensor of rows for the model's first argument, or a dict of them by argument; floating arrays become
-        the default dtype. They are moved to the device whole.
+        the default dtype. They are moved to the device whole. A map-style `torch.utils.data.Dataset`, or a `DataLoader` of
+        one, is streamed: loaded batch by batch, with the loader's workers, while the device works; then only the first rows
+        are checked beforehand.
     batch_size: rows a step; None is 128, or all rows where there are fewer.
     learning_rate, optimizer: fused Adam at that rate, or a function from a list of leaf tensors to a torch optimizer.
     loss: `pv.Trace_ELBO(...)`, `pv.IWELBO(...)`, or Pyro's `Trace_ELBO`, `TraceEnum_ELBO` or `TraceMeanField_ELBO`, which
@@ -107,20 +110,24 @@ def fit(
     """
     epochs, batch_size, patience = _whole(epochs=epochs, batch_size=batch_size, patience=patience)
     _check_options(patience, validation, checkpoint, resume, clip_norm, learning_rate, callbacks, info)
-    batch = as_batch(pair, data)
+    where = find_device(device)
+    if isinstance(data, DataLoader) and batch_size is None:
+        batch_size = data.batch_size
+    source: Resident | Stream = (
+        Stream(pair, data, where) if is_streamed(data) else Resident(as_batch(pair, data), torch.device("cpu"))
+    )
     if seed is None:
         seed = int(_recorded(checkpoint, "seed") or 0) if resume else int(torch.randint(2**31, ()))
     held_out, split = None, None
     if isinstance(validation, (int, float)):
-        split = Split(num_rows(batch), test_fraction=0.0, validation_fraction=float(validation), seed=seed)
-        held_out, batch = take_rows(batch, split.validation), take_rows(batch, split.train)
+        split = Split(source.num_rows, test_fraction=0.0, validation_fraction=float(validation), seed=seed)
+        held_out, source = source.take(split.validation), source.subset(split.train)
     elif validation is not None:
-        held_out = as_batch(pair, validation)
-    rows = num_rows(batch)
+        held_out = Stream(pair, validation, where).take() if is_streamed(validation) else as_batch(pair, validation)
+    rows = source.num_rows
     batch_size = min(128, rows) if batch_size is None else batch_size
     if batch_size > rows:
         raise DataError(f"batch_size={batch_size} is larger than the {rows} training rows: use at most {rows}.")
-    where = find_device(device)
     objective = as_loss(loss)
     settings = {
         "epochs": epochs,
@@ -139,8 +146,8 @@ def fit(
     with fork_rng(), param_scope(fitted.store):
         torch.manual_seed(seed)
         place(pair, where)
-        batch = {name: value.to(where) for name, value in batch.items()}
-        first = take_rows(batch, slice(0, batch_size))
+        source.place(where)
+        first = source.take(torch.arange(batch_size))
         if transform is not None and not isinstance(transform_once(first, transform), dict):
             raise OptionError("transform takes a batch, a dict of tensors, and returns one: {**batch, 'x': changed}.")
         if held_out is not None:
@@ -149,7 +156,8 @@ def fit(
             with pyro.validation_enabled(False):  # check_rows has the better words for unfit data
                 fitted.layout = describe(pair, transform_once(first, transform))
             place(pair, where)
-            _check_all(pair, first, [batch] if held_out is None else [batch, held_out], transform)
+            seen = [first if source.rows is None else source.rows, *([] if held_out is None else [held_out])]
+            _check_all(pair, first, seen, transform)
             if fitted.layout.enumerates:
                 check_enumeration(pair, transform_once(take_rows(first, slice(0, 2)), transform), fitted.layout)
             if getattr(objective, "num_particles", 1) > 1:
@@ -165,7 +173,14 @@ def fit(
         program = Program(
             pair=pair,
             objective=MinibatchLoss(
-                pair, objective, rows, fitted.layout, batch, transform=transform, penalty=penalty, precision=precision
+                pair,
+                objective,
+                rows,
+                fitted.layout,
+                source.rows,
+                transform=transform,
+                penalty=penalty,
+                precision=precision,
             ),
             parameters=leaves,
             optimizer=_make_optimizer(optimizer, list(leaves.values()), learning_rate),
@@ -176,7 +191,7 @@ def fit(
         if resume and engine == "auto":
             engine = _recorded(checkpoint, "engine") or engine
         chosen = choose_engine(engine, where, steps.total)
-        trainer = Trainer(fitted, program, scheduled, steps, batch, held_out, chosen)
+        trainer = Trainer(fitted, program, scheduled, steps, source, held_out, chosen)
         settings |= {
             "engine": chosen,
             "precision": precision,
@@ -186,7 +201,9 @@ def fit(
         }
         folder = None
         if checkpoint is not None:
-            identity = {**settings, "data": fingerprint(batch), "validation": fingerprint(held_out or {})}
+            identity = {**settings, "data": source.fingerprint(), "validation": fingerprint(held_out or {})}
+            if precision == "float32":
+                del identity["precision"]  # of no run before it could be chosen
             if schedule is None:
                 del identity["epochs"]  # without a schedule, a longer fit begins as a shorter one does
             if resume:

@@ -21,6 +21,7 @@ from pyrovae.infer.engine import Program, make_engine
 from pyrovae.infer.fitted import EVALUATION_SEED, Fit, transform_once
 from pyrovae.infer.objectives import global_bound, row_bounds
 from pyrovae.infer.schedules import Schedule, Step, weights_at
+from pyrovae.infer.stream import Resident, Stream
 from pyrovae.infer.terms import terms
 from pyrovae.infer.tracing import Traced
 from pyrovae.pair import Batch, fork_rng, named_tensors, num_rows, take_rows
@@ -37,7 +38,7 @@ class Trainer:
         program: Program,
         schedule: Schedule,
         steps: Step,
-        rows: Batch,
+        source: Resident | Stream,
         held_out: Batch | None,
         engine: str,
     ) -> None:
@@ -46,9 +47,9 @@ class Trainer:
         self.evaluate = Traced(self._bounds, (fitted.pair,)) if engine != "eager" else self._bounds
         self.steps = steps
         self.weights = weights_at(schedule, steps).keys()
-        self.device = next(iter(rows.values())).device
+        self.source, self.device = source, source.device
         settings = fitted.settings
-        self.num_rows = num_rows(rows)
+        self.num_rows = source.num_rows
         self.batches = Batches(self.num_rows, settings["batch_size"], settings["seed"], self.device)
         self.epochs, self.patience = settings["epochs"], settings["patience"]
         self.step = 0
@@ -79,6 +80,7 @@ class Trainer:
                 if not self.in_epoch:
                     self.batches.begin_epoch()
                     self.engine.begin_epoch()
+                    self.source.begin(self.batches.coming())
                     self.in_epoch = True
                 while len(self.batches) and not interrupted.is_set():
                     self._step()
@@ -117,7 +119,7 @@ class Trainer:
         weights = weights_at(self.schedule, self.steps._replace(number=self.step))
         if weights.keys() != self.weights:
             raise OptionError(f"A schedule must give the same weights at every step; at step {self.step}: {weights}.")
-        self.epoch_elbos.append(self.engine.step({"index": self.batches.deal()}, weights))
+        self.epoch_elbos.append(self.engine.step(self.source.inputs(self.batches.deal()), weights))
         self.step += 1
 
     def _end_epoch(self, folder: Path | None) -> None:
@@ -243,6 +245,7 @@ class Trainer:
         self.engine.rebind()
         self.engine.begin_epoch()
         self.batches.load_state_dict(part("batches/"))
+        self.source.begin(self.batches.coming())
         torch.set_rng_state(tensors["rng/cpu"])
         if self.device.type == "cuda" and "rng/cuda" in tensors:
             torch.cuda.set_rng_state(tensors["rng/cuda"], self.device)

@@ -1,0 +1,146 @@
+"""Data that stay where they are: a Dataset or DataLoader is streamed through the same engine, to the same result."""
+
+from pathlib import Path
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+import pyrovae as pv
+import pyrovae.families as fam
+
+
+def rows(n: int = 40) -> Tensor:
+    torch.manual_seed(5)
+    return torch.bernoulli(torch.full((n, 6), 0.4))
+
+
+def vae() -> pv.VAE:
+    torch.manual_seed(0)
+    return pv.VAE(
+        prior=pv.priors.StandardNormal(2),
+        likelihood=pv.mlp(2, fam.Bernoulli(6), hidden=(8,)),
+        encoder=pv.mlp(6, fam.Normal(2), hidden=(8,)),
+    )
+
+
+class Lazy(Dataset[Any]):
+    """Rows made one at a time, as from a file: `form` says as what."""
+
+    def __init__(self, x: Tensor, form: str = "tensor") -> None:
+        self.x, self.form, self.asked = x, form, 0
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, i: int) -> Any:
+        self.asked += 1
+        x = self.x[i]
+        return {"tensor": x, "array": x.double().numpy(), "tuple": (x, i % 3), "dict": {"x": x}}[self.form]
+
+
+def history(fit: pv.Fit) -> list[float]:
+    return [row[name] for row in fit.history for name in ("elbo", "validation_elbo") if name in row]
+
+
+OPTIONS: dict[str, Any] = {"epochs": 3, "batch_size": 12, "seed": 1, "learning_rate": 0.01}
+
+
+@pytest.mark.parametrize("engine", ["eager", "traced"])
+@pytest.mark.parametrize("form", ["tensor", "array", "tuple", "dict"])
+def test_a_streamed_fit_is_the_resident_one(form: str, engine: str) -> None:
+    """The same order of rows, the same noise, the same weights, bit for bit; a label that the model does not take is left."""
+    x = rows()
+    one, two = vae(), vae()
+    resident = pv.fit(one, x, engine=engine, validation=0.25, **OPTIONS)
+    data = Lazy(x, form)
+    streamed = pv.fit(two, data, engine=engine, validation=0.25, **OPTIONS)
+    assert history(streamed) == history(resident)
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values()))
+    assert data.asked > 3 * 24 and streamed.settings["validation_split"] == resident.settings["validation_split"]
+
+
+def test_a_loaders_workers_and_collate_are_used() -> None:
+    x = rows()
+    one, two = vae(), vae()
+    pv.fit(one, 1 - x, **OPTIONS)
+    loader = DataLoader(
+        TensorDataset(x), batch_size=12, num_workers=1, collate_fn=lambda items: 1 - torch.stack([i[0] for i in items])
+    )
+    options = {k: v for k, v in OPTIONS.items() if k != "batch_size"}  # the loader's
+    fit = pv.fit(two, loader, **options)
+    assert fit.settings["batch_size"] == 12
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values()))
+
+
+@pytest.mark.parametrize("stop", [1, 2])
+def test_a_streamed_fit_resumes_bit_for_bit(tmp_path: Path, stop: int) -> None:
+    x = Lazy(rows())
+    options = {**OPTIONS, "epochs": 4, "schedule": pv.schedules.kl_warmup(3)}
+    whole, again = vae(), vae()
+    true = pv.fit(whole, x, **options)
+    run = tmp_path / "run"
+    pv.fit(vae(), x, checkpoint=run, callbacks=[lambda f: len(f.history) == stop], **options)
+    found = pv.fit(again, x, checkpoint=run, resume=True, **options)
+    assert history(found) == history(true)
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), again.state_dict().values()))
+    with pytest.raises(pv.CheckpointError, match="other data"):
+        pv.fit(vae(), Lazy(1 - rows()), checkpoint=run, resume=True, **options)
+
+
+def test_several_arguments_and_a_transform() -> None:
+    class Conditional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(3, 6))
+
+        def model(self, x: Tensor, y: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Normal(self.weight[y], 1.0).to_event(1), obs=x)
+
+        def guide(self, x: Tensor, y: Tensor) -> None:
+            pass
+
+    x = rows()
+    data = TensorDataset(x, torch.arange(40) % 3)
+    options: dict[str, Any] = {**OPTIONS, "transform": lambda b: {**b, "x": 2 * b["x"] + torch.rand_like(b["x"])}}
+    one, two = Conditional(), Conditional()
+    pv.fit(one, {"x": x, "y": torch.arange(40) % 3}, **options)
+    pv.fit(two, data, **options)
+    assert torch.equal(one.weight, two.weight) and bool((one.weight != 0).all())
+
+
+class Endless(IterableDataset[Tensor]):
+    def __iter__(self) -> Any:
+        while True:
+            yield torch.zeros(6)
+
+
+BAD: dict[str, tuple[Any, str]] = {
+    "no order": (Endless(), "Endless has no length and no order.*map-style"),
+    "empty": (TensorDataset(torch.empty(0, 6)), "empty"),
+    "too few": (Lazy(rows()), "batch_size=50 is larger than the 40"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_cannot_be_streamed_is_refused(name: str) -> None:
+    data, match = BAD[name]
+    with pytest.raises(pv.DataError, match=match):
+        pv.fit(vae(), data, epochs=1, batch_size=50)
+
+
+def test_values_outside_the_support_are_found_in_the_first_rows() -> None:
+    with pytest.raises(pv.DataError, match="outside the support"):
+        pv.fit(vae(), Lazy(rows() + 0.5), **OPTIONS)
+
+
+def test_nothing_is_drawn_from_the_callers_state() -> None:
+    pair, data = vae(), Lazy(rows())
+    before = torch.get_rng_state()
+    pv.fit(pair, data, **OPTIONS)
+    assert torch.equal(before, torch.get_rng_state())
