@@ -10,6 +10,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 SAYS = {
     "vae_digits.py": "active units: ",
     "own_prior.py": "Student-t is better by ",
+    "drop_in_svi.py": "largest relative difference of an epoch's loss: ",
     "plain_functions.py": "probabilistic PCA in closed form: ",
 }
 

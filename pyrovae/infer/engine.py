@@ -138,6 +138,7 @@ class Traced:
         self.other: Batch | None = None  # a second batch to compare on; None makes one of the first
         self._stale = True
         self._retraced = False
+        self._vectors: dict[int, Tensor] = {}
         self._watch: dict[str, Any] = {}
 
     # the step
@@ -222,9 +223,13 @@ class Traced:
     def _tensors(self, inputs: Batch, weights: Mapping[str, float]) -> list[Tensor]:
         return [self._numbers(weights), *inputs.values(), *self._leaves, *self._buffers]
 
-    def _numbers(self, weights: Mapping[str, float]) -> Tensor:
-        values = [weights[name] for name in self.program.weights]
-        return _vector(values or [1.0], self._leaves[0].device)
+    def _numbers(self, weights: Mapping[str, float], more: Sequence[float] = ()) -> Tensor:
+        """What changes from step to step, written into the vector that the graph reads."""
+        values = [*(weights[name] for name in self.program.weights), *more] or [1.0]
+        if len(values) not in self._vectors:
+            self._vectors[len(values)] = torch.zeros(len(values), dtype=torch.float64, device=self._leaves[0].device)
+        _write(self._vectors[len(values)], values)
+        return self._vectors[len(values)]
 
     # words
 
@@ -328,13 +333,11 @@ class Compiled(Traced):
 
     def _flat(self, inputs: Batch, weights: Mapping[str, float]) -> list[Tensor]:
         assert self.graph is not None
+        numbers = [1.0] * (AdamUpdate.NUMBERS * len(self.update.steps)) if self.update is not None else []
+        state = self.update.state if self.update is not None else []
         leaves = [leaf.detach() for leaf in self._leaves]
-        numbers = [weights[name] for name in self.program.weights]
-        if self.update is not None:
-            numbers += [1.0] * (AdamUpdate.NUMBERS * len(self.update.steps))
-        self._scalars = _vector(numbers or [1.0], leaves[0].device)
-        state = self.update.state if self.update else []
-        return [self._scalars, *inputs.values(), *leaves, *self._buffers, *self.graph.captured, *state]
+        first = self._numbers(weights, numbers)
+        return [first, *inputs.values(), *leaves, *self._buffers, *self.graph.captured, *state]
 
     @property
     def _changing(self) -> list[Tensor]:
@@ -349,11 +352,7 @@ class Compiled(Traced):
             self._prepare(inputs, weights)
         if self._given_up:
             return super()._run(inputs, weights)
-        numbers = [weights[name] for name in self.program.weights]
-        if self.update is not None:
-            numbers += self.update.advance()
-        if numbers:
-            _write(self._scalars, numbers)
+        self._bound[0] = self._numbers(weights, self.update.advance() if self.update is not None else ())
         elbo, *grads = self._replay(inputs)
         if self.update is None:
             _apply(self.program.optimizer, self._leaves, self._used, grads)
@@ -381,13 +380,22 @@ class Graphed(Compiled):
 
     name = "graphed"
 
+    def __init__(self, program: Program) -> None:
+        super().__init__(program)
+        self._static: Batch = {}
+        self._key_recorded: Any = None
+
     def _bind(self, inputs: Batch, weights: Mapping[str, float]) -> None:
         if any(t.device.type != "cuda" for t in (*self._leaves, *inputs.values())):
             raise OptionError("engine='graphed' records CUDA graphs; the pair or its rows are not on a CUDA device.")
-        self._static = {name: value.clone() for name, value in inputs.items()}
+        if not self._static:
+            self._static = {name: value.clone() for name, value in inputs.items()}
         super()._bind(self._static, weights)
         whole, bound = self.whole, self._bound
         assert whole is not None
+        key = (id(whole), *(t.data_ptr() for t in bound))
+        if key == self._key_recorded:  # a graph plays for as long as everything is where it was
+            return
         with undone(self._changing), torch.no_grad():
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
@@ -398,6 +406,7 @@ class Graphed(Compiled):
             self._recorded = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self._recorded):
                 self._results = list(whole(*bound))
+        self._key_recorded = key
 
     def _replay(self, inputs: Batch) -> list[Tensor]:
         for name, value in inputs.items():
@@ -446,10 +455,6 @@ def set_rates(optimizer: torch.optim.Optimizer, weights: Mapping[str, float]) ->
 
 
 # --- pieces ----------------------------------------------------------------------------------------------------------
-
-
-def _vector(values: Sequence[float], device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64, device=device)
 
 
 def _write(vector: Tensor, values: Sequence[float]) -> None:
