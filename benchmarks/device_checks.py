@@ -2,24 +2,27 @@
 
     python benchmarks/device_checks.py --device cuda
 
-Fits, resumes, evaluates, generates, saves and loads on the device; on CUDA every step runs under PyTorch's check that raises
-when the host waits for the device. Prints a line a check, exits with 1 if one fails, writes
+Fits, resumes, evaluates, generates, saves and loads on the device, in every engine that it has; on CUDA every step runs under
+PyTorch's check that raises when the host waits for the device. Prints a line a check, exits with 1 if one fails, writes
 benchmarks/results/device_checks_DEVICE.json.
 """
 
 import argparse
+import contextlib
 import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
-from torch import Tensor
+from pyro.infer.autoguide import AutoNormal
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import pyrovae as pv
 from pyrovae import families as fam
@@ -54,6 +57,23 @@ def plain_functions() -> pv.Pair:
     return pv.Pair(model, guide)
 
 
+class Classes(nn.Module):
+    """p(y) p(x | y) with a guide q(y | x) that is summed out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rates, self.classifier = nn.Parameter(torch.randn(3, 30)), nn.Linear(30, 3)
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Categorical(logits=x.new_zeros(3)))
+            pyro.sample("x", dist.Poisson(self.rates[y].exp()).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Categorical(logits=self.classifier(x)), infer={"enumerate": "parallel"})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
@@ -62,6 +82,7 @@ def main() -> None:
     options: dict[str, Any] = {"epochs": 4, "batch_size": 64, "seed": 0, "device": device, "clip_norm": 10.0}
     options["schedule"] = [pv.schedules.one_cycle(1e-2), pv.schedules.kl_warmup(2)]
     results: dict[str, str] = {}
+    names = ["eager", "traced", "compiled", *(["graphed"] if device.type == "cuda" else [])]
 
     def check(name: str, run: Callable[[], str]) -> None:
         began = time.perf_counter()
@@ -82,33 +103,101 @@ def main() -> None:
         return f"bare params on {one.device}: ELBO {one.history[-1]['elbo']:.3f}"
 
     def no_waiting() -> str:
-        step = engine.Eager.step
+        """Every step as an engine runs it; the comparison at an epoch's first step, which waits, is left out."""
 
-        def watched(self: engine.Eager, index: Tensor, weights: Any) -> Tensor:
+        @contextlib.contextmanager
+        def forbidden() -> Iterator[None]:
             if device.type == "cuda":
                 torch.cuda.set_sync_debug_mode("error")
             try:
-                return step(self, index, weights)
+                yield
             finally:
                 if device.type == "cuda":
                     torch.cuda.set_sync_debug_mode("default")
 
-        engine.Eager.step = watched  # type: ignore[method-assign]
+        def watched(inner: Any) -> Any:
+            def step(*args: Any) -> Tensor:
+                first = getattr(args[0], "_stale", False) or not getattr(args[0], "_bound", True)
+                with contextlib.nullcontext() if first else forbidden():
+                    return inner(*args)
+
+            return step
+
+        kinds = (engine.Eager, engine.Traced)
+        steps = [kind.step for kind in kinds]
+        count = 0
         try:
-            for family in (
-                fam.BetaBinomial(30, 9),
-                fam.Binomial(30, 9),
-                fam.Normal(30),
-                fam.Normal(30, scale="shared"),
-            ):
-                pv.fit(vae(family), x, **options)
-                pv.fit(vae(family), x, **{**options, "loss": pv.Trace_ELBO(num_particles=3)})
-            for prior in (pv.priors.MixtureOfNormals(5), dist.Normal(torch.zeros(5), 1.0).to_event(1)):
-                pv.fit(vae(prior=prior), x, **options)
-            pv.fit(vae(fam.Bernoulli(30)), x / 9, **options, transform=pv.transforms.Binarize())
+            for kind in kinds:
+                kind.step = watched(kind.step)  # type: ignore[method-assign]
+            for name in names:
+                families = (
+                    fam.BetaBinomial(30, 9),
+                    fam.Binomial(30, 9),
+                    fam.Normal(30),
+                    fam.Normal(30, scale="shared"),
+                )
+                for family in families if name in ("eager", "traced") else families[:1]:
+                    pv.fit(vae(family), x, **options, engine=name)
+                    count += 1
+                pv.fit(vae(), x, **options, engine=name, loss=pv.Trace_ELBO(num_particles=3))
+                pv.fit(vae(), x, **options, engine=name, loss=pv.IWELBO(3))
+                mixture = pv.priors.MixtureOfNormals(5)
+                binary = pv.transforms.Binarize()
+                pv.fit(vae(fam.Bernoulli(30), mixture), x / 9, **options, engine=name, transform=binary)
+                count += 3
         finally:
-            engine.Eager.step = step  # type: ignore[method-assign]
-        return "11 fits, every step" if device.type == "cuda" else "11 fits (the check itself needs CUDA)"
+            for kind, step in zip(kinds, steps):
+                kind.step = step  # type: ignore[method-assign]
+        return f"{count} fits, every step" if device.type == "cuda" else f"{count} fits (the check itself needs CUDA)"
+
+    def engines() -> str:
+        """All from one seed, with the eager noise: the same losses."""
+        found = {}
+        with torch._inductor.config.patch(fallback_random=True):
+            for name in names:
+                fitted = pv.fit(vae(), x, **options, engine=name)
+                assert fitted.settings["engine"] == name and "engine_notes" not in fitted.settings, fitted.settings
+                found[name] = fitted.history[-1]["elbo"]
+        worst = max(abs(value - found["eager"]) / abs(found["eager"]) for value in found.values())
+        assert worst < 1e-4, found
+        return f"{', '.join(found)} differ by at most {worst:.1e}"
+
+    def enumerated() -> str:
+        elbos = []
+        for name in names:
+            torch.manual_seed(0)
+            elbos.append(pv.fit(Classes(), x, **{**options, "epochs": 30}, engine=name).history[-1]["elbo"])
+        assert max(elbos) - min(elbos) < 0.5, elbos
+        return f"classes summed out: ELBO {', '.join(f'{e:.2f}' for e in elbos)}"
+
+    def half() -> str:
+        name = names[-1]
+        full, low = (pv.fit(vae(), x, **options, engine=name, precision=p) for p in ("float32", "bfloat16"))
+        a, b = full.history[-1]["elbo"], low.history[-1]["elbo"]
+        assert abs(a - b) < 0.02 * abs(a), (a, b)
+        return f"{name}: ELBO {a:.3f} in float32, {b:.3f} with products in bfloat16"
+
+    def streamed() -> str:
+        loader = DataLoader(TensorDataset(x), batch_size=64, num_workers=1)
+        one, two = vae(), vae()
+        pv.fit(one, x, **options)
+        pv.fit(two, loader, **options)
+        worst = max((a - b).abs().max().item() for a, b in zip(one.parameters(), two.parameters()))
+        assert worst < 1e-4, worst
+        return f"streamed by way of pinned memory: weights differ by at most {worst:.1e} from the resident fit's"
+
+    def drop_in() -> str:
+        rows = x.to(device)
+        ends = []
+        for kind in (pyro.infer.SVI, pv.SVI):
+            with pyro.get_param_store().scope():
+                net = vae().to(device)
+                pyro.module("vae", net)
+                guide = AutoNormal(net.model)
+                pyro.set_rng_seed(0)
+                svi = kind(net.model, guide, pyro.optim.Adam({"lr": 1e-3}), pyro.infer.Trace_ELBO())
+                ends.append([svi.step(rows) for _ in range(20)][-1])
+        return f"loss after 20 steps {ends[0]:.1f} with Pyro's SVI, {ends[1]:.1f} with ours"
 
     def resumes() -> str:
         with tempfile.TemporaryDirectory() as folder:
@@ -146,6 +235,11 @@ def main() -> None:
     check("fit", on_device)
     check("bare params", bare_params)
     check("no step waits for the device", no_waiting)
+    check("engines", engines)
+    check("enumeration", enumerated)
+    check("bfloat16", half)
+    check("stream", streamed)
+    check("pyrovae.SVI", drop_in)
     check("resume", resumes)
     check("save, load, CPU and back", crosses)
     check("generate, reconstruct, posterior", questions)

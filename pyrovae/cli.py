@@ -85,6 +85,9 @@ def fit(
     seed: Annotated[int, typer.Option(help="Of weights, split, shuffling and noise.")] = 0,
     data_root: DataRoot = None,
     device: Device = "auto",
+    engine: Annotated[
+        str, typer.Option(help="How a step is run: auto, eager, traced, compiled, or graphed on CUDA.")
+    ] = "auto",
     force: Annotated[bool, typer.Option("--force", help="Replace the run in the folder.")] = False,
     resume: Annotated[Path | None, typer.Option(help="Go on with the unfinished run in this folder.")] = None,
 ) -> None:
@@ -119,7 +122,7 @@ def fit(
         dataset = load(str(source), data_root=data_root, label=label)
         where = folder or runs.claim_default(dataset.name)
         fitted, rows = _watched(
-            where, lambda: runs.fit_run(dataset, options, where, force=force, device=device, say=_tell)
+            where, lambda: runs.fit_run(dataset, options, where, force=force, device=device, engine=engine, say=_tell)
         )
     if fitted.stopped:
         out.print(f"Stopped: {fitted.stopped}.", highlight=False)

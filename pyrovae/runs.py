@@ -58,6 +58,7 @@ def fit_run(
     force: bool = False,
     resume: bool = False,
     device: str = "auto",
+    engine: str = "auto",
     progress: bool = True,
     say: Callable[[str], None] | None = None,
 ) -> tuple[Fit, Rows]:
@@ -97,6 +98,7 @@ def fit_run(
         force=force,
         seed=options.seed,
         device=device,
+        engine=engine,
         progress=progress,
         info=recorded,
     )

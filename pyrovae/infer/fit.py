@@ -188,7 +188,7 @@ def fit(
             clip=None if clip_norm is None else functools.partial(clip_by_norm, largest=clip_norm),
             watched=(objective, transform, penalty),
         )
-        if resume and engine == "auto":
+        if resume and engine == "auto" and _recorded(checkpoint, "device") == where.type:
             engine = _recorded(checkpoint, "engine") or engine
         chosen = choose_engine(engine, where, steps.total)
         trainer = Trainer(fitted, program, scheduled, steps, source, held_out, chosen)

@@ -268,7 +268,10 @@ class Trainer:
         """Go on with the fit in a folder. CheckpointError when anything that shapes the fit is not as it was."""
         store.read_run(folder)
         tensors, notes = store.read_state(folder)
-        differing = [k for k in identity if k not in ("device", "torch") and notes["identity"].get(k) != identity[k]]
+        free = {"device", "torch"}
+        if notes["identity"].get("device") != identity.get("device"):
+            free.add("engine")  # each device has its own
+        differing = [k for k in identity if k not in free and notes["identity"].get(k) != identity[k]]
         if differing:
             was, now = notes["identity"].get(differing[0]), identity[differing[0]]
             raise CheckpointError(
