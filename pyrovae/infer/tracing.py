@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import traceback
 import types
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,8 +60,7 @@ def capture(function: Callable[..., list[Tensor]], tensors: Sequence[Tensor]) ->
     try:
         # one fake mode for all of a trace's shapes: without it, make_fx builds a new one for every operation
         shapes = tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True)))
-        with _NoHostReads(), shapes, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*(trace|Tracer|graph).*")
+        with _NoHostReads(), shapes:
             module = make_fx(function)(*tensors)
     except Exception as error:
         raise Untraceable(explain(error)) from error
@@ -194,10 +192,11 @@ class Traced:
         self.graph: Graph | None = None
         self.refused = False
         self._mark: dict[str, Any] = {}
+        self._unchanged: Callable[[], bool] = lambda: False
 
     def __call__(self, batch: dict[str, Tensor]) -> list[Tensor]:
         tensors = list(batch.values())
-        if not self.refused:
+        if not self.refused and (self.graph is None or not self._unchanged()):
             mark = fingerprint(*self.watched)
             if self.graph is None or changed(self._mark, mark):
                 names = list(batch)
@@ -207,6 +206,7 @@ class Traced:
                     self._mark = steady(mark, fingerprint(*self.watched))
                 except Untraceable:
                     self.refused = True
+            self._unchanged = watch(*self.watched)
         return self.function(batch) if self.refused or self.graph is None else self.graph(*tensors)
 
 
