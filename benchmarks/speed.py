@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import datetime
 import gzip
 import json
@@ -294,33 +295,39 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="pyrovae-speed-"))
     began = time.perf_counter()
+    cases: dict[str, Any] = {}
+
+    def written() -> dict[str, Any]:
+        result: dict[str, Any] = {
+            "date": datetime.date.today().isoformat(),
+            "device": options.device,
+            "machine": machine(options),
+            "rows": what,
+            "smoke": options.smoke,
+            "rounds": options.rounds,
+            "job_rounds": options.job_rounds,
+            "versions": runner.versions,
+            "seconds": round(time.perf_counter() - began),
+            "cases": copy.deepcopy(cases),
+        }
+        report.summarise(result)
+        (out / f"{stem}.json").write_text(json.dumps(result, indent=1) + "\n")
+        report.plot(result, out / f"{stem}.png")
+        return result
+
+    stem = f"speed-{options.device}" + ("-smoke" if options.smoke else "")
     try:
         rows, what = prepare(options, folder)
         say(f"Rows: {what}")
         runner = Runner(options, folder, rows)
-        cases: dict[str, Any] = {}
         for key in options.cases:
             say(f"Case {key}: {CASES[key].title}")
             case = smaller(CASES[key]) if options.smoke else CASES[key]
             cases[key] = runner.jobs(case) if key == "e" else runner.steps(case)
+            result = written()  # case by case: what is measured is kept
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    result: dict[str, Any] = {
-        "date": datetime.date.today().isoformat(),
-        "device": options.device,
-        "machine": machine(options),
-        "rows": what,
-        "smoke": options.smoke,
-        "rounds": options.rounds,
-        "versions": runner.versions,
-        "seconds": round(time.perf_counter() - began),
-        "cases": cases,
-    }
-    report.summarise(result)
     print(report.tables(result))
-    stem = f"speed-{options.device}" + ("-smoke" if options.smoke else "")
-    (out / f"{stem}.json").write_text(json.dumps(result, indent=1) + "\n")
-    report.plot(result, out / f"{stem}.png")
     say(f"{out / stem}.json and .png, {result['seconds']} s")
 
 

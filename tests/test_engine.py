@@ -452,7 +452,7 @@ def test_a_step_that_keeps_changing_is_not_compiled_for_ever() -> None:
 
 
 def test_what_does_not_compile_goes_on_traced(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*args: Any) -> Any:
+    def fail(*args: Any, **options: Any) -> Any:
         raise RuntimeError("no compiler today")
 
     monkeypatch.setattr(torch._inductor, "compile", fail)
