@@ -1,6 +1,6 @@
 """Engines: one step run in several ways gives one result, and what cannot be traced is noticed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,6 @@ from pyrovae.infer import tracing
 from pyrovae.infer.engine import choose_engine, has_compiler
 
 compiles = pytest.mark.skipif(not has_compiler(), reason="TorchInductor needs a C++ compiler")
-
-
-@pytest.fixture
-def eager_noise() -> Iterator[None]:
-    """Compiled noise from the eager generator, so that engines can be compared draw by draw."""
-    with torch._inductor.config.patch(fallback_random=True):
-        yield
 
 
 class Noisy(nn.Module):
@@ -87,7 +80,6 @@ SCHEDULE = [pv.schedules.one_cycle(0.02), pv.schedules.kl_warmup(4)]
 
 @compiles
 @pytest.mark.parametrize("make", [vae, Noisy])
-@pytest.mark.usefixtures("eager_noise")
 def test_engines_follow_the_same_losses(make: Callable[[], Any]) -> None:
     """50 steps from one seed, with both schedules, clipping, a transform and a penalty: losses to 1e-5."""
     options: dict[str, Any] = {
@@ -106,7 +98,6 @@ def test_engines_follow_the_same_losses(make: Callable[[], Any]) -> None:
 
 
 @compiles
-@pytest.mark.usefixtures("eager_noise")
 def test_engines_reach_the_same_parameters_in_double_precision() -> None:
     def make() -> Any:
         return vae().double()
@@ -128,7 +119,6 @@ ADAMS: dict[str, Callable[[list[Tensor]], torch.optim.Optimizer]] = {
 
 @compiles
 @pytest.mark.parametrize("name", ADAMS)
-@pytest.mark.usefixtures("eager_noise")
 def test_adam_in_the_graph_is_torchs(name: str) -> None:
     """Weights and the optimizer's whole state, under torch's names."""
     made: list[torch.optim.Optimizer] = []
@@ -150,7 +140,6 @@ def test_adam_in_the_graph_is_torchs(name: str) -> None:
 
 
 @compiles
-@pytest.mark.usefixtures("eager_noise")
 def test_other_optimizers_step_outside_the_graph_and_the_fit_says_so(caplog: pytest.LogCaptureFixture) -> None:
     options: dict[str, Any] = {"optimizer": lambda p: torch.optim.RMSprop(p, lr=0.01), "epochs": 2}
     true, _, _ = fitted(vae, "eager", **options)
