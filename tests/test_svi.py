@@ -498,6 +498,25 @@ def test_an_attribute_changed_between_steps_is_seen_at_the_next() -> None:
     assert ends[1] == pytest.approx(ends[0], rel=1e-12)
 
 
+def test_a_cleared_store_begins_anew() -> None:
+    """As in Pyro: after clear_param_store the program makes new parameters, and they are the ones that train."""
+
+    def model(x: Tensor) -> None:
+        m = pyro.param("m", torch.zeros((), dtype=torch.float64))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(m, 1.0).expand([PIXELS]).to_event(1), obs=x)
+
+    x = rows(reals=True) + 3
+    svi = pv.SVI(model, lambda x: None, adam(), Trace_ELBO())
+    first = [svi.step(x) for _ in range(5)]
+    evaluated = [svi.evaluate_loss(x) for _ in range(3)][-1]
+    pyro.clear_param_store()
+    assert svi.evaluate_loss(x) == pytest.approx(first[0]) and evaluated < first[-1]
+    again = [svi.step(x) for _ in range(5)]
+    assert again == pytest.approx(first, rel=1e-12)
+    assert float(pyro.param("m").detach()) == pytest.approx(0.05, rel=1e-3)
+
+
 def test_modules_train_where_a_program_registers_none() -> None:
     pair = Shifted()
     svi = pv.SVI(pair.model, pair.guide, adam(), Trace_ELBO())

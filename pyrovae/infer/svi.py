@@ -87,6 +87,7 @@ class SVI:
         self._steps: dict[Any, _Step] = {}
         self._evaluations: dict[Any, Traced] = {}
         self._told = False
+        self._stored: dict[str, Tensor] = {}  # the parameters in Pyro's store that steps were made with
 
     @property
     def optimizer(self) -> torch.optim.Optimizer | None:
@@ -102,15 +103,20 @@ class SVI:
         """`step` that does not wait for the device: the loss as a 0-d tensor."""
         if self.pyro_loss is not None:
             return self._pyro_step(args, kwargs)
+        self._keep_to_the_store()
         inputs, key, rebuild = _signature(args, kwargs)
         step = self._steps.get(key) or self._new_step(key, inputs, rebuild)
-        return step(inputs)
+        loss = step(inputs)
+        if step.stored:
+            self._stored.update(step.leaves)
+        return loss
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
         """The loss, -ELBO in nats, without a step."""
         with torch.no_grad():
             if self.pyro_loss is not None:
                 return float(self.pyro_loss.loss(self.model, self.guide, *args, **kwargs))
+            self._keep_to_the_store()
             inputs, key, rebuild = _signature(args, kwargs)
             if key in self._evaluations:
                 with pyro.validation_enabled(False):
@@ -118,9 +124,16 @@ class SVI:
             objective = self._objective(rebuild)
             # before any trace: parameters are made, with Pyro's validation where that is on
             loss = -objective(inputs, {})[0]
-            if self.engine != "eager" and inputs and len(self._evaluations) < MOST_SIGNATURES:
+            traceable = inputs and not _has_arrays(rebuild(inputs)) and len(self._evaluations) < MOST_SIGNATURES
+            if self.engine != "eager" and traceable:
                 self._evaluations[key] = Traced(lambda batch: [-objective(batch, {})[0]], (self.model, self.guide))
             return loss.item()
+
+    def _keep_to_the_store(self) -> None:
+        """Forget what was traced where the store has been cleared, loaded or swapped: other tensors are the parameters now."""
+        params = pyro.get_param_store()._params
+        if any(params.get(name) is not leaf for name, leaf in self._stored.items()):
+            self._steps, self._evaluations, self._stored = {}, {}, {}
 
     def _objective(self, rebuild: Rebuild) -> Objective:
         """(inputs, weights) -> (ELBO, loss), of one signature."""
@@ -149,7 +162,7 @@ class SVI:
         return lowered if self.precision == "bfloat16" else objective
 
     def _new_step(self, key: Any, inputs: Batch, rebuild: Rebuild) -> _Step:
-        arrays = any(isinstance(part, np.ndarray) for part in pytree.tree_leaves(rebuild(inputs)))
+        arrays = _has_arrays(rebuild(inputs))
         if arrays or len(self._steps) >= MOST_SIGNATURES:
             if not self._told:
                 self._told = True
@@ -194,6 +207,7 @@ class _Step:
         self.engine: Engine | None = None
         self.first: Batch | None = None
         self.leaves: dict[str, Tensor] = {}
+        self.stored = False  # in Pyro's param store, not in modules alone
         self.count = 0
         self.unchanged: Callable[[], bool] = lambda: True
 
@@ -213,7 +227,9 @@ class _Step:
         """A step that finds the parameters, and shows errors of the program as they are."""
         with poutine.trace(param_only=True) as captured:
             elbo, loss = self.objective(inputs, {})
-        found = _leaves(captured.trace) or _of_modules(Pair(self.svi.model, self.svi.guide))
+        found = _leaves(captured.trace)
+        self.stored = bool(found)
+        found = found or _of_modules(Pair(self.svi.model, self.svi.guide))
         self.leaves = {name: leaf for name, leaf in found.items() if leaf.requires_grad}
         if loss.requires_grad and self.leaves:
             self.svi._optimizers.use(None)
@@ -243,6 +259,10 @@ class _Step:
 
 
 # --- pieces ----------------------------------------------------------------------------------------------------------
+
+
+def _has_arrays(arguments: Any) -> bool:
+    return any(isinstance(part, np.ndarray) for part in pytree.tree_leaves(arguments))
 
 
 def _is_function(loss: Any) -> bool:
