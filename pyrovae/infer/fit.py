@@ -98,9 +98,9 @@ def fit(
     seed: of shuffling and noise; None draws one from torch's global state, which is otherwise left alone, or goes on with
         that of the run that is resumed.
     engine: how a step is run, "eager", "traced", "compiled" or "graphed" (CUDA); see `pyrovae.infer.engine`. "auto": CUDA
-        graphed; a CPU compiled from 5,000 steps on where there is a C++ compiler, else traced. On a CPU all draw the same noise;
-        on CUDA that of compiled and graphed steps comes from another generator, seeded by torch's. Pair, transform, penalty
-        and loss run as Python once an epoch, not at every step: side effects do not repeat, unless eager.
+        graphed; a CPU compiled from 5,000 steps on where there is a C++ compiler, else traced. On a CPU all draw the same
+        noise; on CUDA that of compiled and graphed steps comes from another generator, seeded by torch's. Pair, transform,
+        penalty and loss run as Python once an epoch, not at every step: side effects do not repeat, unless eager.
     precision: "bfloat16" computes products of matrices in bfloat16, parameters and log-densities in float32.
     progress: a bar with the ELBO; None shows it on a terminal.
     info: anything JSON to keep with the run.

@@ -107,8 +107,8 @@ class SVI:
         inputs, key, rebuild = _signature(args, kwargs)
         step = self._steps.get(key) or self._new_step(key, inputs, rebuild)
         loss = step(inputs)
-        if step.stored:
-            self._stored.update(step.leaves)
+        params = pyro.get_param_store()._params
+        self._stored.update({name: leaf for name, leaf in step.leaves.items() if params.get(name) is leaf})
         return loss
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
@@ -207,7 +207,6 @@ class _Step:
         self.engine: Engine | None = None
         self.first: Batch | None = None
         self.leaves: dict[str, Tensor] = {}
-        self.stored = False  # in Pyro's param store, not in modules alone
         self.count = 0
         self.unchanged: Callable[[], bool] = lambda: True
 
@@ -227,9 +226,7 @@ class _Step:
         """A step that finds the parameters, and shows errors of the program as they are."""
         with poutine.trace(param_only=True) as captured:
             elbo, loss = self.objective(inputs, {})
-        found = _leaves(captured.trace)
-        self.stored = bool(found)
-        found = found or _of_modules(Pair(self.svi.model, self.svi.guide))
+        found = _leaves(captured.trace) or _of_modules(Pair(self.svi.model, self.svi.guide))
         self.leaves = {name: leaf for name, leaf in found.items() if leaf.requires_grad}
         if loss.requires_grad and self.leaves:
             self.svi._optimizers.use(None)
