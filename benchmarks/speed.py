@@ -57,6 +57,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--peers", default="auto", choices=("auto", "none"))
     parser.add_argument("--peers-python", help="interpreter of an environment that has the peers")
     parser.add_argument("--smoke", action="store_true", help="everything once, tiny, without peers")
+    parser.add_argument("--keep", action="store_true", help="keep the other cases of the file that is there")
     parser.add_argument("--out", default=str(HERE / "results"))
     options = parser.parse_args()
     options.cases = list(options.cases.replace(",", ""))
@@ -296,6 +297,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="pyrovae-speed-"))
     began = time.perf_counter()
     cases: dict[str, Any] = {}
+    earlier: dict[str, Any] = {"versions": {}}
 
     def written() -> dict[str, Any]:
         result: dict[str, Any] = {
@@ -308,7 +310,7 @@ def main() -> None:
             "job_rounds": options.job_rounds,
             "versions": runner.versions,
             "seconds": round(time.perf_counter() - began),
-            "cases": copy.deepcopy(cases),
+            "cases": copy.deepcopy(dict(sorted(cases.items()))),
         }
         report.summarise(result)
         (out / f"{stem}.json").write_text(json.dumps(result, indent=1) + "\n")
@@ -316,10 +318,14 @@ def main() -> None:
         return result
 
     stem = f"speed-{options.device}" + ("-smoke" if options.smoke else "")
+    if options.keep and (out / f"{stem}.json").is_file():
+        earlier = json.loads((out / f"{stem}.json").read_text())
+        cases |= earlier["cases"]
     try:
         rows, what = prepare(options, folder)
         say(f"Rows: {what}")
         runner = Runner(options, folder, rows)
+        runner.versions |= earlier["versions"]
         for key in options.cases:
             say(f"Case {key}: {CASES[key].title}")
             case = smaller(CASES[key]) if options.smoke else CASES[key]
