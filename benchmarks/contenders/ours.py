@@ -15,6 +15,7 @@ from contenders.cases import LEARNING_RATE, PIXELS, Case, Stepper
 from pyrovae import families as fam
 from pyrovae.check import describe
 from pyrovae.infer import engine as engines
+from pyrovae.infer.denormals import flush_denormals
 from pyrovae.infer.minibatch import MinibatchLoss
 from pyrovae.pair import take_rows, trainable
 
@@ -64,6 +65,7 @@ def loss_of(case: Case) -> Any:
 
 def lean_step(case: Case, rows: Tensor, engine: str, precision: str) -> tuple[Any, Any]:
     """(what takes a step at an index, its engine), built as `pyrovae.fit` builds it. Adapt this to a new `Program`."""
+    flush_denormals(rows.device.type == "cpu")
     pair = pair_of(case).to(rows.device)
     batch = {"x": rows}
     layout = describe(pair, take_rows(batch, slice(0, case.batch)))

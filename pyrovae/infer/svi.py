@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from pyrovae.check import Layout, Site
 from pyrovae.errors import OptionError
+from pyrovae.infer.denormals import flush_denormals
 from pyrovae.infer.engine import Eager, Engine, Program, choose_engine, make_engine
 from pyrovae.infer.minibatch import as_precision, low_precision
 from pyrovae.infer.objectives import Bound, Trace_ELBO, as_loss
@@ -51,7 +52,8 @@ class SVI:
     precision: "bfloat16" computes products of matrices in bfloat16.
 
     The first step with arguments of new shapes runs eagerly, with Pyro's validation where that is on; the second is traced
-    and compared with Pyro on both. A parameter that a step has no gradient for stays where it is, where Pyro's optimizers
+    and compared with Pyro on both. On a CPU denormal numbers are flushed to zero from then on, as XLA does; undone by
+    `torch.set_flush_denormal(False)`. A parameter that a step has no gradient for stays where it is, where Pyro's optimizers
     move it by what they remember of earlier ones. Raises OptionError for what is not supported.
     """
 
@@ -238,6 +240,8 @@ class _Step:
     def _make(self, other: Batch) -> Engine:
         device = next(iter(self.leaves.values())).device
         as_precision(self.svi.precision, next(iter(self.leaves.values())).dtype)
+        if device.type == "cpu":
+            flush_denormals(True)
         engine: Any = make_engine(choose_engine(self.name, device, 0), self._program())
         engine.other = other  # both are compared on
         self.unchanged = watch(self.svi.model, self.svi.guide)

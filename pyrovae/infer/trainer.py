@@ -17,6 +17,7 @@ from pyrovae.infer import checkpoint as store
 from pyrovae.infer.batches import Batches
 from pyrovae.infer.chunks import chunk_size, chunks
 from pyrovae.infer.console import progress_bar, stop_on_interrupt
+from pyrovae.infer.denormals import flushed_denormals
 from pyrovae.infer.engine import Program, make_engine
 from pyrovae.infer.fitted import EVALUATION_SEED, Fit, transform_once
 from pyrovae.infer.objectives import global_bound, row_bounds
@@ -73,6 +74,7 @@ class Trainer:
             stop_on_interrupt() as interrupted,
             progress_bar(progress, self.epochs) as bar,
             pyro.validation_enabled(False),
+            flushed_denormals(self.device),
         ):
             bar(history)
             while not self._finished():
