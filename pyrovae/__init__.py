@@ -1,6 +1,9 @@
 """pyrovae: write, fit and question variational autoencoders as Pyro model/guide pairs."""
 
-from pyrovae import families, nets, plots, priors
+import importlib
+from typing import Any
+
+from pyrovae import families, nets, priors
 from pyrovae._version import __version__
 from pyrovae.check import Layout, check_pair
 from pyrovae.conditionals import Conditional, conv, mlp
@@ -74,3 +77,9 @@ __all__ = [
     "terms",
     "transforms",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "plots":  # at its first use: matplotlib and scikit-learn take a second to import
+        return importlib.import_module("pyrovae.plots")
+    raise AttributeError(f"module 'pyrovae' has no attribute {name!r}")

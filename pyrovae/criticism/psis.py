@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", FutureWarning)  # ArviZ 0.23 announces 1.0 at its first import of a day
-    import arviz
+from pyrovae._lazily import Lazily
+
+arviz = Lazily("arviz")  # a second to import, and a fit needs none of it
 
 
 def pareto_k(log_weights: Tensor) -> Tensor:
@@ -30,7 +30,8 @@ def pareto_k(log_weights: Tensor) -> Tensor:
     spread = torch.where(some.all(0), values.amax(0) - lowest, float("inf"))
     # Rounding of the log-densities that a weight is the difference of, in the precision they came in.
     rounding = 64 * torch.finfo(log_weights.dtype).eps * torch.where(some, values, 0.0).abs().amax(0).clamp_min(1.0)
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # ArviZ 0.23 announces 1.0 at its first import of a day
         _, k = arviz.psislw(values.T.contiguous().numpy(), normalize=False)
     found = torch.from_numpy(np.atleast_1d(np.asarray(k, dtype=np.float64)))
     return torch.where(spread <= rounding, torch.full_like(found, -float("inf")), found)

@@ -9,6 +9,8 @@ The rule for `kind` looks at all rows of a source, NaN aside, and takes the firs
 5. anything else: "real".
 """
 
+from __future__ import annotations
+
 import contextlib
 import difflib
 import hashlib
@@ -22,20 +24,24 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from platformdirs import user_cache_path
-from sklearn.datasets import load_digits
 from torch import Tensor
-from torchvision.datasets import MNIST, FashionMNIST
-from torchvision.datasets.mnist import read_image_file, read_label_file
-from torchvision.datasets.utils import calculate_md5, extract_archive
 
+from pyrovae._lazily import Lazily
 from pyrovae.errors import DataError, OptionError
+
+# seconds to import, and each for one kind of source only
+if TYPE_CHECKING:
+    import pandas as pd
+else:
+    pd = Lazily("pandas")
+sklearn = Lazily("sklearn.datasets")
+torchvision = Lazily("torchvision.datasets")
 
 Kind = Literal["binary", "unit", "count", "real"]
 Array = NDArray[Any]
@@ -46,7 +52,7 @@ SUFFIXES = (".npz", ".npy", ".csv", ".data")
 
 _X, _X_TEST = ("x", "x_train", "data", "images"), ("x_test",)
 _Y, _Y_TEST = ("y", "y_train", "labels"), ("y_test", "labels_test")
-_IDX: dict[str, type[MNIST]] = {"mnist": MNIST, "fashion-mnist": FashionMNIST}
+_IDX = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}  # classes of torchvision.datasets
 # The two sets have the same file names and sizes; these tell unpacked files apart, which have no published checksum.
 _FIRST_TEST_LABELS = {"mnist": [7, 2, 1, 0, 4, 1, 4, 9], "fashion-mnist": [9, 2, 1, 1, 6, 1, 4, 6]}
 
@@ -158,7 +164,7 @@ def _sha256(path: Path) -> str:
 
 
 def _digits() -> Dataset:
-    data = load_digits()
+    data = sklearn.load_digits()
     return Dataset(
         name="digits",
         x=torch.from_numpy(data.data.astype(np.float32)),
@@ -173,11 +179,13 @@ def _digits() -> Dataset:
 
 def _idx(name: str, root: Path | None) -> Dataset:
     """MNIST and its kin: four IDX files, read and checked by torchvision."""
-    folder = _idx_folder(_IDX[name], root)
-    files = [folder / Path(archive).stem for archive, _ in _IDX[name].resources]
+    cls = _idx_class(name)
+    read = torchvision.mnist
+    folder = _idx_folder(cls, root)
+    files = [folder / Path(archive).stem for archive, _ in cls.resources]
     try:  # in torchvision's order: train images, train labels, test images, test labels
         x, y, x_test, y_test = (
-            read_image_file(str(f)) if "images" in f.name else read_label_file(str(f)) for f in files
+            read.read_image_file(str(f)) if "images" in f.name else read.read_label_file(str(f)) for f in files
         )
     except (AssertionError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise DataError(
@@ -201,7 +209,7 @@ def _idx(name: str, root: Path | None) -> Dataset:
         x_test=x_test.flatten(1).float().div_(255),
         y_test=y_test,
         kind="unit",
-        classes=tuple(range(10)) if name == "mnist" else tuple(_IDX[name].classes),  # torchvision's: "0 - zero"
+        classes=tuple(range(10)) if name == "mnist" else tuple(cls.classes),  # torchvision's: "0 - zero"
         image_shape=tuple(x.shape[1:]),
         source={
             "name": name,
@@ -212,7 +220,11 @@ def _idx(name: str, root: Path | None) -> Dataset:
     )
 
 
-def _idx_folder(cls: type[MNIST], root: Path | None) -> Path:
+def _idx_class(name: str) -> type[Any]:
+    return getattr(torchvision, _IDX[name])
+
+
+def _idx_folder(cls: type[Any], root: Path | None) -> Path:
     """A folder with the four unpacked files, which this unpacks or downloads where needed."""
     archives = [archive for archive, _ in cls.resources]
     names = [Path(archive).stem for archive in archives]
@@ -236,7 +248,7 @@ def _idx_folder(cls: type[MNIST], root: Path | None) -> Path:
                 if not complete(cache, names):
                     with _publish(cache, names) as unpacked:
                         for archive in archives:
-                            extract_archive(str(folder / archive), str(unpacked))
+                            torchvision.utils.extract_archive(str(folder / archive), str(unpacked))
                 return cache
     target = cache if root is None else root / cls.__name__ / "raw"
     if not complete(target, names):
@@ -254,11 +266,11 @@ def _idx_folder(cls: type[MNIST], root: Path | None) -> Path:
     return target
 
 
-def _verify(cls: type[MNIST], path: Path, md5: str) -> None:
-    found = calculate_md5(path)
+def _verify(cls: type[Any], path: Path, md5: str) -> None:
+    found = torchvision.utils.calculate_md5(path)
     if found == md5:
         return
-    for other in _IDX.values():
+    for other in map(_idx_class, _IDX):
         if other is not cls and found in dict(other.resources).values():
             raise DataError(f"{path} belongs to {other.__name__}. Give the folder of {cls.__name__}.")
     raise DataError(f"{path} is damaged: its md5 is {found}, {cls.__name__} has {md5}. Fetch the file again.")
@@ -543,6 +555,6 @@ def _column(path: Path, columns: list[str], label: str) -> str:
     )
 
 
-def _first_text(column: "pd.Series[Any]") -> str:
+def _first_text(column: pd.Series) -> str:
     known = column.dropna()
     return str(known[pd.to_numeric(known, errors="coerce").isna()].iloc[0])
