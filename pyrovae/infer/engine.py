@@ -24,13 +24,17 @@ from typing import Any, Protocol
 import pyro
 import torch
 from torch import Tensor
+from torch._guards import TracingContext, tracing
+from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyrovae._lazily import Lazily
 from pyrovae.errors import OptionError
 from pyrovae.infer.tracing import Graph, Untraceable, changed, differ, fingerprint, steady, trace, undone
 from pyrovae.infer.updates import AdamUpdate, make_update
 from pyrovae.pair import Batch, modules
 
+symbolic_shapes = Lazily("torch.fx.experimental.symbolic_shapes")  # SymPy, for compiled steps only
 log = logging.getLogger(__name__)
 
 # (leaves, to know them by identity; their gradients) -> gradients
@@ -38,6 +42,9 @@ Clip = Callable[[Sequence[Tensor], Sequence[Tensor]], Sequence[Tensor]]
 # From so many steps on, the minute or less that compiling takes is won back on a CPU.
 COMPILE_FROM = 5_000
 MOST_COMPILATIONS = 3
+# A comparison costs as much as two or three steps: short epochs share one, but for the first few.
+COMPARE_EVERY = 50
+COMPARE_FIRST = 3
 
 
 @dataclass
@@ -138,6 +145,7 @@ class Traced:
         self.other: Batch | None = None  # a second batch to compare on; None makes one of the first
         self._stale = True
         self._retraced = False
+        self._compared, self._since = 0, 0  # comparisons so far; steps since the last
         self._vectors: dict[int, Tensor] = {}
         self._watch: dict[str, Any] = {}
 
@@ -152,6 +160,7 @@ class Traced:
                 self._stale = False
         if self.refused:
             return self.eager.step(inputs, weights)
+        self._since += 1
         return self._run(inputs, weights)
 
     def begin_epoch(self) -> None:
@@ -181,8 +190,9 @@ class Traced:
                 self._trace(inputs, weights, now)
                 if differing:
                     self._tell_retraced(differing, now)
-            else:
+            elif self._since >= COMPARE_EVERY or self._compared < COMPARE_FIRST:
                 self._compare_loss(inputs, weights)
+                self._compared, self._since = self._compared + 1, 0
         except Untraceable as error:
             self._refuse(str(error))
 
@@ -327,7 +337,8 @@ class Compiled(Traced):
                 module = make_fx(step)(*flat)
                 # On a CPU torch's own generator is the faster one, and the noise is that of the other engines.
                 options = {"fallback_random": True} if flat[0].device.type == "cpu" else {}
-                self.whole = torch._inductor.compile(module, [*flat], options=options)
+                with cached_compilation():
+                    self.whole = torch._inductor.compile(module, [*flat], options=options)
                 self.whole(*flat)
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
@@ -457,6 +468,11 @@ def set_rates(optimizer: torch.optim.Optimizer, weights: Mapping[str, float]) ->
 
 
 # --- pieces ----------------------------------------------------------------------------------------------------------
+
+
+def cached_compilation() -> Any:
+    """Inside, TorchInductor keeps whole compiled graphs on disk; without a shape environment it keeps only their kernels."""
+    return tracing(TracingContext(FakeTensorMode(allow_non_fake_inputs=True, shape_env=symbolic_shapes.ShapeEnv())))
 
 
 def _write(vector: Tensor, values: Sequence[float]) -> None:

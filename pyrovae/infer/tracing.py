@@ -25,6 +25,7 @@ from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.overrides import TorchFunctionMode
 
+from pyrovae.infer.simplify import simplify
 from pyrovae.pair import fork_rng
 
 MOST_ENTRIES = 4096  # of one fingerprint
@@ -65,6 +66,7 @@ def capture(function: Callable[..., list[Tensor]], tensors: Sequence[Tensor]) ->
     except Exception as error:
         raise Untraceable(explain(error)) from error
     captured = _lift_constants(module)
+    simplify(module)
     return Graph(module, captured)
 
 

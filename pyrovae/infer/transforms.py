@@ -23,9 +23,9 @@ class Binarize:
         """DataError unless every value is a probability."""
         if self.argument not in batch:
             raise DataError(f"Binarize({self.argument!r}): the batch has {sorted(batch)}.")
-        x = batch[self.argument]
-        if not bool(((x >= 0) & (x <= 1)).all()):
+        low, high = (end.item() for end in batch[self.argument].aminmax())
+        if not (low >= 0 and high <= 1):
             raise DataError(
-                f"Binarize({self.argument!r}) takes values in [0, 1], got {x.min().item():g} to {x.max().item():g}. "
+                f"Binarize({self.argument!r}) takes values in [0, 1], got {low:g} to {high:g}. "
                 "Divide by the largest possible value (255 for 8-bit images) and fill missing entries first."
             )

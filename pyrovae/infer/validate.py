@@ -33,11 +33,12 @@ def check_rows(pair: Any, batch: Batch, *, transform: Any = None, strict: bool =
 
 def _check_site(name: str, node: Any, rows: Batch, start: int, strict: bool) -> None:
     value, fn = node["value"], node["fn"]
-    finite = torch.isfinite(value) if value.is_floating_point() else torch.ones_like(value, dtype=torch.bool)
     inside = _elementwise_support(fn).check(value)
-    if inside.dim() < finite.dim():  # a constraint on whole rows: a simplex, say
-        finite = finite.flatten(inside.dim()).all(-1)
-    inside = inside | ~finite
+    if not bool(inside.all()):
+        finite = torch.isfinite(value)
+        if inside.dim() < finite.dim():  # a constraint on whole rows: a simplex, say
+            finite = finite.flatten(inside.dim()).all(-1)
+        inside = inside | ~finite
     if not bool(inside.all()):
         bad = (~inside).nonzero()[0].tolist()
         where = f"row {start + bad[0]}" + (f", column {bad[1]}" if len(bad) > 1 else "")
@@ -47,7 +48,7 @@ def _check_site(name: str, node: Any, rows: Batch, start: int, strict: bool) -> 
             f"{value[tuple(bad)].tolist()} in {where}. {suggest(value[finite])}"
         )
     log_prob = fn.log_prob(value)
-    if bool(torch.isfinite(log_prob).all()):
+    if is_finite(log_prob):
         return
     for argument, given in rows.items():
         _check_missing(argument, given, start)
@@ -60,7 +61,7 @@ def _check_site(name: str, node: Any, rows: Batch, start: int, strict: bool) -> 
 
 
 def _check_missing(argument: str, given: Tensor, start: int) -> None:
-    if not given.is_floating_point() or bool(torch.isfinite(given).all()):
+    if is_finite(given):
         return
     bad = ~torch.isfinite(given)
     kind = "NaN" if bool(torch.isnan(given).any()) else "infinite values"
@@ -81,6 +82,11 @@ def _check_missing_before(batch: Batch, transform: Any) -> None:
     for argument, given in batch.items():
         if argument == getattr(transform, "argument", argument):
             _check_missing(argument, given, 0)
+
+
+def is_finite(values: Tensor) -> bool:
+    """Whether there is neither NaN nor infinity. A finite sum says so in one pass; another one may have overflown."""
+    return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
 
 
 def _elementwise_support(fn: Any) -> Any:
