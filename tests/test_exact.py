@@ -188,6 +188,23 @@ def test_chunks_of_any_size(elements: int, monkeypatch: pytest.MonkeyPatch) -> N
     assert pv.posterior(fitted, x, 3, num_particles=10).shape == (3, len(x), 2)
 
 
+def test_many_runs_are_traced_and_draw_what_eager_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, x, fitted = linear_gaussian(rows=7, shift=0.5)
+    monkeypatch.setattr(chunking, "CHUNK_ELEMENTS", 700)  # 20 particles of a row, or 4 rows of 5 particles, at a time
+    monkeypatch.setattr(importance_module, "TRACE_FROM", 2)
+    calls: list[int] = []
+    log_weights = importance_module.log_weights
+    monkeypatch.setattr(importance_module, "log_weights", lambda terms: calls.append(1) or log_weights(terms))
+    for draws in (5, 85):
+        found = {}
+        for engine in ("eager", "traced"):
+            fitted.settings["engine"] = engine
+            calls.clear()
+            found[engine] = (pv.log_likelihood(fitted, x, draws, seed=0), len(calls))
+        torch.testing.assert_close(found["traced"][0], found["eager"][0], rtol=0, atol=1e-12)
+    assert found["traced"][1] < found["eager"][1]
+
+
 class Largest(TorchDispatchMode):
     """The number of elements of the largest tensor that any operation makes."""
 

@@ -18,11 +18,14 @@ from pyrovae.infer import chunks as chunking
 from pyrovae.infer.fitted import Fit, seeded
 from pyrovae.infer.objectives import log_weights
 from pyrovae.infer.terms import Terms, terms
+from pyrovae.infer.tracing import Traced
 from pyrovae.infer.validate import check_rows
 from pyrovae.pair import Batch, fork_rng, num_rows, take_rows
 
 # Log-weights held at once while the particles of a block of rows are gathered.
 WEIGHT_ELEMENTS = 2**24
+# Runs of one shape from which a trace, some 0.2 s, is won back.
+TRACE_FROM = 100
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ def posterior(
         check_rows(fitted.pair, batch, strict=False)
         most = _particles_at_once(fitted, batch, num_particles)
         for rows in chunking.chunks(batch, chunking.chunk_size(fitted.pair, batch, num_particles)):
-            runs = _runs(fitted, rows, num_particles, most, enumerate=False)
+            runs = _runs(fitted, rows, num_particles, most)
             found = [(log_weights(run), run.rows(run.sites[chosen.name].value, chosen.event_shape)) for run in runs]
             log_w, value = (torch.cat(part) for part in zip(*found))
             if not bool(torch.isfinite(log_w.logsumexp(0)).all()):
@@ -131,19 +134,37 @@ def posterior(
 
 
 def weight_blocks(fitted: Fit, batch: Batch, num_samples: int) -> Iterator[Tensor]:
-    """All log-weights of the rows, a block of rows after the other, (K, n) each, gathered over chunks of particles."""
-    rows_at_once = chunking.chunk_size(fitted.pair, batch)
-    most = _particles_at_once(fitted, batch, num_samples)
-    block = max(1, min(WEIGHT_ELEMENTS // num_samples, rows_at_once))
-    for rows in chunking.chunks(batch, block):
-        at_once = max(1, min(most, rows_at_once // num_rows(rows)))
-        yield torch.cat([log_weights(run) for run in _runs(fitted, rows, num_samples, at_once)])
+    """All log-weights of the rows, a block of rows after the other, (K, n) each.
+
+    A run has as many of a row's particles as fit into a chunk, and then as many rows: what depends on the row alone, as
+    the encoder, is computed once a run. Many runs of one shape are traced.
+    """
+    fit_in = chunking.chunk_size(fitted.pair, batch)
+    at_once = min(_particles_at_once(fitted, batch, num_samples), fit_in)
+    together = max(1, fit_in // at_once)
+
+    def run(rows: Batch, particles: int) -> Tensor:
+        return log_weights(terms(fitted.pair, rows, particles, layout=fitted.layout))
+
+    traced = Traced(lambda rows: [run(rows, at_once)], (fitted.pair,))
+    whole_runs = (num_rows(batch) // together) * (num_samples // at_once)
+    traces = fitted.settings.get("engine") != "eager" and whole_runs >= TRACE_FROM
+    for block in chunking.chunks(batch, max(1, WEIGHT_ELEMENTS // (num_samples * together)) * together):
+        columns = []
+        for rows in chunking.chunks(block, together):
+            found = []
+            for done in range(0, num_samples, at_once):
+                some = min(at_once, num_samples - done)
+                whole = some == at_once and num_rows(rows) == together
+                found.append(traced(rows)[0] if traces and whole else run(rows, some))
+            columns.append(torch.cat(found))
+        yield torch.cat(columns, 1)
 
 
-def _runs(fitted: Fit, rows: Batch, num_particles: int, at_once: int, enumerate: bool = True) -> Iterator[Terms]:
+def _runs(fitted: Fit, rows: Batch, num_particles: int, at_once: int) -> Iterator[Terms]:
     for done in range(0, num_particles, at_once):
         some = min(at_once, num_particles - done)
-        yield terms(fitted.pair, rows, some, layout=fitted.layout, enumerate=enumerate)
+        yield terms(fitted.pair, rows, some, layout=fitted.layout, enumerate=False)
 
 
 def _particles_at_once(fitted: Fit, batch: Batch, num_particles: int) -> int:

@@ -12,8 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyrovae.pair import Batch, fork_rng, is_marked, num_rows, plate_nesting, run, sample_sites, take_rows
 
-# Elements of a chunk's largest tensor: 2^22 float32 are 16 MB. Larger ones are slower on a CPU, whose caches they leave.
-CHUNK_ELEMENTS = 2**22
+# Elements of a chunk's largest tensor. 2^20 float32 are 4 MB: larger ones leave a CPU's caches. A GPU needs more to be busy.
+CHUNK_ELEMENTS = 2**20
+GPU_CHUNK_ELEMENTS = 2**25
 
 
 class _Sizes(TorchDispatchMode):
@@ -55,7 +56,9 @@ def _sizes(pair: Any, batch: Mapping[str, Tensor], copies: int, nesting: int, en
 
 def chunk_size(pair: Any, batch: Mapping[str, Tensor], num_particles: int = 1) -> int:
     """Rows that fit into one chunk, at least 1."""
-    return max(1, CHUNK_ELEMENTS // (row_elements(pair, batch) * num_particles))
+    device = next(iter(batch.values())).device.type
+    elements = CHUNK_ELEMENTS if device == "cpu" else GPU_CHUNK_ELEMENTS
+    return max(1, elements // (row_elements(pair, batch) * num_particles))
 
 
 def chunks(batch: Mapping[str, Tensor], size: int) -> Iterator[Batch]:
