@@ -240,7 +240,7 @@ class Runner:
         return {"title": case.title, "gflop": case.flops / 1e9, "contenders": entries}
 
     def jobs(self, case: Case) -> dict[str, Any]:
-        """Case e: whole processes in turn."""
+        """Case e: whole processes in turn. What a job compiles stays on disk for its next round, not for other jobs."""
         options = self.options
         spec = {
             "data_root": str(self.folder),
@@ -260,7 +260,9 @@ class Runner:
                 try:
                     if not options.data_root:
                         raise Failed("needs --data-root", available=False)
-                    said = processes.run_job(self.python_of(job), job, spec)
+                    # a user's second run finds the kernels of the first on disk; so does a second round
+                    cache = self.folder / f"kernels of {job.name}"
+                    said = processes.run_job(self.python_of(job), job, spec, cache)
                 except Failed as error:
                     entry |= {"status": "failed" if error.available else "not available", "error": str(error)}
                     say(f"  {job.name}: {entry['status']}: {error}")

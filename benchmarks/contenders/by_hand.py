@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import math
 import time
@@ -157,9 +158,15 @@ def build(
     compiled: str = "",
     graphed: bool = False,
     precision: str = "float32",
+    flush: bool = False,
 ) -> Stepper:
-    """Gather, loss, backward, Adam. `compiled`: "loss", or "step" for gather, loss, gradient and update in one function."""
+    """Gather, loss, backward, Adam. `compiled`: "loss", or "step" for gather, loss, gradient and update in one function.
+
+    flush: denormal numbers are zero, as in NumPyro and in pyrovae. Few loops that people write ask for it.
+    """
     device = spec["device"]
+    if flush and torch.set_flush_denormal(True):
+        ctypes.CDLL(None).omp_pause_resource_all(1)  # new workers take it over
     nets, loss_function = loss_of(case)
     nets.to(device)
     order = Order(len(rows), case.batch, spec["seed"], device)

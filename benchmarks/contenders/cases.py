@@ -100,6 +100,7 @@ class Contender:
 
 BF16 = {"precision": "bfloat16"}
 CUDA = ("cuda",)
+CPU = ("cpu",)
 
 
 def contenders() -> list[Contender]:
@@ -120,6 +121,16 @@ def contenders() -> list[Contender]:
     add("PyTorch, fused Adam", "PyTorch", "abcd", "by_hand.build")
     add("PyTorch, loss compiled", "PyTorch", "abcd", "by_hand.build", compiled="loss")
     add("PyTorch, step compiled", "PyTorch", "abcd", "by_hand.build", compiled="step")
+    add(
+        "PyTorch, step compiled, denormals flushed",
+        "PyTorch flushed",
+        "ab",
+        "by_hand.build",
+        compiled="step",
+        flush=True,
+        devices=CPU,
+    )
+    add("PyTorch, fused Adam, denormals flushed", "PyTorch flushed", "ab", "by_hand.build", flush=True, devices=CPU)
     add("PyTorch, CUDA graph", "PyTorch graphed", "abcd", "by_hand.build", graphed=True, devices=CUDA)
     graphs = {"graphed": True, "compiled": "loss"}
     add("PyTorch, CUDA graph, loss compiled", "PyTorch graphed", "abcd", "by_hand.build", devices=CUDA, **graphs)
@@ -144,6 +155,7 @@ CEILING = Contender("ceiling", "machine", "", "by_hand", "ceiling")
 JOBS = [
     Contender("pyrovae, binarised at every step", "ours, more work", "e", "jobs", "ours", {"engine": "auto"}),
     Contender("pyrovae, binarised once", "ours", "e", "jobs", "ours", {"engine": "auto", "once": True}),
+    Contender("pyrovae compiled, binarised once", "ours", "e", "jobs", "ours", {"engine": "compiled", "once": True}),
     Contender(
         "pyrovae, 100 epochs", "ours, 100 epochs", "e", "jobs", "ours", {"engine": "auto", "epochs": 100}, devices=CUDA
     ),

@@ -128,7 +128,7 @@ def log_likelihood(spec: dict[str, Any], case: Case, rows: Tensor) -> Stepper:
         "seed": spec["seed"],
         "progress": False,
         "device": spec["device"],
-        "engine": "eager",
+        "engine": "traced",
     }
     fitted = pyrovae.fit(pair_of(dataclasses.replace(case, particles=1)), rows[: 20 * 100], **few)
     last = torch.zeros(())

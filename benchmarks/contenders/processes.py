@@ -142,8 +142,10 @@ class Worker:
         shutil.rmtree(self.cache, ignore_errors=True)
 
 
-def run_job(python: str | Path, job: Contender, spec: dict[str, Any], timeout: float = 1800.0) -> dict[str, Any]:
-    """Case e: wall time of a process from its start to its end, and what it said."""
+def run_job(
+    python: str | Path, job: Contender, spec: dict[str, Any], cache: Path, timeout: float = 1800.0
+) -> dict[str, Any]:
+    """Case e: wall time of a process from its start to its end, and what it said. `cache`: where kernels are kept."""
     with tempfile.TemporaryDirectory(prefix="pyrovae-speed-") as folder:
         command = [str(python), str(HERE / "jobs.py"), json.dumps({**spec, "job": job.build, **job.options})]
         began = time.perf_counter()
@@ -154,7 +156,7 @@ def run_job(python: str | Path, job: Contender, spec: dict[str, Any], timeout: f
                 text=True,
                 stdin=subprocess.DEVNULL,
                 timeout=timeout,
-                env=environment(spec["device"], spec["threads"], folder),
+                env=environment(spec["device"], spec["threads"], str(cache)),
                 cwd=folder,
             )
         except subprocess.TimeoutExpired as error:
