@@ -15,9 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+import pyrovae as pv
 import pyrovae.families as fam
 from pyrovae.conditionals import Conditional, conv, mlp
-from pyrovae.errors import OptionError, ShapeError
+from pyrovae.distributions import StudentT
+from pyrovae.errors import DataError, OptionError, PairError, ShapeError
+from pyrovae.infer.spec import from_spec, to_spec
 from pyrovae.nets import MLP
 
 # A chi-square or KS test passes if p > FALSE_ALARM: a right sampler fails once in 10,000 seeds, and seeds are fixed.
@@ -48,6 +51,10 @@ class Row:
     support: Tensor
     discrete: bool
     tails: tuple[float, ...]  # values inside the support, at its ends
+    cdf: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None  # by scipy, where no grid can hold the density
+    tolerance: float = 1e-6  # of the normalisation, more where the grid meets a kink
+    safe: tuple[float, ...] = ()  # added to the parameters where ends are infinite, or one value has all the mass
+    overflows: bool = False  # draws of the most extreme parameters are larger than any float32
 
 
 def count(n: int) -> dict[str, Any]:
@@ -57,6 +64,65 @@ def count(n: int) -> dict[str, Any]:
 def real() -> dict[str, Any]:
     grid = torch.linspace(-60, 60, 60001, dtype=torch.float64)
     return {"support": grid, "discrete": False, "tails": (0.0, 50.0, -50.0, 1e3)}
+
+
+def whole() -> dict[str, Any]:
+    return {"support": torch.arange(20001.0), "discrete": True, "tails": (0.0, 1.0, 1000.0)}
+
+
+def positive() -> dict[str, Any]:
+    grid = torch.linspace(-110, 60, 120001, dtype=torch.float64).exp()
+    return {"support": grid, "discrete": False, "tails": (1e-3, 1.0, 1e3)}
+
+
+def unit() -> dict[str, Any]:
+    grid = torch.linspace(0, 1, 60001, dtype=torch.float64)
+    return {"support": grid, "discrete": False, "tails": (1e-3, 0.5, 0.999)}
+
+
+def heavy() -> dict[str, Any]:
+    grid = torch.sinh(torch.linspace(-30, 30, 60001, dtype=torch.float64))
+    return {"support": grid, "discrete": False, "tails": (0.0, 50.0, -50.0, 1e3)}
+
+
+def soft_exp(raw: np.ndarray, bound: float) -> np.ndarray:
+    return np.exp(np.log(bound) * np.tanh(raw / np.log(bound)))
+
+
+def gamma(raw: np.ndarray) -> Any:
+    k = soft_exp(raw[1], 1000)
+    return scipy.stats.gamma(k, scale=np.exp(raw[0]) / k)
+
+
+def beta(raw: np.ndarray) -> Any:
+    c = 0.2 * 5000 ** expit(raw[1] - 1)
+    return scipy.stats.beta(c * expit(raw[0]), c * expit(-raw[0]))
+
+
+def continuous_bernoulli(x: np.ndarray, raw: np.ndarray) -> np.ndarray:
+    p = expit(raw[0])
+    return np.log(2 * np.arctanh(1 - 2 * p) / (1 - 2 * p)) + x * np.log(p) + (1 - x) * np.log1p(-p)
+
+
+def nbinom(x: np.ndarray, raw: np.ndarray, t: Any = 1.0) -> np.ndarray:
+    return scipy.stats.nbinom.logpmf(x, t, t / (t + np.exp(raw[0])))
+
+
+def inflated(x: np.ndarray, gate: np.ndarray, log_mass: np.ndarray) -> np.ndarray:
+    return np.log(expit(gate) * (x == 0) + expit(-gate) * np.exp(log_mass))
+
+
+def ordered(x: np.ndarray, raw: np.ndarray) -> np.ndarray:
+    ends = np.array([-np.inf, *scipy.special.logit(np.arange(1, 4) / 4), np.inf])
+    return np.log(expit(ends[x.astype(int) + 1] - raw[0]) - expit(ends[x.astype(int)] - raw[0]))
+
+
+def discretized(x: np.ndarray, raw: np.ndarray) -> np.ndarray:
+    s, h = np.exp(7 * np.tanh((raw[1] - 2) / 7)), 1 / 7
+    upper = np.where(x == 7, np.inf, (2 * x / 7 - 1 + h - raw[0]) / s)
+    lower = np.where(x == 0, -np.inf, (2 * x / 7 - 1 - h - raw[0]) / s)
+    # the smaller of the two tails has the digits
+    return np.log(np.where(lower > 0, expit(-lower) - expit(-upper), expit(upper) - expit(lower)))
 
 
 def normal(s: float) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
@@ -84,6 +150,72 @@ ROWS = {
         lambda x, raw: np.take_along_axis(scipy.special.log_softmax(raw, 0), x[None].astype(int), 0)[0],
         **count(3),
     ),
+    "Laplace": Row(
+        lambda e: fam.Laplace(e),
+        lambda x, raw: scipy.stats.laplace.logpdf(x, raw[0], softplus(raw[1]) + 1e-4),
+        **real(),
+        tolerance=1e-4,
+    ),
+    "StudentT": Row(
+        lambda e: fam.StudentT(e),
+        lambda x, raw: scipy.stats.t.logpdf(x, 5, raw[0], softplus(raw[1]) + 1e-4),
+        **heavy(),
+        cdf=lambda x, raw: scipy.stats.t.cdf(x, 5, raw[0], softplus(raw[1]) + 1e-4),
+    ),
+    "StudentT-net": Row(
+        lambda e: fam.StudentT(e, df="net", scale="column"),
+        lambda x, raw: scipy.stats.t.logpdf(x, 1 + 4 * soft_exp(raw[1], 100), raw[0], 1 + 1e-4),
+        **heavy(),
+        cdf=lambda x, raw: scipy.stats.t.cdf(x, 1 + 4 * soft_exp(raw[1], 100), raw[0], 1 + 1e-4),
+    ),
+    "StudentT-fixed": Row(
+        lambda e: fam.StudentT(e, df=3.0, scale="shared"),
+        lambda x, raw: scipy.stats.t.logpdf(x, 3, raw[0], 1 + 1e-4),
+        **heavy(),
+        cdf=lambda x, raw: scipy.stats.t.cdf(x, 3, raw[0], 1 + 1e-4),
+    ),
+    "LogNormal": Row(
+        lambda e: fam.LogNormal(e),
+        lambda x, raw: scipy.stats.lognorm.logpdf(x, softplus(raw[1]) + 1e-4, scale=np.exp(raw[0])),
+        **positive(),
+        overflows=True,
+    ),
+    "Gamma": Row(
+        lambda e: fam.Gamma(e),
+        lambda x, raw: gamma(raw).logpdf(x),
+        **positive(),
+        cdf=lambda x, raw: gamma(raw).cdf(x),
+    ),
+    "Beta": Row(
+        lambda e: fam.Beta(e),
+        lambda x, raw: beta(raw).logpdf(x),
+        **unit(),
+        cdf=lambda x, raw: beta(raw).cdf(x),
+        safe=(0.0, 5.0),
+    ),
+    "ContinuousBernoulli": Row(lambda e: fam.ContinuousBernoulli(e), continuous_bernoulli, **unit()),
+    "Poisson": Row(lambda e: fam.Poisson(e), lambda x, raw: scipy.stats.poisson.logpmf(x, np.exp(raw[0])), **whole()),
+    "NegativeBinomial": Row(lambda e: fam.NegativeBinomial(e), nbinom, **whole()),
+    "NegativeBinomial-net": Row(
+        lambda e: fam.NegativeBinomial(e, dispersion="net"),
+        lambda x, raw: nbinom(x, raw, soft_exp(raw[1], 1000)),
+        **whole(),
+    ),
+    "ZeroInflatedPoisson": Row(
+        lambda e: fam.ZeroInflatedPoisson(e),
+        lambda x, raw: inflated(x, raw[1], scipy.stats.poisson.logpmf(x, np.exp(raw[0]))),
+        **whole(),
+    ),
+    "ZeroInflatedNegativeBinomial": Row(
+        lambda e: fam.ZeroInflatedNegativeBinomial(e), lambda x, raw: inflated(x, raw[1], nbinom(x, raw)), **whole()
+    ),
+    "ZeroInflatedNegativeBinomial-net": Row(
+        lambda e: fam.ZeroInflatedNegativeBinomial(e, dispersion="net"),
+        lambda x, raw: inflated(x, raw[1], nbinom(x, raw, soft_exp(raw[2], 1000))),
+        **whole(),
+    ),
+    "OrderedLogistic": Row(lambda e: fam.OrderedLogistic(e, 4), ordered, **count(3)),
+    "DiscretizedLogistic": Row(lambda e: fam.DiscretizedLogistic(e, 8), discretized, **count(7), safe=(0.0, 2.0)),
 }
 every_family = pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
 
@@ -101,7 +233,8 @@ def rebuilt(part: nn.Module) -> nn.Module:
 def test_every_family_has_a_row() -> None:
     abstract = (fam.Family, fam.Elementwise)
     found = {c for c in vars(fam).values() if inspect.isclass(c) and issubclass(c, fam.Family) and c not in abstract}
-    assert {type(row.build(3)) for row in ROWS.values()} == found
+    joint = {fam.DiscretizedLogisticMixture, fam.Multinomial, fam.Columns}  # these have tests of their own below
+    assert {type(row.build(3)) for row in ROWS.values()} | joint == found
 
 
 @every_family
@@ -116,16 +249,19 @@ def test_log_prob_is_scipys(row: Row) -> None:
 @every_family
 def test_density_is_normalised(row: Row) -> None:
     family = row.build(()).double()
-    density = family(params_of(family, (20,))).log_prob(row.support[:, None]).exp().detach()
+    params = params_of(family, (20,)) + torch.tensor(row.safe or 0.0)
+    density = family(params).log_prob(row.support[:, None]).exp().detach()
     total = density.sum(0) if row.discrete else torch.trapezoid(density, row.support, dim=0)
-    torch.testing.assert_close(total.double(), torch.ones(20, dtype=torch.float64), rtol=0, atol=1e-6)
+    torch.testing.assert_close(total.double(), torch.ones(20, dtype=torch.float64), rtol=0, atol=row.tolerance)
 
 
 @every_family
 @pytest.mark.parametrize("shift", [-2.0, 0.0, 2.0])
 def test_samples_fit_the_density(row: Row, shift: float) -> None:
     family = row.build(())
-    d = family(params_of(family, dtype=torch.float32) + shift * torch.arange(family.param_shape[0]))
+    params = params_of(family, dtype=torch.float32) + shift * torch.arange(family.param_shape[0])
+    params = params + torch.tensor(row.safe or 0.0)
+    d = family(params)
     x = d.sample((4000,))
     density = d.log_prob(row.support).exp().detach().double()
     if row.discrete:
@@ -139,7 +275,11 @@ def test_samples_fit_the_density(row: Row, shift: float) -> None:
         p = scipy.stats.chisquare(observed, expected * 4000 / expected.sum()).pvalue
     else:
         cdf = torch.cumulative_trapezoid(density, row.support).numpy()
-        p = scipy.stats.kstest(x.numpy(), lambda v: np.interp(v, row.support[1:].numpy(), cdf)).pvalue
+        raw = params.numpy().astype(float)
+        by_scipy = row.cdf
+        p = scipy.stats.kstest(
+            x.numpy(), lambda v: by_scipy(v, raw) if by_scipy else np.interp(v, row.support[1:].numpy(), cdf)
+        ).pvalue
     assert p > FALSE_ALARM
 
 
@@ -154,7 +294,8 @@ def test_value_and_gradient_are_finite_in_the_tails(row: Row) -> None:
         assert (log_prob < 1e-3).all() or not row.discrete, f"p({value}) > 1"
         for g in torch.autograd.grad(log_prob.sum(), [params, *family.parameters()]):
             assert g.isfinite().all(), f"the gradient at {value} is not finite"
-        assert family(params).sample().isfinite().all()
+        drawn = family(params).sample()
+        assert not drawn.isnan().any() if row.overflows else drawn.isfinite().all()
 
 
 @every_family
@@ -332,6 +473,328 @@ def test_beta_binomial_still_learns_where_its_mean_is_far_off(sign: float) -> No
     assert -sign * grad[0] > 0.5
     farther = family(torch.tensor([200.0 * sign, 0.0])).log_prob(x)  # here the logistic function underflows
     assert farther.isfinite() and farther < family(params).log_prob(x)
+
+
+# ---- families of one kind ----
+
+
+def test_continuous_bernoulli_keeps_its_digits_and_its_moments() -> None:
+    logits = torch.cat([torch.linspace(-80, 80, 41), torch.tensor([-0.51, -0.49, 1e-3, 1e-6, 0.3])]).double()
+    d = fam.ContinuousBernoulli(())(logits[:, None])
+    x = torch.linspace(0, 1, 200001, dtype=torch.float64)[:, None]
+    density = d.log_prob(x).exp()
+    mean = torch.trapezoid(x * density, x, dim=0)
+    ones = torch.ones(46, dtype=torch.float64)
+    torch.testing.assert_close(torch.trapezoid(density, x, dim=0), ones, rtol=0, atol=1e-7)
+    torch.testing.assert_close(d.mean, mean, rtol=0, atol=1e-7)
+    torch.testing.assert_close(d.variance, torch.trapezoid((x - mean) ** 2 * density, x, dim=0), rtol=0, atol=1e-7)
+    draws = fam.ContinuousBernoulli(())(logits[:, None].float()).rsample((20000,)).double()
+    assert ((draws.mean(0) - d.mean).abs() < 5 * (d.variance / 20000).sqrt()).all()
+
+
+def test_student_t_has_the_moments_that_exist() -> None:
+    d = StudentT(torch.tensor([0.5, 1.5, 4.0]), torch.tensor(2.0), torch.tensor(3.0))
+    assert d.mean[0].isnan() and d.mean[1:].tolist() == [2.0, 2.0]
+    assert d.variance[0].isnan() and d.variance[1].isinf() and d.variance[2].item() == pytest.approx(18.0)
+
+
+@pytest.mark.parametrize("df", ["rows", 0.0, -1.0, float("nan"), True], ids=str)
+def test_student_t_lists_the_dfs_that_it_knows(df: Any) -> None:
+    with pytest.raises(OptionError, match="'column', 'shared', 'net' or a positive number"):
+        fam.StudentT(3, df=df)
+
+
+def test_negative_binomial_lists_the_dispersions_that_it_knows() -> None:
+    for build in (fam.NegativeBinomial, fam.ZeroInflatedNegativeBinomial):
+        with pytest.raises(OptionError, match=rf"{build.__name__} knows dispersion='column' or 'net', got 'gene'"):
+            build(3, dispersion="gene")
+
+
+@pytest.mark.parametrize("build", [fam.OrderedLogistic, fam.DiscretizedLogistic])
+@pytest.mark.parametrize("number", [0, 1, 2.5, "3"])
+def test_two_levels_at_least(build: Callable[..., fam.Family], number: Any) -> None:
+    with pytest.raises(OptionError, match="at least 2"):
+        build(3, number)
+
+
+COUNTS: list[Callable[[Any], fam.Family]] = [
+    fam.Poisson,
+    fam.NegativeBinomial,
+    lambda e: fam.NegativeBinomial(e, dispersion="net"),
+    fam.ZeroInflatedPoisson,
+    fam.ZeroInflatedNegativeBinomial,
+]
+
+
+@pytest.mark.parametrize("build", COUNTS)
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3), (3, 1)], ids=str)
+def test_library_multiplies_the_mean(build: Callable[[Any], fam.Family], batch: tuple[int, ...]) -> None:
+    for event in EVENTS:
+        family = build(event)
+        params, library = params_of(family, batch, torch.float32), 10 * torch.rand(batch) + 0.5
+        wide = library.reshape(batch + (1,) * len(event))
+        d = family(params, library=library)
+        torch.testing.assert_close(d.mean, family(params).mean * wide, rtol=1e-4, atol=1e-6)
+        assert d.batch_shape == batch and torch.equal(family(params, library=wide).mean, d.mean)
+
+
+@pytest.mark.parametrize("build", COUNTS)
+def test_library_of_another_shape_raises(build: Callable[[Any], fam.Family]) -> None:
+    family = build(4)
+    params = params_of(family, (2, 3), torch.float32)
+    assert family(params, library=torch.rand(3)).batch_shape == (2, 3)  # of rows, with particles on the left
+    for shape in [(5,), (2, 3, 4), (2,)]:
+        with pytest.raises(ShapeError, match=r"library of shape \(2, 3\)"):
+            family(params, library=torch.rand(shape))
+
+
+def test_a_library_of_zero_is_finite() -> None:
+    for build in COUNTS:
+        params = params_of(build(4), (3,), torch.float32).requires_grad_()
+        log_prob = build(4)(params, library=torch.zeros(3)).log_prob(torch.ones(3, 4))
+        assert log_prob.isfinite().all() and torch.autograd.grad(log_prob.sum(), params)[0].isfinite().all()
+
+
+def test_negative_binomial_has_its_mean_and_variance() -> None:
+    family = fam.NegativeBinomial((), dispersion="net").double()
+    d = family(torch.tensor([1.5, 0.7], dtype=torch.float64))
+    mean, t = np.exp(1.5), soft_exp(np.array(0.7), 1000)
+    assert d.mean.item() == pytest.approx(mean) and d.variance.item() == pytest.approx(mean + mean**2 / t)
+
+
+def test_ordered_cutpoints_stay_ordered_and_start_uniform() -> None:
+    family = fam.OrderedLogistic(3, 5)
+    start = family(torch.zeros(1, 3)).base_dist.probs
+    torch.testing.assert_close(start, torch.full((3, 5), 0.2))
+    with torch.no_grad():
+        for p in family.parameters():
+            p.copy_(100 * torch.randn_like(p))
+    assert (family.cutpoints()[0].diff() >= 0).all()
+    assert fam.OrderedLogistic(3, 2)(torch.zeros(1, 3)).log_prob(torch.ones(3)).item() == pytest.approx(3 * np.log(0.5))
+
+
+def test_discretized_logistic_has_its_moments() -> None:
+    d = fam.DiscretizedLogistic((), 16)(torch.tensor([[0.3, 1.0], [-0.9, 2.5], [1.5, 0.0]]))
+    k = torch.arange(16.0)[:, None]
+    mass = d.log_prob(k).exp()
+    mean = (k * mass).sum(0)
+    torch.testing.assert_close(d.mean, mean, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(d.variance, (k.square() * mass).sum(0) - mean.square(), rtol=1e-3, atol=1e-3)
+
+
+# ---- joint families ----
+
+TABLE: list[Callable[[], fam.Family]] = [
+    lambda: fam.Normal(2),
+    lambda: fam.Gamma(()),
+    lambda: fam.NegativeBinomial(()),
+    lambda: fam.Bernoulli(()),
+    lambda: fam.Categorical(2, 4),
+    lambda: fam.OrderedLogistic((), 3),
+    lambda: fam.Poisson(2),
+]
+JOINT: dict[str, Callable[[], fam.Family]] = {
+    "Columns": lambda: fam.Columns([build() for build in TABLE]),
+    "Multinomial": lambda: fam.Multinomial(5, total_count=9),
+    "Mixture-colour": lambda: fam.DiscretizedLogisticMixture((3, 2, 1), levels=4, num_components=3),
+    "Mixture-grey": lambda: fam.DiscretizedLogisticMixture((1, 2, 2), levels=4, num_components=2),
+}
+every_joint = pytest.mark.parametrize("build", JOINT.values(), ids=JOINT)
+
+
+@every_joint
+@pytest.mark.parametrize("batch", BATCHES, ids=str)
+def test_joint_batches_are_independent_rows(build: Callable[[], fam.Family], batch: tuple[int, ...]) -> None:
+    family = build().double()
+    params = params_of(family, batch)
+    d = family(params)
+    assert (d.batch_shape, d.event_shape) == (batch, family.event_shape)
+    x = d.sample((5,))
+    assert x.shape == (5, *batch, *family.event_shape) and d.support.check(x).all()
+    log_prob = d.log_prob(x)
+    assert log_prob.shape == (5, *batch) and log_prob.dtype == torch.float64 and (d.mean.shape == x.shape[1:])
+    for i in itertools.product(*map(range, batch)):
+        torch.testing.assert_close(log_prob[(slice(None), *i)], family(params[i]).log_prob(x[(slice(None), *i)]))
+    wide = d.expand((7, *batch))
+    assert wide.sample().shape == (7, *batch, *family.event_shape)
+    torch.testing.assert_close(wide.log_prob(x[:1]), log_prob[:1].expand(7, *batch))
+
+
+@every_joint
+def test_joint_value_and_gradient_are_finite_at_the_extremes(build: Callable[[], fam.Family]) -> None:
+    family = build()
+    x = family(params_of(family, (50,), torch.float32)).sample()
+    params = (50 * torch.randint(-1, 2, (50, *family.param_shape)).float()).requires_grad_()
+    log_prob = family(params).log_prob(x)
+    gradients = torch.autograd.grad(log_prob.sum(), [params, *family.parameters()])
+    assert log_prob.isfinite().all() and all(g.isfinite().all() for g in gradients)
+    assert family(params).sample().isfinite().all()
+
+
+@every_joint
+def test_joint_gradient_is_that_of_the_value(build: Callable[[], fam.Family]) -> None:
+    family = build().double()
+    params = params_of(family, (2,)).requires_grad_()
+    x = family(params).sample()
+    assert torch.autograd.gradcheck(lambda p: family(p).log_prob(x), params)
+
+
+@every_joint
+def test_joint_is_traced_without_reading_values(build: Callable[[], fam.Family]) -> None:
+    family = build()
+    params = params_of(family, (3,), torch.float32)
+    x = family(params).sample()
+    with pyro.validation_enabled(False):
+        graph = make_fx(lambda p, x: family(p).log_prob(x))(params, x)
+    called = {str(node.target) for node in graph.graph.nodes}
+    assert not [name for name in called if "_local_scalar_dense" in name or "lift_fresh" in name]
+    assert torch.equal(graph(params + 1, x), family(params + 1).log_prob(x))
+
+
+@every_joint
+def test_joint_wrong_shape_and_unknown_argument_raise(build: Callable[[], fam.Family]) -> None:
+    family = build()
+    for shape in [(), (family.param_shape[0] + 1, *family.param_shape[1:]), (1, *family.event_shape, 1)]:
+        with pytest.raises(ShapeError, match="out_shape=family.param_shape"):
+            family(torch.zeros(shape))
+    with pytest.raises(TypeError, match="unknown"):
+        family(torch.zeros(family.param_shape), unknown=torch.zeros(3))
+
+
+@every_joint
+def test_joint_every_parameter_of_an_mlp_gets_a_gradient(build: Callable[[], fam.Family]) -> None:
+    conditional = mlp(5, build(), hidden=(16,))
+    d = conditional(torch.randn(64, 5))
+    d.log_prob(d.sample()).sum().backward()
+    for name, parameter in conditional.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), name
+
+
+@every_joint
+def test_joint_is_rebuilt_from_its_specification(build: Callable[[], fam.Family]) -> None:
+    conditional = mlp(5, build(), hidden=(16,))
+    with torch.no_grad():
+        for parameter in conditional.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    again = from_spec(to_spec(conditional))
+    again.load_state_dict(conditional.state_dict())
+    assert repr(again.family) == repr(conditional.family)
+    parent = torch.randn(8, 5)
+    x = conditional(parent).sample()
+    assert torch.equal(again(parent).log_prob(x), conditional(parent).log_prob(x))
+
+
+def test_multinomial_takes_each_row_s_own_total() -> None:
+    family = fam.Multinomial(6).double()
+    params, totals = params_of(family, (4,)), torch.tensor([0.0, 1.0, 7.0, 300.0])
+    x = family(params, total_count=totals).sample()
+    assert torch.equal(x.sum(-1), totals.double()) and (x >= 0).all()
+    expected = [
+        scipy.stats.multinomial.logpmf(x[n].numpy(), int(totals[n]), torch.softmax(params[n], -1).numpy())
+        for n in range(4)
+    ]
+    np.testing.assert_allclose(family(params).log_prob(x), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(family(params, total_count=totals).mean.sum(-1), totals.double())
+
+
+def test_multinomial_draws_have_its_mean_and_covariance() -> None:
+    d = fam.Multinomial(5, total_count=20)(torch.tensor([0.0, 1.0, -1.0, 0.5, 2.0]))
+    x = d.sample((20000,))
+    assert ((x.mean(0) - d.mean).abs() < 5 * (d.variance / 20000).sqrt()).all()
+    p = d.probs
+    covariance = 20 * (p.diag() - p[:, None] * p)
+    torch.testing.assert_close(x.T.cov(), covariance, rtol=0, atol=0.2)
+
+
+def test_multinomial_without_a_total_says_what_to_give() -> None:
+    d = fam.Multinomial(5)(torch.zeros(3, 5))
+    for ask in (d.sample, lambda: d.mean):
+        with pytest.raises(PairError, match="total_count=n with n of shape"):
+            ask()
+    with pytest.raises(ShapeError, match=r"total_count of shape \(3,\), one for each row, got \(4,\)"):
+        fam.Multinomial(5)(torch.zeros(3, 5), total_count=torch.ones(4))
+    with pytest.raises(ShapeError, match="one dim"):
+        fam.Multinomial((2, 3))  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="positive int"):
+        fam.Multinomial(5, total_count=0)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_mixture_of_a_pixel_is_normalised_and_drawn_as_it_says(channels: int) -> None:
+    family = fam.DiscretizedLogisticMixture((channels, 1, 1), levels=4, num_components=3).double()
+    d = family(params_of(family))
+    pixels = torch.tensor(list(itertools.product(range(4), repeat=channels)), dtype=torch.float64)[..., None, None]
+    mass = d.log_prob(pixels).exp()
+    assert mass.sum().item() == pytest.approx(1.0)
+    code = (d.sample((20000,)).flatten(1) * 4.0 ** torch.arange(channels - 1, -1, -1)).sum(-1)
+    observed, expected = np.bincount(code.long(), minlength=len(mass)), 20000 * mass.numpy()
+    often = expected > 5
+    observed = np.append(observed[often], observed[~often].sum())
+    expected = np.append(expected[often], expected[~often].sum())
+    keep = expected > 0
+    assert scipy.stats.chisquare(observed[keep], expected[keep]).pvalue > FALSE_ALARM
+    if channels == 1:
+        torch.testing.assert_close(d.mean.squeeze(), (pixels.squeeze() * mass).sum())
+
+
+def test_mixture_conditions_later_channels_on_earlier_ones() -> None:
+    family = fam.DiscretizedLogisticMixture((3, 1, 1), num_components=1)
+    params = torch.zeros(family.param_shape)
+    params[4:7], params[7] = -3.0, 10.0  # sharp scales; the second channel follows the first one
+    x = family(params).sample((2000,)).flatten(1)
+    correlation = x.T.corrcoef()
+    assert correlation[0, 1] > 0.6 and correlation[0, 2].abs() < 0.1
+
+
+def test_mixture_reads_as_a_decoder_of_images() -> None:
+    family = fam.DiscretizedLogisticMixture((3, 8, 8), num_components=2)
+    x = conv(4, family, channels=(3,))(torch.randn(2, 4)).sample()
+    assert x.shape == (2, 3, 8, 8) and repr(family) == "DiscretizedLogisticMixture((3, 8, 8), num_components=2)"
+    with pytest.raises(ShapeError, match=r"\(C, H, W\)"):
+        fam.DiscretizedLogisticMixture((8, 8))
+
+
+def test_columns_are_the_sum_of_their_families() -> None:
+    families = [build() for build in TABLE]
+    table = fam.Columns(families)
+    params, library = params_of(table, (6,), torch.float32), torch.rand(6) + 0.5
+    d = table(params, library=library)
+    x = d.sample()
+    total, at, column = torch.zeros(6), 0, 0
+    for family in families:
+        n, width = family.param_shape.numel(), family.event_shape.numel()
+        raw = params[:, at : at + n].reshape(6, *family.param_shape)
+        given = {"library": library} if isinstance(family, (fam.Poisson, fam.NegativeBinomial)) else {}
+        part = family(raw, **given)
+        total = total + part.log_prob(x[:, column : column + width].reshape(6, *family.event_shape))
+        if not isinstance(family, (fam.Categorical, fam.OrderedLogistic)):
+            torch.testing.assert_close(d.mean[:, column : column + width].reshape(part.mean.shape), part.mean)
+        at, column = at + n, column + width
+    torch.testing.assert_close(d.log_prob(x), total)
+    assert torch.equal(table(params, library=library[:, None]).log_prob(x), d.log_prob(x))
+    assert (d.mean[:, 5:8] == d.mean[:, 5:8].round()).all() and not d.has_rsample
+
+
+def test_columns_say_what_they_do_not_take() -> None:
+    for wrong in ([], [fam.Normal(2), fam.Multinomial(3)], [fam.Normal((2, 3))]):
+        with pytest.raises(OptionError, match="independent elements"):
+            fam.Columns(wrong)
+    with pytest.raises(OptionError, match="library"):
+        fam.Columns([fam.Normal(2)])(torch.zeros(3, 4), library=torch.ones(3))
+    assert repr(fam.Columns([fam.Normal(2), fam.Gamma(())])) == "Columns([Normal(2), Gamma(())])"
+
+
+def test_columns_name_the_value_that_is_outside_its_support() -> None:
+    table = fam.Columns([fam.Normal(2), fam.Bernoulli(()), fam.Categorical((), 4)])
+    d = table(torch.zeros(3, *table.param_shape))
+    x = torch.zeros(3, 4)
+    x[1, 2], x[2, 3] = 2.0, 4.0
+    inside = d.support.base_constraint.check(x)
+    assert inside.shape == (3, 4) and (~inside).nonzero().tolist() == [[1, 2], [2, 3]]
+    encoder, likelihood = mlp(4, fam.Normal(2)), mlp(2, table)
+    vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, encoder)
+    with pytest.raises(DataError, match=r"2 of 12 values are outside .*2\.0 in row 1, column 2"):
+        pv.fit(vae, x, epochs=1, batch_size=3)
 
 
 # ---- conditionals ----

@@ -20,7 +20,24 @@ FAMILIES: dict[str, fam.Family] = {
     "Normal": fam.Normal(3),
     "Binomial": fam.Binomial(3, 4),
     "BetaBinomial": fam.BetaBinomial(3, 4),
+    "Categorical": fam.Categorical(3, 4),
+    "OrderedLogistic": fam.OrderedLogistic(3, 4),
+    "StudentT": fam.StudentT(3),
+    "ContinuousBernoulli": fam.ContinuousBernoulli(3),
+    "ZeroInflatedNegativeBinomial": fam.ZeroInflatedNegativeBinomial(3),
+    "DiscretizedLogistic": fam.DiscretizedLogistic(3, 4),
 }
+MIXED = fam.Columns(
+    [
+        fam.Normal(2),
+        fam.Gamma(()),
+        fam.Beta(()),
+        fam.Poisson(()),
+        fam.Bernoulli(()),
+        fam.Categorical(2, 4),
+        fam.OrderedLogistic((), 3),
+    ]
+)
 
 
 @pytest.mark.parametrize("family", list(FAMILIES.values()), ids=list(FAMILIES))
@@ -48,6 +65,91 @@ def test_a_full_row_is_as_without_it() -> None:
 def test_a_joint_density_is_refused() -> None:
     with pytest.raises(pv.PairError, match="independent elements"):
         ObservedOnly(dist.MultivariateNormal(torch.zeros(2), torch.eye(2)))
+
+
+def test_densities_that_end_in_zero_are_filled_inside_their_support() -> None:
+    for family in (fam.Gamma(3), fam.LogNormal(3), fam.Beta(3)):
+        params = torch.randn(2, *family.param_shape, requires_grad=True)
+        x = torch.tensor([[0.3, NAN, NAN], [NAN, NAN, NAN]])
+        found = ObservedOnly(family(params)).log_prob(x)
+        expected = family(params).base_dist.log_prob(torch.full((3,), 0.3))
+        torch.testing.assert_close(found, torch.stack([expected[0, 0], torch.zeros(())]))
+        (gradient,) = torch.autograd.grad(found.sum(), params)
+        assert gradient.isfinite().all() and gradient[0, :, 0].all() and not gradient[0, :, 1:].any()
+
+
+def test_every_column_of_a_table_may_miss() -> None:
+    params = torch.randn(9, *MIXED.param_shape, requires_grad=True)
+    whole = MIXED(params)
+    x = whole.sample()
+    full = whole.log_prob_elements(x)
+    y = x.clone()
+    gone = torch.eye(9, dtype=torch.bool)
+    y[gone] = NAN
+    found = ObservedOnly(whole).log_prob(y)
+    torch.testing.assert_close(found, full.masked_fill(gone, 0.0).sum(-1))
+    (gradient,) = torch.autograd.grad(found.sum(), params)
+    assert gradient.isfinite().all()
+    nothing = ObservedOnly(MIXED(params)).log_prob(torch.full_like(x, NAN))
+    assert (nothing == 0).all() and torch.autograd.grad(nothing.sum(), params)[0].isfinite().all()
+    torch.testing.assert_close(ObservedOnly(MIXED(params)).log_prob(x), MIXED(params).log_prob(x))
+
+
+def mixture(params: Tensor) -> Any:
+    return dist.MixtureSameFamily(dist.Categorical(logits=params[..., 0, 0]), fam.Normal(3)(params))
+
+
+def test_of_a_mixture_of_products_each_component_leaves_them_out() -> None:
+    params = torch.randn(5, 4, 2, 3, requires_grad=True)  # 4 components
+    x = torch.randn(5, 3)
+    x[0, 1] = x[1] = NAN
+    x[2, 0] = x[2, 2] = NAN
+    found = ObservedOnly(mixture(params)).log_prob(x)
+    torch.testing.assert_close(found[3:], mixture(params).log_prob(x.nan_to_num())[3:])
+    for n in range(3):
+        there = ~x[n].isnan()
+        each = fam.Normal(3)(params[n]).base_dist.log_prob(x[n].nan_to_num())[:, there].sum(-1)
+        torch.testing.assert_close(found[n], torch.logsumexp(each + params[n, :, 0, 0].log_softmax(-1), -1))
+    (gradient,) = torch.autograd.grad(found.sum(), params)
+    assert gradient.isfinite().all()
+    assert ObservedOnly(mixture(params)).expand((2, 5)).log_prob(x).shape == (2, 5)
+
+
+def test_a_row_that_is_a_mixture_element_by_element() -> None:
+    inner = dist.MixtureSameFamily(
+        dist.Categorical(logits=torch.randn(3, 4)), dist.Gamma(torch.ones(3, 4), torch.rand(3, 4) + 0.5)
+    )
+    x = torch.tensor([0.5, NAN, 2.0])
+    found = ObservedOnly(inner.to_event(1)).log_prob(x)
+    torch.testing.assert_close(found, inner.log_prob(x.nan_to_num(1.0))[[0, 2]].sum())
+
+
+def test_a_grey_image_may_miss_pixels() -> None:
+    family = fam.DiscretizedLogisticMixture((1, 2, 2), levels=8, num_components=3)
+    whole = family(torch.randn(5, *family.param_shape))
+    x = whole.sample()
+    y = x.clone()
+    y[:, 0, 0, 1] = NAN
+    expected = whole.log_prob_elements(x)
+    torch.testing.assert_close(ObservedOnly(whole).log_prob(y), expected.sum((1, 2, 3)) - expected[:, 0, 0, 1])
+
+
+def joint_densities() -> dict[str, Any]:
+    colours = fam.DiscretizedLogisticMixture((3, 2, 2), num_components=2)
+    normals = dist.MultivariateNormal(torch.zeros(4, 2), torch.eye(2))
+    return {
+        "Multinomial": fam.Multinomial(4)(torch.zeros(4)),
+        "DiscretizedLogisticMixture": colours(torch.zeros(colours.param_shape)),
+        "MultivariateNormal": normals,
+        "MixtureSameFamily": dist.MixtureSameFamily(dist.Categorical(torch.ones(4)), normals),
+        "Independent": normals.to_event(1),
+    }
+
+
+@pytest.mark.parametrize("name", list(joint_densities()))
+def test_what_has_no_marginals_is_refused_with_the_cure(name: str) -> None:
+    with pytest.raises(pv.PairError, match=rf"got {name}: .*fill or drop rows"):
+        ObservedOnly(joint_densities()[name])
 
 
 class Loading(torch.nn.Module):

@@ -9,37 +9,37 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import biject_to, constraints
+from torch.nn import functional as F
 
+from pyrovae.distributions.columns import EachColumn
 from pyrovae.errors import PairError
 
 
 class ObservedOnly(TorchDistribution):  # type: ignore[misc]  # Pyro has no types
-    """log p(x_observed) = sum over the elements d that are not NaN of log p(x_d), for independent elements.
+    """log p(x_observed): elements of x that are NaN are integrated out. x: (*batch, *event).
 
-    Missing elements are integrated out, which for independent ones is to leave them out (Mattei & Frellsen 2019,
-    arXiv:1812.02633). They are filled with a value inside the support before the density is taken and left out
-    afterwards, so that value and gradient are free of NaN. x: (*batch, *event). Draws and moments are the whole row's.
-    Raises PairError for a distribution whose elements are not independent.
+    For independent elements that is to leave them out (Mattei & Frellsen 2019, arXiv:1812.02633), for a mixture of
+    products, MixtureSameFamily, to leave them out of each component: log sum_k pi_k prod_{d observed} p_k(x_d). Missing
+    elements are filled with a value inside their own support before the density is taken and left out afterwards, so
+    that value and gradient are free of NaN. Draws and moments are the whole row's. Raises PairError for a density with
+    no such marginal: Multinomial, MultivariateNormal, channels that depend on one another.
     """
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012  # torch's name and form
 
     def __init__(self, whole: Any) -> None:
-        if not isinstance(whole, dist.Independent) or whole.base_dist.event_shape:
+        if not _has_marginals(whole):
             raise PairError(
-                f"observed_only needs a likelihood of independent elements, as Normal(D) or Bernoulli(D), got {whole}: "
-                "a joint density has no marginal that could be taken element by element."
+                "observed_only needs a likelihood of independent elements, as Normal(D), Columns([...]) or Bernoulli(D), "
+                f"or a mixture of such, got {type(whole).__name__}: a joint density has no marginal that could be taken "
+                "element by element. Take a family of independent elements (Poisson(V) for a bag of words, "
+                "DiscretizedLogistic((C, H, W)) for colours), or fill or drop rows with gaps."
             )
         self.whole = whole
         super().__init__(whole.batch_shape, whole.event_shape, validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        observed = ~torch.isnan(value)
-        elements = self.whole.base_dist
-        filled = torch.where(observed, value, _inside(elements.support, value))
-        log_prob = torch.where(observed, elements.log_prob(filled), value.new_zeros(()))
-        summed = log_prob.flatten(log_prob.dim() - len(self.event_shape)).sum(-1)
-        return summed
+        return _marginal(self.whole, value, ~torch.isnan(value))
 
     @property
     def support(self) -> Any:
@@ -67,16 +67,56 @@ class ObservedOnly(TorchDistribution):  # type: ignore[misc]  # Pyro has no type
         return ObservedOnly(self.whole.expand(batch_shape))
 
 
-def _inside(support: Any, like: Tensor) -> Tensor:
-    """A value of the support at which densities are smooth."""
-    if getattr(support, "is_discrete", False):
+def _elements(whole: Any) -> Any:
+    """value -> the log-density of each element, (*batch, *event), of independent elements; None for others."""
+    if not whole.event_shape:
+        return whole.log_prob
+    if isinstance(whole, dist.Independent) and not whole.base_dist.event_shape:
+        return whole.base_dist.log_prob
+    return getattr(whole, "log_prob_elements", None)
+
+
+def _has_marginals(whole: Any) -> bool:
+    if isinstance(whole, dist.MixtureSameFamily):
+        return _has_marginals(whole.component_distribution)
+    if isinstance(whole, dist.Independent) and whole.base_dist.event_shape:
+        return _has_marginals(whole.base_dist)
+    return _elements(whole) is not None
+
+
+def _marginal(whole: Any, value: Tensor, observed: Tensor) -> Tensor:
+    """log p(value where observed): (*batch)."""
+    n = len(whole.event_shape)
+    if isinstance(whole, dist.MixtureSameFamily) and n:
+        dim = -1 - n
+        inside = _marginal(whole.component_distribution, value.unsqueeze(dim), observed.unsqueeze(dim))
+        return torch.logsumexp(inside + F.log_softmax(whole.mixture_distribution.logits, -1), -1)
+    if isinstance(whole, dist.Independent) and whole.base_dist.event_shape:
+        parts = _marginal(whole.base_dist, value, observed)
+        return parts.flatten(parts.dim() - whole.reinterpreted_batch_ndims).sum(-1)
+    filled = torch.where(observed, value, inside_support(whole.support, value))
+    log_prob = _elements(whole)(filled)
+    log_prob = torch.where(observed, log_prob, log_prob.new_zeros(()))
+    return log_prob.flatten(log_prob.dim() - n).sum(-1) if n else log_prob
+
+
+def inside_support(support: Any, like: Tensor) -> Tensor:
+    """A value of the support, for each element of `like` or for all, at which densities are smooth."""
+    while hasattr(support, "base_constraint"):  # of whole rows, and of mixtures
+        support = support.base_constraint
+    if isinstance(support, EachColumn):
+        blocks = zip(support.blocks, like.split(support.sizes, -1))
+        return torch.cat([inside_support(block, v).expand(v.shape) for block, v in blocks], -1)
+    if support is constraints.real:
+        return like.new_zeros(())
+    if support is constraints.boolean or getattr(support, "is_discrete", False):
         low = getattr(support, "lower_bound", 0)
-        return torch.as_tensor(low, dtype=like.dtype, device=like.device)
-    return biject_to(support)(like.new_zeros(())) if support is not constraints.real else like.new_zeros(())
+        return low.to(like) if isinstance(low, Tensor) else like.new_full((), low)
+    return biject_to(support)(like.new_zeros(()))
 
 
 class observed_only(nn.Module):
-    """p(x_observed | parents) for any conditional with independent elements: NaN in a row is left out of its density.
+    """p(x_observed | parents) for a conditional of independent elements, or a mixture of such: NaN is left out.
 
     `VAE(prior, observed_only(likelihood), encoder)`, with an encoder that takes NaN: see `nets.WithMask`.
     """

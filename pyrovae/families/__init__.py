@@ -1,6 +1,35 @@
 """Link functions: the raw output of a network -> the distribution of one row. See `pyrovae.families.base`."""
 
 from pyrovae.families.base import Elementwise, Family
+from pyrovae.families.columns import Columns
+from pyrovae.families.continuous import Beta, ContinuousBernoulli, Gamma, Laplace, LogNormal, StudentT
+from pyrovae.families.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial, ZeroInflatedPoisson
 from pyrovae.families.elementwise import Bernoulli, BetaBinomial, Binomial, Categorical, Normal
+from pyrovae.families.images import DiscretizedLogistic, DiscretizedLogisticMixture
+from pyrovae.families.ordinal import OrderedLogistic
+from pyrovae.families.text import Multinomial
 
-__all__ = ["Bernoulli", "BetaBinomial", "Binomial", "Categorical", "Elementwise", "Family", "Normal"]
+__all__ = [
+    "Bernoulli",
+    "Beta",
+    "BetaBinomial",
+    "Binomial",
+    "Categorical",
+    "Columns",
+    "ContinuousBernoulli",
+    "DiscretizedLogistic",
+    "DiscretizedLogisticMixture",
+    "Elementwise",
+    "Family",
+    "Gamma",
+    "Laplace",
+    "LogNormal",
+    "Multinomial",
+    "NegativeBinomial",
+    "Normal",
+    "OrderedLogistic",
+    "Poisson",
+    "StudentT",
+    "ZeroInflatedNegativeBinomial",
+    "ZeroInflatedPoisson",
+]

@@ -15,6 +15,7 @@ choice (`pyro.enable_validation`); with validation off nothing in here, nor in `
 """
 
 import inspect
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -87,8 +88,15 @@ class Elementwise(Family):
         return elements.to_event(len(self.event_shape))
 
 
-def positive(family: Family, name: str, value: int) -> int:
-    """The value, if it is a positive int; OptionError otherwise."""
-    if not isinstance(value, int) or value < 1:
-        raise OptionError(f"{type(family).__name__} needs {name} to be a positive int, got {value!r}.")
+def soft_exp(raw: Tensor, bound: float) -> Tensor:
+    """exp(c tanh(raw / c)), c = log(bound): exp(raw) near 0, from 1 / bound to bound wherever raw is."""
+    c = math.log(bound)
+    return torch.exp(c * torch.tanh(raw / c))
+
+
+def positive(family: Family, name: str, value: int, least: int = 1) -> int:
+    """The value, if it is an int of at least `least`; OptionError otherwise."""
+    if not isinstance(value, int) or value < least:
+        wanted = "a positive int" if least == 1 else f"an int of at least {least}"
+        raise OptionError(f"{type(family).__name__} needs {name} to be {wanted}, got {value!r}.")
     return value

@@ -26,25 +26,25 @@ class Bernoulli(Elementwise):
         return dist.Bernoulli(logits=logits)
 
 
-class Normal(Elementwise):
-    """p(x_d) = N(x_d; m_d, s_d^2). m is the first parameter; `scale` says where s comes from.
+class LocationScale(Elementwise):
+    """Families whose first parameter is a location and whose `scale` comes from where `scale` says.
 
     "net": s_d = softplus(second parameter) + floor, per row and dimension; "column": one learned number per
     dimension; "shared": one learned number; a positive float: that number, fixed. Learned numbers are
-    softplus(raw_scale) + floor and start at 1 + floor. params: (*batch, P, *event_shape), P = 2 for "net", else 1;
-    x: (*batch, *event_shape). Raises ShapeError, and OptionError for an unknown scale or a floor that is not positive.
-    Bishop 2006, *Pattern Recognition and Machine Learning*, section 2.3.
+    softplus(raw_scale) + floor and start at 1 + floor. Raises OptionError for an unknown scale or a floor that is not
+    positive.
     """
 
     raw_scale: Tensor
 
     def __init__(self, event_shape: int | Sequence[int], scale: str | float = "net", floor: float = 1e-4) -> None:
         super().__init__(event_shape)
+        name = type(self).__name__
         known = scale in ("net", "column", "shared") if isinstance(scale, str) else 0 < scale < math.inf
         if not known or isinstance(scale, bool):
-            raise OptionError(f"Normal knows scale='net', 'column', 'shared' or a positive number, got {scale!r}.")
+            raise OptionError(f"{name} knows scale='net', 'column', 'shared' or a positive number, got {scale!r}.")
         if not floor > 0:
-            raise OptionError(f"Normal needs a positive floor, got {floor!r}. A scale of 0 is no density.")
+            raise OptionError(f"{name} needs a positive floor, got {floor!r}. A scale of 0 is no density.")
         self.scale, self.floor = scale, floor
         self.num_params = 2 if scale == "net" else 1
         shapes = {"column": self.event_shape, "shared": torch.Size()}
@@ -52,10 +52,23 @@ class Normal(Elementwise):
         start = nn.Parameter(torch.full(shapes[str(scale)], math.log(math.expm1(1)))) if learned else None
         self.register_parameter("raw_scale", start)
 
-    def link(self, loc: Tensor, raw: Tensor | None = None) -> TorchDistributionMixin:
+    def scale_of(self, loc: Tensor, raw: Tensor | None) -> Tensor:
+        """The scale: of the shape of loc, or one that broadcasts to it."""
         if not isinstance(self.scale, str):
-            return dist.Normal(loc, loc.new_full((), self.scale))
-        return dist.Normal(loc, F.softplus(self.raw_scale if raw is None else raw) + self.floor)
+            return loc.new_full((), self.scale)
+        return F.softplus(self.raw_scale if raw is None else raw) + self.floor
+
+
+class Normal(LocationScale):
+    """p(x_d) = N(x_d; m_d, s_d^2). m is the first parameter; `scale` says where s comes from, see LocationScale.
+
+    params: (*batch, P, *event_shape), P = 2 for scale="net", else 1; x: (*batch, *event_shape). Raises ShapeError, and
+    OptionError for an unknown scale or a floor that is not positive.
+    Bishop 2006, *Pattern Recognition and Machine Learning*, section 2.3.
+    """
+
+    def link(self, loc: Tensor, raw: Tensor | None = None) -> TorchDistributionMixin:
+        return dist.Normal(loc, self.scale_of(loc, raw))
 
 
 class Binomial(Elementwise):
@@ -73,6 +86,13 @@ class Binomial(Elementwise):
 
     def link(self, logits: Tensor) -> TorchDistributionMixin:
         return dist.Binomial(logits.new_full((), self.total_count), logits=logits)
+
+
+def concentrations(logits: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
+    """a = c s(l) and b = c s(-l), log c = log 0.2 + s(r - 1) (log 1000 - log 0.2): see BetaBinomial."""
+    c = 0.2 * torch.exp(math.log(1000 / 0.2) * torch.sigmoid(raw - 1))
+    # s(-l), since 1 - s(l) is 0 from l = 17 on; 1e-30 only matters where s underflows
+    return c * torch.sigmoid(logits) + 1e-30, c * torch.sigmoid(-logits) + 1e-30
 
 
 class BetaBinomial(Elementwise):
@@ -93,9 +113,7 @@ class BetaBinomial(Elementwise):
         self.total_count = positive(self, "total_count", total_count)
 
     def link(self, logits: Tensor, raw: Tensor) -> TorchDistributionMixin:
-        c = 0.2 * torch.exp(math.log(1000 / 0.2) * torch.sigmoid(raw - 1))
-        # s(-l), since 1 - s(l) is 0 from l = 17 on; 1e-30 only matters where s underflows
-        a, b = c * torch.sigmoid(logits) + 1e-30, c * torch.sigmoid(-logits) + 1e-30
+        a, b = concentrations(logits, raw)
         return dist.BetaBinomial(a, b, logits.new_full((), self.total_count))
 
 

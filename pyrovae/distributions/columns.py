@@ -1,0 +1,85 @@
+"""Rows of a table whose columns are of different kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from pyro.distributions import Categorical
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+
+
+class EachColumn(constraints.Constraint):
+    """A constraint for each block of columns; `check` answers element by element. value: (*batch, D)."""
+
+    def __init__(self, blocks: Sequence[Any], sizes: Sequence[int]) -> None:
+        self.blocks, self.sizes = tuple(blocks), tuple(sizes)
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        return torch.cat([b.check(v) for b, v in zip(self.blocks, value.split(self.sizes, -1))], -1)
+
+    def __repr__(self) -> str:
+        return "by column: " + ", ".join(f"{b} x {n}" if n > 1 else str(b) for b, n in zip(self.blocks, self.sizes))
+
+
+class ProductOfColumns(TorchDistribution):  # type: ignore[misc]  # Pyro has no types
+    """p(row) = prod_b prod_d p_b(row_bd): blocks b of independent columns, each block with a distribution of its own.
+
+    blocks: distributions without event dims, of batch shape (*batch, d_b); rows: (*batch, D), D = sum_b d_b. `mean` has
+    the most probable class of a Categorical column, which has no mean; `variance` has NaN there.
+    """
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012  # torch's name and form
+
+    def __init__(self, blocks: Sequence[Any]) -> None:
+        self.blocks = tuple(blocks)
+        self.sizes = tuple(b.batch_shape[-1] for b in self.blocks)
+        shape = torch.broadcast_shapes(*(b.batch_shape[:-1] for b in self.blocks))
+        super().__init__(shape, torch.Size([sum(self.sizes)]), validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> ProductOfColumns:
+        shape = torch.Size(batch_shape)
+        return ProductOfColumns([b.expand((*shape, n)) for b, n in zip(self.blocks, self.sizes)])
+
+    @constraints.dependent_property(is_discrete=False, event_dim=1)
+    def support(self) -> Any:
+        return constraints.independent(EachColumn([b.support for b in self.blocks], self.sizes), 1)
+
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override, unused-ignore]
+        return all(b.has_rsample for b in self.blocks)
+
+    def log_prob_elements(self, value: Tensor) -> Tensor:
+        """Each element's log-density: (*batch, D)."""
+        return self._cat([b.log_prob(v) for b, v in zip(self.blocks, value.split(self.sizes, -1))])
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.log_prob_elements(value).sum(-1)
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
+        with torch.no_grad():
+            return self._cat([b.sample(sample_shape) for b in self.blocks])
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        return self._cat([b.rsample(sample_shape) for b in self.blocks])
+
+    @property
+    def mean(self) -> Tensor:
+        return self._moment(lambda b: b.logits.argmax(-1) if isinstance(b, Categorical) else b.mean)
+
+    @property
+    def variance(self) -> Tensor:
+        return self._moment(lambda b: b.variance)
+
+    def _moment(self, of: Callable[[Any], Tensor]) -> Tensor:
+        return self._cat([of(b) for b in self.blocks])
+
+    def _cat(self, blocks: list[Tensor]) -> Tensor:
+        if all(b.shape[:-1] == blocks[0].shape[:-1] for b in blocks):
+            return torch.cat(blocks, -1)
+        shape = torch.broadcast_shapes(*(b.shape[:-1] for b in blocks))
+        return torch.cat([b.expand(*shape, -1) for b in blocks], -1)

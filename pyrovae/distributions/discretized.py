@@ -1,0 +1,158 @@
+"""Numbers that were rounded to levels: the discretised logistic, and its mixture for the pixels of an image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+from torch.nn import functional as F
+
+from pyrovae.distributions.numerics import log_sigmoid_difference
+
+
+def log_mass(value: Tensor, loc: Tensor, scale: Tensor, levels: int) -> Tensor:
+    """The log-mass of levels 0, ..., levels - 1 under a logistic density on [-1, 1]; the end levels take the tails."""
+    half = 1 / (levels - 1)
+    y = value * (2 * half) - 1
+    upper, lower, width = (y + half - loc) / scale, (y - half - loc) / scale, 2 * half / scale
+    inside = log_sigmoid_difference(upper, lower, width)
+    return torch.where(
+        value < 0.5, F.logsigmoid(upper), torch.where(value > levels - 1.5, F.logsigmoid(-lower), inside)
+    )
+
+
+def moments(loc: Tensor, scale: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+    """E[x] = sum_k P(x >= k) and E[x^2] = sum_k (2 k - 1) P(x >= k), k = 1, ..., levels - 1; one level at a time."""
+    first, second = torch.zeros_like(loc), torch.zeros_like(loc)
+    for k in range(1, levels):
+        above = torch.sigmoid((loc - ((2 * k - 1) / (levels - 1) - 1)) / scale)
+        first, second = first + above, second + (2 * k - 1) * above
+    return first, second
+
+
+def draw(loc: Tensor, scale: Tensor, levels: int) -> Tensor:
+    """A level for each element of loc and scale."""
+    tiny = torch.finfo(loc.dtype).tiny
+    u = torch.rand_like(loc).clamp(tiny, 1 - torch.finfo(loc.dtype).eps)
+    y = loc + scale * (u.log() - torch.log1p(-u))
+    return ((y + 1) * ((levels - 1) / 2)).round().clamp(0.0, levels - 1.0)
+
+
+class DiscretizedLogistic(TorchDistribution):  # type: ignore[misc]  # Pyro has no types
+    """P(x = k) = s((y_k + h - m) / t) - s((y_k - h - m) / t) for k = 0, ..., levels - 1.
+
+    y_k = 2 k / (levels - 1) - 1 is on [-1, 1], h = 1 / (levels - 1), m = loc, t = scale, s the logistic function; the
+    tails belong to the end levels, so that the sum is 1. loc, scale: (*batch), broadcast.
+    Salimans et al. 2017, arXiv:1701.05517.
+    """
+
+    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012  # torch's name and form
+
+    def __init__(self, loc: Tensor, scale: Tensor, levels: int, validate_args: bool | None = None) -> None:
+        self.loc, self.scale = torch.broadcast_tensors(loc, scale)
+        self.levels = levels
+        super().__init__(self.loc.shape, validate_args=validate_args)
+
+    @constraints.dependent_property(is_discrete=True, event_dim=0)
+    def support(self) -> Any:
+        return constraints.integer_interval(0, self.levels - 1)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> DiscretizedLogistic:
+        shape = torch.Size(batch_shape)
+        return DiscretizedLogistic(self.loc.expand(shape), self.scale.expand(shape), self.levels, validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        return log_mass(value, self.loc, self.scale, self.levels)
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
+        shape = self._extended_shape(sample_shape)
+        with torch.no_grad():
+            return draw(self.loc.expand(shape), self.scale.expand(shape), self.levels)
+
+    @property
+    def mean(self) -> Tensor:
+        return moments(self.loc, self.scale, self.levels)[0]
+
+    @property
+    def variance(self) -> Tensor:
+        first, second = moments(self.loc, self.scale, self.levels)
+        return (second - first.square()).clamp_min(0.0)
+
+
+class DiscretizedLogisticMixture(TorchDistribution):  # type: ignore[misc]
+    """p(x) = prod over pixels of sum_k pi_k prod_c P(x_c; m_kc + sum_{j < c} a_kcj y_j, t_kc), y_j the level on [-1, 1].
+
+    P is DiscretizedLogistic's mass; the channels of a pixel share its component and later ones depend linearly on
+    earlier ones. logits: (*batch, K, H, W); loc, scale: (*batch, K, C, H, W); coefficients a: (*batch, K, C (C - 1) / 2,
+    H, W) in the order (1, 0), (2, 0), (2, 1), ...; x in {0, ..., levels - 1}: (*batch, C, H, W). `mean` is exact for
+    C = 1; for more channels it puts the mean of earlier channels into later ones, exact up to clipping at the ends.
+    Salimans et al. 2017, arXiv:1701.05517.
+    """
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012
+
+    def __init__(self, logits: Tensor, loc: Tensor, scale: Tensor, coefficients: Tensor, levels: int) -> None:
+        self.logits, self.loc, self.scale, self.coefficients, self.levels = logits, loc, scale, coefficients, levels
+        super().__init__(logits.shape[:-3], loc.shape[-3:], validate_args=False)
+
+    @constraints.dependent_property(is_discrete=True, event_dim=3)
+    def support(self) -> Any:
+        return constraints.independent(constraints.integer_interval(0, self.levels - 1), 3)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> DiscretizedLogisticMixture:
+        shape, n = torch.Size(batch_shape), len(self.batch_shape)
+        own = [t.expand(shape + t.shape[n:]) for t in (self.logits, self.loc, self.scale, self.coefficients)]
+        return DiscretizedLogisticMixture(own[0], own[1], own[2], own[3], self.levels)
+
+    def _shifted(self, c: int, y: list[Tensor]) -> Tensor:
+        """The location of channel c given those before it, y: a tensor (..., K, H, W)."""
+        loc = self.loc[..., c, :, :]
+        start = c * (c - 1) // 2
+        for j in range(c):
+            loc = loc + self.coefficients[..., start + j, :, :] * y[j]
+        return loc
+
+    def _unit(self, levels: Tensor) -> Tensor:
+        return levels * (2 / (self.levels - 1)) - 1
+
+    def _log_prob_of_pixels(self, value: Tensor) -> Tensor:
+        channels = value.unsqueeze(-4).unbind(-3)
+        y = [self._unit(c) for c in channels]
+        found = F.log_softmax(self.logits, -3)
+        for c, x in enumerate(channels):
+            found = found + log_mass(x, self._shifted(c, y), self.scale[..., c, :, :], self.levels)
+        return torch.logsumexp(found, -3)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self._log_prob_of_pixels(value).sum((-1, -2))
+
+    @property
+    def log_prob_elements(self) -> Any:
+        """value -> (*batch, 1, H, W), each element's log-mass; None where channels depend on one another."""
+        if self.event_shape[0] > 1:
+            return None
+        return lambda value: self._log_prob_of_pixels(value).unsqueeze(-3)
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        with torch.no_grad():
+            whole = self.expand(torch.Size(sample_shape) + self.batch_shape)
+            gumbel = -torch.empty_like(whole.logits).exponential_().log()
+            k = (whole.logits + gumbel).argmax(-3, keepdim=True)
+            channels: list[Tensor] = []
+            for c in range(self.event_shape[0]):
+                loc = whole._shifted(c, [self._unit(x) for x in channels]).gather(-3, k)
+                channels.append(draw(loc, whole.scale[..., c, :, :].gather(-3, k), self.levels))
+            return torch.cat(channels, -3)
+
+    @property
+    def mean(self) -> Tensor:
+        means: list[Tensor] = []
+        for c in range(self.event_shape[0]):
+            loc = self._shifted(c, [self._unit(m) for m in means])
+            means.append(moments(loc, self.scale[..., c, :, :], self.levels)[0])
+        return (F.softmax(self.logits, -3).unsqueeze(-3) * torch.stack(means, -3)).sum(-4)

@@ -1,0 +1,23 @@
+"""Differences that keep their digits."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def log1mexp(x: Tensor) -> Tensor:
+    """log(1 - exp(-x)) for x > 0, elementwise, with its digits at both ends. Maechler 2012, vignette of R's Rmpfr."""
+    near = x < math.log(2)
+    # each branch gets an argument at which its derivative is finite
+    small, large = torch.where(near, x, torch.ones_like(x)), torch.where(near, torch.ones_like(x), x)
+    return torch.where(near, torch.log(-torch.expm1(-small)), torch.log1p(-torch.exp(-large)))
+
+
+def log_sigmoid_difference(upper: Tensor, lower: Tensor, width: Tensor) -> Tensor:
+    """log(s(upper) - s(lower)) = log s(upper) + log s(-lower) + log(1 - exp(-width)), s the logistic function.
+
+    width = upper - lower > 0 is given, since a difference of large numbers would lose it. Shapes broadcast.
+    """
+    return F.logsigmoid(upper) + F.logsigmoid(-lower) + log1mexp(width)
