@@ -17,23 +17,99 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pyrovae import families, priors
-from pyrovae.conditionals import Conditional, conv, mlp
+from pyrovae.conditionals import conv, flow, mlp
 from pyrovae.data import Dataset, Standardize
 from pyrovae.errors import CheckpointError, DataError, OptionError
 from pyrovae.infer.splits import Split
 from pyrovae.models import VAE
-from pyrovae.nets import Rescaled
+from pyrovae.nets import Log1p, Rescaled
 
-PRIORS: dict[str, Callable[[int], nn.Module]] = {
-    "normal": priors.StandardNormal,
-    "mixture": priors.MixtureOfNormals,
-}
 Event = int | tuple[int, ...]
-LIKELIHOODS: dict[str, Callable[[Event, int], families.Family]] = {
-    "bernoulli": lambda event, total_count: families.Bernoulli(event),
-    "binomial": families.Binomial,
-    "beta-binomial": families.BetaBinomial,
-    "normal": lambda event, total_count: families.Normal(event, scale="column"),
+
+
+@dataclass(frozen=True)
+class Part:
+    """What has a name on the command line: how it is built, and what it is, in a few words."""
+
+    build: Callable[..., Any]
+    what: str
+
+
+@dataclass(frozen=True)
+class Prior(Part):
+    """build(latent, encoder, rows). guides: those that have its support, the first of which is the default."""
+
+    guides: tuple[str, ...] = ("normal", "low-rank", "full", "mixture", "iaf", "nsf")
+
+
+@dataclass(frozen=True)
+class Likelihood(Part):
+    """build(event_shape, total_count). density: of real rows, in nats that depend on their units; else a mass.
+
+    takes: the values it is for. "real" rows are standardised, column by column; others are taken as they are.
+    """
+
+    takes: str
+    density: bool = False
+
+    @property
+    def needs_total(self) -> bool:
+        return "largest count" in self.takes
+
+
+PRIORS: dict[str, Prior] = {
+    "normal": Prior(lambda n, *_: priors.StandardNormal(n), "N(0, I)"),
+    "learned-normal": Prior(lambda n, *_: priors.Normal(n), "a Normal whose location and scale are learned"),
+    "laplace": Prior(lambda n, *_: priors.Laplace(n), "independent Laplace"),
+    "student-t": Prior(lambda n, *_: priors.StudentT(n), "independent Student's t"),
+    "horseshoe": Prior(lambda n, *_: priors.Horseshoe(n), "sparse codes"),
+    "mixture": Prior(lambda n, *_: priors.MixtureOfNormals(n), "ten Normals, learned"),
+    "vamp": Prior(lambda n, encoder, x: priors.VampPrior(encoder, x[:500]), "the encoder at 500 learned pseudo-inputs"),
+    "maf": Prior(lambda n, *_: priors.FlowPrior(n, kind="maf"), "masked autoregressive flow"),
+    "nsf": Prior(lambda n, *_: priors.FlowPrior(n, kind="nsf"), "neural spline flow"),
+    "coupling": Prior(lambda n, *_: priors.FlowPrior(n, kind="coupling"), "flow of affine couplings"),
+    "sphere": Prior(lambda n, *_: priors.Spherical(n), "uniform on the sphere", guides=("power-spherical",)),
+    "logistic-normal": Prior(lambda n, *_: priors.LogisticNormal(n), "proportions", guides=("logistic-normal",)),
+}
+GUIDES: dict[str, Part] = {
+    "normal": Part(families.Normal, "Normal, independent dimensions"),
+    "low-rank": Part(lambda n: families.LowRankNormal(n, min(n, 2)), "Normal, diagonal plus rank 2"),
+    "full": Part(families.FullNormal, "Normal, full covariance"),
+    "mixture": Part(families.MixtureOfNormals, "mixture of diagonal Normals"),
+    "power-spherical": Part(families.PowerSpherical, "around a direction on the sphere"),
+    "logistic-normal": Part(families.LogisticNormal, "Normal under softmax"),
+    "iaf": Part(flow, "inverse autoregressive flow"),
+    "nsf": Part(flow, "neural spline flow, inverted"),
+}
+FLOWS = ("iaf", "nsf")
+LIKELIHOODS: dict[str, Likelihood] = {
+    "bernoulli": Likelihood(lambda e, n: families.Bernoulli(e), "0 or 1, or draws from [0, 1]", "binary unit"),
+    "continuous-bernoulli": Likelihood(
+        lambda e, n: families.ContinuousBernoulli(e), "[0, 1]", "binary unit", density=True
+    ),
+    "beta": Likelihood(lambda e, n: families.Beta(e), "(0, 1)", "unit", density=True),
+    "normal": Likelihood(lambda e, n: families.Normal(e, scale="column"), "reals", "real", density=True),
+    "laplace": Likelihood(lambda e, n: families.Laplace(e), "reals", "real", density=True),
+    "student-t": Likelihood(lambda e, n: families.StudentT(e), "reals with outliers", "real", density=True),
+    "log-normal": Likelihood(lambda e, n: families.LogNormal(e), "positive reals", "positive", density=True),
+    "gamma": Likelihood(lambda e, n: families.Gamma(e), "positive reals", "positive", density=True),
+    "binomial": Likelihood(families.Binomial, "counts up to a known one", "count, largest count"),
+    "beta-binomial": Likelihood(families.BetaBinomial, "the same, with more spread", "count, largest count"),
+    "discretized-logistic": Likelihood(
+        lambda e, n: families.DiscretizedLogistic(e, n + 1), "levels in order", "count, largest count"
+    ),
+    "ordinal": Likelihood(lambda e, n: families.OrderedLogistic(e, n + 1), "grades", "count, largest count"),
+    "categorical": Likelihood(
+        lambda e, n: families.Categorical(e, n + 1), "codes without order", "count, largest count"
+    ),
+    "poisson": Likelihood(lambda e, n: families.Poisson(e), "counts", "count"),
+    "negative-binomial": Likelihood(lambda e, n: families.NegativeBinomial(e), "counts with more spread", "count"),
+    "zero-inflated-poisson": Likelihood(
+        lambda e, n: families.ZeroInflatedPoisson(e), "counts, zeros of their own", "count"
+    ),
+    "zero-inflated-negative-binomial": Likelihood(
+        lambda e, n: families.ZeroInflatedNegativeBinomial(e), "both", "count"
+    ),
 }
 NETS = ("mlp", "conv")
 Array = NDArray[Any]
@@ -45,6 +121,7 @@ class Options:
 
     prior: str = "normal"
     likelihood: str | None = None
+    guide: str | None = None
     total_count: int | None = None
     net: str = "mlp"
     latent: int = 10
@@ -73,18 +150,23 @@ class Rows:
     image_shape: tuple[int, ...] | None
     columns: tuple[str, ...] | None
     test_index: Tensor  # where the test rows stand in the source, as `encode` numbers its rows
-    divisor: float  # what the source was divided by when it was read, undone for densities of real rows
+    divisor: float  # what the source was divided by when it was read, undone for densities; 1 for masses
 
     def restore(self, rows: Tensor) -> Tensor:
         flat = rows.flatten(1)
         return self.scaler.invert(flat) * self.divisor if self.scaler is not None else flat
 
+    def dequantised(self, rows: Tensor, seed: int) -> Tensor:
+        """Rows plus noise, uniform on [0, 1) in units of the source's whole numbers, as the model takes them."""
+        noise = torch.rand(rows.shape, generator=torch.Generator().manual_seed(seed)).to(rows)
+        scale = self.divisor * (self.scaler.scale.reshape(rows.shape[1:]) if self.scaler is not None else 1.0)
+        return rows + noise / scale
+
     @property
     def log_abs_det(self) -> float:
         """What turns a log-density of standardised rows into one of the data's own units: subtract it."""
-        if self.scaler is None:
-            return 0.0
-        return float(self.scaler.log_abs_det) + len(self.scaler.scale) * math.log(self.divisor)
+        scaled = 0.0 if self.scaler is None else float(self.scaler.log_abs_det)
+        return scaled + self.test[0].numel() * math.log(self.divisor)
 
 
 # --- decisions -------------------------------------------------------------------------------------------------------
@@ -103,17 +185,25 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
     Epochs: about 3,000 steps, at least 20 and at most 500 epochs.
     """
     choose("prior", options.prior, PRIORS)
+    guide = options.guide or PRIORS[options.prior].guides[0]
+    choose("guide", guide, GUIDES)
+    if guide not in (fitting := PRIORS[options.prior].guides):
+        raise OptionError(
+            f"--guide {guide} has not the support of --prior {options.prior}; that prior takes {', '.join(fitting)}."
+        )
+    if guide in FLOWS and options.net == "conv":
+        raise OptionError(f"--guide {guide} stands behind --net mlp; with --net conv take another guide.")
     choose("net", options.net, NETS)
     bounded = options.total_count if options.total_count is not None else dataset.total_count
     kinds = {
         "binary": "bernoulli",
         "unit": "bernoulli",
-        "count": "beta-binomial" if bounded is not None else "normal",
+        "count": "beta-binomial" if bounded is not None else "negative-binomial",
         "real": "normal",
     }
     likelihood = options.likelihood or kinds[dataset.kind]
     choose("likelihood", likelihood, LIKELIHOODS)
-    if likelihood in ("binomial", "beta-binomial") and bounded is None:
+    if LIKELIHOODS[likelihood].needs_total and bounded is None:
         raise OptionError(f"--likelihood {likelihood} needs --total-count, the largest count that can occur.")
     if options.latent < 1 or any(width < 1 for width in options.hidden):
         raise OptionError(f"--latent and --hidden must be positive, got {options.latent} and {options.hidden}.")
@@ -130,7 +220,8 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
     batch_size = options.batch_size or min(num_rows, 256 if num_rows >= 20_000 else 128)
     filled = {
         "likelihood": likelihood,
-        "total_count": bounded if likelihood in ("binomial", "beta-binomial") else None,
+        "guide": guide,
+        "total_count": bounded if LIKELIHOODS[likelihood].needs_total else None,
         "batch_size": batch_size,
         "epochs": options.epochs or max(20, min(500, math.ceil(3000 * batch_size / num_rows))),
         "learning_rate": options.learning_rate or 3e-3,
@@ -138,22 +229,39 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
     return Options(**{**asdict(options), **filled})
 
 
-def build(options: Options, event_shape: tuple[int, ...]) -> VAE:
-    """The standard VAE of these options for rows of that shape. Counts enter the encoder divided by their bound."""
+def build(options: Options, train: Tensor) -> VAE:
+    """The standard VAE of these options for such rows. Counts enter the encoder divided by their bound, or as log(1 + x)."""
+    event_shape = tuple(train.shape[1:])
     event: Event = event_shape[0] if len(event_shape) == 1 else event_shape
-    total = options.total_count or 1
-    likelihood_family = LIKELIHOODS[str(options.likelihood)](event, total)
-    guide_family = families.Normal(options.latent)
+    chosen = LIKELIHOODS[str(options.likelihood)]
+    family = chosen.build(event, options.total_count or 1)
+    n = options.latent
     if options.net == "conv":
         if len(event_shape) < 2:
             raise OptionError("--net conv needs images, and these rows have no image shape; use --net mlp.")
-        encoder, likelihood = conv(event_shape, guide_family), conv(options.latent, likelihood_family)
+        likelihood = conv(n, family)
     else:
-        encoder = mlp(event_shape[0], guide_family, hidden=options.hidden)
-        likelihood = mlp(options.latent, likelihood_family, hidden=options.hidden)
-    if total > 1:
-        encoder = Conditional(Rescaled(encoder.net, 1 / total), guide_family)
-    return VAE(prior=PRIORS[options.prior](options.latent), likelihood=likelihood, encoder=encoder)
+        likelihood = mlp(n, family, hidden=options.hidden)
+
+    def encoder(guide: str) -> nn.Module:
+        if guide in FLOWS:
+            made: Any = flow(event_shape[0], n, kind=guide, hidden=options.hidden)
+        elif options.net == "conv":
+            made = conv(event_shape, GUIDES[guide].build(n))
+        else:
+            made = mlp(event_shape[0], GUIDES[guide].build(n), hidden=options.hidden)
+        if chosen.needs_total and (options.total_count or 1) > 1:
+            made.net = Rescaled(made.net, 1 / int(options.total_count or 1))
+        elif chosen.takes in ("count", "positive"):
+            made.net = Log1p(made.net)
+        return made
+
+    own = encoder(str(options.guide))
+    # a mixture of flows at 500 pseudo-inputs would cost 500 flows a draw: it gets a diagonal encoder of its own
+    pseudo = encoder("normal") if options.prior == "vamp" and options.guide in FLOWS else own
+    picked = torch.randperm(len(train), generator=torch.Generator().manual_seed(options.seed))
+    prior = PRIORS[options.prior].build(n, pseudo, train[picked])
+    return VAE(prior=prior, likelihood=likelihood, encoder=own)
 
 
 def split_rows(dataset: Dataset, options: Options) -> Split:
@@ -168,7 +276,7 @@ def make_rows(dataset: Dataset, split: Split, options: Options, scaler: Standard
     train, validation = dataset.x[split.train], dataset.x[split.validation]
     test = dataset.x[split.test] if dataset.x_test is None else dataset.x_test
     codes = dataset.y_test if dataset.x_test is not None else None if dataset.y is None else dataset.y[split.test]
-    if options.likelihood == "normal":
+    if LIKELIHOODS[str(options.likelihood)].takes == "real":
         scaler = scaler or Standardize.fit(train)
         train, validation, test = scaler.apply(train), scaler.apply(validation), scaler.apply(test)
     shape = dataset.image_shape if options.net == "conv" and dataset.image_shape else tuple(train.shape[1:])
@@ -182,7 +290,7 @@ def make_rows(dataset: Dataset, split: Split, options: Options, scaler: Standard
         image_shape=dataset.image_shape,
         columns=dataset.columns,
         test_index=split.test if dataset.x_test is None else len(dataset.x) + torch.arange(len(dataset.x_test)),
-        divisor=float(dataset.source.get("divided_by", 1)),
+        divisor=float(dataset.source.get("divided_by", 1)) if LIKELIHOODS[str(options.likelihood)].density else 1.0,
     )
 
 
@@ -229,5 +337,6 @@ def describe_run(dataset: Dataset, options: Options, rows: Rows) -> str:
     )
     return (
         f"{dataset.name}: {counts}{len(rows.test)} test rows of {dataset.x.shape[1]} ({dataset.kind}); likelihood "
-        f"{options.likelihood}{binarised}, prior {options.prior}, {options.latent} latent dimensions, {options.net}"
+        f"{options.likelihood}{binarised}, prior {options.prior}, guide {options.guide}, {options.latent} latent dimensions, "
+        f"{options.net}"
     )

@@ -6,7 +6,8 @@ again by `open_run`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +21,7 @@ from pyrovae.criticism.decomposition import active_units
 from pyrovae.criticism.importance import Importance, importance
 from pyrovae.data import Dataset, Standardize, load_again
 from pyrovae.errors import CheckpointError, OptionError, PyrovaeError
+from pyrovae.graph import draw_graph, graph_text
 from pyrovae.infer import schedules
 from pyrovae.infer.checkpoint import load, read_run, write_fit
 from pyrovae.infer.fit import fit
@@ -29,6 +31,7 @@ from pyrovae.infer.transforms import Binarize
 from pyrovae.infer.validate import check_rows
 from pyrovae.predict import decode, encode, generate, reconstruct
 from pyrovae.recipes import (
+    LIKELIHOODS,
     Options,
     Rows,
     build,
@@ -42,7 +45,7 @@ from pyrovae.recipes import (
 
 EVALUATION_SEED = 1  # of the draws behind the table, so that `evaluate` repeats what `fit` printed
 ARTEFACTS = (
-    *("training.png", "reconstructions.png", "samples.png", "manifold.png", "latent.png"),
+    *("graph.png", "graph.gv", "training.png", "reconstructions.png", "samples.png", "manifold.png", "latent.png"),
     *("generated.png", "generated.csv", "codes.csv"),
 )
 
@@ -70,7 +73,9 @@ def fit_run(
     if say is not None:
         say(describe_run(dataset, options, rows))
     torch.manual_seed(options.seed)
-    vae = build(options, tuple(rows.train.shape[1:]))
+    vae = build(options, rows.train)
+    if say is not None:
+        say(graph_text(vae, {"x": rows.train[:2]}))
     schedule: list[Any] = [schedules.one_cycle(float(options.learning_rate or 0))]
     if options.kl_warmup > 0:
         schedule.append(schedules.kl_warmup(options.kl_warmup))
@@ -102,6 +107,7 @@ def fit_run(
         progress=progress,
         info=recorded,
     )
+    draw_graph(vae, {"x": rows.train[:2]}, folder / "graph.png")
     if force:  # what the replaced run left would be taken for this one's; not sooner, for the fit may have been refused
         for name in ARTEFACTS:
             (folder / name).unlink(missing_ok=True)
@@ -169,6 +175,119 @@ def evaluate(
     results["log_abs_det"] = rows.log_abs_det
     results |= {"num_samples": num_samples, "test_rows": len(rows.test), "log_likelihood_rows": len(picked)}
     return results, found
+
+
+def compare(
+    folders: Sequence[Path],
+    num_samples: int,
+    num_rows: int | None = None,
+    *,
+    dequantise: bool = False,
+    data_root: Path | None = None,
+    device: str = "auto",
+) -> list[dict[str, Any]]:
+    """log p(x) of several runs on the test rows that all of them held out, best first, nats per row.
+
+    Differences to the best run are paired, row by row, which takes the rows' own spread out of their standard error.
+    A mass and a density are of different units and never compared: OptionError, or with `dequantise`, for rows of whole
+    numbers, a density becomes a lower bound of the mass, log P(x) >= E_u log p(x + u), u uniform on [0, 1)^D (Theis et al.
+    2016, arXiv:1511.01844); rows are then reported in bits per dimension, too.
+    """
+    if len(folders) < 2:
+        raise OptionError("Give at least two runs to compare.")
+    opened = [(folder, *open_run(folder, data_root=data_root, device=device)) for folder in folders]
+    first = opened[0]
+    for folder, fitted, rows, dataset in opened[1:]:
+        same = dataset.source.get("checksum") == first[3].source.get("checksum")
+        if not same or not torch.equal(rows.test_index, first[2].test_index):
+            raise OptionError(
+                f"{folder} held out other rows than {first[0]} ({dataset.name} and {first[3].name}): compare runs of one data "
+                "set, split by one seed and one fraction."
+            )
+    measures = {folder: measure_of(folder) for folder in folders}
+    if len(set(measures.values())) > 1:
+        told = "; ".join(f"{folder}: {what}" for folder, what in measures.items())
+        if not dequantise or BINARISED in measures.values():
+            cure = (
+                "rows binarised anew are other rows"
+                if BINARISED in measures.values()
+                else "for rows of whole numbers --dequantise makes a lower bound of a mass of a density"
+            )
+            raise OptionError(f"These runs give log p(x) in different units ({told}): {cure}.")
+        if first[3].kind not in ("count", "binary") and "divided_by" not in first[3].source:
+            raise OptionError(f"--dequantise is for rows of whole numbers, and those of {first[3].name} are not ({told}).")
+    mixed = len(set(measures.values())) > 1
+    found = []
+    for folder, fitted, rows, _ in opened:
+        picked = rows.test[: num_rows or max(1, 1_000_000 // num_samples)]
+        if mixed and measures[folder] == DENSITY:
+            picked = rows.dequantised(picked, seed=EVALUATION_SEED)
+        values = importance(fitted, picked, num_samples, seed=EVALUATION_SEED)
+        found.append((folder, values.log_likelihood - rows.log_abs_det, values.summary(), measures[folder]))
+    found.sort(key=lambda entry: -entry[1].mean().item())
+    dimensions = first[2].test[0].numel()
+    table = []
+    for folder, log_p, summary, what in found:
+        apart = log_p - found[0][1]
+        table.append(
+            {
+                "run": str(folder),
+                "log_likelihood": log_p.mean().item(),
+                "log_likelihood_se": (log_p.std() / len(log_p) ** 0.5).item(),
+                "difference": apart.mean().item(),
+                "difference_se": (apart.std() / len(log_p) ** 0.5).item(),
+                "bits_per_dimension": -log_p.mean().item() / dimensions / math.log(2),
+                "k_hat_above_0.7": summary["k_hat_above_0.7"],
+                "bound": mixed and what == DENSITY,
+                "rows": len(log_p),
+            }
+        )
+    return table
+
+
+MASS, DENSITY, BINARISED = "probability mass", "density", "mass of rows binarised at evaluation"
+
+
+def measure_of(folder: Path) -> str:
+    """What log p(x) of the run in a folder is the logarithm of."""
+    with _reading(folder):
+        info = read_run(folder)
+        if info["settings"].get("transform") is not None:
+            return BINARISED
+        return DENSITY if LIKELIHOODS[str(read_options(info["info"]).likelihood)].density else MASS
+
+
+def sweep(
+    dataset: Dataset,
+    grid: Sequence[Options],
+    folder: Path,
+    say: Callable[[str], None],
+    *,
+    data_root: Path | None = None,
+    device: str = "auto",
+    engine: str = "auto",
+) -> list[Path]:
+    """Fit every member of a grid in a folder of its own below `folder`; runs that are there are kept, or gone on with."""
+    done = []
+    for number, options in enumerate(grid, 1):
+        name = "+".join(str(part) for part in (options.prior, options.likelihood, options.guide) if part)
+        where = folder / name
+        options = decide(options, dataset, len(split_rows(dataset, options).train))
+        begun = (where / "run.json").is_file()
+        if begun and read_options(read_run(where)["info"]) != options:
+            raise OptionError(f"{where} holds a run with other options: give the sweep another folder by --out.")
+        finished = begun and read_run(where)["status"] not in ("running", "diverged")
+        say(f"{number} of {len(grid)}: {name}{' (there already)' if finished else ''}")
+        if not finished:
+            if begun:
+                fitted, rows = resume_run(where, data_root=data_root, device=device, progress=False)
+            else:
+                fitted, rows = fit_run(dataset, options, where, device=device, engine=engine, progress=False)
+            results, _ = evaluate(fitted, rows, options.num_samples)
+            results["fit_seconds"] = fitted.history[-1]["seconds"]
+            finish(fitted, where, results)
+        done.append(where)
+    return done
 
 
 def finish(fitted: Fit, folder: Path, results: Mapping[str, Any]) -> None:

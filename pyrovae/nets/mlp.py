@@ -118,6 +118,22 @@ class Rescaled(nn.Module):
         return scaled
 
 
+class Log1p(nn.Module):
+    """net(log(1 + x)): counts and other non-negative values without a bound, at a scale at which a network starts well.
+
+    x: (*batch, in_features), x > -1; result as that of `net`. Lopez et al. 2018, doi:10.1038/s41592-018-0229-2.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.out_shape = getattr(net, "out_shape", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.net(torch.log1p(x))
+        return result
+
+
 class WithMask(nn.Module):
     """net(x with 0 for NaN, 1 where x is observed and 0 where it is missing): an encoder's network for rows with gaps.
 
