@@ -55,7 +55,7 @@ def main(smoke: bool) -> None:
     print(f"log p of the observed entries: {score.mean():.2f} ± {score.std() / len(score) ** 0.5:.2f} nats per row")
 
     filled, true, gap = pv.reconstruct(fitted, x[2500:]), whole[2500:], gaps[2500:]
-    for i, name in ((3, "member"), (4, "kind")):
+    for i in (3, 4):
         guess = filled[:, i].round()
         share = (guess == true[:, i])[gap[:, i]].float().mean()
         base = (true[:, i] == whole[:2500, i].mode().values)[gap[:, i]].float().mean()

@@ -52,7 +52,9 @@ def main(smoke: bool) -> None:
         base = score if base is None else base
         gain = score - base
         name = " and ".join(parts.values()) or "standard, normal"
-        print(f"{name:18} log p(x) {score.mean():8.2f}, better by {gain.mean():5.2f} ± {gain.std() / len(gain) ** 0.5:.2f}")
+        print(
+            f"{name:18} log p(x) {score.mean():8.2f}, better by {gain.mean():5.2f} ± {gain.std() / len(gain) ** 0.5:.2f}"
+        )
 
 
 if __name__ == "__main__":

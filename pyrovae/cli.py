@@ -355,7 +355,7 @@ def _widths(text: str) -> tuple[int, ...]:
         raise OptionError(f"--hidden takes whole numbers, as 400 or 300,300, got {text!r}.") from None
 
 
-def _names(text: str) -> list[str]:
+def _names(text: str) -> list[Any]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 

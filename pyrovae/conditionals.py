@@ -3,13 +3,17 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
-from pyrovae.errors import ShapeError
+from pyrovae.distributions import Flow
+from pyrovae.errors import OptionError, ShapeError
 from pyrovae.families import Family
 from pyrovae.nets import MLP, ConvDecoder, ConvEncoder
+from pyrovae.nets.flows import transform
+from pyrovae.nets.mlp import as_size
 
 
 class Conditional(nn.Module):
@@ -78,3 +82,53 @@ def conv(
             f"or Bernoulli((28, 28)), got {family}. Give the family an image's shape, or use mlp."
         )
     return Conditional(net, family)
+
+
+class ConditionalFlow(nn.Module):
+    """p(z | parents): z = t(u; c), u ~ N(0, I), c = net(parents), t a normalising flow. z: (*batch, L).
+
+    It goes the way that a guide needs: one pass to draw, the density of its own draw for nothing, and L passes (2 of a
+    coupling) to score anything else. `kind`: "iaf", autoregressive and affine; "nsf", autoregressive splines on
+    [-5, 5]; "coupling", affine, two passes either way. `net` puts out the context c, out_shape (C,), its only knowledge
+    of the parents. It has no mean in closed form. Raises ShapeError if `net` states no such out_shape, OptionError.
+    Kingma et al. 2016, arXiv:1606.04934; Durkan et al. 2019, arXiv:1906.04032.
+    """
+
+    def __init__(
+        self, net: nn.Module, latent: int, kind: str = "iaf", transforms: int = 2, flow_hidden: Sequence[int] = (64,)
+    ) -> None:
+        super().__init__()
+        context = getattr(net, "out_shape", None)
+        if context is None or len(context) != 1:
+            raise ShapeError(
+                f"ConditionalFlow needs a network with out_shape=(C,), the size of its context, got {context}."
+            )
+        if kind == "maf":
+            raise OptionError("A conditional flow is of kind 'iaf', 'nsf' or 'coupling', got 'maf': say 'iaf'.")
+        self.net, self.kind, self.transforms, self.flow_hidden = net, kind, transforms, tuple(flow_hidden)
+        (self.latent,) = self.event_shape = as_size(latent)
+        self.transform = transform(self.latent, context[0], kind, transforms, self.flow_hidden)
+
+    def forward(self, *parents: Tensor) -> TorchDistributionMixin:
+        context = self.net(*parents)
+        noise = dist.Normal(context.new_zeros(()), context.new_ones(()))
+        base = noise.expand((*context.shape[:-1], *self.event_shape)).to_event(1)
+        return Flow(self.transform(context), base, draws=True)
+
+
+def flow(
+    in_features: int | tuple[int, ...],
+    latent: int,
+    kind: str = "iaf",
+    hidden: Sequence[int] = (400,),
+    transforms: int = 2,
+    context: int = 64,
+    flow_hidden: Sequence[int] = (64,),
+    activation: Callable[[], nn.Module] = nn.ReLU,
+) -> ConditionalFlow:
+    """p(z | parents) = a flow whose context is MLP(parents). parents: (*batch, in_features) each; z: (*batch, latent).
+
+    `hidden` are the perceptron's layers and `context` is its output's size; `flow_hidden` are the layers of each of the
+    `transforms`. Kingma et al. 2016, arXiv:1606.04934. Raises ShapeError and OptionError as `ConditionalFlow` does.
+    """
+    return ConditionalFlow(MLP(in_features, context, hidden, activation), latent, kind, transforms, flow_hidden)

@@ -18,7 +18,6 @@ from torch import Tensor
 from pyrovae.pair import evaluating, fork_rng, sample_sites, take_rows
 
 
-
 @dataclass(frozen=True)
 class Node:
     """A sample site: its distribution's class, the shape of one row's event, what it depends on, and its plates."""
@@ -44,11 +43,11 @@ def graph(pair: Any, batch: Mapping[str, Tensor]) -> dict[str, list[Node]]:
 def graph_text(pair: Any, batch: Mapping[str, Tensor]) -> str:
     """The graph in lines: p(z) p(x | z), and each site with its distribution.
 
-        model  p(z) p(x | z)
-          z ~ Normal (10)
-          x ~ Bernoulli (64), observed
-        guide  q(z | x)
-          z ~ Normal (10)
+    model  p(z) p(x | z)
+      z ~ Normal (10)
+      x ~ Bernoulli (64), observed
+    guide  q(z | x)
+      z ~ Normal (10)
     """
     lines = []
     for side, nodes in graph(pair, batch).items():
@@ -87,7 +86,8 @@ def _nodes(program: Any, rows: Mapping[str, Tensor]) -> list[Node]:
     found = []
     for name, node in sample_sites(trace).items():
         value = detach_provenance(node["value"]) if node["is_observed"] else node["value"]
-        above = get_provenance(node["fn"].log_prob(value)) - {name}
+        # a flow keeps the density of its own draw, which so has lost its marks; another draw has them
+        above = (get_provenance(node["fn"].log_prob(value)) | get_provenance(node["fn"].sample())) - {name}
         found.append(
             Node(
                 name=name,

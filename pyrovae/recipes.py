@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,8 @@ Event = int | tuple[int, ...]
 
 @dataclass(frozen=True)
 class Part:
-    """What has a name on the command line: how it is built, and what it is, in a few words."""
+    """What has a name on the command line: how it is built, and what it is, in a few words. A guide's is build(latent), or
+    for a flow build(in_features, latent, hidden=...)."""
 
     build: Callable[..., Any]
     what: str
@@ -68,7 +70,9 @@ PRIORS: dict[str, Prior] = {
     "maf": Prior(lambda n, *_: priors.FlowPrior(n, kind="maf"), "masked autoregressive flow"),
     "nsf": Prior(lambda n, *_: priors.FlowPrior(n, kind="nsf"), "neural spline flow"),
     "coupling": Prior(lambda n, *_: priors.FlowPrior(n, kind="coupling"), "flow of affine couplings"),
-    "sphere": Prior(lambda n, *_: priors.Spherical(n), "uniform on the sphere", guides=("power-spherical",)),
+    "sphere": Prior(
+        lambda n, *_: priors.HypersphericalUniform(n), "uniform on the sphere", guides=("power-spherical",)
+    ),
     "logistic-normal": Prior(lambda n, *_: priors.LogisticNormal(n), "proportions", guides=("logistic-normal",)),
 }
 GUIDES: dict[str, Part] = {
@@ -78,8 +82,8 @@ GUIDES: dict[str, Part] = {
     "mixture": Part(families.MixtureOfNormals, "mixture of diagonal Normals"),
     "power-spherical": Part(families.PowerSpherical, "around a direction on the sphere"),
     "logistic-normal": Part(families.LogisticNormal, "Normal under softmax"),
-    "iaf": Part(flow, "inverse autoregressive flow"),
-    "nsf": Part(flow, "neural spline flow, inverted"),
+    "iaf": Part(partial(flow, kind="iaf"), "inverse autoregressive flow"),
+    "nsf": Part(partial(flow, kind="nsf"), "neural spline flow, inverted"),
 }
 FLOWS = ("iaf", "nsf")
 LIKELIHOODS: dict[str, Likelihood] = {
@@ -245,7 +249,7 @@ def build(options: Options, train: Tensor) -> VAE:
 
     def encoder(guide: str) -> nn.Module:
         if guide in FLOWS:
-            made: Any = flow(event_shape[0], n, kind=guide, hidden=options.hidden)
+            made: Any = GUIDES[guide].build(event_shape[0], n, hidden=options.hidden)
         elif options.net == "conv":
             made = conv(event_shape, GUIDES[guide].build(n))
         else:

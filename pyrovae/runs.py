@@ -197,7 +197,7 @@ def compare(
         raise OptionError("Give at least two runs to compare.")
     opened = [(folder, *open_run(folder, data_root=data_root, device=device)) for folder in folders]
     first = opened[0]
-    for folder, fitted, rows, dataset in opened[1:]:
+    for folder, _, rows, dataset in opened[1:]:
         same = dataset.source.get("checksum") == first[3].source.get("checksum")
         if not same or not torch.equal(rows.test_index, first[2].test_index):
             raise OptionError(
@@ -215,7 +215,9 @@ def compare(
             )
             raise OptionError(f"These runs give log p(x) in different units ({told}): {cure}.")
         if first[3].kind not in ("count", "binary") and "divided_by" not in first[3].source:
-            raise OptionError(f"--dequantise is for rows of whole numbers, and those of {first[3].name} are not ({told}).")
+            raise OptionError(
+                f"--dequantise is for rows of whole numbers, and those of {first[3].name} are not ({told})."
+            )
     mixed = len(set(measures.values())) > 1
     found = []
     for folder, fitted, rows, _ in opened:

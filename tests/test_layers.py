@@ -8,13 +8,14 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "pyrovae"
 
 # A room may import itself and the rooms named here. Longest prefix wins.
-BASE = {"errors", "_lazily", "_version"}
+BASE = {"errors", "_lazily", "_version", "_zuko"}
 NETS = BASE | {"nets", "distributions"}
 RUNTIME = BASE | {"handlers", "pair", "check"}
 RULES = {
     "errors": set(),
     "_version": set(),
     "_lazily": set(),
+    "_zuko": set(),
     # model tower
     "distributions": BASE,
     "nets": BASE,
@@ -29,6 +30,7 @@ RULES = {
     "infer": RUNTIME,
     "criticism": RUNTIME | {"infer"},
     "predict": RUNTIME | {"infer"},
+    "graph": RUNTIME,
     "plots": RUNTIME | {"infer", "criticism", "predict"},
 }
 FACES = {"__init__", "__main__", "cli", "runs", "recipes", "data"}

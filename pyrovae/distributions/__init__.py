@@ -2,17 +2,28 @@
 
 from pyrovae.distributions.columns import ProductOfColumns
 from pyrovae.distributions.combine import ObservedOnly, observed_only
-from pyrovae.distributions.continuous import ContinuousBernoulli, StudentT
+from pyrovae.distributions.continuous import ContinuousBernoulli
 from pyrovae.distributions.discretized import DiscretizedLogistic, DiscretizedLogisticMixture
 from pyrovae.distributions.multinomial import Multinomial
+from pyrovae.distributions.normals import LowRankNormal, MixtureOfNormals
+from pyrovae.distributions.pushforward import Flow, LogisticNormal, Pushforward
+from pyrovae.distributions.sphere import HypersphericalUniform, PowerSpherical
+from pyrovae.distributions.student import StudentT
 
 __all__ = [
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "DiscretizedLogisticMixture",
+    "Flow",
+    "HypersphericalUniform",
+    "LogisticNormal",
+    "LowRankNormal",
+    "MixtureOfNormals",
     "Multinomial",
     "ObservedOnly",
+    "PowerSpherical",
     "ProductOfColumns",
+    "Pushforward",
     "StudentT",
     "observed_only",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -68,46 +67,3 @@ class ContinuousBernoulli(TorchDistribution):  # type: ignore[misc]  # Pyro has 
         series = 1 / 12 - square / 240 * (1 - square * 240 / 6048)
         half = torch.exp(-large.abs() / 2)  # 1 / sinh(l / 2) = 2 half / (1 - half^2)
         return torch.where(near, series, 1 / large.square() - (half / (1 - half.square())).square())
-
-
-class StudentT(TorchDistribution):  # type: ignore[misc]
-    """p(x) = Gamma((v + 1) / 2) / (Gamma(v / 2) sqrt(pi v) s) (1 + ((x - m) / s)^2 / v)^(-(v + 1) / 2), v = df.
-
-    df, loc, scale: (*batch), broadcast. mean is NaN for df <= 1, variance infinite for df <= 2. torch's one makes its
-    chi-square distribution, and a constant on the device, at every call. Student 1908, Biometrika 6.
-    """
-
-    arg_constraints = {"df": constraints.positive, "loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012
-    support = constraints.real
-    has_rsample = True
-
-    def __init__(self, df: Tensor, loc: Tensor, scale: Tensor, validate_args: bool | None = None) -> None:
-        self.df, self.loc, self.scale = torch.broadcast_tensors(df, loc, scale)
-        super().__init__(self.loc.shape, validate_args=validate_args)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> StudentT:
-        shape = torch.Size(batch_shape)
-        return StudentT(self.df.expand(shape), self.loc.expand(shape), self.scale.expand(shape), validate_args=False)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        half, y = self.df / 2, (value - self.loc) / self.scale
-        norm = torch.lgamma(half + 0.5) - torch.lgamma(half) - 0.5 * (self.df.log() + math.log(math.pi))
-        return norm - self.scale.log() - (half + 0.5) * torch.log1p(y.square() / self.df)
-
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        shape = self._extended_shape(sample_shape)
-        chi2 = 2 * torch._standard_gamma((self.df / 2).expand(shape))
-        noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
-        return self.loc + self.scale * noise * torch.rsqrt(chi2 / self.df)
-
-    @property
-    def mean(self) -> Tensor:
-        return torch.where(self.df > 1, self.loc, self.loc.new_full((), math.nan))
-
-    @property
-    def variance(self) -> Tensor:
-        found = self.scale.square() * self.df / torch.where(self.df > 2, self.df - 2, torch.ones_like(self.df))
-        infinite = torch.where(self.df > 2, found, found.new_full((), math.inf))
-        return torch.where(self.df > 1, infinite, found.new_full((), math.nan))

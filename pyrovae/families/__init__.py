@@ -6,6 +6,14 @@ from pyrovae.families.continuous import Beta, ContinuousBernoulli, Gamma, Laplac
 from pyrovae.families.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial, ZeroInflatedPoisson
 from pyrovae.families.elementwise import Bernoulli, BetaBinomial, Binomial, Categorical, Normal
 from pyrovae.families.images import DiscretizedLogistic, DiscretizedLogisticMixture
+from pyrovae.families.multivariate import (
+    FullNormal,
+    LogisticNormal,
+    LowRankNormal,
+    MixtureOfNormals,
+    PowerSpherical,
+    Vector,
+)
 from pyrovae.families.ordinal import OrderedLogistic
 from pyrovae.families.text import Multinomial
 
@@ -21,15 +29,21 @@ __all__ = [
     "DiscretizedLogisticMixture",
     "Elementwise",
     "Family",
+    "FullNormal",
     "Gamma",
     "Laplace",
     "LogNormal",
+    "LogisticNormal",
+    "LowRankNormal",
+    "MixtureOfNormals",
     "Multinomial",
     "NegativeBinomial",
     "Normal",
     "OrderedLogistic",
     "Poisson",
+    "PowerSpherical",
     "StudentT",
+    "Vector",
     "ZeroInflatedNegativeBinomial",
     "ZeroInflatedPoisson",
 ]

@@ -9,7 +9,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from pyrovae.distributions.continuous import ContinuousBernoulli as ContinuousBernoulliDensity
-from pyrovae.distributions.continuous import StudentT as StudentTDensity
+from pyrovae.distributions.student import StudentT as StudentTDensity
 from pyrovae.errors import OptionError
 from pyrovae.families.base import Elementwise, soft_exp
 from pyrovae.families.elementwise import LocationScale, concentrations

@@ -1,0 +1,132 @@
+"""Normals with more than a diagonal: of low rank, and mixtures of them that have a pathwise gradient."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor
+from torch.distributions import Categorical, constraints
+
+
+class LowRankNormal(TorchDistribution):  # type: ignore[misc]  # Pyro has no types
+    """N(z; m, S (I + A A') S), S = diag(s). m, s, z: (*batch, D), A: (*batch, D, R).
+
+    The density costs O(D R^2), by Woodbury's identity and the Cholesky factor of I + A'A. torch's
+    LowRankMultivariateNormal is the same density, but its Cholesky factorisation waits for the device.
+    """
+
+    has_rsample = True
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012  # torch's name and form
+    support = constraints.real_vector
+
+    def __init__(self, loc: Tensor, scale: Tensor, factor: Tensor) -> None:
+        self.loc, self.scale, self.factor = loc, scale, factor
+        super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+        batch = torch.Size(batch_shape)
+        loc, scale = (p.expand(*batch, p.shape[-1]) for p in (self.loc, self.scale))
+        return type(self)(loc, scale, self.factor.expand(*batch, *self.factor.shape[-2:]))
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
+        shape = self._extended_shape(sample_shape)
+        kind: Any = {"dtype": self.loc.dtype, "device": self.loc.device}
+        few = torch.randn(*shape[:-1], self.factor.shape[-1], 1, **kind)
+        return self.loc + self.scale * (torch.randn(shape, **kind) + (self.factor @ few).squeeze(-1))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        e = (value - self.loc) / self.scale
+        rank = torch.arange(self.factor.shape[-1], device=e.device)
+        identity = (rank[:, None] == rank).to(e.dtype)
+        tril = torch.linalg.cholesky_ex(identity + self.factor.mT @ self.factor).L
+        along = torch.linalg.solve_triangular(tril, self.factor.mT @ e.unsqueeze(-1), upper=False).squeeze(-1)
+        log_det = self.scale.log().sum(-1) + tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        square = e.square().sum(-1) - along.square().sum(-1)
+        return -0.5 * (square + self.event_shape[0] * math.log(2 * math.pi)) - log_det
+
+    @property
+    def mean(self) -> Tensor:
+        return self.loc
+
+    @property
+    def variance(self) -> Tensor:
+        return self.scale.square() * (1 + self.factor.square().sum(-1))
+
+
+class MixtureOfNormals(TorchDistribution):  # type: ignore[misc]
+    """p(z) = sum_k w_k N(z; m_k, diag(s_k^2)), reparameterised. logits: (*batch, K); m, s: (*batch, K, D); z: (*batch, D).
+
+    A draw is ancestral; its gradient is implicit, through the distributional transform: with
+    F_d(z) = p(Z_d <= z_d | z_1, ..., z_(d-1)) a draw solves F(z) = u for a fixed u, so dz = -(dF/dz)^-1 dF, a triangular
+    solve. All of w, m and s get a gradient of low variance; it costs O(K D^2) a draw. Pyro's MixtureOfDiagNormals
+    divides by the density itself, which underflows, and has no D = 1.
+    Graves 2016, arXiv:1607.05690; Figurnov, Mohamed & Mnih 2018, arXiv:1805.08498.
+    """
+
+    has_rsample = True
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012  # torch's name and form
+    support = constraints.real_vector
+
+    def __init__(self, logits: Tensor, loc: Tensor, scale: Tensor) -> None:
+        self.logits, self.loc, self.scale = logits.log_softmax(-1), loc, scale
+        super().__init__(loc.shape[:-2], loc.shape[-1:], validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+        batch = torch.Size(batch_shape)
+        tail = self.loc.shape[-2:]
+        wide = self.logits.expand(*batch, tail[0]), self.loc.expand(*batch, *tail), self.scale.expand(*batch, *tail)
+        return type(self)(*wide)
+
+    def _each(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """(z_d - m_kd) / s_kd and log N(z_d; m_kd, s_kd^2): (*batch, K, D)."""
+        e = (value.unsqueeze(-2) - self.loc) / self.scale
+        return e, -0.5 * (e.square() + math.log(2 * math.pi)) - self.scale.log()
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return torch.logsumexp(self.logits + self._each(value)[1].sum(-1), -1)
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
+        with torch.no_grad():
+            which = Categorical(logits=self.logits, validate_args=False).sample(sample_shape)[..., None, None]
+            shape = self._extended_shape(sample_shape)
+            index = which.expand(*shape[:-1], 1, shape[-1])
+            wide = (*shape[:-1], *self.loc.shape[-2:])
+            loc, scale = (p.expand(wide).gather(-2, index).squeeze(-2) for p in (self.loc, self.scale))
+            return loc + scale * torch.randn_like(loc)
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        z = self.sample(sample_shape)
+        return z + self._moves(z) if torch.is_grad_enabled() else z
+
+    def _moves(self, z: Tensor) -> Tensor:
+        """Zero, whose gradient is that of the draw z: (*batch, D)."""
+        e, log_each = self._each(z)
+        before = torch.cumsum(log_each, -1) - log_each
+        weights = torch.softmax(self.logits.unsqueeze(-1) + before, -2)  # of the components, given z_1, ..., z_(d-1)
+        below = 0.5 * torch.erfc(-e / math.sqrt(2))
+        above = 0.5 * torch.erfc(e / math.sqrt(2))
+        # the smaller tail keeps its digits; F and F - 1 have one gradient
+        upper = ((weights * below).sum(-2, keepdim=True) > 0.5).detach()
+        parts = weights * torch.where(upper, -above, below)
+        total = parts.sum(-2)
+        with torch.no_grad():
+            density = (weights * log_each.exp()).sum(-2).clamp_min(1e-30)
+            score = -e / self.scale
+            cross = parts.mT @ score - total.unsqueeze(-1) * (weights.mT @ score)
+            jacobian = (cross / density.unsqueeze(-1)).tril(-1)  # its diagonal is 1
+        slope = (total - total.detach()) / density
+        return -torch.linalg.solve_triangular(jacobian, slope.unsqueeze(-1), upper=False, unitriangular=True).squeeze(
+            -1
+        )
+
+    @property
+    def mean(self) -> Tensor:
+        return (self.logits.exp().unsqueeze(-1) * self.loc).sum(-2)
+
+    @property
+    def variance(self) -> Tensor:
+        second = (self.logits.exp().unsqueeze(-1) * (self.scale.square() + self.loc.square())).sum(-2)
+        return second - self.mean.square()

@@ -1,0 +1,99 @@
+"""Densities on the unit sphere S^(D-1) in R^D, with respect to its area."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from pyro.distributions import constraints as pyro_constraints
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor
+from torch.distributions import Beta
+
+
+def _directions(like: Tensor, shape: torch.Size) -> Tensor:
+    """Uniform on the sphere: (*shape), the last dimension of unit length."""
+    z = torch.randn(shape, dtype=like.dtype, device=like.device)
+    return z / z.norm(dim=-1, keepdim=True).clamp_min(1e-20)
+
+
+class HypersphericalUniform(TorchDistribution):  # type: ignore[misc]  # Pyro has no types
+    """p(z) = Gamma(D/2) / (2 pi^(D/2)), uniform on the sphere. z: (*batch, D). `like` gives D, dtype and device."""
+
+    has_rsample = True
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012  # torch's name and form
+    support = pyro_constraints.sphere
+
+    def __init__(self, like: Tensor, batch_shape: torch.Size = torch.Size()) -> None:  # noqa: B008
+        self.like = like
+        super().__init__(batch_shape, like.shape[-1:], validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+        return type(self)(self.like, torch.Size(batch_shape))
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        return _directions(self.like, self._extended_shape(sample_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        half = self.event_shape[0] / 2
+        area = math.log(2) + half * math.log(math.pi) - math.lgamma(half)
+        shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
+        return (0 * value.sum(-1) - area).expand(shape)
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.zeros_like(self.like).expand(self._extended_shape())
+
+
+class PowerSpherical(TorchDistribution):  # type: ignore[misc]
+    """p(z) = C (1 + m.z)^k on the sphere, m a unit vector, k > 0. m, z: (*batch, D), k: (*batch), D >= 2.
+
+    log C = -(a + b) log 2 - b log pi - lgamma(a) + lgamma(a + b), b = (D - 1) / 2, a = b + k. A draw has
+    m.z = 2 Beta(a, b) - 1 and a uniform direction across m: reparameterised without rejection.
+    De Cao & Aziz 2020, arXiv:2006.04437.
+    """
+
+    has_rsample = True
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012  # torch's name and form
+    support = pyro_constraints.sphere
+
+    def __init__(self, loc: Tensor, concentration: Tensor) -> None:
+        batch = torch.broadcast_shapes(loc.shape[:-1], concentration.shape)
+        self.loc, self.concentration = loc.expand(*batch, loc.shape[-1]), concentration.expand(batch)
+        super().__init__(batch, loc.shape[-1:], validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+        batch = torch.Size(batch_shape)
+        return type(self)(self.loc.expand(*batch, *self.event_shape), self.concentration.expand(batch))
+
+    @property
+    def _alpha_beta(self) -> tuple[Tensor, float]:
+        beta = (self.event_shape[0] - 1) / 2
+        return beta + self.concentration, beta
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        shape = self._extended_shape(sample_shape)
+        alpha, beta = self._alpha_beta
+        w = Beta(alpha, torch.full_like(alpha, beta), validate_args=False).rsample(sample_shape).unsqueeze(-1)
+        across = _directions(w, torch.Size((*shape[:-1], shape[-1] - 1)))
+        # 1 - t^2 = 4 w (1 - w); the floor keeps the root's slope finite
+        drawn = torch.cat([2 * w - 1, 2 * (w * (1 - w)).clamp_min(1e-10).sqrt() * across], -1)
+        # Householder's reflection takes the first axis to loc
+        first = torch.arange(shape[-1], device=w.device) == 0
+        u = first.to(w.dtype) - self.loc
+        u = u / (u.square().sum(-1, keepdim=True) + 1e-20).sqrt()
+        turned = drawn - 2 * u * (u * drawn).sum(-1, keepdim=True)
+        return turned / turned.norm(dim=-1, keepdim=True)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        alpha, beta = self._alpha_beta
+        norm = (alpha + beta) * math.log(2) + beta * math.log(math.pi) + torch.lgamma(alpha)
+        cosine = (self.loc * value).sum(-1)
+        return self.concentration * torch.log1p(cosine.clamp_min(-1 + 1e-6)) - norm + torch.lgamma(alpha + beta)
+
+    @property
+    def mean(self) -> Tensor:
+        """E[z] = m (a - b) / (a + b), inside of the ball."""
+        alpha, beta = self._alpha_beta
+        return self.loc * ((alpha - beta) / (alpha + beta)).unsqueeze(-1)

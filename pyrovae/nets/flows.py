@@ -1,0 +1,53 @@
+"""Invertible networks, through zuko: for a context, a transform of torch's kind with `call_and_ladj`."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyrovae._zuko import zuko
+from pyrovae.errors import OptionError
+
+KINDS = ("nsf", "maf", "iaf", "coupling")
+
+
+BINS = 8
+
+
+def _inverse(self: Any, y: Tensor) -> Tensor:
+    """Durkan et al. 2019, equation 29, as zuko has it, with a discriminant that rounding cannot make negative."""
+    inside, x0, x1, y0, y1, d0, d1, s = self.bin(self.searchsorted(self.vertical, y) - 1)
+    rise = inside * (y - y0)
+    bend = rise * (d0 + d1 - 2 * s)
+    a, b, c = (y1 - y0) * (s - d0) + bend, (y1 - y0) * d0 - bend, -s * rise
+    z = 2 * c / (-b - (b.square() - 4 * a * c).clamp_min(1e-20).sqrt())
+    return torch.where(inside, x0 + z * (x1 - x0), y)
+
+
+@functools.cache
+def _spline() -> Any:
+    return type("Spline", (zuko().transforms.MonotonicRQSTransform,), {"_inverse": _inverse})
+
+
+def transform(features: int, context: int, kind: str, transforms: int, hidden: Sequence[int]) -> nn.Module:
+    """t: R^features -> R^features, composed of `transforms` of a kind; module(context) -> t, context (*batch, context) or None.
+
+    "nsf": autoregressive splines; "maf" and "iaf", which differ in the direction that its user takes: autoregressive
+    and affine; "coupling": affine, in two passes. The order of the features turns from one to the next. Raises
+    OptionError for another kind, and for numbers that are not positive.
+    """
+    if kind not in KINDS:
+        raise OptionError(f"A flow is of kind {', '.join(map(repr, KINDS))}, got {kind!r}.")
+    for name, value in {"transforms": transforms, **{f"hidden[{i}]": n for i, n in enumerate(hidden)}}.items():
+        if not isinstance(value, int) or value < 1:
+            raise OptionError(f"A flow needs {name} to be a positive int, got {value!r}.")
+    more: dict[str, Any] = {}
+    if kind == "nsf":
+        more = {"univariate": _spline(), "shapes": [(BINS,), (BINS,), (BINS - 1,)]}
+    elif kind == "coupling":  # in two passes: zuko's own coupling looks for its mask's entries on the host
+        more = {"passes": 2}
+    flow = zuko().flows.MAF(features, context, transforms=transforms, hidden_features=tuple(hidden), **more)
+    made: nn.Module = flow.transform
+    return made

@@ -1,0 +1,20 @@
+"""Priors: conditionals with no parents. A prior of one's own is any module whose forward() returns a distribution."""
+
+from pyrovae.priors.base import Fixed, MixtureOfNormals, StandardNormal, as_prior
+from pyrovae.priors.flexible import FlowPrior, VampPrior
+from pyrovae.priors.simple import Horseshoe, HypersphericalUniform, Laplace, LogisticNormal, Normal, StudentT
+
+__all__ = [
+    "Fixed",
+    "FlowPrior",
+    "Horseshoe",
+    "HypersphericalUniform",
+    "Laplace",
+    "LogisticNormal",
+    "MixtureOfNormals",
+    "Normal",
+    "StandardNormal",
+    "StudentT",
+    "VampPrior",
+    "as_prior",
+]
