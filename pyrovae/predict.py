@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -52,7 +52,8 @@ def reconstruct(
     """E_q[E[x' | z] | x], what the model makes of a row it has seen: (N, *event).
 
     An average over `num_samples` draws of the guide (from a fixed `seed`) of the likelihood's mean, or of its draws where it
-    has none; for class labels the most probable class. The fit's transform is not applied: the guide sees the data as given.
+    has none; for class labels, and columns of them, the most frequent of the most probable classes. The fit's transform
+    is not applied: the guide sees the data as given.
     """
     chosen = fitted.layout.site(site, role="observed", local=True)
     if num_samples < 1:
@@ -61,13 +62,14 @@ def reconstruct(
     with fitted.scope(), seeded(seed):
         batch = fitted.batch(data)
         for rows in chunks(batch, chunk_size(fitted.pair, batch)):
-            points = []
+            points, labels = [], None
             for _ in range(num_samples):
                 found = terms(fitted.pair, rows, layout=fitted.layout, enumerate=False)
                 likelihood = found.sites[chosen.name].p
                 assert likelihood is not None
                 points.append(_point(found, likelihood.fn, None))
-            parts.append(_average(points))
+                labels = getattr(likelihood.fn, "labels", None)
+            parts.append(_average(points, labels))
     return torch.cat(parts)
 
 
@@ -235,6 +237,9 @@ def _point(found: Terms, fn: Any, drawn: Tensor | None) -> Tensor:
     return found.rows(point, tuple(fn.event_shape))[0]
 
 
-def _average(points: list[Tensor]) -> Tensor:
+def _average(points: list[Tensor], labels: Sequence[bool] | None = None) -> Tensor:
+    """The mean of numbers, the most frequent of classes; `labels` says which columns of a mixed table are classes."""
     stacked = torch.stack(points)
+    if labels is not None:
+        return torch.where(torch.tensor(labels, device=stacked.device), stacked.mode(0).values, stacked.mean(0))
     return stacked.mean(0) if stacked.is_floating_point() else stacked.mode(0).values

@@ -10,6 +10,10 @@ import torch
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full-swap", action="store_true", help="every prior x likelihood x guide, some 1,700 fits")
+
+
 @pytest.fixture(autouse=True)
 def seeded_and_clean() -> Iterator[None]:
     """A seed per test; a test fails that changes torch's validation flag, the default dtype or Pyro's global param store."""

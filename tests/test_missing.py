@@ -3,10 +3,12 @@
 import math
 from typing import Any
 
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import pyrovae as pv
 import pyrovae.families as fam
@@ -93,6 +95,32 @@ def test_every_column_of_a_table_may_miss() -> None:
     nothing = ObservedOnly(MIXED(params)).log_prob(torch.full_like(x, NAN))
     assert (nothing == 0).all() and torch.autograd.grad(nothing.sum(), params)[0].isfinite().all()
     torch.testing.assert_close(ObservedOnly(MIXED(params)).log_prob(x), MIXED(params).log_prob(x))
+
+
+def test_what_is_missing_is_traced_without_reading_values() -> None:
+    params = torch.randn(9, *MIXED.param_shape)
+    x = MIXED(params).sample()
+    x[torch.eye(9, dtype=torch.bool)] = NAN
+    with pyro.validation_enabled(False):
+        graph = make_fx(lambda p, x: ObservedOnly(MIXED(p)).log_prob(x))(params, x)
+    called = {str(node.target) for node in graph.graph.nodes}
+    assert not [name for name in called if "_local_scalar_dense" in name or "lift_fresh" in name]
+    assert torch.equal(graph(params + 1, x), ObservedOnly(MIXED(params + 1)).log_prob(x))
+
+
+def test_a_table_with_gaps_is_fitted_and_filled_in() -> None:
+    with torch.no_grad():
+        x = MIXED(torch.randn(60, *MIXED.param_shape)).sample()
+    gaps = torch.rand(60, 9) < 0.2
+    x[gaps] = NAN
+    encoder = pv.Conditional(pv.nets.WithMask(pv.nets.MLP((9, 9), (2, 2), hidden=(8,))), fam.Normal(2))
+    vae = pv.VAE(pv.priors.StandardNormal(2), pv.observed_only(pv.mlp(2, MIXED, hidden=(8,))), encoder)
+    fitted = pv.fit(vae, x, epochs=2, batch_size=30, seed=0)
+    filled = pv.reconstruct(fitted, x)
+    assert filled.isfinite().all() and (filled[:, 6:] == filled[:, 6:].round()).all()
+    assert pv.log_likelihood(fitted, x, num_samples=5).isfinite().all()
+    with torch.no_grad():
+        assert pv.generate(fitted, 7).shape == (7, 9)
 
 
 def mixture(params: Tensor) -> Any:

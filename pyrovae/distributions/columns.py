@@ -22,6 +22,10 @@ class EachColumn(constraints.Constraint):
     def check(self, value: Tensor) -> Tensor:
         return torch.cat([b.check(v) for b, v in zip(self.blocks, value.split(self.sizes, -1))], -1)
 
+    def of_column(self, column: int) -> Any:
+        """The constraint of one column."""
+        return [block for block, size in zip(self.blocks, self.sizes) for _ in range(size)][column]
+
     def __repr__(self) -> str:
         return "by column: " + ", ".join(f"{b} x {n}" if n > 1 else str(b) for b, n in zip(self.blocks, self.sizes))
 
@@ -53,6 +57,11 @@ class ProductOfColumns(TorchDistribution):  # type: ignore[misc]  # Pyro has no 
     def has_rsample(self) -> bool:  # type: ignore[override, unused-ignore]
         return all(b.has_rsample for b in self.blocks)
 
+    @property
+    def labels(self) -> list[bool]:
+        """Which columns are classes, whose codes have no mean."""
+        return [isinstance(b, Categorical) for b, n in zip(self.blocks, self.sizes) for _ in range(n)]
+
     def log_prob_elements(self, value: Tensor) -> Tensor:
         """Each element's log-density: (*batch, D)."""
         return self._cat([b.log_prob(v) for b, v in zip(self.blocks, value.split(self.sizes, -1))])
@@ -69,7 +78,7 @@ class ProductOfColumns(TorchDistribution):  # type: ignore[misc]  # Pyro has no 
 
     @property
     def mean(self) -> Tensor:
-        return self._moment(lambda b: b.logits.argmax(-1) if isinstance(b, Categorical) else b.mean)
+        return self._moment(lambda b: b.logits.argmax(-1).to(b.logits) if isinstance(b, Categorical) else b.mean)
 
     @property
     def variance(self) -> Tensor:

@@ -63,6 +63,11 @@ class ObservedOnly(TorchDistribution):  # type: ignore[misc]  # Pyro has no type
     def variance(self) -> Tensor:
         return self.whole.variance
 
+    @property
+    def labels(self) -> Any:
+        """Which columns of a mixed table are classes; None for what is no such table."""
+        return getattr(self.whole, "labels", None)
+
     def expand(self, batch_shape: Any, _instance: Any = None) -> ObservedOnly:
         return ObservedOnly(self.whole.expand(batch_shape))
 

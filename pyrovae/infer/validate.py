@@ -42,10 +42,13 @@ def _check_site(name: str, node: Any, rows: Batch, start: int, strict: bool) -> 
     if not bool(inside.all()):
         bad = (~inside).nonzero()[0].tolist()
         where = f"row {start + bad[0]}" + (f", column {bad[1]}" if len(bad) > 1 else "")
+        support, like = _elementwise_support(fn), value[finite]
+        if hasattr(support, "of_column"):  # each column has a support of its own
+            support, like = support.of_column(bad[-1]), value[..., bad[-1]][finite[..., bad[-1]]]
         raise DataError(
             f"Site {name!r}: {int((~inside).sum())} of {value.numel()} values are outside the support of "
-            f"{_name(fn)} ({describe_support(_elementwise_support(fn))}); the first is "
-            f"{value[tuple(bad)].tolist()} in {where}. {suggest(value[finite])}"
+            f"{_name(fn)} ({describe_support(support)}); the first is "
+            f"{value[tuple(bad)].tolist()} in {where}. {suggest(like)}"
         )
     log_prob = fn.log_prob(value)
     if is_finite(log_prob):
