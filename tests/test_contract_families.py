@@ -596,6 +596,15 @@ def test_float32_is_float64_to_a_hundredth_of_a_nat(name: str) -> None:
     torch.testing.assert_close(single, double, rtol=1e-5, atol=1e-2)
 
 
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.discrete and name != "Bernoulli"])
+def test_integers_are_taken_as_numbers(name: str) -> None:
+    """All but Bernoulli, whose density in torch takes floating values only."""
+    family = ROWS[name].build((4,))
+    params = params_of(family, (3,), torch.float32)
+    x = family(params).sample().clamp(max=1)
+    torch.testing.assert_close(family(params).log_prob(x.long()), family(params).log_prob(x.float()))
+
+
 # ---- joint families ----
 
 TABLE: list[Callable[[], fam.Family]] = [
@@ -643,6 +652,18 @@ def test_joint_value_and_gradient_are_finite_at_the_extremes(build: Callable[[],
     gradients = torch.autograd.grad(log_prob.sum(), [params, *family.parameters()])
     assert log_prob.isfinite().all() and all(g.isfinite().all() for g in gradients)
     assert family(params).sample().isfinite().all()
+
+
+@every_joint
+def test_joint_refuses_values_outside_its_support_where_pyro_validates(build: Callable[[], fam.Family]) -> None:
+    family = build()
+    with pyro.validation_enabled(True):
+        d = family(params_of(family, (3,), torch.float32))
+        for one in (d, d.expand((2, 3))):
+            x = one.sample()
+            one.log_prob(x)
+            with pytest.raises(ValueError, match="support"):
+                one.log_prob(x - 100.5)
 
 
 @every_joint

@@ -28,7 +28,7 @@ class ContinuousBernoulli(TorchDistribution):  # type: ignore[misc]  # Pyro has 
         super().__init__(logits.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> ContinuousBernoulli:
-        return ContinuousBernoulli(self.logits.expand(torch.Size(batch_shape)), validate_args=False)
+        return ContinuousBernoulli(self.logits.expand(torch.Size(batch_shape)), validate_args=self._validate_args)
 
     def _split(self, bound: float = SERIES) -> tuple[Tensor, Tensor, Tensor]:
         near = self.logits.abs() < bound

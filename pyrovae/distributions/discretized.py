@@ -62,7 +62,9 @@ class DiscretizedLogistic(TorchDistribution):  # type: ignore[misc]  # Pyro has 
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> DiscretizedLogistic:
         shape = torch.Size(batch_shape)
-        return DiscretizedLogistic(self.loc.expand(shape), self.scale.expand(shape), self.levels, validate_args=False)
+        return DiscretizedLogistic(
+            self.loc.expand(shape), self.scale.expand(shape), self.levels, validate_args=self._validate_args
+        )
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
@@ -96,9 +98,17 @@ class DiscretizedLogisticMixture(TorchDistribution):  # type: ignore[misc]
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012
 
-    def __init__(self, logits: Tensor, loc: Tensor, scale: Tensor, coefficients: Tensor, levels: int) -> None:
+    def __init__(
+        self,
+        logits: Tensor,
+        loc: Tensor,
+        scale: Tensor,
+        coefficients: Tensor,
+        levels: int,
+        validate_args: bool | None = None,
+    ) -> None:
         self.logits, self.loc, self.scale, self.coefficients, self.levels = logits, loc, scale, coefficients, levels
-        super().__init__(logits.shape[:-3], loc.shape[-3:], validate_args=False)
+        super().__init__(logits.shape[:-3], loc.shape[-3:], validate_args=validate_args)
 
     @constraints.dependent_property(is_discrete=True, event_dim=3)
     def support(self) -> Any:
@@ -107,7 +117,7 @@ class DiscretizedLogisticMixture(TorchDistribution):  # type: ignore[misc]
     def expand(self, batch_shape: Any, _instance: Any = None) -> DiscretizedLogisticMixture:
         shape, n = torch.Size(batch_shape), len(self.batch_shape)
         own = [t.expand(shape + t.shape[n:]) for t in (self.logits, self.loc, self.scale, self.coefficients)]
-        return DiscretizedLogisticMixture(own[0], own[1], own[2], own[3], self.levels)
+        return DiscretizedLogisticMixture(own[0], own[1], own[2], own[3], self.levels, self._validate_args)
 
     def _shifted(self, c: int, y: list[Tensor]) -> Tensor:
         """The location of channel c given those before it, y: a tensor (..., K, H, W)."""
@@ -129,6 +139,8 @@ class DiscretizedLogisticMixture(TorchDistribution):  # type: ignore[misc]
         return torch.logsumexp(found, -3)
 
     def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
         return self._log_prob_of_pixels(value).sum((-1, -2))
 
     @property

@@ -34,7 +34,7 @@ class Multinomial(TorchDistribution):  # type: ignore[misc]  # Pyro has no types
     def expand(self, batch_shape: Any, _instance: Any = None) -> Multinomial:
         shape = torch.Size(batch_shape)
         total = None if self.total_count is None else self.total_count.expand(shape)
-        return Multinomial(self.logits.expand(shape + self.event_shape), total, validate_args=False)
+        return Multinomial(self.logits.expand(shape + self.event_shape), total, validate_args=self._validate_args)
 
     @property
     def probs(self) -> Tensor:
