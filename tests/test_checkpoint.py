@@ -95,7 +95,7 @@ DAMAGE: dict[str, tuple[Any, str]] = {
         "not a class that a run folder may name",
     ),
     "a class that a part of ours imports": (
-        lambda run: change(run, pair={"class": "pyrovae.families.Any", "args": {}}),
+        lambda run: change(run, pair={"class": "pyrovae.families.base.Any", "args": {}}),
         "not a class",
     ),
     "no info": (lambda run: change(run, info=None, layout={"sites": []}), "damaged"),
