@@ -22,6 +22,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import pyrovae as pv
 import pyrovae.families as fam
 import pyrovae.priors as priors
+from pyrovae import distributions
 from pyrovae.errors import OptionError, ShapeError
 from pyrovae.infer.spec import from_spec, to_spec
 from pyrovae.nets import MLP
@@ -208,6 +209,28 @@ def test_a_guide_s_flow_never_inverts_its_own_draw(kind: str, monkeypatch: pytes
     assert d.log_prob(z).shape == (4, 6)
     with pytest.raises(AssertionError, match="inverted"):
         d.log_prob(z + 1)
+
+
+def test_steps_and_evaluations_of_a_flow_guide_invert_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, unmap = [], distributions.Flow.unmap
+
+    def counted(self: Any, x: Tensor) -> Any:
+        calls.append(x.shape)
+        return unmap(self, x)
+
+    monkeypatch.setattr(distributions.Flow, "unmap", counted)
+    x, inversions = torch.rand(40, 6), []
+    for epochs in (1, 4):
+        vae = pv.VAE(priors.StandardNormal(3), pv.mlp(3, fam.Normal(6), hidden=(16,)), pv.flow(6, 3, "nsf", (16,)))
+        calls.clear()
+        loss = pv.Trace_ELBO(num_particles=2)
+        fitted = pv.fit(vae, x, epochs=epochs, batch_size=20, seed=1, engine="eager", loss=loss)
+        inversions.append(len(calls))
+    assert inversions[0] == inversions[1]  # those of the checks before the first step, on given values
+    calls.clear()
+    assert pv.log_likelihood(fitted, x, 20, seed=0).isfinite().all()
+    assert pv.encode(fitted, x).shape == (40, 3)
+    assert not [shape for shape in calls if 40 in shape]  # a check on a few rows goes first
 
 
 @every_family
