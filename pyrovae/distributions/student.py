@@ -18,5 +18,5 @@ class StudentT(dist.StudentT):  # type: ignore[misc]  # Pyro has no types
         torch.distributions.Distribution.__init__(self, self.df.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        parameters = (p.expand(batch_shape) for p in (self.df, self.loc, self.scale))
-        return type(self)(*parameters, validate_args=self._validate_args)
+        df, loc, scale = (p.expand(batch_shape) for p in (self.df, self.loc, self.scale))
+        return type(self)(df, loc, scale, validate_args=self._validate_args)
