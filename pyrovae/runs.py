@@ -193,8 +193,6 @@ def compare(
     numbers, a density becomes a lower bound of the mass, log P(x) >= E_u log p(x + u), u uniform on [0, 1)^D (Theis et al.
     2016, arXiv:1511.01844); rows are then reported in bits per dimension, too.
     """
-    if len(folders) < 2:
-        raise OptionError("Give at least two runs to compare.")
     opened = [(folder, *open_run(folder, data_root=data_root, device=device)) for folder in folders]
     first = opened[0]
     for folder, _, rows, dataset in opened[1:]:
@@ -288,6 +286,7 @@ def sweep(
             results, _ = evaluate(fitted, rows, options.num_samples)
             results["fit_seconds"] = fitted.history[-1]["seconds"]
             finish(fitted, where, results)
+            draw_pictures(fitted, rows, where)
         done.append(where)
     return done
 

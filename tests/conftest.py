@@ -1,10 +1,17 @@
 """Every test starts from one seed and leaves the process as it found it."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pyro
 import pytest
 import torch
+
+from pyrovae import cli
+
+Command = Callable[..., tuple[int, str, str]]
 
 # Tensors here are tiny: a second thread would only wait, and wait long where tests run beside one another.
 torch.set_num_threads(1)
@@ -34,3 +41,23 @@ def seeded_and_clean() -> Iterator[None]:
         pyro.clear_param_store()
         changed.append(f"the global param store (it holds {left})")
     assert not changed, f"this test left changed: {', '.join(changed)}"
+
+
+@pytest.fixture
+def pyrovae(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+    """Run a command in an empty folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def run(*words: Any) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["pyrovae", *map(str, words)])
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run

@@ -136,7 +136,11 @@ def suggest(values: Tensor) -> str:
     if integral and low >= 0 and high <= 1:
         return found + "Bernoulli fits."
     if integral and low >= 0:
-        return found + f"Binomial or BetaBinomial with total_count={int(high)} (or a known larger bound) fits."
+        return (
+            found
+            + f"Binomial or BetaBinomial with total_count={int(high)} (or a known larger bound) fits, or Poisson or "
+            "NegativeBinomial, which have none."
+        )
     if low >= 0 and high <= 1:
-        return found + "Bernoulli with transform=pv.transforms.Binarize() fits, or Normal."
-    return found + "Normal fits."
+        return found + "Bernoulli with transform=pv.transforms.Binarize() fits, or ContinuousBernoulli."
+    return found + ("LogNormal or Gamma fits, or Normal." if low > 0 else "Normal fits, or StudentT with outliers.")

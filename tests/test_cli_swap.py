@@ -1,0 +1,127 @@
+"""Parts by their names on the command line: list, fit, sweep and compare."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Command
+
+from pyrovae import recipes, runs
+
+QUICK = ("--epochs", "2", "--hidden", "16", "--latent", "3", "--num-samples", "30")
+
+
+def test_list_names_every_part(pyrovae: Command) -> None:
+    code, out, _ = pyrovae("list")
+    assert code == 0
+    words = out.split()
+    for name in (*recipes.PRIORS, *recipes.LIKELIHOODS, *recipes.GUIDES):
+        assert name in words
+
+
+def test_a_graph_of_picked_parts_is_printed_and_fitted(pyrovae: Command) -> None:
+    code, out, err = pyrovae("fit", "digits", "--prior", "vamp", "--likelihood", "binomial", "--guide", "nsf", *QUICK)
+    assert code == 0, err
+    assert "model  p(z) p(x | z)" in err and "guide  q(z | x)" in err and "z ~ Flow (3)" in err
+    assert "log p(x)" in out
+    for question in ("evaluate", "generate", "reconstruct", "encode"):
+        code, _, err = pyrovae(question, "runs/digits")
+        assert code == 0, err
+
+
+@pytest.mark.parametrize("prior", ["sphere", "logistic-normal"])
+def test_a_prior_brings_the_guide_that_it_needs(pyrovae: Command, prior: str) -> None:
+    code, _, err = pyrovae("fit", "digits", "--prior", prior, *QUICK)
+    assert code == 0, err
+    assert f"guide {recipes.PRIORS[prior].guides[0]}" in " ".join(err.split())
+
+
+# rows of each kind, by what a likelihood takes
+ROWS = {
+    "binary unit": lambda g: g.integers(0, 2, (60, 4)),
+    "unit": lambda g: g.uniform(0.05, 0.95, (60, 4)),
+    "real": lambda g: g.normal(size=(60, 4)),
+    "positive": lambda g: np.exp(g.normal(size=(60, 4))),
+    "count": lambda g: g.poisson(2.0, (60, 4)).clip(0, 6),
+    "count, largest count": lambda g: g.poisson(2.0, (60, 4)).clip(0, 6),
+}
+
+
+@pytest.mark.parametrize("likelihood", recipes.LIKELIHOODS)
+def test_every_likelihood_fits_a_file_of_its_kind(pyrovae: Command, likelihood: str, tmp_path: Path) -> None:
+    part = recipes.LIKELIHOODS[likelihood]
+    np.save(tmp_path / "rows.npy", ROWS[part.takes](np.random.default_rng(0)))
+    bound = ("--total-count", "6") if part.needs_total else ()
+    code, _, err = pyrovae("fit", "rows.npy", "--likelihood", likelihood, *bound, *QUICK)
+    assert code == 0, err
+    code, _, err = pyrovae("generate", "runs/rows", "-n", "5")
+    assert code == 0, err
+
+
+def test_a_sweep_ends_in_one_table_and_goes_on(pyrovae: Command) -> None:
+    words = ("sweep", "digits", "--prior", "normal,mixture", "--likelihood", "binomial,beta-binomial", *QUICK)
+    code, out, err = pyrovae(*words)
+    assert code == 0, err
+    folders = {p.name for p in Path("runs/digits-sweep").iterdir()}
+    assert folders == {f"{p}+{x}+normal" for p in ("normal", "mixture") for x in ("binomial", "beta-binomial")}
+    assert all(name in "".join(out.split()) for name in folders)
+    assert "probability mass" in out and "±" in out
+    stamps = {p: p.stat().st_mtime_ns for p in Path("runs/digits-sweep").glob("*/weights.safetensors")}
+    code, again, err = pyrovae(*words)
+    assert code == 0 and "there already" in err and again == out
+    assert stamps == {p: p.stat().st_mtime_ns for p in stamps}
+    code, _, err = pyrovae(*words, "--seed", "1")
+    assert code == 2 and "other options" in err
+
+
+def test_a_sweeps_last_mistake_is_told_before_its_first_fit(pyrovae: Command) -> None:
+    code, _, err = pyrovae("sweep", "digits", "--prior", "normal,nonesuch", *QUICK)
+    assert code == 2 and "nonesuch" in err and not Path("runs").exists()
+
+
+def test_masses_and_densities_are_not_compared_silently(pyrovae: Command) -> None:
+    for likelihood in ("binomial", "normal"):
+        code, _, err = pyrovae("fit", "digits", "--likelihood", likelihood, "--out", likelihood, *QUICK)
+        assert code == 0, err
+    code, _, err = pyrovae("compare", "binomial", "normal", "--num-samples", "30")
+    assert code == 2 and "different units" in err and "--dequantise" in err
+    code, out, err = pyrovae("compare", "binomial", "normal", "--num-samples", "30", "--dequantise")
+    assert code == 0, err
+    assert "≥" in out and "bounds the mass from below" in " ".join(out.split())
+    table = runs.compare([Path("binomial"), Path("normal")], 30, dequantise=True)
+    bits = {row["run"]: row["bits_per_dimension"] for row in table}
+    assert all(0 < b < 10 for b in bits.values())
+
+
+def test_rows_of_reals_are_never_made_whole(pyrovae: Command, tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", np.random.default_rng(0).uniform(0.1, 0.9, (60, 4)))
+    for likelihood in ("beta", "bernoulli"):
+        code, _, err = pyrovae("fit", "rows.npy", "--likelihood", likelihood, "--out", likelihood, *QUICK)
+        assert code == 0, err
+    code, _, err = pyrovae("compare", "beta", "bernoulli", "--dequantise", "--num-samples", "30")
+    assert code == 2 and "binarised anew are other rows" in " ".join(err.split())
+
+
+def test_runs_of_other_rows_are_not_compared(pyrovae: Command) -> None:
+    for seed in ("0", "1"):
+        code, _, err = pyrovae("fit", "digits", "--seed", seed, "--out", seed, *QUICK)
+        assert code == 0, err
+    code, _, err = pyrovae("compare", "0", "1", "--num-samples", "30")
+    assert code == 2 and "other rows" in err
+    code, _, err = pyrovae("compare", "0")
+    assert code == 2 and "at least two" in err
+
+
+def test_a_guide_without_the_priors_support_is_refused(pyrovae: Command) -> None:
+    code, _, err = pyrovae("fit", "digits", "--prior", "sphere", "--guide", "normal")
+    assert code == 2 and "power-spherical" in err
+    code, _, err = pyrovae("fit", "digits", "--guide", "iaf", "--net", "conv")
+    assert code == 2 and "--net mlp" in err
+
+
+def test_options_of_a_run_are_recorded(pyrovae: Command) -> None:
+    code, _, err = pyrovae("fit", "digits", "--prior", "nsf", "--guide", "full", *QUICK)
+    assert code == 0, err
+    options = json.loads(Path("runs/digits/run.json").read_text())["info"]["options"]
+    assert (options["prior"], options["guide"], options["likelihood"]) == ("nsf", "full", "beta-binomial")
