@@ -261,7 +261,9 @@ class Runner:
                     if not options.data_root:
                         raise Failed("needs --data-root", available=False)
                     # a user's second run finds the kernels of the first on disk; so does a second round
-                    cache = self.folder / f"kernels of {job.name}"
+                    cache = (
+                        self.folder / f"kernels-{list(entries).index(job.name)}"
+                    )  # no spaces: compilers are called with it
                     said = processes.run_job(self.python_of(job), job, spec, cache)
                 except Failed as error:
                     entry |= {"status": "failed" if error.available else "not available", "error": str(error)}

@@ -70,29 +70,25 @@ def importance(fitted: Fit, data: Any, num_samples: int = 1000, *, seed: int | N
     Raises DataError for values outside the likelihood's support, and for missing ones that it does not take.
     Burda et al. 2016, arXiv:1509.00519; Vehtari et al. 2024, arXiv:1507.02646.
     """
-    if num_samples < 1:
-        raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
     parts: list[tuple[Tensor, ...]] = []
-    with fitted.scope(), seeded(seed):
-        batch = fitted.evaluation_batch(data)
-        check_rows(fitted.pair, batch, strict=False)
-        for weights in weight_blocks(fitted, batch, num_samples):
-            k_hat = pareto_k(weights)
-            log_w = weights.double()
-            total = torch.logsumexp(log_w, 0)
-            # NaN where no draw has any weight: none is effective
-            ess = torch.exp(2 * total - torch.logsumexp(2 * log_w, 0)).nan_to_num(0.0)
-            # relative variance of the mean weight: (mean w^2 / mean(w)^2 - 1) / (K - 1)
-            relative = (num_samples / ess - 1).clamp_min(0) / max(1, num_samples - 1)
-            error = relative.sqrt() if num_samples > 1 else torch.full_like(total, float("nan"))
-            parts.append(tuple(t.cpu() for t in (total - math.log(num_samples), error, log_w.mean(0), ess, k_hat)))
+    for weights in _weights(fitted, data, num_samples, seed):
+        k_hat = pareto_k(weights)
+        log_w = weights.double()
+        total = torch.logsumexp(log_w, 0)
+        # NaN where no draw has any weight: none is effective
+        ess = torch.exp(2 * total - torch.logsumexp(2 * log_w, 0)).nan_to_num(0.0)
+        # relative variance of the mean weight: (mean w^2 / mean(w)^2 - 1) / (K - 1)
+        relative = (num_samples / ess - 1).clamp_min(0) / max(1, num_samples - 1)
+        error = relative.sqrt() if num_samples > 1 else torch.full_like(total, float("nan"))
+        parts.append(tuple(t.cpu() for t in (total - math.log(num_samples), error, log_w.mean(0), ess, k_hat)))
     log_p, error, elbo, ess, k_hat = (torch.cat(column) for column in zip(*parts))
     return Importance(log_p, error, elbo, ess, k_hat, num_samples)
 
 
 def log_likelihood(fitted: Fit, data: Any, num_samples: int = 1000, *, seed: int | None = None) -> Tensor:
-    """log p(x) of each row, nats: (N,) float64. See `importance`, which also says how far to trust it."""
-    return importance(fitted, data, num_samples, seed=seed).log_likelihood
+    """log p(x) of each row, nats: (N,) float64, the draws of `importance`, which also says how far to trust it."""
+    found = [torch.logsumexp(weights.double(), 0).cpu() for weights in _weights(fitted, data, num_samples, seed)]
+    return torch.cat(found) - math.log(num_samples)
 
 
 def posterior(
@@ -133,6 +129,16 @@ def posterior(
     return torch.cat(parts, 1)
 
 
+def _weights(fitted: Fit, data: Any, num_samples: int, seed: int | None) -> Iterator[Tensor]:
+    """Check what was asked and the rows, then give the log-weights, a block after the other."""
+    if num_samples < 1:
+        raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
+    with fitted.scope(), seeded(seed):
+        batch = fitted.evaluation_batch(data)
+        check_rows(fitted.pair, batch, strict=False)
+        yield from weight_blocks(fitted, batch, num_samples)
+
+
 def weight_blocks(fitted: Fit, batch: Batch, num_samples: int) -> Iterator[Tensor]:
     """All log-weights of the rows, a block of rows after the other, (K, n) each.
 
@@ -141,6 +147,7 @@ def weight_blocks(fitted: Fit, batch: Batch, num_samples: int) -> Iterator[Tenso
     """
     fit_in = chunking.chunk_size(fitted.pair, batch)
     at_once = min(_particles_at_once(fitted, batch, num_samples), fit_in)
+    at_once = math.ceil(num_samples / math.ceil(num_samples / at_once))  # runs of one size, as near as can be
     together = max(1, fit_in // at_once)
 
     def run(rows: Batch, particles: int) -> Tensor:
@@ -150,15 +157,18 @@ def weight_blocks(fitted: Fit, batch: Batch, num_samples: int) -> Iterator[Tenso
     whole_runs = (num_rows(batch) // together) * (num_samples // at_once)
     traces = fitted.settings.get("engine") != "eager" and whole_runs >= TRACE_FROM
     for block in chunking.chunks(batch, max(1, WEIGHT_ELEMENTS // (num_samples * together)) * together):
-        columns = []
-        for rows in chunking.chunks(block, together):
-            found = []
+        weights: Tensor | None = None
+        for start in range(0, num_rows(block), together):
+            rows = take_rows(block, slice(start, start + together))
             for done in range(0, num_samples, at_once):
                 some = min(at_once, num_samples - done)
                 whole = some == at_once and num_rows(rows) == together
-                found.append(traced(rows)[0] if traces and whole else run(rows, some))
-            columns.append(torch.cat(found))
-        yield torch.cat(columns, 1)
+                found = traced(rows)[0] if traces and whole else run(rows, some)
+                if weights is None:
+                    weights = found.new_empty(num_samples, num_rows(block))
+                weights[done : done + some, start : start + together] = found
+        assert weights is not None
+        yield weights
 
 
 def _runs(fitted: Fit, rows: Batch, num_particles: int, at_once: int) -> Iterator[Terms]:

@@ -1,5 +1,6 @@
 """Densities that torch and Pyro lack, and combinations of densities."""
 
+from pyrovae.distributions.bernoulli import Bernoulli
 from pyrovae.distributions.columns import ProductOfColumns
 from pyrovae.distributions.combine import ObservedOnly, observed_only
 from pyrovae.distributions.continuous import ContinuousBernoulli
@@ -11,6 +12,7 @@ from pyrovae.distributions.sphere import HypersphericalUniform, PowerSpherical
 from pyrovae.distributions.student import StudentT
 
 __all__ = [
+    "Bernoulli",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "DiscretizedLogisticMixture",

@@ -9,6 +9,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyrovae.distributions.bernoulli import Bernoulli as BernoulliMass
 from pyrovae.errors import OptionError
 from pyrovae.families.base import Elementwise, positive
 
@@ -23,7 +24,7 @@ class Bernoulli(Elementwise):
     num_params = 1
 
     def link(self, logits: Tensor) -> TorchDistributionMixin:
-        return dist.Bernoulli(logits=logits)
+        return BernoulliMass(logits)
 
 
 class LocationScale(Elementwise):

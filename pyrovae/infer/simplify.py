@@ -19,11 +19,12 @@ FRESH = (aten.empty.memory_format, aten.empty_like.default, aten.new_empty.defau
 
 
 def simplify(module: fx.GraphModule) -> None:
-    """In place: views of the same shape, transposes of transposes, operations done twice and results that are not read."""
+    """In place: views of the same shape, transposes of transposes, operations done twice, constants, what is not read."""
     graph = module.graph
     _remove_views(graph)
     if all(_changes_only_its_own(node) for node in graph.nodes):
         _remove_repeats(graph)
+        _compute_constants(module)
     graph.eliminate_dead_code(_has_effect)
     module.recompile()
 
@@ -55,6 +56,34 @@ def _remove_repeats(graph: fx.Graph) -> None:
         if first is not node:
             node.replace_all_uses_with(first)
             graph.erase_node(node)
+
+
+def _compute_constants(module: fx.GraphModule) -> None:
+    """What depends on no input is computed once."""
+    written = {node.args[0] for node in module.graph.nodes if _writes(node)}
+    known: dict[fx.Node, Any] = {}
+    for node in list(module.graph.nodes):
+        if node.op == "get_attr":
+            known[node] = getattr(module, str(node.target))
+        fresh = node.target in FRESH or node in written
+        if (
+            node.op != "call_function"
+            or fresh
+            or _has_effect(node)
+            or any(n not in known for n in node.all_input_nodes)
+        ):
+            continue
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
+        known[node] = node.target(*args, **kwargs)
+        if not isinstance(known[node], Tensor):
+            continue
+        name = f"constant_{node.name}"
+        module.register_buffer(name, known[node], persistent=False)
+        with module.graph.inserting_before(node):
+            instead = module.graph.get_attr(name)
+        instead.meta = dict(node.meta)
+        known[instead] = known[node]
+        node.replace_all_uses_with(instead)
 
 
 def _shape(node: fx.Node) -> Any:
