@@ -73,6 +73,7 @@ __all__ = [
     "posterior",
     "priors",
     "reconstruct",
+    "resnet",
     "save",
     "schedules",
     "simulate",

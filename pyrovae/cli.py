@@ -207,7 +207,9 @@ def sweep(
     done = runs.sweep(dataset, grid, where, _tell, data_root=data_root, device=device, engine=engine)
     for what in dict.fromkeys(runs.measure_of(run) for run in done):
         among = [run for run in done if runs.measure_of(run) == what]
-        _comparison(runs.compare(among, num_samples, data_root=data_root, device=device), what)
+        found = runs.compare(among, num_samples, data_root=data_root, device=device)
+        _comparison([{**entry, "run": Path(entry["run"]).name} for entry in found], what)
+    out.print(f"Runs: {where}", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pyrovae.distributions import Flow
 from pyrovae.errors import OptionError, ShapeError
 from pyrovae.families import Family
-from pyrovae.nets import MLP, ConvDecoder, ConvEncoder
+from pyrovae.nets import MLP, ConvDecoder, ConvEncoder, ResidualMLP, ResNetDecoder, ResNetEncoder
 from pyrovae.nets.flows import transform
 from pyrovae.nets.mlp import as_size
 
@@ -81,6 +81,31 @@ def conv(
             f"conv({in_features}, ...) makes a decoder and needs a family of images, such as Bernoulli((1, 28, 28)) "
             f"or Bernoulli((28, 28)), got {family}. Give the family an image's shape, or use mlp."
         )
+    return Conditional(net, family)
+
+
+def resnet(
+    in_features: int | tuple[int, ...],
+    family: Family,
+    channels: Sequence[int] = (32, 64),
+    hidden: Sequence[int] | None = None,
+    activation: Callable[[], nn.Module] = nn.ReLU,
+    blocks: int = 1,
+) -> Conditional:
+    """A residual network, chosen by shape: an image encoder, an image decoder, or a perceptron, with `blocks` a layer.
+
+    A tuple (C, H, W) or (H, W) of in_features makes an encoder of images; an int makes a decoder where the family's event
+    is an image, and else a `ResidualMLP` with `hidden` layers, by default (400,). See `conv` and `mlp`; `channels` are not
+    used for vectors. He et al. 2016, arXiv:1603.05027. Raises ShapeError.
+    """
+    net: nn.Module
+    layers = tuple(hidden or ())
+    if not isinstance(in_features, int):
+        net = ResNetEncoder(in_features, family.param_shape, channels, layers, activation, blocks)
+    elif len(family.event_shape) in (2, 3) and family.param_shape[-2:] == family.event_shape[-2:]:
+        net = ResNetDecoder(in_features, family.param_shape, channels[::-1], layers, activation, blocks)
+    else:
+        net = ResidualMLP(in_features, family.param_shape, (400,) if hidden is None else layers, activation, blocks)
     return Conditional(net, family)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,8 +87,12 @@ def _nodes(program: Any, rows: Mapping[str, Tensor]) -> list[Node]:
     found = []
     for name, node in sample_sites(trace).items():
         value = detach_provenance(node["value"]) if node["is_observed"] else node["value"]
-        # a flow keeps the density of its own draw, which so has lost its marks; another draw has them
-        above = (get_provenance(node["fn"].log_prob(value)) | get_provenance(node["fn"].sample())) - {name}
+        above = get_provenance(node["fn"].log_prob(value)) - {name}
+        if not above:
+            # a flow keeps the density of its own draw, which so has lost its marks; another draw has them, unless its
+            # distribution draws in a way that they do not go through
+            with suppress(RuntimeError):
+                above = get_provenance(node["fn"].sample()) - {name}
         found.append(
             Node(
                 name=name,

@@ -7,9 +7,11 @@ records.
 from __future__ import annotations
 
 import math
+import runpy
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pyrovae import families, priors
-from pyrovae.conditionals import conv, flow, mlp
+from pyrovae.conditionals import conv, flow, mlp, resnet
 from pyrovae.data import Dataset, Standardize
 from pyrovae.errors import CheckpointError, DataError, OptionError
 from pyrovae.infer.splits import Split
@@ -115,7 +117,7 @@ LIKELIHOODS: dict[str, Likelihood] = {
         lambda e, n: families.ZeroInflatedNegativeBinomial(e), "both", "count"
     ),
 }
-NETS = ("mlp", "conv")
+NETS = ("mlp", "conv", "resnet")
 Array = NDArray[Any]
 
 
@@ -164,13 +166,49 @@ class Rows:
         """Rows plus noise, uniform on [0, 1) in units of the source's whole numbers, as the model takes them."""
         noise = torch.rand(rows.shape, generator=torch.Generator().manual_seed(seed)).to(rows)
         scale = self.divisor * (self.scaler.scale.reshape(rows.shape[1:]) if self.scaler is not None else 1.0)
-        return rows + noise / scale
+        return rows + (noise / scale).to(rows)
 
     @property
     def log_abs_det(self) -> float:
         """What turns a log-density of standardised rows into one of the data's own units: subtract it."""
         scaled = 0.0 if self.scaler is None else float(self.scaler.log_abs_det)
         return scaled + self.test[0].numel() * math.log(self.divisor)
+
+
+# --- parts of one's own ----------------------------------------------------------------------------------------------
+
+TABLES: dict[str, Mapping[str, Part]] = {"prior": PRIORS, "likelihood": LIKELIHOODS, "guide": GUIDES}
+
+
+def is_own(name: str | None) -> bool:
+    """Whether a part is a class in a file: parts.py:Name."""
+    return name is not None and ".py:" in name
+
+
+def part(kind: str, name: str) -> Any:
+    """The part of that name, or of a file: a prior is built as Name(latent), a likelihood or guide as Name(event_shape).
+
+    OptionError lists the known names, or says what is wrong with the file.
+    """
+    if not is_own(name):
+        return TABLES[kind][choose(kind, name, TABLES[kind])]
+    path, _, attribute = name.rpartition(":")
+    if not Path(path).is_file():
+        raise OptionError(f"--{kind} {name}: there is no file {path}.")
+    try:
+        own = runpy.run_path(path).get(attribute)
+    except Exception as error:  # whatever a person's file raises
+        raise OptionError(f"--{kind} {name}: {path} does not run ({type(error).__name__}: {error}).") from error
+    if not (isinstance(own, type) and issubclass(own, nn.Module)):
+        raise OptionError(f"--{kind} {name}: {path} has no class {attribute} that is a torch.nn.Module.")
+    if kind == "prior":
+        return Prior(lambda n, *_: own(n), name)
+    if not issubclass(own, families.Family):
+        raise OptionError(f"--{kind} {name}: {attribute} is no family; derive it from families.Elementwise or Family.")
+    if kind == "guide":
+        return Part(own, name)
+    support = own(1)(torch.zeros(own(1).param_shape)).support
+    return Likelihood(lambda event, _: own(event), name, "its own", density=not support.is_discrete)
 
 
 # --- decisions -------------------------------------------------------------------------------------------------------
@@ -188,15 +226,15 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
 
     Epochs: about 3,000 steps, at least 20 and at most 500 epochs.
     """
-    choose("prior", options.prior, PRIORS)
-    guide = options.guide or PRIORS[options.prior].guides[0]
-    choose("guide", guide, GUIDES)
-    if guide not in (fitting := PRIORS[options.prior].guides):
+    prior: Prior = part("prior", options.prior)
+    guide = options.guide or prior.guides[0]
+    part("guide", guide)
+    if guide not in (fitting := prior.guides) and not is_own(guide) and not is_own(options.prior):
         raise OptionError(
             f"--guide {guide} has not the support of --prior {options.prior}; that prior takes {', '.join(fitting)}."
         )
-    if guide in FLOWS and options.net == "conv":
-        raise OptionError(f"--guide {guide} stands behind --net mlp; with --net conv take another guide.")
+    if guide in FLOWS and options.net != "mlp":
+        raise OptionError(f"--guide {guide} stands behind --net mlp; with --net {options.net} take another guide.")
     choose("net", options.net, NETS)
     bounded = options.total_count if options.total_count is not None else dataset.total_count
     kinds = {
@@ -206,8 +244,8 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
         "real": "normal",
     }
     likelihood = options.likelihood or kinds[dataset.kind]
-    choose("likelihood", likelihood, LIKELIHOODS)
-    if LIKELIHOODS[likelihood].needs_total and bounded is None:
+    chosen: Likelihood = part("likelihood", likelihood)
+    if chosen.needs_total and bounded is None:
         raise OptionError(f"--likelihood {likelihood} needs --total-count, the largest count that can occur.")
     if options.latent < 1 or any(width < 1 for width in options.hidden):
         raise OptionError(f"--latent and --hidden must be positive, got {options.latent} and {options.hidden}.")
@@ -223,9 +261,10 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
         raise OptionError(f"--kl-warmup is a number of epochs, 0 for none, got {options.kl_warmup}.")
     batch_size = options.batch_size or min(num_rows, 256 if num_rows >= 20_000 else 128)
     filled = {
-        "likelihood": likelihood,
-        "guide": guide,
-        "total_count": bounded if LIKELIHOODS[likelihood].needs_total else None,
+        "prior": _found(options.prior),
+        "likelihood": _found(likelihood),
+        "guide": _found(guide),
+        "total_count": bounded if chosen.needs_total else None,
         "batch_size": batch_size,
         "epochs": options.epochs or max(20, min(500, math.ceil(3000 * batch_size / num_rows))),
         "learning_rate": options.learning_rate or 3e-3,
@@ -233,27 +272,30 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
     return Options(**{**asdict(options), **filled})
 
 
+def _found(name: str) -> str:
+    """A part of one's own by its file's whole path, so that the run can be asked from anywhere."""
+    return str(Path(name).resolve()) if is_own(name) else name
+
+
 def build(options: Options, train: Tensor) -> VAE:
     """The standard VAE of these options for such rows. Counts enter the encoder divided by their bound, or as log(1 + x)."""
     event_shape = tuple(train.shape[1:])
     event: Event = event_shape[0] if len(event_shape) == 1 else event_shape
-    chosen = LIKELIHOODS[str(options.likelihood)]
+    chosen: Likelihood = part("likelihood", str(options.likelihood))
     family = chosen.build(event, options.total_count or 1)
     n = options.latent
-    if options.net == "conv":
-        if len(event_shape) < 2:
-            raise OptionError("--net conv needs images, and these rows have no image shape; use --net mlp.")
-        likelihood = conv(n, family)
-    else:
-        likelihood = mlp(n, family, hidden=options.hidden)
+    if options.net == "conv" and len(event_shape) < 2:
+        raise OptionError("--net conv needs images, and these rows have no image shape; use --net mlp.")
+    hidden = {"hidden": options.hidden} if len(event_shape) == 1 else {}
+    net: Any = {"mlp": mlp, "conv": conv, "resnet": resnet}[options.net]
+    likelihood = net(n, family, **hidden)
 
     def encoder(guide: str) -> nn.Module:
+        build = part("guide", guide).build
         if guide in FLOWS:
-            made: Any = GUIDES[guide].build(event_shape[0], n, hidden=options.hidden)
-        elif options.net == "conv":
-            made = conv(event_shape, GUIDES[guide].build(n))
+            made: Any = build(event_shape[0], n, hidden=options.hidden)
         else:
-            made = mlp(event_shape[0], GUIDES[guide].build(n), hidden=options.hidden)
+            made = net(event, build(n), **hidden)
         if chosen.needs_total and (options.total_count or 1) > 1:
             made.net = Rescaled(made.net, 1 / int(options.total_count or 1))
         elif chosen.takes in ("count", "positive"):
@@ -264,7 +306,7 @@ def build(options: Options, train: Tensor) -> VAE:
     # a mixture of flows at 500 pseudo-inputs would cost 500 flows a draw: it gets a diagonal encoder of its own
     pseudo = encoder("normal") if options.prior == "vamp" and options.guide in FLOWS else own
     picked = torch.randperm(len(train), generator=torch.Generator().manual_seed(options.seed))
-    prior = PRIORS[options.prior].build(n, pseudo, train[picked])
+    prior = part("prior", options.prior).build(n, pseudo, train[picked])
     return VAE(prior=prior, likelihood=likelihood, encoder=own)
 
 
@@ -280,7 +322,8 @@ def make_rows(dataset: Dataset, split: Split, options: Options, scaler: Standard
     train, validation = dataset.x[split.train], dataset.x[split.validation]
     test = dataset.x[split.test] if dataset.x_test is None else dataset.x_test
     codes = dataset.y_test if dataset.x_test is not None else None if dataset.y is None else dataset.y[split.test]
-    if LIKELIHOODS[str(options.likelihood)].takes == "real":
+    likelihood: Likelihood = part("likelihood", str(options.likelihood))
+    if likelihood.takes == "real":
         scaler = scaler or Standardize.fit(train)
         train, validation, test = scaler.apply(train), scaler.apply(validation), scaler.apply(test)
     shape = dataset.image_shape if options.net == "conv" and dataset.image_shape else tuple(train.shape[1:])
@@ -294,7 +337,7 @@ def make_rows(dataset: Dataset, split: Split, options: Options, scaler: Standard
         image_shape=dataset.image_shape,
         columns=dataset.columns,
         test_index=split.test if dataset.x_test is None else len(dataset.x) + torch.arange(len(dataset.x_test)),
-        divisor=float(dataset.source.get("divided_by", 1)) if LIKELIHOODS[str(options.likelihood)].density else 1.0,
+        divisor=float(dataset.source.get("divided_by", 1)) if likelihood.density else 1.0,
     )
 
 

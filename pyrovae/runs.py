@@ -31,13 +31,14 @@ from pyrovae.infer.transforms import Binarize
 from pyrovae.infer.validate import check_rows
 from pyrovae.predict import decode, encode, generate, reconstruct
 from pyrovae.recipes import (
-    LIKELIHOODS,
     Options,
     Rows,
     build,
     decide,
     describe_run,
+    is_own,
     make_rows,
+    part,
     read_options,
     refuse_missing,
     split_rows,
@@ -128,13 +129,23 @@ def resume_run(
 
 def open_run(folder: Path, *, data_root: Path | None = None, device: str = "auto") -> tuple[Fit, Rows, Dataset]:
     """A finished run with its data: the recorded split drawn again and checked, the recorded scaling applied again."""
-    fitted = load(folder, device=device)
+    info = read_run(folder)["info"]
+    if not any(map(is_own, _parts(info))):
+        fitted = load(folder, device=device)  # its weights are checked before data are read
     with _reading(folder):
-        dataset = load_again(fitted.info["data"], data_root=data_root)
-        options = decide(read_options(fitted.info), dataset, len(dataset.x))
-        split = Split.from_json(fitted.info["split"], num_rows=len(dataset.x))
-        scaler = Standardize.from_json(fitted.info["scaler"]) if fitted.info["scaler"] else None
-        return fitted, make_rows(dataset, split, options, scaler), dataset
+        dataset = load_again(info["data"], data_root=data_root)
+        options = decide(read_options(info), dataset, len(dataset.x))
+        split = Split.from_json(info["split"], num_rows=len(dataset.x))
+        scaler = Standardize.from_json(info["scaler"]) if info["scaler"] else None
+        rows = make_rows(dataset, split, options, scaler)
+    if any(map(is_own, _parts(info))):  # only its author can build a part of one's own
+        fitted = load(folder, device=device, pair=build(options, rows.train))
+    return fitted, rows, dataset
+
+
+def _parts(info: Mapping[str, Any]) -> list[str | None]:
+    options = info.get("options", {})
+    return [options.get(kind) for kind in ("prior", "likelihood", "guide")] if isinstance(options, dict) else []
 
 
 @contextmanager
@@ -254,7 +265,7 @@ def measure_of(folder: Path) -> str:
         info = read_run(folder)
         if info["settings"].get("transform") is not None:
             return BINARISED
-        return DENSITY if LIKELIHOODS[str(read_options(info["info"]).likelihood)].density else MASS
+        return DENSITY if part("likelihood", str(read_options(info["info"]).likelihood)).density else MASS
 
 
 def sweep(
@@ -270,9 +281,10 @@ def sweep(
     """Fit every member of a grid in a folder of its own below `folder`; runs that are there are kept, or gone on with."""
     done = []
     for number, options in enumerate(grid, 1):
-        name = "+".join(str(part) for part in (options.prior, options.likelihood, options.guide) if part)
-        where = folder / name
         options = decide(options, dataset, len(split_rows(dataset, options).train))
+        parts = (options.prior, str(options.likelihood), str(options.guide))
+        name = "+".join(part.rpartition(":")[2] for part in parts)
+        where = folder / name
         begun = (where / "run.json").is_file()
         if begun and read_options(read_run(where)["info"]) != options:
             raise OptionError(f"{where} holds a run with other options: give the sweep another folder by --out.")

@@ -11,7 +11,7 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyrovae.errors import ShapeError
-from pyrovae.nets import MLP, ConvDecoder, ConvEncoder, one_hot
+from pyrovae.nets import MLP, ConvDecoder, ConvEncoder, ResidualMLP, ResNetDecoder, ResNetEncoder, one_hot
 
 # name: (network, shapes of one row of each parent, shape of one row of the result)
 ROWS: dict[str, tuple[Callable[[], nn.Module], list[tuple[int, ...]], tuple[int, ...]]] = {
@@ -20,6 +20,9 @@ ROWS: dict[str, tuple[Callable[[], nn.Module], list[tuple[int, ...]], tuple[int,
     "mlp-linear": (lambda: MLP(5, 7, hidden=()), [(5,)], (7,)),
     "mlp-deep": (lambda: MLP(5, 7, hidden=(16, 16, 16), activation=nn.Tanh), [(5,)], (7,)),
     "mlp-parents": (lambda: MLP((5, 1, 4), (2, 3), hidden=[16]), [(5,), (1,), (4,)], (2, 3)),
+    "residual-mlp": (lambda: ResidualMLP((5, 2), (2, 3), hidden=(16, 8), blocks=2), [(5,), (2,)], (2, 3)),
+    "resnet-encoder": (lambda: ResNetEncoder((1, 12, 12), (2, 3), channels=(4, 8), blocks=2), [(1, 12, 12)], (2, 3)),
+    "resnet-decoder": (lambda: ResNetDecoder(5, (2, 3, 12, 8), channels=(8, 4)), [(5,)], (2, 3, 12, 8)),
     "encoder": (lambda: ConvEncoder((1, 28, 28), (2, 3), channels=(4, 8)), [(1, 28, 28)], (2, 3)),
     "encoder-gray": (lambda: ConvEncoder((9, 7), 3, channels=[4], hidden=(16,)), [(9, 7)], (3,)),
     "encoder-dot": (lambda: ConvEncoder((2, 1, 1), 3, channels=(4, 4), activation=nn.Tanh), [(2, 1, 1)], (3,)),

@@ -2,5 +2,17 @@
 
 from pyrovae.nets.conv import ConvDecoder, ConvEncoder
 from pyrovae.nets.mlp import MLP, Log1p, Rescaled, WithMask, one_hot
+from pyrovae.nets.residual import ResidualMLP, ResNetDecoder, ResNetEncoder
 
-__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "Log1p", "Rescaled", "WithMask", "one_hot"]
+__all__ = [
+    "MLP",
+    "ConvDecoder",
+    "ConvEncoder",
+    "Log1p",
+    "ResNetDecoder",
+    "ResNetEncoder",
+    "Rescaled",
+    "ResidualMLP",
+    "WithMask",
+    "one_hot",
+]
