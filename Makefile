@@ -12,7 +12,7 @@ demo: setup
 	$(BIN)/pyrovae fit digits
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 lint: setup
 	$(BIN)/ruff check .
