@@ -321,8 +321,8 @@ def draw_pictures(fitted: Fit, rows: Rows, folder: Path) -> list[Path]:
     if rows.image_shape:
         made["samples.png"] = sample_picture(fitted, rows, 64)
     latent = fitted.layout.site(None, role="latent", local=True).event_shape[0]
-    if latent == 2 and rows.image_shape:
-        # Quantiles of the standard normal: cells of equal mass under it.
+    if latent == 2 and rows.image_shape and read_options(fitted.info).prior == "normal":
+        # Quantiles of the standard normal: cells of equal mass under it, and under no other prior.
         side = 16
         axis = torch.distributions.Normal(0.0, 1.0).icdf(torch.linspace(0.02, 0.98, side))
         up, right = torch.meshgrid(axis, axis, indexing="ij")
