@@ -364,7 +364,7 @@ def _names(text: str) -> list[Any]:
 def _comparison(found: list[dict[str, Any]], what: str) -> None:
     table = Table(title=f"{found[0]['rows']} test rows; log p(x): {what}, nats per row")
     for name in ("run", "log p(x)", "difference", "bits per dim", "k-hat > 0.7"):
-        table.add_column(name, justify="left" if name == "run" else "right", overflow="fold")
+        table.add_column(name, justify="left" if name == "run" else "right", no_wrap=name == "run", overflow="fold")
     for entry in found:
         best = entry is found[0]
         table.add_row(

@@ -321,8 +321,9 @@ def draw_pictures(fitted: Fit, rows: Rows, folder: Path) -> list[Path]:
     if rows.image_shape:
         made["samples.png"] = sample_picture(fitted, rows, 64)
     latent = fitted.layout.site(None, role="latent", local=True).event_shape[0]
-    if latent == 2 and rows.image_shape and read_options(fitted.info).prior == "normal":
-        # Quantiles of the standard normal: cells of equal mass under it, and under no other prior.
+    everywhere = len(part("prior", read_options(fitted.info).prior).guides) > 1  # not on a sphere, nor a simplex
+    if latent == 2 and rows.image_shape and everywhere:
+        # Quantiles of the standard normal: cells of equal mass under it.
         side = 16
         axis = torch.distributions.Normal(0.0, 1.0).icdf(torch.linspace(0.02, 0.98, side))
         up, right = torch.meshgrid(axis, axis, indexing="ij")

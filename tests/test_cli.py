@@ -155,12 +155,12 @@ def test_a_stopped_run_is_resumed_to_the_same_end(pyrovae: Command, monkeypatch:
 
 MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "unknown data": (("fit", "digit"), "did you mean digits"),
-    "unknown prior": (("fit", "digits", "--prior", "vamp"), "known: normal, mixture"),
+    "unknown prior": (("fit", "digits", "--prior", "vampire"), "known: normal, learned-normal"),
     "unknown likelihood": (
         ("fit", "digits", "--likelihood", "bce"),
-        "known: bernoulli, binomial, beta-binomial, normal",
+        "known: bernoulli, continuous-bernoulli, beta, normal",
     ),
-    "unknown net": (("fit", "digits", "--net", "resnet"), "known: mlp, conv"),
+    "unknown net": (("fit", "digits", "--net", "transformer"), "known: mlp, conv, resnet"),
     "unknown device": (("fit", "digits", "--device", "abacus"), "known: auto, cpu, cuda"),
     "hidden": (("fit", "digits", "--hidden", "wide"), "whole numbers"),
     "negative hidden": (("fit", "digits", "--hidden", "-5"), "positive"),
@@ -284,7 +284,7 @@ def test_rows_are_numbered_as_in_the_source(pyrovae: Command, run: Path) -> None
 
 def test_what_was_decided_is_said(pyrovae: Command) -> None:
     _, _, err = pyrovae("fit", "digits", *QUICK)
-    said = err.replace("\n", " ")
+    said = " ".join(err.split())
     assert "1258 training, 180 validation, 359 test rows of 64 (count)" in said and "likelihood beta-binomial" in said
 
 
