@@ -344,7 +344,10 @@ def test_the_normals_are_torch_s() -> None:
     torch.testing.assert_close(d.variance, same.variance)
     full = fam.FullNormal(4).double()
     params = torch.randn(full.param_shape, dtype=torch.float64)
-    torch.testing.assert_close(full(params).stddev, nn.functional.softplus(params[4:8]) + 1e-4)
+    # det L = prod s: the entropy is that of independent Normals of these scales
+    scales = nn.functional.softplus(params[4:8]) + 1e-4
+    torch.testing.assert_close(full(params).scale_tril.diagonal(), scales)
+    torch.testing.assert_close(full(params).entropy(), torch.distributions.Normal(0.0, scales).entropy().sum())
     params[8:] = 0
     torch.testing.assert_close(full(params).log_prob(z), fam.Normal(4)(params[:8].unflatten(0, (2, 4))).log_prob(z))
 

@@ -53,11 +53,11 @@ def _bounded(raw: Tensor) -> Tensor:
 
 
 class FullNormal(Vector):
-    """p(z) = N(z; m, C), C = S R S of any correlations R; s = softplus(raw) + 1e-4 are the standard deviations.
+    """p(z) = N(z; m, L L'), L = S (I + A), A strictly lower triangular, s = softplus(raw) + 1e-4.
 
-    R = B B', B lower triangular with rows b_i = (a_i1, ..., a_i(i-1), 1, 0, ...) / |.|, |a| <= 10. At a = 0 it is
-    `Normal`. params: (*batch, 2 D + D (D - 1) / 2), split into m, raw and a; z: (*batch, D). Raises ShapeError.
-    Bishop 2006, *Pattern Recognition and Machine Learning*, section 2.3; Kingma & Welling 2019, arXiv:1906.02691, 2.5.1.
+    The entropy depends on s alone, so that correlations are learned without a price on it; A is bounded by 10 / sqrt(D), at
+    A = 0 it is `Normal`. params: (*batch, 2 D + D (D - 1) / 2), split into m, raw and sqrt(D) A; z: (*batch, D). Raises
+    ShapeError. Kingma & Welling 2019, arXiv:1906.02691, section 2.5.1.
     """
 
     place: Tensor
@@ -78,10 +78,9 @@ class FullNormal(Vector):
     def forward(self, params: Tensor) -> TorchDistributionMixin:  # type: ignore[override]
         loc, raw, factor = self.split(params)
         ends = [factor.new_full((*factor.shape[:-1], 1), end) for end in (1.0, 0.0)]
-        entries = torch.cat([_bounded(factor), *ends], -1)
+        entries = torch.cat([_bounded(factor) / self.event_shape[0] ** 0.5, *ends], -1)
         rows = entries.index_select(-1, self.place.flatten()).unflatten(-1, tuple(self.place.shape))
-        tril = _scale(raw).unsqueeze(-1) * rows / rows.norm(dim=-1, keepdim=True)
-        return dist.MultivariateNormal(loc, scale_tril=tril)
+        return dist.MultivariateNormal(loc, scale_tril=_scale(raw).unsqueeze(-1) * rows)
 
 
 class LowRankNormal(Vector):
