@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pyrovae.distributions import Flow
 from pyrovae.errors import OptionError, ShapeError
@@ -110,12 +111,13 @@ def resnet(
 
 
 class ConditionalFlow(nn.Module):
-    """p(z | parents): z = t(u; c), u ~ N(0, I), c = net(parents), t a normalising flow. z: (*batch, L).
+    """p(z | parents): z = t(u; c), u ~ N(m, diag(s^2)), (m, raw s, c) = net(parents), t a normalising flow. z: (*batch, L).
 
-    It goes the way that a guide needs: one pass to draw, the density of its own draw for nothing, and L passes (2 of a
+    t starts near the identity: at first it is the diagonal Normal of `mlp`, s = softplus(raw) + 1e-4, and then bends. It
+    goes the way that a guide needs: one pass to draw, the density of its own draw for nothing, and L passes (2 of a
     coupling) to score anything else. `kind`: "iaf", autoregressive and affine; "nsf", autoregressive splines on
-    [-5, 5]; "coupling", affine, two passes either way. `net` puts out the context c, out_shape (C,), its only knowledge
-    of the parents. It has no mean in closed form. Raises ShapeError if `net` states no such out_shape, OptionError.
+    [-5, 5]; "coupling", affine, two passes either way. `net` has out_shape (2 L + C,), C the size of the context c. It
+    has no mean in closed form. Raises ShapeError if `net` states no such out_shape, OptionError.
     Kingma et al. 2016, arXiv:1606.04934; Durkan et al. 2019, arXiv:1906.04032.
     """
 
@@ -123,21 +125,22 @@ class ConditionalFlow(nn.Module):
         self, net: nn.Module, latent: int, kind: str = "iaf", transforms: int = 2, flow_hidden: Sequence[int] = (64,)
     ) -> None:
         super().__init__()
-        context = getattr(net, "out_shape", None)
-        if context is None or len(context) != 1:
+        (self.latent,) = self.event_shape = as_size(latent)
+        out = getattr(net, "out_shape", None)
+        if out is None or len(out) != 1 or out[0] <= 2 * self.latent:
             raise ShapeError(
-                f"ConditionalFlow needs a network with out_shape=(C,), the size of its context, got {context}."
+                f"ConditionalFlow needs a network with out_shape=(2 * {self.latent} + C,): location, scale, and C >= 1 numbers "
+                f"for the flow; got {out if out is None else tuple(out)}."
             )
         if kind == "maf":
             raise OptionError("A conditional flow is of kind 'iaf', 'nsf' or 'coupling', got 'maf': say 'iaf'.")
         self.net, self.kind, self.transforms, self.flow_hidden = net, kind, transforms, tuple(flow_hidden)
-        (self.latent,) = self.event_shape = as_size(latent)
-        self.transform = transform(self.latent, context[0], kind, transforms, self.flow_hidden)
+        self.context = out[0] - 2 * self.latent
+        self.transform = transform(self.latent, self.context, kind, transforms, self.flow_hidden)
 
     def forward(self, *parents: Tensor) -> TorchDistributionMixin:
-        context = self.net(*parents)
-        noise = dist.Normal(context.new_zeros(()), context.new_ones(()))
-        base = noise.expand((*context.shape[:-1], *self.event_shape)).to_event(1)
+        loc, raw, context = self.net(*parents).split([self.latent, self.latent, self.context], -1)
+        base = dist.Normal(loc, F.softplus(raw) + 1e-4).to_event(1)
         return Flow(self.transform(context), base, draws=True)
 
 
@@ -151,9 +154,10 @@ def flow(
     flow_hidden: Sequence[int] = (64,),
     activation: Callable[[], nn.Module] = nn.ReLU,
 ) -> ConditionalFlow:
-    """p(z | parents) = a flow whose context is MLP(parents). parents: (*batch, in_features) each; z: (*batch, latent).
+    """p(z | parents) = a flow with base and context from MLP(parents). parents: (*batch, in_features); z: (*batch, latent).
 
-    `hidden` are the perceptron's layers and `context` is its output's size; `flow_hidden` are the layers of each of the
-    `transforms`. Kingma et al. 2016, arXiv:1606.04934. Raises ShapeError and OptionError as `ConditionalFlow` does.
+    `hidden` are the perceptron's layers, `context` is how many numbers it gives the flow beside location and scale;
+    `flow_hidden` are the layers of each of the `transforms`. Kingma et al. 2016, arXiv:1606.04934. Raises ShapeError and OptionError as `ConditionalFlow` does.
     """
-    return ConditionalFlow(MLP(in_features, context, hidden, activation), latent, kind, transforms, flow_hidden)
+    net = MLP(in_features, 2 * as_size(latent)[0] + context, hidden, activation)
+    return ConditionalFlow(net, latent, kind, transforms, flow_hidden)

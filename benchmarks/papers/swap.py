@@ -111,6 +111,7 @@ def main() -> None:
     parser.add_argument("table", choices=TABLES)
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--epochs", type=int, help="default 50, or 200 for counts")
+    parser.add_argument("--learning-rate", type=float, help="peak; default 1e-2, or 3e-3 for counts")
     parser.add_argument("--test-rows", type=int, default=10_000)
     parser.add_argument("--num-samples", type=int, default=1000)
     parser.add_argument("--only", default="", help="parts, by commas")
@@ -122,7 +123,7 @@ def main() -> None:
     options = parser.parse_args()
 
     counts = options.table == "counts"
-    epochs = options.epochs or (200 if counts else 50)
+    epochs, rate = options.epochs or (200 if counts else 50), options.learning_rate or (3e-3 if counts else 1e-2)
     train, test = (cells if counts else static_mnist)(options.data_root)
     test = {name: rows[: options.test_rows] for name, rows in test.items()}
     device = pv.pair.find_device(options.device).type
@@ -138,7 +139,7 @@ def main() -> None:
             train,
             epochs=epochs,
             batch_size=128 if counts else 256,
-            schedule=pv.schedules.one_cycle(3e-3 if counts else 1e-2),
+            schedule=pv.schedules.one_cycle(rate),
             clip_norm=None if counts else 100.0,
             seed=options.seed,
             device=options.device,
@@ -155,6 +156,7 @@ def main() -> None:
             "k_hat_above_0.7": round(summary["k_hat_above_0.7"], 3),
             "steps": int(fitted.history[-1]["steps"]),
             "epochs": epochs,
+            "peak_learning_rate": rate,
             "fit_seconds": round(fitted.history[-1]["seconds"], 1),
             "evaluation_seconds": round(time.perf_counter() - began, 1),
             "engine": fitted.settings["engine"],

@@ -35,7 +35,8 @@ def transform(features: int, context: int, kind: str, transforms: int, hidden: S
     """t: R^features -> R^features, composed of `transforms` of a kind; module(context) -> t, context (*batch, context) or None.
 
     "nsf": autoregressive splines; "maf" and "iaf", which differ in the direction that its user takes: autoregressive
-    and affine; "coupling": affine, in two passes. The order of the features turns from one to the next. Raises
+    and affine; "coupling": affine, in two passes. All start near
+    the identity. The order of the features turns from one to the next. Raises
     OptionError for another kind, and for numbers that are not positive.
     """
     if kind not in KINDS:
@@ -50,4 +51,10 @@ def transform(features: int, context: int, kind: str, transforms: int, hidden: S
         more = {"passes": 2}
     flow = zuko().flows.MAF(features, context, transforms=transforms, hidden_features=tuple(hidden), **more)
     made: nn.Module = flow.transform
+    with torch.no_grad():
+        for part in made.modules():
+            hyper: Any = getattr(part, "hyper", None)
+            if hyper is not None:  # its last layer: shifts, log-scales and bends that start at a hundredth
+                for parameter in hyper[-1].parameters():
+                    parameter.mul_(0.01)
     return made
