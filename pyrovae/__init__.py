@@ -6,7 +6,7 @@ from typing import Any
 from pyrovae import families, nets, priors
 from pyrovae._version import __version__
 from pyrovae.check import Layout, check_pair
-from pyrovae.conditionals import Conditional, ConditionalFlow, conv, flow, mlp
+from pyrovae.conditionals import Conditional, ConditionalFlow, conv, flow, mlp, resnet
 from pyrovae.criticism.decomposition import active_units
 from pyrovae.criticism.importance import Importance, importance, log_likelihood, posterior
 from pyrovae.distributions import observed_only

@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.distributions.constraints import sphere
 from torch import Tensor
+from torch.distributions import constraints
 
 from pyrovae.errors import PairError, PyrovaeError
 from pyrovae.handlers import DATA_PLATE, PARTICLE_PLATE, Replay, SetValues, check_mark, same_memory
@@ -17,6 +19,7 @@ from pyrovae.pair import (
     Pair,
     arguments,
     as_batch,
+    distribution_name,
     evaluating,
     fork_rng,
     is_local,
@@ -165,6 +168,33 @@ def check_marks(model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any]) 
             )
 
 
+def _check_supports(name: str, guide: Any, model: Any) -> None:
+    """PairError for a guide that draws where the prior has no density, or a density of another kind."""
+    if type(guide["fn"]).__name__ == "Delta" or guide["infer"].get("is_auxiliary"):
+        return
+    try:
+        drawn, wanted = (_kind(node["fn"].support) for node in (guide, model))
+        inside = bool(model["fn"].support.check(guide["value"]).all())
+    except (NotImplementedError, AttributeError, RuntimeError):  # a support that is not stated
+        return
+    if drawn != wanted or not inside:
+        raise PairError(
+            f"Site {name!r}: the guide draws {drawn}, from {distribution_name(guide['fn'])}, and the prior, "
+            f"{distribution_name(model['fn'])}, is of {wanted}{'' if drawn != wanted else ' of a smaller support'}. Give the "
+            "guide a family of the prior's support."
+        )
+
+
+def _kind(support: Any) -> str:
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    if getattr(support, "is_discrete", False):
+        return "integers"
+    if support is constraints.simplex:
+        return "shares that sum to 1"
+    return "points on a sphere" if support is sphere else "real numbers"
+
+
 def _check_sites(model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any], rows: int) -> None:
     check_marks(model_sites, guide_sites)
     for name, node in guide_sites.items():
@@ -191,6 +221,7 @@ def _check_sites(model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any],
                     f"Site {name!r}: the guide draws events of shape {drawn}, the model's prior wants {wanted}. "
                     "Give both the same number of dimensions, and .to_event(...) on both."
                 )
+            _check_supports(name, guide_sites[name], node)
             if is_local(guide_sites[name]) != is_local(node):
                 inside, outside = ("model", "guide") if is_local(node) else ("guide", "model")
                 raise PairError(

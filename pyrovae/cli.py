@@ -31,8 +31,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-out = Console()
-err = Console(stderr=True)
+out = Console(markup=False, emoji=False)
+err = Console(stderr=True, markup=False, emoji=False)
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder with the files of mnist or fashion-mnist.")]
@@ -176,13 +176,16 @@ def sweep(
     learning_rate: Annotated[float | None, typer.Option(help="Peak of the one-cycle schedule; default 3e-3.")] = None,
     kl_warmup: Annotated[float, typer.Option(help="Epochs over which the KL weight rises from 0 to 1.")] = 0.0,
     num_samples: Samples = 1000,
+    label: Annotated[str | None, typer.Option(help="Column or array with class labels: name, number or last.")] = None,
     seed: Annotated[int, typer.Option(help="Of weights, split, shuffling and noise.")] = 0,
     data_root: DataRoot = None,
     device: Device = "auto",
     engine: Annotated[str, typer.Option(help="As for `fit`.")] = "auto",
 ) -> None:
     """Fit every combination of the named parts; end in one table of held-out log p(x). Called again, it goes on."""
-    dataset = load(source, data_root=data_root)
+    dataset = load(source, data_root=data_root, label=label)
+    if not _names(prior):
+        raise OptionError("--prior names no part: see `pyrovae list`.")
     grid = [
         recipes.Options(
             prior=p,
@@ -204,7 +207,11 @@ def sweep(
     for options in grid:  # a mistake in the last is told before the first is fitted
         recipes.decide(options, dataset, len(dataset.x))
     where = folder or Path("runs") / f"{dataset.name}-sweep"
-    done = runs.sweep(dataset, grid, where, _tell, data_root=data_root, device=device, engine=engine)
+    try:
+        done = runs.sweep(dataset, grid, where, _tell, data_root=data_root, device=device, engine=engine)
+    except KeyboardInterrupt:
+        _say(f"stopped; the same command goes on with the runs in {where}")
+        raise typer.Exit(130) from None
     for what in dict.fromkeys(runs.measure_of(run) for run in done):
         among = [run for run in done if runs.measure_of(run) == what]
         found = runs.compare(among, num_samples, data_root=data_root, device=device)
@@ -358,7 +365,8 @@ def _widths(text: str) -> tuple[int, ...]:
 
 
 def _names(text: str) -> list[Any]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+    """Each once, in their order."""
+    return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
 
 
 def _comparison(found: list[dict[str, Any]], what: str) -> None:
@@ -372,7 +380,7 @@ def _comparison(found: list[dict[str, Any]], what: str) -> None:
             f"{'≥ ' if entry['bound'] else ''}{entry['log_likelihood']:.2f} ± {entry['log_likelihood_se']:.2f}",
             "" if best else f"{entry['difference']:.2f} ± {entry['difference_se']:.2f}",
             f"{entry['bits_per_dimension']:.3f}",
-            f"{entry['k_hat_above_0.7']:.0%}",
+            f"{entry['k_hat_above_0.7']:.0%}" if math.isfinite(entry["k_hat_above_0.7"]) else "needs 25 draws",
         )
     out.print(table)
     if any(entry["bound"] for entry in found):

@@ -157,7 +157,8 @@ def flow(
     """p(z | parents) = a flow with base and context from MLP(parents). parents: (*batch, in_features); z: (*batch, latent).
 
     `hidden` are the perceptron's layers, `context` is how many numbers it gives the flow beside location and scale;
-    `flow_hidden` are the layers of each of the `transforms`. Kingma et al. 2016, arXiv:1606.04934. Raises ShapeError and OptionError as `ConditionalFlow` does.
+    `flow_hidden` are the layers of each of the `transforms`. Kingma et al. 2016, arXiv:1606.04934. Raises ShapeError and
+    OptionError as `ConditionalFlow` does.
     """
     net = MLP(in_features, 2 * as_size(latent)[0] + context, hidden, activation)
     return ConditionalFlow(net, latent, kind, transforms, flow_hidden)

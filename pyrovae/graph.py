@@ -16,7 +16,7 @@ from pyro.infer.inspect import TrackProvenance
 from pyro.ops.provenance import detach_provenance, get_provenance, track_provenance
 from torch import Tensor
 
-from pyrovae.pair import evaluating, fork_rng, sample_sites, take_rows
+from pyrovae.pair import distribution_name, evaluating, fork_rng, sample_sites, take_rows
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,15 @@ def draw_graph(pair: Any, batch: Mapping[str, Tensor], path: Path) -> Path:
 
 
 def _nodes(program: Any, rows: Mapping[str, Tensor]) -> list[Node]:
-    given = {name: track_provenance(value, frozenset({name})) for name, value in rows.items()}
+    try:
+        return _tracked(program, {name: track_provenance(value, frozenset({name})) for name, value in rows.items()})
+    except RuntimeError:  # some of torch's samplers do not take tensors with marks: the graph without its arrows
+        return _tracked(program, rows)
+
+
+def _tracked(program: Any, rows: Mapping[str, Tensor]) -> list[Node]:
     with TrackProvenance():
-        trace = poutine.trace(program).get_trace(**given)
+        trace = poutine.trace(program).get_trace(**rows)
     found = []
     for name, node in sample_sites(trace).items():
         value = detach_provenance(node["value"]) if node["is_observed"] else node["value"]
@@ -96,7 +102,7 @@ def _nodes(program: Any, rows: Mapping[str, Tensor]) -> list[Node]:
         found.append(
             Node(
                 name=name,
-                distribution=_name(node["fn"]),
+                distribution=distribution_name(node["fn"]),
                 event_shape=tuple(node["fn"].event_shape),
                 parents=tuple(part for part in [*trace.nodes, *rows] if part in above),
                 plates=tuple(frame.name for frame in node["cond_indep_stack"]),
@@ -104,10 +110,3 @@ def _nodes(program: Any, rows: Mapping[str, Tensor]) -> list[Node]:
             )
         )
     return found
-
-
-def _name(fn: Any) -> str:
-    """The class of what stands inside of Independent, expanded and masked distributions."""
-    while type(fn).__name__ in ("Independent", "ExpandedDistribution", "MaskedDistribution"):
-        fn = fn.base_dist
-    return type(fn).__name__

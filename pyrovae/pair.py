@@ -282,3 +282,10 @@ def evaluating(pair: Any) -> Iterator[None]:
     finally:
         for module, was in modes:
             module.training = was
+
+
+def distribution_name(fn: Any) -> str:
+    """The class of what stands inside of Independent, expanded and masked distributions."""
+    while type(fn).__name__ in ("Independent", "ExpandedDistribution", "MaskedDistribution"):
+        fn = fn.base_dist
+    return type(fn).__name__

@@ -6,6 +6,7 @@ records.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import runpy
 from collections.abc import Callable, Mapping
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from pyrovae import families, priors
 from pyrovae.conditionals import conv, flow, mlp, resnet
 from pyrovae.data import Dataset, Standardize
-from pyrovae.errors import CheckpointError, DataError, OptionError
+from pyrovae.errors import CheckpointError, DataError, OptionError, PyrovaeError
 from pyrovae.infer.splits import Split
 from pyrovae.models import VAE
 from pyrovae.nets import Log1p, Rescaled
@@ -196,19 +197,38 @@ def part(kind: str, name: str) -> Any:
     if not Path(path).is_file():
         raise OptionError(f"--{kind} {name}: there is no file {path}.")
     try:
-        own = runpy.run_path(path).get(attribute)
-    except Exception as error:  # whatever a person's file raises
+        own: Any = runpy.run_path(path).get(attribute)
+    except (Exception, SystemExit) as error:  # whatever a person's file raises
         raise OptionError(f"--{kind} {name}: {path} does not run ({type(error).__name__}: {error}).") from error
     if not (isinstance(own, type) and issubclass(own, nn.Module)):
         raise OptionError(f"--{kind} {name}: {path} has no class {attribute} that is a torch.nn.Module.")
     if kind == "prior":
-        return Prior(lambda n, *_: own(n), name)
+        return Prior(lambda n, *_: _made(kind, name, own, n), name)
     if not issubclass(own, families.Family):
         raise OptionError(f"--{kind} {name}: {attribute} is no family; derive it from families.Elementwise or Family.")
     if kind == "guide":
-        return Part(own, name)
-    support = own(1)(torch.zeros(own(1).param_shape)).support
-    return Likelihood(lambda event, _: own(event), name, "its own", density=not support.is_discrete)
+        return Part(lambda n: _made(kind, name, own, n), name)
+    one = _made(kind, name, own, 1)
+    discrete = _made(kind, name, lambda n: one(torch.zeros(one.param_shape)).support.is_discrete, 1)
+    return Likelihood(lambda event, _: _made(kind, name, own, event), name, "its own", density=not discrete)
+
+
+def _made(kind: str, name: str, build: Callable[[Any], Any], argument: Any) -> Any:
+    try:
+        return build(argument)
+    except PyrovaeError:
+        raise
+    except Exception as error:
+        raise OptionError(
+            f"--{kind} {name}: {name.rpartition(':')[2]}({argument!r}) fails ({type(error).__name__}: {error}). A part is "
+            "built from one number, or from the shape of a row."
+        ) from error
+
+
+def own_files(options: Options) -> dict[str, str]:
+    """The SHA-256 of the file of each part of one's own: with another content it is another model."""
+    found = {kind: str(getattr(options, kind)) for kind in TABLES if is_own(getattr(options, kind))}
+    return {k: hashlib.sha256(Path(n.rpartition(":")[0]).read_bytes()).hexdigest() for k, n in found.items()}
 
 
 # --- decisions -------------------------------------------------------------------------------------------------------
@@ -236,6 +256,8 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
     if guide in FLOWS and options.net != "mlp":
         raise OptionError(f"--guide {guide} stands behind --net mlp; with --net {options.net} take another guide.")
     choose("net", options.net, NETS)
+    if options.net == "conv" and options.hidden != (400,):
+        raise OptionError("--hidden is for --net mlp and resnet: a convolutional net has its channels.")
     bounded = options.total_count if options.total_count is not None else dataset.total_count
     kinds = {
         "binary": "bernoulli",
@@ -326,7 +348,7 @@ def make_rows(dataset: Dataset, split: Split, options: Options, scaler: Standard
     if likelihood.takes == "real":
         scaler = scaler or Standardize.fit(train)
         train, validation, test = scaler.apply(train), scaler.apply(validation), scaler.apply(test)
-    shape = dataset.image_shape if options.net == "conv" and dataset.image_shape else tuple(train.shape[1:])
+    shape = dataset.image_shape if options.net != "mlp" and dataset.image_shape else tuple(train.shape[1:])
     train, validation, test = (part.reshape(len(part), *shape) for part in (train, validation, test))
     return Rows(
         train=train,

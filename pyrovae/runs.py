@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from pyrovae import plots
 from pyrovae.criticism.decomposition import active_units
 from pyrovae.criticism.importance import Importance, importance
 from pyrovae.data import Dataset, Standardize, load_again
-from pyrovae.errors import CheckpointError, OptionError, PyrovaeError
+from pyrovae.errors import CheckpointError, OptionError, PairError, PyrovaeError
 from pyrovae.graph import draw_graph, graph_text
 from pyrovae.infer import schedules
 from pyrovae.infer.checkpoint import load, read_run, write_fit
@@ -38,6 +38,7 @@ from pyrovae.recipes import (
     describe_run,
     is_own,
     make_rows,
+    own_files,
     part,
     read_options,
     refuse_missing,
@@ -76,7 +77,8 @@ def fit_run(
     torch.manual_seed(options.seed)
     vae = build(options, rows.train)
     if say is not None:
-        say(graph_text(vae, {"x": rows.train[:2]}))
+        with suppress(Exception):  # of a pair that does not run: the fit has the words for it
+            say(graph_text(vae, {"x": rows.train[:2]}))
     schedule: list[Any] = [schedules.one_cycle(float(options.learning_rate or 0))]
     if options.kl_warmup > 0:
         schedule.append(schedules.kl_warmup(options.kl_warmup))
@@ -85,6 +87,7 @@ def fit_run(
         "split": split.to_json(),
         "scaler": rows.scaler.to_json() if rows.scaler is not None else None,
         "options": {**asdict(options), "hidden": list(options.hidden)},
+        "own": own_files(options),
     }
     transform = Binarize() if dataset.kind == "unit" and options.likelihood == "bernoulli" else None
     check_rows(vae, {"x": rows.test}, transform=transform)  # fit looks at the others
@@ -138,6 +141,8 @@ def open_run(folder: Path, *, data_root: Path | None = None, device: str = "auto
         split = Split.from_json(info["split"], num_rows=len(dataset.x))
         scaler = Standardize.from_json(info["scaler"]) if info["scaler"] else None
         rows = make_rows(dataset, split, options, scaler)
+        if info.get("own", {}) != own_files(options):
+            raise CheckpointError(f"{folder}: the file of a part of your own has changed since the fit. Put it back.")
     if any(map(is_own, _parts(info))):  # only its author can build a part of one's own
         fitted = load(folder, device=device, pair=build(options, rows.train))
     return fitted, rows, dataset
@@ -204,6 +209,8 @@ def compare(
     numbers, a density becomes a lower bound of the mass, log P(x) >= E_u log p(x + u), u uniform on [0, 1)^D (Theis et al.
     2016, arXiv:1511.01844); rows are then reported in bits per dimension, too.
     """
+    if num_samples < 1 or (num_rows is not None and num_rows < 1):
+        raise OptionError(f"--num-samples and --rows must be at least 1, got {num_samples} and {num_rows}.")
     opened = [(folder, *open_run(folder, data_root=data_root, device=device)) for folder in folders]
     first = opened[0]
     for folder, _, rows, dataset in opened[1:]:
@@ -223,15 +230,12 @@ def compare(
                 else "for rows of whole numbers --dequantise makes a lower bound of a mass of a density"
             )
             raise OptionError(f"These runs give log p(x) in different units ({told}): {cure}.")
-        if first[3].kind not in ("count", "binary") and "divided_by" not in first[3].source:
-            raise OptionError(
-                f"--dequantise is for rows of whole numbers, and those of {first[3].name} are not ({told})."
-            )
-    mixed = len(set(measures.values())) > 1
+    if dequantise and first[3].kind not in ("count", "binary") and "divided_by" not in first[3].source:
+        raise OptionError(f"--dequantise is for rows of whole numbers, and those of {first[3].name} are not.")
     found = []
     for folder, fitted, rows, _ in opened:
         picked = rows.test[: num_rows or max(1, 1_000_000 // num_samples)]
-        if mixed and measures[folder] == DENSITY:
+        if dequantise and measures[folder] == DENSITY:
             picked = rows.dequantised(picked, seed=EVALUATION_SEED)
         values = importance(fitted, picked, num_samples, seed=EVALUATION_SEED)
         found.append((folder, values.log_likelihood - rows.log_abs_det, values.summary(), measures[folder]))
@@ -249,7 +253,7 @@ def compare(
                 "difference_se": (apart.std() / len(log_p) ** 0.5).item(),
                 "bits_per_dimension": -log_p.mean().item() / dimensions / math.log(2),
                 "k_hat_above_0.7": summary["k_hat_above_0.7"],
-                "bound": mixed and what == DENSITY,
+                "bound": dequantise and what == DENSITY,
                 "rows": len(log_p),
             }
         )
@@ -286,8 +290,8 @@ def sweep(
         name = "+".join(part.rpartition(":")[2] for part in parts)
         where = folder / name
         begun = (where / "run.json").is_file()
-        if begun and read_options(read_run(where)["info"]) != options:
-            raise OptionError(f"{where} holds a run with other options: give the sweep another folder by --out.")
+        if begun:
+            _refuse_other(where, options, dataset)
         finished = begun and read_run(where)["status"] not in ("running", "diverged")
         say(f"{number} of {len(grid)}: {name}{' (there already)' if finished else ''}")
         if not finished:
@@ -301,6 +305,21 @@ def sweep(
             draw_pictures(fitted, rows, where)
         done.append(where)
     return done
+
+
+def _refuse_other(where: Path, options: Options, dataset: Dataset) -> None:
+    """OptionError unless the run in a folder is one of these options and data."""
+    info = read_run(where)["info"]
+    before, now = asdict(replace(read_options(info), num_samples=options.num_samples)), asdict(options)
+    differing = [f"{name} {before[name]} there, {now[name]} here" for name in now if before[name] != now[name]]
+    if info["data"].get("checksum") != dataset.source.get("checksum"):
+        differing.append("other data")
+    if info.get("own", {}) != own_files(options):
+        differing.append("another content of a part's file")
+    if differing:
+        raise OptionError(
+            f"{where} holds a run with other options ({'; '.join(differing)}): give the sweep another folder by --out."
+        )
 
 
 def finish(fitted: Fit, folder: Path, results: Mapping[str, Any]) -> None:
@@ -346,7 +365,11 @@ def reconstruction_picture(fitted: Fit, rows: Rows, num: int) -> Any:
 def sample_picture(fitted: Fit, rows: Rows, num: int, seed: int | None = 0) -> Any:
     """E[x | z] at draws of the prior: noise of the likelihood left out, so that what z determines can be seen."""
     assert rows.image_shape is not None
-    return plots.images(rows.restore(generate(fitted, num, mean=True, seed=seed)), rows.image_shape)
+    try:
+        drawn = generate(fitted, num, mean=True, seed=seed)
+    except PairError:  # classes have no mean
+        drawn = generate(fitted, num, seed=seed)
+    return plots.images(rows.restore(drawn), rows.image_shape)
 
 
 def all_codes(fitted: Fit, dataset: Dataset, rows: Rows) -> Tensor:

@@ -192,3 +192,29 @@ def test_what_is_wrong_with_ones_own_part_is_said(
     (tmp_path / "broken.py").write_text("1 / 0\n")
     code, _, err = pyrovae("fit", "digits", *words, *QUICK)
     assert code == 2 and said in " ".join(err.split()) and "Traceback" not in err
+
+
+def test_a_sweep_knows_its_data(pyrovae: Command, tmp_path: Path) -> None:
+    for seed, folder in enumerate(("a", "b")):
+        (tmp_path / folder).mkdir()
+        np.save(tmp_path / folder / "rows.npy", np.random.default_rng(seed).poisson(2.0, (60, 4)))
+    words = ("--likelihood", "poisson", "--out", "both", *QUICK)
+    assert pyrovae("sweep", "a/rows.npy", *words)[0] == 0
+    code, _, err = pyrovae("sweep", "b/rows.npy", *words)
+    assert code == 2 and "other data" in err
+
+
+def test_a_changed_file_of_a_part_is_noticed(pyrovae: Command, tmp_path: Path) -> None:
+    (tmp_path / "parts.py").write_text(PARTS)
+    assert pyrovae("fit", "digits", "--prior", "parts.py:Cauchy", *QUICK)[0] == 0
+    (tmp_path / "parts.py").write_text(PARTS.replace("dist.Cauchy(", "dist.Normal("))
+    code, _, err = pyrovae("evaluate", "runs/digits")
+    assert code == 2 and "has changed since the fit" in err
+
+
+@pytest.mark.parametrize("likelihood", ["categorical", "ordinal"])
+def test_classes_without_a_mean_are_drawn_in_pictures(pyrovae: Command, likelihood: str) -> None:
+    code, _, err = pyrovae("fit", "digits", "--likelihood", likelihood, *QUICK)
+    assert code == 0, err
+    code, _, err = pyrovae("fit", "digits", "--likelihood", likelihood, "--total-count", "15", *QUICK)
+    assert code == 2 and "outside the support" in err

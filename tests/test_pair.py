@@ -258,3 +258,19 @@ def test_unequal_rows_are_named() -> None:
 def test_something_that_is_no_pair_is_named() -> None:
     with pytest.raises(pv.PairError, match="callable `model`"):
         pv.check_pair(nn.Linear(2, 2), X)
+
+
+@pytest.mark.parametrize(
+    ("prior", "guide", "said"),
+    [
+        (pv.priors.LogisticNormal(3), fam.Normal(3), "real numbers.*shares that sum to 1"),
+        (pv.priors.HypersphericalUniform(3), fam.Normal(3), "real numbers.*points on a sphere"),
+        (pv.priors.StandardNormal(3), fam.PowerSpherical(3), "points on a sphere.*real numbers"),
+        (pv.priors.StandardNormal(3), fam.Poisson(3), "integers.*real numbers"),
+        (dist.Exponential(torch.ones(3)).to_event(1), fam.Normal(3), "smaller support"),
+    ],
+)
+def test_a_guide_of_another_support_is_refused(prior: Any, guide: fam.Family, said: str) -> None:
+    pair = pv.VAE(prior, pv.mlp(3, fam.Bernoulli(6), (8,)), pv.mlp(6, guide, (8,)))
+    with pytest.raises(pv.PairError, match=said):
+        pv.check_pair(pair, {"x": torch.zeros(20, 6)})

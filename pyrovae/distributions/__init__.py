@@ -1,6 +1,7 @@
 """Densities that torch and Pyro lack, and combinations of densities."""
 
 from pyrovae.distributions.bernoulli import Bernoulli
+from pyrovae.distributions.categorical import Categorical
 from pyrovae.distributions.columns import ProductOfColumns
 from pyrovae.distributions.combine import ObservedOnly, observed_only
 from pyrovae.distributions.continuous import ContinuousBernoulli
@@ -13,6 +14,7 @@ from pyrovae.distributions.student import StudentT
 
 __all__ = [
     "Bernoulli",
+    "Categorical",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "DiscretizedLogisticMixture",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyrovae.distributions.bernoulli import Bernoulli as BernoulliMass
+from pyrovae.distributions.categorical import Categorical as CategoricalMass
 from pyrovae.errors import OptionError
 from pyrovae.families.base import Elementwise, positive
 
@@ -133,4 +134,4 @@ class Categorical(Elementwise):
         self.check(params)
         # all classes at once: to take them apart would cost one tensor each
         logits = params.movedim(-1 - len(self.event_shape), -1)
-        return dist.Categorical(logits=logits).to_event(len(self.event_shape))
+        return CategoricalMass(logits=logits).to_event(len(self.event_shape))

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyrovae.distributions.categorical import Categorical
 from pyrovae.distributions.numerics import log1mexp
 from pyrovae.families.base import Elementwise, positive
 
@@ -46,4 +46,4 @@ class OrderedLogistic(Elementwise):
         above = cutpoints - predictor.unsqueeze(-1)
         # log(s(c_k - e) - s(c_{k-1} - e)) as in `log_sigmoid_difference`, without the ends that are infinite
         at_most = F.pad(F.logsigmoid(above) + F.pad(log1mexp(gaps), (1, 0)), (0, 1))
-        return dist.Categorical(logits=at_most + F.pad(F.logsigmoid(-above), (1, 0)))
+        return Categorical(logits=at_most + F.pad(F.logsigmoid(-above), (1, 0)))

@@ -11,7 +11,7 @@ from torch.distributions import constraints
 
 from pyrovae.errors import DataError, PairError
 from pyrovae.infer.chunks import chunk_size, chunks
-from pyrovae.pair import Batch, run, sample_sites
+from pyrovae.pair import Batch, distribution_name, run, sample_sites
 
 
 def check_rows(pair: Any, batch: Batch, *, transform: Any = None, strict: bool = True) -> None:
@@ -47,7 +47,7 @@ def _check_site(name: str, node: Any, rows: Batch, start: int, strict: bool) -> 
             support, like = support.of_column(bad[-1]), value[..., bad[-1]][finite[..., bad[-1]]]
         raise DataError(
             f"Site {name!r}: {int((~inside).sum())} of {value.numel()} values are outside the support of "
-            f"{_name(fn)} ({describe_support(support)}); the first is "
+            f"{distribution_name(fn)} ({describe_support(support)}); the first is "
             f"{value[tuple(bad)].tolist()} in {where}. {suggest(like)}"
         )
     log_prob = fn.log_prob(value)
@@ -59,7 +59,7 @@ def _check_site(name: str, node: Any, rows: Batch, start: int, strict: bool) -> 
         return
     raise PairError(
         f"Site {name!r} has a log-density that is not finite at the first run, although the data are: look at the "
-        f"scale of the network's output ({_name(fn)}) and of the data."
+        f"scale of the network's output ({distribution_name(fn)}) and of the data."
     )
 
 
@@ -97,16 +97,6 @@ def _elementwise_support(fn: Any) -> Any:
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     return support
-
-
-def _name(fn: Any) -> str:
-    while hasattr(fn, "base_dist") and type(fn).__name__ in (
-        "Independent",
-        "ExpandedDistribution",
-        "MaskedDistribution",
-    ):
-        fn = fn.base_dist
-    return type(fn).__name__
 
 
 def describe_support(support: Any) -> str:

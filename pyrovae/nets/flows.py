@@ -35,9 +35,8 @@ def transform(features: int, context: int, kind: str, transforms: int, hidden: S
     """t: R^features -> R^features, composed of `transforms` of a kind; module(context) -> t, context (*batch, context) or None.
 
     "nsf": autoregressive splines; "maf" and "iaf", which differ in the direction that its user takes: autoregressive
-    and affine; "coupling": affine, in two passes. All start near
-    the identity. The order of the features turns from one to the next. Raises
-    OptionError for another kind, and for numbers that are not positive.
+    and affine; "coupling": affine, in two passes. All start near the identity. The order of the features turns from one
+    to the next. Raises OptionError for another kind, and for numbers that are not positive.
     """
     if kind not in KINDS:
         raise OptionError(f"A flow is of kind {', '.join(map(repr, KINDS))}, got {kind!r}.")
