@@ -76,7 +76,9 @@ def test_a_seed_repeats_a_run_exactly(pyrovae: Command) -> None:
 
 
 def test_two_latent_dimensions_draw_a_manifold(pyrovae: Command) -> None:
-    assert pyrovae("fit", "digits", *QUICK, "--latent", 2, "--prior", "mixture", "--net", "conv")[0] == 0
+    quick = ("--epochs", "2", "--num-samples", "30")
+    assert pyrovae("fit", "digits", *quick, "--latent", 2, "--prior", "mixture", "--net", "conv")[0] == 0
+    assert pyrovae("fit", "digits", *quick, "--net", "conv", "--hidden", 16)[0] == 2
     assert Path("runs/digits/manifold.png").stat().st_size > 10_000
 
 
