@@ -111,7 +111,8 @@ def fit_run(
         progress=progress,
         info=recorded,
     )
-    draw_graph(vae, {"x": rows.train[:2]}, folder / "graph.png")
+    with suppress(Exception):  # a picture that cannot be drawn must not cost a fit its table
+        draw_graph(vae, {"x": rows.train[:2]}, folder / "graph.png")
     if force:  # what the replaced run left would be taken for this one's; not sooner, for the fit may have been refused
         for name in ARTEFACTS:
             (folder / name).unlink(missing_ok=True)
