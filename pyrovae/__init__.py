@@ -27,12 +27,16 @@ from pyrovae.infer.iwelbo import IWELBO
 from pyrovae.infer.objectives import Bound, Trace_ELBO, elbo, log_weights
 from pyrovae.infer.svi import SVI
 from pyrovae.infer.terms import Terms, terms
-from pyrovae.models import VAE
+from pyrovae.models import ADGM, CVAE, GMVAE, SSVAE, VAE, JointVAE, Regression, SSRegression, StackedSSVAE, VaDE
 from pyrovae.pair import Pair
 from pyrovae.predict import decode, encode, generate, reconstruct, simulate
 
 __all__ = [
+    "ADGM",
+    "CVAE",
+    "GMVAE",
     "IWELBO",
+    "SSVAE",
     "SVI",
     "VAE",
     "Bound",
@@ -42,15 +46,20 @@ __all__ = [
     "DataError",
     "Fit",
     "Importance",
+    "JointVAE",
     "Layout",
     "NotFiniteError",
     "OptionError",
     "Pair",
     "PairError",
     "PyrovaeError",
+    "Regression",
+    "SSRegression",
     "ShapeError",
+    "StackedSSVAE",
     "Terms",
     "Trace_ELBO",
+    "VaDE",
     "__version__",
     "active_units",
     "check_pair",

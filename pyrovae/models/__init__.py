@@ -1,5 +1,14 @@
 """One file per graph, model and guide in full."""
 
+from pyrovae.models.adgm import ADGM
+from pyrovae.models.cvae import CVAE
+from pyrovae.models.gmvae import GMVAE
+from pyrovae.models.jointvae import JointVAE
+from pyrovae.models.regression import Regression
+from pyrovae.models.ssregression import SSRegression
+from pyrovae.models.ssvae import SSVAE
+from pyrovae.models.stacked import StackedSSVAE
+from pyrovae.models.vade import VaDE
 from pyrovae.models.vae import VAE
 
-__all__ = ["VAE"]
+__all__ = ["ADGM", "CVAE", "GMVAE", "SSVAE", "VAE", "JointVAE", "Regression", "SSRegression", "StackedSSVAE", "VaDE"]

@@ -1,18 +1,22 @@
 """Networks: tensors in, tensors out. No probability and no Pyro in here."""
 
+from pyrovae.nets.codes import Column, OneHot, Thermometer
 from pyrovae.nets.conv import ConvDecoder, ConvEncoder
 from pyrovae.nets.mlp import MLP, Log1p, Rescaled, WithMask, one_hot
 from pyrovae.nets.residual import ResidualMLP, ResNetDecoder, ResNetEncoder
 
 __all__ = [
     "MLP",
+    "Column",
     "ConvDecoder",
     "ConvEncoder",
     "Log1p",
+    "OneHot",
     "ResNetDecoder",
     "ResNetEncoder",
     "Rescaled",
     "ResidualMLP",
+    "Thermometer",
     "WithMask",
     "one_hot",
 ]

@@ -2,9 +2,18 @@
 
 from pyrovae.priors.base import Fixed, MixtureOfNormals, StandardNormal, as_prior
 from pyrovae.priors.flexible import FlowPrior, VampPrior
-from pyrovae.priors.simple import Horseshoe, HypersphericalUniform, Laplace, LogisticNormal, Normal, StudentT
+from pyrovae.priors.simple import (
+    Categorical,
+    Horseshoe,
+    HypersphericalUniform,
+    Laplace,
+    LogisticNormal,
+    Normal,
+    StudentT,
+)
 
 __all__ = [
+    "Categorical",
     "Fixed",
     "FlowPrior",
     "Horseshoe",

@@ -9,6 +9,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyrovae.distributions import Categorical as CategoricalMass
 from pyrovae.distributions import HypersphericalUniform as Uniform
 from pyrovae.distributions import LogisticNormal as SoftmaxNormal
 from pyrovae.distributions import StudentT as Student
@@ -144,3 +145,31 @@ class LogisticNormal(nn.Module):
 
     def forward(self) -> TorchDistributionMixin:
         return SoftmaxNormal(dist.Normal(self.loc, F.softplus(self.raw_scale) + 1e-3).to_event(1))
+
+
+class Categorical(nn.Module):
+    """p(y = c) = softmax(logits)_c, c = 0, ..., num_classes - 1. y: ().
+
+    Equal, and not learned unless `learned`: with few labels their frequencies say little, and what a model makes of
+    unlabelled rows should not change the labels' shares at first. Raises ShapeError. Bishop 2006, *Pattern Recognition and
+    Machine Learning*, 2.2.
+    """
+
+    logits: Tensor
+
+    def __init__(self, num_classes: int, learned: bool = False) -> None:
+        super().__init__()
+        (self.num_classes,) = as_size(num_classes)
+        self.learned = learned
+        start = torch.zeros(self.num_classes)
+        if learned:
+            self.logits = nn.Parameter(start)
+        else:
+            self.register_buffer("logits", start, persistent=False)
+
+    @property
+    def event_shape(self) -> torch.Size:
+        return torch.Size(())
+
+    def forward(self) -> TorchDistributionMixin:
+        return CategoricalMass(logits=self.logits)
