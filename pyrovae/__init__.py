@@ -7,6 +7,7 @@ from pyrovae import families, nets, priors
 from pyrovae._version import __version__
 from pyrovae.check import Layout, check_pair
 from pyrovae.conditionals import Conditional, ConditionalFlow, conv, flow, mlp, resnet
+from pyrovae.criticism import acquisition, calibration
 from pyrovae.criticism.decomposition import active_units
 from pyrovae.criticism.importance import Importance, importance, log_likelihood, posterior
 from pyrovae.distributions import observed_only
@@ -61,7 +62,9 @@ __all__ = [
     "Trace_ELBO",
     "VaDE",
     "__version__",
+    "acquisition",
     "active_units",
+    "calibration",
     "check_pair",
     "conv",
     "decode",
