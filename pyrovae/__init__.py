@@ -8,6 +8,7 @@ from pyrovae._version import __version__
 from pyrovae.check import Layout, check_pair
 from pyrovae.conditionals import Conditional, ConditionalFlow, conv, flow, mlp, resnet
 from pyrovae.criticism import acquisition, calibration
+from pyrovae.criticism.classification import Classification, classify
 from pyrovae.criticism.decomposition import active_units
 from pyrovae.criticism.importance import Importance, importance, log_likelihood, posterior
 from pyrovae.distributions import observed_only
@@ -42,6 +43,7 @@ __all__ = [
     "VAE",
     "Bound",
     "CheckpointError",
+    "Classification",
     "Conditional",
     "ConditionalFlow",
     "DataError",
@@ -66,6 +68,7 @@ __all__ = [
     "active_units",
     "calibration",
     "check_pair",
+    "classify",
     "conv",
     "decode",
     "elbo",
