@@ -262,6 +262,38 @@ class Clusters(nn.Module):
             pyro.sample("z", self.encoder(x))
 
 
+def gmvae() -> pv.GMVAE:
+    return pv.GMVAE(
+        cluster_prior=pv.priors.Categorical(3),
+        prior=pv.mlp(3, fam.Normal(2), hidden=()),
+        likelihood=pv.mlp(2, fam.Bernoulli(6), hidden=(8,)),
+        encoder=pv.mlp((6, 3), fam.Normal(2), hidden=(8,)),
+        classifier=pv.mlp(6, fam.Categorical((), 3), hidden=(8,)),
+        code=pv.nets.OneHot(3),
+    )
+
+
+def vade() -> pv.VaDE:
+    return pv.VaDE(
+        cluster_prior=pv.priors.Categorical(3, learned=True),
+        prior=pv.mlp(3, fam.Normal(2), hidden=()),
+        likelihood=pv.mlp(2, fam.Bernoulli(6), hidden=(8,)),
+        encoder=pv.mlp(6, fam.Normal(2), hidden=(8,)),
+        code=pv.nets.OneHot(3),
+    )
+
+
+def joint_vae() -> pv.JointVAE:
+    return pv.JointVAE(
+        discrete_prior=pv.priors.Categorical(3),
+        prior=pv.priors.StandardNormal(2),
+        likelihood=pv.mlp((2, 3), fam.Bernoulli(6), hidden=(8,)),
+        encoder=pv.mlp(6, fam.Normal(2), hidden=(8,)),
+        classifier=pv.mlp(6, fam.Categorical((), 3), hidden=(8,)),
+        code=pv.nets.OneHot(3),
+    )
+
+
 class Regime(nn.Module):
     """A switch for the whole data set, summed out under the guide, beside a local z."""
 
@@ -380,6 +412,10 @@ ROWS: dict[str, Row] = {
     "classes-summed-out": Row(Classes, binary, "z", False),
     "classes-to-encode": Row(Classes, binary, "y", False),
     "clusters-summed-out": Row(Clusters, binary, "z", False),
+    "gmvae": Row(gmvae, binary, "z", True),
+    "vade": Row(vade, binary, "z", True),
+    "joint-vae": Row(joint_vae, binary, "z", True),
+    "joint-vae-classes-to-encode": Row(joint_vae, binary, "y", True),
     "regime-summed-out": Row(Regime, reals, "z", False),
     "global-and-local": Row(GlobalAndLocal, reals, "z", False),
     "ssvae": Row(ssvae, some_labelled, "z", True),
