@@ -9,6 +9,7 @@ from pyrovae.check import Layout, check_pair
 from pyrovae.conditionals import Conditional, ConditionalFlow, conv, flow, mlp, resnet
 from pyrovae.criticism.decomposition import active_units
 from pyrovae.criticism.importance import Importance, importance, log_likelihood, posterior
+from pyrovae.criticism.prior_monte_carlo import prior_log_likelihood
 from pyrovae.distributions import observed_only
 from pyrovae.errors import (
     CheckpointError,
@@ -80,6 +81,7 @@ __all__ = [
     "observed_only",
     "plots",
     "posterior",
+    "prior_log_likelihood",
     "priors",
     "reconstruct",
     "resnet",
