@@ -51,6 +51,15 @@ class OwnPrior(nn.Module):
         return dist.Laplace(self.loc, torch.ones_like(self.loc)).to_event(1)
 
 
+def cvae(condition: nn.Module, code: int) -> pv.CVAE:
+    return pv.CVAE(
+        condition=condition,
+        prior=pv.mlp(code, fam.Normal(2), hidden=(8,)),
+        likelihood=pv.mlp((2, code), fam.Bernoulli(6), hidden=(8,)),
+        encoder=pv.mlp((6, code), fam.Normal(2), hidden=(8,)),
+    )
+
+
 def bare_functions() -> pv.Pair:
     """Probabilistic PCA as two plain functions, every parameter a bare pyro.param."""
 
@@ -407,6 +416,22 @@ ROWS: dict[str, Row] = {
     "vae-own-prior": Row(lambda: vae(prior=OwnPrior()), binary, "z", False),
     "vae-shared-scale": Row(lambda: vae(fam.Normal(6, scale="shared")), reals, "z", True),
     "conditional": Row(Conditioned, lambda: {"x": binary(), "c": torch.eye(3)[torch.arange(40) % 3]}, "z", False),
+    "cvae-label": Row(
+        lambda: cvae(pv.nets.OneHot(3), 3), lambda: {"x": binary(), "c": torch.arange(40) % 3}, "z", True
+    ),
+    "cvae-vector": Row(lambda: cvae(nn.Identity(), 3), lambda: {"x": binary(), "c": torch.randn(40, 3)}, "z", True),
+    "cvae-image": Row(
+        lambda: cvae(pv.nets.ConvEncoder((5, 4), 3, channels=(4,)), 3),
+        lambda: {"x": binary(), "c": torch.rand(40, 5, 4)},
+        "z",
+        True,
+    ),
+    "regression": Row(
+        lambda: pv.Regression(nn.Identity(), pv.mlp(3, fam.Bernoulli(6), hidden=(8,))),
+        lambda: {"x": binary(), "c": torch.randn(40, 3)},
+        None,
+        True,
+    ),
     "ladder": Row(Ladder, binary, "z1", False),
     "discrete": Row(Discrete, binary, "z", False),
     "classes-summed-out": Row(Classes, binary, "z", False),
