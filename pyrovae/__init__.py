@@ -7,8 +7,11 @@ from pyrovae import families, nets, priors
 from pyrovae._version import __version__
 from pyrovae.check import Layout, check_pair
 from pyrovae.conditionals import Conditional, ConditionalFlow, conv, flow, mlp, resnet
+from pyrovae.criticism import acquisition, calibration
+from pyrovae.criticism.classification import Classification, classify
 from pyrovae.criticism.decomposition import active_units
 from pyrovae.criticism.importance import Importance, importance, log_likelihood, posterior
+from pyrovae.criticism.prior_monte_carlo import prior_log_likelihood
 from pyrovae.distributions import observed_only
 from pyrovae.errors import (
     CheckpointError,
@@ -41,6 +44,7 @@ __all__ = [
     "VAE",
     "Bound",
     "CheckpointError",
+    "Classification",
     "Conditional",
     "ConditionalFlow",
     "DataError",
@@ -61,8 +65,11 @@ __all__ = [
     "Trace_ELBO",
     "VaDE",
     "__version__",
+    "acquisition",
     "active_units",
+    "calibration",
     "check_pair",
+    "classify",
     "conv",
     "decode",
     "elbo",
@@ -80,6 +87,7 @@ __all__ = [
     "observed_only",
     "plots",
     "posterior",
+    "prior_log_likelihood",
     "priors",
     "reconstruct",
     "resnet",

@@ -256,6 +256,47 @@ def latent(z: ArrayLike | Tensor, labels: ArrayLike | Tensor | None = None, ax: 
     return ax
 
 
+@rc_context(STYLE)
+def reliability(
+    confidence: ArrayLike | Tensor, accuracy: ArrayLike | Tensor, counts: ArrayLike | Tensor, ax: Axes | None = None
+) -> Axes:
+    """How often a class that was given probability p was right: accuracy against confidence, in bins, (B,) each.
+
+    counts: rows in each bin. Whiskers are Wilson's 95 % intervals of the accuracy; below the diagonal the probabilities are
+    too sure. Grey bars are the shares of all rows. The title tells the expected calibration error,
+    sum_b (n_b / N) |accuracy_b - confidence_b|. Guo et al. 2017, arXiv:1706.04599.
+
+    Raises:
+        ShapeError: the three are not (B,) each. DataError: no row, or values outside of 0 to 1.
+    """
+    x, y, n = (_array(values).astype(float) for values in (confidence, accuracy, counts))
+    if x.ndim != 1 or not x.shape == y.shape == n.shape:
+        raise ShapeError(
+            f"confidence, accuracy and counts have one shape (B,), got {x.shape}, {y.shape} and {n.shape}."
+        )
+    x, y, n = (values[n > 0] for values in (x, y, n))
+    if not n.size or not all(((values >= 0) & (values <= 1)).all() for values in (x, y)):
+        raise DataError(f"a reliability diagram needs rows, and shares from 0 to 1; got {n.sum():g} rows.")
+    ax = _axes(ax, (3.6, 3.6))
+    ax.plot([0, 1], [0, 1], color="#888888", linewidth=0.8, zorder=1)
+    ax.vlines(x, 0, n / n.sum(), color="#dddddd", linewidth=5, zorder=0, label="share of rows")
+    z = 1.96  # a 95 % interval
+    centre = (y + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z * np.sqrt(y * (1 - y) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    ax.vlines(x, centre - half, centre + half, color=PALETTE[0], linewidth=1.0, zorder=2)
+    ax.plot(x, y, color=PALETTE[0], marker="o", markersize=4, linewidth=1.2, label="accuracy", zorder=3)
+    error = float((n * np.abs(y - x)).sum() / n.sum())
+    ax.set(
+        xlabel="probability of the predicted class",
+        title=f"accuracy; expected calibration error {error:.3f}",
+        xlim=(-0.02, 1.02),
+        ylim=(0, 1.02),
+        aspect="equal",
+    )
+    ax.legend(loc="upper left")
+    return ax
+
+
 def save(axes: Axes | Sequence[Axes] | Array, path: str | Path, dpi: int = 200) -> Path:
     """Writes the figure of `axes` (one, or an array of one figure's) as a PNG, making the folder. Returns its path.
 

@@ -16,7 +16,7 @@ from torch.distributions import kl_divergence
 
 from pyrovae.check import Layout
 from pyrovae.errors import OptionError, PairError
-from pyrovae.handlers import DATA_PLATE
+from pyrovae.handlers import DATA_PLATE, PARTICLE_PLATE
 from pyrovae.infer.direct import direct_log_q
 from pyrovae.infer.enumeration import (
     Factor,
@@ -37,8 +37,8 @@ KLFunction = Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
 class Bound(NamedTuple):
     """A lower bound on log p(data), in nats for the whole data set.
 
-    `elbo`: the bound itself, detached, every KL weight left out. `objective`: what to ascend; its value is the weighted
-    bound, its gradient the estimator's (score-function surrogates included).
+    `elbo`: the bound itself, detached, every KL weight and every site marked `objective_only` left out. `objective`: what
+    to ascend; its value is the weighted bound, its gradient the estimator's (score-function surrogates included).
     """
 
     elbo: Tensor
@@ -73,7 +73,7 @@ def elbo(
     rows = terms.num_rows if num_rows is None else num_rows
     closed = kl is not None and _closed_form(terms)
     zero = torch.zeros((), device=_any(terms).device, dtype=_any(terms).dtype)
-    likelihood, latent, gradient_latent = zero, zero, zero
+    likelihood, latent, gradient_latent, beside = zero, zero, zero, zero
     divergences: dict[str, Tensor] = {}
     marginals = _marginals(terms, rows, split=kl_weight is not None or callable(kl))
     summed = {name for m in marginals for name in m.sites}  # their log p stands in a marginal
@@ -82,7 +82,11 @@ def elbo(
         p = term.p if term.name not in summed else None
         if term.q is None:
             if p is not None:
-                likelihood = likelihood + weight * _expected(p, term, terms, p.scaled).sum()
+                part = weight * _expected(p, term, terms, p.scaled).sum()
+                if term.objective_only:
+                    beside = beside + part
+                else:
+                    likelihood = likelihood + part
             continue
         divergence = _kl(term) if closed and p is not None and term.enum_dim is None else None
         if divergence is not None:
@@ -131,33 +135,62 @@ def elbo(
         latent = gradient_latent
     if kl_weight is not None:
         latent, gradient_latent = kl_weight * latent, kl_weight * gradient_latent
-    weighted = (likelihood + latent) / terms.num_particles
+    weighted = (likelihood + beside + latent) / terms.num_particles
     scores = _score_surrogate(terms, rows, kl_weight, marginals)
     if scores is None:
         return Bound(value, weighted)
-    surrogate = (likelihood + gradient_latent + scores) / terms.num_particles
+    surrogate = (likelihood + beside + gradient_latent + scores) / terms.num_particles
     return Bound(value, weighted.detach() + surrogate - surrogate.detach())
 
 
-def log_weights(terms: Terms, *, kl_weight: Tensor | float | None = None) -> Tensor:
+def log_weights(terms: Terms, *, kl_weight: Tensor | float | None = None, keep: str | None = None) -> Tensor:
     """log w = log p(x, z) - log q(z | x), each row and particle alone: (K, N), nats, unscaled.
 
     Enumerated sites are summed out, log sum_y p(x, y, z) / q(z | x): their own q is not in the denominator. Global sites do
     not enter: they are drawn from the guide, or, enumerated, summed under it, so that the mean weight of a row estimates its
     predictive density under q(global). Sites marked `objective_only` do not enter either. `kl_weight` b makes it
-    log p(x | z) - b (log q - log p) of the drawn sites. Raises PairError for a global site that only the model sums out: no
-    row has a density of its own there.
+    log p(x | z) - b (log q - log p) of the drawn sites.
+
+    `keep` is an enumerated site y that is not summed out: (C, K, N), log p(x, y = c, z) - log q(z | x, y = c) for each of its
+    C values, its q in no denominator, so that the mean weight of a value estimates p(x, y = c). The K vectors of C weights
+    are independent; within one, values share the draws that do not depend on y.
+
+    Raises PairError for a global site that only the model sums out: no row has a density of its own there; and for a `keep`
+    that is not enumerated once a row.
     """
     sites = [t for t in terms.sites.values() if t.local and not t.objective_only]
-    dims = frozenset(terms.enum_dims)
+    kept = None if keep is None else _kept_dim(keep, terms)
+    dims = frozenset(terms.enum_dims) - {kept}
 
     def fold(factors: list[Factor]) -> Tensor:
         total = torch.zeros((), device=_any(terms).device, dtype=_any(terms).dtype)
         for factor in _eliminate_rows(factors, dims, terms) if dims else factors:
-            total = total + terms.reduce(factor.log_prob, True)
+            total = total + _by_value(factor.log_prob, kept, terms)
         return total
 
-    return _weighed(sites, terms, kl_weight, fold).expand(terms.num_particles, terms.num_rows)
+    shape = (terms.num_particles, terms.num_rows)
+    values = () if keep is None else (num_values(terms, keep),)
+    return _weighed(sites, terms, kl_weight, fold).expand(*values, *shape)
+
+
+def num_values(terms: Terms, name: str) -> int:
+    """C, how many values an enumerated site has. PairError unless it is enumerated once a row."""
+    dim, site = _kept_dim(name, terms), terms.sites[name]
+    return int(site.value.shape[dim - len(site.either.fn.event_shape)])
+
+
+def guide_probabilities(terms: Terms, name: str) -> Tensor:
+    """What the guide says of an enumerated site: q(y = c | x, draws before it), (C, K, N), other enumerated sites averaged.
+
+    Of a site that only the model has: p(y = c | x, z) at the guide's draws of z, the responsibilities, which is the best
+    that a guide could say at these draws. PairError unless it is enumerated once a row.
+    """
+    dim, q = _kept_dim(name, terms), terms.sites[name].q
+    if q is None:
+        return log_weights(terms, keep=name).softmax(0)
+    found = probability([dim], upstream([dim], terms), name, q.plates, terms)
+    assert found is not None
+    return _by_value(found, dim, terms).expand(num_values(terms, name), terms.num_particles, terms.num_rows)
 
 
 def joint_log_weights(terms: Terms, *, kl_weight: Tensor | float | None = None) -> Tensor:
@@ -532,6 +565,29 @@ def _weighed(
             )
     latent = [priors[t.name] for t in sites if t.name in priors and _is_latent(t)]
     return fold(list(priors.values())) + (kl_weight - 1) * fold(latent) + kl_weight * fold(list(log_q.values()))
+
+
+def _kept_dim(name: str, terms: Terms) -> int:
+    """The dimension of an enumerated site that has one value a row."""
+    term = terms.sites.get(name)
+    if term is None or term.enum_dim is None:
+        listed = ", ".join(map(repr, terms.enum_dims.values())) or "none"
+        raise PairError(
+            f"{name!r} must be an enumerated site, whose values all stand side by side: this run has {listed}."
+        )
+    if {plate for plate, _ in term.either.plates} - {PARTICLE_PLATE} != {DATA_PLATE}:
+        raise PairError(
+            f"Site {name!r} must have one value a row, in the plate 'data' and in no other: it stands in "
+            f"{sorted(plate for plate, _ in term.either.plates) or 'none'}."
+        )
+    return term.enum_dim
+
+
+def _by_value(tensor: Tensor, dim: int | None, terms: Terms) -> Tensor:
+    """`terms.reduce` for each value along an enumerated dimension: (C, K, N), or (K, N) where nothing varies along it."""
+    if dim is None or dim not in dims_of(tensor, terms):
+        return terms.reduce(tensor, True)
+    return torch.stack([terms.reduce(part, True) for part in tensor.split(1, dim)])
 
 
 def _prior(term: Term) -> Factor:

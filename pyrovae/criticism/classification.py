@@ -1,0 +1,193 @@
+"""p(y | x) of a discrete latent variable: by the guide, and by Bayes' rule over the joint model."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrovae.check import Layout, check_particles, describe
+from pyrovae.criticism.acquisition import entropy
+from pyrovae.errors import NotFiniteError, OptionError, PairError
+from pyrovae.infer import chunks as chunking
+from pyrovae.infer.fitted import Fit, seeded, transform_once
+from pyrovae.infer.objectives import guide_probabilities, log_weights, num_values
+from pyrovae.infer.terms import terms
+from pyrovae.infer.tracing import Traced
+from pyrovae.infer.validate import check_rows
+from pyrovae.pair import Batch, arguments, fork_rng, num_rows, take_rows
+
+# Log-weights held at once: some 130 MB with what is made of them.
+WEIGHT_ELEMENTS = 2**22
+# Runs of one shape from which a trace, some 0.2 s, is won back.
+TRACE_FROM = 100
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Probabilities of the C values of `site` in each of N rows, (N, C) float64 on the CPU; value c is the c-th of its support.
+
+    guide: q(y | x), averaged over what the guide draws before y. Of a site that only the model has, E_q(z|x)[p(y | x, z)].
+    joint: p(y | x) = p(x, y) / sum_c p(x, y = c), each p(x, y) by importance sampling with K = `num_samples` draws.
+    standard_error: of `joint`, Monte Carlo, by the delta method; NaN for K = 1. It knows of no tail that no draw has seen:
+    where q(z | x, y) covers p(z | x, y) badly, raise K and compare.
+    """
+
+    guide: Tensor
+    joint: Tensor
+    standard_error: Tensor
+    site: str
+    num_samples: int
+
+    @property
+    def predicted(self) -> Tensor:
+        """argmax_c of `joint`: (N,) class numbers. By the guide: `guide.argmax(-1)`."""
+        return self.joint.argmax(-1)
+
+    @property
+    def entropy(self) -> Tensor:
+        """H[p(y | x)] of `joint`, nats: (N,), 0 to log C."""
+        return entropy(self.joint)
+
+
+def classify(
+    fitted: Fit, data: Any, *, site: str | None = None, num_samples: int = 100, seed: int | None = 0
+) -> Classification:
+    """p(y | x) of each row, of a latent site y that the pair sums out, by its guide and by Bayes' rule over its joint model.
+
+    By the joint model: p(y = c | x) is proportional to E[p(x, y = c, z) / q(z | x, y = c)] over q(z | x, y = c), estimated
+    with K = `num_samples` draws; every other latent variable is integrated out, and what is marked `objective_only` does not
+    count. It is a ratio of estimates, with a bias of order 1 / K. By the guide: its classifier.
+
+    `site` may be left out where the pair sums out only one that has a value a row. Labels of it in the data are not looked
+    at: an argument that may be None, and that the site observes, is dropped. The fit's transform is applied once, from a
+    fixed seed; `seed` of the draws, None continues torch's state. Memory does not grow with N. A pair that does not carry a
+    particle dimension is run particle by particle, with a warning.
+
+    Raises PairError where the pair sums out no such site, or several and none is named; DataError for rows that the model
+    does not take; NotFiniteError for a row that has probability 0 at every draw. Kingma et al. 2014, arXiv:1406.5298
+    (the classifier); Burda et al. 2016, arXiv:1509.00519 (the weights).
+    """
+    if num_samples < 1:
+        raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
+    with fitted.scope(), seeded(seed):
+        kept, layout, name = _unlabelled(fitted, data, site)
+        batch = fitted.evaluation_batch(kept)
+        check_rows(fitted.pair, batch, strict=False)
+        parts = [_judge(*block) for block in _blocks(fitted, batch, layout, name, num_samples)]
+    guide, joint, error = (torch.cat(column) for column in zip(*parts))
+    return Classification(guide, joint, error, name, num_samples)
+
+
+def _judge(log_w: Tensor, guide: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-weights (C, K, n) and the guide's mean probabilities (C, n) -> those, Bayes' rule and its error, (n, C) each."""
+    particles = log_w.shape[1]
+    log_w = log_w.double()
+    highest = log_w.amax((0, 1))
+    if not bool(torch.isfinite(highest).all()):
+        raise NotFiniteError(
+            f"{int((~torch.isfinite(highest)).sum())} rows have probability 0, or none, at every draw of the guide and for "
+            "every class: look at them with importance(...), raise num_samples, or train on data that contain such rows."
+        )
+    w = (log_w - highest).exp()
+    every = w.sum(0)  # (K, n)
+    joint = w.sum(1) / every.sum(0)
+    error = torch.full_like(joint, float("nan"))
+    if particles > 1:
+        spread = (w - joint[:, None] * every).square().sum(1)
+        error = (spread * particles / (particles - 1)).sqrt() / every.sum(0)
+    return guide.T.double().cpu(), joint.T.cpu(), error.T.cpu()
+
+
+def _unlabelled(fitted: Fit, data: Any, site: str | None) -> tuple[dict[str, Any], Layout, str]:
+    """The data without what the site observes, what the pair is made of then, and the site's name."""
+    wanted = arguments(fitted.pair)
+    given = dict(data) if isinstance(data, Mapping) else {next(iter(wanted)): data}
+    optional = [name for name in given if name in wanted and wanted[name].default is None]
+    kept = {name: value for name, value in given.items() if name not in optional}
+    layout = _layout(fitted, kept)
+    name = _choose(layout, site)
+    for other in optional:
+        more = {**kept, other: given[other]}
+        found = layout if given[other] is None else _layout(fitted, more, other)
+        if name in _summed_out(found):
+            kept, layout = more, found
+    return kept, layout, name
+
+
+def _layout(fitted: Fit, given: Mapping[str, Any], trial: str = "") -> Layout:
+    """What the pair is made of for rows with these arguments; the values of `trial` are not looked at."""
+    rows = take_rows(fitted.batch(given), slice(0, 2))
+    rows = {name: torch.zeros_like(value) if name == trial else value for name, value in rows.items()}
+    with fork_rng():
+        return describe(fitted.pair, transform_once(rows, fitted.transform))
+
+
+def _summed_out(layout: Layout) -> list[str]:
+    return [s.name for s in layout.sites if s.enumerated is not None and s.role == "latent" and s.local]
+
+
+def _choose(layout: Layout, site: str | None) -> str:
+    names = _summed_out(layout)
+    if site in names:
+        return str(site)
+    if site is None and len(names) == 1:
+        return names[0]
+    listed = ", ".join(map(repr, names)) or "none"
+    got = "no name was given" if site is None else f"got {site!r}"
+    raise PairError(
+        f"classify takes one latent site that is summed out for each row, marked infer={{'enumerate': 'parallel'}}: this pair "
+        f"has {listed}; {got}. " + ("Name one with site=..." if names else "Mark a discrete site so.")
+    )
+
+
+def _blocks(fitted: Fit, batch: Batch, layout: Layout, name: str, num_samples: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """For a block of rows after the other: log-weights (C, K, n), and the guide's probabilities (C, n), mean of K."""
+
+    def run(rows: Batch, particles: int) -> list[Tensor]:
+        found = terms(fitted.pair, rows, particles, layout=layout)
+        return [log_weights(found, keep=name), guide_probabilities(found, name).sum(1)]
+
+    with fork_rng():
+        classes = num_values(terms(fitted.pair, take_rows(batch, slice(0, 1)), layout=layout), name)
+    fit_in = chunking.chunk_size(fitted.pair, batch)
+    at_once = min(_particles_at_once(fitted, batch, layout, num_samples), fit_in)
+    at_once = math.ceil(num_samples / math.ceil(num_samples / at_once))  # runs of one size, as near as can be
+    together = max(1, fit_in // at_once)
+    traced = Traced(lambda rows: run(rows, at_once), (fitted.pair,))
+    whole_runs = (num_rows(batch) // together) * (num_samples // at_once)
+    traces = fitted.settings.get("engine") != "eager" and whole_runs >= TRACE_FROM
+    size = max(1, WEIGHT_ELEMENTS // (classes * num_samples * together)) * together
+    for block in chunking.chunks(batch, size):
+        gathered: tuple[Tensor, Tensor] | None = None
+        for start in range(0, num_rows(block), together):
+            rows = take_rows(block, slice(start, start + together))
+            for done in range(0, num_samples, at_once):
+                some = min(at_once, num_samples - done)
+                whole = some == at_once and num_rows(rows) == together
+                log_w, guide = traced(rows) if traces and whole else run(rows, some)
+                if gathered is None:
+                    shape = (classes, num_samples, num_rows(block))
+                    gathered = log_w.new_empty(shape), guide.new_zeros(classes, num_rows(block))
+                gathered[0][:, done : done + some, start : start + together] = log_w
+                gathered[1][:, start : start + together] += guide / num_samples
+        assert gathered is not None
+        yield gathered
+
+
+def _particles_at_once(fitted: Fit, batch: Batch, layout: Layout, num_particles: int) -> int:
+    """All of them where the pair carries a particle dimension rightly, else 1, with a warning: right, and slow."""
+    if num_particles == 1:
+        return 1
+    try:
+        with fork_rng():
+            check_particles(fitted.pair, take_rows(batch, slice(0, 3)), layout)
+    except PairError as error:
+        warnings.warn(f"Particles are run one at a time, which is slow. {error}", stacklevel=5)
+        return 1
+    return num_particles
