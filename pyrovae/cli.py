@@ -396,7 +396,8 @@ def label(
     _judgement(answer.report)
     _next_rows(answer.table)
     out.print(f"Table: {to or where / 'labels.csv'}", highlight=False, soft_wrap=True)
-    out.print(f"Run folder: {where} ({', '.join(p.name for p in answer.pictures)})", highlight=False, soft_wrap=True)
+    drawn = f" ({', '.join(p.name for p in answer.pictures)})" if answer.pictures else ""
+    out.print(f"Run folder: {where}{drawn}", highlight=False, soft_wrap=True)
 
 
 def main() -> None:

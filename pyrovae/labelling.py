@@ -438,7 +438,7 @@ def tabulate(job: Job, opinions: Tensor, temperature: float = 1.0) -> pd.DataFra
     """
     p = with_temperature(opinions.mean(0), temperature)
     probability, predicted = p.max(-1)
-    gain = information_gain(opinions)
+    gain = information_gain(opinions) + 0.0  # no -0.0
     unknown = (job.labels.y < 0).nonzero().squeeze(1)
     rank = pd.array([pd.NA] * len(p), dtype="Int64")
     order = unknown[gain[unknown].argsort(descending=True, stable=True)]

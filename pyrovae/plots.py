@@ -190,7 +190,7 @@ def captioned(
     for number, caption in enumerate(captions):
         row, column = divmod(number, wide)
         x0, y0 = column * (width + gap) - 0.5, row * (height + line + gap) - 0.5
-        ax.text(x0 + width / 2, y0 + 0.9 * line, caption, fontsize=7.5, ha="center", va="bottom")
+        ax.text(x0 + width / 2, y0 + 0.9 * line, caption, fontsize=7.5, ha="center", va="bottom", parse_math=False)
     return ax
 
 

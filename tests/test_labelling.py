@@ -235,7 +235,7 @@ def test_rows_held_out_are_of_all_classes_and_leave_two_to_teach() -> None:
 
 # --- the job ---------------------------------------------------------------------------------------------------------
 
-WORDS = ("naught", "one", "two", "three")
+WORDS = ("naught", "one", "$2^$", "three, say")
 QUICK = ("--steps", "150", "--hidden", "50", "--passes", "5")
 
 
@@ -246,7 +246,7 @@ def write_digits(folder: Path, labelled: int = 60) -> list[str]:
     names = [WORDS[number] for number in digits.target[:200]]
     for number, picture in enumerate(digits.images[:200]):
         Image.fromarray((picture * 255 / 16).astype(np.uint8)).save(folder / f"{number:03d}.png")
-    lines = [f"{number:03d}.png,{name}" for number, name in enumerate(names[:labelled])]
+    lines = [f'{number:03d}.png,"{name}"' for number, name in enumerate(names[:labelled])]
     (folder.parent / "some.csv").write_text("\n".join(["file,label", *lines]) + "\n")
     return names
 
@@ -460,11 +460,8 @@ def test_a_pair_holds_together_for_each_kind_of_rows(kind: str) -> None:
     rows = (rows > 0.5).float() if kind == "unit" else rows
     pair = labelling.build_pair(job, settings)
     pv.check_pair(pair, {"x": rows, "y": job.labels.y})
-    assert settings.alpha == 50 and settings.likelihood == {
-        "unit": "bernoulli",
-        "count": "negative-binomial",
-        "bounded": "beta-binomial",
-    }.get(kind, "normal")
+    likelihoods = {"unit": "bernoulli", "count": "negative-binomial", "bounded": "beta-binomial", "real": "normal"}
+    assert settings.likelihood == likelihoods[kind] and settings.alpha == 50 and settings.latent == 2
     assert settings.steps == 2000
 
 
@@ -473,7 +470,7 @@ def test_images_from_16_pixels_on_are_convolved(shape: tuple[int, ...]) -> None:
     x = torch.rand(8, math.prod(shape))
     job = a_job(x, ["a", "b"] * 2 + [""] * 4, shape)
     settings = labelling.decide_settings(labelling.Settings(hidden=20, latent=2), job)
-    assert settings.net == "conv"
+    assert settings.net == "conv" and settings.latent == 2 and settings.alpha == 0.6 * math.prod(shape)
     rows = (labelling.model_rows(job, settings) > 0.5).float()
     assert rows.shape == (8, *shape)
     pv.check_pair(labelling.build_pair(job, settings), {"x": rows, "y": job.labels.y})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,10 +57,14 @@ def read_labels(path: str | Path) -> dict[str, str]:
             f"there is no file {path}{_or(near)}. Give a table of labels: a CSV file with the columns id,label."
         )
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
         first = text.partition("\n")[0]
         mark = next((mark for mark in (",", ";", "\t") if mark in first), ",")
-        rows = [row for row in csv.reader(text.splitlines(), delimiter=mark, strict=True) if any(map(str.strip, row))]
+        rows = [
+            row
+            for row in csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
+            if any(map(str.strip, row))
+        ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} is not a table of labels ({error}). Give a CSV file in UTF-8.") from error
     header = [name.strip().lower() for name in rows[0]] if rows else []
