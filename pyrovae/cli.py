@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pyrovae import plots, recipes, runs
+from pyrovae import labelling, plots, recipes, runs
 from pyrovae._version import __version__
 from pyrovae.criticism.importance import Importance
 from pyrovae.data import NAMES, load
@@ -320,6 +320,86 @@ def encode(run: Run, to: Out = None, data_root: DataRoot = None, device: Device 
     out.print(f"{len(codes)} rows: {path}", highlight=False, soft_wrap=True)
 
 
+@app.command()
+def label(
+    source: Annotated[
+        str, typer.Argument(help="A folder of images, a .csv or .npz file, or a name as for `fit`.", show_default=False)
+    ],
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="CSV table with the columns file,label (id,label for tables); default the column label."),
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option("--out", help="Table to write, .csv; default labels.csv in the run.")
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--run", help="Folder of the run, gone on with if it is there; default runs/NAME-labels."),
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="Scale and cut images to this side, in pixels.")] = None,
+    holdout: Annotated[float, typer.Option(help="Share of the labelled rows kept for the report.")] = 0.2,
+    likelihood: Annotated[str | None, typer.Option(help="As for `fit`; default by the data.")] = None,
+    total_count: Annotated[int | None, typer.Option(help="Largest count, where a likelihood needs one.")] = None,
+    net: Annotated[
+        str | None, typer.Option(help="mlp or conv; default conv for images from 16 x 16 pixels on.")
+    ] = None,
+    latent: Annotated[
+        int | None, typer.Option(help="Number of latent dimensions; default 50 with conv, else 10.")
+    ] = None,
+    hidden: Annotated[int, typer.Option(help="Width of the hidden layers.")] = 200,
+    steps: Annotated[
+        int | None, typer.Option(help="Steps of training; default 300 to 2,000, by what one costs.")
+    ] = None,
+    passes: Annotated[int, typer.Option(help="Opinions of the classifier, with dropout on.")] = 20,
+    seed: Annotated[int, typer.Option(help="Of weights, held-out rows, shuffling and noise.")] = 0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew in the run's folder, whatever it holds.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file at --out, whatever it is.")] = False,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    engine: Annotated[str, typer.Option(help="As for `fit`.")] = "auto",
+) -> None:
+    """Label every row by a few labels; say how sure that is, and what to label next. Called with more labels, it goes on."""
+    for inside in (labels, Path(source)):
+        if to is not None and inside is not None and inside.expanduser().absolute() == to.expanduser().absolute():
+            raise OptionError(f"--out {to} would replace what it is made from: choose another name.")
+    if to is not None and not to.absolute().parent.is_dir():
+        raise OptionError(f"--out {to}: there is no folder {to.parent}.")
+    settings = labelling.Settings(
+        likelihood=likelihood,
+        total_count=total_count,
+        net=net,
+        latent=latent,
+        hidden=hidden,
+        steps=steps,
+        holdout=holdout,
+        passes=passes,
+        seed=seed,
+    )
+    job = labelling.read_job(source, labels, size=size, data_root=data_root)
+    where = folder or Path("runs") / f"{job.dataset.name}-labels"
+    try:
+        answer = labelling.label_rows(
+            job,
+            settings,
+            where,
+            to=to,
+            fresh=fresh,
+            force=force,
+            device=device,
+            engine=engine,
+            progress=True,
+            say=_tell,
+        )
+    except KeyboardInterrupt:
+        _say("stopped; nothing was written, and the same command starts again")
+        raise typer.Exit(130) from None
+    _judgement(answer.report)
+    _next_rows(answer.table)
+    out.print(f"Table: {to or where / 'labels.csv'}", highlight=False, soft_wrap=True)
+    drawn = f" ({', '.join(p.name for p in answer.pictures)})" if answer.pictures else ""
+    out.print(f"Run folder: {where}{drawn}", highlight=False, soft_wrap=True)
+
+
 def main() -> None:
     """Run a command; a mistake of the person at the keyboard ends in one line on stderr and exit code 2, never a traceback."""
     try:
@@ -388,6 +468,38 @@ def _comparison(found: list[dict[str, Any]], what: str) -> None:
             "≥: of a density, the mean over uniform noise added to whole numbers, which bounds the mass from below.",
             highlight=False,
         )
+
+
+def _judgement(report: Mapping[str, Any]) -> None:
+    """What the held-out rows say."""
+    if not report["held_out"]:
+        out.print("No labelled row is held out: how good the labels are is not known.", highlight=False)
+        return
+    table = Table(title=f"{report['held_out']} held-out rows")
+    table.add_column("quantity")
+    table.add_column("value", justify="right")
+    table.add_row("accuracy", f"{report['accuracy']:.1%} ± {report['accuracy_se']:.1%}")
+    table.add_row("calibration error", f"{report['calibration_error']:.3f}")
+    table.add_row("the same, if probabilities were exact", f"{report['calibration_error_of_chance']:.3f}")
+    table.add_row("log score, nats per row", f"{report['log_score']:.3f}")
+    fitted = report["temperature"]
+    table.add_row("temperature", "not fitted" if fitted is None else f"{fitted:.2f}")
+    out.print(table)
+    if fitted is None:
+        out.print(
+            f"A temperature needs {labelling.ENOUGH} held-out rows, {labelling.MISTAKES} of them mistaken.",
+            highlight=False,
+        )
+
+
+def _next_rows(labelled: pd.DataFrame) -> None:
+    first = labelled.sort_values("rank").head(5).dropna(subset="rank")
+    table = Table(title="To label next", box=None, pad_edge=False)
+    for name in (labelled.columns[0], "most probable", "probability", "information, nats"):
+        table.add_column(name, justify="right" if name[0] in "pi" and name != "id" else "left", overflow="fold")
+    for row in first.itertuples(index=False):
+        table.add_row(row[0], row.predicted, f"{row.probability:.2f}", f"{row.information_gain:.2f}")
+    out.print(table, highlight=False)
 
 
 def _free(path: Path, force: bool, endings: tuple[str, ...]) -> Path:

@@ -162,6 +162,39 @@ def reconstructions(
 
 
 @rc_context(STYLE)
+def captioned(
+    x: ArrayLike | Tensor,
+    image_shape: Sequence[int],
+    captions: Sequence[str],
+    columns: int = 8,
+    vmax: float | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """One mosaic of the pictures x, (N, D) or (N, *image_shape), row by row, each under its caption.
+
+    image_shape and vmax as for `images`. Raises ShapeError and DataError as `images` does, and for another number of captions;
+    OptionError for columns < 1.
+    """
+    pictures = _pictures(x, image_shape)
+    if len(captions) != len(pictures):
+        raise ShapeError(f"{len(pictures)} pictures have as many captions, got {len(captions)}.")
+    if columns < 1:
+        raise OptionError(f"captioned pictures need 1 column or more, got {columns}.")
+    wide = min(columns, len(pictures))
+    height, width = pictures.shape[1:3]
+    line, gap = -(-width // 4), -(-width // 12)  # a line of text above each, in pixels; cells are an inch wide
+    lined = np.pad(pictures, ((0, 0), (line, 0), (0, 0), (0, 0)), constant_values=np.nan)
+    mosaic = _mosaic(lined, wide, gap)
+    ax = _axes(ax, (mosaic.shape[1] / (width + gap), mosaic.shape[0] / (width + gap)))
+    _show(ax, mosaic, _white(pictures, vmax))
+    for number, caption in enumerate(captions):
+        row, column = divmod(number, wide)
+        x0, y0 = column * (width + gap) - 0.5, row * (height + line + gap) - 0.5
+        ax.text(x0 + width / 2, y0 + 0.9 * line, caption, fontsize=7.5, ha="center", va="bottom", parse_math=False)
+    return ax
+
+
+@rc_context(STYLE)
 def manifold(
     images: ArrayLike | Tensor,
     image_shape: Sequence[int],

@@ -14,6 +14,7 @@ SAYS = {
     "swap_prior.py": "nsf and iaf",
     "swap_likelihood.py": "best on 360 held-out rows: ",
     "own_family.py": "saved and loaded, the largest difference is 0.0e+00",
+    "label_few.py": "semi-supervised : ",
     "counts.py": "ZeroInflatedNegativeBinomial",
     "conditional.py": "of 500 digits asked for, a classifier of real ones reads ",
     "structured_output.py": "1 column     log p(x | c): network ",

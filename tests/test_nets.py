@@ -10,8 +10,21 @@ import torch
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyrovae.errors import ShapeError
-from pyrovae.nets import MLP, ConvDecoder, ConvEncoder, ResidualMLP, ResNetDecoder, ResNetEncoder, one_hot
+from pyrovae.errors import OptionError, ShapeError
+from pyrovae.nets import (
+    MLP,
+    Behind,
+    ConvDecoder,
+    ConvEncoder,
+    Log1p,
+    ReLUDropout,
+    Rescaled,
+    ResidualMLP,
+    ResNetDecoder,
+    ResNetEncoder,
+    one_hot,
+)
+from pyrovae.nets.dropout import dropping
 
 # name: (network, shapes of one row of each parent, shape of one row of the result)
 ROWS: dict[str, tuple[Callable[[], nn.Module], list[tuple[int, ...]], tuple[int, ...]]] = {
@@ -215,3 +228,30 @@ def test_one_hot_is_traced() -> None:
     graph = make_fx(lambda y: one_hot(y, 4))(torch.tensor([0, 3]))
     assert torch.equal(graph(torch.tensor([1, 2])), torch.eye(4)[1:3])
     assert not [n for n in graph.graph.nodes if "_local_scalar_dense" in str(n.target)]
+
+
+def test_what_stands_before_a_net_takes_the_first_parent_alone() -> None:
+    net, front = MLP((3, 2), (4,)), MLP(5, 3)
+    x, code = torch.rand(6, 5), torch.rand(7, 1, 2)
+    torch.testing.assert_close(Behind(front, net)(x, code), net(front(x), code))
+    y = torch.rand(6, 3)
+    torch.testing.assert_close(Rescaled(net, 0.5)(y, code), net(0.5 * y, code))
+    torch.testing.assert_close(Log1p(net)(y, code), net(torch.log1p(y), code))
+    assert Behind(front, net).out_shape == Rescaled(net, 0.5).out_shape == Log1p(net).out_shape == (4,)
+
+
+def test_dropout_is_of_training_and_of_where_it_is_asked_for() -> None:
+    net = MLP(5, 3, (200,), ReLUDropout(0.5))
+    x = torch.rand(4, 5)
+    assert not torch.equal(net(x), net(x))
+    net.eval()
+    plain = net(x)
+    assert torch.equal(plain, net(x))
+    with dropping(net):
+        several = torch.stack([net(x) for _ in range(2000)])
+        assert not net.training
+    torch.testing.assert_close(several.mean(0), plain, atol=0.03, rtol=0)  # dropout keeps the mean of a linear layer
+    assert torch.equal(plain, net(x))
+    for p in (1, -0.1):
+        with pytest.raises(OptionError, match="from 0 to below 1"):
+            ReLUDropout(p)

@@ -105,6 +105,24 @@ def test_what_does_not_fit_is_refused(call, error):
         call()
 
 
+def test_captions_stand_above_their_pictures():
+    x = np.random.default_rng(0).random((5, 6, 12))
+    ax = plots.captioned(x, (6, 12), list("abcde"), columns=3)
+    (image,) = ax.images
+    for number, text in enumerate(ax.texts):
+        row, column = divmod(number, 3)
+        x0, y0 = column * 13, row * 10 + 3  # a gap of one pixel, a line of three
+        seen = image.get_array()[y0 : y0 + 6, x0 : x0 + 12, 0]
+        np.testing.assert_allclose(seen, x[number])
+        assert text.get_text() == "abcde"[number]
+        at = text.get_position()
+        assert x0 < at[0] < x0 + 12 and y0 - 4 < at[1] < y0
+    with pytest.raises(ShapeError, match="5 pictures have as many captions, got 1"):
+        plots.captioned(x, (6, 12), ["a"])
+    with pytest.raises(OptionError, match="1 column or more"):
+        plots.captioned(x, (6, 12), list("abcde"), columns=0)
+
+
 def test_reconstructions_stand_below_their_originals():
     x = np.linspace(0, 1, 12 * 4).reshape(12, 4)  # 12 pictures: two bands of ten
     ax = plots.reconstructions(x, x / 2, (2, 2))

@@ -70,6 +70,7 @@ class Dataset:
     columns: the D names, or None.
     classes: the original values of the classes 0, 1, ..., or None.
     image_shape: (H, W) or (C, H, W), a row's shape where rows are pictures, or None.
+    ids: the N rows' names, or None: they are numbered from 0.
     source: what `load_again` needs, in JSON's types: name or absolute path, label, sha256 checksum of the file's bytes
         (of the values where there is no single file), `divided_by` where pixels were scaled.
     """
@@ -85,9 +86,12 @@ class Dataset:
     columns: tuple[str, ...] | None = None
     classes: tuple[str | int, ...] | None = None
     image_shape: tuple[int, ...] | None = None
+    ids: tuple[str, ...] | None = None
 
 
-def load(source: str, *, data_root: str | Path | None = None, label: str | None = None) -> Dataset:
+def load(
+    source: str, *, data_root: str | Path | None = None, label: str | None = None, ids: str | None = None
+) -> Dataset:
     """Loads a data set by its name, or from a file.
 
     Args:
@@ -109,10 +113,13 @@ def load(source: str, *, data_root: str | Path | None = None, label: str | None 
             there, or into the cache without a `data_root`.
         label: the column (name, 0-based number or "last") or the .npz array with the class labels. Classes are
             numbered in ascending order of their values; missing labels and -1 become -1.
+        ids: name of a column of a .csv file that holds the rows' names, upper or lower case, where there is such a
+            column: it becomes `Dataset.ids`, and is no number of the row.
 
     Raises:
         OptionError: an unknown name or file kind, a label that is not there.
-        DataError: files that cannot be found, read, verified or downloaded; data that are not numbers, or empty.
+        DataError: files that cannot be found, read, verified or downloaded; data that are not numbers, or empty; a row's name
+            that is missing, or that of another row.
     """
     try:
         if source in NAMES:
@@ -129,7 +136,7 @@ def load(source: str, *, data_root: str | Path | None = None, label: str | None 
         if not path.is_file():
             here = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
             raise DataError(f"there is no file {path}{_near(path.name, here)}. Check the name and the folder.")
-        return _arrays(path, label) if path.suffix.lower() in (".npz", ".npy") else _table(path, label)
+        return _arrays(path, label) if path.suffix.lower() in (".npz", ".npy") else _table(path, label, ids)
     except OSError as error:
         raise DataError(f"cannot read {source!r}: {error}. Check the permissions and the free space.") from error
 
@@ -354,6 +361,7 @@ def _dataset(
     *,
     label: str | None,
     columns: tuple[str, ...] | None = None,
+    ids: tuple[str, ...] | None = None,
 ) -> Dataset:
     parts = [x] if x_test is None else [x, x_test]
     for part in parts:
@@ -396,6 +404,7 @@ def _dataset(
         columns=columns,
         classes=classes,
         image_shape=image_shape,
+        ids=ids,
         source=source,
     )
 
@@ -480,10 +489,14 @@ def _classes(path: Path, parts: list[Array]) -> tuple[list[Tensor], tuple[str | 
 # ---- tables --------------------------------------------------------------------------------------
 
 
-def _table(path: Path, label: str | None) -> Dataset:
-    frame, header = _read_csv(path)
+def _table(path: Path, label: str | None, ids: str | None) -> Dataset:
+    frame, header = _read_csv(path, ids)
     columns = list(frame.columns)
-    if header and columns[0] == "column 0" and np.array_equal(frame.iloc[:, 0], np.arange(len(frame))):
+    names = None
+    if header and ids is not None and (called := [name for name in columns if name.lower() == ids.lower()]):
+        names = _row_names(path, frame.pop(called[0]))
+        columns = list(frame.columns)
+    elif header and columns[0] == "column 0" and np.array_equal(frame.iloc[:, 0], np.arange(len(frame))):
         frame, columns = frame.iloc[:, 1:], columns[1:]
     y = None
     if label is not None:
@@ -498,11 +511,25 @@ def _table(path: Path, label: str | None) -> Dataset:
             f"Name the class column with --label (label={text[-1]!r}), and drop or encode the others."
         )
     x = frame.to_numpy(dtype=np.float64)
-    return _dataset(path, x, y=y, label=label, columns=tuple(columns) if header else None)
+    return _dataset(path, x, y=y, label=label, columns=tuple(columns) if header else None, ids=names)
 
 
-def _read_csv(path: Path) -> tuple[pd.DataFrame, bool]:
-    """The table, its columns named, and whether the names come from a header."""
+def _row_names(path: Path, column: pd.Series) -> tuple[str, ...]:
+    names = column.fillna("").str.strip()
+    if (names == "").any():
+        raise DataError(
+            f"{path}: row {int((names == '').argmax())} (counted from 0) has no {column.name}. "
+            "Give every row one, or drop the column."
+        )
+    if names.duplicated().any():
+        raise DataError(
+            f"{path}: several rows have the {column.name} {names[names.duplicated()].iloc[0]}. Give each row its own."
+        )
+    return tuple(names)
+
+
+def _read_csv(path: Path, text: str | None = None) -> tuple[pd.DataFrame, bool]:
+    """The table, its columns named (a column called `text` is read as such), and whether the names come from a header."""
     try:
         with path.open(encoding="utf-8-sig") as file:
             line = file.readline()
@@ -522,7 +549,8 @@ def _read_csv(path: Path) -> tuple[pd.DataFrame, bool]:
         if len(set(names)) < len(names):
             twice = sorted({name for name in names if names.count(name) > 1})
             raise DataError(f"{path}: several columns are called {', '.join(twice)}. Rename them.")
-        frame = pd.read_csv(path, header=0 if header else None, names=names, low_memory=False, **options)
+        types = {name: str for name in names if header and text is not None and name.lower() == text.lower()}
+        frame = pd.read_csv(path, header=0 if header else None, names=names, dtype=types, low_memory=False, **options)
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path} is not a table ({' '.join(str(error).split())}). Give rows of equal length, in UTF-8."

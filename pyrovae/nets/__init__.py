@@ -2,16 +2,19 @@
 
 from pyrovae.nets.codes import Column, OneHot, Thermometer
 from pyrovae.nets.conv import ConvDecoder, ConvEncoder
-from pyrovae.nets.mlp import MLP, Log1p, Rescaled, WithMask, one_hot
+from pyrovae.nets.dropout import ReLUDropout
+from pyrovae.nets.mlp import MLP, Behind, Log1p, Rescaled, WithMask, one_hot
 from pyrovae.nets.residual import ResidualMLP, ResNetDecoder, ResNetEncoder
 
 __all__ = [
     "MLP",
+    "Behind",
     "Column",
     "ConvDecoder",
     "ConvEncoder",
     "Log1p",
     "OneHot",
+    "ReLUDropout",
     "ResNetDecoder",
     "ResNetEncoder",
     "Rescaled",

@@ -102,10 +102,28 @@ def one_hot(y: Tensor, num_classes: int, dtype: torch.dtype | None = None) -> Te
     return (y.unsqueeze(-1) == classes).to(dtype or torch.get_default_dtype())
 
 
-class Rescaled(nn.Module):
-    """net(factor * x): brings inputs to a scale at which a network starts well, counts 0..n by 1/n, say.
+class Behind(nn.Module):
+    """net(front(x), *others): what `front` finds in x, an image's features, say, beside other parents.
 
-    x: (*batch, in_features); result as that of `net`. LeCun et al. 1998, *Efficient BackProp*, section 4.3.
+    x and others as `front` and `net` take them; result: (*batch, *out_shape), that of `net`. Where the others are enumerated
+    the front is computed once.
+    """
+
+    def __init__(self, front: nn.Module, net: nn.Module) -> None:
+        super().__init__()
+        self.front, self.net = front, net
+        self.out_shape = getattr(net, "out_shape", None)
+
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+        result: Tensor = self.net(self.front(x), *others)
+        return result
+
+
+class Rescaled(nn.Module):
+    """net(factor * x, *others): brings inputs to a scale at which a network starts well, counts 0..n by 1/n, say.
+
+    x: (*batch, in_features), others as `net` takes them; result as that of `net`.
+    LeCun et al. 1998, *Efficient BackProp*, section 4.3.
     """
 
     def __init__(self, net: nn.Module, factor: float) -> None:
@@ -113,15 +131,16 @@ class Rescaled(nn.Module):
         self.net, self.factor = net, factor
         self.out_shape = getattr(net, "out_shape", None)
 
-    def forward(self, x: Tensor) -> Tensor:
-        scaled: Tensor = self.net(self.factor * x)
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+        scaled: Tensor = self.net(self.factor * x, *others)
         return scaled
 
 
 class Log1p(nn.Module):
-    """net(log(1 + x)): counts and other non-negative values without a bound, at a scale at which a network starts well.
+    """net(log(1 + x), *others): counts and other non-negative values without a bound, at a scale at which it starts well.
 
-    x: (*batch, in_features), x > -1; result as that of `net`. Lopez et al. 2018, doi:10.1038/s41592-018-0229-2.
+    x: (*batch, in_features), x > -1, others as `net` takes them; result as that of `net`.
+    Lopez et al. 2018, doi:10.1038/s41592-018-0229-2.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -129,8 +148,8 @@ class Log1p(nn.Module):
         self.net = net
         self.out_shape = getattr(net, "out_shape", None)
 
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.net(torch.log1p(x))
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+        result: Tensor = self.net(torch.log1p(x), *others)
         return result
 
 
