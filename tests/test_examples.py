@@ -15,6 +15,8 @@ SAYS = {
     "swap_likelihood.py": "best on 360 held-out rows: ",
     "own_family.py": "saved and loaded, the largest difference is 0.0e+00",
     "counts.py": "ZeroInflatedNegativeBinomial",
+    "clustering.py": "clusters chosen, ",
+    "joint_codes.py": "traversals in joint-codes-dear-z.png",
     "mixed_table.py": "missing kind    guessed right: ",
     "plain_functions.py": "probabilistic PCA in closed form: ",
 }
@@ -25,7 +27,10 @@ def test_every_example_is_listed() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(SAYS))
-def test_example_runs(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_example_runs(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)  # for what an example writes
     monkeypatch.setattr(sys, "argv", [name, "--smoke"])
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")
     assert SAYS[name] in capsys.readouterr().out
