@@ -11,6 +11,7 @@ from pyrovae.criticism import acquisition, calibration
 from pyrovae.criticism.classification import Classification, classify
 from pyrovae.criticism.decomposition import active_units
 from pyrovae.criticism.importance import Importance, importance, log_likelihood, posterior
+from pyrovae.criticism.prior_monte_carlo import prior_log_likelihood
 from pyrovae.distributions import observed_only
 from pyrovae.errors import (
     CheckpointError,
@@ -86,6 +87,7 @@ __all__ = [
     "observed_only",
     "plots",
     "posterior",
+    "prior_log_likelihood",
     "priors",
     "reconstruct",
     "resnet",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from pyrovae.pair import (
     distribution_name,
     evaluating,
     fork_rng,
+    group_rows,
     is_local,
     is_marked,
     modules,
@@ -30,6 +31,7 @@ from pyrovae.pair import (
     plate_nesting,
     run,
     sample_sites,
+    take_group,
     take_rows,
     trainable,
 )
@@ -55,6 +57,11 @@ class Layout:
     sites: tuple[Site, ...]
     plate_nesting: int
     arguments: dict[str, tuple[tuple[int, ...], torch.dtype]]
+
+    @property
+    def shared(self) -> list[str]:
+        """The latent sites that belong to no row."""
+        return [s.name for s in self.sites if s.role != "observed" and not s.local]
 
     @property
     def enumerates(self) -> bool:
@@ -276,6 +283,9 @@ def _check_shape(name: str, node: Any, rows: int) -> None:
 def check_pair(pair: Any, data: Any) -> Layout:
     """Check everything about a model/guide pair that can be checked on one batch, and say what it is made of.
 
+    Rows that lack an argument which may be None (-1, or NaN) are looked at apart; the layout is that of the rows with the
+    fewest arguments.
+
     The two take the same arguments; every latent site of the model is drawn by the guide with the same event shape and
     plates; one plate "data" has as many rows as the batch; batch shapes are explained by plates; log-densities are
     finite; an extra particle dimension on the left is carried through; every parameter gets a finite gradient.
@@ -284,13 +294,16 @@ def check_pair(pair: Any, data: Any) -> Layout:
     DataError when the batch itself is unfit. Leaves weights, the random state and the global param store untouched.
     """
     batch = as_batch(pair, data)
+    parts = [take_group(batch, group) for group in group_rows(pair, batch)]
     with fork_rng(), param_scope({}), evaluating(pair):
-        layout = describe(pair, batch)
-        check_fewer_rows(pair, batch)
-        check_gradients(pair, batch)
-        check_particles(pair, batch, layout)
-        check_enumeration(pair, batch, layout)
-    return layout
+        layouts = [describe(pair, part) for part in parts]
+        for part in parts:
+            check_fewer_rows(pair, part)
+        check_gradients(pair, parts)
+        for part, layout in zip(parts, layouts):
+            check_particles(pair, part, layout)
+            check_enumeration(pair, part, layout)
+    return layouts[0]
 
 
 def check_fewer_rows(pair: Any, batch: Batch) -> None:
@@ -311,11 +324,13 @@ def check_fewer_rows(pair: Any, batch: Batch) -> None:
         ) from error
 
 
-def check_gradients(pair: Any, batch: Batch) -> None:
-    """PairError unless every log-density is finite and every parameter, found or used, gets a finite gradient of their sum."""
-    model_trace, guide_trace = run(pair, batch)
+def check_gradients(pair: Any, parts: Sequence[Batch]) -> None:
+    """PairError unless every log-density is finite and every parameter, found or used, gets a finite gradient of their sum.
+
+    `parts` are batches that may differ in their arguments: a classifier may learn from labelled rows alone.
+    """
     total = torch.zeros(())
-    for side, trace in (("model", model_trace), ("guide", guide_trace)):
+    for side, trace in ((side, trace) for part in parts for side, trace in zip(_SIDES, run(pair, part))):
         for name, node in sample_sites(trace).items():
             try:
                 log_prob = node["fn"].log_prob(node["value"])

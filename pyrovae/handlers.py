@@ -118,6 +118,26 @@ def check_mark(name: str, fn: Any, infer: Mapping[str, Any]) -> None:
         )
 
 
+class Keep(Messenger):  # type: ignore[misc]
+    """Remember the values of these sites."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        super().__init__()
+        self.names = frozenset(names)
+        self.values: dict[str, Tensor] = {}
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if msg["name"] in self.names:
+            self.values[msg["name"]] = msg["value"]
+
+
+def settled(function: Callable[..., Any], values: Mapping[str, Tensor]) -> Callable[..., Any]:
+    """`function` with these values at these sites, out of everyone's sight: what another run has drawn and counted."""
+    inside: Callable[..., Any] = SetValues(values)(function)
+    hidden: Callable[..., Any] = pyro.poutine.block(inside, hide=list(values))
+    return hidden
+
+
 class SetValues(Messenger):  # type: ignore[misc]
     """Give sites these values in place of draws. Unlike with Pyro's condition, they stay latent."""
 

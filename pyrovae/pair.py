@@ -125,6 +125,58 @@ def take_rows(batch: Mapping[str, Tensor], rows: slice | Tensor) -> Batch:
     return {name: value[rows] for name, value in batch.items()}
 
 
+MOST_GROUPS = 8
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rows of a batch that have the same arguments: their `names`, in order, and where they stand, (n,) int64."""
+
+    names: tuple[str, ...]
+    rows: Tensor
+
+
+def known_rows(value: Tensor) -> Tensor:
+    """(N,) bool: rows that are not -1 (integers) or NaN throughout."""
+    missing = torch.isnan(value) if value.is_floating_point() else value == -1
+    return ~missing.flatten(1).all(1) if missing.dim() > 1 else ~missing
+
+
+def group_rows(pair: Any, batch: Mapping[str, Tensor]) -> list[Group]:
+    """Rows by what is observed of them: an argument that may be None is unknown in a row of -1 (integers) or NaN only.
+
+    Groups with fewer arguments first. DataError for more than 8 of them.
+    """
+    known = {}
+    for name, parameter in arguments(pair).items():
+        value = batch.get(name)
+        if value is not None and parameter.default is None and value.dtype != torch.bool:
+            known[name] = known_rows(value)
+    if not known:
+        return [Group(tuple(batch), torch.arange(num_rows(batch), device=next(iter(batch.values())).device))]
+    patterns, which = torch.stack(list(known.values()), 1).unique(dim=0, return_inverse=True)
+    if len(patterns) > MOST_GROUPS:
+        raise DataError(
+            f"The rows have {len(patterns)} combinations of known and unknown arguments ({', '.join(known)}), and at most "
+            f"{MOST_GROUPS} are possible: leave single missing entries to pv.observed_only(likelihood)."
+        )
+    found = []
+    for number, pattern in enumerate(patterns.tolist()):
+        unknown = {name for name, there in zip(known, pattern) if not there}
+        names = tuple(name for name in batch if name not in unknown)
+        if not names:
+            raise DataError(f"{int((which == number).sum())} rows have nothing observed at all: drop them.")
+        found.append(Group(names, (which == number).nonzero().squeeze(1)))
+    return sorted(found, key=lambda group: (len(group.names), group.names))
+
+
+def take_group(batch: Mapping[str, Tensor], group: Group) -> Batch:
+    """The rows of a group, with its arguments alone."""
+    if len(group.rows) == num_rows(batch):
+        return {name: batch[name] for name in group.names}
+    return {name: batch[name].index_select(0, group.rows) for name in group.names}
+
+
 # --- parameters ------------------------------------------------------------------------------------------------------
 
 

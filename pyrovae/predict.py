@@ -10,12 +10,13 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyrovae.check import Layout
 from pyrovae.errors import DataError, OptionError, PairError, PyrovaeError
 from pyrovae.handlers import Uncondition
 from pyrovae.infer.chunks import chunk_size, chunks
-from pyrovae.infer.fitted import Fit, seeded
+from pyrovae.infer.fitted import Fit, Part, in_order, seeded
 from pyrovae.infer.terms import Terms, terms
-from pyrovae.pair import as_tensor, sample_sites
+from pyrovae.pair import arguments, as_tensor, known_rows, sample_sites
 
 
 def encode(fitted: Fit, data: Any, *, site: str | None = None, num_samples: int = 100, seed: int | None = 0) -> Tensor:
@@ -25,25 +26,29 @@ def encode(fitted: Fit, data: Any, *, site: str | None = None, num_samples: int 
     guide (from a fixed `seed`) of the mean given what was drawn before, or of the draws themselves; for class labels the
     most probable class. The fit's transform is not applied. `site` may be left out when there is only one.
     """
-    chosen = fitted.layout.site(site, role="latent", local=True, guided=True)
     if num_samples < 1:
         raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
-    guided = [s.name for s in fitted.layout.sites if s.role != "observed" and s.enumerated != "model"]
-    alone = guided == [chosen.name]
-    parts = []
     with fitted.scope(), seeded(seed):
-        batch = fitted.batch(data)
-        for rows in chunks(batch, chunk_size(fitted.pair, batch)):
-            points: list[Tensor] = []
-            while len(points) < num_samples:
-                found = terms(fitted.pair, rows, layout=fitted.layout, enumerate=False)
-                term = found.sites[chosen.name]
-                assert term.q is not None
-                points.append(_point(found, term.q.fn, term.value))
-                if alone and (_mode(term.q.fn) is not None or _mean(term.q.fn) is not None):
-                    break  # exact: nothing was drawn before it
-            parts.append(_average(points))
-    return torch.cat(parts)
+        parts = fitted.parts(data, transformed=False)
+        return in_order(parts, [_encode(fitted, part, site, num_samples) for part in parts])
+
+
+def _encode(fitted: Fit, part: Part, site: str | None, num_samples: int) -> Tensor:
+    chosen = part.layout.site(site, role="latent", local=True, guided=True)
+    guided = [s.name for s in part.layout.sites if s.role != "observed" and s.enumerated != "model"]
+    alone = guided == [chosen.name]
+    done = []
+    for rows in chunks(part.batch, chunk_size(fitted.pair, part.batch)):
+        points: list[Tensor] = []
+        while len(points) < num_samples:
+            found = terms(fitted.pair, rows, layout=part.layout, enumerate=False)
+            term = found.sites[chosen.name]
+            assert term.q is not None
+            points.append(_point(found, term.q.fn, term.value))
+            if alone and (_mode(term.q.fn) is not None or _mean(term.q.fn) is not None):
+                break  # exact: nothing was drawn before it
+        done.append(_average(points))
+    return torch.cat(done)
 
 
 def reconstruct(
@@ -55,22 +60,26 @@ def reconstruct(
     has none; for class labels, and columns of them, the most frequent of the most probable classes. The fit's transform
     is not applied: the guide sees the data as given.
     """
-    chosen = fitted.layout.site(site, role="observed", local=True)
     if num_samples < 1:
         raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
-    parts = []
     with fitted.scope(), seeded(seed):
-        batch = fitted.batch(data)
-        for rows in chunks(batch, chunk_size(fitted.pair, batch)):
-            points, labels = [], None
-            for _ in range(num_samples):
-                found = terms(fitted.pair, rows, layout=fitted.layout, enumerate=False)
-                likelihood = found.sites[chosen.name].p
-                assert likelihood is not None
-                points.append(_point(found, likelihood.fn, None))
-                labels = getattr(likelihood.fn, "labels", None)
-            parts.append(_average(points, labels))
-    return torch.cat(parts)
+        parts = fitted.parts(data, transformed=False)
+        return in_order(parts, [_reconstruct(fitted, part, site, num_samples) for part in parts])
+
+
+def _reconstruct(fitted: Fit, part: Part, site: str | None, num_samples: int) -> Tensor:
+    name = part.layout.site(site, role="observed", local=True).name if site else _to_draw(fitted, part.layout, {})
+    done = []
+    for rows in chunks(part.batch, chunk_size(fitted.pair, part.batch)):
+        points, labels = [], None
+        for _ in range(num_samples):
+            found = terms(fitted.pair, rows, layout=part.layout, enumerate=False)
+            likelihood = found.sites[name].p
+            assert likelihood is not None
+            points.append(_point(found, likelihood.fn, None))
+            labels = getattr(likelihood.fn, "labels", None)
+        done.append(_average(points, labels))
+    return torch.cat(done)
 
 
 def generate(
@@ -88,7 +97,7 @@ def generate(
     Global latents are drawn once, from the guide. `seed` None goes on with torch's random state. Raises PairError when the
     model reads the data it is to generate other than by observing it.
     """
-    chosen = _to_draw(fitted, given or {}, site)
+    chosen = _to_draw(fitted, fitted.layout, given or {}, site)
     node = _run_model(fitted, num, given or {}, {}, seed)[chosen]
     if not mean:
         return node["value"]
@@ -119,12 +128,12 @@ def decode(
     Other latents are drawn, from a fixed `seed`; where x has no mean, a draw of it is returned.
     """
     source = fitted.layout.site(latent, role="latent", local=True)
-    dtypes = [dtype for _, dtype in fitted.layout.arguments.values() if dtype.is_floating_point]
+    dtypes = [dtype for _, dtype in fitted.arguments.values() if dtype.is_floating_point]
     values = as_tensor(source.name, z, dtypes[0] if dtypes else None).to(fitted.device)
     if tuple(values.shape[1:]) != tuple(source.event_shape):
         raise DataError(f"{source.name!r} must have rows of shape {source.event_shape}, got {tuple(values.shape[1:])}.")
     node = _run_model(fitted, len(values), given or {}, {source.name: values}, seed)[
-        _to_draw(fitted, given or {}, site)
+        _to_draw(fitted, fitted.layout, given or {}, site)
     ]
     mean = _mean(node["fn"])
     found: Tensor = node["value"] if mean is None else mean.expand(node["value"].shape)
@@ -134,12 +143,16 @@ def decode(
 # --- pieces ----------------------------------------------------------------------------------------------------------
 
 
-def _to_draw(fitted: Fit, given: Mapping[str, Any], site: str | None) -> str:
-    """The observed site to generate: the one named, or the only one that is not given."""
-    open_sites = [s.name for s in fitted.layout.sites if s.role == "observed" and s.argument not in given]
+def _to_draw(fitted: Fit, layout: Layout, given: Mapping[str, Any], site: str | None = None) -> str:
+    """The observed site to generate: the one named, or the only one that is not given; of several, the only one whose
+    argument must always be there."""
+    open_sites = [s for s in layout.sites if s.role == "observed" and s.argument not in given and not s.objective_only]
+    if site is None and len(open_sites) > 1:
+        wanted = arguments(fitted.pair)
+        open_sites = [s for s in open_sites if s.argument in wanted and wanted[s.argument].default is not None]
     if site is None and len(open_sites) == 1:
-        return open_sites[0]
-    return fitted.layout.site(site, role="observed").name
+        return open_sites[0].name
+    return layout.site(site, role="observed").name
 
 
 def _run_model(
@@ -148,20 +161,26 @@ def _run_model(
     """The model's sample sites for `num` new rows: what is given stays observed, global latents come from the guide."""
     if num < 1:
         raise OptionError(f"num must be at least 1, got {num}.")
-    unknown = [name for name in given if name not in fitted.layout.arguments]
+    known, taken = fitted.arguments, arguments(fitted.pair)
+    unknown = [name for name in given if name not in taken]
     if unknown:
-        raise DataError(f"The model takes {sorted(fitted.layout.arguments)}; it does not take {unknown}.")
+        raise DataError(f"The model takes {sorted(taken)}; it does not take {unknown}.")
     kept = {}
     for name, value in given.items():
-        shape, dtype = fitted.layout.arguments[name]
+        dtype = known[name][1] if name in known else None
         kept[name] = as_tensor(name, value, dtype).to(fitted.device)
+        shape, dtype = known.get(name, (tuple(kept[name].shape[1:]), kept[name].dtype))
         if len(kept[name]) != num or tuple(kept[name].shape[1:]) != shape or kept[name].dtype != dtype:
             raise DataError(
                 f"{name!r} must have num={num} rows of shape {shape} and dtype {str(dtype)[6:]} as in the fit, "
                 f"got {tuple(kept[name].shape)} {str(kept[name].dtype)[6:]}."
             )
+        if taken[name].default is None and not bool(known_rows(kept[name]).all()):
+            raise DataError(
+                f"{name!r} is unknown (-1, or NaN) in some of the rows given: give it for all, or not at all."
+            )
     observed = {s.argument for s in fitted.layout.sites}
-    for name, (_, dtype) in fitted.layout.arguments.items():
+    for name, (_, dtype) in _stand_ins(fitted, kept).items():
         # A floating stand-in is NaN and shows where it is read; a whole number would pass for a value.
         if name not in given and name not in observed and not dtype.is_floating_point:
             raise DataError(f"The model reads {name!r}, which no site observes: pass it, given={{{name!r}: ...}}.")
@@ -205,11 +224,19 @@ def _global_draws(fitted: Fit, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _dummies(fitted: Fit, num: int, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Stand-ins for what is not given, NaN where floating: if one is read, NaN comes out."""
-    made = {}
-    for name, (shape, dtype) in fitted.layout.arguments.items():
+    made = dict(kept)
+    for name, (shape, dtype) in _stand_ins(fitted, kept).items():
         fill = float("nan") if dtype.is_floating_point else 0
-        made[name] = kept.get(name, torch.full((num, *shape), fill, dtype=dtype, device=fitted.device))
-    return made
+        made[name] = torch.full((num, *shape), fill, dtype=dtype, device=fitted.device)
+    return {name: made[name] for name in arguments(fitted.pair) if name in made}
+
+
+def _stand_ins(fitted: Fit, kept: Mapping[str, Tensor]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """The arguments that are not given and must be there all the same: None is left to be None."""
+    wanted = arguments(fitted.pair)
+    return {
+        name: what for name, what in fitted.arguments.items() if name not in kept and wanted[name].default is not None
+    }
 
 
 def _mean(fn: Any) -> Tensor | None:

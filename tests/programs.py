@@ -51,6 +51,15 @@ class OwnPrior(nn.Module):
         return dist.Laplace(self.loc, torch.ones_like(self.loc)).to_event(1)
 
 
+def cvae(condition: nn.Module, code: int) -> pv.CVAE:
+    return pv.CVAE(
+        condition=condition,
+        prior=pv.mlp(code, fam.Normal(2), hidden=(8,)),
+        likelihood=pv.mlp((2, code), fam.Bernoulli(6), hidden=(8,)),
+        encoder=pv.mlp((6, code), fam.Normal(2), hidden=(8,)),
+    )
+
+
 def bare_functions() -> pv.Pair:
     """Probabilistic PCA as two plain functions, every parameter a bare pyro.param."""
 
@@ -316,6 +325,88 @@ class Regime(nn.Module):
             pyro.sample("z", self.encoder(x))
 
 
+CLASSES, LATENT, SMALL = 3, 2, {"hidden": (8,)}
+
+
+def labels(rows: int = 40, known: int = 12) -> Tensor:
+    """Class numbers, unknown (-1) from row `known` on."""
+    y = torch.arange(rows) % CLASSES
+    y[known:] = -1
+    return y
+
+
+def ssvae(alpha: float = 2.0) -> pv.SSVAE:
+    return pv.SSVAE(
+        label_prior=pv.priors.Categorical(CLASSES),
+        prior=pv.priors.StandardNormal(LATENT),
+        likelihood=pv.mlp((LATENT, CLASSES), fam.Bernoulli(6), **SMALL),
+        encoder=pv.mlp((6, CLASSES), fam.Normal(LATENT), **SMALL),
+        classifier=pv.mlp(6, fam.Categorical((), CLASSES), **SMALL),
+        code=pv.nets.OneHot(CLASSES),
+        alpha=alpha,
+    )
+
+
+def graded() -> pv.SSVAE:
+    """Labels in order: an ordinal classifier, and a code in which near grades are alike."""
+    return pv.SSVAE(
+        label_prior=pv.priors.Categorical(CLASSES, learned=True),
+        prior=pv.priors.StandardNormal(LATENT),
+        likelihood=pv.mlp((LATENT, CLASSES - 1), fam.Bernoulli(6), **SMALL),
+        encoder=pv.mlp((6, CLASSES - 1), fam.Normal(LATENT), **SMALL),
+        classifier=pv.mlp(6, fam.OrderedLogistic((), CLASSES), **SMALL),
+        code=pv.nets.Thermometer(CLASSES),
+    )
+
+
+def ssregression() -> pv.SSRegression:
+    return pv.SSRegression(
+        label_prior=pv.priors.StandardNormal(()),
+        prior=pv.priors.StandardNormal(LATENT),
+        likelihood=pv.mlp((LATENT, 1), fam.Bernoulli(6), **SMALL),
+        encoder=pv.mlp((6, 1), fam.Normal(LATENT), **SMALL),
+        regressor=pv.mlp(6, fam.Normal(()), **SMALL),
+        code=pv.nets.Column(),
+        alpha=2.0,
+    )
+
+
+def stacked() -> pv.StackedSSVAE:
+    return pv.StackedSSVAE(
+        label_prior=pv.priors.Categorical(CLASSES),
+        prior=pv.priors.StandardNormal(LATENT),
+        lower=pv.mlp((LATENT, CLASSES), fam.Normal(4), **SMALL),
+        likelihood=pv.mlp(4, fam.Bernoulli(6), **SMALL),
+        encoder=pv.mlp(6, fam.Normal(4), **SMALL),
+        classifier=pv.mlp(4, fam.Categorical((), CLASSES), **SMALL),
+        upper_encoder=pv.mlp((4, CLASSES), fam.Normal(LATENT), **SMALL),
+        code=pv.nets.OneHot(CLASSES),
+        alpha=2.0,
+    )
+
+
+def adgm() -> pv.ADGM:
+    return pv.ADGM(
+        label_prior=pv.priors.Categorical(CLASSES),
+        prior=pv.priors.StandardNormal(LATENT),
+        likelihood=pv.mlp((LATENT, CLASSES), fam.Bernoulli(6), **SMALL),
+        auxiliary=pv.mlp((6, LATENT, CLASSES), fam.Normal(2), **SMALL),
+        auxiliary_encoder=pv.mlp(6, fam.Normal(2), **SMALL),
+        classifier=pv.mlp((2, 6), fam.Categorical((), CLASSES), **SMALL),
+        encoder=pv.mlp((2, 6, CLASSES), fam.Normal(LATENT), **SMALL),
+        code=pv.nets.OneHot(CLASSES),
+        alpha=2.0,
+    )
+
+
+def some_labelled() -> dict[str, Tensor]:
+    return {"x": binary(), "y": labels()}
+
+
+def some_measured() -> dict[str, Tensor]:
+    return {"x": binary(), "y": torch.where(torch.arange(40) < 12, torch.randn(40), torch.nan)}
+
+
 ROWS: dict[str, Row] = {
     "vae": Row(vae, binary, "z", True),
     "vae-mixture-prior": Row(lambda: vae(prior=pv.priors.MixtureOfNormals(2, 3)), binary, "z", True),
@@ -325,6 +416,22 @@ ROWS: dict[str, Row] = {
     "vae-own-prior": Row(lambda: vae(prior=OwnPrior()), binary, "z", False),
     "vae-shared-scale": Row(lambda: vae(fam.Normal(6, scale="shared")), reals, "z", True),
     "conditional": Row(Conditioned, lambda: {"x": binary(), "c": torch.eye(3)[torch.arange(40) % 3]}, "z", False),
+    "cvae-label": Row(
+        lambda: cvae(pv.nets.OneHot(3), 3), lambda: {"x": binary(), "c": torch.arange(40) % 3}, "z", True
+    ),
+    "cvae-vector": Row(lambda: cvae(nn.Identity(), 3), lambda: {"x": binary(), "c": torch.randn(40, 3)}, "z", True),
+    "cvae-image": Row(
+        lambda: cvae(pv.nets.ConvEncoder((5, 4), 3, channels=(4,)), 3),
+        lambda: {"x": binary(), "c": torch.rand(40, 5, 4)},
+        "z",
+        True,
+    ),
+    "regression": Row(
+        lambda: pv.Regression(nn.Identity(), pv.mlp(3, fam.Bernoulli(6), hidden=(8,))),
+        lambda: {"x": binary(), "c": torch.randn(40, 3)},
+        None,
+        True,
+    ),
     "ladder": Row(Ladder, binary, "z1", False),
     "discrete": Row(Discrete, binary, "z", False),
     "classes-summed-out": Row(Classes, binary, "z", False),
@@ -336,6 +443,13 @@ ROWS: dict[str, Row] = {
     "joint-vae-classes-to-encode": Row(joint_vae, binary, "y", True),
     "regime-summed-out": Row(Regime, reals, "z", False),
     "global-and-local": Row(GlobalAndLocal, reals, "z", False),
+    "ssvae": Row(ssvae, some_labelled, "z", True),
+    "ssvae-ordinal": Row(graded, some_labelled, "z", True),
+    "ssvae-all-labelled": Row(ssvae, lambda: {"x": binary(), "y": labels(known=40)}, "z", True),
+    "ssvae-none-labelled": Row(ssvae, lambda: {"x": binary(), "y": labels(known=0)}, "y", True),
+    "ssregression": Row(ssregression, some_measured, "z", True),
+    "stacked-ssvae": Row(stacked, some_labelled, "z1", True),
+    "adgm": Row(adgm, some_labelled, "a", True),
     "bare-functions": Row(bare_functions, reals, "z", False),
     "registered-modules": Row(registered_modules, binary, "z", False),
     "pyro-module": Row(PyroVAE, binary, "z", False),

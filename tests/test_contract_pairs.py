@@ -109,8 +109,12 @@ def after_grad(fitted: pv.Fit) -> list[torch.Tensor]:
 
 def given(fitted: pv.Fit, data: Any) -> dict[str, torch.Tensor]:
     """Arguments that no site observes must be given to generate."""
-    observed = {s.argument for s in fitted.layout.sites}
-    return {name: value for name, value in as_batch(fitted.pair, data).items() if name not in observed}
+    observed = {s.argument for layout in fitted.layouts for s in layout.sites}
+    return {
+        name: value
+        for name, value in as_batch(fitted.pair, data).items()
+        if name not in observed and name in fitted.layout.arguments
+    }
 
 
 def test_generate_draws_new_rows(row: Row) -> None:
@@ -118,7 +122,7 @@ def test_generate_draws_new_rows(row: Row) -> None:
     fitted = pv.fit(row.build(), data, epochs=1, batch_size=16, seed=1)
     made = pv.generate(fitted, 40, given=given(fitted, data), seed=5)
     batch = as_batch(fitted.pair, data)
-    observed = next(s for s in fitted.layout.sites if s.role == "observed")
+    observed = [s for s in fitted.layout.sites if s.role == "observed"][-1]  # labels, where there are any, stand first
     assert made.shape == batch[str(observed.argument)].shape
     assert torch.isfinite(made).all() and not torch.equal(made, batch[str(observed.argument)])
     assert torch.equal(made, pv.generate(fitted, 40, given=given(fitted, data), seed=5))

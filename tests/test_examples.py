@@ -17,6 +17,8 @@ SAYS = {
     "counts.py": "ZeroInflatedNegativeBinomial",
     "clustering.py": "clusters chosen, ",
     "joint_codes.py": "traversals in joint-codes-dear-z.png",
+    "conditional.py": "of 500 digits asked for, a classifier of real ones reads ",
+    "structured_output.py": "1 column     log p(x | c): network ",
     "mixed_table.py": "missing kind    guessed right: ",
     "plain_functions.py": "probabilistic PCA in closed form: ",
 }

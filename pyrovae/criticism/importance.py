@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.check import check_particles
+from pyrovae.check import Layout, check_particles
 from pyrovae.criticism.psis import pareto_k
 from pyrovae.errors import NotFiniteError, OptionError, PairError
 from pyrovae.infer import chunks as chunking
-from pyrovae.infer.fitted import Fit, seeded
+from pyrovae.infer.fitted import Fit, Part, in_order, seeded
 from pyrovae.infer.objectives import log_weights
 from pyrovae.infer.terms import Terms, terms
 from pyrovae.infer.tracing import Traced
@@ -65,13 +65,14 @@ def importance(fitted: Fit, data: Any, num_samples: int = 1000, *, seed: int | N
     but for 8 bytes a row under way, with K: rows and particles go in chunks.
 
     Latent variables of a row are integrated out; global ones are drawn from the guide, so that a row's estimate is its
-    log predictive density. The fit's transform is applied once, from a fixed seed. `seed` of the draws; None continues
-    torch's global state. A pair that does not carry a particle dimension is run particle by particle, with a warning.
+    log predictive density. A row whose y is known (an argument that may be None, and is neither -1 nor NaN) gives
+    log p(x, y). The fit's transform is applied once, from a fixed seed. `seed` of the draws; None continues torch's
+    global state. A pair that does not carry a particle dimension is run particle by particle, with a warning.
     Raises DataError for values outside the likelihood's support, and for missing ones that it does not take.
     Burda et al. 2016, arXiv:1509.00519; Vehtari et al. 2024, arXiv:1507.02646.
     """
-    parts: list[tuple[Tensor, ...]] = []
-    for weights in _weights(fitted, data, num_samples, seed):
+    blocks: list[tuple[Tensor, ...]] = []
+    for rows, weights in _weights(fitted, data, num_samples, seed):
         k_hat = pareto_k(weights)
         log_w = weights.double()
         total = torch.logsumexp(log_w, 0)
@@ -80,15 +81,21 @@ def importance(fitted: Fit, data: Any, num_samples: int = 1000, *, seed: int | N
         # relative variance of the mean weight: (mean w^2 / mean(w)^2 - 1) / (K - 1)
         relative = (num_samples / ess - 1).clamp_min(0) / max(1, num_samples - 1)
         error = relative.sqrt() if num_samples > 1 else torch.full_like(total, float("nan"))
-        parts.append(tuple(t.cpu() for t in (total - math.log(num_samples), error, log_w.mean(0), ess, k_hat)))
-    log_p, error, elbo, ess, k_hat = (torch.cat(column) for column in zip(*parts))
+        found = (rows, total - math.log(num_samples), error, log_w.mean(0), ess, k_hat)
+        blocks.append(tuple(t.cpu() for t in found))
+    order, *columns = (torch.cat(column) for column in zip(*blocks))
+    log_p, error, elbo, ess, k_hat = (column[order.argsort()] for column in columns)
     return Importance(log_p, error, elbo, ess, k_hat, num_samples)
 
 
 def log_likelihood(fitted: Fit, data: Any, num_samples: int = 1000, *, seed: int | None = None) -> Tensor:
     """log p(x) of each row, nats: (N,) float64, the draws of `importance`, which also says how far to trust it."""
-    found = [torch.logsumexp(weights.double(), 0).cpu() for weights in _weights(fitted, data, num_samples, seed)]
-    return torch.cat(found) - math.log(num_samples)
+    blocks = [
+        (rows.cpu(), torch.logsumexp(weights.double(), 0).cpu())
+        for rows, weights in _weights(fitted, data, num_samples, seed)
+    ]
+    order, found = (torch.cat(column) for column in zip(*blocks))
+    return found[order.argsort()] - math.log(num_samples)
 
 
 def posterior(
@@ -106,52 +113,62 @@ def posterior(
     as `num_particles` grows; trust it where `importance(...).k_hat` is below 0.7. A site that is summed out elsewhere is
     drawn here, from the guide, or from its prior where the guide does not have it. Rubin 1988, *Bayesian Statistics 3*.
     """
-    chosen = fitted.layout.site(site, role="latent", local=True)
     if num_particles < 1 or num_samples < 1:
         raise OptionError(f"num_samples and num_particles must be at least 1, got {num_samples} and {num_particles}.")
-    parts = []
     with fitted.scope(), seeded(seed):
-        batch = fitted.evaluation_batch(data)
-        check_rows(fitted.pair, batch, strict=False)
-        most = _particles_at_once(fitted, batch, num_particles)
-        for rows in chunking.chunks(batch, chunking.chunk_size(fitted.pair, batch, num_particles)):
-            runs = _runs(fitted, rows, num_particles, most)
-            found = [(log_weights(run), run.rows(run.sites[chosen.name].value, chosen.event_shape)) for run in runs]
-            log_w, value = (torch.cat(part) for part in zip(*found))
-            if not bool(torch.isfinite(log_w.logsumexp(0)).all()):
-                raise NotFiniteError(
-                    "A row has probability 0 at every draw of the guide, so there is no posterior to draw from: look at it "
-                    "with importance(...), raise num_particles, or train on data that contain such rows."
-                )
-            picked = torch.multinomial(log_w.softmax(0).T, num_samples, replacement=True).T  # (S, n)
-            index = picked.reshape(*picked.shape, *(1 for _ in chosen.event_shape)).expand(-1, -1, *chosen.event_shape)
-            parts.append(torch.gather(value, 0, index))
-    return torch.cat(parts, 1)
+        parts = fitted.parts(data)
+        drawn = [_resampled(fitted, part, num_samples, site, num_particles) for part in parts]
+    return in_order(parts, drawn, 1)
 
 
-def _weights(fitted: Fit, data: Any, num_samples: int, seed: int | None) -> Iterator[Tensor]:
-    """Check what was asked and the rows, then give the log-weights, a block after the other."""
+def _resampled(fitted: Fit, part: Part, num_samples: int, site: str | None, num_particles: int) -> Tensor:
+    chosen = part.layout.site(site, role="latent", local=True)
+    check_rows(fitted.pair, part.batch, strict=False)
+    most = _particles_at_once(fitted, part.batch, part.layout, num_particles)
+    picks = []
+    for rows in chunking.chunks(part.batch, chunking.chunk_size(fitted.pair, part.batch, num_particles)):
+        runs = _runs(fitted, rows, part.layout, num_particles, most)
+        found = [(log_weights(run), run.rows(run.sites[chosen.name].value, chosen.event_shape)) for run in runs]
+        log_w, value = (torch.cat(part) for part in zip(*found))
+        if not bool(torch.isfinite(log_w.logsumexp(0)).all()):
+            raise NotFiniteError(
+                "A row has probability 0 at every draw of the guide, so there is no posterior to draw from: look at it "
+                "with importance(...), raise num_particles, or train on data that contain such rows."
+            )
+        picked = torch.multinomial(log_w.softmax(0).T, num_samples, replacement=True).T  # (S, n)
+        index = picked.reshape(*picked.shape, *(1 for _ in chosen.event_shape)).expand(-1, -1, *chosen.event_shape)
+        picks.append(torch.gather(value, 0, index))
+    return torch.cat(picks, 1)
+
+
+def _weights(fitted: Fit, data: Any, num_samples: int, seed: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Check what was asked and the rows, then give where rows stand, (n,), and their log-weights, a block after the other."""
     if num_samples < 1:
         raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
     with fitted.scope(), seeded(seed):
-        batch = fitted.evaluation_batch(data)
-        check_rows(fitted.pair, batch, strict=False)
-        yield from weight_blocks(fitted, batch, num_samples)
+        parts = fitted.parts(data)
+        for part in parts:
+            check_rows(fitted.pair, part.batch, strict=False)
+        for part in parts:
+            done = 0
+            for weights in weight_blocks(fitted, part.batch, part.layout, num_samples):
+                yield part.rows[done : done + weights.shape[1]], weights
+                done += weights.shape[1]
 
 
-def weight_blocks(fitted: Fit, batch: Batch, num_samples: int) -> Iterator[Tensor]:
+def weight_blocks(fitted: Fit, batch: Batch, layout: Layout, num_samples: int) -> Iterator[Tensor]:
     """All log-weights of the rows, a block of rows after the other, (K, n) each.
 
     A run has as many of a row's particles as fit into a chunk, and then as many rows: what depends on the row alone, as
     the encoder, is computed once a run. Many runs of one shape are traced.
     """
     fit_in = chunking.chunk_size(fitted.pair, batch)
-    at_once = min(_particles_at_once(fitted, batch, num_samples), fit_in)
+    at_once = min(_particles_at_once(fitted, batch, layout, num_samples), fit_in)
     at_once = math.ceil(num_samples / math.ceil(num_samples / at_once))  # runs of one size, as near as can be
     together = max(1, fit_in // at_once)
 
     def run(rows: Batch, particles: int) -> Tensor:
-        return log_weights(terms(fitted.pair, rows, particles, layout=fitted.layout))
+        return log_weights(terms(fitted.pair, rows, particles, layout=layout))
 
     traced = Traced(lambda rows: [run(rows, at_once)], (fitted.pair,))
     whole_runs = (num_rows(batch) // together) * (num_samples // at_once)
@@ -171,19 +188,19 @@ def weight_blocks(fitted: Fit, batch: Batch, num_samples: int) -> Iterator[Tenso
         yield weights
 
 
-def _runs(fitted: Fit, rows: Batch, num_particles: int, at_once: int) -> Iterator[Terms]:
+def _runs(fitted: Fit, rows: Batch, layout: Layout, num_particles: int, at_once: int) -> Iterator[Terms]:
     for done in range(0, num_particles, at_once):
         some = min(at_once, num_particles - done)
-        yield terms(fitted.pair, rows, some, layout=fitted.layout, enumerate=False)
+        yield terms(fitted.pair, rows, some, layout=layout, enumerate=False)
 
 
-def _particles_at_once(fitted: Fit, batch: Batch, num_particles: int) -> int:
+def _particles_at_once(fitted: Fit, batch: Batch, layout: Layout, num_particles: int) -> int:
     """All of them where the pair carries a particle dimension rightly, else 1, with a warning: right, and slow."""
     if num_particles == 1:
         return 1
     try:
         with fork_rng():
-            check_particles(fitted.pair, take_rows(batch, slice(0, 3)), fitted.layout)
+            check_particles(fitted.pair, take_rows(batch, slice(0, 3)), layout)
     except PairError as error:
         warnings.warn(f"Particles are run one at a time, which is slow. {error}", stacklevel=4)
         return 1

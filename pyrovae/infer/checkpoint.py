@@ -94,16 +94,21 @@ def write_run(folder: Path, fitted: Fit, **more: Any) -> None:
         "pyrovae": __version__,
         "pair": to_spec(fitted.pair),
         "transform": to_spec(fitted.transform),
-        "layout": {
-            "sites": [asdict(site) for site in fitted.layout.sites],
-            "plate_nesting": fitted.layout.plate_nesting,
-            "arguments": {a: [list(s), str(d)[6:]] for a, (s, d) in fitted.layout.arguments.items()},
-        },
+        "layout": _write_layout(fitted.layout),
+        **({"more_layouts": [_write_layout(layout) for layout in fitted.more_layouts]} if fitted.more_layouts else {}),
         "settings": fitted.settings,
         "info": fitted.info,
         **more,
     }
     _replace(folder / RUN, (json.dumps(run, indent=1) + "\n").encode())
+
+
+def _write_layout(layout: Layout) -> dict[str, Any]:
+    return {
+        "sites": [asdict(site) for site in layout.sites],
+        "plate_nesting": layout.plate_nesting,
+        "arguments": {a: [list(s), str(d)[6:]] for a, (s, d) in layout.arguments.items()},
+    }
 
 
 def _replace(path: Path, content: bytes) -> None:
@@ -185,6 +190,7 @@ def load(folder: str | Path, pair: Any = None, *, transform: Any = None, device:
         fitted = Fit(
             pair=from_spec(run["pair"]) if pair is None else pair,
             layout=read_layout(run["layout"]),
+            more_layouts=tuple(read_layout(layout) for layout in run.get("more_layouts", [])),
             history=read_history(folder),
             settings=run["settings"],
             transform=transform if transform is not None else from_spec(run["transform"]),
@@ -192,7 +198,8 @@ def load(folder: str | Path, pair: Any = None, *, transform: Any = None, device:
             stopped=run.get("stopped", ""),
         )
         with param_scope(fitted.store):
-            initialize(fitted.pair, fitted.layout, find_device(device))
+            for layout in fitted.layouts:
+                initialize(fitted.pair, layout, find_device(device))
             copy_tensors(named_tensors(fitted.pair, buffers=True), tensors)
     except PyrovaeError:
         raise

@@ -14,13 +14,21 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from pyrovae.check import check_enumeration, check_fewer_rows, check_gradients, check_particles, describe
-from pyrovae.errors import DataError, OptionError
+from pyrovae.check import (
+    Layout,
+    check_enumeration,
+    check_fewer_rows,
+    check_gradients,
+    check_particles,
+    describe,
+)
+from pyrovae.errors import DataError, OptionError, PairError
 from pyrovae.infer import checkpoint as store
-from pyrovae.infer.batches import fingerprint
+from pyrovae.infer.batches import Batches, GroupedBatches, fingerprint, group_sizes
 from pyrovae.infer.engine import Program, choose_engine, clip_by_norm
 from pyrovae.infer.fitted import Fit, transform_once
-from pyrovae.infer.minibatch import MinibatchLoss, Transform, as_precision
+from pyrovae.infer.iwelbo import IWELBO
+from pyrovae.infer.minibatch import MinibatchLoss, Part, Transform, as_precision
 from pyrovae.infer.objectives import as_loss
 from pyrovae.infer.schedules import Schedule, Step, as_schedule, weights_at
 from pyrovae.infer.spec import to_spec
@@ -30,12 +38,18 @@ from pyrovae.infer.trainer import Callback, Trainer, rate_of
 from pyrovae.infer.validate import check_rows
 from pyrovae.pair import (
     Batch,
+    Group,
+    arguments,
     as_batch,
     evaluating,
     find_device,
     fork_rng,
+    group_rows,
     param_scope,
     place,
+    run,
+    sample_sites,
+    take_group,
     take_rows,
     trainable,
 )
@@ -58,6 +72,7 @@ def fit(
     transform: Transform | None = None,
     penalty: Callable[[Any], Tensor] | None = None,
     clip_norm: float | None = None,
+    group_size: Mapping[str, int] | None = None,
     callbacks: Sequence[Callback] = (),
     checkpoint: str | Path | None = None,
     resume: bool = False,
@@ -76,6 +91,10 @@ def fit(
     per row. Parameters are found by running the pair once: `nn.Module`, `PyroModule`, AutoGuides and bare `pyro.param`s;
     the last live in a param store of this fit's own. Modules keep the mode, training or evaluation, that they are in.
 
+    An argument that may be None (`y=None`) may be unknown in some rows: -1, or NaN. Rows are grouped by what is known of
+    them; a step takes B_g of the N_g rows of each group, without what they lack, and their terms count N_g/B_g times in
+    one sum.
+
     data: an array or tensor of rows for the model's first argument, or a dict of them by argument; floating arrays become
         the default dtype. They are moved to the device whole. A map-style `torch.utils.data.Dataset`, or a `DataLoader` of
         one, is streamed: loaded batch by batch, with the loader's workers, while the device works; then only the first rows
@@ -90,6 +109,8 @@ def fit(
     transform: batch -> batch, tensors only, inside the step; at evaluation applied once, from a fixed seed.
     penalty: pair -> 0-d tensor in nats for the whole data set, e.g. a negative log prior of weights.
     clip_norm: largest global norm of the gradient.
+    group_size: rows a step of a group, by what it knows: {"y": 50} for the rows whose y is known, "" for those of which
+        nothing optional is. By default min(N_g, max(B/4, B N_g/N)). An epoch is one pass over the largest group.
     callbacks: called with the `Fit` after each epoch; one that returns True stops the fit.
     checkpoint: a new folder for the run, written every `checkpoint_every` seconds and at the end, on Ctrl-C and when the
         loss turns NaN. `resume=True` goes on with the fit in it: 2N epochs stopped at N and resumed equal the
@@ -130,6 +151,11 @@ def fit(
     if batch_size > rows:
         raise DataError(f"batch_size={batch_size} is larger than the {rows} training rows: use at most {rows}.")
     objective = as_loss(loss)
+    groups = _groups(pair, source)
+    sizes = [batch_size]
+    if len(groups) > 1 or group_size:
+        optional = [name for name, parameter in arguments(pair).items() if parameter.default is None]
+        sizes = group_sizes(groups, optional, batch_size, group_size or {})
     settings = {
         "epochs": epochs,
         "batch_size": batch_size,
@@ -138,6 +164,7 @@ def fit(
         "loss": to_spec(objective),
         "schedule": to_spec(schedule),
         "clip_norm": clip_norm,
+        **({"group_size": sizes} if len(groups) > 1 else {}),
         "patience": patience,
         "penalty": to_spec(penalty),
         "transform": to_spec(transform),
@@ -148,27 +175,47 @@ def fit(
         torch.manual_seed(seed)
         place(pair, where)
         source.place(where)
-        first = source.take(torch.arange(batch_size))
-        if transform is not None and not isinstance(transform_once(first, transform), dict):
+        groups = [Group(group.names, group.rows.to(where)) for group in groups]
+        firsts = [
+            {name: value for name, value in source.take(group.rows[:size]).items() if name in group.names}
+            for group, size in zip(groups, sizes)
+        ]
+        if transform is not None and not isinstance(transform_once(firsts[0], transform), dict):
             raise OptionError("transform takes a batch, a dict of tensors, and returns one: {**batch, 'x': changed}.")
         if held_out is not None:
             held_out = {name: value.to(where) for name, value in held_out.items()}
         with evaluating(pair):
             with pyro.validation_enabled(False):  # check_rows has the better words for unfit data
-                fitted.layout = describe(pair, transform_once(first, transform))
+                fitted.layout, *more = (describe(pair, transform_once(first, transform)) for first in firsts)
+            fitted.more_layouts = tuple(more)
             place(pair, where)
-            seen = [first if source.rows is None else source.rows, *([] if held_out is None else [held_out])]
-            _check_all(pair, first, seen, transform)
-            if fitted.layout.enumerates:
-                check_enumeration(pair, transform_once(take_rows(first, slice(0, 2)), transform), fitted.layout)
-            if getattr(objective, "num_particles", 1) > 1:
-                check_particles(pair, transform_once(take_rows(first, slice(0, 2)), transform), fitted.layout)
+            seen = [(first, group.rows) for first, group in zip(firsts, groups)]
+            if source.rows is not None:
+                seen = [(take_group(source.rows, group), group.rows) for group in groups]
+            if held_out is not None:
+                seen += [(take_group(held_out, group), group.rows) for group in group_rows(pair, held_out)]
+            _check_all(pair, firsts, seen, transform)
+            for first, layout in zip(firsts, fitted.layouts):
+                if layout.enumerates:
+                    check_enumeration(pair, transform_once(take_rows(first, slice(0, 2)), transform), layout)
+                if getattr(objective, "num_particles", 1) > 1:
+                    check_particles(pair, transform_once(take_rows(first, slice(0, 2)), transform), layout)
+            if len(groups) > 1:
+                _check_shared(pair, firsts[0], fitted.layout, objective)
+        parts = {
+            "index" if len(groups) == 1 else f"index of {','.join(group.names)}": Part(
+                group.names, len(group.rows), layout
+            )
+            for group, layout in zip(groups, fitted.layouts)
+        }
+        largest = max(range(len(groups)), key=lambda i: len(groups[i].rows))
         leaves = trainable(pair)
         if not leaves:
             raise OptionError("The pair has no parameter to train.")
         scheduled = as_schedule(schedule)
         dtype = next(iter(leaves.values())).dtype
-        steps = Step(0, rows / batch_size, epochs * rows // batch_size)
+        most, at_once = len(groups[largest].rows), sizes[largest]
+        steps = Step(0, most / at_once, epochs * most // at_once)
         weights = weights_at(scheduled, steps)
         precision = as_precision(precision, dtype)
         program = Program(
@@ -177,7 +224,7 @@ def fit(
                 pair,
                 objective,
                 rows,
-                fitted.layout,
+                parts,
                 source.rows,
                 transform=transform,
                 penalty=penalty,
@@ -192,7 +239,11 @@ def fit(
         if resume and engine == "auto" and _recorded(checkpoint, "device") == where.type:
             engine = _recorded(checkpoint, "engine") or engine
         chosen = choose_engine(engine, where, steps.total)
-        trainer = Trainer(fitted, program, scheduled, steps, source, held_out, chosen)
+        batches: Batches | GroupedBatches = Batches(rows, batch_size, seed, where)
+        if len(groups) > 1:
+            named = dict(zip(parts, groups))
+            batches = GroupedBatches({n: g.rows for n, g in named.items()}, dict(zip(parts, sizes)), seed, where)
+        trainer = Trainer(fitted, program, scheduled, steps, source, batches, held_out, chosen)
         settings |= {
             "engine": chosen,
             "precision": precision,
@@ -271,14 +322,49 @@ def _recorded(checkpoint: Any, setting: str) -> Any:
     return store.read_run(checkpoint).get("settings", {}).get(setting)
 
 
-def _check_all(pair: Any, first: Batch, data: list[Batch], transform: Transform | None) -> None:
-    """What can be known before the first step: of the pair on the first batch, and of every row."""
+def _groups(pair: Any, source: Resident | Stream) -> list[Group]:
+    """The rows by what is known of them. DataError for a stream of which that cannot be known before it is read."""
+    if source.rows is not None:
+        return group_rows(pair, source.rows)
+    first = source.take(torch.arange(min(256, source.num_rows)))
+    found = group_rows(pair, first)
+    if len(found) > 1 or len(found[0].names) < len(first):
+        raise DataError(
+            "Rows of which some lack an argument (-1, or NaN) are grouped, which needs all of them at hand: pass arrays or "
+            "tensors in place of a Dataset or DataLoader."
+        )
+    return [Group(found[0].names, torch.arange(source.num_rows))]
+
+
+def _check_shared(pair: Any, first: Batch, layout: Layout, objective: Any) -> None:
+    """PairError, or OptionError, for what belongs to no row and cannot be drawn in one group and used in all."""
+    if not layout.shared:
+        return
+    if isinstance(objective, IWELBO):
+        raise OptionError(
+            f"IWELBO weighs all rows together where they share {layout.shared[0]!r}, and here rows come in groups: use "
+            "Trace_ELBO."
+        )
     with fork_rng():
-        with pyro.validation_enabled(False):
-            check_fewer_rows(pair, transform_once(first, transform))
-        for batch in data:
-            check_rows(pair, batch, transform=transform)
-        check_gradients(pair, transform_once(first, transform))
+        guide = sample_sites(run(pair, first)[1])
+    for site in layout.sites:
+        if site.name in layout.shared and (site.enumerated or not guide[site.name]["fn"].has_rsample):
+            what = "enumerated" if site.enumerated else "not reparameterised"
+            raise PairError(
+                f"Site {site.name!r} belongs to no row and is {what}, and the rows come in groups, which share one draw: give "
+                "it a reparameterised family, or fit the groups apart."
+            )
+
+
+def _check_all(pair: Any, firsts: list[Batch], data: list[tuple[Batch, Tensor]], transform: Transform | None) -> None:
+    """What can be known before the first step: of the pair on the first batches, and of every row, with its number."""
+    with fork_rng():
+        for first in firsts:
+            with pyro.validation_enabled(False):
+                check_fewer_rows(pair, transform_once(first, transform))
+        for batch, numbers in data:
+            check_rows(pair, batch, transform=transform, numbers=numbers)
+        check_gradients(pair, [transform_once(first, transform) for first in firsts])
 
 
 def _make_optimizer(

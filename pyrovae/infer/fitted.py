@@ -5,16 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro
 import torch
+from torch import Tensor
 
-from pyrovae.check import Layout
+from pyrovae.check import Layout, describe
 from pyrovae.errors import DataError
-from pyrovae.pair import Batch, as_batch, evaluating, fork_rng, named_tensors, param_scope
+from pyrovae.pair import (
+    Batch,
+    as_batch,
+    evaluating,
+    fork_rng,
+    group_rows,
+    named_tensors,
+    param_scope,
+    take_group,
+)
 
 EVALUATION_SEED = 20_130_620
+
+
+class Part(NamedTuple):
+    """Rows that have the same arguments: where they stand in the data, (n,), and what the pair is made of for them."""
+
+    rows: Tensor
+    batch: Batch
+    layout: Layout
 
 
 @dataclass(repr=False)
@@ -23,7 +41,8 @@ class Fit:
 
     `history` has one dict per epoch (ELBO in nats per row, the KL weight left out); `settings` how the fit was run;
     `info` what the caller wanted kept with it. The weights are the modules' own, and bare `pyro.param`s live in `store`,
-    away from Pyro's global param store.
+    away from Pyro's global param store. `layout` is that of the rows with the fewest arguments; `more_layouts` are those of
+    the others, where some rows have an argument that others lack.
     """
 
     pair: Any
@@ -34,6 +53,7 @@ class Fit:
     transform: Callable[[Batch], Batch] | None = None
     info: dict[str, Any] = field(default_factory=dict)
     stopped: str = ""
+    more_layouts: tuple[Layout, ...] = ()
 
     def __repr__(self) -> str:
         last = f", ELBO {self.history[-1]['elbo']:.2f} nats per row" if self.history else ""
@@ -59,12 +79,22 @@ class Fit:
             tensors = named_tensors(self.pair, buffers=True)
         return next((t.device for t in tensors.values()), torch.device("cpu"))
 
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        return (self.layout, *self.more_layouts)
+
+    @property
+    def arguments(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Row shape and dtype of every argument that some rows of the fit had."""
+        return {name: what for layout in self.layouts for name, what in layout.arguments.items()}
+
     def batch(self, data: Any) -> Batch:
         """Bind data to the model's arguments, on the device of the weights. DataError when rows have another shape or
         dtype than those of the fit."""
-        batch = as_batch(self.pair, data, {name: dtype for name, (_, dtype) in self.layout.arguments.items()})
+        known = self.arguments
+        batch = as_batch(self.pair, data, {name: dtype for name, (_, dtype) in known.items()})
         for name, value in batch.items():
-            shape, dtype = self.layout.arguments.get(name, (tuple(value.shape[1:]), value.dtype))
+            shape, dtype = known.get(name, (tuple(value.shape[1:]), value.dtype))
             if tuple(value.shape[1:]) != shape or value.dtype != dtype:
                 raise DataError(
                     f"{name!r} must have rows of shape {shape} and dtype {str(dtype)[6:]} as in the fit, "
@@ -76,6 +106,31 @@ class Fit:
     def evaluation_batch(self, data: Any) -> Batch:
         """As `batch`, with the fit's transform applied once, from a fixed seed."""
         return transform_once(self.batch(data), self.transform)
+
+    def parts(self, data: Any, *, transformed: bool = True) -> list[Part]:
+        """The rows in groups of the same arguments, by `evaluation_batch` or by `batch`; `in_order` undoes it."""
+        batch = self.evaluation_batch(data) if transformed else self.batch(data)
+        found = []
+        for group in group_rows(self.pair, batch):
+            rows = take_group(batch, group)
+            found.append(Part(group.rows, rows, self.layout_of(rows)))
+        return found
+
+    def layout_of(self, batch: Batch) -> Layout:
+        """What the pair is made of for rows with these arguments; found by a run where the fit had no such rows."""
+        for layout in self.layouts:
+            if layout.arguments.keys() == batch.keys():
+                return layout
+        with fork_rng():
+            return describe(self.pair, batch)
+
+
+def in_order(parts: list[Part], found: list[Tensor], dim: int = 0) -> Tensor:
+    """What was found for the rows of each part, as the rows stand in the data."""
+    if len(parts) == 1:
+        return found[0]
+    order = torch.cat([part.rows for part in parts]).argsort()
+    return torch.cat(found, dim).index_select(dim, order.to(found[0].device))
 
 
 def transform_once(batch: Batch, transform: Callable[[Batch], Batch] | None) -> Batch:

@@ -13,18 +13,30 @@ from torch.overrides import TorchFunctionMode
 
 from pyrovae.check import Layout
 from pyrovae.errors import OptionError, PairError
+from pyrovae.handlers import Keep, settled
 from pyrovae.infer.objectives import Bound
-from pyrovae.pair import Batch
+from pyrovae.pair import Batch, Pair
 
 Transform = Callable[[Batch], Batch]
 PRECISIONS = ("float32", "bfloat16")
 
 
+@dataclass(frozen=True)
+class Part:
+    """A group of rows that have the same arguments: how many of all rows, and what the pair is made of for them."""
+
+    names: tuple[str, ...]
+    num_rows: int
+    layout: Layout
+
+
 @dataclass
 class MinibatchLoss:
-    """loss = -(objective - penalty) / num_rows, in nats per row.
+    """loss = -(sum over groups of the objective - penalty) / num_rows, in nats per row.
 
-    rows: all training rows on the device, of which inputs["index"] says which; None where the inputs are the rows.
+    rows: all training rows on the device, of which inputs[name of the group] says which; None where the inputs are the rows.
+    parts: the groups, by that name. The local terms of B of a group's N rows count N/B times; what belongs to no row is
+    drawn once, in the first group, used in all, and counted once.
     precision: "bfloat16" runs the products of matrices (linear layers, convolutions) of pair and transform in bfloat16;
     parameters, their results and all log-densities are float32.
     """
@@ -32,7 +44,7 @@ class MinibatchLoss:
     pair: Any
     loss: Callable[..., Bound]
     num_rows: int
-    layout: Layout
+    parts: dict[str, Part]
     rows: Batch | None = None
     transform: Transform | None = None
     penalty: Callable[[Any], Tensor] | None = None
@@ -40,15 +52,26 @@ class MinibatchLoss:
 
     def __call__(self, inputs: Batch, weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """(ELBO without weights, loss to descend), both 0-d."""
-        batch = inputs
-        if self.rows is not None:
-            batch = {name: value.index_select(0, inputs["index"]) for name, value in self.rows.items()}
+        bounds: list[Bound] = []
         with ExitStack() as stack:
             if self.precision == "bfloat16":
-                stack.enter_context(low_precision(next(iter(batch.values())).device))
-            if self.transform is not None:
-                batch = self.transform(batch)
-            bound = self.loss(self.pair, batch, num_rows=self.num_rows, kl_weight=weights.get("kl"), layout=self.layout)
+                stack.enter_context(low_precision(next(iter(inputs.values())).device))
+            pair = self.pair
+            for name, part in self.parts.items():
+                batch = inputs
+                if self.rows is not None:
+                    batch = {argument: self.rows[argument].index_select(0, inputs[name]) for argument in part.names}
+                if self.transform is not None:
+                    batch = self.transform(batch)
+                shared = Keep(part.layout.shared) if len(self.parts) > 1 and not bounds else None
+                if shared is not None and shared.names:
+                    pair = Pair(self.pair.model, shared(self.pair.guide))
+                bounds.append(
+                    self.loss(pair, batch, num_rows=part.num_rows, kl_weight=weights.get("kl"), layout=part.layout)
+                )
+                if shared is not None and shared.names:
+                    pair = Pair(settled(self.pair.model, shared.values), settled(self.pair.guide, shared.values))
+        bound = Bound(*(sum(values[1:], values[0]) for values in zip(*bounds)))
         descend = -bound.objective
         if self.penalty is not None:
             penalty = self.penalty(self.pair)

@@ -37,8 +37,8 @@ KLFunction = Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
 class Bound(NamedTuple):
     """A lower bound on log p(data), in nats for the whole data set.
 
-    `elbo`: the bound itself, detached, every KL weight left out. `objective`: what to ascend; its value is the weighted
-    bound, its gradient the estimator's (score-function surrogates included).
+    `elbo`: the bound itself, detached, every KL weight and every site marked `objective_only` left out. `objective`: what
+    to ascend; its value is the weighted bound, its gradient the estimator's (score-function surrogates included).
     """
 
     elbo: Tensor
@@ -73,7 +73,7 @@ def elbo(
     rows = terms.num_rows if num_rows is None else num_rows
     closed = kl is not None and _closed_form(terms)
     zero = torch.zeros((), device=_any(terms).device, dtype=_any(terms).dtype)
-    likelihood, latent, gradient_latent = zero, zero, zero
+    likelihood, latent, gradient_latent, beside = zero, zero, zero, zero
     divergences: dict[str, Tensor] = {}
     marginals = _marginals(terms, rows, split=kl_weight is not None or callable(kl))
     summed = {name for m in marginals for name in m.sites}  # their log p stands in a marginal
@@ -82,7 +82,11 @@ def elbo(
         p = term.p if term.name not in summed else None
         if term.q is None:
             if p is not None:
-                likelihood = likelihood + weight * _expected(p, term, terms, p.scaled).sum()
+                part = weight * _expected(p, term, terms, p.scaled).sum()
+                if term.objective_only:
+                    beside = beside + part
+                else:
+                    likelihood = likelihood + part
             continue
         divergence = _kl(term) if closed and p is not None and term.enum_dim is None else None
         if divergence is not None:
@@ -131,11 +135,11 @@ def elbo(
         latent = gradient_latent
     if kl_weight is not None:
         latent, gradient_latent = kl_weight * latent, kl_weight * gradient_latent
-    weighted = (likelihood + latent) / terms.num_particles
+    weighted = (likelihood + beside + latent) / terms.num_particles
     scores = _score_surrogate(terms, rows, kl_weight, marginals)
     if scores is None:
         return Bound(value, weighted)
-    surrogate = (likelihood + gradient_latent + scores) / terms.num_particles
+    surrogate = (likelihood + beside + gradient_latent + scores) / terms.num_particles
     return Bound(value, weighted.detach() + surrogate - surrogate.detach())
 
 

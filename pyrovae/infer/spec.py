@@ -22,6 +22,9 @@ BUILT_HERE = ("pyrovae.",)
 ROOMS = ("nets", "families", "priors", "conditionals", "distributions", "models", "infer.transforms", "infer.schedules")
 PARTS = tuple(f"pyrovae.{room}." for room in ROOMS)
 ACTIVATIONS = ("torch.nn.modules.",)
+IDENTITY = (
+    f"{nn.Identity.__module__}.{nn.Identity.__qualname__}"  # a condition that is its own code; takes any arguments
+)
 DISTRIBUTIONS = ("pyro.distributions.", "torch.distributions.")
 
 
@@ -65,6 +68,8 @@ def _write(value: Any, path: str, seen: dict[int, str]) -> Any:
     if isinstance(value, Distribution):
         return _write_distribution(value, path, seen)
     name = _path(type(value))
+    if name == IDENTITY:
+        return {"class": name, "args": {}}
     if not name.startswith(BUILT_HERE) or "<locals>" in name:
         return {"external": _path(value) if inspect.isroutine(value) else name}
     if id(value) in seen:
@@ -121,7 +126,7 @@ def _read(spec: Any, path: str, built: dict[str, Any]) -> Any:
             "pv.load(folder, pair=...)."
         )
     args = {name: _read(v, f"{path}.{name}", built) for name, v in spec["args"].items()}
-    cls = _class(spec["class"], PARTS + DISTRIBUTIONS)
+    cls = _class(spec["class"], (*PARTS, *DISTRIBUTIONS, IDENTITY))
     spread = next(
         (p.name for p in inspect.signature(cls.__init__).parameters.values() if p.kind is p.VAR_POSITIONAL), ""
     )

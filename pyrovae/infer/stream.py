@@ -40,9 +40,9 @@ class Resident:
     def begin(self, coming: Sequence[Tensor]) -> None:
         """Told before an epoch, or the rest of one, which batches will be asked for."""
 
-    def inputs(self, index: Tensor) -> Batch:
+    def inputs(self, index: Tensor | dict[str, Tensor]) -> Batch:
         """What a step takes for the next batch, whose rows are `index`."""
-        return {"index": index}
+        return index if isinstance(index, dict) else {"index": index}
 
     def fingerprint(self) -> dict[str, Any]:
         assert self.rows is not None
@@ -105,7 +105,7 @@ class Stream:
         self._coming[:] = [[self.kept[i] for i in index.tolist()] for index in coming]
         self._batches = iter(self.loader)
 
-    def inputs(self, index: Tensor) -> Batch:
+    def inputs(self, index: Tensor | dict[str, Tensor]) -> Batch:
         assert self._batches is not None
         return self._bind(next(self._batches))
 

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from pyrovae.errors import CheckpointError, NotFiniteError, OptionError
 from pyrovae.infer import checkpoint as store
-from pyrovae.infer.batches import Batches
+from pyrovae.infer.batches import Batches, GroupedBatches
 from pyrovae.infer.chunks import chunk_size, chunks
 from pyrovae.infer.console import progress_bar, stop_on_interrupt
 from pyrovae.infer.denormals import flushed_denormals
 from pyrovae.infer.engine import Program, make_engine
-from pyrovae.infer.fitted import EVALUATION_SEED, Fit, transform_once
+from pyrovae.infer.fitted import EVALUATION_SEED, Fit, Part
 from pyrovae.infer.objectives import global_bound, row_bounds
 from pyrovae.infer.schedules import Schedule, Step, weights_at
 from pyrovae.infer.stream import Resident, Stream
@@ -28,6 +28,20 @@ from pyrovae.infer.tracing import Traced
 from pyrovae.pair import Batch, fork_rng, named_tensors, num_rows, take_rows
 
 Callback = Callable[[Fit], bool | None]
+
+
+class _HeldOut:
+    """How the bounds of held-out rows of the same arguments are computed: in chunks of one size, by one graph."""
+
+    def __init__(self, fitted: Fit, part: Part, traces: bool) -> None:
+        self.fitted, self.layout = fitted, part.layout
+        self.chunk = min(num_rows(part.batch), chunk_size(fitted.pair, part.batch))
+        self.evaluate = Traced(self.bounds, (fitted.pair,)) if traces else self.bounds
+
+    def bounds(self, rows: Batch) -> list[Tensor]:
+        """Each row's share of the ELBO, and that of what all rows share."""
+        found = terms(self.fitted.pair, rows, layout=self.layout)
+        return [row_bounds(found)[0], global_bound(found)]
 
 
 class Trainer:
@@ -40,18 +54,19 @@ class Trainer:
         schedule: Schedule,
         steps: Step,
         source: Resident | Stream,
+        batches: Batches | GroupedBatches,
         held_out: Batch | None,
         engine: str,
     ) -> None:
         self.fitted, self.program, self.schedule, self.held_out = fitted, program, schedule, held_out
         self.engine = make_engine(engine, program)
-        self.evaluate = Traced(self._bounds, (fitted.pair,)) if engine != "eager" else self._bounds
+        self.traces = engine != "eager"
         self.steps = steps
         self.weights = weights_at(schedule, steps).keys()
         self.source, self.device = source, source.device
         settings = fitted.settings
         self.num_rows = source.num_rows
-        self.batches = Batches(self.num_rows, settings["batch_size"], settings["seed"], self.device)
+        self.batches = batches
         self.epochs, self.patience = settings["epochs"], settings["patience"]
         self.step = 0
         self.epoch_elbos: list[Tensor] = []  # of the epoch under way; read by the host once an epoch
@@ -60,7 +75,7 @@ class Trainer:
         self.best: dict[str, Tensor] | None = None
         self.best_elbo = -float("inf")
         self.best_epoch = 0
-        self.held_out_chunk = 0  # found at the first epoch
+        self.held_out_parts: list[_HeldOut] = []  # found at the first epoch
         self.identity: dict[str, Any] = {}
         self.last_good: tuple[dict[str, Tensor], dict[str, Any]] | None = None
 
@@ -150,25 +165,21 @@ class Trainer:
         global terms over the number of training rows: what the training ELBO is, of other rows. Nats per row."""
         assert self.held_out is not None
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        left = num_rows(self.held_out)
         with self.fitted.evaluation_mode(), fork_rng():
             torch.manual_seed(EVALUATION_SEED)
-            seen = transform_once(self.held_out, self.fitted.transform)
-            if not self.held_out_chunk:
-                self.held_out_chunk = min(left, chunk_size(self.fitted.pair, seen))
-            for rows in chunks(seen, self.held_out_chunk):
-                # the last chunk is filled up with rows that do not count, so that one graph serves all
-                fill = torch.arange(self.held_out_chunk, device=self.device) % num_rows(rows)
-                bounds, shared = self.evaluate(take_rows(rows, fill))
-                total += bounds[: min(left, self.held_out_chunk)].double().sum()
-                left -= num_rows(rows)
+            parts = self.fitted.parts(self.held_out)
+            if not self.held_out_parts:
+                self.held_out_parts = [_HeldOut(self.fitted, part, self.traces) for part in parts]
+            for held, part in zip(self.held_out_parts, parts):
+                left = num_rows(part.batch)
+                for rows in chunks(part.batch, held.chunk):
+                    # the last chunk is filled up with rows that do not count, so that one graph serves all
+                    fill = torch.arange(held.chunk, device=self.device) % num_rows(rows)
+                    bounds, shared = held.evaluate(take_rows(rows, fill))
+                    total += bounds[: min(left, held.chunk)].double().sum()
+                    left -= num_rows(rows)
         # Global latents count as in training: once for all training rows.
         return total.item() / num_rows(self.held_out) + shared.item() / self.num_rows
-
-    def _bounds(self, rows: Batch) -> list[Tensor]:
-        """Each row's share of the ELBO, and that of what all rows share."""
-        found = terms(self.fitted.pair, rows, layout=self.fitted.layout)
-        return [row_bounds(found)[0], global_bound(found)]
 
     # stopping
 

@@ -11,15 +11,22 @@ from torch.distributions import constraints
 
 from pyrovae.errors import DataError, PairError
 from pyrovae.infer.chunks import chunk_size, chunks
-from pyrovae.pair import Batch, distribution_name, run, sample_sites
+from pyrovae.pair import Batch, distribution_name, num_rows, run, sample_sites
 
 
-def check_rows(pair: Any, batch: Batch, *, transform: Any = None, strict: bool = True) -> None:
+def check_rows(
+    pair: Any, batch: Batch, *, transform: Any = None, strict: bool = True, numbers: Tensor | None = None
+) -> None:
     """Run the pair once over all rows: DataError for values outside a likelihood's support, and for missing or infinite
-    values where they make a log-density undefined; with `strict`, PairError if one is not finite for good data."""
+    values where they make a log-density undefined; with `strict`, PairError if one is not finite for good data.
+
+    `numbers`: where these rows stand in the data, (N,), for the words of an error.
+    """
+    if numbers is None:
+        numbers = torch.arange(num_rows(batch))
     check = getattr(transform, "check", None)
     if check is not None:
-        _check_missing_before(batch, transform)
+        _check_missing_before(batch, transform, numbers)
         check(batch)
     start, chunk = 0, chunk_size(pair, batch)
     with torch.no_grad(), pyro.validation_enabled(False):
@@ -27,11 +34,11 @@ def check_rows(pair: Any, batch: Batch, *, transform: Any = None, strict: bool =
             seen = transform(rows) if transform is not None else rows
             for name, node in sample_sites(run(pair, seen)[0]).items():
                 if node["is_observed"] and isinstance(node["value"], Tensor):
-                    _check_site(name, node, rows, start, strict)
+                    _check_site(name, node, rows, numbers[start : start + chunk], strict)
             start += chunk
 
 
-def _check_site(name: str, node: Any, rows: Batch, start: int, strict: bool) -> None:
+def _check_site(name: str, node: Any, rows: Batch, numbers: Tensor, strict: bool) -> None:
     value, fn = node["value"], node["fn"]
     inside = _elementwise_support(fn).check(value)
     if not bool(inside.all()):
@@ -41,7 +48,7 @@ def _check_site(name: str, node: Any, rows: Batch, start: int, strict: bool) -> 
         inside = inside | ~finite
     if not bool(inside.all()):
         bad = (~inside).nonzero()[0].tolist()
-        where = f"row {start + bad[0]}" + (f", column {bad[1]}" if len(bad) > 1 else "")
+        where = f"row {int(numbers[bad[0]])}" + (f", column {bad[1]}" if len(bad) > 1 else "")
         support, like = _elementwise_support(fn), value[finite]
         if hasattr(support, "of_column"):  # each column has a support of its own
             support, like = support.of_column(bad[-1]), value[..., bad[-1]][finite[..., bad[-1]]]
@@ -54,7 +61,7 @@ def _check_site(name: str, node: Any, rows: Batch, start: int, strict: bool) -> 
     if is_finite(log_prob):
         return
     for argument, given in rows.items():
-        _check_missing(argument, given, start)
+        _check_missing(argument, given, numbers)
     if not strict:
         return
     raise PairError(
@@ -63,7 +70,7 @@ def _check_site(name: str, node: Any, rows: Batch, start: int, strict: bool) -> 
     )
 
 
-def _check_missing(argument: str, given: Tensor, start: int) -> None:
+def _check_missing(argument: str, given: Tensor, numbers: Tensor) -> None:
     if is_finite(given):
         return
     bad = ~torch.isfinite(given)
@@ -77,14 +84,14 @@ def _check_missing(argument: str, given: Tensor, start: int) -> None:
     )
     raise DataError(
         f"{argument!r} holds {int(bad.sum())} {kind} in {int(rows.sum())} rows (the first is row "
-        f"{start + int(rows.nonzero()[0])}), and this model does not take them. {cure}"
+        f"{int(numbers[int(rows.nonzero()[0])])}), and this model does not take them. {cure}"
     )
 
 
-def _check_missing_before(batch: Batch, transform: Any) -> None:
+def _check_missing_before(batch: Batch, transform: Any, numbers: Tensor) -> None:
     for argument, given in batch.items():
         if argument == getattr(transform, "argument", argument):
-            _check_missing(argument, given, 0)
+            _check_missing(argument, given, numbers)
 
 
 def is_finite(values: Tensor) -> bool:

@@ -1,0 +1,355 @@
+"""Rows of which some lack an argument: one sum, in which each is counted rightly, and nothing is computed in vain."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from programs import CLASSES, adgm, binary, labels, ssvae
+from torch import Tensor, nn
+
+import pyrovae as pv
+import pyrovae.families as fam
+from pyrovae.check import describe
+from pyrovae.infer.batches import GroupedBatches, group_sizes
+from pyrovae.infer.minibatch import MinibatchLoss, Part
+from pyrovae.pair import group_rows
+
+
+def minibatch(pair: Any, data: dict[str, Tensor], loss: Any = None) -> tuple[MinibatchLoss, dict[str, Tensor]]:
+    """The loss of a step that takes all rows, and its inputs."""
+    parts, inputs = {}, {}
+    for number, group in enumerate(group_rows(pair, data)):
+        rows = {name: data[name][group.rows] for name in group.names}
+        parts[str(number)] = Part(group.names, len(group.rows), describe(pair, rows))
+        inputs[str(number)] = group.rows
+    made = MinibatchLoss(pair, loss or pv.Trace_ELBO(), len(data["x"]), parts, data)
+    return made, inputs
+
+
+def by_hand(pair: pv.SSVAE, x: Tensor, y: Tensor, noise: Tensor) -> Tensor:
+    """-(1/N) of the sum over rows of M2's bounds, with z = m + s * noise: Kingma et al. 2014, equations 6 to 9."""
+    eye = torch.eye(CLASSES, dtype=x.dtype)
+
+    def joint(code: Tensor, y: Tensor, x: Tensor, noise: Tensor) -> Tensor:  # the bound on log p(x, y), (n,)
+        q = pair.encoder(x, code)
+        z = q.base_dist.loc + q.base_dist.scale * noise
+        log_p = pair.prior().log_prob(z) + pair.likelihood(z, code).log_prob(x) + math.log(1 / CLASSES)
+        return log_p - q.log_prob(z)
+
+    total = x.new_zeros(())
+    known = y >= 0
+    if known.any():
+        code = eye[y[known]]
+        total = total + joint(code, y[known], x[known], noise[0, known]).sum()
+        total = total + pair.alpha * pair.classifier(x[known]).log_prob(y[known]).sum()
+    if (~known).any():
+        u = x[~known]
+        q = pair.classifier(u).probs
+        for c in range(CLASSES):
+            bound = joint(eye[c].expand(len(u), -1), torch.full((len(u),), c), u, noise[c, ~known])
+            total = total + (q[:, c] * (bound - q[:, c].log())).sum()
+    return -total / len(x)
+
+
+class Noise(pyro.poutine.messenger.Messenger):  # type: ignore[misc]
+    """Draw z = m + s * noise from given noise: (C, N, L), of which labelled rows take the first."""
+
+    def __init__(self, noise: Tensor) -> None:
+        super().__init__()
+        self.noise = noise
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] == "z" and not msg["done"]:
+            q = msg["fn"].base_dist
+            noise = self.noise if q.loc.dim() == 3 else self.noise[0]
+            msg["value"], msg["done"] = q.loc + q.scale * noise, True
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("known", [0, 15, 40], ids=["unlabelled", "mixed", "labelled"])
+def test_it_equals_the_sum_over_classes_written_by_hand(known: int, dtype: torch.dtype, tolerance: float) -> None:
+    torch.set_default_dtype(dtype)
+    try:
+        pair = ssvae(alpha=3.0)
+        data = {"x": binary(), "y": labels(known=known)}
+        noise = torch.randn(CLASSES, 40, 2)
+
+        class Fixed(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.pair = pair
+
+            def model(self, x: Tensor, y: Tensor | None = None) -> Any:
+                return pair.model(x, y)
+
+            def guide(self, x: Tensor, y: Tensor | None = None) -> Any:
+                mine = noise[:, data["y"] >= 0] if y is not None else noise[:, data["y"] < 0]
+                return Noise(mine)(pair.guide)(x, y)
+
+        loss, inputs = minibatch(Fixed(), data)
+        found = loss(inputs, {})[1]
+        wanted = by_hand(pair, data["x"], data["y"], noise)
+        ours = torch.autograd.grad(found, list(pair.parameters()), allow_unused=True)
+        theirs = torch.autograd.grad(wanted, list(pair.parameters()), allow_unused=True)
+        assert (found - wanted).abs() <= tolerance * wanted.abs()
+        for a, b in zip(ours, theirs):
+            assert (a is None) == (b is None)
+            if a is not None and b is not None:
+                assert (a - b).abs().max() <= tolerance * b.abs().max().clamp_min(1.0)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_labelled_rows_are_decoded_once_and_unlabelled_ones_once_for_each_class() -> None:
+    pair = ssvae()
+    data = {"x": binary(), "y": labels(known=12)}
+    decoded = []
+    pair.likelihood.register_forward_hook(lambda module, parents, out: decoded.append(out.batch_shape.numel()))
+    loss, inputs = minibatch(pair, data)
+    decoded.clear()
+    loss(inputs, {})
+    assert sorted(decoded) == [12, 28 * CLASSES]
+
+
+@pytest.mark.parametrize("build", [ssvae, adgm])
+def test_the_density_does_not_depend_on_alpha(build: Any) -> None:
+    data = {"x": binary(), "y": labels(known=12)}
+    pair = build()
+    fitted = pv.fit(pair, data, epochs=1, batch_size=20, seed=0)
+    found = []
+    for alpha in (0.1, 1000.0):
+        pair.alpha = alpha
+        found.append((pv.log_likelihood(fitted, data, 20, seed=0), minibatch(pair, data)[0]))
+    assert torch.equal(found[0][0], found[1][0])
+    inputs = minibatch(pair, data)[1]
+    values = []
+    for alpha, (_, loss) in zip((0.1, 1000.0), found):
+        pair.alpha = alpha
+        torch.manual_seed(3)
+        values.append(loss(inputs, {}))
+    assert values[0][0] == values[1][0]  # the bound that the history shows
+    assert values[0][1] < values[1][1]  # the loss, which counts the classifier's term
+
+
+class Coin(nn.Module):
+    """p(y) p(x|y) with nothing drawn, so that every loss is exact: x: (N,), y: (N,) or None."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loc, self.net = nn.Parameter(torch.tensor([-1.0, 1.5])), nn.Linear(1, 2)
+
+    def model(self, x: Tensor, y: Tensor | None = None) -> None:
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Categorical(torch.tensor([0.3, 0.7])), obs=y)
+            pyro.sample("x", dist.Normal((pv.nets.one_hot(y, 2) * self.loc).sum(-1), 1.0), obs=x)
+
+    def guide(self, x: Tensor, y: Tensor | None = None) -> None:
+        if y is None:
+            with pyro.plate("data", len(x)):
+                logits = self.net(x[..., None])
+                pyro.sample("y", dist.Categorical(logits=logits), infer={"enumerate": "parallel"})
+
+
+def test_labelled_rows_drawn_more_often_leave_the_bound_unbiased() -> None:
+    pair = Coin()
+    data = {"x": torch.randn(20), "y": torch.tensor([0, 1, 1, 0] + [-1] * 16)}
+    loss, inputs = minibatch(pair, data)
+    whole = loss(inputs, {})
+    # every pair of one labelled and four unlabelled rows in turn, where a step in proportion would have one in five
+    found = [
+        loss({"0": inputs["0"][4 * (i % 4) : 4 * (i % 4) + 4], "1": inputs["1"][j : j + 1]}, {})
+        for i in range(4)
+        for j in range(4)
+    ]
+    for k in (0, 1):
+        assert torch.stack([values[k] for values in found]).mean().item() == pytest.approx(whole[k].item(), rel=1e-6)
+
+
+class Shared(nn.Module):
+    """p(m) prod p(x|m) p(y|m), m global, y known in some rows: conjugate, so that its posterior is known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loc, self.log_scale = nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(()))
+
+    def model(self, x: Tensor, y: Tensor | None = None) -> None:
+        m = pyro.sample("m", dist.Normal(torch.zeros(()), 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(m, 2.0), obs=x)
+            if y is not None:
+                pyro.sample("y", dist.Normal(m, 1.0), obs=y)
+
+    def guide(self, x: Tensor, y: Tensor | None = None) -> None:
+        pyro.sample("m", dist.Normal(self.loc, self.log_scale.exp()))
+
+
+def test_what_belongs_to_no_row_is_drawn_once_and_counted_once() -> None:
+    x = 0.7 + 2 * torch.randn(60)
+    y = torch.where(torch.arange(60) < 20, 0.7 + torch.randn(60), torch.nan)
+    pair = Shared()
+    loss, inputs = minibatch(pair, {"x": x, "y": y})
+    torch.manual_seed(0)
+    m = dist.Normal(pair.loc, pair.log_scale.exp()).rsample().detach()
+    wanted = -(
+        dist.Normal(0.0, 1.0).log_prob(m)
+        - dist.Normal(pair.loc, 1.0).log_prob(m)
+        + dist.Normal(m, 2.0).log_prob(x).sum()
+        + dist.Normal(m, 1.0).log_prob(y[:20]).sum()
+    )
+    torch.manual_seed(0)
+    assert loss(inputs, {})[1].item() == pytest.approx(wanted.item() / 60, rel=1e-5)
+
+    precision = 1 + 60 / 4 + 20
+    exact = (x.sum() / 4 + y[:20].sum()) / precision, precision**-0.5
+    fitted = pv.fit(
+        pair, {"x": x, "y": y}, epochs=400, batch_size=30, schedule=pv.schedules.one_cycle(0.05), seed=1,
+        loss=pv.Trace_ELBO(10),
+    )  # fmt: skip
+    assert fitted.layout.shared == ["m"]
+    assert pair.loc.item() == pytest.approx(exact[0].item(), abs=0.03)
+    assert pair.log_scale.exp().item() == pytest.approx(exact[1], rel=0.1)
+
+
+def test_answers_stand_where_their_rows_stand() -> None:
+    data = {"x": binary(), "y": labels(known=40)}
+    data["y"][torch.arange(40) % 3 != 0] = -1
+    fitted = pv.fit(ssvae(), data, epochs=2, batch_size=20, seed=0, transform=None)
+    known = data["y"] >= 0
+    several = pv.importance(fitted, data, 4000, seed=0)
+    for rows in (known, ~known):
+        alone = pv.importance(fitted, {n: v[rows] for n, v in data.items()}, 4000, seed=1)
+        apart = (several.log_likelihood[rows] - alone.log_likelihood).abs()
+        error = (several.standard_error[rows].square() + alone.standard_error.square()).sqrt()
+        assert (apart < 6 * error + 1e-3).all()  # 40 rows at 6 sd: one false alarm in 10^7
+    one = {n: v[:1] for n, v in data.items()}
+    assert torch.allclose(pv.encode(fitted, data, site="z")[:1], pv.encode(fitted, one, site="z"), atol=1e-5)
+    assert pv.posterior(fitted, data, 3, site="z", num_particles=5).shape == (3, 40, 2)
+    without = {"x": data["x"]}
+    assert (pv.log_likelihood(fitted, without, 50, seed=0) > pv.log_likelihood(fitted, data, 50, seed=0))[known].all()
+
+
+def test_a_run_is_saved_with_the_layouts_of_all_groups(tmp_path: Path) -> None:
+    data = {"x": binary(), "y": labels(known=12)}
+    fitted = pv.fit(ssvae(), data, epochs=1, batch_size=20, seed=0)
+    assert [sorted(layout.arguments) for layout in fitted.layouts] == [["x"], ["x", "y"]]
+    pv.save(fitted, tmp_path / "run")
+    loaded = pv.load(tmp_path / "run")
+    assert loaded.layouts == fitted.layouts
+    assert pv.generate(loaded, 4, given={"y": torch.tensor([0, 1, 2, 0])}).shape == (4, 6)
+
+
+def test_rows_of_a_step_and_epochs() -> None:
+    pair = ssvae()
+    data = {"x": binary(), "y": labels(known=8)}
+    default = pv.fit(pair, data, epochs=2, batch_size=20, seed=0)
+    assert default.settings["group_size"] == [16, 5]
+    chosen = pv.fit(pair, data, epochs=3, batch_size=20, seed=0, group_size={"y": 8})
+    assert chosen.settings["group_size"] == [16, 8]
+    assert chosen.history[-1]["steps"] == 6  # an epoch is a pass over the 32 unlabelled rows
+    groups = group_rows(pair, data)
+    batches = GroupedBatches({g.names[-1]: g.rows for g in groups}, {"x": 16, "y": 5}, seed=0)
+    seen: dict[str, list[int]] = {"x": [], "y": []}
+    for _ in range(4):
+        batches.begin_epoch()
+        while len(batches):
+            for name, index in batches.deal().items():
+                seen[name] += index.tolist()
+    assert sorted(seen["x"]) == sorted(4 * list(range(8, 40)))
+    assert set(seen["y"]) == set(range(8)) and max(map(seen["y"].count, range(8))) - 5 <= 1
+
+
+def test_engines_take_the_same_steps() -> None:
+    data = {"x": binary(), "y": labels(known=12)}
+    reached = []
+    for engine in ("eager", "traced"):
+        torch.manual_seed(0)
+        fitted = pv.fit(ssvae(), data, epochs=4, batch_size=20, seed=0, validation=data, engine=engine)
+        assert "engine_notes" not in fitted.settings
+        reached.append([h[name] for h in fitted.history for name in ("elbo", "validation_elbo")])
+    assert reached[0] == pytest.approx(reached[1], rel=1e-4)
+
+
+def test_what_cannot_be_is_said() -> None:
+    x, y = binary(), labels(known=12)
+
+    def refuses(error: type[Exception], words: str, data: Any = None, pair: Any = None, **options: Any) -> None:
+        with pytest.raises(error, match=words):
+            pv.fit(pair or ssvae(), data or {"x": x, "y": y}, **{"epochs": 1, "batch_size": 20, "seed": 0, **options})
+
+    refuses(pv.OptionError, "group_size names 'w'", group_size={"w": 5})
+    refuses(pv.OptionError, "from 1 to 12", group_size={"y": 13})
+    refuses(pv.OptionError, "from 1 to 12", group_size={"y": 0})
+    rows = torch.utils.data.TensorDataset(x, y)
+    refuses(pv.DataError, "pass arrays", data=rows)
+    measured = {"x": torch.randn(20), "y": torch.where(torch.arange(20) < 5, torch.randn(20), torch.nan)}
+    refuses(pv.OptionError, "come in groups: use Trace_ELBO", data=measured, pair=Shared(), loss=pv.IWELBO(3))
+    with pytest.raises(pv.DataError, match="known"):
+        fitted = pv.fit(ssvae(), {"x": x, "y": y}, epochs=1, batch_size=20, seed=0)
+        pv.generate(fitted, 2, given={"y": torch.tensor([0, -1])})
+    with pytest.raises(pv.OptionError, match="positive"):
+        ssvae(alpha=0.0)
+    wrong = y.clone()
+    wrong[9] = 7
+    refuses(pv.DataError, "the first is 7 in row 9", data={"x": x, "y": wrong})
+    wrong[:9] = -1  # row 9 is now the first of its group, and row 9 of the data
+    refuses(pv.DataError, "the first is 7 in row 9", data={"x": x, "y": wrong})
+
+
+def test_what_is_shared_must_be_reparameterised() -> None:
+    class Switch(Shared):
+        def model(self, x: Tensor, y: Tensor | None = None) -> None:
+            m = pyro.sample("m", dist.Poisson(torch.ones(())))
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Normal(m, 2.0), obs=x)
+                if y is not None:
+                    pyro.sample("y", dist.Normal(m, 1.0), obs=y)
+
+        def guide(self, x: Tensor, y: Tensor | None = None) -> None:
+            pyro.sample("m", dist.Poisson(self.log_scale.exp() + self.loc.exp()))
+
+    measured = {"x": torch.randn(20), "y": torch.where(torch.arange(20) < 5, torch.randn(20), torch.nan)}
+    with pytest.raises(pv.PairError, match="not reparameterised"):
+        pv.fit(Switch(), measured, epochs=1, batch_size=10)
+
+
+def test_at_most_eight_groups_and_no_row_of_nothing() -> None:
+    class Many(nn.Module):
+        def model(self, a: Any = None, b: Any = None, c: Any = None, d: Any = None) -> None: ...
+
+        guide = model
+
+    batch = {n: torch.where(torch.rand(400) < 0.5, torch.randn(400), torch.nan) for n in "abcd"}
+    with pytest.raises(pv.DataError, match="at most 8"):
+        group_rows(Many(), batch)
+    with pytest.raises(pv.DataError, match="nothing observed"):
+        group_rows(Many(), {n: v for n, v in batch.items() if n in "ab"})
+    assert group_sizes(group_rows(ssvae(), {"x": binary(), "y": labels(known=1)}), ["y"], 8, {}) == [8, 1]
+
+
+def test_check_pair_takes_rows_of_both_kinds() -> None:
+    layout = pv.check_pair(ssvae(), {"x": binary(), "y": labels(known=12)})
+    assert {s.name: s.enumerated for s in layout.sites} == {"y": "guide", "z": None, "x": None}
+    broken = ssvae()
+    broken.classifier = pv.mlp(6, fam.Categorical((), CLASSES + 1), hidden=(8,))
+    with pytest.raises(pv.PairError):
+        pv.check_pair(broken, {"x": binary(), "y": labels(known=12)})
+
+
+def test_a_classifier_learns_through_the_graph() -> None:
+    """Two clusters with one labelled row each: the unlabelled ones carry the labels over."""
+    torch.manual_seed(1)
+    which = torch.arange(200) % 2
+    x = torch.bernoulli(torch.where(which[:, None] == 1, 0.85, 0.15).expand(200, 6))
+    y = torch.full((200,), -1)
+    y[:2] = which[:2]
+    pair = pv.SSVAE(
+        pv.priors.Categorical(2), pv.priors.StandardNormal(1), pv.mlp((1, 2), fam.Bernoulli(6), hidden=(16,)),
+        pv.mlp((6, 2), fam.Normal(1), hidden=(16,)), pv.mlp(6, fam.Categorical((), 2), hidden=(16,)), pv.nets.OneHot(2),
+    )  # fmt: skip
+    fitted = pv.fit(pair, {"x": x, "y": y}, epochs=80, batch_size=50, learning_rate=0.01, seed=0)
+    found = pv.encode(fitted, {"x": x}, site="y")
+    assert (found == which).double().mean() > 0.9
