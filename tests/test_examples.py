@@ -16,6 +16,8 @@ SAYS = {
     "own_family.py": "saved and loaded, the largest difference is 0.0e+00",
     "label_few.py": "semi-supervised : ",
     "counts.py": "ZeroInflatedNegativeBinomial",
+    "clustering.py": "clusters chosen, ",
+    "joint_codes.py": "traversals in joint-codes-dear-z.png",
     "conditional.py": "of 500 digits asked for, a classifier of real ones reads ",
     "structured_output.py": "1 column     log p(x | c): network ",
     "mixed_table.py": "missing kind    guessed right: ",
