@@ -21,6 +21,8 @@ SAYS = {
     "conditional.py": "of 500 digits asked for, a classifier of real ones reads ",
     "structured_output.py": "1 column     log p(x | c): network ",
     "mixed_table.py": "missing kind    guessed right: ",
+    "semi_supervised.py": "ADGM     q(y|x) ",
+    "partly_measured.py": "grades off by, on average: SSVAE ",
     "plain_functions.py": "probabilistic PCA in closed form: ",
 }
 
