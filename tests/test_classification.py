@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import pyrovae as pv
 import pyrovae.families as fam
 from pyrovae.check import describe
-from pyrovae.criticism import classification
+from pyrovae.criticism import importance as importance_module
 from pyrovae.infer import chunks as chunking
 from pyrovae.infer.objectives import guide_probabilities
 from pyrovae.pair import param_scope
@@ -67,7 +67,7 @@ def test_exact_where_the_guide_of_z_is(chunk: int | None, monkeypatch: pytest.Mo
     """Constant weights: Bayes' rule comes out whatever q(y | x) is, with no error, and in chunks of any size."""
     if chunk is not None:
         monkeypatch.setattr(chunking, "CHUNK_ELEMENTS", chunk)
-        monkeypatch.setattr(classification, "WEIGHT_ELEMENTS", 4 * chunk)
+        monkeypatch.setattr(importance_module, "WEIGHT_ELEMENTS", 100 * chunk)
     pair, x = Blobs(), rows()
     found = pv.classify(unfitted(pair, x), x, num_samples=5)
     wanted = pair.posterior(x)
@@ -457,7 +457,7 @@ def test_traced_runs_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for engine in ("eager", "traced"):
         fitted.settings["engine"] = engine
-        monkeypatch.setattr(classification, "TRACE_FROM", 2)
+        monkeypatch.setattr(importance_module, "TRACE_FROM", 2)
         found.append(pv.classify(fitted, x, num_samples=50))
     torch.testing.assert_close(found[0].joint, found[1].joint, rtol=0, atol=1e-6)
 

@@ -9,8 +9,7 @@ are remedies for clusters that die early; each is fitted with the first seed and
 with the best log p(x) of 1,000 validation rows (50 draws) is fitted with every K and every seed. Labels choose nothing.
 
 Accuracy is that of the guide's q(y | x) on test rows. K = 10: clusters are matched with digits, one to one (Kuhn 1955), on
-training rows; other K: each cluster is the digit that most of its training rows are. Published, K = 10: about 0.8, with more
-epochs and larger nets (Rui Shu 2016; Dilokthanakul et al. 2016, arXiv:1611.02648).
+training rows; other K: each cluster is the digit that most of its training rows are.
 
 Writes benchmarks/results/clusters-DEVICE.json, fit by fit; fits that are there are kept unless --again.
 """

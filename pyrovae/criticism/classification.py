@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyrovae.check import Layout, check_particles, describe
+from pyrovae.check import Layout, describe
 from pyrovae.criticism.acquisition import entropy
+from pyrovae.criticism.importance import weight_blocks
 from pyrovae.errors import NotFiniteError, OptionError, PairError
-from pyrovae.infer import chunks as chunking
 from pyrovae.infer.fitted import Fit, in_order, seeded, transform_once
 from pyrovae.infer.objectives import guide_probabilities, log_weights, num_values
 from pyrovae.infer.terms import terms
-from pyrovae.infer.tracing import Traced
 from pyrovae.infer.validate import check_rows
-from pyrovae.pair import Batch, arguments, fork_rng, num_rows, take_rows
+from pyrovae.pair import arguments, fork_rng, take_rows
 
-# Log-weights held at once: some 130 MB with what is made of them.
-WEIGHT_ELEMENTS = 2**22
-# Runs of one shape from which a trace, some 0.2 s, is won back.
-TRACE_FROM = 100
+# Numbers a class, draw and row that judging a block holds at once: log-weights and what is made of them, in float64.
+HELD = 8
 
 
 @dataclass(frozen=True)
@@ -83,14 +78,24 @@ def classify(
             check_rows(fitted.pair, part.batch, strict=False)
         found = []
         for part in parts:
-            judged = [_judge(*block) for block in _blocks(fitted, part.batch, part.layout, name, num_samples)]
+            with fork_rng():
+                classes = num_values(terms(fitted.pair, take_rows(part.batch, slice(0, 1)), layout=part.layout), name)
+            blocks = weight_blocks(
+                fitted,
+                part.batch,
+                part.layout,
+                num_samples,
+                lambda run: [log_weights(run, keep=name), guide_probabilities(run, name)],
+                HELD * classes,
+            )
+            judged = [_judge(*block) for block in blocks]
             found.append([torch.cat(column) for column in zip(*judged)])
     guide, joint, error = (in_order(parts, list(column)) for column in zip(*found))
     return Classification(guide, joint, error, name, num_samples)
 
 
 def _judge(log_w: Tensor, guide: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-weights (C, K, n) and the guide's mean probabilities (C, n) -> those, Bayes' rule and its error, (n, C) each."""
+    """Log-weights and the guide's probabilities, (C, K, n) -> the latter's mean, Bayes' rule and its error, (n, C) each."""
     particles = log_w.shape[1]
     log_w = log_w.double()
     highest = log_w.amax((0, 1))
@@ -106,7 +111,7 @@ def _judge(log_w: Tensor, guide: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if particles > 1:
         spread = (w - joint[:, None] * every).square().sum(1)
         error = (spread * particles / (particles - 1)).sqrt() / every.sum(0)
-    return guide.T.double().cpu(), joint.T.cpu(), error.T.cpu()
+    return guide.mean(1).T.double().cpu(), joint.T.cpu(), error.T.cpu()
 
 
 def _unlabelled(fitted: Fit, data: Any, site: str | None) -> tuple[dict[str, Any], str]:
@@ -148,50 +153,3 @@ def _choose(layout: Layout, site: str | None) -> str:
         f"classify takes one latent site that is summed out for each row, marked infer={{'enumerate': 'parallel'}}: this pair "
         f"has {listed}; {got}. " + ("Name one with site=..." if names else "Mark a discrete site so.")
     )
-
-
-def _blocks(fitted: Fit, batch: Batch, layout: Layout, name: str, num_samples: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """For a block of rows after the other: log-weights (C, K, n), and the guide's probabilities (C, n), mean of K."""
-
-    def run(rows: Batch, particles: int) -> list[Tensor]:
-        found = terms(fitted.pair, rows, particles, layout=layout)
-        return [log_weights(found, keep=name), guide_probabilities(found, name).sum(1)]
-
-    with fork_rng():
-        classes = num_values(terms(fitted.pair, take_rows(batch, slice(0, 1)), layout=layout), name)
-    fit_in = chunking.chunk_size(fitted.pair, batch)
-    at_once = min(_particles_at_once(fitted, batch, layout, num_samples), fit_in)
-    at_once = math.ceil(num_samples / math.ceil(num_samples / at_once))  # runs of one size, as near as can be
-    together = max(1, fit_in // at_once)
-    traced = Traced(lambda rows: run(rows, at_once), (fitted.pair,))
-    whole_runs = (num_rows(batch) // together) * (num_samples // at_once)
-    traces = fitted.settings.get("engine") != "eager" and whole_runs >= TRACE_FROM
-    size = max(1, WEIGHT_ELEMENTS // (classes * num_samples * together)) * together
-    for block in chunking.chunks(batch, size):
-        gathered: tuple[Tensor, Tensor] | None = None
-        for start in range(0, num_rows(block), together):
-            rows = take_rows(block, slice(start, start + together))
-            for done in range(0, num_samples, at_once):
-                some = min(at_once, num_samples - done)
-                whole = some == at_once and num_rows(rows) == together
-                log_w, guide = traced(rows) if traces and whole else run(rows, some)
-                if gathered is None:
-                    shape = (classes, num_samples, num_rows(block))
-                    gathered = log_w.new_empty(shape), guide.new_zeros(classes, num_rows(block))
-                gathered[0][:, done : done + some, start : start + together] = log_w
-                gathered[1][:, start : start + together] += guide / num_samples
-        assert gathered is not None
-        yield gathered
-
-
-def _particles_at_once(fitted: Fit, batch: Batch, layout: Layout, num_particles: int) -> int:
-    """All of them where the pair carries a particle dimension rightly, else 1, with a warning: right, and slow."""
-    if num_particles == 1:
-        return 1
-    try:
-        with fork_rng():
-            check_particles(fitted.pair, take_rows(batch, slice(0, 3)), layout)
-    except PairError as error:
-        warnings.warn(f"Particles are run one at a time, which is slow. {error}", stacklevel=5)
-        return 1
-    return num_particles

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,41 +151,49 @@ def _weights(fitted: Fit, data: Any, num_samples: int, seed: int | None) -> Iter
             check_rows(fitted.pair, part.batch, strict=False)
         for part in parts:
             done = 0
-            for weights in weight_blocks(fitted, part.batch, part.layout, num_samples):
+            for (weights,) in weight_blocks(fitted, part.batch, part.layout, num_samples):
                 yield part.rows[done : done + weights.shape[1]], weights
                 done += weights.shape[1]
 
 
-def weight_blocks(fitted: Fit, batch: Batch, layout: Layout, num_samples: int) -> Iterator[Tensor]:
-    """All log-weights of the rows, a block of rows after the other, (K, n) each.
+Fold = Callable[[Terms], list[Tensor]]
 
-    A run has as many of a row's particles as fit into a chunk, and then as many rows: what depends on the row alone, as
-    the encoder, is computed once a run. Many runs of one shape are traced.
+
+def weight_blocks(
+    fitted: Fit, batch: Batch, layout: Layout, num_samples: int, fold: Fold | None = None, elements: int = 1
+) -> Iterator[list[Tensor]]:
+    """What `fold` makes of the terms, (..., K, n) each, by default the log-weights: a block of rows after the other.
+
+    `elements`: numbers a row and draw that the caller will hold at once. A run has as many of a row's particles as fit
+    into a chunk, and then as many rows: what depends on the row alone, as the encoder, is computed once a run. Many runs of
+    one shape are traced.
     """
     fit_in = chunking.chunk_size(fitted.pair, batch)
     at_once = min(_particles_at_once(fitted, batch, layout, num_samples), fit_in)
     at_once = math.ceil(num_samples / math.ceil(num_samples / at_once))  # runs of one size, as near as can be
     together = max(1, fit_in // at_once)
 
-    def run(rows: Batch, particles: int) -> Tensor:
-        return log_weights(terms(fitted.pair, rows, particles, layout=layout))
+    def run(rows: Batch, particles: int) -> list[Tensor]:
+        found = terms(fitted.pair, rows, particles, layout=layout)
+        return [log_weights(found)] if fold is None else fold(found)
 
-    traced = Traced(lambda rows: [run(rows, at_once)], (fitted.pair,))
+    traced = Traced(lambda rows: run(rows, at_once), (fitted.pair,))
     whole_runs = (num_rows(batch) // together) * (num_samples // at_once)
     traces = fitted.settings.get("engine") != "eager" and whole_runs >= TRACE_FROM
-    for block in chunking.chunks(batch, max(1, WEIGHT_ELEMENTS // (num_samples * together)) * together):
-        weights: Tensor | None = None
+    size = max(1, WEIGHT_ELEMENTS // (elements * num_samples * together)) * together
+    for block in chunking.chunks(batch, size):
+        gathered: list[Tensor] = []
         for start in range(0, num_rows(block), together):
             rows = take_rows(block, slice(start, start + together))
             for done in range(0, num_samples, at_once):
                 some = min(at_once, num_samples - done)
                 whole = some == at_once and num_rows(rows) == together
-                found = traced(rows)[0] if traces and whole else run(rows, some)
-                if weights is None:
-                    weights = found.new_empty(num_samples, num_rows(block))
-                weights[done : done + some, start : start + together] = found
-        assert weights is not None
-        yield weights
+                found = traced(rows) if traces and whole else run(rows, some)
+                if not gathered:
+                    gathered = [part.new_empty(*part.shape[:-2], num_samples, num_rows(block)) for part in found]
+                for kept, part in zip(gathered, found):
+                    kept[..., done : done + some, start : start + together] = part
+        yield gathered
 
 
 def _runs(fitted: Fit, rows: Batch, layout: Layout, num_particles: int, at_once: int) -> Iterator[Terms]:
