@@ -151,7 +151,7 @@ def fit(
     if batch_size > rows:
         raise DataError(f"batch_size={batch_size} is larger than the {rows} training rows: use at most {rows}.")
     objective = as_loss(loss)
-    groups = _groups(pair, source)
+    groups = _groups(pair, source, batch_size)
     sizes = [batch_size]
     if len(groups) > 1 or group_size:
         optional = [name for name, parameter in arguments(pair).items() if parameter.default is None]
@@ -322,11 +322,12 @@ def _recorded(checkpoint: Any, setting: str) -> Any:
     return store.read_run(checkpoint).get("settings", {}).get(setting)
 
 
-def _groups(pair: Any, source: Resident | Stream) -> list[Group]:
+def _groups(pair: Any, source: Resident | Stream, batch_size: int) -> list[Group]:
     """The rows by what is known of them. DataError for a stream of which that cannot be known before it is read."""
     if source.rows is not None:
         return group_rows(pair, source.rows)
-    first = source.take(torch.arange(min(256, source.num_rows)))
+    with fork_rng():
+        first = source.take(torch.arange(batch_size))
     found = group_rows(pair, first)
     if len(found) > 1 or len(found[0].names) < len(first):
         raise DataError(
