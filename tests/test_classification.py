@@ -369,6 +369,17 @@ def test_other_arguments_stay() -> None:
     torch.testing.assert_close(found.guide, (1 - share) * q[0] + share * q[1], rtol=0, atol=1e-6)
 
 
+def test_another_label_that_some_rows_have() -> None:
+    torch.manual_seed(1)
+    pair, x = TwoLabels(), 4 * torch.rand(20)
+    s = (torch.arange(20) % 2).float()
+    known = torch.arange(20) % 3 == 0
+    found = pv.classify(unfitted(pair, x), {"x": x, "s": torch.where(known, s, float("nan"))}, site="y", num_samples=2)
+    table = pair.table(x)
+    given, summed = table[torch.arange(20), s.long()].softmax(-1), table.logsumexp(1).softmax(-1)
+    torch.testing.assert_close(found.joint, torch.where(known[:, None], given, summed), rtol=0, atol=1e-6)
+
+
 def test_several_sites_need_a_name() -> None:
     fitted = unfitted(TwoLabels(), rows(3).float())
     with pytest.raises(pv.PairError, match="has 's', 'y'; no name was given. Name one with site="):

@@ -16,9 +16,13 @@ SAYS = {
     "own_family.py": "saved and loaded, the largest difference is 0.0e+00",
     "label_few.py": "semi-supervised : ",
     "counts.py": "ZeroInflatedNegativeBinomial",
+    "clustering.py": "clusters chosen, ",
+    "joint_codes.py": "traversals in joint-codes-dear-z.png",
     "conditional.py": "of 500 digits asked for, a classifier of real ones reads ",
     "structured_output.py": "1 column     log p(x | c): network ",
     "mixed_table.py": "missing kind    guessed right: ",
+    "semi_supervised.py": "ADGM     q(y|x) ",
+    "partly_measured.py": "grades off by, on average: SSVAE ",
     "plain_functions.py": "probabilistic PCA in closed form: ",
 }
 

@@ -15,7 +15,7 @@ from pyrovae.check import Layout, check_particles, describe
 from pyrovae.criticism.acquisition import entropy
 from pyrovae.errors import NotFiniteError, OptionError, PairError
 from pyrovae.infer import chunks as chunking
-from pyrovae.infer.fitted import Fit, seeded, transform_once
+from pyrovae.infer.fitted import Fit, in_order, seeded, transform_once
 from pyrovae.infer.objectives import guide_probabilities, log_weights, num_values
 from pyrovae.infer.terms import terms
 from pyrovae.infer.tracing import Traced
@@ -65,9 +65,10 @@ def classify(
     count. It is a ratio of estimates, with a bias of order 1 / K. By the guide: its classifier.
 
     `site` may be left out where the pair sums out only one that has a value a row. Labels of it in the data are not looked
-    at: an argument that may be None, and that the site observes, is dropped. The fit's transform is applied once, from a
-    fixed seed; `seed` of the draws, None continues torch's state. Memory does not grow with N. A pair that does not carry a
-    particle dimension is run particle by particle, with a warning.
+    at: an argument that may be None, and that the site observes, is dropped; other such arguments count where they are
+    known. The fit's transform is applied once, from a fixed seed; `seed` of the draws, None continues torch's state. Memory
+    does not grow with N, but for the results. A pair that does not carry a particle dimension is run particle by particle,
+    with a warning.
 
     Raises PairError where the pair sums out no such site, or several and none is named; DataError for rows that the model
     does not take; NotFiniteError for a row that has probability 0 at every draw. Kingma et al. 2014, arXiv:1406.5298
@@ -76,11 +77,15 @@ def classify(
     if num_samples < 1:
         raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
     with fitted.scope(), seeded(seed):
-        kept, layout, name = _unlabelled(fitted, data, site)
-        batch = fitted.evaluation_batch(kept)
-        check_rows(fitted.pair, batch, strict=False)
-        parts = [_judge(*block) for block in _blocks(fitted, batch, layout, name, num_samples)]
-    guide, joint, error = (torch.cat(column) for column in zip(*parts))
+        kept, name = _unlabelled(fitted, data, site)
+        parts = fitted.parts(kept)
+        for part in parts:
+            check_rows(fitted.pair, part.batch, strict=False)
+        found = []
+        for part in parts:
+            judged = [_judge(*block) for block in _blocks(fitted, part.batch, part.layout, name, num_samples)]
+            found.append([torch.cat(column) for column in zip(*judged)])
+    guide, joint, error = (in_order(parts, list(column)) for column in zip(*found))
     return Classification(guide, joint, error, name, num_samples)
 
 
@@ -104,26 +109,25 @@ def _judge(log_w: Tensor, guide: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return guide.T.double().cpu(), joint.T.cpu(), error.T.cpu()
 
 
-def _unlabelled(fitted: Fit, data: Any, site: str | None) -> tuple[dict[str, Any], Layout, str]:
-    """The data without what the site observes, what the pair is made of then, and the site's name."""
+def _unlabelled(fitted: Fit, data: Any, site: str | None) -> tuple[dict[str, Any], str]:
+    """The data without what the site observes, and the site's name."""
     wanted = arguments(fitted.pair)
     given = dict(data) if isinstance(data, Mapping) else {next(iter(wanted)): data}
     optional = [name for name in given if name in wanted and wanted[name].default is None]
     kept = {name: value for name, value in given.items() if name not in optional}
-    layout = _layout(fitted, kept)
-    name = _choose(layout, site)
+    name = _choose(_layout(fitted, kept), site)
     for other in optional:
         more = {**kept, other: given[other]}
-        found = layout if given[other] is None else _layout(fitted, more, other)
-        if name in _summed_out(found):
-            kept, layout = more, found
-    return kept, layout, name
+        if given[other] is not None and name in _summed_out(_layout(fitted, more)):
+            kept = more
+    return kept, name
 
 
-def _layout(fitted: Fit, given: Mapping[str, Any], trial: str = "") -> Layout:
-    """What the pair is made of for rows with these arguments; the values of `trial` are not looked at."""
+def _layout(fitted: Fit, given: Mapping[str, Any]) -> Layout:
+    """What the pair is made of for rows in which all of these arguments are known."""
     rows = take_rows(fitted.batch(given), slice(0, 2))
-    rows = {name: torch.zeros_like(value) if name == trial else value for name, value in rows.items()}
+    optional = [name for name, p in arguments(fitted.pair).items() if p.default is None]
+    rows = {name: torch.zeros_like(value) if name in optional else value for name, value in rows.items()}
     with fork_rng():
         return describe(fitted.pair, transform_once(rows, fitted.transform))
 
