@@ -497,8 +497,10 @@ def test_exact_probabilities_get_temperature_one_and_their_own_error() -> None:
     sharp = p.pow(3) / p.pow(3).sum(-1, keepdim=True)
     report, temperature = labelling.judge(sharp.expand(2, -1, -1), labels, everything)
     assert temperature == pytest.approx(3.0, abs=0.3) and report["calibration_error"] < 0.05  # mended crosswise
-    report, temperature = labelling.judge(sharp.expand(2, -1, -1), labels, everything[:49])
-    assert temperature == 1.0 and report["temperature"] is None and report["held_out"] == 49
+    report, temperature = labelling.judge(sharp.expand(2, -1, -1), labels, everything[:19])
+    assert temperature == 1.0 and report["temperature"] is None and report["held_out"] == 19
+    right = (p.argmax(-1) == y).nonzero().squeeze(1)
+    assert labelling.judge(opinions, labels, right[:500])[1] == 1.0  # no mistake tells nothing of temperatures
     assert labelling.judge(opinions, labels, everything[:0]) == ({"held_out": 0}, 1.0)
 
 
