@@ -2,7 +2,7 @@
 
 from pyrovae.nets.codes import Column, OneHot, Thermometer
 from pyrovae.nets.conv import ConvDecoder, ConvEncoder
-from pyrovae.nets.mlp import MLP, Log1p, Rescaled, WithMask, one_hot
+from pyrovae.nets.mlp import MLP, Log1p, Rescaled, Swapped, WithMask, one_hot
 from pyrovae.nets.residual import ResidualMLP, ResNetDecoder, ResNetEncoder
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "ResNetEncoder",
     "Rescaled",
     "ResidualMLP",
+    "Swapped",
     "Thermometer",
     "WithMask",
     "one_hot",

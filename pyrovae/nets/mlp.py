@@ -103,9 +103,10 @@ def one_hot(y: Tensor, num_classes: int, dtype: torch.dtype | None = None) -> Te
 
 
 class Rescaled(nn.Module):
-    """net(factor * x): brings inputs to a scale at which a network starts well, counts 0..n by 1/n, say.
+    """net(factor * x, *others): brings inputs to a scale at which a network starts well, counts 0..n by 1/n, say.
 
-    x: (*batch, in_features); result as that of `net`. LeCun et al. 1998, *Efficient BackProp*, section 4.3.
+    x: (*batch, in_features), others as `net` takes them; result as that of `net`.
+    LeCun et al. 1998, *Efficient BackProp*, section 4.3.
     """
 
     def __init__(self, net: nn.Module, factor: float) -> None:
@@ -113,15 +114,16 @@ class Rescaled(nn.Module):
         self.net, self.factor = net, factor
         self.out_shape = getattr(net, "out_shape", None)
 
-    def forward(self, x: Tensor) -> Tensor:
-        scaled: Tensor = self.net(self.factor * x)
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+        scaled: Tensor = self.net(self.factor * x, *others)
         return scaled
 
 
 class Log1p(nn.Module):
-    """net(log(1 + x)): counts and other non-negative values without a bound, at a scale at which a network starts well.
+    """net(log(1 + x), *others): counts and other non-negative values without a bound, at a scale at which it starts well.
 
-    x: (*batch, in_features), x > -1; result as that of `net`. Lopez et al. 2018, doi:10.1038/s41592-018-0229-2.
+    x: (*batch, in_features), x > -1, others as `net` takes them; result as that of `net`.
+    Lopez et al. 2018, doi:10.1038/s41592-018-0229-2.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -129,8 +131,8 @@ class Log1p(nn.Module):
         self.net = net
         self.out_shape = getattr(net, "out_shape", None)
 
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.net(torch.log1p(x))
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+        result: Tensor = self.net(torch.log1p(x), *others)
         return result
 
 
@@ -149,4 +151,20 @@ class WithMask(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         missing = torch.isnan(x)
         result: Tensor = self.net(torch.where(missing, x.new_zeros(()), x), (~missing).to(x.dtype))
+        return result
+
+
+class Swapped(nn.Module):
+    """net(x_2, x_1, *others): the first two parents the other way round, where what stands before a net is for the second.
+
+    Parents as `net` takes them, but for their order; result as that of `net`.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.out_shape = getattr(net, "out_shape", None)
+
+    def forward(self, first: Tensor, second: Tensor, *others: Tensor) -> Tensor:
+        result: Tensor = self.net(second, first, *others)
         return result
