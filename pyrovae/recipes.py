@@ -667,6 +667,6 @@ def describe_run(dataset: Dataset, options: Options, rows: Rows) -> str:
         told += f" of {len(rows.classes or ())} classes, {int((labels >= 0).sum())} training rows labelled"
     return (
         f"{dataset.name}: {counts}{len(rows.test)} test rows of {dataset.x.shape[1]} ({dataset.kind}); {told}, likelihood "
-        f"{options.likelihood}{binarised}, prior {options.prior if 'prior' in model.takes else 'Normal, by class'}, guide "
+        f"{options.likelihood}{binarised}, prior {options.prior if 'prior' in model.takes else 'normal for each class'}, guide "
         f"{options.guide}, {options.latent} latent dimensions, {options.net}"
     )
