@@ -25,6 +25,7 @@ from pyrovae.criticism.importance import Importance
 from pyrovae.data import NAMES, load
 from pyrovae.errors import OptionError, PyrovaeError
 from pyrovae.predict import reconstruct as reconstruct_rows
+from pyrovae.rows import Array, Rows, class_values
 
 app = typer.Typer(
     help="Fit variational autoencoders to data, and question them.",
@@ -305,7 +306,7 @@ def generate(
         columns = 8 if names is None else len(names)
         plots.save(plots.images(values, _image_shape(rows, path), columns, names=names), path)
     else:
-        labels = None if codes is None else recipes.class_values(dataset, codes)
+        labels = None if codes is None else class_values(dataset, codes)
         _write_rows(path, values, dataset.columns, labels=labels)
     out.print(f"{num} rows: {path}", highlight=False, soft_wrap=True)
 
@@ -339,7 +340,7 @@ def encode(run: Run, to: Out = None, data_root: DataRoot = None, device: Device 
         table = pd.DataFrame(codes.numpy(), columns=[f"z{i}" for i in range(codes.shape[1])])
         if dataset.y is not None:
             y = dataset.y if dataset.x_test is None else _join(dataset.y, dataset.y_test, len(table))
-            table["label"] = recipes.class_values(dataset, y)
+            table["label"] = class_values(dataset, y)
         table.to_csv(path, index_label="row")
     out.print(f"{len(codes)} rows: {path}", highlight=False, soft_wrap=True)
 
@@ -425,7 +426,7 @@ def _free(path: Path, force: bool, endings: tuple[str, ...]) -> Path:
     return path
 
 
-def _image_shape(rows: recipes.Rows, to: Path) -> tuple[int, ...]:
+def _image_shape(rows: Rows, to: Path) -> tuple[int, ...]:
     if rows.image_shape is None:
         raise OptionError(f"--out {to}: these rows are no images; write .csv or .npy.")
     return rows.image_shape
@@ -436,7 +437,7 @@ def _write_rows(
     values: torch.Tensor,
     columns: tuple[str, ...] | None,
     index: torch.Tensor | None = None,
-    labels: recipes.Array | None = None,
+    labels: Array | None = None,
 ) -> None:
     array = values.cpu().numpy()
     if to.suffix == ".npy":

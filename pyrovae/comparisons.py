@@ -18,7 +18,8 @@ from pyrovae.data import Dataset
 from pyrovae.errors import OptionError
 from pyrovae.infer.checkpoint import read_run
 from pyrovae.pair import take_rows
-from pyrovae.recipes import CONDITION, MODELS, Options, decide, own_files, part, read_options, split_rows
+from pyrovae.recipes import CONDITION, MODELS, Options, decide, own_files, part, read_options
+from pyrovae.rows import split_rows
 from pyrovae.runs import (
     EVALUATION_SEED,
     draw_pictures,

@@ -37,19 +37,16 @@ from pyrovae.recipes import (
     MODELS,
     Model,
     Options,
-    Rows,
     build,
     choose,
     decide,
-    describe_run,
     is_own,
-    make_rows,
     own_files,
     part,
     read_options,
     refuse_missing,
-    split_rows,
 )
+from pyrovae.rows import Rows, describe_run, make_rows, split_rows
 
 EVALUATION_SEED = 1  # of the draws behind the table, so that `evaluate` repeats what `fit` printed
 ARTEFACTS = (
@@ -82,7 +79,7 @@ def fit_run(
     if say is not None:
         say(describe_run(dataset, options, rows))
     torch.manual_seed(options.seed)
-    pair = build(options, rows)
+    pair = build(options, rows.train, rows.num_classes)
     if say is not None:
         with suppress(Exception):  # of a pair that does not run: the fit has the words for it
             for what, batch in patterns(rows).items():
@@ -119,12 +116,12 @@ def fit_run(
         progress=progress,
         info=recorded,
     )
-    with suppress(Exception):  # a picture that cannot be drawn must not cost a fit its table
-        for what, batch in patterns(rows).items():
-            draw_graph(pair, batch, folder / f"graph{'-labelled' if what else ''}.png")
     if force:  # what the replaced run left would be taken for this one's; not sooner, for the fit may have been refused
         for name in ARTEFACTS:
             (folder / name).unlink(missing_ok=True)
+    with suppress(Exception):  # a picture that cannot be drawn must not cost a fit its table
+        for what, batch in patterns(rows).items():
+            draw_graph(pair, batch, folder / f"graph{'-labelled' if what else ''}.png")
     return fitted, rows
 
 
@@ -163,7 +160,7 @@ def open_run(folder: Path, *, data_root: Path | None = None, device: str = "auto
         if info.get("own", {}) != own_files(options):
             raise CheckpointError(f"{folder}: the file of a part of your own has changed since the fit. Put it back.")
     if any(map(is_own, _parts(info))):  # only its author can build a part of one's own
-        fitted = load(folder, device=device, pair=build(options, rows))
+        fitted = load(folder, device=device, pair=build(options, rows.train, rows.num_classes))
     return fitted, rows, dataset
 
 

@@ -16,6 +16,7 @@ from conftest import Command
 import pyrovae as pv
 from pyrovae import cli, recipes, runs
 from pyrovae.comparisons import measure_of
+from pyrovae.rows import make_rows, split_rows
 
 QUICK = ("--epochs", "2", "--hidden", "8", "--latent", "2", "--num-samples", "5")
 
@@ -120,13 +121,13 @@ def test_p_of_x_given_its_class_is_not_compared_with_p_of_x(pyrovae: Command) ->
 def test_labels_that_are_kept_are_equally_many_of_each_class() -> None:
     dataset = cli.load("digits")
     options = recipes.decide(recipes.Options(model="m2", labelled=43), dataset, len(dataset.x))
-    rows = recipes.make_rows(dataset, recipes.split_rows(dataset, options), options)
+    rows = make_rows(dataset, split_rows(dataset, options), options)
     y = rows.batch("train")["y"]
     assert torch.bincount(y[y >= 0], minlength=10).tolist() == [5, 5, 5, 4, 4, 4, 4, 4, 4, 4]
-    truth = dataset.y[recipes.split_rows(dataset, options).train]  # type: ignore[index]
+    truth = dataset.y[split_rows(dataset, options).train]  # type: ignore[index]
     assert (y[y >= 0] == truth[y >= 0]).all()
     assert "y" not in rows.batch("test") and rows.codes["test"] is not None and (rows.codes["test"] >= 0).all()
-    again = recipes.make_rows(dataset, recipes.split_rows(dataset, options), options)
+    again = make_rows(dataset, split_rows(dataset, options), options)
     assert torch.equal(y, again.batch("train")["y"])
 
 
@@ -182,8 +183,8 @@ def test_a_guide_by_name_goes_with_every_model(guide: str) -> None:
     dataset = cli.load("digits")
     for name in recipes.MODELS:
         options = recipes.decide(recipes.Options(model=name, guide=guide, hidden=(8,), latent=2), dataset, 100)
-        rows = recipes.make_rows(dataset, recipes.split_rows(dataset, options), options)
-        pair = recipes.build(options, rows)
+        rows = make_rows(dataset, split_rows(dataset, options), options)
+        pair = recipes.build(options, rows.train, rows.num_classes)
         batches = list(runs.patterns(rows).values())
         if len(batches) == 1:
             pv.check_pair(pair, batches[0])
