@@ -18,11 +18,14 @@ from rich.table import Table
 
 from pyrovae import labelling, plots, recipes, runs
 from pyrovae._version import __version__
+from pyrovae.comparisons import compare as compare_runs
+from pyrovae.comparisons import measure_of
+from pyrovae.comparisons import sweep as sweep_runs
 from pyrovae.criticism.importance import Importance
 from pyrovae.data import NAMES, load
 from pyrovae.errors import OptionError, PyrovaeError
-from pyrovae.predict import generate as draw
 from pyrovae.predict import reconstruct as reconstruct_rows
+from pyrovae.rows import Array, Rows, class_values
 
 app = typer.Typer(
     help="Fit variational autoencoders to data, and question them.",
@@ -38,6 +41,17 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", sho
 DataRoot = Annotated[Path | None, typer.Option(help="Folder with the files of mnist or fashion-mnist.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Samples = Annotated[int, typer.Option(help="Draws per row for log p(x).")]
+TotalCount = Annotated[int | None, typer.Option(help="Largest count, where a likelihood needs one.")]
+Net = Annotated[str, typer.Option(help=f"{', '.join(recipes.NETS)}.")]
+Latent = Annotated[int, typer.Option(help="Number of latent dimensions.")]
+Hidden = Annotated[str, typer.Option(help="Widths of the hidden layers, as 400 or 300,300.")]
+Epochs = Annotated[int | None, typer.Option(help="Passes over the rows; default about 3,000 steps, 20 to 500.")]
+BatchSize = Annotated[int | None, typer.Option(help="Rows a step; default 128, or 256 from 20,000 rows on.")]
+LearningRate = Annotated[float | None, typer.Option(help="Peak of the one-cycle schedule; default 3e-3.")]
+Warmup = Annotated[float, typer.Option(help="Epochs over which the KL weight rises from 0 to 1.")]
+Label = Annotated[str | None, typer.Option(help="Column or array with class labels: name, number or last.")]
+Seed = Annotated[int, typer.Option(help="Of weights, split, shuffling and noise.")]
+Engine = Annotated[str, typer.Option(help="How a step is run: auto, eager, traced, compiled, or graphed on CUDA.")]
 Out = Annotated[Path | None, typer.Option("--out", help="File to write; its ending gives the format.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 
@@ -57,25 +71,29 @@ def fit(
         typer.Argument(help="digits, mnist, fashion-mnist, or a .npz, .npy or .csv file.", show_default=False),
     ] = None,
     folder: Annotated[Path | None, typer.Option("--out", help="New folder for the run; default runs/NAME.")] = None,
+    model: Annotated[str, typer.Option(help=f"{', '.join(recipes.MODELS)}.")] = "vae",
+    clusters: Annotated[
+        int | None,
+        typer.Option(help="Clusters of gmvae, vade, jointvae; default as many as there are labels, else 10."),
+    ] = None,
+    labelled: Annotated[
+        int | None, typer.Option(help="Training rows whose label m2, m1m2, adgm see; default all that have one.")
+    ] = None,
     prior: Annotated[str, typer.Option(help=f"{', '.join(recipes.PRIORS)}.")] = "normal",
     likelihood: Annotated[
         str | None, typer.Option(help=f"{', '.join(recipes.LIKELIHOODS)}; default by the data.")
     ] = None,
-    total_count: Annotated[int | None, typer.Option(help="Largest count, for binomial and beta-binomial.")] = None,
+    total_count: TotalCount = None,
     guide: Annotated[
         str | None, typer.Option(help=f"{', '.join(recipes.GUIDES)}; default normal, or what the prior needs.")
     ] = None,
-    net: Annotated[str, typer.Option(help=f"{', '.join(recipes.NETS)}.")] = "mlp",
-    latent: Annotated[int, typer.Option(help="Number of latent dimensions.")] = 10,
-    hidden: Annotated[str, typer.Option(help="Widths of the hidden layers, as 400 or 300,300.")] = "400",
-    epochs: Annotated[
-        int | None, typer.Option(help="Passes over the rows; default about 3,000 steps, 20 to 500.")
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Rows a step; default 128, or 256 from 20,000 rows on.")
-    ] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak of the one-cycle schedule; default 3e-3.")] = None,
-    kl_warmup: Annotated[float, typer.Option(help="Epochs over which the KL weight rises from 0 to 1.")] = 0.0,
+    net: Net = "mlp",
+    latent: Latent = 10,
+    hidden: Hidden = "400",
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
+    kl_warmup: Warmup = 0.0,
     clip_norm: Annotated[float | None, typer.Option(help="Largest global norm of the gradient.")] = None,
     patience: Annotated[
         int | None, typer.Option(help="Stop after so many epochs without a better validation ELBO.")
@@ -83,19 +101,15 @@ def fit(
     test_fraction: Annotated[float, typer.Option(help="Rows held out for the final table.")] = 0.2,
     validation_fraction: Annotated[float, typer.Option(help="Rows that watch the training.")] = 0.1,
     num_samples: Samples = 1000,
-    label: Annotated[
-        str | None, typer.Option(help="Column or array with class labels, for colours: name, number or last.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of weights, split, shuffling and noise.")] = 0,
+    label: Label = None,
+    seed: Seed = 0,
     data_root: DataRoot = None,
     device: Device = "auto",
-    engine: Annotated[
-        str, typer.Option(help="How a step is run: auto, eager, traced, compiled, or graphed on CUDA.")
-    ] = "auto",
+    engine: Engine = "auto",
     force: Annotated[bool, typer.Option("--force", help="Replace the run in the folder.")] = False,
     resume: Annotated[Path | None, typer.Option(help="Go on with the unfinished run in this folder.")] = None,
 ) -> None:
-    """Fit a VAE to data; print what it reached on the test rows; leave weights, settings and pictures in a folder."""
+    """Fit a model to data; print what it reached on the test rows; leave weights, settings and pictures in a folder."""
     if (source is None) == (resume is None):
         raise OptionError("Give what to fit (digits, mnist, fashion-mnist or a file), or --resume RUN, and not both.")
     if resume is not None:
@@ -106,6 +120,9 @@ def fit(
         fitted, rows = _watched(where, lambda: runs.resume_run(where, data_root=data_root, device=device))
     else:
         options = recipes.Options(
+            model=model,
+            clusters=clusters,
+            labelled=labelled,
             prior=prior,
             likelihood=likelihood,
             guide=guide,
@@ -135,7 +152,7 @@ def fit(
     results["fit_seconds"] = fitted.history[-1]["seconds"]
     runs.finish(fitted, where, results)
     pictures = runs.draw_pictures(fitted, rows, where)
-    _table(results)
+    _table(results, runs.model_of(fitted).probability)
     out.print(f"Run folder: {where}", highlight=False, soft_wrap=True)
     out.print(f"Pictures: {', '.join(p.name for p in pictures)}", highlight=False, soft_wrap=True)
 
@@ -144,6 +161,7 @@ def fit(
 def list_names() -> None:
     """Names that `fit` and `sweep` know, and what they stand for."""
     for title, parts in (
+        ("models", recipes.MODELS),
         ("priors", recipes.PRIORS),
         ("likelihoods", recipes.LIKELIHOODS),
         ("guides", recipes.GUIDES),
@@ -155,6 +173,8 @@ def list_names() -> None:
                 notes.append(f"for {part.takes}; {'density' if part.density else 'mass'}")
             elif isinstance(part, recipes.Prior) and len(part.guides) == 1:
                 notes.append(f"with guide {part.guides[0]}")
+            elif isinstance(part, recipes.Model) and part.labels is not None:
+                notes.append("needs labels")
             table.add_row(f"  {name}", "; ".join(notes))
         out.print(table, highlight=False)
     out.print(f"nets: {', '.join(recipes.NETS)}; data: {', '.join(NAMES)}, or a file", highlight=False)
@@ -167,20 +187,20 @@ def sweep(
     likelihood: Annotated[str, typer.Option(help="One or more, by commas; default by the data.")] = "",
     guide: Annotated[str, typer.Option(help="One or more, by commas; default what the prior needs.")] = "",
     folder: Annotated[Path | None, typer.Option("--out", help="Folder for the runs; default runs/NAME-sweep.")] = None,
-    total_count: Annotated[int | None, typer.Option(help="Largest count, where a likelihood needs one.")] = None,
-    net: Annotated[str, typer.Option(help=f"{', '.join(recipes.NETS)}.")] = "mlp",
-    latent: Annotated[int, typer.Option(help="Number of latent dimensions.")] = 10,
-    hidden: Annotated[str, typer.Option(help="Widths of the hidden layers, as 400 or 300,300.")] = "400",
-    epochs: Annotated[int | None, typer.Option(help="Passes over the rows; default about 3,000 steps.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Rows a step.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak of the one-cycle schedule; default 3e-3.")] = None,
-    kl_warmup: Annotated[float, typer.Option(help="Epochs over which the KL weight rises from 0 to 1.")] = 0.0,
+    total_count: TotalCount = None,
+    net: Net = "mlp",
+    latent: Latent = 10,
+    hidden: Hidden = "400",
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
+    kl_warmup: Warmup = 0.0,
     num_samples: Samples = 1000,
-    label: Annotated[str | None, typer.Option(help="Column or array with class labels: name, number or last.")] = None,
-    seed: Annotated[int, typer.Option(help="Of weights, split, shuffling and noise.")] = 0,
+    label: Label = None,
+    seed: Seed = 0,
     data_root: DataRoot = None,
     device: Device = "auto",
-    engine: Annotated[str, typer.Option(help="As for `fit`.")] = "auto",
+    engine: Engine = "auto",
 ) -> None:
     """Fit every combination of the named parts; end in one table of held-out log p(x). Called again, it goes on."""
     dataset = load(source, data_root=data_root, label=label)
@@ -208,14 +228,14 @@ def sweep(
         recipes.decide(options, dataset, len(dataset.x))
     where = folder or Path("runs") / f"{dataset.name}-sweep"
     try:
-        done = runs.sweep(dataset, grid, where, _tell, data_root=data_root, device=device, engine=engine)
+        done = sweep_runs(dataset, grid, where, _tell, data_root=data_root, device=device, engine=engine)
     except KeyboardInterrupt:
         _say(f"stopped; the same command goes on with the runs in {where}")
         raise typer.Exit(130) from None
-    for what in dict.fromkeys(runs.measure_of(run) for run in done):
-        among = [run for run in done if runs.measure_of(run) == what]
-        found = runs.compare(among, num_samples, data_root=data_root, device=device)
-        _comparison([{**entry, "run": Path(entry["run"]).name} for entry in found], what)
+    for what in dict.fromkeys(measure_of(run) for run in done):
+        among = [run for run in done if measure_of(run) == what]
+        found = compare_runs(among, num_samples, data_root=data_root, device=device)
+        _comparison([{**entry, "run": Path(entry["run"]).name} for entry in found], str(what))
     out.print(f"Runs: {where}", highlight=False, soft_wrap=True)
 
 
@@ -233,9 +253,9 @@ def compare(
     """Held-out log p(x) of several runs on the same test rows, with paired differences and their standard errors."""
     if len(run) < 2:
         raise OptionError("Give at least two runs to compare.")
-    table = runs.compare(run, num_samples, num_rows, dequantise=dequantise, data_root=data_root, device=device)
-    kinds = dict.fromkeys(runs.measure_of(folder) for folder in run)
-    _comparison(table, " and ".join(kinds))
+    table = compare_runs(run, num_samples, num_rows, dequantise=dequantise, data_root=data_root, device=device)
+    measures = [measure_of(folder) for folder in run]
+    _comparison(table, f"log {measures[0].of}: {' and '.join(dict.fromkeys(m.kind for m in measures))}")
 
 
 @app.command()
@@ -258,7 +278,7 @@ def evaluate(
     if to is not None:
         values = _row_values(found, rows.log_abs_det)
         values.set_index(rows.test_index[: len(values)].numpy()).to_csv(to, index_label="row")
-    _table(results)
+    _table(results, runs.model_of(fitted).probability)
     if fitted.stopped:
         out.print(f"The fit stopped early: {fitted.stopped}.", highlight=False)
 
@@ -269,20 +289,25 @@ def generate(
     num: Annotated[int, typer.Option("-n", "--num", help="How many rows.")] = 64,
     to: Out = None,
     mean: Annotated[bool, typer.Option("--mean", help="E[x | z] in place of draws of x.")] = False,
+    wanted: Annotated[str | None, typer.Option("--class", help="The class of all rows; default each in turn.")] = None,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
     data_root: DataRoot = None,
     device: Device = "auto",
     force: Force = False,
 ) -> None:
-    """Draw rows from the model: a picture for images, else CSV; .npy, .csv and .png by --out."""
+    """Draw rows from the model: a picture for images, else CSV; .npy, .csv and .png by --out. Of labelled classes a column
+    each."""
     fitted, rows, dataset = runs.open_run(run, data_root=data_root, device=device)
     path = to or run / ("generated.png" if rows.image_shape else "generated.csv")
     _free(path, force or to is None, (".png", ".npy", ".csv"))
-    values = rows.restore(draw(fitted, num, mean=mean, seed=seed))
+    values, codes = runs.draw_rows(fitted, rows, num, wanted=wanted, mean=mean, seed=seed)
     if path.suffix == ".png":
-        plots.save(plots.images(values, _image_shape(rows, path)), path)
+        names = None if wanted is not None or codes is None else [str(name) for name in rows.classes or ()][:num]
+        columns = 8 if names is None else len(names)
+        plots.save(plots.images(values, _image_shape(rows, path), columns, names=names), path)
     else:
-        _write_rows(path, values, dataset.columns)
+        labels = None if codes is None else class_values(dataset, codes)
+        _write_rows(path, values, dataset.columns, labels=labels)
     out.print(f"{num} rows: {path}", highlight=False, soft_wrap=True)
 
 
@@ -297,7 +322,7 @@ def reconstruct(
     if path.suffix == ".png":
         plots.save(runs.reconstruction_picture(fitted, rows, 10), path)
     else:
-        again = rows.restore(reconstruct_rows(fitted, runs.seen(fitted, rows.test)))
+        again = rows.restore(reconstruct_rows(fitted, fitted.evaluation_batch(rows.batch("test"))))
         _write_rows(path, again, dataset.columns, rows.test_index)
     out.print(f"Reconstructions: {path}", highlight=False, soft_wrap=True)
 
@@ -315,7 +340,7 @@ def encode(run: Run, to: Out = None, data_root: DataRoot = None, device: Device 
         table = pd.DataFrame(codes.numpy(), columns=[f"z{i}" for i in range(codes.shape[1])])
         if dataset.y is not None:
             y = dataset.y if dataset.x_test is None else _join(dataset.y, dataset.y_test, len(table))
-            table["label"] = recipes.class_values(dataset, y)
+            table["label"] = class_values(dataset, y)
         table.to_csv(path, index_label="row")
     out.print(f"{len(codes)} rows: {path}", highlight=False, soft_wrap=True)
 
@@ -450,8 +475,8 @@ def _names(text: str) -> list[Any]:
 
 
 def _comparison(found: list[dict[str, Any]], what: str) -> None:
-    table = Table(title=f"{found[0]['rows']} test rows; log p(x): {what}, nats per row")
-    for name in ("run", "log p(x)", "difference", "bits per dim", "k-hat > 0.7"):
+    table = Table(title=f"{found[0]['rows']} test rows; {what}, nats per row")
+    for name in ("run", what.partition(":")[0].partition(",")[0], "difference", "bits per dim", "k-hat > 0.7"):
         table.add_column(name, justify="left" if name == "run" else "right", no_wrap=name == "run", overflow="fold")
     for entry in found:
         best = entry is found[0]
@@ -513,20 +538,26 @@ def _free(path: Path, force: bool, endings: tuple[str, ...]) -> Path:
     return path
 
 
-def _image_shape(rows: recipes.Rows, to: Path) -> tuple[int, ...]:
+def _image_shape(rows: Rows, to: Path) -> tuple[int, ...]:
     if rows.image_shape is None:
         raise OptionError(f"--out {to}: these rows are no images; write .csv or .npy.")
     return rows.image_shape
 
 
 def _write_rows(
-    to: Path, values: torch.Tensor, columns: tuple[str, ...] | None, index: torch.Tensor | None = None
+    to: Path,
+    values: torch.Tensor,
+    columns: tuple[str, ...] | None,
+    index: torch.Tensor | None = None,
+    labels: Array | None = None,
 ) -> None:
     array = values.cpu().numpy()
     if to.suffix == ".npy":
         np.save(to, array)
     else:
         table = pd.DataFrame(array, columns=columns or [f"x{i}" for i in range(array.shape[1])])
+        if labels is not None:
+            table.insert(len(table.columns), "label", labels, allow_duplicates=True)
         if index is None:
             table.to_csv(to, index=False)
         else:
@@ -550,12 +581,19 @@ def _row_values(found: Importance, log_abs_det: float) -> pd.DataFrame:
     )
 
 
-def _table(results: Mapping[str, float]) -> None:
-    """The closing table: nats per test row, with the standard error of the mean over rows."""
+ACCURACIES = {
+    "accuracy_guide": "right classes by the guide",
+    "accuracy_joint": "right classes by the joint model",
+    "accuracy_clusters": "right classes by clusters' majorities",
+}
 
-    def with_error(name: str) -> str:
+
+def _table(results: Mapping[str, float], probability: str) -> None:
+    """The closing table: nats per test row of log p(x) or log p(x | c), with the standard error of the mean over rows."""
+
+    def with_error(name: str, kind: str = ".2f") -> str:
         error = results[f"{name}_se"]
-        return f"{results[name]:.2f}" + (f" ± {error:.2f}" if math.isfinite(error) else "")
+        return f"{results[name]:{kind}}" + (f" ± {error:{kind}}" if math.isfinite(error) else "")
 
     picked = results["log_likelihood_rows"]
     few = "" if picked == results["test_rows"] else f", first {picked} rows"
@@ -563,10 +601,16 @@ def _table(results: Mapping[str, float]) -> None:
     table.add_column("quantity")
     table.add_column("value", justify="right")
     table.add_row("ELBO, nats per row", with_error("elbo"))
-    table.add_row(f"log p(x), nats per row{few}", with_error("log_likelihood"))
+    table.add_row(f"log {probability}, nats per row{few}", with_error("log_likelihood"))
     share = results["k_hat_above_0.7"]
     table.add_row(f"rows with k-hat > 0.7{few}", f"{share:.1%}" if math.isfinite(share) else "needs 25 draws")
     table.add_row("active units", f"{results['active_units']} of {results['latent_units']}")
+    for name, what in ACCURACIES.items():
+        if name in results:
+            some = results["accuracy_rows"]
+            table.add_row(f"{what}{'' if some == results['test_rows'] else f', {some} rows'}", with_error(name, ".1%"))
+    if "clusters_used" in results:
+        table.add_row("clusters with training rows", f"{results['clusters_used']}")
     if "fit_seconds" in results:
         table.add_row("time of the fit", f"{results['fit_seconds']:.1f} s")
     out.print(table)

@@ -104,7 +104,8 @@ def _tracked(program: Any, rows: Mapping[str, Tensor]) -> list[Node]:
                 name=name,
                 distribution=distribution_name(node["fn"]),
                 event_shape=tuple(node["fn"].event_shape),
-                parents=tuple(part for part in [*trace.nodes, *rows] if part in above),
+                # once, where an observed site has the name of its argument
+                parents=tuple(dict.fromkeys(part for part in [*trace.nodes, *rows] if part in above)),
                 plates=tuple(frame.name for frame in node["cond_indep_stack"]),
                 observed=bool(node["is_observed"]),
             )

@@ -102,22 +102,30 @@ def images(
     columns: int = 8,
     vmax: float | None = None,
     ax: Axes | None = None,
+    names: Sequence[str] | None = None,
 ) -> Axes:
     """One mosaic of the pictures x, (N, D) or (N, *image_shape), row by row.
 
     image_shape: (H, W), or (C, H, W) with 1, 3 or 4 channels. vmax: the value of white, by default 1 where no value is
-    larger, else the largest; 0 is black.
+    larger, else the largest; 0 is black. names: what stands above each column.
 
     Raises:
-        ShapeError: x and image_shape do not fit. DataError: no picture. OptionError: columns < 1.
+        ShapeError: x and image_shape do not fit, or names and columns. DataError: no picture. OptionError: columns < 1.
     """
     pictures = _pictures(x, image_shape)
     if columns < 1:
         raise OptionError(f"a mosaic needs 1 column or more, got {columns}.")
     columns = min(columns, len(pictures))
+    if names is not None and len(names) != columns:
+        raise ShapeError(f"{columns} columns have as many names, got {len(names)}.")
     rows = -(-len(pictures) // columns)
     ax = _axes(ax, _size(columns, rows, pictures))
     _show(ax, _mosaic(pictures, columns), _white(pictures, vmax))
+    if names is not None:
+        width = pictures.shape[2] + 1  # a picture and its gap
+        ax.xaxis.tick_top()
+        ax.set_xticks([(i + 0.5) * width - 1 for i in range(columns)], names)
+        ax.tick_params(length=0, labelrotation=90 if max(map(len, names)) > 4 else 0)
     return ax
 
 

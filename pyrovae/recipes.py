@@ -1,4 +1,4 @@
-"""Recipes: which standard VAE a data set gets, and its rows as that model takes them.
+"""Recipes: which model a data set gets, of the parts that were named.
 
 This is a face: it puts parts of the model tower together. What it decides by itself it says (`describe_run`) and a run
 records.
@@ -15,18 +15,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pyrovae import families, priors
 from pyrovae.conditionals import conv, flow, mlp, resnet
-from pyrovae.data import Dataset, Standardize
+from pyrovae.data import Dataset
 from pyrovae.errors import CheckpointError, DataError, OptionError, PyrovaeError
-from pyrovae.infer.splits import Split
-from pyrovae.models import VAE
-from pyrovae.nets import Log1p, Rescaled
+from pyrovae.models import ADGM, CVAE, GMVAE, SSVAE, VAE, JointVAE, StackedSSVAE, VaDE
+from pyrovae.nets import Log1p, OneHot, Rescaled, Swapped
 
 Event = int | tuple[int, ...]
 
@@ -62,6 +59,27 @@ class Likelihood(Part):
         return "largest count" in self.takes
 
 
+@dataclass(frozen=True)
+class Model(Part):
+    """build(pieces). labels: the argument that they go to, `CONDITION` (c, given for every row) or "y", None where the model
+    takes none. takes: the options that are not for every model. code: the site that `encode` gives."""
+
+    labels: str | None = None
+    takes: tuple[str, ...] = ()
+    code: str = "z"
+
+    @property
+    def clusters(self) -> bool:
+        """Whether it finds classes of its own, y, that no label names."""
+        return "clusters" in self.takes
+
+    @property
+    def probability(self) -> str:
+        """What it gives the probability of."""
+        return f"p(x | {CONDITION})" if self.labels == CONDITION else "p(x)"
+
+
+CONDITION = "c"
 PRIORS: dict[str, Prior] = {
     "normal": Prior(lambda n, *_: priors.StandardNormal(n), "N(0, I)"),
     "learned-normal": Prior(lambda n, *_: priors.Normal(n), "a Normal whose location and scale are learned"),
@@ -119,13 +137,15 @@ LIKELIHOODS: dict[str, Likelihood] = {
     ),
 }
 NETS = ("mlp", "conv", "resnet")
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Options:
     """What a person may choose. None: decided from the data (see `decide`)."""
 
+    model: str = "vae"
+    clusters: int | None = None
+    labelled: int | None = None
     prior: str = "normal"
     likelihood: str | None = None
     guide: str | None = None
@@ -145,35 +165,170 @@ class Options:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Rows:
-    """The rows of a run as the model takes them, and how to get back: `restore` turns model rows into the data's own units."""
+# --- models ----------------------------------------------------------------------------------------------------------
 
-    train: Tensor
-    validation: Tensor | None
-    test: Tensor
-    labels: Array | None  # of the test rows, as the source writes them
-    scaler: Standardize | None
-    image_shape: tuple[int, ...] | None
-    columns: tuple[str, ...] | None
-    test_index: Tensor  # where the test rows stand in the source, as `encode` numbers its rows
-    divisor: float  # what the source was divided by when it was read, undone for densities; 1 for masses
 
-    def restore(self, rows: Tensor) -> Tensor:
-        flat = rows.flatten(1)
-        return self.scaler.invert(flat) * self.divisor if self.scaler is not None else flat
+class Pieces:
+    """What models are put together from: conditionals of the families and networks that were named, for such rows.
 
-    def dequantised(self, rows: Tensor, seed: int) -> Tensor:
-        """Rows plus noise, uniform on [0, 1) in units of the source's whole numbers, as the model takes them."""
-        noise = torch.rand(rows.shape, generator=torch.Generator().manual_seed(seed)).to(rows)
-        scale = self.divisor * (self.scaler.scale.reshape(rows.shape[1:]) if self.scaler is not None else 1.0)
-        return rows + (noise / scale).to(rows)
+    event: of x, the size of a vector or the shape of an image; latent: how many dimensions a latent variable has; classes:
+    how many values y or c has.
+    """
 
-    @property
-    def log_abs_det(self) -> float:
-        """What turns a log-density of standardised rows into one of the data's own units: subtract it."""
-        scaled = 0.0 if self.scaler is None else float(self.scaler.log_abs_det)
-        return scaled + self.test[0].numel() * math.log(self.divisor)
+    def __init__(self, options: Options, train: Tensor, num_classes: int) -> None:
+        shape = tuple(train.shape[1:])
+        if options.net == "conv" and len(shape) < 2:
+            raise OptionError("--net conv needs images, and these rows have no image shape; use --net mlp.")
+        self.options, self.train = options, train
+        self.event: Event = shape[0] if len(shape) == 1 else shape
+        self.latent, self.classes = options.latent, num_classes
+        self.chosen: Likelihood = part("likelihood", str(options.likelihood))
+        self.net: Any = {"mlp": mlp, "conv": conv, "resnet": resnet}[options.net]
+        self.hidden: dict[str, Any] = {"hidden": options.hidden} if len(shape) == 1 else {}
+
+    def conditional(self, family: families.Family, *parents: Event) -> Any:
+        """p(child | parents), parents by their sizes."""
+        return self.net(parents if len(parents) > 1 else parents[0], family, **self.hidden)
+
+    def likelihood(self, *parents: int) -> Any:
+        """p(x | parents) of the family that --likelihood names."""
+        return self.conditional(self.chosen.build(self.event, self.options.total_count or 1), *parents)
+
+    def posterior(self, *parents: Event, guide: str | None = None) -> Any:
+        """q(z | parents) of the family that --guide names."""
+        guide = guide or str(self.options.guide)
+        build = part("guide", guide).build
+        if guide in FLOWS:
+            return build(parents if len(parents) > 1 else parents[0], self.latent, hidden=self.options.hidden)
+        return self.conditional(build(self.latent), *parents)
+
+    def classifier(self, *parents: Event) -> Any:
+        return self.conditional(families.Categorical((), self.classes), *parents)
+
+    def seeing(self, made: Any) -> Any:
+        """A conditional whose first parent is x: counts enter it divided by their bound, or as log(1 + x)."""
+        bound = self.options.total_count or 1
+        if self.chosen.needs_total and bound > 1:
+            made.net = Rescaled(made.net, 1 / bound)
+        elif self.chosen.takes in ("count", "positive"):
+            made.net = Log1p(made.net)
+        return made
+
+    def prior(self, encoder: Any = None) -> Any:
+        """p(z) of the family that --prior names. `encoder`, of x alone, is also that of a VampPrior."""
+        # a mixture of flows at 500 pseudo-inputs would cost 500 flows a draw: it gets a diagonal encoder of its own
+        if self.options.prior == "vamp" and (encoder is None or self.options.guide in FLOWS):
+            encoder = self.seeing(self.posterior(self.event, guide="normal"))
+        picked = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(self.options.seed))
+        return part("prior", self.options.prior).build(self.latent, encoder, self.train[picked])
+
+    def normal_of_class(self) -> Any:
+        """p(z | class): for each class or cluster a Normal, diagonal, learned."""
+        return mlp(self.classes, families.Normal(self.latent), hidden=())
+
+
+def _vae(of: Pieces) -> VAE:
+    likelihood = of.likelihood(of.latent)
+    encoder = of.seeing(of.posterior(of.event))
+    return VAE(prior=of.prior(encoder), likelihood=likelihood, encoder=encoder)
+
+
+def _cvae(of: Pieces) -> CVAE:
+    return CVAE(
+        condition=OneHot(of.classes),
+        prior=of.normal_of_class(),
+        likelihood=of.likelihood(of.latent, of.classes),
+        encoder=of.seeing(of.posterior(of.event, of.classes)),
+    )
+
+
+def _m2(of: Pieces) -> SSVAE:
+    return SSVAE(
+        label_prior=priors.Categorical(of.classes),
+        prior=of.prior(),
+        likelihood=of.likelihood(of.latent, of.classes),
+        encoder=of.seeing(of.posterior(of.event, of.classes)),
+        classifier=of.seeing(of.classifier(of.event)),
+        code=OneHot(of.classes),
+    )
+
+
+def _m1m2(of: Pieces) -> StackedSSVAE:
+    return StackedSSVAE(
+        label_prior=priors.Categorical(of.classes),
+        prior=of.prior(),
+        lower=of.conditional(families.Normal(of.latent), of.latent, of.classes),
+        likelihood=of.likelihood(of.latent),
+        encoder=of.seeing(of.posterior(of.event, guide="normal")),
+        classifier=of.classifier(of.latent),
+        upper_encoder=of.posterior(of.latent, of.classes),
+        code=OneHot(of.classes),
+    )
+
+
+def _adgm(of: Pieces) -> ADGM:
+    def after_a(made: Any) -> Any:  # its x comes second
+        made.net = Swapped(made.net)
+        return made
+
+    normal = families.Normal(of.latent)
+    return ADGM(
+        label_prior=priors.Categorical(of.classes),
+        prior=of.prior(),
+        likelihood=of.likelihood(of.latent, of.classes),
+        auxiliary=of.seeing(of.conditional(normal, of.event, of.latent, of.classes)),
+        auxiliary_encoder=of.seeing(of.conditional(normal, of.event)),
+        classifier=after_a(of.seeing(of.classifier(of.event, of.latent))),
+        encoder=after_a(of.seeing(of.posterior(of.event, of.latent, of.classes))),
+        code=OneHot(of.classes),
+    )
+
+
+def _gmvae(of: Pieces) -> GMVAE:
+    return GMVAE(
+        cluster_prior=priors.Categorical(of.classes),
+        prior=of.normal_of_class(),
+        likelihood=of.likelihood(of.latent),
+        encoder=of.seeing(of.posterior(of.event, of.classes)),
+        classifier=of.seeing(of.classifier(of.event)),
+        code=OneHot(of.classes),
+    )
+
+
+def _vade(of: Pieces) -> VaDE:
+    return VaDE(
+        cluster_prior=priors.Categorical(of.classes, learned=True),
+        prior=of.normal_of_class(),
+        likelihood=of.likelihood(of.latent),
+        encoder=of.seeing(of.posterior(of.event)),
+        code=OneHot(of.classes),
+    )
+
+
+def _jointvae(of: Pieces) -> JointVAE:
+    encoder = of.seeing(of.posterior(of.event))
+    return JointVAE(
+        discrete_prior=priors.Categorical(of.classes),
+        prior=of.prior(encoder),
+        likelihood=of.likelihood(of.latent, of.classes),
+        encoder=encoder,
+        classifier=of.seeing(of.classifier(of.event)),
+        code=OneHot(of.classes),
+    )
+
+
+MODELS: dict[str, Model] = {
+    "vae": Model(_vae, "p(z) p(x|z)", takes=("prior", "net")),
+    "cvae": Model(_cvae, "p(z|c) p(x|z,c): rows given their class", labels=CONDITION),
+    "m2": Model(_m2, "p(y) p(z) p(x|z,y): a class that some rows have", labels="y", takes=("prior", "labelled")),
+    "m1m2": Model(
+        _m1m2, "p(y) p(z2) p(z1|z2,y) p(x|z1): M2 of codes", labels="y", takes=("prior", "labelled"), code="z1"
+    ),
+    "adgm": Model(_adgm, "M2 with an auxiliary variable in its guide", labels="y", takes=("prior", "labelled")),
+    "gmvae": Model(_gmvae, "p(y) p(z|y) p(x|z): clusters, with q(y|x) q(z|x,y)", takes=("clusters",)),
+    "vade": Model(_vade, "the same with q(z|x), clusters summed out in the model", takes=("clusters",)),
+    "jointvae": Model(_jointvae, "p(y) p(z) p(x|z,y): clusters beside codes", takes=("prior", "clusters")),
+}
 
 
 # --- parts of one's own ----------------------------------------------------------------------------------------------
@@ -246,6 +401,7 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
 
     Epochs: about 3,000 steps, at least 20 and at most 500 epochs.
     """
+    clusters = _fitting_model(options, dataset)
     prior: Prior = part("prior", options.prior)
     guide = options.guide or prior.guides[0]
     part("guide", guide)
@@ -283,6 +439,7 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
         raise OptionError(f"--kl-warmup is a number of epochs, 0 for none, got {options.kl_warmup}.")
     batch_size = options.batch_size or min(num_rows, 256 if num_rows >= 20_000 else 128)
     filled = {
+        "clusters": clusters,
         "prior": _found(options.prior),
         "likelihood": _found(likelihood),
         "guide": _found(guide),
@@ -294,87 +451,59 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
     return Options(**{**asdict(options), **filled})
 
 
+def _fitting_model(options: Options, dataset: Dataset) -> int | None:
+    """How many clusters, if the model has some. OptionError for options that the model does not take, and missing labels."""
+    model: Model = MODELS[choose("model", options.model, MODELS)]
+    for name in ("prior", "net", "labelled", "clusters"):
+        value = getattr(options, name)
+        if value != getattr(Options(), name) and name not in model.takes:
+            those = ", ".join(known for known, other in MODELS.items() if name in other.takes)
+            raise OptionError(f"--{name} {value} does not go with --model {options.model}; it is for {those}.")
+    names = class_names(dataset)
+    if model.clusters:
+        if options.clusters is not None and options.clusters < 2:
+            raise OptionError(f"--clusters must be at least 2, got {options.clusters}.")
+        return options.clusters or (max(2, len(names)) if names else 10)
+    if model.labels is not None and len(names) < 2:
+        told = f"{dataset.name} has {'none' if not names else 'one class only'}"
+        raise OptionError(
+            f"--model {options.model} needs labels of at least two classes, and {told}: name their column with --label."
+        )
+    if model.labels == CONDITION:
+        every = [(dataset.x, dataset.y)] + ([] if dataset.x_test is None else [(dataset.x_test, dataset.y_test)])
+        unknown = sum(len(x) if y is None else int((y < 0).sum()) for x, y in every)
+        if unknown:
+            raise OptionError(
+                f"--model {options.model} needs the label of every row, and {unknown} rows of {dataset.name} have none: drop "
+                f"them, or take a model that does without ({', '.join(n for n, m in MODELS.items() if m.labels == 'y')})."
+            )
+    return None
+
+
 def _found(name: str) -> str:
     """A part of one's own by its file's whole path, so that the run can be asked from anywhere."""
     return str(Path(name).resolve()) if is_own(name) else name
 
 
-def build(options: Options, train: Tensor) -> VAE:
-    """The standard VAE of these options for such rows. Counts enter the encoder divided by their bound, or as log(1 + x)."""
-    event_shape = tuple(train.shape[1:])
-    event: Event = event_shape[0] if len(event_shape) == 1 else event_shape
-    chosen: Likelihood = part("likelihood", str(options.likelihood))
-    family = chosen.build(event, options.total_count or 1)
-    n = options.latent
-    if options.net == "conv" and len(event_shape) < 2:
-        raise OptionError("--net conv needs images, and these rows have no image shape; use --net mlp.")
-    hidden = {"hidden": options.hidden} if len(event_shape) == 1 else {}
-    net: Any = {"mlp": mlp, "conv": conv, "resnet": resnet}[options.net]
-    likelihood = net(n, family, **hidden)
-
-    def encoder(guide: str) -> nn.Module:
-        build = part("guide", guide).build
-        if guide in FLOWS:
-            made: Any = build(event_shape[0], n, hidden=options.hidden)
-        else:
-            made = net(event, build(n), **hidden)
-        if chosen.needs_total and (options.total_count or 1) > 1:
-            made.net = Rescaled(made.net, 1 / int(options.total_count or 1))
-        elif chosen.takes in ("count", "positive"):
-            made.net = Log1p(made.net)
-        return made
-
-    own = encoder(str(options.guide))
-    # a mixture of flows at 500 pseudo-inputs would cost 500 flows a draw: it gets a diagonal encoder of its own
-    pseudo = encoder("normal") if options.prior == "vamp" and options.guide in FLOWS else own
-    picked = torch.randperm(len(train), generator=torch.Generator().manual_seed(options.seed))
-    prior = part("prior", options.prior).build(n, pseudo, train[picked])
-    return VAE(prior=prior, likelihood=likelihood, encoder=own)
+def build(options: Options, train: Tensor, num_classes: int) -> nn.Module:
+    """The model of these options for such rows, of so many classes or clusters, if it has some."""
+    pair: nn.Module = MODELS[options.model].build(Pieces(options, train, num_classes))
+    return pair
 
 
-def split_rows(dataset: Dataset, options: Options) -> Split:
-    test = 0.0 if dataset.x_test is not None else options.test_fraction
-    if dataset.x_test is None and not test > 0:
-        raise OptionError("--test-fraction must be above 0: this data set has no test rows of its own.")
-    return Split(len(dataset.x), test_fraction=test, validation_fraction=options.validation_fraction, seed=options.seed)
-
-
-def make_rows(dataset: Dataset, split: Split, options: Options, scaler: Standardize | None = None) -> Rows:
-    """Split, standardise by the training rows where the likelihood is a density, and shape rows for the network."""
-    train, validation = dataset.x[split.train], dataset.x[split.validation]
-    test = dataset.x[split.test] if dataset.x_test is None else dataset.x_test
-    codes = dataset.y_test if dataset.x_test is not None else None if dataset.y is None else dataset.y[split.test]
-    likelihood: Likelihood = part("likelihood", str(options.likelihood))
-    if likelihood.takes == "real":
-        scaler = scaler or Standardize.fit(train)
-        train, validation, test = scaler.apply(train), scaler.apply(validation), scaler.apply(test)
-    shape = dataset.image_shape if options.net != "mlp" and dataset.image_shape else tuple(train.shape[1:])
-    train, validation, test = (part.reshape(len(part), *shape) for part in (train, validation, test))
-    return Rows(
-        train=train,
-        validation=validation if len(validation) else None,
-        test=test,
-        labels=None if codes is None else class_values(dataset, codes),
-        scaler=scaler,
-        image_shape=dataset.image_shape,
-        columns=dataset.columns,
-        test_index=split.test if dataset.x_test is None else len(dataset.x) + torch.arange(len(dataset.x_test)),
-        divisor=float(dataset.source.get("divided_by", 1)) if likelihood.density else 1.0,
-    )
-
-
-def class_values(dataset: Dataset, codes: Tensor) -> Array:
-    """Class numbers as the source writes the classes; -1, unknown, stays -1, or "unknown" among names."""
-    if dataset.classes is None:
-        return np.asarray(codes)
-    unknown: str | int = "unknown" if any(isinstance(c, str) for c in dataset.classes) else -1
-    return np.asarray([dataset.classes[code] if code >= 0 else unknown for code in codes.tolist()])
+def class_names(dataset: Dataset) -> tuple[str | int, ...]:
+    """What the classes 0, 1, ... are called; () without labels."""
+    if dataset.classes is not None:
+        return dataset.classes
+    codes = [int(y.max()) for y in (dataset.y, dataset.y_test) if y is not None]
+    return tuple(range(max(codes, default=-1) + 1))
 
 
 def read_options(info: Mapping[str, Any]) -> Options:
     """The options of a run.json. CheckpointError when they are not whole."""
     try:
-        found = dict(info["options"])
+        # runs from before there were other models than the VAE
+        found = {"model": "vae", "clusters": None, "labelled": None, **info["options"]}
         names = {f.name for f in fields(Options)}
         if set(found) != names:
             raise KeyError(f"options {sorted(set(found) ^ names)}")
@@ -396,16 +525,3 @@ def refuse_missing(dataset: Dataset) -> None:
                 f"the first in row {row} (counted from 0), {name}. Fill or drop them; in Python, pv.observed_only(likelihood) "
                 "leaves them out of the density."
             )
-
-
-def describe_run(dataset: Dataset, options: Options, rows: Rows) -> str:
-    """What was decided, in one line."""
-    counts = f"{len(rows.train)} training, {0 if rows.validation is None else len(rows.validation)} validation, "
-    binarised = (
-        " on rows binarised anew at every step" if dataset.kind == "unit" and options.likelihood == "bernoulli" else ""
-    )
-    return (
-        f"{dataset.name}: {counts}{len(rows.test)} test rows of {dataset.x.shape[1]} ({dataset.kind}); likelihood "
-        f"{options.likelihood}{binarised}, prior {options.prior}, guide {options.guide}, {options.latent} latent dimensions, "
-        f"{options.net}"
-    )

@@ -331,5 +331,5 @@ def test_force_replaces_a_run_and_what_it_left_but_not_for_a_fit_that_is_refused
     assert code == 2 and "outside the support" in err
     assert {p.name: p.read_bytes() for p in run.iterdir()} == before
     assert pyrovae("fit", "digits", "--out", run, "--force", *QUICK, "--seed", 5)[0] == 0
-    assert not (run / "codes.csv").exists() and (run / "latent.png").exists()
+    assert not (run / "codes.csv").exists() and (run / "latent.png").exists() and list(run.glob("graph.*"))
     assert (run / "weights.safetensors").read_bytes() != before["weights.safetensors"]

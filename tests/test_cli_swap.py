@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from conftest import Command
 
-from pyrovae import recipes, runs
+from pyrovae import recipes
+from pyrovae.comparisons import compare
 
 QUICK = ("--epochs", "2", "--hidden", "16", "--latent", "3", "--num-samples", "30")
 
@@ -16,7 +17,7 @@ def test_list_names_every_part(pyrovae: Command) -> None:
     code, out, _ = pyrovae("list")
     assert code == 0
     words = out.split()
-    for name in (*recipes.PRIORS, *recipes.LIKELIHOODS, *recipes.GUIDES):
+    for name in (*recipes.MODELS, *recipes.PRIORS, *recipes.LIKELIHOODS, *recipes.GUIDES):
         assert name in words
 
 
@@ -89,7 +90,7 @@ def test_masses_and_densities_are_not_compared_silently(pyrovae: Command) -> Non
     code, out, err = pyrovae("compare", "binomial", "normal", "--num-samples", "30", "--dequantise")
     assert code == 0, err
     assert "≥" in out and "bounds the mass from below" in " ".join(out.split())
-    table = runs.compare([Path("binomial"), Path("normal")], 30, dequantise=True)
+    table = compare([Path("binomial"), Path("normal")], 30, dequantise=True)
     bits = {row["run"]: row["bits_per_dimension"] for row in table}
     assert 0 < bits["binomial"] < bits["normal"]
 

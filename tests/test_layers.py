@@ -33,7 +33,7 @@ RULES = {
     "graph": RUNTIME,
     "plots": RUNTIME | {"infer", "criticism", "predict"},
 }
-FACES = {"__init__", "__main__", "cli", "runs", "recipes", "labelling", "data"}
+FACES = {"__init__", "__main__", "cli", "comparisons", "runs", "rows", "recipes", "labelling", "data"}
 FACES_MAY = set(RULES) | FACES
 
 

@@ -3,7 +3,7 @@
 from pyrovae.nets.codes import Column, OneHot, Thermometer
 from pyrovae.nets.conv import ConvDecoder, ConvEncoder
 from pyrovae.nets.dropout import ReLUDropout
-from pyrovae.nets.mlp import MLP, Behind, Log1p, Rescaled, WithMask, one_hot
+from pyrovae.nets.mlp import MLP, Behind, Log1p, Rescaled, Swapped, WithMask, one_hot
 from pyrovae.nets.residual import ResidualMLP, ResNetDecoder, ResNetEncoder
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "ResNetEncoder",
     "Rescaled",
     "ResidualMLP",
+    "Swapped",
     "Thermometer",
     "WithMask",
     "one_hot",

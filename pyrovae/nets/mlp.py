@@ -169,3 +169,19 @@ class WithMask(nn.Module):
         missing = torch.isnan(x)
         result: Tensor = self.net(torch.where(missing, x.new_zeros(()), x), (~missing).to(x.dtype))
         return result
+
+
+class Swapped(nn.Module):
+    """net(x_2, x_1, *others): the first two parents the other way round, where what stands before a net is for the second.
+
+    Parents as `net` takes them, but for their order; result as that of `net`.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.out_shape = getattr(net, "out_shape", None)
+
+    def forward(self, first: Tensor, second: Tensor, *others: Tensor) -> Tensor:
+        result: Tensor = self.net(second, first, *others)
+        return result

@@ -1,0 +1,193 @@
+"""Graphs by their names on the command line: every question to a run of each, and labels known, hidden and missing."""
+
+import json
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import Command
+
+import pyrovae as pv
+from pyrovae import cli, recipes, runs
+from pyrovae.comparisons import measure_of
+from pyrovae.rows import make_rows, split_rows
+
+QUICK = ("--epochs", "2", "--hidden", "8", "--latent", "2", "--num-samples", "5")
+
+
+class Row(NamedTuple):
+    """What a run of a model says: options beside its name, a line of its graph, and words of its table."""
+
+    options: tuple[str, ...]
+    graph: str
+    told: tuple[str, ...]
+
+
+MODELS = {
+    "vae": Row((), "model  p(z) p(x | z)", ("log p(x), nats",)),
+    "cvae": Row((), "model  p(z | c) p(x | z, c)", ("log p(x | c), nats",)),
+    "m2": Row(
+        ("--labelled", "100", "--prior", "mixture"),
+        "guide  q(z | x, y)",
+        ("log p(x), nats", "right classes by the guide", "right classes by the joint model"),
+    ),
+    "m1m2": Row((), "guide  q(z1 | x) q(y | z1) q(z2 | z1, y)", ("right classes by the guide",)),
+    "adgm": Row(
+        ("--labelled", "40"), "guide  q(a | x) q(y | a, x) q(z | a, y, x)", ("right classes by the joint model",)
+    ),
+    "gmvae": Row(
+        (),
+        "guide  q(y | x) q(z | y, x)",
+        ("log p(x), nats", "right classes by clusters' majorities", "clusters with training rows"),
+    ),
+    "vade": Row(("--clusters", "4"), "model  p(y) p(z | y) p(x | z)", ("right classes by clusters' majorities",)),
+    "jointvae": Row(("--prior", "vamp"), "model  p(y) p(z) p(x | y, z)", ("right classes by clusters' majorities",)),
+}
+
+
+def test_every_model_has_a_row() -> None:
+    assert list(MODELS) == list(recipes.MODELS)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_question_to_a_run_of_every_model(pyrovae: Command, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    row, model, fit = MODELS[name], recipes.MODELS[name], cli.runs.fit
+    labelled = model.labels is not None
+
+    def stopping(*args: Any, **kwargs: Any) -> Any:
+        return fit(*args, **kwargs, callbacks=[lambda fitted: os.kill(os.getpid(), signal.SIGINT)])
+
+    monkeypatch.setattr(cli.runs, "fit", stopping)
+    code, _, err = pyrovae("fit", "digits", "--model", name, *row.options, *QUICK, "--out", "run")
+    assert code == 130 and row.graph in err and f"model {name}" in " ".join(err.split()), err
+    assert ("where y is known" in err) == (model.labels == "y")
+    monkeypatch.setattr(cli.runs, "fit", fit)
+    code, out, err = pyrovae("fit", "--resume", "run")
+    assert code == 0, err
+    for words in row.told:
+        assert words in out
+    results = json.loads(Path("run/run.json").read_text())["info"]["results"]
+    code, again, err = pyrovae("evaluate", "run", "--num-samples", 5)
+    assert code == 0 and f"{results['log_likelihood']:.2f}" in again, err
+    assert {"training.png", "reconstructions.png", "samples.png", "latent.png"} <= {
+        p.name for p in Path("run").iterdir()
+    }
+    assert bool(list(Path("run").glob("graph-labelled.*"))) == (model.labels == "y")
+
+    code, _, err = pyrovae("generate", "run", "-n", 12, "--out", "new.csv")
+    assert code == 0, err
+    new = pd.read_csv("new.csv")
+    assert new.shape == (12, 64 + labelled) and new.iloc[:, :64].isin(range(17)).all().all()
+    if labelled:
+        assert new["label"].tolist() == [*range(10), 0, 1]
+    assert pyrovae("generate", "run", "-n", 20, "--mean")[0] == 0 and Path("run/generated.png").exists()
+    code, _, err = pyrovae("generate", "run", "-n", 3, "--class", "7", "--out", "seven.csv")
+    assert (code == 0) == labelled, err
+    if labelled:
+        assert (pd.read_csv("seven.csv")["label"] == 7).all()
+        code, _, err = pyrovae("generate", "run", "--class", "seven")
+        assert code == 2 and "known: 0, 1, 2" in err
+    else:
+        assert code == 2 and "labelled classes" in " ".join(err.split())
+
+    assert pyrovae("reconstruct", "run", "--out", "again.npy")[0] == 0 and np.load("again.npy").shape == (359, 64)
+    assert pyrovae("encode", "run", "--out", "z.csv")[0] == 0
+    assert pd.read_csv("z.csv", index_col="row").shape == (1797, 3)
+
+
+def test_p_of_x_given_its_class_is_not_compared_with_p_of_x(pyrovae: Command) -> None:
+    for name in ("cvae", "vade", "vae"):
+        assert pyrovae("fit", "digits", "--model", name, *QUICK, "--out", name)[0] == 0
+    code, _, err = pyrovae("compare", "vae", "cvae", "--num-samples", 5)
+    assert code == 2 and "different things" in " ".join(err.split()) and "p(x | c)" in err
+    code, out, err = pyrovae("compare", "vae", "vade", "--num-samples", 5)
+    assert code == 0 and "log p(x)" in out, err
+    # a run of a time when there were no other models
+    path = Path("vae/run.json")
+    run = json.loads(path.read_text())
+    for option in ("model", "clusters", "labelled"):
+        del run["info"]["options"][option]
+    path.write_text(json.dumps(run))
+    assert pyrovae("evaluate", "vae", "--num-samples", 5)[0] == 0
+    assert str(measure_of(Path("vae"))) == "log p(x): probability mass"
+
+
+def test_labels_that_are_kept_are_equally_many_of_each_class() -> None:
+    dataset = cli.load("digits")
+    options = recipes.decide(recipes.Options(model="m2", labelled=43), dataset, len(dataset.x))
+    rows = make_rows(dataset, split_rows(dataset, options), options)
+    y = rows.batch("train")["y"]
+    assert torch.bincount(y[y >= 0], minlength=10).tolist() == [5, 5, 5, 4, 4, 4, 4, 4, 4, 4]
+    truth = dataset.y[split_rows(dataset, options).train]  # type: ignore[index]
+    assert (y[y >= 0] == truth[y >= 0]).all()
+    assert "y" not in rows.batch("test") and rows.codes["test"] is not None and (rows.codes["test"] >= 0).all()
+    again = make_rows(dataset, split_rows(dataset, options), options)
+    assert torch.equal(y, again.batch("train")["y"])
+
+
+def text_labels(path: Path, rows: int = 60) -> None:
+    g = np.random.default_rng(0)
+    frame = pd.DataFrame(g.normal(size=(rows, 4)), columns=list("abcd"))
+    frame["kind"] = np.where(frame["a"] > 0, "up", "down")
+    frame.loc[::9, "kind"] = ""
+    frame.to_csv(path, index=False)
+
+
+def test_classes_keep_their_names_and_unknown_labels_stay_unknown(pyrovae: Command) -> None:
+    text_labels(Path("t.csv"))
+    code, out, err = pyrovae("fit", "t.csv", "--label", "kind", "--model", "m2", *QUICK)
+    assert code == 0 and "right classes by the guide" in out, err
+    assert pyrovae("generate", "runs/t", "-n", 4, "--out", "new.csv")[0] == 0
+    new = pd.read_csv("new.csv")
+    assert list(new.columns) == [*"abcd", "label"] and new["label"].tolist() == ["down", "up"] * 2
+    code, _, err = pyrovae("generate", "runs/t", "-n", 4, "--class", "up", "--out", "up.csv")
+    assert code == 0 and (pd.read_csv("up.csv")["label"] == "up").all(), err
+
+
+MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
+    "unknown model": (("digits", "--model", "gan"), "known: vae, cvae, m2, m1m2, adgm, gmvae, vade, jointvae"),
+    "no labels": (("plain.csv", "--model", "m2"), "needs labels .* --label"),
+    "no labels for a condition": (("plain.csv", "--model", "cvae"), "needs labels .* --label"),
+    "unknown condition": (("t.csv", "--label", "kind", "--model", "cvae"), "label of every row, and 7 rows"),
+    "more labels than rows": (("digits", "--model", "m2", "--labelled", "5000"), "from 10, one row a class, to 1258"),
+    "fewer than a label a class": (("digits", "--model", "m2", "--labelled", "9"), "one row a class"),
+    "more of a class than there are": (("digits", "--model", "adgm", "--labelled", "1250"), "has .* in training"),
+    "labelled without labels": (("digits", "--labelled", "100"), "--labelled 100 does not go with --model vae"),
+    "one cluster": (("digits", "--model", "gmvae", "--clusters", "1"), "at least 2"),
+    "clusters of a vae": (("digits", "--clusters", "5"), "it is for gmvae, vade, jointvae"),
+    "prior by class": (("digits", "--model", "cvae", "--prior", "vamp"), "--prior vamp does not go with --model cvae"),
+    "net": (("digits", "--model", "m2", "--net", "conv"), "--net conv does not go with --model m2; it is for vae"),
+}
+
+
+@pytest.mark.parametrize("case", list(MISTAKES.values()), ids=list(MISTAKES))
+def test_a_mistake_with_a_model_gets_one_clear_error(pyrovae: Command, case: tuple[tuple[str, ...], str]) -> None:
+    text_labels(Path("t.csv"))
+    pd.read_csv("t.csv")[list("abcd")].to_csv("plain.csv", index=False)
+    words, message = case
+    code, out, err = pyrovae("fit", *words, *QUICK)
+    told = " ".join(err.split())
+    assert code == 2 and "Traceback" not in err and not out.strip(), out + err
+    assert re.search(message, told), told
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("guide", ["full", "iaf"])
+def test_a_guide_by_name_goes_with_every_model(guide: str) -> None:
+    dataset = cli.load("digits")
+    for name in recipes.MODELS:
+        options = recipes.decide(recipes.Options(model=name, guide=guide, hidden=(8,), latent=2), dataset, 100)
+        rows = make_rows(dataset, split_rows(dataset, options), options)
+        pair = recipes.build(options, rows.train, rows.num_classes)
+        batches = list(runs.patterns(rows).values())
+        if len(batches) == 1:
+            pv.check_pair(pair, batches[0])
+        else:  # a row of each kind
+            x, y = batches[1]["x"].repeat(2, 1), torch.tensor([0, 1, -1, -1])
+            pv.check_pair(pair, {"x": x, "y": y})
