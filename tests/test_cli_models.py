@@ -5,6 +5,7 @@ import os
 import re
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -191,3 +192,31 @@ def test_a_guide_by_name_goes_with_every_model(guide: str) -> None:
         else:  # a row of each kind
             x, y = batches[1]["x"].repeat(2, 1), torch.tensor([0, 1, -1, -1])
             pv.check_pair(pair, {"x": x, "y": y})
+
+
+def test_x_is_scaled_wherever_it_stands_among_parents() -> None:
+    dataset = cli.load("digits")
+    options = recipes.decide(recipes.Options(model="adgm", hidden=(8,), latent=2), dataset, 100)
+    rows = make_rows(dataset, split_rows(dataset, options), options)
+    pair: Any = recipes.build(options, rows.train, rows.num_classes)
+    a, x, code = torch.randn(5, 2), rows.train[:5], torch.eye(10)[:5]
+    inner = pair.encoder.net.net.net  # behind the swap and the scale
+    assert torch.equal(pair.encoder.net(a, x, code), inner(x / 16, a, code))
+
+
+def test_clusters_are_matched_on_training_rows_and_judged_on_test_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three clusters told by the rows themselves; the third has no training row and so no class."""
+    x = torch.tensor([0.0, 0, 0, 1, 1, 1])[:, None]
+    train, test = torch.tensor([4, 4, 1, 1, 1, -1]), torch.tensor([4, 1, 1, 4, -1])
+
+    class Found:
+        def __init__(self, rows: torch.Tensor) -> None:
+            self.guide = self.joint = torch.nn.functional.one_hot(rows[:, 0].long(), 3).double()
+
+    monkeypatch.setattr(runs, "classify", lambda fitted, data, **_: Found(data["x"]))
+    monkeypatch.setattr(runs, "model_of", lambda fitted: recipes.MODELS["gmvae"])
+    x_test = torch.tensor([0.0, 1, 0, 2, 1])[:, None]
+    rows: Any = SimpleNamespace(train=x, test=x_test, codes={"train": train, "test": test})
+    found = runs.accuracies(None, rows, 10)  # type: ignore[arg-type]
+    assert found["accuracy_rows"] == 4 and found["clusters_used"] == 2
+    assert found["accuracy_clusters"] == 0.5  # the third is a 1 among 4s, the fourth in a cluster without a class

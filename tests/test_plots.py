@@ -70,6 +70,14 @@ def test_images_are_one_mosaic():
     assert (picture[2] == 1).all() and (picture[:, 3] == 1).all() and (picture[3:, 8:] == 1).all()  # paper
 
 
+def test_names_stand_above_the_columns_of_a_mosaic():
+    ax = plots.images(np.zeros((5, 6)), (2, 3), columns=3, names=["a", "b", "c"])
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["a", "b", "c"]
+    assert ax.get_xticks().tolist() == [1, 5, 9]  # the middles of three pixels
+    with pytest.raises(ShapeError, match="3 columns"):
+        plots.images(np.zeros((5, 6)), (2, 3), columns=3, names=["a", "b"])
+
+
 def test_images_white_and_colour():
     gray = np.full((1, 4), 0.5)
     assert (shown(plots.images(gray, (2, 2))) == 0.5).all()  # values in [0, 1] are not stretched
