@@ -100,6 +100,7 @@ GUIDES: dict[str, Callable[[], nn.Module]] = {
     "diagonal": diagonal,
     "full": lambda: pv.mlp(784, fam.FullNormal(L), hidden=HIDDEN),
     "iaf": lambda: pv.flow(784, L, kind="iaf", hidden=HIDDEN),
+    "iaf, 4 transforms": lambda: pv.flow(784, L, kind="iaf", hidden=HIDDEN, transforms=4),
     "nsf": lambda: pv.flow(784, L, kind="nsf", hidden=HIDDEN),
 }
 COUNTS = {"Poisson": fam.Poisson, "NegativeBinomial": fam.NegativeBinomial, "ZINB": fam.ZeroInflatedNegativeBinomial}
@@ -119,7 +120,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--test-rows", type=int, default=2000)
     parser.add_argument("--num-samples", type=int, default=1000)
-    parser.add_argument("--only", default="", help="parts, by commas")
+    parser.add_argument("--only", default="", help="parts, by semicolons")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--again", action="store_true")
@@ -155,7 +156,7 @@ def main() -> None:
     if options.table == "priors" and "standard" not in done and other.is_file():  # the same pair, fitted alike
         done["standard"] = json.loads(other.read_text())["parts"]["diagonal"]
     for name, build in TABLES[options.table].items():
-        if name in done or (options.only and name not in options.only.split(",")):
+        if name in done or (options.only and name not in options.only.split(";")):
             continue
         tried = {}
         fitted = {}

@@ -40,23 +40,29 @@ def with_prior_as_guide(fitted: Fit) -> Fit:
     For everything that asks about rows: `importance`, `posterior` (sampling-importance-resampling from the prior). The
     weights are those of `fitted`, not a copy.
     """
+    layout, *more = (_drawn_from_prior(layout) for layout in fitted.layouts)
+    pair = _PriorAsGuide(fitted.pair, fitted.layouts)
+    return replace(fitted, pair=pair, layout=layout, more_layouts=tuple(more))
+
+
+def _drawn_from_prior(layout: Layout) -> Layout:
     sites = tuple(
         replace(site, enumerated="guide" if site.enumerated else None)
-        for site in fitted.layout.sites
+        for site in layout.sites
         if site.role != "auxiliary" or not site.local
     )
-    layout = replace(fitted.layout, sites=sites)
-    return replace(fitted, pair=_PriorAsGuide(fitted.pair, layout), layout=layout)
+    return replace(layout, sites=sites)
 
 
 class _PriorAsGuide(nn.Module):
     """A pair's model, and as its guide the model itself with its observed sites hidden."""
 
-    def __init__(self, pair: Any, layout: Layout) -> None:
+    def __init__(self, pair: Any, layouts: tuple[Layout, ...]) -> None:
         super().__init__()
         self.held = nn.ModuleList(modules(pair).values())  # weights and modes of both, found as those of any module
         self.model, self.own_guide = pair.model, pair.guide
-        drawn = [s for s in layout.sites if s.role != "observed"]
+        # A site that some rows observe and others do not is passed, drawn or observed, in either.
+        drawn = [s for layout in layouts for s in _drawn_from_prior(layout).sites if s.role != "observed"]
         self.from_guide = frozenset(s.name for s in drawn if not s.local)
         self.from_prior = frozenset(s.name for s in drawn if s.local)
         self.enumerated = frozenset(s.name for s in drawn if s.enumerated)
