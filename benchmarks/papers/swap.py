@@ -164,14 +164,13 @@ def main() -> None:
             try:
                 fitted[rate] = fit(build, rate, seeds[0])
             except pv.NotFiniteError as error:
-                tried[rate] = float("-inf")
+                tried[rate] = -1e30  # worse than any, and JSON
                 print(name, rate, error, flush=True)
                 continue
-            tried[rate] = (
-                pv.log_likelihood(fitted[rate], valid, 500, seed=1).mean().item() if len(rates) > 1 else float("nan")
-            )
-            print(f"{name} at {rate:g}: validation log p(x) {tried[rate]:.2f}", flush=True)
-        best = max(fitted, key=lambda rate: tried[rate])
+            if valid and len(rates) > 1:
+                tried[rate] = pv.log_likelihood(fitted[rate], valid, 500, seed=1).mean().item()
+                print(f"{name} at {rate:g}: validation log p(x) {tried[rate]:.2f}", flush=True)
+        best = max(fitted, key=lambda rate: tried.get(rate, 0.0))
         scored = []
         for seed in seeds:
             found = fitted[best] if seed == seeds[0] else fit(build, best, seed)
