@@ -115,6 +115,7 @@ def shaken(prior: nn.Module) -> nn.Module:
 def test_every_prior_has_a_row() -> None:
     found = {c for c in (getattr(priors, name) for name in priors.__all__) if isinstance(c, type)}
     elsewhere = {priors.FlowPrior, priors.HypersphericalUniform, priors.LogisticNormal}  # test_contract_multivariate.py
+    elsewhere |= {priors.Categorical}  # of class numbers: below
     assert {type(row.build((3,))) for row in ROWS.values()} == found - elsewhere
 
 
@@ -328,3 +329,26 @@ def test_as_prior() -> None:
     for wrong in (20, "normal", priors.StandardNormal, None):
         with pytest.raises(PairError, match=f"got {type(wrong).__name__}"):
             priors.as_prior(wrong)
+
+
+# --- of class numbers ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_categorical_is_a_mass_over_its_classes(learned: bool) -> None:
+    prior = shaken(priors.Categorical(4, learned=learned))
+    found = rebuilt(prior)
+    found.load_state_dict(prior.state_dict())
+    for made in (prior, found):
+        log_p = made().log_prob(torch.arange(4))
+        np.testing.assert_allclose(log_p.detach(), scipy.special.log_softmax(made.logits.detach()), rtol=1e-6)
+    assert (prior().log_prob(torch.tensor([-1, 4])) == -torch.inf).all()
+    assert prior.event_shape == () and prior().expand((3,)).sample().shape == (3,)
+    assert len(list(prior.parameters())) == len(prior.state_dict()) == learned
+    if learned:
+        (-prior().log_prob(torch.tensor([0, 0, 1])).sum()).backward()
+        assert prior.logits.grad.abs().min() > 0
+    else:
+        assert (prior.logits == 0).all()
+    with pytest.raises(ShapeError):
+        priors.Categorical(0, learned=learned)
