@@ -170,6 +170,8 @@ def test_rows_of_a_step_and_epochs() -> None:
     chosen = pv.fit(pair, data, epochs=3, batch_size=20, seed=0, group_size={"y": 8})
     assert chosen.settings["group_size"] == [16, 8]
     assert chosen.history[-1]["steps"] == 6  # an epoch is a pass over the 32 unlabelled rows
+    alone = pv.fit(pair, {**data, "y": labels(known=40)}, epochs=1, batch_size=20, seed=0, group_size={"y": 8})
+    assert alone.settings["batch_size"] == 8 and alone.history[-1]["steps"] == 5  # one group: its size is the batch's
     groups = group_rows(pair, data)
     batches = GroupedBatches({g.names[-1]: g.rows for g in groups}, {"x": 16, "y": 5}, seed=0)
     seen: dict[str, list[int]] = {"x": [], "y": []}

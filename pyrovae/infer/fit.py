@@ -156,6 +156,8 @@ def fit(
     if len(groups) > 1 or group_size:
         optional = [name for name, parameter in arguments(pair).items() if parameter.default is None]
         sizes = group_sizes(groups, optional, batch_size, group_size or {})
+    if len(groups) == 1:
+        batch_size = sizes[0]
     settings = {
         "epochs": epochs,
         "batch_size": batch_size,
