@@ -256,6 +256,7 @@ class _Step:
             optimizer=self.svi._optimizers.whole(),
             clip=self.svi._optimizers.clip,
             watched=(self.svi.loss,),
+            precision=self.svi.precision,
         )
 
 
