@@ -9,7 +9,7 @@ from pyrovae.check import Layout, check_pair
 from pyrovae.conditionals import Conditional, ConditionalFlow, conv, flow, mlp, resnet
 from pyrovae.criticism import acquisition, calibration
 from pyrovae.criticism.classification import Classification, classify
-from pyrovae.criticism.decomposition import active_units
+from pyrovae.criticism.decomposition import active_units, collapsed, kl_by_site
 from pyrovae.criticism.importance import Importance, importance, log_likelihood, posterior
 from pyrovae.criticism.prior_monte_carlo import prior_log_likelihood
 from pyrovae.distributions import observed_only
@@ -70,6 +70,7 @@ __all__ = [
     "calibration",
     "check_pair",
     "classify",
+    "collapsed",
     "conv",
     "decode",
     "elbo",
@@ -79,6 +80,7 @@ __all__ = [
     "flow",
     "generate",
     "importance",
+    "kl_by_site",
     "load",
     "log_likelihood",
     "log_weights",

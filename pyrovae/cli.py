@@ -21,6 +21,7 @@ from pyrovae._version import __version__
 from pyrovae.comparisons import compare as compare_runs
 from pyrovae.comparisons import measure_of
 from pyrovae.comparisons import sweep as sweep_runs
+from pyrovae.criticism.decomposition import collapsed
 from pyrovae.criticism.importance import Importance
 from pyrovae.data import NAMES, load
 from pyrovae.errors import OptionError, PyrovaeError
@@ -54,6 +55,8 @@ Seed = Annotated[int, typer.Option(help="Of weights, split, shuffling and noise.
 Engine = Annotated[str, typer.Option(help="How a step is run: auto, eager, traced, compiled, or graphed on CUDA.")]
 Out = Annotated[Path | None, typer.Option("--out", help="File to write; its ending gives the format.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+
+REMEDIES = "Try --kl-warmup over half of the epochs, fewer hidden units in the likelihood, or fewer latent dimensions."
 
 
 @app.callback(invoke_without_command=True)
@@ -148,6 +151,11 @@ def fit(
         )
     if fitted.stopped:
         out.print(f"Stopped: {fitted.stopped}.", highlight=False)
+    for site, kl in collapsed(fitted).items():
+        out.print(
+            f"The latent variable {site} has collapsed: it says next to nothing of x (KL {kl:.3f} nats a row). {REMEDIES}",
+            highlight=False,
+        )
     results, _ = runs.evaluate(fitted, rows, recipes.read_options(fitted.info).num_samples)
     results["fit_seconds"] = fitted.history[-1]["seconds"]
     runs.finish(fitted, where, results)
