@@ -2,9 +2,8 @@
 
 p(z3) p(z2|z3) p(z1|z2) p(x|z1) of handwritten digits, the guide q(z1|x) q(z2|z1) q(z3|z2). Fitted plainly the upper levels say
 next to nothing. Each remedy is an option of the fit, and works for any pair: the weight of the KL terms (warm-up, cycles), the
-terms themselves (free bits, balancing), or the guide's lead over the model. What a level then says need not be of use: log p(x)
-tells. Here the lead does not help: it is for guides that cannot keep up. A level's KL is E_q[log q - log p] in nats; the
-picture shows it, and above it how many dimensions are active.
+terms themselves (free bits, balancing), or the guide's lead over the model, which is for guides that cannot keep up. What a
+level then says need not be of use: log p(x) tells. The picture shows each level's KL, and its number of active dimensions.
 """
 
 import argparse
@@ -47,7 +46,8 @@ class Hierarchy(nn.Module):
 def main(smoke: bool) -> None:
     x = torch.tensor(load_digits().data, dtype=torch.float32)
     x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]
-    epochs, rate, warmup = 4 if smoke else 100, pv.schedules.one_cycle(4e-3), pv.schedules.kl_warmup(2 if smoke else 30)
+    epochs, draws = (4, 10) if smoke else (100, 100)
+    rate, warmup = pv.schedules.one_cycle(4e-3), pv.schedules.kl_warmup(2 if smoke else 30)
     balance, floors = pv.Trace_ELBO(kl=pv.kl.balanced()), pv.Trace_ELBO(kl=pv.kl.free_bits({"z2": 3.0, "z3": 3.0}))
     remedies = {
         "plain": {"schedule": rate},
@@ -61,10 +61,10 @@ def main(smoke: bool) -> None:
     for ax, (name, options) in zip(axes, remedies.items()):
         torch.manual_seed(0)
         fitted = pv.fit(Hierarchy(), x[:1437], epochs=epochs, batch_size=100, seed=0, **options)
-        score = pv.log_likelihood(fitted, x[1437:], 25 if smoke else 500, seed=0).mean()
-        sites = pv.terms(fitted.pair, {"x": x[1437:]}, 50).sites
+        score = pv.log_likelihood(fitted, x[1437:], 5 * draws, seed=0).mean()
+        sites = pv.terms(fitted.pair, {"x": x[1437:]}, draws).sites
         kl = [(sites[z].q.log_prob - sites[z].p.log_prob).mean().item() for z in SITES]
-        active = [int(pv.active_units(pv.encode(fitted, x[1437:], site=z)).sum()) for z in SITES]
+        active = [int(pv.active_units(pv.encode(fitted, x[1437:], site=z, num_samples=draws)).sum()) for z in SITES]
         levels = "   ".join(f"{z} {k:5.2f} nats, {a:2} active" for z, k, a in zip(SITES, kl, active))
         print(f"{name:9} log p(x) {score:8.2f}   {levels}")
         ax.set_title(name)
