@@ -22,7 +22,7 @@ from pyrovae.errors import (
     PyrovaeError,
     ShapeError,
 )
-from pyrovae.infer import schedules, transforms
+from pyrovae.infer import kl, schedules, transforms
 from pyrovae.infer.checkpoint import load, save
 from pyrovae.infer.fit import fit
 from pyrovae.infer.fitted import Fit
@@ -80,6 +80,7 @@ __all__ = [
     "flow",
     "generate",
     "importance",
+    "kl",
     "kl_by_site",
     "load",
     "log_likelihood",

@@ -367,6 +367,28 @@ def check_gradients(pair: Any, parts: Sequence[Batch]) -> None:
         raise PairError(f"The gradient of {', '.join(map(repr, broken))} is not finite on the first batch.")
 
 
+def model_only(pair: Any, parts: Sequence[Batch]) -> dict[str, Tensor]:
+    """The parameters that only the model uses, by name: no draw of the guide, and no log q, has a gradient by them.
+
+    `parts` as in `check_gradients`. PairError where there is none, or where the guide has none.
+    """
+    total = torch.zeros(())
+    for part in parts:
+        for node in sample_sites(run(pair, part)[1]).values():
+            total = total + node["value"].sum() + node["fn"].log_prob(node["value"]).sum()
+    named = trainable(pair)
+    leaves = list(named.values())
+    gradients = torch.autograd.grad(total, leaves, allow_unused=True) if total.requires_grad else [None] * len(leaves)
+    found = {name: leaf for (name, leaf), gradient in zip(named.items(), gradients) if gradient is None}
+    if not found or len(found) == len(named):
+        what = "all parameters are the model's alone" if found else "the guide uses every parameter"
+        raise PairError(
+            "A schedule of the weight 'model' (lagging) moves the guide's parameters apart from those which only the model "
+            f"uses, and here {what}: give each parameters of its own, or leave that schedule out."
+        )
+    return found
+
+
 def _leaves(total: Tensor) -> list[Tensor]:
     """Leaf tensors that `total` depends on: what autograd would accumulate into."""
     found: list[Tensor] = []

@@ -17,6 +17,7 @@ SAYS = {
     "label_few.py": "semi-supervised : ",
     "counts.py": "ZeroInflatedNegativeBinomial",
     "clustering.py": "clusters chosen, ",
+    "collapse.py": "a bar a level: collapse.png",
     "joint_codes.py": "traversals in joint-codes-dear-z.png",
     "conditional.py": "of 500 digits asked for, a classifier of real ones reads ",
     "structured_output.py": "1 column     log p(x | c): network ",

@@ -31,7 +31,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from pyrovae._lazily import Lazily
 from pyrovae.errors import OptionError
 from pyrovae.infer.tracing import ROUNDING, Graph, Untraceable, changed, differ, fingerprint, steady, trace, undone
-from pyrovae.infer.updates import AdamUpdate, make_update
+from pyrovae.infer.updates import MODEL_RATE, AdamUpdate, make_update
 from pyrovae.pair import Batch, modules
 
 symbolic_shapes = Lazily("torch.fx.experimental.symbolic_shapes")  # SymPy, for compiled steps only
@@ -52,7 +52,8 @@ class Program:
     """What one step is: its loss, the leaves it trains, how gradients are clipped, and the optimizer.
 
     objective: (inputs, weights) -> (ELBO without weights, loss to descend), both 0-d. inputs: tensors of one set of shapes.
-    weights: names of the 0-d tensors that the objective takes; "lr" is none of them, it goes to the optimizer's groups.
+    weights: names of the 0-d tensors that the objective takes; "lr" and "model" are none of them, they go to the
+    optimizer's groups.
     watched: the objects whose plain attributes the loss may read.
     """
 
@@ -463,10 +464,12 @@ def has_compiler() -> bool:
 
 
 def set_rates(optimizer: torch.optim.Optimizer, weights: Mapping[str, float]) -> None:
-    """Give a scheduled learning rate to every group."""
-    if "lr" in weights:
-        for group in optimizer.param_groups:
+    """Give a scheduled learning rate to every group, and weigh that of the parameters which only the model uses."""
+    for group in optimizer.param_groups:
+        if "lr" in weights:
             group["lr"] = weights["lr"]
+        if MODEL_RATE in group:
+            group["lr"] = weights.get("model", 1.0) * weights.get("lr", group[MODEL_RATE])
 
 
 # --- pieces ----------------------------------------------------------------------------------------------------------

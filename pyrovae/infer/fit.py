@@ -21,6 +21,7 @@ from pyrovae.check import (
     check_gradients,
     check_particles,
     describe,
+    model_only,
 )
 from pyrovae.errors import DataError, OptionError, PairError
 from pyrovae.infer import checkpoint as store
@@ -35,6 +36,7 @@ from pyrovae.infer.spec import to_spec
 from pyrovae.infer.splits import Split
 from pyrovae.infer.stream import Resident, Stream, is_streamed
 from pyrovae.infer.trainer import Callback, Trainer, rate_of
+from pyrovae.infer.updates import set_model_apart
 from pyrovae.infer.validate import check_rows
 from pyrovae.pair import (
     Batch,
@@ -105,7 +107,8 @@ def fit(
         are translated.
     validation: a fraction of the rows to hold out, or data. Its ELBO, KL weight left out, is written to the history;
         with `patience` the fit stops after that many epochs without a better one and keeps the best epoch's weights.
-    schedule: step -> {"lr": ..., "kl": ...}, or several; see `pv.schedules`.
+    schedule: step -> {"lr": ..., "kl": ..., "model": ...}, or several; see `pv.schedules`. "model" multiplies the learning
+        rate of the parameters which only the model uses, put into groups of the optimizer of their own.
     transform: batch -> batch, tensors only, inside the step; at evaluation applied once, from a fixed seed.
     penalty: pair -> 0-d tensor in nats for the whole data set, e.g. a negative log prior of weights.
     clip_norm: largest global norm of the gradient.
@@ -220,6 +223,11 @@ def fit(
         steps = Step(0, most / at_once, epochs * most // at_once)
         weights = weights_at(scheduled, steps)
         precision = as_precision(precision, dtype)
+        made = _make_optimizer(optimizer, list(leaves.values()), learning_rate)
+        if "model" in weights:
+            with evaluating(pair), fork_rng():
+                apart = model_only(pair, [transform_once(first, transform) for first in firsts])
+            set_model_apart(made, list(apart.values()))
         program = Program(
             pair=pair,
             objective=MinibatchLoss(
@@ -233,8 +241,8 @@ def fit(
                 precision=precision,
             ),
             parameters=leaves,
-            optimizer=_make_optimizer(optimizer, list(leaves.values()), learning_rate),
-            weights=tuple(name for name in weights if name != "lr"),
+            optimizer=made,
+            weights=tuple(name for name in weights if name not in ("lr", "model")),
             clip=None if clip_norm is None else functools.partial(clip_by_norm, largest=clip_norm),
             watched=(objective, transform, penalty),
             precision=precision,

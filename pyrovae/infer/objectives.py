@@ -29,9 +29,8 @@ from pyrovae.infer.enumeration import (
     probability,
     upstream,
 )
+from pyrovae.infer.kl import KLFunction, repr_of, takes_weight
 from pyrovae.infer.terms import Density, Term, Terms, terms
-
-KLFunction = Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
 
 
 class Bound(NamedTuple):
@@ -57,8 +56,10 @@ def elbo(
     Local terms of B rows count num_rows / B times (once, if their plate "data" has a subsample scale of its own), global
     terms once; particles are averaged. `kl_weight` b makes the objective E[log p(x | z)] - b KL. `kl`: None, the KL as
     drawn; "analytic", in closed form where PyTorch or Pyro knows it (then equal to `TraceMeanField_ELBO`); a function of
-    the dict of per-site KL terms ((K, N) local, (K,) global; closed form where known) that returns it changed, (K, 1)
-    meaning one value for every row.
+    the dict of per-site KL terms ((K, N) local, (K,) global) that returns it changed, (K, 1) meaning one value for every
+    row; one of two required arguments is given b as well, as a 0-d tensor (see `pyrovae.infer.kl`). Its terms are closed
+    forms where known, and as drawn, log q - log p, where model and guide draw their sites in different orders (a guide from
+    the data upwards), since a closed form has integrated out a draw on which another site's prior depends.
 
     Enumerated sites of the guide are summed out by expectation, E_q[t] = sum_y q(y) t(y), with the gradient of q: equal to
     `TraceEnum_ELBO`. b weighs their log p - log q as any other, not the q that weighs the terms. Those that only the model
@@ -67,11 +68,12 @@ def elbo(
 
     Sites that are not reparameterised get the score-function surrogate, Rao-Blackwellised along plates (Ranganath et al.
     2014, arXiv:1401.0118); unlike Pyro's, it counts auxiliary sites of the guide that depend on such a site. Raises
-    PairError where closed-form KL would be wrong: a site that is not reparameterised, or model and guide drawing their
-    sites in different orders; and where enumerated sites cannot be summed out exactly.
+    PairError where closed-form KL would be wrong: a site that is not reparameterised, or, for "analytic", model and guide
+    drawing their sites in different orders; where enumerated sites cannot be summed out exactly; and where a function `kl`
+    names sites (its attribute `sites`) that the pair does not have, or returns others than it was given.
     """
     rows = terms.num_rows if num_rows is None else num_rows
-    closed = kl is not None and _closed_form(terms)
+    closed = kl is not None and _closed_form(terms, demanded=not callable(kl))
     zero = torch.zeros((), device=_any(terms).device, dtype=_any(terms).dtype)
     likelihood, latent, gradient_latent, beside = zero, zero, zero, zero
     divergences: dict[str, Tensor] = {}
@@ -123,13 +125,9 @@ def elbo(
         latent = latent - count(term, terms, rows) * _rows(divergence, term, terms).sum()
     value = ((likelihood + latent) / terms.num_particles).detach()
     if callable(kl):
-        changed = kl(dict(divergences))
-        if changed.keys() != divergences.keys():
-            raise PairError(
-                f"The function kl must return the sites it was given, {sorted(divergences)}, got {sorted(changed)}."
-            )
         gradient_latent = zero
-        for name, divergence in changed.items():
+        beta = zero + (1.0 if kl_weight is None else kl_weight)
+        for name, divergence in _changed(kl, divergences, terms, beta).items():
             term = terms.sites[name]
             gradient_latent = gradient_latent - count(term, terms, rows) * _rows(divergence, term, terms).sum()
         latent = gradient_latent
@@ -257,16 +255,19 @@ def global_bound(terms: Terms) -> Tensor:
 class Trace_ELBO:
     """The one ELBO, as an object to pass to `fit`: `Trace_ELBO(num_particles=1, kl=None, gradient="standard")`.
 
-    See `elbo` for `kl`. `gradient="sticking_the_landing"` leaves out of d log q(z; phi) / d phi what phi does with z held
-    fixed, whose expectation is zero (Roeder et al. 2017, arXiv:1703.09194): no noise is left where the guide is exact. The
-    guide runs twice where it has several sites, at the same draws: it must be random at its sites only (no dropout). More
-    particles steady the posterior scale of global latents, whose gradient is noisy under minibatches.
+    See `elbo` for `kl`, and `pv.kl` for functions to give it. `gradient="sticking_the_landing"` leaves out of
+    d log q(z; phi) / d phi what phi does with z held fixed, whose expectation is zero (Roeder et al. 2017, arXiv:1703.09194):
+    no noise is left where the guide is exact. The guide runs twice where it has several sites, at the same draws: it must be
+    random at its sites only (no dropout). More particles steady the posterior scale of global latents, whose gradient is
+    noisy under minibatches.
     """
 
     def __init__(self, num_particles: int = 1, kl: str | KLFunction | None = None, gradient: str = "standard") -> None:
         check_options(num_particles, gradient, "sticking_the_landing")
         if not (kl is None or kl == "analytic" or callable(kl)):
             raise OptionError(f"kl must be None, 'analytic' or a function of the per-site KL terms, got {kl!r}.")
+        if callable(kl):
+            takes_weight(kl)  # one of too many arguments is refused now, not in a step
         if kl is not None and gradient != "standard":
             raise OptionError(f"gradient={gradient!r} needs the KL as drawn: use kl=None, or gradient='standard'.")
         self.num_particles, self.kl, self.gradient = num_particles, kl, gradient
@@ -293,11 +294,8 @@ class Trace_ELBO:
         return Bound(bound.elbo, bound.objective + direct - direct.detach())
 
     def __repr__(self) -> str:
-        # A function by its name, not its address: the settings of a fit are compared when it is resumed elsewhere.
-        name = getattr(self.kl, "__qualname__", None)
-        kl = f"{self.kl.__module__}.{name}" if name else repr(self.kl)
         gradient = "" if self.gradient == "standard" else f", gradient={self.gradient!r}"
-        return f"Trace_ELBO(num_particles={self.num_particles}, kl={kl}{gradient})"
+        return f"Trace_ELBO(num_particles={self.num_particles}, kl={repr_of(self.kl)}{gradient})"
 
 
 def as_loss(loss: Any) -> Any:
@@ -366,19 +364,33 @@ def _rows(divergence: Tensor, term: Term, terms: Terms) -> Tensor:
     return divergence.expand(shape)
 
 
-def _closed_form(terms: Terms) -> bool:
+def _closed_form(terms: Terms, demanded: bool) -> bool:
     drawn = [t.name for t in terms.sites.values() if t.q is not None and t.q.score is not None]
     if drawn:  # an enumerated site has no score: its KL is a sum
         raise PairError(
             f"Site {drawn[0]!r} is not reparameterised, and closed-form KL terms need that every site is: "
             "use Trace_ELBO() with kl=None."
         )
-    if not terms.aligned:
+    if demanded and not terms.aligned:
         raise PairError(
             "Closed-form KL terms need model and guide to draw their sites in the same order, else a prior may depend on "
             "a draw that its own posterior's KL has already integrated out: reorder the guide, or use kl=None."
         )
-    return True
+    return terms.aligned
+
+
+def _changed(kl: KLFunction, divergences: dict[str, Tensor], terms: Terms, weight: Tensor) -> Mapping[str, Tensor]:
+    unknown = sorted({*getattr(kl, "sites", ())} - terms.sites.keys())
+    if unknown:  # a site that is observed in this group of rows is none of these
+        raise PairError(
+            f"kl={repr_of(kl)} names {unknown}, and the pair has no such site; latent: {sorted(divergences)}."
+        )
+    changed = kl(dict(divergences), weight) if takes_weight(kl) else kl(dict(divergences))
+    if changed.keys() != divergences.keys():
+        raise PairError(
+            f"The function kl must return the sites it was given, {sorted(divergences)}, got {sorted(changed)}."
+        )
+    return changed
 
 
 def _kl(term: Term) -> Tensor | None:

@@ -1,6 +1,7 @@
 """Schedules: functions of the step that give weights, written into 0-d tensors before each step.
 
-A schedule takes a `Step` and returns a dict with any of the keys "lr" (learning rate) and "kl" (weight of the KL terms).
+A schedule takes a `Step` and returns a dict with any of the keys "lr" (learning rate), "kl" (weight of the KL terms) and
+"model" (what the learning rate of the parameters that only the model uses is multiplied by).
 A function of one's own does as well: `schedule=lambda step: {"kl": min(1.0, step.epoch / 10)}`.
 """
 
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 from pyrovae.errors import OptionError
 
-WEIGHTS = ("lr", "kl")
+WEIGHTS = ("lr", "kl", "model")
 
 
 class Step(NamedTuple):
@@ -46,6 +47,42 @@ class kl_warmup:
 
     def __call__(self, step: Step) -> dict[str, float]:
         return {"kl": min(1.0, self.start + (1 - self.start) * step.epoch / self.epochs)}
+
+
+class kl_cycles:
+    """KL weight from 0 to 1, linear over the first `ramp` of each of `cycles` equal shares of the fit, and 1 for the rest of
+    it: after each return to 0 the guide's codes may become of use anew (Fu et al. 2019, arXiv:1903.10145)."""
+
+    def __init__(self, cycles: int = 4, ramp: float = 0.5) -> None:
+        if cycles < 1 or cycles != int(cycles) or not 0 < ramp <= 1:
+            raise OptionError(
+                f"kl_cycles needs a whole number of cycles >= 1 and 0 < ramp <= 1, got cycles={cycles}, ramp={ramp}."
+            )
+        self.cycles, self.ramp = int(cycles), ramp
+
+    def __call__(self, step: Step) -> dict[str, float]:
+        done = min(step.number, step.total - 1) * self.cycles % step.total / step.total  # of the cycle, from 0
+        return {"kl": min(1.0, done / self.ramp)}
+
+
+class lagging:
+    """Lagging inference (He et al. 2019, arXiv:1901.05534): for the first `epochs` epochs only the last of every `steps`
+    batches moves the parameters that only the model uses, while all move the guide; then all move all.
+
+    It gives the weight "model", 0 or 1, by which a fit multiplies those parameters' learning rate. Their gradients are
+    computed at every step, and an optimizer's moments go on: Adam moves the model by an average gradient of the inner steps,
+    decay follows the rate. The paper stops when the mutual information no longer grows; here it is after `epochs`.
+    """
+
+    def __init__(self, steps: int = 10, epochs: float = 5) -> None:
+        if steps < 1 or steps != int(steps) or epochs <= 0:
+            raise OptionError(
+                f"lagging needs a whole number of steps >= 1 and epochs > 0, got steps={steps}, epochs={epochs}."
+            )
+        self.steps, self.epochs = int(steps), epochs
+
+    def __call__(self, step: Step) -> dict[str, float]:
+        return {"model": float(step.epoch >= self.epochs or (step.number + 1) % self.steps == 0)}
 
 
 class one_cycle:

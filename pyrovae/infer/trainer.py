@@ -25,6 +25,7 @@ from pyrovae.infer.schedules import Schedule, Step, weights_at
 from pyrovae.infer.stream import Resident, Stream
 from pyrovae.infer.terms import terms
 from pyrovae.infer.tracing import Traced
+from pyrovae.infer.updates import MODEL_RATE
 from pyrovae.pair import Batch, fork_rng, named_tensors, num_rows, take_rows
 
 Callback = Callable[[Fit], bool | None]
@@ -314,5 +315,6 @@ class Trainer:
 
 
 def rate_of(optimizer: torch.optim.Optimizer) -> float:
-    """The rate of an optimizer's first group."""
-    return float(optimizer.param_groups[0]["lr"])
+    """The rate of an optimizer's first group, whatever the weight "model" has made of it."""
+    first = optimizer.param_groups[0]
+    return float(first.get(MODEL_RATE, first["lr"]))

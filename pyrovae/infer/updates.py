@@ -14,6 +14,10 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 
+from pyrovae.errors import OptionError
+
+# The option of a group of parameters which only the model uses: its learning rate before the weight "model".
+MODEL_RATE = "model_rate"
 CONSTANTS = ("betas", "eps", "weight_decay", "amsgrad", "maximize", "decoupled_weight_decay")
 
 
@@ -128,3 +132,31 @@ def make_update(optimizer: Optimizer, leaves: Sequence[Tensor]) -> AdamUpdate | 
         if group.get("differentiable") or any(isinstance(b, Tensor) for b in group["betas"]):
             return None
     return AdamUpdate(optimizer, leaves)
+
+
+def set_model_apart(optimizer: Optimizer, leaves: Sequence[Tensor]) -> None:
+    """Put these leaves into groups of their own, in place, with all options of the groups that they were in, marked by
+    `MODEL_RATE`. OptionError for an optimizer without a learning rate, or with none of them."""
+    own = {id(leaf) for leaf in leaves}
+    for group in list(optimizer.param_groups):
+        apart = [id(p) in own for p in group["params"]]
+        if not any(apart):
+            continue
+        if "lr" not in group:
+            raise OptionError(
+                f"The weight 'model' multiplies a learning rate, and {type(optimizer).__name__} has none."
+            )
+        if not all(apart):
+            split = dict(group)
+            for name in ("params", "param_names"):
+                if name in group:
+                    split[name] = [value for value, is_own in zip(group[name], apart) if is_own]
+                    group[name] = [value for value, is_own in zip(group[name], apart) if not is_own]
+            optimizer.param_groups.append(split)  # what it remembers of a tensor is kept by tensor
+            group = split
+        group[MODEL_RATE] = float(group["lr"])
+    if not any(MODEL_RATE in group for group in optimizer.param_groups):
+        raise OptionError(
+            "The schedule weighs the learning rate of the parameters which only the model uses, and the optimizer trains "
+            "none of them: give it all the leaves it is called with, or leave the weight 'model' out."
+        )
