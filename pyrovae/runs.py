@@ -206,13 +206,15 @@ def evaluate(
         results |= {"elbo": everything["elbo"], "elbo_se": everything["elbo_se"]}
     results["elbo"] -= rows.log_abs_det
     results["log_likelihood"] -= rows.log_abs_det
-    means = encode(fitted, fitted.evaluation_batch(batch), site=model_of(fitted).code)
-    results["active_units"] = int(active_units(means.flatten(1)).sum()) if len(means) > 1 else 0
-    results["latent_units"] = means.flatten(1).shape[1]
-    for site in levels_of(fitted)[1:]:
-        means = encode(fitted, fitted.evaluation_batch(batch), site=site)
-        results |= {f"active_units_{site}": int(active_units(means).sum()) if len(means) > 1 else 0}
-        results |= {f"latent_units_{site}": means.shape[1]}
+    sites = levels_of(fitted) or (model_of(fitted).code,)
+    for site, suffix in zip(sites, ("", *(f"_{name}" for name in sites[1:]))):
+        # twice where they are averages of draws, whose noise would pass for activity
+        seeds = (0, 1) if len(sites) > 1 else (0,)
+        means = [encode(fitted, fitted.evaluation_batch(batch), site=site, seed=seed).flatten(1) for seed in seeds]
+        results[f"active_units{suffix}"] = (
+            int(active_units(means[0], again=means[-1]).sum()) if len(rows.test) > 1 else 0
+        )
+        results[f"latent_units{suffix}"] = means[0].shape[1]
     results["log_abs_det"] = rows.log_abs_det
     results |= {"num_samples": num_samples, "test_rows": len(rows.test), "log_likelihood_rows": len(picked["x"])}
     return results | accuracies(fitted, rows, num_samples), found

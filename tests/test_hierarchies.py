@@ -110,9 +110,19 @@ def test_every_level_is_encoded_and_its_active_units_counted(exact: tuple[pv.Fit
     for site, slope in (("z1", B * UPPER / WHOLE), ("z2", A * B / WHOLE)):
         means = pv.encode(fitted, x, site=site, num_samples=draws)
         assert (means - slope * x).abs().max() < BOUND * draws**-0.5  # of draws whose spread is at most 1
-        assert pv.active_units(means, threshold=0.05).tolist() == [True, site == "z1"]  # z2's second says nothing of x
+        again = pv.encode(fitted, x, site=site, num_samples=draws, seed=1)
+        assert pv.active_units(means, again=again).tolist() == [True, site == "z1"]  # z2's second says nothing of x
     with pytest.raises(pv.PairError, match="'z1', 'z2'|'z2', 'z1'"):
         pv.encode(fitted, x)
+
+
+def test_the_noise_of_averages_is_no_activity() -> None:
+    signal = torch.tensor([0.0, 0.2]) * torch.randn(5000, 1)
+    one, two = signal + 0.2 * torch.randn(5000, 2), signal + 0.2 * torch.randn(5000, 2)
+    assert pv.active_units(one).tolist() == [True, True]
+    assert pv.active_units(one, again=two).tolist() == [False, True]
+    with pytest.raises(pv.ShapeError, match=r"and, again, \(5000, 1\)"):
+        pv.active_units(one, again=two[:, :1])
 
 
 def test_levels_that_are_held_stay_and_those_below_are_drawn(exact: tuple[pv.Fit, Tensor]) -> None:
