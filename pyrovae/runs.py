@@ -337,8 +337,8 @@ def sample_picture(fitted: Fit, rows: Rows, num: int = 64, seed: int | None = 0)
 
 
 def level_picture(fitted: Fit, rows: Rows, num: int = 8, seed: int = 0) -> Any:
-    """What each level says: E[x | z1] of `num` draws a column, nothing held in the first one, then the top level at one draw
-    of all, then one level more in each column: what varies in a column is said below what it holds."""
+    """What each level says: E[x | z1] of `num` draws a column. The first holds no level, the next the top one at its value in
+    one draw of all, and so on; its name says which are held, and what varies in it is said below them."""
     assert rows.image_shape is not None
     top_down = levels_of(fitted)[::-1]
     one = simulate(fitted, 1, seed=seed)
@@ -346,7 +346,7 @@ def level_picture(fitted: Fit, rows: Rows, num: int = 8, seed: int = 0) -> Any:
     for number in range(len(top_down)):
         held = {site: one[site].expand(num, -1) for site in top_down[:number]}
         columns.append(_means(fitted, num, seed, held))
-        names.append(", ".join(held) or "all drawn")
+        names.append(f"{top_down[0]}-{top_down[number - 1][1:]}" if number > 1 else "".join(held) or "none")
     return plots.images(rows.restore(torch.stack(columns, 1).flatten(0, 1)), rows.image_shape, len(names), names=names)
 
 
