@@ -30,7 +30,20 @@ from pyrovae.infer.iwelbo import IWELBO
 from pyrovae.infer.objectives import Bound, Trace_ELBO, elbo, log_weights
 from pyrovae.infer.svi import SVI
 from pyrovae.infer.terms import Terms, terms
-from pyrovae.models import ADGM, CVAE, GMVAE, SSVAE, VAE, JointVAE, Regression, SSRegression, StackedSSVAE, VaDE
+from pyrovae.models import (
+    ADGM,
+    CVAE,
+    GMVAE,
+    SSVAE,
+    VAE,
+    HierarchicalVAE,
+    JointVAE,
+    LadderVAE,
+    Regression,
+    SSRegression,
+    StackedSSVAE,
+    VaDE,
+)
 from pyrovae.pair import Pair
 from pyrovae.predict import decode, encode, generate, reconstruct, simulate
 
@@ -49,8 +62,10 @@ __all__ = [
     "ConditionalFlow",
     "DataError",
     "Fit",
+    "HierarchicalVAE",
     "Importance",
     "JointVAE",
+    "LadderVAE",
     "Layout",
     "NotFiniteError",
     "OptionError",
