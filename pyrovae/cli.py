@@ -56,7 +56,9 @@ Engine = Annotated[str, typer.Option(help="How a step is run: auto, eager, trace
 Out = Annotated[Path | None, typer.Option("--out", help="File to write; its ending gives the format.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 
-REMEDIES = "Try --kl-warmup over half of the epochs, fewer hidden units in the likelihood, or fewer latent dimensions."
+REMEDIES = (
+    "Try --free-bits 0.5, --kl-warmup over half of the epochs, --kl-cycles 4, --lagging 5, or fewer latent dimensions."
+)
 
 
 @app.callback(invoke_without_command=True)
@@ -103,6 +105,11 @@ def fit(
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
     kl_warmup: Warmup = 0.0,
+    kl_cycles: Annotated[int, typer.Option(help="How often the KL weight rises from 0 to 1 anew.")] = 0,
+    free_bits: Annotated[float, typer.Option(help="Nats a row that each latent variable may use at no cost.")] = 0.0,
+    lagging: Annotated[
+        float, typer.Option(help="Epochs in which the model moves at every tenth step only, the guide at all.")
+    ] = 0.0,
     clip_norm: Annotated[float | None, typer.Option(help="Largest global norm of the gradient.")] = None,
     patience: Annotated[
         int | None, typer.Option(help="Stop after so many epochs without a better validation ELBO.")
@@ -144,6 +151,9 @@ def fit(
             batch_size=batch_size,
             learning_rate=learning_rate,
             kl_warmup=kl_warmup,
+            kl_cycles=kl_cycles,
+            free_bits=free_bits,
+            lagging=lagging,
             clip_norm=clip_norm,
             patience=patience,
             test_fraction=test_fraction,

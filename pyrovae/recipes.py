@@ -158,6 +158,9 @@ class Options:
     batch_size: int | None = None
     learning_rate: float | None = None
     kl_warmup: float = 0.0
+    kl_cycles: int = 0
+    free_bits: float = 0.0
+    lagging: float = 0.0
     clip_norm: float | None = None
     patience: int | None = None
     test_fraction: float = 0.2
@@ -482,8 +485,16 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
         value = getattr(options, name)
         if value is not None and not value > 0:
             raise OptionError(f"--{name.replace('_', '-')} must be positive, got {value}.")
-    if not options.kl_warmup >= 0:
-        raise OptionError(f"--kl-warmup is a number of epochs, 0 for none, got {options.kl_warmup}.")
+    for name, what in (
+        ("kl_warmup", "a number of epochs"),
+        ("kl_cycles", "how often the KL weight rises"),
+        ("free_bits", "nats a row"),
+        ("lagging", "a number of epochs"),
+    ):
+        if not 0 <= getattr(options, name) < math.inf:
+            raise OptionError(f"--{name.replace('_', '-')} is {what}, 0 for none, got {getattr(options, name)}.")
+    if options.kl_warmup and options.kl_cycles:
+        raise OptionError("--kl-warmup and --kl-cycles are two schedules of one weight: choose one.")
     batch_size = options.batch_size or min(num_rows, 256 if num_rows >= 20_000 else 128)
     filled = {
         "clusters": clusters,
@@ -551,8 +562,9 @@ def class_names(dataset: Dataset) -> tuple[str | int, ...]:
 def read_options(info: Mapping[str, Any]) -> Options:
     """The options of a run.json. CheckpointError when they are not whole."""
     try:
-        # runs from before there were other models than the VAE
-        found = {"model": "vae", "clusters": None, "labelled": None, "levels": None, **info["options"]}
+        # runs from before there were other models than the VAE, or these remedies
+        since = ("model", "clusters", "labelled", "levels", "kl_cycles", "free_bits", "lagging")
+        found = {**{name: getattr(Options(), name) for name in since}, **info["options"]}
         levels = found["levels"] and tuple(found["levels"])
         names = {f.name for f in fields(Options)}
         if set(found) != names:

@@ -27,6 +27,8 @@ from pyrovae.infer import schedules
 from pyrovae.infer.checkpoint import load, read_run, write_fit
 from pyrovae.infer.fit import fit
 from pyrovae.infer.fitted import Fit
+from pyrovae.infer.kl import free_bits
+from pyrovae.infer.objectives import Trace_ELBO
 from pyrovae.infer.splits import Split
 from pyrovae.infer.transforms import Binarize
 from pyrovae.infer.validate import check_rows
@@ -87,6 +89,10 @@ def fit_run(
     schedule: list[Any] = [schedules.one_cycle(float(options.learning_rate or 0))]
     if options.kl_warmup > 0:
         schedule.append(schedules.kl_warmup(options.kl_warmup))
+    if options.kl_cycles:
+        schedule.append(schedules.kl_cycles(options.kl_cycles))
+    if options.lagging > 0:
+        schedule.append(schedules.lagging(epochs=options.lagging))
     recorded = {
         "data": dataset.source,
         "split": split.to_json(),
@@ -109,6 +115,7 @@ def fit_run(
         validation=None if rows.validation is None else rows.batch("validation"),
         patience=options.patience,
         schedule=schedule,
+        loss=Trace_ELBO(kl=free_bits(options.free_bits)) if options.free_bits > 0 else None,
         transform=transform,
         clip_norm=options.clip_norm,
         checkpoint=folder,

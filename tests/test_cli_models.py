@@ -173,6 +173,8 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "levels that are no numbers": (("digits", "--model", "ladder", "--levels", "4;2"), "--levels takes whole numbers"),
     "an empty level": (("digits", "--model", "ladder", "--levels", "4,0"), "--levels and --hidden must be positive"),
     "no level": (("digits", "--model", "hierarchical", "--levels", ""), "--levels and --hidden must be positive"),
+    "two schedules of the KL weight": (("digits", "--kl-warmup", "2", "--kl-cycles", "2"), "choose one"),
+    "negative free bits": (("digits", "--free-bits", "-1"), "--free-bits is nats a row, 0 for none"),
     "prior by class": (("digits", "--model", "cvae", "--prior", "vamp"), "--prior vamp does not go with --model cvae"),
     "net": (("digits", "--model", "m2", "--net", "conv"), "--net conv does not go with --model m2; it is for vae"),
 }
@@ -188,6 +190,26 @@ def test_a_mistake_with_a_model_gets_one_clear_error(pyrovae: Command, case: tup
     assert code == 2 and "Traceback" not in err and not out.strip(), out + err
     assert re.search(message, told), told
     assert not Path("runs").exists()
+
+
+def test_a_collapsed_level_is_named_with_what_to_try(pyrovae: Command) -> None:
+    options = ("--model", "hierarchical", "--levels", "4,2", "--hidden", "8", "--epochs", "6")
+    code, out, err = pyrovae("fit", "digits", *options, "--num-samples", "30", "--out", "run")
+    told = " ".join(out.split())
+    assert code == 0 and "z2 has collapsed: it says next to nothing of x (KL 0.0" in told, out + err
+    assert "z1 has collapsed" not in told and all(option in told for option in ("--free-bits", "--lagging"))
+    history = pd.read_csv("run/history.csv")
+    assert history["kl/z2"].iloc[-1] < 0.1 < history["kl/z1"].iloc[-1]
+
+
+def test_the_remedies_are_options_of_a_run(pyrovae: Command) -> None:
+    options = ("--kl-cycles", "2", "--free-bits", "0.5", "--lagging", "1")
+    code, out, err = pyrovae("fit", "digits", *options, *QUICK, "--out", "run")
+    settings = json.loads(Path("run/run.json").read_text())["settings"]
+    assert code == 0 and settings["loss"]["args"]["kl"]["args"] == {"nats": 0.5}, out + err
+    assert all(name in json.dumps(settings["schedule"]) for name in ("kl_cycles", "lagging"))
+    code, out, err = pyrovae("evaluate", "run", "--num-samples", "30")
+    assert code == 0, out + err
 
 
 def test_a_ladder_needs_something_to_go_up() -> None:
