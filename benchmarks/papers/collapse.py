@@ -109,7 +109,7 @@ def levels(fitted: pv.Fit, x: Tensor) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, required=True)
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=25)
     parser.add_argument("--rate", type=float, default=2e-3, help="peak")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--only", default="", help="settings, by commas")
