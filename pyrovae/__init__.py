@@ -9,7 +9,7 @@ from pyrovae.check import Layout, check_pair
 from pyrovae.conditionals import Conditional, ConditionalFlow, conv, flow, mlp, resnet
 from pyrovae.criticism import acquisition, calibration
 from pyrovae.criticism.classification import Classification, classify
-from pyrovae.criticism.decomposition import active_units
+from pyrovae.criticism.decomposition import active_units, collapsed, kl_by_site
 from pyrovae.criticism.importance import Importance, importance, log_likelihood, posterior
 from pyrovae.criticism.prior_monte_carlo import prior_log_likelihood
 from pyrovae.distributions import observed_only
@@ -30,7 +30,20 @@ from pyrovae.infer.iwelbo import IWELBO
 from pyrovae.infer.objectives import Bound, Trace_ELBO, elbo, log_weights
 from pyrovae.infer.svi import SVI
 from pyrovae.infer.terms import Terms, terms
-from pyrovae.models import ADGM, CVAE, GMVAE, SSVAE, VAE, JointVAE, Regression, SSRegression, StackedSSVAE, VaDE
+from pyrovae.models import (
+    ADGM,
+    CVAE,
+    GMVAE,
+    SSVAE,
+    VAE,
+    HierarchicalVAE,
+    JointVAE,
+    LadderVAE,
+    Regression,
+    SSRegression,
+    StackedSSVAE,
+    VaDE,
+)
 from pyrovae.pair import Pair
 from pyrovae.predict import decode, encode, generate, reconstruct, simulate
 
@@ -49,8 +62,10 @@ __all__ = [
     "ConditionalFlow",
     "DataError",
     "Fit",
+    "HierarchicalVAE",
     "Importance",
     "JointVAE",
+    "LadderVAE",
     "Layout",
     "NotFiniteError",
     "OptionError",
@@ -70,6 +85,7 @@ __all__ = [
     "calibration",
     "check_pair",
     "classify",
+    "collapsed",
     "conv",
     "decode",
     "elbo",
@@ -80,6 +96,7 @@ __all__ = [
     "generate",
     "importance",
     "kl",
+    "kl_by_site",
     "load",
     "log_likelihood",
     "log_weights",

@@ -21,6 +21,7 @@ from pyrovae._version import __version__
 from pyrovae.comparisons import compare as compare_runs
 from pyrovae.comparisons import measure_of
 from pyrovae.comparisons import sweep as sweep_runs
+from pyrovae.criticism.decomposition import collapsed
 from pyrovae.criticism.importance import Importance
 from pyrovae.data import NAMES, load
 from pyrovae.errors import OptionError, PyrovaeError
@@ -55,6 +56,8 @@ Engine = Annotated[str, typer.Option(help="How a step is run: auto, eager, trace
 Out = Annotated[Path | None, typer.Option("--out", help="File to write; its ending gives the format.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 
+REMEDIES = "Try --kl-warmup over half of the epochs, fewer hidden units in the likelihood, or fewer latent dimensions."
+
 
 @app.callback(invoke_without_command=True)
 def version(show: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
@@ -78,6 +81,12 @@ def fit(
     ] = None,
     labelled: Annotated[
         int | None, typer.Option(help="Training rows whose label m2, m1m2, adgm see; default all that have one.")
+    ] = None,
+    levels: Annotated[
+        str | None,
+        typer.Option(
+            help="Dimensions of z1, z2, ... of hierarchical, ladder, as 32,16,8; default --latent and half of it."
+        ),
     ] = None,
     prior: Annotated[str, typer.Option(help=f"{', '.join(recipes.PRIORS)}.")] = "normal",
     likelihood: Annotated[
@@ -123,6 +132,7 @@ def fit(
             model=model,
             clusters=clusters,
             labelled=labelled,
+            levels=None if levels is None else _widths(levels, "levels"),
             prior=prior,
             likelihood=likelihood,
             guide=guide,
@@ -148,6 +158,11 @@ def fit(
         )
     if fitted.stopped:
         out.print(f"Stopped: {fitted.stopped}.", highlight=False)
+    for site, kl in collapsed(fitted).items():
+        out.print(
+            f"The latent variable {site} has collapsed: it says next to nothing of x (KL {kl:.3f} nats a row). {REMEDIES}",
+            highlight=False,
+        )
     results, _ = runs.evaluate(fitted, rows, recipes.read_options(fitted.info).num_samples)
     results["fit_seconds"] = fitted.history[-1]["seconds"]
     runs.finish(fitted, where, results)
@@ -462,11 +477,11 @@ def _watched(folder: Path, work: Any) -> Any:
         raise typer.Exit(130) from None
 
 
-def _widths(text: str) -> tuple[int, ...]:
+def _widths(text: str, name: str = "hidden") -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError:
-        raise OptionError(f"--hidden takes whole numbers, as 400 or 300,300, got {text!r}.") from None
+        raise OptionError(f"--{name} takes whole numbers, as 400 or 300,300, got {text!r}.") from None
 
 
 def _names(text: str) -> list[Any]:
@@ -604,7 +619,12 @@ def _table(results: Mapping[str, float], probability: str) -> None:
     table.add_row(f"log {probability}, nats per row{few}", with_error("log_likelihood"))
     share = results["k_hat_above_0.7"]
     table.add_row(f"rows with k-hat > 0.7{few}", f"{share:.1%}" if math.isfinite(share) else "needs 25 draws")
-    table.add_row("active units", f"{results['active_units']} of {results['latent_units']}")
+    upper = [name.removeprefix("latent_units_") for name in results if name.startswith("latent_units_")]
+    table.add_row(f"active units{' of z1' if upper else ''}", f"{results['active_units']} of {results['latent_units']}")
+    for site in upper:
+        table.add_row(
+            f"active units of {site}", f"{results[f'active_units_{site}']} of {results[f'latent_units_{site}']}"
+        )
     for name, what in ACCURACIES.items():
         if name in results:
             some = results["accuracy_rows"]

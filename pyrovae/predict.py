@@ -93,12 +93,14 @@ def generate(
 ) -> Tensor:
     """`num` draws of an observed site from the model: z ~ p(z), x ~ p(x | z); (num, *event).
 
-    `given` are arguments that stay observed, with `num` rows each. `mean` gives E[x | z] of each draw of z in place of x.
-    Global latents are drawn once, from the guide. `seed` None goes on with torch's random state. Raises PairError when the
-    model reads the data it is to generate other than by observing it.
+    `given`, with `num` rows each, are arguments that stay observed, and latent sites that are held: given z2, what is drawn
+    is z1 ~ p(z1 | z2), x ~ p(x | z1); what stands above a held site is still drawn from its prior. `mean` gives E[x | z] of
+    each draw of z in place of x. Global latents are drawn once, from the guide. `seed` None goes on with torch's random state.
+    Raises DataError for what is given wrongly, PairError when the model reads the data it is to generate other than by
+    observing it.
     """
     chosen = _to_draw(fitted, fitted.layout, given or {}, site)
-    node = _run_model(fitted, num, given or {}, {}, seed)[chosen]
+    node = _run_model(fitted, num, *_held(fitted, given or {}), seed)[chosen]
     if not mean:
         return node["value"]
     found = _mean(node["fn"])
@@ -111,7 +113,8 @@ def simulate(
     fitted: Fit, num: int, *, given: Mapping[str, Any] | None = None, seed: int | None = None
 ) -> dict[str, Tensor]:
     """Joint draws of every site of the model, by name: what `generate` makes, with the latent values it came from."""
-    return {name: node["value"] for name, node in _run_model(fitted, num, given or {}, {}, seed).items()}
+    nodes = _run_model(fitted, num, *_held(fitted, given or {}), seed)
+    return {name: node["value"] for name, node in nodes.items()}
 
 
 def decode(
@@ -125,14 +128,16 @@ def decode(
 ) -> Tensor:
     """E[x | z] at given values of a latent site, (N, *event of z) -> (N, *event of x): traversals and manifolds.
 
-    Other latents are drawn, from a fixed `seed`; where x has no mean, a draw of it is returned.
+    `z` may be a dict of values of several latent sites, {"z1": ..., "z2": ...}, and then needs no `latent`. Other latents are
+    drawn, from a fixed `seed`; where x has no mean, a draw of it is returned.
     """
-    source = fitted.layout.site(latent, role="latent", local=True)
-    dtypes = [dtype for _, dtype in fitted.arguments.values() if dtype.is_floating_point]
-    values = as_tensor(source.name, z, dtypes[0] if dtypes else None).to(fitted.device)
-    if tuple(values.shape[1:]) != tuple(source.event_shape):
-        raise DataError(f"{source.name!r} must have rows of shape {source.event_shape}, got {tuple(values.shape[1:])}.")
-    node = _run_model(fitted, len(values), given or {}, {source.name: values}, seed)[
+    if isinstance(z, Mapping) and (latent is not None or not z):
+        raise OptionError(
+            f"z is a dict of at least one latent site and needs no latent=, got {list(z)} and {latent!r}."
+        )
+    sites = z if isinstance(z, Mapping) else {fitted.layout.site(latent, role="latent", local=True).name: z}
+    held = {name: _values(fitted, name, value) for name, value in sites.items()}
+    node = _run_model(fitted, len(next(iter(held.values()))), given or {}, held, seed)[
         _to_draw(fitted, fitted.layout, given or {}, site)
     ]
     mean = _mean(node["fn"])
@@ -155,6 +160,24 @@ def _to_draw(fitted: Fit, layout: Layout, given: Mapping[str, Any], site: str | 
     return layout.site(site, role="observed").name
 
 
+def _held(fitted: Fit, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What is given, in two: arguments, and values of latent sites."""
+    taken = arguments(fitted.pair)
+    latent = [s.name for s in fitted.layout.sites if s.role == "latent" and s.local and s.name not in taken]
+    held = {name: _values(fitted, name, value) for name, value in given.items() if name in latent}
+    return {name: value for name, value in given.items() if name not in held}, held
+
+
+def _values(fitted: Fit, latent: str, z: Any) -> Tensor:
+    """Values of a latent site, a row each. DataError unless their rows have its shape."""
+    source = fitted.layout.site(latent, role="latent", local=True)
+    dtypes = [dtype for _, dtype in fitted.arguments.values() if dtype.is_floating_point]
+    values = as_tensor(source.name, z, dtypes[0] if dtypes else None).to(fitted.device)
+    if tuple(values.shape[1:]) != tuple(source.event_shape):
+        raise DataError(f"{source.name!r} must have rows of shape {source.event_shape}, got {tuple(values.shape[1:])}.")
+    return values
+
+
 def _run_model(
     fitted: Fit, num: int, given: Mapping[str, Any], latent: Mapping[str, Tensor], seed: int | None
 ) -> dict[str, Any]:
@@ -164,7 +187,13 @@ def _run_model(
     known, taken = fitted.arguments, arguments(fitted.pair)
     unknown = [name for name in given if name not in taken]
     if unknown:
-        raise DataError(f"The model takes {sorted(taken)}; it does not take {unknown}.")
+        sites = [s.name for s in fitted.layout.sites if s.role == "latent" and s.local]
+        raise DataError(f"The model takes {sorted(taken)} and draws {sites} for each row; it does not know {unknown}.")
+    wrong = {name: len(value) for name, value in latent.items() if len(value) != num}
+    if wrong:
+        raise DataError(
+            f"Latent sites must be given for num={num} rows, got {wrong} rows. Use z.expand(num, -1) of one row."
+        )
     kept = {}
     for name, value in given.items():
         dtype = known[name][1] if name in known else None

@@ -22,8 +22,8 @@ from pyrovae import families, priors
 from pyrovae.conditionals import conv, flow, mlp, resnet
 from pyrovae.data import Dataset
 from pyrovae.errors import CheckpointError, DataError, OptionError, PyrovaeError
-from pyrovae.models import ADGM, CVAE, GMVAE, SSVAE, VAE, JointVAE, StackedSSVAE, VaDE
-from pyrovae.nets import Log1p, OneHot, Rescaled, Swapped
+from pyrovae.models import ADGM, CVAE, GMVAE, SSVAE, VAE, HierarchicalVAE, JointVAE, LadderVAE, StackedSSVAE, VaDE
+from pyrovae.nets import MLP, Activated, Log1p, OneHot, Rescaled, Swapped
 
 Event = int | tuple[int, ...]
 
@@ -146,6 +146,7 @@ class Options:
     model: str = "vae"
     clusters: int | None = None
     labelled: int | None = None
+    levels: tuple[int, ...] | None = None
     prior: str = "normal"
     likelihood: str | None = None
     guide: str | None = None
@@ -171,8 +172,8 @@ class Options:
 class Pieces:
     """What models are put together from: conditionals of the families and networks that were named, for such rows.
 
-    event: of x, the size of a vector or the shape of an image; latent: how many dimensions a latent variable has; classes:
-    how many values y or c has.
+    event: of x, the size of a vector or the shape of an image; latent: how many dimensions a latent variable has, the top one
+    of several levels; levels: how many each has, from the data upwards; classes: how many values y or c has.
     """
 
     def __init__(self, options: Options, train: Tensor, num_classes: int) -> None:
@@ -181,7 +182,8 @@ class Pieces:
             raise OptionError("--net conv needs images, and these rows have no image shape; use --net mlp.")
         self.options, self.train = options, train
         self.event: Event = shape[0] if len(shape) == 1 else shape
-        self.latent, self.classes = options.latent, num_classes
+        self.levels, self.classes = options.levels or (options.latent,), num_classes
+        self.latent = self.levels[-1]
         self.chosen: Likelihood = part("likelihood", str(options.likelihood))
         self.net: Any = {"mlp": mlp, "conv": conv, "resnet": resnet}[options.net]
         self.hidden: dict[str, Any] = {"hidden": options.hidden} if len(shape) == 1 else {}
@@ -201,6 +203,14 @@ class Pieces:
         if guide in FLOWS:
             return build(parents if len(parents) > 1 else parents[0], self.latent, hidden=self.options.hidden)
         return self.conditional(build(self.latent), *parents)
+
+    def normal(self, latent: int, *parents: Event) -> Any:
+        """p(z | parents), independent Normals."""
+        return self.conditional(families.Normal(latent), *parents)
+
+    def lower(self) -> list[Any]:
+        """p(z_l | z_{l+1}) for each level but the top."""
+        return [self.normal(below, above) for below, above in zip(self.levels, self.levels[1:])]
 
     def classifier(self, *parents: Event) -> Any:
         return self.conditional(families.Categorical((), self.classes), *parents)
@@ -317,6 +327,31 @@ def _jointvae(of: Pieces) -> JointVAE:
     )
 
 
+def _hierarchical(of: Pieces) -> HierarchicalVAE:
+    parents = (of.event, *of.levels)
+    encoders = [of.normal(latent, parent) for latent, parent in zip(of.levels[:-1], parents)]
+    encoders.append(of.posterior(parents[len(encoders)]))  # --guide names the top's family, --prior being the top's
+    of.seeing(encoders[0])
+    return HierarchicalVAE(
+        prior=of.prior(), lower=of.lower(), likelihood=of.likelihood(of.levels[0]), encoders=encoders
+    )
+
+
+def _ladder(of: Pieces) -> LadderVAE:
+    *hidden, width = of.options.hidden
+    sizes = (of.event, *[width] * (len(of.levels) - 1))
+    upward = [Activated(MLP(size, width, hidden)) for size in sizes]
+    of.seeing(upward[0])
+    evidence = [mlp(width, families.Normal(latent), hidden=()) for latent in of.levels[:-1]]
+    return LadderVAE(
+        prior=of.prior(),
+        lower=of.lower(),
+        likelihood=of.likelihood(of.levels[0]),
+        upward=upward,
+        evidence=[*evidence, of.posterior(width)],
+    )
+
+
 MODELS: dict[str, Model] = {
     "vae": Model(_vae, "p(z) p(x|z)", takes=("prior", "net")),
     "cvae": Model(_cvae, "p(z|c) p(x|z,c): rows given their class", labels=CONDITION),
@@ -328,6 +363,10 @@ MODELS: dict[str, Model] = {
     "gmvae": Model(_gmvae, "p(y) p(z|y) p(x|z): clusters, with q(y|x) q(z|x,y)", takes=("clusters",)),
     "vade": Model(_vade, "the same with q(z|x), clusters summed out in the model", takes=("clusters",)),
     "jointvae": Model(_jointvae, "p(y) p(z) p(x|z,y): clusters beside codes", takes=("prior", "clusters")),
+    "hierarchical": Model(
+        _hierarchical, "p(z2) p(z1|z2) p(x|z1), or deeper, inferred bottom up", takes=("prior", "levels"), code="z1"
+    ),
+    "ladder": Model(_ladder, "the same, inferred top down", takes=("prior", "levels"), code="z1"),
 }
 
 
@@ -425,8 +464,16 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
     chosen: Likelihood = part("likelihood", likelihood)
     if chosen.needs_total and bounded is None:
         raise OptionError(f"--likelihood {likelihood} needs --total-count, the largest count that can occur.")
-    if options.latent < 1 or any(width < 1 for width in options.hidden):
-        raise OptionError(f"--latent and --hidden must be positive, got {options.latent} and {options.hidden}.")
+    levels = options.levels
+    if levels is None and "levels" in MODELS[options.model].takes:
+        levels = (options.latent, max(1, options.latent // 2))
+    latent = levels[0] if levels else options.latent
+    if levels == () or any(size < 1 for size in (latent, *options.hidden, *(levels or ()))):
+        raise OptionError(
+            f"--latent, --levels and --hidden must be positive, got {latent}, {levels} and {options.hidden}."
+        )
+    if options.model == "ladder" and not options.hidden:
+        raise OptionError("--model ladder needs --hidden of at least one width: what goes up the levels.")
     for name in ("epochs", "batch_size", "num_samples", "total_count"):
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -440,6 +487,8 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
     batch_size = options.batch_size or min(num_rows, 256 if num_rows >= 20_000 else 128)
     filled = {
         "clusters": clusters,
+        "levels": levels,
+        "latent": latent,
         "prior": _found(options.prior),
         "likelihood": _found(likelihood),
         "guide": _found(guide),
@@ -454,7 +503,7 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
 def _fitting_model(options: Options, dataset: Dataset) -> int | None:
     """How many clusters, if the model has some. OptionError for options that the model does not take, and missing labels."""
     model: Model = MODELS[choose("model", options.model, MODELS)]
-    for name in ("prior", "net", "labelled", "clusters"):
+    for name in ("prior", "net", "labelled", "clusters", "levels"):
         value = getattr(options, name)
         if value != getattr(Options(), name) and name not in model.takes:
             those = ", ".join(known for known, other in MODELS.items() if name in other.takes)
@@ -503,11 +552,12 @@ def read_options(info: Mapping[str, Any]) -> Options:
     """The options of a run.json. CheckpointError when they are not whole."""
     try:
         # runs from before there were other models than the VAE
-        found = {"model": "vae", "clusters": None, "labelled": None, **info["options"]}
+        found = {"model": "vae", "clusters": None, "labelled": None, "levels": None, **info["options"]}
+        levels = found["levels"] and tuple(found["levels"])
         names = {f.name for f in fields(Options)}
         if set(found) != names:
             raise KeyError(f"options {sorted(set(found) ^ names)}")
-        return Options(**{**found, "hidden": tuple(found["hidden"])})
+        return Options(**{**found, "hidden": tuple(found["hidden"]), "levels": levels})
     except (KeyError, TypeError) as error:
         raise CheckpointError(
             f"The run's options are damaged or missing ({error!r}): was it made by `pyrovae fit`?"

@@ -161,8 +161,9 @@ def describe_run(dataset: Dataset, options: Options, rows: Rows) -> str:
     elif rows.argument is not None:
         labels = rows.batch("train")[rows.argument]
         told += f" of {rows.num_classes} classes, {int((labels >= 0).sum())} training rows labelled"
+    latent = ", ".join(map(str, options.levels or (options.latent,)))
     return (
         f"{dataset.name}: {counts}{len(rows.test)} test rows of {dataset.x.shape[1]} ({dataset.kind}); {told}, likelihood "
         f"{options.likelihood}{binarised}, prior {options.prior if 'prior' in model.takes else 'normal for each class'}, guide "
-        f"{options.guide}, {options.latent} latent dimensions, {options.net}"
+        f"{options.guide}, {latent} latent dimensions, {options.net}"
     )

@@ -31,7 +31,7 @@ from pyrovae.infer.splits import Split
 from pyrovae.infer.transforms import Binarize
 from pyrovae.infer.validate import check_rows
 from pyrovae.pair import take_rows
-from pyrovae.predict import decode, encode, generate, reconstruct
+from pyrovae.predict import decode, encode, generate, reconstruct, simulate
 from pyrovae.recipes import (
     CONDITION,
     MODELS,
@@ -51,7 +51,7 @@ from pyrovae.rows import Rows, describe_run, make_rows, split_rows
 EVALUATION_SEED = 1  # of the draws behind the table, so that `evaluate` repeats what `fit` printed
 ARTEFACTS = (
     *("graph.png", "graph.gv", "graph-labelled.png", "graph-labelled.gv"),
-    *("training.png", "reconstructions.png", "samples.png", "manifold.png", "latent.png"),
+    *("training.png", "reconstructions.png", "samples.png", "levels.png", "manifold.png", "latent.png"),
     *("generated.png", "generated.csv", "codes.csv"),
 )
 
@@ -91,7 +91,11 @@ def fit_run(
         "data": dataset.source,
         "split": split.to_json(),
         "scaler": rows.scaler.to_json() if rows.scaler is not None else None,
-        "options": {**asdict(options), "hidden": list(options.hidden)},
+        "options": {
+            **asdict(options),
+            "hidden": list(options.hidden),
+            "levels": options.levels and list(options.levels),
+        },
         "own": own_files(options),
     }
     transform = Binarize() if dataset.kind == "unit" and options.likelihood == "bernoulli" else None
@@ -202,9 +206,15 @@ def evaluate(
         results |= {"elbo": everything["elbo"], "elbo_se": everything["elbo_se"]}
     results["elbo"] -= rows.log_abs_det
     results["log_likelihood"] -= rows.log_abs_det
-    means = encode(fitted, fitted.evaluation_batch(batch), site=model_of(fitted).code)
-    results["active_units"] = int(active_units(means.flatten(1)).sum()) if len(means) > 1 else 0
-    results["latent_units"] = means.flatten(1).shape[1]
+    sites = levels_of(fitted) or (model_of(fitted).code,)
+    for site, suffix in zip(sites, ("", *(f"_{name}" for name in sites[1:]))):
+        # twice where they are averages of draws, whose noise would pass for activity
+        seeds = (0, 1) if len(sites) > 1 else (0,)
+        means = [encode(fitted, fitted.evaluation_batch(batch), site=site, seed=seed).flatten(1) for seed in seeds]
+        results[f"active_units{suffix}"] = (
+            int(active_units(means[0], again=means[-1]).sum()) if len(rows.test) > 1 else 0
+        )
+        results[f"latent_units{suffix}"] = means[0].shape[1]
     results["log_abs_det"] = rows.log_abs_det
     results |= {"num_samples": num_samples, "test_rows": len(rows.test), "log_likelihood_rows": len(picked["x"])}
     return results | accuracies(fitted, rows, num_samples), found
@@ -268,16 +278,24 @@ def model_of(fitted: Fit) -> Model:
     return MODELS[read_options(fitted.info).model]
 
 
+def levels_of(fitted: Fit) -> tuple[str, ...]:
+    """The sites of a model of several levels, from the data upwards; () of others."""
+    levels = read_options(fitted.info).levels or ()
+    return tuple(f"z{level}" for level in range(1, len(levels) + 1))
+
+
 def draw_pictures(fitted: Fit, rows: Rows, folder: Path) -> list[Path]:
     """Training curve, reconstructions, samples and the latent space, as PNG files."""
     made = {"training.png": plots.training_curve(fitted.history)}
     made["reconstructions.png"] = reconstruction_picture(fitted, rows, 10)
     if rows.image_shape:
         made["samples.png"] = sample_picture(fitted, rows)
+        if levels_of(fitted):
+            made["levels.png"] = level_picture(fitted, rows)
     code = model_of(fitted).code
     latent = fitted.layout.site(code, role="latent", local=True).event_shape[0]
     everywhere = len(part("prior", read_options(fitted.info).prior).guides) > 1  # not on a sphere, nor a simplex
-    if latent == 2 and rows.image_shape and rows.classes is None and everywhere:
+    if latent == 2 and rows.image_shape and rows.classes is None and everywhere and not levels_of(fitted):
         # Quantiles of the standard normal: cells of equal mass under it.
         side = 16
         axis = torch.distributions.Normal(0.0, 1.0).icdf(torch.linspace(0.02, 0.98, side))
@@ -316,6 +334,20 @@ def sample_picture(fitted: Fit, rows: Rows, num: int = 64, seed: int | None = 0)
     else:
         drawn = decode(fitted, codes, latent="y", seed=seed)
     return plots.images(rows.restore(drawn), rows.image_shape, len(names), names=names)
+
+
+def level_picture(fitted: Fit, rows: Rows, num: int = 8, seed: int = 0) -> Any:
+    """What each level says: E[x | z1] of `num` draws a column. The first holds no level, the next the top one at its value in
+    one draw of all, and so on; its name says which are held, and what varies in it is said below them."""
+    assert rows.image_shape is not None
+    top_down = levels_of(fitted)[::-1]
+    one = simulate(fitted, 1, seed=seed)
+    columns, names = [], []
+    for number in range(len(top_down)):
+        held = {site: one[site].expand(num, -1) for site in top_down[:number]}
+        columns.append(_means(fitted, num, seed, held))
+        names.append(f"{top_down[0]}-{top_down[number - 1][1:]}" if number > 1 else "".join(held) or "none")
+    return plots.images(rows.restore(torch.stack(columns, 1).flatten(0, 1)), rows.image_shape, len(names), names=names)
 
 
 def _means(fitted: Fit, num: int, seed: int | None, given: Mapping[str, Tensor] | None = None) -> Tensor:

@@ -399,6 +399,11 @@ def adgm() -> pv.ADGM:
     )
 
 
+def hierarchy(kind: Any) -> Any:
+    """Three levels, which nothing in the pair's own code counts."""
+    return kind.of_levels(fam.Bernoulli(6), levels=(4, 3, 2), hidden=(8, 8, 8))
+
+
 def some_labelled() -> dict[str, Tensor]:
     return {"x": binary(), "y": labels()}
 
@@ -450,6 +455,9 @@ ROWS: dict[str, Row] = {
     "ssregression": Row(ssregression, some_measured, "z", True),
     "stacked-ssvae": Row(stacked, some_labelled, "z1", True),
     "adgm": Row(adgm, some_labelled, "a", True),
+    "hierarchical-vae": Row(lambda: hierarchy(pv.HierarchicalVAE), binary, "z1", True),
+    "hierarchical-vae-top-to-encode": Row(lambda: hierarchy(pv.HierarchicalVAE), binary, "z3", True),
+    "ladder-vae": Row(lambda: hierarchy(pv.LadderVAE), binary, "z1", True),
     "bare-functions": Row(bare_functions, reals, "z", False),
     "registered-modules": Row(registered_modules, binary, "z", False),
     "pyro-module": Row(PyroVAE, binary, "z", False),

@@ -49,6 +49,12 @@ MODELS = {
     ),
     "vade": Row(("--clusters", "4"), "model  p(y) p(z | y) p(x | z)", ("right classes by clusters' majorities",)),
     "jointvae": Row(("--prior", "vamp"), "model  p(y) p(z) p(x | y, z)", ("right classes by clusters' majorities",)),
+    "hierarchical": Row((), "guide  q(z1 | x) q(z2 | z1)", ("active units of z1", "active units of z2")),
+    "ladder": Row(
+        ("--levels", "2,3,1", "--prior", "vamp"),
+        "guide  q(z3 | x) q(z2 | z3, x) q(z1 | z2, x)",
+        ("active units of z3",),
+    ),
 }
 
 
@@ -80,6 +86,7 @@ def test_every_question_to_a_run_of_every_model(pyrovae: Command, monkeypatch: p
         p.name for p in Path("run").iterdir()
     }
     assert bool(list(Path("run").glob("graph-labelled.*"))) == (model.labels == "y")
+    assert Path("run/levels.png").exists() == ("levels" in model.takes)
 
     code, _, err = pyrovae("generate", "run", "-n", 12, "--out", "new.csv")
     assert code == 0, err
@@ -112,7 +119,7 @@ def test_p_of_x_given_its_class_is_not_compared_with_p_of_x(pyrovae: Command) ->
     # a run of a time when there were no other models
     path = Path("vae/run.json")
     run = json.loads(path.read_text())
-    for option in ("model", "clusters", "labelled"):
+    for option in ("model", "clusters", "labelled", "levels"):
         del run["info"]["options"][option]
     path.write_text(json.dumps(run))
     assert pyrovae("evaluate", "vae", "--num-samples", 5)[0] == 0
@@ -162,6 +169,10 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "labelled without labels": (("digits", "--labelled", "100"), "--labelled 100 does not go with --model vae"),
     "one cluster": (("digits", "--model", "gmvae", "--clusters", "1"), "at least 2"),
     "clusters of a vae": (("digits", "--clusters", "5"), "it is for gmvae, vade, jointvae"),
+    "levels of a vae": (("digits", "--levels", "4,2"), "--levels .*4, 2.* it is for hierarchical, ladder"),
+    "levels that are no numbers": (("digits", "--model", "ladder", "--levels", "4;2"), "--levels takes whole numbers"),
+    "an empty level": (("digits", "--model", "ladder", "--levels", "4,0"), "--levels and --hidden must be positive"),
+    "no level": (("digits", "--model", "hierarchical", "--levels", ""), "--levels and --hidden must be positive"),
     "prior by class": (("digits", "--model", "cvae", "--prior", "vamp"), "--prior vamp does not go with --model cvae"),
     "net": (("digits", "--model", "m2", "--net", "conv"), "--net conv does not go with --model m2; it is for vae"),
 }
@@ -177,6 +188,21 @@ def test_a_mistake_with_a_model_gets_one_clear_error(pyrovae: Command, case: tup
     assert code == 2 and "Traceback" not in err and not out.strip(), out + err
     assert re.search(message, told), told
     assert not Path("runs").exists()
+
+
+def test_a_ladder_needs_something_to_go_up() -> None:
+    with pytest.raises(pv.OptionError, match="at least one width"):
+        recipes.decide(recipes.Options(model="ladder", hidden=()), cli.load("digits"), 100)
+
+
+def test_levels_are_counted_from_the_data_upwards() -> None:
+    dataset = cli.load("digits")
+    for name in ("hierarchical", "ladder"):
+        options = recipes.decide(recipes.Options(model=name, hidden=(8,), levels=(5, 3, 2)), dataset, 100)
+        rows = make_rows(dataset, split_rows(dataset, options), options)
+        layout = pv.check_pair(recipes.build(options, rows.train, rows.num_classes), rows.train[:4])
+        assert {s.name: s.event_shape for s in layout.sites} == {"z1": (5,), "z2": (3,), "z3": (2,), "x": (64,)}
+    assert recipes.decide(recipes.Options(model="ladder", latent=7), dataset, 100).levels == (7, 3)
 
 
 @pytest.mark.parametrize("guide", ["full", "iaf"])

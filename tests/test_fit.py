@@ -234,9 +234,10 @@ def bomb(after: int) -> Any:
 def test_nan_names_epoch_and_step_and_keeps_the_last_good_epoch(tmp_path: Path) -> None:
     x = torch.randn(40) + 1
     options: dict[str, Any] = {"epochs": 5, "batch_size": 10, "seed": 0, "engine": "eager"}
-    # The transform runs 4 times before the first step: on the first batch, on fewer rows, on all, and for the gradients.
+    # The transform runs 5 times before the first step, on the first batch (twice), on fewer rows, on all, and for the
+    # gradients, and once after the first epoch, on the rows whose KL terms are watched.
     with pytest.raises(pv.NotFiniteError, match=r"epoch 3, step 9.*last good epoch.*run"):
-        pv.fit(Mean(), x, transform=bomb(4 + 10), checkpoint=tmp_path / "run", **options)
+        pv.fit(Mean(), x, transform=bomb(5 + 1 + 9), checkpoint=tmp_path / "run", **options)
     reference = Mean()
     pv.fit(reference, x, callbacks=[lambda f: len(f.history) == 2], **options)
     assert torch.equal(load_file(tmp_path / "run" / "weights.safetensors")["m"], reference.m.detach())
@@ -424,8 +425,8 @@ def test_ctrl_c_after_nan_keeps_the_last_good_state(tmp_path: Path) -> None:
     calls = {"n": 0, "at": -1}
     options: dict[str, Any] = {"batch_size": 10, "seed": 0, "transform": poison, "engine": "eager"}
     pv.fit(Mean(), x, epochs=1, **options)
-    before_training = calls["n"] - 4
-    calls = {"n": 0, "at": before_training + 10}  # in the third epoch
+    before_training = calls["n"] - 5  # an epoch is 4 steps, and after the first one rows are watched
+    calls = {"n": 0, "at": before_training + 1 + 10}  # in the third epoch
     with pytest.raises(pv.NotFiniteError, match="step 10"):
         pv.fit(Mean(), x, epochs=5, checkpoint=tmp_path / "run", **options)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "diverged"
@@ -435,8 +436,9 @@ def test_ctrl_c_after_nan_keeps_the_last_good_state(tmp_path: Path) -> None:
 
 
 def test_a_validation_elbo_that_is_nan_stops_the_fit() -> None:
-    def late(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        return batch if torch.is_grad_enabled() or fitting["not yet"] else {"x": batch["x"] * float("nan")}
+    class Late(Mean):
+        def model(self, x: Tensor) -> None:
+            super().model(x if torch.is_grad_enabled() or fitting["not yet"] else x * float("nan"))
 
     fitting = {"not yet": True}
 
@@ -446,7 +448,7 @@ def test_a_validation_elbo_that_is_nan_stops_the_fit() -> None:
 
     options: dict[str, Any] = {"epochs": 5, "batch_size": 10, "engine": "eager"}
     with pytest.raises(pv.NotFiniteError, match="validation rows"):
-        pv.fit(Mean(), torch.randn(40), validation=torch.randn(9), transform=late, schedule=begin, **options)
+        pv.fit(Late(), torch.randn(40), validation=torch.randn(9), schedule=begin, **options)
 
 
 class Noisy(nn.Module):

@@ -275,3 +275,11 @@ def test_a_classifier_learns_through_the_graph() -> None:
     fitted = pv.fit(pair, {"x": x, "y": y}, epochs=80, batch_size=50, learning_rate=0.01, seed=0)
     found = pv.encode(fitted, {"x": x}, site="y")
     assert (found == which).double().mean() > 0.9
+
+
+def test_a_step_of_groups_and_classes_is_traced_in_bfloat16() -> None:
+    """Gradients that meet in another order round otherwise, which is not to be taken for a graph that is not true."""
+    fitted = pv.fit(
+        ssvae(), {"x": binary(), "y": labels(known=20)}, epochs=2, batch_size=20, engine="traced", precision="bfloat16"
+    )
+    assert "engine_notes" not in fitted.settings

@@ -1,4 +1,4 @@
-"""Combinations of densities: a likelihood of what was observed of a row."""
+"""Combinations of densities: a likelihood of what was observed of a row; the product of two Normals."""
 
 from __future__ import annotations
 
@@ -118,6 +118,25 @@ def inside_support(support: Any, like: Tensor) -> Tensor:
         low = getattr(support, "lower_bound", 0)
         return low.to(like) if isinstance(low, Tensor) else like.new_full((), low)
     return biject_to(support)(like.new_zeros(()))
+
+
+def product_of_normals(a: Any, b: Any) -> TorchDistribution:
+    """c N(z; m_a, diag(s_a^2)) N(z; m_b, diag(s_b^2)), normalised: precisions add, m is weighed by them. z: (*batch, *event).
+
+    1/s^2 = 1/s_a^2 + 1/s_b^2 and m/s^2 = m_a/s_a^2 + m_b/s_b^2; batch shapes broadcast. Takes two Normals of independent
+    elements and one event_shape, else PairError. Bishop 2006, *Pattern Recognition and Machine Learning*, section 2.3.6.
+    """
+    one, two = (d.base_dist if isinstance(d, dist.Independent) else d for d in (a, b))
+    if not (isinstance(one, dist.Normal) and isinstance(two, dist.Normal) and a.event_shape == b.event_shape):
+        got = " and ".join(f"{type(inner).__name__} {tuple(d.event_shape)}" for d, inner in ((a, one), (b, two)))
+        raise PairError(
+            f"product_of_normals needs two Normals of independent elements and one event_shape, got {got}. "
+            "Take the family Normal(L), with the same L, for both."
+        )
+    s = torch.hypot(one.scale, two.scale)
+    share = (two.scale / s).square()  # the first one's share of the precision
+    loc = share * one.loc + (1 - share) * two.loc
+    return dist.Normal(loc, one.scale * two.scale / s).to_event(len(a.event_shape))
 
 
 class observed_only(nn.Module):

@@ -30,7 +30,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyrovae._lazily import Lazily
 from pyrovae.errors import OptionError
-from pyrovae.infer.tracing import Graph, Untraceable, changed, differ, fingerprint, steady, trace, undone
+from pyrovae.infer.tracing import ROUNDING, Graph, Untraceable, changed, differ, fingerprint, steady, trace, undone
 from pyrovae.infer.updates import MODEL_RATE, AdamUpdate, make_update
 from pyrovae.pair import Batch, modules
 
@@ -64,6 +64,7 @@ class Program:
     weights: tuple[str, ...] = ()
     clip: Clip | None = None
     watched: tuple[Any, ...] = ()
+    precision: str = "float32"
 
     @property
     def leaves(self) -> list[Tensor]:
@@ -210,7 +211,8 @@ class Traced:
             return [elbo.detach(), loss.detach(), *(grad for grad in grads if grad is not None)]
 
         batches = [inputs, self.other if self.other is not None else _halved(inputs)]
-        graph = trace(gradient, [self._tensors(batch, weights) for batch in batches], self._buffers)
+        tensors = [self._tensors(batch, weights) for batch in batches]
+        graph = trace(gradient, tensors, self._buffers, ROUNDING[program.precision])
         after = fingerprint(program.pair, *program.watched)
         self._used = [self._leaves[i] for i in used]
         self._watch = steady(now, after)
@@ -225,7 +227,7 @@ class Traced:
             true = list(self.program.objective(inputs, _as_tensors(self.program, weights)))
         with undone(self._buffers):
             found = self.graph(*self._tensors(inputs, weights))[:2]
-        if differ(found, true):
+        if differ(found, true, ROUNDING[self.program.precision]):
             raise Untraceable(
                 f"its loss is {float(true[1]):.6g} and that of the traced step {float(found[1]):.6g}: the program has changed "
                 "in a way that a trace cannot see (a value read from a tensor, a counter, NumPy)"

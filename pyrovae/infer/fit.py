@@ -245,6 +245,7 @@ def fit(
             weights=tuple(name for name in weights if name not in ("lr", "model")),
             clip=None if clip_norm is None else functools.partial(clip_by_norm, largest=clip_norm),
             watched=(objective, transform, penalty),
+            precision=precision,
         )
         if resume and engine == "auto" and _recorded(checkpoint, "device") == where.type:
             engine = _recorded(checkpoint, "engine") or engine

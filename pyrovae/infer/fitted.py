@@ -39,10 +39,11 @@ class Part(NamedTuple):
 class Fit:
     """What `fit` returns, and what everything that asks a fitted pair takes.
 
-    `history` has one dict per epoch (ELBO in nats per row, the KL weight left out); `settings` how the fit was run;
-    `info` what the caller wanted kept with it. The weights are the modules' own, and bare `pyro.param`s live in `store`,
-    away from Pyro's global param store. `layout` is that of the rows with the fewest arguments; `more_layouts` are those of
-    the others, where some rows have an argument that others lack.
+    `history` has one dict per epoch: the ELBO in nats per row, the KL weight left out, and under "kl/SITE" the KL term of each
+    latent site, of the validation rows or of up to 256 training rows. `settings` says how the fit was run, `info` what the
+    caller wanted kept with it. The weights are the modules' own, and bare `pyro.param`s live in `store`, away from Pyro's
+    global param store. `layout` is that of the rows with the fewest arguments; `more_layouts` are those of the others, where
+    some rows have an argument that others lack.
     """
 
     pair: Any

@@ -221,6 +221,26 @@ def row_bounds(terms: Terms) -> Tensor:
     return total.expand(terms.num_particles, terms.num_rows)
 
 
+def row_kl(terms: Terms) -> dict[str, Tensor]:
+    """The KL term of each latent site, each row and particle alone, as drawn: {site: (K, N)}, nats, unscaled.
+
+    log q - log p at the draw, enumerated sites of the guide averaged under it; what only the model sums out is summed in
+    log p. Only the expectation of all terms together is a divergence for sure: one alone may be negative, by the noise of the
+    draw, or where the guide draws a site before one that its prior depends on. Global sites are left out.
+    """
+    latent = [t for t in terms.sites.values() if t.local and not t.objective_only and _is_latent(t)]
+    found = {t.name: terms.reduce(_expected(t.q, t, terms, t.q.log_prob), True) for t in latent if t.q is not None}
+    factors = [Factor(_log_p(t), t.p.plates, (t.name,)) for t in latent if t.p is not None]
+    if terms.enum_dims:
+        factors = _eliminate_rows(factors, from_model(terms), terms, guide=False)
+    for factor in factors:
+        name = next((n for n in factor.sites if n in found), None)
+        if name is not None:
+            log_p = expected(factor.log_prob, factor.plates, factor.sites[0], terms)
+            found[name] = found[name] - terms.reduce(log_p, True)
+    return found
+
+
 def global_bound(terms: Terms) -> Tensor:
     """log p - log q of the global sites, scaled, summed over particles: what belongs to no row."""
     total = torch.zeros((), device=_any(terms).device, dtype=_any(terms).dtype)

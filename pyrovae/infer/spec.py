@@ -57,7 +57,7 @@ def _path(cls: Any) -> str:
 def _write(value: Any, path: str, seen: dict[int, str]) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    if isinstance(value, (tuple, list)):
+    if isinstance(value, (tuple, list, nn.ModuleList)):
         return {"tuple": [_write(v, f"{path}.{i}", seen) for i, v in enumerate(value)]}
     if isinstance(value, dict) and all(isinstance(k, str) for k in value):
         return {"dict": {k: _write(v, f"{path}.{k}", seen) for k, v in value.items()}}

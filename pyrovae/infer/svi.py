@@ -71,8 +71,8 @@ class SVI:
             if not callable(function):
                 raise OptionError(f"{name} must be callable, got {type(function).__name__}.")
         choose_engine(engine, torch.device("cuda" if engine == "graphed" else "cpu"), 0)  # the name, at once
-        as_precision(precision, torch.float32)
-        self.model, self.guide, self.engine, self.precision = model, guide, engine, precision
+        self.model, self.guide, self.engine = model, guide, engine
+        self.precision = as_precision(precision, torch.float32)
         self.pyro_loss: Any = loss if isinstance(loss, OWN) else None
         if self.pyro_loss is not None:
             warnings.warn(
@@ -256,6 +256,7 @@ class _Step:
             optimizer=self.svi._optimizers.whole(),
             clip=self.svi._optimizers.clip,
             watched=(self.svi.loss,),
+            precision=self.svi.precision,
         )
 
 

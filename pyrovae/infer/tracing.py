@@ -29,6 +29,9 @@ from pyrovae.infer.simplify import simplify
 from pyrovae.pair import fork_rng
 
 MOST_ENTRIES = 4096  # of one fingerprint
+# The largest difference, of a tensor's largest value, that is taken for rounding: products of matrices in bfloat16 have 8 bits,
+# and a graph may add up the gradients of a parameter that is used often in another order.
+ROUNDING = {"float32": 1e-3, "bfloat16": 2e-2}
 
 
 class Untraceable(Exception):
@@ -71,7 +74,10 @@ def capture(function: Callable[..., list[Tensor]], tensors: Sequence[Tensor]) ->
 
 
 def trace(
-    function: Callable[..., list[Tensor]], batches: Sequence[Sequence[Tensor]], changing: Sequence[Tensor]
+    function: Callable[..., list[Tensor]],
+    batches: Sequence[Sequence[Tensor]],
+    changing: Sequence[Tensor],
+    tolerance: float = ROUNDING["float32"],
 ) -> Graph:
     """`capture`, and make sure of it: graph and function must agree on every batch, from one random state.
 
@@ -85,7 +91,7 @@ def trace(
         graph = capture(function, batches[0])
     for tensors, true in zip(batches, truth):
         with undone(changing):
-            if differ(graph(*tensors), true):
+            if differ(graph(*tensors), true, tolerance):
                 raise Untraceable(
                     "it gives another result when its operations are run again: it depends on something that a trace cannot "
                     "see, such as NumPy, Python's random numbers, or a value read from a tensor"
@@ -169,19 +175,22 @@ def undone(tensors: Sequence[Tensor]) -> Iterator[None]:
                 tensor.copy_(was)
 
 
-def differ(a: Sequence[Tensor], b: Sequence[Tensor]) -> bool:
-    """Whether two runs of the same operations differ by more than rounding; NaN equals NaN. Waits for the device."""
+def differ(a: Sequence[Tensor], b: Sequence[Tensor], tolerance: float = ROUNDING["float32"]) -> bool:
+    """Whether two runs of the same operations differ by more than rounding; NaN equals NaN. Waits for the device.
+
+    tolerance: the largest difference taken for rounding, of the largest value of a tensor that is not of float64.
+    """
     if len(a) != len(b):
         return True
     worst: list[Tensor] = []
     for x, y in zip(a, b):
         if x.shape != y.shape or x.dtype != y.dtype:
             return True
-        tolerance = 1e-8 if x.dtype == torch.float64 else 1e-3
+        allowed = 1e-8 if x.dtype == torch.float64 else tolerance
         x, y = x.detach().double().nan_to_num(1e30), y.detach().double().nan_to_num(1e30)
         largest = torch.maximum(x.abs().max(), y.abs().max()) if x.numel() else x.sum()
         apart = (x - y).abs().max() if x.numel() else x.sum()
-        worst.append((apart > tolerance * largest + 1e-12).reshape(()))
+        worst.append((apart > allowed * largest + 1e-12).reshape(()))
     return bool(torch.stack(worst).any()) if worst else False
 
 

@@ -20,7 +20,7 @@ from pyrovae.infer.console import progress_bar, stop_on_interrupt
 from pyrovae.infer.denormals import flushed_denormals
 from pyrovae.infer.engine import Program, make_engine
 from pyrovae.infer.fitted import EVALUATION_SEED, Fit, Part
-from pyrovae.infer.objectives import global_bound, row_bounds
+from pyrovae.infer.objectives import global_bound, row_bounds, row_kl
 from pyrovae.infer.schedules import Schedule, Step, weights_at
 from pyrovae.infer.stream import Resident, Stream
 from pyrovae.infer.terms import terms
@@ -29,20 +29,24 @@ from pyrovae.infer.updates import MODEL_RATE
 from pyrovae.pair import Batch, fork_rng, named_tensors, num_rows, take_rows
 
 Callback = Callable[[Fit], bool | None]
+WATCHED_ROWS = 256  # of the training rows, whose KL terms the history holds where no rows are held out
 
 
-class _HeldOut:
-    """How the bounds of held-out rows of the same arguments are computed: in chunks of one size, by one graph."""
+class _Watched:
+    """How bounds and KL terms of rows of the same arguments are computed: in chunks of one size, by one graph."""
 
     def __init__(self, fitted: Fit, part: Part, traces: bool) -> None:
-        self.fitted, self.layout = fitted, part.layout
+        self.fitted, self.rows, self.layout = fitted, part.batch, part.layout
         self.chunk = min(num_rows(part.batch), chunk_size(fitted.pair, part.batch))
         self.evaluate = Traced(self.bounds, (fitted.pair,)) if traces else self.bounds
+        self.sites: list[str] = []  # the latent ones, in the order of their KL terms
 
     def bounds(self, rows: Batch) -> list[Tensor]:
-        """Each row's share of the ELBO, and that of what all rows share."""
+        """What all rows share of the ELBO, each row's share, and each row's KL term of each latent site."""
         found = terms(self.fitted.pair, rows, layout=self.layout)
-        return [row_bounds(found)[0], global_bound(found)]
+        divergences = row_kl(found)
+        self.sites = list(divergences)
+        return [global_bound(found), row_bounds(found)[0], *(kl[0] for kl in divergences.values())]
 
 
 class Trainer:
@@ -76,7 +80,8 @@ class Trainer:
         self.best: dict[str, Tensor] | None = None
         self.best_elbo = -float("inf")
         self.best_epoch = 0
-        self.held_out_parts: list[_HeldOut] = []  # found at the first epoch
+        self.watched: Batch | None = held_out  # found at the first epoch, as their parts
+        self.watched_parts: list[_Watched] = []
         self.identity: dict[str, Any] = {}
         self.last_good: tuple[dict[str, Tensor], dict[str, Any]] | None = None
 
@@ -147,8 +152,9 @@ class Trainer:
         row: dict[str, float] = {"epoch": len(history) + 1, "steps": self.step, "elbo": elbos.mean().item()}
         self.epoch_elbos = []
         began = time.monotonic()
+        seen, divergences = self._watch()
         if self.held_out is not None:
-            row["validation_elbo"] = self._validation_elbo()
+            row["validation_elbo"] = seen
             if not math.isfinite(row["validation_elbo"]):
                 self._fail(folder, self.step, "the ELBO of the validation rows is")
         self.seconds += time.monotonic() - began
@@ -156,31 +162,42 @@ class Trainer:
         row["learning_rate"] = last.get("lr", rate_of(self.program.optimizer))
         row["kl_weight"] = last.get("kl", 1.0)
         row["seconds"] = round(self.seconds, 3)
+        row |= {f"kl/{site}": kl for site, kl in divergences.items()}
         history.append(row)
         if self.patience is not None and row["validation_elbo"] > self.best_elbo:
             self.best_elbo, self.best_epoch = row["validation_elbo"], int(row["epoch"])
             self.best = {n: t.detach().clone() for n, t in named_tensors(self.fitted.pair, buffers=True).items()}
 
-    def _validation_elbo(self) -> float:
-        """Mean over the held-out rows of their share of the ELBO, one draw each, the same noise at every epoch, and the
-        global terms over the number of training rows: what the training ELBO is, of other rows. Nats per row."""
-        assert self.held_out is not None
+    def _watch(self) -> tuple[float, dict[str, float]]:
+        """Of the held-out rows, else of some training rows, at one draw each, with the same noise at every epoch: the mean of
+        their share of the ELBO, and the mean KL term of each latent site. Nats per row.
+
+        The global terms count once for all training rows: it is what the training ELBO is, of other rows.
+        """
+        if self.watched is None:
+            order = torch.randperm(self.num_rows, generator=torch.Generator().manual_seed(EVALUATION_SEED))
+            self.watched = self.source.take(order[:WATCHED_ROWS])
         total = torch.zeros((), dtype=torch.float64, device=self.device)
+        divergences: dict[str, list[Tensor]] = {}
         with self.fitted.evaluation_mode(), fork_rng():
             torch.manual_seed(EVALUATION_SEED)
-            parts = self.fitted.parts(self.held_out)
-            if not self.held_out_parts:
-                self.held_out_parts = [_HeldOut(self.fitted, part, self.traces) for part in parts]
-            for held, part in zip(self.held_out_parts, parts):
-                left = num_rows(part.batch)
-                for rows in chunks(part.batch, held.chunk):
+            if not self.watched_parts:
+                # a graph of a few rows costs more than it saves
+                traces = self.traces and self.held_out is not None
+                self.watched_parts = [_Watched(self.fitted, part, traces) for part in self.fitted.parts(self.watched)]
+            for watched in self.watched_parts:
+                left = num_rows(watched.rows)
+                for rows in chunks(watched.rows, watched.chunk):
                     # the last chunk is filled up with rows that do not count, so that one graph serves all
-                    fill = torch.arange(held.chunk, device=self.device) % num_rows(rows)
-                    bounds, shared = held.evaluate(take_rows(rows, fill))
-                    total += bounds[: min(left, held.chunk)].double().sum()
+                    fill = torch.arange(watched.chunk, device=self.device) % num_rows(rows)
+                    shared, bounds, *kl = watched.evaluate(take_rows(rows, fill))
+                    total += bounds[: min(left, watched.chunk)].double().sum()
+                    for site, values in zip(watched.sites, kl):
+                        divergences.setdefault(site, []).append(values[: min(left, watched.chunk)].double())
                     left -= num_rows(rows)
         # Global latents count as in training: once for all training rows.
-        return total.item() / num_rows(self.held_out) + shared.item() / self.num_rows
+        elbo = total.item() / num_rows(self.watched) + shared.item() / self.num_rows
+        return elbo, {site: torch.cat(values).mean().item() for site, values in divergences.items()}
 
     # stopping
 

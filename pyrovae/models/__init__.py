@@ -3,7 +3,9 @@
 from pyrovae.models.adgm import ADGM
 from pyrovae.models.cvae import CVAE
 from pyrovae.models.gmvae import GMVAE
+from pyrovae.models.hierarchical import HierarchicalVAE
 from pyrovae.models.jointvae import JointVAE
+from pyrovae.models.ladder import LadderVAE
 from pyrovae.models.regression import Regression
 from pyrovae.models.ssregression import SSRegression
 from pyrovae.models.ssvae import SSVAE
@@ -11,4 +13,17 @@ from pyrovae.models.stacked import StackedSSVAE
 from pyrovae.models.vade import VaDE
 from pyrovae.models.vae import VAE
 
-__all__ = ["ADGM", "CVAE", "GMVAE", "SSVAE", "VAE", "JointVAE", "Regression", "SSRegression", "StackedSSVAE", "VaDE"]
+__all__ = [
+    "ADGM",
+    "CVAE",
+    "GMVAE",
+    "SSVAE",
+    "VAE",
+    "HierarchicalVAE",
+    "JointVAE",
+    "LadderVAE",
+    "Regression",
+    "SSRegression",
+    "StackedSSVAE",
+    "VaDE",
+]

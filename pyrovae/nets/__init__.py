@@ -3,11 +3,12 @@
 from pyrovae.nets.codes import Column, OneHot, Thermometer
 from pyrovae.nets.conv import ConvDecoder, ConvEncoder
 from pyrovae.nets.dropout import ReLUDropout
-from pyrovae.nets.mlp import MLP, Behind, Log1p, Rescaled, Swapped, WithMask, one_hot
+from pyrovae.nets.mlp import MLP, Activated, Behind, Log1p, Rescaled, Swapped, WithMask, one_hot
 from pyrovae.nets.residual import ResidualMLP, ResNetDecoder, ResNetEncoder
 
 __all__ = [
     "MLP",
+    "Activated",
     "Behind",
     "Column",
     "ConvDecoder",

@@ -185,3 +185,16 @@ class Swapped(nn.Module):
     def forward(self, first: Tensor, second: Tensor, *others: Tensor) -> Tensor:
         result: Tensor = self.net(second, first, *others)
         return result
+
+
+class Activated(nn.Module):
+    """a(net(*parents)): a network that ends in an activation, one stage of several. Shapes as those of `net`."""
+
+    def __init__(self, net: nn.Module, activation: Callable[[], nn.Module] = nn.ReLU) -> None:
+        super().__init__()
+        self.net, self.activation, self.last = net, activation, activation()
+        self.out_shape = getattr(net, "out_shape", None)
+
+    def forward(self, *parents: Tensor) -> Tensor:
+        result: Tensor = self.last(self.net(*parents))
+        return result
