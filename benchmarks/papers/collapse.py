@@ -102,14 +102,15 @@ def levels(fitted: pv.Fit, x: Tensor) -> dict[str, Any]:
         torch.manual_seed(1)
         sites = [pv.terms(fitted.pair, {"x": rows}, 10).sites for rows in x.split(500)]
         kl = {z: torch.cat([(s[z].q.log_prob - s[z].p.log_prob).mean(0) for s in sites]).mean().item() for z in SITES}
-    active = {z: int(pv.active_units(pv.encode(fitted, x, site=z, num_samples=50)).sum()) for z in SITES}
+    means = {z: [pv.encode(fitted, x, site=z, num_samples=50, seed=seed) for seed in (1, 2)] for z in SITES}
+    active = {z: int(pv.active_units(one, again=two).sum()) for z, (one, two) in means.items()}
     return {"kl": {z: round(value, 3) for z, value in kl.items()}, "active": active}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, required=True)
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=25)
     parser.add_argument("--rate", type=float, default=2e-3, help="peak")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--only", default="", help="settings, by commas")
