@@ -20,13 +20,6 @@ LEVELS, HIDDEN = (16, 8, 4), (100, 50, 25)
 SITES = ("z3", "z2", "z1")
 
 
-def kl_by_level(fitted: pv.Fit, x: Tensor) -> str:
-    """E_q[log q - log p] of each level, nats per row; their sum is what the ELBO pays."""
-    terms = pv.terms(fitted.pair, {"x": x}, num_particles=20).sites
-    with torch.no_grad():
-        return ", ".join(f"{site} {(terms[site].q.log_prob - terms[site].p.log_prob).mean():.2f}" for site in SITES)
-
-
 def held(fitted: pv.Fit, rows: int) -> tuple[Tensor, list[str]]:
     """E[x | z1], (rows * 3, 64): in the first column all levels are drawn, in the next z3 is held, then z3 and z2."""
     one = pv.simulate(fitted, 1, seed=2)
@@ -48,7 +41,8 @@ def main(smoke: bool, out: Path) -> None:
         schedule = [pv.schedules.one_cycle(3e-3), pv.schedules.kl_warmup(epochs / 4)]
         fitted = pv.fit(pair, train, epochs=epochs, batch_size=100, schedule=schedule, clip_norm=100.0, seed=0)
         score = pv.log_likelihood(fitted, test, 25 if smoke else 1000, seed=0).mean()
-        print(f"{build.__name__}: log p(x) {score:.2f} nats per row; KL of {kl_by_level(fitted, test)}")
+        kl = ", ".join(f"{site} {kl.mean():.2f}" for site, kl in sorted(pv.kl_by_site(fitted, test).items()))
+        print(f"{build.__name__}: log p(x) {score:.2f} nats per row; KL of {kl}")
     pictures, names = held(fitted, rows=8)
     pv.plots.save(pv.plots.images(pictures, (8, 8), len(names), names=names), out / "ladder-levels.png")
     print(f"samples with levels held in {out / 'ladder-levels.png'}")

@@ -87,27 +87,15 @@ def fit(name: str, x: Tensor, rate: float, seed: int, options: argparse.Namespac
     )
 
 
-def by_level(fitted: pv.Fit, x: Tensor, draws: int = 100) -> dict[str, Any]:
-    """Active units and KL of each level, from the data upwards, with runs of model and guide at fixed seeds."""
-    sites = sorted(s.name for s in fitted.layout.sites if s.role == "latent")
-    means: dict[str, list[list[Tensor]]] = {site: [[], []] for site in sites}
-    kl = dict.fromkeys(sites, 0.0)
-    with fitted.scope(), torch.random.fork_rng():
-        torch.manual_seed(1)
-        rows = fitted.evaluation_batch({"x": x})["x"].to(fitted.device)
-        for part in rows.split(1000):
-            total = {site: [0.0, 0.0] for site in sites}
-            for draw in range(draws):
-                terms = pv.terms(fitted.pair, {"x": part}, layout=fitted.layout).sites
-                for site in sites:
-                    p, q = terms[site].p, terms[site].q
-                    total[site][draw % 2] = total[site][draw % 2] + q.fn.mean / (draws // 2)
-                    kl[site] += (q.log_prob - p.log_prob).sum().item() / draws / len(rows)
-            for site in sites:
-                for half in (0, 1):
-                    means[site][half].append(total[site][half].cpu())
-    active = [pv.active_units(torch.cat(means[s][0]), again=torch.cat(means[s][1])) for s in sites]
-    return {"active_units": [int(units.sum()) for units in active], "kl": [round(kl[site], 3) for site in sites]}
+def by_level(fitted: pv.Fit, x: Tensor, draws: int = 50) -> dict[str, Any]:
+    """Active units and KL of each level, from the data upwards."""
+    batch = fitted.evaluation_batch({"x": x})
+    kl = pv.kl_by_site(fitted, {"x": x}, draws)
+    active = []
+    for site in sorted(kl):
+        first, second = (pv.encode(fitted, batch, site=site, num_samples=draws, seed=seed).cpu() for seed in (0, 1))
+        active.append(int(pv.active_units(first, again=second).sum()))
+    return {"active_units": active, "kl": [round(kl[site].mean().item(), 3) for site in sorted(kl)]}
 
 
 def score(fitted: pv.Fit, x: Tensor, num_samples: int) -> dict[str, Any]:
