@@ -11,7 +11,8 @@ gathered by a shuffled index from a tensor on the device, forward, backward, Ada
 
 Peers come from their packages, in an environment that is made on demand in the user's cache folder and sees the running
 environment's packages (PyTorch is not installed twice); --peers-python takes another interpreter, --peers none does without.
-Without --data-root the rows are made: binary, of MNIST's shape and density; case e needs the files.
+Cases g to j are graphs of several levels, each beside itself under Pyro's SVI. Without --data-root the rows are made: binary,
+of MNIST's shape and density; case e needs the files.
 
 Writes benchmarks/results/speed-DEVICE.json and .png. The cases are in benchmarks/contenders/cases.py.
 """
@@ -46,7 +47,7 @@ IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-u
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--cases", default="a,b,c,d,e,f")
+    parser.add_argument("--cases", default="a,b,c,d,e,f,g,h,i,j")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--job-rounds", type=int, default=3, help="rounds of cases e and f, whose turns take long")
     parser.add_argument("--epochs", type=int, default=10, help="of case e")

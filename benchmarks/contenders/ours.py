@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import pyro
@@ -16,7 +17,7 @@ from pyrovae import families as fam
 from pyrovae.check import describe
 from pyrovae.infer import engine as engines
 from pyrovae.infer.denormals import flush_denormals
-from pyrovae.infer.minibatch import MinibatchLoss
+from pyrovae.infer.minibatch import MinibatchLoss, Part
 from pyrovae.pair import take_rows, trainable
 
 load = by_hand.load
@@ -47,7 +48,23 @@ class M2(nn.Module):
             pyro.sample("z", self.encoder(x, pyrovae.nets.one_hot(y, self.classes)))
 
 
+LEVELS = (64, 32, 16, 8, 4)
+GRAPHS: dict[str, Callable[[], nn.Module]] = {
+    "two": lambda: pyrovae.HierarchicalVAE.of_levels(fam.Bernoulli(PIXELS), (100, 50), (200, 100)),
+    "five": lambda: pyrovae.HierarchicalVAE.of_levels(fam.Bernoulli(PIXELS), LEVELS, LEVELS, layers=1),
+    "ladder": lambda: pyrovae.LadderVAE.of_levels(fam.Bernoulli(PIXELS), LEVELS, LEVELS, layers=1),
+    "nvae": lambda: pyrovae.NVAE(fam.Bernoulli((28, 28)), channels=(16, 32), groups=(2, 2)),
+}
+
+
+def shaped(case: Case, rows: Tensor) -> Tensor:
+    """Rows as the graph takes them: maps are made of images."""
+    return rows.unflatten(1, (28, 28)) if case.graph == "nvae" else rows
+
+
 def pair_of(case: Case) -> nn.Module:
+    if case.graph:
+        return GRAPHS[case.graph]()
     if case.classes:
         return M2(case)
     return pyrovae.VAE(
@@ -67,12 +84,14 @@ def lean_step(case: Case, rows: Tensor, engine: str, precision: str) -> tuple[An
     """(what takes a step at an index, its engine), built as `pyrovae.fit` builds it. Adapt this to a new `Program`."""
     flush_denormals(rows.device.type == "cpu")
     pair = pair_of(case).to(rows.device)
-    batch = {"x": rows}
+    batch = {"x": shaped(case, rows)}
     layout = describe(pair, take_rows(batch, slice(0, case.batch)))
     leaves = trainable(pair)
     program = engines.Program(
         pair=pair,
-        objective=MinibatchLoss(pair, loss_of(case), len(rows), layout, batch, precision=precision),
+        objective=MinibatchLoss(
+            pair, loss_of(case), len(rows), {"index": Part(("x",), len(rows), layout)}, batch, precision=precision
+        ),
         parameters=leaves,
         optimizer=torch.optim.Adam(list(leaves.values()), lr=LEARNING_RATE, fused=True),
     )
@@ -100,6 +119,7 @@ def public_step(spec: dict[str, Any], case: Case, rows: Tensor, *, engine: str, 
     pair = pair_of(case).to(rows.device)
     optimizer = pyro.optim.Adam({"lr": LEARNING_RATE})
     svi = pyrovae.SVI(pair.model, pair.guide, optimizer, loss_of(case), engine=engine, precision=precision)
+    rows = shaped(case, rows)
     order = by_hand.Order(len(rows), case.batch, spec["seed"], spec["device"])
     for _ in range(2):  # the first step is eager
         last = svi.update(rows.index_select(0, order()))

@@ -44,6 +44,8 @@ CPU = (
     Bar("e", "against the tutorial's script", "Pyro", 3.0),
     Bar("e", "against pythae's TrainingPipeline", "pythae", 2.0),
     Bar("f", "against pythae's get_nll", "pythae", 3.0),
+    Bar("h", "five levels against Pyro's SVI", "Pyro", 2.5),
+    Bar("i", "ladder of five levels against Pyro's SVI", "Pyro", 2.5),
 )
 CUDA = (
     Bar("a", "against Pyro's SVI", "Pyro", 10.0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pyro
@@ -57,6 +58,29 @@ class M2:
             pyro.sample("z", dist.Normal(*self.nets.encode(x, y)).to_event(1))
 
 
+def same_graph(spec: dict[str, Any], case: Case, rows: Tensor) -> Stepper:
+    """pyrovae's own model and guide, as any Pyro program: every sample statement is Pyro's."""
+    from contenders import ours  # the peers' processes do without
+
+    pyro.enable_validation(False)
+    pair = ours.pair_of(case).to(spec["device"])
+
+    def registered(program: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+        def run(x: Tensor) -> Any:
+            pyro.module("pair", pair)
+            return program(x)
+
+        return run
+
+    return stepping(
+        spec, case, ours.shaped(case, rows), SVI(registered(pair.model), registered(pair.guide), adam(), Trace_ELBO())
+    )
+
+
+def adam() -> Any:
+    return pyro.optim.Adam({"lr": LEARNING_RATE})
+
+
 def build(
     spec: dict[str, Any],
     case: Case,
@@ -76,7 +100,10 @@ def build(
     else:
         pair = VAE(case, spec["device"])
         loss = JitTrace_ELBO(ignore_jit_warnings=True) if jit else Trace_ELBO()
-    svi = SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": LEARNING_RATE}), loss)
+    return stepping(spec, case, rows, SVI(pair.model, pair.guide, adam(), loss))
+
+
+def stepping(spec: dict[str, Any], case: Case, rows: Tensor, svi: Any) -> Stepper:
     order = by_hand.Order(len(rows), case.batch, spec["seed"], spec["device"])
     last = 0.0
 

@@ -5,10 +5,11 @@
 
 50,000 training rows, 10,000 validation rows (the last of the training set), 10,000 test rows; labels of as many training rows
 of each class. Pixels are binarised anew at every step, and once, from a fixed seed, for evaluation. 784-500-50, ReLU, Adam
-with a one-cycle schedule, 200 unlabelled rows a step and up to 100 labelled ones, reweighted. The defaults are a first guess:
-nothing has been chosen on validation rows yet, and `SETTINGS` is to say how many settings were tried once it is. Test rows are
-scored once, at the end of a fit: by q(y|x), and by Bayes' rule over the joint model, p(y|x), K = 10 draws a class, with the
-expected calibration error of both.
+with a one-cycle schedule, 100 unlabelled rows a step and up to 50 labelled ones, reweighted; half of the classifier's hidden
+units are left out at random in training. The KL weight falls from 5 to 1 over the first nine tenths of a fit: while what z
+says is dear, the decoder tells its rows apart by y. Settings were chosen by the accuracy of M2 on 2,000 validation rows at 100
+labels and seed 0 (`SETTINGS`), and hold for all models and numbers of labels. Test rows are scored at the end of a fit: by
+q(y|x), and by Bayes' rule over the joint model, p(y|x), K = 10 draws a class, with the expected calibration error of both.
 
 Published: Kingma et al. 2014, arXiv:1406.5298, table 1 (M2 88.03 % at 100 labels, M1+M2 96.67 %); Maaloe et al. 2016,
 arXiv:1602.05473 (ADGM 99.04 %). Writes benchmarks/results/labels-DEVICE.json, fit by fit; fits that are there are kept unless
@@ -35,7 +36,25 @@ from pyrovae.data import load
 
 D, L, C, H = 784, 50, 10, (500,)
 MODELS = ("network", "M2", "M1+M2", "ADGM")
-SETTINGS = {"tried": 0}
+# Of M2 at 100 labels, seed 0, bfloat16: the accuracy of q(y|x) on 2,000 validation rows at the end of each fit.
+SETTINGS = {
+    "tried": 13,
+    "validation_accuracy": {
+        "40 epochs, 200 rows a step, rate 1e-3, alpha 50": 0.4875,
+        "40 epochs, 200 rows a step, rate 1e-3, alpha 470": 0.8045,
+        "30 epochs, 200 rows a step, rate 1e-3, alpha 470, KL weight from 4 until half": 0.794,
+        "30 epochs, 200 rows a step, rate 1e-3, alpha 470, KL weight from 2 until half": 0.8405,
+        "30 epochs, 200 rows a step, rate 1e-3, alpha 470, KL weight from 2 until 0.7, dropout 0.5": 0.855,
+        "30 epochs, 200 rows a step, rate 3e-3, alpha 470, KL weight from 2 until 0.9": 0.887,
+        "30 epochs, 200 rows a step, rate 3e-3, alpha 470, KL weight from 2 until 0.9, dropout 0.5": 0.8925,
+        "60 epochs, 200 rows a step, rate 3e-3, alpha 470, KL weight from 2 until 0.9, dropout 0.5": 0.9145,
+        "30 epochs, 100 rows a step, rate 3e-3, alpha 470, KL weight from 2 until 0.9, dropout 0.5": 0.904,
+        "30 epochs, 100 rows a step, rate 6e-3, alpha 470, KL weight from 2 until 0.9, dropout 0.5": 0.897,
+        "30 epochs, 100 rows a step, rate 3e-3, alpha 470, KL weight from 3 until 0.9, dropout 0.5": 0.9225,
+        "30 epochs, 100 rows a step, rate 3e-3, alpha 470, KL weight from 5 until 0.9, dropout 0.5": 0.924,
+        "30 epochs, 100 rows a step, rate 3e-3, alpha 470, KL weight from 8 until 0.9, dropout 0.5": 0.881,
+    },
+}
 
 
 def rows(root: Path, labelled: int, seed: int) -> dict[str, dict[str, Tensor]]:
@@ -56,7 +75,7 @@ def rows(root: Path, labelled: int, seed: int) -> dict[str, dict[str, Tensor]]:
 
 
 def classifier(parents: Any = D) -> nn.Module:
-    return pv.mlp(parents, fam.Categorical((), C), hidden=H)
+    return pv.mlp(parents, fam.Categorical((), C), hidden=H, activation=pv.nets.ReLUDropout(0.5))
 
 
 def m2(alpha: float) -> nn.Module:
@@ -105,9 +124,10 @@ def fit(name: str, data: dict[str, dict[str, Tensor]], options: argparse.Namespa
     known = data["train"]["y"] >= 0
     labelled = {n: v[known] for n, v in data["train"].items()}
     shared: dict[str, Any] = {"seed": seed, "device": options.device, "engine": options.engine}
-    schedule = [pv.schedules.one_cycle(options.rate)]
-    if options.warmup:
-        schedule.append(pv.schedules.kl_warmup(options.warmup))
+
+    def kl(step: pv.schedules.Step) -> dict[str, float]:
+        return {"kl": options.kl_from + (1 - options.kl_from) * min(1.0, step.progress / options.kl_until)}
+
     curve: list[dict[str, float]] = []
     watched = {"x": data["validation"]["x"][:2000]}
     truth = data["validation"]["y"][:2000]
@@ -132,7 +152,7 @@ def fit(name: str, data: dict[str, dict[str, Tensor]], options: argparse.Namespa
             pv.priors.StandardNormal(L), pv.mlp(L, fam.Bernoulli(D), hidden=H), pv.mlp(D, fam.Normal(L), hidden=H)
         )
         pv.fit(
-            vae, data["train"]["x"], epochs=options.epochs, batch_size=200, transform=pv.transforms.Binarize(),
+            vae, data["train"]["x"], epochs=options.epochs, batch_size=options.batch_size, transform=pv.transforms.Binarize(),
             schedule=pv.schedules.one_cycle(options.rate), **shared,
         )  # fmt: skip
         pair = m1m2(options.alpha, vae)
@@ -142,9 +162,9 @@ def fit(name: str, data: dict[str, dict[str, Tensor]], options: argparse.Namespa
         pair,
         data["train"],
         epochs=options.epochs,
-        batch_size=200,
-        group_size={"": 200, "y": min(100, int(known.sum()))},
-        schedule=schedule,
+        batch_size=options.batch_size,
+        group_size={"": options.batch_size, "y": min(options.batch_size // 2, int(known.sum()))},
+        schedule=[pv.schedules.one_cycle(options.rate), kl],
         transform=pv.transforms.Binarize(),
         clip_norm=100.0,
         callbacks=[look],
@@ -197,14 +217,16 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(MODELS), help="models, by commas")
     parser.add_argument("--labels", default="100,600,1000,3000")
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--epochs", type=int, default=100)
-    parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--alpha", type=float, default=50.0)
-    parser.add_argument("--warmup", type=float, default=0.0, help="epochs over which the KL weight rises")
-    parser.add_argument("--precision", default=None)
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--batch-size", type=int, default=100)
+    parser.add_argument("--rate", type=float, default=3e-3)
+    parser.add_argument("--alpha", type=float, default=470.0)
+    parser.add_argument("--kl-from", type=float, default=5.0, help="KL weight at the start, which goes to 1")
+    parser.add_argument("--kl-until", type=float, default=0.9, help="share of the fit after which the KL weight is 1")
+    parser.add_argument("--precision", default="bfloat16")
     parser.add_argument("--every", type=int, default=5, help="epochs between points of the curve")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--engine", default="auto")
+    parser.add_argument("--engine", default="compiled")
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results")
     options = parser.parse_args()
@@ -219,7 +241,10 @@ def main() -> None:
                 if key in done:
                     continue
                 found = fit(name, rows(options.data_root, labelled, seed), options, seed)
-                settings = {n: getattr(options, n) for n in ("epochs", "rate", "alpha", "warmup", "precision")}
+                settings = {
+                    n: getattr(options, n)
+                    for n in ("epochs", "batch_size", "rate", "alpha", "kl_from", "kl_until", "precision")
+                }
                 done[key] = {"model": name, "labels": labelled, "seed": seed, **settings, **found}
                 print(key, {k: v for k, v in done[key].items() if k != "curve"}, flush=True)
                 machine = f"{os.cpu_count()} cores {platform.machine()}, {device}, torch {torch.__version__}"
