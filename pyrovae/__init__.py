@@ -22,7 +22,7 @@ from pyrovae.errors import (
     PyrovaeError,
     ShapeError,
 )
-from pyrovae.infer import schedules, transforms
+from pyrovae.infer import penalties, schedules, transforms
 from pyrovae.infer.checkpoint import load, save
 from pyrovae.infer.fit import fit
 from pyrovae.infer.fitted import Fit
@@ -30,7 +30,7 @@ from pyrovae.infer.iwelbo import IWELBO
 from pyrovae.infer.objectives import Bound, Trace_ELBO, elbo, log_weights
 from pyrovae.infer.svi import SVI
 from pyrovae.infer.terms import Terms, terms
-from pyrovae.models import ADGM, CVAE, GMVAE, SSVAE, VAE, JointVAE, Regression, SSRegression, StackedSSVAE, VaDE
+from pyrovae.models import ADGM, CVAE, GMVAE, NVAE, SSVAE, VAE, JointVAE, Regression, SSRegression, StackedSSVAE, VaDE
 from pyrovae.pair import Pair
 from pyrovae.predict import decode, encode, generate, reconstruct, simulate
 
@@ -39,6 +39,7 @@ __all__ = [
     "CVAE",
     "GMVAE",
     "IWELBO",
+    "NVAE",
     "SSVAE",
     "SVI",
     "VAE",
@@ -85,6 +86,7 @@ __all__ = [
     "mlp",
     "nets",
     "observed_only",
+    "penalties",
     "plots",
     "posterior",
     "prior_log_likelihood",

@@ -399,6 +399,14 @@ def adgm() -> pv.ADGM:
     )
 
 
+def small_images() -> Tensor:
+    return torch.bernoulli(torch.full((40, 5, 4), 0.4))
+
+
+def nvae() -> pv.NVAE:
+    return pv.NVAE(fam.Bernoulli((5, 4)), channels=(4, 8), groups=(1, 2), latent_channels=2, expansion=2)
+
+
 def some_labelled() -> dict[str, Tensor]:
     return {"x": binary(), "y": labels()}
 
@@ -450,6 +458,7 @@ ROWS: dict[str, Row] = {
     "ssregression": Row(ssregression, some_measured, "z", True),
     "stacked-ssvae": Row(stacked, some_labelled, "z1", True),
     "adgm": Row(adgm, some_labelled, "a", True),
+    "nvae": Row(nvae, small_images, "z1_1", True),
     "bare-functions": Row(bare_functions, reals, "z", False),
     "registered-modules": Row(registered_modules, binary, "z", False),
     "pyro-module": Row(PyroVAE, binary, "z", False),

@@ -19,7 +19,8 @@ from pyrovae.errors import CheckpointError
 
 BUILT_HERE = ("pyrovae.",)
 # What a file may have built: parts of models, and the hooks of a fit. Not whatever a module happens to import.
-ROOMS = ("nets", "families", "priors", "conditionals", "distributions", "models", "infer.transforms", "infer.schedules")
+ROOMS = ("nets", "families", "priors", "conditionals", "distributions", "models")
+ROOMS += ("infer.transforms", "infer.schedules", "infer.penalties")
 PARTS = tuple(f"pyrovae.{room}." for room in ROOMS)
 ACTIVATIONS = ("torch.nn.modules.",)
 IDENTITY = (

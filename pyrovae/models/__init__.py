@@ -4,6 +4,7 @@ from pyrovae.models.adgm import ADGM
 from pyrovae.models.cvae import CVAE
 from pyrovae.models.gmvae import GMVAE
 from pyrovae.models.jointvae import JointVAE
+from pyrovae.models.nvae import NVAE
 from pyrovae.models.regression import Regression
 from pyrovae.models.ssregression import SSRegression
 from pyrovae.models.ssvae import SSVAE
@@ -11,4 +12,16 @@ from pyrovae.models.stacked import StackedSSVAE
 from pyrovae.models.vade import VaDE
 from pyrovae.models.vae import VAE
 
-__all__ = ["ADGM", "CVAE", "GMVAE", "SSVAE", "VAE", "JointVAE", "Regression", "SSRegression", "StackedSSVAE", "VaDE"]
+__all__ = [
+    "ADGM",
+    "CVAE",
+    "GMVAE",
+    "NVAE",
+    "SSVAE",
+    "VAE",
+    "JointVAE",
+    "Regression",
+    "SSRegression",
+    "StackedSSVAE",
+    "VaDE",
+]
