@@ -1,6 +1,7 @@
 """The Nouveau VAE: groups of spatial latents over several resolutions, and a guide that corrects the model on its way down."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pyro
 import torch
@@ -81,7 +82,7 @@ class NVAE(nn.Module):
         scales = list(zip(self.channels, sizes))[::-1]  # coarsest first
         self.bottom_up = BottomUp(family.event_shape, self.channels, (1,) * finer + self.groups[::-1], rescale)
         self.start = nn.Parameter(torch.randn(self.channels[-1], *sizes[-1]))
-        self.parts = nn.ModuleDict()  # by site
+        self.parts: Any = nn.ModuleDict()  # by site
         for s, (num, (width, size)) in enumerate(zip(self.groups, scales), 1):
             for g in range(1, num + 1):
                 after = nn.Sequential(*(self._cell(width) for _ in range(cells)))
@@ -119,9 +120,8 @@ class NVAE(nn.Module):
                 f"NVAE needs a family of images, such as Bernoulli((28, 28)) or Bernoulli((1, 28, 28)), got {self.family}. "
                 "Give the family an image's shape, or use a VAE."
             )
-        whole = {"latent_channels": (self.latent_channels,), "cells": (self.cells,)}
-        whole |= {"channels": self.channels, "groups": self.groups}
-        for name, numbers in whole.items():
+        whole = {"channels": self.channels, "groups": self.groups}
+        for name, numbers in {**whole, "latent_channels": (self.latent_channels,), "cells": (self.cells,)}.items():
             if not numbers or any(not isinstance(n, int) or isinstance(n, bool) or n < 1 for n in numbers):
                 raise OptionError(f"NVAE needs {name} of at least 1, whole numbers, got {getattr(self, name)!r}.")
         if len(self.groups) > len(self.channels):

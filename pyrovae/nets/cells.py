@@ -180,7 +180,7 @@ class BottomUp(nn.Module):
         found: list[Tensor] = []
         for down, stage in zip(self.down, self.stages):
             h = down(h)
-            for cell in stage:
+            for cell in stage.children():
                 h = cell(h)
                 found.insert(0, h.reshape(*batch, *h.shape[1:]))
         return found
