@@ -22,7 +22,7 @@ from pyrovae.errors import (
     PyrovaeError,
     ShapeError,
 )
-from pyrovae.infer import kl, schedules, transforms
+from pyrovae.infer import kl, penalties, schedules, transforms
 from pyrovae.infer.checkpoint import load, save
 from pyrovae.infer.fit import fit
 from pyrovae.infer.fitted import Fit
@@ -34,6 +34,7 @@ from pyrovae.models import (
     ADGM,
     CVAE,
     GMVAE,
+    NVAE,
     SSVAE,
     VAE,
     HierarchicalVAE,
@@ -52,6 +53,7 @@ __all__ = [
     "CVAE",
     "GMVAE",
     "IWELBO",
+    "NVAE",
     "SSVAE",
     "SVI",
     "VAE",
@@ -103,6 +105,7 @@ __all__ = [
     "mlp",
     "nets",
     "observed_only",
+    "penalties",
     "plots",
     "posterior",
     "prior_log_likelihood",

@@ -404,6 +404,14 @@ def hierarchy(kind: Any) -> Any:
     return kind.of_levels(fam.Bernoulli(6), levels=(4, 3, 2), hidden=(8, 8, 8))
 
 
+def small_images() -> Tensor:
+    return torch.bernoulli(torch.full((40, 5, 4), 0.4))
+
+
+def nvae() -> pv.NVAE:
+    return pv.NVAE(fam.Bernoulli((5, 4)), channels=(4, 8), groups=(1, 2), latent_channels=2, expansion=2)
+
+
 def some_labelled() -> dict[str, Tensor]:
     return {"x": binary(), "y": labels()}
 
@@ -458,6 +466,7 @@ ROWS: dict[str, Row] = {
     "hierarchical-vae": Row(lambda: hierarchy(pv.HierarchicalVAE), binary, "z1", True),
     "hierarchical-vae-top-to-encode": Row(lambda: hierarchy(pv.HierarchicalVAE), binary, "z3", True),
     "ladder-vae": Row(lambda: hierarchy(pv.LadderVAE), binary, "z1", True),
+    "nvae": Row(nvae, small_images, "z1_1", True),
     "bare-functions": Row(bare_functions, reals, "z", False),
     "registered-modules": Row(registered_modules, binary, "z", False),
     "pyro-module": Row(PyroVAE, binary, "z", False),

@@ -26,6 +26,7 @@ SAYS = {
     "mixed_table.py": "missing kind    guessed right: ",
     "semi_supervised.py": "ADGM     q(y|x) ",
     "partly_measured.py": "grades off by, on average: SSVAE ",
+    "nvae.py": "nats a group, coarsest first: ",
     "plain_functions.py": "probabilistic PCA in closed form: ",
 }
 

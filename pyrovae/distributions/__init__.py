@@ -3,7 +3,7 @@
 from pyrovae.distributions.bernoulli import Bernoulli
 from pyrovae.distributions.categorical import Categorical
 from pyrovae.distributions.columns import ProductOfColumns
-from pyrovae.distributions.combine import ObservedOnly, observed_only, product_of_normals
+from pyrovae.distributions.combine import ObservedOnly, observed_only, product_of_normals, residual_normal
 from pyrovae.distributions.continuous import ContinuousBernoulli
 from pyrovae.distributions.discretized import DiscretizedLogistic, DiscretizedLogisticMixture
 from pyrovae.distributions.multinomial import Multinomial
@@ -31,4 +31,5 @@ __all__ = [
     "StudentT",
     "observed_only",
     "product_of_normals",
+    "residual_normal",
 ]

@@ -1,4 +1,4 @@
-"""Combinations of densities: a likelihood of what was observed of a row; the product of two Normals."""
+"""Combinations of densities: a likelihood of what was observed of a row; products of Normals; Normals relative to others."""
 
 from __future__ import annotations
 
@@ -151,3 +151,21 @@ class observed_only(nn.Module):
 
     def forward(self, *parents: Tensor, **given: Any) -> ObservedOnly:
         return ObservedOnly(self.likelihood(*parents, **given))
+
+
+def residual_normal(prior: Any, delta_loc: Tensor, delta_log_scale: Tensor) -> TorchDistribution:
+    """N(z; m + d, diag(s^2 e^{2c})) relative to a prior N(z; m, diag(s^2)): d = delta_loc, c = 5 tanh(delta_log_scale / 5).
+
+    Both deltas and z: (*batch, *event), batch shapes broadcast. With deltas of 0 it is the prior, and KL to it is
+    1/2 sum [d^2 / s^2 + e^{2c} - 2c - 1] nats: where a guide says nothing, it follows the prior, which may move. The log-scale
+    is bounded, since a chain of many such Normals is unstable otherwise. Raises PairError unless the prior is a Normal of
+    independent elements. Vahdat & Kautz 2020, arXiv:2007.03898, section 3.2.
+    """
+    normal = prior.base_dist if isinstance(prior, dist.Independent) else prior
+    if not isinstance(normal, dist.Normal):
+        raise PairError(
+            f"residual_normal needs a Normal prior of independent elements, got {type(normal).__name__}. "
+            "Take the family Normal(L), or priors.StandardNormal(L)."
+        )
+    scale = normal.scale * torch.exp(5 * torch.tanh(delta_log_scale / 5))
+    return dist.Normal(normal.loc + delta_loc, scale).to_event(len(prior.event_shape))

@@ -19,11 +19,9 @@ from pyrovae.errors import CheckpointError
 
 BUILT_HERE = ("pyrovae.",)
 # What a file may have built: parts of models, and the hooks of a fit. Not whatever a module happens to import.
-ROOMS = (
-    *("nets", "families", "priors", "conditionals", "distributions", "models"),
-    *("infer.transforms", "infer.schedules", "infer.kl"),
-)
-PARTS = tuple(f"pyrovae.{room}." for room in ROOMS)
+ROOMS = ("nets", "families", "priors", "conditionals", "distributions", "models")
+HOOKS = ("infer.transforms", "infer.schedules", "infer.kl", "infer.penalties")
+PARTS = tuple(f"pyrovae.{room}." for room in (*ROOMS, *HOOKS))
 ACTIVATIONS = ("torch.nn.modules.",)
 IDENTITY = (
     f"{nn.Identity.__module__}.{nn.Identity.__qualname__}"  # a condition that is its own code; takes any arguments

@@ -6,6 +6,7 @@ from pyrovae.models.gmvae import GMVAE
 from pyrovae.models.hierarchical import HierarchicalVAE
 from pyrovae.models.jointvae import JointVAE
 from pyrovae.models.ladder import LadderVAE
+from pyrovae.models.nvae import NVAE
 from pyrovae.models.regression import Regression
 from pyrovae.models.ssregression import SSRegression
 from pyrovae.models.ssvae import SSVAE
@@ -17,6 +18,7 @@ __all__ = [
     "ADGM",
     "CVAE",
     "GMVAE",
+    "NVAE",
     "SSVAE",
     "VAE",
     "HierarchicalVAE",

@@ -1,5 +1,6 @@
 """Networks: tensors in, tensors out. No probability and no Pyro in here."""
 
+from pyrovae.nets.cells import EncoderCell, GenerativeCell
 from pyrovae.nets.codes import Column, OneHot, Thermometer
 from pyrovae.nets.conv import ConvDecoder, ConvEncoder
 from pyrovae.nets.dropout import ReLUDropout
@@ -13,6 +14,8 @@ __all__ = [
     "Column",
     "ConvDecoder",
     "ConvEncoder",
+    "EncoderCell",
+    "GenerativeCell",
     "Log1p",
     "OneHot",
     "ReLUDropout",

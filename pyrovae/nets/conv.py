@@ -10,7 +10,7 @@ from pyrovae.errors import ShapeError
 from pyrovae.nets.mlp import MLP, as_size, check_rows
 
 
-def _halved(n: int) -> int:
+def halved(n: int) -> int:
     return (n + 1) // 2  # what a 3 x 3 convolution of stride 2 and padding 1 leaves
 
 
@@ -43,7 +43,7 @@ class ConvEncoder(nn.Module):
         self.convolutions = nn.Sequential()
         for n, m in pairwise((self._image[0], *self.channels)):
             self.convolutions.extend([nn.Conv2d(n, m, 3, stride=2, padding=1), activation()])
-            height, width = _halved(height), _halved(width)
+            height, width = halved(height), halved(width)
         num_features = (self._image[0], *self.channels)[-1] * height * width
         self.head = MLP(num_features, self.out_shape, self.hidden, activation)
 
@@ -86,7 +86,7 @@ class ConvDecoder(nn.Module):
         height, width = self.out_shape[-2:]
         self._sizes = [(height, width)]
         for _ in self.channels:
-            self._sizes.insert(0, (_halved(self._sizes[0][0]), _halved(self._sizes[0][1])))
+            self._sizes.insert(0, (halved(self._sizes[0][0]), halved(self._sizes[0][1])))
         self.stem = MLP(self.in_features, (self.channels[0], *self._sizes[0]), self.hidden, activation)
         widths = (*self.channels, self.out_shape[:-2].numel())
         self.activations = nn.ModuleList(activation() for _ in self.channels)
