@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch._guards import TracingContext
 
 import pyrovae as pv
 import pyrovae.families as fam
@@ -497,3 +498,11 @@ def test_errors_of_the_program_are_not_hidden() -> None:
 
     with pytest.raises(ZeroDivisionError, match="mine"):
         pv.fit(Broken(), torch.randn(40), epochs=1, engine="traced")
+
+
+def test_a_step_is_compiled_for_its_one_shape() -> None:
+    """No size is a symbol: Inductor fails at those of a large graph that no operation settles."""
+    with engines.cached_compilation():
+        mode = TracingContext.get().fake_mode
+        assert mode is not None
+        assert all(type(n) is int for n in mode.from_tensor(torch.zeros(5, 3), static_shapes=False).shape)

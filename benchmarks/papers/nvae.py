@@ -93,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=30.0, help="of training")
-    parser.add_argument("--channels", type=numbers, default=(16, 32))
+    parser.add_argument("--channels", type=numbers, default=(16, 32, 64))
     parser.add_argument("--groups", type=numbers, default=(2, 2))
     parser.add_argument("--latent-channels", type=int, default=4)
     parser.add_argument("--cells", type=int, default=1)

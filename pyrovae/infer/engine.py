@@ -475,9 +475,16 @@ def set_rates(optimizer: torch.optim.Optimizer, weights: Mapping[str, float]) ->
 # --- pieces ----------------------------------------------------------------------------------------------------------
 
 
+class _Fixed(FakeTensorMode):
+    """A step has one shape: without this every size is a symbol, and those that no operation settles fail in large graphs."""
+
+    def from_tensor(self, tensor: Tensor, **options: Any) -> Any:
+        return super().from_tensor(tensor, **{**options, "static_shapes": True})
+
+
 def cached_compilation() -> Any:
     """Inside, TorchInductor keeps whole compiled graphs on disk; without a shape environment it keeps only their kernels."""
-    return tracing(TracingContext(FakeTensorMode(allow_non_fake_inputs=True, shape_env=symbolic_shapes.ShapeEnv())))
+    return tracing(TracingContext(_Fixed(allow_non_fake_inputs=True, shape_env=symbolic_shapes.ShapeEnv())))
 
 
 def _write(vector: Tensor, values: Sequence[float]) -> None:
