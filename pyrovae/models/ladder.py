@@ -12,7 +12,7 @@ from pyrovae.conditionals import mlp
 from pyrovae.distributions import product_of_normals
 from pyrovae.families import Family
 from pyrovae.models.hierarchical import check_levels, check_sizes, normals
-from pyrovae.nets import MLP, Activated
+from pyrovae.nets import MLP, Activated, LayerNormed
 from pyrovae.priors import StandardNormal, as_prior
 
 
@@ -47,13 +47,13 @@ class LadderVAE(nn.Module):
         levels: Sequence[int] = (64, 32, 16, 8, 4),
         hidden: Sequence[int] = (512, 256, 128, 64, 32),
         layers: int = 2,
-        activation: Callable[[], nn.Module] = nn.LeakyReLU,
+        activation: Callable[[], nn.Module] = LayerNormed(nn.LeakyReLU),  # noqa: B008  # it has no state
     ) -> LadderVAE:
         """Diagonal Normals of perceptrons: z_l has levels[l - 1] dimensions, x | z1 is of `family`, rows of event_shape (D,).
 
         Level l has `layers` hidden layers of hidden[l - 1] units on the way up, whose last d_l the evidence reads by one
-        linear layer, and as many on the way down. The defaults are the net of the paper without its batch normalisation.
-        Raises ShapeError.
+        linear layer, and as many on the way down. The defaults are the net of the paper with layer in place of batch
+        normalisation, without which it hardly learns. Raises ShapeError.
         """
         below = check_sizes(family, levels, hidden)
         widths = [(width,) * layers for width in hidden]

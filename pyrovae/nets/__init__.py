@@ -4,7 +4,7 @@ from pyrovae.nets.cells import EncoderCell, GenerativeCell
 from pyrovae.nets.codes import Column, OneHot, Thermometer
 from pyrovae.nets.conv import ConvDecoder, ConvEncoder
 from pyrovae.nets.dropout import ReLUDropout
-from pyrovae.nets.mlp import MLP, Activated, Behind, Log1p, Rescaled, Swapped, WithMask, one_hot
+from pyrovae.nets.mlp import MLP, Activated, Behind, LayerNormed, Log1p, Rescaled, Swapped, WithMask, one_hot
 from pyrovae.nets.residual import ResidualMLP, ResNetDecoder, ResNetEncoder
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "ConvEncoder",
     "EncoderCell",
     "GenerativeCell",
+    "LayerNormed",
     "Log1p",
     "OneHot",
     "ReLUDropout",

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pyrovae.errors import ShapeError
 
@@ -185,6 +186,28 @@ class Swapped(nn.Module):
     def forward(self, first: Tensor, second: Tensor, *others: Tensor) -> Tensor:
         result: Tensor = self.net(second, first, *others)
         return result
+
+
+class LayerNormed:
+    """Makes activations for a network: a((u - mean(u)) / sd(u)), mean and sd over the units of a layer, each row alone.
+
+    Give it as `activation` to `MLP` and the others: nets.LayerNormed(nn.LeakyReLU). It keeps the levels of a deep hierarchy in
+    scale with one another, as batch normalisation does, and leaves rows independent. It has no weights of its own: the next
+    linear layer has them. Ba, Kiros & Hinton 2016, arXiv:1607.06450.
+    """
+
+    def __init__(self, activation: Callable[[], nn.Module] = nn.ReLU) -> None:
+        self.activation = activation
+
+    def __call__(self) -> nn.Module:
+        return nn.Sequential(_LayerNorm(), self.activation())
+
+
+class _LayerNorm(nn.Module):
+    """(u - mean(u)) / sd(u) over the last dimension, of whatever size."""
+
+    def forward(self, u: Tensor) -> Tensor:
+        return F.layer_norm(u, u.shape[-1:])
 
 
 class Activated(nn.Module):
