@@ -17,7 +17,7 @@ def blocks(language: str) -> list[str]:
 def test_the_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     space: dict[str, object] = {}
-    assert len(blocks("python")) == 5
+    assert len(blocks("python")) == 6
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), space)
     assert (tmp_path / "runs" / "readme" / "weights.safetensors").exists()
