@@ -49,7 +49,9 @@ Hidden = Annotated[str, typer.Option(help="Widths of the hidden layers, as 400 o
 Epochs = Annotated[int | None, typer.Option(help="Passes over the rows; default about 3,000 steps, 20 to 500.")]
 BatchSize = Annotated[int | None, typer.Option(help="Rows a step; default 128, or 256 from 20,000 rows on.")]
 LearningRate = Annotated[float | None, typer.Option(help="Peak of the one-cycle schedule; default 3e-3.")]
-Warmup = Annotated[float, typer.Option(help="Epochs over which the KL weight rises from 0 to 1.")]
+Warmup = Annotated[
+    float, typer.Option(help="Epochs over which the KL weight rises from 0 to 1; nvae: a third of them.")
+]
 Label = Annotated[str | None, typer.Option(help="Column or array with class labels: name, number or last.")]
 Seed = Annotated[int, typer.Option(help="Of weights, split, shuffling and noise.")]
 Engine = Annotated[str, typer.Option(help="How a step is run: auto, eager, traced, compiled, or graphed on CUDA.")]
@@ -89,6 +91,9 @@ def fit(
         typer.Option(
             help="Dimensions of z1, z2, ... of hierarchical, ladder, as 32,16,8; default --latent and half of it."
         ),
+    ] = None,
+    groups: Annotated[
+        str | None, typer.Option(help="Groups of maps of nvae at each resolution, the coarsest first; default 1,2.")
     ] = None,
     prior: Annotated[str, typer.Option(help=f"{', '.join(recipes.PRIORS)}.")] = "normal",
     likelihood: Annotated[
@@ -140,6 +145,7 @@ def fit(
             clusters=clusters,
             labelled=labelled,
             levels=None if levels is None else _widths(levels, "levels"),
+            groups=None if groups is None else _widths(groups, "groups"),
             prior=prior,
             likelihood=likelihood,
             guide=guide,

@@ -22,7 +22,7 @@ from pyrovae import families, priors
 from pyrovae.conditionals import conv, flow, mlp, resnet
 from pyrovae.data import Dataset
 from pyrovae.errors import CheckpointError, DataError, OptionError, PyrovaeError
-from pyrovae.models import ADGM, CVAE, GMVAE, SSVAE, VAE, HierarchicalVAE, JointVAE, LadderVAE, StackedSSVAE, VaDE
+from pyrovae.models import ADGM, CVAE, GMVAE, NVAE, SSVAE, VAE, HierarchicalVAE, JointVAE, LadderVAE, StackedSSVAE, VaDE
 from pyrovae.nets import MLP, Activated, Log1p, OneHot, Rescaled, Swapped
 
 Event = int | tuple[int, ...]
@@ -62,11 +62,13 @@ class Likelihood(Part):
 @dataclass(frozen=True)
 class Model(Part):
     """build(pieces). labels: the argument that they go to, `CONDITION` (c, given for every row) or "y", None where the model
-    takes none. takes: the options that are not for every model. code: the site that `encode` gives."""
+    takes none. takes: the options that are not for every model. code: the site that `encode` gives. images: whether its
+    rows are images, (C, H, W) or (H, W), whatever --net says."""
 
     labels: str | None = None
     takes: tuple[str, ...] = ()
     code: str = "z"
+    images: bool = False
 
     @property
     def clusters(self) -> bool:
@@ -147,6 +149,7 @@ class Options:
     clusters: int | None = None
     labelled: int | None = None
     levels: tuple[int, ...] | None = None
+    groups: tuple[int, ...] | None = None
     prior: str = "normal"
     likelihood: str | None = None
     guide: str | None = None
@@ -355,6 +358,18 @@ def _ladder(of: Pieces) -> LadderVAE:
     )
 
 
+def _nvae(of: Pieces) -> NVAE:
+    groups = of.options.groups or ()
+    assert not isinstance(of.event, int)
+    return NVAE(
+        of.chosen.build(of.event, of.options.total_count or 1),
+        channels=[16 * 2**resolution for resolution in range(len(groups))],
+        groups=groups,
+        latent_channels=of.latent,
+        rescale=1 / (of.options.total_count or 1),
+    )
+
+
 MODELS: dict[str, Model] = {
     "vae": Model(_vae, "p(z) p(x|z)", takes=("prior", "net")),
     "cvae": Model(_cvae, "p(z|c) p(x|z,c): rows given their class", labels=CONDITION),
@@ -370,6 +385,9 @@ MODELS: dict[str, Model] = {
         _hierarchical, "p(z2) p(z1|z2) p(x|z1), or deeper, inferred bottom up", takes=("prior", "levels"), code="z1"
     ),
     "ladder": Model(_ladder, "the same, inferred top down", takes=("prior", "levels"), code="z1"),
+    "nvae": Model(
+        _nvae, "images: groups of maps from coarse to fine, residual cells", takes=("groups",), code="z1_1", images=True
+    ),
 }
 
 
@@ -496,16 +514,26 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
     if options.kl_warmup and options.kl_cycles:
         raise OptionError("--kl-warmup and --kl-cycles are two schedules of one weight: choose one.")
     batch_size = options.batch_size or min(num_rows, 256 if num_rows >= 20_000 else 128)
+    groups = options.groups
+    if groups is None and "groups" in MODELS[options.model].takes:
+        groups = (1, 2)
+    if groups is not None and (not groups or min(groups) < 1):
+        raise OptionError(f"--groups are whole numbers of at least 1, the coarsest resolution first, got {groups}.")
+    epochs = options.epochs or max(20, min(500, math.ceil(3000 * batch_size / num_rows)))
+    # without it most groups of maps are switched off before they are of use
+    warms_up = MODELS[options.model].images and not options.kl_cycles
     filled = {
         "clusters": clusters,
         "levels": levels,
+        "groups": groups,
         "latent": latent,
         "prior": _found(options.prior),
         "likelihood": _found(likelihood),
         "guide": _found(guide),
         "total_count": bounded if chosen.needs_total else None,
         "batch_size": batch_size,
-        "epochs": options.epochs or max(20, min(500, math.ceil(3000 * batch_size / num_rows))),
+        "epochs": epochs,
+        "kl_warmup": options.kl_warmup or (epochs / 3 if warms_up else 0.0),
         "learning_rate": options.learning_rate or 3e-3,
     }
     return Options(**{**asdict(options), **filled})
@@ -514,11 +542,13 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
 def _fitting_model(options: Options, dataset: Dataset) -> int | None:
     """How many clusters, if the model has some. OptionError for options that the model does not take, and missing labels."""
     model: Model = MODELS[choose("model", options.model, MODELS)]
-    for name in ("prior", "net", "labelled", "clusters", "levels"):
+    for name in ("prior", "net", "labelled", "clusters", "levels", "groups"):
         value = getattr(options, name)
         if value != getattr(Options(), name) and name not in model.takes:
             those = ", ".join(known for known, other in MODELS.items() if name in other.takes)
             raise OptionError(f"--{name} {value} does not go with --model {options.model}; it is for {those}.")
+    if model.images and dataset.image_shape is None:
+        raise OptionError(f"--model {options.model} needs images, and the rows of {dataset.name} have no image shape.")
     names = class_names(dataset)
     if model.clusters:
         if options.clusters is not None and options.clusters < 2:
@@ -563,13 +593,13 @@ def read_options(info: Mapping[str, Any]) -> Options:
     """The options of a run.json. CheckpointError when they are not whole."""
     try:
         # runs from before there were other models than the VAE, or these remedies
-        since = ("model", "clusters", "labelled", "levels", "kl_cycles", "free_bits", "lagging")
+        since = ("model", "clusters", "labelled", "levels", "groups", "kl_cycles", "free_bits", "lagging")
         found = {**{name: getattr(Options(), name) for name in since}, **info["options"]}
-        levels = found["levels"] and tuple(found["levels"])
+        sizes = {name: found[name] and tuple(found[name]) for name in ("levels", "groups")}
         names = {f.name for f in fields(Options)}
         if set(found) != names:
             raise KeyError(f"options {sorted(set(found) ^ names)}")
-        return Options(**{**found, "hidden": tuple(found["hidden"]), "levels": levels})
+        return Options(**{**found, "hidden": tuple(found["hidden"]), **sizes})
     except (KeyError, TypeError) as error:
         raise CheckpointError(
             f"The run's options are damaged or missing ({error!r}): was it made by `pyrovae fit`?"

@@ -89,7 +89,8 @@ def make_rows(dataset: Dataset, split: Split, options: Options, scaler: Standard
     if likelihood.takes == "real":
         scaler = scaler or Standardize.fit(train)
         train, validation, test = scaler.apply(train), scaler.apply(validation), scaler.apply(test)
-    shape = dataset.image_shape if options.net != "mlp" and dataset.image_shape else tuple(train.shape[1:])
+    as_images = options.net != "mlp" or MODELS[options.model].images
+    shape = dataset.image_shape if as_images and dataset.image_shape else tuple(train.shape[1:])
     train, validation, test = (part.reshape(len(part), *shape) for part in (train, validation, test))
     model, classes = MODELS[options.model], None
     if model.labels is not None:
@@ -162,8 +163,12 @@ def describe_run(dataset: Dataset, options: Options, rows: Rows) -> str:
         labels = rows.batch("train")[rows.argument]
         told += f" of {rows.num_classes} classes, {int((labels >= 0).sum())} training rows labelled"
     latent = ", ".join(map(str, options.levels or (options.latent,)))
+    prior = "normal for each class" if model.labels or model.clusters else "normal"
+    nets = options.net
+    if options.groups is not None:
+        latent, nets = f"groups of {','.join(map(str, options.groups))} maps of {latent}", "residual cells"
     return (
         f"{dataset.name}: {counts}{len(rows.test)} test rows of {dataset.x.shape[1]} ({dataset.kind}); {told}, likelihood "
-        f"{options.likelihood}{binarised}, prior {options.prior if 'prior' in model.takes else 'normal for each class'}, guide "
-        f"{options.guide}, {latent} latent dimensions, {options.net}"
+        f"{options.likelihood}{binarised}, prior {options.prior if 'prior' in model.takes else prior}, guide "
+        f"{options.guide}, {latent} latent dimensions, {nets}"
     )

@@ -101,6 +101,7 @@ def fit_run(
             **asdict(options),
             "hidden": list(options.hidden),
             "levels": options.levels and list(options.levels),
+            "groups": options.groups and list(options.groups),
         },
         "own": own_files(options),
     }
@@ -213,11 +214,14 @@ def evaluate(
         results |= {"elbo": everything["elbo"], "elbo_se": everything["elbo_se"]}
     results["elbo"] -= rows.log_abs_det
     results["log_likelihood"] -= rows.log_abs_det
-    sites = levels_of(fitted) or (model_of(fitted).code,)
-    for site, suffix in zip(sites, ("", *(f"_{name}" for name in sites[1:]))):
+    seen = fitted.evaluation_batch(batch)
+    several = levels_of(fitted)
+    # maps are counted together, levels each
+    counted = [several] if model_of(fitted).images else [(site,) for site in several or (model_of(fitted).code,)]
+    for sites, suffix in zip(counted, ("", *(f"_{name}" for (name, *_) in counted[1:]))):
         # twice where they are averages of draws, whose noise would pass for activity
-        seeds = (0, 1) if len(sites) > 1 else (0,)
-        means = [encode(fitted, fitted.evaluation_batch(batch), site=site, seed=seed).flatten(1) for seed in seeds]
+        seeds = (0, 1) if several else (0,)
+        means = [torch.cat([encode(fitted, seen, site=z, seed=seed).flatten(1) for z in sites], 1) for seed in seeds]
         results[f"active_units{suffix}"] = (
             int(active_units(means[0], again=means[-1]).sum()) if len(rows.test) > 1 else 0
         )
@@ -287,8 +291,10 @@ def model_of(fitted: Fit) -> Model:
 
 def levels_of(fitted: Fit) -> tuple[str, ...]:
     """The sites of a model of several levels, from the data upwards; () of others."""
-    levels = read_options(fitted.info).levels or ()
-    return tuple(f"z{level}" for level in range(1, len(levels) + 1))
+    options = read_options(fitted.info)
+    if options.groups is not None:
+        return tuple(f"z{s}_{g}" for s, num in enumerate(options.groups, 1) for g in range(1, num + 1))[::-1]
+    return tuple(f"z{level}" for level in range(1, len(options.levels or ()) + 1))
 
 
 def draw_pictures(fitted: Fit, rows: Rows, folder: Path) -> list[Path]:
@@ -300,9 +306,9 @@ def draw_pictures(fitted: Fit, rows: Rows, folder: Path) -> list[Path]:
         if levels_of(fitted):
             made["levels.png"] = level_picture(fitted, rows)
     code = model_of(fitted).code
-    latent = fitted.layout.site(code, role="latent", local=True).event_shape[0]
+    latent = tuple(fitted.layout.site(code, role="latent", local=True).event_shape)
     everywhere = len(part("prior", read_options(fitted.info).prior).guides) > 1  # not on a sphere, nor a simplex
-    if latent == 2 and rows.image_shape and rows.classes is None and everywhere and not levels_of(fitted):
+    if latent == (2,) and rows.image_shape and rows.classes is None and everywhere and not levels_of(fitted):
         # Quantiles of the standard normal: cells of equal mass under it.
         side = 16
         axis = torch.distributions.Normal(0.0, 1.0).icdf(torch.linspace(0.02, 0.98, side))
@@ -311,7 +317,7 @@ def draw_pictures(fitted: Fit, rows: Rows, folder: Path) -> list[Path]:
         made["manifold.png"] = plots.manifold(rows.restore(grid).reshape(side, side, -1), rows.image_shape, grid=axis)
     picked = fitted.evaluation_batch(take_rows(rows.batch("test"), slice(0, 2000)))
     labels = None if rows.labels is None else rows.labels[:2000]
-    made["latent.png"] = plots.latent(encode(fitted, picked, site=code), labels)
+    made["latent.png"] = plots.latent(encode(fitted, picked, site=code).flatten(1), labels)
     for name, axes in made.items():
         plots.save(axes, folder / name)
     return [folder / name for name in made]
@@ -351,9 +357,11 @@ def level_picture(fitted: Fit, rows: Rows, num: int = 8, seed: int = 0) -> Any:
     one = simulate(fitted, 1, seed=seed)
     columns, names = [], []
     for number in range(len(top_down)):
-        held = {site: one[site].expand(num, -1) for site in top_down[:number]}
+        held = {site: one[site].expand(num, *one[site].shape[1:]) for site in top_down[:number]}
         columns.append(_means(fitted, num, seed, held))
-        names.append(f"{top_down[0]}-{top_down[number - 1][1:]}" if number > 1 else "".join(held) or "none")
+        names.append(
+            f"{top_down[0]}-{top_down[number - 1].removeprefix('z')}" if number > 1 else "".join(held) or "none"
+        )
     return plots.images(rows.restore(torch.stack(columns, 1).flatten(0, 1)), rows.image_shape, len(names), names=names)
 
 

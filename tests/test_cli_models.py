@@ -55,6 +55,7 @@ MODELS = {
         "guide  q(z3 | x) q(z2 | z3, x) q(z1 | z2, x)",
         ("active units of z3",),
     ),
+    "nvae": Row(("--groups", "1,1"), "guide  q(z1_1 | x) q(z2_1 | z1_1, x)", ("active units",)),
 }
 
 
@@ -86,7 +87,7 @@ def test_every_question_to_a_run_of_every_model(pyrovae: Command, monkeypatch: p
         p.name for p in Path("run").iterdir()
     }
     assert bool(list(Path("run").glob("graph-labelled.*"))) == (model.labels == "y")
-    assert Path("run/levels.png").exists() == ("levels" in model.takes)
+    assert Path("run/levels.png").exists() == bool({"levels", "groups"} & {*model.takes})
 
     code, _, err = pyrovae("generate", "run", "-n", 12, "--out", "new.csv")
     assert code == 0, err
@@ -106,7 +107,8 @@ def test_every_question_to_a_run_of_every_model(pyrovae: Command, monkeypatch: p
 
     assert pyrovae("reconstruct", "run", "--out", "again.npy")[0] == 0 and np.load("again.npy").shape == (359, 64)
     assert pyrovae("encode", "run", "--out", "z.csv")[0] == 0
-    assert pd.read_csv("z.csv", index_col="row").shape == (1797, 3)
+    units = 8 if model.images else 2  # two maps of 2 x 2, or two dimensions
+    assert pd.read_csv("z.csv", index_col="row").shape == (1797, units + 1)
 
 
 def test_p_of_x_given_its_class_is_not_compared_with_p_of_x(pyrovae: Command) -> None:
@@ -172,6 +174,9 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "levels of a vae": (("digits", "--levels", "4,2"), "--levels .*4, 2.* it is for hierarchical, ladder"),
     "levels that are no numbers": (("digits", "--model", "ladder", "--levels", "4;2"), "--levels takes whole numbers"),
     "an empty level": (("digits", "--model", "ladder", "--levels", "4,0"), "--levels and --hidden must be positive"),
+    "groups of a vae": (("digits", "--groups", "1,2"), "--groups .*1, 2.* it is for nvae"),
+    "an empty group": (("digits", "--model", "nvae", "--groups", "1,0"), "--groups are whole numbers of at least 1"),
+    "maps of a table": (("t.csv", "--label", "kind", "--model", "nvae"), "needs images, and the rows of t"),
     "no level": (("digits", "--model", "hierarchical", "--levels", ""), "--levels and --hidden must be positive"),
     "two schedules of the KL weight": (("digits", "--kl-warmup", "2", "--kl-cycles", "2"), "choose one"),
     "negative free bits": (("digits", "--free-bits", "-1"), "--free-bits is nats a row, 0 for none"),
