@@ -10,6 +10,7 @@ one, two    784-200-200-50, and 784-200-200-100-100-100-50, of Burda et al. 2016
             rectifiers: theirs are tanh, with which 30 epochs leave two levels at -120 (and one at -96)
 five        z1 to z5 of 64-32-16-8-4 dimensions behind perceptrons of 512-256-128-64-32, two layers each, bottom up
 ladder      the same model with the ladder's guide. Sonderby et al. 2016 (arXiv:1602.02282), layer for batch normalisation
+five-b, ladder-b  the same two with balanced KL terms while the KL weight warms up (pv.kl.balanced)
 iw-5, iw-50 net "one", trained with the bound of K = 5 and 50 draws; that of one draw is the ELBO, and the fit is "one"
 
 Adam with a one-cycle schedule, the same number of epochs for all, the last weights; the KL weight rises from 0 to 1 over
@@ -45,6 +46,7 @@ from pyrovae.data.sources import load
 class Net(NamedTuple):
     build: Callable[[], pv.HierarchicalVAE | pv.LadderVAE]
     draws: int = 1  # of the bound that trains it
+    balanced: bool = False
 
 
 LEVELS, HIDDEN = (64, 32, 16, 8, 4), (512, 256, 128, 64, 32)
@@ -56,11 +58,21 @@ def one() -> pv.HierarchicalVAE:
     return pv.HierarchicalVAE.of_levels(X, (50,), (200,), activation=nn.LeakyReLU)
 
 
+def five() -> pv.HierarchicalVAE:
+    return pv.HierarchicalVAE.of_levels(X, LEVELS, HIDDEN, activation=NORMED)
+
+
+def ladder() -> pv.LadderVAE:
+    return pv.LadderVAE.of_levels(X, LEVELS, HIDDEN, activation=NORMED)
+
+
 NETS = {
     "one": Net(one),
     "two": Net(lambda: pv.HierarchicalVAE.of_levels(X, (100, 50), (200, 100), activation=nn.LeakyReLU)),
-    "five": Net(lambda: pv.HierarchicalVAE.of_levels(X, LEVELS, HIDDEN, activation=NORMED)),
-    "ladder": Net(lambda: pv.LadderVAE.of_levels(X, LEVELS, HIDDEN, activation=NORMED)),
+    "five": Net(five),
+    "ladder": Net(ladder),
+    "five-b": Net(five, balanced=True),
+    "ladder-b": Net(ladder, balanced=True),
     "iw-5": Net(one, draws=5),
     "iw-50": Net(one, draws=50),
 }
@@ -77,7 +89,7 @@ def fit(name: str, x: Tensor, rate: float, seed: int, options: argparse.Namespac
         x,
         epochs=options.epochs,
         batch_size=options.batch_size,
-        loss=pv.IWELBO(net.draws) if net.draws > 1 else pv.Trace_ELBO(),
+        loss=pv.IWELBO(net.draws) if net.draws > 1 else pv.Trace_ELBO(kl=pv.kl.balanced() if net.balanced else None),
         schedule=schedule,
         transform=pv.transforms.Binarize(),
         clip_norm=100.0,
