@@ -19,7 +19,7 @@ of 1,000 validation rows (200 draws) is fitted with every seed, and only then ar
 10,000 with K = 5,000 draws, else 2,000 with 1,000. A unit is active if the covariance over rows of two averages of
 E_q[z_l | x], each over draws of the levels before it, is above 0.01; the KL of a level is E_q[log q - log p], nats per row.
 
-Writes benchmarks/results/hierarchies-DEVICE.json, fit by fit; what is there is kept unless --again. --picture is samples of the
+Writes benchmarks/results/hierarchies-DEVICE.json, fit by fit; what is there is kept unless --again. --picture is samples of a
 ladder, and samples with its upper levels held.
 """
 
@@ -218,7 +218,7 @@ def main() -> None:
             if str(seed) not in entry["fits"]:
                 entry["fits"][str(seed)] = score(fitted(name, best, seed), test, num_samples)
                 write()
-        if name == "ladder" and options.picture:
+        if name.startswith("ladder") and options.picture:
             picture(fitted(name, best, seeds[0]), options.picture)
         kept.clear()
         report(name, entry)
