@@ -51,7 +51,7 @@ def build(options: argparse.Namespace) -> pv.NVAE:
 
 def fit(x: Tensor, epochs: int, options: argparse.Namespace) -> pv.Fit:
     def late(fitted: pv.Fit) -> bool:
-        return fitted.history[-1]["seconds"] > 1.2 * 60 * options.minutes
+        return options.epochs is None and fitted.history[-1]["seconds"] > 1.2 * 60 * options.minutes
 
     return pv.fit(
         build(options),
@@ -93,6 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=30.0, help="of training")
+    parser.add_argument("--epochs", type=int, help="so many, whatever --minutes says")
     parser.add_argument("--channels", type=numbers, default=(16, 32, 64))
     parser.add_argument("--groups", type=numbers, default=(2, 2))
     parser.add_argument("--latent-channels", type=int, default=4)
@@ -147,7 +148,7 @@ def main() -> None:
         fitted = pv.load(folder)
     else:
         step = seconds_a_step(train, options)
-        epochs = max(1, int(60 * options.minutes / (step * len(train) / options.batch_size)))
+        epochs = options.epochs or max(1, int(60 * options.minutes / (step * len(train) / options.batch_size)))
         print(f"{1000 * step:.0f} ms a step of {options.batch_size} rows: {epochs} epochs", flush=True)
         fitted = fit(train, epochs, options)
         last = fitted.history[-1]
