@@ -93,6 +93,9 @@ def fit_run(
         schedule.append(schedules.kl_cycles(options.kl_cycles))
     if options.lagging > 0:
         schedule.append(schedules.lagging(epochs=options.lagging))
+    floors: Any = options.free_bits
+    if options.model == "hierarchical":  # see `free_bits`: the guide goes up
+        floors = {f"z{level}": options.free_bits for level in range(2, len(options.levels or ()) + 1)}
     recorded = {
         "data": dataset.source,
         "split": split.to_json(),
@@ -116,7 +119,7 @@ def fit_run(
         validation=None if rows.validation is None else rows.batch("validation"),
         patience=options.patience,
         schedule=schedule,
-        loss=Trace_ELBO(kl=free_bits(options.free_bits)) if options.free_bits > 0 else None,
+        loss=Trace_ELBO(kl=free_bits(floors)) if options.free_bits > 0 else None,
         transform=transform,
         clip_norm=options.clip_norm,
         checkpoint=folder,

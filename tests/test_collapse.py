@@ -1,8 +1,10 @@
 """Remedies for posterior collapse: floors and balances of KL terms, cycles of their weight, an inference that leads."""
 
+import math
 import re
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +153,9 @@ def test_a_fit_with_another_floor_is_not_resumed(tmp_path: Path) -> None:
         (lambda: pv.kl.chain(lambda a, b, c: a), r"wants \['a', 'b', 'c'\]"),
         (lambda: pv.Trace_ELBO(kl=lambda a, b, c: a), r"wants \['a', 'b', 'c'\]"),
         (lambda: pv.schedules.kl_cycles(0), "cycles=0"),
+        (lambda: pv.schedules.kl_cycles(math.inf), "cycles=inf"),
+        (lambda: pv.kl.balanced(2.0), "a dict by site"),  # type: ignore[arg-type]
+        (lambda: pv.kl.chain(0.5), "functions"),  # type: ignore[arg-type]
         (lambda: pv.schedules.kl_cycles(ramp=1.5), "ramp=1.5"),
         (lambda: pv.schedules.lagging(0), "steps=0"),
         (lambda: pv.schedules.lagging(epochs=0), "epochs=0"),
@@ -230,14 +235,19 @@ def test_engines_agree_on_balanced_free_bits_under_a_warmup() -> None:
 # --- schedules -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("cycles", "ramp", "total"), [(4, 0.5, 100), (3, 1.0, 50), (1, 0.25, 7), (5, 0.8, 13)])
+@pytest.mark.parametrize(
+    ("cycles", "ramp", "total"), [(4, 0.5, 100), (3, 1.0, 50), (1, 0.25, 7), (5, 0.8, 13), (4, 0.5, 8)]
+)
 def test_kl_cycles_in_closed_form(cycles: int, ramp: float, total: int) -> None:
     schedule = pv.schedules.kl_cycles(cycles, ramp)
-    for number in range(total):
-        done = Fraction(number * cycles, total) % 1
-        assert schedule(Step(number, 10.0, total))["kl"] == pytest.approx(min(1.0, float(done) / ramp))
-    assert schedule(Step(0, 10.0, total))["kl"] == 0
+    starts = [math.ceil(Fraction(c * total, cycles)) for c in range(cycles + 1)]
+    for first, end in pairwise(starts):
+        weights = [schedule(Step(n, 10.0, total))["kl"] for n in range(first, end)]
+        assert weights == [pytest.approx(min(1.0, i / (ramp * (end - 1 - first)))) for i in range(end - first)]
+        assert weights[0] == 0 and weights[-1] == 1
     assert schedule(Step(total, 10.0, total)) == schedule(Step(total - 1, 10.0, total))  # no new cycle at the end
+    with pytest.raises(pv.OptionError, match="fewer cycles"):
+        schedule(Step(0, 1.0, 2 * cycles - 1))
 
 
 def test_lagging_in_closed_form() -> None:
@@ -404,8 +414,8 @@ def test_without_the_weight_nothing_is_set_apart() -> None:
         made.append(torch.optim.Adam(leaves, lr=0.01))
         return made[-1]
 
-    for schedule in (None, pv.schedules.kl_cycles(), LAG):
-        pv.fit(gmvae(), binary(), epochs=1, batch_size=40, optimizer=keep, schedule=schedule, seed=0)
+    for schedule in (None, pv.schedules.kl_cycles(1), LAG):
+        pv.fit(gmvae(), binary(), epochs=1, batch_size=20, optimizer=keep, schedule=schedule, seed=0)
     plain, cycles, lagging = (optimizer.param_groups for optimizer in made)
     assert (
         len(plain) == len(cycles) == 1
@@ -462,3 +472,22 @@ def test_where_nothing_can_lag(pair: Any, options: dict[str, Any], error: type[E
     data = binary() if pair is None else torch.randn(40)
     with pytest.raises(error, match=message):
         pv.fit(pair or Ladder(), data, epochs=1, batch_size=20, schedule=LAG, **options)
+
+
+def test_a_floor_in_nats_a_row_refuses_a_plate_that_scales_by_itself() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.loc = nn.Parameter(torch.zeros(()))
+
+        def model(self, x: Tensor) -> None:
+            with pyro.plate("data", 1000, subsample=x):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+        def guide(self, x: Tensor) -> None:
+            with pyro.plate("data", 1000, subsample=x):
+                pyro.sample("z", dist.Normal(self.loc, 1.0))
+
+    with pytest.raises(pv.PairError, match="subsample scale of its own"):
+        pv.Trace_ELBO(kl=pv.kl.free_bits(0.5))(Scaled(), {"x": torch.randn(10)})

@@ -112,3 +112,51 @@ def test_a_collapsed_site_is_named() -> None:
     assert fitted.history[0]["kl/z2"] > 0.1
     assert collapsed(fitted).keys() == {"z2"}
     assert collapsed(fitted, threshold=100.0).keys() == {"z1", "z2"}
+
+
+class Switch(nn.Module):
+    """A class for the whole data set that only the model has: no row has a KL term of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loc = nn.Parameter(torch.tensor([-1.0, 1.0]))
+
+    def model(self, x: Tensor) -> None:
+        c = pyro.sample("c", dist.Categorical(logits=torch.zeros(2)), infer={"enumerate": "parallel"})
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z + self.loc[c], 1.0), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+
+def test_a_fit_goes_on_where_no_row_has_terms_of_its_own() -> None:
+    fitted = pv.fit(Switch(), torch.randn(40), epochs=2, batch_size=40)
+    assert len(fitted.history) == 2 and not any(name.startswith("kl/") for name in fitted.history[-1])
+
+
+class Shared(nn.Module):
+    """Two latents whose priors share a class that only the model sums out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loc = nn.Parameter(torch.tensor([-1.0, 1.0]))
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Categorical(logits=torch.zeros(2)), infer={"enumerate": "parallel"})
+            z1 = pyro.sample("z1", dist.Normal(self.loc[y], 1.0))
+            z2 = pyro.sample("z2", dist.Normal(-self.loc[y], 1.0))
+            z3 = pyro.sample("z3", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z1 + z2 + z3, 1.0), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            for name in ("z1", "z2", "z3"):
+                pyro.sample(name, dist.Normal(self.loc[0], 1.0))
+
+
+def test_no_term_is_told_of_sites_that_share_one() -> None:
+    assert row_kl(pv.terms(Shared(), {"x": torch.randn(5)})).keys() == {"z3"}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any
 
 import torch
@@ -26,7 +27,9 @@ class free_bits:
     switching it off (Kingma et al. 2016, arXiv:1606.04934, appendix C.8).
 
     nats: a number for every site, or a dict by site, which leaves the others as they are. Of a local site it is nats per
-    row, and the mean that of the minibatch's rows and particles; of a global site nats for the whole data set. Raises
+    row, and the mean that of the minibatch's rows and particles; of a global site nats for the whole data set. Where the guide
+    draws in another order than the model, a lower level's term is small when the level above says much of it, and the floor
+    then holds back p(lower | upper), too: name the upper levels only. Raises
     OptionError for a negative number; PairError, at the first step, for a site that the pair does not have.
     """
 
@@ -54,8 +57,9 @@ class balanced:
     """
 
     def __init__(self, sizes: Mapping[str, float] | None = None) -> None:
+        if not isinstance(sizes or {}, Mapping):
+            raise OptionError(f"balanced needs sizes as a dict by site, got {sizes!r}.")
         found = _numbers(sizes or {}, "balanced needs positive sizes", zero=False)
-        assert isinstance(found, dict)
         self.sizes, self.sites = found, tuple(found)
 
     def __call__(self, terms: Mapping[str, Tensor], weight: Tensor) -> dict[str, Tensor]:
@@ -75,6 +79,8 @@ class chain:
     has been balanced."""
 
     def __init__(self, *functions: KLFunction) -> None:
+        if not all(map(callable, functions)):
+            raise OptionError(f"chain takes functions of the KL terms, got {functions!r}.")
         self.functions = functions
         self.weighted = [takes_weight(f) for f in functions]
         self.sites = tuple(name for f in functions for name in getattr(f, "sites", ()))
@@ -115,7 +121,7 @@ def _mean(kl: Tensor) -> Tensor:
 def _numbers(given: float | Mapping[str, float], wanted: str, zero: bool) -> Any:
     numbers = dict(given) if isinstance(given, Mapping) else {"": given}
     for name, number in numbers.items():
-        fits = isinstance(number, (int, float)) and math.isfinite(number) and (number > 0 or (zero and number == 0))
+        fits = isinstance(number, Real) and math.isfinite(number) and (number > 0 or (zero and number == 0))
         if not fits:
             place = f" for {name!r}" if name else ""
             raise OptionError(f"{wanted}, a number or a dict of them by site; got {number!r}{place}.")

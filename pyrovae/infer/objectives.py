@@ -226,7 +226,8 @@ def row_kl(terms: Terms) -> dict[str, Tensor]:
 
     log q - log p at the draw, enumerated sites of the guide averaged under it; what only the model sums out is summed in
     log p. Only the expectation of all terms together is a divergence for sure: one alone may be negative, by the noise of the
-    draw, or where the guide draws a site before one that its prior depends on. Global sites are left out.
+    draw, or where the guide draws a site before one that its prior depends on. Left out are global sites, and sites whose
+    priors share a site that only the model sums out: no term belongs to one of them alone.
     """
     latent = [t for t in terms.sites.values() if t.local and not t.objective_only and _is_latent(t)]
     found = {t.name: terms.reduce(_expected(t.q, t, terms, t.q.log_prob), True) for t in latent if t.q is not None}
@@ -234,10 +235,13 @@ def row_kl(terms: Terms) -> dict[str, Tensor]:
     if terms.enum_dims:
         factors = _eliminate_rows(factors, from_model(terms), terms, guide=False)
     for factor in factors:
-        name = next((n for n in factor.sites if n in found), None)
-        if name is not None:
+        names = [n for n in factor.sites if n in found]
+        if len(names) > 1:
+            for name in names:
+                del found[name]
+        elif names:
             log_p = expected(factor.log_prob, factor.plates, factor.sites[0], terms)
-            found[name] = found[name] - terms.reduce(log_p, True)
+            found[names[0]] = found[names[0]] - terms.reduce(log_p, True)
     return found
 
 
@@ -384,6 +388,12 @@ def _changed(kl: KLFunction, divergences: dict[str, Tensor], terms: Terms, weigh
     if unknown:  # a site that is observed in this group of rows is none of these
         raise PairError(
             f"kl={repr_of(kl)} names {unknown}, and the pair has no such site; latent: {sorted(divergences)}."
+        )
+    scaled = [name for name in divergences if terms.sites[name].subsampled]
+    if scaled and hasattr(kl, "sites"):
+        raise PairError(
+            f"kl={repr_of(kl)} works in nats a row, and the plate 'data' of site {scaled[0]!r} has a subsample scale of its "
+            "own: leave that to the fit (pyro.plate('data', len(x))), which scales by N/B."
         )
     changed = kl(dict(divergences), weight) if takes_weight(kl) else kl(dict(divergences))
     if changed.keys() != divergences.keys():

@@ -51,18 +51,26 @@ class kl_warmup:
 
 class kl_cycles:
     """KL weight from 0 to 1, linear over the first `ramp` of each of `cycles` equal shares of the fit, and 1 for the rest of
-    it: after each return to 0 the guide's codes may become of use anew (Fu et al. 2019, arXiv:1903.10145)."""
+    it, its last step at least: after each return to 0 the guide's codes may become of use anew (Fu et al. 2019,
+    arXiv:1903.10145). Raises OptionError, also, at the first step, for a fit of fewer than two steps a cycle."""
 
     def __init__(self, cycles: int = 4, ramp: float = 0.5) -> None:
-        if cycles < 1 or cycles != int(cycles) or not 0 < ramp <= 1:
+        if not (1 <= cycles < math.inf and cycles == int(cycles) and 0 < ramp <= 1):
             raise OptionError(
                 f"kl_cycles needs a whole number of cycles >= 1 and 0 < ramp <= 1, got cycles={cycles}, ramp={ramp}."
             )
         self.cycles, self.ramp = int(cycles), ramp
 
     def __call__(self, step: Step) -> dict[str, float]:
-        done = min(step.number, step.total - 1) * self.cycles % step.total / step.total  # of the cycle, from 0
-        return {"kl": min(1.0, done / self.ramp)}
+        if step.total < 2 * self.cycles:
+            raise OptionError(
+                f"kl_cycles({self.cycles}) needs at least {2 * self.cycles} steps, and the fit has {step.total}: take fewer "
+                "cycles, more epochs or smaller batches."
+            )
+        number = min(step.number, step.total - 1)
+        cycle = number * self.cycles // step.total
+        first, end = (-(-c * step.total // self.cycles) for c in (cycle, cycle + 1))  # rounded up
+        return {"kl": min(1.0, (number - first) / (self.ramp * (end - 1 - first)))}
 
 
 class lagging:

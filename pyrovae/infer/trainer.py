@@ -12,7 +12,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyrovae.errors import CheckpointError, NotFiniteError, OptionError
+from pyrovae.errors import CheckpointError, NotFiniteError, OptionError, PairError
 from pyrovae.infer import checkpoint as store
 from pyrovae.infer.batches import Batches, GroupedBatches
 from pyrovae.infer.chunks import chunk_size, chunks
@@ -82,6 +82,7 @@ class Trainer:
         self.best_epoch = 0
         self.watched: Batch | None = held_out  # found at the first epoch, as their parts
         self.watched_parts: list[_Watched] = []
+        self.watches = True
         self.identity: dict[str, Any] = {}
         self.last_good: tuple[dict[str, Tensor], dict[str, Any]] | None = None
 
@@ -152,7 +153,15 @@ class Trainer:
         row: dict[str, float] = {"epoch": len(history) + 1, "steps": self.step, "elbo": elbos.mean().item()}
         self.epoch_elbos = []
         began = time.monotonic()
-        seen, divergences = self._watch()
+        seen = math.nan
+        divergences: dict[str, float] = {}
+        if self.watches:
+            try:
+                seen, divergences = self._watch()
+            except PairError:  # no row has a term of its own, which the fit does without
+                if self.held_out is not None:
+                    raise
+                self.watches = False
         if self.held_out is not None:
             row["validation_elbo"] = seen
             if not math.isfinite(row["validation_elbo"]):
@@ -174,16 +183,16 @@ class Trainer:
 
         The global terms count once for all training rows: it is what the training ELBO is, of other rows.
         """
-        if self.watched is None:
-            order = torch.randperm(self.num_rows, generator=torch.Generator().manual_seed(EVALUATION_SEED))
-            self.watched = self.source.take(order[:WATCHED_ROWS])
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         divergences: dict[str, list[Tensor]] = {}
         with self.fitted.evaluation_mode(), fork_rng():
+            if self.watched is None:
+                order = torch.randperm(self.num_rows, generator=torch.Generator().manual_seed(EVALUATION_SEED))
+                self.watched = self.source.take(order[:WATCHED_ROWS])
             torch.manual_seed(EVALUATION_SEED)
             if not self.watched_parts:
-                # a graph of a few rows costs more than it saves
-                traces = self.traces and self.held_out is not None
+                # a graph of a few rows costs more than it saves in a short fit
+                traces = self.traces and (self.held_out is not None or self.epochs >= 50)
                 self.watched_parts = [_Watched(self.fitted, part, traces) for part in self.fitted.parts(self.watched)]
             for watched in self.watched_parts:
                 left = num_rows(watched.rows)

@@ -191,9 +191,10 @@ class Swapped(nn.Module):
 class LayerNormed:
     """Makes activations for a network: a((u - mean(u)) / sd(u)), mean and sd over the units of a layer, each row alone.
 
-    Give it as `activation` to `MLP` and the others: nets.LayerNormed(nn.LeakyReLU). It keeps the levels of a deep hierarchy in
-    scale with one another, as batch normalisation does, and leaves rows independent. It has no weights of its own: the next
-    linear layer has them. Ba, Kiros & Hinton 2016, arXiv:1607.06450.
+    Give it as `activation` to networks of vectors, `MLP` and `ResidualMLP`: nets.LayerNormed(nn.LeakyReLU); of an image it
+    would see one line only. It keeps the levels of a deep hierarchy in scale with one another, as batch normalisation does,
+    and leaves rows independent. It has no weights of its own: the next linear layer has them. Ba, Kiros & Hinton 2016,
+    arXiv:1607.06450.
     """
 
     def __init__(self, activation: Callable[[], nn.Module] = nn.ReLU) -> None:
