@@ -52,8 +52,8 @@ class LadderVAE(nn.Module):
         """Diagonal Normals of perceptrons: z_l has levels[l - 1] dimensions, x | z1 is of `family`, rows of event_shape (D,).
 
         Level l has `layers` hidden layers of hidden[l - 1] units on the way up, whose last d_l the evidence reads by one
-        linear layer, and as many on the way down. The defaults are the net of the paper with layer in place of batch
-        normalisation, without which it hardly learns. Raises ShapeError.
+        linear layer, and as many on the way down. The defaults are the widths of the paper, with layer in place of batch
+        normalisation, without which it hardly learns, and a leak of 0.01, not 0.1. Raises ShapeError.
         """
         below = check_sizes(family, levels, hidden)
         widths = [(width,) * layers for width in hidden]
