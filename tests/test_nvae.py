@@ -210,3 +210,9 @@ def test_a_weight_must_be_finite_and_not_negative(weight: float) -> None:
 def test_a_pair_without_layers_is_told() -> None:
     with pytest.raises(pv.PairError, match="the modules of this pair have none"):
         pv.penalties.spectral_norm(1.0)(pv.priors.StandardNormal(2))
+
+
+def test_of_a_transposed_convolution_the_outputs_are_the_rows() -> None:
+    layer = nn.ConvTranspose2d(3, 5, 2)
+    exact = torch.linalg.matrix_norm(layer.weight.transpose(0, 1).reshape(5, -1), 2)
+    torch.testing.assert_close(pv.penalties.spectral_norm(1.0)(layer), exact, rtol=1e-4, atol=0)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from pyrovae.errors import OptionError, PairError
 from pyrovae.pair import modules
@@ -35,7 +35,7 @@ class spectral_norm:
 
     def __call__(self, pair: Any) -> Tensor:
         layers = {
-            id(layer.weight): layer.weight  # one that two layers share counts once
+            id(layer.weight): layer  # one that two layers share counts once
             for module in modules(pair).values()
             for layer in module.modules()
             if isinstance(layer, (nn.Linear, _ConvNd))
@@ -44,11 +44,17 @@ class spectral_norm:
             raise PairError(
                 "spectral_norm needs linear or convolutional layers, and the modules of this pair have none: leave penalty out."
             )
-        total, *others = (largest_singular_value(weight.flatten(1)) for weight in layers.values())
+        total, *others = (largest_singular_value(_matrix(layer)) for layer in layers.values())
         return self.weight * sum(others, total)
 
     def __repr__(self) -> str:
         return f"spectral_norm({self.weight!r})"
+
+
+def _matrix(layer: Any) -> Tensor:
+    """A layer's weight as (outputs, the rest); of a transposed convolution the inputs come first."""
+    weight: Tensor = layer.weight
+    return (weight.transpose(0, 1) if isinstance(layer, _ConvTransposeNd) else weight).flatten(1)
 
 
 def largest_singular_value(matrix: Tensor) -> Tensor:
