@@ -136,6 +136,8 @@ def main() -> None:
         "seed",
     )
     size = {name: getattr(options, name) for name in chosen}
+    if options.epochs is not None:  # then no budget of minutes was kept
+        size["minutes"] = None
     key = ", ".join(f"{name}={value}" for name, value in size.items()).replace("(", "").replace(")", "")
 
     def keep() -> None:
