@@ -17,15 +17,13 @@ Writes benchmarks/results/clusters-DEVICE.json, fit by fit; fits that are there 
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import os
-import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from kept import Kept
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor, nn
@@ -158,7 +156,7 @@ def main() -> None:
 
     device = pv.pair.find_device(options.device).type
     path = options.out / f"clusters-{device}.json"
-    done: dict[str, Any] = json.loads(path.read_text())["fits"] if path.is_file() and not options.again else {}
+    done = Kept(path, device, again=options.again)
 
     def result(num_clusters: int, name: str, seed: int) -> dict[str, Any]:
         key = f"K={num_clusters} {name} seed {seed}"
@@ -181,8 +179,7 @@ def main() -> None:
                 "fit_seconds": round(fitted.history[-1]["seconds"], 1),
                 "engine": fitted.settings["engine"],
             }
-            machine = f"{os.cpu_count()} cores {platform.machine()}, {device}, torch {torch.__version__}"
-            path.write_text(json.dumps({"machine": machine, "fits": done}) + "\n")
+            done.keep(key)
         print(key, {k: done[key][k] for k in SHOWN}, flush=True)
         return done[key]
 

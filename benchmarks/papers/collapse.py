@@ -19,14 +19,12 @@ Writes benchmarks/results/collapse-DEVICE.json, fit by fit; fits that are there 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from kept import Kept
 from torch import Tensor, nn
 
 import pyrovae as pv
@@ -104,7 +102,7 @@ def main() -> None:
 
     device = pv.pair.find_device(options.device).type
     path = options.out / f"collapse-{device}.json"
-    done: dict[str, Any] = json.loads(path.read_text())["fits"] if path.is_file() and not options.again else {}
+    done = Kept(path, device, again=options.again)
     for seed in seeds:
         for name in names:
             key = f"{name} seed {seed}"
@@ -134,8 +132,7 @@ def main() -> None:
                 "engine": fitted.settings["engine"],
                 "precision": options.precision,
             }
-            machine = f"{os.cpu_count()} cores {platform.machine()}, {device}, torch {torch.__version__}"
-            path.write_text(json.dumps({"machine": machine, "fits": done}) + "\n")
+            done.keep(key)
             print(key, {k: done[key][k] for k in SHOWN}, flush=True)
     table([done[f"{name} seed {seed}"] for name in names for seed in seeds], names)
 

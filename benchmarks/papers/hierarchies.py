@@ -27,9 +27,6 @@ ladder, and samples with its upper levels held.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +34,7 @@ from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import torch
+from kept import Kept
 from torch import Tensor, nn
 
 import pyrovae as pv
@@ -184,17 +182,13 @@ def main() -> None:
     num_samples = options.num_samples or (5000 if device == "cuda" else 1000)
     rates, seeds = [float(r) for r in options.rates.split(",")], [int(s) for s in options.seeds.split(",")]
     path = options.out / f"hierarchies-{device}.json"
-    done: dict[str, Any] = json.loads(path.read_text())["nets"] if path.is_file() and not options.again else {}
+    done = Kept(path, device, "nets", again=options.again)
     kept: dict[tuple[str, float, int], pv.Fit] = {}
 
     def fitted(name: str, rate: float, seed: int) -> pv.Fit:
         if (name, rate, seed) not in kept:
             kept[name, rate, seed] = fit(name, train, rate, seed, options)
         return kept[name, rate, seed]
-
-    def write() -> None:
-        machine = f"{os.cpu_count()} cores {platform.machine()}, {device}, torch {torch.__version__}"
-        path.write_text(json.dumps({"machine": machine, "nets": done}) + "\n")
 
     for name in options.only.split(",") if options.only else NETS:
         entry = done.setdefault(name, {"validation_log_likelihood": {}, "fits": {}})
@@ -209,7 +203,7 @@ def main() -> None:
                 found = -1e30  # worse than any, and JSON
             tried[f"{rate:g}"] = round(found, 3)
             print(f"{name} at {rate:g}: validation log p(x) {found:.2f}", flush=True)
-            write()
+            done.keep(name)
         best = float(max(tried, key=lambda rate: tried[rate]))
         if entry.get("peak_learning_rate", best) != best:  # another rate is better: these were of the former best
             entry["fits"] = {}
@@ -218,7 +212,7 @@ def main() -> None:
         for seed in seeds:
             if str(seed) not in entry["fits"]:
                 entry["fits"][str(seed)] = score(fitted(name, best, seed), test, num_samples)
-                write()
+                done.keep(name)
         if name.startswith("ladder") and options.picture:
             picture(fitted(name, best, seeds[0]), options.picture)
         kept.clear()

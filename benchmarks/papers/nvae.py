@@ -16,14 +16,12 @@ Writes benchmarks/results/nvae-DEVICE.json, fit by fit, and the fits to --runs; 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+from kept import Kept
 from torch import Tensor
 
 import pyrovae as pv
@@ -122,7 +120,7 @@ def main() -> None:
 
     device = pv.pair.find_device(options.device).type
     path = options.out / f"nvae-{device}.json"
-    done: dict[str, Any] = json.loads(path.read_text())["fits"] if path.is_file() and not options.again else {}
+    done = Kept(path, device, again=options.again)
     chosen = (
         "channels",
         "groups",
@@ -141,8 +139,7 @@ def main() -> None:
     key = ", ".join(f"{name}={value}" for name, value in size.items()).replace("(", "").replace(")", "")
 
     def keep() -> None:
-        machine = f"{os.cpu_count()} cores {platform.machine()}, {device}, torch {torch.__version__}"
-        path.write_text(json.dumps({"machine": machine, "fits": done}, indent=1) + "\n")
+        done.keep(key)
         print(key, done[key], flush=True)
 
     folder = options.runs / key.replace(", ", "-").replace(",", ".")

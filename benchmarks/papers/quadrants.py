@@ -21,14 +21,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from kept import Kept
 from torch import Tensor, nn
 
 import pyrovae as pv
@@ -99,7 +98,7 @@ def main() -> None:
     images = binarised_mnist(options.data_root)
     device = pv.pair.find_device(options.device).type
     path = options.out / f"quadrants-{device}.json"
-    done: dict[str, Any] = json.loads(path.read_text())["parts"] if path.is_file() and not options.again else {}
+    done = Kept(path, device, "parts", again=options.again)
 
     def fit(name: str, build: Callable[[int], nn.Module], rows: tuple[Rows, ...], rate: float, seed: int) -> pv.Fit:
         torch.manual_seed(seed)
@@ -148,12 +147,7 @@ def main() -> None:
         picture = options.pictures / f"quadrants-{part}.png"
         draw(chosen["baseline"][seeds[0]], chosen["cvae"][seeds[0]], images[2], seen, picture)
         done[part] = found
-        result = {
-            "machine": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {platform.machine()}, {device}, "
-            f"torch {torch.__version__}",
-            "parts": dict(sorted(done.items())),
-        }
-        path.write_text(json.dumps(result) + "\n")
+        done.keep(part)
         print(json.dumps(found["seeds"]), flush=True)
     report(done)
 

@@ -20,8 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +28,7 @@ from typing import Any
 import numpy as np
 import pyro
 import torch
+from kept import Kept
 from torch import Tensor, nn
 
 import pyrovae as pv
@@ -136,7 +135,7 @@ def main() -> None:
     test = {name: rows[: options.test_rows] for name, rows in test.items()}
     device = pv.pair.find_device(options.device).type
     path = options.out / f"swap-{options.table}-{device}.json"
-    done: dict[str, Any] = json.loads(path.read_text())["parts"] if path.is_file() and not options.again else {}
+    done = Kept(path, device, "parts", again=options.again)
 
     def fit(build: Callable[[Tensor], Any], rate: float, seed: int) -> pv.Fit:
         torch.manual_seed(seed)
@@ -182,11 +181,7 @@ def main() -> None:
             "epochs": epochs,
             "fits": scored,
         }
-        result = {
-            "machine": f"{os.cpu_count()} cores {platform.machine()}, {device}, torch {torch.__version__}",
-            "parts": done,
-        }
-        path.write_text(json.dumps(result) + "\n")
+        done.keep(name)
     report(done)
 
 
