@@ -136,6 +136,9 @@ def decode(
             f"z is a dict of at least one latent site and needs no latent=, got {list(z)} and {latent!r}."
         )
     sites = z if isinstance(z, Mapping) else {fitted.layout.site(latent, role="latent", local=True).name: z}
+    latents = [s.name for s in fitted.layout.sites if s.role == "latent" and s.name not in arguments(fitted.pair)]
+    if both := [name for name in given or {} if name in latents]:
+        raise DataError(f"given takes arguments of the model; {both} are latent sites: pass a dict of them as z.")
     held = {name: _values(fitted, name, value) for name, value in sites.items()}
     node = _run_model(fitted, len(next(iter(held.values()))), given or {}, held, seed)[
         _to_draw(fitted, fitted.layout, given or {}, site)

@@ -162,6 +162,8 @@ def test_wrong_values_for_levels_are_told(exact: tuple[pv.Fit, Tensor]) -> None:
             pv.decode(fitted, z, latent=latent)
     with pytest.raises(pv.PairError, match="got 'x'"):
         pv.decode(fitted, {"x": torch.zeros(3, 2)})
+    with pytest.raises(pv.DataError, match="'z2'.* are latent sites: pass a dict"):
+        pv.decode(fitted, torch.zeros(3, 2), latent="z1", given={"z2": torch.zeros(3, 2)})
 
 
 def test_closed_form_kl_goes_with_the_ladder_only() -> None:

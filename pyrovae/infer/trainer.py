@@ -179,12 +179,12 @@ class Trainer:
 
     def _watch(self) -> tuple[float, dict[str, float]]:
         """Of the held-out rows, else of some training rows, at one draw each, with the same noise at every epoch: the mean of
-        their share of the ELBO, and the mean KL term of each latent site. Nats per row.
+        their share of the ELBO, and the mean KL term of each latent site, 0 of a row that observes it. Nats per row.
 
         The global terms count once for all training rows: it is what the training ELBO is, of other rows.
         """
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        divergences: dict[str, list[Tensor]] = {}
+        divergences: dict[str, Tensor] = {}
         with self.fitted.evaluation_mode(), fork_rng():
             if self.watched is None:
                 order = torch.randperm(self.num_rows, generator=torch.Generator().manual_seed(EVALUATION_SEED))
@@ -202,11 +202,13 @@ class Trainer:
                     shared, bounds, *kl = watched.evaluate(take_rows(rows, fill))
                     total += bounds[: min(left, watched.chunk)].double().sum()
                     for site, values in zip(watched.sites, kl):
-                        divergences.setdefault(site, []).append(values[: min(left, watched.chunk)].double())
+                        divergences[site] = (
+                            divergences.get(site, 0.0) + values[: min(left, watched.chunk)].double().sum()
+                        )
                     left -= num_rows(rows)
         # Global latents count as in training: once for all training rows.
         elbo = total.item() / num_rows(self.watched) + shared.item() / self.num_rows
-        return elbo, {site: torch.cat(values).mean().item() for site, values in divergences.items()}
+        return elbo, {site: kl.item() / num_rows(self.watched) for site, kl in divergences.items()}
 
     # stopping
 
