@@ -170,6 +170,60 @@ def main() -> None:
         assert max(elbos) - min(elbos) < 0.5, elbos
         return f"classes summed out: ELBO {', '.join(f'{e:.2f}' for e in elbos)}"
 
+    def grouped() -> str:
+        """Few labels: rows that know y and rows that do not are two batches of one step."""
+        y = torch.arange(len(x)) % 3
+        y[30:] = -1
+        elbos = []
+        for name in names:
+            torch.manual_seed(0)
+            pair = pv.SSVAE(
+                label_prior=pv.priors.Categorical(3),
+                prior=pv.priors.StandardNormal(5),
+                likelihood=pv.mlp((5, 3), fam.BetaBinomial(30, 9), hidden=(64,)),
+                encoder=pv.mlp((30, 3), fam.Normal(5), hidden=(64,)),
+                classifier=pv.mlp(30, fam.Categorical((), 3), hidden=(64,)),
+                code=pv.nets.OneHot(3),
+                alpha=10.0,
+            )
+            groups = {"": 50, "y": 10}
+            fitted = pv.fit(pair, {"x": x, "y": y}, **options | {"epochs": 30}, engine=name, group_size=groups)
+            elbos.append(fitted.history[-1]["elbo"])
+        assert max(elbos) - min(elbos) < 0.5, elbos
+        found = pv.classify(fitted, {"x": x}, num_samples=3)
+        assert torch.isfinite(found.guide).all() and torch.isfinite(found.joint).all()
+        return f"ELBO {', '.join(f'{e:.2f}' for e in elbos)}"
+
+    def levels() -> str:
+        """Engines from one seed, with the eager noise; bfloat16 beside them."""
+        likelihood = fam.BetaBinomial(30, 9)
+        images = torch.rand(128, 8, 8, generator=torch.Generator().manual_seed(0)).round()
+        builds: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
+            "bottom up": (lambda: pv.HierarchicalVAE.of_levels(likelihood, (8, 4, 2), (32, 16, 8)), x),
+            "ladder": (lambda: pv.LadderVAE.of_levels(likelihood, (8, 4, 2), (32, 16, 8)), x),
+            "NVAE": (lambda: pv.NVAE(fam.Bernoulli((8, 8)), channels=(8, 16), groups=(1, 2)), images),
+        }
+        said = []
+        for kind, (build, rows) in builds.items():
+            found = {}
+            for name, precision in [*((name, "float32") for name in names), (names[-1], "bfloat16")]:
+                torch.manual_seed(0)
+                with torch._inductor.config.patch(fallback_random=True):
+                    fitted = pv.fit(build(), rows, **options, engine=name, precision=precision)
+                assert fitted.settings["engine"] == name, fitted.settings
+                found[name, precision] = fitted.history[-1]["elbo"]
+            first = found[names[0], "float32"]
+            worst = {
+                p: max(abs(e / first - 1) for (_, q), e in found.items() if q == p) for p in ("float32", "bfloat16")
+            }
+            assert worst["float32"] < 1e-3 and worst["bfloat16"] < 0.02, (kind, found)
+            assert (
+                torch.isfinite(pv.generate(fitted, 3)).all()
+                and torch.isfinite(pv.log_likelihood(fitted, rows, 5)).all()
+            )
+            said.append(f"{kind} {worst['float32']:.1e} (bfloat16 {worst['bfloat16']:.1e})")
+        return f"engines differ by at most {', '.join(said)}"
+
     def half() -> str:
         name = names[-1]
         full, low = (pv.fit(vae(), x, **options, engine=name, precision=p) for p in ("float32", "bfloat16"))
@@ -237,6 +291,8 @@ def main() -> None:
     check("no step waits for the device", no_waiting)
     check("engines", engines)
     check("enumeration", enumerated)
+    check("groups of rows", grouped)
+    check("levels", levels)
     check("bfloat16", half)
     check("stream", streamed)
     check("pyrovae.SVI", drop_in)
