@@ -64,6 +64,11 @@ class Layout:
         return [s.name for s in self.sites if s.role != "observed" and not s.local]
 
     @property
+    def rowless(self) -> list[str]:
+        """The sites that belong to no row, observed ones and factors among them."""
+        return [s.name for s in self.sites if not s.local]
+
+    @property
     def enumerates(self) -> bool:
         return any(s.enumerated is not None for s in self.sites)
 

@@ -119,7 +119,7 @@ def check_mark(name: str, fn: Any, infer: Mapping[str, Any]) -> None:
 
 
 class Keep(Messenger):  # type: ignore[misc]
-    """Remember the values of these sites."""
+    """Remember the values of these sites, of the first run: a second one may be at detached values."""
 
     def __init__(self, names: Iterable[str]) -> None:
         super().__init__()
@@ -128,13 +128,14 @@ class Keep(Messenger):  # type: ignore[misc]
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if msg["name"] in self.names:
-            self.values[msg["name"]] = msg["value"]
+            self.values.setdefault(msg["name"], msg["value"])
 
 
-def settled(function: Callable[..., Any], values: Mapping[str, Tensor]) -> Callable[..., Any]:
-    """`function` with these values at these sites, out of everyone's sight: what another run has drawn and counted."""
+def settled(function: Callable[..., Any], values: Mapping[str, Tensor], counted: Iterable[str]) -> Callable[..., Any]:
+    """`function` with these values at their sites, and all sites `counted` out of everyone's sight: what another run has
+    drawn, or observed, and counted."""
     inside: Callable[..., Any] = SetValues(values)(function)
-    hidden: Callable[..., Any] = pyro.poutine.block(inside, hide=list(values))
+    hidden: Callable[..., Any] = pyro.poutine.block(inside, hide=list(counted))
     return hidden
 
 

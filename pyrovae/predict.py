@@ -23,8 +23,9 @@ def encode(fitted: Fit, data: Any, *, site: str | None = None, num_samples: int 
     """E_q[z | x], the guide's posterior mean of a latent site: (N, *event).
 
     Exact where the guide draws this site alone from a family with a mean; else an average over `num_samples` runs of the
-    guide (from a fixed `seed`) of the mean given what was drawn before, or of the draws themselves; for class labels the
-    most probable class. The fit's transform is not applied. `site` may be left out when there is only one.
+    guide (from a fixed `seed`) of the mean given what was drawn before, or of the draws themselves where a mean is not
+    finite; for class labels the most probable class. The fit's transform is not applied. `site` may be left out when there is
+    only one.
     """
     if num_samples < 1:
         raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
@@ -44,10 +45,14 @@ def _encode(fitted: Fit, part: Part, site: str | None, num_samples: int) -> Tens
             found = terms(fitted.pair, rows, layout=part.layout, enumerate=False)
             term = found.sites[chosen.name]
             assert term.q is not None
-            points.append(_point(found, term.q.fn, term.value))
-            if alone and (_mode(term.q.fn) is not None or _mean(term.q.fn) is not None):
+            classes = _probabilities(term.q.fn)
+            if classes is not None:
+                points.append(found.rows(classes, tuple(classes.shape[-1:]))[0])
+            else:
+                points.append(_point(found, term.q.fn, term.value))
+            if alone and (classes is not None or _mean(term.q.fn) is not None):
                 break  # exact: nothing was drawn before it
-        done.append(_average(points))
+        done.append(_average(points) if classes is None else _average(points).argmax(-1))
     return torch.cat(done)
 
 
@@ -101,6 +106,8 @@ def generate(
     """
     chosen = _to_draw(fitted, fitted.layout, given or {}, site)
     node = _run_model(fitted, num, *_held(fitted, given or {}), seed)[chosen]
+    if node["is_observed"] and fitted.layout.site(chosen, role="observed").argument not in (given or {}):
+        raise PairError(_reads_data(f"Site {chosen!r} observes a function of what is to be drawn, not an argument:"))
     if not mean:
         return node["value"]
     found = _mean(node["fn"])
@@ -143,9 +150,7 @@ def decode(
     node = _run_model(fitted, len(next(iter(held.values()))), given or {}, held, seed)[
         _to_draw(fitted, fitted.layout, given or {}, site)
     ]
-    mean = _mean(node["fn"])
-    found: Tensor = node["value"] if mean is None else mean.expand(node["value"].shape)
-    return found
+    return _mean_or(node["fn"], node["value"])
 
 
 # --- pieces ----------------------------------------------------------------------------------------------------------
@@ -272,6 +277,7 @@ def _stand_ins(fitted: Fit, kept: Mapping[str, Tensor]) -> dict[str, tuple[tuple
 
 
 def _mean(fn: Any) -> Tensor | None:
+    """The mean, where all of it is finite."""
     try:
         mean: Tensor = fn.mean
     except (NotImplementedError, AttributeError):
@@ -279,20 +285,34 @@ def _mean(fn: Any) -> Tensor | None:
     return mean if bool(torch.isfinite(mean).all()) else None
 
 
-def _mode(fn: Any) -> Tensor | None:
-    """The most probable class of a Categorical, whose codes have no mean; None for anything else."""
+def _mean_or(fn: Any, drawn: Tensor) -> Tensor:
+    """The mean, and the draw in its place where it is not finite: one row without a mean leaves the others theirs."""
+    try:
+        mean: Tensor = fn.mean.expand(drawn.shape)
+    except (NotImplementedError, AttributeError):
+        return drawn
+    return torch.where(torch.isfinite(mean), mean, drawn) if drawn.is_floating_point() else drawn
+
+
+def _categorical(fn: Any) -> Any:
+    """The Categorical that a distribution is, whose codes have no mean; None for anything else."""
     while isinstance(fn, dist.Independent):
         fn = fn.base_dist
-    return fn.logits.argmax(-1) if isinstance(fn, dist.Categorical) else None
+    return fn if isinstance(fn, dist.Categorical) else None
+
+
+def _probabilities(fn: Any) -> Tensor | None:
+    """Of a single class label, (*batch, C)."""
+    classes = _categorical(fn)
+    return None if classes is None or len(fn.event_shape) else classes.probs
 
 
 def _point(found: Terms, fn: Any, drawn: Tensor | None) -> Tensor:
-    """One run's point for a site, (N, *event): mean, else mode of classes, else what was drawn, else a draw."""
-    point = _mode(fn)
+    """One run's point for a site, (N, *event): mode of classes, else mean, else what was drawn, else a draw."""
+    classes = _categorical(fn)
+    point = _mean(fn) if classes is None else classes.logits.argmax(-1)
     if point is None:
-        point = _mean(fn)
-    if point is None:
-        point = fn.sample() if drawn is None else drawn
+        point = _mean_or(fn, fn.sample() if drawn is None else drawn)
     return found.rows(point, tuple(fn.event_shape))[0]
 
 

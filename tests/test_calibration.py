@@ -88,6 +88,20 @@ def test_temperature_is_found(true: float) -> None:
     torch.testing.assert_close(calibration.with_temperature(p, 1.0), p)
 
 
+def test_temperature_of_saturated_probabilities_does_not_depend_on_their_dtype() -> None:
+    torch.manual_seed(0)
+    guess = torch.randint(3, (400,))
+    y = torch.where(torch.rand(400) < 0.9, guess, (guess + 1) % 3)
+    p = (400.0 * torch.nn.functional.one_hot(guess, 3).double()).softmax(-1)  # 0 in float32, 2e-174 in float64
+    found = [calibration.fit_temperature(of, y) for of in (p, p.float())]
+    assert found[0] == found[1]
+    for of in (p, p.float()):
+        mended = calibration.with_temperature(of, found[0])
+        assert mended.dtype == of.dtype
+        # 9 rows in 10 are right, as the mended probabilities say
+        assert calibration.expected_calibration_error(mended, y) < 0.01
+
+
 def test_temperature_has_bounds() -> None:
     p, _ = simulated(50)
     assert calibration.fit_temperature(p, p.argmax(-1)) == pytest.approx(0.01, rel=1e-3)

@@ -448,6 +448,69 @@ def test_encode_and_reconstruct() -> None:
     torch.testing.assert_close(pv.decode(fitted, proposal.mean), wanted)
 
 
+class HeavyTail(nn.Module):
+    """z ~ N(0, 1), x | z log-normal, whose mean exp(z + s^2 / 2) overflows where s, a power of |z|, is large."""
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(zeros(), ones()))
+            pyro.sample("x", dist.LogNormal(z, 0.5 * ones() + z.abs() ** 3), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.log(), 1e-9 * ones()))
+
+
+def test_a_row_without_a_mean_leaves_the_others_theirs() -> None:
+    far = torch.tensor([1.0, 1.0, 1e4], dtype=torch.float64)  # z = 9, s = 782: its mean is inf
+    fitted = unfitted(HeavyTail(), far[:2])
+    found = pv.reconstruct(fitted, far, num_samples=1)
+    torch.testing.assert_close(found[:2], torch.full((2,), math.exp(0.125), dtype=torch.float64))
+    assert pv.decode(fitted, far.log())[:2].tolist() == pytest.approx([math.exp(0.125)] * 2)
+
+
+class Undecided(nn.Module):
+    """The guide draws z, and says of most z that y = 0 is a little more probable, of the others that y = 1 is sure."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loc = nn.Parameter(zeros())
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Categorical(torch.tensor([0.5, 0.5], dtype=torch.float64)))
+            z = pyro.sample("z", dist.Normal(y + self.loc, ones()))
+            pyro.sample("x", dist.Normal(z, ones()), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x, ones()))
+            one = torch.where(z > 0.25, 0.99, 0.45)
+            pyro.sample("y", dist.Categorical(torch.stack([1 - one, one], -1)), infer={"enumerate": "parallel"})
+
+
+def test_a_code_that_is_a_class_is_the_most_probable_one_of_all_draws() -> None:
+    # P(z > 0.25) = 0.40: q(y = 1) = 0.67, though y = 0 is the more probable class in 60 draws of 100
+    x = torch.zeros(4, dtype=torch.float64)
+    assert pv.encode(unfitted(Undecided(), x), x, site="y", num_samples=500).tolist() == [1] * 4
+
+
+class Thresholded(LinearGaussian):
+    """What is observed is a function of x, which hides whether x was given."""
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", normal(zeros(2), 0.0))
+            pyro.sample("x", dist.Bernoulli(logits=z @ self.weight.T).to_event(1), obs=(x > 0).double())
+
+
+def test_a_function_of_the_data_is_not_taken_for_a_draw() -> None:
+    fitted = unfitted(Thresholded(), torch.randn(10, 5, dtype=torch.float64))
+    for mean in (False, True):
+        with pytest.raises(pv.PairError, match="observes a function of what is to be drawn"):
+            pv.generate(fitted, 3, mean=mean)
+
+
 class Reader(LinearGaussian):
     """A model that reads the data it is to generate: its noise grows with |x|."""
 

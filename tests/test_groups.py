@@ -203,6 +203,7 @@ def test_what_cannot_be_is_said() -> None:
             pv.fit(pair or ssvae(), data or {"x": x, "y": y}, **{"epochs": 1, "batch_size": 20, "seed": 0, **options})
 
     refuses(pv.OptionError, "group_size names 'w'", group_size={"w": 5})
+    refuses(pv.OptionError, "rows a step by group, a dict of .*got 8", group_size=8)
     refuses(pv.OptionError, "from 1 to 12", group_size={"y": 13})
     refuses(pv.OptionError, "from 1 to 12", group_size={"y": 0})
     rows = torch.utils.data.TensorDataset(x, y)
@@ -219,6 +220,110 @@ def test_what_cannot_be_is_said() -> None:
     refuses(pv.DataError, "the first is 7 in row 9", data={"x": x, "y": wrong})
     wrong[:9] = -1  # row 9 is now the first of its group, and row 9 of the data
     refuses(pv.DataError, "the first is 7 in row 9", data={"x": x, "y": wrong})
+
+
+class Bottom(Shared):
+    """And z of each row: the guide runs a second time, at detached draws, where a gradient wants log q alone."""
+
+    def model(self, x: Tensor, y: Tensor | None = None) -> None:
+        super().model(x, y)
+        with pyro.plate("rows", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+
+    def guide(self, x: Tensor, y: Tensor | None = None) -> None:
+        super().guide(x, y)
+        with pyro.plate("rows", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(0 * x, 1.0))
+
+
+def test_every_group_has_a_part_in_the_gradient_of_what_is_shared() -> None:
+    """d E log p(y | m) / d loc of group 2 flows through the draw of group 1, with either gradient, at the same noise."""
+    data = {"x": torch.randn(20), "y": torch.where(torch.arange(20) < 5, 3 + torch.randn(20), torch.nan)}
+    pair = Bottom()
+    slopes = []
+    for gradient in ("standard", "sticking_the_landing"):
+        loss, inputs = minibatch(pair, data, pv.Trace_ELBO(2000, gradient=gradient))
+        torch.manual_seed(0)
+        slopes.append(torch.autograd.grad(loss(inputs, {})[1], pair.loc)[0].item())
+    # left out is the score at 2,000 draws: sd 1 / sqrt(2000) / 20 rows = 1.1e-3, 5 of it
+    assert slopes[0] == pytest.approx(slopes[1], abs=6e-3) and abs(slopes[0]) > 0.5
+
+
+class Anchored(nn.Module):
+    """p(anchor | w) p(x | w) p(y | 2 w), with nothing drawn; a latent v for all rows where u is known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w, self.loc = nn.Parameter(torch.tensor(0.7)), torch.tensor(0.4)
+
+    def model(self, x: Tensor, y: Tensor | None = None, u: Tensor | None = None) -> None:
+        pyro.sample("anchor", dist.Normal(self.w, 1.0), obs=torch.tensor(5.0))
+        pyro.factor("ridge", -(self.w**2))
+        v = pyro.sample("v", dist.Normal(0.0, 1.0)) if u is not None else None
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(self.w, 1.0), obs=x)
+            if y is not None:
+                pyro.sample("y", dist.Normal(2 * self.w, 1.0), obs=y)
+            if u is not None:
+                pyro.sample("u", dist.Normal(v, 1.0), obs=u)
+
+    def guide(self, x: Tensor, y: Tensor | None = None, u: Tensor | None = None) -> None:
+        if u is not None:
+            pyro.sample("v", dist.Normal(self.loc, 0.1))
+
+
+@pytest.mark.parametrize("known", ["", "y", "yu"], ids=["one group", "two groups", "four groups"])
+def test_what_is_observed_for_all_rows_counts_once(known: str) -> None:
+    data = {"x": torch.randn(8)}
+    if "y" in known:
+        data["y"] = torch.where(torch.arange(8) < 4, torch.randn(8), torch.nan)
+    if "u" in known:
+        data["u"] = torch.where(torch.arange(8) % 2 == 0, torch.randn(8), torch.nan)
+    pair = Anchored()
+    loss, inputs = minibatch(pair, data)
+    torch.manual_seed(0)
+    found = -8 * loss(inputs, {})[0].item()
+    w = pair.w.detach()
+    wanted = dist.Normal(w, 1.0).log_prob(torch.tensor(5.0)) - w**2 + dist.Normal(w, 1.0).log_prob(data["x"]).sum()
+    if "y" in known:
+        wanted = wanted + dist.Normal(2 * w, 1.0).log_prob(data["y"][:4]).sum()
+    if "u" in known:
+        torch.manual_seed(0)
+        q = dist.Normal(pair.loc, 0.1)
+        v = q.sample()
+        wanted = wanted + dist.Normal(v, 1.0).log_prob(data["u"][::2]).sum()
+        wanted = wanted + dist.Normal(0.0, 1.0).log_prob(v) - q.log_prob(v)
+    assert found == pytest.approx(-wanted.item(), rel=1e-5)
+
+    # the bound of held-out rows, computed group by group, counts it once as well; v has a draw of its own there
+    fitted = pv.fit(pair, data, epochs=1, batch_size=8, learning_rate=1e-12, validation=data, seed=0)
+    history = fitted.history[-1]
+    assert history["validation_elbo"] == pytest.approx(wanted.item() / 8, abs=0.3 if "u" in known else 1e-4)
+
+
+def test_terms_of_the_objective_alone_are_in_no_elbo() -> None:
+    """Inside the plate and outside, for the bound of training and for that of held-out rows."""
+
+    class Ridge(Anchored):
+        def model(self, x: Tensor, y: Tensor | None = None, u: Tensor | None = None) -> None:
+            super().model(x, y, u)
+            only = {"objective_only": True}
+            pyro.sample("far", dist.Unit(-1e4 * self.w**2), obs=torch.empty(0), infer=only)
+            with pyro.plate("rows", len(x), dim=-1):
+                pyro.sample(
+                    "near", dist.Unit((-1e4 * self.w**2).expand(len(x))), obs=torch.empty(len(x), 0), infer=only
+                )
+
+    x = torch.randn(8)
+    plain, ridge = Anchored(), Ridge()
+    for loss in (pv.Trace_ELBO(), pv.IWELBO(5)):
+        one, other = (
+            pv.fit(pair, x, epochs=1, batch_size=8, learning_rate=1e-12, validation=x, seed=0, loss=loss).history[-1]
+            for pair in (plain, ridge)
+        )
+        assert one["elbo"] == pytest.approx(other["elbo"], rel=1e-5)
+        assert one["validation_elbo"] == pytest.approx(other["validation_elbo"], rel=1e-5)
+        assert pv.check_pair(ridge, {"x": x}) is not None
 
 
 def test_what_is_shared_must_be_reparameterised() -> None:

@@ -73,17 +73,18 @@ def rows(root: Path, labelled: int, seed: int) -> dict[str, dict[str, Tensor]]:
     }
 
 
-def classifier(parents: Any = D) -> nn.Module:
-    return pv.mlp(parents, fam.Categorical((), C), hidden=H, activation=pv.nets.ReLUDropout(0.5))
+def classifier(parents: Any = D, dropout: float = 0.0) -> nn.Module:
+    head = pv.mlp(parents, fam.Categorical((), C), hidden=H, activation=pv.nets.ReLUDropout(0.5))
+    return pv.Conditional(nn.Sequential(nn.Dropout(dropout), head.net), head.family) if dropout else head
 
 
-def m2(alpha: float) -> nn.Module:
+def m2(alpha: float, dropout: float) -> nn.Module:
     return pv.SSVAE(
         label_prior=pv.priors.Categorical(C),
         prior=pv.priors.StandardNormal(L),
         likelihood=pv.mlp((L, C), fam.Bernoulli(D), hidden=H),
         encoder=pv.mlp((D, C), fam.Normal(L), hidden=H),
-        classifier=classifier(),
+        classifier=classifier(dropout=dropout),
         code=pv.nets.OneHot(C),
         alpha=alpha,
     )
@@ -103,7 +104,7 @@ def m1m2(alpha: float, m1: pv.VAE) -> nn.Module:
     )
 
 
-def adgm(alpha: float) -> nn.Module:
+def adgm(alpha: float, _: float) -> nn.Module:
     return pv.ADGM(
         label_prior=pv.priors.Categorical(C),
         prior=pv.priors.StandardNormal(L),
@@ -145,7 +146,7 @@ def fit(name: str, data: dict[str, dict[str, Tensor]], options: argparse.Namespa
             print(name, found, flush=True)
 
     if name == "network":
-        return network(labelled, data, shared)
+        return network(labelled, data, options.pixel_dropout, shared)
     if name == "M1+M2":
         vae = pv.VAE(
             pv.priors.StandardNormal(L), pv.mlp(L, fam.Bernoulli(D), hidden=H), pv.mlp(D, fam.Normal(L), hidden=H)
@@ -156,7 +157,7 @@ def fit(name: str, data: dict[str, dict[str, Tensor]], options: argparse.Namespa
         )  # fmt: skip
         pair = m1m2(options.alpha, vae)
     else:
-        pair = {"M2": m2, "ADGM": adgm}[name](options.alpha)
+        pair = {"M2": m2, "ADGM": adgm}[name](options.alpha, options.pixel_dropout)
     fitted = pv.fit(
         pair,
         data["train"],
@@ -182,9 +183,11 @@ def fit(name: str, data: dict[str, dict[str, Tensor]], options: argparse.Namespa
     return {"seconds": seconds, "steps": int(fitted.history[-1]["steps"]), **scores, "curve": curve}
 
 
-def network(labelled: dict[str, Tensor], data: dict[str, dict[str, Tensor]], shared: dict[str, Any]) -> dict[str, Any]:
+def network(
+    labelled: dict[str, Tensor], data: dict[str, dict[str, Tensor]], dropout: float, shared: dict[str, Any]
+) -> dict[str, Any]:
     """p(y|x) alone, fitted to the labelled rows: what the unlabelled ones are worth is the difference."""
-    pair = pv.Regression(nn.Identity(), classifier())
+    pair = pv.Regression(nn.Identity(), classifier(dropout=dropout))
     fitted = pv.fit(
         pair,
         {"x": labelled["y"], "c": labelled["x"]},
@@ -223,6 +226,9 @@ def main() -> None:
     parser.add_argument(
         "--kl-from", type=float, help="KL weight at the start, which goes to 1; default: of each model, OWN"
     )
+    parser.add_argument(
+        "--pixel-dropout", type=float, default=0.0, help="share of pixels left out before the classifier"
+    )
     parser.add_argument("--kl-until", type=float, default=0.9, help="share of the fit after which the KL weight is 1")
     parser.add_argument("--precision", default="bfloat16")
     parser.add_argument("--every", type=int, default=5, help="epochs between points of the curve")
@@ -247,7 +253,16 @@ def main() -> None:
                 found = fit(name, rows(options.data_root, labelled, seed), chosen, seed)
                 settings = {
                     n: getattr(chosen, n)
-                    for n in ("epochs", "batch_size", "rate", "alpha", "kl_from", "kl_until", "precision")
+                    for n in (
+                        "epochs",
+                        "batch_size",
+                        "rate",
+                        "alpha",
+                        "kl_from",
+                        "kl_until",
+                        "pixel_dropout",
+                        "precision",
+                    )
                 }
                 done[key] = {"model": name, "labels": labelled, "seed": seed, **settings, **found}
                 print(key, {k: v for k, v in done[key].items() if k != "curve"}, flush=True)

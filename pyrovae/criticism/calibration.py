@@ -128,16 +128,17 @@ def fit_temperature(probabilities: Tensor, labels: Tensor) -> float:
 def with_temperature(probabilities: Tensor, temperature: float) -> Tensor:
     """p_c^(1/T) / sum_j p_j^(1/T), softmax(logits / T) of the logits that p came from: (*batch, C) -> (*batch, C).
 
-    The order of the classes stays. Raises OptionError unless T is positive. Guo et al. 2017, arXiv:1706.04599.
+    The order of the classes stays; a probability below 1e-38, 0 among them, counts as that. Raises OptionError unless T is
+    positive. Guo et al. 2017, arXiv:1706.04599.
     """
     if not temperature > 0:
         raise OptionError(f"temperature must be positive, got {temperature!r}.")
-    return (_log(check_probabilities(probabilities)) / temperature).softmax(-1)
+    return (_log(check_probabilities(probabilities)) / temperature).softmax(-1).to(probabilities.dtype)
 
 
 def _log(p: Tensor) -> Tensor:
-    """log p, finite where p = 0."""
-    return p.clamp_min(torch.finfo(p.dtype).tiny).log()
+    """log p in float64, of the least float32 where p = 0: the same number, whatever dtype the probabilities came in."""
+    return p.double().clamp_min(torch.finfo(torch.float32).tiny).log()
 
 
 def _known(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

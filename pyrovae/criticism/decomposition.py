@@ -37,7 +37,8 @@ def kl_by_site(fitted: Fit, data: Any, num_samples: int = 10, seed: int | None =
     """E_q[log q(z | ...) - log p(z | ...)] of each latent site and row, by `num_samples` draws: {site: (N,)}, nats.
 
     The terms add up to what the likelihood loses in the ELBO; 0 in rows where the site is observed. One term alone is a
-    divergence, and so not negative, where the guide draws its sites in the model's order. Raises DataError as `encode` does.
+    divergence, and so not negative, where the guide draws its sites in the model's order. Sites whose priors share a site
+    that only the model sums out have no term each, and are left out. Raises DataError as `encode` does.
     """
     if num_samples < 1:
         raise OptionError(f"num_samples must be at least 1, got {num_samples}.")

@@ -98,6 +98,8 @@ def group_sizes(groups: list[Group], optional: list[str], batch_size: int, chose
     """How many rows of each group a step has: as `chosen` for the group in which just those optional arguments are known
     ("y", "y,w", "" for none), else min(N_g, max(B/4, B N_g/N)). OptionError for a name or number that cannot be."""
     known = [",".join(name for name in optional if name in group.names) for group in groups]
+    if not isinstance(chosen, Mapping):
+        raise OptionError(f"group_size takes rows a step by group, a dict of {known}; got {chosen!r}.")
     total = sum(len(group.rows) for group in groups)
     if unknown := [name for name in chosen if name not in known]:
         raise OptionError(

@@ -206,7 +206,8 @@ def fit(
                 if getattr(objective, "num_particles", 1) > 1:
                     check_particles(pair, transform_once(take_rows(first, slice(0, 2)), transform), layout)
             if len(groups) > 1:
-                _check_shared(pair, firsts[0], fitted.layout, objective)
+                for first, layout in zip(firsts, fitted.layouts):
+                    _check_shared(pair, first, layout, objective)
         parts = {
             "index" if len(groups) == 1 else f"index of {','.join(group.names)}": Part(
                 group.names, len(group.rows), layout

@@ -42,8 +42,9 @@ class IWELBO:
 
     Sites drawn without reparameterisation get the score function with VIMCO's leave-one-out baseline (Mnih & Rezende 2016,
     arXiv:1602.06725). `gradient="doubly_reparameterised"`: the guide's gradient flows through the draws alone, weighed by
-    the squared normalised weights (Tucker et al. 2019, arXiv:1810.04152; Bauer & Mnih 2021, arXiv:2101.11046), so that it
-    does not drown in noise as K grows; the guide must be random at its sites only (no dropout).
+    w~^2, the squared normalised weights (Tucker et al. 2019, arXiv:1810.04152; Bauer & Mnih 2021, arXiv:2101.11046), so that
+    it does not drown in noise as K grows; under a KL weight b by w~ (1 - b + b w~), which their identity gives for these
+    weights. The guide must be random at its sites only (no dropout).
     """
 
     def __init__(self, num_particles: int, gradient: str = "standard") -> None:
@@ -68,11 +69,11 @@ class IWELBO:
         rows = run.num_rows if num_rows is None else num_rows
         scale = _scale(run, rows)
         log_w = _weights(run, kl_weight)
-        beside = _beside(run, rows, log_w)
+        observed, objective_only = _beside(run, rows, log_w)
+        beside = observed + objective_only
         mean = scale_and_mask(_log_mean(log_w).sum(), scale, None) + beside
-        plain = (
-            mean if kl_weight is None else scale_and_mask(_log_mean(_weights(run, None)).sum(), scale, None) + beside
-        )
+        unweighted = log_w if kl_weight is None else _weights(run, None)
+        plain = scale_and_mask(_log_mean(unweighted).sum(), scale, None) + observed
         if self.gradient == "standard":
             scores = _vimco(run, log_w.detach())
             if scores is not None:
@@ -80,7 +81,8 @@ class IWELBO:
                 mean = mean + scores - scores.detach()
             return Bound(plain.detach(), mean)
         share = log_w.detach().softmax(0)
-        again = _weights(_doubly(pair, batch, run, share), kl_weight)
+        beta = 1.0 if kl_weight is None else kl_weight
+        again = _weights(_doubly(pair, batch, run, 1 - beta + beta * share), kl_weight)
         surrogate = scale_and_mask((share * again).sum(), scale, None) + beside
         return Bound(plain.detach(), mean.detach() + surrogate - surrogate.detach())
 
@@ -137,17 +139,21 @@ def _scale(run: Terms, rows: int) -> float | Tensor:
     return count(run.sites[names[0]], run, rows) * first.scale
 
 
-def _beside(run: Terms, rows: int, log_w: Tensor) -> Tensor:
-    """What is no part of the weights, averaged over particles: `objective_only` sites, and what is observed once for all."""
-    total = log_w.new_zeros(())
+def _beside(run: Terms, rows: int, log_w: Tensor) -> tuple[Tensor, Tensor]:
+    """What is no part of the weights, averaged over particles: what is observed once for all, and `objective_only` sites."""
+    observed, objective_only = log_w.new_zeros(()), log_w.new_zeros(())
     within = set(_within(run))
     for name, term in run.sites.items():
         if name not in within:
             for side, sign in ((term.p, 1), (term.q, -1)):
                 if side is not None:
                     part = expected(side.scaled, side.plates, name, run).sum()
-                    total = total + sign * count(term, run, rows) * part / run.num_particles
-    return total
+                    part = sign * count(term, run, rows) * part / run.num_particles
+                    if term.objective_only:
+                        objective_only = objective_only + part
+                    else:
+                        observed = observed + part
+    return observed, objective_only
 
 
 # --- gradients -------------------------------------------------------------------------------------------------------
@@ -198,13 +204,13 @@ def _leave_one_out(log_w: Tensor) -> Tensor:
     return torch.logaddexp(torch.logaddexp(before, after), sums / (num - 1)) - math.log(num)
 
 
-def _doubly(pair: Any, batch: Mapping[str, Tensor], run: Terms, share: Tensor) -> Terms:
-    """The terms again, at the same draws, for the doubly reparameterised gradient of sum_k share_k log w_k.
+def _doubly(pair: Any, batch: Mapping[str, Tensor], run: Terms, weight: Tensor) -> Terms:
+    """The terms again, at the same draws, for the doubly reparameterised gradient of sum_k w~_k log w_k.
 
-    Between the guide's draws and log w stands a hook that weighs what flows back by `share` once more; log q has no gradient
-    in the guide's parameters but through the draws.
+    Between the guide's draws and log w stands a hook that multiplies what flows back by `weight`, (K, N) or (K,); log q has
+    no gradient in the guide's parameters but through the draws.
     """
-    hooked = {name: _weigh_gradient(term, share, run) for name, term in run.sites.items() if term.q is not None}
+    hooked = {name: _weigh_gradient(term, weight, run) for name, term in run.sites.items() if term.q is not None}
     model = with_particles(pair.model, run.num_particles, run.plate_nesting)
     trace = poutine.trace(SetValues(hooked)(model)).get_trace(**batch)
     log_q = log_q_at(pair, batch, run, hooked)
@@ -216,15 +222,15 @@ def _doubly(pair: Any, batch: Mapping[str, Tensor], run: Terms, share: Tensor) -
     return with_densities(run, sample_sites(trace), through)
 
 
-def _weigh_gradient(term: Term, share: Tensor, run: Terms) -> Tensor:
-    """The value of a site, with a gradient that arrives weighed by its particle's, and row's, share."""
+def _weigh_gradient(term: Term, weight: Tensor, run: Terms) -> Tensor:
+    """The value of a site, with a gradient that arrives multiplied by its particle's, and row's, weight."""
     value: Tensor = term.value
-    if len(share) == 1 or not value.requires_grad:
+    if len(weight) == 1 or not value.requires_grad:
         return value
-    shape = [len(share), *(1 for _ in range(run.plate_nesting))]
-    if share.dim() == 2:
-        shape[run.data_dim] = share.shape[1]
-    weight = share.reshape(*shape, *(1 for _ in term.either.fn.event_shape))
+    shape = [len(weight), *(1 for _ in range(run.plate_nesting))]
+    if weight.dim() == 2:
+        shape[run.data_dim] = weight.shape[1]
+    weight = weight.reshape(*shape, *(1 for _ in term.either.fn.event_shape))
     through = value.view_as(value)
     through.register_hook(lambda gradient: gradient * weight)
     return through

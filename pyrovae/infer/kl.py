@@ -27,10 +27,10 @@ class free_bits:
     switching it off (Kingma et al. 2016, arXiv:1606.04934, appendix C.8).
 
     nats: a number for every site, or a dict by site, which leaves the others as they are. Of a local site it is nats per
-    row, and the mean that of the minibatch's rows and particles; of a global site nats for the whole data set. Where the guide
-    draws in another order than the model, a lower level's term is small when the level above says much of it, and the floor
-    then holds back p(lower | upper), too: name the upper levels only. Raises
-    OptionError for a negative number; PairError, at the first step, for a site that the pair does not have.
+    row, and the mean that of the minibatch's rows and particles, each group of rows by itself; of a global site nats for the
+    whole data set. Where the guide draws in another order than the model, a lower level's term is small when the level above
+    says much of it, and the floor then holds back p(lower | upper), too: name the upper levels only. Raises OptionError for
+    a negative number; PairError, at the first step, for a site that the pair does not have.
     """
 
     def __init__(self, nats: float | Mapping[str, float]) -> None:
@@ -50,8 +50,9 @@ class balanced:
     terms as they are from weight 1 on (Vahdat & Kautz 2020, arXiv:2007.03898, appendix A).
 
     gamma_l is proportional to (|mean KL_l over the minibatch| + 0.01) / size_l, without gradient, and its mean over the local
-    sites is 1: a level that says little pays little. Global sites belong to no row and are left alone. It does nothing
-    without a schedule of the KL weight. sizes: by site, 1 where not named; theirs grow with the resolution of a level.
+    sites is 1: a level that says little pays little. Groups of rows are balanced each by itself. Global sites belong to no row
+    and are left alone. It does nothing without a schedule of the KL weight. sizes: by site, 1 where not named; theirs grow
+    with the resolution of a level.
 
     Raises OptionError for a size that is not positive; PairError, at the first step, for a site that the pair does not have.
     """

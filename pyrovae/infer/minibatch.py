@@ -36,7 +36,7 @@ class MinibatchLoss:
 
     rows: all training rows on the device, of which inputs[name of the group] says which; None where the inputs are the rows.
     parts: the groups, by that name. The local terms of B of a group's N rows count N/B times; what belongs to no row is
-    drawn once, in the first group, used in all, and counted once.
+    drawn, and counted, once, in the first group that has it, and used in all.
     precision: "bfloat16" runs the products of matrices (linear layers, convolutions) of pair and transform in bfloat16;
     parameters, their results and all log-densities are float32.
     """
@@ -53,24 +53,26 @@ class MinibatchLoss:
     def __call__(self, inputs: Batch, weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """(ELBO without weights, loss to descend), both 0-d."""
         bounds: list[Bound] = []
+        drawn: dict[str, Tensor] = {}
+        counted: set[str] = set()
         with ExitStack() as stack:
             if self.precision == "bfloat16":
                 stack.enter_context(low_precision(next(iter(inputs.values())).device))
-            pair = self.pair
             for name, part in self.parts.items():
                 batch = inputs
                 if self.rows is not None:
                     batch = {argument: self.rows[argument].index_select(0, inputs[name]) for argument in part.names}
                 if self.transform is not None:
                     batch = self.transform(batch)
-                shared = Keep(part.layout.shared) if len(self.parts) > 1 and not bounds else None
-                if shared is not None and shared.names:
-                    pair = Pair(self.pair.model, shared(self.pair.guide))
+                pair, fresh = self.pair, Keep(set(part.layout.shared) - counted)
+                if len(self.parts) > 1 and (counted or part.layout.rowless):
+                    guide = fresh(settled(self.pair.guide, drawn, counted))
+                    pair = Pair(settled(self.pair.model, drawn, counted), guide)
                 bounds.append(
                     self.loss(pair, batch, num_rows=part.num_rows, kl_weight=weights.get("kl"), layout=part.layout)
                 )
-                if shared is not None and shared.names:
-                    pair = Pair(settled(self.pair.model, shared.values), settled(self.pair.guide, shared.values))
+                drawn |= fresh.values
+                counted |= set(part.layout.rowless)
         bound = Bound(*(sum(values[1:], values[0]) for values in zip(*bounds)))
         descend = -bound.objective
         if self.penalty is not None:

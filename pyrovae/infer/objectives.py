@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -245,11 +245,12 @@ def row_kl(terms: Terms) -> dict[str, Tensor]:
     return found
 
 
-def global_bound(terms: Terms) -> Tensor:
-    """log p - log q of the global sites, scaled, summed over particles: what belongs to no row."""
+def global_bound(terms: Terms, counted: Collection[str] = ()) -> Tensor:
+    """log p - log q of the global sites, scaled, summed over particles: what belongs to no row, but for what was `counted`
+    elsewhere."""
     total = torch.zeros((), device=_any(terms).device, dtype=_any(terms).dtype)
     for term in terms.sites.values():
-        if not term.local:
+        if not term.local and not term.objective_only and term.name not in counted:
             for side, sign in ((term.p, 1), (term.q, -1)):
                 if side is not None:
                     total = total + sign * _expected(side, term, terms, side.scaled).sum()

@@ -35,8 +35,9 @@ WATCHED_ROWS = 256  # of the training rows, whose KL terms the history holds whe
 class _Watched:
     """How bounds and KL terms of rows of the same arguments are computed: in chunks of one size, by one graph."""
 
-    def __init__(self, fitted: Fit, part: Part, traces: bool) -> None:
+    def __init__(self, fitted: Fit, part: Part, traces: bool, counted: frozenset[str]) -> None:
         self.fitted, self.rows, self.layout = fitted, part.batch, part.layout
+        self.counted = counted  # sites that belong to no row and stand in the bounds of other parts
         self.chunk = min(num_rows(part.batch), chunk_size(fitted.pair, part.batch))
         self.evaluate = Traced(self.bounds, (fitted.pair,)) if traces else self.bounds
         self.sites: list[str] = []  # the latent ones, in the order of their KL terms
@@ -46,7 +47,7 @@ class _Watched:
         found = terms(self.fitted.pair, rows, layout=self.layout)
         divergences = row_kl(found)
         self.sites = list(divergences)
-        return [global_bound(found), row_bounds(found)[0], *(kl[0] for kl in divergences.values())]
+        return [global_bound(found, self.counted), row_bounds(found)[0], *(kl[0] for kl in divergences.values())]
 
 
 class Trainer:
@@ -184,6 +185,7 @@ class Trainer:
         The global terms count once for all training rows: it is what the training ELBO is, of other rows.
         """
         total = torch.zeros((), dtype=torch.float64, device=self.device)
+        rowless = torch.zeros((), dtype=torch.float64, device=self.device)
         divergences: dict[str, Tensor] = {}
         with self.fitted.evaluation_mode(), fork_rng():
             if self.watched is None:
@@ -193,7 +195,10 @@ class Trainer:
             if not self.watched_parts:
                 # a graph of a few rows costs more than it saves in a short fit
                 traces = self.traces and (self.held_out is not None or self.epochs >= 50)
-                self.watched_parts = [_Watched(self.fitted, part, traces) for part in self.fitted.parts(self.watched)]
+                counted: frozenset[str] = frozenset()
+                for part in self.fitted.parts(self.watched):
+                    self.watched_parts.append(_Watched(self.fitted, part, traces, counted))
+                    counted |= set(part.layout.rowless)
             for watched in self.watched_parts:
                 left = num_rows(watched.rows)
                 for rows in chunks(watched.rows, watched.chunk):
@@ -206,8 +211,9 @@ class Trainer:
                             divergences.get(site, 0.0) + values[: min(left, watched.chunk)].double().sum()
                         )
                     left -= num_rows(rows)
+                rowless += shared.double()  # of the last chunk: every chunk has them all
         # Global latents count as in training: once for all training rows.
-        elbo = total.item() / num_rows(self.watched) + shared.item() / self.num_rows
+        elbo = total.item() / num_rows(self.watched) + rowless.item() / self.num_rows
         return elbo, {site: kl.item() / num_rows(self.watched) for site, kl in divergences.items()}
 
     # stopping
