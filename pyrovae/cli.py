@@ -111,7 +111,12 @@ def fit(
     learning_rate: LearningRate = None,
     kl_warmup: Warmup = 0.0,
     kl_cycles: Annotated[int, typer.Option(help="How often the KL weight rises from 0 to 1 anew.")] = 0,
-    free_bits: Annotated[float, typer.Option(help="Nats a row that each latent variable may use at no cost.")] = 0.0,
+    free_bits: Annotated[
+        float,
+        typer.Option(
+            help="Nats a row that each latent variable may use at no cost; not z1 of hierarchical, inferred before the others."
+        ),
+    ] = 0.0,
     lagging: Annotated[
         float, typer.Option(help="Epochs in which the model moves at every tenth step only, the guide at all.")
     ] = 0.0,

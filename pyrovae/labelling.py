@@ -124,6 +124,12 @@ def read_job(
         DataError, OptionError: the rows or labels cannot be read, do not belong together, or teach nothing.
     """
     path = Path(source).expanduser()
+    if labels is not None and Path(labels).expanduser().is_dir():
+        raise DataError(
+            f"--labels {labels} is a folder: give a table of labels, a CSV file with the columns file,label."
+        )
+    if source.endswith(("/", "\\")) and not path.exists():
+        raise DataError(f"there is no folder {path}: check its name, and where you are.")
     own = labels is None or (path.is_file() and Path(labels).expanduser().absolute() == path.absolute())
     if path.is_dir():
         if labels is None:
@@ -139,19 +145,20 @@ def read_job(
         found = _own_labels(dataset, len(x))
     else:
         found = match_labels(read_labels(labels), dataset.ids, len(x), labels)
+        if dataset.source.get("label") is not None:
+            found = _merged(found, _own_labels(dataset, len(x)), dataset.ids, labels, source)
     refuse_labels(found)
     return Job(dataset, x, found, dataset.ids)
 
 
 def _load_table(source: str, own: bool, data_root: Path | None) -> Dataset:
     """Rows, with the column `label` as their labels if they are to have their own."""
-    if own and source.lower().endswith((".csv", ".data")):
+    table = source.lower().endswith((".csv", ".data"))
+    if table and (own or LABEL in _header(Path(source).expanduser())):
         try:
             return load(source, label=LABEL, ids="id")
         except OptionError as error:
             raise OptionError(f"{source} has no column {LABEL!r}: name one so, or give --labels TABLE.") from error
-    if not own and source.lower().endswith((".csv", ".data")) and LABEL in _header(Path(source).expanduser()):
-        raise DataError(f"{source} has a column {LABEL!r} beside --labels. Drop it, or leave --labels out to use it.")
     dataset = load(source, data_root=data_root, ids="id")
     if own and dataset.y is None:
         raise OptionError(f"{source} has no labels (an array y): give --labels TABLE, with the columns row,label.")
@@ -173,6 +180,17 @@ def _own_labels(dataset: Dataset, num_rows: int) -> Labels:
     return as_labels([str(classes[code]) if code >= 0 else "" for code in codes.tolist()])
 
 
+def _merged(table: Labels, own: Labels, ids: tuple[str, ...] | None, labels: str | Path, source: str) -> Labels:
+    """The labels of both: a table written for rows that have some of their own. DataError where they contradict each other."""
+    merged = []
+    for row, (told, had) in enumerate(zip(table.text(table.y), own.text(own.y))):
+        if told and had and told != had:
+            name = row if ids is None else ids[row]
+            raise DataError(f"Row {name} is {had!r} in {source} and {told!r} in {labels}. Make them agree.")
+        merged.append(told or had)
+    return as_labels(merged)
+
+
 # --- the model -------------------------------------------------------------------------------------------------------
 
 
@@ -186,7 +204,7 @@ def decide_settings(settings: Settings, job: Job) -> Settings:
     """
     if settings.likelihood is not None:
         choose("likelihood", settings.likelihood, LIKELIHOODS)
-    for name in ("steps", "batch_size", "labelled_batch_size", "passes"):
+    for name in ("hidden", "steps", "batch_size", "labelled_batch_size", "passes"):
         value = getattr(settings, name)
         if value is not None and value < (least := 2 if name == "passes" else 1):
             raise OptionError(f"--{name.replace('_', '-')} must be at least {least}, got {value}.")
@@ -291,7 +309,7 @@ def label_rows(
     The labels held out for the report are those of the first run in the folder, its rows being seen without labels, as all
     unlabelled rows are; labels that come later all teach. If the first ones were of rows drawn at random, the report
     holds for all rows. A run of the same rows, classes and networks is gone on with from its weights, with half the steps
-    at a third of the learning rate; with other classes or networks training starts anew.
+    at a third of the learning rate; with other classes or networks training starts anew, the same rows held out.
 
     to: the table, by default labels.csv in the folder. fresh: start anew, held-out rows drawn anew, too, and replace the run
     in the folder, of whatever rows. force: replace the file `to` even if it is not as this job left it.
@@ -305,13 +323,20 @@ def label_rows(
     settings = decide_settings(settings, job)
     before = _earlier(folder, job, fresh)
     _refuse_file(to, {} if before is None else before["written"], force)
-    again = before is not None and _goes_on(before, settings, job, say)
-    held = hold_out(job.labels, settings.holdout, settings.seed)
-    if before is not None and again:
-        held = torch.tensor([row for row in before["held_out"] if job.labels.y[row] >= 0], dtype=torch.int64)
+    held, again = hold_out(job.labels, settings.holdout, settings.seed), False
+    if before is not None and not before.get("fresh"):
+        stays = torch.tensor([row for row in before["held_out"] if job.labels.y[row] >= 0], dtype=torch.int64)
+        if _teaches(job.labels, stays):
+            held, again = stays, _goes_on(before, settings, job, say)
+            if settings.holdout != before["settings"].get("holdout"):
+                say(f"The {len(held)} rows held out before stay so, whatever --holdout says; --fresh draws them anew.")
+        else:
+            say(
+                "Training starts anew, other rows held out: too few labels of some class are left beside those of before."
+            )
     taught = job.labels.y.clone()
     taught[held] = -1
-    say(_describe(job, settings, held))
+    say(_describe(job, settings, held, again))
     x = model_rows(job, settings)
     if before is not None and again and _same(before, settings, taught):
         say(f"The labels are those of the run in {folder}: its weights are asked again.")
@@ -325,6 +350,7 @@ def label_rows(
     fitted.info = {
         "job": "label",
         "data": job.dataset.source,
+        "rows": _digest_rows(job),
         "settings": asdict(settings),
         "classes": list(job.labels.classes),
         "held_out": held.tolist(),
@@ -471,39 +497,47 @@ def _earlier(folder: Path, job: Job, fresh: bool) -> Mapping[str, Any] | None:
     info = read_run(folder).get("info", {})
     if not isinstance(info, dict) or info.get("job") != "label":
         raise CheckpointError(f"{folder} holds another kind of run: choose a folder of its own by --run.")
-    wanted = {"settings": dict, "classes": list, "held_out": list, "taught": str, "written": dict, "data": dict}
+    wanted = {
+        "settings": dict,
+        "classes": list,
+        "held_out": list,
+        "taught": str,
+        "written": dict,
+        "data": dict,
+        "rows": str,
+    }
     if not all(isinstance(info.get(name), kind) for name, kind in wanted.items()) or any(
         not isinstance(row, int) for row in info["held_out"]
     ):
         raise CheckpointError(f"The run.json in {folder} is damaged: restore it, or remove the folder.")
     if fresh:
         return {**info, "fresh": True}
-    if info["data"].get("checksum") != job.dataset.source["checksum"]:
+    if info["rows"] != _digest_rows(job):
+        sized = " (or --size is another)" if Path(job.dataset.source.get("path", "")).is_dir() else ""
         raise CheckpointError(
             f"{folder} holds a run of other rows ({info['data'].get('path') or info['data'].get('name')}), or they have "
-            "changed since: give another folder by --run, or --fresh to start anew in this one."
+            f"changed since{sized}: give another folder by --run, or --fresh to start anew in this one."
         )
     return info
 
 
 def _goes_on(before: Mapping[str, Any], settings: Settings, job: Job, say: Callable[[str], None]) -> bool:
     """Whether its weights are of use; if not, why not."""
-    if before.get("fresh"):
-        return False
     now = asdict(settings)
     other = [name for name in SHAPE if before["settings"].get(name) != now[name]]
     if before["classes"] != list(job.labels.classes):
         other.append("classes")
     if other:
-        say(f"Training starts anew: {', '.join(other)} {'are' if len(other) > 1 else 'is'} not as before.")
-        return False
-    held = torch.tensor(before["held_out"], dtype=torch.int64)
-    left = job.labels.y.clone()
+        plural = len(other) > 1 or other == ["classes"]
+        say(f"Training starts anew: {', '.join(other)} {'are' if plural else 'is'} not as before.")
+    return not other
+
+
+def _teaches(labels: Labels, held: Tensor) -> bool:
+    """Whether two labels or more of every class are left beside the rows held out."""
+    left = labels.y.clone()
     left[held] = -1
-    if int(torch.bincount(left[left >= 0], minlength=len(job.labels.classes)).min()) < 2:
-        say("Training starts anew: the labels that are left beside the rows held out before are too few of some class.")
-        return False
-    return True
+    return int(torch.bincount(left[left >= 0], minlength=len(labels.classes)).min()) >= 2
 
 
 def _same(before: Mapping[str, Any], settings: Settings, taught: Tensor) -> bool:
@@ -532,13 +566,27 @@ def _digest(y: Tensor) -> str:
     return hashlib.sha256(y.numpy().astype("<i8").tobytes()).hexdigest()
 
 
-def _describe(job: Job, settings: Settings, held: Tensor) -> str:
+def _digest_rows(job: Job) -> str:
+    """Of rows and their names, not of the file: labels may have been filled in beside them."""
+    digest = hashlib.sha256(job.x.numpy().astype("<f4").tobytes())
+    digest.update("\n".join(job.names()).encode())
+    return digest.hexdigest()
+
+
+def _describe(job: Job, settings: Settings, held: Tensor, again: bool) -> str:
     shape = job.dataset.image_shape
     what = f"images of {shape[-1]} x {shape[-2]}, " + ("gray" if len(shape) == 2 else "colour") if shape else "rows"
+    if job.ids is None:
+        what += ", numbered from 0"
+    steps = (
+        f"{math.ceil(int(settings.steps or 1) / 2)} steps from the weights of before"
+        if again
+        else f"{settings.steps} steps"
+    )
     return (
         f"{job.dataset.name}: {len(job.x)} {what}; {len(job.labels.known)} labels of {len(job.labels.classes)} classes, "
         f"{len(held)} of them held out; likelihood {settings.likelihood}, {settings.net}, {settings.latent} latent dimensions, "
-        f"{settings.steps} steps"
+        f"{steps}"
     )
 
 

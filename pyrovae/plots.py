@@ -241,8 +241,10 @@ def manifold(
 
 
 @rc_context(STYLE)
-def latent(z: ArrayLike | Tensor, labels: ArrayLike | Tensor | None = None, ax: Axes | None = None) -> Axes:
-    """Latent points z, (N, L), coloured by their labels, (N,): integers or names, -1 is unknown and gray.
+def latent(
+    z: ArrayLike | Tensor, labels: ArrayLike | Tensor | None = None, ax: Axes | None = None, name: str = "z"
+) -> Axes:
+    """Latent points z, (N, L), coloured by their labels, (N,): integers or names, -1 is unknown and gray. name: of the site.
 
     L = 2 as they are; L > 2 projected on the first two principal components, whose share of the variance the axes tell;
     L = 1 as densities. Points are drawn in random order, so that no class covers the others. Above ten classes, colours
@@ -268,9 +270,11 @@ def latent(z: ArrayLike | Tensor, labels: ArrayLike | Tensor | None = None, ax: 
         bins = np.linspace(points.min(), points.max() + 1e-6, 25).tolist()
         for value, (colour, _) in styles.items():
             ax.hist(points[classes == value, 0], bins=bins, density=True, histtype="step", color=colour, linewidth=1.4)
-        ax.set(xlabel="$z$", ylabel="density")
+        ax.set(xlabel="$z$" if name == "z" else name, ylabel="density")
     else:
         ax.set(xlabel="$z_1$", ylabel="$z_2$")
+        if name != "z":  # z1 is a site's name, not a number of z
+            ax.set(xlabel=f"{name}, dimension 1", ylabel=f"{name}, dimension 2")
         if points.shape[1] > 2:
             shares = np.zeros(2)
             if (points != points[0]).any():  # else there is no direction to find, as in a collapsed posterior

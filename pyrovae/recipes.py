@@ -483,6 +483,9 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
     }
     likelihood = options.likelihood or kinds[dataset.kind]
     chosen: Likelihood = part("likelihood", likelihood)
+    if options.total_count is not None and not chosen.needs_total:
+        takes = ", ".join(name for name, other in LIKELIHOODS.items() if other.needs_total)
+        raise OptionError(f"--total-count does not go with --likelihood {likelihood}; it is for {takes}.")
     if chosen.needs_total and bounded is None:
         raise OptionError(f"--likelihood {likelihood} needs --total-count, the largest count that can occur.")
     levels = options.levels
@@ -511,6 +514,8 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
     ):
         if not 0 <= getattr(options, name) < math.inf:
             raise OptionError(f"--{name.replace('_', '-')} is {what}, 0 for none, got {getattr(options, name)}.")
+    if options.patience is not None and not options.validation_fraction:
+        raise OptionError("--patience needs rows to watch: give --validation-fraction 0.1, or leave it out.")
     if options.kl_warmup and options.kl_cycles:
         raise OptionError("--kl-warmup and --kl-cycles are two schedules of one weight: choose one.")
     batch_size = options.batch_size or min(num_rows, 256 if num_rows >= 20_000 else 128)
@@ -520,6 +525,12 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
     if groups is not None and (not groups or min(groups) < 1):
         raise OptionError(f"--groups are whole numbers of at least 1, the coarsest resolution first, got {groups}.")
     epochs = options.epochs or max(20, min(500, math.ceil(3000 * batch_size / num_rows)))
+    for name in ("kl_warmup", "lagging"):
+        if getattr(options, name) > epochs:
+            raise OptionError(
+                f"--{name.replace('_', '-')} {getattr(options, name):g} is longer than the fit of {epochs} epochs: take half "
+                "of them, or more --epochs."
+            )
     # without it most groups of maps are switched off before they are of use
     warms_up = MODELS[options.model].images and not options.kl_cycles
     filled = {
@@ -529,7 +540,7 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
         "latent": latent,
         "prior": _found(options.prior),
         "likelihood": _found(likelihood),
-        "guide": _found(guide),
+        "guide": None if MODELS[options.model].images else _found(guide),
         "total_count": bounded if chosen.needs_total else None,
         "batch_size": batch_size,
         "epochs": epochs,
@@ -547,6 +558,13 @@ def _fitting_model(options: Options, dataset: Dataset) -> int | None:
         if value != getattr(Options(), name) and name not in model.takes:
             those = ", ".join(known for known, other in MODELS.items() if name in other.takes)
             raise OptionError(f"--{name} {value} does not go with --model {options.model}; it is for {those}.")
+    if model.images and (options.guide is not None or options.hidden != Options().hidden):
+        raise OptionError(
+            f"--model {options.model} has a guide and nets of its own, sized by --latent and --groups: leave out --guide and "
+            "--hidden."
+        )
+    if options.model == "hierarchical" and options.free_bits and len(options.levels or (1, 1)) == 1:
+        raise OptionError("--free-bits spares z1 of --model hierarchical, and there is no other level: leave it out.")
     if model.images and dataset.image_shape is None:
         raise OptionError(f"--model {options.model} needs images, and the rows of {dataset.name} have no image shape.")
     names = class_names(dataset)

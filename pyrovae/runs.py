@@ -55,6 +55,7 @@ ARTEFACTS = (
     *("graph.png", "graph.gv", "graph-labelled.png", "graph-labelled.gv"),
     *("training.png", "reconstructions.png", "samples.png", "levels.png", "manifold.png", "latent.png"),
     *("generated.png", "generated.csv", "codes.csv"),
+    *("reliability.png", "doubtful.png"),  # of a run of `label` that was here before
 )
 
 
@@ -154,7 +155,7 @@ def resume_run(
 ) -> tuple[Fit, Rows]:
     """Go on with the fit in a folder: the same data, split, options and random stream."""
     with reading(folder):
-        info = read_run(folder)["info"]
+        info = _fitted_info(folder)
         options = read_options(info)
         dataset = load_again(info["data"], data_root=data_root)
         decide(options, dataset, len(dataset.x))
@@ -163,7 +164,8 @@ def resume_run(
 
 def open_run(folder: Path, *, data_root: Path | None = None, device: str = "auto") -> tuple[Fit, Rows, Dataset]:
     """A finished run with its data: the recorded split drawn again and checked, the recorded scaling applied again."""
-    info = read_run(folder)["info"]
+    with reading(folder):
+        info = _fitted_info(folder)
     if not any(map(is_own, _parts(info))):
         fitted = load(folder, device=device)  # its weights are checked before data are read
     with reading(folder):
@@ -177,6 +179,14 @@ def open_run(folder: Path, *, data_root: Path | None = None, device: str = "auto
     if any(map(is_own, _parts(info))):  # only its author can build a part of one's own
         fitted = load(folder, device=device, pair=build(options, rows.train, rows.num_classes))
     return fitted, rows, dataset
+
+
+def _fitted_info(folder: Path) -> dict[str, Any]:
+    """What a run of `fit` says of itself; CheckpointError for one of `label`, which has no such options."""
+    info: dict[str, Any] = read_run(folder)["info"]
+    if info.get("job") == "label":
+        raise CheckpointError(f"{folder} is a run of `pyrovae label`: that command asks it, and goes on with it.")
+    return info
 
 
 def _parts(info: Mapping[str, Any]) -> list[str | None]:
@@ -320,7 +330,7 @@ def draw_pictures(fitted: Fit, rows: Rows, folder: Path) -> list[Path]:
         made["manifold.png"] = plots.manifold(rows.restore(grid).reshape(side, side, -1), rows.image_shape, grid=axis)
     picked = fitted.evaluation_batch(take_rows(rows.batch("test"), slice(0, 2000)))
     labels = None if rows.labels is None else rows.labels[:2000]
-    made["latent.png"] = plots.latent(encode(fitted, picked, site=code).flatten(1), labels)
+    made["latent.png"] = plots.latent(encode(fitted, picked, site=code).flatten(1), labels, name=code)
     for name, axes in made.items():
         plots.save(axes, folder / name)
     return [folder / name for name in made]
@@ -384,12 +394,18 @@ def draw_rows(
         if wanted is not None:
             those = ", ".join(name for name, model in MODELS.items() if model.labels is not None)
             raise OptionError(f"--class is for models of labelled classes ({those}), and this run is of another model.")
-        return rows.restore(generate(fitted, num, mean=mean, seed=seed)), None
+        return rows.restore(_drawn(fitted, num, mean, seed)), None
     names = [str(name) for name in rows.classes]
     codes = torch.arange(max(0, num)) % len(names)
     if wanted is not None:
         codes[:] = names.index(choose("class", wanted, names))
-    return rows.restore(generate(fitted, num, given={rows.argument: codes}, mean=mean, seed=seed)), codes
+    return rows.restore(_drawn(fitted, num, mean, seed, {rows.argument: codes})), codes
+
+
+def _drawn(fitted: Fit, num: int, mean: bool, seed: int | None, given: Mapping[str, Tensor] | None = None) -> Tensor:
+    if mean and read_options(fitted.info).likelihood == "categorical":
+        raise OptionError("--mean needs a likelihood that has one, and this run's draws classes: leave it out.")
+    return generate(fitted, num, given=given, mean=mean, seed=seed)
 
 
 def all_codes(fitted: Fit, dataset: Dataset, rows: Rows) -> Tensor:

@@ -74,6 +74,21 @@ class Coin(nn.Module):
                 pyro.sample("y", dist.Categorical(logits=logits), infer={"enumerate": "parallel"})
 
 
+def test_the_elbo_of_rows_whose_label_is_unknown_averages_over_the_guide() -> None:
+    """And log p(x) sums over y: nothing is drawn, so that both are exact."""
+    pair = Coin()
+    x, y = torch.randn(20), torch.tensor([0, 1] * 5 + [-1] * 10)
+    found = pv.importance(pv.fit(pair, {"x": x, "y": y}, epochs=1, batch_size=20, seed=0), {"x": x, "y": y}, 3)
+    with torch.no_grad():
+        q = torch.log_softmax(pair.net(x[:, None]), -1)
+        joint = dist.Normal(pair.loc, 1.0).log_prob(x[:, None]) + torch.tensor([0.3, 0.7]).log()
+    known = joint[torch.arange(20), y.clamp_min(0)]
+    wanted = torch.where(y < 0, (q.exp() * (joint - q)).sum(-1), known).double()
+    torch.testing.assert_close(found.elbo, wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.log_likelihood, torch.where(y < 0, joint.logsumexp(-1), known).double())
+    assert (found.elbo[10:] < found.log_likelihood[10:]).all() and (found.log_likelihood - found.elbo).max() > 0.1
+
+
 def test_labelled_rows_drawn_more_often_leave_the_bound_unbiased() -> None:
     pair = Coin()
     data = {"x": torch.randn(20), "y": torch.tensor([0, 1, 1, 0] + [-1] * 16)}

@@ -310,18 +310,43 @@ def test_a_class_that_is_new_starts_training_anew(pyrovae: Command) -> None:
     quick = (*QUICK[2:], "--steps", "5")
     assert pyrovae("label", "photos", "--labels", "some.csv", *quick)[0] == 0
     assert Path("runs/photos-labels/labels.csv").exists()
+    held = json.loads(Path("runs/photos-labels/run.json").read_text())["info"]["held_out"]
+    assert len(held) > 5
     with Path("some.csv").open("a") as file:
         file.write("100.png,five\n101.png,five\n")
     code, _, err = pyrovae("label", "photos", "--labels", "some.csv", *quick)
-    assert code == 0 and "Training starts anew: classes is not as before" in " ".join(err.split())
+    assert code == 0 and "Training starts anew: classes are not as before" in " ".join(err.split())
     code, _, err = pyrovae("label", "photos", "--labels", "some.csv", *quick[:-4], "--hidden", "20", "--steps", "5")
     assert code == 0 and "Training starts anew: hidden is not" in " ".join(err.split())
+    # the report is of the same rows, whatever is taught and by what
+    assert json.loads(Path("runs/photos-labels/run.json").read_text())["info"]["held_out"] == held
+    code, _, err = pyrovae("label", "photos", "--labels", "some.csv", *quick, "--holdout", 0.5)
+    assert code == 0 and f"The {len(held)} rows held out before stay so" in " ".join(err.split())
+    for question in ("evaluate", "generate"):
+        code, _, err = pyrovae(question, "runs/photos-labels")
+        assert code == 2 and "is a run of `pyrovae label`" in " ".join(err.split()), err
+    code, _, err = pyrovae("fit", "--resume", "runs/photos-labels")
+    assert code == 2 and "is a run of `pyrovae label`" in " ".join(err.split()), err
     (Path("photos") / "199.png").unlink()
     code, _, err = pyrovae("label", "photos", "--labels", "some.csv", *quick)
     assert code == 2 and "run of other rows" in err and "--fresh" in err
     code, _, err = pyrovae("label", "photos", "--labels", "some.csv", "--fresh", "--holdout", 0, *quick)
     assert code == 0 and len(pd.read_csv("runs/photos-labels/labels.csv")) == 199
     assert not Path("runs/photos-labels/reliability.png").exists()
+
+
+def test_labels_beside_the_rows_are_text_and_may_be_filled_in(pyrovae: Command) -> None:
+    frame = write_species(Path("t.csv"))
+    frame["label"] = frame["label"].replace({"oak": "NA", "elm": "None"})
+    frame.drop(columns="truth").to_csv("t.csv", index=False)
+    job = labelling.read_job("t.csv")
+    assert job.labels.classes == ("NA", "None") and len(job.labels.known) == 30
+    assert pyrovae("label", "t.csv", "--out", "o.csv", *QUICK, "--latent", 2)[0] == 0
+    frame.loc[1:2, "label"] = "None"
+    frame.drop(columns="truth").to_csv("t.csv", index=False)
+    code, _, err = pyrovae("label", "t.csv", "--out", "more.csv", *QUICK, "--latent", 2)
+    assert code == 0 and "32 labels" in err and "steps from the weights of before" in " ".join(err.split()), err
+    assert pd.read_csv("more.csv", keep_default_na=False)["label"].tolist() == frame["label"].tolist()
 
 
 def write_species(path: Path, ids: bool = True) -> pd.DataFrame:
@@ -359,7 +384,15 @@ def test_labels_of_a_table_beside_it_and_of_arrays(tmp_path: Path) -> None:
     )
     assert torch.equal(one.x, two.x) and torch.equal(one.labels.y, two.labels.y) and one.ids == two.ids
     assert labelling.read_job(str(tmp_path / "t.csv"), tmp_path / "t.csv").labels.classes == ("elm", "oak")
-    with pytest.raises(DataError, match="has a column 'label' beside --labels. Drop it"):
+    # a table with more labels, as this job writes it, goes with the labels that the rows have themselves
+    more = frame[["id", "label"]].copy()
+    more.loc[more["label"] == "", "label"] = ["oak"] + [""] * int((more["label"] == "").sum() - 1)
+    more.to_csv(tmp_path / "l.csv", index=False)
+    merged = labelling.read_job(str(tmp_path / "t.csv"), tmp_path / "l.csv")
+    assert torch.equal(merged.x, one.x) and len(merged.labels.known) == len(one.labels.known) + 1
+    more["label"] = more["label"].replace({"oak": "elm"})
+    more.to_csv(tmp_path / "l.csv", index=False)
+    with pytest.raises(DataError, match="is 'oak' in .*t.csv and 'elm' in .*l.csv. Make them agree"):
         labelling.read_job(str(tmp_path / "t.csv"), tmp_path / "l.csv")
     x, y = np.random.default_rng(0).normal(size=(20, 3)), np.array([3, 7] * 3 + [-1] * 10)
     np.savez(tmp_path / "a.npz", x=x[:16], y=y, x_test=x[16:], y_test=np.array([7, 7, 3, 3]))

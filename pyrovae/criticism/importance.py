@@ -16,7 +16,7 @@ from pyrovae.criticism.psis import pareto_k
 from pyrovae.errors import NotFiniteError, OptionError, PairError
 from pyrovae.infer import chunks as chunking
 from pyrovae.infer.fitted import Fit, Part, in_order, seeded
-from pyrovae.infer.objectives import log_weights
+from pyrovae.infer.objectives import log_weights, row_bounds
 from pyrovae.infer.terms import Terms, terms
 from pyrovae.infer.tracing import Traced
 from pyrovae.infer.validate import check_rows
@@ -33,7 +33,8 @@ class Importance:
     """Per row, each (N,), float64, on the CPU; in nats, with K = `num_samples` draws from the guide.
 
     log_likelihood: log (1/K) sum_k w_k, w = p(x, z) / q(z | x); its expectation is at most log p(x).
-    standard_error: of that number, Monte Carlo, by the delta method. elbo: mean of log w, unweighted.
+    standard_error: of that number, Monte Carlo, by the delta method. elbo: mean of the ELBO's share, which is log w but where
+    the guide sums sites out: w is then summed over them, sum_y p(x, y, z) / q(z | x), and the ELBO averages over q(y | x).
     ess: effective sample size (sum w)^2 / sum w^2, 1 to K. k_hat: tail index of the weights (see `pareto_k`).
     """
 
@@ -72,7 +73,7 @@ def importance(fitted: Fit, data: Any, num_samples: int = 1000, *, seed: int | N
     Burda et al. 2016, arXiv:1509.00519; Vehtari et al. 2024, arXiv:1507.02646.
     """
     blocks: list[tuple[Tensor, ...]] = []
-    for rows, weights in _weights(fitted, data, num_samples, seed):
+    for rows, weights, bounds in _weights(fitted, data, num_samples, seed, bounds=True):
         k_hat = pareto_k(weights)
         log_w = weights.double()
         total = torch.logsumexp(log_w, 0)
@@ -81,7 +82,7 @@ def importance(fitted: Fit, data: Any, num_samples: int = 1000, *, seed: int | N
         # relative variance of the mean weight: (mean w^2 / mean(w)^2 - 1) / (K - 1)
         relative = (num_samples / ess - 1).clamp_min(0) / max(1, num_samples - 1)
         error = relative.sqrt() if num_samples > 1 else torch.full_like(total, float("nan"))
-        found = (rows, total - math.log(num_samples), error, log_w.mean(0), ess, k_hat)
+        found = (rows, total - math.log(num_samples), error, bounds.double().mean(0), ess, k_hat)
         blocks.append(tuple(t.cpu() for t in found))
     order, *columns = (torch.cat(column) for column in zip(*blocks))
     log_p, error, elbo, ess, k_hat = (column[order.argsort()] for column in columns)
@@ -92,7 +93,7 @@ def log_likelihood(fitted: Fit, data: Any, num_samples: int = 1000, *, seed: int
     """log p(x) of each row, nats: (N,) float64, the draws of `importance`, which also says how far to trust it."""
     blocks = [
         (rows.cpu(), torch.logsumexp(weights.double(), 0).cpu())
-        for rows, weights in _weights(fitted, data, num_samples, seed)
+        for rows, weights, _ in _weights(fitted, data, num_samples, seed)
     ]
     order, found = (torch.cat(column) for column in zip(*blocks))
     return found[order.argsort()] - math.log(num_samples)
@@ -141,8 +142,11 @@ def _resampled(fitted: Fit, part: Part, num_samples: int, site: str | None, num_
     return torch.cat(picks, 1)
 
 
-def _weights(fitted: Fit, data: Any, num_samples: int, seed: int | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Check what was asked and the rows, then give where rows stand, (n,), and their log-weights, a block after the other."""
+def _weights(
+    fitted: Fit, data: Any, num_samples: int, seed: int | None, bounds: bool = False
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Check what was asked and the rows, then give where rows stand, (n,), their log-weights, (K, n), and, where `bounds` are
+    asked for, their shares of the ELBO, (K, n), else the weights again: a block after the other."""
     if num_samples < 1:
         raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
     with fitted.scope(), seeded(seed):
@@ -151,9 +155,12 @@ def _weights(fitted: Fit, data: Any, num_samples: int, seed: int | None) -> Iter
             check_rows(fitted.pair, part.batch, strict=False)
         for part in parts:
             done = 0
-            for (weights,) in weight_blocks(fitted, part.batch, part.layout, num_samples):
-                yield part.rows[done : done + weights.shape[1]], weights
-                done += weights.shape[1]
+            fold = (
+                (lambda found: [log_weights(found), row_bounds(found)]) if bounds and part.layout.enumerates else None
+            )
+            for block in weight_blocks(fitted, part.batch, part.layout, num_samples, fold, 2 if fold else 1):
+                yield part.rows[done : done + block[0].shape[1]], block[0], block[-1]
+                done += block[0].shape[1]
 
 
 Fold = Callable[[Terms], list[Tensor]]

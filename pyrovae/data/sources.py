@@ -112,7 +112,8 @@ def load(
             unpacked into the user's cache folder, never beside themselves. Where there are none, they are downloaded
             there, or into the cache without a `data_root`.
         label: the column (name, 0-based number or "last") or the .npz array with the class labels. Classes are
-            numbered in ascending order of their values; missing labels and -1 become -1.
+            numbered in ascending order of their values; missing labels and -1 become -1. With `ids` labels are text, and
+            nothing but an empty cell is missing.
         ids: name of a column of a .csv file that holds the rows' names, upper or lower case, where there is such a
             column: it becomes `Dataset.ids`, and is no number of the row.
 
@@ -132,6 +133,7 @@ def load(
             raise OptionError(
                 f"unknown data {source!r}{_near(source, NAMES)}. Known names: {', '.join(NAMES)}; "
                 f"or give the path of a file that ends in {', '.join(SUFFIXES)}."
+                + (" A folder of images is for `pyrovae label`." if path.is_dir() else "")
             )
         if not path.is_file():
             here = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
@@ -464,7 +466,7 @@ def _classes(path: Path, parts: list[Array]) -> tuple[list[Tensor], tuple[str | 
     if not parts:
         return [], None
     values = pd.Series(np.concatenate(parts))
-    unknown = values.isna() | values.astype(str).isin(("-1", "-1.0"))
+    unknown = values.isna() | values.astype(str).isin(("", "-1", "-1.0"))
     known = values[~unknown]
     if pd.api.types.is_float_dtype(known) and not (known == np.floor(known)).all():
         raise DataError(
@@ -490,7 +492,7 @@ def _classes(path: Path, parts: list[Array]) -> tuple[list[Tensor], tuple[str | 
 
 
 def _table(path: Path, label: str | None, ids: str | None) -> Dataset:
-    frame, header = _read_csv(path, ids)
+    frame, header = _read_csv(path, () if ids is None else (ids, label or ids))
     columns = list(frame.columns)
     names = None
     if header and ids is not None and (called := [name for name in columns if name.lower() == ids.lower()]):
@@ -514,22 +516,22 @@ def _table(path: Path, label: str | None, ids: str | None) -> Dataset:
     return _dataset(path, x, y=y, label=label, columns=tuple(columns) if header else None, ids=names)
 
 
-def _row_names(path: Path, column: pd.Series) -> tuple[str, ...]:
-    names = column.fillna("").str.strip()
+def _row_names(path: Path, names: pd.Series) -> tuple[str, ...]:
     if (names == "").any():
         raise DataError(
-            f"{path}: row {int((names == '').argmax())} (counted from 0) has no {column.name}. "
+            f"{path}: row {int((names == '').argmax())} (counted from 0) has no {names.name}. "
             "Give every row one, or drop the column."
         )
     if names.duplicated().any():
         raise DataError(
-            f"{path}: several rows have the {column.name} {names[names.duplicated()].iloc[0]}. Give each row its own."
+            f"{path}: several rows have the {names.name} {names[names.duplicated()].iloc[0]}. Give each row its own."
         )
     return tuple(names)
 
 
-def _read_csv(path: Path, text: str | None = None) -> tuple[pd.DataFrame, bool]:
-    """The table, its columns named (a column called `text` is read as such), and whether the names come from a header."""
+def _read_csv(path: Path, text: tuple[str, ...] = ()) -> tuple[pd.DataFrame, bool]:
+    """The table, its columns named, and whether the names come from a header. Columns whose names are in `text`, upper or lower
+    case, are read as they stand: "NA" is a text there, and "007" is not 7."""
     try:
         with path.open(encoding="utf-8-sig") as file:
             line = file.readline()
@@ -549,8 +551,12 @@ def _read_csv(path: Path, text: str | None = None) -> tuple[pd.DataFrame, bool]:
         if len(set(names)) < len(names):
             twice = sorted({name for name in names if names.count(name) > 1})
             raise DataError(f"{path}: several columns are called {', '.join(twice)}. Rename them.")
-        types = {name: str for name in names if header and text is not None and name.lower() == text.lower()}
-        frame = pd.read_csv(path, header=0 if header else None, names=names, dtype=types, low_memory=False, **options)
+        options |= {"header": 0 if header else None, "names": names}
+        frame = pd.read_csv(path, low_memory=False, **options)
+        as_text = [name for name in names if header and name.lower() in map(str.lower, text)]
+        if as_text:
+            cells = pd.read_csv(path, usecols=as_text, dtype=str, na_filter=False, **options)
+            frame[as_text] = cells.apply(lambda column: column.str.strip())
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path} is not a table ({' '.join(str(error).split())}). Give rows of equal length, in UTF-8."
