@@ -242,12 +242,15 @@ def sweep(
     dataset = load(source, data_root=data_root, label=label)
     if not _names(prior):
         raise OptionError("--prior names no part: see `pyrovae list`.")
+    likelihoods = _names(likelihood) or [None]
+    # to those that need it; where none does, `decide` has the words for that
+    bounded = [x for x in likelihoods if x is None or recipes.part("likelihood", x).needs_total] or likelihoods
     grid = [
         recipes.Options(
             prior=p,
             likelihood=x,
             guide=q,
-            total_count=total_count,
+            total_count=total_count if x in bounded else None,
             net=net,
             latent=latent,
             hidden=_widths(hidden),
@@ -258,7 +261,7 @@ def sweep(
             num_samples=num_samples,
             seed=seed,
         )
-        for p, x, q in itertools.product(_names(prior), _names(likelihood) or [None], _names(guide) or [None])
+        for p, x, q in itertools.product(_names(prior), likelihoods, _names(guide) or [None])
     ]
     for options in grid:  # a mistake in the last is told before the first is fitted
         recipes.decide(options, dataset, len(dataset.x))

@@ -154,9 +154,11 @@ def read_job(
 def _load_table(source: str, own: bool, data_root: Path | None) -> Dataset:
     """Rows, with the column `label` as their labels if they are to have their own."""
     table = source.lower().endswith((".csv", ".data"))
-    if table and (own or LABEL in _header(Path(source).expanduser())):
+    cells = _header(Path(source).expanduser()) if table else []
+    called = [cell for cell in cells if cell.lower() == LABEL]
+    if table and (own or called):
         try:
-            return load(source, label=LABEL, ids="id")
+            return load(source, label=called[0] if called else LABEL, ids="id")
         except OptionError as error:
             raise OptionError(f"{source} has no column {LABEL!r}: name one so, or give --labels TABLE.") from error
     dataset = load(source, data_root=data_root, ids="id")
@@ -170,7 +172,7 @@ def _header(path: Path) -> list[str]:
     if not path.is_file():
         return []
     with path.open(encoding="utf-8-sig", errors="replace") as file:
-        return [cell.strip(' "\n\r').lower() for cell in re.split("[,;\t]", file.readline())]
+        return [cell.strip(' "\n\r') for cell in re.split("[,;\t]", file.readline())]
 
 
 def _own_labels(dataset: Dataset, num_rows: int) -> Labels:

@@ -76,7 +76,17 @@ def test_a_sweep_ends_in_one_table_and_goes_on(pyrovae: Command) -> None:
     assert code == 2 and "other options" in err
 
 
+def test_a_sweep_gives_the_largest_count_to_the_likelihoods_that_need_one(pyrovae: Command) -> None:
+    code, _, err = pyrovae("sweep", "digits", "--likelihood", "binomial,poisson", "--total-count", "17", *QUICK)
+    assert code == 0, err
+    found = {p.parent.name: json.loads(p.read_text())["info"] for p in Path("runs/digits-sweep").glob("*/run.json")}
+    counts = {name: info["options"]["total_count"] for name, info in found.items()}
+    assert counts == {"normal+binomial+normal": 17, "normal+poisson+normal": None}
+
+
 def test_a_sweeps_last_mistake_is_told_before_its_first_fit(pyrovae: Command) -> None:
+    code, _, err = pyrovae("sweep", "digits", "--likelihood", "poisson", "--total-count", "16", *QUICK)
+    assert code == 2 and "--total-count does not go with --likelihood poisson" in " ".join(err.split())
     code, _, err = pyrovae("sweep", "digits", "--prior", "normal,nonesuch", *QUICK)
     assert code == 2 and "nonesuch" in err and not Path("runs").exists()
 

@@ -389,6 +389,8 @@ def test_labels_of_a_table_beside_it_and_of_arrays(tmp_path: Path) -> None:
     more.loc[more["label"] == "", "label"] = ["oak"] + [""] * int((more["label"] == "").sum() - 1)
     more.to_csv(tmp_path / "l.csv", index=False)
     merged = labelling.read_job(str(tmp_path / "t.csv"), tmp_path / "l.csv")
+    frame.drop(columns="truth").rename(columns={"label": "Label"}).to_csv(tmp_path / "capital.csv", index=False)
+    assert torch.equal(labelling.read_job(str(tmp_path / "capital.csv"), tmp_path / "l.csv").x, one.x)
     assert torch.equal(merged.x, one.x) and len(merged.labels.known) == len(one.labels.known) + 1
     more["label"] = more["label"].replace({"oak": "elm"})
     more.to_csv(tmp_path / "l.csv", index=False)

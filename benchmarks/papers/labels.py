@@ -58,6 +58,8 @@ SETTINGS = {
     "M1+M2": {
         "60 epochs, 100 rows a step, rate 3e-3, alpha 470, KL weight from 5 until 0.9, dropout 0.5": 0.8675,
         "40 epochs, 100 rows a step, rate 3e-3, alpha 470, KL weight 1, dropout 0.5": 0.9395,
+        "100 epochs, 100 rows a step, rate 3e-3, alpha 470, KL weight 1, dropout 0.5": 0.9395,
+        "30 of 60 epochs, 100 rows a step, rate 3e-3, alpha 470, KL weight from 2 until 0.9, dropout 0.5": 0.904,
     },
 }
 

@@ -154,6 +154,7 @@ def main() -> None:
     other = options.out / f"swap-guides-{device}.json"
     if options.table == "priors" and "standard" not in done and other.is_file():  # the same pair, fitted alike
         done["standard"] = json.loads(other.read_text())["parts"]["diagonal"]
+        done.keep("standard")
     for name, build in TABLES[options.table].items():
         if name in done or (options.only and name not in options.only.split(";")):
             continue
