@@ -82,6 +82,8 @@ def main() -> None:
     options: dict[str, Any] = {"epochs": 4, "batch_size": 64, "seed": 0, "device": device, "clip_norm": 10.0}
     options["schedule"] = [pv.schedules.one_cycle(1e-2), pv.schedules.kl_warmup(2)]
     results: dict[str, str] = {}
+    machine = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+    out = Path(__file__).parent / "results" / f"device_checks_{device.type}.json"
     names = ["eager", "traced", "compiled", *(["graphed"] if device.type == "cuda" else [])]
 
     def check(name: str, run: Callable[[], str]) -> None:
@@ -92,6 +94,8 @@ def main() -> None:
         except Exception as error:  # every failure is a line of the report
             results[name] = f"FAILED: {type(error).__name__}: {error}"
         print(f"{name:32} {results[name]}  ({time.perf_counter() - began:.1f} s)", flush=True)
+        written = {"device": machine, "torch": torch.__version__, "pyro": pyro.__version__, **results}
+        out.write_text(json.dumps(written, indent=1) + "\n")  # check by check: a run that is cut short leaves its results
 
     def on_device() -> str:
         fitted = pv.fit(vae(), x, **options)
@@ -299,11 +303,6 @@ def main() -> None:
     check("resume", resumes)
     check("save, load, CPU and back", crosses)
     check("generate, reconstruct, posterior", questions)
-    name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
-    out = Path(__file__).parent / "results" / f"device_checks_{device.type}.json"
-    out.write_text(
-        json.dumps({"device": name, "torch": torch.__version__, "pyro": pyro.__version__, **results}, indent=1) + "\n"
-    )
     sys.exit(any(said.startswith("FAILED") for said in results.values()))
 
 

@@ -58,12 +58,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--peers", default="auto", choices=("auto", "none"))
     parser.add_argument("--peers-python", help="interpreter of an environment that has the peers")
     parser.add_argument("--smoke", action="store_true", help="everything once, tiny, without peers")
+    parser.add_argument("--together", action="store_true", help="start a case's contenders at once: no times of first steps")
     parser.add_argument("--keep", action="store_true", help="keep the other cases of the file that is there")
     parser.add_argument("--out", default=str(HERE / "results"))
     options = parser.parse_args()
     options.cases = list(options.cases.replace(",", ""))
     if unknown := [key for key in options.cases if key not in CASES]:
         parser.error(f"cases {unknown} are not known; known: {', '.join(CASES)}")
+    options.together = options.together or options.smoke
     if options.smoke:
         options.rounds = options.job_rounds = 1
         options.epochs, options.peers, options.threads = 1, "none", 1  # one thread: its workers start all at once
@@ -199,7 +201,7 @@ class Runner:
             everybody = machine + self.chosen(contenders(), case.key)
             entries |= {c.name: {"family": c.family, "status": "ok", "rounds": []} for c in everybody}
             for contender in everybody:
-                if options.smoke and not contender.peer:  # all at once; else one at a time, so that first steps compare
+                if options.together and not (options.smoke and contender.peer):  # one at a time, first steps compare
                     start(contender)
             for contender in everybody:
                 name = contender.name
@@ -211,8 +213,9 @@ class Runner:
                     failed(name, error)
                     continue
                 self.versions |= ready["versions"]
-                entries[name]["first_step_s"] = ready["first_step_s"]
-                entries[name]["start_to_first_step_s"] = round(time.perf_counter() - started[name], 3)
+                if not options.together:
+                    entries[name]["first_step_s"] = ready["first_step_s"]
+                    entries[name]["start_to_first_step_s"] = round(time.perf_counter() - started[name], 3)
                 say(f"  {name}: first step after {ready['first_step_s']:.1f} s")
             rounds = options.job_rounds if case.images else options.rounds
             for number in range(rounds):
