@@ -95,7 +95,9 @@ def main() -> None:
             results[name] = f"FAILED: {type(error).__name__}: {error}"
         print(f"{name:32} {results[name]}  ({time.perf_counter() - began:.1f} s)", flush=True)
         written = {"device": machine, "torch": torch.__version__, "pyro": pyro.__version__, **results}
-        out.write_text(json.dumps(written, indent=1) + "\n")  # check by check: a run that is cut short leaves its results
+        out.write_text(
+            json.dumps(written, indent=1) + "\n"
+        )  # check by check: a run that is cut short leaves its results
 
     def on_device() -> str:
         fitted = pv.fit(vae(), x, **options)

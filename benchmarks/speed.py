@@ -58,7 +58,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--peers", default="auto", choices=("auto", "none"))
     parser.add_argument("--peers-python", help="interpreter of an environment that has the peers")
     parser.add_argument("--smoke", action="store_true", help="everything once, tiny, without peers")
-    parser.add_argument("--together", action="store_true", help="start a case's contenders at once: no times of first steps")
+    parser.add_argument(
+        "--together", action="store_true", help="start a case's contenders at once: no times of first steps"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the other cases of the file that is there")
     parser.add_argument("--out", default=str(HERE / "results"))
     options = parser.parse_args()

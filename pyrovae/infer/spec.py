@@ -1,8 +1,10 @@
 """Specifications: an object as JSON, from which it can be built again without running any pickled code.
 
 The convention is scikit-learn's: a class keeps its constructor's arguments as attributes of the same name. So a part is
-{"class": name, "args": {...}}, nested. Only this package's own classes, and distributions and activation classes of torch
-and Pyro, are built from a specification; a class of the user's own is recorded by its import path as {"external": ...}.
+{"class": name, "args": {...}}, nested. Classes are written under their public names (`pyrovae.families.Bernoulli`), so that
+moving a file breaks no saved run; the names in runs from before that are read through one table, `RENAMED`. Only this
+package's own classes, and distributions and activation classes of torch and Pyro, are built from a specification; a class of
+the user's own is recorded by its import path as {"external": ...}.
 """
 
 from __future__ import annotations
@@ -18,10 +20,34 @@ from torch.distributions import Distribution, Independent
 from pyrovae.errors import CheckpointError
 
 BUILT_HERE = ("pyrovae.",)
+# Where the public names are, in the order in which they are looked up.
+PUBLIC = (
+    "pyrovae",
+    *(f"pyrovae.{name}" for name in ("families", "priors", "nets", "distributions")),
+    *(f"pyrovae.{name}" for name in ("transforms", "schedules", "kl", "penalties")),
+)
 # What a file may have built: parts of models, and the hooks of a fit. Not whatever a module happens to import.
 ROOMS = ("nets", "families", "priors", "conditionals", "distributions", "models")
 HOOKS = ("infer.transforms", "infer.schedules", "infer.kl", "infer.penalties")
 PARTS = tuple(f"pyrovae.{room}." for room in (*ROOMS, *HOOKS))
+# Where the classes are to be found now whose modules runs of version 0.1 name.
+OLD_MODULES = {
+    "pyrovae": """conditionals infer.objectives infer.iwelbo models.vae models.cvae models.regression models.ssvae
+        models.ssregression models.stacked models.adgm models.gmvae models.vade models.jointvae models.hierarchical
+        models.ladder models.nvae""",
+    "pyrovae.families": """families.base families.columns families.continuous families.counts families.elementwise
+        families.images families.multivariate families.ordinal families.text""",
+    "pyrovae.priors": "priors.base priors.flexible priors.simple",
+    "pyrovae.nets": "nets.cells nets.codes nets.conv nets.dropout nets.flows nets.mlp nets.residual",
+    "pyrovae.distributions": """distributions.bernoulli distributions.categorical distributions.columns
+        distributions.combine distributions.continuous distributions.discretized distributions.multinomial
+        distributions.normals distributions.pushforward distributions.sphere distributions.student""",
+    "pyrovae.transforms": "infer.transforms",
+    "pyrovae.schedules": "infer.schedules",
+    "pyrovae.kl": "infer.kl",
+    "pyrovae.penalties": "infer.penalties",
+}
+RENAMED = {f"pyrovae.{module}": home for home, modules in OLD_MODULES.items() for module in modules.split()}
 ACTIVATIONS = ("torch.nn.modules.",)
 IDENTITY = (
     f"{nn.Identity.__module__}.{nn.Identity.__qualname__}"  # a condition that is its own code; takes any arguments
@@ -48,6 +74,40 @@ def externals(spec: Any) -> list[str]:
     return [path for value in spec for path in externals(value)] if isinstance(spec, list) else []
 
 
+def renamed(spec: Any) -> Any:
+    """A specification with the names that its classes have now: two runs of one fit, written by two versions, are equal."""
+    if isinstance(spec, dict):
+        return {
+            k: _now(v) if k in ("class", "external") and isinstance(v, str) else renamed(v) for k, v in spec.items()
+        }
+    return [renamed(value) for value in spec] if isinstance(spec, list) else spec
+
+
+def _now(name: str) -> str:
+    module, _, qualname = name.rpartition(".")
+    moved = f"{RENAMED.get(module, module)}.{qualname}"
+    return moved if module in RENAMED and _reached(moved) is not None else name
+
+
+def _reached(name: str) -> Any:
+    """What a dotted name stands for, None where there is no such thing."""
+    top, *rest = name.split(".")
+    found: Any = importlib.import_module(top)
+    for part in rest:
+        found = getattr(found, part, None)
+    return found
+
+
+def public_name(cls: Any) -> str:
+    """The name under which users know a class of pyrovae; of other objects, and of private classes, the module's path."""
+    name = _path(cls)
+    if name.startswith(BUILT_HERE):
+        for home in PUBLIC:
+            if _reached(f"{home}.{cls.__qualname__}") is cls:
+                return f"{home}.{cls.__qualname__}"
+    return name
+
+
 def _path(cls: Any) -> str:
     return f"{getattr(cls, '__module__', '?')}.{getattr(cls, '__qualname__', type(cls).__qualname__)}"
 
@@ -68,7 +128,7 @@ def _write(value: Any, path: str, seen: dict[int, str]) -> Any:
         return {"tensor": value.detach().cpu().tolist(), "dtype": str(value.dtype)[6:]}
     if isinstance(value, Distribution):
         return _write_distribution(value, path, seen)
-    name = _path(type(value))
+    name = public_name(type(value))
     if name == IDENTITY:
         return {"class": name, "args": {}}
     if not name.startswith(BUILT_HERE) or "<locals>" in name:
@@ -137,13 +197,16 @@ def _read(spec: Any, path: str, built: dict[str, Any]) -> Any:
 
 
 def _class(name: str, allowed: tuple[str, ...]) -> Any:
-    if not name.startswith(allowed):
+    name = _now(name)
+    if not name.startswith(allowed) and name.rpartition(".")[0] not in PUBLIC:
         raise CheckpointError(
             f"{name!r} is not a class that a run folder may name: the run.json was not written by pyrovae."
         )
     module, _, qualname = name.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), qualname)
+        found = _reached(name) if name.startswith(BUILT_HERE) else getattr(importlib.import_module(module), qualname)
+        if found is None:
+            raise AttributeError(f"no {qualname!r} in {module!r}")
     except (ImportError, AttributeError) as error:
         raise CheckpointError(
             f"The run names {name!r}, which this version of pyrovae does not have: {error}."

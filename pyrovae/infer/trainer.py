@@ -22,6 +22,7 @@ from pyrovae.infer.engine import Program, make_engine
 from pyrovae.infer.fitted import EVALUATION_SEED, Fit, Part
 from pyrovae.infer.objectives import global_bound, row_bounds, row_kl
 from pyrovae.infer.schedules import Schedule, Step, weights_at
+from pyrovae.infer.spec import renamed
 from pyrovae.infer.stream import Resident, Stream
 from pyrovae.infer.terms import terms
 from pyrovae.infer.tracing import Traced
@@ -319,7 +320,8 @@ class Trainer:
         free = {"device", "torch"}
         if notes["identity"].get("device") != identity.get("device"):
             free.add("engine")  # each device has its own
-        differing = [k for k in identity if k not in free and notes["identity"].get(k) != identity[k]]
+        before = renamed(notes["identity"])  # another version may have written it
+        differing = [k for k in identity if k not in free and before.get(k) != identity[k]]
         if differing:
             was, now = notes["identity"].get(differing[0]), identity[differing[0]]
             raise CheckpointError(
