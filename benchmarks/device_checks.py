@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import pyrovae as pv
 from pyrovae import families as fam
-from pyrovae.infer import engine
+from pyrovae.engine import compiled as engine
 
 
 def vae(family: fam.Family | None = None, prior: Any = None) -> pv.VAE:

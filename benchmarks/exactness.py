@@ -18,8 +18,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # the pairs are those of the tests
 
-from by_hand import against_by_hand  # noqa: E402
-from pairs import (  # noqa: E402
+from support.by_hand import against_by_hand  # noqa: E402
+from support.pairs import (  # noqa: E402
     ENUMERATED,
     TABLE,
     LinearGaussian,
@@ -31,7 +31,7 @@ from pairs import (  # noqa: E402
 )
 
 import pyrovae as pv  # noqa: E402
-from pyrovae.pair import param_scope  # noqa: E402
+from pyrovae.pair.parameters import param_scope  # noqa: E402
 
 
 def exact_posterior(rows: int = 100, particles: int = 1000) -> dict[str, float]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from pyrovae import families, nets, priors
 from pyrovae._version import __version__
-from pyrovae.check import Layout, check_pair
+from pyrovae.batching import transforms
 from pyrovae.conditionals import Conditional, ConditionalFlow, conv, flow, mlp, resnet
 from pyrovae.criticism import acquisition, calibration
 from pyrovae.criticism.classification import Classification, classify
@@ -22,14 +22,8 @@ from pyrovae.errors import (
     PyrovaeError,
     ShapeError,
 )
-from pyrovae.infer import kl, penalties, schedules, transforms
-from pyrovae.infer.checkpoint import load, save
-from pyrovae.infer.fit import fit
-from pyrovae.infer.fitted import Fit
-from pyrovae.infer.iwelbo import IWELBO
-from pyrovae.infer.objectives import Bound, Trace_ELBO, elbo, log_weights
-from pyrovae.infer.svi import SVI
-from pyrovae.infer.terms import Terms, terms
+from pyrovae.fitted.fitted import Fit
+from pyrovae.fitted.folder import load, save
 from pyrovae.models import (
     ADGM,
     CVAE,
@@ -45,8 +39,22 @@ from pyrovae.models import (
     StackedSSVAE,
     VaDE,
 )
-from pyrovae.pair import Pair
-from pyrovae.predict import decode, encode, generate, reconstruct, simulate
+from pyrovae.objectives import kl, penalties
+from pyrovae.objectives.elbo import Bound, elbo
+from pyrovae.objectives.iwelbo import IWELBO
+from pyrovae.objectives.losses import Trace_ELBO
+from pyrovae.objectives.terms import Terms, terms
+from pyrovae.objectives.weights import log_weights
+from pyrovae.pair.checks import check_pair
+from pyrovae.pair.layout import Layout
+from pyrovae.pair.program import Pair
+from pyrovae.predict.decode import decode
+from pyrovae.predict.encode import encode
+from pyrovae.predict.generate import generate, simulate
+from pyrovae.predict.reconstruct import reconstruct
+from pyrovae.training import schedules
+from pyrovae.training.fit import fit
+from pyrovae.training.svi import SVI
 
 __all__ = [
     "ADGM",

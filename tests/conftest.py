@@ -1,17 +1,16 @@
 """Every test starts from one seed and leaves the process as it found it."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyro
 import pytest
 import torch
+from support.command import Command
 
-from pyrovae import cli
-
-Command = Callable[..., tuple[int, str, str]]
+from pyrovae.app import cli
 
 # Tensors here are tiny: a second thread would only wait, and wait long where tests run beside one another.
 torch.set_num_threads(1)

@@ -7,34 +7,37 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pyrovae"
 
-# A room may import itself and the rooms named here. Longest prefix wins.
+# A room may import itself and the rooms named here.
 BASE = {"errors", "_lazily", "_version", "_zuko"}
 NETS = BASE | {"nets", "distributions"}
-RUNTIME = BASE | {"handlers", "pair", "check"}
+PAIR = BASE | {"pair"}
+TRAINING = PAIR | {"objectives", "engine", "batching", "fitted", "training"}
 RULES = {
     "errors": set(),
     "_version": set(),
     "_lazily": set(),
     "_zuko": set(),
-    # model tower
+    # models: what a graph is made of
     "distributions": BASE,
     "nets": BASE,
     "families": NETS,
     "conditionals": NETS | {"families"},
     "priors": NETS | {"families"},
     "models": NETS | {"families", "conditionals", "priors"},
-    # runtime tower
-    "handlers": BASE,
-    "pair": BASE | {"handlers"},
-    "check": BASE | {"handlers", "pair"},
-    "infer": RUNTIME,
-    "criticism": RUNTIME | {"infer"},
-    "predict": RUNTIME | {"infer"},
-    "graph": RUNTIME,
-    "plots": RUNTIME | {"infer", "criticism", "predict"},
+    # inference: what is done with any pair
+    "pair": BASE,
+    "objectives": PAIR,
+    "engine": PAIR | {"objectives"},
+    "batching": PAIR | {"objectives", "engine"},
+    "fitted": PAIR | {"objectives", "engine", "batching"},
+    "training": TRAINING,
+    "criticism": TRAINING | {"distributions"},
+    "predict": TRAINING | {"distributions"},
+    "plots": TRAINING | {"criticism", "predict"},
 }
-FACES = {"__init__", "__main__", "cli", "comparisons", "runs", "rows", "recipes", "labelling", "data"}
-FACES_MAY = set(RULES) | FACES
+# applications: the only rooms that see both
+APPLICATIONS = {"__init__", "__main__", "app", "data", "sklearn"}
+APPLICATIONS_MAY = set(RULES) | APPLICATIONS
 
 
 def files() -> list[Path]:
@@ -42,7 +45,7 @@ def files() -> list[Path]:
 
 
 def room(module: str) -> str:
-    """The room of `pyrovae.infer.fit` is infer; of `pyrovae` itself, __init__."""
+    """The room of `pyrovae.training.fit` is training; of `pyrovae` itself, __init__."""
     parts = module.split(".")
     return parts[1] if len(parts) > 1 else "__init__"
 
@@ -75,8 +78,8 @@ def imports(path: Path) -> list[tuple[str, ast.AST]]:
 
 def allowed(importer: str) -> set[str]:
     name = room(importer)
-    if name in FACES:
-        return FACES_MAY
+    if name in APPLICATIONS:
+        return APPLICATIONS_MAY
     assert name in RULES, f"{importer} stands in a room that has no rule: add it to RULES and to docs/architecture.md"
     return RULES[name] | {name}
 
@@ -114,13 +117,13 @@ def test_no_import_inside_a_function(path: Path) -> None:
 
 
 def test_the_reader_sees_what_is_forbidden(tmp_path: Path) -> None:
-    """The rule would notice: a runtime room that names a model, absolutely, relatively, or through the package."""
+    """The rule would notice: an inference room that names a model, absolutely, relatively, or through the package."""
     for line in ("from pyrovae.models import VAE", "from ..models.vae import VAE", "from pyrovae import priors"):
-        fake = PACKAGE / "infer" / "engine.py"
-        probe = tmp_path / "engine.py"
+        fake = PACKAGE / "engine" / "step.py"
+        probe = tmp_path / "step.py"
         probe.write_text(line)
         found = [n for n, _ in imports_as(probe, fake)]
-        assert any(room(n) not in allowed("pyrovae.infer.engine") for n in found), line
+        assert any(room(n) not in allowed("pyrovae.engine.step") for n in found), line
 
 
 def imports_as(text_from: Path, place: Path) -> list[tuple[str, ast.AST]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pyrovae import cli
+from pyrovae.app import cli
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 

@@ -14,11 +14,12 @@ import pyrovae
 from contenders import by_hand
 from contenders.cases import LEARNING_RATE, PIXELS, Case, Stepper
 from pyrovae import families as fam
-from pyrovae.check import describe
-from pyrovae.infer import engine as engines
-from pyrovae.infer.denormals import flush_denormals
-from pyrovae.infer.minibatch import MinibatchLoss, Part
-from pyrovae.pair import take_rows, trainable
+from pyrovae.engine import compiled as engines
+from pyrovae.engine.denormals import flush_denormals
+from pyrovae.pair.batch import take_rows
+from pyrovae.pair.layout import describe
+from pyrovae.pair.parameters import trainable
+from pyrovae.training.minibatch import GroupTerms, MinibatchLoss
 
 load = by_hand.load
 
@@ -90,7 +91,7 @@ def lean_step(case: Case, rows: Tensor, engine: str, precision: str) -> tuple[An
     program = engines.Program(
         pair=pair,
         objective=MinibatchLoss(
-            pair, loss_of(case), len(rows), {"index": Part(("x",), len(rows), layout)}, batch, precision=precision
+            pair, loss_of(case), len(rows), {"index": GroupTerms(("x",), len(rows), layout)}, batch, precision=precision
         ),
         parameters=leaves,
         optimizer=torch.optim.Adam(list(leaves.values()), lr=LEARNING_RATE, fused=True),

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 import pyrovae as pv
 from pyrovae import families as fam
-from pyrovae.data.sources import load
+from pyrovae.data.load import load
 
 L, HIDDEN, DIGITS = 10, (300, 300), 10
 

@@ -29,8 +29,8 @@ from torch import Tensor, nn
 
 import pyrovae as pv
 from pyrovae import families as fam
-from pyrovae.data.sources import load
-from pyrovae.infer.spec import to_spec
+from pyrovae.data.load import load
+from pyrovae.fitted.spec import to_spec
 
 LEVELS, HIDDEN = (64, 32, 16, 8, 4), (512, 256, 128, 64, 32)
 

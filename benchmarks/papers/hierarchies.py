@@ -39,7 +39,7 @@ from torch import Tensor, nn
 
 import pyrovae as pv
 from pyrovae import families as fam
-from pyrovae.data.sources import load
+from pyrovae.data.load import load
 
 
 class Net(NamedTuple):

@@ -27,7 +27,7 @@ from torch import Tensor
 
 import pyrovae as pv
 from pyrovae import families as fam
-from pyrovae.data.sources import load
+from pyrovae.data.load import load
 
 PILOT_STEPS, PILOT_EPOCHS = 8, 3
 

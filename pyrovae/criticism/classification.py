@@ -9,15 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.check import Layout, describe
+from pyrovae.batching.checks import check_rows
 from pyrovae.criticism.acquisition import entropy
 from pyrovae.criticism.importance import weight_blocks
 from pyrovae.errors import NotFiniteError, OptionError, PairError
-from pyrovae.infer.fitted import Fit, in_order, seeded, transform_once
-from pyrovae.infer.objectives import guide_probabilities, log_weights, num_values
-from pyrovae.infer.terms import terms
-from pyrovae.infer.validate import check_rows
-from pyrovae.pair import arguments, fork_rng, take_rows
+from pyrovae.fitted.fitted import Fit, in_order, seeded, transform_once
+from pyrovae.objectives.terms import terms
+from pyrovae.objectives.weights import guide_probabilities, log_weights, num_values
+from pyrovae.pair.batch import take_rows
+from pyrovae.pair.layout import Layout, describe
+from pyrovae.pair.parameters import fork_rng
+from pyrovae.pair.program import arguments
 
 # Numbers a class, draw and row that judging a block holds at once: log-weights and what is made of them, in float64.
 HELD = 8

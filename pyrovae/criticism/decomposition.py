@@ -9,10 +9,10 @@ from torch import Tensor
 
 from pyrovae.criticism.importance import weight_blocks
 from pyrovae.errors import OptionError, ShapeError
-from pyrovae.infer.fitted import Fit, in_order, seeded
-from pyrovae.infer.objectives import row_kl
-from pyrovae.infer.terms import Terms
-from pyrovae.pair import num_rows
+from pyrovae.fitted.fitted import Fit, in_order, seeded
+from pyrovae.objectives.terms import Terms
+from pyrovae.objectives.weights import row_kl
+from pyrovae.pair.batch import num_rows
 
 
 def active_units(means: Tensor, threshold: float = 0.01, again: Tensor | None = None) -> Tensor:

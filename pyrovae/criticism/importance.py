@@ -11,16 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.check import Layout, check_particles
+from pyrovae.batching import chunks as chunking
+from pyrovae.batching.checks import check_rows
 from pyrovae.criticism.psis import pareto_k
+from pyrovae.engine.tracing import TracedFunction
 from pyrovae.errors import NotFiniteError, OptionError, PairError
-from pyrovae.infer import chunks as chunking
-from pyrovae.infer.fitted import Fit, Part, in_order, seeded
-from pyrovae.infer.objectives import log_weights, row_bounds
-from pyrovae.infer.terms import Terms, terms
-from pyrovae.infer.tracing import Traced
-from pyrovae.infer.validate import check_rows
-from pyrovae.pair import Batch, fork_rng, num_rows, take_rows
+from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
+from pyrovae.objectives.terms import Terms, terms
+from pyrovae.objectives.weights import log_weights, row_bounds
+from pyrovae.pair.batch import Batch, num_rows, take_rows
+from pyrovae.pair.checks import check_particles
+from pyrovae.pair.layout import Layout
+from pyrovae.pair.parameters import fork_rng
 
 # Log-weights held at once while the particles of a block of rows are gathered.
 WEIGHT_ELEMENTS = 2**24
@@ -122,7 +124,7 @@ def posterior(
     return in_order(parts, drawn, 1)
 
 
-def _resampled(fitted: Fit, part: Part, num_samples: int, site: str | None, num_particles: int) -> Tensor:
+def _resampled(fitted: Fit, part: FittedGroup, num_samples: int, site: str | None, num_particles: int) -> Tensor:
     chosen = part.layout.site(site, role="latent", local=True)
     check_rows(fitted.pair, part.batch, strict=False)
     most = _particles_at_once(fitted, part.batch, part.layout, num_particles)
@@ -184,7 +186,7 @@ def weight_blocks(
         found = terms(fitted.pair, rows, particles, layout=layout)
         return [log_weights(found)] if fold is None else fold(found)
 
-    traced = Traced(lambda rows: run(rows, at_once), (fitted.pair,))
+    traced = TracedFunction(lambda rows: run(rows, at_once), (fitted.pair,))
     whole_runs = (num_rows(batch) // together) * (num_samples // at_once)
     traces = fitted.settings.get("engine") != "eager" and whole_runs >= TRACE_FROM
     size = max(1, WEIGHT_ELEMENTS // (elements * num_samples * together)) * together

@@ -11,11 +11,11 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
-from pyrovae.check import Layout
 from pyrovae.criticism.importance import log_likelihood
-from pyrovae.handlers import Replay
-from pyrovae.infer.fitted import Fit
-from pyrovae.pair import modules
+from pyrovae.fitted.fitted import Fit
+from pyrovae.pair.handlers import Replay
+from pyrovae.pair.layout import Layout
+from pyrovae.pair.parameters import modules
 
 
 def prior_log_likelihood(fitted: Fit, data: Any, num_samples: int = 1000, *, seed: int | None = None) -> Tensor:

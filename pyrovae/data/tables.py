@@ -1,86 +1,163 @@
-"""Scaling of real-valued tables. What is learned here is learned from the training rows only."""
+"""Rows from .npz, .npy and .csv files."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+import contextlib
+import zipfile
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from pyrovae.errors import CheckpointError, DataError, ShapeError
+import numpy as np
+
+from pyrovae._lazily import Lazily
+from pyrovae.data.dataset import Array, Dataset, make_dataset, near_names
+from pyrovae.errors import DataError, OptionError
+
+# seconds to import
+if TYPE_CHECKING:
+    import pandas as pd
+else:
+    pd = Lazily("pandas")
 
 
-@dataclass(frozen=True, eq=False)
-class Standardize:
-    """z = (x - mean) / scale, column by column; so log p(x) = log p(z) - sum_d log scale_d.
+X_NAMES, X_TEST_NAMES = ("x", "x_train", "data", "images"), ("x_test",)
+Y_NAMES, Y_TEST_NAMES = ("y", "y_train", "labels"), ("y_test", "labels_test")
 
-    mean, scale: (D,) float64. Computed in float64: float32 would lose the variation of a column such as 1e6 +- 1.
-    """
 
-    mean: Tensor
-    scale: Tensor
+def load_arrays(path: Path, label: str | None) -> Dataset:
+    try:
+        with contextlib.ExitStack() as stack:
+            loaded = np.load(path, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                names, arrays = ["x"], {"x": loaded}
+            else:
+                stack.enter_context(loaded)
+                names = list(loaded.files)
+                wanted = {*X_NAMES, *X_TEST_NAMES, *Y_NAMES, *Y_TEST_NAMES, label, *(names if len(names) == 1 else ())}
+                arrays = {name: loaded[name] for name in names if name in wanted}
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(
+            f"{path} is not a file of plain numeric arrays ({error}). "
+            "Write it with numpy.savez or numpy.save, without objects."
+        ) from error
 
-    @classmethod
-    def fit(cls, x: Tensor) -> "Standardize":
-        """Mean and standard deviation (divisor: the number of observed rows) of the rows x, (N, D); NaN is skipped.
+    def first(candidates: tuple[str, ...]) -> Array | None:
+        return next((arrays[name] for name in candidates if name in arrays), None)
 
-        Constant columns get scale 1, columns without any observed value mean 0 and scale 1.
+    x = first(X_NAMES) if len(names) != 1 else arrays[names[0]]
+    if x is None:
+        raise DataError(f"{path} needs an array named {' or '.join(X_NAMES)}; found {names}. Rename one.")
+    if label is not None and (label not in arrays or label in (*X_NAMES, *X_TEST_NAMES) or len(names) == 1):
+        raise OptionError(f"{path.name} has no array of labels {label!r}{near_names(label, names)}; found {names}.")
+    return make_dataset(
+        path,
+        x,
+        first(X_TEST_NAMES),
+        first(Y_NAMES) if label is None else arrays[label],
+        first(Y_TEST_NAMES),
+        label=label,
+    )
 
-        Raises:
-            DataError: x is not (N, D) with N >= 1, or holds infinite values.
-        """
-        if x.dim() != 2 or len(x) == 0:
-            raise DataError(f"Standardize.fit wants rows (N, D), N >= 1, got {tuple(x.shape)}. Flatten each row.")
-        x = x.double().cpu()
-        if x.isinf().any():
-            columns = x.isinf().any(0).nonzero().flatten().tolist()
-            raise DataError(f"columns {columns} hold infinite values. Make them NaN (missing) or drop the rows.")
-        observed = ~x.isnan()
-        mean = x.nanmean(0).nan_to_num()
-        variance = (x - mean).square().nanmean(0)
-        inf = torch.tensor(torch.inf, dtype=x.dtype)
-        # compared exactly: the rounded variance of a constant column is not always 0
-        varies = x.where(observed, -inf).amax(0) > x.where(observed, inf).amin(0)
-        return cls(mean, variance.sqrt().where(varies, torch.ones_like(mean)))
 
-    def apply(self, x: Tensor) -> Tensor:
-        """x (*batch, D) in the data's units -> z (*batch, D), of the same dtype. Raises ShapeError for another D."""
-        self._check(x)
-        return ((x.double() - self.mean.to(x.device)) / self.scale.to(x.device)).to(x.dtype)
+def load_table(path: Path, label: str | None, ids: str | None) -> Dataset:
+    frame, header = read_csv(path, () if ids is None else (ids, label or ids))
+    columns = list(frame.columns)
+    names = None
+    if header and ids is not None and (called := [name for name in columns if name.lower() == ids.lower()]):
+        names = row_names(path, frame.pop(called[0]))
+        columns = list(frame.columns)
+    elif header and columns[0] == "column 0" and np.array_equal(frame.iloc[:, 0], np.arange(len(frame))):
+        frame, columns = frame.iloc[:, 1:], columns[1:]
+    y = None
+    if label is not None:
+        y = frame.pop(column_number(path, columns, label)).to_numpy()
+        columns = list(frame.columns)
+    if not columns:
+        raise DataError(f"{path} has no column beside the label. Give one column or more.")
+    if text := [name for name in columns if not pd.api.types.is_numeric_dtype(frame[name])]:
+        examples = [f"{name} ({first_text(frame[name])!r})" for name in text[:8]] + ["..."] * (len(text) > 8)
+        raise DataError(
+            f"{path}: {len(text)} of {len(columns)} columns are not numbers: {', '.join(examples)}. "
+            f"Name the class column with --label (label={text[-1]!r}), and drop or encode the others."
+        )
+    x = frame.to_numpy(dtype=np.float64)
+    return make_dataset(path, x, y=y, label=label, columns=tuple(columns) if header else None, ids=names)
 
-    def invert(self, z: Tensor) -> Tensor:
-        """z (*batch, D) -> x (*batch, D) in the data's units, of the same dtype. Raises ShapeError for another D."""
-        self._check(z)
-        return (z.double() * self.scale.to(z.device) + self.mean.to(z.device)).to(z.dtype)
 
-    @property
-    def log_abs_det(self) -> float:
-        """sum_d log scale_d = log |dx/dz|, nats per row: log p(x) in the data's units is log p(z) minus this."""
-        return float(self.scale.log().sum())
+def row_names(path: Path, names: pd.Series) -> tuple[str, ...]:
+    if (names == "").any():
+        raise DataError(
+            f"{path}: row {int((names == '').argmax())} (counted from 0) has no {names.name}. "
+            "Give every row one, or drop the column."
+        )
+    if names.duplicated().any():
+        raise DataError(
+            f"{path}: several rows have the {names.name} {names[names.duplicated()].iloc[0]}. Give each row its own."
+        )
+    return tuple(names)
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON's numbers hold every float64 exactly, so `from_json` gives the same tensors bit for bit."""
-        return {"mean": self.mean.tolist(), "scale": self.scale.tolist()}
 
-    @classmethod
-    def from_json(cls, saved: Mapping[str, Any]) -> "Standardize":
-        """The inverse of `to_json`. Raises CheckpointError if `saved` is not such a record."""
-        try:
-            mean, scale = (torch.tensor(saved[key], dtype=torch.float64) for key in ("mean", "scale"))
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"a saved scaling has two lists of numbers, mean and scale; got {saved}. Fit again."
-            ) from error
-        if mean.dim() != 1 or mean.shape != scale.shape or not bool((scale > 0).all()):
-            raise CheckpointError(
-                f"a saved scaling has a mean and a positive scale per column; got {tuple(mean.shape)} means "
-                f"and {tuple(scale.shape)} scales. Fit again."
-            )
-        return cls(mean, scale)
+def read_csv(path: Path, text: tuple[str, ...] = ()) -> tuple[pd.DataFrame, bool]:
+    """The table, its columns named, and whether the names come from a header. Columns whose names are in `text`, upper or lower
+    case, are read as they stand: "NA" is a text there, and "007" is not 7."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            line = file.readline()
+        marks = (",", ";") if "  " in line else (",", ";", "\t")  # tabs among runs of blanks only align
+        separator = next((mark for mark in marks if mark in line), r"\s+")
+        options: dict[str, Any] = {
+            "sep": separator,
+            "na_values": ["?"],
+            "skipinitialspace": True,
+            "encoding": "utf-8-sig",
+        }
+        head = pd.read_csv(path, header=None, dtype=str, nrows=200, **options)
+        header = _has_header(head)
+        names = [
+            str(cell).strip() if header and not pd.isna(cell) else f"column {i}" for i, cell in enumerate(head.iloc[0])
+        ]
+        if len(set(names)) < len(names):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise DataError(f"{path}: several columns are called {', '.join(twice)}. Rename them.")
+        options |= {"header": 0 if header else None, "names": names}
+        frame = pd.read_csv(path, low_memory=False, **options)
+        as_text = [name for name in names if header and name.lower() in map(str.lower, text)]
+        if as_text:
+            cells = pd.read_csv(path, usecols=as_text, dtype=str, na_filter=False, **options)
+            frame[as_text] = cells.apply(lambda column: column.str.strip())
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path} is not a table ({' '.join(str(error).split())}). Give rows of equal length, in UTF-8."
+        ) from error
+    if frame.empty:
+        raise DataError(f"{path} has a header and no rows. Give at least one row.")
+    return frame, header
 
-    def _check(self, x: Tensor) -> None:
-        if x.shape[-1:] != self.mean.shape:
-            raise ShapeError(
-                f"the scaling was learned from {len(self.mean)} columns, got a tensor of shape {tuple(x.shape)}. "
-                "Give the columns of the training rows, in their order."
-            )
+
+def _has_header(head: pd.DataFrame) -> bool:
+    words = {"true": "1", "false": "0"}  # pandas reads these as bool
+    numbers = head.map(lambda cell: words.get(str(cell).strip().lower(), cell)).apply(pd.to_numeric, errors="coerce")
+    numeric = (numbers.notna() | head.isna()).iloc[1:].all()  # judged by the rows below the first
+    first = numbers.iloc[0]
+    if len(first) > 2 and first.tolist() == list(range(len(first))):
+        return True
+    return not first[numeric].notna().any() and bool(head.iloc[0][numeric].notna().any())
+
+
+def column_number(path: Path, columns: list[str], label: str) -> str:
+    if label in columns:
+        return label
+    if label == "last":
+        return columns[-1]
+    if label.isdecimal() and int(label) < len(columns):
+        return columns[int(label)]
+    raise OptionError(
+        f"{path.name} has no column {label!r}{near_names(label, columns)}; it has {len(columns)}: "
+        f'{", ".join(columns[:20])}{", ..." if len(columns) > 20 else ""}. Give a name, a number from 0, or "last".'
+    )
+
+
+def first_text(column: pd.Series) -> str:
+    known = column.dropna()
+    return str(known[pd.to_numeric(known, errors="coerce").isna()].iloc[0])

@@ -37,7 +37,7 @@ class ProductOfColumns(TorchDistribution):  # type: ignore[misc]  # Pyro has no 
     the most probable class of a Categorical column, which has no mean; `variance` has NaN there.
     """
 
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012  # torch's name and form
+    arg_constraints: dict[str, Any] = {}  # torch's name and form  # noqa: RUF012
 
     def __init__(self, blocks: Sequence[Any]) -> None:
         self.blocks = tuple(blocks)
@@ -69,7 +69,7 @@ class ProductOfColumns(TorchDistribution):  # type: ignore[misc]  # Pyro has no 
     def log_prob(self, value: Tensor) -> Tensor:
         return self.log_prob_elements(value).sum(-1)
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # torch's signature  # noqa: B008
         with torch.no_grad():
             return self._cat([b.sample(sample_shape) for b in self.blocks])
 

@@ -25,7 +25,7 @@ class ObservedOnly(TorchDistribution):  # type: ignore[misc]  # Pyro has no type
     no such marginal: Multinomial, MultivariateNormal, channels that depend on one another.
     """
 
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012  # torch's name and form
+    arg_constraints: dict[str, Any] = {}  # torch's name and form  # noqa: RUF012
 
     def __init__(self, whole: Any) -> None:
         if not _has_marginals(whole):
@@ -49,7 +49,7 @@ class ObservedOnly(TorchDistribution):  # type: ignore[misc]  # Pyro has no type
     def has_rsample(self) -> bool:
         return bool(self.whole.has_rsample)
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # torch's signature  # noqa: B008
         return self.whole.sample(sample_shape)
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008

@@ -19,7 +19,7 @@ class ContinuousBernoulli(TorchDistribution):  # type: ignore[misc]  # Pyro has 
     |l| = 17 on in float32. Loaiza-Ganem & Cunningham 2019, arXiv:1907.06845.
     """
 
-    arg_constraints = {"logits": constraints.real}  # noqa: RUF012  # torch's name and form
+    arg_constraints = {"logits": constraints.real}  # torch's name and form  # noqa: RUF012
     support = constraints.unit_interval
     has_rsample = True
 
@@ -44,7 +44,7 @@ class ContinuousBernoulli(TorchDistribution):  # type: ignore[misc]  # Pyro has 
         series = -square / 24 * (1 - square / 120 * (1 - square * 2 / 126))
         return self.logits * (value - 0.5) + torch.where(near, series, far)
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # torch's signature  # noqa: B008
         shape = self._extended_shape(sample_shape)
         u = torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device)
         near, small, large = self._split(1e-3)

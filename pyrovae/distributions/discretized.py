@@ -49,7 +49,7 @@ class DiscretizedLogistic(TorchDistribution):  # type: ignore[misc]  # Pyro has 
     Salimans et al. 2017, arXiv:1701.05517.
     """
 
-    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012  # torch's name and form
+    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # torch's name and form  # noqa: RUF012
 
     def __init__(self, loc: Tensor, scale: Tensor, levels: int, validate_args: bool | None = None) -> None:
         self.loc, self.scale = torch.broadcast_tensors(loc, scale)
@@ -71,7 +71,7 @@ class DiscretizedLogistic(TorchDistribution):  # type: ignore[misc]  # Pyro has 
             self._validate_sample(value)
         return log_mass(value, self.loc, self.scale, self.levels)
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # torch's signature  # noqa: B008
         shape = self._extended_shape(sample_shape)
         with torch.no_grad():
             return draw(self.loc.expand(shape), self.scale.expand(shape), self.levels)

@@ -20,7 +20,7 @@ class Multinomial(TorchDistribution):  # type: ignore[misc]  # Pyro has no types
     draws and moments need it, and raise PairError without it. torch's one draws rows of one total only.
     """
 
-    arg_constraints = {"logits": constraints.real_vector}  # noqa: RUF012  # torch's name and form
+    arg_constraints = {"logits": constraints.real_vector}  # torch's name and form  # noqa: RUF012
     support = constraints.independent(constraints.nonnegative_integer, 1)
 
     def __init__(self, logits: Tensor, total_count: Tensor | None = None, validate_args: bool | None = None) -> None:
@@ -54,7 +54,7 @@ class Multinomial(TorchDistribution):  # type: ignore[misc]  # Pyro has no types
             )
         return self.total_count.to(self.logits.dtype)
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # torch's signature  # noqa: B008
         """Halve the kinds again and again: the count of a half is Binomial given that of the whole."""
         with torch.no_grad():
             probs, size = self.probs, self.event_shape[0]

@@ -19,7 +19,7 @@ class LowRankNormal(TorchDistribution):  # type: ignore[misc]  # Pyro has no typ
     """
 
     has_rsample = True
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012  # torch's name and form
+    arg_constraints: dict[str, Any] = {}  # torch's name and form  # noqa: RUF012
     support = constraints.real_vector
 
     def __init__(self, loc: Tensor, scale: Tensor, factor: Tensor) -> None:
@@ -31,7 +31,7 @@ class LowRankNormal(TorchDistribution):  # type: ignore[misc]  # Pyro has no typ
         loc, scale = (p.expand(*batch, p.shape[-1]) for p in (self.loc, self.scale))
         return type(self)(loc, scale, self.factor.expand(*batch, *self.factor.shape[-2:]))
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # torch's signature  # noqa: B008
         shape = self._extended_shape(sample_shape)
         kind: Any = {"dtype": self.loc.dtype, "device": self.loc.device}
         few = torch.randn(*shape[:-1], self.factor.shape[-1], 1, **kind)
@@ -67,7 +67,7 @@ class MixtureOfNormals(TorchDistribution):  # type: ignore[misc]
     """
 
     has_rsample = True
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012  # torch's name and form
+    arg_constraints: dict[str, Any] = {}  # torch's name and form  # noqa: RUF012
     support = constraints.real_vector
 
     def __init__(self, logits: Tensor, loc: Tensor, scale: Tensor) -> None:
@@ -88,7 +88,7 @@ class MixtureOfNormals(TorchDistribution):  # type: ignore[misc]
     def log_prob(self, value: Tensor) -> Tensor:
         return torch.logsumexp(self.logits + self._each(value)[1].sum(-1), -1)
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # torch's signature  # noqa: B008
         with torch.no_grad():
             which = Categorical(logits=self.logits, validate_args=False).sample(sample_shape)[..., None, None]
             shape = self._extended_shape(sample_shape)

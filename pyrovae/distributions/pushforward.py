@@ -19,7 +19,7 @@ class Pushforward(TorchDistribution):  # type: ignore[misc]  # Pyro has no types
     """
 
     has_rsample = True
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012  # torch's name and form
+    arg_constraints: dict[str, Any] = {}  # torch's name and form  # noqa: RUF012
 
     def __init__(self, base: Any, event_shape: torch.Size) -> None:
         self.base = base
@@ -40,7 +40,7 @@ class Pushforward(TorchDistribution):  # type: ignore[misc]  # Pyro has no types
         Pushforward.__init__(new, self.base.expand(batch_shape), self.event_shape)
         return new
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008  # torch's signature
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # torch's signature  # noqa: B008
         u = self.base.rsample(sample_shape)
         x, ladj = self.map(u)
         self._last = (x, self.base.log_prob(u) - ladj, torch.is_grad_enabled())

@@ -22,7 +22,7 @@ class HypersphericalUniform(TorchDistribution):  # type: ignore[misc]  # Pyro ha
     """p(z) = Gamma(D/2) / (2 pi^(D/2)), uniform on the sphere. z: (*batch, D). `like` gives D, dtype and device."""
 
     has_rsample = True
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012  # torch's name and form
+    arg_constraints: dict[str, Any] = {}  # torch's name and form  # noqa: RUF012
     support = pyro_constraints.sphere
 
     def __init__(self, like: Tensor, batch_shape: torch.Size = torch.Size()) -> None:  # noqa: B008
@@ -55,7 +55,7 @@ class PowerSpherical(TorchDistribution):  # type: ignore[misc]
     """
 
     has_rsample = True
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012  # torch's name and form
+    arg_constraints: dict[str, Any] = {}  # torch's name and form  # noqa: RUF012
     support = pyro_constraints.sphere
 
     def __init__(self, loc: Tensor, concentration: Tensor) -> None:

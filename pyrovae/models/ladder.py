@@ -47,7 +47,7 @@ class LadderVAE(nn.Module):
         levels: Sequence[int] = (64, 32, 16, 8, 4),
         hidden: Sequence[int] = (512, 256, 128, 64, 32),
         layers: int = 2,
-        activation: Callable[[], nn.Module] = LayerNormed(nn.LeakyReLU),  # noqa: B008  # it has no state
+        activation: Callable[[], nn.Module] = LayerNormed(nn.LeakyReLU),  # it has no state  # noqa: B008
     ) -> LadderVAE:
         """Diagonal Normals of perceptrons: z_l has levels[l - 1] dimensions, x | z1 is of `family`, rows of event_shape (D,).
 

@@ -1,0 +1,1 @@
+"""The application: what the `pyrovae` command does, as functions."""

@@ -1,0 +1,232 @@
+"""Models by name, each built from the parts that the options name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrovae import families, priors
+from pyrovae.app.catalogue import CONDITION, FLOWS, Event, Likelihood, Model, part
+from pyrovae.app.options import Options
+from pyrovae.conditionals import conv, mlp, resnet
+from pyrovae.errors import OptionError
+from pyrovae.models import ADGM, CVAE, GMVAE, NVAE, SSVAE, VAE, HierarchicalVAE, JointVAE, LadderVAE, StackedSSVAE, VaDE
+from pyrovae.nets import MLP, Activated, Log1p, OneHot, Rescaled, Swapped
+
+
+class Pieces:
+    """What models are put together from: conditionals of the families and networks that were named, for such rows.
+
+    event: of x, the size of a vector or the shape of an image; latent: how many dimensions a latent variable has, the top one
+    of several levels; levels: how many each has, from the data upwards; classes: how many values y or c has.
+    """
+
+    def __init__(self, options: Options, train: Tensor, num_classes: int) -> None:
+        shape = tuple(train.shape[1:])
+        if options.net == "conv" and len(shape) < 2:
+            raise OptionError("--net conv needs images, and these rows have no image shape; use --net mlp.")
+        self.options, self.train = options, train
+        self.event: Event = shape[0] if len(shape) == 1 else shape
+        self.levels, self.classes = options.levels or (options.latent,), num_classes
+        self.latent = self.levels[-1]
+        self.chosen: Likelihood = part("likelihood", str(options.likelihood))
+        self.net: Any = {"mlp": mlp, "conv": conv, "resnet": resnet}[options.net]
+        self.hidden: dict[str, Any] = {"hidden": options.hidden} if len(shape) == 1 else {}
+
+    def conditional(self, family: families.Family, *parents: Event) -> Any:
+        """p(child | parents), parents by their sizes."""
+        return self.net(parents if len(parents) > 1 else parents[0], family, **self.hidden)
+
+    def likelihood(self, *parents: int) -> Any:
+        """p(x | parents) of the family that --likelihood names."""
+        return self.conditional(self.chosen.build(self.event, self.options.total_count or 1), *parents)
+
+    def posterior(self, *parents: Event, guide: str | None = None) -> Any:
+        """q(z | parents) of the family that --guide names."""
+        guide = guide or str(self.options.guide)
+        build = part("guide", guide).build
+        if guide in FLOWS:
+            return build(parents if len(parents) > 1 else parents[0], self.latent, hidden=self.options.hidden)
+        return self.conditional(build(self.latent), *parents)
+
+    def normal(self, latent: int, *parents: Event) -> Any:
+        """p(z | parents), independent Normals."""
+        return self.conditional(families.Normal(latent), *parents)
+
+    def lower(self) -> list[Any]:
+        """p(z_l | z_{l+1}) for each level but the top."""
+        return [self.normal(below, above) for below, above in zip(self.levels, self.levels[1:])]
+
+    def classifier(self, *parents: Event) -> Any:
+        return self.conditional(families.Categorical((), self.classes), *parents)
+
+    def seeing(self, made: Any) -> Any:
+        """A conditional whose first parent is x: counts enter it divided by their bound, or as log(1 + x)."""
+        bound = self.options.total_count or 1
+        if self.chosen.needs_total and bound > 1:
+            made.net = Rescaled(made.net, 1 / bound)
+        elif self.chosen.takes in ("count", "positive"):
+            made.net = Log1p(made.net)
+        return made
+
+    def prior(self, encoder: Any = None) -> Any:
+        """p(z) of the family that --prior names. `encoder`, of x alone, is also that of a VampPrior."""
+        # a mixture of flows at 500 pseudo-inputs would cost 500 flows a draw: it gets a diagonal encoder of its own
+        if self.options.prior == "vamp" and (encoder is None or self.options.guide in FLOWS):
+            encoder = self.seeing(self.posterior(self.event, guide="normal"))
+        picked = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(self.options.seed))
+        return part("prior", self.options.prior).build(self.latent, encoder, self.train[picked])
+
+    def normal_of_class(self) -> Any:
+        """p(z | class): for each class or cluster a Normal, diagonal, learned."""
+        return mlp(self.classes, families.Normal(self.latent), hidden=())
+
+
+def _vae(of: Pieces) -> VAE:
+    likelihood = of.likelihood(of.latent)
+    encoder = of.seeing(of.posterior(of.event))
+    return VAE(prior=of.prior(encoder), likelihood=likelihood, encoder=encoder)
+
+
+def _cvae(of: Pieces) -> CVAE:
+    return CVAE(
+        condition=OneHot(of.classes),
+        prior=of.normal_of_class(),
+        likelihood=of.likelihood(of.latent, of.classes),
+        encoder=of.seeing(of.posterior(of.event, of.classes)),
+    )
+
+
+def _m2(of: Pieces) -> SSVAE:
+    return SSVAE(
+        label_prior=priors.Categorical(of.classes),
+        prior=of.prior(),
+        likelihood=of.likelihood(of.latent, of.classes),
+        encoder=of.seeing(of.posterior(of.event, of.classes)),
+        classifier=of.seeing(of.classifier(of.event)),
+        code=OneHot(of.classes),
+    )
+
+
+def _m1m2(of: Pieces) -> StackedSSVAE:
+    return StackedSSVAE(
+        label_prior=priors.Categorical(of.classes),
+        prior=of.prior(),
+        lower=of.conditional(families.Normal(of.latent), of.latent, of.classes),
+        likelihood=of.likelihood(of.latent),
+        encoder=of.seeing(of.posterior(of.event, guide="normal")),
+        classifier=of.classifier(of.latent),
+        upper_encoder=of.posterior(of.latent, of.classes),
+        code=OneHot(of.classes),
+    )
+
+
+def _adgm(of: Pieces) -> ADGM:
+    def after_a(made: Any) -> Any:  # its x comes second
+        made.net = Swapped(made.net)
+        return made
+
+    normal = families.Normal(of.latent)
+    return ADGM(
+        label_prior=priors.Categorical(of.classes),
+        prior=of.prior(),
+        likelihood=of.likelihood(of.latent, of.classes),
+        auxiliary=of.seeing(of.conditional(normal, of.event, of.latent, of.classes)),
+        auxiliary_encoder=of.seeing(of.conditional(normal, of.event)),
+        classifier=after_a(of.seeing(of.classifier(of.event, of.latent))),
+        encoder=after_a(of.seeing(of.posterior(of.event, of.latent, of.classes))),
+        code=OneHot(of.classes),
+    )
+
+
+def _gmvae(of: Pieces) -> GMVAE:
+    return GMVAE(
+        cluster_prior=priors.Categorical(of.classes),
+        prior=of.normal_of_class(),
+        likelihood=of.likelihood(of.latent),
+        encoder=of.seeing(of.posterior(of.event, of.classes)),
+        classifier=of.seeing(of.classifier(of.event)),
+        code=OneHot(of.classes),
+    )
+
+
+def _vade(of: Pieces) -> VaDE:
+    return VaDE(
+        cluster_prior=priors.Categorical(of.classes, learned=True),
+        prior=of.normal_of_class(),
+        likelihood=of.likelihood(of.latent),
+        encoder=of.seeing(of.posterior(of.event)),
+        code=OneHot(of.classes),
+    )
+
+
+def _jointvae(of: Pieces) -> JointVAE:
+    encoder = of.seeing(of.posterior(of.event))
+    return JointVAE(
+        discrete_prior=priors.Categorical(of.classes),
+        prior=of.prior(encoder),
+        likelihood=of.likelihood(of.latent, of.classes),
+        encoder=encoder,
+        classifier=of.seeing(of.classifier(of.event)),
+        code=OneHot(of.classes),
+    )
+
+
+def _hierarchical(of: Pieces) -> HierarchicalVAE:
+    parents = (of.event, *of.levels)
+    encoders = [of.normal(latent, parent) for latent, parent in zip(of.levels[:-1], parents)]
+    encoders.append(of.posterior(parents[len(encoders)]))  # --guide names the top's family, --prior being the top's
+    of.seeing(encoders[0])
+    return HierarchicalVAE(
+        prior=of.prior(), lower=of.lower(), likelihood=of.likelihood(of.levels[0]), encoders=encoders
+    )
+
+
+def _ladder(of: Pieces) -> LadderVAE:
+    *hidden, width = of.options.hidden
+    sizes = (of.event, *[width] * (len(of.levels) - 1))
+    upward = [Activated(MLP(size, width, hidden)) for size in sizes]
+    of.seeing(upward[0])
+    evidence = [mlp(width, families.Normal(latent), hidden=()) for latent in of.levels[:-1]]
+    return LadderVAE(
+        prior=of.prior(),
+        lower=of.lower(),
+        likelihood=of.likelihood(of.levels[0]),
+        upward=upward,
+        evidence=[*evidence, of.posterior(width)],
+    )
+
+
+def _nvae(of: Pieces) -> NVAE:
+    groups = of.options.groups or ()
+    assert not isinstance(of.event, int)
+    return NVAE(
+        of.chosen.build(of.event, of.options.total_count or 1),
+        channels=[16 * 2**resolution for resolution in range(len(groups))],
+        groups=groups,
+        latent_channels=of.latent,
+        rescale=1 / (of.options.total_count or 1),
+    )
+
+
+MODELS: dict[str, Model] = {
+    "vae": Model(_vae, "p(z) p(x|z)", takes=("prior", "net")),
+    "cvae": Model(_cvae, "p(z|c) p(x|z,c): rows given their class", labels=CONDITION),
+    "m2": Model(_m2, "p(y) p(z) p(x|z,y): a class that some rows have", labels="y", takes=("prior", "labelled")),
+    "m1m2": Model(
+        _m1m2, "p(y) p(z2) p(z1|z2,y) p(x|z1): M2 of codes", labels="y", takes=("prior", "labelled"), code="z1"
+    ),
+    "adgm": Model(_adgm, "M2 with an auxiliary variable in its guide", labels="y", takes=("prior", "labelled")),
+    "gmvae": Model(_gmvae, "p(y) p(z|y) p(x|z): clusters, with q(y|x) q(z|x,y)", takes=("clusters",)),
+    "vade": Model(_vade, "the same with q(z|x), clusters summed out in the model", takes=("clusters",)),
+    "jointvae": Model(_jointvae, "p(y) p(z) p(x|z,y): clusters beside codes", takes=("prior", "clusters")),
+    "hierarchical": Model(
+        _hierarchical, "p(z2) p(z1|z2) p(x|z1), or deeper, inferred bottom up", takes=("prior", "levels"), code="z1"
+    ),
+    "ladder": Model(_ladder, "the same, inferred top down", takes=("prior", "levels"), code="z1"),
+    "nvae": Model(
+        _nvae, "images: groups of maps from coarse to fine, residual cells", takes=("groups",), code="z1_1", images=True
+    ),
+}

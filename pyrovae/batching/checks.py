@@ -1,0 +1,144 @@
+"""Are the data what the model takes? Asked of every row, before any work is done that could be lost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyrovae.batching.chunks import chunk_size, chunks
+from pyrovae.errors import DataError, PairError
+from pyrovae.pair.batch import Batch, num_rows
+from pyrovae.pair.program import distribution_name, run, sample_sites
+
+
+def check_rows(
+    pair: Any, batch: Batch, *, transform: Any = None, strict: bool = True, numbers: Tensor | None = None
+) -> None:
+    """Run the pair once over all rows: DataError for values outside a likelihood's support, and for missing or infinite
+    values where they make a log-density undefined; with `strict`, PairError if one is not finite for good data.
+
+    `numbers`: where these rows stand in the data, (N,), for the words of an error.
+    """
+    if numbers is None:
+        numbers = torch.arange(num_rows(batch))
+    check = getattr(transform, "check", None)
+    if check is not None:
+        _check_missing_before(batch, transform, numbers)
+        check(batch)
+    start, chunk = 0, chunk_size(pair, batch)
+    with torch.no_grad(), pyro.validation_enabled(False):
+        for rows in chunks(batch, chunk):
+            seen = transform(rows) if transform is not None else rows
+            for name, node in sample_sites(run(pair, seen)[0]).items():
+                if node["is_observed"] and isinstance(node["value"], Tensor):
+                    _check_site(name, node, rows, numbers[start : start + chunk], strict)
+            start += chunk
+
+
+def _check_site(name: str, node: Any, rows: Batch, numbers: Tensor, strict: bool) -> None:
+    value, fn = node["value"], node["fn"]
+    inside = _elementwise_support(fn).check(value)
+    if not bool(inside.all()):
+        finite = torch.isfinite(value)
+        if inside.dim() < finite.dim():  # a constraint on whole rows: a simplex, say
+            finite = finite.flatten(inside.dim()).all(-1)
+        inside = inside | ~finite
+    if not bool(inside.all()):
+        bad = (~inside).nonzero()[0].tolist()
+        where = f"row {int(numbers[bad[0]])}" + (f", column {bad[1]}" if len(bad) > 1 else "")
+        support, like = _elementwise_support(fn), value[finite]
+        if hasattr(support, "of_column"):  # each column has a support of its own
+            support, like = support.of_column(bad[-1]), value[..., bad[-1]][finite[..., bad[-1]]]
+        raise DataError(
+            f"Site {name!r}: {int((~inside).sum())} of {value.numel()} values are outside the support of "
+            f"{distribution_name(fn)} ({describe_support(support)}); the first is "
+            f"{value[tuple(bad)].tolist()} in {where}. {suggest(like)}"
+        )
+    log_prob = fn.log_prob(value)
+    if is_finite(log_prob):
+        return
+    for argument, given in rows.items():
+        _check_missing(argument, given, numbers)
+    if not strict:
+        return
+    raise PairError(
+        f"Site {name!r} has a log-density that is not finite at the first run, although the data are: look at the "
+        f"scale of the network's output ({distribution_name(fn)}) and of the data."
+    )
+
+
+def _check_missing(argument: str, given: Tensor, numbers: Tensor) -> None:
+    if is_finite(given):
+        return
+    bad = ~torch.isfinite(given)
+    kind = "NaN" if bool(torch.isnan(given).any()) else "infinite values"
+    rows = bad.flatten(1).any(1) if bad.dim() > 1 else bad
+    cure = (
+        "Leave missing entries out of the density with likelihood=pv.observed_only(likelihood), with an encoder that takes "
+        "NaN (pv.nets.WithMask); or fill or drop these rows."
+        if kind == "NaN"
+        else "Replace or drop these rows."
+    )
+    raise DataError(
+        f"{argument!r} holds {int(bad.sum())} {kind} in {int(rows.sum())} rows (the first is row "
+        f"{int(numbers[int(rows.nonzero()[0])])}), and this model does not take them. {cure}"
+    )
+
+
+def _check_missing_before(batch: Batch, transform: Any, numbers: Tensor) -> None:
+    for argument, given in batch.items():
+        if argument == getattr(transform, "argument", argument):
+            _check_missing(argument, given, numbers)
+
+
+def is_finite(values: Tensor) -> bool:
+    """Whether there is neither NaN nor infinity. A finite sum says so in one pass; another one may have overflown."""
+    return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
+
+
+def _elementwise_support(fn: Any) -> Any:
+    support = fn.support
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support
+
+
+def describe_support(support: Any) -> str:
+    """A constraint in words."""
+    low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
+
+    def bound(value: Any) -> str:
+        return f"{torch.as_tensor(value).max().item():g}"
+
+    kind = "integers" if getattr(support, "is_discrete", False) else "reals"
+    if isinstance(support, type(constraints.boolean)):
+        return "0 or 1"
+    if low is not None and high is not None:
+        return f"{kind} from {bound(low)} to {bound(high)}"
+    if low is not None:
+        return f"{kind} from {bound(low)}"
+    return str(support)
+
+
+def suggest(values: Tensor) -> str:
+    """Which likelihood would fit these values."""
+    if not values.numel():
+        return ""
+    low, high = values.min().item(), values.max().item()
+    integral = bool((values == values.round()).all())
+    found = f"The values are {'integers' if integral else 'reals'} from {low:g} to {high:g}: "
+    if integral and low >= 0 and high <= 1:
+        return found + "Bernoulli fits."
+    if integral and low >= 0:
+        return (
+            found
+            + f"Binomial or BetaBinomial with total_count={int(high)} (or a known larger bound) fits, or Poisson or "
+            "NegativeBinomial, which have none."
+        )
+    if low >= 0 and high <= 1:
+        return found + "Bernoulli with transform=pv.transforms.Binarize() fits, or ContinuousBernoulli."
+    return found + ("LogNormal or Gamma fits, or Normal." if low > 0 else "Normal fits, or StudentT with outliers.")

@@ -1,0 +1,71 @@
+"""Rows in chunks whose size follows from what one row costs, so that memory does not grow with the data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pyrovae.pair.batch import Batch, num_rows, take_rows
+from pyrovae.pair.parameters import fork_rng
+from pyrovae.pair.program import is_marked, plate_nesting, run, sample_sites
+
+# Elements of a chunk's largest tensor. 2^20 float32 are 4 MB: larger ones leave a CPU's caches. A GPU needs more to be busy.
+CHUNK_ELEMENTS = 2**20
+
+
+GPU_CHUNK_ELEMENTS = 2**25
+
+
+class _Sizes(TorchDispatchMode):
+    """Notes the number of elements of every tensor that is made."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.sizes: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        self.sizes.append(made.numel() if isinstance(made, Tensor) else 0)
+        return made
+
+
+def row_elements(pair: Any, batch: Mapping[str, Tensor]) -> int:
+    """Elements that one more row adds to the largest tensor of a run: data, hidden layers, feature maps.
+
+    Found by running the pair on 4 and on 8 copies of the first row and comparing, operation by operation: what does not
+    grow with the rows, as weights, does not count.
+    """
+    with torch.no_grad(), fork_rng(), pyro.validation_enabled(False):
+        one = [sample_sites(trace) for trace in run(pair, take_rows(batch, slice(0, 1)))]
+        # Enumerated sites are computed at all of their values.
+        marked = any(is_marked(node) for sites in one for node in sites.values())
+        sizes = [_sizes(pair, batch, copies, plate_nesting(*one), marked) for copies in (4, 8)]
+    grown = [(more - less) // 4 for less, more in zip(*sizes)]
+    return max([1, *grown])
+
+
+def _sizes(pair: Any, batch: Mapping[str, Tensor], copies: int, nesting: int, enumerate: bool) -> list[int]:
+    rows = take_rows(batch, torch.zeros(copies, dtype=torch.long, device=next(iter(batch.values())).device))
+    with _Sizes() as seen:
+        for trace in run(pair, rows, plate_nesting=nesting, enumerate=enumerate):
+            for node in sample_sites(trace).values():
+                node["fn"].log_prob(node["value"])
+    return seen.sizes
+
+
+def chunk_size(pair: Any, batch: Mapping[str, Tensor], num_particles: int = 1) -> int:
+    """Rows that fit into one chunk, at least 1."""
+    device = next(iter(batch.values())).device.type
+    elements = CHUNK_ELEMENTS if device == "cpu" else GPU_CHUNK_ELEMENTS
+    return max(1, elements // (row_elements(pair, batch) * num_particles))
+
+
+def chunks(batch: Mapping[str, Tensor], size: int) -> Iterator[Batch]:
+    """The rows in order, `size` at a time."""
+    for start in range(0, num_rows(batch), size):
+        yield take_rows(batch, slice(start, start + size))

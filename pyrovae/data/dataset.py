@@ -1,0 +1,203 @@
+"""A data set: rows with the kind of their values, labels, and where they came from."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pyrovae._lazily import Lazily
+from pyrovae.errors import DataError
+
+# seconds to import
+if TYPE_CHECKING:
+    import pandas as pd
+else:
+    pd = Lazily("pandas")
+
+Kind = Literal["binary", "unit", "count", "real"]
+Array = NDArray[Any]
+KINDS: tuple[Kind, ...] = ("binary", "unit", "count", "real")
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Rows and what is known about them.
+
+    name: what messages and run folders call it.
+    x: (N, D) float32, the rows to train and validate on; NaN is missing.
+    x_test: (N_test, D) float32, or None where the source has no split of its own.
+    y, y_test: (N,), (N_test,) int64 class numbers, -1 is unknown; or None.
+    kind: "binary" (0 and 1), "unit" (reals in [0, 1]), "count" (integers >= 0) or "real".
+    total_count: the largest count that can occur, where known.
+    columns: the D names, or None.
+    classes: the original values of the classes 0, 1, ..., or None.
+    image_shape: (H, W) or (C, H, W), a row's shape where rows are pictures, or None.
+    ids: the N rows' names, or None: they are numbered from 0.
+    source: what `load_again` needs, in JSON's types: name or absolute path, label, sha256 checksum of the file's bytes
+        (of the values where there is no single file), `divided_by` where pixels were scaled.
+    """
+
+    name: str
+    x: Tensor
+    kind: Kind
+    source: dict[str, Any]
+    x_test: Tensor | None = None
+    y: Tensor | None = None
+    y_test: Tensor | None = None
+    total_count: int | None = None
+    columns: tuple[str, ...] | None = None
+    classes: tuple[str | int, ...] | None = None
+    image_shape: tuple[int, ...] | None = None
+    ids: tuple[str, ...] | None = None
+
+
+def make_dataset(
+    path: Path,
+    x: Array,
+    x_test: Array | None = None,
+    y: Array | None = None,
+    y_test: Array | None = None,
+    *,
+    label: str | None,
+    columns: tuple[str, ...] | None = None,
+    ids: tuple[str, ...] | None = None,
+) -> Dataset:
+    parts = [x] if x_test is None else [x, x_test]
+    for part in parts:
+        if part.dtype.kind not in "biuf":
+            raise DataError(f"{path}: rows must be numbers, got an array of dtype {part.dtype}. Convert it to float32.")
+        if part.ndim < 2 or part.size == 0:
+            raise DataError(
+                f"{path}: rows must have the shape (N, D) or (N, *event), none of them 0, got {part.shape}. "
+                "Reshape a single column with array.reshape(-1, 1)."
+            )
+    if x_test is not None and x_test.shape[1:] != x.shape[1:]:
+        raise DataError(f"{path}: a row has shape {x.shape[1:]}, a test row {x_test.shape[1:]}. Give both the same.")
+    for rows, labels in ((x, y), (x_test, y_test)):
+        if labels is not None and (rows is None or labels.shape != rows.shape[:1]):
+            wanted = "rows to label" if rows is None else f"the shape {rows.shape[:1]}, one class a row"
+            raise DataError(
+                f"{path}: labels of shape {labels.shape} need {wanted}. Give class numbers, not one-hot rows."
+            )
+    kind, divisor = kind_of(path, parts)
+    image_shape = image_shape_of(x)
+    source: dict[str, Any] = {"path": str(path), "label": label, "checksum": file_checksum(path)}
+    if divisor != 1:
+        source["divided_by"] = divisor
+    rows_of = [torch.from_numpy(flat(part)).div_(divisor) for part in parts]
+    if infinite := sum(int(rows.isinf().sum()) for rows in rows_of):
+        raise DataError(
+            f"{path}: {infinite} values are infinite (or beyond float32, 3.4e38). "
+            "Make them NaN (missing), drop their rows, or change their unit."
+        )
+    for part, read in zip(parts, rows_of):
+        refuse_rounding(path, part, read, divisor, columns)
+    codes, classes = class_codes(path, [part for part in (y, y_test) if part is not None])
+    return Dataset(
+        name=path.stem,
+        x=rows_of[0],
+        x_test=rows_of[1] if len(rows_of) > 1 else None,
+        y=None if y is None else codes[0],
+        y_test=None if y_test is None else codes[-1],
+        kind=kind,
+        columns=columns,
+        classes=classes,
+        image_shape=image_shape,
+        ids=ids,
+        source=source,
+    )
+
+
+def kind_of(path: Path, parts: list[Array]) -> tuple[Kind, int]:
+    """The kind (by the rule at the top of this file), and what to divide by."""
+    values = np.concatenate([part.reshape(-1) for part in parts])
+    if values.dtype.kind == "f":
+        values = values[~np.isnan(values)]
+    if values.size == 0:
+        raise DataError(f"{path}: no value is observed, all are NaN. Give data.")
+    low, high = values.min(), values.max()
+    if values.dtype == np.uint8 and (high == 255 or (high > 127 and parts[0].ndim > 2)):
+        return "unit", 255
+    integral = values.dtype.kind in "biu" or bool((values == np.floor(values)).all())
+    if low < 0 or (not integral and high > 1):
+        return "real", 1
+    if not integral:
+        return "unit", 1
+    return ("binary" if high <= 1 else "count"), 1
+
+
+def image_shape_of(x: Array) -> tuple[int, ...] | None:
+    if x.ndim == 3:
+        return x.shape[1:]
+    if x.ndim != 4 or not {x.shape[1], x.shape[-1]} & {1, 3, 4}:
+        return None
+    channels, height, width = x.shape[1:] if x.shape[1] in (1, 3, 4) else (x.shape[-1], *x.shape[1:-1])
+    return (height, width) if channels == 1 else (channels, height, width)
+
+
+def flat(x: Array, dtype: type = np.float32) -> Array:
+    if x.ndim == 4 and x.shape[1] not in (1, 3, 4) and x.shape[-1] in (1, 3, 4):
+        x = np.moveaxis(x, -1, 1)
+    with np.errstate(over="ignore"):  # an overflow becomes infinite, and is refused as such
+        return np.array(x.reshape(len(x), -1), dtype=dtype)  # always a copy: it is divided in place
+
+
+def refuse_rounding(path: Path, given: Array, rows: Tensor, divisor: int, columns: tuple[str, ...] | None) -> None:
+    """Rows become float32, 7 digits: a column such as 1e9 +- 1 would lose what varies in it."""
+    if given.dtype.kind != "f" or given.dtype.itemsize <= 4:
+        return
+    given = flat(given, np.float64)
+    lost = np.nanmax(np.abs(given - rows.double().numpy() * divisor), axis=0, initial=0.0)
+    spread = np.nanstd(given, axis=0)
+    bad = np.flatnonzero(lost > 0.01 * spread)
+    if len(bad):
+        name = columns[bad[0]] if columns else f"column {bad[0]}"
+        raise DataError(
+            f"{path}: {name} varies by {spread[bad[0]]:.3g} around {np.nanmean(given[:, bad[0]]):.6g}, less than float32 can "
+            "tell apart. Subtract an offset, or change its unit."
+        )
+
+
+def class_codes(path: Path, parts: list[Array]) -> tuple[list[Tensor], tuple[str | int, ...] | None]:
+    """Labels -> class numbers in ascending order of the values; missing and -1 -> -1."""
+    if not parts:
+        return [], None
+    values = pd.Series(np.concatenate(parts))
+    unknown = values.isna() | values.astype(str).isin(("", "-1", "-1.0"))
+    known = values[~unknown]
+    if pd.api.types.is_float_dtype(known) and not (known == np.floor(known)).all():
+        raise DataError(
+            f"{path}: labels are classes, got the numbers {known.unique()[:3].tolist()}, ... "
+            "Give whole numbers or names."
+        )
+    if pd.api.types.is_numeric_dtype(known):
+        known = known.astype(np.int64)
+    numbers, found = pd.factorize(known.to_numpy(), sort=True)
+    classes = tuple(np.asarray(found).tolist())
+    if len(classes) == 1 and unknown.any():
+        raise DataError(
+            f"{path}: the only class is {classes[0]!r}, beside -1 or missing, which mean unknown. "
+            "Code two classes as 0 and 1, or leave the labels out."
+        )
+    codes = np.full(len(values), -1, dtype=np.int64)
+    codes[(~unknown).to_numpy()] = numbers
+    ends = np.cumsum([len(part) for part in parts])[:-1]
+    return [torch.from_numpy(part) for part in np.split(codes, ends)], classes
+
+
+def near_names(word: str, words: tuple[str, ...] | list[str]) -> str:
+    near = difflib.get_close_matches(word, words)
+    return f" (did you mean {' or '.join(near)}?)" if near else ""
+
+
+def file_checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,128 @@
+"""A folder of images: one row a file, named by its path in the folder."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from pyrovae.data.dataset import Dataset
+from pyrovae.errors import DataError, OptionError
+
+IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+MOST_PIXELS = 128 * 128  # of an image that is taken as it is: networks here are small
+SIZES = (4, 256)
+Array = NDArray[Any]
+
+
+def load_folder(folder: str | Path, *, size: int | None = None) -> Dataset:
+    """The images of a folder and of the folders in it, (H, W) where all are gray, else (3, H, W), in [0, 1]: kind "unit".
+
+    `Dataset.ids` are the files' paths relative to the folder, with /, in ascending order. Gray is an image whose three
+    colours are equal in every pixel, however it is stored. Transparent pixels are seen on white, a camera's note on which way
+    is up is followed, of a moving picture the first frame is taken. Hidden files, and files whose ending is none of
+    `IMAGES`, are left alone.
+
+    size: side in pixels; every image is scaled until it just covers a square of this side, and cut around its centre.
+        None takes images as they are, all of one size and of at most 128 x 128 pixels.
+
+    Raises:
+        DataError: no folder, no image, an image that cannot be read, images of several sizes or too large for `size` None.
+        OptionError: a size that is no whole number from 4 to 256.
+    """
+    root = Path(folder).expanduser().absolute()
+    if size is not None and not SIZES[0] <= size <= SIZES[1]:
+        raise OptionError(f"--size is the side of the images in pixels, from {SIZES[0]} to {SIZES[1]}, got {size}.")
+    if not root.is_dir():
+        raise DataError(f"there is no folder {root}. Check the name.")
+    names = sorted(
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*")
+        if path.suffix.lower() in IMAGES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+    )
+    if not names:
+        raise DataError(
+            f"{root} holds no image: no file in it ends in {', '.join(IMAGES)}. Give the folder of the images."
+        )
+    digest = hashlib.sha256(f"size {size}".encode())
+    pictures: list[Array] = []
+    for name in names:
+        try:
+            content = (root / name).read_bytes()
+        except OSError as error:
+            raise DataError(f"cannot read {root / name}: {error.strerror or error}. Check the permissions.") from error
+        digest.update(f"\n{name}\n{hashlib.sha256(content).hexdigest()}".encode())
+        pictures.append(_pixels(root / name, size))
+    _refuse_sizes(root, names, pictures, size)
+    colour = any(picture.ndim == 3 for picture in pictures)
+    stacked = np.stack(
+        [picture if not colour or picture.ndim == 3 else np.stack([picture] * 3) for picture in pictures]
+    )
+    return Dataset(
+        name=root.name,
+        x=torch.from_numpy(stacked.reshape(len(stacked), -1)).float().div_(255),
+        kind="unit",
+        image_shape=stacked.shape[1:],
+        ids=tuple(names),
+        source={"path": str(root), "size": size, "checksum": digest.hexdigest(), "divided_by": 255},
+    )
+
+
+def _pixels(path: Path, size: int | None) -> Array:
+    """One image as uint8, (H, W) or (3, H, W)."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.filterwarnings("ignore", category=UserWarning)  # of odd but harmless tags
+            with Image.open(path) as opened:
+                picture: Image.Image = ImageOps.exif_transpose(opened)
+                if picture.mode.startswith("I"):  # 16 bits a pixel, which Pillow would cut off at 255
+                    wide = np.asarray(picture, dtype=np.float64) / 257
+                    picture = Image.fromarray(wide.round().clip(0, 255).astype(np.uint8))
+                elif picture.mode == "F":
+                    raise DataError(
+                        f"{path} has pixels of floating numbers, whose white is not known. Save it with 8 bits."
+                    )
+                elif picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+                    picture = picture.convert("RGBA")
+                    picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+                if picture.mode != "L":
+                    picture = picture.convert("RGB")
+                if size is not None:
+                    picture = ImageOps.fit(picture, (size, size))
+                pixels: Array = np.asarray(picture)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombWarning) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path} is not an image that can be read ({error}). Repair it, or take it out.") from error
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path} is too large ({error}). Make it smaller, or take it out.") from error
+    if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
+        pixels = pixels[..., 0]
+    return pixels if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
+
+
+def _refuse_sizes(root: Path, names: list[str], pictures: list[Array], size: int | None) -> None:
+    sizes = Counter(picture.shape[-2:] for picture in pictures)
+    if len(sizes) > 1:
+        (most, number), *others = sizes.most_common()
+        odd = next(name for name, picture in zip(names, pictures) if picture.shape[-2:] == others[0][0])
+        raise DataError(
+            f"the images of {root} have {len(sizes)} sizes: {number} are {most[1]} x {most[0]}, and {odd} is "
+            f"{others[0][0][1]} x {others[0][0][0]}. Give --size 28 (size=28) to scale and cut all to 28 x 28 pixels."
+        )
+    height, width = next(iter(sizes))
+    if size is None and height * width > MOST_PIXELS:
+        raise DataError(
+            f"the images of {root} are {width} x {height}: networks here are for small ones. "
+            "Give --size 64 (size=64) to scale and cut them to 64 x 64 pixels."
+        )

@@ -1,0 +1,1 @@
+"""What a fit leaves: the fitted pair, and its form on disk."""

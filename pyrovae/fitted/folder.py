@@ -1,0 +1,302 @@
+"""Run folders: tensors in safetensors, everything else in JSON and CSV. Loading runs no pickled code.
+
+weights.safetensors      the fitted weights, each shared tensor once
+run.json                 how to rebuild the pair, its sites, the settings of the fit, what the caller noted
+history.csv              one row per epoch
+checkpoint.safetensors   the whole state of an unfinished or finished fit, to go on from (one file: written at once)
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from pyrovae._version import __version__
+from pyrovae.errors import CheckpointError, PyrovaeError
+from pyrovae.fitted.fitted import Fit
+from pyrovae.fitted.spec import externals, from_spec, to_spec
+from pyrovae.pair.layout import Layout, Site, describe
+from pyrovae.pair.parameters import find_device, fork_rng, named_tensors, param_scope, place
+
+FORMAT = 1
+WEIGHTS, RUN, HISTORY, STATE = "weights.safetensors", "run.json", "history.csv", "checkpoint.safetensors"
+
+
+def claim_folder(folder: str | Path, *, force: bool = False) -> Path:
+    """Make a run folder. CheckpointError if it holds anything, unless `force` and it is a run folder: then its run is
+    removed, other files stay."""
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder} is a file; a run needs a folder of its own.")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not force:
+            raise CheckpointError(
+                f"{folder} exists and is not empty: choose another folder, or replace the run in it with force "
+                "(--force on the command line), or go on with it with resume (--resume)."
+            )
+        if not (folder / RUN).exists():
+            raise CheckpointError(
+                f"{folder} is not a run folder (it has no {RUN}), and so is not overwritten: choose another."
+            )
+        for name in (WEIGHTS, HISTORY, STATE, RUN):
+            (folder / name).unlink(missing_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / RUN).open("x") as file:  # the claim: only one of two processes gets it
+            json.dump({"format": FORMAT, "pyrovae": __version__, "status": "running"}, file)
+    except FileExistsError as error:
+        raise CheckpointError(f"{folder} has just been taken by another run: choose another folder.") from error
+    except OSError as error:
+        raise CheckpointError(f"Cannot make the run folder {folder}: {error.strerror or error}.") from error
+    return folder
+
+
+def read_run(folder: str | Path) -> dict[str, Any]:
+    """The run.json of a folder. CheckpointError when there is none, or it is damaged, or a newer version wrote it."""
+    path = Path(folder) / RUN
+    if not path.exists():
+        raise CheckpointError(f"{folder} is not a run folder: it has no {RUN}. Make one with `pyrovae fit` or pv.save.")
+    try:
+        run = json.loads(path.read_text())
+        version = run["format"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}): restore it, or fit again.") from error
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise CheckpointError(f"{path} is damaged (format {version!r}): restore it, or fit again.")
+    if version > FORMAT:
+        raise CheckpointError(
+            f"{folder} was written by a newer pyrovae ({run.get('pyrovae', '?')}, format {version}); this one reads up to "
+            f"format {FORMAT}: upgrade with `pip install -U pyrovae`."
+        )
+    return dict(run)
+
+
+def write_run(folder: Path, fitted: Fit, **more: Any) -> None:
+    """Write run.json; more keys (status, weights' checksum) as given."""
+    run = {
+        "format": FORMAT,
+        "pyrovae": __version__,
+        "pair": to_spec(fitted.pair),
+        "transform": to_spec(fitted.transform),
+        "layout": _write_layout(fitted.layout),
+        **({"more_layouts": [_write_layout(layout) for layout in fitted.more_layouts]} if fitted.more_layouts else {}),
+        "settings": fitted.settings,
+        "info": fitted.info,
+        **more,
+    }
+    _replace(folder / RUN, (json.dumps(run, indent=1) + "\n").encode())
+
+
+def _write_layout(layout: Layout) -> dict[str, Any]:
+    return {
+        "sites": [asdict(site) for site in layout.sites],
+        "plate_nesting": layout.plate_nesting,
+        "arguments": {a: [list(s), str(d)[6:]] for a, (s, d) in layout.arguments.items()},
+    }
+
+
+def _replace(path: Path, content: bytes) -> None:
+    # Written beside and renamed, so that a reader or a crash never sees half a file.
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+def _save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> str:
+    content = save_tensors({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, metadata)
+    _replace(path, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def _load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path.parent} has no {path.name}: its fit did not get that far.") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}): restore it, or fit again.") from error
+
+
+def save(fitted: Fit, folder: str | Path, *, force: bool = False) -> Path:
+    """Write a fitted pair to a new run folder: weights, run.json, history.csv.
+
+    Raises CheckpointError when the folder is not empty, unless `force` and it holds a run.
+    """
+    folder = claim_folder(folder, force=force)
+    write_fit(folder, fitted)
+    return folder
+
+
+def write_fit(folder: Path, fitted: Fit, status: str = "finished") -> None:
+    """Weights first, run.json last: a run.json that says "finished" always stands beside its weights."""
+    with param_scope(fitted.store):
+        digest = _save_tensors(folder / WEIGHTS, named_tensors(fitted.pair, buffers=True))
+    write_history(folder, fitted.history)
+    write_run(folder, fitted, status=status, stopped=fitted.stopped, weights_sha256=digest)
+
+
+def write_history(folder: Path, history: list[dict[str, float]]) -> None:
+    columns = list(dict.fromkeys(name for row in history for name in row))
+    with io.StringIO(newline="") as text:
+        writer = csv.DictWriter(text, columns)
+        writer.writeheader()
+        writer.writerows(history)
+        _replace(folder / HISTORY, text.getvalue().encode())
+
+
+def load(folder: str | Path, pair: Any = None, *, transform: Any = None, device: str | torch.device = "cpu") -> Fit:
+    """Read a fitted pair back. A pair built from pyrovae's own parts is rebuilt; one with parts of your own is passed in,
+    freshly built, and gets the weights; so is a transform of your own.
+
+    Raises CheckpointError when the folder is no run, is damaged, comes from a newer version, needs `pair`, or its weights
+    do not fit the pair.
+    """
+    folder = Path(folder)
+    run = read_run(folder)
+    if run.get("status") == "running" or not (folder / WEIGHTS).exists():
+        raise CheckpointError(f"The fit in {folder} has not finished: go on with it first (resume, or --resume).")
+    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    tensors, _ = _load_tensors(folder / WEIGHTS)
+    if digest != run.get("weights_sha256"):
+        raise CheckpointError(
+            f"{folder / WEIGHTS} is damaged: its checksum is not the one in {RUN}. Restore it, or fit again."
+        )
+    if transform is None and externals(run.get("transform")):
+        raise CheckpointError(
+            f"This run's transform is a function of your own, {externals(run['transform'])[0]}: pass it, "
+            "pv.load(folder, transform=...)."
+        )
+    try:
+        fitted = Fit(
+            pair=from_spec(run["pair"]) if pair is None else pair,
+            layout=read_layout(run["layout"]),
+            more_layouts=tuple(read_layout(layout) for layout in run.get("more_layouts", [])),
+            history=read_history(folder),
+            settings=run["settings"],
+            transform=transform if transform is not None else from_spec(run["transform"]),
+            info=run["info"],
+            stopped=run.get("stopped", ""),
+        )
+        with param_scope(fitted.store):
+            for layout in fitted.layouts:
+                initialize(fitted.pair, layout, find_device(device))
+            copy_tensors(named_tensors(fitted.pair, buffers=True), tensors)
+    except PyrovaeError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OSError) as error:
+        raise CheckpointError(f"The run in {folder} is damaged ({error!r}): restore it, or fit again.") from error
+    return fitted
+
+
+def read_layout(spec: Mapping[str, Any]) -> Layout:
+    return Layout(
+        sites=tuple(Site(**{**site, "event_shape": tuple(site["event_shape"])}) for site in spec["sites"]),
+        plate_nesting=spec["plate_nesting"],
+        arguments={a: (tuple(s), getattr(torch, d)) for a, (s, d) in spec["arguments"].items()},
+    )
+
+
+def read_history(folder: Path) -> list[dict[str, float]]:
+    path = folder / HISTORY
+    if not path.exists():
+        return []
+    try:
+        with path.open(newline="") as file:
+            return [
+                {k: int(v) if k in ("epoch", "steps") else float(v) for k, v in row.items() if v != ""}
+                for row in csv.DictReader(file)
+            ]
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}): restore it, or remove it.") from error
+
+
+def initialize(pair: Any, layout: Layout, device: torch.device) -> None:
+    """Make the parameters that a pair makes lazily, by running it once on two rows of zeros; the random state is kept."""
+    rows = {a: torch.zeros(2, *shape, dtype=dtype, device=device) for a, (shape, dtype) in layout.arguments.items()}
+    place(pair, device)
+    with fork_rng(), torch.no_grad():
+        describe(pair, rows)
+    place(pair, device)
+
+
+def copy_tensors(into: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Copy by name. CheckpointError names what is missing, left over, or of another shape or dtype."""
+    missing, left = sorted(set(into) - set(tensors)), sorted(set(tensors) - set(into))
+    if missing or left:
+        raise CheckpointError(
+            f"The weights do not fit the pair: it also has {missing[:5]}, and has no {left[:5]}. Pass the pair that was fitted."
+        )
+    for name, tensor in into.items():
+        if tensor.shape != tensors[name].shape or tensor.dtype != tensors[name].dtype:
+            raise CheckpointError(
+                f"Weight {name!r} is {tuple(tensor.shape)} {str(tensor.dtype)[6:]} in the pair, "
+                f"{tuple(tensors[name].shape)} {str(tensors[name].dtype)[6:]} in the run: pass the pair that was fitted."
+            )
+    with torch.no_grad():
+        for name, tensor in into.items():
+            tensor.copy_(tensors[name])
+
+
+def write_state(folder: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+    """All that a fit needs to go on, in one file: tensors by name, and notes as JSON in its header."""
+    _save_tensors(folder / STATE, tensors, {"notes": json.dumps(notes)})
+
+
+def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `write_state` wrote. CheckpointError when there is nothing to go on from."""
+    tensors, metadata = _load_tensors(folder / STATE)
+    try:
+        return tensors, json.loads(metadata["notes"])
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{folder / STATE} is damaged ({error}): restore it, or fit again.") from error
+
+
+def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimizer's state as named tensors and JSON."""
+    state = optimizer.state_dict()
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, dict[str, Any]] = {}
+    for index, entries in state["state"].items():
+        for key, value in entries.items():
+            if isinstance(value, Tensor):
+                tensors[f"{index}/{key}"] = value
+            else:
+                numbers.setdefault(str(index), {})[key] = value
+    groups = [
+        {k: v.item() if isinstance(v, Tensor) else v for k, v in group.items()} for group in state["param_groups"]
+    ]
+    return tensors, {"numbers": numbers, "groups": groups}
+
+
+def unflatten_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]
+) -> None:
+    """Load `flatten_optimizer`'s form back."""
+    state: dict[int, dict[str, Any]] = {int(i): dict(values) for i, values in notes["numbers"].items()}
+    for name, value in tensors.items():
+        index, key = name.split("/", 1)
+        state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": [_tuples(g) for g in notes["groups"]]})
+
+
+def _tuples(group: Mapping[str, Any]) -> dict[str, Any]:
+    # JSON has no tuples (Adam's betas), but parameter indices are a list.
+    return {k: tuple(v) if isinstance(v, list) and k != "params" else v for k, v in group.items()}
+
+
+def finite_or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None

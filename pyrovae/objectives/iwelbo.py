@@ -1,0 +1,225 @@
+"""The importance-weighted bound: K draws of the guide count together, by their weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from torch import Tensor
+
+from pyrovae.errors import PairError
+from pyrovae.objectives.elbo import Bound, elbo
+from pyrovae.objectives.enumeration import dims_of, expected
+from pyrovae.objectives.fixed_draws import log_q_at
+from pyrovae.objectives.losses import check_options, check_reparameterised
+from pyrovae.objectives.marginals import count
+from pyrovae.objectives.terms import Term, Terms, terms, with_densities
+from pyrovae.objectives.weights import joint_log_weights, log_weights
+from pyrovae.pair.handlers import SetValues, with_particles
+from pyrovae.pair.layout import Layout
+from pyrovae.pair.program import sample_sites
+
+
+class IWELBO:
+    """E log (1/K) sum_k w_k, w = p(x, z) / q(z | x), of each row: at least the ELBO, and log p(x) as K grows.
+
+    Burda et al. 2016, arXiv:1509.00519. N/B and the scale of plates stand outside of the logarithm, masks inside; a KL
+    weight b makes log w = log p(x | z) - b (log q - log p). With latent variables for all rows the weights are joint ones of
+    a particle, a bound only where the batch is the whole data set: PairError otherwise. K = 1 is `Trace_ELBO`.
+
+    Enumerated sites are summed out within w, log sum_y p(x, y, z) / q(z | x), for any K: their own q does not enter, so an
+    enumerated classifier learns nothing here (`Trace_ELBO` trains it). Sites marked `objective_only` count beside the bound.
+
+    Sites drawn without reparameterisation get the score function with VIMCO's leave-one-out baseline (Mnih & Rezende 2016,
+    arXiv:1602.06725). `gradient="doubly_reparameterised"`: the guide's gradient flows through the draws alone, weighed by
+    w~^2, the squared normalised weights (Tucker et al. 2019, arXiv:1810.04152; Bauer & Mnih 2021, arXiv:2101.11046), so that
+    it does not drown in noise as K grows; under a KL weight b by w~ (1 - b + b w~), which their identity gives for these
+    weights. The guide must be random at its sites only (no dropout).
+    """
+
+    def __init__(self, num_particles: int, gradient: str = "standard") -> None:
+        check_options(num_particles, gradient, "doubly_reparameterised")
+        self.num_particles, self.gradient = num_particles, gradient
+
+    def __call__(
+        self,
+        pair: Any,
+        batch: Mapping[str, Tensor],
+        *,
+        num_rows: int | None = None,
+        kl_weight: Tensor | float | None = None,
+        layout: Layout | None = None,
+    ) -> Bound:
+        run = terms(pair, batch, self.num_particles, layout=layout)
+        guided = any(t.enum_dim is not None and t.q is not None for t in run.sites.values())
+        if self.gradient == "doubly_reparameterised":
+            check_reparameterised(run, self.gradient)
+        elif self.num_particles == 1 and not guided:
+            return elbo(run, num_rows=num_rows, kl_weight=kl_weight)
+        rows = run.num_rows if num_rows is None else num_rows
+        scale = _scale(run, rows)
+        log_w = _weights(run, kl_weight)
+        observed, objective_only = _beside(run, rows, log_w)
+        beside = observed + objective_only
+        mean = scale_and_mask(_log_mean(log_w).sum(), scale, None) + beside
+        unweighted = log_w if kl_weight is None else _weights(run, None)
+        plain = scale_and_mask(_log_mean(unweighted).sum(), scale, None) + observed
+        if self.gradient == "standard":
+            scores = _vimco(run, log_w.detach())
+            if scores is not None:
+                scores = scale_and_mask(scores, scale, None)
+                mean = mean + scores - scores.detach()
+            return Bound(plain.detach(), mean)
+        share = log_w.detach().softmax(0)
+        beta = 1.0 if kl_weight is None else kl_weight
+        again = _weights(_doubly(pair, batch, run, 1 - beta + beta * share), kl_weight)
+        surrogate = scale_and_mask((share * again).sum(), scale, None) + beside
+        return Bound(plain.detach(), mean.detach() + surrogate - surrogate.detach())
+
+    def __repr__(self) -> str:
+        gradient = "" if self.gradient == "standard" else f", gradient={self.gradient!r}"
+        return f"IWELBO(num_particles={self.num_particles}{gradient})"
+
+
+def _is_joint(run: Terms) -> bool:
+    """Whether rows share a latent variable: then only the weight of all rows together is one."""
+    return any(
+        not t.local and not t.objective_only and (t.q is not None or t.enum_dim is not None) for t in run.sites.values()
+    )
+
+
+def _weights(run: Terms, kl_weight: Tensor | float | None) -> Tensor:
+    """(K, N), or (K,) where rows share a latent variable."""
+    return (joint_log_weights if _is_joint(run) else log_weights)(run, kl_weight=kl_weight)
+
+
+def _log_mean(log_w: Tensor) -> Tensor:
+    return torch.logsumexp(log_w, 0) - math.log(len(log_w))
+
+
+def _within(run: Terms) -> list[str]:
+    """The sites that the weights are made of."""
+    joint = _is_joint(run)
+    return [name for name, t in run.sites.items() if not t.objective_only and (joint or t.local)]
+
+
+def _scale(run: Terms, rows: int) -> float | Tensor:
+    """N/B and the scale of plates: what every site of a weight counts, once the weight is whole."""
+    names = _within(run)
+    if _is_joint(run):
+        shared = next(n for n, t in run.sites.items() if not t.local and (t.q is not None or t.enum_dim is not None))
+        if rows != run.num_rows or any(t.subsampled for t in run.sites.values()):
+            raise PairError(
+                f"Site {shared!r} belongs to all rows, so an importance-weighted bound needs all rows in one batch: take "
+                "batch_size=len(data), or Trace_ELBO."
+            )
+    sides = [(name, side) for name in names for side in (run.sites[name].p, run.sites[name].q) if side is not None]
+    _, first = sides[0]
+    for name, side in sides:
+        both = (first.scale, side.scale)
+        tensors = any(isinstance(s, Tensor) for s in both)
+        if side.scale is not first.scale and (tensors or float(both[0]) != float(both[1])):
+            raise PairError(
+                f"Sites {sides[0][0]!r} and {name!r} count {both[0]} and {both[1]} times (poutine.scale, subsampling "
+                "plates), and an importance weight needs one number for all of its sites: scale all alike, or use Trace_ELBO."
+            )
+    return count(run.sites[names[0]], run, rows) * first.scale
+
+
+def _beside(run: Terms, rows: int, log_w: Tensor) -> tuple[Tensor, Tensor]:
+    """What is no part of the weights, averaged over particles: what is observed once for all, and `objective_only` sites."""
+    observed, objective_only = log_w.new_zeros(()), log_w.new_zeros(())
+    within = set(_within(run))
+    for name, term in run.sites.items():
+        if name not in within:
+            for side, sign in ((term.p, 1), (term.q, -1)):
+                if side is not None:
+                    part = expected(side.scaled, side.plates, name, run).sum()
+                    part = sign * count(term, run, rows) * part / run.num_particles
+                    if term.objective_only:
+                        objective_only = objective_only + part
+                    else:
+                        observed = observed + part
+    return observed, objective_only
+
+
+def _vimco(run: Terms, log_w: Tensor) -> Tensor | None:
+    """sum_k (L - L without k) log q(z_k) of sites drawn without reparameterisation; None where there is none.
+
+    Without k means that its weight is replaced by the geometric mean of the others. log_w: (K, N) or (K,), detached.
+    """
+    scores: Tensor | None = None
+    for term in run.sites.values():
+        if term.q is None or term.q.score is None:
+            continue
+        if any(t.objective_only for t in run.sites.values()):
+            raise PairError(
+                f"Site {term.name!r} is drawn without reparameterisation beside sites marked objective_only, which IWELBO "
+                "does not take: use Trace_ELBO."
+            )
+        if dims_of(term.q.score, run):
+            raise PairError(
+                f"Site {term.name!r} is drawn without reparameterisation for each value of an enumerated site, which IWELBO "
+                "does not take: use Trace_ELBO, or enumerate it as well."
+            )
+        if term.q.pathwise is not None:
+            raise PairError(
+                f"Site {term.name!r} is reparameterised in part, which IWELBO does not take: use Trace_ELBO."
+            )
+        part = run.reduce(term.q.score, term.local)
+        part = part.sum(1) if part.dim() > log_w.dim() else part.unsqueeze(1) if part.dim() < log_w.dim() else part
+        scores = part if scores is None else scores + part
+    if scores is None:
+        return None
+    learning = _log_mean(log_w)
+    if len(log_w) > 1:
+        learning = learning - _leave_one_out(log_w)
+    return (learning * scores).sum()
+
+
+def _leave_one_out(log_w: Tensor) -> Tensor:
+    """log (1/K) (sum of the others' weights + their geometric mean), for each k: as log_w. Nothing is subtracted."""
+    num = len(log_w)
+    nothing = torch.full_like(log_w[:1], -math.inf)
+    before = torch.cat([nothing, torch.logcumsumexp(log_w, 0)[:-1]])
+    after = torch.cat([torch.logcumsumexp(log_w.flip(0), 0).flip(0)[1:], nothing])
+    zero = torch.zeros_like(log_w[:1])
+    sums = torch.cat([zero, log_w.cumsum(0)[:-1]]) + torch.cat([log_w.flip(0).cumsum(0).flip(0)[1:], zero])
+    return torch.logaddexp(torch.logaddexp(before, after), sums / (num - 1)) - math.log(num)
+
+
+def _doubly(pair: Any, batch: Mapping[str, Tensor], run: Terms, weight: Tensor) -> Terms:
+    """The terms again, at the same draws, for the doubly reparameterised gradient of sum_k w~_k log w_k.
+
+    Between the guide's draws and log w stands a hook that multiplies what flows back by `weight`, (K, N) or (K,); log q has
+    no gradient in the guide's parameters but through the draws.
+    """
+    hooked = {name: _weigh_gradient(term, weight, run) for name, term in run.sites.items() if term.q is not None}
+    model = with_particles(pair.model, run.num_particles, run.plate_nesting)
+    trace = poutine.trace(SetValues(hooked)(model)).get_trace(**batch)
+    log_q = log_q_at(pair, batch, run, hooked)
+    direct = log_q_at(pair, batch, run, {name: value.detach() for name, value in hooked.items()})
+    through = {
+        name: replace(q, log_prob=q.log_prob - direct[name].log_prob + direct[name].log_prob.detach())
+        for name, q in log_q.items()
+    }
+    return with_densities(run, sample_sites(trace), through)
+
+
+def _weigh_gradient(term: Term, weight: Tensor, run: Terms) -> Tensor:
+    """The value of a site, with a gradient that arrives multiplied by its particle's, and row's, weight."""
+    value: Tensor = term.value
+    if len(weight) == 1 or not value.requires_grad:
+        return value
+    shape = [len(weight), *(1 for _ in range(run.plate_nesting))]
+    if weight.dim() == 2:
+        shape[run.data_dim] = weight.shape[1]
+    weight = weight.reshape(*shape, *(1 for _ in term.either.fn.event_shape))
+    through = value.view_as(value)
+    through.register_hook(lambda gradient: gradient * weight)
+    return through

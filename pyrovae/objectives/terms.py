@@ -1,0 +1,290 @@
+"""Terms: what one run of a pair says, site by site. Every objective and every evaluation is a fold of these.
+
+For K particles and N rows, a site in the plate "data" has log-densities of shape (K, N), a global one (K,), once its
+other plates are summed out. Enumerated sites add dimensions on the left, one each, that `infer/enumeration.py` sums out.
+Nothing here leaves the device: no value is ever read by the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from pyro.distributions.util import scale_and_mask
+from torch import Tensor
+
+from pyrovae.errors import PairError
+from pyrovae.pair import program
+from pyrovae.pair.batch import num_rows
+from pyrovae.pair.handlers import DATA_PLATE
+from pyrovae.pair.layout import Layout, check_marks, describe
+from pyrovae.pair.parameters import fork_rng
+from pyrovae.pair.program import is_local, is_marked, run, sample_sites
+
+
+@dataclass(frozen=True)
+class Density:
+    """One side of a site: log p or log q at the drawn value, over the full batch shape, masked but unscaled.
+
+    `score` is the log-density whose gradient is the score function, None where the draw is reparameterised; `pathwise`
+    is the part of log q that enters the gradient directly (Schulman et al. 2015, arXiv:1506.05254). `whole` is the
+    log-density of an enumerated site with no mask: over the site's dimension its exponentials sum to one.
+    """
+
+    fn: Any
+    log_prob: Tensor
+    scale: float | Tensor
+    mask: Any
+    frames: tuple[Any, ...]
+    score: Tensor | None = None
+    pathwise: Tensor | None = None
+    whole: Tensor | None = None
+
+    @property
+    def plates(self) -> frozenset[tuple[str, int]]:
+        """(name, dimension) of every plate that the site stands in, the particles' among them."""
+        return frozenset((f.name, f.dim) for f in self.frames)
+
+    @property
+    def scaled(self) -> Tensor:
+        """log-density times the scale of the site's own plates and handlers."""
+        return scale_and_mask(self.log_prob, self.scale, None)
+
+
+@dataclass(frozen=True)
+class Term:
+    """A site: its model side `p`, its guide side `q` (either may be missing), and where it stands."""
+
+    name: str
+    value: Any
+    local: bool
+    subsampled: bool  # its plate "data" carries a subsample scale of its own
+    objective_only: bool
+    p: Density | None
+    q: Density | None
+    enum_dim: int | None = None  # the dimension along which all of its values stand; None where it was drawn
+
+    @property
+    def either(self) -> Density:
+        """The model's side, or the guide's where the model has none."""
+        side = self.p if self.p is not None else self.q
+        assert side is not None
+        return side
+
+
+@dataclass(frozen=True)
+class Terms:
+    """All terms of one run: `sites` in the order of the guide, then of the model."""
+
+    sites: dict[str, Term]
+    num_particles: int
+    num_rows: int
+    plate_nesting: int
+    aligned: bool  # model and guide draw their shared sites in one order
+    enum_dims: dict[int, str] = field(default_factory=dict)  # dimension -> the site enumerated along it
+
+    @property
+    def depth(self) -> int:
+        """Dimensions of a log-density, enumerated ones left out."""
+        return self.plate_nesting + (self.num_particles > 1)
+
+    def reduce(self, log_prob: Tensor, local: bool) -> Tensor:
+        """Sum out every plate but "data": (K, N) for a local site, (K,) for a global one."""
+        own = tuple(log_prob.shape)[
+            max(0, log_prob.dim() - self.depth) :
+        ]  # what enumerated sites have left is of size 1
+        full = log_prob.reshape((1,) * (self.depth - len(own)) + own)
+        if self.num_particles == 1:
+            full = full.unsqueeze(0)
+        full = full.expand(self.num_particles, *full.shape[1:])
+        if not local:
+            return full.flatten(1).sum(1)
+        rows_dim = self.data_dim
+        others = [d for d in range(1, full.dim()) if d - full.dim() != rows_dim]
+        rows = full.sum(others) if others else full
+        return rows.expand(self.num_particles, self.num_rows)
+
+    def rows(self, value: Tensor, event_shape: tuple[int, ...]) -> Tensor:
+        """A local site's value, or a tensor of its batch shape (event_shape ()), as (K, N, *event_shape)."""
+        shape = (self.num_particles, self.num_rows, *event_shape)
+        if value.numel() != torch.Size(shape).numel():
+            value = value.expand(*_broadcast_batch(value, len(event_shape), self), *event_shape)
+        try:
+            return value.reshape(shape)
+        except RuntimeError as error:
+            raise PairError(
+                f"A site in another plate beside 'data' has no single value a row: shape {tuple(value.shape)}, wanted {shape}. "
+                "Make that plate a dimension of the event."
+            ) from error
+
+    @property
+    def data_dim(self) -> int:
+        """Where the rows stand, counted from the right."""
+        for term in self.sites.values():
+            for frame in term.either.frames:
+                if frame.name == DATA_PLATE:
+                    return int(frame.dim)
+        raise PairError(
+            "No site is in a vectorised plate 'data': `with pyro.plate('data', len(x)):`, not a loop over it."
+        )
+
+
+def _broadcast_batch(value: Tensor, event_dim: int, terms: Terms) -> tuple[int, ...]:
+    # What does not depend on the draw lacks the particle dimension: the mean of a prior, say.
+    batch = value.shape[: value.dim() - event_dim]
+    full = [1] * terms.depth
+    if terms.num_particles > 1:
+        full[0] = terms.num_particles
+    full[terms.data_dim] = terms.num_rows
+    return tuple(torch.broadcast_shapes(batch, full))
+
+
+def _density(node: Any, guide: bool, summed: bool) -> Density:
+    fn, mask = node["fn"], node["mask"]
+    frames = tuple(f for f in node["cond_indep_stack"] if f.vectorized)
+    if not guide and not summed:
+        log_prob = scale_and_mask(fn.log_prob(node["value"], *node["args"], **node["kwargs"]), 1.0, mask)
+        return Density(fn, log_prob, node["scale"], mask, frames)
+    parts = fn.score_parts(node["value"], *node["args"], **node["kwargs"])
+    log_prob = scale_and_mask(parts.log_prob, 1.0, mask)
+    # Pyro marks an absent part by the number 0.
+    score = parts.score_function if isinstance(parts.score_function, Tensor) else None
+    if summed:  # the score function is what no mask has touched
+        whole = score if score is not None else parts.log_prob
+        return Density(fn, log_prob, node["scale"], mask, frames, None, log_prob, whole)
+    reparameterised = parts.entropy_term is parts.log_prob
+    pathwise = (
+        log_prob
+        if reparameterised
+        else scale_and_mask(parts.entropy_term, 1.0, mask)
+        if isinstance(parts.entropy_term, Tensor)
+        else None
+    )
+    return Density(fn, log_prob, node["scale"], mask, frames, score, pathwise)
+
+
+def terms(
+    pair: Any,
+    batch: Mapping[str, Tensor],
+    num_particles: int = 1,
+    *,
+    layout: Layout | None = None,
+    plate_nesting: int | None = None,
+    enumerate: bool = True,
+) -> Terms:
+    """Run guide and model once for K particles and return every site's log-densities, unfolded.
+
+    Sites marked infer={"enumerate": "parallel"} take all of their values, beside K particles, in the guide, or in the model
+    where the guide leaves them to it. With `enumerate=False` they are drawn: from the guide, or, where it has none, from
+    the model's own prior, which is then their proposal as well.
+
+    `layout` (from `describe`), or `plate_nesting`, how deep plates nest at most, saves the extra run that finds it where
+    something is enumerated or K > 1. Any static Pyro program will do: `batch` may be empty where model and guide take no
+    argument. Raises PairError for marks that cannot be honoured.
+    """
+    nesting, summed = plate_nesting, plate_nesting is not None
+    if layout is None and nesting is None and num_particles > 1:
+        with fork_rng():
+            if batch:
+                layout = describe(pair, batch)
+            else:
+                alone = _sites(run(pair, batch))
+                nesting, summed = program.plate_nesting(*alone), _marked(*alone)
+    if layout is not None:
+        nesting, summed = (layout.plate_nesting if nesting is None else nesting), layout.enumerates
+    summed = summed and enumerate
+    model_sites, guide_sites = _sites(
+        run(pair, batch, num_particles=num_particles, plate_nesting=nesting or 0, enumerate=summed)
+    )
+    marked = enumerate and _marked(model_sites, guide_sites)
+    if marked and not summed:  # now the nesting is known
+        nesting = program.plate_nesting(model_sites, guide_sites)
+        model_sites, guide_sites = _sites(
+            run(pair, batch, num_particles=num_particles, plate_nesting=nesting, enumerate=True)
+        )
+    summed = marked
+    deepest = program.plate_nesting(model_sites, guide_sites) if summed or num_particles == 1 else 0
+    if summed and deepest > (nesting or 0):
+        raise PairError(
+            f"plate_nesting={nesting} is too small: plates nest {deepest} deep. Pass plate_nesting={deepest}."
+        )
+    if summed:
+        check_marks(model_sites, guide_sites)
+    found: dict[str, Term] = {}
+    for name in [*guide_sites, *(n for n in model_sites if n not in guide_sites)]:
+        node = model_sites.get(name) or guide_sites[name]
+        dim = (guide_sites.get(name) or node)["infer"].get("_enumerate_dim") if summed else None
+        # A site that nobody but the model has, marked and drawn all the same: the prior is its proposal.
+        guide_node = guide_sites.get(name) or (node if not enumerate and is_marked(node) else None)
+        found[name] = Term(
+            name=name,
+            value=node["value"],
+            local=is_local(node),
+            subsampled=any(
+                f.name == DATA_PLATE and f.full_size not in (None, f.size) for f in node["cond_indep_stack"]
+            ),
+            objective_only=bool(node["infer"].get("objective_only")),
+            p=_density(node, False, dim is not None) if name in model_sites else None,
+            q=_density(guide_node, True, dim is not None) if guide_node is not None else None,
+            enum_dim=dim,
+        )
+    if num_particles == 1 and not summed:
+        nesting = deepest
+    enum_dims = {term.enum_dim: name for name, term in found.items() if term.enum_dim is not None}
+    if enum_dims:
+        _check_shapes(found, enum_dims)
+    shared = [n for n in model_sites if n in guide_sites]
+    return Terms(
+        sites=found,
+        num_particles=num_particles,
+        num_rows=_num_rows(model_sites, guide_sites, batch),
+        plate_nesting=nesting or 0,
+        aligned=shared == [n for n in guide_sites if n in model_sites],
+        enum_dims=enum_dims,
+    )
+
+
+def _check_shapes(sites: Mapping[str, Term], enum_dims: Mapping[int, str]) -> None:
+    """PairError unless every dimension of a log-density is a plate's or an enumerated site's: others would be summed."""
+    for name, term in sites.items():
+        for side in (term.p, term.q):
+            shape = () if side is None else tuple(side.log_prob.shape)
+            known = set(enum_dims) if side is None else {*enum_dims, *(dim for _, dim in side.plates)}
+            if any(shape[dim] != 1 and dim not in known for dim in range(-len(shape), 0)):
+                raise PairError(
+                    f"Site {name!r} has a log-density of shape {shape} beside the enumerated {sorted(enum_dims.values())}, and "
+                    f"its plates and these explain dimensions {sorted(known)} only: put it into the plate of what it depends "
+                    "on, or declare the others part of one event with .to_event(n)."
+                )
+
+
+def with_densities(found: Terms, model_sites: Mapping[str, Any], guide: Mapping[str, Density]) -> Terms:
+    """The same terms with the log-densities of another run of the model, and others of the guide. Nothing is enumerated."""
+    sites = {
+        name: replace(
+            term,
+            value=model_sites[name]["value"] if name in model_sites else term.value,
+            p=_density(model_sites[name], False, False) if name in model_sites else None,
+            q=guide.get(name),
+        )
+        for name, term in found.sites.items()
+    }
+    return replace(found, sites=sites)
+
+
+def _sites(traces: tuple[Any, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    return sample_sites(traces[0]), sample_sites(traces[1])
+
+
+def _marked(*sides: Mapping[str, Any]) -> bool:
+    return any(is_marked(node) for sites in sides for node in sites.values())
+
+
+def _num_rows(model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any], batch: Mapping[str, Tensor]) -> int:
+    for node in (*model_sites.values(), *guide_sites.values()):
+        for frame in node["cond_indep_stack"]:
+            if frame.name == DATA_PLATE:
+                return int(frame.size)
+    return num_rows(batch) if batch else 1

@@ -1,0 +1,199 @@
+"""Log-weights log p(x, z) - log q(z | x) of each row and draw: what every evaluation starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+import torch
+from torch import Tensor
+
+from pyrovae.errors import PairError
+from pyrovae.objectives.enumeration import Factor, dims_of, eliminate, expected, from_model, probability, upstream
+from pyrovae.objectives.marginals import any_tensor, expected_term, is_latent, log_p_of, prior_factor, times
+from pyrovae.objectives.terms import Term, Terms
+from pyrovae.pair.handlers import DATA_PLATE, PARTICLE_PLATE
+
+
+def log_weights(terms: Terms, *, kl_weight: Tensor | float | None = None, keep: str | None = None) -> Tensor:
+    """log w = log p(x, z) - log q(z | x), each row and particle alone: (K, N), nats, unscaled.
+
+    Enumerated sites are summed out, log sum_y p(x, y, z) / q(z | x): their own q is not in the denominator. Global sites do
+    not enter: they are drawn from the guide, or, enumerated, summed under it, so that the mean weight of a row estimates its
+    predictive density under q(global). Sites marked `objective_only` do not enter either. `kl_weight` b makes it
+    log p(x | z) - b (log q - log p) of the drawn sites.
+
+    `keep` is an enumerated site y that is not summed out: (C, K, N), log p(x, y = c, z) - log q(z | x, y = c) for each of its
+    C values, its q in no denominator, so that the mean weight of a value estimates p(x, y = c). The K vectors of C weights
+    are independent; within one, values share the draws that do not depend on y.
+
+    Raises PairError for a global site that only the model sums out: no row has a density of its own there; and for a `keep`
+    that is not enumerated once a row.
+    """
+    sites = [t for t in terms.sites.values() if t.local and not t.objective_only]
+    kept = None if keep is None else _kept_dim(keep, terms)
+    dims = frozenset(terms.enum_dims) - {kept}
+
+    def fold(factors: list[Factor]) -> Tensor:
+        total = torch.zeros((), device=any_tensor(terms).device, dtype=any_tensor(terms).dtype)
+        for factor in _eliminate_rows(factors, dims, terms) if dims else factors:
+            total = total + _by_value(factor.log_prob, kept, terms)
+        return total
+
+    shape = (terms.num_particles, terms.num_rows)
+    values = () if keep is None else (num_values(terms, keep),)
+    return _weighed(sites, terms, kl_weight, fold).expand(*values, *shape)
+
+
+def num_values(terms: Terms, name: str) -> int:
+    """C, how many values an enumerated site has. PairError unless it is enumerated once a row."""
+    dim, site = _kept_dim(name, terms), terms.sites[name]
+    return int(site.value.shape[dim - len(site.either.fn.event_shape)])
+
+
+def guide_probabilities(terms: Terms, name: str) -> Tensor:
+    """What the guide says of an enumerated site: q(y = c | x, draws before it), (C, K, N), other enumerated sites averaged.
+
+    Of a site that only the model has: p(y = c | x, z) at the guide's draws of z, the responsibilities, which is the best
+    that a guide could say at these draws. PairError unless it is enumerated once a row.
+    """
+    dim, q = _kept_dim(name, terms), terms.sites[name].q
+    if q is None:
+        return log_weights(terms, keep=name).softmax(0)
+    found = probability([dim], upstream([dim], terms), name, q.plates, terms)
+    assert found is not None
+    return _by_value(found, dim, terms).expand(num_values(terms, name), terms.num_particles, terms.num_rows)
+
+
+def joint_log_weights(terms: Terms, *, kl_weight: Tensor | float | None = None) -> Tensor:
+    """log w = log p(x, z) - log q(z | x) of all rows and global sites together: (K,), nats, unscaled."""
+
+    def fold(factors: list[Factor]) -> Tensor:
+        total = torch.zeros(terms.num_particles, device=any_tensor(terms).device, dtype=any_tensor(terms).dtype)
+        for factor in eliminate(factors, frozenset(terms.enum_dims), terms):
+            total = total + terms.reduce(factor.log_prob, False)
+        return total
+
+    return _weighed([t for t in terms.sites.values() if not t.objective_only], terms, kl_weight, fold)
+
+
+def row_bounds(terms: Terms) -> Tensor:
+    """Each row's and particle's share of the ELBO, unscaled, global sites left out: (K, N), nats.
+
+    `log_weights` where nothing is enumerated. Enumerated sites of the guide are averaged under it, as `elbo` does.
+    """
+    if not terms.enum_dims:
+        return log_weights(terms)
+    total = torch.zeros((), device=any_tensor(terms).device, dtype=any_tensor(terms).dtype)
+    sites = [t for t in terms.sites.values() if t.local and not t.objective_only]
+    factors = [Factor(log_p_of(t), t.p.plates, (t.name,)) for t in sites if t.p is not None]
+    for factor in _eliminate_rows(factors, from_model(terms), terms, guide=False):
+        total = total + terms.reduce(expected(factor.log_prob, factor.plates, factor.sites[0], terms), True)
+    for term in sites:
+        if term.q is not None:
+            total = total - terms.reduce(expected_term(term.q, term, terms, term.q.log_prob), True)
+    return total.expand(terms.num_particles, terms.num_rows)
+
+
+def row_kl(terms: Terms) -> dict[str, Tensor]:
+    """The KL term of each latent site, each row and particle alone, as drawn: {site: (K, N)}, nats, unscaled.
+
+    log q - log p at the draw, enumerated sites of the guide averaged under it; what only the model sums out is summed in
+    log p. Only the expectation of all terms together is a divergence for sure: one alone may be negative, by the noise of the
+    draw, or where the guide draws a site before one that its prior depends on. Left out are global sites, and sites whose
+    priors share a site that only the model sums out: no term belongs to one of them alone.
+    """
+    latent = [t for t in terms.sites.values() if t.local and not t.objective_only and is_latent(t)]
+    found = {t.name: terms.reduce(expected_term(t.q, t, terms, t.q.log_prob), True) for t in latent if t.q is not None}
+    factors = [Factor(log_p_of(t), t.p.plates, (t.name,)) for t in latent if t.p is not None]
+    if terms.enum_dims:
+        factors = _eliminate_rows(factors, from_model(terms), terms, guide=False)
+    for factor in factors:
+        names = [n for n in factor.sites if n in found]
+        if len(names) > 1:
+            for name in names:
+                del found[name]
+        elif names:
+            log_p = expected(factor.log_prob, factor.plates, factor.sites[0], terms)
+            found[names[0]] = found[names[0]] - terms.reduce(log_p, True)
+    return found
+
+
+def global_bound(terms: Terms, counted: Collection[str] = ()) -> Tensor:
+    """log p - log q of the global sites, scaled, summed over particles: what belongs to no row, but for what was `counted`
+    elsewhere."""
+    total = torch.zeros((), device=any_tensor(terms).device, dtype=any_tensor(terms).dtype)
+    for term in terms.sites.values():
+        if not term.local and not term.objective_only and term.name not in counted:
+            for side, sign in ((term.p, 1), (term.q, -1)):
+                if side is not None:
+                    total = total + sign * expected_term(side, term, terms, side.scaled).sum()
+    return total
+
+
+def _weighed(
+    sites: list[Term], terms: Terms, kl_weight: Tensor | float | None, fold: Callable[[list[Factor]], Tensor]
+) -> Tensor:
+    """log p(x | z) + b (log p - log q) of the drawn sites, `fold` summing out the enumerated ones; b = 1 for None."""
+    priors = {t.name: prior_factor(t) for t in sites if t.p is not None}
+    log_q = {
+        t.name: Factor(-t.q.log_prob, t.q.plates, (t.name,)) for t in sites if t.q is not None and t.enum_dim is None
+    }
+    if kl_weight is None:
+        return fold([side[t.name] for t in sites for side in (priors, log_q) if t.name in side])
+    varying = {name: dims_of(factor.log_prob, terms) for name, factor in log_q.items()}
+    if all(dims_of(priors[name].log_prob, terms) <= dims for name, dims in varying.items() if name in priors):
+        # One draw for each value that the prior depends on, and so a weight for each.
+        each = [times(f, kl_weight) if name in log_q else f for name, f in priors.items()]
+        return fold([*each, *(times(f, kl_weight) for f in log_q.values())])
+    for name, dims in varying.items():
+        if dims:
+            raise PairError(
+                f"{name!r} is drawn for each value of an enumerated site, and the prior of another site depends on one that "
+                "its draw does not: a KL weight has no place inside such a sum. Use Trace_ELBO, or no KL weight."
+            )
+    latent = [priors[t.name] for t in sites if t.name in priors and is_latent(t)]
+    return fold(list(priors.values())) + (kl_weight - 1) * fold(latent) + kl_weight * fold(list(log_q.values()))
+
+
+def _kept_dim(name: str, terms: Terms) -> int:
+    """The dimension of an enumerated site that has one value a row."""
+    term = terms.sites.get(name)
+    if term is None or term.enum_dim is None:
+        listed = ", ".join(map(repr, terms.enum_dims.values())) or "none"
+        raise PairError(
+            f"{name!r} must be an enumerated site, whose values all stand side by side: this run has {listed}."
+        )
+    if {plate for plate, _ in term.either.plates} - {PARTICLE_PLATE} != {DATA_PLATE}:
+        raise PairError(
+            f"Site {name!r} must have one value a row, in the plate 'data' and in no other: it stands in "
+            f"{sorted(plate for plate, _ in term.either.plates) or 'none'}."
+        )
+    return term.enum_dim
+
+
+def _by_value(tensor: Tensor, dim: int | None, terms: Terms) -> Tensor:
+    """`terms.reduce` for each value along an enumerated dimension: (C, K, N), or (K, N) where nothing varies along it."""
+    if dim is None or dim not in dims_of(tensor, terms):
+        return terms.reduce(tensor, True)
+    return torch.stack([terms.reduce(part, True) for part in tensor.split(1, dim)])
+
+
+def _eliminate_rows(factors: list[Factor], dims: frozenset[int], terms: Terms, guide: bool = True) -> list[Factor]:
+    """Sum out `dims`, each row alone: an enumerated global site is weighed by the guide, in every row anew."""
+    row = frozenset({(DATA_PLATE, terms.data_dim)})
+    stands = {d: terms.sites[name].either.plates | row for d, name in terms.enum_dims.items()}
+    made = list(factors)
+    for dim, name in terms.enum_dims.items():
+        term = terms.sites[name]
+        if term.local:
+            continue
+        if term.q is None:
+            raise PairError(
+                f"Site {name!r} belongs to all rows and only the model sums it out: no row has a density of its own. Give it "
+                "to the guide, marked infer={'enumerate': 'parallel'} there."
+            )
+        if guide and dim in dims:
+            assert term.q.whole is not None
+            made.append(Factor(term.q.whole, term.q.plates, (name,)))
+    made = [Factor(f.log_prob, f.plates | row, f.sites) for f in made]
+    return eliminate(made, dims, terms, stands)

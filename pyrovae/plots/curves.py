@@ -1,0 +1,99 @@
+"""Curves: a fit's history, and the calibration of class probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from pyrovae.errors import DataError, ShapeError
+from pyrovae.plots.style import PALETTE, STYLE, as_array, axes_of, readable_from
+
+
+@rc_context(STYLE)
+def training_curve(history: Sequence[Mapping[str, Any]], ax: Axes | None = None) -> Axes:
+    """The ELBO against the epoch, in nats per row.
+
+    history: one mapping an epoch with `epoch` and `elbo`, and where they are known `validation_elbo` and `kl_weight`.
+    The y-axis shows the later epochs; first epochs far below them run out of the picture, which a note says. Epochs
+    with a KL weight below 1 are shaded: there the training curve belongs to another objective.
+
+    Raises:
+        DataError: the history is empty, or has no finite ELBO.
+    """
+    epochs = np.array([row["epoch"] for row in history], dtype=float)
+    curves = {
+        label: np.array([np.nan if row.get(key) is None else row[key] for row in history], dtype=float)
+        for key, label in (("elbo", "training"), ("validation_elbo", "validation"))
+    }
+    if not np.isfinite(curves["training"]).any():
+        raise DataError(f"a training curve needs a finite ELBO, got {len(epochs)} epochs without one. Fit first.")
+    ax = axes_of(ax, (5.0, 3.2))
+    drawn = {label: curve for label, curve in curves.items() if np.isfinite(curve).any()}
+    for (label, curve), colour in zip(drawn.items(), PALETTE):
+        few = np.isfinite(curve).sum() < 30
+        seen = np.isfinite(curve)  # a validation every few epochs is still one line
+        ax.plot(epochs[seen], curve[seen], label=label, color=colour, marker="." if few else None)
+    cut = readable_from(np.stack(list(drawn.values())))
+    if cut:
+        rest = np.concatenate([curve[cut:] for curve in drawn.values()])
+        low, high = np.nanmin(rest), np.nanmax(rest)
+        ax.set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))  # the note stands above the curve
+        note = "the first epoch lies below" if cut == 1 else f"the first {cut} epochs lie below"
+        ax.text(0.015, 0.985, note, transform=ax.transAxes, fontsize=7.5, color="#666666", va="top")
+    weights = np.array([row.get("kl_weight", 1.0) for row in history], dtype=float)
+    if (weights < 1).any():
+        end = epochs[weights < 1].max() + 0.5
+        ax.axvspan(epochs.min() - 0.5, end, color="#eeeeee", zorder=0, label="KL weight below 1", linewidth=0)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    ax.set(xlabel="epoch", title="ELBO (nats per row)", xlim=(epochs.min() - 0.5, epochs.max() + 0.5))
+    if len(ax.get_legend_handles_labels()[1]) > 1:
+        ax.legend(loc="lower right")
+    return ax
+
+
+@rc_context(STYLE)
+def reliability(
+    confidence: ArrayLike | Tensor, accuracy: ArrayLike | Tensor, counts: ArrayLike | Tensor, ax: Axes | None = None
+) -> Axes:
+    """How often a class that was given probability p was right: accuracy against confidence, in bins, (B,) each.
+
+    counts: rows in each bin. Whiskers are Wilson's 95 % intervals of the accuracy; below the diagonal the probabilities are
+    too sure. Grey bars are the shares of all rows. The title tells the expected calibration error,
+    sum_b (n_b / N) |accuracy_b - confidence_b|. Guo et al. 2017, arXiv:1706.04599.
+
+    Raises:
+        ShapeError: the three are not (B,) each. DataError: no row, or values outside of 0 to 1.
+    """
+    x, y, n = (as_array(values).astype(float) for values in (confidence, accuracy, counts))
+    if x.ndim != 1 or not x.shape == y.shape == n.shape:
+        raise ShapeError(
+            f"confidence, accuracy and counts have one shape (B,), got {x.shape}, {y.shape} and {n.shape}."
+        )
+    x, y, n = (values[n > 0] for values in (x, y, n))
+    if not n.size or not all(((values >= 0) & (values <= 1)).all() for values in (x, y)):
+        raise DataError(f"a reliability diagram needs rows, and shares from 0 to 1; got {n.sum():g} rows.")
+    ax = axes_of(ax, (3.6, 3.6))
+    ax.plot([0, 1], [0, 1], color="#888888", linewidth=0.8, zorder=1)
+    ax.vlines(x, 0, n / n.sum(), color="#dddddd", linewidth=5, zorder=0, label="share of rows")
+    z = 1.96  # a 95 % interval
+    centre = (y + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z * np.sqrt(y * (1 - y) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    ax.vlines(x, centre - half, centre + half, color=PALETTE[0], linewidth=1.0, zorder=2)
+    ax.plot(x, y, color=PALETTE[0], marker="o", markersize=4, linewidth=1.2, label="accuracy", zorder=3)
+    error = float((n * np.abs(y - x)).sum() / n.sum())
+    ax.set(
+        xlabel="probability of the predicted class",
+        title=f"accuracy; expected calibration error {error:.3f}",
+        xlim=(-0.02, 1.02),
+        ylim=(0, 1.02),
+        aspect="equal",
+    )
+    ax.legend(loc="upper left")
+    return ax

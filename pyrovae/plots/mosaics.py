@@ -1,0 +1,215 @@
+"""Pictures of images: samples, reconstructions, manifolds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from pyrovae.errors import DataError, OptionError, ShapeError
+from pyrovae.plots.scatter import column_scatters
+from pyrovae.plots.style import STYLE, Array, as_array, axes_of
+
+
+@rc_context(STYLE)
+def images(
+    x: ArrayLike | Tensor,
+    image_shape: Sequence[int],
+    columns: int = 8,
+    vmax: float | None = None,
+    ax: Axes | None = None,
+    names: Sequence[str] | None = None,
+) -> Axes:
+    """One mosaic of the pictures x, (N, D) or (N, *image_shape), row by row.
+
+    image_shape: (H, W), or (C, H, W) with 1, 3 or 4 channels. vmax: the value of white, by default 1 where no value is
+    larger, else the largest; 0 is black. names: what stands above each column.
+
+    Raises:
+        ShapeError: x and image_shape do not fit, or names and columns. DataError: no picture. OptionError: columns < 1.
+    """
+    pictures = _pictures(x, image_shape)
+    if columns < 1:
+        raise OptionError(f"a mosaic needs 1 column or more, got {columns}.")
+    columns = min(columns, len(pictures))
+    if names is not None and len(names) != columns:
+        raise ShapeError(f"{columns} columns have as many names, got {len(names)}.")
+    rows = -(-len(pictures) // columns)
+    ax = axes_of(ax, _size(columns, rows, pictures))
+    _show(ax, _mosaic(pictures, columns), _white(pictures, vmax))
+    if names is not None:
+        width = pictures.shape[2] + 1  # a picture and its gap
+        ax.xaxis.tick_top()
+        ax.set_xticks([(i + 0.5) * width - 1 for i in range(columns)], names)
+        ax.tick_params(length=0, labelrotation=90 if max(map(len, names)) > 4 else 0)
+    return ax
+
+
+@rc_context(STYLE)
+def reconstructions(
+    x: ArrayLike | Tensor,
+    x_hat: ArrayLike | Tensor,
+    image_shape: Sequence[int] | None = None,
+    ax: Axes | Sequence[Axes] | Array | None = None,
+    columns: Sequence[str] | None = None,
+) -> Axes | Array:
+    """Originals and their reconstructions, x and x_hat of one shape.
+
+    With an `image_shape`: bands of up to 10 pictures, the originals above. Without: rows of a table, (N, D), one
+    scatter a column (the first 12), original against reconstruction, with the diagonal and the share of the column's
+    variance that is explained, R2 = 1 - sum (x - x_hat)^2 / sum (x - mean x)^2; NaN is left out. Then `ax` is a
+    sequence of at least min(D, 12) axes, `columns` names the columns, and an array of axes comes back.
+
+    Raises:
+        ShapeError: the shapes differ, or do not fit `image_shape` or `ax`. DataError: no row.
+    """
+    x, x_hat = as_array(x), as_array(x_hat)
+    if x.shape != x_hat.shape:
+        raise ShapeError(f"reconstructions have the shape of their originals, got {x_hat.shape} and {x.shape}.")
+    if image_shape is None:
+        return column_scatters(x, x_hat, ax, columns)
+    if ax is not None and not isinstance(ax, Axes):
+        raise ShapeError(f"pictures are drawn on one Axes, got {type(ax).__name__}. Give one of its elements.")
+    above, below = _pictures(x, image_shape), _pictures(x_hat, image_shape)
+    wide = min(10, len(above))
+    starts = range(0, len(above), wide)
+    bands = [_mosaic(np.concatenate([_padded(p[i : i + wide], wide) for p in (above, below)]), wide) for i in starts]
+    gap = np.full((max(2, above.shape[1] // 3), *bands[0].shape[1:]), np.nan)
+    stacked = [part for band in bands for part in (gap, band)][1:]
+    ax = axes_of(ax, _size(wide, 2.3 * len(bands), above, left=0.9))
+    _show(ax, np.concatenate(stacked), _white(above, None))
+    step, height = len(gap) + len(bands[0]), above.shape[1]
+    ticks = [band * step + row * (height + 1) + (height - 1) / 2 for band in range(len(bands)) for row in (0, 1)]
+    ax.set_yticks(ticks, ["original", "reconstruction"] * len(bands))
+    ax.tick_params(length=0)
+    return ax
+
+
+@rc_context(STYLE)
+def captioned(
+    x: ArrayLike | Tensor,
+    image_shape: Sequence[int],
+    captions: Sequence[str],
+    columns: int = 8,
+    vmax: float | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """One mosaic of the pictures x, (N, D) or (N, *image_shape), row by row, each under its caption.
+
+    image_shape and vmax as for `images`. Raises ShapeError and DataError as `images` does, and for another number of captions;
+    OptionError for columns < 1.
+    """
+    pictures = _pictures(x, image_shape)
+    if len(captions) != len(pictures):
+        raise ShapeError(f"{len(pictures)} pictures have as many captions, got {len(captions)}.")
+    if columns < 1:
+        raise OptionError(f"captioned pictures need 1 column or more, got {columns}.")
+    wide = min(columns, len(pictures))
+    height, width = pictures.shape[1:3]
+    line, gap = -(-width // 4), -(-width // 12)  # a line of text above each, in pixels; cells are an inch wide
+    lined = np.pad(pictures, ((0, 0), (line, 0), (0, 0), (0, 0)), constant_values=np.nan)
+    mosaic = _mosaic(lined, wide, gap)
+    ax = axes_of(ax, (mosaic.shape[1] / (width + gap), mosaic.shape[0] / (width + gap)))
+    _show(ax, mosaic, _white(pictures, vmax))
+    for number, caption in enumerate(captions):
+        row, column = divmod(number, wide)
+        x0, y0 = column * (width + gap) - 0.5, row * (height + line + gap) - 0.5
+        ax.text(x0 + width / 2, y0 + 0.9 * line, caption, fontsize=7.5, ha="center", va="bottom", parse_math=False)
+    return ax
+
+
+@rc_context(STYLE)
+def manifold(
+    images: ArrayLike | Tensor,
+    image_shape: Sequence[int],
+    ax: Axes | None = None,
+    grid: ArrayLike | Tensor | None = None,
+) -> Axes:
+    """Decoded points of a two-dimensional latent space: `images[i, j]`, (R, R, D), belongs to z = (grid[j], grid[i]).
+
+    z1 grows to the right, z2 upwards. grid: the R coordinates, (R,), increasing, in any spacing; the ticks are
+    interpolated between them. Without it the axes have no ticks.
+
+    Raises:
+        ShapeError: images, image_shape and grid do not fit.
+    """
+    array = as_array(images)
+    if array.ndim < 3 or array.shape[0] != array.shape[1]:
+        raise ShapeError(f"a manifold needs decoded points of shape (R, R, D), got {array.shape}.")
+    side = len(array)
+    pictures = _pictures(array[::-1].reshape(side * side, *array.shape[2:]), image_shape)  # the first row at the bottom
+    ax = axes_of(ax, _size(side, side, pictures, left=0.5, largest=6.0))
+    _show(ax, _mosaic(pictures, side), _white(pictures, None))
+    if grid is not None:
+        values = as_array(grid)
+        if values.shape != (side,):
+            raise ShapeError(f"the grid of {side} x {side} pictures has shape ({side},), got {values.shape}.")
+        if not (np.diff(values) > 0).all():
+            raise ShapeError(f"the grid's coordinates increase, got {values.tolist()}. Sort them, and the pictures.")
+        ticks = [tick for tick in MaxNLocator(4).tick_values(values[0], values[-1]) if values[0] <= tick <= values[-1]]
+        centres = np.interp(ticks, values, np.arange(side) + 0.5)
+        height, width = (size + 1 for size in pictures.shape[1:3])  # a picture and its gap
+        labels = [f"{tick:g}".replace("-", "\N{MINUS SIGN}") for tick in ticks]
+        ax.set_xticks(centres * width - 1, labels)
+        ax.set_yticks((side - centres) * height - 1, labels)
+    ax.set(xlabel="$z_1$", ylabel="$z_2$")
+    return ax
+
+
+def _pictures(x: ArrayLike | Tensor, image_shape: Sequence[int]) -> Array:
+    """x -> (N, H, W, C) floats with 1, 3 or 4 channels."""
+    array, shape = as_array(x).astype(float), tuple(image_shape)
+    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] not in (1, 3, 4)):
+        raise ShapeError(f"a picture has the shape (H, W), or (C, H, W) with 1, 3 or 4 channels, got {shape}.")
+    if array.ndim < 2 or array[:1].size != np.prod(shape) * len(array[:1]):
+        raise ShapeError(f"pictures of shape {shape} need rows of {np.prod(shape)} values, got an array {array.shape}.")
+    if not len(array):
+        raise DataError("there is no picture to draw, got 0 rows.")
+    array = array.reshape(len(array), *shape)
+    return array[..., None] if len(shape) == 2 else np.moveaxis(array, 1, -1)
+
+
+def _padded(pictures: Array, number: int) -> Array:
+    blank = np.full((number - len(pictures), *pictures.shape[1:]), np.nan)
+    return np.concatenate([pictures, blank])
+
+
+def _mosaic(pictures: Array, columns: int, gap: int = 1) -> Array:
+    """(N, H, W, C) -> (rows H', columns W', C), with `gap` pixels of NaN between pictures."""
+    rows = -(-len(pictures) // columns)
+    pictures = np.pad(_padded(pictures, rows * columns), ((0, 0), (0, gap), (0, gap), (0, 0)), constant_values=np.nan)
+    _, height, width, channels = pictures.shape
+    tiles = pictures.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
+    mosaic = tiles.reshape(rows * height, columns * width, channels)
+    return mosaic[: len(mosaic) - gap, : mosaic.shape[1] - gap]
+
+
+def _white(pictures: Array, vmax: float | None) -> float:
+    if vmax is not None:
+        return vmax
+    largest = float(np.nanmax(pictures, initial=0.0))
+    return largest if largest > 1 else 1.0
+
+
+def _show(ax: Axes, mosaic: Array, vmax: float) -> None:
+    """NaN is white paper: gaps, and what is missing."""
+    colours = np.clip(mosaic / vmax, 0, 1)
+    if colours.shape[-1] == 1:
+        colours = colours.repeat(3, axis=-1)
+    ax.imshow(np.nan_to_num(colours, nan=1.0), interpolation="nearest")
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+
+
+def _size(columns: float, rows: float, pictures: Array, left: float = 0.0, largest: float = 8.0) -> tuple[float, float]:
+    """Inches: some 0.7 a picture, never above `largest`."""
+    height, width = rows * pictures.shape[1] / pictures.shape[2], columns
+    scale = min(0.7, largest / max(height, width))
+    return max(1.5, scale * width) + left, max(1.0, scale * height)

@@ -1,0 +1,155 @@
+"""Optimizers as Pyro has them, one a tensor, become one torch optimizer with groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pyro
+from pyro.infer import ELBO
+from pyro.optim import PyroOptim
+from pyro.optim.horovod import HorovodOptimizer
+from pyro.optim.lr_scheduler import PyroLRScheduler
+from pyro.optim.multi import MultiOptimizer
+from pyro.params.param_store import module_from_param_with_module_name, normalize_param_name, user_param_name
+from torch import Tensor
+from torch.optim import Optimizer
+
+from pyrovae.engine.step import Engine
+from pyrovae.errors import OptionError
+
+CLIPPING = ("clip_norm", "clip_value")
+
+
+class Optimizers:
+    """A torch optimizer that grows with the parameters that programs turn out to have, shared by all who step it.
+
+    From a `PyroOptim`: a parameter's arguments are those that Pyro would give it; parameters of equal arguments make a group.
+    """
+
+    def __init__(self, source: PyroOptim | Optimizer | Callable[[list[Tensor]], Optimizer]) -> None:
+        self.source = source
+        self.optimizer: Optimizer | None = source if isinstance(source, Optimizer) else None
+        self._clipped: dict[int, Mapping[str, Any]] = {}
+        self._known: set[int] = set()
+        self._groups: list[tuple[dict[str, Any], dict[str, Any]]] = []  # arguments, and the group that has them
+        self._active: Engine | None = None
+
+    def add(self, leaves: Mapping[str, Tensor]) -> None:
+        """Take in parameters that are new."""
+        new = {name: leaf for name, leaf in leaves.items() if id(leaf) not in self._known and leaf.requires_grad}
+        self._known.update(map(id, new.values()))
+        if not new or isinstance(self.source, Optimizer):
+            return
+        if isinstance(self.source, PyroOptim):
+            for name, leaf in new.items():
+                self._add_pyro(self.source, name, leaf)
+        elif self.optimizer is None:
+            self.optimizer = self.source(list(new.values()))
+            if not isinstance(self.optimizer, Optimizer):
+                raise OptionError(
+                    f"optim must make a torch optimizer of a list of tensors; it made a {type(self.optimizer).__name__}."
+                )
+        else:
+            self.optimizer.add_param_group({"params": list(new.values())})
+
+    def _add_pyro(self, source: PyroOptim, name: str, leaf: Tensor) -> None:
+        given = source.pt_optim_args
+        if callable(given):
+            if source.pt_optim_args_argc == 1:
+                given = given(normalize_param_name(name))
+            else:
+                given = given(module_from_param_with_module_name(name), user_param_name(name))
+        if not isinstance(given, dict):
+            raise OptionError(f"optim_args must give a dict for each parameter, got {given!r} for {name!r}.")
+        group = next((group for arguments, group in self._groups if arguments == given), None)
+        if self.optimizer is None:
+            self.optimizer = source.pt_optim_constructor([leaf], **given)
+            self._groups.append((given, self.optimizer.param_groups[0]))
+        elif group is None:
+            # made by its own constructor: defaults may follow from other arguments
+            made = source.pt_optim_constructor([leaf], **given).param_groups[0]
+            self.optimizer.add_param_group(made)
+            self._groups.append((given, self.optimizer.param_groups[-1]))
+        else:
+            group["params"].append(leaf)
+        clip = source.pt_clip_args
+        if callable(clip):
+            clip = clip(module_from_param_with_module_name(name), user_param_name(name))
+        unknown = sorted(set(clip) - set(CLIPPING))
+        if unknown:
+            raise OptionError(f"clip_args knows {', '.join(CLIPPING)}; got {unknown}.")
+        if clip:
+            self._clipped[id(leaf)] = clip
+        waiting = source._state_waiting_to_be_consumed.pop(name, None)
+        if waiting is not None:
+            self.optimizer.state[leaf].update(waiting["state"].get(0, {}))
+
+    def get_state(self) -> dict[str, Any]:
+        """The state of each parameter by name, as `PyroOptim.get_state` gives it."""
+        self.sync()
+        found: dict[str, Any] = {}
+        for group in self.optimizer.param_groups if self.optimizer else ():
+            for leaf in group["params"]:
+                alone = {**group, "params": [0]}
+                name = pyro.get_param_store().param_name(leaf)
+                found[name] = {"state": {0: dict(self.optimizer.state[leaf])}, "param_groups": [alone]}  # type: ignore[union-attr]
+        return found
+
+    @property
+    def clip(self) -> Callable[[Sequence[Tensor], Sequence[Tensor]], Sequence[Tensor]] | None:
+        """Clipping as Pyro has it, tensor by tensor: first of the norm, then of the values. None where there is none."""
+        return self._clip if self._clipped else None
+
+    def _clip(self, leaves: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Tensor]:
+        found = []
+        for leaf, grad in zip(leaves, grads):
+            options = self._clipped.get(id(leaf), {})
+            if options.get("clip_norm") is not None:
+                grad = grad * (options["clip_norm"] / (grad.norm() + 1e-6)).clamp(max=1.0)
+            if options.get("clip_value") is not None:
+                grad = grad.clamp(-options["clip_value"], options["clip_value"])
+            found.append(grad)
+        return found
+
+    def use(self, engine: Engine | None) -> None:
+        """Let an engine step: what the one before kept to itself is written into the state first."""
+        if self._active is not engine:
+            self.sync()
+            self._active = engine
+            if engine is not None:
+                engine.rebind()
+
+    def sync(self) -> None:
+        """Make the optimizer's state whole."""
+        if self._active is not None:
+            self._active.sync()
+
+    def whole(self) -> Optimizer:
+        """The torch optimizer, once there is one."""
+        assert self.optimizer is not None
+        return self.optimizer
+
+
+def as_optimizers(optim: Any) -> Optimizers:
+    """The optimizers behind what a user passed. OptionError, by name, for what has no torch optimizer of its own."""
+    if isinstance(optim, (HorovodOptimizer, PyroLRScheduler, MultiOptimizer)):
+        raise OptionError(
+            f"optim={type(optim).__name__} is not supported: pass pyro.optim.Adam({{...}}), or a torch optimizer over the "
+            "parameters, with a torch scheduler of its own beside it."
+        )
+    if not isinstance(optim, PyroOptim) and not isinstance(optim, Optimizer) and not callable(optim):
+        raise OptionError(
+            "optim must be a pyro.optim optimizer, a torch optimizer, or a function from a list of tensors to one, got "
+            f"{type(optim).__name__}."
+        )
+    if isinstance(optim, (ELBO, type)):
+        name = optim.__name__ if isinstance(optim, type) else type(optim).__name__
+        raise OptionError(f"optim={name} is no optimizer: pass pyro.optim.Adam({{'lr': 1e-3}}), say.")
+    if not isinstance(optim, (PyroOptim, Optimizer)):
+        return Optimizers(optim)
+    # kept with the user's object: two SVIs that share an optimizer share its state, as in Pyro
+    made = vars(optim).setdefault("_pyrovae", Optimizers(optim))
+    if isinstance(optim, PyroOptim):
+        optim.get_state = made.get_state  # so that optim.save() saves what was learnt here
+    return made

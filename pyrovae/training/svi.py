@@ -1,0 +1,336 @@
+"""SVI: `pyro.infer.SVI` for any Pyro program, at the speed of this package's engines."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pyro.infer
+import torch
+from pyro import poutine
+from pyro.infer.autoguide import AutoGuide
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from pyrovae.engine.compiled import choose_engine, make_engine
+from pyrovae.engine.denormals import flush_denormals
+from pyrovae.engine.precision import as_precision, low_precision
+from pyrovae.engine.program import Program
+from pyrovae.engine.step import Eager, Engine
+from pyrovae.engine.tracing import TracedFunction
+from pyrovae.engine.watch import change_detector
+from pyrovae.errors import OptionError
+from pyrovae.objectives.elbo import Bound
+from pyrovae.objectives.losses import Trace_ELBO, as_loss
+from pyrovae.pair.batch import Batch
+from pyrovae.pair.layout import Layout, Site
+from pyrovae.pair.parameters import fork_rng, modules
+from pyrovae.pair.program import Pair, is_marked, plate_nesting, run, sample_sites
+from pyrovae.training.pyro_optim import as_optimizers
+
+Rebuild = Callable[[Batch], Any]
+Objective = Callable[[Batch, Mapping[str, Tensor]], tuple[Tensor, Tensor]]
+
+
+# More signatures than this, and an argument is changing that should be a tensor.
+MOST_SIGNATURES = 16
+
+
+LOOK_EVERY = 1_000  # steps, beside every time that an attribute changes
+OWN = (pyro.infer.TraceGraph_ELBO, pyro.infer.RenyiELBO)
+
+
+class SVI:
+    """Stochastic variational inference for any Pyro program of static structure: `SVI(model, guide, optim, loss)`.
+
+    A drop-in for `pyro.infer.SVI`: `step` takes a gradient step and returns the loss, -ELBO in nats with all scales in;
+    `evaluate_loss` only returns it. Parameters are those that the program has in Pyro's param store, found by running it; a
+    program that has none there (pyro.module, pyro.param) trains those of its modules. Arguments may be anything; of tensors
+    only shape and dtype count, whatever else changes has the step traced anew.
+
+    optim: a `pyro.optim` optimizer (its arguments a dict or a function of the parameter's name, which makes groups; SVIs
+        that share it share its state), a torch optimizer, or a function from a list of tensors to one.
+    loss: Pyro's `Trace_ELBO`, `TraceMeanField_ELBO` or `TraceEnum_ELBO`, of which our own twin is used, that honours
+        enumerate marks wherever they stand and never waits for the device; `pv.Trace_ELBO` or `pv.IWELBO`; or a function
+        (model, guide, *args) -> loss. `TraceGraph_ELBO` and `RenyiELBO` run as Pyro's own, eagerly.
+    engine: see `pyrovae.engine`; "auto" is graphed on CUDA, else traced.
+    precision: "bfloat16" computes products of matrices in bfloat16.
+
+    The first step with arguments of new shapes runs eagerly, with Pyro's validation where that is on; the second is traced
+    and compared with Pyro on both. On a CPU denormal numbers are flushed to zero from then on, as XLA does; undone by
+    `torch.set_flush_denormal(False)`. A parameter that a step has no gradient for stays where it is, where Pyro's optimizers
+    move it by what they remember of earlier ones. Raises OptionError for what is not supported.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        optim: Any,
+        loss: Any = None,
+        *,
+        engine: str = "auto",
+        precision: str | None = None,
+    ) -> None:
+        for name, function in (("model", model), ("guide", guide)):
+            if not callable(function):
+                raise OptionError(f"{name} must be callable, got {type(function).__name__}.")
+        choose_engine(engine, torch.device("cuda" if engine == "graphed" else "cpu"), 0)  # the name, at once
+        self.model, self.guide, self.engine = model, guide, engine
+        self.precision = as_precision(precision, torch.float32)
+        self.pyro_loss: Any = loss if isinstance(loss, OWN) else None
+        if self.pyro_loss is not None:
+            warnings.warn(
+                f"loss={type(loss).__name__} runs as Pyro's own, eagerly: it has no twin here. pv.Trace_ELBO and "
+                "pv.IWELBO do what most programs need.",
+                stacklevel=2,
+            )
+        self.loss = loss if _is_function(loss) else as_loss(None if self.pyro_loss else loss)
+        # Pyro draws particles one after the other unless told that the program can carry them side by side.
+        self._loops = loss.num_particles if isinstance(loss, pyro.infer.ELBO) and not loss.vectorize_particles else 1
+        if self._loops > 1 and self.pyro_loss is None:
+            self.loss = Trace_ELBO(1, kl=self.loss.kl)
+        self._optimizers = as_optimizers(optim)
+        self._steps: dict[Any, _Step] = {}
+        self._evaluations: dict[Any, TracedFunction] = {}
+        self._told = False
+        self._stored: dict[str, Tensor] = {}  # the parameters in Pyro's store that steps were made with
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer | None:
+        """The torch optimizer behind it, its state whole; None before the first step."""
+        self._optimizers.sync()
+        return self._optimizers.optimizer
+
+    def step(self, *args: Any, **kwargs: Any) -> float:
+        """Take a gradient step; returns the loss before it. Waits for the device once, to read it: see `update`."""
+        return self.update(*args, **kwargs).item()
+
+    def update(self, *args: Any, **kwargs: Any) -> Tensor:
+        """`step` that does not wait for the device: the loss as a 0-d tensor."""
+        if self.pyro_loss is not None:
+            return self._pyro_step(args, kwargs)
+        self._keep_to_the_store()
+        inputs, key, rebuild = _signature(args, kwargs)
+        step = self._steps.get(key) or self._new_step(key, inputs, rebuild)
+        loss = step(inputs)
+        params = pyro.get_param_store()._params
+        self._stored.update({name: leaf for name, leaf in step.leaves.items() if params.get(name) is leaf})
+        return loss
+
+    def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
+        """The loss, -ELBO in nats, without a step."""
+        with torch.no_grad():
+            if self.pyro_loss is not None:
+                return float(self.pyro_loss.loss(self.model, self.guide, *args, **kwargs))
+            self._keep_to_the_store()
+            inputs, key, rebuild = _signature(args, kwargs)
+            if key in self._evaluations:
+                with pyro.validation_enabled(False):
+                    return self._evaluations[key](inputs)[0].item()
+            objective = self._objective(rebuild)
+            # before any trace: parameters are made, with Pyro's validation where that is on
+            loss = -objective(inputs, {})[0]
+            traceable = inputs and not _has_arrays(rebuild(inputs)) and len(self._evaluations) < MOST_SIGNATURES
+            if self.engine != "eager" and traceable:
+                self._evaluations[key] = TracedFunction(
+                    lambda batch: [-objective(batch, {})[0]], (self.model, self.guide)
+                )
+            return loss.item()
+
+    def _keep_to_the_store(self) -> None:
+        """Forget what was traced where the store has been cleared, loaded or swapped: other tensors are the parameters now."""
+        params = pyro.get_param_store()._params
+        if any(params.get(name) is not leaf for name, leaf in self._stored.items()):
+            self._steps, self._evaluations, self._stored = {}, {}, {}
+
+    def _objective(self, rebuild: Rebuild) -> Objective:
+        """(inputs, weights) -> (ELBO, loss), of one signature."""
+        found: list[Layout] = []
+
+        def objective(inputs: Batch, weights: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+            args, kwargs = rebuild(inputs)
+            if _is_function(self.loss):
+                loss = self.loss(self.model, self.guide, *args, **kwargs)
+                return -loss, loss
+            pair = Pair(functools.partial(self.model, *args, **kwargs), functools.partial(self.guide, *args, **kwargs))
+            if not found:
+                if isinstance(self.guide, AutoGuide) and self.guide.prototype_trace is None:
+                    self.guide._setup_prototype(*args, **kwargs)  # outside of the fork: its draws are Pyro's first
+                with fork_rng():
+                    found.append(_layout(pair))
+            bounds: list[Bound] = [self.loss(pair, {}, layout=found[0]) for _ in range(self._loops)]
+            elbo, ascend = (torch.stack(part).mean() if len(part) > 1 else part[0] for part in zip(*bounds))
+            return elbo, -ascend
+
+        def lowered(inputs: Batch, weights: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+            device = next((t.device for t in inputs.values()), torch.device("cpu"))
+            with low_precision(device):
+                return objective(inputs, weights)
+
+        return lowered if self.precision == "bfloat16" else objective
+
+    def _new_step(self, key: Any, inputs: Batch, rebuild: Rebuild) -> _Step:
+        arrays = _has_arrays(rebuild(inputs))
+        if arrays or len(self._steps) >= MOST_SIGNATURES:
+            if not self._told:
+                self._told = True
+                what = (
+                    "a NumPy array" if arrays else f"more than {MOST_SIGNATURES} different sets of shapes and numbers"
+                )
+                warnings.warn(
+                    f"SVI.step was called with {what}: such steps run eagerly. Pass arrays, and numbers that change, "
+                    "as tensors, and batches of one size.",
+                    stacklevel=4,
+                )
+            return _Step(self, rebuild, "eager")  # not kept: an array's contents are no part of the key
+        self._steps[key] = _Step(self, rebuild, self.engine)
+        return self._steps[key]
+
+    def _pyro_step(self, args: Any, kwargs: Any) -> Tensor:
+        assert self.pyro_loss is not None
+        optimizers = self._optimizers
+        with poutine.trace(param_only=True) as captured:
+            loss = self.pyro_loss.loss_and_grads(self.model, self.guide, *args, **kwargs)
+        leaves = _leaves(captured.trace)
+        optimizers.use(None)
+        optimizers.add(leaves)
+        used = [leaf for leaf in leaves.values() if leaf.grad is not None]
+        if used:
+            if optimizers.clip is not None:
+                grads = [leaf.grad for leaf in used if leaf.grad is not None]
+                for leaf, grad in zip(used, optimizers.clip(used, grads)):
+                    leaf.grad = grad
+            optimizers.whole().step()
+        for leaf in used:
+            leaf.grad = None
+        return torch.as_tensor(loss, dtype=torch.float64)
+
+
+class _Step:
+    """Steps with arguments of one signature: the first eagerly, the second traced and compared on both, then as traced."""
+
+    def __init__(self, svi: SVI, rebuild: Rebuild, engine: str) -> None:
+        self.svi, self.name = svi, engine
+        self.objective = svi._objective(rebuild)
+        self.engine: Engine | None = None
+        self.first: Batch | None = None
+        self.leaves: dict[str, Tensor] = {}
+        self.count = 0
+        self.unchanged: Callable[[], bool] = lambda: True
+
+    def __call__(self, inputs: Batch) -> Tensor:
+        if self.first is None or self.name == "eager" or not self.leaves:
+            return self._eagerly(inputs)
+        self.count += 1
+        if self.engine is None:
+            self.engine = self._make(self.first)
+        elif self.count % LOOK_EVERY == 0 or not self.unchanged():
+            self.engine.begin_epoch()
+            self.unchanged = change_detector(self.svi.model, self.svi.guide)
+        self.svi._optimizers.use(self.engine)
+        return -self.engine.step(inputs, {})
+
+    def _eagerly(self, inputs: Batch) -> Tensor:
+        """A step that finds the parameters, and shows errors of the program as they are."""
+        with poutine.trace(param_only=True) as captured:
+            elbo, loss = self.objective(inputs, {})
+        found = _leaves(captured.trace) or _of_modules(Pair(self.svi.model, self.svi.guide))
+        self.leaves = {name: leaf for name, leaf in found.items() if leaf.requires_grad}
+        if loss.requires_grad and self.leaves:
+            self.svi._optimizers.use(None)
+            self.svi._optimizers.add(self.leaves)
+            Eager(self._program()).descend(loss)
+        self.first = inputs
+        return -elbo.detach()
+
+    def _make(self, other: Batch) -> Engine:
+        device = next(iter(self.leaves.values())).device
+        as_precision(self.svi.precision, next(iter(self.leaves.values())).dtype)
+        if device.type == "cpu":
+            flush_denormals(True)
+        engine: Any = make_engine(choose_engine(self.name, device, 0), self._program())
+        engine.other = other  # both are compared on
+        self.unchanged = change_detector(self.svi.model, self.svi.guide)
+        made: Engine = engine
+        return made
+
+    def _program(self) -> Program:
+        return Program(
+            pair=Pair(self.svi.model, self.svi.guide),
+            objective=self.objective,
+            parameters=self.leaves,
+            optimizer=self.svi._optimizers.whole(),
+            clip=self.svi._optimizers.clip,
+            watched=(self.svi.loss,),
+            precision=self.svi.precision,
+        )
+
+
+def _has_arrays(arguments: Any) -> bool:
+    return any(isinstance(part, np.ndarray) for part in pytree.tree_leaves(arguments))
+
+
+def _is_function(loss: Any) -> bool:
+    return inspect.isroutine(loss) or isinstance(loss, functools.partial)
+
+
+def _leaves(trace: Any) -> dict[str, Tensor]:
+    """The unconstrained tensors of the parameters that a program used, each once."""
+    found: dict[int, tuple[str, Tensor]] = {}
+    for name, node in trace.nodes.items():
+        leaf = node["value"].unconstrained() if hasattr(node["value"], "unconstrained") else node["value"]
+        found.setdefault(id(leaf), (name, leaf))
+    return dict(found.values())
+
+
+def _of_modules(pair: Pair) -> dict[str, Tensor]:
+    named = [(prefix + name, p) for prefix, m in modules(pair).items() for name, p in m.named_parameters()]
+    return {name: p for name, p in named if p.requires_grad}
+
+
+def _layout(pair: Pair) -> Layout:
+    """How deep plates nest, and what is marked for enumeration, from one run."""
+    sides = [sample_sites(trace) for trace in run(pair, {})]
+    marked = [name for side in sides for name, node in side.items() if is_marked(node)]
+    sites = tuple(Site(name, "latent", False, (), None, False, enumerated="guide") for name in dict.fromkeys(marked))
+    return Layout(sites, plate_nesting(*sides), {})
+
+
+def _signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Batch, Any, Rebuild]:
+    """The tensors among arguments, a key of everything else, and how to put them together again."""
+    leaves, structure = pytree.tree_flatten((args, kwargs))
+    inputs: Batch = {}
+    key: list[Any] = [structure]
+    for i, leaf in enumerate(leaves):
+        if isinstance(leaf, Tensor):
+            inputs[str(i)] = leaf
+            key.append((leaf.shape, leaf.dtype, leaf.device))
+        else:
+            key.append(_Plain(leaf))
+
+    def rebuild(tensors: Batch) -> Any:
+        return pytree.tree_unflatten([tensors.get(str(i), leaf) for i, leaf in enumerate(others)], structure)
+
+    others = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+    return inputs, tuple(key), rebuild
+
+
+class _Plain:
+    """An argument as a key: numbers and text by value, anything else by identity."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        self.by_value = isinstance(value, (bool, int, float, complex, str, bytes, type(None)))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Plain) or type(self.value) is not type(other.value):
+            return False
+        return bool(self.value == other.value) if self.by_value else self.value is other.value
+
+    def __hash__(self) -> int:
+        return hash(self.value) if self.by_value else id(self.value)

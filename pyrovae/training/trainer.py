@@ -1,0 +1,320 @@
+"""The loop of a fit: epochs of steps, and the whole state from which it can be resumed."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+
+from pyrovae.batching.batches import Batches, GroupedBatches
+from pyrovae.batching.chunks import chunks
+from pyrovae.batching.stream import Resident, Stream
+from pyrovae.engine.adam import MODEL_RATE
+from pyrovae.engine.compiled import make_engine
+from pyrovae.engine.denormals import flushed_denormals
+from pyrovae.engine.program import Program
+from pyrovae.errors import CheckpointError, NotFiniteError, OptionError, PairError
+from pyrovae.fitted import folder as store
+from pyrovae.fitted.fitted import EVALUATION_SEED, Fit
+from pyrovae.fitted.spec import renamed
+from pyrovae.pair.batch import Batch, num_rows, take_rows
+from pyrovae.pair.parameters import fork_rng, named_tensors
+from pyrovae.training.console import progress_bar, stop_on_interrupt
+from pyrovae.training.monitor import MONITORED_ROWS, MonitoredGroup
+from pyrovae.training.schedules import Schedule, Step, weights_at
+
+Callback = Callable[[Fit], bool | None]
+
+
+class Trainer:
+    """The loop: epochs of steps, what is measured after each, and the whole state to stop and go on with."""
+
+    def __init__(
+        self,
+        fitted: Fit,
+        program: Program,
+        schedule: Schedule,
+        steps: Step,
+        source: Resident | Stream,
+        batches: Batches | GroupedBatches,
+        held_out: Batch | None,
+        engine: str,
+    ) -> None:
+        self.fitted, self.program, self.schedule, self.held_out = fitted, program, schedule, held_out
+        self.engine = make_engine(engine, program)
+        self.traces = engine != "eager"
+        self.steps = steps
+        self.weights = weights_at(schedule, steps).keys()
+        self.source, self.device = source, source.device
+        settings = fitted.settings
+        self.num_rows = source.num_rows
+        self.batches = batches
+        self.epochs, self.patience = settings["epochs"], settings["patience"]
+        self.step = 0
+        self.epoch_elbos: list[Tensor] = []  # of the epoch under way; read by the host once an epoch
+        self.in_epoch = False
+        self.seconds = 0.0
+        self.best: dict[str, Tensor] | None = None
+        self.best_elbo = -float("inf")
+        self.best_epoch = 0
+        self.watched: Batch | None = held_out  # found at the first epoch, as their parts
+        self.watched_parts: list[MonitoredGroup] = []
+        self.watches = True
+        self.identity: dict[str, Any] = {}
+        self.last_good: tuple[dict[str, Tensor], dict[str, Any]] | None = None
+
+    # the loop
+
+    def run(self, callbacks: list[Callback], folder: Path | None, every: float, progress: bool | None) -> None:
+        history = self.fitted.history
+        written = time.monotonic()
+        self.last_good = self.state()
+        with (
+            stop_on_interrupt() as interrupted,
+            progress_bar(progress, self.epochs) as bar,
+            pyro.validation_enabled(False),
+            flushed_denormals(self.device),
+        ):
+            bar(history)
+            while not self._finished():
+                began = time.monotonic()
+                if not self.in_epoch:
+                    self.batches.begin_epoch()
+                    self.engine.begin_epoch()
+                    self.source.begin(self.batches.coming())
+                    self.in_epoch = True
+                while len(self.batches) and not interrupted.is_set():
+                    self._step()
+                self.seconds += time.monotonic() - began
+                if interrupted.is_set():
+                    self._interrupt(folder)
+                self._end_epoch(folder)
+                bar(history)
+                with fork_rng():  # what a callback draws must not change the fit
+                    answers = [callback(self.fitted) for callback in callbacks]
+                if any(answer is True for answer in answers):
+                    self.fitted.stopped = "a callback stopped it"
+                self.last_good = self.state()
+                if folder is not None and (time.monotonic() - written > every):
+                    self.write(folder)
+                    written = time.monotonic()
+        if self.engine.notes:
+            self.fitted.settings["engine_notes"] = list(self.engine.notes)
+        if folder is not None:
+            self.write(folder)
+        if interrupted.is_set():  # in the last epoch: all is done and written, and the caller still wanted to stop
+            self._interrupt(folder)
+        if self.best is not None:
+            with torch.no_grad():
+                for name, tensor in named_tensors(self.fitted.pair, buffers=True).items():
+                    tensor.copy_(self.best[name])
+            self.fitted.settings["best_epoch"] = self.best_epoch
+
+    def _finished(self) -> bool:
+        done = len(self.fitted.history)
+        if self.patience is not None and done - self.best_epoch >= self.patience and done < self.epochs:
+            self.fitted.stopped = f"no better validation ELBO for {self.patience} epochs"
+        return done >= self.epochs or bool(self.fitted.stopped)
+
+    def _step(self) -> None:
+        weights = weights_at(self.schedule, self.steps._replace(number=self.step))
+        if weights.keys() != self.weights:
+            raise OptionError(f"A schedule must give the same weights at every step; at step {self.step}: {weights}.")
+        self.epoch_elbos.append(self.engine.step(self.source.inputs(self.batches.deal()), weights))
+        self.step += 1
+
+    def _end_epoch(self, folder: Path | None) -> None:
+        self.in_epoch = False
+        history = self.fitted.history
+        elbos = self._check_finite(folder)
+        row: dict[str, float] = {"epoch": len(history) + 1, "steps": self.step, "elbo": elbos.mean().item()}
+        self.epoch_elbos = []
+        began = time.monotonic()
+        seen = math.nan
+        divergences: dict[str, float] = {}
+        if self.watches:
+            try:
+                seen, divergences = self._watch()
+            except PairError:  # no row has a term of its own, which the fit does without
+                if self.held_out is not None:
+                    raise
+                self.watches = False
+        if self.held_out is not None:
+            row["validation_elbo"] = seen
+            if not math.isfinite(row["validation_elbo"]):
+                self._fail(folder, self.step, "the ELBO of the validation rows is")
+        self.seconds += time.monotonic() - began
+        last = weights_at(self.schedule, self.steps._replace(number=max(0, self.step - 1)))
+        row["learning_rate"] = last.get("lr", rate_of(self.program.optimizer))
+        row["kl_weight"] = last.get("kl", 1.0)
+        row["seconds"] = round(self.seconds, 3)
+        row |= {f"kl/{site}": kl for site, kl in divergences.items()}
+        history.append(row)
+        if self.patience is not None and row["validation_elbo"] > self.best_elbo:
+            self.best_elbo, self.best_epoch = row["validation_elbo"], int(row["epoch"])
+            self.best = {n: t.detach().clone() for n, t in named_tensors(self.fitted.pair, buffers=True).items()}
+
+    def _watch(self) -> tuple[float, dict[str, float]]:
+        """Of the held-out rows, else of some training rows, at one draw each, with the same noise at every epoch: the mean of
+        their share of the ELBO, and the mean KL term of each latent site, 0 of a row that observes it. Nats per row.
+
+        The global terms count once for all training rows: it is what the training ELBO is, of other rows.
+        """
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        rowless = torch.zeros((), dtype=torch.float64, device=self.device)
+        divergences: dict[str, Tensor] = {}
+        with self.fitted.evaluation_mode(), fork_rng():
+            if self.watched is None:
+                order = torch.randperm(self.num_rows, generator=torch.Generator().manual_seed(EVALUATION_SEED))
+                self.watched = self.source.take(order[:MONITORED_ROWS])
+            torch.manual_seed(EVALUATION_SEED)
+            if not self.watched_parts:
+                # a graph of a few rows costs more than it saves in a short fit
+                traces = self.traces and (self.held_out is not None or self.epochs >= 50)
+                counted: frozenset[str] = frozenset()
+                for part in self.fitted.parts(self.watched):
+                    self.watched_parts.append(MonitoredGroup(self.fitted, part, traces, counted))
+                    counted |= set(part.layout.rowless)
+            for watched in self.watched_parts:
+                left = num_rows(watched.rows)
+                for rows in chunks(watched.rows, watched.chunk):
+                    # the last chunk is filled up with rows that do not count, so that one graph serves all
+                    fill = torch.arange(watched.chunk, device=self.device) % num_rows(rows)
+                    shared, bounds, *kl = watched.evaluate(take_rows(rows, fill))
+                    total += bounds[: min(left, watched.chunk)].double().sum()
+                    for site, values in zip(watched.sites, kl):
+                        divergences[site] = (
+                            divergences.get(site, 0.0) + values[: min(left, watched.chunk)].double().sum()
+                        )
+                    left -= num_rows(rows)
+                rowless += shared.double()  # of the last chunk: every chunk has them all
+        # Global latents count as in training: once for all training rows.
+        elbo = total.item() / num_rows(self.watched) + rowless.item() / self.num_rows
+        return elbo, {site: kl.item() / num_rows(self.watched) for site, kl in divergences.items()}
+
+    # stopping
+
+    def _check_finite(self, folder: Path | None) -> Tensor:
+        """The epoch's ELBOs, on the host: the one place where values of steps are read. Fails if one is not finite."""
+        elbos = torch.stack(self.epoch_elbos).double().cpu()
+        bad = (~torch.isfinite(elbos)).nonzero()
+        if len(bad):
+            self._fail(folder, self.step - len(elbos) + int(bad[0]) + 1, "the loss is")
+        finite = torch.stack([torch.isfinite(p).all() for p in self.program.parameters.values()]).tolist()
+        broken = [name for name, whole in zip(self.program.parameters, finite) if not whole]
+        if broken:
+            self._fail(folder, self.step, f"the parameters {broken[:3]} are")
+        return elbos
+
+    def _fail(self, folder: Path | None, step: int, what: str) -> None:
+        epoch = len(self.fitted.history) + 1
+        assert self.last_good is not None
+        self.restore(*self.last_good)
+        self.fitted.stopped = f"in epoch {epoch}, step {step}, {what} not finite"
+        kept = "the weights are those of the last good epoch"
+        if folder is not None:
+            self.write(folder)
+            store.write_fit(folder, self.fitted, status="diverged")
+            kept += f", saved in {folder}"
+        raise NotFiniteError(
+            f"In epoch {epoch}, step {step}, {what} not finite; {kept}. "
+            "Lower the learning rate, set clip_norm=10, or warm up the KL weight."
+        )
+
+    def _interrupt(self, folder: Path | None) -> None:
+        where = ""
+        if self.epoch_elbos:
+            self._check_finite(folder)  # else NaN would take the place of the last good state
+        if folder is not None:
+            self.write(folder)
+            where = f"; the run in {folder} can be resumed"
+        raise KeyboardInterrupt(f"stopped in epoch {len(self.fitted.history) + 1}, after step {self.step}{where}")
+
+    # state
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that the rest of the fit depends on, cloned: tensors by name, and notes as JSON."""
+        self.engine.sync()
+        tensors = {f"weights/{n}": t for n, t in named_tensors(self.fitted.pair, buffers=True).items()}
+        tensors |= {f"best/{n}": t for n, t in (self.best or {}).items()}
+        optimizer, optimizer_notes = store.flatten_optimizer(self.program.optimizer)
+        tensors |= {f"optimizer/{n}": t for n, t in optimizer.items()}
+        tensors |= {f"batches/{n}": t for n, t in self.batches.state_dict().items()}
+        tensors["rng/cpu"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["rng/cuda"] = torch.cuda.get_rng_state(self.device)
+        if self.epoch_elbos:
+            tensors["epoch_elbos"] = torch.stack(self.epoch_elbos)
+        notes = {
+            "step": self.step,
+            "in_epoch": self.in_epoch,
+            "seconds": self.seconds,
+            "history": [dict(row) for row in self.fitted.history],
+            "best_elbo": store.finite_or_none(self.best_elbo),
+            "best_epoch": self.best_epoch,
+            "optimizer": optimizer_notes,
+            "identity": self.identity,
+        }
+        return {name: tensor.detach().clone() for name, tensor in tensors.items()}, notes
+
+    def restore(self, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
+        """Put back what `state` took."""
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+        store.copy_tensors(named_tensors(self.fitted.pair, buffers=True), part("weights/"))
+        self.best = {n: t.to(self.device) for n, t in part("best/").items()} or None
+        store.unflatten_optimizer(self.program.optimizer, part("optimizer/"), notes["optimizer"])
+        self.engine.rebind()
+        self.engine.begin_epoch()
+        self.batches.load_state_dict(part("batches/"))
+        self.source.begin(self.batches.coming())
+        torch.set_rng_state(tensors["rng/cpu"])
+        if self.device.type == "cuda" and "rng/cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["rng/cuda"], self.device)
+        self.epoch_elbos = list(tensors["epoch_elbos"].to(self.device)) if "epoch_elbos" in tensors else []
+        self.step, self.in_epoch, self.seconds = notes["step"], notes["in_epoch"], notes["seconds"]
+        self.fitted.history[:] = [dict(row) for row in notes["history"]]
+        self.best_elbo = -float("inf") if notes["best_elbo"] is None else notes["best_elbo"]
+        self.best_epoch = notes["best_epoch"]
+
+    def begin(self, folder: Path, identity: dict[str, Any]) -> None:
+        self.identity = identity
+        self.write(folder)
+
+    def write(self, folder: Path) -> None:
+        store.write_state(folder, *self.state())
+        store.write_history(folder, self.fitted.history)
+        store.write_run(folder, self.fitted, status="running")
+
+    def resume(self, folder: Path, identity: dict[str, Any]) -> Path:
+        """Go on with the fit in a folder. CheckpointError when anything that shapes the fit is not as it was."""
+        store.read_run(folder)
+        tensors, notes = store.read_state(folder)
+        free = {"device", "torch"}
+        if notes["identity"].get("device") != identity.get("device"):
+            free.add("engine")  # each device has its own
+        before = renamed(notes["identity"])  # another version may have written it
+        differing = [k for k in identity if k not in free and before.get(k) != identity[k]]
+        if differing:
+            was, now = notes["identity"].get(differing[0]), identity[differing[0]]
+            raise CheckpointError(
+                f"{folder} holds a fit with other {', '.join(differing)} ({differing[0]}: {was} there, {now} here): "
+                "resume with the same data and settings, or start in another folder."
+            )
+        self.identity = identity
+        self.restore(tensors, notes)
+        return folder
+
+
+def rate_of(optimizer: torch.optim.Optimizer) -> float:
+    """The rate of an optimizer's first group, whatever the weight "model" has made of it."""
+    first = optimizer.param_groups[0]
+    return float(first.get(MODEL_RATE, first["lr"]))

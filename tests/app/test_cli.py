@@ -1,0 +1,335 @@
+"""The command line: the main job and the questions, and one clear line, never a traceback, for every mistake."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from support.command import Command
+
+import pyrovae as pv
+from pyrovae.app import cli
+
+QUICK = ("--epochs", "2", "--hidden", "16", "--num-samples", "30")
+
+
+@pytest.fixture
+def run(pyrovae: Command) -> Path:
+    code, _, err = pyrovae("fit", "digits", *QUICK)
+    assert code == 0, err
+    return Path("runs/digits")
+
+
+def test_the_main_job_ends_with_a_table_and_a_run_folder(pyrovae: Command) -> None:
+    code, out, err = pyrovae("fit", "digits", *QUICK)
+    assert code == 0
+    for words in (
+        "ELBO, nats per row",
+        "log p(x), nats per row",
+        "k-hat > 0.7",
+        "active units",
+        "time of the fit",
+        "±",
+    ):
+        assert words in out
+    assert "ELBO" in err  # the progress bar
+    files = {p.name for p in Path("runs/digits").iterdir()}
+    assert files == {
+        "weights.safetensors",
+        "checkpoint.safetensors",
+        "run.json",
+        "history.csv",
+        "graph.png" if shutil.which("dot") else "graph.gv",
+        "training.png",
+        "reconstructions.png",
+        "samples.png",
+        "latent.png",
+    }
+    results = json.loads(Path("runs/digits/run.json").read_text())["info"]["results"]
+    assert f"{results['log_likelihood']:.2f}" in out and results["test_rows"] == 359
+    assert len(pd.read_csv("runs/digits/history.csv")) == 2
+
+
+def test_a_second_run_gets_a_folder_of_its_own(pyrovae: Command, run: Path) -> None:
+    before = (run / "weights.safetensors").read_bytes()
+    assert pyrovae("fit", "digits", *QUICK, "--seed", 1)[0] == 0
+    assert Path("runs/digits-2/run.json").exists() and (run / "weights.safetensors").read_bytes() == before
+
+
+def test_a_seed_repeats_a_run_exactly(pyrovae: Command) -> None:
+    for name in ("a", "b"):
+        assert pyrovae("fit", "digits", *QUICK, "--out", name, "--seed", 3)[0] == 0
+    a, b = (json.loads(Path(name, "run.json").read_text()) for name in "ab")
+    assert a["weights_sha256"] == b["weights_sha256"]
+    del a["info"]["results"]["fit_seconds"], b["info"]["results"]["fit_seconds"]
+    assert a["info"]["results"] == b["info"]["results"]
+
+
+def test_two_latent_dimensions_draw_a_manifold(pyrovae: Command) -> None:
+    quick = ("--epochs", "2", "--num-samples", "30")
+    assert pyrovae("fit", "digits", *quick, "--latent", 2, "--prior", "mixture", "--net", "conv")[0] == 0
+    assert pyrovae("fit", "digits", *quick, "--net", "conv", "--hidden", 16)[0] == 2
+    assert Path("runs/digits/manifold.png").stat().st_size > 10_000
+
+
+def test_evaluate_gives_the_fits_own_numbers(pyrovae: Command, run: Path) -> None:
+    code, out, _ = pyrovae("evaluate", run, "--num-samples", 30, "--out", "rows.csv")
+    results = json.loads((run / "run.json").read_text())["info"]["results"]
+    assert code == 0 and f"{results['log_likelihood']:.2f}" in out
+    rows = pd.read_csv("rows.csv", index_col="row")
+    assert len(rows) == 359 and rows["log_likelihood"].mean() == pytest.approx(results["log_likelihood"])
+
+
+def test_generate_reconstruct_and_encode_write_what_they_say(pyrovae: Command, run: Path) -> None:
+    assert pyrovae("generate", run, "-n", 64)[0] == 0 and (run / "generated.png").exists()
+    assert pyrovae("generate", run, "-n", 5, "--out", "new.csv")[0] == 0
+    new = pd.read_csv("new.csv")
+    assert new.shape == (5, 64) and ((new >= 0) & (new <= 16) & (new == new.round())).all().all()
+    assert pyrovae("reconstruct", run, "--out", "again.npy")[0] == 0
+    assert np.load("again.npy").shape == (359, 64)
+    assert pyrovae("reconstruct", run)[0] == 0
+    assert pyrovae("encode", run, "--out", "z.csv")[0] == 0
+    z = pd.read_csv("z.csv", index_col="row")
+    assert z.shape == (1797, 11) and z["label"].between(0, 9).all()
+
+
+def write_table(path: Path, rows: int = 90) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(rows, 1))
+    values = z @ rng.normal(size=(1, 4)) * 100 + 1000 + rng.normal(size=(rows, 4))
+    frame = pd.DataFrame(values, columns=list("abcd"))
+    frame["kind"] = np.where(z[:, 0] > 0, "up", "down")
+    frame.to_csv(path, index=False)
+    return frame
+
+
+def test_a_table_is_standardised_and_answers_in_its_own_units(pyrovae: Command) -> None:
+    frame = write_table(Path("t.csv"))
+    assert pyrovae("fit", "t.csv", "--label", "kind", "--latent", 2, *QUICK[:-2], "--num-samples", 30)[0] == 0
+    run = Path("runs/t")
+    assert pyrovae("generate", run, "-n", 200, "--out", "new.csv")[0] == 0
+    new = pd.read_csv("new.csv")
+    assert list(new.columns) == list("abcd")
+    spread = frame[list("abcd")].std()
+    assert ((new.mean() - frame[list("abcd")].mean()).abs() < 2 * spread).all()
+    # A density in the data's units: shifted by the sum of the log standard deviations of the training rows.
+    info = json.loads((run / "run.json").read_text())["info"]
+    fitted, rows, _ = cli.runs.open_run(run)
+    raw = pv.importance(fitted, rows.test, 30, seed=cli.runs.EVALUATION_SEED).summary()
+    shift = float(torch.tensor(info["scaler"]["scale"]).log().sum())
+    assert info["results"]["log_likelihood"] == pytest.approx(raw["log_likelihood"] - shift, abs=1e-4)
+    assert pyrovae("evaluate", run)[0] == 0
+    assert pyrovae("encode", run, "--out", "z.csv")[0] == 0
+    assert pd.read_csv("z.csv")["label"].tolist() == frame["kind"].tolist()
+
+
+def test_a_stopped_run_is_resumed_to_the_same_end(pyrovae: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pyrovae("fit", "digits", *QUICK, "--out", "whole")[0] == 0
+    fit = cli.runs.fit
+
+    def stopping(*args: Any, **kwargs: Any) -> Any:
+        def press(fitted: pv.Fit) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+
+        return fit(*args, **kwargs, callbacks=[press])
+
+    monkeypatch.setattr(cli.runs, "fit", stopping)
+    code, _, err = pyrovae("fit", "digits", *QUICK, "--out", "stopped")
+    assert code == 130 and "pyrovae fit --resume stopped" in err and "Traceback" not in err
+    code, _, err = pyrovae("evaluate", "stopped")
+    assert code == 2 and "has not finished" in err
+    monkeypatch.setattr(cli.runs, "fit", fit)
+    code, out, err = pyrovae("fit", "--resume", "stopped")
+    assert code == 0, err
+    one, two = (json.loads(Path(name, "run.json").read_text())["weights_sha256"] for name in ("whole", "stopped"))
+    assert one == two and "log p(x)" in out
+
+
+MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
+    "unknown data": (("fit", "digit"), "did you mean digits"),
+    "unknown prior": (("fit", "digits", "--prior", "vampire"), "known: normal, learned-normal"),
+    "unknown likelihood": (
+        ("fit", "digits", "--likelihood", "bce"),
+        "known: bernoulli, continuous-bernoulli, beta, normal",
+    ),
+    "unknown net": (("fit", "digits", "--net", "transformer"), "known: mlp, conv, resnet"),
+    "unknown device": (("fit", "digits", "--device", "abacus"), "known: auto, cpu, cuda"),
+    "hidden": (("fit", "digits", "--hidden", "wide"), "whole numbers"),
+    "negative hidden": (("fit", "digits", "--hidden", "-5"), "positive"),
+    "no latent": (("fit", "digits", "--latent", "0"), "positive"),
+    "no epochs": (("fit", "digits", "--epochs", "-1"), "epochs"),
+    "0 epochs": (("fit", "digits", "--epochs", "0"), "--epochs must be at least 1"),
+    "0 rows": (("fit", "digits", "--batch-size", "0"), "--batch-size must be at least 1"),
+    "no rate": (("fit", "digits", "--learning-rate", "0"), "--learning-rate must be positive"),
+    "no draws": (("fit", "digits", "--num-samples", "0"), "--num-samples must be at least 1"),
+    "warm-up": (("fit", "digits", "--kl-warmup", "-1"), "--kl-warmup"),
+    "device without values": (("fit", "digits", "--device", "meta"), "known: auto, cpu, cuda"),
+    "batch size": (("fit", "digits", "--batch-size", "5000"), "larger than"),
+    "support": (("fit", "digits", "--likelihood", "bernoulli"), "outside the support of Bernoulli.*BetaBinomial"),
+    "fraction": (("fit", "digits", "--test-fraction", "1.2"), "fraction"),
+    "nothing to fit": (("fit",), "--resume"),
+    "no file": (("fit", "nowhere.csv"), "no file"),
+    "missing values": (("fit", "gaps.csv"), r"NaN\) in 3 rows, the first in row 30 .*, a\..*observed_only"),
+    "text": (("fit", "text.csv"), "--label"),
+    "empty": (("fit", "empty.csv"), "not a table|no rows|empty"),
+    "damaged": (("fit", "bad.npz"), "bad.npz"),
+    "no files of mnist": (("fit", "mnist", "--data-root", "nothing"), "train-images-idx3-ubyte.gz.*nothing"),
+    "conv on a table": (("fit", "t.csv", "--label", "kind", "--net", "conv"), "image"),
+    "no run": (("evaluate", "nothing"), "not a run folder"),
+    "existing folder": (("fit", "digits", "--out", "nothing-here-is-a-run", *QUICK), "not empty"),
+    "force on a folder that is no run": (
+        ("fit", "digits", "--out", "nothing-here-is-a-run", "--force", *QUICK),
+        "not a run folder",
+    ),
+    "resume nothing": (("fit", "--resume", "nothing"), "not a run folder"),
+    "number": (("fit", "digits", "--latent", "ten"), "latent"),
+    "option": (("fit", "digits", "--latnet", "10"), "--latnet"),
+    "command": (("train",), "train"),
+}
+
+
+@pytest.mark.parametrize("case", list(MISTAKES.values()), ids=list(MISTAKES))
+def test_a_mistake_gets_one_clear_error(pyrovae: Command, case: tuple[tuple[str, ...], str], monkeypatch: Any) -> None:
+    write_table(Path("t.csv"))
+    Path("gaps.csv").write_text("a,b\n" + "1.5,2.5\n" * 30 + ",3.5\n" * 3 + "0.5,-1\n" * 30)
+    Path("text.csv").write_text("a,b\n1,red\n2,blue\n")
+    Path("empty.csv").write_text("")
+    Path("bad.npz").write_bytes(b"PK garbage")
+    Path("nothing").mkdir()
+    Path("nothing-here-is-a-run").mkdir()
+    Path("nothing-here-is-a-run/file").write_text("x")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(Path("cache").absolute()))
+    monkeypatch.setattr("torchvision.datasets.mnist.MNIST.mirrors", ["http://127.0.0.1:9/"])
+    words, message = case
+    code, out, err = pyrovae(*words)
+    assert code == 2, out + err
+    assert re.search(message, err.replace("\n", " "), re.DOTALL), err
+    assert "Traceback" not in err and not out.strip()
+    assert not Path("runs").exists()
+
+
+def test_questions_to_a_run_refuse_what_cannot_be(pyrovae: Command, run: Path) -> None:
+    Path("mine.csv").write_text("precious")
+    for words, message in (
+        (("encode", run, "--out", "mine.csv"), "exists"),
+        (("generate", run, "--out", "new.gif"), "must be one of .png, .npy, .csv"),
+        (("generate", run, "-n", 0), "at least 1"),
+        (("generate", run, "--out", "no/folder/x.csv"), "no folder"),
+        (("evaluate", run, "--num-samples", 0), "at least 1"),
+    ):
+        code, _, err = pyrovae(*words)
+        assert code == 2 and message in err and "Traceback" not in err
+    assert Path("mine.csv").read_text() == "precious"
+
+
+def test_data_that_changed_since_the_fit_are_noticed(pyrovae: Command) -> None:
+    write_table(Path("t.csv"))
+    assert pyrovae("fit", "t.csv", "--label", "kind", "--latent", 2, *QUICK)[0] == 0
+    write_table(Path("t.csv"), rows=91)
+    code, _, err = pyrovae("evaluate", "runs/t")
+    assert code == 2 and "has changed" in err
+
+
+def test_ctrl_c_from_a_terminal_leaves_a_resumable_run(tmp_path: Path) -> None:
+    """The real thing, in a process of its own: SIGINT in the middle of a fit, exit code 130, and the run goes on."""
+    words = [sys.executable, "-m", "pyrovae", "fit", "digits", "--hidden", "8", "--epochs", "2000", "--out", "run"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for _ in range(600):
+        if (tmp_path / "run" / "checkpoint.safetensors").exists():
+            break
+        time.sleep(0.1)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "--resume run" in err and "Traceback" not in err
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "running"
+
+
+def test_log_p_of_the_first_rows_beside_the_elbo_of_all(pyrovae: Command, run: Path) -> None:
+    code, out, _ = pyrovae("evaluate", run, "--num-samples", 30, "--rows", 50, "--out", "rows.csv")
+    assert code == 0 and "first 50 rows" in out and len(pd.read_csv("rows.csv")) == 50
+
+
+def test_resume_takes_no_other_options(pyrovae: Command, run: Path) -> None:
+    code, _, err = pyrovae("fit", "--resume", run, "--epochs", 9, "--latent", 3)
+    assert code == 2 and "--epochs" in err and "--latent" in err
+
+
+def test_a_file_of_the_run_is_not_overwritten(pyrovae: Command, run: Path) -> None:
+    before = (run / "history.csv").read_text()
+    code, _, err = pyrovae("encode", run, "--out", run / "history.csv")
+    assert code == 2 and "exists" in err and (run / "history.csv").read_text() == before
+
+
+def test_rows_are_numbered_as_in_the_source(pyrovae: Command, run: Path) -> None:
+    assert pyrovae("evaluate", run, "--num-samples", 30, "--out", "rows.csv")[0] == 0
+    assert pyrovae("reconstruct", run, "--out", "again.csv")[0] == 0
+    _, rows, dataset = cli.runs.open_run(run)
+    numbers = pd.read_csv("rows.csv")["row"].to_numpy(copy=True)
+    assert torch.equal(dataset.x[numbers], rows.test)
+    assert (pd.read_csv("again.csv")["row"].to_numpy() == numbers).all()
+
+
+def test_what_was_decided_is_said(pyrovae: Command) -> None:
+    _, _, err = pyrovae("fit", "digits", *QUICK)
+    said = " ".join(err.split())
+    assert "1258 training, 180 validation, 359 test rows of 64 (count)" in said and "likelihood beta-binomial" in said
+
+
+def test_unfit_test_rows_are_refused_before_the_fit(pyrovae: Command) -> None:
+    rng = np.random.default_rng(0)
+    x, bad = rng.integers(0, 6, (60, 4)), rng.integers(0, 6, (10, 4))
+    bad[7, 2] = 9
+    np.savez("counts.npz", x=x, x_test=bad)
+    code, _, err = pyrovae("fit", "counts.npz", "--likelihood", "binomial", "--total-count", 5, *QUICK)
+    assert code == 2 and "9.0 in row 7, column 2" in err.replace("\n", " ") and not Path("runs").exists()
+
+
+def test_the_scale_is_that_of_the_training_rows(pyrovae: Command) -> None:
+    write_table(Path("t.csv"))
+    assert pyrovae("fit", "t.csv", "--label", "kind", "--latent", 2, *QUICK)[0] == 0
+    _, rows, dataset = cli.runs.open_run(Path("runs/t"))
+    assert rows.train.mean(0).abs().max() < 1e-5 and (rows.train.std(0, unbiased=False) - 1).abs().max() < 1e-4
+    both = torch.cat([rows.train, rows.validation, rows.test])
+    assert both.mean(0).abs().max() > 1e-3 and len(both) == len(dataset.x)
+
+
+def test_8_bit_images_under_a_density_answer_in_their_own_units(pyrovae: Command) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 4, 4)).astype(np.uint8)
+    pixels[0, 0, 0] = 255
+    np.save("pixels.npy", pixels)
+    np.save("reals.npy", pixels.astype(np.float32).reshape(60, 16) - 0.5)
+    for name in ("pixels", "reals"):
+        assert pyrovae("fit", f"{name}.npy", "--likelihood", "normal", *QUICK)[0] == 0
+    one, two = (
+        json.loads(Path("runs", name, "run.json").read_text())["info"]["results"]["log_likelihood"]
+        for name in ("pixels", "reals")
+    )
+    assert one == pytest.approx(two, abs=1e-2)
+    assert pyrovae("generate", "runs/pixels", "-n", 50, "--out", "new.npy")[0] == 0
+    assert np.load("new.npy").mean() > 50
+
+
+def test_force_replaces_a_run_and_what_it_left_but_not_for_a_fit_that_is_refused(pyrovae: Command, run: Path) -> None:
+    (run / "codes.csv").write_text("old")
+    before = {p.name: p.read_bytes() for p in run.iterdir()}
+    code, _, err = pyrovae("fit", "digits", "--out", run, "--force", *QUICK, "--likelihood", "bernoulli")
+    assert code == 2 and "outside the support" in err
+    assert {p.name: p.read_bytes() for p in run.iterdir()} == before
+    assert pyrovae("fit", "digits", "--out", run, "--force", *QUICK, "--seed", 5)[0] == 0
+    assert not (run / "codes.csv").exists() and (run / "latent.png").exists() and list(run.glob("graph.*"))
+    assert (run / "weights.safetensors").read_bytes() != before["weights.safetensors"]

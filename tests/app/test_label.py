@@ -1,0 +1,579 @@
+"""Few labels for many rows: what comes in, what is refused, what comes out, and how it goes on."""
+
+import json
+import math
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+from support.command import Command
+
+import pyrovae as pv
+from pyrovae.app.jobs import label as labelling
+from pyrovae.data import load
+from pyrovae.data.images import load_folder
+from pyrovae.data.labels import as_labels, hold_out, match_labels, read_labels, refuse_labels
+from pyrovae.errors import CheckpointError, DataError, OptionError
+
+# --- a folder of images ----------------------------------------------------------------------------------------------
+
+
+def write_images(folder: Path, num: int = 6, side: int = 8, channels: int = 0) -> np.ndarray:
+    folder.mkdir(parents=True, exist_ok=True)
+    shape = (num, side, side, channels) if channels else (num, side, side)
+    pixels = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    for number, picture in enumerate(pixels):
+        Image.fromarray(picture).save(folder / f"{number:02d}.png")
+    return pixels
+
+
+def test_gray_images_are_rows_named_by_their_files_in_order(tmp_path: Path) -> None:
+    pixels = write_images(tmp_path / "a", 4)
+    shutil.move(tmp_path / "a" / "03.png", tmp_path / "a" / "b.PNG")
+    (tmp_path / "a" / "01").mkdir()
+    shutil.move(tmp_path / "a" / "01.png", tmp_path / "a" / "01" / "x.png")
+    (tmp_path / "a" / "notes.txt").write_text("no image")
+    (tmp_path / "a" / ".hidden.png").write_text("no image")
+    found = load_folder(tmp_path / "a")
+    assert found.ids == ("00.png", "01/x.png", "02.png", "b.PNG")
+    assert found.kind == "unit" and found.image_shape == (8, 8) and found.x.dtype == torch.float32
+    np.testing.assert_array_equal(found.x.reshape(4, 8, 8).numpy(), pixels.astype(np.float32) / 255)
+
+
+def test_one_coloured_image_makes_all_coloured(tmp_path: Path) -> None:
+    gray = write_images(tmp_path, 2)
+    colour = np.random.default_rng(1).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+    Image.fromarray(colour).save(tmp_path / "z.png")
+    found = load_folder(tmp_path)
+    assert found.image_shape == (3, 8, 8)
+    rows = (found.x.reshape(3, 3, 8, 8) * 255).round().numpy()
+    np.testing.assert_array_equal(rows[0], np.stack([gray[0]] * 3))
+    np.testing.assert_array_equal(rows[2], np.moveaxis(colour, -1, 0))
+
+
+def test_gray_is_what_looks_gray_however_it_is_stored(tmp_path: Path) -> None:
+    wanted = write_images(tmp_path, 1)[0]
+    Image.fromarray(np.stack([wanted] * 3, -1)).save(tmp_path / "rgb.png")
+    Image.fromarray(np.stack([wanted] * 3, -1)).convert("P", palette=Image.Palette.ADAPTIVE, colors=256).save(
+        tmp_path / "palette.png"
+    )
+    Image.fromarray(wanted.astype(np.uint16) * 257).save(tmp_path / "sixteen.png")
+    Image.fromarray(np.dstack([wanted, np.full_like(wanted, 255)]), mode=None).save(tmp_path / "opaque.png")
+    found = load_folder(tmp_path)
+    assert found.image_shape == (8, 8) and len(found.x) == 5
+    for row in found.x.reshape(5, 8, 8).numpy():
+        np.testing.assert_array_equal((row * 255).round(), wanted)
+
+
+def test_transparent_pixels_are_seen_on_white(tmp_path: Path) -> None:
+    Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    Image.new("1", (4, 4), 0).save(tmp_path / "black.png")
+    found = load_folder(tmp_path)
+    assert found.ids == ("black.png", "clear.png") and found.x.mean(1).tolist() == [0.0, 1.0]
+
+
+def test_a_size_scales_and_cuts_around_the_centre(tmp_path: Path) -> None:
+    wide = np.zeros((20, 60), dtype=np.uint8)
+    wide[:, 20:40] = 255  # the centre square is white
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    Image.fromarray(wide.T.copy()).save(tmp_path / "tall.png")
+    found = load_folder(tmp_path, size=10)
+    assert found.image_shape == (10, 10) and found.x.min() > 0.9  # a filter looks a little over the edge
+    with pytest.raises(DataError, match=r"2 sizes: 1 are .*--size 28"):
+        load_folder(tmp_path)
+
+
+def test_the_checksum_sees_files_names_and_size(tmp_path: Path) -> None:
+    write_images(tmp_path, 2)
+    sums = [load_folder(tmp_path).source["checksum"], load_folder(tmp_path, size=8).source["checksum"]]
+    assert load_folder(tmp_path).source["checksum"] == sums[0]
+    (tmp_path / "00.png").rename(tmp_path / "0.png")
+    sums.append(load_folder(tmp_path).source["checksum"])
+    assert len(set(sums)) == 3
+
+
+def test_what_is_no_folder_of_images_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no folder .*Check the name"):
+        load_folder(tmp_path / "none")
+    with pytest.raises(DataError, match=r"holds no image: no file in it ends in \.bmp"):
+        load_folder(tmp_path)
+    write_images(tmp_path, 2)
+    with pytest.raises(OptionError, match="from 4 to 256, got 2"):
+        load_folder(tmp_path, size=2)
+    for content in (b"", b"nonsense", (tmp_path / "01.png").read_bytes()[:60]):
+        (tmp_path / "01.png").write_bytes(content)
+        with pytest.raises(DataError, match=r"01\.png is not an image that can be read .*Repair it, or take it out"):
+            load_folder(tmp_path)
+    Image.new("F", (4, 4)).save(tmp_path / "01.tiff")
+    (tmp_path / "01.png").unlink()
+    with pytest.raises(DataError, match="floating numbers, whose white is not known"):
+        load_folder(tmp_path)
+    shutil.rmtree(tmp_path)
+    tmp_path.mkdir()
+    Image.new("L", (200, 100)).save(tmp_path / "large.png")
+    with pytest.raises(DataError, match="are 200 x 100: .* Give --size 64"):
+        load_folder(tmp_path)
+
+
+# --- the rows' names in a table --------------------------------------------------------------------------------------
+
+
+def test_an_id_column_names_rows_and_is_no_number_of_theirs(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("ID,a,b\n007,1.5,2\nx 8,2.5,3\n")
+    found = load(str(path), ids="id")
+    assert found.ids == ("007", "x 8") and found.columns == ("a", "b") and found.x.tolist() == [[1.5, 2.0], [2.5, 3.0]]
+    path.write_text("a,b\n1.5,2\n2.5,3\n")
+    assert load(str(path), ids="id").ids is None
+    path.write_text("id,a\n1,1.5\n1,2\n")
+    with pytest.raises(DataError, match="several rows have the id 1"):
+        load(str(path), ids="id")
+    path.write_text("id,a\n1,1.5\n,2\n")
+    with pytest.raises(DataError, match=r"row 1 \(counted from 0\) has no id"):
+        load(str(path), ids="id")
+
+
+# --- a table of labels -----------------------------------------------------------------------------------------------
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_labels_are_text_and_empty_is_unknown(tmp_path: Path) -> None:
+    table = read_labels(
+        write(tmp_path / "l.csv", '\ufefffile,note,label\n./a.png,x,cat\nb\\c.png,y,\n"d,e.png",z, NA \n')
+    )
+    assert table == {"a.png": "cat", "b/c.png": "", "d,e.png": "NA"}
+    found = match_labels(table, ["a.png", "b/c.png", "d,e.png", "f.png"], 4, "l.csv")
+    assert found.classes == ("NA", "cat") and found.y.tolist() == [1, -1, 0, -1] and found.known.tolist() == [0, 2]
+    assert found.text(found.y) == ["cat", "", "NA", ""]
+
+
+@pytest.mark.parametrize("header", ["id,label", "row,label", "label,number", "Label;ID", "label\trow"])
+def test_rows_of_a_table_are_numbers(tmp_path: Path, header: str) -> None:
+    mark = next(mark for mark in ",;\t" if mark in header)
+    first = header.lower().startswith("label")
+    lines = [("up", "2"), ("down", "0.0"), ("up", "01")] if first else [("2", "up"), ("0.0", "down"), ("01", "up")]
+    path = write(tmp_path / "l.csv", "\n".join([header, *(mark.join(line) for line in lines)]) + "\n")
+    assert match_labels(read_labels(path), None, 4, path).y.tolist() == [0, 1, 1, -1]
+
+
+def test_numbers_are_ordered_by_value_and_minus_one_is_unknown() -> None:
+    assert as_labels(["10", "9", "", "-1", "2"]).classes == ("2", "9", "10")
+    assert as_labels(["10", "9", "", "-1", "2"]).y.tolist() == [2, 1, -1, -1, 0]
+    assert as_labels(["10", "b", "nan", "2"]).classes == ("2", "10", "b", "nan")
+
+
+UNFIT_TABLES = {
+    "empty": ("", r"needs a first line with the columns id,label .* found nothing"),
+    "no header": ("a.png,cat\nb.png,dog\n", r"needs a first line .* found a\.png, cat"),
+    "only labels": ("label\ncat\n", "needs a first line"),
+    "two labels": ("file,label\na.png,cat\na.png,dog\n", "a.png has two labels, 'cat' and 'dog'. Keep one"),
+    "no id": ("file,label\n,cat\n", "row 2: the column 'file' is empty. Say which row 'cat' is for"),
+    "too many cells": ("file,label\na.png,cat,black\n", "3 cells under 2 columns. Put quotes around text with commas"),
+    "quotes": ('file,label\na.png,"cat\n', "is not a table of labels"),
+    "a stranger": (
+        "file,label\na.png,cat\nbb.png,dog\n",
+        r"1 of 2 ids have no row .* bb\.png \(did you mean b\.png or",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", list(UNFIT_TABLES.values()), ids=list(UNFIT_TABLES))
+def test_a_table_that_cannot_be_read_says_what_to_do(tmp_path: Path, case: tuple[str, str]) -> None:
+    text, message = case
+    with pytest.raises(DataError, match=message):
+        match_labels(read_labels(write(tmp_path / "l.csv", text)), ["a.png", "b.png"], 2, "l.csv")
+
+
+def test_the_same_label_twice_is_one(tmp_path: Path) -> None:
+    path = write(tmp_path / "l.csv", "file,label\na,cat\na,cat\na,\nb,\nb,dog\n")
+    assert read_labels(path) == {"a": "cat", "b": "dog"}
+
+
+UNFIT_LABELS = {
+    "none": ([""] * 9, "none of the 9 rows has a label. Label some first"),
+    "one class": (["a"] * 5 + [""], "all 5 labelled rows are 'a'"),
+    "once": (
+        ["a", "a", "bb", "bb", "b", ""],
+        r"1 of 3 labels occur once: 'b' \(did you mean bb\?\).*label another row",
+    ),
+    "numbers": ([f"{i}.5" for i in range(5)] + ["0.5", ""], "6 labelled rows have 5 different labels .* merge classes"),
+    "all": (["a", "a", "b", "b"], "all 4 rows have a label: there is nothing to find out"),
+}
+
+
+@pytest.mark.parametrize("case", list(UNFIT_LABELS.values()), ids=list(UNFIT_LABELS))
+def test_labels_that_teach_nothing_are_refused(case: tuple[list[str], str]) -> None:
+    labels, message = case
+    with pytest.raises(DataError, match=message):
+        refuse_labels(as_labels(labels))
+
+
+def test_rows_held_out_are_of_all_classes_and_leave_two_to_teach() -> None:
+    labels = as_labels(["a"] * 50 + ["b"] * 10 + ["c"] * 2 + [""] * 40)
+    held = hold_out(labels, 0.2, seed=0)
+    assert torch.bincount(labels.y[held], minlength=3).tolist() == [10, 2, 0]
+    assert torch.equal(held, hold_out(labels, 0.2, seed=0)) and not torch.equal(held, hold_out(labels, 0.2, seed=1))
+    assert len(hold_out(labels, 0.0, seed=0)) == 0
+    assert torch.bincount(labels.y[hold_out(labels, 0.99, seed=0)]).tolist()[1] == 8
+    with pytest.raises(OptionError, match="0.2 for a fifth, got 1"):
+        hold_out(labels, 1.0, seed=0)
+    few = as_labels((["a"] * 4 + ["b"] * 4) * 1 + [""])
+    sizes = [len(hold_out(few, 0.2, seed=seed)) for seed in range(200)]
+    assert np.mean(sizes) == pytest.approx(1.6, abs=0.25)  # 0.8 of each class
+
+
+# --- the job ---------------------------------------------------------------------------------------------------------
+
+WORDS = ("naught", "one", "$2^$", "three, say")
+QUICK = ("--steps", "150", "--hidden", "50", "--passes", "5")
+
+
+def write_digits(folder: Path, labelled: int = 60) -> list[str]:
+    """The digits 0 to 3, 200 of them, as PNG files, beside a table with the first labels. Their true names come back."""
+    digits = load_digits(n_class=4)
+    folder.mkdir()
+    names = [WORDS[number] for number in digits.target[:200]]
+    for number, picture in enumerate(digits.images[:200]):
+        Image.fromarray((picture * 255 / 16).astype(np.uint8)).save(folder / f"{number:03d}.png")
+    lines = [f'{number:03d}.png,"{name}"' for number, name in enumerate(names[:labelled])]
+    (folder.parent / "some.csv").write_text("\n".join(["file,label", *lines]) + "\n")
+    return names
+
+
+def test_from_a_folder_and_few_labels_to_a_label_for_every_row_and_on(pyrovae: Command) -> None:
+    names = write_digits(Path("photos"))
+    code, out, err = pyrovae("label", "photos/", "--labels", "some.csv", "--out", "labels.csv", *QUICK)
+    assert code == 0, err
+    assert "60 labels of 4 classes, 12 of them held out; likelihood bernoulli, mlp" in " ".join(err.split())
+    for words in (
+        "12 held-out rows",
+        "accuracy",
+        "calibration error",
+        "not fitted",
+        "To label next",
+        "Table: labels.csv",
+    ):
+        assert words in out
+    run = Path("runs/photos-labels")
+    assert {p.name for p in run.iterdir()} == {
+        *("weights.safetensors", "run.json", "history.csv", "reliability.png", "doubtful.png")
+    }
+    table = pd.read_csv("labels.csv", dtype={"label": str}, keep_default_na=False)
+    assert list(table) == ["file", "label", "predicted", "probability", "entropy", "information_gain", "rank"]
+    assert table["file"].tolist() == [f"{n:03d}.png" for n in range(200)]
+    assert table["label"].tolist() == names[:60] + [""] * 140
+    assert (table["rank"][:60] == "").all() and sorted(map(int, table["rank"][60:])) == list(range(1, 141))
+    gains = table["information_gain"][60:].to_numpy()[np.argsort(table["rank"][60:].astype(int))]
+    assert (np.diff(gains) <= 0).all() and (gains >= 0).all()
+    assert table["probability"].between(0.25, 1).all() and table["entropy"].between(0, math.log(4) + 1e-6).all()
+    right = np.array(table["predicted"]) == np.array(names)
+    assert right[60:].mean() > 0.85
+    first = json.loads((run / "run.json").read_text())
+    assert first["info"]["results"]["held_out"] == 12 and first["info"]["results"]["accuracy"] > 0.6
+    assert pv.load(run).pair.likelihood is not None  # rebuilt from JSON, dropout and all
+
+    table.loc[60:89, "label"] = names[60:90]
+    table.to_csv("labels.csv", index=False)
+    code, _, err = pyrovae("label", "photos", "--labels", "some.csv", "--out", "labels.csv", *QUICK)
+    assert code == 2 and "labels.csv has changed since it was written" in err  # what was filled in is not lost
+    code, out, err = pyrovae("label", "photos", "--labels", "labels.csv", "--out", "more.csv", *QUICK)
+    assert code == 0 and "90 labels of 4 classes, 12 of them held out" in " ".join(err.split()), err
+    second = json.loads((run / "run.json").read_text())
+    assert second["info"]["held_out"] == first["info"]["held_out"]
+    assert second["settings"]["epochs"] < first["settings"]["epochs"]
+    assert second["weights_sha256"] != first["weights_sha256"]
+    more = pd.read_csv("more.csv", keep_default_na=False)
+    assert (more["predicted"][90:] == names[90:]).mean() > 0.85 and more["label"].tolist() == names[:90] + [""] * 110
+
+    code, _, err = pyrovae("label", "photos", "--labels", "labels.csv", "--out", "more.csv", *QUICK)
+    assert code == 0 and "its weights are asked again" in " ".join(err.split()), (
+        err
+    )  # nothing to learn; its own table is replaced
+    third = json.loads((run / "run.json").read_text())
+    assert third["weights_sha256"] == second["weights_sha256"]
+    pd.testing.assert_frame_equal(pd.read_csv("more.csv", keep_default_na=False), more)
+
+
+def test_a_class_that_is_new_starts_training_anew(pyrovae: Command) -> None:
+    write_digits(Path("photos"))
+    quick = (*QUICK[2:], "--steps", "5")
+    assert pyrovae("label", "photos", "--labels", "some.csv", *quick)[0] == 0
+    assert Path("runs/photos-labels/labels.csv").exists()
+    held = json.loads(Path("runs/photos-labels/run.json").read_text())["info"]["held_out"]
+    assert len(held) > 5
+    with Path("some.csv").open("a") as file:
+        file.write("100.png,five\n101.png,five\n")
+    code, _, err = pyrovae("label", "photos", "--labels", "some.csv", *quick)
+    assert code == 0 and "Training starts anew: classes are not as before" in " ".join(err.split())
+    code, _, err = pyrovae("label", "photos", "--labels", "some.csv", *quick[:-4], "--hidden", "20", "--steps", "5")
+    assert code == 0 and "Training starts anew: hidden is not" in " ".join(err.split())
+    # the report is of the same rows, whatever is taught and by what
+    assert json.loads(Path("runs/photos-labels/run.json").read_text())["info"]["held_out"] == held
+    code, _, err = pyrovae("label", "photos", "--labels", "some.csv", *quick, "--holdout", 0.5)
+    assert code == 0 and f"The {len(held)} rows held out before stay so" in " ".join(err.split())
+    for question in ("evaluate", "generate"):
+        code, _, err = pyrovae(question, "runs/photos-labels")
+        assert code == 2 and "is a run of `pyrovae label`" in " ".join(err.split()), err
+    code, _, err = pyrovae("fit", "--resume", "runs/photos-labels")
+    assert code == 2 and "is a run of `pyrovae label`" in " ".join(err.split()), err
+    (Path("photos") / "199.png").unlink()
+    code, _, err = pyrovae("label", "photos", "--labels", "some.csv", *quick)
+    assert code == 2 and "run of other rows" in err and "--fresh" in err
+    code, _, err = pyrovae("label", "photos", "--labels", "some.csv", "--fresh", "--holdout", 0, *quick)
+    assert code == 0 and len(pd.read_csv("runs/photos-labels/labels.csv")) == 199
+    assert not Path("runs/photos-labels/reliability.png").exists()
+
+
+def test_labels_beside_the_rows_are_text_and_may_be_filled_in(pyrovae: Command) -> None:
+    frame = write_species(Path("t.csv"))
+    frame["label"] = frame["label"].replace({"oak": "NA", "elm": "None"})
+    frame.drop(columns="truth").to_csv("t.csv", index=False)
+    job = labelling.read_job("t.csv")
+    assert job.labels.classes == ("NA", "None") and len(job.labels.known) == 30
+    assert pyrovae("label", "t.csv", "--out", "o.csv", *QUICK, "--latent", 2)[0] == 0
+    frame.loc[1:2, "label"] = "None"
+    frame.drop(columns="truth").to_csv("t.csv", index=False)
+    code, _, err = pyrovae("label", "t.csv", "--out", "more.csv", *QUICK, "--latent", 2)
+    assert code == 0 and "32 labels" in err and "steps from the weights of before" in " ".join(err.split()), err
+    assert pd.read_csv("more.csv", keep_default_na=False)["label"].tolist() == frame["label"].tolist()
+
+
+def write_species(path: Path, ids: bool = True) -> pd.DataFrame:
+    """Two clouds of points, every third of which has its name in the table itself."""
+    rng = np.random.default_rng(0)
+    kind = rng.integers(0, 2, 90)
+    frame = pd.DataFrame(rng.normal(size=(90, 3)) + 3 * kind[:, None], columns=list("abc"))
+    frame["label"] = np.where(np.arange(90) % 3 == 0, np.where(kind == 1, "oak", "elm"), "")
+    if ids:
+        frame.insert(0, "id", [f"tree {number}" for number in range(90)])
+    frame.to_csv(path, index=False)
+    frame["truth"] = np.where(kind == 1, "oak", "elm")
+    return frame
+
+
+@pytest.mark.parametrize("ids", [True, False], ids=["ids", "row numbers"])
+def test_a_table_with_its_own_column_of_labels(pyrovae: Command, ids: bool) -> None:
+    frame = write_species(Path("t.csv"), ids)
+    code, out, err = pyrovae("label", "t.csv", "--out", "o.csv", *QUICK, "--latent", 2)
+    assert code == 0 and "likelihood normal, mlp" in " ".join(err.split()), err
+    found = pd.read_csv("o.csv", keep_default_na=False)
+    assert found.columns[0] == ("id" if ids else "row")
+    assert found.iloc[:, 0].tolist() == (frame["id"].tolist() if ids else list(range(90)))
+    assert (found["predicted"] == frame["truth"]).mean() > 0.9
+    assert "doubtful.png" not in out
+
+
+def test_labels_of_a_table_beside_it_and_of_arrays(tmp_path: Path) -> None:
+    frame = write_species(tmp_path / "t.csv")
+    frame.drop(columns=["label", "truth"]).to_csv(tmp_path / "x.csv", index=False)
+    frame[["id", "label"]].to_csv(tmp_path / "l.csv", index=False)
+    one, two = (
+        labelling.read_job(str(tmp_path / "t.csv")),
+        labelling.read_job(str(tmp_path / "x.csv"), tmp_path / "l.csv"),
+    )
+    assert torch.equal(one.x, two.x) and torch.equal(one.labels.y, two.labels.y) and one.ids == two.ids
+    assert labelling.read_job(str(tmp_path / "t.csv"), tmp_path / "t.csv").labels.classes == ("elm", "oak")
+    # a table with more labels, as this job writes it, goes with the labels that the rows have themselves
+    more = frame[["id", "label"]].copy()
+    more.loc[more["label"] == "", "label"] = ["oak"] + [""] * int((more["label"] == "").sum() - 1)
+    more.to_csv(tmp_path / "l.csv", index=False)
+    merged = labelling.read_job(str(tmp_path / "t.csv"), tmp_path / "l.csv")
+    frame.drop(columns="truth").rename(columns={"label": "Label"}).to_csv(tmp_path / "capital.csv", index=False)
+    assert torch.equal(labelling.read_job(str(tmp_path / "capital.csv"), tmp_path / "l.csv").x, one.x)
+    assert torch.equal(merged.x, one.x) and len(merged.labels.known) == len(one.labels.known) + 1
+    more["label"] = more["label"].replace({"oak": "elm"})
+    more.to_csv(tmp_path / "l.csv", index=False)
+    with pytest.raises(DataError, match="is 'oak' in .*t.csv and 'elm' in .*l.csv. Make them agree"):
+        labelling.read_job(str(tmp_path / "t.csv"), tmp_path / "l.csv")
+    x, y = np.random.default_rng(0).normal(size=(20, 3)), np.array([3, 7] * 3 + [-1] * 10)
+    np.savez(tmp_path / "a.npz", x=x[:16], y=y, x_test=x[16:], y_test=np.array([7, 7, 3, 3]))
+    found = labelling.read_job(str(tmp_path / "a.npz"))
+    assert found.labels.classes == ("3", "7") and found.labels.y.tolist() == [0, 1] * 3 + [-1] * 10 + [1, 1, 0, 0]
+    assert found.names()[-1] == "19" and found.id_column == "row"
+
+
+MISTAKES = {
+    "no labels": (("photos",), "a folder of images needs --labels"),
+    "no file": (("photos", "--labels", "sone.csv"), r"no file sone\.csv \(did you mean some\.csv"),
+    "no data": (("fotos", "--labels", "some.csv"), "unknown data 'fotos'"),
+    "stranger": (("photos", "--labels", "stranger.csv"), "have no row in the data, the first is 999.png"),
+    "once": (("photos", "--labels", "once.csv"), "labels occur once: 'five'"),
+    "none": (("photos", "--labels", "none.csv"), "none of the 200 rows has a label"),
+    "all": (("all.csv",), "all 6 rows have a label"),
+    "named": (("digits",), "all 1797 rows have a label"),
+    "sizes": (("sizes", "--labels", "some.csv"), "2 sizes: .*--size 28"),
+    "damaged": (("damaged", "--labels", "some.csv"), r"a\.png is not an image that can be read"),
+    "size of a table": (("all.csv", "--size", "28"), "--size is for a folder of images"),
+    "column": (("x.csv",), "has no column 'label': name one so, or give --labels"),
+    "arrays": (("x.npy",), r"has no labels \(an array y\): give --labels"),
+    "gaps": (("gaps.csv",), "missing entries"),
+    "out": (("photos", "--labels", "some.csv", "--out", "some.csv"), "would replace what it is made from"),
+    "ending": (("photos", "--labels", "some.csv", "--out", "o.txt"), r"written as \.csv"),
+    "there": (
+        ("photos", "--labels", "some.csv", "--out", "all.csv"),
+        "all.csv exists: choose another name, or --force",
+    ),
+    "no folder": (("photos", "--labels", "some.csv", "--out", "no/o.csv"), "there is no folder no"),
+    "run": (("photos", "--labels", "some.csv", "--run", "other"), "other is not a run folder"),
+    "holdout": (("photos", "--labels", "some.csv", "--holdout", "1"), "--holdout is a share"),
+    "passes": (("photos", "--labels", "some.csv", "--passes", "1"), "--passes must be at least 2"),
+    "steps": (("photos", "--labels", "some.csv", "--steps", "0"), "--steps must be at least 1"),
+    "net": (("all2.csv", "--net", "conv"), "--net conv needs images"),
+    "likelihood": (("photos", "--labels", "some.csv", "--likelihood", "gauss"), "--likelihood 'gauss' is not known"),
+    "unfit": (("photos", "--labels", "some.csv", "--likelihood", "poisson"), "outside the support"),
+}
+
+
+@pytest.mark.parametrize("case", list(MISTAKES.values()), ids=list(MISTAKES))
+def test_a_mistake_gets_one_clear_error(pyrovae: Command, case: tuple[tuple[str, ...], str]) -> None:
+    write_digits(Path("photos"))
+    some = Path("some.csv").read_text()
+    Path("stranger.csv").write_text(some + "999.png,one\n")
+    Path("once.csv").write_text(some + "199.png,five\n")
+    Path("none.csv").write_text("file,label\n001.png,\n")
+    Path("all.csv").write_text("a,label\n" + "1.5,x\n2.5,y\n" * 3)
+    Path("all2.csv").write_text("a,label\n" + "1.5,x\n2.5,y\n" * 3 + "3.5,\n")
+    Path("gaps.csv").write_text("a,label\n" + "1.5,x\n2.5,y\n" * 3 + ",\n")
+    Path("x.csv").write_text("a,b\n1.5,2\n2.5,3\n")
+    np.save("x.npy", np.zeros((4, 3)))
+    write_images(Path("sizes"), 3)
+    Image.new("L", (5, 4)).save("sizes/odd.png")
+    write_images(Path("damaged"), 3)
+    Path("damaged/a.png").write_bytes(b"nonsense")
+    Path("other").mkdir()
+    Path("other/file").write_text("x")
+    words, message = case
+    code, out, err = pyrovae("label", *words, *((*QUICK[2:4], "--steps", "5") if "--steps" not in words else ()))
+    assert code == 2, out + err
+    assert re.search(message, err.replace("\n", " "), re.DOTALL), err
+    assert "Traceback" not in err and not out.strip()
+    assert not Path("runs").exists() and Path("some.csv").read_text() == some
+
+
+def test_another_kind_of_run_is_left_alone(pyrovae: Command) -> None:
+    write_digits(Path("photos"))
+    assert pyrovae("fit", "digits", "--epochs", 1, "--hidden", 8, "--num-samples", 30, "--out", "fitted")[0] == 0
+    code, _, err = pyrovae("label", "photos", "--labels", "some.csv", "--run", "fitted", "--fresh")
+    assert code == 2 and "another kind of run" in err
+    Path("fitted/run.json").write_text(json.dumps({"format": 1, "info": {"job": "label", "classes": 3}}))
+    code, _, err = pyrovae("label", "photos", "--labels", "some.csv", "--run", "fitted")
+    assert code == 2 and "run.json in fitted is damaged" in err
+
+
+# --- what is decided and computed ------------------------------------------------------------------------------------
+
+
+def a_job(
+    x: torch.Tensor, labels: list[str], image_shape: tuple[int, ...] | None = None, kind: str = "unit"
+) -> labelling.Job:
+    dataset = pv_dataset(x, image_shape, kind)
+    return labelling.Job(dataset, x, as_labels(labels), None)
+
+
+def pv_dataset(x: torch.Tensor, image_shape: tuple[int, ...] | None, kind: str) -> labelling.Dataset:
+    return labelling.Dataset(name="t", x=x, kind=kind, source={"checksum": "0"}, image_shape=image_shape)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["unit", "count", "bounded", "real"])
+def test_a_pair_holds_together_for_each_kind_of_rows(kind: str) -> None:
+    x = torch.rand(12, 6)
+    x = x if kind == "unit" else x - 0.5 if kind == "real" else (5 * x).round()
+    job = a_job(x, ["a", "b", "c"] * 2 + [""] * 6, kind="count" if kind == "bounded" else kind)
+    if kind == "bounded":
+        job = replace(job, dataset=replace(job.dataset, total_count=5))
+    settings = labelling.decide_settings(labelling.Settings(hidden=7, latent=2), job)
+    rows = labelling.model_rows(job, settings)
+    rows = (rows > 0.5).float() if kind == "unit" else rows
+    pair = labelling.build_pair(job, settings)
+    pv.check_pair(pair, {"x": rows, "y": job.labels.y})
+    likelihoods = {"unit": "bernoulli", "count": "negative-binomial", "bounded": "beta-binomial", "real": "normal"}
+    assert settings.likelihood == likelihoods[kind] and settings.alpha == 50 and settings.latent == 2
+    assert settings.steps == 2000
+
+
+@pytest.mark.parametrize("shape", [(16, 18), (3, 16, 16)])
+def test_images_from_16_pixels_on_are_convolved(shape: tuple[int, ...]) -> None:
+    x = torch.rand(8, math.prod(shape))
+    job = a_job(x, ["a", "b"] * 2 + [""] * 4, shape)
+    settings = labelling.decide_settings(labelling.Settings(hidden=20, latent=2), job)
+    assert settings.net == "conv" and settings.latent == 2 and settings.alpha == 0.6 * math.prod(shape)
+    rows = (labelling.model_rows(job, settings) > 0.5).float()
+    assert rows.shape == (8, *shape)
+    pv.check_pair(labelling.build_pair(job, settings), {"x": rows, "y": job.labels.y})
+    assert labelling.decide_settings(labelling.Settings(net="mlp"), job).net == "mlp"
+
+
+def test_a_costly_step_means_fewer() -> None:
+    small, large = (a_job(torch.rand(8, side**2), ["a", "b"] * 2 + [""] * 4, (side, side)) for side in (28, 128))
+    few, many = (labelling.decide_settings(labelling.Settings(), job).steps for job in (large, small))
+    assert 300 <= (few or 0) < (many or 0) <= 2000
+
+
+def test_exact_probabilities_get_temperature_one_and_their_own_error() -> None:
+    generator = torch.Generator().manual_seed(0)
+    p = torch.rand(3000, 4, generator=generator, dtype=torch.float64).pow(3)
+    p = p / p.sum(-1, keepdim=True)
+    y = torch.multinomial(p, 1, generator=generator)[:, 0]
+    labels = labelling.Labels(y, ("a", "b", "c", "d"))
+    opinions, everything = p.expand(2, -1, -1), torch.arange(3000)
+    report, temperature = labelling.judge(opinions, labels, everything)
+    assert temperature == pytest.approx(1.0, abs=0.1) == report["temperature"]
+    assert report["accuracy"] == pytest.approx(p.max(-1).values.mean().item(), abs=3 * report["accuracy_se"])
+    assert report["calibration_error"] < 2 * report["calibration_error_of_chance"] < 0.1
+    sharp = p.pow(3) / p.pow(3).sum(-1, keepdim=True)
+    report, temperature = labelling.judge(sharp.expand(2, -1, -1), labels, everything)
+    assert temperature == pytest.approx(3.0, abs=0.3) and report["calibration_error"] < 0.05  # mended crosswise
+    report, temperature = labelling.judge(sharp.expand(2, -1, -1), labels, everything[:19])
+    assert temperature == 1.0 and report["temperature"] is None and report["held_out"] == 19
+    right = (p.argmax(-1) == y).nonzero().squeeze(1)
+    assert labelling.judge(opinions, labels, right[:500])[1] == 1.0  # no mistake tells nothing of temperatures
+    assert labelling.judge(opinions, labels, everything[:0]) == ({"held_out": 0}, 1.0)
+
+
+def test_ranks_follow_disagreement_and_not_doubt_alone() -> None:
+    sure, other, torn = [0.98, 0.02], [0.02, 0.98], [0.5, 0.5]
+    opinions = torch.tensor([[torn, sure, sure, sure], [torn, other, sure, sure]], dtype=torch.float64)
+    job = a_job(torch.zeros(4, 1), ["", "", "", "a"])
+    job = replace(job, labels=labelling.Labels(job.labels.y, ("a", "b")))
+    table = labelling.tabulate(job, opinions)
+    assert table["rank"].tolist()[:3] == [2, 1, 3] and table["rank"].isna().tolist() == [False] * 3 + [True]
+    assert table["information_gain"][0] == pytest.approx(0, abs=1e-9)
+    assert table["entropy"][1] == pytest.approx(math.log(2)) == table["entropy"][0]
+
+
+def test_a_committee_disagrees_by_dropout_and_leaves_everything_as_it_was() -> None:
+    job = a_job(torch.rand(12, 6), ["a", "b"] * 3 + [""] * 6)
+    settings = labelling.decide_settings(labelling.Settings(hidden=10, latent=2), job)
+    pair = labelling.build_pair(job, settings)
+    fitted = pv.fit(pair, {"x": (job.x > 0.5).float(), "y": job.labels.y}, epochs=1, batch_size=6, seed=0)
+    state = torch.get_rng_state()
+    one, two = (labelling.committee(fitted, job.x, 4, seed=0) for _ in range(2))
+    assert one.shape == (4, 12, 2) and torch.equal(one, two) and not torch.equal(one[0], one[1])
+    assert torch.allclose(one.sum(-1), torch.ones(4, 12, dtype=one.dtype))
+    assert torch.equal(state, torch.get_rng_state()) and all(module.training for module in pair.modules())
+    assert not torch.equal(one, labelling.committee(fitted, job.x, 4, seed=1))
+    pair.eval()
+    labelling.committee(fitted, job.x, 1)
+    assert not any(module.training for module in pair.modules())
+    with pytest.raises(OptionError, match="one pass or more, got 0"):
+        labelling.committee(fitted, job.x, 0)
+    with pytest.raises(OptionError, match="from 0 to below 1, got 1"):
+        pv.nets.ReLUDropout(1)
+
+
+def test_a_damaged_run_is_told(tmp_path: Path) -> None:
+    job = a_job(torch.rand(12, 6), ["a", "b"] * 3 + [""] * 6)
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        labelling.label_rows(job, labelling.Settings(), tmp_path)

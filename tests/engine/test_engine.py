@@ -1,0 +1,507 @@
+"""Engines: one step run in several ways gives one result, and what cannot be traced is noticed."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.marks import compiles
+from torch import Tensor, nn
+from torch._guards import TracingContext
+
+import pyrovae as pv
+import pyrovae.families as fam
+from pyrovae.engine import compiled as engines
+from pyrovae.engine import tracing
+from pyrovae.engine.compiled import choose_engine
+
+
+class Noisy(nn.Module):
+    """Dropout and batch norm in the encoder: random numbers and buffers inside the step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 4))
+        self.decode = nn.Linear(2, 6)
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).expand([2]).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=self.decode(z)).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            loc, scale = self.net(x).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, scale.exp()).to_event(1))
+
+
+def binary(n: int = 40) -> Tensor:
+    return torch.bernoulli(torch.full((n, 6), 0.4))
+
+
+def vae() -> pv.VAE:
+    return pv.VAE(
+        prior=pv.priors.MixtureOfNormals(2, 3),
+        likelihood=pv.mlp(2, fam.Bernoulli(6), hidden=(8,)),
+        encoder=pv.mlp(6, fam.Normal(2), hidden=(8,)),
+    )
+
+
+def fitted(make: Callable[[], Any], engine: str, **options: Any) -> tuple[list[float], dict[str, Tensor], Any]:
+    """The ELBO of each of some 50 steps, the trained weights, and the fit."""
+    torch.manual_seed(1)
+    pair = make()
+    x = binary(40).to(next(pair.parameters()).dtype)
+    elbos: list[Tensor] = []
+    step = engines.Traced.step
+    defaults: dict[str, Any] = {"epochs": 10, "batch_size": 8, "seed": 0, "learning_rate": 0.01}
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in (engines.Eager, engines.Traced):
+            inner = kind.step
+            patch.setattr(kind, "step", lambda *args, inner=inner: (elbos.append(inner(*args)), elbos[-1])[1])
+        fit = pv.fit(pair, x, engine=engine, **(defaults | options))
+    assert engines.Traced.step is step and len(elbos) == 5 * len(fit.history)
+    return [float(e) for e in elbos], {n: p.detach().clone() for n, p in pair.state_dict().items()}, fit
+
+
+def apart(a: Tensor, b: Tensor) -> float:
+    return float((a.double() - b.double()).abs().max() / b.double().abs().max().clamp_min(1e-12))
+
+
+# --- one result ------------------------------------------------------------------------------------------------------
+
+SCHEDULE = [pv.schedules.one_cycle(0.02), pv.schedules.kl_warmup(4)]
+
+
+@compiles
+@pytest.mark.parametrize("make", [vae, Noisy])
+def test_engines_follow_the_same_losses(make: Callable[[], Any]) -> None:
+    """50 steps from one seed, with both schedules, clipping, a transform and a penalty: losses to 1e-5."""
+    options: dict[str, Any] = {
+        "schedule": SCHEDULE,
+        "clip_norm": 2.0,
+        "transform": lambda b: {"x": (b["x"] + (torch.rand_like(b["x"]) < 0.1).to(b["x"].dtype)).clamp(max=1)},
+        "penalty": lambda pair: 0.5 * sum(p.square().sum() for p in pair.parameters()),
+    }
+    true, weights, _ = fitted(make, "eager", **options)
+    assert len(true) == 50 and true[0] != true[-1]
+    for name in ("traced", "compiled"):
+        found, trained, fit = fitted(make, name, **options)
+        assert fit.settings["engine"] == name and "engine_notes" not in fit.settings
+        assert max(abs(a - b) / abs(b) for a, b in zip(found, true)) < 1e-5
+        assert max(apart(trained[n], weights[n]) for n in weights) < 1e-3
+
+
+@compiles
+def test_engines_reach_the_same_parameters_in_double_precision() -> None:
+    def make() -> Any:
+        return vae().double()
+
+    true, weights, _ = fitted(make, "eager", schedule=SCHEDULE, clip_norm=2.0)
+    for name in ("traced", "compiled"):
+        found, trained, _ = fitted(make, name, schedule=SCHEDULE, clip_norm=2.0)
+        assert max(abs(a - b) / abs(b) for a, b in zip(found, true)) < 1e-10
+        assert max(apart(trained[n], weights[n]) for n in weights) < 1e-10
+
+
+ADAMS: dict[str, Callable[[list[Tensor]], torch.optim.Optimizer]] = {
+    "Adam, amsgrad, weight decay": lambda p: torch.optim.Adam(p, lr=0.01, amsgrad=True, weight_decay=0.1),
+    "AdamW, two groups": lambda p: torch.optim.AdamW(
+        [{"params": p[:2], "lr": 0.02, "weight_decay": 0.3}, {"params": p[2:], "betas": (0.8, 0.99)}], fused=True
+    ),
+}
+
+
+@compiles
+@pytest.mark.parametrize("name", ADAMS)
+def test_adam_in_the_graph_is_torchs(name: str) -> None:
+    """Weights and the optimizer's whole state, under torch's names."""
+    made: list[torch.optim.Optimizer] = []
+
+    def keep(leaves: list[Tensor]) -> torch.optim.Optimizer:
+        made.append(ADAMS[name](leaves))
+        return made[-1]
+
+    _, true, _ = fitted(lambda: vae().double(), "eager", optimizer=keep)
+    _, weights, _ = fitted(lambda: vae().double(), "compiled", optimizer=keep)
+    assert max(apart(weights[n], true[n]) for n in true) < 1e-10
+    eager, compiled = (optimizer.state_dict() for optimizer in made)
+    assert compiled["param_groups"] == eager["param_groups"]
+    for index, state in eager["state"].items():
+        assert compiled["state"][index].keys() == state.keys()
+        for key, value in state.items():
+            assert compiled["state"][index][key].dtype == value.dtype
+            assert apart(compiled["state"][index][key], value) < 1e-10
+
+
+@compiles
+def test_other_optimizers_step_outside_the_graph_and_the_fit_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    options: dict[str, Any] = {"optimizer": lambda p: torch.optim.RMSprop(p, lr=0.01), "epochs": 2}
+    true, _, _ = fitted(vae, "eager", **options)
+    with caplog.at_level("INFO", logger="pyrovae"):
+        found, _, fit = fitted(vae, "compiled", **options)
+    assert found == pytest.approx(true, rel=1e-5)
+    assert "RMSprop steps outside the graph" in fit.settings["engine_notes"][0] and "RMSprop" in caplog.text
+
+
+@compiles
+def test_a_compiled_fit_resumes_bit_for_bit(tmp_path: Path) -> None:
+    x = binary()
+    options: dict[str, Any] = {"batch_size": 12, "seed": 2, "engine": "compiled", "schedule": pv.schedules.kl_warmup(3)}
+    torch.manual_seed(0)
+    whole = vae()
+    pv.fit(whole, x, epochs=4, **options)
+    torch.manual_seed(0)
+    pv.fit(vae(), x, epochs=4, checkpoint=tmp_path / "run", callbacks=[lambda f: len(f.history) == 2], **options)
+    run = tmp_path / "run"
+    torch.manual_seed(0)
+    again = vae()
+    resumed = pv.fit(again, x, epochs=4, checkpoint=run, resume=True, **options)
+    assert len(resumed.history) == 4
+    for name, value in whole.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+    assert torch.equal(
+        load_file(run / "weights.safetensors")["encoder.net.first.0.weight"], whole.encoder.net.first[0].weight
+    )
+
+
+@pytest.mark.parametrize("engine", ["eager", "traced", pytest.param("compiled", marks=compiles)])
+def test_bfloat16_trains_float32_parameters_to_the_same_elbo(engine: str) -> None:
+    full, _, _ = fitted(vae, engine, epochs=40)
+    half, weights, fit = fitted(vae, engine, epochs=40, precision="bfloat16")
+    assert all(w.dtype == torch.float32 for w in weights.values()) and fit.settings["precision"] == "bfloat16"
+    assert half[0] != full[0]
+    assert np.mean(half[-50:]) == pytest.approx(np.mean(full[-50:]), rel=0.02)
+
+
+def test_bfloat16_leaves_densities_in_single_precision() -> None:
+    seen: list[torch.dtype] = []
+
+    class Watching(Noisy):
+        def model(self, x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).expand([2]).to_event(1))
+                logits = self.decode(z)
+                seen.append(logits.dtype)
+                pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+    fitted(Watching, "eager", epochs=1, precision="bfloat16")
+    assert set(seen) == {torch.float32}
+
+
+# --- traces ----------------------------------------------------------------------------------------------------------
+
+
+def test_fifty_epochs_trace_once_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Schedules of learning rate and KL weight retrace nothing: one graph to train, one to evaluate."""
+    traces: list[Any] = []
+    inner = tracing.capture
+    monkeypatch.setattr(tracing, "capture", lambda *args: (traces.append(args), inner(*args))[1])
+    calls = {"n": 0}
+
+    class Counting(Noisy):
+        def guide(self, x: Tensor) -> None:
+            calls["n"] += 1
+            super().guide(x)
+
+    x = binary(43)
+    pv.fit(Counting(), x, epochs=50, batch_size=8, validation=0.2, schedule=SCHEDULE, engine="traced", seed=0)
+    assert len(traces) == 2
+    # per epoch: the comparison of its first step's loss; not one of the 200 steps runs the pair
+    assert calls["n"] < 50 + 20
+
+
+def test_a_graph_reads_captured_tensors_where_they_are() -> None:
+    """A tensor that a program reads but was not given is captured by reference; a number made of it is not."""
+    shift = torch.zeros(3)
+    graph = tracing.capture(lambda x: [x + shift + torch.tensor(1.0)], [torch.ones(3)])
+    assert [tuple(t.shape) for t in graph.captured] == [(3,)] and graph.inputs == 2
+    assert torch.equal(graph(torch.ones(3))[0], torch.full((3,), 2.0))
+    shift += 5
+    assert torch.equal(graph(torch.ones(3))[0], torch.full((3,), 7.0))
+
+
+# --- traps -----------------------------------------------------------------------------------------------------------
+
+
+class Trap(nn.Module):
+    """x ~ N(m + what the trap makes of x, 1), a global mean m: each subclass hides something from a trace."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.m = nn.Parameter(torch.zeros(()))
+        self.shift: Any = 0.5
+        self.closure = torch.tensor(0.5)
+        self.calls = 0
+
+    def trap(self, x: Tensor) -> Any:
+        raise NotImplementedError
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(self.m + self.trap(x), 1.0), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        pass
+
+
+class Branch(Trap):
+    def trap(self, x: Tensor) -> Any:
+        return 1.0 if x.mean() > 0 else -1.0
+
+
+class Item(Trap):
+    def trap(self, x: Tensor) -> Any:
+        return 0.1 * x.max().item()
+
+
+class ToList(Trap):
+    def trap(self, x: Tensor) -> Any:
+        return sum(x.tolist()) / len(x)
+
+
+class ToNumpy(Trap):
+    def trap(self, x: Tensor) -> Any:
+        return float(np.median(x.numpy()))
+
+
+class NumpyRandom(Trap):
+    def trap(self, x: Tensor) -> Any:
+        return float(np.random.randn())
+
+
+class ClosureValue(Trap):
+    def trap(self, x: Tensor) -> Any:
+        return self.closure.item()
+
+
+class Attribute(Trap):
+    def trap(self, x: Tensor) -> Any:
+        return self.shift
+
+
+class Structure(Trap):
+    """A site appears after some calls."""
+
+    def trap(self, x: Tensor) -> Any:
+        self.calls += 1
+        if self.calls > 12:
+            pyro.sample("late", dist.Normal(self.m, 1.0).expand([len(x)]), obs=x + 1)
+        return 0.0
+
+
+class Wrapped(Trap):
+    """Reads a value inside a distribution that validates itself."""
+
+    def trap(self, x: Tensor) -> Any:
+        return dist.Normal(x, 1.0, validate_args=True).mean
+
+
+def change(fit: pv.Fit) -> None:
+    """What a user's callback does between epochs."""
+    if isinstance(fit.pair, Attribute):
+        fit.pair.shift = 0.5 + len(fit.history)
+    fit.pair.closure.fill_(0.5 + len(fit.history))
+
+
+TRAPS: dict[type[Trap], str] = {
+    Branch: r"cannot trace.*reads a tensor's value.*test_engine.py, line \d+: return 1.0 if x.mean",
+    Item: r"cannot trace.*reads a tensor's value.*\.max\(\)\.item\(\)",
+    ToList: r"cannot trace.*tolist\(\).*sum\(x.tolist\(\)\)",
+    ToNumpy: r"cannot trace.*numpy\(\).*np.median",
+    NumpyRandom: r"cannot trace.*another result when its operations are run again.*NumPy",
+    ClosureValue: r"the program has changed in a way that a trace cannot see",
+    Attribute: r"'shift' is now '?1.5'?: the step was traced anew.*register_buffer",
+    Structure: r"cannot trace|has changed in a way",
+    Wrapped: r"cannot trace.*reads a tensor's value",
+}
+
+
+@pytest.mark.parametrize("trap", TRAPS, ids=lambda trap: trap.__name__)
+def test_what_a_trace_cannot_see_is_told_and_gets_the_eager_result(trap: type[Trap]) -> None:
+    x = torch.randn(40) + 1
+    options: dict[str, Any] = {"epochs": 5, "batch_size": 10, "seed": 0, "learning_rate": 0.05, "callbacks": [change]}
+    if trap is Structure:
+        options["epochs"] = 20
+    if trap is NumpyRandom:  # the same numbers in any number of calls
+        x = x[:10]
+        options |= {"epochs": 1}
+    np.random.seed(0)
+    true = trap()
+    if trap is not NumpyRandom:
+        pv.fit(true, x, engine="eager", **options)
+    found = trap()
+    with pytest.warns(UserWarning, match=TRAPS[trap]) as caught:
+        fit = pv.fit(found, x, engine="traced", **options)
+    assert len([w for w in caught if "trace" in str(w.message)]) == 1  # one warning, not one a step
+    assert fit.settings["engine_notes"]
+    if trap not in (NumpyRandom, Structure):
+        assert torch.equal(found.m, true.m)
+
+
+def test_a_counter_in_the_pair_is_no_news() -> None:
+    """What a run of the pair changes by itself does not retrace it; neither does a tensor kept for a look."""
+
+    class Counts(Trap):
+        def trap(self, x: Tensor) -> Any:
+            self.calls += 1
+            self.last = x
+            return 0.0
+
+    x = torch.randn(40)
+    one, two = Counts(), Counts()
+    fit = pv.fit(one, x, epochs=4, batch_size=10, seed=0, engine="traced")
+    pv.fit(two, x, epochs=4, batch_size=10, seed=0, engine="eager")
+    assert torch.equal(one.m, two.m) and "engine_notes" not in fit.settings
+
+
+def test_a_buffer_written_between_epochs_needs_no_new_trace() -> None:
+    class Buffered(Trap):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("b", torch.zeros(()))
+
+        def trap(self, x: Tensor) -> Any:
+            return self.b
+
+    def write(fit: pv.Fit) -> None:
+        fit.pair.b.fill_(float(len(fit.history)))
+
+    x = torch.randn(40)
+    one, two = Buffered(), Buffered()
+    fit = pv.fit(one, x, epochs=4, batch_size=10, seed=0, engine="traced", callbacks=[write])
+    pv.fit(two, x, epochs=4, batch_size=10, seed=0, engine="eager", callbacks=[write])
+    assert torch.equal(one.m, two.m) and "engine_notes" not in fit.settings
+
+
+FACTOR = 1.0
+
+
+def test_globals_and_closures_of_plain_functions_are_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = {"closure": 1.0}
+
+    def model(x: Tensor) -> None:
+        m = pyro.param("m", torch.zeros(()))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(m * FACTOR + weight["closure"], 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        pass
+
+    x = torch.randn(40)
+    for what in ("FACTOR", "closure"):
+        ends = []
+        for engine in ("eager", "traced"):
+            weight["closure"] = 1.0
+            monkeypatch.setitem(globals(), "FACTOR", 1.0)
+
+            def turn(fit: pv.Fit, what: str = what) -> None:
+                if what == "closure":
+                    weight["closure"] = 3.0
+                else:
+                    globals()["FACTOR"] = 3.0
+
+            def go(engine: str = engine, turn: Any = turn) -> Tensor:
+                fit = pv.fit(
+                    pv.Pair(model, guide),
+                    x,
+                    epochs=3,
+                    batch_size=10,
+                    seed=0,
+                    engine=engine,
+                    callbacks=[turn],
+                    learning_rate=0.1,
+                )
+                return fit.store["params"]["m"].detach()
+
+            if engine == "eager":
+                ends.append(go())
+            else:
+                with pytest.warns(UserWarning, match=what):
+                    ends.append(go())
+        assert torch.equal(*ends), what
+
+
+@compiles
+def test_a_step_that_keeps_changing_is_not_compiled_for_ever() -> None:
+    pair = Attribute()
+    options: dict[str, Any] = {"epochs": 6, "batch_size": 10, "seed": 0, "callbacks": [change], "learning_rate": 0.05}
+    x = torch.randn(40)
+    true = Attribute()
+    pv.fit(true, x, engine="eager", **options)
+    with pytest.warns(UserWarning) as caught:
+        pv.fit(pair, x, engine="compiled", **options)
+    assert any("goes on traced, not compiled" in str(w.message) for w in caught) and len(caught) == 2
+    assert torch.allclose(pair.m, true.m, rtol=1e-5)
+
+
+def test_what_does_not_compile_goes_on_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **options: Any) -> Any:
+        raise RuntimeError("no compiler today")
+
+    monkeypatch.setattr(torch._inductor, "compile", fail)
+    true, _, _ = fitted(vae, "traced", epochs=2)
+    with pytest.warns(UserWarning, match="no compiler today.*goes on traced"):
+        found, _, _ = fitted(vae, "compiled", epochs=2)
+    assert found == true
+
+
+# --- the choice ------------------------------------------------------------------------------------------------------
+
+
+def test_auto_is_a_rule_without_a_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    monkeypatch.setattr(engines, "has_compiler", lambda: True)
+    assert choose_engine("auto", cpu, 4_999) == "traced" and choose_engine("auto", cpu, 5_000) == "compiled"
+    assert choose_engine("auto", cuda, 1) == "graphed"
+    monkeypatch.setattr(engines, "has_compiler", lambda: False)
+    assert choose_engine("auto", cpu, 5_000) == "traced"
+
+
+def test_a_resumed_run_keeps_its_engine(tmp_path: Path) -> None:
+    x = binary()
+    options: dict[str, Any] = {"batch_size": 12, "seed": 2, "checkpoint": tmp_path / "run"}
+    pv.fit(vae(), x, epochs=1, engine="eager", **options)
+    assert pv.fit(vae(), x, epochs=2, resume=True, **options).settings["engine"] == "eager"
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"engine": "fast"}, "eager, traced, compiled, graphed"),
+        ({"engine": "graphed"}, "the device is cpu"),
+        ({"precision": "float16"}, "float32, bfloat16"),
+    ],
+)
+def test_unknown_ways_to_run_are_refused(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(pv.OptionError, match=match):
+        pv.fit(vae(), binary(), epochs=1, **options)
+
+
+def test_half_precision_of_double_parameters_is_refused() -> None:
+    with pytest.raises(pv.OptionError, match="float32 parameters"):
+        pv.fit(vae().double(), binary().double(), epochs=1, precision="bfloat16")
+
+
+def test_errors_of_the_program_are_not_hidden() -> None:
+    class Broken(Trap):
+        def trap(self, x: Tensor) -> Any:
+            if self.training:  # checks run in evaluation mode
+                raise ZeroDivisionError("mine")
+            return 0.0
+
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        pv.fit(Broken(), torch.randn(40), epochs=1, engine="traced")
+
+
+def test_a_step_is_compiled_for_its_one_shape() -> None:
+    """No size is a symbol: Inductor fails at those of a large graph that no operation settles."""
+    with engines.cached_compilation():
+        mode = TracingContext.get().fake_mode
+        assert mode is not None
+        assert all(type(n) is int for n in mode.from_tensor(torch.zeros(5, 3), static_shapes=False).shape)

@@ -1,0 +1,78 @@
+"""Simplification of a graph: fewer operations, the same numbers, the same draws."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from pyrovae.engine.simplify import simplify
+
+
+def both(function: Callable[..., Any], *tensors: Tensor) -> tuple[Any, Any, int, int]:
+    """What a graph gives from one seed before and after, and how many operations it has before and after."""
+    module = make_fx(function)(*tensors)
+    found = []
+    for step in range(2):
+        if step:
+            simplify(module)
+        torch.manual_seed(0)
+        given = [t.clone() for t in tensors]
+        result = module(*given)
+        calls = sum(node.op == "call_function" for node in module.graph.nodes)
+        found.append(([*result, *given, torch.rand(1)], calls))  # what it returns, writes and draws
+    return found[0][0], found[1][0], found[0][1], found[1][1]
+
+
+def views(x: Tensor) -> list[Tensor]:
+    return [x.expand(3, 4).t().t().view(3, 4).detach() * 2]
+
+
+def repeats(x: Tensor) -> list[Tensor]:
+    return [(x.sum(0) * 10.0) + (x.sum(0) * 10.0) - x.sum(0) * 10]
+
+
+def unread(x: Tensor) -> list[Tensor]:
+    torch.arange(100)
+    x.exp()
+    return [x * 2]
+
+
+def draws(x: Tensor) -> list[Tensor]:
+    torch.rand_like(x)  # unread, but the generator moves on
+    a, b = torch.rand_like(x), torch.rand_like(x)
+    c, d = torch.empty_like(x).normal_(), torch.empty_like(x).normal_()
+    return [a - b, c - d, torch.nn.functional.dropout(x, 0.5), torch.bernoulli(x.sigmoid())]
+
+
+def writes(x: Tensor) -> list[Tensor]:
+    before = x.sum()
+    x.add_(1.0)
+    return [before, x.sum(), x.t().t()]
+
+
+def writes_through_a_view(x: Tensor) -> list[Tensor]:
+    zeros = torch.zeros(3, 4)
+    a = zeros.sum()
+    zeros.view(12)[:4].fill_(2.0)
+    return [a, zeros.sum(), x]
+
+
+@pytest.mark.parametrize("function", [views, repeats, unread, draws, writes, writes_through_a_view])
+def test_numbers_and_draws_stay_and_operations_go(function: Callable[..., Any]) -> None:
+    before, after, calls_before, calls_after = both(function, torch.randn(3, 4))
+    for a, b in zip(before, after, strict=True):
+        assert torch.equal(a, b)
+    assert calls_after <= calls_before
+    if function in (views, repeats, unread):
+        assert calls_after < calls_before
+
+
+def test_equal_numbers_of_other_types_are_not_one() -> None:
+    def function(x: Tensor) -> list[Tensor]:
+        return [torch.full_like(x, 1), torch.full((3, 4), 1), torch.full((3, 4), 1.0)]
+
+    before, after, _, _ = both(function, torch.randn(3, 4))
+    assert [t.dtype for t in after[:3]] == [t.dtype for t in before[:3]] == [torch.float32, torch.int64, torch.float32]

@@ -1,0 +1,180 @@
+"""A row in the table of programs is a test suite: every way of writing a pair fits, answers, saves and loads."""
+
+from pathlib import Path
+from typing import Any
+
+import pyro
+import pytest
+import torch
+from support.programs import ROWS, Row
+
+import pyrovae as pv
+from pyrovae.pair.batch import as_batch
+
+pytestmark = pytest.mark.parametrize("row", list(ROWS.values()), ids=list(ROWS))
+
+
+def fit(pair: Any, row: Row, **options: Any) -> pv.Fit:
+    settings = {"epochs": 3, "batch_size": 16, "seed": 1, "learning_rate": 0.01}
+    return pv.fit(pair, row.data(), **{**settings, **options})
+
+
+def test_check_pair_accepts_it_and_leaves_it_alone(row: Row) -> None:
+    pair = row.build()
+    before = torch.get_rng_state()
+    layout = pv.check_pair(pair, row.data())
+    torch.set_rng_state(before)
+    assert any(s.role == "observed" for s in layout.sites)
+    assert not pyro.get_param_store().keys()
+    assert len(str(layout).splitlines()) == len(layout.sites)
+
+
+def test_fit_moves_every_parameter_and_keeps_the_global_store_empty(row: Row) -> None:
+    pair = row.build()
+    data = row.data()
+    start = pv.fit(pair, data, epochs=1, batch_size=40, seed=1, learning_rate=1e-12)
+    before = {name: t.detach().clone() for name, t in tensors(start).items()}
+    fitted = fit_again(pair, data)
+    after = tensors(fitted)
+    assert before.keys() == after.keys()
+    still = [name for name in before if torch.equal(before[name], after[name])]
+    assert not still, f"these did not move: {still}"
+    assert not pyro.get_param_store().keys()
+    assert all(torch.isfinite(torch.tensor(list(h.values()))).all() for h in fitted.history)
+
+
+def fit_again(pair: Any, data: Any) -> pv.Fit:
+    return pv.fit(pair, data, epochs=3, batch_size=16, seed=1, learning_rate=0.05)
+
+
+def tensors(fitted: pv.Fit) -> dict[str, torch.Tensor]:
+    from pyrovae.pair.parameters import param_scope, trainable
+
+    with param_scope(fitted.store):
+        return trainable(fitted.pair)
+
+
+def test_two_fits_from_one_seed_are_equal(row: Row) -> None:
+    torch.manual_seed(3)
+    one = fit(row.build(), row_of(row))
+    torch.manual_seed(3)
+    two = fit(row.build(), row_of(row))
+    assert [h["elbo"] for h in one.history] == [h["elbo"] for h in two.history]
+
+
+def row_of(row: Row) -> Row:
+    torch.manual_seed(3)
+    data = row.data()
+    return row._replace(data=lambda: data)
+
+
+def test_a_second_fit_does_not_disturb_the_first(row: Row) -> None:
+    data = row.data()
+    first = pv.fit(row.build(), data, epochs=2, batch_size=16, seed=1)
+    before = pv.log_likelihood(first, data, 20, seed=0)
+    pv.fit(row.build(), data, epochs=2, batch_size=16, seed=2)
+    assert torch.equal(before, pv.log_likelihood(first, data, 20, seed=0))
+
+
+def test_importance_answers_for_every_row_and_any_chunking(row: Row) -> None:
+    data = row.data()
+    fitted = pv.fit(row.build(), data, epochs=2, batch_size=16, seed=1)
+    found = pv.importance(fitted, data, num_samples=30, seed=0)
+    for values in (found.log_likelihood, found.standard_error, found.elbo, found.ess):
+        assert values.shape == (40,) and torch.isfinite(values).all()
+    assert found.k_hat.shape == (40,) and not torch.isnan(found.k_hat).any()
+    # Jensen, per row and draw set: the log of a mean is at least the mean of the logs.
+    assert (found.log_likelihood >= found.elbo - 1e-9).all()
+    assert ((found.ess >= 1 - 1e-9) & (found.ess <= 30 + 1e-6)).all()
+
+
+def test_evaluation_changes_nothing(row: Row) -> None:
+    data = row.data()
+    fitted = pv.fit(row.build(), data, epochs=1, batch_size=16, seed=1)
+    before = {name: t.detach().clone() for name, t in tensors(fitted).items()}
+    pv.importance(fitted, data, num_samples=5)
+    pv.reconstruct(fitted, data)
+    pv.generate(fitted, 40, given=given(fitted, data))
+    assert all(torch.equal(before[name], t) for name, t in tensors(fitted).items())
+    assert not any(t.grad is not None and t.grad.abs().sum() > 0 for t in after_grad(fitted))
+
+
+def after_grad(fitted: pv.Fit) -> list[torch.Tensor]:
+    values = list(tensors(fitted).values())
+    for value in values:
+        value.grad = None
+    pv.importance(fitted, {n: torch.zeros(2, *s, dtype=d) for n, (s, d) in fitted.layout.arguments.items()}, 2)
+    return values
+
+
+def given(fitted: pv.Fit, data: Any) -> dict[str, torch.Tensor]:
+    """Arguments that no site observes must be given to generate."""
+    observed = {s.argument for layout in fitted.layouts for s in layout.sites}
+    return {
+        name: value
+        for name, value in as_batch(fitted.pair, data).items()
+        if name not in observed and name in fitted.layout.arguments
+    }
+
+
+def test_generate_draws_new_rows(row: Row) -> None:
+    data = row.data()
+    fitted = pv.fit(row.build(), data, epochs=1, batch_size=16, seed=1)
+    made = pv.generate(fitted, 40, given=given(fitted, data), seed=5)
+    batch = as_batch(fitted.pair, data)
+    observed = [s for s in fitted.layout.sites if s.role == "observed"][-1]  # labels, where there are any, stand first
+    assert made.shape == batch[str(observed.argument)].shape
+    assert torch.isfinite(made).all() and not torch.equal(made, batch[str(observed.argument)])
+    assert torch.equal(made, pv.generate(fitted, 40, given=given(fitted, data), seed=5))
+
+
+def test_encode_and_posterior_have_a_row_per_row(row: Row) -> None:
+    data = row.data()
+    fitted = pv.fit(row.build(), data, epochs=1, batch_size=16, seed=1)
+    if row.latent is None:
+        with pytest.raises(pv.PairError, match="has none"):
+            pv.encode(fitted, data)
+        return
+    codes = pv.encode(fitted, data, site=row.latent, num_samples=3)
+    draws = pv.posterior(fitted, data, 4, site=row.latent, num_particles=10)
+    assert len(codes) == 40 and draws.shape == (4, *codes.shape)
+    assert torch.isfinite(codes).all() and torch.isfinite(draws).all()
+
+
+def test_save_and_load_give_the_same_answers(row: Row, tmp_path: Path) -> None:
+    data = row.data()
+    fitted = pv.fit(row.build(), data, epochs=2, batch_size=16, seed=1)
+    pv.save(fitted, tmp_path / "run")
+    torch.manual_seed(99)  # another initialisation
+    if not row.rebuilds:
+        with pytest.raises(pv.CheckpointError, match="pair="):
+            pv.load(tmp_path / "run")
+    loaded = pv.load(tmp_path / "run", pair=None if row.rebuilds else row.build())
+    for seed in (0, 1):
+        assert torch.equal(pv.log_likelihood(fitted, data, 7, seed=seed), pv.log_likelihood(loaded, data, 7, seed=seed))
+    assert loaded.history == fitted.history and loaded.layout == fitted.layout
+    assert not pyro.get_param_store().keys()
+
+
+def test_a_stopped_fit_resumed_equals_an_uninterrupted_one(row: Row, tmp_path: Path) -> None:
+    data = row.data()
+    options: dict[str, Any] = {
+        "epochs": 6,
+        "batch_size": 12,  # 40 rows: the last batch is carried over
+        "seed": 4,
+        "validation": data,
+        "patience": 5,
+        "schedule": [pv.schedules.one_cycle(0.02), pv.schedules.kl_warmup(4)],
+        "clip_norm": 5.0,
+    }
+    torch.manual_seed(7)
+    whole = pv.fit(row.build(), data, **options)
+    torch.manual_seed(7)
+    pv.fit(row.build(), data, checkpoint=tmp_path / "run", callbacks=[lambda f: len(f.history) == 3], **options)
+    torch.manual_seed(1234)
+    resumed = pv.fit(row.build(), data, checkpoint=tmp_path / "run", resume=True, **options)
+    one, two = tensors(whole), tensors(resumed)
+    assert one.keys() == two.keys() and all(torch.equal(one[n], two[n]) for n in one)
+    strip = [{k: v for k, v in h.items() if k != "seconds"} for h in whole.history]
+    assert strip == [{k: v for k, v in h.items() if k != "seconds"} for h in resumed.history]
+    assert len(resumed.history) == 6
