@@ -16,8 +16,7 @@ import pytest
 import torch
 from torchvision.datasets import MNIST, FashionMNIST
 
-from pyrovae.data import Split, Standardize, load, load_again
-from pyrovae.data import load as sources
+from pyrovae.data import Split, Standardize, load, load_again, named
 from pyrovae.errors import CheckpointError, DataError, OptionError
 
 GZ = [name for name, _ in MNIST.resources]
@@ -42,7 +41,7 @@ def mnist(monkeypatch, tmp_path):
     resources = [(name, hashlib.md5(data).hexdigest()) for name, data in files.items()]
     monkeypatch.setattr(MNIST, "resources", resources)
     monkeypatch.setattr(MNIST, "mirrors", [(tmp_path / "nowhere").as_uri() + "/"])
-    monkeypatch.setattr(sources, "user_cache_path", lambda app: tmp_path / "cache" / app)
+    monkeypatch.setattr(named, "user_cache_path", lambda app: tmp_path / "cache" / app)
     return arrays, files
 
 
@@ -121,7 +120,7 @@ def test_an_archive_of_the_other_set_is_told(mnist, monkeypatch, tmp_path):
 
 def test_unpacked_files_of_the_other_set_are_told(mnist, tmp_path):
     _, files = mnist
-    labels = np.array(sources._FIRST_TEST_LABELS["fashion-mnist"], dtype=np.uint8)
+    labels = np.array(named._FIRST_TEST_LABELS["fashion-mnist"], dtype=np.uint8)
     pictures = np.zeros((len(labels), 5, 4), dtype=np.uint8)
     write(tmp_path / "root", files, unpacked=True)
     (tmp_path / "root" / IDX[2]).write_bytes(idx_bytes(pictures))
