@@ -1,4 +1,7 @@
-"""Link functions: the raw output of a network -> the distribution of one row. See `pyrovae.families.base`."""
+"""Families: from the raw output of a network to a distribution over one row, for likelihoods and guides alike.
+
+See `pyrovae.families.base` for how to write one.
+"""
 
 from pyrovae.families.base import Elementwise, Family
 from pyrovae.families.columns import Columns

@@ -1,7 +1,8 @@
-"""Link functions, as in a generalised linear model: the raw output of a network -> the distribution of one row.
+"""The base classes of families, the link functions of a generalised linear model with a network in place of the linear part.
 
-A family serves as a likelihood and as a guide alike. It tells a network what to put out (`param_shape`), so nobody
-counts outputs by hand. A family of one's own whose elements are independent given the parameters is a few lines:
+A family maps the raw, unconstrained output of a network to a distribution over one row, and can serve as a likelihood or
+as a guide. It declares the shape of the parameters that it needs (`param_shape`), so that networks can be built to fit.
+A new family whose elements are independent given the parameters takes a few lines::
 
     class Laplace(Elementwise):
         num_params = 2
@@ -9,9 +10,10 @@ counts outputs by hand. A family of one's own whose elements are independent giv
         def link(self, loc, raw):
             return dist.Laplace(loc, F.softplus(raw) + 1e-4)
 
-A constant enters a distribution by `new_full`, a kernel that fills: a Python number would be copied to the device at
-every call, which waits for it and cannot be captured. Whether values and parameters are validated is the caller's
-choice (`pyro.enable_validation`); with validation off nothing in here, nor in `log_prob`, waits for a device.
+Pass constants to a distribution as `loc.new_full((), value)`, which fills them in on the device. A Python number would be
+copied to the device at every call, which waits for the device and cannot be captured in a CUDA graph. Whether values and
+parameters are validated is the caller's choice (`pyro.enable_validation`); with validation off, neither a family nor the
+`log_prob` of its distribution waits for the device.
 """
 
 import inspect
@@ -28,10 +30,28 @@ from pyrovae.nets.mlp import as_size
 
 
 class Family(nn.Module):
-    """f: params -> p(row | params). params: (*batch, *param_shape); rows: (*batch, *event_shape).
+    """Base class of families: `params -> p(x | params)`.
 
-    `event_shape` is an int or a tuple of ints, `()` for a number. A subclass gives `param_shape` and `forward`, and
-    calls `check` first. McCullagh & Nelder 1989, *Generalized Linear Models*.
+    A family takes parameters `(*batch, *param_shape)` and returns a distribution with batch shape `(*batch)` over rows of shape
+    `event_shape`. A subclass defines `param_shape` and `forward`, which first calls `check`; subclass `Elementwise` instead if
+    the elements of a row are independent.
+
+    Args:
+        event_shape: Shape of one row x, an int or a tuple of ints; `()` for a single number.
+
+    Raises:
+        ShapeError: `event_shape` is not a positive int or a tuple of them.
+
+    References:
+        McCullagh and Nelder 1989, *Generalized Linear Models*.
+
+    Example:
+        >>> family = fam.FullNormal(3)
+        >>> isinstance(family, fam.Family), family.event_shape, family.param_shape
+        (True, torch.Size([3]), torch.Size([9]))
+        >>> q = family(torch.zeros(5, *family.param_shape))
+        >>> q.batch_shape, q.event_shape
+        (torch.Size([5]), torch.Size([3]))
     """
 
     def __init__(self, event_shape: int | Sequence[int]) -> None:
@@ -40,14 +60,33 @@ class Family(nn.Module):
 
     @property
     def param_shape(self) -> torch.Size:
-        """The shape of the parameters of one row."""
+        """Shape of the parameters of one row, which a network has to produce."""
         raise NotImplementedError
 
     def forward(self, params: Tensor, **given: Any) -> TorchDistributionMixin:
+        """The distribution with these parameters.
+
+        Args:
+            params: Raw network output, `(*batch, *param_shape)`.
+            given: What else some families take by name, such as `library` for counts.
+
+        Returns:
+            A distribution with batch shape `(*batch)` and event shape `event_shape`.
+
+        Raises:
+            ShapeError: `params` has another trailing shape.
+        """
         raise NotImplementedError
 
     def check(self, params: Tensor) -> None:
-        """Raises ShapeError unless params has shape (*batch, *param_shape)."""
+        """Check the trailing shape of parameters.
+
+        Args:
+            params: Raw network output, to be of shape `(*batch, *param_shape)`.
+
+        Raises:
+            ShapeError: It has another shape.
+        """
         if params.shape[-len(self.param_shape) :] != self.param_shape:
             wanted = ", ".join(["*batch", *map(str, self.param_shape)])
             raise ShapeError(
@@ -66,10 +105,29 @@ class Family(nn.Module):
 
 
 class Elementwise(Family):
-    """p(row | params) = prod_d p(row_d | params_{1d}, ..., params_{Pd}), d over the elements of the row.
+    """Base class of families of independent elements: `p(x | params) = prod_d p(x_d | params_1d, ..., params_Pd)`.
 
-    params: (*batch, P, *event_shape) with P = `num_params`; rows: (*batch, *event_shape). A subclass gives
-    `num_params` and `link`. Raises ShapeError if params has another trailing shape.
+    The parameters have shape `(*batch, P, *event_shape)`: P = `num_params` numbers for each element of a row
+    `(*batch, *event_shape)`. A subclass defines `num_params` and `link`.
+
+    Args:
+        event_shape: Shape of one row x, an int or a tuple of ints; `()` for a single number.
+
+    Raises:
+        ShapeError: `event_shape` is not a positive int or a tuple of them.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> class Exponential(fam.Elementwise):
+        ...     num_params = 1
+        ...
+        ...     def link(self, log_rate):
+        ...         return dist.Exponential(log_rate.exp())
+        >>> family = Exponential((2, 3))
+        >>> family.param_shape
+        torch.Size([1, 2, 3])
+        >>> family(torch.zeros(5, 1, 2, 3)).log_prob(torch.ones(5, 2, 3))  # -1 nat for each of 6 elements
+        tensor([-6., -6., -6., -6., -6.])
     """
 
     num_params: int
@@ -79,7 +137,15 @@ class Elementwise(Family):
         return torch.Size((self.num_params, *self.event_shape))
 
     def link(self, *raw: Any, **given: Any) -> TorchDistributionMixin:
-        """P raw tensors (*batch, *event_shape) -> a distribution with that batch_shape, one for each element."""
+        """The distribution of each element.
+
+        Args:
+            raw: P tensors of shape `(*batch, *event_shape)`, one for each parameter.
+            given: What else the family takes by name.
+
+        Returns:
+            A distribution of scalars with batch shape `(*batch, *event_shape)`.
+        """
         raise NotImplementedError
 
     def forward(self, params: Tensor, **given: Any) -> TorchDistributionMixin:
@@ -89,13 +155,13 @@ class Elementwise(Family):
 
 
 def soft_exp(raw: Tensor, bound: float) -> Tensor:
-    """exp(c tanh(raw / c)), c = log(bound): exp(raw) near 0, from 1 / bound to bound wherever raw is."""
+    """`exp(c tanh(raw / c))` with `c = log(bound)`: close to `exp(raw)` near 0, and between `1 / bound` and `bound`."""
     c = math.log(bound)
     return torch.exp(c * torch.tanh(raw / c))
 
 
 def positive(family: Family, name: str, value: int, least: int = 1) -> int:
-    """The value, if it is an int of at least `least`; OptionError otherwise."""
+    """Return `value` if it is an int of at least `least`, else raise OptionError."""
     if not isinstance(value, int) or value < least:
         wanted = "a positive int" if least == 1 else f"an int of at least {least}"
         raise OptionError(f"{type(family).__name__} needs {name} to be {wanted}, got {value!r}.")

@@ -14,26 +14,42 @@ from pyrovae.families.counts import Counts, fits, per_row
 
 
 class Columns(Family):
-    """p(row) = prod_b p_b(row_b; params_b): every column, or block of columns, of a table has its own family.
+    """`p(x) = prod_b p_b(x_b; params_b)`: a family for each column, or block of columns, of a table.
 
-    `families` are families of independent elements: Normal(()) for one column, Normal(5) for a block of 5, in the order
-    of the columns. event_shape is (D,), D the number of columns; params: (*batch, n), n the sum of what the families
-    take; rows: (*batch, D), classes coded as integers, 0, 1, 2, ... `library`, for counts, is (*batch): see
-    `families.counts`. The mean of a categorical or ordinal column is the code of its most probable class. Raises
-    ShapeError, and OptionError for a family whose elements are not independent.
-    Nazabal et al. 2020, arXiv:1807.03653.
+    Parameters `(*batch, n)`, n the total number of parameters of the families. Rows `(*batch, D)`, D the number of columns;
+    classes are coded as 0, 1, 2, ... The mean of a categorical or ordinal column is the number of its most probable class.
+    A call takes the `library` of columns of counts, `(*batch)`, see `pyrovae.families.counts`.
+
+    Args:
+        families: Families of independent elements in the order of the columns: `Normal(())` for one column, `Normal(5)` for
+            five.
+
+    Raises:
+        ShapeError: `params` or `library` has another shape than a call needs.
+        OptionError: A family has dependent elements or an event of more than one dim, or a call is given `library` without
+            any column of counts.
+
+    References:
+        Nazabal et al. 2020, arXiv:1807.03653.
+
+    Example:
+        >>> family = fam.Columns([fam.Normal(2), fam.Categorical((), num_classes=3), fam.Poisson(())])
+        >>> family.event_shape, family.param_shape  # 2 x 2 + 3 + 1 parameters
+        (torch.Size([4]), torch.Size([8]))
+        >>> family(torch.zeros(5, 8)).sample().shape
+        torch.Size([5, 4])
     """
 
     def __init__(self, families: Sequence[Family]) -> None:
         wrong = [f for f in families if not isinstance(f, Elementwise) or len(f.event_shape) > 1]
         if wrong or not families:
             raise OptionError(
-                "Columns needs families of independent elements, as Normal(()) for a column or Bernoulli(5) for 5 of them, "
+                "Columns needs families of independent elements, such as Normal(()) for one column or Bernoulli(5) for five, "
                 f"got {wrong[0] if wrong else 'none'}."
             )
         super().__init__(sum(f.event_shape.numel() for f in families))
         self.families = tuple(families)
-        self.parts = nn.ModuleList(families)  # so that their parameters are found
+        self.parts = nn.ModuleList(families)  # registers their parameters
 
     @property
     def param_shape(self) -> torch.Size:
@@ -43,14 +59,14 @@ class Columns(Family):
         self.check(params)
         if library is not None and not any(isinstance(f, Counts) for f in self.families):
             raise OptionError(
-                f"{self} has no column of counts without an upper end, which library is for. Leave it out."
+                f"{self} has no column of unbounded counts, such as Poisson(()), that could use library. Leave it out."
             )
         if library is not None:
             batch = params.shape[:-1]
             library = library if fits(library.shape, batch) else per_row(self, library, batch)[..., 0]
         blocks: list[Any] = []
         for family, raw in zip(self.families, params.split([f.param_shape.numel() for f in self.families], -1)):
-            # one column is a block of one: its dim stands among the batch dims of its family
+            # a single column is treated as a block of one, whose dim is a batch dim of its family
             dims = () if family.event_shape else (1,)
             given = {}
             if library is not None and isinstance(family, Counts):

@@ -1,4 +1,4 @@
-"""Families of independent numbers: heavy tails, positive numbers, and numbers between 0 and 1."""
+"""Families for real numbers with heavy tails, positive numbers, and numbers between 0 and 1."""
 
 import math
 from collections.abc import Sequence
@@ -16,10 +16,27 @@ from pyrovae.families.elementwise import LocationScale, concentrations
 
 
 class Laplace(LocationScale):
-    """p(x_d) = exp(-|x_d - m_d| / s_d) / (2 s_d). m is the first parameter; `scale` as for Normal.
+    """`p(x_d) = exp(-|x_d - m_d| / s_d) / (2 s_d)`: real numbers with tails heavier than a Normal's.
 
-    params: (*batch, P, *event_shape), P = 2 for scale="net", else 1; x: (*batch, *event_shape). Raises ShapeError, and
-    OptionError as Normal does. Johnson, Kotz & Balakrishnan 1995, *Continuous Univariate Distributions* 2, chapter 24.
+    Parameters `(*batch, P, *event_shape)`: the median m and, if `scale="net"`, r. Rows `(*batch, *event_shape)`.
+
+    Args:
+        event_shape: Shape of one row x, an int or a tuple of ints; `()` for a single number.
+        scale: `"net"`: `s = softplus(r) + floor`, r the second parameter; `"column"`: one learned scale for each element of the
+            row; `"shared"`: one learned scale; a positive number: that scale, fixed. Learned scales start at `1 + floor`.
+        floor: Lower bound of scales from the network and of learned ones, positive.
+
+    Raises:
+        ShapeError: `event_shape` is not a shape, or `params` has another trailing shape.
+        OptionError: `scale` is unknown, or `floor` is not positive.
+
+    References:
+        Johnson, Kotz and Balakrishnan 1995, *Continuous Univariate Distributions* 2, chapter 24.
+
+    Example:
+        >>> family = fam.Laplace(3, scale=0.5)
+        >>> family(torch.zeros(5, 1, 3)).log_prob(torch.zeros(5, 3))  # each element has density 1 at its median
+        tensor([0., 0., 0., 0., 0.])
     """
 
     def link(self, loc: Tensor, raw: Tensor | None = None) -> TorchDistributionMixin:
@@ -27,13 +44,32 @@ class Laplace(LocationScale):
 
 
 class StudentT(LocationScale):
-    """p(x_d) = t(x_d; v_d, m_d, s_d): a Normal with heavy tails. m is the first parameter; `scale` as for Normal.
+    """`p(x_d) = t(x_d; v_d, m_d, s_d)`, Student's t with v degrees of freedom: real numbers with outliers.
 
-    `df` says where the degrees of freedom v come from: "column": learned, one per dimension; "shared": one learned
-    number; "net": the last parameter; a positive float: that number, fixed. Where they are not fixed,
-    v = 1 + 4 exp(c tanh(r / c)), c = log 100: 5 at the start, from 1.04 to 401. params: (*batch, P, *event_shape), P =
-    1, and 1 more for each "net"; x: (*batch, *event_shape). Raises ShapeError and OptionError.
-    Lange, Little & Taylor 1989, JASA 84(408).
+    Parameters `(*batch, P, *event_shape)`: the location m, then r if `scale="net"`, then the parameter of v if `df="net"`.
+    Rows `(*batch, *event_shape)`.
+
+    Args:
+        event_shape: Shape of one row x, an int or a tuple of ints; `()` for a single number.
+        df: Where v comes from. `"column"`: one learned value for each element of the row; `"shared"`: one learned value;
+            `"net"`: the last parameter; a positive number: that value, fixed. Unless fixed, `v = 1 + 4 exp(c tanh(r / c))`
+            with `c = log 100` and r the learned number or parameter: v is 5 at the start, and stays between 1.04 and 401.
+        scale: `"net"`: `s = softplus(r) + floor`, r the second parameter; `"column"`: one learned scale for each element of the
+            row; `"shared"`: one learned scale; a positive number: that scale, fixed. Learned scales start at `1 + floor`.
+        floor: Lower bound of scales from the network and of learned ones, positive.
+
+    Raises:
+        ShapeError: `event_shape` is not a shape, or `params` has another trailing shape.
+        OptionError: `df` or `scale` is unknown, or `floor` is not positive.
+
+    References:
+        Lange, Little and Taylor 1989, JASA 84(408).
+
+    Example:
+        >>> fam.StudentT(3).param_shape, fam.StudentT(3, df="net").param_shape
+        (torch.Size([2, 3]), torch.Size([3, 3]))
+        >>> fam.StudentT(3)(torch.zeros(5, 2, 3)).sample().shape
+        torch.Size([5, 3])
     """
 
     raw_df: Tensor
@@ -48,7 +84,7 @@ class StudentT(LocationScale):
         super().__init__(event_shape, scale, floor)
         known = df in ("net", "column", "shared") if isinstance(df, str) else 0 < df < math.inf
         if not known or isinstance(df, bool):
-            raise OptionError(f"StudentT knows df='column', 'shared', 'net' or a positive number, got {df!r}.")
+            raise OptionError(f"StudentT needs df to be 'column', 'shared', 'net' or a positive number, got {df!r}.")
         self.df = df
         self.num_params += df == "net"
         shapes = {"column": self.event_shape, "shared": torch.Size()}
@@ -63,10 +99,28 @@ class StudentT(LocationScale):
 
 
 class LogNormal(LocationScale):
-    """p(x_d) = N(log x_d; m_d, s_d^2) / x_d for x_d > 0. m is the first parameter; `scale`, of log x, as for Normal.
+    """`p(x_d) = N(log x_d; m_d, s_d^2) / x_d` for `x_d > 0`: positive numbers.
 
-    params: (*batch, P, *event_shape), P = 2 for scale="net", else 1; x: (*batch, *event_shape). Raises ShapeError, and
-    OptionError as Normal does. Johnson, Kotz & Balakrishnan 1994, *Continuous Univariate Distributions* 1, chapter 14.
+    Parameters `(*batch, P, *event_shape)`: the mean m of log x and, if `scale="net"`, r.
+    Rows `(*batch, *event_shape)`: positive.
+
+    Args:
+        event_shape: Shape of one row x, an int or a tuple of ints; `()` for a single number.
+        scale: `"net"`: `s = softplus(r) + floor`, r the second parameter; `"column"`: one learned scale for each element of the
+            row; `"shared"`: one learned scale; a positive number: that scale, fixed. Learned scales start at `1 + floor`.
+        floor: Lower bound of scales from the network and of learned ones, positive.
+
+    Raises:
+        ShapeError: `event_shape` is not a shape, or `params` has another trailing shape.
+        OptionError: `scale` is unknown, or `floor` is not positive.
+
+    References:
+        Johnson, Kotz and Balakrishnan 1994, *Continuous Univariate Distributions* 1, chapter 14.
+
+    Example:
+        >>> x = fam.LogNormal(3, scale=1.0)(torch.zeros(5, 1, 3)).sample()
+        >>> x.shape, bool((x > 0).all())
+        (torch.Size([5, 3]), True)
     """
 
     def link(self, loc: Tensor, raw: Tensor | None = None) -> TorchDistributionMixin:
@@ -74,11 +128,24 @@ class LogNormal(LocationScale):
 
 
 class Gamma(Elementwise):
-    """p(x_d) = Gamma(x_d; shape k_d, rate k_d / m_d) for x_d > 0: mean m_d, variance m_d^2 / k_d.
+    """`p(x_d) = Gamma(x_d; k_d, k_d / m_d)` with shape k and rate k / m: positive numbers with mean m and variance `m^2 / k`.
 
-    m = exp(first parameter), cut at exp(+-50); k = exp(c tanh(r / c)) of the second one, r, c = log 1000: 1 at the
-    start, the exponential distribution. params: (*batch, 2, *event_shape); x: (*batch, *event_shape). Raises
-    ShapeError. McCullagh & Nelder 1989, *Generalized Linear Models*, chapter 8.
+    Parameters `(*batch, 2, *event_shape)`: the logarithm of m, clamped to [-50, 50], and r with `k = exp(c tanh(r / c))`,
+    `c = log 1000`, so that k is 1 at the start (an exponential distribution) and stays between 0.001 and 1000.
+    Rows `(*batch, *event_shape)`: positive.
+
+    Args:
+        event_shape: Shape of one row x, an int or a tuple of ints; `()` for a single number.
+
+    Raises:
+        ShapeError: `event_shape` is not a shape, or `params` has another trailing shape.
+
+    References:
+        McCullagh and Nelder 1989, *Generalized Linear Models*, chapter 8.
+
+    Example:
+        >>> fam.Gamma(3)(torch.zeros(2, 3)).mean
+        tensor([1., 1., 1.])
     """
 
     num_params = 2
@@ -89,12 +156,25 @@ class Gamma(Elementwise):
 
 
 class Beta(Elementwise):
-    """p(x_d) = x_d^(a_d - 1) (1 - x_d)^(b_d - 1) / B(a_d, b_d) for 0 < x_d < 1: mean s(l_d), l the first parameter.
+    """`p(x_d) = x_d^(a_d - 1) (1 - x_d)^(b_d - 1) / B(a_d, b_d)` for `0 < x_d < 1`: proportions.
 
-    a = c s(l), b = c s(-l), c between 0.2 and 1000 by the second parameter as for BetaBinomial: nearly uniform at the
-    start. At exactly 0 or 1 the density is 0 or infinite: move such values inside, or take ContinuousBernoulli.
-    params: (*batch, 2, *event_shape); x: (*batch, *event_shape). Raises ShapeError.
-    Ferrari & Cribari-Neto 2004, Journal of Applied Statistics 31(7).
+    Parameters `(*batch, 2, *event_shape)`: the logit l of the mean, and r. `a = c s(l)` and `b = c s(-l)` as in
+    `BetaBinomial`, s the logistic function and c between 0.2 and 1000 depending on r: nearly uniform at the start.
+    Rows `(*batch, *event_shape)`: strictly between 0 and 1. At exactly 0 or 1 the density is 0 or infinite; move such values
+    inwards or use `ContinuousBernoulli`.
+
+    Args:
+        event_shape: Shape of one row x, an int or a tuple of ints; `()` for a single number.
+
+    Raises:
+        ShapeError: `event_shape` is not a shape, or `params` has another trailing shape.
+
+    References:
+        Ferrari and Cribari-Neto 2004, Journal of Applied Statistics 31(7).
+
+    Example:
+        >>> fam.Beta(3)(torch.zeros(2, 3)).mean
+        tensor([0.5000, 0.5000, 0.5000])
     """
 
     num_params = 2
@@ -104,11 +184,27 @@ class Beta(Elementwise):
 
 
 class ContinuousBernoulli(Elementwise):
-    """p(x_d) = s(l_d)^x_d (1 - s(l_d))^(1 - x_d) C(l_d) for x_d in [0, 1], l the parameters, C the normaliser.
+    """`p(x_d) = C(l_d) s(l_d)^x_d (1 - s(l_d))^(1 - x_d)` for x_d in [0, 1], s the logistic function: grey values.
 
-    The likelihood of grey values that a Bernoulli, which is not normalised there, is often given. `logits` is not the
-    logit of the mean. params: (*batch, 1, *event_shape); x: (*batch, *event_shape). Raises ShapeError.
-    Loaiza-Ganem & Cunningham 2019, arXiv:1907.06845.
+    C is the normalising constant that a Bernoulli likelihood of grey values, a common but unnormalised choice, lacks.
+    Parameters `(*batch, 1, *event_shape)`: l, which is not the logit of the mean. Rows `(*batch, *event_shape)`: 0 to 1.
+
+    Args:
+        event_shape: Shape of one row x, an int or a tuple of ints; `()` for a single number.
+
+    Raises:
+        ShapeError: `event_shape` is not a shape, or `params` has another trailing shape.
+
+    References:
+        Loaiza-Ganem and Cunningham 2019, arXiv:1907.06845.
+
+    Example:
+        >>> family = fam.ContinuousBernoulli((8, 8))
+        >>> family.param_shape
+        torch.Size([1, 8, 8])
+        >>> x = family(torch.zeros(5, 1, 8, 8)).sample()
+        >>> x.shape, bool((0 <= x).all() and (x <= 1).all())
+        (torch.Size([5, 8, 8]), True)
     """
 
     num_params = 1

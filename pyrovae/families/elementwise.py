@@ -1,4 +1,4 @@
-"""Families of independent elements: one distribution for each element of a row."""
+"""Families with one univariate distribution for each element of a row: binary, real, binomial and categorical."""
 
 import math
 from collections.abc import Sequence
@@ -16,10 +16,25 @@ from pyrovae.families.base import Elementwise, positive
 
 
 class Bernoulli(Elementwise):
-    """p(x_d) = s(l_d)^x_d (1 - s(l_d))^(1 - x_d), s the logistic function, l the parameters.
+    """`p(x_d) = s(l_d)^x_d (1 - s(l_d))^(1 - x_d)`, s the logistic function: binary data.
 
-    params: (*batch, 1, *event_shape); x in {0, 1}: (*batch, *event_shape). Raises ShapeError.
-    Bishop 2006, *Pattern Recognition and Machine Learning*, section 2.1.
+    Parameters `(*batch, 1, *event_shape)`: the logits l. Rows `(*batch, *event_shape)`: 0 or 1.
+
+    Args:
+        event_shape: Shape of one row x, an int or a tuple of ints; `()` for a single number.
+
+    Raises:
+        ShapeError: `event_shape` is not a shape, or `params` has another trailing shape.
+
+    References:
+        Bishop 2006, *Pattern Recognition and Machine Learning*, section 2.1.
+
+    Example:
+        >>> decoder = pv.mlp(2, fam.Bernoulli((28, 28)), hidden=(16,))
+        >>> decoder(torch.zeros(5, 2)).sample().shape
+        torch.Size([5, 28, 28])
+        >>> fam.Bernoulli(3)(torch.zeros(1, 3)).mean
+        tensor([0.5000, 0.5000, 0.5000])
     """
 
     num_params = 1
@@ -29,12 +44,19 @@ class Bernoulli(Elementwise):
 
 
 class LocationScale(Elementwise):
-    """Families whose first parameter is a location and whose `scale` comes from where `scale` says.
+    """Base class of families with a location, the first parameter, and a scale whose origin the user chooses.
 
-    "net": s_d = softplus(second parameter) + floor, per row and dimension; "column": one learned number per
-    dimension; "shared": one learned number; a positive float: that number, fixed. Learned numbers are
-    softplus(raw_scale) + floor and start at 1 + floor. Raises OptionError for an unknown scale or a floor that is not
-    positive.
+    Parameters `(*batch, P, *event_shape)`, P = 2 if `scale="net"` and 1 otherwise.
+
+    Args:
+        event_shape: Shape of one row x, an int or a tuple of ints; `()` for a single number.
+        scale: `"net"`: `s = softplus(r) + floor`, r the second parameter; `"column"`: one learned scale for each element of the
+            row; `"shared"`: one learned scale; a positive number: that scale, fixed. Learned scales start at `1 + floor`.
+        floor: Lower bound of scales from the network and of learned ones, positive.
+
+    Raises:
+        ShapeError: `event_shape` is not a shape, or `params` has another trailing shape.
+        OptionError: `scale` is unknown, or `floor` is not positive.
     """
 
     raw_scale: Tensor
@@ -44,9 +66,11 @@ class LocationScale(Elementwise):
         name = type(self).__name__
         known = scale in ("net", "column", "shared") if isinstance(scale, str) else 0 < scale < math.inf
         if not known or isinstance(scale, bool):
-            raise OptionError(f"{name} knows scale='net', 'column', 'shared' or a positive number, got {scale!r}.")
+            raise OptionError(
+                f"{name} needs scale to be 'net', 'column', 'shared' or a positive number, got {scale!r}."
+            )
         if not floor > 0:
-            raise OptionError(f"{name} needs a positive floor, got {floor!r}. A scale of 0 is no density.")
+            raise OptionError(f"{name} needs a positive floor, got {floor!r}. A scale of 0 has no density.")
         self.scale, self.floor = scale, floor
         self.num_params = 2 if scale == "net" else 1
         shapes = {"column": self.event_shape, "shared": torch.Size()}
@@ -55,18 +79,44 @@ class LocationScale(Elementwise):
         self.register_parameter("raw_scale", start)
 
     def scale_of(self, loc: Tensor, raw: Tensor | None) -> Tensor:
-        """The scale: of the shape of loc, or one that broadcasts to it."""
+        """The scale of each element.
+
+        Args:
+            loc: Locations, `(*batch, *event_shape)`.
+            raw: The network's scale parameters, of the same shape, or None if the scale does not come from the network.
+
+        Returns:
+            Scales that broadcast to `loc`.
+        """
         if not isinstance(self.scale, str):
             return loc.new_full((), self.scale)
         return F.softplus(self.raw_scale if raw is None else raw) + self.floor
 
 
 class Normal(LocationScale):
-    """p(x_d) = N(x_d; m_d, s_d^2). m is the first parameter; `scale` says where s comes from, see LocationScale.
+    """`p(x_d) = N(x_d; m_d, s_d^2)`: real numbers, and the usual guide, a Normal with diagonal covariance.
 
-    params: (*batch, P, *event_shape), P = 2 for scale="net", else 1; x: (*batch, *event_shape). Raises ShapeError, and
-    OptionError for an unknown scale or a floor that is not positive.
-    Bishop 2006, *Pattern Recognition and Machine Learning*, section 2.3.
+    Parameters `(*batch, P, *event_shape)`: the mean m and, if `scale="net"`, r. Rows `(*batch, *event_shape)`.
+
+    Args:
+        event_shape: Shape of one row x, an int or a tuple of ints; `()` for a single number.
+        scale: `"net"`: `s = softplus(r) + floor`, r the second parameter; `"column"`: one learned scale for each element of the
+            row; `"shared"`: one learned scale; a positive number: that scale, fixed. Learned scales start at `1 + floor`.
+        floor: Lower bound of scales from the network and of learned ones, positive.
+
+    Raises:
+        ShapeError: `event_shape` is not a shape, or `params` has another trailing shape.
+        OptionError: `scale` is unknown, or `floor` is not positive.
+
+    References:
+        Bishop 2006, *Pattern Recognition and Machine Learning*, section 2.3.
+
+    Example:
+        >>> fam.Normal(4).param_shape, fam.Normal(4, scale="shared").param_shape
+        (torch.Size([2, 4]), torch.Size([1, 4]))
+        >>> encoder = pv.mlp(784, fam.Normal(4), hidden=(16,))
+        >>> encoder(torch.zeros(5, 784)).rsample().shape
+        torch.Size([5, 4])
     """
 
     def link(self, loc: Tensor, raw: Tensor | None = None) -> TorchDistributionMixin:
@@ -74,10 +124,25 @@ class Normal(LocationScale):
 
 
 class Binomial(Elementwise):
-    """p(x_d) = C(n, x_d) s(l_d)^x_d (1 - s(l_d))^(n - x_d), s the logistic function, l the parameters, n = total_count.
+    """`p(x_d) = C(n, x_d) s(l_d)^x_d (1 - s(l_d))^(n - x_d)`, s the logistic function: counts out of n.
 
-    params: (*batch, 1, *event_shape); x in {0, ..., n}: (*batch, *event_shape). Raises ShapeError, and OptionError if
-    total_count is not a positive int. Bishop 2006, *Pattern Recognition and Machine Learning*, section 2.1.
+    Parameters `(*batch, 1, *event_shape)`: the logits l. Rows `(*batch, *event_shape)`: whole numbers from 0 to n.
+
+    Args:
+        event_shape: Shape of one row x, an int or a tuple of ints; `()` for a single number.
+        total_count: The number of trials n.
+
+    Raises:
+        ShapeError: `event_shape` is not a shape, or `params` has another trailing shape.
+        OptionError: `total_count` is not a positive int.
+
+    References:
+        Bishop 2006, *Pattern Recognition and Machine Learning*, section 2.1.
+
+    Example:
+        >>> family = fam.Binomial(64, total_count=16)  # the grey values of scikit-learn's digits
+        >>> family(torch.zeros(5, 1, 64)).mean[0, :3]
+        tensor([8., 8., 8.])
     """
 
     num_params = 1
@@ -91,21 +156,39 @@ class Binomial(Elementwise):
 
 
 def concentrations(logits: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-    """a = c s(l) and b = c s(-l), log c = log 0.2 + s(r - 1) (log 1000 - log 0.2): see BetaBinomial."""
+    """Concentrations `a = c s(l)` and `b = c s(-l)` with `log c = log 0.2 + s(r - 1) (log 1000 - log 0.2)`."""
     c = 0.2 * torch.exp(math.log(1000 / 0.2) * torch.sigmoid(raw - 1))
-    # s(-l), since 1 - s(l) is 0 from l = 17 on; 1e-30 only matters where s underflows
+    # s(-l) rather than 1 - s(l), which rounds to 0 from l = 17 on; 1e-30 matters only where s underflows
     return c * torch.sigmoid(logits) + 1e-30, c * torch.sigmoid(-logits) + 1e-30
 
 
 class BetaBinomial(Elementwise):
-    """p(x_d) = C(n, x_d) B(x_d + a_d, n - x_d + b_d) / B(a_d, b_d), n = total_count: a Binomial with more spread.
+    """`p(x_d) = C(n, x_d) B(x_d + a_d, n - x_d + b_d) / B(a_d, b_d)`: counts out of n, more dispersed than a Binomial.
 
-    a = c s(l) and b = c s(-l), s the logistic function: the first parameter l is the logit of the mean, as in
-    Binomial; the second one, r, is the concentration on a logarithmic scale with ends,
-    log c = log 0.2 + s(r - 1) (log 1000 - log 0.2). At l = r = 0 it is nearly uniform (a = b = 0.99). Below 0.2
-    torch's sampler of the Beta underflows, above 1000 float32 cancels in log B (error 1e-3 nats an element); 1000 is
-    near the Binomial. params: (*batch, 2, *event_shape); x in {0, ..., n}: (*batch, *event_shape). Raises ShapeError,
-    and OptionError if total_count is not a positive int. Griffiths 1973, Biometrics 29(4).
+    Parameters `(*batch, 2, *event_shape)`: l and r, with `a = c s(l)`, `b = c s(-l)` and s the logistic function. As in
+    `Binomial`, l is the logit of the mean. r sets the concentration c between two bounds on a logarithmic scale:
+    `log c = log 0.2 + s(r - 1) (log 1000 - log 0.2)`. At `l = r = 0` the distribution is nearly uniform (`a = b = 0.99`).
+    Below c = 0.2 torch's sampler of the Beta distribution underflows; above 1000, where the distribution is close to the
+    Binomial, rounding in float32 would cost more than 1e-3 nats per element. Rows `(*batch, *event_shape)`: whole numbers
+    from 0 to n.
+
+    Args:
+        event_shape: Shape of one row x, an int or a tuple of ints; `()` for a single number.
+        total_count: The number of trials n.
+
+    Raises:
+        ShapeError: `event_shape` is not a shape, or `params` has another trailing shape.
+        OptionError: `total_count` is not a positive int.
+
+    References:
+        Griffiths 1973, Biometrics 29(4).
+
+    Example:
+        >>> family = fam.BetaBinomial(64, total_count=16)
+        >>> family.param_shape
+        torch.Size([2, 64])
+        >>> family(torch.zeros(5, 2, 64)).mean[0, :3]
+        tensor([8., 8., 8.])
     """
 
     num_params = 2
@@ -120,10 +203,26 @@ class BetaBinomial(Elementwise):
 
 
 class Categorical(Elementwise):
-    """p(x_d = k) = exp(l_kd) / sum_j exp(l_jd), l the parameters, k = 0, ..., num_classes - 1.
+    """`p(x_d = k) = exp(l_kd) / sum_j exp(l_jd)`: classes k = 0, ..., C - 1.
 
-    params: (*batch, num_classes, *event_shape); x, coded as integers: (*batch, *event_shape). Raises ShapeError, and
-    OptionError if num_classes is not a positive int. Bishop 2006, *Pattern Recognition and Machine Learning*, 2.2.
+    Parameters `(*batch, C, *event_shape)`: the logits l. Rows `(*batch, *event_shape)`: class numbers.
+
+    Args:
+        event_shape: Shape of one row x, an int or a tuple of ints; `()` for a single number.
+        num_classes: The number of classes C.
+
+    Raises:
+        ShapeError: `event_shape` is not a shape, or `params` has another trailing shape.
+        OptionError: `num_classes` is not a positive int.
+
+    References:
+        Bishop 2006, *Pattern Recognition and Machine Learning*, section 2.2.
+
+    Example:
+        >>> classifier = pv.mlp(784, fam.Categorical((), num_classes=10), hidden=(16,))
+        >>> y = classifier(torch.zeros(5, 784))
+        >>> y.sample().shape, y.probs.shape
+        (torch.Size([5]), torch.Size([5, 10]))
     """
 
     def __init__(self, event_shape: int | Sequence[int], num_classes: int) -> None:
@@ -132,6 +231,6 @@ class Categorical(Elementwise):
 
     def forward(self, params: Tensor) -> TorchDistributionMixin:  # type: ignore[override]
         self.check(params)
-        # all classes at once: to take them apart would cost one tensor each
+        # not through `link`, which would unbind one tensor for each class
         logits = params.movedim(-1 - len(self.event_shape), -1)
         return CategoricalMass(logits=logits).to_event(len(self.event_shape))

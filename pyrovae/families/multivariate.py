@@ -1,4 +1,4 @@
-"""Families of dependent elements, for guides above all: correlated Normals, mixtures, the sphere, the simplex."""
+"""Families of vectors with dependent elements, mostly for guides: correlated Normals, mixtures, the sphere, the simplex."""
 
 from collections.abc import Sequence
 
@@ -14,9 +14,23 @@ from pyrovae.families.base import Family, positive
 
 
 class Vector(Family):
-    """A family of vectors with a flat parameter: `sizes` says how it splits. params: (*batch, sum of sizes); rows: (*batch, D).
+    """Base class of families of vectors: parameters `(*batch, n)` are split into parts of the lengths `sizes`.
 
-    Raises ShapeError if D is no int, or below `least`.
+    A subclass defines `sizes` and `forward`, which calls `split`; `least` is the smallest dimension D that it supports.
+    Rows `(*batch, D)`.
+
+    Args:
+        event_shape: Dimension D of one row, an int.
+
+    Raises:
+        ShapeError: `event_shape` is not a positive int, D is below `least`, or `params` has another trailing shape.
+
+    Example:
+        >>> family = fam.LowRankNormal(3, rank=2)
+        >>> isinstance(family, fam.Vector), family.sizes, family.param_shape
+        (True, [3, 3, 6], torch.Size([12]))
+        >>> [tuple(part.shape) for part in family.split(torch.zeros(5, 12))]
+        [(5, 3), (5, 3), (5, 6)]
     """
 
     least = 1
@@ -25,12 +39,13 @@ class Vector(Family):
         super().__init__(event_shape)
         if len(self.event_shape) != 1 or self.event_shape[0] < self.least:
             raise ShapeError(
-                f"{type(self).__name__} is of vectors of at least {self.least} element(s), got {event_shape!r}."
+                f"{type(self).__name__} needs vectors of at least {self.least} element(s) as rows, got event_shape "
+                f"{event_shape!r}. Give it the number of elements."
             )
 
     @property
     def sizes(self) -> list[int]:
-        """How many numbers each parameter has."""
+        """Lengths of the parts that the parameters of one row are split into."""
         raise NotImplementedError
 
     @property
@@ -38,7 +53,17 @@ class Vector(Family):
         return torch.Size((sum(self.sizes),))
 
     def split(self, params: Tensor) -> tuple[Tensor, ...]:
-        """The parameters one by one. Raises ShapeError if params has another trailing shape."""
+        """The parts of the parameters, one by one.
+
+        Args:
+            params: Raw network output, `(*batch, n)`, n the sum of `sizes`.
+
+        Returns:
+            One tensor `(*batch, size)` for each of `sizes`.
+
+        Raises:
+            ShapeError: `params` has another trailing shape.
+        """
         self.check(params)
         return params.split(self.sizes, -1)
 
@@ -48,16 +73,30 @@ def _scale(raw: Tensor) -> Tensor:
 
 
 def _bounded(raw: Tensor) -> Tensor:
-    # free near 0, at most 10: a factor far above what stands on the diagonal is singular in single precision
+    # about raw near 0, and at most 10: entries far above the diagonal's make the matrix singular in float32
     return 10 * torch.tanh(raw / 10)
 
 
 class FullNormal(Vector):
-    """p(z) = N(z; m, L L'), L = S (I + A), A strictly lower triangular, s = softplus(raw) + 1e-4.
+    """`p(z) = N(z; m, L L')` with `L = S (I + A)`, A strictly lower triangular: a Normal with full covariance.
 
-    The entropy depends on s alone, so that correlations are learned without a price on it; A is bounded by 10 / sqrt(D), at
-    A = 0 it is `Normal`. params: (*batch, 2 D + D (D - 1) / 2), split into m, raw and sqrt(D) A; z: (*batch, D). Raises
-    ShapeError. Kingma & Welling 2019, arXiv:1906.02691, section 2.5.1.
+    Parameters `(*batch, 2 D + D (D - 1) / 2)`: m, r and `sqrt(D) A`, with `S = diag(softplus(r) + 1e-4)` and the entries of A
+    bounded by `10 / sqrt(D)`. The entropy depends on S alone, so that learning correlations does not cost entropy. At A = 0
+    it is `Normal`. Rows `(*batch, D)`.
+
+    Args:
+        event_shape: Dimension D of one row z, an int.
+
+    Raises:
+        ShapeError: `event_shape` is not a positive int, or `params` has another trailing shape.
+
+    References:
+        Kingma and Welling 2019, arXiv:1906.02691, section 2.5.1.
+
+    Example:
+        >>> encoder = pv.mlp(784, fam.FullNormal(3), hidden=(16,))
+        >>> encoder(torch.zeros(5, 784)).covariance_matrix.shape
+        torch.Size([5, 3, 3])
     """
 
     place: Tensor
@@ -66,7 +105,7 @@ class FullNormal(Vector):
         super().__init__(event_shape)
         (d,) = self.event_shape
         rows, columns = torch.tril_indices(d, d, -1)
-        place = torch.full((d, d), len(rows))  # where each entry stands in (a, 1, 0): 0 above the diagonal
+        place = torch.full((d, d), len(rows))  # index of each entry in (a, 1, 0): 1 on the diagonal, 0 above it
         place[rows, columns] = torch.arange(len(rows))
         self.register_buffer("place", place + torch.ones(d, d).triu(1).long(), persistent=False)
 
@@ -84,10 +123,26 @@ class FullNormal(Vector):
 
 
 class LowRankNormal(Vector):
-    """p(z) = N(z; m, S (I + A A') S), A: D x rank, |A| <= 10, s = softplus(raw) + 1e-4.
+    """`p(z) = N(z; m, S (I + A A') S)`, A of shape (D, R): a Normal whose correlations have rank R.
 
-    params: (*batch, 2 D + D rank), split into m, raw and A by rows; z: (*batch, D). At A = 0 it is `Normal`. Raises
-    ShapeError, and OptionError if rank is not a positive int. Rezende, Mohamed & Wierstra 2014, arXiv:1401.4082, 4.3.
+    Parameters `(*batch, 2 D + D R)`: m, r and the entries of A row by row, with `S = diag(softplus(r) + 1e-4)` and the entries
+    of A bounded by 10. At A = 0 it is `Normal`. Rows `(*batch, D)`.
+
+    Args:
+        event_shape: Dimension D of one row z, an int.
+        rank: The rank R.
+
+    Raises:
+        ShapeError: `event_shape` is not a positive int, or `params` has another trailing shape.
+        OptionError: `rank` is not a positive int.
+
+    References:
+        Rezende, Mohamed and Wierstra 2014, arXiv:1401.4082, section 4.3.
+
+    Example:
+        >>> encoder = pv.mlp(784, fam.LowRankNormal(3, rank=2), hidden=(16,))
+        >>> encoder(torch.zeros(5, 784)).rsample().shape
+        torch.Size([5, 3])
     """
 
     def __init__(self, event_shape: int | Sequence[int], rank: int = 1) -> None:
@@ -106,10 +161,27 @@ class LowRankNormal(Vector):
 
 
 class MixtureOfNormals(Vector):
-    """p(z) = sum_k w_k N(z; m_k, diag(s_k^2)), w = softmax(l), s = softplus(raw) + 1e-4, with pathwise gradients for all.
+    """`p(z) = sum_k w_k N(z; m_k, diag(s_k^2))`: a mixture whose draws have pathwise gradients with respect to w, m and s.
 
-    params: (*batch, K + 2 K D), split into l, m and raw; z: (*batch, D). Raises ShapeError, and OptionError if
-    num_components is not a positive int. Morningstar et al. 2021, arXiv:2003.01687; `distributions.MixtureOfNormals`.
+    Parameters `(*batch, K + 2 K D)`: l, m and r, with `w = softmax(l)` and `s = softplus(r) + 1e-4`. Rows `(*batch, D)`.
+
+    Args:
+        event_shape: Dimension D of one row z, an int.
+        num_components: The number of components K.
+
+    Raises:
+        ShapeError: `event_shape` is not a positive int, or `params` has another trailing shape.
+        OptionError: `num_components` is not a positive int.
+
+    References:
+        Morningstar et al. 2021, arXiv:2003.01687.
+
+    Example:
+        >>> family = fam.MixtureOfNormals(3, num_components=2)
+        >>> params = torch.zeros(5, *family.param_shape, requires_grad=True)
+        >>> z = family(params).rsample()
+        >>> z.shape, z.requires_grad
+        (torch.Size([5, 3]), True)
     """
 
     def __init__(self, event_shape: int | Sequence[int], num_components: int = 5) -> None:
@@ -128,12 +200,26 @@ class MixtureOfNormals(Vector):
 
 
 class PowerSpherical(Vector):
-    """p(z) = C (1 + m.z)^k on the unit sphere in R^D, D >= 2.
+    """`p(z) = C (1 + m.z)^k` on the unit sphere in R^D: directions concentrated around the unit vector m.
 
-    m is the first D parameters brought to unit length; the last one, r, is the concentration on a logarithmic scale
-    with ends, log k = log 0.1 + s(r) (log 2000 - log 0.1), s the logistic function, so that k = 14 at r = 0; above 2000
-    single precision cancels in log C. params: (*batch, D + 1); z: (*batch, D). Raises ShapeError.
-    De Cao & Aziz 2020, arXiv:2006.04437.
+    Parameters `(*batch, D + 1)`: a vector that is normalised to give m, and r, which sets the concentration k between 0.1 and
+    2000 on a logarithmic scale: `log k = log 0.1 + s(r) (log 2000 - log 0.1)`, s the logistic function, so that k = 14 at
+    r = 0. Above 2000 the normalising constant C loses its digits in float32. Rows `(*batch, D)`: unit vectors.
+
+    Args:
+        event_shape: Dimension D of one row z, an int of at least 2.
+
+    Raises:
+        ShapeError: `event_shape` is not a positive int, D is 1, or `params` has another trailing shape.
+
+    References:
+        De Cao and Aziz 2020, arXiv:2006.04437.
+
+    Example:
+        >>> encoder = pv.mlp(784, fam.PowerSpherical(3), hidden=(16,))
+        >>> z = encoder(torch.zeros(5, 784)).rsample()
+        >>> torch.allclose(z.norm(dim=-1), torch.ones(5))
+        True
     """
 
     least = 2
@@ -144,7 +230,7 @@ class PowerSpherical(Vector):
 
     def forward(self, params: Tensor) -> TorchDistributionMixin:  # type: ignore[override]
         direction, raw = self.split(params)
-        # at zero, where no direction is given, it is that of the ones
+        # the zero vector has no direction: take that of (1, ..., 1)
         square = direction.square().sum(-1, keepdim=True)
         direction = direction + (square < 1e-12).to(direction.dtype)
         loc = direction / direction.square().sum(-1, keepdim=True).sqrt()
@@ -153,10 +239,24 @@ class PowerSpherical(Vector):
 
 
 class LogisticNormal(Vector):
-    """p(z): z = softmax(u_1, ..., u_(D-1), 0), u ~ N(m, diag(s^2)), s = softplus(raw) + 1e-4: on the simplex, D >= 2.
+    """`z = softmax(u_1, ..., u_(D-1), 0)` with `u ~ N(m, diag(s^2))`: proportions that sum to 1.
 
-    params: (*batch, 2 (D - 1)), split into m and raw; z: (*batch, D). Raises ShapeError.
-    Aitchison & Shen 1980, Biometrika 67(2); Srivastava & Sutton 2017, arXiv:1703.01488.
+    Parameters `(*batch, 2 (D - 1))`: m and r, with `s = softplus(r) + 1e-4`. Rows `(*batch, D)`: on the simplex.
+
+    Args:
+        event_shape: Dimension D of one row z, an int of at least 2.
+
+    Raises:
+        ShapeError: `event_shape` is not a positive int, D is 1, or `params` has another trailing shape.
+
+    References:
+        Aitchison and Shen 1980, Biometrika 67(2); Srivastava and Sutton 2017, arXiv:1703.01488.
+
+    Example:
+        >>> encoder = pv.mlp(784, fam.LogisticNormal(3), hidden=(16,))
+        >>> z = encoder(torch.zeros(5, 784)).rsample()
+        >>> torch.allclose(z.sum(-1), torch.ones(5))
+        True
     """
 
     least = 2

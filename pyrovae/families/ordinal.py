@@ -1,4 +1,4 @@
-"""Families of ordered classes."""
+"""Families for ordered classes."""
 
 from collections.abc import Sequence
 
@@ -13,12 +13,30 @@ from pyrovae.families.base import Elementwise, positive
 
 
 class OrderedLogistic(Elementwise):
-    """P(x_d <= k) = s(c_dk - e_d) for ordered classes k = 0, ..., num_classes - 1; e the parameters, s the logistic function.
+    """`P(x_d <= k) = s(c_dk - e_d)`, s the logistic function: ordered classes k = 0, ..., C - 1, such as grades.
 
-    The cutpoints c_d0 < c_d1 < ... of each dimension are learned: the first one, and softplus gaps of at least 1e-4.
-    They start where e = 0 makes all classes equally probable. params: (*batch, 1, *event_shape); x, coded as integers:
-    (*batch, *event_shape). Raises ShapeError, and OptionError if num_classes is not an int of at least 2.
-    McCullagh 1980, Journal of the Royal Statistical Society B 42(2).
+    Parameters `(*batch, 1, *event_shape)`: the predictor e. Rows `(*batch, *event_shape)`: class numbers. The cutpoints
+    `c_d0 < c_d1 < ...` of each element are learned, as the first one and softplus gaps of at least 1e-4. At the start all
+    classes are equally probable at e = 0.
+
+    Args:
+        event_shape: Shape of one row x, an int or a tuple of ints; `()` for a single number.
+        num_classes: The number of classes C.
+
+    Raises:
+        ShapeError: `event_shape` is not a shape, or `params` has another trailing shape.
+        OptionError: `num_classes` is not an int of at least 2.
+
+    References:
+        McCullagh 1980, Journal of the Royal Statistical Society B 42(2).
+
+    Example:
+        >>> family = fam.OrderedLogistic((), num_classes=4)
+        >>> family(torch.zeros(1)).probs.detach()
+        tensor([0.2500, 0.2500, 0.2500, 0.2500])
+        >>> grader = pv.mlp(784, family, hidden=(16,))
+        >>> grader(torch.zeros(5, 784)).sample().shape
+        torch.Size([5])
     """
 
     num_params = 1
@@ -34,7 +52,11 @@ class OrderedLogistic(Elementwise):
         self.register_parameter("raw_gaps", several)
 
     def cutpoints(self) -> tuple[Tensor, Tensor]:
-        """c: (*event_shape, num_classes - 1), and the gaps between them, (*event_shape, num_classes - 2)."""
+        """The cutpoints and the gaps between them.
+
+        Returns:
+            c, `(*event_shape, C - 1)`, and its differences, `(*event_shape, C - 2)`.
+        """
         first = self.first.unsqueeze(-1)
         if self.num_classes == 2:
             return first, first[..., :0]
@@ -44,6 +66,6 @@ class OrderedLogistic(Elementwise):
     def link(self, predictor: Tensor) -> TorchDistributionMixin:
         cutpoints, gaps = self.cutpoints()
         above = cutpoints - predictor.unsqueeze(-1)
-        # log(s(c_k - e) - s(c_{k-1} - e)) as in `log_sigmoid_difference`, without the ends that are infinite
+        # log(s(c_k - e) - s(c_{k-1} - e)) as in `log_sigmoid_difference`, leaving out the infinite outer cutpoints
         at_most = F.pad(F.logsigmoid(above) + F.pad(log1mexp(gaps), (1, 0)), (0, 1))
         return Categorical(logits=at_most + F.pad(F.logsigmoid(-above), (1, 0)))

@@ -507,7 +507,9 @@ def test_student_t_lists_the_dfs_that_it_knows(df: Any) -> None:
 
 def test_negative_binomial_lists_the_dispersions_that_it_knows() -> None:
     for build in (fam.NegativeBinomial, fam.ZeroInflatedNegativeBinomial):
-        with pytest.raises(OptionError, match=rf"{build.__name__} knows dispersion='column' or 'net', got 'gene'"):
+        with pytest.raises(
+            OptionError, match=rf"{build.__name__} needs dispersion to be 'column' or 'net', got 'gene'"
+        ):
             build(3, dispersion="gene")
 
 

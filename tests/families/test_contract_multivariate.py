@@ -380,7 +380,7 @@ def log_area(num: int) -> float:
 def test_options_are_checked() -> None:
     with pytest.raises(OptionError, match="'nsf', 'maf', 'iaf', 'coupling', got 'glow'"):
         priors.FlowPrior(3, "glow")
-    with pytest.raises(OptionError, match="say 'iaf'"):
+    with pytest.raises(OptionError, match="Use kind='iaf'"):
         pv.flow(5, 3, "maf")
     with pytest.raises(OptionError, match="transforms"):
         pv.flow(5, 3, transforms=0)
