@@ -1,4 +1,8 @@
-"""p(child | parents): a network that ends in a family, and builders of the common ones."""
+"""Conditional distributions `p(child | parents)`: a network followed by a family, and builders of the common ones.
+
+A conditional is any module that maps tensors to a distribution over the rows of a batch. Decoders, encoders,
+classifiers and the levels of a hierarchy are all conditionals, and each can take the place of another of the same shapes.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,11 +22,27 @@ from pyrovae.nets.mlp import as_size
 
 
 class Conditional(nn.Module):
-    """p(child | parents) = family(net(parents)): a decoder, an encoder, a classifier, one level of a hierarchy.
+    """`p(child | parents) = family(net(parents))`: a decoder, an encoder, a classifier, or one level of a hierarchy.
 
-    parents: what `net` takes; result: a distribution with batch_shape (*batch), event_shape that of the family.
-    Whatever is `given` by name goes to the family. Raises ShapeError if the network states an `out_shape` that is not
-    the family's `param_shape`. Koller & Friedman 2009, *Probabilistic Graphical Models*, chapter 5.
+    Calling it with the parents returns a distribution with batch shape `(*batch)` and the event shape of the family.
+    Keyword arguments of the call, such as `library` for counts, are passed on to the family.
+
+    Args:
+        net: A module that maps the parents to parameters `(*batch, *family.param_shape)`.
+        family: The family of the child, see `pyrovae.families`.
+
+    Raises:
+        ShapeError: `net` has an attribute `out_shape` that differs from `family.param_shape`.
+
+    References:
+        Koller and Friedman 2009, *Probabilistic Graphical Models*, chapter 5.
+
+    Example:
+        >>> family = fam.Normal(2)
+        >>> encoder = pv.Conditional(pv.nets.MLP(784, family.param_shape, hidden=(16,)), family)
+        >>> q = encoder(torch.zeros(5, 784))
+        >>> q.batch_shape, q.event_shape
+        (torch.Size([5]), torch.Size([2]))
     """
 
     def __init__(self, net: nn.Module, family: Family) -> None:
@@ -37,7 +57,7 @@ class Conditional(nn.Module):
 
     @property
     def event_shape(self) -> torch.Size:
-        """The shape of one row of the child."""
+        """Shape of one row of the child."""
         return self.family.event_shape
 
     def forward(self, *parents: Tensor, **given: Any) -> TorchDistributionMixin:
@@ -51,9 +71,31 @@ def mlp(
     hidden: Sequence[int] = (400,),
     activation: Callable[[], nn.Module] = nn.ReLU,
 ) -> Conditional:
-    """p(child | parents) = family(MLP(parents)). parents: (*batch, in_features), one for each int of `in_features`.
+    """A perceptron as a conditional: `p(child | parents) = family(MLP(parents))`.
 
-    Kingma & Welling 2014, arXiv:1312.6114, appendix C. Raises ShapeError, when it is called, as `MLP` does.
+    Args:
+        in_features: Number of features of the parent, which is a tensor `(*batch, in_features)`; or a tuple with one such
+            number for each of several parents.
+        family: The family of the child.
+        hidden: Widths of the hidden layers; `()` makes the parameters a linear function of the parents.
+        activation: Builds the activation after each hidden layer.
+
+    Returns:
+        A `Conditional`.
+
+    Raises:
+        ShapeError: Raised by a call whose parents have another number, trailing shape or dtype than `in_features` says.
+
+    References:
+        Kingma and Welling 2014, arXiv:1312.6114, appendix C.
+
+    Example:
+        >>> decoder = pv.mlp(2, fam.Bernoulli(784), hidden=(16,))
+        >>> decoder(torch.zeros(5, 2)).sample().shape
+        torch.Size([5, 784])
+        >>> encoder = pv.mlp((784, 10), fam.Normal(2), hidden=(16,))  # two parents: an image and a one-hot label
+        >>> encoder(torch.zeros(5, 784), torch.zeros(5, 10)).mean.shape
+        torch.Size([5, 2])
     """
     return Conditional(MLP(in_features, family.param_shape, hidden, activation), family)
 
@@ -65,12 +107,35 @@ def conv(
     hidden: Sequence[int] = (),
     activation: Callable[[], nn.Module] = nn.ReLU,
 ) -> Conditional:
-    """p(child | image) or p(image | parent): family(ConvEncoder(x)) or family(ConvDecoder(z)).
+    """A convolutional network as a conditional: an image encoder or an image decoder, depending on `in_features`.
 
-    A tuple (C, H, W) or (H, W) of in_features makes an encoder, x: (*batch, C, H, W) or (*batch, H, W). An int makes
-    a decoder, z: (*batch, in_features), whose `channels` are used in reverse, so that one tuple serves both; the event
-    of its family must be an image, (C, H, W) or (H, W), else ShapeError. For several parents build a `Conditional`
-    of a `ConvDecoder`. Radford, Metz & Chintala 2016, arXiv:1511.06434, without its transposed convolutions.
+    An image shape for `in_features` makes the encoder `p(child | x) = family(ConvEncoder(x))`; an int makes the decoder
+    `p(x | z) = family(ConvDecoder(z))`. For a decoder with several parents build a `Conditional` from `nets.ConvDecoder`.
+
+    Args:
+        in_features: `(C, H, W)` or `(H, W)` for an encoder of images `(*batch, C, H, W)` or `(*batch, H, W)`; an int for a
+            decoder of vectors `(*batch, in_features)`.
+        family: The family of the child. For a decoder its event is an image, `(C, H, W)` or `(H, W)`.
+        channels: Channels of the convolutions, listed from the image inwards. A decoder uses them in reverse, so that the
+            same tuple serves both.
+        hidden: Widths of fully connected layers between the convolutions and the vector at the other end.
+        activation: Builds the activation after each hidden layer.
+
+    Returns:
+        A `Conditional`.
+
+    Raises:
+        ShapeError: `in_features` is an int but the event of `family` is not an image.
+
+    References:
+        Radford, Metz and Chintala 2016, arXiv:1511.06434; here with upsampling in place of transposed convolutions.
+
+    Example:
+        >>> encoder = pv.conv((8, 8), fam.Normal(2), channels=(4, 8))
+        >>> decoder = pv.conv(2, fam.Bernoulli((8, 8)), channels=(4, 8))
+        >>> z = encoder(torch.zeros(5, 8, 8)).sample()
+        >>> decoder(z).sample().shape
+        torch.Size([5, 8, 8])
     """
     net: nn.Module
     if not isinstance(in_features, int):
@@ -93,11 +158,31 @@ def resnet(
     activation: Callable[[], nn.Module] = nn.ReLU,
     blocks: int = 1,
 ) -> Conditional:
-    """A residual network, chosen by shape: an image encoder, an image decoder, or a perceptron, with `blocks` a layer.
+    """A residual network as a conditional: an image encoder, an image decoder, or a perceptron, chosen by the shapes.
 
-    A tuple (C, H, W) or (H, W) of in_features makes an encoder of images; an int makes a decoder where the family's event
-    is an image, and else a `ResidualMLP` with `hidden` layers, by default (400,). See `conv` and `mlp`; `channels` are not
-    used for vectors. He et al. 2016, arXiv:1603.05027. Raises ShapeError.
+    Args:
+        in_features: `(C, H, W)` or `(H, W)` for an encoder of images; an int for a decoder if the event of `family` is an
+            image, and for a `nets.ResidualMLP` otherwise.
+        family: The family of the child.
+        channels: Channels of the convolutions as in `conv`; not used by the perceptron.
+        hidden: Widths of the fully connected layers. `None` means `()` for images and `(400,)` for the perceptron.
+        activation: Builds the activation after each hidden layer.
+        blocks: Residual blocks per layer.
+
+    Returns:
+        A `Conditional`.
+
+    Raises:
+        ShapeError: `in_features` or the event of `family` has a shape that none of the three networks takes.
+
+    References:
+        He et al. 2016, arXiv:1603.05027.
+
+    Example:
+        >>> encoder = pv.resnet((8, 8), fam.Normal(2), channels=(4, 8))
+        >>> decoder = pv.resnet(2, fam.Bernoulli(64), hidden=(16,), blocks=2)
+        >>> decoder(encoder(torch.zeros(5, 8, 8)).mean).sample().shape
+        torch.Size([5, 64])
     """
     net: nn.Module
     layers = tuple(hidden or ())
@@ -111,14 +196,36 @@ def resnet(
 
 
 class ConditionalFlow(nn.Module):
-    """p(z | parents): z = t(u; c), u ~ N(m, diag(s^2)), (m, raw s, c) = net(parents), t a normalising flow. z: (*batch, L).
+    """A normalising flow as a guide: `z = t(u; c)` with `u ~ N(m, diag(s^2))` and `(m, r, c) = net(parents)`.
 
-    t starts near the identity: at first it is the diagonal Normal of `mlp`, s = softplus(raw) + 1e-4, and then bends. It
-    goes the way that a guide needs: one pass to draw, the density of its own draw for nothing, and L passes (2 of a
-    coupling) to score anything else. `kind`: "iaf", autoregressive and affine; "nsf", autoregressive splines on
-    [-5, 5]; "coupling", affine, two passes either way. `net` has out_shape (2 L + C,), C the size of the context c. It
-    has no mean in closed form. Raises ShapeError if `net` states no such out_shape, OptionError.
-    Kingma et al. 2016, arXiv:1606.04934; Durkan et al. 2019, arXiv:1906.04032.
+    The transform `t` starts near the identity, so that the distribution starts as the diagonal Normal with
+    `s = softplus(r) + 1e-4` that `mlp` would give, and becomes more flexible in training. The direction of the transform is the
+    one that a guide needs: a draw takes one pass, and the density of that draw comes with it. Scoring any other value
+    inverts `t`, which takes L passes, or 2 for a coupling. The mean has no closed form.
+
+    Args:
+        net: A module that maps the parents to `(*batch, 2 * L + C)`, with `out_shape = (2 * L + C,)`: location, scale
+            before the softplus, and C >= 1 numbers as the context of the flow.
+        latent: Dimension L of z.
+        kind: `"iaf"`, autoregressive and affine; `"nsf"`, autoregressive rational-quadratic splines on [-5, 5];
+            `"coupling"`, affine, two passes in either direction.
+        transforms: Number of transforms composed in `t`.
+        flow_hidden: Widths of the hidden layers of each transform's network.
+
+    Raises:
+        ShapeError: `net.out_shape` is missing or leaves no context.
+        OptionError: `kind` is unknown, or a number is not a positive int.
+
+    References:
+        Kingma et al. 2016, arXiv:1606.04934; Durkan et al. 2019, arXiv:1906.04032.
+
+    Example:
+        >>> net = pv.nets.MLP(784, 2 * 3 + 8, hidden=(16,))
+        >>> encoder = pv.ConditionalFlow(net, latent=3, kind="nsf", flow_hidden=(8,))
+        >>> q = encoder(torch.zeros(5, 784))
+        >>> z = q.rsample()
+        >>> z.shape, q.log_prob(z).shape
+        (torch.Size([5, 3]), torch.Size([5]))
     """
 
     def __init__(
@@ -129,11 +236,11 @@ class ConditionalFlow(nn.Module):
         out = getattr(net, "out_shape", None)
         if out is None or len(out) != 1 or out[0] <= 2 * self.latent:
             raise ShapeError(
-                f"ConditionalFlow needs a network with out_shape=(2 * {self.latent} + C,): location, scale, and C >= 1 numbers "
-                f"for the flow; got {out if out is None else tuple(out)}."
+                f"ConditionalFlow needs a network with out_shape=(2 * {self.latent} + C,), for the location, the scale and a "
+                f"context of C >= 1 numbers, got {out if out is None else tuple(out)}."
             )
         if kind == "maf":
-            raise OptionError("A conditional flow is of kind 'iaf', 'nsf' or 'coupling', got 'maf': say 'iaf'.")
+            raise OptionError("A conditional flow has kind 'iaf', 'nsf' or 'coupling', got 'maf'. Use kind='iaf'.")
         self.net, self.kind, self.transforms, self.flow_hidden = net, kind, transforms, tuple(flow_hidden)
         self.context = out[0] - 2 * self.latent
         self.transform = transform(self.latent, self.context, kind, transforms, self.flow_hidden)
@@ -154,11 +261,32 @@ def flow(
     flow_hidden: Sequence[int] = (64,),
     activation: Callable[[], nn.Module] = nn.ReLU,
 ) -> ConditionalFlow:
-    """p(z | parents) = a flow with base and context from MLP(parents). parents: (*batch, in_features); z: (*batch, latent).
+    """A `ConditionalFlow` whose base and context come from one perceptron of the parents.
 
-    `hidden` are the perceptron's layers, `context` is how many numbers it gives the flow beside location and scale;
-    `flow_hidden` are the layers of each of the `transforms`. Kingma et al. 2016, arXiv:1606.04934. Raises ShapeError and
-    OptionError as `ConditionalFlow` does.
+    Args:
+        in_features: Number of features of the parent, `(*batch, in_features)`, or a tuple with one for each parent.
+        latent: Dimension L of z, `(*batch, L)`.
+        kind: `"iaf"`, `"nsf"` or `"coupling"`, see `ConditionalFlow`.
+        hidden: Widths of the perceptron's hidden layers.
+        transforms: Number of transforms in the flow.
+        context: How many numbers the perceptron passes to the flow, in addition to the location and scale of its base.
+        flow_hidden: Widths of the hidden layers of each transform's network.
+        activation: Builds the perceptron's activations.
+
+    Returns:
+        A `ConditionalFlow`.
+
+    Raises:
+        ShapeError: `latent` or `context` is not positive.
+        OptionError: `kind` is unknown, or a number is not a positive int.
+
+    References:
+        Kingma et al. 2016, arXiv:1606.04934.
+
+    Example:
+        >>> encoder = pv.flow(784, 3, kind="iaf", hidden=(16,), context=8, flow_hidden=(8,))
+        >>> encoder(torch.zeros(5, 784)).rsample().shape
+        torch.Size([5, 3])
     """
     net = MLP(in_features, 2 * as_size(latent)[0] + context, hidden, activation)
     return ConditionalFlow(net, latent, kind, transforms, flow_hidden)

@@ -1,24 +1,24 @@
-"""The errors that pyrovae raises. Each message names what was wanted, what came, and the cure."""
+"""The exceptions that pyrovae raises. Each message says what was expected, what was given, and how to fix it."""
 
 
 class PyrovaeError(Exception):
-    """Root of all errors that a caller of pyrovae may want to catch."""
+    """Base class of all exceptions that pyrovae raises on purpose."""
 
 
 class ShapeError(PyrovaeError, ValueError):
-    """A tensor has another shape or dtype than the part that takes it declares."""
+    """The shape or dtype of a tensor differs from what the component that receives it expects."""
 
 
 class PairError(PyrovaeError, ValueError):
-    """A model and its guide do not fit each other, or do not fit the batch."""
+    """A model and its guide do not match each other or the batch, or a component cannot be part of a pair."""
 
 
 class DataError(PyrovaeError, ValueError):
-    """Data are empty, missing, outside a likelihood's support, or cannot be found."""
+    """Data are empty, missing, outside the support of a likelihood, or cannot be found."""
 
 
 class OptionError(PyrovaeError, ValueError):
-    """An option has a value that is not known; the message lists the known ones."""
+    """An option has an unknown or invalid value. The message lists the valid ones."""
 
 
 class NotFiniteError(PyrovaeError, ArithmeticError):
@@ -26,4 +26,4 @@ class NotFiniteError(PyrovaeError, ArithmeticError):
 
 
 class CheckpointError(PyrovaeError):
-    """A run folder exists already, is damaged, does not match, or comes from a newer version."""
+    """A run folder already exists, is damaged, does not match the pair, or was written by a newer version."""
