@@ -46,6 +46,7 @@ from pyrovae.objectives.losses import Trace_ELBO
 from pyrovae.objectives.terms import Terms, terms
 from pyrovae.objectives.weights import log_weights
 from pyrovae.pair.checks import check_pair
+from pyrovae.pair.graph import draw_graph, graph_text
 from pyrovae.pair.layout import Layout
 from pyrovae.pair.program import Pair
 from pyrovae.predict.decode import decode
@@ -98,12 +99,14 @@ __all__ = [
     "collapsed",
     "conv",
     "decode",
+    "draw_graph",
     "elbo",
     "encode",
     "families",
     "fit",
     "flow",
     "generate",
+    "graph_text",
     "importance",
     "kl",
     "kl_by_site",

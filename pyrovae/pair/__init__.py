@@ -1,1 +1,1 @@
-"""A pair of a model p(x, z) and its guide q(z | x): what it is, how it is run, described and checked."""
+"""A model p(x, z) and its guide q(z | x) as a pair: what that is, and how it is run, described, checked and drawn."""

@@ -1,6 +1,7 @@
-"""Batches: user data bound to the arguments of a model, and rows grouped by which arguments are known.
+"""From data to batches: data are bound to the arguments of a model, and rows are grouped by which arguments are known.
 
-A batch is a dict. Its keys are the arguments of `model` and `guide`, and the first dimension of every value is the rows."""
+A batch is a dict of tensors. Its keys are arguments of `model` and `guide`, and the first dimension of every value is the rows.
+"""
 
 from __future__ import annotations
 
@@ -13,34 +14,42 @@ import torch
 from torch import Tensor
 
 from pyrovae.errors import DataError
-from pyrovae.pair.program import arguments
+from pyrovae.pair.program import PairLike, arguments
 
 Batch = dict[str, Tensor]
 
 
 def as_tensor(name: str, value: Any, dtype: torch.dtype | None = None) -> Tensor:
-    """A tensor of rows. Floating arrays come as `dtype`, or the default dtype; a tensor is left as it is."""
+    """Data for one argument as a tensor. Floating-point arrays become `dtype` or torch's default; a tensor is kept."""
     if not isinstance(value, Tensor):
         array = np.asarray(value)
         if array.dtype.kind not in "biuf":
             raise DataError(
-                f"{name!r} must hold numbers, got dtype {array.dtype} ({type(value).__name__}). "
+                f"{name!r} must hold numbers, got values of dtype {array.dtype} ({type(value).__name__}). "
                 "Encode text and categories as numbers first."
             )
         value = torch.from_numpy(np.require(array, requirements=["C", "W"])).reshape(array.shape)
         if value.is_floating_point():
             value = value.to(dtype if dtype is not None else torch.get_default_dtype())
     if value.dim() == 0:
-        raise DataError(f"{name!r} must have one row per datum as its first dimension, got a single number.")
+        raise DataError(f"{name!r} must have one row per datum along its first dimension, got a single number.")
     return value
 
 
-def as_batch(pair: Any, data: Any, dtypes: Mapping[str, torch.dtype] | None = None) -> Batch:
-    """Bind data to the model's arguments: a mapping by name, anything else to the first argument.
+def as_batch(pair: PairLike, data: Any, dtypes: Mapping[str, torch.dtype] | None = None) -> Batch:
+    """Bind data to the arguments of a model.
 
-    Floating arrays become the argument's dtype in `dtypes`, or the default dtype.
+    Args:
+        pair: Model and guide.
+        data: A mapping from arguments to arrays or tensors, in which None means that an argument is absent; or one array or
+            tensor, which is the model's first argument.
+        dtypes: The dtype that floating-point arrays become, by argument; torch's default dtype for arguments not named.
 
-    Raises DataError for empty data, unequal numbers of rows, unknown or missing arguments.
+    Returns:
+        Tensors by argument, each `(N, *event)`.
+
+    Raises:
+        DataError: There are no rows, the arguments have different numbers of rows, or an argument is unknown or missing.
     """
     wanted = arguments(pair)
     given = dict(data) if isinstance(data, Mapping) else {next(iter(wanted)): data}
@@ -61,10 +70,12 @@ def as_batch(pair: Any, data: Any, dtypes: Mapping[str, torch.dtype] | None = No
 
 
 def num_rows(batch: Mapping[str, Tensor]) -> int:
+    """N, the number of rows of a batch."""
     return len(next(iter(batch.values())))
 
 
 def take_rows(batch: Mapping[str, Tensor], rows: slice | Tensor) -> Batch:
+    """The rows at these indices, of every argument."""
     return {name: value[rows] for name, value in batch.items()}
 
 
@@ -73,22 +84,29 @@ MOST_GROUPS = 8
 
 @dataclass(frozen=True)
 class Group:
-    """The rows of a batch that have the same arguments: their `names`, in order, and where they stand, (n,) int64."""
+    """Rows for which the same arguments are known."""
 
-    names: tuple[str, ...]
-    rows: Tensor
+    names: tuple[str, ...]  # the arguments, in the order of the batch
+    rows: Tensor  # (n,) int64, the rows' indices in the batch
 
 
 def known_rows(value: Tensor) -> Tensor:
-    """(N,) bool: rows that are not -1 (integers) or NaN throughout."""
+    """Which rows of an argument are known, `(N,)` bool: those that do not consist of -1 (integers) or NaN (floats) alone."""
     missing = torch.isnan(value) if value.is_floating_point() else value == -1
     return ~missing.flatten(1).all(1) if missing.dim() > 1 else ~missing
 
 
-def group_rows(pair: Any, batch: Mapping[str, Tensor]) -> list[Group]:
-    """Rows by what is observed of them: an argument that may be None is unknown in a row of -1 (integers) or NaN only.
+def group_rows(pair: PairLike, batch: Mapping[str, Tensor]) -> list[Group]:
+    """Partition the rows of a batch by which arguments are known.
 
-    Groups with fewer arguments first. DataError for more than 8 of them.
+    An argument of the model with default None may be missing in some rows, which are then -1 (integers) or NaN (floats)
+    throughout. All other arguments are known in every row.
+
+    Returns:
+        The groups, those with the fewest arguments first.
+
+    Raises:
+        DataError: There are more than 8 groups, or a row of which nothing is known.
     """
     known = {}
     for name, parameter in arguments(pair).items():
@@ -101,20 +119,20 @@ def group_rows(pair: Any, batch: Mapping[str, Tensor]) -> list[Group]:
     if len(patterns) > MOST_GROUPS:
         raise DataError(
             f"The rows have {len(patterns)} combinations of known and unknown arguments ({', '.join(known)}), and at most "
-            f"{MOST_GROUPS} are possible: leave single missing entries to pv.observed_only(likelihood)."
+            f"{MOST_GROUPS} are possible. Missing entries of one argument need no groups: use pv.observed_only(likelihood)."
         )
     found = []
     for number, pattern in enumerate(patterns.tolist()):
         unknown = {name for name, there in zip(known, pattern) if not there}
         names = tuple(name for name in batch if name not in unknown)
         if not names:
-            raise DataError(f"{int((which == number).sum())} rows have nothing observed at all: drop them.")
+            raise DataError(f"{int((which == number).sum())} rows have nothing observed: drop them.")
         found.append(Group(names, (which == number).nonzero().squeeze(1)))
     return sorted(found, key=lambda group: (len(group.names), group.names))
 
 
 def take_group(batch: Mapping[str, Tensor], group: Group) -> Batch:
-    """The rows of a group, with its arguments alone."""
+    """The batch of a group: its rows, and only the arguments that are known for them."""
     if len(group.rows) == num_rows(batch):
         return {name: batch[name] for name in group.names}
     return {name: batch[name].index_select(0, group.rows) for name in group.names}

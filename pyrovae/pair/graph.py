@@ -1,4 +1,4 @@
-"""The graphical model of a pair, found by running it: as data, as text, and as a picture."""
+"""The graphical model of a pair, found by running it: as nodes, as text, and as a picture."""
 
 from __future__ import annotations
 
@@ -18,39 +18,49 @@ from torch import Tensor
 
 from pyrovae.pair.batch import take_rows
 from pyrovae.pair.parameters import evaluating, fork_rng
-from pyrovae.pair.program import distribution_name, sample_sites
+from pyrovae.pair.program import PairLike, distribution_name, sample_sites
 
 
 @dataclass(frozen=True)
 class Node:
-    """A sample site: its distribution's class, the shape of one row's event, what it depends on, and its plates."""
+    """A sample site as a node of the graphical model."""
 
     name: str
-    distribution: str
-    event_shape: tuple[int, ...]
-    parents: tuple[str, ...]  # sites, and arguments that are no site of that name
+    distribution: str  # name of its class
+    event_shape: tuple[int, ...]  # of one row
+    parents: tuple[str, ...]  # the sites and arguments that its distribution depends on
     plates: tuple[str, ...]
     observed: bool
 
 
-def graph(pair: Any, batch: Mapping[str, Tensor]) -> dict[str, list[Node]]:
-    """{"model": sites, "guide": sites} in the order in which they are sampled, from one run on the first rows of a batch.
+def graph(pair: PairLike, batch: Mapping[str, Tensor]) -> dict[str, list[Node]]:
+    """The nodes of "model" and "guide" in the order in which they are sampled, from one run on the first two rows of a batch.
 
-    Parents are found by following values through the operations on them: what is read as a Python number leaves no mark.
+    Parents are found by following tensors through operations. A value that is read as a Python number is not followed.
     """
     rows = take_rows(dict(batch), slice(0, 2))
     with fork_rng(), evaluating(pair), torch.no_grad(), pyro.validation_enabled(False):
         return {side: _nodes(getattr(pair, side), rows) for side in ("model", "guide")}
 
 
-def graph_text(pair: Any, batch: Mapping[str, Tensor]) -> str:
-    """The graph in lines: p(z) p(x | z), and each site with its distribution.
+def graph_text(pair: PairLike, batch: Mapping[str, Tensor]) -> str:
+    """The factorisations of model and guide, such as p(z) p(x | z) and q(z | x), and the distribution of each site, as text.
 
-    model  p(z) p(x | z)
-      z ~ Normal (10)
-      x ~ Bernoulli (64), observed
-    guide  q(z | x)
-      z ~ Normal (10)
+    Args:
+        pair: Model and guide.
+        batch: Tensors of the pair's arguments, by name, each `(N, *event)`. The pair is run on the first two rows.
+
+    Returns:
+        The factorisation of the model and one line per site, with the shape of one row's event; the same for the guide.
+
+    Example:
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.Bernoulli(6)), pv.mlp(6, fam.Normal(2)))
+        >>> print(pv.graph_text(vae, {"x": torch.zeros(5, 6)}))
+        model  p(z) p(x | z)
+          z ~ Normal (2)
+          x ~ Bernoulli (6), observed
+        guide  q(z | x)
+          z ~ Normal (2)
     """
     lines = []
     for side, nodes in graph(pair, batch).items():
@@ -66,12 +76,27 @@ def graph_text(pair: Any, batch: Mapping[str, Tensor]) -> str:
     return "\n".join(lines)
 
 
-def draw_graph(pair: Any, batch: Mapping[str, Tensor], path: Path) -> Path:
-    """Draw the model's graph in plate notation by `pyro.render_model` into a .png, .svg or .pdf; returns what was written.
+def draw_graph(pair: PairLike, batch: Mapping[str, Tensor], path: str | Path) -> Path:
+    """Draw the graphical model of p(x, z) in plate notation, by `pyro.render_model`.
 
-    Graphviz's program `dot` draws; without it the graph is written as text for it, `path` with the ending .gv.
+    Graphviz's program `dot` makes the picture. Where it is not installed, the graph is written in Graphviz's own language
+    instead, to a file of the same name that ends in `.gv`.
+
+    Args:
+        pair: Model and guide. Only the model is drawn.
+        batch: Tensors of the pair's arguments, by name, each `(N, *event)`. The model is run on the first two rows.
+        path: File to write, ending in `.png`, `.svg` or `.pdf`.
+
+    Returns:
+        The file that was written: `path`, or the one that ends in `.gv`.
+
+    Example:
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.Bernoulli(6)), pv.mlp(6, fam.Normal(2)))
+        >>> written = pv.draw_graph(vae, {"x": torch.zeros(5, 6)}, "vae.svg")
+        >>> written.exists(), written.stem
+        (True, 'vae')
     """
-    rows = take_rows(dict(batch), slice(0, 2))
+    path, rows = Path(path), take_rows(dict(batch), slice(0, 2))
     with fork_rng(), evaluating(pair), torch.no_grad(), pyro.validation_enabled(False):
         drawn = pyro.render_model(pair.model, model_kwargs=rows, render_distributions=True)
     if shutil.which("dot") is None:
@@ -85,7 +110,7 @@ def draw_graph(pair: Any, batch: Mapping[str, Tensor], path: Path) -> Path:
 def _nodes(program: Any, rows: Mapping[str, Tensor]) -> list[Node]:
     try:
         return _tracked(program, {name: track_provenance(value, frozenset({name})) for name, value in rows.items()})
-    except RuntimeError:  # some of torch's samplers do not take tensors with marks: the graph without its arrows
+    except RuntimeError:  # some samplers of torch do not take tracked tensors: find the nodes without their parents
         return _tracked(program, rows)
 
 
@@ -97,8 +122,8 @@ def _tracked(program: Any, rows: Mapping[str, Tensor]) -> list[Node]:
         value = detach_provenance(node["value"]) if node["is_observed"] else node["value"]
         above = get_provenance(node["fn"].log_prob(value)) - {name}
         if not above:
-            # a flow keeps the density of its own draw, which so has lost its marks; another draw has them, unless its
-            # distribution draws in a way that they do not go through
+            # A flow keeps the log-density of its own draw, which is not tracked. A new draw is, unless the distribution's
+            # sampler does not pass tracking on.
             with suppress(RuntimeError):
                 above = get_provenance(node["fn"].sample()) - {name}
         found.append(
@@ -106,7 +131,7 @@ def _tracked(program: Any, rows: Mapping[str, Tensor]) -> list[Node]:
                 name=name,
                 distribution=distribution_name(node["fn"]),
                 event_shape=tuple(node["fn"].event_shape),
-                # once, where an observed site has the name of its argument
+                # an observed site and its argument may share a name, which is listed once
                 parents=tuple(dict.fromkeys(part for part in [*trace.nodes, *rows] if part in above)),
                 plates=tuple(frame.name for frame in node["cond_indep_stack"]),
                 observed=bool(node["is_observed"]),

@@ -1,4 +1,4 @@
-"""The parameters of a pair: where they are kept, on which device, and in which mode its modules are."""
+"""The parameters of a pair: where they are stored, on which device they are, and the mode of the pair's modules."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.errors import OptionError
+from pyrovae.pair.program import PairLike
 
 
-def modules(pair: Any) -> dict[str, nn.Module]:
-    """The modules that hold a pair's weights, by prefix: the pair itself, or its two functions where they are modules,
-    methods of modules, or partial applications of either."""
+def modules(pair: PairLike) -> dict[str, nn.Module]:
+    """The modules that own a pair's weights, by the prefix of their parameters' names.
+
+    This is the pair itself if it is a module. Otherwise it is what `model` and `guide` are, if they are modules, methods of
+    modules, or `functools.partial` objects of either.
+    """
     if isinstance(pair, nn.Module):
         return {"": pair}
     found: dict[str, nn.Module] = {}
@@ -30,8 +34,11 @@ def modules(pair: Any) -> dict[str, nn.Module]:
     return found
 
 
-def named_tensors(pair: Any, *, buffers: bool) -> dict[str, Tensor]:
-    """Parameters (and buffers) of a pair by name, each tensor once: the modules' own, then the param store's."""
+def named_tensors(pair: PairLike, *, buffers: bool) -> dict[str, Tensor]:
+    """The parameters, and on request the persistent buffers, of a pair by name.
+
+    Those of modules come first, then those of Pyro's param store. A shared tensor is listed once.
+    """
     found: dict[str, Tensor] = {}
     seen: set[int] = set()
 
@@ -53,8 +60,8 @@ def named_tensors(pair: Any, *, buffers: bool) -> dict[str, Tensor]:
     return found
 
 
-def trainable(pair: Any) -> dict[str, Tensor]:
-    """The leaf tensors that a fit trains, by name: unconstrained, each once."""
+def trainable(pair: PairLike) -> dict[str, Tensor]:
+    """The unconstrained parameters that a fit trains, by name. A shared one is listed once."""
     return {name: p for name, p in named_tensors(pair, buffers=False).items() if p.requires_grad}
 
 
@@ -63,8 +70,8 @@ _SCOPES: list[dict[str, Any]] = []
 
 @contextmanager
 def param_scope(state: dict[str, Any]) -> Iterator[None]:
-    """Run inside a param store of one's own, kept in `state`; the global store is put back afterwards, whatever happens."""
-    if _SCOPES and _SCOPES[-1] is state:  # asked from within, by a callback: these very parameters are in use
+    """Use a param store of one's own inside, whose content is kept in `state`, and restore the global store afterwards."""
+    if _SCOPES and _SCOPES[-1] is state:  # already in use, as when a callback evaluates the fit that called it
         yield
         return
     store = pyro.get_param_store()
@@ -83,20 +90,20 @@ def param_scope(state: dict[str, Any]) -> Iterator[None]:
 
 @contextmanager
 def fork_rng() -> Iterator[None]:
-    """What happens to torch's random state inside is undone. CUDA's are included where CUDA is in use, and only there."""
+    """Restore torch's random state afterwards, and that of the CUDA devices if CUDA has been initialised."""
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
         yield
 
 
 def find_device(device: str | torch.device) -> torch.device:
-    """A device by name; "auto" is CUDA where there is one. OptionError for one that cannot be used here."""
+    """The device of that name; "auto" is CUDA if available, else the CPU. OptionError if it cannot be used here."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(device)
         if found.type == "meta":
-            raise RuntimeError("it holds no values")
+            raise RuntimeError("tensors on it have no values")
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0][:100]
@@ -104,8 +111,8 @@ def find_device(device: str | torch.device) -> torch.device:
     return found
 
 
-def place(pair: Any, device: torch.device) -> None:
-    """Move a pair to a device in place. Leaves stay the same objects, so that optimizers and registrations hold."""
+def place(pair: PairLike, device: torch.device) -> None:
+    """Move a pair to a device in place. Parameters stay the same objects, so that optimizers keep working."""
     for module in modules(pair).values():
         module.to(device)
     with torch.no_grad():
@@ -115,8 +122,8 @@ def place(pair: Any, device: torch.device) -> None:
 
 
 @contextmanager
-def evaluating(pair: Any) -> Iterator[None]:
-    """The pair's modules in evaluation mode, and each back in its own mode afterwards."""
+def evaluating(pair: PairLike) -> Iterator[None]:
+    """Put the pair's modules into evaluation mode, and each back into its previous mode afterwards."""
     modes = [(m, m.training) for root in modules(pair).values() for m in root.modules()]
     try:
         for module, _ in modes:

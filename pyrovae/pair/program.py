@@ -1,13 +1,14 @@
-"""A pair: a model p(x, z) and its guide q(z | x), two Pyro programs with the same arguments, and how they are run on a batch.
+"""A pair is a model p(x, z) and its guide q(z | x): two Pyro programs with the same arguments, run together on a batch.
 
-Nothing here knows a particular graph: everything that is known about a pair is found by running it."""
+Nothing in this module knows a particular graphical model. Whatever is known about a pair was found out by running it.
+"""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from pyro import poutine
 from pyro.poutine.util import site_is_subsample
@@ -17,12 +18,48 @@ from pyrovae.errors import PairError
 from pyrovae.pair.handlers import DATA_PLATE, PARTICLE_PLATE, Enumerate, Replay, with_particles
 
 
+class PairLike(Protocol):
+    """Any object with a callable `model` and a callable `guide`: a `Pair`, or a module with two methods of these names."""
+
+    @property
+    def model(self) -> Callable[..., Any]: ...
+
+    @property
+    def guide(self) -> Callable[..., Any]: ...
+
+
 @dataclass(frozen=True)
 class Pair:
-    """Two functions, modules or AutoGuides held together: `Pair(model, guide)`. Any object with both names does as well.
+    """A model p(x, z) and a guide q(z | x) that were written separately, as one pair.
 
-    A module that a function only registers with `pyro.module` has its parameters trained and saved; its buffers and its
-    evaluation mode (batch norm, dropout) are out of sight: hold such a module in the pair.
+    Every function of pyrovae takes a pair, which may be any object with a callable `model` and a callable `guide`: most
+    often it is a module with two methods of these names, as in `pv.VAE`. `Pair` is for separate functions, modules and Pyro's
+    AutoGuides.
+
+    Networks whose weights a function uses should be modules that the pair can reach: the function is a module, or a method
+    of one. If a function registers a network with `pyro.module` instead, its parameters are trained and saved as well, but
+    its buffers and its evaluation mode (batch normalisation, dropout) are not handled.
+
+    Args:
+        model: Pyro program of p(x, z). A batch is passed by keyword, `model(x=x, ...)`; the first dimension of every
+            argument is the rows, and `pyro.plate("data", len(x))` declares them independent.
+        guide: Pyro program of q(z | x), with the same arguments. It draws the latent sites of the model by name.
+
+    Example:
+        >>> import pyro
+        >>> import pyro.distributions as dist
+        >>> encoder = torch.nn.Linear(3, 2)
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        ...         pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True), torch.ones(3)).to_event(1), obs=x)
+        >>> def guide(x):
+        ...     pyro.module("encoder", encoder)
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("z", dist.Normal(encoder(x), 1.0).to_event(1))
+        >>> print(pv.check_pair(pv.Pair(model, guide), torch.zeros(5, 3)))
+        z  latent     per row  event (2,)
+        x  observed   per row  event (3,) <- x
     """
 
     model: Callable[..., Any]
@@ -30,17 +67,22 @@ class Pair:
 
 
 def _signature(function: Any) -> inspect.Signature:
-    # An nn.Module's own __call__ takes (*args, **kwargs); its forward tells the names.
+    # nn.Module.__call__ takes (*args, **kwargs), so a module's argument names are those of its `forward`.
     return inspect.signature(function.forward if isinstance(function, nn.Module) else function)
 
 
-def arguments(pair: Any) -> dict[str, inspect.Parameter]:
-    """The named arguments of the model, in order. PairError when the guide's differ, or when there are none."""
+def arguments(pair: PairLike) -> dict[str, inspect.Parameter]:
+    """The named arguments of the model, in order.
+
+    Raises:
+        PairError: `model` or `guide` is missing, their arguments differ, or the model takes none. A guide with `**kwargs`
+            may leave arguments out.
+    """
     for side in ("model", "guide"):
         if not callable(getattr(pair, side, None)):
             raise PairError(
-                f"A pair needs a callable `{side}`, {type(pair).__name__} has none. "
-                "Write both methods in one class, or hold two functions: pv.Pair(model, guide)."
+                f"A pair needs a callable `{side}`, and {type(pair).__name__} has none. "
+                "Write `model` and `guide` as methods of one class, or pass two functions: pv.Pair(model, guide)."
             )
     named = {
         side: {
@@ -58,17 +100,32 @@ def arguments(pair: Any) -> dict[str, inspect.Parameter]:
             f"guide({', '.join(named['guide'])}); they differ in {', '.join(map(repr, differing))}."
         )
     if not named["model"]:
-        raise PairError("The model takes no argument: give it the data, model(x), so that a batch can reach it.")
+        raise PairError(
+            "The model takes no argument: make the data its argument, model(x), so that it can be run on batches."
+        )
     return named["model"]
 
 
 def run(
-    pair: Any, batch: Mapping[str, Tensor], *, num_particles: int = 1, plate_nesting: int = 0, enumerate: bool = False
+    pair: PairLike,
+    batch: Mapping[str, Tensor],
+    *,
+    num_particles: int = 1,
+    plate_nesting: int = 0,
+    enumerate: bool = False,
 ) -> tuple[Any, Any]:
-    """Trace the guide, then the model at the guide's values: (model trace, guide trace), without log-densities.
+    """Trace the guide, and then the model at the values that the guide has drawn.
 
-    With `enumerate`, sites marked so take all of their values at once, on the left of plates and particles, whose number
-    `plate_nesting` must tell; else they are drawn.
+    Args:
+        pair: Model and guide.
+        batch: The arguments of both.
+        num_particles: K. For K > 1 everything is drawn K times, along a plate to the left of the pair's own plates.
+        plate_nesting: How many dimensions the pair's plates take up; needed for particles and for enumeration.
+        enumerate: Give the sites marked `infer={"enumerate": "parallel"}` all of their values, each along a dimension to the
+            left of plates and particles. Otherwise they are drawn like any other site.
+
+    Returns:
+        The model's trace and the guide's trace. Log-densities have not been computed.
     """
     guide = with_particles(pair.guide, num_particles, plate_nesting)
     model = with_particles(pair.model, num_particles, plate_nesting)
@@ -77,23 +134,23 @@ def run(
         return poutine.trace(Replay(guide_trace)(model)).get_trace(**batch), guide_trace
     summed = Enumerate(-plate_nesting - 1 - (num_particles > 1))
     guide_trace = poutine.trace(summed(guide)).get_trace(**batch)
-    # Replay stands inside: what the guide has given a value is not enumerated again.
+    # Replay is applied first, so that a site which already has its values from the guide is not enumerated again.
     return poutine.trace(summed(Replay(guide_trace)(model))).get_trace(**batch), guide_trace
 
 
 def plate_nesting(*sides: Mapping[str, Any]) -> int:
-    """How deep the vectorised plates of these sample sites nest, the particles' plate left out."""
+    """How many dimensions the vectorised plates of these sample sites take up, without that of the particles."""
     frames = [f for sites in sides for node in sites.values() for f in node["cond_indep_stack"]]
     return max((-f.dim for f in frames if f.vectorized and f.name != PARTICLE_PLATE), default=0)
 
 
 def is_marked(node: Any) -> bool:
-    """Whether a site asks to be enumerated; an observed one has nothing to enumerate."""
+    """Whether a site is marked for enumeration. The mark of an observed site means nothing."""
     return node["infer"].get("enumerate") is not None and not node["is_observed"]
 
 
 def sample_sites(trace: Any) -> dict[str, Any]:
-    """The random sample sites of a trace by name: neither a plate's own subsampling nor `pyro.deterministic`."""
+    """The random variables of a trace by name, without the indices that plates subsample and `pyro.deterministic` sites."""
     return {
         name: node
         for name, node in trace.nodes.items()
@@ -102,11 +159,12 @@ def sample_sites(trace: Any) -> dict[str, Any]:
 
 
 def is_local(node: Any) -> bool:
+    """Whether a site is inside the plate "data", and so has one value for each row."""
     return any(f.name == DATA_PLATE for f in node["cond_indep_stack"])
 
 
 def distribution_name(fn: Any) -> str:
-    """The class of what stands inside of Independent, expanded and masked distributions."""
+    """The class of a distribution, looking through `to_event`, `expand` and `mask`."""
     while type(fn).__name__ in ("Independent", "ExpandedDistribution", "MaskedDistribution"):
         fn = fn.base_dist
     return type(fn).__name__
