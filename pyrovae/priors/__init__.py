@@ -1,4 +1,7 @@
-"""Priors: conditionals with no parents. A prior of one's own is any module whose forward() returns a distribution."""
+"""Priors: conditionals without parents.
+
+A prior is any module whose `forward()` takes no parents and returns the distribution of one row.
+"""
 
 from pyrovae.priors.base import Fixed, MixtureOfNormals, StandardNormal, as_prior
 from pyrovae.priors.flexible import FlowPrior, VampPrior

@@ -1,4 +1,4 @@
-"""Priors: conditionals with no parents. A prior of one's own is any module whose forward() returns a distribution."""
+"""The standard normal, mixtures of Normals, and given distributions as priors."""
 
 import copy
 import math
@@ -17,9 +17,22 @@ from pyrovae.nets.mlp import as_size
 
 
 class StandardNormal(nn.Module):
-    """p(z) = N(z; 0, I). z: (*event_shape). Raises ShapeError if that is no shape.
+    """`p(z) = N(z; 0, I)`.
 
-    Kingma & Welling 2014, arXiv:1312.6114.
+    Args:
+        event_shape: Shape of one row z, an int or a tuple of ints.
+
+    Raises:
+        ShapeError: `event_shape` is not a positive int or a tuple of them.
+
+    References:
+        Kingma and Welling 2014, arXiv:1312.6114.
+
+    Example:
+        >>> prior = pv.priors.StandardNormal(3)
+        >>> p = prior()
+        >>> p.event_shape, p.mean, p.variance
+        (torch.Size([3]), tensor([0., 0., 0.]), tensor([1., 1., 1.]))
     """
 
     loc: Tensor
@@ -36,11 +49,25 @@ class StandardNormal(nn.Module):
 
 
 class MixtureOfNormals(nn.Module):
-    """p(z) = sum_k w_k N(z; m_k, diag(s_k^2)), everything learned. z: (*event_shape).
+    """`p(z) = sum_k w_k N(z; m_k, diag(s_k^2))`, all learned.
 
-    w = softmax(logits), s = softplus(raw_scale) + 1e-3. It starts with equal weights, s = sqrt(1/2) and m drawn from
-    N(0, 1/2): components apart, and overall the moments of the standard normal. Raises ShapeError.
-    Dilokthanakul et al. 2016, arXiv:1611.02648; Bishop 2006, *Pattern Recognition and Machine Learning*, 9.2.
+    `w = softmax(logits)` and `s = softplus(raw_scale) + 1e-3`. It starts with equal weights, `s = sqrt(1/2)` and means drawn
+    from `N(0, 1/2)`: the components differ, and the mixture has about the mean and variance of the standard normal.
+
+    Args:
+        event_shape: Shape of one row z, an int or a tuple of ints.
+        num_components: The number of components K.
+
+    Raises:
+        ShapeError: `event_shape` or `num_components` is not positive.
+
+    References:
+        Dilokthanakul et al. 2016, arXiv:1611.02648; Bishop 2006, *Pattern Recognition and Machine Learning*, section 9.2.
+
+    Example:
+        >>> prior = pv.priors.MixtureOfNormals(3, num_components=4)
+        >>> prior.loc.shape, prior().sample((5,)).shape
+        (torch.Size([4, 3]), torch.Size([5, 3]))
     """
 
     def __init__(self, event_shape: int | Sequence[int], num_components: int = 10) -> None:
@@ -58,10 +85,21 @@ class MixtureOfNormals(nn.Module):
 
 
 class Fixed(nn.Module):
-    """p(z) = a distribution that is given and stays as it is, of Pyro or of torch. z: its event_shape.
+    """A given distribution of Pyro or torch as a prior that is not trained.
 
-    `.to` moves the distribution's tensors; nothing of it is learned and nothing is in the state_dict. Raises PairError
-    if the distribution has a batch_shape, since its event must be a whole row, or holds a tensor that wants a gradient.
+    Moving the module moves the tensors of the distribution with it. They are not in the `state_dict`.
+
+    Args:
+        distribution: A distribution with batch shape `()`, whose event is one row z.
+
+    Raises:
+        PairError: The distribution has a batch shape, or one of its tensors requires a gradient.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> prior = pv.priors.Fixed(dist.Laplace(torch.zeros(3), 1.0).to_event(1))
+        >>> prior().sample((5,)).shape
+        torch.Size([5, 3])
     """
 
     def __init__(self, distribution: torch.distributions.Distribution) -> None:
@@ -77,7 +115,9 @@ class Fixed(nn.Module):
     def forward(self) -> TorchDistributionMixin:
         if isinstance(self.distribution, TorchDistributionMixin):
             return self.distribution
-        return dist.MaskedDistribution(self.distribution, True)  # torch's own lack what a sample statement asks for
+        return dist.MaskedDistribution(
+            self.distribution, True
+        )  # torch's own classes lack methods that pyro.sample calls
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Fixed":
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -86,22 +126,37 @@ class Fixed(nn.Module):
 
 
 def as_prior(prior: Any) -> nn.Module:
-    """A module is a prior as it is, a distribution becomes `Fixed` (and so may raise PairError); else PairError."""
+    """A prior from either a module or a distribution, as the constructors of all models take it.
+
+    Args:
+        prior: A module whose `forward()` returns a distribution, or a distribution.
+
+    Returns:
+        The module itself, or the distribution as `Fixed`.
+
+    Raises:
+        PairError: It is neither of the two, or a distribution that `Fixed` rejects.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> type(pv.priors.as_prior(dist.Normal(torch.zeros(3), 1.0).to_event(1))).__name__
+        'Fixed'
+    """
     if isinstance(prior, nn.Module):
         return prior
     if isinstance(prior, torch.distributions.Distribution):
         return Fixed(prior)
     raise PairError(
-        f"A prior is a module whose forward() returns a distribution, or a distribution, got {type(prior).__name__}. "
-        "Use priors.StandardNormal(num_latent), say."
+        "A prior is a distribution, or a module whose forward() returns one without arguments, "
+        f"got {type(prior).__name__}. Use priors.StandardNormal(num_latent), for example."
     )
 
 
 def _refuse_learned(tensor: Tensor) -> Tensor:
     if tensor.requires_grad:
         raise PairError(
-            "A distribution as a prior stays fixed, but a tensor of this one requires a gradient and would never be "
-            "trained. Detach it, or write a module that holds it as a parameter."
+            "A distribution used as a prior stays fixed, but a tensor of this one requires a gradient and would never "
+            "be trained. Detach it, or write a module that has it as a parameter and returns the distribution."
         )
     return tensor
 
@@ -110,8 +165,8 @@ _PARTS = (torch.distributions.Distribution, torch.distributions.Transform, torch
 
 
 def _mapped(value: Any, fn: Callable[[Tensor], Tensor], done: dict[int, Any] | None = None) -> Any:
-    """A copy of a distribution with fn applied to every tensor in it, however deep."""
-    done = {} if done is None else done  # a transform and its inverse hold each other
+    """A copy of `value`, a distribution or a part of one, with `fn` applied to every tensor in it at any depth."""
+    done = {} if done is None else done  # a transform and its inverse refer to each other
     if id(value) in done:
         return done[id(value)]
     if isinstance(value, Tensor):
@@ -121,7 +176,7 @@ def _mapped(value: Any, fn: Callable[[Tensor], Tensor], done: dict[int, Any] | N
     if isinstance(value, dict):
         return type(value)((k, _mapped(v, fn, done)) for k, v in value.items())
     if isinstance(value, weakref.ref):
-        return None  # how older versions of torch hold that inverse: it is made anew when asked for
+        return None  # older versions of torch cache the inverse so; it is recreated on demand
     if isinstance(value, _PARTS):
         done[id(value)] = new = copy.copy(value)
         new.__dict__.update((k, _mapped(v, fn, done)) for k, v in vars(value).items())

@@ -1,4 +1,4 @@
-"""Priors that take the shape of the codes: the mixture of posteriors, and flows."""
+"""Priors that adapt to the aggregate posterior: the variational mixture of posteriors, and flows."""
 
 from collections.abc import Sequence
 
@@ -14,12 +14,28 @@ from pyrovae.nets.mlp import as_size
 
 
 class VampPrior(nn.Module):
-    """p(z) = (1/K) sum_k q(z | u_k): the mixture of the encoder's own distributions at K learned pseudo-inputs u_k.
+    """`p(z) = (1/K) sum_k q(z | u_k)`: a mixture of the encoder's own distributions at K learned pseudo-inputs u_k.
 
-    pseudo_inputs: (K, *event of x), what the u_k start at, rows of data best; they are free, and may leave the data's
-    range. `encoder` is a conditional whose distribution has batch_shape (K,); one module may be prior and guide at
-    once, and is saved once. A flow as encoder has to be inverted at K points a draw: give the prior a conditional of
-    its own then. Raises ShapeError for pseudo-inputs that are no rows. Tomczak & Welling 2018, arXiv:1705.07120.
+    The same module can be the encoder of the model and of this prior; it is then saved once. The density of a mixture of flows
+    inverts the flow at K points per draw; if the encoder is a flow, give the prior a separate, simpler conditional.
+
+    Args:
+        encoder: A conditional that maps the pseudo-inputs to distributions of z with batch shape `(K,)`.
+        pseudo_inputs: Initial values of the u_k, `(K, *event)` where `event` is the shape of one row x; rows of the training
+            data work best. Training may move them outside the range of the data.
+
+    Raises:
+        ShapeError: `pseudo_inputs` is not a tensor with at least one row.
+
+    References:
+        Tomczak and Welling 2018, arXiv:1705.07120.
+
+    Example:
+        >>> encoder = pv.mlp(6, fam.Normal(3), hidden=(8,))
+        >>> prior = pv.priors.VampPrior(encoder, pseudo_inputs=torch.rand(4, 6))
+        >>> vae = pv.VAE(prior, likelihood=pv.mlp(3, fam.Bernoulli(6), hidden=(8,)), encoder=encoder)
+        >>> prior().sample((5,)).shape
+        torch.Size([5, 3])
     """
 
     logits: Tensor
@@ -37,12 +53,29 @@ class VampPrior(nn.Module):
 
 
 class FlowPrior(nn.Module):
-    """p(z) = N(t(z); 0, I) |dt/dz|, t a learned normalising flow. z: (L,).
+    """`p(z) = N(t(z); 0, I) |det dt/dz|`, t a learned normalising flow.
 
-    `kind`: "nsf", rational-quadratic splines on [-5, 5], the most flexible; "maf", affine; both autoregressive, so
-    cheap to score and L passes to draw; "coupling", affine, one half of z given the other, cheap both ways. `transforms`
-    of them are composed, each by a network with `hidden` units. Raises ShapeError unless L is an int, OptionError.
-    Papamakarios et al. 2017, arXiv:1705.07057; Durkan et al. 2019, arXiv:1906.04032; Dinh et al. 2017, arXiv:1605.08803.
+    Args:
+        event_shape: Dimension L of one row z, an int.
+        kind: `"nsf"`, rational-quadratic splines on [-5, 5], the most flexible; `"maf"`, affine; or `"coupling"`, affine, one
+            half of z given the other. The first two are autoregressive: scoring takes one pass and drawing L passes; a
+            coupling takes two passes for drawing.
+        transforms: Number of transforms composed in t.
+        hidden: Widths of the hidden layers of each transform's network.
+
+    Raises:
+        ShapeError: `event_shape` is not a positive int.
+        OptionError: `kind` is unknown, or a number is not a positive int.
+
+    References:
+        Papamakarios et al. 2017, arXiv:1705.07057; Durkan et al. 2019, arXiv:1906.04032; Dinh et al. 2017, arXiv:1605.08803.
+
+    Example:
+        >>> prior = pv.priors.FlowPrior(3, kind="maf", transforms=2, hidden=(8,))
+        >>> p = prior()
+        >>> z = p.sample((5,))
+        >>> z.shape, p.log_prob(z).shape
+        (torch.Size([5, 3]), torch.Size([5]))
     """
 
     zero: Tensor
@@ -54,7 +87,9 @@ class FlowPrior(nn.Module):
         super().__init__()
         self.event_shape = as_size(event_shape)
         if len(self.event_shape) != 1:
-            raise ShapeError(f"FlowPrior is of vectors, got event_shape {event_shape!r}: use FlowPrior(num_latent).")
+            raise ShapeError(
+                f"FlowPrior needs vectors as rows, got event_shape {event_shape!r}. Use FlowPrior(num_latent)."
+            )
         self.kind, self.transforms, self.hidden = kind, transforms, tuple(hidden)
         self.transform = transform(self.event_shape[0], 0, kind, transforms, self.hidden)
         self.register_buffer("zero", torch.zeros(self.event_shape), persistent=False)

@@ -1,4 +1,4 @@
-"""Priors of independent elements, on the sphere and on the simplex."""
+"""Priors with independent elements, on the sphere, on the simplex, and over classes."""
 
 import math
 from collections.abc import Sequence
@@ -18,24 +18,41 @@ from pyrovae.nets.mlp import as_size
 
 
 def _positive(prior: nn.Module, name: str, value: float) -> float:
+    """Return `value` if it is a finite positive number, else raise OptionError."""
     if isinstance(value, bool) or not 0 < value < math.inf:
         raise OptionError(f"priors.{type(prior).__name__} needs {name} to be a positive number, got {value!r}.")
     return value
 
 
 def _vector(prior: nn.Module, event_shape: int | Sequence[int]) -> torch.Size:
+    """The shape of vectors of at least two elements, or ShapeError."""
     size = as_size(event_shape)
     if len(size) != 1 or size[0] < 2:
-        raise ShapeError(f"priors.{type(prior).__name__} is of vectors of at least 2 elements, got {event_shape!r}.")
+        raise ShapeError(f"priors.{type(prior).__name__} needs vectors of at least 2 elements, got {event_shape!r}.")
     return size
 
 
 class Normal(nn.Module):
-    """p(z) = N(z; m, diag(s^2)), m and s = softplus(raw_scale) + 1e-3 learned. z: (*event_shape). Raises ShapeError.
+    """`p(z) = N(z; m, diag(s^2))`, m and `s = softplus(raw_scale) + 1e-3` learned; initially the standard normal.
 
-    It starts as the standard normal. What it can say the decoder's first layer can say as well; it serves where the
-    likelihood takes z as it is, or where posteriors are compared with a prior in units of their own.
-    Kingma & Welling 2014, arXiv:1312.6114.
+    A decoder whose first layer is linear can rescale z itself, so that this prior adds nothing there. Use it if the likelihood
+    takes z as it is, or to compare posteriors with a prior in the units of z.
+
+    Args:
+        event_shape: Shape of one row z, an int or a tuple of ints.
+
+    Raises:
+        ShapeError: `event_shape` is not a positive int or a tuple of them.
+
+    References:
+        Kingma and Welling 2014, arXiv:1312.6114.
+
+    Example:
+        >>> prior = pv.priors.Normal(3)
+        >>> sorted(name for name, _ in prior.named_parameters())
+        ['loc', 'raw_scale']
+        >>> torch.allclose(prior().stddev, torch.ones(3))
+        True
     """
 
     def __init__(self, event_shape: int | Sequence[int]) -> None:
@@ -49,10 +66,23 @@ class Normal(nn.Module):
 
 
 class Laplace(nn.Module):
-    """p(z) = prod_d exp(-|z_d| / b) / (2 b), b = scale: sparse codes. z: (*event_shape).
+    """`p(z) = prod_d exp(-|z_d| / b) / (2 b)`, b = `scale`: a prior for sparse codes. Nothing is learned.
 
-    Nothing is learned. Raises ShapeError, and OptionError for a scale that is not positive.
-    Olshausen & Field 1996, Nature 381.
+    Args:
+        event_shape: Shape of one row z, an int or a tuple of ints.
+        scale: The scale b, positive.
+
+    Raises:
+        ShapeError: `event_shape` is not a positive int or a tuple of them.
+        OptionError: `scale` is not a positive number.
+
+    References:
+        Olshausen and Field 1996, Nature 381.
+
+    Example:
+        >>> prior = pv.priors.Laplace(3, scale=0.5)
+        >>> prior().log_prob(torch.zeros(3))  # density 1 at 0
+        tensor(0.)
     """
 
     loc: Tensor
@@ -67,10 +97,24 @@ class Laplace(nn.Module):
 
 
 class StudentT(nn.Module):
-    """p(z) = prod_d t(z_d; df, 0, scale), heavy tails: p(z_d) falls as |z_d|^-(df + 1). z: (*event_shape).
+    """`p(z) = prod_d t(z_d; df, 0, scale)`: heavy tails, proportional to `|z_d|^-(df + 1)`. Nothing is learned.
 
-    Nothing is learned. Raises ShapeError, and OptionError for a df or scale that is not positive.
-    Chen et al. 2020, arXiv:2004.02581.
+    Args:
+        event_shape: Shape of one row z, an int or a tuple of ints.
+        df: Degrees of freedom, positive.
+        scale: The scale, positive.
+
+    Raises:
+        ShapeError: `event_shape` is not a positive int or a tuple of them.
+        OptionError: `df` or `scale` is not a positive number.
+
+    References:
+        Chen et al. 2020, arXiv:2004.02581.
+
+    Example:
+        >>> prior = pv.priors.StudentT(3, df=4.0)
+        >>> prior().variance  # df / (df - 2)
+        tensor([2., 2., 2.])
     """
 
     loc: Tensor
@@ -87,13 +131,30 @@ class StudentT(nn.Module):
 
 
 class Horseshoe(nn.Module):
-    """p(z) = prod_d int N(z_d; 0, scale^2 l^2) C+(l; 0, 1) dl: sparse codes, a spike at 0 and Cauchy tails. z: (*event_shape).
+    """`p(z) = prod_d int N(z_d; 0, scale^2 l^2) C+(l; 0, 1) dl`: sparse codes. Nothing is learned.
 
-    The marginal has a pole at 0 (it is exp(z^2/2) E_1(z^2/2) / sqrt(2 pi^3) at scale 1), so the integral over log l,
-    whose density is sech(log l) / pi, is taken by the trapezoid rule at 41 nodes from -10 to 10. That is a mixture of
-    41 Normals: normalised, drawn from exactly, with a finite peak, and within 1 part in 1,000 of the marginal for
-    0.001 < |z_d| / scale < 1,000. Nothing is learned. Raises ShapeError, and OptionError for a scale that is not positive.
-    Carvalho, Polson & Scott 2010, Biometrika 97(2).
+    The density has Cauchy tails and a pole at 0: at scale 1 it is `exp(z^2/2) E_1(z^2/2) / sqrt(2 pi^3)`. The integral over log l, whose density
+    is `sech(log l) / pi`, is therefore approximated by the trapezoid rule at 41 nodes from -10 to 10. The result is a mixture
+    of 41 Normals: it is normalised, can be drawn from exactly, has a finite peak, and is within 0.1 % of the true density for
+    `0.001 < |z_d| / scale < 1000`.
+
+    Args:
+        event_shape: Shape of one row z, an int or a tuple of ints.
+        scale: The scale, positive.
+
+    Raises:
+        ShapeError: `event_shape` is not a positive int or a tuple of them.
+        OptionError: `scale` is not a positive number.
+
+    References:
+        Carvalho, Polson and Scott 2010, Biometrika 97(2).
+
+    Example:
+        >>> prior = pv.priors.Horseshoe(3)
+        >>> prior().sample((5,)).shape
+        torch.Size([5, 3])
+        >>> bool(prior().log_prob(torch.zeros(3)) > pv.priors.Laplace(3)().log_prob(torch.zeros(3)))
+        True
     """
 
     log_node: Tensor
@@ -112,9 +173,23 @@ class Horseshoe(nn.Module):
 
 
 class HypersphericalUniform(nn.Module):
-    """p(z) = Gamma(D/2) / (2 pi^(D/2)) on the unit sphere in R^D. z: (D,). Raises ShapeError unless D is an int above 1.
+    """`p(z) = Gamma(D/2) / (2 pi^(D/2))`, the uniform distribution on the unit sphere in R^D. Nothing is learned.
 
-    Its guide is `families.PowerSpherical`. Nothing is learned. Davidson et al. 2018, arXiv:1804.00891.
+    A guide of the same support has the family `families.PowerSpherical`.
+
+    Args:
+        event_shape: Dimension D of one row z, an int of at least 2.
+
+    Raises:
+        ShapeError: `event_shape` is not an int of at least 2.
+
+    References:
+        Davidson et al. 2018, arXiv:1804.00891.
+
+    Example:
+        >>> z = pv.priors.HypersphericalUniform(3)().sample((5,))
+        >>> torch.allclose(z.norm(dim=-1), torch.ones(5))
+        True
     """
 
     like: Tensor
@@ -129,11 +204,24 @@ class HypersphericalUniform(nn.Module):
 
 
 class LogisticNormal(nn.Module):
-    """p(z): z = softmax(u_1, ..., u_(D-1), 0), u ~ N(m, diag(s^2)), on the simplex: shares of topics. z: (D,).
+    """`z = softmax(u_1, ..., u_(D-1), 0)` with `u ~ N(m, diag(s^2))`: proportions, such as the topics of a document.
 
-    m and s = softplus(raw_scale) + 1e-3 are learned and start at 0 and 1. Its guide is `families.LogisticNormal`.
-    Raises ShapeError unless D is an int above 1. Blei & Lafferty 2007, Annals of Applied Statistics 1(1);
-    Srivastava & Sutton 2017, arXiv:1703.01488.
+    m and `s = softplus(raw_scale) + 1e-3` are learned, and start at 0 and 1. A guide of the same support has the family
+    `families.LogisticNormal`.
+
+    Args:
+        event_shape: Dimension D of one row z, an int of at least 2.
+
+    Raises:
+        ShapeError: `event_shape` is not an int of at least 2.
+
+    References:
+        Blei and Lafferty 2007, Annals of Applied Statistics 1(1); Srivastava and Sutton 2017, arXiv:1703.01488.
+
+    Example:
+        >>> z = pv.priors.LogisticNormal(3)().sample((5,))
+        >>> z.shape, torch.allclose(z.sum(-1), torch.ones(5))
+        (torch.Size([5, 3]), True)
     """
 
     def __init__(self, event_shape: int | Sequence[int]) -> None:
@@ -148,11 +236,26 @@ class LogisticNormal(nn.Module):
 
 
 class Categorical(nn.Module):
-    """p(y = c) = softmax(logits)_c, c = 0, ..., num_classes - 1. y: ().
+    """`p(y = c) = softmax(logits)_c`: a prior over classes c = 0, ..., C - 1, uniform unless learned.
 
-    Equal, and not learned unless `learned`: with few labels their frequencies say little, and what a model makes of
-    unlabelled rows should not change the labels' shares at first. Raises ShapeError. Bishop 2006, *Pattern Recognition and
-    Machine Learning*, 2.2.
+    Classes are equally probable by default, for two reasons: the frequencies among a few labels are unreliable, and early in
+    training a model's guesses of the unknown labels should not shift the proportions of the classes.
+
+    Args:
+        num_classes: The number of classes C.
+        learned: Whether the logits are trained.
+
+    Raises:
+        ShapeError: `num_classes` is not a positive int.
+
+    References:
+        Bishop 2006, *Pattern Recognition and Machine Learning*, section 2.2.
+
+    Example:
+        >>> pv.priors.Categorical(4)().probs
+        tensor([0.2500, 0.2500, 0.2500, 0.2500])
+        >>> len(list(pv.priors.Categorical(4, learned=True).parameters()))
+        1
     """
 
     logits: Tensor
@@ -169,6 +272,7 @@ class Categorical(nn.Module):
 
     @property
     def event_shape(self) -> torch.Size:
+        """The shape of one class number, `()`."""
         return torch.Size(())
 
     def forward(self) -> TorchDistributionMixin:
