@@ -1,4 +1,9 @@
-"""Data: where rows come from, how they are split, how they are scaled."""
+"""Data sets: reading them by name or from files, splitting their rows, scaling their columns.
+
+`load` reads a data set that is known by name (digits, MNIST, Fashion-MNIST) or a file of yours into a `Dataset`;
+`Standardize` scales the columns of a real-valued table; `Split` divides rows into training, validation and test rows.
+Nothing in the rest of the package needs this module: `pv.fit` takes tensors from anywhere.
+"""
 
 from pyrovae.batching.splits import Split
 from pyrovae.data.dataset import KINDS, Dataset

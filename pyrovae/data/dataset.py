@@ -1,4 +1,7 @@
-"""A data set: rows with the kind of their values, labels, and where they came from."""
+"""`Dataset`: rows, the kind of their values, their labels, and the source they were read from.
+
+The readers of the other modules hand their arrays to `make_dataset`, which checks them and finds out the kind.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from torch import Tensor
 from pyrovae._lazily import Lazily
 from pyrovae.errors import DataError
 
-# seconds to import
+# pandas takes seconds to import
 if TYPE_CHECKING:
     import pandas as pd
 else:
@@ -29,20 +32,28 @@ KINDS: tuple[Kind, ...] = ("binary", "unit", "count", "real")
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Rows and what is known about them.
+    """N rows of D values, the kind of the values, and where the rows came from.
 
-    name: what messages and run folders call it.
-    x: (N, D) float32, the rows to train and validate on; NaN is missing.
-    x_test: (N_test, D) float32, or None where the source has no split of its own.
-    y, y_test: (N,), (N_test,) int64 class numbers, -1 is unknown; or None.
-    kind: "binary" (0 and 1), "unit" (reals in [0, 1]), "count" (integers >= 0) or "real".
-    total_count: the largest count that can occur, where known.
-    columns: the D names, or None.
-    classes: the original values of the classes 0, 1, ..., or None.
-    image_shape: (H, W) or (C, H, W), a row's shape where rows are pictures, or None.
-    ids: the N rows' names, or None: they are numbered from 0.
-    source: what `load_again` needs, in JSON's types: name or absolute path, label, sha256 checksum of the file's bytes
-        (of the values where there is no single file), `divided_by` where pixels were scaled.
+    Args:
+        name: The name that messages and run folders use.
+        x: The rows to train and validate on, `(N, D)` float32. NaN marks a missing value.
+        kind: What the values are: "binary" (0 and 1), "unit" (reals in [0, 1]), "count" (integers >= 0) or "real".
+        source: What `load_again` needs, in JSON's types: the name or the absolute path, the label column, the SHA-256
+            checksum of the file (of the values where there is no single file), and `divided_by` where pixels were scaled.
+        x_test: The test rows, `(N_test, D)` float32, or None if the source has no test set of its own.
+        y: The class number of each row, `(N,)` int64, -1 where unknown, or None if the source has no labels.
+        y_test: The class number of each test row, `(N_test,)` int64, or None.
+        total_count: The largest count that can occur, if it is known.
+        columns: The names of the D columns, or None.
+        classes: The original labels of the classes 0, 1, ..., or None.
+        image_shape: The shape of a row that is an image, `(H, W)` or `(C, H, W)`, or None.
+        ids: The names of the N rows, or None if they are numbered from 0.
+
+    Example:
+        >>> from pyrovae.data import Dataset
+        >>> data = Dataset(name="coins", x=torch.tensor([[0.0, 1.0], [1.0, 1.0]]), kind="binary", source={})
+        >>> data.x.shape, data.y is None
+        (torch.Size([2, 2]), True)
     """
 
     name: str
@@ -70,23 +81,9 @@ def make_dataset(
     columns: tuple[str, ...] | None = None,
     ids: tuple[str, ...] | None = None,
 ) -> Dataset:
+    """Check the arrays that a reader found in the file `path`, and make a `Dataset` of them."""
     parts = [x] if x_test is None else [x, x_test]
-    for part in parts:
-        if part.dtype.kind not in "biuf":
-            raise DataError(f"{path}: rows must be numbers, got an array of dtype {part.dtype}. Convert it to float32.")
-        if part.ndim < 2 or part.size == 0:
-            raise DataError(
-                f"{path}: rows must have the shape (N, D) or (N, *event), none of them 0, got {part.shape}. "
-                "Reshape a single column with array.reshape(-1, 1)."
-            )
-    if x_test is not None and x_test.shape[1:] != x.shape[1:]:
-        raise DataError(f"{path}: a row has shape {x.shape[1:]}, a test row {x_test.shape[1:]}. Give both the same.")
-    for rows, labels in ((x, y), (x_test, y_test)):
-        if labels is not None and (rows is None or labels.shape != rows.shape[:1]):
-            wanted = "rows to label" if rows is None else f"the shape {rows.shape[:1]}, one class a row"
-            raise DataError(
-                f"{path}: labels of shape {labels.shape} need {wanted}. Give class numbers, not one-hot rows."
-            )
+    _check_shapes(path, x, x_test, y, y_test)
     kind, divisor = kind_of(path, parts)
     image_shape = image_shape_of(x)
     source: dict[str, Any] = {"path": str(path), "label": label, "checksum": file_checksum(path)}
@@ -116,13 +113,41 @@ def make_dataset(
     )
 
 
+def _check_shapes(path: Path, x: Array, x_test: Array | None, y: Array | None, y_test: Array | None) -> None:
+    """DataError unless the rows are numbers of one shape, and each label belongs to a row."""
+    for part in (x, x_test):
+        if part is None:
+            continue
+        if part.dtype.kind not in "biuf":
+            raise DataError(f"{path}: rows must be numbers, got an array of dtype {part.dtype}. Convert it to float32.")
+        if part.ndim < 2 or part.size == 0:
+            raise DataError(
+                f"{path}: rows must have the shape (N, D) or (N, *event), none of them 0, got {part.shape}. "
+                "Reshape a single column with array.reshape(-1, 1)."
+            )
+    if x_test is not None and x_test.shape[1:] != x.shape[1:]:
+        raise DataError(
+            f"{path}: a row has shape {x.shape[1:]}, a test row {x_test.shape[1:]}. "
+            "Training and test rows must have the same shape."
+        )
+    for rows, labels in ((x, y), (x_test, y_test)):
+        if labels is not None and (rows is None or labels.shape != rows.shape[:1]):
+            wanted = "rows to label" if rows is None else f"the shape {rows.shape[:1]}, one class per row"
+            raise DataError(
+                f"{path}: labels of shape {labels.shape} need {wanted}. Give class numbers, not one-hot rows."
+            )
+
+
 def kind_of(path: Path, parts: list[Array]) -> tuple[Kind, int]:
-    """The kind (by the rule at the top of this file), and what to divide by."""
+    """The kind of the values, and the divisor that brings them to [0, 1]: 255 for 8-bit pixels, else 1.
+
+    Values of dtype uint8 are pixels if they reach 255, or exceed 127 in rows that have the shape of images.
+    """
     values = np.concatenate([part.reshape(-1) for part in parts])
     if values.dtype.kind == "f":
         values = values[~np.isnan(values)]
     if values.size == 0:
-        raise DataError(f"{path}: no value is observed, all are NaN. Give data.")
+        raise DataError(f"{path}: no value is observed, all are NaN. Give a file that has values.")
     low, high = values.min(), values.max()
     if values.dtype == np.uint8 and (high == 255 or (high > 127 and parts[0].ndim > 2)):
         return "unit", 255
@@ -135,6 +160,7 @@ def kind_of(path: Path, parts: list[Array]) -> tuple[Kind, int]:
 
 
 def image_shape_of(x: Array) -> tuple[int, ...] | None:
+    """The shape `(H, W)` or `(C, H, W)` of rows of rank 2 and 3; rows of rank 1 are no images."""
     if x.ndim == 3:
         return x.shape[1:]
     if x.ndim != 4 or not {x.shape[1], x.shape[-1]} & {1, 3, 4}:
@@ -144,14 +170,15 @@ def image_shape_of(x: Array) -> tuple[int, ...] | None:
 
 
 def flat(x: Array, dtype: type = np.float32) -> Array:
+    """The rows as `(N, D)`; images with channels last are turned to channels first."""
     if x.ndim == 4 and x.shape[1] not in (1, 3, 4) and x.shape[-1] in (1, 3, 4):
         x = np.moveaxis(x, -1, 1)
-    with np.errstate(over="ignore"):  # an overflow becomes infinite, and is refused as such
-        return np.array(x.reshape(len(x), -1), dtype=dtype)  # always a copy: it is divided in place
+    with np.errstate(over="ignore"):  # an overflow becomes infinite, which `make_dataset` refuses
+        return np.array(x.reshape(len(x), -1), dtype=dtype)  # always a copy, which is divided in place
 
 
 def refuse_rounding(path: Path, given: Array, rows: Tensor, divisor: int, columns: tuple[str, ...] | None) -> None:
-    """Rows become float32, 7 digits: a column such as 1e9 +- 1 would lose what varies in it."""
+    """DataError if float32, with its 7 digits, would lose what varies in a column, as in 1e9 +- 1."""
     if given.dtype.kind != "f" or given.dtype.itemsize <= 4:
         return
     given = flat(given, np.float64)
@@ -162,12 +189,12 @@ def refuse_rounding(path: Path, given: Array, rows: Tensor, divisor: int, column
         name = columns[bad[0]] if columns else f"column {bad[0]}"
         raise DataError(
             f"{path}: {name} varies by {spread[bad[0]]:.3g} around {np.nanmean(given[:, bad[0]]):.6g}, less than float32 can "
-            "tell apart. Subtract an offset, or change its unit."
+            "tell apart. Subtract an offset from the column, or change its unit."
         )
 
 
 def class_codes(path: Path, parts: list[Array]) -> tuple[list[Tensor], tuple[str | int, ...] | None]:
-    """Labels -> class numbers in ascending order of the values; missing and -1 -> -1."""
+    """Class numbers in ascending order of the labels, and the labels; missing labels and -1 become -1."""
     if not parts:
         return [], None
     values = pd.Series(np.concatenate(parts))
@@ -184,7 +211,7 @@ def class_codes(path: Path, parts: list[Array]) -> tuple[list[Tensor], tuple[str
     classes = tuple(np.asarray(found).tolist())
     if len(classes) == 1 and unknown.any():
         raise DataError(
-            f"{path}: the only class is {classes[0]!r}, beside -1 or missing, which mean unknown. "
+            f"{path}: the only class is {classes[0]!r}; all other labels are -1 or missing, which mean unknown. "
             "Code two classes as 0 and 1, or leave the labels out."
         )
     codes = np.full(len(values), -1, dtype=np.int64)
@@ -194,10 +221,12 @@ def class_codes(path: Path, parts: list[Array]) -> tuple[list[Tensor], tuple[str
 
 
 def near_names(word: str, words: tuple[str, ...] | list[str]) -> str:
+    """The end of an error message: " (did you mean ...?)", or nothing if no word is similar."""
     near = difflib.get_close_matches(word, words)
     return f" (did you mean {' or '.join(near)}?)" if near else ""
 
 
 def file_checksum(path: Path) -> str:
+    """The SHA-256 checksum of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

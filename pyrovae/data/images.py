@@ -1,4 +1,4 @@
-"""A folder of images: one row a file, named by its path in the folder."""
+"""A folder of images as a `Dataset`: one row per file, whose id is the path in the folder."""
 
 from __future__ import annotations
 
@@ -17,25 +17,42 @@ from pyrovae.data.dataset import Dataset
 from pyrovae.errors import DataError, OptionError
 
 IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-MOST_PIXELS = 128 * 128  # of an image that is taken as it is: networks here are small
-SIZES = (4, 256)
+MOST_PIXELS = 128 * 128  # larger images must be scaled: the networks of the command line are small
+SIZES = (4, 256)  # the smallest and largest side that can be asked for, in pixels
 Array = NDArray[Any]
 
 
 def load_folder(folder: str | Path, *, size: int | None = None) -> Dataset:
-    """The images of a folder and of the folders in it, (H, W) where all are gray, else (3, H, W), in [0, 1]: kind "unit".
+    """The images in a folder and in its subfolders, with pixels in [0, 1].
 
-    `Dataset.ids` are the files' paths relative to the folder, with /, in ascending order. Gray is an image whose three
-    colours are equal in every pixel, however it is stored. Transparent pixels are seen on white, a camera's note on which way
-    is up is followed, of a moving picture the first frame is taken. Hidden files, and files whose ending is none of
-    `IMAGES`, are left alone.
+    An image counts as gray if its three colours are equal in every pixel, however it is stored. Transparent pixels are
+    shown on white, the orientation that a camera recorded is applied, and the first frame of an animation is taken. Hidden
+    files, and files whose suffix is not in `IMAGES`, are ignored.
 
-    size: side in pixels; every image is scaled until it just covers a square of this side, and cut around its centre.
-        None takes images as they are, all of one size and of at most 128 x 128 pixels.
+    Args:
+        folder: The folder to read.
+        size: The side of the square images to make, in pixels: each image is scaled until it just covers the square, and
+            cropped around its centre. None takes images as they are; they must have one size, of at most 128 x 128 pixels.
+
+    Returns:
+        A `Dataset` of kind "unit". Its `image_shape` is `(H, W)` if all images are gray, else `(3, H, W)`; its `ids` are
+        the paths of the files relative to the folder, with forward slashes, in ascending order.
 
     Raises:
-        DataError: no folder, no image, an image that cannot be read, images of several sizes or too large for `size` None.
-        OptionError: a size that is no whole number from 4 to 256.
+        DataError: The folder does not exist or has no image; an image cannot be read; or, if `size` is None, images
+            differ in size or are too large.
+        OptionError: `size` is not from 4 to 256.
+
+    Example:
+        >>> import pathlib
+        >>> from PIL import Image
+        >>> from pyrovae.data.images import load_folder
+        >>> pathlib.Path("photos").mkdir()
+        >>> Image.new("RGB", (40, 30), "orange").save("photos/a.png")
+        >>> Image.new("L", (30, 40)).save("photos/b.png")
+        >>> photos = load_folder("photos", size=16)
+        >>> photos.x.shape, photos.image_shape, photos.ids
+        (torch.Size([2, 768]), (3, 16, 16), ('a.png', 'b.png'))
     """
     root = Path(folder).expanduser().absolute()
     if size is not None and not SIZES[0] <= size <= SIZES[1]:
@@ -51,7 +68,7 @@ def load_folder(folder: str | Path, *, size: int | None = None) -> Dataset:
     )
     if not names:
         raise DataError(
-            f"{root} holds no image: no file in it ends in {', '.join(IMAGES)}. Give the folder of the images."
+            f"{root} holds no image: no file in it ends in {', '.join(IMAGES)}. Give the folder that contains the images."
         )
     digest = hashlib.sha256(f"size {size}".encode())
     pictures: list[Array] = []
@@ -78,19 +95,19 @@ def load_folder(folder: str | Path, *, size: int | None = None) -> Dataset:
 
 
 def _pixels(path: Path, size: int | None) -> Array:
-    """One image as uint8, (H, W) or (3, H, W)."""
+    """One image as uint8, `(H, W)` or `(3, H, W)`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.filterwarnings("ignore", category=UserWarning)  # of odd but harmless tags
+            warnings.filterwarnings("ignore", category=UserWarning)  # about odd but harmless tags
             with Image.open(path) as opened:
                 picture: Image.Image = ImageOps.exif_transpose(opened)
-                if picture.mode.startswith("I"):  # 16 bits a pixel, which Pillow would cut off at 255
+                if picture.mode.startswith("I"):  # 16 bits per pixel, which Pillow would clip at 255
                     wide = np.asarray(picture, dtype=np.float64) / 257
                     picture = Image.fromarray(wide.round().clip(0, 255).astype(np.uint8))
                 elif picture.mode == "F":
                     raise DataError(
-                        f"{path} has pixels of floating numbers, whose white is not known. Save it with 8 bits."
+                        f"{path} has pixels that are floating numbers, whose white is not known. Save it with 8 bits."
                     )
                 elif picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
                     picture = picture.convert("RGBA")
@@ -103,26 +120,29 @@ def _pixels(path: Path, size: int | None) -> Array:
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombWarning) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path} is not an image that can be read ({error}). Repair it, or take it out.") from error
+        raise DataError(
+            f"{path} is not an image that can be read ({error}). Repair it, or take it out of the folder."
+        ) from error
     except Image.DecompressionBombError as error:
-        raise DataError(f"{path} is too large ({error}). Make it smaller, or take it out.") from error
+        raise DataError(f"{path} is too large ({error}). Make it smaller, or take it out of the folder.") from error
     if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
         pixels = pixels[..., 0]
     return pixels if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
 
 
 def _refuse_sizes(root: Path, names: list[str], pictures: list[Array], size: int | None) -> None:
+    """DataError if images differ in size, or are larger than `MOST_PIXELS` and `size` does not scale them."""
     sizes = Counter(picture.shape[-2:] for picture in pictures)
     if len(sizes) > 1:
         (most, number), *others = sizes.most_common()
         odd = next(name for name, picture in zip(names, pictures) if picture.shape[-2:] == others[0][0])
         raise DataError(
             f"the images of {root} have {len(sizes)} sizes: {number} are {most[1]} x {most[0]}, and {odd} is "
-            f"{others[0][0][1]} x {others[0][0][0]}. Give --size 28 (size=28) to scale and cut all to 28 x 28 pixels."
+            f"{others[0][0][1]} x {others[0][0][0]}. Give --size 28 (size=28) to scale and crop all of them to 28 x 28 pixels."
         )
     height, width = next(iter(sizes))
     if size is None and height * width > MOST_PIXELS:
         raise DataError(
-            f"the images of {root} are {width} x {height}: networks here are for small ones. "
-            "Give --size 64 (size=64) to scale and cut them to 64 x 64 pixels."
+            f"the images of {root} are {width} x {height}: too large for the networks, which take at most 128 x 128. "
+            "Give --size 64 (size=64) to scale and crop them to 64 x 64 pixels."
         )

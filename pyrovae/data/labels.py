@@ -1,4 +1,7 @@
-"""A table of labels: which rows have one. Text and numbers alike; an empty cell is a label that is not known yet."""
+"""Tables of labels: which rows have one, and which class it is.
+
+Labels may be text or numbers; an empty cell means that the label is not known yet.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,16 @@ from torch import Tensor
 from pyrovae.errors import DataError, OptionError
 
 LABEL = "label"
-IDS = ("id", "file", "filename", "row")  # names of the column that says which row, by preference
+IDS = ("id", "file", "filename", "row")  # the names of the column that identifies the row, in order of preference
 
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """Labels of N rows, as class numbers and as they were written.
+    """The labels of N rows, as class numbers and as they were written.
 
-    y: (N,) int64, -1 where unknown; classes: the C labels in order, numbers by their value, else as text.
+    Args:
+        y: The class number of each row, `(N,)` int64, -1 where unknown.
+        classes: The C labels as text: first numbers, by value, then other labels, in alphabetical order.
     """
 
     y: Tensor
@@ -31,22 +36,30 @@ class Labels:
 
     @property
     def known(self) -> Tensor:
-        """Where rows have a label: (n,) int64."""
+        """The indices of the rows that have a label, `(n,)` int64."""
         return (self.y >= 0).nonzero().squeeze(1)
 
     def text(self, y: Tensor) -> list[str]:
-        """Class numbers as labels; -1 is empty."""
+        """The labels of these class numbers; "" for -1."""
         return [self.classes[number] if number >= 0 else "" for number in y.tolist()]
 
 
 def read_labels(path: str | Path) -> dict[str, str]:
-    """Which label each row has, by the row's id, from a CSV file with a header; "" where the cell is empty.
+    """Read a CSV file with a header into a dict from the id of a row to its label.
 
-    The label stands in the column `label`; the id in the first of the columns id, file, filename, row that is there, else in
-    the first other column. Cells are text, blanks around them aside: nothing but an empty cell is unknown.
+    The label is in the column `label`. The id is in the first of the columns id, file, filename and row that the file has,
+    or else in the first column that is not the label. Cells are text, without the blanks around them; only an empty cell
+    means that a label is unknown.
+
+    Args:
+        path: The CSV file, separated by commas, semicolons or tabs, in UTF-8.
+
+    Returns:
+        The label of each row by the row's id, "" where the cell is empty.
 
     Raises:
-        DataError: no file, no table, a column is missing, a row without an id, an id with two different labels.
+        DataError: The file does not exist or is not a table, a column is missing, a row has no id, or an id has two
+            different labels.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -96,12 +109,19 @@ def read_labels(path: str | Path) -> dict[str, str]:
 
 
 def match_labels(table: dict[str, str], ids: Sequence[str] | None, num_rows: int, source: str | Path) -> Labels:
-    """The labels of a table for the rows of the data: `ids` are the rows' names, None for numbers from 0.
+    """The labels of N rows of data, from a table that `read_labels` has read.
 
-    Rows that the table does not name are unknown. -1 means unknown, too, as it does in scikit-learn.
+    Args:
+        table: The label of each row by the row's id. A label of "" or of "-1", as in scikit-learn, is unknown.
+        ids: The ids of the rows in their order, or None if rows are numbered from 0.
+        num_rows: The number N of rows.
+        source: The name of the table in error messages.
+
+    Returns:
+        A `Labels` of N rows. The label of a row that the table does not name is unknown.
 
     Raises:
-        DataError: an id without a row.
+        DataError: The table names a row that the data do not have.
     """
     names = [str(i) for i in range(num_rows)] if ids is None else list(ids)
     place = {name: number for number, name in enumerate(names)}
@@ -118,7 +138,7 @@ def match_labels(table: dict[str, str], ids: Sequence[str] | None, num_rows: int
 
 
 def as_labels(labels: Sequence[str]) -> Labels:
-    """Labels as text, one a row, "" or "-1" where unknown -> class numbers."""
+    """Class numbers for labels that are text, one per row; "" and "-1" are unknown."""
     known = ["" if label == "-1" else label for label in labels]
     classes = sorted(set(known) - {""}, key=_order)
     numbers = {label: number for number, label in enumerate(classes)}
@@ -126,12 +146,14 @@ def as_labels(labels: Sequence[str]) -> Labels:
 
 
 def refuse_labels(labels: Labels) -> None:
-    """DataError unless a classifier can learn from these labels: some rows with and some without one, two classes or more,
-    each with two rows or more."""
+    """DataError unless a classifier can learn from these labels and has something to predict.
+
+    At least two classes need at least two labelled rows each, and at least one row must have no label.
+    """
     num, total, classes = len(labels.known), len(labels.y), labels.classes
     if num == 0:
         raise DataError(
-            f"none of the {total} rows has a label. Label some first, each class twice or more: 10 a class are a start."
+            f"none of the {total} rows has a label. Label some first, each class at least twice: 10 rows per class are a start."
         )
     if len(classes) == 1:
         raise DataError(
@@ -142,28 +164,39 @@ def refuse_labels(labels: Labels) -> None:
     if 2 * len(once) > len(classes) and len(once) > 2:
         raise DataError(
             f"{num} labelled rows have {len(classes)} different labels ({', '.join(classes[:4])}, ...), {len(once)} of them "
-            "once. Labels are classes, each of two rows or more: label more rows, or merge classes; numbers on a scale are not."
+            "once. Labels must be classes of at least two rows each, not measurements: label more rows, or merge classes."
         )
     if once:
         near = difflib.get_close_matches(once[0], [label for label in classes if label != once[0]])
         raise DataError(
             f"{len(once)} of {len(classes)} labels occur once: {', '.join(map(repr, once[:5]))}{_or(near)}. Each class needs "
-            "two rows or more: label another row of it, correct a slip of the pen, or empty the cell."
+            "at least two rows: label another row of it, correct the spelling, or empty the cell."
         )
     if num == total:
         raise DataError(
-            f"all {total} rows have a label: there is nothing to find out. Add rows without one, or empty cells."
+            f"all {total} rows have a label: there is nothing to find out. Add rows without a label, or empty some cells."
         )
 
 
 def hold_out(labels: Labels, share: float, seed: int) -> Tensor:
-    """Which labelled rows to keep for a report, about `share` of each class: (n,) int64, ascending.
+    """Choose about `share` of the labelled rows of each class for testing, and leave at least two of each for training.
 
-    Of each class two rows at least are left for training. Of a class with k rows, k `share` are taken, rounded down or up at
-    random so that the expected number is right. OptionError for a share outside [0, 1).
+    Args:
+        labels: The labels of all rows.
+        share: The share to hold out, in [0, 1). Of a class with k rows, k times this share are taken, rounded down or up
+            at random so that the expected number is exact.
+        seed: The seed of the random choice.
+
+    Returns:
+        The indices of the rows that are held out, `(n,)` int64, ascending.
+
+    Raises:
+        OptionError: `share` is outside [0, 1).
     """
     if not 0 <= share < 1:
-        raise OptionError(f"--holdout is a share of the labelled rows from 0 to 1, 0.2 for a fifth, got {share}.")
+        raise OptionError(
+            f"--holdout is a share of the labelled rows, from 0 to below 1, as 0.2 for a fifth, got {share}."
+        )
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels.y), generator=generator)
     held = []
@@ -175,11 +208,12 @@ def hold_out(labels: Labels, share: float, seed: int) -> Tensor:
 
 
 def _tidy(name: str) -> str:
+    """A path as `load_folder` writes it."""
     return name.replace("\\", "/").removeprefix("./")
 
 
 def _number(name: str) -> str:
-    """3.0 and 03 are row 3: pandas writes a column of numbers with gaps so."""
+    """The row number that an id means: 3.0, as pandas writes numbers in a column with gaps, and 03 are row 3."""
     try:
         value = float(name)
     except ValueError:
@@ -188,6 +222,7 @@ def _number(name: str) -> str:
 
 
 def _order(label: str) -> tuple[int, float, str]:
+    """The key that sorts numbers by value, and before all other text."""
     try:
         value = float(label)
     except ValueError:
@@ -196,4 +231,5 @@ def _order(label: str) -> tuple[int, float, str]:
 
 
 def _or(near: Sequence[str]) -> str:
+    """The end of an error message: " (did you mean ...?)", or nothing without suggestions."""
     return f" (did you mean {' or '.join(near)}?)" if near else ""

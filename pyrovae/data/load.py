@@ -1,4 +1,4 @@
-"""`load`: a data set by name or from a file."""
+"""`load` reads a data set by name or from a file; `load_again` reads it once more and checks that it is the same."""
 
 from __future__ import annotations
 
@@ -17,40 +17,54 @@ SUFFIXES = (".npz", ".npy", ".csv", ".data")
 def load(
     source: str, *, data_root: str | Path | None = None, label: str | None = None, ids: str | None = None
 ) -> Dataset:
-    """Loads a data set by its name, or from a file.
+    """Load a data set by its name, or from a file.
 
     Args:
-        source: "digits" (8x8 counts 0..16), "mnist", "fashion-mnist" (784 pixels in [0, 1], official test set), or the
-            path of a .npz, .npy or .csv file (.data is read as .csv).
+        source: "digits" (8 x 8 images of counts from 0 to 16), "mnist" or "fashion-mnist" (784 pixels in [0, 1], with their
+            test sets), or the path of a .npz, .npy or .csv file (.data is read as .csv).
 
-            .npz: the rows are the array `x`, `x_train`, `data` or `images` (the first of these that is there), or the
-            only array; `x_test`, `y` (`y_train`, `labels`) and `y_test` (`labels_test`) are taken where they are there,
-            other arrays are left alone. Rows of rank 2 and 3 are pictures, (H, W), (C, H, W) or (H, W, C), and are
-            flattened (channels first).
+            .npz: the rows are the only array of the file, or the first of the arrays `x`, `x_train`, `data` and `images`
+            that it has. The arrays `x_test`, `y` (or `y_train`, `labels`) and `y_test` (or `labels_test`) are read if
+            they exist; other arrays are ignored. Rows of rank 2 and 3 are images, `(H, W)`, `(C, H, W)` or `(H, W, C)`,
+            and are flattened with channels first.
 
-            .csv: separated by commas, else semicolons, tabs or blanks. The first row is a header if none of its cells
-            in the numeric columns is a number (or if it is 0, 1, 2, ... as pandas writes it). Empty cells, '?' and
-            pandas' own markers ('NA', 'nan', ...) are missing. An unnamed first column 0, 1, 2, ... (pandas' index) is
-            dropped.
-        data_root: a folder with the IDX files of MNIST or Fashion-MNIST, packed (.gz) or not: in ROOT/MNIST/raw as
-            torchvision has it (ROOT/FashionMNIST/raw), ROOT/MNIST, ROOT/raw or ROOT. Packed files are checked and
-            unpacked into the user's cache folder, never beside themselves. Where there are none, they are downloaded
-            there, or into the cache without a `data_root`.
-        label: the column (name, 0-based number or "last") or the .npz array with the class labels. Classes are
-            numbered in ascending order of their values; missing labels and -1 become -1. With `ids` labels are text, and
-            nothing but an empty cell is missing.
-        ids: name of a column of a .csv file that holds the rows' names, upper or lower case, where there is such a
-            column: it becomes `Dataset.ids`, and is no number of the row.
+            .csv: cells are separated by commas, or else by semicolons, tabs or blanks. The first line is a header if none
+            of its cells in numeric columns is a number, or if it is 0, 1, 2, ..., as pandas writes it. Empty cells, '?'
+            and the markers that pandas knows ('NA', 'nan', ...) are missing values. A first column without a name that
+            counts 0, 1, 2, ... (the index of pandas) is dropped.
+        data_root: A folder with the IDX files of MNIST or Fashion-MNIST, compressed (.gz) or not: in ROOT/MNIST/raw as
+            torchvision has it (ROOT/FashionMNIST/raw), ROOT/MNIST, ROOT/raw or ROOT. Compressed files are verified and
+            unpacked into the user's cache folder. Missing files are downloaded into this folder, or into the cache if
+            `data_root` is None.
+        label: The column (a name, a number from 0, or "last") or the .npz array with the class labels. Classes are
+            numbered in ascending order of their labels; missing labels and -1 become -1. With `ids`, labels are text and
+            only an empty cell is missing.
+        ids: The name of the column of a .csv file that holds the ids of the rows, in upper or lower case. If the file
+            has this column it becomes `Dataset.ids`, and is not part of the rows.
+
+    Returns:
+        A `Dataset`; its `x` has the shape `(N, D)`.
 
     Raises:
-        OptionError: an unknown name or file kind, a label that is not there.
-        DataError: files that cannot be found, read, verified or downloaded; data that are not numbers, or empty; a row's name
-            that is missing, or that of another row.
+        OptionError: The name or the kind of file is unknown, or the label does not exist.
+        DataError: Files cannot be found, read, verified or downloaded; the data are empty or not numbers; or the id of a
+            row is missing or not unique.
+
+    Example:
+        >>> import pathlib
+        >>> from pyrovae.data import load
+        >>> digits = load("digits")
+        >>> digits.x.shape, digits.kind, digits.image_shape
+        (torch.Size([1797, 64]), 'count', (8, 8))
+        >>> _ = pathlib.Path("flowers.csv").write_text("length,width,kind\\n5.1,3.5,rose\\n4.9,,tulip\\n6.3,3.3,rose\\n")
+        >>> flowers = load("flowers.csv", label="kind")
+        >>> flowers.columns, flowers.classes, flowers.y
+        (('length', 'width'), ('rose', 'tulip'), tensor([0, 1, 0]))
     """
     try:
         if source in NAMES:
             if label is not None:
-                raise OptionError(f"{source} has its own labels, got the label {label!r}. Leave it out.")
+                raise OptionError(f"{source} has its own labels, got label={label!r}. Leave the label out.")
             root = None if data_root is None else Path(data_root).expanduser().absolute()
             return load_digits() if source == "digits" else load_idx(source, root)
         path = Path(source).expanduser().absolute()
@@ -69,16 +83,29 @@ def load(
 
 
 def load_again(source: Mapping[str, Any], *, data_root: str | Path | None = None) -> Dataset:
-    """Loads what a `Dataset.source` describes. `data_root` takes the place of the recorded one.
+    """Load the data that a `Dataset.source` describes, and check that they have not changed.
+
+    Args:
+        source: The `source` of a data set that `load` returned, also after a round trip through JSON.
+        data_root: The folder of the IDX files, if it is not the recorded one any more.
+
+    Returns:
+        The same `Dataset`.
 
     Raises:
-        DataError: the data are not those that were loaded then, or cannot be loaded (see `load`).
+        DataError: The data have another checksum than those loaded then, or cannot be loaded (see `load`).
+
+    Example:
+        >>> from pyrovae.data import load, load_again
+        >>> digits = load("digits")
+        >>> torch.equal(load_again(digits.source).x, digits.x)
+        True
     """
     root = source.get("data_root") if data_root is None else data_root
     dataset = load(source.get("name") or source["path"], data_root=root, label=source.get("label"))
     if dataset.source["checksum"] != source["checksum"]:
         raise DataError(
             f"{dataset.name} has changed: its sha256 was {source['checksum']}, now it is {dataset.source['checksum']}. "
-            "Bring back the data of the fit, or fit again."
+            "Restore the data that the model was fitted to, or fit it again."
         )
     return dataset

@@ -26,12 +26,12 @@ torchvision = Lazily("torchvision.datasets")
 NAMES = ("digits", "mnist", "fashion-mnist")
 _IDX = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}  # classes of torchvision.datasets
 
-
-# The two sets have the same file names and sizes; these tell unpacked files apart, which have no published checksum.
+# The two sets have the same file names and sizes, and unpacked files have no published checksum: this tells them apart.
 _FIRST_TEST_LABELS = {"mnist": [7, 2, 1, 0, 4, 1, 4, 9], "fashion-mnist": [9, 2, 1, 1, 6, 1, 4, 6]}
 
 
 def load_digits() -> Dataset:
+    """The 1797 handwritten digits of scikit-learn, 8 x 8 pixels that count from 0 to 16."""
     data = sklearn.load_digits()
     return Dataset(
         name="digits",
@@ -46,7 +46,7 @@ def load_digits() -> Dataset:
 
 
 def load_idx(name: str, root: Path | None) -> Dataset:
-    """MNIST and its kin: four IDX files, read and checked by torchvision."""
+    """MNIST or Fashion-MNIST, from four IDX files that torchvision reads."""
     cls = _idx_class(name)
     read = torchvision.mnist
     folder = _idx_folder(cls, root)
@@ -57,12 +57,12 @@ def load_idx(name: str, root: Path | None) -> Dataset:
         )
     except (AssertionError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise DataError(
-            f"{folder} holds a damaged IDX file ({error}). Delete {', '.join(f.name for f in files)} there."
+            f"{folder} holds a damaged IDX file ({error}). Delete {', '.join(f.name for f in files)} there and load again."
         ) from error
     if len(x) != len(y) or len(x_test) != len(y_test):
         raise DataError(
             f"{folder}: {len(x)} and {len(x_test)} pictures have {len(y)} and {len(y_test)} labels. "
-            "Bring the four files of one set."
+            "Use the four files of one data set."
         )
     for other, first in _FIRST_TEST_LABELS.items():
         if other != name and y_test[: len(first)].tolist() == first:
@@ -93,10 +93,10 @@ def _idx_class(name: str) -> type[Any]:
 
 
 def _idx_folder(cls: type[Any], root: Path | None) -> Path:
-    """A folder with the four unpacked files, which this unpacks or downloads where needed."""
+    """The folder with the four unpacked files, after unpacking or downloading them if necessary."""
     archives = [archive for archive, _ in cls.resources]
     names = [Path(archive).stem for archive in archives]
-    # verified archives have one content, so the checksums are the key: no path, and nothing to go stale
+    # The archives are verified, so their checksums identify the content: a cache by checksum cannot be out of date.
     key = hashlib.sha256("".join(md5 for _, md5 in cls.resources).encode()).hexdigest()[:12]
     cache = user_cache_path("pyrovae") / f"{cls.__name__}-{key}"
 
@@ -105,12 +105,12 @@ def _idx_folder(cls: type[Any], root: Path | None) -> Path:
 
     if root is not None:
         if not root.is_dir():
-            raise DataError(f"the data root {root} is not a folder. Make it, or give one that is there.")
+            raise DataError(f"the data root {root} is not a folder. Create it, or give an existing folder.")
         for folder in (root / cls.__name__ / "raw", root / cls.__name__, root / "raw", root):
             if complete(folder, names):
                 return folder
             if complete(folder, archives):
-                # checked before torchvision sees them: it would download over a file with a wrong checksum
+                # Verify first: torchvision would replace a file with a wrong checksum by a download.
                 for archive, md5 in cls.resources:
                     _verify(cls, folder / archive, md5)
                 if not complete(cache, names):
@@ -135,20 +135,21 @@ def _idx_folder(cls: type[Any], root: Path | None) -> Path:
 
 
 def _verify(cls: type[Any], path: Path, md5: str) -> None:
+    """DataError unless the archive has the published checksum."""
     found = torchvision.utils.calculate_md5(path)
     if found == md5:
         return
     for other in map(_idx_class, _IDX):
         if other is not cls and found in dict(other.resources).values():
             raise DataError(f"{path} belongs to {other.__name__}. Give the folder of {cls.__name__}.")
-    raise DataError(f"{path} is damaged: its md5 is {found}, {cls.__name__} has {md5}. Fetch the file again.")
+    raise DataError(f"{path} is damaged: its md5 is {found}, that of {cls.__name__} is {md5}. Fetch the file again.")
 
 
 @contextlib.contextmanager
 def _publish(target: Path, names: list[str]) -> Iterator[Path]:
-    """A temporary folder whose files move into `target` one by one at the end.
+    """A temporary folder whose files are moved into `target` at the end.
 
-    Each move is atomic, so that another process sees a file whole or not at all.
+    Each move is atomic, so that another process finds either the whole file or none.
     """
     made = [folder for folder in (target, *target.parents) if not folder.exists()]
     target.mkdir(parents=True, exist_ok=True)
@@ -158,14 +159,14 @@ def _publish(target: Path, names: list[str]) -> Iterator[Path]:
             for name in names:
                 os.replace(Path(temporary) / name, target / name)
     finally:
-        with contextlib.suppress(OSError):  # leave no empty folders behind a failed download
+        with contextlib.suppress(OSError):  # leave no empty folders after a failed download
             for folder in made:
                 folder.rmdir()
 
 
 @contextlib.contextmanager
 def _patience(seconds: float) -> Iterator[None]:
-    """Downloads in silence, and gives up on a network that does not answer (torchvision sets no time limit)."""
+    """Silence the download, and give up if the network does not answer: torchvision sets no time limit."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

@@ -1,4 +1,4 @@
-"""Scaling of real-valued tables. What is learned here is learned from the training rows only."""
+"""Scaling of the columns of real-valued tables, by statistics of the training rows only."""
 
 from __future__ import annotations
 
@@ -14,9 +14,23 @@ from pyrovae.errors import CheckpointError, DataError, ShapeError
 
 @dataclass(frozen=True, eq=False)
 class Standardize:
-    """z = (x - mean) / scale, column by column; so log p(x) = log p(z) - sum_d log scale_d.
+    """z = (x - mean) / scale for each column; by change of variables log p(x) = log p(z) - sum_d log scale_d.
 
-    mean, scale: (D,) float64. Computed in float64: float32 would lose the variation of a column such as 1e6 +- 1.
+    It is computed in float64, since float32 would lose the variation of a column such as 1e6 +- 1.
+
+    Args:
+        mean: The mean of each column, `(D,)` float64.
+        scale: The scale of each column, `(D,)` float64, positive.
+
+    Example:
+        >>> from pyrovae.data import Standardize
+        >>> scaling = Standardize.fit(torch.tensor([[1.0, 10.0], [3.0, 30.0]]))
+        >>> scaling.apply(torch.tensor([[2.0, 30.0]]))
+        tensor([[0., 1.]])
+        >>> scaling.invert(torch.tensor([[0.0, 1.0]]))
+        tensor([[ 2., 30.]])
+        >>> round(scaling.log_abs_det, 3)  # log 1 + log 10
+        2.303
     """
 
     mean: Tensor
@@ -24,59 +38,75 @@ class Standardize:
 
     @classmethod
     def fit(cls, x: Tensor) -> Standardize:
-        """Mean and standard deviation (divisor: the number of observed rows) of the rows x, (N, D); NaN is skipped.
+        """The scaling by mean and standard deviation of the observed values of each column.
 
-        Constant columns get scale 1, columns without any observed value mean 0 and scale 1.
+        Args:
+            x: The training rows, `(N, D)`; NaN is missing. The variance is divided by the number of observed values.
+
+        Returns:
+            A `Standardize`. Constant columns have scale 1; columns without an observed value have mean 0 and scale 1.
 
         Raises:
-            DataError: x is not (N, D) with N >= 1, or holds infinite values.
+            DataError: `x` is not `(N, D)` with N >= 1, or has infinite values.
         """
         if x.dim() != 2 or len(x) == 0:
-            raise DataError(f"Standardize.fit wants rows (N, D), N >= 1, got {tuple(x.shape)}. Flatten each row.")
+            raise DataError(f"Standardize.fit wants rows (N, D) with N >= 1, got {tuple(x.shape)}. Flatten each row.")
         x = x.double().cpu()
         if x.isinf().any():
             columns = x.isinf().any(0).nonzero().flatten().tolist()
-            raise DataError(f"columns {columns} hold infinite values. Make them NaN (missing) or drop the rows.")
+            raise DataError(f"columns {columns} hold infinite values. Replace them by NaN (missing), or drop the rows.")
         observed = ~x.isnan()
         mean = x.nanmean(0).nan_to_num()
         variance = (x - mean).square().nanmean(0)
         inf = torch.tensor(torch.inf, dtype=x.dtype)
-        # compared exactly: the rounded variance of a constant column is not always 0
+        # Compare extremes, since the variance of a constant column may be rounded to more than 0.
         varies = x.where(observed, -inf).amax(0) > x.where(observed, inf).amin(0)
         return cls(mean, variance.sqrt().where(varies, torch.ones_like(mean)))
 
     def apply(self, x: Tensor) -> Tensor:
-        """x (*batch, D) in the data's units -> z (*batch, D), of the same dtype. Raises ShapeError for another D."""
+        """Scale x, `(*batch, D)` in the units of the data, to z, `(*batch, D)` of the same dtype.
+
+        Raises:
+            ShapeError: `x` has another number of columns.
+        """
         self._check(x)
         return ((x.double() - self.mean.to(x.device)) / self.scale.to(x.device)).to(x.dtype)
 
     def invert(self, z: Tensor) -> Tensor:
-        """z (*batch, D) -> x (*batch, D) in the data's units, of the same dtype. Raises ShapeError for another D."""
+        """Scale z, `(*batch, D)`, back to x, `(*batch, D)` in the units of the data and of the same dtype.
+
+        Raises:
+            ShapeError: `z` has another number of columns.
+        """
         self._check(z)
         return (z.double() * self.scale.to(z.device) + self.mean.to(z.device)).to(z.dtype)
 
     @property
     def log_abs_det(self) -> float:
-        """sum_d log scale_d = log |dx/dz|, nats per row: log p(x) in the data's units is log p(z) minus this."""
+        """sum_d log scale_d = log |dx/dz|, in nats per row: log p(x) in the units of the data is log p(z) minus this."""
         return float(self.scale.log().sum())
 
     def to_json(self) -> dict[str, Any]:
-        """JSON's numbers hold every float64 exactly, so `from_json` gives the same tensors bit for bit."""
+        """The scaling in JSON's types. They represent each float64 exactly, so `from_json` returns the same tensors."""
         return {"mean": self.mean.tolist(), "scale": self.scale.tolist()}
 
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> Standardize:
-        """The inverse of `to_json`. Raises CheckpointError if `saved` is not such a record."""
+        """The scaling that `to_json` wrote.
+
+        Raises:
+            CheckpointError: `saved` is not what `to_json` writes.
+        """
         try:
             mean, scale = (torch.tensor(saved[key], dtype=torch.float64) for key in ("mean", "scale"))
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
-                f"a saved scaling has two lists of numbers, mean and scale; got {saved}. Fit again."
+                f"a saved scaling has two lists of numbers, mean and scale, got {saved}. Fit the model again."
             ) from error
         if mean.dim() != 1 or mean.shape != scale.shape or not bool((scale > 0).all()):
             raise CheckpointError(
-                f"a saved scaling has a mean and a positive scale per column; got {tuple(mean.shape)} means "
-                f"and {tuple(scale.shape)} scales. Fit again."
+                f"a saved scaling has a mean and a positive scale for each column, got means of shape {tuple(mean.shape)} "
+                f"and scales of shape {tuple(scale.shape)}. Fit the model again."
             )
         return cls(mean, scale)
 

@@ -405,7 +405,7 @@ def test_csv_last_column_as_label_of_a_table_without_header(tmp_path):
         ("a,b\n", None, DataError, "a header and no rows"),
         ("", None, DataError, "not a table"),
         ("1,2\n3,4,5\n", None, DataError, "not a table.*equal length"),
-        ("1\n2\n", "0", DataError, "no column beside the label"),
+        ("1\n2\n", "0", DataError, "no column besides the label"),
         ("1,2\n3,inf\n", None, DataError, "1 values are infinite"),
     ],
 )
