@@ -1,1 +1,1 @@
-"""The engine: what one SVI step is, and the ways to run it: eager, traced, compiled, or as a CUDA graph."""
+"""Engines: what one step of SVI is, and the ways to run it: eagerly, traced, compiled, or as a CUDA graph."""

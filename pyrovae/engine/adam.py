@@ -1,7 +1,7 @@
-"""Updates: an optimizer's arithmetic as tensor operations, to stand in a graph with the rest of a step.
+"""Adam and AdamW as tensor operations, so that they can be compiled together with the rest of a step.
 
-torch's own optimizers read numbers on the host. Adam and AdamW are written out here under torch's state names, so that the
-optimizer holds the same state whichever way its steps were taken. Other optimizers step outside the graph.
+torch's own optimizers read numbers on the host. Here they are written out with the names of torch's optimizer state, so that
+the state is the same whichever engine took the steps. All other optimizers step outside the compiled program.
 """
 
 from __future__ import annotations
@@ -16,22 +16,20 @@ from torch.optim import Adam, AdamW, Optimizer
 
 from pyrovae.errors import OptionError
 
-# The option of a group of parameters which only the model uses: its learning rate before the weight "model".
+# Key in an optimizer's group of parameters that only the model uses: its learning rate before the weight "model".
 MODEL_RATE = "model_rate"
-
-
 CONSTANTS = ("betas", "eps", "weight_decay", "amsgrad", "maximize", "decoupled_weight_decay")
 
 
 class AdamUpdate:
-    """Adam (Kingma & Ba 2015, arXiv:1412.6980) and AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101), as torch has them.
+    """Adam (Kingma & Ba 2015, arXiv:1412.6980) and AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101), as in torch.
 
-    What changes from step to step enters as three numbers a cohort (leaves of one group with one step count): the step
-    size lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t), and the decay 1 - lr * weight_decay. The host computes them in double
-    precision, as torch does.
+    Parameters of one group and step count t share three scalars, which change from step to step: the step size
+    lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t), and the decay 1 - lr * weight_decay. The host computes them in double precision,
+    as torch does.
     """
 
-    NUMBERS = 3
+    NUMBERS = 3  # scalars shared by the parameters of one group and step count
 
     def __init__(self, optimizer: Optimizer, leaves: Sequence[Tensor]) -> None:
         self.optimizer, self.leaves = optimizer, list(leaves)
@@ -41,28 +39,28 @@ class AdamUpdate:
             if not optimizer.state[leaf]:
                 optimizer.state[leaf].update(_initial(leaf, optimizer.param_groups[index]))
         counts = [int(optimizer.state[leaf]["step"]) for leaf in self.leaves]
-        cohorts = sorted(set(zip(self.groups, counts)))
-        self.cohort = [cohorts.index(key) for key in zip(self.groups, counts)]
-        self.steps = [count for _, count in cohorts]
-        self.members = [group for group, _ in cohorts]
+        sharing = sorted(set(zip(self.groups, counts)))
+        self.shares = [sharing.index(key) for key in zip(self.groups, counts)]  # by parameter: which scalars it uses
+        self.steps = [count for _, count in sharing]
+        self.share_groups = [group for group, _ in sharing]  # by set of scalars: the group whose options it follows
         names = ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"]
         self.names = [[n for n in names if n in optimizer.state[leaf]] for leaf in self.leaves]
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """All that a graph of this update bakes in."""
+        """All that is constant in a compiled update."""
         constants = tuple(tuple(g.get(name) for name in CONSTANTS) for g in self.optimizer.param_groups)
-        return constants, tuple(self.cohort), tuple(map(id, self.leaves))
+        return constants, tuple(self.shares), tuple(map(id, self.leaves))
 
     @property
     def state(self) -> list[Tensor]:
-        """The optimizer's moments, in the order in which `apply` takes them."""
+        """The moments in the optimizer's state, in the order in which `apply` takes them."""
         return [self.optimizer.state[leaf][n] for leaf, names in zip(self.leaves, self.names) for n in names]
 
     def advance(self) -> list[float]:
-        """The numbers of the next step, which is counted."""
+        """Count one more step, and return its scalars."""
         numbers: list[float] = []
-        for i, group in enumerate(self.members):
+        for i, group in enumerate(self.share_groups):
             options = self.optimizer.param_groups[group]
             self.steps[i] += 1
             beta1, beta2 = options["betas"]
@@ -76,17 +74,17 @@ class AdamUpdate:
 
     def sync(self) -> None:
         """Write the step counts into the optimizer's state."""
-        for leaf, cohort in zip(self.leaves, self.cohort):
-            self.optimizer.state[leaf]["step"].fill_(self.steps[cohort])
+        for leaf, share in zip(self.leaves, self.shares):
+            self.optimizer.state[leaf]["step"].fill_(self.steps[share])
 
     def apply(
         self, leaves: Sequence[Tensor], grads: Sequence[Tensor], state: Sequence[Tensor], numbers: Tensor
     ) -> None:
-        """One step in place, of tensors only. numbers: what `advance` gave, as one vector."""
+        """Take one step in place, with tensor operations only. `numbers` are the scalars from `advance`, as one vector."""
         moments = iter(state)
         for i, (leaf, grad) in enumerate(zip(leaves, grads)):
             options = self.optimizer.param_groups[self.groups[i]]
-            at = self.NUMBERS * self.cohort[i]
+            at = self.NUMBERS * self.shares[i]
             step_size, correction, decay = numbers[at], numbers[at + 1], numbers[at + 2]
             beta1, beta2 = options["betas"]
             own = {name: next(moments) for name in self.names[i]}
@@ -116,14 +114,14 @@ def _decoupled(optimizer: Optimizer, options: dict[str, Any]) -> bool:
 
 def _initial(leaf: Tensor, options: dict[str, Any]) -> dict[str, Tensor]:
     names = ["exp_avg", "exp_avg_sq"] + (["max_exp_avg_sq"] if options["amsgrad"] else [])
-    # torch keeps a fused optimizer's step counts on the device, the others' on the host
+    # torch keeps the step counts of a fused optimizer on the device, and of others on the host
     where = leaf.device if options.get("fused") else torch.device("cpu")
     zeros: dict[str, Tensor] = {"step": torch.zeros((), dtype=torch.float32, device=where)}
     return zeros | {n: torch.zeros_like(leaf, memory_format=torch.preserve_format) for n in names}
 
 
 def make_update(optimizer: Optimizer, leaves: Sequence[Tensor]) -> AdamUpdate | None:
-    """The optimizer's arithmetic for these leaves; None for one that must step by itself."""
+    """The update of these parameters as tensor operations, or None if the optimizer must take its own steps."""
     if type(optimizer) not in (Adam, AdamW):
         return None
     groups = optimizer.param_groups
@@ -137,8 +135,11 @@ def make_update(optimizer: Optimizer, leaves: Sequence[Tensor]) -> AdamUpdate | 
 
 
 def set_model_apart(optimizer: Optimizer, leaves: Sequence[Tensor]) -> None:
-    """Put these leaves into groups of their own, in place, with all options of the groups that they were in, marked by
-    `MODEL_RATE`. OptionError for an optimizer without a learning rate, or with none of them."""
+    """Move parameters that only the model uses to groups of their own, which keep their options and are marked by `MODEL_RATE`.
+
+    Raises:
+        OptionError: The optimizer has no learning rate, or does not train any of these parameters.
+    """
     own = {id(leaf) for leaf in leaves}
     for group in list(optimizer.param_groups):
         apart = [id(p) in own for p in group["params"]]
@@ -146,7 +147,8 @@ def set_model_apart(optimizer: Optimizer, leaves: Sequence[Tensor]) -> None:
             continue
         if "lr" not in group:
             raise OptionError(
-                f"The weight 'model' multiplies a learning rate, and {type(optimizer).__name__} has none."
+                f"The weight 'model' multiplies the learning rate, and {type(optimizer).__name__} has none: use another "
+                "optimizer, or leave the weight 'model' out."
             )
         if not all(apart):
             split = dict(group)
@@ -154,11 +156,17 @@ def set_model_apart(optimizer: Optimizer, leaves: Sequence[Tensor]) -> None:
                 if name in group:
                     split[name] = [value for value, is_own in zip(group[name], apart) if is_own]
                     group[name] = [value for value, is_own in zip(group[name], apart) if not is_own]
-            optimizer.param_groups.append(split)  # what it remembers of a tensor is kept by tensor
+            optimizer.param_groups.append(split)  # its state is kept by parameter, so it stays valid
             group = split
         group[MODEL_RATE] = float(group["lr"])
     if not any(MODEL_RATE in group for group in optimizer.param_groups):
         raise OptionError(
-            "The schedule weighs the learning rate of the parameters which only the model uses, and the optimizer trains "
-            "none of them: give it all the leaves it is called with, or leave the weight 'model' out."
+            "The schedule scales the learning rate of the parameters that only the model uses, and the optimizer trains none "
+            "of them: give it all parameters that it is called with, or leave the weight 'model' out."
         )
+
+
+def rate_of(optimizer: Optimizer) -> float:
+    """The learning rate of an optimizer's first group, before the weight "model"."""
+    first = optimizer.param_groups[0]
+    return float(first.get(MODEL_RATE, first["lr"]))

@@ -1,7 +1,8 @@
-"""Denormal numbers, those below 1.2e-38 in float32: a processor is many times slower on them, and a fit is full of them.
+"""Flushing denormal numbers to zero: processors are many times slower on them, and fits produce many of them.
 
-Where a gradient stays zero (a pixel that is seldom on, a unit that is off), Adam's first moment shrinks by a factor of 0.9 a
-step, is denormal after 800 steps, and stays so. XLA flushes such numbers to zero; torch does when told to.
+In float32 these are the numbers below 1.2e-38. Where a gradient stays zero, as for a pixel that is rarely on, Adam's first
+moment shrinks by a factor of 0.9 per step, is denormal after some 800 steps, and stays so. XLA always flushes such numbers to
+zero; torch does so on request.
 """
 
 from __future__ import annotations
@@ -12,29 +13,30 @@ from contextlib import contextmanager, suppress
 
 import torch
 
-SOFT = 1  # omp_pause_soft
+SOFT = 1  # OpenMP's omp_pause_soft
 
 
 def flushes_denormals() -> bool:
-    """Whether this thread flushes denormals; torch has no name for asking."""
+    """Whether this thread flushes denormals, found by a computation because torch has no function that tells."""
     return bool((torch.full((), 1e-40, dtype=torch.float32, device="cpu") * 1.0 == 0.0).item())
 
 
 def flush_denormals(flush: bool) -> None:
-    """`torch.set_flush_denormal`, for torch's worker threads too.
+    """`torch.set_flush_denormal` for this thread and for torch's worker threads.
 
-    A thread takes the mode of the one that starts it, and torch starts its workers at its first parallel operation. So
-    those that run are let go (OpenMP 5.0, section 3.6.1); the next parallel operation starts new ones, in some 0.1 ms.
+    A thread inherits the mode of the thread that starts it, and torch starts its workers at the first parallel operation.
+    Running workers are therefore ended (OpenMP 5.0, section 3.6.1), and the next parallel operation starts new ones, which
+    takes some 0.1 ms.
     """
     if flushes_denormals() == flush or not torch.set_flush_denormal(flush):
         return
-    with suppress(AttributeError, OSError, TypeError):  # without OpenMP running workers stay as they are
+    with suppress(AttributeError, OSError, TypeError):  # without OpenMP, workers that run keep their mode
         ctypes.CDLL(None).omp_pause_resource_all(SOFT)
 
 
 @contextmanager
 def flushed_denormals(device: torch.device) -> Iterator[None]:
-    """Flush denormals inside, on a CPU; a GPU is not slower on them."""
+    """Flush denormals inside if the device is a CPU. GPUs are not slower on them."""
     before = flushes_denormals()
     flush_denormals(before or device.type == "cpu")
     try:

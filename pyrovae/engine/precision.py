@@ -1,4 +1,4 @@
-"""Products of matrices in bfloat16, everything else in float32."""
+"""Matrix products in bfloat16, everything else in float32."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PRECISIONS = ("float32", "bfloat16")
 
 
 class _Float32Results(TorchFunctionMode):
-    """Results in bfloat16 go on as float32, so that only products of matrices are short of precision."""
+    """Convert results in bfloat16 back to float32, so that only matrix products lose precision."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
@@ -23,7 +23,7 @@ class _Float32Results(TorchFunctionMode):
 
 
 class low_precision(ExitStack):
-    """torch.autocast to bfloat16, every result brought back to float32 (Micikevicius et al. 2018, arXiv:1710.03740)."""
+    """`torch.autocast` to bfloat16, with every result converted to float32 (Micikevicius et al. 2018, arXiv:1710.03740)."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
@@ -37,13 +37,17 @@ class low_precision(ExitStack):
 
 
 def as_precision(precision: str | None, dtype: torch.dtype) -> str:
-    """ "float32" stands for the parameters' own dtype. OptionError for an unknown precision, or bfloat16 of float64."""
+    """The precision by name; None and "float32" mean the parameters' own dtype.
+
+    Raises:
+        OptionError: The precision is unknown, or bfloat16 for parameters that are not float32.
+    """
     if precision is None:
         return PRECISIONS[0]
     if precision not in PRECISIONS:
         raise OptionError(f"precision={precision!r} is not known; known: {', '.join(PRECISIONS)}.")
     if precision == "bfloat16" and dtype != torch.float32:
         raise OptionError(
-            f"precision='bfloat16' is for float32 parameters, these are {str(dtype)[6:]}: make them float32."
+            f"precision='bfloat16' needs float32 parameters, and these are {str(dtype)[6:]}: convert the pair to float32."
         )
     return precision

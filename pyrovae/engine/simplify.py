@@ -1,7 +1,7 @@
-"""Simplification of a traced graph: the operations that a person would not have written, taken out.
+"""Simplification of traced programs: operations are removed that a person would not have written.
 
-On a CPU each operation costs some microseconds to start, which is most of a small net's step. A trace writes down views that
-change nothing, a number's arithmetic once for each use, and what nobody reads.
+On a CPU each operation costs some microseconds to start, which is most of the time of a small network's step. A trace contains
+views that change nothing, the same arithmetic once for each use of its result, and results that nothing reads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FRESH = (aten.empty.memory_format, aten.empty_like.default, aten.new_empty.defau
 
 
 def simplify(module: fx.GraphModule) -> None:
-    """In place: views of the same shape, transposes of transposes, operations done twice, constants, what is not read."""
+    """Drop views of the same shape, double transposes and unread results, and compute repeats and constants once, in place."""
     graph = module.graph
     _remove_views(graph)
     if all(_changes_only_its_own(node) for node in graph.nodes):
@@ -45,7 +45,7 @@ def _remove_views(graph: fx.Graph) -> None:
 
 
 def _remove_repeats(graph: fx.Graph) -> None:
-    """Only for graphs that write into nothing but what they have made: there a value, once computed, stays."""
+    """Compute equal operations once. Only valid if the program writes into no tensor but its own, so that values stay."""
     written = {node.args[0] for node in graph.nodes if _writes(node)}
     seen: dict[Any, fx.Node] = {}
     for node in list(graph.nodes):
@@ -59,7 +59,7 @@ def _remove_repeats(graph: fx.Graph) -> None:
 
 
 def _compute_constants(module: fx.GraphModule) -> None:
-    """What depends on no input is computed once."""
+    """Compute what depends on no input now, and keep it as a constant."""
     written = {node.args[0] for node in module.graph.nodes if _writes(node)}
     known: dict[fx.Node, Any] = {}
     for node in list(module.graph.nodes):
@@ -92,7 +92,7 @@ def _shape(node: fx.Node) -> Any:
 
 
 def _frozen(value: Any) -> Any:
-    """As a key: numbers by type and value (1 is not 1.0), nodes by identity."""
+    """A hashable key of an argument: numbers by type and value (1 is not 1.0), nodes by identity."""
     if isinstance(value, (list, tuple)):
         return tuple(_frozen(part) for part in value)
     if isinstance(value, dict):
@@ -116,7 +116,7 @@ def _changes_only_its_own(node: fx.Node) -> bool:
 
 
 def _has_effect(node: fx.Node) -> bool:
-    """Writing, drawing (the generator moves on), and whatever is unknown."""
+    """Whether a node must stay even if nothing reads it: it writes, draws random numbers, or is of an unknown kind."""
     if node.op in ("placeholder", "output"):
         return True
     if node.op != "call_function":

@@ -1,4 +1,4 @@
-"""A function of tensors traced into a graph of tensor operations, and compared with the function that it came from."""
+"""Functions of tensors, traced into programs of tensor operations and compared with the functions they came from."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from pyrovae.engine.simplify import simplify
 from pyrovae.engine.watch import change_detector, changed, snapshot, steady
 from pyrovae.pair.parameters import fork_rng
 
-# The largest difference, of a tensor's largest value, that is taken for rounding: products of matrices in bfloat16 have 8 bits,
-# and a graph may add up the gradients of a parameter that is used often in another order.
+# Differences up to this fraction of a tensor's largest value are taken for rounding. Matrix products in bfloat16 have 8 bits of
+# precision, and a traced program may add the gradients of a parameter that is used several times in another order.
 ROUNDING = {"float32": 1e-3, "bfloat16": 2e-2}
 
 
 class Untraceable(Exception):
-    """A function that a graph cannot stand for; the message says why and where."""
+    """A function cannot be replaced by a traced program. The message says why and where."""
 
 
 class TracedProgram:
-    """What `capture` found: called with the tensors it was captured with, or others of their shapes."""
+    """A function as a fixed sequence of tensor operations, for tensors of the shapes with which it was traced."""
 
     def __init__(self, module: fx.GraphModule, captured: list[Tensor]) -> None:
         self.module, self.captured = module, captured
@@ -43,18 +43,22 @@ class TracedProgram:
 
     @property
     def inputs(self) -> int:
-        """How many tensors it takes, the captured ones included."""
+        """The number of tensors that it takes, including captured ones."""
         return sum(node.op == "placeholder" for node in self.module.graph.nodes)
 
 
 def capture(function: Callable[..., list[Tensor]], tensors: Sequence[Tensor]) -> TracedProgram:
-    """Trace function(*tensors). Tensors are known by identity: a parameter passed here may be reached by any road.
+    """Trace `function(*tensors)`.
 
-    Other tensors that the function reads are captured by reference: what is written into them later counts. Random
-    numbers come from torch's generators at every call. Raises Untraceable where the function reads a tensor's value.
+    Tensors are matched by identity: a parameter in `tensors` is an input of the program even if the function reads it
+    elsewhere, such as from a module. Other tensors that the function reads are captured by reference, so the program sees
+    what is written into them later. Random numbers come from torch's generators at every call.
+
+    Raises:
+        Untraceable: The function fails, or reads the value of a tensor in Python.
     """
     try:
-        # one fake mode for all of a trace's shapes: without it, make_fx builds a new one for every operation
+        # without a common fake mode, make_fx would create a new one for every operation
         shapes = tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True)))
         with _NoHostReads(), shapes:
             module = make_fx(function)(*tensors)
@@ -71,28 +75,35 @@ def trace(
     changing: Sequence[Tensor],
     tolerance: float = ROUNDING["float32"],
 ) -> TracedProgram:
-    """`capture`, and make sure of it: graph and function must agree on every batch, from one random state.
+    """Trace a function and check that the traced program agrees with it on every batch, from the same random state.
 
-    changing: tensors that the function writes into; they are left as they were. Errors of the function itself pass through.
+    Args:
+        function: The function. Its own errors are not caught.
+        batches: Arguments to compare on. The first are those that the function is traced with.
+        changing: Tensors that the function writes into. They are restored.
+        tolerance: See `differ`.
+
+    Raises:
+        Untraceable: The function cannot be traced, or the program gives another result.
     """
     truth = []
     for tensors in batches:
         with undone(changing):
             truth.append(function(*tensors))
     with undone(changing):
-        graph = capture(function, batches[0])
+        program = capture(function, batches[0])
     for tensors, true in zip(batches, truth):
         with undone(changing):
-            if differ(graph(*tensors), true, tolerance):
+            if differ(program(*tensors), true, tolerance):
                 raise Untraceable(
                     "it gives another result when its operations are run again: it depends on something that a trace cannot "
                     "see, such as NumPy, Python's random numbers, or a value read from a tensor"
                 )
-    return graph
+    return program
 
 
 def _lift_constants(module: fx.GraphModule) -> list[Tensor]:
-    """Make inputs of the tensors that a graph holds. Those that were made while tracing (a number as a tensor) stay."""
+    """Turn the tensors that a graph contains into inputs, except numbers that became tensors while tracing."""
     graph = module.graph
     last = [node for node in graph.nodes if node.op == "placeholder"][-1]
     captured: list[Tensor] = []
@@ -111,7 +122,7 @@ def _lift_constants(module: fx.GraphModule) -> list[Tensor]:
 
 
 class _NoHostReads(TorchFunctionMode):
-    """Fails at the line that reads a traced tensor into Python in a way that the trace would not notice."""
+    """Raise an error at the line that reads a traced tensor into Python in a way that tracing itself does not notice."""
 
     READS = (torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__array__)
 
@@ -128,7 +139,7 @@ HERE = str(Path(__file__).parents[1]) + "/"
 
 
 def explain(error: BaseException) -> str:
-    """What an error while tracing means, with the line of the program it came from, and the sample site, if it was in one."""
+    """What an error while tracing means, with the sample site and the line of the user's program at which it occurred."""
     line, own, site = "", "", ""
     for frame, number in traceback.walk_tb(error.__traceback__):
         name = frame.f_code.co_filename
@@ -146,12 +157,12 @@ def explain(error: BaseException) -> str:
     if "_local_scalar_dense" in what or "is_nonzero" in what or "DataDependent" in type(error).__name__:
         what = "it reads a tensor's value in Python (.item(), float(), bool(), an `if` or `while` on a tensor)"
     at = f" at sample site {site!r}" if site else ""
-    return f"{what}{at} ({line or own or 'no line of a program'})"
+    return f"{what}{at} ({line or own or 'line unknown'})"
 
 
 @contextmanager
 def undone(tensors: Sequence[Tensor]) -> Iterator[None]:
-    """What happens inside to torch's random state and to these tensors (buffers of batch norm) is undone."""
+    """Restore torch's random state and these tensors (such as the buffers of batch normalisation) afterwards."""
     kept = [t.detach().clone() for t in tensors]
     try:
         with fork_rng():
@@ -163,9 +174,10 @@ def undone(tensors: Sequence[Tensor]) -> Iterator[None]:
 
 
 def differ(a: Sequence[Tensor], b: Sequence[Tensor], tolerance: float = ROUNDING["float32"]) -> bool:
-    """Whether two runs of the same operations differ by more than rounding; NaN equals NaN. Waits for the device.
+    """Whether two lists of tensors differ by more than rounding. NaN equals NaN. This waits for the device.
 
-    tolerance: the largest difference taken for rounding, of the largest value of a tensor that is not of float64.
+    `tolerance` is the largest difference that is taken for rounding, as a fraction of a tensor's largest value; for float64
+    it is 1e-8.
     """
     if len(a) != len(b):
         return True
@@ -182,27 +194,30 @@ def differ(a: Sequence[Tensor], b: Sequence[Tensor], tolerance: float = ROUNDING
 
 
 class TracedFunction:
-    """A function of one batch, without gradient, as a graph: traced anew where an attribute of `watched` has changed, run as it
-    is where it cannot be traced."""
+    """A function of one batch, traced and run without gradients.
 
-    def __init__(self, function: Callable[[dict[str, Tensor]], list[Tensor]], watched: tuple[Any, ...]) -> None:
-        self.function, self.watched = function, watched
-        self.graph: TracedProgram | None = None
+    It is traced anew when an attribute or global that it may read from the objects in `reads` has changed, and run as it is
+    if it cannot be traced.
+    """
+
+    def __init__(self, function: Callable[[dict[str, Tensor]], list[Tensor]], reads: tuple[Any, ...]) -> None:
+        self.function, self.reads = function, reads
+        self.traced: TracedProgram | None = None
         self.refused = False
-        self._mark: dict[str, Any] = {}
+        self._snapshot: dict[str, Any] = {}
         self._unchanged: Callable[[], bool] = lambda: False
 
     def __call__(self, batch: dict[str, Tensor]) -> list[Tensor]:
         tensors = list(batch.values())
-        if not self.refused and (self.graph is None or not self._unchanged()):
-            mark = snapshot(*self.watched)
-            if self.graph is None or changed(self._mark, mark):
+        if not self.refused and (self.traced is None or not self._unchanged()):
+            now = snapshot(*self.reads)
+            if self.traced is None or changed(self._snapshot, now):
                 names = list(batch)
                 try:
                     other = [t[torch.arange(len(t), device=t.device) // 2] for t in tensors]
-                    self.graph = trace(lambda *flat: self.function(dict(zip(names, flat))), [tensors, other], [])
-                    self._mark = steady(mark, snapshot(*self.watched))
+                    self.traced = trace(lambda *flat: self.function(dict(zip(names, flat))), [tensors, other], [])
+                    self._snapshot = steady(now, snapshot(*self.reads))
                 except Untraceable:
                     self.refused = True
-            self._unchanged = change_detector(*self.watched)
-        return self.function(batch) if self.refused or self.graph is None else self.graph(*tensors)
+            self._unchanged = change_detector(*self.reads)
+        return self.function(batch) if self.refused or self.traced is None else self.traced(*tensors)

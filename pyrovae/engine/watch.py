@@ -1,4 +1,4 @@
-"""What a traced program may have read in Python: attributes, closures and globals, and whether they have changed since."""
+"""The Python values that a traced function may have read (attributes, closures, globals), and whether they have changed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor, nn
 
-MOST_ENTRIES = 4096  # of one fingerprint
+MOST_ENTRIES = 4096  # of one snapshot
 
 
 class _Same:
-    """Equal only to itself: an object by identity, kept alive so that its address is not given away."""
+    """An object that is compared by identity. It is kept alive, so that no other object can get its address."""
 
     def __init__(self, kept: Any) -> None:
         self.kept = kept
@@ -46,18 +46,25 @@ HIDDEN = (
     "_load_state",
     "_non_",
 )
-Slot = tuple[Mapping[Any, Any], Any, Any]  # where Python finds a value: mapping, key, and what was there
+Slot = tuple[
+    Mapping[Any, Any], Any, Any
+]  # a mapping in which Python looks a name up, the name, and the value found there
 
 
 def snapshot(*roots: Any) -> dict[str, Any]:
-    """Everything plain that Python could read in these objects, by path: numbers, text, modes, arrays, tensors that are no
-    parameter or buffer, in attributes, containers, closures, defaults and the globals that functions name."""
+    """All plain values that code could read from these objects, by path.
+
+    Plain values are numbers, text, dtypes, arrays and tensors. They are looked for in attributes, containers, closures,
+    defaults, and the globals that functions name.
+    """
     return _walk(roots)[0]
 
 
 def change_detector(*roots: Any) -> Callable[[], bool]:
-    """A function that tells quickly whether every attribute and global is still the very object that it was. It does not see
-    what is written into a list or an array: `fingerprint` does."""
+    """A fast function that says whether all attributes and globals of these objects are still the same objects.
+
+    It does not notice that the content of a list or an array has changed; comparing two snapshots does.
+    """
     slots = _walk(roots)[1]
 
     def unchanged() -> bool:
@@ -94,7 +101,7 @@ def _walk(roots: Sequence[Any]) -> tuple[dict[str, Any], list[Slot]]:
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any, Mapping[Any, Any] | None]]:
-    """What an object holds: name, part, and the mapping that has it under that name, if one has."""
+    """The parts of an object: name, part, and the mapping in which Python looks that name up, if there is one."""
     if isinstance(value, Mapping):
         yield from ((f"[{key!r}]", part, None) for key, part in list(value.items()) if isinstance(key, (str, int)))
     elif isinstance(value, (list, tuple, set, frozenset)):
@@ -110,7 +117,7 @@ def _parts(value: Any) -> Iterator[tuple[str, Any, Mapping[Any, Any] | None]]:
         for name, cell in zip(value.__code__.co_freevars, value.__closure__ or ()):
             try:
                 yield name, cell.cell_contents, None
-            except ValueError:  # not bound yet
+            except ValueError:  # not assigned yet
                 continue
         for name in value.__code__.co_names:
             if name in value.__globals__:
@@ -125,7 +132,7 @@ def _parts(value: Any) -> Iterator[tuple[str, Any, Mapping[Any, Any] | None]]:
             return
         own = getattr(value, "__dict__", {})
         yield from ((name, part, own) for name, part in list(own.items()) if not name.startswith(HIDDEN))
-        # its methods may read globals; a model's own class is where that matters
+        # the methods of a class that a user wrote may read globals
         if type(value).__module__.split(".")[0] not in LIBRARY_NAMES:
             methods = vars(type(value))
             yield from (
@@ -136,12 +143,12 @@ def _parts(value: Any) -> Iterator[tuple[str, Any, Mapping[Any, Any] | None]]:
 
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The paths of `before` that are not as they were."""
+    """The paths of `before` whose values are now others, or gone."""
     return [path for path, value in before.items() if path not in now or not _equal(now[path], value)]
 
 
 def steady(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run did not change: a counter that a program keeps, or a tensor kept for a look, is no news."""
+    """The values that a run of the function left as they were. What it changes itself, such as a counter, is not compared."""
     return {path: value for path, value in after.items() if path in before and _equal(before[path], value)}
 
 
