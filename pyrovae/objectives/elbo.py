@@ -20,10 +20,22 @@ from pyrovae.objectives.terms import Density, Term, Terms
 
 
 class Bound(NamedTuple):
-    """A lower bound on log p(data), in nats for the whole data set.
+    """A lower bound on log p(data), and the number whose gradient a fit follows; both in nats for the whole data set.
 
-    `elbo`: the bound itself, detached, every KL weight and every site marked `objective_only` left out. `objective`: what
-    to ascend; its value is the weighted bound, its gradient the estimator's (score-function surrogates included).
+    Attributes:
+        elbo: the bound itself, a detached 0-d tensor. KL weights do not change it, and sites marked `objective_only` do
+            not enter it.
+        objective: what to maximise, a 0-d tensor. Its value is the weighted bound, `objective_only` sites included; its
+            gradient is that of the estimator, score-function terms included.
+
+    Example:
+        >>> x = torch.rand(8, 4).round()
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.Bernoulli(4)), pv.mlp(4, fam.Normal(2)))
+        >>> bound = pv.Trace_ELBO()(vae, {"x": x})
+        >>> bound.elbo.requires_grad, bound.objective.requires_grad
+        (False, True)
+        >>> torch.equal(bound.elbo, bound.objective.detach())
+        True
     """
 
     elbo: Tensor
@@ -37,128 +49,161 @@ def elbo(
     kl_weight: Tensor | float | None = None,
     kl: str | KLFunction | None = None,
 ) -> Bound:
-    """ELBO = E_q[log p(x, z) - log q(z | x)], with the gradient of Pyro's `Trace_ELBO`, and no host sync.
+    """ELBO = E_q[log p(x, z) - log q(z | x)], for the whole data set, from one run of model and guide.
 
-    Local terms of B rows count num_rows / B times (once, if their plate "data" has a subsample scale of its own), global
-    terms once; particles are averaged. `kl_weight` b makes the objective E[log p(x | z)] - b KL. `kl`: None, the KL as
-    drawn; "analytic", in closed form where PyTorch or Pyro knows it (then equal to `TraceMeanField_ELBO`); a function of
-    the dict of per-site KL terms ((K, N) local, (K,) global) that returns it changed, (K, 1) meaning one value for every
-    row; one of two required arguments is given b as well, as a 0-d tensor (see `pv.kl`). Its terms are closed
-    forms where known, and as drawn, log q - log p, where model and guide draw their sites in different orders (a guide from
-    the data upwards), since a closed form has integrated out a draw on which another site's prior depends.
+    Local terms of a minibatch of B rows are multiplied by N / B (unless their plate "data" has a subsample scale of its
+    own); terms of global sites count once; particles are averaged. Value and gradient equal those of Pyro's
+    `Trace_ELBO`, `TraceMeanField_ELBO` (for `kl="analytic"`) and `TraceEnum_ELBO` (for enumerated sites), and no value is
+    read on the host.
 
-    Enumerated sites of the guide are summed out by expectation, E_q[t] = sum_y q(y) t(y), with the gradient of q: equal to
-    `TraceEnum_ELBO`. b weighs their log p - log q as any other, not the q that weighs the terms. Those that only the model
-    has are part of the likelihood, log sum_y p(y) p(x | y, z): b does nothing to them, but where a latent prior depends on
-    one it weighs that prior summed over y. N/B and scales stand outside of the logarithm.
+    Sites that are enumerated in the guide are summed out by expectation, E_q[t] = sum_y q(y) t(y), with the gradient of
+    q(y). Sites that are enumerated in the model alone belong to the likelihood, log sum_y p(y) p(x | y, z), with N / B and
+    scales outside the logarithm. Sites drawn without reparameterisation get a score-function term, Rao-Blackwellised along
+    plates; unlike Pyro's, it counts auxiliary sites of the guide that depend on such a site.
 
-    Sites that are not reparameterised get the score-function surrogate, Rao-Blackwellised along plates (Ranganath et al.
-    2014, arXiv:1401.0118); unlike Pyro's, it counts auxiliary sites of the guide that depend on such a site. Raises
-    PairError where closed-form KL would be wrong: a site that is not reparameterised, or, for "analytic", model and guide
-    drawing their sites in different orders; where enumerated sites cannot be summed out exactly; and where a function `kl`
-    names sites (its attribute `sites`) that the pair does not have, or returns others than it was given.
+    Args:
+        terms: one run of the pair, from `pv.terms`.
+        num_rows: N, the number of rows of the whole data set; the rows of this run if None.
+        kl_weight: b in the objective E[log p(x | z)] - b KL, a number or a 0-d tensor. It multiplies log p - log q of
+            every latent site and never changes the probabilities q(y) used for averaging. Where a latent prior depends on
+            a site that only the model sums out, b multiplies that prior summed over the site.
+        kl: how the KL terms are computed. None: log q - log p at the draws. "analytic": in closed form where torch or
+            Pyro has one. A function: the objective has its result in place of the KL terms; it takes a dict from site to
+            KL term, in nats, `(K, N)` for a local site and `(K,)` for a global one, and returns it changed, where
+            `(K, 1)` is one value for every row. A function of two required arguments also gets b, as a 0-d tensor (see
+            `pv.kl`). Its terms are closed forms where these are known and model and guide draw their sites in the same
+            order, else log q - log p at the draws.
+
+    Returns:
+        The bound and the objective, see `Bound`.
+
+    Raises:
+        PairError: `kl` is given and a site is not reparameterised; `kl="analytic"` and model and guide draw their sites in
+            different orders; enumerated sites cannot be summed out exactly; the function `kl` names sites (its attribute
+            `sites`) that the pair does not have, or returns other sites than it was given.
+
+    References:
+        Kingma & Welling 2014, arXiv:1312.6114; Ranganath, Gerrish & Blei 2014, arXiv:1401.0118 (score function).
+
+    Example:
+        >>> x = torch.rand(8, 4).round()
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.Bernoulli(4)), pv.mlp(4, fam.Normal(2)))
+        >>> run = pv.terms(vae, {"x": x}, num_particles=3)
+        >>> one_batch = pv.elbo(run).elbo
+        >>> whole_data = pv.elbo(run, num_rows=80).elbo  # these 8 rows represent 80
+        >>> torch.allclose(whole_data, 10 * one_batch)
+        True
+        >>> pv.elbo(run, kl="analytic", kl_weight=0.5).objective.shape
+        torch.Size([])
     """
     rows = terms.num_rows if num_rows is None else num_rows
     closed = kl is not None and _closed_form(terms, demanded=not callable(kl))
-    zero = torch.zeros((), device=any_tensor(terms).device, dtype=any_tensor(terms).dtype)
-    likelihood, latent, gradient_latent, beside = zero, zero, zero, zero
-    divergences: dict[str, Tensor] = {}
     marginals = marginals_of(terms, rows, split=kl_weight is not None or callable(kl))
-    summed = {name for m in marginals for name in m.sites}  # their log p stands in a marginal
-    for term in terms.sites.values():
-        weight = count(term, terms, rows)
-        p = term.p if term.name not in summed else None
-        if term.q is None:
-            if p is not None:
-                part = weight * expected_term(p, term, terms, p.scaled).sum()
-                if term.objective_only:
-                    beside = beside + part
-                else:
-                    likelihood = likelihood + part
-            continue
-        divergence = _kl(term) if closed and p is not None and term.enum_dim is None else None
-        if divergence is not None:
-            divergence = expected(divergence, term.q.plates, term.name, terms)
-        if callable(kl):
-            if divergence is None:
-                divergence = expected_term(term.q, term, terms, term.q.scaled)
-                if p is not None:
-                    divergence = divergence - expected_term(p, term, terms, p.scaled)
-            divergences[term.name] = terms.reduce(divergence, term.local)
-        elif divergence is not None:
-            latent = latent - weight * divergence.sum()
-            gradient_latent = gradient_latent - weight * divergence.sum()
-        else:
-            log_p = weight * expected_term(p, term, terms, p.scaled).sum() if p is not None else zero
-            latent = latent + log_p - weight * expected_term(term.q, term, terms, term.q.scaled).sum()
-            pathwise = _pathwise(term.q, summed_out=bool(terms.enum_dims))
-            gradient_latent = gradient_latent + log_p
-            if pathwise is not None:
-                gradient_latent = gradient_latent - weight * expected_term(term.q, term, terms, pathwise).sum()
-    for marginal in marginals:
-        for cost in marginal.costs:
-            part = expected(cost.value, cost.plates, cost.name, terms)
-            if not cost.latent:
-                likelihood = likelihood + cost.weight * part.sum()
-            elif callable(kl):
-                name = marginal.guided(terms)
-                divergences[name] = divergences[name] - terms.reduce(part, terms.sites[name].local)
-            else:
-                latent = latent + cost.weight * part.sum()
-                gradient_latent = gradient_latent + cost.weight * part.sum()
-    for name, divergence in divergences.items():
-        term = terms.sites[name]
-        latent = latent - count(term, terms, rows) * _rows(divergence, term, terms).sum()
-    value = ((likelihood + latent) / terms.num_particles).detach()
     if callable(kl):
-        gradient_latent = zero
-        beta = zero + (1.0 if kl_weight is None else kl_weight)
-        for name, divergence in _changed(kl, divergences, terms, beta).items():
-            term = terms.sites[name]
-            gradient_latent = gradient_latent - count(term, terms, rows) * _rows(divergence, term, terms).sum()
-        latent = gradient_latent
+        divergences = _divergences(terms, marginals, closed)
+        latent = pathwise = -_total(divergences, terms, rows)
+    else:
+        latent, pathwise = _latent_part(terms, rows, marginals, closed)
+    likelihood, extra = _likelihood_part(terms, rows, marginals)
+    bound = ((likelihood + latent) / terms.num_particles).detach()
+    if callable(kl):
+        latent = -_total(_changed(kl, divergences, terms, kl_weight), terms, rows)
     if kl_weight is not None:
-        latent, gradient_latent = kl_weight * latent, kl_weight * gradient_latent
-    weighted = (likelihood + beside + latent) / terms.num_particles
+        latent, pathwise = kl_weight * latent, kl_weight * pathwise
+    objective = (likelihood + extra + latent) / terms.num_particles
     scores = _score_surrogate(terms, rows, kl_weight, marginals)
     if scores is None:
-        return Bound(value, weighted)
-    surrogate = (likelihood + beside + gradient_latent + scores) / terms.num_particles
-    return Bound(value, weighted.detach() + surrogate - surrogate.detach())
+        return Bound(bound, objective)
+    surrogate = (likelihood + extra + pathwise + scores) / terms.num_particles
+    return Bound(bound, objective.detach() + surrogate - surrogate.detach())
 
 
-def _rows(divergence: Tensor, term: Term, terms: Terms) -> Tensor:
-    shape = (terms.num_particles, terms.num_rows) if term.local else (terms.num_particles,)
-    return divergence.expand(shape)
+def _likelihood_part(terms: Terms, rows: int, marginals: list[Marginal]) -> tuple[Tensor, Tensor]:
+    """log p of what is observed, scaled and summed over particles, and the same of sites marked `objective_only`."""
+    likelihood, extra = _zero(terms), _zero(terms)
+    summed = _summed(marginals)
+    for term in terms.sites.values():
+        if term.q is None and term.p is not None and term.name not in summed:
+            part = count(term, terms, rows) * expected_term(term.p, term, terms, term.p.scaled).sum()
+            if term.objective_only:
+                extra = extra + part
+            else:
+                likelihood = likelihood + part
+    for cost in _costs(marginals, latent=False):
+        likelihood = likelihood + cost.weight * expected(cost.value, cost.plates, cost.name, terms).sum()
+    return likelihood, extra
 
 
-def _closed_form(terms: Terms, demanded: bool) -> bool:
-    drawn = [t.name for t in terms.sites.values() if t.q is not None and t.q.score is not None]
-    if drawn:  # an enumerated site has no score: its KL is a sum
-        raise PairError(
-            f"Site {drawn[0]!r} is not reparameterised, and closed-form KL terms need that every site is: "
-            "use Trace_ELBO() with kl=None."
-        )
-    if demanded and not terms.aligned:
-        raise PairError(
-            "Closed-form KL terms need model and guide to draw their sites in the same order, else a prior may depend on "
-            "a draw that its own posterior's KL has already integrated out: reorder the guide, or use kl=None."
-        )
-    return terms.aligned
+def _latent_part(terms: Terms, rows: int, marginals: list[Marginal], closed: bool) -> tuple[Tensor, Tensor]:
+    """log p - log q of the latent sites, scaled and summed over particles: its value, and what to differentiate instead.
+
+    The second differs from the first only where a site is drawn without reparameterisation: the score-function surrogate
+    supplies the gradient of that site's log q, so it is left out here.
+    """
+    scored = any(term.q is not None and term.q.score is not None for term in terms.sites.values())
+    latent = pathwise = _zero(terms)
+    summed = _summed(marginals)
+    for term in terms.sites.values():
+        if term.q is None:
+            continue
+        weight = count(term, terms, rows)
+        p = term.p if term.name not in summed else None
+        divergence = _closed_kl(term, terms) if closed and p is not None else None
+        if divergence is not None:
+            latent = latent - weight * divergence.sum()
+            continue
+        log_p = weight * expected_term(p, term, terms, p.scaled).sum() if p is not None else _zero(terms)
+        latent = latent + log_p - weight * expected_term(term.q, term, terms, term.q.scaled).sum()
+        if scored:
+            pathwise = pathwise + log_p
+            log_q = _pathwise(term.q, summed_out=bool(terms.enum_dims))
+            if log_q is not None:
+                pathwise = pathwise - weight * expected_term(term.q, term, terms, log_q).sum()
+    for cost in _costs(marginals, latent=True):
+        log_p = cost.weight * expected(cost.value, cost.plates, cost.name, terms).sum()
+        latent, pathwise = latent + log_p, pathwise + log_p
+    return latent, pathwise if scored else latent
 
 
-def _changed(kl: KLFunction, divergences: dict[str, Tensor], terms: Terms, weight: Tensor) -> Mapping[str, Tensor]:
+def _divergences(terms: Terms, marginals: list[Marginal], closed: bool) -> dict[str, Tensor]:
+    """The KL term of each latent site for a function `kl`: {site: (K, N) or (K,)}, N / B left out."""
+    found: dict[str, Tensor] = {}
+    summed = _summed(marginals)
+    for term in terms.sites.values():
+        if term.q is None:
+            continue
+        p = term.p if term.name not in summed else None
+        divergence = _closed_kl(term, terms) if closed and p is not None else None
+        if divergence is None:
+            divergence = expected_term(term.q, term, terms, term.q.scaled)
+            if p is not None:
+                divergence = divergence - expected_term(p, term, terms, p.scaled)
+        found[term.name] = terms.reduce(divergence, term.local)
+    for marginal in marginals:
+        for cost in _costs([marginal], latent=True):
+            name = marginal.guided(terms)
+            log_p = expected(cost.value, cost.plates, cost.name, terms)
+            found[name] = found[name] - terms.reduce(log_p, terms.sites[name].local)
+    return found
+
+
+def _changed(
+    kl: KLFunction, divergences: dict[str, Tensor], terms: Terms, kl_weight: Tensor | float | None
+) -> Mapping[str, Tensor]:
+    """What the function `kl` makes of the KL terms. Raises PairError for sites that do not fit."""
     unknown = sorted({*getattr(kl, "sites", ())} - terms.sites.keys())
-    if unknown:  # a site that is observed in this group of rows is none of these
+    if unknown:  # a site that is observed in this group of rows is known, and has no KL term
         raise PairError(
-            f"kl={repr_of(kl)} names {unknown}, and the pair has no such site; latent: {sorted(divergences)}."
+            f"kl={repr_of(kl)} names {unknown}, and the pair has no such site. Name some of its latent sites: "
+            f"{sorted(divergences)}."
         )
     scaled = [name for name in divergences if terms.sites[name].subsampled]
     if scaled and hasattr(kl, "sites"):
         raise PairError(
-            f"kl={repr_of(kl)} works in nats a row, and the plate 'data' of site {scaled[0]!r} has a subsample scale of its "
-            "own: leave that to the fit (pyro.plate('data', len(x))), which scales by N/B."
+            f"kl={repr_of(kl)} works in nats per row, but the plate 'data' of site {scaled[0]!r} has a subsample scale of its "
+            "own. Write pyro.plate('data', len(x)) and leave the scale to the fit, which multiplies by N/B."
         )
+    weight = _zero(terms) + (1.0 if kl_weight is None else kl_weight)
     changed = kl(dict(divergences), weight) if takes_weight(kl) else kl(dict(divergences))
     if changed.keys() != divergences.keys():
         raise PairError(
@@ -167,17 +212,52 @@ def _changed(kl: KLFunction, divergences: dict[str, Tensor], terms: Terms, weigh
     return changed
 
 
+def _total(divergences: Mapping[str, Tensor], terms: Terms, rows: int) -> Tensor:
+    """All KL terms for the whole data set, summed over particles. A term of shape (K, 1) counts for each of the N rows."""
+    total = _zero(terms)
+    for name, divergence in divergences.items():
+        term = terms.sites[name]
+        shape = (terms.num_particles, terms.num_rows) if term.local else (terms.num_particles,)
+        total = total + count(term, terms, rows) * divergence.expand(shape).sum()
+    return total
+
+
+def _closed_form(terms: Terms, demanded: bool) -> bool:
+    """Whether KL terms in closed form are right for this run. Raises PairError where nothing else would do."""
+    drawn = [t.name for t in terms.sites.values() if t.q is not None and t.q.score is not None]
+    if drawn:  # an enumerated site has no score: its KL is a sum
+        raise PairError(
+            f"Site {drawn[0]!r} is not reparameterised, and KL terms in closed form need every drawn site to be: "
+            "use Trace_ELBO() with kl=None."
+        )
+    if demanded and not terms.aligned:
+        raise PairError(
+            "KL terms in closed form need model and guide to draw their sites in the same order. Otherwise a prior may depend "
+            "on a draw that the KL of another site has already integrated out. Reorder the guide, or use kl=None."
+        )
+    return terms.aligned
+
+
+def _closed_kl(term: Term, terms: Terms) -> Tensor | None:
+    """KL(q || p) of a drawn site in closed form, enumerated sites it depends on averaged; None where there is none."""
+    divergence = _kl(term) if term.enum_dim is None else None
+    if divergence is None or term.q is None:
+        return None
+    return expected(divergence, term.q.plates, term.name, terms)
+
+
 def _kl(term: Term) -> Tensor | None:
     """KL(q || p) of a site over its batch shape, with the site's own scale and mask; None where no closed form is known.
 
-    Where model and guide mask or scale the site differently the two log-densities do not belong together: there, as drawn.
+    Where model and guide mask or scale the site differently, it is log q - log p at the draw: the two densities then do
+    not count for the same elements.
     """
     assert term.p is not None and term.q is not None
     p, q = term.p, term.q
     base = q.fn
     while hasattr(base, "base_dist") and not isinstance(base, Delta):
         base = base.base_dist
-    if isinstance(base, Delta):  # its log-density may hold a Jacobian, which Pyro's KL leaves out
+    if isinstance(base, Delta):  # its log-density may contain a Jacobian, which Pyro's KL leaves out
         return None
     try:
         divergence = scale_and_mask(kl_divergence(q.fn, p.fn), q.scale, q.mask)
@@ -192,10 +272,17 @@ def _kl(term: Term) -> Tensor | None:
     return divergence
 
 
-def _pathwise(q: Density, summed_out: bool) -> Tensor | None:
-    """What of log q enters the gradient directly, scaled; None for nothing.
+def _drawn_kl(term: Term) -> Tensor:
+    """log q - log p at the draw, scaled."""
+    assert term.q is not None
+    return term.q.scaled - term.p.scaled if term.p is not None else term.q.scaled
 
-    Beside enumerated sites (`summed_out`) the values count as well: the probabilities that weigh them have a gradient.
+
+def _pathwise(q: Density, summed_out: bool) -> Tensor | None:
+    """The part of log q that is differentiated directly, scaled; None if there is none.
+
+    With enumerated sites (`summed_out`) the value of log q counts too, since the probabilities that multiply it have a
+    gradient.
     """
     part = None if q.pathwise is None else scale_and_mask(q.pathwise, q.scale, None)
     if q.score is None or not summed_out:
@@ -203,21 +290,16 @@ def _pathwise(q: Density, summed_out: bool) -> Tensor | None:
     return q.scaled.detach() if part is None else q.scaled.detach() + part - part.detach()
 
 
-def _drawn_kl(term: Term) -> Tensor:
-    assert term.q is not None
-    return term.q.scaled - term.p.scaled if term.p is not None else term.q.scaled
-
-
 def _score_surrogate(
     terms: Terms, rows: int, kl_weight: Tensor | float | None, marginals: list[Marginal]
 ) -> Tensor | None:
-    """sum over sites drawn without reparameterisation of score * (what is downstream of them), as Pyro has it."""
+    """Sum of score times downstream terms over sites drawn without reparameterisation, as Pyro has it; None without any."""
     scored = [t for t in terms.sites.values() if t.q is not None and t.q.score is not None]
     if not scored:
         return None
     beta: Tensor | float = 1.0 if kl_weight is None else kl_weight
     if terms.enum_dims:
-        return _pairwise_surrogate(scored, terms, rows, beta, marginals)
+        return _enumerated_surrogate(scored, terms, rows, beta, marginals)
     reward = MultiFrameTensor()
     for term in terms.sites.values():
         weight = count(term, terms, rows)
@@ -235,16 +317,16 @@ def _score_surrogate(
     return total
 
 
-def _pairwise_surrogate(
+def _enumerated_surrogate(
     scored: list[Term], terms: Terms, rows: int, beta: Tensor | float, marginals: list[Marginal]
 ) -> Tensor:
-    """The same beside enumerated sites: sum over values y of q(y) score(y) term(y), for each drawn site and each term."""
+    """The same with enumerated sites y: sum_y q(y) score(y) term(y), for every pair of a drawn site and a term."""
     costs = [
         Cost(beta * cost.value if cost.latent else cost.value, cost.plates, cost.name, cost.weight, cost.latent)
         for marginal in marginals
         for cost in marginal.costs
     ]
-    summed = {name for m in marginals for name in m.sites}
+    summed = _summed(marginals)
     for term in terms.sites.values():
         weight = count(term, terms, rows)
         share = 1.0 if term.q is None else beta
@@ -252,16 +334,30 @@ def _pairwise_surrogate(
             costs.append(Cost(share * term.p.scaled, term.p.plates, term.name, weight, False))
         if term.q is not None:
             costs.append(Cost(-share * term.q.scaled, term.q.plates, term.name, weight, False))
-    total = torch.zeros((), device=any_tensor(terms).device, dtype=any_tensor(terms).dtype)
+    total = _zero(terms)
     for term in scored:
         assert term.q is not None and term.q.score is not None
         keep = upstream(dims_of(term.q.score, terms), terms)
-        weight_of = probability(keep, keep, term.name, term.q.plates, terms)
+        q_of_values = probability(keep, keep, term.name, term.q.plates, terms)
         for cost in costs:
             reward = cost.weight * expected(cost.value, cost.plates, cost.name, terms, keep).detach()
             out = [d for _, d in cost.plates - term.q.plates if reward.dim() >= -d]
             reward = reward.sum(out, keepdim=True) if out else reward
-            if weight_of is not None:
-                reward = weight_of.detach() * torch.where(weight_of > 0, reward, 0.0)
+            if q_of_values is not None:
+                reward = q_of_values.detach() * torch.where(q_of_values > 0, reward, 0.0)
             total = total + (reward * term.q.score).sum()
     return total
+
+
+def _summed(marginals: list[Marginal]) -> set[str]:
+    """Sites whose log p is part of a marginal, and so is not counted by itself."""
+    return {name for marginal in marginals for name in marginal.sites}
+
+
+def _costs(marginals: list[Marginal], latent: bool) -> list[Cost]:
+    return [cost for marginal in marginals for cost in marginal.costs if cost.latent is latent]
+
+
+def _zero(terms: Terms) -> Tensor:
+    tensor = any_tensor(terms)
+    return torch.zeros((), device=tensor.device, dtype=tensor.dtype)
