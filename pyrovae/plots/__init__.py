@@ -1,7 +1,8 @@
-"""Plots: arrays in (numpy or torch), matplotlib axes out.
+"""Plots of latent spaces, images and training curves: numpy or torch arrays in, matplotlib axes out.
 
-No function touches pyplot: figures are objects of their own, so nothing is global and no display is needed. Each takes
-`ax`, the axes to draw on, and makes a figure where it is None; `ax.figure` leads back to it, `save` writes it.
+Each function draws on the axes that it is given as `ax`, or makes a figure if `ax` is None, and returns the axes:
+`ax.figure` is the figure, and `save` writes it to a file. None of them uses pyplot, so there is no global state and no
+display is needed.
 """
 
 from pyrovae.plots.curves import reliability, training_curve

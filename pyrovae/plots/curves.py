@@ -1,4 +1,4 @@
-"""Curves: a fit's history, and the calibration of class probabilities."""
+"""Curves: the ELBO over the epochs of a fit, and the calibration of class probabilities."""
 
 from __future__ import annotations
 
@@ -18,14 +18,27 @@ from pyrovae.plots.style import PALETTE, STYLE, as_array, axes_of, readable_from
 
 @rc_context(STYLE)
 def training_curve(history: Sequence[Mapping[str, Any]], ax: Axes | None = None) -> Axes:
-    """The ELBO against the epoch, in nats per row.
+    """Plot the ELBO, in nats per row, against the epoch.
 
-    history: one mapping an epoch with `epoch` and `elbo`, and where they are known `validation_elbo` and `kl_weight`.
-    The y-axis shows the later epochs; first epochs far below them run out of the picture, which a note says. Epochs
-    with a KL weight below 1 are shaded: there the training curve belongs to another objective.
+    The y-axis shows the later epochs. First epochs that lie far below them are cut off, and a note says how many. Epochs
+    with a KL weight below 1 are shaded, since they were trained on another objective.
+
+    Args:
+        history: One mapping for each epoch, as in `Fit.history`, with the keys `epoch` and `elbo`, and optionally
+            `validation_elbo` and `kl_weight`.
+        ax: The axes to draw on; None makes a figure.
+
+    Returns:
+        The axes.
 
     Raises:
-        DataError: the history is empty, or has no finite ELBO.
+        DataError: The history is empty, or has no finite ELBO.
+
+    Example:
+        >>> history = [{"epoch": 1, "elbo": -120.0, "validation_elbo": -121.0}, {"epoch": 2, "elbo": -110.0}]
+        >>> ax = pv.plots.training_curve(history)
+        >>> len(ax.get_lines()), ax.get_xlabel()
+        (2, 'epoch')
     """
     epochs = np.array([row["epoch"] for row in history], dtype=float)
     curves = {
@@ -33,18 +46,20 @@ def training_curve(history: Sequence[Mapping[str, Any]], ax: Axes | None = None)
         for key, label in (("elbo", "training"), ("validation_elbo", "validation"))
     }
     if not np.isfinite(curves["training"]).any():
-        raise DataError(f"a training curve needs a finite ELBO, got {len(epochs)} epochs without one. Fit first.")
+        raise DataError(
+            f"A training curve needs a finite ELBO, got {len(epochs)} epochs without one. Fit the pair first."
+        )
     ax = axes_of(ax, (5.0, 3.2))
     drawn = {label: curve for label, curve in curves.items() if np.isfinite(curve).any()}
     for (label, curve), colour in zip(drawn.items(), PALETTE):
         few = np.isfinite(curve).sum() < 30
-        seen = np.isfinite(curve)  # a validation every few epochs is still one line
+        seen = np.isfinite(curve)  # one line through the epochs that were validated
         ax.plot(epochs[seen], curve[seen], label=label, color=colour, marker="." if few else None)
     cut = readable_from(np.stack(list(drawn.values())))
     if cut:
         rest = np.concatenate([curve[cut:] for curve in drawn.values()])
         low, high = np.nanmin(rest), np.nanmax(rest)
-        ax.set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))  # the note stands above the curve
+        ax.set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))  # leaves room for the note above the curve
         note = "the first epoch lies below" if cut == 1 else f"the first {cut} epochs lie below"
         ax.text(0.015, 0.985, note, transform=ax.transAxes, fontsize=7.5, color="#666666", va="top")
     weights = np.array([row.get("kl_weight", 1.0) for row in history], dtype=float)
@@ -62,27 +77,49 @@ def training_curve(history: Sequence[Mapping[str, Any]], ax: Axes | None = None)
 def reliability(
     confidence: ArrayLike | Tensor, accuracy: ArrayLike | Tensor, counts: ArrayLike | Tensor, ax: Axes | None = None
 ) -> Axes:
-    """How often a class that was given probability p was right: accuracy against confidence, in bins, (B,) each.
+    """Plot a reliability diagram: the accuracy in B bins of confidence against the mean confidence of each bin.
 
-    counts: rows in each bin. Whiskers are Wilson's 95 % intervals of the accuracy; below the diagonal the probabilities are
-    too sure. Grey bars are the shares of all rows. The title tells the expected calibration error,
-    sum_b (n_b / N) |accuracy_b - confidence_b|. Guo et al. 2017, arXiv:1706.04599.
+    The classifier is overconfident where the curve lies below the diagonal. Vertical lines are 95 % Wilson intervals of the
+    accuracy, and grey bars the share of the rows in each bin. The title gives the expected calibration error,
+    sum_b (n_b / N) |accuracy_b - confidence_b|.
+
+    Args:
+        confidence: The mean probability of the predicted class in each bin, `(B,)`.
+        accuracy: The share of rows in each bin whose predicted class is right, `(B,)`.
+        counts: The number of rows in each bin, `(B,)`. Bins without rows are left out.
+        ax: The axes to draw on; None makes a figure.
+
+    Returns:
+        The axes.
 
     Raises:
-        ShapeError: the three are not (B,) each. DataError: no row, or values outside of 0 to 1.
+        ShapeError: The three arrays do not have one shape `(B,)`.
+        DataError: There is no row, or a confidence or accuracy is outside [0, 1].
+
+    References:
+        Guo, Pleiss, Sun & Weinberger 2017, arXiv:1706.04599.
+
+    Example:
+        >>> p = torch.tensor([[0.9, 0.1], [0.75, 0.25], [0.4, 0.6]])
+        >>> bins = pv.calibration.reliability(p, torch.tensor([0, 1, 1]), num_bins=5)
+        >>> ax = pv.plots.reliability(bins.confidence, bins.accuracy, bins.counts)
+        >>> ax.get_title(loc="left")
+        'accuracy; expected calibration error 0.417'
     """
     x, y, n = (as_array(values).astype(float) for values in (confidence, accuracy, counts))
     if x.ndim != 1 or not x.shape == y.shape == n.shape:
         raise ShapeError(
-            f"confidence, accuracy and counts have one shape (B,), got {x.shape}, {y.shape} and {n.shape}."
+            f"confidence, accuracy and counts must have one shape (B,), got {x.shape}, {y.shape} and {n.shape}."
         )
     x, y, n = (values[n > 0] for values in (x, y, n))
     if not n.size or not all(((values >= 0) & (values <= 1)).all() for values in (x, y)):
-        raise DataError(f"a reliability diagram needs rows, and shares from 0 to 1; got {n.sum():g} rows.")
+        raise DataError(
+            f"A reliability diagram needs at least one row, and confidence and accuracy from 0 to 1; got {n.sum():g} rows."
+        )
     ax = axes_of(ax, (3.6, 3.6))
     ax.plot([0, 1], [0, 1], color="#888888", linewidth=0.8, zorder=1)
     ax.vlines(x, 0, n / n.sum(), color="#dddddd", linewidth=5, zorder=0, label="share of rows")
-    z = 1.96  # a 95 % interval
+    z = 1.96  # the 95 % interval
     centre = (y + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z * np.sqrt(y * (1 - y) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
     ax.vlines(x, centre - half, centre + half, color=PALETTE[0], linewidth=1.0, zorder=2)

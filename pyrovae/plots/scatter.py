@@ -1,8 +1,9 @@
-"""The latent space as scatter plots."""
+"""Scatter plots: latent points, and the reconstructed columns of a table."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -18,57 +19,65 @@ from torch import Tensor
 from pyrovae.errors import DataError, ShapeError
 from pyrovae.plots.style import PALETTE, STYLE, UNKNOWN, Array, as_array, axes_of
 
+Styles = dict[Any, tuple[str, str]]  # the colour and the marker of each class
+
 
 @rc_context(STYLE)
 def latent(
     z: ArrayLike | Tensor, labels: ArrayLike | Tensor | None = None, ax: Axes | None = None, name: str = "z"
 ) -> Axes:
-    """Latent points z, (N, L), coloured by their labels, (N,): integers or names, -1 is unknown and gray. name: of the site.
+    """Plot latent points, coloured by their labels.
 
-    L = 2 as they are; L > 2 projected on the first two principal components, whose share of the variance the axes tell;
-    L = 1 as densities. Points are drawn in random order, so that no class covers the others. Above ten classes, colours
-    repeat with another marker.
+    Points of more than two dimensions are projected on their first two principal components, and the axes give the share
+    of the variance of each. Points of one dimension are shown as a density for each class. The order of drawing is random,
+    so that no class hides the others. With more than ten classes, colours repeat with other markers.
+
+    Args:
+        z: The points, `(N, L)`, for example from `pv.encode`.
+        labels: The label of each point, `(N,)`, integers or names; -1 is unknown and gray.
+        ax: The axes to draw on; None makes a figure.
+        name: The name of the latent site, for the labels of the axes.
+
+    Returns:
+        The axes.
 
     Raises:
-        ShapeError: z is not (N, L), or labels are not (N,). DataError: no row, or values that are not finite.
+        ShapeError: `z` is not `(N, L)` with at least one value, or `labels` is not `(N,)`.
+        DataError: `z` has values that are not finite.
+
+    Example:
+        >>> z, y = torch.randn(50, 3), torch.arange(50) % 2
+        >>> ax = pv.plots.latent(z, y)
+        >>> ax.get_xlabel()
+        'principal component 1 (...% of the variance)'
+        >>> [text.get_text() for text in ax.get_legend().get_texts()]
+        ['0', '1']
     """
     points = as_array(z)
     if points.ndim != 2 or points.size == 0:
-        raise ShapeError(f"latent points have shape (N, L), N and L at least 1, got {points.shape}.")
+        raise ShapeError(f"Latent points have the shape (N, L) with N and L at least 1, got {points.shape}.")
     if not np.isfinite(points).all():
-        raise DataError("latent points hold NaN or infinite values. Drop their rows, or look at the encoder.")
+        raise DataError("Latent points have NaN or infinite values. Drop their rows, or look at the encoder.")
     classes = np.zeros(len(points), dtype=int) if labels is None else as_array(labels)
     if classes.shape != points.shape[:1]:
         raise ShapeError(f"{len(points)} latent points need labels of shape ({len(points)},), got {classes.shape}.")
     known = [value for value in np.unique(classes) if value != -1]
-    styles = {value: (PALETTE[i % 10], "o^sDvPX"[i // 10 % 7]) for i, value in enumerate(known)}
+    styles: Styles = {value: (PALETTE[i % 10], "o^sDvPX"[i // 10 % 7]) for i, value in enumerate(known)}
     if len(known) < len(np.unique(classes)):
         styles[-1] = (UNKNOWN, "o")
     ax = axes_of(ax, (5.2, 4.2))
     if points.shape[1] == 1:
-        bins = np.linspace(points.min(), points.max() + 1e-6, 25).tolist()
-        for value, (colour, _) in styles.items():
-            ax.hist(points[classes == value, 0], bins=bins, density=True, histtype="step", color=colour, linewidth=1.4)
+        _draw_densities(ax, points[:, 0], classes, styles)
         ax.set(xlabel="$z$" if name == "z" else name, ylabel="density")
     else:
         ax.set(xlabel="$z_1$", ylabel="$z_2$")
-        if name != "z":  # z1 is a site's name, not a number of z
+        if name != "z":  # "z1" would be the name of a site, not of a dimension of z
             ax.set(xlabel=f"{name}, dimension 1", ylabel=f"{name}, dimension 2")
         if points.shape[1] > 2:
-            shares = np.zeros(2)
-            if (points != points[0]).any():  # else there is no direction to find, as in a collapsed posterior
-                projection = PCA(2, svd_solver="full")
-                points = projection.fit_transform(points.astype(float))
-                shares = projection.explained_variance_ratio_
+            points, shares = _principal_components(points)
             for axis, number, share in zip((ax.xaxis, ax.yaxis), (1, 2), shares):
                 axis.set_label_text(f"principal component {number} ({share:.0%} of the variance)")
-        order = np.random.default_rng(0).permutation(len(points))
-        size = float(np.clip(15000 / len(points), 4, 20))
-        for marker in dict.fromkeys(marker for _, marker in styles.values()):
-            rows = order[[styles[value][1] == marker for value in classes[order].tolist()]]
-            colours = to_rgba_array([styles[value][0] for value in classes[rows].tolist()])
-            ax.scatter(points[rows, 0], points[rows, 1], s=size, c=colours, marker=marker, alpha=0.75, linewidths=0)
-        ax.set_aspect("equal", adjustable="datalim")
+        _draw_points(ax, points, classes, styles)
     if labels is not None:
         handles = [
             Line2D([], [], linestyle="", marker=marker, color=colour, markersize=5, label=name)
@@ -80,16 +89,43 @@ def latent(
     return ax
 
 
+def _draw_densities(ax: Axes, values: Array, classes: Array, styles: Styles) -> None:
+    """A histogram of the values of each class, on common bins."""
+    bins = np.linspace(values.min(), values.max() + 1e-6, 25).tolist()
+    for value, (colour, _) in styles.items():
+        ax.hist(values[classes == value], bins=bins, density=True, histtype="step", color=colour, linewidth=1.4)
+
+
+def _principal_components(points: Array) -> tuple[Array, Array]:
+    """The first two principal components of the points, `(N, 2)`, and their shares of the variance, `(2,)`."""
+    if not (points != points[0]).any():  # equal points, as of a collapsed posterior, have no principal components
+        return points[:, :2], np.zeros(2)
+    projection = PCA(2, svd_solver="full")
+    return projection.fit_transform(points.astype(float)), projection.explained_variance_ratio_
+
+
+def _draw_points(ax: Axes, points: Array, classes: Array, styles: Styles) -> None:
+    """The points in random order, with one scatter for each marker, on axes of one scale."""
+    order = np.random.default_rng(0).permutation(len(points))
+    size = float(np.clip(15000 / len(points), 4, 20))
+    for marker in dict.fromkeys(marker for _, marker in styles.values()):
+        rows = order[[styles[value][1] == marker for value in classes[order].tolist()]]
+        colours = to_rgba_array([styles[value][0] for value in classes[rows].tolist()])
+        ax.scatter(points[rows, 0], points[rows, 1], s=size, c=colours, marker=marker, alpha=0.75, linewidths=0)
+    ax.set_aspect("equal", adjustable="datalim")
+
+
 def column_scatters(
     x: Array, x_hat: Array, ax: Axes | Sequence[Axes] | Array | None, names: Sequence[str] | None
 ) -> Array:
+    """Reconstruction against original for each of the first 12 columns of a table; see `reconstructions`."""
     if x.ndim != 2:
-        raise ShapeError(f"rows of a table have shape (N, D), got {x.shape}. Give image_shape for pictures.")
+        raise ShapeError(f"Rows of a table have the shape (N, D), got {x.shape}. Pass image_shape=... for images.")
     if x.size == 0:
-        raise DataError(f"there is no row to draw, got an array {x.shape}.")
+        raise DataError(f"There is no row to draw, got an array of shape {x.shape}.")
     shown = min(x.shape[1], 12)
     if names is not None and len(names) != x.shape[1]:
-        raise ShapeError(f"{x.shape[1]} columns have as many names, got {len(names)}.")
+        raise ShapeError(f"{x.shape[1]} columns need as many names, got {len(names)}.")
     if ax is None:
         wide = min(shown, 4)
         high = -(-shown // wide)
@@ -105,7 +141,7 @@ def column_scatters(
     else:
         axes = np.ravel(np.asarray(ax, dtype=object))
         if len(axes) < shown:
-            raise ShapeError(f"{shown} columns need as many axes, got {len(axes)}. Leave ax out to have them made.")
+            raise ShapeError(f"{shown} columns need as many axes, got {len(axes)}. Without ax, they are made.")
     for d, panel in enumerate(axes[:shown]):
         seen = np.isfinite(x[:, d]) & np.isfinite(x_hat[:, d])
         original, rebuilt = x[seen, d].astype(float), x_hat[seen, d].astype(float)

@@ -1,4 +1,4 @@
-"""Colours, fonts and small helpers that all plots share."""
+"""Colours, fonts and functions that all plots share."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ from pyrovae.errors import OptionError
 Array = NDArray[Any]
 
 
-# Okabe and Ito's colours less black and yellow, and four more: no two are closer than 15 in CIELAB for readers with any
-# of the three kinds of colour blindness (Machado's simulation)
+# The colours of Okabe and Ito without black and yellow, and four more. Under Machado's simulation of each of the three
+# kinds of colour blindness, all pairs are at least 15 apart in CIELAB.
 PALETTE = (
     "#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#222222", "#bcb95a", "#8723f5", "#754321",
 )  # fmt: skip
 
-
-UNKNOWN = "#c8c8c8"  # a label of -1
+UNKNOWN = "#c8c8c8"  # for labels of -1
 STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 9,
@@ -50,14 +49,28 @@ STYLE: Any = {
 
 
 def save(axes: Axes | Sequence[Axes] | Array, path: str | Path, dpi: int = 200) -> Path:
-    """Writes the figure of `axes` (one, or an array of one figure's) as a PNG, making the folder. Returns its path.
+    """Write a figure to a PNG file, and create its folder if necessary.
+
+    Args:
+        axes: The axes of the figure, or several of them.
+        path: The name of the file, which ends in .png.
+        dpi: The resolution in pixels per inch.
+
+    Returns:
+        The path of the file.
 
     Raises:
-        OptionError: the name ends in something else than .png.
+        OptionError: The name does not end in .png.
+
+    Example:
+        >>> ax = pv.plots.images(torch.rand(6, 16), image_shape=(4, 4))
+        >>> path = pv.plots.save(ax, "pictures/noise.png")
+        >>> path.exists()
+        True
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
-        raise OptionError(f"pictures are written as PNG, got the name {path.name!r}. Let it end in .png.")
+        raise OptionError(f"Figures are written as PNG, got the name {path.name!r}. Choose a name that ends in .png.")
     figure = np.ravel(np.asarray(axes, dtype=object))[0].get_figure(root=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png", dpi=dpi, bbox_inches="tight", facecolor="white")
@@ -65,22 +78,24 @@ def save(axes: Axes | Sequence[Axes] | Array, path: str | Path, dpi: int = 200) 
 
 
 def as_array(x: ArrayLike | Tensor) -> Array:
+    """The values as a numpy array."""
     if isinstance(x, Tensor):
         x = x.detach().cpu()
-        x = x.float() if x.dtype == torch.bfloat16 else x  # which numpy does not have
+        x = x.float() if x.dtype == torch.bfloat16 else x  # numpy has no bfloat16
         return x.numpy()
     return np.asarray(x)
 
 
 def axes_of(ax: Axes | None, size: tuple[float, float]) -> Axes:
+    """The given axes, or those of a new figure of this size in inches."""
     return Figure(figsize=size).subplots() if ax is None else ax
 
 
 def readable_from(curves: Array) -> int:
-    """How many first epochs would flatten the rest. curves: (C, E), NaN where there is no value.
+    """How many first epochs to cut off from curves, `(C, E)`, so that they do not flatten the rest; NaN is no value.
 
-    They lie further below the last three quarters than these span, rare lows aside. Later epochs are never cut: a fit
-    that falls apart at its end must be seen.
+    These are the epochs that lie below the last three quarters by more than the range of those quarters, without their
+    lowest 5 %. Later epochs are never cut off, so that a fit that diverges at its end is seen to do so.
     """
     finite = np.where(np.isfinite(curves), curves, np.nan)
     late = finite[:, curves.shape[1] // 4 :]

@@ -26,7 +26,7 @@ def history(elbos, **others):
 
 
 @pytest.mark.parametrize("path", sorted(Path(plots.__file__).parent.glob("*.py")), ids=lambda path: path.stem)
-def test_plots_never_import_pyplot_and_stay_in_their_tower(path):
+def test_plots_import_neither_pyplot_nor_another_part_of_pyrovae(path):
     tree = ast.parse(path.read_text())
     imported = [a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names]
     imported += [f"{'.' * n.level}{n.module}" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
@@ -128,7 +128,7 @@ def test_captions_stand_above_their_pictures():
         assert text.get_text() == "abcde"[number]
         at = text.get_position()
         assert x0 < at[0] < x0 + 12 and y0 - 4 < at[1] < y0
-    with pytest.raises(ShapeError, match="5 pictures have as many captions, got 1"):
+    with pytest.raises(ShapeError, match="5 images need as many captions, got 1"):
         plots.captioned(x, (6, 12), ["a"])
     with pytest.raises(OptionError, match="1 column or more"):
         plots.captioned(x, (6, 12), list("abcde"), columns=0)
