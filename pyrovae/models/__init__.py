@@ -1,4 +1,9 @@
-"""One file per graph, model and guide in full."""
+"""Models of the VAE family: one graph per file, with the model and the guide in full.
+
+Their components are conditionals, modules that map their parents to a distribution over the rows of a batch, such as those
+that `pv.mlp` builds, and priors, which have no parents. All models are fitted, evaluated, saved and plotted by the same
+functions, which call only `model(**batch)` and `guide(**batch)`.
+"""
 
 from pyrovae.models.adgm import ADGM
 from pyrovae.models.cvae import CVAE

@@ -1,4 +1,4 @@
-"""Auxiliary deep generative model: M2 with an auxiliary variable that makes its guide richer."""
+"""The auxiliary deep generative model: M2 with an auxiliary variable that makes its guide more flexible."""
 
 import pyro
 from torch import Tensor, nn
@@ -9,12 +9,45 @@ from pyrovae.priors import as_prior
 
 
 class ADGM(nn.Module):
-    """p(y) p(z) p(x|z,y) p(a|x,z,y) with guide q(a|x) q(y|a,x) q(z|a,x,y); an unknown y is summed out exactly.
+    """Auxiliary deep generative model: model `p(y) p(z) p(x|z,y) p(a|x,z,y)`, guide `q(a|x) q(y|a,x) q(z|a,x,y)`.
 
-    x: (N, *event); y: (N,) class numbers, None where unknown. Integrating a out of the model leaves M2; of the guide, a
-    mixture. `auxiliary(x, z, code)`, `likelihood(z, code)`, `auxiliary_encoder(x)`, `classifier(a, x)` and
-    `encoder(a, x, code)` are conditionals; `alpha` as in `SSVAE`.
-    Maaloe, Sonderby, Sonderby & Winther 2016, arXiv:1602.05473.
+    The data are x, `(N, *event)`, and class numbers y, `(N,)`, -1 where unknown, as in `SSVAE`. Integrating the auxiliary
+    variable a out of the model leaves M2; integrating it out of the guide gives a mixture.
+
+    Args:
+        label_prior: `p(y)`, a prior over classes, such as `priors.Categorical(C)`.
+        prior: `p(z)`, a distribution, or a module whose `forward()` returns one.
+        likelihood: `p(x|z,y)`, a conditional called as `likelihood(z, code)`.
+        auxiliary: `p(a|x,z,y)`, a conditional called as `auxiliary(x, z, code)`.
+        auxiliary_encoder: `q(a|x)`, a conditional called as `auxiliary_encoder(x)`.
+        classifier: `q(y|a,x)`, a conditional called as `classifier(a, x)`, whose family has a finite support.
+        encoder: `q(z|a,x,y)`, a conditional called as `encoder(a, x, code)`.
+        code: Encodes y for the networks, `nets.OneHot(C)`.
+        alpha: How many times each labelled row counts in the classifier's term, positive.
+
+    Raises:
+        PairError: A prior is neither a distribution nor a module.
+        OptionError: `alpha` is not positive.
+
+    References:
+        Maaløe, Sønderby, Sønderby and Winther 2016, arXiv:1602.05473.
+
+    Example:
+        >>> pair = pv.ADGM(
+        ...     label_prior=pv.priors.Categorical(3),
+        ...     prior=pv.priors.StandardNormal(2),
+        ...     likelihood=pv.mlp((2, 3), fam.Bernoulli(6), hidden=(8,)),
+        ...     auxiliary=pv.mlp((6, 2, 3), fam.Normal(2), hidden=(8,)),
+        ...     auxiliary_encoder=pv.mlp(6, fam.Normal(2), hidden=(8,)),
+        ...     classifier=pv.mlp((2, 6), fam.Categorical((), 3), hidden=(8,)),
+        ...     encoder=pv.mlp((2, 6, 3), fam.Normal(2), hidden=(8,)),
+        ...     code=pv.nets.OneHot(3),
+        ... )
+        >>> x = torch.bernoulli(torch.full((40, 6), 0.4))
+        >>> y = torch.where(torch.arange(40) < 12, torch.arange(40) % 3, -1)  # 12 labels are known
+        >>> fitted = pv.fit(pair, {"x": x, "y": y}, epochs=1, engine="eager", progress=False)
+        >>> pv.classify(fitted, x).predicted.shape
+        torch.Size([40])
     """
 
     def __init__(

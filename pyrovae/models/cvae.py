@@ -1,15 +1,35 @@
-"""Conditional VAE: everything given c."""
+"""The conditional VAE, in which every distribution depends on a known c."""
 
 import pyro
 from torch import Tensor, nn
 
 
 class CVAE(nn.Module):
-    """p(z|c) p(x|z,c) with guide q(z|x,c). x: (N, *event); c: (N, *condition), never a random variable here.
+    """Conditional VAE: model `p(z|c) p(x|z,c)`, guide `q(z|x,c)`.
 
-    `condition` codes c for all three: `nets.OneHot(C)` for a label, `nn.Identity()` for a vector, a network for an image.
-    `prior(code)`, `likelihood(z, code)` and `encoder(x, code)` are conditionals. z need not repeat what c says.
-    Sohn, Lee & Yan 2015, *Learning structured output representation using deep conditional generative models*.
+    The data are x, `(N, *event)`, and c, `(N, *condition)`, which is always given and never a random variable.
+
+    Args:
+        condition: Encodes c for the three networks: `nets.OneHot(C)` for a label, `nn.Identity()` for a vector, or a
+            network for an image.
+        prior: `p(z|c)`, a conditional called as `prior(code)`.
+        likelihood: `p(x|z,c)`, a conditional called as `likelihood(z, code)`.
+        encoder: `q(z|x,c)`, a conditional called as `encoder(x, code)`.
+
+    References:
+        Sohn, Lee and Yan 2015, *Learning structured output representation using deep conditional generative models*.
+
+    Example:
+        >>> cvae = pv.CVAE(
+        ...     condition=pv.nets.OneHot(3),
+        ...     prior=pv.mlp(3, fam.Normal(2), hidden=(8,)),
+        ...     likelihood=pv.mlp((2, 3), fam.Bernoulli(6), hidden=(8,)),
+        ...     encoder=pv.mlp((6, 3), fam.Normal(2), hidden=(8,)),
+        ... )
+        >>> x, c = torch.bernoulli(torch.full((40, 6), 0.4)), torch.arange(40) % 3
+        >>> fitted = pv.fit(cvae, {"x": x, "c": c}, epochs=1, engine="eager", progress=False)
+        >>> pv.generate(fitted, 5, given={"c": torch.full((5,), 2)}).shape
+        torch.Size([5, 6])
     """
 
     def __init__(self, condition: nn.Module, prior: nn.Module, likelihood: nn.Module, encoder: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Gaussian mixture VAE: clusters, with a guide of their own."""
+"""The Gaussian mixture VAE: clusters whose guide is a network of its own."""
 
 import pyro
 from torch import Tensor, nn
@@ -8,11 +8,38 @@ from pyrovae.priors import as_prior
 
 
 class GMVAE(nn.Module):
-    """p(y) p(z|y) p(x|z) with guide q(y|x) q(z|x,y), y one of C clusters, summed out exactly. x: (N, *event).
+    """Gaussian mixture VAE: model `p(y) p(z|y) p(x|z)`, guide `q(y|x) q(z|x,y)`, y one of C clusters.
 
-    `cluster_prior` has no parents; `prior(code)`, `likelihood(z)`, `classifier(x)`, of a family with a finite support, and
-    `encoder(x, code)` are conditionals; `code`: `nets.OneHot(C)`. Rui Shu 2016, *Gaussian mixture VAE: lessons in
-    variational inference, generative models, and deep nets*; Kingma et al. 2014, arXiv:1406.5298.
+    The data are x, `(N, *event)`. The cluster y is never observed and is summed out exactly.
+
+    Args:
+        cluster_prior: `p(y)`, a prior over classes, such as `priors.Categorical(C)`.
+        prior: `p(z|y)`, a conditional called as `prior(code)`.
+        likelihood: `p(x|z)`, a conditional called as `likelihood(z)`.
+        encoder: `q(z|x,y)`, a conditional called as `encoder(x, code)`.
+        classifier: `q(y|x)`, a conditional called as `classifier(x)`, whose family has a finite support.
+        code: Encodes y for the networks, `nets.OneHot(C)`.
+
+    Raises:
+        PairError: `cluster_prior` is neither a distribution nor a module.
+
+    References:
+        Shu 2016, *Gaussian mixture VAE: lessons in variational inference, generative models, and deep nets*;
+        Kingma et al. 2014, arXiv:1406.5298.
+
+    Example:
+        >>> pair = pv.GMVAE(
+        ...     cluster_prior=pv.priors.Categorical(3),
+        ...     prior=pv.mlp(3, fam.Normal(2), hidden=()),
+        ...     likelihood=pv.mlp(2, fam.Bernoulli(6), hidden=(8,)),
+        ...     encoder=pv.mlp((6, 3), fam.Normal(2), hidden=(8,)),
+        ...     classifier=pv.mlp(6, fam.Categorical((), 3), hidden=(8,)),
+        ...     code=pv.nets.OneHot(3),
+        ... )
+        >>> x = torch.bernoulli(torch.full((40, 6), 0.4))
+        >>> fitted = pv.fit(pair, x, epochs=1, engine="eager", progress=False)
+        >>> pv.classify(fitted, x).predicted.shape
+        torch.Size([40])
     """
 
     def __init__(

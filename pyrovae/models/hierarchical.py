@@ -1,4 +1,4 @@
-"""A hierarchy of latent variables, each level inferred from the one below."""
+"""A hierarchy of latent variables whose guide infers each level from the one below."""
 
 from __future__ import annotations
 
@@ -15,11 +15,35 @@ from pyrovae.priors import StandardNormal, as_prior
 
 
 class HierarchicalVAE(nn.Module):
-    """p(zL) p(zL-1|zL) ... p(z1|z2) p(x|z1) with guide q(z1|x) q(z2|z1) ... q(zL|zL-1), bottom up. x: (N, *event).
+    """Hierarchical VAE: model `p(z_L) p(z_(L-1)|z_L) ... p(x|z_1)`, guide `q(z_1|x) q(z_2|z_1) ... q(z_L|z_(L-1))`.
 
-    z1 stands nearest the data. `lower` are L - 1 conditionals, lower[l - 1](z_{l+1}) = p(z_l | z_{l+1}), and `encoders` are L,
-    encoders[0](x) = q(z1|x) and encoders[l](z_l) = q(z_{l+1}|z_l); else PairError. L = 1 is the `VAE`.
-    Rezende, Mohamed & Wierstra 2014, arXiv:1401.4082; Burda, Grosse & Salakhutdinov 2016, arXiv:1509.00519.
+    The data are x, `(N, *event)`. The sites are `z1`, next to the data, to `zL` at the top. The guide goes from the bottom up.
+    With one level it is a `VAE`.
+
+    Args:
+        prior: `p(z_L)`, a distribution, or a module whose `forward()` returns one.
+        lower: L - 1 conditionals from the data upwards: `lower[l - 1](z_(l+1))` is `p(z_l|z_(l+1))`.
+        likelihood: `p(x|z_1)`, a conditional called as `likelihood(z_1)`.
+        encoders: L conditionals from the data upwards: `encoders[0](x)` is `q(z_1|x)`, and `encoders[l](z_l)` is
+            `q(z_(l+1)|z_l)`.
+
+    Raises:
+        PairError: The lengths of `lower` and `encoders` do not match, or `prior` is neither a distribution nor a module.
+
+    References:
+        Rezende, Mohamed and Wierstra 2014, arXiv:1401.4082; Burda, Grosse and Salakhutdinov 2016, arXiv:1509.00519.
+
+    Example:
+        >>> pair = pv.HierarchicalVAE(
+        ...     prior=pv.priors.StandardNormal(2),
+        ...     lower=[pv.mlp(2, fam.Normal(4), hidden=(8,))],
+        ...     likelihood=pv.mlp(4, fam.Bernoulli(6), hidden=(8,)),
+        ...     encoders=[pv.mlp(6, fam.Normal(4), hidden=(8,)), pv.mlp(4, fam.Normal(2), hidden=(8,))],
+        ... )
+        >>> x = torch.bernoulli(torch.full((40, 6), 0.4))
+        >>> fitted = pv.fit(pair, x, epochs=1, engine="eager", progress=False)
+        >>> pv.encode(fitted, x, site="z2").shape
+        torch.Size([40, 2])
     """
 
     def __init__(
@@ -43,10 +67,27 @@ class HierarchicalVAE(nn.Module):
         layers: int = 2,
         activation: Callable[[], nn.Module] = nn.Tanh,
     ) -> HierarchicalVAE:
-        """Diagonal Normals of perceptrons: z_l has levels[l - 1] dimensions, x | z1 is of `family`, rows of event_shape (D,).
+        """A hierarchy of diagonal Normals with perceptrons between the levels.
 
-        Between z_l and what stands below it, z_{l-1} or x, lie `layers` hidden layers of hidden[l - 1] units either way. The
-        defaults are the two stochastic layers of Burda et al., D-200-200-100-100-100-50. Raises ShapeError.
+        The defaults are the two stochastic layers of Burda et al., D-200-200-100-100-100-50.
+
+        Args:
+            family: The family of x given z_1, for rows of event shape `(D,)`.
+            levels: Dimensions of z_1, ..., z_L, from the data upwards.
+            hidden: Width of the hidden layers between each level and the one below it (x for the first), in either direction.
+            layers: Number of hidden layers between two levels.
+            activation: Builds the activation after each hidden layer.
+
+        Returns:
+            A `HierarchicalVAE`.
+
+        Raises:
+            ShapeError: `levels` and `hidden` have different lengths, or the event of `family` is not a vector.
+
+        Example:
+            >>> pair = pv.HierarchicalVAE.of_levels(fam.Bernoulli(6), levels=(4, 2), hidden=(8, 8))
+            >>> len(pair.lower), len(pair.encoders)
+            (1, 2)
         """
         below = check_sizes(family, levels, hidden)
         widths = [(width,) * layers for width in hidden]
@@ -73,7 +114,7 @@ class HierarchicalVAE(nn.Module):
 
 
 def check_levels(lower: Sequence[nn.Module], **others: Sequence[nn.Module]) -> None:
-    """PairError unless there is one of each other part for a level, and one conditional of `lower` between two levels."""
+    """Raise PairError unless `lower` has one conditional fewer than there are levels, and each other list one per level."""
     wanted = len(lower) + 1
     if any(len(parts) != wanted for parts in others.values()):
         got = ", ".join(f"{len(parts)} {name}" for name, parts in {"lower": lower, **others}.items())
@@ -84,11 +125,11 @@ def check_levels(lower: Sequence[nn.Module], **others: Sequence[nn.Module]) -> N
 
 
 def check_sizes(family: Family, levels: Sequence[int], hidden: Sequence[int]) -> tuple[int, ...]:
-    """The size of what stands below each level: that of x, and of all levels but the top. Raises ShapeError."""
+    """Dimension of what is below each level, x or the level below, or ShapeError if the arguments of `of_levels` disagree."""
     if not levels or len(levels) != len(hidden) or len(family.event_shape) != 1:
         raise ShapeError(
-            "of_levels needs a family of vectors, as Bernoulli(784), and as many hidden widths as levels, got "
-            f"{family}, levels={tuple(levels)} and hidden={tuple(hidden)}. Flatten images, or give the parts yourself."
+            "of_levels needs a family of vectors, such as Bernoulli(784), and as many hidden widths as levels, got "
+            f"{family}, levels={tuple(levels)} and hidden={tuple(hidden)}. Flatten images, or call the constructor."
         )
     return (family.event_shape[0], *levels[:-1])
 
@@ -99,5 +140,5 @@ def normals(
     widths: Sequence[tuple[int, ...]],
     activation: Callable[[], nn.Module],
 ) -> list[Conditional]:
-    """p(child | parent), diagonal Normals of perceptrons, for each parent."""
+    """`p(child | parent)`, a diagonal Normal of a perceptron, for each pair of sizes."""
     return [mlp(n, Normal(m), width, activation) for n, m, width in zip(parents, children, widths)]

@@ -1,4 +1,4 @@
-"""JointVAE: a discrete and a continuous code side by side."""
+"""JointVAE: a discrete and a continuous latent variable, independent of each other."""
 
 import pyro
 from torch import Tensor, nn
@@ -8,11 +8,38 @@ from pyrovae.priors import as_prior
 
 
 class JointVAE(nn.Module):
-    """p(y) p(z) p(x|z,y) with guide q(y|x) q(z|x), y discrete and never observed, summed out exactly. x: (N, *event).
+    """JointVAE: model `p(y) p(z) p(x|z,y)`, guide `q(y|x) q(z|x)`, y discrete and z continuous.
 
-    `discrete_prior` and `prior` have no parents; `likelihood(z, code)`, `classifier(x)`, of a family with a finite support,
-    and `encoder(x)` are conditionals; `code`: `nets.OneHot(C)`. Dupont 2018, arXiv:1804.00104, without its relaxation; its
-    capacities are a function for `Trace_ELBO(kl=...)`.
+    The data are x, `(N, *event)`. y is never observed and is summed out exactly, where the paper relaxes it; the paper's
+    capacities can be expressed as a function passed to `Trace_ELBO(kl=...)`.
+
+    Args:
+        discrete_prior: `p(y)`, a prior over classes, such as `priors.Categorical(C)`.
+        prior: `p(z)`, a distribution, or a module whose `forward()` returns one.
+        likelihood: `p(x|z,y)`, a conditional called as `likelihood(z, code)`.
+        encoder: `q(z|x)`, a conditional called as `encoder(x)`.
+        classifier: `q(y|x)`, a conditional called as `classifier(x)`, whose family has a finite support.
+        code: Encodes y for the networks, `nets.OneHot(C)`.
+
+    Raises:
+        PairError: A prior is neither a distribution nor a module.
+
+    References:
+        Dupont 2018, arXiv:1804.00104.
+
+    Example:
+        >>> pair = pv.JointVAE(
+        ...     discrete_prior=pv.priors.Categorical(3),
+        ...     prior=pv.priors.StandardNormal(2),
+        ...     likelihood=pv.mlp((2, 3), fam.Bernoulli(6), hidden=(8,)),
+        ...     encoder=pv.mlp(6, fam.Normal(2), hidden=(8,)),
+        ...     classifier=pv.mlp(6, fam.Categorical((), 3), hidden=(8,)),
+        ...     code=pv.nets.OneHot(3),
+        ... )
+        >>> x = torch.bernoulli(torch.full((40, 6), 0.4))
+        >>> fitted = pv.fit(pair, x, epochs=1, engine="eager", progress=False)
+        >>> pv.classify(fitted, x).predicted.shape
+        torch.Size([40])
     """
 
     def __init__(

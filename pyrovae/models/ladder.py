@@ -1,4 +1,4 @@
-"""The ladder: a hierarchy whose guide goes down the levels as the model does, and corrects it by what it saw on the way up."""
+"""The ladder VAE: a hierarchy whose guide goes down the levels as the model does, and corrects it by evidence from x."""
 
 from __future__ import annotations
 
@@ -17,14 +17,34 @@ from pyrovae.priors import StandardNormal, as_prior
 
 
 class LadderVAE(nn.Module):
-    """p(zL) p(zL-1|zL) ... p(x|z1) with guide q(zL|x) q(zL-1|x,zL) ... q(z1|x,z2), top down. x: (N, *event).
+    """Ladder VAE: model `p(z_L) p(z_(L-1)|z_L) ... p(x|z_1)`, guide `q(z_L|x) q(z_(L-1)|x,z_L) ... q(z_1|x,z_2)`.
 
-    Upwards without a draw: d_l = upward[l - 1](d_{l-1}), d_0 = x. Then q(zL|x) = evidence[L - 1](d_L), and q(z_l|x,z_{l+1}) is
-    the normalised product of the evidence N(z_l; d_l) = evidence[l - 1](d_l) and the model's own p(z_l|z_{l+1}) =
-    lower[l - 1](z_{l+1}), precisions added. `upward` are L networks, `evidence` L conditionals and `lower` L - 1, else
-    PairError; below the top evidence and lower give Normals of independent elements, else PairError when they meet.
-    Model and guide draw in one order, so Trace_ELBO(kl="analytic") goes with it.
-    Sonderby, Raiko, Maaloe, Sonderby & Winther 2016, arXiv:1602.02282.
+    The data are x, `(N, *event)`. The sites are `z1`, next to the data, to `zL` at the top. A deterministic network first
+    goes up: `d_0 = x`, `d_l = upward[l - 1](d_(l-1))`. Then the guide goes down: `q(z_L|x) = evidence[L - 1](d_L)`, and below
+    the top `q(z_l|x,z_(l+1))` is the normalised product of the Normals `evidence[l - 1](d_l)` and `p(z_l|z_(l+1))`, whose
+    precisions add. Model and guide draw in the same order, so that `Trace_ELBO(kl="analytic")` applies.
+
+    Args:
+        prior: `p(z_L)`, a distribution, or a module whose `forward()` returns one.
+        lower: L - 1 conditionals from the data upwards: `lower[l - 1](z_(l+1))` is `p(z_l|z_(l+1))`, a diagonal Normal.
+        likelihood: `p(x|z_1)`, a conditional called as `likelihood(z_1)`.
+        upward: L networks from the data upwards.
+        evidence: L conditionals from the data upwards, called as `evidence[l - 1](d_l)`; diagonal Normals below the top.
+
+    Raises:
+        PairError: The lengths of the lists do not match, or `prior` is neither a distribution nor a module; raised by the guide
+            where a level below the top is not a diagonal Normal.
+
+    References:
+        Sønderby, Raiko, Maaløe, Sønderby and Winther 2016, arXiv:1602.02282.
+
+    Example:
+        >>> pair = pv.LadderVAE.of_levels(fam.Bernoulli(6), levels=(4, 2), hidden=(8, 8), layers=1)
+        >>> x = torch.bernoulli(torch.full((40, 6), 0.4))
+        >>> loss = pv.Trace_ELBO(kl="analytic")
+        >>> fitted = pv.fit(pair, x, loss=loss, epochs=1, engine="eager", progress=False)
+        >>> pv.encode(fitted, x, site="z2").shape
+        torch.Size([40, 2])
     """
 
     def __init__(
@@ -47,13 +67,31 @@ class LadderVAE(nn.Module):
         levels: Sequence[int] = (64, 32, 16, 8, 4),
         hidden: Sequence[int] = (512, 256, 128, 64, 32),
         layers: int = 2,
-        activation: Callable[[], nn.Module] = LayerNormed(nn.LeakyReLU),  # it has no state  # noqa: B008
+        activation: Callable[[], nn.Module] = LayerNormed(nn.LeakyReLU),  # stateless  # noqa: B008
     ) -> LadderVAE:
-        """Diagonal Normals of perceptrons: z_l has levels[l - 1] dimensions, x | z1 is of `family`, rows of event_shape (D,).
+        """A ladder of diagonal Normals with perceptrons between the levels.
 
-        Level l has `layers` hidden layers of hidden[l - 1] units on the way up, whose last d_l the evidence reads by one
-        linear layer, and as many on the way down. The defaults are the widths of the paper, with layer in place of batch
-        normalisation, without which it hardly learns, and a leak of 0.01, not 0.1. Raises ShapeError.
+        The defaults are the widths of the paper. The activation has layer normalisation in place of the paper's batch
+        normalisation, without which the ladder hardly learns, and a leak of 0.01 instead of 0.1.
+
+        Args:
+            family: The family of x given z_1, for rows of event shape `(D,)`.
+            levels: Dimensions of z_1, ..., z_L, from the data upwards.
+            hidden: Width of the hidden layers of each level, on the way up and on the way down. The evidence of a level is a
+                linear function of its last hidden layer on the way up.
+            layers: Number of hidden layers of each level in each direction.
+            activation: Builds the activation after each hidden layer.
+
+        Returns:
+            A `LadderVAE`.
+
+        Raises:
+            ShapeError: `levels` and `hidden` have different lengths, or the event of `family` is not a vector.
+
+        Example:
+            >>> pair = pv.LadderVAE.of_levels(fam.Bernoulli(6), levels=(4, 2), hidden=(8, 8))
+            >>> len(pair.lower), len(pair.upward), len(pair.evidence)
+            (1, 2, 2)
         """
         below = check_sizes(family, levels, hidden)
         widths = [(width,) * layers for width in hidden]

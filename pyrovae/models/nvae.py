@@ -1,4 +1,4 @@
-"""The Nouveau VAE: groups of spatial latents over several resolutions, and a guide that corrects the model on its way down."""
+"""The Nouveau VAE: groups of spatial latent variables at several resolutions, and a guide relative to the model's priors."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,9 +17,13 @@ from pyrovae.priors import StandardNormal
 
 
 class Group(nn.Module):
-    """The parts about one group of latents, z: (*batch, C_z, H, W), among features h: (*batch, C, H, W).
+    """The layers around one group of latent variables, z `(*batch, C_z, H, W)`, within features h `(*batch, C, H, W)`.
 
-    `latent_shape`: (C_z, H, W); `top`: whether there is nothing above; `after`: what h goes through once z is added.
+    Args:
+        channels: Channels C of the features.
+        latent_shape: Shape of z, `(C_z, H, W)`.
+        top: Whether this is the first group, whose prior is `N(0, I)`.
+        after: Applied to the features once z has been added to them.
     """
 
     def __init__(self, channels: int, latent_shape: tuple[int, int, int], top: bool, after: nn.Module) -> None:
@@ -30,37 +34,55 @@ class Group(nn.Module):
         self.of_z, self.after = Conv(latent_shape[0], channels, 1), after
 
     def prior(self, h: Tensor) -> TorchDistributionMixin:
-        """p(z | all above) = N(z; m(h), diag(s(h)^2)), s between e^-5 and e^5; N(z; 0, I) at the top."""
+        """`p(z | groups above) = N(z; m(h), diag(s(h)^2))` with s between `e^-5` and `e^5`, or `N(z; 0, I)` at the top."""
         standard: TorchDistributionMixin = self.standard()
         return standard if self.of_h is None else residual_normal(standard, *self.of_h(h).unbind(-4))
 
     def deltas(self, h: Tensor, seen: Tensor) -> tuple[Tensor, ...]:
-        """How q(z | x, all above) differs from the prior, location and log-scale, by what was seen of x on the way up."""
+        """Differences in location and log-scale between `q(z | x, groups above)` and the prior, from bottom-up features."""
         deltas: Tensor = self.of_both(seen + self.beside(h))
         return deltas.unbind(-4)
 
     def forward(self, h: Tensor, z: Tensor) -> Tensor:
-        """The features below z."""
+        """The features below this group."""
         below: Tensor = self.after(h + self.of_z(z))
         return below
 
 
 class NVAE(nn.Module):
-    """p(z1_1) p(z1_2|z1_1) ... p(zS_G|all above) p(x|z), guide q(z1_1|x) q(z1_2|x,z1_1) ...: both go down. x: (N, *event).
+    """Nouveau VAE for images: model `p(z1_1) p(z1_2|z1_1) ... p(x|z)`, guide `q(z1_1|x) q(z1_2|x,z1_1) ...`.
 
-    z{s}_{g} is group g of scale s, coarsest first, (C_z, H_s, W_s). Going down, features h start as a learned constant, each
-    group adds what it drew, and cells follow. p(z|h) is a diagonal Normal, N(0, I) at the top; the guide's is relative to it,
-    `residual_normal`, by features of x from a bottom-up network. Model and guide draw in one order: train it with
-    `Trace_ELBO(kl="analytic")`, a `kl_warmup`, and `penalties.spectral_norm` where it is deep.
+    The data are images x, `(N, *event)`. The site `z{s}_{g}` is group g of scale s, coarsest scale first, of event shape
+    `(C_z, H_s, W_s)`. In the model, features h start as a learned constant; each group adds its draw to them, and residual
+    cells follow. `p(z|h)` is a diagonal Normal, `N(0, I)` for the first group, and the guide's is expressed relative to it
+    (`distributions.residual_normal`) from features that a bottom-up network computes from x. Model and guide draw in the
+    same order: train with `Trace_ELBO(kl="analytic")` and `schedules.kl_warmup`, and deep models with
+    `penalties.spectral_norm` as well.
 
-    family: of x, an image (C, H, W) or (H, W), with parameters that end in (H, W). `channels`: of the features at each
-    resolution, half the image's first, and half as much for each further one, rounding up. `groups`: how many each scale has,
-    the coarsest first; a resolution finer than these has a cell only. `latent_channels`: C_z.
-    `cells`: after each group. `expansion`: that of `GenerativeCell`s; 0 takes `EncoderCell`s, of two 3 x 3 convolutions, on
-    the way down, too. `rescale`: the guide reads rescale * x; 1 / 255 for grey values.
+    Args:
+        family: The family of x, whose event is `(C, H, W)` or `(H, W)` and whose parameters end in `(H, W)`.
+        channels: Channels of the features at each resolution, finest first: half the size of the image, a quarter, and so
+            on, rounded up.
+        groups: Number of groups of latent variables at each scale, coarsest first. Resolutions finer than these have a
+            single cell and no latent variables.
+        latent_channels: Channels C_z of each group.
+        cells: Cells after each group.
+        expansion: Expansion factor of the `GenerativeCell`s on the way down; 0 uses `EncoderCell`s, of two 3 x 3
+            convolutions, instead.
+        rescale: Factor of x at the input of the bottom-up network, such as 1 / 255 for grey values.
 
-    NVAE(fam.Bernoulli((28, 28)), channels=(32, 64), groups=(2, 4)) has two groups of 7 x 7 and four of 14 x 14.
-    Raises ShapeError for a family that is not of images, OptionError. Vahdat & Kautz 2020, arXiv:2007.03898, without flows.
+    Raises:
+        ShapeError: The event of `family` is not an image.
+        OptionError: A number is out of range, or there are more scales than resolutions.
+
+    References:
+        Vahdat and Kautz 2020, arXiv:2007.03898; here without flows, and with group in place of batch normalisation.
+
+    Example:
+        >>> nvae = pv.NVAE(fam.Bernoulli((8, 8)), channels=(4, 8), groups=(2, 1), latent_channels=2)
+        >>> layout = pv.check_pair(nvae, torch.bernoulli(torch.full((5, 8, 8), 0.4)))
+        >>> {site.name: site.event_shape for site in layout.sites}
+        {'z1_1': (2, 2, 2), 'z1_2': (2, 2, 2), 'z2_1': (2, 4, 4), 'x': (8, 8)}
     """
 
     def __init__(
@@ -82,7 +104,7 @@ class NVAE(nn.Module):
         scales = list(zip(self.channels, sizes))[::-1]  # coarsest first
         self.bottom_up = BottomUp(family.event_shape, self.channels, (1,) * finer + self.groups[::-1], rescale)
         self.start = nn.Parameter(torch.randn(self.channels[-1], *sizes[-1]))
-        self.parts: Any = nn.ModuleDict()  # by site
+        self.parts: Any = nn.ModuleDict()  # keyed by site name
         for s, (num, (width, size)) in enumerate(zip(self.groups, scales), 1):
             for g in range(1, num + 1):
                 after = nn.Sequential(*(self._cell(width) for _ in range(cells)))
@@ -114,6 +136,7 @@ class NVAE(nn.Module):
         return GenerativeCell(channels, self.expansion) if self.expansion else EncoderCell(channels)
 
     def _check(self) -> None:
+        """Raise ShapeError or OptionError for arguments that are out of range."""
         event, params = tuple(self.family.event_shape), tuple(self.family.param_shape)
         if len(event) not in (2, 3) or params[-2:] != event[-2:]:
             raise ShapeError(
@@ -123,14 +146,14 @@ class NVAE(nn.Module):
         whole = {"channels": self.channels, "groups": self.groups}
         for name, numbers in {**whole, "latent_channels": (self.latent_channels,), "cells": (self.cells,)}.items():
             if not numbers or any(not isinstance(n, int) or isinstance(n, bool) or n < 1 for n in numbers):
-                raise OptionError(f"NVAE needs {name} of at least 1, whole numbers, got {getattr(self, name)!r}.")
+                raise OptionError(f"NVAE needs whole numbers of at least 1 for {name}, got {getattr(self, name)!r}.")
         if len(self.groups) > len(self.channels):
             raise OptionError(
                 f"NVAE needs a number of channels for each of its {len(self.groups)} scales, the finest first, got "
-                f"channels={self.channels} and groups={self.groups}. Name more channels, or fewer scales."
+                f"channels={self.channels} and groups={self.groups}. Give more channels, or fewer groups."
             )
         if not isinstance(self.expansion, int) or self.expansion < 0 or not self.rescale > 0:
             raise OptionError(
-                f"NVAE needs an expansion of at least 0, a whole number, and rescale > 0, got expansion={self.expansion!r}, "
+                f"NVAE needs a whole number of at least 0 for expansion, and rescale > 0, got expansion={self.expansion!r} and "
                 f"rescale={self.rescale!r}."
             )

@@ -1,4 +1,4 @@
-"""Semi-supervised regression: a number that some rows have."""
+"""Semi-supervised regression: some rows have a measured number."""
 
 import pyro
 from torch import Tensor, nn
@@ -9,12 +9,43 @@ from pyrovae.priors import as_prior
 
 
 class SSRegression(nn.Module):
-    """p(y) p(z) p(x|z,y) with guide q(y|x) q(z|x,y), y a number, or a vector of them; an unknown y is drawn.
+    """Semi-supervised regression: model `p(y) p(z) p(x|z,y)`, guide `q(y|x) q(z|x,y)`, y real.
 
-    x: (N, *event); y: (N, *target), None where unknown, as `fit` calls it for rows whose y is NaN. `label_prior` has no
-    parents; `likelihood(z, code)`, `encoder(x, code)` and `regressor(x)`, a reparameterised family on the support of
-    `label_prior`, are conditionals; `code`: `nets.Column()` for a number, `nn.Identity()` for a vector. `alpha` as in
-    `SSVAE`. Kingma et al. 2014, arXiv:1406.5298, with a density in the place of the classes.
+    The data are x, `(N, *event)`, and y, `(N,)` numbers or `(N, D)` vectors. `fit` treats y = NaN as unknown and calls the pair
+    with y=None for those rows; an unknown y is drawn from the guide. Where y is known, the objective gets the additional term
+    `alpha log q(y|x)`, as in `SSVAE`.
+
+    Args:
+        label_prior: `p(y)`, a distribution, or a module whose `forward()` returns one.
+        prior: `p(z)`, a distribution, or a module whose `forward()` returns one.
+        likelihood: `p(x|z,y)`, a conditional called as `likelihood(z, code)`.
+        encoder: `q(z|x,y)`, a conditional called as `encoder(x, code)`.
+        regressor: `q(y|x)`, a conditional called as `regressor(x)`, whose family is reparameterised and has the support of
+            `label_prior`.
+        code: Encodes y for the networks: `nets.Column()` for a number, `nn.Identity()` for a vector.
+        alpha: How many times each labelled row counts in the regressor's term, positive.
+
+    Raises:
+        PairError: A prior is neither a distribution nor a module.
+        OptionError: `alpha` is not positive.
+
+    References:
+        Kingma et al. 2014, arXiv:1406.5298, here with a density in place of classes.
+
+    Example:
+        >>> pair = pv.SSRegression(
+        ...     label_prior=pv.priors.StandardNormal(()),
+        ...     prior=pv.priors.StandardNormal(2),
+        ...     likelihood=pv.mlp((2, 1), fam.Bernoulli(6), hidden=(8,)),
+        ...     encoder=pv.mlp((6, 1), fam.Normal(2), hidden=(8,)),
+        ...     regressor=pv.mlp(6, fam.Normal(()), hidden=(8,)),
+        ...     code=pv.nets.Column(),
+        ... )
+        >>> x = torch.bernoulli(torch.full((40, 6), 0.4))
+        >>> y = torch.where(torch.arange(40) < 12, torch.randn(40), torch.nan)  # 12 numbers are known
+        >>> fitted = pv.fit(pair, {"x": x, "y": y}, epochs=1, engine="eager", progress=False)
+        >>> pv.encode(fitted, x, site="y").shape
+        torch.Size([40])
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Semi-supervised VAE, "M2": a label that some rows have."""
+"""The semi-supervised VAE, "M2": some rows have a label."""
 
 import pyro
 from torch import Tensor, nn
@@ -9,16 +9,44 @@ from pyrovae.priors import as_prior
 
 
 class SSVAE(nn.Module):
-    """p(y) p(z) p(x|z,y) with guide q(y|x) q(z|x,y); an unknown y is summed out exactly.
+    """Semi-supervised VAE, "M2": model `p(y) p(z) p(x|z,y)`, guide `q(y|x) q(z|x,y)`.
 
-    x: (N, *event); y: (N,) class numbers, None where unknown, as `fit` calls it for rows whose label is -1.
-    `label_prior` has no parents; `likelihood(z, code)`, `encoder(x, code)` and `classifier(x)`, a family with a finite
-    support (Categorical, OrderedLogistic), are conditionals; `code`: `nets.OneHot(C)`, or `nets.Thermometer(C)` for grades.
+    The data are x, `(N, *event)`, and class numbers y, `(N,)`. `fit` treats y = -1 as unknown and calls the pair with y=None
+    for those rows; an unknown y is summed out exactly. Where y is known, the objective gets the additional term
+    `alpha log q(y|x)`, which trains the classifier on the labels. It is not part of `log p(x, y)` and of reported bounds.
 
-    A known y trains the classifier as well: alpha log q(y|x), a site that counts in the objective and not in log p(x, y).
-    alpha: how many times each labelled row counts there. Raises OptionError unless it is positive.
-    Kingma, Rezende, Mohamed & Welling 2014, arXiv:1406.5298, equations 6 to 9 (whose alpha is 0.1 N for all labelled rows
-    together).
+    Args:
+        label_prior: `p(y)`, a prior over classes, such as `priors.Categorical(C)`.
+        prior: `p(z)`, a distribution, or a module whose `forward()` returns one.
+        likelihood: `p(x|z,y)`, a conditional called as `likelihood(z, code)`.
+        encoder: `q(z|x,y)`, a conditional called as `encoder(x, code)`.
+        classifier: `q(y|x)`, a conditional called as `classifier(x)`, whose family has a finite support: `Categorical`, or
+            `OrderedLogistic` for grades.
+        code: Encodes y for the networks: `nets.OneHot(C)`, or `nets.Thermometer(C)` for grades.
+        alpha: How many times each labelled row counts in the classifier's term, positive.
+
+    Raises:
+        PairError: A prior is neither a distribution nor a module.
+        OptionError: `alpha` is not positive.
+
+    References:
+        Kingma, Rezende, Mohamed and Welling 2014, arXiv:1406.5298, equations 6 to 9. Their alpha is 0.1 N for all labelled rows
+        together.
+
+    Example:
+        >>> m2 = pv.SSVAE(
+        ...     label_prior=pv.priors.Categorical(3),
+        ...     prior=pv.priors.StandardNormal(2),
+        ...     likelihood=pv.mlp((2, 3), fam.Bernoulli(6), hidden=(8,)),
+        ...     encoder=pv.mlp((6, 3), fam.Normal(2), hidden=(8,)),
+        ...     classifier=pv.mlp(6, fam.Categorical((), 3), hidden=(8,)),
+        ...     code=pv.nets.OneHot(3),
+        ... )
+        >>> x = torch.bernoulli(torch.full((40, 6), 0.4))
+        >>> y = torch.where(torch.arange(40) < 12, torch.arange(40) % 3, -1)  # 12 labels are known
+        >>> fitted = pv.fit(m2, {"x": x, "y": y}, epochs=1, engine="eager", progress=False)
+        >>> pv.classify(fitted, x).predicted.shape
+        torch.Size([40])
     """
 
     def __init__(
@@ -53,9 +81,9 @@ class SSVAE(nn.Module):
 
 
 def positive_alpha(alpha: float) -> float:
-    """OptionError unless a classifier's weight is positive: without it no labelled row would teach the classifier."""
+    """Return `alpha` as a float, or raise OptionError unless it is positive: labels would not train the classifier."""
     if not alpha > 0:
         raise OptionError(
-            f"alpha, how often a labelled row counts for the classifier, must be positive, got {alpha!r}."
+            f"alpha, the weight of each labelled row in the classifier's term, must be positive, got {alpha!r}."
         )
     return float(alpha)

@@ -1,4 +1,4 @@
-"""Two stacked layers, "M1+M2": a semi-supervised model of the codes of a VAE."""
+"""The stacked semi-supervised VAE, "M1+M2": the model of few labels applied to the latent variables of a VAE."""
 
 import pyro
 from torch import Tensor, nn
@@ -9,11 +9,45 @@ from pyrovae.priors import as_prior
 
 
 class StackedSSVAE(nn.Module):
-    """p(y) p(z2) p(z1|z2,y) p(x|z1) with guide q(z1|x) q(y|z1) q(z2|z1,y); an unknown y is summed out exactly.
+    """Stacked semi-supervised VAE, "M1+M2": model `p(y) p(z2) p(z1|z2,y) p(x|z1)`, guide `q(z1|x) q(y|z1) q(z2|z1,y)`.
 
-    x: (N, *event); y: (N,) class numbers, None where unknown. `lower(z2, code)` is p(z1|z2,y); `encoder(x)` and
-    `likelihood(z1)` are those of a VAE, which may have been fitted before ("M1"); `classifier(z1)`, `upper_encoder(z1, code)`
-    and `alpha` as in `SSVAE`. Kingma et al. 2014, arXiv:1406.5298, section 3.2, who fit the two layers one after the other.
+    The data are x, `(N, *event)`, and class numbers y, `(N,)`, -1 where unknown, as in `SSVAE`. `likelihood` and `encoder` are
+    those of a VAE, which may have been fitted before ("M1"); here both layers can also be fitted together.
+
+    Args:
+        label_prior: `p(y)`, a prior over classes, such as `priors.Categorical(C)`.
+        prior: `p(z2)`, a distribution, or a module whose `forward()` returns one.
+        lower: `p(z1|z2,y)`, a conditional called as `lower(z2, code)`.
+        likelihood: `p(x|z1)`, a conditional called as `likelihood(z1)`.
+        encoder: `q(z1|x)`, a conditional called as `encoder(x)`.
+        classifier: `q(y|z1)`, a conditional called as `classifier(z1)`, whose family has a finite support.
+        upper_encoder: `q(z2|z1,y)`, a conditional called as `upper_encoder(z1, code)`.
+        code: Encodes y for the networks, `nets.OneHot(C)`.
+        alpha: How many times each labelled row counts in the classifier's term, positive.
+
+    Raises:
+        PairError: A prior is neither a distribution nor a module.
+        OptionError: `alpha` is not positive.
+
+    References:
+        Kingma et al. 2014, arXiv:1406.5298, section 3.2, who fit the two layers one after the other.
+
+    Example:
+        >>> pair = pv.StackedSSVAE(
+        ...     label_prior=pv.priors.Categorical(3),
+        ...     prior=pv.priors.StandardNormal(2),
+        ...     lower=pv.mlp((2, 3), fam.Normal(4), hidden=(8,)),
+        ...     likelihood=pv.mlp(4, fam.Bernoulli(6), hidden=(8,)),
+        ...     encoder=pv.mlp(6, fam.Normal(4), hidden=(8,)),
+        ...     classifier=pv.mlp(4, fam.Categorical((), 3), hidden=(8,)),
+        ...     upper_encoder=pv.mlp((4, 3), fam.Normal(2), hidden=(8,)),
+        ...     code=pv.nets.OneHot(3),
+        ... )
+        >>> x = torch.bernoulli(torch.full((40, 6), 0.4))
+        >>> y = torch.where(torch.arange(40) < 12, torch.arange(40) % 3, -1)  # 12 labels are known
+        >>> fitted = pv.fit(pair, {"x": x, "y": y}, epochs=1, engine="eager", progress=False)
+        >>> pv.encode(fitted, x, site="z1").shape
+        torch.Size([40, 4])
     """
 
     def __init__(

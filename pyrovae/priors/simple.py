@@ -133,10 +133,10 @@ class StudentT(nn.Module):
 class Horseshoe(nn.Module):
     """`p(z) = prod_d int N(z_d; 0, scale^2 l^2) C+(l; 0, 1) dl`: sparse codes. Nothing is learned.
 
-    The density has Cauchy tails and a pole at 0: at scale 1 it is `exp(z^2/2) E_1(z^2/2) / sqrt(2 pi^3)`. The integral over log l, whose density
-    is `sech(log l) / pi`, is therefore approximated by the trapezoid rule at 41 nodes from -10 to 10. The result is a mixture
-    of 41 Normals: it is normalised, can be drawn from exactly, has a finite peak, and is within 0.1 % of the true density for
-    `0.001 < |z_d| / scale < 1000`.
+    The density has Cauchy tails and a pole at 0: at scale 1 it is `exp(z^2/2) E_1(z^2/2) / sqrt(2 pi^3)`. The integral
+    over log l, whose density is `sech(log l) / pi`, is therefore approximated by the trapezoid rule at 41 nodes from -10
+    to 10. The result is a mixture of 41 Normals: it is normalised, can be drawn from exactly, has a finite peak, and is
+    within 0.1 % of the true density for `0.001 < |z_d| / scale < 1000`.
 
     Args:
         event_shape: Shape of one row z, an int or a tuple of ints.
