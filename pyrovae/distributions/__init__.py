@@ -1,4 +1,4 @@
-"""Densities that torch and Pyro lack, and combinations of densities."""
+"""Distributions that torch and Pyro lack or compute inaccurately, and combinations of distributions."""
 
 from pyrovae.distributions.bernoulli import Bernoulli
 from pyrovae.distributions.categorical import Categorical

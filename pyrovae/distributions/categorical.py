@@ -1,4 +1,4 @@
-"""The Categorical whose mass is 0 outside of its classes."""
+"""The categorical distribution, with mass 0 for values that are not among its classes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,20 @@ from torch import Tensor
 
 
 class Categorical(dist.Categorical):  # type: ignore[misc]  # Pyro has no types
-    """p(k) = softmax(logits)_k for k = 0, ..., K - 1, else 0. logits: (*batch, K); k: (*batch), of any dtype.
+    """`p(k) = softmax(logits)_k` for `k = 0, ..., K - 1`, and 0 for any other value.
 
-    Pyro's fails at a class that does not exist, with an index error of the gather and before any check of the data.
+    Pyro's Categorical raises an index error for a class that does not exist, which hides the explanation that a check of
+    the data could give.
+
+    Args:
+        probs: Probabilities, shape `(*batch, K)`; give either these or `logits`.
+        logits: Unnormalised log-probabilities, shape `(*batch, K)`.
+        validate_args: Whether to check values, as in torch.
+
+    Example:
+        >>> p = pv.distributions.Categorical(logits=torch.zeros(4))
+        >>> p.log_prob(torch.tensor([0.0, 3.0, 4.0, float("nan")])).exp()
+        tensor([0.2500, 0.2500, 0.0000, 0.0000])
     """
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Rows of a table whose columns are of different kinds."""
+"""A distribution of the rows of a table whose columns are of different kinds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.distributions import constraints
 
 
 class EachColumn(constraints.Constraint):
-    """A constraint for each block of columns; `check` answers element by element. value: (*batch, D)."""
+    """One constraint for each block of columns. `check` answers element by element, for values `(*batch, D)`."""
 
     def __init__(self, blocks: Sequence[Any], sizes: Sequence[int]) -> None:
         self.blocks, self.sizes = tuple(blocks), tuple(sizes)
@@ -31,10 +31,24 @@ class EachColumn(constraints.Constraint):
 
 
 class ProductOfColumns(TorchDistribution):  # type: ignore[misc]  # Pyro has no types
-    """p(row) = prod_b prod_d p_b(row_bd): blocks b of independent columns, each block with a distribution of its own.
+    """`p(row) = prod_b prod_d p_b(row_bd)`: independent columns, in blocks b that each have a distribution of their own.
 
-    blocks: distributions without event dims, of batch shape (*batch, d_b); rows: (*batch, D), D = sum_b d_b. `mean` has
-    the most probable class of a Categorical column, which has no mean; `variance` has NaN there.
+    A row has shape `(*batch, D)` with `D = sum_b d_b`. A column of classes has no mean: `mean` has its most probable class
+    instead, and `variance` is NaN there.
+
+    Args:
+        blocks: Distributions without event dimensions, each of batch shape `(*batch, d_b)`.
+
+    Example:
+        >>> real = torch.distributions.Normal(torch.zeros(5, 2), 1.0)
+        >>> label = pv.distributions.Categorical(logits=torch.zeros(5, 1, 3))
+        >>> table = pv.distributions.ProductOfColumns([real, label])
+        >>> table.batch_shape, table.event_shape
+        (torch.Size([5]), torch.Size([3]))
+        >>> table.log_prob(torch.tensor([0.5, -0.5, 2.0])).shape
+        torch.Size([5])
+        >>> table.labels
+        [False, False, True]
     """
 
     arg_constraints: dict[str, Any] = {}  # torch's name and form  # noqa: RUF012
@@ -59,11 +73,11 @@ class ProductOfColumns(TorchDistribution):  # type: ignore[misc]  # Pyro has no 
 
     @property
     def labels(self) -> list[bool]:
-        """Which columns are classes, whose codes have no mean."""
+        """For each column, whether it contains classes, whose numbers have no mean."""
         return [isinstance(b, Categorical) for b, n in zip(self.blocks, self.sizes) for _ in range(n)]
 
     def log_prob_elements(self, value: Tensor) -> Tensor:
-        """Each element's log-density: (*batch, D)."""
+        """The log-density of each element, shape `(*batch, D)`."""
         return self._cat([b.log_prob(v) for b, v in zip(self.blocks, value.split(self.sizes, -1))])
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Combinations of densities: a likelihood of what was observed of a row; products of Normals; Normals relative to others."""
+"""Combinations of distributions: the likelihood of observed elements, products of Normals, Normals relative to a prior."""
 
 from __future__ import annotations
 
@@ -16,13 +16,31 @@ from pyrovae.errors import PairError
 
 
 class ObservedOnly(TorchDistribution):  # type: ignore[misc]  # Pyro has no types
-    """log p(x_observed): elements of x that are NaN are integrated out. x: (*batch, *event).
+    """`log p(x_observed)`: elements of x that are NaN are integrated out of a distribution.
 
-    For independent elements that is to leave them out (Mattei & Frellsen 2019, arXiv:1812.02633), for a mixture of
-    products, MixtureSameFamily, to leave them out of each component: log sum_k pi_k prod_{d observed} p_k(x_d). Missing
-    elements are filled with a value inside their own support before the density is taken and left out afterwards, so
-    that value and gradient are free of NaN. Draws and moments are the whole row's. Raises PairError for a density with
-    no such marginal: Multinomial, MultivariateNormal, channels that depend on one another.
+    For independent elements that means leaving the missing ones out; for a mixture of products (MixtureSameFamily) they are
+    left out of each component, `log sum_k pi_k prod_{d observed} p_k(x_d)`. Before the density is computed, missing elements
+    are replaced by a value inside their support, so that neither value nor gradient is NaN. Draws and moments are those of
+    the whole row.
+
+    Args:
+        whole: A distribution of rows, batch shape `(*batch)` and event shape `(*event)`, whose elements are independent, or a
+            mixture of such distributions.
+
+    Raises:
+        PairError: The distribution has no such marginal: Multinomial, MultivariateNormal, and colours of a pixel that depend
+            on one another.
+
+    References:
+        Mattei and Frellsen 2019, arXiv:1812.02633.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> whole = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        >>> observed = pv.distributions.ObservedOnly(whole)
+        >>> nan = float("nan")
+        >>> observed.log_prob(torch.tensor([[0.0, 0.0], [0.0, nan], [nan, nan]]))
+        tensor([-1.8379, -0.9189,  0.0000])
     """
 
     arg_constraints: dict[str, Any] = {}  # torch's name and form  # noqa: RUF012
@@ -30,9 +48,9 @@ class ObservedOnly(TorchDistribution):  # type: ignore[misc]  # Pyro has no type
     def __init__(self, whole: Any) -> None:
         if not _has_marginals(whole):
             raise PairError(
-                "observed_only needs a likelihood of independent elements, as Normal(D), Columns([...]) or Bernoulli(D), "
-                f"or a mixture of such, got {type(whole).__name__}: a joint density has no marginal that could be taken "
-                "element by element. Take a family of independent elements (Poisson(V) for a bag of words, "
+                "observed_only needs a likelihood of independent elements, such as Normal(D), Columns([...]) or Bernoulli(D), "
+                f"or a mixture of these, got {type(whole).__name__}: missing elements cannot be integrated out of a joint "
+                "density one by one. Use a family of independent elements (Poisson(V) for a bag of words, "
                 "DiscretizedLogistic((C, H, W)) for colours), or fill or drop rows with gaps."
             )
         self.whole = whole
@@ -65,7 +83,7 @@ class ObservedOnly(TorchDistribution):  # type: ignore[misc]  # Pyro has no type
 
     @property
     def labels(self) -> Any:
-        """Which columns of a mixed table are classes; None for what is no such table."""
+        """For each column of a mixed table, whether it contains classes; None for other distributions."""
         return getattr(self.whole, "labels", None)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> ObservedOnly:
@@ -73,7 +91,7 @@ class ObservedOnly(TorchDistribution):  # type: ignore[misc]  # Pyro has no type
 
 
 def _elements(whole: Any) -> Any:
-    """value -> the log-density of each element, (*batch, *event), of independent elements; None for others."""
+    """A function from values to the log-density of each independent element, `(*batch, *event)`; None if there is none."""
     if not whole.event_shape:
         return whole.log_prob
     if isinstance(whole, dist.Independent) and not whole.base_dist.event_shape:
@@ -90,7 +108,7 @@ def _has_marginals(whole: Any) -> bool:
 
 
 def _marginal(whole: Any, value: Tensor, observed: Tensor) -> Tensor:
-    """log p(value where observed): (*batch)."""
+    """`log p` of the observed elements of a value, shape `(*batch)`."""
     n = len(whole.event_shape)
     if isinstance(whole, dist.MixtureSameFamily) and n:
         dim = -1 - n
@@ -106,8 +124,8 @@ def _marginal(whole: Any, value: Tensor, observed: Tensor) -> Tensor:
 
 
 def inside_support(support: Any, like: Tensor) -> Tensor:
-    """A value of the support, for each element of `like` or for all, at which densities are smooth."""
-    while hasattr(support, "base_constraint"):  # of whole rows, and of mixtures
+    """A value in the support where densities are smooth, for each element of `like` or one for all."""
+    while hasattr(support, "base_constraint"):  # wrapped by Independent and by mixtures
         support = support.base_constraint
     if isinstance(support, EachColumn):
         blocks = zip(support.blocks, like.split(support.sizes, -1))
@@ -121,28 +139,68 @@ def inside_support(support: Any, like: Tensor) -> Tensor:
 
 
 def product_of_normals(a: Any, b: Any) -> TorchDistribution:
-    """c N(z; m_a, diag(s_a^2)) N(z; m_b, diag(s_b^2)), normalised: precisions add, m is weighed by them. z: (*batch, *event).
+    """`c N(z; m_a, diag(s_a^2)) N(z; m_b, diag(s_b^2))`, normalised: a Normal whose precision is the sum of the two.
 
-    1/s^2 = 1/s_a^2 + 1/s_b^2 and m/s^2 = m_a/s_a^2 + m_b/s_b^2; batch shapes broadcast. Takes two Normals of independent
-    elements and one event_shape, else PairError. Bishop 2006, *Pattern Recognition and Machine Learning*, section 2.3.6.
+    `1/s^2 = 1/s_a^2 + 1/s_b^2` and `m/s^2 = m_a/s_a^2 + m_b/s_b^2`. It combines what a prior and an observation, or two
+    levels of a hierarchy, say about z.
+
+    Args:
+        a: A Normal of independent elements, batch shape `(*batch)` and event shape `(*event)`.
+        b: Another one of the same event shape; batch shapes broadcast.
+
+    Returns:
+        The Normal of independent elements, of the same event shape.
+
+    Raises:
+        PairError: One of the two is not a Normal of independent elements, or event shapes differ.
+
+    References:
+        Bishop 2006, *Pattern Recognition and Machine Learning*, section 2.3.6.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> prior = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        >>> evidence = dist.Normal(2 * torch.ones(2), 1.0).to_event(1)
+        >>> posterior = pv.distributions.product_of_normals(prior, evidence)
+        >>> posterior.mean, posterior.variance
+        (tensor([1., 1.]), tensor([0.5000, 0.5000]))
     """
     one, two = (d.base_dist if isinstance(d, dist.Independent) else d for d in (a, b))
     if not (isinstance(one, dist.Normal) and isinstance(two, dist.Normal) and a.event_shape == b.event_shape):
         got = " and ".join(f"{type(inner).__name__} {tuple(d.event_shape)}" for d, inner in ((a, one), (b, two)))
         raise PairError(
-            f"product_of_normals needs two Normals of independent elements and one event_shape, got {got}. "
-            "Take the family Normal(L), with the same L, for both."
+            f"product_of_normals needs two Normals of independent elements and of the same event_shape, got {got}. "
+            "Use the family Normal(L), with the same L, for both."
         )
     s = torch.hypot(one.scale, two.scale)
-    share = (two.scale / s).square()  # the first one's share of the precision
+    share = (two.scale / s).square()  # of the precision, that of the first
     loc = share * one.loc + (1 - share) * two.loc
     return dist.Normal(loc, one.scale * two.scale / s).to_event(len(a.event_shape))
 
 
 class observed_only(nn.Module):
-    """p(x_observed | parents) for a conditional of independent elements, or a mixture of such: NaN is left out.
+    """`p(x_observed | parents)`: a likelihood that leaves out the missing (NaN) elements of a row.
 
-    `VAE(prior, observed_only(likelihood), encoder)`, with an encoder that takes NaN: see `nets.WithMask`.
+    It wraps a conditional, and its forward method returns an `ObservedOnly` distribution. The encoder must accept NaN as
+    well: `nets.WithMask` replaces it by zeros and adds a mask.
+
+    Args:
+        likelihood: A conditional whose elements are independent given its parents, or a mixture of such.
+
+    Raises:
+        PairError: In the forward method, if the distribution has no marginal of single elements, such as Multinomial.
+
+    References:
+        Mattei and Frellsen 2019, arXiv:1812.02633.
+
+    Example:
+        >>> net = pv.nets.WithMask(pv.nets.MLP((4, 4), fam.Normal(2).param_shape))
+        >>> encoder = pv.Conditional(net, fam.Normal(2))
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.observed_only(pv.mlp(2, fam.Normal(4))), encoder)
+        >>> x = torch.randn(8, 4)
+        >>> x[0, :2] = float("nan")
+        >>> bool(pv.Trace_ELBO()(vae, {"x": x}).elbo.isfinite())
+        True
     """
 
     def __init__(self, likelihood: nn.Module) -> None:
@@ -154,12 +212,32 @@ class observed_only(nn.Module):
 
 
 def residual_normal(prior: Any, delta_loc: Tensor, delta_log_scale: Tensor) -> TorchDistribution:
-    """N(z; m + d, diag(s^2 e^{2c})) relative to a prior N(z; m, diag(s^2)): d = delta_loc, c = 5 tanh(delta_log_scale / 5).
+    """`N(z; m + d, diag(s^2 e^{2c}))`, a Normal relative to the prior `N(z; m, diag(s^2))`.
 
-    Both deltas and z: (*batch, *event), batch shapes broadcast. With deltas of 0 it is the prior, and KL to it is
-    1/2 sum [d^2 / s^2 + e^{2c} - 2c - 1] nats: where a guide says nothing, it follows the prior, which may move. The log-scale
-    is bounded, since a chain of many such Normals is unstable otherwise. Raises PairError unless the prior is a Normal of
-    independent elements. Vahdat & Kautz 2020, arXiv:2007.03898, section 3.2.
+    d is `delta_loc` and `c = 5 tanh(delta_log_scale / 5)`. With deltas of 0 it is the prior itself, and its KL divergence
+    from the prior is `1/2 sum [d^2 / s^2 + e^{2c} - 2c - 1]` nats: a guide follows a prior that is still being learned, and
+    pays only for what it changes. The log-scale is bounded because a chain of many such Normals is unstable otherwise.
+
+    Args:
+        prior: A Normal of independent elements, batch shape `(*batch)` and event shape `(*event)`.
+        delta_loc: d, shape `(*batch, *event)`.
+        delta_log_scale: shape `(*batch, *event)`; batch shapes broadcast.
+
+    Returns:
+        A Normal of independent elements, of the prior's event shape.
+
+    Raises:
+        PairError: The prior is not a Normal of independent elements.
+
+    References:
+        Vahdat and Kautz 2020, arXiv:2007.03898, section 3.2.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> prior = dist.Normal(torch.ones(3), 2.0).to_event(1)
+        >>> guide = pv.distributions.residual_normal(prior, torch.full((3,), 0.5), torch.zeros(3))
+        >>> guide.mean, guide.stddev
+        (tensor([1.5000, 1.5000, 1.5000]), tensor([2., 2., 2.]))
     """
     normal = prior.base_dist if isinstance(prior, dist.Independent) else prior
     if not isinstance(normal, dist.Normal):

@@ -1,4 +1,4 @@
-"""Densities of numbers that torch has, in a form that keeps its digits and reads nothing on the host."""
+"""A distribution of numbers in [0, 1] that torch has too, computed accurately and without reading values on the host."""
 
 from __future__ import annotations
 
@@ -9,14 +9,28 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-SERIES = 0.5  # below it the functions of l below are summed as series: the next term is 4e-10 there
+SERIES = 0.5  # for |l| below this, power series are used; their first omitted term is 4e-10 here
 
 
 class ContinuousBernoulli(TorchDistribution):  # type: ignore[misc]  # Pyro has no types
-    """log p(x) = l (x - 1/2) + log((l / 2) / sinh(l / 2)) for x in [0, 1], l = logits.
+    """`log p(x) = l (x - 1/2) + log((l / 2) / sinh(l / 2))` for x in [0, 1], l the logits.
 
-    logits: (*batch), any number: torch's one cuts probabilities at machine precision and so is not normalised from
-    |l| = 17 on in float32. Loaiza-Ganem & Cunningham 2019, arXiv:1907.06845.
+    It is normalised for any logits. torch's own distribution clamps probabilities at machine precision, so that from
+    `|l| = 17` on its density does not integrate to one in float32.
+
+    Args:
+        logits: l, any real numbers, shape `(*batch)`.
+        validate_args: Whether to check values, as in torch.
+
+    References:
+        Loaiza-Ganem and Cunningham 2019, arXiv:1907.06845.
+
+    Example:
+        >>> p = pv.distributions.ContinuousBernoulli(torch.tensor([0.0, 30.0]))
+        >>> p.log_prob(torch.tensor(1.0))
+        tensor([0.0000, 3.4012])
+        >>> p.mean
+        tensor([0.5000, 0.9667])
     """
 
     arg_constraints = {"logits": constraints.real}  # torch's name and form  # noqa: RUF012
@@ -48,7 +62,7 @@ class ContinuousBernoulli(TorchDistribution):  # type: ignore[misc]  # Pyro has 
         shape = self._extended_shape(sample_shape)
         u = torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device)
         near, small, large = self._split(1e-3)
-        # the inverse of the distribution function of -|l|, reflected for l > 0
+        # invert the distribution function for -|l|, which cannot overflow, and reflect for l > 0
         falling = -torch.log1p(u * torch.expm1(-large.abs())) / large.abs()
         far = torch.where(large < 0, falling, 1 - falling)
         return torch.where(near, u + small * u * (1 - u) / 2, far).clamp(0.0, 1.0)

@@ -1,4 +1,4 @@
-"""Numbers that were rounded to levels: the discretised logistic, and its mixture for the pixels of an image."""
+"""Distributions of numbers rounded to levels: the discretised logistic, and its mixture for the pixels of an image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pyrovae.distributions.numerics import log_sigmoid_difference
 
 
 def log_mass(value: Tensor, loc: Tensor, scale: Tensor, levels: int) -> Tensor:
-    """The log-mass of levels 0, ..., levels - 1 under a logistic density on [-1, 1]; the end levels take the tails."""
+    """The log-mass of levels `0, ..., levels - 1` under a logistic density on [-1, 1]; the end levels include the tails."""
     half = 1 / (levels - 1)
     y = value * (2 * half) - 1
     upper, lower, width = (y + half - loc) / scale, (y - half - loc) / scale, 2 * half / scale
@@ -25,7 +25,7 @@ def log_mass(value: Tensor, loc: Tensor, scale: Tensor, levels: int) -> Tensor:
 
 
 def moments(loc: Tensor, scale: Tensor, levels: int) -> tuple[Tensor, Tensor]:
-    """E[x] = sum_k P(x >= k) and E[x^2] = sum_k (2 k - 1) P(x >= k), k = 1, ..., levels - 1; one level at a time."""
+    """`E[x] = sum_k P(x >= k)` and `E[x^2] = sum_k (2 k - 1) P(x >= k)` over `k = 1, ..., levels - 1`, one level at a time."""
     first, second = torch.zeros_like(loc), torch.zeros_like(loc)
     for k in range(1, levels):
         above = torch.sigmoid((loc - ((2 * k - 1) / (levels - 1) - 1)) / scale)
@@ -34,7 +34,7 @@ def moments(loc: Tensor, scale: Tensor, levels: int) -> tuple[Tensor, Tensor]:
 
 
 def draw(loc: Tensor, scale: Tensor, levels: int) -> Tensor:
-    """A level for each element of loc and scale."""
+    """Draw a level for each element of loc and scale."""
     tiny = torch.finfo(loc.dtype).tiny
     u = torch.rand_like(loc).clamp(tiny, 1 - torch.finfo(loc.dtype).eps)
     y = loc + scale * (u.log() - torch.log1p(-u))
@@ -42,11 +42,27 @@ def draw(loc: Tensor, scale: Tensor, levels: int) -> Tensor:
 
 
 class DiscretizedLogistic(TorchDistribution):  # type: ignore[misc]  # Pyro has no types
-    """P(x = k) = s((y_k + h - m) / t) - s((y_k - h - m) / t) for k = 0, ..., levels - 1.
+    """`P(x = k) = s((y_k + h - m) / t) - s((y_k - h - m) / t)` for `k = 0, ..., levels - 1`.
 
-    y_k = 2 k / (levels - 1) - 1 is on [-1, 1], h = 1 / (levels - 1), m = loc, t = scale, s the logistic function; the
-    tails belong to the end levels, so that the sum is 1. loc, scale: (*batch), broadcast.
-    Salimans et al. 2017, arXiv:1701.05517.
+    Here `y_k = 2 k / (levels - 1) - 1` is level k on [-1, 1], `h = 1 / (levels - 1)`, m is `loc`, t is `scale` and s the
+    logistic function. The end levels include the tails, so that the masses sum to 1.
+
+    Args:
+        loc: m, in the units of [-1, 1], shape `(*batch)`.
+        scale: t, positive, shape `(*batch)`; it broadcasts with `loc`.
+        levels: The number of levels, 256 for a byte.
+        validate_args: Whether to check values, as in torch.
+
+    References:
+        Salimans, Karpathy, Chen and Kingma 2017, arXiv:1701.05517.
+
+    Example:
+        >>> p = pv.distributions.DiscretizedLogistic(torch.tensor(0.0), torch.tensor(0.3), levels=5)
+        >>> masses = p.log_prob(torch.arange(5.0)).exp()
+        >>> round(masses.sum().item(), 5), int(masses.argmax())
+        (1.0, 2)
+        >>> p.mean
+        tensor(2.)
     """
 
     arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # torch's name and form  # noqa: RUF012
@@ -87,13 +103,32 @@ class DiscretizedLogistic(TorchDistribution):  # type: ignore[misc]  # Pyro has 
 
 
 class DiscretizedLogisticMixture(TorchDistribution):  # type: ignore[misc]
-    """p(x) = prod over pixels of sum_k pi_k prod_c P(x_c; m_kc + sum_{j < c} a_kcj y_j, t_kc), y_j the level on [-1, 1].
+    """`p(x) = prod over pixels of sum_k pi_k prod_c P(x_c; m_kc + sum_{j < c} a_kcj y_j, t_kc)`: colour images.
 
-    P is DiscretizedLogistic's mass; the channels of a pixel share its component and later ones depend linearly on
-    earlier ones. logits: (*batch, K, H, W); loc, scale: (*batch, K, C, H, W); coefficients a: (*batch, K, C (C - 1) / 2,
-    H, W) in the order (1, 0), (2, 0), (2, 1), ...; x in {0, ..., levels - 1}: (*batch, C, H, W). `mean` is exact for
-    C = 1; for more channels it puts the mean of earlier channels into later ones, exact up to clipping at the ends.
-    Salimans et al. 2017, arXiv:1701.05517.
+    P is the mass of `DiscretizedLogistic` and y_j the level of channel j on [-1, 1]. All channels of a pixel share its
+    component, and later channels depend linearly on earlier ones. Images x have shape `(*batch, C, H, W)` and values
+    `0, ..., levels - 1`. `mean` is exact for C = 1; for more channels it uses the mean of earlier channels in later ones, which
+    is exact up to clipping at the ends.
+
+    Args:
+        logits: Unnormalised log-probabilities of the components, shape `(*batch, K, H, W)`.
+        loc: m, shape `(*batch, K, C, H, W)`.
+        scale: t, positive, shape `(*batch, K, C, H, W)`.
+        coefficients: a, shape `(*batch, K, C (C - 1) / 2, H, W)`, for the channels (1, 0), (2, 0), (2, 1), ...
+        levels: The number of levels, 256 for a byte.
+        validate_args: Whether to check values, as in torch.
+
+    References:
+        Salimans, Karpathy, Chen and Kingma 2017, arXiv:1701.05517.
+
+    Example:
+        >>> K, C, H, W = 5, 3, 4, 4
+        >>> p = pv.distributions.DiscretizedLogisticMixture(
+        ...     logits=torch.zeros(2, K, H, W), loc=torch.zeros(2, K, C, H, W), scale=torch.ones(2, K, C, H, W),
+        ...     coefficients=torch.zeros(2, K, 3, H, W), levels=256)
+        >>> images = p.sample()
+        >>> images.shape, p.log_prob(images).shape
+        (torch.Size([2, 3, 4, 4]), torch.Size([2]))
     """
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012
@@ -120,7 +155,7 @@ class DiscretizedLogisticMixture(TorchDistribution):  # type: ignore[misc]
         return DiscretizedLogisticMixture(own[0], own[1], own[2], own[3], self.levels, self._validate_args)
 
     def _shifted(self, c: int, y: list[Tensor]) -> Tensor:
-        """The location of channel c given those before it, y: a tensor (..., K, H, W)."""
+        """The location of channel c given the channels y before it, shape `(*batch, K, H, W)`."""
         loc = self.loc[..., c, :, :]
         start = c * (c - 1) // 2
         for j in range(c):
@@ -145,7 +180,7 @@ class DiscretizedLogisticMixture(TorchDistribution):  # type: ignore[misc]
 
     @property
     def log_prob_elements(self) -> Any:
-        """value -> (*batch, 1, H, W), each element's log-mass; None where channels depend on one another."""
+        """A function from x to each element's log-mass, `(*batch, 1, H, W)`; None for several (dependent) channels."""
         if self.event_shape[0] > 1:
             return None
         return lambda value: self._log_prob_of_pixels(value).unsqueeze(-3)

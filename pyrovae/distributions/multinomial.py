@@ -1,4 +1,4 @@
-"""Bags of words: counts of V kinds whose total is its own in each row."""
+"""Bags of words: counts of V kinds, with a total that may differ from row to row."""
 
 from __future__ import annotations
 
@@ -14,10 +14,25 @@ from pyrovae.errors import PairError
 
 
 class Multinomial(TorchDistribution):  # type: ignore[misc]  # Pyro has no types
-    """p(x | n) = n! / prod_v x_v! prod_v p_v^x_v, n = sum_v x_v, p = softmax(logits).
+    """`p(x | n) = n! / prod_v x_v! prod_v p_v^x_v` with `n = sum_v x_v` and p = softmax(logits).
 
-    logits: (*batch, V); x: (*batch, V). log_prob takes each row's own total from x. total_count: (*batch), or None;
-    draws and moments need it, and raise PairError without it. torch's one draws rows of one total only.
+    `log_prob` takes the total n of each row from x. Draws and moments need `total_count`, which may differ from row to row;
+    torch's Multinomial draws rows of one total only.
+
+    Args:
+        logits: Unnormalised log-probabilities, shape `(*batch, V)`.
+        total_count: n for draws and moments, shape `(*batch)`, or None.
+        validate_args: Whether to check values, as in torch.
+
+    Raises:
+        PairError: `sample`, `mean` or `variance` without `total_count`.
+
+    Example:
+        >>> p = pv.distributions.Multinomial(torch.zeros(2, 4), total_count=torch.tensor([3, 100]))
+        >>> p.sample().sum(-1)
+        tensor([  3., 100.])
+        >>> p.log_prob(torch.tensor([1.0, 0.0, 0.0, 0.0])).exp()
+        tensor([0.2500, 0.2500])
     """
 
     arg_constraints = {"logits": constraints.real_vector}  # torch's name and form  # noqa: RUF012
@@ -49,13 +64,13 @@ class Multinomial(TorchDistribution):  # type: ignore[misc]  # Pyro has no types
     def _total(self) -> Tensor:
         if self.total_count is None:
             raise PairError(
-                "A Multinomial without total_count has no draws and no mean. Pass each row's total to the likelihood, "
+                "A Multinomial needs total_count for draws and for its mean. Pass the total of each row to the likelihood, "
                 "total_count=n with n of shape (*batch), or give the family one, Multinomial(V, total_count=100)."
             )
         return self.total_count.to(self.logits.dtype)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # torch's signature  # noqa: B008
-        """Halve the kinds again and again: the count of a half is Binomial given that of the whole."""
+        """Draw by halving the kinds again and again: the count of one half is Binomial given that of the whole."""
         with torch.no_grad():
             probs, size = self.probs, self.event_shape[0]
             depth = (size - 1).bit_length()
@@ -66,7 +81,7 @@ class Multinomial(TorchDistribution):  # type: ignore[misc]  # Pyro has no types
             tiny = torch.finfo(probs.dtype).tiny
             for below, whole in zip(sums[-2::-1], sums[:0:-1]):
                 share = (below[..., ::2] / whole.clamp_min(tiny)).clamp(0.0, 1.0)
-                # a right half without kinds has no share that rounding could give it
+                # where the right half has no kinds, rounding must not give it a share
                 share = torch.where(below[..., 1::2] > 0, share, torch.ones_like(share))
                 left = torch.binomial(count.contiguous(), share.expand(count.shape).contiguous())
                 count = torch.stack([left, count - left], -1).flatten(-2)

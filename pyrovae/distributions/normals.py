@@ -1,4 +1,4 @@
-"""Normals with more than a diagonal: of low rank, and mixtures of them that have a pathwise gradient."""
+"""Normals whose covariance is of low rank plus a diagonal, and mixtures of Normals with a pathwise gradient."""
 
 from __future__ import annotations
 
@@ -12,10 +12,22 @@ from torch.distributions import Categorical, constraints
 
 
 class LowRankNormal(TorchDistribution):  # type: ignore[misc]  # Pyro has no types
-    """N(z; m, S (I + A A') S), S = diag(s). m, s, z: (*batch, D), A: (*batch, D, R).
+    """`N(z; m, S (I + A A') S)` with `S = diag(s)`: a Normal with correlations of rank R.
 
-    The density costs O(D R^2), by Woodbury's identity and the Cholesky factor of I + A'A. torch's
-    LowRankMultivariateNormal is the same density, but its Cholesky factorisation waits for the device.
+    The density costs O(D R^2), by Woodbury's identity and the Cholesky factor of `I + A'A`. torch's
+    LowRankMultivariateNormal has the same density, but its Cholesky factorisation makes the host wait for the device.
+
+    Args:
+        loc: m, shape `(*batch, D)`.
+        scale: s, positive, shape `(*batch, D)`.
+        factor: A, shape `(*batch, D, R)`.
+
+    Example:
+        >>> p = pv.distributions.LowRankNormal(torch.zeros(5, 3), torch.ones(5, 3), torch.ones(5, 3, 1))
+        >>> p.rsample((10,)).shape, p.log_prob(torch.zeros(3)).shape
+        (torch.Size([10, 5, 3]), torch.Size([5]))
+        >>> p.variance[0]
+        tensor([2., 2., 2.])
     """
 
     has_rsample = True
@@ -57,13 +69,30 @@ class LowRankNormal(TorchDistribution):  # type: ignore[misc]  # Pyro has no typ
 
 
 class MixtureOfNormals(TorchDistribution):  # type: ignore[misc]
-    """p(z) = sum_k w_k N(z; m_k, diag(s_k^2)), reparameterised. logits: (*batch, K); m, s: (*batch, K, D); z: (*batch, D).
+    """`p(z) = sum_k w_k N(z; m_k, diag(s_k^2))`, reparameterised in w, m and s; w = softmax(logits).
 
-    A draw is ancestral; its gradient is implicit, through the distributional transform: with
-    F_d(z) = p(Z_d <= z_d | z_1, ..., z_(d-1)) a draw solves F(z) = u for a fixed u, so dz = -(dF/dz)^-1 dF, a triangular
-    solve. All of w, m and s get a gradient of low variance; it costs O(K D^2) a draw. Pyro's MixtureOfDiagNormals
-    divides by the density itself, which underflows, and has no D = 1.
-    Graves 2016, arXiv:1607.05690; Figurnov, Mohamed & Mnih 2018, arXiv:1805.08498.
+    A draw chooses a component and then a value. Its gradient is implicit, through the distributional transform: with
+    `F_d(z) = p(Z_d <= z_d | z_1, ..., z_(d-1))`, a draw solves F(z) = u for a fixed u, so `dz = -(dF/dz)^-1 dF`, a triangular
+    system. All parameters get a gradient of low variance, at a cost of O(K D^2) for each draw. Pyro's MixtureOfDiagNormals
+    divides by the density itself, which underflows, and does not support D = 1.
+
+    Args:
+        logits: Unnormalised log-weights, shape `(*batch, K)`.
+        loc: m, shape `(*batch, K, D)`.
+        scale: s, positive, shape `(*batch, K, D)`.
+
+    References:
+        Graves 2016, arXiv:1607.05690; Figurnov, Mohamed and Mnih 2018, arXiv:1805.08498.
+
+    Example:
+        >>> loc = torch.tensor([[-1.0], [3.0]])
+        >>> logits = torch.zeros(2, requires_grad=True)
+        >>> p = pv.distributions.MixtureOfNormals(logits, loc, torch.ones(2, 1))
+        >>> p.mean.detach(), p.variance.detach()
+        (tensor([1.]), tensor([5.]))
+        >>> p.rsample((100,)).mean().backward()  # the weights have a gradient, too
+        >>> bool(logits.grad[1] > 0)
+        True
     """
 
     has_rsample = True
@@ -81,7 +110,7 @@ class MixtureOfNormals(TorchDistribution):  # type: ignore[misc]
         return type(self)(*wide)
 
     def _each(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        """(z_d - m_kd) / s_kd and log N(z_d; m_kd, s_kd^2): (*batch, K, D)."""
+        """`(z_d - m_kd) / s_kd` and `log N(z_d; m_kd, s_kd^2)`, each `(*batch, K, D)`."""
         e = (value.unsqueeze(-2) - self.loc) / self.scale
         return e, -0.5 * (e.square() + math.log(2 * math.pi)) - self.scale.log()
 
@@ -102,13 +131,13 @@ class MixtureOfNormals(TorchDistribution):  # type: ignore[misc]
         return z + self._moves(z) if torch.is_grad_enabled() else z
 
     def _moves(self, z: Tensor) -> Tensor:
-        """Zero, whose gradient is that of the draw z: (*batch, D)."""
+        """Zeros of shape `(*batch, D)` whose gradient is that of the draw z."""
         e, log_each = self._each(z)
         before = torch.cumsum(log_each, -1) - log_each
-        weights = torch.softmax(self.logits.unsqueeze(-1) + before, -2)  # of the components, given z_1, ..., z_(d-1)
+        weights = torch.softmax(self.logits.unsqueeze(-1) + before, -2)  # p(k | z_1, ..., z_(d-1))
         below = 0.5 * torch.erfc(-e / math.sqrt(2))
         above = 0.5 * torch.erfc(e / math.sqrt(2))
-        # the smaller tail keeps its digits; F and F - 1 have one gradient
+        # the smaller tail is the accurate one; F and F - 1 have the same gradient
         upper = ((weights * below).sum(-2, keepdim=True) > 0.5).detach()
         parts = weights * torch.where(upper, -above, below)
         total = parts.sum(-2)

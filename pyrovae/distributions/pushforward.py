@@ -1,4 +1,4 @@
-"""x = g(u), u from a base: densities by change of variables that score what they have just drawn without inverting g."""
+"""Distributions of `x = g(u)` by change of variables, which know the log-density of their last draw without inverting g."""
 
 from __future__ import annotations
 
@@ -11,11 +11,30 @@ from torch.distributions import constraints
 
 
 class Pushforward(TorchDistribution):  # type: ignore[misc]  # Pyro has no types
-    """log p(x) = log p(u) - log |dx/du|, x = g(u). x: (*batch, *event).
+    """`log p(x) = log p(u) - log |dx/du|` for `x = g(u)` and u from a base distribution: a base class.
 
-    The log-density of the last draw is kept: `log_prob` of that very tensor costs nothing and is exact. A draw made
-    without gradients is scored anew where gradients are wanted, since what was kept has none. A subclass gives `map`
-    and `unmap`. Papamakarios et al. 2021, JMLR 22(57).
+    The log-density of the last draw is kept, so `log_prob` of that very tensor is exact and needs no inverse of g. For a draw
+    made without gradients it is computed again where gradients are wanted. A subclass defines `map` and `unmap`.
+
+    Args:
+        base: The distribution of u, batch shape `(*batch)`.
+        event_shape: Shape of one x.
+
+    References:
+        Papamakarios et al. 2021, Journal of Machine Learning Research 22(57).
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> class LogNormal(pv.distributions.Pushforward):
+        ...     def map(self, u):
+        ...         return u.exp(), u.sum(-1)
+        ...     def unmap(self, x):
+        ...         return x.log(), x.log().sum(-1)
+        >>> p = LogNormal(dist.Normal(torch.zeros(2), 1.0).to_event(1), torch.Size([2]))
+        >>> x = p.rsample()
+        >>> exact = torch.distributions.LogNormal(torch.zeros(2), 1.0).log_prob(x).sum()
+        >>> torch.allclose(p.log_prob(x), exact)
+        True
     """
 
     has_rsample = True
@@ -27,11 +46,11 @@ class Pushforward(TorchDistribution):  # type: ignore[misc]  # Pyro has no types
         super().__init__(base.batch_shape, event_shape, validate_args=False)
 
     def map(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """u -> x = g(u) and log |dx/du|, (*batch)."""
+        """From u to `x = g(u)` and `log |dx/du|`, the latter of shape `(*batch)`."""
         raise NotImplementedError
 
     def unmap(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x -> u with g(u) = x, and log |dx/du|, (*batch)."""
+        """From x to the u with `g(u) = x` and `log |dx/du|`, the latter of shape `(*batch)`."""
         raise NotImplementedError
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
@@ -55,11 +74,25 @@ class Pushforward(TorchDistribution):  # type: ignore[misc]  # Pyro has no types
 
 
 class Flow(Pushforward):
-    """A normalising flow on R^L: u ~ N(0, I), pushed through a transform of zuko's. x: (*batch, L).
+    """A normalising flow on R^L: u ~ N(0, I), transformed by an invertible network.
 
-    `draws` says which way the transform itself goes: x = t(u), cheap to draw and exact at its own draws, where a guide
-    belongs; or u = t(x), cheap to score, where a prior does. The other way inverts t: L passes of an autoregressive
-    network, 2 of a coupling. Kingma et al. 2016, arXiv:1606.04934; Papamakarios et al. 2017, arXiv:1705.07057.
+    Args:
+        transform: An invertible transform t of zuko, with `call_and_ladj` and `inv`.
+        base: The distribution of u, batch shape `(*batch)` and event shape `(L,)`.
+        draws: The direction of t. True: `x = t(u)`, cheap to draw and exact at its own draws, right for a guide. False:
+            `u = t(x)`, cheap to score, right for a prior. The other direction inverts t, which takes L passes of an
+            autoregressive network and 2 of a coupling.
+
+    References:
+        Kingma et al. 2016, arXiv:1606.04934; Papamakarios, Pavlakou and Murray 2017, arXiv:1705.07057.
+
+    Example:
+        >>> prior = pv.priors.FlowPrior(2, transforms=2, hidden=(8,))
+        >>> p = prior()
+        >>> isinstance(p, pv.distributions.Flow), p.draws
+        (True, False)
+        >>> p.log_prob(torch.zeros(5, 2)).shape
+        torch.Size([5])
     """
 
     def __init__(self, transform: Any, base: Any, draws: bool) -> None:
@@ -85,11 +118,25 @@ class Flow(Pushforward):
 
 
 class LogisticNormal(Pushforward):
-    """x = softmax(u_1, ..., u_(D-1), 0), u ~ `base`, a Normal on R^(D-1). x on the simplex: (*batch, D).
+    """`x = softmax(u_1, ..., u_(D-1), 0)`, u Normal on R^(D-1): a distribution on the simplex.
 
-    log p(x) = log N(u; ...) - sum_d log x_d, the density over the first D-1 coordinates, u_d = log x_d - log x_D. It is
-    the additive form; torch's distribution of that name breaks sticks, so that its classes are not alike. Values below
-    1e-30 count as 1e-30. Aitchison & Shen 1980, Biometrika 67(2).
+    `log p(x) = log N(u; ...) - sum_d log x_d`, the density over the first D - 1 coordinates, with `u_d = log x_d - log x_D`.
+    torch's distribution of that name breaks sticks instead, which treats the D shares differently. Shares below 1e-30
+    count as 1e-30.
+
+    Args:
+        base: The distribution of u, batch shape `(*batch)` and event shape `(D - 1,)`.
+
+    References:
+        Aitchison and Shen 1980, Biometrika 67(2).
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> base = dist.Normal(torch.zeros(5, 2), 1.0).to_event(1)
+        >>> p = pv.distributions.LogisticNormal(base)
+        >>> shares = p.sample()
+        >>> shares.shape, torch.allclose(shares.sum(-1), torch.ones(5))
+        (torch.Size([5, 3]), True)
     """
 
     def __init__(self, base: Any) -> None:

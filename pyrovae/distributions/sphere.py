@@ -1,4 +1,4 @@
-"""Densities on the unit sphere S^(D-1) in R^D, with respect to its area."""
+"""Distributions on the unit sphere S^(D-1) in R^D; densities are with respect to its area."""
 
 from __future__ import annotations
 
@@ -13,13 +13,25 @@ from torch.distributions import Beta
 
 
 def _directions(like: Tensor, shape: torch.Size) -> Tensor:
-    """Uniform on the sphere: (*shape), the last dimension of unit length."""
+    """Uniform draws on the sphere, shape `(*shape)`, the last dimension of unit length."""
     z = torch.randn(shape, dtype=like.dtype, device=like.device)
     return z / z.norm(dim=-1, keepdim=True).clamp_min(1e-20)
 
 
 class HypersphericalUniform(TorchDistribution):  # type: ignore[misc]  # Pyro has no types
-    """p(z) = Gamma(D/2) / (2 pi^(D/2)), uniform on the sphere. z: (*batch, D). `like` gives D, dtype and device."""
+    """`p(z) = Gamma(D/2) / (2 pi^(D/2))`: uniform on the unit sphere in R^D.
+
+    Args:
+        like: A tensor `(..., D)` that gives D, dtype and device.
+        batch_shape: Shape of the batch.
+
+    Example:
+        >>> p = pv.distributions.HypersphericalUniform(torch.zeros(3))
+        >>> torch.allclose(p.sample((5,)).norm(dim=-1), torch.ones(5))
+        True
+        >>> p.log_prob(torch.tensor([0.0, 0.0, 1.0])).exp()  # 1 / (4 pi)
+        tensor(0.0796)
+    """
 
     has_rsample = True
     arg_constraints: dict[str, Any] = {}  # torch's name and form  # noqa: RUF012
@@ -47,11 +59,26 @@ class HypersphericalUniform(TorchDistribution):  # type: ignore[misc]  # Pyro ha
 
 
 class PowerSpherical(TorchDistribution):  # type: ignore[misc]
-    """p(z) = C (1 + m.z)^k on the sphere, m a unit vector, k > 0. m, z: (*batch, D), k: (*batch), D >= 2.
+    """`p(z) = C (1 + m.z)^k` on the unit sphere in R^D, D >= 2: unimodal around the direction m.
 
-    log C = -(a + b) log 2 - b log pi - lgamma(a) + lgamma(a + b), b = (D - 1) / 2, a = b + k. A draw has
-    m.z = 2 Beta(a, b) - 1 and a uniform direction across m: reparameterised without rejection.
-    De Cao & Aziz 2020, arXiv:2006.04437.
+    `log C = -(a + b) log 2 - b log pi - lgamma(a) + lgamma(a + b)` with `b = (D - 1) / 2` and `a = b + k`. A draw has
+    `m.z = 2 Beta(a, b) - 1` and a uniform direction orthogonal to m, so it is reparameterised without rejection.
+
+    Args:
+        loc: m, unit vectors, shape `(*batch, D)`.
+        concentration: k, positive, shape `(*batch)`; larger values are more concentrated.
+
+    References:
+        De Cao and Aziz 2020, arXiv:2006.04437.
+
+    Example:
+        >>> north = torch.tensor([0.0, 0.0, 1.0])
+        >>> p = pv.distributions.PowerSpherical(north, torch.tensor(100.0))
+        >>> z = p.rsample((50,))
+        >>> z.shape, bool((z[:, 2] > 0.5).all())
+        (torch.Size([50, 3]), True)
+        >>> p.mean  # inside the ball
+        tensor([0.0000, 0.0000, 0.9804])
     """
 
     has_rsample = True
@@ -77,9 +104,9 @@ class PowerSpherical(TorchDistribution):  # type: ignore[misc]
         alpha, beta = self._alpha_beta
         w = Beta(alpha, torch.full_like(alpha, beta), validate_args=False).rsample(sample_shape).unsqueeze(-1)
         across = _directions(w, torch.Size((*shape[:-1], shape[-1] - 1)))
-        # 1 - t^2 = 4 w (1 - w); the floor keeps the root's slope finite
+        # sqrt(1 - t^2) for t = 2 w - 1; the floor keeps its slope finite
         drawn = torch.cat([2 * w - 1, 2 * (w * (1 - w)).clamp_min(1e-10).sqrt() * across], -1)
-        # Householder's reflection takes the first axis to loc
+        # a Householder reflection that maps the first axis to loc
         first = torch.arange(shape[-1], device=w.device) == 0
         u = first.to(w.dtype) - self.loc
         u = u / (u.square().sum(-1, keepdim=True) + 1e-20).sqrt()
@@ -94,6 +121,6 @@ class PowerSpherical(TorchDistribution):  # type: ignore[misc]
 
     @property
     def mean(self) -> Tensor:
-        """E[z] = m (a - b) / (a + b), inside of the ball."""
+        """`E[z] = m (a - b) / (a + b)`, a vector inside the ball."""
         alpha, beta = self._alpha_beta
         return self.loc * ((alpha - beta) / (alpha + beta)).unsqueeze(-1)

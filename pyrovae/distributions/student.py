@@ -1,4 +1,4 @@
-"""Student's t without constants that a device would have to be sent."""
+"""Student's t distribution, without constants that would have to be copied to the device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,23 @@ from torch import Tensor
 
 
 class StudentT(dist.StudentT):  # type: ignore[misc]  # Pyro has no types
-    """t(x; df, loc, scale), as Pyro's, of three tensors: Pyro's makes a tensor of the number 1/2 at every call."""
+    """`t(x; df, loc, scale)`: Student's t distribution of three tensors.
+
+    It is Pyro's; that one makes a tensor of the number 1/2 in every call, which a CUDA graph cannot record.
+
+    Args:
+        df: Degrees of freedom, positive, shape `(*batch)`.
+        loc: Location, shape `(*batch)`.
+        scale: Scale, positive, shape `(*batch)`. All three broadcast.
+        validate_args: Whether to check values, as in torch.
+
+    Example:
+        >>> p = pv.distributions.StudentT(torch.tensor(5.0), torch.zeros(3), torch.tensor(2.0))
+        >>> p.rsample((4,)).shape
+        torch.Size([4, 3])
+        >>> p.log_prob(torch.tensor(0.0)).shape
+        torch.Size([3])
+    """
 
     def __init__(self, df: Tensor, loc: Tensor, scale: Tensor, validate_args: bool | None = None) -> None:
         self.df, self.loc, self.scale = torch.broadcast_tensors(df, loc, scale)
