@@ -1,1 +1,1 @@
-"""What a fit leaves: the fitted pair, and its form on disk."""
+"""The result of a fit: the fitted pair, and its form on disk."""

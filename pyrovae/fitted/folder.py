@@ -1,9 +1,12 @@
-"""Run folders: tensors in safetensors, everything else in JSON and CSV. Loading runs no pickled code.
+"""Run folders: a fitted pair on disk, with tensors in safetensors and everything else in JSON and CSV.
 
-weights.safetensors      the fitted weights, each shared tensor once
-run.json                 how to rebuild the pair, its sites, the settings of the fit, what the caller noted
-history.csv              one row per epoch
-checkpoint.safetensors   the whole state of an unfinished or finished fit, to go on from (one file: written at once)
+Loading never runs pickled code. The files are:
+
+weights.safetensors      the fitted weights, a shared tensor once
+run.json                 how to rebuild the pair, its layout, the settings of the fit, and what the caller wanted to keep
+history.csv              one line per epoch
+checkpoint.safetensors   the whole state of a fit, finished or not, from which it can be resumed; a single file, so that a crash
+                         cannot leave half of it
 """
 
 from __future__ import annotations
@@ -25,50 +28,57 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from pyrovae._version import __version__
+from pyrovae.batching.transforms import Transform
 from pyrovae.errors import CheckpointError, PyrovaeError
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.spec import externals, from_spec, to_spec
 from pyrovae.pair.layout import Layout, Site, describe
 from pyrovae.pair.parameters import find_device, fork_rng, named_tensors, param_scope, place
+from pyrovae.pair.program import PairLike
 
 FORMAT = 1
 WEIGHTS, RUN, HISTORY, STATE = "weights.safetensors", "run.json", "history.csv", "checkpoint.safetensors"
 
 
 def claim_folder(folder: str | Path, *, force: bool = False) -> Path:
-    """Make a run folder. CheckpointError if it holds anything, unless `force` and it is a run folder: then its run is
-    removed, other files stay."""
+    """Create a run folder. With `force`, the files of a run that is already in it are removed; other files stay.
+
+    Raises:
+        CheckpointError: The folder is not empty, unless `force` is set and it contains a run; or it cannot be created.
+    """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
-        raise CheckpointError(f"{folder} is a file; a run needs a folder of its own.")
+        raise CheckpointError(f"{folder} is a file, and a run needs a folder of its own: choose another.")
     if folder.is_dir() and any(folder.iterdir()):
         if not force:
             raise CheckpointError(
-                f"{folder} exists and is not empty: choose another folder, or replace the run in it with force "
-                "(--force on the command line), or go on with it with resume (--resume)."
+                f"{folder} exists and is not empty: choose another folder, replace the run in it with force=True (--force on "
+                "the command line), or continue that run with resume=True (--resume)."
             )
         if not (folder / RUN).exists():
             raise CheckpointError(
-                f"{folder} is not a run folder (it has no {RUN}), and so is not overwritten: choose another."
+                f"{folder} is not a run folder (it has no {RUN}) and will not be overwritten: choose another folder."
             )
         for name in (WEIGHTS, HISTORY, STATE, RUN):
             (folder / name).unlink(missing_ok=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / RUN).open("x") as file:  # the claim: only one of two processes gets it
+        with (folder / RUN).open("x") as file:  # mode "x": of two processes only one succeeds
             json.dump({"format": FORMAT, "pyrovae": __version__, "status": "running"}, file)
     except FileExistsError as error:
-        raise CheckpointError(f"{folder} has just been taken by another run: choose another folder.") from error
+        raise CheckpointError(f"Another run has just started in {folder}: choose another folder.") from error
     except OSError as error:
-        raise CheckpointError(f"Cannot make the run folder {folder}: {error.strerror or error}.") from error
+        raise CheckpointError(f"Cannot create the run folder {folder}: {error.strerror or error}.") from error
     return folder
 
 
 def read_run(folder: str | Path) -> dict[str, Any]:
-    """The run.json of a folder. CheckpointError when there is none, or it is damaged, or a newer version wrote it."""
+    """The content of a folder's run.json. CheckpointError if there is none, it is damaged, or a newer version wrote it."""
     path = Path(folder) / RUN
     if not path.exists():
-        raise CheckpointError(f"{folder} is not a run folder: it has no {RUN}. Make one with `pyrovae fit` or pv.save.")
+        raise CheckpointError(
+            f"{folder} is not a run folder: it has no {RUN}. Create one with `pyrovae fit` or pv.save."
+        )
     try:
         run = json.loads(path.read_text())
         version = run["format"]
@@ -78,14 +88,14 @@ def read_run(folder: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is damaged (format {version!r}): restore it, or fit again.")
     if version > FORMAT:
         raise CheckpointError(
-            f"{folder} was written by a newer pyrovae ({run.get('pyrovae', '?')}, format {version}); this one reads up to "
-            f"format {FORMAT}: upgrade with `pip install -U pyrovae`."
+            f"{folder} was written by a newer pyrovae ({run.get('pyrovae', '?')}, format {version}), and this version reads "
+            f"up to format {FORMAT}: upgrade with `pip install -U pyrovae`."
         )
     return dict(run)
 
 
 def write_run(folder: Path, fitted: Fit, **more: Any) -> None:
-    """Write run.json; more keys (status, weights' checksum) as given."""
+    """Write run.json, with these additional keys, such as the status and the checksum of the weights."""
     run = {
         "format": FORMAT,
         "pyrovae": __version__,
@@ -109,7 +119,7 @@ def _write_layout(layout: Layout) -> dict[str, Any]:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    # Written beside and renamed, so that a reader or a crash never sees half a file.
+    # Written under another name first, so that neither a reader nor a crash ever finds half a file.
     temporary = path.with_name(path.name + ".part")
     temporary.write_bytes(content)
     os.replace(temporary, path)
@@ -126,15 +136,40 @@ def _load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path.parent} has no {path.name}: its fit did not get that far.") from error
+        raise CheckpointError(f"{path.parent} has no {path.name}: the fit stopped before it was written.") from error
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged ({error}): restore it, or fit again.") from error
 
 
 def save(fitted: Fit, folder: str | Path, *, force: bool = False) -> Path:
-    """Write a fitted pair to a new run folder: weights, run.json, history.csv.
+    """Save a fitted pair to a new run folder, from which `load` reads it.
 
-    Raises CheckpointError when the folder is not empty, unless `force` and it holds a run.
+    The folder gets `weights.safetensors`, `run.json` and `history.csv`. `pv.fit(..., checkpoint=folder)` writes the same, so
+    that it needs no `save`.
+
+    Args:
+        fitted: The fitted pair.
+        folder: Path of the folder, which is created.
+        force: Replace the run that is in the folder. Other files in it stay.
+
+    Returns:
+        The path of the folder.
+
+    Raises:
+        CheckpointError: The folder is not empty, unless `force` is set and it contains a run; or it cannot be created.
+
+    Example:
+        >>> x = torch.bernoulli(torch.full((40, 6), 0.4))
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.Bernoulli(6)), pv.mlp(6, fam.Normal(2)))
+        >>> fitted = pv.fit(vae, x, epochs=1, batch_size=20, seed=0, progress=False)
+        >>> folder = pv.save(fitted, "run")
+        >>> sorted(file.name for file in folder.iterdir())
+        ['history.csv', 'run.json', 'weights.safetensors']
+        >>> pv.save(fitted, "run")
+        Traceback (most recent call last):
+        pyrovae.errors.CheckpointError: run exists and is not empty: choose another folder, ...
+        >>> pv.save(fitted, "run", force=True) == folder
+        True
     """
     folder = claim_folder(folder, force=force)
     write_fit(folder, fitted)
@@ -142,7 +177,7 @@ def save(fitted: Fit, folder: str | Path, *, force: bool = False) -> Path:
 
 
 def write_fit(folder: Path, fitted: Fit, status: str = "finished") -> None:
-    """Weights first, run.json last: a run.json that says "finished" always stands beside its weights."""
+    """Write a fitted pair into its folder, run.json last, so that one that says "finished" always belongs to the weights."""
     with param_scope(fitted.store):
         digest = _save_tensors(folder / WEIGHTS, named_tensors(fitted.pair, buffers=True))
     write_history(folder, fitted.history)
@@ -158,17 +193,48 @@ def write_history(folder: Path, history: list[dict[str, float]]) -> None:
         _replace(folder / HISTORY, text.getvalue().encode())
 
 
-def load(folder: str | Path, pair: Any = None, *, transform: Any = None, device: str | torch.device = "cpu") -> Fit:
-    """Read a fitted pair back. A pair built from pyrovae's own parts is rebuilt; one with parts of your own is passed in,
-    freshly built, and gets the weights; so is a transform of your own.
+def load(
+    folder: str | Path,
+    pair: PairLike | None = None,
+    *,
+    transform: Transform | None = None,
+    device: str | torch.device = "cpu",
+) -> Fit:
+    """Load a fitted pair from a run folder.
 
-    Raises CheckpointError when the folder is no run, is damaged, comes from a newer version, needs `pair`, or its weights
-    do not fit the pair.
+    A pair that consists of classes of pyrovae, and of distributions and activations of torch and Pyro, is built again from
+    `run.json`. If it has parts of your own, build it as you did for the fit and pass it as `pair`. No pickled code is run.
+
+    Args:
+        folder: A folder that `save`, `pv.fit(..., checkpoint=folder)` or the command line has written.
+        pair: The pair, newly built, whose weights are replaced by those of the run; None to build it from the run.
+        transform: The transform of the fit, if it is a function of your own.
+        device: Where the weights are put: "cpu", "cuda", "auto", or a `torch.device`.
+
+    Returns:
+        The fitted pair, as `pv.fit` returned it.
+
+    Raises:
+        CheckpointError: The folder contains no finished run, is damaged, or was written by a newer version; or the run needs
+            `pair` or `transform`; or its weights do not fit the pair.
+        OptionError: The device cannot be used.
+
+    Example:
+        >>> x = torch.bernoulli(torch.full((40, 6), 0.4))
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.Bernoulli(6)), pv.mlp(6, fam.Normal(2)))
+        >>> fitted = pv.fit(vae, x, epochs=1, batch_size=20, seed=0, progress=False)
+        >>> loaded = pv.load(pv.save(fitted, "vae-of-digits"))
+        >>> loaded
+        Fit(VAE of z, x: 1 epochs, ELBO ... nats per row)
+        >>> torch.equal(pv.encode(loaded, x), pv.encode(fitted, x))
+        True
     """
     folder = Path(folder)
     run = read_run(folder)
     if run.get("status") == "running" or not (folder / WEIGHTS).exists():
-        raise CheckpointError(f"The fit in {folder} has not finished: go on with it first (resume, or --resume).")
+        raise CheckpointError(
+            f"The fit in {folder} has not finished: continue it first with resume=True (or --resume)."
+        )
     digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     tensors, _ = _load_tensors(folder / WEIGHTS)
     if digest != run.get("weights_sha256"):
@@ -177,7 +243,7 @@ def load(folder: str | Path, pair: Any = None, *, transform: Any = None, device:
         )
     if transform is None and externals(run.get("transform")):
         raise CheckpointError(
-            f"This run's transform is a function of your own, {externals(run['transform'])[0]}: pass it, "
+            f"This run's transform is a function of your own, {externals(run['transform'])[0]}: pass it with "
             "pv.load(folder, transform=...)."
         )
     try:
@@ -203,6 +269,7 @@ def load(folder: str | Path, pair: Any = None, *, transform: Any = None, device:
 
 
 def read_layout(spec: Mapping[str, Any]) -> Layout:
+    """The layout that run.json describes."""
     return Layout(
         sites=tuple(Site(**{**site, "event_shape": tuple(site["event_shape"])}) for site in spec["sites"]),
         plate_nesting=spec["plate_nesting"],
@@ -224,8 +291,8 @@ def read_history(folder: Path) -> list[dict[str, float]]:
         raise CheckpointError(f"{path} is damaged ({error}): restore it, or remove it.") from error
 
 
-def initialize(pair: Any, layout: Layout, device: torch.device) -> None:
-    """Make the parameters that a pair makes lazily, by running it once on two rows of zeros; the random state is kept."""
+def initialize(pair: PairLike, layout: Layout, device: torch.device) -> None:
+    """Create the parameters that a pair creates at its first run, by running it on two rows of zeros."""
     rows = {a: torch.zeros(2, *shape, dtype=dtype, device=device) for a, (shape, dtype) in layout.arguments.items()}
     place(pair, device)
     with fork_rng(), torch.no_grad():
@@ -234,16 +301,17 @@ def initialize(pair: Any, layout: Layout, device: torch.device) -> None:
 
 
 def copy_tensors(into: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
-    """Copy by name. CheckpointError names what is missing, left over, or of another shape or dtype."""
+    """Copy tensors by name. CheckpointError names those that are missing, left over, or of another shape or dtype."""
     missing, left = sorted(set(into) - set(tensors)), sorted(set(tensors) - set(into))
     if missing or left:
         raise CheckpointError(
-            f"The weights do not fit the pair: it also has {missing[:5]}, and has no {left[:5]}. Pass the pair that was fitted."
+            f"The weights do not fit the pair: it has {missing[:5]}, which the run does not, and lacks {left[:5]}. Pass the "
+            "pair that was fitted."
         )
     for name, tensor in into.items():
         if tensor.shape != tensors[name].shape or tensor.dtype != tensors[name].dtype:
             raise CheckpointError(
-                f"Weight {name!r} is {tuple(tensor.shape)} {str(tensor.dtype)[6:]} in the pair, "
+                f"Weight {name!r} is {tuple(tensor.shape)} {str(tensor.dtype)[6:]} in the pair and "
                 f"{tuple(tensors[name].shape)} {str(tensors[name].dtype)[6:]} in the run: pass the pair that was fitted."
             )
     with torch.no_grad():
@@ -252,12 +320,12 @@ def copy_tensors(into: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> N
 
 
 def write_state(folder: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
-    """All that a fit needs to go on, in one file: tensors by name, and notes as JSON in its header."""
+    """Write all that is needed to resume a fit into one file: tensors by name, and notes as JSON in its header."""
     _save_tensors(folder / STATE, tensors, {"notes": json.dumps(notes)})
 
 
 def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `write_state` wrote. CheckpointError when there is nothing to go on from."""
+    """Read what `write_state` wrote. CheckpointError if there is no such file, or it is damaged."""
     tensors, metadata = _load_tensors(folder / STATE)
     try:
         return tensors, json.loads(metadata["notes"])
@@ -266,7 +334,7 @@ def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimizer's state as named tensors and JSON."""
+    """The state of an optimizer as tensors by name, and as JSON."""
     state = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, dict[str, Any]] = {}
@@ -285,7 +353,7 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tenso
 def unflatten_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]
 ) -> None:
-    """Load `flatten_optimizer`'s form back."""
+    """Load the state of an optimizer from what `flatten_optimizer` returned."""
     state: dict[int, dict[str, Any]] = {int(i): dict(values) for i, values in notes["numbers"].items()}
     for name, value in tensors.items():
         index, key = name.split("/", 1)
@@ -294,9 +362,10 @@ def unflatten_optimizer(
 
 
 def _tuples(group: Mapping[str, Any]) -> dict[str, Any]:
-    # JSON has no tuples (Adam's betas), but parameter indices are a list.
+    # JSON turned tuples, such as Adam's betas, into lists; only the parameter indices were a list.
     return {k: tuple(v) if isinstance(v, list) and k != "params" else v for k, v in group.items()}
 
 
 def finite_or_none(value: float) -> float | None:
+    """The number, or None for NaN and infinities, which JSON does not have."""
     return value if math.isfinite(value) else None

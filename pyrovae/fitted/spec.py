@@ -1,10 +1,10 @@
-"""Specifications: an object as JSON, from which it can be built again without running any pickled code.
+"""Specifications: an object as JSON, from which it can be built again without running pickled code.
 
-The convention is scikit-learn's: a class keeps its constructor's arguments as attributes of the same name. So a part is
-{"class": name, "args": {...}}, nested. Classes are written under their public names (`pyrovae.families.Bernoulli`), so that
-moving a file breaks no saved run; the names in runs from before that are read through one table, `RENAMED`. Only this
-package's own classes, and distributions and activation classes of torch and Pyro, are built from a specification; a class of
-the user's own is recorded by its import path as {"external": ...}.
+This rests on scikit-learn's convention that a class keeps its constructor's arguments as attributes of the same names. An
+object becomes `{"class": name, "args": {...}}`, and so do its arguments. Classes are written under their public names, such as
+`pyrovae.families.Bernoulli`, so that runs stay readable when a module moves. Names in runs of version 0.1, which were those of
+modules, are looked up in one table, `RENAMED`. Only classes of pyrovae, and distributions and activations of torch and Pyro,
+are built from a specification. A class of the user's own is recorded by its import path, as `{"external": ...}`.
 """
 
 from __future__ import annotations
@@ -21,24 +21,19 @@ from pyrovae.errors import CheckpointError
 
 BUILT_HERE = ("pyrovae.",)
 
-
-# Where the public names are, in the order in which they are looked up.
+# The modules that have public names, in the order in which they are searched.
 PUBLIC = (
     "pyrovae",
     *(f"pyrovae.{name}" for name in ("families", "priors", "nets", "distributions")),
     *(f"pyrovae.{name}" for name in ("transforms", "schedules", "kl", "penalties")),
 )
 
-
-# What a file may have built: parts of models, and the hooks of a fit. Not whatever a module happens to import.
-ROOMS = ("nets", "families", "priors", "conditionals", "distributions", "models")
-
-
+# The modules that define what a file may build: parts of models, and hooks of a fit. Names that a module imports do not count.
+MODELS = ("nets", "families", "priors", "conditionals", "distributions", "models")
 HOOKS = ("batching.transforms", "training.schedules", "objectives.kl", "objectives.penalties")
-PARTS = tuple(f"pyrovae.{room}." for room in (*ROOMS, *HOOKS))
+PARTS = tuple(f"pyrovae.{module}." for module in (*MODELS, *HOOKS))
 
-
-# Where the classes are to be found now whose modules runs of version 0.1 name.
+# Where to find the classes today whose modules were written in runs of version 0.1.
 OLD_MODULES = {
     "pyrovae": """conditionals infer.objectives infer.iwelbo models.vae models.cvae models.regression models.ssvae
         models.ssregression models.stacked models.adgm models.gmvae models.vade models.jointvae models.hierarchical
@@ -55,28 +50,26 @@ OLD_MODULES = {
     "pyrovae.kl": "infer.kl",
     "pyrovae.penalties": "infer.penalties",
 }
-
-
 RENAMED = {f"pyrovae.{module}": home for home, modules in OLD_MODULES.items() for module in modules.split()}
 ACTIVATIONS = ("torch.nn.modules.",)
 IDENTITY = (
-    f"{nn.Identity.__module__}.{nn.Identity.__qualname__}"  # a condition that is its own code; takes any arguments
+    f"{nn.Identity.__module__}.{nn.Identity.__qualname__}"  # its constructor takes any arguments, and they mean nothing
 )
 DISTRIBUTIONS = ("pyro.distributions.", "torch.distributions.")
 
 
 def to_spec(value: Any) -> Any:
-    """The JSON form of a value. A module met twice is written once and referred to by its path the second time."""
+    """A value as JSON. An object that occurs twice is written once, and the second time as a reference."""
     return _write(value, "", {})
 
 
 def from_spec(spec: Any) -> Any:
-    """Build a value from `to_spec`'s JSON. CheckpointError names what only its author can build."""
+    """Build a value from what `to_spec` returned. CheckpointError names a part that is not built from a specification."""
     return _read(spec, "", {})
 
 
 def externals(spec: Any) -> list[str]:
-    """Import paths of the parts that `from_spec` cannot build."""
+    """The import paths of the parts that `from_spec` does not build."""
     if isinstance(spec, dict):
         if "external" in spec:
             return [spec["external"]]
@@ -85,7 +78,7 @@ def externals(spec: Any) -> list[str]:
 
 
 def renamed(spec: Any) -> Any:
-    """A specification with the names that its classes have now: two runs of one fit, written by two versions, are equal."""
+    """A specification with today's names of its classes, so that those written by two versions can be compared."""
     if isinstance(spec, dict):
         return {
             k: _now(v) if k in ("class", "external") and isinstance(v, str) else renamed(v) for k, v in spec.items()
@@ -100,7 +93,7 @@ def _now(name: str) -> str:
 
 
 def _reached(name: str) -> Any:
-    """What a dotted name stands for, None where there is no such thing."""
+    """The object with this dotted name, or None if there is none."""
     top, *rest = name.split(".")
     found: Any = importlib.import_module(top)
     for part in rest:
@@ -109,7 +102,7 @@ def _reached(name: str) -> Any:
 
 
 def public_name(cls: Any) -> str:
-    """The name under which users know a class of pyrovae; of other objects, and of private classes, the module's path."""
+    """The public name of a class of pyrovae. For other objects and private classes, the name in the module that defines it."""
     name = _path(cls)
     if name.startswith(BUILT_HERE):
         for home in PUBLIC:
@@ -132,7 +125,7 @@ def _write(value: Any, path: str, seen: dict[int, str]) -> Any:
     if isinstance(value, type):
         name = _path(value)
         return {"type": name} if name.startswith(ACTIVATIONS) else {"external": name}
-    if isinstance(value, nn.Parameter):  # its values come from the weights
+    if isinstance(value, nn.Parameter):  # its values are among the weights
         return {"parameter": list(value.shape), "dtype": str(value.dtype)[6:]}
     if isinstance(value, Tensor):
         return {"tensor": value.detach().cpu().tolist(), "dtype": str(value.dtype)[6:]}
@@ -165,7 +158,7 @@ def _write_distribution(value: Any, path: str, seen: dict[int, str]) -> Any:
         }
         return {"class": name, "args": args}
     given = [a for a in value.arg_constraints if a in value.__dict__]
-    # Of parameters that say the same thing, the others were computed on demand and cached.
+    # Where several parameters describe the same distribution, one was given, and the others were computed from it and cached.
     for same in (("logits", "probs"), ("scale_tril", "covariance_matrix", "precision_matrix")):
         present = [a for a in same if a in given]
         original = [a for a in present if getattr(value, "_param", None) is value.__dict__[a]] or present
@@ -193,7 +186,7 @@ def _read(spec: Any, path: str, built: dict[str, Any]) -> Any:
         return _class(spec["type"], ACTIVATIONS)
     if "external" in spec:
         raise CheckpointError(
-            f"This run's model has a part of your own, {spec['external']}: build the pair and pass it, "
+            f"This run's model has a part of your own, {spec['external']}: build the pair and pass it with "
             "pv.load(folder, pair=...)."
         )
     args = {name: _read(v, f"{path}.{name}", built) for name, v in spec["args"].items()}
@@ -219,7 +212,7 @@ def _class(name: str, allowed: tuple[str, ...]) -> Any:
             raise AttributeError(f"no {qualname!r} in {module!r}")
     except (ImportError, AttributeError) as error:
         raise CheckpointError(
-            f"The run names {name!r}, which this version of pyrovae does not have: {error}."
+            f"The run contains {name!r}, which this version of pyrovae does not have: {error}."
         ) from error
     if not isinstance(found, type) or not _path(found).startswith(allowed):
         raise CheckpointError(
