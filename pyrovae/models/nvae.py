@@ -67,8 +67,8 @@ class NVAE(nn.Module):
             single cell and no latent variables.
         latent_channels: Channels C_z of each group.
         cells: Cells after each group.
-        expansion: Expansion factor of the `GenerativeCell`s on the way down; 0 uses `EncoderCell`s, of two 3 x 3
-            convolutions, instead.
+        expansion: Expansion factor of the cells on the way down, `nets.cells.GenerativeCell`; 0 uses `EncoderCell`, of two
+            3 x 3 convolutions, instead.
         rescale: Factor of x at the input of the bottom-up network, such as 1 / 255 for grey values.
 
     Raises:
