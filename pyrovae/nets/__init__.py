@@ -1,4 +1,4 @@
-"""Networks: tensors in, tensors out. No probability and no Pyro in here."""
+"""Neural networks: tensors in, tensors out. Nothing here knows of probability or Pyro."""
 
 from pyrovae.nets.cells import EncoderCell, GenerativeCell
 from pyrovae.nets.codes import Column, OneHot, Thermometer

@@ -1,7 +1,8 @@
-"""Residual cells for deep hierarchies over images: feature maps in, feature maps out, (*batch, C, H, W).
+"""Residual cells for deep hierarchies of latent images: feature maps in, feature maps out, `(*batch, C, H, W)`.
 
-What is normalised are groups of channels of one image, never a batch: a row's density may not depend on the rows beside it,
-and nothing is carried from step to step. Vahdat & Kautz 2020, arXiv:2007.03898, with group for batch normalisation.
+Normalisation is over groups of channels of one image, never over a batch: the density of a row must not depend on the
+other rows, and nothing is carried from step to step. Vahdat and Kautz 2020, arXiv:2007.03898, with group normalisation in
+place of batch normalisation.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from pyrovae.nets.mlp import as_size, check_rows
 
 
 class Conv(nn.Conv2d):
-    """A convolution of stride 1 that keeps H and W, over any left-hand dims: (*batch, n, H, W) -> (*batch, m, H, W)."""
+    """A convolution of stride 1 that keeps H and W, for any batch dimensions: `(*batch, n, H, W)` to `(*batch, m, H, W)`."""
 
     def __init__(self, n: int, m: int, kernel: int = 3) -> None:
         super().__init__(n, m, kernel, padding=kernel // 2)
@@ -27,7 +28,7 @@ class Conv(nn.Conv2d):
 
 
 def small(layer: nn.Conv2d) -> nn.Conv2d:
-    """The same layer at a tenth of its size, for a deep stack to start near the identity, and distributions near N(0, I)."""
+    """The same layer with its weights scaled to a tenth: a deep stack starts near the identity, distributions near N(0, I)."""
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.mul_(0.1)
@@ -35,13 +36,13 @@ def small(layer: nn.Conv2d) -> nn.Conv2d:
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Up to 8 groups of at least 4 channels: fewer would be all but nothing on a map of one pixel. arXiv:1803.08494."""
+    """Up to 8 groups of at least 4 channels, since smaller ones erase a map of one pixel. Wu and He 2018, arXiv:1803.08494."""
     groups = max(g for g in (1, 2, 4, 8) if g == 1 or channels % (4 * g) == 0)
     return nn.GroupNorm(groups, channels)
 
 
 class SqueezeExcitation(nn.Module):
-    """x * sigmoid(W_2 relu(W_1 m)), m the means of the channels: (N, C, H, W). Hu, Shen & Sun 2018, arXiv:1709.01507."""
+    """`x * sigmoid(W_2 relu(W_1 m))`, m the channel means. x: `(N, C, H, W)`. Hu, Shen and Sun 2018, arXiv:1709.01507."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -54,7 +55,7 @@ class SqueezeExcitation(nn.Module):
 
 
 class _Cell(nn.Module):
-    """x + change(x)."""
+    """`x + change(x)`."""
 
     change: nn.Sequential
 
@@ -65,9 +66,21 @@ class _Cell(nn.Module):
 
 
 class EncoderCell(_Cell):
-    """x + SE(conv(a(norm(conv(a(norm(x))))))), 3 x 3 convolutions, a(u) = u sigmoid(u). x: (*batch, C, H, W), any batch.
+    """`x + SE(conv(a(norm(conv(a(norm(x)))))))`: a residual cell of 3 x 3 convolutions, with `a(u) = u sigmoid(u)`.
 
-    The second convolution starts at a tenth of its usual size. Vahdat & Kautz 2020, arXiv:2007.03898, figure 3b.
+    SE is squeeze-and-excitation and norm is group normalisation. The second convolution starts at a tenth of its usual size.
+    Input and output have shape `(*batch, C, H, W)`.
+
+    Args:
+        channels: C, the number of channels.
+
+    References:
+        Vahdat and Kautz 2020, arXiv:2007.03898, figure 3b.
+
+    Example:
+        >>> cell = pv.nets.EncoderCell(8)
+        >>> cell(torch.zeros(5, 8, 7, 7)).shape
+        torch.Size([5, 8, 7, 7])
     """
 
     def __init__(self, channels: int) -> None:
@@ -85,10 +98,24 @@ class EncoderCell(_Cell):
 
 
 class GenerativeCell(_Cell):
-    """x + SE(project(a(norm(depthwise(a(norm(expand(norm(x)))))))): C channels to `expansion` C and back. x: (*batch, C, H, W).
+    """`x + SE(project(a(norm(depthwise(a(norm(expand(norm(x)))))))))`: a residual cell with a wide receptive field.
 
-    The depthwise convolution is kernel x kernel, so that a wide receptive field costs little; expand and project are 1 x 1;
-    a(u) = u sigmoid(u); project starts at a tenth of its usual size. Vahdat & Kautz 2020, arXiv:2007.03898, figure 3a.
+    `expand` and `project` are 1 x 1 convolutions from C channels to `expansion` C and back. The convolution between them is
+    depthwise, so that a large kernel costs little. `a(u) = u sigmoid(u)`, SE is squeeze-and-excitation and norm is group
+    normalisation; `project` starts at a tenth of its usual size. Input and output have shape `(*batch, C, H, W)`.
+
+    Args:
+        channels: C, the number of channels.
+        expansion: Factor by which the cell widens inside.
+        kernel: Height and width of the depthwise convolution, odd.
+
+    References:
+        Vahdat and Kautz 2020, arXiv:2007.03898, figure 3a.
+
+    Example:
+        >>> cell = pv.nets.GenerativeCell(8, expansion=2)
+        >>> cell(torch.zeros(5, 8, 7, 7)).shape
+        torch.Size([5, 8, 7, 7])
     """
 
     def __init__(self, channels: int, expansion: int = 6, kernel: int = 5) -> None:
@@ -109,7 +136,7 @@ class GenerativeCell(_Cell):
 
 
 class Upsample(nn.Module):
-    """conv(up(x)): (*batch, n, h, w) -> (*batch, m, *size), nearest neighbours, then 3 x 3. See `ConvDecoder`."""
+    """`conv(up(x))`, nearest neighbours and then 3 x 3: `(*batch, n, h, w)` to `(*batch, m, *size)`. See `ConvDecoder`."""
 
     def __init__(self, n: int, m: int, size: tuple[int, int]) -> None:
         super().__init__()
@@ -121,7 +148,7 @@ class Upsample(nn.Module):
 
 
 class Planes(nn.Module):
-    """conv(a(x)): (*batch, C, H, W) -> (*batch, *out_shape), out_shape ending in (H, W); small at the start."""
+    """`conv(a(x))`, small at the start: `(*batch, C, H, W)` to `(*batch, *out_shape)`, where out_shape ends in (H, W)."""
 
     def __init__(self, channels: int, out_shape: Sequence[int], kernel: int = 3) -> None:
         super().__init__()
@@ -134,10 +161,10 @@ class Planes(nn.Module):
 
 
 class ToImage(nn.Module):
-    """shuffle(conv(a(x))): (*batch, C, H / 2, W / 2), rounded up -> (*batch, *out_shape), out_shape ending in (H, W).
+    """`shuffle(conv(a(x)))`, small at the start: `(*batch, C, H / 2, W / 2)`, rounded up, to `(*batch, *out_shape)`.
 
-    Each feature of 2 x 2 pixels has four planes of its own, so that the convolution stays at half the resolution: Shi et al.
-    2016, arXiv:1609.05158. What an odd H or W does not need is cut off. Small at the start.
+    out_shape ends in (H, W). Each feature of 2 x 2 pixels has four planes of its own, so that the convolution runs at half the
+    resolution (Shi et al. 2016, arXiv:1609.05158). An odd H or W is cropped.
     """
 
     def __init__(self, channels: int, out_shape: Sequence[int]) -> None:
@@ -152,11 +179,11 @@ class ToImage(nn.Module):
 
 
 class BottomUp(nn.Module):
-    """Features of an image at several resolutions, last found and so coarsest first: a list of (*batch, C_r, H_r, W_r).
+    """Features of an image at several resolutions, coarsest first: a list of tensors `(*batch, C_r, H_r, W_r)`.
 
-    x: (*batch, C, H, W) for in_shape (C, H, W), or (*batch, H, W); it is multiplied by `rescale` first. A 3 x 3 convolution of
-    stride 2 for each of `channels` halves H and W, rounding up; cells[r] >= 1 residual cells follow it, and the features
-    behind each cell are returned. Raises ShapeError if x has another trailing shape or dtype.
+    x has shape `(*batch, C, H, W)` for an in_shape (C, H, W), or `(*batch, H, W)`, and is first multiplied by `rescale`. For
+    each of `channels` a 3 x 3 convolution of stride 2 halves H and W, rounding up, and `cells[r] >= 1` residual cells
+    follow; the output of each cell is part of the list. Raises ShapeError if x has another trailing shape or dtype.
     """
 
     def __init__(

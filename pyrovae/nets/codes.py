@@ -1,4 +1,4 @@
-"""Codes: what a network is given in place of a label or a number."""
+"""Codes of labels and numbers, in the form that a network takes."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,21 @@ from pyrovae.nets.mlp import as_size, one_hot
 
 
 class OneHot(nn.Module):
-    """y -> (1[y = 0], ..., 1[y = C-1]). y: (*batch), of any dtype; result: (*batch, num_classes), see `one_hot`."""
+    """`y -> (1[y = 0], ..., 1[y = C - 1])`: the one-hot code of a class.
+
+    Input `(*batch)` of any dtype, output `(*batch, num_classes)`. Values that are no class give zeros, see `one_hot`.
+
+    Args:
+        num_classes: C, the number of classes.
+
+    Raises:
+        ShapeError: `num_classes` is not a positive int.
+
+    Example:
+        >>> pv.nets.OneHot(3)(torch.tensor([2, 0]))
+        tensor([[0., 0., 1.],
+                [1., 0., 0.]])
+    """
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -18,9 +32,24 @@ class OneHot(nn.Module):
 
 
 class Thermometer(nn.Module):
-    """y -> (1[y > 0], ..., 1[y > C-2]): a code of grades, near ones alike. y: (*batch); result: (*batch, num_classes - 1).
+    """`y -> (1[y > 0], ..., 1[y > C - 2])`: a code of ordered grades, in which neighbouring grades are similar.
 
-    `num_classes` C is at least 2, else ShapeError. Frank & Hall 2001, *A simple approach to ordinal classification*.
+    Input `(*batch)`, output `(*batch, num_classes - 1)`.
+
+    Args:
+        num_classes: C, the number of grades, at least 2.
+
+    Raises:
+        ShapeError: `num_classes` is less than 2.
+
+    References:
+        Frank and Hall 2001, *A simple approach to ordinal classification*.
+
+    Example:
+        >>> pv.nets.Thermometer(4)(torch.tensor([0, 2, 3]))
+        tensor([[0., 0., 0.],
+                [1., 1., 0.],
+                [1., 1., 1.]])
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -34,7 +63,14 @@ class Thermometer(nn.Module):
 
 
 class Column(nn.Module):
-    """y -> (y): a number as a vector of one element. y: (*batch), floating; result: (*batch, 1)."""
+    """`y -> (y)`: a number as a vector of one element.
+
+    Input `(*batch)`, floating, output `(*batch, 1)`.
+
+    Example:
+        >>> pv.nets.Column()(torch.tensor([1.5, 2.5])).shape
+        torch.Size([2, 1])
+    """
 
     def __init__(self) -> None:
         super().__init__()

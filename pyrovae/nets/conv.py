@@ -11,15 +11,32 @@ from pyrovae.nets.mlp import MLP, as_size, check_rows
 
 
 def halved(n: int) -> int:
-    return (n + 1) // 2  # what a 3 x 3 convolution of stride 2 and padding 1 leaves
+    """The size after a 3 x 3 convolution of stride 2 and padding 1."""
+    return (n + 1) // 2
 
 
 class ConvEncoder(nn.Module):
-    """MLP(a(conv(... a(conv(x))))): one 3 x 3 convolution of stride 2 for each of `channels`, then an MLP.
+    """`MLP(a(conv(... a(conv(x)))))`: 3 x 3 convolutions of stride 2, then an MLP.
 
-    x: (*batch, C, H, W) for in_shape (C, H, W), or (*batch, H, W) for in_shape (H, W); result: (*batch, *out_shape).
-    Each convolution halves H and W, rounding up. `hidden` are the layers between the convolutions and the result.
-    Raises ShapeError if x has another trailing shape or dtype. LeCun et al. 1989, Neural Computation 1(4).
+    Input `(*batch, *in_shape)`, output `(*batch, *out_shape)`. Each convolution halves H and W, rounding up.
+
+    Args:
+        in_shape: Shape of one image, (C, H, W) or (H, W).
+        out_shape: Shape of the output for one image, such as `family.param_shape`.
+        channels: Number of channels of each convolution.
+        hidden: Widths of the hidden layers between the convolutions and the output.
+        activation: Makes an activation layer, such as `nn.ReLU`.
+
+    Raises:
+        ShapeError: `in_shape` has another number of dimensions, or the input another trailing shape or dtype.
+
+    References:
+        LeCun et al. 1989, Neural Computation 1(4).
+
+    Example:
+        >>> net = pv.nets.ConvEncoder((1, 28, 28), fam.Normal(8).param_shape, channels=(4, 8))
+        >>> net(torch.zeros(5, 1, 28, 28)).shape
+        torch.Size([5, 2, 8])
     """
 
     def __init__(
@@ -37,7 +54,7 @@ class ConvEncoder(nn.Module):
         self.hidden = tuple(hidden)
         self.activation = activation
         if len(self.in_shape) not in (2, 3):
-            raise ShapeError(f"ConvEncoder needs in_shape (C, H, W) or (H, W), got {tuple(self.in_shape)}. Use an MLP.")
+            raise ShapeError(f"ConvEncoder needs in_shape (C, H, W) or (H, W), got {tuple(self.in_shape)}: use an MLP.")
         width, height = self.in_shape[-1], self.in_shape[-2]
         self._image = (self.in_shape[:-2].numel(), height, width)
         self.convolutions = nn.Sequential()
@@ -56,13 +73,29 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """conv(up(a(... conv(up(a(MLP(z))))))): an MLP, then one doubling and 3 x 3 convolution for each of `channels`.
+    """`conv(up(a(... conv(up(a(MLP(z)))))))`: an MLP, then one doubling and one 3 x 3 convolution for each of `channels`.
 
-    z: (*batch, in_features); result: (*batch, *out_shape), where out_shape ends in (H, W), such as (P, C, H, W),
-    (C, H, W) or (P, H, W); what stands before H and W are planes of the last convolution. A tuple of in_features
-    takes several parents, as in `MLP`. The sizes are those of a ConvEncoder with as many channels, backwards. Nearest
-    neighbours before a convolution, in place of a transposed convolution, leave no checkerboard: Odena, Dumoulin &
-    Olah 2016, doi:10.23915/distill.00003. Raises ShapeError if z has another trailing shape or dtype.
+    Input `(*batch, in_features)`, output `(*batch, *out_shape)`. Sizes are those of a `ConvEncoder` with as many channels, in
+    reverse. H and W are doubled by nearest neighbours before a convolution: transposed convolutions leave checkerboards.
+
+    Args:
+        in_features: Size of z, or a tuple of sizes for several parents, as in `MLP`.
+        out_shape: Shape of the output for one z, ending in (H, W): (P, C, H, W), (C, H, W) or (P, H, W). The dimensions before
+            H and W are planes of the last convolution.
+        channels: Number of channels before each convolution.
+        hidden: Widths of the hidden layers of the MLP.
+        activation: Makes an activation layer, such as `nn.ReLU`.
+
+    Raises:
+        ShapeError: `out_shape` does not end in (H, W), `channels` is empty, or an input has another trailing shape or dtype.
+
+    References:
+        Odena, Dumoulin and Olah 2016, doi:10.23915/distill.00003.
+
+    Example:
+        >>> net = pv.nets.ConvDecoder(8, fam.Bernoulli((1, 28, 28)).param_shape, channels=(8, 4))
+        >>> net(torch.zeros(5, 8)).shape
+        torch.Size([5, 1, 1, 28, 28])
     """
 
     def __init__(
@@ -80,9 +113,11 @@ class ConvDecoder(nn.Module):
         self.hidden = tuple(hidden)
         self.activation = activation
         if len(self.out_shape) < 2:
-            raise ShapeError(f"ConvDecoder needs an out_shape that ends in (H, W), got {tuple(self.out_shape)}.")
+            raise ShapeError(
+                f"ConvDecoder needs an out_shape that ends in (H, W), got {tuple(self.out_shape)}: use an MLP."
+            )
         if not self.channels:
-            raise ShapeError("ConvDecoder needs at least one channel count, got channels=(). Use an MLP.")
+            raise ShapeError("ConvDecoder needs at least one number of channels, got channels=(): use an MLP.")
         height, width = self.out_shape[-2:]
         self._sizes = [(height, width)]
         for _ in self.channels:

@@ -1,4 +1,4 @@
-"""Dropout: hidden units left out at random, in training, and wherever several opinions of one network are wanted."""
+"""Dropout: hidden units set to zero at random, during training and where several draws of a network are wanted."""
 
 from __future__ import annotations
 
@@ -11,15 +11,28 @@ from pyrovae.errors import OptionError
 
 
 class ReLUDropout:
-    """Makes activations for a network: max(0, x), of whose units a share `p` is left out at random while training.
+    """Makes activation layers `max(0, u)` that set a share p of the units to zero at random during training.
 
-    Give it as `activation` to `MLP` and the others: nets.ReLUDropout(0.5). Raises OptionError unless 0 <= p < 1.
-    Srivastava et al. 2014, Journal of Machine Learning Research 15.
+    Pass it as `activation` to `MLP` or any other network.
+
+    Args:
+        p: Probability that a unit is set to zero, `0 <= p < 1`.
+
+    Raises:
+        OptionError: p is outside of this range.
+
+    References:
+        Srivastava et al. 2014, Journal of Machine Learning Research 15.
+
+    Example:
+        >>> net = pv.nets.MLP(4, 2, hidden=(8,), activation=pv.nets.ReLUDropout(0.5))
+        >>> net.eval()(torch.zeros(5, 4)).shape
+        torch.Size([5, 2])
     """
 
     def __init__(self, p: float = 0.5) -> None:
         if not 0 <= p < 1:
-            raise OptionError(f"dropout leaves out a share of the units from 0 to below 1, got {p!r}.")
+            raise OptionError(f"ReLUDropout needs a probability p from 0 to below 1, got {p!r}.")
         self.p = float(p)
 
     def __call__(self) -> nn.Module:
@@ -28,8 +41,11 @@ class ReLUDropout:
 
 @contextmanager
 def dropping(net: nn.Module) -> Iterator[None]:
-    """Dropout of `net` in effect although it is in evaluation mode: each call is another network of those that were trained,
-    a draw of an approximate posterior of its weights (Gal & Ghahramani 2016, arXiv:1506.02142)."""
+    """Keep dropout of `net` active although the network is in evaluation mode.
+
+    Each call of the network is then a draw from an approximate posterior of its weights. Gal and Ghahramani 2016,
+    arXiv:1506.02142.
+    """
     layers = [layer for layer in net.modules() if isinstance(layer, nn.Dropout)]
     before = [layer.training for layer in layers]
     try:

@@ -1,4 +1,4 @@
-"""Invertible networks, through zuko: for a context, a transform of torch's kind with `call_and_ladj`."""
+"""Invertible networks by zuko: they map a context to a transform of torch's kind, with `call_and_ladj`."""
 
 import functools
 from collections.abc import Sequence
@@ -11,13 +11,11 @@ from pyrovae._zuko import zuko
 from pyrovae.errors import OptionError
 
 KINDS = ("nsf", "maf", "iaf", "coupling")
-
-
-BINS = 8
+BINS = 8  # of a spline
 
 
 def _inverse(self: Any, y: Tensor) -> Tensor:
-    """Durkan et al. 2019, equation 29, as zuko has it, with a discriminant that rounding cannot make negative."""
+    """The inverse spline of Durkan et al. 2019, equation 29, with a discriminant that rounding cannot make negative."""
     inside, x0, x1, y0, y1, d0, d1, s = self.bin(self.searchsorted(self.vertical, y) - 1)
     rise = inside * (y - y0)
     bend = rise * (d0 + d1 - 2 * s)
@@ -32,28 +30,31 @@ def _spline() -> Any:
 
 
 def transform(features: int, context: int, kind: str, transforms: int, hidden: Sequence[int]) -> nn.Module:
-    """t: R^features -> R^features, composed of `transforms` of a kind; module(context) -> t, context (*batch, context) or None.
+    """t: R^features to R^features, of `transforms` layers; `module(c)` returns t, for a context c `(*batch, context)` or None.
 
-    "nsf": autoregressive splines; "maf" and "iaf", which differ in the direction that its user takes: autoregressive
-    and affine; "coupling": affine, in two passes. All start near the identity. The order of the features turns from one
-    to the next. Raises OptionError for another kind, and for numbers that are not positive.
+    Kinds: "nsf", autoregressive splines; "maf" and "iaf", autoregressive and affine, which differ only in the direction in
+    which the caller uses t; "coupling", affine couplings, two passes in the other direction. All start near the identity, and
+    the order of the features is reversed from one layer to the next. Raises OptionError for another kind and for numbers that
+    are not positive.
     """
     if kind not in KINDS:
-        raise OptionError(f"A flow is of kind {', '.join(map(repr, KINDS))}, got {kind!r}.")
+        raise OptionError(f"A flow needs kind to be one of {', '.join(map(repr, KINDS))}, got {kind!r}.")
     for name, value in {"transforms": transforms, **{f"hidden[{i}]": n for i, n in enumerate(hidden)}}.items():
         if not isinstance(value, int) or value < 1:
             raise OptionError(f"A flow needs {name} to be a positive int, got {value!r}.")
     more: dict[str, Any] = {}
     if kind == "nsf":
         more = {"univariate": _spline(), "shapes": [(BINS,), (BINS,), (BINS - 1,)]}
-    elif kind == "coupling":  # in two passes: zuko's own coupling looks for its mask's entries on the host
+    elif (
+        kind == "coupling"
+    ):  # an autoregressive flow of two passes, since zuko's own coupling reads its mask on the host
         more = {"passes": 2}
     flow = zuko().flows.MAF(features, context, transforms=transforms, hidden_features=tuple(hidden), **more)
     made: nn.Module = flow.transform
     with torch.no_grad():
         for part in made.modules():
             hyper: Any = getattr(part, "hyper", None)
-            if hyper is not None:  # its last layer: shifts, log-scales and bends that start at a hundredth
+            if hyper is not None:  # its last layer gives shifts, log-scales and bends, which start small
                 for parameter in hyper[-1].parameters():
                     parameter.mul_(0.01)
     return made

@@ -1,4 +1,4 @@
-"""Perceptrons, one-hot coding, and the checks of shapes that all networks share."""
+"""Multilayer perceptrons, one-hot codes, wrappers of networks, and the checks of shapes that all networks share."""
 
 import operator
 from collections.abc import Callable, Sequence
@@ -13,26 +13,26 @@ from pyrovae.errors import ShapeError
 
 
 def as_size(shape: int | Sequence[int]) -> torch.Size:
-    """The shape of one row: `784` and `(784,)` are `(784,)`, `()` is a number. Raises ShapeError."""
+    """The shape of one row as a torch.Size: `784` means `(784,)`, and `()` is a single number. Raises ShapeError."""
     try:
         size = torch.Size([operator.index(n) for n in (shape if isinstance(shape, Sequence) else (shape,))])
     except TypeError:
         size = torch.Size([0])
     if any(n < 1 for n in size):
-        raise ShapeError(f"A shape is a positive int or a tuple of them, got {shape!r}.")
+        raise ShapeError(f"A shape must be a positive int or a tuple of positive ints, got {shape!r}.")
     return size
 
 
 def check_rows(net: nn.Module, rows: tuple[Tensor, ...], shapes: Sequence[torch.Size], layer: nn.Module) -> None:
-    """Raises ShapeError unless rows[i] has shape (*batch, *shapes[i]) and the dtype of the first layer's weight.
+    """Raise ShapeError unless rows[i] has shape `(*batch, *shapes[i])` and the dtype of the first layer's weight.
 
-    Reads shapes and dtypes only: no value is looked at, so an accelerator is never waited for.
+    It reads shapes and dtypes only, no values, so the host never waits for the device.
     """
     name = type(net).__name__
     dtype: Any = layer.weight.dtype
     if len(rows) != len(shapes):
         raise ShapeError(
-            f"{name} needs {len(shapes)} parent(s), one for each of in_features, got {len(rows)}. "
+            f"{name} needs {len(shapes)} parent(s), one for each entry of in_features, got {len(rows)}. "
             "Build it with one entry of in_features for each parent."
         )
     for row, shape in zip(rows, shapes):
@@ -42,9 +42,9 @@ def check_rows(net: nn.Module, rows: tuple[Tensor, ...], shapes: Sequence[torch.
         if row.shape[-len(shape) :] != shape:
             raise ShapeError(
                 f"{name} needs rows of shape ({wanted}), got {tuple(row.shape)}. "
-                "Reshape them, or build the network for the shape that comes."
+                "Reshape them, or build the network for rows of that shape."
             )
-        # autocast casts floating rows itself
+        # under autocast, floating rows are cast by torch
         if row.dtype != dtype and not (row.is_floating_point() and torch.is_autocast_enabled(row.device.type)):
             cure = {torch.float32: ".float()", torch.float64: ".double()"}.get(dtype, f".to({dtype})")
             raise ShapeError(
@@ -54,13 +54,28 @@ def check_rows(net: nn.Module, rows: tuple[Tensor, ...], shapes: Sequence[torch.
 
 
 class MLP(nn.Module):
-    """W_n a(... a(W_1 x_1 + V_1 x_2 + ... + b_1) ...) + b_n: a perceptron of one or several parents.
+    """`W_n a(... a(W_1 x_1 + V_1 x_2 + ... + b_1) ...) + b_n`: a multilayer perceptron of one or several parents.
 
-    parents: (*batch, in_features), their batch shapes broadcast; result: (*batch, *out_shape). `in_features` is an
-    int, or a tuple with one int for each parent: the first layer is then one Linear per parent, summed, which equals
-    one Linear of the concatenated parents and does not copy a parent along the dims in which another one is
-    enumerated. `hidden=()` is linear. Raises ShapeError if a parent has another trailing shape or dtype, or if the
-    number of parents is another one. Goodfellow, Bengio & Courville 2016, *Deep Learning*, chapter 6.
+    Inputs `(*batch, in_features)`, whose batch shapes broadcast; output `(*batch, *out_shape)`. With several parents the first
+    layer is one Linear for each, summed. That equals one Linear of the concatenated parents, without copying a parent along
+    the dimensions in which another one is enumerated.
+
+    Args:
+        in_features: Size of the parent, or a tuple with the size of each parent.
+        out_shape: Shape of the output for one row, such as `family.param_shape`.
+        hidden: Widths of the hidden layers; `()` makes the network linear.
+        activation: Makes an activation layer, such as `nn.ReLU`.
+
+    Raises:
+        ShapeError: A size is not a positive int, a parent has another trailing shape or dtype, or their number differs.
+
+    References:
+        Goodfellow, Bengio and Courville 2016, *Deep Learning*, chapter 6.
+
+    Example:
+        >>> net = pv.nets.MLP((4, 10), fam.Normal(2).param_shape, hidden=(32,))
+        >>> net(torch.zeros(5, 4), torch.zeros(3, 5, 10)).shape
+        torch.Size([3, 5, 2, 2])
     """
 
     def __init__(
@@ -77,7 +92,8 @@ class MLP(nn.Module):
         self.activation = activation
         self._in_shapes = [as_size(n) for n in as_size(self.in_features)]
         widths = (*self.hidden, self.out_shape.numel())
-        # one bias is enough for a sum
+
+        # a sum needs one bias only
         self.first = nn.ModuleList(nn.Linear(n, widths[0], bias=i == 0) for i, (n,) in enumerate(self._in_shapes))
         self.rest = nn.Sequential()
         for n, m in pairwise(widths):
@@ -93,21 +109,44 @@ class MLP(nn.Module):
 
 
 def one_hot(y: Tensor, num_classes: int, dtype: torch.dtype | None = None) -> Tensor:
-    """1[y = c] for c = 0, ..., num_classes - 1. y: (*batch), of any dtype; result: (*batch, num_classes), floating.
+    """`1[y = c]` for `c = 0, ..., num_classes - 1`.
 
-    A label outside of the classes (an unknown one: -1 or NaN) is a row of zeros. `dtype` is torch's default one if it
-    is not given. It is a comparison with `arange`, since `torch.nn.functional.one_hot` reads values on the host and
-    so can be neither traced nor captured.
+    A value that is no class (-1 or NaN for an unknown label) gives a row of zeros. It is a comparison with `arange`, because
+    `torch.nn.functional.one_hot` reads values on the host and so cannot be traced or recorded in a CUDA graph.
+
+    Args:
+        y: Classes, of any dtype, shape `(*batch)`.
+        num_classes: The number of classes.
+        dtype: Dtype of the result; torch's default dtype if None.
+
+    Returns:
+        A floating tensor, shape `(*batch, num_classes)`.
+
+    Example:
+        >>> pv.nets.one_hot(torch.tensor([1, 0, -1]), 2)
+        tensor([[0., 1.],
+                [1., 0.],
+                [0., 0.]])
     """
     classes = torch.arange(num_classes, device=y.device)
     return (y.unsqueeze(-1) == classes).to(dtype or torch.get_default_dtype())
 
 
 class Behind(nn.Module):
-    """net(front(x), *others): what `front` finds in x, an image's features, say, beside other parents.
+    """`net(front(x), *others)`: a network on the features that another network finds in its first parent.
 
-    x and others as `front` and `net` take them; result: (*batch, *out_shape), that of `net`. Where the others are enumerated
-    the front is computed once.
+    Where the other parents are enumerated, the features are still computed only once. The output is that of `net`, shape
+    `(*batch, *out_shape)`.
+
+    Args:
+        front: Network of x, such as a `ConvEncoder` for images.
+        net: Network of the features and the other parents.
+
+    Example:
+        >>> front = pv.nets.ConvEncoder((1, 8, 8), 16, channels=(4,))
+        >>> net = pv.nets.Behind(front, pv.nets.MLP((16, 3), 2))
+        >>> net(torch.zeros(5, 1, 8, 8), torch.zeros(5, 3)).shape
+        torch.Size([5, 2])
     """
 
     def __init__(self, front: nn.Module, net: nn.Module) -> None:
@@ -121,10 +160,19 @@ class Behind(nn.Module):
 
 
 class Rescaled(nn.Module):
-    """net(factor * x, *others): brings inputs to a scale at which a network starts well, counts 0..n by 1/n, say.
+    """`net(factor * x, *others)`: brings its first parent to a scale at which a network learns well.
 
-    x: (*batch, in_features), others as `net` takes them; result as that of `net`.
-    LeCun et al. 1998, *Efficient BackProp*, section 4.3.
+    Args:
+        net: A network; the other parents and the output, `(*batch, *out_shape)`, are its own.
+        factor: A number, such as 1 / n for counts from 0 to n.
+
+    References:
+        LeCun et al. 1998, *Efficient BackProp*, section 4.3.
+
+    Example:
+        >>> net = pv.nets.Rescaled(pv.nets.MLP(4, 2), 1 / 255)
+        >>> net(torch.full((5, 4), 255.0)).shape
+        torch.Size([5, 2])
     """
 
     def __init__(self, net: nn.Module, factor: float) -> None:
@@ -138,10 +186,18 @@ class Rescaled(nn.Module):
 
 
 class Log1p(nn.Module):
-    """net(log(1 + x), *others): counts and other non-negative values without a bound, at a scale at which it starts well.
+    """`net(log(1 + x), *others)`: brings counts and other non-negative values without an upper bound to a useful scale.
 
-    x: (*batch, in_features), x > -1, others as `net` takes them; result as that of `net`.
-    Lopez et al. 2018, doi:10.1038/s41592-018-0229-2.
+    Args:
+        net: A network of x, `x > -1`; the other parents and the output, `(*batch, *out_shape)`, are its own.
+
+    References:
+        Lopez et al. 2018, doi:10.1038/s41592-018-0229-2.
+
+    Example:
+        >>> net = pv.nets.Log1p(pv.nets.MLP(4, 2))
+        >>> net(torch.tensor([[0.0, 3.0, 500.0, 80000.0]])).shape
+        torch.Size([1, 2])
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -155,10 +211,18 @@ class Log1p(nn.Module):
 
 
 class WithMask(nn.Module):
-    """net(x with 0 for NaN, 1 where x is observed and 0 where it is missing): an encoder's network for rows with gaps.
+    """`net(x_0, m)` with 0 for NaN in x_0 and m = 1[x is observed]: an encoder network for rows with missing values.
 
-    x: (*batch, in_features), NaN where missing; `net` takes two parents of that shape, as `MLP((D, D), ...)` does.
-    Nazabal et al. 2020, arXiv:1807.03653, with the mask beside the zeros.
+    Args:
+        net: A network of two parents of the shape of x, such as `MLP((D, D), ...)`; the output is its own.
+
+    References:
+        Nazabal et al. 2020, arXiv:1807.03653, there without the mask.
+
+    Example:
+        >>> net = pv.nets.WithMask(pv.nets.MLP((3, 3), 2))
+        >>> bool(net(torch.tensor([[1.0, float("nan"), 2.0]])).isfinite().all())
+        True
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -173,9 +237,16 @@ class WithMask(nn.Module):
 
 
 class Swapped(nn.Module):
-    """net(x_2, x_1, *others): the first two parents the other way round, where what stands before a net is for the second.
+    """`net(x_2, x_1, *others)`: exchanges the first two parents, for a wrapped network that treats its first parent specially.
 
-    Parents as `net` takes them, but for their order; result as that of `net`.
+    Args:
+        net: A network of at least two parents; the output, `(*batch, *out_shape)`, is its own.
+
+    Example:
+        >>> counts = pv.nets.Log1p(pv.nets.MLP((4, 2), 3))  # Log1p applies to the first parent
+        >>> net = pv.nets.Swapped(counts)
+        >>> net(torch.zeros(5, 2), torch.ones(5, 4)).shape
+        torch.Size([5, 3])
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -189,12 +260,22 @@ class Swapped(nn.Module):
 
 
 class LayerNormed:
-    """Makes activations for a network: a((u - mean(u)) / sd(u)), mean and sd over the units of a layer, each row alone.
+    """Makes activation layers `a((u - mean(u)) / sd(u))`, with mean and sd over the units of a layer, for each row by itself.
 
-    Give it as `activation` to networks of vectors, `MLP` and `ResidualMLP`: nets.LayerNormed(nn.LeakyReLU); of an image it
-    would see one line only. It keeps the levels of a deep hierarchy in scale with one another, as batch normalisation does,
-    and leaves rows independent. It has no weights of its own: the next linear layer has them. Ba, Kiros & Hinton 2016,
-    arXiv:1607.06450.
+    Pass it as `activation` to networks of vectors, `MLP` and `ResidualMLP`; of an image it would normalise single lines. It
+    keeps the levels of a deep hierarchy at one scale, as batch normalisation does, but rows stay independent. It has no weights
+    of its own, since the next linear layer has them.
+
+    Args:
+        activation: Makes the activation layer a.
+
+    References:
+        Ba, Kiros and Hinton 2016, arXiv:1607.06450.
+
+    Example:
+        >>> activation = pv.nets.LayerNormed(torch.nn.LeakyReLU)
+        >>> pv.nets.MLP(4, 2, hidden=(16, 16), activation=activation)(torch.zeros(5, 4)).shape
+        torch.Size([5, 2])
     """
 
     def __init__(self, activation: Callable[[], nn.Module] = nn.ReLU) -> None:
@@ -205,14 +286,24 @@ class LayerNormed:
 
 
 class _LayerNorm(nn.Module):
-    """(u - mean(u)) / sd(u) over the last dimension, of whatever size."""
+    """`(u - mean(u)) / sd(u)` over the last dimension, of any size."""
 
     def forward(self, u: Tensor) -> Tensor:
         return F.layer_norm(u, u.shape[-1:])
 
 
 class Activated(nn.Module):
-    """a(net(*parents)): a network that ends in an activation, one stage of several. Shapes as those of `net`."""
+    """`a(net(*parents))`: a network that ends in an activation, as one stage of several.
+
+    Args:
+        net: A network; parents and output shape are its own.
+        activation: Makes the activation layer a.
+
+    Example:
+        >>> stage = pv.nets.Activated(pv.nets.MLP(4, 16, hidden=()))
+        >>> bool((stage(torch.randn(5, 4)) >= 0).all())
+        True
+    """
 
     def __init__(self, net: nn.Module, activation: Callable[[], nn.Module] = nn.ReLU) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Residual networks: perceptrons and convolutional networks with blocks that add to what they are given."""
+"""Residual networks: perceptrons and convolutional networks with blocks that add to their input."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -10,10 +10,10 @@ from pyrovae.nets.mlp import MLP
 
 
 class ResidualBlock(nn.Module):
-    """x + g(x), g(x) = W_2 a(W_1 a(x)), W linear layers or 3 x 3 convolutions that keep the shape.
+    """`x + g(x)` with `g(x) = W_2 a(W_1 a(x))`, W linear layers or 3 x 3 convolutions that keep the shape.
 
-    W_2 starts at a tenth of its usual size, so that a deep stack starts near the identity. He et al. 2016,
-    arXiv:1603.05027, without normalisation; Zhang, Dauphin & Ma 2019, arXiv:1901.09321.
+    W_2 starts at a tenth of its usual size, so that a deep stack starts near the identity. He et al. 2016, arXiv:1603.05027,
+    without normalisation; Zhang, Dauphin and Ma 2019, arXiv:1901.09321.
     """
 
     def __init__(self, layer: Callable[[int, int], nn.Module], width: int, activation: Callable[[], nn.Module]) -> None:
@@ -33,9 +33,25 @@ def _convolution(n: int, m: int) -> nn.Module:
 
 
 class ResidualMLP(MLP):
-    """`MLP` with `blocks` residual blocks after each hidden layer. Arguments, shapes and errors are those of `MLP`.
+    """`MLP` with residual blocks `x + W_2 a(W_1 a(x))` after each hidden layer.
 
-    Gorishniy et al. 2021, arXiv:2106.11959, section 3.2, without normalisation.
+    Args:
+        in_features: Size of the parent, or a tuple with the size of each parent.
+        out_shape: Shape of the output for one row.
+        hidden: Widths of the hidden layers.
+        activation: Makes an activation layer, such as `nn.ReLU`.
+        blocks: Number of residual blocks after each hidden layer.
+
+    Raises:
+        ShapeError: As `MLP`.
+
+    References:
+        Gorishniy et al. 2021, arXiv:2106.11959, section 3.2, without normalisation.
+
+    Example:
+        >>> net = pv.nets.ResidualMLP(4, 2, hidden=(16,), blocks=2)
+        >>> net(torch.zeros(5, 4)).shape
+        torch.Size([5, 2])
     """
 
     def __init__(
@@ -55,7 +71,27 @@ class ResidualMLP(MLP):
 
 
 class ResNetEncoder(ConvEncoder):
-    """`ConvEncoder` with `blocks` residual blocks after each convolution. Arguments, shapes and errors are its own."""
+    """`ConvEncoder` with residual blocks after each convolution.
+
+    Args:
+        in_shape: Shape of one image, (C, H, W) or (H, W).
+        out_shape: Shape of the output for one image.
+        channels: Number of channels of each convolution.
+        hidden: Widths of the hidden layers between the convolutions and the output.
+        activation: Makes an activation layer, such as `nn.ReLU`.
+        blocks: Number of residual blocks after each convolution.
+
+    Raises:
+        ShapeError: As `ConvEncoder`.
+
+    References:
+        He et al. 2016, arXiv:1603.05027, without normalisation.
+
+    Example:
+        >>> net = pv.nets.ResNetEncoder((1, 8, 8), 3, channels=(4, 8))
+        >>> net(torch.zeros(5, 1, 8, 8)).shape
+        torch.Size([5, 3])
+    """
 
     def __init__(
         self,
@@ -77,7 +113,27 @@ class ResNetEncoder(ConvEncoder):
 
 
 class ResNetDecoder(ConvDecoder):
-    """`ConvDecoder` with `blocks` residual blocks before each doubling. Arguments, shapes and errors are its own."""
+    """`ConvDecoder` with residual blocks before each doubling of H and W.
+
+    Args:
+        in_features: Size of z, or a tuple of sizes for several parents.
+        out_shape: Shape of the output for one z, ending in (H, W).
+        channels: Number of channels before each convolution.
+        hidden: Widths of the hidden layers of the MLP.
+        activation: Makes an activation layer, such as `nn.ReLU`.
+        blocks: Number of residual blocks before each doubling.
+
+    Raises:
+        ShapeError: As `ConvDecoder`.
+
+    References:
+        He et al. 2016, arXiv:1603.05027, without normalisation.
+
+    Example:
+        >>> net = pv.nets.ResNetDecoder(3, (1, 8, 8), channels=(8, 4))
+        >>> net(torch.zeros(5, 3)).shape
+        torch.Size([5, 1, 8, 8])
+    """
 
     def __init__(
         self,
