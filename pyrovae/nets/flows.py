@@ -45,9 +45,8 @@ def transform(features: int, context: int, kind: str, transforms: int, hidden: S
     more: dict[str, Any] = {}
     if kind == "nsf":
         more = {"univariate": _spline(), "shapes": [(BINS,), (BINS,), (BINS - 1,)]}
-    elif (
-        kind == "coupling"
-    ):  # an autoregressive flow of two passes, since zuko's own coupling reads its mask on the host
+    elif kind == "coupling":
+        # an autoregressive flow of two passes, since zuko's own coupling reads its mask on the host
         more = {"passes": 2}
     flow = zuko().flows.MAF(features, context, transforms=transforms, hidden_features=tuple(hidden), **more)
     made: nn.Module = flow.transform

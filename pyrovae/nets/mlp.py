@@ -92,7 +92,6 @@ class MLP(nn.Module):
         self.activation = activation
         self._in_shapes = [as_size(n) for n in as_size(self.in_features)]
         widths = (*self.hidden, self.out_shape.numel())
-
         # a sum needs one bias only
         self.first = nn.ModuleList(nn.Linear(n, widths[0], bias=i == 0) for i, (n,) in enumerate(self._in_shapes))
         self.rest = nn.Sequential()
