@@ -1,1 +1,1 @@
-"""Batching: which rows come next, where they come from, and whether a model can take them."""
+"""Batching: which rows come next, where they are read from, and whether a model can take them."""

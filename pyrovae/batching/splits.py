@@ -1,4 +1,4 @@
-"""Train, validation and test rows: drawn once from a seed, and checked whenever they are drawn again."""
+"""Random splits into training, validation and test rows, which are saved as a seed and a checksum."""
 
 from __future__ import annotations
 
@@ -16,22 +16,30 @@ from pyrovae.errors import CheckpointError, DataError, OptionError
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """A random partition of the rows 0..N-1 into train, validation and test rows.
+    """A random partition of the rows 0, ..., N-1 into training, validation and test rows.
 
-    The parts are consecutive pieces of one permutation pi that a generator seeded with `seed` draws:
-    test = pi[:T], validation = pi[T:T+V], train = the rest, with T = round(test_fraction * N) and V likewise.
+    A generator with the given seed draws one permutation pi of the rows. Then test = pi[:T], validation = pi[T:T+V] and
+    train = pi[T+V:], with T = round(test_fraction * N) and V = round(validation_fraction * N). The attributes `train`,
+    `validation` and `test` are these indices, each an int64 tensor of shape `(rows,)`.
 
     Args:
         num_rows: N, at least 1.
-        test_fraction: share of the rows held out for the end; 0 where the source has a test set of its own.
-        validation_fraction: share of the rows that watch the training.
+        test_fraction: Share of the rows held out for the final evaluation; 0 if the data have a test set of their own.
+        validation_fraction: Share of the rows held out to monitor the fit.
         seed: 0 <= seed < 2**63.
 
-    `train`, `validation` and `test` are int64 index tensors, (rows,); the latter two are empty where their fraction is 0.
-
     Raises:
-        OptionError: a fraction outside [0, 1), fractions that sum to 1 or more, a seed out of range.
-        DataError: so few rows that a part which was asked for stays empty.
+        OptionError: A fraction is outside [0, 1), the fractions sum to 1 or more, or the seed is out of range.
+        DataError: There are so few rows that a part with a positive fraction would be empty.
+
+    Example:
+        >>> from pyrovae.batching.splits import Split
+        >>> split = Split(num_rows=10, test_fraction=0.2, validation_fraction=0.1, seed=0)
+        >>> len(split.train), len(split.validation), len(split.test)
+        (7, 1, 2)
+        >>> again = Split.from_json(split.to_json())
+        >>> torch.equal(again.test, split.test)
+        True
     """
 
     num_rows: int
@@ -45,19 +53,21 @@ class Split:
     def __post_init__(self) -> None:
         fractions = {"test": self.test_fraction, "validation": self.validation_fraction}
         for name, fraction in fractions.items():
-            if not 0 <= fraction < 1:  # NaN fails here, too
-                raise OptionError(f"the {name} fraction must lie in [0, 1), got {fraction}. Give 0.2 for a fifth.")
+            if not 0 <= fraction < 1:  # this also catches NaN
+                raise OptionError(
+                    f"The {name} fraction must lie in [0, 1), got {fraction}: 0.2 means a fifth of the rows."
+                )
         if sum(fractions.values()) >= 1:
-            raise OptionError(f"the fractions {fractions} leave nothing to train on. Give a sum below 1.")
+            raise OptionError(f"The fractions {fractions} leave nothing to train on: their sum must be below 1.")
         if not 0 <= self.seed < 2**63:
-            raise OptionError(f"the seed must lie in [0, 2**63), got {self.seed}. Give a non-negative integer.")
+            raise OptionError(f"The seed must lie in [0, 2**63), got {self.seed}: give a non-negative integer.")
         sizes = {name: math.floor(fraction * self.num_rows + 0.5) for name, fraction in fractions.items()}
         sizes["train"] = self.num_rows - sum(sizes.values())
         empty = [name for name, size in sizes.items() if size < 1 and fractions.get(name, 1.0) > 0]
         if empty:
             raise DataError(
-                f"{self.num_rows} rows leave no row for {' and '.join(empty)} (fractions {fractions}). "
-                "Give more rows, or other fractions (0 does without the part)."
+                f"{self.num_rows} rows leave no row for {' and '.join(empty)} (the fractions are {fractions}): "
+                "give more rows or other fractions; 0 leaves a part out."
             )
         order = torch.randperm(self.num_rows, generator=torch.Generator().manual_seed(self.seed))
         for name in ("test", "validation", "train"):
@@ -66,14 +76,14 @@ class Split:
 
     @property
     def checksum(self) -> str:
-        """sha256 of the train, validation and test indices, each as its length and its little-endian int64 values."""
+        """SHA-256 of the training, validation and test indices, each as its length and its values in little-endian int64."""
         digest = hashlib.sha256()
         for part in (self.train, self.validation, self.test):
             digest.update(len(part).to_bytes(8, "little") + part.numpy().astype("<i8").tobytes())
         return digest.hexdigest()
 
     def to_json(self) -> dict[str, Any]:
-        """What `from_json` needs to draw the same split again."""
+        """The split as JSON, from which `from_json` draws it again: sizes, seed and checksum."""
         return {
             "num_rows": self.num_rows,
             "test_fraction": self.test_fraction,
@@ -84,27 +94,30 @@ class Split:
 
     @classmethod
     def from_json(cls, saved: Mapping[str, Any], num_rows: int | None = None) -> Split:
-        """Draws a saved split again. `num_rows`: the rows of the data now at hand, where they are at hand.
+        """Draw a saved split again.
+
+        Args:
+            saved: What `to_json` returned.
+            num_rows: The number of rows of the data, if it is to be checked.
 
         Raises:
-            CheckpointError: an entry is missing or impossible, the data have another number of rows, or the rows
-                drawn are not those that were saved (another version of torch may permute differently).
+            CheckpointError: An entry is missing or invalid, the data have another number of rows, or the checksum shows that
+                other rows were drawn, as another version of torch might.
         """
         wanted = ("num_rows", "test_fraction", "validation_fraction", "seed", "checksum")
         if missing := [key for key in wanted if key not in saved]:
-            raise CheckpointError(f"a saved split has the entries {wanted}; {missing} are missing. Fit again.")
+            raise CheckpointError(f"A saved split has the entries {wanted}, and {missing} are missing: fit again.")
         if num_rows is not None and num_rows != saved["num_rows"]:
             raise CheckpointError(
-                f"the split was drawn from {saved['num_rows']} rows, the data have {num_rows}. "
-                "Give the data of the fit."
+                f"The split was drawn from {saved['num_rows']} rows, the data have {num_rows}: pass the data of the fit."
             )
         try:
             split = cls(saved["num_rows"], saved["test_fraction"], saved["validation_fraction"], saved["seed"])
         except (DataError, OptionError, TypeError) as error:
-            raise CheckpointError(f"the saved split is damaged: {error}") from error
+            raise CheckpointError(f"The saved split is damaged ({error}): fit again.") from error
         if split.checksum != saved["checksum"]:
             raise CheckpointError(
-                f"the split drawn again has the checksum {split.checksum}, the saved one {saved['checksum']}: other "
-                f"rows would be held out. Use the torch version of the fit (this is {torch.__version__}), or fit again."
+                f"The split drawn again has the checksum {split.checksum}, the saved one {saved['checksum']}, so that other "
+                f"rows would be held out: use the torch version of the fit (this is {torch.__version__}), or fit again."
             )
         return split

@@ -1,4 +1,4 @@
-"""Transforms of a batch inside the step: tensors in, tensors out, fresh noise each time the rows are seen."""
+"""Transforms of a minibatch, which a fit applies in every step, with new random numbers each time."""
 
 from __future__ import annotations
 
@@ -12,8 +12,35 @@ from pyrovae.pair.batch import Batch
 
 
 class Binarize:
-    """Dynamic binarisation: x in [0, 1] becomes a draw of Bernoulli(x), anew at every step (Salakhutdinov & Murray 2008,
-    doi:10.1145/1390156.1390266). At evaluation it is drawn once, from a fixed seed."""
+    """Dynamic binarisation: x in [0, 1] is replaced by a draw from Bernoulli(x), at every step of a fit anew.
+
+    For evaluation a fitted pair draws once, from a fixed seed, so that results can be repeated.
+
+    Args:
+        argument: Name of the argument of the model that is binarised. Its values may have any shape.
+
+    Raises:
+        DataError: At the beginning of a fit: there is no such argument, or its values are not in [0, 1].
+
+    References:
+        Salakhutdinov and Murray 2008, doi:10.1145/1390156.1390266
+
+    Example:
+        >>> batch = {"x": torch.tensor([[0.0, 1.0, 0.5]])}
+        >>> x = pv.transforms.Binarize()(batch)["x"]
+        >>> x.shape, x[0, :2], bool(((x == 0) | (x == 1)).all())
+        (torch.Size([1, 3]), tensor([0., 1.]), True)
+
+        In a fit, pixels in [0, 1] become new draws of 0 and 1 at every step:
+
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.Bernoulli(6)), pv.mlp(6, fam.Normal(2)))
+        >>> pixels = torch.rand(40, 6)
+        >>> fitted = pv.fit(
+        ...     vae, pixels, epochs=1, batch_size=20, transform=pv.transforms.Binarize(), progress=False
+        ... )
+        >>> fitted.evaluation_batch(pixels)["x"].unique()
+        tensor([0., 1.])
+    """
 
     def __init__(self, argument: str = "x") -> None:
         self.argument = argument
@@ -23,14 +50,14 @@ class Binarize:
         return {**batch, self.argument: (torch.rand_like(x) < x).to(x.dtype)}
 
     def check(self, batch: dict[str, Tensor]) -> None:
-        """DataError unless every value is a probability."""
+        """Raise DataError unless the argument is in the batch and all its values are in [0, 1]."""
         if self.argument not in batch:
-            raise DataError(f"Binarize({self.argument!r}): the batch has {sorted(batch)}.")
+            raise DataError(f"Binarize({self.argument!r}): the data have no such argument, only {sorted(batch)}.")
         low, high = (end.item() for end in batch[self.argument].aminmax())
         if not (low >= 0 and high <= 1):
             raise DataError(
                 f"Binarize({self.argument!r}) takes values in [0, 1], got {low:g} to {high:g}. "
-                "Divide by the largest possible value (255 for 8-bit images) and fill missing entries first."
+                "Divide by the largest possible value (255 for 8-bit images), and fill in missing entries first."
             )
 
 
