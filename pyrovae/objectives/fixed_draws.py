@@ -1,10 +1,9 @@
-"""The guide's log-densities at given draws: what its parameters do directly, with every draw held fixed."""
+"""Log-densities of the guide at given values, held fixed: the direct effect of its parameters."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
@@ -12,13 +11,15 @@ from torch import Tensor
 
 from pyrovae.objectives.terms import Density, Terms
 from pyrovae.pair.handlers import SetValues, with_particles
-from pyrovae.pair.program import sample_sites
+from pyrovae.pair.program import PairLike, sample_sites
 
 
-def log_q_at(pair: Any, batch: Mapping[str, Tensor], terms: Terms, values: Mapping[str, Tensor]) -> dict[str, Density]:
-    """log q(z; phi) of each of the guide's sites at the values given for all of them.
+def log_q_at(
+    pair: PairLike, batch: Mapping[str, Tensor], terms: Terms, values: Mapping[str, Tensor]
+) -> dict[str, Density]:
+    """`log q(z; phi)` of each site of the guide, at values given for all of them.
 
-    The guide runs again, so that a site reads the given values of those before it; a single site needs no second run.
+    The guide runs again, so that each site depends on the given values of the sites before it; a single site needs no second run.
     """
     drawn = {name: term.q for name, term in terms.sites.items() if term.q is not None}
     if len(drawn) > 1:
@@ -32,7 +33,7 @@ def log_q_at(pair: Any, batch: Mapping[str, Tensor], terms: Terms, values: Mappi
     return found
 
 
-def direct_log_q(pair: Any, batch: Mapping[str, Tensor], terms: Terms) -> dict[str, Density]:
-    """log q(z; phi) at the draws of `terms`, held fixed: only the guide's own parameters have a gradient in it."""
+def direct_log_q(pair: PairLike, batch: Mapping[str, Tensor], terms: Terms) -> dict[str, Density]:
+    """`log q(z; phi)` at the draws of `terms`, held fixed: only the parameters of the guide itself have a gradient."""
     fixed = {name: term.value.detach() for name, term in terms.sites.items() if term.q is not None}
     return log_q_at(pair, batch, terms, fixed)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from pyro import poutine
@@ -22,7 +21,7 @@ from pyrovae.objectives.terms import Term, Terms, terms, with_densities
 from pyrovae.objectives.weights import joint_log_weights, log_weights
 from pyrovae.pair.handlers import SetValues, with_particles
 from pyrovae.pair.layout import Layout
-from pyrovae.pair.program import sample_sites
+from pyrovae.pair.program import PairLike, sample_sites
 
 
 class IWELBO:
@@ -48,7 +47,7 @@ class IWELBO:
 
     def __call__(
         self,
-        pair: Any,
+        pair: PairLike,
         batch: Mapping[str, Tensor],
         *,
         num_rows: int | None = None,
@@ -193,7 +192,7 @@ def _leave_one_out(log_w: Tensor) -> Tensor:
     return torch.logaddexp(torch.logaddexp(before, after), sums / (num - 1)) - math.log(num)
 
 
-def _doubly(pair: Any, batch: Mapping[str, Tensor], run: Terms, weight: Tensor) -> Terms:
+def _doubly(pair: PairLike, batch: Mapping[str, Tensor], run: Terms, weight: Tensor) -> Terms:
     """The terms again, at the same draws, for the doubly reparameterised gradient of sum_k w~_k log w_k.
 
     Between the guide's draws and log w stands a hook that multiplies what flows back by `weight`, (K, N) or (K,); log q has

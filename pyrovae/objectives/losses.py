@@ -1,4 +1,4 @@
-"""The losses that `fit` takes: `Trace_ELBO`, and Pyro's own losses translated."""
+"""The losses that `fit` takes: `Trace_ELBO`, and Pyro's own losses translated to it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,40 @@ from pyrovae.objectives.kl import KLFunction, repr_of, takes_weight
 from pyrovae.objectives.marginals import count
 from pyrovae.objectives.terms import Terms, terms
 from pyrovae.pair.layout import Layout
+from pyrovae.pair.program import PairLike
 
 
 class Trace_ELBO:
-    """The one ELBO, as an object to pass to `fit`: `Trace_ELBO(num_particles=1, kl=None, gradient="standard")`.
+    """The ELBO, `E_q[log p(x, z) - log q(z | x)]`, as a loss for `pv.fit`.
 
-    See `elbo` for `kl`, and `pv.kl` for functions to give it. `gradient="sticking_the_landing"` leaves out of
-    d log q(z; phi) / d phi what phi does with z held fixed, whose expectation is zero (Roeder et al. 2017, arXiv:1703.09194):
-    no noise is left where the guide is exact. The guide runs twice where it has several sites, at the same draws: it must be
-    random at its sites only (no dropout). More particles steady the posterior scale of global latents, whose gradient is
-    noisy under minibatches.
+    Calling it, `loss(pair, batch, num_rows=None, kl_weight=None, layout=None)`, runs model and guide and returns a `Bound`; see
+    `pv.elbo` for the estimator and for enumerated sites.
+
+    Args:
+        num_particles: K, the number of draws of the guide for each row. More particles reduce the noise of gradients, above all
+            for global latent variables under minibatches.
+        kl: None for KL terms at the draws, "analytic" for closed forms, or a function of the per-site KL terms; see `pv.elbo` and
+            `pv.kl`.
+        gradient: "standard", or "sticking_the_landing", which leaves out the part of the gradient that reaches the guide's
+            parameters directly, with the draws held fixed. The expectation of that part is zero, and without it no noise is left
+            where the guide is exact. With several sites the guide runs twice, at the same draws, so it must be random at its
+            sites only (no dropout).
+
+    Raises:
+        OptionError: An argument is unknown, or `kl` is given together with "sticking_the_landing".
+        PairError: When called, as `pv.elbo`; for "sticking_the_landing" also for enumerated sites and for sites that are not
+            reparameterised.
+
+    References:
+        Kingma and Welling 2014, arXiv:1312.6114; Roeder, Wu and Duvenaud 2017, arXiv:1703.09194 (sticking the landing).
+
+    Example:
+        >>> x = torch.rand(32, 4).round()
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.Bernoulli(4)), pv.mlp(4, fam.Normal(2)))
+        >>> loss = pv.Trace_ELBO(num_particles=2, kl="analytic")
+        >>> fitted = pv.fit(vae, x, epochs=2, loss=loss, progress=False)
+        >>> loss(vae, {"x": x}).elbo.shape
+        torch.Size([])
     """
 
     def __init__(self, num_particles: int = 1, kl: str | KLFunction | None = None, gradient: str = "standard") -> None:
@@ -33,14 +57,14 @@ class Trace_ELBO:
         if not (kl is None or kl == "analytic" or callable(kl)):
             raise OptionError(f"kl must be None, 'analytic' or a function of the per-site KL terms, got {kl!r}.")
         if callable(kl):
-            takes_weight(kl)  # one of too many arguments is refused now, not in a step
+            takes_weight(kl)  # refuse a function of too many arguments now, not in the first step
         if kl is not None and gradient != "standard":
-            raise OptionError(f"gradient={gradient!r} needs the KL as drawn: use kl=None, or gradient='standard'.")
+            raise OptionError(f"gradient={gradient!r} needs the KL as drawn: use kl=None or gradient='standard'.")
         self.num_particles, self.kl, self.gradient = num_particles, kl, gradient
 
     def __call__(
         self,
-        pair: Any,
+        pair: PairLike,
         batch: Mapping[str, Tensor],
         *,
         num_rows: int | None = None,
@@ -65,8 +89,10 @@ class Trace_ELBO:
 
 
 def as_loss(loss: Any) -> Any:
-    """Ours for a loss: None is `Trace_ELBO()`; Pyro's Trace_ELBO, TraceEnum_ELBO and TraceMeanField_ELBO become their twin
-    here."""
+    """pyrovae's loss for a given one: None is `Trace_ELBO()`, and Pyro's ELBOs become their equivalents here.
+
+    Other callables are returned as they are. Raises OptionError for losses of Pyro without an equivalent.
+    """
     if loss is None:
         return Trace_ELBO()
     sampled = (pyro.infer.Trace_ELBO, pyro.infer.JitTrace_ELBO, pyro.infer.TraceEnum_ELBO, pyro.infer.JitTraceEnum_ELBO)
@@ -83,7 +109,7 @@ def as_loss(loss: Any) -> Any:
 
 
 def check_options(num_particles: int, gradient: str, other: str) -> None:
-    """OptionError for fewer than one particle, or a gradient that is neither "standard" nor the other one known."""
+    """OptionError for fewer than one particle, or for a gradient that is neither "standard" nor `other`."""
     if num_particles < 1:
         raise OptionError(f"num_particles must be at least 1, got {num_particles}.")
     if gradient not in ("standard", other):
@@ -91,7 +117,7 @@ def check_options(num_particles: int, gradient: str, other: str) -> None:
 
 
 def check_reparameterised(terms: Terms, gradient: str) -> None:
-    """PairError unless every site of the guide is drawn, and drawn with reparameterisation."""
+    """PairError unless every site of the guide is drawn with reparameterisation."""
     for term in terms.sites.values():
         if term.enum_dim is not None:
             raise PairError(

@@ -14,6 +14,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from pyrovae.errors import OptionError, PairError
 from pyrovae.pair.parameters import modules
+from pyrovae.pair.program import PairLike
 
 SQUARINGS = 8  # 2^8 steps of the power method
 
@@ -33,7 +34,7 @@ class spectral_norm:
             raise OptionError(f"spectral_norm needs a finite weight of at least 0, got {weight!r}.")
         self.weight = weight
 
-    def __call__(self, pair: Any) -> Tensor:
+    def __call__(self, pair: PairLike) -> Tensor:
         layers = {
             id(layer.weight): layer  # one that two layers share counts once
             for module in modules(pair).values()

@@ -1,8 +1,8 @@
-"""Terms: what one run of a pair says, site by site. Every objective and every evaluation is a fold of these.
+"""Terms: the log-densities of one run of a pair, site by site. Every objective and every evaluation is computed from them.
 
-For K particles and N rows, a site in the plate "data" has log-densities of shape (K, N), a global one (K,), once its
-other plates are summed out. Enumerated sites add dimensions on the left, one each, that `infer/enumeration.py` sums out.
-Nothing here leaves the device: no value is ever read by the host.
+For K particles and N rows, a site in the plate "data" has log-densities of shape `(K, N)` and a global site `(K,)`, once its
+other plates are summed out. Each enumerated site adds a dimension on the left, which `objectives/enumeration.py` sums out.
+Nothing here reads a value on the host.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from pyrovae.pair.batch import num_rows
 from pyrovae.pair.handlers import DATA_PLATE
 from pyrovae.pair.layout import Layout, check_marks, describe
 from pyrovae.pair.parameters import fork_rng
-from pyrovae.pair.program import is_local, is_marked, run, sample_sites
+from pyrovae.pair.program import PairLike, is_local, is_marked, run, sample_sites
 
 
 @dataclass(frozen=True)
 class Density:
-    """One side of a site: log p or log q at the drawn value, over the full batch shape, masked but unscaled.
+    """One side of a site, log p or log q at its value, over the full batch shape, masked but unscaled.
 
-    `score` is the log-density whose gradient is the score function, None where the draw is reparameterised; `pathwise`
-    is the part of log q that enters the gradient directly (Schulman et al. 2015, arXiv:1506.05254). `whole` is the
-    log-density of an enumerated site with no mask: over the site's dimension its exponentials sum to one.
+    `score` is the log-density whose gradient is the score function, None for a reparameterised draw. `pathwise` is the part of
+    log q that is differentiated directly (Schulman et al. 2015, arXiv:1506.05254). `whole` is the unmasked log-density of an
+    enumerated site, whose exponentials sum to one along the site's dimension.
     """
 
     fn: Any
@@ -44,31 +44,31 @@ class Density:
 
     @property
     def plates(self) -> frozenset[tuple[str, int]]:
-        """(name, dimension) of every plate that the site stands in, the particles' among them."""
+        """(name, dimension) of every plate that the site is in, that of the particles included."""
         return frozenset((f.name, f.dim) for f in self.frames)
 
     @property
     def scaled(self) -> Tensor:
-        """log-density times the scale of the site's own plates and handlers."""
+        """The log-density times the scale of the site's own plates and handlers."""
         return scale_and_mask(self.log_prob, self.scale, None)
 
 
 @dataclass(frozen=True)
 class Term:
-    """A site: its model side `p`, its guide side `q` (either may be missing), and where it stands."""
+    """A site of the model (`p`), of the guide (`q`) or of both, with its value."""
 
     name: str
     value: Any
     local: bool
-    subsampled: bool  # its plate "data" carries a subsample scale of its own
+    subsampled: bool  # its plate "data" has a subsample scale of its own
     objective_only: bool
     p: Density | None
     q: Density | None
-    enum_dim: int | None = None  # the dimension along which all of its values stand; None where it was drawn
+    enum_dim: int | None = None  # the dimension of its enumerated values; None where it was drawn
 
     @property
     def either(self) -> Density:
-        """The model's side, or the guide's where the model has none."""
+        """The model's side, or the guide's where the model does not have the site."""
         side = self.p if self.p is not None else self.q
         assert side is not None
         return side
@@ -76,25 +76,48 @@ class Term:
 
 @dataclass(frozen=True)
 class Terms:
-    """All terms of one run: `sites` in the order of the guide, then of the model."""
+    """The log-densities of one run of a pair, as `pv.terms` returns them.
+
+    Attributes:
+        sites: A dict from name to term, sites of the guide first. A term has `value`, `local` (in the plate "data") and the two
+            sides `p` (model) and `q` (guide), each None if that side does not have the site; `term.p.log_prob` and
+            `term.q.log_prob` are log-densities over the full batch shape.
+        num_particles: K.
+        num_rows: B, the number of rows of this run.
+        plate_nesting: How deep plates nest.
+        aligned: Whether model and guide draw their shared sites in the same order.
+        enum_dims: The enumerated sites, by the tensor dimension of their values.
+
+    Example:
+        >>> x = torch.rand(8, 4).round()
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.Bernoulli(4)), pv.mlp(4, fam.Normal(2)))
+        >>> run = pv.terms(vae, {"x": x}, num_particles=3)
+        >>> list(run.sites), run.num_particles, run.num_rows
+        (['z', 'x'], 3, 8)
+        >>> z = run.sites["z"]
+        >>> kl = run.reduce(z.q.log_prob - z.p.log_prob, z.local)  # at the draws, nats
+        >>> kl.shape
+        torch.Size([3, 8])
+        >>> run.sites["x"].q is None
+        True
+    """
 
     sites: dict[str, Term]
     num_particles: int
     num_rows: int
     plate_nesting: int
-    aligned: bool  # model and guide draw their shared sites in one order
+    aligned: bool  # model and guide draw their shared sites in the same order
     enum_dims: dict[int, str] = field(default_factory=dict)  # dimension -> the site enumerated along it
 
     @property
     def depth(self) -> int:
-        """Dimensions of a log-density, enumerated ones left out."""
+        """Number of dimensions of a log-density without enumerated ones."""
         return self.plate_nesting + (self.num_particles > 1)
 
     def reduce(self, log_prob: Tensor, local: bool) -> Tensor:
-        """Sum out every plate but "data": (K, N) for a local site, (K,) for a global one."""
-        own = tuple(log_prob.shape)[
-            max(0, log_prob.dim() - self.depth) :
-        ]  # what enumerated sites have left is of size 1
+        """Sum a log-density over every plate but "data": `(K, N)` for a local site, `(K,)` for a global one."""
+        # enumerated dimensions, further to the left, have been summed out: they are of size 1
+        own = tuple(log_prob.shape)[max(0, log_prob.dim() - self.depth) :]
         full = log_prob.reshape((1,) * (self.depth - len(own)) + own)
         if self.num_particles == 1:
             full = full.unsqueeze(0)
@@ -107,7 +130,7 @@ class Terms:
         return rows.expand(self.num_particles, self.num_rows)
 
     def rows(self, value: Tensor, event_shape: tuple[int, ...]) -> Tensor:
-        """A local site's value, or a tensor of its batch shape (event_shape ()), as (K, N, *event_shape)."""
+        """A local site's value, or a tensor of its batch shape (event_shape ()), as `(K, N, *event_shape)`."""
         shape = (self.num_particles, self.num_rows, *event_shape)
         if value.numel() != torch.Size(shape).numel():
             value = value.expand(*_broadcast_batch(value, len(event_shape), self), *event_shape)
@@ -115,24 +138,24 @@ class Terms:
             return value.reshape(shape)
         except RuntimeError as error:
             raise PairError(
-                f"A site in another plate beside 'data' has no single value a row: shape {tuple(value.shape)}, wanted {shape}. "
-                "Make that plate a dimension of the event."
+                f"A site that is in another plate besides 'data' has no single value for each row: it has shape "
+                f"{tuple(value.shape)}, but {shape} is needed. Make that plate a dimension of the event, with .to_event(n)."
             ) from error
 
     @property
     def data_dim(self) -> int:
-        """Where the rows stand, counted from the right."""
+        """The dimension of the rows, counted from the right."""
         for term in self.sites.values():
             for frame in term.either.frames:
                 if frame.name == DATA_PLATE:
                     return int(frame.dim)
         raise PairError(
-            "No site is in a vectorised plate 'data': `with pyro.plate('data', len(x)):`, not a loop over it."
+            "No site is in a vectorised plate 'data': write `with pyro.plate('data', len(x)):`, not a loop over the plate."
         )
 
 
 def _broadcast_batch(value: Tensor, event_dim: int, terms: Terms) -> tuple[int, ...]:
-    # What does not depend on the draw lacks the particle dimension: the mean of a prior, say.
+    # what does not depend on the draw, such as the mean of a prior, has no dimension of particles
     batch = value.shape[: value.dim() - event_dim]
     full = [1] * terms.depth
     if terms.num_particles > 1:
@@ -142,6 +165,7 @@ def _broadcast_batch(value: Tensor, event_dim: int, terms: Terms) -> tuple[int, 
 
 
 def _density(node: Any, guide: bool, summed: bool) -> Density:
+    """One side of a site of a trace; `summed` where the site is enumerated."""
     fn, mask = node["fn"], node["mask"]
     frames = tuple(f for f in node["cond_indep_stack"] if f.vectorized)
     if not guide and not summed:
@@ -149,9 +173,9 @@ def _density(node: Any, guide: bool, summed: bool) -> Density:
         return Density(fn, log_prob, node["scale"], mask, frames)
     parts = fn.score_parts(node["value"], *node["args"], **node["kwargs"])
     log_prob = scale_and_mask(parts.log_prob, 1.0, mask)
-    # Pyro marks an absent part by the number 0.
+    # Pyro sets an absent part to the number 0
     score = parts.score_function if isinstance(parts.score_function, Tensor) else None
-    if summed:  # the score function is what no mask has touched
+    if summed:  # its score function is the unmasked log-density
         whole = score if score is not None else parts.log_prob
         return Density(fn, log_prob, node["scale"], mask, frames, None, log_prob, whole)
     reparameterised = parts.entropy_term is parts.log_prob
@@ -166,7 +190,7 @@ def _density(node: Any, guide: bool, summed: bool) -> Density:
 
 
 def terms(
-    pair: Any,
+    pair: PairLike,
     batch: Mapping[str, Tensor],
     num_particles: int = 1,
     *,
@@ -174,15 +198,36 @@ def terms(
     plate_nesting: int | None = None,
     enumerate: bool = True,
 ) -> Terms:
-    """Run guide and model once for K particles and return every site's log-densities, unfolded.
+    """Run guide and model once, for K particles, and return the log-densities of every site.
 
-    Sites marked infer={"enumerate": "parallel"} take all of their values, beside K particles, in the guide, or in the model
-    where the guide leaves them to it. With `enumerate=False` they are drawn: from the guide, or, where it has none, from
-    the model's own prior, which is then their proposal as well.
+    Sites marked `infer={"enumerate": "parallel"}` take all of their values at once, in the guide, or in the model where the guide
+    does not have them. Everything else here (`pv.elbo`, `pv.log_weights`) is computed from the result. Any static Pyro program will
+    do, written as a pair of model and guide.
 
-    `layout` (from `describe`), or `plate_nesting`, how deep plates nest at most, saves the extra run that finds it where
-    something is enumerated or K > 1. Any static Pyro program will do: `batch` may be empty where model and guide take no
-    argument. Raises PairError for marks that cannot be honoured.
+    Args:
+        pair: A pair, with methods `model` and `guide`.
+        batch: The arguments of model and guide by name, tensors of shape `(B, ...)`; empty if they take none.
+        num_particles: K, the number of draws for each row.
+        layout: What is known of the pair from a run, such as `fitted.layout`. Giving it, or `plate_nesting`, saves an extra run if
+            K > 1 or a site is enumerated.
+        plate_nesting: How deep plates nest at most.
+        enumerate: If False, marked sites are drawn instead: from the guide, or, where the guide does not have them, from the
+            model's prior, which is then their proposal as well.
+
+    Returns:
+        The terms, see `pv.Terms`.
+
+    Raises:
+        PairError: A site is marked for enumeration that cannot be enumerated, or `plate_nesting` is too small.
+
+    Example:
+        >>> x = torch.rand(8, 4).round()
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.Bernoulli(4)), pv.mlp(4, fam.Normal(2)))
+        >>> run = pv.terms(vae, {"x": x}, num_particles=3)
+        >>> run.sites["z"].value.shape
+        torch.Size([3, 8, 2])
+        >>> run.sites["x"].p.log_prob.shape
+        torch.Size([3, 8])
     """
     nesting, summed = plate_nesting, plate_nesting is not None
     if layout is None and nesting is None and num_particles > 1:
@@ -199,7 +244,7 @@ def terms(
         run(pair, batch, num_particles=num_particles, plate_nesting=nesting or 0, enumerate=summed)
     )
     marked = enumerate and _marked(model_sites, guide_sites)
-    if marked and not summed:  # now the nesting is known
+    if marked and not summed:  # run again, now that the nesting of plates is known
         nesting = program.plate_nesting(model_sites, guide_sites)
         model_sites, guide_sites = _sites(
             run(pair, batch, num_particles=num_particles, plate_nesting=nesting, enumerate=True)
@@ -216,7 +261,7 @@ def terms(
     for name in [*guide_sites, *(n for n in model_sites if n not in guide_sites)]:
         node = model_sites.get(name) or guide_sites[name]
         dim = (guide_sites.get(name) or node)["infer"].get("_enumerate_dim") if summed else None
-        # A site that nobody but the model has, marked and drawn all the same: the prior is its proposal.
+        # a marked site of the model alone that is drawn nevertheless: its prior is the proposal
         guide_node = guide_sites.get(name) or (node if not enumerate and is_marked(node) else None)
         found[name] = Term(
             name=name,
@@ -247,21 +292,21 @@ def terms(
 
 
 def _check_shapes(sites: Mapping[str, Term], enum_dims: Mapping[int, str]) -> None:
-    """PairError unless every dimension of a log-density is a plate's or an enumerated site's: others would be summed."""
+    """PairError unless every dimension of a log-density belongs to a plate or to an enumerated site; others would be summed."""
     for name, term in sites.items():
         for side in (term.p, term.q):
             shape = () if side is None else tuple(side.log_prob.shape)
             known = set(enum_dims) if side is None else {*enum_dims, *(dim for _, dim in side.plates)}
             if any(shape[dim] != 1 and dim not in known for dim in range(-len(shape), 0)):
                 raise PairError(
-                    f"Site {name!r} has a log-density of shape {shape} beside the enumerated {sorted(enum_dims.values())}, and "
-                    f"its plates and these explain dimensions {sorted(known)} only: put it into the plate of what it depends "
-                    "on, or declare the others part of one event with .to_event(n)."
+                    f"Site {name!r} has a log-density of shape {shape}, but its plates and the enumerated sites "
+                    f"{sorted(enum_dims.values())} explain dimensions {sorted(known)} only: put it into the plate of what it "
+                    "depends on, or declare the other dimensions part of one event with .to_event(n)."
                 )
 
 
 def with_densities(found: Terms, model_sites: Mapping[str, Any], guide: Mapping[str, Density]) -> Terms:
-    """The same terms with the log-densities of another run of the model, and others of the guide. Nothing is enumerated."""
+    """The same terms with the log-densities of another run of the model, and given ones of the guide; not enumerated."""
     sites = {
         name: replace(
             term,
