@@ -9,19 +9,25 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyrovae.batching.chunks import chunk_size, chunks
+from pyrovae.batching.chunks import chunks
 from pyrovae.errors import DataError, PairError
 from pyrovae.pair.batch import Batch, num_rows
 from pyrovae.pair.program import distribution_name, run, sample_sites
 
 
 def check_rows(
-    pair: Any, batch: Batch, *, transform: Any = None, strict: bool = True, numbers: Tensor | None = None
+    pair: Any,
+    batch: Batch,
+    chunk: int,
+    *,
+    transform: Any = None,
+    strict: bool = True,
+    numbers: Tensor | None = None,
 ) -> None:
     """Run the pair once over all rows: DataError for values outside a likelihood's support, and for missing or infinite
     values where they make a log-density undefined; with `strict`, PairError if one is not finite for good data.
 
-    `numbers`: where these rows stand in the data, (N,), for the words of an error.
+    `chunk`: rows a run. `numbers`: where these rows stand in the data, (N,), for the words of an error.
     """
     if numbers is None:
         numbers = torch.arange(num_rows(batch))
@@ -29,7 +35,7 @@ def check_rows(
     if check is not None:
         _check_missing_before(batch, transform, numbers)
         check(batch)
-    start, chunk = 0, chunk_size(pair, batch)
+    start = 0
     with torch.no_grad(), pyro.validation_enabled(False):
         for rows in chunks(batch, chunk):
             seen = transform(rows) if transform is not None else rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyro
@@ -11,18 +11,17 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyrovae.pair.batch import Batch, num_rows, take_rows
+from pyrovae.pair.checks import log_densities
 from pyrovae.pair.parameters import fork_rng
 from pyrovae.pair.program import is_marked, plate_nesting, run, sample_sites
 
 # Elements of a chunk's largest tensor. 2^20 float32 are 4 MB: larger ones leave a CPU's caches. A GPU needs more to be busy.
 CHUNK_ELEMENTS = 2**20
-
-
 GPU_CHUNK_ELEMENTS = 2**25
 
 
-class _Sizes(TorchDispatchMode):
-    """Notes the number of elements of every tensor that is made."""
+class TensorSizes(TorchDispatchMode):
+    """Records the number of elements of every tensor that is computed inside, operation by operation."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -34,35 +33,40 @@ class _Sizes(TorchDispatchMode):
         return made
 
 
+def elements_per_row(more: Sequence[int], less: Sequence[int], rows: int) -> int | None:
+    """Elements that one more row adds to the largest tensor: by the sizes of two runs of which one had `rows` rows more.
+
+    What does not grow with the rows, as weights, does not count. None where the two runs did not compute the same operations.
+    """
+    if len(more) != len(less) or rows < 1:
+        return None
+    return max([1, *((a - b) // rows for a, b in zip(more, less))])
+
+
 def row_elements(pair: Any, batch: Mapping[str, Tensor]) -> int:
     """Elements that one more row adds to the largest tensor of a run: data, hidden layers, feature maps.
 
-    Found by running the pair on 4 and on 8 copies of the first row and comparing, operation by operation: what does not
-    grow with the rows, as weights, does not count.
+    Found by running the pair on 4 and on 8 copies of the first row and comparing, operation by operation.
     """
     with torch.no_grad(), fork_rng(), pyro.validation_enabled(False):
         one = [sample_sites(trace) for trace in run(pair, take_rows(batch, slice(0, 1)))]
         # Enumerated sites are computed at all of their values.
         marked = any(is_marked(node) for sites in one for node in sites.values())
-        sizes = [_sizes(pair, batch, copies, plate_nesting(*one), marked) for copies in (4, 8)]
-    grown = [(more - less) // 4 for less, more in zip(*sizes)]
-    return max([1, *grown])
+        less, more = (_sizes(pair, batch, copies, plate_nesting(*one), marked) for copies in (4, 8))
+    return max([1, *((a - b) // 4 for a, b in zip(more, less))])
 
 
 def _sizes(pair: Any, batch: Mapping[str, Tensor], copies: int, nesting: int, enumerate: bool) -> list[int]:
     rows = take_rows(batch, torch.zeros(copies, dtype=torch.long, device=next(iter(batch.values())).device))
-    with _Sizes() as seen:
-        for trace in run(pair, rows, plate_nesting=nesting, enumerate=enumerate):
-            for node in sample_sites(trace).values():
-                node["fn"].log_prob(node["value"])
+    with TensorSizes() as seen:
+        log_densities(run(pair, rows, plate_nesting=nesting, enumerate=enumerate))
     return seen.sizes
 
 
-def chunk_size(pair: Any, batch: Mapping[str, Tensor], num_particles: int = 1) -> int:
-    """Rows that fit into one chunk, at least 1."""
-    device = next(iter(batch.values())).device.type
-    elements = CHUNK_ELEMENTS if device == "cpu" else GPU_CHUNK_ELEMENTS
-    return max(1, elements // (row_elements(pair, batch) * num_particles))
+def chunk_size(elements: int, device: torch.device, num_particles: int = 1) -> int:
+    """Rows that fit into one chunk, at least 1, where a row adds so many elements to the largest tensor of a run."""
+    most = CHUNK_ELEMENTS if device.type == "cpu" else GPU_CHUNK_ELEMENTS
+    return max(1, most // (elements * num_particles))
 
 
 def chunks(batch: Mapping[str, Tensor], size: int) -> Iterator[Batch]:

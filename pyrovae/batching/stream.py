@@ -1,4 +1,4 @@
-"""Rows where they are: on the device, gathered by index within a step, or streamed to it by a DataLoader."""
+"""Where a fit reads its rows from: tensors on the device (`Resident`), or a `Dataset` that is loaded meanwhile (`Stream`)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from pyrovae.batching.batches import digest_of
 from pyrovae.errors import DataError
 from pyrovae.pair.batch import Batch, as_batch, num_rows, take_rows
-from pyrovae.pair.program import arguments
+from pyrovae.pair.program import PairLike, arguments
 
 
 class Resident:
-    """Rows on the device; a step's input is the index of its rows."""
+    """Rows that are on the device as a whole. The inputs of a step are the indices of its rows."""
 
     def __init__(self, batch: Batch, device: torch.device) -> None:
         self.rows: Batch | None = batch
@@ -25,46 +25,55 @@ class Resident:
         self.place(device)
 
     def place(self, device: torch.device) -> None:
+        """Move the rows to a device."""
         assert self.rows is not None
         self.rows = {name: value.to(device) for name, value in self.rows.items()}
         self.device = device
 
     def take(self, rows: Tensor) -> Batch:
-        """These rows."""
+        """The rows at these indices."""
         assert self.rows is not None
         return take_rows(self.rows, rows.to(self.device))
 
     def subset(self, rows: Tensor) -> Resident:
-        """The same, of some of the rows."""
+        """A source of the rows at these indices only."""
         return Resident(self.take(rows), self.device)
 
     def begin(self, coming: Sequence[Tensor]) -> None:
-        """Told before an epoch, or the rest of one, which batches will be asked for."""
+        """Prepare for the batches that are left in an epoch. There is nothing to do."""
 
-    def inputs(self, index: Tensor | dict[str, Tensor]) -> Batch:
-        """What a step takes for the next batch, whose rows are `index`."""
-        return index if isinstance(index, dict) else {"index": index}
+    def inputs(self, index: dict[str, Tensor]) -> Batch:
+        """The inputs of a step on the next batch: the indices of its rows, by group."""
+        return index
 
     def digest(self) -> dict[str, Any]:
+        """See `digest_of`."""
         assert self.rows is not None
         return digest_of(self.rows)
 
 
 class Stream:
-    """Rows of a map-style dataset, loaded batch by batch while the device works, by way of pinned memory on CUDA.
+    """Rows of a map-style dataset, which are loaded batch by batch while the device works, through pinned memory for CUDA.
 
-    An item is a tensor or array (the model's first argument), a tuple (its arguments in order; what is beyond them, as a
-    label that the model does not take, is left) or a dict by argument. Of a DataLoader its dataset, collate_fn, workers and
-    prefetch_factor are used; the order of rows is this package's own, so that a stopped fit can be resumed exactly.
+    An item of the dataset is a tensor or array (the model's first argument), a tuple (the model's arguments in order; further
+    entries, such as a label that the model does not take, are dropped), or a dict of arguments. From a `DataLoader`, its
+    dataset, `collate_fn`, workers and `prefetch_factor` are used, but not its order of rows: a stopped fit could not be
+    resumed exactly.
+
+    Args:
+        pair: Model and guide.
+        source: A map-style `Dataset`, or a `DataLoader` of one.
+        device: Where batches are moved.
+        rows: Indices of the items that are rows of this source; None for all.
     """
 
-    def __init__(self, pair: Any, source: Any, device: torch.device, rows: Sequence[int] | None = None) -> None:
+    def __init__(self, pair: PairLike, source: Any, device: torch.device, rows: Sequence[int] | None = None) -> None:
         loader = source if isinstance(source, DataLoader) else None
         dataset: Any = loader.dataset if loader is not None else source
         if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
             raise DataError(
                 f"{type(dataset).__name__} has no length and no order to shuffle: a streamed fit needs a map-style Dataset, "
-                "with __len__ and __getitem__."
+                "which has __len__ and __getitem__."
             )
         if not len(dataset):
             raise DataError("The data are empty: at least one row is needed.")
@@ -79,7 +88,7 @@ class Stream:
         if loader is not None:
             more["collate_fn"] = loader.collate_fn
             more["worker_init_fn"] = loader.worker_init_fn
-        # seeds of workers come from a generator of their own: the fit's random numbers are left alone
+        # the seeds of workers come from a generator of their own, so that the fit's random numbers do not depend on them
         self.loader: DataLoader[Any] = DataLoader(
             dataset,
             batch_sampler=_Coming(self._coming),
@@ -91,22 +100,24 @@ class Stream:
         )
 
     def place(self, device: torch.device) -> None:
-        """Batches already go to the device they were made for."""
+        """Nothing to do: batches are moved when they are loaded."""
 
     def subset(self, rows: Tensor) -> Stream:
-        """The same, of some of the rows."""
+        """A source of the rows at these indices only."""
         return Stream(self.pair, self.source, self.device, [self.kept[i] for i in rows.tolist()])
 
     def take(self, rows: Tensor | None = None) -> Batch:
-        """These rows, or all, at once."""
+        """The rows at these indices, or all rows, loaded at once."""
         kept = self.kept if rows is None else [self.kept[i] for i in rows.tolist()]
         return self._bind(self.loader.collate_fn([self.dataset[i] for i in kept]))
 
     def begin(self, coming: Sequence[Tensor]) -> None:
+        """Begin to load the batches that are left in an epoch."""
         self._coming[:] = [[self.kept[i] for i in index.tolist()] for index in coming]
         self._batches = iter(self.loader)
 
-    def inputs(self, index: Tensor | dict[str, Tensor]) -> Batch:
+    def inputs(self, index: dict[str, Tensor]) -> Batch:
+        """The inputs of a step on the next batch: its rows."""
         assert self._batches is not None
         return self._bind(next(self._batches))
 
@@ -120,7 +131,7 @@ class Stream:
         return {name: value.to(self.device, non_blocking=True) for name, value in as_batch(self.pair, ready).items()}
 
     def digest(self) -> dict[str, Any]:
-        """Of the number of rows and the first few: reading all would take as long as an epoch."""
+        """A digest of the rows' indices and of the first four rows. Reading all rows would take as long as an epoch."""
         digest = hashlib.sha256(str(self.kept).encode()).hexdigest()
         return {
             "rows": self.num_rows,
@@ -130,7 +141,7 @@ class Stream:
 
 
 class _Coming:
-    """The batches of the epoch under way, as a DataLoader asks for them."""
+    """A `DataLoader`'s sampler that gives the batches of the current epoch."""
 
     def __init__(self, batches: list[list[int]]) -> None:
         self.batches = batches
@@ -143,5 +154,5 @@ class _Coming:
 
 
 def is_streamed(data: Any) -> bool:
-    """Whether data are a Dataset or a DataLoader."""
+    """Whether data are a `Dataset` or a `DataLoader`."""
     return isinstance(data, (Dataset, DataLoader))

@@ -1,4 +1,4 @@
-"""p(y | x) of a discrete latent variable: by the guide, and by Bayes' rule over the joint model."""
+"""`classify`: the probabilities p(y | x) of a discrete latent site, by the guide and by Bayes' rule."""
 
 from __future__ import annotations
 
@@ -21,18 +21,29 @@ from pyrovae.pair.layout import Layout, describe
 from pyrovae.pair.parameters import fork_rng
 from pyrovae.pair.program import arguments
 
-# Numbers a class, draw and row that judging a block holds at once: log-weights and what is made of them, in float64.
-HELD = 8
+# The numbers in memory for each class, draw and row while `_class_probabilities` runs: log-weights and what is computed from them.
+NUMBERS_PER_WEIGHT = 8
 
 
 @dataclass(frozen=True)
 class Classification:
-    """Probabilities of the C values of `site` in each of N rows, (N, C) float64 on the CPU; value c is the c-th of its support.
+    """Probabilities of the C values of a discrete latent site y for N rows, from `pv.classify`.
 
-    guide: q(y | x), averaged over what the guide draws before y. Of a site that only the model has, E_q(z|x)[p(y | x, z)].
-    joint: p(y | x) = p(x, y) / sum_c p(x, y = c), each p(x, y) by importance sampling with K = `num_samples` draws.
-    standard_error: of `joint`, Monte Carlo, by the delta method; NaN for K = 1. It knows of no tail that no draw has seen:
-    where q(z | x, y) covers p(z | x, y) badly, raise K and compare.
+    The tensors are `(N, C)`, float64, on the CPU. Class c is the c-th value of the support of y.
+
+    Attributes:
+        guide: `q(y | x)`, averaged over what the guide draws before y; `E_q(z|x)[p(y | x, z)]` if only the model has y.
+        joint: `p(y | x) = p(x, y) / sum_c p(x, y = c)`, each p(x, y) estimated by importance sampling with K draws.
+        standard_error: The Monte Carlo standard error of `joint`, by the delta method; NaN for K = 1. It is too small if
+            the guide misses a part of the posterior that no draw has reached: raise K and compare.
+        site: The name of y.
+        num_samples: K.
+
+    Example:
+        >>> p = torch.tensor([[0.9, 0.1], [0.5, 0.5]])
+        >>> found = pv.Classification(guide=p, joint=p, standard_error=0 * p, site="y", num_samples=100)
+        >>> found.predicted, found.entropy
+        (tensor([0, 0]), tensor([0.3251, 0.6931]))
     """
 
     guide: Tensor
@@ -43,33 +54,62 @@ class Classification:
 
     @property
     def predicted(self) -> Tensor:
-        """argmax_c of `joint`: (N,) class numbers. By the guide: `guide.argmax(-1)`."""
+        """The most probable class by `joint`, `(N,)`; by the guide it is `guide.argmax(-1)`."""
         return self.joint.argmax(-1)
 
     @property
     def entropy(self) -> Tensor:
-        """H[p(y | x)] of `joint`, nats: (N,), 0 to log C."""
+        """The entropy `H[p(y | x)]` of `joint` in nats, `(N,)`, from 0 to log C."""
         return entropy(self.joint)
 
 
 def classify(
     fitted: Fit, data: Any, *, site: str | None = None, num_samples: int = 100, seed: int | None = 0
 ) -> Classification:
-    """p(y | x) of each row, of a latent site y that the pair sums out, by its guide and by Bayes' rule over its joint model.
+    """The probabilities `p(y | x)` of an enumerated latent site y for each row, by the guide and by Bayes' rule.
 
-    By the joint model: p(y = c | x) is proportional to E[p(x, y = c, z) / q(z | x, y = c)] over q(z | x, y = c), estimated
-    with K = `num_samples` draws; every other latent variable is integrated out, and what is marked `objective_only` does not
-    count. It is a ratio of estimates, with a bias of order 1 / K. By the guide: its classifier.
+    By the guide, it is its classifier q(y | x). By Bayes' rule, `p(y = c | x)` is proportional to
+    `E[p(x, y = c, z) / q(z | x, y = c)]` over q(z | x, y = c), which is estimated with K draws; the ratio has a bias of
+    order 1 / K. All other latent sites are integrated out, and sites marked `objective_only` are ignored.
 
-    `site` may be left out where the pair sums out only one that has a value a row. Labels of it in the data are not looked
-    at: an argument that may be None, and that the site observes, is dropped; other such arguments count where they are
-    known. The fit's transform is applied once, from a fixed seed; `seed` of the draws, None continues torch's state. Memory
-    does not grow with N, but for the results. A pair that does not carry a particle dimension is run particle by particle,
-    with a warning.
+    If the pair does not treat several particles in one run correctly, they are run one by one, with a warning.
 
-    Raises PairError where the pair sums out no such site, or several and none is named; DataError for rows that the model
-    does not take; NotFiniteError for a row that has probability 0 at every draw. Kingma et al. 2014, arXiv:1406.5298
-    (the classifier); Burda et al. 2016, arXiv:1509.00519 (the weights).
+    Args:
+        fitted: The fitted pair.
+        data: The rows, as for `pv.fit`. Labels of y in it are ignored; other arguments that may be missing are used where
+            they are known. The transform of the fit is applied once, with a fixed seed.
+        site: The site y. It may be left out if only one site with a value for each row is enumerated.
+        num_samples: The number K of draws for each class and row.
+        seed: The seed of the draws; None continues torch's random state.
+
+    Returns:
+        The probabilities of each row, see `Classification`.
+
+    Raises:
+        OptionError: `num_samples` is less than 1.
+        PairError: The pair enumerates no such site, or several and none is named.
+        DataError: Values are outside the support of the likelihood, or missing where it does not allow that.
+        NotFiniteError: A row has probability 0 at every draw and for every class.
+
+    References:
+        Kingma, Rezende, Mohamed & Welling 2014, arXiv:1406.5298 (the classifier). Burda, Grosse & Salakhutdinov 2016,
+        arXiv:1509.00519 (the weights).
+
+    Example:
+        >>> ssvae = pv.SSVAE(
+        ...     label_prior=pv.priors.Categorical(3),
+        ...     prior=pv.priors.StandardNormal(2),
+        ...     likelihood=pv.mlp((2, 3), fam.Bernoulli(6), hidden=(8,)),
+        ...     encoder=pv.mlp((6, 3), fam.Normal(2), hidden=(8,)),
+        ...     classifier=pv.mlp(6, fam.Categorical((), 3), hidden=(8,)),
+        ...     code=pv.nets.OneHot(3),
+        ... )
+        >>> x = torch.bernoulli(torch.full((40, 6), 0.4))
+        >>> y = torch.where(torch.arange(40) < 12, torch.arange(40) % 3, -1)  # 12 labels are known
+        >>> fitted = pv.fit(ssvae, {"x": x, "y": y}, epochs=1, engine="eager", progress=False)
+        >>> found = pv.classify(fitted, x, num_samples=20)
+        >>> found.joint.shape, found.predicted.shape
+        (torch.Size([40, 3]), torch.Size([40]))
     """
     if num_samples < 1:
         raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
@@ -77,7 +117,7 @@ def classify(
         kept, name = _unlabelled(fitted, data, site)
         parts = fitted.parts(kept)
         for part in parts:
-            check_rows(fitted.pair, part.batch, strict=False)
+            check_rows(fitted.pair, part.batch, fitted.chunk_size(part.batch), strict=False)
         found = []
         for part in parts:
             with fork_rng():
@@ -88,36 +128,39 @@ def classify(
                 part.layout,
                 num_samples,
                 lambda run: [log_weights(run, keep=name), guide_probabilities(run, name)],
-                HELD * classes,
+                NUMBERS_PER_WEIGHT * classes,
             )
-            judged = [_judge(*block) for block in blocks]
-            found.append([torch.cat(column) for column in zip(*judged)])
+            results = [_class_probabilities(*block) for block in blocks]
+            found.append([torch.cat(column) for column in zip(*results)])
     guide, joint, error = (in_order(parts, list(column)) for column in zip(*found))
     return Classification(guide, joint, error, name, num_samples)
 
 
-def _judge(log_w: Tensor, guide: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-weights and the guide's probabilities, (C, K, n) -> the latter's mean, Bayes' rule and its error, (n, C) each."""
+def _class_probabilities(log_w: Tensor, guide: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Probabilities by the guide and by Bayes' rule, and the standard error of the latter, `(n, C)` each.
+
+    They are computed from the log-weights of each class and draw and the probabilities of the guide, `(C, K, n)` each.
+    """
     particles = log_w.shape[1]
     log_w = log_w.double()
     highest = log_w.amax((0, 1))
     if not bool(torch.isfinite(highest).all()):
         raise NotFiniteError(
-            f"{int((~torch.isfinite(highest)).sum())} rows have probability 0, or none, at every draw of the guide and for "
-            "every class: look at them with importance(...), raise num_samples, or train on data that contain such rows."
+            f"{int((~torch.isfinite(highest)).sum())} rows have probability 0, or an undefined one, at every draw of the guide "
+            "and for every class: look at them with importance(...), raise num_samples, or train on data that contain such rows."
         )
     w = (log_w - highest).exp()
-    every = w.sum(0)  # (K, n)
-    joint = w.sum(1) / every.sum(0)
+    all_classes = w.sum(0)  # (K, n)
+    joint = w.sum(1) / all_classes.sum(0)
     error = torch.full_like(joint, float("nan"))
     if particles > 1:
-        spread = (w - joint[:, None] * every).square().sum(1)
-        error = (spread * particles / (particles - 1)).sqrt() / every.sum(0)
+        squares = (w - joint[:, None] * all_classes).square().sum(1)
+        error = (squares * particles / (particles - 1)).sqrt() / all_classes.sum(0)
     return guide.mean(1).T.double().cpu(), joint.T.cpu(), error.T.cpu()
 
 
 def _unlabelled(fitted: Fit, data: Any, site: str | None) -> tuple[dict[str, Any], str]:
-    """The data without what the site observes, and the site's name."""
+    """The arguments without the labels that the site would observe, and the name of the site."""
     wanted = arguments(fitted.pair)
     given = dict(data) if isinstance(data, Mapping) else {next(iter(wanted)): data}
     optional = [name for name in given if name in wanted and wanted[name].default is None]
@@ -125,13 +168,13 @@ def _unlabelled(fitted: Fit, data: Any, site: str | None) -> tuple[dict[str, Any
     name = _choose(_layout(fitted, kept), site)
     for other in optional:
         more = {**kept, other: given[other]}
-        if given[other] is not None and name in _summed_out(_layout(fitted, more)):
+        if given[other] is not None and name in _enumerated(_layout(fitted, more)):
             kept = more
     return kept, name
 
 
 def _layout(fitted: Fit, given: Mapping[str, Any]) -> Layout:
-    """What the pair is made of for rows in which all of these arguments are known."""
+    """The layout of the pair for rows in which all of these arguments are known."""
     rows = take_rows(fitted.batch(given), slice(0, 2))
     optional = [name for name, p in arguments(fitted.pair).items() if p.default is None]
     rows = {name: torch.zeros_like(value) if name in optional else value for name, value in rows.items()}
@@ -139,12 +182,14 @@ def _layout(fitted: Fit, given: Mapping[str, Any]) -> Layout:
         return describe(fitted.pair, transform_once(rows, fitted.transform))
 
 
-def _summed_out(layout: Layout) -> list[str]:
+def _enumerated(layout: Layout) -> list[str]:
+    """The enumerated latent sites that have one value for each row."""
     return [s.name for s in layout.sites if s.enumerated is not None and s.role == "latent" and s.local]
 
 
 def _choose(layout: Layout, site: str | None) -> str:
-    names = _summed_out(layout)
+    """The named site, or the only enumerated one. PairError if there is none, or several and none is named."""
+    names = _enumerated(layout)
     if site in names:
         return str(site)
     if site is None and len(names) == 1:
@@ -152,6 +197,6 @@ def _choose(layout: Layout, site: str | None) -> str:
     listed = ", ".join(map(repr, names)) or "none"
     got = "no name was given" if site is None else f"got {site!r}"
     raise PairError(
-        f"classify takes one latent site that is summed out for each row, marked infer={{'enumerate': 'parallel'}}: this pair "
-        f"has {listed}; {got}. " + ("Name one with site=..." if names else "Mark a discrete site so.")
+        f"classify needs a latent site of each row that is enumerated, marked infer={{'enumerate': 'parallel'}}: this pair "
+        f"has {listed}; {got}. " + ("Name one with site=..." if names else "Mark a discrete site like this.")
     )

@@ -1,4 +1,4 @@
-"""log p(x) by importance sampling with the guide as proposal, and how far to trust it."""
+"""Importance sampling with the guide as proposal: estimates of log p(x), their reliability, and draws of p(z | x)."""
 
 from __future__ import annotations
 
@@ -24,20 +24,35 @@ from pyrovae.pair.checks import check_particles
 from pyrovae.pair.layout import Layout
 from pyrovae.pair.parameters import fork_rng
 
-# Log-weights held at once while the particles of a block of rows are gathered.
+# The most log-weights that are in memory at once: those of all particles of a block of rows.
 WEIGHT_ELEMENTS = 2**24
-# Runs of one shape from which a trace, some 0.2 s, is won back.
+# The number of equal runs from which tracing one, which takes about 0.2 s, pays off.
 TRACE_FROM = 100
 
 
 @dataclass(frozen=True)
 class Importance:
-    """Per row, each (N,), float64, on the CPU; in nats, with K = `num_samples` draws from the guide.
+    """Estimates for N rows by importance sampling, with weights `w_k = p(x, z_k) / q(z_k | x)` of K draws from the guide.
 
-    log_likelihood: log (1/K) sum_k w_k, w = p(x, z) / q(z | x); its expectation is at most log p(x).
-    standard_error: of that number, Monte Carlo, by the delta method. elbo: mean of the ELBO's share, which is log w but where
-    the guide sums sites out: w is then summed over them, sum_y p(x, y, z) / q(z | x), and the ELBO averages over q(y | x).
-    ess: effective sample size (sum w)^2 / sum w^2, 1 to K. k_hat: tail index of the weights (see `pareto_k`).
+    A site y that is enumerated has no draws: the weights sum over it, `w_k = sum_y p(x, y, z_k) / q(z_k | x)`.
+    All tensors are `(N,)`, float64, on the CPU.
+
+    Attributes:
+        log_likelihood: The estimate `log (1/K) sum_k w_k` of log p(x), in nats. Its expectation is at most log p(x).
+        standard_error: The Monte Carlo standard error of `log_likelihood`, in nats, by the delta method; NaN for K = 1.
+        elbo: The ELBO of the row in nats, averaged over the draws; a site enumerated in the guide is averaged over q(y | x).
+        ess: The effective sample size `(sum_k w_k)^2 / sum_k w_k^2`, from 1 to K (0 if all weights are zero).
+        k_hat: The estimated shape of the weights' tail. Above 0.7 the estimate cannot be trusted; NaN for K < 25.
+        num_samples: K.
+
+    References:
+        Burda, Grosse & Salakhutdinov 2016, arXiv:1509.00519. Vehtari, Simpson, Gelman, Yao & Gabry 2024, arXiv:1507.02646.
+
+    Example:
+        >>> zeros = torch.zeros(3, dtype=torch.float64)
+        >>> found = pv.Importance(zeros - 80, zeros, zeros - 85, zeros + 400, zeros + 0.5, num_samples=1000)
+        >>> found.summary()["log_likelihood"], found.summary()["k_hat_above_0.7"]
+        (-80.0, 0.0)
     """
 
     log_likelihood: Tensor
@@ -48,7 +63,12 @@ class Importance:
     num_samples: int
 
     def summary(self) -> dict[str, float]:
-        """Means over rows with their standard errors (sd / sqrt(N)), and the share of rows with k-hat above 0.7."""
+        """Means over the rows, by name.
+
+        Returns:
+            The means of `elbo`, `log_likelihood` and `ess`; `elbo_se` and `log_likelihood_se`, the standard errors of these
+            means over rows, sd / sqrt(N); and `k_hat_above_0.7`, the share of rows with k-hat above 0.7.
+        """
 
         def error(values: Tensor) -> float:
             return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else float("nan")
@@ -64,24 +84,52 @@ class Importance:
 
 
 def importance(fitted: Fit, data: Any, num_samples: int = 1000, *, seed: int | None = None) -> Importance:
-    """Estimate log p(x) of each row with K = `num_samples` draws of the guide, in memory that does not grow with N or,
-    but for 8 bytes a row under way, with K: rows and particles go in chunks.
+    """Estimate log p(x) of each row by importance sampling with the guide as proposal, and how reliable the estimate is.
 
-    Latent variables of a row are integrated out; global ones are drawn from the guide, so that a row's estimate is its
-    log predictive density. A row whose y is known (an argument that may be None, and is neither -1 nor NaN) gives
-    log p(x, y). The fit's transform is applied once, from a fixed seed. `seed` of the draws; None continues torch's
-    global state. A pair that does not carry a particle dimension is run particle by particle, with a warning.
-    Raises DataError for values outside the likelihood's support, and for missing ones that it does not take.
-    Burda et al. 2016, arXiv:1509.00519; Vehtari et al. 2024, arXiv:1507.02646.
+    The estimate is `log (1/K) sum_k p(x, z_k) / q(z_k | x)` with `z_k ~ q(z | x)`. Latent sites of a row are integrated out;
+    global latent sites are drawn from the guide, so that the estimate of a row is its log predictive density. For a row
+    with a known label y, it is log p(x, y).
+
+    Rows and draws are processed in chunks, so that memory does not grow with N, and hardly with K. If the pair does not
+    treat several particles in one run correctly, they are run one by one, with a warning.
+
+    Args:
+        fitted: The fitted pair.
+        data: The rows, as for `pv.fit`. The transform of the fit is applied once, with a fixed seed.
+        num_samples: The number K of draws for each row.
+        seed: The seed of the draws; None continues torch's random state.
+
+    Returns:
+        The estimates for each row, see `Importance`.
+
+    Raises:
+        OptionError: `num_samples` is less than 1.
+        DataError: Values are outside the support of the likelihood, or missing where it does not allow that.
+
+    References:
+        Burda, Grosse & Salakhutdinov 2016, arXiv:1509.00519 (the estimate). Vehtari, Simpson, Gelman, Yao & Gabry 2024,
+        arXiv:1507.02646 (k-hat).
+
+    Example:
+        >>> vae = pv.VAE(
+        ...     prior=pv.priors.StandardNormal(2),
+        ...     likelihood=pv.mlp(2, fam.Bernoulli(6), hidden=(8,)),
+        ...     encoder=pv.mlp(6, fam.Normal(2), hidden=(8,)),
+        ... )
+        >>> x = torch.bernoulli(torch.full((40, 6), 0.4))
+        >>> fitted = pv.fit(vae, x, epochs=1, engine="eager", progress=False)
+        >>> found = pv.importance(fitted, x, num_samples=100, seed=0)
+        >>> found.log_likelihood.shape, bool((found.log_likelihood >= found.elbo).all())
+        (torch.Size([40]), True)
     """
     blocks: list[tuple[Tensor, ...]] = []
     for rows, weights, bounds in _weights(fitted, data, num_samples, seed, bounds=True):
         k_hat = pareto_k(weights)
         log_w = weights.double()
         total = torch.logsumexp(log_w, 0)
-        # NaN where no draw has any weight: none is effective
+        # NaN if all weights are zero: then no draw is effective.
         ess = torch.exp(2 * total - torch.logsumexp(2 * log_w, 0)).nan_to_num(0.0)
-        # relative variance of the mean weight: (mean w^2 / mean(w)^2 - 1) / (K - 1)
+        # The relative variance of the mean weight, (mean w^2 / (mean w)^2 - 1) / (K - 1).
         relative = (num_samples / ess - 1).clamp_min(0) / max(1, num_samples - 1)
         error = relative.sqrt() if num_samples > 1 else torch.full_like(total, float("nan"))
         found = (rows, total - math.log(num_samples), error, bounds.double().mean(0), ess, k_hat)
@@ -92,7 +140,35 @@ def importance(fitted: Fit, data: Any, num_samples: int = 1000, *, seed: int | N
 
 
 def log_likelihood(fitted: Fit, data: Any, num_samples: int = 1000, *, seed: int | None = None) -> Tensor:
-    """log p(x) of each row, nats: (N,) float64, the draws of `importance`, which also says how far to trust it."""
+    """Estimate log p(x) of each row by importance sampling: `pv.importance` without its diagnostics, from the same draws.
+
+    Args:
+        fitted: The fitted pair.
+        data: The rows, as for `pv.fit`. The transform of the fit is applied once, with a fixed seed.
+        num_samples: The number K of draws of the guide for each row.
+        seed: The seed of the draws; None continues torch's random state.
+
+    Returns:
+        The estimate for each row in nats, `(N,)` float64, on the CPU.
+
+    Raises:
+        OptionError: `num_samples` is less than 1.
+        DataError: Values are outside the support of the likelihood, or missing where it does not allow that.
+
+    References:
+        Burda, Grosse & Salakhutdinov 2016, arXiv:1509.00519.
+
+    Example:
+        >>> vae = pv.VAE(
+        ...     prior=pv.priors.StandardNormal(2),
+        ...     likelihood=pv.mlp(2, fam.Bernoulli(6), hidden=(8,)),
+        ...     encoder=pv.mlp(6, fam.Normal(2), hidden=(8,)),
+        ... )
+        >>> x = torch.bernoulli(torch.full((40, 6), 0.4))
+        >>> fitted = pv.fit(vae, x, epochs=1, engine="eager", progress=False)
+        >>> pv.log_likelihood(fitted, x, num_samples=100, seed=0).shape
+        torch.Size([40])
+    """
     blocks = [
         (rows.cpu(), torch.logsumexp(weights.double(), 0).cpu())
         for rows, weights, _ in _weights(fitted, data, num_samples, seed)
@@ -110,11 +186,43 @@ def posterior(
     num_particles: int = 1000,
     seed: int | None = None,
 ) -> Tensor:
-    """Draws of p(z | x) by sampling-importance-resampling: (num_samples, N, *event) of a latent site.
+    """Draw from the posterior p(z | x) of a latent site by sampling-importance-resampling.
 
-    Of `num_particles` draws of the guide per row, `num_samples` are drawn again with probability proportional to w. Exact
-    as `num_particles` grows; trust it where `importance(...).k_hat` is below 0.7. A site that is summed out elsewhere is
-    drawn here, from the guide, or from its prior where the guide does not have it. Rubin 1988, *Bayesian Statistics 3*.
+    From `num_particles` draws of the guide for each row, `num_samples` are chosen at random, with replacement and with
+    probabilities proportional to their importance weights. The draws are exact as `num_particles` grows; do not rely on
+    them for rows whose `pv.importance(...).k_hat` is above 0.7. Sites that are enumerated elsewhere are drawn here: from
+    the guide, or, if it does not have them, from their priors.
+
+    Args:
+        fitted: The fitted pair.
+        data: The rows, as for `pv.fit`. The transform of the fit is applied once, with a fixed seed.
+        num_samples: The number S of posterior draws for each row.
+        site: The latent site. It may be left out if there is only one.
+        num_particles: The number of draws of the guide for each row to choose from.
+        seed: The seed of the draws; None continues torch's random state.
+
+    Returns:
+        The draws, `(S, N, *event)`, on the device of the weights.
+
+    Raises:
+        OptionError: `num_samples` or `num_particles` is less than 1.
+        DataError: Values are outside the support of the likelihood, or missing where it does not allow that.
+        PairError: There is no such site, or there are several and none is named.
+        NotFiniteError: A row has probability 0 at every draw of the guide.
+
+    References:
+        Rubin 1988, *Using the SIR algorithm to simulate posterior distributions*, Bayesian Statistics 3.
+
+    Example:
+        >>> vae = pv.VAE(
+        ...     prior=pv.priors.StandardNormal(2),
+        ...     likelihood=pv.mlp(2, fam.Bernoulli(6), hidden=(8,)),
+        ...     encoder=pv.mlp(6, fam.Normal(2), hidden=(8,)),
+        ... )
+        >>> x = torch.bernoulli(torch.full((40, 6), 0.4))
+        >>> fitted = pv.fit(vae, x, epochs=1, engine="eager", progress=False)
+        >>> pv.posterior(fitted, x, num_samples=5, num_particles=50, seed=0).shape
+        torch.Size([5, 40, 2])
     """
     if num_particles < 1 or num_samples < 1:
         raise OptionError(f"num_samples and num_particles must be at least 1, got {num_samples} and {num_particles}.")
@@ -125,11 +233,12 @@ def posterior(
 
 
 def _resampled(fitted: Fit, part: FittedGroup, num_samples: int, site: str | None, num_particles: int) -> Tensor:
+    """Posterior draws, `(S, n, *event)`, for rows that have the same arguments."""
     chosen = part.layout.site(site, role="latent", local=True)
-    check_rows(fitted.pair, part.batch, strict=False)
+    check_rows(fitted.pair, part.batch, fitted.chunk_size(part.batch), strict=False)
     most = _particles_at_once(fitted, part.batch, part.layout, num_particles)
     picks = []
-    for rows in chunking.chunks(part.batch, chunking.chunk_size(fitted.pair, part.batch, num_particles)):
+    for rows in chunking.chunks(part.batch, fitted.chunk_size(part.batch, num_particles)):
         runs = _runs(fitted, rows, part.layout, num_particles, most)
         found = [(log_weights(run), run.rows(run.sites[chosen.name].value, chosen.event_shape)) for run in runs]
         log_w, value = (torch.cat(part) for part in zip(*found))
@@ -147,14 +256,16 @@ def _resampled(fitted: Fit, part: FittedGroup, num_samples: int, site: str | Non
 def _weights(
     fitted: Fit, data: Any, num_samples: int, seed: int | None, bounds: bool = False
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Check what was asked and the rows, then give where rows stand, (n,), their log-weights, (K, n), and, where `bounds` are
-    asked for, their shares of the ELBO, (K, n), else the weights again: a block after the other."""
+    """Check options and rows, and yield, block by block, the indices of n rows, `(n,)`, and their log-weights, `(K, n)`.
+
+    The third tensor is the ELBO of each row and draw, `(K, n)`, if `bounds`, and else the log-weights again.
+    """
     if num_samples < 1:
         raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
     with fitted.scope(), seeded(seed):
         parts = fitted.parts(data)
         for part in parts:
-            check_rows(fitted.pair, part.batch, strict=False)
+            check_rows(fitted.pair, part.batch, fitted.chunk_size(part.batch), strict=False)
         for part in parts:
             done = 0
             fold = (
@@ -171,15 +282,22 @@ Fold = Callable[[Terms], list[Tensor]]
 def weight_blocks(
     fitted: Fit, batch: Batch, layout: Layout, num_samples: int, fold: Fold | None = None, elements: int = 1
 ) -> Iterator[list[Tensor]]:
-    """What `fold` makes of the terms, (..., K, n) each, by default the log-weights: a block of rows after the other.
+    """Yield what `fold` computes from the terms of the pair, tensors `(..., K, n)`, for one block of n rows after the other.
 
-    `elements`: numbers a row and draw that the caller will hold at once. A run has as many of a row's particles as fit
-    into a chunk, and then as many rows: what depends on the row alone, as the encoder, is computed once a run. Many runs of
-    one shape are traced.
+    A run takes as many particles of a row as fit into a chunk, and then as many rows, since what depends on the row only,
+    such as the output of the encoder, is computed once in a run. Many runs of one shape are traced.
+
+    Args:
+        fitted: The fitted pair.
+        batch: Rows that have the same arguments.
+        layout: The layout of the pair for these rows.
+        num_samples: The number K of draws of the guide for each row.
+        fold: Computes a list of tensors from the terms of one run. By default, the log-weights alone.
+        elements: How many numbers the caller will keep for each row and draw; it limits the size of a block.
     """
-    fit_in = chunking.chunk_size(fitted.pair, batch)
+    fit_in = fitted.chunk_size(batch)
     at_once = min(_particles_at_once(fitted, batch, layout, num_samples), fit_in)
-    at_once = math.ceil(num_samples / math.ceil(num_samples / at_once))  # runs of one size, as near as can be
+    at_once = math.ceil(num_samples / math.ceil(num_samples / at_once))  # runs of equal size, as far as possible
     together = max(1, fit_in // at_once)
 
     def run(rows: Batch, particles: int) -> list[Tensor]:
@@ -206,13 +324,14 @@ def weight_blocks(
 
 
 def _runs(fitted: Fit, rows: Batch, layout: Layout, num_particles: int, at_once: int) -> Iterator[Terms]:
+    """Terms of all particles, at most `at_once` of them in a run, with enumerated sites drawn."""
     for done in range(0, num_particles, at_once):
         some = min(at_once, num_particles - done)
         yield terms(fitted.pair, rows, some, layout=layout, enumerate=False)
 
 
 def _particles_at_once(fitted: Fit, batch: Batch, layout: Layout, num_particles: int) -> int:
-    """All of them where the pair carries a particle dimension rightly, else 1, with a warning: right, and slow."""
+    """All particles if the pair treats several in one run correctly; else 1, with a warning, since that is slow."""
     if num_particles == 1:
         return 1
     try:

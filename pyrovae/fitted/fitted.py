@@ -1,4 +1,4 @@
-"""Fit: a pair with its trained weights, and all that is known about how it came to be."""
+"""A pair with its trained weights and a record of the fit (`Fit`), and how its rows are evaluated in groups."""
 
 from __future__ import annotations
 
@@ -11,34 +11,62 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyrovae.batching.chunks import chunk_size, row_elements
 from pyrovae.errors import DataError
 from pyrovae.pair.batch import Batch, as_batch, group_rows, take_group
 from pyrovae.pair.layout import Layout, describe
 from pyrovae.pair.parameters import evaluating, fork_rng, named_tensors, param_scope
+from pyrovae.pair.program import PairLike
 
-EVALUATION_SEED = 20_130_620
+# For what is random in an evaluation that must always give the same result: a transform's draw, and the monitored rows.
+FIXED_NOISE_SEED = 20_130_620
 
 
 class FittedGroup(NamedTuple):
-    """Rows that have the same arguments: where they stand in the data, (n,), and what the pair is made of for them."""
+    """Rows for which the same arguments are known, and the layout of the pair for them."""
 
-    rows: Tensor
+    rows: Tensor  # (n,) int64, the rows' indices in the data
     batch: Batch
     layout: Layout
 
 
 @dataclass(repr=False)
 class Fit:
-    """What `fit` returns, and what everything that asks a fitted pair takes.
+    """A fitted pair, with a record of how it was fitted.
 
-    `history` has one dict per epoch: the ELBO in nats per row, the KL weight left out, and under "kl/SITE" the KL term of each
-    latent site, of the validation rows or of up to 256 training rows. `settings` says how the fit was run, `info` what the
-    caller wanted kept with it. The weights are the modules' own, and bare `pyro.param`s live in `store`, away from Pyro's
-    global param store. `layout` is that of the rows with the fewest arguments; `more_layouts` are those of the others, where
-    some rows have an argument that others lack.
+    `pv.fit` and `pv.load` return it, and all functions that evaluate a pair or predict with it take it.
+
+    Args:
+        pair: Model and guide. The weights of modules are in the modules themselves.
+        layout: The sites and arguments of the pair. Where arguments are missing in some rows, this is the layout for the rows
+            with the fewest arguments.
+        store: The parameters that the pair made by `pyro.param`, which are kept out of Pyro's global param store.
+        history: One dict per epoch: "epoch", "steps", "elbo" and, with validation rows, "validation_elbo", both in nats per
+            row and without KL weight; "learning_rate", "kl_weight" and "seconds"; and for each latent site, as "kl/z", its KL
+            term in nats per row, of the validation rows or else of up to 256 training rows.
+        settings: The options of the fit, the engine that ran it, and the device.
+        transform: The transform of batches that the fit used, or None.
+        info: What the caller of `pv.fit` wanted to keep with the run, as JSON.
+        stopped: Why the fit ended before its last epoch; empty if it did not.
+        more_layouts: The layouts for rows with other arguments than those of `layout`.
+        row_elements: For each set of arguments, how many elements one row adds to the largest tensor of a run.
+
+    Example:
+        >>> x = torch.bernoulli(torch.full((40, 6), 0.4))
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.Bernoulli(6)), pv.mlp(6, fam.Normal(2)))
+        >>> fitted = pv.fit(vae, x, epochs=2, batch_size=20, seed=0, progress=False)
+        >>> fitted
+        Fit(VAE of z, x: 2 epochs, ELBO ... nats per row)
+        >>> [row["epoch"] for row in fitted.history], sorted(fitted.history[0])
+        ([1, 2], ['elbo', 'epoch', 'kl/z', 'kl_weight', 'learning_rate', 'seconds', 'steps'])
+        >>> fitted.settings["batch_size"], fitted.stopped
+        (20, '')
+        >>> with fitted.scope():  # evaluation mode, the fit's own parameters, and no gradients
+        ...     fitted.pair.likelihood(torch.zeros(2)).mean.shape
+        torch.Size([6])
     """
 
-    pair: Any
+    pair: PairLike
     layout: Layout
     store: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
@@ -47,6 +75,7 @@ class Fit:
     info: dict[str, Any] = field(default_factory=dict)
     stopped: str = ""
     more_layouts: tuple[Layout, ...] = ()
+    row_elements: dict[tuple[str, ...], int] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         last = f", ELBO {self.history[-1]['elbo']:.2f} nats per row" if self.history else ""
@@ -55,53 +84,62 @@ class Fit:
 
     @contextmanager
     def scope(self) -> Iterator[None]:
-        """Ask, do not train: the fit's own param store and `evaluation_mode`; all put back afterwards."""
+        """Use the fit's own param store and `evaluation_mode` inside, and restore everything afterwards."""
         with param_scope(self.store), self.evaluation_mode():
             yield
 
     @contextmanager
     def evaluation_mode(self) -> Iterator[None]:
-        """Modules in evaluation mode, no gradients, no validation."""
+        """Put modules into evaluation mode, and switch off gradients and Pyro's validation."""
         with evaluating(self.pair), torch.no_grad(), pyro.validation_enabled(False):
             yield
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         with param_scope(self.store):
             tensors = named_tensors(self.pair, buffers=True)
         return next((t.device for t in tensors.values()), torch.device("cpu"))
 
     @property
     def layouts(self) -> tuple[Layout, ...]:
+        """The layouts for all sets of arguments that rows of the fit had."""
         return (self.layout, *self.more_layouts)
 
     @property
     def arguments(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-        """Row shape and dtype of every argument that some rows of the fit had."""
+        """The shape of one row and the dtype of each argument that any row of the fit had, by name."""
         return {name: what for layout in self.layouts for name, what in layout.arguments.items()}
 
     def batch(self, data: Any) -> Batch:
-        """Bind data to the model's arguments, on the device of the weights. DataError when rows have another shape or
-        dtype than those of the fit."""
+        """Bind data to the model's arguments, on the device of the weights.
+
+        Raises:
+            DataError: The data cannot be bound, or their rows have another shape or dtype than those of the fit.
+        """
         known = self.arguments
         batch = as_batch(self.pair, data, {name: dtype for name, (_, dtype) in known.items()})
         for name, value in batch.items():
             shape, dtype = known.get(name, (tuple(value.shape[1:]), value.dtype))
             if tuple(value.shape[1:]) != shape or value.dtype != dtype:
                 raise DataError(
-                    f"{name!r} must have rows of shape {shape} and dtype {str(dtype)[6:]} as in the fit, "
+                    f"{name!r} must have rows of shape {shape} and dtype {str(dtype)[6:]}, as in the fit, "
                     f"got {tuple(value.shape[1:])} {str(value.dtype)[6:]}."
                 )
         device = self.device
         return {name: value.to(device) for name, value in batch.items()}
 
     def evaluation_batch(self, data: Any) -> Batch:
-        """As `batch`, with the fit's transform applied once, from a fixed seed."""
+        """Like `batch`, with the fit's transform applied. Its random numbers come from a fixed seed."""
         return transform_once(self.batch(data), self.transform)
 
     def parts(self, data: Any, *, transformed: bool = True) -> list[FittedGroup]:
-        """The rows in groups of the same arguments, by `evaluation_batch` or by `batch`; `in_order` undoes it."""
+        """The rows of data in groups with the same known arguments. `in_order` puts results back into the order of the data.
+
+        Args:
+            data: What `batch` takes.
+            transformed: Whether the fit's transform is applied, as in `evaluation_batch`.
+        """
         batch = self.evaluation_batch(data) if transformed else self.batch(data)
         found = []
         for group in group_rows(self.pair, batch):
@@ -109,8 +147,15 @@ class Fit:
             found.append(FittedGroup(group.rows, rows, self.layout_of(rows)))
         return found
 
+    def chunk_size(self, batch: Batch, num_particles: int = 1) -> int:
+        """How many rows with these arguments fit into one run. The cost of a row is measured at the first call."""
+        names = tuple(batch)
+        if names not in self.row_elements:
+            self.row_elements[names] = row_elements(self.pair, batch)
+        return chunk_size(self.row_elements[names], next(iter(batch.values())).device, num_particles)
+
     def layout_of(self, batch: Batch) -> Layout:
-        """What the pair is made of for rows with these arguments; found by a run where the fit had no such rows."""
+        """The layout of the pair for rows with these arguments, found by running it if the fit had no such rows."""
         for layout in self.layouts:
             if layout.arguments.keys() == batch.keys():
                 return layout
@@ -119,7 +164,7 @@ class Fit:
 
 
 def in_order(parts: list[FittedGroup], found: list[Tensor], dim: int = 0) -> Tensor:
-    """What was found for the rows of each part, as the rows stand in the data."""
+    """Join results for the rows of each part along `dim`, in the order of the data."""
     if len(parts) == 1:
         return found[0]
     order = torch.cat([part.rows for part in parts]).argsort()
@@ -127,17 +172,17 @@ def in_order(parts: list[FittedGroup], found: list[Tensor], dim: int = 0) -> Ten
 
 
 def transform_once(batch: Batch, transform: Callable[[Batch], Batch] | None) -> Batch:
-    """The transform's draw for evaluation: always the same, and the caller's random state is left alone."""
+    """Apply a transform for evaluation: with the same random numbers each time, and without touching the random state."""
     if transform is None:
         return batch
     with fork_rng():
-        torch.manual_seed(EVALUATION_SEED)
+        torch.manual_seed(FIXED_NOISE_SEED)
         return transform(batch)
 
 
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
-    """torch's random state set to `seed` inside, and put back afterwards; for None it simply goes on."""
+    """Seed torch's random state inside and restore it afterwards. For None, leave it alone."""
     if seed is None:
         yield
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from pyrovae.errors import PairError, PyrovaeError
 from pyrovae.pair.batch import Batch, as_batch, group_rows, num_rows, take_group, take_rows
 from pyrovae.pair.handlers import PARTICLE_PLATE, SetValues
-from pyrovae.pair.layout import Layout, describe
+from pyrovae.pair.layout import Layout, describe_run
 from pyrovae.pair.parameters import evaluating, fork_rng, param_scope, trainable
 from pyrovae.pair.program import Pair, run, sample_sites
 
@@ -32,25 +33,29 @@ def check_pair(pair: Any, data: Any) -> Layout:
     batch = as_batch(pair, data)
     parts = [take_group(batch, group) for group in group_rows(pair, batch)]
     with fork_rng(), param_scope({}), evaluating(pair):
-        layouts = [describe(pair, part) for part in parts]
+        layouts, traces = zip(*(describe_run(pair, part) for part in parts))
         for part in parts:
             check_fewer_rows(pair, part)
-        check_gradients(pair, parts)
+        check_gradients(pair, traces)
         for part, layout in zip(parts, layouts):
             check_particles(pair, part, layout)
             check_enumeration(pair, part, layout)
-    return layouts[0]
+    found: Layout = layouts[0]
+    return found
 
 
-def check_fewer_rows(pair: Any, batch: Batch) -> None:
+def check_fewer_rows(pair: Any, batch: Batch, during: AbstractContextManager[Any] | None = None) -> int:
     """PairError unless the pair runs on other rows than those it was first run on: a parameter per row cannot be trained
-    on shuffled rows, and knows no new ones."""
+    on shuffled rows, and knows no new ones. The run happens inside the context `during`.
+
+    Returns how many of the rows were left out, 0 where there is only one and nothing was run.
+    """
     if num_rows(batch) < 2:
-        return
+        return 0
+    half = take_rows(batch, slice(0, num_rows(batch) // 2))
     try:
-        for trace in run(pair, take_rows(batch, slice(0, num_rows(batch) // 2))):
-            for node in sample_sites(trace).values():
-                node["fn"].log_prob(node["value"])
+        with during or nullcontext():
+            log_densities(run(pair, half))
     except (RuntimeError, ValueError, IndexError) as error:
         raise PairError(
             f"The pair runs on {num_rows(batch)} rows and not on {num_rows(batch) // 2} of them "
@@ -58,15 +63,22 @@ def check_fewer_rows(pair: Any, batch: Batch) -> None:
             "latent variables of a row a guide that reads the row; an AutoGuide keeps one parameter a row, so give it the "
             "global latents only."
         ) from error
+    return num_rows(batch) - num_rows(half)
 
 
-def check_gradients(pair: Any, parts: Sequence[Batch]) -> None:
+def log_densities(traces: tuple[Any, Any]) -> list[Tensor]:
+    """The log-density of every site of a run, model first."""
+    return [node["fn"].log_prob(node["value"]) for trace in traces for node in sample_sites(trace).values()]
+
+
+def check_gradients(pair: Any, runs: Sequence[tuple[Any, Any]]) -> None:
     """PairError unless every log-density is finite and every parameter, found or used, gets a finite gradient of their sum.
 
-    `parts` are batches that may differ in their arguments: a classifier may learn from labelled rows alone.
+    `runs` are (model trace, guide trace) of batches that may differ in their arguments: a classifier may learn from labelled
+    rows alone.
     """
     total = torch.zeros(())
-    for side, trace in ((side, trace) for part in parts for side, trace in zip(_SIDES, run(pair, part))):
+    for side, trace in ((side, trace) for traces in runs for side, trace in zip(_SIDES, traces)):
         for name, node in sample_sites(trace).items():
             try:
                 log_prob = node["fn"].log_prob(node["value"])
@@ -91,7 +103,7 @@ def check_gradients(pair: Any, parts: Sequence[Batch]) -> None:
                 "the pair, or call pyro.module('name', module) in the model (its weights must be contiguous: Pyro "
                 "copies others, and the copy would be trained)."
             )
-    gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True)
+    gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True, retain_graph=True)
     without = [name for name, g in zip(named, gradients) if g is None]
     if without:
         raise PairError(
@@ -103,18 +115,22 @@ def check_gradients(pair: Any, parts: Sequence[Batch]) -> None:
         raise PairError(f"The gradient of {', '.join(map(repr, broken))} is not finite on the first batch.")
 
 
-def model_only(pair: Any, parts: Sequence[Batch]) -> dict[str, Tensor]:
+def model_only(pair: Any, runs: Sequence[tuple[Any, Any]]) -> dict[str, Tensor]:
     """The parameters that only the model uses, by name: no draw of the guide, and no log q, has a gradient by them.
 
-    `parts` as in `check_gradients`. PairError where there is none, or where the guide has none.
+    `runs` as in `check_gradients`. PairError where there is none, or where the guide has none.
     """
     total = torch.zeros(())
-    for part in parts:
-        for node in sample_sites(run(pair, part)[1]).values():
+    for _, guide_trace in runs:
+        for node in sample_sites(guide_trace).values():
             total = total + node["value"].sum() + node["fn"].log_prob(node["value"]).sum()
     named = trainable(pair)
     leaves = list(named.values())
-    gradients = torch.autograd.grad(total, leaves, allow_unused=True) if total.requires_grad else [None] * len(leaves)
+    gradients = (
+        torch.autograd.grad(total, leaves, allow_unused=True, retain_graph=True)
+        if total.requires_grad
+        else [None] * len(leaves)
+    )
     found = {name: leaf for (name, leaf), gradient in zip(named.items(), gradients) if gradient is None}
     if not found or len(found) == len(named):
         what = "all parameters are the model's alone" if found else "the guide uses every parameter"

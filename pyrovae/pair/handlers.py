@@ -1,4 +1,4 @@
-"""Effects for any model or guide: Pyro handlers that know plates and sites, and no particular graph."""
+"""Effect handlers for any model or guide: they know plates and sites, but no particular graphical model."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pyrovae.errors import PairError
 
 DATA_PLATE = "data"
 PARTICLE_PLATE = "particles"
-MOST_DIMS = 60  # torch sums tensors of at most 64 dimensions
+MOST_DIMS = 60  # torch's reductions work on tensors of at most 64 dimensions
 
 
 def with_particles(function: Callable[..., Any], num_particles: int, plate_nesting: int) -> Callable[..., Any]:
-    """Run `function` for K particles at once, in a plate on the left of all of its own; as it is for K = 1."""
+    """`function` run for K particles at once, in a plate to the left of its own plates; unchanged for K = 1."""
     if num_particles == 1:
         return function
     wrapped: Callable[..., Any] = pyro.plate(PARTICLE_PLATE, num_particles, dim=-plate_nesting - 1)(function)
@@ -26,9 +26,10 @@ def with_particles(function: Callable[..., Any], num_particles: int, plate_nesti
 
 
 class Uncondition(Messenger):  # type: ignore[misc]  # Pyro has no types
-    """Draw every observed site afresh, except those that observe one of the tensors in `keep`.
+    """Draw the observed sites of a model, except those that observe one of the tensors in `keep`.
 
-    `generate` runs the very model that was fitted; what is given stays observed, everything else is drawn.
+    With this, `generate` samples from the same model that was fitted: what the caller gives stays observed, and all else is
+    drawn.
     """
 
     def __init__(self, keep: Iterable[Tensor] = ()) -> None:
@@ -43,12 +44,12 @@ class Uncondition(Messenger):  # type: ignore[misc]  # Pyro has no types
     def _given(self, value: Any) -> bool:
         if not isinstance(value, Tensor) or any(same_memory(value, kept) for kept in self.keep):
             return isinstance(value, Tensor)
-        # What is made of given arguments alone, or of none, holds no NaN: the stand-ins of the others are NaN.
+        # Arguments that were not given are filled with NaN, so a value without NaN was computed from given ones only.
         return value.is_floating_point() and not bool(torch.isnan(value).any())
 
 
 class Replay(Messenger):  # type: ignore[misc]
-    """Run the model at the guide's draws. Unlike Pyro's replay, the model's own marks in `infer` are kept."""
+    """Run the model at the values that the guide has drawn. Unlike `pyro.poutine.replay`, keep its own `infer` options."""
 
     def __init__(self, trace: Any) -> None:
         super().__init__()
@@ -63,10 +64,13 @@ class Replay(Messenger):  # type: ignore[misc]
 
 
 class Enumerate(Messenger):  # type: ignore[misc]
-    """Give each site marked infer={"enumerate": "parallel"} all of its values, along a new dimension of its own.
+    """Give each site marked `infer={"enumerate": "parallel"}` all of its values, along a new dimension of its own.
 
-    Dimensions are handed out from `first_dim` to the left, to the guide and then to the model. None is used twice, not even
-    under `pyro.markov`. Raises PairError for marks that cannot be honoured: see `check_mark`.
+    The dimensions start at `first_dim` and go to the left, first for the sites of the guide and then for those of the model.
+    Each is used once; they are not recycled under `pyro.markov`.
+
+    Raises:
+        PairError: A site cannot be enumerated as it is marked, see `check_mark`, or there are too many.
     """
 
     def __init__(self, first_dim: int) -> None:
@@ -81,8 +85,8 @@ class Enumerate(Messenger):  # type: ignore[misc]
         dim, self.next_dim = self.next_dim, self.next_dim - 1
         if -dim > MOST_DIMS:
             raise PairError(
-                f"Site {name!r} would be enumerated along dimension {dim}, at most {MOST_DIMS} are possible (dimensions are "
-                f"not recycled under pyro.markov): mark fewer sites, or {PYRO_ENUMERATES}."
+                f"Site {name!r} would be enumerated along dimension {dim}, and at most {MOST_DIMS} dimensions are possible "
+                f"(they are not recycled under pyro.markov): mark fewer sites, or {PYRO_ENUMERATES}."
             )
         support = fn.enumerate_support(expand=False)
         event = tuple(fn.event_shape)
@@ -91,7 +95,7 @@ class Enumerate(Messenger):  # type: ignore[misc]
             value = value.expand(
                 len(support), *(1 for _ in range(-dim - 1 - len(fn.batch_shape))), *fn.batch_shape, *event
             )
-        elif hasattr(support, "_pyro_categorical_support"):  # spares Categorical.log_prob a gather
+        elif hasattr(support, "_pyro_categorical_support"):  # lets Categorical.log_prob do without a gather
             value._pyro_categorical_support = support._pyro_categorical_support
         msg["infer"] = {**infer, "_enumerate_dim": dim}
         msg["value"], msg["done"] = value, True
@@ -101,25 +105,25 @@ PYRO_ENUMERATES = "use pyro.infer.TraceEnum_ELBO with pyro.infer.SVI"
 
 
 def check_mark(name: str, fn: Any, infer: Mapping[str, Any]) -> None:
-    """PairError unless the mark infer={"enumerate": ...} of a site can be honoured: in parallel, over a finite support."""
+    """Raise PairError unless a site's mark asks for parallel enumeration and its distribution has a finite support."""
     kind = infer["enumerate"]
     if kind != "parallel" or infer.get("num_samples") is not None:
         what = f"infer={{'enumerate': {kind!r}}}" + (
             " with num_samples" if infer.get("num_samples") is not None else ""
         )
         raise PairError(
-            f"Site {name!r} is marked {what}; sites are summed out exactly, with infer={{'enumerate': 'parallel'}} and "
-            f"nothing else: mark it so, remove the mark to draw the site, or {PYRO_ENUMERATES}."
+            f"Site {name!r} is marked {what}, but only exact sums are supported: mark it infer={{'enumerate': 'parallel'}} "
+            f"and nothing else, remove the mark so that the site is drawn, or {PYRO_ENUMERATES}."
         )
     if not getattr(fn, "has_enumerate_support", False):
         raise PairError(
-            f"Site {name!r} is marked infer={{'enumerate': 'parallel'}}, and {fn} has no finite support to sum over: "
-            "remove the mark to draw it, or use Categorical, OneHotCategorical, Bernoulli or Binomial."
+            f"Site {name!r} is marked infer={{'enumerate': 'parallel'}}, but {fn} has no finite support to sum over: "
+            "remove the mark so that the site is drawn, or use Categorical, OneHotCategorical, Bernoulli or Binomial."
         )
 
 
 class Keep(Messenger):  # type: ignore[misc]
-    """Remember the values of these sites, of the first run: a second one may be at detached values."""
+    """Remember the values of these sites from the first run. Later runs, which may use detached values, are not recorded."""
 
     def __init__(self, names: Iterable[str]) -> None:
         super().__init__()
@@ -132,15 +136,14 @@ class Keep(Messenger):  # type: ignore[misc]
 
 
 def settled(function: Callable[..., Any], values: Mapping[str, Tensor], counted: Iterable[str]) -> Callable[..., Any]:
-    """`function` with these values at their sites, and all sites `counted` out of everyone's sight: what another run has
-    drawn, or observed, and counted."""
+    """Fix the sites in `values`, and hide the sites in `counted`, whose log-densities another group of rows has contributed."""
     inside: Callable[..., Any] = SetValues(values)(function)
     hidden: Callable[..., Any] = pyro.poutine.block(inside, hide=list(counted))
     return hidden
 
 
 class SetValues(Messenger):  # type: ignore[misc]
-    """Give sites these values in place of draws. Unlike with Pyro's condition, they stay latent."""
+    """Give sites these values instead of drawing them. Unlike with `pyro.condition`, they stay latent."""
 
     def __init__(self, values: Mapping[str, Tensor]) -> None:
         super().__init__()
@@ -152,8 +155,30 @@ class SetValues(Messenger):  # type: ignore[misc]
             msg["value"] = self.values[msg["name"]]
 
 
+class MakeParamsOn(Messenger):  # type: ignore[misc]
+    """Put every new `pyro.param` on this device, whatever device its initial value is computed on.
+
+    A plain function that contains `pyro.param("w", lambda: torch.randn(2))` cannot know on which device it will be fitted.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device = device
+
+    def _pyro_param(self, msg: Any) -> None:
+        name, *initial = msg["args"]
+        if not initial or isinstance(initial[0], torch.nn.Parameter):  # it exists already, or belongs to a module
+            return
+
+        def moved() -> Tensor:
+            value: Tensor = initial[0]() if callable(initial[0]) else initial[0]
+            return value.to(self.device)
+
+        msg["args"] = (name, moved)
+
+
 def same_memory(a: Any, b: Any) -> bool:
-    """Whether b is a, or a reshaped view of it."""
+    """Whether `b` is `a` itself or a reshaped view of it."""
     if a is b or not (isinstance(a, Tensor) and isinstance(b, Tensor)):
         return a is b
     here, there = ((t.numel(), t.storage_offset(), t.untyped_storage().data_ptr()) for t in (a, b))

@@ -1,8 +1,9 @@
-"""What a pair is made of (`describe`), found by running it once on a batch."""
+"""The layout of a pair: its sites, plates and arguments, found by running it once on a batch (`describe`)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,27 +15,54 @@ from torch.distributions import constraints
 
 from pyrovae.errors import PairError, PyrovaeError
 from pyrovae.pair.batch import num_rows
-from pyrovae.pair.handlers import DATA_PLATE, Replay, check_mark, same_memory
+from pyrovae.pair.handlers import DATA_PLATE, MakeParamsOn, Replay, check_mark, same_memory
 from pyrovae.pair.parameters import modules
-from pyrovae.pair.program import arguments, distribution_name, is_local, is_marked, plate_nesting, sample_sites
+from pyrovae.pair.program import (
+    PairLike,
+    arguments,
+    distribution_name,
+    is_local,
+    is_marked,
+    plate_nesting,
+    sample_sites,
+)
 
 
 @dataclass(frozen=True)
 class Site:
-    """What one sample site is. Shapes are those of one row: without particles, without the rows' dimension."""
+    """A sample site of a pair."""
 
     name: str
-    role: str  # "observed", "latent" (model and guide) or "auxiliary" (guide only)
-    local: bool  # inside the plate "data": one value a row
-    event_shape: tuple[int, ...]
-    argument: str | None  # the argument that an observed site observes
-    objective_only: bool
-    enumerated: str | None = None  # "guide" or "model": the side whose mark has it summed out exactly; None: drawn
+    role: str  # "observed", "latent" (in the model, and in the guide unless enumerated) or "auxiliary" (in the guide only)
+    local: bool  # whether it is inside the plate "data", and so has one value for each row
+    event_shape: tuple[int, ...]  # of one row
+    argument: str | None  # the argument of the model that an observed site observes
+    objective_only: bool  # counted in what a fit maximises, but not in the ELBO that it reports
+    enumerated: str | None = None  # "guide" or "model" if the site is summed out there, None if it is drawn
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What running a pair once tells: its sites, how deep its plates nest, and each argument's row shape and dtype."""
+    """The structure of a pair, as one run on a batch shows it. Printed, it has one line per site.
+
+    `check_pair` returns a layout, and a `Fit` keeps that of its pair.
+
+    Args:
+        sites: The sample sites, those of the guide first. Each has a `name`, a `role` ("latent", "auxiliary" or "observed"),
+            `local` (whether it has one value for each row), `event_shape`, the `argument` that it observes, and the side in
+            which it is `enumerated`, if it is.
+        plate_nesting: How many dimensions the plates of the pair take up, at least 1.
+        arguments: The shape of one row and the dtype of each argument, by name.
+
+    Example:
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.Bernoulli(6)), pv.mlp(6, fam.Normal(2)))
+        >>> layout = pv.check_pair(vae, torch.zeros(5, 6))
+        >>> print(layout)
+        z  latent     per row  event (2,)
+        x  observed   per row  event (6,) <- x
+        >>> layout.plate_nesting, layout.arguments
+        (1, {'x': ((6,), torch.float32)})
+    """
 
     sites: tuple[Site, ...]
     plate_nesting: int
@@ -42,22 +70,30 @@ class Layout:
 
     @property
     def shared(self) -> list[str]:
-        """The latent sites that belong to no row."""
+        """The names of the global latent sites: those outside the plate "data", whose one value all rows share."""
         return [s.name for s in self.sites if s.role != "observed" and not s.local]
 
     @property
-    def rowless(self) -> list[str]:
-        """The sites that belong to no row, observed ones and factors among them."""
+    def global_sites(self) -> list[str]:
+        """The names of all sites outside the plate "data": global latent sites, observed ones, and factors."""
         return [s.name for s in self.sites if not s.local]
 
     @property
     def enumerates(self) -> bool:
+        """Whether any site is enumerated."""
         return any(s.enumerated is not None for s in self.sites)
 
     def site(self, name: str | None, *, role: str, local: bool | None = None, guided: bool = False) -> Site:
-        """The site of that name; for None, the only one of that role (`guided`: only those that the guide has, too).
+        """The site of this name, or for None the only site of this role.
 
-        PairError lists the choices otherwise.
+        Args:
+            name: Name of the site, or None where the pair has one candidate only.
+            role: "latent", "auxiliary" or "observed".
+            local: Whether the site is inside the plate "data"; None allows both.
+            guided: Leave out the sites that the guide does not have, because the model sums them out.
+
+        Raises:
+            PairError: There is no such site, or several. The message lists the candidates.
         """
         choices = [
             s
@@ -73,7 +109,7 @@ class Layout:
         got = "no name was given" if name is None else f"got {name!r}"
         summed = any(s.name == name and s.enumerated == "model" for s in self.sites)
         why = ", which the model sums out and the guide does not have" if guided and summed else ""
-        raise PairError(f"Name one {role} site with site=...: this pair has {listed}; {got}{why}.")
+        raise PairError(f"Choose one {role} site with site=...: this pair has {listed}; {got}{why}.")
 
     def __str__(self) -> str:
         width = max(len(s.name) for s in self.sites)
@@ -86,35 +122,47 @@ class Layout:
         return "\n".join(rows)
 
 
-def _module_parameters(pair: Any) -> dict[int, Tensor]:
+def _module_parameters(pair: PairLike) -> dict[int, Tensor]:
     return {id(p): p for module in modules(pair).values() for p in module.parameters()}
 
 
-def describe(pair: Any, batch: Mapping[str, Tensor]) -> Layout:
-    """Run the pair once on a batch, in the active param store, and say what it is made of.
+def describe(pair: PairLike, batch: Mapping[str, Tensor]) -> Layout:
+    """The layout of a pair, from one run on a batch in the current param store.
 
-    Raises PairError for sites that do not fit: see `check_pair`. Modules with lazily made parameters (AutoGuides,
-    `pyro.param`) have them afterwards.
+    The run creates parameters that did not exist before (of AutoGuides, or by `pyro.param`), on the batch's device.
+
+    Raises:
+        PairError: The sites of model and guide do not match each other or the batch, as `check_pair` explains.
     """
+    return describe_run(pair, batch)[0]
+
+
+def describe_run(
+    pair: PairLike, batch: Mapping[str, Tensor], during: AbstractContextManager[Any] | None = None
+) -> tuple[Layout, tuple[Any, Any]]:
+    """The layout as `describe` finds it, and the (model trace, guide trace) of the run, which takes place inside `during`."""
     arguments(pair)
     before = _module_parameters(pair)
     try:
-        guide_trace = poutine.trace(pair.guide).get_trace(**batch)
-        for name, node in sample_sites(guide_trace).items():
-            if node["is_observed"]:
-                raise PairError(f"The guide observes site {name!r}: a guide only draws; put obs=... into the model.")
-        model_trace = poutine.trace(Replay(guide_trace)(pair.model)).get_trace(**batch)
+        with MakeParamsOn(next(iter(batch.values())).device), during or nullcontext():
+            guide_trace = poutine.trace(pair.guide).get_trace(**batch)
+            for name, node in sample_sites(guide_trace).items():
+                if node["is_observed"]:
+                    raise PairError(
+                        f"The guide observes site {name!r}, but a guide only draws: move obs=... to the model."
+                    )
+            model_trace = poutine.trace(Replay(guide_trace)(pair.model)).get_trace(**batch)
     except PyrovaeError:
         raise
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, NotImplementedError) as error:
         came = ", ".join(f"{name}: {tuple(v.shape)} {str(v.dtype)[6:]}" for name, v in batch.items())
-        what = (str(error).splitlines() or [type(error).__name__])[0]  # Pyro adds a table of all shapes below
+        what = (str(error).splitlines() or [type(error).__name__])[0]  # without the table of all shapes that Pyro adds
         if what.startswith("Shape mismatch inside plate"):
-            what += "; declare dimensions that are not rows part of one event with .to_event(n)"
+            what += "; use .to_event(n) to declare that the dimensions of one row belong to one event"
         raise PairError(f"Running the pair on a batch ({came}) failed: {what}") from error
     if before.keys() - _module_parameters(pair).keys():
         raise PairError(
-            "Model and guide hold different parameters under one Pyro name, and one was lost. "
+            "Model and guide have different parameters under one Pyro name, so that one of them was lost. "
             "Give one of the two PyroModules a name of its own: PyroModule(name='guide')."
         )
     model_sites, guide_sites = sample_sites(model_trace), sample_sites(guide_trace)
@@ -134,11 +182,12 @@ def describe(pair: Any, batch: Mapping[str, Tensor]) -> Layout:
                 enumerated=_enumerated(name, model_sites, guide_sites),
             )
         )
-    return Layout(
+    layout = Layout(
         sites=tuple(sites),
         plate_nesting=plate_nesting(guide_sites, model_sites),
         arguments={name: (tuple(v.shape[1:]), v.dtype) for name, v in batch.items()},
     )
+    return layout, (model_trace, guide_trace)
 
 
 def _enumerated(name: str, model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any]) -> str | None:
@@ -150,31 +199,31 @@ def _enumerated(name: str, model_sites: Mapping[str, Any], guide_sites: Mapping[
 
 
 def check_marks(model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any]) -> None:
-    """PairError for a site that the model marks for enumeration and the guide draws unmarked: the mark would be ignored."""
+    """Raise PairError if the model marks a site for enumeration and the guide draws it, so that the mark would be ignored."""
     for name, node in model_sites.items():
         if is_marked(node) and name in guide_sites and not is_marked(guide_sites[name]):
             raise PairError(
                 f"Site {name!r} is marked infer={{'enumerate': ...}} in the model only, and the guide draws it: mark it in "
-                "the guide, take it out of the guide, or remove the mark to draw it."
+                "the guide, take it out of the guide, or remove the mark so that it is drawn."
             )
 
 
 def _check_supports(name: str, guide: Any, model: Any) -> None:
-    """PairError for a guide that draws where the prior has no density, or a density of another kind."""
+    """Raise PairError if the guide draws where the prior has no density, or a density of another kind of value."""
     if type(guide["fn"]).__name__ == "Delta" or guide["infer"].get("is_auxiliary"):
         return
     try:
         drawn, wanted = (_kind(node["fn"].support) for node in (guide, model))
         value = guide["value"]
-        # what comes from missing or infinite data has an error of its own
+        # values that are not finite come from missing or infinite data, for which there is another error
         inside = bool(model["fn"].support.check(value).all()) or not bool(torch.isfinite(value).all())
-    except (NotImplementedError, AttributeError, RuntimeError):  # a support that is not stated
+    except (NotImplementedError, AttributeError, RuntimeError):  # a distribution without a support
         return
     if drawn != wanted or not inside:
         raise PairError(
-            f"Site {name!r}: the guide draws {drawn}, from {distribution_name(guide['fn'])}, and the prior, "
-            f"{distribution_name(model['fn'])}, is of {wanted}{'' if drawn != wanted else ' of a smaller support'}. Give the "
-            "guide a family of the prior's support."
+            f"Site {name!r}: the guide draws {drawn} from {distribution_name(guide['fn'])}, but the prior "
+            f"{distribution_name(model['fn'])} is a distribution of {wanted}"
+            f"{'' if drawn != wanted else ' with a smaller support'}. Give the guide a family with the prior's support."
         )
 
 
@@ -193,38 +242,38 @@ def _check_sites(model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any],
     for name, node in guide_sites.items():
         if name not in model_sites and not node["infer"].get("is_auxiliary"):
             raise PairError(
-                f"The guide draws {name!r}, which the model does not have (it has {sorted(model_sites)}). "
+                f"The guide draws {name!r}, which the model does not have (its sites are {sorted(model_sites)}). "
                 "Use the same name in both, or mark the guide's site infer={'is_auxiliary': True}."
             )
         if name in model_sites and model_sites[name]["is_observed"]:
             raise PairError(
-                f"The model observes {name!r} and the guide draws it too: draw it where it is unknown only."
+                f"The model observes {name!r}, and the guide draws it too: draw it in the guide only where it is not observed."
             )
     for name, node in model_sites.items():
         enumerated = node["infer"].get("enumerate") is not None
         if not node["is_observed"] and name not in guide_sites and not enumerated:
             raise PairError(
-                f"The model draws {name!r}, and the guide does not (it has {sorted(guide_sites)}). "
-                "Draw it in the guide, observe it, or mark it infer={'enumerate': 'parallel'} if it is discrete."
+                f"The model draws {name!r}, and the guide does not (its sites are {sorted(guide_sites)}). "
+                "Draw it in the guide, observe it, or, if it is discrete, mark it infer={'enumerate': 'parallel'}."
             )
         if name in guide_sites:
             drawn, wanted = tuple(guide_sites[name]["fn"].event_shape), tuple(node["fn"].event_shape)
             if drawn != wanted:
                 raise PairError(
-                    f"Site {name!r}: the guide draws events of shape {drawn}, the model's prior wants {wanted}. "
-                    "Give both the same number of dimensions, and .to_event(...) on both."
+                    f"Site {name!r}: the guide draws events of shape {drawn}, but the model's are of shape {wanted}. "
+                    "Give both the same dimensions, and use .to_event(...) on both."
                 )
             _check_supports(name, guide_sites[name], node)
             if is_local(guide_sites[name]) != is_local(node):
                 inside, outside = ("model", "guide") if is_local(node) else ("guide", "model")
                 raise PairError(
                     f"Site {name!r} is inside plate 'data' in the {inside} and outside of it in the {outside}: "
-                    "one value a row in both, or one value for all in both."
+                    "it needs one value per row in both, or one value for all rows in both."
                 )
     if not any(is_local(node) for node in model_sites.values()):
         raise PairError(
-            "No site of the model is in the plate 'data': wrap what belongs to a row in "
-            f"`with pyro.plate('data', len(x)):` (sites: {sorted(model_sites)})."
+            "No site of the model is in the plate 'data': put the sites that each row has of its own inside "
+            f"`with pyro.plate('data', len(x)):` (the sites are {sorted(model_sites)})."
         )
     for name, node in [*guide_sites.items(), *model_sites.items()]:
         _check_shape(name, node, rows)
@@ -236,7 +285,7 @@ def _check_shape(name: str, node: Any, rows: int) -> None:
         if frame.name == DATA_PLATE and frame.size != rows:
             raise PairError(
                 f"Plate 'data' at site {name!r} has size {frame.size}, the batch has {rows} rows: "
-                "write `pyro.plate('data', len(x))`."
+                "write `pyro.plate('data', len(x))`, where x is an argument."
             )
     fn = node["fn"]
     shape = tuple(fn.batch_shape)
@@ -245,20 +294,20 @@ def _check_shape(name: str, node: Any, rows: int) -> None:
         event = len(fn.event_shape)
         if value[len(value) - event :] != tuple(fn.event_shape) or len(value) < event:
             raise PairError(
-                f"Site {name!r} observes rows of shape {value[1:]}, its distribution has events of shape "
-                f"{tuple(fn.event_shape)}: give the likelihood the data's event shape."
+                f"Site {name!r} observes rows of shape {value[1:]}, but its distribution has events of shape "
+                f"{tuple(fn.event_shape)}: give the likelihood the event shape of the data."
             )
         try:
             shape = torch.broadcast_shapes(shape, value[: len(value) - event])
         except RuntimeError:
             raise PairError(
-                f"Site {name!r} observes a value of batch shape {value[: len(value) - event]}, its distribution has "
-                f"batch shape {shape}: one of them has a dimension too many or too few; look at .to_event(...)."
+                f"Site {name!r} observes a value of batch shape {value[: len(value) - event]}, but its distribution has "
+                f"batch shape {shape}: one has a dimension too many or too few. Check the argument of .to_event(...)."
             ) from None
     for dim in range(-len(shape), 0):
         if shape[dim] != 1 and dim not in frames:
             raise PairError(
                 f"Site {name!r} has batch shape {tuple(shape)}, but its plates "
-                f"{[f.name for f in frames.values()]} cover dimensions {sorted(frames)} only: "
-                "declare the others part of one event with .to_event(n), or add a plate."
+                f"{[f.name for f in frames.values()]} cover only the dimensions {sorted(frames)}: "
+                "declare the others as part of one event with .to_event(n), or add a plate."
             )

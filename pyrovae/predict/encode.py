@@ -1,4 +1,4 @@
-"""Codes: the guide's mean of a latent site for each row."""
+"""`encode`: the mean of a latent site under the guide, for each row."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.batching.chunks import chunk_size, chunks
+from pyrovae.batching.chunks import chunks
 from pyrovae.errors import OptionError
 from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
 from pyrovae.objectives.terms import terms
@@ -15,12 +15,37 @@ from pyrovae.predict.points import average, mean_of, point_of, probabilities_of
 
 
 def encode(fitted: Fit, data: Any, *, site: str | None = None, num_samples: int = 100, seed: int | None = 0) -> Tensor:
-    """E_q[z | x], the guide's posterior mean of a latent site: (N, *event).
+    """The mean of a latent site under the guide, `E_q[z | x]`, for each row; for a class label its most probable class.
 
-    Exact where the guide draws this site alone from a family with a mean; else an average over `num_samples` runs of the
-    guide (from a fixed `seed`) of the mean given what was drawn before, or of the draws themselves where a mean is not
-    finite; for class labels the most probable class. The fit's transform is not applied. `site` may be left out when there is
-    only one.
+    The mean is exact if the guide draws this site only, from a distribution with a mean. Otherwise it is an average over
+    runs of the guide: of the site's mean given what was drawn before it, or of the draws themselves where a mean is not
+    finite. The transform of the fit is not applied: the guide sees the data as they are given.
+
+    Args:
+        fitted: The fitted pair.
+        data: The rows, as for `pv.fit`.
+        site: The latent site. It may be left out if there is only one.
+        num_samples: The number of runs of the guide to average over.
+        seed: The seed of the draws; None continues torch's random state.
+
+    Returns:
+        The codes in the order of the rows, `(N, *event)`, on the device of the weights.
+
+    Raises:
+        OptionError: `num_samples` is less than 1.
+        DataError: The rows have another shape or dtype than those of the fit.
+        PairError: There is no such site, or there are several and none is named.
+
+    Example:
+        >>> vae = pv.VAE(
+        ...     prior=pv.priors.StandardNormal(2),
+        ...     likelihood=pv.mlp(2, fam.Bernoulli(6), hidden=(8,)),
+        ...     encoder=pv.mlp(6, fam.Normal(2), hidden=(8,)),
+        ... )
+        >>> x = torch.bernoulli(torch.full((40, 6), 0.4))
+        >>> fitted = pv.fit(vae, x, epochs=1, engine="eager", progress=False)
+        >>> pv.encode(fitted, x).shape
+        torch.Size([40, 2])
     """
     if num_samples < 1:
         raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
@@ -30,11 +55,12 @@ def encode(fitted: Fit, data: Any, *, site: str | None = None, num_samples: int 
 
 
 def _encode(fitted: Fit, part: FittedGroup, site: str | None, num_samples: int) -> Tensor:
+    """The codes of rows that have the same arguments."""
     chosen = part.layout.site(site, role="latent", local=True, guided=True)
     guided = [s.name for s in part.layout.sites if s.role != "observed" and s.enumerated != "model"]
     alone = guided == [chosen.name]
     done = []
-    for rows in chunks(part.batch, chunk_size(fitted.pair, part.batch)):
+    for rows in chunks(part.batch, fitted.chunk_size(part.batch)):
         points: list[Tensor] = []
         while len(points) < num_samples:
             found = terms(fitted.pair, rows, layout=part.layout, enumerate=False)
@@ -46,6 +72,6 @@ def _encode(fitted: Fit, part: FittedGroup, site: str | None, num_samples: int) 
             else:
                 points.append(point_of(found, term.q.fn, term.value))
             if alone and (classes is not None or mean_of(term.q.fn) is not None):
-                break  # exact: nothing was drawn before it
+                break  # nothing is drawn before it, so the mean is exact
         done.append(average(points) if classes is None else average(points).argmax(-1))
     return torch.cat(done)

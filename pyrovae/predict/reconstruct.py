@@ -1,4 +1,4 @@
-"""Reconstructions: the likelihood's mean at the guide's draws."""
+"""`reconstruct`: the mean of the likelihood at draws of the guide."""
 
 from __future__ import annotations
 
@@ -7,22 +7,48 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.batching.chunks import chunk_size, chunks
+from pyrovae.batching.chunks import chunks
 from pyrovae.errors import OptionError
 from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
 from pyrovae.objectives.terms import terms
-from pyrovae.predict.forward import site_to_draw
+from pyrovae.predict.forward import site_to_generate
 from pyrovae.predict.points import average, point_of
 
 
 def reconstruct(
     fitted: Fit, data: Any, *, site: str | None = None, num_samples: int = 10, seed: int | None = 0
 ) -> Tensor:
-    """E_q[E[x' | z] | x], what the model makes of a row it has seen: (N, *event).
+    """The reconstruction of each row, `E_q(z|x)[E[x | z]]`: the mean of the likelihood, averaged over the guide.
 
-    An average over `num_samples` draws of the guide (from a fixed `seed`) of the likelihood's mean, or of its draws where it
-    has none; for class labels, and columns of them, the most frequent of the most probable classes. The fit's transform
-    is not applied: the guide sees the data as given.
+    Where the likelihood has no finite mean, its draws are averaged. For a class label, or a column of them, the result is
+    the class that is most probable in most draws. The transform of the fit is not applied: the guide sees the data as they
+    are given.
+
+    Args:
+        fitted: The fitted pair.
+        data: The rows, as for `pv.fit`.
+        site: The observed site. It may be left out if there is only one, or one whose argument is never missing.
+        num_samples: The number of draws of the guide for each row.
+        seed: The seed of the draws; None continues torch's random state.
+
+    Returns:
+        The reconstructions in the order of the rows, `(N, *event)`, on the device of the weights.
+
+    Raises:
+        OptionError: `num_samples` is less than 1.
+        DataError: The rows have another shape or dtype than those of the fit.
+        PairError: There is no such site, or there are several and none is named.
+
+    Example:
+        >>> vae = pv.VAE(
+        ...     prior=pv.priors.StandardNormal(2),
+        ...     likelihood=pv.mlp(2, fam.Bernoulli(6), hidden=(8,)),
+        ...     encoder=pv.mlp(6, fam.Normal(2), hidden=(8,)),
+        ... )
+        >>> x = torch.bernoulli(torch.full((40, 6), 0.4))
+        >>> fitted = pv.fit(vae, x, epochs=1, engine="eager", progress=False)
+        >>> pv.reconstruct(fitted, x).shape  # probabilities of ones
+        torch.Size([40, 6])
     """
     if num_samples < 1:
         raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
@@ -32,9 +58,12 @@ def reconstruct(
 
 
 def _reconstruct(fitted: Fit, part: FittedGroup, site: str | None, num_samples: int) -> Tensor:
-    name = part.layout.site(site, role="observed", local=True).name if site else site_to_draw(fitted, part.layout, {})
+    """The reconstructions of rows that have the same arguments."""
+    name = (
+        part.layout.site(site, role="observed", local=True).name if site else site_to_generate(fitted, part.layout, {})
+    )
     done = []
-    for rows in chunks(part.batch, chunk_size(fitted.pair, part.batch)):
+    for rows in chunks(part.batch, fitted.chunk_size(part.batch)):
         points, labels = [], None
         for _ in range(num_samples):
             found = terms(fitted.pair, rows, layout=part.layout, enumerate=False)

@@ -63,14 +63,14 @@ class MinibatchLoss:
                 if self.transform is not None:
                     batch = self.transform(batch)
                 pair, fresh = self.pair, Keep(set(part.layout.shared) - counted)
-                if len(self.parts) > 1 and (counted or part.layout.rowless):
+                if len(self.parts) > 1 and (counted or part.layout.global_sites):
                     guide = fresh(settled(self.pair.guide, drawn, counted))
                     pair = Pair(settled(self.pair.model, drawn, counted), guide)
                 bounds.append(
                     self.loss(pair, batch, num_rows=part.num_rows, kl_weight=weights.get("kl"), layout=part.layout)
                 )
                 drawn |= fresh.values
-                counted |= set(part.layout.rowless)
+                counted |= set(part.layout.global_sites)
         bound = Bound(*(sum(values[1:], values[0]) for values in zip(*bounds)))
         descend = -bound.objective
         if self.penalty is not None:

@@ -1,26 +1,35 @@
-"""The ELBO and KL terms of validation rows, or of some training rows, after each epoch."""
+"""The ELBO and the KL terms of validation rows, or of some training rows, after each epoch."""
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
 
-from pyrovae.batching.chunks import chunk_size
+from pyrovae.batching.chunks import chunks
+from pyrovae.batching.stream import Resident, Stream
 from pyrovae.engine.tracing import TracedFunction
-from pyrovae.fitted.fitted import Fit, FittedGroup
+from pyrovae.errors import PairError
+from pyrovae.fitted.fitted import FIXED_NOISE_SEED, Fit, FittedGroup
 from pyrovae.objectives.terms import terms
 from pyrovae.objectives.weights import global_bound, row_bounds, row_kl
-from pyrovae.pair.batch import Batch, num_rows
+from pyrovae.pair.batch import Batch, num_rows, take_rows
+from pyrovae.pair.parameters import fork_rng
 
 MONITORED_ROWS = 256  # of the training rows, whose KL terms the history holds where no rows are held out
+TRACE_FROM = 50  # epochs; for fewer, a graph of a few rows costs more than it saves
 
 
 class MonitoredGroup:
-    """How bounds and KL terms of rows of the same arguments are computed: in chunks of one size, by one graph."""
+    """Bounds and KL terms of rows with the same arguments, in chunks of one size, by one traced program.
 
-    def __init__(self, fitted: Fit, part: FittedGroup, traces: bool, counted: frozenset[str]) -> None:
-        self.fitted, self.rows, self.layout = fitted, part.batch, part.layout
-        self.counted = counted  # sites that belong to no row and stand in the bounds of other parts
-        self.chunk = min(num_rows(part.batch), chunk_size(fitted.pair, part.batch))
+    `counted` are the global sites that are counted with another group of rows.
+    """
+
+    def __init__(self, fitted: Fit, group: FittedGroup, traces: bool, counted: frozenset[str]) -> None:
+        self.fitted, self.rows, self.layout, self.counted = fitted, group.batch, group.layout, counted
+        self.chunk = min(num_rows(group.batch), fitted.chunk_size(group.batch))
         self.evaluate = TracedFunction(self.bounds, (fitted.pair,)) if traces else self.bounds
         self.sites: list[str] = []  # the latent ones, in the order of their KL terms
 
@@ -30,3 +39,57 @@ class MonitoredGroup:
         divergences = row_kl(found)
         self.sites = list(divergences)
         return [global_bound(found, self.counted), row_bounds(found)[0], *(kl[0] for kl in divergences.values())]
+
+
+class Monitor:
+    """Measures the validation rows, or else some training rows, at one draw each, with the same noise every time."""
+
+    def __init__(self, fitted: Fit, source: Resident | Stream, held_out: Batch | None, engine: str) -> None:
+        self.fitted, self.source, self.held_out = fitted, source, held_out
+        self.traces = engine != "eager" and (held_out is not None or fitted.settings["epochs"] >= TRACE_FROM)
+        self.rows = held_out
+        self.groups: list[MonitoredGroup] = []
+        self.works = True
+
+    def measure(self) -> tuple[float, dict[str, float]]:
+        """The mean share of the ELBO, and the mean KL term of each latent site (0 for a row that observes it), in nats per
+        row. NaN and nothing where no row of the training data has a term of its own."""
+        if not self.works:
+            return math.nan, {}
+        try:
+            with self.fitted.evaluation_mode(), fork_rng():
+                return self._measure()
+        except PairError:
+            if self.held_out is not None:
+                raise
+            self.works = False
+            return math.nan, {}
+
+    def _measure(self) -> tuple[float, dict[str, float]]:
+        device, num_training = self.source.device, self.source.num_rows
+        if self.rows is None:
+            order = torch.randperm(num_training, generator=torch.Generator().manual_seed(FIXED_NOISE_SEED))
+            self.rows = self.source.take(order[:MONITORED_ROWS])
+        torch.manual_seed(FIXED_NOISE_SEED)
+        if not self.groups:
+            counted: frozenset[str] = frozenset()
+            for part in self.fitted.parts(self.rows):
+                self.groups.append(MonitoredGroup(self.fitted, part, self.traces, counted))
+                counted |= set(part.layout.global_sites)
+        total, shared_total = torch.zeros(2, dtype=torch.float64, device=device).unbind()
+        divergences: dict[str, Tensor] = {}
+        for group in self.groups:
+            left = num_rows(group.rows)
+            for rows in chunks(group.rows, group.chunk):
+                # the last chunk is filled up with rows that do not count, so that one program serves all
+                fill = torch.arange(group.chunk, device=device) % num_rows(rows)
+                shared, bounds, *kl = group.evaluate(take_rows(rows, fill))
+                counting = min(left, group.chunk)
+                total = total + bounds[:counting].double().sum()
+                for site, values in zip(group.sites, kl):
+                    divergences[site] = divergences.get(site, 0.0) + values[:counting].double().sum()
+                left -= num_rows(rows)
+            shared_total = shared_total + shared.double()  # of the last chunk: every chunk has it whole
+        # Global latents count as in training: once for all training rows.
+        elbo = total.item() / num_rows(self.rows) + shared_total.item() / num_training
+        return elbo, {site: kl.item() / num_rows(self.rows) for site, kl in divergences.items()}

@@ -266,7 +266,7 @@ class _Step:
             parameters=self.leaves,
             optimizer=self.svi._optimizers.whole(),
             clip=self.svi._optimizers.clip,
-            watched=(self.svi.loss,),
+            reads=(self.svi.loss,),
             precision=self.svi.precision,
         )
 

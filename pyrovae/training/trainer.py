@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,50 +11,31 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyrovae.batching.batches import Batches, GroupedBatches
-from pyrovae.batching.chunks import chunks
-from pyrovae.batching.stream import Resident, Stream
-from pyrovae.engine.adam import MODEL_RATE
+from pyrovae.engine.adam import rate_of
 from pyrovae.engine.compiled import make_engine
 from pyrovae.engine.denormals import flushed_denormals
-from pyrovae.engine.program import Program
-from pyrovae.errors import CheckpointError, NotFiniteError, OptionError, PairError
+from pyrovae.errors import CheckpointError, NotFiniteError, OptionError
 from pyrovae.fitted import folder as store
-from pyrovae.fitted.fitted import EVALUATION_SEED, Fit
+from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.spec import renamed
-from pyrovae.pair.batch import Batch, num_rows, take_rows
 from pyrovae.pair.parameters import fork_rng, named_tensors
 from pyrovae.training.console import progress_bar, stop_on_interrupt
-from pyrovae.training.monitor import MONITORED_ROWS, MonitoredGroup
-from pyrovae.training.schedules import Schedule, Step, weights_at
-
-Callback = Callable[[Fit], bool | None]
+from pyrovae.training.monitor import Monitor
+from pyrovae.training.plan import Callback, FitData, Plan
+from pyrovae.training.schedules import weights_at
 
 
 class Trainer:
     """The loop: epochs of steps, what is measured after each, and the whole state to stop and go on with."""
 
-    def __init__(
-        self,
-        fitted: Fit,
-        program: Program,
-        schedule: Schedule,
-        steps: Step,
-        source: Resident | Stream,
-        batches: Batches | GroupedBatches,
-        held_out: Batch | None,
-        engine: str,
-    ) -> None:
-        self.fitted, self.program, self.schedule, self.held_out = fitted, program, schedule, held_out
-        self.engine = make_engine(engine, program)
-        self.traces = engine != "eager"
-        self.steps = steps
-        self.weights = weights_at(schedule, steps).keys()
-        self.source, self.device = source, source.device
-        settings = fitted.settings
-        self.num_rows = source.num_rows
-        self.batches = batches
-        self.epochs, self.patience = settings["epochs"], settings["patience"]
+    def __init__(self, fitted: Fit, plan: Plan, rows: FitData) -> None:
+        self.fitted, self.program, self.schedule, self.steps = fitted, plan.program, plan.schedule, plan.steps
+        self.source, self.batches, self.device = rows.training, plan.batches, rows.device
+        self.engine = make_engine(plan.engine, plan.program)
+        self.monitor = Monitor(fitted, rows.training, rows.validation, plan.engine)
+        self.validates = rows.validation is not None
+        self.weights = weights_at(plan.schedule, plan.steps).keys()
+        self.epochs, self.patience = fitted.settings["epochs"], fitted.settings["patience"]
         self.step = 0
         self.epoch_elbos: list[Tensor] = []  # of the epoch under way; read by the host once an epoch
         self.in_epoch = False
@@ -63,9 +43,6 @@ class Trainer:
         self.best: dict[str, Tensor] | None = None
         self.best_elbo = -float("inf")
         self.best_epoch = 0
-        self.watched: Batch | None = held_out  # found at the first epoch, as their parts
-        self.watched_parts: list[MonitoredGroup] = []
-        self.watches = True
         self.identity: dict[str, Any] = {}
         self.last_good: tuple[dict[str, Tensor], dict[str, Any]] | None = None
 
@@ -136,18 +113,10 @@ class Trainer:
         row: dict[str, float] = {"epoch": len(history) + 1, "steps": self.step, "elbo": elbos.mean().item()}
         self.epoch_elbos = []
         began = time.monotonic()
-        seen = math.nan
-        divergences: dict[str, float] = {}
-        if self.watches:
-            try:
-                seen, divergences = self._watch()
-            except PairError:  # no row has a term of its own, which the fit does without
-                if self.held_out is not None:
-                    raise
-                self.watches = False
-        if self.held_out is not None:
-            row["validation_elbo"] = seen
-            if not math.isfinite(row["validation_elbo"]):
+        measured, divergences = self.monitor.measure()
+        if self.validates:
+            row["validation_elbo"] = measured
+            if not math.isfinite(measured):
                 self._fail(folder, self.step, "the ELBO of the validation rows is")
         self.seconds += time.monotonic() - began
         last = weights_at(self.schedule, self.steps._replace(number=max(0, self.step - 1)))
@@ -159,44 +128,6 @@ class Trainer:
         if self.patience is not None and row["validation_elbo"] > self.best_elbo:
             self.best_elbo, self.best_epoch = row["validation_elbo"], int(row["epoch"])
             self.best = {n: t.detach().clone() for n, t in named_tensors(self.fitted.pair, buffers=True).items()}
-
-    def _watch(self) -> tuple[float, dict[str, float]]:
-        """Of the held-out rows, else of some training rows, at one draw each, with the same noise at every epoch: the mean of
-        their share of the ELBO, and the mean KL term of each latent site, 0 of a row that observes it. Nats per row.
-
-        The global terms count once for all training rows: it is what the training ELBO is, of other rows.
-        """
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
-        rowless = torch.zeros((), dtype=torch.float64, device=self.device)
-        divergences: dict[str, Tensor] = {}
-        with self.fitted.evaluation_mode(), fork_rng():
-            if self.watched is None:
-                order = torch.randperm(self.num_rows, generator=torch.Generator().manual_seed(EVALUATION_SEED))
-                self.watched = self.source.take(order[:MONITORED_ROWS])
-            torch.manual_seed(EVALUATION_SEED)
-            if not self.watched_parts:
-                # a graph of a few rows costs more than it saves in a short fit
-                traces = self.traces and (self.held_out is not None or self.epochs >= 50)
-                counted: frozenset[str] = frozenset()
-                for part in self.fitted.parts(self.watched):
-                    self.watched_parts.append(MonitoredGroup(self.fitted, part, traces, counted))
-                    counted |= set(part.layout.rowless)
-            for watched in self.watched_parts:
-                left = num_rows(watched.rows)
-                for rows in chunks(watched.rows, watched.chunk):
-                    # the last chunk is filled up with rows that do not count, so that one graph serves all
-                    fill = torch.arange(watched.chunk, device=self.device) % num_rows(rows)
-                    shared, bounds, *kl = watched.evaluate(take_rows(rows, fill))
-                    total += bounds[: min(left, watched.chunk)].double().sum()
-                    for site, values in zip(watched.sites, kl):
-                        divergences[site] = (
-                            divergences.get(site, 0.0) + values[: min(left, watched.chunk)].double().sum()
-                        )
-                    left -= num_rows(rows)
-                rowless += shared.double()  # of the last chunk: every chunk has them all
-        # Global latents count as in training: once for all training rows.
-        elbo = total.item() / num_rows(self.watched) + rowless.item() / self.num_rows
-        return elbo, {site: kl.item() / num_rows(self.watched) for site, kl in divergences.items()}
 
     # stopping
 
@@ -312,9 +243,3 @@ class Trainer:
         self.identity = identity
         self.restore(tensors, notes)
         return folder
-
-
-def rate_of(optimizer: torch.optim.Optimizer) -> float:
-    """The rate of an optimizer's first group, whatever the weight "model" has made of it."""
-    first = optimizer.param_groups[0]
-    return float(first.get(MODEL_RATE, first["lr"]))

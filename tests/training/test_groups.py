@@ -218,7 +218,7 @@ def test_what_cannot_be_is_said() -> None:
             pv.fit(pair or ssvae(), data or {"x": x, "y": y}, **{"epochs": 1, "batch_size": 20, "seed": 0, **options})
 
     refuses(pv.OptionError, "group_size names 'w'", group_size={"w": 5})
-    refuses(pv.OptionError, "rows a step by group, a dict of .*got 8", group_size=8)
+    refuses(pv.OptionError, "rows per step by group, a dict of .*got 8", group_size=8)
     refuses(pv.OptionError, "from 1 to 12", group_size={"y": 13})
     refuses(pv.OptionError, "from 1 to 12", group_size={"y": 0})
     rows = torch.utils.data.TensorDataset(x, y)

@@ -1,0 +1,411 @@
+"""From a pair and data to a plan: the data bound, split and grouped, the pair checked, the program of a step made.
+
+`fit` calls these functions one after the other. One group of rows is the ordinary case; where rows lack an optional
+argument there are several, each with its own share of every minibatch.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from pyrovae.batching.batches import GroupedBatches, group_sizes
+from pyrovae.batching.checks import check_rows
+from pyrovae.batching.chunks import TensorSizes, elements_per_row
+from pyrovae.batching.splits import Split
+from pyrovae.batching.stream import Resident, Stream, is_streamed
+from pyrovae.batching.transforms import Transform
+from pyrovae.engine.adam import rate_of, set_model_apart
+from pyrovae.engine.compiled import choose_engine
+from pyrovae.engine.precision import as_precision
+from pyrovae.engine.program import Program, clip_by_norm
+from pyrovae.errors import DataError, OptionError, PairError
+from pyrovae.fitted import folder as store
+from pyrovae.fitted.fitted import Fit, transform_once
+from pyrovae.fitted.spec import to_spec
+from pyrovae.objectives.iwelbo import IWELBO
+from pyrovae.objectives.losses import as_loss
+from pyrovae.pair.batch import Batch, as_batch, group_rows, take_group, take_rows
+from pyrovae.pair.checks import (
+    check_enumeration,
+    check_fewer_rows,
+    check_gradients,
+    check_particles,
+    log_densities,
+    model_only,
+)
+from pyrovae.pair.layout import Layout, describe_run
+from pyrovae.pair.parameters import evaluating, find_device, fork_rng, place, trainable
+from pyrovae.pair.program import PairLike, arguments, sample_sites
+from pyrovae.training.minibatch import GroupTerms, MinibatchLoss
+from pyrovae.training.schedules import Schedule, Step, as_schedule, weights_at
+
+OptimizerFactory = Callable[[list[Tensor]], torch.optim.Optimizer]
+Callback = Callable[[Fit], bool | None]
+Traces = tuple[Any, Any]  # of the model and of the guide
+
+
+@dataclass
+class FitOptions:
+    """The options of `fit`, under the names and with the meaning that they have there, checked."""
+
+    epochs: int
+    batch_size: int | None
+    learning_rate: float
+    loss: Any
+    optimizer: OptimizerFactory | None
+    validation: Any
+    patience: int | None
+    schedule: Schedule | Sequence[Schedule] | None
+    transform: Transform | None
+    penalty: Callable[[Any], Tensor] | None
+    clip_norm: float | None
+    group_size: Mapping[str, int] | None
+    callbacks: Sequence[Callback]
+    checkpoint: str | Path | None
+    resume: bool
+    force: bool
+    checkpoint_every: float
+    seed: int | None
+    device: str | torch.device
+    engine: str
+    precision: str | None
+    progress: bool | None
+    info: Mapping[str, Any] | None
+    check_also: Any
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "patience"):
+            setattr(self, name, _whole(name, getattr(self, name)))
+        for name in ("clip_norm", "learning_rate"):
+            number = getattr(self, name)
+            if number is not None and not number > 0:
+                raise OptionError(f"{name} must be positive, got {number!r}.")
+        if isinstance(self.validation, (int, float)) and not 0 < self.validation < 1:
+            raise OptionError(
+                f"validation must be a fraction between 0 and 1, or data, got {self.validation!r}; None does without."
+            )
+        if self.patience is not None and self.validation is None:
+            raise OptionError("patience needs rows to watch: give validation=0.1 (a fraction), or data.")
+        if self.resume and self.checkpoint is None:
+            raise OptionError("resume=True needs checkpoint=..., the folder of the run to go on with.")
+        if not isinstance(self.callbacks, Sequence):
+            raise OptionError(
+                f"callbacks is a list of functions of the Fit, got {self.callbacks!r}: write callbacks=[f]."
+            )
+        try:
+            json.dumps(self.info)
+        except (TypeError, ValueError) as error:
+            raise OptionError(
+                f"info is kept as JSON, and this is not JSON ({error}): use numbers, text, lists."
+            ) from error
+
+    def recorded(self, setting: str) -> Any:
+        """A setting of the run that is to be resumed."""
+        assert self.checkpoint is not None
+        return store.read_run(self.checkpoint).get("settings", {}).get(setting)
+
+
+def _whole(name: str, value: Any) -> int | None:
+    """A whole number of at least 1 as a Python int, or None where the option has a default."""
+    try:
+        number = None if value is None and name != "epochs" else operator.index(value)
+    except TypeError:
+        number = 0
+    if isinstance(value, bool) or (number is not None and number < 1):
+        raise OptionError(f"{name} must be a whole number of at least 1, got {value!r}.")
+    return number
+
+
+# --- bind and split --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class FitData:
+    """The data of a fit: training rows, validation rows, and other rows that are only checked."""
+
+    training: Resident | Stream
+    validation: Batch | None
+    checked: Batch | None
+    split: Split | None
+    batch_size: int
+    seed: int
+    device: torch.device
+
+    def place(self) -> None:
+        """Move everything to the device."""
+        self.training.place(self.device)
+        if self.validation is not None:
+            self.validation = {name: value.to(self.device) for name, value in self.validation.items()}
+
+
+def bind(pair: PairLike, data: Any, options: FitOptions) -> FitData:
+    """Bind data to the arguments of the model, and split off the validation rows."""
+    device, seed, batch_size = find_device(options.device), options.seed, options.batch_size
+    if isinstance(data, DataLoader) and batch_size is None:
+        batch_size = data.batch_size
+
+    def whole(rows: Any) -> Batch:
+        return Stream(pair, rows, device).take() if is_streamed(rows) else as_batch(pair, rows)
+
+    training: Resident | Stream = (
+        Stream(pair, data, device) if is_streamed(data) else Resident(as_batch(pair, data), torch.device("cpu"))
+    )
+    if seed is None:
+        seed = int(options.recorded("seed") or 0) if options.resume else int(torch.randint(2**31, ()))
+    validation, split = None, None
+    if isinstance(options.validation, (int, float)):
+        share = float(options.validation)
+        split = Split(training.num_rows, test_fraction=0.0, validation_fraction=share, seed=seed)
+        validation, training = training.take(split.validation), training.subset(split.train)
+    elif options.validation is not None:
+        validation = whole(options.validation)
+    checked = None if options.check_also is None else whole(options.check_also)
+    rows = training.num_rows
+    batch_size = min(128, rows) if batch_size is None else batch_size
+    if batch_size > rows:
+        raise DataError(f"batch_size={batch_size} is larger than the {rows} training rows: use at most {rows}.")
+    return FitData(training, validation, checked, split, batch_size, seed, device)
+
+
+# --- group -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class TrainingGroup:
+    """Training rows of which the same arguments are known: `size` of the rows with these indices are in each minibatch."""
+
+    names: tuple[str, ...]
+    rows: Tensor
+    size: int
+
+    @property
+    def key(self) -> str:
+        """The name of this group's indices among the inputs of a step."""
+        return f"index of {','.join(self.names)}"
+
+    def first_batch(self, data: FitData) -> Batch:
+        """The first minibatch of the rows as they come."""
+        rows = data.training.take(self.rows[: self.size].to(data.device))
+        return {name: value for name, value in rows.items() if name in self.names}
+
+
+def group(pair: PairLike, data: FitData, options: FitOptions) -> list[TrainingGroup]:
+    """Group the training rows by which of their arguments are known; groups with fewer arguments first.
+
+    Raises DataError for a stream whose rows lack an argument: which rows do is not known before all have been read.
+    """
+    training = data.training
+    if training.rows is not None:
+        found = group_rows(pair, training.rows)
+    else:
+        with fork_rng():
+            first = training.take(torch.arange(data.batch_size))
+        found = group_rows(pair, first)
+        if len(found) > 1 or len(found[0].names) < len(first):
+            raise DataError(
+                "Rows of which some lack an argument (-1, or NaN) are grouped, which needs all of them at hand: pass arrays or "
+                "tensors in place of a Dataset or DataLoader."
+            )
+    sizes = [data.batch_size]
+    if len(found) > 1 or options.group_size:
+        optional = [name for name, parameter in arguments(pair).items() if parameter.default is None]
+        sizes = group_sizes(found, optional, data.batch_size, options.group_size or {})
+    rows = [one.rows for one in found] if training.rows is not None else [torch.arange(training.num_rows)]
+    return [TrainingGroup(one.names, index, size) for one, index, size in zip(found, rows, sizes)]
+
+
+# --- check -----------------------------------------------------------------------------------------------------------
+
+
+def check(fitted: Fit, data: FitData, groups: Sequence[TrainingGroup], options: FitOptions) -> list[Traces]:
+    """Everything that can be known before the first step, of the pair and of every row; the layouts go into `fitted`.
+
+    The pair runs twice on the first minibatch of each group (on all of its rows, then on half of them), and once over the
+    rows; the first run also serves for the gradients, and both together for what a row costs. Returns the first runs.
+    """
+    pair, transform = fitted.pair, options.transform
+    firsts = [one.first_batch(data) for one in groups]
+    seen = [transform_once(first, transform) for first in firsts]
+    if not all(isinstance(first, dict) for first in seen):
+        raise OptionError("transform takes a batch, a dict of tensors, and returns one: {**batch, 'x': changed}.")
+    place(pair, data.device)
+    with evaluating(pair):
+        costs = [TensorSizes() for _ in seen]
+        with pyro.validation_enabled(False):  # check_rows has the better words for unfit data
+            found = [describe_run(pair, first, during=cost) for first, cost in zip(seen, costs)]
+        layouts, runs = [layout for layout, _ in found], [traces for _, traces in found]
+        fitted.layout, fitted.more_layouts = layouts[0], tuple(layouts[1:])
+        place(pair, data.device)
+        with fork_rng():
+            for layout, traces, first, cost in zip(layouts, runs, seen, costs):
+                _check_fewer(fitted, layout, traces, first, cost)
+            for batch, numbers in _all_rows(pair, data, groups, firsts):
+                few = transform_once(take_rows(batch, slice(0, 2)), transform)
+                check_rows(pair, batch, fitted.chunk_size(few), transform=transform, numbers=numbers)
+            check_gradients(pair, runs)
+        objective = as_loss(options.loss)
+        several = getattr(objective, "num_particles", 1) > 1
+        for first, layout in zip(firsts, layouts):
+            if layout.enumerates:
+                check_enumeration(pair, transform_once(take_rows(first, slice(0, 2)), transform), layout)
+            if several:
+                check_particles(pair, transform_once(take_rows(first, slice(0, 2)), transform), layout)
+        if len(groups) > 1:
+            for layout, traces in zip(layouts, runs):
+                _check_shared(layout, traces, objective)
+    return runs
+
+
+def _check_fewer(fitted: Fit, layout: Layout, traces: Traces, first: Batch, cost: TensorSizes) -> None:
+    """Run the pair on half of the rows, too; what the other half adds to its tensors is what rows cost."""
+    half = TensorSizes()
+    with pyro.validation_enabled(False):
+        added = check_fewer_rows(fitted.pair, first, during=half)
+        with cost, suppress(RuntimeError, ValueError):  # of values that check_rows is about to refuse
+            log_densities(traces)
+    elements = None if layout.enumerates else elements_per_row(cost.sizes, half.sizes, added)
+    if elements is not None:  # else measured when first asked for
+        fitted.row_elements[tuple(first)] = elements
+
+
+def _all_rows(
+    pair: PairLike, data: FitData, groups: Sequence[TrainingGroup], firsts: Sequence[Batch]
+) -> list[tuple[Batch, Tensor]]:
+    """All rows that are at hand, in groups, each with where its rows stand in the data."""
+    found = [(first, one.rows) for first, one in zip(firsts, groups)]
+    if data.training.rows is not None:
+        found = [
+            ({name: data.training.rows[name] for name in one.names}, one.rows)
+            if len(one.rows) == data.training.num_rows
+            else ({name: data.training.rows[name].index_select(0, one.rows) for name in one.names}, one.rows)
+            for one in groups
+        ]
+    for rows in (data.validation, data.checked):
+        if rows is not None:
+            placed = {name: value.to(data.device) for name, value in rows.items()}
+            found += [(take_group(placed, one), one.rows) for one in group_rows(pair, placed)]
+    return found
+
+
+def _check_shared(layout: Layout, traces: Traces, objective: Any) -> None:
+    """PairError, or OptionError, for a global site that cannot be drawn for one group of rows and used for all."""
+    if not layout.shared:
+        return
+    if isinstance(objective, IWELBO):
+        raise OptionError(
+            f"IWELBO weighs all rows together where they share {layout.shared[0]!r}, and here rows come in groups: use "
+            "Trace_ELBO."
+        )
+    guide = sample_sites(traces[1])
+    for site in layout.sites:
+        if site.name in layout.shared and (site.enumerated or not guide[site.name]["fn"].has_rsample):
+            what = "enumerated" if site.enumerated else "not reparameterised"
+            raise PairError(
+                f"Site {site.name!r} belongs to no row and is {what}, and the rows come in groups, which share one draw: give "
+                "it a reparameterised family, or fit the groups apart."
+            )
+
+
+# --- plan ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Plan:
+    """How a fit is run: the program of a step, its schedule and engine, and the order of the rows."""
+
+    program: Program
+    schedule: Schedule
+    steps: Step
+    batches: GroupedBatches
+    engine: str
+
+
+def plan(
+    fitted: Fit, data: FitData, groups: Sequence[TrainingGroup], runs: Sequence[Traces], options: FitOptions
+) -> Plan:
+    """Choose loss, optimizer, schedule and engine; write what was chosen into the settings of the fit."""
+    pair, rows, device = fitted.pair, data.training.num_rows, data.device
+    leaves = trainable(pair)
+    if not leaves:
+        raise OptionError("The pair has no parameter to train.")
+    objective, schedule = as_loss(options.loss), as_schedule(options.schedule)
+    largest = max(groups, key=lambda one: len(one.rows))
+    steps = Step(0, len(largest.rows) / largest.size, options.epochs * len(largest.rows) // largest.size)
+    weights = weights_at(schedule, steps)
+    precision = as_precision(options.precision, next(iter(leaves.values())).dtype)
+    optimizer = _make_optimizer(options.optimizer, list(leaves.values()), options.learning_rate)
+    if "model" in weights:
+        set_model_apart(optimizer, list(model_only(pair, runs).values()))
+    terms = {one.key: GroupTerms(one.names, len(one.rows), layout) for one, layout in zip(groups, fitted.layouts)}
+    program = Program(
+        pair=pair,
+        objective=MinibatchLoss(
+            pair,
+            objective,
+            rows,
+            terms,
+            data.training.rows,
+            transform=options.transform,
+            penalty=options.penalty,
+            precision=precision,
+        ),
+        parameters=leaves,
+        optimizer=optimizer,
+        weights=tuple(name for name in weights if name not in ("lr", "model")),
+        clip=None if options.clip_norm is None else functools.partial(clip_by_norm, largest=options.clip_norm),
+        reads=(objective, options.transform, options.penalty),
+        precision=precision,
+    )
+    engine = options.engine
+    if options.resume and engine == "auto" and options.recorded("device") == device.type:
+        engine = options.recorded("engine") or engine
+    engine = choose_engine(engine, device, steps.total)
+    indices = {one.key: one.rows for one in groups}
+    batches = GroupedBatches(indices, {one.key: one.size for one in groups}, data.seed, device)
+    sizes = [one.size for one in groups]
+    fitted.settings |= {
+        "epochs": options.epochs,
+        "batch_size": sizes[0] if len(sizes) == 1 else data.batch_size,
+        "seed": data.seed,
+        "num_rows": rows,
+        "loss": to_spec(objective),
+        "schedule": to_spec(options.schedule),
+        "clip_norm": options.clip_norm,
+        **({"group_size": sizes} if len(sizes) > 1 else {}),
+        "patience": options.patience,
+        "penalty": to_spec(options.penalty),
+        "transform": to_spec(options.transform),
+        "validation_split": data.split.to_json() if data.split else None,
+        "engine": engine,
+        "precision": precision,
+        "device": device.type,
+        "optimizer": {"class": type(optimizer).__name__, "lr": rate_of(optimizer)},
+        "torch": str(torch.__version__),
+    }
+    return Plan(program, schedule, steps, batches, engine)
+
+
+def _make_optimizer(
+    factory: OptimizerFactory | None, leaves: list[Tensor], learning_rate: float
+) -> torch.optim.Optimizer:
+    if factory is None:
+        return torch.optim.Adam(leaves, lr=learning_rate, fused=True)
+    made = factory(leaves)
+    if not isinstance(made, torch.optim.Optimizer):
+        raise OptionError(
+            "optimizer must be a function from a list of tensors to a torch optimizer, e.g. "
+            f"lambda leaves: torch.optim.AdamW(leaves, lr=1e-3, fused=True); it returned {type(made).__name__}."
+        )
+    return made
