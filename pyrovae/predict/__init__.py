@@ -1,1 +1,5 @@
-"""Predictions of a fitted pair: codes, reconstructions, samples from the prior, decoded latent values."""
+"""What a fitted pair predicts: codes of rows, reconstructions, new rows, decoded latent values.
+
+The functions are `pv.encode`, `pv.reconstruct`, `pv.generate`, `pv.simulate` and `pv.decode`. Their modules have the same
+names, so nothing is re-exported here.
+"""

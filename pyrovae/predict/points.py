@@ -1,4 +1,4 @@
-"""One value for a distribution: its mean, or its most probable class."""
+"""A point prediction from a distribution: its mean, or its most probable class."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pyrovae.objectives.terms import Terms
 
 
 def mean_of(fn: Any) -> Tensor | None:
-    """The mean, where all of it is finite."""
+    """The mean, or None if the distribution has none or any of it is not finite."""
     try:
         mean: Tensor = fn.mean
     except (NotImplementedError, AttributeError):
@@ -22,7 +22,7 @@ def mean_of(fn: Any) -> Tensor | None:
 
 
 def mean_or(fn: Any, drawn: Tensor) -> Tensor:
-    """The mean, and the draw in its place where it is not finite: one row without a mean leaves the others theirs."""
+    """The mean, entry by entry, and `drawn` where it is not finite."""
     try:
         mean: Tensor = fn.mean.expand(drawn.shape)
     except (NotImplementedError, AttributeError):
@@ -31,20 +31,23 @@ def mean_or(fn: Any, drawn: Tensor) -> Tensor:
 
 
 def _categorical(fn: Any) -> Any:
-    """The Categorical that a distribution is, whose codes have no mean; None for anything else."""
+    """The Categorical inside `fn`, or None: the mean of class numbers has no meaning."""
     while isinstance(fn, dist.Independent):
         fn = fn.base_dist
     return fn if isinstance(fn, dist.Categorical) else None
 
 
 def probabilities_of(fn: Any) -> Tensor | None:
-    """Of a single class label, (*batch, C)."""
+    """The class probabilities of a single label, `(*batch, C)`, or None for any other distribution."""
     classes = _categorical(fn)
     return None if classes is None or len(fn.event_shape) else classes.probs
 
 
 def point_of(found: Terms, fn: Any, drawn: Tensor | None) -> Tensor:
-    """One run's point for a site, (N, *event): mode of classes, else mean, else what was drawn, else a draw."""
+    """The point prediction for a site in one run, `(N, *event)`.
+
+    It is the most probable class, or the mean; entries without a finite mean are `drawn`, or a new draw if that is None.
+    """
     classes = _categorical(fn)
     point = mean_of(fn) if classes is None else classes.logits.argmax(-1)
     if point is None:
@@ -53,7 +56,7 @@ def point_of(found: Terms, fn: Any, drawn: Tensor | None) -> Tensor:
 
 
 def average(points: list[Tensor], labels: Sequence[bool] | None = None) -> Tensor:
-    """The mean of numbers, the most frequent of classes; `labels` says which columns of a mixed table are classes."""
+    """The mean of numbers, or the most frequent class; `labels` says which columns of a mixed table are classes."""
     stacked = torch.stack(points)
     if labels is not None:
         return torch.where(torch.tensor(labels, device=stacked.device), stacked.mode(0).values, stacked.mean(0))
