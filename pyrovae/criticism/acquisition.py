@@ -1,4 +1,4 @@
-"""Which row's label would teach most: uncertainty of class probabilities, nats."""
+"""Uncertainty of class probabilities, in nats, to choose the rows whose labels would be most informative."""
 
 from __future__ import annotations
 
@@ -9,37 +9,77 @@ from pyrovae.errors import DataError, ShapeError
 
 
 def entropy(probabilities: Tensor) -> Tensor:
-    """H[p] = -sum_c p_c log p_c, nats, 0 log 0 = 0: (*batch, C) -> (*batch), 0 to log C.
+    """The entropy of class probabilities, `H[p] = -sum_c p_c log p_c`, in nats.
 
-    It is large where the classes overlap as well as where the model has not seen enough; `information_gain` tells these
-    apart. Raises ShapeError for a tensor without classes, DataError for rows that are no probabilities.
+    It is large where classes overlap, and also where the model has seen too few rows; `information_gain` distinguishes the two.
+
+    Args:
+        probabilities: Class probabilities, `(*batch, C)`, that sum to 1 over the last dimension.
+
+    Returns:
+        The entropy, `(*batch)`, from 0 to log C.
+
+    Raises:
+        ShapeError: The tensor is not floating or has no dimension of classes.
+        DataError: The rows are not probabilities.
+
+    References:
+        Settles 2009, *Active learning literature survey*, section 3.1.
+
+    Example:
+        >>> pv.acquisition.entropy(torch.tensor([[0.5, 0.5], [0.9, 0.1]]))
+        tensor([0.6931, 0.3251])
     """
     p = check_probabilities(probabilities)
     return -torch.xlogy(p, p).sum(-1)
 
 
 def information_gain(probabilities: Tensor) -> Tensor:
-    """Expected information gain of a row's label, BALD: H[mean_s p_s] - mean_s H[p_s], nats: (S, N, C) -> (N,).
+    """The expected information gain of a row's label, `H[mean_s p_s] - mean_s H[p_s]`, in nats (BALD).
 
-    `probabilities` are those of S members of a committee, or of S draws of a posterior over weights. The mutual information
-    of label and member: 0 where they agree, log min(S, C) at most. It is largest where members are sure, each of another
-    class, and not where all of them are unsure alike. Raises ShapeError unless there are S >= 2 members, DataError for rows
-    that are no probabilities. Houlsby, Huszar, Ghahramani & Lengyel 2011, arXiv:1112.5745.
+    This is the mutual information between the label and the member of a committee that predicts it. It is largest where
+    members are sure of different classes, and small where all of them are equally unsure.
+
+    Args:
+        probabilities: Class probabilities, `(S, N, C)`, of S >= 2 members of a committee: several fits, or several draws
+            from a posterior over weights.
+
+    Returns:
+        The gain for each row, `(N,)`, from 0, where all members agree, to log min(S, C).
+
+    Raises:
+        ShapeError: The shape is not `(S, N, C)` with S >= 2.
+        DataError: The rows are not probabilities.
+
+    References:
+        Houlsby, Huszár, Ghahramani & Lengyel 2011, arXiv:1112.5745.
+
+    Example:
+        >>> sure = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])  # two members that contradict each other on one row
+        >>> pv.acquisition.information_gain(sure)
+        tensor([0.6931])
+        >>> pv.acquisition.information_gain(torch.full((2, 1, 2), 0.5))  # two that are equally unsure
+        tensor([0.])
     """
     if probabilities.dim() != 3 or len(probabilities) < 2:
         raise ShapeError(
             "information_gain needs the probabilities (S, N, C) of S >= 2 members of a committee, got "
-            f"{tuple(probabilities.shape)}. Stack those of several fits, or of several draws of the weights."
+            f"{tuple(probabilities.shape)}. Stack the probabilities of several fits, or of several draws of the weights."
         )
-    # rounding may leave a little less than nothing
+    # Rounding may make it slightly negative.
     return (entropy(probabilities.mean(0)) - entropy(probabilities).mean(0)).clamp_min(0.0)
 
 
 def check_probabilities(probabilities: Tensor) -> Tensor:
-    """The tensor, if its last dimension holds probabilities that sum to 1 within 1e-3."""
+    """Return the tensor if its last dimension has probabilities that sum to 1 within 1e-3.
+
+    Raises:
+        ShapeError: The tensor is not floating or has no dimension of classes.
+        DataError: The rows are not probabilities.
+    """
     if probabilities.dim() < 1 or not probabilities.is_floating_point() or probabilities.shape[-1] < 1:
         raise ShapeError(
-            f"Probabilities are a floating tensor of shape (*batch, C), got {str(probabilities.dtype)[6:]} "
+            f"Probabilities must be a floating tensor of shape (*batch, C), got {str(probabilities.dtype)[6:]} "
             f"{tuple(probabilities.shape)}."
         )
     wrong = (probabilities < 0).any(-1) | ~((probabilities.sum(-1) - 1).abs() <= 1e-3)

@@ -1,6 +1,7 @@
-"""Do class probabilities mean what they say? Calibration error, proper scores, and a temperature that mends them.
+"""Calibration of class probabilities: reliability curves, proper scores, and temperature scaling.
 
-Everything takes probabilities (N, C) and class numbers (N,); rows whose label is unknown, -1, are left out.
+The functions take class probabilities, `(N, C)`, and class numbers, `(N,)`. Rows whose label is unknown, -1, are left out.
+The rows should be some that training has not seen.
 """
 
 from __future__ import annotations
@@ -18,15 +19,27 @@ from pyrovae.errors import DataError, OptionError, ShapeError
 metrics = Lazily("sklearn.metrics")
 
 BINS = ("width", "mass")
-COLDEST, HOTTEST = 1e-2, 1e2
+COLDEST, HOTTEST = 1e-2, 1e2  # the bounds of a temperature
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Rows in B bins of confidence, max_c p_c; bins without rows left out. Each (B,), float64, by rising confidence.
+    """A reliability curve: rows in B bins of their confidence, `max_c p_c`, in increasing order, without empty bins.
 
-    confidence: its mean over the bin's rows. accuracy: the share of them whose most probable class is the label. counts:
-    how many rows. `plots.reliability(r.confidence, r.accuracy, r.counts)` draws it.
+    `pv.plots.reliability(r.confidence, r.accuracy, r.counts)` plots it.
+
+    Attributes:
+        confidence: The mean confidence in each bin, `(B,)` float64.
+        accuracy: The share of rows in each bin whose most probable class is the label, `(B,)` float64.
+        counts: The number of rows in each bin, `(B,)` float64.
+
+    Example:
+        >>> p = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.3, 0.7]])
+        >>> r = pv.calibration.reliability(p, torch.tensor([0, 1, 1]), num_bins=4)
+        >>> r.accuracy.tolist(), r.counts.tolist()
+        ([1.0, 0.5], [1.0, 2.0])
+        >>> round(r.error, 3)
+        0.367
     """
 
     confidence: Tensor
@@ -35,19 +48,36 @@ class Reliability:
 
     @property
     def error(self) -> float:
-        """The expected calibration error, sum_b (n_b / N) |accuracy_b - confidence_b|, 0 to 1."""
+        """The expected calibration error, `sum_b (n_b / N) |accuracy_b - confidence_b|`, from 0 to 1."""
         gaps = (self.accuracy - self.confidence).abs()
         return float((self.counts * gaps).sum() / self.counts.sum())
 
 
 def reliability(probabilities: Tensor, labels: Tensor, *, num_bins: int = 15, bins: str = "width") -> Reliability:
-    """The reliability curve: how often a class that was given probability p was right. (N, C), (N,) -> `Reliability`.
+    """The reliability curve: how often the predicted class is right, against the probability that it was given.
 
-    bins: "width", equal intervals (b/B, (b+1)/B] of confidence, as in the source, where most rows of a good classifier
-    fall into the last one; "mass", equal numbers of rows as near as can be, equal confidences together. Guo, Pleiss, Sun &
-    Weinberger 2017, arXiv:1706.04599.
+    Args:
+        probabilities: Class probabilities, `(N, C)`.
+        labels: Class numbers, `(N,)`; rows with -1, unknown, are left out.
+        num_bins: The number B of bins.
+        bins: "width" divides the confidence into the equal intervals (b/B, (b+1)/B]; most rows of a good classifier are
+            then in the last one. "mass" puts about equal numbers of rows into each bin, and equal confidences into one.
 
-    Raises OptionError for fewer than one bin or another kind, ShapeError and DataError for unfit probabilities or labels.
+    Returns:
+        A `Reliability`, without the bins that have no rows.
+
+    Raises:
+        OptionError: `num_bins` is less than 1, or `bins` is neither "width" nor "mass".
+        ShapeError: The shapes of probabilities and labels do not fit together.
+        DataError: The rows are not probabilities, a label is not a class number, or no label is known.
+
+    References:
+        Guo, Pleiss, Sun & Weinberger 2017, arXiv:1706.04599.
+
+    Example:
+        >>> p = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.3, 0.7]])
+        >>> pv.calibration.reliability(p, torch.tensor([0, 1, -1]), num_bins=10).accuracy
+        tensor([0.5000], dtype=torch.float64)
     """
     if num_bins < 1:
         raise OptionError(f"num_bins must be at least 1, got {num_bins}.")
@@ -58,7 +88,7 @@ def reliability(probabilities: Tensor, labels: Tensor, *, num_bins: int = 15, bi
     if bins == "width":
         index = (confidence * num_bins).ceil().long().clamp(1, num_bins) - 1
     else:
-        # rank of the first row of that confidence: equal ones are never torn apart
+        # The rank of the first row with this confidence, so that equal confidences are in one bin.
         ranks = torch.searchsorted(confidence.sort().values, confidence)
         index = ranks * num_bins // len(p)
     counts = torch.zeros(num_bins, dtype=p.dtype).index_add_(0, index, torch.ones_like(confidence))
@@ -73,27 +103,85 @@ def reliability(probabilities: Tensor, labels: Tensor, *, num_bins: int = 15, bi
 def expected_calibration_error(
     probabilities: Tensor, labels: Tensor, *, num_bins: int = 15, bins: str = "width"
 ) -> float:
-    """ECE = sum_b (n_b / N) |accuracy_b - confidence_b|, 0 to 1, of the bins of `reliability`, which see for errors.
+    """The expected calibration error, `ECE = sum_b (n_b / N) |accuracy_b - confidence_b|`, from 0 (best) to 1.
 
-    It is biased upwards: a perfectly calibrated classifier has about sum_b sqrt(2 p_b (1 - p_b) n_b / pi) / N. Guo et al. 2017,
-    arXiv:1706.04599, equation 3.
+    It is biased upwards: on average, a perfectly calibrated classifier has about
+    `sum_b sqrt(2 p_b (1 - p_b) n_b / pi) / N`, with the confidence p_b and the number n_b of rows of bin b.
+
+    Args:
+        probabilities: Class probabilities, `(N, C)`.
+        labels: Class numbers, `(N,)`; rows with -1, unknown, are left out.
+        num_bins: The number of bins.
+        bins: "width" or "mass", see `reliability`.
+
+    Returns:
+        The error.
+
+    Raises:
+        OptionError: `num_bins` is less than 1, or `bins` is neither "width" nor "mass".
+        ShapeError: The shapes of probabilities and labels do not fit together.
+        DataError: The rows are not probabilities, a label is not a class number, or no label is known.
+
+    References:
+        Guo, Pleiss, Sun & Weinberger 2017, arXiv:1706.04599, equation 3.
+
+    Example:
+        >>> p = torch.tensor([[0.75, 0.25]]).expand(4, 2)
+        >>> pv.calibration.expected_calibration_error(p, torch.tensor([0, 0, 0, 1]))  # 3 of 4 are right
+        0.0
     """
     return reliability(probabilities, labels, num_bins=num_bins, bins=bins).error
 
 
 def brier_score(probabilities: Tensor, labels: Tensor) -> float:
-    """Mean over rows of sum_c (p_c - 1[y = c])^2, 0 (best) to 2; a proper score. (N, C), (N,).
+    """The Brier score, the mean over rows of `sum_c (p_c - 1[y = c])^2`, from 0 (best) to 2. It is a proper score.
 
-    For C = 2 it is twice what is often called so. Brier 1950, *Monthly Weather Review* 78. Raises as `reliability`.
+    For two classes, it is twice the squared error of the probability of one class, which is also called by this name.
+
+    Args:
+        probabilities: Class probabilities, `(N, C)`.
+        labels: Class numbers, `(N,)`; rows with -1, unknown, are left out.
+
+    Returns:
+        The score.
+
+    Raises:
+        ShapeError: The shapes of probabilities and labels do not fit together.
+        DataError: The rows are not probabilities, a label is not a class number, or no label is known.
+
+    References:
+        Brier 1950, *Verification of forecasts expressed in terms of probability*, Monthly Weather Review 78.
+
+    Example:
+        >>> pv.calibration.brier_score(torch.tensor([[0.5, 0.5], [1.0, 0.0]]), torch.tensor([0, 0]))
+        0.25
     """
     p, y = _known(probabilities, labels)
     return float((p - torch.nn.functional.one_hot(y, p.shape[-1])).square().sum(-1).mean())
 
 
 def log_score(probabilities: Tensor, labels: Tensor) -> float:
-    """Mean of -log p_y over rows, nats, 0 is best; a proper score. p is raised to 2e-16, as scikit-learn does.
+    """The logarithmic score, the mean over rows of `-log p_y`, in nats per row; 0 is best. It is a proper score.
 
-    Good 1952, *Rational decisions*. Raises as `reliability`.
+    Probabilities below 2e-16 count as 2e-16, as in scikit-learn.
+
+    Args:
+        probabilities: Class probabilities, `(N, C)`.
+        labels: Class numbers, `(N,)`; rows with -1, unknown, are left out.
+
+    Returns:
+        The score.
+
+    Raises:
+        ShapeError: The shapes of probabilities and labels do not fit together.
+        DataError: The rows are not probabilities, a label is not a class number, or no label is known.
+
+    References:
+        Good 1952, *Rational decisions*, Journal of the Royal Statistical Society B 14.
+
+    Example:
+        >>> round(pv.calibration.log_score(torch.tensor([[0.5, 0.5], [1.0, 0.0]]), torch.tensor([0, 0])), 4)  # log(2) / 2
+        0.3466
     """
     p, y = _known(probabilities, labels)
     if p.shape[-1] == 1:
@@ -103,11 +191,33 @@ def log_score(probabilities: Tensor, labels: Tensor) -> float:
 
 
 def fit_temperature(probabilities: Tensor, labels: Tensor) -> float:
-    """T of `with_temperature` with the best log score on these rows, which training must not have seen; 0.01 to 100.
+    """The temperature T with which `with_temperature` has the best log score on these rows.
 
-    Above 1 the probabilities were too sure, below 1 not sure enough. -log p_y is convex in 1/T: its slope
-    E_c[log p_c] - log p_y, a mean over rows, is brought to zero by bisection. Where a colder (all rows right) or a hotter one
-    would always be better, the nearest bound. Guo et al. 2017, arXiv:1706.04599, section 4.2. Raises as `reliability`.
+    T is above 1 if the probabilities are overconfident, and below 1 if they are underconfident. The log score is convex in
+    1/T, and bisection finds the zero of its derivative.
+
+    Args:
+        probabilities: Class probabilities, `(N, C)`, of rows that training has not seen.
+        labels: Class numbers, `(N,)`; rows with -1, unknown, are left out.
+
+    Returns:
+        The temperature, from 0.01 to 100. It is one of these bounds if the score improves towards it without end, as
+        towards 0 when all rows are right.
+
+    Raises:
+        ShapeError: The shapes of probabilities and labels do not fit together.
+        DataError: The rows are not probabilities, a label is not a class number, or no label is known.
+
+    References:
+        Guo, Pleiss, Sun & Weinberger 2017, arXiv:1706.04599, section 4.2.
+
+    Example:
+        >>> p, y = torch.tensor([[0.9, 0.1]]).expand(4, 2), torch.tensor([0, 0, 0, 1])  # 90 % sure, 75 % right
+        >>> t = pv.calibration.fit_temperature(p, y)
+        >>> round(t, 3)
+        2.0
+        >>> pv.calibration.with_temperature(p[:1], t)
+        tensor([[0.7500, 0.2500]])
     """
     p, y = _known(probabilities, labels)
     logits = _log(p)
@@ -120,16 +230,34 @@ def fit_temperature(probabilities: Tensor, labels: Tensor) -> float:
     cold, hot = math.log(COLDEST), math.log(HOTTEST)
     for _ in range(60):
         middle = (cold + hot) / 2
-        # the expected logit falls with T: too high a one, too cold
+        # The expected logit decreases in T, so a positive slope means that T is too low.
         cold, hot = (middle, hot) if slope(middle) > 0 else (cold, middle)
     return math.exp((cold + hot) / 2)
 
 
 def with_temperature(probabilities: Tensor, temperature: float) -> Tensor:
-    """p_c^(1/T) / sum_j p_j^(1/T), softmax(logits / T) of the logits that p came from: (*batch, C) -> (*batch, C).
+    """Probabilities at temperature T, `p_c^(1/T) / sum_j p_j^(1/T)`: the softmax of the logits divided by T.
 
-    The order of the classes stays; a probability below 1e-38, 0 among them, counts as that. Raises OptionError unless T is
-    positive. Guo et al. 2017, arXiv:1706.04599.
+    The order of the classes does not change. Probabilities below 1e-38, including 0, count as 1e-38.
+
+    Args:
+        probabilities: Class probabilities, `(*batch, C)`.
+        temperature: T > 0, from `fit_temperature`. Above 1 it moves probabilities towards equal ones.
+
+    Returns:
+        Class probabilities, `(*batch, C)`, of the same dtype.
+
+    Raises:
+        OptionError: The temperature is not positive.
+        ShapeError: The tensor is not floating or has no dimension of classes.
+        DataError: The rows are not probabilities.
+
+    References:
+        Guo, Pleiss, Sun & Weinberger 2017, arXiv:1706.04599.
+
+    Example:
+        >>> pv.calibration.with_temperature(torch.tensor([0.9, 0.1]), 2.0)
+        tensor([0.7500, 0.2500])
     """
     if not temperature > 0:
         raise OptionError(f"temperature must be positive, got {temperature!r}.")
@@ -137,12 +265,17 @@ def with_temperature(probabilities: Tensor, temperature: float) -> Tensor:
 
 
 def _log(p: Tensor) -> Tensor:
-    """log p in float64, of the least float32 where p = 0: the same number, whatever dtype the probabilities came in."""
+    """log p in float64; p is raised to the smallest normal float32, so that the result does not depend on the dtype of p."""
     return p.double().clamp_min(torch.finfo(torch.float32).tiny).log()
 
 
 def _known(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Probabilities as float64 and labels as whole numbers, on the CPU, rows of unknown label left out."""
+    """Probabilities as float64 and labels as int64, on the CPU, of the rows whose label is known.
+
+    Raises:
+        ShapeError: The shapes do not fit together.
+        DataError: The rows are not probabilities, a label is not a class number, or no label is known.
+    """
     p, y = probabilities.detach().double().cpu(), labels.detach().cpu()
     if p.dim() != 2 or y.shape != p.shape[:1]:
         raise ShapeError(
@@ -158,5 +291,7 @@ def _known(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         )
     known = numbers >= 0
     if not bool(known.any()):
-        raise DataError("No row has a label, all are -1: calibration needs labelled rows that training has not seen.")
+        raise DataError(
+            "No row has a label, all are -1: calibration needs labelled rows, which training should not have seen."
+        )
     return p[known], numbers[known]

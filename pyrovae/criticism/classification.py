@@ -21,7 +21,7 @@ from pyrovae.pair.layout import Layout, describe
 from pyrovae.pair.parameters import fork_rng
 from pyrovae.pair.program import arguments
 
-# The numbers in memory for each class, draw and row while `_class_probabilities` runs: log-weights and what is computed from them.
+# The numbers in memory for each class, draw and row while `_class_probabilities` runs: log-weights and intermediate results.
 NUMBERS_PER_WEIGHT = 8
 
 
@@ -147,7 +147,7 @@ def _class_probabilities(log_w: Tensor, guide: Tensor) -> tuple[Tensor, Tensor, 
     if not bool(torch.isfinite(highest).all()):
         raise NotFiniteError(
             f"{int((~torch.isfinite(highest)).sum())} rows have probability 0, or an undefined one, at every draw of the guide "
-            "and for every class: look at them with importance(...), raise num_samples, or train on data that contain such rows."
+            "and for every class: look at them with importance(...), raise num_samples, or train on data with such rows."
         )
     w = (log_w - highest).exp()
     all_classes = w.sum(0)  # (K, n)

@@ -1,4 +1,4 @@
-"""What a fitted ELBO is made of: the KL term of each latent site, which dimensions are in use, which sites have collapsed."""
+"""The parts of the ELBO of a fit: the KL term of each latent site, active dimensions, and collapsed sites."""
 
 from __future__ import annotations
 
@@ -16,12 +16,28 @@ from pyrovae.pair.batch import num_rows
 
 
 def active_units(means: Tensor, threshold: float = 0.01, again: Tensor | None = None) -> Tensor:
-    """Which latent dimensions move with the data: Var_n(E_q[z_l | x_n]) > threshold. means: (N, L) -> bool (L,).
+    """Which latent dimensions vary with the data: `Var_n(E_q[z_l | x_n]) > threshold`.
 
-    `means` is what `encode` gives. Where that is an average of draws, as of an upper level of a hierarchy, their noise adds
-    1/S of the spread within a row: give the same means of other draws (another seed) as `again`, and the variance becomes
-    their covariance over rows, which no such noise enters. Burda et al. 2016, arXiv:1509.00519, section 5.2. Raises
-    ShapeError for another shape or fewer than 2 rows.
+    Args:
+        means: The posterior means of N rows, `(N, L)`, from `pv.encode`.
+        threshold: The variance over rows above which a dimension counts as active.
+        again: The means once more from other draws (`pv.encode` with another seed), `(N, L)`. Use it if `means` are
+            averages of S draws, as for the upper levels of a hierarchy: their noise adds 1/S of the variance within a row
+            to the variance over rows, but nothing to the covariance of the two, which is then compared with the threshold.
+
+    Returns:
+        Whether each dimension is active, `(L,)` bool.
+
+    Raises:
+        ShapeError: The means are not `(N, L)` with N >= 2, or `again` has another shape.
+
+    References:
+        Burda, Grosse & Salakhutdinov 2016, arXiv:1509.00519, section 5.2.
+
+    Example:
+        >>> means = torch.tensor([[-1.0, 0.0], [0.0, 0.01], [1.0, 0.0]])
+        >>> pv.active_units(means)
+        tensor([ True, False])
     """
     again = means if again is None else again
     if means.dim() != 2 or len(means) < 2 or again.shape != means.shape:
@@ -34,11 +50,35 @@ def active_units(means: Tensor, threshold: float = 0.01, again: Tensor | None = 
 
 
 def kl_by_site(fitted: Fit, data: Any, num_samples: int = 10, seed: int | None = 0) -> dict[str, Tensor]:
-    """E_q[log q(z | ...) - log p(z | ...)] of each latent site and row, by `num_samples` draws: {site: (N,)}, nats.
+    """The KL term of each latent site for each row, `E_q[log q(z | ...) - log p(z | ...)]`, in nats.
 
-    The terms add up to what the likelihood loses in the ELBO; 0 in rows where the site is observed. One term alone is a
-    divergence, and so not negative, where the guide draws its sites in the model's order. Sites whose priors share a site
-    that only the model sums out have no term each, and are left out. Raises DataError as `encode` does.
+    The ELBO of a row is its expected log-likelihood minus these terms. A single term is a divergence, and so not negative in
+    expectation, if the guide draws its sites in the order of the model.
+
+    Args:
+        fitted: The fitted pair.
+        data: The rows, as for `pv.fit`. The transform of the fit is applied once, with a fixed seed.
+        num_samples: The number of draws of the guide to average over.
+        seed: The seed of the draws; None continues torch's random state.
+
+    Returns:
+        The terms by site, `(N,)` each, on the CPU; 0 in rows where the site is observed. Global sites are left out, and
+        sites whose priors share a site that only the model enumerates, since no term belongs to one of them alone.
+
+    Raises:
+        OptionError: `num_samples` is less than 1.
+        DataError: The rows have another shape or dtype than those of the fit.
+
+    Example:
+        >>> vae = pv.VAE(
+        ...     prior=pv.priors.StandardNormal(2),
+        ...     likelihood=pv.mlp(2, fam.Bernoulli(6), hidden=(8,)),
+        ...     encoder=pv.mlp(6, fam.Normal(2), hidden=(8,)),
+        ... )
+        >>> x = torch.bernoulli(torch.full((40, 6), 0.4))
+        >>> fitted = pv.fit(vae, x, epochs=1, engine="eager", progress=False)
+        >>> {site: terms.shape for site, terms in pv.kl_by_site(fitted, x).items()}
+        {'z': torch.Size([40])}
     """
     if num_samples < 1:
         raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
@@ -64,11 +104,32 @@ def kl_by_site(fitted: Fit, data: Any, num_samples: int = 10, seed: int | None =
 
 
 def collapsed(fitted: Fit, threshold: float = 0.1) -> dict[str, float]:
-    """The latent sites that say next to nothing of a row: {site: KL term} where that is nearer 0 than the threshold, in nats a
-    row, as the history has it of the epoch whose weights were kept. Bowman et al. 2016, arXiv:1511.06349.
+    """The latent sites that have collapsed to their priors and so say almost nothing about a row.
 
-    Where the guide draws its sites in another order than the model (from the data upwards), the terms below the top are no
-    divergences: strongly negative ones say much, and one may stand near 0 by chance. There `active_units` has the last word.
+    A site counts as collapsed if its KL term in the history, of the epoch whose weights were kept, is near 0. If the guide
+    draws its sites in another order than the model (from the data upwards), the terms of all sites but the top one are not
+    divergences, and one of them may be near 0 by chance: check with `pv.active_units`.
+
+    Args:
+        fitted: The fitted pair.
+        threshold: The absolute value of the KL term below which a site counts as collapsed, in nats per row.
+
+    Returns:
+        The KL terms of the collapsed sites, in nats per row.
+
+    References:
+        Bowman, Vilnis, Vinyals, Dai, Jozefowicz & Bengio 2016, arXiv:1511.06349.
+
+    Example:
+        >>> vae = pv.VAE(
+        ...     prior=pv.priors.StandardNormal(2),
+        ...     likelihood=pv.mlp(2, fam.Bernoulli(6), hidden=(8,)),
+        ...     encoder=pv.mlp(6, fam.Normal(2), hidden=(8,)),
+        ... )
+        >>> x = torch.bernoulli(torch.full((40, 6), 0.4))
+        >>> fitted = pv.fit(vae, x, epochs=1, engine="eager", progress=False)
+        >>> list(pv.collapsed(fitted, threshold=1000.0))
+        ['z']
     """
     kept = int(fitted.settings.get("best_epoch", len(fitted.history)))
     row = fitted.history[kept - 1] if fitted.history else {}

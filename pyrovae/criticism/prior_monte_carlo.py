@@ -1,4 +1,4 @@
-"""log p(x) by Monte Carlo with the prior as proposal: what a model says of a row without the help of a guide."""
+"""Monte Carlo estimates of log p(x) with draws from the prior, which need no guide."""
 
 from __future__ import annotations
 
@@ -16,29 +16,74 @@ from pyrovae.fitted.fitted import Fit
 from pyrovae.pair.handlers import Replay
 from pyrovae.pair.layout import Layout
 from pyrovae.pair.parameters import modules
+from pyrovae.pair.program import PairLike
 
 
 def prior_log_likelihood(fitted: Fit, data: Any, num_samples: int = 1000, *, seed: int | None = None) -> Tensor:
-    """log (1/K) sum_k p(x | z_k), z_k ~ p(z), K = `num_samples`: (N,) float64, nats per row.
+    """Estimate log p(x) with K draws from the prior, `log (1/K) sum_k p(x | z_k)` with `z_k ~ p(z)`.
 
-    With conditions, z_k ~ p(z | c) and p(x | z_k, c). Its expectation is at most log p(x). Where the posterior is much
-    narrower than the prior it stays far below, and `log_likelihood`, whose draws come from the guide, is nearer; the
-    two agree as K grows. `importance(with_prior_as_guide(fitted), ...)` says how far to trust it.
+    With a condition c it is `p(x | z_k, c)` with `z_k ~ p(z | c)`. The expectation of the estimate is at most log p(x). It
+    is far below if the posterior is much narrower than the prior; `pv.log_likelihood`, with draws from the guide, is then
+    closer. Both converge to log p(x) as K grows. To see the effective sample size and k-hat of the estimate, call
+    `pv.importance` on `with_prior_as_guide(fitted)`.
 
-    Enumerated sites are summed out. Global latent variables are drawn from the guide, so that a row's estimate is its log
-    predictive density, as in `importance`. The fit's transform is applied once, from a fixed seed. `seed` of the draws;
-    None continues torch's global state. Raises OptionError for num_samples < 1, and DataError for values outside the
-    likelihood's support, and for missing ones that it does not take.
-    Sohn, Lee & Yan 2015, *Learning structured output representation using deep conditional generative models*, section 4.
+    Enumerated sites are summed out. Global latent sites are drawn from the guide, so that the estimate of a row is its log
+    predictive density.
+
+    Args:
+        fitted: The fitted pair.
+        data: The rows, as for `pv.fit`. The transform of the fit is applied once, with a fixed seed.
+        num_samples: The number K of draws for each row.
+        seed: The seed of the draws; None continues torch's random state.
+
+    Returns:
+        The estimate for each row in nats, `(N,)` float64, on the CPU.
+
+    Raises:
+        OptionError: `num_samples` is less than 1.
+        DataError: Values are outside the support of the likelihood, or missing where it does not allow that.
+
+    References:
+        Sohn, Lee & Yan 2015, *Learning structured output representation using deep conditional generative models*,
+        section 4.
+
+    Example:
+        >>> vae = pv.VAE(
+        ...     prior=pv.priors.StandardNormal(2),
+        ...     likelihood=pv.mlp(2, fam.Bernoulli(6), hidden=(8,)),
+        ...     encoder=pv.mlp(6, fam.Normal(2), hidden=(8,)),
+        ... )
+        >>> x = torch.bernoulli(torch.full((40, 6), 0.4))
+        >>> fitted = pv.fit(vae, x, epochs=1, engine="eager", progress=False)
+        >>> pv.prior_log_likelihood(fitted, x, num_samples=100, seed=0).shape
+        torch.Size([40])
     """
     return log_likelihood(with_prior_as_guide(fitted), data, num_samples, seed=seed)
 
 
 def with_prior_as_guide(fitted: Fit) -> Fit:
-    """The same fit with q(z | x) = p(z): its model, and a guide that draws a row's latent sites from their priors.
+    """The same fit with a guide that draws the latent sites of a row from their priors, `q(z | x) = p(z)`.
 
-    For everything that asks about rows: `importance`, `posterior` (sampling-importance-resampling from the prior). The
-    weights are those of `fitted`, not a copy.
+    It can be passed to the functions that estimate something for rows, such as `pv.importance` and `pv.posterior`, which then
+    resamples draws from the prior. Model and weights are those of `fitted`, not copies.
+
+    Args:
+        fitted: The fitted pair.
+
+    Returns:
+        A fit of the model and the new guide.
+
+    Example:
+        >>> vae = pv.VAE(
+        ...     prior=pv.priors.StandardNormal(2),
+        ...     likelihood=pv.mlp(2, fam.Bernoulli(6), hidden=(8,)),
+        ...     encoder=pv.mlp(6, fam.Normal(2), hidden=(8,)),
+        ... )
+        >>> x = torch.bernoulli(torch.full((40, 6), 0.4))
+        >>> fitted = pv.fit(vae, x, epochs=1, engine="eager", progress=False)
+        >>> from pyrovae.criticism.prior_monte_carlo import with_prior_as_guide
+        >>> pv.importance(with_prior_as_guide(fitted), x, num_samples=100).k_hat.shape
+        torch.Size([40])
     """
     layout, *more = (_drawn_from_prior(layout) for layout in fitted.layouts)
     pair = _PriorAsGuide(fitted.pair, fitted.layouts)
@@ -46,6 +91,7 @@ def with_prior_as_guide(fitted: Fit) -> Fit:
 
 
 def _drawn_from_prior(layout: Layout) -> Layout:
+    """The layout of the pair with its new guide, which has no auxiliary sites of rows and enumerates all marked sites."""
     sites = tuple(
         replace(site, enumerated="guide" if site.enumerated else None)
         for site in layout.sites
@@ -55,13 +101,13 @@ def _drawn_from_prior(layout: Layout) -> Layout:
 
 
 class _PriorAsGuide(nn.Module):
-    """A pair's model, and as its guide the model itself with its observed sites hidden."""
+    """The model of a pair, with a guide that is the model itself with its observed sites hidden."""
 
-    def __init__(self, pair: Any, layouts: tuple[Layout, ...]) -> None:
+    def __init__(self, pair: PairLike, layouts: tuple[Layout, ...]) -> None:
         super().__init__()
-        self.held = nn.ModuleList(modules(pair).values())  # weights and modes of both, found as those of any module
+        self.parts = nn.ModuleList(modules(pair).values())  # registered, so that their weights and modes are found
         self.model, self.own_guide = pair.model, pair.guide
-        # A site that some rows observe and others do not is passed, drawn or observed, in either.
+        # A site that is observed in some rows and latent in others is among them: a run passes it in either case.
         drawn = [s for layout in layouts for s in _drawn_from_prior(layout).sites if s.role != "observed"]
         self.from_guide = frozenset(s.name for s in drawn if not s.local)
         self.from_prior = frozenset(s.name for s in drawn if s.local)
@@ -88,11 +134,11 @@ class _PriorAsGuide(nn.Module):
 
 
 class _AllDrawn(Exception):
-    pass
+    """Ends a run of the model, see `_Until`."""
 
 
 class _Until(Messenger):  # type: ignore[misc]  # Pyro has no types
-    """Ends a run once all of these sites have their values: what follows, the likelihood above all, costs the most."""
+    """End a run once all of these sites have values: the likelihood, which follows and is not needed, costs the most."""
 
     def __init__(self, names: frozenset[str]) -> None:
         super().__init__()

@@ -100,11 +100,11 @@ def reliability(
         Guo, Pleiss, Sun & Weinberger 2017, arXiv:1706.04599.
 
     Example:
-        >>> p = torch.tensor([[0.9, 0.1], [0.75, 0.25], [0.4, 0.6]])
+        >>> p = torch.tensor([[0.9, 0.1], [0.75, 0.25], [0.45, 0.55]])
         >>> bins = pv.calibration.reliability(p, torch.tensor([0, 1, 1]), num_bins=5)
         >>> ax = pv.plots.reliability(bins.confidence, bins.accuracy, bins.counts)
         >>> ax.get_title(loc="left")
-        'accuracy; expected calibration error 0.417'
+        'accuracy; expected calibration error 0.433'
     """
     x, y, n = (as_array(values).astype(float) for values in (confidence, accuracy, counts))
     if x.ndim != 1 or not x.shape == y.shape == n.shape:
