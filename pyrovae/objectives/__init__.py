@@ -1,1 +1,1 @@
-"""Objectives: traces of a pair become a number to maximise, or the log-weights that every evaluation starts from."""
+"""Objectives: from one run of model and guide to a number to maximise, or to log-weights for evaluation."""

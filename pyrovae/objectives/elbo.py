@@ -49,22 +49,22 @@ def elbo(
     kl_weight: Tensor | float | None = None,
     kl: str | KLFunction | None = None,
 ) -> Bound:
-    """ELBO = E_q[log p(x, z) - log q(z | x)], for the whole data set, from one run of model and guide.
+    """`ELBO = E_q[log p(x, z) - log q(z | x)]` for the whole data set, from one run of model and guide.
 
     Local terms of a minibatch of B rows are multiplied by N / B (unless their plate "data" has a subsample scale of its
     own); terms of global sites count once; particles are averaged. Value and gradient equal those of Pyro's
     `Trace_ELBO`, `TraceMeanField_ELBO` (for `kl="analytic"`) and `TraceEnum_ELBO` (for enumerated sites), and no value is
     read on the host.
 
-    Sites that are enumerated in the guide are summed out by expectation, E_q[t] = sum_y q(y) t(y), with the gradient of
-    q(y). Sites that are enumerated in the model alone belong to the likelihood, log sum_y p(y) p(x | y, z), with N / B and
-    scales outside the logarithm. Sites drawn without reparameterisation get a score-function term, Rao-Blackwellised along
+    Sites that are enumerated in the guide are summed out by expectation, `E_q[t] = sum_y q(y) t(y)`, with the gradient
+    of q(y). Sites that are enumerated in the model alone belong to the likelihood, `log sum_y p(y) p(x | y, z)`, with N / B
+    and scales outside the logarithm. Sites drawn without reparameterisation get a score-function term, Rao-Blackwellised along
     plates; unlike Pyro's, it counts auxiliary sites of the guide that depend on such a site.
 
     Args:
         terms: one run of the pair, from `pv.terms`.
         num_rows: N, the number of rows of the whole data set; the rows of this run if None.
-        kl_weight: b in the objective E[log p(x | z)] - b KL, a number or a 0-d tensor. It multiplies log p - log q of
+        kl_weight: b in the objective `E[log p(x | z)] - b KL`, a number or a 0-d tensor. It multiplies log p - log q of
             every latent site and never changes the probabilities q(y) used for averaging. Where a latent prior depends on
             a site that only the model sums out, b multiplies that prior summed over the site.
         kl: how the KL terms are computed. None: log q - log p at the draws. "analytic": in closed form where torch or
@@ -83,7 +83,7 @@ def elbo(
             `sites`) that the pair does not have, or returns other sites than it was given.
 
     References:
-        Kingma & Welling 2014, arXiv:1312.6114; Ranganath, Gerrish & Blei 2014, arXiv:1401.0118 (score function).
+        Kingma and Welling 2014, arXiv:1312.6114; Ranganath, Gerrish and Blei 2014, arXiv:1401.0118 (score function).
 
     Example:
         >>> x = torch.rand(8, 4).round()

@@ -1,13 +1,14 @@
 """Enumerated sites summed out exactly: by expectation under the guide, or by logsumexp under the model.
 
-Each stands along a dimension of its own on the left of plates and particles. A site that a term depends on must stand in
-no plate that the term is outside of: rows of one term would otherwise share a value that each has for itself.
+Each enumerated site has a tensor dimension of its own, to the left of plates and particles. A term that depends on such a
+site must be inside all plates of the site; otherwise the rows of one term would share a value that each row has for itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ Plates = frozenset[tuple[str, int]]
 
 @dataclass(frozen=True)
 class Factor:
-    """A log-density over its plates and those enumerated dimensions that it varies along."""
+    """A log-density with its plates; it may vary along enumerated dimensions."""
 
     log_prob: Tensor
     plates: Plates
@@ -29,17 +30,17 @@ class Factor:
 
 
 def dims_of(tensor: Tensor, terms: Terms) -> frozenset[int]:
-    """The enumerated dimensions that a tensor of log-densities varies along."""
+    """The enumerated dimensions along which a tensor of log-densities varies."""
     return frozenset(d for d in terms.enum_dims if tensor.dim() >= -d and tensor.shape[d] > 1)
 
 
 def from_model(terms: Terms) -> frozenset[int]:
-    """The dimensions of sites that the guide does not have: they are summed by logsumexp."""
+    """The dimensions of enumerated sites that the guide does not have; they are summed by logsumexp."""
     return frozenset(d for d, name in terms.enum_dims.items() if terms.sites[name].q is None)
 
 
 def upstream(dims: Iterable[int], terms: Terms) -> frozenset[int]:
-    """These dimensions and those of every enumerated site that their probabilities depend on."""
+    """These dimensions and those of all enumerated sites on which their probabilities depend."""
     found: set[int] = set()
     todo = list(dims)
     while todo:
@@ -51,50 +52,49 @@ def upstream(dims: Iterable[int], terms: Terms) -> frozenset[int]:
 
 
 def probability(dims: Collection[int], of: Collection[int], name: str, plates: Plates, terms: Terms) -> Tensor | None:
-    """prod q over the enumerated sites `of`, summed over those dimensions that are not in `dims`; None for no site.
+    """The product of q over the enumerated sites `of`, summed over the dimensions that are not in `dims`; None for no site.
 
-    Not log-densities: a value of probability 0 has a gradient here, and none there.
+    It is a probability, not a log-probability: a value of probability 0 has a gradient here, but none in logarithms.
     """
     for dim in of:
         _check_inside(terms.sites[terms.enum_dims[dim]], name, plates)
     factors = [_whole(terms, dim).exp() for dim in of]
-    product = torch.mul
     out = set(of) - set(dims)
     while out:
         dim = min(out, key=lambda d: (len(_joined(factors, d, terms)), d))
         together = [f for f in factors if dim in dims_of(f, terms)]
         factors = [f for f in factors if dim not in dims_of(f, terms)]
         if together:
-            factors.append(_fold(product, together).sum(dim, keepdim=True))
+            factors.append(reduce(torch.mul, together).sum(dim, keepdim=True))
         out.remove(dim)
-    return _fold(product, factors) if factors else None
+    return reduce(torch.mul, factors) if factors else None
 
 
 def expected(log_prob: Tensor, plates: Plates, name: str, terms: Terms, keep: frozenset[int] = frozenset()) -> Tensor:
-    """E_q over the enumerated sites that a term depends on, `keep` left standing: a sum weighed by q, with its gradient.
+    """E_q of a term over the enumerated sites it depends on: a sum weighted by q, with the gradient of q.
 
-    Other enumerated sites sum to one. The term itself where it depends on none.
+    Dimensions in `keep` are not summed. A term that depends on no enumerated site is returned as it is.
     """
     dims = dims_of(log_prob, terms)
     if not dims:
         return log_prob
     weight = probability(dims | keep, upstream(dims, terms) - keep, name, plates, terms)
     if weight is not None:
-        # What cannot happen counts for nothing, were its log-density infinite.
+        # a value of probability 0 contributes nothing, even if its log-density is infinite
         log_prob = weight * torch.where(weight > 0, log_prob, 0.0)
         out = sorted(dims_of(log_prob, terms) - keep)
         log_prob = log_prob.sum(out, keepdim=True) if out else log_prob
-    return (
-        log_prob if keep else log_prob.reshape(log_prob.shape[log_prob.dim() - terms.depth :])
-    )  # the rest is of size 1
+    if keep:
+        return log_prob
+    return log_prob.reshape(log_prob.shape[log_prob.dim() - terms.depth :])  # enumerated dimensions now have size 1
 
 
 def _whole(terms: Terms, dim: int) -> Tensor:
-    """log q of the site enumerated along a dimension, no mask in it: its probabilities sum to one."""
+    """log q of the site enumerated along a dimension, unmasked, so that its probabilities sum to one."""
     q = terms.sites[terms.enum_dims[dim]].q
     if q is None:
         raise PairError(
-            f"A term that counts outside of its sum depends on site {terms.enum_dims[dim]!r}, which only the model sums out: "
+            f"A term outside the sum over site {terms.enum_dims[dim]!r} depends on that site, which only the model sums out: "
             f"enumerate it in the guide, or {PYRO_ENUMERATES}."
         )
     assert q.whole is not None
@@ -104,31 +104,31 @@ def _whole(terms: Terms, dim: int) -> Tensor:
 def eliminate(
     factors: Iterable[Factor], dims: frozenset[int], terms: Terms, plates: Mapping[int, Plates] | None = None
 ) -> list[Factor]:
-    """log sum exp of a product of factors over the enumerated dimensions `dims`: one factor for each connected set of them.
+    """`log sum exp` of a product of factors over the enumerated dimensions `dims`; one factor for each connected set of them.
 
-    Deepest plates first: a factor's plates beyond a site's own are summed before the site is. `plates` says of a dimension
-    where its site counts as standing, where that is not where it does. Raises PairError where sums and plates cannot be
-    exchanged.
+    The deepest plates come first: a factor is summed over the plates that a site is not in before that site is summed out.
+    `plates` gives the plates of each enumerated dimension where these are not the site's own. Raises PairError where sums and
+    plates cannot be exchanged.
     """
     left = list(factors)
-    stands = {d: _plates(terms, d) if plates is None else plates[d] for d in terms.enum_dims}
+    places = {d: _plates(terms, d) if plates is None else plates[d] for d in terms.enum_dims}
     out = set(dims)
     while out:
-        # The deepest; of these the one that leaves the smallest factor.
-        dim = min(out, key=lambda d: (-len(stands[d]), len(_joined([f.log_prob for f in left], d, terms)), d))
+        # the deepest; among these the one whose joint factor is smallest
+        dim = min(out, key=lambda d: (-len(places[d]), len(_joined([f.log_prob for f in left], d, terms)), d))
         out.remove(dim)
         together = [f for f in left if dim in dims_of(f.log_prob, terms)]
         if not together:
             continue
         left = [f for f in left if dim not in dims_of(f.log_prob, terms)]
         sites = tuple(name for f in together for name in f.sites)
-        joint = _fold(torch.add, [_sum_plates(f, dim, stands, terms) for f in together])
-        left.append(Factor(torch.logsumexp(joint, dim, keepdim=True), stands[dim], sites))
+        joint = reduce(torch.add, [_sum_plates(f, dim, places, terms) for f in together])
+        left.append(Factor(torch.logsumexp(joint, dim, keepdim=True), places[dim], sites))
     return left
 
 
 def connected(factors: Iterable[Factor], dims: frozenset[int], terms: Terms) -> list[list[Factor]]:
-    """Factors in groups that share dimensions of `dims`; what depends on none of these stands in no group."""
+    """Factors grouped by shared dimensions of `dims`; factors that depend on none of them are left out."""
     groups: list[tuple[frozenset[int], list[Factor]]] = []
     for factor in factors:
         shared = dims_of(factor.log_prob, terms) & dims
@@ -141,17 +141,18 @@ def connected(factors: Iterable[Factor], dims: frozenset[int], terms: Terms) -> 
     return [group for _, group in groups]
 
 
-def _sum_plates(factor: Factor, dim: int, stands: Mapping[int, Plates], terms: Terms) -> Tensor:
+def _sum_plates(factor: Factor, dim: int, places: Mapping[int, Plates], terms: Terms) -> Tensor:
+    """A factor's log-density, summed over the plates that the site enumerated along `dim` is not in."""
     name = terms.enum_dims[dim]
-    if not stands[dim] <= factor.plates:
-        raise _outside(factor.sites[0], name, stands[dim] - factor.plates)
-    extra = factor.plates - stands[dim]
+    if not places[dim] <= factor.plates:
+        raise _outside(factor.sites[0], name, places[dim] - factor.plates)
+    extra = factor.plates - places[dim]
     for other in dims_of(factor.log_prob, terms) - {dim}:
-        if stands[other] & extra:
+        if places[other] & extra:
             raise PairError(
-                f"Sites {name!r} and {terms.enum_dims[other]!r} cannot be summed out together: the second stands in the "
-                f"plate {_names(stands[other] & extra)}, the first does not, and {factor.sites[0]!r} depends on both. Mark "
-                f"{name!r} in the guide, which must then have it, or remove the mark of one to draw it."
+                f"Sites {name!r} and {terms.enum_dims[other]!r} cannot be summed out together: the second is in the "
+                f"plate {_names(places[other] & extra)}, the first is not, and {factor.sites[0]!r} depends on both. Add "
+                f"{name!r} to the guide and mark it there, or remove the mark of one of them to draw it."
             )
     out = [d for _, d in extra if factor.log_prob.dim() >= -d]
     return factor.log_prob.sum(out, keepdim=True) if out else factor.log_prob
@@ -161,15 +162,8 @@ def _plates(terms: Terms, dim: int) -> Plates:
     return terms.sites[terms.enum_dims[dim]].either.plates
 
 
-def _fold(operation: Callable[[Tensor, Tensor], Tensor], tensors: list[Tensor]) -> Tensor:
-    total = tensors[0]
-    for tensor in tensors[1:]:
-        total = operation(total, tensor)
-    return total
-
-
 def _joined(tensors: list[Tensor], dim: int, terms: Terms) -> frozenset[int]:
-    """The dimensions of all tensors that vary along `dim`, taken together."""
+    """The enumerated dimensions of all tensors that vary along `dim`, taken together."""
     found: frozenset[int] = frozenset()
     for tensor in tensors:
         dims = dims_of(tensor, terms)
@@ -179,6 +173,7 @@ def _joined(tensors: list[Tensor], dim: int, terms: Terms) -> frozenset[int]:
 
 
 def _check_inside(site: Term, name: str, plates: Plates) -> None:
+    """PairError unless a term with these plates is inside all plates of an enumerated site."""
     own = site.either.plates
     if not own <= plates:
         raise _outside(name, site.name, own - plates)
@@ -190,6 +185,6 @@ def _names(plates: Plates) -> str:
 
 def _outside(name: str, enumerated: str, plates: Plates) -> PairError:
     return PairError(
-        f"Site {name!r} depends on the enumerated site {enumerated!r} and stands outside of its plate {_names(plates)}: put "
+        f"Site {name!r} depends on the enumerated site {enumerated!r} but is outside of its plate {_names(plates)}: put "
         f"{name!r} into that plate, or remove the mark of {enumerated!r} to draw it."
     )

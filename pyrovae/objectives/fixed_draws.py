@@ -19,7 +19,8 @@ def log_q_at(
 ) -> dict[str, Density]:
     """`log q(z; phi)` of each site of the guide, at values given for all of them.
 
-    The guide runs again, so that each site depends on the given values of the sites before it; a single site needs no second run.
+    The guide runs again, so that each site depends on the given values of the sites before it. A single site needs no
+    second run.
     """
     drawn = {name: term.q for name, term in terms.sites.items() if term.q is not None}
     if len(drawn) > 1:

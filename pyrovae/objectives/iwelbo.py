@@ -25,20 +25,40 @@ from pyrovae.pair.program import PairLike, sample_sites
 
 
 class IWELBO:
-    """E log (1/K) sum_k w_k, w = p(x, z) / q(z | x), of each row: at least the ELBO, and log p(x) as K grows.
+    """The importance-weighted bound `E log (1/K) sum_k w_k` of each row, `w = p(x, z) / q(z | x)`, as a loss for `pv.fit`.
 
-    Burda et al. 2016, arXiv:1509.00519. N/B and the scale of plates stand outside of the logarithm, masks inside; a KL
-    weight b makes log w = log p(x | z) - b (log q - log p). With latent variables for all rows the weights are joint ones of
-    a particle, a bound only where the batch is the whole data set: PairError otherwise. K = 1 is `Trace_ELBO`.
+    It is at least the ELBO and approaches log p(x) as K grows; K = 1 is `Trace_ELBO`. N/B and the scales of plates are
+    factors outside the logarithm, masks apply inside. A KL weight b makes it `log w = log p(x | z) - b (log q - log p)`. If
+    rows share a latent variable, the weights are those of all rows together, a bound only where the batch is the whole data
+    set. Sites marked `objective_only` are added to the objective, outside the logarithm.
 
-    Enumerated sites are summed out within w, log sum_y p(x, y, z) / q(z | x), for any K: their own q does not enter, so an
-    enumerated classifier learns nothing here (`Trace_ELBO` trains it). Sites marked `objective_only` count beside the bound.
+    Enumerated sites y are summed out within w, `log sum_y p(x, y, z) / q(z | x)`, for any K. Their own q does not enter, so an
+    enumerated classifier learns nothing from it; `Trace_ELBO` trains one. Sites drawn without reparameterisation get a
+    score-function gradient with VIMCO's leave-one-out baseline.
 
-    Sites drawn without reparameterisation get the score function with VIMCO's leave-one-out baseline (Mnih & Rezende 2016,
-    arXiv:1602.06725). `gradient="doubly_reparameterised"`: the guide's gradient flows through the draws alone, weighed by
-    w~^2, the squared normalised weights (Tucker et al. 2019, arXiv:1810.04152; Bauer & Mnih 2021, arXiv:2101.11046), so that
-    it does not drown in noise as K grows; under a KL weight b by w~ (1 - b + b w~), which their identity gives for these
-    weights. The guide must be random at its sites only (no dropout).
+    Args:
+        num_particles: K, the number of draws of the guide for each row.
+        gradient: "standard", or "doubly_reparameterised": the guide's gradient flows through the draws alone, multiplied by the
+            squared normalised weights `v_k^2` (by `v_k (1 - b + b v_k)` with a KL weight b), so that it does not drown in noise
+            as K grows. The guide must be random at its sites only (no dropout).
+
+    Raises:
+        OptionError: An argument is unknown.
+        PairError: When called: rows share a latent variable and the batch is not the whole data set; sites are scaled
+            differently; a site that is not reparameterised is used in a way that has no known gradient; for
+            "doubly_reparameterised", enumerated sites and sites that are not reparameterised.
+
+    References:
+        Burda, Grosse and Salakhutdinov 2016, arXiv:1509.00519; Mnih and Rezende 2016, arXiv:1602.06725 (VIMCO); Tucker, Lawson,
+        Gu and Maddison 2019, arXiv:1810.04152 and Bauer and Mnih 2021, arXiv:2101.11046 (doubly reparameterised).
+
+    Example:
+        >>> x = torch.rand(32, 4).round()
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.Bernoulli(4)), pv.mlp(4, fam.Normal(2)))
+        >>> loss = pv.IWELBO(num_particles=5, gradient="doubly_reparameterised")
+        >>> fitted = pv.fit(vae, x, epochs=2, loss=loss, progress=False)
+        >>> loss
+        IWELBO(num_particles=5, gradient='doubly_reparameterised')
     """
 
     def __init__(self, num_particles: int, gradient: str = "standard") -> None:
@@ -63,9 +83,9 @@ class IWELBO:
         rows = run.num_rows if num_rows is None else num_rows
         scale = _scale(run, rows)
         log_w = _weights(run, kl_weight)
-        observed, objective_only = _beside(run, rows, log_w)
-        beside = observed + objective_only
-        mean = scale_and_mask(_log_mean(log_w).sum(), scale, None) + beside
+        observed, objective_only = _outside(run, rows, log_w)
+        outside = observed + objective_only
+        mean = scale_and_mask(_log_mean(log_w).sum(), scale, None) + outside
         unweighted = log_w if kl_weight is None else _weights(run, None)
         plain = scale_and_mask(_log_mean(unweighted).sum(), scale, None) + observed
         if self.gradient == "standard":
@@ -77,7 +97,7 @@ class IWELBO:
         share = log_w.detach().softmax(0)
         beta = 1.0 if kl_weight is None else kl_weight
         again = _weights(_doubly(pair, batch, run, 1 - beta + beta * share), kl_weight)
-        surrogate = scale_and_mask((share * again).sum(), scale, None) + beside
+        surrogate = scale_and_mask((share * again).sum(), scale, None) + outside
         return Bound(plain.detach(), mean.detach() + surrogate - surrogate.detach())
 
     def __repr__(self) -> str:
@@ -86,35 +106,36 @@ class IWELBO:
 
 
 def _is_joint(run: Terms) -> bool:
-    """Whether rows share a latent variable: then only the weight of all rows together is one."""
+    """Whether rows share a latent variable: only the weight of all rows together is then well defined."""
     return any(
         not t.local and not t.objective_only and (t.q is not None or t.enum_dim is not None) for t in run.sites.values()
     )
 
 
 def _weights(run: Terms, kl_weight: Tensor | float | None) -> Tensor:
-    """(K, N), or (K,) where rows share a latent variable."""
+    """log w, `(K, N)`, or `(K,)` where rows share a latent variable."""
     return (joint_log_weights if _is_joint(run) else log_weights)(run, kl_weight=kl_weight)
 
 
 def _log_mean(log_w: Tensor) -> Tensor:
+    """`log (1/K) sum_k w_k`."""
     return torch.logsumexp(log_w, 0) - math.log(len(log_w))
 
 
 def _within(run: Terms) -> list[str]:
-    """The sites that the weights are made of."""
+    """The sites that are part of the weights."""
     joint = _is_joint(run)
     return [name for name, t in run.sites.items() if not t.objective_only and (joint or t.local)]
 
 
 def _scale(run: Terms, rows: int) -> float | Tensor:
-    """N/B and the scale of plates: what every site of a weight counts, once the weight is whole."""
+    """N/B and the scale of plates, which all sites of a weight must share: factors outside the logarithm."""
     names = _within(run)
     if _is_joint(run):
         shared = next(n for n, t in run.sites.items() if not t.local and (t.q is not None or t.enum_dim is not None))
         if rows != run.num_rows or any(t.subsampled for t in run.sites.values()):
             raise PairError(
-                f"Site {shared!r} belongs to all rows, so an importance-weighted bound needs all rows in one batch: take "
+                f"Site {shared!r} belongs to all rows, so an importance-weighted bound needs all rows in one batch: use "
                 "batch_size=len(data), or Trace_ELBO."
             )
     sides = [(name, side) for name in names for side in (run.sites[name].p, run.sites[name].q) if side is not None]
@@ -125,13 +146,13 @@ def _scale(run: Terms, rows: int) -> float | Tensor:
         if side.scale is not first.scale and (tensors or float(both[0]) != float(both[1])):
             raise PairError(
                 f"Sites {sides[0][0]!r} and {name!r} count {both[0]} and {both[1]} times (poutine.scale, subsampling "
-                "plates), and an importance weight needs one number for all of its sites: scale all alike, or use Trace_ELBO."
+                "plates), but an importance weight needs one number for all of its sites: scale all alike, or use Trace_ELBO."
             )
     return count(run.sites[names[0]], run, rows) * first.scale
 
 
-def _beside(run: Terms, rows: int, log_w: Tensor) -> tuple[Tensor, Tensor]:
-    """What is no part of the weights, averaged over particles: what is observed once for all, and `objective_only` sites."""
+def _outside(run: Terms, rows: int, log_w: Tensor) -> tuple[Tensor, Tensor]:
+    """What is outside the weights, averaged over particles: sites observed once for all rows; `objective_only` sites."""
     observed, objective_only = log_w.new_zeros(()), log_w.new_zeros(())
     within = set(_within(run))
     for name, term in run.sites.items():
@@ -148,9 +169,9 @@ def _beside(run: Terms, rows: int, log_w: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _vimco(run: Terms, log_w: Tensor) -> Tensor | None:
-    """sum_k (L - L without k) log q(z_k) of sites drawn without reparameterisation; None where there is none.
+    """`sum_k (L - L without k) log q(z_k)` over sites drawn without reparameterisation; None if there are none.
 
-    Without k means that its weight is replaced by the geometric mean of the others. log_w: (K, N) or (K,), detached.
+    "Without k" means that the weight of draw k is replaced by the geometric mean of the others. log_w is detached.
     """
     scores: Tensor | None = None
     for term in run.sites.values():
@@ -158,31 +179,31 @@ def _vimco(run: Terms, log_w: Tensor) -> Tensor | None:
             continue
         if any(t.objective_only for t in run.sites.values()):
             raise PairError(
-                f"Site {term.name!r} is drawn without reparameterisation beside sites marked objective_only, which IWELBO "
-                "does not take: use Trace_ELBO."
+                f"Site {term.name!r} is drawn without reparameterisation and other sites are marked objective_only, a "
+                "combination that IWELBO does not support: use Trace_ELBO."
             )
         if dims_of(term.q.score, run):
             raise PairError(
                 f"Site {term.name!r} is drawn without reparameterisation for each value of an enumerated site, which IWELBO "
-                "does not take: use Trace_ELBO, or enumerate it as well."
+                "does not support: use Trace_ELBO, or enumerate it as well."
             )
         if term.q.pathwise is not None:
             raise PairError(
-                f"Site {term.name!r} is reparameterised in part, which IWELBO does not take: use Trace_ELBO."
+                f"Site {term.name!r} is only partly reparameterised, which IWELBO does not support: use Trace_ELBO."
             )
         part = run.reduce(term.q.score, term.local)
         part = part.sum(1) if part.dim() > log_w.dim() else part.unsqueeze(1) if part.dim() < log_w.dim() else part
         scores = part if scores is None else scores + part
     if scores is None:
         return None
-    learning = _log_mean(log_w)
+    signal = _log_mean(log_w)
     if len(log_w) > 1:
-        learning = learning - _leave_one_out(log_w)
-    return (learning * scores).sum()
+        signal = signal - _leave_one_out(log_w)
+    return (signal * scores).sum()
 
 
 def _leave_one_out(log_w: Tensor) -> Tensor:
-    """log (1/K) (sum of the others' weights + their geometric mean), for each k: as log_w. Nothing is subtracted."""
+    """`log (1/K) (sum of the other weights + their geometric mean)` for each k, computed without subtraction."""
     num = len(log_w)
     nothing = torch.full_like(log_w[:1], -math.inf)
     before = torch.cat([nothing, torch.logcumsumexp(log_w, 0)[:-1]])
@@ -193,10 +214,10 @@ def _leave_one_out(log_w: Tensor) -> Tensor:
 
 
 def _doubly(pair: PairLike, batch: Mapping[str, Tensor], run: Terms, weight: Tensor) -> Terms:
-    """The terms again, at the same draws, for the doubly reparameterised gradient of sum_k w~_k log w_k.
+    """The terms again, at the same draws, for the doubly reparameterised gradient of `sum_k v_k log w_k`.
 
-    Between the guide's draws and log w stands a hook that multiplies what flows back by `weight`, (K, N) or (K,); log q has
-    no gradient in the guide's parameters but through the draws.
+    Gradients that flow back from log w into the draws are multiplied by `weight`, `(K, N)` or `(K,)`. log q has a gradient in
+    the guide's parameters through the draws only.
     """
     hooked = {name: _weigh_gradient(term, weight, run) for name, term in run.sites.items() if term.q is not None}
     model = with_particles(pair.model, run.num_particles, run.plate_nesting)
@@ -211,7 +232,7 @@ def _doubly(pair: PairLike, batch: Mapping[str, Tensor], run: Terms, weight: Ten
 
 
 def _weigh_gradient(term: Term, weight: Tensor, run: Terms) -> Tensor:
-    """The value of a site, with a gradient that arrives multiplied by its particle's, and row's, weight."""
+    """The value of a site; gradients that reach it are multiplied by the weight of its particle, and row."""
     value: Tensor = term.value
     if len(weight) == 1 or not value.requires_grad:
         return value

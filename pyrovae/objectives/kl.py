@@ -1,8 +1,8 @@
-"""Functions of the per-site KL terms, for `Trace_ELBO(kl=...)`: floors and balances against posterior collapse.
+"""Functions of the per-site KL terms, for `Trace_ELBO(kl=...)`: they prevent latent variables from being ignored.
 
-Such a function takes the dict of KL terms by site, nats, (K, N) of a local site and (K,) of a global one, and returns it
-changed, (K, 1) meaning one value for every row. One of two required arguments is given the KL weight as well, a 0-d tensor:
-a step is traced once, so `torch.where` decides by it, not `if`. A function of one's own does as well:
+Such a function takes a dict from site to KL term in nats, of shape `(K, N)` for a local site and `(K,)` for a global one, and
+returns it changed; `(K, 1)` is one value for every row. A function of two required arguments also gets the KL weight, as a
+0-d tensor; since a step is traced only once, it must branch on the weight by `torch.where`, not by `if`. Any function will do:
 `kl=lambda terms: {**terms, "y": terms["y"].clamp_min(0.5)}`.
 """
 
@@ -19,18 +19,36 @@ from torch import Tensor
 
 from pyrovae.errors import OptionError
 
-KLFunction = Callable[..., Mapping[str, Tensor]]  # (terms) or (terms, weight)
+KLFunction = Callable[..., Mapping[str, Tensor]]  # of (terms) or (terms, weight)
+
+__all__ = ["KLFunction", "balanced", "chain", "free_bits"]
 
 
 class free_bits:
-    """max(nats, mean KL) of each site: below its `nats` a latent variable costs nothing, so that there is no gain in
-    switching it off (Kingma et al. 2016, arXiv:1606.04934, appendix C.8).
+    """`max(nats, mean KL)` for each site: below its `nats` a KL term has no gradient, so ignoring the variable gains nothing.
 
-    nats: a number for every site, or a dict by site, which leaves the others as they are. Of a local site it is nats per
-    row, and the mean that of the minibatch's rows and particles, each group of rows by itself; of a global site nats for the
-    whole data set. Where the guide draws in another order than the model, a lower level's term is small when the level above
-    says much of it, and the floor then holds back p(lower | upper), too: name the upper levels only. Raises OptionError for
-    a negative number; PairError, at the first step, for a site that the pair does not have.
+    The mean is over the rows and particles of a minibatch, and separate for each group of rows. If the guide draws sites in
+    another order than the model, the KL term of a lower level is small when the level above is informative, and a floor would
+    then also hold back p(lower | upper): name the upper levels only.
+
+    Args:
+        nats: One number for all sites, or a dict by site; sites that are not named stay as they are. In nats per row for a
+            local site, in nats for the whole data set for a global one.
+
+    Raises:
+        OptionError: A number is negative or not finite.
+        PairError: At the first step, for a site that the pair does not have.
+
+    References:
+        Kingma et al. 2016, arXiv:1606.04934, appendix C.8.
+
+    Example:
+        >>> floor = pv.kl.free_bits(0.5)
+        >>> floor({"z": torch.tensor([[0.1, 0.3, 0.2]])})
+        {'z': tensor([[0.5000]])}
+        >>> x = torch.rand(32, 4).round()
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.Bernoulli(4)), pv.mlp(4, fam.Normal(2)))
+        >>> fitted = pv.fit(vae, x, epochs=1, loss=pv.Trace_ELBO(kl=floor), progress=False)
     """
 
     def __init__(self, nats: float | Mapping[str, float]) -> None:
@@ -46,15 +64,28 @@ class free_bits:
 
 
 class balanced:
-    """gamma_l KL_l while the KL weight is below 1, so that no level of a hierarchy is switched off before it is of use; the KL
-    terms as they are from weight 1 on (Vahdat & Kautz 2020, arXiv:2007.03898, appendix A).
+    """`gamma_l KL_l` for each level l while the KL weight is below 1, so that no level of a hierarchy is ignored early on.
 
-    gamma_l is proportional to (|mean KL_l over the minibatch| + 0.01) / size_l, without gradient, and its mean over the local
-    sites is 1: a level that says little pays little. Groups of rows are balanced each by itself. Global sites belong to no row
-    and are left alone. It does nothing without a schedule of the KL weight. sizes: by site, 1 where not named; theirs grow
-    with the resolution of a level.
+    `gamma_l` is proportional to `(|mean KL_l over the minibatch| + 0.01) / size_l`, carries no gradient and has mean 1 over the
+    local sites: a level with little information pays little. Groups of rows are balanced separately, and global sites, which
+    belong to no row, are unchanged. From KL weight 1 on, and so without a warm-up of that weight, it changes nothing.
 
-    Raises OptionError for a size that is not positive; PairError, at the first step, for a site that the pair does not have.
+    Args:
+        sizes: A size for each site, 1 for those not named; in the reference they grow with the resolution of a level.
+
+    Raises:
+        OptionError: `sizes` is not a dict, or a size is not positive.
+        PairError: At the first step, for a site that the pair does not have.
+
+    References:
+        Vahdat and Kautz 2020, arXiv:2007.03898, appendix A.
+
+    Example:
+        >>> terms = {"z1": torch.full((1, 2), 0.99), "z2": torch.full((1, 2), 2.99)}
+        >>> pv.kl.balanced()(terms, torch.tensor(0.5))
+        {'z1': tensor([[0.4950, 0.4950]]), 'z2': tensor([[4.4850, 4.4850]])}
+        >>> pv.kl.balanced()(terms, torch.tensor(1.0))
+        {'z1': tensor([[0.9900, 0.9900]]), 'z2': tensor([[2.9900, 2.9900]])}
     """
 
     def __init__(self, sizes: Mapping[str, float] | None = None) -> None:
@@ -76,12 +107,25 @@ class balanced:
 
 
 class chain:
-    """Several functions of the KL terms, one after the other: `chain(balanced(), free_bits(0.5))` is the free bits of what
-    has been balanced."""
+    """Several functions of the KL terms, one after the other.
+
+    Args:
+        functions: Functions as for `Trace_ELBO(kl=...)`, in the order in which they are applied.
+
+    Raises:
+        OptionError: One of them is not callable.
+
+    Example:
+        >>> kl = pv.kl.chain(pv.kl.balanced(), pv.kl.free_bits(0.5))
+        >>> kl
+        chain(balanced(), free_bits(0.5))
+        >>> kl({"z": torch.tensor([[0.1, 0.3]])}, torch.tensor(1.0))
+        {'z': tensor([[0.5000]])}
+    """
 
     def __init__(self, *functions: KLFunction) -> None:
         if not all(map(callable, functions)):
-            raise OptionError(f"chain takes functions of the KL terms, got {functions!r}.")
+            raise OptionError(f"chain needs functions of the KL terms, got {functions!r}.")
         self.functions = functions
         self.weighted = [takes_weight(f) for f in functions]
         self.sites = tuple(name for f in functions for name in getattr(f, "sites", ()))
@@ -96,34 +140,37 @@ class chain:
 
 
 def takes_weight(kl: Any) -> bool:
-    """Whether a function of the KL terms asks for the KL weight: has a second required argument. OptionError for a third."""
+    """Whether a function of the KL terms also takes the KL weight. Raises OptionError for a third required argument."""
     try:
         parameters = inspect.signature(kl).parameters.values()
-    except (TypeError, ValueError):  # of C, without a signature
+    except (TypeError, ValueError):  # a builtin without a signature
         return False
     places = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     required = [p.name for p in parameters if p.default is p.empty and p.kind in places]
     if len(required) > 2:
-        raise OptionError(f"A function kl takes the KL terms, or these and the KL weight; this one wants {required}.")
+        raise OptionError(
+            f"A function kl takes the KL terms, or the KL terms and the KL weight; this one requires {required}."
+        )
     return len(required) == 2
 
 
 def repr_of(function: Any) -> str:
-    """A function by its name, not its address: the settings of a fit are compared when it is resumed elsewhere."""
+    """A function's name instead of its address, since the settings of a fit are compared when it is resumed elsewhere."""
     name = getattr(function, "__qualname__", None)
     return f"{function.__module__}.{name}" if name else repr(function)
 
 
 def _mean(kl: Tensor) -> Tensor:
-    """The mean over rows and particles, in the place of all of them: (K, 1), or (K,) of a global site."""
+    """The mean over rows and particles: `(K, 1)`, or `(K,)` for a global site."""
     return kl.mean().expand(len(kl), *(1,) * (kl.dim() - 1))
 
 
 def _numbers(given: float | Mapping[str, float], wanted: str, zero: bool) -> Any:
+    """The numbers given, checked. Raises OptionError for one that is not finite or not positive (0 where `zero` allows it)."""
     numbers = dict(given) if isinstance(given, Mapping) else {"": given}
     for name, number in numbers.items():
         fits = isinstance(number, Real) and math.isfinite(number) and (number > 0 or (zero and number == 0))
         if not fits:
             place = f" for {name!r}" if name else ""
-            raise OptionError(f"{wanted}, a number or a dict of them by site; got {number!r}{place}.")
+            raise OptionError(f"{wanted}, one number or a dict by site; got {number!r}{place}.")
     return numbers if isinstance(given, Mapping) else given

@@ -28,12 +28,12 @@ class Trace_ELBO:
     Args:
         num_particles: K, the number of draws of the guide for each row. More particles reduce the noise of gradients, above all
             for global latent variables under minibatches.
-        kl: None for KL terms at the draws, "analytic" for closed forms, or a function of the per-site KL terms; see `pv.elbo` and
-            `pv.kl`.
+        kl: None for KL terms at the draws, "analytic" for closed forms, or a function of the per-site KL terms; see `pv.elbo`
+            and `pv.kl`.
         gradient: "standard", or "sticking_the_landing", which leaves out the part of the gradient that reaches the guide's
-            parameters directly, with the draws held fixed. The expectation of that part is zero, and without it no noise is left
-            where the guide is exact. With several sites the guide runs twice, at the same draws, so it must be random at its
-            sites only (no dropout).
+            parameters directly, with the draws held fixed. The expectation of that part is zero, and without it no noise is
+            left where the guide is exact. With several sites the guide runs twice, at the same draws, so it must be random at
+            its sites only (no dropout).
 
     Raises:
         OptionError: An argument is unknown, or `kl` is given together with "sticking_the_landing".

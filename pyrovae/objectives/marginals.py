@@ -1,4 +1,4 @@
-"""Log-densities in which the sites that only the model enumerates have been summed out."""
+"""Log-densities in which sites that only the model enumerates have been summed out."""
 
 from __future__ import annotations
 
@@ -13,38 +13,43 @@ from pyrovae.objectives.terms import Density, Term, Terms
 
 
 def any_tensor(terms: Terms) -> Tensor:
+    """Some log-density of the run, for its device and dtype."""
     return next(iter(terms.sites.values())).either.log_prob
 
 
 def expected_term(side: Density, term: Term, terms: Terms, log_prob: Tensor) -> Tensor:
+    """A log-density of one side of a site, averaged over the enumerated sites it depends on."""
     return expected(log_prob, side.plates, term.name, terms)
 
 
 def count(term: Term, terms: Terms, rows: int) -> float:
-    """N/B: how often a site counts in the bound, its own scales left out."""
+    """N/B, or 1: how often a site counts in the bound, apart from its own scales."""
     return rows / terms.num_rows if term.local and not term.subsampled else 1.0
 
 
 @dataclass(frozen=True)
 class Cost:
-    """A part of the bound: scaled by its own plates and handlers, to count `weight` times, under E_q of enumerated sites."""
+    """A part of the bound, scaled by its own plates and handlers; it counts `weight` times, averaged over enumerated sites."""
 
     value: Tensor
     plates: Plates
     name: str
     weight: float
-    latent: bool  # weighed by the KL weight
+    latent: bool  # multiplied by the KL weight
 
 
 @dataclass(frozen=True)
 class Marginal:
-    """log sum_y of all log p that depend on sites which only the model sums out."""
+    """`log sum_y` of the product of all p that depend on sites which only the model enumerates."""
 
     sites: tuple[str, ...]
     costs: tuple[Cost, ...]
 
     def guided(self, terms: Terms) -> str:
-        """The one latent site of the guide in it. PairError for several: then no KL term belongs to any of them alone."""
+        """The one site of the guide whose prior is part of this marginal.
+
+        Raises PairError for several, since the marginal is then the KL term of none of them alone.
+        """
         names = [name for name in self.sites if terms.sites[name].q is not None]
         if len(names) > 1:
             raise PairError(
@@ -55,7 +60,10 @@ class Marginal:
 
 
 def marginals_of(terms: Terms, rows: int, split: bool) -> list[Marginal]:
-    """One for each connected set of sites that only the model sums out. `split`: log p(z) and log p(x | z) apart."""
+    """One marginal for each connected set of sites that only the model sums out.
+
+    With `split`, log p(z) and log p(x | z) are separate costs, since the KL weight multiplies the first only.
+    """
     dims = from_model(terms)
     if not dims:
         return []
@@ -81,11 +89,12 @@ def marginals_of(terms: Terms, rows: int, split: bool) -> list[Marginal]:
 
 
 def is_latent(term: Term) -> bool:
+    """Whether a site is drawn or enumerated, and so is not observed."""
     return term.q is not None or term.enum_dim is not None
 
 
 def _common_scale(names: tuple[str, ...], terms: Terms, rows: int) -> tuple[float, float | Tensor]:
-    """(N/B, scale) that these sites share: both stand outside of the sum over an enumerated site."""
+    """(N/B, scale) shared by these sites: both are factors outside the sum over an enumerated site."""
     sides = [terms.sites[name].p for name in names]
     weights = [count(terms.sites[name], terms, rows) for name in names]
     scales = [side.scale for side in sides if side is not None]
@@ -98,12 +107,13 @@ def _common_scale(names: tuple[str, ...], terms: Terms, rows: int) -> tuple[floa
     raise PairError(
         f"Site {summed!r} is summed out in the model together with {sorted(set(names) - {summed})}, and these count "
         f"{[w if isinstance(s, Tensor) else w * s for w, s in zip(weights, scales)]} times (N/B, subsampling plates, "
-        "poutine.scale): the sum needs one number for all. Take all rows in one batch (batch_size=len(data)), draw the site "
+        "poutine.scale): the sum needs one number for all. Use all rows as one batch (batch_size=len(data)), draw the site "
         "in the guide, or scale all of them alike with one number."
     )
 
 
 def prior_factor(term: Term) -> Factor:
+    """log p of a site as a factor, unmasked where the site is enumerated."""
     assert term.p is not None
     log_p = term.p.whole if term.p.whole is not None else term.p.log_prob
     return Factor(log_p, term.p.plates, (term.name,))
@@ -114,6 +124,6 @@ def times(factor: Factor, weight: Tensor | float) -> Factor:
 
 
 def log_p_of(term: Term) -> Tensor:
-    """log p of a site where it is summed by logsumexp: unscaled, masked; of a site that is itself enumerated, unmasked."""
+    """log p of a site that is summed by logsumexp: unscaled and masked; unmasked for the site that is itself enumerated."""
     assert term.p is not None
     return term.p.whole if term.p.whole is not None and term.q is None else term.p.log_prob

@@ -200,16 +200,15 @@ def terms(
 ) -> Terms:
     """Run guide and model once, for K particles, and return the log-densities of every site.
 
-    Sites marked `infer={"enumerate": "parallel"}` take all of their values at once, in the guide, or in the model where the guide
-    does not have them. Everything else here (`pv.elbo`, `pv.log_weights`) is computed from the result. Any static Pyro program will
-    do, written as a pair of model and guide.
+    `pv.elbo` and `pv.log_weights` are computed from the result. Sites marked `infer={"enumerate": "parallel"}` take all of
+    their values at once, in the guide, or in the model where the guide does not have them. Any static Pyro program will do.
 
     Args:
         pair: A pair, with methods `model` and `guide`.
         batch: The arguments of model and guide by name, tensors of shape `(B, ...)`; empty if they take none.
         num_particles: K, the number of draws for each row.
-        layout: What is known of the pair from a run, such as `fitted.layout`. Giving it, or `plate_nesting`, saves an extra run if
-            K > 1 or a site is enumerated.
+        layout: The layout of the pair, such as `fitted.layout`. Giving it, or `plate_nesting`, saves an extra run if K > 1
+            or a site is enumerated.
         plate_nesting: How deep plates nest at most.
         enumerate: If False, marked sites are drawn instead: from the guide, or, where the guide does not have them, from the
             model's prior, which is then their proposal as well.

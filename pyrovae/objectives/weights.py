@@ -1,4 +1,4 @@
-"""Log-weights log p(x, z) - log q(z | x) of each row and draw: what every evaluation starts from."""
+"""Log-weights `log p(x, z) - log q(z | x)` of each row and draw, from which every evaluation starts."""
 
 from __future__ import annotations
 
@@ -15,25 +15,43 @@ from pyrovae.pair.handlers import DATA_PLATE, PARTICLE_PLATE
 
 
 def log_weights(terms: Terms, *, kl_weight: Tensor | float | None = None, keep: str | None = None) -> Tensor:
-    """log w = log p(x, z) - log q(z | x), each row and particle alone: (K, N), nats, unscaled.
+    """`log w = log p(x, z) - log q(z | x)` of each row and draw, unscaled.
 
-    Enumerated sites are summed out, log sum_y p(x, y, z) / q(z | x): their own q is not in the denominator. Global sites do
-    not enter: they are drawn from the guide, or, enumerated, summed under it, so that the mean weight of a row estimates its
-    predictive density under q(global). Sites marked `objective_only` do not enter either. `kl_weight` b makes it
-    log p(x | z) - b (log q - log p) of the drawn sites.
+    The mean of w over draws is an unbiased estimate of p(x) of a row. Enumerated sites y are summed out,
+    `log sum_y p(x, y, z) / q(z | x)`, so their own q is not in the denominator. Global sites do not enter: they are drawn
+    from the guide, or summed under it if enumerated, so that the mean weight of a row estimates its predictive density.
+    Sites marked `objective_only` do not enter either.
 
-    `keep` is an enumerated site y that is not summed out: (C, K, N), log p(x, y = c, z) - log q(z | x, y = c) for each of its
-    C values, its q in no denominator, so that the mean weight of a value estimates p(x, y = c). The K vectors of C weights
-    are independent; within one, values share the draws that do not depend on y.
+    Args:
+        terms: One run of the pair, from `pv.terms`.
+        kl_weight: b, which makes it `log p(x | z) - b (log q - log p)` of the drawn sites.
+        keep: Name of an enumerated site y that is not summed out: the result is `log p(x, y = c, z) - log q(z | x, y = c)`
+            for each of its C values, and the mean weight of a value estimates p(x, y = c). Values of one draw share the
+            draws of sites that do not depend on y.
 
-    Raises PairError for a global site that only the model sums out: no row has a density of its own there; and for a `keep`
-    that is not enumerated once a row.
+    Returns:
+        Nats, shape `(K, N)`, or `(C, K, N)` with `keep`.
+
+    Raises:
+        PairError: A global site is enumerated in the model alone, so that no row has a density of its own; `keep` is not an
+            enumerated site with one value for each row; the KL weight cannot be applied inside a sum over an enumerated site.
+
+    Example:
+        >>> x = torch.rand(8, 4).round()
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.Bernoulli(4)), pv.mlp(4, fam.Normal(2)))
+        >>> run = pv.terms(vae, {"x": x}, num_particles=100)
+        >>> log_w = pv.log_weights(run)
+        >>> log_w.shape
+        torch.Size([100, 8])
+        >>> log_p = log_w.logsumexp(0) - np.log(100)  # an estimate of log p(x), nats per row
+        >>> bool((log_p >= log_w.mean(0)).all())  # at least the ELBO
+        True
     """
     sites = [t for t in terms.sites.values() if t.local and not t.objective_only]
     kept = None if keep is None else _kept_dim(keep, terms)
     dims = frozenset(terms.enum_dims) - {kept}
 
-    def fold(factors: list[Factor]) -> Tensor:
+    def add_up(factors: list[Factor]) -> Tensor:
         total = torch.zeros((), device=any_tensor(terms).device, dtype=any_tensor(terms).dtype)
         for factor in _eliminate_rows(factors, dims, terms) if dims else factors:
             total = total + _by_value(factor.log_prob, kept, terms)
@@ -41,20 +59,20 @@ def log_weights(terms: Terms, *, kl_weight: Tensor | float | None = None, keep: 
 
     shape = (terms.num_particles, terms.num_rows)
     values = () if keep is None else (num_values(terms, keep),)
-    return _weighed(sites, terms, kl_weight, fold).expand(*values, *shape)
+    return _weighed(sites, terms, kl_weight, add_up).expand(*values, *shape)
 
 
 def num_values(terms: Terms, name: str) -> int:
-    """C, how many values an enumerated site has. PairError unless it is enumerated once a row."""
+    """C, the number of values of an enumerated site. PairError unless it has one value for each row."""
     dim, site = _kept_dim(name, terms), terms.sites[name]
     return int(site.value.shape[dim - len(site.either.fn.event_shape)])
 
 
 def guide_probabilities(terms: Terms, name: str) -> Tensor:
-    """What the guide says of an enumerated site: q(y = c | x, draws before it), (C, K, N), other enumerated sites averaged.
+    """What the guide says of an enumerated site: `q(y = c | x, draws before it)`, `(C, K, N)`, other enumerated sites averaged.
 
-    Of a site that only the model has: p(y = c | x, z) at the guide's draws of z, the responsibilities, which is the best
-    that a guide could say at these draws. PairError unless it is enumerated once a row.
+    For a site that only the model has it is `p(y = c | x, z)` at the guide's draws of z, the responsibilities, which no guide
+    could improve at these draws. PairError unless the site has one value for each row.
     """
     dim, q = _kept_dim(name, terms), terms.sites[name].q
     if q is None:
@@ -65,21 +83,21 @@ def guide_probabilities(terms: Terms, name: str) -> Tensor:
 
 
 def joint_log_weights(terms: Terms, *, kl_weight: Tensor | float | None = None) -> Tensor:
-    """log w = log p(x, z) - log q(z | x) of all rows and global sites together: (K,), nats, unscaled."""
+    """`log w = log p(x, z) - log q(z | x)` of all rows and global sites together, nats, unscaled: `(K,)`."""
 
-    def fold(factors: list[Factor]) -> Tensor:
+    def add_up(factors: list[Factor]) -> Tensor:
         total = torch.zeros(terms.num_particles, device=any_tensor(terms).device, dtype=any_tensor(terms).dtype)
         for factor in eliminate(factors, frozenset(terms.enum_dims), terms):
             total = total + terms.reduce(factor.log_prob, False)
         return total
 
-    return _weighed([t for t in terms.sites.values() if not t.objective_only], terms, kl_weight, fold)
+    return _weighed([t for t in terms.sites.values() if not t.objective_only], terms, kl_weight, add_up)
 
 
 def row_bounds(terms: Terms) -> Tensor:
-    """Each row's and particle's share of the ELBO, unscaled, global sites left out: (K, N), nats.
+    """The share of each row and particle in the ELBO, unscaled and without global sites, in nats: `(K, N)`.
 
-    `log_weights` where nothing is enumerated. Enumerated sites of the guide are averaged under it, as `elbo` does.
+    These are the log-weights if nothing is enumerated. Enumerated sites of the guide are averaged under it, as in `elbo`.
     """
     if not terms.enum_dims:
         return log_weights(terms)
@@ -95,12 +113,12 @@ def row_bounds(terms: Terms) -> Tensor:
 
 
 def row_kl(terms: Terms) -> dict[str, Tensor]:
-    """The KL term of each latent site, each row and particle alone, as drawn: {site: (K, N)}, nats, unscaled.
+    """The KL term of each latent site for each row and particle, log q - log p at the draw, nats, unscaled: `{site: (K, N)}`.
 
-    log q - log p at the draw, enumerated sites of the guide averaged under it; what only the model sums out is summed in
-    log p. Only the expectation of all terms together is a divergence for sure: one alone may be negative, by the noise of the
-    draw, or where the guide draws a site before one that its prior depends on. Left out are global sites, and sites whose
-    priors share a site that only the model sums out: no term belongs to one of them alone.
+    Enumerated sites of the guide are averaged under it; sites that only the model enumerates are summed out in log p. Only the
+    expectation of the sum over all sites is a divergence: a single term may be negative, by noise, or where the guide draws a
+    site before one that its prior depends on. Global sites are left out, and so are sites whose priors share a site that only
+    the model sums out, since no term belongs to one of them alone.
     """
     latent = [t for t in terms.sites.values() if t.local and not t.objective_only and is_latent(t)]
     found = {t.name: terms.reduce(expected_term(t.q, t, terms, t.q.log_prob), True) for t in latent if t.q is not None}
@@ -119,8 +137,7 @@ def row_kl(terms: Terms) -> dict[str, Tensor]:
 
 
 def global_bound(terms: Terms, counted: Collection[str] = ()) -> Tensor:
-    """log p - log q of the global sites, scaled, summed over particles: what belongs to no row, but for what was `counted`
-    elsewhere."""
+    """log p - log q of the global sites that are not in `counted`, scaled and summed over particles: what belongs to no row."""
     total = torch.zeros((), device=any_tensor(terms).device, dtype=any_tensor(terms).dtype)
     for term in terms.sites.values():
         if not term.local and not term.objective_only and term.name not in counted:
@@ -131,57 +148,60 @@ def global_bound(terms: Terms, counted: Collection[str] = ()) -> Tensor:
 
 
 def _weighed(
-    sites: list[Term], terms: Terms, kl_weight: Tensor | float | None, fold: Callable[[list[Factor]], Tensor]
+    sites: list[Term], terms: Terms, kl_weight: Tensor | float | None, add_up: Callable[[list[Factor]], Tensor]
 ) -> Tensor:
-    """log p(x | z) + b (log p - log q) of the drawn sites, `fold` summing out the enumerated ones; b = 1 for None."""
+    """`log p(x | z) + b (log p - log q)` of the drawn sites, with b = 1 for None.
+
+    `add_up` sums out enumerated sites from a product of factors and adds up the logarithms of the rest.
+    """
     priors = {t.name: prior_factor(t) for t in sites if t.p is not None}
     log_q = {
         t.name: Factor(-t.q.log_prob, t.q.plates, (t.name,)) for t in sites if t.q is not None and t.enum_dim is None
     }
     if kl_weight is None:
-        return fold([side[t.name] for t in sites for side in (priors, log_q) if t.name in side])
+        return add_up([side[t.name] for t in sites for side in (priors, log_q) if t.name in side])
     varying = {name: dims_of(factor.log_prob, terms) for name, factor in log_q.items()}
     if all(dims_of(priors[name].log_prob, terms) <= dims for name, dims in varying.items() if name in priors):
-        # One draw for each value that the prior depends on, and so a weight for each.
+        # there is one draw, and so one weight, for each value that the prior depends on
         each = [times(f, kl_weight) if name in log_q else f for name, f in priors.items()]
-        return fold([*each, *(times(f, kl_weight) for f in log_q.values())])
+        return add_up([*each, *(times(f, kl_weight) for f in log_q.values())])
     for name, dims in varying.items():
         if dims:
             raise PairError(
-                f"{name!r} is drawn for each value of an enumerated site, and the prior of another site depends on one that "
-                "its draw does not: a KL weight has no place inside such a sum. Use Trace_ELBO, or no KL weight."
+                f"Site {name!r} is drawn for each value of an enumerated site, and the prior of another site depends on one "
+                "that its draw does not: a KL weight has no place inside such a sum. Use Trace_ELBO, or no KL weight."
             )
     latent = [priors[t.name] for t in sites if t.name in priors and is_latent(t)]
-    return fold(list(priors.values())) + (kl_weight - 1) * fold(latent) + kl_weight * fold(list(log_q.values()))
+    return add_up(list(priors.values())) + (kl_weight - 1) * add_up(latent) + kl_weight * add_up(list(log_q.values()))
 
 
 def _kept_dim(name: str, terms: Terms) -> int:
-    """The dimension of an enumerated site that has one value a row."""
+    """The dimension of an enumerated site that has one value for each row; PairError for any other site."""
     term = terms.sites.get(name)
     if term is None or term.enum_dim is None:
         listed = ", ".join(map(repr, terms.enum_dims.values())) or "none"
         raise PairError(
-            f"{name!r} must be an enumerated site, whose values all stand side by side: this run has {listed}."
+            f"{name!r} must be an enumerated site, marked infer={{'enumerate': 'parallel'}}; those of this run: {listed}."
         )
     if {plate for plate, _ in term.either.plates} - {PARTICLE_PLATE} != {DATA_PLATE}:
         raise PairError(
-            f"Site {name!r} must have one value a row, in the plate 'data' and in no other: it stands in "
+            f"Site {name!r} must have one value for each row, in the plate 'data' and in no other; its plates: "
             f"{sorted(plate for plate, _ in term.either.plates) or 'none'}."
         )
     return term.enum_dim
 
 
 def _by_value(tensor: Tensor, dim: int | None, terms: Terms) -> Tensor:
-    """`terms.reduce` for each value along an enumerated dimension: (C, K, N), or (K, N) where nothing varies along it."""
+    """`terms.reduce` for each value along an enumerated dimension, `(C, K, N)`; `(K, N)` where nothing varies along it."""
     if dim is None or dim not in dims_of(tensor, terms):
         return terms.reduce(tensor, True)
     return torch.stack([terms.reduce(part, True) for part in tensor.split(1, dim)])
 
 
 def _eliminate_rows(factors: list[Factor], dims: frozenset[int], terms: Terms, guide: bool = True) -> list[Factor]:
-    """Sum out `dims`, each row alone: an enumerated global site is weighed by the guide, in every row anew."""
+    """Sum out `dims` for each row by itself; an enumerated global site is averaged under the guide, once for every row."""
     row = frozenset({(DATA_PLATE, terms.data_dim)})
-    stands = {d: terms.sites[name].either.plates | row for d, name in terms.enum_dims.items()}
+    places = {d: terms.sites[name].either.plates | row for d, name in terms.enum_dims.items()}
     made = list(factors)
     for dim, name in terms.enum_dims.items():
         term = terms.sites[name]
@@ -189,11 +209,11 @@ def _eliminate_rows(factors: list[Factor], dims: frozenset[int], terms: Terms, g
             continue
         if term.q is None:
             raise PairError(
-                f"Site {name!r} belongs to all rows and only the model sums it out: no row has a density of its own. Give it "
+                f"Site {name!r} belongs to all rows and only the model sums it out, so no row has a density of its own. Add it "
                 "to the guide, marked infer={'enumerate': 'parallel'} there."
             )
         if guide and dim in dims:
             assert term.q.whole is not None
             made.append(Factor(term.q.whole, term.q.plates, (name,)))
     made = [Factor(f.log_prob, f.plates | row, f.sites) for f in made]
-    return eliminate(made, dims, terms, stands)
+    return eliminate(made, dims, terms, places)

@@ -140,7 +140,7 @@ def test_kept_values_sum_to_the_whole(row: Row, particles: int) -> None:
         for name in run.enum_dims.values():
             term = run.sites[name]
             if {plate for plate, _ in term.either.plates} - {"particles"} != {"data"}:
-                with pytest.raises(pv.PairError, match="one value a row"):
+                with pytest.raises(pv.PairError, match="one value for each row"):
                     pv.log_weights(run, keep=name)
                 continue
             kept, q = pv.log_weights(run, keep=name), guide_probabilities(run, name)

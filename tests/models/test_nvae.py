@@ -13,7 +13,6 @@ from pyrovae import families as fam
 from pyrovae.distributions import residual_normal
 from pyrovae.fitted.spec import from_spec, to_spec
 from pyrovae.nets import EncoderCell, GenerativeCell
-from pyrovae.objectives.penalties import largest_singular_value
 
 SMALL: dict[str, Any] = {"channels": (4, 8), "groups": (1, 2), "latent_channels": 2}
 
@@ -153,22 +152,30 @@ def test_cells_take_any_batch_and_start_near_the_identity(build: Any, channels: 
 # --- the penalty -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(5, 5), (8, 3), (3, 8), (1, 4), (4, 1), (6, 2, 3, 3), (6, 1, 5, 5)], ids=str)
-def test_the_largest_singular_value_is_torchs_with_its_gradient(shape: tuple[int, ...]) -> None:
-    matrix = torch.randn(shape, dtype=torch.float64).flatten(1).requires_grad_()
-    ours, true = largest_singular_value(matrix), torch.linalg.matrix_norm(matrix, 2)
+def layer_of(weight: torch.Tensor) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], dtype=weight.dtype)
+    layer.weight = nn.Parameter(weight)
+    return layer
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (8, 3), (3, 8), (1, 4), (4, 1), (6, 18), (6, 25)], ids=str)
+def test_the_penalty_of_a_layer_is_its_largest_singular_value_with_its_gradient(shape: tuple[int, int]) -> None:
+    layer = layer_of(torch.randn(shape, dtype=torch.float64))
+    ours, true = pv.penalties.spectral_norm(1.0)(layer), torch.linalg.matrix_norm(layer.weight, 2)
     torch.testing.assert_close(ours, true)
-    torch.testing.assert_close(*(torch.autograd.grad(value, matrix)[0] for value in (ours, true)), rtol=1e-3, atol=1e-5)
+    gradients = (torch.autograd.grad(value, layer.weight)[0] for value in (ours, true))
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
 
 
 def test_a_layer_of_zeros_has_norm_zero_and_a_gradient_without_nan() -> None:
-    matrix = torch.zeros(3, 4, requires_grad=True)
-    largest_singular_value(matrix).backward()
-    assert matrix.grad is not None and torch.isfinite(matrix.grad).all()
+    layer = layer_of(torch.zeros(3, 4))
+    penalty = pv.penalties.spectral_norm(1.0)(layer)
+    penalty.backward()
+    assert penalty == 0 and layer.weight.grad is not None and torch.isfinite(layer.weight.grad).all()
 
 
 def test_equal_singular_values_do_no_harm() -> None:
-    torch.testing.assert_close(largest_singular_value(2 * torch.eye(4)), torch.tensor(2.0))
+    torch.testing.assert_close(pv.penalties.spectral_norm(1.0)(layer_of(2 * torch.eye(4))).detach(), torch.tensor(2.0))
 
 
 def test_the_penalty_is_the_sum_over_layers_that_two_share_once() -> None:

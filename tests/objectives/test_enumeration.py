@@ -854,15 +854,15 @@ def too_many() -> pv.Pair:
 @pytest.mark.parametrize(
     ("pair", "message"),
     [
-        (outside("guide"), "'x' depends on the enumerated site 's' and stands outside of its plate 'inner': put"),
-        (outside("model"), "'x' depends on the enumerated site 's' and stands outside of its plate 'inner': put"),
+        (outside("guide"), "'x' depends on the enumerated site 's' but is outside of its plate 'inner': put"),
+        (outside("model"), "'x' depends on the enumerated site 's' but is outside of its plate 'inner': put"),
         (
             two_plates(),
-            "Sites '[ab]' and '[ab]' cannot be summed out together: the second stands in the plate '(rows|columns)'",
+            "Sites '[ab]' and '[ab]' cannot be summed out together: the second is in the plate '(rows|columns)'",
         ),
         (
             more_global_in_the_model(),
-            "Sites 'a' and 'b' cannot be summed out together: the second stands in the plate 'rows'",
+            "Sites 'a' and 'b' cannot be summed out together: the second is in the plate 'rows'",
         ),
         (two_scales(), r"'a' is summed out in the model together with \['x'\], and these count .*1.0, 0.5.* times"),
         (scale_that_is_a_tensor(), "scale all of them alike with one number"),
