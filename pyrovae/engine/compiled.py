@@ -1,4 +1,4 @@
-"""How a step is run as one compiled graph (`Compiled`) or CUDA graph (`Graphed`), and which engine a fit gets."""
+"""Steps that run as one compiled program (`Compiled`) or as a CUDA graph (`Graphed`), and the choice of an engine."""
 
 from __future__ import annotations
 
@@ -24,40 +24,37 @@ from pyrovae.engine.tracing import TracedProgram, undone
 from pyrovae.errors import OptionError
 from pyrovae.pair.batch import Batch
 
-symbolic_shapes = Lazily("torch.fx.experimental.symbolic_shapes")  # SymPy, for compiled steps only
+symbolic_shapes = Lazily("torch.fx.experimental.symbolic_shapes")  # imports SymPy, which only compiled steps need
 log = logging.getLogger(__name__)
 
 
-# From so many steps on, the minute or less that compiling takes is won back on a CPU.
+# From this number of steps on, a CPU wins back the time that compiling takes, which is a minute at most.
 COMPILE_FROM = 5_000
-
-
 MOST_COMPILATIONS = 3
 
 
 class Compiled(Traced):
-    """The whole step as one compiled graph."""
+    """Run the whole step as one compiled program: loss, gradient, clipping, and Adam if that is the optimizer."""
 
     name = "compiled"
 
     def __init__(self, program: Program) -> None:
         super().__init__(program)
-        self.whole: Callable[..., Any] | None = None
+        self.compiled: Callable[..., Any] | None = None
         self.update: AdamUpdate | None = None
         self._key: Any = None
         self._compilations = 0
-        self._bound: list[Tensor] = []
+        self._bound: list[Tensor] = []  # the arguments of the compiled step
         self._given_up = False
 
-    def _take(self, graph: TracedProgram) -> None:
-        if self.graph is None or not _same_graph(self.graph, graph):
-            self.graph, self.whole = graph, None
-        else:
-            self.graph = graph
+    def _accept(self, traced: TracedProgram) -> None:
+        if self.traced is None or not _same_program(self.traced, traced):
+            self.compiled = None
+        self.traced = traced
 
-    def _look(self, inputs: Batch, weights: Mapping[str, float]) -> None:
+    def _check(self, inputs: Batch, weights: Mapping[str, float]) -> None:
         self.sync()
-        super()._look(inputs, weights)
+        super()._check(inputs, weights)
         self.rebind()
 
     def rebind(self) -> None:
@@ -65,10 +62,10 @@ class Compiled(Traced):
         self._bound = []
 
     def _prepare(self, inputs: Batch, weights: Mapping[str, float]) -> None:
-        """Take up the optimizer's state, and compile unless a compiled step fits."""
+        """Read the optimizer's state, and compile the step unless it is compiled already."""
         self.update = make_update(self.program.optimizer, self._used)
         key = self.update.key if self.update else None
-        if self.whole is None or key != self._key:
+        if self.compiled is None or key != self._key:
             self._key = key
             self._compile(inputs, weights)
         if not self._given_up:
@@ -77,22 +74,20 @@ class Compiled(Traced):
     def _compile(self, inputs: Batch, weights: Mapping[str, float]) -> None:
         self._compilations += 1
         if self._compilations > MOST_COMPILATIONS:
-            return self._give_up(f"the step changed {MOST_COMPILATIONS} times, and each time was compiled anew")
-        program, graph, update = self.program, self.graph, self.update
-        assert graph is not None
+            return self._give_up(f"the step changed {MOST_COMPILATIONS} times and had to be compiled anew each time")
+        program, traced, update = self.program, self.traced, self.update
+        assert traced is not None
         if update is None:
-            note = (
-                f"{type(program.optimizer).__name__} steps outside the graph: only Adam and AdamW are written out in it"
-            )
+            note = f"{type(program.optimizer).__name__} steps outside the graph: only Adam and AdamW can be part of it"
             self.notes.append(note)
             log.info(note)
         flat = self._flat(inputs, weights)
-        count = 1 + len(inputs) + len(self._leaves) + len(self._buffers) + len(graph.captured)
+        count = 1 + len(inputs) + len(self._leaves) + len(self._buffers) + len(traced.captured)
         trained = {id(leaf): 1 + len(inputs) + i for i, leaf in enumerate(self._leaves)}
         places = [trained[id(leaf)] for leaf in self._used]
 
         def step(*tensors: Tensor) -> list[Tensor]:
-            elbo, _, *grads = graph.module(*tensors[:count])
+            elbo, _, *grads = traced.module(*tensors[:count])
             if program.clip is not None:
                 grads = list(program.clip(self._used, grads))
             if update is None:
@@ -103,26 +98,27 @@ class Compiled(Traced):
         try:
             with torch.no_grad(), undone(self._changing):
                 module = make_fx(step)(*flat)
-                # On a CPU torch's own generator is the faster one, and the noise is that of the other engines.
+                # On a CPU torch's own generator is the faster one, and gives the same noise as the other engines.
                 options = {"fallback_random": True} if flat[0].device.type == "cpu" else {}
                 with cached_compilation():
-                    self.whole = torch._inductor.compile(module, [*flat], options=options)
-                self.whole(*flat)
+                    self.compiled = torch._inductor.compile(module, [*flat], options=options)
+                self.compiled(*flat)
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
             self._give_up(f"it could not be compiled ({reason})")
 
     def _flat(self, inputs: Batch, weights: Mapping[str, float]) -> list[Tensor]:
-        assert self.graph is not None
+        """The arguments of the compiled step: numbers, inputs, parameters, buffers, captured tensors, optimizer state."""
+        assert self.traced is not None
         numbers = [1.0] * (AdamUpdate.NUMBERS * len(self.update.steps)) if self.update is not None else []
         state = self.update.state if self.update is not None else []
         leaves = [leaf.detach() for leaf in self._leaves]
         first = self._numbers(weights, numbers)
-        return [first, *inputs.values(), *leaves, *self._buffers, *self.graph.captured, *state]
+        return [first, *inputs.values(), *leaves, *self._buffers, *self.traced.captured, *state]
 
     @property
     def _changing(self) -> list[Tensor]:
-        """What a step writes into."""
+        """The tensors that a step writes into."""
         return [*self._leaves, *self._buffers, *(self.update.state if self.update else [])]
 
     def _bind(self, inputs: Batch, weights: Mapping[str, float]) -> None:
@@ -140,10 +136,10 @@ class Compiled(Traced):
         return elbo
 
     def _replay(self, inputs: Batch) -> list[Tensor]:
-        assert self.whole is not None
+        assert self.compiled is not None
         self._bound[1 : 1 + len(inputs)] = inputs.values()
         with torch.no_grad():
-            return list(self.whole(*self._bound))
+            return list(self.compiled(*self._bound))
 
     def sync(self) -> None:
         if self.update is not None:
@@ -151,13 +147,13 @@ class Compiled(Traced):
 
     def _give_up(self, reason: str) -> None:
         self._given_up = True
-        self.whole, self.update = None, None
+        self.compiled, self.update = None, None
         self.notes.append(f"runs traced: {reason}")
         warnings.warn(f"engine={self.name!r}: {reason}; the fit goes on traced, not compiled.", stacklevel=2)
 
 
 class Graphed(Compiled):
-    """The compiled step as a CUDA graph. Its inputs have fixed places, into which each step's rows are copied."""
+    """Run the compiled step as a CUDA graph. Its inputs are at fixed addresses, to which each step's rows are copied."""
 
     name = "graphed"
 
@@ -168,25 +164,27 @@ class Graphed(Compiled):
 
     def _bind(self, inputs: Batch, weights: Mapping[str, float]) -> None:
         if any(t.device.type != "cuda" for t in (*self._leaves, *inputs.values())):
-            raise OptionError("engine='graphed' records CUDA graphs; the pair or its rows are not on a CUDA device.")
+            raise OptionError(
+                "engine='graphed' records CUDA graphs, and the pair or its rows are not on a CUDA device."
+            )
         if not self._static:
             self._static = {name: value.clone() for name, value in inputs.items()}
         super()._bind(self._static, weights)
-        whole, bound = self.whole, self._bound
-        assert whole is not None
-        key = (id(whole), *(t.data_ptr() for t in bound))
-        if key == self._key_recorded:  # a graph plays for as long as everything is where it was
+        compiled, bound = self.compiled, self._bound
+        assert compiled is not None
+        key = (id(compiled), *(t.data_ptr() for t in bound))
+        if key == self._key_recorded:  # a CUDA graph stays valid while all tensors are at the same addresses
             return
         with undone(self._changing), torch.no_grad():
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):  # lazily made handles must not be made while recording
+            with torch.cuda.stream(side):  # handles that libraries create at first use must exist before recording
                 for _ in range(3):
-                    whole(*bound)
+                    compiled(*bound)
             torch.cuda.current_stream().wait_stream(side)
             self._recorded = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self._recorded):
-                self._results = list(whole(*bound))
+                self._results = list(compiled(*bound))
         self._key_recorded = key
 
     def _replay(self, inputs: Batch) -> list[Tensor]:
@@ -205,8 +203,14 @@ ENGINES: dict[str, Callable[[Program], Engine]] = {
 
 
 def choose_engine(name: str, device: torch.device, steps: int) -> str:
-    """The name of an engine; "auto" is a rule without a clock: CUDA graphed; a CPU compiled from 5,000 steps on where there
-    is a C++ compiler, else traced. OptionError lists the known ones."""
+    """The name of the engine that runs a fit.
+
+    "auto" is a rule that measures nothing, so that a seed determines the result: "graphed" on CUDA; on a CPU "compiled" for
+    5,000 steps or more if there is a C++ compiler, else "traced".
+
+    Raises:
+        OptionError: The engine is unknown, or cannot run on this device.
+    """
     if name != "auto" and name not in ENGINES:
         raise OptionError(f"engine={name!r} is not known; known: auto, {', '.join(ENGINES)}.")
     if name == "graphed" and device.type != "cuda":
@@ -219,28 +223,28 @@ def choose_engine(name: str, device: torch.device, steps: int) -> str:
 
 
 def make_engine(name: str, program: Program) -> Engine:
-    """The engine of that name for a program."""
+    """The engine of that name, to run the steps of a program."""
     return ENGINES[name](program)
 
 
 def has_compiler() -> bool:
-    """Whether there is a C++ compiler, which TorchInductor needs on a CPU."""
+    """Whether a C++ compiler is installed, which TorchInductor needs on a CPU."""
     return shutil.which(os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")) is not None
 
 
 class _Fixed(FakeTensorMode):
-    """A step has one shape: without this every size is a symbol, and those that no operation settles fail in large graphs."""
+    """Fake tensors with fixed sizes, since a step has one shape. Symbolic sizes make TorchInductor fail on large programs."""
 
     def from_tensor(self, tensor: Tensor, **options: Any) -> Any:
         return super().from_tensor(tensor, **{**options, "static_shapes": True})
 
 
 def cached_compilation() -> Any:
-    """Inside, TorchInductor keeps whole compiled graphs on disk; without a shape environment it keeps only their kernels."""
+    """Let TorchInductor cache whole compiled programs on disk. Without a shape environment it caches their kernels only."""
     return tracing(TracingContext(_Fixed(allow_non_fake_inputs=True, shape_env=symbolic_shapes.ShapeEnv())))
 
 
-def _same_graph(a: TracedProgram, b: TracedProgram) -> bool:
+def _same_program(a: TracedProgram, b: TracedProgram) -> bool:
     if a.module.code != b.module.code or [id(t) for t in a.captured] != [id(t) for t in b.captured]:
         return False
     constants = [n.target for n in a.module.graph.nodes if n.op == "get_attr"]

@@ -1,4 +1,4 @@
-"""What one SVI step is: its loss, the parameters that it trains, clipping, and the optimizer."""
+"""The definition of one SVI step: its loss, the parameters it trains, how gradients are clipped, and the optimizer."""
 
 from __future__ import annotations
 
@@ -11,42 +11,52 @@ from torch import Tensor
 
 from pyrovae.pair.batch import Batch
 from pyrovae.pair.parameters import modules
+from pyrovae.pair.program import PairLike
 
-# (leaves, to know them by identity; their gradients) -> gradients
+# (the parameters, told apart by identity; their gradients) -> clipped gradients
 Clip = Callable[[Sequence[Tensor], Sequence[Tensor]], Sequence[Tensor]]
 
 
 @dataclass
 class Program:
-    """What one step is: its loss, the leaves it trains, how gradients are clipped, and the optimizer.
+    """One step of SVI, which an engine runs.
 
-    objective: (inputs, weights) -> (ELBO without weights, loss to descend), both 0-d. inputs: tensors of one set of shapes.
-    weights: names of the 0-d tensors that the objective takes; "lr" and "model" are none of them, they go to the
-    optimizer's groups.
-    watched: the objects whose plain attributes the loss may read.
+    Args:
+        pair: Model and guide.
+        objective: `objective(inputs, weights)` returns the ELBO without weights and the loss to minimise, both 0-d. The
+            tensors of `inputs` have the same shapes at every step.
+        parameters: The parameters that are trained, by name.
+        optimizer: The optimizer, whose groups contain all parameters.
+        weights: Names of the 0-d tensors that the objective takes, such as "kl". The scheduled "lr" and "model" are not among
+            them, because they set the learning rates of the optimizer's groups.
+        clip: Function of the parameters and their gradients that returns clipped gradients.
+        reads: Objects other than the pair whose attributes and globals the objective may read. A traced step is checked for
+            changes of these.
+        precision: "float32", or "bfloat16" if matrix products are computed in bfloat16.
     """
 
-    pair: Any
+    pair: PairLike
     objective: Callable[[Batch, dict[str, Tensor]], tuple[Tensor, Tensor]]
     parameters: Mapping[str, Tensor]
     optimizer: torch.optim.Optimizer
     weights: tuple[str, ...] = ()
     clip: Clip | None = None
-    watched: tuple[Any, ...] = ()
+    reads: tuple[Any, ...] = ()
     precision: str = "float32"
 
     @property
     def leaves(self) -> list[Tensor]:
+        """The parameters that are trained."""
         return list(self.parameters.values())
 
     @property
     def buffers(self) -> list[Tensor]:
-        """Tensors that a step may change beside the leaves: running means, say."""
+        """Other tensors that a step may change, such as the running means of batch normalisation."""
         unique = {id(b): b for m in modules(self.pair).values() for b in m.buffers()}
         return list(unique.values())
 
 
 def clip_by_norm(leaves: Sequence[Tensor], grads: Sequence[Tensor], largest: float) -> list[Tensor]:
-    """Gradients scaled so that their joint norm is at most `largest` (Pascanu et al. 2013, arXiv:1211.5063)."""
+    """Scale the gradients so that their joint norm is at most `largest` (Pascanu et al. 2013, arXiv:1211.5063)."""
     norm = torch.stack([g.square().sum() for g in grads]).sum().sqrt()
     return [g * (largest / (norm + 1e-6)).clamp(max=1.0) for g in grads]

@@ -1,4 +1,4 @@
-"""How a step is run in Python (`Eager`), or as a traced graph of tensor operations (`Traced`)."""
+"""Steps that run in Python (`Eager`), or as a traced program of tensor operations (`Traced`)."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from pyrovae.engine.tracing import ROUNDING, TracedProgram, Untraceable, differ,
 from pyrovae.engine.watch import changed, snapshot, steady
 from pyrovae.pair.batch import Batch
 
-# A comparison costs as much as two or three steps: short epochs share one, but for the first few.
+# The traced program is compared with the eager one in the first three epochs, and then at most every 50 steps. A comparison
+# costs as much as two or three steps.
 COMPARE_EVERY = 50
-
-
 COMPARE_FIRST = 3
 
 
 class Engine(Protocol):
-    """Takes one step and returns the unweighted ELBO as a 0-d tensor that stays on the device."""
+    """A way to run the steps of a `Program`."""
 
     name: str
-    notes: list[str]
+    notes: list[str]  # what a user should know about how the steps ran
 
-    def step(self, inputs: Batch, weights: Mapping[str, float]) -> Tensor: ...
+    def step(self, inputs: Batch, weights: Mapping[str, float]) -> Tensor:
+        """Take one step and return the ELBO without weights, as a 0-d tensor that stays on the device."""
 
     def begin_epoch(self) -> None:
-        """Something outside a step may have changed: look before the next one."""
+        """Check before the next step whether code or attributes have changed since the step was traced."""
 
     def rebind(self) -> None:
-        """The optimizer's state has been replaced, or another engine has stepped: take it up anew."""
+        """Read the optimizer's state again, after it was replaced or another engine took a step."""
 
     def sync(self) -> None:
-        """Make the optimizer's own state whole, to be saved, or for another engine to go on."""
+        """Bring the optimizer's own state up to date, so that it can be saved or another engine can continue."""
 
 
 class Eager:
-    """The step as Python runs it, operation by operation. It never waits for the device."""
+    """Run each step in Python, operation by operation, without waiting for the device."""
 
     name = "eager"
 
@@ -57,7 +57,7 @@ class Eager:
         return elbo
 
     def descend(self, loss: Tensor) -> None:
-        """From a loss on: gradients, clipping, the optimizer's step."""
+        """The rest of a step, from the loss: gradients, clipping, the optimizer's step."""
         leaves = self.program.leaves
         grads = torch.autograd.grad(loss, leaves, allow_unused=True)
         used = [(leaf, grad) for leaf, grad in zip(leaves, grads) if grad is not None]
@@ -74,7 +74,7 @@ class Eager:
 
 
 class Traced:
-    """Loss and gradient as a graph; clipping and the optimizer outside it."""
+    """Run loss and gradient as a traced program. Clipping and the optimizer run in Python."""
 
     name = "traced"
 
@@ -83,13 +83,13 @@ class Traced:
         self.eager = Eager(program)
         self.notes: list[str] = []
         self.refused = ""
-        self.graph: TracedProgram | None = None
-        self.other: Batch | None = None  # a second batch to compare on; None makes one of the first
+        self.traced: TracedProgram | None = None
+        self.other: Batch | None = None  # a second batch to compare on; if None, one is made from the first
         self._stale = True
         self._retraced = False
-        self._compared, self._since = 0, 0  # comparisons so far; steps since the last
+        self._compared, self._since = 0, 0  # comparisons so far, and steps since the last
         self._vectors: dict[int, Tensor] = {}
-        self._watch: dict[str, Any] = {}
+        self._snapshot: dict[str, Any] = {}  # what the traced program may have read in Python
 
     # the step
 
@@ -98,7 +98,7 @@ class Traced:
             set_rates(self.program.optimizer, weights)
             if self._stale:
                 with pyro.validation_enabled(False):
-                    self._look(inputs, weights)
+                    self._check(inputs, weights)
                 self._stale = False
         if self.refused:
             return self.eager.step(inputs, weights)
@@ -115,23 +115,23 @@ class Traced:
         pass
 
     def _run(self, inputs: Batch, weights: Mapping[str, float]) -> Tensor:
-        assert self.graph is not None
-        elbo, _, *grads = self.graph(*self._tensors(inputs, weights))
+        assert self.traced is not None
+        elbo, _, *grads = self.traced(*self._tensors(inputs, weights))
         _descend(self.program, self._leaves, self._used, grads)
         return elbo
 
-    # the graph
+    # the traced program
 
-    def _look(self, inputs: Batch, weights: Mapping[str, float]) -> None:
-        """Trace, or make sure that what was traced still holds."""
+    def _check(self, inputs: Batch, weights: Mapping[str, float]) -> None:
+        """Trace the step if there is need to, else check that the traced program still does what the code does."""
         self._leaves, self._buffers = self.program.leaves, self.program.buffers
-        now = snapshot(self.program.pair, *self.program.watched)
-        differing = changed(self._watch, now)
+        now = snapshot(self.program.pair, *self.program.reads)
+        differing = changed(self._snapshot, now)
         try:
-            if self.graph is None or differing:
+            if self.traced is None or differing:
                 self._trace(inputs, weights, now)
                 if differing:
-                    self._tell_retraced(differing, now)
+                    self._warn_retraced(differing, now)
             elif self._since >= COMPARE_EVERY or self._compared < COMPARE_FIRST:
                 self._compare_loss(inputs, weights)
                 self._compared, self._since = self._compared + 1, 0
@@ -152,51 +152,51 @@ class Traced:
 
         batches = [inputs, self.other if self.other is not None else _halved(inputs)]
         tensors = [self._tensors(batch, weights) for batch in batches]
-        graph = trace(gradient, tensors, self._buffers, ROUNDING[program.precision])
-        after = snapshot(program.pair, *program.watched)
+        traced = trace(gradient, tensors, self._buffers, ROUNDING[program.precision])
+        after = snapshot(program.pair, *program.reads)
         self._used = [self._leaves[i] for i in used]
-        self._watch = steady(now, after)
-        self._take(graph)
+        self._snapshot = steady(now, after)
+        self._accept(traced)
 
-    def _take(self, graph: TracedProgram) -> None:
-        self.graph = graph
+    def _accept(self, traced: TracedProgram) -> None:
+        self.traced = traced
 
     def _compare_loss(self, inputs: Batch, weights: Mapping[str, float]) -> None:
-        assert self.graph is not None
+        assert self.traced is not None
         with undone(self._buffers), torch.no_grad():
             true = list(self.program.objective(inputs, _as_tensors(self.program, weights)))
         with undone(self._buffers):
-            found = self.graph(*self._tensors(inputs, weights))[:2]
+            found = self.traced(*self._tensors(inputs, weights))[:2]
         if differ(found, true, ROUNDING[self.program.precision]):
             raise Untraceable(
-                f"its loss is {float(true[1]):.6g} and that of the traced step {float(found[1]):.6g}: the program has changed "
-                "in a way that a trace cannot see (a value read from a tensor, a counter, NumPy)"
+                f"its loss is {float(true[1]):.6g} and that of the traced step is {float(found[1]):.6g}: the program has "
+                "changed in a way that a trace cannot see (a value read from a tensor, a counter, NumPy)"
             )
 
     def _tensors(self, inputs: Batch, weights: Mapping[str, float]) -> list[Tensor]:
         return [self._numbers(weights), *inputs.values(), *self._leaves, *self._buffers]
 
     def _numbers(self, weights: Mapping[str, float], more: Sequence[float] = ()) -> Tensor:
-        """What changes from step to step, written into the vector that the graph reads."""
+        """The numbers that change from step to step, written into the vector that the traced program reads."""
         values = [*(weights[name] for name in self.program.weights), *more] or [1.0]
         if len(values) not in self._vectors:
             self._vectors[len(values)] = torch.zeros(len(values), dtype=torch.float64, device=self._leaves[0].device)
         write_numbers(self._vectors[len(values)], values)
         return self._vectors[len(values)]
 
-    # words
+    # messages
 
     def _refuse(self, reason: str) -> None:
         self.refused = reason
-        self.graph = None
+        self.traced = None
         self.sync()
         self.notes.append(f"runs eagerly: {reason}")
         warnings.warn(
-            f"engine={self.name!r} cannot trace this program, which goes on eagerly (right, and slower): {reason}.",
+            f"engine={self.name!r} cannot trace this program, which runs eagerly instead (correct, but slower): {reason}.",
             stacklevel=2,
         )
 
-    def _tell_retraced(self, differing: list[str], now: dict[str, Any]) -> None:
+    def _warn_retraced(self, differing: list[str], now: dict[str, Any]) -> None:
         if self._retraced:
             return
         self._retraced = True
@@ -204,14 +204,14 @@ class Traced:
         note = f"{path!r} is now {now.get(path, 'gone')!r}: the step was traced anew"
         self.notes.append(note)
         warnings.warn(
-            f"{note}. To change a number without that, hold it in a tensor (register_buffer) and write into it, or use "
-            "schedule=...",
+            f"{note}. To change a number without tracing anew, keep it in a tensor (register_buffer) and write into that, or "
+            "use schedule=...",
             stacklevel=2,
         )
 
 
 def set_rates(optimizer: torch.optim.Optimizer, weights: Mapping[str, float]) -> None:
-    """Give a scheduled learning rate to every group, and weigh that of the parameters which only the model uses."""
+    """Set the scheduled learning rate of every group, times the weight "model" for parameters that only the model uses."""
     for group in optimizer.param_groups:
         if "lr" in weights:
             group["lr"] = weights["lr"]
@@ -220,9 +220,10 @@ def set_rates(optimizer: torch.optim.Optimizer, weights: Mapping[str, float]) ->
 
 
 def write_numbers(vector: Tensor, values: Sequence[float]) -> None:
+    """Write numbers into a vector without waiting for its device."""
     if vector.device.type == "cpu":
         vector.numpy()[:] = values
-    else:  # pinned anew each step: the host may run ahead of the copy
+    else:  # in fresh pinned memory each time, because the host may run ahead of the copy
         vector.copy_(torch.tensor(values, dtype=torch.float64).pin_memory(), non_blocking=True)
 
 
@@ -249,5 +250,5 @@ def _apply(optimizer: torch.optim.Optimizer, leaves: list[Tensor], used: list[Te
 
 
 def _halved(inputs: Batch) -> Batch:
-    """Another batch of the same shapes: each of the first half of the rows twice."""
+    """Another batch of the same shapes: the first half of the rows, each twice."""
     return {n: v[torch.arange(len(v), device=v.device) // 2] if v.dim() else v for n, v in inputs.items()}

@@ -16,12 +16,12 @@ from pyrovae.objectives.elbo import Bound
 from pyrovae.pair.batch import Batch
 from pyrovae.pair.handlers import Keep, settled
 from pyrovae.pair.layout import Layout
-from pyrovae.pair.program import Pair
+from pyrovae.pair.program import Pair, PairLike
 
 
 @dataclass(frozen=True)
 class GroupTerms:
-    """A group of rows that have the same arguments: how many of all rows, and what the pair is made of for them."""
+    """A group of rows with the same arguments: their names, how many rows there are, and the layout of the pair for them."""
 
     names: tuple[str, ...]
     num_rows: int
@@ -30,47 +30,55 @@ class GroupTerms:
 
 @dataclass
 class MinibatchLoss:
-    """loss = -(sum over groups of the objective - penalty) / num_rows, in nats per row.
+    """The loss of a minibatch: -(sum over groups of the objective - penalty) / num_rows, in nats per row.
 
-    rows: all training rows on the device, of which inputs[name of the group] says which; None where the inputs are the rows.
-    parts: the groups, by that name. The local terms of B of a group's N rows count N/B times; what belongs to no row is
-    drawn, and counted, once, in the first group that has it, and used in all.
-    precision: "bfloat16" runs the products of matrices (linear layers, convolutions) of pair and transform in bfloat16;
-    parameters, their results and all log-densities are float32.
+    Args:
+        pair: the model and the guide.
+        loss: what a fit ascends, as `pv.Trace_ELBO()` gives it.
+        num_rows: N, the training rows of all groups.
+        groups: the groups of rows, by the name of their indices among the inputs of a step. The local terms of B of a group's
+            N_g rows count N_g/B times. A global site is drawn and counted once, with the first group that has it.
+        rows: all training rows; `inputs[name of a group]` holds the indices of this minibatch. None where the inputs are the
+            rows themselves.
+        transform: applied to the rows of each group.
+        penalty: added to the loss, in nats for the whole data set.
+        precision: "bfloat16" computes products of matrices (linear layers, convolutions) in bfloat16; parameters and
+            log-densities stay float32.
     """
 
-    pair: Any
+    pair: PairLike
     loss: Callable[..., Bound]
     num_rows: int
-    parts: dict[str, GroupTerms]
+    groups: dict[str, GroupTerms]
     rows: Batch | None = None
     transform: Transform | None = None
     penalty: Callable[[Any], Tensor] | None = None
     precision: str = "float32"
 
     def __call__(self, inputs: Batch, weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """(ELBO without weights, loss to descend), both 0-d."""
+        """The ELBO without KL weight, and the loss to descend, both 0-d tensors in nats per row."""
         bounds: list[Bound] = []
         drawn: dict[str, Tensor] = {}
         counted: set[str] = set()
         with ExitStack() as stack:
             if self.precision == "bfloat16":
                 stack.enter_context(low_precision(next(iter(inputs.values())).device))
-            for name, part in self.parts.items():
+            for name, group in self.groups.items():
                 batch = inputs
                 if self.rows is not None:
-                    batch = {argument: self.rows[argument].index_select(0, inputs[name]) for argument in part.names}
+                    batch = {argument: self.rows[argument].index_select(0, inputs[name]) for argument in group.names}
                 if self.transform is not None:
                     batch = self.transform(batch)
-                pair, fresh = self.pair, Keep(set(part.layout.shared) - counted)
-                if len(self.parts) > 1 and (counted or part.layout.global_sites):
+                pair: PairLike = self.pair
+                fresh = Keep(set(group.layout.shared) - counted)
+                if len(self.groups) > 1 and (counted or group.layout.global_sites):
                     guide = fresh(settled(self.pair.guide, drawn, counted))
                     pair = Pair(settled(self.pair.model, drawn, counted), guide)
                 bounds.append(
-                    self.loss(pair, batch, num_rows=part.num_rows, kl_weight=weights.get("kl"), layout=part.layout)
+                    self.loss(pair, batch, num_rows=group.num_rows, kl_weight=weights.get("kl"), layout=group.layout)
                 )
                 drawn |= fresh.values
-                counted |= set(part.layout.global_sites)
+                counted |= set(group.layout.global_sites)
         bound = Bound(*(sum(values[1:], values[0]) for values in zip(*bounds)))
         descend = -bound.objective
         if self.penalty is not None:

@@ -1,4 +1,4 @@
-"""SVI: `pyro.infer.SVI` for any Pyro program, at the speed of this package's engines."""
+"""`SVI`: a drop-in for `pyro.infer.SVI` that runs on this package's engines."""
 
 from __future__ import annotations
 
@@ -35,35 +35,46 @@ from pyrovae.training.pyro_optim import as_optimizers
 Rebuild = Callable[[Batch], Any]
 Objective = Callable[[Batch, Mapping[str, Tensor]], tuple[Tensor, Tensor]]
 
-
 # More signatures than this, and an argument is changing that should be a tensor.
 MOST_SIGNATURES = 16
-
-
-LOOK_EVERY = 1_000  # steps, beside every time that an attribute changes
+LOOK_EVERY = 1_000  # steps between two comparisons, in addition to one whenever an attribute has changed
 OWN = (pyro.infer.TraceGraph_ELBO, pyro.infer.RenyiELBO)
 
 
 class SVI:
-    """Stochastic variational inference for any Pyro program of static structure: `SVI(model, guide, optim, loss)`.
+    """A drop-in for `pyro.infer.SVI`, for any Pyro program of static structure, run by this package's engines.
 
-    A drop-in for `pyro.infer.SVI`: `step` takes a gradient step and returns the loss, -ELBO in nats with all scales in;
-    `evaluate_loss` only returns it. Parameters are those that the program has in Pyro's param store, found by running it; a
-    program that has none there (pyro.module, pyro.param) trains those of its modules. Arguments may be anything; of tensors
-    only shape and dtype count, whatever else changes has the step traced anew.
+    `step` takes a gradient step and returns the loss, -ELBO in nats with all scales included. Parameters are those that the
+    program has in Pyro's param store, found by running it; a program that has none there (no `pyro.module`, no `pyro.param`)
+    trains the parameters of its modules. Arguments of the program may be anything; only the shapes and dtypes of tensors
+    matter, and whatever else changes has the step traced anew.
 
-    optim: a `pyro.optim` optimizer (its arguments a dict or a function of the parameter's name, which makes groups; SVIs
-        that share it share its state), a torch optimizer, or a function from a list of tensors to one.
-    loss: Pyro's `Trace_ELBO`, `TraceMeanField_ELBO` or `TraceEnum_ELBO`, of which our own twin is used, that honours
-        enumerate marks wherever they stand and never waits for the device; `pv.Trace_ELBO` or `pv.IWELBO`; or a function
-        (model, guide, *args) -> loss. `TraceGraph_ELBO` and `RenyiELBO` run as Pyro's own, eagerly.
-    engine: see `pyrovae.engine`; "auto" is graphed on CUDA, else traced.
-    precision: "bfloat16" computes products of matrices in bfloat16.
+    The first step with arguments of new shapes runs eagerly, with Pyro's validation where that is on. The second is traced and
+    compared with Pyro on both. On a CPU, denormal numbers are flushed to zero from then on, as XLA does (undo it by
+    `torch.set_flush_denormal(False)`). A parameter that gets no gradient in a step stays as it is, where Pyro's optimizers
+    would move it by the momentum of earlier steps.
 
-    The first step with arguments of new shapes runs eagerly, with Pyro's validation where that is on; the second is traced
-    and compared with Pyro on both. On a CPU denormal numbers are flushed to zero from then on, as XLA does; undone by
-    `torch.set_flush_denormal(False)`. A parameter that a step has no gradient for stays where it is, where Pyro's optimizers
-    move it by what they remember of earlier ones. Raises OptionError for what is not supported.
+    Args:
+        model: a Pyro program.
+        guide: its guide, such as an AutoGuide.
+        optim: a `pyro.optim` optimizer, a torch optimizer, or a function from a list of tensors to one. SVIs that share a
+            `pyro.optim` optimizer share its state.
+        loss: Pyro's `Trace_ELBO`, `TraceMeanField_ELBO` or `TraceEnum_ELBO`, which are translated; `pv.Trace_ELBO` (the
+            default) or `pv.IWELBO`; or a function `(model, guide, *args) -> loss`. `TraceGraph_ELBO` and `RenyiELBO` run as
+            Pyro's own, eagerly.
+        engine: "eager", "traced", "compiled" or "graphed"; "auto" is graphed on CUDA, else traced.
+        precision: "bfloat16" computes products of matrices in bfloat16.
+
+    Raises:
+        OptionError: an argument that is not supported; the message says what to pass instead.
+
+    Example:
+        >>> import pyro
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.Bernoulli(6)), pv.mlp(6, fam.Normal(2)))
+        >>> svi = pv.SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}))
+        >>> x = torch.rand(32, 6).round()
+        >>> svi.step(x) > 0
+        True
     """
 
     def __init__(
@@ -85,33 +96,37 @@ class SVI:
         self.pyro_loss: Any = loss if isinstance(loss, OWN) else None
         if self.pyro_loss is not None:
             warnings.warn(
-                f"loss={type(loss).__name__} runs as Pyro's own, eagerly: it has no twin here. pv.Trace_ELBO and "
+                f"loss={type(loss).__name__} runs as Pyro's own, eagerly: it has no counterpart here. pv.Trace_ELBO and "
                 "pv.IWELBO do what most programs need.",
                 stacklevel=2,
             )
         self.loss = loss if _is_function(loss) else as_loss(None if self.pyro_loss else loss)
-        # Pyro draws particles one after the other unless told that the program can carry them side by side.
+        # Pyro draws particles one after the other unless told that the program can carry them as one dimension.
         self._loops = loss.num_particles if isinstance(loss, pyro.infer.ELBO) and not loss.vectorize_particles else 1
         if self._loops > 1 and self.pyro_loss is None:
             self.loss = Trace_ELBO(1, kl=self.loss.kl)
         self._optimizers = as_optimizers(optim)
         self._steps: dict[Any, _Step] = {}
         self._evaluations: dict[Any, TracedFunction] = {}
-        self._told = False
+        self._warned = False
         self._stored: dict[str, Tensor] = {}  # the parameters in Pyro's store that steps were made with
 
     @property
     def optimizer(self) -> torch.optim.Optimizer | None:
-        """The torch optimizer behind it, its state whole; None before the first step."""
+        """The torch optimizer, with its state up to date; None before the first step."""
         self._optimizers.sync()
         return self._optimizers.optimizer
 
     def step(self, *args: Any, **kwargs: Any) -> float:
-        """Take a gradient step; returns the loss before it. Waits for the device once, to read it: see `update`."""
+        """Take a gradient step.
+
+        Returns:
+            The loss before the step, in nats. Reading it waits for the device; `update` does not.
+        """
         return self.update(*args, **kwargs).item()
 
     def update(self, *args: Any, **kwargs: Any) -> Tensor:
-        """`step` that does not wait for the device: the loss as a 0-d tensor."""
+        """Take a gradient step without waiting for the device, and return the loss as a 0-d tensor."""
         if self.pyro_loss is not None:
             return self._pyro_step(args, kwargs)
         self._keep_to_the_store()
@@ -123,7 +138,7 @@ class SVI:
         return loss
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
-        """The loss, -ELBO in nats, without a step."""
+        """Return the loss, -ELBO in nats, without a step."""
         with torch.no_grad():
             if self.pyro_loss is not None:
                 return float(self.pyro_loss.loss(self.model, self.guide, *args, **kwargs))
@@ -143,7 +158,7 @@ class SVI:
             return loss.item()
 
     def _keep_to_the_store(self) -> None:
-        """Forget what was traced where the store has been cleared, loaded or swapped: other tensors are the parameters now."""
+        """Forget what was traced if the param store has been cleared, loaded or swapped, and so holds other parameters."""
         params = pyro.get_param_store()._params
         if any(params.get(name) is not leaf for name, leaf in self._stored.items()):
             self._steps, self._evaluations, self._stored = {}, {}, {}
@@ -177,8 +192,8 @@ class SVI:
     def _new_step(self, key: Any, inputs: Batch, rebuild: Rebuild) -> _Step:
         arrays = _has_arrays(rebuild(inputs))
         if arrays or len(self._steps) >= MOST_SIGNATURES:
-            if not self._told:
-                self._told = True
+            if not self._warned:
+                self._warned = True
                 what = (
                     "a NumPy array" if arrays else f"more than {MOST_SIGNATURES} different sets of shapes and numbers"
                 )
@@ -212,7 +227,7 @@ class SVI:
 
 
 class _Step:
-    """Steps with arguments of one signature: the first eagerly, the second traced and compared on both, then as traced."""
+    """Steps with arguments of one signature: the first is eager, the second is traced and compared on both."""
 
     def __init__(self, svi: SVI, rebuild: Rebuild, engine: str) -> None:
         self.svi, self.name = svi, engine
