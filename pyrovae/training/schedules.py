@@ -1,8 +1,8 @@
-"""Schedules: functions of the step that give weights, written into 0-d tensors before each step.
+"""Schedules: functions of the step that give the learning rate and the KL weight of `fit(schedule=...)`.
 
 A schedule takes a `Step` and returns a dict with any of the keys "lr" (learning rate), "kl" (weight of the KL terms) and
-"model" (what the learning rate of the parameters that only the model uses is multiplied by).
-A function of one's own does as well: `schedule=lambda step: {"kl": min(1.0, step.epoch / 10)}`.
+"model" (a factor for the learning rate of the parameters that only the model uses). A function of your own is a schedule, too:
+`schedule=lambda step: {"kl": min(1.0, step.epoch / 10)}`. It must give the same keys at every step.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ WEIGHTS = ("lr", "kl", "model")
 
 
 class Step(NamedTuple):
-    """Where a fit stands: steps done, steps in an epoch (a mean, rows / batch size), steps in the whole fit."""
+    """Where a fit is: how many steps have been done, how many there are in an epoch (on average) and in the whole fit.
+
+    Example:
+        >>> step = pv.schedules.Step(number=50, per_epoch=100, total=1000)
+        >>> step.epoch
+        0.5
+    """
 
     number: int
     per_epoch: float
@@ -38,7 +44,23 @@ Schedule = Callable[[Step], Mapping[str, float]]
 
 
 class kl_warmup:
-    """KL weight from `start` to 1, linear over the first `epochs` (Sonderby et al. 2016, arXiv:1602.02282)."""
+    """KL warm-up: the KL weight rises linearly from `start` to 1 over the first `epochs`, and stays 1.
+
+    Args:
+        epochs: length of the warm-up, above 0.
+        start: the KL weight at the first step, from 0 to 1.
+
+    Raises:
+        OptionError: an argument outside its range.
+
+    References:
+        Sonderby et al. 2016, arXiv:1602.02282.
+
+    Example:
+        >>> warmup = pv.schedules.kl_warmup(10)
+        >>> warmup(pv.schedules.Step(number=50, per_epoch=10, total=1000))
+        {'kl': 0.5}
+    """
 
     def __init__(self, epochs: float, start: float = 0.0) -> None:
         if epochs <= 0 or not 0 <= start <= 1:
@@ -50,9 +72,26 @@ class kl_warmup:
 
 
 class kl_cycles:
-    """KL weight from 0 to 1, linear over the first `ramp` of each of `cycles` equal shares of the fit, and 1 for the rest of
-    it, its last step at least: after each return to 0 the guide's codes may become of use anew (Fu et al. 2019,
-    arXiv:1903.10145). Raises OptionError, also, at the first step, for a fit of fewer than two steps a cycle."""
+    """Cyclical annealing: the KL weight rises from 0 to 1 in each of `cycles` equal parts of the fit.
+
+    It rises linearly over the first `ramp` of a cycle and is 1 for the rest of it, at its last step in any case. After each
+    return to 0 the latent variables may become useful anew.
+
+    Args:
+        cycles: how often the weight rises, at least 1.
+        ramp: share of a cycle in which it rises, above 0 and at most 1.
+
+    Raises:
+        OptionError: an argument outside its range; at the first step, a fit of fewer than two steps a cycle.
+
+    References:
+        Fu et al. 2019, arXiv:1903.10145.
+
+    Example:
+        >>> cycles = pv.schedules.kl_cycles(2)
+        >>> [cycles(pv.schedules.Step(number, 10, 40))["kl"] for number in (0, 5, 19, 20, 39)]
+        [0.0, 0.526..., 1.0, 0.0, 1.0]
+    """
 
     def __init__(self, cycles: int = 4, ramp: float = 0.5) -> None:
         if not (1 <= cycles < math.inf and cycles == int(cycles) and 0 < ramp <= 1):
@@ -74,12 +113,28 @@ class kl_cycles:
 
 
 class lagging:
-    """Lagging inference (He et al. 2019, arXiv:1901.05534): for the first `epochs` epochs only the last of every `steps`
-    batches moves the parameters that only the model uses, while all move the guide; then all move all.
+    """Aggressive training of the guide: at first the model is updated only every few steps, the guide at every step.
 
-    It gives the weight "model", 0 or 1, by which a fit multiplies those parameters' learning rate. Their gradients are
-    computed at every step, and an optimizer's moments go on: Adam moves the model by an average gradient of the inner steps,
-    decay follows the rate. The paper stops when the mutual information no longer grows; here it is after `epochs`.
+    For the first `epochs`, only the last of every `steps` minibatches moves the parameters that only the model uses, while all
+    minibatches move the guide; then all move everything. It gives the weight "model", 0 or 1, by which a fit multiplies those
+    parameters' learning rate. Their gradients are computed at every step and Adam's moments go on, so that the model moves by
+    an average gradient of the steps in between. The paper stops when the mutual information no longer grows; here it is after
+    `epochs`.
+
+    Args:
+        steps: the model is updated once in so many steps, at least 1.
+        epochs: how long this lasts, above 0.
+
+    Raises:
+        OptionError: an argument outside its range.
+
+    References:
+        He et al. 2019, arXiv:1901.05534.
+
+    Example:
+        >>> lagging = pv.schedules.lagging(steps=3, epochs=1)
+        >>> [lagging(pv.schedules.Step(number, 6, 60))["model"] for number in range(8)]
+        [0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 1.0]
     """
 
     def __init__(self, steps: int = 10, epochs: float = 5) -> None:
@@ -94,8 +149,27 @@ class lagging:
 
 
 class one_cycle:
-    """Learning rate up to `max_lr` over the first `warmup` share of the fit and down to nearly 0, both by a cosine
-    (Smith & Topin 2018, arXiv:1708.07120). Starts at max_lr / 25, ends at max_lr / 25e4."""
+    """The one-cycle policy: the learning rate rises to `max_lr` in the first `warmup` share of the fit, then falls to almost 0.
+
+    Both by a cosine, from max_lr / 25 at the first step to max_lr / 250,000 at the last.
+
+    Args:
+        max_lr: the highest learning rate, above 0.
+        warmup: share of the steps in which it rises, between 0 and 1.
+
+    Raises:
+        OptionError: an argument outside its range.
+
+    References:
+        Smith & Topin 2018, arXiv:1708.07120.
+
+    Example:
+        >>> rate = pv.schedules.one_cycle(0.01, warmup=0.5)
+        >>> round(rate(pv.schedules.Step(number=0, per_epoch=10, total=101))["lr"], 6)
+        0.0004
+        >>> round(rate(pv.schedules.Step(number=50, per_epoch=10, total=101))["lr"], 6)
+        0.01
+    """
 
     def __init__(self, max_lr: float, warmup: float = 0.3) -> None:
         if max_lr <= 0 or not 0 < warmup < 1:
@@ -110,7 +184,16 @@ class one_cycle:
 
 
 class combine:
-    """Several schedules as one; where two give the same weight, the later one wins."""
+    """Several schedules as one; where two give the same weight, the later one wins.
+
+    Args:
+        schedules: functions of the step.
+
+    Example:
+        >>> both = pv.schedules.combine(pv.schedules.one_cycle(0.01), pv.schedules.kl_warmup(10))
+        >>> sorted(both(pv.schedules.Step(0, 10, 100)))
+        ['kl', 'lr']
+    """
 
     def __init__(self, *schedules: Schedule) -> None:
         self.schedules = schedules
@@ -120,7 +203,18 @@ class combine:
 
 
 def as_schedule(schedule: Schedule | Sequence[Schedule] | None) -> Schedule:
-    """None gives no weights, a sequence is combined."""
+    """One schedule of what `fit(schedule=...)` was given.
+
+    Args:
+        schedule: None, which gives no weights; a function of the step; or a sequence of them, which is combined.
+
+    Raises:
+        OptionError: anything else.
+
+    Example:
+        >>> pv.schedules.as_schedule(None)(pv.schedules.Step(0, 10, 100))
+        {}
+    """
     if schedule is None:
         return combine()
     several = (schedule,) if callable(schedule) else tuple(schedule) if isinstance(schedule, Sequence) else ()
@@ -130,7 +224,22 @@ def as_schedule(schedule: Schedule | Sequence[Schedule] | None) -> Schedule:
 
 
 def weights_at(schedule: Schedule, step: Step) -> dict[str, float]:
-    """The schedule's weights at a step; OptionError for a weight that is not known, negative or not finite."""
+    """The weights that a schedule gives at a step, checked.
+
+    Args:
+        schedule: a function of the step.
+        step: where the fit is.
+
+    Returns:
+        The weights by name, as finite numbers of at least 0.
+
+    Raises:
+        OptionError: a weight that is not known, negative or not finite.
+
+    Example:
+        >>> pv.schedules.weights_at(lambda step: {"kl": 0.5}, pv.schedules.Step(0, 10, 100))
+        {'kl': 0.5}
+    """
     given = schedule(step)
     if not isinstance(given, Mapping):
         raise OptionError(f"A schedule returns a dict of weights ({', '.join(WEIGHTS)}), got {type(given).__name__}.")
