@@ -1,4 +1,4 @@
-"""Priors, likelihoods, guides and networks by name."""
+"""The parts that have a name on the command line: priors, likelihoods, families of guides, and kinds of networks."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ Event = int | tuple[int, ...]
 
 @dataclass(frozen=True)
 class Entry:
-    """What has a name on the command line: how it is built, and what it is, in a few words. A guide's is build(latent), or
-    for a flow build(in_features, latent, hidden=...)."""
+    """A named part: how it is built, and what it is in a few words.
+
+    A guide is built by build(latent), a flow by build(in_features, latent, hidden=...).
+    """
 
     build: Callable[..., Any]
     what: str
@@ -32,16 +34,20 @@ class Entry:
 
 @dataclass(frozen=True)
 class Prior(Entry):
-    """build(latent, encoder, rows). guides: those that have its support, the first of which is the default."""
+    """A prior p(z), built by build(latent, encoder, rows).
+
+    guides: the families of guides that have its support; the first is the default.
+    """
 
     guides: tuple[str, ...] = ("normal", "low-rank", "full", "mixture", "iaf", "nsf")
 
 
 @dataclass(frozen=True)
 class Likelihood(Entry):
-    """build(event_shape, total_count). density: of real rows, in nats that depend on their units; else a mass.
+    """A likelihood p(x | z), built by build(event_shape, total_count).
 
-    takes: the values it is for. "real" rows are standardised, column by column; others are taken as they are.
+    takes: the kind of values that it is for. "real" rows are standardised column by column; others are taken as they are.
+    density: whether log p(x) is a log density, whose value depends on the units of x, and not a log mass.
     """
 
     takes: str
@@ -54,9 +60,13 @@ class Likelihood(Entry):
 
 @dataclass(frozen=True)
 class Model(Entry):
-    """build(pieces). labels: the argument that they go to, `CONDITION` (c, given for every row) or "y", None where the model
-    takes none. takes: the options that are not for every model. code: the site that `encode` gives. images: whether its
-    rows are images, (C, H, W) or (H, W), whatever --net says."""
+    """A graphical model, built by build(pieces).
+
+    labels: the argument that labels go to: `CONDITION` (c, known for every row), "y", or None for a model without labels.
+    takes: those options that are not for every model.
+    code: the site whose posterior mean `encode` writes.
+    images: whether its rows are images, (C, H, W) or (H, W), whatever --net says.
+    """
 
     labels: str | None = None
     takes: tuple[str, ...] = ()
@@ -65,12 +75,12 @@ class Model(Entry):
 
     @property
     def clusters(self) -> bool:
-        """Whether it finds classes of its own, y, that no label names."""
+        """Whether it finds clusters, y, without labels."""
         return "clusters" in self.takes
 
     @property
     def probability(self) -> str:
-        """What it gives the probability of."""
+        """The probability that it gives, as the tables write it."""
         return f"p(x | {CONDITION})" if self.labels == CONDITION else "p(x)"
 
 
@@ -80,8 +90,8 @@ PRIORS: dict[str, Prior] = {
     "learned-normal": Prior(lambda n, *_: priors.Normal(n), "a Normal whose location and scale are learned"),
     "laplace": Prior(lambda n, *_: priors.Laplace(n), "independent Laplace"),
     "student-t": Prior(lambda n, *_: priors.StudentT(n), "independent Student's t"),
-    "horseshoe": Prior(lambda n, *_: priors.Horseshoe(n), "sparse codes"),
-    "mixture": Prior(lambda n, *_: priors.MixtureOfNormals(n), "ten Normals, learned"),
+    "horseshoe": Prior(lambda n, *_: priors.Horseshoe(n), "horseshoe: most values near 0, a few large"),
+    "mixture": Prior(lambda n, *_: priors.MixtureOfNormals(n), "mixture of ten Normals, learned"),
     "vamp": Prior(lambda n, encoder, x: priors.VampPrior(encoder, x[:500]), "the encoder at 500 learned pseudo-inputs"),
     "maf": Prior(lambda n, *_: priors.FlowPrior(n, kind="maf"), "masked autoregressive flow"),
     "nsf": Prior(lambda n, *_: priors.FlowPrior(n, kind="nsf"), "neural spline flow"),
@@ -89,15 +99,17 @@ PRIORS: dict[str, Prior] = {
     "sphere": Prior(
         lambda n, *_: priors.HypersphericalUniform(n), "uniform on the sphere", guides=("power-spherical",)
     ),
-    "logistic-normal": Prior(lambda n, *_: priors.LogisticNormal(n), "proportions", guides=("logistic-normal",)),
+    "logistic-normal": Prior(
+        lambda n, *_: priors.LogisticNormal(n), "softmax of a Normal", guides=("logistic-normal",)
+    ),
 }
 GUIDES: dict[str, Entry] = {
     "normal": Entry(families.Normal, "Normal, independent dimensions"),
     "low-rank": Entry(lambda n: families.LowRankNormal(n, min(n, 2)), "Normal, diagonal plus rank 2"),
     "full": Entry(families.FullNormal, "Normal, full covariance"),
     "mixture": Entry(families.MixtureOfNormals, "mixture of diagonal Normals"),
-    "power-spherical": Entry(families.PowerSpherical, "around a direction on the sphere"),
-    "logistic-normal": Entry(families.LogisticNormal, "Normal under softmax"),
+    "power-spherical": Entry(families.PowerSpherical, "power spherical, concentrated around a direction"),
+    "logistic-normal": Entry(families.LogisticNormal, "softmax of a Normal"),
     "iaf": Entry(partial(flow, kind="iaf"), "inverse autoregressive flow"),
     "nsf": Entry(partial(flow, kind="nsf"), "neural spline flow, inverted"),
 }
@@ -114,21 +126,23 @@ LIKELIHOODS: dict[str, Likelihood] = {
     "log-normal": Likelihood(lambda e, n: families.LogNormal(e), "positive reals", "positive", density=True),
     "gamma": Likelihood(lambda e, n: families.Gamma(e), "positive reals", "positive", density=True),
     "binomial": Likelihood(families.Binomial, "counts up to a known one", "count, largest count"),
-    "beta-binomial": Likelihood(families.BetaBinomial, "the same, with more spread", "count, largest count"),
-    "discretized-logistic": Likelihood(
-        lambda e, n: families.DiscretizedLogistic(e, n + 1), "levels in order", "count, largest count"
+    "beta-binomial": Likelihood(
+        families.BetaBinomial, "overdispersed counts up to a known one", "count, largest count"
     ),
-    "ordinal": Likelihood(lambda e, n: families.OrderedLogistic(e, n + 1), "grades", "count, largest count"),
+    "discretized-logistic": Likelihood(
+        lambda e, n: families.DiscretizedLogistic(e, n + 1), "ordered levels", "count, largest count"
+    ),
+    "ordinal": Likelihood(lambda e, n: families.OrderedLogistic(e, n + 1), "ordered grades", "count, largest count"),
     "categorical": Likelihood(
-        lambda e, n: families.Categorical(e, n + 1), "codes without order", "count, largest count"
+        lambda e, n: families.Categorical(e, n + 1), "classes without an order", "count, largest count"
     ),
     "poisson": Likelihood(lambda e, n: families.Poisson(e), "counts", "count"),
-    "negative-binomial": Likelihood(lambda e, n: families.NegativeBinomial(e), "counts with more spread", "count"),
+    "negative-binomial": Likelihood(lambda e, n: families.NegativeBinomial(e), "overdispersed counts", "count"),
     "zero-inflated-poisson": Likelihood(
-        lambda e, n: families.ZeroInflatedPoisson(e), "counts, zeros of their own", "count"
+        lambda e, n: families.ZeroInflatedPoisson(e), "Poisson counts with extra zeros", "count"
     ),
     "zero-inflated-negative-binomial": Likelihood(
-        lambda e, n: families.ZeroInflatedNegativeBinomial(e), "both", "count"
+        lambda e, n: families.ZeroInflatedNegativeBinomial(e), "overdispersed counts with extra zeros", "count"
     ),
 }
 NETS = ("mlp", "conv", "resnet")
@@ -136,14 +150,17 @@ TABLES: dict[str, Mapping[str, Entry]] = {"prior": PRIORS, "likelihood": LIKELIH
 
 
 def is_own(name: str | None) -> bool:
-    """Whether a part is a class in a file: parts.py:Name."""
+    """Whether the name is that of a class in a file of the user's: parts.py:Name."""
     return name is not None and ".py:" in name
 
 
 def part(kind: str, name: str) -> Any:
-    """The part of that name, or of a file: a prior is built as Name(latent), a likelihood or guide as Name(event_shape).
+    """The prior, likelihood or guide of a name, or of a class in a file, `parts.py:Name`.
 
-    OptionError lists the known names, or says what is wrong with the file.
+    Such a class is built as Name(latent) for a prior, as Name(event_shape) for a likelihood or guide.
+
+    Raises:
+        OptionError: the name is not known, or something is wrong with the file.
     """
     if not is_own(name):
         return TABLES[kind][choose(kind, name, TABLES[kind])]
@@ -152,7 +169,7 @@ def part(kind: str, name: str) -> Any:
         raise OptionError(f"--{kind} {name}: there is no file {path}.")
     try:
         own: Any = runpy.run_path(path).get(attribute)
-    except (Exception, SystemExit) as error:  # whatever a person's file raises
+    except (Exception, SystemExit) as error:  # whatever the file raises
         raise OptionError(f"--{kind} {name}: {path} does not run ({type(error).__name__}: {error}).") from error
     if not (isinstance(own, type) and issubclass(own, nn.Module)):
         raise OptionError(f"--{kind} {name}: {path} has no class {attribute} that is a torch.nn.Module.")
@@ -180,13 +197,13 @@ def _made(kind: str, name: str, build: Callable[[Any], Any], argument: Any) -> A
 
 
 def own_files(options: Options) -> dict[str, str]:
-    """The SHA-256 of the file of each part of one's own: with another content it is another model."""
+    """The SHA-256 of the file of each part that the user wrote: when it changes, so does the model."""
     found = {kind: str(getattr(options, kind)) for kind in TABLES if is_own(getattr(options, kind))}
     return {k: hashlib.sha256(Path(n.rpartition(":")[0]).read_bytes()).hexdigest() for k, n in found.items()}
 
 
 def choose(name: str, value: str, known: Any) -> str:
-    """The value, or OptionError with the known ones."""
+    """The value, if it is one of the known ones; else OptionError, which lists them."""
     if value not in known:
         raise OptionError(f"--{name} {value!r} is not known; known: {', '.join(known)}.")
     return value

@@ -1,123 +1,108 @@
-"""What a data set and the options together decide: defaults filled in, combinations that cannot be refused."""
+"""What the options and a data set decide together: defaults are filled in, and impossible combinations refused."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
-
-from torch import Tensor, nn
+from typing import Any
 
 from pyrovae.app.catalogue import CONDITION, FLOWS, LIKELIHOODS, NETS, Likelihood, Model, Prior, choose, is_own, part
-from pyrovae.app.models import MODELS, Pieces
-from pyrovae.app.options import Options
+from pyrovae.app.models import MODELS
+from pyrovae.app.options import OPTIONS, Options, Widths
+from pyrovae.batching.transforms import Binarize
 from pyrovae.data import Dataset
 from pyrovae.errors import DataError, OptionError
 
 
 def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
-    """Fill in what was left open, from the data: the likelihood from their kind, the length of the fit from their number.
+    """The options of `pyrovae fit` for a data set, with everything decided that was left open.
 
-    Epochs: about 3,000 steps, at least 20 and at most 500 epochs.
+    The likelihood follows from the kind of the values, the length of the fit from the number of rows: about 3,000 steps, in
+    20 to 500 epochs.
+
+    Args:
+        num_rows: the number of training rows.
+
+    Raises:
+        OptionError: a value is impossible, options contradict each other, or the data lack what the model needs.
     """
-    clusters = _fitting_model(options, dataset)
-    prior: Prior = part("prior", options.prior)
-    guide = options.guide or prior.guides[0]
-    part("guide", guide)
-    if guide not in (fitting := prior.guides) and not is_own(guide) and not is_own(options.prior):
-        raise OptionError(
-            f"--guide {guide} has not the support of --prior {options.prior}; that prior takes {', '.join(fitting)}."
-        )
-    if guide in FLOWS and options.net != "mlp":
-        raise OptionError(f"--guide {guide} stands behind --net mlp; with --net {options.net} take another guide.")
-    choose("net", options.net, NETS)
-    if options.net == "conv" and options.hidden != (400,):
-        raise OptionError("--hidden is for --net mlp and resnet: a convolutional net has its channels.")
-    bounded = options.total_count if options.total_count is not None else dataset.total_count
-    kinds = {
-        "binary": "bernoulli",
-        "unit": "bernoulli",
-        "count": "beta-binomial" if bounded is not None else "negative-binomial",
-        "real": "normal",
-    }
-    likelihood = options.likelihood or kinds[dataset.kind]
-    chosen: Likelihood = part("likelihood", likelihood)
-    if options.total_count is not None and not chosen.needs_total:
-        takes = ", ".join(name for name, other in LIKELIHOODS.items() if other.needs_total)
-        raise OptionError(f"--total-count does not go with --likelihood {likelihood}; it is for {takes}.")
-    if chosen.needs_total and bounded is None:
-        raise OptionError(f"--likelihood {likelihood} needs --total-count, the largest count that can occur.")
+    model: Model = MODELS[choose("model", options.model, MODELS)]
+    _check_model(model, options, dataset)
+    guide = _guide(options)
+    likelihood, total_count = choose_likelihood(options, dataset)
     levels = options.levels
-    if levels is None and "levels" in MODELS[options.model].takes:
-        levels = (options.latent, max(1, options.latent // 2))
+    if levels is None and "levels" in model.takes:
+        levels = (int(options.latent or 0), max(1, int(options.latent or 0) // 2))
     latent = levels[0] if levels else options.latent
-    if levels == () or any(size < 1 for size in (latent, *options.hidden, *(levels or ()))):
-        raise OptionError(
-            f"--latent, --levels and --hidden must be positive, got {latent}, {levels} and {options.hidden}."
-        )
+    check_sizes(latent, levels, options.hidden)
     if options.model == "ladder" and not options.hidden:
         raise OptionError("--model ladder needs --hidden of at least one width: what goes up the levels.")
-    for name in ("epochs", "batch_size", "num_samples", "total_count"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise OptionError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
-    for name in ("learning_rate", "clip_norm"):
-        value = getattr(options, name)
-        if value is not None and not value > 0:
-            raise OptionError(f"--{name.replace('_', '-')} must be positive, got {value}.")
-    for name, what in (
-        ("kl_warmup", "a number of epochs"),
-        ("kl_cycles", "how often the KL weight rises"),
-        ("free_bits", "nats a row"),
-        ("lagging", "a number of epochs"),
-    ):
-        if not 0 <= getattr(options, name) < math.inf:
-            raise OptionError(f"--{name.replace('_', '-')} is {what}, 0 for none, got {getattr(options, name)}.")
+    options.check("fit")
     if options.patience is not None and not options.validation_fraction:
-        raise OptionError("--patience needs rows to watch: give --validation-fraction 0.1, or leave it out.")
-    if options.kl_warmup and options.kl_cycles:
-        raise OptionError("--kl-warmup and --kl-cycles are two schedules of one weight: choose one.")
+        raise OptionError(
+            "--patience needs validation rows to watch: give --validation-fraction 0.1, or leave out --patience."
+        )
     batch_size = options.batch_size or min(num_rows, 256 if num_rows >= 20_000 else 128)
-    groups = options.groups
-    if groups is None and "groups" in MODELS[options.model].takes:
-        groups = (1, 2)
-    if groups is not None and (not groups or min(groups) < 1):
-        raise OptionError(f"--groups are whole numbers of at least 1, the coarsest resolution first, got {groups}.")
     epochs = options.epochs or max(20, min(500, math.ceil(3000 * batch_size / num_rows)))
-    for name in ("kl_warmup", "lagging"):
-        if getattr(options, name) > epochs:
-            raise OptionError(
-                f"--{name.replace('_', '-')} {getattr(options, name):g} is longer than the fit of {epochs} epochs: take half "
-                "of them, or more --epochs."
-            )
-    # without it most groups of maps are switched off before they are of use
-    warms_up = MODELS[options.model].images and not options.kl_cycles
-    filled = {
-        "clusters": clusters,
-        "levels": levels,
-        "groups": groups,
-        "latent": latent,
-        "prior": _found(options.prior),
-        "likelihood": _found(likelihood),
-        "guide": None if MODELS[options.model].images else _found(guide),
-        "total_count": bounded if chosen.needs_total else None,
-        "batch_size": batch_size,
-        "epochs": epochs,
-        "kl_warmup": options.kl_warmup or (epochs / 3 if warms_up else 0.0),
-        "learning_rate": options.learning_rate or 3e-3,
+    _check_schedule(options, epochs)
+    # unless the KL weight rises slowly, most groups of maps are switched off before they become useful
+    warms_up = model.images and not options.kl_cycles
+    return replace(
+        options,
+        clusters=_number_of_clusters(model, options, dataset),
+        levels=levels,
+        groups=(1, 2) if options.groups is None and "groups" in model.takes else options.groups,
+        latent=latent,
+        prior=_absolute(options.prior),
+        likelihood=_absolute(likelihood),
+        guide=None if model.images else _absolute(guide),
+        total_count=total_count,
+        batch_size=batch_size,
+        epochs=epochs,
+        kl_warmup=options.kl_warmup or (epochs / 3 if warms_up else 0.0),
+        learning_rate=options.learning_rate or 3e-3,
+    )
+
+
+def choose_likelihood(options: Options, dataset: Dataset) -> tuple[str, int | None]:
+    """The likelihood for a data set, by default that of its kind, and the total count, if the likelihood needs one."""
+    bound = options.total_count if options.total_count is not None else dataset.total_count
+    by_kind = {
+        "binary": "bernoulli",
+        "unit": "bernoulli",
+        "count": "beta-binomial" if bound is not None else "negative-binomial",
+        "real": "normal",
     }
-    return Options(**{**asdict(options), **filled})
+    name = options.likelihood or by_kind[dataset.kind]
+    chosen: Likelihood = part("likelihood", name)
+    if options.total_count is not None and not chosen.needs_total:
+        takes = ", ".join(other for other, likelihood in LIKELIHOODS.items() if likelihood.needs_total)
+        raise OptionError(f"--total-count does not go with --likelihood {name}; it is for {takes}.")
+    if chosen.needs_total and bound is None:
+        raise OptionError(f"--likelihood {name} needs --total-count, the largest count that can occur.")
+    return name, bound if chosen.needs_total else None
 
 
-def _fitting_model(options: Options, dataset: Dataset) -> int | None:
-    """How many clusters, if the model has some. OptionError for options that the model does not take, and missing labels."""
-    model: Model = MODELS[choose("model", options.model, MODELS)]
-    for name in ("prior", "net", "labelled", "clusters", "levels", "groups"):
-        value = getattr(options, name)
-        if value != getattr(Options(), name) and name not in model.takes:
-            those = ", ".join(known for known, other in MODELS.items() if name in other.takes)
-            raise OptionError(f"--{name} {value} does not go with --model {options.model}; it is for {those}.")
-    if model.images and (options.guide is not None or options.hidden != Options().hidden):
+def binarisation(options: Options, dataset: Dataset) -> Binarize | None:
+    """The transform that draws binary rows anew at every step, where a Bernoulli is to model values between 0 and 1."""
+    return Binarize() if dataset.kind == "unit" and options.likelihood == "bernoulli" else None
+
+
+def check_sizes(latent: int | None, levels: Widths | None, hidden: Widths) -> None:
+    sizes = (*(levels or ()), *hidden, *(() if latent is None else (latent,)))
+    if levels == () or any(size < 1 for size in sizes):
+        raise OptionError(f"--latent, --levels and --hidden must be positive, got {latent}, {levels} and {hidden}.")
+
+
+def _check_model(model: Model, options: Options, dataset: Dataset) -> None:
+    """OptionError for options that the model does not take, and for data that lack what it needs."""
+    for option in OPTIONS.values():
+        value = getattr(options, option.name)
+        if option.by_model and option.name not in model.takes and value != option.default:
+            those = ", ".join(models_taking(option.name))
+            raise OptionError(f"{option.flag} {value} does not go with --model {options.model}; it is for {those}.")
+    if model.images and (options.guide is not None or options.hidden != OPTIONS["hidden"].default):
         raise OptionError(
             f"--model {options.model} has a guide and nets of its own, sized by --latent and --groups: leave out --guide and "
             "--hidden."
@@ -126,15 +111,16 @@ def _fitting_model(options: Options, dataset: Dataset) -> int | None:
         raise OptionError("--free-bits spares z1 of --model hierarchical, and there is no other level: leave it out.")
     if model.images and dataset.image_shape is None:
         raise OptionError(f"--model {options.model} needs images, and the rows of {dataset.name} have no image shape.")
+    if model.labels is not None:
+        _check_labels(model, options, dataset)
+
+
+def _check_labels(model: Model, options: Options, dataset: Dataset) -> None:
     names = class_names(dataset)
-    if model.clusters:
-        if options.clusters is not None and options.clusters < 2:
-            raise OptionError(f"--clusters must be at least 2, got {options.clusters}.")
-        return options.clusters or (max(2, len(names)) if names else 10)
-    if model.labels is not None and len(names) < 2:
-        told = f"{dataset.name} has {'none' if not names else 'one class only'}"
+    if len(names) < 2:
+        found = f"{dataset.name} has {'none' if not names else 'one class only'}"
         raise OptionError(
-            f"--model {options.model} needs labels of at least two classes, and {told}: name their column with --label."
+            f"--model {options.model} needs labels of at least two classes, and {found}: name their column with --label."
         )
     if model.labels == CONDITION:
         every = [(dataset.x, dataset.y)] + ([] if dataset.x_test is None else [(dataset.x_test, dataset.y_test)])
@@ -144,30 +130,63 @@ def _fitting_model(options: Options, dataset: Dataset) -> int | None:
                 f"--model {options.model} needs the label of every row, and {unknown} rows of {dataset.name} have none: drop "
                 f"them, or take a model that does without ({', '.join(n for n, m in MODELS.items() if m.labels == 'y')})."
             )
-    return None
 
 
-def _found(name: str) -> str:
-    """A part of one's own by its file's whole path, so that the run can be asked from anywhere."""
+def _number_of_clusters(model: Model, options: Options, dataset: Dataset) -> int | None:
+    if not model.clusters:
+        return None
+    names = class_names(dataset)
+    return options.clusters or (max(2, len(names)) if names else 10)
+
+
+def _guide(options: Options) -> str:
+    """The guide's family, by default the first that fits the prior. OptionError where it does not fit prior or network."""
+    prior: Prior = part("prior", options.prior)
+    guide = options.guide or prior.guides[0]
+    part("guide", guide)
+    if guide not in (fitting := prior.guides) and not is_own(guide) and not is_own(options.prior):
+        raise OptionError(
+            f"--guide {guide} does not have the support of --prior {options.prior}; that prior takes {', '.join(fitting)}."
+        )
+    if guide in FLOWS and options.net != "mlp":
+        raise OptionError(f"--guide {guide} works with --net mlp only; with --net {options.net} choose another guide.")
+    choose("net", str(options.net), NETS)
+    if options.net == "conv" and options.hidden != OPTIONS["hidden"].default:
+        raise OptionError("--hidden is for --net mlp and resnet: a convolutional net has channels instead of widths.")
+    return guide
+
+
+def _check_schedule(options: Options, epochs: int) -> None:
+    if options.kl_warmup and options.kl_cycles:
+        raise OptionError("--kl-warmup and --kl-cycles are two schedules of one weight: choose one.")
+    for name in ("kl_warmup", "lagging"):
+        if getattr(options, name) > epochs:
+            raise OptionError(
+                f"{OPTIONS[name].flag} {getattr(options, name):g} is longer than the fit of {epochs} epochs: take half of "
+                "them, or more --epochs."
+            )
+
+
+def models_taking(name: str) -> list[str]:
+    """The models that an option is meant for."""
+    return [model for model, entry in MODELS.items() if not OPTIONS[name].by_model or name in entry.takes]
+
+
+def _absolute(name: str) -> str:
+    """A part in a file of the user's by the file's absolute path, so that the run can be opened from any folder."""
     return str(Path(name).resolve()) if is_own(name) else name
-
-
-def build(options: Options, train: Tensor, num_classes: int) -> nn.Module:
-    """The model of these options for such rows, of so many classes or clusters, if it has some."""
-    pair: nn.Module = MODELS[options.model].build(Pieces(options, train, num_classes))
-    return pair
 
 
 def class_names(dataset: Dataset) -> tuple[str | int, ...]:
     """What the classes 0, 1, ... are called; () without labels."""
     if dataset.classes is not None:
         return dataset.classes
-    codes = [int(y.max()) for y in (dataset.y, dataset.y_test) if y is not None]
+    codes: list[Any] = [int(y.max()) for y in (dataset.y, dataset.y_test) if y is not None]
     return tuple(range(max(codes, default=-1) + 1))
 
 
 def refuse_missing(dataset: Dataset) -> None:
-    """DataError for missing entries, by their place in the source: the standard VAE does not take them."""
+    """DataError for missing values, which the models do not take; it names the first by row and column."""
     for x in (dataset.x, dataset.x_test):
         if x is not None and bool(x.isnan().any()):
             row, column = x.isnan().nonzero()[0].tolist()

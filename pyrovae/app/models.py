@@ -1,4 +1,4 @@
-"""Models by name, each built from the parts that the options name."""
+"""The models that have a name on the command line, each built from the parts that the options name."""
 
 from __future__ import annotations
 
@@ -6,21 +6,25 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Categorical
 
 from pyrovae import families, priors
 from pyrovae.app.catalogue import CONDITION, FLOWS, Event, Likelihood, Model, part
 from pyrovae.app.options import Options
-from pyrovae.conditionals import conv, mlp, resnet
+from pyrovae.conditionals import Conditional, conv, mlp, resnet
 from pyrovae.errors import OptionError
 from pyrovae.models import ADGM, CVAE, GMVAE, NVAE, SSVAE, VAE, HierarchicalVAE, JointVAE, LadderVAE, StackedSSVAE, VaDE
-from pyrovae.nets import MLP, Activated, Log1p, OneHot, Rescaled, Swapped
+from pyrovae.nets import MLP, Activated, Behind, ConvEncoder, Log1p, OneHot, ReLUDropout, Rescaled, Swapped
+from pyrovae.pair.program import PairLike
 
 
 class Pieces:
-    """What models are put together from: conditionals of the families and networks that were named, for such rows.
+    """Builds the conditionals of a model, of the families and networks that the options name.
 
-    event: of x, the size of a vector or the shape of an image; latent: how many dimensions a latent variable has, the top one
-    of several levels; levels: how many each has, from the data upwards; classes: how many values y or c has.
+    event: the size of a row that is a vector, the shape of one that is an image.
+    latent: the number of dimensions of z, with several levels of the top one.
+    levels: the number of dimensions of each level, from the data upwards.
+    classes: the number of values of y or c.
     """
 
     def __init__(self, options: Options, train: Tensor, num_classes: int) -> None:
@@ -29,19 +33,23 @@ class Pieces:
             raise OptionError("--net conv needs images, and these rows have no image shape; use --net mlp.")
         self.options, self.train = options, train
         self.event: Event = shape[0] if len(shape) == 1 else shape
-        self.levels, self.classes = options.levels or (options.latent,), num_classes
+        self.levels, self.classes = options.levels or (options.latent or 1,), num_classes
         self.latent = self.levels[-1]
         self.chosen: Likelihood = part("likelihood", str(options.likelihood))
-        self.net: Any = {"mlp": mlp, "conv": conv, "resnet": resnet}[options.net]
+        self.net: Any = {"mlp": mlp, "conv": conv, "resnet": resnet}[str(options.net)]
         self.hidden: dict[str, Any] = {"hidden": options.hidden} if len(shape) == 1 else {}
 
     def conditional(self, family: families.Family, *parents: Event) -> Any:
-        """p(child | parents), parents by their sizes."""
+        """p(child | parents) of a family; each parent is given by its size or shape."""
         return self.net(parents if len(parents) > 1 else parents[0], family, **self.hidden)
 
     def likelihood(self, *parents: int) -> Any:
         """p(x | parents) of the family that --likelihood names."""
-        return self.conditional(self.chosen.build(self.event, self.options.total_count or 1), *parents)
+        return self.conditional(self.family(), *parents)
+
+    def family(self) -> Any:
+        """The family of x."""
+        return self.chosen.build(self.event, self.options.total_count or 1)
 
     def posterior(self, *parents: Event, guide: str | None = None) -> Any:
         """q(z | parents) of the family that --guide names."""
@@ -56,14 +64,14 @@ class Pieces:
         return self.conditional(families.Normal(latent), *parents)
 
     def lower(self) -> list[Any]:
-        """p(z_l | z_{l+1}) for each level but the top."""
+        """p(z_l | z_{l+1}) for each level except the top one."""
         return [self.normal(below, above) for below, above in zip(self.levels, self.levels[1:])]
 
     def classifier(self, *parents: Event) -> Any:
         return self.conditional(families.Categorical((), self.classes), *parents)
 
     def seeing(self, made: Any) -> Any:
-        """A conditional whose first parent is x: counts enter it divided by their bound, or as log(1 + x)."""
+        """A conditional whose first parent is x, which it then sees divided by its bound, or as log(1 + x)."""
         bound = self.options.total_count or 1
         if self.chosen.needs_total and bound > 1:
             made.net = Rescaled(made.net, 1 / bound)
@@ -72,15 +80,15 @@ class Pieces:
         return made
 
     def prior(self, encoder: Any = None) -> Any:
-        """p(z) of the family that --prior names. `encoder`, of x alone, is also that of a VampPrior."""
-        # a mixture of flows at 500 pseudo-inputs would cost 500 flows a draw: it gets a diagonal encoder of its own
+        """p(z) of the family that --prior names. A VampPrior shares `encoder`, if there is one of x alone."""
+        # a mixture of flows at 500 pseudo-inputs would cost 500 flows a draw, so it gets a diagonal encoder
         if self.options.prior == "vamp" and (encoder is None or self.options.guide in FLOWS):
             encoder = self.seeing(self.posterior(self.event, guide="normal"))
         picked = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(self.options.seed))
         return part("prior", self.options.prior).build(self.latent, encoder, self.train[picked])
 
     def normal_of_class(self) -> Any:
-        """p(z | class): for each class or cluster a Normal, diagonal, learned."""
+        """p(z | class): a learned diagonal Normal for each class or cluster."""
         return mlp(self.classes, families.Normal(self.latent), hidden=())
 
 
@@ -124,7 +132,7 @@ def _m1m2(of: Pieces) -> StackedSSVAE:
 
 
 def _adgm(of: Pieces) -> ADGM:
-    def after_a(made: Any) -> Any:  # its x comes second
+    def after_a(made: Any) -> Any:  # x is its second parent
         made.net = Swapped(made.net)
         return made
 
@@ -177,7 +185,7 @@ def _jointvae(of: Pieces) -> JointVAE:
 def _hierarchical(of: Pieces) -> HierarchicalVAE:
     parents = (of.event, *of.levels)
     encoders = [of.normal(latent, parent) for latent, parent in zip(of.levels[:-1], parents)]
-    encoders.append(of.posterior(parents[len(encoders)]))  # --guide names the top's family, --prior being the top's
+    encoders.append(of.posterior(parents[len(encoders)]))  # --guide, like --prior, is that of the top level
     of.seeing(encoders[0])
     return HierarchicalVAE(
         prior=of.prior(), lower=of.lower(), likelihood=of.likelihood(of.levels[0]), encoders=encoders
@@ -213,20 +221,72 @@ def _nvae(of: Pieces) -> NVAE:
 
 MODELS: dict[str, Model] = {
     "vae": Model(_vae, "p(z) p(x|z)", takes=("prior", "net")),
-    "cvae": Model(_cvae, "p(z|c) p(x|z,c): rows given their class", labels=CONDITION),
-    "m2": Model(_m2, "p(y) p(z) p(x|z,y): a class that some rows have", labels="y", takes=("prior", "labelled")),
+    "cvae": Model(_cvae, "p(z|c) p(x|z,c): conditional on the class c", labels=CONDITION),
+    "m2": Model(
+        _m2, "p(y) p(z) p(x|z,y): semi-supervised, labels may be missing", labels="y", takes=("prior", "labelled")
+    ),
     "m1m2": Model(
-        _m1m2, "p(y) p(z2) p(z1|z2,y) p(x|z1): M2 of codes", labels="y", takes=("prior", "labelled"), code="z1"
+        _m1m2,
+        "p(y) p(z2) p(z1|z2,y) p(x|z1): M2 on top of a latent z1",
+        labels="y",
+        takes=("prior", "labelled"),
+        code="z1",
     ),
-    "adgm": Model(_adgm, "M2 with an auxiliary variable in its guide", labels="y", takes=("prior", "labelled")),
+    "adgm": Model(
+        _adgm,
+        "M2 with an auxiliary variable for a more flexible guide",
+        labels="y",
+        takes=("prior", "labelled"),
+    ),
     "gmvae": Model(_gmvae, "p(y) p(z|y) p(x|z): clusters, with q(y|x) q(z|x,y)", takes=("clusters",)),
-    "vade": Model(_vade, "the same with q(z|x), clusters summed out in the model", takes=("clusters",)),
-    "jointvae": Model(_jointvae, "p(y) p(z) p(x|z,y): clusters beside codes", takes=("prior", "clusters")),
+    "vade": Model(_vade, "gmvae with q(z|x), the cluster summed out in the model", takes=("clusters",)),
+    "jointvae": Model(_jointvae, "p(y) p(z) p(x|z,y): a discrete and a continuous code", takes=("prior", "clusters")),
     "hierarchical": Model(
-        _hierarchical, "p(z2) p(z1|z2) p(x|z1), or deeper, inferred bottom up", takes=("prior", "levels"), code="z1"
+        _hierarchical,
+        "p(z2) p(z1|z2) p(x|z1), or deeper, inferred from the bottom up",
+        takes=("prior", "levels"),
+        code="z1",
     ),
-    "ladder": Model(_ladder, "the same, inferred top down", takes=("prior", "levels"), code="z1"),
+    "ladder": Model(_ladder, "hierarchical, inferred from the top down", takes=("prior", "levels"), code="z1"),
     "nvae": Model(
-        _nvae, "images: groups of maps from coarse to fine, residual cells", takes=("groups",), code="z1_1", images=True
+        _nvae,
+        "images: groups of latent maps from coarse to fine, residual cells",
+        takes=("groups",),
+        code="z1_1",
+        images=True,
     ),
 }
+
+
+def build(options: Options, train: Tensor, num_classes: int) -> PairLike:
+    """The model that the options name, for such rows and so many classes or clusters (0 for a model without them)."""
+    pair: PairLike = MODELS[options.model].build(Pieces(options, train, num_classes))
+    return pair
+
+
+def build_labeller(options: Options, train: Tensor, num_classes: int) -> SSVAE:
+    """The model of `pyrovae label`: M2 with p(y) = 1 / C, one hidden layer a network, and dropout in the classifier.
+
+    With --net conv, convolutions precede the classifier and the encoder.
+    """
+    of, (hidden,) = Pieces(options, train, num_classes), options.hidden
+    event: Any = of.event
+    guide, labels = families.Normal(of.latent), families.Categorical((), num_classes=num_classes)
+    dropout = ReLUDropout(options.dropout)
+    encoder: Any
+    classifier: Any
+    if options.net == "conv":
+        encoder = Behind(ConvEncoder(event, hidden), MLP((hidden, num_classes), guide.param_shape, (hidden,)))
+        classifier = Behind(ConvEncoder(event, hidden), MLP(hidden, labels.param_shape, (hidden,), dropout))
+    else:
+        encoder = MLP((event, num_classes), guide.param_shape, (hidden,))
+        classifier = MLP(event, labels.param_shape, (hidden,), dropout)
+    return SSVAE(
+        label_prior=Categorical(logits=torch.zeros(num_classes)),
+        prior=priors.StandardNormal(of.latent),
+        likelihood=mlp((of.latent, num_classes), of.family(), (hidden,)),
+        encoder=of.seeing(Conditional(encoder, guide)),
+        classifier=of.seeing(Conditional(classifier, labels)),
+        code=OneHot(num_classes),
+        alpha=float(options.alpha or 0),
+    )

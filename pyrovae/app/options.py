@@ -1,57 +1,343 @@
-"""The options of a run."""
+"""The options of a run, each declared once.
+
+From its declaration follow the field of `Options`, the flags of the commands that offer the option and their help, the
+refusal of impossible values, its place in run.json, and the value that a run.json from before the option is read with.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, get_type_hints
 
-from pyrovae.errors import CheckpointError
+from pyrovae.errors import CheckpointError, OptionError
+
+Widths = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a value must fulfil, and how a message says it: "--epochs `wanted`, got -1"."""
+
+    fulfilled: Callable[[Any], bool]
+    wanted: str
+
+
+def at_least(least: int) -> Check:
+    return Check(lambda value: bool(value >= least), f"must be at least {least}")
+
+
+def amount(what: str) -> Check:
+    """Zero switches it off."""
+    return Check(lambda value: 0 <= value < math.inf, f"is {what}, 0 for none")
+
+
+POSITIVE = Check(lambda value: value > 0, "must be positive")
+GROUPS = Check(
+    lambda value: len(value) > 0 and min(value) >= 1,
+    "are whole numbers of at least 1, the coarsest resolution first",
+)
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    check: Check | None = None,
+    commands: tuple[str, ...] = ("fit",),
+    by_model: bool = False,
+    later: bool = False,
+    defaults: Mapping[str, Any] | None = None,
+    helps: Mapping[str, str] | None = None,
+) -> Any:
+    """Declare a field of `Options`. Its name and type are those of the field.
+
+    Args:
+        default: the value where none is given; None where it is decided from the data.
+        help: what `--help` says. `{known}` stands for the names that the option knows, `{models}` for the models that it is
+            meant for.
+        check: what a value other than None must fulfil.
+        commands: the commands that offer it.
+        by_model: whether it is meant only for the models that list it in `Model.takes`.
+        later: whether there are run.json files from before it existed; they are read with the default.
+        defaults: by command, another default. A command that gives a default but does not offer the option still uses it.
+        helps: by command, another help.
+    """
+    declared: dict[str, Any] = {
+        "help": help,
+        "check": check,
+        "commands": commands,
+        "by_model": by_model,
+        "later": later,
+    }
+    declared |= {"defaults": defaults or {}, "helps": helps or {}}
+    return field(default=default, metadata=declared)
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a person may choose. None: decided from the data (see `decide`)."""
+    """What a person may choose for a run. None: decided from the data, see `decide`."""
 
-    model: str = "vae"
-    clusters: int | None = None
-    labelled: int | None = None
-    levels: tuple[int, ...] | None = None
-    groups: tuple[int, ...] | None = None
-    prior: str = "normal"
-    likelihood: str | None = None
-    guide: str | None = None
-    total_count: int | None = None
-    net: str = "mlp"
-    latent: int = 10
-    hidden: tuple[int, ...] = (400,)
-    epochs: int | None = None
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    kl_warmup: float = 0.0
-    kl_cycles: int = 0
-    free_bits: float = 0.0
-    lagging: float = 0.0
-    clip_norm: float | None = None
-    patience: int | None = None
-    test_fraction: float = 0.2
-    validation_fraction: float = 0.1
-    num_samples: int = 1000
-    seed: int = 0
+    model: str = option("vae", "Graphical model: {known}.", later=True)
+    clusters: int | None = option(
+        None,
+        "Number of clusters of {models}; by default as many as the labels have classes, else 10.",
+        check=at_least(2),
+        by_model=True,
+        later=True,
+    )
+    labelled: int | None = option(
+        None,
+        "Number of training rows whose labels {models} may see; by default all that have one.",
+        by_model=True,
+        later=True,
+    )
+    levels: tuple[int, ...] | None = option(
+        None,
+        "Latent dimensions of z1, z2, ... of {models}, such as 32,16,8; by default --latent and half of it.",
+        by_model=True,
+        later=True,
+    )
+    groups: tuple[int, ...] | None = option(
+        None,
+        "Number of groups of latent maps of {models} at each resolution, the coarsest first; by default 1,2.",
+        check=GROUPS,
+        by_model=True,
+        later=True,
+    )
+    prior: str = option(
+        "normal",
+        "Prior: {known}.",
+        commands=("fit", "sweep"),
+        by_model=True,
+        helps={"sweep": "One or more priors, separated by commas."},
+    )
+    likelihood: str | None = option(
+        None,
+        "Likelihood: {known}; by default chosen by the kind of the data.",
+        commands=("fit", "sweep", "label"),
+        helps={
+            "sweep": "One or more likelihoods, separated by commas; by default chosen by the kind of the data.",
+            "label": "Likelihood, as for `fit`; by default chosen by the kind of the data.",
+        },
+    )
+    guide: str | None = option(
+        None,
+        "Family of the guide: {known}; by default normal, or what the prior needs.",
+        commands=("fit", "sweep"),
+        helps={"sweep": "One or more families of the guide, separated by commas; by default what the prior needs."},
+    )
+    total_count: int | None = option(
+        None,
+        "Largest count that can occur, for likelihoods that need it.",
+        check=at_least(1),
+        commands=("fit", "sweep", "label"),
+    )
+    net: str | None = option(
+        "mlp",
+        "Kind of network: {known}.",
+        commands=("fit", "sweep", "label"),
+        by_model=True,
+        defaults={"label": None},
+        helps={"label": "Kind of network: mlp or conv; by default conv for images of 16 x 16 pixels or more."},
+    )
+    latent: int | None = option(
+        10,
+        "Number of latent dimensions.",
+        commands=("fit", "sweep", "label"),
+        defaults={"label": None},
+        helps={"label": "Number of latent dimensions; by default 50 with --net conv, else 10."},
+    )
+    hidden: tuple[int, ...] = option(
+        (400,),
+        "Widths of the hidden layers, such as 400 or 300,300.",
+        commands=("fit", "sweep", "label"),
+        defaults={"label": (200,)},
+        helps={"label": "Width of the hidden layer."},
+    )
+    epochs: int | None = option(
+        None,
+        "Passes over the training rows; by default about 3,000 steps, in 20 to 500 epochs.",
+        check=at_least(1),
+        commands=("fit", "sweep"),
+    )
+    batch_size: int | None = option(
+        None,
+        "Rows per step; by default 128, or 256 from 20,000 training rows on.",
+        check=at_least(1),
+        commands=("fit", "sweep"),
+        defaults={"label": 128},
+    )
+    learning_rate: float | None = option(
+        None,
+        "Peak of the one-cycle schedule; by default 3e-3.",
+        check=POSITIVE,
+        commands=("fit", "sweep"),
+        defaults={"label": 3e-3},
+    )
+    kl_warmup: float = option(
+        0.0,
+        "Epochs over which the KL weight rises from 0 to 1; for nvae by default a third of all epochs.",
+        check=amount("a number of epochs"),
+        commands=("fit", "sweep"),
+    )
+    kl_cycles: int = option(
+        0,
+        "How many times the KL weight rises from 0 to 1 during the fit.",
+        check=amount("how often the KL weight rises"),
+        later=True,
+    )
+    free_bits: float = option(
+        0.0,
+        "Nats per row that the KL of each latent variable may reach at no cost; does not apply to z1 of hierarchical, "
+        "which is inferred first.",
+        check=amount("nats a row"),
+        later=True,
+    )
+    lagging: float = option(
+        0.0,
+        "Epochs in which the model is updated only every tenth step, the guide at every step.",
+        check=amount("a number of epochs"),
+        later=True,
+    )
+    clip_norm: float | None = option(
+        None, "Largest global norm of the gradient; by default without limit.", check=POSITIVE
+    )
+    patience: int | None = option(None, "Stop after this many epochs without a better validation ELBO.")
+    test_fraction: float = option(0.2, "Fraction of the rows held out for the final table.")
+    validation_fraction: float = option(0.1, "Fraction of the rows on which training is monitored.")
+    num_samples: int = option(
+        1000, "Importance samples per row for log p(x).", check=at_least(1), commands=("fit", "sweep")
+    )
+    seed: int = option(
+        0,
+        "Seed of weights, split, shuffling and noise.",
+        commands=("fit", "sweep", "label"),
+        helps={"label": "Seed of weights, held-out rows, shuffling and noise."},
+    )
+    steps: int | None = option(
+        None,
+        "Training steps; by default 300 to 2,000, fewer where a step costs more.",
+        check=at_least(1),
+        commands=("label",),
+    )
+    labelled_batch_size: int = option(
+        40, "Labelled rows per step.", check=at_least(1), commands=(), defaults={"label": 40}
+    )
+    dropout: float = option(
+        0.5, "Fraction of the classifier's hidden units left out.", commands=(), defaults={"label": 0.5}
+    )
+    alpha: float | None = option(
+        None, "Weight of the classifier's own loss, see `SSVAE`.", commands=(), defaults={"label": None}
+    )
+    passes: int = option(
+        20,
+        "Passes of the classifier with dropout on; their mean predicts, their disagreement ranks.",
+        check=at_least(2),
+        commands=("label",),
+    )
+    holdout: float = option(0.2, "Fraction of the labelled rows held out for the report.", commands=("label",))
+
+    @classmethod
+    def of(cls, command: str, **given: Any) -> Options:
+        """The options of a command: those given, and its defaults."""
+        return cls(**{**{o.name: o.default_of(command) for o in offered(command, hidden=True)}, **given})
+
+    @classmethod
+    def from_json(cls, recorded: Any, command: str) -> Options:
+        """The options that a run.json records for a run of `fit` or `label`.
+
+        Raises:
+            CheckpointError: one is missing or unknown.
+        """
+        try:
+            declared = {o.name: o for o in offered(command, hidden=True)}
+            found = {**{o.name: o.default_of(command) for o in declared.values() if o.later}, **recorded}
+            if set(found) != set(declared):
+                raise KeyError(f"options {sorted(set(found) ^ set(declared))}")
+            return cls.of(command, **{name: declared[name].from_json(value) for name, value in found.items()})
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"The run's options are damaged or missing ({error!r}): was it made by `pyrovae {command}`?"
+            ) from error
+
+    def to_json(self, command: str) -> dict[str, Any]:
+        """What run.json records of a run of `fit` or `label`."""
+        values = {o.name: getattr(self, o.name) for o in offered(command, hidden=True)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    def check(self, command: str) -> None:
+        """OptionError for a value that is impossible by itself."""
+        for one in offered(command, hidden=True):
+            one.refuse(getattr(self, one.name))
 
 
-def read_options(info: Mapping[str, Any]) -> Options:
-    """The options of a run.json. CheckpointError when they are not whole."""
-    try:
-        # runs from before there were other models than the VAE, or these remedies
-        since = ("model", "clusters", "labelled", "levels", "groups", "kl_cycles", "free_bits", "lagging")
-        found = {**{name: getattr(Options(), name) for name in since}, **info["options"]}
-        sizes = {name: found[name] and tuple(found[name]) for name in ("levels", "groups")}
-        names = {f.name for f in fields(Options)}
-        if set(found) != names:
-            raise KeyError(f"options {sorted(set(found) ^ names)}")
-        return Options(**{**found, "hidden": tuple(found["hidden"]), **sizes})
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"The run's options are damaged or missing ({error!r}): was it made by `pyrovae fit`?"
-        ) from error
+@dataclass(frozen=True)
+class Option:
+    """An option as it was declared; see `option`."""
+
+    name: str
+    type: Any
+    default: Any
+    help: str
+    check: Check | None
+    commands: tuple[str, ...]
+    by_model: bool
+    later: bool
+    defaults: Mapping[str, Any]
+    helps: Mapping[str, str]
+
+    @property
+    def flag(self) -> str:
+        return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def is_widths(self) -> bool:
+        """Whether it takes several whole numbers, separated by commas on the command line."""
+        return self.type in (Widths, Widths | None)
+
+    def default_of(self, command: str) -> Any:
+        return self.defaults.get(command, self.default)
+
+    def help_of(self, command: str) -> str:
+        return self.helps.get(command, self.help)
+
+    def refuse(self, value: Any) -> None:
+        if self.check is not None and value is not None and not self.check.fulfilled(value):
+            raise OptionError(f"{self.flag} {self.check.wanted}, got {value}.")
+
+    def parse(self, text: Any) -> Any:
+        """The value that the command line gives."""
+        if not self.is_widths or text is None:
+            return text
+        try:
+            return tuple(int(width) for width in text.split(",") if width.strip())
+        except ValueError:
+            raise OptionError(f"{self.flag} takes whole numbers, such as 400 or 300,300, got {text!r}.") from None
+
+    def shown(self, value: Any) -> Any:
+        """The value as the command line writes it."""
+        return ",".join(map(str, value)) if self.is_widths and value is not None else value
+
+    def from_json(self, value: Any) -> Any:
+        if not self.is_widths or value is None:
+            return value
+        return tuple(value) if isinstance(value, list) else (int(value),)  # `label` wrote its one width as a number
+
+
+def _declarations() -> dict[str, Option]:
+    types = get_type_hints(Options)
+    found = {}
+    for one in fields(Options):
+        assert one.default is not MISSING
+        found[one.name] = Option(name=one.name, type=types[one.name], default=one.default, **one.metadata)
+    return found
+
+
+OPTIONS = _declarations()
+
+
+def offered(command: str, *, hidden: bool = False) -> list[Option]:
+    """The options that a command offers; with `hidden` those, too, that it uses without offering them."""
+    return [o for o in OPTIONS.values() if command in o.commands or (hidden and command in o.defaults)]

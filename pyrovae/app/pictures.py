@@ -1,4 +1,4 @@
-"""The pictures that a run leaves."""
+"""Pictures of a run, and what they show: reconstructions, samples, codes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,8 @@ from torch import Tensor
 from pyrovae import plots
 from pyrovae.app.catalogue import CONDITION, choose, part
 from pyrovae.app.models import MODELS
-from pyrovae.app.options import read_options
-from pyrovae.app.rows import Rows
-from pyrovae.app.scores import levels_of, model_of
-from pyrovae.data import Dataset
+from pyrovae.app.run import Run
 from pyrovae.errors import OptionError, PairError
-from pyrovae.fitted.fitted import Fit
 from pyrovae.pair.batch import take_rows
 from pyrovae.predict.decode import decode
 from pyrovae.predict.encode import encode
@@ -25,28 +21,20 @@ from pyrovae.predict.generate import generate, simulate
 from pyrovae.predict.reconstruct import reconstruct
 
 
-def patterns(rows: Rows) -> dict[str, dict[str, Tensor]]:
-    """Two rows of each kind that the model tells apart, by what is to be said of them: without and with a label of its own."""
-    given = take_rows(rows.batch("train"), slice(0, 2))
-    if rows.argument in (None, CONDITION):
-        return {"": given}
-    known = torch.zeros(2, dtype=torch.int64)  # any class: the graph is that of all
-    return {"": {"x": given["x"]}, f"where {rows.argument} is known": {**given, str(rows.argument): known}}
-
-
-def draw_pictures(fitted: Fit, rows: Rows, folder: Path) -> list[Path]:
-    """Training curve, reconstructions, samples and the latent space, as PNG files."""
+def draw_pictures(run: Run) -> list[Path]:
+    """Draw the training curve, reconstructions, samples and the latent space into the run folder, as PNG files."""
+    fitted, rows = run.fitted, run.rows
     made = {"training.png": plots.training_curve(fitted.history)}
-    made["reconstructions.png"] = reconstruction_picture(fitted, rows, 10)
+    made["reconstructions.png"] = reconstruction_picture(run, 10)
     if rows.image_shape:
-        made["samples.png"] = sample_picture(fitted, rows)
-        if levels_of(fitted):
-            made["levels.png"] = level_picture(fitted, rows)
-    code = model_of(fitted).code
+        made["samples.png"] = sample_picture(run)
+        if run.levels:
+            made["levels.png"] = level_picture(run)
+    code = run.model.code
     latent = tuple(fitted.layout.site(code, role="latent", local=True).event_shape)
-    everywhere = len(part("prior", read_options(fitted.info).prior).guides) > 1  # not on a sphere, nor a simplex
-    if latent == (2,) and rows.image_shape and rows.classes is None and everywhere and not levels_of(fitted):
-        # Quantiles of the standard normal: cells of equal mass under it.
+    everywhere = len(part("prior", run.options.prior).guides) > 1  # its support is R^2: no sphere, no simplex
+    if latent == (2,) and rows.image_shape and rows.classes is None and everywhere and not run.levels:
+        # quantiles of the standard normal: cells of equal mass under it
         side = 16
         axis = torch.distributions.Normal(0.0, 1.0).icdf(torch.linspace(0.02, 0.98, side))
         up, right = torch.meshgrid(axis, axis, indexing="ij")
@@ -56,84 +44,95 @@ def draw_pictures(fitted: Fit, rows: Rows, folder: Path) -> list[Path]:
     labels = None if rows.labels is None else rows.labels[:2000]
     made["latent.png"] = plots.latent(encode(fitted, picked, site=code).flatten(1), labels, name=code)
     for name, axes in made.items():
-        plots.save(axes, folder / name)
-    return [folder / name for name in made]
+        plots.save(axes, run.folder / name)
+    return [run.folder / name for name in made]
 
 
-def reconstruction_picture(fitted: Fit, rows: Rows, num: int) -> Any:
-    shown = fitted.evaluation_batch(take_rows(rows.batch("test"), slice(0, num if rows.image_shape else 500)))
-    again = rows.restore(reconstruct(fitted, shown))
+def reconstruction_picture(run: Run, num: int) -> Any:
+    """The first test rows and their reconstructions: `num` images, or the columns of 500 other rows."""
+    rows = run.rows
+    shown = run.fitted.evaluation_batch(take_rows(rows.batch("test"), slice(0, num if rows.image_shape else 500)))
+    again = rows.restore(reconstruct(run.fitted, shown))
     return plots.reconstructions(rows.restore(shown["x"]), again, rows.image_shape, columns=rows.columns)
 
 
-MOST_COLUMNS = 20  # of a picture with a column a class
+MOST_COLUMNS = 20  # of a picture with one column for each class
 
 
-def sample_picture(fitted: Fit, rows: Rows, num: int = 64, seed: int | None = 0) -> Any:
-    """E[x | z] at draws of the prior: noise of the likelihood left out, so that what z determines can be seen.
+def sample_picture(run: Run, num: int = 64, seed: int | None = 0) -> Any:
+    """E[x | z] at draws of p(z): without the likelihood's noise one sees what z determines.
 
-    Of models with classes or clusters E[x | z, y] at draws of p(z | y), a column for each.
+    For a model with classes or clusters E[x | z, y] at draws of p(z | y), with one column for each class.
     """
+    rows = run.rows
     assert rows.image_shape is not None
     if rows.classes is None:
-        return plots.images(rows.restore(_means(fitted, num, seed)), rows.image_shape)
+        return plots.images(rows.restore(_means(run, num, seed)), rows.image_shape)
     names = [str(name) for name in rows.classes[:MOST_COLUMNS]]
     codes = torch.arange(8 * len(names)) % len(names)
     if rows.argument is not None:
-        drawn = _means(fitted, len(codes), seed, {rows.argument: codes})
+        drawn = _means(run, len(codes), seed, {rows.argument: codes})
     else:
-        drawn = decode(fitted, codes, latent="y", seed=seed)
+        drawn = decode(run.fitted, codes, latent="y", seed=seed)
     return plots.images(rows.restore(drawn), rows.image_shape, len(names), names=names)
 
 
-def level_picture(fitted: Fit, rows: Rows, num: int = 8, seed: int = 0) -> Any:
-    """What each level says: E[x | z1] of `num` draws a column. The first holds no level, the next the top one at its value in
-    one draw of all, and so on; its name says which are held, and what varies in it is said below them."""
+def level_picture(run: Run, num: int = 8, seed: int = 0) -> Any:
+    """What each level adds: column k fixes the top k levels at one draw and resamples the rest, `num` times.
+
+    The name of a column says which levels are fixed.
+    """
+    rows, top_down = run.rows, run.levels[::-1]
     assert rows.image_shape is not None
-    top_down = levels_of(fitted)[::-1]
-    one = simulate(fitted, 1, seed=seed)
+    one = simulate(run.fitted, 1, seed=seed)
     columns, names = [], []
     for number in range(len(top_down)):
         held = {site: one[site].expand(num, *one[site].shape[1:]) for site in top_down[:number]}
-        columns.append(_means(fitted, num, seed, held))
+        columns.append(_means(run, num, seed, held))
         names.append(
             f"{top_down[0]}-{top_down[number - 1].removeprefix('z')}" if number > 1 else "".join(held) or "none"
         )
     return plots.images(rows.restore(torch.stack(columns, 1).flatten(0, 1)), rows.image_shape, len(names), names=names)
 
 
-def _means(fitted: Fit, num: int, seed: int | None, given: Mapping[str, Tensor] | None = None) -> Tensor:
+def _means(run: Run, num: int, seed: int | None, given: Mapping[str, Tensor] | None = None) -> Tensor:
     try:
-        return generate(fitted, num, given=given, mean=True, seed=seed)
+        return generate(run.fitted, num, given=given, mean=True, seed=seed)
     except PairError:  # classes have no mean
-        return generate(fitted, num, given=given, seed=seed)
+        return generate(run.fitted, num, given=given, seed=seed)
 
 
 def draw_rows(
-    fitted: Fit, rows: Rows, num: int, *, wanted: str | None = None, mean: bool = False, seed: int | None = 0
+    run: Run, num: int, *, wanted: str | None = None, mean: bool = False, seed: int | None = 0
 ) -> tuple[Tensor, Tensor | None]:
-    """New rows in the data's own units, and of a model of labelled classes their class numbers: each class in turn, or the
-    one that is `wanted` by its name."""
+    """New rows, `(num, D)`, in the units of the data, and their class numbers, `(num,)`, if the model has labelled classes.
+
+    Args:
+        wanted: the name of the class of all rows; by default the rows are of each class in turn.
+        mean: E[x | z] at draws of z, instead of draws of x.
+    """
+    rows = run.rows
+    if mean and run.options.likelihood == "categorical":
+        raise OptionError("--mean needs a likelihood with a mean, and this run's draws classes: leave it out.")
+
+    def drawn(given: Mapping[str, Tensor] | None = None) -> Tensor:
+        return rows.restore(generate(run.fitted, num, given=given, mean=mean, seed=seed))
+
     if rows.argument is None or rows.classes is None:
         if wanted is not None:
             those = ", ".join(name for name, model in MODELS.items() if model.labels is not None)
             raise OptionError(f"--class is for models of labelled classes ({those}), and this run is of another model.")
-        return rows.restore(_drawn(fitted, num, mean, seed)), None
+        return drawn(), None
     names = [str(name) for name in rows.classes]
     codes = torch.arange(max(0, num)) % len(names)
     if wanted is not None:
         codes[:] = names.index(choose("class", wanted, names))
-    return rows.restore(_drawn(fitted, num, mean, seed, {rows.argument: codes})), codes
+    return drawn({rows.argument: codes}), codes
 
 
-def _drawn(fitted: Fit, num: int, mean: bool, seed: int | None, given: Mapping[str, Tensor] | None = None) -> Tensor:
-    if mean and read_options(fitted.info).likelihood == "categorical":
-        raise OptionError("--mean needs a likelihood that has one, and this run's draws classes: leave it out.")
-    return generate(fitted, num, given=given, mean=mean, seed=seed)
-
-
-def all_codes(fitted: Fit, dataset: Dataset, rows: Rows) -> Tensor:
-    """E_q[z | x] of every row of the source in its own order, test rows of a set of its own last."""
+def all_codes(run: Run) -> Tensor:
+    """E_q[z | x] of all rows of the source, `(N, L)`, in their order, with the rows of a test set at the end."""
+    dataset, rows = run.dataset, run.rows
 
     def every(first: Tensor | None, rest: Tensor | None) -> Tensor:
         return torch.cat([part for part in (first, rest) if part is not None])
@@ -143,4 +142,4 @@ def all_codes(fitted: Fit, dataset: Dataset, rows: Rows) -> Tensor:
     batch = {"x": scaled.reshape(len(scaled), *rows.train.shape[1:])}
     if rows.argument == CONDITION:
         batch[CONDITION] = every(dataset.y, dataset.y_test)
-    return encode(fitted, fitted.evaluation_batch(batch), site=model_of(fitted).code).flatten(1)
+    return encode(run.fitted, run.fitted.evaluation_batch(batch), site=run.model.code).flatten(1)

@@ -1,6 +1,6 @@
-"""Rows: a data set split and scaled as a model of `recipes` takes it, with the labels that the model may see.
+"""Rows: a data set, split and scaled as the model of a run takes it, with the labels that the model may see.
 
-This is a face. What is decided here follows from a run's options and seed, and so is the same when the run is opened again.
+Everything here follows from the options and the seed, so that a run that is opened again has the same rows.
 """
 
 from __future__ import annotations
@@ -22,52 +22,82 @@ from pyrovae.app.options import Options
 from pyrovae.batching.splits import Split
 from pyrovae.data import Dataset, Standardize
 from pyrovae.errors import OptionError
+from pyrovae.pair.batch import take_rows
 
 Array = NDArray[Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rows:
-    """The rows of a run as the model takes them, and how to get back: `restore` turns model rows into the data's own units."""
+    """The rows of a run as its model takes them.
+
+    Args:
+        train, validation, test: `(N, *event)`; validation is None where there are no such rows.
+        argument: the argument of the model that labels go to, or None.
+        codes: class numbers of each part, `(N,)`, -1 where unknown or hidden from the model; None without labels.
+        classes: the names of the model's classes or clusters, or None.
+        labels: the labels of the test rows as the source writes them, `(N_test,)`, or None.
+        scaler: the scaling that was applied to the columns, or None.
+        image_shape: the shape of a row that is an image, or None.
+        columns: the columns' names, or None.
+        test_index: the position of each test row in the source, `(N_test,)`.
+        divisor: what the source's values were divided by when they were read. Densities are given for the source's own
+            values; for masses it is 1.
+    """
 
     train: Tensor
     validation: Tensor | None
     test: Tensor
-    argument: str | None  # of the model, which the labels go to
-    codes: Mapping[str, Tensor | None]  # class numbers of each part, -1 where unknown, or hidden from the model
-    classes: tuple[str | int, ...] | None  # what the values of the model's classes or clusters are called
-    labels: Array | None  # of the test rows, as the source writes them
+    argument: str | None
+    codes: Mapping[str, Tensor | None]
+    classes: tuple[str | int, ...] | None
+    labels: Array | None
     scaler: Standardize | None
     image_shape: tuple[int, ...] | None
     columns: tuple[str, ...] | None
-    test_index: Tensor  # where the test rows stand in the source, as `encode` numbers its rows
-    divisor: float  # what the source was divided by when it was read, undone for densities; 1 for masses
+    test_index: Tensor
+    divisor: float
 
     def batch(self, part: str) -> dict[str, Tensor]:
-        """The rows of a part as the model takes them. A condition belongs to every row; a label that the model could tell by
-        itself is shown in training alone, and kept for scoring in the other parts."""
+        """The rows of "train", "validation" or "test" as the model's arguments.
+
+        A condition c is given with every row. A label y, which the model can infer, is given in training only; elsewhere it
+        serves for scoring.
+        """
         x, codes = getattr(self, part), self.codes[part]
         if self.argument is None or codes is None or (self.argument != CONDITION and part != "train"):
             return {"x": x}
         return {"x": x, self.argument: codes}
+
+    def examples(self) -> dict[str, dict[str, Tensor]]:
+        """Two training rows for each graph that the model has: without its label, and with it where it may have one.
+
+        The keys say which is meant; "" where there is nothing to tell apart.
+        """
+        given = take_rows(self.batch("train"), slice(0, 2))
+        if self.argument in (None, CONDITION):
+            return {"": given}
+        known = torch.zeros(2, dtype=torch.int64)  # any class: the graph is the same
+        return {"": {"x": given["x"]}, f"where {self.argument} is known": {**given, str(self.argument): known}}
 
     @property
     def num_classes(self) -> int:
         return len(self.classes or ())
 
     def restore(self, rows: Tensor) -> Tensor:
+        """Rows of the model, `(N, *event)`, in the units of the source: `(N, D)`."""
         flat = rows.flatten(1)
         return self.scaler.invert(flat) * self.divisor if self.scaler is not None else flat
 
     def dequantised(self, rows: Tensor, seed: int) -> Tensor:
-        """Rows plus noise, uniform on [0, 1) in units of the source's whole numbers, as the model takes them."""
+        """Rows of the model plus uniform noise, on [0, 1) in the source's units, whose values are whole numbers."""
         noise = torch.rand(rows.shape, generator=torch.Generator().manual_seed(seed)).to(rows)
         scale = self.divisor * (self.scaler.scale.reshape(rows.shape[1:]) if self.scaler is not None else 1.0)
         return rows + (noise / scale).to(rows)
 
     @property
     def log_abs_det(self) -> float:
-        """What turns a log-density of standardised rows into one of the data's own units: subtract it."""
+        """Subtract it from the log density of a standardised row to get that in the units of the source, nats per row."""
         scaled = 0.0 if self.scaler is None else float(self.scaler.log_abs_det)
         return scaled + self.test[0].numel() * math.log(self.divisor)
 
@@ -80,25 +110,23 @@ def split_rows(dataset: Dataset, options: Options) -> Split:
 
 
 def make_rows(dataset: Dataset, split: Split, options: Options, scaler: Standardize | None = None) -> Rows:
-    """Split, standardise by the training rows where the likelihood is a density, and shape rows for the network."""
-    train, validation = dataset.x[split.train], dataset.x[split.validation]
+    """Split the rows, scale and shape them for the model, and choose the labels that it may see.
+
+    Args:
+        scaler: the scaling of an earlier fit; None fits one to the training rows, where the likelihood is one of reals.
+    """
     test = dataset.x[split.test] if dataset.x_test is None else dataset.x_test
     codes: dict[str, Tensor | None] = dict.fromkeys(("train", "validation", "test"))
     if dataset.y is not None:
         codes = {part: dataset.y[getattr(split, part)] for part in codes}
     if dataset.x_test is not None:
         codes["test"] = dataset.y_test
-    likelihood: Likelihood = part("likelihood", str(options.likelihood))
-    if likelihood.takes == "real":
-        scaler = scaler or Standardize.fit(train)
-        train, validation, test = scaler.apply(train), scaler.apply(validation), scaler.apply(test)
-    as_images = options.net != "mlp" or MODELS[options.model].images
-    shape = dataset.image_shape if as_images and dataset.image_shape else tuple(train.shape[1:])
-    train, validation, test = (part.reshape(len(part), *shape) for part in (train, validation, test))
+    parts = (dataset.x[split.train], dataset.x[split.validation], test)
+    (train, validation, test), scaler = model_rows(dataset, options, parts, scaler)
     model, classes = MODELS[options.model], None
     if model.labels is not None:
         classes = class_names(dataset)
-        assert codes["train"] is not None  # `decide` has looked
+        assert codes["train"] is not None  # checked by `decide`
         codes["train"] = keep_labels(codes["train"], classes, options)
     elif model.clusters:
         classes = tuple(range(int(options.clusters or 0)))
@@ -114,14 +142,40 @@ def make_rows(dataset: Dataset, split: Split, options: Options, scaler: Standard
         image_shape=dataset.image_shape,
         columns=dataset.columns,
         test_index=split.test if dataset.x_test is None else len(dataset.x) + torch.arange(len(dataset.x_test)),
-        divisor=float(dataset.source.get("divided_by", 1)) if likelihood.density else 1.0,
+        divisor=divisor_of(dataset, options),
     )
 
 
-def keep_labels(codes: Tensor, classes: Sequence[str | int], options: Options) -> Tensor:
-    """Class numbers of training rows, all but --labelled of them hidden (-1). OptionError where there are not as many.
+def model_rows(
+    dataset: Dataset, options: Options, parts: Sequence[Tensor], scaler: Standardize | None = None
+) -> tuple[list[Tensor], Standardize | None]:
+    """Several parts of the rows, `(N, D)` each, as the model takes them, and the scaling that was applied, if any.
 
-    Equally many of each class, one more of the first classes where that does not come out even; drawn by the seed.
+    Where the likelihood is one of reals, columns are standardised by the first part, or by the `scaler` given. Convolutional
+    nets and models of images get rows in the shape of images.
+    """
+    likelihood: Likelihood = part("likelihood", str(options.likelihood))
+    if likelihood.takes == "real":
+        scaler = scaler or Standardize.fit(parts[0])
+        parts = [scaler.apply(rows) for rows in parts]
+    as_images = options.net != "mlp" or MODELS[options.model].images
+    shape = dataset.image_shape if as_images and dataset.image_shape else tuple(parts[0].shape[1:])
+    return [rows.reshape(len(rows), *shape) for rows in parts], scaler
+
+
+def divisor_of(dataset: Dataset, options: Options) -> float:
+    likelihood: Likelihood = part("likelihood", str(options.likelihood))
+    return float(dataset.source.get("divided_by", 1)) if likelihood.density else 1.0
+
+
+def keep_labels(codes: Tensor, classes: Sequence[str | int], options: Options) -> Tensor:
+    """Class numbers of the training rows, `(N,)`, with all but --labelled of them replaced by -1.
+
+    The rows that keep their label are drawn at random, equally many of each class; if --labelled is no multiple of the number
+    of classes, the first classes keep one more.
+
+    Raises:
+        OptionError: there are fewer labelled rows than wanted, or none.
     """
     wanted, known = options.labelled, int((codes >= 0).sum())
     if not known:
@@ -145,33 +199,8 @@ def keep_labels(codes: Tensor, classes: Sequence[str | int], options: Options) -
 
 
 def class_values(dataset: Dataset, codes: Tensor) -> Array:
-    """Class numbers as the source writes the classes; -1, unknown, stays -1, or "unknown" among names."""
+    """Class numbers as the source writes the classes. Unknown, -1, stays -1, or becomes "unknown" among names."""
     if dataset.classes is None:
         return np.asarray(codes)
     unknown: str | int = "unknown" if any(isinstance(c, str) for c in dataset.classes) else -1
     return np.asarray([dataset.classes[code] if code >= 0 else unknown for code in codes.tolist()])
-
-
-def describe_run(dataset: Dataset, options: Options, rows: Rows) -> str:
-    """What was decided, in one line."""
-    counts = f"{len(rows.train)} training, {0 if rows.validation is None else len(rows.validation)} validation, "
-    binarised = (
-        " on rows binarised anew at every step" if dataset.kind == "unit" and options.likelihood == "bernoulli" else ""
-    )
-    model = MODELS[options.model]
-    told = f"model {options.model}"
-    if model.clusters:
-        told += f" of {options.clusters} clusters"
-    elif rows.argument is not None:
-        labels = rows.batch("train")[rows.argument]
-        told += f" of {rows.num_classes} classes, {int((labels >= 0).sum())} training rows labelled"
-    latent = ", ".join(map(str, options.levels or (options.latent,)))
-    prior = "normal for each class" if model.labels or model.clusters else "normal"
-    nets = options.net
-    if options.groups is not None:
-        latent, nets = f"groups of {','.join(map(str, options.groups))} maps of {latent}", "residual cells"
-    return (
-        f"{dataset.name}: {counts}{len(rows.test)} test rows of {dataset.x.shape[1]} ({dataset.kind}); {told}, likelihood "
-        f"{options.likelihood}{binarised}, prior {options.prior if 'prior' in model.takes else prior}, guide "
-        f"{options.guide}, {latent} latent dimensions, {nets}"
-    )

@@ -1,23 +1,21 @@
-"""A run: a data set, a model for it, a fit and a folder; made, resumed, and opened again."""
+"""A run: a data set, a model for it, the fit, and the folder that keeps them; made, resumed, and opened again."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pyrovae.app.catalogue import is_own, own_files
-from pyrovae.app.decide import build, decide, refuse_missing
-from pyrovae.app.options import Options, read_options
-from pyrovae.app.pictures import patterns
-from pyrovae.app.rows import Rows, describe_run, make_rows, split_rows
-from pyrovae.batching.checks import check_rows
+from pyrovae.app.catalogue import Model, is_own, own_files
+from pyrovae.app.decide import binarisation, decide, refuse_missing
+from pyrovae.app.models import MODELS, build
+from pyrovae.app.options import Options
+from pyrovae.app.rows import Rows, make_rows, split_rows
 from pyrovae.batching.splits import Split
-from pyrovae.batching.transforms import Binarize
 from pyrovae.data import Dataset, Standardize, load_again
 from pyrovae.errors import CheckpointError, PyrovaeError
 from pyrovae.fitted.fitted import Fit
@@ -32,8 +30,44 @@ ARTEFACTS = (
     *("graph.png", "graph.gv", "graph-labelled.png", "graph-labelled.gv"),
     *("training.png", "reconstructions.png", "samples.png", "levels.png", "manifold.png", "latent.png"),
     *("generated.png", "generated.csv", "codes.csv"),
-    *("reliability.png", "doubtful.png"),  # of a run of `label` that was here before
+    *("reliability.png", "doubtful.png"),  # of a run of `label` that was in the folder before
 )
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A fitted model with its data and the folder that keeps it.
+
+    Args:
+        options: the options, with everything decided.
+        dataset: the data as they were read.
+        rows: the data as the model takes them.
+        fitted: the fitted pair.
+        folder: the run folder.
+    """
+
+    options: Options
+    dataset: Dataset
+    rows: Rows
+    fitted: Fit
+    folder: Path
+
+    @property
+    def model(self) -> Model:
+        return MODELS[self.options.model]
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """The latent sites of a model of several levels, from the data upwards; () for other models."""
+        groups, levels = self.options.groups, self.options.levels or ()
+        if groups is not None:
+            return tuple(f"z{s}_{g}" for s, num in enumerate(groups, 1) for g in range(1, num + 1))[::-1]
+        return tuple(f"z{level}" for level in range(1, len(levels) + 1))
+
+    def record(self, results: Mapping[str, Any]) -> None:
+        """Write the results into the run folder."""
+        self.fitted.info["results"] = dict(results)
+        write_fit(self.folder, self.fitted)
 
 
 def fit_run(
@@ -46,45 +80,29 @@ def fit_run(
     device: str = "auto",
     engine: str = "auto",
     progress: bool = True,
-    say: Callable[[str], None] | None = None,
-) -> tuple[Fit, Rows]:
-    """Fit a model to a data set in a run folder, or go on with the fit in it."""
+    say: Callable[[str], None] = lambda message: None,
+) -> Run:
+    """Fit the model of the options to a data set, in a run folder.
+
+    Args:
+        force: replace the run that is in the folder.
+        resume: go on with the run that is in the folder.
+        say: called with messages: what was decided, and the graph of model and guide.
+
+    Raises:
+        OptionError, DataError, PairError: the options or the data do not fit; nothing has been written.
+        CheckpointError: the folder is in use, or holds another run.
+    """
     refuse_missing(dataset)
     split = split_rows(dataset, options)
     options = decide(options, dataset, len(split.train))
     rows = make_rows(dataset, split, options)
-    if say is not None:
-        say(describe_run(dataset, options, rows))
+    say(describe(dataset, options, rows))
     torch.manual_seed(options.seed)
     pair = build(options, rows.train, rows.num_classes)
-    if say is not None:
-        with suppress(Exception):  # of a pair that does not run: the fit has the words for it
-            for what, batch in patterns(rows).items():
-                say(f"{what}\n{graph_text(pair, batch)}" if what else graph_text(pair, batch))
-    schedule: list[Any] = [schedules.one_cycle(float(options.learning_rate or 0))]
-    if options.kl_warmup > 0:
-        schedule.append(schedules.kl_warmup(options.kl_warmup))
-    if options.kl_cycles:
-        schedule.append(schedules.kl_cycles(options.kl_cycles))
-    if options.lagging > 0:
-        schedule.append(schedules.lagging(epochs=options.lagging))
-    floors: Any = options.free_bits
-    if options.model == "hierarchical":  # see `free_bits`: the guide goes up
-        floors = {f"z{level}": options.free_bits for level in range(2, len(options.levels or ()) + 1)}
-    recorded = {
-        "data": dataset.source,
-        "split": split.to_json(),
-        "scaler": rows.scaler.to_json() if rows.scaler is not None else None,
-        "options": {
-            **asdict(options),
-            "hidden": list(options.hidden),
-            "levels": options.levels and list(options.levels),
-            "groups": options.groups and list(options.groups),
-        },
-        "own": own_files(options),
-    }
-    transform = Binarize() if dataset.kind == "unit" and options.likelihood == "bernoulli" else None
-    check_rows(pair, rows.batch("test"), transform=transform)  # fit looks at the others
+    with suppress(Exception):  # a pair that does not run is explained by the fit
+        for which, batch in rows.examples().items():
+            say(f"{which}\n{graph_text(pair, batch)}" if which else graph_text(pair, batch))
     fitted = fit(
         pair,
         rows.batch("train"),
@@ -93,9 +111,10 @@ def fit_run(
         learning_rate=float(options.learning_rate or 0),
         validation=None if rows.validation is None else rows.batch("validation"),
         patience=options.patience,
-        schedule=schedule,
-        loss=Trace_ELBO(kl=free_bits(floors)) if options.free_bits > 0 else None,
-        transform=transform,
+        schedule=_schedule(options),
+        loss=_loss(options),
+        transform=binarisation(options, dataset),
+        check_also=rows.batch("test"),
         clip_norm=options.clip_norm,
         checkpoint=folder,
         resume=resume,
@@ -104,53 +123,82 @@ def fit_run(
         device=device,
         engine=engine,
         progress=progress,
-        info=recorded,
+        info={
+            "data": dataset.source,
+            "split": split.to_json(),
+            "scaler": rows.scaler.to_json() if rows.scaler is not None else None,
+            "options": options.to_json("fit"),
+            "own": own_files(options),
+        },
     )
-    if force:  # what the replaced run left would be taken for this one's; not sooner, for the fit may have been refused
+    if force:  # files of the replaced run would pass for this one's; removed only now, since the fit may be refused
         for name in ARTEFACTS:
             (folder / name).unlink(missing_ok=True)
-    with suppress(Exception):  # a picture that cannot be drawn must not cost a fit its table
-        for what, batch in patterns(rows).items():
-            draw_graph(pair, batch, folder / f"graph{'-labelled' if what else ''}.png")
-    return fitted, rows
+    with suppress(Exception):  # a picture that cannot be drawn must not cost the results
+        for which, batch in rows.examples().items():
+            draw_graph(pair, batch, folder / f"graph{'-labelled' if which else ''}.png")
+    return Run(options, dataset, rows, fitted, folder)
 
 
-def resume_run(
-    folder: Path, *, data_root: Path | None = None, device: str = "auto", progress: bool = True
-) -> tuple[Fit, Rows]:
-    """Go on with the fit in a folder: the same data, split, options and random stream."""
+def _schedule(options: Options) -> list[Any]:
+    schedule: list[Any] = [schedules.one_cycle(float(options.learning_rate or 0))]
+    if options.kl_warmup > 0:
+        schedule.append(schedules.kl_warmup(options.kl_warmup))
+    if options.kl_cycles:
+        schedule.append(schedules.kl_cycles(options.kl_cycles))
+    if options.lagging > 0:
+        schedule.append(schedules.lagging(epochs=options.lagging))
+    return schedule
+
+
+def _loss(options: Options) -> Any:
+    if not options.free_bits:
+        return None
+    floors: Any = options.free_bits
+    if options.model == "hierarchical":  # not z1, which is inferred first: see `free_bits`
+        floors = {f"z{level}": options.free_bits for level in range(2, len(options.levels or ()) + 1)}
+    return Trace_ELBO(kl=free_bits(floors))
+
+
+def resume_run(folder: Path, *, data_root: Path | None = None, device: str = "auto", progress: bool = True) -> Run:
+    """Go on with the fit in a folder: the same data, split, options and random numbers."""
     with reading(folder):
-        info = _fitted_info(folder)
-        options = read_options(info)
+        info = _recorded(folder)
+        options = Options.from_json(info["options"], "fit")
         dataset = load_again(info["data"], data_root=data_root)
         decide(options, dataset, len(dataset.x))
     return fit_run(dataset, options, folder, resume=True, device=device, progress=progress)
 
 
-def open_run(folder: Path, *, data_root: Path | None = None, device: str = "auto") -> tuple[Fit, Rows, Dataset]:
-    """A finished run with its data: the recorded split drawn again and checked, the recorded scaling applied again."""
+def open_run(folder: Path, *, data_root: Path | None = None, device: str = "auto") -> Run:
+    """A finished run with its data, split and scaled as they were for the fit.
+
+    Raises:
+        CheckpointError: there is no finished run of `fit` in the folder, or it is damaged.
+        DataError: the data have changed since the fit, or are not found.
+    """
     with reading(folder):
-        info = _fitted_info(folder)
-    if not any(map(is_own, _parts(info))):
-        fitted = load(folder, device=device)  # its weights are checked before data are read
+        info = _recorded(folder)
+        own = any(map(is_own, _parts(info)))
+    fitted = None if own else load(folder, device=device)  # its weights are checked before data are read
     with reading(folder):
         dataset = load_again(info["data"], data_root=data_root)
-        options = decide(read_options(info), dataset, len(dataset.x))
+        options = decide(Options.from_json(info["options"], "fit"), dataset, len(dataset.x))
         split = Split.from_json(info["split"], num_rows=len(dataset.x))
         scaler = Standardize.from_json(info["scaler"]) if info["scaler"] else None
         rows = make_rows(dataset, split, options, scaler)
         if info.get("own", {}) != own_files(options):
             raise CheckpointError(f"{folder}: the file of a part of your own has changed since the fit. Put it back.")
-    if any(map(is_own, _parts(info))):  # only its author can build a part of one's own
+    if fitted is None:  # a part that the user wrote cannot be rebuilt from run.json alone
         fitted = load(folder, device=device, pair=build(options, rows.train, rows.num_classes))
-    return fitted, rows, dataset
+    return Run(options, dataset, rows, fitted, folder)
 
 
-def _fitted_info(folder: Path) -> dict[str, Any]:
-    """What a run of `fit` says of itself; CheckpointError for one of `label`, which has no such options."""
+def _recorded(folder: Path) -> dict[str, Any]:
+    """What a run of `fit` has recorded. CheckpointError for a run of `label`."""
     info: dict[str, Any] = read_run(folder)["info"]
     if info.get("job") == "label":
-        raise CheckpointError(f"{folder} is a run of `pyrovae label`: that command asks it, and goes on with it.")
+        raise CheckpointError(f"{folder} is a run of `pyrovae label`: only that command reads it, and goes on with it.")
     return info
 
 
@@ -161,7 +209,7 @@ def _parts(info: Mapping[str, Any]) -> list[str | None]:
 
 @contextmanager
 def reading(folder: Path) -> Iterator[None]:
-    """What a run.json changed by hand can raise, as one clear error."""
+    """Turns whatever a run.json that was changed by hand can raise into one clear error."""
     try:
         yield
     except PyrovaeError:
@@ -170,13 +218,30 @@ def reading(folder: Path) -> Iterator[None]:
         raise CheckpointError(f"The run.json in {folder} is damaged ({error!r}): restore it, or fit again.") from error
 
 
-def finish(fitted: Fit, folder: Path, results: Mapping[str, Any]) -> None:
-    """Write the results into the run."""
-    fitted.info["results"] = dict(results)
-    write_fit(folder, fitted)
+def describe(dataset: Dataset, options: Options, rows: Rows) -> str:
+    """What was decided, in one line."""
+    counts = f"{len(rows.train)} training, {0 if rows.validation is None else len(rows.validation)} validation, "
+    binarised = "" if binarisation(options, dataset) is None else " on rows binarised anew at every step"
+    model = MODELS[options.model]
+    which = f"model {options.model}"
+    if model.clusters:
+        which += f" of {options.clusters} clusters"
+    elif rows.argument is not None:
+        labels = rows.batch("train")[rows.argument]
+        which += f" of {rows.num_classes} classes, {int((labels >= 0).sum())} training rows labelled"
+    latent = ", ".join(map(str, options.levels or (options.latent,)))
+    prior = "normal for each class" if model.labels or model.clusters else "normal"
+    nets = options.net
+    if options.groups is not None:
+        latent, nets = f"groups of {','.join(map(str, options.groups))} maps of {latent}", "residual cells"
+    return (
+        f"{dataset.name}: {counts}{len(rows.test)} test rows of {dataset.x.shape[1]} ({dataset.kind}); {which}, likelihood "
+        f"{options.likelihood}{binarised}, prior {options.prior if 'prior' in model.takes else prior}, guide "
+        f"{options.guide}, {latent} latent dimensions, {nets}"
+    )
 
 
-def claim_default(name: str, root: Path = Path("runs")) -> Path:
+def default_folder(name: str, root: Path = Path("runs")) -> Path:
     """A folder for a run that was given none: runs/NAME, or runs/NAME-2 and so on where that is taken."""
     number, folder = 1, root / name
     while folder.exists() and any(folder.iterdir()):

@@ -18,7 +18,8 @@ import torch
 from support.command import Command
 
 import pyrovae as pv
-from pyrovae.app import cli
+from pyrovae.app import run as runs
+from pyrovae.app.scores import EVALUATION_SEED
 
 QUICK = ("--epochs", "2", "--hidden", "16", "--num-samples", "30")
 
@@ -124,8 +125,8 @@ def test_a_table_is_standardised_and_answers_in_its_own_units(pyrovae: Command) 
     assert ((new.mean() - frame[list("abcd")].mean()).abs() < 2 * spread).all()
     # A density in the data's units: shifted by the sum of the log standard deviations of the training rows.
     info = json.loads((run / "run.json").read_text())["info"]
-    fitted, rows, _ = cli.runs.open_run(run)
-    raw = pv.importance(fitted, rows.test, 30, seed=cli.runs.EVALUATION_SEED).summary()
+    opened = runs.open_run(run)
+    raw = pv.importance(opened.fitted, opened.rows.test, 30, seed=EVALUATION_SEED).summary()
     shift = float(torch.tensor(info["scaler"]["scale"]).log().sum())
     assert info["results"]["log_likelihood"] == pytest.approx(raw["log_likelihood"] - shift, abs=1e-4)
     assert pyrovae("evaluate", run)[0] == 0
@@ -135,7 +136,7 @@ def test_a_table_is_standardised_and_answers_in_its_own_units(pyrovae: Command) 
 
 def test_a_stopped_run_is_resumed_to_the_same_end(pyrovae: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     assert pyrovae("fit", "digits", *QUICK, "--out", "whole")[0] == 0
-    fit = cli.runs.fit
+    fit = runs.fit
 
     def stopping(*args: Any, **kwargs: Any) -> Any:
         def press(fitted: pv.Fit) -> None:
@@ -143,12 +144,12 @@ def test_a_stopped_run_is_resumed_to_the_same_end(pyrovae: Command, monkeypatch:
 
         return fit(*args, **kwargs, callbacks=[press])
 
-    monkeypatch.setattr(cli.runs, "fit", stopping)
+    monkeypatch.setattr(runs, "fit", stopping)
     code, _, err = pyrovae("fit", "digits", *QUICK, "--out", "stopped")
     assert code == 130 and "pyrovae fit --resume stopped" in err and "Traceback" not in err
     code, _, err = pyrovae("evaluate", "stopped")
     assert code == 2 and "has not finished" in err
-    monkeypatch.setattr(cli.runs, "fit", fit)
+    monkeypatch.setattr(runs, "fit", fit)
     code, out, err = pyrovae("fit", "--resume", "stopped")
     assert code == 0, err
     one, two = (json.loads(Path(name, "run.json").read_text())["weights_sha256"] for name in ("whole", "stopped"))
@@ -278,9 +279,9 @@ def test_a_file_of_the_run_is_not_overwritten(pyrovae: Command, run: Path) -> No
 def test_rows_are_numbered_as_in_the_source(pyrovae: Command, run: Path) -> None:
     assert pyrovae("evaluate", run, "--num-samples", 30, "--out", "rows.csv")[0] == 0
     assert pyrovae("reconstruct", run, "--out", "again.csv")[0] == 0
-    _, rows, dataset = cli.runs.open_run(run)
+    opened = runs.open_run(run)
     numbers = pd.read_csv("rows.csv")["row"].to_numpy(copy=True)
-    assert torch.equal(dataset.x[numbers], rows.test)
+    assert torch.equal(opened.dataset.x[numbers], opened.rows.test)
     assert (pd.read_csv("again.csv")["row"].to_numpy() == numbers).all()
 
 
@@ -302,7 +303,8 @@ def test_unfit_test_rows_are_refused_before_the_fit(pyrovae: Command) -> None:
 def test_the_scale_is_that_of_the_training_rows(pyrovae: Command) -> None:
     write_table(Path("t.csv"))
     assert pyrovae("fit", "t.csv", "--label", "kind", "--latent", 2, *QUICK)[0] == 0
-    _, rows, dataset = cli.runs.open_run(Path("runs/t"))
+    opened = runs.open_run(Path("runs/t"))
+    rows, dataset = opened.rows, opened.dataset
     assert rows.train.mean(0).abs().max() < 1e-5 and (rows.train.std(0, unbiased=False) - 1).abs().max() < 1e-4
     both = torch.cat([rows.train, rows.validation, rows.test])
     assert both.mean(0).abs().max() > 1e-3 and len(both) == len(dataset.x)

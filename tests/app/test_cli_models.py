@@ -15,11 +15,14 @@ import torch
 from support.command import Command
 
 import pyrovae as pv
-from pyrovae.app import catalogue as recipes
-from pyrovae.app import cli
+from pyrovae.app import models as recipes
 from pyrovae.app import run as runs
+from pyrovae.app import scores
 from pyrovae.app.comparisons import measure_of
+from pyrovae.app.decide import decide
+from pyrovae.app.options import Options
 from pyrovae.app.rows import make_rows, split_rows
+from pyrovae.data import load
 
 QUICK = ("--epochs", "2", "--hidden", "8", "--latent", "2", "--num-samples", "5")
 
@@ -72,17 +75,17 @@ def test_every_model_has_a_row() -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_question_to_a_run_of_every_model(pyrovae: Command, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    row, model, fit = MODELS[name], recipes.MODELS[name], cli.runs.fit
+    row, model, fit = MODELS[name], recipes.MODELS[name], runs.fit
     labelled = model.labels is not None
 
     def stopping(*args: Any, **kwargs: Any) -> Any:
         return fit(*args, **kwargs, callbacks=[lambda fitted: os.kill(os.getpid(), signal.SIGINT)])
 
-    monkeypatch.setattr(cli.runs, "fit", stopping)
+    monkeypatch.setattr(runs, "fit", stopping)
     code, _, err = pyrovae("fit", "digits", "--model", name, *row.options, *quick(name), "--out", "run")
     assert code == 130 and row.graph in err and f"model {name}" in " ".join(err.split()), err
     assert ("where y is known" in err) == (model.labels == "y")
-    monkeypatch.setattr(cli.runs, "fit", fit)
+    monkeypatch.setattr(runs, "fit", fit)
     code, out, err = pyrovae("fit", "--resume", "run")
     assert code == 0, err
     for words in row.told:
@@ -132,12 +135,12 @@ def test_p_of_x_given_its_class_is_not_compared_with_p_of_x(pyrovae: Command) ->
         del run["info"]["options"][option]
     path.write_text(json.dumps(run))
     assert pyrovae("evaluate", "vae", "--num-samples", 5)[0] == 0
-    assert str(measure_of(Path("vae"))) == "log p(x): probability mass"
+    assert str(measure_of(runs.open_run(Path("vae")))) == "log p(x): probability mass"
 
 
 def test_labels_that_are_kept_are_equally_many_of_each_class() -> None:
-    dataset = cli.load("digits")
-    options = recipes.decide(recipes.Options(model="m2", labelled=43), dataset, len(dataset.x))
+    dataset = load("digits")
+    options = decide(Options(model="m2", labelled=43), dataset, len(dataset.x))
     rows = make_rows(dataset, split_rows(dataset, options), options)
     y = rows.batch("train")["y"]
     assert torch.bincount(y[y >= 0], minlength=10).tolist() == [5, 5, 5, 4, 4, 4, 4, 4, 4, 4]
@@ -245,29 +248,29 @@ def test_the_remedies_are_options_of_a_run(pyrovae: Command) -> None:
 
 def test_a_ladder_needs_something_to_go_up() -> None:
     with pytest.raises(pv.OptionError, match="at least one width"):
-        recipes.decide(recipes.Options(model="ladder", hidden=()), cli.load("digits"), 100)
+        decide(Options(model="ladder", hidden=()), load("digits"), 100)
 
 
 def test_levels_are_counted_from_the_data_upwards() -> None:
-    dataset = cli.load("digits")
+    dataset = load("digits")
     for name in ("hierarchical", "ladder"):
-        options = recipes.decide(recipes.Options(model=name, hidden=(8,), levels=(5, 3, 2)), dataset, 100)
+        options = decide(Options(model=name, hidden=(8,), levels=(5, 3, 2)), dataset, 100)
         rows = make_rows(dataset, split_rows(dataset, options), options)
         layout = pv.check_pair(recipes.build(options, rows.train, rows.num_classes), rows.train[:4])
         assert {s.name: s.event_shape for s in layout.sites} == {"z1": (5,), "z2": (3,), "z3": (2,), "x": (64,)}
-    assert recipes.decide(recipes.Options(model="ladder", latent=7), dataset, 100).levels == (7, 3)
+    assert decide(Options(model="ladder", latent=7), dataset, 100).levels == (7, 3)
 
 
 @pytest.mark.parametrize("guide", ["full", "iaf"])
 def test_a_guide_by_name_goes_with_every_model(guide: str) -> None:
-    dataset = cli.load("digits")
+    dataset = load("digits")
     for name in recipes.MODELS:
         if recipes.MODELS[name].images:  # its guide is its own
             continue
-        options = recipes.decide(recipes.Options(model=name, guide=guide, hidden=(8,), latent=2), dataset, 100)
+        options = decide(Options(model=name, guide=guide, hidden=(8,), latent=2), dataset, 100)
         rows = make_rows(dataset, split_rows(dataset, options), options)
         pair = recipes.build(options, rows.train, rows.num_classes)
-        batches = list(runs.patterns(rows).values())
+        batches = list(rows.examples().values())
         if len(batches) == 1:
             pv.check_pair(pair, batches[0])
         else:  # a row of each kind
@@ -276,8 +279,8 @@ def test_a_guide_by_name_goes_with_every_model(guide: str) -> None:
 
 
 def test_x_is_scaled_wherever_it_stands_among_parents() -> None:
-    dataset = cli.load("digits")
-    options = recipes.decide(recipes.Options(model="adgm", hidden=(8,), latent=2), dataset, 100)
+    dataset = load("digits")
+    options = decide(Options(model="adgm", hidden=(8,), latent=2), dataset, 100)
     rows = make_rows(dataset, split_rows(dataset, options), options)
     pair: Any = recipes.build(options, rows.train, rows.num_classes)
     a, x, code = torch.randn(5, 2), rows.train[:5], torch.eye(10)[:5]
@@ -294,10 +297,10 @@ def test_clusters_are_matched_on_training_rows_and_judged_on_test_rows(monkeypat
         def __init__(self, rows: torch.Tensor) -> None:
             self.guide = self.joint = torch.nn.functional.one_hot(rows[:, 0].long(), 3).double()
 
-    monkeypatch.setattr(runs, "classify", lambda fitted, data, **_: Found(data["x"]))
-    monkeypatch.setattr(runs, "model_of", lambda fitted: recipes.MODELS["gmvae"])
+    monkeypatch.setattr(scores, "classify", lambda fitted, data, **_: Found(data["x"]))
     x_test = torch.tensor([0.0, 1, 0, 2, 1])[:, None]
-    rows: Any = SimpleNamespace(train=x, test=x_test, codes={"train": train, "test": test})
-    found = runs.accuracies(None, rows, 10)  # type: ignore[arg-type]
+    rows = SimpleNamespace(train=x, test=x_test, codes={"train": train, "test": test})
+    run: Any = SimpleNamespace(rows=rows, model=recipes.MODELS["gmvae"], fitted=None)
+    found = scores.accuracies(run, 10)
     assert found["accuracy_rows"] == 4 and found["clusters_used"] == 2
     assert found["accuracy_clusters"] == 0.5  # the third is a 1 among 4s, the fourth in a cluster without a class

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from support.command import Command
 
-from pyrovae.app import catalogue as recipes
+from pyrovae.app.catalogue import GUIDES, LIKELIHOODS, PRIORS
 from pyrovae.app.comparisons import compare
+from pyrovae.app.models import MODELS
+from pyrovae.app.run import open_run
 
 QUICK = ("--epochs", "2", "--hidden", "16", "--latent", "3", "--num-samples", "30")
 
@@ -17,7 +19,7 @@ def test_list_names_every_part(pyrovae: Command) -> None:
     code, out, _ = pyrovae("list")
     assert code == 0
     words = out.split()
-    for name in (*recipes.MODELS, *recipes.PRIORS, *recipes.LIKELIHOODS, *recipes.GUIDES):
+    for name in (*MODELS, *PRIORS, *LIKELIHOODS, *GUIDES):
         assert name in words
 
 
@@ -35,7 +37,7 @@ def test_a_graph_of_picked_parts_is_printed_and_fitted(pyrovae: Command) -> None
 def test_a_prior_brings_the_guide_that_it_needs(pyrovae: Command, prior: str) -> None:
     code, _, err = pyrovae("fit", "digits", "--prior", prior, *QUICK)
     assert code == 0, err
-    assert f"guide {recipes.PRIORS[prior].guides[0]}" in " ".join(err.split())
+    assert f"guide {PRIORS[prior].guides[0]}" in " ".join(err.split())
 
 
 # rows of each kind, by what a likelihood takes
@@ -49,9 +51,9 @@ ROWS = {
 }
 
 
-@pytest.mark.parametrize("likelihood", recipes.LIKELIHOODS)
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_every_likelihood_fits_a_file_of_its_kind(pyrovae: Command, likelihood: str, tmp_path: Path) -> None:
-    part = recipes.LIKELIHOODS[likelihood]
+    part = LIKELIHOODS[likelihood]
     np.save(tmp_path / "rows.npy", ROWS[part.takes](np.random.default_rng(0)))
     bound = ("--total-count", "6") if part.needs_total else ()
     code, _, err = pyrovae("fit", "rows.npy", "--likelihood", likelihood, *bound, *QUICK)
@@ -100,7 +102,7 @@ def test_masses_and_densities_are_not_compared_silently(pyrovae: Command) -> Non
     code, out, err = pyrovae("compare", "binomial", "normal", "--num-samples", "30", "--dequantise")
     assert code == 0, err
     assert "≥" in out and "bounds the mass from below" in " ".join(out.split())
-    table = compare([Path("binomial"), Path("normal")], 30, dequantise=True)
+    table = compare([open_run(Path("binomial")), open_run(Path("normal"))], 30, dequantise=True)
     bits = {row["run"]: row["bits_per_dimension"] for row in table}
     assert 0 < bits["binomial"] < bits["normal"]
 

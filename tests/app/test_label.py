@@ -17,9 +17,11 @@ from support.command import Command
 
 import pyrovae as pv
 from pyrovae.app.jobs import label as labelling
-from pyrovae.data import load
+from pyrovae.app.models import build_labeller
+from pyrovae.app.options import Options
+from pyrovae.data import Dataset, load
 from pyrovae.data.images import load_folder
-from pyrovae.data.labels import as_labels, hold_out, match_labels, read_labels, refuse_labels
+from pyrovae.data.labels import Labels, as_labels, hold_out, match_labels, read_labels, refuse_labels
 from pyrovae.errors import CheckpointError, DataError, OptionError
 
 # --- a folder of images ----------------------------------------------------------------------------------------------
@@ -474,6 +476,9 @@ def test_another_kind_of_run_is_left_alone(pyrovae: Command) -> None:
 # --- what is decided and computed ------------------------------------------------------------------------------------
 
 
+NONE = torch.zeros(0, dtype=torch.int64)  # no row is held out
+
+
 def a_job(
     x: torch.Tensor, labels: list[str], image_shape: tuple[int, ...] | None = None, kind: str = "unit"
 ) -> labelling.Job:
@@ -481,8 +486,8 @@ def a_job(
     return labelling.Job(dataset, x, as_labels(labels), None)
 
 
-def pv_dataset(x: torch.Tensor, image_shape: tuple[int, ...] | None, kind: str) -> labelling.Dataset:
-    return labelling.Dataset(name="t", x=x, kind=kind, source={"checksum": "0"}, image_shape=image_shape)  # type: ignore[arg-type]
+def pv_dataset(x: torch.Tensor, image_shape: tuple[int, ...] | None, kind: str) -> Dataset:
+    return Dataset(name="t", x=x, kind=kind, source={"checksum": "0"}, image_shape=image_shape)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["unit", "count", "bounded", "real"])
@@ -492,10 +497,10 @@ def test_a_pair_holds_together_for_each_kind_of_rows(kind: str) -> None:
     job = a_job(x, ["a", "b", "c"] * 2 + [""] * 6, kind="count" if kind == "bounded" else kind)
     if kind == "bounded":
         job = replace(job, dataset=replace(job.dataset, total_count=5))
-    settings = labelling.decide_settings(labelling.Settings(hidden=7, latent=2), job)
-    rows = labelling.model_rows(job, settings)
+    settings = labelling.decide_labelling(Options.of("label", hidden=(7,), latent=2), job)
+    rows = labelling.labelling_rows(job, settings, NONE).train
+    pair = build_labeller(settings, rows, 3)
     rows = (rows > 0.5).float() if kind == "unit" else rows
-    pair = labelling.build_pair(job, settings)
     pv.check_pair(pair, {"x": rows, "y": job.labels.y})
     likelihoods = {"unit": "bernoulli", "count": "negative-binomial", "bounded": "beta-binomial", "real": "normal"}
     assert settings.likelihood == likelihoods[kind] and settings.alpha == 50 and settings.latent == 2
@@ -506,17 +511,17 @@ def test_a_pair_holds_together_for_each_kind_of_rows(kind: str) -> None:
 def test_images_from_16_pixels_on_are_convolved(shape: tuple[int, ...]) -> None:
     x = torch.rand(8, math.prod(shape))
     job = a_job(x, ["a", "b"] * 2 + [""] * 4, shape)
-    settings = labelling.decide_settings(labelling.Settings(hidden=20, latent=2), job)
+    settings = labelling.decide_labelling(Options.of("label", hidden=(20,), latent=2), job)
     assert settings.net == "conv" and settings.latent == 2 and settings.alpha == 0.6 * math.prod(shape)
-    rows = (labelling.model_rows(job, settings) > 0.5).float()
+    rows = (labelling.labelling_rows(job, settings, NONE).train > 0.5).float()
     assert rows.shape == (8, *shape)
-    pv.check_pair(labelling.build_pair(job, settings), {"x": rows, "y": job.labels.y})
-    assert labelling.decide_settings(labelling.Settings(net="mlp"), job).net == "mlp"
+    pv.check_pair(build_labeller(settings, rows, 2), {"x": rows, "y": job.labels.y})
+    assert labelling.decide_labelling(Options.of("label", net="mlp"), job).net == "mlp"
 
 
 def test_a_costly_step_means_fewer() -> None:
     small, large = (a_job(torch.rand(8, side**2), ["a", "b"] * 2 + [""] * 4, (side, side)) for side in (28, 128))
-    few, many = (labelling.decide_settings(labelling.Settings(), job).steps for job in (large, small))
+    few, many = (labelling.decide_labelling(Options.of("label"), job).steps for job in (large, small))
     assert 300 <= (few or 0) < (many or 0) <= 2000
 
 
@@ -525,28 +530,28 @@ def test_exact_probabilities_get_temperature_one_and_their_own_error() -> None:
     p = torch.rand(3000, 4, generator=generator, dtype=torch.float64).pow(3)
     p = p / p.sum(-1, keepdim=True)
     y = torch.multinomial(p, 1, generator=generator)[:, 0]
-    labels = labelling.Labels(y, ("a", "b", "c", "d"))
-    opinions, everything = p.expand(2, -1, -1), torch.arange(3000)
-    report, temperature = labelling.judge(opinions, labels, everything)
+    labels = Labels(y, ("a", "b", "c", "d"))
+    passes, everything = p.expand(2, -1, -1), torch.arange(3000)
+    report, temperature = labelling.held_out_report(passes, labels, everything)
     assert temperature == pytest.approx(1.0, abs=0.1) == report["temperature"]
     assert report["accuracy"] == pytest.approx(p.max(-1).values.mean().item(), abs=3 * report["accuracy_se"])
     assert report["calibration_error"] < 2 * report["calibration_error_of_chance"] < 0.1
     sharp = p.pow(3) / p.pow(3).sum(-1, keepdim=True)
-    report, temperature = labelling.judge(sharp.expand(2, -1, -1), labels, everything)
+    report, temperature = labelling.held_out_report(sharp.expand(2, -1, -1), labels, everything)
     assert temperature == pytest.approx(3.0, abs=0.3) and report["calibration_error"] < 0.05  # mended crosswise
-    report, temperature = labelling.judge(sharp.expand(2, -1, -1), labels, everything[:19])
+    report, temperature = labelling.held_out_report(sharp.expand(2, -1, -1), labels, everything[:19])
     assert temperature == 1.0 and report["temperature"] is None and report["held_out"] == 19
     right = (p.argmax(-1) == y).nonzero().squeeze(1)
-    assert labelling.judge(opinions, labels, right[:500])[1] == 1.0  # no mistake tells nothing of temperatures
-    assert labelling.judge(opinions, labels, everything[:0]) == ({"held_out": 0}, 1.0)
+    assert labelling.held_out_report(passes, labels, right[:500])[1] == 1.0  # no mistake tells nothing of temperatures
+    assert labelling.held_out_report(passes, labels, everything[:0]) == ({"held_out": 0}, 1.0)
 
 
 def test_ranks_follow_disagreement_and_not_doubt_alone() -> None:
     sure, other, torn = [0.98, 0.02], [0.02, 0.98], [0.5, 0.5]
-    opinions = torch.tensor([[torn, sure, sure, sure], [torn, other, sure, sure]], dtype=torch.float64)
+    passes = torch.tensor([[torn, sure, sure, sure], [torn, other, sure, sure]], dtype=torch.float64)
     job = a_job(torch.zeros(4, 1), ["", "", "", "a"])
-    job = replace(job, labels=labelling.Labels(job.labels.y, ("a", "b")))
-    table = labelling.tabulate(job, opinions)
+    job = replace(job, labels=Labels(job.labels.y, ("a", "b")))
+    table = labelling.tabulate(job, passes)
     assert table["rank"].tolist()[:3] == [2, 1, 3] and table["rank"].isna().tolist() == [False] * 3 + [True]
     assert table["information_gain"][0] == pytest.approx(0, abs=1e-9)
     assert table["entropy"][1] == pytest.approx(math.log(2)) == table["entropy"][0]
@@ -554,8 +559,8 @@ def test_ranks_follow_disagreement_and_not_doubt_alone() -> None:
 
 def test_a_committee_disagrees_by_dropout_and_leaves_everything_as_it_was() -> None:
     job = a_job(torch.rand(12, 6), ["a", "b"] * 3 + [""] * 6)
-    settings = labelling.decide_settings(labelling.Settings(hidden=10, latent=2), job)
-    pair = labelling.build_pair(job, settings)
+    settings = labelling.decide_labelling(Options.of("label", hidden=(10,), latent=2), job)
+    pair = build_labeller(settings, job.x, 2)
     fitted = pv.fit(pair, {"x": (job.x > 0.5).float(), "y": job.labels.y}, epochs=1, batch_size=6, seed=0)
     state = torch.get_rng_state()
     one, two = (labelling.committee(fitted, job.x, 4, seed=0) for _ in range(2))
@@ -576,4 +581,4 @@ def test_a_damaged_run_is_told(tmp_path: Path) -> None:
     job = a_job(torch.rand(12, 6), ["a", "b"] * 3 + [""] * 6)
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(CheckpointError, match="is damaged"):
-        labelling.label_rows(job, labelling.Settings(), tmp_path)
+        labelling.label_rows(job, Options.of("label"), tmp_path)

@@ -1,0 +1,327 @@
+"""The commands: they parse what was typed, call the application, and print what it returns."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from pyrovae import plots
+from pyrovae._version import __version__
+from pyrovae.app import catalogue, comparisons, pictures, scores
+from pyrovae.app import run as runs
+from pyrovae.app.cli import files, tables
+from pyrovae.app.cli import parameters as take
+from pyrovae.app.decide import decide
+from pyrovae.app.jobs import label as labelling
+from pyrovae.app.options import OPTIONS, Options
+from pyrovae.app.rows import class_values
+from pyrovae.criticism.decomposition import collapsed
+from pyrovae.data import load
+from pyrovae.errors import OptionError, PyrovaeError
+from pyrovae.predict.reconstruct import reconstruct as reconstruct_rows
+
+app = typer.Typer(
+    help="Fit variational autoencoders to data, and work with the fitted models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+REMEDIES = (
+    "Try --free-bits 0.5, --kl-warmup over half of the epochs, --kl-cycles 4, --lagging 5, or fewer latent dimensions."
+)
+
+
+@app.callback(invoke_without_command=True)
+def version(show: take.Version = False) -> None:
+    if show:
+        typer.echo(f"pyrovae {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+@take.takes_options("fit")
+def fit(
+    context: typer.Context,
+    source: take.FitSource = None,
+    folder: take.FitOut = None,
+    *,
+    given: take.Given,
+    label: take.LabelColumn = None,
+    data_root: take.DataRoot = None,
+    device: take.Device = "auto",
+    engine: take.Engine = "auto",
+    force: take.ForceRun = False,
+    resume: take.Resume = None,
+) -> None:
+    """Fit a model to data, print how good it is on the test rows, and leave weights, settings and pictures in a folder."""
+    if (source is None) == (resume is None):
+        raise OptionError("Give what to fit (digits, mnist, fashion-mnist or a file), or --resume RUN, and not both.")
+    if resume is not None:
+        typed = [f"--{name.replace('_', '-')}" for name in context.params if _typed(context, name)]
+        if other := [name for name in typed if name not in ("--resume", "--data-root", "--device")]:
+            raise OptionError(f"--resume goes on with the run's own options; leave out {', '.join(other)}.")
+        where = resume
+        run = _watched(where, lambda: runs.resume_run(where, data_root=data_root, device=device))
+    else:
+        options = Options.of("fit", **given)
+        dataset = load(str(source), data_root=data_root, label=label)
+        where = folder or runs.default_folder(dataset.name)
+        how: dict[str, Any] = {"force": force, "device": device, "engine": engine, "say": tables.inform}
+        run = _watched(where, lambda: runs.fit_run(dataset, options, where, **how))
+    if run.fitted.stopped:
+        tables.answer(f"Stopped: {run.fitted.stopped}.")
+    for site, kl in collapsed(run.fitted).items():
+        tables.answer(
+            f"The latent variable {site} has collapsed: it says next to nothing of x (KL {kl:.3f} nats a row). {REMEDIES}"
+        )
+    results, _ = scores.evaluate(run, run.options.num_samples)
+    results["fit_seconds"] = run.fitted.history[-1]["seconds"]
+    run.record(results)
+    drawn = pictures.draw_pictures(run)
+    tables.print_results(results, run.model.probability)
+    tables.answer_line(f"Run folder: {where}")
+    tables.answer_line(f"Pictures: {', '.join(p.name for p in drawn)}")
+
+
+@app.command("list")
+def list_names() -> None:
+    """List the names of models, priors, likelihoods and guides, and what they mean."""
+    tables.print_names()
+
+
+@app.command()
+@take.takes_options("sweep")
+def sweep(
+    source: take.Source,
+    folder: take.SweepOut = None,
+    *,
+    given: take.Given,
+    label: take.LabelColumn = None,
+    data_root: take.DataRoot = None,
+    device: take.Device = "auto",
+    engine: take.Engine = "auto",
+) -> None:
+    """Fit every combination of the named parts, and compare log p(x) of the test rows. Called again, it goes on."""
+    dataset = load(source, data_root=data_root, label=label)
+    grid = _grid(given)
+    for options in grid:  # a mistake in the last one is found before the first is fitted
+        decide(options, dataset, len(dataset.x))
+    where = folder or Path("runs") / f"{dataset.name}-sweep"
+    try:
+        done = comparisons.sweep(dataset, grid, where, tables.inform, data_root=data_root, device=device, engine=engine)
+    except KeyboardInterrupt:
+        tables.complain(f"stopped; the same command goes on with the runs in {where}")
+        raise typer.Exit(130) from None
+    measures = [comparisons.measure_of(run) for run in done]
+    for measure in dict.fromkeys(measures):
+        among = [run for run, own in zip(done, measures) if own == measure]
+        found = comparisons.compare(among, given["num_samples"])
+        tables.print_comparison([{**entry, "run": Path(entry["run"]).name} for entry in found], str(measure))
+    tables.answer_line(f"Runs: {where}")
+
+
+def _grid(given: dict[str, Any]) -> list[Options]:
+    """The options of every combination of the named priors, likelihoods and guides."""
+    priors, likelihoods, guides = (_names(given[kind]) for kind in ("prior", "likelihood", "guide"))
+    if not priors:
+        raise OptionError("--prior names no part: see `pyrovae list`.")
+    # --total-count goes to the likelihoods that need one; where none does, `decide` refuses it
+    bounded: list[str] = [x for x in likelihoods if catalogue.part("likelihood", x).needs_total] or likelihoods
+    grid = []
+    either: tuple[list[Any], list[Any]] = (likelihoods or [None], guides or [None])
+    for prior, likelihood, guide in itertools.product(priors, *either):
+        options = Options.of("sweep", **given | {"prior": prior, "likelihood": likelihood, "guide": guide})
+        if likelihood is not None and likelihood not in bounded:
+            options = replace(options, total_count=None)
+        grid.append(options)
+    return grid
+
+
+@app.command()
+def compare(
+    run: take.RunFolders,
+    num_samples: take.Samples = OPTIONS["num_samples"].default,
+    num_rows: take.NumRows = None,
+    dequantise: take.Dequantise = False,
+    data_root: take.DataRoot = None,
+    device: take.Device = "auto",
+) -> None:
+    """Compare log p(x) of several runs on the same test rows: paired differences with their standard errors."""
+    if len(run) < 2:
+        raise OptionError("Give at least two runs to compare.")
+    scores.check_draws(num_samples, num_rows)
+    opened = [runs.open_run(folder, data_root=data_root, device=device) for folder in run]
+    table = comparisons.compare(opened, num_samples, num_rows, dequantise=dequantise)
+    measures = [comparisons.measure_of(one) for one in opened]
+    kinds = " and ".join(dict.fromkeys(measure.kind for measure in measures))
+    tables.print_comparison(table, f"log {measures[0].of}: {kinds}")
+
+
+@app.command()
+def evaluate(
+    run: take.RunFolder,
+    num_samples: take.Samples = OPTIONS["num_samples"].default,
+    num_rows: take.NumRows = None,
+    data_root: take.DataRoot = None,
+    device: take.Device = "auto",
+    to: take.Out = None,
+    force: take.Force = False,
+) -> None:
+    """Print the table of a run again, from its test rows; --out writes the values of each row as CSV."""
+    if to is not None:
+        files.check_file(to, force, (".csv",))
+    opened = runs.open_run(run, data_root=data_root, device=device)
+    results, found = scores.evaluate(opened, num_samples, num_rows)
+    if to is not None:
+        files.write_scores(to, found, opened.rows)
+    tables.print_results(results, opened.model.probability)
+    if opened.fitted.stopped:
+        tables.answer(f"The fit stopped early: {opened.fitted.stopped}.")
+
+
+@app.command()
+def generate(
+    run: take.RunFolder,
+    num: take.NumNew = 64,
+    to: take.Out = None,
+    mean: take.Mean = False,
+    wanted: take.ClassName = None,
+    seed: take.DrawSeed = 0,
+    data_root: take.DataRoot = None,
+    device: take.Device = "auto",
+    force: take.Force = False,
+) -> None:
+    """Draw new rows from the model: a picture if they are images, else CSV; --out takes .png, .npy or .csv.
+
+    If the model has labelled classes, the picture has one column for each.
+    """
+    opened = runs.open_run(run, data_root=data_root, device=device)
+    rows = opened.rows
+    path = to or run / ("generated.png" if rows.image_shape else "generated.csv")
+    files.check_file(path, force or to is None, (".png", ".npy", ".csv"))
+    values, codes = pictures.draw_rows(opened, num, wanted=wanted, mean=mean, seed=seed)
+    if path.suffix == ".png":
+        names = None if wanted is not None or codes is None else [str(name) for name in rows.classes or ()][:num]
+        columns = 8 if names is None else len(names)
+        plots.save(plots.images(values, files.image_shape(rows, path), columns, names=names), path)
+    else:
+        labels = None if codes is None else class_values(opened.dataset, codes)
+        files.write_rows(path, values, rows.columns, labels=labels)
+    tables.answer_line(f"{num} rows: {path}")
+
+
+@app.command()
+def reconstruct(
+    run: take.RunFolder,
+    to: take.Out = None,
+    data_root: take.DataRoot = None,
+    device: take.Device = "auto",
+    force: take.Force = False,
+) -> None:
+    """Show the first test rows and their reconstructions; --out writes those of all test rows as .npy or .csv."""
+    opened = runs.open_run(run, data_root=data_root, device=device)
+    rows = opened.rows
+    path = to or run / "reconstructions.png"
+    files.check_file(path, force or to is None, (".png", ".npy", ".csv"))
+    if path.suffix == ".png":
+        plots.save(pictures.reconstruction_picture(opened, 10), path)
+    else:
+        batch = opened.fitted.evaluation_batch(rows.batch("test"))
+        files.write_rows(path, rows.restore(reconstruct_rows(opened.fitted, batch)), rows.columns, rows.test_index)
+    tables.answer_line(f"Reconstructions: {path}")
+
+
+@app.command()
+def encode(
+    run: take.RunFolder,
+    to: take.Out = None,
+    data_root: take.DataRoot = None,
+    device: take.Device = "auto",
+    force: take.Force = False,
+) -> None:
+    """Write the posterior mean E[z | x] of every row, in the order of the data: CSV, with labels, or .npy by --out."""
+    opened = runs.open_run(run, data_root=data_root, device=device)
+    path = to or run / "codes.csv"
+    files.check_file(path, force or to is None, (".csv", ".npy"))
+    codes = pictures.all_codes(opened).cpu()
+    files.write_codes(path, codes, opened)
+    tables.answer_line(f"{len(codes)} rows: {path}")
+
+
+@app.command()
+@take.takes_options("label")
+def label(
+    source: take.LabelSource,
+    labels: take.LabelTable = None,
+    to: take.LabelOut = None,
+    folder: take.LabelRun = None,
+    size: take.Size = None,
+    *,
+    given: take.Given,
+    fresh: take.Fresh = False,
+    force: take.ForceTable = False,
+    data_root: take.DataRoot = None,
+    device: take.Device = "auto",
+    engine: take.Engine = "auto",
+) -> None:
+    """Predict the label of every row from a few labels; say how sure that is, and which rows to label next.
+
+    Called again with more labels, it goes on from there.
+    """
+    for inside in (labels, Path(source)):
+        if to is not None and inside is not None and inside.expanduser().absolute() == to.expanduser().absolute():
+            raise OptionError(f"--out {to} would replace what it is made from: choose another name.")
+    if to is not None and not to.absolute().parent.is_dir():
+        raise OptionError(f"--out {to}: there is no folder {to.parent}.")
+    options = Options.of("label", **given)
+    job = labelling.read_job(source, labels, size=size, data_root=data_root)
+    where = folder or Path("runs") / f"{job.dataset.name}-labels"
+    how: dict[str, Any] = {"device": device, "engine": engine, "progress": True, "say": tables.inform}
+    try:
+        answer = labelling.label_rows(job, options, where, to=to, fresh=fresh, force=force, **how)
+    except KeyboardInterrupt:
+        tables.complain("stopped; nothing was written, and the same command starts again")
+        raise typer.Exit(130) from None
+    tables.print_report(answer.report)
+    tables.print_next_rows(answer.table)
+    tables.answer_line(f"Table: {to or where / 'labels.csv'}")
+    drawn = f" ({', '.join(p.name for p in answer.pictures)})" if answer.pictures else ""
+    tables.answer_line(f"Run folder: {where}{drawn}")
+
+
+def main() -> None:
+    """Run a command. A mistake of the user ends in one line on stderr and exit code 2, never in a traceback."""
+    try:
+        app()
+    except PyrovaeError as error:
+        tables.complain(str(error))
+        sys.exit(2)
+    except OSError as error:
+        tables.complain(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+        sys.exit(2)
+
+
+def _typed(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _watched(folder: Path, work: Callable[[], runs.Run]) -> runs.Run:
+    """Do some work; if Ctrl-C stops it, say how to go on."""
+    try:
+        return work()
+    except KeyboardInterrupt as stop:
+        tables.complain(f"{str(stop) or 'stopped'}; go on with: pyrovae fit --resume {folder}")
+        raise typer.Exit(130) from None
+
+
+def _names(text: str | None) -> list[str]:
+    """The names in a list with commas, each once, in their order."""
+    return list(dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip()))

@@ -1,0 +1,82 @@
+"""The files that the commands write with --out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pyrovae.app.rows import Array, Rows, class_values
+from pyrovae.app.run import Run
+from pyrovae.criticism.importance import Importance
+from pyrovae.errors import OptionError
+
+
+def check_file(path: Path, force: bool, endings: tuple[str, ...]) -> None:
+    """OptionError unless the file may be written."""
+    if path.suffix not in endings:
+        raise OptionError(f"--out {path}: the ending must be one of {', '.join(endings)}.")
+    if path.exists() and not force:
+        raise OptionError(f"{path} exists: choose another name, or --force.")
+    if not path.parent.is_dir():
+        raise OptionError(f"--out {path}: there is no folder {path.parent}.")
+
+
+def image_shape(rows: Rows, to: Path) -> tuple[int, ...]:
+    if rows.image_shape is None:
+        raise OptionError(f"--out {to}: these rows are no images; write .csv or .npy.")
+    return rows.image_shape
+
+
+def write_rows(
+    to: Path,
+    values: Tensor,
+    columns: tuple[str, ...] | None,
+    index: Tensor | None = None,
+    labels: Array | None = None,
+) -> None:
+    """Write rows, `(N, D)`, as .npy or .csv."""
+    array = values.cpu().numpy()
+    if to.suffix == ".npy":
+        np.save(to, array)
+    else:
+        table = pd.DataFrame(array, columns=columns or [f"x{i}" for i in range(array.shape[1])])
+        if labels is not None:
+            table.insert(len(table.columns), "label", labels, allow_duplicates=True)
+        if index is None:
+            table.to_csv(to, index=False)
+        else:
+            table.set_index(index.numpy()).to_csv(to, index_label="row")
+
+
+def write_codes(to: Path, codes: Tensor, run: Run) -> None:
+    """Write the codes of all rows, `(N, L)`, as .npy or as .csv with the labels, if there are any."""
+    if to.suffix == ".npy":
+        np.save(to, codes.numpy())
+        return
+    table = pd.DataFrame(codes.numpy(), columns=[f"z{i}" for i in range(codes.shape[1])])
+    dataset = run.dataset
+    if dataset.y is not None:
+        y = dataset.y
+        if dataset.x_test is not None:
+            rest = torch.full((len(table) - len(y),), -1) if dataset.y_test is None else dataset.y_test
+            y = torch.cat([y, rest])
+        table["label"] = class_values(dataset, y)
+    table.to_csv(to, index_label="row")
+
+
+def write_scores(to: Path, found: Importance, rows: Rows) -> None:
+    """Write log p(x) and its diagnostics for each test row as .csv."""
+    table = pd.DataFrame(
+        {
+            "log_likelihood": (found.log_likelihood - rows.log_abs_det).numpy(),
+            "standard_error": found.standard_error.numpy(),
+            "elbo": (found.elbo - rows.log_abs_det).numpy(),
+            "ess": found.ess.numpy(),
+            "k_hat": found.k_hat.numpy(),
+        }
+    )
+    table.set_index(rows.test_index[: len(table)].numpy()).to_csv(to, index_label="row")

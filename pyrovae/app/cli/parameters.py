@@ -1,0 +1,118 @@
+"""The parameters of the commands: those of `Options`, made from their declarations, and those that are not of a run."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pyrovae.app.catalogue import NETS, TABLES
+from pyrovae.app.decide import models_taking
+from pyrovae.app.models import MODELS
+from pyrovae.app.options import OPTIONS, Option, offered
+
+Given = dict[str, Any]
+
+
+def help_of(option: Option, command: str) -> str:
+    known = {"model": tuple(MODELS), "net": NETS, **{kind: tuple(table) for kind, table in TABLES.items()}}
+    return option.help_of(command).format(
+        known=", ".join(known.get(option.name, ())), models=", ".join(models_taking(option.name))
+    )
+
+
+def parameter(option: Option, command: str) -> inspect.Parameter:
+    """An option as a parameter of a typer command."""
+    default = option.shown(option.default_of(command))
+    kind = str if option.is_widths else option.type
+    if default is None and option.is_widths:
+        kind = str | None
+    return inspect.Parameter(
+        option.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[kind, typer.Option(help=help_of(option, command))],
+    )
+
+
+def takes_options(command: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Replace the parameter `given` of a function by the options that a command offers, as typer reads parameters.
+
+    The function gets them in a dict, by name, with their values parsed.
+    """
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        options = offered(command)
+        parameters = []
+        for one in inspect.signature(function, eval_str=True).parameters.values():
+            these = [parameter(option, command) for option in options] if one.name == "given" else [one]
+            parameters += [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in these]
+
+        @wraps(function)
+        def run(**values: Any) -> None:
+            given = {option.name: option.parse(values.pop(option.name)) for option in options}
+            function(**values, given=given)
+
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        return run
+
+    return decorate
+
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
+RunFolders = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.", show_default=False)]
+Source = Annotated[str, typer.Argument(help="Data, as for `fit`.", show_default=False)]
+FitSource = Annotated[
+    str | None,
+    typer.Argument(help="digits, mnist, fashion-mnist, or a .npz, .npy or .csv file.", show_default=False),
+]
+LabelSource = Annotated[
+    str, typer.Argument(help="A folder of images, a .csv or .npz file, or a name as for `fit`.", show_default=False)
+]
+FitOut = Annotated[Path | None, typer.Option("--out", help="New folder for the run; by default runs/NAME.")]
+SweepOut = Annotated[Path | None, typer.Option("--out", help="Folder for the runs; by default runs/NAME-sweep.")]
+LabelOut = Annotated[
+    Path | None, typer.Option("--out", help="Table to write, .csv; by default labels.csv in the run folder.")
+]
+Out = Annotated[Path | None, typer.Option("--out", help="File to write; its ending decides the format.")]
+LabelRun = Annotated[
+    Path | None,
+    typer.Option("--run", help="Folder of the run, which goes on if there is one in it; by default runs/NAME-labels."),
+]
+LabelTable = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels", help="CSV table with the columns file,label (id,label for tables); by default the column label."
+    ),
+]
+Size = Annotated[int | None, typer.Option(help="Scale and cut images to squares of this side, in pixels.")]
+LabelColumn = Annotated[
+    str | None, typer.Option("--label", help="Column or array with class labels: its name, its number, or last.")
+]
+DataRoot = Annotated[Path | None, typer.Option(help="Folder with the files of mnist or fashion-mnist.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Engine = Annotated[str, typer.Option(help="How a step is run: auto, eager, traced, compiled, or graphed (CUDA).")]
+Samples = Annotated[int, typer.Option(help=OPTIONS["num_samples"].help)]
+NumRows = Annotated[
+    int | None,
+    typer.Option("--rows", help="Number of test rows for log p(x); by default as many as make a million draws."),
+]
+Dequantise = Annotated[
+    bool,
+    typer.Option("--dequantise", help="Turn a density of whole numbers into a lower bound of their probability mass."),
+]
+NumNew = Annotated[int, typer.Option("-n", "--num", help="Number of rows.")]
+Mean = Annotated[bool, typer.Option("--mean", help="Write E[x | z] instead of draws of x.")]
+ClassName = Annotated[str | None, typer.Option("--class", help="The class of all rows; by default each class in turn.")]
+DrawSeed = Annotated[int, typer.Option("--seed", help="Seed of the draws.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the file that is there.")]
+ForceRun = Annotated[bool, typer.Option("--force", help="Replace the run in the folder.")]
+ForceTable = Annotated[bool, typer.Option("--force", help="Replace the file at --out, whatever it is.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Start anew in the run folder, whatever is in it.")]
+Resume = Annotated[Path | None, typer.Option(help="Go on with the unfinished run in this folder.")]
+Version = Annotated[bool, typer.Option("--version", help="Show the version.")]

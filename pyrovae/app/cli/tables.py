@@ -1,0 +1,156 @@
+"""What the commands print: messages and tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from pyrovae.app import catalogue
+from pyrovae.app.jobs.label import ENOUGH, MISTAKES
+from pyrovae.app.models import MODELS
+from pyrovae.data import NAMES
+
+out = Console(markup=False, emoji=False)
+err = Console(stderr=True, markup=False, emoji=False)
+ACCURACIES = {
+    "accuracy_guide": "right classes by the guide",
+    "accuracy_joint": "right classes by the joint model",
+    "accuracy_clusters": "right classes by clusters' majorities",
+}
+
+
+def complain(message: str) -> None:
+    err.print(f"Error: {message}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+
+
+def inform(message: str) -> None:
+    """Say something on the way, on stderr."""
+    err.print(message, markup=False, highlight=False)
+
+
+def answer(message: str) -> None:
+    """Say what came out."""
+    out.print(message, highlight=False)
+
+
+def answer_line(message: str) -> None:
+    """Say what came out in one line, whose paths are not broken."""
+    out.print(message, highlight=False, soft_wrap=True)
+
+
+def print_names() -> None:
+    """The names that the catalogue knows."""
+    for title, parts in (
+        ("models", MODELS),
+        ("priors", catalogue.PRIORS),
+        ("likelihoods", catalogue.LIKELIHOODS),
+        ("guides", catalogue.GUIDES),
+    ):
+        table = Table(title=title, title_justify="left", box=None, show_header=False, pad_edge=False)
+        for name, part in parts.items():
+            notes = [part.what]
+            if isinstance(part, catalogue.Likelihood):
+                notes.append(f"for {part.takes}; {'density' if part.density else 'mass'}")
+            elif isinstance(part, catalogue.Prior) and len(part.guides) == 1:
+                notes.append(f"with guide {part.guides[0]}")
+            elif isinstance(part, catalogue.Model) and part.labels is not None:
+                notes.append("needs labels")
+            table.add_row(f"  {name}", "; ".join(notes))
+        out.print(table, highlight=False)
+    answer(f"nets: {', '.join(catalogue.NETS)}; data: {', '.join(NAMES)}, or a file")
+
+
+def print_results(results: Mapping[str, float], probability: str) -> None:
+    """The table of a run: log p(x) or log p(x | c) of the test rows, with the standard error of the mean over rows."""
+
+    def with_error(name: str, kind: str = ".2f") -> str:
+        error = results[f"{name}_se"]
+        return f"{results[name]:{kind}}" + (f" ± {error:{kind}}" if math.isfinite(error) else "")
+
+    picked = results["log_likelihood_rows"]
+    few = "" if picked == results["test_rows"] else f", first {picked} rows"
+    table = Table(title=f"{results['test_rows']} test rows, {results['num_samples']} draws a row")
+    table.add_column("quantity")
+    table.add_column("value", justify="right")
+    table.add_row("ELBO, nats per row", with_error("elbo"))
+    table.add_row(f"log {probability}, nats per row{few}", with_error("log_likelihood"))
+    share = results["k_hat_above_0.7"]
+    table.add_row(f"rows with k-hat > 0.7{few}", f"{share:.1%}" if math.isfinite(share) else "needs 25 draws")
+    upper = [name.removeprefix("latent_units_") for name in results if name.startswith("latent_units_")]
+    table.add_row(f"active units{' of z1' if upper else ''}", f"{results['active_units']} of {results['latent_units']}")
+    for site in upper:
+        table.add_row(
+            f"active units of {site}", f"{results[f'active_units_{site}']} of {results[f'latent_units_{site}']}"
+        )
+    for name, what in ACCURACIES.items():
+        if name in results:
+            some = results["accuracy_rows"]
+            table.add_row(f"{what}{'' if some == results['test_rows'] else f', {some} rows'}", with_error(name, ".1%"))
+    if "clusters_used" in results:
+        table.add_row("clusters with training rows", f"{results['clusters_used']}")
+    if "fit_seconds" in results:
+        table.add_row("time of the fit", f"{results['fit_seconds']:.1f} s")
+    out.print(table)
+    if results["log_abs_det"]:
+        answer(
+            "Densities are in the units of the data; those of the training curve and of history.csv are of standardised "
+            f"columns, {results['log_abs_det']:+.2f} nats per row."
+        )
+    if share > 0.1:
+        answer(
+            "Where k-hat is above 0.7 the guide is too narrow for its draws to carry log p(x): read that number as a lower "
+            "bound."
+        )
+
+
+def print_comparison(found: list[dict[str, Any]], what: str) -> None:
+    table = Table(title=f"{found[0]['rows']} test rows; {what}, nats per row")
+    for name in ("run", what.partition(":")[0].partition(",")[0], "difference", "bits per dim", "k-hat > 0.7"):
+        table.add_column(name, justify="left" if name == "run" else "right", no_wrap=name == "run", overflow="fold")
+    for entry in found:
+        best = entry is found[0]
+        table.add_row(
+            entry["run"],
+            f"{'≥ ' if entry['bound'] else ''}{entry['log_likelihood']:.2f} ± {entry['log_likelihood_se']:.2f}",
+            "" if best else f"{entry['difference']:.2f} ± {entry['difference_se']:.2f}",
+            f"{entry['bits_per_dimension']:.3f}",
+            f"{entry['k_hat_above_0.7']:.0%}" if math.isfinite(entry["k_hat_above_0.7"]) else "needs 25 draws",
+        )
+    out.print(table)
+    if any(entry["bound"] for entry in found):
+        answer("≥: of a density, the mean over uniform noise added to whole numbers, which bounds the mass from below.")
+
+
+def print_report(report: Mapping[str, Any]) -> None:
+    """How good the labels of the held-out rows are."""
+    if not report["held_out"]:
+        answer("No labelled row is held out, so nothing is known about how good the labels are.")
+        return
+    table = Table(title=f"{report['held_out']} held-out rows")
+    table.add_column("quantity")
+    table.add_column("value", justify="right")
+    table.add_row("accuracy", f"{report['accuracy']:.1%} ± {report['accuracy_se']:.1%}")
+    table.add_row("calibration error", f"{report['calibration_error']:.3f}")
+    table.add_row("calibration error expected by chance", f"{report['calibration_error_of_chance']:.3f}")
+    table.add_row("log score, nats per row", f"{report['log_score']:.3f}")
+    fitted = report["temperature"]
+    table.add_row("temperature", "not fitted" if fitted is None else f"{fitted:.2f}")
+    out.print(table)
+    if fitted is None:
+        answer(f"A temperature needs {ENOUGH} held-out rows, {MISTAKES} of them predicted wrongly.")
+
+
+def print_next_rows(labelled: pd.DataFrame) -> None:
+    """The rows to label next."""
+    first = labelled.sort_values("rank").head(5).dropna(subset="rank")
+    table = Table(title="To label next", box=None, pad_edge=False)
+    for name in (labelled.columns[0], "most probable", "probability", "information, nats"):
+        table.add_column(name, justify="right" if name[0] in "pi" and name != "id" else "left", overflow="fold")
+    for row in first.itertuples(index=False):
+        table.add_row(row[0], row.predicted, f"{row.probability:.2f}", f"{row.information_gain:.2f}")
+    out.print(table, highlight=False)

@@ -1,0 +1,19 @@
+"""Labelling: from a few labels to the most probable label of every row, how sure it is, and which row to label next."""
+
+from pyrovae.app.jobs.label.job import Answer, decide_labelling, label_rows, labelling_rows
+from pyrovae.app.jobs.label.reading import Job, read_job
+from pyrovae.app.jobs.label.report import ENOUGH, MISTAKES, committee, held_out_report, tabulate
+
+__all__ = [
+    "ENOUGH",
+    "MISTAKES",
+    "Answer",
+    "Job",
+    "committee",
+    "decide_labelling",
+    "held_out_report",
+    "label_rows",
+    "labelling_rows",
+    "read_job",
+    "tabulate",
+]

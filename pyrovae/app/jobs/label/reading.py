@@ -1,0 +1,138 @@
+"""What `pyrovae label` reads: rows, and the labels that some of them have."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pyrovae.app.decide import refuse_missing
+from pyrovae.data import Dataset, load
+from pyrovae.data.images import load_folder
+from pyrovae.data.labels import LABEL, Labels, as_labels, match_labels, read_labels, refuse_labels
+from pyrovae.errors import DataError, OptionError
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """Rows and the labels that are known.
+
+    Args:
+        dataset: the data as they were read.
+        x: all rows, `(N, D)`; those of a test set come last.
+        labels: the labels of these rows.
+        ids: the N names of the rows; None where they are numbered from 0.
+    """
+
+    dataset: Dataset
+    x: Tensor
+    labels: Labels
+    ids: tuple[str, ...] | None
+
+    @property
+    def id_column(self) -> str:
+        """The name of the column with the rows' names."""
+        return "row" if self.ids is None else "file" if self.is_folder else "id"
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the rows are the images of a folder."""
+        return Path(self.dataset.source.get("path", "")).is_dir()
+
+    def names(self) -> list[str]:
+        return [str(row) for row in range(len(self.x))] if self.ids is None else list(self.ids)
+
+    def digest(self) -> str:
+        """The SHA-256 of the rows and their names. Not of the file, in which labels may have been filled in."""
+        digest = hashlib.sha256(self.x.numpy().astype("<f4").tobytes())
+        digest.update("\n".join(self.names()).encode())
+        return digest.hexdigest()
+
+
+def read_job(
+    source: str, labels: str | Path | None = None, *, size: int | None = None, data_root: Path | None = None
+) -> Job:
+    """Read rows and labels.
+
+    Args:
+        source: a folder of images, see `load_folder`, or what `load` takes. A column `id` names the rows.
+        labels: a table of labels, see `read_labels`. With None, or the source itself, the labels are the column `label` of a
+            .csv file, or the array y of a .npz file.
+        size: the side, in pixels, that the images of a folder are scaled and cut to.
+        data_root: the folder with the files of MNIST or Fashion-MNIST.
+
+    Raises:
+        DataError, OptionError: rows or labels cannot be read, do not belong together, or cannot train a classifier.
+    """
+    path = Path(source).expanduser()
+    if labels is not None and Path(labels).expanduser().is_dir():
+        raise DataError(
+            f"--labels {labels} is a folder: give a table of labels, a CSV file with the columns file,label."
+        )
+    if source.endswith(("/", "\\")) and not path.exists():
+        raise DataError(f"there is no folder {path}: check its name, and where you are.")
+    own = labels is None or (path.is_file() and Path(labels).expanduser().absolute() == path.absolute())
+    if path.is_dir():
+        if labels is None:
+            raise OptionError("a folder of images needs --labels: a table with the columns file,label.")
+        dataset = load_folder(path, size=size)
+    elif size is not None:
+        raise OptionError(f"--size is for a folder of images, and {source} is none. Leave it out.")
+    else:
+        dataset = _load_table(source, own, data_root)
+    refuse_missing(dataset)
+    x = dataset.x if dataset.x_test is None else torch.cat([dataset.x, dataset.x_test])
+    if labels is None or own:
+        found = _own_labels(dataset, len(x))
+    else:
+        found = match_labels(read_labels(labels), dataset.ids, len(x), labels)
+        if dataset.source.get("label") is not None:
+            found = _merged(found, _own_labels(dataset, len(x)), dataset.ids, labels, source)
+    refuse_labels(found)
+    return Job(dataset, x, found, dataset.ids)
+
+
+def _load_table(source: str, own: bool, data_root: Path | None) -> Dataset:
+    """Rows with the labels of their column `label`, which must be there if `own`."""
+    table = source.lower().endswith((".csv", ".data"))
+    cells = _header(Path(source).expanduser()) if table else []
+    called = [cell for cell in cells if cell.lower() == LABEL]
+    if table and (own or called):
+        try:
+            return load(source, label=called[0] if called else LABEL, ids="id")
+        except OptionError as error:
+            raise OptionError(f"{source} has no column {LABEL!r}: name one so, or give --labels TABLE.") from error
+    dataset = load(source, data_root=data_root, ids="id")
+    if own and dataset.y is None:
+        raise OptionError(f"{source} has no labels (an array y): give --labels TABLE, with the columns row,label.")
+    return dataset
+
+
+def _header(path: Path) -> list[str]:
+    """The cells of a table's first line; [] for no file, about which `load` complains."""
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        return [cell.strip(' "\n\r') for cell in re.split("[,;\t]", file.readline())]
+
+
+def _own_labels(dataset: Dataset, num_rows: int) -> Labels:
+    parts = [(dataset.y, len(dataset.x)), (dataset.y_test, num_rows - len(dataset.x))]
+    codes = torch.cat([torch.full((rows,), -1) if y is None else y for y, rows in parts])
+    classes = dataset.classes or ()
+    return as_labels([str(classes[code]) if code >= 0 else "" for code in codes.tolist()])
+
+
+def _merged(table: Labels, own: Labels, ids: tuple[str, ...] | None, labels: str | Path, source: str) -> Labels:
+    """The labels of a table and those of the rows' own column. DataError where they contradict each other."""
+    merged = []
+    for row, (given, had) in enumerate(zip(table.text(table.y), own.text(own.y))):
+        if given and had and given != had:
+            name = row if ids is None else ids[row]
+            raise DataError(f"Row {name} is {had!r} in {source} and {given!r} in {labels}. Make them agree.")
+        merged.append(given or had)
+    return as_labels(merged)

@@ -1,0 +1,168 @@
+"""What `pyrovae label` says: probabilities of labels, how good they are on held-out rows, a table, and pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pyrovae import plots
+from pyrovae.app.jobs.label.reading import Job
+from pyrovae.criticism.acquisition import entropy, information_gain
+from pyrovae.criticism.calibration import fit_temperature, log_score, reliability, with_temperature
+from pyrovae.data.labels import LABEL, Labels
+from pyrovae.errors import OptionError
+from pyrovae.fitted.fitted import Fit, seeded
+from pyrovae.nets.dropout import dropping
+
+# a temperature is fitted from so many held-out rows on, if so many of them are predicted wrongly
+ENOUGH, MISTAKES = 20, 5
+PARTS = 20  # into which the held-out rows are divided for cross-validation
+PICTURES = ("reliability.png", "doubtful.png")
+
+
+def committee(fitted: Fit, x: Tensor, num: int, seed: int | None = 0) -> Tensor:
+    """Class probabilities by several passes of a pair's `classifier` with its dropout on.
+
+    Each pass is a draw of q(y | x, w) under an approximate posterior of the classifier's weights w. The mean of the passes
+    approximates p(y | x, labels); their disagreement says how much more labels could still change it. The fit's transform is
+    not applied: a pixel that is binarised anew at each step of the fit is seen at its mean.
+
+    Args:
+        fitted: a fitted pair with a `classifier`.
+        x: `(N, *event)`.
+        num: the number of passes, S.
+
+    Returns:
+        `(S, N, C)` probabilities, float64.
+
+    Raises:
+        OptionError: less than one pass.
+
+    References:
+        Gal & Ghahramani 2016, arXiv:1506.02142; Gal, Islam & Ghahramani 2017, arXiv:1703.02910.
+    """
+    if num < 1:
+        raise OptionError(f"a committee needs one pass or more, got {num}.")
+    classifier = cast(Any, fitted.pair).classifier
+    with fitted.scope(), seeded(seed), dropping(classifier):
+        parts = [
+            torch.stack([classifier(rows).probs.double().cpu() for _ in range(num)])
+            for rows in x.to(fitted.device).split(1000)
+        ]
+    return torch.cat(parts, 1)
+
+
+def held_out_report(passes: Tensor, labels: Labels, held: Tensor, seed: int = 0) -> tuple[dict[str, Any], float]:
+    """How good the mean of the passes is on held-out rows, and the temperature that makes it best calibrated.
+
+    The temperature with the best log score is fitted from 20 held-out rows on, of which at least 5 are predicted wrongly;
+    where nearly all predictions are right, so few rows give far too low a temperature, and it stays 1. The report is
+    cross-validated: each of 20 parts of the held-out rows is tempered by the temperature of the others.
+
+    Args:
+        passes: class probabilities by each pass, `(S, N, C)`, see `committee`.
+        labels: the labels of the N rows.
+        held: the positions of the held-out rows, `(n,)`.
+        seed: of the division into parts and of the draws behind `calibration_error_of_chance`.
+
+    Returns:
+        The report and the temperature. The report is a dict: `held_out`, the number of rows, and unless it is 0:
+
+        - `accuracy` with its standard error `accuracy_se`,
+        - `calibration_error`, the expected calibration error over at most 10 bins of equal mass and at least 5 rows,
+        - `calibration_error_of_chance`, the mean of that error if labels were drawn from the predicted probabilities,
+        - `log_score` in nats per row,
+        - `temperature`, None where it was not fitted,
+        - `curve`, the values of a `Reliability`.
+
+    References:
+        Broecker & Smith 2007, doi:10.1175/WAF993.1.
+    """
+    mean, y = passes.mean(0)[held], labels.y[held]
+    report: dict[str, Any] = {"held_out": len(held)}
+    if not len(held):
+        return report, 1.0
+    temperature, tempered = 1.0, mean
+    generator = torch.Generator().manual_seed(seed)
+    enough = len(held) >= ENOUGH and int((mean.argmax(-1) != y).sum()) >= MISTAKES
+    if enough:
+        temperature, tempered = fit_temperature(mean, y), mean.clone()
+        for rows in torch.randperm(len(held), generator=generator).tensor_split(min(PARTS, len(held))):
+            others = torch.ones(len(held), dtype=torch.bool)
+            others[rows] = False
+            tempered[rows] = with_temperature(mean[rows], fit_temperature(mean[others], y[others]))
+    right = (tempered.argmax(-1) == y).double()
+    draws = torch.multinomial(tempered, 200, replacement=True, generator=generator).T
+    binned = partial(reliability, tempered, num_bins=max(1, min(10, len(held) // 5)), bins="mass")
+    curve = binned(y)
+    report |= {
+        "accuracy": right.mean().item(),
+        "accuracy_se": math.sqrt(right.mean().item() * (1 - right.mean().item()) / len(held)),
+        "calibration_error": curve.error,
+        "calibration_error_of_chance": torch.tensor([binned(drawn).error for drawn in draws]).mean().item(),
+        "log_score": log_score(tempered, y),
+        "temperature": temperature if enough else None,
+        "curve": {name: getattr(curve, name).tolist() for name in ("confidence", "accuracy", "counts")},
+    }
+    return report, temperature
+
+
+def tabulate(job: Job, passes: Tensor, temperature: float = 1.0) -> pd.DataFrame:
+    """The table of all rows: one line for each.
+
+    Args:
+        passes: class probabilities by each pass, `(S, N, C)`, see `committee`.
+        temperature: of the probabilities and their entropy, which are of the mean of the passes. The information gain is
+            that of the passes as they are.
+
+    Returns:
+        The columns are the row's id; `label` as given, "" where unknown; `predicted`, the most probable label; its
+        `probability`; the `entropy` of all labels in nats; `information_gain`, the nats that the row's label would tell about
+        the classifier's weights; and `rank` by that gain among the unlabelled rows, 1 for the row to label first.
+
+    References:
+        Houlsby et al. 2011, arXiv:1112.5745.
+    """
+    p = with_temperature(passes.mean(0), temperature)
+    probability, predicted = p.max(-1)
+    gain = information_gain(passes) + 0.0  # no -0.0
+    unknown = (job.labels.y < 0).nonzero().squeeze(1)
+    rank = pd.array([pd.NA] * len(p), dtype="Int64")
+    order = unknown[gain[unknown].argsort(descending=True, stable=True)]
+    rank[order.numpy()] = range(1, len(order) + 1)
+    return pd.DataFrame(
+        {
+            job.id_column: job.names(),
+            LABEL: job.labels.text(job.labels.y),
+            "predicted": job.labels.text(predicted),
+            "probability": probability.numpy(),
+            "entropy": entropy(p).numpy(),
+            "information_gain": gain.numpy(),
+            "rank": rank,
+        }
+    )
+
+
+def draw_report(job: Job, report: Mapping[str, Any], table: pd.DataFrame, folder: Path) -> list[Path]:
+    """Draw the reliability diagram of the held-out rows, and the images to label next."""
+    for name in PICTURES:
+        (folder / name).unlink(missing_ok=True)
+    made = {}
+    if "curve" in report:
+        made["reliability.png"] = plots.reliability(**report["curve"])
+    if job.dataset.image_shape is not None:
+        first = table.sort_values("rank").head(min(40, int(table["rank"].notna().sum())))
+        captions = [f"{_short(label)} {p:.2f}" for label, p in zip(first["predicted"], first["probability"])]
+        made["doubtful.png"] = plots.captioned(job.x[first.index.tolist()], job.dataset.image_shape, captions)
+    return [plots.save(axes, folder / name) for name, axes in made.items()]
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= 10 else label[:9] + "…"
