@@ -19,18 +19,16 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
+import harness
 import torch
-from kept import Kept
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor, nn
 
 import pyrovae as pv
 from pyrovae import families as fam
-from pyrovae.data.load import load
 
 L, HIDDEN, DIGITS = 10, (300, 300), 10
 
@@ -83,13 +81,14 @@ def build(num_clusters: int, setting: Setting) -> pv.GMVAE:
 
 
 def fit(x: Tensor, num_clusters: int, setting: Setting, seed: int, options: argparse.Namespace) -> pv.Fit:
-    torch.manual_seed(seed)
     schedule: list[Callable[..., Any]] = [pv.schedules.one_cycle(options.rate)]
     if setting.warmup:
         schedule.append(pv.schedules.kl_warmup(setting.warmup))
-    return pv.fit(
-        build(num_clusters, setting),
+    return harness.fit(
+        lambda: build(num_clusters, setting),
         x,
+        options,
+        seed,
         epochs=options.epochs,
         batch_size=250,
         loss=pv.Trace_ELBO(kl=Floor(num_clusters, setting.floor)) if setting.floor else None,
@@ -97,9 +96,6 @@ def fit(x: Tensor, num_clusters: int, setting: Setting, seed: int, options: argp
         transform=pv.transforms.Binarize(),
         clip_norm=100.0,
         precision="bfloat16",
-        seed=seed,
-        device=options.device,
-        engine=options.engine,
     )
 
 
@@ -130,69 +126,51 @@ def score(fitted: pv.Fit, x: dict[str, Tensor], y: dict[str, Tensor], num_cluste
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", type=Path, required=True)
-    parser.add_argument("--num-clusters", default="10,20")
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--rate", type=float, default=2e-3, help="peak")
-    parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--only", default="", help="settings to choose from, by commas")
-    parser.add_argument("--rows", type=int, default=50_000, help="training rows")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--engine", default="compiled")
-    parser.add_argument("--again", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results")
-    options = parser.parse_args()
+    parser = harness.parser(__doc__, SETTINGS, epochs=12, rate=2e-3, seeds="0,1,2", rows=50_000)
+    parser.add_argument("--num-clusters", type=harness.integers, default="10,20", help="by commas")
+    options = harness.parse(parser, epochs=1, seeds="0", rows=500, num_clusters="10")
+    done = harness.Kept(options, "clusters")
 
-    data = load("mnist", data_root=options.data_root)
-    assert data.y is not None and data.x_test is not None and data.y_test is not None
-    order = torch.randperm(60_000, generator=torch.Generator().manual_seed(0))
-    train, valid = order[:50_000][: options.rows], order[50_000:][:1000]
-    x = {"train": data.x[train], "valid": data.x[valid], "test": data.x_test}
-    y = {"train": data.y[train], "test": data.y_test}
-    several = [int(k) for k in options.num_clusters.split(",")]
-    seeds = [int(seed) for seed in options.seeds.split(",")]
-    names = options.only.split(",") if options.only else list(SETTINGS)
+    data = harness.mnist(options, generator=torch.Generator().manual_seed(0), rows=options.rows)
+    x = {"train": data.train.x, "valid": data.valid.x[:1000], "test": data.test.x}
+    y = {"train": data.train.y, "test": data.test.y}
 
-    device = pv.pair.find_device(options.device).type
-    path = options.out / f"clusters-{device}.json"
-    done = Kept(path, device, again=options.again)
+    def measure(num_clusters: int, name: str, seed: int) -> dict[str, Any]:
+        fitted = fit(x["train"], num_clusters, SETTINGS[name], seed, options)
+        held_out = harness.scores(pv.importance(fitted, x["valid"], 50, seed=1))
+        end = harness.end(fitted)
+        return {
+            "num_clusters": num_clusters,
+            "setting": name,
+            **SETTINGS[name]._asdict(),
+            "seed": seed,
+            "validation_log_likelihood": held_out["log_likelihood"],
+            "standard_error_over_rows": held_out["standard_error_over_rows"],
+            "training_elbo": end["elbo"],
+            **score(fitted, x, y, num_clusters),
+            "epochs": options.epochs,
+            "peak_learning_rate": options.rate,
+            "training_rows": len(x["train"]),
+            "steps": end["steps"],
+            "fit_seconds": end["seconds"],
+            "engine": fitted.settings["engine"],
+        }
 
     def result(num_clusters: int, name: str, seed: int) -> dict[str, Any]:
         key = f"K={num_clusters} {name} seed {seed}"
-        if key not in done:
-            fitted = fit(x["train"], num_clusters, SETTINGS[name], seed, options)
-            held_out = pv.importance(fitted, x["valid"], 50, seed=1).summary()
-            done[key] = {
-                "num_clusters": num_clusters,
-                "setting": name,
-                **SETTINGS[name]._asdict(),
-                "seed": seed,
-                "validation_log_likelihood": round(held_out["log_likelihood"], 3),
-                "standard_error_over_rows": round(held_out["log_likelihood_se"], 3),
-                "training_elbo": round(fitted.history[-1]["elbo"], 3),
-                **score(fitted, x, y, num_clusters),
-                "epochs": options.epochs,
-                "peak_learning_rate": options.rate,
-                "training_rows": len(x["train"]),
-                "steps": int(fitted.history[-1]["steps"]),
-                "fit_seconds": round(fitted.history[-1]["seconds"], 1),
-                "engine": fitted.settings["engine"],
-            }
-            done.keep(key)
-        print(key, {k: done[key][k] for k in SHOWN}, flush=True)
-        return done[key]
+        found: dict[str, Any] = done.entry(key, lambda: measure(num_clusters, name, seed), SHOWN)
+        return found
 
-    tried = {name: result(several[0], name, seeds[0])["validation_log_likelihood"] for name in names}
+    first = options.num_clusters[0], options.seeds[0]
+    tried = {name: result(first[0], name, first[1])["validation_log_likelihood"] for name in options.only}
     best = max(tried, key=lambda name: tried[name])
     print(f"of {len(tried)} settings the best on validation rows: {best}", flush=True)
-    for num_clusters in several:
-        reached = [result(num_clusters, best, seed) for seed in seeds]
-        accuracy = torch.tensor([r["test_accuracy"] for r in reached])
+    for num_clusters in options.num_clusters:
+        reached = [result(num_clusters, best, seed) for seed in options.seeds]
         print(
-            f"K={num_clusters:<3} {best}: test accuracy {accuracy.mean():.1%} ({accuracy.min():.1%} to {accuracy.max():.1%}) "
-            f"over {len(seeds)} seeds, clusters in use {[r['clusters_in_use'] for r in reached]}, log p(x) of validation rows "
-            f"{[r['validation_log_likelihood'] for r in reached]}, fit {reached[0]['fit_seconds']:.0f} s"
+            f"K={num_clusters:<3} {best}: test accuracy {harness.spread((r['test_accuracy'] for r in reached), '.1%')} "
+            f"over {len(reached)} seeds, clusters in use {[r['clusters_in_use'] for r in reached]}, log p(x) of validation "
+            f"rows {[r['validation_log_likelihood'] for r in reached]}, fit {reached[0]['fit_seconds']:.0f} s"
         )
 
 

@@ -20,22 +20,20 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+import harness
 import torch
-from kept import Kept
 from torch import Tensor, nn
 
 import pyrovae as pv
 from pyrovae import families as fam
-from pyrovae.data.load import load
 from pyrovae.fitted.spec import to_spec
 
 LEVELS, HIDDEN = (64, 32, 16, 8, 4), (512, 256, 128, 64, 32)
 
 
-# Of how many epochs: the schedules beside that of the rate, and the loss.
+# For a number of epochs: the schedules in addition to that of the learning rate, and the loss.
 SETTINGS: dict[str, Callable[[int], tuple[list[Any], Any]]] = {
     "plain": lambda epochs: ([], None),
     "warm-up": lambda epochs: ([pv.schedules.kl_warmup(0.4 * epochs)], None),
@@ -47,11 +45,12 @@ SETTINGS: dict[str, Callable[[int], tuple[list[Any], Any]]] = {
 
 
 def fit(x: Tensor, name: str, seed: int, options: argparse.Namespace) -> pv.Fit:
-    torch.manual_seed(seed)
     schedules, loss = SETTINGS[name](options.epochs)
-    return pv.fit(
-        pv.HierarchicalVAE.of_levels(fam.Bernoulli(784), LEVELS, HIDDEN, layers=1, activation=nn.ReLU),
+    return harness.fit(
+        lambda: pv.HierarchicalVAE.of_levels(fam.Bernoulli(784), LEVELS, HIDDEN, layers=1, activation=nn.ReLU),
         x,
+        options,
+        seed,
         epochs=options.epochs,
         batch_size=100,
         loss=loss,
@@ -59,82 +58,64 @@ def fit(x: Tensor, name: str, seed: int, options: argparse.Namespace) -> pv.Fit:
         transform=pv.transforms.Binarize(),
         clip_norm=100.0,
         precision=options.precision,
-        seed=seed,
-        device=options.device,
-        engine=options.engine,
     )
 
 
-def levels(fitted: pv.Fit, x: Tensor) -> dict[str, Any]:
-    """The mean KL of each level, and how many of its dimensions move with the data."""
-    kl = pv.kl_by_site(fitted, x, seed=1)
-    means = {z: [pv.encode(fitted, x, site=z, num_samples=50, seed=seed) for seed in (1, 2)] for z in sorted(kl)}
-    active = {z: int(pv.active_units(one, again=two).sum()) for z, (one, two) in means.items()}
-    return {"kl": {z: round(kl[z].mean().item(), 3) for z in sorted(kl)}, "active": active}
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", type=Path, required=True)
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--rate", type=float, default=3e-3, help="peak")
-    parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--only", default="", help="settings, by commas")
-    parser.add_argument("--rows", type=int, default=50_000, help="training rows")
-    parser.add_argument("--test-rows", type=int, default=2_000)
-    parser.add_argument("--num-samples", type=int, default=1_000, help="draws for log p(x) of test rows")
-    parser.add_argument("--precision", default="bfloat16")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--engine", default="compiled")
-    parser.add_argument("--again", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results")
-    options = parser.parse_args()
+    parser = harness.parser(
+        __doc__,
+        SETTINGS,
+        epochs=12,
+        rate=3e-3,
+        seeds="0,1,2",
+        rows=50_000,
+        test_rows=2_000,
+        num_samples=1_000,
+        precision="bfloat16",
+    )
+    options = harness.parse(parser, epochs=2, seeds="0", rows=200, test_rows=20, num_samples=20)
+    done = harness.Kept(options, "collapse")
 
-    data = load("mnist", data_root=options.data_root)
-    assert data.x_test is not None
     generator = torch.Generator().manual_seed(0)
-    order = torch.randperm(60_000, generator=generator)
-    x = data.x[order[:50_000][: options.rows]]
-    valid = torch.bernoulli(data.x[order[50_000:][:1000]], generator=generator)
-    test = torch.bernoulli(data.x_test[torch.randperm(10_000, generator=generator)], generator=generator)
-    seeds = [int(seed) for seed in options.seeds.split(",")]
-    names = options.only.split(",") if options.only else list(SETTINGS)
+    data = harness.mnist(options, generator=generator, rows=options.rows)
+    valid = torch.bernoulli(data.valid.x[:1000], generator=generator)
+    test = torch.bernoulli(data.test.x[torch.randperm(len(data.test.x), generator=generator)], generator=generator)
+    test = test[: options.test_rows]
 
-    device = pv.pair.find_device(options.device).type
-    path = options.out / f"collapse-{device}.json"
-    done = Kept(path, device, again=options.again)
-    for seed in seeds:
-        for name in names:
-            key = f"{name} seed {seed}"
-            if key in done:
-                continue
-            fitted = fit(x, name, seed, options)
-            scored = pv.importance(fitted, test[: options.test_rows], options.num_samples, seed=1).summary()
-            held_out = pv.importance(fitted, valid, 50, seed=1).summary()
-            schedules, loss = SETTINGS[name](options.epochs)
-            done[key] = {
-                "setting": name,
-                "schedules": to_spec(schedules),
-                "loss": to_spec(loss),
-                "seed": seed,
-                **levels(fitted, test[: options.test_rows]),
-                "elbo": round(scored["elbo"], 3),
-                "log_likelihood": round(scored["log_likelihood"], 3),
-                "log_likelihood_se": round(scored["log_likelihood_se"], 3),
-                "validation_log_likelihood": round(held_out["log_likelihood"], 3),
-                "training_elbo": round(fitted.history[-1]["elbo"], 3),
-                "epochs": options.epochs,
-                "peak_learning_rate": options.rate,
-                "training_rows": len(x),
-                "test_rows": options.test_rows,
-                "num_samples": options.num_samples,
-                "fit_seconds": round(fitted.history[-1]["seconds"], 1),
-                "engine": fitted.settings["engine"],
-                "precision": options.precision,
-            }
-            done.keep(key)
-            print(key, {k: done[key][k] for k in SHOWN}, flush=True)
-    table([done[f"{name} seed {seed}"] for name in names for seed in seeds], names)
+    def measure(name: str, seed: int) -> dict[str, Any]:
+        fitted = fit(data.train.x, name, seed, options)
+        scored = harness.scores(pv.importance(fitted, test, options.num_samples, seed=1))
+        schedules, loss = SETTINGS[name](options.epochs)
+        kl, active = harness.by_level(fitted, test, kl_samples=10, kl_seed=1, seeds=(1, 2))
+        end = harness.end(fitted)
+        return {
+            "setting": name,
+            "schedules": to_spec(schedules),
+            "loss": to_spec(loss),
+            "seed": seed,
+            "kl": kl,
+            "active": active,
+            "elbo": scored["elbo"],
+            "log_likelihood": scored["log_likelihood"],
+            "log_likelihood_se": scored["standard_error_over_rows"],
+            "validation_log_likelihood": harness.scores(pv.importance(fitted, valid, 50, seed=1))["log_likelihood"],
+            "training_elbo": end["elbo"],
+            "epochs": options.epochs,
+            "peak_learning_rate": options.rate,
+            "training_rows": len(data.train.x),
+            "test_rows": options.test_rows,
+            "num_samples": options.num_samples,
+            "fit_seconds": end["seconds"],
+            "engine": fitted.settings["engine"],
+            "precision": options.precision,
+        }
+
+    fits = [
+        done.entry(f"{name} seed {seed}", lambda name=name, seed=seed: measure(name, seed), SHOWN)
+        for seed in options.seeds
+        for name in options.only
+    ]
+    table(fits, options.only)
 
 
 SHOWN = ("kl", "active", "elbo", "log_likelihood", "validation_log_likelihood", "fit_seconds")
@@ -154,9 +135,8 @@ def table(fits: list[dict[str, Any]], names: list[str]) -> None:
 
         kl = " ".join(f"{mean([f['kl'][z] for f in own]):7.2f}" for z in sites)
         active = " ".join(f"{mean([f['active'][z] for f in own]):5.1f}" for z in sites)
-        scores = [-f["log_likelihood"] for f in own]
-        spread = f"({min(scores):.2f} to {max(scores):.2f})" if len(own) > 1 else ""
-        print(f"{name:10} {kl} {active} {mean([-f['elbo'] for f in own]):7.2f} {mean(scores):7.2f} {spread}")
+        scores = harness.spread(-f["log_likelihood"] for f in own)
+        print(f"{name:10} {kl} {active} {mean([-f['elbo'] for f in own]):7.2f} {scores:>7}")
 
 
 if __name__ == "__main__":

@@ -27,19 +27,19 @@ ladder, and samples with its upper levels held.
 from __future__ import annotations
 
 import argparse
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import harness
 import matplotlib.pyplot as plt
 import torch
-from kept import Kept
 from torch import Tensor, nn
 
 import pyrovae as pv
 from pyrovae import families as fam
-from pyrovae.data.load import load
 
 
 class Net(NamedTuple):
@@ -78,57 +78,45 @@ NETS = {
 
 
 def fit(name: str, x: Tensor, rate: float, seed: int, options: argparse.Namespace) -> pv.Fit:
-    torch.manual_seed(seed)
     net = NETS[name]
     schedule: list[Callable[..., Any]] = [pv.schedules.one_cycle(rate)]
     if options.warmup:
         schedule.append(pv.schedules.kl_warmup(options.warmup))
-    return pv.fit(
-        net.build(),
+    return harness.fit(
+        net.build,
         x,
+        options,
+        seed,
         epochs=options.epochs,
         batch_size=options.batch_size,
         loss=pv.IWELBO(net.draws) if net.draws > 1 else pv.Trace_ELBO(kl=pv.kl.balanced() if net.balanced else None),
         schedule=schedule,
         transform=pv.transforms.Binarize(),
         clip_norm=100.0,
-        seed=seed,
-        device=options.device,
-        engine=options.engine,
         precision=options.precision,
     )
 
 
-def by_level(fitted: pv.Fit, x: Tensor, draws: int = 50) -> dict[str, Any]:
-    """Active units and KL of each level, from the data upwards."""
-    batch = fitted.evaluation_batch({"x": x})
-    kl = pv.kl_by_site(fitted, {"x": x}, draws)
-    active = []
-    for site in sorted(kl):
-        first, second = (pv.encode(fitted, batch, site=site, num_samples=draws, seed=seed).cpu() for seed in (0, 1))
-        active.append(int(pv.active_units(first, again=second).sum()))
-    return {"active_units": active, "kl": [round(kl[site].mean().item(), 3) for site in sorted(kl)]}
-
-
 def score(fitted: pv.Fit, x: Tensor, num_samples: int) -> dict[str, Any]:
     began = time.perf_counter()
-    summary = pv.importance(fitted, x, num_samples, seed=1).summary()
+    found = pv.importance(fitted, x, num_samples, seed=1)
+    kl, active = harness.by_level(fitted, x, kl_samples=50, kl_seed=0, seeds=(0, 1))
+    end = harness.end(fitted)
     history = fitted.history
     last = history[-2:] if len(history) > 1 else [{"seconds": 0.0, "steps": 0}, history[-1]]
     step = (last[1]["seconds"] - last[0]["seconds"]) / (last[1]["steps"] - last[0]["steps"])
     return {
-        "log_likelihood": round(summary["log_likelihood"], 3),
-        "standard_error_over_rows": round(summary["log_likelihood_se"], 3),
-        "elbo": round(summary["elbo"], 3),
-        "k_hat_above_0.7": round(summary["k_hat_above_0.7"], 3),
-        **by_level(fitted, x),
-        "training_bound": round(history[-1]["elbo"], 3),
+        **harness.scores(found),
+        "k_hat_above_0.7": round(found.summary()["k_hat_above_0.7"], 3),
+        "active_units": list(active.values()),
+        "kl": list(kl.values()),
+        "training_bound": end["elbo"],
         "test_rows": len(x),
         "num_samples": num_samples,
         "epochs": len(history),
-        "steps": int(history[-1]["steps"]),
+        "steps": end["steps"],
         "ms_per_step": round(1000 * step, 3),
-        "fit_seconds": round(history[-1]["seconds"], 1),
+        "fit_seconds": end["seconds"],
         "evaluation_seconds": round(time.perf_counter() - began, 1),
         "engine": fitted.settings["engine"],
         "precision": fitted.settings["precision"],
@@ -155,77 +143,68 @@ def picture(fitted: pv.Fit, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", type=Path, required=True)
-    parser.add_argument("--only", default="", help=f"nets, by commas: {', '.join(NETS)}")
-    parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--batch-size", type=int, default=50)
-    parser.add_argument("--rates", default="5e-3,2e-3", help="peaks, by commas")
+    parser = harness.parser(
+        __doc__,
+        NETS,
+        epochs=30,
+        batch_size=50,
+        rates="5e-3,2e-3",
+        seeds="0,1,2",
+        rows=50_000,
+        test_rows=None,
+        num_samples=None,
+        precision="float32",
+    )
     parser.add_argument("--warmup", type=float, default=10.0, help="epochs; 0 for none")
-    parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--rows", type=int, default=50_000, help="training rows")
-    parser.add_argument("--test-rows", type=int)
-    parser.add_argument("--num-samples", type=int)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--engine", default="compiled")
-    parser.add_argument("--precision", default="float32")
     parser.add_argument("--picture", type=Path, help="of the ladder, a file to write")
-    parser.add_argument("--again", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results")
-    options = parser.parse_args()
+    options = harness.parse(
+        parser, epochs=2, rates="2e-3", seeds="0", rows=100, test_rows=20, num_samples=20, warmup=1.0
+    )
+    done = harness.Kept(options, "hierarchies", "nets")
 
-    device = pv.pair.find_device(options.device).type
-    data = load("mnist", data_root=options.data_root)
-    assert data.x_test is not None
-    train, valid = data.x[:50_000][: options.rows], data.x[50_000:][:1000]
-    test = data.x_test[: options.test_rows or (10_000 if device == "cuda" else 2000)]
-    num_samples = options.num_samples or (5000 if device == "cuda" else 1000)
-    rates, seeds = [float(r) for r in options.rates.split(",")], [int(s) for s in options.seeds.split(",")]
-    path = options.out / f"hierarchies-{device}.json"
-    done = Kept(path, device, "nets", again=options.again)
-    kept: dict[tuple[str, float, int], pv.Fit] = {}
+    data = harness.mnist(options, rows=options.rows)
+    valid = data.valid.x[:1000]
+    test = data.test.x[: options.test_rows or (10_000 if options.device == "cuda" else 2000)]
+    num_samples = options.num_samples or (5000 if options.device == "cuda" else 1000)
 
-    def fitted(name: str, rate: float, seed: int) -> pv.Fit:
-        if (name, rate, seed) not in kept:
-            kept[name, rate, seed] = fit(name, train, rate, seed, options)
-        return kept[name, rate, seed]
+    def measure(name: str) -> None:
+        """Complete what the file has of a net."""
 
-    for name in options.only.split(",") if options.only else NETS:
+        @functools.cache
+        def fitted(rate: float, seed: int) -> pv.Fit:
+            return fit(name, data.train.x, rate, seed, options)
+
         entry = done.setdefault(name, {"validation_log_likelihood": {}, "fits": {}})
         tried = entry["validation_log_likelihood"]
-        for rate in rates:
-            if f"{rate:g}" in tried:
-                continue
-            try:
-                found = pv.log_likelihood(fitted(name, rate, seeds[0]), valid, 200, seed=1).mean().item()
-            except pv.NotFiniteError as error:
-                print(name, rate, error, flush=True)
-                found = -1e30  # worse than any, and JSON
-            tried[f"{rate:g}"] = round(found, 3)
-            print(f"{name} at {rate:g}: validation log p(x) {found:.2f}", flush=True)
-            done.keep(name)
-        best = float(max(tried, key=lambda rate: tried[rate]))
+        best = harness.best_rate(
+            options.rates,
+            lambda rate: pv.log_likelihood(fitted(rate, options.seeds[0]), valid, 200, seed=1).mean().item(),
+            tried,
+            name,
+            keep=lambda: done.keep(name),
+        )
         if entry.get("peak_learning_rate", best) != best:  # another rate is better: these were of the former best
             entry["fits"] = {}
-        entry |= {"peak_learning_rate": best, "settings_tried": len(tried)}
-        entry["warmup"] = options.warmup
-        for seed in seeds:
+        entry |= {"peak_learning_rate": best, "settings_tried": len(tried), "warmup": options.warmup}
+        for seed in options.seeds:
             if str(seed) not in entry["fits"]:
-                entry["fits"][str(seed)] = score(fitted(name, best, seed), test, num_samples)
+                entry["fits"][str(seed)] = score(fitted(best, seed), test, num_samples)
                 done.keep(name)
         if name.startswith("ladder") and options.picture:
-            picture(fitted(name, best, seeds[0]), options.picture)
-        kept.clear()
-        report(name, entry)
+            picture(fitted(best, options.seeds[0]), options.picture)
+
+    for name in options.only:
+        measure(name)
+        report(name, done[name])
 
 
 def report(name: str, entry: dict[str, Any]) -> None:
     fits = list(entry["fits"].values())
-    reached = torch.tensor([f["log_likelihood"] for f in fits])
+    reached = harness.spread(-f["log_likelihood"] for f in fits)
     elbo = torch.tensor([f["elbo"] for f in fits])
     last = fits[0]
     print(
-        f"{name:7} NLL {-reached.mean():7.2f} ({-reached.max():.2f} to {-reached.min():.2f}) over {len(fits)} seeds, "
+        f"{name:7} NLL {reached} over {len(fits)} seeds, "
         f"± {last['standard_error_over_rows']:.2f} over rows   -ELBO {-elbo.mean():7.2f}   active units "
         f"{' + '.join(str(n) for n in last['active_units'])}   KL {' + '.join(f'{k:.1f}' for k in last['kl'])}   peak rate "
         f"{entry['peak_learning_rate']:g} of {entry['settings_tried']}   {last['ms_per_step']:.2f} ms a step, "

@@ -21,21 +21,21 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 from typing import Any
 
+import harness
 import torch
-from kept import Kept
 from torch import Tensor, nn
 
 import pyrovae as pv
 from pyrovae import families as fam
 from pyrovae.criticism.calibration import expected_calibration_error
-from pyrovae.data import load
 
 D, L, C, H = 784, 50, 10, (500,)
 MODELS = ("network", "M2", "M1+M2", "ADGM")
-OWN: dict[str, dict[str, Any]] = {"M1+M2": {"epochs": 100, "kl_from": 1.0}}  # the others: 60 and 5
+DEFAULTS: dict[str, Any] = {"epochs": 60, "kl_from": 5.0}
+OWN: dict[str, dict[str, Any]] = {"M1+M2": {"epochs": 100, "kl_from": 1.0}}
+KEPT = ("epochs", "batch_size", "rate", "alpha", "kl_from", "kl_until", "pixel_dropout", "precision")  # with each fit
 # At 100 labels, seed 0, bfloat16: the accuracy of q(y|x) on 2,000 validation rows at the end of each fit that was tried.
 SETTINGS = {
     "M2": {
@@ -64,11 +64,9 @@ SETTINGS = {
 }
 
 
-def rows(root: Path, labelled: int, seed: int) -> dict[str, dict[str, Tensor]]:
+def rows(mnist: harness.Parts, labelled: int, seed: int) -> dict[str, dict[str, Tensor]]:
     """Training rows with -1 where the label is hidden, validation and test rows."""
-    mnist = load("mnist", data_root=root)
-    assert mnist.y is not None and mnist.x_test is not None and mnist.y_test is not None
-    x, y = mnist.x[:50_000], mnist.y[:50_000]
+    x, y = mnist.train
     hidden = torch.full_like(y, -1)
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
     for c in range(C):
@@ -76,8 +74,8 @@ def rows(root: Path, labelled: int, seed: int) -> dict[str, dict[str, Tensor]]:
         hidden[chosen] = c
     return {
         "train": {"x": x, "y": hidden},
-        "validation": {"x": mnist.x[50_000:], "y": mnist.y[50_000:]},
-        "test": {"x": mnist.x_test, "y": mnist.y_test},
+        "validation": mnist.valid._asdict(),
+        "test": mnist.test._asdict(),
     }
 
 
@@ -128,7 +126,7 @@ def adgm(alpha: float, _: float) -> nn.Module:
 
 def fit(name: str, data: dict[str, dict[str, Tensor]], options: argparse.Namespace, seed: int) -> dict[str, Any]:
     """One fit, its curve over time, and its scores."""
-    torch.manual_seed(seed)
+    torch.manual_seed(seed)  # the one that the models' weights come from
     known = data["train"]["y"] >= 0
     labelled = {n: v[known] for n, v in data["train"].items()}
     shared: dict[str, Any] = {"seed": seed, "device": options.device, "engine": options.engine}
@@ -199,7 +197,7 @@ def network(
     fitted = pv.fit(
         pair,
         {"x": labelled["y"], "c": labelled["x"]},
-        epochs=max(20, 50_000 // len(labelled["y"])),
+        epochs=max(20, len(data["train"]["x"]) // len(labelled["y"])),
         batch_size=min(100, len(labelled["y"])),
         schedule=pv.schedules.one_cycle(1e-3),
         transform=pv.transforms.Binarize("c"),
@@ -222,59 +220,32 @@ def judged(probabilities: Tensor, y: Tensor) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", type=Path, required=True)
-    parser.add_argument("--only", default=",".join(MODELS), help="models, by commas")
-    parser.add_argument("--labels", default="100,600,1000,3000")
-    parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--epochs", type=int, help="default: of each model, OWN")
-    parser.add_argument("--batch-size", type=int, default=100)
-    parser.add_argument("--rate", type=float, default=3e-3)
-    parser.add_argument("--alpha", type=float, default=470.0)
-    parser.add_argument(
-        "--kl-from", type=float, help="KL weight at the start, which goes to 1; default: of each model, OWN"
+    parser = harness.parser(
+        __doc__, MODELS, seeds="0,1,2", epochs=None, batch_size=100, rate=3e-3, precision="bfloat16"
     )
+    parser.add_argument("--labels", type=harness.integers, default="100,600,1000,3000", help="by commas")
+    parser.add_argument("--alpha", type=float, default=470.0)
+    parser.add_argument("--kl-from", type=float, help="KL weight at the start, from where it goes to 1")
+    parser.add_argument("--kl-until", type=float, default=0.9, help="share of the fit after which the KL weight is 1")
     parser.add_argument(
         "--pixel-dropout", type=float, default=0.0, help="share of pixels left out before the classifier"
     )
-    parser.add_argument("--kl-until", type=float, default=0.9, help="share of the fit after which the KL weight is 1")
-    parser.add_argument("--precision", default="bfloat16")
     parser.add_argument("--every", type=int, default=5, help="epochs between points of the curve")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--engine", default="compiled")
-    parser.add_argument("--again", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results")
-    options = parser.parse_args()
+    options = harness.parse(parser, seeds="0", epochs=1, labels="200", batch_size=400, every=1)
+    done = harness.Kept(options, "labels", settings=SETTINGS)
+    mnist = harness.mnist(options)
 
-    device = pv.pair.find_device(options.device).type
-    path = options.out / f"labels-{device}.json"
-    done = Kept(path, device, again=options.again, settings=SETTINGS)
-    for name in options.only.split(","):
-        for labelled in map(int, options.labels.split(",")):
-            for seed in map(int, options.seeds.split(",")):
+    def measure(name: str, labelled: int, seed: int) -> dict[str, Any]:
+        given = {n: v for n, v in vars(options).items() if v is not None}
+        chosen = argparse.Namespace(**DEFAULTS | OWN.get(name, {}) | given)
+        found = fit(name, rows(mnist, labelled, seed), chosen, seed)
+        return {"model": name, "labels": labelled, "seed": seed, **{n: getattr(chosen, n) for n in KEPT}, **found}
+
+    for name in options.only:
+        for labelled in options.labels:
+            for seed in options.seeds:
                 key = f"{name}, {labelled} labels, seed {seed}"
-                if key in done:
-                    continue
-                own = {"epochs": 60, "kl_from": 5.0, **OWN.get(name, {})}
-                given = {n: v for n, v in vars(options).items() if v is not None}
-                chosen = argparse.Namespace(**own | given)
-                found = fit(name, rows(options.data_root, labelled, seed), chosen, seed)
-                settings = {
-                    n: getattr(chosen, n)
-                    for n in (
-                        "epochs",
-                        "batch_size",
-                        "rate",
-                        "alpha",
-                        "kl_from",
-                        "kl_until",
-                        "pixel_dropout",
-                        "precision",
-                    )
-                }
-                done[key] = {"model": name, "labels": labelled, "seed": seed, **settings, **found}
-                print(key, {k: v for k, v in done[key].items() if k != "curve"}, flush=True)
-                done.keep(key)
+                done.entry(key, lambda name=name, labelled=labelled, seed=seed: measure(name, labelled, seed))
     report(done)
 
 

@@ -21,23 +21,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import harness
 import torch
-from kept import Kept
 from torch import Tensor
 
 import pyrovae as pv
 from pyrovae import families as fam
-from pyrovae.data.load import load
 
 PILOT_STEPS, PILOT_EPOCHS = 8, 3
 
 
-def numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(n) for n in text.split(","))
-
-
 def build(options: argparse.Namespace) -> pv.NVAE:
-    torch.manual_seed(options.seed)
     return pv.NVAE(
         fam.Bernoulli((28, 28)),
         channels=options.channels,
@@ -52,9 +46,11 @@ def fit(x: Tensor, epochs: int, options: argparse.Namespace) -> pv.Fit:
     def late(fitted: pv.Fit) -> bool:
         return options.epochs is None and fitted.history[-1]["seconds"] > 1.2 * 60 * options.minutes
 
-    return pv.fit(
-        build(options),
+    return harness.fit(
+        lambda: build(options),
         x,
+        options,
+        options.seed,
         epochs=epochs,
         batch_size=options.batch_size,
         loss=pv.Trace_ELBO(kl="analytic"),
@@ -64,9 +60,6 @@ def fit(x: Tensor, epochs: int, options: argparse.Namespace) -> pv.Fit:
         clip_norm=200.0,
         precision=options.precision,
         callbacks=[late],
-        seed=options.seed,
-        device=options.device,
-        engine=options.engine,
     )
 
 
@@ -78,50 +71,33 @@ def seconds_a_step(x: Tensor, options: argparse.Namespace) -> float:
 
 
 def scores(fitted: pv.Fit, x: Tensor, num_samples: int) -> dict[str, Any]:
-    found = pv.importance(fitted, x, num_samples, seed=1).summary()
-    return {
-        "log_likelihood": round(found["log_likelihood"], 3),
-        "standard_error_over_rows": round(found["log_likelihood_se"], 3),
-        "elbo": round(found["elbo"], 3),
-        "rows": len(x),
-        "num_samples": num_samples,
-    }
+    found = harness.scores(pv.importance(fitted, x, num_samples, seed=1))
+    return {**found, "rows": len(x), "num_samples": num_samples}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=30.0, help="of training")
-    parser.add_argument("--epochs", type=int, help="so many, whatever --minutes says")
-    parser.add_argument("--channels", type=numbers, default=(16, 32, 64))
-    parser.add_argument("--groups", type=numbers, default=(2, 2))
+    parser = harness.parser(
+        __doc__, epochs=None, batch_size=100, rate=5e-3, num_samples=200, test_rows=2000, precision="bfloat16"
+    )
+    parser.add_argument("--minutes", type=float, default=30.0, help="of training, unless --epochs is given")
+    parser.add_argument("--channels", type=harness.integers, default=(16, 32, 64))
+    parser.add_argument("--groups", type=harness.integers, default=(2, 2))
     parser.add_argument("--latent-channels", type=int, default=4)
     parser.add_argument("--cells", type=int, default=1)
     parser.add_argument("--expansion", type=int, default=0)
-    parser.add_argument("--batch-size", type=int, default=100)
-    parser.add_argument("--rate", type=float, default=5e-3, help="peak")
     parser.add_argument("--spectral", type=float, default=0.01, help="weight of the spectral penalty, per image")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--num-samples", type=int, default=200)
-    parser.add_argument("--test-rows", type=int, default=2000)
     parser.add_argument("--validation-only", action="store_true", help="leave the test rows alone")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--engine", default="compiled")
-    parser.add_argument("--precision", default="bfloat16")
-    parser.add_argument("--again", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results")
     parser.add_argument("--runs", type=Path, default=Path("runs") / "nvae")
-    options = parser.parse_args()
+    options = harness.parse(
+        parser, epochs=1, channels=(2, 4), groups=(1,), batch_size=400, num_samples=3, test_rows=5, runs=None
+    )
+    runs = options.runs or options.out / "runs"
+    done = harness.Kept(options, "nvae")
 
-    data = load("mnist", data_root=options.data_root)
-    assert data.x_test is not None
-    order = torch.randperm(60_000, generator=torch.Generator().manual_seed(0))
-    x = data.x.reshape(-1, 28, 28)[order]
-    train, valid, test = x[:55_000], x[55_000:], data.x_test.reshape(-1, 28, 28)
+    data = harness.mnist(options, held_out=5_000, generator=torch.Generator().manual_seed(0))
+    train, valid, test = (rows.x.reshape(-1, 28, 28) for rows in data)
 
-    device = pv.pair.find_device(options.device).type
-    path = options.out / f"nvae-{device}.json"
-    done = Kept(path, device, again=options.again)
     chosen = (
         "channels",
         "groups",
@@ -143,7 +119,7 @@ def main() -> None:
         done.keep(key)
         print(key, done[key], flush=True)
 
-    folder = options.runs / key.replace(", ", "-").replace(",", ".")
+    folder = runs / key.replace(", ", "-").replace(",", ".")
     if key in done and folder.is_dir():
         fitted = pv.load(folder)
     else:
@@ -152,17 +128,17 @@ def main() -> None:
         print(f"{1000 * step:.0f} ms a step of {options.batch_size} rows: {epochs} epochs", flush=True)
         began = time.process_time()
         fitted = fit(train, epochs, options)
-        last = fitted.history[-1]
+        end = harness.end(fitted)
         done[key] = {
             **size,
             "parameters": sum(p.numel() for p in fitted.pair.parameters()),
             "milliseconds_a_step_beforehand": round(1000 * step, 1),
             "epochs": len(fitted.history),
             "planned_epochs": epochs,
-            "steps": int(last["steps"]),
-            "fit_seconds": round(last["seconds"], 1),
+            "steps": end["steps"],
+            "fit_seconds": end["seconds"],
             "fit_cpu_seconds": round(time.process_time() - began, 1),  # of all threads
-            "training_elbo": round(last["elbo"], 3),
+            "training_elbo": end["elbo"],
             "engine": fitted.settings["engine"],
             "precision": fitted.settings["precision"],
             "threads": torch.get_num_threads(),

@@ -20,18 +20,18 @@ Writes benchmarks/results/quadrants-DEVICE.json, part by part, and docs/quadrant
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import harness
 import torch
-from kept import Kept
 from torch import Tensor, nn
 
 import pyrovae as pv
-from pyrovae import data
 from pyrovae import families as fam
 from pyrovae.criticism.prior_monte_carlo import with_prior_as_guide
 
@@ -49,13 +49,11 @@ def seen_pixels(quadrants: int) -> Tensor:
     return seen.flatten()
 
 
-def binarised_mnist(root: Path) -> tuple[Tensor, Tensor, Tensor]:
+def binarised_mnist(options: argparse.Namespace) -> tuple[Tensor, ...]:
     """Training, validation and test images, (50000, 784) and (10000, 784) twice, of 0 and 1."""
-    found = data.load("mnist", data_root=root)
-    assert found.x_test is not None
-    images = torch.cat([found.x, found.x_test])
-    images = torch.bernoulli(images, generator=torch.Generator().manual_seed(0))
-    return images[:50_000], images[50_000:60_000], images[60_000:]
+    parts = [rows.x for rows in harness.mnist(options)]
+    images = torch.bernoulli(torch.cat(parts), generator=torch.Generator().manual_seed(0))
+    return images.split([len(part) for part in parts])
 
 
 def split(images: Tensor, seen: Tensor) -> Rows:
@@ -75,81 +73,75 @@ def cvae(seen: int) -> pv.CVAE:
     )
 
 
+BUILDS: dict[str, Callable[[int], nn.Module]] = {"baseline": baseline, "cvae": cvae}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", type=Path, required=True)
-    parser.add_argument("--epochs", default="20,40", help="at most, of baseline and conditional VAE")
+    parser = harness.parser(__doc__, ("1", "2", "3"), rates="1e-3,3e-3", seeds="0", test_rows=10_000, num_samples=1000)
+    parser.add_argument(
+        "--epochs", type=harness.integers, default="20,40", help="at most, of baseline and conditional VAE"
+    )
     parser.add_argument("--patience", type=int, default=8)
-    parser.add_argument("--rates", default="1e-3,3e-3", help="peaks, by commas")
-    parser.add_argument("--seeds", default="0")
-    parser.add_argument("--test-rows", type=int, default=10_000)
-    parser.add_argument("--num-samples", type=int, default=1000)
-    parser.add_argument("--only", default="1,2,3", help="numbers of quadrants, by commas")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--engine", default="compiled")
-    parser.add_argument("--again", action="store_true")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--pictures", type=Path, default=ROOT / "docs")
-    options = parser.parse_args()
-
-    epochs = dict(zip(("baseline", "cvae"), map(int, options.epochs.split(","))))
-    rates = [float(rate) for rate in options.rates.split(",")]
-    seeds = [int(seed) for seed in options.seeds.split(",")]
-    images = binarised_mnist(options.data_root)
-    device = pv.pair.find_device(options.device).type
-    path = options.out / f"quadrants-{device}.json"
-    done = Kept(path, device, "parts", again=options.again)
-
-    def fit(name: str, build: Callable[[int], nn.Module], rows: tuple[Rows, ...], rate: float, seed: int) -> pv.Fit:
-        torch.manual_seed(seed)
-        return pv.fit(
-            build(rows[0]["c"].shape[1]),
-            rows[0],
-            epochs=epochs[name],
-            batch_size=256,
-            schedule=pv.schedules.one_cycle(rate),
-            validation=rows[1],
-            patience=options.patience,
-            seed=seed,
-            device=options.device,
-            engine=options.engine,
-        )
-
-    for part in options.only.split(","):
-        if part in done:
-            continue
-        seen = seen_pixels(int(part))
-        rows = tuple(split(some, seen) for some in images)
-        test = {name: values[: options.test_rows] for name, values in rows[2].items()}
-        valid = {name: values[:2000] for name, values in rows[1].items()}
-        chosen: dict[str, dict[int, pv.Fit]] = {}
-        found: dict[str, Any] = {}
-        for name, build in (("baseline", baseline), ("cvae", cvae)):
-            tried, fits = {}, {}
-            for rate in rates:
-                fits[rate] = fit(name, build, rows, rate, seeds[0])
-                num_samples = 1 if name == "baseline" else 100
-                tried[rate] = pv.log_likelihood(fits[rate], valid, num_samples, seed=1).mean().item()
-                print(
-                    f"{part} {name} at {rate:g}: validation log p(x|c) {tried[rate]:.2f}, "
-                    f"epoch {best_epoch(fits[rate])} of {len(fits[rate].history)}, {fits[rate].history[-1]['seconds']:.0f} s",
-                    flush=True,
-                )
-            best = max(tried, key=lambda rate: tried[rate])
-            chosen[name] = {s: fits[best] if s == seeds[0] else fit(name, build, rows, best, s) for s in seeds}
-            found[name] = {
-                "validation_log_likelihood": {f"{rate:g}": round(value, 3) for rate, value in tried.items()},
-                "peak_learning_rate": best,
-                "epochs_at_most": epochs[name],
-                "patience": options.patience,
-            }
-        found["seeds"] = [score(chosen, seed, test, options.num_samples) for seed in seeds]
-        picture = options.pictures / f"quadrants-{part}.png"
-        draw(chosen["baseline"][seeds[0]], chosen["cvae"][seeds[0]], images[2], seen, picture)
-        done[part] = found
-        done.keep(part)
-        print(json.dumps(found["seeds"]), flush=True)
+    options = harness.parse(parser, epochs="1,1", rates="1e-3", only=["1"], test_rows=20, num_samples=20, pictures=None)
+    pictures = options.pictures or options.out
+    done = harness.Kept(options, "quadrants", "parts")
+    images = binarised_mnist(options)
+    for part in options.only:
+        if part not in done:
+            done[part] = complete(part, images, pictures / f"quadrants-{part}.png", options)
+            done.keep(part)
+            print(json.dumps(done[part]["seeds"]), flush=True)
     report(done)
+
+
+def complete(part: str, images: tuple[Tensor, ...], picture: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """What is measured with so many quadrants seen, and a picture of completions."""
+    seen = seen_pixels(int(part))
+    train, valid, test = (split(some, seen) for some in images)
+    few = {name: values[:2000] for name, values in valid.items()}
+
+    def choose(name: str, epochs: int, num_samples: int) -> tuple[dict[str, Any], dict[int, pv.Fit]]:
+        """How the learning rate was chosen, and the fit of each seed at the best one."""
+
+        @functools.cache
+        def fit(rate: float, seed: int) -> pv.Fit:
+            return harness.fit(
+                lambda: BUILDS[name](train["c"].shape[1]),
+                train,
+                options,
+                seed,
+                epochs=epochs,
+                batch_size=256,
+                schedule=pv.schedules.one_cycle(rate),
+                validation=valid,
+                patience=options.patience,
+            )
+
+        tried: dict[str, float] = {}
+        best = harness.best_rate(
+            options.rates,
+            lambda rate: pv.log_likelihood(fit(rate, options.seeds[0]), few, num_samples, seed=1).mean().item(),
+            tried,
+            f"{part} {name}",
+        )
+        about = {
+            "validation_log_likelihood": tried,
+            "peak_learning_rate": best,
+            "epochs_at_most": epochs,
+            "patience": options.patience,
+        }
+        return about, {seed: fit(best, seed) for seed in options.seeds}
+
+    found: dict[str, Any] = {}
+    fits: dict[str, dict[int, pv.Fit]] = {}
+    for name, epochs, num_samples in zip(BUILDS, options.epochs, (1, 100)):
+        found[name], fits[name] = choose(name, epochs, num_samples)
+    test = {name: values[: options.test_rows] for name, values in test.items()}
+    found["seeds"] = [score(fits, seed, test, options.num_samples) for seed in options.seeds]
+    first = options.seeds[0]
+    draw(fits["baseline"][first], fits["cvae"][first], images[2], seen, picture)
+    return found
 
 
 def score(chosen: dict[str, dict[int, pv.Fit]], seed: int, test: Rows, num_samples: int) -> dict[str, Any]:
@@ -180,7 +172,7 @@ def score(chosen: dict[str, dict[int, pv.Fit]], seed: int, test: Rows, num_sampl
         "gain_of_prior_monte_carlo": mean(prior.log_likelihood - exact),
         "baseline_best_epoch": best_epoch(plain),
         "cvae_best_epoch": best_epoch(fitted),
-        "fit_seconds": round(fitted.history[-1]["seconds"], 1),
+        "fit_seconds": harness.end(fitted)["seconds"],
         "evaluation_seconds": round(time.perf_counter() - began, 1),
         "engine": fitted.settings["engine"],
         "test_rows": len(exact),

@@ -18,17 +18,17 @@ Writes benchmarks/results/swap-NAME-DEVICE.json, part by part; parts that are th
 
 from __future__ import annotations
 
-import argparse
+import functools
 import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import harness
 import numpy as np
 import pyro
 import torch
-from kept import Kept
 from torch import Tensor, nn
 
 import pyrovae as pv
@@ -110,93 +110,87 @@ TABLES: dict[str, dict[str, Callable[[Tensor], Any]]] = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=TABLES)
-    parser.add_argument("--data-root", type=Path, required=True)
-    parser.add_argument("--epochs", type=int, help="default 30, or 200 for counts")
-    parser.add_argument("--rates", help="peaks, by commas; default 5e-3,3e-3,2e-3, or 3e-3 for counts")
-    parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--test-rows", type=int, default=2000)
-    parser.add_argument("--num-samples", type=int, default=1000)
-    parser.add_argument("--only", default="", help="parts, by semicolons")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--engine", default="auto")
-    parser.add_argument("--again", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results")
-    options = parser.parse_args()
+def made(counts: bool) -> tuple[dict[str, Tensor], ...]:
+    """Rows of the same shapes as those of the files, which mean nothing: for --smoke."""
+    if counts:
+        rows = {"x": torch.poisson(torch.rand(100, 50)), "library": torch.ones(100)}
+    else:
+        rows = {"x": torch.bernoulli(torch.full((600, 784), 0.1))}
+    train, test = ({name: values[part] for name, values in rows.items()} for part in (slice(50, None), slice(50)))
+    return train, {} if counts else test, test
 
+
+def main() -> None:
+    every = dict.fromkeys(name for table in TABLES.values() for name in table)
+    parser = harness.parser(
+        __doc__, every, ";", epochs=None, rates=None, seeds="0,1,2", test_rows=2000, num_samples=1000, engine="auto"
+    )
+    parser.add_argument("table", choices=TABLES)
+    options = harness.parse(parser, epochs=1, rates="3e-3", seeds="0", test_rows=20, num_samples=20)
     counts = options.table == "counts"
     epochs = options.epochs or (200 if counts else 30)
-    rates = [float(rate) for rate in (options.rates or ("3e-3" if counts else "5e-3,3e-3,2e-3")).split(",")]
-    seeds = [int(seed) for seed in options.seeds.split(",")]
-    train, valid, test = (cells if counts else static_mnist)(options.data_root)
+    rates = options.rates or ((3e-3,) if counts else (5e-3, 3e-3, 2e-3))
+    done = harness.Kept(options, f"swap-{options.table}", "parts")
+
+    read = cells if counts else static_mnist
+    train, valid, test = made(counts) if options.smoke else read(options.data_root)
     valid = {name: rows[:1000] for name, rows in valid.items()}
     test = {name: rows[: options.test_rows] for name, rows in test.items()}
-    device = pv.pair.find_device(options.device).type
-    path = options.out / f"swap-{options.table}-{device}.json"
-    done = Kept(path, device, "parts", again=options.again)
 
-    def fit(build: Callable[[Tensor], Any], rate: float, seed: int) -> pv.Fit:
-        torch.manual_seed(seed)
-        return pv.fit(
-            build(train["x"]),
-            train,
-            epochs=epochs,
-            batch_size=128 if counts else 256,
-            schedule=pv.schedules.one_cycle(rate),
-            clip_norm=None if counts else 100.0,
-            seed=seed,
-            device=options.device,
-            engine=options.engine,
-        )
-
-    other = options.out / f"swap-guides-{device}.json"
+    other = options.out / f"swap-guides-{options.device}.json"
     if options.table == "priors" and "standard" not in done and other.is_file():  # the same pair, fitted alike
         done["standard"] = json.loads(other.read_text())["parts"]["diagonal"]
         done.keep("standard")
-    for name, build in TABLES[options.table].items():
-        if name in done or (options.only and name not in options.only.split(";")):
-            continue
-        tried = {}
-        fitted = {}
-        for rate in rates:
-            try:
-                fitted[rate] = fit(build, rate, seeds[0])
-            except pv.NotFiniteError as error:
-                tried[rate] = -1e30  # worse than any, and JSON
-                print(name, rate, error, flush=True)
-                continue
-            if valid and len(rates) > 1:
-                tried[rate] = pv.log_likelihood(fitted[rate], valid, 500, seed=1).mean().item()
-                print(f"{name} at {rate:g}: validation log p(x) {tried[rate]:.2f}", flush=True)
-        best = max(fitted, key=lambda rate: tried.get(rate, 0.0))
+
+    def measure(name: str, build: Callable[[Tensor], Any]) -> dict[str, Any]:
+        @functools.cache
+        def fit(rate: float, seed: int) -> pv.Fit:
+            return harness.fit(
+                lambda: build(train["x"]),
+                train,
+                options,
+                seed,
+                epochs=epochs,
+                batch_size=128 if counts else 256,
+                schedule=pv.schedules.one_cycle(rate),
+                clip_norm=None if counts else 100.0,
+            )
+
+        tried: dict[str, float] = {}
+        best = rates[0]
+        if valid and len(rates) > 1:
+            best = harness.best_rate(
+                rates,
+                lambda rate: pv.log_likelihood(fit(rate, options.seeds[0]), valid, 500, seed=1).mean().item(),
+                tried,
+                name,
+            )
         scored = []
-        for seed in seeds:
-            found = fitted[best] if seed == seeds[0] else fit(build, best, seed)
-            scored.append({"seed": seed, **score(found, test, options.num_samples)})
+        for seed in options.seeds:
+            scored.append({"seed": seed, **score(fit(best, seed), test, options.num_samples)})
             print(name, {k: v for k, v in scored[-1].items() if k != "rows"}, flush=True)
-        done[name] = {
-            "validation_log_likelihood": {f"{rate:g}": round(value, 3) for rate, value in tried.items()},
+        return {
+            "validation_log_likelihood": tried,
             "peak_learning_rate": best,
             "epochs": epochs,
             "fits": scored,
         }
-        done.keep(name)
+
+    for name, build in TABLES[options.table].items():
+        if name in options.only:
+            done.entry(name, lambda name=name, build=build: measure(name, build), ("peak_learning_rate",))
     report(done)
 
 
 def score(fitted: pv.Fit, test: dict[str, Tensor], num_samples: int) -> dict[str, Any]:
     began = time.perf_counter()
     found = pv.importance(fitted, test, num_samples, seed=1)
-    summary = found.summary()
+    end = harness.end(fitted)
     return {
-        "log_likelihood": round(summary["log_likelihood"], 3),
-        "standard_error_over_rows": round(summary["log_likelihood_se"], 3),
-        "elbo": round(summary["elbo"], 3),
-        "k_hat_above_0.7": round(summary["k_hat_above_0.7"], 3),
-        "steps": int(fitted.history[-1]["steps"]),
-        "fit_seconds": round(fitted.history[-1]["seconds"], 1),
+        **harness.scores(found),
+        "k_hat_above_0.7": round(found.summary()["k_hat_above_0.7"], 3),
+        "steps": end["steps"],
+        "fit_seconds": end["seconds"],
         "evaluation_seconds": round(time.perf_counter() - began, 1),
         "engine": fitted.settings["engine"],
         "test_rows": len(found.log_likelihood),
