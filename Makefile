@@ -1,12 +1,14 @@
 # make demo   sets everything up and fits the digits
 # make test   sets everything up and runs the tests
 # make lint   ruff and mypy
+# make docs   sets everything up and builds the documentation, docs/_build/html
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+DOCS_READY := $(VENV)/ready-docs
 
-.PHONY: demo test lint setup
+.PHONY: demo test lint docs setup
 
 demo: setup
 	$(BIN)/pyrovae fit digits
@@ -19,6 +21,10 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Notebooks run as the site is built, and again only when one has changed; a warning is an error.
+docs: $(DOCS_READY)
+	$(BIN)/python -m sphinx -W --keep-going -j 2 -b html -d docs/_build/doctrees docs docs/_build/html
+
 setup: $(READY)
 
 # Made again only when what is to be installed has changed.
@@ -27,3 +33,7 @@ $(READY): setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $(READY)
+
+$(DOCS_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,docs]'
+	touch $(DOCS_READY)

@@ -1,0 +1,60 @@
+"""Sphinx settings of the documentation; `make docs` builds it into docs/_build/html."""
+
+import os
+
+import pyrovae as pv
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")  # of the notebooks that the build executes
+
+project = "pyrovae"
+author = "the pyrovae authors"
+version = release = pv.__version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_design",
+]
+exclude_patterns = ["_build"]
+nitpicky = False
+default_role = "code"  # single backticks in docstrings are code
+
+# Pages are MyST markdown; those with a jupytext header are notebooks, executed once and kept in the cache.
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = "cache"
+nb_execution_timeout = 240
+nb_execution_raise_on_error = True
+nb_execution_show_tb = True
+nb_merge_streams = True
+
+# The reference comes from the docstrings.
+autodoc_default_options = {"members": True, "member-order": "bysource"}
+autodoc_inherit_docstrings = False  # else every `forward` repeats torch's
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+python_maximum_signature_line_length = 80
+add_module_names = True
+autosummary_generate = False  # the summaries link to entries on their own page
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+toc_object_entries_show_parents = "hide"
+
+html_theme = "furo"
+html_title = "pyrovae"
+html_static_path = ["_static"]
+html_css_files = ["pyrovae.css"]
+html_copy_source = False
+html_show_copyright = False
+html_theme_options = {
+    "light_css_variables": {"color-brand-primary": "#0072b2", "color-brand-content": "#0072b2"},
+    "dark_css_variables": {"color-brand-primary": "#56b4e9", "color-brand-content": "#56b4e9"},
+}
+pygments_style = "tango"
+pygments_dark_style = "native"

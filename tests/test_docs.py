@@ -1,0 +1,121 @@
+"""The documentation is complete and its code runs: every public name, every example, every page, every block of a guide."""
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import pyrovae as pv
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(p for p in DOCS.rglob("*.md") if "_build" not in p.parts)
+WITH_CODE = [DOCS / "start.md", DOCS / "engines.md", *sorted((DOCS / "guides").glob("*.md"))]
+LISTED = ("families", "priors", "nets", "distributions", "plots")  # rooms with an __all__
+HOMES = (*LISTED, "schedules", "kl", "penalties", "transforms", "acquisition", "calibration")
+DIRECTIVE = re.compile(r"^\.\. auto(?:class|function|exception|data):: (\S+)$", re.MULTILINE)
+
+
+def room_of(home: str) -> Any:
+    return importlib.import_module(f"pyrovae.{home}") if home in LISTED else getattr(pv, home)
+
+
+def public(home: str) -> list[str]:
+    """The names in a room's __all__, else its own functions and classes."""
+    room = room_of(home)
+    own = [
+        name
+        for name, value in vars(room).items()
+        if (inspect.isclass(value) or inspect.isfunction(value)) and value.__module__ == room.__name__
+    ]
+    return [name for name in getattr(room, "__all__", own) if not name.startswith("_")]
+
+
+def lookup(path: str) -> Any:
+    """pyrovae.families.Normal -> the class; AttributeError where there is none."""
+    first, *names = path.split(".")
+    found = importlib.import_module(first)
+    for name in names:
+        found = room_of(name) if found is pv and name in LISTED else getattr(found, name)
+    return found
+
+
+def documented() -> dict[str, Any]:
+    """What the reference has an entry for, by the name in that entry."""
+    text = "\n".join(page.read_text() for page in sorted((DOCS / "reference").glob("*.md")))
+    names = DIRECTIVE.findall(text)
+    assert len(names) == len(set(names)), "a name has two entries"
+    return {name: lookup(name) for name in names}
+
+
+def test_the_reference_has_every_public_name() -> None:
+    entries = documented()
+    known = {id(value) for value in entries.values() if not isinstance(value, str)}
+    names = {f"pyrovae.{name}": getattr(pv, name) for name in pv.__all__ if not inspect.ismodule(getattr(pv, name))}
+    for home in HOMES:
+        names |= {f"pyrovae.{home}.{name}": getattr(room_of(home), name) for name in public(home)}
+    missing = [name for name, value in names.items() if name not in entries and id(value) not in known]
+    assert not missing, f"add to docs/reference: {', '.join(missing)}"
+
+
+def test_the_summaries_name_the_entries_below_them() -> None:
+    for page in sorted((DOCS / "reference").glob("*.md")):
+        text = page.read_text()
+        summary = re.findall(r"^   (pyrovae\.\S+)$", text, re.MULTILINE)
+        assert set(summary) <= set(DIRECTIVE.findall(text)), page.name
+
+
+def test_the_gallery_has_every_example() -> None:
+    examples = {path.stem for path in (ROOT / "examples").glob("*.py")}
+    pages = {path.stem: path.read_text() for path in (DOCS / "gallery").glob("*.md") if path.stem != "index"}
+    assert set(pages) == examples
+    index = (DOCS / "gallery" / "index.md").read_text()
+    for name, text in pages.items():
+        assert f"../../examples/{name}.py" in text
+        assert f":link: {name}\n" in index
+    shown = set(re.findall(r"[\w-]+\.png", "\n".join(pages.values())))
+    assert shown == {path.name for path in (DOCS / "gallery").glob("*.png")}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+def test_what_a_page_refers_to_is_there(page: Path) -> None:
+    text = page.read_text()
+    linked = re.findall(r"\{doc\}`(?:[^`<]*<)?([\w./-]+)>?`", text)
+    linked += [name for tree in re.findall(r"```\{toctree\}\n(.*?)```", text, re.DOTALL) for name in toctree(tree)]
+    for name in linked:
+        assert (page.parent / f"{name}.md").exists(), f"{page.name} refers to the page {name}"
+    included = re.findall(r"\{(?:literal)?include\} (\S+)", text) + re.findall(r"!\[[^\]]*\]\((\S+?)\)", text)
+    included += re.findall(r"\{figure\} (\S+)", text)
+    for name in included:
+        assert (page.parent / name).exists(), f"{page.name} shows the file {name}"
+
+
+def toctree(body: str) -> list[str]:
+    return [line for line in body.split("\n") if line and not line.startswith(":")]
+
+
+def test_every_page_is_in_a_table_of_contents() -> None:
+    listed = {DOCS / "index.md"}
+    for page in PAGES:
+        for tree in re.findall(r"```\{toctree\}\n(.*?)```", page.read_text(), re.DOTALL):
+            listed |= {(page.parent / f"{name}.md").resolve() for name in toctree(tree)}
+    assert {str(page.relative_to(DOCS)) for page in PAGES if page.resolve() not in listed} == set()
+
+
+@pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.stem)
+def test_the_code_of_a_guide_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    space: dict[str, object] = {"__name__": "guide"}
+    for number, block in enumerate(re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)):
+        block = re.sub(r"epochs=20\b", "epochs=2", block)  # of the first program
+        torch.manual_seed(0)
+        exec(compile(block, f"{page.name}, block {number + 1}", "exec"), space)
+
+
+def test_the_start_names_the_two_commands() -> None:
+    text = (DOCS / "start.md").read_text()
+    assert "make demo" in text and "make test" in text
