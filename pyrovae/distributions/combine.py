@@ -221,7 +221,7 @@ def residual_normal(prior: Any, delta_loc: Tensor, delta_log_scale: Tensor) -> T
     Args:
         prior: A Normal of independent elements, batch shape `(*batch)` and event shape `(*event)`.
         delta_loc: d, shape `(*batch, *event)`.
-        delta_log_scale: shape `(*batch, *event)`; batch shapes broadcast.
+        delta_log_scale: Any real numbers, which bounded give c, shape `(*batch, *event)`; batch shapes broadcast.
 
     Returns:
         A Normal of independent elements, of the prior's event shape.

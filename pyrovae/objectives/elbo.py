@@ -23,9 +23,9 @@ class Bound(NamedTuple):
     """A lower bound on log p(data), and the number whose gradient a fit follows; both in nats for the whole data set.
 
     Attributes:
-        elbo: the bound itself, a detached 0-d tensor. KL weights do not change it, and sites marked `objective_only` do
+        elbo: The bound itself, a detached 0-d tensor. KL weights do not change it, and sites marked `objective_only` do
             not enter it.
-        objective: what to maximise, a 0-d tensor. Its value is the weighted bound, `objective_only` sites included; its
+        objective: What to maximise, a 0-d tensor. Its value is the weighted bound, `objective_only` sites included; its
             gradient is that of the estimator, score-function terms included.
 
     Example:
@@ -62,12 +62,12 @@ def elbo(
     plates; unlike Pyro's, it counts auxiliary sites of the guide that depend on such a site.
 
     Args:
-        terms: one run of the pair, from `pv.terms`.
+        terms: One run of the pair, from `pv.terms`.
         num_rows: N, the number of rows of the whole data set; the rows of this run if None.
         kl_weight: b in the objective `E[log p(x | z)] - b KL`, a number or a 0-d tensor. It multiplies log p - log q of
             every latent site and never changes the probabilities q(y) used for averaging. Where a latent prior depends on
             a site that only the model sums out, b multiplies that prior summed over the site.
-        kl: how the KL terms are computed. None: log q - log p at the draws. "analytic": in closed form where torch or
+        kl: How the KL terms are computed. None: log q - log p at the draws. "analytic": in closed form where torch or
             Pyro has one. A function: the objective has its result in place of the KL terms; it takes a dict from site to
             KL term, in nats, `(K, N)` for a local site and `(K,)` for a global one, and returns it changed, where
             `(K, 1)` is one value for every row. A function of two required arguments also gets b, as a 0-d tensor (see

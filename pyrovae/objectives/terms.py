@@ -82,7 +82,7 @@ class Terms:
         sites: A dict from name to term, sites of the guide first. A term has `value`, `local` (in the plate "data") and the two
             sides `p` (model) and `q` (guide), each None if that side does not have the site; `term.p.log_prob` and
             `term.q.log_prob` are log-densities over the full batch shape.
-        num_particles: K.
+        num_particles: K, the number of draws for each row.
         num_rows: B, the number of rows of this run.
         plate_nesting: How deep plates nest.
         aligned: Whether model and guide draw their shared sites in the same order.
