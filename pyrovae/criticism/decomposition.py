@@ -88,14 +88,14 @@ def kl_by_site(fitted: Fit, data: Any, num_samples: int = 10, seed: int | None =
         for part in parts:
             sites: list[str] = []
 
-            def fold(terms: Terms, sites: list[str] = sites) -> list[Tensor]:
+            def kl_terms(terms: Terms, sites: list[str] = sites) -> list[Tensor]:
                 kl = row_kl(terms)
                 sites[:] = list(kl)
                 return list(kl.values())
 
             blocks = [
                 [kl.mean(0) for kl in block]
-                for block in weight_blocks(fitted, part.batch, part.layout, num_samples, fold)
+                for block in weight_blocks(fitted, part.batch, part.layout, num_samples, kl_terms)
             ]
             found.append({site: torch.cat([block[i] for block in blocks]).cpu() for i, site in enumerate(sites)})
     names = dict.fromkeys(site for kl in found for site in kl)

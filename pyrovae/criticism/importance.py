@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,20 +122,12 @@ def importance(fitted: Fit, data: Any, num_samples: int = 1000, *, seed: int | N
         >>> found.log_likelihood.shape, bool((found.log_likelihood >= found.elbo).all())
         (torch.Size([40]), True)
     """
-    blocks: list[tuple[Tensor, ...]] = []
-    for rows, weights, bounds in _weights(fitted, data, num_samples, seed, bounds=True):
-        k_hat = pareto_k(weights)
-        log_w = weights.double()
-        total = torch.logsumexp(log_w, 0)
-        # NaN if all weights are zero: then no draw is effective.
-        ess = torch.exp(2 * total - torch.logsumexp(2 * log_w, 0)).nan_to_num(0.0)
-        # The relative variance of the mean weight, (mean w^2 / (mean w)^2 - 1) / (K - 1).
-        relative = (num_samples / ess - 1).clamp_min(0) / max(1, num_samples - 1)
-        error = relative.sqrt() if num_samples > 1 else torch.full_like(total, float("nan"))
-        found = (rows, total - math.log(num_samples), error, bounds.double().mean(0), ess, k_hat)
-        blocks.append(tuple(t.cpu() for t in found))
-    order, *columns = (torch.cat(column) for column in zip(*blocks))
-    log_p, error, elbo, ess, k_hat = (column[order.argsort()] for column in columns)
+    blocks = []
+    for rows, log_w, bounds in _weights(fitted, data, num_samples, seed, bounds=True):
+        log_p = torch.logsumexp(log_w.double(), 0) - math.log(num_samples)
+        ess = _effective_sample_size(log_w.double())
+        blocks.append((rows, log_p, _standard_error(ess, num_samples), bounds.double().mean(0), ess, pareto_k(log_w)))
+    log_p, error, elbo, ess, k_hat = _in_row_order(blocks)
     return Importance(log_p, error, elbo, ess, k_hat, num_samples)
 
 
@@ -170,11 +162,10 @@ def log_likelihood(fitted: Fit, data: Any, num_samples: int = 1000, *, seed: int
         torch.Size([40])
     """
     blocks = [
-        (rows.cpu(), torch.logsumexp(weights.double(), 0).cpu())
-        for rows, weights, _ in _weights(fitted, data, num_samples, seed)
+        (rows, torch.logsumexp(log_w.double(), 0)) for rows, log_w, _ in _weights(fitted, data, num_samples, seed)
     ]
-    order, found = (torch.cat(column) for column in zip(*blocks))
-    return found[order.argsort()] - math.log(num_samples)
+    (total,) = _in_row_order(blocks)
+    return total - math.log(num_samples)
 
 
 def posterior(
@@ -232,6 +223,25 @@ def posterior(
     return in_order(parts, drawn, 1)
 
 
+def _effective_sample_size(log_w: Tensor) -> Tensor:
+    """(sum w)^2 / sum w^2 of each row, `(N,)`, from log-weights `(K, N)`; 0 if all weights are zero."""
+    return torch.exp(2 * torch.logsumexp(log_w, 0) - torch.logsumexp(2 * log_w, 0)).nan_to_num(0.0)
+
+
+def _standard_error(ess: Tensor, num_samples: int) -> Tensor:
+    """The standard error of the log of the mean weight; by the delta method, that of the mean weight divided by it."""
+    if num_samples == 1:
+        return torch.full_like(ess, float("nan"))
+    # The relative variance of the mean weight, (mean w^2 / (mean w)^2 - 1) / (K - 1), where K / ESS = mean w^2 / (mean w)^2.
+    return ((num_samples / ess - 1).clamp_min(0) / (num_samples - 1)).sqrt()
+
+
+def _in_row_order(blocks: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
+    """The columns of all blocks, on the CPU, in the order of the rows, whose indices are the first column."""
+    order, *columns = (torch.cat([part.cpu() for part in column]) for column in zip(*blocks))
+    return [column[order.argsort()] for column in columns]
+
+
 def _resampled(fitted: Fit, part: FittedGroup, num_samples: int, site: str | None, num_particles: int) -> Tensor:
     """Posterior draws, `(S, n, *event)`, for rows that have the same arguments."""
     chosen = part.layout.site(site, role="latent", local=True)
@@ -240,8 +250,8 @@ def _resampled(fitted: Fit, part: FittedGroup, num_samples: int, site: str | Non
     picks = []
     for rows in chunking.chunks(part.batch, fitted.chunk_size(part.batch, num_particles)):
         runs = _runs(fitted, rows, part.layout, num_particles, most)
-        found = [(log_weights(run), run.rows(run.sites[chosen.name].value, chosen.event_shape)) for run in runs]
-        log_w, value = (torch.cat(part) for part in zip(*found))
+        drawn = [(log_weights(run), run.rows(run.sites[chosen.name].value, chosen.event_shape)) for run in runs]
+        log_w, values = (torch.cat(of_runs) for of_runs in zip(*drawn))
         if not bool(torch.isfinite(log_w.logsumexp(0)).all()):
             raise NotFiniteError(
                 "A row has probability 0 at every draw of the guide, so there is no posterior to draw from: look at it "
@@ -249,7 +259,7 @@ def _resampled(fitted: Fit, part: FittedGroup, num_samples: int, site: str | Non
             )
         picked = torch.multinomial(log_w.softmax(0).T, num_samples, replacement=True).T  # (S, n)
         index = picked.reshape(*picked.shape, *(1 for _ in chosen.event_shape)).expand(-1, -1, *chosen.event_shape)
-        picks.append(torch.gather(value, 0, index))
+        picks.append(torch.gather(values, 0, index))
     return torch.cat(picks, 1)
 
 
