@@ -194,7 +194,7 @@ def _changed(
     unknown = sorted({*getattr(kl, "sites", ())} - terms.sites.keys())
     if unknown:  # a site that is observed in this group of rows is known, and has no KL term
         raise PairError(
-            f"kl={repr_of(kl)} names {unknown}, and the pair has no such site. Name some of its latent sites: "
+            f"kl={repr_of(kl)} names {unknown}, but the pair has no such site. Name sites that are latent: "
             f"{sorted(divergences)}."
         )
     scaled = [name for name in divergences if terms.sites[name].subsampled]

@@ -149,7 +149,7 @@ def takes_weight(kl: Any) -> bool:
     required = [p.name for p in parameters if p.default is p.empty and p.kind in places]
     if len(required) > 2:
         raise OptionError(
-            f"A function kl takes the KL terms, or the KL terms and the KL weight; this one requires {required}."
+            f"A function kl takes the KL terms, or the KL terms and the KL weight; this one wants {required}."
         )
     return len(required) == 2
 
