@@ -1,4 +1,4 @@
-"""Are the data what the model takes? Asked of every row, before any work is done that could be lost."""
+"""Checks of all rows against the supports of a model's likelihoods, before any work is done that could be lost."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch.distributions import constraints
 from pyrovae.batching.chunks import chunks
 from pyrovae.errors import DataError, PairError
 from pyrovae.pair.batch import Batch, num_rows
-from pyrovae.pair.program import distribution_name, run, sample_sites
+from pyrovae.pair.program import PairLike, distribution_name, run, sample_sites
 
 
 def check_rows(
-    pair: Any,
+    pair: PairLike,
     batch: Batch,
     chunk: int,
     *,
@@ -24,10 +24,20 @@ def check_rows(
     strict: bool = True,
     numbers: Tensor | None = None,
 ) -> None:
-    """Run the pair once over all rows: DataError for values outside a likelihood's support, and for missing or infinite
-    values where they make a log-density undefined; with `strict`, PairError if one is not finite for good data.
+    """Run the pair on all rows, and check the values at its observed sites.
 
-    `chunk`: rows a run. `numbers`: where these rows stand in the data, (N,), for the words of an error.
+    Args:
+        pair: Model and guide.
+        batch: The rows.
+        chunk: The number of rows per run.
+        transform: A transform of each chunk. If it has a method `check`, that is called with the whole batch first.
+        strict: Whether a log-density that is not finite although the data are is an error.
+        numbers: The indices of the rows in the data, `(N,)`, for error messages; 0 to N-1 by default.
+
+    Raises:
+        DataError: Values are outside the support of a likelihood, or they are missing or infinite and the log-density is
+            therefore not finite.
+        PairError: With `strict`, a log-density is not finite although the data are.
     """
     if numbers is None:
         numbers = torch.arange(num_rows(batch))
@@ -50,19 +60,20 @@ def _check_site(name: str, node: Any, rows: Batch, numbers: Tensor, strict: bool
     inside = _elementwise_support(fn).check(value)
     if not bool(inside.all()):
         finite = torch.isfinite(value)
-        if inside.dim() < finite.dim():  # a constraint on whole rows: a simplex, say
+        if inside.dim() < finite.dim():  # the support is a set of whole rows, such as the simplex
             finite = finite.flatten(inside.dim()).all(-1)
         inside = inside | ~finite
     if not bool(inside.all()):
         bad = (~inside).nonzero()[0].tolist()
         where = f"row {int(numbers[bad[0]])}" + (f", column {bad[1]}" if len(bad) > 1 else "")
         support, like = _elementwise_support(fn), value[finite]
-        if hasattr(support, "of_column"):  # each column has a support of its own
+        if hasattr(support, "of_column"):  # each column has its own support
             support, like = support.of_column(bad[-1]), value[..., bad[-1]][finite[..., bad[-1]]]
         raise DataError(
             f"Site {name!r}: {int((~inside).sum())} of {value.numel()} values are outside the support of "
             f"{distribution_name(fn)} ({describe_support(support)}); the first is "
-            f"{value[tuple(bad)].tolist()} in {where}. {suggest(like)}"
+            f"{value[tuple(bad)].tolist()} in {where}. "
+            f"{suggest_classes(like) if distribution_name(fn) == 'Categorical' else suggest(like)}"
         )
     log_prob = fn.log_prob(value)
     if is_finite(log_prob):
@@ -72,8 +83,8 @@ def _check_site(name: str, node: Any, rows: Batch, numbers: Tensor, strict: bool
     if not strict:
         return
     raise PairError(
-        f"Site {name!r} has a log-density that is not finite at the first run, although the data are: look at the "
-        f"scale of the network's output ({distribution_name(fn)}) and of the data."
+        f"Site {name!r} has a log-density that is not finite in the first run, although the data are finite: check the scale "
+        f"of the data, and of the network's output, which gives the parameters of {distribution_name(fn)}."
     )
 
 
@@ -84,13 +95,13 @@ def _check_missing(argument: str, given: Tensor, numbers: Tensor) -> None:
     kind = "NaN" if bool(torch.isnan(given).any()) else "infinite values"
     rows = bad.flatten(1).any(1) if bad.dim() > 1 else bad
     cure = (
-        "Leave missing entries out of the density with likelihood=pv.observed_only(likelihood), with an encoder that takes "
-        "NaN (pv.nets.WithMask); or fill or drop these rows."
+        "If they are observed, leave missing entries out of the density by likelihood=pv.observed_only(likelihood), with an "
+        "encoder that takes NaN (pv.nets.WithMask). Otherwise fill them in, or drop these rows."
         if kind == "NaN"
         else "Replace or drop these rows."
     )
     raise DataError(
-        f"{argument!r} holds {int(bad.sum())} {kind} in {int(rows.sum())} rows (the first is row "
+        f"{argument!r} has {int(bad.sum())} {kind} in {int(rows.sum())} rows (the first is row "
         f"{int(numbers[int(rows.nonzero()[0])])}), and this model does not take them. {cure}"
     )
 
@@ -102,7 +113,7 @@ def _check_missing_before(batch: Batch, transform: Any, numbers: Tensor) -> None
 
 
 def is_finite(values: Tensor) -> bool:
-    """Whether there is neither NaN nor infinity. A finite sum says so in one pass; another one may have overflown."""
+    """Whether all values are finite. A finite sum proves it in one pass; any other sum may just have overflowed."""
     return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
 
 
@@ -114,7 +125,7 @@ def _elementwise_support(fn: Any) -> Any:
 
 
 def describe_support(support: Any) -> str:
-    """A constraint in words."""
+    """The set of values that a constraint allows, in words."""
     low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
 
     def bound(value: Any) -> str:
@@ -131,7 +142,7 @@ def describe_support(support: Any) -> str:
 
 
 def suggest(values: Tensor) -> str:
-    """Which likelihood would fit these values."""
+    """A sentence that names likelihoods whose support contains these values."""
     if not values.numel():
         return ""
     low, high = values.min().item(), values.max().item()
@@ -148,3 +159,10 @@ def suggest(values: Tensor) -> str:
     if low >= 0 and high <= 1:
         return found + "Bernoulli with transform=pv.transforms.Binarize() fits, or ContinuousBernoulli."
     return found + ("LogNormal or Gamma fits, or Normal." if low > 0 else "Normal fits, or StudentT with outliers.")
+
+
+def suggest_classes(values: Tensor) -> str:
+    """A sentence that says how to number classes, for values that are not among those of a Categorical site."""
+    if values.numel() and bool((values == values.round()).all()) and values.min() >= 0:
+        return f"Correct the values, or build the model for {int(values.max()) + 1} classes, 0 to {int(values.max())}."
+    return "Number the classes 0, 1, 2, ..."

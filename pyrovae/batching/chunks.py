@@ -1,4 +1,4 @@
-"""Rows in chunks whose size follows from what one row costs, so that memory does not grow with the data."""
+"""Chunks of rows, whose size follows from the memory that one row takes, so that memory does not grow with the data."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pyrovae.pair.batch import Batch, num_rows, take_rows
 from pyrovae.pair.checks import log_densities
 from pyrovae.pair.parameters import fork_rng
-from pyrovae.pair.program import is_marked, plate_nesting, run, sample_sites
+from pyrovae.pair.program import PairLike, is_marked, plate_nesting, run, sample_sites
 
-# Elements of a chunk's largest tensor. 2^20 float32 are 4 MB: larger ones leave a CPU's caches. A GPU needs more to be busy.
+# Elements of the largest tensor of a chunk. 2^20 numbers in float32 take 4 MB, and more would not stay in the caches of a CPU.
+# A GPU needs larger tensors to be busy.
 CHUNK_ELEMENTS = 2**20
 GPU_CHUNK_ELEMENTS = 2**25
 
 
 class TensorSizes(TorchDispatchMode):
-    """Records the number of elements of every tensor that is computed inside, operation by operation."""
+    """Record the number of elements of every tensor that is computed inside, operation by operation."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -34,29 +35,37 @@ class TensorSizes(TorchDispatchMode):
 
 
 def elements_per_row(more: Sequence[int], less: Sequence[int], rows: int) -> int | None:
-    """Elements that one more row adds to the largest tensor: by the sizes of two runs of which one had `rows` rows more.
+    """How many elements one more row adds to the largest tensor, from the sizes of all tensors of two runs.
 
-    What does not grow with the rows, as weights, does not count. None where the two runs did not compute the same operations.
+    Tensors that do not grow with the number of rows, such as weights, do not count.
+
+    Args:
+        more: Sizes in the run with more rows, operation by operation.
+        less: Sizes in the run with fewer rows.
+        rows: By how many rows they differ.
+
+    Returns:
+        The number of elements, at least 1; None if the two runs did not perform the same operations.
     """
     if len(more) != len(less) or rows < 1:
         return None
     return max([1, *((a - b) // rows for a, b in zip(more, less))])
 
 
-def row_elements(pair: Any, batch: Mapping[str, Tensor]) -> int:
-    """Elements that one more row adds to the largest tensor of a run: data, hidden layers, feature maps.
+def row_elements(pair: PairLike, batch: Mapping[str, Tensor]) -> int:
+    """How many elements one more row adds to the largest tensor of a run, be it data, a hidden layer or a feature map.
 
-    Found by running the pair on 4 and on 8 copies of the first row and comparing, operation by operation.
+    The pair is run on 4 and on 8 copies of the first row, and the tensors are compared operation by operation.
     """
     with torch.no_grad(), fork_rng(), pyro.validation_enabled(False):
         one = [sample_sites(trace) for trace in run(pair, take_rows(batch, slice(0, 1)))]
-        # Enumerated sites are computed at all of their values.
+        # With enumerated sites, tensors grow by the number of their values.
         marked = any(is_marked(node) for sites in one for node in sites.values())
         less, more = (_sizes(pair, batch, copies, plate_nesting(*one), marked) for copies in (4, 8))
     return max([1, *((a - b) // 4 for a, b in zip(more, less))])
 
 
-def _sizes(pair: Any, batch: Mapping[str, Tensor], copies: int, nesting: int, enumerate: bool) -> list[int]:
+def _sizes(pair: PairLike, batch: Mapping[str, Tensor], copies: int, nesting: int, enumerate: bool) -> list[int]:
     rows = take_rows(batch, torch.zeros(copies, dtype=torch.long, device=next(iter(batch.values())).device))
     with TensorSizes() as seen:
         log_densities(run(pair, rows, plate_nesting=nesting, enumerate=enumerate))
@@ -64,12 +73,12 @@ def _sizes(pair: Any, batch: Mapping[str, Tensor], copies: int, nesting: int, en
 
 
 def chunk_size(elements: int, device: torch.device, num_particles: int = 1) -> int:
-    """Rows that fit into one chunk, at least 1, where a row adds so many elements to the largest tensor of a run."""
+    """How many rows fit into one chunk, at least 1, if one row adds `elements` elements to the largest tensor of a run."""
     most = CHUNK_ELEMENTS if device.type == "cpu" else GPU_CHUNK_ELEMENTS
     return max(1, most // (elements * num_particles))
 
 
 def chunks(batch: Mapping[str, Tensor], size: int) -> Iterator[Batch]:
-    """The rows in order, `size` at a time."""
+    """The rows of a batch in order, `size` at a time."""
     for start in range(0, num_rows(batch), size):
         yield take_rows(batch, slice(start, start + size))

@@ -1,4 +1,4 @@
-"""Does a pair hold together (`check_pair`)? Everything that can be found out by running it on one batch."""
+"""Checks of a pair that need no more than runs on one batch: `check_pair`, and the single checks that it consists of."""
 
 from __future__ import annotations
 
@@ -14,21 +14,46 @@ from pyrovae.pair.batch import Batch, as_batch, group_rows, num_rows, take_group
 from pyrovae.pair.handlers import PARTICLE_PLATE, SetValues
 from pyrovae.pair.layout import Layout, describe_run
 from pyrovae.pair.parameters import evaluating, fork_rng, param_scope, trainable
-from pyrovae.pair.program import Pair, run, sample_sites
+from pyrovae.pair.program import Pair, PairLike, run, sample_sites
 
 
-def check_pair(pair: Any, data: Any) -> Layout:
-    """Check everything about a model/guide pair that can be checked on one batch, and say what it is made of.
+def check_pair(pair: PairLike, data: Any) -> Layout:
+    """Check that a model p(x, z) and its guide q(z | x) match, by running them on one batch.
 
-    Rows that lack an argument which may be None (-1, or NaN) are looked at apart; the layout is that of the rows with the
-    fewest arguments.
+    These conditions are checked:
 
-    The two take the same arguments; every latent site of the model is drawn by the guide with the same event shape and
-    plates; one plate "data" has as many rows as the batch; batch shapes are explained by plates; log-densities are
-    finite; an extra particle dimension on the left is carried through; every parameter gets a finite gradient.
+    - Model and guide take the same arguments.
+    - The guide draws every latent site of the model, with the same event shape, inside the same plate, and where the prior
+      has a density. Sites that are enumerated in the model are excepted.
+    - The plate "data" has as many rows as the batch, and all other batch dimensions belong to plates, too.
+    - All log-densities are finite, and every parameter gets a finite gradient.
+    - The pair also runs on fewer rows, with several particles, and with all values of enumerated sites at once, and the
+      log-densities are the same as when it runs on each particle or value alone.
 
-    Returns the `Layout` (print it: a line a site). Raises PairError naming the site, shape, parameter or argument, and
-    DataError when the batch itself is unfit. Leaves weights, the random state and the global param store untouched.
+    Rows in which an argument with default None is missing (-1 or NaN) are checked separately. Weights, the random state and
+    Pyro's global param store stay as they were.
+
+    Args:
+        pair: PairLike object with a callable `model` and a callable `guide`.
+        data: A few rows, each argument `(N, *event)`: a dict by argument, or one array for the model's first argument.
+
+    Returns:
+        The sites, plates and arguments of the pair. Printed, it has one line per site. Where arguments are missing in some
+        rows, it is that of the rows with the fewest arguments.
+
+    Raises:
+        PairError: A condition is violated. The message names the site, parameter or argument.
+        DataError: The data cannot be bound to the arguments of the model.
+
+    Example:
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.Bernoulli(6)), pv.mlp(6, fam.Normal(2)))
+        >>> print(pv.check_pair(vae, torch.zeros(5, 6)))
+        z  latent     per row  event (2,)
+        x  observed   per row  event (6,) <- x
+        >>> other = pv.VAE(pv.priors.StandardNormal(3), vae.likelihood, vae.encoder)
+        >>> pv.check_pair(other, torch.zeros(5, 6))
+        Traceback (most recent call last):
+        pyrovae.errors.PairError: Site 'z': the guide draws events of shape (2,), but the model's are of shape (3,). ...
     """
     batch = as_batch(pair, data)
     parts = [take_group(batch, group) for group in group_rows(pair, batch)]
@@ -44,11 +69,18 @@ def check_pair(pair: Any, data: Any) -> Layout:
     return found
 
 
-def check_fewer_rows(pair: Any, batch: Batch, during: AbstractContextManager[Any] | None = None) -> int:
-    """PairError unless the pair runs on other rows than those it was first run on: a parameter per row cannot be trained
-    on shuffled rows, and knows no new ones. The run happens inside the context `during`.
+def check_fewer_rows(pair: PairLike, batch: Batch, during: AbstractContextManager[Any] | None = None) -> int:
+    """Raise PairError unless the pair also runs on half of the rows.
 
-    Returns how many of the rows were left out, 0 where there is only one and nothing was run.
+    A pair that does not, such as one with a parameter for each row, cannot be trained on minibatches or applied to new rows.
+
+    Args:
+        pair: Model and guide.
+        batch: The rows on which the pair has run.
+        during: A context inside which the run takes place.
+
+    Returns:
+        How many rows were left out; 0 if there is only one row, so that nothing was run.
     """
     if num_rows(batch) < 2:
         return 0
@@ -58,24 +90,24 @@ def check_fewer_rows(pair: Any, batch: Batch, during: AbstractContextManager[Any
             log_densities(run(pair, half))
     except (RuntimeError, ValueError, IndexError) as error:
         raise PairError(
-            f"The pair runs on {num_rows(batch)} rows and not on {num_rows(batch) // 2} of them "
-            f"({(str(error).splitlines() or [''])[0]}): it holds something of its first batch's size. Use len(x), and for "
-            "latent variables of a row a guide that reads the row; an AutoGuide keeps one parameter a row, so give it the "
-            "global latents only."
+            f"The pair runs on {num_rows(batch)} rows but not on {num_rows(batch) // 2} of them "
+            f"({(str(error).splitlines() or [''])[0]}), because something in it has the size of the first batch. Write len(x) "
+            "for the number of rows. If the guide is an AutoGuide, it has one parameter a row: use it for global latent "
+            "sites only, and a guide that computes the local ones from the row."
         ) from error
     return num_rows(batch) - num_rows(half)
 
 
 def log_densities(traces: tuple[Any, Any]) -> list[Tensor]:
-    """The log-density of every site of a run, model first."""
+    """The log-densities of all sites of a run, those of the model first."""
     return [node["fn"].log_prob(node["value"]) for trace in traces for node in sample_sites(trace).values()]
 
 
-def check_gradients(pair: Any, runs: Sequence[tuple[Any, Any]]) -> None:
-    """PairError unless every log-density is finite and every parameter, found or used, gets a finite gradient of their sum.
+def check_gradients(pair: PairLike, runs: Sequence[tuple[Any, Any]]) -> None:
+    """Raise PairError unless all log-densities are finite and all parameters get finite gradients of their sum.
 
-    `runs` are (model trace, guide trace) of batches that may differ in their arguments: a classifier may learn from labelled
-    rows alone.
+    `runs` are the (model trace, guide trace) of batches with different arguments, since some parameters, such as those of a
+    classifier, may be used for labelled rows only.
     """
     total = torch.zeros(())
     for side, trace in ((side, trace) for traces in runs for side, trace in zip(_SIDES, traces)):
@@ -93,15 +125,17 @@ def check_gradients(pair: Any, runs: Sequence[tuple[Any, Any]]) -> None:
     named = trainable(pair)
     if not total.requires_grad:
         if named:
-            raise PairError(f"No parameter reaches the loss: {sorted(named)} get no gradient.")
+            raise PairError(
+                f"The loss depends on no parameter: {sorted(named)} get no gradient. Use them in the model or guide."
+            )
         return
     known = {id(p) for p in named.values()}
     for leaf in _leaves(total):
         if id(leaf) not in known:
             raise PairError(
-                f"The loss depends on a parameter of shape {tuple(leaf.shape)} that nobody trains. Hold its module in "
-                "the pair, or call pyro.module('name', module) in the model (its weights must be contiguous: Pyro "
-                "copies others, and the copy would be trained)."
+                f"The loss depends on a parameter of shape {tuple(leaf.shape)} that nobody trains. Make its module part of "
+                "the pair, or call pyro.module('name', module) in the model. Weights that are registered so must be "
+                "contiguous, because Pyro copies others, and the copy would be trained."
             )
     gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True, retain_graph=True)
     without = [name for name, g in zip(named, gradients) if g is None]
@@ -112,13 +146,19 @@ def check_gradients(pair: Any, runs: Sequence[tuple[Any, Any]]) -> None:
         )
     broken = [name for name, g in zip(named, gradients) if g is not None and not torch.isfinite(g).all()]
     if broken:
-        raise PairError(f"The gradient of {', '.join(map(repr, broken))} is not finite on the first batch.")
+        raise PairError(
+            f"The gradient of {', '.join(map(repr, broken))} is not finite on the first batch: check the scale of the data "
+            "and the initial weights."
+        )
 
 
-def model_only(pair: Any, runs: Sequence[tuple[Any, Any]]) -> dict[str, Tensor]:
-    """The parameters that only the model uses, by name: no draw of the guide, and no log q, has a gradient by them.
+def model_only(pair: PairLike, runs: Sequence[tuple[Any, Any]]) -> dict[str, Tensor]:
+    """The parameters that only the model uses, by name: neither the guide's draws nor their log q depend on them.
 
-    `runs` as in `check_gradients`. PairError where there is none, or where the guide has none.
+    `runs` are as in `check_gradients`.
+
+    Raises:
+        PairError: All parameters are used by the guide, or none.
     """
     total = torch.zeros(())
     for _, guide_trace in runs:
@@ -133,16 +173,16 @@ def model_only(pair: Any, runs: Sequence[tuple[Any, Any]]) -> dict[str, Tensor]:
     )
     found = {name: leaf for (name, leaf), gradient in zip(named.items(), gradients) if gradient is None}
     if not found or len(found) == len(named):
-        what = "all parameters are the model's alone" if found else "the guide uses every parameter"
+        what = "only the model uses any parameters" if found else "the guide uses all parameters"
         raise PairError(
-            "A schedule of the weight 'model' (lagging) moves the guide's parameters apart from those which only the model "
-            f"uses, and here {what}: give each parameters of its own, or leave that schedule out."
+            "A schedule of the weight 'model' (lagging) sets the learning rate of the parameters that only the model uses "
+            f"apart from that of the guide's, but here {what}: give both parameters of their own, or leave that schedule out."
         )
     return found
 
 
 def _leaves(total: Tensor) -> list[Tensor]:
-    """Leaf tensors that `total` depends on: what autograd would accumulate into."""
+    """The leaf tensors that `total` depends on: those whose `.grad` a call of `backward` would change."""
     found: list[Tensor] = []
     seen, stack = set(), [total.grad_fn]
     while stack:
@@ -157,11 +197,11 @@ def _leaves(total: Tensor) -> list[Tensor]:
     return found
 
 
-def check_particles(pair: Any, batch: Batch, layout: Layout, num_particles: int = 2) -> None:
-    """PairError unless the pair gives every particle of a run the log-densities that it has when run alone.
+def check_particles(pair: PairLike, batch: Batch, layout: Layout, num_particles: int = 2) -> None:
+    """Raise PairError unless each particle of a run has the log-densities that it has when it runs alone.
 
-    An extra dimension on the left of the plates either breaks a model, or, worse, is mistaken for another one: a softmax over
-    dim 1, a mean over dim 0.
+    Code that does not expect a particle dimension to the left of the plates either fails or, worse, takes it for another
+    dimension, as a softmax over dim 1 or a mean over dim 0 would.
     """
     try:
         together = run(pair, batch, num_particles=num_particles, plate_nesting=layout.plate_nesting)
@@ -170,10 +210,10 @@ def check_particles(pair: Any, batch: Batch, layout: Layout, num_particles: int 
         ]
     except (RuntimeError, ValueError, IndexError) as error:
         raise PairError(
-            f"The pair cannot carry a particle dimension on the left of its plates: {error} {_CURE}"
+            f"The pair does not run with a particle dimension to the left of its plates: {error} {_CURE}"
         ) from error
     names = [name for trace in together for name in sample_sites(trace)]
-    # What only the model has is drawn there when it is not enumerated.
+    # Sites that only the model has are drawn in the model, since nothing is enumerated here.
     own = {name: node for name, node in sample_sites(together[0]).items() if not node["is_observed"]}
     drawn = {**own, **sample_sites(together[1])}
     for name, node in drawn.items():
@@ -183,7 +223,7 @@ def check_particles(pair: Any, batch: Batch, layout: Layout, num_particles: int 
                 f"Site {name!r} lost the particle dimension: with {num_particles} particles its shape is {shape}."
             )
     for k in range(num_particles):
-        # A global site keeps singleton dimensions where the plates would stand; alone it has none.
+        # In the joint run, a global site has dimensions of size 1 in place of the plates; alone it has none.
         values = {name: _one_particle(node, k) for name, node in drawn.items()}
         alone = run(Pair(SetValues(values)(pair.model), SetValues(values)(pair.guide)), batch)
         nodes = [node for trace in alone for node in sample_sites(trace).values()]
@@ -191,15 +231,15 @@ def check_particles(pair: Any, batch: Batch, layout: Layout, num_particles: int 
             wanted = node["fn"].log_prob(node["value"]).sum()
             if not torch.allclose(found[k], wanted, rtol=1e-3, atol=1e-3):
                 raise PairError(
-                    f"Site {name!r} has another log-density beside other particles ({found[k].item():.6g}) than alone "
-                    f"({wanted.item():.6g}): something mistakes the particle dimension for another one. {_CURE}"
+                    f"Site {name!r} has another log-density among several particles ({found[k].item():.6g}) than alone "
+                    f"({wanted.item():.6g}), because the particle dimension is taken for another one. {_CURE}"
                 )
 
 
-def check_enumeration(pair: Any, batch: Batch, layout: Layout) -> None:
-    """PairError unless the pair gives every value of its enumerated sites the log-densities that it has with that value drawn.
+def check_enumeration(pair: PairLike, batch: Batch, layout: Layout) -> None:
+    """Raise PairError unless log-densities at each value of the enumerated sites are those with that value alone.
 
-    Each adds a dimension on the left of all plates. The first and the last value of each are tried.
+    Each enumerated site adds a dimension to the left of all plates. Its first and its last value are tried.
     """
     if not layout.enumerates:
         return
@@ -207,7 +247,7 @@ def check_enumeration(pair: Any, batch: Batch, layout: Layout) -> None:
         _check_enumeration(pair, batch, layout)
 
 
-def _check_enumeration(pair: Any, batch: Batch, layout: Layout) -> None:
+def _check_enumeration(pair: PairLike, batch: Batch, layout: Layout) -> None:
     try:
         together = run(pair, batch, plate_nesting=layout.plate_nesting, enumerate=True)
         nodes = {(side, n): node for side, t in zip(_SIDES, together) for n, node in sample_sites(t).items()}
@@ -217,7 +257,7 @@ def _check_enumeration(pair: Any, batch: Batch, layout: Layout) -> None:
     except (RuntimeError, ValueError, IndexError) as error:
         what = (str(error).splitlines() or [""])[0]
         raise PairError(
-            f"The pair cannot carry an enumerated dimension on the left of its plates: {what}. {_CURE}"
+            f"The pair does not run with an enumerated dimension to the left of its plates: {what}. {_CURE}"
         ) from error
     dims = {node["infer"]["_enumerate_dim"] for node in nodes.values() if "_enumerate_dim" in node["infer"]}
     for last in (False, True):
@@ -230,15 +270,15 @@ def _check_enumeration(pair: Any, batch: Batch, layout: Layout) -> None:
                 found = _by_value(log_probs[side, name], at).sum()
                 if log_probs[side, name].numel() and not torch.allclose(found, wanted, rtol=1e-3, atol=1e-3):
                     raise PairError(
-                        f"Site {name!r} has another log-density beside all values of the enumerated sites "
-                        f"({found.item():.6g}) than alone ({wanted.item():.6g}): something mistakes an enumerated dimension "
-                        f"for another one. {_CURE}"
+                        f"Site {name!r} has another log-density with all values of the enumerated sites at once "
+                        f"({found.item():.6g}) than with one value alone ({wanted.item():.6g}), because an enumerated "
+                        f"dimension is taken for another one. {_CURE}"
                     )
 
 
 _SIDES = ("model", "guide")
 _CURE = (
-    "Write networks and indices for any number of left-hand dimensions, (*batch, D), and index from the right (dim=-1)."
+    "Write code for any number of dimensions on the left, (*batch, D), and count dimensions from the right (dim=-1)."
 )
 
 
@@ -250,7 +290,7 @@ def _by_particle(node: Any, num_particles: int, layout: Layout) -> Tensor:
 
 
 def _by_value(tensor: Tensor, at: Mapping[int, int], event_dim: int = 0) -> Tensor:
-    """The tensor at one value of each enumerated dimension that it has."""
+    """The tensor at one index of each enumerated dimension that it has."""
     for dim, index in at.items():
         if tensor.dim() >= -dim + event_dim:
             tensor = tensor.narrow(dim - event_dim, tensor.shape[dim - event_dim] - 1 if index else 0, 1)
@@ -262,7 +302,7 @@ def _value_at(node: Any, at: Mapping[int, int], layout: Layout) -> Tensor:
     value = _by_value(node["value"], at, len(event))
     batch = value.shape[: value.dim() - len(event)]
     sizes = {f.dim: f.size for f in node["cond_indep_stack"] if f.vectorized}
-    # A site alone has the dimensions of its plates, and no more.
+    # When it runs alone, a site has the dimensions of its plates only.
     depth = max((-dim for dim in sizes), default=0)
     own = (1,) * (depth - len(batch)) + tuple(batch[len(batch) - min(depth, len(batch)) :])
     full = [max(size, sizes.get(i - depth, 1)) for i, size in enumerate(own)]

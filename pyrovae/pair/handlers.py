@@ -85,8 +85,8 @@ class Enumerate(Messenger):  # type: ignore[misc]
         dim, self.next_dim = self.next_dim, self.next_dim - 1
         if -dim > MOST_DIMS:
             raise PairError(
-                f"Site {name!r} would be enumerated along dimension {dim}, and at most {MOST_DIMS} dimensions are possible "
-                f"(they are not recycled under pyro.markov): mark fewer sites, or {PYRO_ENUMERATES}."
+                f"Site {name!r} would be enumerated along dimension {dim}, and at most {MOST_DIMS} are possible (dimensions "
+                f"are not recycled under pyro.markov): mark fewer sites, or {PYRO_ENUMERATES}."
             )
         support = fn.enumerate_support(expand=False)
         event = tuple(fn.event_shape)

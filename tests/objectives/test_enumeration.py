@@ -948,6 +948,6 @@ def test_model_that_mistakes_the_dimension() -> None:
                 pyro.sample("x", normal(mean, 0.0), obs=x)
 
     pair, batch = Row("mistaken", Mistaken).build()
-    with param_scope({}), pytest.raises(pv.PairError, match="another log-density beside"):
+    with param_scope({}), pytest.raises(pv.PairError, match="another log-density with all values"):
         layout = described(pair, batch)
         check_enumeration(pair, batch, layout)
