@@ -1,12 +1,12 @@
 """Run folders: a fitted pair on disk, with tensors in safetensors and everything else in JSON and CSV.
 
-Loading never runs pickled code. The files are:
+Loading never runs pickled code. The files are::
 
-weights.safetensors      the fitted weights, a shared tensor once
-run.json                 how to rebuild the pair, its layout, the settings of the fit, and what the caller wanted to keep
-history.csv              one line per epoch
-checkpoint.safetensors   the whole state of a fit, finished or not, from which it can be resumed; a single file, so that a crash
-                         cannot leave half of it
+    weights.safetensors      the fitted weights, a shared tensor once
+    run.json                 how to rebuild the pair, its layout, the settings of the fit, and what the caller wanted to keep
+    history.csv              one line per epoch
+    checkpoint.safetensors   the whole state of a fit, finished or not, from which it can be resumed; a single file, so that
+                             a crash cannot leave half of it
 """
 
 from __future__ import annotations
