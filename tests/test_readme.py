@@ -51,7 +51,7 @@ def test_the_graph_is_that_of_the_package() -> None:
 
 def test_the_commands_exist_and_none_is_left_out() -> None:
     known = {command.name or command.callback.__name__ for command in cli.app.registered_commands if command.callback}
-    named = set(re.findall(r"(?:^|`)(?:\S*/)?pyrovae (\w+)", README, re.MULTILINE))
+    named = set(re.findall(r"(?:^|^\$ |`)(?:\S*/)?pyrovae (\w+)", README, re.MULTILINE))
     assert named == known
 
 
@@ -59,7 +59,7 @@ def test_nothing_is_left_to_fill_in() -> None:
     assert not re.search(r"\b[A-Z]+_[A-Z]+_?TABLE|MEASURED|\bSETUP\b|\bDEMO\b|\bTODO\b", README)
 
 
-def test_the_two_commands_stand_at_the_top() -> None:
+def test_the_two_commands_are_at_the_top() -> None:
     first = blocks("sh")[0]
     assert "make demo" in first and "make test" in first
 
