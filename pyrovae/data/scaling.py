@@ -83,7 +83,7 @@ class Standardize:
 
     @property
     def log_abs_det(self) -> float:
-        """sum_d log scale_d = log |dx/dz|, in nats per row: log p(x) in the units of the data is log p(z) minus this."""
+        """`sum_d log scale_d = log |dx/dz|`, in nats per row: log p(x) in the units of the data is log p(z) minus this."""
         return float(self.scale.log().sum())
 
     def to_json(self) -> dict[str, Any]:

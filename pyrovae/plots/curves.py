@@ -81,7 +81,7 @@ def reliability(
 
     The classifier is overconfident where the curve lies below the diagonal. Vertical lines are 95 % Wilson intervals of the
     accuracy, and grey bars the share of the rows in each bin. The title gives the expected calibration error,
-    sum_b (n_b / N) |accuracy_b - confidence_b|.
+    `sum_b (n_b / N) |accuracy_b - confidence_b|`.
 
     Args:
         confidence: The mean probability of the predicted class in each bin, `(B,)`.
