@@ -1,6 +1,10 @@
 """Sphinx settings of the documentation; `make docs` builds it into docs/_build/html."""
 
+import itertools
 import os
+from typing import Any
+
+from sphinx.ext import autosummary
 
 import pyrovae as pv
 
@@ -58,3 +62,12 @@ html_theme_options = {
 }
 pygments_style = "tango"
 pygments_dark_style = "native"
+
+
+def first_paragraph(doc: list[str], document: Any) -> str:
+    """What a summary says of an entry: the first paragraph of its docstring, where a formula may contain full stops."""
+    lines = itertools.dropwhile(lambda line: not line.strip(), doc)
+    return " ".join(line.strip() for line in itertools.takewhile(str.strip, lines))
+
+
+autosummary.extract_summary = first_paragraph  # Sphinx's own ends at the first full stop, inside of backticks, too

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pyro
 import pytest
 import torch
 
@@ -17,7 +18,7 @@ PAGES = sorted(p for p in DOCS.rglob("*.md") if "_build" not in p.parts)
 WITH_CODE = [DOCS / "start.md", DOCS / "engines.md", *sorted((DOCS / "guides").glob("*.md"))]
 LISTED = ("families", "priors", "nets", "distributions", "plots")  # rooms with an __all__
 HOMES = (*LISTED, "schedules", "kl", "penalties", "transforms", "acquisition", "calibration")
-DIRECTIVE = re.compile(r"^\.\. auto(?:class|function|exception|data):: (\S+)$", re.MULTILINE)
+DIRECTIVE = re.compile(r"^\.\. (?:autoclass|autofunction|autoexception|py:data):: (\S+)$", re.MULTILINE)
 
 
 def room_of(home: str) -> Any:
@@ -114,6 +115,7 @@ def test_the_code_of_a_guide_runs(page: Path, tmp_path: Path, monkeypatch: pytes
         block = re.sub(r"epochs=20\b", "epochs=2", block)  # of the first program
         torch.manual_seed(0)
         exec(compile(block, f"{page.name}, block {number + 1}", "exec"), space)
+    pyro.clear_param_store()  # pv.SVI, like Pyro's, keeps its parameters there
 
 
 def test_the_start_names_the_two_commands() -> None:
