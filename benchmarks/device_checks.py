@@ -1,10 +1,13 @@
 """Does what holds on the CPU hold on another device? One command:
 
     python benchmarks/device_checks.py --device cuda
+    python benchmarks/device_checks.py --device cuda --only levels,groups
 
 Fits, resumes, evaluates, generates, saves and loads on the device, in every engine that it has; on CUDA every step runs under
-PyTorch's check that raises when the host waits for the device. Prints a line a check, exits with 1 if one fails, writes
-benchmarks/results/device_checks_DEVICE.json.
+PyTorch's check that raises when the host waits for the device. Prints a line for each check, and exits with 1 if one fails.
+
+Writes benchmarks/results/device_checks_DEVICE.json: the machine, the versions, and the result of each check that was run.
+With --only, results of other checks stay in that file if they come from the same machine and versions.
 """
 
 import argparse
@@ -77,27 +80,36 @@ class Classes(nn.Module):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
-    device = torch.device(parser.parse_args().device)
+    parser.add_argument("--only", default="", help="checks whose names contain one of these, by commas")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
     x = counts()
     options: dict[str, Any] = {"epochs": 4, "batch_size": 64, "seed": 0, "device": device, "clip_norm": 10.0}
     options["schedule"] = [pv.schedules.one_cycle(1e-2), pv.schedules.kl_warmup(2)]
     results: dict[str, str] = {}
+    kept: dict[str, str] = {}
     machine = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     out = Path(__file__).parent / "results" / f"device_checks_{device.type}.json"
+    about = {"device": machine, "torch": str(torch.__version__), "pyro": pyro.__version__}
+    if arguments.only and out.is_file():
+        before = json.loads(out.read_text())
+        if {name: before.pop(name, None) for name in about} == about:
+            kept = before
     names = ["eager", "traced", "compiled", *(["graphed"] if device.type == "cuda" else [])]
 
     def check(name: str, run: Callable[[], str]) -> None:
+        if arguments.only and not any(part in name for part in arguments.only.split(",")):
+            return
         began = time.perf_counter()
+        torch.manual_seed(0)  # the same numbers whatever ran before
         try:
             said = run()
             results[name] = f"ok: {said}"
         except Exception as error:  # every failure is a line of the report
             results[name] = f"FAILED: {type(error).__name__}: {error}"
         print(f"{name:32} {results[name]}  ({time.perf_counter() - began:.1f} s)", flush=True)
-        written = {"device": machine, "torch": torch.__version__, "pyro": pyro.__version__, **results}
-        out.write_text(
-            json.dumps(written, indent=1) + "\n"
-        )  # check by check: a run that is cut short leaves its results
+        # after each check, so that a run that is cut short leaves its results
+        out.write_text(json.dumps({**about, **kept, **results}, indent=1) + "\n")
 
     def on_device() -> str:
         fitted = pv.fit(vae(), x, **options)
@@ -305,6 +317,8 @@ def main() -> None:
     check("resume", resumes)
     check("save, load, CPU and back", crosses)
     check("generate, reconstruct, posterior", questions)
+    if not results:
+        parser.error(f"no check has a name with {arguments.only}")
     sys.exit(any(said.startswith("FAILED") for said in results.values()))
 
 
