@@ -4,7 +4,8 @@
 
 Fits what is not yet in runs/pictures (some minutes on a CPU), and writes docs/front.png. Left: E[x | z, y] of a semi-supervised
 VAE at draws of its prior, a column for each class. Middle: posterior means of the test rows under a VAE with two latent
-dimensions. Right: how well the class probabilities of the semi-supervised model are calibrated on the test rows.
+dimensions. Right: how well the class probabilities of the semi-supervised model are calibrated on the test rows, after
+temperature scaling on the validation rows.
 """
 
 import subprocess
@@ -39,22 +40,25 @@ def run(name: str) -> Run:
 def main(path: Path) -> None:
     plain, labelled = run("digits-2d"), run("digits-m2")
     codes = pv.encode(plain.fitted, plain.rows.test)
-    truth, plain_truth = labelled.rows.codes["test"], plain.rows.labels
-    assert truth is not None
+    rows, truth, held_out = labelled.rows, labelled.rows.codes["test"], labelled.rows.codes["validation"]
+    assert truth is not None and held_out is not None and rows.validation is not None
 
     columns = torch.arange(9 * 10) % 10
     samples = pv.generate(labelled.fitted, len(columns), given={"y": columns}, mean=True, seed=0)
-    found = pv.classify(labelled.fitted, {"x": labelled.rows.test}, num_samples=100, seed=0).joint
-    curve = pv.calibration.reliability(found, truth, num_bins=8, bins="mass")
-    right = (found.argmax(-1) == truth).double().mean().item()
+    found, other = (
+        pv.classify(labelled.fitted, {"x": x}, num_samples=100, seed=1).joint for x in (rows.test, rows.validation)
+    )
+    probabilities = pv.calibration.with_temperature(found, pv.calibration.fit_temperature(other, held_out))
+    curve = pv.calibration.reliability(probabilities, truth, num_bins=16, bins="mass")
+    right = (probabilities.argmax(-1) == truth).double().mean().item()
 
     with rc_context(plots.STYLE):
         figure = Figure(figsize=(12.0, 3.7))
         left, middle, last = figure.subplots(1, 3, width_ratios=(3.4, 4.3, 3.6))
         names = [str(name) for name in range(10)]
-        plots.images(labelled.rows.restore(samples), (8, 8), columns=10, names=names, ax=left)
+        plots.images(rows.restore(samples), (8, 8), columns=10, names=names, ax=left)
         left.set_title(f"new digits, a class per column ({LABELS} labels)", pad=18)
-        plots.latent(codes, plain_truth, ax=middle)
+        plots.latent(codes, plain.rows.labels, ax=middle)
         middle.set_title(f"latent space: posterior means of {len(codes)} test digits")
         plots.reliability(curve.confidence, curve.accuracy, curve.counts, ax=last)
         last.set_title(f"class probabilities: {right:.1%} correct, calibration error {curve.error:.3f}")
