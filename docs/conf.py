@@ -4,11 +4,15 @@ import itertools
 import os
 from typing import Any
 
+from docutils import nodes
+from docutils.utils.math import latex2mathml
 from sphinx.ext import autosummary
 
 import pyrovae as pv
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")  # of the notebooks that the build executes
+# Of the notebooks that the build executes.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # tqdm's, where ipywidgets is not installed
 
 project = "pyrovae"
 author = "the pyrovae authors"
@@ -48,9 +52,11 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
+napoleon_custom_sections = [("Main arguments", "params_style"), ("Other arguments", "params_style")]
 toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"
+html_math_renderer = "mathml"
 html_title = "pyrovae"
 html_static_path = ["_static"]
 html_css_files = ["pyrovae.css"]
@@ -71,3 +77,15 @@ def first_paragraph(doc: list[str], document: Any) -> str:
 
 
 autosummary.extract_summary = first_paragraph  # Sphinx's own ends at the first full stop, inside of backticks, too
+
+
+def visit_math(translator: Any, node: Any) -> None:
+    """Formulas as MathML, which browsers draw themselves: no script from elsewhere, and the site works offline."""
+    block = node.tagname == "math_block"
+    formula = str(latex2mathml.tex2mathml(node.astext(), as_block=block))
+    translator.body.append(f'<div class="math">{formula}</div>' if block else formula)
+    raise nodes.SkipNode
+
+
+def setup(app: Any) -> None:
+    app.add_html_math_renderer("mathml", (visit_math, None), (visit_math, None))
