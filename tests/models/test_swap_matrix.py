@@ -1,6 +1,6 @@
 """Every prior x likelihood x guide: one line builds the pair, and everything after it works.
 
-By default each class stands in at least two fits; `pytest tests/test_swap_matrix.py --full-swap` runs the whole product.
+By default each class stands in at least two fits; `pytest tests/models/test_swap_matrix.py --full-swap` runs the whole product.
 """
 
 import itertools

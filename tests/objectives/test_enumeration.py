@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -11,6 +10,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from support.comparisons import MANY, TOLERANCE, assert_equal, named
 from support.pairs import (
     CLASSES,
     COLUMNS,
@@ -52,26 +52,6 @@ from pyrovae.objectives.marginals import count
 from pyrovae.objectives.weights import global_bound, row_bounds
 from pyrovae.pair.checks import check_enumeration
 from pyrovae.pair.parameters import param_scope
-
-TOLERANCE = 1e-10
-MANY = 50  # rows of the whole data set that the batch stands for
-
-
-def named(rows: list[Row]) -> Any:
-    return pytest.mark.parametrize("row", rows, ids=lambda row: row.name)
-
-
-def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
-    assert a.keys() == b.keys() and len(a) > 1
-    for name in b:
-        assert b[name].abs().max() > 1e-6, f"{name} is zero: nothing is compared"
-        assert relative_difference(a[name], b[name]) <= TOLERANCE, name
-
-
-@pytest.fixture(autouse=True)
-def own_param_store() -> Iterator[None]:
-    with param_scope({}):
-        yield
 
 
 def enumerated(row: Row, pair: Any, batch: dict[str, Tensor], **options: Any) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pyro
@@ -11,6 +11,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from support.comparisons import BOUND, MANY, TOLERANCE, assert_equal, named
 from support.pairs import (
     ENUMERATED,
     MIXTURE_GLOBAL,
@@ -35,32 +36,10 @@ import pyrovae as pv
 from pyrovae.fitted.spec import to_spec
 from pyrovae.objectives.iwelbo import _leave_one_out
 from pyrovae.objectives.weights import joint_log_weights
-from pyrovae.pair.parameters import param_scope
-
-TOLERANCE = 1e-10
-MANY = 50  # rows of the whole data set that the batch stands for
-BOUND = 4.5  # standard errors: false alarms 7e-6 a number compared
 
 LANDING, DOUBLY = "sticking_the_landing", "doubly_reparameterised"
 REPARAMETERISED = [row for row in TABLE if not row.score]
 WHOLE = ("global_local", "auto_normal", "auto_mvn")  # rows share a latent variable
-
-
-def named(rows: list[Row]) -> Any:
-    return pytest.mark.parametrize("row", rows, ids=lambda row: row.name)
-
-
-def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
-    assert a.keys() == b.keys() and len(a) > 1
-    for name in b:
-        assert b[name].abs().max() > 1e-6, f"{name} is zero: nothing is compared"
-        assert relative_difference(a[name], b[name]) <= TOLERANCE, name
-
-
-@pytest.fixture(autouse=True)
-def own_param_store() -> Iterator[None]:
-    with param_scope({}):
-        yield
 
 
 def found_by(loss: Any, pair: Any, batch: dict[str, Tensor], seed: int = 1, **options: Any) -> dict[str, Tensor]:

@@ -812,6 +812,14 @@ def unfitted(pair: Any, data: Any) -> pv.Fit:
     return pv.Fit(pair=pair, layout=layout, store=store)
 
 
+def linear_gaussian(rows: int = 20, **options: Any) -> tuple[LinearGaussian, Tensor, pv.Fit]:
+    """The pair, rows drawn from its marginal, and a `Fit` of it; always the same."""
+    torch.manual_seed(0)
+    pair = LinearGaussian(**options)
+    x = pair.marginal().sample((rows,))
+    return pair, x, unfitted(pair, x)
+
+
 # --- fits with a known answer ----------------------------------------------------------------------------------------
 
 

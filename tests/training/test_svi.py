@@ -14,15 +14,14 @@ import torch
 from pyro.infer import JitTrace_ELBO, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal
 from pyro.nn import PyroModule, PyroParam, PyroSample
+from support.marks import compiles
 from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn.functional import softplus
 
 import pyrovae as pv
-from pyrovae.engine.compiled import has_compiler
 
 PIXELS, CLASSES = 12, 3
-compiles = pytest.mark.skipif(not has_compiler(), reason="TorchInductor needs a C++ compiler")
 
 
 @pytest.fixture(autouse=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from support.comparisons import MANY, assert_equal, named
 from support.pairs import (
     TABLE,
     Base,
@@ -23,7 +23,6 @@ from support.pairs import (
     ones,
     ours,
     pyros,
-    relative_difference,
     value_and_gradients,
     weight,
     zeros,
@@ -35,17 +34,9 @@ from torch.nn import functional as F
 
 import pyrovae as pv
 from pyrovae.objectives.losses import as_loss
-from pyrovae.pair.parameters import param_scope
-
-TOLERANCE = 1e-10
-MANY = 50  # rows of the whole data set that the batch stands for
 
 ANALYTIC = [row for row in TABLE if row.analytic]
 SCORE = [row for row in TABLE if row.score]
-
-
-def named(rows: list[Row]) -> Any:
-    return pytest.mark.parametrize("row", rows, ids=lambda row: row.name)
 
 
 # Every row with the kinds of KL that apply to it.
@@ -55,20 +46,6 @@ KINDS = [
     for name, kl in (("drawn", None), ("analytic", "analytic"), ("function", lambda terms: terms))
     if kl is None or row.analytic
 ]
-
-
-def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
-    assert a.keys() == b.keys() and len(a) > 1
-    for name in b:
-        assert b[name].abs().max() > 1e-6, f"{name} is zero: nothing is compared"
-        assert relative_difference(a[name], b[name]) <= TOLERANCE, name
-
-
-@pytest.fixture(autouse=True)
-def own_param_store() -> Iterator[None]:
-    """An AutoGuide writes its parameters into the param store in use: not into the global one."""
-    with param_scope({}):
-        yield
 
 
 # --- against Pyro ----------------------------------------------------------------------------------------------------
