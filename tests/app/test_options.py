@@ -1,0 +1,77 @@
+"""Options are declared once: flags, help, run.json and refusals follow from the declaration."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from support.command import Command
+
+import pyrovae as pv
+from pyrovae.app.cli.parameters import help_of
+from pyrovae.app.decide import models_taking
+from pyrovae.app.models import MODELS
+from pyrovae.app.options import OPTIONS, Options, offered
+
+COMMANDS = ("fit", "sweep", "label")
+
+
+def test_every_field_is_declared_and_used_by_a_command() -> None:
+    assert [f.name for f in fields(Options)] == list(OPTIONS)
+    used = {option.name for command in COMMANDS for option in offered(command, hidden=True)}
+    assert used == set(OPTIONS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_offers_its_options_with_their_defaults(pyrovae: Command, command: str) -> None:
+    code, out, _ = pyrovae(command, "--help")
+    said = "".join(out.split())
+    assert code == 0
+    for option in offered(command):
+        assert option.flag in said and "".join(help_of(option, command).split()) in said
+        default = option.shown(option.default_of(command))
+        assert default is None or f"[default:{default}]" in said
+        assert "{" not in help_of(option, command)
+
+
+def test_a_command_does_not_offer_the_options_of_others(pyrovae: Command) -> None:
+    for command in COMMANDS:
+        _, out, _ = pyrovae(command, "--help")
+        for option in set(OPTIONS) - {o.name for o in offered(command)}:
+            assert f"{OPTIONS[option].flag} <" not in out
+
+
+@pytest.mark.parametrize("job", ["fit", "label"])
+def test_options_are_the_same_after_json(job: str) -> None:
+    for given in ({}, {"hidden": (30,), "seed": 3, "likelihood": "poisson"}):
+        options = Options.of(job, **given)
+        assert Options.from_json(json.loads(json.dumps(options.to_json(job))), job) == options
+    with pytest.raises(pv.CheckpointError, match=f"was it made by `pyrovae {job}`"):
+        Options.from_json({**options.to_json(job), "latnet": 3}, job)
+    with pytest.raises(pv.CheckpointError, match="latent"):
+        Options.from_json({k: v for k, v in options.to_json(job).items() if k != "latent"}, job)
+    with pytest.raises(pv.CheckpointError, match="damaged or missing"):
+        Options.from_json(None, job)
+
+
+def test_options_that_a_run_is_older_than_have_their_defaults() -> None:
+    recorded = {name: value for name, value in Options().to_json("fit").items() if not OPTIONS[name].later}
+    assert len(recorded) < len(Options().to_json("fit")) and Options.from_json(recorded, "fit") == Options()
+
+
+def test_the_options_of_a_labelling_run_of_version_0_1_are_read() -> None:
+    path = Path(__file__).parents[1] / "data" / "runs" / "labels" / "run.json"
+    options = Options.from_json(json.loads(path.read_text())["info"]["settings"], "label")
+    assert options.hidden == (8,) and options.steps == 40 and options.alpha == 50 and options.likelihood == "normal"
+
+
+def test_models_name_options_that_are_declared_for_them() -> None:
+    by_model = {name for name, option in OPTIONS.items() if option.by_model}
+    assert {name for model in MODELS.values() for name in model.takes} == by_model
+    assert models_taking("clusters") == ["gmvae", "vade", "jointvae"] and models_taking("latent") == list(MODELS)
+
+
+def test_a_label_run_has_one_hidden_layer(pyrovae: Command) -> None:
+    Path("t.csv").write_text("a,label\n" + "1.5,x\n2.5,y\n" * 3 + "3.5,\n")
+    code, _, err = pyrovae("label", "t.csv", "--hidden", "30,20")
+    assert code == 2 and "--hidden is one width here" in err and not Path("runs").exists()
