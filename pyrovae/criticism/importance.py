@@ -278,21 +278,21 @@ def _weights(
             check_rows(fitted.pair, part.batch, fitted.chunk_size(part.batch), strict=False)
         for part in parts:
             done = 0
-            fold = (
+            summarise = (
                 (lambda found: [log_weights(found), row_bounds(found)]) if bounds and part.layout.enumerates else None
             )
-            for block in weight_blocks(fitted, part.batch, part.layout, num_samples, fold, 2 if fold else 1):
+            for block in weight_blocks(fitted, part.batch, part.layout, num_samples, summarise, 2 if summarise else 1):
                 yield part.rows[done : done + block[0].shape[1]], block[0], block[-1]
                 done += block[0].shape[1]
 
 
-Fold = Callable[[Terms], list[Tensor]]
+Summary = Callable[[Terms], list[Tensor]]
 
 
 def weight_blocks(
-    fitted: Fit, batch: Batch, layout: Layout, num_samples: int, fold: Fold | None = None, elements: int = 1
+    fitted: Fit, batch: Batch, layout: Layout, num_samples: int, summarise: Summary | None = None, elements: int = 1
 ) -> Iterator[list[Tensor]]:
-    """Yield what `fold` computes from the terms of the pair, tensors `(..., K, n)`, for one block of n rows after the other.
+    """Yield what `summarise` computes from the terms of the pair, tensors `(..., K, n)`, for one block of n rows after the other.
 
     A run takes as many particles of a row as fit into a chunk, and then as many rows, since what depends on the row only,
     such as the output of the encoder, is computed once in a run. Many runs of one shape are traced.
@@ -302,7 +302,7 @@ def weight_blocks(
         batch: Rows that have the same arguments.
         layout: The layout of the pair for these rows.
         num_samples: The number K of draws of the guide for each row.
-        fold: Computes a list of tensors from the terms of one run. By default, the log-weights alone.
+        summarise: Computes a list of tensors from the terms of one run. By default, the log-weights alone.
         elements: How many numbers the caller will keep for each row and draw; it limits the size of a block.
     """
     fit_in = fitted.chunk_size(batch)
@@ -312,7 +312,7 @@ def weight_blocks(
 
     def run(rows: Batch, particles: int) -> list[Tensor]:
         found = terms(fitted.pair, rows, particles, layout=layout)
-        return [log_weights(found)] if fold is None else fold(found)
+        return [log_weights(found)] if summarise is None else summarise(found)
 
     traced = TracedFunction(lambda rows: run(rows, at_once), (fitted.pair,))
     whole_runs = (num_rows(batch) // together) * (num_samples // at_once)

@@ -36,7 +36,7 @@ from pyrovae.fitted.fitted import Fit, transform_once
 from pyrovae.fitted.spec import to_spec
 from pyrovae.objectives.iwelbo import IWELBO
 from pyrovae.objectives.losses import as_loss
-from pyrovae.pair.batch import Batch, as_batch, group_rows, take_group, take_rows
+from pyrovae.pair.batch import Batch, Group, as_batch, group_rows, take_group, take_rows
 from pyrovae.pair.checks import (
     check_enumeration,
     check_fewer_rows,
@@ -286,16 +286,13 @@ def _all_rows(
     """All rows that are at hand, in groups, each with where its rows stand in the data."""
     found = [(first, one.rows) for first, one in zip(firsts, groups)]
     if data.training.rows is not None:
-        found = [
-            ({name: data.training.rows[name] for name in one.names}, one.rows)
-            if len(one.rows) == data.training.num_rows
-            else ({name: data.training.rows[name].index_select(0, one.rows) for name in one.names}, one.rows)
-            for one in groups
-        ]
+        training = data.training.rows
+        placed = [Group(one.names, one.rows.to(data.device)) for one in groups]
+        found = [(take_group(training, known), known.rows) for known in placed]
     for rows in (data.validation, data.checked):
         if rows is not None:
-            placed = {name: value.to(data.device) for name, value in rows.items()}
-            found += [(take_group(placed, one), one.rows) for one in group_rows(pair, placed)]
+            here = {name: value.to(data.device) for name, value in rows.items()}
+            found += [(take_group(here, known), known.rows) for known in group_rows(pair, here)]
     return found
 
 
