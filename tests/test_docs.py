@@ -107,6 +107,7 @@ def test_every_page_is_in_a_table_of_contents() -> None:
     assert {str(page.relative_to(DOCS)) for page in PAGES if page.resolve() not in listed} == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.stem)
 def test_the_code_of_a_guide_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
