@@ -1,20 +1,27 @@
-# make demo   sets everything up and fits the digits
-# make test   sets everything up and runs the tests
-# make lint   ruff and mypy
-# make docs   sets everything up and builds the documentation, docs/_build/html
+# make demo       sets everything up and fits the digits
+# make test       sets everything up and runs the tests
+# make test-fast  the same without the slow ones, in two minutes
+# make lint       ruff and mypy
+# make docs       sets everything up and builds the documentation, docs/_build/html
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 DOCS_READY := $(VENV)/ready-docs
 
-.PHONY: demo test lint docs setup
+.PHONY: demo test test-fast lint docs setup
 
 demo: setup
 	$(BIN)/pyrovae fit digits
 
+# Neighbouring tests stay in one process, where they share fits.
+TEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+
 test: setup
-	$(BIN)/python -m pytest -n auto --maxprocesses 4
+	$(TEST)
+
+test-fast: setup
+	$(TEST) -m "not slow"
 
 lint: setup
 	$(BIN)/ruff check .
