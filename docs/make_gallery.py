@@ -4,7 +4,7 @@
     python docs/make_gallery.py ladder nvae  # some of them
 
 For an example NAME it writes docs/gallery/NAME.txt, the lines that were printed, and its pictures as small PNGs under the
-names that the example gave them. The example's page, docs/gallery/NAME.md, includes these files; building the site runs no example.
+names that the example gave them. The page docs/gallery/NAME.md includes these files; building the site runs no example.
 """
 
 import argparse
