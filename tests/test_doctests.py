@@ -13,7 +13,10 @@ import torch
 import pyrovae as pv
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-HOMES = ("", "families", "priors", "nets", "distributions", "plots", "schedules", "kl", "penalties", "transforms")
+HOMES = (
+    *("", "families", "priors", "nets", "distributions", "plots"),
+    *("schedules", "kl", "penalties", "transforms", "acquisition", "calibration"),
+)
 
 
 def modules() -> list[str]:
@@ -36,17 +39,21 @@ def test_examples_of_docstrings(name: str, tmp_path: Any, monkeypatch: pytest.Mo
 
 
 def public() -> dict[str, Any]:
-    """Public functions and classes by the name under which users know them."""
-    found = {}
+    """Public functions and classes by the name under which users know them; errors say in their name what they are."""
+    found: dict[str, Any] = {}
     for home in HOMES:
         room = getattr(pv, home) if home else pv
-        names = getattr(room, "__all__", [n for n, v in vars(room).items() if v.__class__ is type or inspect.isfunction(v)])
-        for name in names:
+        for name in getattr(room, "__all__", vars(room)):
             value = getattr(room, name)
-            if name.startswith("_") or not (inspect.isclass(value) or inspect.isfunction(value)):
-                continue
-            if value.__module__.startswith("pyrovae") and not issubclass(value if inspect.isclass(value) else int, Exception):
-                found.setdefault(".".join(filter(None, ("pv", home, name))), value)
+            is_error = inspect.isclass(value) and issubclass(value, Exception)
+            is_ours = getattr(value, "__module__", "").startswith("pyrovae")
+            if (
+                is_ours
+                and not is_error
+                and not name.startswith("_")
+                and (inspect.isclass(value) or inspect.isfunction(value))
+            ):
+                found[".".join(filter(None, ("pv", home, name)))] = value
     return found
 
 

@@ -292,7 +292,7 @@ Summary = Callable[[Terms], list[Tensor]]
 def weight_blocks(
     fitted: Fit, batch: Batch, layout: Layout, num_samples: int, summarise: Summary | None = None, elements: int = 1
 ) -> Iterator[list[Tensor]]:
-    """Yield what `summarise` computes from the terms of the pair, tensors `(..., K, n)`, for one block of n rows after the other.
+    """Yield what `summarise` computes from the terms of the pair, tensors `(..., K, n)`, block by block of n rows.
 
     A run takes as many particles of a row as fit into a chunk, and then as many rows, since what depends on the row only,
     such as the output of the encoder, is computed once in a run. Many runs of one shape are traced.
