@@ -1,8 +1,8 @@
-"""Clusters of digits without a label: a Gaussian mixture VAE beside VaDE, the number of clusters chosen by held-out log p(x).
+"""Clusters of digits without labels: GMVAE and VaDE, with the number of clusters chosen by held-out log p(x).
 
-The two have one model, p(y) p(z|y) p(x|z). The GMVAE's guide says q(y|x) q(z|x,y), and pays for one decoding a cluster; VaDE's
-guide says q(z|x) only, and the cluster is summed out in the model. Labels are read at the very end: each cluster is the digit
-that most of its training rows are, and the adjusted mutual information of clusters and digits on test rows is 0 for chance.
+Both have the model p(y) p(z|y) p(x|z). The guide of the GMVAE is q(y|x) q(z|x,y), which costs one decoding per cluster; that of
+VaDE is q(z|x), and the cluster is summed out in the model. Labels are used only at the end: each cluster stands for the digit
+that is most frequent among its training rows. The adjusted mutual information of clusters and digits is 0 for chance.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def vade(num_clusters: int) -> pv.VaDE:
 
 
 def agreement(fitted: pv.Fit, x: Tensor, y: Tensor, test: slice) -> str:
-    """By the joint model, p(y|x); GMVAE and VaDE are asked alike."""
+    """How well clusters, the most probable ones under p(y|x) of the joint model, agree with the digits of test rows."""
     clusters = pv.classify(fitted, x, num_samples=20).predicted
     counts = torch.zeros(int(clusters.max()) + 1, 10).index_put_((clusters, y), torch.ones(len(y)), accumulate=True)
     right = (counts.argmax(1)[clusters] == y)[test].double().mean()

@@ -1,9 +1,9 @@
-"""Posterior collapse, and what may be done about it: levels of a hierarchy that a fit has switched off.
+"""Posterior collapse: upper levels of a hierarchy that a fit leaves unused, and six ways to fit it.
 
-p(z3) p(z2|z3) p(z1|z2) p(x|z1) of handwritten digits, the guide q(z1|x) q(z2|z1) q(z3|z2). Fitted plainly the upper levels say
-next to nothing. Each remedy is an option of the fit, and works for any pair: the weight of the KL terms (warm-up, cycles), the
-terms themselves (free bits, balancing), or the guide's lead over the model, which is for guides that cannot keep up. What a
-level then says need not be of use: log p(x) tells. The picture shows each level's KL, and its number of active dimensions.
+The model is p(z3) p(z2|z3) p(z1|z2) p(x|z1), the guide q(z1|x) q(z2|z1) q(z3|z2). In a plain fit the upper levels carry almost
+no information. Each remedy is an option of the fit and works for any pair: a weight on the KL terms that changes (warm-up,
+cycles), other KL terms (free bits, balancing), or more steps for the guide than for the model (lagging). An active level need
+not help: compare log p(x). The picture shows the KL of each level and its number of active dimensions.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""A conditional VAE: ask for a digit and get it. What the label says, the latent variables need not say again.
+"""A conditional VAE: ask for a digit and get it. What the label says, the latent variables need not encode again.
 
 I(z; c), the mutual information of z and the label c, is bounded from below on held-out rows by H(c) minus the cross-entropy of
-a classifier trained on draws of z of training rows (Barber & Agakov 2003). A learned prior p(z|c) may set the labels apart in z
-at no cost in the ELBO; under a prior that does not look at c, what z says of c costs as much as anything else it says.
+a classifier trained on draws of z for training rows (Barber & Agakov 2003). Under a learned prior p(z|c), z may separate the
+labels at no cost in the ELBO; under a prior p(z), information on c in z costs as much as any other.
 """
 
 import argparse
@@ -20,7 +20,7 @@ L, TRAIN = 6, 1437
 
 
 class Unconditional(nn.Module):
-    """p(z | c) = N(z; 0, I): a prior that does not look at the label."""
+    """p(z | c) = N(z; 0, I): a prior that ignores the label."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ def vae() -> pv.VAE:
 
 
 def information(z: Tensor, c: Tensor) -> str:
-    """H(c) - E[-log r(c | z)] in nats, and its standard error over held-out rows. z: (S, N, L) draws; c: (N,)."""
+    """H(c) - E[-log r(c | z)] in nats, and its standard error over held-out rows. z: draws, (S, N, L); c: (N,)."""
     classifier = MLPClassifier((100,), alpha=0.1, early_stopping=True, random_state=0)
     classifier.fit(z[:, :TRAIN].flatten(0, 1).numpy(), c[:TRAIN].repeat(len(z)).numpy())
     held_out = c[TRAIN:].expand(len(z), -1)

@@ -1,7 +1,7 @@
-"""Counts with a size of their own in each row, as in single cells or documents: the size is an argument of the graph.
+"""Counts whose total differs from row to row, as for single cells or documents: the total is an argument of the graph.
 
-Three likelihoods on one data set: Poisson, negative binomial, zero-inflated negative binomial. Only the last argument of
-`fit` changes; log p(x | size) on held-out rows says which of them the data ask for.
+Three likelihoods are fitted to one data set: Poisson, negative binomial, and zero-inflated negative binomial. Only the family
+changes; log p(x | library) on held-out rows shows which of them fits best.
 """
 
 import argparse
@@ -17,7 +17,7 @@ GENES = 50
 
 
 class CountVAE(nn.Module):
-    """p(z) p(x | z, library), guide q(z | x). x: (N, genes) counts; library: (N,) the size of each row."""
+    """p(z) p(x | z, library), guide q(z | x). x: (N, genes) counts; library: (N,), the size of each row."""
 
     def __init__(self, family: fam.Family) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class CountVAE(nn.Module):
 
 
 def cells(rows: int) -> dict[str, Tensor]:
-    """Three kinds of cells, seen at depths that differ tenfold; counts spread more than a Poisson's."""
+    """Three kinds of cells, sequenced at depths that differ tenfold; counts vary more than a Poisson's."""
     g = torch.Generator().manual_seed(0)
     profiles = torch.randn(3, GENES, generator=g).softmax(-1)
     depth = torch.exp(5 + 0.6 * torch.randn(rows, generator=g))

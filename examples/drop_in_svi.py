@@ -1,6 +1,6 @@
-"""A plain Pyro program, trained by pyro.infer.SVI and by pyrovae.SVI: one line changes, the losses do not, the time does.
+"""A plain Pyro program, trained by pyro.infer.SVI and by pyrovae.SVI: one line changes, the losses stay, the time does not.
 
-The program is a VAE of handwritten digits in the manner of Pyro's tutorials; no part of it is pyrovae's.
+The program is a VAE of handwritten digits in the style of Pyro's tutorials, and uses no part of pyrovae.
 """
 
 import argparse
@@ -38,7 +38,7 @@ class VAE(nn.Module):
 
 
 def train(kind: Any, x: Tensor, epochs: int) -> list[float]:
-    """The loss of each epoch, nats per row, with a fresh VAE from one seed."""
+    """The loss of each epoch in nats per row, for a new VAE from the same seed."""
     pyro.clear_param_store()
     pyro.set_rng_seed(0)
     vae = VAE()

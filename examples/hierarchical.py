@@ -1,8 +1,8 @@
 """One level of latent variables or two: what a second level adds, and how much of it is used.
 
-p(z2) p(z1|z2) p(x|z1): the second level is a learned prior of the first. Its guide is bottom up, q(z1|x) q(z2|z1), and both
-levels are trained together, with the ELBO and with the bound of 10 importance-weighted draws, which wants less of the guide.
-A unit is active if its posterior mean moves with x. Burda, Grosse & Salakhutdinov 2016, arXiv:1509.00519.
+In p(z2) p(z1|z2) p(x|z1) the second level is a learned prior for the first. The guide is bottom-up, q(z1|x) q(z2|z1). Both
+levels are trained together, with the ELBO or with the bound of 10 importance-weighted draws, which penalises an inexact guide
+less. A unit is active if its posterior mean varies with x. Burda, Grosse & Salakhutdinov 2016, arXiv:1509.00519.
 """
 
 import argparse
@@ -22,7 +22,7 @@ def build(levels: int) -> pv.HierarchicalVAE:
 
 
 def active(fitted: pv.Fit, x: Tensor, site: str) -> str:
-    """Twice, from other draws: means of upper levels are averages, whose noise is no activity."""
+    """Two estimates of the posterior means, from different draws, so that Monte Carlo noise does not count as activity."""
     one, two = (pv.encode(fitted, x, site=site, seed=seed) for seed in (0, 1))
     return f"{int(pv.active_units(one, again=two).sum())} of {one.shape[1]}"
 

@@ -1,8 +1,9 @@
-"""A discrete and a continuous code side by side: which digit it is, and how it is written.
+"""A discrete and a continuous code together: which digit it is, and how it is written.
 
-JointVAE on handwritten digits, never shown a label. What y does not say, z can: so z may say it all. Where a nat of z costs as
-much as four of y, y says what it can, at a price in log p(x). (Dupont 2018, arXiv:1804.00104, holds both to capacities that
-grow.) The pictures have a row for each value of y, and along it the most used dimension of z, from -2 to 2, the others at 0.
+JointVAE on handwritten digits, without labels. Nothing keeps z from encoding the digit as well, and then y is not used. If a
+nat of z costs as much as four of y, y encodes what it can, and log p(x) is lower. (Dupont 2018, arXiv:1804.00104, limits both
+to capacities that grow.) The pictures have a row for each value of y; along it the dimension of z with the largest variance
+goes from -2 to 2, and the others are 0.
 """
 
 import argparse
@@ -20,7 +21,7 @@ C, L, D = 10, 4, 64
 
 
 def price(kl: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The KL terms of both codes, each (1, N): that of z counts four times."""
+    """The KL terms of both codes, each of shape (1, N): that of z is multiplied by four."""
     return {**kl, "z": 4.0 * kl["z"]}
 
 

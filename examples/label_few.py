@@ -1,7 +1,7 @@
-"""Fifty labels for 1,797 digits: a semi-supervised VAE, which learns from every row, beside the same classifier without it.
+"""Fifty labels for 1,797 digits: a semi-supervised VAE, which learns from every row, against its classifier trained alone.
 
-The graph is p(y) p(z) p(x|z,y) with guide q(y|x) q(z|x,y): where a label is unknown (-1) it is summed out, so each image
-teaches what a digit can look like, and fifty teach which is which.
+The graph is p(y) p(z) p(x|z,y) with guide q(y|x) q(z|x,y). Where a label is unknown (-1) it is summed out: every image shows
+the model what digits look like, and the fifty labelled ones say which digit is which.
 """
 
 import argparse
@@ -66,8 +66,8 @@ def main(smoke: bool) -> None:
     alone = supervised(x[labelled], y[labelled], steps)
     unknown = y < 0
     with fitted.scope():
-        for name, judge in (("classifier alone", alone), ("semi-supervised ", ssvae.classifier)):
-            right = judge(x[unknown]).logits.argmax(-1) == truth[unknown]
+        for name, classify in (("classifier alone", alone), ("semi-supervised ", ssvae.classifier)):
+            right = classify(x[unknown]).logits.argmax(-1) == truth[unknown]
             print(f"{name}: {right.float().mean():.1%} of {len(right)} unlabelled digits")
 
 

@@ -1,9 +1,9 @@
-"""Three levels of latent variables, inferred bottom up or by a ladder; and what each level says, as a picture.
+"""Three levels of latent variables with a bottom-up guide or a ladder, and a picture of what each level encodes.
 
-Both have one model, p(z3) p(z2|z3) p(z1|z2) p(x|z1). A bottom-up guide, q(z1|x) q(z2|z1) q(z3|z2), must find in a draw of z1
-what the upper levels are to say; the ladder's comes down as the model does and weighs the model's own p(z_l|z_l+1) against
-what x says of z_l. In the picture each column holds one level more at values drawn once: what still varies is said below.
-Sonderby et al. 2016, arXiv:1602.02282.
+Both have the model p(z3) p(z2|z3) p(z1|z2) p(x|z1). A bottom-up guide, q(z1|x) q(z2|z1) q(z3|z2), infers the upper levels from
+a draw of z1. The guide of a ladder goes down as the model does, and combines the model's p(z_l|z_l+1) with the evidence of x on
+z_l. From column to column of the picture one more level is fixed at values drawn once; what still varies within a column comes
+from the levels below. Sonderby et al. 2016, arXiv:1602.02282.
 """
 
 import argparse
@@ -21,7 +21,7 @@ SITES = ("z3", "z2", "z1")
 
 
 def held(fitted: pv.Fit, rows: int) -> tuple[Tensor, list[str]]:
-    """E[x | z1], (rows * 3, 64): in the first column all levels are drawn, in the next z3 is held, then z3 and z2."""
+    """E[x | z1], (rows * 3, 64). Column 1: all levels are drawn; column 2: z3 is fixed; column 3: z3 and z2 are."""
     one = pv.simulate(fitted, 1, seed=2)
     columns = []
     for number in range(len(SITES)):

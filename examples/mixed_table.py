@@ -1,7 +1,7 @@
-"""A table whose columns are of different kinds, with gaps: each column has its own family, and gaps are left out.
+"""A table with columns of different types and missing entries: each column has its own family.
 
-Income-like, age-like, counts, yes or no, one of four kinds, a grade from 0 to 4. What is missing in a row is drawn from what
-is there: the posterior of z given the observed entries, then the model's row.
+The columns: a positive and a real number, a count, yes or no, one of four kinds, a grade from 0 to 4. Missing entries are left
+out of the likelihood. They are predicted from the others: infer z from the observed entries, then decode the whole row.
 """
 
 import argparse
@@ -24,7 +24,7 @@ FAMILIES = [
 
 
 def people(rows: int) -> Tensor:
-    """Two hidden traits behind six columns."""
+    """Six columns that depend on two hidden traits."""
     torch.manual_seed(0)
     a, b = torch.randn(2, rows)
     columns = [

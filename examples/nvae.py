@@ -1,9 +1,8 @@
-"""A deep hierarchy over images: NVAE, whose latents are small maps in groups, from coarse to fine.
+"""A deep hierarchy for images: NVAE, whose latent variables are groups of small maps, from coarse to fine.
 
-The guide goes down the same way as the model, and says of each group only how it differs from what the model expects there,
-so that a group with nothing to say costs nothing: the KL term of each group is printed. The picture shows samples, as the
-means of their pixels. 8 x 8 digits, or MNIST with --data-root, binarised anew at every step. Vahdat & Kautz 2020,
-arXiv:2007.03898.
+The guide draws the groups in the model's order. For each it gives only the difference from the model's prior, so that a group
+without information has no KL; the KL term of each group is printed. The picture shows the mean pixels of samples. The data are
+8 x 8 digits, or MNIST with --data-root, binarised anew at every step. Vahdat & Kautz 2020, arXiv:2007.03898.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""A likelihood of one's own in four lines, and what comes with it: fit, log p(x), draws, missing entries, save and load.
+"""Your own likelihood in four lines, and what works with it at once: fit, log p(x), draws, missing entries, save and load.
 
-Waiting times, rainfall, sums of money are positive and skewed. Here the elements of a row are Weibull, with a scale and a
-shape that the network gives for each element; one in ten entries is missing in training.
+Waiting times, rainfall and sums of money are positive and skewed. Here each element of a row has a Weibull distribution whose
+scale and shape come from the network. One in ten training entries is missing.
 """
 
 import argparse
@@ -25,7 +25,7 @@ class Weibull(fam.Elementwise):
 
 
 def waiting_times(rows: int) -> Tensor:
-    """Twelve waiting times a row, which two hidden causes make longer or shorter."""
+    """Twelve waiting times in each row, which two hidden causes make longer or shorter."""
     generator = torch.Generator().manual_seed(0)
     causes = torch.randn(rows, 2, generator=generator)
     effects = 0.5 * torch.randn(2, 12, generator=generator)
@@ -49,7 +49,7 @@ def main(smoke: bool) -> None:
     print(f"a drawn row: {[round(v, 2) for v in pv.generate(fitted, 1, seed=0)[0, :5].tolist()]} ...")
     with tempfile.TemporaryDirectory() as folder:
         pv.save(fitted, Path(folder) / "run")
-        loaded = pv.load(Path(folder) / "run", pair=pair())  # a file cannot hold a class of one's own
+        loaded = pv.load(Path(folder) / "run", pair=pair())  # the class is defined here, not in the file
         again = pv.log_likelihood(loaded, x[1500:], num_samples, seed=0)
     print(f"saved and loaded, the largest difference is {(again - score).abs().max():.1e}")
 

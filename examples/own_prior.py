@@ -1,7 +1,7 @@
-"""A prior of one's own: any module that returns a distribution. Here a Student-t, with its heaviness learned.
+"""Your own prior: any module that returns a distribution. Here it is a Student-t with learned degrees of freedom.
 
-Nothing else changes: fit, log p(x), generate and the rest see only the graph. The two priors are compared on held-out
-rows, row by row, by their difference in log p(x) and its standard error.
+Nothing else changes: fit, log p(x), generate and the rest see only the graph. The two priors are compared on held-out rows
+by the mean difference in log p(x) and its standard error.
 """
 
 import argparse

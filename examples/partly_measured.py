@@ -1,7 +1,8 @@
-"""A measurement that few rows have: semi-supervised regression, and grades in order, beside models of the measured rows only.
+"""A measurement that few rows have: semi-supervised regression, of a number and of an ordered grade.
 
-442 diabetes patients, ten columns each, progression after a year known for 40 of 342 training rows. Unknown numbers are NaN,
-unknown grades -1. Everything is standardised by the training rows. Ridge and logistic regression are hard to beat here.
+442 diabetes patients have ten columns each; their progression after a year is known for 40 of 342 training rows. Unknown
+numbers are NaN, unknown grades -1. Columns are standardised by the training rows. The comparison is with ridge and logistic
+regression on the 40 rows, which are hard to beat here.
 """
 
 import argparse
@@ -37,7 +38,7 @@ def grades() -> nn.Module:
         likelihood=pv.mlp((L, GRADES - 1), fam.Normal(D, scale="column"), hidden=(32,)),
         encoder=pv.mlp((D, GRADES - 1), fam.Normal(L), hidden=(32,)),
         classifier=pv.mlp(D, fam.OrderedLogistic((), GRADES), hidden=()),
-        code=pv.nets.Thermometer(GRADES),  # near grades look alike
+        code=pv.nets.Thermometer(GRADES),  # neighbouring grades have similar codes
         alpha=50.0,
     )
 
@@ -48,7 +49,7 @@ def main(smoke: bool) -> None:
     order = torch.randperm(len(x))
     x, y = x[order], y[order]
     x = (x - x[:TRAIN].mean(0)) / x[:TRAIN].std(0)
-    y = (y - y[:KNOWN].mean()) / y[:KNOWN].std()  # of what is known
+    y = (y - y[:KNOWN].mean()) / y[:KNOWN].std()  # by the known values
     grade = torch.bucketize(y, y[:KNOWN].quantile(torch.tensor([0.25, 0.5, 0.75])))
     x_test, epochs = x[TRAIN:], 5 if smoke else 300
 

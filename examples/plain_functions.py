@@ -1,7 +1,7 @@
-"""A pair of plain Pyro functions: probabilistic PCA with bare pyro.params, and the answer checked against its closed form.
+"""Two plain Pyro functions as a pair: probabilistic PCA with bare `pyro.param`s, checked against its closed form.
 
-Nothing here is a part of pyrovae but the verbs. The model is x = z W + b + noise, z ~ N(0, I); so log p(x) is a normal
-density that can be written down, and scikit-learn's PCA has its maximum.
+Model and guide use nothing of pyrovae. The model is x = z W + b + noise with z ~ N(0, I), so x is normal, and scikit-learn's
+PCA gives the maximum of its log-likelihood.
 """
 
 import argparse

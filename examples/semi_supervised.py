@@ -1,7 +1,7 @@
-"""A label that few rows have: M2, M1+M2 and ADGM, one argument's shape apart, beside a network that sees labelled rows only.
+"""A label that few rows have: M2, M1+M2 and ADGM, against a network trained on the labelled rows only.
 
-Handwritten digits, 50 of 1,437 training rows labelled. Unknown labels are -1, as in scikit-learn. The accuracy on held-out rows
-is that of the guide's classifier q(y|x), and that of Bayes' rule over the joint model.
+Of 1,437 handwritten digits for training 50 are labelled; unknown labels are -1, as in scikit-learn. Accuracy on held-out rows
+is given for the guide's classifier q(y|x) and for Bayes' rule in the joint model, p(y|x).
 """
 
 import argparse
@@ -14,7 +14,7 @@ import pyrovae as pv
 from pyrovae import families as fam
 
 D, L, C, HIDDEN = 64, 8, 10, (128,)
-CODE, ALPHA = pv.nets.OneHot(C), 200.0  # a labelled row counts 200 times for the classifier
+CODE, ALPHA = pv.nets.OneHot(C), 200.0  # the weight of a labelled row in the classifier's own loss
 
 
 def pixels(parents: int | tuple[int, ...]) -> nn.Module:

@@ -1,8 +1,9 @@
-"""Completing a digit from one, two or three of its quadrants, or from one column: an answer with many right values.
+"""Completing a digit from one, two or three of its quadrants, or from one column: there are many right answers.
 
-c are the seen pixels, x the hidden ones, black or white. A network with one output a pixel predicts their mean, blurred where
-several completions are possible; a conditional VAE draws them one at a time. Its log p(x | c) is estimated with draws of the
-guide, and of the prior, which needs more. Sohn, Lee & Yan 2015; Doersch 2016, arXiv:1606.05908.
+c are the visible pixels and x the hidden ones, black or white. A network with one output for each pixel predicts their mean,
+which is blurred where several completions are possible; a conditional VAE draws complete ones. Its log p(x | c) is estimated
+with draws from the guide, and with draws from the prior, which needs more of them. Sohn, Lee & Yan 2015; Doersch 2016,
+arXiv:1606.05908.
 """
 
 import argparse

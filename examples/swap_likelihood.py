@@ -1,7 +1,8 @@
 """One argument swaps the likelihood. Digits are counts from 0 to 16: which distribution of a pixel fits them best?
 
-All of these are masses, so their log p(x) are of one unit. A density's, as the Normal's, is not: it depends on the scale of
-the data. `pyrovae compare` refuses such a comparison; --dequantise turns a density of whole numbers into a bound of a mass.
+All of these give probabilities, so their log p(x) can be compared. That of a density, such as the Normal's, cannot: it depends
+on the scale of the data. `pyrovae compare` refuses such a comparison; `--dequantise` turns a density of whole numbers into a
+bound on a probability.
 """
 
 import argparse

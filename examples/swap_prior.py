@@ -1,7 +1,7 @@
-"""One argument swaps the prior, another one the guide; everything after it stays as it is.
+"""One argument swaps the prior and another one the guide; the rest of the script stays as it is.
 
-Handwritten digits, counts from 0 to 16. Each pair is fitted for the same number of steps and compared on held-out rows, row by
-row: what counts is the difference of log p(x) and its standard error, not the spread of the rows.
+The data are handwritten digits, counts from 0 to 16. Each pair is fitted for the same number of steps. They are compared on
+held-out rows by the differences in log p(x) row by row, whose standard error is much smaller than that of the means.
 """
 
 import argparse

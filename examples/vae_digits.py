@@ -1,7 +1,7 @@
-"""A standard VAE on handwritten digits: write the graph's parts, fit, and ask what was learned.
+"""A standard VAE on handwritten digits: put the parts of the graph together, fit, and look at what was learned.
 
-The pixels are counts from 0 to 16, so the likelihood is a BetaBinomial: x | z is a mass function over those counts, and
-log p(x) can be compared with any other model of the same counts.
+The pixels are counts from 0 to 16, so the likelihood is a BetaBinomial. It gives probabilities, not densities, so log p(x) can
+be compared with that of any other model of the same counts.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def main(smoke: bool) -> None:
         seed=0,
     )
 
-    # log p(x) by importance sampling, and how far to trust it.
+    # log p(x) by importance sampling; k-hat above 0.7 means that a row's estimate is unreliable
     found = pv.importance(fitted, x_test, num_samples=50 if smoke else 1000, seed=0)
     result = found.summary()
     print(f"ELBO     {result['elbo']:8.2f} ± {result['elbo_se']:.2f} nats per row")
