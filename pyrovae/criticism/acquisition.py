@@ -7,6 +7,11 @@ from torch import Tensor
 
 from pyrovae.errors import DataError, ShapeError
 
+__all__ = [
+    "entropy",
+    "information_gain",
+]
+
 
 def entropy(probabilities: Tensor) -> Tensor:
     """The entropy of class probabilities, `H[p] = -sum_c p_c log p_c`, in nats.

@@ -16,6 +16,16 @@ from pyrovae._lazily import Lazily
 from pyrovae.criticism.acquisition import check_probabilities
 from pyrovae.errors import DataError, OptionError, ShapeError
 
+__all__ = [
+    "Reliability",
+    "brier_score",
+    "expected_calibration_error",
+    "fit_temperature",
+    "log_score",
+    "reliability",
+    "with_temperature",
+]
+
 metrics = Lazily("sklearn.metrics")
 
 BINS = ("width", "mass")
