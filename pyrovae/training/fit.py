@@ -57,8 +57,8 @@ def fit(
         loss = -(1/N) [global terms + (N/B) sum over the minibatch of local terms] + penalty/N,
 
     in nats per row, where the local terms are the log-densities (model minus guide) of sites in the plate "data". Parameters
-    are found by running the pair: those of `nn.Module`, `PyroModule` and AutoGuides, and bare `pyro.param`s, which live in a
-    param store of this fit's own. Modules stay in the mode, training or evaluation, that they are in.
+    are found by running the pair: those of `nn.Module`, `PyroModule` and AutoGuides, and bare `pyro.param` statements, which
+    get a param store of this fit's own. Modules stay in the mode, training or evaluation, that they are in.
 
     An argument that may be None (`y=None`) may be unknown in some rows, which hold -1 (integers) or NaN there. Rows are then
     grouped by what is known of them: a step takes B_g of the N_g rows of each group g, runs the pair on them without what
