@@ -35,6 +35,7 @@ def test_every_example_is_listed() -> None:
     assert {p.name for p in EXAMPLES.glob("*.py")} == set(SAYS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SAYS))
 def test_example_runs(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path

@@ -113,7 +113,7 @@ TABLES: dict[str, dict[str, Callable[[Tensor], Any]]] = {
 def made(counts: bool) -> tuple[dict[str, Tensor], ...]:
     """Rows of the same shapes as those of the files, which mean nothing: for --smoke."""
     if counts:
-        rows = {"x": torch.poisson(torch.rand(100, 50)), "library": torch.ones(100)}
+        rows = {"x": torch.poisson(torch.rand(300, 50)), "library": torch.ones(300)}
     else:
         rows = {"x": torch.bernoulli(torch.full((600, 784), 0.1))}
     train, test = ({name: values[part] for name, values in rows.items()} for part in (slice(50, None), slice(50)))

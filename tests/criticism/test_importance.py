@@ -262,6 +262,7 @@ def test_k_hat_of_weights_that_are_zero() -> None:
 # --- memory -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_memory_counts_hidden_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     """2 columns, 500 hidden units: a chunk is as large as its hidden layer, not as its data."""
     monkeypatch.setattr(chunking, "CHUNK_ELEMENTS", 20_000)

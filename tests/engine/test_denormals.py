@@ -39,6 +39,7 @@ def test_who_already_flushes_goes_on_doing_so() -> None:
         flush_denormals(False)
 
 
+@pytest.mark.slow
 @supported
 @pytest.mark.skipif(sys.platform != "linux", reason="workers of other OpenMP runtimes may stay as they are")
 def test_workers_that_already_run_follow() -> None:

@@ -97,6 +97,7 @@ def test_engines_follow_the_same_losses(make: Callable[[], Any]) -> None:
         assert max(apart(trained[n], weights[n]) for n in weights) < 1e-3
 
 
+@pytest.mark.slow
 @compiles
 def test_engines_reach_the_same_parameters_in_double_precision() -> None:
     def make() -> Any:
@@ -117,6 +118,7 @@ ADAMS: dict[str, Callable[[list[Tensor]], torch.optim.Optimizer]] = {
 }
 
 
+@pytest.mark.slow
 @compiles
 @pytest.mark.parametrize("name", ADAMS)
 def test_adam_in_the_graph_is_torchs(name: str) -> None:
@@ -139,6 +141,7 @@ def test_adam_in_the_graph_is_torchs(name: str) -> None:
             assert apart(compiled["state"][index][key], value) < 1e-10
 
 
+@pytest.mark.slow
 @compiles
 def test_other_optimizers_step_outside_the_graph_and_the_fit_says_so(caplog: pytest.LogCaptureFixture) -> None:
     options: dict[str, Any] = {"optimizer": lambda p: torch.optim.RMSprop(p, lr=0.01), "epochs": 2}
@@ -149,6 +152,7 @@ def test_other_optimizers_step_outside_the_graph_and_the_fit_says_so(caplog: pyt
     assert "RMSprop steps outside the graph" in fit.settings["engine_notes"][0] and "RMSprop" in caplog.text
 
 
+@pytest.mark.slow
 @compiles
 def test_a_compiled_fit_resumes_bit_for_bit(tmp_path: Path) -> None:
     x = binary()
@@ -170,6 +174,7 @@ def test_a_compiled_fit_resumes_bit_for_bit(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["eager", "traced", pytest.param("compiled", marks=compiles)])
 def test_bfloat16_trains_float32_parameters_to_the_same_elbo(engine: str) -> None:
     full, _, _ = fitted(vae, engine, epochs=40)
@@ -440,6 +445,7 @@ def test_a_step_that_keeps_changing_is_not_compiled_for_ever() -> None:
     assert torch.allclose(pair.m, true.m, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_does_not_compile_goes_on_traced(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: Any, **options: Any) -> Any:
         raise RuntimeError("no compiler today")

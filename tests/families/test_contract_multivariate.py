@@ -160,6 +160,7 @@ def test_density_is_normalised_and_draws_have_its_moments(row: Row) -> None:
         torch.testing.assert_close(mean, (points * mass[:, None]).sum(0), rtol=0, atol=1e-3)
 
 
+@pytest.mark.slow
 @every_guide
 def test_pathwise_gradient_is_that_of_the_expectation(row: Row) -> None:
     module = shaken(row.build(2), 0.1).double()
@@ -286,6 +287,7 @@ def test_every_parameter_gets_a_gradient_of_finite_size(row: Row) -> None:
         assert parameter.grad.isfinite().all(), f"{name} gets the gradient {parameter.grad}"
 
 
+@pytest.mark.slow
 @every_row
 def test_is_traced_without_reading_values(row: Row) -> None:
     module = row.build(3)
@@ -403,6 +405,7 @@ def test_small_flows(kind: str, num: int) -> None:
     torch.testing.assert_close(d.log_prob(z), d.log_prob(z.clone()), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_importing_leaves_torch_s_validation_and_zuko_comes_with_the_first_flow() -> None:
     program = (
         "import sys; from torch.distributions import Distribution as D; "
@@ -445,6 +448,7 @@ PAIRS: dict[str, Callable[[Tensor], tuple[Any, Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_vae_of_it_fits_the_same_in_every_engine_is_evaluated_saved_and_loaded(name: str, tmp_path: Any) -> None:
     x = torch.rand(40, 6)

@@ -159,7 +159,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         rows = some()
         if metafunc.config.getoption("--full-swap"):
             rows = list(dict.fromkeys([*itertools.product(PRIORS, LIKELIHOODS, GUIDES), *rows]))
-        metafunc.parametrize("names", rows, ids=["+".join(row) for row in rows])
+        # the first ones, with each guide and most priors, are the quick ones
+        marks = [[] if i < len(GUIDES) else [pytest.mark.slow] for i in range(len(rows))]
+        metafunc.parametrize("names", [pytest.param(r, id="+".join(r), marks=m) for r, m in zip(rows, marks)])
 
 
 def built(names: Names, x: Tensor, masked: bool = False) -> pv.VAE:

@@ -383,6 +383,7 @@ TRACED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("row", "loss", "particles"), TRACED, ids=lambda value: getattr(value, "name", str(value)))
 def test_traced_by_make_fx(row: Row, loss: str, particles: int) -> None:
     pair, batch = row.build()

@@ -388,6 +388,7 @@ def test_elbo_gradients_are_unbiased(loss: Any) -> None:
     assert_agree(repeated(loss, pair, x, 100), (wanted, none))
 
 
+@pytest.mark.slow
 def test_doubly_reparameterised_gradient_is_unbiased() -> None:
     """Against the standard estimator, 3 x 3 + 7 numbers: false alarms 16 x 2e-5 = 3e-4."""
     torch.manual_seed(0)
@@ -539,6 +540,7 @@ def test_objectives_are_recorded() -> None:
     assert repr(pv.Trace_ELBO(gradient=LANDING)) == f"Trace_ELBO(num_particles=1, kl=None, gradient={LANDING!r})"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [pv.IWELBO(3), pv.IWELBO(3, DOUBLY), pv.Trace_ELBO(2, gradient=LANDING)], ids=repr)
 def test_fit(loss: Any) -> None:
     torch.manual_seed(0)

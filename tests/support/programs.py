@@ -409,7 +409,7 @@ def small_images() -> Tensor:
 
 
 def nvae() -> pv.NVAE:
-    return pv.NVAE(fam.Bernoulli((5, 4)), channels=(4, 8), groups=(1, 2), latent_channels=2, expansion=2)
+    return pv.NVAE(fam.Bernoulli((5, 4)), channels=(4, 8), groups=(1, 1), latent_channels=2, expansion=2)
 
 
 def some_labelled() -> dict[str, Tensor]:

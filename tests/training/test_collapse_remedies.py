@@ -214,6 +214,7 @@ def test_terms_as_drawn_are_those_of_kl_none(particles: int) -> None:
         assert b.abs().max() > 1e-6 and (a - b).abs().max() <= 1e-10 * b.abs().max()
 
 
+@pytest.mark.slow
 @compiles
 def test_engines_agree_on_balanced_free_bits_under_a_warmup() -> None:
     """The weight passes 1 within the fit: a graph that had baked in a branch would go on balancing."""
@@ -291,6 +292,7 @@ def lag(step: Step) -> dict[str, float]:
     return LAG(step._replace(per_epoch=STEPS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("make", [Ladder, BottomUp], ids=lambda make: make.__name__)
 def test_only_the_last_inner_step_moves_what_only_the_model_uses(engine: str, make: Callable[[], Any]) -> None:
@@ -323,6 +325,7 @@ OPTIMIZERS: dict[str, Factory | None] = {
 }
 
 
+@pytest.mark.slow
 @compiles
 @pytest.mark.parametrize("optimizer", list(OPTIMIZERS.values()), ids=list(OPTIMIZERS))
 @pytest.mark.parametrize("rate", [None, pv.schedules.one_cycle(0.02)], ids=["", "one_cycle"])
@@ -367,6 +370,7 @@ def test_a_lag_is_as_the_steps_by_hand() -> None:
         torch.testing.assert_close(value, wanted[name], rtol=1e-12, atol=1e-12, msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["traced", pytest.param("compiled", marks=compiles)])
 @pytest.mark.parametrize("stop", [1, 2], ids=["lagging", "after it"])
 def test_a_lagging_fit_resumes_bit_for_bit(tmp_path: Path, engine: str, stop: int) -> None:

@@ -9,6 +9,8 @@ from support.pairs import (
     pca_comparison,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("auto", [False, True], ids=["by hand", "AutoNormal"])
 def test_conjugate_global_mean(auto: bool) -> None:

@@ -281,6 +281,7 @@ def test_the_cvae_tutorial_trains_as_under_pyro(engine: str) -> None:
     assert go(pv.SVI, engine=engine) == pytest.approx(go(pyro.infer.SVI), rel=1e-8)
 
 
+@pytest.mark.slow
 @compiles
 def test_compiled_steps_train_as_under_pyro() -> None:
     row = PROGRAMS["VAE tutorial"]
@@ -328,6 +329,7 @@ def test_a_parameter_without_gradient_is_not_moved() -> None:
     assert moved["pyrovae"] == 0.0 and moved["pyro"] > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["traced", pytest.param("compiled", marks=compiles)])
 def test_two_svis_share_the_state_of_one_optimizer(engine: str) -> None:
     def go(kind: Any, **options: Any) -> list[float]:
@@ -365,6 +367,7 @@ OPTIMIZERS: dict[str, Callable[[], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_pyro_optimizers_are_translated(name: str) -> None:
     row = PROGRAMS["VAE tutorial"]
@@ -448,6 +451,7 @@ def test_a_loss_function_of_ones_own_is_traced() -> None:
     same(train(held(TutorialVAE), pv.SVI, simple_elbo, engine="traced"), true)
 
 
+@pytest.mark.slow
 def test_our_losses_train_plain_programs() -> None:
     """More particles, importance weights: a tighter loss, on a program that knows nothing of them."""
     losses = {}
