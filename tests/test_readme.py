@@ -22,6 +22,7 @@ def blocks(language: str) -> list[str]:
 NUMBER = r"-?\d+\.\d+"
 
 
+@pytest.mark.slow
 def test_the_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.chdir(tmp_path)
     space: dict[str, object] = {}

@@ -31,6 +31,7 @@ def run(pyrovae: Command) -> Path:
     return Path("runs/digits")
 
 
+@pytest.mark.slow
 def test_the_main_job_ends_with_a_table_and_a_run_folder(pyrovae: Command) -> None:
     code, out, err = pyrovae("fit", "digits", *QUICK)
     assert code == 0
@@ -61,12 +62,14 @@ def test_the_main_job_ends_with_a_table_and_a_run_folder(pyrovae: Command) -> No
     assert len(pd.read_csv("runs/digits/history.csv")) == 2
 
 
+@pytest.mark.slow
 def test_a_second_run_gets_a_folder_of_its_own(pyrovae: Command, run: Path) -> None:
     before = (run / "weights.safetensors").read_bytes()
     assert pyrovae("fit", "digits", *QUICK, "--seed", 1)[0] == 0
     assert Path("runs/digits-2/run.json").exists() and (run / "weights.safetensors").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_seed_repeats_a_run_exactly(pyrovae: Command) -> None:
     for name in ("a", "b"):
         assert pyrovae("fit", "digits", *QUICK, "--out", name, "--seed", 3)[0] == 0
@@ -76,6 +79,7 @@ def test_a_seed_repeats_a_run_exactly(pyrovae: Command) -> None:
     assert a["info"]["results"] == b["info"]["results"]
 
 
+@pytest.mark.slow
 def test_two_latent_dimensions_draw_a_manifold(pyrovae: Command) -> None:
     quick = ("--epochs", "2", "--num-samples", "30")
     assert pyrovae("fit", "digits", *quick, "--latent", 2, "--prior", "mixture", "--net", "conv")[0] == 0
@@ -83,6 +87,7 @@ def test_two_latent_dimensions_draw_a_manifold(pyrovae: Command) -> None:
     assert Path("runs/digits/manifold.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_evaluate_gives_the_fits_own_numbers(pyrovae: Command, run: Path) -> None:
     code, out, _ = pyrovae("evaluate", run, "--num-samples", 30, "--out", "rows.csv")
     results = json.loads((run / "run.json").read_text())["info"]["results"]
@@ -91,6 +96,7 @@ def test_evaluate_gives_the_fits_own_numbers(pyrovae: Command, run: Path) -> Non
     assert len(rows) == 359 and rows["log_likelihood"].mean() == pytest.approx(results["log_likelihood"])
 
 
+@pytest.mark.slow
 def test_generate_reconstruct_and_encode_write_what_they_say(pyrovae: Command, run: Path) -> None:
     assert pyrovae("generate", run, "-n", 64)[0] == 0 and (run / "generated.png").exists()
     assert pyrovae("generate", run, "-n", 5, "--out", "new.csv")[0] == 0
@@ -134,6 +140,7 @@ def test_a_table_is_standardised_and_answers_in_its_own_units(pyrovae: Command) 
     assert pd.read_csv("z.csv")["label"].tolist() == frame["kind"].tolist()
 
 
+@pytest.mark.slow
 def test_a_stopped_run_is_resumed_to_the_same_end(pyrovae: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     assert pyrovae("fit", "digits", *QUICK, "--out", "whole")[0] == 0
     fit = runs.fit
@@ -241,6 +248,7 @@ def test_data_that_changed_since_the_fit_are_noticed(pyrovae: Command) -> None:
     assert code == 2 and "has changed" in err
 
 
+@pytest.mark.slow
 def test_ctrl_c_from_a_terminal_leaves_a_resumable_run(tmp_path: Path) -> None:
     """The real thing, in a process of its own: SIGINT in the middle of a fit, exit code 130, and the run goes on."""
     words = [sys.executable, "-m", "pyrovae", "fit", "digits", "--hidden", "8", "--epochs", "2000", "--out", "run"]
@@ -260,6 +268,7 @@ def test_ctrl_c_from_a_terminal_leaves_a_resumable_run(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "running"
 
 
+@pytest.mark.slow
 def test_log_p_of_the_first_rows_beside_the_elbo_of_all(pyrovae: Command, run: Path) -> None:
     code, out, _ = pyrovae("evaluate", run, "--num-samples", 30, "--rows", 50, "--out", "rows.csv")
     assert code == 0 and "first 50 rows" in out and len(pd.read_csv("rows.csv")) == 50
@@ -310,6 +319,7 @@ def test_the_scale_is_that_of_the_training_rows(pyrovae: Command) -> None:
     assert both.mean(0).abs().max() > 1e-3 and len(both) == len(dataset.x)
 
 
+@pytest.mark.slow
 def test_8_bit_images_under_a_density_answer_in_their_own_units(pyrovae: Command) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (60, 4, 4)).astype(np.uint8)
     pixels[0, 0, 0] = 255

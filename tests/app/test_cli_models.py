@@ -73,6 +73,7 @@ def test_every_model_has_a_row() -> None:
     assert list(MODELS) == list(recipes.MODELS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_every_question_to_a_run_of_every_model(pyrovae: Command, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     row, model, fit = MODELS[name], recipes.MODELS[name], runs.fit
@@ -121,6 +122,7 @@ def test_every_question_to_a_run_of_every_model(pyrovae: Command, monkeypatch: p
     assert pd.read_csv("z.csv", index_col="row").shape == (1797, units + 1)
 
 
+@pytest.mark.slow
 def test_p_of_x_given_its_class_is_not_compared_with_p_of_x(pyrovae: Command) -> None:
     for name in ("cvae", "vade", "vae"):
         assert pyrovae("fit", "digits", "--model", name, *QUICK, "--out", name)[0] == 0
@@ -226,6 +228,7 @@ def test_a_mistake_with_a_model_gets_one_clear_error(pyrovae: Command, case: tup
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_a_collapsed_level_is_named_with_what_to_try(pyrovae: Command) -> None:
     options = ("--model", "hierarchical", "--levels", "4,2", "--hidden", "8", "--epochs", "6")
     code, out, err = pyrovae("fit", "digits", *options, "--num-samples", "30", "--out", "run")

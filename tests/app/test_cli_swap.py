@@ -23,13 +23,14 @@ def test_list_names_every_part(pyrovae: Command) -> None:
         assert name in words
 
 
+@pytest.mark.slow
 def test_a_graph_of_picked_parts_is_printed_and_fitted(pyrovae: Command) -> None:
     code, out, err = pyrovae("fit", "digits", "--prior", "vamp", "--likelihood", "binomial", "--guide", "nsf", *QUICK)
     assert code == 0, err
     assert "model  p(z) p(x | z)" in err and "guide  q(z | x)" in err and "z ~ Flow (3)" in err
     assert "log p(x)" in out
-    for question in ("evaluate", "generate", "reconstruct", "encode"):
-        code, _, err = pyrovae(question, "runs/digits")
+    for question in (("evaluate", "--num-samples", 30), ("generate",), ("reconstruct",), ("encode",)):
+        code, _, err = pyrovae(*question, "runs/digits")
         assert code == 0, err
 
 
@@ -62,6 +63,7 @@ def test_every_likelihood_fits_a_file_of_its_kind(pyrovae: Command, likelihood: 
     assert code == 0, err
 
 
+@pytest.mark.slow
 def test_a_sweep_ends_in_one_table_and_goes_on(pyrovae: Command) -> None:
     words = ("sweep", "digits", "--prior", "normal,mixture", "--likelihood", "binomial,beta-binomial", *QUICK)
     code, out, err = pyrovae(*words)
@@ -133,6 +135,7 @@ def test_a_guide_without_the_priors_support_is_refused(pyrovae: Command) -> None
     assert code == 2 and "--net mlp" in err
 
 
+@pytest.mark.slow
 def test_options_of_a_run_are_recorded(pyrovae: Command) -> None:
     code, _, err = pyrovae("fit", "digits", "--prior", "nsf", "--guide", "full", *QUICK)
     assert code == 0, err
@@ -170,6 +173,7 @@ class Wrong:
 """
 
 
+@pytest.mark.slow
 def test_parts_of_ones_own_work_with_every_command(pyrovae: Command, tmp_path: Path) -> None:
     (tmp_path / "parts.py").write_text(PARTS)
     own = ("--prior", "parts.py:Cauchy", "--likelihood", "parts.py:Geometric")

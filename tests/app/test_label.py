@@ -253,6 +253,7 @@ def write_digits(folder: Path, labelled: int = 60) -> list[str]:
     return names
 
 
+@pytest.mark.slow
 def test_from_a_folder_and_few_labels_to_a_label_for_every_row_and_on(pyrovae: Command) -> None:
     names = write_digits(Path("photos"))
     code, out, err = pyrovae("label", "photos/", "--labels", "some.csv", "--out", "labels.csv", *QUICK)
@@ -307,6 +308,7 @@ def test_from_a_folder_and_few_labels_to_a_label_for_every_row_and_on(pyrovae: C
     pd.testing.assert_frame_equal(pd.read_csv("more.csv", keep_default_na=False), more)
 
 
+@pytest.mark.slow
 def test_a_class_that_is_new_starts_training_anew(pyrovae: Command) -> None:
     write_digits(Path("photos"))
     quick = (*QUICK[2:], "--steps", "5")
@@ -337,6 +339,7 @@ def test_a_class_that_is_new_starts_training_anew(pyrovae: Command) -> None:
     assert not Path("runs/photos-labels/reliability.png").exists()
 
 
+@pytest.mark.slow
 def test_labels_beside_the_rows_are_text_and_may_be_filled_in(pyrovae: Command) -> None:
     frame = write_species(Path("t.csv"))
     frame["label"] = frame["label"].replace({"oak": "NA", "elm": "None"})
@@ -364,6 +367,7 @@ def write_species(path: Path, ids: bool = True) -> pd.DataFrame:
     return frame
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ids", [True, False], ids=["ids", "row numbers"])
 def test_a_table_with_its_own_column_of_labels(pyrovae: Command, ids: bool) -> None:
     frame = write_species(Path("t.csv"), ids)

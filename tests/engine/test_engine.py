@@ -78,6 +78,7 @@ def apart(a: Tensor, b: Tensor) -> float:
 SCHEDULE = [pv.schedules.one_cycle(0.02), pv.schedules.kl_warmup(4)]
 
 
+@pytest.mark.slow
 @compiles
 @pytest.mark.parametrize("make", [vae, Noisy])
 def test_engines_follow_the_same_losses(make: Callable[[], Any]) -> None:

@@ -461,8 +461,8 @@ class NoRate(torch.optim.Optimizer):
 @pytest.mark.parametrize(
     ("pair", "options", "error", "message"),
     [
-        (Shared(True), {}, pv.PairError, "the guide uses every parameter"),
-        (Shared(False), {}, pv.PairError, "all parameters are the model's alone"),
+        (Shared(True), {}, pv.PairError, "the guide uses all parameters"),
+        (Shared(False), {}, pv.PairError, "only the model uses any parameters"),
         (None, {"optimizer": NoRate}, pv.OptionError, "NoRate has none"),
         (
             None,
