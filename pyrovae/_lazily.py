@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Lazily:
-    """Stands for a module of that name: `sklearn = Lazily("sklearn.datasets")`."""
+    """A module that is imported at its first use: `sklearn = Lazily("sklearn.datasets")`."""
 
     def __init__(self, name: str) -> None:
         self._name = name

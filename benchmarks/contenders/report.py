@@ -93,10 +93,10 @@ def summarise(result: dict[str, Any]) -> None:
             if ours and entry["family"] != "machine":
                 entry["times_ours"] = ratio(entry, ours[1])
     result["ceiling"] = result["cases"].get("a", {}).get("contenders", {}).get("ceiling", {}).get("notes")
-    result["bars"] = [judge(bar, result) for bar in (CPU if result["device"] == "cpu" else CUDA)]
+    result["bars"] = [measure(bar, result) for bar in (CPU if result["device"] == "cpu" else CUDA)]
 
 
-def judge(bar: Bar, result: dict[str, Any]) -> dict[str, Any]:
+def measure(bar: Bar, result: dict[str, Any]) -> dict[str, Any]:
     """floor, goal, measured, met; measured is None with a reason where there is nothing to compare."""
     row: dict[str, Any] = {"case": bar.case, "what": bar.what, "kind": bar.kind, "floor": bar.floor, "goal": bar.goal}
     row |= {"measured": None, "met": "not measured"}

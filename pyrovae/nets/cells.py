@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyrovae.nets.conv import halved
-from pyrovae.nets.mlp import as_size, check_rows
+from pyrovae.nets.mlp import as_size, check_inputs
 
 
 class Conv(nn.Conv2d):
@@ -200,7 +200,7 @@ class BottomUp(nn.Module):
         )
 
     def forward(self, *parents: Tensor) -> list[Tensor]:
-        check_rows(self, parents, [self.in_shape], self.down[0])
+        check_inputs(self, parents, [self.in_shape], self.down[0])
         (x,) = parents
         batch = x.shape[: x.dim() - len(self.in_shape)]
         h = self.rescale * x.reshape(-1, *self._image)

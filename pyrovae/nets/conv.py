@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyrovae.errors import ShapeError
-from pyrovae.nets.mlp import MLP, as_size, check_rows
+from pyrovae.nets.mlp import MLP, as_size, check_inputs
 
 
 def halved(n: int) -> int:
@@ -65,7 +65,7 @@ class ConvEncoder(nn.Module):
         self.head = MLP(num_features, self.out_shape, self.hidden, activation)
 
     def forward(self, *parents: Tensor) -> Tensor:
-        check_rows(self, parents, [self.in_shape], self.head.first[0])
+        check_inputs(self, parents, [self.in_shape], self.head.first[0])
         (x,) = parents
         batch = x.shape[: len(x.shape) - len(self.in_shape)]
         out: Tensor = self.head(self.convolutions(x.reshape(-1, *self._image)).flatten(1))
@@ -128,7 +128,7 @@ class ConvDecoder(nn.Module):
         self.convolutions = nn.ModuleList(nn.Conv2d(n, m, 3, padding=1) for n, m in pairwise(widths))
 
     def forward(self, *parents: Tensor) -> Tensor:
-        check_rows(self, parents, self.stem._in_shapes, self.convolutions[0])
+        check_inputs(self, parents, self.stem._in_shapes, self.convolutions[0])
         out: Tensor = self.stem(*parents)
         batch = out.shape[:-3]
         out = out.reshape(-1, *out.shape[-3:])

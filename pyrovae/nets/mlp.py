@@ -23,7 +23,7 @@ def as_size(shape: int | Sequence[int]) -> torch.Size:
     return size
 
 
-def check_rows(net: nn.Module, rows: tuple[Tensor, ...], shapes: Sequence[torch.Size], layer: nn.Module) -> None:
+def check_inputs(net: nn.Module, rows: tuple[Tensor, ...], shapes: Sequence[torch.Size], layer: nn.Module) -> None:
     """Raise ShapeError unless rows[i] has shape `(*batch, *shapes[i])` and the dtype of the first layer's weight.
 
     It reads shapes and dtypes only, no values, so the host never waits for the device.
@@ -99,7 +99,7 @@ class MLP(nn.Module):
             self.rest.extend([activation(), nn.Linear(n, m)])
 
     def forward(self, *parents: Tensor) -> Tensor:
-        check_rows(self, parents, self._in_shapes, self.first[0])
+        check_inputs(self, parents, self._in_shapes, self.first[0])
         out: Tensor = self.first[0](parents[0])
         for layer, parent in zip(self.first[1:], parents[1:]):
             out = out + layer(parent)

@@ -136,7 +136,7 @@ def as_optimizers(optim: Any) -> Optimizers:
     if isinstance(optim, (HorovodOptimizer, PyroLRScheduler, MultiOptimizer)):
         raise OptionError(
             f"optim={type(optim).__name__} is not supported: pass pyro.optim.Adam({{...}}), or a torch optimizer over the "
-            "parameters, with a torch scheduler of its own beside it."
+            "parameters, with a torch scheduler of its own."
         )
     if not isinstance(optim, PyroOptim) and not isinstance(optim, Optimizer) and not callable(optim):
         raise OptionError(
