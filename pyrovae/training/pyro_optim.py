@@ -1,4 +1,4 @@
-"""Optimizers as Pyro has them, one a tensor, become one torch optimizer with groups."""
+"""Pyro's optimizers, which keep one torch optimizer for each tensor, as one torch optimizer with groups of parameters."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ CLIPPING = ("clip_norm", "clip_value")
 
 
 class Optimizers:
-    """A torch optimizer that grows with the parameters that programs turn out to have, shared by all who step it.
+    """One torch optimizer for all parameters that programs turn out to have, shared by all engines that step it.
 
-    From a `PyroOptim`: a parameter's arguments are those that Pyro would give it; parameters of equal arguments make a group.
+    A parameter gets the arguments that Pyro would give it; parameters with equal arguments form a group.
     """
 
     def __init__(self, source: PyroOptim | Optimizer | Callable[[list[Tensor]], Optimizer]) -> None:
