@@ -144,7 +144,9 @@ def fit(
         torch.manual_seed(rows.seed)
         rows.place()
         runs = check(fitted, rows, groups, options)
-        train(fitted, plan(fitted, rows, groups, runs, options), rows, options)
+        chosen = plan(fitted, rows, groups, runs, options)
+        del runs  # they hold the activations of the first minibatch, which the fit itself has no use for
+        train(fitted, chosen, rows, options)
     return fitted
 
 
