@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,14 +14,13 @@ from pyrovae.batching import chunks as chunking
 from pyrovae.batching.checks import check_rows
 from pyrovae.criticism.psis import pareto_k
 from pyrovae.engine.tracing import TracedFunction
-from pyrovae.errors import NotFiniteError, OptionError, PairError
+from pyrovae.errors import NotFiniteError, OptionError
 from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
+from pyrovae.fitted.runs import drawn_terms, particles_at_once
 from pyrovae.objectives.terms import Terms, terms
 from pyrovae.objectives.weights import log_weights, row_bounds
 from pyrovae.pair.batch import Batch, num_rows, take_rows
-from pyrovae.pair.checks import check_particles
 from pyrovae.pair.layout import Layout
-from pyrovae.pair.parameters import fork_rng
 
 # The most log-weights that are in memory at once: those of all particles of a block of rows.
 WEIGHT_ELEMENTS = 2**24
@@ -246,10 +244,10 @@ def _resampled(fitted: Fit, part: FittedGroup, num_samples: int, site: str | Non
     """Posterior draws, `(S, n, *event)`, for rows that have the same arguments."""
     chosen = part.layout.site(site, role="latent", local=True)
     check_rows(fitted.pair, part.batch, fitted.chunk_size(part.batch), strict=False)
-    most = _particles_at_once(fitted, part.batch, part.layout, num_particles)
+    most = particles_at_once(fitted, part.batch, part.layout, num_particles)
     picks = []
     for rows in chunking.chunks(part.batch, fitted.chunk_size(part.batch, num_particles)):
-        runs = _runs(fitted, rows, part.layout, num_particles, most)
+        runs = drawn_terms(fitted, rows, part.layout, num_particles, most)
         drawn = [(log_weights(run), run.rows(run.sites[chosen.name].value, chosen.event_shape)) for run in runs]
         log_w, values = (torch.cat(of_runs) for of_runs in zip(*drawn))
         if not bool(torch.isfinite(log_w.logsumexp(0)).all()):
@@ -305,10 +303,8 @@ def weight_blocks(
         summarise: Computes a list of tensors from the terms of one run. By default, the log-weights alone.
         elements: How many numbers the caller will keep for each row and draw; it limits the size of a block.
     """
-    fit_in = fitted.chunk_size(batch)
-    at_once = min(_particles_at_once(fitted, batch, layout, num_samples), fit_in)
-    at_once = math.ceil(num_samples / math.ceil(num_samples / at_once))  # runs of equal size, as far as possible
-    together = max(1, fit_in // at_once)
+    at_once = particles_at_once(fitted, batch, layout, num_samples)
+    together = fitted.chunk_size(batch, at_once)
 
     def run(rows: Batch, particles: int) -> list[Tensor]:
         found = terms(fitted.pair, rows, particles, layout=layout)
@@ -331,23 +327,3 @@ def weight_blocks(
                 for kept, part in zip(gathered, found):
                     kept[..., done : done + some, start : start + together] = part
         yield gathered
-
-
-def _runs(fitted: Fit, rows: Batch, layout: Layout, num_particles: int, at_once: int) -> Iterator[Terms]:
-    """Terms of all particles, at most `at_once` of them in a run, with enumerated sites drawn."""
-    for done in range(0, num_particles, at_once):
-        some = min(at_once, num_particles - done)
-        yield terms(fitted.pair, rows, some, layout=layout, enumerate=False)
-
-
-def _particles_at_once(fitted: Fit, batch: Batch, layout: Layout, num_particles: int) -> int:
-    """All particles if the pair treats several in one run correctly; else 1, with a warning, since that is slow."""
-    if num_particles == 1:
-        return 1
-    try:
-        with fork_rng():
-            check_particles(fitted.pair, take_rows(batch, slice(0, 3)), layout)
-    except PairError as error:
-        warnings.warn(f"Particles are run one at a time, which is slow. {error}", stacklevel=4)
-        return 1
-    return num_particles

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 from pyrovae.batching.chunks import chunks
 from pyrovae.errors import OptionError
 from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
-from pyrovae.objectives.terms import terms
+from pyrovae.fitted.runs import drawn_terms, particles_at_once
+from pyrovae.objectives.terms import Terms, terms
 from pyrovae.predict.points import average, mean_of, point_of, probabilities_of
 
 
@@ -58,20 +60,34 @@ def _encode(fitted: Fit, part: FittedGroup, site: str | None, num_samples: int) 
     """The codes of rows that have the same arguments."""
     chosen = part.layout.site(site, role="latent", local=True, guided=True)
     guided = [s.name for s in part.layout.sites if s.role != "observed" and s.enumerated != "model"]
-    alone = guided == [chosen.name]
     done = []
     for rows in chunks(part.batch, fitted.chunk_size(part.batch)):
-        points: list[Tensor] = []
-        while len(points) < num_samples:
+        exact = None
+        if guided == [chosen.name]:  # nothing is drawn before it, so that the mean, if there is one, is exact
             found = terms(fitted.pair, rows, layout=part.layout, enumerate=False)
             term = found.sites[chosen.name]
             assert term.q is not None
-            classes = probabilities_of(term.q.fn)
-            if classes is not None:
-                points.append(found.rows(classes, tuple(classes.shape[-1:]))[0])
-            else:
-                points.append(point_of(found, term.q.fn, term.value))
-            if alone and (classes is not None or mean_of(term.q.fn) is not None):
-                break  # nothing is drawn before it, so the mean is exact
-        done.append(average(points) if classes is None else average(points).argmax(-1))
+            if probabilities_of(term.q.fn) is not None or mean_of(term.q.fn) is not None:
+                exact = _code([found], chosen.name)
+        if exact is None:
+            at_once = particles_at_once(fitted, rows, part.layout, num_samples)
+            for few in chunks(rows, fitted.chunk_size(rows, at_once)):
+                done.append(_code(drawn_terms(fitted, few, part.layout, num_samples, at_once), chosen.name))
+        else:
+            done.append(exact)
     return torch.cat(done)
+
+
+def _code(runs: Iterable[Terms], name: str) -> Tensor:
+    """The average over all particles of some runs of the site's means, or the most probable class; `(N, *event)`."""
+    points, classes = [], False
+    for found in runs:
+        term = found.sites[name]
+        assert term.q is not None
+        probabilities = probabilities_of(term.q.fn)
+        classes = probabilities is not None
+        if probabilities is not None:
+            points.append(found.rows(probabilities, tuple(probabilities.shape[-1:])))
+        else:
+            points.append(point_of(found, term.q.fn, term.value))
+    return average(torch.cat(points)).argmax(-1) if classes else average(torch.cat(points))

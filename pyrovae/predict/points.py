@@ -44,7 +44,7 @@ def probabilities_of(fn: Any) -> Tensor | None:
 
 
 def point_of(found: Terms, fn: Any, drawn: Tensor | None) -> Tensor:
-    """The point prediction for a site in one run, `(N, *event)`.
+    """The point prediction for a site in one run, for each particle and row, `(K, N, *event)`.
 
     It is the most probable class, or the mean; entries without a finite mean are `drawn`, or a new draw if that is None.
     """
@@ -52,12 +52,14 @@ def point_of(found: Terms, fn: Any, drawn: Tensor | None) -> Tensor:
     point = mean_of(fn) if classes is None else classes.logits.argmax(-1)
     if point is None:
         point = mean_or(fn, fn.sample() if drawn is None else drawn)
-    return found.rows(point, tuple(fn.event_shape))[0]
+    return found.rows(point, tuple(fn.event_shape))
 
 
-def average(points: list[Tensor], labels: Sequence[bool] | None = None) -> Tensor:
-    """The mean of numbers, or the most frequent class; `labels` says which columns of a mixed table are classes."""
-    stacked = torch.stack(points)
+def average(points: Tensor, labels: Sequence[bool] | None = None) -> Tensor:
+    """The mean over the first dimension of numbers, or the most frequent class.
+
+    `labels` says which columns of a mixed table are classes.
+    """
     if labels is not None:
-        return torch.where(torch.tensor(labels, device=stacked.device), stacked.mode(0).values, stacked.mean(0))
-    return stacked.mean(0) if stacked.is_floating_point() else stacked.mode(0).values
+        return torch.where(torch.tensor(labels, device=points.device), points.mode(0).values, points.mean(0))
+    return points.mean(0) if points.is_floating_point() else points.mode(0).values

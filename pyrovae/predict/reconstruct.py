@@ -10,7 +10,7 @@ from torch import Tensor
 from pyrovae.batching.chunks import chunks
 from pyrovae.errors import OptionError
 from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
-from pyrovae.objectives.terms import terms
+from pyrovae.fitted.runs import drawn_terms, particles_at_once
 from pyrovae.predict.forward import site_to_generate
 from pyrovae.predict.points import average, point_of
 
@@ -62,14 +62,14 @@ def _reconstruct(fitted: Fit, part: FittedGroup, site: str | None, num_samples: 
     name = (
         part.layout.site(site, role="observed", local=True).name if site else site_to_generate(fitted, part.layout, {})
     )
+    at_once = particles_at_once(fitted, part.batch, part.layout, num_samples)
     done = []
-    for rows in chunks(part.batch, fitted.chunk_size(part.batch)):
+    for rows in chunks(part.batch, fitted.chunk_size(part.batch, at_once)):
         points, labels = [], None
-        for _ in range(num_samples):
-            found = terms(fitted.pair, rows, layout=part.layout, enumerate=False)
+        for found in drawn_terms(fitted, rows, part.layout, num_samples, at_once):
             likelihood = found.sites[name].p
             assert likelihood is not None
             points.append(point_of(found, likelihood.fn, None))
             labels = getattr(likelihood.fn, "labels", None)
-        done.append(average(points, labels))
+        done.append(average(torch.cat(points), labels))
     return torch.cat(done)

@@ -1,0 +1,39 @@
+"""Runs of a fitted pair on many rows and draws, with as many particles in one run as fit into a chunk."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+
+from pyrovae.errors import PairError
+from pyrovae.fitted.fitted import Fit
+from pyrovae.objectives.terms import Terms, terms
+from pyrovae.pair.batch import Batch, take_rows
+from pyrovae.pair.checks import check_particles
+from pyrovae.pair.layout import Layout
+from pyrovae.pair.parameters import fork_rng
+
+
+def particles_at_once(fitted: Fit, batch: Batch, layout: Layout, num_particles: int) -> int:
+    """How many particles of a row to draw in one run: all, as far as a chunk holds them, in runs of equal size.
+
+    It is 1, with a warning since that is slow, if the pair does not treat several particles in one run correctly.
+    """
+    if num_particles == 1:
+        return 1
+    try:
+        with fork_rng():
+            check_particles(fitted.pair, take_rows(batch, slice(0, 3)), layout)
+    except PairError as error:
+        warnings.warn(f"Particles are run one at a time, which is slow. {error}", stacklevel=4)
+        return 1
+    fits = min(num_particles, fitted.chunk_size(batch))
+    return math.ceil(num_particles / math.ceil(num_particles / fits))
+
+
+def drawn_terms(fitted: Fit, rows: Batch, layout: Layout, num_particles: int, at_once: int) -> Iterator[Terms]:
+    """The terms of all particles, at most `at_once` of them in a run, with enumerated sites drawn."""
+    for done in range(0, num_particles, at_once):
+        some = min(at_once, num_particles - done)
+        yield terms(fitted.pair, rows, some, layout=layout, enumerate=False)
