@@ -40,7 +40,7 @@ def draw_pictures(run: Run) -> list[Path]:
         up, right = torch.meshgrid(axis, axis, indexing="ij")
         grid = decode(fitted, torch.stack([right, up], -1).reshape(-1, 2))
         made["manifold.png"] = plots.manifold(rows.restore(grid).reshape(side, side, -1), rows.image_shape, grid=axis)
-    picked = fitted.evaluation_batch(take_rows(rows.batch("test"), slice(0, 2000)))
+    picked = take_rows(rows.batch("test"), slice(0, 2000))
     labels = None if rows.labels is None else rows.labels[:2000]
     made["latent.png"] = plots.latent(encode(fitted, picked, site=code).flatten(1), labels, name=code)
     for name, axes in made.items():
@@ -51,9 +51,9 @@ def draw_pictures(run: Run) -> list[Path]:
 def reconstruction_picture(run: Run, num: int) -> Any:
     """The first test rows and their reconstructions: `num` images, or the columns of 500 other rows."""
     rows = run.rows
-    shown = run.fitted.evaluation_batch(take_rows(rows.batch("test"), slice(0, num if rows.image_shape else 500)))
-    again = rows.restore(reconstruct(run.fitted, shown))
-    return plots.reconstructions(rows.restore(shown["x"]), again, rows.image_shape, columns=rows.columns)
+    picked = take_rows(rows.batch("test"), slice(0, num if rows.image_shape else 500))
+    shown, again = run.fitted.evaluation_batch(picked)["x"], rows.restore(reconstruct(run.fitted, picked))
+    return plots.reconstructions(rows.restore(shown), again, rows.image_shape, columns=rows.columns)
 
 
 MOST_COLUMNS = 20  # of a picture with one column for each class
@@ -142,4 +142,4 @@ def all_codes(run: Run) -> Tensor:
     batch = {"x": scaled.reshape(len(scaled), *rows.train.shape[1:])}
     if rows.argument == CONDITION:
         batch[CONDITION] = every(dataset.y, dataset.y_test)
-    return encode(run.fitted, run.fitted.evaluation_batch(batch), site=run.model.code).flatten(1)
+    return encode(run.fitted, batch, site=run.model.code).flatten(1)

@@ -60,7 +60,7 @@ def _units(run: Run) -> dict[str, float]:
     """How many latent units are active, of how many: of each level, but of all maps together."""
     fitted, levels = run.fitted, run.levels
     results: dict[str, float] = {}
-    seen = fitted.evaluation_batch(run.rows.batch("test"))
+    seen = run.rows.batch("test")
     counted = [levels] if run.model.images else [(site,) for site in levels or (run.model.code,)]
     for sites, suffix in zip(counted, ("", *(f"_{name}" for (name, *_) in counted[1:]))):
         # means of several levels are averages of draws: encoded twice, so that their noise does not pass for activity

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyrovae.batching.chunks import chunks
+from pyrovae.batching.transforms import transformed
 from pyrovae.errors import DataError, PairError
 from pyrovae.pair.batch import Batch, num_rows
 from pyrovae.pair.program import PairLike, distribution_name, run, sample_sites
@@ -48,7 +49,7 @@ def check_rows(
     start = 0
     with torch.no_grad(), pyro.validation_enabled(False):
         for rows in chunks(batch, chunk):
-            seen = transform(rows) if transform is not None else rows
+            seen = transformed(pair, rows, transform)
             for name, node in sample_sites(run(pair, seen)[0]).items():
                 if node["is_observed"] and isinstance(node["value"], Tensor):
                     _check_site(name, node, rows, numbers[start : start + chunk], strict)

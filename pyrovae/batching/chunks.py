@@ -79,6 +79,6 @@ def chunk_size(elements: int, device: torch.device, num_particles: int = 1) -> i
 
 
 def chunks(batch: Mapping[str, Tensor], size: int) -> Iterator[Batch]:
-    """The rows of a batch in order, `size` at a time."""
+    """Copies of the rows of a batch in order, `size` at a time."""
     for start in range(0, num_rows(batch), size):
         yield take_rows(batch, slice(start, start + size))

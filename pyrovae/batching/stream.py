@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader
 
 from pyrovae.batching.batches import digest_of
-from pyrovae.errors import DataError
 from pyrovae.pair.batch import Batch, as_batch, num_rows, take_rows
+from pyrovae.pair.datasets import Items, by_argument
 from pyrovae.pair.program import PairLike, arguments
 
 
@@ -57,43 +57,43 @@ class Stream:
 
     An item of the dataset is a tensor or array (the model's first argument), a tuple (the model's arguments in order; further
     entries, such as a label that the model does not take, are dropped), or a dict of arguments. From a `DataLoader`, its
-    dataset, `collate_fn`, workers and `prefetch_factor` are used, but not its order of rows: a stopped fit could not be
-    resumed exactly.
+    items (see `pair.datasets.Items`), `collate_fn`, workers and `prefetch_factor` are used, but not its order of rows: a
+    stopped fit could not be resumed exactly.
 
     Args:
         pair: Model and guide.
         source: A map-style `Dataset`, or a `DataLoader` of one.
         device: Where batches are moved.
-        rows: Indices of the items that are rows of this source; None for all.
+        rows: Positions of the rows of this source among the items; None for all.
+        transforms: As for `as_batch`.
     """
 
-    def __init__(self, pair: PairLike, source: Any, device: torch.device, rows: Sequence[int] | None = None) -> None:
-        loader = source if isinstance(source, DataLoader) else None
-        dataset: Any = loader.dataset if loader is not None else source
-        if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
-            raise DataError(
-                f"{type(dataset).__name__} has no length and no order to shuffle: a streamed fit needs a map-style Dataset, "
-                "which has __len__ and __getitem__."
-            )
-        if not len(dataset):
-            raise DataError("The data are empty: at least one row is needed.")
-        self.pair, self.source, self.dataset, self.device = pair, source, dataset, device
+    def __init__(
+        self,
+        pair: PairLike,
+        source: Any,
+        device: torch.device,
+        rows: Sequence[int] | None = None,
+        *,
+        transforms: bool = False,
+    ) -> None:
+        self.pair, self.source, self.device, self.transforms = pair, source, device, transforms
+        self.items = Items(source)
         self.rows: Batch | None = None
-        self.kept = list(range(len(dataset))) if rows is None else list(rows)
+        self.kept = list(range(len(self.items.kept))) if rows is None else list(rows)
         self.num_rows = len(self.kept)
         self._coming: list[list[int]] = []
         self._batches: Iterator[Any] | None = None
-        workers = loader.num_workers if loader is not None else 0
-        more: dict[str, Any] = {"prefetch_factor": loader.prefetch_factor} if loader is not None and workers else {}
-        if loader is not None:
-            more["collate_fn"] = loader.collate_fn
-            more["worker_init_fn"] = loader.worker_init_fn
+        more: dict[str, Any] = {}
+        if isinstance(source, DataLoader):
+            more = {"num_workers": source.num_workers, "persistent_workers": source.num_workers > 0}
+            more |= {name: getattr(source, name) for name in ("collate_fn", "worker_init_fn", "timeout")}
+            if source.num_workers:
+                more |= {name: getattr(source, name) for name in ("prefetch_factor", "multiprocessing_context")}
         # the seeds of workers come from a generator of their own, so that the fit's random numbers do not depend on them
         self.loader: DataLoader[Any] = DataLoader(
-            dataset,
+            self.items.dataset,
             batch_sampler=_Coming(self._coming),
-            num_workers=workers,
-            persistent_workers=workers > 0,
             pin_memory=device.type == "cuda",
             generator=torch.Generator().manual_seed(0),
             **more,
@@ -104,16 +104,17 @@ class Stream:
 
     def subset(self, rows: Tensor) -> Stream:
         """A source of the rows at these indices only."""
-        return Stream(self.pair, self.source, self.device, [self.kept[i] for i in rows.tolist()])
+        kept = [self.kept[i] for i in rows.tolist()]
+        return Stream(self.pair, self.source, self.device, kept, transforms=self.transforms)
 
-    def take(self, rows: Tensor | None = None) -> Batch:
-        """The rows at these indices, or all rows, loaded at once."""
-        kept = self.kept if rows is None else [self.kept[i] for i in rows.tolist()]
-        return self._bind(self.loader.collate_fn([self.dataset[i] for i in kept]))
+    def take(self, rows: Tensor) -> Batch:
+        """The rows at these indices, loaded at once."""
+        return self._bind(self.items.load([self.kept[i] for i in rows.tolist()]))
 
     def begin(self, coming: Sequence[Tensor]) -> None:
         """Begin to load the batches that are left in an epoch."""
-        self._coming[:] = [[self.kept[i] for i in index.tolist()] for index in coming]
+        items = self.items.kept
+        self._coming[:] = [[items[self.kept[i]] for i in index.tolist()] for index in coming]
         self._batches = iter(self.loader)
 
     def inputs(self, index: dict[str, Tensor]) -> Batch:
@@ -122,17 +123,14 @@ class Stream:
         return self._bind(next(self._batches))
 
     def _bind(self, found: Any) -> Batch:
-        if isinstance(found, (tuple, list)):
-            found = dict(zip(arguments(self.pair), found))
-        elif not isinstance(found, Mapping):
-            found = {next(iter(arguments(self.pair))): found}
-        dtype = torch.get_default_dtype()
-        ready = {n: v.to(dtype) if isinstance(v, Tensor) and v.dtype == torch.float64 else v for n, v in found.items()}
-        return {name: value.to(self.device, non_blocking=True) for name, value in as_batch(self.pair, ready).items()}
+        named = by_argument(found, list(arguments(self.pair)), {})
+        batch = as_batch(self.pair, named, transforms=self.transforms)
+        return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
 
     def digest(self) -> dict[str, Any]:
         """A digest of the rows' indices and of the first four rows. Reading all rows would take as long as an epoch."""
-        digest = hashlib.sha256(str(self.kept).encode()).hexdigest()
+        items = [self.items.kept[i] for i in self.kept]
+        digest = hashlib.sha256(str(items).encode()).hexdigest()
         return {
             "rows": self.num_rows,
             "sha256": digest,
@@ -151,8 +149,3 @@ class _Coming:
 
     def __len__(self) -> int:
         return len(self.batches)
-
-
-def is_streamed(data: Any) -> bool:
-    """Whether data are a `Dataset` or a `DataLoader`."""
-    return isinstance(data, (Dataset, DataLoader))

@@ -16,7 +16,8 @@ from pyrovae.errors import NotFiniteError, OptionError, PairError
 from pyrovae.fitted.fitted import Fit, in_order, seeded, transform_once
 from pyrovae.objectives.terms import terms
 from pyrovae.objectives.weights import guide_probabilities, log_weights, num_values
-from pyrovae.pair.batch import take_rows
+from pyrovae.pair.batch import as_batch, take_rows
+from pyrovae.pair.datasets import is_streamed
 from pyrovae.pair.layout import Layout, describe
 from pyrovae.pair.parameters import fork_rng
 from pyrovae.pair.program import arguments
@@ -162,6 +163,10 @@ def _class_probabilities(log_w: Tensor, guide: Tensor) -> tuple[Tensor, Tensor, 
 def _unlabelled(fitted: Fit, data: Any, site: str | None) -> tuple[dict[str, Any], str]:
     """The arguments without the labels that the site would observe, and the name of the site."""
     wanted = arguments(fitted.pair)
+    if is_streamed(data):
+        data = as_batch(
+            fitted.pair, data, {name: dtype for name, (_, dtype) in fitted.arguments.items()}, transforms=True
+        )
     given = dict(data) if isinstance(data, Mapping) else {next(iter(wanted)): data}
     optional = [name for name in given if name in wanted and wanted[name].default is None]
     kept = {name: value for name, value in given.items() if name not in optional}
@@ -179,7 +184,7 @@ def _layout(fitted: Fit, given: Mapping[str, Any]) -> Layout:
     optional = [name for name, p in arguments(fitted.pair).items() if p.default is None]
     rows = {name: torch.zeros_like(value) if name in optional else value for name, value in rows.items()}
     with fork_rng():
-        return describe(fitted.pair, transform_once(rows, fitted.transform))
+        return describe(fitted.pair, transform_once(fitted.pair, rows, fitted.transform))
 
 
 def _enumerated(layout: Layout) -> list[str]:

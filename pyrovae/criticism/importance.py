@@ -314,7 +314,8 @@ def weight_blocks(
     whole_runs = (num_rows(batch) // together) * (num_samples // at_once)
     traces = fitted.settings.get("engine") != "eager" and whole_runs >= TRACE_FROM
     size = max(1, WEIGHT_ELEMENTS // (elements * num_samples * together)) * together
-    for block in chunking.chunks(batch, size):
+    for first in range(0, num_rows(batch), size):
+        block = {name: value[first : first + size] for name, value in batch.items()}  # not copied: its parts are, below
         gathered: list[Tensor] = []
         for start in range(0, num_rows(block), together):
             rows = take_rows(block, slice(start, start + together))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from pyrovae.batching.chunks import chunk_size, row_elements
+from pyrovae.batching.transforms import Transform, transformed
 from pyrovae.errors import DataError
-from pyrovae.pair.batch import Batch, as_batch, group_rows, take_group
+from pyrovae.pair.batch import Batch, as_batch, group_rows, take_group, take_rows
 from pyrovae.pair.layout import Layout, describe
 from pyrovae.pair.parameters import evaluating, fork_rng, named_tensors, param_scope
 from pyrovae.pair.program import PairLike
@@ -50,6 +51,7 @@ class Fit:
         stopped: Why the fit ended before its last epoch; empty if it did not.
         more_layouts: The layouts for rows with other arguments than those of `layout`.
         row_elements: For each set of arguments, how many elements one row adds to the largest tensor of a run.
+        untransformed: The shape of one row and the dtype of each argument before the transform, as the data have them.
 
     Example:
         >>> x = torch.bernoulli(torch.full((40, 6), 0.4))
@@ -71,11 +73,12 @@ class Fit:
     store: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
-    transform: Callable[[Batch], Batch] | None = None
+    transform: Transform | None = None
     info: dict[str, Any] = field(default_factory=dict)
     stopped: str = ""
     more_layouts: tuple[Layout, ...] = ()
     row_elements: dict[tuple[str, ...], int] = field(default_factory=dict)
+    untransformed: dict[str, tuple[tuple[int, ...], torch.dtype]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         last = f", ELBO {self.history[-1]['elbo']:.2f} nats per row" if self.history else ""
@@ -117,8 +120,9 @@ class Fit:
         Raises:
             DataError: The data cannot be bound, or their rows have another shape or dtype than those of the fit.
         """
-        known = self.arguments
-        batch = as_batch(self.pair, data, {name: dtype for name, (_, dtype) in known.items()})
+        known = {**self.arguments, **self.untransformed}
+        dtypes = {name: dtype for name, (_, dtype) in known.items()}
+        batch = as_batch(self.pair, data, dtypes, transforms=self.transform is not None)
         for name, value in batch.items():
             shape, dtype = known.get(name, (tuple(value.shape[1:]), value.dtype))
             if tuple(value.shape[1:]) != shape or value.dtype != dtype:
@@ -131,19 +135,17 @@ class Fit:
 
     def evaluation_batch(self, data: Any) -> Batch:
         """Like `batch`, with the fit's transform applied. Its random numbers come from a fixed seed."""
-        return transform_once(self.batch(data), self.transform)
+        return transform_once(self.pair, self.batch(data), self.transform)
 
-    def parts(self, data: Any, *, transformed: bool = True) -> list[FittedGroup]:
-        """The rows of data in groups with the same known arguments. `in_order` puts results back into the order of the data.
+    def parts(self, data: Any) -> list[FittedGroup]:
+        """The rows of data in groups with the same known arguments, each transformed as in `evaluation_batch`.
 
-        Args:
-            data: What `batch` takes.
-            transformed: Whether the fit's transform is applied, as in `evaluation_batch`.
+        `in_order` puts results back into the order of the data.
         """
-        batch = self.evaluation_batch(data) if transformed else self.batch(data)
+        batch = self.batch(data)
         found = []
         for group in group_rows(self.pair, batch):
-            rows = take_group(batch, group)
+            rows = transform_once(self.pair, take_group(batch, group), self.transform)
             found.append(FittedGroup(group.rows, rows, self.layout_of(rows)))
         return found
 
@@ -160,7 +162,7 @@ class Fit:
             if layout.arguments.keys() == batch.keys():
                 return layout
         with fork_rng():
-            return describe(self.pair, batch)
+            return describe(self.pair, take_rows(batch, slice(0, 2)))
 
 
 def in_order(parts: list[FittedGroup], found: list[Tensor], dim: int = 0) -> Tensor:
@@ -171,13 +173,13 @@ def in_order(parts: list[FittedGroup], found: list[Tensor], dim: int = 0) -> Ten
     return torch.cat(found, dim).index_select(dim, order.to(found[0].device))
 
 
-def transform_once(batch: Batch, transform: Callable[[Batch], Batch] | None) -> Batch:
+def transform_once(pair: PairLike, batch: Batch, transform: Transform | None) -> Batch:
     """Apply a transform for evaluation: with the same random numbers each time, and without touching the random state."""
     if transform is None:
         return batch
     with fork_rng():
         torch.manual_seed(FIXED_NOISE_SEED)
-        return transform(batch)
+        return transformed(pair, batch, transform)
 
 
 @contextmanager

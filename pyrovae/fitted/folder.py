@@ -36,6 +36,8 @@ from pyrovae.pair.layout import Layout, Site, describe
 from pyrovae.pair.parameters import find_device, fork_rng, named_tensors, param_scope, place
 from pyrovae.pair.program import PairLike
 
+Arguments = dict[str, tuple[tuple[int, ...], torch.dtype]]  # the shape of one row and the dtype of each argument
+
 FORMAT = 1
 WEIGHTS, RUN, HISTORY, STATE = "weights.safetensors", "run.json", "history.csv", "checkpoint.safetensors"
 
@@ -103,6 +105,7 @@ def write_run(folder: Path, fitted: Fit, **more: Any) -> None:
         "transform": to_spec(fitted.transform),
         "layout": _write_layout(fitted.layout),
         **({"more_layouts": [_write_layout(layout) for layout in fitted.more_layouts]} if fitted.more_layouts else {}),
+        **({"untransformed": _write_arguments(fitted.untransformed)} if fitted.untransformed else {}),
         "settings": fitted.settings,
         "info": fitted.info,
         **more,
@@ -114,8 +117,16 @@ def _write_layout(layout: Layout) -> dict[str, Any]:
     return {
         "sites": [asdict(site) for site in layout.sites],
         "plate_nesting": layout.plate_nesting,
-        "arguments": {a: [list(s), str(d)[6:]] for a, (s, d) in layout.arguments.items()},
+        "arguments": _write_arguments(layout.arguments),
     }
+
+
+def _write_arguments(arguments: Arguments) -> dict[str, Any]:
+    return {a: [list(s), str(d)[6:]] for a, (s, d) in arguments.items()}
+
+
+def _read_arguments(spec: Mapping[str, Any]) -> Arguments:
+    return {a: (tuple(s), getattr(torch, d)) for a, (s, d) in spec.items()}
 
 
 def _replace(path: Path, content: bytes) -> None:
@@ -256,6 +267,7 @@ def load(
             transform=transform if transform is not None else from_spec(run["transform"]),
             info=run["info"],
             stopped=run.get("stopped", ""),
+            untransformed=_read_arguments(run.get("untransformed", {})),
         )
         with param_scope(fitted.store):
             for layout in fitted.layouts:
@@ -273,7 +285,7 @@ def read_layout(spec: Mapping[str, Any]) -> Layout:
     return Layout(
         sites=tuple(Site(**{**site, "event_shape": tuple(site["event_shape"])}) for site in spec["sites"]),
         plate_nesting=spec["plate_nesting"],
-        arguments={a: (tuple(s), getattr(torch, d)) for a, (s, d) in spec["arguments"].items()},
+        arguments=_read_arguments(spec["arguments"]),
     )
 
 

@@ -21,7 +21,7 @@ from pyrovae.pair.batch import num_rows
 from pyrovae.pair.handlers import DATA_PLATE
 from pyrovae.pair.layout import Layout, check_marks, describe
 from pyrovae.pair.parameters import fork_rng
-from pyrovae.pair.program import PairLike, is_local, is_marked, run, sample_sites
+from pyrovae.pair.program import PairLike, is_local, is_marked, run, sample_sites, unwritten_value
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,11 @@ def _broadcast_batch(value: Tensor, event_dim: int, terms: Terms) -> tuple[int, 
 
 def _density(node: Any, guide: bool, summed: bool) -> Density:
     """One side of a site of a trace; `summed` where the site is enumerated."""
+    with unwritten_value(node["name"], node):
+        return _scored(node, guide, summed)
+
+
+def _scored(node: Any, guide: bool, summed: bool) -> Density:
     fn, mask = node["fn"], node["mask"]
     frames = tuple(f for f in node["cond_indep_stack"] if f.vectorized)
     if not guide and not summed:

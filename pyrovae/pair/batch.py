@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.errors import DataError
+from pyrovae.pair.datasets import Items, by_argument, is_streamed
 from pyrovae.pair.program import PairLike, arguments
 
 Batch = dict[str, Tensor]
@@ -36,14 +37,18 @@ def as_tensor(name: str, value: Any, dtype: torch.dtype | None = None) -> Tensor
     return value
 
 
-def as_batch(pair: PairLike, data: Any, dtypes: Mapping[str, torch.dtype] | None = None) -> Batch:
+def as_batch(
+    pair: PairLike, data: Any, dtypes: Mapping[str, torch.dtype] | None = None, *, transforms: bool = False
+) -> Batch:
     """Bind data to the arguments of a model.
 
     Args:
         pair: Model and guide.
         data: A mapping from arguments to arrays or tensors, in which None means that an argument is absent; or one array or
-            tensor, which is the model's first argument.
+            tensor, which is the model's first argument; or a map-style `Dataset`, or a `DataLoader` of one, all of whose rows
+            are loaded.
         dtypes: The dtype that floating-point arrays become, by argument; torch's default dtype for arguments not named.
+        transforms: Whether a transform follows, which may read other names, and add arguments that the data lack.
 
     Returns:
         Tensors by argument, each `(N, *event)`.
@@ -52,10 +57,12 @@ def as_batch(pair: PairLike, data: Any, dtypes: Mapping[str, torch.dtype] | None
         DataError: There are no rows, the arguments have different numbers of rows, or an argument is unknown or missing.
     """
     wanted = arguments(pair)
+    if is_streamed(data):
+        data = by_argument(Items(data).load(), list(wanted), dtypes or {})
     given = dict(data) if isinstance(data, Mapping) else {next(iter(wanted)): data}
     unknown = [name for name in given if name not in wanted]
     missing = [name for name, p in wanted.items() if p.default is p.empty and name not in given]
-    if unknown or missing:
+    if (unknown or missing) and not transforms:
         problem = f"does not take {unknown}" if unknown else f"also needs {missing}"
         raise DataError(f"The model takes ({', '.join(wanted)}); it {problem}. Pass a dict with these names as keys.")
     batch = {
@@ -75,8 +82,8 @@ def num_rows(batch: Mapping[str, Tensor]) -> int:
 
 
 def take_rows(batch: Mapping[str, Tensor], rows: slice | Tensor) -> Batch:
-    """The rows at these indices, of every argument."""
-    return {name: value[rows] for name, value in batch.items()}
+    """The rows at these indices, of every argument, as copies: what a pair is given is never the memory of the data."""
+    return {name: value[rows].clone() if isinstance(rows, slice) else value[rows] for name, value in batch.items()}
 
 
 MOST_GROUPS = 8

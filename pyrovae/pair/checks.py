@@ -14,7 +14,7 @@ from pyrovae.pair.batch import Batch, as_batch, group_rows, num_rows, take_group
 from pyrovae.pair.handlers import PARTICLE_PLATE, SetValues
 from pyrovae.pair.layout import Layout, describe_run
 from pyrovae.pair.parameters import evaluating, fork_rng, param_scope, trainable
-from pyrovae.pair.program import Pair, PairLike, run, sample_sites
+from pyrovae.pair.program import Pair, PairLike, run, sample_sites, unwritten_value
 
 
 def check_pair(pair: PairLike, data: Any) -> Layout:
@@ -56,7 +56,7 @@ def check_pair(pair: PairLike, data: Any) -> Layout:
         pyrovae.errors.PairError: Site 'z': the guide draws events of shape (2,), but the model's are of shape (3,). ...
     """
     batch = as_batch(pair, data)
-    parts = [take_group(batch, group) for group in group_rows(pair, batch)]
+    parts = [take_rows(take_group(batch, group), slice(None)) for group in group_rows(pair, batch)]
     with fork_rng(), param_scope({}), evaluating(pair):
         layouts, traces = zip(*(describe_run(pair, part) for part in parts))
         for part in parts:
@@ -113,7 +113,10 @@ def check_gradients(pair: PairLike, runs: Sequence[tuple[Any, Any]]) -> None:
     for side, trace in ((side, trace) for traces in runs for side, trace in zip(_SIDES, traces)):
         for name, node in sample_sites(trace).items():
             try:
-                log_prob = node["fn"].log_prob(node["value"])
+                with unwritten_value(name, node):
+                    log_prob = node["fn"].log_prob(node["value"])
+            except PairError:
+                raise
             except ValueError as error:
                 raise PairError(f"Site {name!r} of the {side}: {error}") from error
             if not torch.isfinite(log_prob).all():

@@ -25,6 +25,7 @@ from pyrovae.pair.program import (
     is_marked,
     plate_nesting,
     sample_sites,
+    unwritten,
 )
 
 
@@ -145,13 +146,15 @@ def describe_run(
     before = _module_parameters(pair)
     try:
         with MakeParamsOn(next(iter(batch.values())).device), during or nullcontext():
-            guide_trace = poutine.trace(pair.guide).get_trace(**batch)
+            with unwritten(batch, "guide"):
+                guide_trace = poutine.trace(pair.guide).get_trace(**batch)
             for name, node in sample_sites(guide_trace).items():
                 if node["is_observed"]:
                     raise PairError(
                         f"The guide observes site {name!r}, but a guide only draws: move obs=... to the model."
                     )
-            model_trace = poutine.trace(Replay(guide_trace)(pair.model)).get_trace(**batch)
+            with unwritten(batch, "model"):
+                model_trace = poutine.trace(Replay(guide_trace)(pair.model)).get_trace(**batch)
     except PyrovaeError:
         raise
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, NotImplementedError) as error:

@@ -6,7 +6,8 @@ Nothing in this module knows a particular graphical model. Whatever is known abo
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -129,13 +130,38 @@ def run(
     """
     guide = with_particles(pair.guide, num_particles, plate_nesting)
     model = with_particles(pair.model, num_particles, plate_nesting)
-    if not enumerate:
-        guide_trace = poutine.trace(guide).get_trace(**batch)
-        return poutine.trace(Replay(guide_trace)(model)).get_trace(**batch), guide_trace
-    summed = Enumerate(-plate_nesting - 1 - (num_particles > 1))
-    guide_trace = poutine.trace(summed(guide)).get_trace(**batch)
+    summed = Enumerate(-plate_nesting - 1 - (num_particles > 1)) if enumerate else None
+    with unwritten(batch, "guide"):
+        guide_trace = poutine.trace(summed(guide) if summed else guide).get_trace(**batch)
     # Replay is applied first, so that a site which already has its values from the guide is not enumerated again.
-    return poutine.trace(summed(Replay(guide_trace)(model))).get_trace(**batch), guide_trace
+    model = Replay(guide_trace)(model)
+    with unwritten(batch, "model"):
+        return poutine.trace(summed(model) if summed else model).get_trace(**batch), guide_trace
+
+
+@contextmanager
+def unwritten(batch: Mapping[str, Tensor], who: str) -> Iterator[None]:
+    """Raise PairError if what runs inside writes into a tensor of the batch, which others read afterwards."""
+    before = {name: _version(value) for name, value in batch.items()}
+    yield
+    for name, version in before.items():
+        if _version(batch[name]) != version:
+            raise PairError(
+                f"The {who} writes into its argument {name!r}, and would change the data for all that read them afterwards. "
+                f"Work on a copy, such as {name}.clone() or {name}.nan_to_num(0.0), and set no inplace=True on a layer that "
+                "takes the data."
+            )
+
+
+def unwritten_value(name: str, node: Any) -> AbstractContextManager[None]:
+    """Raise PairError if a likelihood, whose log-density is computed inside, writes into the data of its site."""
+    observed = node["is_observed"] and isinstance(node["value"], Tensor)
+    return unwritten({"value": node["value"]} if observed else {}, f"likelihood of site {name!r}")
+
+
+def _version(tensor: Tensor) -> int:
+    """How often a tensor has been written into; torch does not count it for tensors made in inference mode."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def plate_nesting(*sides: Mapping[str, Any]) -> int:

@@ -21,11 +21,11 @@ def encode(fitted: Fit, data: Any, *, site: str | None = None, num_samples: int 
 
     The mean is exact if the guide draws this site only, from a distribution with a mean. Otherwise it is an average over
     runs of the guide: of the site's mean given what was drawn before it, or of the draws themselves where a mean is not
-    finite. The transform of the fit is not applied: the guide sees the data as they are given.
+    finite.
 
     Args:
         fitted: The fitted pair.
-        data: The rows, as for `pv.fit`.
+        data: The rows, as for `pv.fit`. The transform of the fit is applied once, with a fixed seed.
         site: The latent site. It may be left out if there is only one.
         num_samples: The number of runs of the guide to average over.
         seed: The seed of the draws; None continues torch's random state.
@@ -52,7 +52,7 @@ def encode(fitted: Fit, data: Any, *, site: str | None = None, num_samples: int 
     if num_samples < 1:
         raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
     with fitted.scope(), seeded(seed):
-        parts = fitted.parts(data, transformed=False)
+        parts = fitted.parts(data)
         return in_order(parts, [_encode(fitted, part, site, num_samples) for part in parts])
 
 

@@ -14,7 +14,7 @@ from pyrovae.fitted.fitted import Fit, seeded
 from pyrovae.pair.batch import as_tensor, known_rows
 from pyrovae.pair.handlers import Uncondition
 from pyrovae.pair.layout import Layout
-from pyrovae.pair.program import arguments, sample_sites
+from pyrovae.pair.program import arguments, sample_sites, unwritten
 
 
 def site_to_generate(fitted: Fit, layout: Layout, given: Mapping[str, Any], site: str | None = None) -> str:
@@ -47,7 +47,7 @@ def latent_values(fitted: Fit, name: str, values: Any) -> Tensor:
     """
     site = fitted.layout.site(name, role="latent", local=True)
     dtypes = [dtype for _, dtype in fitted.arguments.values() if dtype.is_floating_point]
-    found = as_tensor(site.name, values, dtypes[0] if dtypes else None).to(fitted.device)
+    found = as_tensor(site.name, values, dtypes[0] if dtypes else None).to(fitted.device, copy=True)
     if tuple(found.shape[1:]) != tuple(site.event_shape):
         raise DataError(f"{site.name!r} must have rows of shape {site.event_shape}, got {tuple(found.shape[1:])}.")
     return found
@@ -87,7 +87,8 @@ def run_model(
         # `condition` is the outer handler: it sets its sites after `Uncondition` has marked them to be drawn.
         model = poutine.condition(Uncondition(known.values())(fitted.pair.model), data=values)
         try:
-            nodes = sample_sites(poutine.trace(model).get_trace(**batch))
+            with unwritten(batch, "model"):
+                nodes = sample_sites(poutine.trace(model).get_trace(**batch))
         except PyrovaeError:
             raise
         except (RuntimeError, ValueError) as error:  # some distributions refuse parameters that are NaN
@@ -111,7 +112,7 @@ def reads_data(what: str) -> str:
 def _checked(fitted: Fit, name: str, value: Any, num: int) -> Tensor:
     """The values of a given argument. DataError unless all `num` rows are known and have the shape and dtype of the fit."""
     shape_and_dtype = fitted.arguments.get(name)
-    found = as_tensor(name, value, shape_and_dtype[1] if shape_and_dtype else None).to(fitted.device)
+    found = as_tensor(name, value, shape_and_dtype[1] if shape_and_dtype else None).to(fitted.device, copy=True)
     shape, dtype = shape_and_dtype or (tuple(found.shape[1:]), found.dtype)
     if len(found) != num or tuple(found.shape[1:]) != shape or found.dtype != dtype:
         raise DataError(

@@ -21,12 +21,12 @@ def reconstruct(
     """The reconstruction of each row, `E_q(z|x)[E[x | z]]`: the mean of the likelihood, averaged over the guide.
 
     Where the likelihood has no finite mean, its draws are averaged. For a class label, or a column of them, the result is
-    the class that is most probable in most draws. The transform of the fit is not applied: the guide sees the data as they
-    are given.
+    the class that is most probable in most draws. A row is reconstructed as the
+    transform of the fit, if there is one, makes it.
 
     Args:
         fitted: The fitted pair.
-        data: The rows, as for `pv.fit`.
+        data: The rows, as for `pv.fit`. The transform of the fit is applied once, with a fixed seed.
         site: The observed site. It may be left out if there is only one, or one whose argument is never missing.
         num_samples: The number of draws of the guide for each row.
         seed: The seed of the draws; None continues torch's random state.
@@ -53,7 +53,7 @@ def reconstruct(
     if num_samples < 1:
         raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
     with fitted.scope(), seeded(seed):
-        parts = fitted.parts(data, transformed=False)
+        parts = fitted.parts(data)
         return in_order(parts, [_reconstruct(fitted, part, site, num_samples) for part in parts])
 
 

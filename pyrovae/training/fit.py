@@ -69,7 +69,8 @@ def fit(
         data: rows for the model's first argument, an array or tensor `(N, *event)`, or a dict of them by argument. Floating
             arrays become the default dtype. All rows are moved to the device, except those of a map-style
             `torch.utils.data.Dataset`, or a `DataLoader` of one, which are loaded batch by batch while the device works;
-            then only the first rows are checked beforehand.
+            then only the first rows are checked beforehand. Questions take them, too, and load all rows. Data are never
+            changed.
         epochs: passes over the rows.
         batch_size: B, rows a step. By default 128, or all rows where there are fewer.
         learning_rate: of Adam, the default optimizer.
@@ -87,7 +88,8 @@ def fit(
     Other arguments:
         optimizer: a function from a list of tensors to a torch optimizer; by default fused Adam.
         transform: a function from batch to batch, of tensors only, applied inside every step (`pv.transforms.Binarize()`).
-            At evaluation it is applied once, from a fixed seed.
+            It may change shapes and dtypes, and add arguments of the model that the data lack. At evaluation it is applied
+            once, from a fixed seed. What is given to `pv.generate` or `pv.decode` by the model's names is not transformed.
         penalty: a function from the pair to a 0-d tensor, in nats for the whole data set, such as a negative log prior of
             weights. It is added to the loss.
         clip_norm: the largest global norm of the gradient.

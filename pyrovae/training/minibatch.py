@@ -64,8 +64,11 @@ class MinibatchLoss:
             if self.precision == "bfloat16":
                 stack.enter_context(low_precision(next(iter(inputs.values())).device))
             for name, group in self.groups.items():
-                batch = inputs
-                if self.rows is not None:
+                if (
+                    self.rows is None
+                ):  # copied, since an engine that compares two runs of a step gives both the same inputs
+                    batch = {n: v.clone() for n, v in inputs.items()} if self.transform is not None else inputs
+                else:
                     batch = {argument: self.rows[argument].index_select(0, inputs[name]) for argument in group.names}
                 if self.transform is not None:
                     batch = self.transform(batch)

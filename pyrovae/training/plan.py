@@ -24,7 +24,7 @@ from pyrovae.batching.batches import GroupedBatches, group_sizes
 from pyrovae.batching.checks import check_rows
 from pyrovae.batching.chunks import TensorSizes, elements_per_row
 from pyrovae.batching.splits import Split
-from pyrovae.batching.stream import Resident, Stream, is_streamed
+from pyrovae.batching.stream import Resident, Stream
 from pyrovae.batching.transforms import Transform
 from pyrovae.engine.adam import rate_of, set_model_apart
 from pyrovae.engine.compiled import choose_engine
@@ -45,6 +45,7 @@ from pyrovae.pair.checks import (
     log_densities,
     model_only,
 )
+from pyrovae.pair.datasets import is_streamed
 from pyrovae.pair.layout import Layout, describe_run
 from pyrovae.pair.parameters import evaluating, find_device, fork_rng, place, trainable
 from pyrovae.pair.program import PairLike, arguments, sample_sites
@@ -154,13 +155,17 @@ def bind(pair: PairLike, data: Any, options: FitOptions) -> FitData:
     """Bind data to the arguments of the model, and split off the validation rows."""
     device, seed, batch_size = find_device(options.device), options.seed, options.batch_size
     if isinstance(data, DataLoader) and batch_size is None:
-        batch_size = data.batch_size
+        batch_size = getattr(data.batch_sampler, "batch_size", None)
+
+    transforms = options.transform is not None
 
     def whole(rows: Any) -> Batch:
-        return Stream(pair, rows, device).take() if is_streamed(rows) else as_batch(pair, rows)
+        return as_batch(pair, rows, transforms=transforms)
 
     training: Resident | Stream = (
-        Stream(pair, data, device) if is_streamed(data) else Resident(as_batch(pair, data), torch.device("cpu"))
+        Stream(pair, data, device, transforms=transforms)
+        if is_streamed(data)
+        else Resident(whole(data), torch.device("cpu"))
     )
     if seed is None:
         seed = int(options.recorded("seed") or 0) if options.resume else int(torch.randint(2**31, ()))
@@ -237,9 +242,9 @@ def check(fitted: Fit, data: FitData, groups: Sequence[TrainingGroup], options: 
     """
     pair, transform = fitted.pair, options.transform
     firsts = [one.first_batch(data) for one in groups]
-    seen = [transform_once(first, transform) for first in firsts]
-    if not all(isinstance(first, dict) for first in seen):
-        raise OptionError("transform takes a batch, a dict of tensors, and returns one: {**batch, 'x': changed}.")
+    seen = [transform_once(pair, first, transform) for first in firsts]
+    if transform is not None:
+        fitted.untransformed = {n: (tuple(v.shape[1:]), v.dtype) for first in firsts for n, v in first.items()}
     place(pair, data.device)
     with evaluating(pair):
         costs = [TensorSizes() for _ in seen]
@@ -252,16 +257,16 @@ def check(fitted: Fit, data: FitData, groups: Sequence[TrainingGroup], options: 
             for layout, traces, first, cost in zip(layouts, runs, seen, costs):
                 _check_fewer(fitted, layout, traces, first, cost)
             for batch, numbers in _all_rows(pair, data, groups, firsts):
-                few = transform_once(take_rows(batch, slice(0, 2)), transform)
+                few = transform_once(pair, take_rows(batch, slice(0, 2)), transform)
                 check_rows(pair, batch, fitted.chunk_size(few), transform=transform, numbers=numbers)
             check_gradients(pair, runs)
         objective = as_loss(options.loss)
         several = getattr(objective, "num_particles", 1) > 1
         for first, layout in zip(firsts, layouts):
             if layout.enumerates:
-                check_enumeration(pair, transform_once(take_rows(first, slice(0, 2)), transform), layout)
+                check_enumeration(pair, transform_once(pair, take_rows(first, slice(0, 2)), transform), layout)
             if several:
-                check_particles(pair, transform_once(take_rows(first, slice(0, 2)), transform), layout)
+                check_particles(pair, transform_once(pair, take_rows(first, slice(0, 2)), transform), layout)
         if len(groups) > 1:
             for layout, traces in zip(layouts, runs):
                 _check_shared(layout, traces, objective)

@@ -1,5 +1,6 @@
 """Data that stay where they are: a Dataset or DataLoader is streamed through the same engine, to the same result."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,20 @@ import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 import pyrovae as pv
 import pyrovae.families as fam
@@ -127,6 +141,35 @@ BAD: dict[str, tuple[Any, str]] = {
 }
 
 
+def drawn(sampler: Any) -> Any:
+    return DataLoader(TensorDataset(rows()), batch_size=50, sampler=sampler)
+
+
+class Reversed(Sampler[int]):
+    def __iter__(self) -> Any:
+        return iter(range(39, -1, -1))
+
+    def __len__(self) -> int:
+        return 40
+
+
+class Pairs(Sampler[list[int]]):
+    def __iter__(self) -> Any:
+        return iter([[0, 1], [2, 3]])
+
+
+BAD |= {
+    "weights": (drawn(WeightedRandomSampler([1.0] * 40, 40)), r"WeightedRandomSampler.*Subset\(dataset, indices\)"),
+    "replacement": (drawn(RandomSampler(rows(), replacement=True)), "RandomSampler.*Subset"),
+    "a part at random": (drawn(RandomSampler(rows(), num_samples=7)), "RandomSampler.*Subset"),
+    "ranks": (drawn(DistributedSampler(Lazy(rows()), 2, 0)), "DistributedSampler.*Subset"),
+    "a sampler of one's own": (drawn(Reversed()), "sampler=Reversed.*Subset"),
+    "a sampler of a part": (drawn(SequentialSampler(range(7))), "SequentialSampler.*Subset"),
+    "batches of one's own": (DataLoader(TensorDataset(rows()), batch_sampler=Pairs()), "batch_sampler=Pairs.*Subset"),
+    "no batches": (DataLoader(TensorDataset(rows()), batch_size=None), "batch_size=None.*Subset"),
+}
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_what_cannot_be_streamed_is_refused(name: str) -> None:
     data, match = BAD[name]
@@ -137,6 +180,60 @@ def test_what_cannot_be_streamed_is_refused(name: str) -> None:
 def test_values_outside_the_support_are_found_in_the_first_rows() -> None:
     with pytest.raises(pv.DataError, match="outside the support"):
         pv.fit(vae(), Lazy(rows() + 0.5), **OPTIONS)
+
+
+PICKED = [3, 30, 7, 8, 21, 22, 2, 39]
+LOADERS: dict[str, Callable[[Any], Any]] = {
+    "a sampler of indices": lambda data: DataLoader(data, batch_size=4, sampler=SubsetRandomSampler(PICKED)),
+    "in batches": lambda data: DataLoader(data, batch_sampler=BatchSampler(SubsetRandomSampler(PICKED), 4, True)),
+    "a subset": lambda data: DataLoader(Subset(data, PICKED), batch_size=4, shuffle=True, drop_last=True),
+    "a dataset": lambda data: Subset(data, PICKED),
+}
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_the_rows_of_a_sampler_are_the_rows_of_the_fit(name: str) -> None:
+    """Rows that a loader leaves out are neither trained on nor held out."""
+    x = rows()
+    source = LOADERS[name](TensorDataset(x))
+    options = {**OPTIONS, "batch_size": 4, "validation": 0.25, "engine": "eager"}
+    found = pv.fit(vae(), source, **options)
+    assert history(found) == history(pv.fit(vae(), x[PICKED], **options))
+    assert found.settings["num_rows"] == 6
+    held_out = pv.fit(vae(), x, **{**options, "validation": source})
+    assert history(held_out) == history(pv.fit(vae(), x, **{**options, "validation": x[PICKED]}))
+
+
+def test_a_batch_sampler_gives_the_batch_size() -> None:
+    loader = DataLoader(TensorDataset(rows()), batch_sampler=BatchSampler(RandomSampler(rows()), 8, False))
+    assert pv.fit(vae(), loader, epochs=1, engine="eager").settings["batch_size"] == 8
+
+
+def answers(fitted: pv.Fit, data: Any) -> list[Tensor]:
+    """One answer of each question about rows."""
+    return [
+        pv.importance(fitted, data, 5, seed=0).elbo,
+        pv.log_likelihood(fitted, data, 5, seed=0),
+        pv.prior_log_likelihood(fitted, data, 5, seed=0),
+        pv.posterior(fitted, data, 2, num_particles=5, seed=0),
+        pv.encode(fitted, data),
+        pv.reconstruct(fitted, data),
+        pv.kl_by_site(fitted, data)["z"],
+        fitted.evaluation_batch(data)["x"],
+    ]
+
+
+@pytest.mark.parametrize("form", ["tensor", "array", "tuple", "dict"])
+def test_questions_take_datasets_and_loaders(form: str) -> None:
+    x = rows()
+    fitted = pv.fit(vae(), x, epochs=1, engine="eager")
+    for source in (Lazy(x, form), DataLoader(Lazy(x, form), batch_size=7, shuffle=True)):
+        for one, other in zip(answers(fitted, source), answers(fitted, x)):
+            assert torch.equal(one, other)
+        assert str(pv.check_pair(vae(), source)) == str(fitted.layout)
+    assert torch.equal(pv.encode(fitted, LOADERS["a sampler of indices"](Lazy(x))), pv.encode(fitted, x[PICKED]))
+    with pytest.raises(pv.DataError, match="WeightedRandomSampler"):
+        pv.encode(fitted, BAD["weights"][0])
 
 
 def test_nothing_is_drawn_from_the_callers_state() -> None:

@@ -233,8 +233,8 @@ def reconstruct(
     if path.suffix == ".png":
         plots.save(pictures.reconstruction_picture(opened, 10), path)
     else:
-        batch = opened.fitted.evaluation_batch(rows.batch("test"))
-        files.write_rows(path, rows.restore(reconstruct_rows(opened.fitted, batch)), rows.columns, rows.test_index)
+        restored = rows.restore(reconstruct_rows(opened.fitted, rows.batch("test")))
+        files.write_rows(path, restored, rows.columns, rows.test_index)
     tables.answer_line(f"Reconstructions: {path}")
 
 
