@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyrovae.batching.chunks import chunks
-from pyrovae.batching.transforms import transformed
+from pyrovae.batching.transformed import transformed
 from pyrovae.errors import DataError, PairError
 from pyrovae.pair.batch import Batch, num_rows
 from pyrovae.pair.program import PairLike, distribution_name, run, sample_sites

@@ -7,9 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pyrovae.errors import DataError, OptionError
-from pyrovae.pair.batch import Batch, num_rows
-from pyrovae.pair.program import PairLike, arguments
+from pyrovae.errors import DataError
+from pyrovae.pair.batch import Batch
 
 
 class Binarize:
@@ -63,38 +62,3 @@ class Binarize:
 
 
 Transform = Callable[[Batch], Batch]
-
-
-def transformed(pair: PairLike, batch: Batch, transform: Transform | None) -> Batch:
-    """What the pair sees of a batch: what the transform makes of a copy of it, checked against the model's arguments.
-
-    A transform may change values, shapes and dtypes, and add arguments of the model that the data lack.
-
-    Raises:
-        OptionError: The transform returns something else than a dict of tensors with the same rows, or other arguments than
-            the model takes, or it leaves one out that it was given.
-    """
-    if transform is None:
-        return batch
-    try:
-        made = transform({name: value.clone() for name, value in batch.items()})
-    except KeyError as error:
-        raise OptionError(
-            f"transform reads {error}, and these rows have only {', '.join(map(repr, batch))}."
-        ) from error
-    if not isinstance(made, dict) or not all(isinstance(value, Tensor) and value.dim() for value in made.values()):
-        raise OptionError("transform takes a batch, a dict of tensors, and returns one: {**batch, 'x': changed}.")
-    taken = arguments(pair)
-    if unknown := [name for name in made if name not in taken]:
-        raise OptionError(
-            f"transform returns {unknown}, and the model takes only ({', '.join(taken)}): leave out what is not for the model."
-        )
-    needed = [name for name, parameter in taken.items() if name in batch or parameter.default is parameter.empty]
-    if missing := [name for name in needed if name not in made]:
-        raise OptionError(f"transform leaves out {missing}, which the model takes: return {{**batch, 'x': changed}}.")
-    rows = {name: len(value) for name, value in made.items()}
-    if set(rows.values()) != {num_rows(batch)}:
-        raise OptionError(
-            f"transform must keep the {num_rows(batch)} rows of a batch in every argument, it returned {rows}."
-        )
-    return made

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from pyrovae.batching.chunks import chunk_size, row_elements
-from pyrovae.batching.transforms import Transform, transformed
+from pyrovae.batching.transformed import transformed
+from pyrovae.batching.transforms import Transform
 from pyrovae.errors import DataError
 from pyrovae.pair.batch import Batch, as_batch, group_rows, take_group, take_rows
 from pyrovae.pair.layout import Layout, describe
