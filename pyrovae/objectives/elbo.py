@@ -96,6 +96,21 @@ def elbo(
         >>> pv.elbo(run, kl="analytic", kl_weight=0.5).objective.shape
         torch.Size([])
     """
+    return bound_of(terms, num_rows, kl_weight, kl)
+
+
+def bound_of(
+    terms: Terms,
+    num_rows: int | None,
+    kl_weight: Tensor | float | None,
+    kl: str | KLFunction | None,
+    dice: bool = False,
+) -> Bound:
+    """`elbo`; if `dice`, with the gradient at drawn sites of Pyro's `TraceEnum_ELBO` (Foerster et al. 2018, arXiv:1802.05098).
+
+    There log q is differentiated beside the score, which adds 0 on average, and a score meets only the terms that are in all
+    plates of its site, which is right where nothing outside of a plate depends on what is drawn inside.
+    """
     rows = terms.num_rows if num_rows is None else num_rows
     closed = kl is not None and _closed_form(terms, demanded=not callable(kl))
     marginals = marginals_of(terms, rows, split=kl_weight is not None or callable(kl))
@@ -103,7 +118,7 @@ def elbo(
         divergences = _divergences(terms, marginals, closed)
         latent = pathwise = -_total(divergences, terms, rows)
     else:
-        latent, pathwise = _latent_part(terms, rows, marginals, closed)
+        latent, pathwise = _latent_part(terms, rows, marginals, closed, dice)
     likelihood, extra = _likelihood_part(terms, rows, marginals)
     bound = ((likelihood + latent) / terms.num_particles).detach()
     if callable(kl):
@@ -111,7 +126,7 @@ def elbo(
     if kl_weight is not None:
         latent, pathwise = kl_weight * latent, kl_weight * pathwise
     objective = (likelihood + extra + latent) / terms.num_particles
-    scores = _score_surrogate(terms, rows, kl_weight, marginals)
+    scores = _score_surrogate(terms, rows, kl_weight, marginals, dice)
     if scores is None:
         return Bound(bound, objective)
     surrogate = (likelihood + extra + pathwise + scores) / terms.num_particles
@@ -134,13 +149,13 @@ def _likelihood_part(terms: Terms, rows: int, marginals: list[Marginal]) -> tupl
     return likelihood, extra
 
 
-def _latent_part(terms: Terms, rows: int, marginals: list[Marginal], closed: bool) -> tuple[Tensor, Tensor]:
+def _latent_part(terms: Terms, rows: int, marginals: list[Marginal], closed: bool, dice: bool) -> tuple[Tensor, Tensor]:
     """log p - log q of the latent sites, scaled and summed over particles: its value, and what to differentiate instead.
 
     The second differs from the first only where a site is drawn without reparameterisation: the score-function surrogate
-    supplies the gradient of that site's log q, so it is left out here.
+    supplies the gradient of that site's log q, so it is left out here (unless `dice`, see `bound_of`).
     """
-    scored = any(term.q is not None and term.q.score is not None for term in terms.sites.values())
+    scored = not dice and any(term.q is not None and term.q.score is not None for term in terms.sites.values())
     latent = pathwise = _zero(terms)
     summed = _summed(marginals)
     for term in terms.sites.values():
@@ -291,15 +306,15 @@ def _pathwise(q: Density, summed_out: bool) -> Tensor | None:
 
 
 def _score_surrogate(
-    terms: Terms, rows: int, kl_weight: Tensor | float | None, marginals: list[Marginal]
+    terms: Terms, rows: int, kl_weight: Tensor | float | None, marginals: list[Marginal], dice: bool
 ) -> Tensor | None:
     """Sum of score times downstream terms over sites drawn without reparameterisation, as Pyro has it; None without any."""
     scored = [t for t in terms.sites.values() if t.q is not None and t.q.score is not None]
     if not scored:
         return None
     beta: Tensor | float = 1.0 if kl_weight is None else kl_weight
-    if terms.enum_dims:
-        return _enumerated_surrogate(scored, terms, rows, beta, marginals)
+    if terms.enum_dims or dice:
+        return _enumerated_surrogate(scored, terms, rows, beta, marginals, dice)
     reward = MultiFrameTensor()
     for term in terms.sites.values():
         weight = count(term, terms, rows)
@@ -318,7 +333,7 @@ def _score_surrogate(
 
 
 def _enumerated_surrogate(
-    scored: list[Term], terms: Terms, rows: int, beta: Tensor | float, marginals: list[Marginal]
+    scored: list[Term], terms: Terms, rows: int, beta: Tensor | float, marginals: list[Marginal], dice: bool
 ) -> Tensor:
     """The same with enumerated sites y: sum_y q(y) score(y) term(y), for every pair of a drawn site and a term."""
     costs = [
@@ -340,6 +355,8 @@ def _enumerated_surrogate(
         keep = upstream(dims_of(term.q.score, terms), terms)
         q_of_values = probability(keep, keep, term.name, term.q.plates, terms)
         for cost in costs:
+            if dice and not term.q.plates <= cost.plates:
+                continue
             reward = cost.weight * expected(cost.value, cost.plates, cost.name, terms, keep).detach()
             out = [d for _, d in cost.plates - term.q.plates if reward.dim() >= -d]
             reward = reward.sum(out, keepdim=True) if out else reward

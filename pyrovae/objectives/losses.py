@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.errors import OptionError, PairError
-from pyrovae.objectives.elbo import Bound, elbo
+from pyrovae.objectives.elbo import Bound, bound_of
 from pyrovae.objectives.fixed_draws import direct_log_q
 from pyrovae.objectives.kl import KLFunction, repr_of, takes_weight
 from pyrovae.objectives.marginals import count
@@ -61,6 +61,7 @@ class Trace_ELBO:
         if kl is not None and gradient != "standard":
             raise OptionError(f"gradient={gradient!r} needs the KL as drawn: use kl=None or gradient='standard'.")
         self.num_particles, self.kl, self.gradient = num_particles, kl, gradient
+        self._dice = False  # see `bound_of`
 
     def __call__(
         self,
@@ -72,7 +73,7 @@ class Trace_ELBO:
         layout: Layout | None = None,
     ) -> Bound:
         run = terms(pair, batch, self.num_particles, layout=layout)
-        bound = elbo(run, num_rows=num_rows, kl_weight=kl_weight, kl=self.kl)
+        bound = bound_of(run, num_rows, kl_weight, self.kl, self._dice)
         if self.gradient == "standard":
             return bound
         check_reparameterised(run, self.gradient)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
@@ -13,8 +14,8 @@ from pyrovae.objectives.terms import Density, Term, Terms
 
 
 def any_tensor(terms: Terms) -> Tensor:
-    """Some log-density of the run, for its device and dtype."""
-    return next(iter(terms.sites.values())).either.log_prob
+    """Some log-density of the run, for its device and dtype; zero for a run without a site."""
+    return next((term.either.log_prob for term in terms.sites.values()), torch.zeros(()))
 
 
 def expected_term(side: Density, term: Term, terms: Terms, log_prob: Tensor) -> Tensor:

@@ -123,7 +123,7 @@ class Terms:
             full = full.unsqueeze(0)
         full = full.expand(self.num_particles, *full.shape[1:])
         if not local:
-            return full.flatten(1).sum(1)
+            return full.reshape(self.num_particles, -1).sum(1)
         rows_dim = self.data_dim
         others = [d for d in range(1, full.dim()) if d - full.dim() != rows_dim]
         rows = full.sum(others) if others else full

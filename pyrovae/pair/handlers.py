@@ -13,7 +13,7 @@ from torch import Tensor
 from pyrovae.errors import PairError
 
 DATA_PLATE = "data"
-PARTICLE_PLATE = "particles"
+PARTICLE_PLATE = "particles of pyrovae"  # no name that a program may have for a plate of its own
 MOST_DIMS = 60  # torch's reductions work on tensors of at most 64 dimensions
 
 
