@@ -24,7 +24,9 @@ CLIPPING = ("clip_norm", "clip_value")
 class Optimizers:
     """One torch optimizer for all parameters that programs turn out to have, shared by all engines that step it.
 
-    A parameter gets the arguments that Pyro would give it; parameters with equal arguments form a group.
+    A parameter gets the arguments and the state with which Pyro would start it, whenever it is first seen: both come from an
+    optimizer that is made for it alone. Under torch's own optimizers, parameters with equal options then share a group. Others
+    may change a group's options in a step, as ClippedAdam lowers its learning rate, and so each parameter has its own.
     """
 
     def __init__(self, source: PyroOptim | Optimizer | Callable[[list[Tensor]], Optimizer]) -> None:
@@ -32,7 +34,6 @@ class Optimizers:
         self.optimizer: Optimizer | None = source if isinstance(source, Optimizer) else None
         self._clipped: dict[int, Mapping[str, Any]] = {}
         self._known: set[int] = set()
-        self._groups: list[tuple[dict[str, Any], dict[str, Any]]] = []  # arguments, and the group that has them
         self._active: Engine | None = None
 
     def add(self, leaves: Mapping[str, Tensor]) -> None:
@@ -44,14 +45,27 @@ class Optimizers:
         if isinstance(self.source, PyroOptim):
             for name, leaf in new.items():
                 self._add_pyro(self.source, name, leaf)
-        elif self.optimizer is None:
-            self.optimizer = self.source(list(new.values()))
-            if not isinstance(self.optimizer, Optimizer):
-                raise OptionError(
-                    f"optim must make a torch optimizer of a list of tensors; it made a {type(self.optimizer).__name__}."
-                )
         else:
-            self.optimizer.add_param_group({"params": list(new.values())})
+            made = self.source(list(new.values()))
+            if not isinstance(made, Optimizer):
+                raise OptionError(
+                    f"optim must make a torch optimizer of a list of tensors; it made a {type(made).__name__}."
+                )
+            self._join(made)
+
+    def _join(self, made: Optimizer) -> None:
+        """Take over the parameters of an optimizer, with what it would have started them with."""
+        if self.optimizer is None:
+            self.optimizer = made
+            return
+        shares = type(made).__module__.startswith("torch.")
+        for group in made.param_groups:
+            alike = [g for g in self.optimizer.param_groups if _options(g) == _options(group)] if shares else []
+            if alike:
+                alike[0]["params"] += group["params"]
+            else:
+                self.optimizer.add_param_group(group)
+        self.optimizer.state.update(made.state)
 
     def _add_pyro(self, source: PyroOptim, name: str, leaf: Tensor) -> None:
         given = source.pt_optim_args
@@ -62,17 +76,11 @@ class Optimizers:
                 given = given(module_from_param_with_module_name(name), user_param_name(name))
         if not isinstance(given, dict):
             raise OptionError(f"optim_args must give a dict for each parameter, got {given!r} for {name!r}.")
-        group = next((group for arguments, group in self._groups if arguments == given), None)
-        if self.optimizer is None:
-            self.optimizer = source.pt_optim_constructor([leaf], **given)
-            self._groups.append((given, self.optimizer.param_groups[0]))
-        elif group is None:
-            # made by its own constructor: defaults may follow from other arguments
-            made = source.pt_optim_constructor([leaf], **given).param_groups[0]
-            self.optimizer.add_param_group(made)
-            self._groups.append((given, self.optimizer.param_groups[-1]))
-        else:
-            group["params"].append(leaf)
+        made = source.pt_optim_constructor([leaf], **given)
+        waiting = source._state_waiting_to_be_consumed.pop(name, None)
+        if waiting is not None:
+            made.load_state_dict(waiting)
+        self._join(made)
         clip = source.pt_clip_args
         if callable(clip):
             clip = clip(module_from_param_with_module_name(name), user_param_name(name))
@@ -81,9 +89,6 @@ class Optimizers:
             raise OptionError(f"clip_args knows {', '.join(CLIPPING)}; got {unknown}.")
         if clip:
             self._clipped[id(leaf)] = clip
-        waiting = source._state_waiting_to_be_consumed.pop(name, None)
-        if waiting is not None:
-            self.optimizer.state[leaf].update(waiting["state"].get(0, {}))
 
     def get_state(self) -> dict[str, Any]:
         """The state of each parameter by name, as `PyroOptim.get_state` gives it."""
@@ -129,6 +134,11 @@ class Optimizers:
         """The torch optimizer, once there is one."""
         assert self.optimizer is not None
         return self.optimizer
+
+
+def _options(group: Mapping[str, Any]) -> dict[str, Any]:
+    """What a group of parameters is stepped with, as values that can be compared."""
+    return {name: float(v) if isinstance(v, Tensor) else v for name, v in group.items() if name != "params"}
 
 
 def as_optimizers(optim: Any) -> Optimizers:
