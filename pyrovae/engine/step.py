@@ -61,7 +61,7 @@ class Eager:
         leaves = self.program.leaves
         grads = torch.autograd.grad(loss, leaves, allow_unused=True)
         used = [(leaf, grad) for leaf, grad in zip(leaves, grads) if grad is not None]
-        _descend(self.program, leaves, [leaf for leaf, _ in used], [grad for _, grad in used])
+        descend(self.program, [leaf for leaf, _ in used], [grad for _, grad in used])
 
     def begin_epoch(self) -> None:
         pass
@@ -117,7 +117,7 @@ class Traced:
     def _run(self, inputs: Batch, weights: Mapping[str, float]) -> Tensor:
         assert self.traced is not None
         elbo, _, *grads = self.traced(*self._tensors(inputs, weights))
-        _descend(self.program, self._leaves, self._used, grads)
+        descend(self.program, self._used, grads)
         return elbo
 
     # the traced program
@@ -232,11 +232,12 @@ def _as_tensors(program: Program, weights: Mapping[str, float]) -> dict[str, Ten
     return {name: torch.full((), weights[name], dtype=like.dtype, device=like.device) for name in program.weights}
 
 
-def _descend(program: Program, leaves: list[Tensor], used: list[Tensor], grads: Sequence[Tensor]) -> None:
+def descend(program: Program, used: list[Tensor], grads: Sequence[Tensor]) -> None:
+    """Take a step of the optimizer, with the gradients of the parameters that have one."""
     if program.clip is not None:
         with torch.no_grad():
             grads = program.clip(used, grads)
-    _apply(program.optimizer, leaves, used, grads)
+    _apply(program.optimizer, program.leaves, used, grads)
 
 
 def _apply(optimizer: torch.optim.Optimizer, leaves: list[Tensor], used: list[Tensor], grads: Sequence[Tensor]) -> None:
@@ -244,7 +245,13 @@ def _apply(optimizer: torch.optim.Optimizer, leaves: list[Tensor], used: list[Te
         leaf.grad = None
     for leaf, grad in zip(used, grads):
         leaf.grad = grad
-    optimizer.step()
+    groups = optimizer.param_groups
+    if len(groups) > 1:  # a group that this step has nothing for must not even lower its learning rate
+        optimizer.param_groups = [group for group in groups if any(leaf.grad is not None for leaf in group["params"])]
+    try:
+        optimizer.step()
+    finally:
+        optimizer.param_groups = groups
     for leaf in used:
         leaf.grad = None
 

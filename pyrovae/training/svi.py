@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
+import math
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -20,16 +23,17 @@ from pyrovae.engine.compiled import choose_engine, make_engine
 from pyrovae.engine.denormals import flush_denormals
 from pyrovae.engine.precision import as_precision, low_precision
 from pyrovae.engine.program import Program
-from pyrovae.engine.step import Eager, Engine
-from pyrovae.engine.tracing import TracedFunction
+from pyrovae.engine.step import Eager, Engine, descend
+from pyrovae.engine.tracing import ROUNDING, TracedFunction, undone
 from pyrovae.engine.watch import change_detector
-from pyrovae.errors import OptionError
+from pyrovae.errors import OptionError, PairError
 from pyrovae.objectives.elbo import Bound
-from pyrovae.objectives.losses import Trace_ELBO, as_loss
+from pyrovae.objectives.losses import as_loss
 from pyrovae.pair.batch import Batch
 from pyrovae.pair.layout import Layout, Site
 from pyrovae.pair.parameters import fork_rng, modules
 from pyrovae.pair.program import Pair, is_marked, plate_nesting, run, sample_sites
+from pyrovae.training.pyro_losses import PLAIN, Marks, evaluate, leaves_of, pyro_loss, take, validate
 from pyrovae.training.pyro_optim import as_optimizers
 
 Rebuild = Callable[[Batch], Any]
@@ -38,7 +42,8 @@ Objective = Callable[[Batch, Mapping[str, Tensor]], tuple[Tensor, Tensor]]
 # More signatures than this, and an argument is changing that should be a tensor.
 MOST_SIGNATURES = 16
 LOOK_EVERY = 1_000  # steps between two comparisons, in addition to one whenever an attribute has changed
-OWN = (pyro.infer.TraceGraph_ELBO, pyro.infer.RenyiELBO)
+# A program is given up as changing all the time once it was traced anew so often, and in more than one of so many steps.
+MOST_RETRACED, MANY_STEPS = 4, 20
 
 
 class SVI:
@@ -49,10 +54,11 @@ class SVI:
     trains the parameters of its modules. Arguments of the program may be anything; only the shapes and dtypes of tensors
     matter, and whatever else changes has the step traced anew.
 
-    The first step with arguments of new shapes runs eagerly, with Pyro's validation where that is on. The second is traced and
-    compared with Pyro on both. On a CPU, denormal numbers are flushed to zero from then on, as XLA does (undo it by
-    `torch.set_flush_denormal(False)`). A parameter that gets no gradient in a step stays as it is, where Pyro's optimizers
-    would move it by the momentum of earlier steps.
+    The first step with arguments of new shapes is Pyro's own, with all of its checks where its validation is on. The second is
+    traced and compared with Pyro on both; where arguments come in many shapes, a later one is. What cannot be traced, and what
+    changes at nearly every step, goes on by Pyro's own steps, with one warning. On a CPU, denormal numbers are flushed to zero
+    from the first traced step on, as XLA does (undo it by `torch.set_flush_denormal(False)`). A parameter that gets no gradient
+    in a step stays as it is, where Pyro's optimizers would move it by the momentum of earlier steps.
 
     Args:
         model: a Pyro program.
@@ -60,13 +66,14 @@ class SVI:
         optim: a `pyro.optim` optimizer, a torch optimizer, or a function from a list of tensors to one. SVIs that share a
             `pyro.optim` optimizer share its state.
         loss: Pyro's `Trace_ELBO`, `TraceMeanField_ELBO` or `TraceEnum_ELBO`, which are translated; `pv.Trace_ELBO` (the
-            default) or `pv.IWELBO`; or a function `(model, guide, *args) -> loss`. `TraceGraph_ELBO` and `RenyiELBO` run as
-            Pyro's own, eagerly.
+            default) or `pv.IWELBO`; or a function `(model, guide, *args) -> loss`. Pyro's other losses, such as
+            `TraceGraph_ELBO` and `RenyiELBO`, run as Pyro's own, eagerly.
         engine: "eager", "traced", "compiled" or "graphed"; "auto" is graphed on CUDA, else traced.
         precision: "bfloat16" computes products of matrices in bfloat16.
 
     Raises:
         OptionError: an argument that is not supported; the message says what to pass instead.
+        ValueError: at a step; Pyro's validation found model or guide to be wrong, such as shapes that disagree.
 
     Example:
         >>> import pyro
@@ -76,6 +83,8 @@ class SVI:
         >>> svi.step(x) > 0
         True
     """
+
+    runs_programs = True  # so what it holds is not watched for what a program may read
 
     def __init__(
         self,
@@ -90,21 +99,30 @@ class SVI:
         for name, function in (("model", model), ("guide", guide)):
             if not callable(function):
                 raise OptionError(f"{name} must be callable, got {type(function).__name__}.")
+        if inspect.isclass(loss):
+            raise OptionError(f"loss is the class {loss.__name__}: pass an instance, {loss.__name__}().")
         choose_engine(engine, torch.device("cuda" if engine == "graphed" else "cpu"), 0)  # the name, at once
         self.model, self.guide, self.engine = model, guide, engine
         self.precision = as_precision(precision, torch.float32)
-        self.pyro_loss: Any = loss if isinstance(loss, OWN) else None
-        if self.pyro_loss is not None:
+        has_twin = not isinstance(loss, pyro.infer.ELBO) or type(loss) in PLAIN
+        if not has_twin:
             warnings.warn(
                 f"loss={type(loss).__name__} runs as Pyro's own, eagerly: it has no counterpart here. pv.Trace_ELBO and "
                 "pv.IWELBO do what most programs need.",
                 stacklevel=2,
             )
-        self.loss = loss if _is_function(loss) else as_loss(None if self.pyro_loss else loss)
+        self.loss: Any = None
+        if has_twin:
+            self.loss = loss if _is_function(loss) else as_loss(loss)
+        self.given_pyros = isinstance(loss, pyro.infer.ELBO)
+        self.pyro_loss: Any = None if _is_function(loss) else pyro_loss(self.loss if loss is None else loss)
         # Pyro draws particles one after the other unless told that the program can carry them as one dimension.
         self._loops = loss.num_particles if isinstance(loss, pyro.infer.ELBO) and not loss.vectorize_particles else 1
-        if self._loops > 1 and self.pyro_loss is None:
-            self.loss = Trace_ELBO(1, kl=self.loss.kl)
+        if isinstance(loss, pyro.infer.TraceEnum_ELBO):
+            self.loss._dice = True
+        if self._loops > 1 and has_twin:
+            self.loss = copy.copy(self.loss)
+            self.loss.num_particles = 1
         self._optimizers = as_optimizers(optim)
         self._steps: dict[Any, _Step] = {}
         self._evaluations: dict[Any, TracedFunction] = {}
@@ -117,18 +135,17 @@ class SVI:
         self._optimizers.sync()
         return self._optimizers.optimizer
 
-    def step(self, *args: Any, **kwargs: Any) -> float:
+    def step(self, *args: Any, **kwargs: Any) -> Any:
         """Take a gradient step.
 
         Returns:
-            The loss before the step, in nats. Reading it waits for the device; `update` does not.
+            The loss before the step, in nats; of a loss of Pyro's that returns several, a tuple. Reading it waits for the
+            device; `update` does not.
         """
-        return self.update(*args, **kwargs).item()
+        return _as_floats(self.update(*args, **kwargs))
 
-    def update(self, *args: Any, **kwargs: Any) -> Tensor:
+    def update(self, *args: Any, **kwargs: Any) -> Any:
         """Take a gradient step without waiting for the device, and return the loss as a 0-d tensor."""
-        if self.pyro_loss is not None:
-            return self._pyro_step(args, kwargs)
         self._keep_to_the_store()
         inputs, key, rebuild = _signature(args, kwargs)
         step = self._steps.get(key) or self._new_step(key, inputs, rebuild)
@@ -137,11 +154,9 @@ class SVI:
         self._stored.update({name: leaf for name, leaf in step.leaves.items() if params.get(name) is leaf})
         return loss
 
-    def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
+    def evaluate_loss(self, *args: Any, **kwargs: Any) -> Any:
         """Return the loss, -ELBO in nats, without a step."""
         with torch.no_grad():
-            if self.pyro_loss is not None:
-                return float(self.pyro_loss.loss(self.model, self.guide, *args, **kwargs))
             self._keep_to_the_store()
             inputs, key, rebuild = _signature(args, kwargs)
             if key in self._evaluations:
@@ -149,19 +164,32 @@ class SVI:
                     return self._evaluations[key](inputs)[0].item()
             objective = self._objective(rebuild)
             # before any trace: parameters are made, with Pyro's validation where that is on
-            loss = -objective(inputs, {})[0]
+            loss, marks = None, Marks()
+            if self.pyro_loss is not None:
+                with self._lowered(inputs):
+                    loss, marks = evaluate(self.pyro_loss, self.model, self.guide, args, kwargs)
+            if self.loss is None or isinstance(loss, tuple):
+                return _as_floats(loss)
+            if loss is None or marks.own(self.pyro_loss):
+                loss = -objective(inputs, {})[0]
             traceable = inputs and not _has_arrays(rebuild(inputs)) and len(self._evaluations) < MOST_SIGNATURES
             if self.engine != "eager" and traceable:
                 self._evaluations[key] = TracedFunction(
                     lambda batch: [-objective(batch, {})[0]], (self.model, self.guide)
                 )
-            return loss.item()
+            return _as_floats(loss)
 
     def _keep_to_the_store(self) -> None:
         """Forget what was traced if the param store has been cleared, loaded or swapped, and so holds other parameters."""
         params = pyro.get_param_store()._params
         if any(params.get(name) is not leaf for name, leaf in self._stored.items()):
             self._steps, self._evaluations, self._stored = {}, {}, {}
+
+    def _lowered(self, inputs: Batch) -> AbstractContextManager[Any]:
+        """Products of matrices in bfloat16, if that is the precision."""
+        if self.precision != "bfloat16":
+            return nullcontext()
+        return low_precision(next((t.device for t in inputs.values()), torch.device("cpu")))
 
     def _objective(self, rebuild: Rebuild) -> Objective:
         """(inputs, weights) -> (ELBO, loss), of one signature."""
@@ -183,16 +211,15 @@ class SVI:
             return elbo, -ascend
 
         def lowered(inputs: Batch, weights: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-            device = next((t.device for t in inputs.values()), torch.device("cpu"))
-            with low_precision(device):
+            with self._lowered(inputs):
                 return objective(inputs, weights)
 
-        return lowered if self.precision == "bfloat16" else objective
+        return lowered
 
     def _new_step(self, key: Any, inputs: Batch, rebuild: Rebuild) -> _Step:
         arrays = _has_arrays(rebuild(inputs))
         if arrays or len(self._steps) >= MOST_SIGNATURES:
-            if not self._warned:
+            if not self._warned and self.loss is not None:
                 self._warned = True
                 what = (
                     "a NumPy array" if arrays else f"more than {MOST_SIGNATURES} different sets of shapes and numbers"
@@ -203,76 +230,156 @@ class SVI:
                     stacklevel=4,
                 )
             return _Step(self, rebuild, "eager")  # not kept: an array's contents are no part of the key
-        self._steps[key] = _Step(self, rebuild, self.engine)
+        self._steps[key] = _Step(self, rebuild, self.engine if self.loss is not None else "eager")
         return self._steps[key]
-
-    def _pyro_step(self, args: Any, kwargs: Any) -> Tensor:
-        assert self.pyro_loss is not None
-        optimizers = self._optimizers
-        with poutine.trace(param_only=True) as captured:
-            loss = self.pyro_loss.loss_and_grads(self.model, self.guide, *args, **kwargs)
-        leaves = _leaves(captured.trace)
-        optimizers.use(None)
-        optimizers.add(leaves)
-        used = [leaf for leaf in leaves.values() if leaf.grad is not None]
-        if used:
-            if optimizers.clip is not None:
-                grads = [leaf.grad for leaf in used if leaf.grad is not None]
-                for leaf, grad in zip(used, optimizers.clip(used, grads)):
-                    leaf.grad = grad
-            optimizers.whole().step()
-        for leaf in used:
-            leaf.grad = None
-        return torch.as_tensor(loss, dtype=torch.float64)
 
 
 class _Step:
-    """Steps with arguments of one signature: the first is eager, the second is traced and compared on both."""
+    """Steps with arguments of one signature: the first as Pyro takes it, the second traced and compared on both."""
 
     def __init__(self, svi: SVI, rebuild: Rebuild, engine: str) -> None:
-        self.svi, self.name = svi, engine
+        self.svi, self.rebuild, self.name = svi, rebuild, engine
         self.objective = svi._objective(rebuild)
+        self.own = svi.pyro_loss is None  # whether eager steps, too, are by the loss of this package
+        self.given_up = False
         self.engine: Engine | None = None
         self.first: Batch | None = None
         self.leaves: dict[str, Tensor] = {}
-        self.count = 0
+        self.moves = False  # whether a parameter has a gradient
+        self.count = self.retraced = 0
         self.unchanged: Callable[[], bool] = lambda: True
 
-    def __call__(self, inputs: Batch) -> Tensor:
-        if self.first is None or self.name == "eager" or not self.leaves:
-            return self._eagerly(inputs)
+    def __call__(self, inputs: Batch) -> Any:
         self.count += 1
         if self.engine is None:
-            self.engine = self._make(self.first)
+            # where arguments come in many signatures, each must be met more often before its trace can pay
+            often = self.count >= max(2, len(self.svi._steps))
+            if self.first is None or self.name == "eager" or not self.moves or not often:
+                return self._eagerly(inputs)
+            try:
+                self.engine = self._make(self.first)
+            except Exception as error:
+                if self.own:
+                    raise
+                self._give_up(str(error))  # Pyro has run the program, and can go on
+                return self._eagerly(inputs)
         elif self.count % LOOK_EVERY == 0 or not self.unchanged():
-            self.engine.begin_epoch()
-            self.unchanged = change_detector(self.svi.model, self.svi.guide)
-        self.svi._optimizers.use(self.engine)
-        return -self.engine.step(inputs, {})
+            return self._look(inputs)
+        return self._run(inputs)
 
-    def _eagerly(self, inputs: Batch) -> Tensor:
-        """A step that finds the parameters, and shows errors of the program as they are."""
+    def _run(self, inputs: Batch) -> Tensor:
+        engine: Any = self.engine
+        self.svi._optimizers.use(engine)
+        loss: Tensor = -engine.step(inputs, {})
+        if engine.refused:
+            self._stop()
+        return loss
+
+    def _look(self, inputs: Batch) -> Tensor:
+        """A step before which the traced program is checked for changes of what it was traced from."""
+        engine: Any = self.engine
+        self._validate(inputs)
+        before = engine.traced
+        engine.begin_epoch()
+        loss = self._run(inputs)
+        self.unchanged = change_detector(self.svi.model, self.svi.guide)
+        self.retraced += engine.traced is not before
+        if self.retraced > MOST_RETRACED and self.count < MANY_STEPS * self.retraced:
+            self._give_up("attributes that it reads change at nearly every step, and it was traced anew each time")
+        return loss
+
+    def _validate(self, inputs: Batch) -> None:
+        """Pyro's checks, where it is not Pyro that takes the step. A loss function of the user's own has none."""
+        svi = self.svi
+        if not _is_function(svi.loss):
+            args, kwargs = self.rebuild(inputs)
+            with undone(_buffers(Pair(svi.model, svi.guide))):
+                validate(None if self.own else svi.pyro_loss, svi.model, svi.guide, args, kwargs)
+
+    def _stop(self) -> None:
+        self.svi._optimizers.use(None)
+        self.name, self.engine = "eager", None
+
+    def _give_up(self, reason: str) -> None:
+        self._stop()
+        self.given_up = True
+        text = reason.strip().split("\n")[0].rstrip(".")
+        warnings.warn(f"SVI.step goes on eagerly (correct, but slower): {text}.", stacklevel=5)
+
+    def _eagerly(self, inputs: Batch) -> Any:
+        """A step that finds the parameters, and shows errors of the program as they are: Pyro's own where it has the loss."""
+        loss = self._by_own_loss(inputs) if self.own else self._as_pyro(inputs)
+        self.first = inputs
+        return loss
+
+    def _as_pyro(self, inputs: Batch) -> Any:
+        """Pyro's own step; where the program turns out to ask for what only the loss of this package does, a step by that."""
+        svi = self.svi
+        args, kwargs = self.rebuild(inputs)
+        with svi._lowered(inputs):
+            taken = take(svi.pyro_loss, svi.model, svi.guide, args, kwargs)
+        used = [leaf for leaf in taken.leaves.values() if leaf.grad is not None]
+        grads = [leaf.grad for leaf in used if leaf.grad is not None]
+        for leaf in used:
+            leaf.grad = None
+        if svi.loss is not None and not self.given_up and (taken.marks.own(svi.pyro_loss) or not taken.leaves):
+            self.own = True
+            try:
+                return self._by_own_loss(inputs)
+            except PairError as error:
+                if not svi.given_pyros or taken.marks.objective_only:
+                    raise
+                self.own = False
+                self._give_up(str(error))  # sites that are marked for enumeration are drawn, as Pyro's loss draws them
+        self.leaves, self.moves = {n: leaf for n, leaf in taken.leaves.items() if leaf.requires_grad}, bool(used)
+        if self.leaves:
+            svi._optimizers.use(None)
+            svi._optimizers.add(self.leaves)
+            descend(self._program(), used, grads)
+        if isinstance(taken.loss, tuple):
+            return taken.loss
+        return torch.as_tensor(taken.loss, dtype=torch.float64).detach()
+
+    def _by_own_loss(self, inputs: Batch) -> Tensor:
+        svi = self.svi
+        if self.first is None and svi.pyro_loss is None:
+            self._validate(inputs)
         with poutine.trace(param_only=True) as captured:
             elbo, loss = self.objective(inputs, {})
-        found = _leaves(captured.trace) or _of_modules(Pair(self.svi.model, self.svi.guide))
+        found = leaves_of(captured.trace) or _of_modules(Pair(svi.model, svi.guide))
         self.leaves = {name: leaf for name, leaf in found.items() if leaf.requires_grad}
-        if loss.requires_grad and self.leaves:
-            self.svi._optimizers.use(None)
-            self.svi._optimizers.add(self.leaves)
+        self.moves = loss.requires_grad and bool(self.leaves)
+        if self.moves:
+            svi._optimizers.use(None)
+            svi._optimizers.add(self.leaves)
             Eager(self._program()).descend(loss)
-        self.first = inputs
         return -elbo.detach()
 
     def _make(self, other: Batch) -> Engine:
         device = next(iter(self.leaves.values())).device
         as_precision(self.svi.precision, next(iter(self.leaves.values())).dtype)
+        if not self.own:
+            self._agree(other)
         if device.type == "cpu":
             flush_denormals(True)
         engine: Any = make_engine(choose_engine(self.name, device, 0), self._program())
         engine.other = other  # both are compared on
+        engine.eager = _Eagerly(self)
         self.unchanged = change_detector(self.svi.model, self.svi.guide)
         made: Engine = engine
         return made
+
+    def _agree(self, inputs: Batch) -> None:
+        """PairError unless Pyro's loss and ours have the same value on this batch, at the same draws."""
+        svi, program = self.svi, self._program()
+        args, kwargs = self.rebuild(inputs)
+        with torch.no_grad(), pyro.validation_enabled(False), svi._lowered(inputs):
+            with undone(program.buffers):
+                true = svi.pyro_loss.loss(svi.model, svi.guide, *args, **kwargs)
+            with undone(program.buffers):
+                found = -float(self.objective(inputs, {})[0])
+        if not math.isclose(found, true, rel_tol=ROUNDING[svi.precision], abs_tol=1e-6) and true == true:
+            raise PairError(f"under {type(svi.pyro_loss).__name__} its loss is {true:.6g}, and here {found:.6g}")
 
     def _program(self) -> Program:
         return Program(
@@ -286,6 +393,21 @@ class _Step:
         )
 
 
+class _Eagerly:
+    """The eager steps of one signature, for an engine that finds that it cannot trace them."""
+
+    def __init__(self, step: _Step) -> None:
+        self.eagerly = step._eagerly
+
+    def step(self, inputs: Batch, weights: Mapping[str, float]) -> Tensor:
+        loss: Tensor = self.eagerly(inputs)
+        return -loss
+
+
+def _as_floats(loss: Any) -> Any:
+    return tuple(map(float, loss)) if isinstance(loss, tuple) else float(loss)
+
+
 def _has_arrays(arguments: Any) -> bool:
     return any(isinstance(part, np.ndarray) for part in pytree.tree_leaves(arguments))
 
@@ -294,13 +416,8 @@ def _is_function(loss: Any) -> bool:
     return inspect.isroutine(loss) or isinstance(loss, functools.partial)
 
 
-def _leaves(trace: Any) -> dict[str, Tensor]:
-    """The unconstrained tensors of the parameters that a program used, each once."""
-    found: dict[int, tuple[str, Tensor]] = {}
-    for name, node in trace.nodes.items():
-        leaf = node["value"].unconstrained() if hasattr(node["value"], "unconstrained") else node["value"]
-        found.setdefault(id(leaf), (name, leaf))
-    return dict(found.values())
+def _buffers(pair: Pair) -> list[Tensor]:
+    return [buffer for module in modules(pair).values() for buffer in module.buffers()]
 
 
 def _of_modules(pair: Pair) -> dict[str, Tensor]:

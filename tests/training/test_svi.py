@@ -353,6 +353,64 @@ def test_the_jit_losses_have_the_same_twin() -> None:
 # --- optimizers --------------------------------------------------------------------------------------------------------
 
 
+LATE: dict[str, Callable[[], Any]] = {
+    "Adam": lambda: pyro.optim.Adam({"lr": 0.01}),
+    "ClippedAdam, lrd": lambda: pyro.optim.ClippedAdam({"lr": 0.05, "lrd": 0.9}),
+    "AdagradRMSProp": lambda: pyro.optim.AdagradRMSProp({"eta": 0.1}),
+    "DCTAdam": lambda: pyro.optim.DCTAdam({"lr": 0.01}),
+    "Adagrad": lambda: pyro.optim.Adagrad({"lr": 0.1, "initial_accumulator_value": 0.2}),
+    "Rprop": lambda: pyro.optim.Rprop({"lr": 0.01}),
+}
+
+
+def late(x: Tensor, first: int) -> None:
+    """Parameters that start at random, `first` of them in all."""
+    at = torch.zeros((), dtype=torch.float64)
+    for i in range(first):
+        at = at + pyro.param(f"w{i}", torch.randn((), dtype=torch.float64))
+    with pyro.plate("rows", len(x)):
+        pyro.sample("x", dist.Normal(at, 1.0), obs=x)
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_a_parameter_that_is_first_seen_late_begins_as_under_pyro(name: str) -> None:
+    """Its initial value is the draw, and its learning rate and state are those, that Pyro would give it at that step."""
+    ends = []
+    for kind in (pyro.infer.SVI, pv.SVI):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        svi = kind(late, lambda x, first: None, LATE[name](), Trace_ELBO())
+        x = torch.randn(8).double()
+        losses = [svi.step(x, 1 if i < 8 else 2 if i < 14 or i % 2 else 3) for i in range(20)]
+        ends.append((losses, {n: p.detach().clone() for n, p in pyro.get_param_store().items()}))
+    assert ends[1][0] == pytest.approx(ends[0][0], rel=1e-10)
+    assert ends[1][1].keys() == {"w0", "w1", "w2"}
+    for parameter, value in ends[0][1].items():
+        torch.testing.assert_close(ends[1][1][parameter], value, rtol=1e-10, atol=0)
+
+
+def test_an_optimizer_function_makes_the_state_of_late_parameters() -> None:
+    svi = pv.SVI(late, lambda x, first: None, lambda p: torch.optim.Adagrad(p, lr=0.1), Trace_ELBO())
+    for i in range(4):
+        svi.step(torch.randn(8).double(), 1 + i // 2)
+    assert len(svi.optimizer.state) == 2  # type: ignore[union-attr]
+
+
+def test_a_loaded_state_brings_the_learning_rate_it_had(tmp_path: Path) -> None:
+    pyro.clear_param_store()
+    x, rates = rows(reals=True)[:, 0], []
+    for part in range(2):
+        optim = pyro.optim.ClippedAdam({"lr": 0.05, "lrd": 0.5})
+        if part:
+            optim.load(str(tmp_path / "state.pt"))
+        svi = pv.SVI(late, lambda x, first: None, optim, Trace_ELBO())
+        for _ in range(3):
+            svi.step(x, 1)
+        optim.save(str(tmp_path / "state.pt"))
+        rates.append(svi.optimizer.param_groups[0]["lr"])  # type: ignore[union-attr]
+    assert rates == pytest.approx([0.05 / 2**3, 0.05 / 2**6])
+
+
 def by_name(name: str) -> dict[str, Any]:
     return {"lr": 0.03 if "decoder" in name or name == "locs" else 0.01}
 
@@ -547,6 +605,107 @@ def test_numbers_that_change_at_every_step_are_told() -> None:
     for i in range(40):  # as a tensor: one graph
         svi.step(x, torch.tensor(0.1 * i))
     assert len(svi._steps) == 1
+
+
+class Counted(nn.Module):
+    """Counts how often its model runs as a Python program."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.m = nn.Parameter(torch.zeros((), dtype=torch.float64))
+        self.runs: list[int] = []
+
+    def model(self, x: Tensor, factor: float = 1.0) -> None:
+        self.runs.append(1)
+        pyro.module("counted", self)
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", dist.Normal(self.m * factor, self.spread), obs=x)
+
+    def guide(self, x: Tensor, factor: float = 1.0) -> None:
+        pass
+
+    @property
+    def spread(self) -> float:
+        return 1.0
+
+
+CHANGING: dict[str, Callable[[Any, int], float]] = {
+    "a number": lambda step, i: step(torch.zeros(8).double(), 0.1 * i),
+    "a shape": lambda step, i: step(torch.zeros(3 + i).double()),
+    "one of twelve shapes": lambda step, i: step(torch.zeros(3 + i % 12).double()),
+}
+
+
+@pytest.mark.filterwarnings("ignore:SVI.step was called with more than 16")
+@pytest.mark.parametrize("name", CHANGING)
+def test_what_changes_at_every_step_runs_no_more_often_than_under_pyro(name: str) -> None:
+    counted = Counted()
+    svi = pv.SVI(counted.model, counted.guide, adam(), Trace_ELBO(), engine="traced")
+    for i in range(24):
+        CHANGING[name](svi.step, i)
+    assert len(counted.runs) == 24
+
+
+@pytest.mark.filterwarnings("ignore:.*traced anew")
+def test_an_attribute_that_changes_at_every_step_is_given_up() -> None:
+    class Annealed(Counted):
+        beta = 1.0
+
+        @property
+        def spread(self) -> float:
+            return self.beta
+
+    ends = []
+    for kind in (pyro.infer.SVI, pv.SVI):
+        pyro.clear_param_store()
+        program = Annealed()
+        svi = kind(program.model, program.guide, adam(), Trace_ELBO())
+
+        def steps(program: Any = program, svi: Any = svi) -> list[float]:
+            losses = []
+            for i in range(40):
+                program.beta = 1.0 + 0.1 * i
+                losses.append(svi.step(torch.ones(8).double()))
+            return losses
+
+        if kind is pv.SVI:
+            with pytest.warns(UserWarning, match="goes on eagerly.*change at nearly every step"):
+                ends.append(steps())
+        else:
+            ends.append(steps())
+    assert ends[1] == pytest.approx(ends[0], rel=1e-12)
+    assert len(program.runs) < 80
+
+
+def test_what_a_training_loop_keeps_beside_the_program_is_not_watched() -> None:
+    """The SVI itself, a history, counters and the best loss are attributes of the object whose methods are model and guide."""
+
+    class Training(Counted):
+        def __init__(self) -> None:
+            super().__init__()
+            self.svi = pv.SVI(self.model, self.guide, adam(), Trace_ELBO(), engine="traced")
+            self.epoch, self.best, self.losses = 0, float("inf"), list[float]()
+            self._spread = 1.0
+
+        @property
+        def spread(self) -> float:
+            return self._spread
+
+        def train(self, steps: int) -> None:
+            for _ in range(steps):
+                self.epoch += 1
+                self.losses.append(self.svi.step(torch.ones(8).double()))
+                self.best = min(self.losses)
+
+    training = Training()
+    training.train(3)
+    traced = len(training.runs)
+    training.train(20)
+    assert len(training.runs) == traced
+    training._spread = 2.0  # read through a property
+    with pytest.warns(UserWarning, match="_spread.*traced anew"):
+        training.train(1)
+    assert training.losses[-1] > training.losses[-2] + 1
 
 
 def test_an_array_is_told_and_read_at_every_step() -> None:
