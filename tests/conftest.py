@@ -1,15 +1,12 @@
 """Every test starts from one seed and leaves the process as it found it."""
 
-import importlib
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyro
 import pytest
 import torch
-from support.command import Command
+from support.command import Command, invoke
 
 # Tensors here are tiny: a second thread would only wait, and wait long where tests run beside one another.
 torch.set_num_threads(1)
@@ -42,20 +39,8 @@ def seeded_and_clean() -> Iterator[None]:
 
 
 @pytest.fixture
-def pyrovae(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+def pyrovae(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
     """Run a command in an empty folder: (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
-
-    def run(*words: Any) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["pyrovae", *map(str, words)])
-        capsys.readouterr()
-        code = 0
-        try:
-            importlib.import_module("pyrovae.app.cli").main()  # only tests of the command line import it
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+    return invoke

@@ -24,6 +24,7 @@ def test_list_names_every_part(pyrovae: Command) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.pictures
 def test_a_graph_of_picked_parts_is_printed_and_fitted(pyrovae: Command) -> None:
     code, out, err = pyrovae("fit", "digits", "--prior", "vamp", "--likelihood", "binomial", "--guide", "nsf", *QUICK)
     assert code == 0, err
@@ -52,7 +53,9 @@ ROWS = {
 }
 
 
-@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize(
+    "likelihood", [name if name == "normal" else pytest.param(name, marks=pytest.mark.slow) for name in LIKELIHOODS]
+)
 def test_every_likelihood_fits_a_file_of_its_kind(pyrovae: Command, likelihood: str, tmp_path: Path) -> None:
     part = LIKELIHOODS[likelihood]
     np.save(tmp_path / "rows.npy", ROWS[part.takes](np.random.default_rng(0)))
@@ -95,6 +98,8 @@ def test_a_sweeps_last_mistake_is_told_before_its_first_fit(pyrovae: Command) ->
     assert code == 2 and "nonesuch" in err and not Path("runs").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.all_digits
 def test_masses_and_densities_are_not_compared_silently(pyrovae: Command) -> None:
     for likelihood in ("binomial", "normal"):
         code, _, err = pyrovae("fit", "digits", "--likelihood", likelihood, "--out", likelihood, *QUICK)
@@ -229,6 +234,7 @@ def test_a_changed_file_of_a_part_is_noticed(pyrovae: Command, tmp_path: Path) -
     assert code == 2 and "has changed since the fit" in err
 
 
+@pytest.mark.pictures
 @pytest.mark.parametrize("likelihood", ["categorical", "ordinal"])
 def test_classes_without_a_mean_are_drawn_in_pictures(pyrovae: Command, likelihood: str) -> None:
     code, _, err = pyrovae("fit", "digits", "--likelihood", likelihood, *QUICK)

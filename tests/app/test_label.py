@@ -417,7 +417,7 @@ MISTAKES = {
     "once": (("photos", "--labels", "once.csv"), "labels occur once: 'five'"),
     "none": (("photos", "--labels", "none.csv"), "none of the 200 rows has a label"),
     "all": (("all.csv",), "all 6 rows have a label"),
-    "named": (("digits",), "all 1797 rows have a label"),
+    "named": (("digits",), "all 300 rows have a label"),
     "sizes": (("sizes", "--labels", "some.csv"), "2 sizes: .*--size 28"),
     "damaged": (("damaged", "--labels", "some.csv"), r"a\.png is not an image that can be read"),
     "size of a table": (("all.csv", "--size", "28"), "--size is for a folder of images"),

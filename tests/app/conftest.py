@@ -1,0 +1,62 @@
+"""Data and pictures of these tests.
+
+The digits are the first 300, unless a test is marked `all_digits`: what a command does with rows does not depend on how many
+there are. Pictures, which take most of the time of a short fit, are drawn where a test is marked `pictures`; elsewhere an empty
+one stands for each.
+"""
+
+import importlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+from support.command import invoke
+
+NUM_DIGITS = 300
+
+
+def take_few_digits(patch: pytest.MonkeyPatch) -> None:
+    """Let `load("digits")` return the first rows only."""
+    home = importlib.import_module("pyrovae.data.load")
+    whole = home.load_digits()
+
+    def load_few() -> object:
+        source = {**whole.source, "checksum": f"of {NUM_DIGITS} rows"}
+        return replace(whole, x=whole.x[:NUM_DIGITS].clone(), y=whole.y[:NUM_DIGITS].clone(), source=source)
+
+    patch.setattr(home, "load_digits", load_few)
+
+
+@pytest.fixture(autouse=True)
+def few_digits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.node.get_closest_marker("all_digits") is None:
+        take_few_digits(monkeypatch)
+
+
+_savefig = Figure.savefig
+
+
+def sketch(figure: Figure, path: Any, **options: Any) -> None:
+    """Write an empty picture in place of the figure."""
+    _savefig(Figure(figsize=(1, 1)), path, format="png", dpi=10)
+
+
+@pytest.fixture(autouse=True)
+def few_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.node.get_closest_marker("pictures") is None:
+        monkeypatch.setattr(Figure, "savefig", sketch)
+
+
+@pytest.fixture(scope="package")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the digits, which tests copy."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        take_few_digits(patch)
+        patch.setattr(Figure, "savefig", sketch)
+        patch.chdir(folder)
+        code, _, err = invoke("fit", "digits", "--epochs", 2, "--hidden", 16, "--num-samples", 30)
+    assert code == 0, err
+    return folder / "runs" / "digits"
