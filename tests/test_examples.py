@@ -1,10 +1,13 @@
 """Every example runs with --smoke; a file that is not in the list fails."""
 
+import functools
 import runpy
 import sys
 from pathlib import Path
 
 import pytest
+
+import pyrovae as pv
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SAYS = {
@@ -42,5 +45,7 @@ def test_example_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)  # for what an example writes
     monkeypatch.setattr(sys, "argv", [name, "--smoke"])
+    # to trace a step takes longer than the few steps of these fits
+    monkeypatch.setattr(pv, "fit", functools.partial(pv.fit, engine="eager"))
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")
     assert SAYS[name] in capsys.readouterr().out

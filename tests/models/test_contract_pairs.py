@@ -14,7 +14,7 @@ from pyrovae.pair.parameters import param_scope, trainable
 
 # Whether a fit resumes where a step is traced does not depend on the graph: these stand for all.
 RESUMED_TRACED = ("vae", "ssvae", "ladder", "global-and-local", "registered-modules", "auto-normal")
-# One of each kind: a plain VAE, a condition, levels, a global site, classes summed out, labels missing, functions, an AutoGuide.
+# One of each kind: plain, with a condition, levels, a global site, classes summed out, labels missing, functions, an AutoGuide.
 QUICK = (
     *(
         "vae",
