@@ -80,6 +80,24 @@ class Options:
     """What a person may choose for a run. None: decided from the data, see `decide`."""
 
     model: str = option("vae", "Graphical model: {known}.", later=True)
+    header: bool | None = option(
+        None,
+        "Whether the first line of a table names its columns; by default found out.",
+        commands=("fit", "sweep", "label"),
+        later=True,
+    )
+    id: str | None = option(
+        None,
+        "Column that names the rows of a table and is not modelled: its name, its number, or none; by default recognised.",
+        commands=("fit", "sweep", "label"),
+        later=True,
+    )
+    drop: str | None = option(
+        None,
+        "Columns of a table to leave out: names or numbers, with commas between them.",
+        commands=("fit", "sweep", "label"),
+        later=True,
+    )
     clusters: int | None = option(
         None,
         "Number of clusters of {models}; by default as many as the labels have classes, else 10.",
@@ -243,6 +261,11 @@ class Options:
     def of(cls, command: str, **given: Any) -> Options:
         """The options of a command: those given, and its defaults."""
         return cls(**{**{o.name: o.default_of(command) for o in offered(command, hidden=True)}, **given})
+
+    @property
+    def table(self) -> dict[str, Any]:
+        """How a table is read, as arguments of `load`."""
+        return {"ids": self.id, "header": self.header, "drop": self.drop or ()}
 
     @classmethod
     def from_json(cls, recorded: Any, command: str) -> Options:

@@ -39,7 +39,8 @@ class Dataset:
         x: The rows to train and validate on, `(N, D)` float32. NaN marks a missing value.
         kind: What the values are: "binary" (0 and 1), "unit" (reals in [0, 1]), "count" (integers >= 0) or "real".
         source: What `load_again` needs, in JSON's types: the name or the absolute path, the label column, the SHA-256
-            checksum of the file (of the values where there is no single file), and `divided_by` where pixels were scaled.
+            checksum of the file (of the values where there is no single file), the kind, what was found out about the
+            columns of a table (`header`, `ids`, `drop`), and `divided_by` where pixels were scaled.
         x_test: The test rows, `(N_test, D)` float32, or None if the source has no test set of its own.
         y: The class number of each row, `(N,)` int64, -1 where unknown, or None if the source has no labels.
         y_test: The class number of each test row, `(N_test,)` int64, or None.
@@ -48,6 +49,7 @@ class Dataset:
         classes: The original labels of the classes 0, 1, ..., or None.
         image_shape: The shape of a row that is an image, `(H, W)` or `(C, H, W)`, or None.
         ids: The names of the N rows, or None if they are numbered from 0.
+        notes: What was found out about the file and may surprise, in sentences.
 
     Example:
         >>> from pyrovae.data import Dataset
@@ -68,6 +70,7 @@ class Dataset:
     classes: tuple[str | int, ...] | None = None
     image_shape: tuple[int, ...] | None = None
     ids: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def make_dataset(
@@ -86,7 +89,7 @@ def make_dataset(
     _check_shapes(path, x, x_test, y, y_test)
     kind, divisor = kind_of(path, parts)
     image_shape = image_shape_of(x)
-    source: dict[str, Any] = {"path": str(path), "label": label, "checksum": file_checksum(path)}
+    source: dict[str, Any] = {"path": str(path), "label": label, "checksum": file_checksum(path), "kind": kind}
     if divisor != 1:
         source["divided_by"] = divisor
     rows_of = [torch.from_numpy(flat(part)).div_(divisor) for part in parts]
@@ -96,7 +99,7 @@ def make_dataset(
             "Make them NaN (missing), drop their rows, or change their unit."
         )
     for part, read in zip(parts, rows_of):
-        refuse_rounding(path, part, read, divisor, columns)
+        refuse_rounding(path, part, read, divisor, columns, part.dtype.kind in "iu" or kind == "count")
     codes, classes = class_codes(path, [part for part in (y, y_test) if part is not None])
     return Dataset(
         name=path.stem,
@@ -141,7 +144,8 @@ def _check_shapes(path: Path, x: Array, x_test: Array | None, y: Array | None, y
 def kind_of(path: Path, parts: list[Array]) -> tuple[Kind, int]:
     """The kind of the values, and the divisor that brings them to [0, 1]: 255 for 8-bit pixels, else 1.
 
-    Values of dtype uint8 are pixels if they reach 255, or exceed 127 in rows that have the shape of images.
+    Values of dtype uint8 are pixels if they reach 255, or exceed 127 in rows that have the shape of images. Reals in [0, 1]
+    are pixels in rows that have the shape of images, or where all are grey levels; elsewhere they are measurements.
     """
     values = np.concatenate([part.reshape(-1) for part in parts])
     if values.dtype.kind == "f":
@@ -155,8 +159,28 @@ def kind_of(path: Path, parts: list[Array]) -> tuple[Kind, int]:
     if low < 0 or (not integral and high > 1):
         return "real", 1
     if not integral:
-        return "unit", 1
+        return ("unit" if parts[0].ndim > 2 or are_grey_levels(values) else "real"), 1
     return ("binary" if high <= 1 else "count"), 1
+
+
+def are_grey_levels(values: Array) -> bool:
+    """Whether values in [0, 1] are grey levels: multiples of 1/L, where L is 15, 16, 255 or 65535.
+
+    They must not be multiples of something larger, as 0.2 is of 3/15, and there must be several: most of the levels where L
+    is small. Quarters, percentages and the like are measurements.
+    """
+    for top in (15, 16, 255, 65535):
+        counts = np.zeros(top + 1, dtype=np.int64)
+        for part in np.array_split(values, len(values) // 1_000_000 + 1):
+            scaled = part.astype(np.float64) * top
+            levels = np.rint(scaled)
+            if np.abs(scaled - levels).max() > 0.01:  # float32 is off by 0.004 of 65535
+                break
+            counts += np.bincount(levels.astype(np.int64), minlength=top + 1)
+        else:
+            found = np.flatnonzero(counts)
+            return len(found) > max(3, top / 2 if top < 255 else 0) and np.gcd.reduce([*found, top]) == 1
+    return False
 
 
 def image_shape_of(x: Array) -> tuple[int, ...] | None:
@@ -177,20 +201,40 @@ def flat(x: Array, dtype: type = np.float32) -> Array:
         return np.array(x.reshape(len(x), -1), dtype=dtype)  # always a copy, which is divided in place
 
 
-def refuse_rounding(path: Path, given: Array, rows: Tensor, divisor: int, columns: tuple[str, ...] | None) -> None:
-    """DataError if float32, with its 7 digits, would lose what varies in a column, as in 1e9 +- 1."""
-    if given.dtype.kind != "f" or given.dtype.itemsize <= 4:
+def refuse_rounding(
+    path: Path, given: Array, rows: Tensor, divisor: int, columns: tuple[str, ...] | None, exactly: bool
+) -> None:
+    """DataError if float32, with its 7 digits, would lose what varies in a column, as in 1e9 +- 1.
+
+    Whole numbers must be kept `exactly` where the array is one of integers, or they are counts.
+    """
+    if given.dtype.kind == "b" or given.dtype.itemsize <= 2 or (given.dtype.kind == "f" and given.dtype.itemsize <= 4):
         return
-    given = flat(given, np.float64)
+    given = flat(given, given.dtype.type)
+    wrong = _rounded(given, rows) if exactly else np.zeros(given.shape[1], dtype=bool)
     lost = np.nanmax(np.abs(given - rows.double().numpy() * divisor), axis=0, initial=0.0)
-    spread = np.nanstd(given, axis=0)
-    bad = np.flatnonzero(lost > 0.01 * spread)
+    spread = np.nanstd(given.astype(np.float64), axis=0)
+    low, high = np.fmin.reduce(given, axis=0), np.fmax.reduce(given, axis=0)
+    bad = np.flatnonzero(wrong | ((lost > 0.01 * spread) & (high > low)))  # rounding lets constants vary, too
     if len(bad):
         name = columns[bad[0]] if columns else f"column {bad[0]}"
         raise DataError(
-            f"{path}: {name} varies by {spread[bad[0]]:.3g} around {np.nanmean(given[:, bad[0]]):.6g}, less than float32 can "
-            "tell apart. Subtract an offset from the column, or change its unit."
+            f"{path}: {name} varies by {spread[bad[0]]:.3g} around {np.nanmean(given[:, bad[0]]):.6g}, "
+            + (
+                "and float32 holds whole numbers up to 2^24 only"
+                if wrong[bad[0]]
+                else "less than float32 can tell apart"
+            )
+            + ". Subtract an offset from the column, change its unit, or leave it out if it holds names of rows."
         )
+
+
+def _rounded(given: Array, rows: Tensor) -> Array:
+    """Which columns hold a whole number that is another one in float32, `(D,)`."""
+    kept = rows.double().numpy()
+    if given.dtype.kind != "f":  # float64 may not hold them either
+        return ((given != kept.astype(given.dtype)) | (np.abs(kept) >= 2.0**63)).any(0, keepdims=True)[0]
+    return ((given != kept) & ~np.isnan(given)).any(0, keepdims=True)[0]
 
 
 def class_codes(path: Path, parts: list[Array]) -> tuple[list[Tensor], tuple[str | int, ...] | None]:

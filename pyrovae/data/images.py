@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import warnings
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tif
 MOST_PIXELS = 128 * 128  # larger images must be scaled: the networks of the command line are small
 SIZES = (4, 256)  # the smallest and largest side that can be asked for, in pixels
 Array = NDArray[Any]
+_ORIENTATION = 0x0112  # the tag of a photo that says how the camera was held
 
 
 def load_folder(folder: str | Path, *, size: int | None = None) -> Dataset:
@@ -70,6 +73,8 @@ def load_folder(folder: str | Path, *, size: int | None = None) -> Dataset:
         raise DataError(
             f"{root} holds no image: no file in it ends in {', '.join(IMAGES)}. Give the folder that contains the images."
         )
+    if size is None:  # before any is decoded, which takes a hundred times its file
+        _refuse_sizes(root, {name: _size(root / name) for name in names})
     digest = hashlib.sha256(f"size {size}".encode())
     pictures: list[Array] = []
     for name in names:
@@ -79,7 +84,8 @@ def load_folder(folder: str | Path, *, size: int | None = None) -> Dataset:
             raise DataError(f"cannot read {root / name}: {error.strerror or error}. Check the permissions.") from error
         digest.update(f"\n{name}\n{hashlib.sha256(content).hexdigest()}".encode())
         pictures.append(_pixels(root / name, size))
-    _refuse_sizes(root, names, pictures, size)
+    if size is None:  # a head may not say that a photo is turned
+        _refuse_sizes(root, {name: picture.shape[-2:] for name, picture in zip(names, pictures)})
     colour = any(picture.ndim == 3 for picture in pictures)
     stacked = np.stack(
         [picture if not colour or picture.ndim == 3 else np.stack([picture] * 3) for picture in pictures]
@@ -94,29 +100,19 @@ def load_folder(folder: str | Path, *, size: int | None = None) -> Dataset:
     )
 
 
-def _pixels(path: Path, size: int | None) -> Array:
-    """One image as uint8, `(H, W)` or `(3, H, W)`."""
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image whose pixels have not been decoded yet. DataError if it cannot be read, here or inside."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.filterwarnings("ignore", category=UserWarning)  # about odd but harmless tags
             with Image.open(path) as opened:
-                picture: Image.Image = ImageOps.exif_transpose(opened)
-                if picture.mode.startswith("I"):  # 16 bits per pixel, which Pillow would clip at 255
-                    wide = np.asarray(picture, dtype=np.float64) / 257
-                    picture = Image.fromarray(wide.round().clip(0, 255).astype(np.uint8))
-                elif picture.mode == "F":
+                if opened.mode == "F":
                     raise DataError(
                         f"{path} has pixels that are floating numbers, whose white is not known. Save it with 8 bits."
                     )
-                elif picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-                    picture = picture.convert("RGBA")
-                    picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-                if picture.mode != "L":
-                    picture = picture.convert("RGB")
-                if size is not None:
-                    picture = ImageOps.fit(picture, (size, size))
-                pixels: Array = np.asarray(picture)
+                yield opened
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombWarning) as error:
         if isinstance(error, DataError):
             raise
@@ -125,23 +121,49 @@ def _pixels(path: Path, size: int | None) -> Array:
         ) from error
     except Image.DecompressionBombError as error:
         raise DataError(f"{path} is too large ({error}). Make it smaller, or take it out of the folder.") from error
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """The height and width of an image as it is shown, from the head of its file."""
+    with _opened(path) as opened:
+        width, height = opened.size
+        # not `opened.getexif()`, which decodes the pixels of a PNG file
+        turned = Image.Image.getexif(opened).get(_ORIENTATION, 1) >= 5  # by a quarter
+    return (width, height) if turned else (height, width)
+
+
+def _pixels(path: Path, size: int | None) -> Array:
+    """One image as uint8, `(H, W)` or `(3, H, W)`."""
+    with _opened(path) as opened:
+        picture: Image.Image = ImageOps.exif_transpose(opened)
+        if picture.mode.startswith("I"):  # 16 bits per pixel, which Pillow would clip at 255
+            wide = np.asarray(picture, dtype=np.float64) / 257
+            picture = Image.fromarray(wide.round().clip(0, 255).astype(np.uint8))
+        elif picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+            picture = picture.convert("RGBA")
+            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+        if picture.mode != "L":
+            picture = picture.convert("RGB")
+        if size is not None:
+            picture = ImageOps.fit(picture, (size, size))
+        pixels: Array = np.asarray(picture)
     if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
         pixels = pixels[..., 0]
     return pixels if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
 
 
-def _refuse_sizes(root: Path, names: list[str], pictures: list[Array], size: int | None) -> None:
-    """DataError if images differ in size, or are larger than `MOST_PIXELS` and `size` does not scale them."""
-    sizes = Counter(picture.shape[-2:] for picture in pictures)
-    if len(sizes) > 1:
-        (most, number), *others = sizes.most_common()
-        odd = next(name for name, picture in zip(names, pictures) if picture.shape[-2:] == others[0][0])
+def _refuse_sizes(root: Path, sizes: Mapping[str, tuple[int, int]]) -> None:
+    """DataError if images, to be taken as they are, differ in size or are larger than `MOST_PIXELS`."""
+    counts = Counter(sizes.values())
+    if len(counts) > 1:
+        (most, number), *others = counts.most_common()
+        odd = next(name for name, size in sizes.items() if size == others[0][0])
         raise DataError(
-            f"the images of {root} have {len(sizes)} sizes: {number} are {most[1]} x {most[0]}, and {odd} is "
+            f"the images of {root} have {len(counts)} sizes: {number} are {most[1]} x {most[0]}, and {odd} is "
             f"{others[0][0][1]} x {others[0][0][0]}. Give --size 28 (size=28) to scale and crop all of them to 28 x 28 pixels."
         )
-    height, width = next(iter(sizes))
-    if size is None and height * width > MOST_PIXELS:
+    height, width = next(iter(counts))
+    if height * width > MOST_PIXELS:
         raise DataError(
             f"the images of {root} are {width} x {height}: too large for the networks, which take at most 128 x 128. "
             "Give --size 64 (size=64) to scale and crop them to 64 x 64 pixels."

@@ -8,8 +8,9 @@ from __future__ import annotations
 import csv
 import difflib
 import io
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from pyrovae.errors import DataError, OptionError
 
 LABEL = "label"
+_WHOLE = re.compile(r"(?<=\d)\.0*$")  # the end of a whole number that is written as a real one
 IDS = ("id", "file", "filename", "row")  # the names of the column that identifies the row, in order of preference
 
 
@@ -48,8 +50,8 @@ def read_labels(path: str | Path) -> dict[str, str]:
     """Read a CSV file with a header into a dict from the id of a row to its label.
 
     The label is in the column `label`. The id is in the first of the columns id, file, filename and row that the file has,
-    or else in the first column that is not the label. Cells are text, without the blanks around them; only an empty cell
-    means that a label is unknown.
+    or else in the first column that is not the label. Cells are text, labels without the blanks around them; only an empty
+    cell means that a label is unknown.
 
     Args:
         path: The CSV file, separated by commas, semicolons or tabs, in UTF-8.
@@ -95,9 +97,9 @@ def read_labels(path: str | Path) -> dict[str, str]:
             raise DataError(
                 f"{path}, row {number}: {len(row)} cells under {len(header)} columns. Put quotes around text with commas."
             )
-        cells = [cell.strip() for cell in row] + [""] * (len(header) - len(row))
-        name, label = _tidy(cells[which]), cells[where]
-        if not name:
+        cells = row + [""] * (len(header) - len(row))
+        name, label = _tidy(cells[which]), cells[where].strip()
+        if not name.strip():
             raise DataError(
                 f"{path}, row {number}: the column {header[which]!r} is empty. Say which row {label!r} is for."
             )
@@ -112,7 +114,8 @@ def match_labels(table: dict[str, str], ids: Sequence[str] | None, num_rows: int
     """The labels of N rows of data, from a table that `read_labels` has read.
 
     Args:
-        table: The label of each row by the row's id. A label of "" or of "-1", as in scikit-learn, is unknown.
+        table: The label of each row by the row's id. A label of "" or of "-1", as in scikit-learn, is unknown. Blanks around
+            an id are ignored, unless they are part of the name of a row.
         ids: The ids of the rows in their order, or None if rows are numbered from 0.
         num_rows: The number N of rows.
         source: The name of the table in error messages.
@@ -121,11 +124,20 @@ def match_labels(table: dict[str, str], ids: Sequence[str] | None, num_rows: int
         A `Labels` of N rows. The label of a row that the table does not name is unknown.
 
     Raises:
-        DataError: The table names a row that the data do not have.
+        DataError: The table names a row that the data do not have, gives a row two labels, or counts rows from 1.
     """
     names = [str(i) for i in range(num_rows)] if ids is None else list(ids)
     place = {name: number for number, name in enumerate(names)}
-    given = {_number(name) if ids is None else name: label for name, label in table.items()}
+    given: dict[str, str] = {}
+    for written, label in table.items():
+        name = written if ids is not None and written in place else written.strip()
+        name = _number(name) if ids is None else name
+        before = given.get(name, "")
+        if before and label and before != label:
+            raise DataError(f"{source}: row {name} has two labels, {before!r} and {label!r}. Keep one.")
+        given[name] = before or label
+    if ids is None:
+        _refuse_numbers_from_1(given, num_rows, source)
     strangers = [name for name in given if name not in place]
     if strangers:
         near = difflib.get_close_matches(strangers[0], names[:20_000]) if ids is not None else []
@@ -138,8 +150,13 @@ def match_labels(table: dict[str, str], ids: Sequence[str] | None, num_rows: int
 
 
 def as_labels(labels: Sequence[str]) -> Labels:
-    """Class numbers for labels that are text, one per row; "" and "-1" are unknown."""
-    known = ["" if label == "-1" else label for label in labels]
+    """Class numbers for labels that are text, one per row; "" and "-1" are unknown.
+
+    Where all labels are whole numbers, 2.0, as pandas writes numbers in a column with gaps, is 2.
+    """
+    known = ["" if _WHOLE.sub("", label) == "-1" else label for label in labels]
+    if all(not label or _number(label).lstrip("-").isdecimal() for label in known):
+        known = [_WHOLE.sub("", label) for label in known]
     classes = sorted(set(known) - {""}, key=_order)
     numbers = {label: number for number, label in enumerate(classes)}
     return Labels(torch.tensor([numbers.get(label, -1) for label in known], dtype=torch.int64), tuple(classes))
@@ -205,6 +222,19 @@ def hold_out(labels: Labels, share: float, seed: int) -> Tensor:
         wanted = int(share * len(members) + torch.rand((), generator=generator).item())
         held.append(members[: max(0, min(wanted, len(members) - 2))])
     return torch.cat(held).sort().values if held else order[:0]
+
+
+def _refuse_numbers_from_1(given: Mapping[str, str], num_rows: int, source: str | Path) -> None:
+    """DataError for row numbers that seem to count from 1, by which each label would go to the next row."""
+    numbers = {int(name) for name in given if name.isdecimal()}
+    if len(numbers) < 2 or 0 in numbers or 1 not in numbers:
+        return
+    if num_rows in numbers or 2 * len(numbers) > max(numbers):
+        raise DataError(
+            f"{source}: the numbers of the rows seem to count from 1, since they begin 1, {sorted(numbers)[1]}, ... and 0 is "
+            f"not among them; the rows are numbered from 0 to {num_rows - 1}. Subtract 1 from them, or, if they do count from "
+            "0, add a line for row 0 with an empty label."
+        )
 
 
 def _tidy(name: str) -> str:

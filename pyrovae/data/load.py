@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pyrovae.data.dataset import Dataset, near_names
+import torch
+
+from pyrovae.data.dataset import Dataset, Kind, near_names
 from pyrovae.data.named import NAMES, load_digits, load_idx
-from pyrovae.data.tables import load_arrays, load_table
+from pyrovae.data.tables import NO_IDS, load_arrays, load_table
 from pyrovae.errors import DataError, OptionError
 
 SUFFIXES = (".npz", ".npy", ".csv", ".data")
 
 
 def load(
-    source: str, *, data_root: str | Path | None = None, label: str | None = None, ids: str | None = None
+    source: str,
+    *,
+    data_root: str | Path | None = None,
+    label: str | None = None,
+    ids: str | None = None,
+    header: bool | None = None,
+    drop: str | Sequence[str] = (),
+    text_labels: bool = False,
 ) -> Dataset:
     """Load a data set by its name, or from a file.
 
@@ -28,19 +39,26 @@ def load(
             they exist; other arrays are ignored. Rows of rank 2 and 3 are images, `(H, W)`, `(C, H, W)` or `(H, W, C)`,
             and are flattened with channels first.
 
-            .csv: cells are separated by commas, or else by semicolons, tabs or blanks. The first line is a header if none
-            of its cells in numeric columns is a number, or if it is 0, 1, 2, ..., as pandas writes it. Empty cells, '?'
-            and the markers that pandas knows ('NA', 'nan', ...) are missing values. A first column without a name that
-            counts 0, 1, 2, ... (the index of pandas) is dropped.
+            .csv: cells are separated by commas, semicolons, tabs or blanks, whichever makes lines of equally many cells.
+            Numbers may have a decimal comma where no cell has a decimal point. Lines that begin with "#" are no rows; the
+            last one above the table may name the columns, as `numpy.savetxt` writes it. Empty cells, '?' and the markers
+            that pandas knows ('NA', 'nan', ...) are missing values. Columns without any value, and a first column without
+            a name that counts 0, 1, 2, ... (the index of pandas), are left out.
         data_root: A folder with the IDX files of MNIST or Fashion-MNIST, compressed (.gz) or not: in ROOT/MNIST/raw as
             torchvision has it (ROOT/FashionMNIST/raw), ROOT/MNIST, ROOT/raw or ROOT. Compressed files are verified and
             unpacked into the user's cache folder. Missing files are downloaded into this folder, or into the cache if
             `data_root` is None.
         label: The column (a name, a number from 0, or "last") or the .npz array with the class labels. Classes are
-            numbered in ascending order of their labels; missing labels and -1 become -1. With `ids`, labels are text and
-            only an empty cell is missing.
-        ids: The name of the column of a .csv file that holds the ids of the rows, in upper or lower case. If the file
-            has this column it becomes `Dataset.ids`, and is not part of the rows.
+            numbered in ascending order of their labels; missing labels and -1 become -1.
+        ids: The column of a .csv file (as for `label`) that names the rows: it becomes `Dataset.ids`, and is not part of the
+            rows. By default a column of text or whole numbers, hardly any of them twice, whose name says so (`id`,
+            `patient_id`, `sampleID`, `serial number`, ...), or a first column that counts 20 rows or more. "none": no
+            column.
+        header: Whether the first line of a .csv file names the columns. By default it does if none of its cells in numeric
+            columns is a number, if it is 0, 1, 2, ..., as pandas writes it, or if its numbers rise or fall as those of no
+            other line do.
+        drop: Columns of a .csv file to leave out: a list, or their names or numbers with commas between them.
+        text_labels: Labels are text, and only an empty cell is missing.
 
     Returns:
         A `Dataset`; its `x` has the shape `(N, D)`.
@@ -61,14 +79,35 @@ def load(
         >>> flowers.columns, flowers.classes, flowers.y
         (('length', 'width'), ('rose', 'tulip'), tensor([0, 1, 0]))
     """
+    dataset = read(source, data_root=data_root, label=label, ids=ids, header=header, drop=drop, text_labels=text_labels)
+    for note in dataset.notes:
+        warnings.warn(f"{dataset.name}: {note}", stacklevel=2)
+    return dataset
+
+
+def read(
+    source: str,
+    *,
+    data_root: str | Path | None = None,
+    label: str | None = None,
+    drop: str | Sequence[str] = (),
+    **table: Any,
+) -> Dataset:
+    """What `load` does, without a warning for each of the notes; `table` are arguments of `load_table`."""
     try:
+        path = Path(source).expanduser().absolute()
+        suffix = path.suffix.lower()
+        if source in NAMES or suffix in (".npz", ".npy"):
+            chosen = [name for name in ("ids", "header") if table.get(name) is not None] + ["drop"] * bool(drop)
+            if chosen:
+                flags = ", ".join({"ids": "--id"}.get(name, f"--{name}") for name in chosen)
+                raise OptionError(f"{flags}: for tables (.csv), and {source} is none. Leave it out.")
         if source in NAMES:
             if label is not None:
                 raise OptionError(f"{source} has its own labels, got label={label!r}. Leave the label out.")
             root = None if data_root is None else Path(data_root).expanduser().absolute()
             return load_digits() if source == "digits" else load_idx(source, root)
-        path = Path(source).expanduser().absolute()
-        if path.suffix.lower() not in SUFFIXES:
+        if suffix not in SUFFIXES:
             raise OptionError(
                 f"unknown data {source!r}{near_names(source, NAMES)}. Known names: {', '.join(NAMES)}; "
                 f"or give the path of a file that ends in {', '.join(SUFFIXES)}."
@@ -77,7 +116,9 @@ def load(
         if not path.is_file():
             here = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
             raise DataError(f"there is no file {path}{near_names(path.name, here)}. Check the name and the folder.")
-        return load_arrays(path, label) if path.suffix.lower() in (".npz", ".npy") else load_table(path, label, ids)
+        if suffix in (".npz", ".npy"):
+            return load_arrays(path, label)
+        return load_table(path, label, drop=drop, **table)
     except OSError as error:
         raise DataError(f"cannot read {source!r}: {error}. Check the permissions and the free space.") from error
 
@@ -102,10 +143,25 @@ def load_again(source: Mapping[str, Any], *, data_root: str | Path | None = None
         True
     """
     root = source.get("data_root") if data_root is None else data_root
-    dataset = load(source.get("name") or source["path"], data_root=root, label=source.get("label"))
+    table: dict[str, Any] = {}
+    if "header" in source:  # of a table
+        table = {"header": source["header"], "ids": source["ids"] or NO_IDS, "drop": source["drop"], "look": False}
+    elif str(source.get("path", "")).lower().endswith((".csv", ".data")):
+        table = {"look": False}
+    dataset = read(source.get("name") or source["path"], data_root=root, label=source.get("label"), **table)
     if dataset.source["checksum"] != source["checksum"]:
         raise DataError(
             f"{dataset.name} has changed: its sha256 was {source['checksum']}, now it is {dataset.source['checksum']}. "
             "Restore the data that the model was fitted to, or fit it again."
         )
+    if "kind" not in source:
+        kind = _earlier_kind(dataset)
+        dataset = replace(dataset, kind=kind, source={**dataset.source, "kind": kind})
     return dataset
+
+
+def _earlier_kind(dataset: Dataset) -> Kind:
+    """The kind by the rule of versions that did not record it: all reals in [0, 1] were taken for pixels."""
+    values = torch.cat([x.flatten() for x in (dataset.x, dataset.x_test) if x is not None])
+    values = values[~values.isnan()]
+    return "unit" if dataset.kind == "real" and values.min() >= 0 and values.max() <= 1 else dataset.kind

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,6 +121,7 @@ def test_what_is_no_folder_of_images_is_told(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path)
     tmp_path.mkdir()
     Image.new("L", (200, 100)).save(tmp_path / "large.png")
+    (tmp_path / "larger.png").write_bytes((tmp_path / "large.png").read_bytes()[:50])  # its head is all that is read
     with pytest.raises(DataError, match="are 200 x 100: .* Give --size 64"):
         load_folder(tmp_path)
 
@@ -133,7 +135,9 @@ def test_an_id_column_names_rows_and_is_no_number_of_theirs(tmp_path: Path) -> N
     found = load(str(path), ids="id")
     assert found.ids == ("007", "x 8") and found.columns == ("a", "b") and found.x.tolist() == [[1.5, 2.0], [2.5, 3.0]]
     path.write_text("a,b\n1.5,2\n2.5,3\n")
-    assert load(str(path), ids="id").ids is None
+    assert load(str(path)).ids is None
+    with pytest.raises(OptionError, match="no column 'id'"):
+        load(str(path), ids="id")
     path.write_text("id,a\n1,1.5\n1,2\n")
     with pytest.raises(DataError, match="several rows have the id 1"):
         load(str(path), ids="id")
@@ -175,6 +179,53 @@ def test_numbers_are_ordered_by_value_and_minus_one_is_unknown() -> None:
     assert as_labels(["10", "b", "nan", "2"]).classes == ("2", "10", "b", "nan")
 
 
+def test_whole_numbers_are_the_same_class_however_they_are_written() -> None:
+    assert as_labels(["1.0", "1", "", "-1.0", "2.0", "-2"]).classes == ("-2", "1", "2")
+    assert as_labels(["1.0", "1.1", "2"]).classes == ("1.0", "1.1", "2")
+    assert as_labels(["1.0", "a", "007"]).classes == ("1.0", "007", "a")
+    assert as_labels(["7", "007"]).classes == ("007", "7")
+
+
+@pytest.mark.parametrize("twice", [("0", "00"), ("3", "3.0"), ("12", "012"), (" 1", "1")])
+def test_two_numbers_of_one_row_do_not_overwrite_each_other(tmp_path: Path, twice: tuple[str, str]) -> None:
+    path = tmp_path / "l.csv"
+    for first, last in (twice, twice[::-1]):
+        table = read_labels(write(path, f"id,label\n0,\n{first},cat\n{last},dog\n"))
+        with pytest.raises(
+            DataError, match=rf"row {int(float(first))} has two labels, '(cat' and 'dog|dog' and 'cat)'"
+        ):
+            match_labels(table, None, 20, path)
+        table = read_labels(write(path, f"id,label\n0,\n{first},cat\n{last},\n"))
+        found = match_labels(table, None, 20, path)
+        assert found.known.tolist() == [int(float(first))] and found.classes == ("cat",)
+
+
+FROM_1 = {"all": range(1, 21), "without the last": range(1, 20), "the first few": (1, 2, 3), "most": (1, 2, 4, 5, 8)}
+FROM_0 = {"all": range(20), "the first few": (0, 1, 2), "some": (1, 7, 13), "one": (1,), "from 2": (2, 3, 4)}
+
+
+@pytest.mark.parametrize("numbers", FROM_1.values(), ids=FROM_1.keys())
+def test_rows_that_are_counted_from_1_are_refused(numbers: Sequence[int]) -> None:
+    with pytest.raises(DataError, match="seem to count from 1.*Subtract 1.*add a line for row 0"):
+        match_labels({str(i): "ab"[i % 2] for i in numbers}, None, 20, "l.csv")
+    if 20 not in numbers:
+        assert len(match_labels({str(i): "ab"[i % 2] for i in numbers} | {"0": ""}, None, 20, "l.csv").known) == len(
+            numbers
+        )
+
+
+@pytest.mark.parametrize("numbers", FROM_0.values(), ids=FROM_0.keys())
+def test_rows_that_are_counted_from_0_are_taken(numbers: Sequence[int]) -> None:
+    table = {str(i): "ab"[i % 2] for i in numbers}
+    assert match_labels(table, None, 20, "l.csv").known.tolist() == list(numbers)
+
+
+def test_names_may_begin_and_end_with_blanks(tmp_path: Path) -> None:
+    path = write(tmp_path / "l.csv", "file,label\n a.png,cat\nb.png ,dog\n c.png,cat\n")
+    found = match_labels(read_labels(path), [" a.png", "b.png ", "c.png"], 3, path)
+    assert found.y.tolist() == [0, 1, 0]
+
+
 UNFIT_TABLES = {
     "empty": ("", r"needs a first line with the columns id,label .* found nothing"),
     "no header": ("a.png,cat\nb.png,dog\n", r"needs a first line .* found a\.png, cat"),
@@ -183,6 +234,10 @@ UNFIT_TABLES = {
     "no id": ("file,label\n,cat\n", "row 2: the column 'file' is empty. Say which row 'cat' is for"),
     "too many cells": ("file,label\na.png,cat,black\n", "3 cells under 2 columns. Put quotes around text with commas"),
     "quotes": ('file,label\na.png,"cat\n', "is not a table of labels"),
+    "blanks around a name": (
+        "file,label\na.png,cat\n a.png,dog\n",
+        "row a.png has two labels, 'cat' and 'dog'. Keep one",
+    ),
     "a stranger": (
         "file,label\na.png,cat\nbb.png,dog\n",
         r"1 of 2 ids have no row .* bb\.png \(did you mean b\.png or",
@@ -209,6 +264,7 @@ UNFIT_LABELS = {
         ["a", "a", "bb", "bb", "b", ""],
         r"1 of 3 labels occur once: 'b' \(did you mean bb\?\).*label another row",
     ),
+    "unknown written as reals": (["-1.0", "-1", "-1.", ""], "none of the 4 rows has a label"),
     "numbers": ([f"{i}.5" for i in range(5)] + ["0.5", ""], "6 labelled rows have 5 different labels .* merge classes"),
     "all": (["a", "a", "b", "b"], "all 4 rows have a label: there is nothing to find out"),
 }

@@ -4,6 +4,7 @@ import json
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.command import Command
 
@@ -75,3 +76,29 @@ def test_a_label_run_has_one_hidden_layer(pyrovae: Command) -> None:
     Path("t.csv").write_text("a,label\n" + "1.5,x\n2.5,y\n" * 3 + "3.5,\n")
     code, _, err = pyrovae("label", "t.csv", "--hidden", "30,20")
     assert code == 2 and "--hidden is one width here" in err and not Path("runs").exists()
+
+
+def test_how_a_table_is_read_can_be_chosen_and_is_kept(pyrovae: Command) -> None:
+    rng = np.random.default_rng(0)
+    rows = np.column_stack([rng.permutation(900)[:30], rng.normal(size=(30, 4)).round(3)])
+    Path("t.csv").write_text("".join(",".join(map(str, row)) + "\n" for row in [[0.5, 400, 450, 500, 550], *rows]))
+    quick = ("--epochs", "1", "--hidden", "4", "--latent", "2", "--num-samples", "2", "--device", "cpu")
+    code, out, err = pyrovae("fit", "t.csv", *quick, "--out", "run", "--header", "--id", "0", "--drop", "last")
+    assert code == 0, err
+    source = json.loads(Path("run/run.json").read_text())["info"]["data"]
+    assert (source["header"], source["ids"], source["drop"], source["kind"]) == (True, "0.5", ["550"], "real")
+    code, _, err = pyrovae("evaluate", "run", "--num-samples", "2")
+    assert code == 0, err
+    code, _, err = pyrovae("fit", "t.csv", *quick, "--out", "run2", "--drop", "nothing")
+    assert code == 2 and "no column 'nothing'" in err
+    code, _, err = pyrovae("fit", "digits", "--id", "0")
+    assert code == 2 and "--id: for tables" in err
+
+
+@pytest.mark.parametrize("command", ["fit", "sweep", "label"])
+def test_what_was_found_in_a_table_is_said(pyrovae: Command, command: str) -> None:
+    lines = [f"{10001 + i},{i / 7:.3f},{i % 5 / 3:.3f},{'ab'[i % 2] if i < 6 else ''}\n" for i in range(30)]
+    Path("t.csv").write_text("patient_id,a,b,label\n" + "".join(lines))
+    asked = {"fit": ["--label", "label", "--likelihood", "none"], "sweep": ["--label", "label", "--prior", "none"]}
+    _, _, err = pyrovae(command, "t.csv", *asked.get(command, ["--likelihood", "none"]))
+    assert "Note: Column patient_id names the rows, and is left out; --id none" in err

@@ -238,7 +238,7 @@ def npz(tmp_path, **arrays):
         (np.array([[0], [3]], dtype=np.int16), "count"),
         (np.array([[0.0], [4e6]]), "count"),
         (np.array([[-1], [3]]), "real"),
-        (np.array([[0.0], [0.5]]), "unit"),
+        (np.array([[0.0], [0.5]]), "real"),
         (np.array([[0.5], [1.5]]), "real"),
         (np.array([[-0.5], [0.5]]), "real"),
         (np.array([[0], [200]], dtype=np.uint8), "count"),

@@ -22,7 +22,7 @@ from pyrovae.app.jobs import label as labelling
 from pyrovae.app.options import OPTIONS, Options
 from pyrovae.app.rows import class_values
 from pyrovae.criticism.decomposition import collapsed
-from pyrovae.data import load
+from pyrovae.data.load import read
 from pyrovae.errors import OptionError, PyrovaeError
 from pyrovae.predict.reconstruct import reconstruct as reconstruct_rows
 
@@ -71,7 +71,8 @@ def fit(
         run = _watched(where, lambda: runs.resume_run(where, data_root=data_root, device=device))
     else:
         options = Options.of("fit", **given)
-        dataset = load(str(source), data_root=data_root, label=label)
+        dataset = read(str(source), data_root=data_root, label=label, **options.table)
+        tables.remark(dataset.notes)
         where = folder or runs.default_folder(dataset.name)
         how: dict[str, Any] = {"force": force, "device": device, "engine": engine, "say": tables.inform}
         run = _watched(where, lambda: runs.fit_run(dataset, options, where, **how))
@@ -109,8 +110,9 @@ def sweep(
     engine: take.Engine = "auto",
 ) -> None:
     """Fit every combination of the named parts, and compare log p(x) of the test rows. Called again, it goes on."""
-    dataset = load(source, data_root=data_root, label=label)
     grid = _grid(given)
+    dataset = read(source, data_root=data_root, label=label, **grid[0].table)
+    tables.remark(dataset.notes)
     for options in grid:  # a mistake in the last one is found before the first is fitted
         decide(options, dataset, len(dataset.x))
     where = folder or Path("runs") / f"{dataset.name}-sweep"
@@ -281,7 +283,8 @@ def label(
     if to is not None and not to.absolute().parent.is_dir():
         raise OptionError(f"--out {to}: there is no folder {to.parent}.")
     options = Options.of("label", **given)
-    job = labelling.read_job(source, labels, size=size, data_root=data_root)
+    job = labelling.read_job(source, labels, size=size, data_root=data_root, **options.table)
+    tables.remark(job.dataset.notes)
     where = folder or Path("runs") / f"{job.dataset.name}-labels"
     how: dict[str, Any] = {"device": device, "engine": engine, "progress": True, "say": tables.inform}
     try:

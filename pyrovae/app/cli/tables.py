@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -31,6 +31,12 @@ def complain(message: str) -> None:
 def inform(message: str) -> None:
     """Say something on the way, on stderr."""
     err.print(message, markup=False, highlight=False)
+
+
+def remark(notes: Sequence[str]) -> None:
+    """Say what was found out about the data."""
+    for note in notes:
+        err.print(f"Note: {note}", markup=False, highlight=False, soft_wrap=True)
 
 
 def answer(message: str) -> None:

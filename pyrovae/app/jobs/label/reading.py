@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyrovae.app.decide import refuse_missing
-from pyrovae.data import Dataset, load
+from pyrovae.data import Dataset
 from pyrovae.data.images import load_folder
 from pyrovae.data.labels import LABEL, Labels, as_labels, match_labels, read_labels, refuse_labels
+from pyrovae.data.load import read
+from pyrovae.data.tables import table_columns
 from pyrovae.errors import DataError, OptionError
 
 
@@ -54,12 +56,18 @@ class Job:
 
 
 def read_job(
-    source: str, labels: str | Path | None = None, *, size: int | None = None, data_root: Path | None = None
+    source: str,
+    labels: str | Path | None = None,
+    *,
+    size: int | None = None,
+    data_root: Path | None = None,
+    **table: Any,
 ) -> Job:
     """Read rows and labels.
 
     Args:
         source: a folder of images, see `load_folder`, or what `load` takes. A column `id` names the rows.
+        table: how a table is read: the arguments `ids`, `header` and `drop` of `load`.
         labels: a table of labels, see `read_labels`. With None, or the source itself, the labels are the column `label` of a
             .csv file, or the array y of a .npz file.
         size: the side, in pixels, that the images of a folder are scaled and cut to.
@@ -77,13 +85,16 @@ def read_job(
         raise DataError(f"there is no folder {path}: check its name, and where you are.")
     own = labels is None or (path.is_file() and Path(labels).expanduser().absolute() == path.absolute())
     if path.is_dir():
+        if chosen := [name for name, value in table.items() if value not in (None, ())]:
+            flags = ", ".join({"ids": "--id"}.get(name, f"--{name}") for name in chosen)
+            raise OptionError(f"{flags}: for tables, and {source} is a folder of images. Leave it out.")
         if labels is None:
             raise OptionError("a folder of images needs --labels: a table with the columns file,label.")
         dataset = load_folder(path, size=size)
     elif size is not None:
         raise OptionError(f"--size is for a folder of images, and {source} is none. Leave it out.")
     else:
-        dataset = _load_table(source, own, data_root)
+        dataset = _load_table(source, own, data_root, table)
     refuse_missing(dataset)
     x = dataset.x if dataset.x_test is None else torch.cat([dataset.x, dataset.x_test])
     if labels is None or own:
@@ -96,28 +107,21 @@ def read_job(
     return Job(dataset, x, found, dataset.ids)
 
 
-def _load_table(source: str, own: bool, data_root: Path | None) -> Dataset:
+def _load_table(source: str, own: bool, data_root: Path | None, table: dict[str, Any]) -> Dataset:
     """Rows with the labels of their column `label`, which must be there if `own`."""
-    table = source.lower().endswith((".csv", ".data"))
-    cells = _header(Path(source).expanduser()) if table else []
-    called = [cell for cell in cells if cell.lower() == LABEL]
-    if table and (own or called):
-        try:
-            return load(source, label=called[0] if called else LABEL, ids="id")
-        except OptionError as error:
-            raise OptionError(f"{source} has no column {LABEL!r}: name one so, or give --labels TABLE.") from error
-    dataset = load(source, data_root=data_root, ids="id")
-    if own and dataset.y is None:
-        raise OptionError(f"{source} has no labels (an array y): give --labels TABLE, with the columns row,label.")
-    return dataset
-
-
-def _header(path: Path) -> list[str]:
-    """The cells of a table's first line; [] for no file, about which `load` complains."""
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        return [cell.strip(' "\n\r') for cell in re.split("[,;\t]", file.readline())]
+    path = Path(source).expanduser()
+    if not path.is_file() or path.suffix.lower() not in (".csv", ".data"):
+        dataset = read(source, data_root=data_root, **table)
+        if own and dataset.y is None:
+            raise OptionError(f"{source} has no labels (an array y): give --labels TABLE, with the columns row,label.")
+        return dataset
+    names = table_columns(path, table.get("header"))
+    labels, ids = ([name for name in names if name.lower() == wanted] for wanted in (LABEL, "id"))
+    if own and not labels:
+        raise OptionError(f"{source} has no column {LABEL!r}: name one so, or give --labels TABLE.")
+    if table.get("ids") is None and ids:
+        table = {**table, "ids": ids[0]}
+    return read(source, label=labels[0] if labels else None, text_labels=True, **table)
 
 
 def _own_labels(dataset: Dataset, num_rows: int) -> Labels:

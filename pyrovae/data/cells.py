@@ -1,0 +1,211 @@
+"""How a text file is a table: its comments, separator, decimal mark, and whether its first line is a header."""
+
+from __future__ import annotations
+
+import csv
+import re
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyrovae._lazily import Lazily
+from pyrovae.errors import DataError
+
+# pandas takes seconds to import
+if TYPE_CHECKING:
+    import pandas as pd
+else:
+    pd = Lazily("pandas")
+
+LOOKED_AT = 200  # lines from which all this is found out
+BLANKS = r"\s+"
+_POINT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
+_MISSING = ("", "?", "na", "n/a", "nan", "null", "none", "<na>")
+
+
+@dataclass(frozen=True)
+class Form:
+    """The form of a table in a text file.
+
+    Args:
+        separator: what is between two cells; `BLANKS` for any number of blanks and tabs.
+        decimal: the decimal mark, "." or ",".
+        comments: the numbers of the lines that are no rows, from 0: they begin with "#".
+        names: the names of the columns; "column 0", "column 1", ... where they have none.
+        header: whether the first line that is no comment names the columns.
+        named: whether the file names the columns, in that line or in the comment above.
+        notes: what was found out and may surprise, in sentences.
+    """
+
+    separator: str
+    decimal: str
+    comments: tuple[int, ...]
+    names: tuple[str, ...]
+    header: bool
+    named: bool
+    notes: tuple[str, ...]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments of `pandas.read_csv`."""
+        return {
+            "sep": self.separator,
+            "decimal": self.decimal,
+            "skiprows": list(self.comments),
+            "header": 0 if self.header else None,
+            "names": list(self.names),
+            **_READING,
+        }
+
+
+_READING: dict[str, Any] = {"na_values": ["?"], "skipinitialspace": True, "encoding": "utf-8-sig"}
+
+
+def find_form(path: Path, header: bool | None = None, *, numbers_name: bool = True) -> Form:
+    """Find out the form of a table.
+
+    Args:
+        path: the file.
+        header: whether the first line names the columns; None finds out.
+        numbers_name: whether a first line of numbers can be a header.
+
+    Raises:
+        DataError: several columns have the same name.
+    """
+    comments, above, lines = _lines(path)
+    separator = _separator(lines)
+    options: dict[str, Any] = {"sep": separator, "skiprows": comments, "header": None, "dtype": str, **_READING}
+    head = pd.read_csv(path, nrows=LOOKED_AT, **options)
+    decimal, notes = ".", []
+    if _decimal_commas(separator, [str(cell).strip() for cell in head.to_numpy().ravel()]):
+        decimal = ","
+        notes.append("Numbers such as 1,5 are read with a decimal comma.")
+    if header is None:
+        why = _has_header(head, decimal, numbers_name)
+        if why:
+            cells = ", ".join(str(cell).strip() for cell in head.iloc[0][:3]) + (", ..." if head.shape[1] > 3 else "")
+            notes.append(f"The first line ({cells}) is taken for a header: {why}; --no-header reads it as a row.")
+        header = why is not None
+    first = (
+        head.iloc[0].tolist() if header else None if above is None else _named_above(above, separator, head.shape[1])
+    )
+    names = tuple(
+        f"column {i}" if pd.isna(cell) or not str(cell).strip() else str(cell).strip()
+        for i, cell in enumerate(first or [None] * head.shape[1])
+    )
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise DataError(f"{path}: several columns are called {', '.join(twice)}. Rename them: names must differ.")
+    return Form(separator, decimal, tuple(comments), names, bool(header), first is not None, tuple(notes))
+
+
+def is_number(cell: str, decimal_comma: bool = True) -> bool:
+    return bool(_POINT.fullmatch(cell) or (decimal_comma and _COMMA.fullmatch(cell)))
+
+
+def _lines(path: Path) -> tuple[list[int], str | None, list[str]]:
+    """The numbers of the comment lines, the text of the last one above the table, and the table's first lines."""
+    comments: dict[int, str] = {}
+    above: str | None = None
+    lines: list[str] = []
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file):
+            if line.startswith("#"):
+                comments[number] = line if len(comments) < LOOKED_AT else ""
+                above = line[1:] if not lines else above
+            elif line.strip() and len(lines) < LOOKED_AT:
+                lines.append(line)
+    if not lines:  # all lines begin so: it is how their first cells are written
+        return [], None, [line for line in comments.values() if line]
+    return list(comments), above, lines
+
+
+def _split(line: str, separator: str) -> list[str]:
+    if separator == BLANKS:
+        return line.split()
+    return [cell.strip() for cell in next(csv.reader([line.strip("\r\n")], delimiter=separator, skipinitialspace=True))]
+
+
+def _separator(lines: Sequence[str]) -> str:
+    """The mark that divides the lines into equally many cells; among several, the one by which most cells are numbers."""
+    if not lines:
+        return ","
+    marks = (",", ";") if "  " in lines[0] else (",", ";", "\t")  # tabs between runs of blanks are only for alignment
+    best, found = (0.0, 0.0), BLANKS
+    for mark in (*marks, BLANKS):
+        rows = [_split(line, mark) for line in lines]
+        (width, number), *_ = Counter(map(len, rows)).most_common(1)
+        cells = [cell for row in rows for cell in row if cell.lower() not in _MISSING]
+        score = (number / len(rows), sum(is_number(c, mark != ",") for c in cells) / max(1, len(cells)))
+        if width > 1 and score > best:
+            best, found = score, mark
+    return found
+
+
+def _decimal_commas(separator: str, cells: Sequence[str]) -> bool:
+    """Whether numbers are written with a decimal comma. 1,234 between commas may be one thousand, and decides nothing."""
+    commas = [cell for cell in cells if _COMMA.fullmatch(cell)]
+    points = any("." in cell and _POINT.fullmatch(cell) for cell in cells)
+    return bool(commas) and not points and (separator != "," or not all(map(_THOUSANDS.fullmatch, commas)))
+
+
+def _has_header(head: pd.DataFrame, decimal: str, numbers_name: bool) -> str | None:
+    """Why the first line is a header, "" where it needs no reason, or None where it is none.
+
+    It is one if it is 0, 1, 2, ..., or text, and no number, above the columns of numbers. Numbers name the columns, such as
+    the wavelengths of spectra, if they rise or fall as no other line does.
+    """
+    words = {"true": "1", "false": "0"}  # pandas reads these as bool
+    text = head.map(lambda cell: words.get(str(cell).strip().lower(), str(cell).strip().replace(decimal, ".")))
+    numbers = text.where(head.notna()).apply(pd.to_numeric, errors="coerce")
+    numeric = (numbers.notna() | head.isna()).iloc[1:].all()  # by the lines below the first
+    first = numbers.iloc[0]
+    if len(first) > 2 and first.tolist() == list(range(len(first))):
+        return ""
+    if not first[numeric].notna().any():
+        return "" if bool(head.iloc[0][numeric].notna().any()) else None
+    words_below = set(head.loc[1:, ~numeric].to_numpy().ravel().tolist())
+    if not numbers_name or any(cell in words_below for cell in head.iloc[0][~numeric]):
+        return None
+    if any(str(cell).strip()[:1].isalpha() for cell in head.iloc[0][numeric & first.isna()].dropna()):
+        return "it has text where the lines below have numbers"
+    table = numbers.loc[:, numeric].to_numpy(dtype=np.float64)
+    return _numbers_name(table[0], table[1:])
+
+
+def _numbers_name(first: NDArray[Any], below: NDArray[Any]) -> str | None:
+    """Why the numbers of the first line are names, or None where they may be values."""
+    if len(first) < 3 or len(below) < 2 or np.isnan(first).any():
+        return None
+
+    rows = np.vstack([first, below])
+    steps = np.diff(rows)
+    runs: NDArray[Any] = np.all(steps > 0, axis=1) | np.all(steps < 0, axis=1)
+    even = runs & (np.ptp(steps, axis=1) <= 1e-6 * np.abs(rows).max(1))
+    what = "its numbers rise" if first[0] < first[-1] else "its numbers fall"
+    if even[0] and not even[1:].any():
+        return f"{what} in equal steps, as no other line does"
+    if not runs[0]:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a column without a number
+        low, high = np.nanmin(below, 0), np.nanmax(below, 0)
+    outside = (first < low - (high - low)) | (first > high + (high - low))
+    if outside.all():
+        return f"{what}, far outside the values below"
+    return f"{what}, as no other line does" if len(first) > 5 and not runs[1:].any() else None
+
+
+def _named_above(above: str, separator: str, width: int) -> list[str] | None:
+    """The names in a comment above the table, as `numpy.savetxt` writes them; None where it is something else."""
+    cells = _split(above, separator)
+    fits = width > 1 and len(cells) == width and not any(map(is_number, cells))
+    return cells if fits else None
