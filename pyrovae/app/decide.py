@@ -86,7 +86,11 @@ def choose_likelihood(options: Options, dataset: Dataset) -> tuple[str, int | No
 
 def binarisation(options: Options, dataset: Dataset) -> Binarize | None:
     """The transform that draws binary rows anew at every step, where a Bernoulli is to model values between 0 and 1."""
-    return Binarize() if dataset.kind == "unit" and options.likelihood == "bernoulli" else None
+    shares = dataset.kind == "unit" or (
+        dataset.kind == "real"
+        and all(x.min() >= 0 and x.max() <= 1 for x in (dataset.x, dataset.x_test) if x is not None)
+    )
+    return Binarize() if shares and options.likelihood == "bernoulli" else None
 
 
 def check_sizes(latent: int | None, levels: Widths | None, hidden: Widths) -> None:

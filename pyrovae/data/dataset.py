@@ -233,7 +233,10 @@ def _rounded(given: Array, rows: Tensor) -> Array:
     """Which columns hold a whole number that is another one in float32, `(D,)`."""
     kept = rows.double().numpy()
     if given.dtype.kind != "f":  # float64 may not hold them either
-        return ((given != kept.astype(given.dtype)) | (np.abs(kept) >= 2.0**63)).any(0, keepdims=True)[0]
+        with np.errstate(invalid="ignore"):  # what was rounded up may be beyond the integers
+            back = kept.astype(given.dtype)
+        beyond = 2.0 ** (8 * given.dtype.itemsize - (given.dtype.kind == "i"))
+        return ((given != back) | (kept >= beyond)).any(0, keepdims=True)[0]
     return ((given != kept) & ~np.isnan(given)).any(0, keepdims=True)[0]
 
 

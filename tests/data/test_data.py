@@ -252,6 +252,73 @@ def test_kind(tmp_path, values, kind):
     np.testing.assert_array_equal(dataset.x.numpy(), values.astype(np.float32))
 
 
+GREY = np.random.default_rng(0).permutation(np.arange(256).repeat(2)).reshape(32, 16)
+REALS = np.random.default_rng(1).random((32, 16))
+UNIT = {
+    "pixels divided by 255": GREY / 255,
+    "in float32": (GREY / 255).astype(np.float32),
+    "with gaps": np.where(GREY == 7, np.nan, GREY / 255),
+    "16 bits": GREY.astype(np.uint16) * 257.0 / 65535 + np.eye(32, 16) * 0,
+    "digits divided by 16": (GREY // 15.1).clip(0, 16).round() / 16,
+    "4 bits": (GREY // 16) / 15,
+    "images of reals": REALS.reshape(32, 4, 4),
+    "colour images of reals": REALS[:, :12].reshape(32, 3, 2, 2),
+}
+MEASURED = {
+    "reals": REALS,
+    "two digits": REALS.round(2),
+    "four digits": REALS.round(4),
+    "fifths": (REALS * 5).round() / 5,
+    "thirds": (REALS * 3).round() / 3,
+    "quarters": (REALS * 4).round() / 4,
+    "eighths": (REALS * 8).round() / 8,
+    "halves and whole": np.array([[0.0, 0.5], [1.0, 0.5]]),
+    "far from 0 and 1": 0.4 + REALS / 100,
+    "one row that is no grey": np.vstack([GREY / 255, np.full((1, 16), 0.331)]),
+}
+
+
+@pytest.mark.parametrize("kind", ["unit", "real"])
+def test_pixels_are_told_from_measurements_between_0_and_1(tmp_path, kind):
+    for name, values in (UNIT if kind == "unit" else MEASURED).items():
+        assert npz(tmp_path, x=values).kind == kind, name
+
+
+def test_columns_between_0_and_1_of_a_table_are_measurements(tmp_path):
+    text = "".join(",".join(map(str, row)) + "\n" for row in REALS.round(2))
+    assert csv(tmp_path, text).kind == "real" and csv(tmp_path, text.replace("0.", "0.0")).kind == "real"
+
+
+WHOLE = {
+    "near 2^40": np.int64(2**40) + np.arange(12).reshape(6, 2),
+    "just beyond 2^24": np.array([[2**24 + 1], [3]]),
+    "negative": np.array([[-(2**24) - 1], [3]]),
+    "beyond 2^53": np.array([[2**53 + 1], [2**53]]),
+    "beyond 2^63": np.array([[2**63 + 1], [5]], dtype=np.uint64),
+    "the largest": np.array([[2**63 - 1], [5]]),
+    "in 32 bits": np.array([[2**31 - 1], [5]], dtype=np.int32),
+    "unsigned, in 32 bits": np.array([[2**32 - 1], [5]], dtype=np.uint32),
+    "counts as float64": np.array([[2.0**24 + 1], [5]]),
+}
+
+
+@pytest.mark.parametrize("values", WHOLE.values(), ids=WHOLE.keys())
+def test_whole_numbers_are_never_rounded(tmp_path, values):
+    with pytest.raises(
+        DataError, match="column 0 varies by .*float32 holds whole numbers up to 2.24 only.*Subtract an offset"
+    ):
+        npz(tmp_path, x=values)
+    np.save(tmp_path / "b.npy", values)
+    with pytest.raises(DataError, match="column 0 varies by"):
+        load(str(tmp_path / "b.npy"))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint32, np.uint64])
+def test_whole_numbers_that_float32_holds_are_kept(tmp_path, dtype):
+    values = np.array([[2**24, 3], [2**30, 5], [2 ** (31 if dtype(0).dtype.kind == "u" else 30), 5]], dtype=dtype)
+    assert npz(tmp_path, x=values).x.tolist() == values.tolist()
+
+
 def test_pixels_are_divided_by_255_and_that_is_recorded(tmp_path):
     pixels = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4) * 10
     dataset = npz(tmp_path, images=pixels, x_test=pixels[:1])
