@@ -85,9 +85,12 @@ def with_prior_as_guide(fitted: Fit) -> Fit:
         >>> pv.importance(with_prior_as_guide(fitted), x, num_samples=100).k_hat.shape
         torch.Size([40])
     """
-    layout, *more = (_drawn_from_prior(layout) for layout in fitted.layouts)
-    pair = _PriorAsGuide(fitted.pair, fitted.layouts)
-    return replace(fitted, pair=pair, layout=layout, more_layouts=tuple(more))
+    with fitted.scope():  # which checks the weights
+        layout, *more = (_drawn_from_prior(layout) for layout in fitted.layouts)
+        pair = _PriorAsGuide(fitted.pair, fitted.layouts)
+        made = replace(fitted, pair=pair, layout=layout, more_layouts=tuple(more))
+        made.keep_weights()
+    return made
 
 
 def _drawn_from_prior(layout: Layout) -> Layout:

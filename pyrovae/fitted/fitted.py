@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from torch import Tensor
 from pyrovae.batching.chunks import chunk_size, row_elements
 from pyrovae.batching.transformed import transformed
 from pyrovae.batching.transforms import Transform
-from pyrovae.errors import DataError
+from pyrovae.errors import DataError, PairError
 from pyrovae.pair.batch import Batch, as_batch, group_rows, take_group, take_rows
 from pyrovae.pair.layout import Layout, describe
 from pyrovae.pair.parameters import evaluating, fork_rng, named_tensors, param_scope
@@ -53,6 +54,7 @@ class Fit:
         more_layouts: The layouts for rows with other arguments than those of `layout`.
         row_elements: For each set of arguments, how many elements one row adds to the largest tensor of a run.
         untransformed: The shape of one row and the dtype of each argument before the transform, as the data have them.
+        checksums: Of each weight as the fit left it, by name; empty while it runs.
 
     Example:
         >>> x = torch.bernoulli(torch.full((40, 6), 0.4))
@@ -80,6 +82,7 @@ class Fit:
     more_layouts: tuple[Layout, ...] = ()
     row_elements: dict[tuple[str, ...], int] = field(default_factory=dict)
     untransformed: dict[str, tuple[tuple[int, ...], torch.dtype]] = field(default_factory=dict)
+    checksums: dict[str, int] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         last = f", ELBO {self.history[-1]['elbo']:.2f} nats per row" if self.history else ""
@@ -90,7 +93,26 @@ class Fit:
     def scope(self) -> Iterator[None]:
         """Use the fit's own param store and `evaluation_mode` inside, and restore everything afterwards."""
         with param_scope(self.store), self.evaluation_mode():
+            self.check_weights()
             yield
+
+    def keep_weights(self) -> None:
+        """Take the weights as they are now for those of this fit, as after a change on purpose."""
+        with param_scope(self.store):
+            self.checksums = checksums(named_tensors(self.pair, buffers=False))
+
+    def check_weights(self) -> None:
+        """Raise PairError if weights have changed since the fit, as by another fit of the same modules."""
+        with param_scope(self.store):
+            now = checksums(named_tensors(self.pair, buffers=False)) if self.checksums else {}
+        changed = [name for name, checksum in self.checksums.items() if now.get(name) != checksum]
+        if changed:
+            others = f" and {len(changed) - 1} others" if len(changed) > 1 else ""
+            raise PairError(
+                f"The weights are no longer those of this Fit: {changed[0]!r}{others} changed after it, as by another fit of "
+                "the same modules. Fit a copy where you need both (copy.deepcopy(pair)), or pv.save a fit before the next one "
+                "and pv.load it again without pair=. If you changed them on purpose, call fitted.keep_weights()."
+            )
 
     @contextmanager
     def evaluation_mode(self) -> Iterator[None]:
@@ -164,6 +186,12 @@ class Fit:
                 return layout
         with fork_rng():
             return describe(self.pair, take_rows(batch, slice(0, 2)))
+
+
+def checksums(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """A CRC-32 of the content of each tensor; torch's version counters miss what fused optimizers and `.data` write."""
+    flat = {name: tensor.detach().cpu().contiguous().flatten() for name, tensor in tensors.items()}
+    return {name: zlib.crc32(values.view(torch.uint8).numpy().data) for name, values in flat.items()}
 
 
 def in_order(parts: list[FittedGroup], found: list[Tensor], dim: int = 0) -> Tensor:

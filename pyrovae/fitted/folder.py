@@ -190,6 +190,7 @@ def save(fitted: Fit, folder: str | Path, *, force: bool = False) -> Path:
 def write_fit(folder: Path, fitted: Fit, status: str = "finished") -> None:
     """Write a fitted pair into its folder, run.json last, so that one that says "finished" always belongs to the weights."""
     with param_scope(fitted.store):
+        fitted.check_weights()
         digest = _save_tensors(folder / WEIGHTS, named_tensors(fitted.pair, buffers=True))
     write_history(folder, fitted.history)
     write_run(folder, fitted, status=status, stopped=fitted.stopped, weights_sha256=digest)
@@ -273,6 +274,7 @@ def load(
             for layout in fitted.layouts:
                 initialize(fitted.pair, layout, find_device(device))
             copy_tensors(named_tensors(fitted.pair, buffers=True), tensors)
+        fitted.keep_weights()
     except PyrovaeError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OSError) as error:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pyrovae.errors import OptionError
 from pyrovae.pair.program import PairLike
+from pyrovae.pair.turns import lent_turn, turn
 
 
 def modules(pair: PairLike) -> dict[str, nn.Module]:
@@ -71,28 +72,37 @@ _SCOPES: list[dict[str, Any]] = []
 @contextmanager
 def param_scope(state: dict[str, Any]) -> Iterator[None]:
     """Use a param store of one's own inside, whose content is kept in `state`, and restore the global store afterwards."""
-    if _SCOPES and _SCOPES[-1] is state:  # already in use, as when a callback evaluates the fit that called it
-        yield
-        return
-    store = pyro.get_param_store()
-    outside = store.get_state()
-    _SCOPES.append(state)
-    store.clear()
-    try:
-        store.set_state({"params": state.get("params", {}), "constraints": state.get("constraints", {})})
-        yield
-    finally:
-        _SCOPES.pop()
-        state.update(store.get_state())
+    with turn():
+        if _SCOPES and _SCOPES[-1] is state:  # already in use, as when a callback evaluates the fit that called it
+            yield
+            return
+        store = pyro.get_param_store()
+        outside = store.get_state()
+        _SCOPES.append(state)
         store.clear()
-        store.set_state(outside)
+        try:
+            store.set_state({"params": state.get("params", {}), "constraints": state.get("constraints", {})})
+            yield
+        finally:
+            _SCOPES.pop()
+            state.update(store.get_state())
+            store.clear()
+            store.set_state(outside)
+
+
+@contextmanager
+def lent() -> Iterator[None]:
+    """Inside, other threads may ask questions, also about the fit that is running, and may fit."""
+    _SCOPES[-1].update(pyro.get_param_store().get_state())
+    with lent_turn():
+        yield
 
 
 @contextmanager
 def fork_rng() -> Iterator[None]:
     """Restore torch's random state afterwards, and that of the CUDA devices if CUDA has been initialised."""
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
+    with turn(), torch.random.fork_rng(devices=devices):
         yield
 
 

@@ -16,6 +16,7 @@ from pyrovae.fitted.fitted import Fit
 from pyrovae.pair.layout import Layout
 from pyrovae.pair.parameters import fork_rng, param_scope
 from pyrovae.pair.program import PairLike
+from pyrovae.pair.turns import turn
 from pyrovae.training.plan import Callback, FitData, FitOptions, OptimizerFactory, Plan, bind, check, group, plan
 from pyrovae.training.schedules import Schedule
 from pyrovae.training.trainer import Trainer
@@ -58,7 +59,9 @@ def fit(
 
     in nats per row, where the local terms are the log-densities (model minus guide) of sites in the plate "data". Parameters
     are found by running the pair: those of `nn.Module`, `PyroModule` and AutoGuides, and bare `pyro.param` statements, which
-    get a param store of this fit's own. Modules stay in the mode, training or evaluation, that they are in.
+    get a param store of this fit's own. Modules stay in the mode, training or evaluation, that they are in. The weights
+    are those of the modules, so that a second fit of the same modules takes them from the first, which then refuses to answer.
+    Fits and questions in several threads wait for each other.
 
     An argument that may be None (`y=None`) may be unknown in some rows, which hold -1 (integers) or NaN there. Rows are then
     grouped by what is known of them: a step takes B_g of the N_g rows of each group g, runs the pair on them without what
@@ -139,16 +142,17 @@ def fit(
     """
     arguments = {name: value for name, value in locals().items() if name not in ("pair", "data")}
     options = FitOptions(**arguments)
-    rows = bind(pair, data, options)
-    groups = group(pair, rows, options)
     fitted = Fit(pair, layout=Layout((), 0, {}), transform=transform, info=dict(info or {}))
-    with fork_rng(), param_scope(fitted.store):
-        torch.manual_seed(rows.seed)
-        rows.place()
-        runs = check(fitted, rows, groups, options)
-        chosen = plan(fitted, rows, groups, runs, options)
-        del runs  # they hold the activations of the first minibatch, which the fit itself has no use for
-        train(fitted, chosen, rows, options)
+    with turn():
+        rows = bind(pair, data, options)
+        groups = group(pair, rows, options)
+        with fork_rng(), param_scope(fitted.store):
+            torch.manual_seed(rows.seed)
+            rows.place()
+            runs = check(fitted, rows, groups, options)
+            chosen = plan(fitted, rows, groups, runs, options)
+            del runs  # they hold the activations of the first minibatch, which the fit itself has no use for
+            train(fitted, chosen, rows, options)
     return fitted
 
 
@@ -166,6 +170,7 @@ def train(fitted: Fit, chosen: Plan, rows: FitData, options: FitOptions) -> None
     trainer.run(list(options.callbacks), folder, options.checkpoint_every, options.progress)
     for leaf in chosen.program.leaves:
         leaf.grad = None
+    fitted.keep_weights()
     if folder is not None:
         store.write_fit(folder, fitted)
 

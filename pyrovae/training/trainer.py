@@ -18,7 +18,7 @@ from pyrovae.errors import CheckpointError, NotFiniteError, OptionError
 from pyrovae.fitted import folder as store
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.spec import renamed
-from pyrovae.pair.parameters import fork_rng, named_tensors
+from pyrovae.pair.parameters import fork_rng, lent, named_tensors
 from pyrovae.training.console import progress_bar, stop_on_interrupt
 from pyrovae.training.monitor import Monitor
 from pyrovae.training.plan import Callback, FitData, Plan
@@ -73,9 +73,7 @@ class Trainer:
                     self._interrupt(folder)
                 self._end_epoch(folder)
                 bar(history)
-                with fork_rng():  # what a callback draws must not change the fit
-                    answers = [callback(self.fitted) for callback in callbacks]
-                if any(answer is True for answer in answers):
+                if self._asked_to_stop(callbacks):
                     self.fitted.stopped = "a callback stopped it"
                 self.last_good = self.state()
                 if folder is not None and (time.monotonic() - written > every):
@@ -92,6 +90,14 @@ class Trainer:
                 for name, tensor in named_tensors(self.fitted.pair, buffers=True).items():
                     tensor.copy_(self.best[name])
             self.fitted.settings["best_epoch"] = self.best_epoch
+
+    def _asked_to_stop(self, callbacks: list[Callback]) -> bool:
+        """Whether one of the callbacks, all of which are called, returns True."""
+        if not callbacks:
+            return False
+        with fork_rng(), lent():  # what a callback draws must not change the fit
+            answers = [callback(self.fitted) for callback in callbacks]
+        return any(answer is True for answer in answers)
 
     def _finished(self) -> bool:
         done = len(self.fitted.history)
