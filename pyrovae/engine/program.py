@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.pair.batch import Batch
-from pyrovae.pair.parameters import modules
+from pyrovae.pair.parameters import every_module
 from pyrovae.pair.program import PairLike
 
 # (the parameters, told apart by identity; their gradients) -> clipped gradients
@@ -52,7 +52,7 @@ class Program:
     @property
     def buffers(self) -> list[Tensor]:
         """Other tensors that a step may change, such as the running means of batch normalisation."""
-        unique = {id(b): b for m in modules(self.pair).values() for b in m.buffers()}
+        unique = {id(b): b for m in every_module(self.pair).values() for b in m.buffers()}
         return list(unique.values())
 
 

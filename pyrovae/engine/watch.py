@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import random
-import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Generic, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-import pyro.infer
-import torch
-from pyro.nn import PyroModule
-from pyro.optim import PyroOptim
-from pyro.poutine import Trace
 from torch import Tensor, nn
 
-MOST_ENTRIES = 4096  # of one snapshot
+from pyrovae.pair.reach import GENERATORS, PLAIN, reach
 
 
 class _Same:
@@ -35,43 +27,6 @@ class _Same:
         return f"a {type(self.kept).__name__}"
 
 
-PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size, np.generic)
-GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
-SKIPPED = (Trace, types.ModuleType, torch.optim.Optimizer, PyroOptim, pyro.infer.SVI, *GENERATORS)
-LIBRARY_NAMES = ("torch", "pyro", "numpy", "pyrovae")
-PLAIN_LIBRARIES = ("builtins", "numpy", "weakref", "collections", "threading")
-HIDDEN = (
-    "_parameters",
-    "_buffers",
-    "_modules",
-    "_pyro",
-    "_backward",
-    "_forward",
-    "_state_dict",
-    "_load_state",
-    "_non_",
-)
-# Classes that add nothing to what code reads of an object.
-BARE = (object, nn.Module, PyroModule, Generic, Protocol)
-# Names that all programs read, and names by which code reads what its own names do not tell.
-ALWAYS = {"model", "guide", "forward"}
-OUTSIDE = {
-    "__init__",
-    "__new__",
-    "__post_init__",
-    "__init_subclass__",
-    "__repr__",
-    "__str__",
-    "__del__",
-}  # of no program
-UNTOLD = {"getattr", "setattr", "hasattr", "vars", "__dict__", "eval", "exec", "attrgetter", "methodcaller", "asdict"}
-# a mapping in which Python looks a name up, the name, and the value found there
-Slot = tuple[Mapping[Any, Any], Any, Any]
-Part = tuple[
-    str, Any, Mapping[Any, Any] | None
-]  # name, part, and the mapping in which Python looks the name up, if any
-
-
 def snapshot(*roots: Any) -> dict[str, Any]:
     """All plain values that code could read from these objects, by path.
 
@@ -79,7 +34,7 @@ def snapshot(*roots: Any) -> dict[str, Any]:
     defaults, and the globals that functions name. Of an object whose class a user wrote, only the attributes count that some
     function found here names: what else it keeps, such as a history or the optimizer, is none of the program's.
     """
-    return _walk(roots)[0]
+    return _values(reach(*roots)[0])
 
 
 def change_detector(*roots: Any) -> Callable[[], bool]:
@@ -87,7 +42,7 @@ def change_detector(*roots: Any) -> Callable[[], bool]:
 
     It does not notice that the content of a list or an array has changed; comparing two snapshots does.
     """
-    slots = _walk(roots)[1]
+    slots = reach(*roots)[1]
 
     def unchanged() -> bool:
         return all(mapping.get(key) is value for mapping, key, value in slots)
@@ -95,159 +50,28 @@ def change_detector(*roots: Any) -> Callable[[], bool]:
     return unchanged
 
 
-class _Names:
-    """The names that the functions found so far read, and the parts of objects that wait until theirs is among them."""
-
-    def __init__(self) -> None:
-        self.read = set(ALWAYS)
-        self.waiting: dict[str, list[tuple[str, Part]]] = {}
-
-    def learn(self, code: types.CodeType) -> Iterator[tuple[str, Part]]:
-        """Read the names in a function's code, and give up the parts that they release."""
-        names = set(code.co_names)
-        new = set(self.waiting) if names & UNTOLD else names - self.read
-        if names & UNTOLD:
-            self.read |= UNTOLD
-        self.read |= names
-        for name in new:
-            yield from self.waiting.pop(name, ())
-        for inner in code.co_consts:
-            if isinstance(inner, types.CodeType):
-                yield from self.learn(inner)
-
-    def admit(self, path: str, part: Part) -> bool:
-        """Whether some function reads a part's name; else it waits for one that does."""
-        if part[0] in self.read or self.read >= UNTOLD:
-            return True
-        self.waiting.setdefault(part[0], []).append((path, part))
-        return False
-
-
-def _walk(roots: Sequence[Any]) -> tuple[dict[str, Any], list[Slot]]:
+def _values(reached: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """What is compared of each plain value, array and tensor, by path."""
     found: dict[str, Any] = {}
-    slots: list[Slot] = []
-    seen: set[int] = set()
-    queue: list[tuple[str, Any]] = [("", root) for root in roots]
-    names = _Names()
-
-    def enqueue(path: str, part: Part) -> None:
-        name, value, holder = part
-        queue.append((f"{path}.{name}" if path else name, value))
-        if holder is not None:
-            slots.append((holder, name, value))
-
-    while queue and len(found) < MOST_ENTRIES:
-        path, value = queue.pop()
-        if isinstance(value, PLAIN):
-            found[path] = repr(value) if isinstance(value, float) else value
-            continue
-        if id(value) in seen or isinstance(value, SKIPPED) or getattr(type(value), "runs_programs", False):
-            continue
-        seen.add(id(value))
-        if isinstance(value, Tensor):
+    for path, value in reached:
+        if isinstance(value, float):
+            found[path] = repr(value)
+        elif isinstance(value, (*PLAIN, type)):
+            found[path] = value
+        elif isinstance(value, Tensor):
             found[path] = value.requires_grad if isinstance(value, nn.Parameter) else _Same(value)
         elif isinstance(value, np.ndarray):
             found[path] = (value.shape, hash(value.tobytes())) if value.nbytes < 2**20 else _Same(value)
-        elif isinstance(value, type):
-            found[path] = value
-        else:
-            for part in _parts(value):
-                enqueue(path, part)
-            for code in _codes(value):
-                for released in names.learn(code):
-                    enqueue(*released)
-            for part in _attributes(value):
-                if not _is_bare(type(value)) or names.admit(path, part):
-                    enqueue(path, part)
-    return found, slots
+    return found
 
 
 def generators(*roots: Any) -> list[Any]:
     """The generators of random numbers that code could reach from these objects."""
     found: dict[int, Any] = {}
-    for _, _, value in _walk(roots)[1]:
+    for _, _, value in reach(*roots)[1]:
         if isinstance(value, GENERATORS):
             found[id(value)] = value
     return list(found.values())
-
-
-def _is_bare(kind: type) -> bool:
-    """Whether all of an object's behaviour is code that a user wrote, so that its functions name what is read of it."""
-    own = [cls for cls in kind.__mro__ if cls not in BARE]
-    asks = any(name in vars(cls) for cls in own for name in ("__getattr__", "__getattribute__", "__torch_function__"))
-    return bool(own) and not asks and not any(_is_of_library(cls) for cls in own)
-
-
-def _is_of_library(value: Any) -> bool:
-    return (getattr(value, "__module__", None) or "").split(".")[0] in (*LIBRARY_NAMES, *PLAIN_LIBRARIES)
-
-
-def _codes(value: Any) -> Iterator[types.CodeType]:
-    """The code that runs when an object is called, read or computed with, as far as a user wrote it."""
-    if isinstance(value, types.FunctionType):
-        if not _is_of_library(value):
-            yield value.__code__
-    elif not isinstance(value, (Mapping, list, tuple, set, frozenset, types.MethodType, functools.partial)):
-        for cls in type(value).__mro__:
-            if cls in BARE or _is_of_library(cls):
-                continue
-            for name, part in vars(cls).items():
-                if name in OUTSIDE:
-                    continue
-                inner = [getattr(part, slot, None) for slot in ("fget", "func", "__func__", "__wrapped__")] + [part]
-                special = name.startswith("__") or any(isinstance(f, types.FunctionType) for f in inner[:-1])
-                yield from (f.__code__ for f in inner if special and isinstance(f, types.FunctionType))
-
-
-def _parts(value: Any) -> Iterator[Part]:
-    """The parts of an object that may be read in any case."""
-    if isinstance(value, Mapping):
-        yield from ((f"[{key!r}]", part, None) for key, part in list(value.items()) if isinstance(key, (str, int)))
-    elif isinstance(value, (list, tuple, set, frozenset)):
-        yield from ((f"[{i}]", part, None) for i, part in enumerate(value))
-    elif isinstance(value, types.MethodType):
-        yield value.__func__.__name__, value.__func__, None
-        yield "self", value.__self__, None
-    elif isinstance(value, types.FunctionType):
-        if value.__module__ and value.__module__.split(".")[0] in LIBRARY_NAMES:
-            return
-        yield from ((f"default {i}", part, None) for i, part in enumerate(value.__defaults__ or ()))
-        yield from ((name, part, None) for name, part in (value.__kwdefaults__ or {}).items())
-        for name, cell in zip(value.__code__.co_freevars, value.__closure__ or ()):
-            try:
-                yield name, cell.cell_contents, None
-            except ValueError:  # not assigned yet
-                continue
-        for name in value.__code__.co_names:
-            if name in value.__globals__:
-                yield name, value.__globals__[name], value.__globals__
-    elif isinstance(value, functools.partial):
-        yield from (("func", value.func, None), ("args", value.args, None), ("keywords", value.keywords, None))
-    elif isinstance(value, nn.Module):
-        yield from ((name, part, value._modules) for name, part in value._modules.items())
-        yield from ((name, part, value._parameters) for name, part in value._parameters.items() if part is not None)
-
-
-def _attributes(value: Any) -> Iterator[Part]:
-    """The attributes of an object and of its class, where a user wrote that."""
-    if isinstance(
-        value, (Mapping, list, tuple, set, frozenset, types.MethodType, types.FunctionType, functools.partial)
-    ):
-        return
-    library = type(value).__module__.split(".")[0]
-    if not isinstance(value, nn.Module) and library in PLAIN_LIBRARIES:
-        return
-    own = getattr(value, "__dict__", {})
-    yield from ((name, part, own) for name, part in list(own.items()) if not name.startswith(HIDDEN))
-    # the methods of a class that a user wrote may read globals
-    if library not in LIBRARY_NAMES:
-        for cls in type(value).__mro__:
-            methods = {} if cls in BARE or _is_of_library(cls) else vars(cls)
-            yield from (
-                (name, part, methods)
-                for name, part in methods.items()
-                if isinstance(part, (types.FunctionType, *PLAIN)) and not name.startswith("__")
-            )
 
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

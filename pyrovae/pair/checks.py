@@ -13,7 +13,7 @@ from pyrovae.errors import PairError, PyrovaeError
 from pyrovae.pair.batch import Batch, as_batch, group_rows, num_rows, take_group, take_rows
 from pyrovae.pair.handlers import PARTICLE_PLATE, SetValues
 from pyrovae.pair.layout import Layout, describe_run
-from pyrovae.pair.parameters import evaluating, fork_rng, param_scope, trainable
+from pyrovae.pair.parameters import evaluating, every_module, fork_rng, param_scope, trainable
 from pyrovae.pair.program import Pair, PairLike, run, sample_sites, unwritten_value
 
 
@@ -135,10 +135,13 @@ def check_gradients(pair: PairLike, runs: Sequence[tuple[Any, Any]]) -> None:
     known = {id(p) for p in named.values()}
     for leaf in _leaves(total):
         if id(leaf) not in known:
+            names = {id(p): prefix + n for prefix, m in every_module(pair).items() for n, p in m.named_parameters()}
+            name = f"{names[id(leaf)]!r}" if id(leaf) in names else f"a parameter of shape {tuple(leaf.shape)}"
             raise PairError(
-                f"The loss depends on a parameter of shape {tuple(leaf.shape)} that nobody trains. Make its module part of "
-                "the pair, or call pyro.module('name', module) in the model. Weights that are registered so must be "
-                "contiguous, because Pyro copies others, and the copy would be trained."
+                f"The loss depends on {name}, which nobody trains. Call pyro.module('name', module) in the model, or make its "
+                "module part of the pair: pass the module's own methods, not functions that call them; or freeze it with "
+                ".requires_grad_(False). Weights that are registered by pyro.module must be contiguous, because Pyro copies "
+                "others, and the copy would be trained."
             )
     gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True, retain_graph=True)
     without = [name for name, g in zip(named, gradients) if g is None]

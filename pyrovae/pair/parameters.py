@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,32 +12,44 @@ from torch import Tensor, nn
 
 from pyrovae.errors import OptionError
 from pyrovae.pair.program import PairLike
+from pyrovae.pair.reach import modules_in, unwrapped
 from pyrovae.pair.turns import lent_turn, turn
 
 
 def modules(pair: PairLike) -> dict[str, nn.Module]:
     """The modules that own a pair's weights, by the prefix of their parameters' names.
 
-    This is the pair itself if it is a module. Otherwise it is what `model` and `guide` are, if they are modules, methods of
-    modules, or `functools.partial` objects of either.
+    This is the pair itself if it is a module. Otherwise it is what `model` and `guide` are, if they are modules or methods of
+    modules, also inside of handlers, decorators and `functools.partial` objects.
     """
     if isinstance(pair, nn.Module):
         return {"": pair}
     found: dict[str, nn.Module] = {}
     for side in ("model", "guide"):
-        function = getattr(pair, side)
-        while isinstance(function, functools.partial):
-            function = function.func
+        function = unwrapped(getattr(pair, side))
         holder = function if isinstance(function, nn.Module) else getattr(function, "__self__", None)
         if isinstance(holder, nn.Module) and all(holder is not m for m in found.values()):
             found[f"{side}."] = holder
     return found
 
 
+def every_module(pair: PairLike) -> dict[str, nn.Module]:
+    """The modules that a pair may run, by prefix: first those of `modules`, then those that its functions reach elsewhere.
+
+    Of the latter, in closures and globals, the parameters are trained and saved only where `pyro.module` registers them, but
+    their mode, device and buffers are the pair's concern all the same.
+    """
+    found = dict(modules(pair))
+    inside = {id(part) for module in found.values() for part in module.modules()}
+    reached = modules_in(model=pair.model, guide=pair.guide)
+    return found | {f"{path}.": module for path, module in reached.items() if id(module) not in inside}
+
+
 def named_tensors(pair: PairLike, *, buffers: bool) -> dict[str, Tensor]:
     """The parameters, and on request the persistent buffers, of a pair by name.
 
-    Those of modules come first, then those of Pyro's param store. A shared tensor is listed once.
+    Those of the pair's own modules come first, then those of Pyro's param store, and then the buffers of other modules that
+    it runs. A shared tensor is listed once.
     """
     found: dict[str, Tensor] = {}
     seen: set[int] = set()
@@ -48,16 +59,22 @@ def named_tensors(pair: PairLike, *, buffers: bool) -> dict[str, Tensor]:
             seen.add(id(tensor))
             found[name] = tensor
 
+    def add_buffers(prefix: str, module: nn.Module) -> None:
+        persistent = module.state_dict(keep_vars=True)
+        for name, buffer in module.named_buffers():
+            if name in persistent:
+                add(prefix + name, buffer)
+
     for prefix, module in modules(pair).items():
         for name, parameter in module.named_parameters():
             add(prefix + name, parameter)
         if buffers:
-            persistent = module.state_dict(keep_vars=True)
-            for name, buffer in module.named_buffers():
-                if name in persistent:
-                    add(prefix + name, buffer)
+            add_buffers(prefix, module)
     for name, unconstrained in pyro.get_param_store()._params.items():
         add(name, unconstrained)
+    if buffers:
+        for prefix, module in every_module(pair).items():
+            add_buffers(prefix, module)
     return found
 
 
@@ -123,7 +140,7 @@ def find_device(device: str | torch.device) -> torch.device:
 
 def place(pair: PairLike, device: torch.device) -> None:
     """Move a pair to a device in place. Parameters stay the same objects, so that optimizers keep working."""
-    for module in modules(pair).values():
+    for module in every_module(pair).values():
         module.to(device)
     with torch.no_grad():
         for tensor in pyro.get_param_store()._params.values():
@@ -134,7 +151,7 @@ def place(pair: PairLike, device: torch.device) -> None:
 @contextmanager
 def evaluating(pair: PairLike) -> Iterator[None]:
     """Put the pair's modules into evaluation mode, and each back into its previous mode afterwards."""
-    modes = [(m, m.training) for root in modules(pair).values() for m in root.modules()]
+    modes = [(m, m.training) for root in every_module(pair).values() for m in root.modules()]
     try:
         for module, _ in modes:
             module.training = False

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pyro import poutine
+from pyro.poutine.messenger import _bound_partial
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
@@ -38,9 +39,10 @@ class Pair:
     often it is a module with two methods of these names, as in `pv.VAE`. `Pair` is for separate functions, modules and Pyro's
     AutoGuides.
 
-    Networks whose weights a function uses should be modules that the pair can reach: the function is a module, or a method
-    of one. If a function registers a network with `pyro.module` instead, its parameters are trained and saved as well, but
-    its buffers and its evaluation mode (batch normalisation, dropout) are not handled.
+    The weights that are trained are those of the modules that the two functions are, or whose methods they are, also inside
+    of handlers (`poutine.scale`), decorators and `functools.partial` objects; and those that a function registers with
+    `pyro.module` or `pyro.param`. Device, evaluation mode (batch normalisation, dropout) and buffers are handled for all
+    modules that the functions reach, by closures and globals, too.
 
     Args:
         model: Pyro program of p(x, z). A batch is passed by keyword, `model(x=x, ...)`; the first dimension of every
@@ -70,6 +72,8 @@ class Pair:
 
 def _signature(function: Any) -> inspect.Signature:
     # nn.Module.__call__ takes (*args, **kwargs), so a module's argument names are those of its `forward`.
+    while isinstance(function, _bound_partial):  # a handler of Pyro
+        function = function.func.args[1]
     return inspect.signature(function.forward if isinstance(function, nn.Module) else function)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from pyrovae.batching.transforms import Transform
 from pyrovae.engine.precision import low_precision
 from pyrovae.errors import PairError
 from pyrovae.objectives.elbo import Bound
-from pyrovae.pair.batch import Batch
+from pyrovae.pair.batch import Batch, num_rows
 from pyrovae.pair.handlers import Keep, settled
 from pyrovae.pair.layout import Layout
 from pyrovae.pair.program import Pair, PairLike
@@ -77,9 +77,12 @@ class MinibatchLoss:
                 if len(self.groups) > 1 and (counted or group.layout.global_sites):
                     guide = fresh(settled(self.pair.guide, drawn, counted))
                     pair = Pair(settled(self.pair.model, drawn, counted), guide)
-                bounds.append(
-                    self.loss(pair, batch, num_rows=group.num_rows, kl_weight=weights.get("kl"), layout=group.layout)
-                )
+                with _enough_to_normalise(group, num_rows(batch)):
+                    bounds.append(
+                        self.loss(
+                            pair, batch, num_rows=group.num_rows, kl_weight=weights.get("kl"), layout=group.layout
+                        )
+                    )
                 drawn |= fresh.values
                 counted |= set(group.layout.global_sites)
         bound = Bound(*(sum(values[1:], values[0]) for values in zip(*bounds)))
@@ -90,3 +93,18 @@ class MinibatchLoss:
                 raise PairError(f"penalty must return a 0-d tensor, in nats: sum it. It returned {penalty!r}.")
             descend = descend + penalty
         return bound.elbo / self.num_rows, descend / self.num_rows
+
+
+@contextmanager
+def _enough_to_normalise(group: GroupTerms, rows: int) -> Iterator[None]:
+    """Explain what batch normalisation says where a step has a single value of a channel, and so no variance."""
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith("Expected more than 1"):
+            raise
+        raise PairError(
+            f"A step takes {rows} of the {group.num_rows} rows that have {', '.join(group.names)}, and batch normalisation "
+            f"needs several values of each channel ({str(error).splitlines()[0]}): give it at least two rows a step "
+            "(batch_size=..., or group_size=... where rows are grouped), or use LayerNorm or GroupNorm instead."
+        ) from error
