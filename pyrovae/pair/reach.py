@@ -92,7 +92,7 @@ def reach(*roots: Any, paths: Sequence[str] | None = None) -> tuple[list[tuple[s
         for code in _codes(value):
             for released in names.learn(code):
                 enqueue(*released)
-        bare = _is_bare(type(value))
+        bare = _is_bare(type(value))  # type: ignore[arg-type]
         for part in _attributes(value):
             if not bare or names.admit(path, part):
                 enqueue(path, part)
@@ -146,7 +146,7 @@ class _Names:
 
 
 @functools.cache
-def _is_bare(kind: Any) -> bool:
+def _is_bare(kind: type) -> bool:
     """Whether all of an object's behaviour is code that a user wrote, so that its functions name what is read of it."""
     own = [cls for cls in kind.__mro__ if cls not in BARE]
     asks = any(name in vars(cls) for cls in own for name in ("__getattr__", "__getattribute__", "__torch_function__"))
