@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from pyrovae.errors import OptionError, PairError
-from pyrovae.pair.parameters import every_module
+from pyrovae.pair.parameters import every_module, modules
 from pyrovae.pair.program import PairLike
 
 __all__ = ["spectral_norm"]
@@ -60,7 +60,7 @@ class spectral_norm:
     def __call__(self, pair: PairLike) -> Tensor:
         layers = {
             id(layer.weight): layer  # a weight shared by two layers counts once
-            for module in every_module(pair).values()
+            for module in (modules(pair) or every_module(pair)).values()
             for layer in module.modules()
             if isinstance(layer, (nn.Linear, _ConvNd))
         }
