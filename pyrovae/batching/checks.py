@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pyro
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyrovae.batching.chunks import chunks
 from pyrovae.batching.transformed import transformed
 from pyrovae.errors import DataError, PairError
 from pyrovae.pair.batch import Batch, num_rows
+from pyrovae.pair.handlers import same_memory
+from pyrovae.pair.parameters import modules
 from pyrovae.pair.program import PairLike, distribution_name, run, sample_sites
 
 
@@ -50,15 +54,108 @@ def check_rows(
     with torch.no_grad(), pyro.validation_enabled(False):
         for rows in chunks(batch, chunk):
             seen = transformed(pair, rows, transform)
-            for name, node in sample_sites(run(pair, seen)[0]).items():
+            with noting_classes(pair, seen) as noted:
+                nodes = sample_sites(run(pair, seen)[0])
+            for name, node in nodes.items():
                 if node["is_observed"] and isinstance(node["value"], Tensor):
                     _check_site(name, node, rows, numbers[start : start + chunk], strict)
+            check_classes(noted, seen, numbers[start : start + chunk])
             start += chunk
+
+
+NotedClasses = list[tuple[nn.Module, Tensor, Tensor]]
+
+
+@contextmanager
+def noting_classes(pair: PairLike, batch: Mapping[str, Tensor]) -> Iterator[NotedClasses]:
+    """During a run on a batch, note what the pair's codes of classes are given and is no class: the module, its input, which.
+
+    Such a code, as `nets.OneHot`, has a method `outside`. It does not complain by itself, since looking at values in every
+    step would make a GPU wait.
+
+    Raises:
+        DataError: The run looks something up at an index that is not there, and an argument is integers.
+    """
+    noted: NotedClasses = []
+
+    def note(module: Any, inputs: tuple[Any, ...]) -> None:
+        outside = module.outside(inputs[0])
+        if bool(outside.any()):
+            noted.append((module, inputs[0], outside))
+
+    codes = {m for owner in modules(pair).values() for m in owner.modules() if hasattr(m, "outside")}
+    hooks = [code.register_forward_pre_hook(note) for code in codes]
+    try:
+        yield noted
+    except (IndexError, RuntimeError) as error:
+        what = (str(error).splitlines() or [""])[0]
+        integers = [name for name, value in batch.items() if not value.is_floating_point()]
+        if not integers or not (isinstance(error, IndexError) or what.startswith("Class values must be")):
+            raise
+        raise DataError(
+            f"The pair failed ({what}): a value of {' or '.join(map(repr, integers))} is perhaps no class that it knows. "
+            "Correct the values, or build the pair for more classes."
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def check_classes(noted: NotedClasses, batch: Mapping[str, Tensor], numbers: Tensor) -> None:
+    """DataError if a code of classes was given something else."""
+    for module, value, outside in noted:
+        argument = next((name for name, given in batch.items() if same_memory(value, given)), None)
+        if argument is None and bool(torch.isnan(value).any()):
+            continue  # it stands for an argument that is to be drawn, about which there is another error
+        row = outside.nonzero()[0].tolist()
+        of, where = (f"{argument!r}: ", f" in row {int(numbers[row[0]])}") if argument else ("", "")
+        raise DataError(
+            f"{of}{int(outside.sum())} of {outside.numel()} values are no class of {module}, the first is "
+            f"{value[tuple(row)].item():g}{where}. {suggest_classes(value)}"
+        )
+
+
+def check_given(
+    nodes: Mapping[str, Any], known: Mapping[str, Tensor], latent: Collection[str], noted: NotedClasses
+) -> None:
+    """DataError if values that were given, of arguments or of latent sites, are outside the supports of their sites.
+
+    Args:
+        nodes: The sites of a run of the model.
+        known: The arguments that were given.
+        latent: The names of the latent sites that were given.
+        noted: What `noting_classes` has noted in the run.
+    """
+    for name, node in nodes.items():
+        value = node["value"]
+        observes = node["is_observed"] and any(same_memory(value, given) for given in known.values())
+        if isinstance(value, Tensor) and (observes or name in latent):
+            with suppress(NotImplementedError, AttributeError):  # of a distribution without a support
+                check_support(name, node["fn"], value, torch.arange(len(value) if value.dim() else 1))
+    check_classes(noted, known, torch.arange(max(map(len, known.values()), default=0)))
 
 
 def _check_site(name: str, node: Any, rows: Batch, numbers: Tensor, strict: bool) -> None:
     value, fn = node["value"], node["fn"]
+    check_support(name, fn, value, numbers)
+    log_prob = fn.log_prob(value)
+    if is_finite(log_prob):
+        return
+    for argument, given in rows.items():
+        _check_missing(argument, given, numbers)
+    if not strict:
+        return
+    raise PairError(
+        f"Site {name!r} has a log-density that is not finite in the first run, although the data are finite: check the scale "
+        f"of the data, and of the network's output, which gives the parameters of {distribution_name(fn)}."
+    )
+
+
+def check_support(name: str, fn: Any, value: Tensor, numbers: Tensor) -> None:
+    """DataError if values of a site, whose rows have these numbers in the data, are outside the support of its distribution."""
     inside = _elementwise_support(fn).check(value)
+    while inside.dim() > value.dim():  # the distribution has several particles, and the value has none
+        inside = inside.all(0)
     if not bool(inside.all()):
         finite = torch.isfinite(value)
         if inside.dim() < finite.dim():  # the support is a set of whole rows, such as the simplex
@@ -76,17 +173,6 @@ def _check_site(name: str, node: Any, rows: Batch, numbers: Tensor, strict: bool
             f"{value[tuple(bad)].tolist()} in {where}. "
             f"{suggest_classes(like) if distribution_name(fn) == 'Categorical' else suggest(like)}"
         )
-    log_prob = fn.log_prob(value)
-    if is_finite(log_prob):
-        return
-    for argument, given in rows.items():
-        _check_missing(argument, given, numbers)
-    if not strict:
-        return
-    raise PairError(
-        f"Site {name!r} has a log-density that is not finite in the first run, although the data are finite: check the scale "
-        f"of the data, and of the network's output, which gives the parameters of {distribution_name(fn)}."
-    )
 
 
 def _check_missing(argument: str, given: Tensor, numbers: Tensor) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -16,11 +16,11 @@ from pyrovae.criticism.psis import pareto_k
 from pyrovae.engine.tracing import TracedFunction
 from pyrovae.errors import NotFiniteError, OptionError
 from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
-from pyrovae.fitted.runs import drawn_terms, particles_at_once
+from pyrovae.fitted.runs import drawn_terms, global_draw, particles_at_once
 from pyrovae.objectives.terms import Terms, terms
 from pyrovae.objectives.weights import log_weights, row_bounds
 from pyrovae.pair.batch import Batch, num_rows, take_rows
-from pyrovae.pair.layout import Layout
+from pyrovae.pair.layout import Layout, Site
 
 # The most log-weights that are in memory at once: those of all particles of a block of rows.
 WEIGHT_ELEMENTS = 2**24
@@ -166,15 +166,37 @@ def log_likelihood(fitted: Fit, data: Any, num_samples: int = 1000, *, seed: int
     return total - math.log(num_samples)
 
 
+@overload
+def posterior(
+    fitted: Fit,
+    data: Any,
+    num_samples: int = ...,
+    *,
+    site: str | None = ...,
+    num_particles: int = ...,
+    seed: int | None = ...,
+) -> Tensor: ...
+@overload
+def posterior(
+    fitted: Fit,
+    data: Any,
+    num_samples: int = ...,
+    *,
+    site: list[str] | tuple[str, ...],
+    num_particles: int = ...,
+    seed: int | None = ...,
+) -> dict[str, Tensor]: ...
+
+
 def posterior(
     fitted: Fit,
     data: Any,
     num_samples: int = 100,
     *,
-    site: str | None = None,
+    site: str | list[str] | tuple[str, ...] | None = None,
     num_particles: int = 1000,
     seed: int | None = None,
-) -> Tensor:
+) -> Tensor | dict[str, Tensor]:
     """Draw from the posterior p(z | x) of a latent site by sampling-importance-resampling.
 
     From `num_particles` draws of the guide for each row, `num_samples` are chosen at random, with replacement and with
@@ -182,16 +204,20 @@ def posterior(
     them for rows whose `pv.importance(...).k_hat` is above 0.7. Sites that are enumerated elsewhere are drawn here: from
     the guide, or, if it does not have them, from their priors.
 
+    A global latent site is drawn from the guide, without weights: its posterior is that given all rows of the fit.
+
     Args:
         fitted: The fitted pair.
         data: The rows, as for `pv.fit`. The transform of the fit is applied once, with a fixed seed.
         num_samples: The number S of posterior draws for each row.
-        site: The latent site. It may be left out if there is only one.
+        site: The latent site, or a list of several, whose draws for a row are joint ones. It may be left out if there is only
+            one that each row has.
         num_particles: The number of draws of the guide for each row to choose from.
         seed: The seed of the draws; None continues torch's random state.
 
     Returns:
-        The draws, `(S, N, *event)`, on the device of the weights.
+        The draws, `(S, N, *event)`, or `(S, *plates, *event)` of a global site, on the device of the weights; with a list of
+        sites a dict of them.
 
     Raises:
         OptionError: `num_samples` or `num_particles` is less than 1.
@@ -217,8 +243,24 @@ def posterior(
         raise OptionError(f"num_samples and num_particles must be at least 1, got {num_samples} and {num_particles}.")
     with fitted.scope(), seeded(seed):
         parts = fitted.parts(data)
-        drawn = [_resampled(fitted, part, num_samples, site, num_particles) for part in parts]
-    return in_order(parts, drawn, 1)
+        listed = isinstance(site, (list, tuple))
+        names = list(site) if isinstance(site, (list, tuple)) else [site]
+        chosen = [parts[0].layout.latent(name) for name in names]
+        of_rows = [one.name for one in chosen if one.local]
+        drawn = [_resampled(fitted, part, num_samples, of_rows, num_particles) for part in parts if of_rows]
+        found = {name: in_order(parts, [one[name] for one in drawn], 1) for name in of_rows}
+        if shared := [one for one in chosen if not one.local]:
+            found |= _global_draws(fitted, parts[0], shared, num_samples)
+    return {one.name: found[one.name] for one in chosen} if listed else found[chosen[0].name]
+
+
+def _global_draws(fitted: Fit, part: FittedGroup, sites: Sequence[Site], num_samples: int) -> dict[str, Tensor]:
+    """Joint draws of global sites from the guide, `(S, *plates, *event)`, by name."""
+    for site in sites:
+        part.layout.site(site.name, role="latent", guided=True)
+    rows = next(iter(chunking.chunks(part.batch, fitted.chunk_size(part.batch))))
+    draws = [global_draw(fitted, rows, part.layout) for _ in range(num_samples)]
+    return {s.name: torch.stack([draw[s.name]["value"].reshape(s.shape) for draw in draws]) for s in sites}
 
 
 def _effective_sample_size(log_w: Tensor) -> Tensor:
@@ -240,25 +282,30 @@ def _in_row_order(blocks: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
     return [column[order.argsort()] for column in columns]
 
 
-def _resampled(fitted: Fit, part: FittedGroup, num_samples: int, site: str | None, num_particles: int) -> Tensor:
-    """Posterior draws, `(S, n, *event)`, for rows that have the same arguments."""
-    chosen = part.layout.site(site, role="latent", local=True)
+def _resampled(
+    fitted: Fit, part: FittedGroup, num_samples: int, names: Sequence[str], num_particles: int
+) -> dict[str, Tensor]:
+    """Joint posterior draws, `(S, n, *event)`, by site, for rows that have the same arguments."""
+    shapes = {name: part.layout.site(name, role="latent", local=True).event_shape for name in names}
     check_rows(fitted.pair, part.batch, fitted.chunk_size(part.batch), strict=False)
     most = particles_at_once(fitted, part.batch, part.layout, num_particles)
-    picks = []
+    picks: dict[str, list[Tensor]] = {name: [] for name in names}
     for rows in chunking.chunks(part.batch, fitted.chunk_size(part.batch, num_particles)):
         runs = drawn_terms(fitted, rows, part.layout, num_particles, most)
-        drawn = [(log_weights(run), run.rows(run.sites[chosen.name].value, chosen.event_shape)) for run in runs]
-        log_w, values = (torch.cat(of_runs) for of_runs in zip(*drawn))
+        drawn = [
+            (log_weights(run), *(run.rows(run.sites[n].value, shape) for n, shape in shapes.items())) for run in runs
+        ]
+        log_w, *values = (torch.cat(of_runs) for of_runs in zip(*drawn))
         if not bool(torch.isfinite(log_w.logsumexp(0)).all()):
             raise NotFiniteError(
                 "A row has probability 0 at every draw of the guide, so there is no posterior to draw from: look at it "
                 "with importance(...), raise num_particles, or train on data that contain such rows."
             )
         picked = torch.multinomial(log_w.softmax(0).T, num_samples, replacement=True).T  # (S, n)
-        index = picked.reshape(*picked.shape, *(1 for _ in chosen.event_shape)).expand(-1, -1, *chosen.event_shape)
-        picks.append(torch.gather(values, 0, index))
-    return torch.cat(picks, 1)
+        for (name, shape), value in zip(shapes.items(), values):
+            index = picked.reshape(*picked.shape, *(1 for _ in shape)).expand(-1, -1, *shape)
+            picks[name].append(torch.gather(value, 0, index))
+    return {name: torch.cat(blocks, 1) for name, blocks in picks.items()}
 
 
 def _weights(

@@ -7,13 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from pyro import poutine
-from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyrovae.criticism.importance import log_likelihood
 from pyrovae.fitted.fitted import Fit
-from pyrovae.pair.handlers import Replay
+from pyrovae.pair.handlers import AllDrawn, Replay, Until
 from pyrovae.pair.layout import Layout
 from pyrovae.pair.parameters import modules
 from pyrovae.pair.program import PairLike
@@ -124,34 +123,13 @@ class _PriorAsGuide(nn.Module):
         if not self.from_prior:
             return
         marked = poutine.infer_config(
-            _Until(self.from_prior)(model),
+            Until(self.from_prior)(model),
             config_fn=lambda site: {"enumerate": "parallel"} if site["name"] in self.enumerated else {},
         )
-        with contextlib.suppress(_AllDrawn):
+        with contextlib.suppress(AllDrawn):
             poutine.block(marked, hide_fn=self._is_hidden)(**batch)
 
     def _is_hidden(self, site: Any) -> bool:
         if site["type"] != "sample" or site_is_subsample(site):
             return False
         return site["is_observed"] or site["name"] in self.from_guide
-
-
-class _AllDrawn(Exception):
-    """Ends a run of the model, see `_Until`."""
-
-
-class _Until(Messenger):  # type: ignore[misc]  # Pyro has no types
-    """End a run once all of these sites have values: the likelihood, which follows and is not needed, costs the most."""
-
-    def __init__(self, names: frozenset[str]) -> None:
-        super().__init__()
-        self.names = names
-
-    def __enter__(self) -> Any:
-        self.missing = set(self.names)
-        return super().__enter__()
-
-    def _pyro_post_sample(self, msg: Any) -> None:
-        self.missing.discard(msg["name"])
-        if not self.missing:
-            raise _AllDrawn

@@ -285,10 +285,15 @@ def load(
 def read_layout(spec: Mapping[str, Any]) -> Layout:
     """The layout that run.json describes."""
     return Layout(
-        sites=tuple(Site(**{**site, "event_shape": tuple(site["event_shape"])}) for site in spec["sites"]),
+        sites=tuple(_read_site(site) for site in spec["sites"]),
         plate_nesting=spec["plate_nesting"],
         arguments=_read_arguments(spec["arguments"]),
     )
+
+
+def _read_site(spec: Mapping[str, Any]) -> Site:
+    plates = tuple((name, size) for name, size in spec.get("plates", ()))
+    return Site(**{**spec, "event_shape": tuple(spec["event_shape"]), "plates": plates})
 
 
 def read_history(folder: Path) -> list[dict[str, float]]:

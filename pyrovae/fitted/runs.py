@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+from pyro import poutine
+from torch import Tensor
 
 from pyrovae.errors import PairError
 from pyrovae.fitted.fitted import Fit
 from pyrovae.objectives.terms import Terms, terms
 from pyrovae.pair.batch import Batch, take_rows
 from pyrovae.pair.checks import check_particles
-from pyrovae.pair.layout import Layout
+from pyrovae.pair.handlers import AllDrawn, Until
+from pyrovae.pair.layout import Layout, Site
 from pyrovae.pair.parameters import fork_rng
+from pyrovae.pair.program import sample_sites
 
 
 def particles_at_once(fitted: Fit, batch: Batch, layout: Layout, num_particles: int) -> int:
@@ -37,3 +44,21 @@ def drawn_terms(fitted: Fit, rows: Batch, layout: Layout, num_particles: int, at
     for done in range(0, num_particles, at_once):
         some = min(at_once, num_particles - done)
         yield terms(fitted.pair, rows, some, layout=layout, enumerate=False)
+
+
+def global_sites(layout: Layout) -> list[Site]:
+    """The global latent sites that the guide draws."""
+    return [s for s in layout.sites if s.role == "latent" and not s.local and s.enumerated != "model"]
+
+
+def global_draw(fitted: Fit, batch: Mapping[str, Tensor], layout: Layout) -> dict[str, Any]:
+    """One draw of each global latent site from the guide, the approximate posterior: its nodes in the guide's trace, by name.
+
+    The guide's run ends with the last of them, since what it draws for the rows is not needed.
+    """
+    names = frozenset(site.name for site in global_sites(layout))
+    if not names:
+        return {}
+    with poutine.trace() as tracer, suppress(AllDrawn):
+        Until(names)(fitted.pair.guide)(**batch)
+    return {name: node for name, node in sample_sites(tracer.trace).items() if name in names}

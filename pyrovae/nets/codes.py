@@ -9,7 +9,8 @@ from pyrovae.nets.mlp import as_size, one_hot
 class OneHot(nn.Module):
     """`y -> (1[y = 0], ..., 1[y = C - 1])`: the one-hot code of a class.
 
-    Input `(*batch)` of any dtype, output `(*batch, num_classes)`. Values that are no class give zeros, see `one_hot`.
+    Input `(*batch)` of any dtype, output `(*batch, num_classes)`. Values that are no class give zeros, see `one_hot`;
+    `pv.fit` and all functions that take rows refuse them.
 
     Args:
         num_classes: C, the number of classes.
@@ -29,6 +30,13 @@ class OneHot(nn.Module):
 
     def forward(self, y: Tensor) -> Tensor:
         return one_hot(y, self.num_classes)
+
+    def extra_repr(self) -> str:
+        return str(self.num_classes)
+
+    def outside(self, y: Tensor) -> Tensor:
+        """Which values are no class, bool of the shape of y. Looked at where data are checked, and not in every call."""
+        return is_no_class(y, self.num_classes)
 
 
 class Thermometer(nn.Module):
@@ -60,6 +68,18 @@ class Thermometer(nn.Module):
     def forward(self, y: Tensor) -> Tensor:
         steps = torch.arange(self.num_classes - 1, device=y.device)
         return (y.unsqueeze(-1) > steps).to(torch.get_default_dtype())
+
+    def extra_repr(self) -> str:
+        return str(self.num_classes)
+
+    def outside(self, y: Tensor) -> Tensor:
+        """Which values are no grade, bool of the shape of y. Looked at where data are checked, and not in every call."""
+        return is_no_class(y, self.num_classes)
+
+
+def is_no_class(y: Tensor, num_classes: int) -> Tensor:
+    """Which values are none of 0, ..., num_classes - 1."""
+    return one_hot(y, num_classes).sum(-1) == 0
 
 
 class Column(nn.Module):

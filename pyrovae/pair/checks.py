@@ -12,7 +12,7 @@ from torch import Tensor
 from pyrovae.errors import PairError, PyrovaeError
 from pyrovae.pair.batch import Batch, as_batch, group_rows, num_rows, take_group, take_rows
 from pyrovae.pair.handlers import PARTICLE_PLATE, SetValues
-from pyrovae.pair.layout import Layout, describe_run
+from pyrovae.pair.layout import Layout, describe_run, union
 from pyrovae.pair.parameters import evaluating, every_module, fork_rng, param_scope, trainable
 from pyrovae.pair.program import Pair, PairLike, run, sample_sites, unwritten_value
 
@@ -39,7 +39,7 @@ def check_pair(pair: PairLike, data: Any) -> Layout:
 
     Returns:
         The sites, plates and arguments of the pair. Printed, it has one line per site. Where arguments are missing in some
-        rows, it is that of the rows with the fewest arguments.
+        rows, it has the sites of all rows, each as in the rows with the fewest arguments that have it.
 
     Raises:
         PairError: A condition is violated. The message names the site, parameter or argument.
@@ -65,8 +65,7 @@ def check_pair(pair: PairLike, data: Any) -> Layout:
         for part, layout in zip(parts, layouts):
             check_particles(pair, part, layout)
             check_enumeration(pair, part, layout)
-    found: Layout = layouts[0]
-    return found
+    return union(layouts)
 
 
 def check_fewer_rows(pair: PairLike, batch: Batch, during: AbstractContextManager[Any] | None = None) -> int:

@@ -43,6 +43,11 @@ def graph(pair: PairLike, batch: Mapping[str, Tensor]) -> dict[str, list[Node]]:
         return {side: _nodes(getattr(pair, side), rows) for side in ("model", "guide")}
 
 
+def parents(program: Any, batch: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
+    """For each site of a program its parents among sites and arguments, found as by `graph`, from one run on a batch."""
+    return {node.name: node.parents for node in _nodes(program, batch)}
+
+
 def graph_text(pair: PairLike, batch: Mapping[str, Tensor]) -> str:
     """The factorisations of model and guide, such as p(z) p(x | z) and q(z | x), and the distribution of each site, as text.
 

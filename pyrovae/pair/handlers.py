@@ -29,7 +29,7 @@ class Uncondition(Messenger):  # type: ignore[misc]  # Pyro has no types
     """Draw the observed sites of a model, except those that observe one of the tensors in `keep`.
 
     With this, `generate` samples from the same model that was fitted: what the caller gives stays observed, and all else is
-    drawn.
+    drawn. Sites marked `objective_only` are no part of the model, and stay as they are.
     """
 
     def __init__(self, keep: Iterable[Tensor] = ()) -> None:
@@ -37,7 +37,7 @@ class Uncondition(Messenger):  # type: ignore[misc]  # Pyro has no types
         self.keep = tuple(keep)
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["is_observed"] and not self._given(msg["value"]):
+        if msg["is_observed"] and not msg["infer"].get("objective_only") and not self._given(msg["value"]):
             msg["is_observed"] = False
             msg["value"] = None
 
@@ -153,6 +153,27 @@ class SetValues(Messenger):  # type: ignore[misc]
         if msg["name"] in self.values:
             msg["done"] = True
             msg["value"] = self.values[msg["name"]]
+
+
+class AllDrawn(Exception):
+    """Ends a run, see `Until`."""
+
+
+class Until(Messenger):  # type: ignore[misc]
+    """End a run by `AllDrawn` once all of these sites have values: what follows is not needed, and may cost the most."""
+
+    def __init__(self, names: frozenset[str]) -> None:
+        super().__init__()
+        self.names = names
+
+    def __enter__(self) -> Any:
+        self.missing = set(self.names)
+        return super().__enter__()
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        self.missing.discard(msg["name"])
+        if not self.missing:
+            raise AllDrawn
 
 
 class MakeParamsOn(Messenger):  # type: ignore[misc]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch.distributions import constraints
 
 from pyrovae.errors import PairError, PyrovaeError
 from pyrovae.pair.batch import num_rows
-from pyrovae.pair.handlers import DATA_PLATE, MakeParamsOn, Replay, check_mark, same_memory
+from pyrovae.pair.handlers import DATA_PLATE, PARTICLE_PLATE, MakeParamsOn, Replay, check_mark, same_memory
 from pyrovae.pair.parameters import modules
 from pyrovae.pair.program import (
     PairLike,
@@ -40,6 +40,15 @@ class Site:
     argument: str | None  # the argument of the model that an observed site observes
     objective_only: bool  # counted in what a fit maximises, but not in the ELBO that it reports
     enumerated: str | None = None  # "guide" or "model" if the site is summed out there, None if it is drawn
+    plates: tuple[tuple[str, int], ...] = ()  # name and size of each plate other than "data", from left to right
+    optional: bool = (
+        False  # whether it is there only in rows that have its argument; known where rows of both kinds are
+    )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of its value, `(*plates, *event)`, for each row or, of a global site, for all rows."""
+        return (*(size for _, size in self.plates), *self.event_shape)
 
 
 @dataclass(frozen=True)
@@ -50,8 +59,8 @@ class Layout:
 
     Args:
         sites: The sample sites, those of the guide first. Each has a `name`, a `role` ("latent", "auxiliary" or "observed"),
-            `local` (whether it has one value for each row), `event_shape`, the `argument` that it observes, and the side in
-            which it is `enumerated`, if it is.
+            `local` (whether it has one value for each row), `event_shape`, the `plates` other than "data" that it is in, the
+            `argument` that it observes, and the side in which it is `enumerated`, if it is.
         plate_nesting: How many dimensions the plates of the pair take up, at least 1.
         arguments: The shape of one row and the dtype of each argument, by name.
 
@@ -112,15 +121,35 @@ class Layout:
         why = ", which the model sums out and the guide does not have" if guided and summed else ""
         raise PairError(f"Choose one {role} site with site=...: this pair has {listed}; {got}{why}.")
 
+    def latent(self, name: str | None, *, guided: bool = False) -> Site:
+        """The latent site of this name, local or global; for None the only local one, or the only one that there is.
+
+        Raises:
+            PairError: There is no such site, or there are several and none is named.
+        """
+        some_local = any(s.role == "latent" and s.local for s in self.sites)
+        return self.site(name, role="latent", local=True if name is None and some_local else None, guided=guided)
+
     def __str__(self) -> str:
         width = max(len(s.name) for s in self.sites)
         rows = []
         for s in self.sites:
-            of = f" <- {s.argument}" if s.argument else ""
-            plate = "per row" if s.local else "global"
+            of = f" <- {s.argument}{', where it is known' if s.optional else ''}" if s.argument else ""
+            plates = "".join(f", {name} ({size})" for name, size in s.plates)
             summed = f"  enumerated in the {s.enumerated}" if s.enumerated else ""
-            rows.append(f"{s.name:<{width}}  {s.role:<9}  {plate}  event {tuple(s.event_shape)}{of}{summed}")
+            place = "per row" if s.local else "global"
+            rows.append(f"{s.name:<{width}}  {s.role:<9}  {place}{plates}  event {tuple(s.event_shape)}{of}{summed}")
         return "\n".join(rows)
+
+
+def union(layouts: Sequence[Layout]) -> Layout:
+    """The sites and arguments of rows with different arguments as one layout; of each site as the first of them has it."""
+    sites: dict[str, Site] = {}
+    for site in (site for layout in layouts for site in layout.sites):
+        missing = site.argument is not None and any(site.argument not in layout.arguments for layout in layouts)
+        sites.setdefault(site.name, replace(site, optional=missing))
+    arguments = {name: what for layout in layouts for name, what in layout.arguments.items()}
+    return Layout(tuple(sites.values()), max(layout.plate_nesting for layout in layouts), arguments)
 
 
 def _module_parameters(pair: PairLike) -> dict[int, Tensor]:
@@ -183,6 +212,7 @@ def describe_run(
                 argument=source,
                 objective_only=bool(node["infer"].get("objective_only")),
                 enumerated=_enumerated(name, model_sites, guide_sites),
+                plates=_other_plates(node),
             )
         )
     layout = Layout(
@@ -191,6 +221,11 @@ def describe_run(
         arguments={name: (tuple(v.shape[1:]), v.dtype) for name, v in batch.items()},
     )
     return layout, (model_trace, guide_trace)
+
+
+def _other_plates(node: Any) -> tuple[tuple[str, int], ...]:
+    frames = [f for f in node["cond_indep_stack"] if f.vectorized and f.name not in (DATA_PLATE, PARTICLE_PLATE)]
+    return tuple((f.name, int(f.size)) for f in sorted(frames, key=lambda f: f.dim))
 
 
 def _enumerated(name: str, model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any]) -> str | None:

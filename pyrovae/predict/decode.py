@@ -3,15 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, overload
 
 from torch import Tensor
 
 from pyrovae.errors import DataError, OptionError
 from pyrovae.fitted.fitted import Fit
 from pyrovae.pair.program import arguments
-from pyrovae.predict.forward import latent_values, run_model, site_to_generate
+from pyrovae.predict.forward import (
+    Names,
+    Several,
+    as_named,
+    latent_values,
+    plain,
+    run_model,
+    sites_to_generate,
+    split_given,
+    without_none,
+)
 from pyrovae.predict.points import mean_or
+
+
+@overload
+def decode(
+    fitted: Fit,
+    z: Any,
+    *,
+    given: Mapping[str, Any] | None = ...,
+    latent: str | None = ...,
+    site: str | None = ...,
+    seed: int | None = ...,
+) -> Tensor: ...
+@overload
+def decode(
+    fitted: Fit,
+    z: Any,
+    *,
+    given: Mapping[str, Any] | None = ...,
+    latent: str | None = ...,
+    site: Several,
+    seed: int | None = ...,
+) -> dict[str, Tensor]: ...
 
 
 def decode(
@@ -20,27 +52,30 @@ def decode(
     *,
     given: Mapping[str, Any] | None = None,
     latent: str | None = None,
-    site: str | None = None,
+    site: Names = None,
     seed: int | None = 0,
-) -> Tensor:
+) -> Tensor | dict[str, Tensor]:
     """The mean `E[x | z]` of an observed site at given values of a latent site, as for traversals of the latent space.
 
-    Latent sites that are not given are drawn from the model.
+    Latent sites that are not given are drawn from the model, global ones from the guide.
 
     Args:
         fitted: The fitted pair.
         z: Values of the latent site, `(N, *event)`; or a dict of the values of several sites, {"z1": ..., "z2": ...}.
-        given: Arguments of the model that are known, such as a class label, with N rows each.
+        given: Arguments of the model that are known, such as a class label, with N rows each, and values of global latent
+            sites.
         latent: The latent site that `z` belongs to. It may be left out if there is only one, and if `z` is a dict.
-        site: The observed site to predict. It may be left out if there is only one that is not given.
+        site: The observed site to predict, or a list of several. It may be left out if there is only one that is not given.
         seed: The seed of the draws; None continues torch's random state.
 
     Returns:
-        The mean for each row of `z`, `(N, *event)`. Entries of a distribution without a finite mean are draws instead.
+        The mean for each row of `z`, `(N, *event)`; with a list of sites a dict of them. Entries of a distribution without a
+        finite mean are draws instead.
 
     Raises:
         OptionError: `z` is an empty dict, or a dict together with `latent`.
-        DataError: The values have another shape than the site or another number of rows, or `given` has a latent site.
+        DataError: The values have another shape than the site or another number of rows, or are outside its support, or
+            `given` has a latent site of rows.
         PairError: The site is not named although there are several, or the model reads the data that it should predict.
 
     Example:
@@ -60,12 +95,16 @@ def decode(
             f"If z is a dict, it must have at least one latent site, and latent= must be left out: got the sites {list(z)} "
             f"and latent={latent!r}."
         )
-    sites = z if isinstance(z, Mapping) else {fitted.layout.site(latent, role="latent", local=True).name: z}
-    latents = [s.name for s in fitted.layout.sites if s.role == "latent" and s.name not in arguments(fitted.pair)]
-    if both := [name for name in given or {} if name in latents]:
+    known = without_none(given)
+    values = z if isinstance(z, Mapping) else {fitted.layout.site(latent, role="latent", local=True).name: z}
+    local = [s.name for one in fitted.layouts for s in one.sites if s.role == "latent" and s.local]
+    if both := [name for name in known if name in local and name not in arguments(fitted.pair)]:
         raise DataError(f"given= takes arguments of the model; {both} are latent sites: pass a dict of them as z.")
-    held = {name: latent_values(fitted, name, value) for name, value in sites.items()}
-    num = len(next(iter(held.values())))
-    nodes = run_model(fitted, num, given or {}, held, seed)
-    node = nodes[site_to_generate(fitted, fitted.layout, given or {}, site)]
-    return mean_or(node["fn"], node["value"])
+    others, held = split_given(fitted, known)
+    held |= {name: latent_values(fitted, name, value) for name, value in values.items()}
+    if not (rows := [len(held[name]) for name in values if name in local]):
+        raise OptionError(f"z needs at least one latent site that each row has, of {local}, got {list(values)}.")
+    chosen = sites_to_generate(fitted, known, site)
+    nodes = run_model(fitted, rows[0], others, held, seed, chosen)
+    means = {name: mean_or(nodes[name]["fn"], nodes[name]["value"]) for name in chosen}
+    return as_named({name: plain(nodes[name], mean) for name, mean in means.items()}, site)

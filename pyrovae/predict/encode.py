@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -11,12 +11,27 @@ from torch import Tensor
 from pyrovae.batching.chunks import chunks
 from pyrovae.errors import OptionError
 from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
-from pyrovae.fitted.runs import drawn_terms, particles_at_once
-from pyrovae.objectives.terms import Terms, terms
-from pyrovae.predict.points import average, mean_of, point_of, probabilities_of
+from pyrovae.fitted.runs import drawn_terms, global_draw, particles_at_once
+from pyrovae.objectives.terms import Terms
+from pyrovae.pair.batch import num_rows
+from pyrovae.pair.layout import Site
+from pyrovae.predict.forward import Names, Several, as_named, checked
+from pyrovae.predict.points import average, mean_of, mean_or, point_of, probabilities_of
 
 
-def encode(fitted: Fit, data: Any, *, site: str | None = None, num_samples: int = 100, seed: int | None = 0) -> Tensor:
+@overload
+def encode(
+    fitted: Fit, data: Any, *, site: str | None = ..., num_samples: int = ..., seed: int | None = ...
+) -> Tensor: ...
+@overload
+def encode(
+    fitted: Fit, data: Any, *, site: Several, num_samples: int = ..., seed: int | None = ...
+) -> dict[str, Tensor]: ...
+
+
+def encode(
+    fitted: Fit, data: Any, *, site: Names = None, num_samples: int = 100, seed: int | None = 0
+) -> Tensor | dict[str, Tensor]:
     """The mean of a latent site under the guide, `E_q[z | x]`, for each row; for a class label its most probable class.
 
     The mean is exact if the guide draws this site only, from a distribution with a mean. Otherwise it is an average over
@@ -26,16 +41,18 @@ def encode(fitted: Fit, data: Any, *, site: str | None = None, num_samples: int 
     Args:
         fitted: The fitted pair.
         data: The rows, as for `pv.fit`. The transform of the fit is applied once, with a fixed seed.
-        site: The latent site. It may be left out if there is only one.
+        site: The latent site, or a list of several. It may be left out if there is only one that each row has. A global one
+            is drawn from the guide at rows as given, at most as many as fit into one run.
         num_samples: The number of runs of the guide to average over.
         seed: The seed of the draws; None continues torch's random state.
 
     Returns:
-        The codes in the order of the rows, `(N, *event)`, on the device of the weights.
+        The codes in the order of the rows, `(N, *event)`, or `(*plates, *event)` of a global site, on the device of the
+        weights; with a list of sites a dict of them.
 
     Raises:
         OptionError: `num_samples` is less than 1.
-        DataError: The rows have another shape or dtype than those of the fit.
+        DataError: The rows have another shape or dtype than those of the fit, or values outside the support of their site.
         PairError: There is no such site, or there are several and none is named.
 
     Example:
@@ -53,26 +70,53 @@ def encode(fitted: Fit, data: Any, *, site: str | None = None, num_samples: int 
         raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
     with fitted.scope(), seeded(seed):
         parts = fitted.parts(data)
-        return in_order(parts, [_encode(fitted, part, site, num_samples) for part in parts])
+        names = site if isinstance(site, (list, tuple)) else [parts[0].layout.latent(site, guided=True).name]
+        return as_named({name: _all_rows(fitted, parts, name, num_samples) for name in names}, site)
 
 
-def _encode(fitted: Fit, part: FittedGroup, site: str | None, num_samples: int) -> Tensor:
+def _all_rows(fitted: Fit, parts: list[FittedGroup], name: str, num_samples: int) -> Tensor:
+    """The codes of rows of all kinds, in their order."""
+    chosen = parts[0].layout.latent(name, guided=True)
+    if chosen.local:
+        return in_order(parts, [_encode(fitted, part, name, num_samples) for part in parts])
+    return _global_code(fitted, parts[0], chosen, num_samples)
+
+
+def _global_code(fitted: Fit, part: FittedGroup, chosen: Site, num_samples: int) -> Tensor:
+    """The average over draws of a global site's means, or its most probable class, `(*plates, *event)`."""
+    rows = next(iter(chunks(part.batch, fitted.chunk_size(part.batch))))
+    first = part.layout.sites[0].name == chosen.name  # nothing is drawn before it, so that its mean is exact
+    points, classes = [], None
+    for _ in range(num_samples):
+        node = global_draw(fitted, rows, part.layout)[chosen.name]
+        classes = probabilities_of(node["fn"])
+        points.append(mean_or(node["fn"], node["value"]) if classes is None else classes)
+        if first and (classes is not None or mean_of(node["fn"]) is not None):
+            break
+    found = average(torch.stack(points))
+    return (found if classes is None else found.argmax(-1)).reshape(chosen.shape)
+
+
+def _encode(fitted: Fit, part: FittedGroup, site: str, num_samples: int) -> Tensor:
     """The codes of rows that have the same arguments."""
     chosen = part.layout.site(site, role="latent", local=True, guided=True)
     guided = [s.name for s in part.layout.sites if s.role != "observed" and s.enumerated != "model"]
-    done = []
+    done, start = [], 0
     for rows in chunks(part.batch, fitted.chunk_size(part.batch)):
+        numbers, start = part.rows[start : start + num_rows(rows)], start + num_rows(rows)
         exact = None
         if guided == [chosen.name]:  # nothing is drawn before it, so that the mean, if there is one, is exact
-            found = terms(fitted.pair, rows, layout=part.layout, enumerate=False)
+            (found,) = checked(fitted, part.layout, rows, numbers, drawn_terms(fitted, rows, part.layout, 1, 1))
             term = found.sites[chosen.name]
             assert term.q is not None
             if probabilities_of(term.q.fn) is not None or mean_of(term.q.fn) is not None:
                 exact = _code([found], chosen.name)
         if exact is None:
             at_once = particles_at_once(fitted, rows, part.layout, num_samples)
-            for few in chunks(rows, fitted.chunk_size(rows, at_once)):
-                done.append(_code(drawn_terms(fitted, few, part.layout, num_samples, at_once), chosen.name))
+            few_at_once = fitted.chunk_size(rows, at_once)
+            for few, those in zip(chunks(rows, few_at_once), numbers.split(few_at_once)):
+                runs = drawn_terms(fitted, few, part.layout, num_samples, at_once)
+                done.append(_code(checked(fitted, part.layout, few, those, runs), chosen.name))
         else:
             done.append(exact)
     return torch.cat(done)

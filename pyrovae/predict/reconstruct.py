@@ -2,42 +2,55 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from pyrovae.batching.chunks import chunks
-from pyrovae.errors import OptionError
+from pyrovae.errors import OptionError, PairError
 from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
 from pyrovae.fitted.runs import drawn_terms, particles_at_once
-from pyrovae.predict.forward import site_to_generate
+from pyrovae.pair.batch import num_rows
+from pyrovae.predict.forward import Names, Several, as_named, checked, completed, observed_sites, sites_to_generate
 from pyrovae.predict.points import average, point_of
 
 
+@overload
 def reconstruct(
-    fitted: Fit, data: Any, *, site: str | None = None, num_samples: int = 10, seed: int | None = 0
-) -> Tensor:
+    fitted: Fit, data: Any, *, site: str | None = ..., num_samples: int = ..., seed: int | None = ...
+) -> Tensor: ...
+@overload
+def reconstruct(
+    fitted: Fit, data: Any, *, site: Several, num_samples: int = ..., seed: int | None = ...
+) -> dict[str, Tensor]: ...
+
+
+def reconstruct(
+    fitted: Fit, data: Any, *, site: Names = None, num_samples: int = 10, seed: int | None = 0
+) -> Tensor | dict[str, Tensor]:
     """The reconstruction of each row, `E_q(z|x)[E[x | z]]`: the mean of the likelihood, averaged over the guide.
 
     Where the likelihood has no finite mean, its draws are averaged. For a class label, or a column of them, the result is
-    the class that is most probable in most draws. A row is reconstructed as the
-    transform of the fit, if there is one, makes it.
+    the class that is most probable in most draws. A row is reconstructed as the transform of the fit, if
+    there is one, makes it. A site whose argument may be None is predicted for rows that lack it, `E_q(z|x1)[E[x2 | z]]`.
 
     Args:
         fitted: The fitted pair.
         data: The rows, as for `pv.fit`. The transform of the fit is applied once, with a fixed seed.
-        site: The observed site. It may be left out if there is only one, or one whose argument is never missing.
+        site: The observed site, or a list of several. It may be left out if there is only one, or one whose argument is never
+            missing.
         num_samples: The number of draws of the guide for each row.
         seed: The seed of the draws; None continues torch's random state.
 
     Returns:
-        The reconstructions in the order of the rows, `(N, *event)`, on the device of the weights.
+        The reconstructions in the order of the rows, `(N, *event)`, on the device of the weights; with a list of sites a
+        dict of them.
 
     Raises:
         OptionError: `num_samples` is less than 1.
-        DataError: The rows have another shape or dtype than those of the fit.
-        PairError: There is no such site, or there are several and none is named.
+        DataError: The rows have another shape or dtype than those of the fit, or values outside the support of their site.
+        PairError: There is no such site, there are several and none is named, or it is latent in rows that lack it.
 
     Example:
         >>> vae = pv.VAE(
@@ -54,22 +67,31 @@ def reconstruct(
         raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
     with fitted.scope(), seeded(seed):
         parts = fitted.parts(data)
-        return in_order(parts, [_reconstruct(fitted, part, site, num_samples) for part in parts])
+        chosen = sites_to_generate(fitted, (), site, [part.layout for part in parts])
+        for name in chosen:
+            if not observed_sites(fitted.layouts)[name].local:
+                raise PairError(f"Site {name!r} has one value for all rows, so that no row has a reconstruction of it.")
+        found = [_reconstruct(fitted, part, chosen, num_samples) for part in parts]
+        return as_named({name: in_order(parts, [one[name] for one in found]) for name in chosen}, site)
 
 
-def _reconstruct(fitted: Fit, part: FittedGroup, site: str | None, num_samples: int) -> Tensor:
-    """The reconstructions of rows that have the same arguments."""
-    name = (
-        part.layout.site(site, role="observed", local=True).name if site else site_to_generate(fitted, part.layout, {})
-    )
-    at_once = particles_at_once(fitted, part.batch, part.layout, num_samples)
-    done = []
+def _reconstruct(fitted: Fit, part: FittedGroup, names: list[str], num_samples: int) -> dict[str, Tensor]:
+    """The reconstructions of rows that have the same arguments, by site."""
+    drawing = completed(fitted, part.batch, part.layout, names)
+    at_once = particles_at_once(drawing, part.batch, part.layout, num_samples)
+    done: dict[str, list[Tensor]] = {name: [] for name in names}
+    start = 0
     for rows in chunks(part.batch, fitted.chunk_size(part.batch, at_once)):
-        points, labels = [], None
-        for found in drawn_terms(fitted, rows, part.layout, num_samples, at_once):
-            likelihood = found.sites[name].p
-            assert likelihood is not None
-            points.append(point_of(found, likelihood.fn, None))
-            labels = getattr(likelihood.fn, "labels", None)
-        done.append(average(torch.cat(points), labels))
-    return torch.cat(done)
+        points: dict[str, list[Tensor]] = {name: [] for name in names}
+        labels: dict[str, Any] = {}
+        numbers, start = part.rows[start : start + num_rows(rows)], start + num_rows(rows)
+        runs = drawn_terms(drawing, rows, part.layout, num_samples, at_once)
+        for found in checked(fitted, part.layout, rows, numbers, runs):
+            for name in names:
+                likelihood = found.sites[name].p
+                assert likelihood is not None
+                points[name].append(point_of(found, likelihood.fn, None))
+                labels[name] = getattr(likelihood.fn, "labels", None)
+        for name in names:
+            done[name].append(average(torch.cat(points[name]), labels[name]))
+    return {name: torch.cat(parts) for name, parts in done.items()}
