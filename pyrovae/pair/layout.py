@@ -116,19 +116,20 @@ class Layout:
             if s.name == name:
                 return s
         listed = ", ".join(repr(s.name) for s in choices) or "none"
+        if local and role == "latent" and (shared := [s.name for s in self.sites if s.role == role and not s.local]):
+            listed += f" of each row, and {', '.join(map(repr, shared))} of all rows together"
         got = "no name was given" if name is None else f"got {name!r}"
         summed = any(s.name == name and s.enumerated == "model" for s in self.sites)
         why = ", which the model sums out and the guide does not have" if guided and summed else ""
         raise PairError(f"Choose one {role} site with site=...: this pair has {listed}; {got}{why}.")
 
     def latent(self, name: str | None, *, guided: bool = False) -> Site:
-        """The latent site of this name, local or global; for None the only local one, or the only one that there is.
+        """The latent site of this name, local or global; for None the only one that each row has.
 
         Raises:
             PairError: There is no such site, or there are several and none is named.
         """
-        some_local = any(s.role == "latent" and s.local for s in self.sites)
-        return self.site(name, role="latent", local=True if name is None and some_local else None, guided=guided)
+        return self.site(name, role="latent", local=True if name is None else None, guided=guided)
 
     def __str__(self) -> str:
         width = max(len(s.name) for s in self.sites)

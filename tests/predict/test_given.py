@@ -273,6 +273,24 @@ def test_draws_and_means_of_global_sites(groups: pv.Fit) -> None:
             ask(groups, ROWS, site="q")
 
 
+def global_only(x: Tensor) -> None:
+    theta = pyro.sample("theta", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Normal(theta, 1.0), obs=x)
+
+
+def test_a_global_site_is_named_even_if_it_is_the_only_one() -> None:
+    def guide(x: Tensor) -> None:
+        pyro.sample("theta", dist.Normal(pyro.param("loc", torch.tensor(3.0)), 0.1))
+
+    fit = fitted(pv.Pair(global_only, guide), {"x": torch.zeros(5)})
+    assert pv.posterior(fit, torch.zeros(5), 7, site="theta").shape == (7,)
+    assert pv.encode(fit, torch.zeros(5), site="theta").item() == pytest.approx(3.0)
+    assert pv.generate(fit, 4, given={"theta": 40.0}).min() > 30
+    with pytest.raises(pv.PairError, match="has none of each row, and 'theta' of all rows together"):
+        pv.encode(fit, torch.zeros(5))
+
+
 def test_global_sites_are_given(groups: pv.Fit) -> None:
     group = torch.tensor([0, 0, 3])
     given = {"group": group, "b": [100.0, 0.0], "m": torch.arange(12.0)}
