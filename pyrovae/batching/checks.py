@@ -16,7 +16,7 @@ from pyrovae.batching.transformed import transformed
 from pyrovae.errors import DataError, PairError
 from pyrovae.pair.batch import Batch, num_rows
 from pyrovae.pair.handlers import same_memory
-from pyrovae.pair.parameters import modules
+from pyrovae.pair.parameters import every_module
 from pyrovae.pair.program import PairLike, distribution_name, run, sample_sites
 
 
@@ -83,7 +83,7 @@ def noting_classes(pair: PairLike, batch: Mapping[str, Tensor]) -> Iterator[Note
         if bool(outside.any()):
             noted.append((module, inputs[0], outside))
 
-    codes = {m for owner in modules(pair).values() for m in owner.modules() if hasattr(m, "outside")}
+    codes = {m for owner in every_module(pair).values() for m in owner.modules() if hasattr(m, "outside")}
     hooks = [code.register_forward_pre_hook(note) for code in codes]
     try:
         yield noted
