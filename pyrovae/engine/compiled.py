@@ -98,6 +98,7 @@ class Compiled(Traced):
         try:
             with torch.no_grad(), undone(self._changing):
                 module = make_fx(step)(*flat)
+                _reshape_instead_of_view(module)
                 # On a CPU torch's own generator is the faster one, and gives the same noise as the other engines.
                 options = {"fallback_random": True} if flat[0].device.type == "cpu" else {}
                 with cached_compilation():
@@ -242,6 +243,14 @@ class _Fixed(FakeTensorMode):
 def cached_compilation() -> Any:
     """Let TorchInductor cache whole compiled programs on disk. Without a shape environment it caches their kernels only."""
     return tracing(TracingContext(_Fixed(allow_non_fake_inputs=True, shape_env=symbolic_shapes.ShapeEnv())))
+
+
+def _reshape_instead_of_view(module: torch.fx.GraphModule) -> None:
+    """A view holds for the strides that a tensor had in eager mode, and TorchInductor may choose others."""
+    for node in module.graph.nodes:
+        if node.target in (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default):
+            node.target = torch.ops.aten.reshape.default
+    module.recompile()
 
 
 def _same_program(a: TracedProgram, b: TracedProgram) -> bool:
