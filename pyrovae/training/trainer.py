@@ -25,6 +25,11 @@ from pyrovae.training.plan import Callback, FitData, Plan
 from pyrovae.training.schedules import weights_at
 
 
+def _is_true(answer: Any) -> bool:
+    """Whether a callback returned a truth, which may be that of an array or a tensor, such as `losses.mean() < 1`."""
+    return answer is True or (str(getattr(answer, "dtype", "")) in ("bool", "torch.bool") and bool(answer.all()))
+
+
 class Trainer:
     """The loop: epochs of steps, what is measured after each, and the whole state to stop and go on with."""
 
@@ -97,7 +102,7 @@ class Trainer:
             return False
         with fork_rng(), lent():  # what a callback draws must not change the fit
             answers = [callback(self.fitted) for callback in callbacks]
-        return any(answer is True for answer in answers)
+        return any(map(_is_true, answers))
 
     def _finished(self) -> bool:
         done = len(self.fitted.history)

@@ -182,6 +182,16 @@ def test_a_validation_fraction_is_held_out_and_recorded() -> None:
     assert fitted.settings["num_rows"] == 30 and split["seed"] == 3 and len(split["checksum"]) == 64
 
 
+TRUTHS = [np.bool_(True), np.array(True), np.float32(1.0) > 0, torch.tensor(True), torch.tensor([True])]
+UNTRUTHS = [np.bool_(False), torch.tensor(False), 1, 2.5, "stopped", np.float32(1.0), torch.tensor(1.0), [True]]
+
+
+@pytest.mark.parametrize("answer", TRUTHS + UNTRUTHS, ids=repr)
+def test_a_callback_stops_the_fit_by_any_kind_of_truth_and_nothing_else(answer: Any) -> None:
+    fitted = pv.fit(vae(), binary(40), epochs=2, engine="eager", callbacks=[lambda f: answer])
+    assert len(fitted.history) == (1 if any(answer is truth for truth in TRUTHS) else 2)
+
+
 def test_callbacks_see_each_epoch_and_may_stop() -> None:
     epochs: list[int] = []
     fitted = pv.fit(
