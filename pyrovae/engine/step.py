@@ -13,7 +13,7 @@ from torch import Tensor
 from pyrovae.engine.adam import MODEL_RATE
 from pyrovae.engine.program import Program
 from pyrovae.engine.tracing import ROUNDING, TracedProgram, Untraceable, differ, trace, undone
-from pyrovae.engine.watch import changed, snapshot, steady
+from pyrovae.engine.watch import changed, rewound, snapshot, steady
 from pyrovae.pair.batch import Batch
 
 # The traced program is compared with the eager one in the first three epochs, and then at most every 50 steps. A comparison
@@ -129,11 +129,13 @@ class Traced:
         differing = changed(self._snapshot, now)
         try:
             if self.traced is None or differing:
-                self._trace(inputs, weights, now)
+                with rewound(self.program.pair, *self.program.reads):
+                    self._trace(inputs, weights, now)
                 if differing:
                     self._warn_retraced(differing, now)
             elif self._since >= COMPARE_EVERY or self._compared < COMPARE_FIRST:
-                self._compare_loss(inputs, weights)
+                with rewound(self.program.pair, *self.program.reads):
+                    self._compare_loss(inputs, weights)
                 self._compared, self._since = self._compared + 1, 0
         except Untraceable as error:
             self._refuse(str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.overrides import TorchFunctionMode
 
 from pyrovae.engine.simplify import simplify
-from pyrovae.engine.watch import change_detector, changed, snapshot, steady
+from pyrovae.engine.watch import change_detector, changed, rewound, snapshot, steady
 from pyrovae.pair.parameters import fork_rng
 
 # Differences up to this fraction of a tensor's largest value are taken for rounding. Matrix products in bfloat16 have 8 bits of
@@ -55,7 +56,7 @@ def capture(function: Callable[..., list[Tensor]], tensors: Sequence[Tensor]) ->
     what is written into them later. Random numbers come from torch's generators at every call.
 
     Raises:
-        Untraceable: The function fails, or reads the value of a tensor in Python.
+        Untraceable: The function fails, reads the value of a tensor in Python, or has results whose shapes depend on values.
     """
     try:
         # without a common fake mode, make_fx would create a new one for every operation
@@ -64,8 +65,12 @@ def capture(function: Callable[..., list[Tensor]], tensors: Sequence[Tensor]) ->
             module = make_fx(function)(*tensors)
     except Exception as error:
         raise Untraceable(explain(error)) from error
+    unsteady = _depending_on_values(module.graph)
+    if unsteady is not None:
+        raise Untraceable(f"the shape of a result depends on values ({unsteady})")
     captured = _lift_constants(module)
     simplify(module)
+    keep_workspaces(module)
     return TracedProgram(module, captured)
 
 
@@ -94,7 +99,11 @@ def trace(
         program = capture(function, batches[0])
     for tensors, true in zip(batches, truth):
         with undone(changing):
-            if differ(program(*tensors), true, tolerance):
+            try:
+                found = program(*tensors)
+            except Exception as error:
+                raise Untraceable(f"its operations cannot be run again ({_first_line(error)})") from error
+            if differ(found, true, tolerance):
                 raise Untraceable(
                     "it gives another result when its operations are run again: it depends on something that a trace cannot "
                     "see, such as NumPy, Python's random numbers, or a value read from a tensor"
@@ -121,17 +130,67 @@ def _lift_constants(module: fx.GraphModule) -> list[Tensor]:
     return captured
 
 
+def _deciding(node: fx.Node) -> list[fx.Node]:
+    """The arguments whose values decide on the shape of an operation's result, such as the mask of `x[mask]`."""
+    if torch.Tag.dynamic_output_shape not in getattr(node.target, "tags", ()):
+        return []
+    if node.target is torch.ops.aten.masked_select.default:
+        return [node.all_input_nodes[-1]]
+    if node.target is not torch.ops.aten.index.Tensor:
+        return node.all_input_nodes
+    indices: Any = node.args[1]
+    return [i for i in indices if isinstance(i, fx.Node) and i.meta["val"].dtype in (torch.bool, torch.uint8)]
+
+
+def _depending_on_values(graph: fx.Graph) -> Any:
+    """An operation whose result may have another shape for other inputs or draws; None if there is none."""
+    varying: set[fx.Node] = set()
+    for node in graph.nodes:
+        if any(source in varying for source in _deciding(node)):
+            return node.target
+        draws = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+        if node.op == "placeholder" or draws or any(source in varying for source in node.all_input_nodes):
+            varying.add(node)
+    return None
+
+
+def _with_workspace(*args: Any) -> Any:
+    with torch.enable_grad():
+        found = torch.ops.aten.mkldnn_rnn_layer.default(*(a.detach() if isinstance(a, Tensor) else a for a in args))
+    return tuple(part.detach() for part in found)
+
+
+def keep_workspaces(module: fx.GraphModule) -> None:
+    """Let oneDNN's LSTM, in place, leave what its backward pass needs, which it does only where gradients are enabled."""
+    nodes = [node for node in module.graph.nodes if node.target is torch.ops.aten.mkldnn_rnn_layer.default]
+    for node in nodes:
+        node.target = _with_workspace
+    if nodes:
+        module.recompile()
+
+
 class _NoHostReads(TorchFunctionMode):
-    """Raise an error at the line that reads a traced tensor into Python in a way that tracing itself does not notice."""
+    """Raise an error at the line that reads values into Python, or into a shape, where tracing itself does not notice it."""
 
     READS = (torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__array__)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last: fx.Node | None = None  # the newest operation that was looked at
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in self.READS:
             mode = get_proxy_mode()
             if mode is not None and args[0] in mode.tracer.tensor_tracker:
                 raise RuntimeError(f"Tensor.{func.__name__}() reads values into Python")
-        return func(*args, **(kwargs or {}))
+        made = func(*args, **(kwargs or {}))
+        mode = get_proxy_mode()
+        if mode is not None:
+            new = list(itertools.takewhile(lambda node: node is not self.last, reversed(mode.tracer.graph.nodes)))
+            self.last = new[0] if new else self.last
+            if any(map(_deciding, new)) and _depending_on_values(mode.tracer.graph) is not None:
+                raise RuntimeError("the shape of a result depends on values, as that of x[mask] does")
+        return made
 
 
 LIBRARIES = tuple(str(Path(m.__file__).parent) + "/" for m in (torch, pyro, np) if m.__file__)
@@ -153,11 +212,15 @@ def explain(error: BaseException) -> str:
             own = text
         else:
             line = text
-    what = (str(error).splitlines() or [type(error).__name__])[0]
+    what = _first_line(error)
     if "_local_scalar_dense" in what or "is_nonzero" in what or "DataDependent" in type(error).__name__:
         what = "it reads a tensor's value in Python (.item(), float(), bool(), an `if` or `while` on a tensor)"
     at = f" at sample site {site!r}" if site else ""
     return f"{what}{at} ({line or own or 'line unknown'})"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 @contextmanager
@@ -203,7 +266,7 @@ class TracedFunction:
     def __init__(self, function: Callable[[dict[str, Tensor]], list[Tensor]], reads: tuple[Any, ...]) -> None:
         self.function, self.reads = function, reads
         self.traced: TracedProgram | None = None
-        self.refused = False
+        self.refused = ""  # why it cannot be traced
         self._snapshot: dict[str, Any] = {}
         self._unchanged: Callable[[], bool] = lambda: False
 
@@ -215,9 +278,10 @@ class TracedFunction:
                 names = list(batch)
                 try:
                     other = [t[torch.arange(len(t), device=t.device) // 2] for t in tensors]
-                    self.traced = trace(lambda *flat: self.function(dict(zip(names, flat))), [tensors, other], [])
+                    with rewound(*self.reads):
+                        self.traced = trace(lambda *flat: self.function(dict(zip(names, flat))), [tensors, other], [])
                     self._snapshot = steady(now, snapshot(*self.reads))
-                except Untraceable:
-                    self.refused = True
+                except Untraceable as error:
+                    self.refused = str(error)
             self._unchanged = change_detector(*self.reads)
         return self.function(batch) if self.refused or self.traced is None else self.traced(*tensors)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -65,13 +67,30 @@ def _values(reached: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def generators(*roots: Any) -> list[Any]:
-    """The generators of random numbers that code could reach from these objects."""
-    found: dict[int, Any] = {}
-    for _, _, value in reach(*roots)[1]:
-        if isinstance(value, GENERATORS):
-            found[id(value)] = value
-    return list(found.values())
+@contextmanager
+def rewound(*roots: Any) -> Iterator[None]:
+    """Set NumPy's and Python's generators, and those that code could reach from these objects, back afterwards."""
+    held = [value for _, value in reach(*roots)[0] if isinstance(value, GENERATORS)]
+    states = [_state_of(generator) for generator in held]
+    numpys, pythons = np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        np.random.set_state(numpys)
+        random.setstate(pythons)
+        for generator, state in zip(held, states):
+            if isinstance(generator, np.random.Generator):
+                generator.bit_generator.state = state
+            elif isinstance(generator, random.Random):
+                generator.setstate(state)
+            else:
+                generator.set_state(state)
+
+
+def _state_of(generator: Any) -> Any:
+    if isinstance(generator, np.random.Generator):
+        return generator.bit_generator.state
+    return generator.getstate() if isinstance(generator, random.Random) else generator.get_state()
 
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -22,7 +22,7 @@ MOST_ENTRIES = 4096  # plain values, arrays and tensors
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size, np.generic)
 GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
-SKIPPED = (Trace, types.ModuleType, torch.optim.Optimizer, PyroOptim, pyro.infer.SVI, *GENERATORS)
+SKIPPED = (Trace, types.ModuleType, torch.optim.Optimizer, PyroOptim, pyro.infer.SVI)
 LIBRARY_NAMES = ("torch", "pyro", "numpy", "pyrovae")
 PLAIN_LIBRARIES = ("builtins", "numpy", "weakref", "collections", "threading")
 HIDDEN = (
@@ -50,7 +50,7 @@ OUTSIDE = {
     "__del__",
 }  # of no program
 UNTOLD = {"getattr", "setattr", "hasattr", "vars", "__dict__", "eval", "exec", "attrgetter", "methodcaller", "asdict"}
-ENDS = (*PLAIN, Tensor, np.ndarray, type)
+ENDS = (*PLAIN, Tensor, np.ndarray, type, *GENERATORS)
 # a mapping in which Python looks a name up, the name, and the value found there
 Slot = tuple[Mapping[Any, Any], Any, Any]
 Part = tuple[

@@ -126,7 +126,7 @@ class SVI:
         self._optimizers = as_optimizers(optim)
         self._steps: dict[Any, _Step] = {}
         self._evaluations: dict[Any, TracedFunction] = {}
-        self._warned = False
+        self._warned = self._told = False  # of steps, and of evaluations, that run eagerly
         self._stored: dict[str, Tensor] = {}  # the parameters in Pyro's store that steps were made with
 
     @property
@@ -160,8 +160,15 @@ class SVI:
             self._keep_to_the_store()
             inputs, key, rebuild = _signature(args, kwargs)
             if key in self._evaluations:
+                evaluation = self._evaluations[key]
                 with pyro.validation_enabled(False):
-                    return self._evaluations[key](inputs)[0].item()
+                    found = evaluation(inputs)[0].item()
+                if evaluation.refused and not self._told:
+                    self._told = True
+                    warnings.warn(
+                        f"SVI.evaluate_loss runs eagerly (correct, but slower): {evaluation.refused}.", stacklevel=2
+                    )
+                return found
             objective = self._objective(rebuild)
             # before any trace: parameters are made, with Pyro's validation where that is on
             loss, marks = None, Marks()

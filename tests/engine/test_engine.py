@@ -1,5 +1,8 @@
 """Engines: one step run in several ways gives one result, and what cannot be traced is noticed."""
 
+import functools
+import random
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -348,6 +351,190 @@ def test_what_a_trace_cannot_see_is_told_and_gets_the_eager_result(trap: type[Tr
     assert fit.settings["engine_notes"]
     if trap not in (NumpyRandom, Structure):
         assert torch.equal(found.m, true.m)
+
+
+class Masked(Trap):
+    """As many numbers as there are positive ones, whose mean divides by a number that the trace would keep."""
+
+    def trap(self, x: Tensor) -> Any:
+        return x[x > 0].mean()
+
+
+class MaskedRows(Trap):
+    """Rows that are chosen by their values, put through a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+
+    def trap(self, x: Tensor) -> Any:
+        return self.layer(x[:, None][x > 0.5]).mean()
+
+
+class MaskedSelect(Trap):
+    def trap(self, x: Tensor) -> Any:
+        return torch.masked_select(x, x > 0).std()
+
+
+class Nonzero(Trap):
+    def trap(self, x: Tensor) -> Any:
+        return 0.01 * x[torch.where(x > 0)[0]].mean()
+
+
+class Unique(Trap):
+    def trap(self, x: Tensor) -> Any:
+        return torch.unique(x.round()).mean()
+
+
+class DrawnMask(Trap):
+    def trap(self, x: Tensor) -> Any:
+        return x[torch.rand(len(x)) > 0.5].mean()
+
+
+@pytest.mark.parametrize(
+    "trap", [Masked, MaskedRows, MaskedSelect, Nonzero, Unique, DrawnMask], ids=lambda t: t.__name__
+)
+@pytest.mark.parametrize("verb", ["fit", "step", "evaluate"])
+def test_shapes_that_depend_on_values_run_eagerly(trap: type[Trap], verb: str) -> None:
+    x = torch.randn(40, generator=torch.Generator().manual_seed(0)) + 1
+    results = []
+    for engine in ("eager", "traced"):
+        torch.manual_seed(0)
+        pair = trap()
+        torch.manual_seed(1)
+        with pyro.get_param_store().scope(), warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            if verb == "fit":
+                pv.fit(pair, x, epochs=2, batch_size=10, seed=0, engine=engine)
+                results.append([p.detach().clone() for p in pair.parameters()])
+            else:
+                svi = pv.SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 0.01}), engine=engine)
+                run = svi.step if verb == "step" else svi.evaluate_loss
+                results.append([torch.tensor(run(rows)) for rows in x.split(10) * 2])
+        told = [str(w.message) for w in caught if "eagerly" in str(w.message)]
+        assert bool(told) == (engine == "traced")
+        assert all("depends on values" in text and "test_engine.py" in text for text in told)
+    for a, b in zip(*results):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_mask_that_no_value_enters_is_traced() -> None:
+    class Constant(Trap):
+        def trap(self, x: Tensor) -> Any:
+            return x[torch.arange(len(x)) % 2 == 0].mean()
+
+    assert "engine_notes" not in pv.fit(Constant(), torch.randn(40), epochs=2, batch_size=10, engine="traced").settings
+
+
+class OwnNoise(Trap):
+    """Draws from a generator of the program's own."""
+
+    def __init__(self, generator: Any) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def trap(self, x: Tensor) -> Any:
+        if isinstance(self.generator, torch.Generator):
+            return torch.randn((), generator=self.generator)
+        return self.generator.normal() if hasattr(self.generator, "normal") else self.generator.gauss(0, 1)
+
+
+GENERATORS: dict[str, Callable[[], Any]] = {
+    "torch": lambda: torch.Generator().manual_seed(3),
+    "NumPy": lambda: np.random.default_rng(3),
+    "NumPy's old one": lambda: np.random.RandomState(3),
+    "Python": lambda: random.Random(3),
+    "NumPy's global one": lambda: np.random.seed(3) or np.random,  # type: ignore[func-returns-value]
+    "Python's global one": lambda: random.seed(3) or random,  # type: ignore[func-returns-value]
+}
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_a_trace_that_falls_back_leaves_the_programs_own_generator_where_it_was(name: str) -> None:
+    ends = []
+    for engine in ("eager", "traced"):
+        pair = OwnNoise(GENERATORS[name]())
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            pv.fit(pair, torch.ones(40), epochs=2, batch_size=10, seed=0, engine=engine, learning_rate=0.1)
+        assert any("cannot trace" in str(w.message) for w in caught) == (engine == "traced")
+        ends.append(pair.m.detach())
+    assert torch.equal(*ends)
+
+
+class Recurrent(nn.Module):
+    """An encoder of sequences."""
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        super().__init__()
+        self.rnn = make(3, 4, batch_first=True)
+        self.loc, self.decode = nn.LazyLinear(2), nn.Linear(2, 15)
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.decode(z).unflatten(-1, (5, 3)), 1.0).to_event(2), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.loc(self.rnn(x)[0][:, -1]), 1.0).to_event(1))
+
+
+RECURRENT: dict[str, Callable[..., Any]] = {
+    "LSTM": nn.LSTM,
+    "LSTM both ways, two layers": functools.partial(nn.LSTM, bidirectional=True, num_layers=2),
+    "LSTM with projections": functools.partial(nn.LSTM, proj_size=2),
+    "GRU": nn.GRU,
+    "RNN": nn.RNN,
+}
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+@pytest.mark.parametrize("name", RECURRENT)
+def test_recurrent_encoders_are_traced(name: str) -> None:
+    x = torch.randn(24, 5, 3)
+    ends = []
+    for engine in ("eager", "traced"):
+        torch.manual_seed(0)
+        pair = Recurrent(RECURRENT[name])
+        pair.guide(x)  # sizes the lazy layer
+        fit = pv.fit(pair, x, epochs=2, batch_size=8, validation=0.25, seed=0, engine=engine)
+        assert "engine_notes" not in fit.settings
+        ends.append([row["elbo"] for row in fit.history])
+    assert ends[1] == pytest.approx(ends[0], rel=1e-5)
+
+
+class Summed(nn.Module):
+    """A class that the guide sums out and a uniform prior of no batch shape: the decoder's rows are views that depend on the
+    order in which eager mode lays out the values of the class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prior = pv.priors.StandardNormal(2)
+        self.classifier, self.encoder = nn.Linear(6, 3), pv.mlp((6, 3), fam.Normal(2), (4,))
+        self.likelihood = pv.mlp((2, 3), fam.Bernoulli(6), (4,))
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Categorical(logits=x.new_zeros(3)))
+            pyro.sample("x", self.likelihood(pyro.sample("z", self.prior()), pv.nets.one_hot(y, 3)), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Categorical(logits=self.classifier(x)), infer={"enumerate": "parallel"})
+            pyro.sample("z", self.encoder(x, pv.nets.one_hot(y, 3)))
+
+
+@pytest.mark.slow
+@compiles
+def test_views_of_eager_mode_do_not_bind_the_compiler() -> None:
+    ends = []
+    for engine in ("traced", "compiled"):
+        torch.manual_seed(0)
+        fit = pv.fit(Summed(), binary(80), epochs=2, batch_size=40, seed=0, engine=engine)
+        assert "engine_notes" not in fit.settings
+        ends.append([row["elbo"] for row in fit.history])
+    assert ends[1] == pytest.approx(ends[0], rel=1e-4)
 
 
 def test_a_counter_in_the_pair_is_no_news() -> None:

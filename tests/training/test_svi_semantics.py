@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 import pyrovae as pv
+from pyrovae.engine.denormals import flush_denormals
 
 PARALLEL = {"enumerate": "parallel"}
 Program = Callable[[], tuple[Any, Any]]
@@ -25,6 +26,7 @@ Program = Callable[[], tuple[Any, Any]]
 def own_store() -> Any:
     with pyro.get_param_store().scope():
         yield
+    flush_denormals(False)  # which an SVI, that has no end, leaves on
 
 
 # --- programs -----------------------------------------------------------------------------------------------------------
