@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from pyrovae.batching import chunks as chunking
 from pyrovae.batching.checks import check_rows
+from pyrovae.criticism.proposals import refined_blocks, why_not_refined
 from pyrovae.criticism.psis import pareto_k
 from pyrovae.engine.tracing import TracedFunction
 from pyrovae.errors import NotFiniteError, OptionError
@@ -81,12 +83,19 @@ class Importance:
         }
 
 
-def importance(fitted: Fit, data: Any, num_samples: int = 1000, *, seed: int | None = None) -> Importance:
-    """Estimate log p(x) of each row by importance sampling with the guide as proposal, and how reliable the estimate is.
+def importance(
+    fitted: Fit, data: Any, num_samples: int = 1000, *, proposal: str = "guide", seed: int | None = None
+) -> Importance:
+    """Estimate log p(x) of each row by importance sampling, and how reliable the estimate is.
 
-    The estimate is `log (1/K) sum_k p(x, z_k) / q(z_k | x)` with `z_k ~ q(z | x)`. Latent sites of a row are integrated out;
-    global latent sites are drawn from the guide, so that the estimate of a row is its log predictive density. For a row
-    with a known label y, it is log p(x, y).
+    The estimate is `log (1/K) sum_k p(x, z_k) / r(z_k)` with `z_k ~ r`. The proposal r is the guide q(z | x), or, as a guide is
+    often displaced on rows that it was not trained on, one that is refined for each row: a Normal of all continuous latent
+    sites of the row together, without constraints and with a full covariance (of up to 100 dimensions), is moved from the
+    guide's moments by 200 gradient steps on the row's own ELBO; then r is a mixture of the t distribution of 5 degrees of
+    freedom around it (nine tenths of the draws) and the guide. The draws that are weighed are not those that shaped r.
+
+    Latent sites of a row are integrated out; global latent sites are drawn from the guide, so that the estimate of a row is
+    its log predictive density. For a row with a known label y, it is log p(x, y).
 
     Rows and draws are processed in chunks, so that memory does not grow with N, and hardly with K. If the pair does not
     treat several particles in one run correctly, they are run one by one, with a warning.
@@ -95,17 +104,20 @@ def importance(fitted: Fit, data: Any, num_samples: int = 1000, *, seed: int | N
         fitted: The fitted pair.
         data: The rows, as for `pv.fit`. The transform of the fit is applied once, with a fixed seed.
         num_samples: The number K of draws for each row.
+        proposal: "guide", or "refined", which takes two to three times as long. Where a row has latent sites that are not
+            continuous and not summed out, the guide is used, with a warning.
         seed: The seed of the draws; None continues torch's random state.
 
     Returns:
-        The estimates for each row, see `Importance`.
+        The estimates for each row, see `Importance`. The ELBO is always that of the guide.
 
     Raises:
-        OptionError: `num_samples` is less than 1.
+        OptionError: `num_samples` is less than 1, or the proposal is not known.
         DataError: Values are outside the support of the likelihood, or missing where it does not allow that.
 
     References:
-        Burda, Grosse & Salakhutdinov 2016, arXiv:1509.00519 (the estimate). Vehtari, Simpson, Gelman, Yao & Gabry 2024,
+        Burda, Grosse & Salakhutdinov 2016, arXiv:1509.00519 (the estimate). Cremer, Li & Duvenaud 2018, arXiv:1801.03558
+        (inference that is refined for each row). Vehtari, Simpson, Gelman, Yao & Gabry 2024,
         arXiv:1507.02646 (k-hat).
 
     Example:
@@ -119,9 +131,12 @@ def importance(fitted: Fit, data: Any, num_samples: int = 1000, *, seed: int | N
         >>> found = pv.importance(fitted, x, num_samples=100, seed=0)
         >>> found.log_likelihood.shape, bool((found.log_likelihood >= found.elbo).all())
         (torch.Size([40]), True)
+        >>> better = pv.importance(fitted, x, num_samples=100, proposal="refined", seed=0)
+        >>> better.k_hat.median() < found.k_hat.median()
+        tensor(True)
     """
     blocks = []
-    for rows, log_w, bounds in _weights(fitted, data, num_samples, seed, bounds=True):
+    for rows, log_w, bounds in _weights(fitted, data, num_samples, seed, proposal, bounds=True):
         log_p = torch.logsumexp(log_w.double(), 0) - math.log(num_samples)
         ess = _effective_sample_size(log_w.double())
         blocks.append((rows, log_p, _standard_error(ess, num_samples), bounds.double().mean(0), ess, pareto_k(log_w)))
@@ -129,13 +144,16 @@ def importance(fitted: Fit, data: Any, num_samples: int = 1000, *, seed: int | N
     return Importance(log_p, error, elbo, ess, k_hat, num_samples)
 
 
-def log_likelihood(fitted: Fit, data: Any, num_samples: int = 1000, *, seed: int | None = None) -> Tensor:
+def log_likelihood(
+    fitted: Fit, data: Any, num_samples: int = 1000, *, proposal: str = "guide", seed: int | None = None
+) -> Tensor:
     """Estimate log p(x) of each row by importance sampling: `pv.importance` without its diagnostics, from the same draws.
 
     Args:
         fitted: The fitted pair.
         data: The rows, as for `pv.fit`. The transform of the fit is applied once, with a fixed seed.
-        num_samples: The number K of draws of the guide for each row.
+        num_samples: The number K of draws for each row.
+        proposal: "guide" or "refined", as for `pv.importance`.
         seed: The seed of the draws; None continues torch's random state.
 
     Returns:
@@ -160,7 +178,8 @@ def log_likelihood(fitted: Fit, data: Any, num_samples: int = 1000, *, seed: int
         torch.Size([40])
     """
     blocks = [
-        (rows, torch.logsumexp(log_w.double(), 0)) for rows, log_w, _ in _weights(fitted, data, num_samples, seed)
+        (rows, torch.logsumexp(log_w.double(), 0))
+        for rows, log_w, _ in _weights(fitted, data, num_samples, seed, proposal)
     ]
     (total,) = _in_row_order(blocks)
     return total - math.log(num_samples)
@@ -308,15 +327,20 @@ def _resampled(
     return {name: torch.cat(blocks, 1) for name, blocks in picks.items()}
 
 
+PROPOSALS = ("guide", "refined")
+
+
 def _weights(
-    fitted: Fit, data: Any, num_samples: int, seed: int | None, bounds: bool = False
+    fitted: Fit, data: Any, num_samples: int, seed: int | None, proposal: str, bounds: bool = False
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Check options and rows, and yield, block by block, the indices of n rows, `(n,)`, and their log-weights, `(K, n)`.
 
-    The third tensor is the ELBO of each row and draw, `(K, n)`, if `bounds`, and else the log-weights again.
+    The third tensor is the ELBO of each row and some draws of the guide, `(k, n)`, if `bounds`, and else of no meaning.
     """
     if num_samples < 1:
         raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
+    if proposal not in PROPOSALS:
+        raise OptionError(f"proposal must be one of {', '.join(map(repr, PROPOSALS))}, got {proposal!r}.")
     with fitted.scope(), seeded(seed):
         parts = fitted.parts(data)
         for part in parts:
@@ -326,9 +350,22 @@ def _weights(
             summarise = (
                 (lambda found: [log_weights(found), row_bounds(found)]) if bounds and part.layout.enumerates else None
             )
-            for block in weight_blocks(fitted, part.batch, part.layout, num_samples, summarise, 2 if summarise else 1):
+            blocks: Iterator[Sequence[Tensor]]
+            if proposal == "refined" and _can_be_refined(fitted, part):
+                blocks = refined_blocks(fitted, part.batch, part.layout, num_samples)
+            else:
+                elements = 2 if summarise else 1
+                blocks = weight_blocks(fitted, part.batch, part.layout, num_samples, summarise, elements)
+            for block in blocks:
                 yield part.rows[done : done + block[0].shape[1]], block[0], block[-1]
                 done += block[0].shape[1]
+
+
+def _can_be_refined(fitted: Fit, part: FittedGroup) -> bool:
+    why = why_not_refined(fitted, part.batch, part.layout)
+    if why is not None:
+        warnings.warn(f"The guide is the proposal, since no other can be refined for a row: {why}.", stacklevel=5)
+    return why is None
 
 
 Summary = Callable[[Terms], list[Tensor]]

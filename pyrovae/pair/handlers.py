@@ -7,6 +7,7 @@ from typing import Any
 
 import pyro
 import torch
+from pyro.distributions import Delta
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
@@ -174,6 +175,22 @@ class Until(Messenger):  # type: ignore[misc]
         self.missing.discard(msg["name"])
         if not self.missing:
             raise AllDrawn
+
+
+class PutDraws(Messenger):  # type: ignore[misc]
+    """Put these values in the place of a guide's draws, with density 1, so that the log-weights of a run are log p alone."""
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.values:
+            value = self.values[msg["name"]]
+            event = len(msg["fn"].event_shape)
+            msg["fn"] = Delta(value, event_dim=event)
+            msg["done"] = True
+            msg["value"] = value
 
 
 class MakeParamsOn(Messenger):  # type: ignore[misc]

@@ -1,0 +1,320 @@
+"""Proposals of the latent sites of each row, fitted to that row's own posterior: `Refined`, and the weights of its draws.
+
+A guide predicts the posterior of a row that it may never have seen, and is often displaced. Here the continuous sites of a row
+are taken together as one vector u without constraints, and a Normal of u is improved by gradient steps on that row's own ELBO.
+The draws that are weighed are fresh ones: of a t distribution with heavier tails, and of the guide if it enumerates nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import biject_to
+
+from pyrovae.batching.chunks import chunks
+from pyrovae.engine.tracing import TracedFunction
+from pyrovae.fitted.fitted import Fit
+from pyrovae.fitted.runs import drawn_terms, particles_at_once
+from pyrovae.objectives.terms import Term, Terms, terms
+from pyrovae.objectives.weights import log_weights, row_bounds
+from pyrovae.pair.batch import Batch, num_rows, take_rows
+from pyrovae.pair.handlers import DATA_PLATE, PARTICLE_PLATE, PutDraws, SetValues
+from pyrovae.pair.layout import Layout
+from pyrovae.pair.parameters import fork_rng
+from pyrovae.pair.program import Pair, PairLike
+
+STEPS, DRAWS = 200, 4  # gradient steps, and draws of each
+RATE = 0.15  # of Adam, in units of the guide's standard deviations; it falls to a twentieth
+START_DRAWS = 64  # draws of the guide, whose moments are the start
+FREEDOM = 5.0  # degrees of freedom of the t distribution
+GUIDE_SHARE = 0.1  # of the draws that are weighed
+MOST_JOINT = 100  # coordinates with a full covariance; with more, sites are independent of one another
+MOST_WEIGHTS = 2**24
+
+
+class NotRefinable(Exception):
+    """The latent sites of a row are no vector of real numbers. The message says which one is not."""
+
+
+@dataclass(frozen=True)
+class Coordinate:
+    """A latent site as `size` real numbers, which `transform` takes to its values."""
+
+    name: str
+    event_shape: tuple[int, ...]
+    shape: tuple[int, ...]
+    transform: Any
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """All continuous local latent sites of a row as one vector u of d real numbers."""
+
+    parts: tuple[Coordinate, ...]
+    depth: int  # of plates and particles, as in `Terms`
+    data_dim: int
+
+    @property
+    def size(self) -> int:
+        """d, the length of u."""
+        return sum(part.size for part in self.parts)
+
+    @staticmethod
+    def of(found: Terms, layout: Layout) -> Coordinates:
+        """The coordinates of the latent sites that a run has drawn, but for those that are summed out elsewhere.
+
+        Raises:
+            NotRefinable: A site is discrete, or in another plate, or has a support that is not the image of all real numbers.
+        """
+        summed = {site.name for site in layout.sites if site.enumerated is not None}
+        latent = [t for t in found.sites.values() if t.local and t.q is not None and t.name not in summed]
+        if not latent:
+            raise NotRefinable("the guide draws no latent site for each row")
+        return Coordinates(tuple(_coordinate(term, found) for term in latent), found.depth, found.data_dim)
+
+    def join(self, found: Terms) -> Tensor:
+        """u at the values of a run, `(K, N, d)`."""
+        flat = []
+        for part in self.parts:
+            value = found.rows(found.sites[part.name].value, part.event_shape)
+            flat.append(part.transform.inv(value).reshape(*value.shape[:2], part.size))
+        return torch.cat(flat, -1)
+
+    def split(self, u: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The sites' values, shaped as in a run of K particles, and `log |dz/du|`, `(K, N)`."""
+        values, log_det = {}, u.new_zeros(u.shape[:2])
+        for part, flat in zip(self.parts, u.split([part.size for part in self.parts], -1)):
+            free = flat.reshape(*u.shape[:2], *part.shape)
+            value = part.transform(free)
+            jacobian = part.transform.log_abs_det_jacobian(free, value)
+            log_det = log_det + (jacobian.flatten(2).sum(-1) if jacobian.dim() > 2 else jacobian)
+            values[part.name] = value.reshape(*self._batch(u), *part.event_shape)
+        return values, log_det
+
+    def _batch(self, u: Tensor) -> list[int]:
+        shape = [1] * self.depth
+        shape[self.data_dim] = u.shape[1]
+        if u.shape[0] > 1:
+            shape[0] = u.shape[0]
+        else:
+            shape = shape[1:]
+        return shape
+
+    def mask(self, like: Tensor) -> Tensor:
+        """Which entries of a covariance matrix of u are not zero, `(d, d)` bool: all, or those within a site that is small."""
+        if self.size <= MOST_JOINT:
+            return torch.ones(self.size, self.size, dtype=torch.bool, device=like.device)
+        blocks = [torch.ones(p.size, p.size) if p.size <= MOST_JOINT else torch.eye(p.size) for p in self.parts]
+        return torch.block_diag(*blocks).bool().to(like.device)
+
+
+def _coordinate(term: Term, found: Terms) -> Coordinate:
+    assert term.q is not None
+    fn, event = term.q.fn, tuple(term.q.fn.event_shape)
+    where = {plate for plate, _ in term.q.plates} - {PARTICLE_PLATE}
+    if term.p is None:
+        raise NotRefinable(f"site {term.name!r} is in the guide only")
+    if where != {DATA_PLATE}:
+        raise NotRefinable(f"site {term.name!r} is in other plates than 'data', too")
+    support = fn.support
+    if type(fn).__name__ == "Delta" or support.is_discrete:
+        raise NotRefinable(f"site {term.name!r} is not continuous")
+    if any(isinstance(value, Tensor) for value in vars(_inner(support)).values()):
+        raise NotRefinable(f"the support of site {term.name!r} depends on the row")
+    try:
+        transform = biject_to(support)
+    except NotImplementedError as error:
+        raise NotRefinable(f"no vector of real numbers stands for site {term.name!r} ({support})") from error
+    value = found.rows(term.value, event)[0, 0]
+    return Coordinate(term.name, event, tuple(transform.inv(value).shape), transform)
+
+
+def _inner(support: Any) -> Any:
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support
+
+
+@dataclass(frozen=True)
+class Refined:
+    """A distribution of u for each of N rows: multivariate t around `loc` with the scale matrix `scale_tril`."""
+
+    coordinates: Coordinates
+    loc: Tensor  # (N, d)
+    scale_tril: Tensor  # (N, d, d)
+
+    def rows(self, rows: slice) -> Refined:
+        """The same for some of the rows."""
+        return Refined(self.coordinates, self.loc[rows], self.scale_tril[rows])
+
+    def sample(self, num: int) -> Tensor:
+        """Draws of u, `(num, N, d)`."""
+        noise = torch.randn(num, *self.loc.shape, dtype=self.loc.dtype, device=self.loc.device)
+        shape = torch.full((num, len(self.loc)), FREEDOM / 2, dtype=self.loc.dtype, device=self.loc.device)
+        chi2 = 2 * torch._standard_gamma(shape)
+        noise = noise * (FREEDOM / chi2).sqrt()[..., None]
+        return self.loc + torch.einsum("nij,knj->kni", self.scale_tril, noise)
+
+    def log_prob(self, u: Tensor) -> Tensor:
+        """The log-density at u, `(K, N)`."""
+        d = self.loc.shape[-1]
+        centred = (u - self.loc).permute(1, 2, 0)  # (N, d, K)
+        squared = torch.linalg.solve_triangular(self.scale_tril, centred, upper=False).square().sum(1).T
+        constant = math.lgamma((FREEDOM + d) / 2) - math.lgamma(FREEDOM / 2) - d / 2 * math.log(FREEDOM * math.pi)
+        log_det = self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return constant - log_det - (FREEDOM + d) / 2 * torch.log1p(squared / FREEDOM)
+
+
+def log_joint(pair: PairLike, rows: Batch, layout: Layout, coordinates: Coordinates, u: Tensor) -> Tensor:
+    """`log p(x, z) + log |dz/du|` at u for each particle and row, `(K, N)`, enumerated sites summed out."""
+    values, log_det = coordinates.split(u)
+    moved = Pair(pair.model, PutDraws(values)(pair.guide))
+    return log_weights(terms(moved, rows, len(u), layout=layout)) + log_det
+
+
+def refine_rows(fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced: dict[Any, Any]) -> Refined:
+    """A proposal for each row: from the guide's moments, by gradient steps on the row's own ELBO.
+
+    With u = m + s (a + B e), where m and s are the mean and the standard deviation of u under the guide, and e is standard
+    normal, Adam maximises `E[log p(x, z(u)) + log |dz/du|] + log |B|` over a and the triangular matrix B of each row.
+
+    Args:
+        fitted: The fitted pair.
+        rows: Rows that have the same arguments.
+        layout: The layout of the pair for these rows.
+        at_once: How many particles of a row may be drawn in one run.
+        traced: Keeps the traced step from one call to the next, for blocks of the same number of rows.
+
+    Raises:
+        NotRefinable: The latent sites of a row are no vector of real numbers.
+    """
+    starts, coordinates = [], None
+    for found in drawn_terms(fitted, rows, layout, START_DRAWS, min(at_once, START_DRAWS)):
+        coordinates = Coordinates.of(found, layout) if coordinates is None else coordinates
+        starts.append(coordinates.join(found))
+    assert coordinates is not None
+    u = torch.cat(starts).nan_to_num(0.0, posinf=30.0, neginf=-30.0)
+    mean, sd = u.mean(0), u.std(0).clamp_min(1e-4)
+    mask = coordinates.mask(u).tril(-1)
+    shift = torch.zeros_like(mean)
+    shape = torch.zeros(*mean.shape, mean.shape[-1], dtype=u.dtype, device=u.device)  # its diagonal holds log B_ii
+
+    def triangle(shape: Tensor) -> Tensor:
+        return torch.where(mask, shape, 0.0) + torch.diag_embed(shape.diagonal(dim1=-2, dim2=-1).clamp(-7, 7).exp())
+
+    def gradients(inputs: dict[str, Tensor]) -> list[Tensor]:
+        batch = {name: inputs[name] for name in rows}
+        a, b = inputs[" shift"].detach().requires_grad_(), inputs[" shape"].detach().requires_grad_()
+        noise = inputs[" noise"].transpose(0, 1)  # (S, N, d)
+        with torch.enable_grad():
+            local = a + torch.einsum("nij,snj->sni", triangle(b), noise)
+            at = inputs[" mean"] + inputs[" sd"] * local
+            bound = log_joint(fitted.pair, batch, layout, coordinates, at).mean(0)
+            bound = bound + b.diagonal(dim1=-2, dim2=-1).sum(-1)
+            return [-g.nan_to_num(0.0, 0.0, 0.0) for g in torch.autograd.grad(bound.sum(), [a, b])]
+
+    step = traced.setdefault((num_rows(rows), tuple(rows)), TracedFunction(gradients, (fitted.pair,)))
+    if fitted.settings.get("engine") == "eager":
+        step = gradients
+    optimizer = torch.optim.Adam([shift, shape], lr=RATE, betas=(0.9, 0.99))
+    for number in range(STEPS):
+        for group in optimizer.param_groups:
+            group["lr"] = RATE * (0.05 + 0.475 * (1 + math.cos(math.pi * number / STEPS)))
+        noise = torch.randn(len(mean), DRAWS, mean.shape[-1], dtype=u.dtype, device=u.device)
+        inputs = {" mean": mean, " sd": sd, " shift": shift, " shape": shape, " noise": noise}
+        shift.grad, shape.grad = step({**rows, **inputs})
+        optimizer.step()
+    widen = math.sqrt(1 + min(0.44, 1 / math.sqrt(mean.shape[-1])))
+    return Refined(coordinates, mean + sd * shift, widen * sd[..., None] * triangle(shape))
+
+
+def why_not_refined(fitted: Fit, batch: Batch, layout: Layout) -> str | None:
+    """Why no proposal can be refined for rows with these arguments; None if it can be."""
+    few = take_rows(batch, slice(0, 3))
+    try:
+        with fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if particles_at_once(fitted, few, layout, 2) == 1:
+                return "the pair does not keep several particles apart"
+            Coordinates.of(terms(fitted.pair, few, 2, layout=layout, enumerate=False), layout)
+    except NotRefinable as error:
+        return str(error)
+    return None
+
+
+def refined_blocks(fitted: Fit, batch: Batch, layout: Layout, num_samples: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield block by block of n rows the log-weights of fresh draws, `(K, n)`, and ELBOs of draws of the guide, `(k, n)`.
+
+    Raises:
+        NotRefinable: See `why_not_refined`.
+    """
+    at_once = particles_at_once(fitted, batch, layout, max(num_samples, DRAWS))
+    size = min(fitted.chunk_size(batch, DRAWS), num_rows(batch), max(1, MOST_WEIGHTS // num_samples))
+    together = fitted.chunk_size(batch, at_once)
+    traced: dict[Any, Any] = {}
+    for block in chunks(batch, size):
+        missing = size - num_rows(block)
+        padded = block
+        if missing:  # all blocks have one size, so that one trace serves them
+            index = torch.arange(size, device=next(iter(block.values())).device) % num_rows(block)
+            padded = take_rows(block, index)
+        refined = refine_rows(fitted, padded, layout, at_once, traced).rows(slice(0, num_rows(block)))
+        parts = []
+        for start in range(0, num_rows(block), together):
+            some = slice(start, start + together)
+            parts.append(_weigh(fitted, take_rows(block, some), layout, refined.rows(some), num_samples, at_once))
+        log_w, elbos = (torch.cat(column, 1) for column in zip(*parts))
+        yield log_w, elbos
+
+
+def _weigh(
+    fitted: Fit, rows: Batch, layout: Layout, refined: Refined, num_samples: int, at_once: int
+) -> tuple[Tensor, Tensor]:
+    """Log-weights `(K, n)` of fresh draws of the refined proposal and the guide, and ELBOs `(k, n)` of draws of the guide."""
+    coordinates, pair = refined.coordinates, fitted.pair
+    from_guide = max(1, round(GUIDE_SHARE * num_samples))
+    guided = [terms(pair, rows, k, layout=layout) for k in _pieces(from_guide, at_once)]
+    elbos = torch.cat([row_bounds(found) for found in guided])
+    if (
+        layout.enumerates
+    ):  # a draw of the guide belongs to one value of the enumerated sites, and its density would, too
+        found_w = []
+        for k in _pieces(num_samples, at_once):
+            u = refined.sample(k)
+            found_w.append(log_joint(pair, rows, layout, coordinates, u) - refined.log_prob(u))
+        return torch.cat(found_w), elbos
+    share = from_guide / num_samples
+    found_w = [_mixed(found, coordinates.join(found), refined, share) for found in guided]
+    for k in _pieces(num_samples - from_guide, at_once):
+        u = refined.sample(k)
+        moved = Pair(pair.model, SetValues(coordinates.split(u)[0])(pair.guide))
+        found_w.append(_mixed(terms(moved, rows, k, layout=layout), u, refined, share))
+    return torch.cat(found_w), elbos
+
+
+def _mixed(found: Terms, u: Tensor, refined: Refined, share: float) -> Tensor:
+    """Log-weights of draws u at which a run stands, under the mixture of the guide and the refined proposal, `(k, n)`."""
+    _, log_det = refined.coordinates.split(u)
+    log_q = u.new_zeros(u.shape[:2])
+    for part in refined.coordinates.parts:
+        side = found.sites[part.name].q
+        assert side is not None
+        log_q = log_q + found.reduce(side.log_prob, True)
+    log_p = log_weights(found) + log_q + log_det
+    log_guide = (log_q + log_det).nan_to_num(-math.inf)
+    other = refined.log_prob(u) + (math.log1p(-share) if share < 1 else -math.inf)
+    return log_p - torch.logaddexp(math.log(share) + log_guide, other)
+
+
+def _pieces(total: int, most: int) -> Sequence[int]:
+    return [min(most, total - done) for done in range(0, total, most)]
