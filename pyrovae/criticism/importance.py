@@ -362,6 +362,8 @@ def _weights(
 
 
 def _can_be_refined(fitted: Fit, part: FittedGroup) -> bool:
+    if not any(site.role != "observed" and site.local for site in part.layout.sites):
+        return False  # there is nothing to refine
     why = why_not_refined(fitted, part.batch, part.layout)
     if why is not None:
         warnings.warn(f"The guide is the proposal, since no other can be refined for a row: {why}.", stacklevel=5)
