@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from pyrovae.app.catalogue import CONDITION, own_files, part
+from pyrovae.app.catalogue import CONDITION, own_files
 from pyrovae.app.decide import decide
 from pyrovae.app.options import Options
 from pyrovae.app.pictures import draw_pictures
@@ -22,29 +22,56 @@ from pyrovae.data import Dataset
 from pyrovae.errors import OptionError
 from pyrovae.fitted.folder import read_run
 from pyrovae.pair.batch import take_rows
+from pyrovae.pair.parameters import fork_rng
+from pyrovae.pair.program import run as run_pair
+from pyrovae.pair.program import sample_sites
+from pyrovae.pair.supports import DENSITY, MASS, measures_of
 
-MASS, DENSITY, BINARISED = "probability mass", "density", "mass of rows binarised at evaluation"
+MOST_NAMES = 5  # of columns that a message lists
+BINARISED = "mass of rows binarised at evaluation"
 
 
 @dataclass(frozen=True)
 class Measure:
-    """What is reported of a run: the log of a mass or density (`kind`), `of` p(x) or p(x | c), where c is a certain label."""
+    """What is reported of a run: the log of a mass or density (`kind`), `of` p(x) or p(x | c), where c is a certain label.
+
+    columns: for rows of both, what it is of each column.
+    """
 
     kind: str
     of: str
+    columns: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"log {self.of}: {self.kind}"
 
 
 def measure_of(run: Run) -> Measure:
-    """What log p(x) of a run is the logarithm of."""
+    """What log p(x) of a run is the logarithm of, as its likelihood says."""
     of, label = run.model.probability, run.dataset.source.get("label")
     if run.model.labels == CONDITION and label is not None:
         of += f", {CONDITION} the label {label}"
     if run.fitted.transform is not None:
         return Measure(BINARISED, of)
-    return Measure(DENSITY if part("likelihood", str(run.options.likelihood)).density else MASS, of)
+    measures = measures_of(_likelihood(run))
+    if len(measures) == 1:
+        return Measure(measures[0], of)
+    names = run.dataset.columns or tuple(str(number) for number in range(len(measures)))
+    parts = []
+    for measure in dict.fromkeys(measures):
+        which = [name for name, own in zip(names, measures) if own == measure]
+        some = ", ".join(which[:MOST_NAMES]) + (", ..." if len(which) > MOST_NAMES else "")
+        parts.append(f"{measure} of {len(which)} column{'s' if len(which) > 1 else ''} ({some})")
+    return Measure(" and ".join(parts), of, measures)
+
+
+def _likelihood(run: Run) -> Any:
+    """The distribution of x in the first test rows."""
+    with run.fitted.scope(), fork_rng():
+        part = run.fitted.parts(take_rows(run.rows.batch("test"), slice(0, 2)))[0]
+        sites = sample_sites(run_pair(run.fitted.pair, part.batch)[0])
+    name = next(site.name for site in part.layout.sites if site.argument == "x")
+    return sites[name]["fn"]
 
 
 def compare(
@@ -120,11 +147,13 @@ def _check_measures(runs: Sequence[Run], dequantise: bool) -> None:
                 f"These runs give the probability of different things ({found}): what a model is given about a row it need "
                 "not predict."
             )
-        if not dequantise or BINARISED in kinds:
+        if not dequantise or kinds != {MASS, DENSITY}:
             cure = (
                 "rows binarised anew are other rows"
                 if BINARISED in kinds
                 else "for rows of whole numbers --dequantise turns a density into a lower bound of a mass"
+                if kinds == {MASS, DENSITY}
+                else "compare likelihoods that give a mass, or a density, for the same columns"
             )
             raise OptionError(f"These runs give log p(x) in different units ({found}): {cure}.")
     dataset = runs[0].dataset

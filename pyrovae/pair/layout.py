@@ -9,9 +9,7 @@ from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.distributions.constraints import sphere
 from torch import Tensor
-from torch.distributions import constraints
 
 from pyrovae.errors import PairError, PyrovaeError
 from pyrovae.pair.batch import num_rows
@@ -27,6 +25,7 @@ from pyrovae.pair.program import (
     sample_sites,
     unwritten,
 )
+from pyrovae.pair.supports import kind_of
 
 
 @dataclass(frozen=True)
@@ -252,7 +251,7 @@ def _check_supports(name: str, guide: Any, model: Any) -> None:
     if type(guide["fn"]).__name__ == "Delta" or guide["infer"].get("is_auxiliary"):
         return
     try:
-        drawn, wanted = (_kind(node["fn"].support) for node in (guide, model))
+        drawn, wanted = (kind_of(node["fn"].support) for node in (guide, model))
         value = guide["value"]
         # values that are not finite come from missing or infinite data, for which there is another error
         inside = bool(model["fn"].support.check(value).all()) or not bool(torch.isfinite(value).all())
@@ -264,16 +263,6 @@ def _check_supports(name: str, guide: Any, model: Any) -> None:
             f"{distribution_name(model['fn'])} is a distribution of {wanted}"
             f"{'' if drawn != wanted else ' with a smaller support'}. Give the guide a family with the prior's support."
         )
-
-
-def _kind(support: Any) -> str:
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    if getattr(support, "is_discrete", False):
-        return "integers"
-    if support is constraints.simplex:
-        return "shares that sum to 1"
-    return "points on a sphere" if support is sphere else "real numbers"
 
 
 def _check_sites(model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any], rows: int) -> None:

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 from support.command import Command
 
+import pyrovae as pv
 from pyrovae.app.catalogue import GUIDES, LIKELIHOODS, PRIORS
 from pyrovae.app.comparisons import compare
 from pyrovae.app.models import MODELS
-from pyrovae.app.run import open_run
+from pyrovae.app.options import Options
+from pyrovae.app.run import fit_run, open_run
+from pyrovae.data import load
 
 QUICK = ("--epochs", "2", "--hidden", "16", "--latent", "3", "--num-samples", "30")
 
@@ -241,3 +244,37 @@ def test_classes_without_a_mean_are_drawn_in_pictures(pyrovae: Command, likeliho
     assert code == 0, err
     code, _, err = pyrovae("fit", "digits", "--likelihood", likelihood, "--total-count", "15", *QUICK)
     assert code == 2 and "outside the support" in err
+
+
+CLINICAL = """
+from pyrovae import families as fam
+
+
+class Clinical(fam.Columns):
+    def __init__(self, event_shape):
+        super().__init__([fam.Normal(2), fam.Bernoulli(1), fam.Poisson(())])
+
+
+class Robust(fam.Columns):
+    def __init__(self, event_shape):
+        super().__init__([fam.StudentT(2), fam.Bernoulli(1), fam.NegativeBinomial(())])
+"""
+
+
+def test_rows_of_masses_and_densities_are_compared_with_their_like(tmp_path: Path) -> None:
+    (tmp_path / "parts.py").write_text(CLINICAL)
+    rng = np.random.default_rng(0)
+    table = np.column_stack([rng.normal(size=(80, 2)), rng.integers(2, size=80), rng.poisson(3, 80)])
+    np.savetxt(tmp_path / "rows.csv", table, delimiter=",", header="age,weight,sex,visits", comments="")
+    dataset = load(str(tmp_path / "rows.csv"))
+    runs = {}
+    for name in (f"{tmp_path}/parts.py:Clinical", f"{tmp_path}/parts.py:Robust", "normal"):
+        options = Options.of("fit", likelihood=name, epochs=1, latent=1, hidden=(4,), seed=0)
+        short = name.rpartition(":")[2]
+        runs[short] = fit_run(dataset, options, tmp_path / short, device="cpu", engine="eager", progress=False)
+    assert [row["rows"] for row in compare([runs["Clinical"], runs["Robust"]], 5)] == [16, 16]
+    both = r"density of 2 columns \(age, weight\) and probability mass of 2 columns \(sex, visits\)"
+    with pytest.raises(pv.OptionError, match=f"different units.*{both}.*for the same columns"):
+        compare([runs["Clinical"], runs["normal"]], 5)
+    with pytest.raises(pv.OptionError, match="for the same columns"):
+        compare([runs["normal"], runs["Clinical"]], 5, dequantise=True)
