@@ -1,7 +1,7 @@
 """pyrovae: write, fit and question variational autoencoders as Pyro model/guide pairs."""
 
-import importlib
-from typing import Any
+import importlib as _importlib
+from typing import Any as _Any
 
 from pyrovae import families, nets, priors
 from pyrovae._version import __version__
@@ -46,7 +46,7 @@ from pyrovae.objectives.losses import Trace_ELBO
 from pyrovae.objectives.terms import Terms, terms
 from pyrovae.objectives.weights import log_weights
 from pyrovae.pair.checks import check_pair
-from pyrovae.pair.graph import draw_graph, graph_text
+from pyrovae.pair.graph import draw_graph, graph, graph_text
 from pyrovae.pair.layout import Layout
 from pyrovae.pair.program import Pair
 from pyrovae.predict.decode import decode
@@ -106,6 +106,7 @@ __all__ = [
     "fit",
     "flow",
     "generate",
+    "graph",
     "graph_text",
     "importance",
     "kl",
@@ -131,7 +132,11 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> _Any:
     if name == "plots":  # at its first use: matplotlib and scikit-learn take a second to import
-        return importlib.import_module("pyrovae.plots")
+        return _importlib.import_module("pyrovae.plots")
     raise AttributeError(f"module 'pyrovae' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -11,6 +11,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
+from pyrovae._html import table
 from pyrovae.batching import chunks as chunking
 from pyrovae.batching.checks import check_rows
 from pyrovae.criticism.proposals import refined_blocks, why_not_refined
@@ -81,6 +82,10 @@ class Importance:
             "k_hat_above_0.7": (self.k_hat > 0.7).double().mean().item() if self.num_samples >= 25 else float("nan"),
             "ess": self.ess.mean().item(),
         }
+
+    def _repr_html_(self) -> str:
+        title = f"Importance sampling of {len(self.elbo)} rows, {self.num_samples} draws each; nats per row"
+        return table(title, ("mean over rows", "value"), self.summary().items())
 
 
 def importance(

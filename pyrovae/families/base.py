@@ -25,11 +25,12 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
+from pyrovae._html import Shown
 from pyrovae.errors import OptionError, ShapeError
 from pyrovae.nets.mlp import as_size
 
 
-class Family(nn.Module):
+class Family(Shown, nn.Module):
     """Base class of families: `params -> p(x | params)`.
 
     A family takes parameters `(*batch, *param_shape)` and returns a distribution with batch shape `(*batch)` over rows of shape

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -12,12 +12,14 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyrovae._html import table
 from pyrovae.batching.chunks import chunk_size, row_elements
 from pyrovae.batching.transformed import transformed
 from pyrovae.batching.transforms import Transform
 from pyrovae.errors import DataError, PairError
 from pyrovae.pair.batch import Batch, as_batch, group_rows, take_group, take_rows
-from pyrovae.pair.layout import Layout, describe
+from pyrovae.pair.graph import graph_text
+from pyrovae.pair.layout import COLUMNS, Layout, describe
 from pyrovae.pair.parameters import evaluating, fork_rng, named_tensors, param_scope
 from pyrovae.pair.program import PairLike
 
@@ -88,6 +90,21 @@ class Fit:
         last = f", ELBO {self.history[-1]['elbo']:.2f} nats per row" if self.history else ""
         sites = ", ".join(site.name for site in self.layout.sites)
         return f"Fit({type(self.pair).__name__} of {sites}: {len(self.history)} epochs{last})"
+
+    def _repr_html_(self) -> str:
+        last = self.history[-1] if self.history else {}
+        kept = [f"{name}: {value:.4g}" for name, value in last.items()] + ([self.stopped] if self.stopped else [])
+        return table(repr(self), COLUMNS, self.layout.rows(), [*self._graph(), ", ".join(kept)])
+
+    def _graph(self) -> list[str]:
+        """The factorisations of model and guide, as far as they run on rows of zeros."""
+        with suppress(Exception), param_scope(self.store):  # a notebook shows what there is, and no error
+            rows = {
+                name: torch.zeros(2, *shape, dtype=dtype, device=self.device)
+                for name, (shape, dtype) in self.layout.arguments.items()
+            }
+            return [line for line in graph_text(self.pair, rows).splitlines() if not line.startswith(" ")]
+        return []
 
     @contextmanager
     def scope(self) -> Iterator[None]:

@@ -34,9 +34,23 @@ class Node:
 
 
 def graph(pair: PairLike, batch: Mapping[str, Tensor]) -> dict[str, list[Node]]:
-    """The nodes of "model" and "guide" in the order in which they are sampled, from one run on the first two rows of a batch.
+    """The graphical model and its guide as nodes, each with the parents that its distribution depends on.
 
     Parents are found by following tensors through operations. A value that is read as a Python number is not followed.
+
+    Args:
+        pair: Model and guide.
+        batch: Tensors of the pair's arguments, by name, each `(N, *event)`. The pair is run on the first two rows.
+
+    Returns:
+        For "model" and "guide", their sites in the order in which they are sampled. A node has a `name`, the name of its
+        `distribution`, the `event_shape` of one row, `parents`, `plates`, and whether it is `observed`.
+
+    Example:
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.Bernoulli(6)), pv.mlp(6, fam.Normal(2)))
+        >>> nodes = pv.graph(vae, {"x": torch.zeros(5, 6)})
+        >>> [(node.name, node.parents) for node in nodes["model"]]
+        [('z', ()), ('x', ('z',))]
     """
     rows = take_rows(dict(batch), slice(0, 2))
     with fork_rng(), evaluating(pair), torch.no_grad(), pyro.validation_enabled(False):

@@ -11,6 +11,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyrovae._html import table
 from pyrovae.errors import PairError, PyrovaeError
 from pyrovae.pair.batch import num_rows
 from pyrovae.pair.handlers import DATA_PLATE, PARTICLE_PLATE, MakeParamsOn, Replay, check_mark, same_memory
@@ -26,6 +27,8 @@ from pyrovae.pair.program import (
     unwritten,
 )
 from pyrovae.pair.supports import kind_of
+
+COLUMNS = ("site", "role", "plate", "event", "observes", "enumerated in")
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,23 @@ class Layout:
             place = "per row" if s.local else "global"
             rows.append(f"{s.name:<{width}}  {s.role:<9}  {place}{plates}  event {tuple(s.event_shape)}{of}{summed}")
         return "\n".join(rows)
+
+    def _repr_html_(self) -> str:
+        return table("Sites", COLUMNS, self.rows())
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """A row of a table for each site, under `COLUMNS`."""
+        return [
+            (
+                s.name,
+                s.role,
+                "per row" if s.local else "global",
+                str(tuple(s.event_shape)),
+                s.argument or "",
+                s.enumerated or "",
+            )
+            for s in self.sites
+        ]
 
 
 def union(layouts: Sequence[Layout]) -> Layout:

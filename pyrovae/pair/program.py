@@ -16,6 +16,7 @@ from pyro.poutine.messenger import _bound_partial
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
+from pyrovae._html import table
 from pyrovae.errors import PairError
 from pyrovae.pair.handlers import DATA_PLATE, PARTICLE_PLATE, Enumerate, Replay, with_particles
 from pyrovae.pair.turns import turn
@@ -68,6 +69,11 @@ class Pair:
 
     model: Callable[..., Any]
     guide: Callable[..., Any]
+
+    def _repr_html_(self) -> str:
+        sides = [(side, getattr(self, side)) for side in ("model", "guide")]
+        rows = [(side, getattr(f, "__qualname__", type(f).__name__), _signature(f)) for side, f in sides]
+        return table("Pair", ("side", "function", "arguments"), rows)
 
 
 def _signature(function: Any) -> inspect.Signature:

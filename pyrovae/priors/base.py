@@ -12,11 +12,12 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyrovae._html import Shown
 from pyrovae.errors import PairError
 from pyrovae.nets.mlp import as_size
 
 
-class StandardNormal(nn.Module):
+class StandardNormal(Shown, nn.Module):
     """`p(z) = N(z; 0, I)`.
 
     Args:
@@ -48,7 +49,7 @@ class StandardNormal(nn.Module):
         return dist.Normal(self.loc, self.scale).to_event(len(self.event_shape))
 
 
-class MixtureOfNormals(nn.Module):
+class MixtureOfNormals(Shown, nn.Module):
     """`p(z) = sum_k w_k N(z; m_k, diag(s_k^2))`, all learned.
 
     `w = softmax(logits)` and `s = softplus(raw_scale) + 1e-3`. It starts with equal weights, `s = sqrt(1/2)` and means drawn
@@ -84,7 +85,7 @@ class MixtureOfNormals(nn.Module):
         return dist.MixtureSameFamily(dist.Categorical(logits=self.logits), components)
 
 
-class Fixed(nn.Module):
+class Fixed(Shown, nn.Module):
     """A given distribution of Pyro or torch as a prior that is not trained.
 
     Moving the module moves the tensors of the distribution with it. They are not in the `state_dict`.

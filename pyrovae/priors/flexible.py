@@ -7,13 +7,14 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
+from pyrovae._html import Shown
 from pyrovae.distributions import Flow
 from pyrovae.errors import ShapeError
 from pyrovae.nets.flows import transform
 from pyrovae.nets.mlp import as_size
 
 
-class VampPrior(nn.Module):
+class VampPrior(Shown, nn.Module):
     """`p(z) = (1/K) sum_k q(z | u_k)`: a mixture of the encoder's own distributions at K learned pseudo-inputs u_k.
 
     The same module can be the encoder of the model and of this prior; it is then saved once. The density of a mixture of flows
@@ -52,7 +53,7 @@ class VampPrior(nn.Module):
         return dist.MixtureSameFamily(dist.Categorical(logits=self.logits), self.encoder(self.pseudo_inputs))
 
 
-class FlowPrior(nn.Module):
+class FlowPrior(Shown, nn.Module):
     """`p(z) = N(t(z); 0, I) |det dt/dz|`, t a learned normalising flow.
 
     Args:

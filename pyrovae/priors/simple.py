@@ -9,6 +9,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyrovae._html import Shown
 from pyrovae.distributions import Categorical as CategoricalMass
 from pyrovae.distributions import HypersphericalUniform as Uniform
 from pyrovae.distributions import LogisticNormal as SoftmaxNormal
@@ -32,7 +33,7 @@ def _vector(prior: nn.Module, event_shape: int | Sequence[int]) -> torch.Size:
     return size
 
 
-class Normal(nn.Module):
+class Normal(Shown, nn.Module):
     """`p(z) = N(z; m, diag(s^2))`, m and `s = softplus(raw_scale) + 1e-3` learned; initially the standard normal.
 
     A decoder whose first layer is linear can rescale z itself, so that this prior adds nothing there. Use it if the likelihood
@@ -65,7 +66,7 @@ class Normal(nn.Module):
         return dist.Normal(self.loc, F.softplus(self.raw_scale) + 1e-3).to_event(len(self.event_shape))
 
 
-class Laplace(nn.Module):
+class Laplace(Shown, nn.Module):
     """`p(z) = prod_d exp(-|z_d| / b) / (2 b)`, b = `scale`: a prior for sparse codes. Nothing is learned.
 
     Args:
@@ -96,7 +97,7 @@ class Laplace(nn.Module):
         return dist.Laplace(self.loc, self.loc.new_full((), self.scale)).to_event(len(self.event_shape))
 
 
-class StudentT(nn.Module):
+class StudentT(Shown, nn.Module):
     """`p(z) = prod_d t(z_d; df, 0, scale)`: heavy tails, proportional to `|z_d|^-(df + 1)`. Nothing is learned.
 
     Args:
@@ -130,7 +131,7 @@ class StudentT(nn.Module):
         return Student(df, self.loc, scale).to_event(len(self.event_shape))
 
 
-class Horseshoe(nn.Module):
+class Horseshoe(Shown, nn.Module):
     """`p(z) = prod_d int N(z_d; 0, scale^2 l^2) C+(l; 0, 1) dl`: sparse codes. Nothing is learned.
 
     The density has Cauchy tails and a pole at 0: at scale 1 it is `exp(z^2/2) E_1(z^2/2) / sqrt(2 pi^3)`. The integral
@@ -172,7 +173,7 @@ class Horseshoe(nn.Module):
         return mixture.to_event(len(self.event_shape))
 
 
-class HypersphericalUniform(nn.Module):
+class HypersphericalUniform(Shown, nn.Module):
     """`p(z) = Gamma(D/2) / (2 pi^(D/2))`, the uniform distribution on the unit sphere in R^D. Nothing is learned.
 
     A guide of the same support has the family `families.PowerSpherical`.
@@ -203,7 +204,7 @@ class HypersphericalUniform(nn.Module):
         return Uniform(self.like)
 
 
-class LogisticNormal(nn.Module):
+class LogisticNormal(Shown, nn.Module):
     """`z = softmax(u_1, ..., u_(D-1), 0)` with `u ~ N(m, diag(s^2))`: proportions, such as the topics of a document.
 
     m and `s = softplus(raw_scale) + 1e-3` are learned, and start at 0 and 1. A guide of the same support has the family
@@ -235,7 +236,7 @@ class LogisticNormal(nn.Module):
         return SoftmaxNormal(dist.Normal(self.loc, F.softplus(self.raw_scale) + 1e-3).to_event(1))
 
 
-class Categorical(nn.Module):
+class Categorical(Shown, nn.Module):
     """`p(y = c) = softmax(logits)_c`: a prior over classes c = 0, ..., C - 1, uniform unless learned.
 
     Classes are equally probable by default, for two reasons: the frequencies among a few labels are unreliable, and early in

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from pyrovae._lazily import Lazily
+
+display = Lazily("IPython.display")
 
 
 @contextmanager
@@ -32,11 +38,38 @@ def stop_on_interrupt() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
+History = list[dict[str, float]]
+LINE_EVERY = 30.0  # seconds between two lines where there is no terminal
+NOTEBOOK_EVERY = 0.2  # seconds between two changes of the bar in a notebook
+
+
 @contextmanager
-def progress_bar(progress: bool | None, epochs: int) -> Iterator[Callable[[list[dict[str, float]]], None]]:
-    """A progress bar on stderr with the ELBO; shown when asked for, or when stderr is a terminal."""
+def progress_bar(progress: bool | None, epochs: int) -> Iterator[Callable[[History], None]]:
+    """What shows how far a fit has come: a bar on a terminal or in a notebook, else a line on stderr every half a minute.
+
+    Args:
+        progress: False shows nothing. True adds a line at the end where there is no bar.
+        epochs: How many there will be.
+    """
     console = Console(stderr=True)
-    shown = console.is_terminal if progress is None else progress
+    if progress is False:
+        yield lambda history: None
+    elif console.is_jupyter:
+        paced = _Paced(NOTEBOOK_EVERY, _in_a_notebook(epochs))
+        yield paced
+        paced.last()
+    elif console.is_terminal:
+        with _on_a_terminal(console, epochs) as update:
+            yield update
+    else:
+        paced = _Paced(LINE_EVERY, _in_lines(epochs))
+        yield paced
+        if progress:
+            paced.last()
+
+
+@contextmanager
+def _on_a_terminal(console: Console, epochs: int) -> Iterator[Callable[[History], None]]:
     columns = (
         TextColumn("epoch {task.completed}/{task.total}"),
         BarColumn(bar_width=16),
@@ -44,18 +77,57 @@ def progress_bar(progress: bool | None, epochs: int) -> Iterator[Callable[[list[
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) if shown else nullcontext() as bar:
-        if bar is None:
-            yield lambda history: None
-            return
+    with Progress(*columns, console=console) as bar:
         task = bar.add_task("ELBO ...", total=epochs)
 
-        def update(history: list[dict[str, float]]) -> None:
+        def update(history: History) -> None:
             if history:
-                last = history[-1]
-                text = f"ELBO {last['elbo']:.2f}"
-                if "validation_elbo" in last:
-                    text += f" (validation {last['validation_elbo']:.2f})"
-                bar.update(task, completed=len(history), description=text)
+                bar.update(task, completed=len(history), description=_elbo(history))
 
         yield update
+
+
+def _in_a_notebook(epochs: int) -> Callable[[History], None]:
+    """A bar that needs nothing but the notebook itself."""
+    shown = display.display(display.HTML(""), display_id=True)
+
+    def write(history: History) -> None:
+        bar = f'<progress value="{len(history)}" max="{epochs}"></progress>'
+        shown.update(display.HTML(f"{bar} epoch {len(history)}/{epochs}, {_elbo(history)}"))
+
+    return write
+
+
+def _in_lines(epochs: int) -> Callable[[History], None]:
+    began = time.monotonic()
+
+    def write(history: History) -> None:
+        seconds = time.monotonic() - began
+        print(f"epoch {len(history)}/{epochs}, {_elbo(history)}, {seconds:.0f} s", file=sys.stderr, flush=True)
+
+    return write
+
+
+class _Paced:
+    """Writes after an epoch, but not before some seconds have passed since it did so last, or since the beginning."""
+
+    def __init__(self, every: float, write: Callable[[History], None]) -> None:
+        self.every, self.write = every, write
+        self.written = time.monotonic()
+        self.history: History = []
+
+    def __call__(self, history: History) -> None:
+        self.history = history
+        if time.monotonic() - self.written >= self.every:
+            self.last()
+
+    def last(self) -> None:
+        self.written = time.monotonic()
+        self.write(self.history)
+
+
+def _elbo(history: History) -> str:
+    if not history:
+        return "ELBO ..."
+    held_out = f" (validation {history[-1]['validation_elbo']:.2f})" if "validation_elbo" in history[-1] else ""
+    return f"ELBO {history[-1]['elbo']:.2f}{held_out}"

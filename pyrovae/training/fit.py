@@ -111,7 +111,8 @@ def fit(
             same noise. Except with "eager", the Python code of pair, loss, transform and penalty runs once an epoch and not
             at every step, so its side effects do not repeat.
         precision: "bfloat16" computes products of matrices in bfloat16; parameters and log-densities stay float32.
-        progress: show a progress bar with the ELBO. By default on a terminal only.
+        progress: show a progress bar with the ELBO on a terminal or in a notebook, and a line on stderr every half a minute
+            elsewhere. True adds a last line there; False shows nothing.
         info: anything that is JSON, to be kept with the run.
         check_also: more rows, such as test rows, that are checked like the training rows before the first step, and not
             used otherwise.
