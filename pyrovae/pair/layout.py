@@ -194,7 +194,8 @@ def describe_run(
     arguments(pair)
     before = _module_parameters(pair)
     try:
-        with MakeParamsOn(next(iter(batch.values())).device), during or nullcontext():
+        on_device = MakeParamsOn(next(iter(batch.values())).device)
+        with unwritten(batch, "pair", by_value=True), on_device, during or nullcontext():
             with unwritten(batch, "guide"):
                 guide_trace = poutine.trace(pair.guide).get_trace(**batch)
             for name, node in sample_sites(guide_trace).items():

@@ -151,12 +151,17 @@ def run(
 
 
 @contextmanager
-def unwritten(batch: Mapping[str, Tensor], who: str) -> Iterator[None]:
-    """Raise PairError if what runs inside writes into a tensor of the batch, which others read afterwards."""
-    before = {name: _version(value) for name, value in batch.items()}
+def unwritten(batch: Mapping[str, Tensor], who: str, *, by_value: bool = False) -> Iterator[None]:
+    """Raise PairError if what runs inside writes into a tensor of the batch, which others read afterwards.
+
+    torch counts such writes, except through `.data` or NumPy; `by_value` compares the values with a copy instead.
+    """
+    before = {name: value.clone() if by_value else _version(value) for name, value in batch.items()}
     yield
-    for name, version in before.items():
-        if _version(batch[name]) != version:
+    for name, was in before.items():
+        now = batch[name]
+        same = _equal(was, now) if isinstance(was, Tensor) else was == _version(now)
+        if not same:
             raise PairError(
                 f"The {who} writes into its argument {name!r}, and would change the data for all that read them afterwards. "
                 f"Work on a copy, such as {name}.clone() or {name}.nan_to_num(0.0), and set no inplace=True on a layer that "
@@ -168,6 +173,10 @@ def unwritten_value(name: str, node: Any) -> AbstractContextManager[None]:
     """Raise PairError if a likelihood, whose log-density is computed inside, writes into the data of its site."""
     observed = node["is_observed"] and isinstance(node["value"], Tensor)
     return unwritten({"value": node["value"]} if observed else {}, f"likelihood of site {name!r}")
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 def _version(tensor: Tensor) -> int:

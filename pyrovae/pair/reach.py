@@ -196,11 +196,19 @@ def _parts(value: Any) -> Iterator[Part]:
         for name in _globals_of(value.__code__):
             if name in value.__globals__:
                 yield name, value.__globals__[name], value.__globals__
+                yield from _networks_in(value.__globals__[name], value.__code__)
     elif isinstance(value, functools.partial):
         yield from (("func", value.func, None), ("args", value.args, None), ("keywords", value.keywords, None))
     elif isinstance(value, nn.Module):
         yield from ((name, part, value._modules) for name, part in value._modules.items())
         yield from ((name, part, value._parameters) for name, part in value._parameters.items() if part is not None)
+
+
+def _networks_in(value: Any, code: types.CodeType) -> Iterator[Part]:
+    """The networks that code may read from a module of Python, as in `nets.encoder(x)`."""
+    if isinstance(value, types.ModuleType) and not value.__name__.startswith(LIBRARY_NAMES):
+        kept = vars(value)
+        yield from ((name, kept[name], kept) for name in code.co_names if isinstance(kept.get(name), nn.Module))
 
 
 @functools.cache

@@ -35,7 +35,8 @@ def _begin_anew() -> None:
     _TURNS.__init__()  # type: ignore[misc]
 
 
-os.register_at_fork(after_in_child=_begin_anew)
+if hasattr(os, "register_at_fork"):  # not on Windows, where no process is forked
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Modules are found however a pair holds them: their mode, device and buffers are handled, and their weights are saved."""
 
 import functools
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,21 @@ class Plain:
         registered(x, self.encoder, "encoder", infer)
 
 
+NETS = types.ModuleType("my_nets")
+
+
+def of_a_python_module() -> pv.Pair:
+    NETS.decoder, NETS.encoder = nets()  # type: ignore[attr-defined]
+
+    def model(x: Tensor) -> None:
+        registered(x, NETS.decoder, "decoder", draw)
+
+    def guide(x: Tensor) -> None:
+        registered(x, NETS.encoder, "encoder", infer)
+
+    return pv.Pair(model, guide)
+
+
 def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def inside(*args: Any, **kwargs: Any) -> Any:
@@ -150,6 +166,7 @@ PAIRS: dict[str, Callable[[], Any]] = {
     "closures": closures,
     "globals": of_globals,
     "partials": partials,
+    "a module of Python": of_a_python_module,
     "containers": containers,
     "a plain class": Plain,
     "a handler": around(lambda f: poutine.scale(f, scale=1.0)),

@@ -115,6 +115,10 @@ class Writes(nn.Module):
             x = nn.functional.relu(x, inplace=True)
         elif self.when == "always":
             x.clamp_(max=0.5)
+        elif self.when == "behind torch's back":
+            x.data.mul_(0.5)
+        elif self.when == "by NumPy":
+            x.numpy()[:] = 0
         elif self.when == "missing" and x.isnan().any():
             x[x.isnan()] = 0
         return self.net(x)
@@ -158,6 +162,11 @@ WRITERS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: vae(Writes(encoder(), "missing"), pv.observed_only(pv.mlp(2, fam.Normal(6), hidden=(8,)))),
         "The guide writes into its argument 'x'",
     ),
+    "behind torch's back": (
+        lambda: vae(Writes(encoder(), "behind torch's back")),
+        "The pair writes into its argument 'x'",
+    ),
+    "by NumPy": (lambda: vae(Writes(encoder(), "by NumPy")), "The pair writes into its argument 'x'"),
     "the model": (Model, "The model writes into its argument 'x'"),
     "the likelihood": (lambda: Model(Halving), "The likelihood of site 'x' writes"),
 }
