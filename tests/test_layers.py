@@ -8,13 +8,14 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "pyrovae"
 
 # A room may import itself and the rooms named here.
-BASE = {"errors", "_html", "_lazily", "_version", "_zuko"}
+BASE = {"errors", "_files", "_html", "_lazily", "_version", "_zuko"}
 NETS = BASE | {"nets", "distributions"}
 PAIR = BASE | {"pair"}
 TRAINING = PAIR | {"objectives", "engine", "batching", "fitted", "training"}
 RULES = {
     "errors": set(),
     "_html": set(),
+    "_files": {"errors"},
     "_version": set(),
     "_lazily": set(),
     "_zuko": set(),

@@ -16,6 +16,7 @@ from pyro.infer.inspect import TrackProvenance
 from pyro.ops.provenance import detach_provenance, get_provenance, track_provenance
 from torch import Tensor
 
+from pyrovae._files import write_file
 from pyrovae.pair.batch import take_rows
 from pyrovae.pair.parameters import evaluating, fork_rng
 from pyrovae.pair.program import PairLike, distribution_name, sample_sites
@@ -120,9 +121,9 @@ def draw_graph(pair: PairLike, batch: Mapping[str, Tensor], path: str | Path) ->
         drawn = pyro.render_model(pair.model, model_kwargs=rows, render_distributions=True)
     if shutil.which("dot") is None:
         path = path.with_suffix(".gv")
-        path.write_text(drawn.source)
+        write_file(path, drawn.source.encode())
     else:
-        path.write_bytes(drawn.pipe(format=path.suffix[1:]))
+        write_file(path, drawn.pipe(format=path.suffix[1:]))
     return path
 
 

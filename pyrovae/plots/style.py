@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from pyrovae._files import refuse_leaving, write_file
 from pyrovae.errors import OptionError
 
 Array = NDArray[Any]
@@ -72,8 +74,11 @@ def save(axes: Axes | Sequence[Axes] | Array, path: str | Path, dpi: int = 200) 
     if path.suffix.lower() != ".png":
         raise OptionError(f"Figures are written as PNG, got the name {path.name!r}. Choose a name that ends in .png.")
     figure = np.ravel(np.asarray(axes, dtype=object))[0].get_figure(root=True)
+    refuse_leaving(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=dpi, bbox_inches="tight", facecolor="white")
+    with io.BytesIO() as png:
+        figure.savefig(png, format="png", dpi=dpi, bbox_inches="tight", facecolor="white")
+        write_file(path, png.getvalue())
     return path
 
 

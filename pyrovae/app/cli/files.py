@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pyrovae._files import refuse_leaving, write_file
 from pyrovae.app.rows import Array, Rows, class_values
 from pyrovae.app.run import Run
 from pyrovae.criticism.importance import Importance
@@ -19,10 +22,11 @@ def check_file(path: Path, force: bool, endings: tuple[str, ...]) -> None:
     """OptionError unless the file may be written."""
     if path.suffix not in endings:
         raise OptionError(f"--out {path}: the ending must be one of {', '.join(endings)}.")
-    if path.exists() and not force:
+    if os.path.lexists(path) and not force:
         raise OptionError(f"{path} exists: choose another name, or --force.")
     if not path.parent.is_dir():
         raise OptionError(f"--out {path}: there is no folder {path.parent}.")
+    refuse_leaving(path)
 
 
 def image_shape(rows: Rows, to: Path) -> tuple[int, ...]:
@@ -41,21 +45,21 @@ def write_rows(
     """Write rows, `(N, D)`, as .npy or .csv."""
     array = values.cpu().numpy()
     if to.suffix == ".npy":
-        np.save(to, array)
+        _write_array(to, array)
     else:
         table = pd.DataFrame(array, columns=columns or [f"x{i}" for i in range(array.shape[1])])
         if labels is not None:
             table.insert(len(table.columns), "label", labels, allow_duplicates=True)
         if index is None:
-            table.to_csv(to, index=False)
+            write_file(to, table.to_csv(index=False).encode())
         else:
-            table.set_index(index.numpy()).to_csv(to, index_label="row")
+            _write_table(to, table.set_index(index.numpy()))
 
 
 def write_codes(to: Path, codes: Tensor, run: Run) -> None:
     """Write the codes of all rows, `(N, L)`, as .npy or as .csv with the labels, if there are any."""
     if to.suffix == ".npy":
-        np.save(to, codes.numpy())
+        _write_array(to, codes.numpy())
         return
     table = pd.DataFrame(codes.numpy(), columns=[f"z{i}" for i in range(codes.shape[1])])
     dataset = run.dataset
@@ -65,7 +69,7 @@ def write_codes(to: Path, codes: Tensor, run: Run) -> None:
             rest = torch.full((len(table) - len(y),), -1) if dataset.y_test is None else dataset.y_test
             y = torch.cat([y, rest])
         table["label"] = class_values(dataset, y)
-    table.to_csv(to, index_label="row")
+    _write_table(to, table)
 
 
 def write_scores(to: Path, found: Importance, rows: Rows) -> None:
@@ -79,4 +83,14 @@ def write_scores(to: Path, found: Importance, rows: Rows) -> None:
             "k_hat": found.k_hat.numpy(),
         }
     )
-    table.set_index(rows.test_index[: len(table)].numpy()).to_csv(to, index_label="row")
+    _write_table(to, table.set_index(rows.test_index[: len(table)].numpy()))
+
+
+def _write_array(to: Path, array: Array) -> None:
+    with io.BytesIO() as content:
+        np.save(content, array)
+        write_file(to, content.getvalue())
+
+
+def _write_table(to: Path, table: pd.DataFrame) -> None:
+    write_file(to, table.to_csv(index_label="row").encode())

@@ -1,0 +1,73 @@
+"""Files that are replaced whole: a crash leaves the old content or the new, and nothing is written through a link.
+
+What is to become a file is written beside it, down to the disk, and then takes its name. A link of that name is replaced, not
+followed: a run folder may come from somebody else.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from pyrovae.errors import CheckpointError
+
+RUN = "run.json"  # the file that makes a folder a run folder
+
+
+def beside(path: Path) -> Path:
+    """Where the next content of a file is written before it takes the file's name."""
+    return path.with_name(f".{path.name}.new")
+
+
+def write_beside(path: Path, content: bytes) -> None:
+    """Write the next content of a file beside it. What an earlier crash left there is replaced."""
+    refuse_leaving(path)
+    if path.is_dir() and not path.is_symlink():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    temporary = beside(path)
+    temporary.unlink(missing_ok=True)
+    try:
+        with temporary.open("xb") as file:  # mode "x" makes a new file, and follows no link
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def swap(path: Path) -> None:
+    """Give what was written beside a file the file's name."""
+    os.replace(beside(path), path)
+    sync_folder(path.parent)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file, or replace it."""
+    write_beside(path, content)
+    swap(path)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder down to the disk, where the system can do that."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def refuse_leaving(path: Path) -> None:
+    """CheckpointError where the path goes through a run folder, and a link in that folder leads out of it."""
+    path = path.absolute()
+    for folder in path.parents[1:]:
+        inside = (folder / RUN).exists() and Path(os.path.normpath(path)).is_relative_to(folder)
+        if inside and not path.parent.resolve().is_relative_to(folder.resolve()):
+            raise CheckpointError(
+                f"{path} is in the run folder {folder}, but a link there leads out of it, to {path.parent.resolve()}: give "
+                "the path of that folder itself."
+            )
