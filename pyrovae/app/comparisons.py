@@ -20,7 +20,7 @@ from pyrovae.app.scores import EVALUATION_SEED, check_draws, evaluate, first_row
 from pyrovae.criticism.importance import importance
 from pyrovae.data import Dataset
 from pyrovae.errors import OptionError
-from pyrovae.fitted.folder import read_run
+from pyrovae.fitted.folder import is_mark, read_run
 from pyrovae.pair.batch import take_rows
 from pyrovae.pair.parameters import fork_rng
 from pyrovae.pair.program import run as run_pair
@@ -181,7 +181,10 @@ def sweep(
         parts = (options.prior, str(options.likelihood), str(options.guide))
         name = "+".join(part.rpartition(":")[2] for part in parts)
         where = folder / name
-        begun = (where / "run.json").is_file()
+        if not where.resolve().is_relative_to(folder.resolve()):
+            raise OptionError(f"{where} is a link that leads out of {folder}: give the sweep another folder by --out.")
+        found = read_run(where) if (where / "run.json").exists() else None
+        begun = found is not None and not is_mark(found)
         if begun:
             _refuse_other(where, options, dataset)
         finished = begun and read_run(where)["status"] not in ("running", "diverged")
@@ -192,7 +195,9 @@ def sweep(
             if begun:
                 run = resume_run(where, data_root=data_root, device=device, progress=False)
             else:
-                run = fit_run(dataset, options, where, device=device, engine=engine, progress=False)
+                run = fit_run(
+                    dataset, options, where, force=found is not None, device=device, engine=engine, progress=False
+                )
             results, _ = evaluate(run, options.num_samples)
             run.record(results | {"fit_seconds": run.fitted.history[-1]["seconds"]})
             draw_pictures(run)

@@ -1,12 +1,16 @@
 """Run folders: a fitted pair on disk, with tensors in safetensors and everything else in JSON and CSV.
 
-Loading never runs pickled code. The files are::
+Loading never runs pickled code, and looks at checksums first: run.json holds its own and those of the other files. The files
+are::
 
     weights.safetensors      the fitted weights, a shared tensor once
     run.json                 how to rebuild the pair, its layout, the settings of the fit, and what the caller wanted to keep
     history.csv              one line per epoch
-    checkpoint.safetensors   the whole state of a fit, finished or not, from which it can be resumed; a single file, so that
-                             a crash cannot leave half of it
+    checkpoint.safetensors   the whole state of a fit, finished or not, from which it can be resumed
+
+They change together: the new ones are written beside the old ones, then run.json is replaced, then the others take their names.
+A crash before the second step leaves the old run, and one after it the new run, of which some files still stand beside the old
+ones. Runs of version 0.1 and 0.2.0 have a checksum of the weights only: other damage to them is not noticed.
 """
 
 from __future__ import annotations
@@ -16,17 +20,19 @@ import hashlib
 import io
 import json
 import math
-import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from pyrovae._files import RUN, beside, swap, sync_folder, write_beside, write_file
 from pyrovae._version import __version__
 from pyrovae.batching.transforms import Transform
 from pyrovae.errors import CheckpointError, PyrovaeError
@@ -39,11 +45,15 @@ from pyrovae.pair.program import PairLike
 Arguments = dict[str, tuple[tuple[int, ...], torch.dtype]]  # the shape of one row and the dtype of each argument
 
 FORMAT = 1
-WEIGHTS, RUN, HISTORY, STATE = "weights.safetensors", "run.json", "history.csv", "checkpoint.safetensors"
+WEIGHTS, HISTORY, STATE = "weights.safetensors", "history.csv", "checkpoint.safetensors"
+ENTRIES: dict[str, type] = {"pair": dict, "layout": dict, "untransformed": dict, "settings": dict, "info": dict}
+ENTRIES |= {"more_layouts": list, "stopped": str}
+FILES = (WEIGHTS, HISTORY, STATE)
+SEAL = b'"sha256": "'  # before the checksum of what stands above it in run.json
 
 
 def claim_folder(folder: str | Path, *, force: bool = False) -> Path:
-    """Create a run folder. With `force`, the files of a run that is already in it are removed; other files stay.
+    """Create a run folder. With `force`, it may hold a run, which stays until another is written in its place.
 
     Raises:
         CheckpointError: The folder is not empty, unless `force` is set and it contains a run; or it cannot be created.
@@ -61,12 +71,12 @@ def claim_folder(folder: str | Path, *, force: bool = False) -> Path:
             raise CheckpointError(
                 f"{folder} is not a run folder (it has no {RUN}) and will not be overwritten: choose another folder."
             )
-        for name in (WEIGHTS, HISTORY, STATE, RUN):
-            (folder / name).unlink(missing_ok=True)
+        return folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / RUN).open("x") as file:  # mode "x": of two processes only one succeeds
-            json.dump({"format": FORMAT, "pyrovae": __version__, "status": "running"}, file)
+        with (folder / RUN).open("xb") as file:  # mode "x": of two processes only one succeeds
+            file.write(sealed({"format": FORMAT, "pyrovae": __version__, "status": "running"}))
+        sync_folder(folder.absolute().parent)
     except FileExistsError as error:
         raise CheckpointError(f"Another run has just started in {folder}: choose another folder.") from error
     except OSError as error:
@@ -82,22 +92,68 @@ def read_run(folder: str | Path) -> dict[str, Any]:
             f"{folder} is not a run folder: it has no {RUN}. Create one with `pyrovae fit` or pv.save."
         )
     try:
-        run = json.loads(path.read_text())
+        content = _read(path)
+        run = json.loads(content)
         version = run["format"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged ({error}): restore it, or fit again.") from error
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise CheckpointError(f"{path} is damaged (format {version!r}): restore it, or fit again.")
-    if version > FORMAT:
+    if version > FORMAT:  # told first, since its checksums may be others
         raise CheckpointError(
             f"{folder} was written by a newer pyrovae ({run.get('pyrovae', '?')}, format {version}), and this version reads "
             f"up to format {FORMAT}: upgrade with `pip install -U pyrovae`."
         )
+    above, _, seal = content.rpartition(SEAL)
+    if _has_checksums(run) and seal != _digest(above).encode() + b'"\n}\n':
+        raise CheckpointError(
+            f"{path} is damaged, or was changed by hand: its checksum is not that of its content. Restore it, or fit again."
+        )
     return dict(run)
 
 
-def write_run(folder: Path, fitted: Fit, **more: Any) -> None:
-    """Write run.json, with these additional keys, such as the status and the checksum of the weights."""
+def is_mark(run: Mapping[str, Any]) -> bool:
+    """Whether run.json only marks the folder of a run that was stopped before it was first written."""
+    return not set(run) - {"format", "pyrovae", "status", "sha256"}
+
+
+def _has_checksums(run: Mapping[str, Any]) -> bool:
+    """Whether run.json has checksums of all files: those of versions 0.1 and 0.2.0 have not."""
+    return any(name in run for name in ("sha256", _key(HISTORY), _key(STATE)))
+
+
+def _key(name: str) -> str:
+    """Where run.json has the checksum of a file."""
+    return f"{name.partition('.')[0]}_sha256"
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def sealed(run: Mapping[str, Any]) -> bytes:
+    """The content of run.json, which ends in the checksum of all that stands above it."""
+    content = {**{key: value for key, value in run.items() if key != "sha256"}, "sha256": ""}
+    above, _, _ = json.dumps(content, indent=1).encode().rpartition(SEAL)
+    return above + SEAL + _digest(above).encode() + b'"\n}\n'
+
+
+def _read(path: Path) -> bytes:
+    if not path.is_file():  # opening a pipe would wait forever
+        raise OSError("it is not a file")
+    return path.read_bytes()
+
+
+def _replace(
+    folder: Path, fitted: Fit, contents: Mapping[str, bytes], *, anew: bool, before: Mapping[str, Any], **more: Any
+) -> None:
+    """Replace files of a run and its run.json, so that a crash leaves the old run or the new one.
+
+    Args:
+        contents: the new content of files, by name.
+        anew: whether it is another run, so that files which it lacks are removed.
+        before: the checksums of files that stay, by key.
+    """
     run = {
         "format": FORMAT,
         "pyrovae": __version__,
@@ -109,8 +165,61 @@ def write_run(folder: Path, fitted: Fit, **more: Any) -> None:
         "settings": fitted.settings,
         "info": fitted.info,
         **more,
+        **before,
+        **{_key(name): _digest(content) for name, content in contents.items()},
     }
-    _replace(folder / RUN, (json.dumps(run, indent=1) + "\n").encode())
+    content_of_run = sealed(run)  # before anything is written, since it may fail
+    try:
+        _finish_swap(folder)
+        for name, content in contents.items():
+            write_beside(folder / name, content)
+        write_file(folder / RUN, content_of_run)
+    except OSError as error:
+        for name in contents:
+            with suppress(OSError):
+                beside(folder / name).unlink(missing_ok=True)
+        raise CheckpointError(
+            f"Cannot write the run in {folder}: {error.strerror or error}. What was written there before is still whole."
+        ) from error
+    for name in FILES:
+        if name in contents:
+            swap(folder / name)
+        elif anew:
+            (folder / name).unlink(missing_ok=True)
+
+
+def _finish_swap(folder: Path) -> None:
+    """Do what a crash left undone: files of the run that still stand beside the old ones take their names."""
+    for name in FILES:
+        if beside(folder / name).exists():
+            with suppress(CheckpointError):
+                wanted = read_run(folder).get(_key(name))
+                if _digest(_read(beside(folder / name))) == wanted:
+                    swap(folder / name)
+            beside(folder / name).unlink(missing_ok=True)
+
+
+def _content(folder: Path, name: str, run: Mapping[str, Any]) -> bytes:
+    """The content of a file of a run, which has the checksum in run.json."""
+    path, wanted = folder / name, run.get(_key(name))
+    if not path.exists() and not beside(path).exists():
+        raise CheckpointError(
+            f"{folder} has no {name}: the fit stopped before it was written, or it was removed. Restore it, or start the fit "
+            "again with force=True (--force)."
+        )
+    try:
+        content = _read(path) if path.exists() else b""
+        if wanted is None and name != WEIGHTS and not _has_checksums(run):
+            return content
+        if _digest(content) != wanted and beside(path).is_file():  # a crash came before it took its name
+            content = _read(beside(path))
+    except OSError as error:
+        raise CheckpointError(f"{path} is damaged ({error}): restore it, or fit again.") from error
+    if _digest(content) != wanted:
+        raise CheckpointError(
+            f"{path} is damaged, or was changed: its checksum is not the one in {RUN}. Restore it, or fit again."
+        )
+    return content
 
 
 def _write_layout(layout: Layout) -> dict[str, Any]:
@@ -129,26 +238,15 @@ def _read_arguments(spec: Mapping[str, Any]) -> Arguments:
     return {a: (tuple(s), getattr(torch, d)) for a, (s, d) in spec.items()}
 
 
-def _replace(path: Path, content: bytes) -> None:
-    # Written under another name first, so that neither a reader nor a crash ever finds half a file.
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+def _write_tensors(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    return bytes(save_tensors({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, metadata))
 
 
-def _save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> str:
-    content = save_tensors({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, metadata)
-    _replace(path, content)
-    return hashlib.sha256(content).hexdigest()
-
-
-def _load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read_tensors(path: Path, content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path.parent} has no {path.name}: the fit stopped before it was written.") from error
-    except (SafetensorError, OSError, ValueError) as error:
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        return load_tensors(content), dict(header.get("__metadata__") or {})
+    except (SafetensorError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged ({error}): restore it, or fit again.") from error
 
 
@@ -183,26 +281,30 @@ def save(fitted: Fit, folder: str | Path, *, force: bool = False) -> Path:
         True
     """
     folder = claim_folder(folder, force=force)
-    write_fit(folder, fitted)
+    write_fit(folder, fitted, anew=True)
     return folder
 
 
-def write_fit(folder: Path, fitted: Fit, status: str = "finished") -> None:
-    """Write a fitted pair into its folder, run.json last, so that one that says "finished" always belongs to the weights."""
+def write_fit(folder: Path, fitted: Fit, status: str = "finished", *, anew: bool = False) -> None:
+    """Write a fitted pair into its folder, next to the state that is there, or `anew`, in place of another run."""
+    before: dict[str, Any] = {}
+    if not anew:
+        with suppress(CheckpointError):
+            before = {key: value for key, value in read_run(folder).items() if key == _key(STATE)}
     with param_scope(fitted.store):
         fitted.check_weights()
-        digest = _save_tensors(folder / WEIGHTS, named_tensors(fitted.pair, buffers=True))
-    write_history(folder, fitted.history)
-    write_run(folder, fitted, status=status, stopped=fitted.stopped, weights_sha256=digest)
+        weights = _write_tensors(named_tensors(fitted.pair, buffers=True))
+    contents = {WEIGHTS: weights, HISTORY: _write_history(fitted.history)}
+    _replace(folder, fitted, contents, anew=anew, before=before, status=status, stopped=fitted.stopped)
 
 
-def write_history(folder: Path, history: list[dict[str, float]]) -> None:
+def _write_history(history: list[dict[str, float]]) -> bytes:
     columns = list(dict.fromkeys(name for row in history for name in row))
     with io.StringIO(newline="") as text:
         writer = csv.DictWriter(text, columns)
         writer.writeheader()
         writer.writerows(history)
-        _replace(folder / HISTORY, text.getvalue().encode())
+        return text.getvalue().encode()
 
 
 def load(
@@ -243,41 +345,41 @@ def load(
     """
     folder = Path(folder)
     run = read_run(folder)
-    if run.get("status") == "running" or not (folder / WEIGHTS).exists():
+    if run.get("status") == "running":
         raise CheckpointError(
             f"The fit in {folder} has not finished: continue it first with resume=True (or --resume)."
         )
-    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
-    tensors, _ = _load_tensors(folder / WEIGHTS)
-    if digest != run.get("weights_sha256"):
-        raise CheckpointError(
-            f"{folder / WEIGHTS} is damaged: its checksum is not the one in {RUN}. Restore it, or fit again."
-        )
+    tensors, _ = _read_tensors(folder / WEIGHTS, _content(folder, WEIGHTS, run))
     if transform is None and externals(run.get("transform")):
         raise CheckpointError(
             f"This run's transform is a function of your own, {externals(run['transform'])[0]}: pass it with "
             "pv.load(folder, transform=...)."
         )
     try:
+        for name, kind in ENTRIES.items():
+            if not isinstance(run.get(name, kind()), kind):
+                raise TypeError(f"{name} is {run[name]!r}")
         fitted = Fit(
             pair=from_spec(run["pair"]) if pair is None else pair,
             layout=read_layout(run["layout"]),
             more_layouts=tuple(read_layout(layout) for layout in run.get("more_layouts", [])),
-            history=read_history(folder),
+            history=_read_history(folder, run),
             settings=run["settings"],
             transform=transform if transform is not None else from_spec(run["transform"]),
             info=run["info"],
             stopped=run.get("stopped", ""),
             untransformed=_read_arguments(run.get("untransformed", {})),
         )
+        if fitted.transform is not None and not callable(fitted.transform):
+            raise TypeError(f"its transform is {fitted.transform!r}")
         with param_scope(fitted.store):
             for layout in fitted.layouts:
                 initialize(fitted.pair, layout, find_device(device))
             copy_tensors(named_tensors(fitted.pair, buffers=True), tensors)
         fitted.keep_weights()
-    except PyrovaeError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OSError) as error:
+    except Exception as error:  # whatever the parts raise that a damaged run.json describes
+        if isinstance(error, CheckpointError) or (pair is not None and isinstance(error, PyrovaeError)):
+            raise
         raise CheckpointError(f"The run in {folder} is damaged ({error!r}): restore it, or fit again.") from error
     return fitted
 
@@ -296,17 +398,17 @@ def _read_site(spec: Mapping[str, Any]) -> Site:
     return Site(**{**spec, "event_shape": tuple(spec["event_shape"]), "plates": plates})
 
 
-def read_history(folder: Path) -> list[dict[str, float]]:
+def _read_history(folder: Path, run: Mapping[str, Any]) -> list[dict[str, float]]:
     path = folder / HISTORY
-    if not path.exists():
+    if not path.exists() and not beside(path).exists():
         return []
     try:
-        with path.open(newline="") as file:
+        with io.StringIO(_content(folder, HISTORY, run).decode(), newline="") as text:
             return [
                 {k: int(v) if k in ("epoch", "steps") else float(v) for k, v in row.items() if v != ""}
-                for row in csv.DictReader(file)
+                for row in csv.DictReader(text)
             ]
-    except (OSError, ValueError, TypeError) as error:
+    except (ValueError, TypeError, csv.Error) as error:
         raise CheckpointError(f"{path} is damaged ({error}): restore it, or remove it.") from error
 
 
@@ -338,17 +440,23 @@ def copy_tensors(into: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> N
             tensor.copy_(tensors[name])
 
 
-def write_state(folder: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
-    """Write all that is needed to resume a fit into one file: tensors by name, and notes as JSON in its header."""
-    _save_tensors(folder / STATE, tensors, {"notes": json.dumps(notes)})
+def write_state(
+    folder: Path, fitted: Fit, tensors: Mapping[str, Tensor], notes: Mapping[str, Any], *, anew: bool = False
+) -> None:
+    """Write all that is needed to resume a fit: tensors by name, and notes as JSON in the header of their file."""
+    contents = {
+        STATE: _write_tensors(tensors, {"notes": json.dumps(notes)}),
+        HISTORY: _write_history(fitted.history),
+    }
+    _replace(folder, fitted, contents, anew=anew, before={}, status="running")
 
 
 def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `write_state` wrote. CheckpointError if there is no such file, or it is damaged."""
-    tensors, metadata = _load_tensors(folder / STATE)
+    tensors, metadata = _read_tensors(folder / STATE, _content(folder, STATE, read_run(folder)))
     try:
         return tensors, json.loads(metadata["notes"])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{folder / STATE} is damaged ({error}): restore it, or fit again.") from error
 
 

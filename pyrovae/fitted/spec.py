@@ -214,7 +214,8 @@ def _class(name: str, allowed: tuple[str, ...]) -> Any:
         raise CheckpointError(
             f"The run contains {name!r}, which this version of pyrovae does not have: {error}."
         ) from error
-    if not isinstance(found, type) or not _path(found).startswith(allowed):
+    kind = Distribution if name.startswith(DISTRIBUTIONS) else nn.Module if name.startswith(ACTIVATIONS) else object
+    if not isinstance(found, type) or not issubclass(found, kind) or not _path(found).startswith(allowed):
         raise CheckpointError(
             f"{name!r} is not a class that a run folder may name: the run.json was not written by pyrovae."
         )

@@ -14,7 +14,7 @@ from torch import Tensor
 from pyrovae.engine.adam import rate_of
 from pyrovae.engine.compiled import make_engine
 from pyrovae.engine.denormals import flushed_denormals
-from pyrovae.errors import CheckpointError, NotFiniteError, OptionError
+from pyrovae.errors import CheckpointError, NotFiniteError, OptionError, PyrovaeError
 from pyrovae.fitted import folder as store
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.spec import renamed
@@ -229,17 +229,23 @@ class Trainer:
 
     def begin(self, folder: Path, identity: dict[str, Any]) -> None:
         self.identity = identity
-        self.write(folder)
+        self.write(folder, anew=True)
 
-    def write(self, folder: Path) -> None:
-        store.write_state(folder, *self.state())
-        store.write_history(folder, self.fitted.history)
-        store.write_run(folder, self.fitted, status="running")
+    def write(self, folder: Path, *, anew: bool = False) -> None:
+        store.write_state(folder, self.fitted, *self.state(), anew=anew)
 
     def resume(self, folder: Path, identity: dict[str, Any]) -> Path:
         """Go on with the fit in a folder. CheckpointError when anything that shapes the fit is not as it was."""
-        store.read_run(folder)
         tensors, notes = store.read_state(folder)
+        try:
+            self._go_on(folder, identity, tensors, notes)
+        except PyrovaeError:
+            raise
+        except Exception as error:  # of a state without a checksum, nothing is certain
+            raise CheckpointError(f"The state in {folder} is damaged ({error!r}): restore it, or fit again.") from error
+        return folder
+
+    def _go_on(self, folder: Path, identity: dict[str, Any], tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
         free = {"device", "torch"}
         if notes["identity"].get("device") != identity.get("device"):
             free.add("engine")  # each device has its own
@@ -253,4 +259,3 @@ class Trainer:
             )
         self.identity = identity
         self.restore(tensors, notes)
-        return folder

@@ -23,6 +23,7 @@ from pyrovae.app.decide import decide
 from pyrovae.app.options import Options
 from pyrovae.app.rows import make_rows, split_rows
 from pyrovae.data import load
+from pyrovae.fitted.folder import sealed
 
 QUICK = ("--epochs", "2", "--hidden", "8", "--latent", "2", "--num-samples", "5")
 
@@ -136,7 +137,7 @@ def test_p_of_x_given_its_class_is_not_compared_with_p_of_x(pyrovae: Command) ->
     run = json.loads(path.read_text())
     for option in ("model", "clusters", "labelled", "levels"):
         del run["info"]["options"][option]
-    path.write_text(json.dumps(run))
+    path.write_bytes(sealed(run))
     assert pyrovae("evaluate", "vae", "--num-samples", 5)[0] == 0
     assert str(measure_of(runs.open_run(Path("vae")))) == "log p(x): probability mass"
 

@@ -14,6 +14,7 @@ from torch import nn
 
 import pyrovae as pv
 import pyrovae.families as fam
+from pyrovae.fitted.folder import sealed
 from pyrovae.fitted.spec import from_spec, to_spec
 
 
@@ -24,8 +25,9 @@ def run(tmp_path: Path) -> Path:
 
 
 def change(run: Path, **values: Any) -> None:
+    """Another content of run.json, with the checksum of a whole one."""
     path = run / "run.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    path.write_bytes(sealed({**json.loads(path.read_text()), **values}))
 
 
 def test_loading_unpickles_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +81,7 @@ DAMAGE: dict[str, tuple[Any, str]] = {
     ),
     "weights cut": (lambda run: truncate(run / "weights.safetensors"), "damaged"),
     "weights changed": (lambda run: flip(run / "weights.safetensors"), "checksum"),
-    "weights gone": (lambda run: (run / "weights.safetensors").unlink(), "not finished"),
+    "weights gone": (lambda run: (run / "weights.safetensors").unlink(), "has no weights.safetensors.*removed"),
     "newer": (lambda run: change(run, format=2, pyrovae="9.0"), r"newer pyrovae \(9.0, format 2\).*upgrade"),
     "format of another kind": (lambda run: change(run, format="x"), "newer|damaged"),
     "a class that is not there": (
@@ -104,6 +106,20 @@ DAMAGE: dict[str, tuple[Any, str]] = {
         "damaged",
     ),
     "history cut": (lambda run: (run / "history.csv").write_text("epoch,elbo\n1,x"), "history.csv is damaged"),
+    "changed by hand": (
+        lambda run: (run / "run.json").write_text((run / "run.json").read_text().replace('"elbo"', '"ELBO"', 1) + " "),
+        "changed by hand",
+    ),
+    "an activation that is none": (
+        lambda run: change(run, pair={"type": "torch.nn.modules.module.OrderedDict"}),
+        "not a class",
+    ),
+    "a part of torch.distributions that is no distribution": (
+        lambda run: change(
+            run, pair={"class": "torch.distributions.constraint_registry.ConstraintRegistry", "args": {}}
+        ),
+        "not a class",
+    ),
     "a function of this package": (
         lambda run: change(run, pair={"class": "pyrovae.app.cli.main", "args": {}}),
         "not a class",

@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pyrovae._files import beside, swap, write_beside
 from pyrovae.app.catalogue import LIKELIHOODS, choose
 from pyrovae.app.decide import binarisation, check_sizes, choose_likelihood
 from pyrovae.app.jobs.label.reading import Job
@@ -28,7 +29,7 @@ from pyrovae.app.run import Run, reading
 from pyrovae.data.labels import Labels, hold_out
 from pyrovae.errors import CheckpointError, OptionError
 from pyrovae.fitted.fitted import Fit
-from pyrovae.fitted.folder import claim_folder, load, read_run, write_fit
+from pyrovae.fitted.folder import claim_folder, is_mark, load, read_run, write_fit
 from pyrovae.training import schedules
 from pyrovae.training.fit import fit
 
@@ -138,10 +139,10 @@ def label_rows(
         "results": report,
         "written": written | {str(to.absolute()): hashlib.sha256(content).hexdigest()},
     }
-    write_fit(claim_folder(folder, force=True), fitted)
-    temporary = to.with_name(to.name + ".part")
-    temporary.write_bytes(content)
-    os.replace(temporary, to)
+    claim_folder(folder, force=True)
+    write_beside(to, content)
+    write_fit(folder, fitted, anew=True)
+    swap(to)
     pictures = draw_report(job, report, table, folder)
     return Answer(Run(options, job.dataset, rows, fitted, folder), table, report, pictures)
 
@@ -256,7 +257,10 @@ def _recorded(folder: Path) -> Mapping[str, Any] | None:
     """What the run in a folder has recorded, None for a new folder. CheckpointError unless it is a run of this job."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
-    info = read_run(folder).get("info", {})
+    run = read_run(folder)
+    if is_mark(run):
+        return None
+    info = run.get("info", {})
     if not isinstance(info, dict) or info.get("job") != "label":
         raise CheckpointError(f"{folder} holds another kind of run: choose a folder of its own by --run.")
     info = {"options": info.get("settings"), "known_labels": info.get("taught"), **info}  # their names in version 0.1
@@ -327,11 +331,12 @@ def _refuse_file(to: Path, written: Mapping[str, str], force: bool) -> None:
     """OptionError where writing the table would destroy something."""
     if to.suffix.lower() != ".csv":
         raise OptionError(f"--out {to}: the table is written as .csv.")
-    if to.exists() and not force:
+    if os.path.lexists(to) and not force:
         found = written.get(str(to.absolute()))
         if found is None:
             raise OptionError(f"{to} exists: choose another name, or --force.")
-        if hashlib.sha256(to.read_bytes()).hexdigest() != found:
+        waiting = beside(to)  # what a run that was stopped between its two last writes left there
+        if found not in [hashlib.sha256(path.read_bytes()).hexdigest() for path in (to, waiting) if path.is_file()]:
             raise OptionError(
                 f"{to} has changed since it was written: if labels were filled in, give it as --labels and another name as "
                 "--out; --force replaces it."
