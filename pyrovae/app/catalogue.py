@@ -196,10 +196,14 @@ def _made(kind: str, name: str, build: Callable[[Any], Any], argument: Any) -> A
         ) from error
 
 
+def own_paths(options: Options) -> dict[str, str]:
+    """The file of each part that the user wrote."""
+    return {kind: name.rpartition(":")[0] for kind in TABLES if is_own(name := getattr(options, kind))}
+
+
 def own_files(options: Options) -> dict[str, str]:
     """The SHA-256 of the file of each part that the user wrote: when it changes, so does the model."""
-    found = {kind: str(getattr(options, kind)) for kind in TABLES if is_own(getattr(options, kind))}
-    return {k: hashlib.sha256(Path(n.rpartition(":")[0]).read_bytes()).hexdigest() for k, n in found.items()}
+    return {kind: hashlib.sha256(Path(path).read_bytes()).hexdigest() for kind, path in own_paths(options).items()}
 
 
 def choose(name: str, value: str, known: Any) -> str:

@@ -190,10 +190,10 @@ def sweep(
         finished = begun and read_run(where)["status"] not in ("running", "diverged")
         say(f"{number} of {len(grid)}: {name}{' (there already)' if finished else ''}")
         if finished:
-            run = open_run(where, data_root=data_root, device=device)
+            run = open_run(where, data_root=data_root, device=device, trust=True)  # its parts are those of this grid
         else:
             if begun:
-                run = resume_run(where, data_root=data_root, device=device, progress=False)
+                run = resume_run(where, data_root=data_root, device=device, progress=False, trust=True)
             else:
                 run = fit_run(
                     dataset, options, where, force=found is not None, device=device, engine=engine, progress=False

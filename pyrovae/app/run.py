@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from pyrovae.app.catalogue import Model, is_own, own_files
+from pyrovae.app.catalogue import Model, own_files, own_paths
 from pyrovae.app.decide import binarisation, decide, refuse_missing
 from pyrovae.app.models import MODELS, build
 from pyrovae.app.options import Options
@@ -160,35 +160,47 @@ def _loss(options: Options) -> Any:
     return Trace_ELBO(kl=free_bits(floors))
 
 
-def resume_run(folder: Path, *, data_root: Path | None = None, device: str = "auto", progress: bool = True) -> Run:
-    """Go on with the fit in a folder: the same data, split, options and random numbers."""
+def resume_run(
+    folder: Path, *, data_root: Path | None = None, device: str = "auto", progress: bool = True, trust: bool = False
+) -> Run:
+    """Go on with the fit in a folder: the same data, split, options and random numbers.
+
+    Args:
+        trust: run the files that the folder names for parts of the user's own.
+
+    Raises:
+        CheckpointError: there is no run of `fit` in the folder, it is damaged, or it names files that are not trusted.
+        DataError: the data have changed since the fit, or are not found.
+    """
     with reading(folder):
         info = _recorded(folder)
-        options = Options.from_json(info["options"], "fit")
+        options = _recorded_options(folder, info, trust)
         dataset = load_again(info["data"], data_root=data_root)
         decide(options, dataset, len(dataset.x))
     return fit_run(dataset, options, folder, resume=True, device=device, progress=progress)
 
 
-def open_run(folder: Path, *, data_root: Path | None = None, device: str = "auto") -> Run:
+def open_run(folder: Path, *, data_root: Path | None = None, device: str = "auto", trust: bool = False) -> Run:
     """A finished run with its data, split and scaled as they were for the fit.
 
+    Args:
+        trust: run the files that the folder names for parts of the user's own.
+
     Raises:
-        CheckpointError: there is no finished run of `fit` in the folder, or it is damaged.
+        CheckpointError: there is no finished run of `fit` in the folder, it is damaged, or it names files that are not
+            trusted.
         DataError: the data have changed since the fit, or are not found.
     """
     with reading(folder):
         info = _recorded(folder)
-        own = any(map(is_own, _parts(info)))
-    fitted = None if own else load(folder, device=device)  # its weights are checked before data are read
+        options = _recorded_options(folder, info, trust)
+    fitted = None if own_paths(options) else load(folder, device=device)  # its weights are checked before data are read
     with reading(folder):
         dataset = load_again(info["data"], data_root=data_root)
-        options = decide(Options.from_json(info["options"], "fit"), dataset, len(dataset.x))
+        options = decide(options, dataset, len(dataset.x))
         split = Split.from_json(info["split"], num_rows=len(dataset.x))
         scaler = Standardize.from_json(info["scaler"]) if info["scaler"] else None
         rows = make_rows(dataset, split, options, scaler)
-        if info.get("own", {}) != own_files(options):
-            raise CheckpointError(f"{folder}: the file of a part of your own has changed since the fit. Put it back.")
     if fitted is None:  # a part that the user wrote cannot be rebuilt from run.json alone
         fitted = load(folder, device=device, pair=build(options, rows.train, rows.num_classes))
     return Run(options, dataset, rows, fitted, folder)
@@ -202,9 +214,28 @@ def _recorded(folder: Path) -> dict[str, Any]:
     return info
 
 
-def _parts(info: Mapping[str, Any]) -> list[str | None]:
-    options = info.get("options", {})
-    return [options.get(kind) for kind in ("prior", "likelihood", "guide")] if isinstance(options, dict) else []
+def _recorded_options(folder: Path, info: Mapping[str, Any], trust: bool) -> Options:
+    """The options of a run, before anything that they name is run.
+
+    A part of the user's own is a Python file, and whoever wrote the run.json chose which. It is run only if it is as it was at
+    the fit, and the user, who may have received the folder from somebody else, says that it may be.
+    """
+    options = Options.from_json(info["options"], "fit")
+    paths = own_paths(options)
+    gone = sorted(path for path in paths.values() if not Path(path).is_file())
+    if gone:
+        raise CheckpointError(
+            f"{folder} was fitted with parts of your own, and there is no file {gone[0]}: put it back."
+        )
+    if info.get("own", {}) != own_files(options):
+        raise CheckpointError(f"{folder}: the file of a part of your own has changed since the fit. Put it back.")
+    if paths and not trust:
+        which = " and ".join(dict.fromkeys(paths.values()))
+        raise CheckpointError(
+            f"{folder} was fitted with parts of your own, and opening it runs Python code in {which}. If that is your code, "
+            "unchanged since the fit, add --trust to the command; if the folder is from somebody else, read the code first."
+        )
+    return options
 
 
 @contextmanager

@@ -189,14 +189,16 @@ def test_parts_of_ones_own_work_with_every_command(pyrovae: Command, tmp_path: P
     assert code == 0, err
     assert "z ~ Cauchy (3)" in err and "x ~ Geometric (64), observed" in err
     for question in ("evaluate", "generate", "reconstruct", "encode"):
-        code, _, err = pyrovae(question, "runs/digits")
+        code, _, err = pyrovae(question, "runs/digits", "--trust")
         assert code == 0, err
     code, out, err = pyrovae(
         "sweep", "digits", "--prior", "normal,parts.py:Cauchy", "--likelihood", "parts.py:Geometric", *QUICK
     )
     assert code == 0, err
     assert "Cauchy+Geometric" in out and "probability mass" in out
-    code, _, err = pyrovae("compare", "runs/digits", "runs/digits-sweep/normal+Geometric+normal", "--num-samples", "30")
+    code, _, err = pyrovae(
+        "compare", "runs/digits", "runs/digits-sweep/normal+Geometric+normal", "--num-samples", 30, "--trust"
+    )
     assert code == 0, err
 
 

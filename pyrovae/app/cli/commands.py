@@ -59,23 +59,25 @@ def fit(
     engine: take.Engine = "auto",
     force: take.ForceRun = False,
     resume: take.Resume = None,
+    trust: take.Trust = False,
 ) -> None:
     """Fit a model to data, print how good it is on the test rows, and leave weights, settings and pictures in a folder."""
     if (source is None) == (resume is None):
         raise OptionError("Give what to fit (digits, mnist, fashion-mnist or a file), or --resume RUN, and not both.")
     if resume is not None:
         typed = [f"--{name.replace('_', '-')}" for name in context.params if _typed(context, name)]
-        if other := [name for name in typed if name not in ("--resume", "--data-root", "--device")]:
+        if other := [name for name in typed if name not in ("--resume", "--data-root", "--device", "--trust")]:
             raise OptionError(f"--resume goes on with the run's own options; leave out {', '.join(other)}.")
         where = resume
-        run = _watched(where, lambda: runs.resume_run(where, data_root=data_root, device=device))
+        run = _watched(where, trust, lambda: runs.resume_run(where, data_root=data_root, device=device, trust=trust))
     else:
         options = Options.of("fit", **given)
         dataset = read(str(source), data_root=data_root, label=label, **options.table)
         tables.remark(dataset.notes)
         where = folder or runs.default_folder(dataset.name)
         how: dict[str, Any] = {"force": force, "device": device, "engine": engine, "say": tables.inform}
-        run = _watched(where, lambda: runs.fit_run(dataset, options, where, **how))
+        own = bool(catalogue.own_paths(options))
+        run = _watched(where, own, lambda: runs.fit_run(dataset, options, where, **how))
     if run.fitted.stopped:
         tables.answer(f"Stopped: {run.fitted.stopped}.")
     for site, kl in collapsed(run.fitted).items():
@@ -87,7 +89,8 @@ def fit(
     run.record(results)
     drawn = pictures.draw_pictures(run)
     tables.print_results(results, run.model.probability)
-    tables.answer_line(f"Run folder: {where}")
+    needs = " (to open it again, add --trust: it has parts of your own)" if catalogue.own_paths(run.options) else ""
+    tables.answer_line(f"Run folder: {where}{needs}")
     tables.answer_line(f"Pictures: {', '.join(p.name for p in drawn)}")
 
 
@@ -154,12 +157,13 @@ def compare(
     dequantise: take.Dequantise = False,
     data_root: take.DataRoot = None,
     device: take.Device = "auto",
+    trust: take.Trust = False,
 ) -> None:
     """Compare log p(x) of several runs on the same test rows: paired differences with their standard errors."""
     if len(run) < 2:
         raise OptionError("Give at least two runs to compare.")
     scores.check_draws(num_samples, num_rows)
-    opened = [runs.open_run(folder, data_root=data_root, device=device) for folder in run]
+    opened = [runs.open_run(folder, data_root=data_root, device=device, trust=trust) for folder in run]
     table = comparisons.compare(opened, num_samples, num_rows, dequantise=dequantise)
     measures = [comparisons.measure_of(one) for one in opened]
     kinds = " and ".join(dict.fromkeys(measure.kind for measure in measures))
@@ -173,13 +177,14 @@ def evaluate(
     num_rows: take.NumRows = None,
     data_root: take.DataRoot = None,
     device: take.Device = "auto",
+    trust: take.Trust = False,
     to: take.Out = None,
     force: take.Force = False,
 ) -> None:
     """Print the table of a run again, from its test rows; --out writes the values of each row as CSV."""
     if to is not None:
         files.check_file(to, force, (".csv",))
-    opened = runs.open_run(run, data_root=data_root, device=device)
+    opened = runs.open_run(run, data_root=data_root, device=device, trust=trust)
     results, found = scores.evaluate(opened, num_samples, num_rows)
     if to is not None:
         files.write_scores(to, found, opened.rows)
@@ -198,13 +203,14 @@ def generate(
     seed: take.DrawSeed = 0,
     data_root: take.DataRoot = None,
     device: take.Device = "auto",
+    trust: take.Trust = False,
     force: take.Force = False,
 ) -> None:
     """Draw new rows from the model: a picture if they are images, else CSV; --out takes .png, .npy or .csv.
 
     If the model has labelled classes, the picture has one column for each.
     """
-    opened = runs.open_run(run, data_root=data_root, device=device)
+    opened = runs.open_run(run, data_root=data_root, device=device, trust=trust)
     rows = opened.rows
     path = to or run / ("generated.png" if rows.image_shape else "generated.csv")
     files.check_file(path, force or to is None, (".png", ".npy", ".csv"))
@@ -225,10 +231,11 @@ def reconstruct(
     to: take.Out = None,
     data_root: take.DataRoot = None,
     device: take.Device = "auto",
+    trust: take.Trust = False,
     force: take.Force = False,
 ) -> None:
     """Show the first test rows and their reconstructions; --out writes those of all test rows as .npy or .csv."""
-    opened = runs.open_run(run, data_root=data_root, device=device)
+    opened = runs.open_run(run, data_root=data_root, device=device, trust=trust)
     rows = opened.rows
     path = to or run / "reconstructions.png"
     files.check_file(path, force or to is None, (".png", ".npy", ".csv"))
@@ -246,10 +253,11 @@ def encode(
     to: take.Out = None,
     data_root: take.DataRoot = None,
     device: take.Device = "auto",
+    trust: take.Trust = False,
     force: take.Force = False,
 ) -> None:
     """Write the posterior mean E[z | x] of every row, in the order of the data: CSV, with labels, or .npy by --out."""
-    opened = runs.open_run(run, data_root=data_root, device=device)
+    opened = runs.open_run(run, data_root=data_root, device=device, trust=trust)
     path = to or run / "codes.csv"
     files.check_file(path, force or to is None, (".csv", ".npy"))
     codes = pictures.all_codes(opened).cpu()
@@ -316,12 +324,14 @@ def _typed(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _watched(folder: Path, work: Callable[[], runs.Run]) -> runs.Run:
-    """Do some work; if Ctrl-C stops it, say how to go on."""
+def _watched(folder: Path, own: bool, work: Callable[[], runs.Run]) -> runs.Run:
+    """Do some work, with parts of the user's own or not; if Ctrl-C stops it, say how to go on."""
     try:
         return work()
     except KeyboardInterrupt as stop:
-        tables.complain(f"{str(stop) or 'stopped'}; go on with: pyrovae fit --resume {folder}")
+        tables.complain(
+            f"{str(stop) or 'stopped'}; go on with: pyrovae fit --resume {folder}{' --trust' if own else ''}"
+        )
         raise typer.Exit(130) from None
 
 

@@ -115,4 +115,7 @@ ForceRun = Annotated[bool, typer.Option("--force", help="Replace the run in the 
 ForceTable = Annotated[bool, typer.Option("--force", help="Replace the file at --out, whatever it is.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start anew in the run folder, whatever is in it.")]
 Resume = Annotated[Path | None, typer.Option(help="Go on with the unfinished run in this folder.")]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Run the Python files that the run names for parts of your own: PART.py:NAME.")
+]
 Version = Annotated[bool, typer.Option("--version", help="Show the version.")]
