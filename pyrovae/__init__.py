@@ -1,18 +1,9 @@
 """pyrovae: write, fit and question variational autoencoders as Pyro model/guide pairs."""
 
-import importlib as _importlib
-from typing import Any as _Any
+from typing import TYPE_CHECKING
 
-from pyrovae import families, nets, priors
+from pyrovae._lazily import lazy_names
 from pyrovae._version import __version__
-from pyrovae.batching import transforms
-from pyrovae.conditionals import Conditional, ConditionalFlow, conv, flow, mlp, resnet
-from pyrovae.criticism import acquisition, calibration
-from pyrovae.criticism.classification import Classification, classify
-from pyrovae.criticism.decomposition import active_units, collapsed, kl_by_site
-from pyrovae.criticism.importance import Importance, importance, log_likelihood, posterior
-from pyrovae.criticism.prior_monte_carlo import prior_log_likelihood
-from pyrovae.distributions import observed_only
 from pyrovae.errors import (
     CheckpointError,
     DataError,
@@ -22,40 +13,86 @@ from pyrovae.errors import (
     PyrovaeError,
     ShapeError,
 )
-from pyrovae.fitted.fitted import Fit
-from pyrovae.fitted.folder import load, save
-from pyrovae.models import (
-    ADGM,
-    CVAE,
-    GMVAE,
-    NVAE,
-    SSVAE,
-    VAE,
-    HierarchicalVAE,
-    JointVAE,
-    LadderVAE,
-    Regression,
-    SSRegression,
-    StackedSSVAE,
-    VaDE,
-)
-from pyrovae.objectives import kl, penalties
-from pyrovae.objectives.elbo import Bound, elbo
-from pyrovae.objectives.iwelbo import IWELBO
-from pyrovae.objectives.losses import Trace_ELBO
-from pyrovae.objectives.terms import Terms, terms
-from pyrovae.objectives.weights import log_weights
-from pyrovae.pair.checks import check_pair
-from pyrovae.pair.graph import draw_graph, graph, graph_text
-from pyrovae.pair.layout import Layout
-from pyrovae.pair.program import Pair
-from pyrovae.predict.decode import decode
-from pyrovae.predict.encode import encode
-from pyrovae.predict.generate import generate, simulate
-from pyrovae.predict.reconstruct import reconstruct
-from pyrovae.training import schedules
-from pyrovae.training.fit import fit
-from pyrovae.training.svi import SVI
+
+if TYPE_CHECKING:
+    from pyrovae import families, nets, plots, priors
+    from pyrovae.batching import transforms
+    from pyrovae.conditionals import Conditional, ConditionalFlow, conv, flow, mlp, resnet
+    from pyrovae.criticism import acquisition, calibration
+    from pyrovae.criticism.classification import Classification, classify
+    from pyrovae.criticism.decomposition import active_units, collapsed, kl_by_site
+    from pyrovae.criticism.importance import Importance, importance, log_likelihood, posterior
+    from pyrovae.criticism.prior_monte_carlo import prior_log_likelihood
+    from pyrovae.distributions import observed_only
+    from pyrovae.fitted.fitted import Fit
+    from pyrovae.fitted.folder import load, save
+    from pyrovae.models import (
+        ADGM,
+        CVAE,
+        GMVAE,
+        NVAE,
+        SSVAE,
+        VAE,
+        HierarchicalVAE,
+        JointVAE,
+        LadderVAE,
+        Regression,
+        SSRegression,
+        StackedSSVAE,
+        VaDE,
+    )
+    from pyrovae.objectives import kl, penalties
+    from pyrovae.objectives.elbo import Bound, elbo
+    from pyrovae.objectives.iwelbo import IWELBO
+    from pyrovae.objectives.losses import Trace_ELBO
+    from pyrovae.objectives.terms import Terms, terms
+    from pyrovae.objectives.weights import log_weights
+    from pyrovae.pair.checks import check_pair
+    from pyrovae.pair.graph import draw_graph, graph, graph_text
+    from pyrovae.pair.layout import Layout
+    from pyrovae.pair.program import Pair
+    from pyrovae.predict.decode import decode
+    from pyrovae.predict.encode import encode
+    from pyrovae.predict.generate import generate, simulate
+    from pyrovae.predict.reconstruct import reconstruct
+    from pyrovae.training import schedules
+    from pyrovae.training.fit import fit
+    from pyrovae.training.svi import SVI
+
+# Where these names come from. They are imported when they are first asked for, since torch and Pyro take seconds, which
+# `pyrovae --help` need not wait for.
+_HOMES = {
+    "pyrovae.batching": "transforms",
+    "pyrovae.conditionals": "Conditional ConditionalFlow conv flow mlp resnet",
+    "pyrovae.criticism": "acquisition calibration",
+    "pyrovae.criticism.classification": "Classification classify",
+    "pyrovae.criticism.decomposition": "active_units collapsed kl_by_site",
+    "pyrovae.criticism.importance": "Importance importance log_likelihood posterior",
+    "pyrovae.criticism.prior_monte_carlo": "prior_log_likelihood",
+    "pyrovae.distributions": "observed_only",
+    "pyrovae.fitted.fitted": "Fit",
+    "pyrovae.fitted.folder": "load save",
+    "pyrovae.models": """ADGM CVAE GMVAE NVAE SSVAE VAE HierarchicalVAE JointVAE LadderVAE Regression SSRegression
+        StackedSSVAE VaDE""",
+    "pyrovae.objectives": "kl penalties",
+    "pyrovae.objectives.elbo": "Bound elbo",
+    "pyrovae.objectives.iwelbo": "IWELBO",
+    "pyrovae.objectives.losses": "Trace_ELBO",
+    "pyrovae.objectives.terms": "Terms terms",
+    "pyrovae.objectives.weights": "log_weights",
+    "pyrovae.pair.checks": "check_pair",
+    "pyrovae.pair.graph": "draw_graph graph graph_text",
+    "pyrovae.pair.layout": "Layout",
+    "pyrovae.pair.program": "Pair",
+    "pyrovae.predict.decode": "decode",
+    "pyrovae.predict.encode": "encode",
+    "pyrovae.predict.generate": "generate simulate",
+    "pyrovae.predict.reconstruct": "reconstruct",
+    "pyrovae.training": "schedules",
+    "pyrovae.training.fit": "fit",
+    "pyrovae.training.svi": "SVI",
+}
+__getattr__ = lazy_names(__name__, _HOMES)
 
 __all__ = [
     "ADGM",
@@ -130,12 +167,6 @@ __all__ = [
     "terms",
     "transforms",
 ]
-
-
-def __getattr__(name: str) -> _Any:
-    if name == "plots":  # at its first use: matplotlib and scikit-learn take a second to import
-        return _importlib.import_module("pyrovae.plots")
-    raise AttributeError(f"module 'pyrovae' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

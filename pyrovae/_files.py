@@ -16,6 +16,14 @@ from pyrovae.errors import CheckpointError
 RUN = "run.json"  # the file that makes a folder a run folder
 
 
+def refuse_no_run(folder: Path) -> None:
+    """CheckpointError unless there is a run in the folder."""
+    if not (folder / RUN).exists():
+        raise CheckpointError(
+            f"{folder} is not a run folder: it has no {RUN}. Create one with `pyrovae fit` or pv.save."
+        )
+
+
 def beside(path: Path) -> Path:
     """Where the next content of a file is written before it takes the file's name."""
     return path.with_name(f".{path.name}.new")

@@ -1,4 +1,4 @@
-"""Libraries that take a second to import and that few calls need: imported when first used.
+"""What takes a second to import and few calls need: imported when first used.
 
 Module objects that load themselves (importlib's LazyLoader) stand in `sys.modules`, where torch's registration of operators
 touches, and so imports, each of them. What is held here is seen by nobody else.
@@ -7,6 +7,8 @@ touches, and so imports, each of them. What is held here is seen by nobody else.
 from __future__ import annotations
 
 import importlib
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
@@ -18,3 +20,28 @@ class Lazily:
 
     def __getattr__(self, attribute: str) -> Any:
         return getattr(importlib.import_module(self._name), attribute)
+
+
+def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """The `__getattr__` of a package that imports its names, and its submodules, when they are first asked for.
+
+    Args:
+        package: the package's name.
+        homes: by module, the names that come from there, separated by blanks. A name may be that of a submodule.
+    """
+    home_of = {name: module for module, names in homes.items() for name in names.split()}
+
+    def find(name: str) -> Any:
+        home = home_of.get(name, package)
+        found = vars(importlib.import_module(home)).get(name)
+        if found is None:
+            try:
+                found = importlib.import_module(f"{home}.{name}")
+            except ModuleNotFoundError as error:
+                if error.name != f"{home}.{name}":
+                    raise
+                raise AttributeError(f"module {package!r} has no attribute {name!r}") from None
+        setattr(sys.modules[package], name, found)
+        return found
+
+    return find

@@ -16,6 +16,7 @@ RULES = {
     "errors": set(),
     "_html": set(),
     "_files": {"errors"},
+    "_sources": {"errors"},
     "_version": set(),
     "_lazily": set(),
     "_zuko": set(),

@@ -6,17 +6,20 @@ import hashlib
 import runpy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
-from pyrovae import families, priors
+from pyrovae._lazily import Lazily
 from pyrovae.app.options import Options
-from pyrovae.conditionals import flow
 from pyrovae.errors import OptionError, PyrovaeError
+
+if TYPE_CHECKING:
+    import torch
+
+    from pyrovae import conditionals, families, priors
+else:  # so that the names of parts are known at once
+    torch = Lazily("torch")
+    conditionals, families, priors = (Lazily(f"pyrovae.{name}") for name in ("conditionals", "families", "priors"))
 
 Event = int | tuple[int, ...]
 
@@ -104,14 +107,14 @@ PRIORS: dict[str, Prior] = {
     ),
 }
 GUIDES: dict[str, Entry] = {
-    "normal": Entry(families.Normal, "Normal, independent dimensions"),
+    "normal": Entry(lambda n: families.Normal(n), "Normal, independent dimensions"),
     "low-rank": Entry(lambda n: families.LowRankNormal(n, min(n, 2)), "Normal, diagonal plus rank 2"),
-    "full": Entry(families.FullNormal, "Normal, full covariance"),
-    "mixture": Entry(families.MixtureOfNormals, "mixture of diagonal Normals"),
-    "power-spherical": Entry(families.PowerSpherical, "power spherical, concentrated around a direction"),
-    "logistic-normal": Entry(families.LogisticNormal, "softmax of a Normal"),
-    "iaf": Entry(partial(flow, kind="iaf"), "inverse autoregressive flow"),
-    "nsf": Entry(partial(flow, kind="nsf"), "neural spline flow, inverted"),
+    "full": Entry(lambda n: families.FullNormal(n), "Normal, full covariance"),
+    "mixture": Entry(lambda n: families.MixtureOfNormals(n), "mixture of diagonal Normals"),
+    "power-spherical": Entry(lambda n: families.PowerSpherical(n), "power spherical, concentrated around a direction"),
+    "logistic-normal": Entry(lambda n: families.LogisticNormal(n), "softmax of a Normal"),
+    "iaf": Entry(lambda n, latent, hidden: conditionals.flow(n, latent, "iaf", hidden), "inverse autoregressive flow"),
+    "nsf": Entry(lambda n, latent, hidden: conditionals.flow(n, latent, "nsf", hidden), "neural spline flow, inverted"),
 }
 FLOWS = ("iaf", "nsf")
 LIKELIHOODS: dict[str, Likelihood] = {
@@ -125,9 +128,9 @@ LIKELIHOODS: dict[str, Likelihood] = {
     "student-t": Likelihood(lambda e, n: families.StudentT(e), "reals with outliers", "real", density=True),
     "log-normal": Likelihood(lambda e, n: families.LogNormal(e), "positive reals", "positive", density=True),
     "gamma": Likelihood(lambda e, n: families.Gamma(e), "positive reals", "positive", density=True),
-    "binomial": Likelihood(families.Binomial, "counts up to a known one", "count, largest count"),
+    "binomial": Likelihood(lambda e, n: families.Binomial(e, n), "counts up to a known one", "count, largest count"),
     "beta-binomial": Likelihood(
-        families.BetaBinomial, "overdispersed counts up to a known one", "count, largest count"
+        lambda e, n: families.BetaBinomial(e, n), "overdispersed counts up to a known one", "count, largest count"
     ),
     "discretized-logistic": Likelihood(
         lambda e, n: families.DiscretizedLogistic(e, n + 1), "ordered levels", "count, largest count"
@@ -171,7 +174,7 @@ def part(kind: str, name: str) -> Any:
         own: Any = runpy.run_path(path).get(attribute)
     except (Exception, SystemExit) as error:  # whatever the file raises
         raise OptionError(f"--{kind} {name}: {path} does not run ({type(error).__name__}: {error}).") from error
-    if not (isinstance(own, type) and issubclass(own, nn.Module)):
+    if not (isinstance(own, type) and issubclass(own, torch.nn.Module)):
         raise OptionError(f"--{kind} {name}: {path} has no class {attribute} that is a torch.nn.Module.")
     if kind == "prior":
         return Prior(lambda n, *_: _made(kind, name, own, n), name)

@@ -5,14 +5,31 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pyrovae.app.catalogue import CONDITION, FLOWS, LIKELIHOODS, NETS, Likelihood, Model, Prior, choose, is_own, part
+from pyrovae._lazily import Lazily
+from pyrovae.app.catalogue import (
+    CONDITION,
+    FLOWS,
+    LIKELIHOODS,
+    NETS,
+    TABLES,
+    Likelihood,
+    Model,
+    Prior,
+    choose,
+    is_own,
+    part,
+)
 from pyrovae.app.models import MODELS
 from pyrovae.app.options import OPTIONS, Options, Widths
-from pyrovae.batching.transforms import Binarize
-from pyrovae.data import Dataset
 from pyrovae.errors import DataError, OptionError
+
+if TYPE_CHECKING:
+    from pyrovae.batching import transforms
+    from pyrovae.data import Dataset
+else:
+    transforms = Lazily("pyrovae.batching.transforms")
 
 
 def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
@@ -27,7 +44,8 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
     Raises:
         OptionError: a value is impossible, options contradict each other, or the data lack what the model needs.
     """
-    model: Model = MODELS[choose("model", options.model, MODELS)]
+    check_names(options)
+    model: Model = MODELS[options.model]
     _check_model(model, options, dataset)
     guide = _guide(options)
     likelihood, total_count = choose_likelihood(options, dataset)
@@ -38,7 +56,6 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
     check_sizes(latent, levels, options.hidden)
     if options.model == "ladder" and not options.hidden:
         raise OptionError("--model ladder needs --hidden of at least one width: what goes up the levels.")
-    options.check("fit")
     if options.patience is not None and not options.validation_fraction:
         raise OptionError(
             "--patience needs validation rows to watch: give --validation-fraction 0.1, or leave out --patience."
@@ -65,6 +82,16 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
     )
 
 
+def check_names(options: Options) -> None:
+    """OptionError for a name that is not known, or a value that is impossible by itself: no data are needed to see that."""
+    known: dict[str, Any] = {"model": MODELS, "net": NETS, **TABLES}
+    for name, table in known.items():
+        value = getattr(options, name)
+        if value is not None and not is_own(value):
+            choose(name, value, table)
+    options.check("fit")
+
+
 def choose_likelihood(options: Options, dataset: Dataset) -> tuple[str, int | None]:
     """The likelihood for a data set, by default that of its kind, and the total count, if the likelihood needs one."""
     bound = options.total_count if options.total_count is not None else dataset.total_count
@@ -84,13 +111,13 @@ def choose_likelihood(options: Options, dataset: Dataset) -> tuple[str, int | No
     return name, bound if chosen.needs_total else None
 
 
-def binarisation(options: Options, dataset: Dataset) -> Binarize | None:
+def binarisation(options: Options, dataset: Dataset) -> transforms.Binarize | None:
     """The transform that draws binary rows anew at every step, where a Bernoulli is to model values between 0 and 1."""
     shares = dataset.kind == "unit" or (
         dataset.kind == "real"
         and all(x.min() >= 0 and x.max() <= 1 for x in (dataset.x, dataset.x_test) if x is not None)
     )
-    return Binarize() if shares and options.likelihood == "bernoulli" else None
+    return transforms.Binarize() if shares and options.likelihood == "bernoulli" else None
 
 
 def check_sizes(latent: int | None, levels: Widths | None, hidden: Widths) -> None:
@@ -154,7 +181,6 @@ def _guide(options: Options) -> str:
         )
     if guide in FLOWS and options.net != "mlp":
         raise OptionError(f"--guide {guide} works with --net mlp only; with --net {options.net} choose another guide.")
-    choose("net", str(options.net), NETS)
     if options.net == "conv" and options.hidden != OPTIONS["hidden"].default:
         raise OptionError("--hidden is for --net mlp and resnet: a convolutional net has channels instead of widths.")
     return guide

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-from torch.distributions import Categorical
-
-from pyrovae import families, priors
+from pyrovae._lazily import Lazily
 from pyrovae.app.catalogue import CONDITION, FLOWS, Event, Likelihood, Model, part
 from pyrovae.app.options import Options
-from pyrovae.conditionals import Conditional, conv, mlp, resnet
 from pyrovae.errors import OptionError
-from pyrovae.models import ADGM, CVAE, GMVAE, NVAE, SSVAE, VAE, HierarchicalVAE, JointVAE, LadderVAE, StackedSSVAE, VaDE
-from pyrovae.nets import MLP, Activated, Behind, ConvEncoder, Log1p, OneHot, ReLUDropout, Rescaled, Swapped
-from pyrovae.pair.program import PairLike
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from pyrovae import conditionals, families, models, nets, priors
+    from pyrovae.pair.program import PairLike
+else:  # so that the names of models are known at once
+    torch = Lazily("torch")
+    conditionals, families = Lazily("pyrovae.conditionals"), Lazily("pyrovae.families")
+    models, nets, priors = Lazily("pyrovae.models"), Lazily("pyrovae.nets"), Lazily("pyrovae.priors")
 
 
 class Pieces:
@@ -36,7 +39,7 @@ class Pieces:
         self.levels, self.classes = options.levels or (options.latent or 1,), num_classes
         self.latent = self.levels[-1]
         self.chosen: Likelihood = part("likelihood", str(options.likelihood))
-        self.net: Any = {"mlp": mlp, "conv": conv, "resnet": resnet}[str(options.net)]
+        self.net: Any = getattr(conditionals, str(options.net))
         self.hidden: dict[str, Any] = {"hidden": options.hidden} if len(shape) == 1 else {}
 
     def conditional(self, family: families.Family, *parents: Event) -> Any:
@@ -74,9 +77,9 @@ class Pieces:
         """A conditional whose first parent is x, which it then sees divided by its bound, or as log(1 + x)."""
         bound = self.options.total_count or 1
         if self.chosen.needs_total and bound > 1:
-            made.net = Rescaled(made.net, 1 / bound)
+            made.net = nets.Rescaled(made.net, 1 / bound)
         elif self.chosen.takes in ("count", "positive"):
-            made.net = Log1p(made.net)
+            made.net = nets.Log1p(made.net)
         return made
 
     def prior(self, encoder: Any = None) -> Any:
@@ -89,37 +92,37 @@ class Pieces:
 
     def normal_of_class(self) -> Any:
         """p(z | class): a learned diagonal Normal for each class or cluster."""
-        return mlp(self.classes, families.Normal(self.latent), hidden=())
+        return conditionals.mlp(self.classes, families.Normal(self.latent), hidden=())
 
 
-def _vae(of: Pieces) -> VAE:
+def _vae(of: Pieces) -> models.VAE:
     likelihood = of.likelihood(of.latent)
     encoder = of.seeing(of.posterior(of.event))
-    return VAE(prior=of.prior(encoder), likelihood=likelihood, encoder=encoder)
+    return models.VAE(prior=of.prior(encoder), likelihood=likelihood, encoder=encoder)
 
 
-def _cvae(of: Pieces) -> CVAE:
-    return CVAE(
-        condition=OneHot(of.classes),
+def _cvae(of: Pieces) -> models.CVAE:
+    return models.CVAE(
+        condition=nets.OneHot(of.classes),
         prior=of.normal_of_class(),
         likelihood=of.likelihood(of.latent, of.classes),
         encoder=of.seeing(of.posterior(of.event, of.classes)),
     )
 
 
-def _m2(of: Pieces) -> SSVAE:
-    return SSVAE(
+def _m2(of: Pieces) -> models.SSVAE:
+    return models.SSVAE(
         label_prior=priors.Categorical(of.classes),
         prior=of.prior(),
         likelihood=of.likelihood(of.latent, of.classes),
         encoder=of.seeing(of.posterior(of.event, of.classes)),
         classifier=of.seeing(of.classifier(of.event)),
-        code=OneHot(of.classes),
+        code=nets.OneHot(of.classes),
     )
 
 
-def _m1m2(of: Pieces) -> StackedSSVAE:
-    return StackedSSVAE(
+def _m1m2(of: Pieces) -> models.StackedSSVAE:
+    return models.StackedSSVAE(
         label_prior=priors.Categorical(of.classes),
         prior=of.prior(),
         lower=of.conditional(families.Normal(of.latent), of.latent, of.classes),
@@ -127,17 +130,17 @@ def _m1m2(of: Pieces) -> StackedSSVAE:
         encoder=of.seeing(of.posterior(of.event, guide="normal")),
         classifier=of.classifier(of.latent),
         upper_encoder=of.posterior(of.latent, of.classes),
-        code=OneHot(of.classes),
+        code=nets.OneHot(of.classes),
     )
 
 
-def _adgm(of: Pieces) -> ADGM:
+def _adgm(of: Pieces) -> models.ADGM:
     def after_a(made: Any) -> Any:  # x is its second parent
-        made.net = Swapped(made.net)
+        made.net = nets.Swapped(made.net)
         return made
 
     normal = families.Normal(of.latent)
-    return ADGM(
+    return models.ADGM(
         label_prior=priors.Categorical(of.classes),
         prior=of.prior(),
         likelihood=of.likelihood(of.latent, of.classes),
@@ -145,60 +148,60 @@ def _adgm(of: Pieces) -> ADGM:
         auxiliary_encoder=of.seeing(of.conditional(normal, of.event)),
         classifier=after_a(of.seeing(of.classifier(of.event, of.latent))),
         encoder=after_a(of.seeing(of.posterior(of.event, of.latent, of.classes))),
-        code=OneHot(of.classes),
+        code=nets.OneHot(of.classes),
     )
 
 
-def _gmvae(of: Pieces) -> GMVAE:
-    return GMVAE(
+def _gmvae(of: Pieces) -> models.GMVAE:
+    return models.GMVAE(
         cluster_prior=priors.Categorical(of.classes),
         prior=of.normal_of_class(),
         likelihood=of.likelihood(of.latent),
         encoder=of.seeing(of.posterior(of.event, of.classes)),
         classifier=of.seeing(of.classifier(of.event)),
-        code=OneHot(of.classes),
+        code=nets.OneHot(of.classes),
     )
 
 
-def _vade(of: Pieces) -> VaDE:
-    return VaDE(
+def _vade(of: Pieces) -> models.VaDE:
+    return models.VaDE(
         cluster_prior=priors.Categorical(of.classes, learned=True),
         prior=of.normal_of_class(),
         likelihood=of.likelihood(of.latent),
         encoder=of.seeing(of.posterior(of.event)),
-        code=OneHot(of.classes),
+        code=nets.OneHot(of.classes),
     )
 
 
-def _jointvae(of: Pieces) -> JointVAE:
+def _jointvae(of: Pieces) -> models.JointVAE:
     encoder = of.seeing(of.posterior(of.event))
-    return JointVAE(
+    return models.JointVAE(
         discrete_prior=priors.Categorical(of.classes),
         prior=of.prior(encoder),
         likelihood=of.likelihood(of.latent, of.classes),
         encoder=encoder,
         classifier=of.seeing(of.classifier(of.event)),
-        code=OneHot(of.classes),
+        code=nets.OneHot(of.classes),
     )
 
 
-def _hierarchical(of: Pieces) -> HierarchicalVAE:
+def _hierarchical(of: Pieces) -> models.HierarchicalVAE:
     parents = (of.event, *of.levels)
     encoders = [of.normal(latent, parent) for latent, parent in zip(of.levels[:-1], parents)]
     encoders.append(of.posterior(parents[len(encoders)]))  # --guide, like --prior, is that of the top level
     of.seeing(encoders[0])
-    return HierarchicalVAE(
+    return models.HierarchicalVAE(
         prior=of.prior(), lower=of.lower(), likelihood=of.likelihood(of.levels[0]), encoders=encoders
     )
 
 
-def _ladder(of: Pieces) -> LadderVAE:
+def _ladder(of: Pieces) -> models.LadderVAE:
     *hidden, width = of.options.hidden
     sizes = (of.event, *[width] * (len(of.levels) - 1))
-    upward = [Activated(MLP(size, width, hidden)) for size in sizes]
+    upward = [nets.Activated(nets.MLP(size, width, hidden)) for size in sizes]
     of.seeing(upward[0])
-    evidence = [mlp(width, families.Normal(latent), hidden=()) for latent in of.levels[:-1]]
-    return LadderVAE(
+    evidence = [conditionals.mlp(width, families.Normal(latent), hidden=()) for latent in of.levels[:-1]]
+    return models.LadderVAE(
         prior=of.prior(),
         lower=of.lower(),
         likelihood=of.likelihood(of.levels[0]),
@@ -207,10 +210,10 @@ def _ladder(of: Pieces) -> LadderVAE:
     )
 
 
-def _nvae(of: Pieces) -> NVAE:
+def _nvae(of: Pieces) -> models.NVAE:
     groups = of.options.groups or ()
     assert not isinstance(of.event, int)
-    return NVAE(
+    return models.NVAE(
         of.chosen.build(of.event, of.options.total_count or 1),
         channels=[16 * 2**resolution for resolution in range(len(groups))],
         groups=groups,
@@ -264,7 +267,7 @@ def build(options: Options, train: Tensor, num_classes: int) -> PairLike:
     return pair
 
 
-def build_labeller(options: Options, train: Tensor, num_classes: int) -> SSVAE:
+def build_labeller(options: Options, train: Tensor, num_classes: int) -> models.SSVAE:
     """The model of `pyrovae label`: M2 with p(y) = 1 / C, one hidden layer a network, and dropout in the classifier.
 
     With --net conv, convolutions precede the classifier and the encoder.
@@ -272,21 +275,25 @@ def build_labeller(options: Options, train: Tensor, num_classes: int) -> SSVAE:
     of, (hidden,) = Pieces(options, train, num_classes), options.hidden
     event: Any = of.event
     guide, labels = families.Normal(of.latent), families.Categorical((), num_classes=num_classes)
-    dropout = ReLUDropout(options.dropout)
+    dropout = nets.ReLUDropout(options.dropout)
     encoder: Any
     classifier: Any
     if options.net == "conv":
-        encoder = Behind(ConvEncoder(event, hidden), MLP((hidden, num_classes), guide.param_shape, (hidden,)))
-        classifier = Behind(ConvEncoder(event, hidden), MLP(hidden, labels.param_shape, (hidden,), dropout))
+        encoder = nets.Behind(
+            nets.ConvEncoder(event, hidden), nets.MLP((hidden, num_classes), guide.param_shape, (hidden,))
+        )
+        classifier = nets.Behind(
+            nets.ConvEncoder(event, hidden), nets.MLP(hidden, labels.param_shape, (hidden,), dropout)
+        )
     else:
-        encoder = MLP((event, num_classes), guide.param_shape, (hidden,))
-        classifier = MLP(event, labels.param_shape, (hidden,), dropout)
-    return SSVAE(
-        label_prior=Categorical(logits=torch.zeros(num_classes)),
+        encoder = nets.MLP((event, num_classes), guide.param_shape, (hidden,))
+        classifier = nets.MLP(event, labels.param_shape, (hidden,), dropout)
+    return models.SSVAE(
+        label_prior=torch.distributions.Categorical(logits=torch.zeros(num_classes)),
         prior=priors.StandardNormal(of.latent),
-        likelihood=mlp((of.latent, num_classes), of.family(), (hidden,)),
-        encoder=of.seeing(Conditional(encoder, guide)),
-        classifier=of.seeing(Conditional(classifier, labels)),
-        code=OneHot(num_classes),
+        likelihood=conditionals.mlp((of.latent, num_classes), of.family(), (hidden,)),
+        encoder=of.seeing(conditionals.Conditional(encoder, guide)),
+        classifier=of.seeing(conditionals.Conditional(classifier, labels)),
+        code=nets.OneHot(num_classes),
         alpha=float(options.alpha or 0),
     )

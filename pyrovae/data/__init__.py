@@ -5,10 +5,10 @@
 Nothing in the rest of the package needs this module: `pv.fit` takes tensors from anywhere.
 """
 
+from pyrovae._sources import NAMES
 from pyrovae.batching.splits import Split
 from pyrovae.data.dataset import KINDS, Dataset
 from pyrovae.data.load import load, load_again
-from pyrovae.data.named import NAMES
 from pyrovae.data.scaling import Standardize
 
 __all__ = ["KINDS", "NAMES", "Dataset", "Split", "Standardize", "load", "load_again"]

@@ -5,7 +5,6 @@ The readers of the other modules hand their arrays to `make_dataset`, which chec
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -265,12 +264,6 @@ def class_codes(path: Path, parts: list[Array]) -> tuple[list[Tensor], tuple[str
     codes[(~unknown).to_numpy()] = numbers
     ends = np.cumsum([len(part) for part in parts])[:-1]
     return [torch.from_numpy(part) for part in np.split(codes, ends)], classes
-
-
-def near_names(word: str, words: tuple[str, ...] | list[str]) -> str:
-    """The end of an error message: " (did you mean ...?)", or nothing if no word is similar."""
-    near = difflib.get_close_matches(word, words)
-    return f" (did you mean {' or '.join(near)}?)" if near else ""
 
 
 def file_checksum(path: Path) -> str:

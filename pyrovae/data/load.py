@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 
-from pyrovae.data.dataset import Dataset, Kind, near_names
-from pyrovae.data.named import NAMES, load_digits, load_idx
+from pyrovae._sources import NAMES, check_source
+from pyrovae.data.dataset import Dataset, Kind
+from pyrovae.data.named import load_digits, load_idx
 from pyrovae.data.tables import NO_IDS, load_arrays, load_table
 from pyrovae.errors import DataError, OptionError
-
-SUFFIXES = (".npz", ".npy", ".csv", ".data")
 
 
 def load(
@@ -107,15 +106,7 @@ def read(
                 raise OptionError(f"{source} has its own labels, got label={label!r}. Leave the label out.")
             root = None if data_root is None else Path(data_root).expanduser().absolute()
             return load_digits() if source == "digits" else load_idx(source, root)
-        if suffix not in SUFFIXES:
-            raise OptionError(
-                f"unknown data {source!r}{near_names(source, NAMES)}. Known names: {', '.join(NAMES)}; "
-                f"or give the path of a file that ends in {', '.join(SUFFIXES)}."
-                + (" A folder of images is for `pyrovae label`." if path.is_dir() else "")
-            )
-        if not path.is_file():
-            here = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
-            raise DataError(f"there is no file {path}{near_names(path.name, here)}. Check the name and the folder.")
+        check_source(source)
         if suffix in (".npz", ".npy"):
             return load_arrays(path, label)
         return load_table(path, label, drop=drop, **table)

@@ -23,7 +23,6 @@ from pyrovae.errors import DataError
 
 sklearn = Lazily("sklearn.datasets")
 torchvision = Lazily("torchvision.datasets")
-NAMES = ("digits", "mnist", "fashion-mnist")
 _IDX = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}  # classes of torchvision.datasets
 
 # The two sets have the same file names and sizes, and unpacked files have no published checksum: this tells them apart.

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyrovae._lazily import Lazily
+from pyrovae._sources import near_names
 from pyrovae.data.cells import Form, find_form
-from pyrovae.data.dataset import Array, Dataset, make_dataset, near_names
+from pyrovae.data.dataset import Array, Dataset, make_dataset
 from pyrovae.errors import DataError, OptionError
 
 # pandas takes seconds to import

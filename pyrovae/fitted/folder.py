@@ -32,7 +32,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from pyrovae._files import RUN, beside, swap, sync_folder, write_beside, write_file
+from pyrovae._files import RUN, beside, refuse_no_run, swap, sync_folder, write_beside, write_file
 from pyrovae._version import __version__
 from pyrovae.batching.transforms import Transform
 from pyrovae.errors import CheckpointError, PyrovaeError
@@ -87,10 +87,7 @@ def claim_folder(folder: str | Path, *, force: bool = False) -> Path:
 def read_run(folder: str | Path) -> dict[str, Any]:
     """The content of a folder's run.json. CheckpointError if there is none, it is damaged, or a newer version wrote it."""
     path = Path(folder) / RUN
-    if not path.exists():
-        raise CheckpointError(
-            f"{folder} is not a run folder: it has no {RUN}. Create one with `pyrovae fit` or pv.save."
-        )
+    refuse_no_run(Path(folder))
     try:
         content = _read(path)
         run = json.loads(content)

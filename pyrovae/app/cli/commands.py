@@ -7,24 +7,38 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pyrovae import plots
+from pyrovae._files import refuse_no_run
+from pyrovae._lazily import Lazily
+from pyrovae._sources import check_source
 from pyrovae._version import __version__
-from pyrovae.app import catalogue, comparisons, pictures, scores
-from pyrovae.app import run as runs
-from pyrovae.app.cli import files, tables
+from pyrovae.app import catalogue
 from pyrovae.app.cli import parameters as take
-from pyrovae.app.decide import decide
-from pyrovae.app.jobs import label as labelling
+from pyrovae.app.cli import tables
+from pyrovae.app.decide import check_names, decide
 from pyrovae.app.options import OPTIONS, Options
-from pyrovae.app.rows import class_values
-from pyrovae.criticism.decomposition import collapsed
-from pyrovae.data.load import read
 from pyrovae.errors import OptionError, PyrovaeError
-from pyrovae.predict.reconstruct import reconstruct as reconstruct_rows
+
+if TYPE_CHECKING:
+    import pyrovae.data.load as loading
+    from pyrovae import plots
+    from pyrovae.app import comparisons, pictures, scores
+    from pyrovae.app import rows as row_values
+    from pyrovae.app import run as runs
+    from pyrovae.app.cli import files
+    from pyrovae.app.jobs import label as labelling
+    from pyrovae.criticism import decomposition
+    from pyrovae.predict import reconstruct as reconstructing
+else:  # so that help, names and mistakes need not wait for torch
+    plots, runs = Lazily("pyrovae.plots"), Lazily("pyrovae.app.run")
+    comparisons, pictures = Lazily("pyrovae.app.comparisons"), Lazily("pyrovae.app.pictures")
+    row_values, scores = Lazily("pyrovae.app.rows"), Lazily("pyrovae.app.scores")
+    files, labelling = Lazily("pyrovae.app.cli.files"), Lazily("pyrovae.app.jobs.label")
+    decomposition, loading = Lazily("pyrovae.criticism.decomposition"), Lazily("pyrovae.data.load")
+    reconstructing = Lazily("pyrovae.predict.reconstruct")
 
 app = typer.Typer(
     help="Fit variational autoencoders to data, and work with the fitted models.",
@@ -69,10 +83,13 @@ def fit(
         if other := [name for name in typed if name not in ("--resume", "--data-root", "--device", "--trust")]:
             raise OptionError(f"--resume goes on with the run's own options; leave out {', '.join(other)}.")
         where = resume
+        refuse_no_run(where)
         run = _watched(where, trust, lambda: runs.resume_run(where, data_root=data_root, device=device, trust=trust))
     else:
         options = Options.of("fit", **given)
-        dataset = read(str(source), data_root=data_root, label=label, **options.table)
+        check_source(str(source))
+        check_names(options)
+        dataset = loading.read(str(source), data_root=data_root, label=label, **options.table)
         tables.remark(dataset.notes)
         where = folder or runs.default_folder(dataset.name)
         how: dict[str, Any] = {"force": force, "device": device, "engine": engine, "say": tables.inform}
@@ -80,7 +97,7 @@ def fit(
         run = _watched(where, own, lambda: runs.fit_run(dataset, options, where, **how))
     if run.fitted.stopped:
         tables.answer(f"Stopped: {run.fitted.stopped}.")
-    for site, kl in collapsed(run.fitted).items():
+    for site, kl in decomposition.collapsed(run.fitted).items():
         tables.answer(
             f"The latent variable {site} has collapsed: it says next to nothing of x (KL {kl:.3f} nats a row). {REMEDIES}"
         )
@@ -113,8 +130,11 @@ def sweep(
     engine: take.Engine = "auto",
 ) -> None:
     """Fit every combination of the named parts, and compare log p(x) of the test rows. Called again, it goes on."""
+    check_source(source)
     grid = _grid(given)
-    dataset = read(source, data_root=data_root, label=label, **grid[0].table)
+    for options in grid:
+        check_names(options)
+    dataset = loading.read(source, data_root=data_root, label=label, **grid[0].table)
     tables.remark(dataset.notes)
     for options in grid:  # a mistake in the last one is found before the first is fitted
         decide(options, dataset, len(dataset.x))
@@ -162,6 +182,8 @@ def compare(
     """Compare log p(x) of several runs on the same test rows: paired differences with their standard errors."""
     if len(run) < 2:
         raise OptionError("Give at least two runs to compare.")
+    for folder in run:
+        refuse_no_run(folder)
     scores.check_draws(num_samples, num_rows)
     opened = [runs.open_run(folder, data_root=data_root, device=device, trust=trust) for folder in run]
     table = comparisons.compare(opened, num_samples, num_rows, dequantise=dequantise)
@@ -184,6 +206,7 @@ def evaluate(
     """Print the table of a run again, from its test rows; --out writes the values of each row as CSV."""
     if to is not None:
         files.check_file(to, force, (".csv",))
+    refuse_no_run(run)
     opened = runs.open_run(run, data_root=data_root, device=device, trust=trust)
     results, found = scores.evaluate(opened, num_samples, num_rows)
     if to is not None:
@@ -210,6 +233,7 @@ def generate(
 
     If the model has labelled classes, the picture has one column for each.
     """
+    refuse_no_run(run)
     opened = runs.open_run(run, data_root=data_root, device=device, trust=trust)
     rows = opened.rows
     path = to or run / ("generated.png" if rows.image_shape else "generated.csv")
@@ -220,7 +244,7 @@ def generate(
         columns = 8 if names is None else len(names)
         plots.save(plots.images(values, files.image_shape(rows, path), columns, names=names), path)
     else:
-        labels = None if codes is None else class_values(opened.dataset, codes)
+        labels = None if codes is None else row_values.class_values(opened.dataset, codes)
         files.write_rows(path, values, rows.columns, labels=labels)
     tables.answer_line(f"{num} rows: {path}")
 
@@ -235,6 +259,7 @@ def reconstruct(
     force: take.Force = False,
 ) -> None:
     """Show the first test rows and their reconstructions; --out writes those of all test rows as .npy or .csv."""
+    refuse_no_run(run)
     opened = runs.open_run(run, data_root=data_root, device=device, trust=trust)
     rows = opened.rows
     path = to or run / "reconstructions.png"
@@ -242,7 +267,7 @@ def reconstruct(
     if path.suffix == ".png":
         plots.save(pictures.reconstruction_picture(opened, 10), path)
     else:
-        restored = rows.restore(reconstruct_rows(opened.fitted, rows.batch("test")))
+        restored = rows.restore(reconstructing.reconstruct(opened.fitted, rows.batch("test")))
         files.write_rows(path, restored, rows.columns, rows.test_index)
     tables.answer_line(f"Reconstructions: {path}")
 
@@ -257,6 +282,7 @@ def encode(
     force: take.Force = False,
 ) -> None:
     """Write the posterior mean E[z | x] of every row, in the order of the data: CSV, with labels, or .npy by --out."""
+    refuse_no_run(run)
     opened = runs.open_run(run, data_root=data_root, device=device, trust=trust)
     path = to or run / "codes.csv"
     files.check_file(path, force or to is None, (".csv", ".npy"))
@@ -290,6 +316,8 @@ def label(
             raise OptionError(f"--out {to} would replace what it is made from: choose another name.")
     if to is not None and not to.absolute().parent.is_dir():
         raise OptionError(f"--out {to}: there is no folder {to.parent}.")
+    if not Path(source).expanduser().is_dir():
+        check_source(source)
     options = Options.of("label", **given)
     job = labelling.read_job(source, labels, size=size, data_root=data_root, **options.table)
     tables.remark(job.dataset.notes)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from pyrovae._lazily import Lazily
+from pyrovae._sources import NAMES
 from pyrovae.app import catalogue
-from pyrovae.app.jobs.label import ENOUGH, MISTAKES
 from pyrovae.app.models import MODELS
-from pyrovae.data import NAMES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pyrovae.app.jobs import label as labelling
+else:
+    labelling = Lazily("pyrovae.app.jobs.label")
 
 out = Console(markup=False, emoji=False)
 err = Console(stderr=True, markup=False, emoji=False)
@@ -148,7 +154,7 @@ def print_report(report: Mapping[str, Any]) -> None:
     table.add_row("temperature", "not fitted" if fitted is None else f"{fitted:.2f}")
     out.print(table)
     if fitted is None:
-        answer(f"A temperature needs {ENOUGH} held-out rows, {MISTAKES} of them predicted wrongly.")
+        answer(f"A temperature needs {labelling.ENOUGH} held-out rows, {labelling.MISTAKES} of them predicted wrongly.")
 
 
 def print_next_rows(labelled: pd.DataFrame) -> None:

@@ -1,0 +1,36 @@
+"""The names of data sets and the endings of files that `pyrovae.data.load` knows, and the refusal of others.
+
+They stand here, since to import anything from `pyrovae.data` takes torch, for which a typing mistake should not wait.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from pyrovae.errors import DataError, OptionError
+
+NAMES = ("digits", "mnist", "fashion-mnist")
+SUFFIXES = (".npz", ".npy", ".csv", ".data")
+
+
+def check_source(source: str) -> None:
+    """OptionError or DataError unless `load` knows the name, or there is such a file."""
+    if source in NAMES:
+        return
+    path = Path(source).expanduser().absolute()
+    if path.suffix.lower() not in SUFFIXES:
+        raise OptionError(
+            f"unknown data {source!r}{near_names(source, NAMES)}. Known names: {', '.join(NAMES)}; "
+            f"or give the path of a file that ends in {', '.join(SUFFIXES)}."
+            + (" A folder of images is for `pyrovae label`." if path.is_dir() else "")
+        )
+    if not path.is_file():
+        here = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
+        raise DataError(f"there is no file {path}{near_names(path.name, here)}. Check the name and the folder.")
+
+
+def near_names(word: str, words: tuple[str, ...] | list[str]) -> str:
+    """The end of an error message: " (did you mean ...?)", or nothing if no word is similar."""
+    near = difflib.get_close_matches(word, words)
+    return f" (did you mean {' or '.join(near)}?)" if near else ""

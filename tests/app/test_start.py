@@ -1,0 +1,131 @@
+"""What needs no model is answered without the libraries that take seconds to import."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pyrovae as pv
+
+HEAVY = (
+    "torch",
+    "pyro",
+    "numpy",
+    "pandas",
+    "scipy",
+    "sklearn",
+    "matplotlib",
+    "torchvision",
+    "arviz",
+    "zuko",
+    "safetensors",
+)
+ANSWER = """
+import contextlib, io, json, sys
+from pyrovae.__main__ import main
+
+heavy, cases = set(json.loads(sys.argv[1])), json.loads(sys.argv[2])
+for name, words in cases.items():
+    before, said, code = set(sys.modules), io.StringIO(), 0
+    sys.argv = ["pyrovae", *words]
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+    cases[name] = code, sorted(heavy & (set(sys.modules) - before)), said.getvalue()
+print(json.dumps(cases))
+"""
+QUESTIONS = {
+    "help": ("--help",),
+    "nothing": (),
+    "help of fit": ("fit", "--help"),
+    "help of label": ("label", "--help"),
+    "version": ("--version",),
+    "names": ("list",),
+}
+MISTAKES = {
+    "an option that is none": ("fit", "--no-such-option"),
+    "a command that is none": ("fitt",),
+    "a value of another kind": ("fit", "digits", "--epochs", "many"),
+    "a value that cannot be": ("fit", "digits", "--epochs", "-1"),
+    "widths that are none": ("fit", "digits", "--hidden", "a,b"),
+    "data that are unknown": ("fit", "digit"),
+    "a file that is not there": ("fit", "rows.csv"),
+    "data that are unknown, of a sweep": ("sweep", "digit"),
+    "data that are unknown, to label": ("label", "digit"),
+    "a part that is unknown": ("fit", "digits", "--prior", "vampire"),
+    "a part that is unknown, of a sweep": ("sweep", "digits", "--prior", "normal,vampire"),
+    "a model that is unknown": ("fit", "digits", "--model", "m3"),
+    "a run that is none": ("evaluate", "nowhere"),
+    "a run that is none, among two": ("compare", "nowhere", "neither"),
+    "a run that is none, to resume": ("fit", "--resume", "nowhere"),
+}
+
+
+Answers = dict[
+    str, tuple[int, list[str], str]
+]  # the exit code, the heavy modules that were imported, and what was said
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
+    """The answers to all questions and mistakes, one after the other in one process."""
+    words = json.dumps(HEAVY), json.dumps({**QUESTIONS, **MISTAKES})
+    done = subprocess.run(
+        [sys.executable, "-c", ANSWER, *words],
+        cwd=tmp_path_factory.mktemp("empty"),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return dict(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_a_question_is_answered_without_torch(answers: Answers, name: str) -> None:
+    code, heavy, said = answers[name]
+    assert not heavy and len(said) > 10 and (code == 0 or name == "nothing"), said
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_told_without_torch(answers: Answers, name: str) -> None:
+    code, heavy, said = answers[name]
+    assert code == 2 and not heavy and "Error: " in said, said
+
+
+def test_the_package_is_imported_without_torch() -> None:
+    code = "import sys, pyrovae as pv; pv.errors, pv.PyrovaeError, pv.__all__; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_name_is_found_when_it_is_asked_for() -> None:
+    assert all(getattr(pv, name) is not None for name in pv.__all__)
+    assert pv.VAE is pv.models.VAE and callable(pv.data.load)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        pv.nothing  # noqa: B018
+
+
+def assigned(tree: ast.Module, name: str) -> ast.expr:
+    """What a module assigns to a name."""
+    (found,) = [n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == name]
+    return found
+
+
+def test_the_names_that_are_imported_late_are_those_that_type_checkers_see() -> None:
+    tree = ast.parse(Path(pv.__file__).read_text())
+    seen = {
+        alias.name: node.module
+        for block in tree.body
+        if isinstance(block, ast.If)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    homes, public = (ast.literal_eval(assigned(tree, name)) for name in ("_HOMES", "__all__"))
+    late = {name: home for home, names in homes.items() for name in names.split()}
+    assert late == {name: home for name, home in seen.items() if home != "pyrovae"}
+    assert set(seen) <= set(public) and dir(pv) == sorted(pv.__all__)
