@@ -340,7 +340,7 @@ def load(
         >>> torch.equal(pv.encode(loaded, x), pv.encode(fitted, x))
         True
     """
-    folder = Path(folder)
+    folder, device = Path(folder), find_device(device)
     run = read_run(folder)
     if run.get("status") == "running":
         raise CheckpointError(
@@ -371,7 +371,7 @@ def load(
             raise TypeError(f"its transform is {fitted.transform!r}")
         with param_scope(fitted.store):
             for layout in fitted.layouts:
-                initialize(fitted.pair, layout, find_device(device))
+                initialize(fitted.pair, layout, device)
             copy_tensors(named_tensors(fitted.pair, buffers=True), tensors)
         fitted.keep_weights()
     except Exception as error:  # whatever the parts raise that a damaged run.json describes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from pyrovae._files import refuse_leaving, write_file
 from pyrovae.errors import OptionError
 
 Array = NDArray[Any]
@@ -74,11 +73,12 @@ def save(axes: Axes | Sequence[Axes] | Array, path: str | Path, dpi: int = 200) 
     if path.suffix.lower() != ".png":
         raise OptionError(f"Figures are written as PNG, got the name {path.name!r}. Choose a name that ends in .png.")
     figure = np.ravel(np.asarray(axes, dtype=object))[0].get_figure(root=True)
-    refuse_leaving(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with io.BytesIO() as png:
-        figure.savefig(png, format="png", dpi=dpi, bbox_inches="tight", facecolor="white")
-        write_file(path, png.getvalue())
+    temporary = path.with_name(f".{path.name}.new")  # which then takes the name: a link of that name is not followed
+    temporary.unlink(missing_ok=True)
+    with temporary.open("xb") as file:
+        figure.savefig(file, format="png", dpi=dpi, bbox_inches="tight", facecolor="white")
+    os.replace(temporary, path)
     return path
 
 

@@ -153,3 +153,8 @@ def test_any_value_of_any_entry_is_refused_or_does_no_harm(run: Path, key: str) 
             assert isinstance(found, pv.Fit)
             if key not in ("pair", "layout"):
                 assert torch.equal(pv.importance(found, x, 4, seed=0).elbo, elbo)
+
+
+def test_a_device_that_is_none_is_not_damage(run: Path) -> None:
+    with pytest.raises(pv.OptionError, match="known: auto, cpu, cuda"):
+        pv.load(run, device="abacus")
