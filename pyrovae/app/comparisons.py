@@ -12,12 +12,11 @@ import torch
 
 from pyrovae.app.catalogue import CONDITION, own_files
 from pyrovae.app.decide import decide
-from pyrovae.app.options import Options
+from pyrovae.app.options import OPTIONS, Options
 from pyrovae.app.pictures import draw_pictures
 from pyrovae.app.rows import split_rows
 from pyrovae.app.run import Run, fit_run, open_run, resume_run
-from pyrovae.app.scores import EVALUATION_SEED, check_draws, evaluate, first_rows
-from pyrovae.criticism.importance import importance
+from pyrovae.app.scores import EVALUATION_SEED, check_draws, estimate, evaluate, first_rows
 from pyrovae.data import Dataset
 from pyrovae.errors import OptionError
 from pyrovae.fitted.folder import is_mark, read_run
@@ -75,7 +74,12 @@ def _likelihood(run: Run) -> Any:
 
 
 def compare(
-    runs: Sequence[Run], num_samples: int, num_rows: int | None = None, *, dequantise: bool = False
+    runs: Sequence[Run],
+    num_samples: int,
+    num_rows: int | None = None,
+    *,
+    proposal: str = OPTIONS["proposal"].default,
+    dequantise: bool = False,
 ) -> list[dict[str, Any]]:
     """log p(x) of several runs on the test rows that they share, best first, in nats per row.
 
@@ -85,6 +89,7 @@ def compare(
     Args:
         num_samples: draws per row.
         num_rows: the number of test rows, from the first on; by default as many as make a million draws.
+        proposal: of these draws, "guide" or "refined".
         dequantise: for rows of whole numbers, turn a density into a lower bound of the mass,
             log P(x) >= E_u log p(x + u) with u uniform on [0, 1)^D.
 
@@ -113,7 +118,7 @@ def compare(
         picked, bound = take_rows(run.rows.batch("test"), first_rows(num_samples, num_rows)), False
         if dequantise and measure_of(run).kind == DENSITY:
             picked["x"], bound = run.rows.dequantised(picked["x"], seed=EVALUATION_SEED), True
-        values = importance(run.fitted, picked, num_samples, seed=EVALUATION_SEED)
+        values = estimate(run, picked, num_samples, proposal)
         found.append((run.folder, values.log_likelihood - run.rows.log_abs_det, values.summary(), bound))
     found.sort(key=lambda entry: -entry[1].mean().item())
     dimensions = first.rows.test[0].numel()
@@ -198,7 +203,7 @@ def sweep(
                 run = fit_run(
                     dataset, options, where, force=found is not None, device=device, engine=engine, progress=False
                 )
-            results, _ = evaluate(run, options.num_samples)
+            results, _ = evaluate(run, options.num_samples, proposal=options.proposal)
             run.record(results | {"fit_seconds": run.fitted.history[-1]["seconds"]})
             draw_pictures(run)
         done.append(run)
@@ -209,7 +214,7 @@ def _refuse_other(where: Path, options: Options, dataset: Dataset) -> None:
     """OptionError unless the run in a folder has these options and data."""
     info = read_run(where)["info"]
     recorded = Options.from_json(info.get("options"), "fit")
-    before, now = asdict(replace(recorded, num_samples=options.num_samples)), asdict(options)
+    before, now = asdict(replace(recorded, num_samples=options.num_samples, proposal=options.proposal)), asdict(options)
     differing = [f"{name} {before[name]} there, {now[name]} here" for name in now if before[name] != now[name]]
     if info["data"].get("checksum") != dataset.source.get("checksum"):
         differing.append("other data")

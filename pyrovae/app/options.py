@@ -228,6 +228,13 @@ class Options:
     num_samples: int = option(
         1000, "Importance samples per row for log p(x).", check=at_least(1), commands=("fit", "sweep")
     )
+    proposal: str = option(
+        "refined",
+        "Proposal of the importance samples: refined, which is fitted to each row, or guide, which takes half as long.",
+        check=Check(lambda value: value in ("guide", "refined"), "must be guide or refined"),
+        commands=("fit", "sweep"),
+        later=True,
+    )
     seed: int = option(
         0,
         "Seed of weights, split, shuffling and noise.",

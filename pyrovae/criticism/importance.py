@@ -45,6 +45,7 @@ class Importance:
         ess: The effective sample size `(sum_k w_k)^2 / sum_k w_k^2`, from 1 to K (0 if all weights are zero).
         k_hat: The estimated shape of the weights' tail. Above 0.7 the estimate cannot be trusted; NaN for K < 25.
         num_samples: K.
+        proposal: What the draws are of: "guide" or "refined".
 
     References:
         Burda, Grosse & Salakhutdinov 2016, arXiv:1509.00519. Vehtari, Simpson, Gelman, Yao & Gabry 2024, arXiv:1507.02646.
@@ -62,6 +63,7 @@ class Importance:
     ess: Tensor
     k_hat: Tensor
     num_samples: int
+    proposal: str = "guide"
 
     def summary(self) -> dict[str, float]:
         """Means over the rows, by name.
@@ -140,13 +142,13 @@ def importance(
         >>> better.k_hat.median() < found.k_hat.median()
         tensor(True)
     """
-    blocks = []
-    for rows, log_w, bounds in _weights(fitted, data, num_samples, seed, proposal, bounds=True):
+    blocks, used = [], ["guide"]
+    for rows, log_w, bounds in _weights(fitted, data, num_samples, seed, proposal, bounds=True, used=used):
         log_p = torch.logsumexp(log_w.double(), 0) - math.log(num_samples)
         ess = _effective_sample_size(log_w.double())
         blocks.append((rows, log_p, _standard_error(ess, num_samples), bounds.double().mean(0), ess, pareto_k(log_w)))
     log_p, error, elbo, ess, k_hat = _in_row_order(blocks)
-    return Importance(log_p, error, elbo, ess, k_hat, num_samples)
+    return Importance(log_p, error, elbo, ess, k_hat, num_samples, used[-1])
 
 
 def log_likelihood(
@@ -336,11 +338,18 @@ PROPOSALS = ("guide", "refined")
 
 
 def _weights(
-    fitted: Fit, data: Any, num_samples: int, seed: int | None, proposal: str, bounds: bool = False
+    fitted: Fit,
+    data: Any,
+    num_samples: int,
+    seed: int | None,
+    proposal: str,
+    bounds: bool = False,
+    used: list[str] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Check options and rows, and yield, block by block, the indices of n rows, `(n,)`, and their log-weights, `(K, n)`.
 
-    The third tensor is the ELBO of each row and some draws of the guide, `(k, n)`, if `bounds`, and else of no meaning.
+    The third tensor is the ELBO of each row and some draws of the guide, `(k, n)`, if `bounds`, and else of no meaning. The
+    proposal is appended to `used` where it is not the guide.
     """
     if num_samples < 1:
         raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
@@ -358,6 +367,8 @@ def _weights(
             blocks: Iterator[Sequence[Tensor]]
             if proposal == "refined" and _can_be_refined(fitted, part):
                 blocks = refined_blocks(fitted, part.batch, part.layout, num_samples)
+                if used is not None:
+                    used.append(proposal)
             else:
                 elements = 2 if summarise else 1
                 blocks = weight_blocks(fitted, part.batch, part.layout, num_samples, summarise, elements)

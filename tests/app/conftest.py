@@ -57,6 +57,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         take_few_digits(patch)
         patch.setattr(Figure, "savefig", sketch)
         patch.chdir(folder)
-        code, _, err = invoke("fit", "digits", "--epochs", 2, "--hidden", 16, "--num-samples", 30)
+        quick = ("--epochs", 2, "--hidden", 16, "--proposal", "guide", "--num-samples", 30)
+        code, _, err = invoke("fit", "digits", *quick)
     assert code == 0, err
     return folder / "runs" / "digits"

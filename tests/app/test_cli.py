@@ -21,7 +21,8 @@ import pyrovae as pv
 from pyrovae.app import run as runs
 from pyrovae.app.scores import EVALUATION_SEED
 
-QUICK = ("--epochs", "2", "--hidden", "16", "--num-samples", "30")
+# guide: a refined proposal takes longer than these fits
+QUICK = ("--epochs", "2", "--hidden", "16", "--proposal", "guide", "--num-samples", "30")
 
 
 @pytest.fixture
@@ -33,8 +34,8 @@ def run(pyrovae: Command, finished_run: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.pictures
 def test_the_main_job_ends_with_a_table_and_a_run_folder(pyrovae: Command) -> None:
-    code, out, err = pyrovae("fit", "digits", *QUICK)
-    assert code == 0
+    code, out, err = pyrovae("fit", "digits", "--epochs", 2, "--hidden", 16, "--num-samples", 100)
+    assert code == 0 and "60 test rows, 100 refined draws a row" in out
     for words in (
         "ELBO, nats per row",
         "log p(x), nats per row",
@@ -82,10 +83,28 @@ def test_a_seed_repeats_a_run_exactly(pyrovae: Command) -> None:
 @pytest.mark.slow
 @pytest.mark.pictures
 def test_two_latent_dimensions_draw_a_manifold(pyrovae: Command) -> None:
-    quick = ("--epochs", "2", "--num-samples", "30")
+    quick = ("--epochs", "2", "--proposal", "guide", "--num-samples", "30")
     assert pyrovae("fit", "digits", *quick, "--latent", 2, "--prior", "mixture", "--net", "conv")[0] == 0
     assert pyrovae("fit", "digits", *quick, "--net", "conv", "--hidden", 16)[0] == 2
     assert Path("runs/digits/manifold.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_a_refined_proposal_is_the_default_and_says_more_of_log_p_than_the_guide(pyrovae: Command, run: Path) -> None:
+    found = {}
+    for proposal in ("guide", "refined"):
+        code, out, err = pyrovae(
+            "evaluate", run, "--proposal", proposal, "--num-samples", 100, "--out", f"{proposal}.csv"
+        )
+        assert code == 0 and f"100 {proposal} draws a row" in out, err
+        found[proposal] = pd.read_csv(f"{proposal}.csv")
+    assert found["refined"]["k_hat"].median() < found["guide"]["k_hat"].median()
+    _, out, _ = pyrovae("evaluate", run, "--num-samples", 100)
+    assert "100 guide draws a row" in out  # as the run was fitted
+    code, _, err = pyrovae("compare", run, run, "--proposal", "laplace")
+    assert code == 2 and "proposal must be one of 'guide', 'refined'" in err
+    code, _, err = pyrovae("fit", "digits", "--proposal", "laplace")
+    assert code == 2 and "--proposal must be guide or refined, got laplace" in err
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from pyrovae.app.rows import make_rows, split_rows
 from pyrovae.data import load
 from pyrovae.fitted.folder import sealed
 
-QUICK = ("--epochs", "2", "--hidden", "8", "--latent", "2", "--num-samples", "5")
+QUICK = ("--epochs", "2", "--hidden", "8", "--latent", "2", "--proposal", "guide", "--num-samples", "5")
 
 
 def quick(*words: str) -> tuple[str, ...]:
@@ -234,7 +234,7 @@ def test_a_mistake_with_a_model_gets_one_clear_error(pyrovae: Command, case: tup
 @pytest.mark.all_digits
 def test_a_collapsed_level_is_named_with_what_to_try(pyrovae: Command) -> None:
     options = ("--model", "hierarchical", "--levels", "4,2", "--hidden", "8", "--epochs", "6")
-    code, out, err = pyrovae("fit", "digits", *options, "--num-samples", "30", "--out", "run")
+    code, out, err = pyrovae("fit", "digits", *options, "--proposal", "guide", "--num-samples", "30", "--out", "run")
     told = " ".join(out.split())
     assert code == 0 and "z2 has collapsed: it says next to nothing of x (KL 0.0" in told, out + err
     assert "z1 has collapsed" not in told and all(option in told for option in ("--free-bits", "--lagging"))

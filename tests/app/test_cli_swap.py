@@ -15,7 +15,7 @@ from pyrovae.app.options import Options
 from pyrovae.app.run import fit_run, open_run
 from pyrovae.data import load
 
-QUICK = ("--epochs", "2", "--hidden", "16", "--latent", "3", "--num-samples", "30")
+QUICK = ("--epochs", "2", "--hidden", "16", "--latent", "3", "--proposal", "guide", "--num-samples", "30")
 
 
 def test_list_names_every_part(pyrovae: Command) -> None:

@@ -101,7 +101,7 @@ def fit(
         tables.answer(
             f"The latent variable {site} has collapsed: it says next to nothing of x (KL {kl:.3f} nats a row). {REMEDIES}"
         )
-    results, _ = scores.evaluate(run, run.options.num_samples)
+    results, _ = scores.evaluate(run, run.options.num_samples, proposal=run.options.proposal)
     results["fit_seconds"] = run.fitted.history[-1]["seconds"]
     run.record(results)
     drawn = pictures.draw_pictures(run)
@@ -147,7 +147,7 @@ def sweep(
     measures = [comparisons.measure_of(run) for run in done]
     for measure in dict.fromkeys(measures):
         among = [run for run, own in zip(done, measures) if own == measure]
-        found = comparisons.compare(among, given["num_samples"])
+        found = comparisons.compare(among, given["num_samples"], proposal=given["proposal"])
         tables.print_comparison([{**entry, "run": Path(entry["run"]).name} for entry in found], str(measure))
     tables.answer_line(f"Runs: {where}")
 
@@ -174,6 +174,7 @@ def compare(
     run: take.RunFolders,
     num_samples: take.Samples = OPTIONS["num_samples"].default,
     num_rows: take.NumRows = None,
+    proposal: take.Proposal = OPTIONS["proposal"].default,
     dequantise: take.Dequantise = False,
     data_root: take.DataRoot = None,
     device: take.Device = "auto",
@@ -186,7 +187,7 @@ def compare(
         refuse_no_run(folder)
     scores.check_draws(num_samples, num_rows)
     opened = [runs.open_run(folder, data_root=data_root, device=device, trust=trust) for folder in run]
-    table = comparisons.compare(opened, num_samples, num_rows, dequantise=dequantise)
+    table = comparisons.compare(opened, num_samples, num_rows, proposal=proposal, dequantise=dequantise)
     measures = [comparisons.measure_of(one) for one in opened]
     kinds = " and ".join(dict.fromkeys(measure.kind for measure in measures))
     tables.print_comparison(table, f"log {measures[0].of}: {kinds}")
@@ -197,6 +198,7 @@ def evaluate(
     run: take.RunFolder,
     num_samples: take.Samples = OPTIONS["num_samples"].default,
     num_rows: take.NumRows = None,
+    proposal: take.ProposalOfRun = None,
     data_root: take.DataRoot = None,
     device: take.Device = "auto",
     trust: take.Trust = False,
@@ -208,7 +210,7 @@ def evaluate(
         files.check_file(to, force, (".csv",))
     refuse_no_run(run)
     opened = runs.open_run(run, data_root=data_root, device=device, trust=trust)
-    results, found = scores.evaluate(opened, num_samples, num_rows)
+    results, found = scores.evaluate(opened, num_samples, num_rows, proposal or opened.options.proposal)
     if to is not None:
         files.write_scores(to, found, opened.rows)
     tables.print_results(results, opened.model.probability)

@@ -98,6 +98,10 @@ DataRoot = Annotated[Path | None, typer.Option(help="Folder with the files of mn
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Engine = Annotated[str, typer.Option(help="How a step is run: auto, eager, traced, compiled, or graphed (CUDA).")]
 Samples = Annotated[int, typer.Option(help=OPTIONS["num_samples"].help)]
+Proposal = Annotated[str, typer.Option(help=OPTIONS["proposal"].help)]
+ProposalOfRun = Annotated[
+    str | None, typer.Option("--proposal", help="As for `fit`; by default that with which the run was fitted.")
+]
 NumRows = Annotated[
     int | None,
     typer.Option("--rows", help="Number of test rows for log p(x); by default as many as make a million draws."),

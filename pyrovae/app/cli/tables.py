@@ -30,6 +30,14 @@ ACCURACIES = {
 }
 
 
+DOUBT = {  # what to say where many rows have a large k-hat
+    "guide": "Where k-hat is above 0.7 the guide is displaced or too narrow for its draws to carry log p(x): read that number "
+    "as a lower bound. Try --proposal refined, or a richer --guide, such as full or iaf.",
+    "refined": "Where k-hat is above 0.7 the posterior has more modes or longer tails than the draws reach: read log p(x) as a "
+    "lower bound. Try a larger --num-samples.",
+}
+
+
 def complain(message: str) -> None:
     err.print(f"Error: {message}", style="bold red", markup=False, highlight=False, soft_wrap=True)
 
@@ -77,7 +85,7 @@ def print_names() -> None:
     answer(f"nets: {', '.join(catalogue.NETS)}; data: {', '.join(NAMES)}, or a file")
 
 
-def print_results(results: Mapping[str, float], probability: str) -> None:
+def print_results(results: Mapping[str, Any], probability: str) -> None:
     """The table of a run: log p(x) or log p(x | c) of the test rows, with the standard error of the mean over rows."""
 
     def with_error(name: str, kind: str = ".2f") -> str:
@@ -86,7 +94,8 @@ def print_results(results: Mapping[str, float], probability: str) -> None:
 
     picked = results["log_likelihood_rows"]
     few = "" if picked == results["test_rows"] else f", first {picked} rows"
-    table = Table(title=f"{results['test_rows']} test rows, {results['num_samples']} draws a row")
+    draws = f"{results['num_samples']} {results['proposal']} draws a row"
+    table = Table(title=f"{results['test_rows']} test rows, {draws}")
     table.add_column("quantity")
     table.add_column("value", justify="right")
     table.add_row("ELBO, nats per row", with_error("elbo"))
@@ -114,10 +123,7 @@ def print_results(results: Mapping[str, float], probability: str) -> None:
             f"columns, {results['log_abs_det']:+.2f} nats per row."
         )
     if share > 0.1:
-        answer(
-            "Where k-hat is above 0.7 the guide is too narrow for its draws to carry log p(x): read that number as a lower "
-            "bound."
-        )
+        answer(DOUBT[results["proposal"]])
 
 
 def print_comparison(found: list[dict[str, Any]], what: str) -> None:
