@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from pyrovae.batching.transforms import Transform
-from pyrovae.errors import OptionError
+from pyrovae.errors import DataError, OptionError
 from pyrovae.pair.batch import Batch, num_rows
 from pyrovae.pair.program import PairLike, arguments
 
@@ -18,6 +18,7 @@ def transformed(pair: PairLike, batch: Batch, transform: Transform | None) -> Ba
     Raises:
         OptionError: The transform returns something else than a dict of tensors with the same rows, or other arguments than
             the model takes, or it leaves one out that it was given.
+        DataError: An argument that the model needs is neither in the data nor in what the transform returns.
     """
     if transform is None:
         return batch
@@ -34,9 +35,13 @@ def transformed(pair: PairLike, batch: Batch, transform: Transform | None) -> Ba
         raise OptionError(
             f"transform returns {unknown}, and the model takes only ({', '.join(taken)}): leave out what is not for the model."
         )
-    needed = [name for name, parameter in taken.items() if name in batch or parameter.default is parameter.empty]
-    if missing := [name for name in needed if name not in made]:
+    if missing := [name for name in taken if name in batch and name not in made]:
         raise OptionError(f"transform leaves out {missing}, which the model takes: return {{**batch, 'x': changed}}.")
+    if missing := [name for name, p in taken.items() if p.default is p.empty and name not in made]:
+        raise DataError(
+            f"The model takes ({', '.join(taken)}), and neither the data nor transform give {missing}: pass a dict with these "
+            "names as keys, or have transform add them."
+        )
     rows = {name: len(value) for name, value in made.items()}
     if set(rows.values()) != {num_rows(batch)}:
         raise OptionError(

@@ -160,5 +160,6 @@ def test_what_a_transform_returns_is_checked(name: str) -> None:
 def test_data_that_no_transform_completes_are_refused() -> None:
     with pytest.raises(pv.DataError, match=r"also needs \['y'\]"):
         pv.fit(Predicts(), raw_bytes(), **OPTIONS)
-    with pytest.raises(pv.OptionError, match=r"leaves out \['y'\]"):
-        pv.fit(Predicts(), raw_bytes(), transform=scaled, **OPTIONS)
+    for transform in (scaled, lambda b: b, pv.transforms.Binarize()):
+        with pytest.raises(pv.DataError, match=r"neither the data nor transform give \['y'\]"):
+            pv.fit(Predicts(), torch.rand(30, 6), transform=transform, **OPTIONS)
