@@ -204,7 +204,7 @@ def explain(error: BaseException) -> str:
         name = frame.f_code.co_filename
         if frame.f_code.co_name == "sample" and name.endswith("primitives.py"):
             site = str(frame.f_locals.get("name", ""))
-        if name.startswith(LIBRARIES) or name.startswith("<"):
+        if name.startswith((*LIBRARIES, "<")) or name == __file__:
             continue
         here = traceback.FrameSummary(name, number, frame.f_code.co_name)
         text = f"{Path(name).name}, line {number}: {(here.line or '').strip()}"

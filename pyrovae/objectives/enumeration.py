@@ -61,7 +61,8 @@ def probability(dims: Collection[int], of: Collection[int], name: str, plates: P
     factors = [_whole(terms, dim).exp() for dim in of]
     out = set(of) - set(dims)
     while out:
-        dim = min(out, key=lambda d: (len(_joined(factors, d, terms)), d))
+        varying = [dims_of(f, terms) for f in factors]
+        dim = min(out, key=lambda d: (len(_joined(varying, d)), d))
         together = [f for f in factors if dim in dims_of(f, terms)]
         factors = [f for f in factors if dim not in dims_of(f, terms)]
         if together:
@@ -110,21 +111,23 @@ def eliminate(
     `plates` gives the plates of each enumerated dimension where these are not the site's own. Raises PairError where sums and
     plates cannot be exchanged.
     """
-    left = list(factors)
+    left = [(f, dims_of(f.log_prob, terms)) for f in factors]
     places = {d: _plates(terms, d) if plates is None else plates[d] for d in terms.enum_dims}
     out = set(dims)
     while out:
         # the deepest; among these the one whose joint factor is smallest
-        dim = min(out, key=lambda d: (-len(places[d]), len(_joined([f.log_prob for f in left], d, terms)), d))
+        varying = [dims for _, dims in left]
+        dim = min(out, key=lambda d: (-len(places[d]), len(_joined(varying, d)), d))
         out.remove(dim)
-        together = [f for f in left if dim in dims_of(f.log_prob, terms)]
+        together = [f for f, dims in left if dim in dims]
         if not together:
             continue
-        left = [f for f in left if dim not in dims_of(f.log_prob, terms)]
+        left = [(f, dims) for f, dims in left if dim not in dims]
         sites = tuple(name for f in together for name in f.sites)
         joint = reduce(torch.add, [_sum_plates(f, dim, places, terms) for f in together])
-        left.append(Factor(torch.logsumexp(joint, dim, keepdim=True), places[dim], sites))
-    return left
+        summed = Factor(torch.logsumexp(joint, dim, keepdim=True), places[dim], sites)
+        left.append((summed, dims_of(summed.log_prob, terms)))
+    return [factor for factor, _ in left]
 
 
 def connected(factors: Iterable[Factor], dims: frozenset[int], terms: Terms) -> list[list[Factor]]:
@@ -162,14 +165,9 @@ def _plates(terms: Terms, dim: int) -> Plates:
     return terms.sites[terms.enum_dims[dim]].either.plates
 
 
-def _joined(tensors: list[Tensor], dim: int, terms: Terms) -> frozenset[int]:
-    """The enumerated dimensions of all tensors that vary along `dim`, taken together."""
-    found: frozenset[int] = frozenset()
-    for tensor in tensors:
-        dims = dims_of(tensor, terms)
-        if dim in dims:
-            found = found | dims
-    return found
+def _joined(varying: Iterable[frozenset[int]], dim: int) -> frozenset[int]:
+    """The dimensions of all tensors that vary along `dim`, taken together; `varying` has those of each tensor."""
+    return frozenset().union(*(dims for dims in varying if dim in dims))
 
 
 def _check_inside(site: Term, name: str, plates: Plates) -> None:
