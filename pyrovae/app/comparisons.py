@@ -175,6 +175,7 @@ def sweep(
     data_root: Path | None = None,
     device: str = "auto",
     engine: str = "auto",
+    threads: int | None = None,
 ) -> list[Run]:
     """Fit each member of a grid of options in a folder of its own, below `folder`.
 
@@ -200,9 +201,8 @@ def sweep(
             if begun:
                 run = resume_run(where, data_root=data_root, device=device, progress=False, trust=True)
             else:
-                run = fit_run(
-                    dataset, options, where, force=found is not None, device=device, engine=engine, progress=False
-                )
+                how: dict[str, Any] = {"device": device, "engine": engine, "threads": threads, "progress": False}
+                run = fit_run(dataset, options, where, force=found is not None, **how)
             results, _ = evaluate(run, options.num_samples, proposal=options.proposal)
             run.record(results | {"fit_seconds": run.fitted.history[-1]["seconds"]})
             draw_pictures(run)

@@ -79,6 +79,7 @@ def fit_run(
     resume: bool = False,
     device: str = "auto",
     engine: str = "auto",
+    threads: int | None = None,
     progress: bool = True,
     say: Callable[[str], None] = lambda message: None,
 ) -> Run:
@@ -122,6 +123,7 @@ def fit_run(
         seed=options.seed,
         device=device,
         engine=engine,
+        threads=threads,
         progress=progress,
         info={
             "data": dataset.source,

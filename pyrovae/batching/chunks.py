@@ -9,6 +9,7 @@ import pyro
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from pyrovae.pair.batch import Batch, num_rows, take_rows
 from pyrovae.pair.checks import log_densities
@@ -22,15 +23,24 @@ GPU_CHUNK_ELEMENTS = 2**25
 
 
 class TensorSizes(TorchDispatchMode):
-    """Record the number of elements of every tensor that is computed inside, operation by operation."""
+    """Record the number of elements of every tensor that is computed inside, operation by operation.
+
+    Attributes:
+        sizes: the numbers of elements.
+        product: floating-point operations of the largest product of matrices, or convolution.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.sizes: list[int] = []
+        self.product = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
         self.sizes.append(made.numel() if isinstance(made, Tensor) else 0)
+        operations = flop_registry.get(func.overloadpacket)
+        if operations is not None:
+            self.product = max(self.product, operations(*args, **(kwargs or {}), out_val=made))
         return made
 
 

@@ -100,7 +100,9 @@ class Compiled(Traced):
                 module = make_fx(step)(*flat)
                 _reshape_instead_of_view(module)
                 # On a CPU torch's own generator is the faster one, and gives the same noise as the other engines.
-                options = {"fallback_random": True} if flat[0].device.type == "cpu" else {}
+                options: dict[str, Any] = {}
+                if flat[0].device.type == "cpu":
+                    options = {"fallback_random": True, "cpp.threads": torch.get_num_threads()}
                 with cached_compilation():
                     self.compiled = torch._inductor.compile(module, [*flat], options=options)
                 self.compiled(*flat)

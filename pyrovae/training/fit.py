@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyrovae.batching.batches import digest_of
 from pyrovae.batching.transforms import Transform
+from pyrovae.engine.threads import computing_with
 from pyrovae.fitted import folder as store
 from pyrovae.fitted.fitted import Fit
 from pyrovae.pair.layout import Layout
@@ -47,6 +48,7 @@ def fit(
     device: str | torch.device = "auto",
     engine: str = "auto",
     precision: str | None = None,
+    threads: int | None = None,
     progress: bool | None = None,
     info: Mapping[str, Any] | None = None,
     check_also: Any = None,
@@ -111,6 +113,9 @@ def fit(
             same noise. Except with "eager", the Python code of pair, loss, transform and penalty runs once an epoch and not
             at every step, so its side effects do not repeat.
         precision: "bfloat16" computes products of matrices in bfloat16; parameters and log-densities stay float32.
+        threads: of the CPU that a step is computed with. By default 1 where its products of matrices are small, more
+            where they are larger, and all of torch's threads where they take long (see "Speed and engines" in the
+            documentation); a run that is resumed keeps its number.
         progress: show a progress bar with the ELBO on a terminal or in a notebook, and a line on stderr every half a minute
             elsewhere. True adds a last line there; False shows nothing.
         info: anything that is JSON, to be kept with the run.
@@ -153,7 +158,8 @@ def fit(
             runs = check(fitted, rows, groups, options)
             chosen = plan(fitted, rows, groups, runs, options)
             del runs  # they hold the activations of the first minibatch, which the fit itself has no use for
-            train(fitted, chosen, rows, options)
+            with computing_with(chosen.threads):
+                train(fitted, chosen, rows, options)
     return fitted
 
 

@@ -30,6 +30,7 @@ from pyrovae.engine.adam import rate_of, set_model_apart
 from pyrovae.engine.compiled import choose_engine
 from pyrovae.engine.precision import as_precision
 from pyrovae.engine.program import Program, clip_by_norm
+from pyrovae.engine.threads import threads_for
 from pyrovae.errors import DataError, OptionError, PairError
 from pyrovae.fitted import folder as store
 from pyrovae.fitted.fitted import Fit, transform_once
@@ -82,12 +83,13 @@ class FitOptions:
     device: str | torch.device
     engine: str
     precision: str | None
+    threads: int | None
     progress: bool | None
     info: Mapping[str, Any] | None
     check_also: Any
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "patience"):
+        for name in ("epochs", "batch_size", "patience", "threads"):
             setattr(self, name, _whole(name, getattr(self, name)))
         for name in ("clip_norm", "learning_rate"):
             number = getattr(self, name)
@@ -143,6 +145,7 @@ class FitData:
     batch_size: int
     seed: int
     device: torch.device
+    product: float = 0.0  # floating-point operations of the largest product in a step, once the pair has run
 
     def place(self) -> None:
         """Move everything to the device."""
@@ -261,7 +264,9 @@ def check(fitted: Fit, data: FitData, groups: Sequence[TrainingGroup], options: 
                 check_rows(pair, batch, fitted.chunk_size(few), transform=transform, numbers=numbers)
             check_gradients(pair, runs)
         objective = as_loss(options.loss)
-        several = getattr(objective, "num_particles", 1) > 1
+        particles = getattr(objective, "num_particles", 1)
+        several = particles > 1
+        data.product = particles * max(cost.product for cost in costs)
         for first, layout in zip(firsts, layouts):
             if layout.enumerates:
                 check_enumeration(pair, transform_once(pair, take_rows(first, slice(0, 2)), transform), layout)
@@ -332,6 +337,7 @@ class Plan:
     steps: Step
     batches: GroupedBatches
     engine: str
+    threads: int
 
 
 def plan(
@@ -374,6 +380,11 @@ def plan(
     if options.resume and engine == "auto" and options.recorded("device") == device.type:
         engine = options.recorded("engine") or engine
     engine = choose_engine(engine, device, steps.total)
+    threads = options.threads
+    if threads is None and options.resume and options.recorded("threads") is not None:
+        threads = min(options.recorded("threads"), torch.get_num_threads())
+    if threads is None:
+        threads = threads_for(data.product) if device.type == "cpu" else torch.get_num_threads()
     indices = {one.key: one.rows for one in groups}
     batches = GroupedBatches(indices, {one.key: one.size for one in groups}, data.seed, device)
     sizes = [one.size for one in groups]
@@ -393,10 +404,11 @@ def plan(
         "engine": engine,
         "precision": precision,
         "device": device.type,
+        "threads": threads,
         "optimizer": {"class": type(optimizer).__name__, "lr": rate_of(optimizer)},
         "torch": str(torch.__version__),
     }
-    return Plan(program, schedule, steps, batches, engine)
+    return Plan(program, schedule, steps, batches, engine, threads)
 
 
 def _make_optimizer(

@@ -71,6 +71,7 @@ def fit(
     data_root: take.DataRoot = None,
     device: take.Device = "auto",
     engine: take.Engine = "auto",
+    threads: take.Threads = None,
     force: take.ForceRun = False,
     resume: take.Resume = None,
     trust: take.Trust = False,
@@ -92,7 +93,8 @@ def fit(
         dataset = loading.read(str(source), data_root=data_root, label=label, **options.table)
         tables.remark(dataset.notes)
         where = folder or runs.default_folder(dataset.name)
-        how: dict[str, Any] = {"force": force, "device": device, "engine": engine, "say": tables.inform}
+        how: dict[str, Any] = {"force": force, "device": device, "engine": engine, "threads": threads}
+        how["say"] = tables.inform
         own = bool(catalogue.own_paths(options))
         run = _watched(where, own, lambda: runs.fit_run(dataset, options, where, **how))
     if run.fitted.stopped:
@@ -128,6 +130,7 @@ def sweep(
     data_root: take.DataRoot = None,
     device: take.Device = "auto",
     engine: take.Engine = "auto",
+    threads: take.Threads = None,
 ) -> None:
     """Fit every combination of the named parts, and compare log p(x) of the test rows. Called again, it goes on."""
     check_source(source)
@@ -139,8 +142,9 @@ def sweep(
     for options in grid:  # a mistake in the last one is found before the first is fitted
         decide(options, dataset, len(dataset.x))
     where = folder or Path("runs") / f"{dataset.name}-sweep"
+    how: dict[str, Any] = {"device": device, "engine": engine, "threads": threads}
     try:
-        done = comparisons.sweep(dataset, grid, where, tables.inform, data_root=data_root, device=device, engine=engine)
+        done = comparisons.sweep(dataset, grid, where, tables.inform, data_root=data_root, **how)
     except KeyboardInterrupt:
         tables.complain(f"stopped; the same command goes on with the runs in {where}")
         raise typer.Exit(130) from None
@@ -308,6 +312,7 @@ def label(
     data_root: take.DataRoot = None,
     device: take.Device = "auto",
     engine: take.Engine = "auto",
+    threads: take.Threads = None,
 ) -> None:
     """Predict the label of every row from a few labels; say how sure that is, and which rows to label next.
 
@@ -324,7 +329,13 @@ def label(
     job = labelling.read_job(source, labels, size=size, data_root=data_root, **options.table)
     tables.remark(job.dataset.notes)
     where = folder or Path("runs") / f"{job.dataset.name}-labels"
-    how: dict[str, Any] = {"device": device, "engine": engine, "progress": True, "say": tables.inform}
+    how: dict[str, Any] = {
+        "device": device,
+        "engine": engine,
+        "threads": threads,
+        "progress": True,
+        "say": tables.inform,
+    }
     try:
         answer = labelling.label_rows(job, options, where, to=to, fresh=fresh, force=force, **how)
     except KeyboardInterrupt:

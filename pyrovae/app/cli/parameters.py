@@ -97,6 +97,9 @@ LabelColumn = Annotated[
 DataRoot = Annotated[Path | None, typer.Option(help="Folder with the files of mnist or fashion-mnist.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Engine = Annotated[str, typer.Option(help="How a step is run: auto, eager, traced, compiled, or graphed (CUDA).")]
+Threads = Annotated[
+    int | None, typer.Option(help="CPU threads that a step uses; by default as many as its size keeps busy.")
+]
 Samples = Annotated[int, typer.Option(help=OPTIONS["num_samples"].help)]
 Proposal = Annotated[str, typer.Option(help=OPTIONS["proposal"].help)]
 ProposalOfRun = Annotated[

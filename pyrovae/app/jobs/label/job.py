@@ -84,6 +84,7 @@ def label_rows(
     force: bool = False,
     device: str = "auto",
     engine: str = "auto",
+    threads: int | None = None,
     progress: bool | None = None,
     say: Callable[[str], None] = lambda message: None,
 ) -> Answer:
@@ -123,7 +124,7 @@ def label_rows(
         say(f"The labels are those of the run in {folder}: its weights are asked again.")
         fitted = load(folder, device=device)
     else:
-        fitted = _train(job, rows, options, folder if goes_on else None, device, engine, progress)
+        fitted = _train(job, rows, options, folder if goes_on else None, device, engine, threads, progress)
     passes = committee(fitted, rows.train, options.passes, seed=options.seed)
     report, temperature = held_out_report(passes, job.labels, held, seed=options.seed)
     table = tabulate(job, passes, temperature)
@@ -222,6 +223,7 @@ def _train(
     earlier: Path | None,
     device: str,
     engine: str,
+    threads: int | None,
     progress: bool | None,
 ) -> Fit:
     """Fit the model to the rows, from the weights of the run in the folder `earlier`, if given."""
@@ -246,6 +248,7 @@ def _train(
         seed=options.seed,
         device=device,
         engine=engine,
+        threads=threads,
         progress=progress,
     )
 

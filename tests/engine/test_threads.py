@@ -1,0 +1,111 @@
+"""How many threads a fit uses: by the size of its products, stored with the run, and put back afterwards."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d
+
+import pyrovae as pv
+import pyrovae.families as fam
+from pyrovae.batching.chunks import TensorSizes
+from pyrovae.engine.threads import GRAIN, LONG, threads_for
+from pyrovae.fitted.folder import read_run
+
+
+@pytest.fixture
+def eight() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(8)
+    yield
+    torch.set_num_threads(before)
+
+
+def vae() -> pv.VAE:
+    return pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.Normal(4), (8,)), pv.mlp(4, fam.Normal(2), (8,)))
+
+
+@pytest.mark.parametrize(
+    ("product", "available", "threads"),
+    [
+        (0, 8, 1),
+        (GRAIN * 0.9, 8, 1),
+        (GRAIN * 3, 8, 3),
+        (GRAIN * 30, 8, 7),  # one core is left to others
+        (LONG, 8, 8),
+        (GRAIN * 30, 2, 1),
+        (LONG, 2, 2),
+        (LONG, 1, 1),
+    ],
+)
+def test_the_rule(product: float, available: int, threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(available)
+    try:
+        assert threads_for(product) == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+PRODUCTS: dict[str, tuple[Any, int]] = {
+    "a layer": (lambda: nn.Linear(20, 30)(torch.ones(7, 20)), 2 * 7 * 20 * 30),
+    "the larger of two": (lambda: torch.ones(2, 3) @ torch.ones(3, 4) @ torch.ones(4, 50), 2 * 2 * 4 * 50),
+    "a batch of products": (lambda: torch.bmm(torch.ones(5, 2, 3), torch.ones(5, 3, 4)), 2 * 5 * 2 * 3 * 4),
+    "a convolution": (lambda: conv2d(torch.ones(2, 3, 8, 8), torch.ones(4, 3, 3, 3), padding=1), 2 * 2 * 64 * 4 * 27),
+    "none": (lambda: torch.ones(1000, 1000).exp().sum(), 0),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_the_operations_of_the_largest_product_are_counted(name: str) -> None:
+    compute, operations = PRODUCTS[name]
+    with TensorSizes() as seen, torch.no_grad():
+        compute()
+    assert seen.product == operations
+
+
+def inside(fit: pv.Fit) -> bool:
+    fit.info["inside"] = torch.get_num_threads()
+    return False
+
+
+@pytest.mark.usefixtures("eight")
+@pytest.mark.parametrize(("given", "used"), [(None, 1), (3, 3)])
+def test_a_fit_uses_them_and_puts_their_number_back(given: int | None, used: int, tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "epochs": 2,
+        "engine": "eager",
+        "seed": 0,
+        "callbacks": [inside],
+        "checkpoint": tmp_path / "run",
+    }
+    fit = pv.fit(vae(), torch.randn(30, 4), threads=given, **options)
+    assert fit.info["inside"] == fit.settings["threads"] == read_run(tmp_path / "run")["settings"]["threads"] == used
+    assert torch.get_num_threads() == 8
+
+
+@pytest.mark.usefixtures("eight")
+def test_a_resumed_fit_keeps_the_number_it_had(tmp_path: Path) -> None:
+    x: Tensor = torch.randn(30, 4)
+    options: dict[str, Any] = {"engine": "eager", "seed": 0, "checkpoint": tmp_path / "run"}
+    pv.fit(vae(), x, epochs=2, threads=3, callbacks=[lambda f: True], **options)
+    assert pv.fit(vae(), x, epochs=2, resume=True, **options).settings["threads"] == 3
+
+
+@pytest.mark.usefixtures("eight")
+def test_their_number_is_put_back_when_a_fit_fails() -> None:
+    def fail(fit: pv.Fit) -> bool:
+        raise RuntimeError("a user's mistake")
+
+    with pytest.raises(RuntimeError, match="a user's mistake"):
+        pv.fit(vae(), torch.randn(30, 4), epochs=1, engine="eager", threads=2, callbacks=[fail])
+    assert torch.get_num_threads() == 8
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, "2", True])
+def test_other_numbers_are_refused(threads: Any) -> None:
+    with pytest.raises(pv.OptionError, match="threads must be a whole number of at least 1"):
+        pv.fit(vae(), torch.randn(30, 4), epochs=1, threads=threads)
