@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import pyro
@@ -130,8 +130,7 @@ def check_given(
         value = node["value"]
         observes = node["is_observed"] and any(same_memory(value, given) for given in known.values())
         if isinstance(value, Tensor) and (observes or name in latent):
-            with suppress(NotImplementedError, AttributeError):  # of a distribution without a support
-                check_support(name, node["fn"], value, torch.arange(len(value) if value.dim() else 1))
+            check_support(name, node["fn"], value, torch.arange(len(value) if value.dim() else 1))
     check_classes(noted, known, torch.arange(max(map(len, known.values()), default=0)))
 
 
@@ -153,7 +152,10 @@ def _check_site(name: str, node: Any, rows: Batch, numbers: Tensor, strict: bool
 
 def check_support(name: str, fn: Any, value: Tensor, numbers: Tensor) -> None:
     """DataError if values of a site, whose rows have these numbers in the data, are outside the support of its distribution."""
-    inside = _elementwise_support(fn).check(value)
+    support = _elementwise_support(fn)
+    if support is None:
+        return
+    inside = support.check(value)
     while inside.dim() > value.dim():  # the distribution has several particles, and the value has none
         inside = inside.all(0)
     if not bool(inside.all()):
@@ -164,7 +166,7 @@ def check_support(name: str, fn: Any, value: Tensor, numbers: Tensor) -> None:
     if not bool(inside.all()):
         bad = (~inside).nonzero()[0].tolist()
         where = f"row {int(numbers[bad[0]])}" + (f", column {bad[1]}" if len(bad) > 1 else "")
-        support, like = _elementwise_support(fn), value[finite]
+        like = value[finite]
         if hasattr(support, "of_column"):  # each column has its own support
             support, like = support.of_column(bad[-1]), value[..., bad[-1]][finite[..., bad[-1]]]
         raise DataError(
@@ -205,7 +207,11 @@ def is_finite(values: Tensor) -> bool:
 
 
 def _elementwise_support(fn: Any) -> Any:
-    support = fn.support
+    """The support of one element, or of whole rows; None for a distribution that does not say."""
+    try:
+        support = fn.support
+    except (NotImplementedError, AttributeError):
+        return None
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     return support

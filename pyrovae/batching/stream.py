@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from pyrovae.batching.batches import digest_of
 from pyrovae.pair.batch import Batch, as_batch, num_rows, take_rows
 from pyrovae.pair.datasets import Items, by_argument
+from pyrovae.pair.parameters import dtype_of
 from pyrovae.pair.program import PairLike, arguments
 
 
@@ -78,6 +79,7 @@ class Stream:
         transforms: bool = False,
     ) -> None:
         self.pair, self.source, self.device, self.transforms = pair, source, device, transforms
+        self.dtypes = dict.fromkeys(arguments(pair), dtype_of(pair))
         self.items = Items(source)
         self.rows: Batch | None = None
         self.kept = list(range(len(self.items.kept))) if rows is None else list(rows)
@@ -123,8 +125,8 @@ class Stream:
         return self._bind(next(self._batches))
 
     def _bind(self, found: Any) -> Batch:
-        named = by_argument(found, list(arguments(self.pair)), {})
-        batch = as_batch(self.pair, named, transforms=self.transforms)
+        named = by_argument(found, list(self.dtypes), self.dtypes)
+        batch = as_batch(self.pair, named, self.dtypes, transforms=self.transforms)
         return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
 
     def digest(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -16,11 +17,11 @@ from pyrovae._html import table
 from pyrovae.batching.chunks import chunk_size, row_elements
 from pyrovae.batching.transformed import transformed
 from pyrovae.batching.transforms import Transform
-from pyrovae.errors import DataError, PairError
+from pyrovae.errors import DataError, OptionError, PairError
 from pyrovae.pair.batch import Batch, as_batch, group_rows, take_group, take_rows
 from pyrovae.pair.graph import graph_text
 from pyrovae.pair.layout import COLUMNS, Layout, describe
-from pyrovae.pair.parameters import evaluating, fork_rng, named_tensors, param_scope
+from pyrovae.pair.parameters import default_dtype, evaluating, fork_rng, named_tensors, param_scope
 from pyrovae.pair.program import PairLike
 
 # For what is random in an evaluation that must always give the same result: a transform's draw, and the monitored rows.
@@ -109,7 +110,7 @@ class Fit:
     @contextmanager
     def scope(self) -> Iterator[None]:
         """Use the fit's own param store and `evaluation_mode` inside, and restore everything afterwards."""
-        with param_scope(self.store), self.evaluation_mode():
+        with param_scope(self.store), default_dtype(self.pair), self.evaluation_mode():
             self.check_weights()
             yield
 
@@ -235,5 +236,16 @@ def seeded(seed: int | None) -> Iterator[None]:
         yield
         return
     with fork_rng():
-        torch.manual_seed(seed)
+        torch.manual_seed(as_seed(seed))
         yield
+
+
+def as_seed(seed: Any) -> int:
+    """A seed as a Python int; it may be any whole number of 64 bits, such as one of numpy's. OptionError otherwise."""
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        number = None
+    if number is None or isinstance(seed, bool) or not -(2**63) <= number < 2**63:
+        raise OptionError(f"seed must be a whole number of at most 63 bits, got {seed!r}.")
+    return number

@@ -39,7 +39,7 @@ from pyrovae.errors import CheckpointError, PyrovaeError
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.spec import externals, from_spec, to_spec
 from pyrovae.pair.layout import Layout, Site, describe
-from pyrovae.pair.parameters import find_device, fork_rng, named_tensors, param_scope, place
+from pyrovae.pair.parameters import default_dtype, find_device, fork_rng, modules, named_tensors, param_scope, place
 from pyrovae.pair.program import PairLike
 
 Arguments = dict[str, tuple[tuple[int, ...], torch.dtype]]  # the shape of one row and the dtype of each argument
@@ -369,7 +369,9 @@ def load(
         )
         if fitted.transform is not None and not callable(fitted.transform):
             raise TypeError(f"its transform is {fitted.transform!r}")
-        with param_scope(fitted.store):
+        if pair is None:
+            _take_dtype(fitted.pair, tensors)
+        with param_scope(fitted.store), default_dtype(fitted.pair):
             for layout in fitted.layouts:
                 initialize(fitted.pair, layout, device)
             copy_tensors(named_tensors(fitted.pair, buffers=True), tensors)
@@ -416,6 +418,15 @@ def initialize(pair: PairLike, layout: Layout, device: torch.device) -> None:
     with fork_rng(), torch.no_grad():
         describe(pair, rows)
     place(pair, device)
+
+
+def _take_dtype(pair: PairLike, tensors: Mapping[str, Tensor]) -> None:
+    """Give a pair that was built with torch's default dtype that of the weights of the run, such as float64."""
+    found = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
+    if len(found) == 1:
+        (dtype,) = found
+        for module in modules(pair).values():
+            module.to(dtype)
 
 
 def copy_tensors(into: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:

@@ -24,12 +24,15 @@ class OneHot(nn.Module):
                 [1., 0., 0.]])
     """
 
+    like: Tensor
+
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         (self.num_classes,) = self.out_shape = as_size(num_classes)
+        self.register_buffer("like", torch.empty(0), persistent=False)  # of the dtype that the module is moved to
 
     def forward(self, y: Tensor) -> Tensor:
-        return one_hot(y, self.num_classes)
+        return one_hot(y, self.num_classes, self.like.dtype)
 
     def extra_repr(self) -> str:
         return str(self.num_classes)
@@ -60,14 +63,17 @@ class Thermometer(nn.Module):
                 [1., 1., 1.]])
     """
 
+    like: Tensor
+
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.out_shape = as_size(num_classes - 1)
+        self.register_buffer("like", torch.empty(0), persistent=False)  # of the dtype that the module is moved to
 
     def forward(self, y: Tensor) -> Tensor:
         steps = torch.arange(self.num_classes - 1, device=y.device)
-        return (y.unsqueeze(-1) > steps).to(torch.get_default_dtype())
+        return (y.unsqueeze(-1) > steps).to(self.like.dtype)
 
     def extra_repr(self) -> str:
         return str(self.num_classes)

@@ -5,36 +5,20 @@ A batch is a dict of tensors. Its keys are arguments of `model` and `guide`, and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pyrovae.errors import DataError
+from pyrovae.pair.arrays import as_tensor
 from pyrovae.pair.datasets import Items, by_argument, is_streamed
+from pyrovae.pair.parameters import dtype_of
 from pyrovae.pair.program import PairLike, arguments
 
 Batch = dict[str, Tensor]
-
-
-def as_tensor(name: str, value: Any, dtype: torch.dtype | None = None) -> Tensor:
-    """Data for one argument as a tensor. Floating-point arrays become `dtype` or torch's default; a tensor is kept."""
-    if not isinstance(value, Tensor):
-        array = np.asarray(value)
-        if array.dtype.kind not in "biuf":
-            raise DataError(
-                f"{name!r} must hold numbers, got values of dtype {array.dtype} ({type(value).__name__}). "
-                "Encode text and categories as numbers first."
-            )
-        value = torch.from_numpy(np.require(array, requirements=["C", "W"])).reshape(array.shape)
-        if value.is_floating_point():
-            value = value.to(dtype if dtype is not None else torch.get_default_dtype())
-    if value.dim() == 0:
-        raise DataError(f"{name!r} must have one row per datum along its first dimension, got a single number.")
-    return value
 
 
 def as_batch(
@@ -45,9 +29,9 @@ def as_batch(
     Args:
         pair: Model and guide.
         data: A mapping from arguments to arrays or tensors, in which None means that an argument is absent; or one array or
-            tensor, which is the model's first argument; or a map-style `Dataset`, or a `DataLoader` of one, all of whose rows
-            are loaded.
-        dtypes: The dtype that floating-point arrays become, by argument; torch's default dtype for arguments not named.
+            tensor, which is the model's first argument; or a tuple of arrays, which are the arguments in their order; or a
+            map-style `Dataset`, or a `DataLoader` of one, all of whose rows are loaded.
+        dtypes: The dtype that floating-point arrays become, by argument; for arguments not named that of the pair's weights.
         transforms: Whether a transform follows, which may read other names, and add arguments that the data lack.
 
     Returns:
@@ -57,16 +41,20 @@ def as_batch(
         DataError: There are no rows, the arguments have different numbers of rows, or an argument is unknown or missing.
     """
     wanted = arguments(pair)
+    if dtypes is None or not set(wanted) <= set(dtypes):
+        dtypes = dict.fromkeys(wanted, dtype_of(pair)) | dict(dtypes or {})
     if is_streamed(data):
-        data = by_argument(Items(data).load(), list(wanted), dtypes or {})
-    given = dict(data) if isinstance(data, Mapping) else {next(iter(wanted)): data}
+        data = by_argument(Items(data).load(), list(wanted), dtypes)
+    given = dict(data) if isinstance(data, Mapping) else _in_order(data, list(wanted))
     unknown = [name for name in given if name not in wanted]
     missing = [name for name, p in wanted.items() if p.default is p.empty and name not in given]
     if (unknown or missing) and not transforms:
         problem = f"does not take {unknown}" if unknown else f"also needs {missing}"
         raise DataError(f"The model takes ({', '.join(wanted)}); it {problem}. Pass a dict with these names as keys.")
     batch = {
-        name: as_tensor(name, value, (dtypes or {}).get(name)) for name, value in given.items() if value is not None
+        name: as_tensor(name, value, dtypes.get(name), codes=name in wanted and wanted[name].default is None)
+        for name, value in given.items()
+        if value is not None
     }
     rows = {name: len(value) for name, value in batch.items()}
     if len(set(rows.values())) > 1:
@@ -74,6 +62,18 @@ def as_batch(
     if not rows or not next(iter(rows.values())):
         raise DataError("The data are empty: at least one row is needed.")
     return batch
+
+
+def _in_order(data: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Name a tuple of arrays by the arguments in their order; anything else is the first argument."""
+    if not isinstance(data, tuple) or not data or not all(hasattr(part, "__array__") or part is None for part in data):
+        return {names[0]: data}
+    if len(data) > len(names):
+        raise DataError(
+            f"The model takes ({', '.join(names)}), got a tuple of {len(data)} arrays. Pass a dict with these names as keys; "
+            "rows that are apart become one array by torch.stack."
+        )
+    return dict(zip(names, data))
 
 
 def num_rows(batch: Mapping[str, Tensor]) -> int:

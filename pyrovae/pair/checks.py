@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -13,7 +14,7 @@ from pyrovae.errors import PairError, PyrovaeError
 from pyrovae.pair.batch import Batch, as_batch, group_rows, num_rows, take_group, take_rows
 from pyrovae.pair.handlers import PARTICLE_PLATE, SetValues
 from pyrovae.pair.layout import Layout, describe_run, union
-from pyrovae.pair.parameters import evaluating, every_module, fork_rng, param_scope, trainable
+from pyrovae.pair.parameters import default_dtype, evaluating, every_module, fork_rng, param_scope, trainable
 from pyrovae.pair.program import Pair, PairLike, run, sample_sites, unwritten_value
 
 
@@ -26,9 +27,10 @@ def check_pair(pair: PairLike, data: Any) -> Layout:
     - The guide draws every latent site of the model, with the same event shape, inside the same plate, and where the prior
       has a density. Sites that are enumerated in the model are excepted.
     - The plate "data" has as many rows as the batch, and all other batch dimensions belong to plates, too.
-    - All log-densities are finite, and every parameter gets a finite gradient.
-    - The pair also runs on fewer rows, with several particles, and with all values of enumerated sites at once, and the
-      log-densities are the same as when it runs on each particle or value alone.
+    - All log-densities and gradients are finite. A parameter that gets no gradient is worth a warning.
+    - The pair also runs on fewer rows, and with all values of enumerated sites at once, and the log-densities are the same as
+      when it runs on each value alone. A pair that does not run with several particles can be fitted, one particle at a time,
+      and is worth a warning.
 
     Rows in which an argument with default None is missing (-1 or NaN) are checked separately. Weights, the random state and
     Pyro's global param store stay as they were.
@@ -57,13 +59,16 @@ def check_pair(pair: PairLike, data: Any) -> Layout:
     """
     batch = as_batch(pair, data)
     parts = [take_rows(take_group(batch, group), slice(None)) for group in group_rows(pair, batch)]
-    with fork_rng(), param_scope({}), evaluating(pair):
+    with fork_rng(), param_scope({}), default_dtype(pair), evaluating(pair):
         layouts, traces = zip(*(describe_run(pair, part) for part in parts))
         for part in parts:
             check_fewer_rows(pair, part)
         check_gradients(pair, traces)
         for part, layout in zip(parts, layouts):
-            check_particles(pair, part, layout)
+            try:
+                check_particles(pair, part, layout)
+            except PairError as error:
+                warnings.warn(f"Only one particle can be run at a time, which is slow. {error}", stacklevel=2)
             check_enumeration(pair, part, layout)
     return union(layouts)
 
@@ -103,7 +108,9 @@ def log_densities(traces: tuple[Any, Any]) -> list[Tensor]:
 
 
 def check_gradients(pair: PairLike, runs: Sequence[tuple[Any, Any]]) -> None:
-    """Raise PairError unless all log-densities are finite and all parameters get finite gradients of their sum.
+    """Raise PairError unless all log-densities are finite and the parameters get finite gradients of their sum.
+
+    A parameter that gets none, such as that of a module that is not used, is worth a warning.
 
     `runs` are the (model trace, guide trace) of batches with different arguments, since some parameters, such as those of a
     classifier, may be used for labelled rows only.
@@ -145,9 +152,11 @@ def check_gradients(pair: PairLike, runs: Sequence[tuple[Any, Any]]) -> None:
     gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True, retain_graph=True)
     without = [name for name, g in zip(named, gradients) if g is None]
     if without:
-        raise PairError(
-            f"No gradient reaches {', '.join(map(repr, without))}: use it in the model or guide, "
-            "freeze it with .requires_grad_(False), or remove it."
+        which = ", ".join(map(repr, without[:6])) + (", ..." if len(without) > 6 else "")
+        warnings.warn(
+            f"No gradient reaches {which}, which will stay as it is. If it is to be trained, use it in the model or guide; "
+            "otherwise freeze it with .requires_grad_(False), or remove it.",
+            stacklevel=2,
         )
     broken = [name for name, g in zip(named, gradients) if g is not None and not torch.isfinite(g).all()]
     if broken:

@@ -49,6 +49,28 @@ class Uncondition(Messenger):  # type: ignore[misc]  # Pyro has no types
         return value.is_floating_point() and not bool(torch.isnan(value).any())
 
 
+class OnlyDistributions(Messenger):  # type: ignore[misc]
+    """Raise PairError where a site is given something else than a distribution of Pyro."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        fn, name = msg["fn"], msg["name"]
+        if isinstance(fn, Tensor):
+            raise PairError(
+                f"Site {name!r} needs a distribution, got a tensor of shape {tuple(fn.shape)}: a network alone gives numbers. "
+                "Give it a family, as in pv.Conditional(net, pv.families.Normal(3)), or return a distribution from its "
+                "`forward`."
+            )
+        if not hasattr(fn, "log_prob"):
+            raise PairError(
+                f"Site {name!r} needs a distribution, got {type(fn).__name__}. Return a distribution of pyro.distributions."
+            )
+        if not callable(fn):
+            raise PairError(
+                f"Site {name!r} has a {type(fn).__name__} of torch.distributions, without what Pyro needs. Use that of "
+                "pyro.distributions, which takes the same arguments."
+            )
+
+
 class Replay(Messenger):  # type: ignore[misc]
     """Run the model at the values that the guide has drawn. Unlike `pyro.poutine.replay`, keep its own `infer` options."""
 

@@ -12,9 +12,17 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae._html import table
-from pyrovae.errors import PairError, PyrovaeError
+from pyrovae.errors import PairError, PyrovaeError, ShapeError
 from pyrovae.pair.batch import num_rows
-from pyrovae.pair.handlers import DATA_PLATE, PARTICLE_PLATE, MakeParamsOn, Replay, check_mark, same_memory
+from pyrovae.pair.handlers import (
+    DATA_PLATE,
+    PARTICLE_PLATE,
+    MakeParamsOn,
+    OnlyDistributions,
+    Replay,
+    check_mark,
+    same_memory,
+)
 from pyrovae.pair.parameters import modules
 from pyrovae.pair.program import (
     PairLike,
@@ -192,10 +200,24 @@ def describe_run(
 ) -> tuple[Layout, tuple[Any, Any]]:
     """The layout as `describe` finds it, and the (model trace, guide trace) of the run, which takes place inside `during`."""
     arguments(pair)
+    columns = [name for name, value in batch.items() if value.shape[1:] == (1,)]
+    try:
+        return _describe_run(pair, batch, during)
+    except (PairError, ShapeError) as error:
+        if not columns or len(batch) == 1:
+            raise
+        raise PairError(
+            f"{error} Perhaps {columns[0]!r}, of shape (N, 1), is to be one number a row: give {columns[0]}.squeeze(1)."
+        ) from error
+
+
+def _describe_run(
+    pair: PairLike, batch: Mapping[str, Tensor], during: AbstractContextManager[Any] | None
+) -> tuple[Layout, tuple[Any, Any]]:
     before = _module_parameters(pair)
     try:
         on_device = MakeParamsOn(next(iter(batch.values())).device)
-        with unwritten(batch, "pair", by_value=True), on_device, during or nullcontext():
+        with unwritten(batch, "pair", by_value=True), OnlyDistributions(), on_device, during or nullcontext():
             with unwritten(batch, "guide"):
                 guide_trace = poutine.trace(pair.guide).get_trace(**batch)
             for name, node in sample_sites(guide_trace).items():

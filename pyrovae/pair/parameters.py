@@ -78,6 +78,23 @@ def named_tensors(pair: PairLike, *, buffers: bool) -> dict[str, Tensor]:
     return found
 
 
+def dtype_of(pair: PairLike) -> torch.dtype:
+    """The dtype of a pair's modules, if their weights have one in common, else torch's default dtype."""
+    found = {p.dtype for m in modules(pair).values() for p in m.parameters() if p.is_floating_point()}
+    return found.pop() if len(found) == 1 else torch.get_default_dtype()
+
+
+@contextmanager
+def default_dtype(pair: PairLike) -> Iterator[None]:
+    """Let tensors that the pair's code makes without a dtype, such as `torch.zeros(2)`, have that of its weights."""
+    before, own = torch.get_default_dtype(), dtype_of(pair)
+    try:
+        torch.set_default_dtype(own if own in (torch.float32, torch.float64) else before)
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def trainable(pair: PairLike) -> dict[str, Tensor]:
     """The unconstrained parameters that a fit trains, by name. A shared one is listed once."""
     return {name: p for name, p in named_tensors(pair, buffers=False).items() if p.requires_grad}

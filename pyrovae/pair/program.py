@@ -154,10 +154,19 @@ def run(
 def unwritten(batch: Mapping[str, Tensor], who: str, *, by_value: bool = False) -> Iterator[None]:
     """Raise PairError if what runs inside writes into a tensor of the batch, which others read afterwards.
 
-    torch counts such writes, except through `.data` or NumPy; `by_value` compares the values with a copy instead.
+    torch counts such writes, except through `.data` or NumPy; `by_value` compares the values with a copy instead. Errors of a
+    program keep their own words: the table of all shapes that Pyro adds to them hides what they say.
     """
     before = {name: value.clone() if by_value else _version(value) for name, value in batch.items()}
-    yield
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        plain: BaseException = error
+        while "\nTrace Shapes:" in str(plain) and plain.__cause__ is not None:
+            plain = plain.__cause__
+        if plain is error:
+            raise
+        raise plain from None
     for name, was in before.items():
         now = batch[name]
         same = _equal(was, now) if isinstance(was, Tensor) else was == _version(now)

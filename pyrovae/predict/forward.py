@@ -24,7 +24,8 @@ from pyrovae.errors import DataError, NotFiniteError, OptionError, PairError, Py
 from pyrovae.fitted.fitted import Fit, seeded
 from pyrovae.fitted.runs import global_draw, global_sites
 from pyrovae.objectives.terms import Terms
-from pyrovae.pair.batch import Batch, as_tensor, known_rows, num_rows, take_rows
+from pyrovae.pair.arrays import as_tensor
+from pyrovae.pair.batch import Batch, known_rows, num_rows, take_rows
 from pyrovae.pair.graph import parents
 from pyrovae.pair.handlers import DATA_PLATE, SetValues, Uncondition
 from pyrovae.pair.layout import Layout, Site, union

@@ -15,7 +15,7 @@ from pyrovae.engine.threads import computing_with
 from pyrovae.fitted import folder as store
 from pyrovae.fitted.fitted import Fit
 from pyrovae.pair.layout import Layout
-from pyrovae.pair.parameters import fork_rng, param_scope
+from pyrovae.pair.parameters import default_dtype, fork_rng, param_scope
 from pyrovae.pair.program import PairLike
 from pyrovae.pair.turns import turn
 from pyrovae.training.plan import Callback, FitData, FitOptions, OptimizerFactory, Plan, bind, check, group, plan
@@ -152,7 +152,7 @@ def fit(
     with turn():
         rows = bind(pair, data, options)
         groups = group(pair, rows, options)
-        with fork_rng(), param_scope(fitted.store):
+        with fork_rng(), param_scope(fitted.store), default_dtype(pair):
             torch.manual_seed(rows.seed)
             rows.place()
             runs = check(fitted, rows, groups, options)

@@ -33,7 +33,7 @@ from pyrovae.engine.program import Program, clip_by_norm
 from pyrovae.engine.threads import threads_for
 from pyrovae.errors import DataError, OptionError, PairError
 from pyrovae.fitted import folder as store
-from pyrovae.fitted.fitted import Fit, transform_once
+from pyrovae.fitted.fitted import Fit, as_seed, transform_once
 from pyrovae.fitted.spec import to_spec
 from pyrovae.objectives.iwelbo import IWELBO
 from pyrovae.objectives.losses import as_loss
@@ -91,6 +91,7 @@ class FitOptions:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "patience", "threads"):
             setattr(self, name, _whole(name, getattr(self, name)))
+        self.seed = None if self.seed is None else as_seed(self.seed)
         for name in ("clip_norm", "learning_rate"):
             number = getattr(self, name)
             if number is not None and not number > 0:

@@ -126,7 +126,6 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[..., Any], Tensor, str]] = {
     "rows of another batch": (model_other_rows, guide_five_rows, torch.zeros(7, 4), "'data'.* size 5, the batch has 7"),
     "no to_event": (model_no_event, good_guide, X, r"site x dim -1, 5 vs 4; .*\.to_event"),
     "wrong event": (model_wrong_event, good_guide, X, r"'x' observes rows of shape \(4,\).*\(3,\)"),
-    "left index": (model_indexes_from_the_left, good_guide, X, "particle dimension"),
 }
 
 
@@ -135,6 +134,18 @@ def test_a_wrong_pair_is_named(case: tuple[Any, Any, Tensor, str]) -> None:
     model, guide, x, message = case
     with pytest.raises(pv.PairError, match=message):
         pv.check_pair(pv.Pair(model, guide), x)
+
+
+def test_what_can_only_be_run_one_particle_at_a_time_can_be_fitted_and_is_told() -> None:
+    def guide(x: Tensor) -> None:
+        loc = pyro.param("loc", torch.zeros(2))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+
+    pair = pv.Pair(model_indexes_from_the_left, guide)
+    with pytest.warns(UserWarning, match="one particle can be run at a time.*particle dimension"):
+        pv.check_pair(pair, X)
+    pv.fit(pair, X, epochs=1, progress=False, engine="eager")
 
 
 def test_a_right_pair_is_described() -> None:
@@ -162,9 +173,16 @@ class Half(nn.Module):
 
 
 def test_a_parameter_without_gradient_is_named_and_a_frozen_one_is_not() -> None:
-    with pytest.raises(pv.PairError, match=r"'unused\.weight', 'unused\.bias'") as caught:
-        pv.check_pair(Half(), X)
-    assert "frozen" not in str(caught.value).split(":")[0]
+    pair = Half()
+    before = pair.unused.weight.detach().clone(), pair.used.weight.detach().clone()
+    with pytest.warns(UserWarning, match=r"'unused\.weight', 'unused\.bias', which will stay as it is") as caught:
+        pv.check_pair(pair, X)
+    assert "frozen." not in str(caught[0].message)
+    for engine in ("eager", "traced"):
+        decay = {"optimizer": lambda leaves: torch.optim.AdamW(leaves, weight_decay=0.1)}
+        with pytest.warns(UserWarning, match=r"'unused\.weight', 'unused\.bias'"):
+            pv.fit(pair, X, epochs=1, progress=False, clip_norm=1.0, engine=engine, **decay)
+    assert torch.equal(pair.unused.weight, before[0]) and not torch.equal(pair.used.weight, before[1])
 
 
 def test_a_module_that_nobody_registered_is_found() -> None:
