@@ -14,7 +14,7 @@ from torch import Tensor
 from pyrovae._html import table
 from pyrovae.batching import chunks as chunking
 from pyrovae.batching.checks import check_rows
-from pyrovae.criticism.proposals import refined_blocks, why_not_refined
+from pyrovae.criticism.proposals import refined_blocks, refined_runs, why_not_refined
 from pyrovae.criticism.psis import pareto_k
 from pyrovae.engine.tracing import TracedFunction
 from pyrovae.errors import NotFiniteError, OptionError
@@ -200,6 +200,7 @@ def posterior(
     *,
     site: str | None = ...,
     num_particles: int = ...,
+    proposal: str = ...,
     seed: int | None = ...,
 ) -> Tensor: ...
 @overload
@@ -210,6 +211,7 @@ def posterior(
     *,
     site: list[str] | tuple[str, ...],
     num_particles: int = ...,
+    proposal: str = ...,
     seed: int | None = ...,
 ) -> dict[str, Tensor]: ...
 
@@ -221,14 +223,15 @@ def posterior(
     *,
     site: str | list[str] | tuple[str, ...] | None = None,
     num_particles: int = 1000,
+    proposal: str = "guide",
     seed: int | None = None,
 ) -> Tensor | dict[str, Tensor]:
     """Draw from the posterior p(z | x) of a latent site by sampling-importance-resampling.
 
-    From `num_particles` draws of the guide for each row, `num_samples` are chosen at random, with replacement and with
-    probabilities proportional to their importance weights. The draws are exact as `num_particles` grows; do not rely on
-    them for rows whose `pv.importance(...).k_hat` is above 0.7. Sites that are enumerated elsewhere are drawn here: from
-    the guide, or, if it does not have them, from their priors.
+    From `num_particles` draws of the guide, or of a proposal that is refined for each row, `num_samples` are chosen at random,
+    with replacement and with probabilities proportional to their importance weights. The draws are exact as `num_particles`
+    grows; do not rely on them for rows whose `pv.importance(..., proposal=proposal).k_hat` is above 0.7. Sites that are
+    enumerated elsewhere are drawn here: from the guide, or, if it does not have them, from their priors.
 
     A global latent site is drawn from the guide, without weights: its posterior is that given all rows of the fit.
 
@@ -238,7 +241,8 @@ def posterior(
         num_samples: The number S of posterior draws for each row.
         site: The latent site, or a list of several, whose draws for a row are joint ones. It may be left out if there is only
             one that each row has.
-        num_particles: The number of draws of the guide for each row to choose from.
+        num_particles: The number of draws for each row to choose from.
+        proposal: "guide" or "refined", as for `pv.importance`.
         seed: The seed of the draws; None continues torch's random state.
 
     Returns:
@@ -267,13 +271,14 @@ def posterior(
     """
     if num_particles < 1 or num_samples < 1:
         raise OptionError(f"num_samples and num_particles must be at least 1, got {num_samples} and {num_particles}.")
+    _check_proposal(proposal)
     with fitted.scope(), seeded(seed):
         parts = fitted.parts(data)
         listed = isinstance(site, (list, tuple))
         names = list(site) if isinstance(site, (list, tuple)) else [site]
         chosen = [parts[0].layout.latent(name) for name in names]
         of_rows = [one.name for one in chosen if one.local]
-        drawn = [_resampled(fitted, part, num_samples, of_rows, num_particles) for part in parts if of_rows]
+        drawn = [_resampled(fitted, part, num_samples, of_rows, num_particles, proposal) for part in parts if of_rows]
         found = {name: in_order(parts, [one[name] for one in drawn], 1) for name in of_rows}
         if shared := [one for one in chosen if not one.local]:
             found |= _global_draws(fitted, parts[0], shared, num_samples)
@@ -309,22 +314,18 @@ def _in_row_order(blocks: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
 
 
 def _resampled(
-    fitted: Fit, part: FittedGroup, num_samples: int, names: Sequence[str], num_particles: int
+    fitted: Fit, part: FittedGroup, num_samples: int, names: Sequence[str], num_particles: int, proposal: str
 ) -> dict[str, Tensor]:
     """Joint posterior draws, `(S, n, *event)`, by site, for rows that have the same arguments."""
     shapes = {name: part.layout.site(name, role="latent", local=True).event_shape for name in names}
     check_rows(fitted.pair, part.batch, fitted.chunk_size(part.batch), strict=False)
-    most = particles_at_once(fitted, part.batch, part.layout, num_particles)
     picks: dict[str, list[Tensor]] = {name: [] for name in names}
-    for rows in chunking.chunks(part.batch, fitted.chunk_size(part.batch, num_particles)):
-        runs = drawn_terms(fitted, rows, part.layout, num_particles, most)
-        drawn = [
-            (log_weights(run), *(run.rows(run.sites[n].value, shape) for n, shape in shapes.items())) for run in runs
-        ]
+    for runs in _weighted_runs(fitted, part, num_particles, proposal):
+        drawn = [(log_w, *(run.rows(run.sites[n].value, shape) for n, shape in shapes.items())) for log_w, run in runs]
         log_w, *values = (torch.cat(of_runs) for of_runs in zip(*drawn))
         if not bool(torch.isfinite(log_w.logsumexp(0)).all()):
             raise NotFiniteError(
-                "A row has probability 0 at every draw of the guide, so there is no posterior to draw from: look at it "
+                "A row has probability 0 at every draw, so there is no posterior to draw from: look at it "
                 "with importance(...), raise num_particles, or train on data that contain such rows."
             )
         picked = torch.multinomial(log_w.softmax(0).T, num_samples, replacement=True).T  # (S, n)
@@ -334,7 +335,24 @@ def _resampled(
     return {name: torch.cat(blocks, 1) for name, blocks in picks.items()}
 
 
+def _weighted_runs(
+    fitted: Fit, part: FittedGroup, num_particles: int, proposal: str
+) -> Iterator[Iterator[tuple[Tensor, Terms]]]:
+    """Block by block of n rows, runs at draws of the proposal, `(k, n)` log-weights and the terms; nothing is summed out."""
+    if proposal == "refined" and _can_be_refined(fitted, part):
+        yield from refined_runs(fitted, part.batch, part.layout, num_particles)
+        return
+    most = particles_at_once(fitted, part.batch, part.layout, num_particles)
+    for rows in chunking.chunks(part.batch, fitted.chunk_size(part.batch, num_particles)):
+        yield ((log_weights(run), run) for run in drawn_terms(fitted, rows, part.layout, num_particles, most))
+
+
 PROPOSALS = ("guide", "refined")
+
+
+def _check_proposal(proposal: str) -> None:
+    if proposal not in PROPOSALS:
+        raise OptionError(f"proposal must be one of {', '.join(map(repr, PROPOSALS))}, got {proposal!r}.")
 
 
 def _weights(
@@ -353,8 +371,7 @@ def _weights(
     """
     if num_samples < 1:
         raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
-    if proposal not in PROPOSALS:
-        raise OptionError(f"proposal must be one of {', '.join(map(repr, PROPOSALS))}, got {proposal!r}.")
+    _check_proposal(proposal)
     with fitted.scope(), seeded(seed):
         parts = fitted.parts(data)
         for part in parts:

@@ -259,22 +259,35 @@ def refined_blocks(fitted: Fit, batch: Batch, layout: Layout, num_samples: int) 
         NotRefinable: See `why_not_refined`.
     """
     at_once = particles_at_once(fitted, batch, layout, max(num_samples, DRAWS))
+    for rows, refined in _in_blocks(fitted, batch, layout, num_samples, at_once):
+        yield _weigh(fitted, rows, layout, refined, num_samples, at_once)
+
+
+def refined_runs(
+    fitted: Fit, batch: Batch, layout: Layout, num_samples: int
+) -> Iterator[Iterator[tuple[Tensor, Terms]]]:
+    """Yield block by block of n rows runs at K fresh draws, enumerated sites drawn, too: log-weights `(k, n)` and the terms."""
+    at_once = particles_at_once(fitted, batch, layout, max(num_samples, DRAWS))
+    for rows, refined in _in_blocks(fitted, batch, layout, num_samples, at_once):
+        yield _drawn(fitted, rows, layout, refined, num_samples, at_once)
+
+
+def _in_blocks(
+    fitted: Fit, batch: Batch, layout: Layout, num_samples: int, at_once: int
+) -> Iterator[tuple[Batch, Refined]]:
+    """The rows in blocks that K draws fit into, each with its proposal; many blocks are refined together."""
     size = min(fitted.chunk_size(batch, DRAWS), num_rows(batch), max(1, MOST_WEIGHTS // num_samples))
     together = fitted.chunk_size(batch, at_once)
     traced: dict[Any, Any] = {}
     for block in chunks(batch, size):
-        missing = size - num_rows(block)
         padded = block
-        if missing:  # all blocks have one size, so that one trace serves them
+        if num_rows(block) < size:  # all have one size, so that one trace serves them
             index = torch.arange(size, device=next(iter(block.values())).device) % num_rows(block)
             padded = take_rows(block, index)
-        refined = refine_rows(fitted, padded, layout, at_once, traced).rows(slice(0, num_rows(block)))
-        parts = []
+        refined = refine_rows(fitted, padded, layout, at_once, traced)
         for start in range(0, num_rows(block), together):
-            some = slice(start, start + together)
-            parts.append(_weigh(fitted, take_rows(block, some), layout, refined.rows(some), num_samples, at_once))
-        log_w, elbos = (torch.cat(column, 1) for column in zip(*parts))
-        yield log_w, elbos
+            some = slice(start, min(start + together, num_rows(block)))
+            yield take_rows(block, some), refined.rows(some)
 
 
 def _weigh(
@@ -300,6 +313,22 @@ def _weigh(
         moved = Pair(pair.model, SetValues(coordinates.split(u)[0])(pair.guide))
         found_w.append(_mixed(terms(moved, rows, k, layout=layout), u, refined, share))
     return torch.cat(found_w), elbos
+
+
+def _drawn(
+    fitted: Fit, rows: Batch, layout: Layout, refined: Refined, num_samples: int, at_once: int
+) -> Iterator[tuple[Tensor, Terms]]:
+    pair, coordinates = fitted.pair, refined.coordinates
+    from_guide = max(1, round(GUIDE_SHARE * num_samples))
+    share = from_guide / num_samples
+    for k in _pieces(from_guide, at_once):
+        found = terms(pair, rows, k, layout=layout, enumerate=False)
+        yield _mixed(found, coordinates.join(found), refined, share), found
+    for k in _pieces(num_samples - from_guide, at_once):
+        u = refined.sample(k)
+        moved = Pair(pair.model, SetValues(coordinates.split(u)[0])(pair.guide))
+        found = terms(moved, rows, k, layout=layout, enumerate=False)
+        yield _mixed(found, u, refined, share), found
 
 
 def _mixed(found: Terms, u: Tensor, refined: Refined, share: float) -> Tensor:
