@@ -17,6 +17,7 @@ import pyrovae.families as fam
 from pyrovae.batching import chunks as chunking
 from pyrovae.criticism import importance as importance_module
 from pyrovae.objectives.weights import guide_probabilities
+from pyrovae.pair.handlers import PARTICLE_PLATE
 from pyrovae.pair.layout import describe
 from pyrovae.pair.parameters import param_scope
 
@@ -139,7 +140,7 @@ def test_kept_values_sum_to_the_whole(row: Row, particles: int) -> None:
         whole = pv.log_weights(run)
         for name in run.enum_dims.values():
             term = run.sites[name]
-            if {plate for plate, _ in term.either.plates} - {"particles"} != {"data"}:
+            if {plate for plate, _ in term.either.plates} - {PARTICLE_PLATE} != {"data"}:
                 with pytest.raises(pv.PairError, match="one value for each row"):
                     pv.log_weights(run, keep=name)
                 continue
