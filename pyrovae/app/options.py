@@ -262,7 +262,11 @@ class Options:
         check=at_least(2),
         commands=("label",),
     )
-    holdout: float = option(0.2, "Fraction of the labelled rows held out for the report.", commands=("label",))
+    holdout: float = option(
+        0.2,
+        "Fraction of the labelled rows held out for the report; if fewer than 50, cross-validation takes their place.",
+        commands=("label",),
+    )
 
     @classmethod
     def of(cls, command: str, **given: Any) -> Options:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ __all__ = [
     "fit_temperature",
     "log_score",
     "reliability",
+    "share_interval",
     "with_temperature",
 ]
 
@@ -30,6 +32,36 @@ metrics = Lazily("sklearn.metrics")
 
 BINS = ("width", "mass")
 COLDEST, HOTTEST = 1e-2, 1e2  # the bounds of a temperature
+
+
+def share_interval(share: float, total: float, *, level: float = 0.95) -> tuple[float, float]:
+    """The interval of Wilson for a probability of which `share` of `total` independent trials came out true.
+
+    It is right where a standard error is not: of few trials, and of a share near 0 or 1. Of n trials that all came out true it
+    reaches from `n / (n + z^2)` to 1, z the quantile of the standard Normal.
+
+    Args:
+        share: The share of trials, from 0 to 1.
+        total: Their number n.
+        level: How probable it is that such intervals contain the probability.
+
+    Returns:
+        The lower and the upper end; (0, 1) of no trial.
+
+    References:
+        Wilson 1927, doi:10.1080/01621459.1927.10502953. Brown, Cai & DasGupta 2001, doi:10.1214/ss/1009213286.
+
+    Example:
+        >>> low, high = pv.calibration.share_interval(1.0, 6)  # six of six
+        >>> round(low, 3), high
+        (0.61, 1.0)
+    """
+    if total <= 0:
+        return 0.0, 1.0
+    z2 = NormalDist().inv_cdf(0.5 + level / 2) ** 2
+    middle = (share + z2 / (2 * total)) / (1 + z2 / total)
+    half = math.sqrt(z2 * (share * (1 - share) / total + z2 / (4 * total**2))) / (1 + z2 / total)
+    return (0.0 if share == 0 else max(0.0, middle - half)), (1.0 if share == 1 else min(1.0, middle + half))
 
 
 @dataclass(frozen=True)

@@ -165,7 +165,7 @@ def as_labels(labels: Sequence[str]) -> Labels:
 def refuse_labels(labels: Labels) -> None:
     """DataError unless a classifier can learn from these labels and has something to predict.
 
-    At least two classes need at least two labelled rows each, and at least one row must have no label.
+    There must be two classes, one of them with at least two labelled rows, and a row without a label.
     """
     num, total, classes = len(labels.known), len(labels.y), labels.classes
     if num == 0:
@@ -183,16 +183,47 @@ def refuse_labels(labels: Labels) -> None:
             f"{num} labelled rows have {len(classes)} different labels ({', '.join(classes[:4])}, ...), {len(once)} of them "
             "once. Labels must be classes of at least two rows each, not measurements: label more rows, or merge classes."
         )
-    if once:
-        near = difflib.get_close_matches(once[0], [label for label in classes if label != once[0]])
+    if len(once) == len(classes):
         raise DataError(
-            f"{len(once)} of {len(classes)} labels occur once: {', '.join(map(repr, once[:5]))}{_or(near)}. Each class needs "
-            "at least two rows: label another row of it, correct the spelling, or empty the cell."
+            f"each of the {len(classes)} labels occurs once: {', '.join(map(repr, once[:5]))}. Label more rows, so that some "
+            "label has at least two."
         )
     if num == total:
         raise DataError(
             f"all {total} rows have a label: there is nothing to find out. Add rows without a label, or empty some cells."
         )
+
+
+def about_lone_labels(labels: Labels) -> str:
+    """A warning of labels that one row alone has, since a class may be rare, and a label may be misspelt; "" without any."""
+    counts = Counter(labels.text(labels.y[labels.known]))
+    once = [label for label in labels.classes if counts[label] == 1]
+    if not once:
+        return ""
+    near = difflib.get_close_matches(once[0], [label for label in labels.classes if label != once[0]])
+    return (
+        f"{len(once)} of {len(labels.classes)} labels occur once: {', '.join(map(repr, once[:5]))}{_or(near)}. How well such "
+        "rows are found cannot be said: label another row of each, or correct the spelling."
+    )
+
+
+def split_labels(labels: Labels, num: int, seed: int) -> list[Tensor]:
+    """Divide the labelled rows of each class among parts of about equal size, for cross-validation.
+
+    A class with one label is in none, so that each part leaves a label of every class to the others.
+
+    Args:
+        labels: The labels of all rows.
+        num: The number of parts.
+        seed: The seed of the random division.
+
+    Returns:
+        The indices of the rows of each part, int64, ascending. A part may be empty.
+    """
+    order = torch.randperm(len(labels.y), generator=torch.Generator().manual_seed(seed))
+    members = [order[labels.y[order] == number] for number in range(len(labels.classes))]
+    dealt = torch.cat([rows for rows in members if len(rows) > 1] or [order[:0]])  # one class after the other, in turn
+    return [dealt[part::num].sort().values for part in range(num)]
 
 
 def hold_out(labels: Labels, share: float, seed: int) -> Tensor:

@@ -198,3 +198,17 @@ def test_reliability_diagram_errors() -> None:
         plots.reliability([0.5, 0.6], [1, 1], [1])
     with pytest.raises(pv.DataError, match="got 0 rows"):
         plots.reliability([0.5], [0.5], [0])
+
+
+@pytest.mark.parametrize(("right", "total"), [(0, 6), (6, 6), (1, 2), (50, 60), (999, 1000), (0, 1)])
+def test_the_interval_of_a_share_inverts_the_score_test(right: int, total: int) -> None:
+    share = right / total
+    low, high = pv.calibration.share_interval(share, total)
+    assert 0 <= low <= share <= high <= 1 and high - low > 0
+    for end in (low, high):  # where the test of p = end just rejects: (share - p)^2 = z^2 p (1 - p) / n
+        if 0 < end < 1:
+            assert (share - end) ** 2 == pytest.approx(1.959964**2 * end * (1 - end) / total)
+    assert low == 0 if right == 0 else low > 0
+    wider = pv.calibration.share_interval(share, total, level=0.99)
+    assert wider[0] <= low and wider[1] >= high
+    assert pv.calibration.share_interval(0.0, 0) == (0.0, 1.0)

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from pyrovae.app.jobs import label as labelling
+    from pyrovae.criticism import calibration
 else:
+    calibration = Lazily("pyrovae.criticism.calibration")
     labelling = Lazily("pyrovae.app.jobs.label")
 
 out = Console(markup=False, emoji=False)
@@ -101,7 +103,7 @@ def print_results(results: Mapping[str, Any], probability: str) -> None:
     table.add_row("ELBO, nats per row", with_error("elbo"))
     table.add_row(f"log {probability}, nats per row{few}", with_error("log_likelihood"))
     share = results["k_hat_above_0.7"]
-    table.add_row(f"rows with k-hat > 0.7{few}", f"{share:.1%}" if math.isfinite(share) else "needs 25 draws")
+    table.add_row(f"rows with k-hat > 0.7{few}", _share(share, picked) if math.isfinite(share) else "needs 25 draws")
     upper = [name.removeprefix("latent_units_") for name in results if name.startswith("latent_units_")]
     table.add_row(f"active units{' of z1' if upper else ''}", f"{results['active_units']} of {results['latent_units']}")
     for site in upper:
@@ -111,7 +113,8 @@ def print_results(results: Mapping[str, Any], probability: str) -> None:
     for name, what in ACCURACIES.items():
         if name in results:
             some = results["accuracy_rows"]
-            table.add_row(f"{what}{'' if some == results['test_rows'] else f', {some} rows'}", with_error(name, ".1%"))
+            rows = "" if some == results["test_rows"] else f", {some} rows"
+            table.add_row(f"{what}{rows}", _share(results[name], some))
     if "clusters_used" in results:
         table.add_row("clusters with training rows", f"{results['clusters_used']}")
     if "fit_seconds" in results:
@@ -129,7 +132,8 @@ def print_results(results: Mapping[str, Any], probability: str) -> None:
 def print_comparison(found: list[dict[str, Any]], what: str) -> None:
     table = Table(title=f"{found[0]['rows']} test rows; {what}, nats per row")
     for name in ("run", what.partition(":")[0].partition(",")[0], "difference", "bits per dim", "k-hat > 0.7"):
-        table.add_column(name, justify="left" if name == "run" else "right", no_wrap=name == "run", overflow="fold")
+        # the name gives way, and never a number
+        table.add_column(name, justify="left" if name == "run" else "right", no_wrap=name != "run", overflow="fold")
     for entry in found:
         best = entry is found[0]
         table.add_row(
@@ -144,15 +148,29 @@ def print_comparison(found: list[dict[str, Any]], what: str) -> None:
         answer("≥: of a density, the mean over uniform noise added to whole numbers, which bounds the mass from below.")
 
 
+def _share(share: float, total: float) -> str:
+    """A share of some rows and its interval, such as 83.3% (43.6 to 97.0%)."""
+    low, high = calibration.share_interval(share, total)
+    return f"{share:.1%} ({100 * low:.1f} to {high:.1%})"
+
+
 def print_report(report: Mapping[str, Any]) -> None:
     """How good the labels of the held-out rows are."""
     if not report["held_out"]:
         answer("No labelled row is held out, so nothing is known about how good the labels are.")
         return
-    table = Table(title=f"{report['held_out']} held-out rows")
+    rows = f"{report['held_out']} held-out rows"
+    if report.get("folds"):
+        rows = f"{report['held_out']} labelled rows, each predicted by a fit that had not seen its label"
+    table = Table(title=rows)
     table.add_column("quantity")
     table.add_column("value", justify="right")
-    table.add_row("accuracy", f"{report['accuracy']:.1%} ± {report['accuracy_se']:.1%}")
+    table.add_row("accuracy", _share(report["accuracy"], report["held_out"]))
+    if "logistic_regression" in report:
+        table.add_row(
+            "accuracy of a logistic regression on the same labels",
+            _share(report["logistic_regression"], report["held_out"]),
+        )
     table.add_row("calibration error", f"{report['calibration_error']:.3f}")
     table.add_row("calibration error expected by chance", f"{report['calibration_error_of_chance']:.3f}")
     table.add_row("log score, nats per row", f"{report['log_score']:.3f}")
@@ -160,7 +178,11 @@ def print_report(report: Mapping[str, Any]) -> None:
     table.add_row("temperature", "not fitted" if fitted is None else f"{fitted:.2f}")
     out.print(table)
     if fitted is None:
-        answer(f"A temperature needs {labelling.ENOUGH} held-out rows, {labelling.MISTAKES} of them predicted wrongly.")
+        answer(
+            f"The probabilities are not calibrated: that needs a temperature, and this needs {labelling.ENOUGH} such rows, {labelling.MISTAKES} of "
+            "them predicted wrongly. They may be too sure."
+        )
+    answer("Shares are with their 95% intervals.")
 
 
 def print_next_rows(labelled: pd.DataFrame) -> None:

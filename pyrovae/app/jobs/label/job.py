@@ -21,12 +21,13 @@ from pyrovae._files import beside, swap, write_beside
 from pyrovae.app.catalogue import LIKELIHOODS, choose
 from pyrovae.app.decide import binarisation, check_sizes, choose_likelihood
 from pyrovae.app.jobs.label.reading import Job
-from pyrovae.app.jobs.label.report import committee, draw_report, held_out_report, tabulate
+from pyrovae.app.jobs.label.report import committee, draw_report, held_out_report, logistic_regression, tabulate
 from pyrovae.app.models import build_labeller
 from pyrovae.app.options import OPTIONS, Options
 from pyrovae.app.rows import Rows, divisor_of, model_rows
 from pyrovae.app.run import Run, reading
-from pyrovae.data.labels import Labels, hold_out
+from pyrovae.criticism.calibration import share_interval
+from pyrovae.data.labels import Labels, about_lone_labels, hold_out, split_labels
 from pyrovae.errors import CheckpointError, OptionError
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.folder import claim_folder, is_mark, load, read_run, write_fit
@@ -37,6 +38,8 @@ CONV_FROM = 16  # pixels a side from which convolutions are better than a percep
 WORK = 5e12  # floating-point operations of a fit by default: a minute or two on two cores
 STEPS = (300, 2000)  # the fewest and the most steps by default
 SHAPE = ("likelihood", "total_count", "net", "latent", "hidden", "dropout")  # options that decide the weights' shapes
+FEW = 50  # held-out rows; with fewer, all labelled rows are predicted by cross-validation instead
+FOLDS, FOLD_STEPS = 3, 1 / 3  # its fits, and their steps as a share of those of the fit itself
 AFTER = ("passes", "holdout")  # options without influence on the weights
 
 
@@ -91,8 +94,9 @@ def label_rows(
     """Fit, or go on with the run in the folder; predict the label of every row; write a table, a report and pictures.
 
     The rows held out for the report are chosen by the first run in the folder and stay the same; the fit sees them as
-    unlabelled rows. Labels that are added later are all used for training. If the first labels were of rows drawn at
-    random, the report is valid for all rows.
+    unlabelled rows. Labels that are added later are all used for training. Where fewer than 50 rows would be held out, the
+    report is made by cross-validation instead, with three shorter fits that each see two thirds of the labels, and the fit
+    itself sees all of them. If the first labels were of rows drawn at random, the report is valid for all rows.
 
     A later run of the same rows, classes and network shapes starts from the weights of the earlier one, with half the steps
     and a third of the learning rate. With other classes or shapes training starts anew.
@@ -120,13 +124,20 @@ def label_rows(
     rows = labelling_rows(job, options, held)
     known = _digest(rows.batch("train")["y"])
     say(_describe(job, options, held, goes_on))
-    if before is not None and goes_on and _same(before, options, known):
+    if warning := about_lone_labels(job.labels):
+        say(warning)
+    same = before is not None and goes_on and _same(before, options, known)
+    if same:
         say(f"The labels are those of the run in {folder}: its weights are asked again.")
         fitted = load(folder, device=device)
     else:
         fitted = _train(job, rows, options, folder if goes_on else None, device, engine, threads, progress)
     passes = committee(fitted, rows.train, options.passes, seed=options.seed)
-    report, temperature = held_out_report(passes, job.labels, held, seed=options.seed)
+    judged = None
+    if not len(held) and options.holdout > 0:
+        judged = _judged_before(recorded) if same else None
+        judged = judged or _cross_validate(job, options, goes_on, device, engine, progress, say)
+    report, temperature = _report(job, passes, held, judged, options)
     table = tabulate(job, passes, temperature)
     content = table.to_csv(index=False, float_format="%.6g").encode()
     fitted.info = {
@@ -137,6 +148,7 @@ def label_rows(
         "classes": list(job.labels.classes),
         "held_out": held.tolist(),
         "known_labels": known,
+        **({"cross_validation": judged.to_json()} if judged is not None else {}),
         "results": report,
         "written": written | {str(to.absolute()): hashlib.sha256(content).hexdigest()},
     }
@@ -216,6 +228,77 @@ def labelling_rows(job: Job, options: Options, held: Tensor) -> Rows:
     )
 
 
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What cross-validation found: `rows`, positions `(n,)`, each predicted by a fit that had not seen its label.
+
+    Args:
+        probabilities: of the classes, `(n, C)`.
+        yardstick: the class by a logistic regression on the same labels as the fit, `(n,)`.
+    """
+
+    rows: Tensor
+    probabilities: Tensor
+    yardstick: Tensor
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: getattr(self, name).tolist() for name in ("rows", "probabilities", "yardstick")}
+
+
+def _judged_before(recorded: Mapping[str, Any] | None) -> Judged | None:
+    """The cross-validation that a run with these labels has recorded, if it has."""
+    found = (recorded or {}).get("cross_validation")
+    if not found:
+        return None
+    return Judged(
+        torch.tensor(found["rows"], dtype=torch.int64),
+        torch.tensor(found["probabilities"], dtype=torch.float64),
+        torch.tensor(found["yardstick"], dtype=torch.int64),
+    )
+
+
+def _cross_validate(
+    job: Job,
+    options: Options,
+    goes_on: bool,
+    device: str,
+    engine: str,
+    progress: bool | None,
+    say: Callable[[str], None],
+) -> Judged | None:
+    """Predict each labelled row by a shorter fit that has not seen its label; None where no class has two labels."""
+    folds = [fold for fold in split_labels(job.labels, FOLDS, options.seed) if len(fold)]
+    if not folds:
+        return None
+    steps = math.ceil(int(options.steps or 1) * FOLD_STEPS / (2 if goes_on else 1))
+    say(f"Cross-validation: {len(folds)} fits of {steps} steps, each of which sees about two thirds of the labels.")
+    found = []
+    for fold in folds:
+        rows = labelling_rows(job, options, fold)
+        fitted = _train(job, rows, replace(options, steps=steps), None, device, engine, progress)
+        probabilities = committee(fitted, rows.test, options.passes, seed=options.seed).mean(0)
+        found.append((fold, probabilities, logistic_regression(job.x, job.labels.y.clone(), fold)))
+    return Judged(*(torch.cat(column) for column in zip(*found)))
+
+
+def _report(
+    job: Job, passes: Tensor, held: Tensor, judged: Judged | None, options: Options
+) -> tuple[dict[str, Any], float]:
+    """The report of the held-out rows or of those that cross-validation predicted, and the temperature."""
+    yardstick = None
+    if judged is not None:
+        passes, held, yardstick = passes.clone(), judged.rows, judged.yardstick
+        passes[:, held] = judged.probabilities
+    elif len(held):
+        yardstick = logistic_regression(job.x, job.labels.y.clone(), held)
+    report, temperature = held_out_report(passes, job.labels, held, seed=options.seed)
+    if yardstick is not None:
+        right = (yardstick == job.labels.y[held]).double().mean().item()
+        low, high = share_interval(right, len(held))
+        report |= {"logistic_regression": right, "logistic_regression_low": low, "logistic_regression_high": high}
+    return report | {"folds": FOLDS if judged is not None else 0}, temperature
+
+
 def _train(
     job: Job,
     rows: Rows,
@@ -292,6 +375,8 @@ def _earlier(info: Mapping[str, Any], folder: Path, job: Job) -> Earlier:
 def _held_out(job: Job, options: Options, before: Earlier | None, say: Callable[[str], None]) -> tuple[Tensor, bool]:
     """The positions of the held-out rows, `(n,)`, and whether training goes on from the weights of the earlier run."""
     held = hold_out(job.labels, options.holdout, options.seed)
+    if len(held) < FEW:
+        held = held[:0]  # cross-validation tells more
     if before is None:
         return held, False
     stays = torch.tensor([row for row in before.held_out if job.labels.y[row] >= 0], dtype=torch.int64)
@@ -301,16 +386,17 @@ def _held_out(job: Job, options: Options, before: Earlier | None, say: Callable[
         )
         return held, False
     goes_on = _goes_on(before, options, job, say)
-    if options.holdout != before.options.holdout:
+    if len(stays) and options.holdout != before.options.holdout:
         say(f"The {len(stays)} rows held out before stay so, whatever --holdout says; --fresh draws them anew.")
     return stays, goes_on
 
 
 def _leaves_two(labels: Labels, held: Tensor) -> bool:
-    """Whether at least two labels of each class are not held out."""
+    """Whether at least two labels of each class are not held out, or its only one."""
     left = labels.y.clone()
     left[held] = -1
-    return int(torch.bincount(left[left >= 0], minlength=len(labels.classes)).min()) >= 2
+    counts, every = (torch.bincount(y[y >= 0], minlength=len(labels.classes)) for y in (left, labels.y))
+    return bool((counts >= every.clamp_max(2)).all())
 
 
 def _goes_on(before: Earlier, options: Options, job: Job, say: Callable[[str], None]) -> bool:
@@ -359,8 +445,9 @@ def _describe(job: Job, options: Options, held: Tensor, goes_on: bool) -> str:
     steps = f"{options.steps} steps"
     if goes_on:
         steps = f"{math.ceil(int(options.steps or 1) / 2)} steps from the weights of before"
+    out = f"{len(held) or 'none'} of them held out"
     return (
         f"{job.dataset.name}: {len(job.x)} {what}; {len(job.labels.known)} labels of {len(job.labels.classes)} classes, "
-        f"{len(held)} of them held out; likelihood {options.likelihood}, {options.net}, {options.latent} latent dimensions, "
+        f"{out}; likelihood {options.likelihood}, {options.net}, {options.latent} latent dimensions, "
         f"{steps}"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import warnings
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -13,13 +13,16 @@ import torch
 from torch import Tensor
 
 from pyrovae import plots
+from pyrovae._lazily import Lazily
 from pyrovae.app.jobs.label.reading import Job
 from pyrovae.criticism.acquisition import entropy, information_gain
-from pyrovae.criticism.calibration import fit_temperature, log_score, reliability, with_temperature
+from pyrovae.criticism.calibration import fit_temperature, log_score, reliability, share_interval, with_temperature
 from pyrovae.data.labels import LABEL, Labels
 from pyrovae.errors import OptionError
 from pyrovae.fitted.fitted import Fit, seeded
 from pyrovae.nets.dropout import dropping
+
+linear_model = Lazily("sklearn.linear_model")
 
 # a temperature is fitted from so many held-out rows on, if so many of them are predicted wrongly
 ENOUGH, MISTAKES = 20, 5
@@ -75,7 +78,7 @@ def held_out_report(passes: Tensor, labels: Labels, held: Tensor, seed: int = 0)
     Returns:
         The report and the temperature. The report is a dict: `held_out`, the number of rows, and unless it is 0:
 
-        - `accuracy` with its standard error `accuracy_se`,
+        - `accuracy`, and the ends of its 95 % interval, `accuracy_low` and `accuracy_high`,
         - `calibration_error`, the expected calibration error over at most 10 bins of equal mass and at least 5 rows,
         - `calibration_error_of_chance`, the mean of that error if labels were drawn from the predicted probabilities,
         - `log_score` in nats per row,
@@ -102,9 +105,11 @@ def held_out_report(passes: Tensor, labels: Labels, held: Tensor, seed: int = 0)
     draws = torch.multinomial(tempered, 200, replacement=True, generator=generator).T
     binned = partial(reliability, tempered, num_bins=max(1, min(10, len(held) // 5)), bins="mass")
     curve = binned(y)
+    low, high = share_interval(right.mean().item(), len(held))
     report |= {
         "accuracy": right.mean().item(),
-        "accuracy_se": math.sqrt(right.mean().item() * (1 - right.mean().item()) / len(held)),
+        "accuracy_low": low,
+        "accuracy_high": high,
         "calibration_error": curve.error,
         "calibration_error_of_chance": torch.tensor([binned(drawn).error for drawn in draws]).mean().item(),
         "log_score": log_score(tempered, y),
@@ -112,6 +117,28 @@ def held_out_report(passes: Tensor, labels: Labels, held: Tensor, seed: int = 0)
         "curve": {name: getattr(curve, name).tolist() for name in ("confidence", "accuracy", "counts")},
     }
     return report, temperature
+
+
+def logistic_regression(x: Tensor, y: Tensor, held: Tensor) -> Tensor:
+    """The classes of held-out rows by a logistic regression on the other rows with a label, `(n,)`: a yardstick.
+
+    Columns are standardised; the penalty is scikit-learn's default, and so is everything else.
+
+    Args:
+        x: all rows, `(N, D)`.
+        y: their classes, -1 where unknown; those of the held-out rows are not looked at.
+        held: the positions of the held-out rows.
+    """
+    known = y >= 0
+    known[held] = False
+    if len(y[known].unique()) < 2:
+        return y[known][:1].expand(len(held))
+    scale = x.std(0).clamp_min(1e-8)
+    scaled = (x - x.mean(0)) / scale
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a yardstick need not have converged to the last digit
+        model = linear_model.LogisticRegression(max_iter=200).fit(scaled[known].numpy(), y[known].numpy())
+    return torch.from_numpy(model.predict(scaled[held].numpy()))
 
 
 def tabulate(job: Job, passes: Tensor, temperature: float = 1.0) -> pd.DataFrame:
@@ -159,9 +186,18 @@ def draw_report(job: Job, report: Mapping[str, Any], table: pd.DataFrame, folder
         made["reliability.png"] = plots.reliability(**report["curve"])
     if job.dataset.image_shape is not None:
         first = table.sort_values("rank").head(min(40, int(table["rank"].notna().sum())))
-        captions = [f"{_short(label)} {p:.2f}" for label, p in zip(first["predicted"], first["probability"])]
+        captions = [
+            f"{_end(name)}\n{_short(label)} {p:.2f}"
+            for name, label, p in zip(first[job.id_column], first["predicted"], first["probability"])
+        ]
         made["doubtful.png"] = plots.captioned(job.x[first.index.tolist()], job.dataset.image_shape, captions)
+        what = f"to label next: {job.id_column}, most probable label and its probability"
+        made["doubtful.png"].set_title(what, loc="left", fontsize=9)
     return [plots.save(axes, folder / name) for name, axes in made.items()]
+
+
+def _end(name: str) -> str:
+    return name if len(name) <= 16 else "…" + name[-15:]
 
 
 def _short(label: str) -> str:
