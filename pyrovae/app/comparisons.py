@@ -21,9 +21,6 @@ from pyrovae.data import Dataset
 from pyrovae.errors import OptionError
 from pyrovae.fitted.folder import is_mark, read_run
 from pyrovae.pair.batch import take_rows
-from pyrovae.pair.parameters import fork_rng
-from pyrovae.pair.program import run as run_pair
-from pyrovae.pair.program import sample_sites
 from pyrovae.pair.supports import DENSITY, MASS, measures_of
 
 MOST_NAMES = 5  # of columns that a message lists
@@ -52,7 +49,7 @@ def measure_of(run: Run) -> Measure:
         of += f", {CONDITION} the label {label}"
     if run.fitted.transform is not None:
         return Measure(BINARISED, of)
-    measures = measures_of(_likelihood(run))
+    measures = measures_of(run.likelihood())
     if len(measures) == 1:
         return Measure(measures[0], of)
     names = run.dataset.columns or tuple(str(number) for number in range(len(measures)))
@@ -62,15 +59,6 @@ def measure_of(run: Run) -> Measure:
         some = ", ".join(which[:MOST_NAMES]) + (", ..." if len(which) > MOST_NAMES else "")
         parts.append(f"{measure} of {len(which)} column{'s' if len(which) > 1 else ''} ({some})")
     return Measure(" and ".join(parts), of, measures)
-
-
-def _likelihood(run: Run) -> Any:
-    """The distribution of x in the first test rows."""
-    with run.fitted.scope(), fork_rng():
-        part = run.fitted.parts(take_rows(run.rows.batch("test"), slice(0, 2)))[0]
-        sites = sample_sites(run_pair(run.fitted.pair, part.batch)[0])
-    name = next(site.name for site in part.layout.sites if site.argument == "x")
-    return sites[name]["fn"]
 
 
 def compare(

@@ -15,6 +15,7 @@ from pyrovae.app.models import MODELS
 from pyrovae.app.run import Run
 from pyrovae.errors import OptionError, PairError
 from pyrovae.pair.batch import take_rows
+from pyrovae.pair.program import distribution_name
 from pyrovae.predict.decode import decode
 from pyrovae.predict.encode import encode
 from pyrovae.predict.generate import generate, simulate
@@ -24,7 +25,8 @@ from pyrovae.predict.reconstruct import reconstruct
 def draw_pictures(run: Run) -> list[Path]:
     """Draw the training curve, reconstructions, samples and the latent space into the run folder, as PNG files."""
     fitted, rows = run.fitted, run.rows
-    made = {"training.png": plots.training_curve(fitted.history)}
+    units = "nats per row" if rows.scaler is None else "nats per row of standardised columns"
+    made = {"training.png": plots.training_curve(fitted.history, units=units)}
     made["reconstructions.png"] = reconstruction_picture(run, 10)
     if rows.image_shape:
         made["samples.png"] = sample_picture(run)
@@ -40,9 +42,11 @@ def draw_pictures(run: Run) -> list[Path]:
         up, right = torch.meshgrid(axis, axis, indexing="ij")
         grid = decode(fitted, torch.stack([right, up], -1).reshape(-1, 2))
         made["manifold.png"] = plots.manifold(rows.restore(grid).reshape(side, side, -1), rows.image_shape, grid=axis)
+        titled(made["manifold.png"], "E[x | z] over a grid of z")
     picked = take_rows(rows.batch("test"), slice(0, 2000))
     labels = None if rows.labels is None else rows.labels[:2000]
     made["latent.png"] = plots.latent(encode(fitted, picked, site=code).flatten(1), labels, name=code)
+    titled(made["latent.png"], f"posterior means of {code}, {len(next(iter(picked.values())))} test rows")
     for name, axes in made.items():
         plots.save(axes, run.folder / name)
     return [run.folder / name for name in made]
@@ -53,7 +57,27 @@ def reconstruction_picture(run: Run, num: int) -> Any:
     rows = run.rows
     picked = take_rows(rows.batch("test"), slice(0, num if rows.image_shape else 500))
     shown, again = run.fitted.evaluation_batch(picked)["x"], rows.restore(reconstruct(run.fitted, picked))
-    return plots.reconstructions(rows.restore(shown), again, rows.image_shape, columns=rows.columns)
+    labels = None if rows.image_shape else class_columns(run.likelihood(), shown.shape[-1])
+    axes: Any = plots.reconstructions(rows.restore(shown), again, rows.image_shape, columns=rows.columns, labels=labels)
+    if rows.image_shape:
+        return titled(axes, "the first test rows, and E[x | z] at draws of q(z | x)")
+    figure = axes[0].get_figure(root=True)
+    first = f", {figure.get_suptitle()}" if figure.get_suptitle() else ""
+    figure.suptitle(f"{len(again)} test rows and E[x | z] at draws of q(z | x){first}", x=0.01, ha="left", fontsize=10)
+    return axes
+
+
+def class_columns(likelihood: Any, num: int) -> list[bool] | None:
+    """Which of the columns of a table the likelihood takes for classes, whose numbers have no mean."""
+    inner = getattr(likelihood, "whole", likelihood)
+    labels: list[bool] | None = getattr(inner, "labels", None)
+    return [True] * num if distribution_name(inner) == "Categorical" else labels
+
+
+def titled(axes: Any, text: str) -> Any:
+    """The axes of a picture, with a line that says what they show."""
+    axes.set_title(text, loc="left", fontsize=9)
+    return axes
 
 
 MOST_COLUMNS = 20  # of a picture with one column for each class
@@ -67,14 +91,15 @@ def sample_picture(run: Run, num: int = 64, seed: int | None = 0) -> Any:
     rows = run.rows
     assert rows.image_shape is not None
     if rows.classes is None:
-        return plots.images(rows.restore(_means(run, num, seed)), rows.image_shape)
+        return titled(plots.images(rows.restore(_means(run, num, seed)), rows.image_shape), "E[x | z] at draws of p(z)")
     names = [str(name) for name in rows.classes[:MOST_COLUMNS]]
     codes = torch.arange(8 * len(names)) % len(names)
     if rows.argument is not None:
         drawn = _means(run, len(codes), seed, {rows.argument: codes})
     else:
         drawn = decode(run.fitted, codes, latent="y", seed=seed)
-    return plots.images(rows.restore(drawn), rows.image_shape, len(names), names=names)
+    axes = plots.images(rows.restore(drawn), rows.image_shape, len(names), names=names)
+    return titled(axes, "E[x | z, y] at draws of p(z | y), by class y")
 
 
 def level_picture(run: Run, num: int = 8, seed: int = 0) -> Any:
@@ -92,7 +117,8 @@ def level_picture(run: Run, num: int = 8, seed: int = 0) -> Any:
         names.append(
             f"{top_down[0]}-{top_down[number - 1].removeprefix('z')}" if number > 1 else "".join(held) or "none"
         )
-    return plots.images(rows.restore(torch.stack(columns, 1).flatten(0, 1)), rows.image_shape, len(names), names=names)
+    axes = plots.images(rows.restore(torch.stack(columns, 1).flatten(0, 1)), rows.image_shape, len(names), names=names)
+    return titled(axes, "E[x | z], by the levels that are held at one draw")
 
 
 def _means(run: Run, num: int, seed: int | None, given: Mapping[str, Tensor] | None = None) -> Tensor:

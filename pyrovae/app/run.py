@@ -22,7 +22,11 @@ from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.folder import load, read_run, write_fit
 from pyrovae.objectives.kl import free_bits
 from pyrovae.objectives.losses import Trace_ELBO
+from pyrovae.pair.batch import take_rows
 from pyrovae.pair.graph import draw_graph, graph_text
+from pyrovae.pair.parameters import fork_rng
+from pyrovae.pair.program import run as run_pair
+from pyrovae.pair.program import sample_sites
 from pyrovae.training import schedules
 from pyrovae.training.fit import fit
 
@@ -63,6 +67,13 @@ class Run:
         if groups is not None:
             return tuple(f"z{s}_{g}" for s, num in enumerate(groups, 1) for g in range(1, num + 1))[::-1]
         return tuple(f"z{level}" for level in range(1, len(levels) + 1))
+
+    def likelihood(self) -> Any:
+        """The distribution of x in the first two test rows."""
+        with self.fitted.scope(), fork_rng():
+            part = self.fitted.parts(take_rows(self.rows.batch("test"), slice(0, 2)))[0]
+            sites = sample_sites(run_pair(self.fitted.pair, part.batch)[0])
+        return next(sites[site.name]["fn"] for site in part.layout.sites if site.argument == "x")
 
     def record(self, results: Mapping[str, Any]) -> None:
         """Write the results into the run folder."""
@@ -138,7 +149,9 @@ def fit_run(
             (folder / name).unlink(missing_ok=True)
     with suppress(Exception):  # a picture that cannot be drawn must not cost the results
         for which, batch in rows.examples().items():
-            draw_graph(pair, batch, folder / f"graph{'-labelled' if which else ''}.png")
+            drawn = draw_graph(pair, batch, folder / f"graph{'-labelled' if which else ''}.png")
+            if drawn.suffix == ".gv":
+                say(f"Graphviz's program dot is not installed, so the graph is written in its language: {drawn.name}.")
     return Run(options, dataset, rows, fitted, folder)
 
 

@@ -17,8 +17,8 @@ from pyrovae.plots.style import PALETTE, STYLE, as_array, axes_of, readable_from
 
 
 @rc_context(STYLE)
-def training_curve(history: Sequence[Mapping[str, Any]], ax: Axes | None = None) -> Axes:
-    """Plot the ELBO, in nats per row, against the epoch.
+def training_curve(history: Sequence[Mapping[str, Any]], ax: Axes | None = None, units: str = "nats per row") -> Axes:
+    """Plot the ELBO against the epoch.
 
     The y-axis shows the later epochs. First epochs that lie far below them are cut off, and a note says how many. Epochs
     with a KL weight below 1 are shaded, since they were trained on another objective.
@@ -27,6 +27,7 @@ def training_curve(history: Sequence[Mapping[str, Any]], ax: Axes | None = None)
         history: One mapping for each epoch, as in `Fit.history`, with the keys `epoch` and `elbo`, and optionally
             `validation_elbo` and `kl_weight`.
         ax: The axes to draw on; None makes a figure.
+        units: The units of the ELBO, for the title.
 
     Returns:
         The axes.
@@ -67,7 +68,7 @@ def training_curve(history: Sequence[Mapping[str, Any]], ax: Axes | None = None)
         end = epochs[weights < 1].max() + 0.5
         ax.axvspan(epochs.min() - 0.5, end, color="#eeeeee", zorder=0, label="KL weight below 1", linewidth=0)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-    ax.set(xlabel="epoch", title="ELBO (nats per row)", xlim=(epochs.min() - 0.5, epochs.max() + 0.5))
+    ax.set(xlabel="epoch", title=f"ELBO ({units})", xlim=(epochs.min() - 0.5, epochs.max() + 0.5))
     if len(ax.get_legend_handles_labels()[1]) > 1:
         ax.legend(loc="lower right")
     return ax

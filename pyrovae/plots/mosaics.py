@@ -72,11 +72,13 @@ def reconstructions(
     image_shape: Sequence[int] | None = None,
     ax: Axes | Sequence[Axes] | Array | None = None,
     columns: Sequence[str] | None = None,
+    labels: Sequence[bool] | None = None,
 ) -> Axes | Array:
     """Show originals and their reconstructions: images one above the other, or a scatter plot for each column of a table.
 
     A scatter plot shows reconstruction against original, the diagonal, and the share of the column's variance that is
-    explained, R^2 = 1 - sum (x - x_hat)^2 / sum (x - mean x)^2. NaN is left out.
+    explained, R^2 = 1 - sum (x - x_hat)^2 / sum (x - mean x)^2; of a column of classes the share that is right. NaN is left
+    out.
 
     Args:
         x: The originals, `(N, D)`, or `(N, *image_shape)` for images.
@@ -85,12 +87,13 @@ def reconstructions(
             columns are shown.
         ax: The axes to draw on: one for images, a sequence of at least min(D, 12) for a table. None makes a figure.
         columns: The names of the D columns of a table.
+        labels: For each column of a table whether it holds numbers of classes.
 
     Returns:
         The axes for images, an array of min(D, 12) axes for a table.
 
     Raises:
-        ShapeError: The two shapes differ, or do not fit `image_shape`, `ax` or `columns`.
+        ShapeError: The two shapes differ, or do not fit `image_shape`, `ax`, `columns` or `labels`.
         DataError: There is no row.
 
     Example:
@@ -105,7 +108,7 @@ def reconstructions(
     if x.shape != x_hat.shape:
         raise ShapeError(f"Reconstructions must have the shape of their originals, got {x_hat.shape} and {x.shape}.")
     if image_shape is None:
-        return column_scatters(x, x_hat, ax, columns)
+        return column_scatters(x, x_hat, ax, columns, labels)
     if ax is not None and not isinstance(ax, Axes):
         raise ShapeError(f"Images are drawn on one Axes, got {type(ax).__name__}. Pass one of its elements.")
     above, below = _pictures(x, image_shape), _pictures(x_hat, image_shape)
@@ -137,7 +140,7 @@ def captioned(
     Args:
         x: N images, `(N, D)` or `(N, *image_shape)`; NaN is white.
         image_shape: `(H, W)`, or `(C, H, W)` with 1, 3 or 4 channels.
-        captions: N texts, which are shown as they are (dollar signs do not start mathematics).
+        captions: N texts, of one or several lines, which are shown as they are (dollar signs do not start mathematics).
         columns: The number of images in a row of the mosaic.
         vmax: The value that is white; 0 is black. By default 1, or the largest value if that is above 1.
         ax: The axes to draw on; None makes a figure.
@@ -162,10 +165,9 @@ def captioned(
         raise OptionError(f"A mosaic needs 1 column or more, got columns={columns}.")
     wide = min(columns, len(pictures))
     height, width = pictures.shape[1:3]
-    line, gap = (
-        -(-width // 4),
-        -(-width // 12),
-    )  # in pixels: a line of text above each image, whose cell is an inch wide
+    # in pixels: the text above each image, whose cell is an inch wide
+    lines = 1 + max(caption.count("\n") for caption in captions)
+    line, gap, space = -(-width * (1 + lines) // 8), -(-width // 12), 0.1 * -(-width // 4)
     lined = np.pad(pictures, ((0, 0), (line, 0), (0, 0), (0, 0)), constant_values=np.nan)
     mosaic = _mosaic(lined, wide, gap)
     ax = axes_of(ax, (mosaic.shape[1] / (width + gap), mosaic.shape[0] / (width + gap)))
@@ -173,7 +175,15 @@ def captioned(
     for number, caption in enumerate(captions):
         row, column = divmod(number, wide)
         x0, y0 = column * (width + gap) - 0.5, row * (height + line + gap) - 0.5
-        ax.text(x0 + width / 2, y0 + 0.9 * line, caption, fontsize=7.5, ha="center", va="bottom", parse_math=False)
+        ax.text(
+            x0 + width / 2,
+            y0 + line - space,
+            caption,
+            fontsize=7.5,
+            ha="center",
+            va="bottom",
+            parse_math=False,
+        )
     return ax
 
 

@@ -116,7 +116,11 @@ def _draw_points(ax: Axes, points: Array, classes: Array, styles: Styles) -> Non
 
 
 def column_scatters(
-    x: Array, x_hat: Array, ax: Axes | Sequence[Axes] | Array | None, names: Sequence[str] | None
+    x: Array,
+    x_hat: Array,
+    ax: Axes | Sequence[Axes] | Array | None,
+    names: Sequence[str] | None,
+    labels: Sequence[bool] | None = None,
 ) -> Array:
     """Reconstruction against original for each of the first 12 columns of a table; see `reconstructions`."""
     if x.ndim != 2:
@@ -126,6 +130,10 @@ def column_scatters(
     shown = min(x.shape[1], 12)
     if names is not None and len(names) != x.shape[1]:
         raise ShapeError(f"{x.shape[1]} columns need as many names, got {len(names)}.")
+    if labels is not None and len(labels) != x.shape[1]:
+        raise ShapeError(
+            f"labels says of each of {x.shape[1]} columns whether it has classes, got {len(labels)} answers."
+        )
     if ax is None:
         wide = min(shown, 4)
         high = -(-shown // wide)
@@ -150,6 +158,8 @@ def column_scatters(
         panel.axline((float(original.mean()) if len(original) else 0.0,) * 2, slope=1, color="#888888", linewidth=0.8)
         spread = ((original - original.mean()) ** 2).sum() if len(original) else 0.0
         share = f"$R^2$ = {1 - ((original - rebuilt) ** 2).sum() / spread:.2f}" if spread > 0 else "constant"
+        if labels is not None and labels[d] and len(original):  # numbers of classes have no variance to explain
+            share = f"{(original == rebuilt).mean():.0%} right"
         name = f"column {d}" if names is None else names[d]
         panel.set_title(f"{name if len(name) < 16 else name[:14] + '…'}, {share}", fontsize=8)
         panel.xaxis.set_major_locator(MaxNLocator(3))

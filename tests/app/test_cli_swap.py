@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from support.command import Command
 
 import pyrovae as pv
@@ -12,8 +13,12 @@ from pyrovae.app.catalogue import GUIDES, LIKELIHOODS, PRIORS
 from pyrovae.app.comparisons import compare
 from pyrovae.app.models import MODELS
 from pyrovae.app.options import Options
+from pyrovae.app.pictures import class_columns
 from pyrovae.app.run import fit_run, open_run
 from pyrovae.data import load
+from pyrovae.distributions import ObservedOnly
+from pyrovae.families import Categorical as CategoricalFamily
+from pyrovae.families import Columns, Normal
 
 QUICK = ("--epochs", "2", "--hidden", "16", "--latent", "3", "--proposal", "guide", "--num-samples", "30")
 
@@ -263,7 +268,11 @@ class Robust(fam.Columns):
 """
 
 
-def test_rows_of_masses_and_densities_are_compared_with_their_like(tmp_path: Path) -> None:
+def test_rows_of_masses_and_densities_are_compared_with_their_like(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pyrovae.pair.graph.shutil.which", lambda name: None)
+    said: list[str] = []
     (tmp_path / "parts.py").write_text(CLINICAL)
     rng = np.random.default_rng(0)
     table = np.column_stack([rng.normal(size=(80, 2)), rng.integers(2, size=80), rng.poisson(3, 80)])
@@ -273,10 +282,23 @@ def test_rows_of_masses_and_densities_are_compared_with_their_like(tmp_path: Pat
     for name in (f"{tmp_path}/parts.py:Clinical", f"{tmp_path}/parts.py:Robust", "normal"):
         options = Options.of("fit", likelihood=name, epochs=1, latent=1, hidden=(4,), seed=0)
         short = name.rpartition(":")[2]
-        runs[short] = fit_run(dataset, options, tmp_path / short, device="cpu", engine="eager", progress=False)
+        runs[short] = fit_run(
+            dataset, options, tmp_path / short, device="cpu", engine="eager", progress=False, say=said.append
+        )
+    assert sum("dot is not installed" in line and "graph.gv" in line for line in said) == 3
     assert [row["rows"] for row in compare([runs["Clinical"], runs["Robust"]], 5)] == [16, 16]
     both = r"density of 2 columns \(age, weight\) and probability mass of 2 columns \(sex, visits\)"
     with pytest.raises(pv.OptionError, match=f"different units.*{both}.*for the same columns"):
         compare([runs["Clinical"], runs["normal"]], 5)
     with pytest.raises(pv.OptionError, match="for the same columns"):
         compare([runs["normal"], runs["Clinical"]], 5, dequantise=True)
+
+
+def test_columns_of_classes_are_known() -> None:
+    table = Columns([Normal(2), CategoricalFamily((), 3)])
+    mixed = table(torch.zeros(5, *table.param_shape))
+    assert class_columns(mixed, 3) == class_columns(ObservedOnly(mixed), 3) == [False, False, True]
+    codes = CategoricalFamily(2, 3)
+    assert class_columns(codes(torch.zeros(5, *codes.param_shape)), 2) == [True, True]
+    reals = Normal(2)
+    assert class_columns(reals(torch.zeros(5, *reals.param_shape)), 2) is None

@@ -228,3 +228,26 @@ def test_save(tmp_path):
     with pytest.raises(OptionError, match="PNG"):
         plots.save(plots.images(x, (1, 3)), tmp_path / "one.svg")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["new", "one.png"]
+
+
+def test_classes_are_right_or_wrong_and_have_no_variance_to_explain() -> None:
+    x = np.array([[0.0, 1.0], [1.0, 2.0], [2.0, 0.0]])
+    axes = plots.reconstructions(x, np.array([[0.0, 1.0], [1.0, 2.5], [2.0, 0.0]]), labels=[True, False])
+    assert [ax.get_title(loc="left") or ax.get_title() for ax in axes] == [
+        "column 0, 100% right",
+        "column 1, $R^2$ = 0.88",
+    ]
+    with pytest.raises(ShapeError, match="2 columns .*got 1"):
+        plots.reconstructions(x, x, labels=[True])
+
+
+def test_captions_of_several_lines_have_room() -> None:
+    pictures = np.zeros((3, 16))
+    one, two = (plots.captioned(pictures, (4, 4), [text] * 3) for text in ("cat", "a.png\ncat"))
+    heights = [ax.get_images()[0].get_array().shape[0] for ax in (one, two)]
+    assert heights[1] > heights[0] and two.texts[0].get_text() == "a.png\ncat"
+
+
+def test_the_units_of_a_curve_are_said() -> None:
+    ax = plots.training_curve([{"epoch": 1, "elbo": -1.0}], units="bits")
+    assert ax.get_title(loc="left") == "ELBO (bits)"

@@ -248,7 +248,8 @@ def generate(
     if path.suffix == ".png":
         names = None if wanted is not None or codes is None else [str(name) for name in rows.classes or ()][:num]
         columns = 8 if names is None else len(names)
-        plots.save(plots.images(values, files.image_shape(rows, path), columns, names=names), path)
+        axes = plots.images(values, files.image_shape(rows, path), columns, names=names)
+        plots.save(pictures.titled(axes, "E[x | z] at draws of p(z)" if mean else "rows drawn from the model"), path)
     else:
         labels = None if codes is None else row_values.class_values(opened.dataset, codes)
         files.write_rows(path, values, rows.columns, labels=labels)
