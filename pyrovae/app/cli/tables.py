@@ -179,8 +179,8 @@ def print_report(report: Mapping[str, Any]) -> None:
     out.print(table)
     if fitted is None:
         answer(
-            f"The probabilities are not calibrated: that needs a temperature, and this needs {labelling.ENOUGH} such rows, {labelling.MISTAKES} of "
-            "them predicted wrongly. They may be too sure."
+            "The probabilities are not calibrated, and may be too sure: a temperature needs "
+            f"{labelling.ENOUGH} such rows, {labelling.MISTAKES} of them predicted wrongly."
         )
     answer("Shares are with their 95% intervals.")
 

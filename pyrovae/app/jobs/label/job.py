@@ -136,7 +136,7 @@ def label_rows(
     judged = None
     if not len(held) and options.holdout > 0:
         judged = _judged_before(recorded) if same else None
-        judged = judged or _cross_validate(job, options, goes_on, device, engine, progress, say)
+        judged = judged or _cross_validate(job, options, goes_on, device, engine, threads, progress, say)
     report, temperature = _report(job, passes, held, judged, options)
     table = tabulate(job, passes, temperature)
     content = table.to_csv(index=False, float_format="%.6g").encode()
@@ -263,6 +263,7 @@ def _cross_validate(
     goes_on: bool,
     device: str,
     engine: str,
+    threads: int | None,
     progress: bool | None,
     say: Callable[[str], None],
 ) -> Judged | None:
@@ -275,7 +276,7 @@ def _cross_validate(
     found = []
     for fold in folds:
         rows = labelling_rows(job, options, fold)
-        fitted = _train(job, rows, replace(options, steps=steps), None, device, engine, progress)
+        fitted = _train(job, rows, replace(options, steps=steps), None, device, engine, threads, progress)
         probabilities = committee(fitted, rows.test, options.passes, seed=options.seed).mean(0)
         found.append((fold, probabilities, logistic_regression(job.x, job.labels.y.clone(), fold)))
     return Judged(*(torch.cat(column) for column in zip(*found)))
