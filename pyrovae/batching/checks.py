@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyrovae.batching.chunks import chunks
+from pyrovae.batching.extremes import edge, far_away, gap_under_mask, is_far, on_the_edge
 from pyrovae.batching.transformed import transformed
 from pyrovae.errors import DataError, PairError
 from pyrovae.pair.batch import Batch, num_rows
 from pyrovae.pair.handlers import same_memory
-from pyrovae.pair.parameters import every_module
+from pyrovae.pair.parameters import every_module, trainable
 from pyrovae.pair.program import PairLike, distribution_name, run, sample_sites
 
 
@@ -50,19 +51,24 @@ def check_rows(
     if check is not None:
         _check_missing_before(batch, transform, numbers)
         check(batch)
-    start = 0
+    start, masks_checked = 0, False
     with torch.no_grad(), pyro.validation_enabled(False):
         for rows in chunks(batch, chunk):
             seen = transformed(pair, rows, transform)
-            with noting_classes(pair, seen) as noted:
+            gaps = strict and not masks_checked and any(map(_has_nan, seen.values()))
+            with noting_classes(pair, seen) as noted, torch.set_grad_enabled(gaps):
                 nodes = sample_sites(run(pair, seen)[0])
             for name, node in nodes.items():
                 if node["is_observed"] and isinstance(node["value"], Tensor):
                     _check_site(name, node, rows, numbers[start : start + chunk], strict)
+                    if gaps and _has_nan(node["value"]):
+                        _check_mask(pair, name, node, numbers[start : start + chunk])
+                        masks_checked = True
             check_classes(noted, seen, numbers[start : start + chunk])
             start += chunk
 
 
+LARGEST = 1e24  # nats of a row; the squares that a gradient multiplies them by are to fit into float32, too
 NotedClasses = list[tuple[nn.Module, Tensor, Tensor]]
 
 
@@ -139,15 +145,48 @@ def _check_site(name: str, node: Any, rows: Batch, numbers: Tensor, strict: bool
     check_support(name, fn, value, numbers)
     log_prob = fn.log_prob(value)
     if is_finite(log_prob):
+        if strict and bool((log_prob.abs() > LARGEST).any()):
+            _check_extremes(name, fn, value, log_prob, rows, numbers)
         return
     for argument, given in rows.items():
         _check_missing(argument, given, numbers)
     if not strict:
         return
+    _check_extremes(name, fn, value, log_prob, rows, numbers)
     raise PairError(
         f"Site {name!r} has a log-density that is not finite in the first run, although the data are finite: check the scale "
         f"of the data, and of the network's output, which gives the parameters of {distribution_name(fn)}."
     )
+
+
+def _check_extremes(name: str, fn: Any, value: Tensor, log_prob: Tensor, rows: Batch, numbers: Tensor) -> None:
+    """DataError if the values of a row explain why its log-density is not finite, or so large that its gradient is not."""
+    bad = ~(log_prob.abs() <= LARGEST)
+    if bad.dim() == 0 or len(bad) != len(value):
+        return
+    bad = bad.flatten(1).any(1) if bad.dim() > 1 else bad
+    at = edge(_elementwise_support(fn), value) & bad.reshape(-1, *[1] * (value.dim() - 1))
+    if bool(at.any()):
+        raise DataError(on_the_edge(name, fn, value, at, numbers))
+    for argument, given in {**rows, name: value}.items():
+        place = far_away(given, bad) if len(given) == len(bad) else None
+        if place is not None:
+            raise DataError(is_far(argument, given, place, numbers))
+
+
+def _check_mask(pair: PairLike, name: str, node: Any, numbers: Tensor) -> None:
+    """DataError if missing values that a site leaves out of its density make the gradient of the pair's parameters NaN."""
+    with torch.enable_grad():
+        total = node["fn"].log_prob(node["value"]).sum()
+    if not total.requires_grad:
+        return
+    gradients = torch.autograd.grad(total, list(trainable(pair).values()), allow_unused=True, retain_graph=True)
+    if any(_has_nan(gradient) for gradient in gradients if gradient is not None):
+        raise DataError(gap_under_mask(name, node["value"], numbers))
+
+
+def _has_nan(value: Tensor) -> bool:
+    return value.is_floating_point() and bool(torch.isnan(value).any())
 
 
 def check_support(name: str, fn: Any, value: Tensor, numbers: Tensor) -> None:
@@ -169,6 +208,9 @@ def check_support(name: str, fn: Any, value: Tensor, numbers: Tensor) -> None:
         like = value[finite]
         if hasattr(support, "of_column"):  # each column has its own support
             support, like = support.of_column(bad[-1]), value[..., bad[-1]][finite[..., bad[-1]]]
+        on_edge = edge(_elementwise_support(fn), value) & torch.isfinite(value)
+        if inside.shape == value.shape and bool((on_edge | inside).all()):  # of an open support
+            raise DataError(on_the_edge(name, fn, value, on_edge, numbers))
         raise DataError(
             f"Site {name!r}: {int((~inside).sum())} of {value.numel()} values are outside the support of "
             f"{distribution_name(fn)} ({describe_support(support)}); the first is "
