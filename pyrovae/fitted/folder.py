@@ -154,8 +154,8 @@ def _replace(
     run = {
         "format": FORMAT,
         "pyrovae": __version__,
-        "pair": to_spec(fitted.pair),
-        "transform": to_spec(fitted.transform),
+        "pair": to_spec(fitted.pair, own=True),
+        "transform": to_spec(fitted.transform, own=True),
         "layout": _write_layout(fitted.layout),
         **({"more_layouts": [_write_layout(layout) for layout in fitted.more_layouts]} if fitted.more_layouts else {}),
         **({"untransformed": _write_arguments(fitted.untransformed)} if fitted.untransformed else {}),
@@ -309,17 +309,22 @@ def load(
     pair: PairLike | None = None,
     *,
     transform: Transform | None = None,
+    trust: bool = False,
     device: str | torch.device = "cpu",
 ) -> Fit:
     """Load a fitted pair from a run folder.
 
     A pair that consists of classes of pyrovae, and of distributions and activations of torch and Pyro, is built again from
-    `run.json`. If it has parts of your own, build it as you did for the fit and pass it as `pair`. No pickled code is run.
+    `run.json`. If it has parts of your own, build it as you did for the fit and pass it as `pair`. No pickled code is run, and
+    checksums are looked at first. (Runs of versions 0.1 and 0.2.0 have one of the weights only.)
 
     Args:
         folder: A folder that `save`, `pv.fit(..., checkpoint=folder)` or the command line has written.
         pair: The pair, newly built, whose weights are replaced by those of the run; None to build it from the run.
         transform: The transform of the fit, if it is a function of your own.
+        trust: Import the classes and functions of your own that the run names, which runs their code, instead of asking for
+            `pair` and `transform`. They must be importable, and keep their constructors' arguments as attributes of the same
+            names.
         device: Where the weights are put: "cpu", "cuda", "auto", or a `torch.device`.
 
     Returns:
@@ -347,28 +352,33 @@ def load(
             f"The fit in {folder} has not finished: continue it first with resume=True (or --resume)."
         )
     tensors, _ = _read_tensors(folder / WEIGHTS, _content(folder, WEIGHTS, run))
-    if transform is None and externals(run.get("transform")):
+    if transform is None and not trust and externals(run.get("transform")):
         raise CheckpointError(
             f"This run's transform is a function of your own, {externals(run['transform'])[0]}: pass it with "
-            "pv.load(folder, transform=...)."
+            "pv.load(folder, transform=...), or import it with trust=True, if you trust it."
         )
     try:
         for name, kind in ENTRIES.items():
             if not isinstance(run.get(name, kind()), kind):
                 raise TypeError(f"{name} is {run[name]!r}")
         fitted = Fit(
-            pair=from_spec(run["pair"]) if pair is None else pair,
+            pair=from_spec(run["pair"], trust=trust) if pair is None else pair,
             layout=read_layout(run["layout"]),
             more_layouts=tuple(read_layout(layout) for layout in run.get("more_layouts", [])),
             history=_read_history(folder, run),
             settings=run["settings"],
-            transform=transform if transform is not None else from_spec(run["transform"]),
+            transform=transform if transform is not None else from_spec(run["transform"], trust=trust),
             info=run["info"],
             stopped=run.get("stopped", ""),
             untransformed=_read_arguments(run.get("untransformed", {})),
         )
         if fitted.transform is not None and not callable(fitted.transform):
             raise TypeError(f"its transform is {fitted.transform!r}")
+        if pair is None and externals(run["pair"]) and to_spec(fitted.pair, own=True) != run["pair"]:
+            raise CheckpointError(
+                f"The parts of your own in {folder} have other attributes when they are built again: build the pair and pass "
+                "it with pv.load(folder, pair=...)."
+            )
         if pair is None:
             _take_dtype(fitted.pair, tensors)
         with param_scope(fitted.store), default_dtype(fitted.pair):

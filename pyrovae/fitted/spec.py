@@ -4,13 +4,15 @@ This rests on scikit-learn's convention that a class keeps its constructor's arg
 object becomes `{"class": name, "args": {...}}`, and so do its arguments. Classes are written under their public names, such as
 `pyrovae.families.Bernoulli`, so that runs stay readable when a module moves. Names in runs of version 0.1, which were those of
 modules, are looked up in one table, `RENAMED`. Only classes of pyrovae, and distributions and activations of torch and Pyro,
-are built from a specification. A class of the user's own is recorded by its import path, as `{"external": ...}`.
+are built from a specification. A class of the user's own is recorded by its import path, as `{"external": ...}`, and is
+imported only for one who trusts it.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import pkgutil
 from typing import Any
 
 import torch
@@ -58,14 +60,22 @@ IDENTITY = (
 DISTRIBUTIONS = ("pyro.distributions.", "torch.distributions.")
 
 
-def to_spec(value: Any) -> Any:
-    """A value as JSON. An object that occurs twice is written once, and the second time as a reference."""
-    return _write(value, "", {})
+def to_spec(value: Any, *, own: bool = False) -> Any:
+    """A value as JSON. An object that occurs twice is written once, and the second time as a reference.
+
+    Args:
+        own: whether the arguments of the user's own classes are written, too, where they are attributes of the same names.
+    """
+    return _write(value, "", {}, own)
 
 
-def from_spec(spec: Any) -> Any:
-    """Build a value from what `to_spec` returned. CheckpointError names a part that is not built from a specification."""
-    return _read(spec, "", {})
+def from_spec(spec: Any, *, trust: bool = False) -> Any:
+    """Build a value from what `to_spec` returned. CheckpointError names a part that is not built from a specification.
+
+    Args:
+        trust: whether the user's own classes and functions are imported, which runs their code.
+    """
+    return _read(spec, "", {}, trust)
 
 
 def externals(spec: Any) -> list[str]:
@@ -115,13 +125,13 @@ def _path(cls: Any) -> str:
     return f"{getattr(cls, '__module__', '?')}.{getattr(cls, '__qualname__', type(cls).__qualname__)}"
 
 
-def _write(value: Any, path: str, seen: dict[int, str]) -> Any:
+def _write(value: Any, path: str, seen: dict[int, str], own: bool) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (tuple, list, nn.ModuleList)):
-        return {"tuple": [_write(v, f"{path}.{i}", seen) for i, v in enumerate(value)]}
+        return {"tuple": [_write(v, f"{path}.{i}", seen, own) for i, v in enumerate(value)]}
     if isinstance(value, dict) and all(isinstance(k, str) for k in value):
-        return {"dict": {k: _write(v, f"{path}.{k}", seen) for k, v in value.items()}}
+        return {"dict": {k: _write(v, f"{path}.{k}", seen, own) for k, v in value.items()}}
     if isinstance(value, type):
         name = _path(value)
         return {"type": name} if name.startswith(ACTIVATIONS) else {"external": name}
@@ -130,30 +140,36 @@ def _write(value: Any, path: str, seen: dict[int, str]) -> Any:
     if isinstance(value, Tensor):
         return {"tensor": value.detach().cpu().tolist(), "dtype": str(value.dtype)[6:]}
     if isinstance(value, Distribution):
-        return _write_distribution(value, path, seen)
+        return _write_distribution(value, path, seen, own)
     name = public_name(type(value))
     if name == IDENTITY:
         return {"class": name, "args": {}}
-    if not name.startswith(BUILT_HERE) or "<locals>" in name:
+    kind = "class" if name.startswith(BUILT_HERE) and "<locals>" not in name else "external"
+    if kind == "external" and (not own or inspect.isroutine(value)):
         return {"external": _path(value) if inspect.isroutine(value) else name}
     if id(value) in seen:
         return {"same_as": seen[id(value)]}
+    arguments = _arguments(value)
+    if arguments is None or (kind == "external" and any(isinstance(a, Tensor) for a in arguments.values())):
+        return {"external": name, **({"args": None} if own else {})}  # None: an object that cannot be built again
     seen[id(value)] = path
-    args: dict[str, Any] = {}
-    for parameter in inspect.signature(type(value).__init__).parameters.values():
-        if parameter.name == "self":
-            continue
-        if not hasattr(value, parameter.name):
-            return {"external": name}
-        args[parameter.name] = _write(getattr(value, parameter.name), f"{path}.{parameter.name}", seen)
-    return {"class": name, "args": args}
+    return {kind: name, "args": {n: _write(a, f"{path}.{n}", seen, own) for n, a in arguments.items()}}
 
 
-def _write_distribution(value: Any, path: str, seen: dict[int, str]) -> Any:
+def _arguments(value: Any) -> dict[str, Any] | None:
+    """The arguments of an object's constructor, by its attributes of the same names; None where one is missing."""
+    try:
+        names = [name for name in inspect.signature(type(value).__init__).parameters if name != "self"]
+        return {name: getattr(value, name) for name in names}
+    except Exception:  # whatever an attribute of the user's own class raises
+        return None
+
+
+def _write_distribution(value: Any, path: str, seen: dict[int, str], own: bool) -> Any:
     name = _path(type(value))
     if isinstance(value, Independent):
         args = {
-            "base_distribution": _write(value.base_dist, f"{path}.base", seen),
+            "base_distribution": _write(value.base_dist, f"{path}.base", seen, own),
             "reinterpreted_batch_ndims": value.reinterpreted_batch_ndims,
         }
         return {"class": name, "args": args}
@@ -166,16 +182,16 @@ def _write_distribution(value: Any, path: str, seen: dict[int, str]) -> Any:
     wanted = inspect.signature(type(value).__init__).parameters
     if not name.startswith(DISTRIBUTIONS) or not given or any(a not in wanted for a in given):
         return {"external": name}
-    return {"class": name, "args": {a: _write(getattr(value, a), f"{path}.{a}", seen) for a in given}}
+    return {"class": name, "args": {a: _write(getattr(value, a), f"{path}.{a}", seen, own) for a in given}}
 
 
-def _read(spec: Any, path: str, built: dict[str, Any]) -> Any:
+def _read(spec: Any, path: str, built: dict[str, Any], trust: bool) -> Any:
     if not isinstance(spec, dict):
         return spec
     if "tuple" in spec:
-        return tuple(_read(v, f"{path}.{i}", built) for i, v in enumerate(spec["tuple"]))
+        return tuple(_read(v, f"{path}.{i}", built, trust) for i, v in enumerate(spec["tuple"]))
     if "dict" in spec:
-        return {k: _read(v, f"{path}.{k}", built) for k, v in spec["dict"].items()}
+        return {k: _read(v, f"{path}.{k}", built, trust) for k, v in spec["dict"].items()}
     if "tensor" in spec:
         return torch.tensor(spec["tensor"], dtype=getattr(torch, spec["dtype"]))
     if "parameter" in spec:
@@ -185,11 +201,14 @@ def _read(spec: Any, path: str, built: dict[str, Any]) -> Any:
     if "type" in spec:
         return _class(spec["type"], ACTIVATIONS)
     if "external" in spec:
-        raise CheckpointError(
-            f"This run's model has a part of your own, {spec['external']}: build the pair and pass it with "
-            "pv.load(folder, pair=...)."
-        )
-    args = {name: _read(v, f"{path}.{name}", built) for name, v in spec["args"].items()}
+        if not trust:
+            raise CheckpointError(
+                f"This run's model has a part of your own, {spec['external']}: build the pair and pass it with "
+                "pv.load(folder, pair=...), or import that code with trust=True, if you trust it and it can be imported."
+            )
+        built[path] = _import(spec, path, built)
+        return built[path]
+    args = {name: _read(v, f"{path}.{name}", built, trust) for name, v in spec["args"].items()}
     cls = _class(spec["class"], (*PARTS, *DISTRIBUTIONS, IDENTITY))
     spread = next(
         (p.name for p in inspect.signature(cls.__init__).parameters.values() if p.kind is p.VAR_POSITIONAL), ""
@@ -197,6 +216,22 @@ def _read(spec: Any, path: str, built: dict[str, Any]) -> Any:
     made = cls(*args.pop(spread, ()), **args)
     built[path] = made
     return made
+
+
+def _import(spec: Any, path: str, built: dict[str, Any]) -> Any:
+    """A class or function of the user's own, or an object of such a class, whose arguments are in the specification."""
+    try:
+        found = pkgutil.resolve_name(spec["external"])
+        if "args" not in spec:
+            return found
+        if spec["args"] is None:
+            raise TypeError("its arguments are not among its attributes")
+        return found(**{name: _read(v, f"{path}.{name}", built, True) for name, v in spec["args"].items()})
+    except Exception as error:  # whatever that code raises
+        raise CheckpointError(
+            f"{spec['external']} cannot be imported and built again ({error!r}): build the pair and pass it with "
+            "pv.load(folder, pair=...)."
+        ) from error
 
 
 def _class(name: str, allowed: tuple[str, ...]) -> Any:

@@ -1,7 +1,10 @@
 """Run folders: nothing is lost or overwritten, nothing pickled is run, and what is damaged is said to be."""
 
+import importlib
 import json
 import pickle
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -285,3 +288,105 @@ def test_checks_leave_running_statistics_alone() -> None:
     assert encoder[0].num_batches_tracked.item() == 0 and encoder.training
     pv.fit(pair, binary(), epochs=3, batch_size=20, validation=binary())
     assert encoder[0].num_batches_tracked.item() == 3 * 2  # a step each, nothing else
+
+
+PARTS = """
+import pathlib
+import pyro.distributions as dist
+import torch
+from torch import nn
+
+pathlib.Path("ran").touch()
+
+
+class Prior(nn.Module):
+    def __init__(self, latent, scale=1.0):
+        super().__init__()
+        self.latent, self.scale = latent, scale
+
+    def forward(self):
+        return dist.Normal(torch.zeros(self.latent), self.scale).to_event(1)
+
+
+class Doubling(Prior):
+    def __init__(self, latent, scale=1.0):
+        super().__init__(latent, 2 * scale)
+
+
+class Forgetful(Prior):
+    def __init__(self, num):
+        super().__init__(num)
+
+
+class Deaf(Prior):
+    @property
+    def scale(self):
+        raise RuntimeError("not now")
+
+    @scale.setter
+    def scale(self, value):
+        pass
+
+    def forward(self):
+        return dist.Normal(torch.zeros(self.latent), 1.0).to_event(1)
+
+
+def halved(batch):
+    return {"x": (batch["x"] / 2).round()}
+"""
+
+
+@pytest.fixture
+def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A module of the user's own, which leaves a file where it was imported."""
+    (tmp_path / "own_parts.py").write_text(PARTS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield importlib.import_module("own_parts")
+    sys.modules.pop("own_parts", None)
+
+
+def saved_with(prior: nn.Module, **options: Any) -> pv.Fit:
+    """A saved fit with a prior of the user's own, in a process that has not imported it."""
+    fitted = pv.fit(vae(prior=prior), binary(), epochs=1, batch_size=20, seed=0, device="cpu", **options)
+    pv.save(fitted, "run")
+    sys.modules.pop("own_parts")
+    Path("ran").unlink()
+    return fitted
+
+
+def test_a_part_of_ones_own_is_imported_for_one_who_trusts_it(parts: Any) -> None:
+    fitted = saved_with(parts.Prior(2, scale=3.0), transform=parts.halved)
+    with pytest.raises(pv.CheckpointError, match="transform=.*trust=True"):
+        pv.load("run")
+    with pytest.raises(pv.CheckpointError, match="pair=.*trust=True"):
+        pv.load("run", transform=parts.halved)
+    assert not Path("ran").exists()
+    loaded = pv.load("run", trust=True)
+    assert Path("ran").exists() and loaded.pair.prior.scale == 3.0
+    x = binary()
+    assert torch.equal(pv.log_likelihood(loaded, x, 5, seed=0), pv.log_likelihood(fitted, x, 5, seed=0))
+    assert torch.equal(
+        pv.log_likelihood(pv.load("run", vae(prior=parts.Prior(2, 3.0)), transform=parts.halved), x, 5, seed=0),
+        pv.log_likelihood(fitted, x, 5, seed=0),
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("Doubling", "other attributes"), ("Forgetful", "cannot be"), ("Deaf", "cannot be")]
+)
+def test_a_part_that_does_not_keep_its_arguments_is_not_guessed(parts: Any, name: str, said: str) -> None:
+    prior = getattr(parts, name)(2)
+    saved_with(prior)
+    with pytest.raises(pv.CheckpointError, match=f"{said}.*pair="):
+        pv.load("run", trust=True)
+    assert pv.load("run", vae(prior=prior)).pair.prior is prior
+
+
+def test_a_part_that_is_gone_cannot_be_imported(parts: Any) -> None:
+    saved_with(parts.Prior(2))
+    Path("own_parts.py").unlink()
+    shutil.rmtree("__pycache__", ignore_errors=True)
+    importlib.invalidate_caches()
+    with pytest.raises(pv.CheckpointError, match="own_parts.Prior cannot be imported.*pair="):
+        pv.load("run", trust=True)
