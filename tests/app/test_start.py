@@ -28,8 +28,9 @@ import contextlib, io, json, sys
 from pyrovae.__main__ import main
 
 heavy, cases = set(json.loads(sys.argv[1])), json.loads(sys.argv[2])
+before = set()
 for name, words in cases.items():
-    before, said, code = set(sys.modules), io.StringIO(), 0
+    said, code = io.StringIO(), 0
     sys.argv = ["pyrovae", *words]
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         try:
@@ -37,6 +38,7 @@ for name, words in cases.items():
         except SystemExit as stop:
             code = int(stop.code or 0)
     cases[name] = code, sorted(heavy & (set(sys.modules) - before)), said.getvalue()
+    before = set(sys.modules)  # so that what one case imports is not laid at the door of the next
 print(json.dumps(cases))
 """
 QUESTIONS = {
