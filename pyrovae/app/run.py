@@ -151,7 +151,7 @@ def fit_run(
         for which, batch in rows.examples().items():
             drawn = draw_graph(pair, batch, folder / f"graph{'-labelled' if which else ''}.png")
             if drawn.suffix == ".gv":
-                say(f"Graphviz's program dot is not installed, so the graph is written in its language: {drawn.name}.")
+                say(f"No picture of the graph: Graphviz's dot is not installed. See {drawn.name}.")
     return Run(options, dataset, rows, fitted, folder)
 
 

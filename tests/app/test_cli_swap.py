@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from support.command import Command
 
 import pyrovae as pv
 from pyrovae.app.catalogue import GUIDES, LIKELIHOODS, PRIORS
+from pyrovae.app.cli import tables
 from pyrovae.app.comparisons import compare
 from pyrovae.app.models import MODELS
 from pyrovae.app.options import Options
@@ -302,3 +304,17 @@ def test_columns_of_classes_are_known() -> None:
     assert class_columns(codes(torch.zeros(5, *codes.param_shape)), 2) == [True, True]
     reals = Normal(2)
     assert class_columns(reals(torch.zeros(5, *reals.param_shape)), 2) is None
+
+
+def test_a_comparison_fits_eighty_columns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(tables, "out", Console(width=80, markup=False, emoji=False))
+    entry = {"log_likelihood": -1234.56, "log_likelihood_se": 12.34, "difference": -123.45, "difference_se": 12.34}
+    entry |= {"bits_per_dimension": 12.345, "k_hat_above_0.7": 0.35, "bound": True, "rows": 5000, "proposal": "guide"}
+    folders = ("a/rather/long/folder/of/runs/with-a-long-name-at-its-end", "b")
+    tables.print_comparison([{**entry, "run": run} for run in folders], "log p(x): probability mass")
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    rows = "\n".join(lines)
+    assert "≥ -1234.56 ± 12.34" in rows and "-123.45 ± 12.34" in rows  # no number is broken
+    folded = "".join(line.split("│")[1].strip() for line in lines if line.startswith("│"))
+    assert folders[0] in folded
