@@ -32,7 +32,8 @@ _TURNS = _Turns()
 
 def _begin_anew() -> None:
     """In a process that was forked while another thread had its turn, nobody would ever give it back."""
-    _TURNS.__init__()  # type: ignore[misc]
+    global _TURNS
+    _TURNS = _Turns()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, where no process is forked

@@ -69,12 +69,11 @@ QUESTIONS: dict[str, Callable[[pv.Fit, Any], Any]] = {
     ("transform", "source", "engine"),
     [
         (in_place, "tensor", "eager"),
-        (in_place, "tensor", "traced"),
+        (in_place, "validation", "eager"),
         (in_the_dict, "view", "eager"),
         (in_place, "numpy", "eager"),
-        (in_place, "dataset", "eager"),
         (in_place, "dataset", "traced"),
-        (in_the_dict, "validation", "traced"),
+        (in_the_dict, "tensor", "traced"),
     ],
 )
 def test_a_transform_may_write_into_what_it_is_given(transform: Any, source: str, engine: str) -> None:
@@ -87,7 +86,7 @@ def test_a_transform_may_write_into_what_it_is_given(transform: Any, source: str
     wanted = pv.fit(vae(), data, transform=aside, **options)
     assert torch.equal(x, kept) and "engine_notes" not in found.settings
     assert [row["elbo"] for row in found.history] == [row["elbo"] for row in wanted.history]
-    for ask in QUESTIONS.values():
+    for ask in list(QUESTIONS.values()) if source == "tensor" else [pv.encode, pv.reconstruct]:
         assert torch.equal(ask(found, data), ask(wanted, data)) and torch.equal(x, kept)
 
 
@@ -172,8 +171,9 @@ WRITERS: dict[str, tuple[Callable[[], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("engine", ["eager", "traced"])
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize(
+    ("name", "engine"), [*((name, "eager") for name in WRITERS), ("always", "traced"), ("in training only", "traced")]
+)
 def test_a_pair_that_writes_into_its_arguments_is_refused(name: str, engine: str) -> None:
     """Before any step: the guide's writing would change what the model observes."""
     build, match = WRITERS[name]
