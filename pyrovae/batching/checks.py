@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyrovae.batching.chunks import chunks
-from pyrovae.batching.extremes import edge, far_away, gap_under_mask, is_far, on_the_edge
+from pyrovae.batching.extremes import edge, far_away, gap_under_mask, is_far, named_place, on_the_edge
 from pyrovae.batching.transformed import transformed
 from pyrovae.errors import DataError, PairError
 from pyrovae.pair.batch import Batch, num_rows
@@ -144,6 +144,16 @@ def _check_site(name: str, node: Any, rows: Batch, numbers: Tensor, strict: bool
     value, fn = node["value"], node["fn"]
     check_support(name, fn, value, numbers)
     log_prob = fn.log_prob(value)
+    rounded = (
+        log_prob.is_floating_point() and not value.is_floating_point() and value.to(log_prob.dtype).long() != value
+    )
+    if isinstance(rounded, Tensor) and bool(rounded.any()):
+        place = rounded.nonzero()[0].tolist()
+        raise DataError(
+            f"Site {name!r}: {int(rounded.sum())} integers are rounded to {str(log_prob.dtype)[6:]} where their density is "
+            f"computed, the first is {value[tuple(place)].item()} in {named_place(place, numbers)}. Subtract an offset, change their "
+            "unit, or fit the pair in float64 (pair.double())."
+        )
     if is_finite(log_prob):
         if strict and bool((log_prob.abs() > LARGEST).any()):
             _check_extremes(name, fn, value, log_prob, rows, numbers)

@@ -44,7 +44,7 @@ def on_the_edge(name: str, fn: Any, value: Tensor, at: Tensor, numbers: Tensor) 
         cure = f"Move them inside, as by x.clamp(min={least:.2g}), half of the smallest value above it"
     return (
         f"Site {name!r}: {int(at.sum())} of {value.numel()} values lie on the edge of the support of {distribution_name(fn)}, "
-        f"where its density is zero or infinite; the first is {found:g} in {where(place, numbers)}. {cure}; or take a "
+        f"where its density is zero or infinite; the first is {found:g} in {named_place(place, numbers)}. {cure}; or take a "
         "likelihood with a density there, such as Normal."
     )
 
@@ -78,13 +78,13 @@ def is_far(name: str, value: Tensor, place: list[int], numbers: Tensor) -> str:
     others = column[torch.arange(len(column), device=column.device) != place[0]]
     low, high = (torch.nanquantile(others[:100_000].double(), q).item() for q in (0.01, 0.99))
     return (
-        f"{name!r} is {column[place[0]].item():g} in {where(place, numbers)}, far from the others (98 % of them are from "
+        f"{name!r} is {column[place[0]].item():g} in {named_place(place, numbers)}, far from the others (98 % of them are from "
         f"{low:.3g} to {high:.3g}), too far for a finite log-density and gradient. Correct it, or drop the row; where such "
         "values are right, take logarithms of the column."
     )
 
 
-def where(place: list[int], numbers: Tensor) -> str:
+def named_place(place: list[int], numbers: Tensor) -> str:
     """The row, by its number in the data, and the column of a value."""
     column = "" if len(place) < 2 else f", column {place[1] if len(place) == 2 else tuple(place[1:])}"
     return f"row {int(numbers[place[0]])}{column}"
@@ -94,7 +94,7 @@ def gap_under_mask(name: str, value: Tensor, numbers: Tensor) -> str:
     """A message about missing values that a mask leaves out of a density, but not out of its gradient."""
     place = torch.isnan(value).nonzero()[0].tolist()
     return (
-        f"Site {name!r} leaves missing values (NaN) out of its log-density, the first in {where(place, numbers)}, and the "
+        f"Site {name!r} leaves missing values (NaN) out of its log-density, the first in {named_place(place, numbers)}, and the "
         "gradient is NaN nonetheless, since a mask does not stop what was computed from NaN. Fill them in before anything "
         "is computed, as by x.nan_to_num(0.0), and mask then; pv.observed_only(likelihood) and pv.nets.WithMask do both."
     )

@@ -106,3 +106,34 @@ def test_missing_values_that_are_left_out_as_they_should_be_are_taken() -> None:
     encoder = pv.Conditional(pv.nets.WithMask(pv.nets.MLP((3, 3), (2, 2), hidden=(4,))), fam.Normal(2))
     pair = pv.VAE(pv.priors.StandardNormal(2), pv.observed_only(pv.mlp(2, fam.Normal(3), hidden=(4,))), encoder)
     pv.fit(pair, x, **QUICK)
+
+
+class Whole(nn.Module):
+    """Observes integers, which its networks see as floating numbers near 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder, self.scale = nn.Linear(3, 2), nn.Parameter(torch.ones(()))
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample(
+                "x", dist.Normal(z.sum(-1, keepdim=True).expand(*z.shape[:-1], 3), self.scale.exp()).to_event(1), obs=x
+            )
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.encoder((x / 2**24).to(self.scale.dtype)), 1.0).to_event(1))
+
+
+def test_integers_that_a_density_would_round_are_named() -> None:
+    x = torch.randint(0, 2**24, (N, 3))
+    pv.fit(Whole(), x, **QUICK)
+    x[LATE, 1] = 2**24 + 1
+    with pytest.raises(
+        pv.DataError, match=r"1 integers are rounded to float32.*16777217 in row 47, column 1.*pair.double"
+    ):
+        pv.fit(Whole(), x, **QUICK)
+    pv.fit(Whole().double(), x, **QUICK)
