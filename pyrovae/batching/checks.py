@@ -151,8 +151,8 @@ def _check_site(name: str, node: Any, rows: Batch, numbers: Tensor, strict: bool
         place = rounded.nonzero()[0].tolist()
         raise DataError(
             f"Site {name!r}: {int(rounded.sum())} integers are rounded to {str(log_prob.dtype)[6:]} where their density is "
-            f"computed, the first is {value[tuple(place)].item()} in {named_place(place, numbers)}. Subtract an offset, change their "
-            "unit, or fit the pair in float64 (pair.double())."
+            f"computed, the first is {value[tuple(place)].item()} in {named_place(place, numbers)}. Subtract an offset, change "
+            "their unit, or fit the pair in float64 (pair.double())."
         )
     if is_finite(log_prob):
         if strict and bool((log_prob.abs() > LARGEST).any()):

@@ -94,7 +94,7 @@ def gap_under_mask(name: str, value: Tensor, numbers: Tensor) -> str:
     """A message about missing values that a mask leaves out of a density, but not out of its gradient."""
     place = torch.isnan(value).nonzero()[0].tolist()
     return (
-        f"Site {name!r} leaves missing values (NaN) out of its log-density, the first in {named_place(place, numbers)}, and the "
-        "gradient is NaN nonetheless, since a mask does not stop what was computed from NaN. Fill them in before anything "
+        f"Site {name!r} leaves missing values (NaN) out of its log-density, the first in {named_place(place, numbers)}, and "
+        "the gradient is NaN nonetheless, since a mask does not stop what was computed from NaN. Fill them in before anything "
         "is computed, as by x.nan_to_num(0.0), and mask then; pv.observed_only(likelihood) and pv.nets.WithMask do both."
     )
