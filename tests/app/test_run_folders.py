@@ -234,7 +234,7 @@ def test_a_crash_of_a_second_labelling_leaves_a_run_that_goes_on(
     label(rows, passes=3)  # the weights are asked again, three times
     new = table.read_bytes()
     kinds = set()
-    for number in range(1, 60, 3):
+    for number in range(1, 60, 4):
         label(rows)
         assert table.read_bytes() == old
         with monkeypatch.context() as patch:
