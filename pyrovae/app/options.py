@@ -48,6 +48,7 @@ def option(
     commands: tuple[str, ...] = ("fit",),
     by_model: bool = False,
     later: bool = False,
+    before: Any = None,
     defaults: Mapping[str, Any] | None = None,
     helps: Mapping[str, str] | None = None,
 ) -> Any:
@@ -60,7 +61,8 @@ def option(
         check: what a value other than None must fulfil.
         commands: the commands that offer it.
         by_model: whether it is meant only for the models that list it in `Model.takes`.
-        later: whether there are run.json files from before it existed; they are read with the default.
+        later: whether there are run.json files from before it existed; they are read with the default, or with `before`.
+        before: what such runs did, where that is not the default.
         defaults: by command, another default. A command that gives a default but does not offer the option still uses it.
         helps: by command, another help.
     """
@@ -70,6 +72,7 @@ def option(
         "commands": commands,
         "by_model": by_model,
         "later": later,
+        "before": before,
     }
     declared |= {"defaults": defaults or {}, "helps": helps or {}}
     return field(default=default, metadata=declared)
@@ -234,6 +237,7 @@ class Options:
         check=Check(lambda value: value in ("guide", "refined"), "must be guide or refined"),
         commands=("fit", "sweep"),
         later=True,
+        before="guide",
     )
     seed: int = option(
         0,
@@ -287,7 +291,7 @@ class Options:
         """
         try:
             declared = {o.name: o for o in offered(command, hidden=True)}
-            found = {**{o.name: o.default_of(command) for o in declared.values() if o.later}, **recorded}
+            found = {**{o.name: o.before or o.default_of(command) for o in declared.values() if o.later}, **recorded}
             if set(found) != set(declared):
                 raise KeyError(f"options {sorted(set(found) ^ set(declared))}")
             return cls.of(command, **{name: declared[name].from_json(value) for name, value in found.items()})
@@ -319,6 +323,7 @@ class Option:
     commands: tuple[str, ...]
     by_model: bool
     later: bool
+    before: Any
     defaults: Mapping[str, Any]
     helps: Mapping[str, str]
 
