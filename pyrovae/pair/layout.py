@@ -171,9 +171,13 @@ class Layout:
 
 
 def union(layouts: Sequence[Layout]) -> Layout:
-    """The sites and arguments of rows with different arguments as one layout; of each site as the first of them has it."""
+    """The sites and arguments of rows with different arguments as one layout; of each site as the first of them has it.
+
+    Sites marked `objective_only`, which are no part of the model's distribution, are only those of the first.
+    """
     sites: dict[str, Site] = {}
-    for site in (site for layout in layouts for site in layout.sites):
+    others = (site for layout in layouts[1:] for site in layout.sites if not site.objective_only)
+    for site in (*layouts[0].sites, *others):
         missing = site.argument is not None and any(site.argument not in layout.arguments for layout in layouts)
         sites.setdefault(site.name, replace(site, optional=missing))
     arguments = {name: what for layout in layouts for name, what in layout.arguments.items()}
