@@ -64,9 +64,8 @@ class MinibatchLoss:
             if self.precision == "bfloat16":
                 stack.enter_context(low_precision(next(iter(inputs.values())).device))
             for name, group in self.groups.items():
-                if (
-                    self.rows is None
-                ):  # copied, since an engine that compares two runs of a step gives both the same inputs
+                if self.rows is None:
+                    # an engine that compares two runs of a step gives both the same inputs, and a transform may write
                     batch = {n: v.clone() for n, v in inputs.items()} if self.transform is not None else inputs
                 else:
                     batch = {argument: self.rows[argument].index_select(0, inputs[name]) for argument in group.names}
