@@ -1,5 +1,6 @@
 """Every test starts from one seed and leaves the process as it found it."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import pyro
 import pytest
 import torch
 from support.command import Command, invoke
+
+os.environ["COLUMNS"] = "100"  # of the terminal that the command line finds when it is imported
 
 # Tensors here are tiny: a second thread would only wait, and wait long where tests run beside one another.
 torch.set_num_threads(1)
@@ -42,5 +45,4 @@ def seeded_and_clean() -> Iterator[None]:
 def pyrovae(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
     """Run a command in an empty folder: (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "100")
     return invoke

@@ -327,10 +327,10 @@ OPTIMIZERS: dict[str, Factory | None] = {
 
 @pytest.mark.slow
 @compiles
-@pytest.mark.parametrize("optimizer", list(OPTIMIZERS.values()), ids=list(OPTIMIZERS))
-@pytest.mark.parametrize("rate", [None, pv.schedules.one_cycle(0.02)], ids=["", "one_cycle"])
-def test_engines_lag_alike(optimizer: Factory | None, rate: Any) -> None:
-    schedule = [LAG, pv.schedules.kl_warmup(2), *([rate] if rate else [])]
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_engines_lag_alike(name: str) -> None:
+    optimizer, rate = OPTIMIZERS[name], pv.schedules.one_cycle(0.02)
+    schedule = [LAG, pv.schedules.kl_warmup(2), *([] if name == "the default" else [rate])]
     options: dict[str, Any] = {"schedule": schedule, "optimizer": optimizer, "batch_size": 10, "epochs": 3}
     _, true = moved("eager", lambda: BottomUp().double(), **options)
     for engine in ("traced", "compiled"):
