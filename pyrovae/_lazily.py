@@ -19,6 +19,8 @@ class Lazily:
         self._name = name
 
     def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("__"):  # what tools look for in any object; it may not even be installed
+            raise AttributeError(attribute)
         return getattr(importlib.import_module(self._name), attribute)
 
 
