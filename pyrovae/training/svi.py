@@ -28,7 +28,8 @@ from pyrovae.engine.tracing import ROUNDING, TracedFunction, undone
 from pyrovae.engine.watch import change_detector
 from pyrovae.errors import OptionError, PairError
 from pyrovae.objectives.elbo import Bound
-from pyrovae.objectives.losses import as_loss
+from pyrovae.objectives.iwelbo import IWELBO
+from pyrovae.objectives.losses import Trace_ELBO, as_loss
 from pyrovae.pair.batch import Batch
 from pyrovae.pair.layout import Layout, Site
 from pyrovae.pair.parameters import fork_rng, modules
@@ -333,11 +334,14 @@ class _Step:
             self.own = True
             try:
                 return self._by_own_loss(inputs)
-            except PairError as error:
+            except Exception as error:
                 if not svi.given_pyros or taken.marks.objective_only:
                     raise
+                # Pyro has run the program, which may ask for shapes that only Pyro's runs have, or for sums that only Pyro
+                # draws; without a parameter there is nothing that could go on more slowly
                 self.own = False
-                self._give_up(str(error))  # sites that are marked for enumeration are drawn, as Pyro's loss draws them
+                if taken.leaves:
+                    self._give_up(str(error) or type(error).__name__)
         self.leaves, self.moves = {n: leaf for n, leaf in taken.leaves.items() if leaf.requires_grad}, bool(used)
         if self.leaves:
             svi._optimizers.use(None)
@@ -420,7 +424,8 @@ def _has_arrays(arguments: Any) -> bool:
 
 
 def _is_function(loss: Any) -> bool:
-    return inspect.isroutine(loss) or isinstance(loss, functools.partial)
+    """Whether a loss is called as `loss(model, guide, *args)`, as functions are, and Pyro's losses that are no ELBO."""
+    return callable(loss) and not isinstance(loss, (pyro.infer.ELBO, Trace_ELBO, IWELBO))
 
 
 def _buffers(pair: Pair) -> list[Tensor]:

@@ -490,3 +490,46 @@ def test_the_factor_of_a_draw_of_ones_own_has_an_unbiased_gradient(engine_loss: 
     """Pyro's Trace_ELBO leaves the cost -log q(b) out of what the score meets, and is biased."""
     exact, average = exact_and_average(engine_loss())
     torch.testing.assert_close(average, exact, rtol=1e-10, atol=0)
+
+
+class Squared:
+    """A loss that is no ELBO and no function, as Pyro's EnergyDistance is: the squared distance of draws from the data."""
+
+    def __call__(self, model: Any, guide: Any, *args: Any) -> Tensor:
+        poutine.trace(guide).get_trace(*args)
+        return (model(*args) - 3.0).square().sum()
+
+
+def test_an_object_that_is_called_is_a_loss() -> None:
+    def model() -> Tensor:
+        return pyro.param("m", torch.tensor(0.0)) + 0.0 * pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    def guide() -> None:
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    found = []
+    for kind in (pyro.infer.SVI, pv.SVI):
+        pyro.clear_param_store()
+        svi = kind(model, guide, pyro.optim.Adam({"lr": 0.1}), Squared())
+        found.append([svi.step() for _ in range(4)])
+    pyro.clear_param_store()
+    assert found[1] == pytest.approx(found[0], rel=1e-6) and found[0][3] < found[0][0] == 9.0
+
+
+@pytest.mark.parametrize("kind", ["Trace_ELBO", "TraceEnum_ELBO"])
+@pytest.mark.parametrize("trains", [False, True])
+def test_a_program_may_insist_on_the_shapes_of_pyros_runs(kind: str, trains: bool) -> None:
+    """Its asserts hold in the runs of Pyro's loss, and in no others."""
+
+    def program() -> None:
+        loc = pyro.param("loc", torch.tensor(0.0)) if trains else torch.tensor(0.0)
+        with pyro.plate("rows", 5):
+            x = pyro.sample("x", dist.Normal(loc, 1.0))
+        assert x.shape == (7, 5)
+
+    loss = getattr(pyro.infer, kind)(num_particles=7, vectorize_particles=True, max_plate_nesting=1)
+    svi = pv.SVI(program, program, pyro.optim.Adam({"lr": 1e-6}), loss)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a trained one goes on eagerly, and says so
+        assert all(svi.step() == pytest.approx(0.0, abs=1e-5) for _ in range(3))
+    pyro.clear_param_store()
