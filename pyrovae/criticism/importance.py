@@ -99,7 +99,8 @@ def importance(
     often displaced on rows that it was not trained on, one that is refined for each row: a Normal of all continuous latent
     sites of the row together, without constraints and with a full covariance (of up to 100 dimensions), is moved from the
     guide's moments by 200 gradient steps on the row's own ELBO; then r is a mixture of the t distribution of 5 degrees of
-    freedom around it (nine tenths of the draws) and the guide. The draws that are weighed are not those that shaped r.
+    freedom around it and, unless the guide enumerates a site, the guide (a tenth of the draws). The draws that are weighed are
+    not those that shaped r.
 
     Latent sites of a row are integrated out; global latent sites are drawn from the guide, so that the estimate of a row is
     its log predictive density. For a row with a known label y, it is log p(x, y).

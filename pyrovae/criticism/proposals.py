@@ -8,7 +8,6 @@ The draws that are weighed are fresh ones: of a t distribution with heavier tail
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +18,13 @@ from torch.distributions import biject_to
 
 from pyrovae.batching.chunks import chunks
 from pyrovae.engine.tracing import TracedFunction
+from pyrovae.errors import PairError
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.runs import drawn_terms, particles_at_once
 from pyrovae.objectives.terms import Term, Terms, terms
 from pyrovae.objectives.weights import log_weights, row_bounds
 from pyrovae.pair.batch import Batch, num_rows, take_rows
+from pyrovae.pair.checks import check_particles
 from pyrovae.pair.handlers import DATA_PLATE, PARTICLE_PLATE, PutDraws, SetValues
 from pyrovae.pair.layout import Layout
 from pyrovae.pair.parameters import fork_rng
@@ -61,7 +62,7 @@ class Coordinates:
     """All continuous local latent sites of a row as one vector u of d real numbers."""
 
     parts: tuple[Coordinate, ...]
-    depth: int  # of plates and particles, as in `Terms`
+    plate_nesting: int
     data_dim: int
 
     @property
@@ -80,7 +81,7 @@ class Coordinates:
         latent = [t for t in found.sites.values() if t.local and t.q is not None and t.name not in summed]
         if not latent:
             raise NotRefinable("the guide draws no latent site for each row")
-        return Coordinates(tuple(_coordinate(term, found) for term in latent), found.depth, found.data_dim)
+        return Coordinates(tuple(_coordinate(term, found) for term in latent), found.plate_nesting, found.data_dim)
 
     def join(self, found: Terms) -> Tensor:
         """u at the values of a run, `(K, N, d)`."""
@@ -102,13 +103,9 @@ class Coordinates:
         return values, log_det
 
     def _batch(self, u: Tensor) -> list[int]:
-        shape = [1] * self.depth
+        shape = [1] * self.plate_nesting
         shape[self.data_dim] = u.shape[1]
-        if u.shape[0] > 1:
-            shape[0] = u.shape[0]
-        else:
-            shape = shape[1:]
-        return shape
+        return shape if len(u) == 1 else [len(u), *shape]
 
     def mask(self, like: Tensor) -> Tensor:
         """Which entries of a covariance matrix of u are not zero, `(d, d)` bool: all, or those within a site that is small."""
@@ -242,11 +239,11 @@ def why_not_refined(fitted: Fit, batch: Batch, layout: Layout) -> str | None:
     """Why no proposal can be refined for rows with these arguments; None if it can be."""
     few = take_rows(batch, slice(0, 3))
     try:
-        with fork_rng(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if particles_at_once(fitted, few, layout, 2) == 1:
-                return "the pair does not keep several particles apart"
+        with fork_rng():
+            check_particles(fitted.pair, few, layout)
             Coordinates.of(terms(fitted.pair, few, 2, layout=layout, enumerate=False), layout)
+    except PairError:
+        return "the pair does not keep several particles apart"
     except NotRefinable as error:
         return str(error)
     return None
@@ -296,23 +293,22 @@ def _weigh(
     """Log-weights `(K, n)` of fresh draws of the refined proposal and the guide, and ELBOs `(k, n)` of draws of the guide."""
     coordinates, pair = refined.coordinates, fitted.pair
     from_guide = max(1, round(GUIDE_SHARE * num_samples))
-    guided = [terms(pair, rows, k, layout=layout) for k in _pieces(from_guide, at_once)]
-    elbos = torch.cat([row_bounds(found) for found in guided])
-    if (
-        layout.enumerates
-    ):  # a draw of the guide belongs to one value of the enumerated sites, and its density would, too
-        found_w = []
-        for k in _pieces(num_samples, at_once):
-            u = refined.sample(k)
-            found_w.append(log_joint(pair, rows, layout, coordinates, u) - refined.log_prob(u))
-        return torch.cat(found_w), elbos
-    share = from_guide / num_samples
-    found_w = [_mixed(found, coordinates.join(found), refined, share) for found in guided]
-    for k in _pieces(num_samples - from_guide, at_once):
+    # a draw of the guide belongs to one value of the sites that it enumerates, and its density would, too
+    share = 0.0 if any(site.enumerated == "guide" for site in layout.sites) else from_guide / num_samples
+    elbos, log_w = [], []
+    for k in _pieces(from_guide, at_once):
+        found = terms(pair, rows, k, layout=layout)
+        elbos.append(row_bounds(found))
+        if share:
+            log_w.append(_mixed(found, coordinates.join(found), refined, share))
+    for k in _pieces(num_samples - (from_guide if share else 0), at_once):
         u = refined.sample(k)
-        moved = Pair(pair.model, SetValues(coordinates.split(u)[0])(pair.guide))
-        found_w.append(_mixed(terms(moved, rows, k, layout=layout), u, refined, share))
-    return torch.cat(found_w), elbos
+        if share:
+            moved = Pair(pair.model, SetValues(coordinates.split(u)[0])(pair.guide))
+            log_w.append(_mixed(terms(moved, rows, k, layout=layout), u, refined, share))
+        else:
+            log_w.append(log_joint(pair, rows, layout, coordinates, u) - refined.log_prob(u))
+    return torch.cat(log_w), torch.cat(elbos)
 
 
 def _drawn(

@@ -178,6 +178,16 @@ def test_blocks_of_rows_and_particles_and_the_engine_change_no_more_than_noise(m
     assert ((few.log_likelihood - exact).abs() < BOUND * few.standard_error).all()  # false alarms 1e-4
 
 
+def test_rows_that_fill_a_chunk_alone_are_drawn_one_particle_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2 rows: false alarms 1e-5."""
+    pair, x, fitted = linear_gaussian(shift=2.0, spread=0.5)
+    pv.importance(fitted, x, 2, seed=0)
+    monkeypatch.setattr(chunking, "CHUNK_ELEMENTS", fitted.row_elements[("x",)])
+    found = pv.importance(fitted, x[:2], 60, proposal="refined", seed=3)
+    assert ((found.log_likelihood - pair.marginal().log_prob(x[:2])).abs() < BOUND * found.standard_error).all()
+    assert pv.importance(fitted, x[:2], 1, proposal="refined", seed=3).log_likelihood.isfinite().all()
+
+
 def test_posterior_draws_have_the_moments_of_the_posterior() -> None:
     """20 rows, 2 + 3 numbers each, from 2,000 of 20,000 draws: false alarms 7e-4; under this guide few draws are distinct."""
     pair, x, fitted = linear_gaussian(shift=3.0, spread=0.5)
