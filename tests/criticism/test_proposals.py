@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import pyrovae as pv
 from pyrovae.batching import chunks as chunking
-from pyrovae.criticism import proposals
+from pyrovae.criticism import coordinates
 
 N = 12
 
@@ -274,10 +274,10 @@ def test_the_guide_stands_in_with_a_warning_where_a_site_is_no_vector(
 
 
 def test_many_coordinates_are_independent_between_sites() -> None:
-    part = proposals.Coordinate("z", (60,), (60,), None)
-    other = proposals.Coordinate("w", (120,), (120,), None)
-    few = proposals.Coordinates((part,), 1, -1).mask(torch.zeros(1))
-    many = proposals.Coordinates((part, other), 1, -1).mask(torch.zeros(1))
+    part = coordinates.Coordinate("z", (60,), (60,), None)
+    other = coordinates.Coordinate("w", (120,), (120,), None)
+    few = coordinates.Coordinates((part,), 1, -1).mask(torch.zeros(1))
+    many = coordinates.Coordinates((part, other), 1, -1).mask(torch.zeros(1))
     assert few.all() and many[:60, :60].all() and not many[:60, 60:].any()
     assert torch.equal(many[60:, 60:], torch.eye(120, dtype=torch.bool))
 
