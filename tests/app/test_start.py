@@ -19,7 +19,6 @@ HEAVY = (
     "sklearn",
     "matplotlib",
     "torchvision",
-    "arviz",
     "zuko",
     "safetensors",
 )

@@ -9,6 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from arviz_stats.base import array_stats
 from support.comparisons import BOUND
 from support.pairs import (
     LinearGaussian,
@@ -224,15 +225,36 @@ def test_memory_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_k_hat_is_arviz() -> None:
     # w = exp(k E), E exponential, is Pareto with tail index k
     index = torch.tensor([0.2, 0.5, 1.0, 1.5], dtype=torch.float64)
-    log_weights = index * dist.Exponential(ones()).sample((4000, 4))
+    # 3 sqrt(2500) is an integer, which ArviZ does not round
+    log_weights = index * dist.Exponential(ones()).sample((2500, 4))
     found = psis.pareto_k(log_weights)
-    for row in range(4):
-        _, alone = psis.arviz.psislw(log_weights[:, row].numpy())
-        assert found[row].item() == pytest.approx(float(alone), rel=1e-12)
-    # tail of 3 sqrt(4000) = 190 draws: sd of k about (1 + k) / sqrt(190), the prior draws it to 0.5 by 10 / 200
-    assert ((found - index).abs() < BOUND * (1 + index) / 190**0.5 + 0.05).all()
+    _, theirs = array_stats.psislw(-log_weights.T.numpy())
+    torch.testing.assert_close(found, torch.from_numpy(theirs), rtol=1e-12, atol=0)
+    # tail of 150 draws: sd of k about (1 + k) / sqrt(150), the prior draws it to 0.5 by 10 / 160
+    assert ((found - index).abs() < BOUND * (1 + index) / 150**0.5 + 0.065).all()
     # each row alone: another row's weights, or their order, change nothing
     torch.testing.assert_close(psis.pareto_k(log_weights[:, [2, 0]].flip(0)), found[[2, 0]], rtol=1e-12, atol=0)
+
+
+def test_k_hat_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The values of ArviZ 0.23, whose tail has ceil(3 sqrt(K)) weights, at the quantiles of Pareto distributions."""
+    monkeypatch.setattr(psis, "FIT_ELEMENTS", 1)  # row by row
+    wanted = {
+        100: [0.3772698681657967, 0.6062891118970053, 0.8923632152333728],
+        1000: [0.3235606438260692, 0.670657768314356, 1.1046739292502503],
+        4000: [0.3123116638230461, 0.6843220218846074, 1.1492715840633752],
+    }
+    for draws, values in wanted.items():
+        quantiles = (torch.arange(draws, dtype=torch.float64) + 0.5) / draws
+        log_weights = -torch.log1p(-quantiles)[:, None] * torch.tensor([0.3, 0.7, 1.2], dtype=torch.float64)
+        assert psis.pareto_k(log_weights).tolist() == pytest.approx(values, rel=1e-10)
+
+
+def test_k_hat_of_few_values_and_few_weights_that_count() -> None:
+    values = torch.arange(3.0, dtype=torch.float64).repeat_interleave(100)
+    few = torch.cat([torch.tensor([10.0, 9.0, 8.0]), torch.full((297,), -1000.0)]).double()
+    broken = torch.cat([torch.randn(299), torch.tensor([math.nan])]).double()
+    assert (psis.pareto_k(torch.stack([values, few, broken], 1)) == math.inf).all()
 
 
 @pytest.mark.parametrize(("spread", "low", "high"), [(0.1, 0.6, 1.3), (0.5, 0.2, 0.75), (2.0, -math.inf, 0.35)])
