@@ -66,7 +66,10 @@ def as_batch(
 
 def _in_order(data: Any, names: Sequence[str]) -> dict[str, Any]:
     """Name a tuple of arrays by the arguments in their order; anything else is the first argument."""
-    if not isinstance(data, tuple) or not data or not all(hasattr(part, "__array__") or part is None for part in data):
+    arrays = isinstance(data, tuple) and all(
+        hasattr(part, "__array__") or hasattr(part, "__dlpack__") or part is None for part in data
+    )
+    if not arrays or not data:
         return {names[0]: data}
     if len(data) > len(names):
         raise DataError(

@@ -13,8 +13,90 @@ import xarray
 
 import pyrovae as pv
 from pyrovae.pair.arrays import as_tensor
+from pyrovae.pair.batch import as_batch
 
 NAN = float("nan")
+
+
+class OnlyArray:
+    """As netCDF's variables are: numpy reads them, and what comes may be masked."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return self.array
+
+
+class OnlyDLPack:
+    """As arrays of another device, or of another library, are."""
+
+    def __init__(self, tensor: Any) -> None:
+        self.tensor = tensor
+
+    def __dlpack__(self, **how: Any) -> Any:
+        return self.tensor.__dlpack__(**how)
+
+    def __dlpack_device__(self) -> Any:
+        return self.tensor.__dlpack_device__()
+
+
+class Column(OnlyArray):
+    """A column as pyarrow has it: numpy gets NaN for a null, and integers become reals."""
+
+    def __init__(self, cells: list[Any]) -> None:
+        super().__init__(np.array([NAN if cell is None else cell for cell in cells]))
+        self.cells, self.null_count = cells, cells.count(None)
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def to_pylist(self) -> list[Any]:
+        return self.cells
+
+
+class Table:
+    """A table as pyarrow has it."""
+
+    def __init__(self, **columns: Any) -> None:
+        self.column_names, self.columns = list(columns), [Column(cells) for cells in columns.values()]
+
+
+class Series(OnlyArray):
+    """A column as polars has it."""
+
+    def __init__(self, cells: list[Any]) -> None:
+        super().__init__(Column(cells).array)
+        self.cells = cells
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def null_count(self) -> int:
+        return self.cells.count(None)
+
+    def to_list(self) -> list[Any]:
+        return self.cells
+
+
+class Frame:
+    """A table as polars has it."""
+
+    def __init__(self, **columns: Any) -> None:
+        self.columns, self.parts = list(columns), [Series(cells) for cells in columns.values()]
+
+    def get_columns(self) -> list[Series]:
+        return self.parts
+
+    def null_count(self) -> Any:
+        return NotImplemented
+
+
+class LazyFrame:
+    def collect(self) -> Any:
+        return NotImplemented
+
+
 X = np.array([[1.5, 2.0], [3.0, 4.25]])
 GONE = np.array([[False, True], [False, False]])
 FRAME = pd.DataFrame({"a": [1.5, 3.0], "b": [2.0, 4.25]})
@@ -40,6 +122,16 @@ SAME = {
     "sparse frame": FRAME.astype(pd.SparseDtype("float64", 0.0)),
     "masked nowhere": np.ma.array(X, mask=False),
     "xarray": xarray.DataArray(X),
+    "array of another kind": OnlyArray(X),
+    "memory of another library": OnlyDLPack(X),
+    "its bfloat16": OnlyDLPack(torch.tensor(X, dtype=torch.bfloat16)),
+    "Arrow's table": Table(a=[1.5, 3], b=[2, 4.25]),
+    "Arrow's frame": Frame(a=[1.5, 3], b=[2, 4.25]),
+    "rows in a column": pd.Series(X.tolist()),
+    "arrays in a column": pd.Series(list(X)),
+    "tensors in a column": pd.Series(list(torch.tensor(X, requires_grad=True))),
+    "lists in a column": Series(X.tolist()),
+    "columns of three types": pd.DataFrame({"a": X[:, 0], "b": X[:, 1].astype(np.float32)}),
     "tensor with a gradient": torch.tensor(X, dtype=torch.float32, requires_grad=True),
 }
 
@@ -61,6 +153,12 @@ GAPS = {
     "nullable integers": pd.DataFrame({"a": [6, 12], "b": [None, 16]}).astype("Int64"),
     "nullable truths": pd.DataFrame({"a": [True, False], "b": [None, True]}).astype("boolean"),
     "objects": np.array([[1.5, None], [3.0, 4.25]], dtype=object),
+    "variable that is masked": OnlyArray(np.ma.array(X, mask=GONE)),
+    "Arrow's null": Table(a=[1.5, 3.0], b=[None, 4.25]),
+    "Arrow's null among integers": Frame(a=[6, 12], b=[None, 16]),
+    "Arrow's null among truths": Table(a=[True, False], b=[None, True]),
+    "Arrow's null among decimals": Frame(a=[Decimal("1.5"), Decimal(3)], b=[None, Decimal(4)]),
+    "Arrow's null within rows": Series([[6, None], [12, 16]]),
     "xarray's fill value": xarray.DataArray(np.where(GONE, -999, X), attrs={"_FillValue": -999}),
     "xarray's missing value": xarray.DataArray(np.where(GONE, -9, X), attrs={"missing_value": -9}),
 }
@@ -77,6 +175,9 @@ CODES = {
     "nullable": pd.Series([2, None, 1], dtype="Int64"),
     "nullable array": pd.array([2, None, 1], dtype="Int8"),
     "categories": pd.Series([2, None, 1], dtype="Int64").astype("category"),
+    "variable": OnlyArray(np.ma.array([2, 0, 1], mask=[False, True, False])),
+    "Arrow's column": Column([2, None, 1]),
+    "Arrow's series": Series([2, None, 1]),
     "None": [2, None, 1],
     "-1": np.array([2, -1, 1]),
 }
@@ -106,9 +207,18 @@ LARGE = 2**53 + 1
 REFUSED = {
     "text": (["a", "b"], "must hold numbers, got values of dtype <U1.*Encode text"),
     "a column of text": (pd.DataFrame({"a": [1.0], "kind": ["rose"]}), "got 'rose' .str. in row 0, column 'kind'"),
-    "dates": (np.array(["2020-01-01"], dtype="datetime64[D]"), "must hold numbers, got values of dtype datetime64"),
-    "dates in a table": (pd.DataFrame({"a": [1.0], "t": [pd.Timestamp(0)]}), "Timestamp.*row 0, column 't'"),
-    "complex": (X + 1j, "dtype complex128"),
+    "dates": (np.array(["2020-01-01"], dtype="datetime64[D]"), "got values of dtype datetime64.*Give times as numbers"),
+    "dates in a table": (pd.DataFrame({"a": [1.0], "t": [pd.Timestamp(0)]}), "Timestamp.*column 't'.*times as numbers"),
+    "durations": (pd.Series(pd.to_timedelta([1], unit="s")), "timedelta64.*Give times as numbers"),
+    "dates of Arrow": (Table(a=[1.0], t=[pd.Timestamp(0)]), "Timestamp.*row 0, column 't'.*times as numbers"),
+    "text of Arrow": (Frame(a=[1.0, 2.0], kind=["rose", None]), "got 'rose' .str. in row 0, column 'kind'"),
+    "a query": (LazyFrame(), r"a LazyFrame, a query of them: give x.collect\(\)"),
+    "records": (np.array([(1.0, 2)], dtype=[("a", float), ("b", int)]), r"structured_to_unstructured\(x\)"),
+    "masked records": (
+        np.ma.array([(1.0, 2)], mask=[(True, False)], dtype=[("a", float), ("b", int)]),
+        r"structured_to_unstructured\(x\)",
+    ),
+    "complex": (X + 1j, "dtype complex128.*real and imaginary parts"),
     "complex tensor": (torch.zeros(2, 2) + 1j, "complex numbers: give real and imaginary parts"),
     "ragged": ([[1.0, 2.0], [1.0]], "rows of different lengths. Fill them up"),
     "ragged arrays": ([np.ones(2), np.ones(3)], "rows of different lengths"),
@@ -123,6 +233,11 @@ REFUSED = {
     "large integers and gaps": ([LARGE, None], "float32, which can say both, would round the integers"),
     "large nullable integers": (pd.Series([LARGE, None], dtype="Int64"), "would round the integers"),
     "large masked integers": (np.ma.array([2**24 + 1, 1], mask=[False, True]), "would round the integers"),
+    "large integers of Arrow": (Column([LARGE, None]), "would round the integers"),
+    "large integers in rows of Arrow": (Series([[LARGE, None], [1, 2]]), "would round the integers"),
+    "large integers beside reals": (pd.DataFrame({"a": [LARGE], "b": [0.5]}), "integers that float64 would round"),
+    "large integers beside Arrow's": (Frame(a=[-LARGE], b=[0.5]), "integers that float64 would round"),
+    "rows that lack": (pd.Series([[1.0, 2.0], None]), "rows of different lengths"),
     "large integers among reals": ([[LARGE, 0.5, None]], "integers that float64 would round"),
     "beyond float32": ([[1.0, 2.0], [1e39, 1.0]], r"beyond float32, 3.4e\+38, the first in row 1.*Change their unit"),
     "a number": (3.0, "one row per datum"),
@@ -148,3 +263,29 @@ def test_the_given_is_not_changed() -> None:
     for given in (masked, frame):
         as_tensor("x", given).zero_()
     assert masked.data.tolist() == X.tolist() and frame.to_numpy(dtype=float).tolist() == X.tolist()
+
+
+def test_a_tuple_may_have_arrays_of_any_kind() -> None:
+    torch.manual_seed(0)
+    pair = pv.VAE(
+        pv.priors.StandardNormal(1), pv.mlp(1, pv.families.Normal(2), ()), pv.mlp(2, pv.families.Normal(1), ())
+    )
+    for x in (OnlyDLPack(X), Table(a=[1.5, 3.0], b=[2.0, 4.25])):
+        batch = as_batch(pair, (x,) if isinstance(x, OnlyDLPack) else x)
+        assert batch["x"].tolist() == X.tolist()
+
+
+@pytest.mark.parametrize("library", ["polars", "pyarrow"])
+def test_tables_of_other_libraries_say_what_they_hold(library: str) -> None:
+    """The stand-ins above, held against the libraries where they are installed."""
+    module: Any = pytest.importorskip(library)
+    make = module.DataFrame if library == "polars" else module.table
+    cells = {"a": [6, 12], "b": [None, 16]}
+    assert torch.equal(as_tensor("x", make(cells)).isnan(), torch.tensor(GONE))
+    assert as_tensor("x", make({"a": [1.5, 3.0], "b": [2.0, 4.25]})).tolist() == X.tolist()
+    codes = module.Series([2, None, 1]) if library == "polars" else module.array([2, None, 1])
+    assert as_tensor("y", codes, codes=True).tolist() == [2, -1, 1]
+    with pytest.raises(pv.DataError, match="got 'u' .str. in row 0, column 'b'"):
+        as_tensor("x", make({"a": [1.5, 3.0], "b": ["u", None]}))
+    with pytest.raises(pv.DataError, match="would round the integers"):
+        as_tensor("x", make({"a": [LARGE, None]}))
