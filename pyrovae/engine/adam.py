@@ -18,18 +18,18 @@ from pyrovae.errors import OptionError
 
 # Key in an optimizer's group of parameters that only the model uses: its learning rate before the weight "model".
 MODEL_RATE = "model_rate"
-CONSTANTS = ("betas", "eps", "weight_decay", "amsgrad", "maximize", "decoupled_weight_decay")
+CONSTANTS = ("eps", "weight_decay", "amsgrad", "maximize", "decoupled_weight_decay")
 
 
 class AdamUpdate:
     """Adam (Kingma & Ba 2015, arXiv:1412.6980) and AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101), as in torch.
 
-    Parameters of one group and step count t share three scalars, which change from step to step: the step size
-    lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t), and the decay 1 - lr * weight_decay. The host computes them in double precision,
-    as torch does.
+    Parameters of one group and step count t share five scalars, which change from step to step: the step size
+    lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t), the decay 1 - lr * weight_decay, and, since schedulers change momentum, too,
+    1 - beta1 and beta2. The host computes them in double precision, as torch does.
     """
 
-    NUMBERS = 3  # scalars shared by the parameters of one group and step count
+    NUMBERS = 5  # scalars shared by the parameters of one group and step count
 
     def __init__(self, optimizer: Optimizer, leaves: Sequence[Tensor]) -> None:
         self.optimizer, self.leaves = optimizer, list(leaves)
@@ -69,6 +69,8 @@ class AdamUpdate:
                 rate / (1 - beta1 ** self.steps[i]),
                 1 / math.sqrt(1 - beta2 ** self.steps[i]),
                 1 - rate * options["weight_decay"],
+                1 - beta1,
+                beta2,
             ]
         return numbers
 
@@ -85,8 +87,7 @@ class AdamUpdate:
         for i, (leaf, grad) in enumerate(zip(leaves, grads)):
             options = self.optimizer.param_groups[self.groups[i]]
             at = self.NUMBERS * self.shares[i]
-            step_size, correction, decay = numbers[at], numbers[at + 1], numbers[at + 2]
-            beta1, beta2 = options["betas"]
+            step_size, correction, decay, share, beta2 = (numbers[at + j] for j in range(self.NUMBERS))
             own = {name: next(moments) for name in self.names[i]}
             value = leaf
             if options["maximize"]:
@@ -96,7 +97,7 @@ class AdamUpdate:
                     value = value * decay
                 else:
                     grad = grad + options["weight_decay"] * value
-            mean = own["exp_avg"] + (1 - beta1) * (grad - own["exp_avg"])
+            mean = own["exp_avg"] + share * (grad - own["exp_avg"])
             square = beta2 * own["exp_avg_sq"] + (1 - beta2) * (grad * grad)
             root = square
             if "max_exp_avg_sq" in own:

@@ -26,7 +26,8 @@ class Optimizers:
 
     A parameter gets the arguments and the state with which Pyro would start it, whenever it is first seen: both come from an
     optimizer that is made for it alone. Under torch's own optimizers, parameters with equal options then share a group. Others
-    may change a group's options in a step, as ClippedAdam lowers its learning rate, and so each parameter has its own.
+    may change a group's options in a step, as ClippedAdam lowers its learning rate, and so each parameter has its own. It has
+    its own under a `PyroLRScheduler`, too, which counts the steps of each parameter from the first that saw it.
     """
 
     def __init__(self, source: PyroOptim | Optimizer | Callable[[list[Tensor]], Optimizer]) -> None:
@@ -44,7 +45,7 @@ class Optimizers:
             return
         if isinstance(self.source, PyroOptim):
             for name, leaf in new.items():
-                self._add_pyro(self.source, name, leaf)
+                self._add_pyro(name, leaf)
         else:
             made = self.source(list(new.values()))
             if not isinstance(made, Optimizer):
@@ -67,7 +68,8 @@ class Optimizers:
                 self.optimizer.add_param_group(group)
         self.optimizer.state.update(made.state)
 
-    def _add_pyro(self, source: PyroOptim, name: str, leaf: Tensor) -> None:
+    def _add_pyro(self, name: str, leaf: Tensor) -> None:
+        source: Any = self.source
         given = source.pt_optim_args
         if callable(given):
             if source.pt_optim_args_argc == 1:
@@ -78,9 +80,16 @@ class Optimizers:
             raise OptionError(f"optim_args must give a dict for each parameter, got {given!r} for {name!r}.")
         made = source.pt_optim_constructor([leaf], **given)
         waiting = source._state_waiting_to_be_consumed.pop(name, None)
-        if waiting is not None:
-            made.load_state_dict(waiting)
-        self._join(made)
+        if isinstance(source, PyroLRScheduler):
+            if self.optimizer is None:
+                self.optimizer = source.pt_optim_constructor([leaf], **given)
+                self.optimizer.param_groups.clear()
+                self.optimizer.state.clear()
+            self._schedule(made, leaf, waiting)
+        else:
+            if waiting is not None:
+                made.load_state_dict(waiting)
+            self._join(made)
         clip = source.pt_clip_args
         if callable(clip):
             clip = clip(module_from_param_with_module_name(name), user_param_name(name))
@@ -89,6 +98,19 @@ class Optimizers:
             raise OptionError(f"clip_args knows {', '.join(CLIPPING)}; got {unknown}.")
         if clip:
             self._clipped[id(leaf)] = clip
+
+    def _schedule(self, made: Any, leaf: Tensor, waiting: Mapping[str, Any] | None) -> None:
+        """Take over a parameter whose options a scheduler of its own changes, in the very dict that the steps read."""
+        source: Any = self.source
+        scheduler = source.pt_scheduler_constructor(made, **source.kwargs)
+        if waiting is not None:
+            scheduler.load_state_dict(waiting["scheduler"])
+            made.load_state_dict(waiting["optimizer"])
+        whole = self.whole()
+        whole.param_groups += made.param_groups
+        whole.state[leaf] = made.state[leaf]
+        made._opt_called = True  # or torch would warn of a scheduler that steps before its optimizer
+        source.optim_objs[leaf] = scheduler  # which `source.step` steps
 
     def get_state(self) -> dict[str, Any]:
         """The state of each parameter by name, as `PyroOptim.get_state` gives it."""
@@ -99,6 +121,8 @@ class Optimizers:
                 alone = {**group, "params": [0]}
                 name = pyro.get_param_store().param_name(leaf)
                 found[name] = {"state": {0: dict(self.optimizer.state[leaf])}, "param_groups": [alone]}  # type: ignore[union-attr]
+                if isinstance(self.source, PyroLRScheduler):
+                    found[name] = {"scheduler": self.source.optim_objs[leaf].state_dict(), "optimizer": found[name]}
         return found
 
     @property
@@ -143,10 +167,10 @@ def _options(group: Mapping[str, Any]) -> dict[str, Any]:
 
 def as_optimizers(optim: Any) -> Optimizers:
     """The optimizers behind what a user passed. OptionError, by name, for what has no torch optimizer of its own."""
-    if isinstance(optim, (HorovodOptimizer, PyroLRScheduler, MultiOptimizer)):
+    if isinstance(optim, (HorovodOptimizer, MultiOptimizer)):
         raise OptionError(
             f"optim={type(optim).__name__} is not supported: pass pyro.optim.Adam({{...}}), or a torch optimizer over the "
-            "parameters, with a torch scheduler of its own."
+            "parameters."
         )
     if not isinstance(optim, PyroOptim) and not isinstance(optim, Optimizer) and not callable(optim):
         raise OptionError(

@@ -65,7 +65,7 @@ class SVI:
         model: a Pyro program.
         guide: its guide, such as an AutoGuide.
         optim: a `pyro.optim` optimizer, a torch optimizer, or a function from a list of tensors to one. SVIs that share a
-            `pyro.optim` optimizer share its state.
+            `pyro.optim` optimizer share its state. `step()` of a `pyro.optim` scheduler changes the rates of the next step.
         loss: Pyro's `Trace_ELBO`, `TraceMeanField_ELBO` or `TraceEnum_ELBO`, which are translated; `pv.Trace_ELBO` (the
             default) or `pv.IWELBO`; or a function `(model, guide, *args) -> loss`. Pyro's other losses, such as
             `TraceGraph_ELBO` and `RenyiELBO`, run as Pyro's own, eagerly.

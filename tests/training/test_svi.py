@@ -14,6 +14,7 @@ import torch
 from pyro.infer import JitTrace_ELBO, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal
 from pyro.nn import PyroModule, PyroParam, PyroSample
+from pyro.optim.multi import MixedMultiOptimizer
 from support.marks import compiles
 from torch import Tensor, nn
 from torch.distributions import constraints
@@ -471,10 +472,66 @@ def test_saved_pyro_optimizer_state_goes_on(tmp_path: Path) -> None:
     assert go(pv.SVI) == pytest.approx(go(pyro.infer.SVI), rel=1e-8)
 
 
+def scheduler(name: str, optimizer: Any = torch.optim.Adam, lr: Any = 0.05, **options: Any) -> Callable[[], Any]:
+    return lambda: getattr(pyro.optim, name)(
+        {"optimizer": optimizer, "optim_args": lr if callable(lr) else {"lr": lr}, **options}, {"clip_norm": 5.0}
+    )
+
+
+SCHEDULERS: dict[str, Callable[[], Any]] = {
+    "ExponentialLR": scheduler("ExponentialLR", gamma=0.7),
+    "LambdaLR, SGD": scheduler("LambdaLR", torch.optim.SGD, 0.01, lr_lambda=lambda epoch: 1 / (1 + epoch)),
+    "OneCycleLR": scheduler("OneCycleLR", max_lr=0.2, total_steps=12),
+    "CyclicLR": scheduler("CyclicLR", base_lr=0.01, max_lr=0.1, step_size_up=2, cycle_momentum=False),
+    "ReduceLROnPlateau": scheduler("ReduceLROnPlateau", patience=0, threshold=10.0),
+    "a function of the name": scheduler(
+        "StepLR", lr=lambda name: {"lr": 0.1 if name == "w1" else 0.02}, step_size=2, gamma=0.1
+    ),
+    "ClippedAdam": scheduler("ExponentialLR", pyro.optim.clipped_adam.ClippedAdam, gamma=0.8),
+}
+
+
+def scheduled(kind: Any, make: Callable[[], Any], path: Path, **options: Any) -> tuple[list[float], list[Any]]:
+    """Losses, and the learning rates in the end: of parameters that come late, by a scheduler that is saved halfway."""
+    pyro.clear_param_store()
+    torch.manual_seed(0)
+    x, losses = torch.randn(8).double(), []
+    for part in range(2):
+        optim = make()
+        if part:
+            optim.load(str(path))
+        svi = kind(late, lambda x, first: None, optim, Trace_ELBO(), **options)
+        for i in range(6 * part, 6 * part + 6):
+            losses.append(svi.step(x, 1 if i < 4 else 2))
+            if i != 3:
+                optim.step(*([losses[-1]] if "Plateau" in make().pt_scheduler_constructor.__name__ else []))
+        optim.save(str(path))
+    rates = {
+        n: one.optimizer.param_groups[0]["lr"] for n, one in zip(sorted(optim.get_state()), optim.optim_objs.values())
+    }
+    return losses, sorted(rates.values())
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_schedulers_change_the_rates_of_the_next_step_as_under_pyro(name: str, tmp_path: Path) -> None:
+    true, rates = scheduled(pyro.infer.SVI, SCHEDULERS[name], tmp_path / "pyro.pt")
+    found, own = scheduled(pv.SVI, SCHEDULERS[name], tmp_path / "ours.pt", engine="traced")
+    assert found == pytest.approx(true, rel=1e-9) and own == pytest.approx(rates, rel=1e-12)
+    assert len(set(rates)) > 1 or rates[0] != 0.05  # the schedule did something
+
+
+@compiles
+@pytest.mark.slow
+def test_a_scheduler_changes_the_momentum_of_compiled_steps(tmp_path: Path) -> None:
+    true, _ = scheduled(pyro.infer.SVI, SCHEDULERS["OneCycleLR"], tmp_path / "pyro.pt")
+    found, _ = scheduled(pv.SVI, SCHEDULERS["OneCycleLR"], tmp_path / "ours.pt", engine="compiled")
+    assert found == pytest.approx(true, rel=1e-7)
+
+
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
-    "a scheduler": (
-        lambda: pyro.optim.ExponentialLR({"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.01}, "gamma": 0.9}),
-        "PyroLRScheduler.*torch scheduler",
+    "several optimizers": (
+        lambda: MixedMultiOptimizer([]),
+        "MixedMultiOptimizer is not supported: pass pyro.optim.Adam",
     ),
     "a loss": (lambda: Trace_ELBO(), "Trace_ELBO is no optimizer"),
     "a number": (lambda: 0.01, "optim must be"),
