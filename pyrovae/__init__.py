@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     from pyrovae.batching import transforms
     from pyrovae.conditionals import Conditional, ConditionalFlow, conv, flow, mlp, resnet
     from pyrovae.criticism import acquisition, calibration
+    from pyrovae.criticism.ais import AIS, ais
+    from pyrovae.criticism.bdmc import BDMC, bdmc
     from pyrovae.criticism.classification import Classification, classify
     from pyrovae.criticism.decomposition import active_units, collapsed, kl_by_site
     from pyrovae.criticism.importance import Importance, importance, log_likelihood, posterior
     from pyrovae.criticism.prior_monte_carlo import prior_log_likelihood
+    from pyrovae.criticism.quadrature import Quadrature, quadrature
     from pyrovae.distributions import observed_only
     from pyrovae.fitted.fitted import Fit
     from pyrovae.fitted.folder import load, save
@@ -65,10 +68,13 @@ _HOMES = {
     "pyrovae.batching": "transforms",
     "pyrovae.conditionals": "Conditional ConditionalFlow conv flow mlp resnet",
     "pyrovae.criticism": "acquisition calibration",
+    "pyrovae.criticism.ais": "AIS ais",
+    "pyrovae.criticism.bdmc": "BDMC bdmc",
     "pyrovae.criticism.classification": "Classification classify",
     "pyrovae.criticism.decomposition": "active_units collapsed kl_by_site",
     "pyrovae.criticism.importance": "Importance importance log_likelihood posterior",
     "pyrovae.criticism.prior_monte_carlo": "prior_log_likelihood",
+    "pyrovae.criticism.quadrature": "Quadrature quadrature",
     "pyrovae.distributions": "observed_only",
     "pyrovae.fitted.fitted": "Fit",
     "pyrovae.fitted.folder": "load save",
@@ -96,6 +102,8 @@ __getattr__ = lazy_names(__name__, _HOMES)
 
 __all__ = [
     "ADGM",
+    "AIS",
+    "BDMC",
     "CVAE",
     "GMVAE",
     "IWELBO",
@@ -120,6 +128,7 @@ __all__ = [
     "Pair",
     "PairError",
     "PyrovaeError",
+    "Quadrature",
     "Regression",
     "SSRegression",
     "ShapeError",
@@ -130,6 +139,8 @@ __all__ = [
     "__version__",
     "acquisition",
     "active_units",
+    "ais",
+    "bdmc",
     "calibration",
     "check_pair",
     "classify",
@@ -159,6 +170,7 @@ __all__ = [
     "posterior",
     "prior_log_likelihood",
     "priors",
+    "quadrature",
     "reconstruct",
     "resnet",
     "save",
