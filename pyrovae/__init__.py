@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from pyrovae.criticism.bdmc import BDMC, bdmc
     from pyrovae.criticism.classification import Classification, classify
     from pyrovae.criticism.decomposition import active_units, collapsed, kl_by_site
+    from pyrovae.criticism.from_pyro_svi import from_pyro_svi
     from pyrovae.criticism.importance import Importance, importance, log_likelihood, posterior
     from pyrovae.criticism.prior_monte_carlo import prior_log_likelihood
     from pyrovae.criticism.quadrature import Quadrature, quadrature
+    from pyrovae.criticism.to_arviz import to_arviz
     from pyrovae.distributions import observed_only
     from pyrovae.fitted.fitted import Fit
     from pyrovae.fitted.folder import load, save
@@ -72,9 +74,11 @@ _HOMES = {
     "pyrovae.criticism.bdmc": "BDMC bdmc",
     "pyrovae.criticism.classification": "Classification classify",
     "pyrovae.criticism.decomposition": "active_units collapsed kl_by_site",
+    "pyrovae.criticism.from_pyro_svi": "from_pyro_svi",
     "pyrovae.criticism.importance": "Importance importance log_likelihood posterior",
     "pyrovae.criticism.prior_monte_carlo": "prior_log_likelihood",
     "pyrovae.criticism.quadrature": "Quadrature quadrature",
+    "pyrovae.criticism.to_arviz": "to_arviz",
     "pyrovae.distributions": "observed_only",
     "pyrovae.fitted.fitted": "Fit",
     "pyrovae.fitted.folder": "load save",
@@ -153,6 +157,7 @@ __all__ = [
     "families",
     "fit",
     "flow",
+    "from_pyro_svi",
     "generate",
     "graph",
     "graph_text",
@@ -177,6 +182,7 @@ __all__ = [
     "schedules",
     "simulate",
     "terms",
+    "to_arviz",
     "transforms",
 ]
 

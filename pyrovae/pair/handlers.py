@@ -49,6 +49,29 @@ class Uncondition(Messenger):  # type: ignore[misc]  # Pyro has no types
         return value.is_floating_point() and not bool(torch.isnan(value).any())
 
 
+class DrawObserved(Messenger):  # type: ignore[misc]
+    """Draw all observed sites of a model anew, but not those marked `objective_only`, which are no part of it."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        kept = msg["infer"].get("objective_only") or msg["infer"].get("_deterministic")
+        if msg["is_observed"] and not kept:
+            msg["is_observed"] = False
+            msg["value"], msg["done"] = None, False
+
+
+class FixDraws(Messenger):  # type: ignore[misc]
+    """Draw these values of a guide's sites with probability 1, one value for all particles; they are not enumerated."""
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.values:
+            msg["fn"] = Delta(self.values[msg["name"]], event_dim=len(msg["fn"].event_shape))
+            msg["infer"] = {key: value for key, value in msg["infer"].items() if key != "enumerate"}
+
+
 class OnlyDistributions(Messenger):  # type: ignore[misc]
     """Raise PairError where a site is given something else than a distribution of Pyro."""
 

@@ -19,6 +19,8 @@ HEAVY = (
     "sklearn",
     "matplotlib",
     "torchvision",
+    "arviz_base",
+    "xarray",
     "zuko",
     "safetensors",
 )

@@ -1,0 +1,454 @@
+"""`to_arviz` and `from_pyro_svi`: groups, dimensions and values against closed forms, and ArviZ's functions on the result."""
+
+import math
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import arviz_plots
+import arviz_stats
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+import xarray
+from support.pairs import GlobalMean, InnerPlate, LinearGaussian, linear_gaussian, unfitted
+from support.programs import ROWS, binary, labels, some_labelled
+from torch import Tensor, nn
+
+import pyrovae as pv
+
+BOUND = 4.5  # standard errors: false alarms 7e-6 for each number compared
+DRAWS, PARTICLES = 120, 400
+
+
+@pytest.fixture(scope="module")
+def gaussian() -> tuple[LinearGaussian, Tensor, Any]:
+    """A pair whose guide is displaced, its rows, and the tree: what it should say is known in closed form."""
+    pair, x, fitted = linear_gaussian(rows=12, shift=0.5, spread=1.5)
+    return pair, x, pv.to_arviz(fitted, x, num_samples=DRAWS, num_particles=PARTICLES, proposal="guide", seed=0)
+
+
+def values(tree: Any, group: str, name: str) -> Tensor:
+    """The values of a variable with the draws along the first dimension."""
+    return torch.from_numpy(tree[group][name].values[0])
+
+
+def close(found: Tensor, wanted: Tensor, scale: Tensor | float, count: float) -> None:
+    assert ((found - wanted).abs() <= BOUND * torch.as_tensor(scale) / count**0.5).all()
+
+
+# --- values -------------------------------------------------------------------------------------------------------------
+
+
+def test_groups_dimensions_and_coordinates(gaussian: Any) -> None:
+    _, x, tree = gaussian
+    draws = {"chain": 1, "draw": DRAWS}
+    rows = {**draws, "data": 12}
+    wanted: dict[str, dict[str, Any]] = {
+        "posterior": {"z": {**rows, "z_dim_0": 2}},
+        "posterior_predictive": {"x": {**rows, "x_dim_0": 5}},
+        "log_likelihood": {"x": rows},
+        "sample_stats": dict.fromkeys(("log_joint", "log_guide", "log_weight"), rows)
+        | dict.fromkeys(("log_p", "log_q"), draws)
+        | {name: {"data": 12} for name in ("k_hat", "ess", "standard_error")},
+        "prior": {"z": {**rows, "z_dim_0": 2}},
+        "prior_predictive": {"x": {**rows, "x_dim_0": 5}},
+        "observed_data": {"x": {"data": 12, "x_dim_0": 5}},
+    }
+    found = {g: {v: dict(tree[g][v].sizes) for v in tree[g].data_vars} for g in tree.children}
+    assert found == wanted
+    assert tree["posterior"]["data"].values.tolist() == list(range(12))
+    assert tree["posterior"].attrs["inference_library"] == "pyrovae"
+    assert torch.equal(torch.from_numpy(tree["observed_data"]["x"].values), x)
+
+
+def test_the_posterior_is_that_of_the_model(gaussian: Any) -> None:
+    pair, x, tree = gaussian
+    exact = pair.posterior(x)
+    sd = exact.covariance_matrix.diagonal(dim1=-2, dim2=-1).sqrt()
+    z = values(tree, "posterior", "z")
+    # resampled from 400 draws worth some 200 (shift 0.5, spread 1.5): an error of both, so of 200 / 2 independent draws
+    close(z.mean(0), exact.mean, sd, DRAWS / 2)
+    close(z.std(0), sd.expand(12, -1), sd, DRAWS)
+    close(z.mean(0), pv.posterior(unfitted(pair, x), x, 500, proposal="guide", seed=1).mean(0), sd, DRAWS / 3)
+
+
+def test_predictions_are_those_of_the_model(gaussian: Any) -> None:
+    pair, x, tree = gaussian
+    exact, marginal = pair.posterior(x), pair.marginal()
+    mean = exact.mean @ pair.weight.T + pair.bias
+    variance = (pair.weight @ exact.covariance_matrix @ pair.weight.T).diagonal(dim1=-2, dim2=-1) + pair.noise**2
+    close(values(tree, "posterior_predictive", "x").mean(0), mean, variance.sqrt(), DRAWS / 2)
+    again, prior = values(tree, "prior_predictive", "x").flatten(0, 1), values(tree, "prior", "z").flatten(0, 1)
+    close(again.mean(0), marginal.mean, marginal.stddev, len(again))
+    close(again.var(0), marginal.variance, math.sqrt(2) * marginal.variance, len(again))
+    close(prior.mean(0), torch.zeros(2), 1.0, len(prior))
+
+
+def test_densities_are_those_at_the_draws(gaussian: Any) -> None:
+    pair, x, tree = gaussian
+    z = values(tree, "posterior", "z")
+    log_p = dist.Normal(0.0, 1.0).log_prob(z).sum(-1) + pair.likelihood(z).log_prob(x)
+    found = {name: values(tree, "sample_stats", name) for name in ("log_joint", "log_guide", "log_weight")}
+    torch.testing.assert_close(found["log_joint"], log_p)
+    torch.testing.assert_close(found["log_guide"], pair.proposal(x).log_prob(z))
+    torch.testing.assert_close(found["log_weight"], found["log_joint"] - found["log_guide"])
+
+
+def test_log_likelihood_integrates_the_latent_variables_out(gaussian: Any) -> None:
+    pair, x, tree = gaussian
+    log_likelihood, exact = values(tree, "log_likelihood", "x"), pair.marginal().log_prob(x)
+    error = torch.from_numpy(tree["sample_stats"]["standard_error"].values)
+    close(log_likelihood.mean(0), exact, error, 1)
+    assert ((log_likelihood.std(0) / error - 1).abs() < 0.05).all()
+    close(values(tree, "sample_stats", "log_p"), exact.sum(), error.square().sum().sqrt(), 1)
+    assert tree["sample_stats"]["k_hat"].values.max() < 0.7
+
+
+@pytest.fixture(scope="module")
+def mean() -> tuple[Tensor, Any]:
+    """A mean that all rows share, and a guide of it that is displaced and too wide."""
+    torch.manual_seed(0)
+    x = torch.randn(20) + 2
+    pair = GlobalMean()
+    precision = len(x) + 1 / 100
+    with torch.no_grad():
+        pair.loc.copy_(x.sum() / precision + 0.5 / precision**0.5)
+        pair.log_scale.fill_(math.log(1.5 / precision**0.5))
+    return x, pv.to_arviz(unfitted(pair, x), x, num_samples=500, seed=0, groups=["log_likelihood", "sample_stats"])
+
+
+def exact_loo(x: Tensor) -> Tensor:
+    """log p(x_i | the others) of rows N(theta, 1) with theta ~ N(0, 10^2)."""
+    precision = len(x) - 1 + 1 / 100
+    return dist.Normal((x.sum() - x) / precision, (1 + 1 / precision) ** 0.5).log_prob(x)
+
+
+@pytest.fixture
+def quiet() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def approximate_loo(tree: Any, **options: Any) -> Any:
+    stats = tree["sample_stats"]
+    return arviz_stats.loo_approximate_posterior(
+        tree, log_p=stats["log_p"], log_q=stats["log_q"], pointwise=True, **options
+    )
+
+
+def test_leaving_a_row_out_with_a_global_site(mean: Any, quiet: None) -> None:
+    """The guide's draws alone would be wrong by its displacement; their weights log_p - log_q make up for it."""
+    x, tree = mean
+    exact = exact_loo(x)
+    # weights of the 500 draws have a relative sd of 0.7, and log p(x_i | theta) one of at most 0.6: an error of 0.02
+    found = torch.from_numpy(approximate_loo(tree).elpd_i.values)
+    assert (found - exact).abs().max() < 0.05
+    tree = xarray.DataTree.from_dict({**{g: tree[g].to_dataset() for g in tree.children}, "posterior": None})
+    uncorrected = torch.from_numpy(arviz_stats.loo(tree, reff=1.0, pointwise=True).elpd_i.values)
+    assert (uncorrected - exact).abs().max() > 0.06
+
+
+def test_densities_of_an_auto_guide() -> None:
+    """log p - log q of draws of all global sites is constant where the guide is the posterior, whatever sites it draws."""
+    torch.manual_seed(0)
+    x = torch.randn(20) + 2
+    precision = len(x) + 1 / 100
+
+    def model(x: Tensor) -> None:
+        theta = pyro.sample("theta", dist.Normal(0.0, 10.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(theta, 1.0), obs=x)
+
+    guide = pyro.infer.autoguide.AutoDiagonalNormal(model)
+    fitted = unfitted(pv.Pair(model, guide), x)
+    with torch.no_grad():
+        guide.loc.fill_(x.sum() / precision)
+        guide.scale = torch.tensor([precision**-0.5])
+    tree = pv.to_arviz(fitted, x, num_samples=20, seed=0, groups=["sample_stats"])
+    difference = values(tree, "sample_stats", "log_p") - values(tree, "sample_stats", "log_q")
+    covariance = torch.eye(20) + 100
+    exact = dist.MultivariateNormal(torch.zeros(20), covariance).log_prob(x)
+    assert (difference - exact).abs().max() < 1e-3
+
+
+# --- any pair -----------------------------------------------------------------------------------------------------------
+
+NAMES = ("classes-summed-out", "vade", "regime-summed-out", "global-and-local", "nvae", "regression", "cvae-label")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_pair(name: str) -> None:
+    """Each latent site has draws, each observed one predictions, and nothing is NaN."""
+    row = ROWS[name]
+    pair, data = row.build(), row.data()
+    fitted = unfitted(pair, data)
+    tree = pv.to_arviz(fitted, data, num_samples=3, num_particles=30, proposal="guide", seed=0)
+    latent = {s.name for s in fitted.layout.sites if s.role == "latent"}
+    observed = {s.name: s for s in fitted.layout.sites if s.role == "observed"}
+    assert all(set(tree[g].data_vars) == latent for g in ("posterior", "prior") if latent)
+    for group in ("posterior_predictive", "prior_predictive"):
+        assert {n: v.shape for n, v in tree[group].items()} == {n: (1, 3, 40, *s.shape) for n, s in observed.items()}
+    for group in tree.children:
+        assert all(np.isfinite(v.values).all() for n, v in tree[group].items() if n not in ("k_hat", "ess")), group
+    for site in fitted.layout.sites:
+        if site.role == "latent":
+            shape = (1, 3, *((40,) if site.local else ()), *site.shape)
+            assert tree["posterior"][site.name].shape == tree["prior"][site.name].shape == shape
+    assert ("c" in tree.get("constant_data", {})) == ("c" in fitted.layout.arguments)
+
+
+def test_rows_that_lack_a_label() -> None:
+    row, data = ROWS["ssvae"], some_labelled()
+    data["y"] = labels().flip(0)  # the rows that lack it are not the last ones
+    known = data["y"] >= 0
+    fitted = pv.fit(row.build(), data, epochs=1, engine="eager", progress=False)
+    tree = pv.to_arviz(fitted, data, num_samples=8, num_particles=30, proposal="guide", seed=0)
+    y, again = values(tree, "posterior", "y"), values(tree, "posterior_predictive", "y")
+    assert (y[:, known] == data["y"][known]).all()
+    assert set(y[:, ~known].flatten().tolist()) <= {0, 1, 2} and (y[:, ~known].float().std(0) > 0).any()
+    assert torch.equal(again[:, ~known], y[:, ~known]) and (again[:, known] != y[:, known]).any()
+    assert torch.equal(torch.from_numpy(tree["observed_data"]["y"].values), data["y"])
+    assert list(tree["log_likelihood"].data_vars) == ["joint"]
+    exact = pv.log_likelihood(fitted, data, 3000, proposal="guide", seed=1)
+    error = torch.from_numpy(tree["sample_stats"]["standard_error"].values)
+    # a standard error from 30 draws is itself known to a factor of two
+    close(values(tree, "log_likelihood", "joint").mean(0), exact, 2 * error + 0.01, 1)
+
+
+class Optional(nn.Module):
+    """p(z) p(x1 | z) p(x2 | z), where rows may lack x2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loc = nn.Parameter(torch.zeros(2))
+
+    def model(self, x1: Tensor, x2: Tensor | None = None) -> None:
+        with pyro.plate("data", len(x1)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x1", dist.Normal(z, 1.0), obs=x1)
+            if x2 is not None:
+                pyro.sample("x2", dist.Normal(z + self.loc[0], 1.0), obs=x2)
+
+    def guide(self, x1: Tensor, x2: Tensor | None = None) -> None:
+        with pyro.plate("data", len(x1)):
+            pyro.sample("z", dist.Normal(x1 / 2 + self.loc[1], 0.8))
+
+
+def test_what_a_row_lacks_is_predicted() -> None:
+    x2 = torch.randn(10)
+    x2[3:6] = torch.nan
+    data = {"x1": torch.randn(10), "x2": x2}
+    fitted = pv.fit(Optional(), data, epochs=1, engine="eager", progress=False)
+    tree = pv.to_arviz(fitted, data, num_samples=5, num_particles=30, proposal="guide", seed=0)
+    for group in ("posterior_predictive", "prior_predictive"):
+        assert np.isfinite(tree[group]["x2"].values).all() and tree[group]["x2"].shape == (1, 5, 10)
+    assert np.isnan(tree["observed_data"]["x2"].values).tolist() == x2.isnan().tolist()
+
+
+def test_an_inner_plate_and_names_of_dimensions() -> None:
+    data = torch.randn(7, 4, dtype=torch.float64)
+    names = {"coords": {"data": list("abcdefg")}, "groups": ["posterior", "posterior_predictive", "log_likelihood"]}
+    tree = pv.to_arviz(unfitted(InnerPlate(), data), data, num_samples=3, num_particles=20, proposal="guide", **names)
+    assert dict(tree["posterior_predictive"]["x"].sizes) == {"chain": 1, "draw": 3, "data": 7, "columns": 4}
+    assert tree["posterior_predictive"]["x"].dtype == np.float64 and tree["posterior"]["y"].dtype == np.int64
+    assert tree["log_likelihood"]["data"].values.tolist() == list("abcdefg")
+    assert list(tree.children) == names["groups"]
+    row = ROWS["nvae"]
+    tree = pv.to_arviz(
+        unfitted(row.build(), row.data()), row.data(), num_samples=2, num_particles=10, proposal="guide",
+        sample_dims=["sample"], dims={"x": ["row", "column"]}, groups=["posterior_predictive"],
+    )  # fmt: skip
+    assert dict(tree["posterior_predictive"]["x"].sizes) == {"sample": 2, "data": 40, "row": 5, "column": 4}
+
+
+def test_a_model_that_reads_its_data_has_no_prior() -> None:
+    class Reads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.loc = nn.Parameter(torch.zeros(()))
+
+        def model(self, x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(self.loc, 1.0))
+                pyro.sample("x", dist.Normal(z + x.mean(), 1.0), obs=x)
+
+        def guide(self, x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(self.loc, 1.0))
+
+    x = torch.randn(6)
+    with pytest.warns(UserWarning, match="prior and prior_predictive are left out"):
+        tree = pv.to_arviz(unfitted(Reads(), x), x, num_samples=2, num_particles=10, proposal="guide")
+    assert "prior" not in tree and "posterior_predictive" in tree
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"groups": ["posteriors"]}, "groups must be some of posterior, "),
+        ({"sample_dims": "sample"}, "sample_dims must be one name or two"),
+        ({"num_samples": 0}, "must be at least 1, got 0"),
+    ],
+)
+def test_mistakes(options: dict[str, Any], message: str) -> None:
+    _, x, fitted = linear_gaussian(rows=3)
+    with pytest.raises(pv.OptionError, match=message):
+        pv.to_arviz(fitted, x, **options)
+    if "num_particles" not in options:
+        with pytest.raises(pv.OptionError, match=message):
+            pv.from_pyro_svi(lambda: None, lambda: None, **options)
+
+
+# --- ArviZ --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_keeps_everything(gaussian: Any, tmp_path: Path) -> None:
+    tree = gaussian[2]
+    tree.to_netcdf(tmp_path / "tree.nc", engine="h5netcdf")
+    with xarray.open_datatree(tmp_path / "tree.nc", engine="h5netcdf") as again:
+        assert again.identical(tree)
+
+
+def test_summary(gaussian: Any) -> None:
+    tree = gaussian[2]
+    found = arviz_stats.summary(tree, var_names=["z"], kind="stats", round_to="none")
+    assert len(found) == 24
+    z = values(tree, "posterior", "z").flatten(1)
+    assert found["mean"].to_numpy() == pytest.approx(z.mean(0).numpy())
+
+
+def test_comparison_is_by_log_p_of_x(gaussian: Any, quiet: None) -> None:
+    """A model and a worse one: the difference of ArviZ is that of the exact log p(x), row by row."""
+    pair, x, tree = gaussian
+    torch.manual_seed(1)
+    other = LinearGaussian(spread=1.5)
+    worse = pv.to_arviz(
+        unfitted(other, x), x, num_samples=DRAWS, num_particles=PARTICLES, proposal="guide", seed=0,
+        groups=["posterior", "log_likelihood", "sample_stats"],
+    )  # fmt: skip
+    exact = pair.marginal().log_prob(x) - other.marginal().log_prob(x)
+    error = sum((t["sample_stats"]["standard_error"] ** 2).sum().item() for t in (tree, worse)) ** 0.5
+    found = arviz_stats.compare({"true": tree, "other": worse})
+    assert list(found.index) == ["true", "other"]
+    assert abs(found.loc["other", "elpd_diff"] - exact.sum().item()) < BOUND * error + 0.05
+    assert abs(approximate_loo(tree).elpd - pair.marginal().log_prob(x).sum().item()) < BOUND * error + 0.05
+
+
+def calibration(tree: Any) -> Any:
+    """The ranks of the true latent values among the posterior draws, from 0 to 1, of rows that the model itself drew."""
+    return (tree["posterior"]["z"] <= tree["true"]["z"]).mean(["chain", "draw"]).to_dataset(name="z")
+
+
+def pictures(pair: LinearGaussian, x: Tensor, tree: Any) -> dict[str, Callable[[], Any]]:
+    elpd = approximate_loo(tree)
+    elpd.pareto_k = tree["sample_stats"]["k_hat"]
+    drawn = pv.simulate(unfitted(pair, x), 40, seed=0)
+    again = pv.to_arviz(unfitted(pair, x), drawn["x"], num_samples=50, num_particles=200, proposal="guide", seed=0)
+    again["true"] = xarray.DataTree(xarray.Dataset({"z": (("data", "z_dim_0"), drawn["z"].numpy())}))
+    ranks = xarray.DataTree.from_dict({"prior_sbc": calibration(again)})
+    return {
+        "ppc_dist": lambda: arviz_plots.plot_ppc_dist(tree, backend="matplotlib"),
+        "ppc_pit": lambda: arviz_plots.plot_ppc_pit(tree, coords={"x_dim_0": 0}, backend="matplotlib"),
+        "ecdf_pit": lambda: arviz_plots.plot_ecdf_pit(ranks, sample_dims=["data"], backend="matplotlib"),
+        "khat": lambda: arviz_plots.plot_khat(elpd, backend="matplotlib"),
+    }
+
+
+def test_pictures(gaussian: Any, tmp_path: Path, quiet: None) -> None:
+    matplotlib.use("Agg")
+    for name, draw in pictures(*gaussian).items():
+        draw()
+        axes = plt.gcf().axes
+        assert axes and any(ax.lines or ax.collections for ax in axes), name
+        plt.savefig(tmp_path / f"{name}.png")
+        plt.close("all")
+        assert (tmp_path / f"{name}.png").stat().st_size > 3000
+
+
+# --- programs that never met fit ----------------------------------------------------------------------------------------
+
+
+def schools(y: Tensor, sigma: Tensor) -> None:
+    mu = pyro.sample("mu", dist.Normal(0.0, 5.0))
+    with pyro.plate("school", len(y)):
+        effect = pyro.sample("effect", dist.Normal(0.0, 1.0))
+        theta = pyro.deterministic("theta", mu + effect)
+        pyro.sample("y", dist.Normal(theta, sigma), obs=y)
+
+
+def schools_guide(y: Tensor, sigma: Tensor) -> None:
+    loc = pyro.param("loc", torch.tensor(4.0))
+    pyro.sample("mu", dist.Normal(loc, 3.5))
+    with pyro.plate("school", len(y)):
+        pyro.sample("effect", dist.Normal(0.0, 1.0))
+
+
+Y, SIGMA = torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0]), torch.full((8,), 12.0)
+
+
+def test_a_plain_program() -> None:
+    tree = pv.from_pyro_svi(schools, schools_guide, model_args=(Y, SIGMA), num_samples=100, seed=0)
+    pyro.clear_param_store()
+    found = {g: {v: tuple(tree[g][v].dims[2:]) for v in tree[g].data_vars} for g in ("posterior", "log_likelihood")}
+    assert found == {
+        "posterior": {"mu": (), "effect": ("school",), "theta": ("school",)},
+        "log_likelihood": {"y": ("school",)},
+    }
+    assert set(tree["prior"].data_vars) == {"mu", "effect", "theta"}
+    assert tree["constant_data"]["sigma"].values.tolist() == SIGMA.tolist()
+    assert tree["observed_data"]["y"].values.tolist() == Y.tolist()
+    mu, effect, theta = (values(tree, "posterior", name) for name in ("mu", "effect", "theta"))
+    torch.testing.assert_close(theta, mu[:, None] + effect)
+    close(mu.mean(), torch.tensor(4.0), 3.5, 100)
+    log_lik = dist.Normal(theta, SIGMA).log_prob(Y)
+    torch.testing.assert_close(values(tree, "log_likelihood", "y"), log_lik)
+    prior = dist.Normal(0.0, 5.0).log_prob(mu) + dist.Normal(0.0, 1.0).log_prob(effect).sum(-1)
+    torch.testing.assert_close(values(tree, "sample_stats", "log_p"), (prior + log_lik.sum(-1)).double())
+    q = dist.Normal(4.0, 3.5).log_prob(mu) + dist.Normal(0.0, 1.0).log_prob(effect).sum(-1)
+    torch.testing.assert_close(values(tree, "sample_stats", "log_q"), q.double())
+    assert tree["sample_stats"]["k_hat"].item() < 0.7
+    close(values(tree, "posterior_predictive", "y").mean(0), torch.full((8,), 4.0), (3.5**2 + 1 + 144) ** 0.5, 100)
+    close(values(tree, "prior_predictive", "y").mean(0), torch.zeros(8), (25 + 1 + 144) ** 0.5, 100)
+
+
+def test_leaving_a_school_out(quiet: None) -> None:
+    tree = pv.from_pyro_svi(schools, schools_guide, model_args=(Y, SIGMA), num_samples=400, seed=0,
+                            groups=["posterior", "log_likelihood", "sample_stats"])  # fmt: skip
+    pyro.clear_param_store()
+    variance = SIGMA[0] ** 2 + 1
+    precision = 7 / variance + 1 / 25
+    exact = dist.Normal((Y.sum() - Y) / variance / precision, (variance + 1 / precision).sqrt()).log_prob(Y)
+    found = torch.from_numpy(approximate_loo(tree).elpd_i.values)
+    assert (found - exact).abs().max() < 0.05
+    assert set(tree.children) == {"posterior", "log_likelihood", "sample_stats"}
+
+
+def test_a_program_that_draws_another_number_of_values() -> None:
+    def model() -> None:
+        n = int(torch.randint(1, 5, ()))
+        with pyro.plate("any", n):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(0.0, 1.0), obs=torch.tensor(0.3))
+
+    with pytest.raises(pv.PairError, match="'z' must have one shape in all draws"):
+        pv.from_pyro_svi(model, lambda: None, num_samples=20, seed=0)
+    tree = pv.from_pyro_svi(model, lambda: None, num_samples=20, seed=0, groups=["log_likelihood"])
+    assert dict(tree["log_likelihood"]["x"].sizes) == {"chain": 1, "draw": 20}
+
+
+def test_the_random_state_and_the_data_stay_as_they_are() -> None:
+    x = binary()
+    before, state = x.clone(), torch.get_rng_state()
+    row = ROWS["vae"]
+    fitted = unfitted(row.build(), x)
+    state = torch.get_rng_state()
+    trees = [pv.to_arviz(fitted, x, num_samples=2, num_particles=20, proposal="guide", seed=3) for _ in range(2)]
+    assert torch.equal(x, before) and torch.equal(state, torch.get_rng_state())
+    assert all(trees[0][g].to_dataset().equals(trees[1][g].to_dataset()) for g in trees[0].children)
