@@ -17,7 +17,7 @@ from pyrovae.app.options import Options
 from pyrovae.app.rows import Rows, make_rows, split_rows
 from pyrovae.batching.splits import Split
 from pyrovae.data import Dataset, Standardize, load_again
-from pyrovae.errors import CheckpointError, PyrovaeError
+from pyrovae.errors import CheckpointError, OptionError, PyrovaeError
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.folder import load, read_run, write_fit
 from pyrovae.objectives.kl import free_bits
@@ -195,17 +195,28 @@ def resume_run(
     return fit_run(dataset, options, folder, resume=True, device=device, progress=progress)
 
 
-def open_run(folder: Path, *, data_root: Path | None = None, device: str = "auto", trust: bool = False) -> Run:
+def open_run(
+    folder: Path,
+    *,
+    data_root: Path | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    trust: bool = False,
+) -> Run:
     """A finished run with its data, split and scaled as they were for the fit.
 
     Args:
+        threads: CPU threads that questions compute with; None for as many as the rule gives.
         trust: run the files that the folder names for parts of the user's own.
 
     Raises:
+        OptionError: fewer than one thread.
         CheckpointError: there is no finished run of `fit` in the folder, it is damaged, or it names files that are not
             trusted.
         DataError: the data have changed since the fit, or are not found.
     """
+    if threads is not None and threads < 1:
+        raise OptionError(f"threads must be a whole number of at least 1, got {threads}.")
     with reading(folder):
         info = _recorded(folder)
         options = _recorded_options(folder, info, trust)
@@ -218,6 +229,7 @@ def open_run(folder: Path, *, data_root: Path | None = None, device: str = "auto
         rows = make_rows(dataset, split, options, scaler)
     if fitted is None:  # a part that the user wrote cannot be rebuilt from run.json alone
         fitted = load(folder, device=device, pair=build(options, rows.train, rows.num_classes))
+    fitted.threads = threads
     return Run(options, dataset, rows, fitted, folder)
 
 

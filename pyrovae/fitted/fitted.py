@@ -17,6 +17,7 @@ from pyrovae._html import table
 from pyrovae.batching.chunks import chunk_size, row_elements
 from pyrovae.batching.transformed import transformed
 from pyrovae.batching.transforms import Transform
+from pyrovae.engine.threads import computing_with, threads_for
 from pyrovae.errors import DataError, OptionError, PairError
 from pyrovae.pair.batch import Batch, as_batch, group_rows, take_group, take_rows
 from pyrovae.pair.graph import graph_text
@@ -58,6 +59,7 @@ class Fit:
         row_elements: For each set of arguments, how many elements one row adds to the largest tensor of a run.
         untransformed: The shape of one row and the dtype of each argument before the transform, as the data have them.
         checksums: Of each weight as the fit left it, by name; empty while it runs.
+        threads: Of the CPU that questions compute with; None takes as many as the sizes of their products keep busy.
 
     Example:
         >>> x = torch.bernoulli(torch.full((40, 6), 0.4))
@@ -86,6 +88,7 @@ class Fit:
     row_elements: dict[tuple[str, ...], int] = field(default_factory=dict)
     untransformed: dict[str, tuple[tuple[int, ...], torch.dtype]] = field(default_factory=dict)
     checksums: dict[str, int] = field(default_factory=dict)
+    threads: int | None = None
 
     def __repr__(self) -> str:
         last = f", ELBO {self.history[-1]['elbo']:.2f} nats per row" if self.history else ""
@@ -110,9 +113,16 @@ class Fit:
     @contextmanager
     def scope(self) -> Iterator[None]:
         """Use the fit's own param store and `evaluation_mode` inside, and restore everything afterwards."""
-        with param_scope(self.store), default_dtype(self.pair), self.evaluation_mode():
+        with param_scope(self.store), default_dtype(self.pair), self.evaluation_mode(), computing_with(self._threads()):
             self.check_weights()
             yield
+
+    def _threads(self) -> int | None:
+        """How many threads a question computes with on a CPU: as a fit does, by the largest product of a full chunk."""
+        if self.threads is not None:
+            return self.threads
+        product = self.settings.get("chunk_product")  # which a run of an earlier version has not recorded
+        return None if product is None or self.device.type != "cpu" else threads_for(product)
 
     def keep_weights(self) -> None:
         """Take the weights as they are now for those of this fit, as after a change on purpose."""

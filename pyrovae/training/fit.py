@@ -113,9 +113,9 @@ def fit(
             same noise. Except with "eager", the Python code of pair, loss, transform and penalty runs once an epoch and not
             at every step, so its side effects do not repeat.
         precision: "bfloat16" computes products of matrices in bfloat16; parameters and log-densities stay float32.
-        threads: of the CPU that a step is computed with. By default 1 where its products of matrices are small, more
-            where they are larger, and all of torch's threads where they take long (see "Speed and engines" in the
-            documentation); a run that is resumed keeps its number.
+        threads: of the CPU that steps, and afterwards questions, are computed with. By default 1 where products of matrices
+            are small, more where they are larger, and all of torch's threads where they take long (see "Speed and engines"
+            in the documentation); a run that is resumed keeps its number.
         progress: show a progress bar with the ELBO on a terminal or in a notebook, and a line on stderr every half a minute
             elsewhere. True adds a last line there; False shows nothing.
         info: anything that is JSON, to be kept with the run.
@@ -148,7 +148,7 @@ def fit(
     """
     arguments = {name: value for name, value in locals().items() if name not in ("pair", "data")}
     options = FitOptions(**arguments)
-    fitted = Fit(pair, layout=Layout((), 0, {}), transform=transform, info=dict(info or {}))
+    fitted = Fit(pair, layout=Layout((), 0, {}), transform=transform, info=dict(info or {}), threads=options.threads)
     with turn():
         rows = bind(pair, data, options)
         groups = group(pair, rows, options)

@@ -37,7 +37,7 @@ from pyrovae.fitted.fitted import Fit, as_seed, transform_once
 from pyrovae.fitted.spec import to_spec
 from pyrovae.objectives.iwelbo import IWELBO
 from pyrovae.objectives.losses import as_loss
-from pyrovae.pair.batch import Batch, Group, as_batch, group_rows, take_group, take_rows
+from pyrovae.pair.batch import Batch, Group, as_batch, group_rows, num_rows, take_group, take_rows
 from pyrovae.pair.checks import (
     check_enumeration,
     check_fewer_rows,
@@ -146,7 +146,9 @@ class FitData:
     batch_size: int
     seed: int
     device: torch.device
-    product: float = 0.0  # floating-point operations of the largest product in a step, once the pair has run
+    # floating-point operations of the largest product in a step, and in a full chunk of a question, once the pair has run
+    product: float = 0.0
+    chunk_product: float = 0.0
 
     def place(self) -> None:
         """Move everything to the device."""
@@ -268,6 +270,9 @@ def check(fitted: Fit, data: FitData, groups: Sequence[TrainingGroup], options: 
         particles = getattr(objective, "num_particles", 1)
         several = particles > 1
         data.product = particles * max(cost.product for cost in costs)
+        data.chunk_product = max(
+            cost.product / num_rows(batch) * fitted.chunk_size(batch) for cost, batch in zip(costs, seen)
+        )
         for first, layout in zip(firsts, layouts):
             if layout.enumerates:
                 check_enumeration(pair, transform_once(pair, take_rows(first, slice(0, 2)), transform), layout)
@@ -406,6 +411,7 @@ def plan(
         "precision": precision,
         "device": device.type,
         "threads": threads,
+        "chunk_product": data.chunk_product,
         "optimizer": {"class": type(optimizer).__name__, "lr": rate_of(optimizer)},
         "torch": str(torch.__version__),
     }

@@ -246,7 +246,7 @@ class Trainer:
         return folder
 
     def _go_on(self, folder: Path, identity: dict[str, Any], tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
-        free = {"device", "torch", "threads"}
+        free = {"device", "torch", "threads", "chunk_product"}
         if notes["identity"].get("device") != identity.get("device"):
             free.add("engine")  # each device has its own
         before = renamed(notes["identity"])  # another version may have written it

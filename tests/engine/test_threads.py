@@ -1,4 +1,4 @@
-"""How many threads a fit uses: by the size of its products, stored with the run, and put back afterwards."""
+"""How many threads fits and questions use: by the size of its products, stored with the run, and put back afterwards."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from torch.nn.functional import conv2d
 
 import pyrovae as pv
 import pyrovae.families as fam
-from pyrovae.batching.chunks import TensorSizes
+from pyrovae.batching.chunks import TensorSizes, chunk_size
 from pyrovae.engine.threads import GRAIN, LONG, threads_for
 from pyrovae.fitted.folder import read_run
 
@@ -67,6 +67,11 @@ def test_the_operations_of_the_largest_product_are_counted(name: str) -> None:
     assert seen.product == operations
 
 
+def threads_of(fit: pv.Fit) -> int:
+    with fit.scope():
+        return torch.get_num_threads()
+
+
 def inside(fit: pv.Fit) -> bool:
     fit.info["inside"] = torch.get_num_threads()
     return False
@@ -85,6 +90,7 @@ def test_a_fit_uses_them_and_puts_their_number_back(given: int | None, used: int
     fit = pv.fit(vae(), torch.randn(30, 4), threads=given, **options)
     assert fit.info["inside"] == fit.settings["threads"] == read_run(tmp_path / "run")["settings"]["threads"] == used
     assert torch.get_num_threads() == 8
+    assert threads_of(fit) == used
 
 
 @pytest.mark.usefixtures("eight")
@@ -109,3 +115,33 @@ def test_their_number_is_put_back_when_a_fit_fails() -> None:
 def test_other_numbers_are_refused(threads: Any) -> None:
     with pytest.raises(pv.OptionError, match="threads must be a whole number of at least 1"):
         pv.fit(vae(), torch.randn(30, 4), epochs=1, threads=threads)
+
+
+@pytest.mark.usefixtures("eight")
+@pytest.mark.parametrize("product", [GRAIN / 2, 3 * GRAIN, LONG])
+def test_questions_follow_the_same_rule(product: float) -> None:
+    fit = pv.fit(vae(), torch.randn(30, 4), epochs=1, engine="eager", seed=0)
+    fit.settings["chunk_product"] = product
+    assert threads_of(fit) == threads_for(product)
+    fit.threads = 5
+    assert threads_of(fit) == 5
+    fit.threads = None
+    del fit.settings["chunk_product"]  # as in a run of an earlier version
+    assert threads_of(fit) == torch.get_num_threads() == 8
+
+
+@pytest.mark.usefixtures("eight")
+def test_the_operations_of_a_full_chunk_are_stored_with_the_run(tmp_path: Path) -> None:
+    """The largest layer, from 8 to 4 means and 4 scales, costs 2 * 8 * 8 operations a row, and its tensors have 8 elements."""
+    fit = pv.fit(vae(), torch.randn(30, 4), epochs=1, engine="eager", seed=0, checkpoint=tmp_path / "run")
+    rows = chunk_size(8, torch.device("cpu"))
+    assert fit.settings["chunk_product"] == pv.load(tmp_path / "run").settings["chunk_product"] == 128 * rows
+
+
+def test_a_question_gives_the_same_whatever_the_threads() -> None:
+    x = torch.randn(30, 4)
+    fit = pv.fit(vae(), x, epochs=1, engine="eager", seed=0)
+    found = []
+    for fit.threads in (1, 2):
+        found.append(pv.importance(fit, x, num_samples=20, seed=0).log_likelihood)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-5)

@@ -182,6 +182,7 @@ def compare(
     dequantise: take.Dequantise = False,
     data_root: take.DataRoot = None,
     device: take.Device = "auto",
+    threads: take.Threads = None,
     trust: take.Trust = False,
 ) -> None:
     """Compare log p(x) of several runs on the same test rows: paired differences with their standard errors."""
@@ -190,7 +191,7 @@ def compare(
     for folder in run:
         refuse_no_run(folder)
     scores.check_draws(num_samples, num_rows)
-    opened = [runs.open_run(folder, data_root=data_root, device=device, trust=trust) for folder in run]
+    opened = [runs.open_run(folder, data_root=data_root, device=device, threads=threads, trust=trust) for folder in run]
     table = comparisons.compare(opened, num_samples, num_rows, proposal=proposal, dequantise=dequantise)
     measures = [comparisons.measure_of(one) for one in opened]
     kinds = " and ".join(dict.fromkeys(measure.kind for measure in measures))
@@ -205,6 +206,7 @@ def evaluate(
     proposal: take.ProposalOfRun = None,
     data_root: take.DataRoot = None,
     device: take.Device = "auto",
+    threads: take.Threads = None,
     trust: take.Trust = False,
     to: take.Out = None,
     force: take.Force = False,
@@ -213,7 +215,7 @@ def evaluate(
     if to is not None:
         files.check_file(to, force, (".csv",))
     refuse_no_run(run)
-    opened = runs.open_run(run, data_root=data_root, device=device, trust=trust)
+    opened = runs.open_run(run, data_root=data_root, device=device, threads=threads, trust=trust)
     results, found = scores.evaluate(opened, num_samples, num_rows, proposal or opened.options.proposal)
     if to is not None:
         files.write_scores(to, found, opened.rows)
@@ -232,6 +234,7 @@ def generate(
     seed: take.DrawSeed = 0,
     data_root: take.DataRoot = None,
     device: take.Device = "auto",
+    threads: take.Threads = None,
     trust: take.Trust = False,
     force: take.Force = False,
 ) -> None:
@@ -240,7 +243,7 @@ def generate(
     If the model has labelled classes, the picture has one column for each.
     """
     refuse_no_run(run)
-    opened = runs.open_run(run, data_root=data_root, device=device, trust=trust)
+    opened = runs.open_run(run, data_root=data_root, device=device, threads=threads, trust=trust)
     rows = opened.rows
     path = to or run / ("generated.png" if rows.image_shape else "generated.csv")
     files.check_file(path, force or to is None, (".png", ".npy", ".csv"))
@@ -262,12 +265,13 @@ def reconstruct(
     to: take.Out = None,
     data_root: take.DataRoot = None,
     device: take.Device = "auto",
+    threads: take.Threads = None,
     trust: take.Trust = False,
     force: take.Force = False,
 ) -> None:
     """Show the first test rows and their reconstructions; --out writes those of all test rows as .npy or .csv."""
     refuse_no_run(run)
-    opened = runs.open_run(run, data_root=data_root, device=device, trust=trust)
+    opened = runs.open_run(run, data_root=data_root, device=device, threads=threads, trust=trust)
     rows = opened.rows
     path = to or run / "reconstructions.png"
     files.check_file(path, force or to is None, (".png", ".npy", ".csv"))
@@ -285,12 +289,13 @@ def encode(
     to: take.Out = None,
     data_root: take.DataRoot = None,
     device: take.Device = "auto",
+    threads: take.Threads = None,
     trust: take.Trust = False,
     force: take.Force = False,
 ) -> None:
     """Write the posterior mean E[z | x] of every row, in the order of the data: CSV, with labels, or .npy by --out."""
     refuse_no_run(run)
-    opened = runs.open_run(run, data_root=data_root, device=device, trust=trust)
+    opened = runs.open_run(run, data_root=data_root, device=device, threads=threads, trust=trust)
     path = to or run / "codes.csv"
     files.check_file(path, force or to is None, (".csv", ".npy"))
     codes = pictures.all_codes(opened).cpu()

@@ -98,7 +98,7 @@ DataRoot = Annotated[Path | None, typer.Option(help="Folder with the files of mn
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Engine = Annotated[str, typer.Option(help="How a step is run: auto, eager, traced, compiled, or graphed (CUDA).")]
 Threads = Annotated[
-    int | None, typer.Option(help="CPU threads that a step uses; by default as many as its size keeps busy.")
+    int | None, typer.Option(help="CPU threads to compute with; by default as many as the size of the work keeps busy.")
 ]
 Samples = Annotated[int, typer.Option(help=OPTIONS["num_samples"].help)]
 Proposal = Annotated[str, typer.Option(help=OPTIONS["proposal"].help)]
