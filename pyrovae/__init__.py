@@ -16,6 +16,7 @@ from pyrovae.errors import (
 
 if TYPE_CHECKING:
     from pyrovae import families, nets, plots, priors
+    from pyrovae.app.pages.check import save_page
     from pyrovae.batching import transforms
     from pyrovae.conditionals import Conditional, ConditionalFlow, conv, flow, mlp, resnet
     from pyrovae.criticism import acquisition, calibration
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
     from pyrovae.criticism.bdmc import BDMC, bdmc
     from pyrovae.criticism.classification import Classification, classify
     from pyrovae.criticism.decomposition import active_units, collapsed, kl_by_site
+    from pyrovae.criticism.findings import Finding
     from pyrovae.criticism.from_pyro_svi import from_pyro_svi
     from pyrovae.criticism.importance import Importance, importance, log_likelihood, posterior
     from pyrovae.criticism.prior_monte_carlo import prior_log_likelihood
     from pyrovae.criticism.quadrature import Quadrature, quadrature
+    from pyrovae.criticism.report import Report, criticise
     from pyrovae.criticism.to_arviz import to_arviz
     from pyrovae.distributions import observed_only
     from pyrovae.fitted.fitted import Fit
@@ -67,6 +70,7 @@ if TYPE_CHECKING:
 # Where these names come from. They are imported when they are first asked for, since torch and Pyro take seconds, which
 # `pyrovae --help` need not wait for.
 _HOMES = {
+    "pyrovae.app.pages.check": "save_page",
     "pyrovae.batching": "transforms",
     "pyrovae.conditionals": "Conditional ConditionalFlow conv flow mlp resnet",
     "pyrovae.criticism": "acquisition calibration",
@@ -74,10 +78,12 @@ _HOMES = {
     "pyrovae.criticism.bdmc": "BDMC bdmc",
     "pyrovae.criticism.classification": "Classification classify",
     "pyrovae.criticism.decomposition": "active_units collapsed kl_by_site",
+    "pyrovae.criticism.findings": "Finding",
     "pyrovae.criticism.from_pyro_svi": "from_pyro_svi",
     "pyrovae.criticism.importance": "Importance importance log_likelihood posterior",
     "pyrovae.criticism.prior_monte_carlo": "prior_log_likelihood",
     "pyrovae.criticism.quadrature": "Quadrature quadrature",
+    "pyrovae.criticism.report": "Report criticise",
     "pyrovae.criticism.to_arviz": "to_arviz",
     "pyrovae.distributions": "observed_only",
     "pyrovae.fitted.fitted": "Fit",
@@ -121,6 +127,7 @@ __all__ = [
     "Conditional",
     "ConditionalFlow",
     "DataError",
+    "Finding",
     "Fit",
     "HierarchicalVAE",
     "Importance",
@@ -134,6 +141,7 @@ __all__ = [
     "PyrovaeError",
     "Quadrature",
     "Regression",
+    "Report",
     "SSRegression",
     "ShapeError",
     "StackedSSVAE",
@@ -150,6 +158,7 @@ __all__ = [
     "classify",
     "collapsed",
     "conv",
+    "criticise",
     "decode",
     "draw_graph",
     "elbo",
@@ -179,6 +188,7 @@ __all__ = [
     "reconstruct",
     "resnet",
     "save",
+    "save_page",
     "schedules",
     "simulate",
     "terms",

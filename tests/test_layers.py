@@ -34,7 +34,7 @@ RULES = {
     "batching": PAIR | {"objectives", "engine"},
     "fitted": PAIR | {"objectives", "engine", "batching"},
     "training": TRAINING,
-    "criticism": TRAINING | {"distributions"},
+    "criticism": TRAINING | {"distributions", "predict"},
     "predict": TRAINING | {"distributions"},
     "plots": TRAINING | {"criticism", "predict"},
 }

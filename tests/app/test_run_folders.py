@@ -74,6 +74,7 @@ COMMANDS = {
     "reconstruct": ("reconstruct",),
     "encode": ("encode",),
     "compare": ("compare", "received"),
+    "check": ("check", "--rows", "10", "--num-samples", "30", "--proposal", "guide"),
     "resume": ("fit", "--resume"),
 }
 
@@ -185,7 +186,7 @@ def test_nothing_is_written_through_a_link(pyrovae: Command, run: Path, saved: P
     found = victims(run, [*names, *(f".{name}.new" for name in names)])
     before = {path: path.read_bytes() for path in found.values()}
     code, _, err = pyrovae(*words)
-    assert code == 0, err
+    assert code == 0 or (code == 1 and words[0] == "check"), err  # 1: the fit is bad
     assert {path: path.read_bytes() for path in before} == before
     assert {path.name for path in (run.parent / "home").iterdir()} == {path.name for path in before}
     if "--out" in words and words[0] != "fit":

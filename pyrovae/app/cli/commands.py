@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pyrovae.app import rows as row_values
     from pyrovae.app import run as runs
     from pyrovae.app.cli import files
+    from pyrovae.app.jobs import check as checking
     from pyrovae.app.jobs import label as labelling
     from pyrovae.criticism import decomposition
     from pyrovae.predict import reconstruct as reconstructing
@@ -37,6 +38,7 @@ else:  # so that help, names and mistakes need not wait for torch
     comparisons, pictures = Lazily("pyrovae.app.comparisons"), Lazily("pyrovae.app.pictures")
     row_values, scores = Lazily("pyrovae.app.rows"), Lazily("pyrovae.app.scores")
     files, labelling = Lazily("pyrovae.app.cli.files"), Lazily("pyrovae.app.jobs.label")
+    checking = Lazily("pyrovae.app.jobs.check")
     decomposition, loading = Lazily("pyrovae.criticism.decomposition"), Lazily("pyrovae.data.load")
     reconstructing = Lazily("pyrovae.predict.reconstruct")
 
@@ -222,6 +224,37 @@ def evaluate(
     tables.print_results(results, opened.model.probability)
     if opened.fitted.stopped:
         tables.answer(f"The fit stopped early: {opened.fitted.stopped}.")
+
+
+@app.command()
+def check(
+    run: take.RunFolder,
+    num_rows: take.CheckRows = 400,
+    num_samples: take.Samples = OPTIONS["num_samples"].default,
+    proposal: take.ProposalOfRun = None,
+    seed: take.DrawSeed = 0,
+    data_root: take.DataRoot = None,
+    device: take.Device = "auto",
+    trust: take.Trust = False,
+    to: take.CheckOut = None,
+    force: take.Force = False,
+) -> None:
+    """Ask whether a fit is any good: bounds, predictions, latent variables, guide; --out names the page that is written.
+
+    The exit code is 0 if nothing is bad, 1 if something is, and 2 after a mistake.
+    """
+    refuse_no_run(run)
+    scores.check_draws(num_samples, num_rows)
+    path = to or run / checking.PAGE
+    files.check_file(path, force or to is None, (".html",))
+    opened = runs.open_run(run, data_root=data_root, device=device, trust=trust)
+    how: dict[str, Any] = {"num_rows": num_rows, "num_samples": num_samples, "seed": seed}
+    report = checking.check_run(opened, proposal=proposal or opened.options.proposal, say=tables.inform, **how)
+    written = checking.write_report(report, opened, path)
+    tables.print_findings(report, opened.rows.log_abs_det)
+    tables.answer_line(f"Page: {written[0]} (and {written[1].name})")
+    if report.verdict == "bad":
+        raise typer.Exit(1)
 
 
 @app.command()

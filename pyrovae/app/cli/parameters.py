@@ -109,6 +109,13 @@ NumRows = Annotated[
     int | None,
     typer.Option("--rows", help="Number of test rows for log p(x); by default as many as make a million draws."),
 ]
+CheckRows = Annotated[
+    int, typer.Option("--rows", help="Most test rows, and as many training rows, that are looked at, drawn at random.")
+]
+CheckOut = Annotated[
+    Path | None,
+    typer.Option("--out", help="Page to write, .html, and .json beside it; by default check.html in the run folder."),
+]
 Dequantise = Annotated[
     bool,
     typer.Option("--dequantise", help="Turn a density of whole numbers into a lower bound of their probability mass."),

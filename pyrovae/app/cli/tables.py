@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pyrovae._lazily import Lazily
 from pyrovae._sources import NAMES
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from pyrovae.app.jobs import label as labelling
     from pyrovae.criticism import calibration
+    from pyrovae.criticism.report import Report
 else:
     calibration = Lazily("pyrovae.criticism.calibration")
     labelling = Lazily("pyrovae.app.jobs.label")
@@ -146,6 +148,27 @@ def print_comparison(found: list[dict[str, Any]], what: str) -> None:
     out.print(table)
     if any(entry["bound"] for entry in found):
         answer("≥: of a density, the mean over uniform noise added to whole numbers, which bounds the mass from below.")
+
+
+def print_findings(report: Report, log_abs_det: float = 0.0) -> None:
+    """What a check has found, a line for each question, and below it what to try."""
+    about = report.about
+    table = Table(title=f"{about['rows']} of {about['held_out_rows']} test rows, {about['num_samples']} draws a row")
+    table.add_column("")
+    table.add_column("question", ratio=2)
+    table.add_column("found", ratio=5)
+    styles = {"bad": "bold red", "look": "yellow", "ok": "green", "none": "dim"}
+    for found in report.findings:
+        table.add_row(Text(found.verdict, style=styles[found.verdict]), found.name, found.says)
+    out.print(table, highlight=False)
+    for found in [*report.of("bad"), *report.of("look")]:
+        answer(f"{found.name} ({found.verdict}). Good: {found.good}. {found.advice}")
+    if log_abs_det:
+        answer(
+            f"Densities are of standardised columns; in the units of the data they are {-log_abs_det:+.2f} nats per row."
+        )
+    counts = ", ".join(f"{len(report.of(kind))} {kind}" for kind in ("bad", "look", "ok"))
+    answer(f"{counts}. Tests change a verdict at a level of {about['level']:.0%} for the whole report (Holm).")
 
 
 def _share(share: float, total: float) -> str:

@@ -1,0 +1,1 @@
+"""Pages: HTML that a browser shows without a network."""

@@ -1,0 +1,254 @@
+"""What the questions about a fit look at: some rows, draws for them, and rows drawn from the model; each made once."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrovae.criticism.importance import Importance, importance, posterior
+from pyrovae.errors import PairError
+from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
+from pyrovae.fitted.runs import drawn_terms, particles_at_once
+from pyrovae.objectives.terms import Terms, terms
+from pyrovae.pair.batch import Batch, num_rows, take_rows
+from pyrovae.pair.handlers import DATA_PLATE, SetValues
+from pyrovae.pair.layout import Site
+from pyrovae.pair.program import Pair, arguments
+from pyrovae.predict.forward import plain, run_model
+
+POSTERIOR_DRAWS = 100  # of each row
+LIKELIHOOD = "log p(x | z)"
+GUIDE_DRAWS = 63  # of each simulated row, so that ranks are 0 to 63
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """Rows drawn from the model, as the pair takes them, and the latent values that they came from, `(N, *event)`."""
+
+    part: FittedGroup
+    batch: Batch
+    latent: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Codes:
+    """The codes of simulated rows, `(N, D)`, and draws of the guide for them, `(L, N, D)`, of one site."""
+
+    name: str
+    truth: Tensor
+    draws: Tensor
+
+
+class Evidence:
+    """Rows held out and rows of the training, and what is computed from them, at its first use.
+
+    Args:
+        fitted: the fitted pair.
+        data: the rows held out.
+        train: the training rows, or None.
+        rows: the most rows that are looked at, drawn at random if there are more.
+        samples: draws per row for log p(x).
+        proposal: of these draws, "refined" or "guide".
+        image_shape: the shape of a row that is an image, where its event does not say so.
+        seed: of all that is random.
+    """
+
+    def __init__(
+        self,
+        fitted: Fit,
+        data: Any,
+        train: Any,
+        *,
+        rows: int,
+        samples: int,
+        proposal: str,
+        image_shape: tuple[int, ...] | None,
+        seed: int,
+    ) -> None:
+        self.fitted, self.samples, self.proposal, self.seed = fitted, samples, proposal, seed
+        self.image_shape = image_shape
+        self.held_out = fitted.batch(data)
+        self.numbers = _some(num_rows(self.held_out), rows, seed)
+        self.rows = take_rows(self.held_out, self.numbers)
+        self.training, self.training_rows = None, None
+        if train is not None:
+            optional = {name for name, taken in arguments(fitted.pair).items() if taken.default is None}
+            # log p(x, y) is no yardstick for log p(x): what the rows held out do not have is left out here, too
+            known = {n: v for n, v in fitted.batch(train).items() if n not in optional or n in self.held_out}
+            self.training = known
+            self.training_rows = take_rows(known, _some(num_rows(known), rows, seed + 1))
+
+    @cached_property
+    def parts(self) -> list[FittedGroup]:
+        """The rows in groups with the same arguments."""
+        with self.fitted.scope():
+            return self.fitted.parts(self.rows)
+
+    @cached_property
+    def estimated(self) -> Importance:
+        """log p(x) of the rows held out."""
+        with quietly():
+            return importance(self.fitted, self.rows, self.samples, proposal=self.proposal, seed=self.seed)
+
+    @cached_property
+    def estimated_training(self) -> Importance | None:
+        """log p(x) of training rows."""
+        if self.training_rows is None:
+            return None
+        with quietly():
+            return importance(self.fitted, self.training_rows, self.samples, proposal=self.proposal, seed=self.seed)
+
+    def latent_sites(self, part: FittedGroup) -> list[Site]:
+        """The latent sites that each row has, one value each."""
+        return [s for s in part.layout.sites if s.role == "latent" and s.local and not s.plates]
+
+    @cached_property
+    def posterior(self) -> list[dict[str, Tensor]]:
+        """For each part joint draws from the posterior of its rows' latent sites, `(S, n, *event)`."""
+        how: dict[str, Any] = {"num_particles": self.samples, "proposal": self.proposal, "seed": self.seed + 2}
+        found: list[dict[str, Tensor]] = []
+        for part in self.parts:
+            sites = [s.name for s in self.latent_sites(part)]
+            with quietly():
+                rows = take_rows(self.rows, part.rows)
+                found.append(posterior(self.fitted, rows, POSTERIOR_DRAWS, site=sites, **how) if sites else {})
+        return found
+
+    def at_posterior(self, number: int) -> Iterator[tuple[Batch, Terms]]:
+        """Chunks of the rows of a part, and the terms of a run at the posterior draws of their latent sites, S of each row."""
+        part, draws = self.parts[number], self.posterior[number]
+        if any(s.role != "observed" and s.local and s.plates for s in part.layout.sites):
+            raise PairError("a latent site is in another plate besides 'data'")
+        size = self.fitted.chunk_size(part.batch, POSTERIOR_DRAWS)
+        for start in range(0, len(part.rows), size):
+            rows = take_rows(part.batch, slice(start, start + size))
+            if draws:
+                yield rows, self.terms_at(rows, part, {name: x[:, start : start + size] for name, x in draws.items()})
+            else:
+                yield rows, terms(self.fitted.pair, rows, POSTERIOR_DRAWS, layout=part.layout, enumerate=False)
+
+    def terms_at(self, rows: Batch, part: FittedGroup, values: Mapping[str, Tensor]) -> Terms:
+        """The terms of a run at these values of the latent sites, `(K, N, *event)`."""
+        few = terms(self.fitted.pair, take_rows(part.batch, slice(0, 2)), layout=part.layout, enumerate=False)
+        batch = [1] * part.layout.plate_nesting
+        batch[few.data_dim] = num_rows(rows)  # a run shows where the dimension of the rows is
+        draws = len(next(iter(values.values())))
+        lead = [draws, *batch] if draws > 1 else batch
+        placed = {s.name: values[s.name].reshape(*lead, *s.event_shape) for s in self.latent_sites(part)}
+        pair = Pair(SetValues(placed)(self.fitted.pair.model), SetValues(placed)(self.fitted.pair.guide))
+        return terms(pair, rows, draws, layout=part.layout, enumerate=False)
+
+    def guide_draws(self, batch: Batch, part: FittedGroup, num: int) -> dict[str, Tensor]:
+        """Draws of the guide for rows, `(num, N, *event)`, by the name of each site that it has for each row.
+
+        Under the name of `LIKELIHOOD` is the log-likelihood of the row at these draws, `(num, N)`.
+        """
+        sites = [s for s in self.latent_sites(part) if s.enumerated != "model"]
+        found: dict[str, list[Tensor]] = {LIKELIHOOD: [], **{s.name: [] for s in sites}}
+        with quietly():
+            at_once = particles_at_once(self.fitted, batch, part.layout, num)
+        size = self.fitted.chunk_size(batch, at_once)
+        for start in range(0, num_rows(batch), size):
+            rows = take_rows(batch, slice(start, start + size))
+            runs = list(drawn_terms(self.fitted, rows, part.layout, num, at_once))
+            found[LIKELIHOOD].append(torch.cat([_likelihood(run, part) for run in runs]))
+            for site in sites:
+                drawn = [run.rows(run.sites[site.name].value, site.event_shape) for run in runs]
+                found[site.name].append(torch.cat(drawn))
+        return {name: torch.cat(chunks, 1) for name, chunks in found.items()}
+
+    def likelihood_at_truth(self, rows: Simulated) -> Tensor | None:
+        """The log-likelihood of simulated rows at their true codes, `(N,)`; None where not all of these are known."""
+        sites = [s for s in rows.part.layout.sites if s.local and s.role != "observed"]
+        if not sites or any(s.name not in rows.latent or s.enumerated == "model" for s in sites):
+            return None
+        size, found = self.fitted.chunk_size(rows.batch), []
+        for start in range(0, num_rows(rows.batch), size):
+            some = slice(start, start + size)
+            values = {name: value[some][None] for name, value in rows.latent.items()}
+            found.append(_likelihood(self.terms_at(take_rows(rows.batch, some), rows.part, values), rows.part)[0])
+        return torch.cat(found)
+
+    @cached_property
+    def draws(self) -> dict[str, Tensor]:
+        """Draws of the guide for the rows held out, `(40, N, *event)`, of the sites that every row has."""
+        with self.fitted.scope(), seeded(self.seed + 3):
+            found = [self.guide_draws(part.batch, part, 40) for part in self.parts]
+        names = [name for name in found[0] if name != LIKELIHOOD and all(name in one for one in found)]
+        return {name: in_order(self.parts, [one[name] for one in found], 1) for name in names}
+
+    def simulate(self, part: FittedGroup, num: int, seed: int) -> Simulated:
+        """Rows drawn from the model, `num` of them, with the conditions of the rows of a part, repeated as often as needed."""
+        observed = {s.argument: s.name for s in part.layout.sites if s.role == "observed" and not s.objective_only}
+        if unknown := [site for argument, site in observed.items() if argument is None]:
+            raise PairError(f"site {unknown[0]!r} observes a function of an argument, so that no row can be drawn")
+        index = torch.arange(num, device=part.rows.device) % len(part.rows)
+        given = {name: value[index] for name, value in part.batch.items() if name not in observed}
+        nodes = run_model(self.fitted, num, given, {}, seed)
+        drawn = {a: plain(nodes[s], nodes[s]["value"]) for a, s in observed.items() if a is not None and s in nodes}
+        batch = {name: given[name] if name in given else drawn[name] for name in part.batch}
+        latent = {
+            s.name: plain(nodes[s.name], nodes[s.name]["value"]).reshape(num, *s.event_shape)
+            for s in self.latent_sites(part)
+            if s.name in nodes and any(f.name == DATA_PLATE for f in nodes[s.name]["cond_indep_stack"])
+        }
+        return Simulated(part, batch, latent)
+
+    @cached_property
+    def simulated(self) -> list[Simulated]:
+        """At least 1,000 rows drawn from the model for calibration, as many for each part as its share of the rows."""
+        total = max(1000, len(self.numbers))
+        shares = [max(50, round(total * len(part.rows) / len(self.numbers))) for part in self.parts]
+        return [self.simulate(part, share, self.seed + 4) for part, share in zip(self.parts, shares)]
+
+    @cached_property
+    def codes(self) -> list[Codes]:
+        """For each latent site that the guide draws for each row the true codes of simulated rows, and draws of the guide.
+
+        `LIKELIHOOD` is one of them, of which the codes are the row's log-likelihoods.
+        """
+        found: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
+        with self.fitted.scope(), seeded(self.seed + 11):
+            for rows in self.simulated:
+                at_truth = self.likelihood_at_truth(rows)
+                known = rows.latent if at_truth is None else {**rows.latent, LIKELIHOOD: at_truth}
+                for name, drawn in self.guide_draws(rows.batch, rows.part, GUIDE_DRAWS).items():
+                    if name in known:
+                        truth, draws = found.setdefault(name, ([], []))
+                        truth.append(_flat(known[name][None])[0])
+                        draws.append(_flat(drawn))
+        return [Codes(name, torch.cat(truth), torch.cat(draws, 1)) for name, (truth, draws) in found.items()]
+
+
+def _some(have: int, most: int, seed: int) -> Tensor:
+    """The numbers of all rows, or of so many drawn at random, in their order."""
+    if have <= most:
+        return torch.arange(have)
+    return torch.randperm(have, generator=torch.Generator().manual_seed(seed))[:most].sort().values
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without the warnings that a report says in its own words."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The guide is the proposal|Particles are run one at a time")
+        yield
+
+
+def _likelihood(run: Terms, part: FittedGroup) -> Tensor:
+    """The sum of the log-densities of the observed sites of each row, `(K, N)`."""
+    names = [s.name for s in part.layout.sites if s.role == "observed" and s.local and not s.objective_only]
+    each = [side.log_prob for name in names if (side := run.sites[name].p) is not None]
+    return torch.stack([run.reduce(log_p, True) for log_p in each]).sum(0)
+
+
+def _flat(values: Tensor) -> Tensor:
+    """Values `(..., N, *event)` of a site with S draws, or of none, as `(S, N, D)` float64 on the CPU."""
+    return values.reshape(*values.shape[:2], -1).double().cpu()

@@ -1,0 +1,130 @@
+"""Whether predictive intervals hold what they say: each value of a row given the rest of the row."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pyrovae.criticism.evidence import Evidence
+from pyrovae.criticism.findings import NONE, Finding, grade, normal_p
+from pyrovae.fitted.fitted import seeded
+
+PART = "predictions"
+INTERVALS = (0.5, 0.8, 0.95)
+NARROW = (
+    "The likelihood is too narrow, values are farther from their mean than it says: learn its scale (scale='column' or 'net'), "
+    "or take one with heavier tails (Student t, negative binomial)."
+)
+WIDE = (
+    "The likelihood is too wide, values are nearer to their mean than it says: learn its scale "
+    "(scale='column' or 'net') instead "
+    "of fixing it, or train for longer."
+)
+
+
+def predictive_intervals(evidence: Evidence) -> list[Finding]:
+    """The share of values that lie inside the central predictive intervals of 50, 80 and 95 %.
+
+    A value x_d is predicted from the rest of its row: draws z_s of p(z | x) are weighed by 1 / p(x_d | z_s), which takes x_d
+    out of what they know. Its probability integral transform among draws of p(x_d | z_s), made continuous by random numbers
+    where values are whole numbers, is uniform if model and posterior are right. The test is on the mean over a row of
+    whether values lie in an interval, so that values of one row may depend on one another.
+
+    References:
+        Gelfand, Dey & Chang 1992, *Model determination using predictive distributions*, Bayesian Statistics 4. Czado,
+        Gneiting & Held 2009, *Predictive model assessment for count data*, Biometrics 65.
+    """
+    names = {
+        s.name
+        for part in evidence.parts
+        for s in part.layout.sites
+        if s.role == "observed" and s.local and not s.objective_only and not s.plates
+    }
+    found = []
+    for name in sorted(names):
+        pit = _transforms(evidence, name)
+        suffix = f" of {name}" if len(names) > 1 else ""
+        if pit is None:
+            found.append(
+                Finding(
+                    f"predictive intervals{suffix}",
+                    PART,
+                    "values of a row are not independent given the code",
+                    "",
+                    NONE,
+                )
+            )
+        else:
+            found.append(_judged(pit, suffix))
+    return found
+
+
+def _judged(pit: Tensor, suffix: str) -> Finding:
+    """A finding from transforms `(N, D)`, NaN where a value is missing."""
+    values: dict[str, float] = {}
+    tests, effects = [], []
+    for wanted in INTERVALS:
+        inside = torch.where(torch.isnan(pit), pit, ((pit - 0.5).abs() < wanted / 2).to(pit))
+        rows = inside.nanmean(1)
+        rows = rows[~torch.isnan(rows)]
+        share = rows.mean().item()
+        # at least that of independent values: all rows may have the same share
+        error = max(rows.std().item() / math.sqrt(len(rows)), math.sqrt(wanted * (1 - wanted) / inside.numel()))
+        values |= {f"coverage_{wanted:g}": share, f"coverage_{wanted:g}_se": error}
+        tests.append(normal_p((share - wanted) / error))
+        effects.append(share - wanted)
+    worst = max(effects, key=abs)
+    narrow = worst < 0
+    listed = ", ".join(f"{values[f'coverage_{w:g}']:.1%} in the {w:.0%} interval" for w in INTERVALS)
+    histogram = torch.histc(pit[~torch.isnan(pit)], 20, 0, 1)
+    return Finding(
+        f"predictive intervals{suffix}",
+        PART,
+        f"of the values, given the rest of their row, {listed}",
+        "50, 80 and 95 %, to 2 percentage points",
+        grade(abs(worst), 0.02, 0.08),
+        NARROW if narrow else WIDE,
+        values=values,
+        p_value=min(1.0, len(tests) * min(tests)),
+        curves={"histogram": (histogram / histogram.sum()).tolist()},
+    )
+
+
+def _transforms(evidence: Evidence, name: str) -> Tensor | None:
+    """The randomised probability integral transform of each value, `(N, D)`; None if values are not independent given z."""
+    found = []
+    with evidence.fitted.scope(), seeded(evidence.seed + 6):
+        for number in range(len(evidence.parts)):
+            for _, run in evidence.at_posterior(number):
+                term = run.sites.get(name)
+                if term is None or term.p is None:
+                    continue
+                event = tuple(term.p.fn.event_shape)
+                value = run.rows(term.value, event)
+                gaps = term.value.is_floating_point()
+                each = elements(term.p.fn, term.value.nan_to_num(0.0) if gaps else term.value)
+                if each is None:
+                    return None
+                log_p = run.rows(each, event).double()
+                drawn = run.rows(term.p.fn.sample(), event)
+                weight = (-log_p).softmax(0) * len(drawn)
+                below, same = ((weight * hit.double()).sum(0) for hit in (drawn < value, drawn == value))
+                pit = (below + torch.rand_like(below) * (1 + same)) / (len(drawn) + 1)
+                gone = torch.isnan(value[0].double())
+                found.append(torch.where(gone, torch.nan, pit).reshape(value.shape[1], -1).cpu())
+    return torch.cat(found) if found else None
+
+
+def elements(fn: Any, value: Tensor) -> Tensor | None:
+    """The log-density of each element of a row, `(*batch, *event)`, or None if elements are not independent."""
+    fn = getattr(fn, "whole", fn)
+    if hasattr(fn, "log_prob_elements"):
+        found: Tensor = fn.log_prob_elements(value)
+        return found
+    while isinstance(fn, dist.Independent):
+        fn = fn.base_dist
+    return None if fn.event_shape else fn.log_prob(value)

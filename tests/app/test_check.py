@@ -1,0 +1,78 @@
+"""`pyrovae check`: a table, a page and JSON, and an exit code for scripts."""
+
+import base64
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from support.command import Command
+
+QUICK = ("--num-samples", 30, "--rows", 40)
+
+
+@pytest.fixture
+def run(pyrovae: Command, finished_run: Path) -> Path:
+    """A run of `fit digits` of two epochs, for this test alone."""
+    return Path(shutil.copytree(finished_run, "runs/digits"))
+
+
+class Tags(HTMLParser):
+    """The tags that are open, and what pictures and links lead to."""
+
+    VOID = ("meta", "img", "br")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.sources: list[str] = []
+        self.links: list[str] = []
+        self.names: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.sources += [found["src"] or ""] if "src" in found else []
+        self.links += [found["href"] or ""] if "href" in found else []
+        self.names += [found["id"] or ""] if "id" in found else []
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"</{tag}> closes another element"
+
+
+@pytest.mark.pictures
+def test_a_check_ends_with_a_table_a_page_and_json(pyrovae: Command, run: Path) -> None:
+    code, out, err = pyrovae("check", run, *QUICK)
+    told = json.loads((run / "check.json").read_text())
+    assert code == (1 if told["verdict"] == "bad" else 0), err
+    assert "copies" in err  # what is being asked
+    for found in told["findings"]:
+        assert found["name"].split()[0] in out
+        assert found["verdict"] == "ok" or found["advice"]
+    assert told["about"]["rows"] == 40 and "40 of 60 test rows, 30 draws a row" in out
+    assert {found["part"] for found in told["findings"]} == {"bounds", "predictions", "latent variables", "guide"}
+
+    text = (run / "check.html").read_text()
+    page = Tags()
+    page.feed(text)
+    assert not page.open and len(page.sources) >= 8
+    for source in page.sources:  # nothing is loaded from elsewhere
+        kind, _, content = source.partition(",")
+        assert kind == "data:image/png;base64" and base64.b64decode(content).startswith(b"\x89PNG")
+    assert "http" not in re.sub(r"base64,[^\"]*", "", text) and "<script" not in text
+    assert {link.removeprefix("#") for link in page.links} == set(page.names)
+
+
+def test_the_page_may_stand_elsewhere_and_is_not_replaced_unasked(pyrovae: Command, run: Path) -> None:
+    Path("other.html").write_text("mine")
+    code, _, err = pyrovae("check", run, *QUICK, "--out", "other.html")
+    assert code == 2 and "other.html exists" in err and Path("other.html").read_text() == "mine"
+    code, _, err = pyrovae("check", run, *QUICK, "--out", "other.txt")
+    assert code == 2 and ".html" in err
+    code, _, err = pyrovae("check", run, "--rows", 0)
+    assert code == 2 and "--rows must be at least 1" in err
+    code, _, err = pyrovae("check", "nowhere")
+    assert code == 2 and "not a run folder" in err

@@ -1,0 +1,141 @@
+"""Posterior predictive checks: statistics that fit the values, p-values, intervals; and information and codes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pyro.distributions as dist
+import pytest
+import torch
+from support.pairs import linear_gaussian, unfitted
+from torch import Tensor
+
+import pyrovae as pv
+import pyrovae.families as fam
+from pyrovae.criticism.predictive import REPLICATES, compared
+from pyrovae.criticism.statistics import MEANING, Statistic, statistics_for
+
+
+def named(x: Tensor, labels: list[bool] | None = None, shape: tuple[int, ...] | None = None) -> dict[str, Statistic]:
+    found = statistics_for(x.double(), labels or [False] * x.shape[1], shape)
+    assert all(statistic.name in MEANING for statistic in found)
+    assert all(len(statistic.labels) == len(statistic.of(x.double())) for statistic in found)
+    return {statistic.name: statistic for statistic in found}
+
+
+def test_statistics_fit_the_values() -> None:
+    torch.manual_seed(0)
+    counts, reals, binary = (
+        torch.poisson(torch.full((50, 6), 2.0)),
+        torch.randn(50, 6),
+        torch.randint(0, 2, (50, 6)).float(),
+    )
+    both = {"column means", "correlations"}
+    assert named(counts).keys() == both | {"column spreads", "share of zeros", "variance over mean", "library size"}
+    assert named(reals).keys() == both | {"column spreads", "extremes of columns", "row totals"}
+    assert named(binary).keys() == both | {"row totals"}
+    assert "neighbouring pixels" in named(binary, shape=(2, 3)) and "row totals" in named(counts, shape=(2, 3))
+    mixed = torch.cat([reals[:, :2], torch.randint(0, 3, (50, 1)).float()], 1)
+    assert "shares of classes" in named(mixed, [False, False, True])
+    assert named(mixed, [False, False, True])["column means"].labels == ("column 0", "column 1")
+    assert named(mixed[:, 2:], [True]).keys() == {"shares of classes"}
+
+
+def test_statistics_are_what_they_are_called() -> None:
+    x = torch.tensor([[0.0, 1.0, 4.0], [0.0, 3.0, 2.0], [3.0, 5.0, math.nan]], dtype=torch.float64)
+    found = named(x)
+    assert found["column means"].of(x).tolist() == [1, 3, 3]
+    torch.testing.assert_close(
+        found["column spreads"].of(x), torch.tensor([2, 8 / 3, 1]).double().sqrt() * torch.tensor([1, 1, 1])
+    )
+    assert found["share of zeros"].of(x).tolist() == pytest.approx([2 / 3, 0, 0])
+    assert found["variance over mean"].of(x).tolist() == pytest.approx([2, 8 / 9, 1 / 3])
+    torch.testing.assert_close(found["correlations"].of(x)[0], torch.corrcoef(x[:, :2].T)[0, 1])
+    assert found["library size"].of(x)[0] == pytest.approx(6)
+    image = torch.tensor([[0.0, 1.0, 3.0, 0.0, 0.0, 1.0]])
+    assert named(image.expand(3, -1), shape=(2, 3))["neighbouring pixels"].of(image.double()).tolist() == pytest.approx(
+        [1, 1]
+    )
+
+
+@pytest.mark.parametrize("draw", [lambda: torch.randn(60, 4), lambda: torch.poisson(torch.full((60, 12), 0.05))])
+def test_p_values_are_those_of_another_draw(draw: Callable[[], Tensor]) -> None:
+    """200 data sets that are draws of the model: p < 0.05 in at most 0.05 + 4.5 standard errors of them, false alarms 4e-6.
+
+    The second is of rare counts, which are not normal at all.
+    """
+    torch.manual_seed(0)
+    drawn = [draw().double() for _ in range(REPLICATES)]
+    below: dict[str, int] = {}
+    for name, statistic in named(torch.cat(drawn)).items():
+        replicates = torch.stack([statistic.of(rows) for rows in drawn])
+        for _ in range(200):
+            seen = draw().double()
+            step = torch.maximum(statistic.step(seen), statistic.step(drawn[0]))
+            below[name] = below.get(name, 0) + ((compared(statistic, seen, replicates, step).p_value or 0) < 0.05)
+    assert len(below) >= 5
+    assert max(below.values()) / 200 < 0.05 + 4.5 * (0.05 * 0.95 / 200) ** 0.5, below
+
+
+def check(likelihood: fam.Family, x: Tensor, only: str = "predictive_checks", latent: int = 2) -> pv.Report:
+    """A model whose likelihood does not depend on z, and has learned the margins of x."""
+    torch.manual_seed(0)
+    vae = pv.VAE(
+        pv.priors.StandardNormal(latent),
+        pv.mlp(latent, likelihood, hidden=(4,)),
+        pv.mlp(x.shape[1], fam.Normal(latent)),
+    )
+    how = {"epochs": 60, "batch_size": 100, "learning_rate": 0.05, "engine": "eager", "progress": False, "seed": 0}
+    fitted = pv.fit(vae, x, **how)
+    return pv.criticise(fitted, x, only=(only,), num_samples=100, proposal="guide")
+
+
+def test_more_zeros_than_a_poisson_has_are_named() -> None:
+    torch.manual_seed(0)
+    x = torch.poisson(torch.full((300, 4), 5.0)) * torch.bernoulli(torch.full((300, 4), 0.6))
+    report = check(fam.Poisson(4), x)
+    assert report["share of zeros"].verdict == "bad" and "zero-inflated" in report["share of zeros"].advice
+    assert report["variance over mean"].verdict == "bad"
+
+
+def test_what_cannot_be_predicted_alone_says_so() -> None:
+    x = torch.randn(40, 3)
+    vae = pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.FullNormal(3)), pv.mlp(3, fam.Normal(2)))
+    report = pv.criticise(unfitted(vae, x), x, only=("predictive_intervals",), num_samples=100, proposal="guide")
+    assert report["predictive intervals"].verdict == "none" and "not independent" in report["predictive intervals"].says
+
+
+def test_missing_values_are_left_out() -> None:
+    torch.manual_seed(0)
+    pair, x, _ = linear_gaussian(200)
+    x = x.masked_fill(torch.rand(200, 5) < 0.2, torch.nan)
+    likelihood = pv.observed_only(Wrapped(pair))
+    net = pv.Conditional(pv.nets.WithMask(pv.nets.MLP((5, 5), fam.Normal(2).param_shape)), fam.Normal(2)).double()
+    vae = pv.VAE(dist.Normal(torch.zeros(2).double(), 1.0).to_event(1), likelihood, net)
+    report = pv.criticise(unfitted(vae, x), x, only=("predictive_checks", "predictive_intervals"), num_samples=500)
+    assert not report.of("none") and report.verdict == "ok"
+    assert report["predictive intervals"].values["coverage_0.5"] == pytest.approx(0.5, abs=0.08)
+
+
+class Wrapped(torch.nn.Module):
+    """The likelihood of a linear-Gaussian pair."""
+
+    def __init__(self, pair: torch.nn.Module) -> None:
+        super().__init__()
+        self.pair = pair
+
+    def forward(self, z: Tensor) -> dist.Distribution:
+        return self.pair.likelihood(z)
+
+
+def test_information_is_that_of_the_linear_gaussian_pair() -> None:
+    """I(x; z) = 1/2 log det(I + W'W / s^2) lies between the two estimates, give or take 0.1 nats of 300 rows."""
+    pair, x, fitted = linear_gaussian(400)
+    found = pv.criticise(fitted, x, only=("rate_and_distortion",), num_samples=50, proposal="guide")[
+        "rate and distortion"
+    ]
+    exact = 0.5 * torch.logdet(torch.eye(2).double() + pair.weight.T @ pair.weight / pair.noise**2).item()
+    assert found.values["information_low"] - 0.1 < exact < found.values["information_high"] + 0.1
+    assert found.values["information_high"] - found.values["information_low"] < 0.2
+    assert found.values["rate"] + found.values["distortion"] == pytest.approx(-found.values["elbo"])
