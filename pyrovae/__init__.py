@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pyrovae.criticism.prior_monte_carlo import prior_log_likelihood
     from pyrovae.criticism.quadrature import Quadrature, quadrature
     from pyrovae.criticism.report import Report, criticise
+    from pyrovae.criticism.stacking import stacking_weights
     from pyrovae.criticism.to_arviz import to_arviz
     from pyrovae.distributions import observed_only
     from pyrovae.fitted.fitted import Fit
@@ -84,6 +85,7 @@ _HOMES = {
     "pyrovae.criticism.prior_monte_carlo": "prior_log_likelihood",
     "pyrovae.criticism.quadrature": "Quadrature quadrature",
     "pyrovae.criticism.report": "Report criticise",
+    "pyrovae.criticism.stacking": "stacking_weights",
     "pyrovae.criticism.to_arviz": "to_arviz",
     "pyrovae.distributions": "observed_only",
     "pyrovae.fitted.fitted": "Fit",
@@ -191,6 +193,7 @@ __all__ = [
     "save_page",
     "schedules",
     "simulate",
+    "stacking_weights",
     "terms",
     "to_arviz",
     "transforms",

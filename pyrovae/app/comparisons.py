@@ -17,6 +17,7 @@ from pyrovae.app.pictures import draw_pictures
 from pyrovae.app.rows import split_rows
 from pyrovae.app.run import Run, fit_run, open_run, resume_run
 from pyrovae.app.scores import EVALUATION_SEED, check_draws, estimate, evaluate, first_rows
+from pyrovae.criticism.stacking import shares_of_wins, stacking_weights
 from pyrovae.data import Dataset
 from pyrovae.errors import OptionError
 from pyrovae.fitted.folder import is_mark, read_run
@@ -82,14 +83,15 @@ def compare(
             log P(x) >= E_u log p(x + u) with u uniform on [0, 1)^D.
 
     Returns:
-        For each run a dict: log p(x), the difference to the best, their standard errors, bits per dimension, and how far
-        the estimate is to be trusted.
+        For each run a dict: log p(x), the difference to the best, their standard errors, bits per dimension, how far the
+        estimate is to be trusted, the ELBO and the rank by it, the weight in the best mixture of the runs' predictions, and the
+        share of rows for which the run is the best.
 
     Raises:
         OptionError: the runs held out different rows, or report different measures.
 
     References:
-        Theis, van den Oord & Bethge 2016, arXiv:1511.01844.
+        Theis, van den Oord & Bethge 2016, arXiv:1511.01844. Yao, Vehtari, Simpson & Gelman 2018, arXiv:1704.02030 (stacking).
     """
     check_draws(num_samples, num_rows)
     first = runs[0]
@@ -107,11 +109,16 @@ def compare(
         if dequantise and measure_of(run).kind == DENSITY:
             picked["x"], bound = run.rows.dequantised(picked["x"], seed=EVALUATION_SEED), True
         values = estimate(run, picked, num_samples, proposal)
-        found.append((run.folder, values.log_likelihood - run.rows.log_abs_det, values.summary(), bound))
+        scale = run.rows.log_abs_det
+        elbo = values.elbo.mean().item() - scale
+        found.append((run.folder, values.log_likelihood - scale, values.summary(), bound, elbo))
     found.sort(key=lambda entry: -entry[1].mean().item())
     dimensions = first.rows.test[0].numel()
+    everything = torch.stack([entry[1] for entry in found])
+    weights, wins = stacking_weights(everything).tolist(), shares_of_wins(everything).tolist()
+    by_elbo = sorted(range(len(found)), key=lambda i: -found[i][4])
     table = []
-    for folder, log_p, summary, bound in found:
+    for number, (folder, log_p, summary, bound, elbo) in enumerate(found):
         difference = log_p - found[0][1]
         table.append(
             {
@@ -123,6 +130,10 @@ def compare(
                 "bits_per_dimension": -log_p.mean().item() / dimensions / math.log(2),
                 "k_hat_above_0.7": summary["k_hat_above_0.7"],
                 "bound": bound,
+                "elbo": elbo,
+                "rank_by_elbo": by_elbo.index(number) + 1,
+                "stacking_weight": weights[number],
+                "wins": wins[number],
                 "rows": len(log_p),
             }
         )

@@ -120,6 +120,10 @@ def test_masses_and_densities_are_not_compared_silently(pyrovae: Command) -> Non
     assert code == 0, err
     assert "≥" in out and "bounds the mass from below" in " ".join(out.split())
     table = compare([open_run(Path("binomial")), open_run(Path("normal"))], 30, dequantise=True)
+    first, second = sorted(table, key=lambda row: row["rank_by_elbo"])
+    assert first["elbo"] > second["elbo"] and all(row["elbo"] < row["log_likelihood"] for row in table)
+    for share in ("stacking_weight", "wins"):
+        assert sum(row[share] for row in table) == pytest.approx(1)
     bits = {row["run"]: row["bits_per_dimension"] for row in table}
     assert 0 < bits["binomial"] < bits["normal"]
 

@@ -235,6 +235,7 @@ def check(
     seed: take.DrawSeed = 0,
     data_root: take.DataRoot = None,
     device: take.Device = "auto",
+    threads: take.Threads = None,
     trust: take.Trust = False,
     to: take.CheckOut = None,
     force: take.Force = False,
@@ -247,7 +248,7 @@ def check(
     scores.check_draws(num_samples, num_rows)
     path = to or run / checking.PAGE
     files.check_file(path, force or to is None, (".html",))
-    opened = runs.open_run(run, data_root=data_root, device=device, trust=trust)
+    opened = runs.open_run(run, data_root=data_root, device=device, threads=threads, trust=trust)
     how: dict[str, Any] = {"num_rows": num_rows, "num_samples": num_samples, "seed": seed}
     report = checking.check_run(opened, proposal=proposal or opened.options.proposal, say=tables.inform, **how)
     written = checking.write_report(report, opened, path)

@@ -146,6 +146,17 @@ def print_comparison(found: list[dict[str, Any]], what: str) -> None:
             f"{entry['k_hat_above_0.7']:.0%}" if math.isfinite(entry["k_hat_above_0.7"]) else "needs 25 draws",
         )
     out.print(table)
+    mixture = Table(title="Orders, and the mixture of the runs that predicts these rows best")
+    for name in ("run", "by log p", "ELBO", "by ELBO", "best for", "weight"):
+        mixture.add_column(name, justify="left" if name == "run" else "right", no_wrap=name != "run", overflow="fold")
+    for number, entry in enumerate(found, 1):
+        ranks = str(number), f"{entry['elbo']:.2f}", str(entry["rank_by_elbo"])
+        mixture.add_row(entry["run"], *ranks, f"{entry['wins']:.0%} of rows", f"{entry['stacking_weight']:.2f}")
+    out.print(mixture)
+    if [entry["rank_by_elbo"] for entry in found] != list(range(1, len(found) + 1)):
+        answer(
+            "The ELBO orders the runs otherwise than log p(x): it also pays for how near each guide is to its posterior."
+        )
     if any(entry["bound"] for entry in found):
         answer("≥: of a density, the mean over uniform noise added to whole numbers, which bounds the mass from below.")
 
