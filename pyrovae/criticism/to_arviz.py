@@ -63,6 +63,8 @@ def to_arviz(
     - `posterior`: draws of all latent sites, jointly. A site that a row observes has the observed value there.
     - `posterior_predictive`: each observed site drawn anew at each posterior draw. A site that is latent in rows which lack its
       argument has its posterior draws there. Whatever the model reads of the data other than by `obs=` stays as observed.
+      Since z_n was inferred from x_n, ranks of x_n among these draws crowd in the middle: for calibration take held-out rows
+      and `prior_predictive`, the fitted model's p(x).
     - `log_likelihood`: log p(x_n | b) of each row, nats, with z integrated out, as `pv.importance` estimates it. It varies
       from draw to draw as b does. Without global sites, all draws are of one estimate: their mean is `pv.log_likelihood`,
       their spread its standard error. Hence `loo`, `loo_approximate_posterior` and `compare` of ArviZ are about log p(x): give
