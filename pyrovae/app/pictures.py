@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -74,9 +75,13 @@ def class_columns(likelihood: Any, num: int) -> list[bool] | None:
     return [True] * num if distribution_name(inner) == "Categorical" else labels
 
 
+LETTERS = 11  # of a title, in an inch
+
+
 def titled(axes: Any, text: str) -> Any:
-    """The axes of a picture, with a line that says what they show."""
-    axes.set_title(text, loc="left", fontsize=9)
+    """The axes of a picture, with lines that say what they show, as wide as the picture."""
+    width = axes.get_figure().get_figwidth()
+    axes.set_title(textwrap.fill(text, max(12, round(width * LETTERS))), loc="left", fontsize=9)
     return axes
 
 

@@ -18,6 +18,8 @@ import torch
 from support.command import Command
 
 import pyrovae as pv
+from pyrovae import plots
+from pyrovae.app import pictures
 from pyrovae.app import run as runs
 from pyrovae.app.scores import EVALUATION_SEED
 
@@ -367,3 +369,15 @@ def test_force_replaces_a_run_and_what_it_left_but_not_for_a_fit_that_is_refused
     assert pyrovae("fit", "digits", "--out", run, "--force", *QUICK, "--seed", 5)[0] == 0
     assert not (run / "codes.csv").exists() and (run / "latent.png").exists() and list(run.glob("graph.*"))
     assert (run / "weights.safetensors").read_bytes() != before["weights.safetensors"]
+
+
+@pytest.mark.parametrize("columns", [1, 2, 8])
+def test_a_title_is_no_wider_than_its_picture(columns: int) -> None:
+    text = "E[x | z, y] at draws of p(z | y), by class y"
+    axes = pictures.titled(plots.images(torch.rand(8, 16), (4, 4), columns), text)
+    figure = axes.get_figure()
+    figure.draw_without_rendering()
+    found = axes.get_title(loc="left")
+    assert " ".join(found.split()) == text and ("\n" in found) == (columns < 8)
+    right = axes._left_title.get_window_extent().x1
+    assert right <= figure.bbox.x1 + 1
