@@ -71,7 +71,7 @@ def main() -> None:
             "log_likelihood_se": round(summary["log_likelihood_se"], 3),
             "negative_elbo_same_1000_images": round(-summary["elbo"], 3),
             "k_hat_median": round(found.k_hat.median().item(), 3),
-            "k_hat_above_0.7": round(summary["k_hat_above_0.7"], 3),
+            "k_hat_above_threshold": round(summary["k_hat_above_threshold"], 3),
             "ess_mean": round(summary["ess"], 1),
         }
         Path(options.out).write_text(json.dumps(result, indent=1) + "\n")

@@ -36,12 +36,12 @@ def main(smoke: bool) -> None:
         seed=0,
     )
 
-    # log p(x) by importance sampling; k-hat above 0.7 means that a row's estimate is unreliable
+    # log p(x) by importance sampling; above the threshold of k-hat, a row's estimate is unreliable
     found = pv.importance(fitted, x_test, num_samples=50 if smoke else 1000, seed=0)
     result = found.summary()
     print(f"ELBO     {result['elbo']:8.2f} ± {result['elbo_se']:.2f} nats per row")
     print(f"log p(x) {result['log_likelihood']:8.2f} ± {result['log_likelihood_se']:.2f} nats per row")
-    print(f"rows with k-hat > 0.7: {result['k_hat_above_0.7']:.0%}")
+    print(f"rows with k-hat > {result['k_hat_threshold']:.2f}: {result['k_hat_above_threshold']:.0%}")
 
     z = pv.encode(fitted, x_test)  # (360, 10), posterior means
     print(f"active units: {int(pv.active_units(z).sum())} of {z.shape[1]}")

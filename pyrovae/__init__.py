@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from pyrovae.criticism.decomposition import active_units, collapsed, kl_by_site
     from pyrovae.criticism.findings import Finding
     from pyrovae.criticism.from_pyro_svi import from_pyro_svi
-    from pyrovae.criticism.importance import Importance, importance, log_likelihood, posterior
+    from pyrovae.criticism.importance import Importance, importance, log_likelihood
+    from pyrovae.criticism.posterior import posterior
     from pyrovae.criticism.prior_monte_carlo import prior_log_likelihood
+    from pyrovae.criticism.psis import k_hat_threshold
     from pyrovae.criticism.quadrature import Quadrature, quadrature
     from pyrovae.criticism.report import Report, criticise
     from pyrovae.criticism.stacking import stacking_weights
@@ -81,7 +83,9 @@ _HOMES = {
     "pyrovae.criticism.decomposition": "active_units collapsed kl_by_site",
     "pyrovae.criticism.findings": "Finding",
     "pyrovae.criticism.from_pyro_svi": "from_pyro_svi",
-    "pyrovae.criticism.importance": "Importance importance log_likelihood posterior",
+    "pyrovae.criticism.importance": "Importance importance log_likelihood",
+    "pyrovae.criticism.posterior": "posterior",
+    "pyrovae.criticism.psis": "k_hat_threshold",
     "pyrovae.criticism.prior_monte_carlo": "prior_log_likelihood",
     "pyrovae.criticism.quadrature": "Quadrature quadrature",
     "pyrovae.criticism.report": "Report criticise",
@@ -173,6 +177,7 @@ __all__ = [
     "graph",
     "graph_text",
     "importance",
+    "k_hat_threshold",
     "kl",
     "kl_by_site",
     "load",

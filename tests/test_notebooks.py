@@ -77,7 +77,7 @@ def test_a_layout_an_estimate_and_a_pair() -> None:
     estimate = pv.importance(found, binary(), 30, seed=0)
     shown = texts(estimate)
     assert "Importance sampling of 40 rows, 30 draws each; nats per row" in shown
-    assert {"log_likelihood", "k_hat_above_0.7", f"{estimate.summary()['elbo']:.4g}"} <= set(shown)
+    assert {"log_likelihood", "k_hat_above_threshold", f"{estimate.summary()['elbo']:.4g}"} <= set(shown)
     pair = pv.Pair(vae().model, lambda x: None)
     shown = texts(pair)
     assert {"model", "guide", "VAE.model", "(x)"} <= set(shown) and any("<lambda>" in text for text in shown)

@@ -107,7 +107,7 @@ def score(fitted: pv.Fit, x: Tensor, num_samples: int) -> dict[str, Any]:
     step = (last[1]["seconds"] - last[0]["seconds"]) / (last[1]["steps"] - last[0]["steps"])
     return {
         **harness.scores(found),
-        "k_hat_above_0.7": round(found.summary()["k_hat_above_0.7"], 3),
+        "k_hat_above_threshold": round(found.summary()["k_hat_above_threshold"], 3),
         "active_units": list(active.values()),
         "kl": list(kl.values()),
         "training_bound": end["elbo"],

@@ -78,7 +78,7 @@ def compare(
     Args:
         num_samples: draws per row.
         num_rows: the number of test rows, from the first on; by default as many as make a million draws.
-        proposal: of these draws, "guide" or "refined".
+        proposal: of these draws, "refined", "laplace" or "guide".
         dequantise: for rows of whole numbers, turn a density into a lower bound of the mass,
             log P(x) >= E_u log p(x + u) with u uniform on [0, 1)^D.
 
@@ -128,7 +128,8 @@ def compare(
                 "difference": difference.mean().item(),
                 "difference_se": (difference.std() / len(log_p) ** 0.5).item(),
                 "bits_per_dimension": -log_p.mean().item() / dimensions / math.log(2),
-                "k_hat_above_0.7": summary["k_hat_above_0.7"],
+                "k_hat_threshold": summary["k_hat_threshold"],
+                "k_hat_above_threshold": summary["k_hat_above_threshold"],
                 "bound": bound,
                 "elbo": elbo,
                 "rank_by_elbo": by_elbo.index(number) + 1,

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pyro.distributions.constraints import sphere
 from torch import Tensor
 from torch.distributions import biject_to
 
+from pyrovae.objectives.enumeration import dims_of
 from pyrovae.objectives.terms import Term, Terms
+from pyrovae.objectives.weights import by_value
 from pyrovae.pair.handlers import DATA_PLATE, PARTICLE_PLATE
 from pyrovae.pair.layout import Layout
 
@@ -19,6 +22,28 @@ MOST_JOINT = 100  # coordinates with a full covariance; with more, sites are ind
 
 class NotRefinable(Exception):
     """The latent sites of a row are no vector of real numbers. The message says which one is not."""
+
+
+class Radial:
+    """A point z of the unit sphere in R^D as a vector u with z = u / |u|.
+
+    The length of u is a variable of its own, independent of z, and chi-distributed with D degrees of freedom, as if u were
+    standard normal. So a density p(z) becomes `p(z) A N(u; 0, I)`, where A is the area of the sphere.
+    """
+
+    def __call__(self, u: Tensor) -> Tensor:
+        return u / u.norm(dim=-1, keepdim=True).clamp_min(1e-20)
+
+    def inv(self, z: Tensor) -> Tensor:
+        """u for a drawn z, its length drawn, too."""
+        half = torch.full(z.shape[:-1], z.shape[-1] / 2, dtype=z.dtype, device=z.device)
+        return z * (2 * torch._standard_gamma(half)).sqrt()[..., None]
+
+    def log_abs_det_jacobian(self, u: Tensor, z: Tensor) -> Tensor:
+        """log A + log N(u; 0, I): what a log-density of z lacks."""
+        half = u.shape[-1] / 2
+        area = math.log(2) + half * math.log(math.pi) - math.lgamma(half)
+        return area - half * math.log(2 * math.pi) - u.square().sum(-1) / 2
 
 
 @dataclass(frozen=True)
@@ -36,54 +61,91 @@ class Coordinate:
 
 
 @dataclass(frozen=True)
+class Classes:
+    """An enumerated site for each of whose C values the guide draws the latent sites anew."""
+
+    site: str
+    count: int
+    dim: int  # of the enumerated values in a run of several particles
+    values: Tensor  # (C, *event)
+
+
+@dataclass(frozen=True)
 class Coordinates:
-    """All continuous local latent sites of a row as one vector u of d real numbers."""
+    """All continuous local latent sites of a row as one vector u of d real numbers.
+
+    Where the guide draws them for each of C classes, a row has a vector for each class: C x N vectors for N rows, those of
+    the first class first. Below, M is N or C x N.
+    """
 
     parts: tuple[Coordinate, ...]
     plate_nesting: int
     data_dim: int
+    classes: Classes | None = None
+    guided: bool = (
+        True  # whether the guide has one density of u; it has not where u depends on several enumerated sites
+    )
 
     @property
     def size(self) -> int:
         """d, the length of u."""
         return sum(part.size for part in self.parts)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(part.name for part in self.parts)
+
     @staticmethod
     def of(found: Terms, layout: Layout) -> Coordinates:
-        """The coordinates of the latent sites that a run has drawn, but for those that are summed out elsewhere.
+        """The coordinates of the latent sites that a run has drawn, but for those that are summed out.
 
         Raises:
-            NotRefinable: A site is discrete, or in another plate, or has a support that is not the image of all real numbers.
+            NotRefinable: A site is discrete, or in another plate, or its support depends on the row or is not known.
         """
         summed = {site.name for site in layout.sites if site.enumerated is not None}
         latent = [t for t in found.sites.values() if t.local and t.q is not None and t.name not in summed]
         if not latent:
             raise NotRefinable("the guide draws no latent site for each row")
-        return Coordinates(tuple(_coordinate(term, found) for term in latent), found.plate_nesting, found.data_dim)
+        dims: frozenset[int] = frozenset().union(*(dims_of(t.q.log_prob, found) for t in latent if t.q is not None))
+        classes = _classes(max(dims), found) if len(dims) == 1 else None
+        parts = tuple(_coordinate(term, found, classes) for term in latent)
+        return Coordinates(parts, found.plate_nesting, found.data_dim, classes, classes is not None or not dims)
 
     def join(self, found: Terms) -> Tensor:
-        """u at the values of a run, `(K, N, d)`."""
+        """u at the values of a run, `(K, M, d)`."""
         flat = []
         for part in self.parts:
-            value = found.rows(found.sites[part.name].value, part.event_shape)
-            flat.append(part.transform.inv(value).reshape(*value.shape[:2], part.size))
+            value = part.transform.inv(_values(found, part.name, part.event_shape, self.classes))
+            flat.append(value.reshape(*value.shape[:2], part.size))
         return torch.cat(flat, -1)
 
-    def split(self, u: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """The sites' values, shaped as in a run of K particles, and `log |dz/du|`, `(K, N)`."""
+    def by_row(self, u: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The sites' values, `(K, M, *event)`, and `log |dz/du|`, `(K, M)`."""
         values, log_det = {}, u.new_zeros(u.shape[:2])
         for part, flat in zip(self.parts, u.split([part.size for part in self.parts], -1)):
             free = flat.reshape(*u.shape[:2], *part.shape)
-            value = part.transform(free)
-            jacobian = part.transform.log_abs_det_jacobian(free, value)
+            values[part.name] = part.transform(free)
+            jacobian = part.transform.log_abs_det_jacobian(free, values[part.name])
             log_det = log_det + (jacobian.flatten(2).sum(-1) if jacobian.dim() > 2 else jacobian)
-            values[part.name] = value.reshape(*self._batch(u), *part.event_shape)
         return values, log_det
 
-    def _batch(self, u: Tensor) -> list[int]:
-        shape = [1] * self.plate_nesting
-        shape[self.data_dim] = u.shape[1]
-        return shape if len(u) == 1 else [len(u), *shape]
+    def split(self, u: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The sites' values, shaped as in a run of K particles, and `log |dz/du|`, `(K, M)`."""
+        values, log_det = self.by_row(u)
+        return {part.name: self._as_in_a_run(values[part.name], part.event_shape) for part in self.parts}, log_det
+
+    def _as_in_a_run(self, value: Tensor, event: tuple[int, ...]) -> Tensor:
+        particles, rows = value.shape[:2]
+        plates = [1] * self.plate_nesting
+        particle = [particles] if particles > 1 else []
+        if self.classes is None:
+            plates[self.data_dim] = rows
+            return value.reshape(*particle, *plates, *event)
+        count = self.classes.count
+        plates[self.data_dim] = rows // count
+        between = [1] * (-self.classes.dim - self.plate_nesting - 2)  # other enumerated sites
+        by_class = value.reshape(particles, count, rows // count, *event).transpose(0, 1)
+        return by_class.reshape(count, *between, *particle, *plates, *event)
 
     def mask(self, like: Tensor) -> Tensor:
         """Which entries of a covariance matrix of u are not zero, `(d, d)` bool: all, or those within a site that is small."""
@@ -93,7 +155,39 @@ class Coordinates:
         return torch.block_diag(*blocks).bool().to(like.device)
 
 
-def _coordinate(term: Term, found: Terms) -> Coordinate:
+def _classes(dim: int, found: Terms) -> Classes | None:
+    """The site that is enumerated along a dimension, if it is one of each row and of the guide."""
+    term = found.sites[found.enum_dims[dim]]
+    if term.q is None or {plate for plate, _ in term.either.plates} - {PARTICLE_PLATE} != {DATA_PLATE}:
+        return None
+    event = tuple(term.q.fn.event_shape)
+    count = int(term.value.shape[dim - len(event)])
+    values = term.value.reshape(count, -1, *event)[:, 0]
+    return Classes(term.name, count, dim - (found.num_particles == 1), values)
+
+
+def _values(found: Terms, name: str, event: tuple[int, ...], classes: Classes | None) -> Tensor:
+    """The values of a site, `(K, M, *event)`."""
+    value = found.sites[name].value
+    if classes is None:
+        return found.rows(value, event)
+    dim = classes.dim + (found.num_particles == 1) - len(event)
+    if value.dim() >= -dim and value.shape[dim] > 1:
+        each = [found.rows(part, event) for part in value.split(1, dim)]
+    else:
+        each = [found.rows(value, event)] * classes.count
+    return torch.cat(each, 1)
+
+
+def log_prob_of(found: Terms, log_prob: Tensor, classes: Classes | None) -> Tensor:
+    """A log-density of each row, `(K, M)`."""
+    if classes is None:
+        return found.reduce(log_prob, True)
+    each = by_value(log_prob, classes.dim + (found.num_particles == 1), found)
+    return torch.cat([each] * classes.count if each.dim() == 2 else list(each), 1)
+
+
+def _coordinate(term: Term, found: Terms, classes: Classes | None) -> Coordinate:
     assert term.q is not None
     fn, event = term.q.fn, tuple(term.q.fn.event_shape)
     where = {plate for plate, _ in term.q.plates} - {PARTICLE_PLATE}
@@ -107,10 +201,10 @@ def _coordinate(term: Term, found: Terms) -> Coordinate:
     if any(isinstance(value, Tensor) for value in vars(_inner(support)).values()):
         raise NotRefinable(f"the support of site {term.name!r} depends on the row")
     try:
-        transform = biject_to(support)
+        transform = Radial() if support is sphere else biject_to(support)
     except NotImplementedError as error:
         raise NotRefinable(f"no vector of real numbers stands for site {term.name!r} ({support})") from error
-    value = found.rows(term.value, event)[0, 0]
+    value = _values(found, term.name, event, classes)[0, 0]
     return Coordinate(term.name, event, tuple(transform.inv(value).shape), transform)
 
 

@@ -57,7 +57,7 @@ def prior_log_likelihood(fitted: Fit, data: Any, num_samples: int = 1000, *, see
         >>> pv.prior_log_likelihood(fitted, x, num_samples=100, seed=0).shape
         torch.Size([40])
     """
-    return log_likelihood(with_prior_as_guide(fitted), data, num_samples, seed=seed)
+    return log_likelihood(with_prior_as_guide(fitted), data, num_samples, proposal="guide", seed=seed)
 
 
 def with_prior_as_guide(fitted: Fit) -> Fit:

@@ -8,7 +8,8 @@ The draws that are weighed are fresh ones: of a t distribution with heavier tail
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +17,13 @@ import torch
 from torch import Tensor
 
 from pyrovae.batching.chunks import chunks
-from pyrovae.criticism.coordinates import Coordinates, NotRefinable
+from pyrovae.criticism.coordinates import Coordinates, NotRefinable, Radial, log_prob_of
 from pyrovae.engine.tracing import TracedFunction
-from pyrovae.errors import PairError
-from pyrovae.fitted.fitted import Fit
-from pyrovae.fitted.runs import drawn_terms, particles_at_once
+from pyrovae.errors import OptionError, PairError
+from pyrovae.fitted.fitted import Fit, FittedGroup
+from pyrovae.fitted.runs import particles_at_once
 from pyrovae.objectives.terms import Terms, terms
-from pyrovae.objectives.weights import log_weights, row_bounds
+from pyrovae.objectives.weights import log_weights, num_values, row_bounds
 from pyrovae.pair.batch import Batch, num_rows, take_rows
 from pyrovae.pair.checks import check_particles
 from pyrovae.pair.handlers import PutDraws, SetValues
@@ -35,7 +36,10 @@ RATE = 0.15  # of Adam, in units of the guide's standard deviations; it falls to
 START_DRAWS = 64  # draws of the guide, whose moments are the start
 FREEDOM = 5.0  # degrees of freedom of the t distribution
 GUIDE_SHARE = 0.1  # of the draws that are weighed
-MOST_WEIGHTS = 2**24
+LEAST_FOR_BOUND = 20  # draws of the guide for its ELBO
+FLATTEST = 3.0  # of Laplace's approximation, in standard deviations of the guide
+MOST_WEIGHTS = 2**24  # log-weights of a block of rows
+MOST_ENTRIES = 2**23  # of the covariance matrices of a block of rows
 
 
 @dataclass(frozen=True)
@@ -43,15 +47,17 @@ class Refined:
     """A distribution of u for each of N rows: multivariate t around `loc` with the scale matrix `scale_tril`."""
 
     coordinates: Coordinates
-    loc: Tensor  # (N, d)
-    scale_tril: Tensor  # (N, d, d)
+    loc: Tensor  # (M, d)
+    scale_tril: Tensor  # (M, d, d)
 
     def rows(self, rows: slice) -> Refined:
         """The same for some of the rows."""
-        return Refined(self.coordinates, self.loc[rows], self.scale_tril[rows])
+        count = 1 if self.coordinates.classes is None else self.coordinates.classes.count
+        loc, scale = (part.unflatten(0, (count, -1))[:, rows].flatten(0, 1) for part in (self.loc, self.scale_tril))
+        return Refined(self.coordinates, loc, scale)
 
     def sample(self, num: int) -> Tensor:
-        """Draws of u, `(num, N, d)`."""
+        """Draws of u, `(num, M, d)`."""
         noise = torch.randn(num, *self.loc.shape, dtype=self.loc.dtype, device=self.loc.device)
         shape = torch.full((num, len(self.loc)), FREEDOM / 2, dtype=self.loc.dtype, device=self.loc.device)
         chi2 = 2 * torch._standard_gamma(shape)
@@ -59,9 +65,9 @@ class Refined:
         return self.loc + torch.einsum("nij,knj->kni", self.scale_tril, noise)
 
     def log_prob(self, u: Tensor) -> Tensor:
-        """The log-density at u, `(K, N)`."""
+        """The log-density at u, `(K, M)`."""
         d = self.loc.shape[-1]
-        centred = (u - self.loc).permute(1, 2, 0)  # (N, d, K)
+        centred = (u - self.loc).permute(1, 2, 0)  # (M, d, K)
         squared = torch.linalg.solve_triangular(self.scale_tril, centred, upper=False).square().sum(1).T
         constant = math.lgamma((FREEDOM + d) / 2) - math.lgamma(FREEDOM / 2) - d / 2 * math.log(FREEDOM * math.pi)
         log_det = self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
@@ -69,10 +75,32 @@ class Refined:
 
 
 def log_joint(pair: PairLike, rows: Batch, layout: Layout, coordinates: Coordinates, u: Tensor) -> Tensor:
-    """`log p(x, z) + log |dz/du|` at u for each particle and row, `(K, N)`, enumerated sites summed out."""
+    """`log p(x, z) + log |dz/du|` at u, `(K, M)`, of each class where the coordinates have classes; other sites summed out."""
     values, log_det = coordinates.split(u)
-    moved = Pair(pair.model, PutDraws(values)(pair.guide))
-    return log_weights(terms(moved, rows, len(u), layout=layout)) + log_det
+    found = terms(Pair(pair.model, PutDraws(values)(pair.guide)), rows, len(u), layout=layout)
+    return _log_weights(found, coordinates) + log_det
+
+
+def _log_weights(found: Terms, coordinates: Coordinates) -> Tensor:
+    if coordinates.classes is None:
+        return log_weights(found)
+    return torch.cat(list(log_weights(found, keep=coordinates.classes.site)), 1)
+
+
+def start(fitted: Fit, rows: Batch, layout: Layout, at_once: int) -> tuple[Coordinates, Tensor, Tensor]:
+    """The coordinates of these rows, and mean and standard deviation of u under the guide, `(M, d)`.
+
+    Raises:
+        NotRefinable: The latent sites of a row are no vector of real numbers.
+    """
+    starts, coordinates = [], None
+    for k in pieces(START_DRAWS, min(at_once, DRAWS)):
+        found = terms(fitted.pair, rows, k, layout=layout)
+        coordinates = Coordinates.of(found, layout) if coordinates is None else coordinates
+        starts.append(coordinates.join(found))
+    assert coordinates is not None
+    u = torch.cat(starts).nan_to_num(0.0, posinf=30.0, neginf=-30.0)
+    return coordinates, u.mean(0), u.std(0).clamp_min(1e-4)
 
 
 def refine_rows(fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced: dict[Any, Any]) -> Refined:
@@ -91,16 +119,10 @@ def refine_rows(fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced: 
     Raises:
         NotRefinable: The latent sites of a row are no vector of real numbers.
     """
-    starts, coordinates = [], None
-    for found in drawn_terms(fitted, rows, layout, START_DRAWS, min(at_once, START_DRAWS)):
-        coordinates = Coordinates.of(found, layout) if coordinates is None else coordinates
-        starts.append(coordinates.join(found))
-    assert coordinates is not None
-    u = torch.cat(starts).nan_to_num(0.0, posinf=30.0, neginf=-30.0)
-    mean, sd = u.mean(0), u.std(0).clamp_min(1e-4)
-    mask = coordinates.mask(u).tril(-1)
+    coordinates, mean, sd = start(fitted, rows, layout, at_once)
+    mask = coordinates.mask(mean).tril(-1)
     shift = torch.zeros_like(mean)
-    shape = torch.zeros(*mean.shape, mean.shape[-1], dtype=u.dtype, device=u.device)  # its diagonal holds log B_ii
+    shape = torch.zeros(*mean.shape, mean.shape[-1], dtype=mean.dtype, device=mean.device)  # log B_ii on its diagonal
 
     def triangle(shape: Tensor) -> Tensor:
         return torch.where(mask, shape, 0.0) + torch.diag_embed(shape.diagonal(dim1=-2, dim2=-1).clamp(-7, 7).exp())
@@ -108,7 +130,7 @@ def refine_rows(fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced: 
     def gradients(inputs: dict[str, Tensor]) -> list[Tensor]:
         batch = {name: inputs[name] for name in rows}
         a, b = inputs[" shift"].detach().requires_grad_(), inputs[" shape"].detach().requires_grad_()
-        noise = inputs[" noise"].transpose(0, 1)  # (S, N, d)
+        noise = inputs[" noise"].transpose(0, 1)  # (S, M, d)
         with torch.enable_grad():
             local = a + torch.einsum("nij,snj->sni", triangle(b), noise)
             at = inputs[" mean"] + inputs[" sd"] * local
@@ -116,126 +138,244 @@ def refine_rows(fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced: 
             bound = bound + b.diagonal(dim1=-2, dim2=-1).sum(-1)
             return [-g.nan_to_num(0.0, 0.0, 0.0) for g in torch.autograd.grad(bound.sum(), [a, b])]
 
-    step = traced.setdefault((num_rows(rows), tuple(rows)), TracedFunction(gradients, (fitted.pair,)))
-    if fitted.settings.get("engine") == "eager":
-        step = gradients
+    step = _traced(fitted, gradients, rows, traced)
     optimizer = torch.optim.Adam([shift, shape], lr=RATE, betas=(0.9, 0.99))
-    for number in range(STEPS):
+    for rate in _falling(STEPS):
         for group in optimizer.param_groups:
-            group["lr"] = RATE * (0.05 + 0.475 * (1 + math.cos(math.pi * number / STEPS)))
-        noise = torch.randn(len(mean), DRAWS, mean.shape[-1], dtype=u.dtype, device=u.device)
+            group["lr"] = rate
+        noise = torch.randn(len(mean), DRAWS, mean.shape[-1], dtype=mean.dtype, device=mean.device)
         inputs = {" mean": mean, " sd": sd, " shift": shift, " shape": shape, " noise": noise}
         shift.grad, shape.grad = step({**rows, **inputs})
         optimizer.step()
-    widen = math.sqrt(1 + min(0.44, 1 / math.sqrt(mean.shape[-1])))
-    return Refined(coordinates, mean + sd * shift, widen * sd[..., None] * triangle(shape))
+    return Refined(coordinates, mean + sd * shift, _widen(mean) * sd[..., None] * triangle(shape))
 
 
-def why_not_refined(fitted: Fit, batch: Batch, layout: Layout) -> str | None:
+def laplace_rows(fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced: dict[Any, Any]) -> Refined:
+    """A proposal for each row by Laplace's approximation: a mode of `log p(x, z(u)) + log |dz/du|`, and its curvature there.
+
+    The mode is looked for by gradient steps from the guide's mean. Directions in which the density is not concave, or flatter
+    than `FLATTEST` standard deviations of the guide, get that standard deviation. On a sphere there is no such mode (the length
+    of u would be 0), and the proposal is that of `refine_rows`. The arguments are the same, too.
+    """
+    coordinates, mean, sd = start(fitted, rows, layout, at_once)
+    if any(isinstance(part.transform, Radial) for part in coordinates.parts):
+        return refine_rows(fitted, rows, layout, at_once, traced)
+    shift = torch.zeros_like(mean)
+
+    def slope(inputs: dict[str, Tensor]) -> list[Tensor]:
+        batch = {name: inputs[name] for name in rows}
+        a = inputs[" shift"].detach().requires_grad_()
+        with torch.enable_grad():
+            at = (inputs[" mean"] + inputs[" sd"] * a)[None]
+            (slope,) = torch.autograd.grad(log_joint(fitted.pair, batch, layout, coordinates, at).sum(), a)
+        return [-slope.nan_to_num(0.0, 0.0, 0.0)]
+
+    step = _traced(fitted, slope, rows, traced)
+    optimizer = torch.optim.Adam([shift], lr=RATE, betas=(0.9, 0.99))
+    for rate in _falling(STEPS // 2):
+        optimizer.param_groups[0]["lr"] = rate
+        (shift.grad,) = step({**rows, " mean": mean, " sd": sd, " shift": shift})
+        optimizer.step()
+    with torch.enable_grad():
+        a = shift.clone().requires_grad_()
+        bound = log_joint(fitted.pair, rows, layout, coordinates, (mean + sd * a)[None]).sum()
+        (slopes,) = torch.autograd.grad(bound, a, create_graph=True)
+        columns = [
+            torch.autograd.grad(slopes[:, i].sum(), a, retain_graph=True)[0] if slopes.requires_grad else 0 * a
+            for i in range(a.shape[-1])
+        ]
+    curvature = -torch.stack(columns, -1).nan_to_num(0.0, 0.0, 0.0)
+    curvature = torch.where(coordinates.mask(mean), (curvature + curvature.mT) / 2, 0.0)
+    values, vectors = torch.linalg.eigh(curvature)
+    covariance = vectors / values.clamp_min(FLATTEST**-2)[:, None] @ vectors.mT
+    return Refined(coordinates, mean + sd * shift, _widen(mean) * sd[..., None] * torch.linalg.cholesky(covariance))
+
+
+ADAPTED: dict[str, Callable[[Fit, Batch, Layout, int, dict[Any, Any]], Refined]] = {
+    "refined": refine_rows,
+    "laplace": laplace_rows,
+}
+
+
+def _traced(
+    fitted: Fit, step: Callable[[dict[str, Tensor]], list[Tensor]], rows: Batch, traced: dict[Any, Any]
+) -> Callable[[dict[str, Tensor]], list[Tensor]]:
+    if fitted.settings.get("engine") == "eager":
+        return step
+    made: TracedFunction = traced.setdefault((num_rows(rows), tuple(rows)), TracedFunction(step, (fitted.pair,)))
+    return made
+
+
+def _falling(steps: int) -> Iterator[float]:
+    """The learning rate of each step."""
+    for number in range(steps):
+        yield RATE * (0.05 + 0.475 * (1 + math.cos(math.pi * number / steps)))
+
+
+def _widen(mean: Tensor) -> float:
+    return math.sqrt(1 + min(0.44, 1 / math.sqrt(mean.shape[-1])))
+
+
+PROPOSALS = ("guide", *ADAPTED)
+
+
+def check_proposal(proposal: str) -> None:
+    """OptionError unless a proposal has this name."""
+    if proposal not in PROPOSALS:
+        raise OptionError(f"proposal must be one of {', '.join(map(repr, PROPOSALS))}, got {proposal!r}.")
+
+
+def usable(fitted: Fit, part: FittedGroup, proposal: str, sites: Collection[str] = (), stacklevel: int = 5) -> str:
+    """The proposal, or "guide", with a warning, where no other is possible for rows with these arguments.
+
+    Args:
+        fitted: The fitted pair.
+        part: The rows.
+        proposal: A name of `PROPOSALS`.
+        sites: Enumerated sites of which values are needed, too.
+        stacklevel: Of the warning.
+    """
+    latent = any(site.role != "observed" and site.local for site in part.layout.sites)
+    if proposal == "guide" or not latent:
+        return "guide"
+    why = _why_not(fitted, part.batch, part.layout, sites)
+    if why is not None:
+        warnings.warn(
+            f"The guide is the proposal, since no other can be refined for a row: {why}.", stacklevel=stacklevel
+        )
+        return "guide"
+    return proposal
+
+
+def _why_not(fitted: Fit, batch: Batch, layout: Layout, sites: Collection[str]) -> str | None:
     """Why no proposal can be refined for rows with these arguments; None if it can be."""
     few = take_rows(batch, slice(0, 3))
     try:
         with fork_rng():
             check_particles(fitted.pair, few, layout)
-            Coordinates.of(terms(fitted.pair, few, 2, layout=layout, enumerate=False), layout)
+            found = Coordinates.of(terms(fitted.pair, few, 2, layout=layout), layout)
     except PairError:
         return "the pair does not keep several particles apart"
     except NotRefinable as error:
         return str(error)
+    if found.classes is not None and (other := set(sites) - {found.classes.site, *found.names}):
+        return f"it has another discrete site ({', '.join(map(repr, sorted(other)))}) besides {found.classes.site!r}"
     return None
 
 
-def refined_blocks(fitted: Fit, batch: Batch, layout: Layout, num_samples: int) -> Iterator[tuple[Tensor, Tensor]]:
+def refined_blocks(
+    fitted: Fit, batch: Batch, layout: Layout, num_samples: int, proposal: str, keep: str | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield block by block of n rows the log-weights of fresh draws, `(K, n)`, and ELBOs of draws of the guide, `(k, n)`.
+
+    With `keep`, the name of an enumerated site, the log-weights are those of each of its values, `(C, K, n)`.
 
     Raises:
         NotRefinable: See `why_not_refined`.
     """
     at_once = particles_at_once(fitted, batch, layout, max(num_samples, DRAWS))
-    for rows, refined in _in_blocks(fitted, batch, layout, num_samples, at_once):
-        yield _weigh(fitted, rows, layout, refined, num_samples, at_once)
+    values = 1
+    if keep is not None:
+        with fork_rng():
+            values = num_values(terms(fitted.pair, take_rows(batch, slice(0, 1)), layout=layout), keep)
+    for rows, refined in adapted(fitted, batch, layout, values * num_samples, at_once, proposal):
+        yield _weigh(fitted, rows, layout, refined, num_samples, at_once, keep)
 
 
-def refined_runs(
-    fitted: Fit, batch: Batch, layout: Layout, num_samples: int
-) -> Iterator[Iterator[tuple[Tensor, Terms]]]:
-    """Yield block by block of n rows runs at K fresh draws, enumerated sites drawn, too: log-weights `(k, n)` and the terms."""
-    at_once = particles_at_once(fitted, batch, layout, max(num_samples, DRAWS))
-    for rows, refined in _in_blocks(fitted, batch, layout, num_samples, at_once):
-        yield _drawn(fitted, rows, layout, refined, num_samples, at_once)
-
-
-def _in_blocks(
-    fitted: Fit, batch: Batch, layout: Layout, num_samples: int, at_once: int
+def adapted(
+    fitted: Fit, batch: Batch, layout: Layout, weights: int, at_once: int, proposal: str
 ) -> Iterator[tuple[Batch, Refined]]:
-    """The rows in blocks that K draws fit into, each with its proposal; many blocks are refined together."""
-    size = min(fitted.chunk_size(batch, DRAWS), num_rows(batch), max(1, MOST_WEIGHTS // num_samples))
+    """The rows in blocks, each with its proposal; many blocks are refined together.
+
+    Args:
+        fitted: The fitted pair.
+        batch: Rows that have the same arguments.
+        layout: The layout of the pair for these rows.
+        weights: How many log-weights of a row will be in memory.
+        at_once: How many particles of a row may be drawn in one run.
+        proposal: "refined" or "laplace".
+    """
+    size = min(fitted.chunk_size(batch, DRAWS), num_rows(batch), max(1, MOST_WEIGHTS // weights))
     together = fitted.chunk_size(batch, at_once)
+    with fork_rng():
+        seen = Coordinates.of(terms(fitted.pair, take_rows(batch, slice(0, 2)), 2, layout=layout), layout)
+    count = 1 if seen.classes is None else seen.classes.count
+    size = max(1, min(size, MOST_ENTRIES // (count * seen.size**2)))
     traced: dict[Any, Any] = {}
     for block in chunks(batch, size):
         padded = block
         if num_rows(block) < size:  # all have one size, so that one trace serves them
             index = torch.arange(size, device=next(iter(block.values())).device) % num_rows(block)
             padded = take_rows(block, index)
-        refined = refine_rows(fitted, padded, layout, at_once, traced)
+        refined = ADAPTED[proposal](fitted, padded, layout, at_once, traced)
         for start in range(0, num_rows(block), together):
             some = slice(start, min(start + together, num_rows(block)))
             yield take_rows(block, some), refined.rows(some)
 
 
 def _weigh(
-    fitted: Fit, rows: Batch, layout: Layout, refined: Refined, num_samples: int, at_once: int
+    fitted: Fit, rows: Batch, layout: Layout, refined: Refined, num_samples: int, at_once: int, keep: str | None
 ) -> tuple[Tensor, Tensor]:
-    """Log-weights `(K, n)` of fresh draws of the refined proposal and the guide, and ELBOs `(k, n)` of draws of the guide."""
-    coordinates, pair = refined.coordinates, fitted.pair
-    from_guide = max(1, round(GUIDE_SHARE * num_samples))
-    # a draw of the guide belongs to one value of the sites that it enumerates, and its density would, too
-    share = 0.0 if any(site.enumerated == "guide" for site in layout.sites) else from_guide / num_samples
-    elbos, log_w = [], []
-    for k in _pieces(from_guide, at_once):
+    """Log-weights of fresh draws of the refined proposal and the guide, and ELBOs `(k, n)` of draws of the guide."""
+    pair, classes = fitted.pair, refined.coordinates.classes
+    shared = guide_draws(num_samples) if refined.coordinates.guided else 0
+    elbos: list[Tensor] = []
+    log_w: list[Tensor] = []
+
+    def weigh(found: Terms, u: Tensor) -> None:
+        each = mixed(found, u, refined, shared / num_samples, keep)
+        if classes is not None:
+            each = each.unflatten(-1, (classes.count, -1)).transpose(-3, -2)  # (C, k, n)
+            each = each if keep == classes.site else each.logsumexp(-3)
+        log_w.append(each)
+
+    # an ELBO of fewer draws would be all noise
+    for k in [*pieces(shared, at_once), *pieces(min(LEAST_FOR_BOUND, num_samples) - shared, at_once)]:
         found = terms(pair, rows, k, layout=layout)
         elbos.append(row_bounds(found))
-        if share:
-            log_w.append(_mixed(found, coordinates.join(found), refined, share))
-    for k in _pieces(num_samples - (from_guide if share else 0), at_once):
+        if sum(part.shape[-2] for part in log_w) < shared:
+            weigh(found, refined.coordinates.join(found))
+    for k in pieces(num_samples - shared, at_once):
         u = refined.sample(k)
-        if share:
-            moved = Pair(pair.model, SetValues(coordinates.split(u)[0])(pair.guide))
-            log_w.append(_mixed(terms(moved, rows, k, layout=layout), u, refined, share))
-        else:
-            log_w.append(log_joint(pair, rows, layout, coordinates, u) - refined.log_prob(u))
-    return torch.cat(log_w), torch.cat(elbos)
+        put = SetValues if shared else PutDraws
+        moved = Pair(pair.model, put(refined.coordinates.split(u)[0])(pair.guide))
+        weigh(terms(moved, rows, k, layout=layout), u)
+    return torch.cat(log_w, -2), torch.cat(elbos)
 
 
-def _drawn(
-    fitted: Fit, rows: Batch, layout: Layout, refined: Refined, num_samples: int, at_once: int
-) -> Iterator[tuple[Tensor, Terms]]:
-    pair, coordinates = fitted.pair, refined.coordinates
-    from_guide = max(1, round(GUIDE_SHARE * num_samples))
-    share = from_guide / num_samples
-    for k in _pieces(from_guide, at_once):
-        found = terms(pair, rows, k, layout=layout, enumerate=False)
-        yield _mixed(found, coordinates.join(found), refined, share), found
-    for k in _pieces(num_samples - from_guide, at_once):
-        u = refined.sample(k)
-        moved = Pair(pair.model, SetValues(coordinates.split(u)[0])(pair.guide))
-        found = terms(moved, rows, k, layout=layout, enumerate=False)
-        yield _mixed(found, u, refined, share), found
+def guide_draws(num_samples: int) -> int:
+    """How many of K draws are the guide's."""
+    return max(1, round(GUIDE_SHARE * num_samples))
 
 
-def _mixed(found: Terms, u: Tensor, refined: Refined, share: float) -> Tensor:
-    """Log-weights of draws u at which a run stands, under the mixture of the guide and the refined proposal, `(k, n)`."""
-    _, log_det = refined.coordinates.split(u)
+def mixed(found: Terms, u: Tensor, refined: Refined, share: float, keep: str | None = None) -> Tensor:
+    """Log-weights of draws u at which a run stands, under the mixture of the guide and the refined proposal.
+
+    Args:
+        found: The run. The guide's sites have the density 1 if `share` is 0, see `PutDraws`.
+        u: The draws, `(K, M, d)`.
+        refined: The proposal.
+        share: The share of the guide's draws.
+        keep: An enumerated site that is not summed out.
+
+    Returns:
+        `(K, M)`, or `(C, K, N)` with `keep` where rows do not have a proposal for each class.
+    """
+    coordinates = refined.coordinates
+    log_det = coordinates.by_row(u)[1]
+    apart = coordinates.classes is None and keep is not None
+    log_p = log_weights(found, keep=keep) if apart else _log_weights(found, coordinates)
+    if not share:
+        return log_p + log_det - refined.log_prob(u)
     log_q = u.new_zeros(u.shape[:2])
-    for part in refined.coordinates.parts:
-        side = found.sites[part.name].q
+    for name in coordinates.names:
+        side = found.sites[name].q
         assert side is not None
-        log_q = log_q + found.reduce(side.log_prob, True)
-    log_p = log_weights(found) + log_q + log_det
+        log_q = log_q + log_prob_of(found, side.log_prob, coordinates.classes)
     log_guide = (log_q + log_det).nan_to_num(-math.inf)
     other = refined.log_prob(u) + (math.log1p(-share) if share < 1 else -math.inf)
-    return log_p - torch.logaddexp(math.log(share) + log_guide, other)
+    return log_p + log_q + log_det - torch.logaddexp(math.log(share) + log_guide, other)
 
 
-def _pieces(total: int, most: int) -> Sequence[int]:
+def pieces(total: int, most: int) -> Sequence[int]:
     return [min(most, total - done) for done in range(0, total, most)]

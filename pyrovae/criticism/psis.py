@@ -10,10 +10,29 @@ from torch import Tensor
 FIT_ELEMENTS = 2**22  # the most numbers that a fit of tails keeps in memory at once
 
 
+def k_hat_threshold(num_samples: int) -> float:
+    """The largest k-hat at which an estimate from K draws can be trusted: `min(1 - 1 / log10 K, 0.7)`.
+
+    Args:
+        num_samples: K, the number of draws.
+
+    Returns:
+        The threshold: 0.5 at K = 100, 0.67 at K = 1000, 0.7 from K = 2155 on; 0 at K = 10 and below, where none can be trusted.
+
+    References:
+        Vehtari, Simpson, Gelman, Yao & Gabry 2024, arXiv:1507.02646, section 3.2.4.
+
+    Example:
+        >>> pv.k_hat_threshold(100), round(pv.k_hat_threshold(1000), 3), pv.k_hat_threshold(10_000)
+        (0.5, 0.667, 0.7)
+    """
+    return max(0.0, min(1 - 1 / math.log10(num_samples), 0.7)) if num_samples > 1 else 0.0
+
+
 def pareto_k(log_weights: Tensor) -> Tensor:
     """k-hat, the estimated shape of the generalised Pareto tail of the importance weights of each row.
 
-    An estimate is reliable if k-hat is below 0.5, usable up to 0.7, and not to be trusted above.
+    An estimate can be trusted as long as k-hat is not above `k_hat_threshold`.
 
     Args:
         log_weights: The log-weights of K draws for N rows, `(K, N)`.

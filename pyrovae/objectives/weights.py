@@ -54,7 +54,7 @@ def log_weights(terms: Terms, *, kl_weight: Tensor | float | None = None, keep: 
     def add_up(factors: list[Factor]) -> Tensor:
         total = torch.zeros((), device=any_tensor(terms).device, dtype=any_tensor(terms).dtype)
         for factor in _eliminate_rows(factors, dims, terms) if dims else factors:
-            total = total + _by_value(factor.log_prob, kept, terms)
+            total = total + by_value(factor.log_prob, kept, terms)
         return total
 
     shape = (terms.num_particles, terms.num_rows)
@@ -79,7 +79,7 @@ def guide_probabilities(terms: Terms, name: str) -> Tensor:
         return log_weights(terms, keep=name).softmax(0)
     found = probability([dim], upstream([dim], terms), name, q.plates, terms)
     assert found is not None
-    return _by_value(found, dim, terms).expand(num_values(terms, name), terms.num_particles, terms.num_rows)
+    return by_value(found, dim, terms).expand(num_values(terms, name), terms.num_particles, terms.num_rows)
 
 
 def joint_log_weights(terms: Terms, *, kl_weight: Tensor | float | None = None) -> Tensor:
@@ -191,7 +191,7 @@ def _kept_dim(name: str, terms: Terms) -> int:
     return term.enum_dim
 
 
-def _by_value(tensor: Tensor, dim: int | None, terms: Terms) -> Tensor:
+def by_value(tensor: Tensor, dim: int | None, terms: Terms) -> Tensor:
     """`terms.reduce` for each value along an enumerated dimension, `(C, K, N)`; `(K, N)` where nothing varies along it."""
     if dim is None or dim not in dims_of(tensor, terms):
         return terms.reduce(tensor, True)

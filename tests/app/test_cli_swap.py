@@ -313,7 +313,13 @@ def test_columns_of_classes_are_known() -> None:
 def test_a_comparison_fits_eighty_columns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(tables, "out", Console(width=80, markup=False, emoji=False))
     entry = {"log_likelihood": -1234.56, "log_likelihood_se": 12.34, "difference": -123.45, "difference_se": 12.34}
-    entry |= {"bits_per_dimension": 12.345, "k_hat_above_0.7": 0.35, "bound": True, "rows": 5000, "proposal": "guide"}
+    entry |= {
+        "bits_per_dimension": 12.345,
+        "k_hat_above_threshold": 0.35,
+        "bound": True,
+        "rows": 5000,
+        "proposal": "guide",
+    }
     folders = ("a/rather/long/folder/of/runs/with-a-long-name-at-its-end", "b")
     tables.print_comparison([{**entry, "run": run} for run in folders], "log p(x): probability mass")
     lines = capsys.readouterr().out.splitlines()

@@ -212,10 +212,10 @@ def test_a_batch_sampler_gives_the_batch_size() -> None:
 def answers(fitted: pv.Fit, data: Any) -> list[Tensor]:
     """One answer of each question about rows."""
     return [
-        pv.importance(fitted, data, 5, seed=0).elbo,
-        pv.log_likelihood(fitted, data, 5, seed=0),
+        pv.importance(fitted, data, 5, seed=0, proposal="guide").elbo,
+        pv.log_likelihood(fitted, data, 5, seed=0, proposal="guide"),
         pv.prior_log_likelihood(fitted, data, 5, seed=0),
-        pv.posterior(fitted, data, 2, num_particles=5, seed=0),
+        pv.posterior(fitted, data, 2, num_particles=5, seed=0, proposal="guide"),
         pv.encode(fitted, data),
         pv.reconstruct(fitted, data),
         pv.kl_by_site(fitted, data)["z"],

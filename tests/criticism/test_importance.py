@@ -42,13 +42,13 @@ def test_exact_posterior_has_constant_weights(particles: int) -> None:
 def test_importance_of_the_exact_posterior() -> None:
     pair, x, fitted = linear_gaussian()
     closed = pair.marginal().log_prob(x)
-    found = pv.importance(fitted, x, 100, seed=0)
+    found = pv.importance(fitted, x, 100, seed=0, proposal="guide")
     torch.testing.assert_close(found.log_likelihood, closed, rtol=0, atol=1e-9)
     torch.testing.assert_close(found.elbo, closed, rtol=0, atol=1e-9)
     assert found.standard_error.max() < 1e-7
     torch.testing.assert_close(found.ess, torch.full_like(closed, 100.0), rtol=1e-12, atol=0)
     assert (found.k_hat == -math.inf).all()
-    torch.testing.assert_close(pv.log_likelihood(fitted, x, 100), closed, rtol=0, atol=1e-9)
+    torch.testing.assert_close(pv.log_likelihood(fitted, x, 100, proposal="guide"), closed, rtol=0, atol=1e-9)
 
 
 def test_float32_says_the_same() -> None:
@@ -56,7 +56,7 @@ def test_float32_says_the_same() -> None:
     closed = pair.marginal().log_prob(x)
     pair, x = pair.float(), x.float()
     wide = LinearGaussianFloat(pair)
-    found = pv.importance(unfitted(wide, x), x, 100, seed=0)
+    found = pv.importance(unfitted(wide, x), x, 100, seed=0, proposal="guide")
     assert found.log_likelihood.dtype == torch.float64
     torch.testing.assert_close(found.log_likelihood, closed, rtol=0, atol=1e-4)
     assert (found.k_hat == -math.inf).all()  # rounding is no tail
@@ -86,7 +86,7 @@ class LinearGaussianFloat(nn.Module):
 def test_log_likelihood_with_a_guide_that_is_off() -> None:
     pair, x, fitted = linear_gaussian(shift=0.5, spread=2.0)
     closed = pair.marginal().log_prob(x)
-    found = pv.importance(fitted, x, 20_000, seed=0)
+    found = pv.importance(fitted, x, 20_000, seed=0, proposal="guide")
     # 4 standard errors of each of 20 rows: false alarms 20 x 6.3e-5 = 1.3e-3 (the estimate is normal at this K)
     assert ((found.log_likelihood - closed).abs() < 4 * found.standard_error).all()
     assert found.standard_error.max() < 0.02 and found.k_hat.max() < 0.5
@@ -97,7 +97,7 @@ def test_log_likelihood_with_a_guide_that_is_off() -> None:
 def test_elbo_is_log_likelihood_minus_kl() -> None:
     pair, x, fitted = linear_gaussian(shift=0.5, spread=2.0)
     draws = 20_000
-    found = pv.importance(fitted, x, draws, seed=0)
+    found = pv.importance(fitted, x, draws, seed=0, proposal="guide")
     exact, proposal = pair.posterior(x), pair.proposal(x)
     divergence = kl_divergence(proposal, exact)
     assert divergence.min() > 0.3
@@ -116,7 +116,7 @@ def test_standard_error_is_the_spread_over_repetitions(draws: int) -> None:
     # One row, a thousand times over: independent repetitions of one estimate.
     pair, x, _ = linear_gaussian(shift=0.5, spread=2.0)
     x = x[:1].expand(1000, -1).contiguous()
-    found = pv.importance(unfitted(pair, x), x, draws, seed=0)
+    found = pv.importance(unfitted(pair, x), x, draws, seed=0, proposal="guide")
     ratio = found.log_likelihood.std() / found.standard_error.square().mean().sqrt()
     # sd of a standard deviation of 1,000 numbers: 2.2 %, a little more for tails: 4.5 of them and the delta method's bias
     assert 0.88 < ratio < 1.12
@@ -129,11 +129,11 @@ def test_posterior_by_resampling() -> None:
     pair, x, _ = linear_gaussian(rows=8, shift=0.5, spread=2.0)
     fitted = unfitted(pair, x)
     draws, particles = 4000, 20_000
-    z = pv.posterior(fitted, x, draws, num_particles=particles, seed=0)
+    z = pv.posterior(fitted, x, draws, num_particles=particles, seed=0, proposal="guide")
     assert z.shape == (draws, len(x), 2) and z.dtype == torch.float64
     exact = pair.posterior(x)
     sd = exact.covariance_matrix.diagonal(dim1=-2, dim2=-1).sqrt().expand(exact.mean.shape)
-    ess = pv.importance(fitted, x, particles, seed=0).ess
+    ess = pv.importance(fitted, x, particles, seed=0, proposal="guide").ess
     # error of the resampling and of the particles resampled; 16 means, 16 variances: false alarms 32 x 7e-6
     error = (1 / draws + 1 / ess).sqrt()[:, None]
     assert ((z.mean(0) - exact.mean).abs() < BOUND * error * sd).all()
@@ -151,10 +151,10 @@ def test_posterior_by_resampling() -> None:
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     _, x, fitted = linear_gaussian(shift=0.5, spread=2.0)
-    whole = pv.importance(fitted, x, 2000, seed=0)
+    whole = pv.importance(fitted, x, 2000, seed=0, proposal="guide")
     monkeypatch.setattr(chunking, "CHUNK_ELEMENTS", 3000)  # 85 particles at a time
     monkeypatch.setattr(importance_module, "WEIGHT_ELEMENTS", 14_000)  # of 7 rows
-    pieces = pv.importance(fitted, x, 2000, seed=1)
+    pieces = pv.importance(fitted, x, 2000, seed=1, proposal="guide")
     both = (whole.standard_error**2 + pieces.standard_error**2).sqrt()
     assert ((whole.log_likelihood - pieces.log_likelihood).abs() < BOUND * both).all()  # false alarms 20 x 7e-6
     assert not torch.equal(whole.log_likelihood, pieces.log_likelihood)
@@ -167,10 +167,10 @@ def test_chunks_of_any_size(elements: int, monkeypatch: pytest.MonkeyPatch) -> N
     closed = pair.marginal().log_prob(x)
     monkeypatch.setattr(chunking, "CHUNK_ELEMENTS", elements)
     monkeypatch.setattr(importance_module, "WEIGHT_ELEMENTS", elements)
-    found = pv.importance(fitted, x, 11)
+    found = pv.importance(fitted, x, 11, proposal="guide")
     torch.testing.assert_close(found.log_likelihood, closed, rtol=0, atol=1e-9)
     torch.testing.assert_close(found.ess, torch.full_like(closed, 11.0))
-    assert pv.posterior(fitted, x, 3, num_particles=10).shape == (3, len(x), 2)
+    assert pv.posterior(fitted, x, 3, num_particles=10, proposal="guide").shape == (3, len(x), 2)
 
 
 def test_many_runs_are_traced_and_draw_what_eager_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +185,7 @@ def test_many_runs_are_traced_and_draw_what_eager_ones_do(monkeypatch: pytest.Mo
         for engine in ("eager", "traced"):
             fitted.settings["engine"] = engine
             calls.clear()
-            found[engine] = (pv.log_likelihood(fitted, x, draws, seed=0), len(calls))
+            found[engine] = (pv.log_likelihood(fitted, x, draws, seed=0, proposal="guide"), len(calls))
         torch.testing.assert_close(found["traced"][0], found["eager"][0], rtol=0, atol=1e-12)
     assert found["traced"][1] < found["eager"][1]
 
@@ -213,7 +213,7 @@ def test_memory_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
         pair, x, _ = linear_gaussian(rows=rows)
         fitted = unfitted(pair, x)
         with Largest() as mode:
-            pv.importance(fitted, x, draws, seed=0)
+            pv.importance(fitted, x, draws, seed=0, proposal="guide")
         largest[rows, draws] = mode.elements
     assert max(largest.values()) <= 8000, largest  # rows x particles x columns would be 154,000
     assert largest[64, 480] > 4000  # nor are the chunks needlessly small
@@ -262,7 +262,7 @@ def test_k_hat_of_a_narrow_guide(spread: float, low: float, high: float) -> None
     # q = N(m, c S): log w = const + (1 - c) u / 2, u chi-square, so the tail index is 1 - c; bounded weights for c > 1.
     # k-hat of 2,000 draws has sd of about 0.15, a median of 30 rows 0.035; bounds of 6 sd and the slowness of the limit.
     _, x, fitted = linear_gaussian(rows=30, latent=1, spread=spread)
-    k_hat = pv.importance(fitted, x, 2000, seed=0).k_hat
+    k_hat = pv.importance(fitted, x, 2000, seed=0, proposal="guide").k_hat
     assert low < k_hat.median() < high
 
 
@@ -298,6 +298,6 @@ def test_memory_counts_hidden_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chunking.row_elements(wide, {"x": x}) == 500
     fitted = unfitted(wide, x)
     with Largest() as mode:
-        pv.importance(fitted, x, 100, seed=0)
-        pv.posterior(fitted, x, 3, num_particles=100)
+        pv.importance(fitted, x, 100, seed=0, proposal="guide")
+        pv.posterior(fitted, x, 3, num_particles=100, proposal="guide")
     assert mode.elements <= 50_000  # the chunk's 40 rows or one row's 100 particles, 500 units each

@@ -33,7 +33,7 @@ def test_linear_gaussian() -> None:
     pair = LinearGaussian(shift=3.0)  # a guide that is far off has no say
     x = pair.marginal().sample((20,))
     fitted = unfitted(pair, x)
-    found = pv.importance(with_prior_as_guide(fitted), x, 20_000, seed=0)
+    found = pv.importance(with_prior_as_guide(fitted), x, 20_000, seed=0, proposal="guide")
     assert agrees(found, pair.marginal().log_prob(x))  # false alarms 20 x 7e-6
     mean = pv.prior_log_likelihood(fitted, x, 20_000, seed=0)
     torch.testing.assert_close(mean, found.log_likelihood, rtol=0, atol=1e-12)
@@ -66,7 +66,9 @@ def test_the_prior_may_have_conditions() -> None:
     c = torch.randn(20, 3, dtype=torch.float64)
     shift = c @ pair.prior_weight @ pair.weight.T
     x = pair.marginal().sample((20,)) + shift
-    found = pv.importance(with_prior_as_guide(unfitted(pair, {"x": x, "c": c})), {"x": x, "c": c}, 20_000, seed=0)
+    found = pv.importance(
+        with_prior_as_guide(unfitted(pair, {"x": x, "c": c})), {"x": x, "c": c}, 20_000, seed=0, proposal="guide"
+    )
     assert agrees(found, pair.marginal().log_prob(x - shift))  # false alarms 20 x 7e-6
 
 
@@ -104,10 +106,12 @@ def test_enumerated_sites_are_summed_out(where: str) -> None:
     pair = Mixture(where)
     x = pair.marginal().sample((20,))
     proposal = with_prior_as_guide(unfitted(pair, x))
-    assert agrees(pv.importance(proposal, x, 20_000, seed=0), pair.log_prob(x))  # false alarms 20 x 7e-6
+    assert agrees(
+        pv.importance(proposal, x, 20_000, seed=0, proposal="guide"), pair.log_prob(x)
+    )  # false alarms 20 x 7e-6
     found = pv.terms(proposal.pair, {"x": x}, 5, layout=proposal.layout)
     assert found.sites["y"].enum_dim is not None
-    assert pv.posterior(proposal, x, 10, site="y", seed=0).shape == (10, 20)
+    assert pv.posterior(proposal, x, 10, site="y", seed=0, proposal="guide").shape == (10, 20)
 
 
 class LabelOnly(Mixture):
@@ -157,12 +161,14 @@ class Global(nn.Module):
 
 def test_global_latents_come_from_the_guide() -> None:
     x = torch.linspace(-1, 3, 10, dtype=torch.float64)[:, None].expand(10, 2).contiguous()
-    found = pv.importance(with_prior_as_guide(unfitted(Global(True), x)), x, 20_000, seed=0)
+    found = pv.importance(with_prior_as_guide(unfitted(Global(True), x)), x, 20_000, seed=0, proposal="guide")
     b = torch.full((2,), 1.5, dtype=torch.float64)
     # b's spread in the guide, 1e-4, is out of sight; false alarms 10 x 7e-6
     assert agrees(found, dist.Normal(b, 2**0.5).to_event(1).log_prob(x))
     alone = unfitted(Global(False), x)
-    assert torch.equal(pv.prior_log_likelihood(alone, x, 50, seed=0), pv.log_likelihood(alone, x, 50, seed=0))
+    assert torch.equal(
+        pv.prior_log_likelihood(alone, x, 50, seed=0), pv.log_likelihood(alone, x, 50, seed=0, proposal="guide")
+    )
 
 
 def test_without_latents_it_is_the_likelihood() -> None:
@@ -224,7 +230,7 @@ def test_chunks_and_traces_draw_from_the_prior_as_well(engine: str, monkeypatch:
     fitted.settings["engine"] = engine
     monkeypatch.setattr(chunking, "CHUNK_ELEMENTS", 7000)
     monkeypatch.setattr(importance_module, "TRACE_FROM", 2)
-    found = pv.importance(with_prior_as_guide(fitted), x, 10_000, seed=0)
+    found = pv.importance(with_prior_as_guide(fitted), x, 10_000, seed=0, proposal="guide")
     assert agrees(found, pair.marginal().log_prob(x))  # false alarms 7 x 7e-6
 
 
@@ -241,8 +247,8 @@ def test_what_cannot_be_asked() -> None:
 def test_rows_with_and_without_their_label(known: int) -> None:
     data = {"x": binary(), "y": labels(known=known)}
     fitted = pv.fit(ssvae(), data, epochs=1, batch_size=20, seed=0)
-    by_guide = pv.importance(fitted, data, 4000, seed=1)
-    by_prior = pv.importance(with_prior_as_guide(fitted), data, 4000, seed=0)
+    by_guide = pv.importance(fitted, data, 4000, seed=1, proposal="guide")
+    by_prior = pv.importance(with_prior_as_guide(fitted), data, 4000, seed=0, proposal="guide")
     error = (by_guide.standard_error.square() + by_prior.standard_error.square()).sqrt()
     # false alarms 40 x 7e-6
     assert ((by_guide.log_likelihood - by_prior.log_likelihood).abs() < BOUND * error + 1e-3).all()

@@ -118,7 +118,7 @@ def test_a_table_with_gaps_is_fitted_and_filled_in() -> None:
     fitted = pv.fit(vae, x, epochs=2, batch_size=30, seed=0)
     filled = pv.reconstruct(fitted, x)
     assert filled.isfinite().all() and (filled[:, 6:] == filled[:, 6:].round()).all()
-    assert pv.log_likelihood(fitted, x, num_samples=5).isfinite().all()
+    assert pv.log_likelihood(fitted, x, num_samples=5, proposal="guide").isfinite().all()
     with torch.no_grad():
         assert pv.generate(fitted, 7).shape == (7, 9)
 
@@ -200,7 +200,7 @@ def test_log_p_of_a_linear_gaussian_row_with_gaps_is_the_closed_form_marginal() 
     encoder = pv.Conditional(pv.nets.WithMask(pv.nets.MLP((6, 6), (2, 2), hidden=(16,))), fam.Normal(2))
     vae = pv.VAE(pv.priors.StandardNormal(2), pv.observed_only(Loading(weight, 0.5)), encoder)
     fitted = pv.fit(vae, x, epochs=200, batch_size=20, learning_rate=1e-2, seed=0)
-    found = pv.importance(fitted, x, 4000, seed=0)
+    found = pv.importance(fitted, x, 4000, seed=0, proposal="guide")
     weight = vae.likelihood.likelihood.weight.detach()  # type: ignore[union-attr]
     for n in range(20):
         o = ~torch.isnan(x[n])

@@ -28,10 +28,10 @@ def fitted_vae() -> pv.Fit:
 
 
 QUESTIONS: dict[str, Callable[[pv.Fit, Path], Any]] = {
-    "importance": lambda f, _: pv.importance(f, binary(), 5),
-    "log_likelihood": lambda f, _: pv.log_likelihood(f, binary(), 5),
+    "importance": lambda f, _: pv.importance(f, binary(), 5, proposal="guide"),
+    "log_likelihood": lambda f, _: pv.log_likelihood(f, binary(), 5, proposal="guide"),
     "prior_log_likelihood": lambda f, _: pv.prior_log_likelihood(f, binary(), 5),
-    "posterior": lambda f, _: pv.posterior(f, binary(), 5, num_particles=5),
+    "posterior": lambda f, _: pv.posterior(f, binary(), 5, num_particles=5, proposal="guide"),
     "encode": lambda f, _: pv.encode(f, binary()),
     "reconstruct": lambda f, _: pv.reconstruct(f, binary()),
     "decode": lambda f, _: pv.decode(f, torch.zeros(3, 2)),
@@ -117,10 +117,10 @@ def test_a_second_fit_answers_and_the_first_refuses(engine: str) -> None:
 def test_a_prior_as_guide_made_before_notices_too() -> None:
     fitted = fitted_vae()
     made = with_prior_as_guide(fitted)
-    pv.importance(made, binary(), 5)
+    pv.importance(made, binary(), 5, proposal="guide")
     by_another_fit(fitted, Path())
     with pytest.raises(pv.PairError, match=MATCH):
-        pv.importance(made, binary(), 5)
+        pv.importance(made, binary(), 5, proposal="guide")
 
 
 def test_functions_share_the_module_that_they_register() -> None:

@@ -98,7 +98,7 @@ def exact(request: pytest.FixtureRequest) -> tuple[pv.Fit, Tensor]:
 
 def test_a_guide_of_levels_can_be_the_exact_posterior(exact: tuple[pv.Fit, Tensor]) -> None:
     fitted, x = exact
-    found = pv.importance(fitted, x, num_samples=20, seed=0)
+    found = pv.importance(fitted, x, num_samples=20, seed=0, proposal="guide")
     wanted = dist.Normal(torch.zeros(2).double(), WHOLE.sqrt()).to_event(1).log_prob(x)
     torch.testing.assert_close(found.log_likelihood, wanted)
     torch.testing.assert_close(found.elbo, wanted)
@@ -207,12 +207,12 @@ def test_one_level_is_the_vae() -> None:
         "likelihood": pv.mlp(2, fam.Bernoulli(6), hidden=(4,)),
     }
     encoder = pv.mlp(6, fam.Normal(2), hidden=(4,))
-    wanted = pv.log_likelihood(unfitted(pv.VAE(encoder=encoder, **parts), x), x, 5, seed=0)
+    wanted = pv.log_likelihood(unfitted(pv.VAE(encoder=encoder, **parts), x), x, 5, seed=0, proposal="guide")
     for pair in (
         pv.HierarchicalVAE(lower=[], encoders=[encoder], **parts),
         pv.LadderVAE(lower=[], upward=[nn.Identity()], evidence=[encoder], **parts),
     ):
-        assert torch.equal(pv.log_likelihood(unfitted(pair, x), x, 5, seed=0), wanted)
+        assert torch.equal(pv.log_likelihood(unfitted(pair, x), x, 5, seed=0, proposal="guide"), wanted)
 
 
 def test_wrong_numbers_of_parts_are_told() -> None:

@@ -211,7 +211,7 @@ def test_a_pair_of_any_parts_does_everything(names: Names, tmp_path: Path) -> No
     torch.testing.assert_close(torch.tensor(traced), torch.tensor(eager), rtol=1e-4, atol=1e-4)
     assert len(set(eager)) == 8  # it trains
 
-    score = pv.log_likelihood(fitted, x, 7, seed=0)
+    score = pv.log_likelihood(fitted, x, 7, seed=0, proposal="guide")
     assert score.shape == (N,) and score.isfinite().all()
     drawn = pv.generate(fitted, 5, seed=0)
     assert drawn.shape == (5, *x.shape[1:]) and drawn.isfinite().all()
@@ -221,7 +221,7 @@ def test_a_pair_of_any_parts_does_everything(names: Names, tmp_path: Path) -> No
 
     pv.save(fitted, tmp_path / "run")
     loaded = pv.load(tmp_path / "run", pair=built(names, x))
-    assert torch.equal(pv.log_likelihood(loaded, x, 7, seed=0), score)
+    assert torch.equal(pv.log_likelihood(loaded, x, 7, seed=0, proposal="guide"), score)
     more = pv.fit(loaded.pair, x, epochs=1, batch_size=len(x), seed=1, engine="eager", progress=False)
     assert more.history[-1]["elbo"] == more.history[-1]["elbo"]
 
@@ -234,6 +234,6 @@ def test_rows_with_gaps_are_scored(names: Names) -> None:
             pv.fit(built(names, x, masked=True), x, epochs=1, batch_size=N, seed=0, engine="eager", progress=False)
         return
     fitted = pv.fit(built(names, x, masked=True), x, epochs=2, batch_size=N, seed=0, engine="eager", progress=False)
-    score = pv.log_likelihood(fitted, x, 7, seed=0)
+    score = pv.log_likelihood(fitted, x, 7, seed=0, proposal="guide")
     assert score.isfinite().all()
     assert all(p.isfinite().all() for p in fitted.pair.parameters())

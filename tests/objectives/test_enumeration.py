@@ -291,9 +291,11 @@ def test_exact_posterior_has_constant_weights(side: str) -> None:
         for found in (pv.log_weights(run), row_bounds(run)):
             torch.testing.assert_close(found, pair.marginal(x).expand(5, -1), rtol=0, atol=1e-12)
     fitted = unfitted(pair, x)
-    torch.testing.assert_close(pv.log_likelihood(fitted, x, 7), pair.marginal(x).detach(), rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        pv.log_likelihood(fitted, x, 7, proposal="guide"), pair.marginal(x).detach(), rtol=0, atol=1e-10
+    )
     # posterior draws of the class: frequencies, 4.5 standard errors, 27 numbers: false alarms 2e-4
-    draws = pv.posterior(fitted, x, 4000, site="y", num_particles=8000, seed=0)
+    draws = pv.posterior(fitted, x, 4000, site="y", num_particles=8000, seed=0, proposal="guide")
     assert draws.shape == (4000, 9)
     share, wanted = one_hot(draws).double().mean(0), pair.posterior(x).probs.detach()
     ess = 8000 if side == "guide" else 8000 * 0.1  # classes come from the prior there

@@ -45,7 +45,7 @@ def seeded(build: Callable[[], Any], seed: int) -> Any:
 def answers(fitted: pv.Fit, x: Tensor) -> list[Tensor]:
     return [
         torch.tensor([row["elbo"] for row in fitted.history]),
-        pv.importance(fitted, x, 20, seed=0).log_likelihood,
+        pv.importance(fitted, x, 20, seed=0, proposal="guide").log_likelihood,
         pv.encode(fitted, x),
         pv.generate(fitted, 5, seed=0),
     ]

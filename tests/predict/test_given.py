@@ -259,11 +259,11 @@ def test_the_plates_of_a_site_are_listed(groups: pv.Fit) -> None:
 
 
 def test_draws_and_means_of_global_sites(groups: pv.Fit) -> None:
-    b = pv.posterior(groups, ROWS, 500, site="b", seed=0)
+    b = pv.posterior(groups, ROWS, 500, site="b", seed=0, proposal="guide")
     assert b.shape == (500, 2)
     assert (b.mean(0) - torch.tensor([1.0, 2.0])).abs().max() < BOUND * 0.5 / 500**0.5
     assert (b.std(0) / 0.5 - 1).abs().max() < BOUND / 1000**0.5
-    several = pv.posterior(groups, ROWS, 5, site=["z", "m"], num_particles=10)
+    several = pv.posterior(groups, ROWS, 5, site=["z", "m"], num_particles=10, proposal="guide")
     assert {name: value.shape for name, value in several.items()} == {"z": (5, 24), "m": (5, 12)}
     torch.testing.assert_close(pv.encode(groups, ROWS, site="b"), torch.tensor([1.0, 2.0]))
     torch.testing.assert_close(pv.encode(groups, ROWS, site="m"), torch.arange(12.0))
@@ -284,7 +284,7 @@ def test_a_global_site_is_named_even_if_it_is_the_only_one() -> None:
         pyro.sample("theta", dist.Normal(pyro.param("loc", torch.tensor(3.0)), 0.1))
 
     fit = fitted(pv.Pair(global_only, guide), {"x": torch.zeros(5)})
-    assert pv.posterior(fit, torch.zeros(5), 7, site="theta").shape == (7,)
+    assert pv.posterior(fit, torch.zeros(5), 7, site="theta", proposal="guide").shape == (7,)
     assert pv.encode(fit, torch.zeros(5), site="theta").item() == pytest.approx(3.0)
     assert pv.generate(fit, 4, given={"theta": 40.0}).min() > 30
     with pytest.raises(pv.PairError, match="has none of each row, and 'theta' of all rows together"):
@@ -328,7 +328,7 @@ def test_global_sites_whose_guide_reads_the_rows_are_given() -> None:
     fit, group = fitted(OfAllRows(), ROWS), torch.tensor([0, 1])
     with pytest.raises(pv.PairError, match=r"reads the data for 'b'.*pv.posterior\(fitted, data, site='b'\)"):
         pv.generate(fit, 2, given={"group": group})
-    b = pv.posterior(fit, {**ROWS, "x": ROWS["x"] + 50}, 3, site="b", num_particles=10)
+    b = pv.posterior(fit, {**ROWS, "x": ROWS["x"] + 50}, 3, site="b", num_particles=10, proposal="guide")
     assert (b[:, 0] - 51).abs().max() < 4
     assert pv.generate(fit, 2, given={"group": group, "b": b[0]}).min() > 40
 
@@ -374,10 +374,10 @@ def of_class(c: int) -> dict[str, Tensor]:
 VERBS: dict[str, Callable[[pv.Fit, dict[str, Tensor]], Any]] = {
     "encode": lambda fit, rows: pv.encode(fit, rows, num_samples=5),
     "reconstruct": pv.reconstruct,
-    "importance": lambda fit, rows: pv.importance(fit, rows, 5),
-    "log_likelihood": lambda fit, rows: pv.log_likelihood(fit, rows, 5),
+    "importance": lambda fit, rows: pv.importance(fit, rows, 5, proposal="guide"),
+    "log_likelihood": lambda fit, rows: pv.log_likelihood(fit, rows, 5, proposal="guide"),
     "prior_log_likelihood": lambda fit, rows: pv.prior_log_likelihood(fit, rows, 5),
-    "posterior": lambda fit, rows: pv.posterior(fit, rows, 5, num_particles=5),
+    "posterior": lambda fit, rows: pv.posterior(fit, rows, 5, num_particles=5, proposal="guide"),
     "generate": lambda fit, rows: pv.generate(fit, 12, given={"c": rows["c"]}),
     "simulate": lambda fit, rows: pv.simulate(fit, 12, given={"c": rows["c"]}),
     "decode": lambda fit, rows: pv.decode(fit, torch.zeros(12, 2), given={"c": rows["c"]}),

@@ -911,5 +911,5 @@ def pca_comparison(latent: int, num_samples: int = 1000) -> dict[str, float]:
         "difference": closed.mean().item() - pca,
         "closed_form_minus_importance": (closed - found.log_likelihood).mean().item(),
         "importance_error": found.standard_error.square().mean().sqrt().item() / len(test) ** 0.5,
-        "k_hat_above_0.7": found.summary()["k_hat_above_0.7"],
+        "k_hat_above_threshold": found.summary()["k_hat_above_threshold"],
     }

@@ -48,7 +48,7 @@ def test_a_pair_in_float64_takes_arrays_in_float64(name: str, tmp_path: Any) -> 
     fitted = pv.fit(pair, data, **QUICK)
     given = {"c": data["c"][:3]} if "c" in data else None
     assert pv.generate(fitted, 3, given=given, site="x").dtype == torch.float64
-    assert pv.importance(fitted, data, num_samples=2).log_likelihood.isfinite().all()
+    assert pv.importance(fitted, data, num_samples=2, proposal="guide").log_likelihood.isfinite().all()
     codes = pv.encode(fitted, data, site=row.latent)
     assert codes.dtype == torch.float64 and torch.get_default_dtype() == torch.float32
     assert pv.reconstruct(fitted, data, site="x").dtype == torch.float64
@@ -195,7 +195,7 @@ def test_a_likelihood_need_not_say_its_support(make: Any) -> None:
     pair = pv.VAE(pv.priors.StandardNormal(2), Made(make), pv.mlp(6, fam.Normal(2), hidden=(4,)))
     pv.check_pair(pair, reals())
     fitted = pv.fit(pair, reals(), validation=0.2, **QUICK)
-    assert pv.importance(fitted, reals(), num_samples=2).log_likelihood.isfinite().all()
+    assert pv.importance(fitted, reals(), num_samples=2, proposal="guide").log_likelihood.isfinite().all()
 
 
 def test_errors_of_a_program_have_their_own_words_only() -> None:

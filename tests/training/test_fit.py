@@ -402,12 +402,14 @@ def test_a_callback_sees_the_parameters_in_use_and_cannot_change_the_fit(tmp_pat
     seen: list[float] = []
 
     def look(fitted: pv.Fit) -> None:
-        seen.append(pv.importance(fitted, x, 50).elbo.mean().item())  # unseeded: draws from the state in use
+        seen.append(
+            pv.importance(fitted, x, 50, proposal="guide").elbo.mean().item()
+        )  # unseeded: draws from the state in use
         pv.save(fitted, tmp_path / f"epoch-{len(fitted.history)}")
 
     watched = pv.fit(bare_functions(), x, epochs=3, batch_size=10, seed=0, callbacks=[look])
     assert [h["elbo"] for h in watched.history] == [h["elbo"] for h in plain.history]
-    after = pv.importance(watched, x, 50, seed=0).elbo.mean().item()
+    after = pv.importance(watched, x, 50, seed=0, proposal="guide").elbo.mean().item()
     assert seen[-1] == pytest.approx(after, abs=1.0) and seen[0] < seen[-1]
     saved = load_file(tmp_path / "epoch-3" / "weights.safetensors")
     assert set(saved) == {"weight", "scale", "guide_weight", "guide_scale"}
@@ -484,7 +486,7 @@ def test_questions_and_validation_are_asked_in_evaluation_mode_and_change_nothin
     fitted = pv.fit(pair, x, epochs=2, batch_size=20, seed=0, validation=binary())
     before = {n: b.clone() for n, b in pair.named_buffers()}
     assert torch.equal(pv.encode(fitted, x), pv.encode(fitted, x)) and pair.training  # no dropout, and back to training
-    pv.importance(fitted, x, 20)
+    pv.importance(fitted, x, 20, proposal="guide")
     pv.reconstruct(fitted, x)
     assert all(torch.equal(before[n], b) for n, b in pair.named_buffers())
     still = pv.fit(pair, x, epochs=3, batch_size=20, seed=0, validation=x, schedule=lambda s: {"lr": 0.0})
@@ -580,7 +582,7 @@ def test_validation_rows_are_not_trained_on() -> None:
 def test_a_question_about_other_data_is_refused() -> None:
     fitted = pv.fit(vae(), binary(), epochs=1, batch_size=20)
     with pytest.raises(pv.DataError, match="outside the support of Bernoulli"):
-        pv.importance(fitted, torch.full((5, 6), 3.0))
+        pv.importance(fitted, torch.full((5, 6), 3.0), proposal="guide")
     with pytest.raises(pv.DataError, match=r"rows of shape \(6,\)"):
         pv.encode(fitted, torch.zeros(5, 7))
     with pytest.raises(pv.DataError, match="float32"):
@@ -593,7 +595,10 @@ def test_questions_see_what_the_transform_makes() -> None:
     fitted = pv.fit(vae(), gray, epochs=1, batch_size=10, transform=pv.transforms.Binarize(), seed=0)
     drawn = fitted.evaluation_batch(gray)["x"]
     plain = dataclasses.replace(fitted, transform=None)
-    assert torch.equal(pv.log_likelihood(fitted, gray, 9, seed=0), pv.log_likelihood(plain, drawn, 9, seed=0))
+    assert torch.equal(
+        pv.log_likelihood(fitted, gray, 9, seed=0, proposal="guide"),
+        pv.log_likelihood(plain, drawn, 9, seed=0, proposal="guide"),
+    )
     assert torch.equal(pv.encode(fitted, gray), pv.encode(plain, drawn))
     assert torch.equal(pv.reconstruct(fitted, gray), pv.reconstruct(plain, drawn))
 
@@ -620,11 +625,11 @@ def test_a_pair_that_mistakes_the_particle_dimension_is_found_and_run_one_by_one
     with pytest.warns(UserWarning, match="'x' has another log-density among several particles"):
         pv.check_pair(Left(), x)
     fitted = pv.fit(Left(), x, epochs=2, batch_size=10, seed=0)
-    alone = torch.stack([pv.importance(fitted, x, 1, seed=s).elbo for s in range(200)]).mean().item()
+    alone = torch.stack([pv.importance(fitted, x, 1, seed=s, proposal="guide").elbo for s in range(200)]).mean().item()
     with pytest.warns(UserWarning, match="one at a time"):
-        found = pv.importance(fitted, x, 200, seed=0).elbo.mean().item()
+        found = pv.importance(fitted, x, 200, seed=0, proposal="guide").elbo.mean().item()
     with pytest.warns(UserWarning, match="one at a time"):
-        assert pv.posterior(fitted, x, 3, num_particles=10).shape == (3, 30, 2)
+        assert pv.posterior(fitted, x, 3, num_particles=10, proposal="guide").shape == (3, 30, 2)
     assert found == pytest.approx(alone, abs=0.16)  # 5 standard errors of the difference; run together it is 4 off
     with pytest.raises(pv.PairError, match="another log-density"):
         pv.fit(Left(), x, epochs=2, batch_size=10, loss=pv.Trace_ELBO(num_particles=2))

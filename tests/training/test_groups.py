@@ -43,7 +43,7 @@ def test_the_density_does_not_depend_on_alpha(build: Any) -> None:
     found = []
     for alpha in (0.1, 1000.0):
         pair.alpha = alpha
-        found.append((pv.log_likelihood(fitted, data, 20, seed=0), minibatch(pair, data)[0]))
+        found.append((pv.log_likelihood(fitted, data, 20, seed=0, proposal="guide"), minibatch(pair, data)[0]))
     assert torch.equal(found[0][0], found[1][0])
     inputs = minibatch(pair, data)[1]
     values = []
@@ -78,7 +78,9 @@ def test_the_elbo_of_rows_whose_label_is_unknown_averages_over_the_guide() -> No
     """And log p(x) sums over y: nothing is drawn, so that both are exact."""
     pair = Coin()
     x, y = torch.randn(20), torch.tensor([0, 1] * 5 + [-1] * 10)
-    found = pv.importance(pv.fit(pair, {"x": x, "y": y}, epochs=1, batch_size=20, seed=0), {"x": x, "y": y}, 3)
+    found = pv.importance(
+        pv.fit(pair, {"x": x, "y": y}, epochs=1, batch_size=20, seed=0), {"x": x, "y": y}, 3, proposal="guide"
+    )
     with torch.no_grad():
         q = torch.log_softmax(pair.net(x[:, None]), -1)
         joint = dist.Normal(pair.loc, 1.0).log_prob(x[:, None]) + torch.tensor([0.3, 0.7]).log()
@@ -154,17 +156,20 @@ def test_answers_stand_where_their_rows_stand() -> None:
     data["y"][torch.arange(40) % 3 != 0] = -1
     fitted = pv.fit(ssvae(), data, epochs=2, batch_size=20, seed=0, transform=None)
     known = data["y"] >= 0
-    several = pv.importance(fitted, data, 4000, seed=0)
+    several = pv.importance(fitted, data, 4000, seed=0, proposal="guide")
     for rows in (known, ~known):
-        alone = pv.importance(fitted, {n: v[rows] for n, v in data.items()}, 4000, seed=1)
+        alone = pv.importance(fitted, {n: v[rows] for n, v in data.items()}, 4000, seed=1, proposal="guide")
         apart = (several.log_likelihood[rows] - alone.log_likelihood).abs()
         error = (several.standard_error[rows].square() + alone.standard_error.square()).sqrt()
         assert (apart < 6 * error + 1e-3).all()  # 40 rows at 6 sd: one false alarm in 10^7
     one = {n: v[:1] for n, v in data.items()}
     assert torch.allclose(pv.encode(fitted, data, site="z")[:1], pv.encode(fitted, one, site="z"), atol=1e-5)
-    assert pv.posterior(fitted, data, 3, site="z", num_particles=5).shape == (3, 40, 2)
+    assert pv.posterior(fitted, data, 3, site="z", num_particles=5, proposal="guide").shape == (3, 40, 2)
     without = {"x": data["x"]}
-    assert (pv.log_likelihood(fitted, without, 50, seed=0) > pv.log_likelihood(fitted, data, 50, seed=0))[known].all()
+    assert (
+        pv.log_likelihood(fitted, without, 50, seed=0, proposal="guide")
+        > pv.log_likelihood(fitted, data, 50, seed=0, proposal="guide")
+    )[known].all()
 
 
 def test_a_run_is_saved_with_the_layouts_of_all_groups(tmp_path: Path) -> None:

@@ -26,4 +26,4 @@ def test_linear_vae_is_probabilistic_pca() -> None:
     assert abs(found["closed_form_minus_importance"]) < 0.02
     assert found["importance_error"] < 0.02 / BOUND
     # the bound means something: a model without z is far away
-    assert found["pca_score"] > -5 and found["k_hat_above_0.7"] == 0.0
+    assert found["pca_score"] > -5 and found["k_hat_above_threshold"] == 0.0
