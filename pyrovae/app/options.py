@@ -226,6 +226,13 @@ class Options:
         None, "Largest global norm of the gradient; by default without limit.", check=POSITIVE
     )
     patience: int | None = option(None, "Stop after this many epochs without a better validation ELBO.")
+    keep: str = option(
+        "best",
+        "Which weights to keep: best, those of the epoch with the best validation ELBO, or last.",
+        check=Check(lambda value: value in ("best", "last"), "must be best or last"),
+        later=True,
+        before="last",
+    )
     test_fraction: float = option(0.2, "Fraction of the rows held out for the final table.")
     validation_fraction: float = option(0.1, "Fraction of the rows on which training is monitored.")
     num_samples: int = option(
@@ -233,8 +240,8 @@ class Options:
     )
     proposal: str = option(
         "refined",
-        "Proposal of the importance samples: refined, which is fitted to each row, or guide, which takes half as long.",
-        check=Check(lambda value: value in ("guide", "refined"), "must be guide or refined"),
+        "Proposal of the importance samples: refined, fitted to each row; laplace, cheaper; or guide, the cheapest.",
+        check=Check(lambda value: value in ("refined", "laplace", "guide"), "must be refined, laplace or guide"),
         commands=("fit", "sweep"),
         later=True,
         before="guide",

@@ -58,14 +58,16 @@ class Rows:
     test_index: Tensor
     divisor: float
 
-    def batch(self, part: str) -> dict[str, Tensor]:
+    def batch(self, part: str, *, labels: bool = True) -> dict[str, Tensor]:
         """The rows of "train", "validation" or "test" as the model's arguments.
 
-        A condition c is given with every row. A label y, which the model can infer, is given in training only; elsewhere it
-        serves for scoring.
+        A condition c is given with every row. A label y, which the model can infer, is given in training only, and with
+        `labels`; elsewhere it serves for scoring.
         """
         x, codes = getattr(self, part), self.codes[part]
-        if self.argument is None or codes is None or (self.argument != CONDITION and part != "train"):
+        if self.argument is None or codes is None:
+            return {"x": x}
+        if self.argument != CONDITION and (part != "train" or not labels):
             return {"x": x}
         return {"x": x, self.argument: codes}
 

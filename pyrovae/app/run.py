@@ -123,6 +123,7 @@ def fit_run(
         learning_rate=float(options.learning_rate or 0),
         validation=None if rows.validation is None else rows.batch("validation"),
         patience=options.patience,
+        keep_best=options.keep == "best" and rows.validation is not None,
         schedule=_schedule(options),
         loss=_loss(options),
         transform=binarisation(options, dataset),

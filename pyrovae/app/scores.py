@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae.app.catalogue import CONDITION
 from pyrovae.app.options import OPTIONS
 from pyrovae.app.run import Run
 from pyrovae.criticism.classification import classify
@@ -17,7 +18,10 @@ from pyrovae.criticism.importance import Importance, importance
 from pyrovae.errors import OptionError
 from pyrovae.pair.batch import Batch, take_rows
 from pyrovae.predict.encode import encode
+from pyrovae.predict.generate import simulate
 
+TRAINING_ROWS, TRAINING_DRAWS = 200, 100
+PRIOR_DRAWS = 200  # for the variance of the latent sites
 EVALUATION_SEED = 1  # of the draws behind the table, so that `evaluate` repeats what `fit` printed
 
 
@@ -33,7 +37,7 @@ def evaluate(
         num_samples: draws per row for log p(x) and k-hat.
         num_rows: the number of test rows, from the first on, for log p(x) and k-hat; by default as many as make a million
             draws.
-        proposal: of these draws, "guide" or "refined".
+        proposal: of these draws, "refined", "laplace" or "guide".
     """
     check_draws(num_samples, num_rows)
     fitted, rows = run.fitted, run.rows
@@ -42,10 +46,11 @@ def evaluate(
     found = estimate(run, picked, num_samples, proposal)
     results: dict[str, Any] = found.summary()
     if len(picked["x"]) < len(rows.test):
-        everything = importance(fitted, batch, 10, seed=EVALUATION_SEED).summary()
+        everything = importance(fitted, batch, 10, proposal="guide", seed=EVALUATION_SEED).summary()
         results |= {"elbo": everything["elbo"], "elbo_se": everything["elbo_se"]}
-    results["elbo"] -= rows.log_abs_det
-    results["log_likelihood"] -= rows.log_abs_det
+    results |= _training_rows(run)
+    for name in ("elbo", "log_likelihood", "train_elbo", "train_log_likelihood"):
+        results[name] -= rows.log_abs_det
     results |= _units(run)
     results["log_abs_det"] = rows.log_abs_det
     results |= {"num_samples": num_samples, "proposal": found.proposal}
@@ -58,6 +63,14 @@ def estimate(run: Run, rows: Batch, num_samples: int, proposal: str) -> Importan
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The guide is the proposal")  # the table says it
         return importance(run.fitted, rows, num_samples, proposal=proposal, seed=EVALUATION_SEED)
+
+
+def _training_rows(run: Run) -> dict[str, float]:
+    """ELBO and log p(x) of some training rows without their labels, to compare with test rows; a cheap estimate will do."""
+    some = take_rows(run.rows.batch("train", labels=False), slice(0, TRAINING_ROWS))
+    found = estimate(run, some, TRAINING_DRAWS, "laplace").summary()
+    names = ("elbo", "elbo_se", "log_likelihood", "log_likelihood_se")
+    return {f"train_{name}": found[name] for name in names}
 
 
 def check_draws(num_samples: int, num_rows: int | None) -> None:
@@ -75,12 +88,21 @@ def _units(run: Run) -> dict[str, float]:
     fitted, levels = run.fitted, run.levels
     results: dict[str, float] = {}
     seen = run.rows.batch("test")
+    given = {
+        name: value[:PRIOR_DRAWS]
+        for name, value in seen.items()
+        if run.rows.argument == CONDITION and name == CONDITION
+    }
+    num = len(given[CONDITION]) if given else PRIOR_DRAWS
+    draws = simulate(fitted, num, given=given or None, seed=0)
     counted = [levels] if run.model.images else [(site,) for site in levels or (run.model.code,)]
     for sites, suffix in zip(counted, ("", *(f"_{name}" for (name, *_) in counted[1:]))):
-        # means of several levels are averages of draws: encoded twice, so that their noise does not pass for activity
-        seeds = (0, 1) if levels else (0,)
-        means = [torch.cat([encode(fitted, seen, site=z, seed=seed).flatten(1) for z in sites], 1) for seed in seeds]
-        active = int(active_units(means[0], again=means[-1]).sum()) if len(run.rows.test) > 1 else 0
+        # some means are averages of draws: encoded twice, so that their noise does not pass for activity
+        means = [torch.cat([encode(fitted, seen, site=z, seed=seed).flatten(1) for z in sites], 1) for seed in (0, 1)]
+        prior = torch.cat([draws[z].flatten(1) for z in sites], 1).var(0)
+        active = (
+            int(active_units(means[0], again=means[1], prior_variance=prior).sum()) if len(run.rows.test) > 1 else 0
+        )
         results |= {f"active_units{suffix}": active, f"latent_units{suffix}": means[0].shape[1]}
     return results
 

@@ -15,12 +15,14 @@ from pyrovae.objectives.weights import row_kl
 from pyrovae.pair.batch import num_rows
 
 
-def active_units(means: Tensor, threshold: float = 0.01, again: Tensor | None = None) -> Tensor:
-    """Which latent dimensions vary with the data: `Var_n(E_q[z_l | x_n]) > threshold`.
+def active_units(
+    means: Tensor, threshold: float = 0.01, again: Tensor | None = None, prior_variance: Tensor | None = None
+) -> Tensor:
+    """Which latent dimensions vary with the data: `Var_n(E_q[z_l | x_n]) > threshold * Var_p(z_l)`.
 
     Args:
         means: The posterior means of N rows, `(N, L)`, from `pv.encode`.
-        threshold: The variance over rows above which a dimension counts as active.
+        threshold: The variance over rows, as a share of the prior's, above which a dimension counts as active.
         again: The means once more from other draws (`pv.encode` with another seed), `(N, L)`. Use it if `means` are
             averages of S draws, as for the upper levels of a hierarchy: their noise adds 1/S of the variance within a row
             to the variance over rows, but nothing to the covariance of the two, which is then compared with the threshold.
@@ -45,8 +47,11 @@ def active_units(means: Tensor, threshold: float = 0.01, again: Tensor | None = 
             f"active_units takes posterior means of shape (N, L) with N >= 2, got {tuple(means.shape)}"
             + ("." if again.shape == means.shape else f" and, again, {tuple(again.shape)}.")
         )
+    if prior_variance is not None and prior_variance.shape != means.shape[1:]:
+        raise ShapeError(f"prior_variance must be {tuple(means.shape[1:])}, got {tuple(prior_variance.shape)}.")
     spread = (means - means.mean(0)) * (again - again.mean(0))
-    return spread.sum(0) / (len(means) - 1) > threshold
+    scale = 1.0 if prior_variance is None else prior_variance.to(spread)
+    return spread.sum(0) / (len(means) - 1) > threshold * scale
 
 
 def kl_by_site(fitted: Fit, data: Any, num_samples: int = 10, seed: int | None = 0) -> dict[str, Tensor]:

@@ -34,6 +34,7 @@ def fit(
     optimizer: OptimizerFactory | None = None,
     validation: Any = None,
     patience: int | None = None,
+    keep_best: bool | None = None,
     schedule: Schedule | Sequence[Schedule] | None = None,
     transform: Transform | None = None,
     penalty: Callable[[Any], Tensor] | None = None,
@@ -85,6 +86,8 @@ def fit(
         validation: validation rows: a fraction of `data` to hold out, or data of their own. Their ELBO, without the KL
             weight, is written to the history after each epoch.
         patience: stop after so many epochs without a better validation ELBO, and keep the best epoch's weights.
+        keep_best: whether to keep the weights of the epoch with the best validation ELBO, and not those of the last. By
+            default only with `patience`.
         schedule: a function of the step, or a list of them, that gives the learning rate ("lr"), the KL weight ("kl"), or a
             factor for the learning rate of parameters that only the model uses ("model"). See `pv.schedules`.
         seed: of shuffling and noise. By default drawn from torch's global state, or that of the run that is resumed.
@@ -188,6 +191,8 @@ def identity_of(settings: Mapping[str, Any], rows: FitData, options: FitOptions)
     identity = {**settings, "data": rows.training.digest(), "validation": validation}
     if identity["precision"] == "float32":
         del identity["precision"]  # of no run before it could be chosen
+    if identity["keep_best"] == (options.patience is not None):
+        del identity["keep_best"]
     if options.schedule is None:
         del identity["epochs"]  # without a schedule, a longer fit begins as a shorter one does
     return identity

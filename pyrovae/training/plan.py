@@ -69,6 +69,7 @@ class FitOptions:
     optimizer: OptimizerFactory | None
     validation: Any
     patience: int | None
+    keep_best: bool | None
     schedule: Schedule | Sequence[Schedule] | None
     transform: Transform | None
     penalty: Callable[[Any], Tensor] | None
@@ -102,6 +103,8 @@ class FitOptions:
             )
         if self.patience is not None and self.validation is None:
             raise OptionError("patience needs rows to watch: give validation=0.1 (a fraction), or data.")
+        if self.keep_best and self.validation is None:
+            raise OptionError("keep_best needs rows to judge by: give validation=0.1 (a fraction), or data.")
         if self.resume and self.checkpoint is None:
             raise OptionError("resume=True needs checkpoint=..., the folder of the run to go on with.")
         if not isinstance(self.callbacks, Sequence):
@@ -404,6 +407,7 @@ def plan(
         "clip_norm": options.clip_norm,
         **({"group_size": sizes} if len(sizes) > 1 else {}),
         "patience": options.patience,
+        "keep_best": options.patience is not None if options.keep_best is None else options.keep_best,
         "penalty": to_spec(options.penalty),
         "transform": to_spec(options.transform),
         "validation_split": data.split.to_json() if data.split else None,

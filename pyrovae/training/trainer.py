@@ -41,6 +41,7 @@ class Trainer:
         self.validates = rows.validation is not None
         self.weights = weights_at(plan.schedule, plan.steps).keys()
         self.epochs, self.patience = fitted.settings["epochs"], fitted.settings["patience"]
+        self.keeps_best = fitted.settings["keep_best"]
         self.step = 0
         self.epoch_elbos: list[Tensor] = []  # of the epoch under way; read by the host once an epoch
         self.in_epoch = False
@@ -136,9 +137,10 @@ class Trainer:
         row["seconds"] = round(self.seconds, 3)
         row |= {f"kl/{site}": kl for site, kl in divergences.items()}
         history.append(row)
-        if self.patience is not None and row["validation_elbo"] > self.best_elbo:
+        if (self.patience is not None or self.keeps_best) and row["validation_elbo"] > self.best_elbo:
             self.best_elbo, self.best_epoch = row["validation_elbo"], int(row["epoch"])
-            self.best = {n: t.detach().clone() for n, t in named_tensors(self.fitted.pair, buffers=True).items()}
+            if self.keeps_best:
+                self.best = {n: t.detach().clone() for n, t in named_tensors(self.fitted.pair, buffers=True).items()}
 
     # stopping
 

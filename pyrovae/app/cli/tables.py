@@ -34,11 +34,12 @@ ACCURACIES = {
 }
 
 
-DOUBT = {  # what to say where many rows have a large k-hat
-    "guide": "Where k-hat is above 0.7 the guide is displaced or too narrow for its draws to carry log p(x): read that number "
-    "as a lower bound. Try --proposal refined, or a richer --guide, such as full or iaf.",
-    "refined": "Where k-hat is above 0.7 the posterior has more modes or longer tails than the draws reach: read log p(x) as a "
-    "lower bound. Try a larger --num-samples.",
+DOUBT = {  # what to say where many rows have a large k-hat, after the limit
+    "guide": "the guide's means are displaced on these rows, or it is too narrow, and its draws do not carry log p(x): read "
+    "that number as a lower bound. Try --proposal refined, or a richer --guide, such as full or iaf.",
+    "laplace": "the posterior is far from a Normal around its mode: read log p(x) as a lower bound. Try --proposal refined.",
+    "refined": "the posterior has more modes or longer tails than the draws reach: read log p(x) as a lower bound. Try a "
+    "larger --num-samples.",
 }
 
 
@@ -104,8 +105,12 @@ def print_results(results: Mapping[str, Any], probability: str) -> None:
     table.add_column("value", justify="right")
     table.add_row("ELBO, nats per row", with_error("elbo"))
     table.add_row(f"log {probability}, nats per row{few}", with_error("log_likelihood"))
-    share = results["k_hat_above_0.7"]
-    table.add_row(f"rows with k-hat > 0.7{few}", _share(share, picked) if math.isfinite(share) else "needs 25 draws")
+    if math.isfinite(results["log_likelihood_mc_se"]):
+        table.add_row("  Monte Carlo error of that mean", f"{results['log_likelihood_mc_se']:.2g}")
+    share, limit = results["k_hat_above_threshold"], f"{results['k_hat_threshold']:.2f}"
+    table.add_row(
+        f"rows with k-hat > {limit}{few}", _share(share, picked) if math.isfinite(share) else "needs 25 draws"
+    )
     upper = [name.removeprefix("latent_units_") for name in results if name.startswith("latent_units_")]
     table.add_row(f"active units{' of z1' if upper else ''}", f"{results['active_units']} of {results['latent_units']}")
     for site in upper:
@@ -122,18 +127,39 @@ def print_results(results: Mapping[str, Any], probability: str) -> None:
     if "fit_seconds" in results:
         table.add_row("time of the fit", f"{results['fit_seconds']:.1f} s")
     out.print(table)
+    answer(_overfitting(results))
     if results["log_abs_det"]:
         answer(
             "Densities are in the units of the data; those of the training curve and of history.csv are of standardised "
             f"columns, {results['log_abs_det']:+.2f} nats per row."
         )
     if share > 0.1:
-        answer(DOUBT[results["proposal"]])
+        answer(f"Where k-hat is above {limit}, the limit for so many draws, {DOUBT[results['proposal']]}")
+
+
+def _overfitting(results: Mapping[str, Any]) -> str:
+    """How far training and test rows are apart, and how much of it is the guide."""
+    gap = results["train_elbo"] - results["elbo"]
+    error = math.hypot(results["train_elbo_se"], results["elbo_se"])
+    said = f"Training rows have an ELBO of {results['train_elbo']:.2f}"
+    if not gap > 2 * error:  # NaN for a single row
+        return f"{said}, no more above test rows than by chance ({gap:+.2f} ± {error:.2f})."
+    model = results["train_log_likelihood"] - results["log_likelihood"]
+    return (
+        f"{said}, {gap:.2f} ± {error:.2f} nats above test rows: {model:.2f} by log p(x), which the model has overfitted, and "
+        f"{gap - model:.2f} by the guide, which knows the rows that it was trained on."
+    )
 
 
 def print_comparison(found: list[dict[str, Any]], what: str) -> None:
     table = Table(title=f"{found[0]['rows']} test rows; {what}, nats per row")
-    for name in ("run", what.partition(":")[0].partition(",")[0], "difference", "bits per dim", "k-hat > 0.7"):
+    for name in (
+        "run",
+        what.partition(":")[0].partition(",")[0],
+        "difference",
+        "bits per dim",
+        f"k-hat > {found[0]['k_hat_threshold']:.2f}",
+    ):
         # the name gives way, and never a number
         table.add_column(name, justify="left" if name == "run" else "right", no_wrap=name != "run", overflow="fold")
     for entry in found:
@@ -143,7 +169,9 @@ def print_comparison(found: list[dict[str, Any]], what: str) -> None:
             f"{'≥ ' if entry['bound'] else ''}{entry['log_likelihood']:.2f} ± {entry['log_likelihood_se']:.2f}",
             "" if best else f"{entry['difference']:.2f} ± {entry['difference_se']:.2f}",
             f"{entry['bits_per_dimension']:.3f}",
-            f"{entry['k_hat_above_0.7']:.0%}" if math.isfinite(entry["k_hat_above_0.7"]) else "needs 25 draws",
+            f"{entry['k_hat_above_threshold']:.0%}"
+            if math.isfinite(entry["k_hat_above_threshold"])
+            else "needs 25 draws",
         )
     out.print(table)
     mixture = Table(title="Orders, and the mixture of the runs that predicts these rows best")
