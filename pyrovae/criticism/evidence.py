@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.criticism.importance import Importance, importance, posterior
+from pyrovae.criticism.importance import Importance, importance
+from pyrovae.criticism.posterior import posterior
 from pyrovae.errors import PairError
 from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
 from pyrovae.fitted.runs import drawn_terms, particles_at_once

@@ -271,7 +271,7 @@ def refined_blocks(
     With `keep`, the name of an enumerated site, the log-weights are those of each of its values, `(C, K, n)`.
 
     Raises:
-        NotRefinable: See `why_not_refined`.
+        NotRefinable: See `usable`.
     """
     at_once = particles_at_once(fitted, batch, layout, max(num_samples, DRAWS))
     values = 1

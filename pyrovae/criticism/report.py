@@ -13,10 +13,10 @@ from pyrovae.criticism.aggregate import aggregate_posterior
 from pyrovae.criticism.bounds import importance_bounds, inference_gap, log_likelihood
 from pyrovae.criticism.evidence import Evidence
 from pyrovae.criticism.findings import BAD, LEVEL, LOOK, NONE, OK, Finding, judged, plain_numbers
-from pyrovae.criticism.importance import PROPOSALS
 from pyrovae.criticism.intervals import predictive_intervals
 from pyrovae.criticism.overfitting import copies, overfitting
 from pyrovae.criticism.predictive import predictive_checks
+from pyrovae.criticism.proposals import PROPOSALS
 from pyrovae.criticism.sbc import joint_coverage, simulation_based_calibration, symmetry
 from pyrovae.criticism.units import active_units, rate_and_distortion
 from pyrovae.errors import OptionError, PyrovaeError

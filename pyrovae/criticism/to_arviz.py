@@ -28,7 +28,8 @@ from pyrovae.criticism.draws import (
     stacked,
     together,
 )
-from pyrovae.criticism.importance import importance, posterior
+from pyrovae.criticism.importance import importance
+from pyrovae.criticism.posterior import posterior
 from pyrovae.criticism.trees import SAMPLE_DIMS, Groups, Naming, Values, by_plates, chosen_groups, tree
 from pyrovae.errors import OptionError, PyrovaeError
 from pyrovae.fitted.fitted import Fit, seeded
