@@ -196,7 +196,8 @@ def sweep(
         finished = begun and read_run(where)["status"] not in ("running", "diverged")
         say(f"{number} of {len(grid)}: {name}{' (there already)' if finished else ''}")
         if finished:
-            run = open_run(where, data_root=data_root, device=device, trust=True)  # its parts are those of this grid
+            # its parts are those of this grid
+            run = open_run(where, data_root=data_root, device=device, threads=threads, trust=True)
         else:
             if begun:
                 run = resume_run(where, data_root=data_root, device=device, progress=False, trust=True)
