@@ -215,7 +215,7 @@ def answers(fitted: pv.Fit, data: Any) -> list[Tensor]:
         pv.importance(fitted, data, 5, seed=0, proposal="guide").elbo,
         pv.log_likelihood(fitted, data, 5, seed=0, proposal="guide"),
         pv.prior_log_likelihood(fitted, data, 5, seed=0),
-        pv.posterior(fitted, data, 2, num_particles=5, seed=0, proposal="guide"),
+        pv.posterior(fitted, data, 1, num_particles=5, seed=0, proposal="guide"),
         pv.encode(fitted, data),
         pv.reconstruct(fitted, data),
         pv.kl_by_site(fitted, data)["z"],

@@ -89,7 +89,7 @@ def questions(fitted: pv.Fit, data: Any) -> list[Tensor]:
     return [
         pv.importance(fitted, data, 5, seed=0, proposal="guide").elbo,
         pv.prior_log_likelihood(fitted, data, 5, seed=0),
-        pv.posterior(fitted, data, 2, num_particles=5, seed=0, proposal="guide"),
+        pv.posterior(fitted, data, 1, num_particles=5, seed=0, proposal="guide"),
         pv.encode(fitted, data),
         pv.reconstruct(fitted, data),
         pv.kl_by_site(fitted, data)["z"],

@@ -31,7 +31,7 @@ QUESTIONS: dict[str, Callable[[pv.Fit, Path], Any]] = {
     "importance": lambda f, _: pv.importance(f, binary(), 5, proposal="guide"),
     "log_likelihood": lambda f, _: pv.log_likelihood(f, binary(), 5, proposal="guide"),
     "prior_log_likelihood": lambda f, _: pv.prior_log_likelihood(f, binary(), 5),
-    "posterior": lambda f, _: pv.posterior(f, binary(), 5, num_particles=5, proposal="guide"),
+    "posterior": lambda f, _: pv.posterior(f, binary(), 1, num_particles=5, proposal="guide"),
     "encode": lambda f, _: pv.encode(f, binary()),
     "reconstruct": lambda f, _: pv.reconstruct(f, binary()),
     "decode": lambda f, _: pv.decode(f, torch.zeros(3, 2)),

@@ -57,7 +57,7 @@ QUESTIONS: dict[str, Callable[[pv.Fit, Any], Any]] = {
     "importance": lambda f, x: pv.importance(f, x, 5, seed=0, proposal="guide").log_likelihood,
     "log_likelihood": lambda f, x: pv.log_likelihood(f, x, 5, seed=0, proposal="guide"),
     "prior_log_likelihood": lambda f, x: pv.prior_log_likelihood(f, x, 5, seed=0),
-    "posterior": lambda f, x: pv.posterior(f, x, 2, num_particles=5, seed=0, proposal="guide"),
+    "posterior": lambda f, x: pv.posterior(f, x, 1, num_particles=5, seed=0, proposal="guide"),
     "encode": pv.encode,
     "reconstruct": pv.reconstruct,
     "kl_by_site": lambda f, x: pv.kl_by_site(f, x)["z"],
