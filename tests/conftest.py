@@ -9,6 +9,9 @@ import pytest
 import torch
 from support.command import Command, invoke
 
+from pyrovae.engine.compiled import choose_engine
+from pyrovae.training import plan
+
 os.environ["COLUMNS"] = "100"  # of the terminal that the command line finds when it is imported
 
 # Tensors here are tiny: a second thread would only wait, and wait long where tests run beside one another.
@@ -17,6 +20,22 @@ torch.set_num_threads(1)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full-swap", action="store_true", help="every prior x likelihood x guide, some 1,700 fits")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def short_fits_run_eagerly(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let `engine="auto"` be "eager" for fewer than 100 steps, which take less time than it takes to trace one.
+
+    Modules that are marked `auto_engine` have the engine that users have.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if request.node.get_closest_marker("auto_engine") is None:
+
+            def chosen(name: str, device: torch.device, steps: int) -> str:
+                return "eager" if name == "auto" and steps < 100 else choose_engine(name, device, steps)
+
+            patch.setattr(plan, "choose_engine", chosen)
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -46,3 +65,9 @@ def pyrovae(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
     """Run a command in an empty folder: (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
     return invoke
+
+
+@pytest.fixture
+def without_inductor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let "compiled" run the graph of the whole step as it is, for tests of what is in it: to compile one takes ten seconds."""
+    monkeypatch.setattr(torch._inductor, "compile", lambda module, inputs, options: module)

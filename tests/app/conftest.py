@@ -5,6 +5,7 @@ there are. Pictures, which take most of the time of a short fit, are drawn where
 one stands for each.
 """
 
+import functools
 import importlib
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +18,16 @@ from support.command import invoke
 NUM_DIGITS = 300
 
 
+@functools.cache
+def whole_digits() -> Any:
+    """The digits, which take long to read, once a process."""
+    return importlib.import_module("pyrovae.data.load").load_digits()
+
+
 def take_few_digits(patch: pytest.MonkeyPatch) -> None:
     """Let `load("digits")` return the first rows only."""
     home = importlib.import_module("pyrovae.data.load")
-    whole = home.load_digits()
+    whole = whole_digits()
 
     def load_few() -> object:
         source = {**whole.source, "checksum": f"of {NUM_DIGITS} rows"}
@@ -57,7 +64,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         take_few_digits(patch)
         patch.setattr(Figure, "savefig", sketch)
         patch.chdir(folder)
-        quick = ("--epochs", 2, "--hidden", 16, "--proposal", "guide", "--num-samples", 30)
+        quick = ("--epochs", 2, "--hidden", 16, "--engine", "eager", "--proposal", "guide", "--num-samples", 30)
         code, _, err = invoke("fit", "digits", *quick)
     assert code == 0, err
     return folder / "runs" / "digits"

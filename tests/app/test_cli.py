@@ -276,6 +276,7 @@ def test_data_that_changed_since_the_fit_are_noticed(pyrovae: Command) -> None:
 def test_ctrl_c_from_a_terminal_leaves_a_resumable_run(tmp_path: Path) -> None:
     """The real thing, in a process of its own: SIGINT in the middle of a fit, exit code 130, and the run goes on."""
     words = [sys.executable, "-m", "pyrovae", "fit", "digits", "--hidden", "8", "--epochs", "2000", "--out", "run"]
+    words += ["--engine", "eager"]  # so many steps would be compiled first
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -22,7 +22,8 @@ from pyrovae.distributions import ObservedOnly
 from pyrovae.families import Categorical as CategoricalFamily
 from pyrovae.families import Columns, Normal
 
-QUICK = ("--epochs", "2", "--hidden", "16", "--latent", "3", "--proposal", "guide", "--num-samples", "30")
+GUIDE = ("--proposal", "guide", "--num-samples", "30")
+QUICK = ("--epochs", "2", "--hidden", "16", "--latent", "3", *GUIDE)
 
 
 def test_list_names_every_part(pyrovae: Command) -> None:
@@ -114,9 +115,9 @@ def test_masses_and_densities_are_not_compared_silently(pyrovae: Command) -> Non
     for likelihood in ("binomial", "normal"):
         code, _, err = pyrovae("fit", "digits", "--likelihood", likelihood, "--out", likelihood, *QUICK)
         assert code == 0, err
-    code, _, err = pyrovae("compare", "binomial", "normal", "--num-samples", "30")
+    code, _, err = pyrovae("compare", "binomial", "normal", *GUIDE)
     assert code == 2 and "different units" in err and "--dequantise" in err
-    code, out, err = pyrovae("compare", "binomial", "normal", "--num-samples", "30", "--dequantise")
+    code, out, err = pyrovae("compare", "binomial", "normal", *GUIDE, "--dequantise")
     assert code == 0, err
     assert "≥" in out and "bounds the mass from below" in " ".join(out.split())
     table = compare([open_run(Path("binomial")), open_run(Path("normal"))], 30, dequantise=True)
@@ -133,7 +134,7 @@ def test_rows_of_reals_are_never_made_whole(pyrovae: Command, tmp_path: Path) ->
     for likelihood in ("beta", "bernoulli"):
         code, _, err = pyrovae("fit", "rows.npy", "--likelihood", likelihood, "--out", likelihood, *QUICK)
         assert code == 0, err
-    code, _, err = pyrovae("compare", "beta", "bernoulli", "--dequantise", "--num-samples", "30")
+    code, _, err = pyrovae("compare", "beta", "bernoulli", "--dequantise", *GUIDE)
     assert code == 2 and "binarised anew are other rows" in " ".join(err.split())
 
 
@@ -141,7 +142,7 @@ def test_runs_of_other_rows_are_not_compared(pyrovae: Command) -> None:
     for seed in ("0", "1"):
         code, _, err = pyrovae("fit", "digits", "--seed", seed, "--out", seed, *QUICK)
         assert code == 0, err
-    code, _, err = pyrovae("compare", "0", "1", "--num-samples", "30")
+    code, _, err = pyrovae("compare", "0", "1", *GUIDE)
     assert code == 2 and "other rows" in err
     code, _, err = pyrovae("compare", "0")
     assert code == 2 and "at least two" in err
@@ -207,9 +208,7 @@ def test_parts_of_ones_own_work_with_every_command(pyrovae: Command, tmp_path: P
     )
     assert code == 0, err
     assert "Cauchy+Geometric" in out and "probability mass" in out
-    code, _, err = pyrovae(
-        "compare", "runs/digits", "runs/digits-sweep/normal+Geometric+normal", "--num-samples", 30, "--trust"
-    )
+    code, _, err = pyrovae("compare", "runs/digits", "runs/digits-sweep/normal+Geometric+normal", *GUIDE, "--trust")
     assert code == 0, err
 
 
@@ -286,13 +285,15 @@ def test_rows_of_masses_and_densities_are_compared_with_their_like(
     dataset = load(str(tmp_path / "rows.csv"))
     runs = {}
     for name in (f"{tmp_path}/parts.py:Clinical", f"{tmp_path}/parts.py:Robust", "normal"):
-        options = Options.of("fit", likelihood=name, epochs=1, latent=1, hidden=(4,), seed=0)
+        options = Options.of(
+            "fit", likelihood=name, epochs=1, latent=1, hidden=(4,), proposal="guide", num_samples=5, seed=0
+        )
         short = name.rpartition(":")[2]
         runs[short] = fit_run(
             dataset, options, tmp_path / short, device="cpu", engine="eager", progress=False, say=said.append
         )
     assert sum("dot is not installed" in line and "graph.gv" in line for line in said) == 3
-    assert [row["rows"] for row in compare([runs["Clinical"], runs["Robust"]], 5)] == [16, 16]
+    assert [row["rows"] for row in compare([runs["Clinical"], runs["Robust"]], 5, proposal="guide")] == [16, 16]
     both = r"density of 2 columns \(age, weight\) and probability mass of 2 columns \(sex, visits\)"
     with pytest.raises(pv.OptionError, match=f"different units.*{both}.*for the same columns"):
         compare([runs["Clinical"], runs["normal"]], 5)

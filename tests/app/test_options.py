@@ -83,7 +83,20 @@ def test_how_a_table_is_read_can_be_chosen_and_is_kept(pyrovae: Command) -> None
     rng = np.random.default_rng(0)
     rows = np.column_stack([rng.permutation(900)[:30], rng.normal(size=(30, 4)).round(3)])
     Path("t.csv").write_text("".join(",".join(map(str, row)) + "\n" for row in [[0.5, 400, 450, 500, 550], *rows]))
-    quick = ("--epochs", "1", "--hidden", "4", "--latent", "2", "--num-samples", "2", "--device", "cpu")
+    quick = (
+        "--epochs",
+        "1",
+        "--hidden",
+        "4",
+        "--latent",
+        "2",
+        "--proposal",
+        "guide",
+        "--num-samples",
+        "2",
+        "--device",
+        "cpu",
+    )
     code, _, err = pyrovae("fit", "t.csv", *quick, "--out", "run", "--header", "--id", "0", "--drop", "last")
     assert code == 0, err
     source = json.loads(Path("run/run.json").read_text())["info"]["data"]

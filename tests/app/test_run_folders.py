@@ -22,7 +22,7 @@ from pyrovae.data import load
 from pyrovae.errors import CheckpointError
 from pyrovae.fitted.folder import sealed
 
-QUICK = ("--epochs", "2", "--hidden", "16", "--latent", "2", "--num-samples", "5")
+QUICK = ("--epochs", "2", "--hidden", "16", "--latent", "2", "--proposal", "guide", "--num-samples", "5")
 OWN = """
 import pathlib
 import pyro.distributions as dist
@@ -57,7 +57,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("saved")
     generator = torch.Generator().manual_seed(0)
     np.save(folder / "rows.npy", torch.randn(60, 4, generator=generator).numpy())
-    options = Options.of("fit", epochs=2, hidden=(16,), latent=2, num_samples=5)  # QUICK
+    options = Options.of("fit", epochs=2, hidden=(16,), latent=2, proposal="guide", num_samples=5)  # QUICK
     dataset = load(str(folder / "rows.npy"))
     fit_run(dataset, options, folder / "run", progress=False)
     return folder

@@ -90,6 +90,7 @@ def test_guide_of_z_that_is_not_exact() -> None:
     torch.testing.assert_close(found.joint.sum(-1), torch.ones(40, dtype=torch.float64))
 
 
+@pytest.mark.slow
 def test_standard_error_is_the_spread_of_repeated_estimates() -> None:
     # 60 repetitions: the sd of an sd is 9 %; over 40 rows' mean far less, but for rows of heavy tails
     pair, x = Blobs(shift=0.2, scale=1.0), rows()

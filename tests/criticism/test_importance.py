@@ -294,7 +294,7 @@ def test_memory_counts_hidden_layers(monkeypatch: pytest.MonkeyPatch) -> None:
         pv.mlp(2, pv.families.Normal(2), hidden=(500,)),
         pv.mlp(2, pv.families.Normal(2), hidden=(500,)),
     )
-    x = torch.randn(200, 2)
+    x = torch.randn(90, 2)
     assert chunking.row_elements(wide, {"x": x}) == 500
     fitted = unfitted(wide, x)
     with Largest() as mode:

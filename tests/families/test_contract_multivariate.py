@@ -448,27 +448,18 @@ PAIRS: dict[str, Callable[[Tensor], tuple[Any, Any]]] = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", PAIRS)
-def test_a_vae_of_it_fits_the_same_in_every_engine_is_evaluated_saved_and_loaded(name: str, tmp_path: Any) -> None:
+def test_a_vae_of_it_is_fitted_with_particles_saved_and_rebuilt(name: str, tmp_path: Any) -> None:
+    """That all engines fit it alike is tested in models/test_swap_matrix.py."""
     x = torch.rand(40, 6)
-    fits = {}
-    for engine in ("eager", "traced"):
-        torch.manual_seed(3)
-        prior, guide = PAIRS[name](x)
-        vae = pv.VAE(prior, pv.mlp(3, fam.Normal(6), hidden=(16,)), guide)
-        pv.check_pair(vae, x)
-        fits[engine] = pv.fit(
-            vae, x, epochs=5, batch_size=40, seed=1, engine=engine, loss=pv.Trace_ELBO(num_particles=2)
-        )
-    eager, traced = ([h["elbo"] for h in fits[engine].history] for engine in ("eager", "traced"))
-    assert traced == pytest.approx(eager, rel=1e-4)
-    fitted = fits["traced"]
-    found = pv.log_likelihood(fitted, x, 20, seed=0, proposal="guide")
+    prior, guide = PAIRS[name](x)
+    vae = pv.VAE(prior, pv.mlp(3, fam.Normal(6), hidden=(16,)), guide)
+    loss = pv.Trace_ELBO(num_particles=2)
+    fitted = pv.fit(vae, x, epochs=2, batch_size=20, seed=1, engine="eager", loss=loss)
+    found = pv.log_likelihood(fitted, x, 20, proposal="guide", seed=0)
     assert found.isfinite().all()
     pv.save(fitted, tmp_path / "run")
     loaded = pv.load(tmp_path / "run")
-    assert torch.equal(found, pv.log_likelihood(loaded, x, 20, seed=0, proposal="guide"))
-    assert pv.encode(fitted, x).shape == (40, 3) and pv.generate(fitted, 5, seed=0).shape == (5, 6)
+    assert torch.equal(found, pv.log_likelihood(loaded, x, 20, proposal="guide", seed=0))
     if name == "VampPrior":
         assert loaded.pair.prior.encoder is loaded.pair.encoder

@@ -76,7 +76,7 @@ def test_a_crash_while_a_crash_is_mended(tmp_path: Path, fits: Fits, monkeypatch
                 break
         assert {p.name for p in run.iterdir()} == FILES | {".weights.safetensors.new", ".history.csv.new"}
 
-    for _ in crashes(monkeypatch, lambda: replace(1), halfway):
+    for _ in crashes(monkeypatch, lambda: replace(1), halfway, every=3):
         assert is_whole(run, fits[1]) != is_whole(run, fits[2])
     assert {p.name for p in run.iterdir()} == FILES
 

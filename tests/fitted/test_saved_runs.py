@@ -68,6 +68,7 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(saved:
         torch.testing.assert_close(again[name], tensor, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_with_hooks_opens_and_resumes_in_python(saved: Path) -> None:
     fitted = pv.load(saved / "hooks-finished")
     assert pv.log_likelihood(fitted, rows()["x"].round(), 100, seed=0).mean().item() == pytest.approx(-4.3595, abs=0.01)

@@ -15,7 +15,7 @@ from pyrovae.pair.batch import as_batch
 from pyrovae.pair.parameters import param_scope, trainable
 
 # Whether a traced fit repeats and resumes does not depend on the graph: these stand for all, since to trace takes long.
-TRACED = ("vae", "ssvae", "ladder", "global-and-local", "registered-modules", "auto-normal")
+TRACED = ("vae", "ssvae", "registered-modules")
 # One of each kind: plain, with a condition, levels, a global site, classes summed out, labels missing, functions, an AutoGuide.
 QUICK = (
     *(
@@ -194,23 +194,23 @@ def test_save_and_load_give_the_same_answers(row: Row, fitted: tuple[pv.Fit, Any
 def test_a_stopped_fit_resumed_equals_an_uninterrupted_one(row: Row, tmp_path: Path) -> None:
     data = row.data()
     options: dict[str, Any] = {
-        "epochs": 6,
+        "epochs": 4,
         "batch_size": 12,  # 40 rows: the last batch is carried over
         "seed": 4,
         "validation": data,
         "patience": 5,
-        "schedule": [pv.schedules.one_cycle(0.02), pv.schedules.kl_warmup(4)],
+        "schedule": [pv.schedules.one_cycle(0.02), pv.schedules.kl_warmup(3)],
         "clip_norm": 5.0,
         "engine": engine_of(row),
     }
     torch.manual_seed(7)
     whole = pv.fit(row.build(), data, **options)
     torch.manual_seed(7)
-    pv.fit(row.build(), data, checkpoint=tmp_path / "run", callbacks=[lambda f: len(f.history) == 3], **options)
+    pv.fit(row.build(), data, checkpoint=tmp_path / "run", callbacks=[lambda f: len(f.history) == 2], **options)
     torch.manual_seed(1234)
     resumed = pv.fit(row.build(), data, checkpoint=tmp_path / "run", resume=True, **options)
     one, two = tensors(whole), tensors(resumed)
     assert one.keys() == two.keys() and all(torch.equal(one[n], two[n]) for n in one)
     strip = [{k: v for k, v in h.items() if k != "seconds"} for h in whole.history]
     assert strip == [{k: v for k, v in h.items() if k != "seconds"} for h in resumed.history]
-    assert len(resumed.history) == 6
+    assert len(resumed.history) == 4
