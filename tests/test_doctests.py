@@ -1,6 +1,7 @@
 """Every example in a docstring runs and prints what it says, and every public name has one."""
 
 import doctest
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -38,6 +39,7 @@ def test_examples_of_docstrings(name: str, tmp_path: Any, monkeypatch: pytest.Mo
         assert not runner.failures, "".join(said)
 
 
+@functools.cache
 def public() -> dict[str, Any]:
     """Public functions and classes by the name under which users know them; errors say in their name what they are."""
     found: dict[str, Any] = {}
