@@ -46,8 +46,8 @@ class Hierarchy(nn.Module):
 def main(smoke: bool) -> None:
     x = torch.tensor(load_digits().data, dtype=torch.float32)
     x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]
-    epochs, draws = (4, 10) if smoke else (100, 100)
-    rate, warmup = pv.schedules.one_cycle(4e-3), pv.schedules.kl_warmup(2 if smoke else 30)
+    epochs, draws = (2, 2) if smoke else (100, 100)
+    rate, warmup = pv.schedules.one_cycle(4e-3), pv.schedules.kl_warmup(1 if smoke else 30)
     balance, floors = pv.Trace_ELBO(kl=pv.kl.balanced()), pv.Trace_ELBO(kl=pv.kl.free_bits({"z2": 3.0, "z3": 3.0}))
     remedies = {
         "plain": {"schedule": rate},
@@ -55,7 +55,7 @@ def main(smoke: bool) -> None:
         "cycles": {"schedule": [rate, pv.schedules.kl_cycles()]},
         "free bits": {"schedule": rate, "loss": floors},
         "balancing": {"schedule": [rate, warmup], "loss": balance},
-        "lagging": {"schedule": [rate, pv.schedules.lagging(steps=5, epochs=2 if smoke else 20)]},
+        "lagging": {"schedule": [rate, pv.schedules.lagging(steps=5, epochs=1 if smoke else 20)]},
     }
     _, axes = plt.subplots(1, len(remedies), figsize=(10, 2.5), sharey=True)
     for ax, (name, options) in zip(axes, remedies.items()):

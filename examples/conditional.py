@@ -61,7 +61,7 @@ def main(smoke: bool) -> None:
         prior = pv.mlp(10, fam.Normal(L), hidden=(50,)) if name == "CVAE, p(z|c)" else Unconditional()
         pair, data = (vae(), {"x": x}) if name == "VAE" else (cvae(prior), {"x": x, "c": c})
         train, test = ({key: rows[part] for key, rows in data.items()} for part in (slice(TRAIN), slice(TRAIN, None)))
-        epochs, schedule = 3 if smoke else 150, pv.schedules.one_cycle(3e-3)
+        epochs, schedule = 1 if smoke else 150, pv.schedules.one_cycle(3e-3)
         fitted = pv.fit(pair, train, epochs=epochs, batch_size=100, schedule=schedule, seed=0)
         z = (pair.encoder(x) if name == "VAE" else pair.encoder(x, pair.condition(c))).sample((5,))
         score = pv.log_likelihood(fitted, test, 25 if smoke else 1000, seed=0).mean()

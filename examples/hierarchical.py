@@ -31,7 +31,7 @@ def main(smoke: bool) -> None:
     x = torch.tensor(load_digits().data, dtype=torch.float32)  # (1797, 64), counts 0..16
     x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]
     train, test = x[:1437], x[1437:]
-    epochs = 2 if smoke else 150
+    epochs = 1 if smoke else 150
     for name, loss in (("ELBO", pv.Trace_ELBO()), ("IWELBO of 10 draws", pv.IWELBO(10))):
         for levels in (1, 2):
             torch.manual_seed(0)

@@ -52,10 +52,10 @@ def main(smoke: bool) -> None:
     x_train, x_test = x[:1437], x[1437:]
     for name, loss in (("even", None), ("dear-z", pv.Trace_ELBO(kl=price))):
         torch.manual_seed(0)
-        epochs, schedule = 2 if smoke else 100, pv.schedules.one_cycle(4e-3)
+        epochs, schedule = 1 if smoke else 100, pv.schedules.one_cycle(4e-3)
         fitted = pv.fit(joint_vae(), x_train, epochs=epochs, batch_size=100, loss=loss, schedule=schedule, seed=0)
         score = pv.log_likelihood(fitted, x_test, 25 if smoke else 500, seed=0).mean()
-        codes = pv.classify(fitted, x_test, num_samples=50)
+        codes = pv.classify(fitted, x_test, num_samples=5 if smoke else 50)
         used = math.log(C) - pv.acquisition.entropy(codes.guide).mean()
         same = adjusted_mutual_info_score(label[1437:].numpy(), codes.guide.argmax(-1).numpy())
         print(

@@ -34,7 +34,7 @@ def supervised(x: torch.Tensor, y: torch.Tensor, steps: int) -> pv.Conditional:
 
 
 def main(smoke: bool) -> None:
-    steps = 100 if smoke else 1000
+    steps = 30 if smoke else 1000
     digits = load_digits()
     x, truth = torch.tensor(digits.data, dtype=torch.float32), torch.tensor(digits.target)  # counts 0..16
     torch.manual_seed(0)

@@ -48,7 +48,7 @@ def main(smoke: bool) -> None:
     y = truth.clone()
     y[50:] = -1  # unknown
     train, test = slice(0, 1437), slice(1437, None)
-    epochs = 2 if smoke else 150
+    epochs = 1 if smoke else 150
 
     def accuracy(found: Tensor) -> str:
         return f"{(found == truth[test]).double().mean():.1%}"

@@ -52,7 +52,7 @@ def main(smoke: bool, out: Path) -> None:
         for build in (regression, cvae):
             torch.manual_seed(0)
             options = {"validation": valid, "patience": 20, "batch_size": 100, "schedule": pv.schedules.one_cycle(3e-3)}
-            fits.append(pv.fit(build(int(seen.sum())), train, epochs=3 if smoke else 100, seed=0, **options))
+            fits.append(pv.fit(build(int(seen.sum())), train, epochs=1 if smoke else 100, seed=0, **options))
         plain = pv.log_likelihood(fits[0], test, 1).mean()
         found = pv.importance(fits[1], test, 25 if smoke else 1000, seed=0).summary()
         prior = pv.prior_log_likelihood(fits[1], test, 25 if smoke else 1000, seed=0).mean()

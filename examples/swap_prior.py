@@ -37,7 +37,7 @@ def main(smoke: bool) -> None:
     x = torch.tensor(load_digits().data, dtype=torch.float32)
     x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]
     x_train, x_test = x[:1437], x[1437:]
-    epochs, num_samples = (2, 25) if smoke else (150, 1000)
+    epochs, num_samples = (1, 25) if smoke else (150, 1000)
 
     base = None
     for parts in (
