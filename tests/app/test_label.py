@@ -326,6 +326,7 @@ def test_rows_held_out_are_of_all_classes_and_leave_two_to_teach() -> None:
 
 WORDS = ("naught", "one", "$2^$", "three, say")
 QUICK = ("--steps", "150", "--hidden", "50", "--passes", "5", "--engine", "eager")
+FEW = ("--steps", "20", *QUICK[2:])  # where it does not matter what is learned
 
 
 def write_digits(folder: Path, labelled: int = 60) -> list[str]:
@@ -438,10 +439,10 @@ def test_labels_beside_the_rows_are_text_and_may_be_filled_in(pyrovae: Command) 
     frame.drop(columns="truth").to_csv("t.csv", index=False)
     job = labelling.read_job("t.csv")
     assert job.labels.classes == ("NA", "None") and len(job.labels.known) == 30
-    assert pyrovae("label", "t.csv", "--out", "o.csv", *QUICK, "--latent", 2, "--holdout", 0)[0] == 0
+    assert pyrovae("label", "t.csv", "--out", "o.csv", *FEW, "--latent", 2, "--holdout", 0)[0] == 0
     frame.loc[1:2, "label"] = "None"
     frame.drop(columns="truth").to_csv("t.csv", index=False)
-    code, _, err = pyrovae("label", "t.csv", "--out", "more.csv", *QUICK, "--latent", 2, "--holdout", 0)
+    code, _, err = pyrovae("label", "t.csv", "--out", "more.csv", *FEW, "--latent", 2, "--holdout", 0)
     assert code == 0 and "32 labels" in err and "steps from the weights of before" in " ".join(err.split()), err
     assert pd.read_csv("more.csv", keep_default_na=False)["label"].tolist() == frame["label"].tolist()
 
@@ -463,12 +464,14 @@ def write_species(path: Path, ids: bool = True) -> pd.DataFrame:
 @pytest.mark.parametrize("ids", [True, False], ids=["ids", "row numbers"])
 def test_a_table_with_its_own_column_of_labels(pyrovae: Command, ids: bool) -> None:
     frame = write_species(Path("t.csv"), ids)
-    code, out, err = pyrovae("label", "t.csv", "--out", "o.csv", *QUICK, "--latent", 2, "--holdout", 0)
+    steps = QUICK if ids else FEW
+    code, out, err = pyrovae("label", "t.csv", "--out", "o.csv", *steps, "--latent", 2, "--holdout", 0)
     assert code == 0 and "likelihood normal, mlp" in " ".join(err.split()), err
     found = pd.read_csv("o.csv", keep_default_na=False)
     assert found.columns[0] == ("id" if ids else "row")
     assert found.iloc[:, 0].tolist() == (frame["id"].tolist() if ids else list(range(90)))
-    assert (found["predicted"] == frame["truth"]).mean() > 0.9
+    if ids:
+        assert (found["predicted"] == frame["truth"]).mean() > 0.9
     assert "doubtful.png" not in out
 
 

@@ -12,6 +12,8 @@ import pyrovae as pv
 import pyrovae.families as fam
 from pyrovae.engine.denormals import flush_denormals, flushed_denormals, flushes_denormals
 
+pytestmark = pytest.mark.auto_engine
+
 supported = pytest.mark.skipif(
     platform.machine().lower() not in ("x86_64", "amd64", "arm64", "aarch64"), reason="torch cannot flush here"
 )

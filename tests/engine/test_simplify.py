@@ -10,6 +10,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyrovae.engine.simplify import simplify
 
+pytestmark = pytest.mark.auto_engine
+
 
 def both(function: Callable[..., Any], *tensors: Tensor) -> tuple[Any, Any, int, int]:
     """What a graph gives from one seed before and after, and how many operations it has before and after."""

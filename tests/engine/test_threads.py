@@ -15,6 +15,8 @@ from pyrovae.batching.chunks import TensorSizes, chunk_size
 from pyrovae.engine.threads import GRAIN, LONG, threads_for
 from pyrovae.fitted.folder import read_run
 
+pytestmark = pytest.mark.auto_engine
+
 
 @pytest.fixture
 def eight() -> Iterator[None]:

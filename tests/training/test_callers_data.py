@@ -14,6 +14,8 @@ from torch.utils.data import TensorDataset
 import pyrovae as pv
 import pyrovae.families as fam
 
+pytestmark = pytest.mark.auto_engine
+
 OPTIONS: dict[str, Any] = {"epochs": 2, "batch_size": 10, "seed": 0, "progress": False}
 
 

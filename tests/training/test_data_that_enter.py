@@ -15,6 +15,8 @@ from torch import Tensor, nn
 import pyrovae as pv
 import pyrovae.families as fam
 
+pytestmark = pytest.mark.auto_engine
+
 QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 20, "progress": False, "engine": "eager", "seed": 0}
 
 

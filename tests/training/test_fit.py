@@ -25,6 +25,8 @@ from pyrovae.batching.splits import Split
 from pyrovae.pair.parameters import place
 from pyrovae.training.schedules import Step
 
+pytestmark = pytest.mark.auto_engine
+
 
 class Mean(nn.Module):
     """x ~ N(m, 1), z ~ N(0, 1) unused by x and drawn from its prior: the ELBO per row is log N(x; m, 1), no noise."""

@@ -16,6 +16,8 @@ import pyrovae.families as fam
 from pyrovae.batching.batches import GroupedBatches, group_sizes
 from pyrovae.pair.batch import group_rows
 
+pytestmark = pytest.mark.auto_engine
+
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("known", [0, 15, 40], ids=["unlabelled", "mixed", "labelled"])

@@ -9,7 +9,7 @@ from support.pairs import (
     pca_comparison,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.auto_engine]
 
 
 @pytest.mark.parametrize("auto", [False, True], ids=["by hand", "AutoNormal"])

@@ -23,6 +23,8 @@ from pyrovae.pair.batch import as_batch, group_rows, take_group
 from pyrovae.pair.handlers import MakeParamsOn
 from pyrovae.pair.parameters import param_scope
 
+pytestmark = pytest.mark.auto_engine
+
 MOST_RUNS = 6
 
 
