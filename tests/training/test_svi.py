@@ -299,6 +299,7 @@ def test_the_cvae_tutorial_trains_as_under_pyro(engine: str) -> None:
     assert go(pv.SVI, engine=engine) == pytest.approx(go(pyro.infer.SVI), rel=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_inductor")
 def test_compiled_steps_train_as_under_pyro() -> None:
     row = PROGRAMS["VAE tutorial"]
