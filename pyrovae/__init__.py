@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pyrovae.criticism.prior_monte_carlo import prior_log_likelihood
     from pyrovae.criticism.psis import k_hat_threshold
     from pyrovae.criticism.quadrature import Quadrature, quadrature
+    from pyrovae.criticism.refine import Refinement, refine
     from pyrovae.criticism.report import Report, criticise
     from pyrovae.criticism.stacking import stacking_weights
     from pyrovae.criticism.to_arviz import to_arviz
@@ -88,6 +89,7 @@ _HOMES = {
     "pyrovae.criticism.psis": "k_hat_threshold",
     "pyrovae.criticism.prior_monte_carlo": "prior_log_likelihood",
     "pyrovae.criticism.quadrature": "Quadrature quadrature",
+    "pyrovae.criticism.refine": "Refinement refine",
     "pyrovae.criticism.report": "Report criticise",
     "pyrovae.criticism.stacking": "stacking_weights",
     "pyrovae.criticism.to_arviz": "to_arviz",
@@ -146,6 +148,7 @@ __all__ = [
     "PairError",
     "PyrovaeError",
     "Quadrature",
+    "Refinement",
     "Regression",
     "Report",
     "SSRegression",
@@ -193,6 +196,7 @@ __all__ = [
     "priors",
     "quadrature",
     "reconstruct",
+    "refine",
     "resnet",
     "save",
     "save_page",

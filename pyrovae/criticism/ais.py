@@ -117,8 +117,8 @@ def ais(
     Raises:
         OptionError: A number is less than 1, or the start is not known.
         DataError: Values are outside the support of the likelihood, or missing where it does not allow that.
-        PairError: A row has a latent site that is neither continuous nor enumerated, or one on a sphere, or in a plate beside
-            "data"; or the pair does not keep several particles of a row apart.
+        PairError: A row has a latent site that is neither continuous nor enumerated, or one in a plate beside "data"; or the
+            pair does not keep several particles of a row apart.
 
     References:
         Neal 2001, *Annealed importance sampling*, Statistics and Computing 11. Wu, Burda, Salakhutdinov & Grosse 2017,

@@ -147,7 +147,7 @@ def refine_rows(fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced: 
         inputs = {" mean": mean, " sd": sd, " shift": shift, " shape": shape, " noise": noise}
         shift.grad, shape.grad = step({**rows, **inputs})
         optimizer.step()
-    return Refined(coordinates, mean + sd * shift, _widen(mean) * sd[..., None] * triangle(shape))
+    return Refined(coordinates, mean + sd * shift, widening(mean.shape[-1]) * sd[..., None] * triangle(shape))
 
 
 def laplace_rows(fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced: dict[Any, Any]) -> Refined:
@@ -188,7 +188,9 @@ def laplace_rows(fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced:
     curvature = torch.where(coordinates.mask(mean), (curvature + curvature.mT) / 2, 0.0)
     values, vectors = torch.linalg.eigh(curvature)
     covariance = vectors / values.clamp_min(FLATTEST**-2)[:, None] @ vectors.mT
-    return Refined(coordinates, mean + sd * shift, _widen(mean) * sd[..., None] * torch.linalg.cholesky(covariance))
+    return Refined(
+        coordinates, mean + sd * shift, widening(mean.shape[-1]) * sd[..., None] * torch.linalg.cholesky(covariance)
+    )
 
 
 ADAPTED: dict[str, Callable[[Fit, Batch, Layout, int, dict[Any, Any]], Refined]] = {
@@ -212,8 +214,9 @@ def _falling(steps: int) -> Iterator[float]:
         yield RATE * (0.05 + 0.475 * (1 + math.cos(math.pi * number / steps)))
 
 
-def _widen(mean: Tensor) -> float:
-    return math.sqrt(1 + min(0.44, 1 / math.sqrt(mean.shape[-1])))
+def widening(size: int) -> float:
+    """By how much the scale of the t distribution is wider than that of the Normal which was fitted, in so many dimensions."""
+    return math.sqrt(1 + min(0.44, 1 / math.sqrt(size)))
 
 
 PROPOSALS = ("guide", *ADAPTED)

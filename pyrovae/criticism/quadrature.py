@@ -60,7 +60,7 @@ class Quadrature:
 
 
 def quadrature(fitted: Fit, data: Any, *, num_points: int = 129) -> Quadrature:
-    """Integrate `log p(x) = log ∫ p(x, z) dz` of each row over a grid: exact but for rounding, in one or two dimensions.
+    """Integrate `log p(x) = log ∫ p(x, z) dz` of each row over a grid, in one or two dimensions, with a stated error.
 
     The latent sites of a row are taken as one vector u without constraints. A box around the prior is widened and narrowed,
     for each row, until it ends where p(x, u) is below its highest value by a factor of e^30; in it, p(x, u) is added up over
