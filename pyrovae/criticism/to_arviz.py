@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -88,7 +89,7 @@ def to_arviz(
         data: N rows, as for `pv.fit`. The transform of the fit is applied once, with a fixed seed.
         num_samples: The number S of draws.
         num_particles: The number of importance draws for each row and, if there are global sites, for each draw of them.
-        proposal: "refined" or "guide", as for `pv.importance`. With global sites, "refined" is refined for each draw of them.
+        proposal: "refined", "laplace" or "guide", as for `pv.importance`; with global sites it is found for each draw of them.
         groups: The groups to make; None for all.
         coords: Coordinates by dimension, as {"data": ids, "gene": names}.
         dims: Names of the dimensions of a site's event, as {"x": ["gene"]}; by default `x_dim_0` and so on. Other plates than
@@ -125,7 +126,7 @@ def to_arviz(
     if num_samples < 1 or num_particles < 1:
         raise OptionError(f"num_samples and num_particles must be at least 1, got {num_samples} and {num_particles}.")
     wanted, naming = chosen_groups(groups), Naming.of(sample_dims, dims, coords)
-    with fitted.scope(), seeded(seed):
+    with fitted.scope(), seeded(seed), _warning_once():
         kinds = list(kinds_of(fitted, fitted.batch(data)))
         found: Groups = {}
         if {"posterior", "posterior_predictive", "log_likelihood", "sample_stats"} & set(wanted):
@@ -135,6 +136,17 @@ def to_arviz(
         found |= _data(fitted, kinds)
     attributes = {"proposal": proposal, "num_particles": num_particles}
     return tree({group: found.get(group, {}) for group in wanted}, naming, attributes)
+
+
+@contextmanager
+def _warning_once() -> Iterator[None]:
+    """Of many warnings that begin alike, as of every draw of a global site, give the first, at the caller's line."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    first = {(one.category, str(one.message)[:20]): one for one in reversed(caught)}
+    for one in reversed(first.values()):
+        warnings.warn(one.message, one.category, stacklevel=4)  # past contextlib and to_arviz
 
 
 def _per_row(values: Tensor, drawn: bool = True) -> Values:

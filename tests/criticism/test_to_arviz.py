@@ -208,7 +208,7 @@ def test_rows_that_lack_a_label() -> None:
     data["y"] = labels().flip(0)  # the rows that lack it are not the last ones
     known = data["y"] >= 0
     fitted = pv.fit(row.build(), data, epochs=1, engine="eager", progress=False)
-    tree = pv.to_arviz(fitted, data, num_samples=8, num_particles=30, proposal="guide", seed=0)
+    tree = pv.to_arviz(fitted, data, num_samples=8, num_particles=200, proposal="guide", seed=0)
     y, again = values(tree, "posterior", "y"), values(tree, "posterior_predictive", "y")
     assert (y[:, known] == data["y"][known]).all()
     assert set(y[:, ~known].flatten().tolist()) <= {0, 1, 2} and (y[:, ~known].float().std(0) > 0).any()
@@ -217,7 +217,7 @@ def test_rows_that_lack_a_label() -> None:
     assert list(tree["log_likelihood"].data_vars) == ["joint"]
     exact = pv.log_likelihood(fitted, data, 3000, proposal="guide", seed=1)
     error = torch.from_numpy(tree["sample_stats"]["standard_error"].values)
-    # a standard error from 30 draws is itself known to a factor of two
+    # a standard error from 200 draws is itself known to a factor of two
     close(values(tree, "log_likelihood", "joint").mean(0), exact, 2 * error + 0.01, 1)
 
 
@@ -251,11 +251,19 @@ def test_what_a_row_lacks_is_predicted() -> None:
     assert np.isnan(tree["observed_data"]["x2"].values).tolist() == x2.isnan().tolist()
 
 
+def test_rows_of_two_kinds_and_one_warning() -> None:
+    data = {"x1": torch.randn(10), "x2": torch.where(torch.arange(10) < 5, torch.randn(10), torch.nan)}
+    fitted = pv.fit(Optional(), data, epochs=1, engine="eager", progress=False)
+    with pytest.warns(UserWarning, match="worth fewer than") as caught:
+        pv.to_arviz(fitted, data, num_samples=50, num_particles=4, proposal="guide", groups=["posterior"], seed=0)
+    assert len(caught) == 1 and caught[0].filename == __file__
+
+
 def test_an_inner_plate_and_names_of_dimensions() -> None:
     data = torch.randn(7, 4, dtype=torch.float64)
     names = {"coords": {"data": list("abcdefg")}, "groups": ["posterior", "posterior_predictive", "log_likelihood"]}
-    tree = pv.to_arviz(unfitted(InnerPlate(), data), data, num_samples=3, num_particles=20, proposal="guide", **names)
-    assert dict(tree["posterior_predictive"]["x"].sizes) == {"chain": 1, "draw": 3, "data": 7, "columns": 4}
+    tree = pv.to_arviz(unfitted(InnerPlate(), data), data, num_samples=2, num_particles=20, proposal="guide", **names)
+    assert dict(tree["posterior_predictive"]["x"].sizes) == {"chain": 1, "draw": 2, "data": 7, "columns": 4}
     assert tree["posterior_predictive"]["x"].dtype == np.float64 and tree["posterior"]["y"].dtype == np.int64
     assert tree["log_likelihood"]["data"].values.tolist() == list("abcdefg")
     assert list(tree.children) == names["groups"]
