@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,8 +37,8 @@ class Quadrature:
 
     Attributes:
         log_likelihood: log p(x), in nats.
-        error: By how much it differs from the sum over every other point along each side, in nats. Where the density is smooth
-            the error is far smaller; where it is not small, take more points.
+        error: By how much it differs at most from the sums over every other point along each side, in nats. Where the density
+            is smooth the error is far smaller; where this is not small, take more points.
         num_points: Points along each side of the grid.
 
     Example:
@@ -120,10 +121,11 @@ def _integrate(prior: Fit, part: FittedGroup, num_points: int) -> Tensor:
         step = (high - low) / (num_points - 1)
         spacing = step.log().sum(-1)
         sides = values.reshape(*[num_points] * coordinates.size, -1)
-        every_other = sides[(slice(None, None, 2),) * coordinates.size].flatten(0, coordinates.size - 1)
         whole = values.logsumexp(0) + spacing
-        half = every_other.logsumexp(0) + spacing + coordinates.size * math.log(2)
-        columns.append(torch.stack([whole, (whole - half).abs()]).cpu())
+        offsets = itertools.product((0, 1), repeat=coordinates.size)
+        coarser = [sides[tuple(slice(first, None, 2) for first in each)].flatten(0, -2) for each in offsets]
+        apart = [(grid.logsumexp(0) + spacing + coordinates.size * math.log(2) - whole).abs() for grid in coarser]
+        columns.append(torch.stack([whole, torch.stack(apart).amax(0)]).cpu())
     return torch.cat(columns, 1)
 
 

@@ -79,6 +79,18 @@ def image(x: Tensor) -> Any:
     return pyro.sample("x", dist.Normal(z, 0.5).to_event(3), obs=x)
 
 
+def on_the_sphere(x: Tensor) -> Any:
+    z = pyro.sample("z", pv.priors.HypersphericalUniform(3)())
+    return pyro.sample("x", dist.Normal(z, 0.6).to_event(1), obs=x)
+
+
+def density_on_the_sphere(x: Tensor) -> Tensor:
+    """The mean of exp(k cos) over directions is sinh(k) / k, with k = |x| / 0.36."""
+    k = x.double().norm(dim=-1) / 0.36
+    there = -(x.double().square().sum(-1) + 1) / 0.72 - 1.5 * math.log(2 * math.pi * 0.36)
+    return there + k + (-torch.expm1(-2 * k)).log() - (2 * k).log()
+
+
 def mixture(guided: bool) -> Callable[[Tensor], Any]:
     def model(x: Tensor) -> Any:
         y = pyro.sample("y", dist.Categorical(f64(0.3, 0.7)), infer={} if guided else PARALLEL)
@@ -125,6 +137,12 @@ KNOWN = {
         lambda x: pyro.sample("z", dist.Normal(0.5 * x, 0.2).to_event(3)),
         lambda x: dist.Normal(0.0, math.sqrt(1.25)).expand(x.shape).to_event(3).log_prob(x),
         torch.randn(N, 1, 2, 2, dtype=torch.float64),
+    ),
+    "sphere": Known(
+        on_the_sphere,
+        lambda x: pyro.sample("z", pv.distributions.PowerSpherical(x / x.norm(dim=-1, keepdim=True), x[:, 0].exp())),
+        density_on_the_sphere,
+        torch.randn(N, 3),
     ),
     "a class summed out under the guide": Known(
         mixture(True), guide_of_mixture, density_of_mixture, torch.randn(N, 2, dtype=torch.float64) * 1.5

@@ -98,6 +98,25 @@ def test_positive_numbers_and_proportions_are_integrated_over_their_support() ->
     torch.testing.assert_close(found.log_likelihood, exact, rtol=0, atol=1e-7)
 
 
+def test_a_circle_is_integrated_within_the_stated_error() -> None:
+    """Against a sum over 4,000 angles. A direction has no limit at the origin, which is why the error is larger here."""
+
+    def model(x: Tensor) -> Any:
+        z = pyro.sample("z", pv.priors.HypersphericalUniform(2)())
+        return pyro.sample("x", dist.Normal(z, 0.4).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> Any:
+        return pyro.sample("z", pv.distributions.PowerSpherical(x / x.norm(dim=-1, keepdim=True), x[:, 0].exp()))
+
+    x = torch.tensor([[1.0, 0.2], [-0.3, 0.4], [0.9, -1.5]])
+    found = pv.quadrature(eager(pv.Pair(in_plate(model), in_plate(guide)), x), x)
+    angles = torch.arange(4000) / 4000 * 2 * torch.pi
+    z = torch.stack([angles.cos(), angles.sin()], -1)
+    each = dist.Normal(z[:, None], 0.4).to_event(1).log_prob(x).double()
+    exact = each.logsumexp(0) - torch.tensor(4000.0).double().log()
+    assert ((found.log_likelihood - exact).abs() < found.error).all() and found.error.max() < 0.05
+
+
 def test_a_network_in_float32_and_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Against a sum over 501 x 501 points that is written out; kinks of ReLU are what is left of the error."""
     torch.manual_seed(0)
