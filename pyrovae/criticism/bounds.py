@@ -7,10 +7,12 @@ import math
 import torch
 from torch import Tensor
 
+from pyrovae.criticism.ais import ais
 from pyrovae.criticism.decomposition import kl_by_site
 from pyrovae.criticism.evidence import Evidence, quietly
 from pyrovae.criticism.findings import BAD, LOOK, OK, Finding, grade
 from pyrovae.criticism.importance import weight_blocks
+from pyrovae.criticism.psis import k_hat_threshold
 from pyrovae.fitted.fitted import seeded
 from pyrovae.pair.batch import take_rows
 
@@ -18,15 +20,7 @@ PART = "bounds"
 PARTICLES = (10, 100, 1000, 5000)  # K of the importance-weighted bounds
 BOUND_ROWS = 100  # on which they are computed
 WORST = 5  # rows that are shown
-
-
-def threshold(num_samples: int) -> float:
-    """The k-hat above which K draws do not carry an estimate: `min(1 - 1 / log10 K, 0.7)`.
-
-    References:
-        Vehtari, Simpson, Gelman, Yao & Gabry 2024, arXiv:1507.02646.
-    """
-    return min(1 - 1 / math.log10(num_samples), 0.7) if num_samples > 10 else 0.0
+ANNEALED_ROWS = 8
 
 
 def log_likelihood(evidence: Evidence) -> list[Finding]:
@@ -35,7 +29,7 @@ def log_likelihood(evidence: Evidence) -> list[Finding]:
     log_p, error = found.log_likelihood, found.standard_error
     mean, spread = log_p.mean().item(), _error(log_p)
     noise = error.square().sum().sqrt().item() / len(log_p)
-    limit = threshold(found.num_samples)
+    limit = k_hat_threshold(found.num_samples)
     known = not bool(torch.isnan(found.k_hat).any())
     share = (found.k_hat > limit).double().mean().item() if known else float("nan")
     worst = found.k_hat.nan_to_num(0.0).argsort(descending=True)[:WORST]
@@ -118,6 +112,42 @@ def _bound(log_w: Tensor, particles: int) -> Tensor:
     """The bound of so many draws for each row, averaged over all sets of them among the draws."""
     sets = log_w[: len(log_w) // particles * particles].reshape(-1, particles, log_w.shape[1])
     return (sets.logsumexp(1) - math.log(particles)).mean(0)
+
+
+def annealed(evidence: Evidence) -> list[Finding]:
+    """Annealed importance sampling of a few rows, which needs no good proposal, beside log p(x) of a refined one.
+
+    100 temperatures from a Normal at the guide's moments, 8 chains of 5 leapfrog steps. Both are too low in expectation, so
+    that only an annealed estimate above the other says that log p(x) is too low.
+
+    References:
+        Neal 2001, *Annealed importance sampling*, Statistics and Computing 11. Wu et al. 2017, arXiv:1611.04273.
+    """
+    if evidence.proposal != "refined" or evidence.estimated.proposal != "refined":
+        return []
+    few = take_rows(evidence.rows, slice(0, ANNEALED_ROWS))
+    with quietly():
+        how = {"num_temperatures": 100, "num_chains": 8, "num_leapfrog": 5, "start": "guide"}
+        found = ais(evidence.fitted, few, seed=evidence.seed + 12, **how)  # type: ignore[arg-type]
+    refined = evidence.estimated
+    count = len(found.log_likelihood)
+    difference = (found.log_likelihood - refined.log_likelihood[:count]).mean().item()
+    errors = torch.cat([found.standard_error, refined.standard_error[:count]])
+    error = errors.square().sum().sqrt().item() / count
+    above = max(0.0, difference - 3 * error)
+    return [
+        Finding(
+            "annealed importance sampling",
+            PART,
+            f"of {count} rows: {difference:+.2f} ± {error:.2f} nats from log p(x) of the refined proposal",
+            "not above it: both are too low where they err",
+            grade(above, 0.2, 1.0),
+            "log p(x) is too low: the posterior has parts that the refined proposal misses. Raise num_samples, "
+            "and compare models "
+            "by pv.ais with more temperatures.",
+            values={"difference": difference, "difference_se": error, "acceptance": found.acceptance.mean().item()},
+        )
+    ]
 
 
 def inference_gap(evidence: Evidence) -> list[Finding]:

@@ -239,7 +239,9 @@ def _some(have: int, most: int, seed: int) -> Tensor:
 def quietly() -> Iterator[None]:
     """Without the warnings that a report says in its own words."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The guide is the proposal|Particles are run one at a time")
+        warnings.filterwarnings(
+            "ignore", message="The guide is the proposal|Particles are run one at a time|The posterior draws of"
+        )
         yield
 
 

@@ -10,13 +10,13 @@ from typing import Any
 
 from pyrovae._html import table
 from pyrovae.criticism.aggregate import aggregate_posterior
-from pyrovae.criticism.bounds import importance_bounds, inference_gap, log_likelihood
+from pyrovae.criticism.bounds import annealed, importance_bounds, inference_gap, log_likelihood
 from pyrovae.criticism.evidence import Evidence
 from pyrovae.criticism.findings import BAD, LEVEL, LOOK, NONE, OK, Finding, judged, plain_numbers
 from pyrovae.criticism.intervals import predictive_intervals
 from pyrovae.criticism.overfitting import copies, overfitting
 from pyrovae.criticism.predictive import predictive_checks
-from pyrovae.criticism.proposals import PROPOSALS
+from pyrovae.criticism.proposals import check_proposal
 from pyrovae.criticism.sbc import joint_coverage, simulation_based_calibration, symmetry
 from pyrovae.criticism.units import active_units, rate_and_distortion
 from pyrovae.errors import OptionError, PyrovaeError
@@ -26,6 +26,7 @@ from pyrovae.fitted.fitted import Fit
 QUESTIONS: dict[str, tuple[str, Callable[[Evidence], list[Finding]]]] = {
     "log_likelihood": ("bounds", log_likelihood),
     "importance_bounds": ("bounds", importance_bounds),
+    "annealed": ("bounds", annealed),
     "inference_gap": ("bounds", inference_gap),
     "overfitting": ("bounds", overfitting),
     "copies": ("bounds", copies),
@@ -115,8 +116,8 @@ def criticise(
 ) -> Report:
     """Ask every question about a fit that its trace can answer: is it any good, and if not, where?
 
-    - bounds: ELBO, importance-weighted bounds, log p(x) with its error and k-hat, the gap between them; training rows against
-      rows held out, and copies of training rows among these;
+    - bounds: ELBO, importance-weighted bounds, log p(x) with its error and k-hat, annealed importance sampling of a few
+    rows, the gap between ELBO and log p(x); training rows against rows held out, and copies of training rows among these;
     - predictions: posterior predictive checks, `T(x)` beside `T(x_rep)`, with statistics that fit the values (zeros and
       dispersion of counts, tails and correlations of tables, neighbouring pixels), and the coverage of predictive intervals;
     - latent variables: rate, distortion and information, active units, and the aggregate posterior `q(z)` against the prior;
@@ -132,10 +133,10 @@ def criticise(
         train: The rows of the fit, for what compares the two; None leaves these questions out.
         num_rows: The most rows of each that are looked at, drawn at random if there are more.
         num_samples: The number K of draws for each row.
-        proposal: "refined" or "guide", as for `pv.importance`.
+        proposal: "refined", "laplace" or "guide", as for `pv.importance`.
         image_shape: `(H, W)` or `(C, H, W)` where rows are flattened images.
-        only: The names of questions, to ask these alone: log_likelihood, importance_bounds, inference_gap, overfitting, copies,
-            predictive_checks, predictive_intervals, rate_and_distortion, active_units, aggregate_posterior,
+        only: The names of questions, to ask these alone: log_likelihood, importance_bounds, annealed, inference_gap,
+        overfitting, copies, predictive_checks, predictive_intervals, rate_and_distortion, active_units, aggregate_posterior,
             simulation_based_calibration, symmetry, joint_coverage.
         seed: The seed of all draws.
         say: Called with the name of each question before it is asked.
@@ -165,8 +166,7 @@ def criticise(
     """
     if num_rows < 2 or num_samples < 1:
         raise OptionError(f"num_rows must be at least 2 and num_samples at least 1, got {num_rows} and {num_samples}.")
-    if proposal not in PROPOSALS:
-        raise OptionError(f"proposal must be one of {', '.join(map(repr, PROPOSALS))}, got {proposal!r}.")
+    check_proposal(proposal)
     if unknown := [name for name in only or () if name not in QUESTIONS]:
         raise OptionError(f"only= names questions: {', '.join(QUESTIONS)}; got {', '.join(map(repr, unknown))}.")
     how: dict[str, Any] = {"samples": num_samples, "proposal": proposal, "image_shape": image_shape, "seed": seed}

@@ -20,7 +20,7 @@ from pyrovae.pair.handlers import SetValues
 from pyrovae.pair.program import Pair
 
 PART = "latent variables"
-INACTIVE = 0.01  # of a unit's variance that differs between rows
+INACTIVE = 0.01  # of the prior's variance of a unit, between rows
 MOST_NAMED = 8
 MATRIX_ROWS = 300  # whose codes are looked at under each other's guide
 
@@ -124,8 +124,8 @@ def _information(evidence: Evidence, part: FittedGroup) -> tuple[float, float]:
 def active_units(evidence: Evidence) -> list[Finding]:
     """Which units of each latent site differ between rows, and the KL term of each.
 
-    Of the variance of a unit under q(z), it is the share of that of the means E[z | x]. The means are averages of draws: the
-    covariance of two halves of them, whose noise is independent, stands for their variance.
+    A unit is active if the variance of the means E[z | x] is above a hundredth of the prior's, as for `pv.active_units`. The
+    means are averages of draws: the covariance of two halves of them, whose noise is independent, stands for their variance.
 
     References:
         Burda, Grosse & Salakhutdinov 2016, arXiv:1509.00519, section 5.2, for the variance of the means.
@@ -168,19 +168,22 @@ def active_units(evidence: Evidence) -> list[Finding]:
 
 
 def _shares(evidence: Evidence, name: str, draws: Tensor) -> Tensor:
-    """For each unit the share of its variance that is between rows, `(D,)`; of a class label it is one number."""
+    """For each unit the variance of its means over rows, in units of the prior's, `(D,)`; of a class label one number."""
     values = draws.reshape(*draws.shape[:2], -1).double().cpu()
+    prior = torch.cat([rows.latent[name] for rows in evidence.simulated if name in rows.latent])
+    prior = prior.reshape(len(prior), -1).double().cpu()
     classes = any(
         s.name == name and s.enumerated is not None and not s.event_shape
         for part in evidence.parts
         for s in part.layout.sites
     )
     if classes:  # whose numbers have no mean
-        values = torch.nn.functional.one_hot(values.squeeze(-1).long()).double()
+        num = int(max(values.max(), prior.max())) + 1
+        values, prior = (torch.nn.functional.one_hot(v.squeeze(-1).long(), num).double() for v in (values, prior))
     one, two = values.chunk(2)
     one, two = (half.mean(0) - half.mean((0, 1)) for half in (one, two))
     between = (one * two).sum(0) / max(1, values.shape[1] - 1)
-    total = values.flatten(0, 1).var(0)
+    total = prior.var(0)
     if classes:
         between, total = between.sum(0, keepdim=True), total.sum(0, keepdim=True)
     return torch.where(total > 0, between / total.clamp_min(1e-30), 0.0)

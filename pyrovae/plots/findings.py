@@ -86,8 +86,8 @@ def transforms(histogram: ArrayLike, ax: Axes | None = None) -> Axes:
 
 @rc_context(STYLE)
 def units(share: Sequence[float], kl: Sequence[float], name: str, limit: float, ax: Axes | None = None) -> Axes:
-    """For each unit, the KL term or else the share of its variance that differs between rows; idle ones in another colour."""
-    heights, what = (kl, "KL, nats a row") if len(kl) == len(share) else (share, "share of the variance between rows")
+    """For each unit, the KL term or else the variance of its means over rows; idle ones in another colour."""
+    heights, what = (kl, "KL, nats a row") if len(kl) == len(share) else (share, "variance of means, of the prior's")
     order = np.argsort(heights)[::-1]
     ax = axes_of(ax, (4.2, 2.8))
     colours = [PALETTE[3] if share[i] < limit else PALETTE[0] for i in order]

@@ -61,7 +61,7 @@ def test_statistics_are_what_they_are_called() -> None:
 
 @pytest.mark.parametrize("draw", [lambda: torch.randn(60, 4), lambda: torch.poisson(torch.full((60, 12), 0.05))])
 def test_p_values_are_those_of_another_draw(draw: Callable[[], Tensor]) -> None:
-    """200 data sets that are draws of the model: p < 0.05 in at most 0.05 + 4.5 standard errors of them, false alarms 4e-6.
+    """100 data sets that are draws of the model: p < 0.05 in at most 0.05 + 4.5 standard errors of them, false alarms 4e-6.
 
     The second is of rare counts, which are not normal at all.
     """
@@ -70,12 +70,12 @@ def test_p_values_are_those_of_another_draw(draw: Callable[[], Tensor]) -> None:
     below: dict[str, int] = {}
     for name, statistic in named(torch.cat(drawn)).items():
         replicates = torch.stack([statistic.of(rows) for rows in drawn])
-        for _ in range(200):
+        for _ in range(100):
             seen = draw().double()
             step = torch.maximum(statistic.step(seen), statistic.step(drawn[0]))
             below[name] = below.get(name, 0) + ((compared(statistic, seen, replicates, step).p_value or 0) < 0.05)
     assert len(below) >= 5
-    assert max(below.values()) / 200 < 0.05 + 4.5 * (0.05 * 0.95 / 200) ** 0.5, below
+    assert max(below.values()) / 100 < 0.05 + 4.5 * (0.05 * 0.95 / 100) ** 0.5, below
 
 
 def check(likelihood: fam.Family, x: Tensor, only: str = "predictive_checks", latent: int = 2) -> pv.Report:
@@ -86,7 +86,7 @@ def check(likelihood: fam.Family, x: Tensor, only: str = "predictive_checks", la
         pv.mlp(latent, likelihood, hidden=(4,)),
         pv.mlp(x.shape[1], fam.Normal(latent)),
     )
-    how = {"epochs": 60, "batch_size": 100, "learning_rate": 0.05, "engine": "eager", "progress": False, "seed": 0}
+    how = {"epochs": 20, "batch_size": 100, "learning_rate": 0.1, "engine": "eager", "progress": False, "seed": 0}
     fitted = pv.fit(vae, x, **how)
     return pv.criticise(fitted, x, only=(only,), num_samples=100, proposal="guide")
 
@@ -108,14 +108,14 @@ def test_what_cannot_be_predicted_alone_says_so() -> None:
 
 def test_missing_values_are_left_out() -> None:
     torch.manual_seed(0)
-    pair, x, _ = linear_gaussian(200)
-    x = x.masked_fill(torch.rand(200, 5) < 0.2, torch.nan)
+    pair, x, _ = linear_gaussian(120)
+    x = x.masked_fill(torch.rand(120, 5) < 0.2, torch.nan)
     likelihood = pv.observed_only(Wrapped(pair))
     net = pv.Conditional(pv.nets.WithMask(pv.nets.MLP((5, 5), fam.Normal(2).param_shape)), fam.Normal(2)).double()
     vae = pv.VAE(dist.Normal(torch.zeros(2).double(), 1.0).to_event(1), likelihood, net)
     report = pv.criticise(unfitted(vae, x), x, only=("predictive_checks", "predictive_intervals"), num_samples=500)
     assert not report.of("none") and report.verdict == "ok"
-    assert report["predictive intervals"].values["coverage_0.5"] == pytest.approx(0.5, abs=0.08)
+    assert report["predictive intervals"].values["coverage_0.5"] == pytest.approx(0.5, abs=0.1)
 
 
 class Wrapped(torch.nn.Module):

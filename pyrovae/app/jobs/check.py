@@ -27,14 +27,14 @@ def check_run(
     Args:
         num_rows: the most rows of each that are looked at.
         num_samples: draws per row.
-        proposal: of these draws, "guide" or "refined".
+        proposal: of these draws, "refined", "laplace" or "guide".
         say: called with the name of each question.
     """
     rows = run.rows
     return criticise(
         run.fitted,
         rows.batch("test"),
-        train=rows.batch("train"),
+        train=rows.batch("train", labels=False),
         num_rows=num_rows,
         num_samples=num_samples,
         proposal=proposal,
