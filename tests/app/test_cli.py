@@ -1,6 +1,7 @@
 """The command line: the main job and the questions, and one clear line, never a traceback, for every mistake."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -21,6 +22,7 @@ import pyrovae as pv
 from pyrovae import plots
 from pyrovae.app import pictures
 from pyrovae.app import run as runs
+from pyrovae.app.cli import tables
 from pyrovae.app.scores import EVALUATION_SEED
 
 # guide: a refined proposal takes longer than these fits
@@ -382,3 +384,19 @@ def test_a_title_is_no_wider_than_its_picture(columns: int) -> None:
     assert " ".join(found.split()) == text and ("\n" in found) == (columns < 8)
     right = axes._left_title.get_window_extent().x1
     assert right <= figure.bbox.x1 + 1
+
+
+@pytest.mark.parametrize(
+    ("train", "said"),
+    [
+        (
+            (-76.0, -74.5),
+            "10.00 ± 0.50 nats above test rows: 7.50 by log p(x), which the model has overfitted, and 2.50",
+        ),
+        ((-85.9, -82.0), "-85.90, no more above test rows than by chance (+0.10 ± 0.50)"),
+        ((math.nan, math.nan), "no more above test rows than by chance"),
+    ],
+)
+def test_what_is_said_of_overfitting(train: tuple[float, float], said: str) -> None:
+    results = {"elbo": -86.0, "elbo_se": 0.4, "log_likelihood": -82.0, "train_elbo_se": 0.3}
+    assert said in tables.overfitting(results | dict(zip(("train_elbo", "train_log_likelihood"), train)))

@@ -163,3 +163,16 @@ class Shared(nn.Module):
 
 def test_no_term_is_told_of_sites_that_share_one() -> None:
     assert row_kl(pv.terms(Shared(), {"x": torch.randn(5)})).keys() == {"z3"}
+
+
+def test_units_are_active_by_the_variance_of_their_prior() -> None:
+    """On a simplex of 20 shares every variance is below 0.01; what counts is the share of the prior's."""
+    prior = dist.Dirichlet(torch.ones(20)).sample((2000,))
+    moving = prior[:500].clone()
+    still = prior.mean(0).expand(500, 20)
+    assert not pv.active_units(moving).any()
+    variance = prior.var(0)
+    assert pv.active_units(moving, prior_variance=variance).all()
+    assert not pv.active_units(still, prior_variance=variance).any()
+    with pytest.raises(pv.ShapeError, match=r"prior_variance must be \(20,\), got \(3,\)"):
+        pv.active_units(moving, prior_variance=torch.ones(3))

@@ -169,6 +169,48 @@ def test_patience_stops_and_keeps_the_best_weights() -> None:
     assert scores[best] == pytest.approx(per_row, rel=1e-5)
 
 
+def test_the_best_epoch_is_kept_without_stopping_at_it() -> None:
+    x, other = torch.full((20,), 5.0), torch.full((20,), 1.0)
+    kept = {}
+    for keep in (True, False):
+        pair = Mean()
+        how = {
+            "epochs": 30,
+            "batch_size": 20,
+            "optimizer": sgd(0.05),
+            "validation": other,
+            "seed": 0,
+            "engine": "eager",
+        }
+        fitted = pv.fit(pair, x, keep_best=keep, **how)
+        assert len(fitted.history) == 30 and not fitted.stopped
+        kept[keep] = pair.m.item()
+    scores = [h["validation_elbo"] for h in fitted.history]
+    assert abs(kept[True] - 1.0) < 0.15 and kept[False] > 3.0
+    assert max(scores) > scores[-1] + 1
+    with pytest.raises(pv.OptionError, match="keep_best needs rows to judge by"):
+        pv.fit(Mean(), x, epochs=1, keep_best=True)
+
+
+def test_a_fit_that_keeps_its_best_epoch_resumes_to_the_same_weights(tmp_path: Path) -> None:
+    """Stopped after the best epoch: its weights are in the checkpoint."""
+    x, other = torch.full((20,), 5.0), torch.full((20,), 1.0)
+    how = {"epochs": 30, "batch_size": 20, "optimizer": sgd(0.05), "validation": other, "seed": 0, "engine": "eager"}
+    whole, parts = Mean(), Mean()
+    pv.fit(whole, x, keep_best=True, **how)
+    run = {"keep_best": True, "checkpoint": tmp_path / "run", "checkpoint_every": 0.0, **how}
+
+    def interrupt(fit: pv.Fit) -> None:
+        if len(fit.history) == 20:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        pv.fit(parts, x, callbacks=[interrupt], **run)
+    pv.fit(Mean(), x, resume=True, **{**run, "epochs": 30})
+    resumed = pv.load(tmp_path / "run", Mean())
+    assert torch.equal(resumed.pair.m, whole.m)
+
+
 def test_a_validation_fraction_is_held_out_and_recorded() -> None:
     x = torch.arange(40.0)
     seen: list[float] = []

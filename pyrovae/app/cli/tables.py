@@ -127,7 +127,7 @@ def print_results(results: Mapping[str, Any], probability: str) -> None:
     if "fit_seconds" in results:
         table.add_row("time of the fit", f"{results['fit_seconds']:.1f} s")
     out.print(table)
-    answer(_overfitting(results))
+    answer(overfitting(results))
     if results["log_abs_det"]:
         answer(
             "Densities are in the units of the data; those of the training curve and of history.csv are of standardised "
@@ -137,7 +137,7 @@ def print_results(results: Mapping[str, Any], probability: str) -> None:
         answer(f"Where k-hat is above {limit}, the limit for so many draws, {DOUBT[results['proposal']]}")
 
 
-def _overfitting(results: Mapping[str, Any]) -> str:
+def overfitting(results: Mapping[str, Any]) -> str:
     """How far training and test rows are apart, and how much of it is the guide."""
     gap = results["train_elbo"] - results["elbo"]
     error = math.hypot(results["train_elbo_se"], results["elbo_se"])
