@@ -120,7 +120,7 @@ def mean() -> tuple[Tensor, Any]:
     with torch.no_grad():
         pair.loc.copy_(x.sum() / precision + 0.5 / precision**0.5)
         pair.log_scale.fill_(math.log(1.5 / precision**0.5))
-    return x, pv.to_arviz(unfitted(pair, x), x, num_samples=500, seed=0, groups=["log_likelihood", "sample_stats"])
+    return x, pv.to_arviz(unfitted(pair, x), x, num_samples=250, seed=0, groups=["log_likelihood", "sample_stats"])
 
 
 def exact_loo(x: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ def test_leaving_a_row_out_with_a_global_site(mean: Any, quiet: None) -> None:
     x, tree = mean
     exact = exact_loo(x)
     found = torch.from_numpy(approximate_loo(tree).elpd_i.values)
-    assert (found - exact).abs().max() < 0.1  # over 12 seeds 0.035 at most, with a standard deviation of 0.01
+    assert (found - exact).abs().max() < 0.1  # of 500 draws over 12 seeds 0.035 at most
     tree = xarray.DataTree.from_dict({**{g: tree[g].to_dataset() for g in tree.children}, "posterior": None})
     uncorrected = torch.from_numpy(arviz_stats.loo(tree, reff=1.0, pointwise=True).elpd_i.values)
     assert (uncorrected - exact).abs().max() > 0.25  # 0.36 at least
@@ -426,14 +426,14 @@ def test_a_plain_program() -> None:
 
 
 def test_leaving_a_school_out(quiet: None) -> None:
-    tree = pv.from_pyro_svi(schools, schools_guide, model_args=(Y, SIGMA), num_samples=400, seed=0,
+    tree = pv.from_pyro_svi(schools, schools_guide, model_args=(Y, SIGMA), num_samples=250, seed=0,
                             groups=["posterior", "log_likelihood", "sample_stats"])  # fmt: skip
     pyro.clear_param_store()
     variance = SIGMA[0] ** 2 + 1
     precision = 7 / variance + 1 / 25
     exact = dist.Normal((Y.sum() - Y) / variance / precision, (variance + 1 / precision).sqrt()).log_prob(Y)
     found = torch.from_numpy(approximate_loo(tree).elpd_i.values)
-    assert (found - exact).abs().max() < 0.2  # over 12 seeds 0.076 at most, with a standard deviation of 0.02
+    assert (found - exact).abs().max() < 0.2  # of 400 draws over 12 seeds 0.076 at most
     assert set(tree.children) == {"posterior", "log_likelihood", "sample_stats"}
 
 
