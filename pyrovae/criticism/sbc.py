@@ -91,7 +91,9 @@ def _fault(name: str, spread: float, moved: float) -> str:
         return f"draws of the guide explain a row {'worse' if moved > 0 else 'better'} than its true code does"
     if abs(moved) > 0.5 * abs(spread - 1) and abs(moved) > 0.01:
         return f"the guide is too {'low' if moved > 0 else 'high'}"
-    return f"the guide is too {'narrow' if spread > 1 else 'wide'}"
+    if spread > 1:
+        return "the guide is too narrow, or its means are off from row to row"
+    return "the guide is too wide"
 
 
 def _of_unit(codes: Codes, unit: int) -> str:
