@@ -31,7 +31,7 @@ from pyrovae.pair.layout import Layout
 from pyrovae.pair.parameters import fork_rng
 from pyrovae.pair.program import Pair, PairLike
 
-STEPS, DRAWS = 200, 4  # gradient steps, and draws of each
+STEPS, DRAWS = 200, 3  # gradient steps, and draws of each
 RATE = 0.15  # of Adam, in units of the guide's standard deviations; it falls to a twentieth
 START_DRAWS = 64  # draws of the guide, whose moments are the start
 FREEDOM = 5.0  # degrees of freedom of the t distribution
