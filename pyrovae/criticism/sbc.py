@@ -78,7 +78,7 @@ def simulation_based_calibration(evidence: Evidence) -> list[Finding]:
                     "at": at,
                     "low": low,
                     "high": high,
-                    "units": {f"{codes.name}[{i}]": curves[:, i].tolist() for i in shown},
+                    "units": {_of_unit(codes, i): curves[:, i].tolist() for i in shown},
                 },
             )
         )

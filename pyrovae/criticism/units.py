@@ -96,23 +96,21 @@ def _information(evidence: Evidence, part: FittedGroup) -> tuple[float, float]:
     guide: Any = evidence.fitted.pair.guide
     drawn = terms(evidence.fitted.pair, rows, layout=part.layout, enumerate=False)
     codes = {s.name: drawn.rows(drawn.sites[s.name].value, s.event_shape)[0] for s in sites}
+    nesting = part.layout.plate_nesting
+    of_rows = [1] * nesting
+    of_rows[drawn.data_dim] = count
     log_q = []
-    at_once = max(1, evidence.fitted.chunk_size(part.batch) // count)
-    for start in range(0, count, at_once):
+    for numbers in torch.arange(count).split(max(1, evidence.fitted.chunk_size(part.batch) // count)):
+        lead = [len(numbers), *of_rows] if len(numbers) > 1 else of_rows
         values = {}
-        for site in sites:
-            some = codes[site.name][start : start + at_once]
-            shape = [1] * part.layout.plate_nesting
-            values[site.name] = some.reshape(len(some), *shape, *site.event_shape)
-            shape[drawn.data_dim] = count
-            values[site.name] = values[site.name].expand(len(some), *shape, *site.event_shape)
-            if len(some) == 1:
-                values[site.name] = values[site.name][0]
-        at = SetValues(values)(guide)
-        some_rows = len(next(iter(codes.values()))[start : start + at_once])
-        run = terms(Pair(at, at), rows, some_rows, plate_nesting=part.layout.plate_nesting, enumerate=False)
-        each = [run.reduce(run.sites[s.name].q.log_prob, True) for s in sites]  # type: ignore[union-attr]
-        log_q.append(torch.stack(each).sum(0).double().cpu())
+        for site in sites:  # a code in the place of each particle, the same for all rows
+            some = codes[site.name][numbers.to(codes[site.name].device)]
+            some = some.reshape(len(some), *(1 for _ in of_rows), *site.event_shape)
+            values[site.name] = some.expand(len(some), *of_rows, *site.event_shape).reshape(*lead, *site.event_shape)
+        at = SetValues(values)(guide)  # on both sides, since the model is not needed
+        run = terms(Pair(at, at), rows, len(numbers), plate_nesting=nesting, enumerate=False)
+        each = [side.log_prob for s in sites if (side := run.sites[s.name].q) is not None]
+        log_q.append(torch.stack([run.reduce(log_p, True) for log_p in each]).sum(0).double().cpu())
     matrix = torch.cat(log_q)  # (codes, rows)
     own = matrix.diagonal()
     others = matrix.clone().fill_diagonal_(-torch.inf)
