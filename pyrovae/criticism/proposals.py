@@ -107,7 +107,8 @@ def refine_rows(fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced: 
     """A proposal for each row: from the guide's moments, by gradient steps on the row's own ELBO.
 
     With u = m + s (a + B e), where m and s are the mean and the standard deviation of u under the guide, and e is standard
-    normal, Adam maximises `E[log p(x, z(u)) + log |dz/du|] + log |B|` over a and the triangular matrix B of each row.
+    normal, Adam maximises `E[log p(x, z(u)) + log |dz/du| - log q(u)]` over a and the triangular matrix B of each row, without
+    the score of q, as in Roeder, Wu & Duvenaud 2017, arXiv:1703.09194.
 
     Args:
         fitted: The fitted pair.
@@ -132,10 +133,14 @@ def refine_rows(fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced: 
         a, b = inputs[" shift"].detach().requires_grad_(), inputs[" shape"].detach().requires_grad_()
         noise = inputs[" noise"].transpose(0, 1)  # (S, M, d)
         with torch.enable_grad():
-            local = a + torch.einsum("nij,snj->sni", triangle(b), noise)
+            scale = triangle(b)
+            local = a + torch.einsum("nij,snj->sni", scale, noise)
             at = inputs[" mean"] + inputs[" sd"] * local
-            bound = log_joint(fitted.pair, batch, layout, coordinates, at).mean(0)
-            bound = bound + b.diagonal(dim1=-2, dim2=-1).sum(-1)
+            # -log q at the draws, its parameters held fixed: where q is the posterior, the gradient has no noise
+            slope = torch.linalg.solve_triangular(scale.detach().mT, noise.permute(1, 2, 0), upper=True).permute(
+                2, 0, 1
+            )
+            bound = (log_joint(fitted.pair, batch, layout, coordinates, at) + (slope * local).sum(-1)).mean(0)
             return [-g.nan_to_num(0.0, 0.0, 0.0) for g in torch.autograd.grad(bound.sum(), [a, b])]
 
     step = _traced(fitted, gradients, rows, traced)
