@@ -46,6 +46,16 @@ class Radial:
         return area - half * math.log(2 * math.pi) - u.square().sum(-1) / 2
 
 
+class Angle(Radial):
+    """An angle as a vector u of the plane in its direction: on the line, a density of angles has no end of periods."""
+
+    def __call__(self, u: Tensor) -> Tensor:
+        return torch.atan2(u[..., 1], u[..., 0])
+
+    def inv(self, z: Tensor) -> Tensor:
+        return super().inv(torch.stack([z.cos(), z.sin()], -1))
+
+
 @dataclass(frozen=True)
 class Coordinate:
     """A latent site as `size` real numbers, which `transform` takes to its values."""
@@ -54,6 +64,7 @@ class Coordinate:
     event_shape: tuple[int, ...]
     shape: tuple[int, ...]
     transform: Any
+    dtype: torch.dtype = torch.float64
 
     @property
     def size(self) -> int:
@@ -82,9 +93,6 @@ class Coordinates:
     plate_nesting: int
     data_dim: int
     classes: Classes | None = None
-    guided: bool = (
-        True  # whether the guide has one density of u; it has not where u depends on several enumerated sites
-    )
 
     @property
     def size(self) -> int:
@@ -100,16 +108,21 @@ class Coordinates:
         """The coordinates of the latent sites that a run has drawn, but for those that are summed out.
 
         Raises:
-            NotRefinable: A site is discrete, or in another plate, or its support depends on the row or is not known.
+            NotRefinable: A site is discrete, masked, or in another plate, its support depends on the row or is not known, or
+                the guide draws sites for each value of several enumerated sites.
         """
-        summed = {site.name for site in layout.sites if site.enumerated is not None}
-        latent = [t for t in found.sites.values() if t.local and t.q is not None and t.name not in summed]
+        skipped = {site.name for site in layout.sites if site.enumerated is not None}
+        skipped |= {term.name for term in found.sites.values() if term.objective_only}  # no part of a log-weight
+        latent = [t for t in found.sites.values() if t.local and t.q is not None and t.name not in skipped]
         if not latent:
             raise NotRefinable("the guide draws no latent site for each row")
         dims: frozenset[int] = frozenset().union(*(dims_of(t.q.log_prob, found) for t in latent if t.q is not None))
-        classes = _classes(max(dims), found) if len(dims) == 1 else None
+        if len(dims) > 1:
+            names = ", ".join(repr(found.enum_dims[dim]) for dim in sorted(dims, reverse=True))
+            raise NotRefinable(f"the guide draws sites for each value of several enumerated sites ({names})")
+        classes = _classes(max(dims), found) if dims else None
         parts = tuple(_coordinate(term, found, classes) for term in latent)
-        return Coordinates(parts, found.plate_nesting, found.data_dim, classes, classes is not None or not dims)
+        return Coordinates(parts, found.plate_nesting, found.data_dim, classes)
 
     def join(self, found: Terms) -> Tensor:
         """u at the values of a run, `(K, M, d)`."""
@@ -124,9 +137,10 @@ class Coordinates:
         values, log_det = {}, u.new_zeros(u.shape[:2])
         for part, flat in zip(self.parts, u.split([part.size for part in self.parts], -1)):
             free = flat.reshape(*u.shape[:2], *part.shape)
-            values[part.name] = part.transform(free)
-            jacobian = part.transform.log_abs_det_jacobian(free, values[part.name])
+            value = part.transform(free)
+            jacobian = part.transform.log_abs_det_jacobian(free, value)
             log_det = log_det + (jacobian.flatten(2).sum(-1) if jacobian.dim() > 2 else jacobian)
+            values[part.name] = value.to(part.dtype)
         return values, log_det
 
     def split(self, u: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -155,11 +169,13 @@ class Coordinates:
         return torch.block_diag(*blocks).bool().to(like.device)
 
 
-def _classes(dim: int, found: Terms) -> Classes | None:
-    """The site that is enumerated along a dimension, if it is one of each row and of the guide."""
+def _classes(dim: int, found: Terms) -> Classes:
+    """The site that is enumerated along a dimension; NotRefinable unless it is one of each row and of the guide."""
     term = found.sites[found.enum_dims[dim]]
     if term.q is None or {plate for plate, _ in term.either.plates} - {PARTICLE_PLATE} != {DATA_PLATE}:
-        return None
+        raise NotRefinable(
+            f"the guide draws sites for each value of {term.name!r}, which has no single value for a row"
+        )
     event = tuple(term.q.fn.event_shape)
     count = int(term.value.shape[dim - len(event)])
     values = term.value.reshape(count, -1, *event)[:, 0]
@@ -190,22 +206,45 @@ def log_prob_of(found: Terms, log_prob: Tensor, classes: Classes | None) -> Tens
 def _coordinate(term: Term, found: Terms, classes: Classes | None) -> Coordinate:
     assert term.q is not None
     fn, event = term.q.fn, tuple(term.q.fn.event_shape)
+    kinds = _kinds(fn)
     where = {plate for plate, _ in term.q.plates} - {PARTICLE_PLATE}
     if term.p is None:
         raise NotRefinable(f"site {term.name!r} is in the guide only")
     if where != {DATA_PLATE}:
         raise NotRefinable(f"site {term.name!r} is in other plates than 'data', too")
-    support = fn.support
-    if type(fn).__name__ == "Delta" or support.is_discrete:
+    if any(isinstance(side.mask, Tensor) or side.mask is False for side in (term.p, term.q)) or (
+        "MaskedDistribution" in (*kinds, *_kinds(term.p.fn))
+    ):
+        raise NotRefinable(f"site {term.name!r} is masked, so that in some rows it may have no density")
+    try:
+        support = fn.support
+    except NotImplementedError as error:
+        raise NotRefinable(f"the support of site {term.name!r} is not known") from error
+    if "Delta" in kinds or support.is_discrete:
         raise NotRefinable(f"site {term.name!r} is not continuous")
     if any(isinstance(value, Tensor) for value in vars(_inner(support)).values()):
         raise NotRefinable(f"the support of site {term.name!r} depends on the row")
     try:
-        transform = Radial() if support is sphere else biject_to(support)
+        transform = Radial() if support is sphere else Angle() if CIRCULAR & set(kinds) else biject_to(support)
+        value = _values(found, term.name, event, classes)[0, 0]
+        free = transform.inv(value)
+        transform.log_abs_det_jacobian(free, value)
     except NotImplementedError as error:
         raise NotRefinable(f"no vector of real numbers stands for site {term.name!r} ({support})") from error
-    value = _values(found, term.name, event, classes)[0, 0]
-    return Coordinate(term.name, event, tuple(transform.inv(value).shape), transform)
+    return Coordinate(term.name, event, tuple(free.shape), transform, value.dtype)
+
+
+# Distributions of angles, whose support is said to be the whole line.
+CIRCULAR = {"VonMises", "SineBivariateVonMises", "SineSkewed"}
+
+
+def _kinds(fn: Any) -> list[str]:
+    """The names of the classes of a distribution and of those that it wraps without a change of its values."""
+    names = [type(fn).__name__]
+    while hasattr(fn, "base_dist") and not hasattr(fn, "transforms"):
+        fn = fn.base_dist
+        names.append(type(fn).__name__)
+    return names
 
 
 def _inner(support: Any) -> Any:

@@ -26,12 +26,13 @@ def active_units(
         again: The means once more from other draws (`pv.encode` with another seed), `(N, L)`. Use it if `means` are
             averages of S draws, as for the upper levels of a hierarchy: their noise adds 1/S of the variance within a row
             to the variance over rows, but nothing to the covariance of the two, which is then compared with the threshold.
+        prior_variance: The variance of each dimension under the prior, `(L,)`. By default 1, that of a standard normal.
 
     Returns:
         Whether each dimension is active, `(L,)` bool.
 
     Raises:
-        ShapeError: The means are not `(N, L)` with N >= 2, or `again` has another shape.
+        ShapeError: The means are not `(N, L)` with N >= 2, or `again` or `prior_variance` has another shape.
 
     References:
         Burda, Grosse & Salakhutdinov 2016, arXiv:1509.00519, section 5.2.

@@ -18,11 +18,13 @@ from pyrovae.criticism.proposals import (
     DRAWS,
     Refined,
     adapted,
+    at,
     check_proposal,
     guide_draws,
     log_joint,
     mixed,
     pieces,
+    possible,
     usable,
 )
 from pyrovae.errors import NotFiniteError, OptionError
@@ -31,9 +33,7 @@ from pyrovae.fitted.runs import drawn_terms, global_draw, particles_at_once
 from pyrovae.objectives.terms import terms
 from pyrovae.objectives.weights import log_weights
 from pyrovae.pair.batch import Batch
-from pyrovae.pair.handlers import SetValues
 from pyrovae.pair.layout import Layout, Site
-from pyrovae.pair.program import Pair
 
 
 @overload
@@ -199,6 +199,10 @@ def _resampled(
     blocks: list[dict[str, Tensor]] = []
     at_once = particles_at_once(fitted, part.batch, part.layout, max(num_particles, DRAWS))
     if usable(fitted, part, proposal, names) == "guide":
+        if moves and any(site.role == "latent" and site.local for site in part.layout.sites):
+            raise OptionError(
+                "moves need a proposal that is refined for each row, and here the guide is it: leave moves out."
+            )
         candidates = _of_the_guide(fitted, part, shapes, num_particles, at_once)
     else:
         candidates = (
@@ -261,11 +265,11 @@ def _refined(
         (False, k) for k in pieces(num - from_guide, at_once)
     ]:
         u = refined.sample(k)
-        moved = pair if first else Pair(pair.model, SetValues(coordinates.split(u)[0])(pair.guide))
+        moved = pair if first else at(pair, coordinates, u)[0]
         run = terms(moved, rows, k, layout=layout, enumerate=classes is not None)
-        if first:
-            u = coordinates.join(run)
+        u = coordinates.join(run) if first else u
         log_w = mixed(run, u, refined, from_guide / num)
+        log_w = log_w if first else possible(log_w)
         if classes is None:
             values = {name: run.rows(run.sites[name].value, shapes[name]) for name in others}
             found.append(_Candidates(log_w, {U: u, **values}, rows, refined))

@@ -2,7 +2,7 @@
 
 A guide predicts the posterior of a row that it may never have seen, and is often displaced. Here the continuous sites of a row
 are taken together as one vector u without constraints, and a Normal of u is improved by gradient steps on that row's own ELBO.
-The draws that are weighed are fresh ones: of a t distribution with heavier tails, and of the guide if it enumerates nothing.
+The draws that are weighed are fresh ones: of a t distribution with heavier tails, and of the guide.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from pyrovae.objectives.terms import Terms, terms
 from pyrovae.objectives.weights import log_weights, num_values, row_bounds
 from pyrovae.pair.batch import Batch, num_rows, take_rows
 from pyrovae.pair.checks import check_particles
-from pyrovae.pair.handlers import PutDraws, SetValues
+from pyrovae.pair.handlers import AnyOf, PutDraws, SetValues
 from pyrovae.pair.layout import Layout
 from pyrovae.pair.parameters import fork_rng
 from pyrovae.pair.program import Pair, PairLike
@@ -76,9 +76,26 @@ class Refined:
 
 def log_joint(pair: PairLike, rows: Batch, layout: Layout, coordinates: Coordinates, u: Tensor) -> Tensor:
     """`log p(x, z) + log |dz/du|` at u, `(K, M)`, of each class where the coordinates have classes; other sites summed out."""
+    moved, log_det = at(pair, coordinates, u, PutDraws)
+    found = terms(moved, rows, len(u), layout=layout)
+    return possible(_log_weights(found, coordinates) + log_det)
+
+
+def at(
+    pair: PairLike, coordinates: Coordinates, u: Tensor, put: type[PutDraws] | type[SetValues] = SetValues
+) -> tuple[Pair, Tensor]:
+    """The pair with u in the place of the guide's draws, and `log |dz/du|`, `(K, M)`."""
     values, log_det = coordinates.split(u)
-    found = terms(Pair(pair.model, PutDraws(values)(pair.guide)), rows, len(u), layout=layout)
-    return _log_weights(found, coordinates) + log_det
+    guide: Callable[..., Any] = put(values)(pair.guide)
+    if coordinates.classes is not None:
+        # q(y) enters no weight, and may depend on draws, which are now others for each value of y
+        guide = AnyOf(coordinates.classes.site, coordinates.classes.values)(guide)
+    return Pair(pair.model, guide), log_det
+
+
+def possible(log_p: Tensor) -> Tensor:
+    """Log-densities at draws of a proposal, with probability 0 where overflow has made them infinite or undefined."""
+    return torch.where(log_p < math.inf, log_p, -math.inf)
 
 
 def _log_weights(found: Terms, coordinates: Coordinates) -> Tensor:
@@ -192,10 +209,11 @@ def laplace_rows(fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced:
     curvature = -torch.stack(columns, -1).nan_to_num(0.0, 0.0, 0.0)
     curvature = torch.where(coordinates.mask(mean), (curvature + curvature.mT) / 2, 0.0)
     values, vectors = torch.linalg.eigh(curvature)
-    covariance = vectors / values.clamp_min(FLATTEST**-2)[:, None] @ vectors.mT
-    return Refined(
-        coordinates, mean + sd * shift, widening(mean.shape[-1]) * sd[..., None] * torch.linalg.cholesky(covariance)
-    )
+    half = vectors * values.clamp_min(FLATTEST**-2).rsqrt()[:, None]  # half half' is the covariance
+    # Its triangular factor: Cholesky's algorithm fails in float32 where some directions are 1e3 times as wide as others.
+    triangle = torch.linalg.qr(half.mT).R.mT
+    triangle = triangle * triangle.diagonal(dim1=-2, dim2=-1).sign()[:, None]
+    return Refined(coordinates, mean + sd * shift, widening(mean.shape[-1]) * sd[..., None] * triangle)
 
 
 ADAPTED: dict[str, Callable[[Fit, Batch, Layout, int, dict[Any, Any]], Refined]] = {
@@ -249,7 +267,9 @@ def usable(fitted: Fit, part: FittedGroup, proposal: str, sites: Collection[str]
     why = _why_not(fitted, part.batch, part.layout, sites)
     if why is not None:
         warnings.warn(
-            f"The guide is the proposal, since no other can be refined for a row: {why}.", stacklevel=stacklevel
+            f"The guide is the proposal, since none can be refined for these rows: {why}. Check k_hat, and "
+            'pass proposal="guide" to ask for the guide without this warning.',
+            stacklevel=stacklevel,
         )
         return "guide"
     return proposal
@@ -326,12 +346,12 @@ def _weigh(
 ) -> tuple[Tensor, Tensor]:
     """Log-weights of fresh draws of the refined proposal and the guide, and ELBOs `(k, n)` of draws of the guide."""
     pair, classes = fitted.pair, refined.coordinates.classes
-    shared = guide_draws(num_samples) if refined.coordinates.guided else 0
+    shared = guide_draws(num_samples)
     elbos: list[Tensor] = []
     log_w: list[Tensor] = []
 
-    def weigh(found: Terms, u: Tensor) -> None:
-        each = mixed(found, u, refined, shared / num_samples, keep)
+    def weigh(found: Terms, u: Tensor, checked: Callable[[Tensor], Tensor] = lambda log_w: log_w) -> None:
+        each = checked(mixed(found, u, refined, shared / num_samples, keep))
         if classes is not None:
             each = each.unflatten(-1, (classes.count, -1)).transpose(-3, -2)  # (C, k, n)
             each = each if keep == classes.site else each.logsumexp(-3)
@@ -345,9 +365,7 @@ def _weigh(
             weigh(found, refined.coordinates.join(found))
     for k in pieces(num_samples - shared, at_once):
         u = refined.sample(k)
-        put = SetValues if shared else PutDraws
-        moved = Pair(pair.model, put(refined.coordinates.split(u)[0])(pair.guide))
-        weigh(terms(moved, rows, k, layout=layout), u)
+        weigh(terms(at(pair, refined.coordinates, u)[0], rows, k, layout=layout), u, possible)
     return torch.cat(log_w, -2), torch.cat(elbos)
 
 
@@ -360,7 +378,7 @@ def mixed(found: Terms, u: Tensor, refined: Refined, share: float, keep: str | N
     """Log-weights of draws u at which a run stands, under the mixture of the guide and the refined proposal.
 
     Args:
-        found: The run. The guide's sites have the density 1 if `share` is 0, see `PutDraws`.
+        found: The run.
         u: The draws, `(K, M, d)`.
         refined: The proposal.
         share: The share of the guide's draws.
@@ -372,17 +390,19 @@ def mixed(found: Terms, u: Tensor, refined: Refined, share: float, keep: str | N
     coordinates = refined.coordinates
     log_det = coordinates.by_row(u)[1]
     apart = coordinates.classes is None and keep is not None
-    log_p = log_weights(found, keep=keep) if apart else _log_weights(found, coordinates)
-    if not share:
-        return log_p + log_det - refined.log_prob(u)
     log_q = u.new_zeros(u.shape[:2])
+    sites = dict(found.sites)
     for name in coordinates.names:
-        side = found.sites[name].q
-        assert side is not None
-        log_q = log_q + log_prob_of(found, side.log_prob, coordinates.classes)
+        term = sites[name]
+        assert term.q is not None
+        log_q = log_q + log_prob_of(found, term.q.log_prob, coordinates.classes)
+        # log p alone: to add log q again would cost its digits, and it is huge where a narrow guide is far away
+        sites[name] = replace(term, q=replace(term.q, log_prob=torch.zeros_like(term.q.log_prob)))
+    bare = replace(found, sites=sites)
+    log_p = log_weights(bare, keep=keep) if apart else _log_weights(bare, coordinates)
     log_guide = (log_q + log_det).nan_to_num(-math.inf)
     other = refined.log_prob(u) + (math.log1p(-share) if share < 1 else -math.inf)
-    return log_p + log_q + log_det - torch.logaddexp(math.log(share) + log_guide, other)
+    return log_p + log_det - torch.logaddexp(math.log(share) + log_guide, other)
 
 
 def pieces(total: int, most: int) -> Sequence[int]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro
 import torch
-from pyro.distributions import Delta
+from pyro.distributions import Delta, TorchDistribution
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
@@ -236,6 +236,39 @@ class PutDraws(Messenger):  # type: ignore[misc]
             msg["fn"] = Delta(value, event_dim=event)
             msg["done"] = True
             msg["value"] = value
+
+
+class AnyOf(Messenger):  # type: ignore[misc]
+    """Give an enumerated site these values, `(C, *event)`, each with density 1, whatever its distribution depends on."""
+
+    def __init__(self, site: str, values: Tensor) -> None:
+        super().__init__()
+        self.site, self.values = site, values
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] == self.site:
+            msg["fn"] = _Listed(self.values, len(msg["fn"].event_shape))
+
+
+class _Listed(TorchDistribution):  # type: ignore[misc]
+    """Values, `(C, *event)`, with density 1 each, to be enumerated."""
+
+    has_enumerate_support = True
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, values: Tensor, event_dim: int, batch_shape: tuple[int, ...] = ()) -> None:
+        super().__init__(torch.Size(batch_shape), values.shape[values.dim() - event_dim :], validate_args=False)
+        self.values = values
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> _Listed:
+        return _Listed(self.values, len(self.event_shape), tuple(batch_shape))
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        return self.values
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        dtype = value.dtype if value.is_floating_point() else torch.get_default_dtype()
+        return torch.zeros(value.shape[: value.dim() - len(self.event_shape)], dtype=dtype, device=value.device)
 
 
 class MakeParamsOn(Messenger):  # type: ignore[misc]

@@ -113,6 +113,39 @@ def turned(x: Tensor) -> Tensor:
     return away / away.norm(dim=-1, keepdim=True)
 
 
+def of_an_angle(x: Tensor) -> Any:
+    z = pyro.sample("z", dist.VonMises(f64(0.5)[0], f64(1.0)[0]).expand([len(x)]))
+    return pyro.sample("x", dist.Normal(torch.stack([z.cos(), z.sin()], -1), 0.7).to_event(1), obs=x)
+
+
+def density_of_an_angle(x: Tensor) -> Tensor:
+    """The trapezoidal rule, which is exact to rounding for a smooth periodic function."""
+    z = torch.arange(500, dtype=torch.float64) * 2 * math.pi / 500
+    at_x = dist.Normal(torch.stack([z.cos(), z.sin()], -1)[:, None], 0.7).to_event(1).log_prob(x)
+    each = dist.VonMises(f64(0.5)[0], f64(1.0)[0]).log_prob(z)[:, None] + at_x
+    return each.logsumexp(0) + math.log(2 * math.pi / 500)
+
+
+def shared(x: Tensor) -> Any:
+    y = pyro.sample("y", dist.Categorical(f64(0.3, 0.7)))
+    z0 = pyro.sample("z0", dist.Normal(torch.zeros_like(x), 0.6).to_event(1))
+    z1 = pyro.sample("z1", dist.Normal(z0 + 3 * y[..., None] - 1.5, 0.5).to_event(1))
+    return pyro.sample("x", dist.Normal(z1, 0.4).to_event(1), obs=x)
+
+
+def guide_of_shared(x: Tensor) -> None:
+    """The class depends on z0, of which there is one draw for all classes here, and one for each class when refined."""
+    z0 = pyro.sample("z0", dist.Normal(0.1 * x, 0.3).to_event(1))
+    y = pyro.sample("y", dist.Categorical(logits=x + z0), infer={"enumerate": "parallel"})
+    pyro.sample("z1", dist.Normal(0.4 * x + 0.2 * z0 + y[..., None] - 0.5, 0.2).to_event(1))
+
+
+def density_of_shared(x: Tensor) -> Tensor:
+    scale = math.sqrt(0.6**2 + 0.5**2 + 0.4**2)
+    parts = [dist.Normal(f64(loc)[0], scale).expand(x.shape).to_event(1).log_prob(x) for loc in (-1.5, 1.5)]
+    return torch.stack(parts, -1).add(f64(0.3, 0.7).log()).logsumexp(-1)
+
+
 torch.manual_seed(5)
 PAIRS = {
     "positive": Conjugate(
@@ -161,6 +194,15 @@ PAIRS = {
         lambda x: pyro.sample("z", dist.Normal(0.5 * x + 0.3, 0.2).to_event(1)),
         density_of_mixture,
         torch.randn(N, 2, dtype=torch.float64) * 1.5,
+    ),
+    "an angle": Conjugate(
+        of_an_angle,
+        lambda x: pyro.sample("z", dist.VonMises(torch.atan2(x[:, 1], x[:, 0]) + 0.4, 8 + 0 * x[:, 0])),
+        density_of_an_angle,
+        torch.randn(N, 2, dtype=torch.float64),
+    ),
+    "a class that depends on a draw": Conjugate(
+        shared, guide_of_shared, density_of_shared, torch.randn(N, 2, dtype=torch.float64)
     ),
 }
 
