@@ -243,7 +243,7 @@ def check_particles(pair: PairLike, batch: Batch, layout: Layout, num_particles:
         nodes = [node for trace in alone for node in sample_sites(trace).values()]
         for name, node, found in zip(names, nodes, sums):
             wanted = node["fn"].log_prob(node["value"]).sum()
-            if not torch.allclose(found[k], wanted, rtol=1e-3, atol=1e-3):
+            if not torch.allclose(found[k], wanted, rtol=1e-3, atol=1e-3, equal_nan=True):
                 raise PairError(
                     f"Site {name!r} has another log-density among several particles ({found[k].item():.6g}) than alone "
                     f"({wanted.item():.6g}), because the particle dimension is taken for another one. {_CURE}"
