@@ -289,6 +289,7 @@ def test_memory_counts_hidden_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     """2 columns, 500 hidden units: a chunk is as large as its hidden layer, not as its data."""
     monkeypatch.setattr(chunking, "CHUNK_ELEMENTS", 20_000)
     monkeypatch.setattr(importance_module, "WEIGHT_ELEMENTS", 20_000)
+    monkeypatch.setattr(psis, "FIT_ELEMENTS", 20_000)
     wide = pv.VAE(
         pv.priors.StandardNormal(2),
         pv.mlp(2, pv.families.Normal(2), hidden=(500,)),
