@@ -8,6 +8,7 @@ import pyro
 import pytest
 import torch
 from support.programs import ROWS, Discrete, Row
+from support.told import told
 
 import pyrovae as pv
 from pyrovae.criticism import proposals
@@ -116,7 +117,7 @@ def test_a_proposal_is_refined_for_rows_of_every_pair_with_continuous_sites(
         warnings.simplefilter("always")
         found = pv.importance(fit, few, 30, seed=0)
     assert found.proposal == ("guide" if row.latent is None or row.build is Discrete else "refined")
-    assert ["'z' is not continuous" in str(w.message) for w in said] == [True] * (row.build is Discrete)
+    assert ["'z' is not continuous" in message for message in told(said)] == [True] * (row.build is Discrete)
     for values in (found.log_likelihood, found.elbo, found.ess):
         assert values.shape == (12,) and torch.isfinite(values).all()
 

@@ -16,6 +16,7 @@ from pyro.infer import JitTrace_ELBO, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, Tra
 from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal
 from pyro.nn import PyroModule, PyroParam, PyroSample
 from pyro.optim.multi import MixedMultiOptimizer
+from support.told import told
 from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn.functional import softplus
@@ -671,7 +672,7 @@ def test_numbers_that_change_at_every_step_are_told() -> None:
     with pytest.warns(UserWarning, match="more than 16 different sets.*as tensors") as caught:
         for i in range(40):
             svi.step(x, 0.1 * i)
-    assert len(caught) == 1
+    assert len(told(caught)) == 1
     svi = pv.SVI(model, guide, adam(), Trace_ELBO(), engine="traced")
     for i in range(40):  # as a tensor: one graph
         svi.step(x, torch.tensor(0.1 * i))
