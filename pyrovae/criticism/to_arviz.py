@@ -140,13 +140,19 @@ def to_arviz(
 
 @contextmanager
 def _warning_once() -> Iterator[None]:
-    """Of many warnings that begin alike, as of every draw of a global site, give the first, at the caller's line."""
+    """Of many warnings that begin alike, as of every draw of a global site, give the first, at the caller's line.
+
+    Warnings of other kinds, such as a library's deprecations, stay where they are, for the caller's filters to hide.
+    """
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+        warnings.simplefilter("always", UserWarning)
         yield
     first = {(one.category, str(one.message)[:20]): one for one in reversed(caught)}
     for one in reversed(first.values()):
-        warnings.warn(one.message, one.category, stacklevel=4)  # past contextlib and to_arviz
+        if issubclass(one.category, UserWarning):
+            warnings.warn(one.message, one.category, stacklevel=4)  # past contextlib and to_arviz
+        else:  # it has passed the filters
+            warnings.showwarning(one.message, one.category, one.filename, one.lineno)
 
 
 def _per_row(values: Tensor, drawn: bool = True) -> Values:

@@ -18,6 +18,7 @@ import torch
 import xarray
 from support.pairs import GlobalMean, InnerPlate, LinearGaussian, linear_gaussian, unfitted
 from support.programs import ROWS, binary, labels, some_labelled
+from support.told import told
 from torch import Tensor, nn
 
 import pyrovae as pv
@@ -256,7 +257,30 @@ def test_rows_of_two_kinds_and_one_warning() -> None:
     fitted = pv.fit(Optional(), data, epochs=1, engine="eager", progress=False)
     with pytest.warns(UserWarning, match="worth fewer than") as caught:
         pv.to_arviz(fitted, data, num_samples=50, num_particles=4, proposal="guide", groups=["posterior"], seed=0)
-    assert len(caught) == 1 and caught[0].filename == __file__
+    assert len(told(caught)) == 1 and [w.filename for w in caught if "worth fewer" in str(w.message)] == [__file__]
+
+
+@pytest.mark.usefixtures("quiet")
+def test_the_caller_decides_which_warnings_of_other_code_are_seen() -> None:
+    """They keep their place: Python hides a library's deprecations, and would show them at the line of a script."""
+
+    class Warns(Optional):
+        def model(self, x1: Tensor, x2: Tensor | None = None) -> None:
+            for category, module in (
+                (DeprecationWarning, "hidden"),
+                (DeprecationWarning, "seen"),
+                (RuntimeWarning, "seen"),
+            ):
+                warnings.warn_explicit("of its own", category, f"{module}.py", 7, module=module)
+            super().model(x1, x2)
+
+    fitted = unfitted(Warns(), {"x1": torch.randn(10)})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="hidden")
+        pv.to_arviz(fitted, {"x1": torch.randn(10)}, num_samples=5, num_particles=4, proposal="guide", seed=0)
+    found = [(w.category, w.filename, w.lineno) for w in caught if str(w.message) == "of its own"]
+    assert found == [(DeprecationWarning, "seen.py", 7), (RuntimeWarning, "seen.py", 7)]
 
 
 def test_an_inner_plate_and_names_of_dimensions() -> None:
