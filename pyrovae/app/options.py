@@ -226,9 +226,10 @@ class Options:
         None, "Largest global norm of the gradient; by default without limit.", check=POSITIVE
     )
     patience: int | None = option(None, "Stop after this many epochs without a better validation ELBO.")
-    keep: str = option(
-        "best",
-        "Which weights to keep: best, those of the epoch with the best validation ELBO, or last.",
+    keep: str | None = option(
+        None,
+        "Which weights to keep: best, those of the epoch with the best validation ELBO, or last; by default best, but last "
+        "for models that infer a label.",
         check=Check(lambda value: value in ("best", "last"), "must be best or last"),
         later=True,
         before="last",
