@@ -48,7 +48,7 @@ def evaluate(
     if len(picked["x"]) < len(rows.test):
         everything = importance(fitted, batch, 10, proposal="guide", seed=EVALUATION_SEED).summary()
         results |= {"elbo": everything["elbo"], "elbo_se": everything["elbo_se"]}
-    results |= _training_rows(run)
+    results |= _training_rows(run, found.proposal)
     for name in ("elbo", "log_likelihood", "train_elbo", "train_log_likelihood"):
         results[name] -= rows.log_abs_det
     results |= _units(run)
@@ -65,10 +65,10 @@ def estimate(run: Run, rows: Batch, num_samples: int, proposal: str) -> Importan
         return importance(run.fitted, rows, num_samples, proposal=proposal, seed=EVALUATION_SEED)
 
 
-def _training_rows(run: Run) -> dict[str, float]:
+def _training_rows(run: Run, proposal: str) -> dict[str, float]:
     """ELBO and log p(x) of some training rows without their labels, to compare with test rows; a cheap estimate will do."""
     some = take_rows(run.rows.batch("train", labels=False), slice(0, TRAINING_ROWS))
-    found = estimate(run, some, TRAINING_DRAWS, "laplace").summary()
+    found = estimate(run, some, TRAINING_DRAWS, "guide" if proposal == "guide" else "laplace").summary()
     names = ("elbo", "elbo_se", "log_likelihood", "log_likelihood_se")
     return {f"train_{name}": found[name] for name in names}
 

@@ -316,10 +316,15 @@ def test_a_comparison_fits_eighty_columns(monkeypatch: pytest.MonkeyPatch, capsy
     entry = {"log_likelihood": -1234.56, "log_likelihood_se": 12.34, "difference": -123.45, "difference_se": 12.34}
     entry |= {
         "bits_per_dimension": 12.345,
+        "k_hat_threshold": 0.667,
         "k_hat_above_threshold": 0.35,
         "bound": True,
         "rows": 5000,
         "proposal": "guide",
+        "elbo": -1240.12,
+        "rank_by_elbo": 2,
+        "wins": 0.4,
+        "stacking_weight": 0.35,
     }
     folders = ("a/rather/long/folder/of/runs/with-a-long-name-at-its-end", "b")
     tables.print_comparison([{**entry, "run": run} for run in folders], "log p(x): probability mass")

@@ -144,6 +144,8 @@ def overfitting(results: Mapping[str, Any]) -> str:
     said = f"Training rows have an ELBO of {results['train_elbo']:.2f}"
     if not gap > 2 * error:  # NaN for a single row
         return f"{said}, no more above test rows than by chance ({gap:+.2f} ± {error:.2f})."
+    if results["proposal"] == "guide":  # its log p(x) is too low by what the guide lacks
+        return f"{said}, {gap:.2f} ± {error:.2f} nats above test rows. --proposal refined tells how much of it is the guide."
     model = results["train_log_likelihood"] - results["log_likelihood"]
     return (
         f"{said}, {gap:.2f} ± {error:.2f} nats above test rows: {model:.2f} by log p(x), which the model has overfitted, and "
