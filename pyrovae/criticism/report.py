@@ -117,7 +117,7 @@ def criticise(
     """Ask every question about a fit that its trace can answer: is it any good, and if not, where?
 
     - bounds: ELBO, importance-weighted bounds, log p(x) with its error and k-hat, annealed importance sampling of a few
-    rows, the gap between ELBO and log p(x); training rows against rows held out, and copies of training rows among these;
+      rows, the gap between ELBO and log p(x); training rows against rows held out, and copies of training rows among these;
     - predictions: posterior predictive checks, `T(x)` beside `T(x_rep)`, with statistics that fit the values (zeros and
       dispersion of counts, tails and correlations of tables, neighbouring pixels), and the coverage of predictive intervals;
     - latent variables: rate, distortion and information, active units, and the aggregate posterior `q(z)` against the prior;
@@ -136,8 +136,8 @@ def criticise(
         proposal: "refined", "laplace" or "guide", as for `pv.importance`.
         image_shape: `(H, W)` or `(C, H, W)` where rows are flattened images.
         only: The names of questions, to ask these alone: log_likelihood, importance_bounds, annealed, inference_gap,
-        overfitting, copies, predictive_checks, predictive_intervals, rate_and_distortion, active_units, aggregate_posterior,
-            simulation_based_calibration, symmetry, joint_coverage.
+            overfitting, copies, predictive_checks, predictive_intervals, rate_and_distortion, active_units,
+            aggregate_posterior, simulation_based_calibration, symmetry, joint_coverage.
         seed: The seed of all draws.
         say: Called with the name of each question before it is asked.
 
