@@ -113,6 +113,8 @@ class Coordinates:
         """
         skipped = {site.name for site in layout.sites if site.enumerated is not None}
         skipped |= {term.name for term in found.sites.values() if term.objective_only}  # no part of a log-weight
+        # missing entries: the guide draws them from the likelihood at whatever values the other sites have
+        skipped |= {term.name for term in found.sites.values() if term.fills is not None}
         latent = [t for t in found.sites.values() if t.local and t.q is not None and t.name not in skipped]
         if not latent:
             raise NotRefinable("the guide draws no latent site for each row")

@@ -50,7 +50,7 @@ class Refined:
     loc: Tensor  # (M, d)
     scale_tril: Tensor  # (M, d, d)
 
-    def rows(self, rows: slice) -> Refined:
+    def rows(self, rows: slice | Tensor) -> Refined:
         """The same for some of the rows."""
         count = 1 if self.coordinates.classes is None else self.coordinates.classes.count
         loc, scale = (part.unflatten(0, (count, -1))[:, rows].flatten(0, 1) for part in (self.loc, self.scale_tril))
@@ -287,7 +287,7 @@ def _why_not(fitted: Fit, batch: Batch, layout: Layout, sites: Collection[str]) 
     except NotRefinable as error:
         return str(error)
     if found.classes is not None and (other := set(sites) - {found.classes.site, *found.names}):
-        return f"it has another discrete site ({', '.join(map(repr, sorted(other)))}) besides {found.classes.site!r}"
+        return f"it has another site that is not refined ({', '.join(map(repr, sorted(other)))}) besides {found.classes.site!r}"
     return None
 
 

@@ -65,6 +65,7 @@ class Term:
     p: Density | None
     q: Density | None
     enum_dim: int | None = None  # the dimension of its enumerated values; None where it was drawn
+    fills: str | None = None  # the argument for whose missing entries it stands
 
     @property
     def either(self) -> Density:
@@ -141,6 +142,18 @@ class Terms:
                 f"A site that is in another plate besides 'data' has no single value for each row: it has shape "
                 f"{tuple(value.shape)}, but {shape} is needed. Make that plate a dimension of the event, with .to_event(n)."
             ) from error
+
+    def each_row(self, value: Tensor, event_dim: int) -> Tensor:
+        """A local site's value as `(K, N, *others, *event)`, with a dimension for each plate dimension but that of the rows."""
+        event = value.shape[value.dim() - event_dim :]
+        batch = [1] * self.depth
+        for dim, size in enumerate(reversed(value.shape[: value.dim() - event_dim]), 1):
+            batch[-dim] = size
+        full = value.reshape(*(1,) * (self.num_particles == 1), *batch, *event)
+        rows = full.dim() - event_dim + self.data_dim
+        sizes = [-1] * full.dim()
+        sizes[0], sizes[rows] = self.num_particles, self.num_rows
+        return full.expand(sizes).movedim(rows, 1)
 
     @property
     def data_dim(self) -> int:
@@ -275,6 +288,7 @@ def terms(
                 f.name == DATA_PLATE and f.full_size not in (None, f.size) for f in node["cond_indep_stack"]
             ),
             objective_only=bool(node["infer"].get("objective_only")),
+            fills=node["infer"].get("fills"),
             p=_density(node, False, dim is not None) if name in model_sites else None,
             q=_density(guide_node, True, dim is not None) if guide_node is not None else None,
             enum_dim=dim,

@@ -45,7 +45,7 @@ def as_batch(
         dtypes = dict.fromkeys(wanted, dtype_of(pair)) | dict(dtypes or {})
     if is_streamed(data):
         data = by_argument(Items(data).load(), list(wanted), dtypes)
-    given = dict(data) if isinstance(data, Mapping) else _in_order(data, list(wanted))
+    given = dict(data) if isinstance(data, Mapping) else in_order_of_arguments(data, list(wanted))
     unknown = [name for name in given if name not in wanted]
     missing = [name for name, p in wanted.items() if p.default is p.empty and name not in given]
     if (unknown or missing) and not transforms:
@@ -64,7 +64,7 @@ def as_batch(
     return batch
 
 
-def _in_order(data: Any, names: Sequence[str]) -> dict[str, Any]:
+def in_order_of_arguments(data: Any, names: Sequence[str]) -> dict[str, Any]:
     """Name a tuple of arrays by the arguments in their order; anything else is the first argument."""
     arrays = isinstance(data, tuple) and all(
         hasattr(part, "__array__") or hasattr(part, "__dlpack__") or part is None for part in data

@@ -385,7 +385,7 @@ def _from_guide(
     }
     if not observed:
         return {}
-    above = _parents(fitted, take_rows(batch, slice(0, 2)), held)
+    above = site_parents(fitted, take_rows(batch, slice(0, 2)), held)
     wanted = set(above) - observed - held.keys() if sites is None else set(sites) - observed
     if not _common(above, wanted, observed, held.keys()):
         return {}
@@ -474,7 +474,7 @@ def _of_rows(node: Any, log_prob: Tensor) -> Tensor:
     return log_prob.sum(others) if others else log_prob
 
 
-def _parents(fitted: Fit, rows: Batch, held: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
+def site_parents(fitted: Fit, rows: Batch, held: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
     """For each site of the model what it depends on, with these values held; nothing if the model does not run."""
     local = {s.name for s in union(fitted.layouts).sites if s.local}
     values = {name: value[: num_rows(rows)] if name in local else value for name, value in held.items()}
