@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         HierarchicalVAE,
         JointVAE,
         LadderVAE,
+        NotMIWAE,
         Regression,
         SSRegression,
         StackedSSVAE,
@@ -67,6 +68,11 @@ if TYPE_CHECKING:
     from pyrovae.predict.encode import encode
     from pyrovae.predict.generate import generate, simulate
     from pyrovae.predict.reconstruct import reconstruct
+    from pyrovae.recover import corruptions
+    from pyrovae.recover.imputation import Imputation
+    from pyrovae.recover.impute import impute
+    from pyrovae.recover.pool import Pooled, pool
+    from pyrovae.recover.restore import Restoration, restore
     from pyrovae.training import schedules
     from pyrovae.training.fit import fit
     from pyrovae.training.svi import SVI
@@ -96,7 +102,7 @@ _HOMES = {
     "pyrovae.distributions": "observed_only",
     "pyrovae.fitted.fitted": "Fit",
     "pyrovae.fitted.folder": "load save",
-    "pyrovae.models": """ADGM CVAE GMVAE NVAE SSVAE VAE HierarchicalVAE JointVAE LadderVAE Regression SSRegression
+    "pyrovae.models": """ADGM CVAE GMVAE NVAE SSVAE VAE HierarchicalVAE JointVAE LadderVAE NotMIWAE Regression SSRegression
         StackedSSVAE VaDE""",
     "pyrovae.objectives": "kl penalties",
     "pyrovae.objectives.elbo": "Bound elbo",
@@ -112,6 +118,11 @@ _HOMES = {
     "pyrovae.predict.encode": "encode",
     "pyrovae.predict.generate": "generate simulate",
     "pyrovae.predict.reconstruct": "reconstruct",
+    "pyrovae.recover": "corruptions",
+    "pyrovae.recover.imputation": "Imputation",
+    "pyrovae.recover.impute": "impute",
+    "pyrovae.recover.pool": "Pooled pool",
+    "pyrovae.recover.restore": "Restoration restore",
     "pyrovae.training": "schedules",
     "pyrovae.training.fit": "fit",
     "pyrovae.training.svi": "SVI",
@@ -139,18 +150,22 @@ __all__ = [
     "Fit",
     "HierarchicalVAE",
     "Importance",
+    "Imputation",
     "JointVAE",
     "LadderVAE",
     "Layout",
     "NotFiniteError",
+    "NotMIWAE",
     "OptionError",
     "Pair",
     "PairError",
+    "Pooled",
     "PyrovaeError",
     "Quadrature",
     "Refinement",
     "Regression",
     "Report",
+    "Restoration",
     "SSRegression",
     "ShapeError",
     "StackedSSVAE",
@@ -167,6 +182,7 @@ __all__ = [
     "classify",
     "collapsed",
     "conv",
+    "corruptions",
     "criticise",
     "decode",
     "draw_graph",
@@ -180,6 +196,7 @@ __all__ = [
     "graph",
     "graph_text",
     "importance",
+    "impute",
     "k_hat_threshold",
     "kl",
     "kl_by_site",
@@ -191,6 +208,7 @@ __all__ = [
     "observed_only",
     "penalties",
     "plots",
+    "pool",
     "posterior",
     "prior_log_likelihood",
     "priors",
@@ -198,6 +216,7 @@ __all__ = [
     "reconstruct",
     "refine",
     "resnet",
+    "restore",
     "save",
     "save_page",
     "schedules",

@@ -36,7 +36,8 @@ RULES = {
     "training": TRAINING,
     "criticism": TRAINING | {"distributions", "predict"},
     "predict": TRAINING | {"distributions"},
-    "plots": TRAINING | {"criticism", "predict"},
+    "recover": TRAINING | {"distributions", "predict", "criticism"},
+    "plots": TRAINING | {"criticism", "predict", "recover"},
 }
 # applications: the only rooms that see both
 APPLICATIONS = {"__init__", "__main__", "app", "data", "sklearn"}

@@ -46,7 +46,7 @@ class ObservedOnly(TorchDistribution):  # type: ignore[misc]  # Pyro has no type
     arg_constraints: dict[str, Any] = {}  # torch's name and form  # noqa: RUF012
 
     def __init__(self, whole: Any) -> None:
-        if not _has_marginals(whole):
+        if not has_marginals(whole):
             raise PairError(
                 "observed_only needs a likelihood of independent elements, such as Normal(D), Columns([...]) or Bernoulli(D), "
                 f"or a mixture of these, got {type(whole).__name__}: missing elements cannot be integrated out of a joint "
@@ -57,7 +57,7 @@ class ObservedOnly(TorchDistribution):  # type: ignore[misc]  # Pyro has no type
         super().__init__(whole.batch_shape, whole.event_shape, validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return _marginal(self.whole, value, ~torch.isnan(value))
+        return marginal(self.whole, value, ~torch.isnan(value))
 
     @property
     def support(self) -> Any:
@@ -99,23 +99,23 @@ def _elements(whole: Any) -> Any:
     return getattr(whole, "log_prob_elements", None)
 
 
-def _has_marginals(whole: Any) -> bool:
+def has_marginals(whole: Any) -> bool:
     if isinstance(whole, dist.MixtureSameFamily):
-        return _has_marginals(whole.component_distribution)
+        return has_marginals(whole.component_distribution)
     if isinstance(whole, dist.Independent) and whole.base_dist.event_shape:
-        return _has_marginals(whole.base_dist)
+        return has_marginals(whole.base_dist)
     return _elements(whole) is not None
 
 
-def _marginal(whole: Any, value: Tensor, observed: Tensor) -> Tensor:
+def marginal(whole: Any, value: Tensor, observed: Tensor) -> Tensor:
     """`log p` of the observed elements of a value, shape `(*batch)`."""
     n = len(whole.event_shape)
     if isinstance(whole, dist.MixtureSameFamily) and n:
         dim = -1 - n
-        inside = _marginal(whole.component_distribution, value.unsqueeze(dim), observed.unsqueeze(dim))
+        inside = marginal(whole.component_distribution, value.unsqueeze(dim), observed.unsqueeze(dim))
         return torch.logsumexp(inside + F.log_softmax(whole.mixture_distribution.logits, -1), -1)
     if isinstance(whole, dist.Independent) and whole.base_dist.event_shape:
-        parts = _marginal(whole.base_dist, value, observed)
+        parts = marginal(whole.base_dist, value, observed)
         return parts.flatten(parts.dim() - whole.reinterpreted_batch_ndims).sum(-1)
     filled = torch.where(observed, value, inside_support(whole.support, value))
     log_prob = _elements(whole)(filled)

@@ -4,6 +4,7 @@ from pyrovae.nets.cells import EncoderCell, GenerativeCell
 from pyrovae.nets.codes import Column, OneHot, Thermometer
 from pyrovae.nets.conv import ConvDecoder, ConvEncoder
 from pyrovae.nets.dropout import ReLUDropout
+from pyrovae.nets.masking import MaskChannel, SelfMasking
 from pyrovae.nets.mlp import MLP, Activated, Behind, LayerNormed, Log1p, Rescaled, Swapped, WithMask, one_hot
 from pyrovae.nets.residual import ResidualMLP, ResNetDecoder, ResNetEncoder
 
@@ -18,12 +19,14 @@ __all__ = [
     "GenerativeCell",
     "LayerNormed",
     "Log1p",
+    "MaskChannel",
     "OneHot",
     "ReLUDropout",
     "ResNetDecoder",
     "ResNetEncoder",
     "Rescaled",
     "ResidualMLP",
+    "SelfMasking",
     "Swapped",
     "Thermometer",
     "WithMask",

@@ -416,6 +416,21 @@ def some_labelled() -> dict[str, Tensor]:
     return {"x": binary(), "y": labels()}
 
 
+def not_miwae() -> pv.NotMIWAE:
+    """Whether an entry is observed depends on its value."""
+    return pv.NotMIWAE(
+        prior=pv.priors.StandardNormal(2),
+        likelihood=pv.mlp(2, fam.Normal(6), hidden=(8,)),
+        encoder=pv.Conditional(pv.nets.WithMask(pv.nets.MLP((6, 6), (2, 2), hidden=(8,))), fam.Normal(2)),
+        missingness=pv.Conditional(pv.nets.SelfMasking(6, missing="high"), fam.Bernoulli(6)),
+    )
+
+
+def some_missing() -> Tensor:
+    x = reals()
+    return x.masked_fill(x > 0.8, torch.nan)
+
+
 def some_measured() -> dict[str, Tensor]:
     return {"x": binary(), "y": torch.where(torch.arange(40) < 12, torch.randn(40), torch.nan)}
 
@@ -467,6 +482,7 @@ ROWS: dict[str, Row] = {
     "hierarchical-vae-top-to-encode": Row(lambda: hierarchy(pv.HierarchicalVAE), binary, "z3", True),
     "ladder-vae": Row(lambda: hierarchy(pv.LadderVAE), binary, "z1", True),
     "nvae": Row(nvae, small_images, "z1_1", True),
+    "not-miwae": Row(not_miwae, some_missing, "z", True),
     "bare-functions": Row(bare_functions, reals, "z", False),
     "registered-modules": Row(registered_modules, binary, "z", False),
     "pyro-module": Row(PyroVAE, binary, "z", False),

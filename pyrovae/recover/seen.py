@@ -1,0 +1,254 @@
+"""Likelihoods of corrupted rows, `p(x_seen | z)`, where x can be integrated out; and x given what was seen."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyrovae.distributions import ObservedOnly
+from pyrovae.distributions.missing import draw_missing, mean_missing
+from pyrovae.recover.corruptions import Clip, Corruption, Mask
+
+MOST_VALUES = 1024  # of an element, which are summed over
+
+
+class Seen(TorchDistribution):  # type: ignore[misc]  # Pyro has no types
+    """`p(x_seen | z) = E[p(x_seen | x)]` over a likelihood `p(x | z)`; entries of x_seen that are NaN are left out.
+
+    Args:
+        whole: The likelihood.
+        corruption: The corruption.
+        event_shape: Of a seen row.
+    """
+
+    arg_constraints: dict[str, Any] = {}  # torch's name and form  # noqa: RUF012
+    exact = True
+
+    def __init__(self, whole: Any, corruption: Corruption, event_shape: torch.Size) -> None:
+        self.whole, self.corruption = whole, corruption
+        super().__init__(whole.batch_shape, event_shape, validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+        return type(self)(self.whole.expand(torch.Size(batch_shape)), self.corruption, self.event_shape)
+
+    @constraints.dependent_property(is_discrete=False)
+    def support(self) -> Any:
+        return constraints.independent(constraints.real, len(self.event_shape))
+
+    def given(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """A draw of x given what was seen, and its mean, `(*batch, *event)` each."""
+        raise NotImplementedError
+
+    def _sum(self, log_prob: Tensor, seen: Tensor) -> Tensor:
+        """The log-density of rows from that of elements."""
+        log_prob = torch.where(seen.isnan(), 0.0, log_prob)
+        n = len(self.event_shape)
+        return log_prob.flatten(log_prob.dim() - n).sum(-1) if n else log_prob
+
+
+class SeenInPart(Seen):
+    """Some elements are seen."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return ObservedOnly(self.whole).log_prob(value)
+
+    def given(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        drawn = draw_missing(self.whole, seen)
+        mean = mean_missing(self.whole, seen)
+        mean = drawn if mean is None else torch.where(mean.isfinite(), mean, drawn)
+        return torch.where(seen.isnan(), drawn, seen), torch.where(seen.isnan(), mean, seen)
+
+
+class SeenByValue(Seen):
+    """Independent elements of few values v: `p(x_seen) = prod_d sum_v p(v) p(x_seen_d | f(v))`."""
+
+    def _log_posterior(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """The values, `(V, 1, ..., *event)`, and their log-probabilities together with what was seen, `(V, *batch, *event)`."""
+        base = inner(self.whole)
+        values = base.enumerate_support(expand=False).reshape(
+            -1, *[1] * (len(self.batch_shape)), *[1] * seen_dims(self)
+        )
+        values = values.expand(*values.shape[: 1 + len(self.batch_shape)], *self.event_shape)
+        wanted = self.corruption.function(values.to(seen.dtype))
+        sd = torch.as_tensor(self.corruption.sd).to(seen)
+        filled = seen.nan_to_num(0.0)
+        log_p = base.log_prob(values)
+        exactly = torch.where((filled - wanted).abs() < 1e-5 * (1 + wanted.abs()), 0.0, -math.inf).to(log_p.dtype)
+        noisy = (
+            -0.5 * ((filled - wanted) / sd.clamp_min(1e-30)) ** 2
+            - sd.clamp_min(1e-30).log()
+            - 0.5 * math.log(2 * math.pi)
+        )
+        likely = torch.where(sd > 0, noisy, exactly)
+        return values, log_p + torch.where(seen.isnan(), 0.0, likely)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self._sum(self._log_posterior(value)[1].logsumexp(0), value)
+
+    def given(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        values, log_p = self._log_posterior(seen)
+        shares = log_p.movedim(0, -1).softmax(-1)
+        which = torch.distributions.Categorical(probs=shares, validate_args=False).sample()
+        each = values.to(shares.dtype).movedim(0, -1)
+        drawn = each.expand(shares.shape).gather(-1, which[..., None])[..., 0]
+        return drawn, (shares * each).sum(-1)
+
+
+class SeenClipped(Seen):
+    """Independent Normals, cut off at an end or two: beyond it the probability counts, and not the density."""
+
+    def _ends(self, seen: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Location, scale, where the lower end is seen, and where the upper one is."""
+        base, clip = inner(self.whole), self.corruption
+        assert isinstance(clip, Clip)
+        nowhere = torch.zeros_like(seen, dtype=torch.bool)
+        low = nowhere if clip.low is None else seen <= clip.low
+        return base.loc, base.scale, low, nowhere if clip.high is None else seen >= clip.high
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        loc, scale, low, high = self._ends(value)
+        z = (value.nan_to_num(0.0) - loc) / scale
+        inside = -0.5 * z.square() - scale.log() - 0.5 * math.log(2 * math.pi)
+        return self._sum(
+            torch.where(low, torch.special.log_ndtr(z), torch.where(high, torch.special.log_ndtr(-z), inside)), value
+        )
+
+    def given(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        loc, scale, low, high = self._ends(seen)
+        sign = torch.where(low, -1.0, 1.0).double()
+        beyond = sign * ((seen.nan_to_num(0.0) - loc) / scale).double()  # of a standard normal, how far the end is out
+        u = torch.rand_like(beyond).clamp_min(1e-12)
+        near = -torch.special.ndtri(u * torch.special.ndtr(-beyond))
+        far = beyond - u.log() / beyond.clamp_min(1.0)
+        drawn = loc + scale * (sign * torch.where(beyond < 20, near, far)).to(loc)
+        hazard = (-0.5 * beyond.square() - 0.5 * math.log(2 * math.pi) - torch.special.log_ndtr(-beyond)).exp()
+        mean = loc + scale * (sign * hazard).to(loc)
+        cut, missing = low | high, seen.isnan()
+        normal = loc + scale * torch.randn_like(drawn)
+        drawn = torch.where(cut, drawn, torch.where(missing, normal, seen))
+        return drawn, torch.where(cut, mean, torch.where(missing, loc.expand_as(drawn), seen))
+
+
+class SeenLinearly(Seen):
+    """`x_seen = A x + sd e` of independent Normals, and of other likelihoods as if they were Normals of their moments."""
+
+    def __init__(self, whole: Any, corruption: Corruption, event_shape: torch.Size) -> None:
+        super().__init__(whole, corruption, event_shape)
+        self.exact = isinstance(inner(whole), dist.Normal)
+
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance of x, `(*batch, D)` float64."""
+        whole, batch = self.whole, self.batch_shape
+        mean, variance = (
+            part.expand(*batch, *whole.event_shape).reshape(*batch, -1).double()
+            for part in (whole.mean, whole.variance)
+        )
+        return mean, variance
+
+    def _factors(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Of a function of single elements, by what each is multiplied, and the sd of the noise, `(D,)` each."""
+        a = self.corruption.function(like.new_ones(1, *self.event_shape)).reshape(-1)
+        return a, torch.as_tensor(self.corruption.sd).to(a).expand(self.event_shape).reshape(-1)
+
+    def _matrix(self, like: Tensor) -> Tensor:
+        """A, `(M, D)`."""
+        shape = self.whole.event_shape
+        basis = torch.eye(shape.numel(), dtype=torch.float64, device=like.device).reshape(-1, *shape)
+        return self.corruption.function(basis).reshape(len(basis), -1).T
+
+    def _covariance(self, variance: Tensor, a: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
+        """Cholesky's factor of the covariance of what is seen, `(*batch, M, M)`, and the sd of its noise, `(M,)`."""
+        sd = torch.as_tensor(self.corruption.sd).to(a).expand(self.event_shape).reshape(-1)
+        covariance = (a * variance[..., None, :]) @ a.T + torch.diag(sd.square())
+        both = there[..., None] & there[..., None, :]
+        eye = torch.eye(len(a), dtype=a.dtype, device=a.device)
+        return torch.linalg.cholesky(torch.where(both, covariance, eye)), sd
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        mean, variance = self._moments()
+        seen = value.reshape(*value.shape[: value.dim() - len(self.event_shape)], -1).double()
+        there = ~seen.isnan()
+        if self.corruption.elementwise:
+            a, sd = self._factors(mean)
+            total = a.square() * variance + sd.square()
+            each = -0.5 * (seen.nan_to_num(0.0) - a * mean).square() / total - 0.5 * (2 * math.pi * total).log()
+            return torch.where(there, each, 0.0).sum(-1).to(value.dtype)
+        a = self._matrix(mean)
+        factor, _ = self._covariance(variance, a, there)
+        difference = torch.where(there, seen.nan_to_num(0.0) - mean @ a.T, 0.0)
+        squared = torch.linalg.solve_triangular(factor, difference[..., None], upper=False)[..., 0].square().sum(-1)
+        log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return (-0.5 * squared - log_det - 0.5 * math.log(2 * math.pi) * there.sum(-1)).to(value.dtype)
+
+    def given(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        mean, variance = self._moments()
+        flat = seen.reshape(*seen.shape[: seen.dim() - len(self.event_shape)], -1).double()
+        there = ~flat.isnan()
+        x = mean + variance.sqrt() * torch.randn_like(mean)  # moved to what was seen, by Matheron's rule
+        if self.corruption.elementwise:
+            a, sd = self._factors(mean)
+            gain = torch.where(there, a * variance / (a.square() * variance + sd.square()).clamp_min(1e-300), 0.0)
+            target = flat.nan_to_num(0.0)
+            found = [x + gain * (target - a * x - sd * torch.randn_like(x)), mean + gain * (target - a * mean)]
+        else:
+            a = self._matrix(mean)
+            factor, sd = self._covariance(variance, a, there)
+            found = []
+            for at, noise in ((x, 1.0), (mean, 0.0)):
+                e = noise * sd * torch.randn(*at.shape[:-1], len(sd), dtype=a.dtype, device=a.device)
+                difference = torch.where(there, flat.nan_to_num(0.0) - at @ a.T - e, 0.0)
+                solved = torch.cholesky_solve(difference[..., None], factor)[..., 0]
+                found.append(at + variance * (solved @ a))
+        shape = (*mean.shape[:-1], *self.whole.event_shape)
+        drawn, middle = (part.reshape(shape).to(seen.dtype) for part in found)
+        return drawn, middle
+
+
+def integrated(fn: Any, corruption: Corruption, event_shape: torch.Size) -> Seen | None:
+    """The likelihood of corrupted rows, if x can be integrated out of it; None where x has to be drawn."""
+    while isinstance(fn, ObservedOnly):
+        fn = fn.whole
+    base = inner(fn)
+    elementwise = not base.event_shape
+    if isinstance(corruption, Mask):
+        return SeenInPart(fn, corruption, event_shape)
+    if corruption.elementwise and elementwise and _few_values(base):
+        return SeenByValue(fn, corruption, event_shape)
+    if isinstance(corruption, Clip) and elementwise and isinstance(base, dist.Normal):
+        return SeenClipped(fn, corruption, event_shape)
+    if corruption.linear and elementwise and _has_moments(fn):
+        return SeenLinearly(fn, corruption, event_shape)
+    return None
+
+
+def inner(fn: Any) -> Any:
+    """The distribution of elements inside one of rows."""
+    while isinstance(fn, dist.Independent):
+        fn = fn.base_dist
+    return fn
+
+
+def seen_dims(fn: Seen) -> int:
+    return len(fn.event_shape)
+
+
+def _few_values(base: Any) -> bool:
+    if not getattr(base, "has_enumerate_support", False):
+        return False
+    try:
+        return len(base.enumerate_support(expand=False)) <= MOST_VALUES
+    except NotImplementedError:
+        return False
+
+
+def _has_moments(fn: Any) -> bool:
+    try:
+        return bool(fn.mean.isfinite().all()) and bool(fn.variance.isfinite().all())
+    except (NotImplementedError, AttributeError):
+        return False
