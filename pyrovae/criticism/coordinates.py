@@ -14,6 +14,7 @@ from torch.distributions import biject_to
 from pyrovae.objectives.enumeration import dims_of
 from pyrovae.objectives.terms import Term, Terms
 from pyrovae.objectives.weights import by_value
+from pyrovae.pair.common import same_for_rows
 from pyrovae.pair.handlers import DATA_PLATE, PARTICLE_PLATE
 from pyrovae.pair.layout import Layout
 
@@ -37,7 +38,8 @@ class Radial:
     def inv(self, z: Tensor) -> Tensor:
         """u for a drawn z, its length drawn, too."""
         half = torch.full(z.shape[:-1], z.shape[-1] / 2, dtype=z.dtype, device=z.device)
-        return z * (2 * torch._standard_gamma(half)).sqrt()[..., None]
+        with same_for_rows(1, z.shape[1] if z.dim() > 2 else -1):  # z is (K, M, D)
+            return z * (2 * torch._standard_gamma(half)).sqrt()[..., None]
 
     def log_abs_det_jacobian(self, u: Tensor, z: Tensor) -> Tensor:
         """log A + log N(u; 0, I): what a log-density of z lacks."""

@@ -21,6 +21,7 @@ from pyrovae.fitted.runs import particles_at_once
 from pyrovae.objectives.terms import Terms, terms
 from pyrovae.objectives.weights import log_weights, row_bounds
 from pyrovae.pair.batch import Batch, num_rows, take_rows
+from pyrovae.pair.common import are_common, start_rows
 from pyrovae.pair.layout import Layout
 
 # The most log-weights that are in memory at once: those of all particles of a block of rows.
@@ -286,13 +287,14 @@ def weight_blocks(
 
     traced = TracedFunction(lambda rows: run(rows, at_once), (fitted.pair,))
     whole_runs = (num_rows(batch) // together) * (num_samples // at_once)
-    traces = fitted.settings.get("engine") != "eager" and whole_runs >= TRACE_FROM
+    traces = fitted.settings.get("engine") != "eager" and whole_runs >= TRACE_FROM and not are_common()
     size = max(1, WEIGHT_ELEMENTS // (elements * num_samples * together)) * together
     for first in range(0, num_rows(batch), size):
         block = {name: value[first : first + size] for name, value in batch.items()}  # not copied: its parts are, below
         gathered: list[Tensor] = []
         for start in range(0, num_rows(block), together):
             rows = take_rows(block, slice(start, start + together))
+            start_rows()
             for done in range(0, num_samples, at_once):
                 some = min(at_once, num_samples - done)
                 whole = some == at_once and num_rows(rows) == together

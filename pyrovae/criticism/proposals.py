@@ -26,6 +26,7 @@ from pyrovae.objectives.terms import Terms, terms
 from pyrovae.objectives.weights import log_weights, num_values, row_bounds
 from pyrovae.pair.batch import Batch, num_rows, take_rows
 from pyrovae.pair.checks import check_particles
+from pyrovae.pair.common import same_for_rows, start_rows
 from pyrovae.pair.handlers import AnyOf, PutDraws, SetValues
 from pyrovae.pair.layout import Layout
 from pyrovae.pair.parameters import fork_rng
@@ -58,9 +59,10 @@ class Refined:
 
     def sample(self, num: int) -> Tensor:
         """Draws of u, `(num, M, d)`."""
-        noise = torch.randn(num, *self.loc.shape, dtype=self.loc.dtype, device=self.loc.device)
-        shape = torch.full((num, len(self.loc)), FREEDOM / 2, dtype=self.loc.dtype, device=self.loc.device)
-        chi2 = 2 * torch._standard_gamma(shape)
+        with same_for_rows(1, len(self.loc)):
+            noise = torch.randn(num, *self.loc.shape, dtype=self.loc.dtype, device=self.loc.device)
+            shape = torch.full((num, len(self.loc)), FREEDOM / 2, dtype=self.loc.dtype, device=self.loc.device)
+            chi2 = 2 * torch._standard_gamma(shape)
         noise = noise * (FREEDOM / chi2).sqrt()[..., None]
         return self.loc + torch.einsum("nij,knj->kni", self.scale_tril, noise)
 
@@ -165,7 +167,8 @@ def refine_rows(fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced: 
     for rate in _falling(STEPS):
         for group in optimizer.param_groups:
             group["lr"] = rate
-        noise = torch.randn(len(mean), DRAWS, mean.shape[-1], dtype=mean.dtype, device=mean.device)
+        with same_for_rows(0, len(mean)):
+            noise = torch.randn(len(mean), DRAWS, mean.shape[-1], dtype=mean.dtype, device=mean.device)
         inputs = {" mean": mean, " sd": sd, " shift": shift, " shape": shape, " noise": noise}
         shift.grad, shape.grad = step({**rows, **inputs})
         optimizer.step()
@@ -335,9 +338,11 @@ def adapted(
         if num_rows(block) < size:  # all have one size, so that one trace serves them
             index = torch.arange(size, device=next(iter(block.values())).device) % num_rows(block)
             padded = take_rows(block, index)
+        start_rows()
         refined = ADAPTED[proposal](fitted, padded, layout, at_once, traced)
         for start in range(0, num_rows(block), together):
             some = slice(start, min(start + together, num_rows(block)))
+            start_rows(stage=1)
             yield take_rows(block, some), refined.rows(some)
 
 

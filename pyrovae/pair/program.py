@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from pyrovae._html import table
 from pyrovae.errors import PairError
+from pyrovae.pair.common import commonly
 from pyrovae.pair.handlers import DATA_PLATE, PARTICLE_PLATE, Enumerate, Replay, with_particles
 from pyrovae.pair.turns import turn
 
@@ -143,11 +144,11 @@ def run(
     model = with_particles(pair.model, num_particles, plate_nesting)
     summed = Enumerate(-plate_nesting - 1 - (num_particles > 1)) if enumerate else None
     with turn(), unwritten(batch, "guide"):
-        guide_trace = poutine.trace(summed(guide) if summed else guide).get_trace(**batch)
+        guide_trace = poutine.trace(commonly(summed(guide) if summed else guide)).get_trace(**batch)
     # Replay is applied first, so that a site which already has its values from the guide is not enumerated again.
     model = Replay(guide_trace)(model)
     with turn(), unwritten(batch, "model"):
-        return poutine.trace(summed(model) if summed else model).get_trace(**batch), guide_trace
+        return poutine.trace(commonly(summed(model) if summed else model)).get_trace(**batch), guide_trace
 
 
 @contextmanager

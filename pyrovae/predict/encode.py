@@ -14,6 +14,7 @@ from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
 from pyrovae.fitted.runs import drawn_terms, global_draw, particles_at_once
 from pyrovae.objectives.terms import Terms
 from pyrovae.pair.batch import num_rows
+from pyrovae.pair.common import start_rows
 from pyrovae.pair.layout import Site
 from pyrovae.predict.forward import Names, Several, as_named, checked
 from pyrovae.predict.points import average, mean_of, mean_or, point_of, probabilities_of
@@ -115,6 +116,7 @@ def _encode(fitted: Fit, part: FittedGroup, site: str, num_samples: int) -> Tens
             at_once = particles_at_once(fitted, rows, part.layout, num_samples)
             few_at_once = fitted.chunk_size(rows, at_once)
             for few, those in zip(chunks(rows, few_at_once), numbers.split(few_at_once)):
+                start_rows()
                 runs = drawn_terms(fitted, few, part.layout, num_samples, at_once)
                 done.append(_code(checked(fitted, part.layout, few, those, runs), chosen.name))
         else:
