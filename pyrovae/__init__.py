@@ -27,6 +27,14 @@ if TYPE_CHECKING:
     from pyrovae.criticism.findings import Finding
     from pyrovae.criticism.from_pyro_svi import from_pyro_svi
     from pyrovae.criticism.importance import Importance, importance, log_likelihood
+    from pyrovae.criticism.outliers import (
+        Anomaly,
+        Entries,
+        anomaly_score,
+        benjamini_hochberg,
+        conformal_p_values,
+        entry_densities,
+    )
     from pyrovae.criticism.posterior import posterior
     from pyrovae.criticism.prior_monte_carlo import prior_log_likelihood
     from pyrovae.criticism.psis import k_hat_threshold
@@ -91,6 +99,8 @@ _HOMES = {
     "pyrovae.criticism.findings": "Finding",
     "pyrovae.criticism.from_pyro_svi": "from_pyro_svi",
     "pyrovae.criticism.importance": "Importance importance log_likelihood",
+    "pyrovae.criticism.outliers": """Anomaly Entries anomaly_score benjamini_hochberg conformal_p_values
+        entry_densities""",
     "pyrovae.criticism.posterior": "posterior",
     "pyrovae.criticism.psis": "k_hat_threshold",
     "pyrovae.criticism.prior_monte_carlo": "prior_log_likelihood",
@@ -140,12 +150,14 @@ __all__ = [
     "SSVAE",
     "SVI",
     "VAE",
+    "Anomaly",
     "Bound",
     "CheckpointError",
     "Classification",
     "Conditional",
     "ConditionalFlow",
     "DataError",
+    "Entries",
     "Finding",
     "Fit",
     "HierarchicalVAE",
@@ -176,11 +188,14 @@ __all__ = [
     "acquisition",
     "active_units",
     "ais",
+    "anomaly_score",
     "bdmc",
+    "benjamini_hochberg",
     "calibration",
     "check_pair",
     "classify",
     "collapsed",
+    "conformal_p_values",
     "conv",
     "corruptions",
     "criticise",
@@ -188,6 +203,7 @@ __all__ = [
     "draw_graph",
     "elbo",
     "encode",
+    "entry_densities",
     "families",
     "fit",
     "flow",

@@ -99,6 +99,27 @@ def _elements(whole: Any) -> Any:
     return getattr(whole, "log_prob_elements", None)
 
 
+def log_prob_of_entries(fn: Any, value: Tensor) -> Tensor | None:
+    """The log-density of each entry of a value, `(*batch, *event)`, NaN where it is missing; None unless they are independent.
+
+    Args:
+        fn: A distribution with batch shape `(*batch)` and event shape `(*event)`.
+        value: Its value, `(*batch, *event)`.
+    """
+    found: Tensor | None
+    if isinstance(fn, ObservedOnly):
+        observed = ~torch.isnan(value)
+        found = log_prob_of_entries(fn.whole, torch.where(observed, value, inside_support(fn.support, value)))
+        return None if found is None else torch.where(observed, found, torch.nan)
+    entries = _elements(fn)
+    if entries is not None:
+        found = entries(value)
+        return found
+    if isinstance(fn, dist.Independent):
+        return log_prob_of_entries(fn.base_dist, value)
+    return None
+
+
 def has_marginals(whole: Any) -> bool:
     if isinstance(whole, dist.MixtureSameFamily):
         return has_marginals(whole.component_distribution)

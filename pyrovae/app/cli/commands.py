@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pyrovae.app.cli import files
     from pyrovae.app.jobs import check as checking
     from pyrovae.app.jobs import label as labelling
+    from pyrovae.app.jobs import outliers as finding
     from pyrovae.criticism import decomposition
     from pyrovae.predict import reconstruct as reconstructing
 else:  # so that help, names and mistakes need not wait for torch
@@ -38,7 +39,7 @@ else:  # so that help, names and mistakes need not wait for torch
     comparisons, pictures = Lazily("pyrovae.app.comparisons"), Lazily("pyrovae.app.pictures")
     row_values, scores = Lazily("pyrovae.app.rows"), Lazily("pyrovae.app.scores")
     files, labelling = Lazily("pyrovae.app.cli.files"), Lazily("pyrovae.app.jobs.label")
-    checking = Lazily("pyrovae.app.jobs.check")
+    checking, finding = Lazily("pyrovae.app.jobs.check"), Lazily("pyrovae.app.jobs.outliers")
     decomposition, loading = Lazily("pyrovae.criticism.decomposition"), Lazily("pyrovae.data.load")
     reconstructing = Lazily("pyrovae.predict.reconstruct")
 
@@ -256,6 +257,37 @@ def check(
     tables.answer_line(f"Page: {written[0]} (and {written[1].name})")
     if report.verdict == "bad":
         raise typer.Exit(1)
+
+
+@app.command()
+def outliers(
+    run: take.RunFolder,
+    source: take.NewRows,
+    to: take.OutliersOut = None,
+    method: take.Method = "log_likelihood",
+    rate: take.Rate = 0.1,
+    num_samples: take.Samples = OPTIONS["num_samples"].default,
+    proposal: take.ProposalOfRun = None,
+    seed: take.DrawSeed = 0,
+    data_root: take.DataRoot = None,
+    device: take.Device = "auto",
+    threads: take.Threads = None,
+    trust: take.Trust = False,
+    force: take.Force = False,
+) -> None:
+    """Rank the rows of a table by how strange they are to a run, with p-values, and name the columns that make them so."""
+    refuse_no_run(run)
+    check_source(source)
+    path = to or run / "outliers.csv"
+    files.check_file(path, force or to is None, (".csv",))
+    scores.check_draws(num_samples, None)
+    opened = runs.open_run(run, data_root=data_root, device=device, threads=threads, trust=trust)
+    how: dict[str, Any] = {"num_samples": num_samples, "proposal": proposal or opened.options.proposal, "seed": seed}
+    how |= {"method": method, "rate": rate, "data_root": data_root}
+    found = finding.find_outliers(opened, source, say=tables.inform, **how)
+    finding.write_outliers(found, path)
+    tables.print_outliers(found)
+    tables.answer_line(f"{len(found.table)} rows: {path}")
 
 
 @app.command()

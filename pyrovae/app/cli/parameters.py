@@ -116,6 +116,18 @@ CheckOut = Annotated[
     Path | None,
     typer.Option("--out", help="Page to write, .html, and .json beside it; by default check.html in the run folder."),
 ]
+NewRows = Annotated[
+    str, typer.Argument(metavar="TABLE", help="A file with the columns of the run, or a name.", show_default=False)
+]
+OutliersOut = Annotated[
+    Path | None, typer.Option("--out", help="Table to write, .csv; by default outliers.csv in the run folder.")
+]
+Method = Annotated[
+    str, typer.Option(help="How strange a row is: by log_likelihood, regret (what its guide loses), or typicality.")
+]
+Rate = Annotated[
+    float, typer.Option(help="Share of ordinary rows that is tolerated among those that are called outliers.")
+]
 Dequantise = Annotated[
     bool,
     typer.Option("--dequantise", help="Turn a density of whole numbers into a lower bound of their probability mass."),

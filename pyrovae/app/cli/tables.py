@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from pyrovae.app.jobs import label as labelling
+    from pyrovae.app.jobs.outliers import Outliers
     from pyrovae.criticism import calibration
     from pyrovae.criticism.report import Report
 else:
@@ -210,6 +211,35 @@ def print_findings(report: Report, log_abs_det: float = 0.0) -> None:
         )
     counts = ", ".join(f"{len(report.of(kind))} {kind}" for kind in ("bad", "look", "ok"))
     answer(f"{counts}. Tests change a verdict at a level of {about['level']:.0%} for the whole report (Holm).")
+
+
+MOST_OUTLIERS = 10  # lines
+
+
+def print_outliers(found: Outliers) -> None:
+    """The strangest rows: those that are called outliers, or a few to look at."""
+    called = len(found.found)
+    worst = found.table.sort_values("rank").head(MOST_OUTLIERS)
+    table = Table(
+        title=f"{called} of {len(found.table)} rows are called outliers, at a rate of {found.rate:g}; the strangest"
+    )
+    numbers = [name for name in found.table if name.startswith("column_")]
+    table.add_column(str(found.table.columns[0]))
+    for name in ("score, nats", "p-value", "outlier"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("strange in")
+    for _, row in worst.iterrows():
+        strange = [f"{row[name]} (p {row['p_' + name]:.2g})" for name in numbers if row[f"p_{name}"] <= STRANGE]
+        score = f"{row['score']:.2f} ± {row['error']:.2f}"
+        table.add_row(
+            str(row.iloc[0]), score, f"{row['p_value']:.2g}", "yes" if row["outlier"] else "", ", ".join(strange)
+        )
+    out.print(table, highlight=False)
+    for note in found.notes:
+        answer(note)
+
+
+STRANGE = 0.05  # p-value of a column that is named
 
 
 def _share(share: float, total: float) -> str:

@@ -1,0 +1,363 @@
+"""Which rows are strange, how surely, and in which of their entries: scores, conformal p-values, densities of entries."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrovae._html import table
+from pyrovae.batching.chunks import chunks
+from pyrovae.criticism.importance import importance
+from pyrovae.criticism.posterior import posterior
+from pyrovae.criticism.refine import refine
+from pyrovae.distributions.combine import log_prob_of_entries
+from pyrovae.errors import DataError, OptionError, PairError
+from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
+from pyrovae.objectives.terms import Terms, terms
+from pyrovae.pair.batch import Batch, num_rows, take_rows
+from pyrovae.pair.handlers import SetValues
+from pyrovae.pair.layout import Layout
+from pyrovae.pair.parameters import fork_rng
+from pyrovae.pair.program import Pair, distribution_name
+
+METHODS = ("log_likelihood", "regret", "typicality", "ratio")
+
+
+@dataclass(frozen=True)
+class Anomaly:
+    """How strange each of N rows is, from `pv.anomaly_score`. Tensors are `(N,)` float64, on the CPU.
+
+    Attributes:
+        score: The larger, the stranger; in nats.
+        error: The Monte Carlo standard error of `score`, in nats.
+        k_hat: The diagnostic of the estimate of log p(x) of the row, see `pv.importance`.
+        method: What the score is.
+        num_samples: K, the draws for each row.
+
+    Example:
+        >>> zeros = torch.zeros(3, dtype=torch.float64)
+        >>> found = pv.Anomaly(zeros + torch.arange(3), zeros + 0.1, zeros, "log_likelihood", num_samples=100)
+        >>> found.ranks
+        tensor([3, 2, 1])
+    """
+
+    score: Tensor
+    error: Tensor
+    k_hat: Tensor
+    method: str
+    num_samples: int
+
+    @property
+    def ranks(self) -> Tensor:
+        """The place of each row, from 1 for the strangest, `(N,)` int64."""
+        ranks = torch.empty(len(self.score), dtype=torch.int64)
+        ranks[self.score.argsort(descending=True, stable=True)] = torch.arange(1, len(self.score) + 1)
+        return ranks
+
+    def _repr_html_(self) -> str:
+        worst = self.score.argsort(descending=True)[:10].tolist()
+        rows = [(i, f"{self.score[i]:.2f}", f"{self.error[i]:.2f}", f"{self.k_hat[i]:.2f}") for i in worst]
+        return table(
+            f"The strangest of {len(self.score)} rows by {self.method}", ("row", "score", "error", "k-hat"), rows
+        )
+
+
+def anomaly_score(
+    fitted: Fit,
+    data: Any,
+    method: str = "log_likelihood",
+    *,
+    reference: Any = None,
+    background: Fit | None = None,
+    num_samples: int = 1000,
+    proposal: str = "refined",
+    seed: int | None = None,
+) -> Anomaly:
+    """How strange each row is: `-log p(x)`, or what is left of it once its usual value, or its complexity, is taken off.
+
+    - "log_likelihood": `-log p(x)`.
+    - "regret": `ELBO(q*) - ELBO(q)`, the gain when q is fitted to the row itself instead of being predicted from it. The
+      encoder knows the kind of rows that it was trained on, so that it loses more on others. It is the amortisation gap of
+      `pv.refine`, whose q* has a full covariance.
+    - "typicality": `|-log p(x) - H|`, with H the mean of `-log p(x)` over the `reference` rows: rows may also be too probable.
+    - "ratio": `log p_b(x) - log p(x)`, with p_b the `background`, a model of rows of all kinds, or of ones that were perturbed:
+      what any row like this has, such as a plain background of an image, cancels.
+
+    No score is best for all data: a model may give simple rows of another kind a higher density than its own. Compare them on
+    rows whose kind is known, and turn the one you choose into a statement by `pv.conformal_p_values`.
+
+    Args:
+        fitted: The fitted pair.
+        data: The rows, as for `pv.fit`.
+        method: "log_likelihood", "regret", "typicality" or "ratio".
+        reference: For "typicality": ordinary rows, best ones that the fit has not seen.
+        background: For "ratio": another fit, of the same rows or columns.
+        num_samples: The number K of draws for each row.
+        proposal: Of these draws, as for `pv.importance`; "regret" has its own.
+        seed: The seed of the draws; None continues torch's random state.
+
+    Returns:
+        Scores and their errors, see `Anomaly`.
+
+    Raises:
+        OptionError: The method is not known, or lacks its `reference` or `background`.
+        DataError: Values are outside the support of the likelihood, or missing where it does not allow that.
+        PairError: For "regret", q cannot be refined: see `pv.refine`.
+
+    References:
+        Xiao, Yan & Amit 2020, *Likelihood regret: an out-of-distribution detection score for variational auto-encoder*,
+        arXiv:2003.02977. Nalisnick, Matsukawa, Teh & Lakshminarayanan 2019, arXiv:1906.02994 (typicality). Ren et al. 2019,
+        arXiv:1906.02845 (the ratio).
+
+    Example:
+        >>> vae = pv.VAE(pv.priors.StandardNormal(1), pv.mlp(1, fam.Normal(3)), pv.mlp(3, fam.Normal(1)))
+        >>> x = torch.randn(60, 3)
+        >>> fitted = pv.fit(vae, x, epochs=3, engine="eager", progress=False)
+        >>> x[7] += 6
+        >>> found = pv.anomaly_score(fitted, x, num_samples=100, proposal="guide", seed=0)
+        >>> found.ranks[7]
+        tensor(1)
+    """
+    if method not in METHODS:
+        raise OptionError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}.")
+    needed = {"typicality": ("reference", reference), "ratio": ("background", background)}.get(method)
+    if needed is not None and needed[1] is None:
+        raise OptionError(f"method={method!r} needs {needed[0]}=...: {_NEEDS[method]}.")
+    with seeded(seed):
+        if method == "regret":
+            refined = refine(fitted, data, num_samples)
+            gap, error = refined.amortisation_gap, refined.amortisation_gap_error
+            return Anomaly(gap, error, refined.k_hat, method, num_samples)
+        found = importance(fitted, data, num_samples, proposal=proposal)
+        score, error = -found.log_likelihood, found.standard_error
+        if method == "typicality":
+            usual = importance(fitted, reference, num_samples, proposal=proposal)
+            mean = -usual.log_likelihood.mean()
+            spread = usual.log_likelihood.std() / math.sqrt(len(usual.log_likelihood))
+            score = (score - mean).abs()
+            error = (error.square() + spread.nan_to_num(0.0).square()).sqrt()
+        elif method == "ratio":
+            assert background is not None
+            other = importance(background, data, num_samples, proposal=proposal)
+            score, error = score + other.log_likelihood, torch.hypot(error, other.standard_error)
+    return Anomaly(score, error, found.k_hat, method, num_samples)
+
+
+_NEEDS = {
+    "typicality": "ordinary rows, whose mean of log p(x) is the usual one",
+    "ratio": "a fit of a model of the background, by pv.fit",
+}
+
+
+def conformal_p_values(calibration: Any, scores: Any) -> Tensor:
+    """`p_i = (1 + #{j: c_j >= s_i}) / (n + 1)`: the share of ordinary rows that are at least as strange, split-conformal.
+
+    If row i and the n calibration rows are exchangeable, that is, if row i is an ordinary one, then `P(p_i <= a) <= a` for
+    every a, whatever the score and however badly the model fits. Calibration rows must be ones that the fit has not seen, and
+    rows must be scored alike. No p-value is below `1 / (n + 1)`.
+
+    Args:
+        calibration: Scores of ordinary rows that were held out, `(n,)`; the larger, the stranger.
+        scores: Scores of the rows in question, `(N,)`.
+
+    Returns:
+        p-values, `(N,)` float64.
+
+    Raises:
+        DataError: There are no calibration rows, or a score is NaN.
+
+    References:
+        Vovk, Gammerman & Shafer 2005, *Algorithmic Learning in a Random World*. Bates, Candès, Lei, Romano & Sesia 2023,
+        *Testing for outliers with conformal p-values*, arXiv:2104.08279.
+
+    Example:
+        >>> pv.conformal_p_values(torch.arange(9.0), torch.tensor([-1.0, 4.5, 100.0]))
+        tensor([1.0000, 0.5000, 0.1000], dtype=torch.float64)
+    """
+    ordinary, new = (torch.as_tensor(x, dtype=torch.float64).detach().cpu().flatten() for x in (calibration, scores))
+    if not len(ordinary):
+        raise DataError("There are no calibration scores: give those of ordinary rows that the fit has not seen.")
+    if bool(ordinary.isnan().any()) or bool(new.isnan().any()):
+        raise DataError(
+            "A score is NaN, so that it has no place among the others: look at these rows, or leave them out."
+        )
+    ordered = ordinary.sort().values
+    at_least = len(ordered) - torch.searchsorted(ordered, new, right=False)
+    return (1 + at_least).double() / (len(ordered) + 1)
+
+
+def benjamini_hochberg(p_values: Any, rate: float) -> Tensor:
+    """Which rows to call outliers so that the expected share of ordinary rows among those called is at most `rate`.
+
+    With ordered p-values, the rows with the k smallest are called, where k is the largest number with
+    `p_(k) <= rate k / N`. The guarantee holds for independent p-values, and for conformal ones of one set of calibration rows.
+
+    Args:
+        p_values: One of each row, `(N,)`, from 0 to 1.
+        rate: The false discovery rate, above 0 and below 1.
+
+    Returns:
+        Whether each row is called an outlier, `(N,)` bool.
+
+    Raises:
+        OptionError: The rate is not between 0 and 1.
+        DataError: A p-value is not from 0 to 1.
+
+    References:
+        Benjamini & Hochberg 1995, Journal of the Royal Statistical Society B 57. Bates et al. 2023, arXiv:2104.08279 (of
+        conformal p-values).
+
+    Example:
+        >>> pv.benjamini_hochberg(torch.tensor([0.001, 0.5, 0.02, 0.9]), rate=0.1)
+        tensor([ True, False,  True, False])
+    """
+    if not 0 < rate < 1:
+        raise OptionError(f"rate must be between 0 and 1, got {rate!r}.")
+    return adjusted_p_values(p_values) <= rate
+
+
+def adjusted_p_values(p_values: Any) -> Tensor:
+    """The smallest rate at which `benjamini_hochberg` calls each row an outlier, `(N,)` float64."""
+    p = torch.as_tensor(p_values, dtype=torch.float64).detach().cpu().flatten()
+    if bool((~((p >= 0) & (p <= 1))).any()):
+        raise DataError("p-values are numbers from 0 to 1: give those of pv.conformal_p_values, not scores.")
+    order = p.argsort(descending=True)
+    num = len(p)
+    ranked = p[order] * num / torch.arange(num, 0, -1, dtype=torch.float64)
+    adjusted = torch.empty_like(p)
+    adjusted[order] = ranked.cummin(0).values if num else ranked
+    return adjusted.clamp_max(1.0)
+
+
+@dataclass(frozen=True)
+class Entries:
+    """Log-densities of the entries of N rows, from `pv.entry_densities`: `(N, *event)` float64, on the CPU, in nats.
+
+    Entries that are missing are NaN.
+
+    Attributes:
+        log_density: `E[log p(x_d | z)]` over the posterior p(z | x): how well the row's own code explains the entry.
+        leave_one_out: `log p(x_d | x_-d)`, the density of the entry given all others of its row.
+        site: The observed site.
+        num_samples: S, the posterior draws for each row.
+
+    Example:
+        >>> found = pv.Entries(torch.zeros(2, 3), torch.tensor([[-1.0, -9.0, 0.0], [-2.0, -1.0, -1.0]]), "x", 100)
+        >>> found.strangest(1)  # of each row, the entry with the lowest density given the others
+        tensor([[1],
+                [0]])
+    """
+
+    log_density: Tensor
+    leave_one_out: Tensor
+    site: str
+    num_samples: int
+
+    def strangest(self, num: int = 3) -> Tensor:
+        """The positions of the entries with the lowest density given the others, worst first, in flattened rows: `(N, num)`."""
+        flat = self.leave_one_out.flatten(1).nan_to_num(nan=math.inf)
+        return flat.topk(min(num, flat.shape[1]), dim=1, largest=False).indices
+
+
+def entry_densities(
+    fitted: Fit,
+    data: Any,
+    *,
+    site: str | None = None,
+    num_samples: int = 500,
+    num_particles: int = 1000,
+    proposal: str = "refined",
+    seed: int | None = None,
+) -> Entries:
+    """What makes a row strange: `log p(x_d | x_-d)`, the log-density of each entry given all others of its row.
+
+    With posterior draws z_s and entries that are independent given z, `p(x_d | x_-d) = 1 / E[1 / p(x_d | z)]` over p(z | x), a
+    harmonic mean. Where an entry alone pulls z far away, few draws carry it, and it is too high; its order is seldom wrong.
+    Densities of columns in other units, or of other kinds, are not comparable: compare each with the same column of ordinary
+    rows, as `pyrovae outliers` does, by `pv.conformal_p_values` of `-leave_one_out`.
+
+    Args:
+        fitted: The fitted pair.
+        data: The rows, as for `pv.fit`. The transform of the fit is applied once, with a fixed seed.
+        site: The observed site, of a pair that has several.
+        num_samples: The number S of posterior draws for each row.
+        num_particles: The number of draws to choose them from, as for `pv.posterior`.
+        proposal: "refined", "laplace" or "guide", as for `pv.importance`.
+        seed: The seed of the draws; None continues torch's random state.
+
+    Returns:
+        The log-densities of all entries, see `Entries`.
+
+    Raises:
+        OptionError: `num_samples` is less than 1.
+        PairError: There is no such site, or its entries are not independent given the latent sites.
+        DataError: Values are outside the support of the likelihood, or missing where it does not allow that.
+
+    References:
+        Gelfand, Dey & Chang 1992, *Model determination using predictive distributions*, Bayesian Statistics 4 (the harmonic
+        mean).
+
+    Example:
+        >>> vae = pv.VAE(pv.priors.StandardNormal(1), pv.mlp(1, fam.Normal(3)), pv.mlp(3, fam.Normal(1)))
+        >>> x = torch.randn(60, 3)
+        >>> fitted = pv.fit(vae, x, epochs=3, engine="eager", progress=False)
+        >>> x[7, 2] += 9
+        >>> found = pv.entry_densities(fitted, x[7:8], num_samples=50, proposal="guide", seed=0)
+        >>> found.strangest(1)
+        tensor([[2]])
+    """
+    if num_samples < 1:
+        raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
+    with fitted.scope(), seeded(seed):
+        parts = fitted.parts(data)
+        name = parts[0].layout.site(site, role="observed", local=True).name
+        how: dict[str, Any] = {"num_particles": num_particles, "proposal": proposal}
+        found = [_entries(fitted, part, name, num_samples, how) for part in parts]
+    mean, one_out = (in_order(parts, list(column)) for column in zip(*found))
+    return Entries(mean, one_out, name, num_samples)
+
+
+def _entries(fitted: Fit, part: FittedGroup, name: str, num_samples: int, how: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Both densities of the entries of rows that have the same arguments, `(n, *event)` each."""
+    latent = [s.name for s in part.layout.sites if s.role == "latent" and s.local]
+    whole = replace(fitted, transform=None, untransformed={})  # these rows have been transformed
+    with fork_rng():  # what cannot be answered is refused before anything is drawn
+        _of_entries(terms(fitted.pair, take_rows(part.batch, slice(0, 1)), layout=part.layout, enumerate=False), name)
+    done = []
+    for rows in chunks(part.batch, fitted.chunk_size(part.batch, num_samples)):
+        values = posterior(whole, rows, num_samples, site=latent, **how) if latent else {}
+        found = _run_at(fitted, rows, part.layout, values, num_samples)
+        entries = _of_entries(found, name).double()  # (S, n, *event)
+        one_out = math.log(num_samples) - (-entries).logsumexp(0)
+        done.append((entries.mean(0).cpu(), one_out.cpu()))
+    mean, one_out = (torch.cat(column) for column in zip(*done))
+    return mean, one_out
+
+
+def _run_at(fitted: Fit, rows: Batch, layout: Layout, values: dict[str, Tensor], num_samples: int) -> Terms:
+    """A run of S particles at these values of the latent sites, `(S, n, *event)` each."""
+    with fork_rng():
+        seen = terms(fitted.pair, take_rows(rows, slice(0, 1)), layout=layout, enumerate=False)
+    plates = [1] * seen.plate_nesting
+    plates[seen.data_dim] = num_rows(rows)
+    shape = ((num_samples,) if num_samples > 1 else ()) + tuple(plates)
+    put = {name: value.reshape(*shape, *value.shape[2:]) for name, value in values.items()}
+    pair = Pair(SetValues(put)(fitted.pair.model), SetValues(put)(fitted.pair.guide))
+    return terms(pair, rows, num_samples, layout=layout, enumerate=False)
+
+
+def _of_entries(found: Terms, name: str) -> Tensor:
+    """The log-density of each entry of an observed site, `(S, n, *event)`. PairError where entries are not independent."""
+    term = found.sites[name]
+    assert term.p is not None
+    entries = log_prob_of_entries(term.p.fn, term.value)
+    if entries is None:
+        raise PairError(
+            f"The entries of site {name!r} have no densities of their own: {distribution_name(term.p.fn)} is a joint density "
+            "of all. Look at rows as a whole (pv.anomaly_score), or take a likelihood of independent entries."
+        )
+    return found.rows(entries, tuple(term.p.fn.event_shape))

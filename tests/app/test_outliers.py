@@ -1,0 +1,110 @@
+"""`pyrovae outliers`: ranks, p-values and strange columns of a new table, and what is said of tables that do not fit."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from support.command import Command, invoke
+
+NAMES = ["a", "b", "c", "d"]
+QUICK = ("--epochs", 30, "--hidden", 8, "--latent", 1, "--engine", "eager", "--proposal", "guide", "--num-samples", 50)
+
+
+def table(rows: int, seed: int) -> pd.DataFrame:
+    """Four columns that one hidden number moves together."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=(rows, 1))
+    return pd.DataFrame(10 + 3 * (z * [1, -1, 2, 0.5] + 0.3 * rng.normal(size=(rows, 4))), columns=NAMES)
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("outliers")
+    table(400, 0).to_csv(folder / "rows.csv", index=False)
+    how = ("--test-fraction", 0.3, "--seed", 0, *QUICK, "--out", folder / "run")
+    code, _, err = invoke("fit", folder / "rows.csv", *how)
+    assert code == 0, err
+    return folder / "run"
+
+
+@pytest.fixture
+def new() -> pd.DataFrame:
+    rows = table(60, 1)
+    rows.loc[7, "b"] += 25
+    rows.loc[20, "d"] -= 15
+    rows.insert(0, "id", [f"s{i}" for i in range(60)])
+    return rows
+
+
+def test_strange_rows_come_first_with_their_columns(pyrovae: Command, fitted: Path, new: pd.DataFrame) -> None:
+    new[["id", "d", "c", "b", "a"]].to_csv("new.csv", index=False)  # in another order
+    code, out, err = pyrovae("outliers", fitted, "new.csv", "--out", "found.csv", "--rate", 0.2)
+    assert code == 0, err
+    found = pd.read_csv("found.csv").set_index("id")
+    assert found.index.tolist() == new["id"].tolist()
+    assert set(found.index[found["rank"] <= 2]) == {"s7", "s20"}
+    assert found.loc["s7", "column_1"] == "b" and found.loc["s20", "column_1"] == "d"
+    assert found.loc[["s7", "s20"], "p_value"].tolist() == pytest.approx([1 / 121] * 2, rel=1e-4)
+    assert sorted(found["rank"]) == list(range(1, 61)) and found["p_value"].between(1 / 122, 1).all()
+    assert (found["outlier"] == (found["adjusted_p"] <= 0.2)).all()
+    assert "120 test rows" in out and "s7" in out and "b (p 0.0083)" in " ".join(out.split())
+    before = Path("found.csv").read_text()
+    code, _, err = pyrovae("outliers", fitted, "new.csv", "--out", "found.csv")
+    assert code == 2 and "found.csv exists" in err and Path("found.csv").read_text() == before
+
+
+@pytest.mark.parametrize("method", ["regret", "typicality"])
+def test_other_scores(pyrovae: Command, fitted: Path, new: pd.DataFrame, method: str) -> None:
+    new.head(12).to_csv("new.csv", index=False)
+    code, _, err = pyrovae("outliers", fitted, "new.csv", "--method", method, "--out", "found.csv")
+    assert code == 0, err
+    found = pd.read_csv("found.csv")
+    assert found["score"].notna().all() and len(found) == 12 and (found["score"] >= 0).all() == (method == "typicality")
+
+
+def test_without_out_the_table_is_in_the_run_folder(pyrovae: Command, fitted: Path, new: pd.DataFrame) -> None:
+    new.drop(columns="id").to_csv("new.csv", index=False)
+    code, out, err = pyrovae("outliers", fitted, "new.csv")
+    assert code == 0, err
+    assert "outliers.csv" in out and pd.read_csv(fitted / "outliers.csv").columns[0] == "row"
+    assert json.loads((fitted / "run.json").read_text())  # and the run stays whole
+    assert pyrovae("evaluate", fitted)[0] == 0
+
+
+def changed(new: pd.DataFrame, kind: str) -> Any:
+    new = new.drop(columns="id")
+    if kind == "a column is gone":
+        return new.drop(columns="c")
+    if kind == "text":
+        return new.assign(c=["x"] * len(new))
+    if kind == "a gap":
+        return new.assign(c=[np.nan, *new["c"][1:]])
+    return new
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "words"),
+    [
+        ("a column is gone", (), "no column 'c'"),
+        ("text", (), "are not numbers: c ('x')"),
+        ("a gap", (), "NaN"),
+        ("", ("--method", "ratio"), "--method must be one of"),
+        ("", ("--rate", 1.5), "--rate must be between 0 and 1"),
+    ],
+)
+def test_what_cannot_be_scored(
+    pyrovae: Command, fitted: Path, new: pd.DataFrame, kind: str, options: tuple[Any, ...], words: str
+) -> None:
+    changed(new, kind).to_csv("new.csv", index=False)
+    code, _, err = pyrovae("outliers", fitted, "new.csv", *options, "--out", "found.csv")
+    assert code == 2 and words in err, err
+    assert not Path("found.csv").exists()
+
+
+def test_a_run_that_is_none(pyrovae: Command) -> None:
+    Path("new.csv").write_text("a,b\n1,2\n")
+    code, _, err = pyrovae("outliers", "nowhere", "new.csv")
+    assert code == 2 and "not a run folder" in err
