@@ -15,7 +15,7 @@ import pyrovae as pv
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 HOMES = (
-    *("", "families", "priors", "nets", "distributions", "plots"),
+    *("", "families", "priors", "nets", "distributions", "plots", "sklearn"),
     *("schedules", "kl", "penalties", "transforms", "acquisition", "calibration", "corruptions"),
 )
 

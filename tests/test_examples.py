@@ -30,6 +30,8 @@ SAYS = {
     "semi_supervised.py": "ADGM     q(y|x) ",
     "partly_measured.py": "grades off by, on average: SSVAE ",
     "nvae.py": "nats a group, coarsest first: ",
+    "outliers.py": "false alarms among ordinary rows: ",
+    "sklearn_pipeline.py": "best number of components: ",
     "plain_functions.py": "probabilistic PCA in closed form: ",
 }
 

@@ -210,10 +210,11 @@ class Log1p(nn.Module):
 
 
 class WithMask(nn.Module):
-    """`net(x_0, m)` with 0 for NaN in x_0 and m = 1[x is observed]: an encoder network for rows with missing values.
+    """`net(x_0, m, *others)` with 0 for NaN in x_0 and m = 1[x is observed]: an encoder network for rows with missing values.
 
     Args:
-        net: A network of two parents of the shape of x, such as `MLP((D, D), ...)`; the output is its own.
+        net: A network whose first two parents have the shape of x, such as `MLP((D, D), ...)`, or `MLP((D, D, C), ...)` for an
+            encoder with another parent, such as a class; the output is its own.
 
     References:
         Nazabal et al. 2020, arXiv:1807.03653, there without the mask.
@@ -229,9 +230,9 @@ class WithMask(nn.Module):
         self.net = net
         self.out_shape = getattr(net, "out_shape", None)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
         missing = torch.isnan(x)
-        result: Tensor = self.net(torch.where(missing, x.new_zeros(()), x), (~missing).to(x.dtype))
+        result: Tensor = self.net(torch.where(missing, x.new_zeros(()), x), (~missing).to(x.dtype), *others)
         return result
 
 

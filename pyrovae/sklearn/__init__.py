@@ -1,0 +1,15 @@
+"""scikit-learn estimators: each fits a VAE to the rows of a table, and fits into pipelines and searches.
+
+They are not imported with the package: `from pyrovae.sklearn import VAEDensity`.
+"""
+
+from pyrovae.sklearn._density import VAEDensity, VAEOutlierDetector, VAETransformer
+from pyrovae.sklearn._labels import SemiSupervisedVAEClassifier, VAERegressor
+
+__all__ = [
+    "SemiSupervisedVAEClassifier",
+    "VAEDensity",
+    "VAEOutlierDetector",
+    "VAERegressor",
+    "VAETransformer",
+]

@@ -1,0 +1,215 @@
+"""What the estimators share: rows are checked as scikit-learn does it, scaled, fitted in float64, and asked one by one."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from pyrovae._lazily import Lazily
+from pyrovae.data.scaling import Standardize
+from pyrovae.errors import DataError, OptionError, PairError
+from pyrovae.fitted.fitted import Fit
+from pyrovae.pair.common import common_draws
+from pyrovae.pair.parameters import every_module, fork_rng
+from pyrovae.pair.program import PairLike, arguments
+from pyrovae.pair.turns import turn
+from pyrovae.training import schedules
+from pyrovae.training.fit import fit
+
+if TYPE_CHECKING:
+    import pandas as pd
+else:
+    pd = Lazily("pandas")
+
+Array = NDArray[Any]
+Graph = Callable[..., PairLike]
+
+DRAW_SEED = 20_131_220  # of the base draws that all rows share
+EAGER_BELOW = 300  # steps, in which a trace would not pay off
+FEWEST_VALIDATION_ROWS = 10
+
+
+class VAEEstimator(BaseEstimator):
+    """The base of all estimators: options of the fit, and how rows become tensors."""
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
+
+    # --- rows
+
+    def _rows(self, X: Any, *, reset: bool) -> Array:
+        """Rows as float64, NaN where missing, checked as scikit-learn does."""
+        refuse_categories(X)
+        checked: Array = validate_data(
+            self,
+            X,
+            reset=reset,
+            dtype=np.float64,
+            ensure_all_finite="allow-nan",
+            ensure_min_samples=2 if reset else 1,
+        )
+        return checked
+
+    def _learn_scale(self, X: Array) -> None:
+        self._scaling = self._scaling_of(X)
+
+    def _scaling_of(self, X: Array) -> Standardize:
+        x = as_tensor(X)
+        if self.standardize:
+            return Standardize.fit(x)
+        return Standardize(torch.zeros_like(x[0]), torch.ones_like(x[0]))
+
+    def _scaled(self, X: Array) -> Tensor:
+        return self._scaling.apply(as_tensor(X))
+
+    def _unscaled(self, x: Tensor) -> Array:
+        found: Array = self._scaling.invert(x.double()).cpu().numpy()
+        return found
+
+    # --- fitting
+
+    def _fit_pair(self, rows: Sequence[Tensor], default: Graph, **options: Any) -> None:
+        """Fit the graph, or the default one, to rows, one tensor an argument of the model, and leave `fit_` and `n_iter_`.
+
+        Torch's random state is as before afterwards. Weights are float64.
+        """
+        check_options(self)
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        with float64(), fork_rng():
+            torch.manual_seed(seed)
+            pair = make_pair(self.graph, default, rows)
+            self.fit_: Fit = self._train(pair, rows, seed, **options)
+        self.n_iter_ = len(self.fit_.history)
+
+    def _train(self, pair: PairLike, rows: Sequence[Tensor], seed: int, **options: Any) -> Fit:
+        """Fit a pair, with the options of `pv.fit` that differ from those of the estimator."""
+        num_rows, share = len(rows[0]), self.validation_fraction
+        size = min(self.batch_size, num_rows)
+        if share is not None and self.n_iter_no_change is not None and share * num_rows >= FEWEST_VALIDATION_ROWS:
+            options = {"validation": float(share), "patience": self.n_iter_no_change} | options
+            size = min(size, num_rows - math.ceil(share * num_rows))
+        options = {"batch_size": size, "schedule": schedules.one_cycle(self.learning_rate_init)} | options
+        names = list(arguments(pair))
+        if len(names) < len(rows):
+            raise PairError(
+                f"The model of the graph takes ({', '.join(names)}), and needs {len(rows)} arguments: x and y."
+            )
+        return fit(
+            pair,
+            dict(zip(names, rows)),
+            epochs=self.max_iter,
+            learning_rate=self.learning_rate_init,
+            seed=seed,
+            device="cpu",
+            engine="eager" if self.max_iter * math.ceil(num_rows / size) < EAGER_BELOW else "traced",
+            progress=None if self.verbose else False,
+            **options,
+        )
+
+    # --- asking
+
+    def _fitted(self) -> Fit:
+        check_is_fitted(self, "fit_")
+        return self.fit_
+
+    @contextmanager
+    def _asking(self) -> Iterator[Fit]:
+        """The fit, to be asked with one set of base draws for all rows: a row's answer depends on that row alone."""
+        with float64(), common_draws(DRAW_SEED):
+            yield self._fitted()
+
+
+# --- options
+
+
+def check_options(estimator: Any) -> None:
+    """OptionError unless the options that all estimators have are possible."""
+    given = estimator.get_params(deep=False)
+    for name in ("n_components", "max_iter", "batch_size", "n_draws", "n_clusters", "n_iter_no_change"):
+        value = given.get(name)
+        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        if value is not None and not (whole and value > 0):
+            raise OptionError(f"{name} must be a whole number of at least 1, got {value!r}.")
+    share = given["validation_fraction"]
+    if share is not None and not 0 < share < 1:
+        raise OptionError(f"validation_fraction must be between 0 and 1, or None, got {share!r}.")
+    if not given["learning_rate_init"] > 0:
+        raise OptionError(f"learning_rate_init must be positive, got {given['learning_rate_init']!r}.")
+
+
+def as_tensor(X: Array) -> Tensor:
+    """A copy of an array, which may be read-only, or turned around."""
+    return torch.from_numpy(np.array(X, dtype=np.float64, order="C"))
+
+
+def make_pair(graph: Any, default: Graph, rows: Sequence[Tensor]) -> PairLike:
+    """The pair to fit, with float64 weights: a copy of the given one, or what the given or the default function returns."""
+    if graph is None:
+        pair = default(*rows)
+    elif callable(getattr(graph, "model", None)) and callable(getattr(graph, "guide", None)):
+        if isinstance(graph, type):
+            raise PairError(
+                f"graph={graph.__name__} is a class: give a pair, or a function of the rows that returns one."
+            )
+        pair = copy.deepcopy(graph)
+    elif callable(graph):
+        pair = graph(*rows)
+    else:
+        given = "x, y" if len(rows) > 1 else "x"
+        raise PairError(
+            f"graph must be a pair, with `model` and `guide`, or a function of the training rows, graph({given}), that returns "
+            f"one; got {graph!r:.80}."
+        )
+    for side in ("model", "guide"):
+        if not callable(getattr(pair, side, None)):
+            raise PairError(f"graph returned {type(pair).__name__}, which has no `{side}`: return a pair.")
+    for module in every_module(pair).values():
+        module.double()
+    return pair
+
+
+@contextmanager
+def float64() -> Iterator[None]:
+    """Let tensors that are made without a dtype be float64 inside."""
+    with turn():
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
+
+
+def refuse_categories(X: Any) -> None:
+    """DataError for a DataFrame with columns of text or categories, which names them and the cure."""
+    if not hasattr(X, "dtypes") or not hasattr(X, "columns") or not hasattr(X, "iloc"):
+        return
+    wrong = [str(name) for name, kind in zip(X.columns, X.dtypes) if not _is_number(X, name, kind)]
+    if wrong:
+        listed = ", ".join(map(repr, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
+        raise DataError(
+            f"X must be numbers, and {len(wrong)} of {len(X.columns)} columns are not: {listed}. Encode them, as by "
+            "sklearn.preprocessing.OneHotEncoder in a ColumnTransformer, or leave them out."
+        )
+
+
+def _is_number(X: Any, name: Any, kind: Any) -> bool:
+    if pd.api.types.is_numeric_dtype(kind):
+        return True
+    if not pd.api.types.is_object_dtype(kind):
+        return False
+    column = X[name]  # numbers, and gaps of any kind
+    return bool(pd.to_numeric(column, errors="coerce").notna().eq(column.notna()).to_numpy().all())

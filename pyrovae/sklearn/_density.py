@@ -1,0 +1,324 @@
+"""Codes, log p(x) and outliers of rows: `VAETransformer`, `VAEDensity`, `VAEOutlierDetector`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, DensityMixin, OutlierMixin, TransformerMixin
+from sklearn.utils import check_random_state
+from torch import Tensor
+
+from pyrovae.criticism.importance import log_likelihood
+from pyrovae.errors import OptionError
+from pyrovae.predict.encode import encode
+from pyrovae.predict.generate import generate
+from pyrovae.sklearn import _graphs
+from pyrovae.sklearn._base import DRAW_SEED, Array, VAEEstimator, as_tensor, float64
+
+
+class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, VAEEstimator):
+    """`x -> E_q[z | x]`: rows become the means of the guide, their codes.
+
+    By default a VAE is fitted with z ~ N(0, I), a Normal likelihood of the standardised columns whose mean and standard
+    deviation depend on z, and a diagonal Normal guide. Missing entries (NaN) are left out of the likelihood, and the encoder is
+    told which they are.
+
+    Args:
+        n_components: L, the dimension of a code z; by default the number of columns, at most 10. Not used with a `graph`.
+        graph: Another model and guide: a pair, of which a copy is fitted, or a function of the training rows,
+            `(N, D)` float64, that returns one.
+        standardize: Whether the model sees columns with mean 0 and standard deviation 1. Leave it out where a likelihood of
+            your own is not one of real numbers.
+        hidden_layer_sizes: Widths of the hidden layers of the default networks.
+        max_iter: The most passes over the rows.
+        batch_size: Rows of a gradient step.
+        learning_rate_init: The highest learning rate of the one-cycle schedule.
+        validation_fraction: The share of rows that is held out to find the best epoch, or None. Of fewer than 10 rows none
+            are held out.
+        n_iter_no_change: Stop after so many epochs without a better validation ELBO; None runs to the end.
+        n_draws: How many draws of the guide are averaged where its mean has no closed form.
+        random_state: The seed of starting values, shuffling and noise.
+        verbose: Whether to show the progress of the fit.
+
+    Attributes:
+        fit_: The `pv.Fit`, for all other questions; its rows are the standardised ones.
+        n_iter_: How many passes over the rows the fit took.
+        n_features_in_, feature_names_in_: As in scikit-learn.
+
+    Raises:
+        ValueError: Rows or options are refused, by scikit-learn's words or by one of pyrovae's errors, which are ValueErrors.
+
+    References:
+        Kingma & Welling 2014, arXiv:1312.6114.
+
+    Example:
+        >>> from pyrovae.sklearn import VAETransformer
+        >>> X = np.random.default_rng(0).normal(size=(40, 5))
+        >>> codes = VAETransformer(n_components=2, max_iter=5, random_state=0).fit_transform(X)
+        >>> codes.shape
+        (40, 2)
+    """
+
+    def __init__(
+        self,
+        n_components: int | None = None,
+        *,
+        graph: Any = None,
+        standardize: bool = True,
+        hidden_layer_sizes: tuple[int, ...] = (64,),
+        max_iter: int = 300,
+        batch_size: int = 128,
+        learning_rate_init: float = 1e-2,
+        validation_fraction: float | None = 0.1,
+        n_iter_no_change: int | None = 50,
+        n_draws: int = 100,
+        random_state: Any = None,
+        verbose: bool = False,
+    ) -> None:
+        self.n_components, self.graph, self.standardize = n_components, graph, standardize
+        self.hidden_layer_sizes, self.max_iter, self.batch_size = hidden_layer_sizes, max_iter, batch_size
+        self.learning_rate_init, self.validation_fraction = learning_rate_init, validation_fraction
+        self.n_iter_no_change, self.n_draws = n_iter_no_change, n_draws
+        self.random_state, self.verbose = random_state, verbose
+
+    def fit(self, X: Any, y: Any = None) -> VAETransformer:
+        """Fit the model to rows `(N, D)`. `y` is ignored."""
+        rows = self._rows(X, reset=True)
+        self._learn_scale(rows)
+        self._fit_pair([self._scaled(rows)], lambda x: _graphs.vae(x, self.n_components, self.hidden_layer_sizes))
+        codes = self._codes(rows[:1])
+        self._n_features_out = int(codes[0].size)
+        return self
+
+    def transform(self, X: Any) -> Array:
+        """The codes of rows `(N, D)`: `(N, L)` float64."""
+        self._fitted()
+        return self._codes(self._rows(X, reset=False))
+
+    def inverse_transform(self, Z: Any) -> Array:
+        """The mean of x given codes `(N, L)`, in the units of the training rows: `(N, D)`."""
+        fitted = self._fitted()
+        site = fitted.layout.latent(None, guided=True)
+        z = as_tensor(Z).reshape(-1, *site.event_shape)
+        with float64():
+            found = generate(fitted, len(z), given={site.name: z}, mean=True, seed=DRAW_SEED)
+        return self._unscaled(found)
+
+    def _codes(self, rows: Array) -> Array:
+        with self._asking() as fitted:
+            site = fitted.layout.latent(None, guided=True).name
+            codes: Array = encode(fitted, self._scaled(rows), site=site, num_samples=self.n_draws).flatten(1).numpy()
+        return codes.astype(np.float64)
+
+
+class _Density(VAEEstimator):
+    """log p(x) of rows, of `VAEDensity` and `VAEOutlierDetector`."""
+
+    def __init__(
+        self,
+        n_components: int | None = None,
+        *,
+        graph: Any = None,
+        standardize: bool = True,
+        hidden_layer_sizes: tuple[int, ...] = (64,),
+        max_iter: int = 300,
+        batch_size: int = 128,
+        learning_rate_init: float = 1e-2,
+        validation_fraction: float | None = 0.1,
+        n_iter_no_change: int | None = 50,
+        n_draws: int = 200,
+        proposal: str = "refined",
+        random_state: Any = None,
+        verbose: bool = False,
+    ) -> None:
+        self.n_components, self.graph, self.standardize = n_components, graph, standardize
+        self.hidden_layer_sizes, self.max_iter, self.batch_size = hidden_layer_sizes, max_iter, batch_size
+        self.learning_rate_init, self.validation_fraction = learning_rate_init, validation_fraction
+        self.n_iter_no_change, self.n_draws, self.proposal = n_iter_no_change, n_draws, proposal
+        self.random_state, self.verbose = random_state, verbose
+
+    def _fit_rows(self, X: Any) -> Array:
+        rows = self._rows(X, reset=True)
+        self._learn_scale(rows)
+        self._fit_pair([self._scaled(rows)], self._default)
+        return rows
+
+    def _default(self, x: Tensor) -> Any:
+        """The graph that is fitted where none is given."""
+        return _graphs.density(x, self.n_components, self.hidden_layer_sizes)
+
+    def _log_p(self, rows: Array) -> Array:
+        """log p(x) of the observed entries, in the units of the training rows."""
+        with self._asking() as fitted:
+            how: dict[str, Any] = {"proposal": self.proposal, "seed": DRAW_SEED}
+            log_p = log_likelihood(fitted, self._scaled(rows), self.n_draws, **how)
+        found: Array = log_p.numpy() - self._log_abs_det(rows)
+        return found
+
+    def _log_abs_det(self, rows: Array) -> Array:
+        """log |dx/dz| of each row, over its observed columns."""
+        return (~np.isnan(rows)) @ self._scaling.scale.log().numpy()
+
+    def score_samples(self, X: Any) -> Array:
+        """`log p(x)` of rows `(N, D)`, in nats and in the units of X; of the observed entries where some are missing: `(N,)`.
+
+        An estimate by importance sampling with `n_draws` draws from a proposal that is refined for each row, see
+        `pv.importance`, which also gives its error. All rows share the same base draws, so that the number of a row does not
+        depend on the other rows.
+        """
+        self._fitted()
+        return self._log_p(self._rows(X, reset=False))
+
+
+class VAEDensity(DensityMixin, _Density):
+    """`log p(x)` of rows, with the methods of `GaussianMixture`: `score_samples`, `score`, `sample`.
+
+    By default a VAE is fitted with a mixture of 10 Normals as prior, a Normal likelihood of the standardised columns whose mean
+    and standard deviation depend on z, and a guide with full covariance. Missing entries (NaN) are integrated out.
+
+    Args:
+        n_components: L, the dimension of z; by default the number of columns, at most 10. Not used with a `graph`.
+        graph: Another model and guide: a pair, of which a copy is fitted, or a function of the training rows,
+            `(N, D)` float64, that returns one.
+        standardize: Whether the model sees columns with mean 0 and standard deviation 1. Densities are always those of X.
+        hidden_layer_sizes: Widths of the hidden layers of the default networks.
+        max_iter: The most passes over the rows.
+        batch_size: Rows of a gradient step.
+        learning_rate_init: The highest learning rate of the one-cycle schedule.
+        validation_fraction: The share of rows that is held out to find the best epoch, or None. Of fewer than 10 rows none
+            are held out.
+        n_iter_no_change: Stop after so many epochs without a better validation ELBO; None runs to the end.
+        n_draws: K, the draws of z for each row.
+        proposal: Of these draws: "refined", "laplace", which is quicker and less reliable, or "guide", which is quickest and
+            often too low. See `pv.importance`.
+        random_state: The seed of starting values, shuffling and noise.
+        verbose: Whether to show the progress of the fit.
+
+    Attributes:
+        fit_: The `pv.Fit`, for all other questions; its rows are the standardised ones.
+        n_iter_: How many passes over the rows the fit took.
+        n_features_in_, feature_names_in_: As in scikit-learn.
+
+    Raises:
+        ValueError: Rows or options are refused, by scikit-learn's words or by one of pyrovae's errors, which are ValueErrors.
+
+    References:
+        Burda, Grosse & Salakhutdinov 2016, arXiv:1509.00519 (the estimate).
+
+    Example:
+        >>> from pyrovae.sklearn import VAEDensity
+        >>> X = np.random.default_rng(0).normal(size=(40, 3))
+        >>> density = VAEDensity(max_iter=5, proposal="guide", random_state=0).fit(X)
+        >>> density.score_samples(X).shape, density.sample(2, random_state=0).shape
+        ((40,), (2, 3))
+    """
+
+    def fit(self, X: Any, y: Any = None) -> VAEDensity:
+        """Fit the model to rows `(N, D)`. `y` is ignored."""
+        self._fit_rows(X)
+        return self
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """The mean of `score_samples` over rows `(N, D)`."""
+        return float(np.mean(self.score_samples(X)))
+
+    def sample(self, n_samples: int = 1, random_state: Any = None) -> Array:
+        """New rows drawn from the model, `(n_samples, D)`, in the units of X; by default seeded by the estimator's state."""
+        fitted = self._fitted()
+        state = self.random_state if random_state is None else random_state
+        seed = int(check_random_state(state).randint(2**31 - 1))
+        with float64():
+            return self._unscaled(generate(fitted, n_samples, seed=seed).flatten(1))
+
+
+class VAEOutlierDetector(OutlierMixin, _Density):
+    """Rows whose `log p(x)` is low, by the threshold below which a share `contamination` of the training rows lies.
+
+    Args:
+        n_components: L, the dimension of z; by default the number of columns, at most 10. Not used with a `graph`.
+        contamination: The share of outliers among the training rows, above 0 and at most 0.5.
+        graph: Another model and guide: a pair, of which a copy is fitted, or a function of the training rows,
+            `(N, D)` float64, that returns one.
+        standardize: Whether the model sees columns with mean 0 and standard deviation 1.
+        hidden_layer_sizes: Widths of the hidden layers of the default networks.
+        max_iter: The most passes over the rows.
+        batch_size: Rows of a gradient step.
+        learning_rate_init: The highest learning rate of the one-cycle schedule.
+        validation_fraction: The share of rows that is held out to find the best epoch, or None. Of fewer than 10 rows none
+            are held out.
+        n_iter_no_change: Stop after so many epochs without a better validation ELBO; None runs to the end.
+        n_draws: K, the draws of z for each row.
+        proposal: Of these draws, as for `VAEDensity`.
+        random_state: The seed of starting values, shuffling and noise.
+        verbose: Whether to show the progress of the fit.
+
+    Attributes:
+        offset_: The threshold of `score_samples`, in nats: `decision_function = score_samples - offset_`.
+        fit_, n_iter_, n_features_in_, feature_names_in_: As in `VAEDensity`.
+
+    Raises:
+        ValueError: Rows or options are refused, by scikit-learn's words or by one of pyrovae's errors, which are ValueErrors.
+
+    References:
+        Nalisnick et al. 2019, arXiv:1810.09136, for where log p(x) misleads.
+
+    Example:
+        >>> from pyrovae.sklearn import VAEOutlierDetector
+        >>> X = np.random.default_rng(0).normal(size=(60, 3))
+        >>> X[:3] += 8
+        >>> found = VAEOutlierDetector(contamination=0.05, max_iter=5, proposal="guide", random_state=0).fit_predict(X)
+        >>> found[:3].tolist()
+        [-1, -1, -1]
+    """
+
+    def __init__(
+        self,
+        n_components: int | None = None,
+        *,
+        contamination: float = 0.1,
+        graph: Any = None,
+        standardize: bool = True,
+        hidden_layer_sizes: tuple[int, ...] = (64,),
+        max_iter: int = 300,
+        batch_size: int = 128,
+        learning_rate_init: float = 1e-2,
+        validation_fraction: float | None = 0.1,
+        n_iter_no_change: int | None = 50,
+        n_draws: int = 200,
+        proposal: str = "refined",
+        random_state: Any = None,
+        verbose: bool = False,
+    ) -> None:
+        super().__init__(
+            n_components,
+            graph=graph,
+            standardize=standardize,
+            hidden_layer_sizes=hidden_layer_sizes,
+            max_iter=max_iter,
+            batch_size=batch_size,
+            learning_rate_init=learning_rate_init,
+            validation_fraction=validation_fraction,
+            n_iter_no_change=n_iter_no_change,
+            n_draws=n_draws,
+            proposal=proposal,
+            random_state=random_state,
+            verbose=verbose,
+        )
+        self.contamination = contamination
+
+    def fit(self, X: Any, y: Any = None) -> VAEOutlierDetector:
+        """Fit the model to rows `(N, D)`, outliers included, and find the threshold. `y` is ignored."""
+        if not 0 < self.contamination <= 0.5:
+            raise OptionError(f"contamination must be above 0 and at most 0.5, got {self.contamination!r}.")
+        rows = self._fit_rows(X)
+        self.offset_ = float(np.percentile(self._log_p(rows), 100 * self.contamination))
+        return self
+
+    def decision_function(self, X: Any) -> Array:
+        """`score_samples(X) - offset_`, `(N,)`: negative for outliers."""
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X: Any) -> Array:
+        """-1 for outliers and 1 for other rows, `(N,)`."""
+        return np.where(self.decision_function(X) >= 0, 1, -1)

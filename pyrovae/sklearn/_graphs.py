@@ -1,0 +1,77 @@
+"""The default graphs of the estimators, for rows of a table: NaN is missing, and its place is shown to the networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from pyrovae import families, models, nets, priors
+from pyrovae.conditionals import Conditional, mlp
+from pyrovae.distributions import observed_only
+
+FLOOR = 1e-2  # of the scale of a likelihood, in standard deviations of the column
+MIXTURE = 10  # components of the prior of a density
+MOST_LATENT = 10
+
+
+def masked(family: families.Family, num_columns: int, hidden: Sequence[int], *others: int) -> Conditional:
+    """A conditional whose first parent is a row with gaps."""
+    net = nets.MLP((num_columns, num_columns, *others), family.param_shape, hidden, nn.SiLU)
+    return Conditional(nets.WithMask(net), family)
+
+
+def reals(num_columns: int, hidden: Sequence[int], *parents: int, scale: str = "net") -> observed_only:
+    """The likelihood of the observed columns, Normal with a standard deviation that depends on the parents, or does not."""
+    family = families.Normal(num_columns, scale=scale, floor=FLOOR)
+    return observed_only(mlp(parents if len(parents) > 1 else parents[0], family, hidden, nn.SiLU))
+
+
+def latent_size(num_columns: int, n_components: int | None) -> int:
+    return min(num_columns, MOST_LATENT) if n_components is None else n_components
+
+
+def vae(x: Tensor, n_components: int | None, hidden: Sequence[int], scale: str = "net") -> models.VAE:
+    """A VAE for codes: a standard normal prior, so that latent dimensions are comparable."""
+    num = latent_size(x.shape[1], n_components)
+    encoder = masked(families.Normal(num), x.shape[1], hidden)
+    return models.VAE(priors.StandardNormal(num), reals(x.shape[1], hidden, num, scale=scale), encoder)
+
+
+def density(x: Tensor, n_components: int | None, hidden: Sequence[int]) -> models.VAE:
+    """A VAE for log p(x): a mixture as prior, and a guide with full covariance."""
+    num = latent_size(x.shape[1], n_components)
+    encoder = masked(families.FullNormal(num), x.shape[1], hidden)
+    return models.VAE(priors.MixtureOfNormals(num, MIXTURE), reals(x.shape[1], hidden, num), encoder)
+
+
+def classifier(
+    x: Tensor, num_classes: int, n_components: int | None, hidden: Sequence[int], dropout: float, alpha: float | None
+) -> models.SSVAE:
+    """M2, whose classifier q(y|x) has dropout; `alpha` grows with the columns, whose log-densities it has to outweigh."""
+    columns, num = x.shape[1], latent_size(x.shape[1], n_components)
+    labels = families.Categorical((), num_classes)
+    net = nets.MLP((columns, columns), labels.param_shape, hidden, nets.ReLUDropout(dropout))
+    return models.SSVAE(
+        label_prior=priors.Categorical(num_classes),
+        prior=priors.StandardNormal(num),
+        likelihood=reals(columns, hidden, num, num_classes),
+        encoder=masked(families.Normal(num), columns, hidden, num_classes),
+        classifier=Conditional(nets.WithMask(net), labels),
+        code=nets.OneHot(num_classes),
+        alpha=max(50.0, 0.6 * columns) if alpha is None else alpha,
+    )
+
+
+def regressor(x: Tensor, n_components: int | None, hidden: Sequence[int], alpha: float | None) -> models.SSRegression:
+    """Semi-supervised regression of one standardised number."""
+    columns, num = x.shape[1], latent_size(x.shape[1], n_components)
+    return models.SSRegression(
+        label_prior=priors.StandardNormal(()),
+        prior=priors.StandardNormal(num),
+        likelihood=reals(columns, hidden, num, 1),
+        encoder=masked(families.Normal(num), columns, hidden, 1),
+        regressor=masked(families.Normal((), floor=FLOOR), columns, hidden),
+        code=nets.Column(),
+        alpha=max(50.0, 0.6 * columns) if alpha is None else alpha,
+    )

@@ -1,0 +1,296 @@
+"""Labels and numbers of which few are known: `SemiSupervisedVAEClassifier`, `VAERegressor`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.utils import check_array, check_consistent_length, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
+from torch import Tensor
+
+from pyrovae.batching.chunks import chunks
+from pyrovae.criticism.classification import classify
+from pyrovae.errors import DataError, OptionError, PairError
+from pyrovae.fitted.fitted import Fit
+from pyrovae.nets.dropout import dropping
+from pyrovae.pair.common import same_for_rows, start_rows
+from pyrovae.pair.program import arguments
+from pyrovae.predict.encode import encode
+from pyrovae.sklearn import _graphs
+from pyrovae.sklearn._base import DRAW_SEED, Array, VAEEstimator, as_tensor
+
+METHODS = ("guide", "joint")
+
+
+class SemiSupervisedVAEClassifier(ClassifierMixin, VAEEstimator):
+    """`p(y | x)` from a few labels and many rows without one, -1, as in `SelfTrainingClassifier`.
+
+    By default the semi-supervised VAE "M2" is fitted, `p(y) p(z) p(x|z,y)` with the classifier q(y|x) as a part of its guide,
+    which learns from the labelled rows and, by the bound, from the others. Its probabilities are averaged over passes with
+    dropout. Missing entries (NaN) are left out of the likelihood.
+
+    Args:
+        n_components: L, the dimension of z; by default the number of columns, at most 10. Not used with a `graph`.
+        graph: Another model and guide, whose model takes (x, y=None) and has an enumerated site y: a pair, of which a copy is
+            fitted, or a function of the training rows, `(N, D)` float64, and their class numbers, `(N,)`, -1 where unknown.
+        method: "guide", the classifier q(y|x) of the guide, or "joint", Bayes' rule by importance sampling with `n_draws` draws
+            for each class.
+        alpha: How many times each labelled row counts in the classifier's own term; by default 0.6 D, and at least 50.
+        dropout: The share of the classifier's units that are left out at random.
+        standardize: Whether the model sees columns with mean 0 and standard deviation 1.
+        hidden_layer_sizes: Widths of the hidden layers of the default networks.
+        max_iter: Passes over the larger of the two groups of rows, labelled and not.
+        batch_size: Rows of a gradient step.
+        learning_rate_init: The highest learning rate of the one-cycle schedule.
+        validation_fraction: The share of rows that is held out to find the best epoch by the ELBO. By default none is: the last
+            epoch of such models has better classes.
+        n_iter_no_change: Stop after so many epochs without a better validation ELBO.
+        n_draws: Passes with dropout, or draws of z.
+        random_state: The seed of starting values, shuffling and noise.
+        verbose: Whether to show the progress of the fit.
+
+    Attributes:
+        classes_: The labels, in ascending order, without -1.
+        fit_: The `pv.Fit`, for all other questions; its rows are the standardised ones.
+        n_iter_: How many passes over the rows the fit took.
+        n_features_in_, feature_names_in_: As in scikit-learn.
+
+    Raises:
+        ValueError: Rows, labels or options are refused, by scikit-learn's words or by one of pyrovae's errors.
+
+    References:
+        Kingma, Rezende, Mohamed & Welling 2014, arXiv:1406.5298. Gal & Ghahramani 2016, arXiv:1506.02142 (the passes).
+
+    Example:
+        >>> from pyrovae.sklearn import SemiSupervisedVAEClassifier
+        >>> rng = np.random.default_rng(0)
+        >>> y = np.arange(60) % 2
+        >>> X = rng.normal(size=(60, 3)) + 6 * y[:, None]
+        >>> few = np.where(np.arange(60) < 10, y, -1)  # 10 labels
+        >>> model = SemiSupervisedVAEClassifier(max_iter=40, random_state=0).fit(X, few)
+        >>> model.predict_proba(X).shape, bool(model.score(X, y) > 0.9)
+        ((60, 2), True)
+    """
+
+    def __init__(
+        self,
+        n_components: int | None = None,
+        *,
+        graph: Any = None,
+        method: str = "guide",
+        alpha: float | None = None,
+        dropout: float = 0.5,
+        standardize: bool = True,
+        hidden_layer_sizes: tuple[int, ...] = (64,),
+        max_iter: int = 200,
+        batch_size: int = 128,
+        learning_rate_init: float = 5e-3,
+        validation_fraction: float | None = None,
+        n_iter_no_change: int | None = None,
+        n_draws: int = 100,
+        random_state: Any = None,
+        verbose: bool = False,
+    ) -> None:
+        self.n_components, self.graph, self.standardize = n_components, graph, standardize
+        self.method, self.alpha, self.dropout = method, alpha, dropout
+        self.hidden_layer_sizes, self.max_iter, self.batch_size = hidden_layer_sizes, max_iter, batch_size
+        self.learning_rate_init, self.validation_fraction = learning_rate_init, validation_fraction
+        self.n_iter_no_change, self.n_draws = n_iter_no_change, n_draws
+        self.random_state, self.verbose = random_state, verbose
+
+    def fit(self, X: Any, y: Any) -> SemiSupervisedVAEClassifier:
+        """Fit the model to rows `(N, D)` and labels `(N,)`, numbers or text; -1 is unlabelled.
+
+        In an array of text, "-1" is unlabelled, which is what NumPy makes of -1 there. Where all labels are -1 or 1, these
+        are the two classes.
+        """
+        if self.method not in METHODS:
+            raise OptionError(f"method must be one of {', '.join(map(repr, METHODS))}, got {self.method!r}.")
+        rows = self._rows(X, reset=True)
+        self.classes_, codes = class_codes(self, y, rows)
+        self._learn_scale(rows)
+        self._fit_pair([self._scaled(rows), torch.from_numpy(codes)], self._default)
+        return self
+
+    def _default(self, x: Tensor, y: Tensor) -> Any:
+        """The graph that is fitted where none is given."""
+        how = self.n_components, self.hidden_layer_sizes, self.dropout, self.alpha
+        return _graphs.classifier(x, int(y.max()) + 1, *how)
+
+    def predict_proba(self, X: Any) -> Array:
+        """`p(y | x)` of rows `(N, D)`: `(N, C)`, in the order of `classes_`."""
+        self._fitted()
+        rows = self._rows(X, reset=False)
+        with self._asking() as fitted:
+            if self.graph is None and self.method == "guide":
+                found = _passes(fitted, self._scaled(rows), self.n_draws)
+            else:
+                how: dict[str, Any] = {"num_samples": self.n_draws, "seed": DRAW_SEED}
+                found = getattr(classify(fitted, self._scaled(rows), **how), self.method)
+        if found.shape[1] != len(self.classes_):
+            raise PairError(f"The graph has {found.shape[1]} classes, and y has {len(self.classes_)}.")
+        probabilities: Array = found.numpy()
+        return probabilities / probabilities.sum(1, keepdims=True)
+
+    def predict(self, X: Any) -> Array:
+        """The most probable class of rows `(N, D)`: `(N,)`."""
+        self._fitted()
+        return np.asarray(self.classes_[self.predict_proba(X).argmax(1)])
+
+
+def _passes(fitted: Fit, x: Tensor, num: int) -> Tensor:
+    """Class probabilities averaged over passes of the classifier with dropout, the same units left out for every row."""
+    classifier, found = fitted.pair.classifier, []  # type: ignore[attr-defined]
+    with fitted.scope(), dropping(classifier):
+        for batch in chunks({"x": x}, fitted.chunk_size({"x": x})):
+            start_rows()
+            with same_for_rows(0, len(batch["x"])):
+                found.append(torch.stack([classifier(batch["x"]).probs for _ in range(num)]).mean(0))
+    return torch.cat(found)
+
+
+def class_codes(estimator: Any, y: Any, rows: Array) -> tuple[Array, Array]:
+    """The classes in ascending order, and the number of each row's class, -1 where it is unlabelled."""
+    labels = _targets(estimator, y, rows)
+    if labels.dtype.kind in "OUS":
+        gaps = np.array([label is None or label != label for label in labels])
+        known = ~gaps & (labels.astype(str) != "-1")
+    else:
+        check_array(labels[:, None], ensure_all_finite=True, input_name="y")
+        gaps, known = np.zeros(len(labels), dtype=bool), labels != -1
+        if not known.all() and known.any() and bool((labels[known] == 1).all()):
+            known[:] = True  # the usual numbers of two classes
+    if gaps.any():
+        raise DataError(f"Input y contains NaN, or None, in {gaps.sum()} rows: -1 is what means unlabelled.")
+    found = labels[known]
+    if not len(found):
+        raise DataError("All rows are unlabelled (-1): label some of at least two classes.")
+    if found.dtype.kind == "O" and all(isinstance(label, str) for label in found):
+        found = found.astype(str)
+    check_classification_targets(found)
+    classes, numbers = np.unique(found, return_inverse=True)
+    if len(classes) < 2:
+        more = "" if known.all() else " (-1 means unlabelled: if it is a class, code the two as 0 and 1)"
+        raise DataError(
+            f"Two classes or more are needed, and all labels are of one class, {classes.tolist()[0]!r}{more}."
+        )
+    codes = np.full(len(labels), -1, dtype=np.int64)
+    codes[known] = numbers
+    return classes, codes
+
+
+def _targets(estimator: Any, y: Any, rows: Array) -> Array:
+    if y is None:
+        raise ValueError(
+            f"This {type(estimator).__name__} estimator requires y to be passed, but the target y is None."
+        )
+    targets: Array = column_or_1d(y, warn=True)
+    check_consistent_length(rows, targets)
+    return targets
+
+
+class VAERegressor(RegressorMixin, VAEEstimator):
+    """`E[y | x]` of a number that is known in some rows and NaN in others.
+
+    By default semi-supervised regression is fitted, `p(y) p(z) p(x|z,y)` with a Normal q(y|x) as a part of its guide, whose
+    mean is the prediction. It learns from the rows whose y is known and, by the bound, from the others. Missing entries of x
+    (NaN) are left out of the likelihood.
+
+    Args:
+        n_components: L, the dimension of z; by default the number of columns, at most 10. Not used with a `graph`.
+        graph: Another model and guide, whose model takes (x, y=None): a pair, of which a copy is fitted, or a function of the
+            training rows, `(N, D)` float64, and their standardised y, `(N,)`, NaN where unknown, that returns one.
+        alpha: How many times each row with a known y counts in the regressor's own term; by default 0.6 D, and at least 50.
+        standardize: Whether the model sees columns, and y, with mean 0 and standard deviation 1.
+        hidden_layer_sizes: Widths of the hidden layers of the default networks.
+        max_iter: Passes over the larger of the two groups of rows, those with y and those without.
+        batch_size: Rows of a gradient step.
+        learning_rate_init: The highest learning rate of the one-cycle schedule.
+        validation_fraction: The share of rows that is held out to find the best epoch by the ELBO; by default none is.
+        n_iter_no_change: Stop after so many epochs without a better validation ELBO.
+        n_draws: Draws of the guide that are averaged where its mean of y has no closed form.
+        random_state: The seed of starting values, shuffling and noise.
+        verbose: Whether to show the progress of the fit.
+
+    Attributes:
+        fit_: The `pv.Fit`, for all other questions; its rows and y are the standardised ones.
+        n_iter_: How many passes over the rows the fit took.
+        n_features_in_, feature_names_in_: As in scikit-learn.
+
+    Raises:
+        ValueError: Rows, y or options are refused, by scikit-learn's words or by one of pyrovae's errors.
+
+    References:
+        Kingma et al. 2014, arXiv:1406.5298, here with a density in place of classes.
+
+    Example:
+        >>> from pyrovae.sklearn import VAERegressor
+        >>> X = np.random.default_rng(0).normal(size=(80, 3))
+        >>> y = X @ [1.0, 2.0, 0.0]
+        >>> y[40:] = np.nan  # known in half of the rows
+        >>> model = VAERegressor(max_iter=60, random_state=0).fit(X, y)
+        >>> bool(model.score(X[40:], X[40:] @ [1.0, 2.0, 0.0]) > 0.8)
+        True
+    """
+
+    def __init__(
+        self,
+        n_components: int | None = None,
+        *,
+        graph: Any = None,
+        alpha: float | None = None,
+        standardize: bool = True,
+        hidden_layer_sizes: tuple[int, ...] = (64,),
+        max_iter: int = 200,
+        batch_size: int = 128,
+        learning_rate_init: float = 5e-3,
+        validation_fraction: float | None = None,
+        n_iter_no_change: int | None = None,
+        n_draws: int = 100,
+        random_state: Any = None,
+        verbose: bool = False,
+    ) -> None:
+        self.n_components, self.graph, self.alpha, self.standardize = n_components, graph, alpha, standardize
+        self.hidden_layer_sizes, self.max_iter, self.batch_size = hidden_layer_sizes, max_iter, batch_size
+        self.learning_rate_init, self.validation_fraction = learning_rate_init, validation_fraction
+        self.n_iter_no_change, self.n_draws = n_iter_no_change, n_draws
+        self.random_state, self.verbose = random_state, verbose
+
+    def fit(self, X: Any, y: Any) -> VAERegressor:
+        """Fit the model to rows `(N, D)` and numbers `(N,)`; NaN is unknown."""
+        rows = self._rows(X, reset=True)
+        targets = check_array(
+            _targets(self, y, rows)[:, None], ensure_all_finite="allow-nan", dtype=np.float64, input_name="y"
+        )
+        if np.isnan(targets).all():
+            raise DataError("Input y contains NaN in every row: at least one number has to be known.")
+        self._learn_scale(rows)
+        self._y_scaling = self._scaling_of(targets)
+        y_rows = self._y_scaling.apply(as_tensor(targets)).squeeze(1)
+        how = self.n_components, self.hidden_layer_sizes, self.alpha
+        self._fit_pair([self._scaled(rows), y_rows], lambda x, y: _graphs.regressor(x, *how))
+        return self
+
+    def predict(self, X: Any) -> Array:
+        """`E[y | x]` of rows `(N, D)`: `(N,)`, in the units of y."""
+        self._fitted()
+        rows = self._rows(X, reset=False)
+        with self._asking() as fitted:
+            site = _observing(fitted, list(arguments(fitted.pair))[1])
+            y = encode(fitted, self._scaled(rows), site=site, num_samples=self.n_draws, seed=DRAW_SEED)
+        found: Array = self._y_scaling.invert(y.double().reshape(-1, 1)).squeeze(1).numpy()
+        return found
+
+
+def _observing(fitted: Fit, argument: str) -> str:
+    """The site that observes an argument, where it is known."""
+    for layout in fitted.layouts:
+        for site in layout.sites:
+            if site.argument == argument and not site.objective_only:
+                return site.name
+    raise PairError(
+        f"No site of the graph observes {argument!r}: write pyro.sample({argument!r}, ..., obs={argument})."
+    )
