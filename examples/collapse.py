@@ -46,7 +46,7 @@ class Hierarchy(nn.Module):
 def main(smoke: bool) -> None:
     x = torch.tensor(load_digits().data, dtype=torch.float32)
     x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]
-    epochs, draws = (2, 2) if smoke else (100, 100)
+    epochs, draws = (1, 2) if smoke else (100, 100)
     rate, warmup = pv.schedules.one_cycle(4e-3), pv.schedules.kl_warmup(1 if smoke else 30)
     balance, floors = pv.Trace_ELBO(kl=pv.kl.balanced()), pv.Trace_ELBO(kl=pv.kl.free_bits({"z2": 3.0, "z3": 3.0}))
     remedies = {

@@ -47,7 +47,7 @@ def traversals(fitted: pv.Fit, dimension: int, steps: int = 9) -> Tensor:
 
 def main(smoke: bool) -> None:
     digits = load_digits()
-    order = torch.randperm(1797, generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(len(digits.data), generator=torch.Generator().manual_seed(0))
     x, label = torch.tensor(digits.data, dtype=torch.float32)[order], torch.tensor(digits.target)[order]
     x_train, x_test = x[:1437], x[1437:]
     for name, loss in (("even", None), ("dear-z", pv.Trace_ELBO(kl=price))):

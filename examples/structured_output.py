@@ -47,7 +47,7 @@ def main(smoke: bool, out: Path) -> None:
     x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]
     lines: list[Tensor] = []
     for name, seen in masks().items():
-        train, valid, test = ({"x": some[:, ~seen], "c": some[:, seen]} for some in x.split([1237, 200, 360]))
+        train, valid, test = ({"x": some[:, ~seen], "c": some[:, seen]} for some in x.tensor_split([1237, 1437]))
         fits = []
         for build in (regression, cvae):
             torch.manual_seed(0)

@@ -1,6 +1,12 @@
 """Every test starts from one seed and leaves the process as it found it."""
 
 import os
+
+# Tensors here are tiny: a second thread would only wait, and wait long where tests run beside one another. NumPy's libraries
+# read this when they are imported.
+os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
+os.environ["COLUMNS"] = "100"  # of the terminal that the command line finds when it is imported
+
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +19,6 @@ from pyrovae.criticism import proposals
 from pyrovae.engine.compiled import choose_engine
 from pyrovae.training import plan
 
-os.environ["COLUMNS"] = "100"  # of the terminal that the command line finds when it is imported
-
-# Tensors here are tiny: a second thread would only wait, and wait long where tests run beside one another.
 torch.set_num_threads(1)
 
 
@@ -27,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def short_fits_run_eagerly(request: pytest.FixtureRequest) -> Iterator[None]:
     """Let `engine="auto"` be "eager" for fewer than 100 steps, which take less time than it takes to trace one.
 
-    Modules that are marked `auto_engine` have the engine that users have.
+    Tests and modules that are marked `auto_engine` have the engine that users have.
     """
     with pytest.MonkeyPatch.context() as patch:
         if request.node.get_closest_marker("auto_engine") is None:
@@ -59,6 +62,13 @@ def seeded_and_clean() -> Iterator[None]:
         pyro.clear_param_store()
         changed.append(f"the global param store (it holds {left})")
     assert not changed, f"this test left changed: {', '.join(changed)}"
+
+
+@pytest.fixture(autouse=True)
+def engine_of_users(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for a single test that is marked `auto_engine`."""
+    if request.node.get_closest_marker("auto_engine") is not None:
+        monkeypatch.setattr(plan, "choose_engine", choose_engine)
 
 
 @pytest.fixture(autouse=True)

@@ -156,7 +156,9 @@ KNOWN = {
 }
 
 
-@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in ("image", "simplex") else []) for name in KNOWN]
+)
 def test_log_p_is_the_closed_form_within_its_stated_error(name: str) -> None:
     """8 rows: false alarms 6e-5, as far as the mean of 150 weights is normal."""
     row = KNOWN[name]

@@ -170,7 +170,7 @@ def test_chunks_of_any_size(elements: int, monkeypatch: pytest.MonkeyPatch) -> N
     found = pv.importance(fitted, x, 11, proposal="guide")
     torch.testing.assert_close(found.log_likelihood, closed, rtol=0, atol=1e-9)
     torch.testing.assert_close(found.ess, torch.full_like(closed, 11.0))
-    assert pv.posterior(fitted, x, 3, num_particles=100, proposal="guide").shape == (3, len(x), 2)
+    assert pv.posterior(fitted, x, 3, num_particles=20, proposal="guide").shape == (3, len(x), 2)
 
 
 def test_many_runs_are_traced_and_draw_what_eager_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:

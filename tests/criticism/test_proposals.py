@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -220,8 +221,17 @@ def fitted_pair(name: str) -> pv.Fit:
     return unfitted(pv.Pair(in_plate(row.model), in_plate(row.guide)), row.x)
 
 
-@pytest.mark.parametrize("proposal", ["refined", "laplace"])
-@pytest.mark.parametrize("name", PAIRS)
+def each_by_both() -> list[Any]:
+    """Every pair by both proposals; the fast tests have each pair by one of them, in turn."""
+    first = dict(zip(PAIRS, itertools.cycle(("refined", "laplace"))))
+    return [
+        pytest.param(name, proposal, marks=[] if proposal == first[name] else [pytest.mark.slow])
+        for name in PAIRS
+        for proposal in ("refined", "laplace")
+    ]
+
+
+@pytest.mark.parametrize(("name", "proposal"), each_by_both())
 def test_log_p_is_the_closed_form_within_its_stated_error(name: str, proposal: str) -> None:
     """12 rows: false alarms 8e-5, as far as the errors are normal; the guide's own estimate is far off, or says so."""
     fitted, exact = fitted_pair(name), PAIRS[name].exact(PAIRS[name].x)
@@ -240,7 +250,15 @@ def test_log_p_is_the_closed_form_within_its_stated_error(name: str, proposal: s
         torch.testing.assert_close(again, found.log_likelihood, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize(("shift", "spread"), [(0.0, 1.0), (1.5, 0.5), (-1.0, 3.0), (4.0, 0.2)])
+@pytest.mark.parametrize(
+    ("shift", "spread"),
+    [
+        (0.0, 1.0),
+        pytest.param(1.5, 0.5, marks=pytest.mark.slow),
+        pytest.param(-1.0, 3.0, marks=pytest.mark.slow),
+        (4.0, 0.2),
+    ],
+)
 def test_a_displaced_guide_is_moved_onto_the_posterior(shift: float, spread: float) -> None:
     pair, x, fitted = linear_gaussian(shift=shift, spread=spread)
     exact = pair.marginal().log_prob(x)
@@ -345,7 +363,9 @@ def test_the_guide_stands_in_with_a_warning_where_a_site_is_no_vector() -> None:
         assert torch.equal(found, question(fitted, x, 5, proposal="guide", seed=0))
 
 
-@pytest.mark.parametrize("name", ["classes far apart", "sphere", "simplex"])
+@pytest.mark.parametrize(
+    "name", ["sphere", *(pytest.param(name, marks=pytest.mark.slow) for name in ("classes far apart", "simplex"))]
+)
 def test_moves_leave_the_posterior_as_it_is(name: str) -> None:
     """Two means of 500 draws for each of 12 rows, with and without moves: false alarms 2e-3."""
     fitted, x = fitted_pair(name), PAIRS[name].x

@@ -31,7 +31,7 @@ BATCHES = [(), (3,), (2, 3)]
 
 
 def plane(half: float = 16.0) -> tuple[Tensor, Tensor]:
-    line = torch.linspace(-half, half, int(50 * half) + 1, dtype=torch.float64)
+    line = torch.linspace(-half, half, int(24 * half) + 1, dtype=torch.float64)
     step = float(line[1] - line[0])
     points = torch.cartesian_prod(line, line)
     return points, torch.full((len(points),), step**2, dtype=torch.float64)

@@ -162,8 +162,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         rows = some() if "tmp_path" in metafunc.fixturenames else EACH_PART
         if metafunc.config.getoption("--full-swap"):
             rows = list(dict.fromkeys([*itertools.product(PRIORS, LIKELIHOODS, GUIDES), *rows]))
-        # the first ones, with each guide and most priors, are the quick ones
-        marks = [[] if i < len(GUIDES) else [pytest.mark.slow] for i in range(len(rows))]
+        marks = [[] if i < 4 else [pytest.mark.slow] for i in range(len(rows))]
         metafunc.parametrize("names", [pytest.param(r, id="+".join(r), marks=m) for r, m in zip(rows, marks)])
 
 

@@ -14,8 +14,6 @@ from torch.utils.data import TensorDataset
 import pyrovae as pv
 import pyrovae.families as fam
 
-pytestmark = pytest.mark.auto_engine
-
 OPTIONS: dict[str, Any] = {"epochs": 2, "batch_size": 10, "seed": 0, "progress": False}
 
 
@@ -75,7 +73,7 @@ QUESTIONS: dict[str, Callable[[pv.Fit, Any], Any]] = {
         (in_the_dict, "view", "eager"),
         (in_place, "numpy", "eager"),
         (in_place, "dataset", "traced"),
-        (in_the_dict, "tensor", "traced"),
+        pytest.param(in_the_dict, "tensor", "traced", marks=pytest.mark.slow),
     ],
 )
 def test_a_transform_may_write_into_what_it_is_given(transform: Any, source: str, engine: str) -> None:

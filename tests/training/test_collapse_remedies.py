@@ -292,7 +292,14 @@ def lag(step: Step) -> dict[str, float]:
 
 @pytest.mark.usefixtures("without_inductor")
 @pytest.mark.parametrize(
-    ("make", "engine"), [*((Ladder, engine) for engine in ENGINES), (BottomUp, "eager"), (BottomUp, "traced")]
+    ("make", "engine"),
+    [
+        (Ladder, "eager"),
+        (Ladder, "traced"),
+        pytest.param(Ladder, "compiled", marks=pytest.mark.slow),
+        (BottomUp, "eager"),
+        pytest.param(BottomUp, "traced", marks=pytest.mark.slow),
+    ],
 )
 def test_only_the_last_inner_step_moves_what_only_the_model_uses(engine: str, make: Callable[[], Any]) -> None:
     steps, _ = moved(engine, make, schedule=lag)

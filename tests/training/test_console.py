@@ -9,8 +9,6 @@ from support.programs import binary, vae
 import pyrovae as pv
 from pyrovae.training import console
 
-pytestmark = pytest.mark.auto_engine
-
 HISTORY = [{"epoch": i, "elbo": -80.0 - i, "validation_elbo": -90.0} for i in range(1, 4)]
 
 

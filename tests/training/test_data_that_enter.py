@@ -15,8 +15,6 @@ from torch import Tensor, nn
 import pyrovae as pv
 import pyrovae.families as fam
 
-pytestmark = pytest.mark.auto_engine
-
 QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 20, "progress": False, "engine": "eager", "seed": 0}
 
 
@@ -91,6 +89,7 @@ def test_what_is_no_whole_number_is_no_seed(seed: Any) -> None:
 # --- forms of data ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.auto_engine
 def test_a_tuple_has_the_arguments_in_their_order() -> None:
     torch.manual_seed(0)
     x, y = torch.bernoulli(torch.full((40, 6), 0.4)), labels()

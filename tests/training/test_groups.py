@@ -16,8 +16,6 @@ import pyrovae.families as fam
 from pyrovae.batching.batches import GroupedBatches, group_sizes
 from pyrovae.pair.batch import group_rows
 
-pytestmark = pytest.mark.auto_engine
-
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("known", [0, 15, 40], ids=["unlabelled", "mixed", "labelled"])
@@ -145,7 +143,7 @@ def test_what_belongs_to_no_row_is_drawn_once_and_counted_once() -> None:
     precision = 1 + 60 / 4 + 20
     exact = (x.sum() / 4 + y[:20].sum()) / precision, precision**-0.5
     fitted = pv.fit(
-        pair, {"x": x, "y": y}, epochs=400, batch_size=30, schedule=pv.schedules.one_cycle(0.05), seed=1,
+        pair, {"x": x, "y": y}, epochs=200, batch_size=30, schedule=pv.schedules.one_cycle(0.1), seed=1,
         loss=pv.Trace_ELBO(10),
     )  # fmt: skip
     assert fitted.layout.shared == ["m"]
@@ -399,7 +397,7 @@ def test_a_classifier_learns_through_the_graph() -> None:
         pv.priors.Categorical(2), pv.priors.StandardNormal(1), pv.mlp((1, 2), fam.Bernoulli(6), hidden=(16,)),
         pv.mlp((6, 2), fam.Normal(1), hidden=(16,)), pv.mlp(6, fam.Categorical((), 2), hidden=(16,)), pv.nets.OneHot(2),
     )  # fmt: skip
-    fitted = pv.fit(pair, {"x": x, "y": y}, epochs=80, batch_size=50, learning_rate=0.01, seed=0)
+    fitted = pv.fit(pair, {"x": x, "y": y}, epochs=24, batch_size=50, learning_rate=0.03, seed=0)
     found = pv.encode(fitted, {"x": x}, site="y")
     assert (found == which).double().mean() > 0.9
 

@@ -23,8 +23,6 @@ from pyrovae.pair.batch import as_batch, group_rows, take_group
 from pyrovae.pair.handlers import MakeParamsOn
 from pyrovae.pair.parameters import param_scope
 
-pytestmark = pytest.mark.auto_engine
-
 MOST_RUNS = 6
 
 
@@ -86,7 +84,15 @@ def test_questions_measure_what_a_row_costs_once(runs: list[str], monkeypatch: p
     pv.encode(fitted, binary())
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=[] if name in ("vae", "ssvae", "global-and-local", "auto-normal") else pytest.mark.slow
+        )
+        for name in ROWS
+    ],
+)
 def test_the_first_runs_tell_what_a_row_costs(name: str) -> None:
     """As much as a measurement of its own tells, which runs the pair three times."""
     row = ROWS[name]
@@ -114,6 +120,7 @@ def test_rows_that_are_only_checked_are_checked_before_the_first_step(tmp_path: 
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters()))
 
 
+@pytest.mark.auto_engine
 def test_one_group_and_several_take_the_same_way() -> None:
     """A pair whose optional argument is known in every row is fitted as one group; unknown in some, as two."""
     y = labels()

@@ -349,7 +349,7 @@ def test_a_parameter_without_gradient_is_not_moved() -> None:
 
 
 @pytest.mark.usefixtures("without_inductor")
-@pytest.mark.parametrize("engine", ["traced", "compiled"])
+@pytest.mark.parametrize("engine", ["traced", pytest.param("compiled", marks=pytest.mark.slow)])
 def test_two_svis_share_the_state_of_one_optimizer(engine: str) -> None:
     def go(kind: Any, **options: Any) -> list[float]:
         pyro.clear_param_store()
