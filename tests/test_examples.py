@@ -35,6 +35,8 @@ SAYS = {
     "nvae.py": "nats a group, coarsest first: ",
     "outliers.py": "false alarms among ordinary rows: ",
     "sklearn_pipeline.py": "best number of components: ",
+    "impute.py": "high values missing: not-MIWAE RMSE ",
+    "inpaint.py": "what may have been there, for each corruption: inpaint.png",
     "plain_functions.py": "probabilistic PCA in closed form: ",
 }
 
