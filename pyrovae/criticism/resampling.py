@@ -29,6 +29,7 @@ from pyrovae.fitted.runs import drawn_terms, particles_at_once
 from pyrovae.objectives.terms import Terms, terms
 from pyrovae.objectives.weights import log_weights
 from pyrovae.pair.batch import Batch, take_rows
+from pyrovae.pair.common import same_for_rows, start_rows
 from pyrovae.pair.layout import Layout
 
 # Names that no site has, for what is chosen along with the values of sites.
@@ -99,6 +100,7 @@ def resampled(
     else:
         blocks = adapted(fitted, part.batch, part.layout, num_particles, at_once, proposal)
     for rows, refined in blocks:
+        start_rows(stage=1)
         chosen, weights = [], []
         for one in variants or (fitted,):
             if refined is None:
@@ -135,7 +137,8 @@ def _chosen(
             "A row has probability 0 at every draw, so there is no posterior to draw from: look at it "
             "with importance(...), raise num_particles, or train on data that contain such rows."
         )
-    picked = torch.multinomial(block.log_w.softmax(0).T, num_samples, replacement=True).T  # (S, n)
+    with same_for_rows(0, block.log_w.shape[1]):
+        picked = torch.multinomial(block.log_w.softmax(0).T, num_samples, replacement=True).T  # (S, n)
     chosen = {name: _gathered(value, picked) for name, value in block.values.items()}
     if block.refined is not None:
         if moves:
@@ -286,13 +289,14 @@ def _moved(
         value, gradient = slope(u, index)
         for _ in range(moves):
             drift = length**2 / 2 * (own.mT @ gradient[..., None])[..., 0]  # in units of the proposal
-            noise = torch.randn_like(u)
+            with same_for_rows(1, u.shape[1]):
+                noise, level = torch.randn_like(u), torch.rand_like(u[..., 0]).log()
             there = u + (own @ (drift + length * noise)[..., None])[..., 0]
             value_there, gradient_there = slope(there, index)
             back = length**2 / 2 * (own.mT @ gradient_there[..., None])[..., 0]
             returned = (drift + length * noise + back) / length
             log_ratio = value_there - value - (returned.square() - noise.square()).sum(-1) / 2
-            accepted = torch.rand_like(log_ratio).log() < log_ratio.nan_to_num(-math.inf)
+            accepted = level < log_ratio.nan_to_num(-math.inf)
             u = torch.where(accepted[..., None], there, u)
             value = torch.where(accepted, value_there, value)
             gradient = torch.where(accepted[..., None], gradient_there, gradient)

@@ -16,6 +16,7 @@ from pyrovae.distributions.missing import draw_missing, mean_missing
 from pyrovae.errors import DataError
 from pyrovae.fitted.fitted import Fit
 from pyrovae.pair.batch import Batch, num_rows
+from pyrovae.pair.common import commonly
 from pyrovae.pair.handlers import DATA_PLATE, SetValues, with_particles
 from pyrovae.pair.layout import Layout
 from pyrovae.pair.parameters import fork_rng
@@ -173,7 +174,7 @@ def complete(
         held = {name: in_a_run(value[start:stop], how.event_dims[name], how.data_dim) for name, value in values.items()}
         held |= dict(shared[start]) if shared else {}
         model = with_particles(SetValues(held)(fitted.pair.model), stop - start, layout.plate_nesting)
-        nodes = sample_sites(poutine.trace(model).get_trace(**rows))
+        nodes = sample_sites(poutine.trace(commonly(model)).get_trace(**rows))
         for name, gap in missing.items():
             fixed = values[how.fills[name]][start:stop] if name in how.fills else None
             _add(sums[name], name, gap, [nodes[site] for site in how.sites(name)], rows, stop - start, num_kept, fixed)

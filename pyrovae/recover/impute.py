@@ -19,6 +19,7 @@ from pyrovae.errors import DataError, OptionError
 from pyrovae.fitted.fitted import Fit, FittedGroup, seeded
 from pyrovae.fitted.runs import global_draw, global_sites, particles_at_once
 from pyrovae.pair.batch import Batch, num_rows, take_rows
+from pyrovae.pair.common import start_rows
 from pyrovae.pair.datasets import is_streamed
 from pyrovae.pair.handlers import FixDraws
 from pyrovae.pair.program import Pair, arguments
@@ -307,6 +308,7 @@ class _Drawing:
 
     def _complete(self, rows: Batch, numbers: Tensor, values: dict[str, Tensor], found: Collected) -> None:
         missing = {}
+        start_rows(stage=2)
         for name in self.names:
             if name in rows:
                 missing[name] = torch.isnan(rows[name])
