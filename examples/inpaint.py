@@ -14,7 +14,7 @@ from torch import Tensor
 import pyrovae as pv
 from pyrovae import families as fam
 
-LATENT, SHOWN, HELD_OUT = 10, 12, 297
+LATENT, SHOWN = 10, 12
 
 
 def corruptions() -> dict[str, pv.corruptions.Corruption]:
@@ -35,9 +35,9 @@ def guess(seen: Tensor, clean: Tensor) -> Tensor:
 
 
 def main(smoke: bool) -> None:
-    x = torch.tensor(load_digits().data, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
+    x = torch.tensor(load_digits().images, dtype=torch.float32)[:, None] / 16
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
-    train, test = x[order[:-HELD_OUT]], x[order[-HELD_OUT:]][: SHOWN if smoke else 100]
+    train, test = x[order[:1500]], x[order[1500 : 1500 + (SHOWN if smoke else 100)]]
     torch.manual_seed(0)
     vae = pv.VAE(
         prior=pv.priors.StandardNormal(LATENT),

@@ -31,11 +31,11 @@ def latent_size(num_columns: int, n_components: int | None) -> int:
     return min(num_columns, MOST_LATENT) if n_components is None else n_components
 
 
-def vae(x: Tensor, n_components: int | None, hidden: Sequence[int], scale: str = "net") -> models.VAE:
+def vae(x: Tensor, n_components: int | None, hidden: Sequence[int]) -> models.VAE:
     """A VAE for codes: a standard normal prior, so that latent dimensions are comparable."""
     num = latent_size(x.shape[1], n_components)
     encoder = masked(families.Normal(num), x.shape[1], hidden)
-    return models.VAE(priors.StandardNormal(num), reals(x.shape[1], hidden, num, scale=scale), encoder)
+    return models.VAE(priors.StandardNormal(num), reals(x.shape[1], hidden, num), encoder)
 
 
 def density(x: Tensor, n_components: int | None, hidden: Sequence[int]) -> models.VAE:
@@ -74,4 +74,17 @@ def regressor(x: Tensor, n_components: int | None, hidden: Sequence[int], alpha:
         regressor=masked(families.Normal((), floor=FLOOR), columns, hidden),
         code=nets.Column(),
         alpha=max(50.0, 0.6 * columns) if alpha is None else alpha,
+    )
+
+
+def clusters(x: Tensor, num_clusters: int, n_components: int | None, hidden: Sequence[int]) -> models.SSVAE:
+    """M2, of which no label will be known: a mixture of VAEs, each with one standard deviation a column."""
+    columns, num = x.shape[1], latent_size(x.shape[1], n_components)
+    return models.SSVAE(
+        label_prior=priors.Categorical(num_clusters, learned=True),
+        prior=priors.StandardNormal(num),
+        likelihood=reals(columns, hidden, num, num_clusters, scale="column"),
+        encoder=masked(families.Normal(num), columns, hidden, num_clusters),
+        classifier=masked(families.Categorical((), num_clusters), columns, hidden),
+        code=nets.OneHot(num_clusters),
     )
