@@ -11,7 +11,7 @@ from sphinx.ext import autosummary
 import pyrovae as pv
 
 # Of the notebooks that the build executes.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two run at a time
 os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # tqdm's, where ipywidgets is not installed
 
 project = "pyrovae"
@@ -87,5 +87,17 @@ def visit_math(translator: Any, node: Any) -> None:
     raise nodes.SkipNode
 
 
+def spread_notebooks(app: Any, env: Any, docnames: list[str]) -> None:
+    """Order pages such that notebooks are far apart: a process reads pages that are neighbours, and executes them in turn."""
+    notebooks = [name for name in docnames if name.startswith("tutorials/") and name != "tutorials/index"]
+    order = [name for name in docnames if name not in notebooks]
+    apart = len(docnames) // max(1, len(notebooks))
+    # the longest, which is the last by name, begins first
+    for number, name in enumerate(sorted(notebooks, reverse=True)):
+        order.insert(number * apart, name)
+    docnames[:] = order
+
+
 def setup(app: Any) -> None:
+    app.connect("env-before-read-docs", spread_notebooks)
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math, None))

@@ -15,7 +15,7 @@ import pytest
 import torch
 from support.command import Command, invoke
 
-from pyrovae.criticism import proposals
+from pyrovae.criticism import evidence, predictive, proposals
 from pyrovae.engine.compiled import choose_engine
 from pyrovae.training import plan
 
@@ -88,6 +88,13 @@ def pyrovae(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
     """Run a command in an empty folder: (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
     return invoke
+
+
+@pytest.fixture
+def quick_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a report draw fewer rows from the model, where it does not matter what it finds."""
+    monkeypatch.setattr(predictive, "REPLICATES", 10)
+    monkeypatch.setattr(evidence, "SIMULATED", 200)
 
 
 @pytest.fixture

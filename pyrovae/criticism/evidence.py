@@ -26,6 +26,7 @@ from pyrovae.predict.forward import plain, run_model
 
 POSTERIOR_DRAWS = 100  # of each row
 LIKELIHOOD = "log p(x | z)"
+SIMULATED = 1000  # rows at least, drawn from the model for calibration
 GUIDE_DRAWS = 63  # of each simulated row, so that ranks are 0 to 63
 
 
@@ -204,8 +205,8 @@ class Evidence:
 
     @cached_property
     def simulated(self) -> list[Simulated]:
-        """At least 1,000 rows drawn from the model for calibration, as many for each part as its share of the rows."""
-        total = max(1000, len(self.numbers))
+        """At least SIMULATED rows drawn from the model for calibration, as many for each part as its share of the rows."""
+        total = max(SIMULATED, len(self.numbers))
         shares = [max(50, round(total * len(part.rows) / len(self.numbers))) for part in self.parts]
         return [self.simulate(part, share, self.seed + 4) for part, share in zip(self.parts, shares)]
 

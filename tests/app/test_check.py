@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.command import Command
 
-QUICK = ("--num-samples", 30, "--rows", 40)
+QUICK = ("--num-samples", 30, "--rows", 20)
 
 
 @pytest.fixture
@@ -43,6 +43,7 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag, f"</{tag}> closes another element"
 
 
+@pytest.mark.usefixtures("quick_reports")
 def test_a_check_ends_with_a_table_a_page_and_json(pyrovae: Command, run: Path) -> None:
     code, out, err = pyrovae("check", run, *QUICK)
     told = json.loads((run / "check.json").read_text())
@@ -51,7 +52,7 @@ def test_a_check_ends_with_a_table_a_page_and_json(pyrovae: Command, run: Path) 
     for found in told["findings"]:
         assert found["name"].split()[0] in out
         assert found["verdict"] == "ok" or found["advice"]
-    assert told["about"]["rows"] == 40 and "40 of 60 test rows, 30 draws a row" in out
+    assert told["about"]["rows"] == 20 and "20 of 60 test rows, 30 draws a row" in out
     assert {found["part"] for found in told["findings"]} == {"bounds", "predictions", "latent variables", "guide"}
 
     text = (run / "check.html").read_text()

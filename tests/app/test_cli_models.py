@@ -243,6 +243,7 @@ def test_a_collapsed_level_is_named_with_what_to_try(pyrovae: Command) -> None:
     assert history["kl/z2"].iloc[-1] < 0.1 < history["kl/z1"].iloc[-1]
 
 
+@pytest.mark.slow
 def test_the_remedies_are_options_of_a_run(pyrovae: Command) -> None:
     options = ("--kl-cycles", "2", "--free-bits", "0.5", "--lagging", "1")
     code, out, err = pyrovae("fit", "digits", *options, *QUICK, "--batch-size", "32", "--out", "run")

@@ -94,6 +94,7 @@ def test_a_sweep_ends_in_one_table_and_goes_on(pyrovae: Command) -> None:
     assert code == 2 and "other options" in err
 
 
+@pytest.mark.slow
 def test_a_sweep_gives_the_largest_count_to_the_likelihoods_that_need_one(pyrovae: Command) -> None:
     code, _, err = pyrovae("sweep", "digits", "--likelihood", "binomial,poisson", "--total-count", "17", *QUICK)
     assert code == 0, err
@@ -250,7 +251,7 @@ def test_a_changed_file_of_a_part_is_noticed(pyrovae: Command, tmp_path: Path) -
 
 
 @pytest.mark.pictures
-@pytest.mark.parametrize("likelihood", ["categorical", "ordinal"])
+@pytest.mark.parametrize("likelihood", ["categorical", pytest.param("ordinal", marks=pytest.mark.slow)])
 def test_classes_without_a_mean_are_drawn_in_pictures(pyrovae: Command, likelihood: str) -> None:
     code, _, err = pyrovae("fit", "digits", "--likelihood", likelihood, *QUICK)
     assert code == 0, err

@@ -178,8 +178,12 @@ WRITING = {
 
 @pytest.mark.parametrize(
     "words",
-    [pytest.param(words, id=name, marks=[pytest.mark.slow] * (name == "fit")) for name, words in WRITING.items()],
+    [
+        pytest.param(words, id=name, marks=[pytest.mark.slow] * (name in ("fit", "check")))
+        for name, words in WRITING.items()
+    ],
 )
+@pytest.mark.usefixtures("quick_reports")
 def test_nothing_is_written_through_a_link(pyrovae: Command, run: Path, saved: Path, words: tuple[str, ...]) -> None:
     shutil.copy(saved / "rows.npy", "rows.npy")
     names = [*INSIDE, "scores.csv", "codes.npy", "rows.npy"]

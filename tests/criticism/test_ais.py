@@ -156,8 +156,11 @@ KNOWN = {
 }
 
 
+QUICK = ("positive", "two levels", "a class summed out under the guide")
+
+
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in ("image", "simplex") else []) for name in KNOWN]
+    "name", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in KNOWN]
 )
 def test_log_p_is_the_closed_form_within_its_stated_error(name: str) -> None:
     """8 rows: false alarms 6e-5, as far as the mean of 150 weights is normal."""
@@ -260,6 +263,7 @@ def density_of_labelled(x: Tensor, y: Tensor) -> Tensor:
     return torch.where(y < 0, joint.logsumexp(-1), joint.gather(1, y.clamp_min(0)[:, None])[:, 0])
 
 
+@pytest.mark.slow
 def test_rows_of_several_kinds_come_back_in_their_order() -> None:
     """16 numbers: false alarms 1.1e-4."""
     data = {"x": torch.randn(N, 2, dtype=torch.float64), "y": torch.tensor([-1, 0, 1, -1, 1, -1, 0, -1])}

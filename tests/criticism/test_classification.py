@@ -285,7 +285,8 @@ def test_vade_gives_the_responsibilities() -> None:
     assert ((found.guide.T - each.mean(1)).abs() < BOUND * error + 1e-6).all()
 
 
-@pytest.mark.parametrize("make", [ssvae, pytest.param(adgm, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [ssvae, adgm])
 def test_bayes_rule_over_given_labels(make: Callable[[], nn.Module]) -> None:
     """log p(x, y = c) of `log_likelihood`, label by label, makes the same posterior; other draws, so within their errors."""
     pair, x = wide(stretched(make, 1.5)), binary()

@@ -108,6 +108,7 @@ class Unused(nn.Module):
             pyro.sample("z2", dist.Normal(self.loc, 1.0).to_event(1))
 
 
+@pytest.mark.slow
 def test_a_collapsed_site_is_named() -> None:
     torch.manual_seed(0)
     x = torch.randn(100, 2) @ torch.randn(2, 6)

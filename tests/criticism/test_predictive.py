@@ -91,6 +91,7 @@ def check(likelihood: fam.Family, x: Tensor, only: str = "predictive_checks", la
     return pv.criticise(fitted, x, only=(only,), num_samples=100, proposal="guide")
 
 
+@pytest.mark.slow
 def test_more_zeros_than_a_poisson_has_are_named() -> None:
     torch.manual_seed(0)
     x = torch.poisson(torch.full((300, 4), 5.0)) * torch.bernoulli(torch.full((300, 4), 0.6))
@@ -106,6 +107,7 @@ def test_what_cannot_be_predicted_alone_says_so() -> None:
     assert report["predictive intervals"].verdict == "none" and "not independent" in report["predictive intervals"].says
 
 
+@pytest.mark.slow
 def test_missing_values_are_left_out() -> None:
     torch.manual_seed(0)
     pair, x, _ = linear_gaussian(120)

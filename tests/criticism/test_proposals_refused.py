@@ -172,6 +172,7 @@ def test_laplace_has_a_triangular_factor_where_directions_are_of_very_different_
     ).all()  # densities of -2000 in float32
 
 
+@pytest.mark.slow
 def test_sites_of_different_precision_keep_theirs() -> None:
     """6 rows: false alarms 4e-5."""
     x = torch.linspace(-2, 2, 6, dtype=torch.float64)[:, None]

@@ -80,6 +80,7 @@ def best_diagonal_guide(x: Tensor) -> None:
         pyro.sample("z", dist.Normal(loc, 101**-0.5).to_event(1))
 
 
+@pytest.mark.slow
 def test_correlation_that_the_guide_lacks_counts_as_amortisation() -> None:
     """3 rows: false alarms 4e-5. KL of the best diagonal Normal = -log(1 - rho^2) / 2 with rho = 100 / 101."""
     x = f64(-1.0, 0.3, 2.0)
@@ -104,6 +105,7 @@ def guide_of_labelled(x: Tensor, y: Tensor | None = None) -> None:
         pyro.sample("z", dist.Normal(0.5 * x + 0.2 * y[..., None], 0.2).to_event(1))
 
 
+@pytest.mark.slow
 def test_a_class_is_summed_out_where_it_is_not_known() -> None:
     """8 rows of two kinds: false alarms 6e-5."""
     torch.manual_seed(3)

@@ -93,7 +93,9 @@ def test_a_site_without_any_active_unit_is_bad() -> None:
     assert "The site z has collapsed" in report["active units of z"].advice
 
 
-@pytest.mark.parametrize(("factor", "named"), [(0.5, "too narrow"), (2.0, "too wide")])
+@pytest.mark.parametrize(
+    ("factor", "named"), [(0.5, "too narrow"), pytest.param(2.0, "too wide", marks=pytest.mark.slow)]
+)
 def test_a_mis_scaled_likelihood_is_named(factor: float, named: str) -> None:
     torch.manual_seed(0)
     pair = LinearGaussian()
@@ -154,6 +156,7 @@ def test_overfitting_is_told_in_nats_and_whose_it_is() -> None:
     assert guide.verdict == "ok" and guide.values["guide"] == pytest.approx(0, abs=0.01)
 
 
+@pytest.mark.usefixtures("quick_reports")
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=[] if name in ("auto-normal", "cvae-label") else [pytest.mark.slow]) for name in ROWS],

@@ -628,6 +628,7 @@ def test_globals_and_closures_of_plain_functions_are_watched(monkeypatch: pytest
         assert torch.equal(*ends), what
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_inductor")
 def test_a_step_that_keeps_changing_is_not_compiled_for_ever() -> None:
     pair = Attribute()

@@ -140,6 +140,7 @@ def test_the_operations_of_a_full_chunk_are_stored_with_the_run(tmp_path: Path) 
     assert fit.settings["chunk_product"] == pv.load(tmp_path / "run").settings["chunk_product"] == 128 * rows
 
 
+@pytest.mark.slow
 def test_a_question_gives_the_same_whatever_the_threads() -> None:
     x = torch.randn(30, 4)
     fit = pv.fit(vae(), x, epochs=1, engine="eager", seed=0)

@@ -63,6 +63,7 @@ def test_a_crash_while_a_run_is_replaced(tmp_path: Path, fits: Fits, monkeypatch
     assert {p.name for p in (tmp_path / "run").iterdir()} == FILES
 
 
+@pytest.mark.slow
 def test_a_crash_while_a_crash_is_mended(tmp_path: Path, fits: Fits, monkeypatch: pytest.MonkeyPatch) -> None:
     """The new weights still stand beside the old ones when the next run is written."""
     run = tmp_path / "run"

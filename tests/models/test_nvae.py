@@ -192,6 +192,7 @@ def test_the_penalty_is_the_sum_over_layers_that_two_share_once() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_heavy_penalty_shrinks_the_layers_and_is_recorded() -> None:
     x = torch.bernoulli(torch.full((40, 6), 0.4))
     sizes = []

@@ -653,6 +653,7 @@ def test_score_in_a_plate_beside_an_enumerated_site() -> None:
         assert error.max() < 0.05 * wanted[name].abs().max(), name
 
 
+@pytest.mark.slow
 @named([row for row in ENUMERATED if row.name in ("beside_score", "score_above")])
 def test_score_gradients_agree_with_pyros(row: Row) -> None:
     """In expectation, by either estimator; about 50 numbers: false alarms 1e-3."""

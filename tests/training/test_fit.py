@@ -526,6 +526,7 @@ def noisy() -> pv.VAE:
     return pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.Bernoulli(6)), pv.Conditional(Noisy(), fam.Normal(2)))
 
 
+@pytest.mark.slow
 @pytest.mark.auto_engine
 def test_questions_and_validation_are_asked_in_evaluation_mode_and_change_nothing() -> None:
     x = binary()

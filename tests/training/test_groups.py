@@ -124,6 +124,7 @@ class Shared(nn.Module):
         pyro.sample("m", dist.Normal(self.loc, self.log_scale.exp()))
 
 
+@pytest.mark.slow
 def test_what_belongs_to_no_row_is_drawn_once_and_counted_once() -> None:
     x = 0.7 + 2 * torch.randn(60)
     y = torch.where(torch.arange(60) < 20, 0.7 + torch.randn(60), torch.nan)
@@ -386,6 +387,7 @@ def test_check_pair_takes_rows_of_both_kinds() -> None:
         pv.check_pair(broken, {"x": binary(), "y": labels(known=12)})
 
 
+@pytest.mark.slow
 def test_a_classifier_learns_through_the_graph() -> None:
     """Two clusters with one labelled row each: the unlabelled ones carry the labels over."""
     torch.manual_seed(1)
@@ -402,6 +404,7 @@ def test_a_classifier_learns_through_the_graph() -> None:
     assert (found == which).double().mean() > 0.9
 
 
+@pytest.mark.slow
 def test_a_step_of_groups_and_classes_is_traced_in_bfloat16() -> None:
     """Gradients that meet in another order round otherwise, which is not to be taken for a graph that is not true."""
     fitted = pv.fit(

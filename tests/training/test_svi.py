@@ -316,6 +316,7 @@ def enumerating() -> TraceEnum_ELBO:
     return TraceEnum_ELBO(max_plate_nesting=1, strict_enumeration_warning=False)  # labelled batches enumerate nothing
 
 
+@pytest.mark.slow
 def test_labelled_and_unlabelled_batches_share_parameters() -> None:
     """One program called in two ways, one of them with y observed: two graphs, one optimizer. SGD, whose steps of zero
     gradients go nowhere under Pyro as well."""
@@ -363,6 +364,7 @@ def test_two_svis_share_the_state_of_one_optimizer(engine: str) -> None:
     assert go(pv.SVI, engine=engine) == pytest.approx(go(pyro.infer.SVI), rel=1e-8)
 
 
+@pytest.mark.slow
 def test_the_jit_losses_have_the_same_twin() -> None:
     """Pyro's own draws other numbers while it traces: compared with its Trace_ELBO."""
     same(train(held(TutorialVAE), pv.SVI, JitTrace_ELBO()), under_pyro("VAE tutorial"))
@@ -390,7 +392,9 @@ def late(x: Tensor, first: int) -> None:
         pyro.sample("x", dist.Normal(at, 1.0), obs=x)
 
 
-@pytest.mark.parametrize("name", LATE)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (i > 1)) for i, name in enumerate(LATE)]
+)
 def test_a_parameter_that_is_first_seen_late_begins_as_under_pyro(name: str) -> None:
     """Its initial value is the draw, and its learning rate and state are those, that Pyro would give it at that step."""
     ends = []
@@ -456,7 +460,7 @@ def test_arguments_by_name_become_groups() -> None:
     assert sorted((g["lr"], len(g["params"])) for g in svi.optimizer.param_groups) == [(0.01, 6), (0.03, 4)]
 
 
-@pytest.mark.parametrize("made", [False, True])
+@pytest.mark.parametrize("made", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_torch_optimizers_are_taken(made: bool) -> None:
     torch.manual_seed(0)
     vae: Any = TutorialVAE().double()
@@ -465,6 +469,7 @@ def test_torch_optimizers_are_taken(made: bool) -> None:
     same(found, under_pyro("VAE tutorial"))
 
 
+@pytest.mark.slow
 def test_saved_pyro_optimizer_state_goes_on(tmp_path: Path) -> None:
     """optim.save() after our steps, optim.load() before more: as with Pyro."""
 
@@ -526,7 +531,9 @@ def scheduled(kind: Any, make: Callable[[], Any], path: Path, **options: Any) ->
     return losses, sorted(rates.values())
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (i > 1)) for i, name in enumerate(SCHEDULERS)]
+)
 def test_schedulers_change_the_rates_of_the_next_step_as_under_pyro(name: str, tmp_path: Path) -> None:
     true, rates = scheduled(pyro.infer.SVI, SCHEDULERS[name], tmp_path / "pyro.pt")
     found, own = scheduled(pv.SVI, SCHEDULERS[name], tmp_path / "ours.pt", engine="traced")
@@ -570,6 +577,7 @@ def test_losses_without_a_twin_run_as_pyros_own_and_say_so(loss: Any) -> None:
     same(found, true)
 
 
+@pytest.mark.slow
 def test_a_loss_function_of_ones_own_is_traced() -> None:
     def simple_elbo(model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         guide_trace = pyro.poutine.trace(guide).get_trace(*args, **kwargs)

@@ -387,10 +387,15 @@ def outcome(
 MEAN_FIELD = ("another order", "auxiliary of the model", "drawn", "masked False, normal", "reparameterised", "shapes")
 
 
+def of_its_own(loss: Any, name: str) -> bool:
+    """Whether a program may run in another way by this loss than by `Trace_ELBO`."""
+    return loss is Trace_ELBO or (loss is TraceEnum_ELBO and any(kind in name for kind in ENUMERATED))
+
+
 @pytest.mark.parametrize(
     ("loss", "name"),
     [
-        (loss, name)
+        pytest.param(loss, name, marks=[] if of_its_own(loss, name) else [pytest.mark.slow])
         for loss, names in ((Trace_ELBO, PROGRAMS), (TraceEnum_ELBO, PROGRAMS), (TraceMeanField_ELBO, MEAN_FIELD))
         for name in names
         if name != "a long chain" or loss is TraceEnum_ELBO  # else the model draws its sites
