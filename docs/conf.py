@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 from typing import Any
 
 from docutils import nodes
@@ -98,6 +99,12 @@ def spread_notebooks(app: Any, env: Any, docnames: list[str]) -> None:
     docnames[:] = order
 
 
+def skip_routing(app: Any, what: str, name: str, member: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out methods that scikit-learn makes for its routing of metadata, whose docstrings link to its own pages."""
+    return True if re.fullmatch(r"set_\w+_request", name) else None
+
+
 def setup(app: Any) -> None:
+    app.connect("autodoc-skip-member", skip_routing)
     app.connect("env-before-read-docs", spread_notebooks)
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math, None))

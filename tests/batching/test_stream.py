@@ -193,7 +193,9 @@ LOADERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", LOADERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (i > 1)) for i, name in enumerate(LOADERS)]
+)
 def test_the_rows_of_a_sampler_are_the_rows_of_the_fit(name: str) -> None:
     """Rows that a loader leaves out are neither trained on nor held out."""
     x = rows()
@@ -225,7 +227,9 @@ def answers(fitted: pv.Fit, data: Any) -> list[Tensor]:
     ]
 
 
-@pytest.mark.parametrize("form", ["tensor", "array", "tuple", "dict"])
+@pytest.mark.parametrize(
+    "form", ["tensor", *(pytest.param(form, marks=pytest.mark.slow) for form in ("array", "tuple", "dict"))]
+)
 def test_questions_take_datasets_and_loaders(form: str) -> None:
     x = rows()
     fitted = pv.fit(vae(), x, epochs=1, engine="eager")

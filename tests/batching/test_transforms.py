@@ -96,7 +96,9 @@ def questions(fitted: pv.Fit, data: Any) -> list[Tensor]:
     ]
 
 
-@pytest.mark.parametrize("form", ["tensor", "array", "dataset"])
+@pytest.mark.parametrize(
+    "form", ["tensor", *(pytest.param(form, marks=pytest.mark.slow) for form in ("array", "dataset"))]
+)
 @pytest.mark.parametrize("name", CASES)
 def test_every_verb_applies_the_transform(name: str, form: str, tmp_path: Path) -> None:
     """Fit and questions on the data as they are equal those on data that were transformed beforehand."""

@@ -223,9 +223,9 @@ def test_fit_takes_gaps_and_reconstruct_fills_them() -> None:
     fitted = pv.fit(
         pv.VAE(pv.priors.StandardNormal(2), likelihood, encoder),
         y,
-        epochs=150,
+        epochs=50,
         batch_size=30,
-        learning_rate=1e-2,
+        learning_rate=3e-2,
         seed=0,
     )
     filled = pv.reconstruct(fitted, y)

@@ -244,7 +244,7 @@ class NestedGroups(Groups):
 ROWS = {"x": torch.zeros(24), "group": torch.arange(24) % 12}
 
 
-@pytest.fixture(scope="module", params=[Groups, NestedGroups])
+@pytest.fixture(scope="module", params=[Groups, pytest.param(NestedGroups, marks=pytest.mark.slow)])
 def groups(request: pytest.FixtureRequest) -> pv.Fit:
     return fitted(request.param(), ROWS)
 

@@ -80,6 +80,7 @@ class TwoLevels(nn.Module):
             pyro.sample("z1", normal(z2, zeros(2)))
 
 
+@pytest.mark.slow
 def test_many_draws_take_few_runs_and_one_each_where_particles_are_not_kept_apart() -> None:
     x, draws = torch.randn(20, 3), 400
     for pair, at_most in ((TwoLevels(), 8), (TwoLevels(softmax_over=1), draws + 8)):
