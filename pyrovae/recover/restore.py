@@ -178,7 +178,7 @@ class _Problem:
         self.others = {name: value for name, value in part.batch.items() if name != self.argument}
         few = take_rows(part.batch, slice(0, 2))
         self.how = observers(fitted, few, part.layout)
-        self._check_reads(few)
+        self._check_reads(few, part.layout)
         wanted = corruption.function(part.batch[self.argument][:1].to(seen.dtype)).shape[1:]
         if seen.shape[1:] != wanted:
             raise DataError(
@@ -201,12 +201,13 @@ class _Problem:
         self.part = FittedGroup(part.rows, batch, layout)
         self.exact = True
 
-    def _check_reads(self, few: Batch) -> None:
+    def _check_reads(self, few: Batch, layout: Layout) -> None:
         """PairError if another site of the model depends on x: it would read what is not known."""
+        inside = {one.name for one in layout.sites if not one.objective_only}
         readers = [
             name
             for name, above in site_parents(self.fitted, few, {}).items()
-            if name in self.how.argument_of and name != self.site.name and {self.argument, self.site.name} & set(above)
+            if name in inside and name != self.site.name and {self.argument, self.site.name} & set(above)
         ]
         if readers:
             raise PairError(

@@ -12,6 +12,7 @@ import pytest
 import torch
 from support.comparisons import BOUND
 from support.pairs import LinearGaussian, normal, unfitted, zeros
+from support.programs import adgm, binary, labels
 from torch import Tensor, nn
 
 import pyrovae as pv
@@ -274,6 +275,10 @@ def test_what_cannot_be_restored_is_refused_with_the_cure() -> None:
                 pyro.sample("x", self.likelihood(z), obs=x)
                 pyro.sample("w", dist.Normal(x[:, 0], 1.0), obs=torch.zeros_like(x[:, 0]))
 
+    data = {"x": binary(4), "y": labels(4)}
+    fitted = pv.fit(adgm(), data, epochs=1, engine="eager", progress=False)  # p(a | x, z, y)
+    with pytest.raises(pv.PairError, match="Site 'a' of the model depends on 'x'"):
+        pv.restore(fitted, data, corrupt.Noise(0.1), site="x")
     two = torch.zeros(2, 2, dtype=torch.float64)
     with pytest.raises(pv.PairError, match="Site 'w' of the model depends on 'x'"):
         pv.restore(eager(Reads(), two), two, corrupt.Noise(0.1), site="x")
