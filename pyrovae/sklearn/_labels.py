@@ -9,12 +9,13 @@ import torch
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyrovae.batching.chunks import chunks
 from pyrovae.criticism.classification import classify
 from pyrovae.errors import DataError, OptionError, PairError
 from pyrovae.fitted.fitted import Fit
+from pyrovae.models import SSVAE
 from pyrovae.nets.dropout import dropping
 from pyrovae.pair.common import same_for_rows, start_rows
 from pyrovae.pair.program import arguments
@@ -29,8 +30,9 @@ class SemiSupervisedVAEClassifier(ClassifierMixin, VAEEstimator):
     """`p(y | x)` from a few labels and many rows without one, -1, as in `SelfTrainingClassifier`.
 
     By default the semi-supervised VAE "M2" is fitted, `p(y) p(z) p(x|z,y)` with the classifier q(y|x) as a part of its guide,
-    which learns from the labelled rows and, by the bound, from the others. Its probabilities are averaged over passes with
-    dropout. Missing entries (NaN) are left out of the likelihood.
+    which learns from the labelled rows and, by the bound, from the others. The probabilities of this graph, or of another
+    `pv.SSVAE`, are averaged over passes with the dropout of its classifier. Missing entries (NaN) are left out of the
+    likelihood.
 
     Args:
         n_components: L, the dimension of z; by default the number of columns, at most 10. Not used with a `graph`.
@@ -125,7 +127,7 @@ class SemiSupervisedVAEClassifier(ClassifierMixin, VAEEstimator):
         self._fitted()
         rows = self._rows(X, reset=False)
         with self._asking() as fitted:
-            if self.graph is None and self.method == "guide":
+            if self.method == "guide" and isinstance(fitted.pair, SSVAE):
                 found = _passes(fitted, self._scaled(rows), self.n_draws)
             else:
                 how: dict[str, Any] = {"num_samples": self.n_draws, "seed": DRAW_SEED}
@@ -143,7 +145,9 @@ class SemiSupervisedVAEClassifier(ClassifierMixin, VAEEstimator):
 
 def _passes(fitted: Fit, x: Tensor, num: int) -> Tensor:
     """Class probabilities averaged over passes of the classifier with dropout, the same units left out for every row."""
-    classifier, found = fitted.pair.classifier, []  # type: ignore[attr-defined]
+    pair: Any = fitted.pair
+    classifier, found = pair.classifier, []
+    num = num if any(isinstance(layer, nn.Dropout) for layer in classifier.modules()) else 1
     with fitted.scope(), dropping(classifier):
         for batch in chunks({"x": x}, fitted.chunk_size({"x": x})):
             start_rows()
