@@ -34,6 +34,9 @@ from pyrovae.pair.program import Pair, PairLike
 
 STEPS, DRAWS = 200, 3  # gradient steps, and draws of each
 RATE = 0.15  # of Adam, in units of the guide's standard deviations; it falls to a twentieth
+WIDE = 20  # dimensions, beyond which Laplace's approximation is the start
+UNHURRIED = 10  # dimensions, beyond which correlations are learned more slowly
+BOUND_DRAWS = 8  # that say whether a row's proposal has become better than its start
 START_DRAWS = 64  # draws of the guide, whose moments are the start
 FREEDOM = 5.0  # degrees of freedom of the t distribution
 GUIDE_SHARE = 0.1  # of the draws that are weighed
@@ -127,7 +130,8 @@ def refine_rows(fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced: 
 
     With u = m + s (a + B e), where m and s are the mean and the standard deviation of u under the guide, and e is standard
     normal, Adam maximises `E[log p(x, z(u)) + log |dz/du| - log q(u)]` over a and the triangular matrix B of each row, without
-    the score of q, as in Roeder, Wu & Duvenaud 2017, arXiv:1703.09194.
+    the score of q, as in Roeder, Wu & Duvenaud 2017, arXiv:1703.09194. Beyond `WIDE` dimensions m and s are those of Laplace's
+    approximation, a vector and a matrix, since so many correlations cannot be learned in few steps.
 
     Args:
         fitted: The fitted pair.
@@ -140,12 +144,21 @@ def refine_rows(fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced: 
         NotRefinable: The latent sites of a row are no vector of real numbers.
     """
     coordinates, mean, sd = start(fitted, rows, layout, at_once)
+    root = None
+    if mean.shape[-1] > WIDE and not any(isinstance(part.transform, Radial) for part in coordinates.parts):
+        laplace = laplace_rows(fitted, rows, layout, at_once, {})
+        mean, root = laplace.loc, laplace.scale_tril / widening(mean.shape[-1])
     mask = coordinates.mask(mean).tril(-1)
     shift = torch.zeros_like(mean)
     shape = torch.zeros(*mean.shape, mean.shape[-1], dtype=mean.dtype, device=mean.device)  # log B_ii on its diagonal
 
+    # a row of B has up to d entries: with steps of one size, their sum would outgrow its diagonal, and B become singular
+    pace = min(1.0, math.sqrt(UNHURRIED / mean.shape[-1]))
+
     def triangle(shape: Tensor) -> Tensor:
-        return torch.where(mask, shape, 0.0) + torch.diag_embed(shape.diagonal(dim1=-2, dim2=-1).clamp(-7, 7).exp())
+        return torch.where(mask, pace * shape, 0.0) + torch.diag_embed(
+            shape.diagonal(dim1=-2, dim2=-1).clamp(-7, 7).exp()
+        )
 
     def gradients(inputs: dict[str, Tensor]) -> list[Tensor]:
         batch = {name: inputs[name] for name in rows}
@@ -154,7 +167,9 @@ def refine_rows(fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced: 
         with torch.enable_grad():
             scale = triangle(b)
             local = a + torch.einsum("nij,snj->sni", scale, noise)
-            at = inputs[" mean"] + inputs[" sd"] * local
+            wide = " root" in inputs
+            moved = torch.einsum("nij,snj->sni", inputs[" root"], local) if wide else inputs[" sd"] * local
+            at = inputs[" mean"] + moved
             # -log q at the draws, its parameters held fixed: where q is the posterior, the gradient has no noise
             slope = torch.linalg.solve_triangular(scale.detach().mT, noise.permute(1, 2, 0), upper=True).permute(
                 2, 0, 1
@@ -169,10 +184,28 @@ def refine_rows(fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced: 
             group["lr"] = rate
         with same_for_rows(0, len(mean)):
             noise = torch.randn(len(mean), DRAWS, mean.shape[-1], dtype=mean.dtype, device=mean.device)
-        inputs = {" mean": mean, " sd": sd, " shift": shift, " shape": shape, " noise": noise}
+        inputs = {" mean": mean, " shift": shift, " shape": shape, " noise": noise}
+        inputs |= {" sd": sd} if root is None else {" root": root}
         shift.grad, shape.grad = step({**rows, **inputs})
         optimizer.step()
-    return Refined(coordinates, mean + sd * shift, widening(mean.shape[-1]) * sd[..., None] * triangle(shape))
+    root = torch.diag_embed(sd) if root is None else root
+    loc, scale = mean + torch.einsum("nij,nj->ni", root, shift), root @ triangle(shape)
+    worse = _bound(fitted, rows, layout, coordinates, loc, scale) < _bound(
+        fitted, rows, layout, coordinates, mean, root
+    )
+    loc, scale = torch.where(worse[:, None], mean, loc), torch.where(worse[:, None, None], root, scale)
+    return Refined(coordinates, loc, widening(mean.shape[-1]) * scale)
+
+
+def _bound(fitted: Fit, rows: Batch, layout: Layout, coordinates: Coordinates, loc: Tensor, scale: Tensor) -> Tensor:
+    """The ELBO of each row by a Normal of u, up to a constant, from a few draws; minus infinity where it is no number."""
+    with same_for_rows(1, len(loc)):
+        noise = torch.randn(BOUND_DRAWS, *loc.shape, dtype=loc.dtype, device=loc.device)
+    u = loc + torch.einsum("nij,knj->kni", scale, noise)
+    with torch.no_grad():
+        log_p = torch.cat([log_joint(fitted.pair, rows, layout, coordinates, one[None]) for one in u])
+    bound = log_p.mean(0) + scale.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return torch.where(bound.isnan(), -math.inf, bound)
 
 
 def laplace_rows(fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced: dict[Any, Any]) -> Refined:
