@@ -9,6 +9,7 @@ from pyrovae.distributions.discretized import DiscretizedLogistic, DiscretizedLo
 from pyrovae.distributions.multinomial import Multinomial
 from pyrovae.distributions.normals import LowRankNormal, MixtureOfNormals
 from pyrovae.distributions.pushforward import Flow, LogisticNormal, Pushforward
+from pyrovae.distributions.rounded import RoundedNormal
 from pyrovae.distributions.sphere import HypersphericalUniform, PowerSpherical
 from pyrovae.distributions.student import StudentT
 
@@ -28,6 +29,7 @@ __all__ = [
     "PowerSpherical",
     "ProductOfColumns",
     "Pushforward",
+    "RoundedNormal",
     "StudentT",
     "observed_only",
     "product_of_normals",

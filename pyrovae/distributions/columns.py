@@ -11,6 +11,8 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyrovae.distributions.rounded import Between
+
 
 class EachColumn(constraints.Constraint):
     """One constraint for each block of columns. `check` answers element by element, for values `(*batch, D)`."""
@@ -24,7 +26,9 @@ class EachColumn(constraints.Constraint):
 
     def of_column(self, column: int) -> Any:
         """The constraint of one column."""
-        return [block for block, size in zip(self.blocks, self.sizes) for _ in range(size)][column]
+        places = [(block, i) for block, size in zip(self.blocks, self.sizes) for i in range(size)]
+        block, place = places[column]
+        return block.of_element(place) if isinstance(block, Between) else block
 
     def __repr__(self) -> str:
         return "by column: " + ", ".join(f"{b} x {n}" if n > 1 else str(b) for b, n in zip(self.blocks, self.sizes))

@@ -12,6 +12,7 @@ from torch.distributions import biject_to, constraints
 from torch.nn import functional as F
 
 from pyrovae.distributions.columns import EachColumn
+from pyrovae.distributions.rounded import Between
 from pyrovae.errors import PairError
 
 
@@ -151,6 +152,8 @@ def inside_support(support: Any, like: Tensor) -> Tensor:
     if isinstance(support, EachColumn):
         blocks = zip(support.blocks, like.split(support.sizes, -1))
         return torch.cat([inside_support(block, v).expand(v.shape) for block, v in blocks], -1)
+    if isinstance(support, Between):
+        return support.inside.to(like)
     if support is constraints.real:
         return like.new_zeros(())
     if support is constraints.boolean or getattr(support, "is_discrete", False):

@@ -37,7 +37,6 @@ class Pushforward(TorchDistribution):  # type: ignore[misc]  # Pyro has no types
         True
     """
 
-    has_rsample = True
     arg_constraints: dict[str, Any] = {}  # torch's name and form  # noqa: RUF012
 
     def __init__(self, base: Any, event_shape: torch.Size) -> None:
@@ -59,8 +58,19 @@ class Pushforward(TorchDistribution):  # type: ignore[misc]  # Pyro has no types
         Pushforward.__init__(new, self.base.expand(batch_shape), self.event_shape)
         return new
 
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override, unused-ignore]
+        return bool(self.base.has_rsample)
+
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # torch's signature  # noqa: B008
-        u = self.base.rsample(sample_shape)
+        return self._keeping(self.base.rsample(sample_shape))
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        with torch.no_grad():  # a mixture can be drawn from, though not by reparametrisation
+            return self._keeping(self.base.sample(sample_shape))
+
+    def _keeping(self, u: Tensor) -> Tensor:
+        """`x = g(u)`, whose log-density is kept."""
         x, ladj = self.map(u)
         self._last = (x, self.base.log_prob(u) - ladj, torch.is_grad_enabled())
         return x

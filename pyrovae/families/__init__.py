@@ -4,7 +4,7 @@ See `pyrovae.families.base` for how to write one.
 """
 
 from pyrovae.families.base import Elementwise, Family
-from pyrovae.families.columns import Columns
+from pyrovae.families.columns import Columns, Features
 from pyrovae.families.continuous import Beta, ContinuousBernoulli, Gamma, Laplace, LogNormal, StudentT
 from pyrovae.families.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial, ZeroInflatedPoisson
 from pyrovae.families.elementwise import Bernoulli, BetaBinomial, Binomial, Categorical, Normal
@@ -18,6 +18,7 @@ from pyrovae.families.multivariate import (
     Vector,
 )
 from pyrovae.families.ordinal import OrderedLogistic
+from pyrovae.families.rounded import RoundedNormal
 from pyrovae.families.text import Multinomial
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "DiscretizedLogisticMixture",
     "Elementwise",
     "Family",
+    "Features",
     "FullNormal",
     "Gamma",
     "Laplace",
@@ -45,6 +47,7 @@ __all__ = [
     "OrderedLogistic",
     "Poisson",
     "PowerSpherical",
+    "RoundedNormal",
     "StudentT",
     "Vector",
     "ZeroInflatedNegativeBinomial",

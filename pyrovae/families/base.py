@@ -95,6 +95,10 @@ class Family(Shown, nn.Module):
                 "Give the network out_shape=family.param_shape."
             )
 
+    def features(self, x: Tensor) -> Tensor:
+        """What an encoder sees of rows x, `(*batch, *event_shape)`: by default the values themselves; see `Features`."""
+        return x
+
     def extra_repr(self) -> str:
         event: Any = self.event_shape[0] if len(self.event_shape) == 1 else tuple(self.event_shape)
         options = [

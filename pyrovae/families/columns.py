@@ -8,7 +8,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from pyrovae.distributions.columns import ProductOfColumns
-from pyrovae.errors import OptionError
+from pyrovae.errors import OptionError, ShapeError
 from pyrovae.families.base import Elementwise, Family
 from pyrovae.families.counts import Counts, fits, per_row
 
@@ -75,5 +75,55 @@ class Columns(Family):
             blocks.append(part.base_dist if family.event_shape else part)
         return ProductOfColumns(blocks)
 
+    def features(self, x: Tensor) -> Tensor:
+        """What an encoder sees of rows x, `(*batch, D)`: the features of each family side by side, `(*batch, F)`."""
+        blocks = x.split([f.event_shape.numel() for f in self.families], -1)
+        return torch.cat([f.features(block).flatten(x.dim() - 1) for f, block in zip(self.families, blocks)], -1)
+
     def __repr__(self) -> str:
         return f"Columns([{', '.join(map(repr, self.families))}])"
+
+
+class Features(nn.Module):
+    """`(f(x), m)`: what an encoder sees of rows of a family, with 0 where x is missing (NaN), and `m = 1[x is observed]`.
+
+    f standardises the numbers of `RoundedNormal`, takes the logarithm of counts, and gives one-hot codes of classes. Put it in
+    front of an encoder's network, see `nets.Behind`. It has no weights of its own.
+
+    Args:
+        family: The family of x, of rows `(*batch, D)`, such as `Columns([...])`.
+        mask: Whether m is given, too; without it nothing is said about what is missing.
+
+    References:
+        Mattei and Frellsen 2019, arXiv:1812.02633, for zeros; Ma et al. 2019, arXiv:1809.11142, on telling what is missing.
+
+    Example:
+        >>> family = fam.Columns([fam.RoundedNormal(1, centre=170.0, spread=10.0), fam.Categorical((), num_classes=3)])
+        >>> seen = fam.Features(family)
+        >>> seen(torch.tensor([[180.0, 2.0], [float("nan"), 0.0]]))
+        tensor([[1., 0., 0., 1., 1., 1.],
+                [0., 1., 0., 0., 0., 1.]])
+        >>> encoder = pv.nets.Behind(seen, pv.nets.MLP(seen.num_features, fam.Normal(2).param_shape))
+        >>> encoder(torch.tensor([[180.0, 2.0]])).shape
+        torch.Size([1, 2, 2])
+    """
+
+    def __init__(self, family: Family, mask: bool = True) -> None:
+        super().__init__()
+        self.family, self.mask = family, mask
+        if len(family.event_shape) != 1:
+            raise ShapeError(
+                f"Features needs a family of rows (D,), got {family}, whose rows are {tuple(family.event_shape)}."
+            )
+        (num,) = family.event_shape
+        self.num_features = family.features(torch.zeros(1, num)).flatten(1).shape[1] + mask * num
+
+    @property
+    def out_shape(self) -> torch.Size:
+        """The shape of the features of one row, `(num_features,)`."""
+        return torch.Size((self.num_features,))
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = self.family.features(x).flatten(x.dim() - 1)
+        seen = torch.where(torch.isnan(seen), torch.zeros_like(seen), seen)
+        return torch.cat([seen, (~torch.isnan(x)).to(seen.dtype)], -1) if self.mask else seen

@@ -45,6 +45,10 @@ class Counts(Elementwise):
         ShapeError: `event_shape` is not a shape, or `params` has another trailing shape.
     """
 
+    def features(self, x: Tensor) -> Tensor:
+        """`log(1 + x)`, of the shape of x."""
+        return torch.log1p(x)
+
     def forward(self, params: Tensor, library: Tensor | None = None) -> TorchDistributionMixin:  # type: ignore[override]
         """The distribution with these parameters.
 

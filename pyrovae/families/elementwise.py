@@ -13,6 +13,7 @@ from pyrovae.distributions.bernoulli import Bernoulli as BernoulliMass
 from pyrovae.distributions.categorical import Categorical as CategoricalMass
 from pyrovae.errors import OptionError
 from pyrovae.families.base import Elementwise, positive
+from pyrovae.nets.mlp import one_hot
 
 
 class Bernoulli(Elementwise):
@@ -234,3 +235,7 @@ class Categorical(Elementwise):
         # not through `link`, which would unbind one tensor for each class
         logits = params.movedim(-1 - len(self.event_shape), -1)
         return CategoricalMass(logits=logits).to_event(len(self.event_shape))
+
+    def features(self, x: Tensor) -> Tensor:
+        """One-hot codes, `(*batch, *event_shape, num_classes)`; zeros where x is missing."""
+        return one_hot(x, self.num_classes, x.dtype if x.is_floating_point() else None)

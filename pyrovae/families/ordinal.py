@@ -69,3 +69,7 @@ class OrderedLogistic(Elementwise):
         # log(s(c_k - e) - s(c_{k-1} - e)) as in `log_sigmoid_difference`, leaving out the infinite outer cutpoints
         at_most = F.pad(F.logsigmoid(above) + F.pad(log1mexp(gaps), (1, 0)), (0, 1))
         return Categorical(logits=at_most + F.pad(F.logsigmoid(-above), (1, 0)))
+
+    def features(self, x: Tensor) -> Tensor:
+        """Class numbers brought to [-1, 1], of the shape of x."""
+        return 2 * x / (self.num_classes - 1) - 1

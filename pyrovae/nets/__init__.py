@@ -6,7 +6,7 @@ from pyrovae.nets.conv import ConvDecoder, ConvEncoder
 from pyrovae.nets.dropout import ReLUDropout
 from pyrovae.nets.masking import MaskChannel, SelfMasking
 from pyrovae.nets.mlp import MLP, Activated, Behind, LayerNormed, Log1p, Rescaled, Swapped, WithMask, one_hot
-from pyrovae.nets.residual import ResidualMLP, ResNetDecoder, ResNetEncoder
+from pyrovae.nets.residual import ResidualMLP, ResNetDecoder, ResNetEncoder, Skip
 
 __all__ = [
     "MLP",
@@ -27,6 +27,7 @@ __all__ = [
     "Rescaled",
     "ResidualMLP",
     "SelfMasking",
+    "Skip",
     "Swapped",
     "Thermometer",
     "WithMask",

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from pyrovae.errors import OptionError
 from pyrovae.nets.conv import ConvDecoder, ConvEncoder
 from pyrovae.nets.mlp import MLP
 
@@ -150,3 +153,51 @@ class ResNetDecoder(ConvDecoder):
             nn.Sequential(*(ResidualBlock(_convolution, width, activation) for _ in range(blocks)), activation())
             for width in self.channels
         )
+
+
+class Skip(nn.Module):
+    """`net(x) + W x`, W learned, at the start the identity of the first numbers and 0 for the others.
+
+    A decoder whose first outputs are the means of x, and an encoder whose first outputs are the means of z, then start as
+    copies, `x = z` plus noise, and learn what differs.
+
+    Args:
+        net: A network of one parent, `(*batch, D)`; the output, `(*batch, *out_shape)`, is its own.
+        copied: How many numbers of the parent are added to the first outputs.
+
+    Raises:
+        OptionError: `copied` is more than the network takes or gives.
+
+    References:
+        He et al. 2016, arXiv:1512.03385.
+
+    Example:
+        >>> net = pv.nets.Skip(pv.nets.MLP(3, 4), copied=2)
+        >>> x = torch.tensor([[5.0, -7.0, 1.0]])
+        >>> (net(x) - net.net(x)).detach()
+        tensor([[ 5., -7.,  0.,  0.]])
+    """
+
+    def __init__(self, net: nn.Module, copied: int) -> None:
+        super().__init__()
+        self.net, self.copied = net, copied
+        features: Any = getattr(net, "in_features", None)
+        outputs = getattr(net, "out_shape", torch.Size()).numel()
+        if not isinstance(features, int) or not 0 <= copied <= min(features, outputs):
+            raise OptionError(
+                f"Skip needs a network of one parent, such as MLP(D, n), and copied from 0 to the fewer of its inputs and "
+                f"outputs, got copied={copied} and {features} inputs, {outputs} outputs."
+            )
+        self.linear = nn.Linear(features, outputs, bias=False)
+        with torch.no_grad():
+            self.linear.weight.copy_(torch.eye(outputs, features) * (torch.arange(outputs) < copied).unsqueeze(-1))
+
+    @property
+    def out_shape(self) -> torch.Size:
+        """The shape of the output for one row."""
+        shape: Any = self.net.out_shape
+        return torch.Size(shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.net(x)
+        return out + self.linear(x).reshape(out.shape)

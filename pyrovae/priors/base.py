@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyrovae._html import Shown
-from pyrovae.errors import PairError
+from pyrovae.errors import OptionError, PairError, ShapeError
 from pyrovae.nets.mlp import as_size
 
 
@@ -50,17 +50,20 @@ class StandardNormal(Shown, nn.Module):
 
 
 class MixtureOfNormals(Shown, nn.Module):
-    """`p(z) = sum_k w_k N(z; m_k, diag(s_k^2))`, all learned.
+    """`p(z) = sum_k w_k N(z; m_k, S_k)`, all learned; the covariances `S_k` are diagonal or full.
 
-    `w = softmax(logits)` and `s = softplus(raw_scale) + 1e-3`. It starts with equal weights, `s = sqrt(1/2)` and means drawn
-    from `N(0, 1/2)`: the components differ, and the mixture has about the mean and variance of the standard normal.
+    `w = softmax(logits)`, and the scales are `s = softplus(raw_scale) + 1e-3`. It starts with equal weights, `s = sqrt(1/2)`
+    and means drawn from `N(0, 1/2)`: the components differ, and the mixture has about the mean and variance of the standard
+    normal. A full covariance is `S = L L'` with `L = diag(s) (I + A)`, A strictly lower triangular and 0 at the start.
 
     Args:
-        event_shape: Shape of one row z, an int or a tuple of ints.
+        event_shape: Shape of one row z, an int or a tuple of ints; an int where the covariances are full.
         num_components: The number of components K.
+        covariance: "diag" or "full".
 
     Raises:
-        ShapeError: `event_shape` or `num_components` is not positive.
+        ShapeError: `event_shape` or `num_components` is not positive, or rows with full covariances are no vectors.
+        OptionError: `covariance` is unknown.
 
     References:
         Dilokthanakul et al. 2016, arXiv:1611.02648; Bishop 2006, *Pattern Recognition and Machine Learning*, section 9.2.
@@ -71,18 +74,59 @@ class MixtureOfNormals(Shown, nn.Module):
         (torch.Size([4, 3]), torch.Size([5, 3]))
     """
 
-    def __init__(self, event_shape: int | Sequence[int], num_components: int = 10) -> None:
+    below: Tensor
+
+    def __init__(self, event_shape: int | Sequence[int], num_components: int = 10, covariance: str = "diag") -> None:
         super().__init__()
         self.event_shape = as_size(event_shape)
         (self.num_components,) = as_size(num_components)
+        self.covariance = covariance
+        if covariance not in ("diag", "full"):
+            raise OptionError(f"MixtureOfNormals needs covariance to be 'diag' or 'full', got {covariance!r}.")
+        if covariance == "full" and len(self.event_shape) != 1:
+            raise ShapeError(f"MixtureOfNormals needs vectors for covariance='full', got event_shape {event_shape!r}.")
         shape = (self.num_components, *self.event_shape)
         self.logits = nn.Parameter(torch.zeros(self.num_components))
         self.loc = nn.Parameter(math.sqrt(0.5) * torch.randn(shape))
         self.raw_scale = nn.Parameter(torch.full(shape, math.log(math.expm1(math.sqrt(0.5)))))
+        below = torch.zeros(*shape, *self.event_shape) if covariance == "full" else None
+        self.register_parameter("below", None if below is None else nn.Parameter(below))
+
+    def start_from(self, weights: Tensor, loc: Tensor, covariance: Tensor) -> None:
+        """Set the components to given ones, such as those that scikit-learn's `GaussianMixture` has found.
+
+        Args:
+            weights: w, `(K,)`, positive.
+            loc: m, `(K, D)`.
+            covariance: S, `(K, D, D)`; a prior with diagonal covariances keeps the diagonals.
+
+        Raises:
+            ShapeError: The shapes are others.
+        """
+        k, (d,) = self.num_components, self.event_shape
+        if weights.shape != (k,) or loc.shape != (k, d) or covariance.shape != (k, d, d):
+            raise ShapeError(
+                f"start_from needs weights ({k},), loc ({k}, {d}) and covariance ({k}, {d}, {d}), got {tuple(weights.shape)}, "
+                f"{tuple(loc.shape)} and {tuple(covariance.shape)}."
+            )
+        full = self.covariance == "full"
+        root = torch.linalg.cholesky(covariance.double())
+        s = root.diagonal(dim1=-2, dim2=-1) if full else covariance.double().diagonal(dim1=-2, dim2=-1).sqrt()
+        with torch.no_grad():
+            self.logits.copy_(weights.log())
+            self.loc.copy_(loc)
+            self.raw_scale.copy_(torch.log(torch.expm1((s - 1e-3).clamp_min(1e-6))))
+            if full:
+                self.below.copy_((root / s.unsqueeze(-1)).tril(-1))
 
     def forward(self) -> TorchDistributionMixin:
-        components = dist.Normal(self.loc, F.softplus(self.raw_scale) + 1e-3).to_event(len(self.event_shape))
-        return dist.MixtureSameFamily(dist.Categorical(logits=self.logits), components)
+        scale = F.softplus(self.raw_scale) + 1e-3
+        weights = dist.Categorical(logits=self.logits)
+        if self.covariance == "diag":
+            return dist.MixtureSameFamily(weights, dist.Normal(self.loc, scale).to_event(len(self.event_shape)))
+        one = torch.eye(self.event_shape[0], dtype=scale.dtype, device=scale.device)
+        root = scale.unsqueeze(-1) * (self.below.tril(-1) + one)
+        return dist.MixtureSameFamily(weights, dist.MultivariateNormal(self.loc, scale_tril=root))
 
 
 class Fixed(Shown, nn.Module):

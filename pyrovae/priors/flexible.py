@@ -54,7 +54,9 @@ class VampPrior(Shown, nn.Module):
 
 
 class FlowPrior(Shown, nn.Module):
-    """`p(z) = N(t(z); 0, I) |det dt/dz|`, t a learned normalising flow.
+    """`p(z) = p_0(t(z)) |det dt/dz|`, t a learned normalising flow, and `p_0` the standard normal or another prior.
+
+    t starts near the identity, so that the prior starts near `p_0`.
 
     Args:
         event_shape: Dimension L of one row z, an int.
@@ -63,9 +65,10 @@ class FlowPrior(Shown, nn.Module):
             coupling takes two passes for drawing.
         transforms: Number of transforms composed in t.
         hidden: Widths of the hidden layers of each transform's network.
+        base: `p_0`, a prior over vectors of the same dimension, such as `MixtureOfNormals(L)`; by default N(0, I).
 
     Raises:
-        ShapeError: `event_shape` is not a positive int.
+        ShapeError: `event_shape` is not a positive int, or `base` has rows of another shape.
         OptionError: `kind` is unknown, or a number is not a positive int.
 
     References:
@@ -83,7 +86,12 @@ class FlowPrior(Shown, nn.Module):
     one: Tensor
 
     def __init__(
-        self, event_shape: int | Sequence[int], kind: str = "nsf", transforms: int = 3, hidden: Sequence[int] = (64, 64)
+        self,
+        event_shape: int | Sequence[int],
+        kind: str = "nsf",
+        transforms: int = 3,
+        hidden: Sequence[int] = (64, 64),
+        base: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.event_shape = as_size(event_shape)
@@ -93,8 +101,15 @@ class FlowPrior(Shown, nn.Module):
             )
         self.kind, self.transforms, self.hidden = kind, transforms, tuple(hidden)
         self.transform = transform(self.event_shape[0], 0, kind, transforms, self.hidden)
+        self.base = base
+        shape = getattr(base, "event_shape", self.event_shape)
+        if shape != self.event_shape:
+            raise ShapeError(
+                f"FlowPrior({event_shape!r}) needs a base over such vectors, got one of shape {tuple(shape)}."
+            )
         self.register_buffer("zero", torch.zeros(self.event_shape), persistent=False)
         self.register_buffer("one", torch.ones(self.event_shape), persistent=False)
 
     def forward(self) -> TorchDistributionMixin:
-        return Flow(self.transform(), dist.Normal(self.zero, self.one).to_event(1), draws=False)
+        base = dist.Normal(self.zero, self.one).to_event(1) if self.base is None else self.base()
+        return Flow(self.transform(), base, draws=False)

@@ -141,6 +141,11 @@ ROWS = {
     "Normal-column": Row(lambda e: fam.Normal(e, scale="column"), normal(1 + 1e-4), **real()),
     "Normal-shared": Row(lambda e: fam.Normal(e, scale="shared", floor=0.1), normal(1.1), **real()),
     "Normal-fixed": Row(lambda e: fam.Normal(e, scale=0.3), normal(0.3), **real()),
+    "RoundedNormal": Row(  # with steps and bounds: tests/distributions/test_rounded.py
+        lambda e: fam.RoundedNormal(e, centre=0.5, spread=2.0),
+        lambda x, raw: scipy.stats.norm.logpdf((x - 0.5) / 2, raw[0], softplus(raw[1]) + 1e-2) - np.log(2),
+        **real(),
+    ),
     "Binomial": Row(
         lambda e: fam.Binomial(e, 7), lambda x, raw: scipy.stats.binom.logpmf(x, 7, expit(raw[0])), **count(7)
     ),
