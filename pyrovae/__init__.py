@@ -15,7 +15,7 @@ from pyrovae.errors import (
 )
 
 if TYPE_CHECKING:
-    from pyrovae import families, nets, plots, priors
+    from pyrovae import families, nets, plots, priors, tables
     from pyrovae.app.pages.check import save_page
     from pyrovae.batching import transforms
     from pyrovae.conditionals import Conditional, ConditionalFlow, conv, flow, mlp, resnet
@@ -238,6 +238,7 @@ __all__ = [
     "schedules",
     "simulate",
     "stacking_weights",
+    "tables",
     "terms",
     "to_arviz",
     "transforms",

@@ -11,7 +11,8 @@ from pathlib import Path
 from pyrovae.errors import DataError, OptionError
 
 NAMES = ("digits", "mnist", "fashion-mnist")
-SUFFIXES = (".npz", ".npy", ".csv", ".data")
+TABLES = (".csv", ".data", ".tsv", ".txt", ".parquet", ".xlsx", ".xls")
+SUFFIXES = (".npz", ".npy", *TABLES)
 
 
 def check_source(source: str) -> None:

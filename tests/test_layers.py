@@ -40,7 +40,7 @@ RULES = {
     "plots": TRAINING | {"criticism", "predict", "recover"},
 }
 # applications: the only rooms that see both
-APPLICATIONS = {"__init__", "__main__", "app", "data", "sklearn"}
+APPLICATIONS = {"__init__", "__main__", "app", "data", "sklearn", "tables"}
 APPLICATIONS_MAY = set(RULES) | APPLICATIONS
 
 

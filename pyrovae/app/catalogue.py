@@ -95,6 +95,16 @@ PRIORS: dict[str, Prior] = {
     "student-t": Prior(lambda n, *_: priors.StudentT(n), "independent Student's t"),
     "horseshoe": Prior(lambda n, *_: priors.Horseshoe(n), "horseshoe: most values near 0, a few large"),
     "mixture": Prior(lambda n, *_: priors.MixtureOfNormals(n), "mixture of ten Normals, learned"),
+    "full-mixture": Prior(
+        lambda n, *_: priors.MixtureOfNormals(n, covariance="full" if n > 1 else "diag"),
+        "mixture of Normals with full covariances; of a table it starts as the data's",
+        guides=("full", "normal", "low-rank", "mixture", "iaf", "nsf"),
+    ),
+    "full-mixture-nsf": Prior(
+        lambda n, *_: priors.FlowPrior(n, base=priors.MixtureOfNormals(n, covariance="full" if n > 1 else "diag")),
+        "full-mixture behind a neural spline flow",
+        guides=("full", "normal", "low-rank", "mixture", "iaf", "nsf"),
+    ),
     "vamp": Prior(lambda n, encoder, x: priors.VampPrior(encoder, x[:500]), "the encoder at 500 learned pseudo-inputs"),
     "maf": Prior(lambda n, *_: priors.FlowPrior(n, kind="maf"), "masked autoregressive flow"),
     "nsf": Prior(lambda n, *_: priors.FlowPrior(n, kind="nsf"), "neural spline flow"),
@@ -117,6 +127,13 @@ GUIDES: dict[str, Entry] = {
     "nsf": Entry(lambda n, latent, hidden: conditionals.flow(n, latent, "nsf", hidden), "neural spline flow, inverted"),
 }
 FLOWS = ("iaf", "nsf")
+TABLE = "columns"  # the likelihood of tables, which a schema builds
+
+
+def _of_a_table() -> Any:
+    raise OptionError(f"--likelihood {TABLE} is for tables, whose columns it is made for; these rows are none.")
+
+
 LIKELIHOODS: dict[str, Likelihood] = {
     "bernoulli": Likelihood(lambda e, n: families.Bernoulli(e), "0 or 1, or draws from [0, 1]", "binary unit"),
     "continuous-bernoulli": Likelihood(
@@ -147,6 +164,7 @@ LIKELIHOODS: dict[str, Likelihood] = {
     "zero-inflated-negative-binomial": Likelihood(
         lambda e, n: families.ZeroInflatedNegativeBinomial(e), "overdispersed counts with extra zeros", "count"
     ),
+    TABLE: Likelihood(lambda e, n: _of_a_table(), "tables: for each column what it is", "table", density=True),
 }
 NETS = ("mlp", "conv", "resnet")
 TABLES: dict[str, Mapping[str, Entry]] = {"prior": PRIORS, "likelihood": LIKELIHOODS, "guide": GUIDES}

@@ -184,7 +184,7 @@ def sweep(
     done = []
     for number, options in enumerate(grid, 1):
         options = decide(options, dataset, len(split_rows(dataset, options).train))
-        parts = (options.prior, str(options.likelihood), str(options.guide))
+        parts = (str(options.prior), str(options.likelihood), str(options.guide))
         name = "+".join(part.rpartition(":")[2] for part in parts)
         where = folder / name
         if not where.resolve().is_relative_to(folder.resolve()):

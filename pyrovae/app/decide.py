@@ -13,6 +13,7 @@ from pyrovae.app.catalogue import (
     FLOWS,
     LIKELIHOODS,
     NETS,
+    TABLE,
     TABLES,
     Likelihood,
     Model,
@@ -28,6 +29,7 @@ from pyrovae.errors import DataError, OptionError
 if TYPE_CHECKING:
     from pyrovae.batching import transforms
     from pyrovae.data import Dataset
+    from pyrovae.tables.schema import Schema
 else:
     transforms = Lazily("pyrovae.batching.transforms")
 
@@ -47,21 +49,31 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
     check_names(options)
     model: Model = MODELS[options.model]
     _check_model(model, options, dataset)
-    guide = _guide(options)
     likelihood, total_count = choose_likelihood(options, dataset)
+    table = dataset.schema if likelihood == TABLE else None
+    if table is not None:
+        options = _for_a_table(options, table, num_rows)
+    options = replace(
+        options,
+        prior="normal" if options.prior is None else options.prior,
+        latent=10 if options.latent is None and not options.levels else options.latent,
+        hidden=WIDTHS if options.hidden is None else options.hidden,
+    )
+    guide = _guide(options)
     levels = options.levels
     if levels is None and "levels" in model.takes:
         levels = (int(options.latent or 0), max(1, int(options.latent or 0) // 2))
     latent = levels[0] if levels else options.latent
-    check_sizes(latent, levels, options.hidden)
+    check_sizes(latent, levels, options.hidden or ())
     if options.model == "ladder" and not options.hidden:
         raise OptionError("--model ladder needs --hidden of at least one width: what goes up the levels.")
     if options.patience is not None and not options.validation_fraction:
         raise OptionError(
             "--patience needs validation rows to watch: give --validation-fraction 0.1, or leave out --patience."
         )
-    batch_size = options.batch_size or min(num_rows, 256 if num_rows >= 20_000 else 128)
-    epochs = options.epochs or max(20, min(500, math.ceil(3000 * batch_size / num_rows)))
+    usual = min(num_rows, 256 if num_rows >= 20_000 else 128 if table is None else max(32, min(128, num_rows // 8)))
+    batch_size = options.batch_size or usual
+    epochs = options.epochs or max(20, min(500 if table is None else 1000, math.ceil(3000 * batch_size / num_rows)))
     _check_schedule(options, epochs)
     # unless the KL weight rises slowly, most groups of maps are switched off before they become useful
     warms_up = model.images and not options.kl_cycles
@@ -71,7 +83,7 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
         levels=levels,
         groups=(1, 2) if options.groups is None and "groups" in model.takes else options.groups,
         latent=latent,
-        prior=_absolute(options.prior),
+        prior=_absolute(str(options.prior)),
         likelihood=_absolute(likelihood),
         guide=None if model.images else _absolute(guide),
         total_count=total_count,
@@ -80,6 +92,13 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
         kl_warmup=options.kl_warmup or (epochs / 3 if warms_up else 0.0),
         learning_rate=options.learning_rate or 3e-3,
     )
+
+
+WIDTHS = (400,)
+ENOUGH_FOR_A_FLOW = 300  # training rows of a table, from which on a flow in the prior gains more than it overfits
+MOST_EXTRA = 8  # latent dimensions for columns of classes
+MOST_COLUMNS = 64  # of a table whose model starts as a mixture of its numbers
+COUNTED = 20  # columns of whole numbers, from which on they are counts of one kind, such as words or genes
 
 
 def check_names(options: Options) -> None:
@@ -92,17 +111,55 @@ def check_names(options: Options) -> None:
     options.check("fit")
 
 
-def choose_likelihood(options: Options, dataset: Dataset) -> tuple[str, int | None]:
-    """The likelihood for a data set, by default that of its kind, and the total count, if the likelihood needs one."""
+def _for_a_table(options: Options, schema: Schema, num_rows: int) -> Options:
+    """The options of a table's model that are left open: what `pyrovae.tables.vae` takes by default."""
+    plain = options.model == "vae" and options.net in (None, "mlp")
+    start = "full-mixture-nsf" if num_rows >= ENOUGH_FOR_A_FLOW else "full-mixture"
+    prior = options.prior or (start if plain else "normal")
+    size = len(schema.numbers) + min(len(schema.classes), MOST_EXTRA)
+    starts = plain and options.guide is None and not is_own(prior) and "full" in part("prior", prior).guides
+    wide = len(schema.modelled) > MOST_COLUMNS
+    return replace(
+        options,
+        prior="normal" if wide and options.prior is None else prior,
+        guide="full" if starts and not wide else options.guide,
+        latent=(max(1, size) if starts and not wide else 10) if options.latent is None else options.latent,
+        hidden=(64,) if options.hidden is None and options.net == "mlp" and not wide else options.hidden,
+    )
+
+
+def _is_a_table(dataset: Dataset) -> bool:
+    """Whether rows are columns that have a likelihood of their own each, and no counts or bits of one kind."""
+    if dataset.schema is None or dataset.kind == "table" or bool(dataset.x.isnan().any()):
+        return dataset.schema is not None
+    if dataset.kind in ("binary", "unit"):
+        return False
+    return len(dataset.schema.modelled) < (COUNTED if dataset.kind == "count" else MOST_COLUMNS + 1)
+
+
+def choose_likelihood(options: Options, dataset: Dataset, *, tables: bool = True) -> tuple[str, int | None]:
+    """The likelihood for a data set, by default that of its kind, and the total count, if the likelihood needs one.
+
+    Args:
+        tables: whether a table of numbers gets a likelihood for each column.
+    """
     bound = options.total_count if options.total_count is not None else dataset.total_count
     by_kind = {
+        "table": TABLE,
         "binary": "bernoulli",
         "unit": "bernoulli",
         "count": "beta-binomial" if bound is not None else "negative-binomial",
         "real": "normal",
     }
-    name = options.likelihood or by_kind[dataset.kind]
+    name = options.likelihood or (TABLE if tables and _is_a_table(dataset) else by_kind[dataset.kind])
     chosen: Likelihood = part("likelihood", name)
+    if name == TABLE and dataset.schema is None:
+        raise OptionError(f"--likelihood {TABLE} is for tables, and {dataset.name} is none: leave it out.")
+    if dataset.kind == "table" and name != TABLE:
+        raise OptionError(
+            f"--likelihood {name} is for rows of one kind, and {dataset.name} has columns of several kinds: leave it out. "
+            "What each column is, can be changed by --columns."
+        )
     if options.total_count is not None and not chosen.needs_total:
         takes = ", ".join(other for other, likelihood in LIKELIHOODS.items() if likelihood.needs_total)
         raise OptionError(f"--total-count does not go with --likelihood {name}; it is for {takes}.")
@@ -133,7 +190,7 @@ def _check_model(model: Model, options: Options, dataset: Dataset) -> None:
         if option.by_model and option.name not in model.takes and value != option.default:
             those = ", ".join(models_taking(option.name))
             raise OptionError(f"{option.flag} {value} does not go with --model {options.model}; it is for {those}.")
-    if model.images and (options.guide is not None or options.hidden != OPTIONS["hidden"].default):
+    if model.images and (options.guide is not None or options.hidden not in (None, WIDTHS)):
         raise OptionError(
             f"--model {options.model} has a guide and nets of its own, sized by --latent and --groups: leave out --guide and "
             "--hidden."
@@ -172,7 +229,7 @@ def _number_of_clusters(model: Model, options: Options, dataset: Dataset) -> int
 
 def _guide(options: Options) -> str:
     """The guide's family, by default the first that fits the prior. OptionError where it does not fit prior or network."""
-    prior: Prior = part("prior", options.prior)
+    prior: Prior = part("prior", str(options.prior))
     guide = options.guide or prior.guides[0]
     part("guide", guide)
     if guide not in (fitting := prior.guides) and not is_own(guide) and not is_own(options.prior):
@@ -181,7 +238,7 @@ def _guide(options: Options) -> str:
         )
     if guide in FLOWS and options.net != "mlp":
         raise OptionError(f"--guide {guide} works with --net mlp only; with --net {options.net} choose another guide.")
-    if options.net == "conv" and options.hidden != OPTIONS["hidden"].default:
+    if options.net == "conv" and options.hidden not in (None, WIDTHS):
         raise OptionError("--hidden is for --net mlp and resnet: a convolutional net has channels instead of widths.")
     return guide
 
@@ -216,7 +273,9 @@ def class_names(dataset: Dataset) -> tuple[str | int, ...]:
 
 
 def refuse_missing(dataset: Dataset) -> None:
-    """DataError for missing values, which the models do not take; it names the first by row and column."""
+    """DataError for missing values that the models do not take, those of images; it names the first by row and column."""
+    if dataset.kind == "table" or dataset.image_shape is None:
+        return
     for x in (dataset.x, dataset.x_test):
         if x is not None and bool(x.isnan().any()):
             row, column = x.isnan().nonzero()[0].tolist()

@@ -13,34 +13,51 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from pyrovae import conditionals, families, models, nets, priors
+    from pyrovae import conditionals, distributions, families, models, nets, priors
+    from pyrovae import tables as of_tables
     from pyrovae.pair.program import PairLike
+    from pyrovae.tables.schema import Schema
 else:  # so that the names of models are known at once
     torch = Lazily("torch")
     conditionals, families = Lazily("pyrovae.conditionals"), Lazily("pyrovae.families")
     models, nets, priors = Lazily("pyrovae.models"), Lazily("pyrovae.nets"), Lazily("pyrovae.priors")
+    distributions, of_tables = Lazily("pyrovae.distributions"), Lazily("pyrovae.tables")
+
+
+STARTS = {"full-mixture": "mixture", "full-mixture-nsf": "flow", "normal": "normal"}
+WIDTHS = (400,)
 
 
 class Pieces:
     """Builds the conditionals of a model, of the families and networks that the options name.
 
-    event: the size of a row that is a vector, the shape of one that is an image.
+    event: the size of a row that is a vector, the shape of one that is an image; of a table the number of its features.
     latent: the number of dimensions of z, with several levels of the top one.
     levels: the number of dimensions of each level, from the data upwards.
     classes: the number of values of y or c.
     """
 
-    def __init__(self, options: Options, train: Tensor, num_classes: int) -> None:
+    def __init__(
+        self, options: Options, train: Tensor, num_classes: int, schema: Schema | None = None, gaps: bool = False
+    ) -> None:
         shape = tuple(train.shape[1:])
         if options.net == "conv" and len(shape) < 2:
             raise OptionError("--net conv needs images, and these rows have no image shape; use --net mlp.")
-        self.options, self.train = options, train
+        self.options, self.train, self.gaps = options, train, gaps
         self.event: Event = shape[0] if len(shape) == 1 else shape
         self.levels, self.classes = options.levels or (options.latent or 1,), num_classes
         self.latent = self.levels[-1]
         self.chosen: Likelihood = part("likelihood", str(options.likelihood))
         self.net: Any = getattr(conditionals, str(options.net))
-        self.hidden: dict[str, Any] = {"hidden": options.hidden} if len(shape) == 1 else {}
+        self.widths = WIDTHS if options.hidden is None else options.hidden
+        self.hidden: dict[str, Any] = {"hidden": self.widths} if len(shape) == 1 else {}
+        self.schema = schema
+        self.seen: families.Features | None = None
+        total = options.total_count or 1
+        self.family: Any = self.chosen.build(self.event, total) if schema is None else schema.family(train)
+        if schema is not None or gaps:
+            self.seen = families.Features(self.family, mask=gaps)
+            self.event = self.seen.num_features
 
     def conditional(self, family: families.Family, *parents: Event) -> Any:
         """p(child | parents) of a family; each parent is given by its size or shape."""
@@ -48,18 +65,18 @@ class Pieces:
 
     def likelihood(self, *parents: int) -> Any:
         """p(x | parents) of the family that --likelihood names."""
-        return self.conditional(self.family(), *parents)
+        return self.observed(self.conditional(self.family, *parents))
 
-    def family(self) -> Any:
-        """The family of x."""
-        return self.chosen.build(self.event, self.options.total_count or 1)
+    def observed(self, made: Any) -> Any:
+        """A likelihood that leaves missing cells out: of a table always, of other rows where some are missing."""
+        return made if self.seen is None else distributions.observed_only(made)
 
     def posterior(self, *parents: Event, guide: str | None = None) -> Any:
         """q(z | parents) of the family that --guide names."""
         guide = guide or str(self.options.guide)
         build = part("guide", guide).build
         if guide in FLOWS:
-            return build(parents if len(parents) > 1 else parents[0], self.latent, hidden=self.options.hidden)
+            return build(parents if len(parents) > 1 else parents[0], self.latent, hidden=self.widths)
         return self.conditional(build(self.latent), *parents)
 
     def normal(self, latent: int, *parents: Event) -> Any:
@@ -74,7 +91,10 @@ class Pieces:
         return self.conditional(families.Categorical((), self.classes), *parents)
 
     def seeing(self, made: Any) -> Any:
-        """A conditional whose first parent is x, which it then sees divided by its bound, or as log(1 + x)."""
+        """A conditional whose first parent is x, which it then sees divided by its bound, as log(1 + x), or as features."""
+        if self.seen is not None:
+            made.net = nets.Behind(self.seen, made.net)
+            return made
         bound = self.options.total_count or 1
         if self.chosen.needs_total and bound > 1:
             made.net = nets.Rescaled(made.net, 1 / bound)
@@ -82,13 +102,19 @@ class Pieces:
             made.net = nets.Log1p(made.net)
         return made
 
+    @property
+    def starts_as_mixture(self) -> bool:
+        """Whether the model is the VAE of a table that starts as a mixture; see `pyrovae.tables.vae`."""
+        own = self.options.prior == "vamp" or self.options.net != "mlp"
+        return self.schema is not None and self.options.guide == "full" and not own
+
     def prior(self, encoder: Any = None) -> Any:
         """p(z) of the family that --prior names. A VampPrior shares `encoder`, if there is one of x alone."""
         # a mixture of flows at 500 pseudo-inputs would cost 500 flows a draw, so it gets a diagonal encoder
         if self.options.prior == "vamp" and (encoder is None or self.options.guide in FLOWS):
             encoder = self.seeing(self.posterior(self.event, guide="normal"))
         picked = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(self.options.seed))
-        return part("prior", self.options.prior).build(self.latent, encoder, self.train[picked])
+        return part("prior", str(self.options.prior)).build(self.latent, encoder, self.train[picked])
 
     def normal_of_class(self) -> Any:
         """p(z | class): a learned diagonal Normal for each class or cluster."""
@@ -96,6 +122,11 @@ class Pieces:
 
 
 def _vae(of: Pieces) -> models.VAE:
+    if of.starts_as_mixture:
+        kind = STARTS.get(str(of.options.prior))
+        how: dict[str, Any] = {"latent": of.latent, "hidden": of.widths, "seed": of.options.seed}
+        assert of.schema is not None
+        return of_tables.vae(of.schema, of.train, prior=kind or of.prior(), gaps=of.gaps, **how)
     likelihood = of.likelihood(of.latent)
     encoder = of.seeing(of.posterior(of.event))
     return models.VAE(prior=of.prior(encoder), likelihood=likelihood, encoder=encoder)
@@ -196,7 +227,7 @@ def _hierarchical(of: Pieces) -> models.HierarchicalVAE:
 
 
 def _ladder(of: Pieces) -> models.LadderVAE:
-    *hidden, width = of.options.hidden
+    *hidden, width = of.widths
     sizes = (of.event, *[width] * (len(of.levels) - 1))
     upward = [nets.Activated(nets.MLP(size, width, hidden)) for size in sizes]
     of.seeing(upward[0])
@@ -261,18 +292,27 @@ MODELS: dict[str, Model] = {
 }
 
 
-def build(options: Options, train: Tensor, num_classes: int) -> PairLike:
-    """The model that the options name, for such rows and so many classes or clusters (0 for a model without them)."""
-    pair: PairLike = MODELS[options.model].build(Pieces(options, train, num_classes))
+def build(
+    options: Options, train: Tensor, num_classes: int, schema: Schema | None = None, gaps: bool = False
+) -> PairLike:
+    """The model that the options name, for such rows and so many classes or clusters (0 for a model without them).
+
+    Args:
+        schema: what the columns of a table are, whose likelihood is that of tables.
+        gaps: whether cells are missing in some row, also of those held out.
+    """
+    pair: PairLike = MODELS[options.model].build(Pieces(options, train, num_classes, schema, gaps))
     return pair
 
 
-def build_labeller(options: Options, train: Tensor, num_classes: int) -> models.SSVAE:
+def build_labeller(
+    options: Options, train: Tensor, num_classes: int, schema: Schema | None = None, gaps: bool = False
+) -> models.SSVAE:
     """The model of `pyrovae label`: M2 with p(y) = 1 / C, one hidden layer a network, and dropout in the classifier.
 
     With --net conv, convolutions precede the classifier and the encoder.
     """
-    of, (hidden,) = Pieces(options, train, num_classes), options.hidden
+    of, (hidden,) = Pieces(options, train, num_classes, schema, gaps), options.hidden or ()
     event: Any = of.event
     guide, labels = families.Normal(of.latent), families.Categorical((), num_classes=num_classes)
     dropout = nets.ReLUDropout(options.dropout)
@@ -291,7 +331,7 @@ def build_labeller(options: Options, train: Tensor, num_classes: int) -> models.
     return models.SSVAE(
         label_prior=torch.distributions.Categorical(logits=torch.zeros(num_classes)),
         prior=priors.StandardNormal(of.latent),
-        likelihood=conditionals.mlp((of.latent, num_classes), of.family(), (hidden,)),
+        likelihood=of.observed(conditionals.mlp((of.latent, num_classes), of.family, (hidden,))),
         encoder=of.seeing(conditionals.Conditional(encoder, guide)),
         classifier=of.seeing(conditionals.Conditional(classifier, labels)),
         code=nets.OneHot(num_classes),

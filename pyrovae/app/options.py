@@ -101,6 +101,12 @@ class Options:
         commands=("fit", "sweep", "label"),
         later=True,
     )
+    columns: str | None = option(
+        None,
+        "YAML file that says what each column of a table is, such as an edited columns.yaml of a run; by default found out.",
+        commands=("fit", "sweep"),
+        later=True,
+    )
     clusters: int | None = option(
         None,
         "Number of clusters of {models}; by default as many as the labels have classes, else 10.",
@@ -127,12 +133,12 @@ class Options:
         by_model=True,
         later=True,
     )
-    prior: str = option(
-        "normal",
-        "Prior: {known}.",
+    prior: str | None = option(
+        None,
+        "Prior: {known}; by default normal, and for tables a mixture that the data start.",
         commands=("fit", "sweep"),
         by_model=True,
-        helps={"sweep": "One or more priors, separated by commas."},
+        helps={"sweep": "One or more priors, separated by commas; by default as for `fit`."},
     )
     likelihood: str | None = option(
         None,
@@ -164,28 +170,28 @@ class Options:
         helps={"label": "Kind of network: mlp or conv; by default conv for images of 16 x 16 pixels or more."},
     )
     latent: int | None = option(
-        10,
-        "Number of latent dimensions.",
+        None,
+        "Number of latent dimensions; by default 10, and for tables as many as columns of numbers and some for classes.",
         commands=("fit", "sweep", "label"),
         defaults={"label": None},
         helps={"label": "Number of latent dimensions; by default 50 with --net conv, else 10."},
     )
-    hidden: tuple[int, ...] = option(
-        (400,),
-        "Widths of the hidden layers, such as 400 or 300,300.",
+    hidden: tuple[int, ...] | None = option(
+        None,
+        "Widths of the hidden layers, such as 400 or 300,300; by default 400, and 64 for tables.",
         commands=("fit", "sweep", "label"),
         defaults={"label": (200,)},
         helps={"label": "Width of the hidden layer."},
     )
     epochs: int | None = option(
         None,
-        "Passes over the training rows; by default about 3,000 steps, in 20 to 500 epochs.",
+        "Passes over the training rows; by default about 3,000 steps, in 20 to 500 epochs (1,000 for tables).",
         check=at_least(1),
         commands=("fit", "sweep"),
     )
     batch_size: int | None = option(
         None,
-        "Rows per step; by default 128, or 256 from 20,000 training rows on.",
+        "Rows per step; by default 128, or 256 from 20,000 training rows on, and fewer for small tables.",
         check=at_least(1),
         commands=("fit", "sweep"),
         defaults={"label": 128},
@@ -288,7 +294,8 @@ class Options:
     @property
     def table(self) -> dict[str, Any]:
         """How a table is read, as arguments of `load`."""
-        return {"ids": self.id, "header": self.header, "drop": self.drop or ()}
+        how: dict[str, Any] = {"ids": self.id, "header": self.header, "drop": self.drop or ()}
+        return how if self.columns is None else {**how, "columns": self.columns}
 
     @classmethod
     def from_json(cls, recorded: Any, command: str) -> Options:

@@ -35,7 +35,7 @@ def draw_pictures(run: Run) -> list[Path]:
             made["levels.png"] = level_picture(run)
     code = run.model.code
     latent = tuple(fitted.layout.site(code, role="latent", local=True).event_shape)
-    everywhere = len(part("prior", run.options.prior).guides) > 1  # its support is R^2: no sphere, no simplex
+    everywhere = len(part("prior", str(run.options.prior)).guides) > 1  # its support is R^2: no sphere, no simplex
     if latent == (2,) and rows.image_shape and rows.classes is None and everywhere and not run.levels:
         # quantiles of the standard normal: cells of equal mass under it
         side = 16

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyrovae.app.catalogue import CONDITION, Likelihood, part
+from pyrovae.app.catalogue import CONDITION, TABLE, Likelihood, part
 from pyrovae.app.decide import class_names
 from pyrovae.app.models import MODELS
 from pyrovae.app.options import Options
@@ -23,6 +23,9 @@ from pyrovae.batching.splits import Split
 from pyrovae.data import Dataset, Standardize
 from pyrovae.errors import OptionError
 from pyrovae.pair.batch import take_rows
+
+if TYPE_CHECKING:
+    from pyrovae.tables.schema import Schema
 
 Array = NDArray[Any]
 
@@ -40,6 +43,7 @@ class Rows:
         scaler: the scaling that was applied to the columns, or None.
         image_shape: the shape of a row that is an image, or None.
         columns: the columns' names, or None.
+        schema: what the columns of a table are, whose rows it encoded, or None.
         test_index: the position of each test row in the source, `(N_test,)`.
         divisor: what the source's values were divided by when they were read. Densities are given for the source's own
             values; for masses it is 1.
@@ -57,6 +61,7 @@ class Rows:
     columns: tuple[str, ...] | None
     test_index: Tensor
     divisor: float
+    schema: Schema | None = None
 
     def batch(self, part: str, *, labels: bool = True) -> dict[str, Tensor]:
         """The rows of "train", "validation" or "test" as the model's arguments.
@@ -81,6 +86,12 @@ class Rows:
             return {"": given}
         known = torch.zeros(2, dtype=torch.int64)  # any class: the graph is the same
         return {"": {"x": given["x"]}, f"where {self.argument} is known": {**given, str(self.argument): known}}
+
+    @property
+    def gaps(self) -> bool:
+        """Whether a cell is missing in some row."""
+        parts = (self.train, self.validation, self.test)
+        return any(bool(part.isnan().any()) for part in parts if part is not None)
 
     @property
     def num_classes(self) -> int:
@@ -117,6 +128,9 @@ def make_rows(dataset: Dataset, split: Split, options: Options, scaler: Standard
     Args:
         scaler: the scaling of an earlier fit; None fits one to the training rows, where the likelihood is one of reals.
     """
+    schema = dataset.schema if options.likelihood == TABLE else None
+    if schema is not None and dataset.encoded is not None:
+        dataset = replace(dataset, x=dataset.encoded, columns=schema.names)
     test = dataset.x[split.test] if dataset.x_test is None else dataset.x_test
     codes: dict[str, Tensor | None] = dict.fromkeys(("train", "validation", "test"))
     if dataset.y is not None:
@@ -145,6 +159,7 @@ def make_rows(dataset: Dataset, split: Split, options: Options, scaler: Standard
         columns=dataset.columns,
         test_index=split.test if dataset.x_test is None else len(dataset.x) + torch.arange(len(dataset.x_test)),
         divisor=divisor_of(dataset, options),
+        schema=schema,
     )
 
 

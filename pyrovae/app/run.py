@@ -30,6 +30,7 @@ from pyrovae.pair.program import sample_sites
 from pyrovae.training import schedules
 from pyrovae.training.fit import fit
 
+COLUMNS = "columns.yaml"
 ARTEFACTS = (
     *("graph.png", "graph.gv", "graph-labelled.png", "graph-labelled.gv"),
     *("training.png", "reconstructions.png", "samples.png", "levels.png", "manifold.png", "latent.png"),
@@ -110,8 +111,10 @@ def fit_run(
     options = decide(options, dataset, len(split.train))
     rows = make_rows(dataset, split, options)
     say(describe(dataset, options, rows))
+    if rows.schema is not None:
+        say(repr(rows.schema) + f"\n(kept in {COLUMNS} of the run folder; give it back, edited, by --columns)")
     torch.manual_seed(options.seed)
-    pair = build(options, rows.train, rows.num_classes)
+    pair = build(options, rows.train, rows.num_classes, rows.schema, rows.gaps)
     with suppress(Exception):  # a pair that does not run is explained by the fit
         for which, batch in rows.examples().items():
             say(f"{which}\n{graph_text(pair, batch)}" if which else graph_text(pair, batch))
@@ -145,6 +148,8 @@ def fit_run(
             "own": own_files(options),
         },
     )
+    if rows.schema is not None:
+        rows.schema.write(folder / COLUMNS)
     if force:  # files of the replaced run would pass for this one's; removed only now, since the fit may be refused
         for name in ARTEFACTS:
             (folder / name).unlink(missing_ok=True)
@@ -234,7 +239,7 @@ def open_run(
         scaler = Standardize.from_json(info["scaler"]) if info["scaler"] else None
         rows = make_rows(dataset, split, options, scaler)
     if fitted is None:  # a part that the user wrote cannot be rebuilt from run.json alone
-        fitted = load(folder, device=device, pair=build(options, rows.train, rows.num_classes))
+        fitted = load(folder, device=device, pair=build(options, rows.train, rows.num_classes, rows.schema, rows.gaps))
     fitted.threads = threads
     return Run(options, dataset, rows, fitted, folder)
 
@@ -295,11 +300,12 @@ def describe(dataset: Dataset, options: Options, rows: Rows) -> str:
         which += f" of {rows.num_classes} classes, {int((labels >= 0).sum())} training rows labelled"
     latent = ", ".join(map(str, options.levels or (options.latent,)))
     prior = "normal for each class" if model.labels or model.clusters else "normal"
+    kind, num = (dataset.kind, dataset.x.shape[1]) if rows.schema is None else ("table", len(rows.schema.modelled))
     nets = options.net
     if options.groups is not None:
         latent, nets = f"groups of {','.join(map(str, options.groups))} maps of {latent}", "residual cells"
     return (
-        f"{dataset.name}: {counts}{len(rows.test)} test rows of {dataset.x.shape[1]} ({dataset.kind}); {which}, likelihood "
+        f"{dataset.name}: {counts}{len(rows.test)} test rows of {num} ({kind}); {which}, likelihood "
         f"{options.likelihood}{binarised}, prior {options.prior if 'prior' in model.takes else prior}, guide "
         f"{options.guide}, {latent} latent dimensions, {nets}"
     )

@@ -19,8 +19,10 @@ from pyrovae.errors import OptionError
 from pyrovae.pair.batch import Batch, take_rows
 from pyrovae.predict.encode import encode
 from pyrovae.predict.generate import simulate
+from pyrovae.tables.baselines import baselines
 
 TRAINING_ROWS, TRAINING_DRAWS = 200, 100
+LEAST_ROWS, MOST_COLUMNS = 20, 64  # of a table beside which a Gaussian mixture is fitted
 PRIOR_DRAWS = 200  # for the variance of the latent sites
 EVALUATION_SEED = 1  # of the draws behind the table, so that `evaluate` repeats what `fit` printed
 
@@ -51,7 +53,7 @@ def evaluate(
     results |= _training_rows(run, found.proposal)
     for name in ("elbo", "log_likelihood", "train_elbo", "train_log_likelihood"):
         results[name] -= rows.log_abs_det
-    results |= _units(run)
+    results |= _units(run) | _baseline(run, found)
     results["log_abs_det"] = rows.log_abs_det
     results |= {"num_samples": num_samples, "proposal": found.proposal}
     results |= {"test_rows": len(rows.test), "log_likelihood_rows": len(picked["x"])}
@@ -71,6 +73,26 @@ def _training_rows(run: Run, proposal: str) -> dict[str, float]:
     found = estimate(run, some, TRAINING_DRAWS, "guide" if proposal == "guide" else "laplace").summary()
     names = ("elbo", "elbo_se", "log_likelihood", "log_likelihood_se")
     return {f"train_{name}": found[name] for name in names}
+
+
+def _baseline(run: Run, found: Importance) -> dict[str, float]:
+    """log p(x) of the same test rows by a Gaussian mixture, and by how much the model is above it, for tables without gaps."""
+    rows = run.rows
+    if rows.schema is None or rows.gaps or run.model.labels == CONDITION or len(rows.schema.modelled) > MOST_COLUMNS:
+        return {}
+    known = rows.train if rows.validation is None else torch.cat([rows.train, rows.validation])
+    test = rows.test[: len(found.log_likelihood)]
+    if len(known) < LEAST_ROWS:
+        return {}
+    mixture = baselines(rows.schema, known.cpu(), test.cpu(), seed=EVALUATION_SEED)["gaussian mixture"]
+    above = found.log_likelihood.cpu() - mixture
+    error = math.sqrt(len(test))
+    return {
+        "mixture_log_likelihood": mixture.mean().item(),
+        "mixture_log_likelihood_se": (mixture.std() / error).item(),
+        "above_mixture": above.mean().item(),
+        "above_mixture_se": (above.std() / error).item(),
+    }
 
 
 def check_draws(num_samples: int, num_rows: int | None) -> None:

@@ -21,12 +21,14 @@ from pyrovae.errors import DataError
 # pandas takes seconds to import
 if TYPE_CHECKING:
     import pandas as pd
+
+    from pyrovae.tables.schema import Schema
 else:
     pd = Lazily("pandas")
 
-Kind = Literal["binary", "unit", "count", "real"]
+Kind = Literal["binary", "unit", "count", "real", "table"]
 Array = NDArray[Any]
-KINDS: tuple[Kind, ...] = ("binary", "unit", "count", "real")
+KINDS: tuple[Kind, ...] = ("binary", "unit", "count", "real", "table")
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +38,8 @@ class Dataset:
     Args:
         name: The name that messages and run folders use.
         x: The rows to train and validate on, `(N, D)` float32. NaN marks a missing value.
-        kind: What the values are: "binary" (0 and 1), "unit" (reals in [0, 1]), "count" (integers >= 0) or "real".
+        kind: What the values are: "binary" (0 and 1), "unit" (reals in [0, 1]), "count" (integers >= 0), "real", or "table":
+            columns of several kinds, as `schema` encodes them.
         source: What `load_again` needs, in JSON's types: the name or the absolute path, the label column, the SHA-256
             checksum of the file (of the values where there is no single file), the kind, what was found out about the
             columns of a table (`header`, `ids`, `drop`), and `divided_by` where pixels were scaled.
@@ -49,6 +52,8 @@ class Dataset:
         image_shape: The shape of a row that is an image, `(H, W)` or `(C, H, W)`, or None.
         ids: The names of the N rows, or None if they are numbered from 0.
         notes: What was found out about the file and may surprise, in sentences.
+        schema: What each column of a table is, or None.
+        encoded: The rows as `schema` encodes them, `(N, D')`, or None.
 
     Example:
         >>> from pyrovae.data import Dataset
@@ -70,6 +75,8 @@ class Dataset:
     image_shape: tuple[int, ...] | None = None
     ids: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+    schema: Schema | None = None
+    encoded: Tensor | None = None
 
 
 def make_dataset(
@@ -82,11 +89,16 @@ def make_dataset(
     label: str | None,
     columns: tuple[str, ...] | None = None,
     ids: tuple[str, ...] | None = None,
+    kind: Kind | None = None,
 ) -> Dataset:
-    """Check the arrays that a reader found in the file `path`, and make a `Dataset` of them."""
+    """Check the arrays that a reader found in the file `path`, and make a `Dataset` of them.
+
+    Args:
+        kind: what the values are, if that is known: "table" of rows that a schema has encoded.
+    """
     parts = [x] if x_test is None else [x, x_test]
     _check_shapes(path, x, x_test, y, y_test)
-    kind, divisor = kind_of(path, parts)
+    kind, divisor = (kind, 1) if kind is not None else kind_of(path, parts)
     image_shape = image_shape_of(x)
     source: dict[str, Any] = {"path": str(path), "label": label, "checksum": file_checksum(path), "kind": kind}
     if divisor != 1:

@@ -26,12 +26,13 @@ def load(
     header: bool | None = None,
     drop: str | Sequence[str] = (),
     text_labels: bool = False,
+    columns: str | Path | None = None,
 ) -> Dataset:
     """Load a data set by its name, or from a file.
 
     Args:
         source: "digits" (8 x 8 images of counts from 0 to 16), "mnist" or "fashion-mnist" (784 pixels in [0, 1], with their
-            test sets), or the path of a .npz, .npy or .csv file (.data is read as .csv).
+            test sets), or the path of a .npz or .npy file, or of a table: .csv (also .data, .txt, .tsv), .parquet, .xlsx.
 
             .npz: the rows are the only array of the file, or the first of the arrays `x`, `x_train`, `data` and `images`
             that it has. The arrays `x_test`, `y` (or `y_train`, `labels`) and `y_test` (or `labels_test`) are read if
@@ -42,7 +43,8 @@ def load(
             Numbers may have a decimal comma where no cell has a decimal point. Lines that begin with "#" are no rows; the
             last one above the table may name the columns, as `numpy.savetxt` writes it. Empty cells, '?' and the markers
             that pandas knows ('NA', 'nan', ...) are missing values. Columns without any value, and a first column without
-            a name that counts 0, 1, 2, ... (the index of pandas), are left out.
+            a name that counts 0, 1, 2, ... (the index of pandas), are left out. Texts are categories or dates, see
+            `pv.tables.infer`: where there are any, `x` holds rows as `Dataset.schema` encodes them, and the kind is "table".
         data_root: A folder with the IDX files of MNIST or Fashion-MNIST, compressed (.gz) or not: in ROOT/MNIST/raw as
             torchvision has it (ROOT/FashionMNIST/raw), ROOT/MNIST, ROOT/raw or ROOT. Compressed files are verified and
             unpacked into the user's cache folder. Missing files are downloaded into this folder, or into the cache if
@@ -58,6 +60,8 @@ def load(
             other line do.
         drop: Columns of a .csv file to leave out: a list, or their names or numbers with commas between them.
         text_labels: Labels are text, and only an empty cell is missing.
+        columns: A YAML file that says what each column of a table is, as `Schema.write` writes it and a run keeps as
+            columns.yaml; by default that is found out, see `pv.tables.infer`.
 
     Returns:
         A `Dataset`; its `x` has the shape `(N, D)`.
@@ -78,7 +82,8 @@ def load(
         >>> flowers.columns, flowers.classes, flowers.y
         (('length', 'width'), ('rose', 'tulip'), tensor([0, 1, 0]))
     """
-    dataset = read(source, data_root=data_root, label=label, ids=ids, header=header, drop=drop, text_labels=text_labels)
+    how: dict[str, Any] = {"ids": ids, "header": header, "drop": drop, "text_labels": text_labels, "columns": columns}
+    dataset = read(source, data_root=data_root, label=label, **how)
     for note in dataset.notes:
         warnings.warn(f"{dataset.name}: {note}", stacklevel=2)
     return dataset
@@ -97,7 +102,7 @@ def read(
         path = Path(source).expanduser().absolute()
         suffix = path.suffix.lower()
         if source in NAMES or suffix in (".npz", ".npy"):
-            chosen = [name for name in ("ids", "header") if table.get(name) is not None] + ["drop"] * bool(drop)
+            chosen = [n for n in ("ids", "header", "columns") if table.get(n) is not None] + ["drop"] * bool(drop)
             if chosen:
                 flags = ", ".join({"ids": "--id"}.get(name, f"--{name}") for name in chosen)
                 raise OptionError(f"{flags}: for tables (.csv), and {source} is none. Leave it out.")
@@ -108,7 +113,7 @@ def read(
             return load_digits() if source == "digits" else load_idx(source, root)
         check_source(source)
         if suffix in (".npz", ".npy"):
-            return load_arrays(path, label)
+            return load_arrays(path, label, table.get("arrays", True))
         return load_table(path, label, drop=drop, **table)
     except OSError as error:
         raise DataError(f"cannot read {source!r}: {error}. Check the permissions and the free space.") from error
@@ -137,6 +142,10 @@ def load_again(source: Mapping[str, Any], *, data_root: str | Path | None = None
     table: dict[str, Any] = {}
     if "header" in source:  # of a table
         table = {"header": source["header"], "ids": source["ids"] or NO_IDS, "drop": source["drop"], "look": False}
+        if "columns" in source:
+            table |= {"columns": source["columns"], "coded": source.get("kind") == "table"}
+    elif str(source.get("path", "")).lower().endswith((".npz", ".npy")):
+        table = {"arrays": source.get("columns", False)}
     elif str(source.get("path", "")).lower().endswith((".csv", ".data")):
         table = {"look": False}
     dataset = read(source.get("name") or source["path"], data_root=root, label=source.get("label"), **table)

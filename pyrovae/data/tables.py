@@ -1,4 +1,4 @@
-"""Readers of .npz, .npy and .csv files, and what the columns of a table are: values, labels, or names of the rows."""
+"""Readers of .npz, .npy and table files, and what the columns of a table are: values, labels, or names of the rows."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ import csv
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor
 
 from pyrovae._lazily import Lazily
 from pyrovae._sources import near_names
 from pyrovae.data.cells import Form, find_form
 from pyrovae.data.dataset import Array, Dataset, make_dataset
 from pyrovae.errors import DataError, OptionError
+from pyrovae.tables.infer import ID_CAMEL, ID_NAME, infer
+from pyrovae.tables.schema import Schema
 
 # pandas takes seconds to import
 if TYPE_CHECKING:
@@ -30,17 +33,18 @@ else:
 X_NAMES, X_TEST_NAMES = ("x", "x_train", "data", "images"), ("x_test",)
 Y_NAMES, Y_TEST_NAMES = ("y", "y_train", "labels"), ("y_test", "labels_test")
 
+PACKAGES = {".parquet": "pyarrow", ".xlsx": "openpyxl", ".xls": "xlrd"}
 NO_IDS = "none"  # instead of the name of a column: the rows have no names
 ENOUGH_ROWS = 20  # from which on a column that counts them, or has another whole number for each, is no accident
-_ID_NAME = re.compile(
-    r"(^|[\s_.-])(ids?|uuid|guid)$|^(index|row)$|[\s_.-](index|row|key|no|nr|num|number)$", re.IGNORECASE
-)
-_ID_CAMEL = re.compile(r"[a-z](ID|Id)$")
 MARKED = re.compile(r"[+-]?\d{1,3}([.,' ]\d{3})*[.,]?\d*|[+-]?\d+[.,]\d+")  # a number with whatever marks
 
 
-def load_arrays(path: Path, label: str | None) -> Dataset:
-    """The arrays of a .npz or .npy file; `label` names the array of labels."""
+def load_arrays(path: Path, label: str | None, columns: Sequence[Mapping[str, Any]] | bool | None = True) -> Dataset:
+    """The arrays of a .npz or .npy file; `label` names the array of labels.
+
+    Args:
+        columns: what the columns were at the fit; True finds out.
+    """
     try:
         with contextlib.ExitStack() as stack:
             loaded = np.load(path, allow_pickle=False)
@@ -67,14 +71,34 @@ def load_arrays(path: Path, label: str | None) -> Dataset:
         )
     if label is not None and (label not in arrays or label in (*X_NAMES, *X_TEST_NAMES) or len(names) == 1):
         raise OptionError(f"{path.name} has no array of labels {label!r}{near_names(label, names)}; found {names}.")
-    return make_dataset(
-        path,
-        x,
-        first(X_TEST_NAMES),
-        first(Y_NAMES) if label is None else arrays[label],
-        first(Y_TEST_NAMES),
-        label=label,
-    )
+    y = first(Y_NAMES) if label is None else arrays[label]
+    schema = _schema_of_array(x, first(X_TEST_NAMES), columns)
+    if schema is None:
+        return make_dataset(path, x, first(X_TEST_NAMES), y, first(Y_TEST_NAMES), label=label)
+    dataset = make_dataset(path, x, y=y, label=label)
+    return _with(dataset, {"columns": schema.to_json()}, (), schema, schema.encode(_frame_of(x)))
+
+
+MOST_COLUMNS = 64  # of an array that is looked at as a table
+
+
+def _schema_of_array(
+    x: Array, x_test: Array | None, recorded: Sequence[Mapping[str, Any]] | bool | None
+) -> Schema | None:
+    """What the columns of an array of floating-point rows are, unless it is one of images, or has a test set of its own.
+
+    Args:
+        recorded: what they were at the fit; True finds out, False does not look.
+    """
+    if x.ndim != 2 or x.dtype.kind != "f" or x_test is not None or not 0 < x.shape[1] <= MOST_COLUMNS or not len(x):
+        return None
+    if not isinstance(recorded, bool) and recorded is not None:
+        return Schema.from_json(recorded)
+    return _inferred(_frame_of(x)) if recorded else None
+
+
+def _frame_of(x: Array) -> pd.DataFrame:
+    return pd.DataFrame(x, columns=[f"column {i}" for i in range(x.shape[1])])
 
 
 def load_table(
@@ -86,30 +110,34 @@ def load_table(
     drop: str | Sequence[str] = (),
     text_labels: bool = False,
     look: bool = True,
+    columns: str | Path | Sequence[Mapping[str, Any]] | None = None,
+    coded: bool = False,
 ) -> Dataset:
-    """The rows of a .csv file, without the columns of labels and ids, and those to drop.
+    """The rows of a table, without the columns of labels and ids, and those to drop.
 
     Args:
         look: whether to look for what nobody named: a header of numbers, ids, and columns that hold nothing.
+        columns: what the columns are: the path of a YAML file, or what `Schema.to_json` gave; by default it is found out.
+        coded: whether the rows are those that the schema encodes, even if all columns are numbers.
     """
-    frame, form = read_csv(path, header, numbers_name=look)
-    columns, notes = list(frame.columns), list(form.notes)
-    out = {column_name(path, columns, name): "" for name in _several(drop, columns)}
-    y = None if label is None else column_name(path, columns, label)
+    frame, form = read_frame(path, header, numbers_name=look)
+    every, notes = list(frame.columns), list(form.notes)
+    out = {column_name(path, every, name): "" for name in _several(drop, every)}
+    y = None if label is None else column_name(path, every, label)
     named: str | None = None
     if ids not in (None, NO_IDS):
-        called = [name for name in columns if name.lower() == ids.lower()]
-        named = called[0] if called else column_name(path, columns, ids)
+        called = [name for name in every if name.lower() == ids.lower()]
+        named = called[0] if called else column_name(path, every, ids)
     if y is not None and y in (*out, named):
         raise OptionError(f"{path.name}: {y} is the label, and cannot be the id or left out as well.")
     if look:
-        named, more = _look_for_ids(frame, form, [c for c in columns if c not in out and c != y], named, ids)
+        named, more = _look_for_ids(frame, form, [c for c in every if c not in out and c != y], named, ids)
         out |= more
-        out |= {c: "it is empty" for c in columns if c not in out and c not in (y, named) and frame[c].isna().all()}
-    elif ids is None and "column 0" in columns and form.named and _counts(frame["column 0"]):
+        out |= {c: "it is empty" for c in every if c not in out and c not in (y, named) and frame[c].isna().all()}
+    elif ids is None and "column 0" in every and form.named and _counts(frame["column 0"]):
         out["column 0"] = ""
     notes += [f"Column {name} is left out: {why}." for name, why in out.items() if why]
-    texts = read_text(path, form, [name for name in (named, y if text_labels else None) if name is not None])
+    texts = read_text(path, form, [name for name in (named, y if text_labels else None) if name is not None], frame)
     names = None
     if named is not None:
         names = row_names(path, texts[named])
@@ -117,11 +145,20 @@ def load_table(
             notes.append(
                 f"Column {named} names the rows, and is left out; --id none makes it a column like the others."
             )
-    kept = [name for name in columns if name not in out and name not in (y, named)]
+    kept = [name for name in every if name not in out and name not in (y, named)]
     if not kept:
         raise DataError(f"{path} has no column besides the label and those left out. A row needs at least one.")
-    rows = frame[kept].apply(_as_numbers)
-    if text := [name for name in kept if not pd.api.types.is_numeric_dtype(rows[name])]:
+    labels = None if y is None else (texts[y] if text_labels else frame[y]).to_numpy()
+    how: dict[str, Any] = {"header": form.header, "ids": named, "drop": list(out)}
+    rows, schema = frame[kept].apply(_as_numbers), _schema_of(path, frame[kept], columns, look)
+    if schema is not None:
+        how["columns"] = schema.to_json()
+    text = [name for name in kept if not pd.api.types.is_numeric_dtype(rows[name])]
+    if schema is not None and (text or coded or isinstance(columns, str | Path)):
+        encoded, modelled = schema.encode(frame[kept]), schema.names
+        dataset = make_dataset(path, encoded.numpy(), y=labels, label=label, columns=modelled, ids=names, kind="table")
+        return _with(dataset, how, notes, schema, encoded)
+    if text:
         examples = [f"{name} ({first_text(rows[name])!r})" for name in text[:8]] + ["..."] * (len(text) > 8)
         raise DataError(
             f"{path}: {len(text)} of {len(kept)} columns are not numbers: {', '.join(examples)}. {_cure(rows[text], label)}"
@@ -130,10 +167,42 @@ def load_table(
     x = rows.to_numpy(dtype=np.float64)
     if look:
         notes += _remarks(rows, form)
-    labels = None if y is None else (texts[y] if text_labels else frame[y]).to_numpy()
     dataset = make_dataset(path, x, y=labels, label=label, columns=tuple(kept) if form.named else None, ids=names)
-    how = {"header": form.header, "ids": named, "drop": list(out)}
-    return replace(dataset, source={**dataset.source, **how}, notes=(*notes, *dataset.notes))
+    return _with(dataset, how, notes, schema, None if schema is None else schema.encode(frame[kept]))
+
+
+def _with(
+    dataset: Dataset, how: Mapping[str, Any], notes: Sequence[str], schema: Schema | None, encoded: Tensor | None
+) -> Dataset:
+    source = {**dataset.source, **how}
+    return replace(dataset, source=source, notes=(*notes, *dataset.notes), schema=schema, encoded=encoded)
+
+
+def _schema_of(
+    path: Path, cells: pd.DataFrame, given: str | Path | Sequence[Mapping[str, Any]] | None, look: bool
+) -> Schema | None:
+    """What the columns are: as was said, or found out; None for an earlier version's run, and where all are constant."""
+    if given is None:
+        return _inferred(cells) if look else None
+    schema = Schema.read(given) if isinstance(given, str | Path) else Schema.from_json(given)
+    known = {column.name for column in schema.columns}
+    if new := [name for name in cells.columns if name not in known]:
+        raise DataError(
+            f"{path}: nothing is said of column {new[0]!r}{near_names(new[0], sorted(known))}. Add it to the columns' file, "
+            "with kind: none if it is to be left out."
+        )
+    return schema
+
+
+def _inferred(cells: pd.DataFrame) -> Schema | None:
+    """The schema of some cells; None if they are only constants, names, or infinite, about which there are other messages."""
+    numbers = cells.select_dtypes("number")
+    if np.isinf(numbers.to_numpy(dtype=np.float64, na_value=np.nan)).any():
+        return None
+    try:
+        return infer(cells)
+    except DataError:
+        return None
 
 
 def _several(names: str | Sequence[str], columns: Sequence[str]) -> Sequence[str]:
@@ -168,7 +237,7 @@ def _look_for_ids(
 
 
 def _is_id_name(name: str) -> bool:
-    return bool(_ID_NAME.search(name) or _ID_CAMEL.search(name))
+    return bool(ID_NAME.search(name) or ID_CAMEL.search(name))
 
 
 def _may_be_ids(column: pd.Series) -> bool:
@@ -252,6 +321,33 @@ def row_names(path: Path, names: pd.Series) -> tuple[str, ...]:
     return tuple(names)
 
 
+def read_frame(path: Path, header: bool | None = None, *, numbers_name: bool = True) -> tuple[pd.DataFrame, Form]:
+    """The table in a file of any kind, and its form.
+
+    Raises:
+        DataError: it cannot be read, has no row, or two columns of one name.
+        OptionError: the package that reads such files is not installed.
+    """
+    readers = {".parquet": pd.read_parquet, ".xlsx": pd.read_excel, ".xls": pd.read_excel}
+    if path.suffix.lower() not in readers:
+        return read_csv(path, header, numbers_name=numbers_name)
+    try:
+        frame = readers[path.suffix.lower()](path)
+    except ImportError as error:
+        raise OptionError(
+            f"{path.suffix} files need a package that is not installed: pip install {PACKAGES[path.suffix.lower()]}. Or save "
+            "the table as .csv."
+        ) from error
+    except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is not a table ({' '.join(str(error).split())[:200]}). Save it as .csv.") from error
+    frame.columns = [f"column {i}" if str(c).startswith("Unnamed: ") else str(c) for i, c in enumerate(frame.columns)]
+    if frame.empty:
+        raise DataError(f"{path} has no rows. Add at least one.")
+    if twice := sorted(set(frame.columns[frame.columns.duplicated()])):
+        raise DataError(f"{path}: several columns are called {', '.join(twice)}. Rename them: names must differ.")
+    return frame, Form(",", ".", (), tuple(frame.columns), True, True, ())
+
+
 def read_csv(path: Path, header: bool | None = None, *, numbers_name: bool = True) -> tuple[pd.DataFrame, Form]:
     """The table, and its form; without a header, columns are called "column 0", "column 1", ..."""
     with _reading(path):
@@ -266,15 +362,19 @@ def read_csv(path: Path, header: bool | None = None, *, numbers_name: bool = Tru
 
 def table_columns(path: Path, header: bool | None = None) -> tuple[str, ...]:
     """The names of a table's columns; () if the file gives them none."""
+    if path.suffix.lower() in PACKAGES:
+        return read_frame(path)[1].names
     with _reading(path):
         form = find_form(path, header)
     return form.names if form.named else ()
 
 
-def read_text(path: Path, form: Form, columns: Sequence[str]) -> pd.DataFrame:
+def read_text(path: Path, form: Form, columns: Sequence[str], frame: pd.DataFrame | None = None) -> pd.DataFrame:
     """Columns as they are written, but for blanks around the cells: "NA" is a text there, and "007" is not 7."""
     if not columns:
         return pd.DataFrame()
+    if frame is not None and path.suffix.lower() in PACKAGES:  # its cells are no texts in the file
+        return frame[list(columns)].apply(lambda column: column.map(lambda cell: "" if pd.isna(cell) else str(cell)))
     with _reading(path):
         cells = pd.read_csv(path, usecols=list(columns), dtype=str, na_filter=False, **form.options)
     return cells.apply(lambda column: column.str.strip())

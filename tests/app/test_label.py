@@ -517,7 +517,6 @@ MISTAKES = {
     "size of a table": (("all.csv", "--size", "28"), "--size is for a folder of images"),
     "column": (("x.csv",), "has no column 'label': name one so, or give --labels"),
     "arrays": (("x.npy",), r"has no labels \(an array y\): give --labels"),
-    "gaps": (("gaps.csv",), "missing entries"),
     "out": (("photos", "--labels", "some.csv", "--out", "some.csv"), "would replace what it is made from"),
     "ending": (("photos", "--labels", "some.csv", "--out", "o.txt"), r"written as \.csv"),
     "there": (
@@ -544,7 +543,6 @@ def test_a_mistake_gets_one_clear_error(pyrovae: Command, case: tuple[tuple[str,
     Path("none.csv").write_text("file,label\n001.png,\n")
     Path("all.csv").write_text("a,label\n" + "1.5,x\n2.5,y\n" * 3)
     Path("all2.csv").write_text("a,label\n" + "1.5,x\n2.5,y\n" * 3 + "3.5,\n")
-    Path("gaps.csv").write_text("a,label\n" + "1.5,x\n2.5,y\n" * 3 + ",\n")
     Path("x.csv").write_text("a,b\n1.5,2\n2.5,3\n")
     np.save("x.npy", np.zeros((4, 3)))
     write_images(Path("sizes"), 3)

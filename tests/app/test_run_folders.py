@@ -57,7 +57,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("saved")
     generator = torch.Generator().manual_seed(0)
     np.save(folder / "rows.npy", torch.randn(60, 4, generator=generator).numpy())
-    options = Options.of("fit", epochs=2, hidden=(16,), latent=2, proposal="guide", num_samples=5)  # QUICK
+    plain = {"prior": "normal", "likelihood": "normal", "guide": "normal"}
+    options = Options.of("fit", epochs=2, hidden=(16,), latent=2, proposal="guide", num_samples=5, **plain)  # QUICK
     dataset = load(str(folder / "rows.npy"))
     fit_run(dataset, options, folder / "run", progress=False)
     return folder
@@ -68,6 +69,7 @@ def run(saved: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(saved / "run", tmp_path / "received"))
 
 
+PLAIN = ("--prior", "normal", "--likelihood", "normal", "--guide", "normal")
 COMMANDS = {
     "evaluate": ("evaluate",),
     "generate": ("generate", "-n", "5"),
@@ -128,7 +130,7 @@ def test_python_asks_too(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.slow
 def test_ones_own_part_needs_no_trust_when_it_is_typed(pyrovae: Command, run: Path, saved: Path) -> None:
     Path("parts.py").write_text(OWN)
-    words = ("--prior", "parts.py:Prior", *QUICK)
+    words = ("--prior", "parts.py:Prior", *PLAIN[2:], *QUICK)
     code, out, err = pyrovae("fit", saved / "rows.npy", *words, "--out", "own")
     assert code == 0 and "Run folder: own (to open it again, add --trust" in " ".join(out.split()), out + err
     code, _, err = pyrovae("evaluate", "own")
@@ -142,10 +144,10 @@ def test_ones_own_part_needs_no_trust_when_it_is_typed(pyrovae: Command, run: Pa
 
 def test_a_sweep_does_not_open_what_was_not_typed(pyrovae: Command, run: Path, saved: Path) -> None:
     there = shutil.copytree(run, "sweep/normal+normal+normal")
-    code, _, err = pyrovae("sweep", saved / "rows.npy", *QUICK, "--out", "sweep")
+    code, _, err = pyrovae("sweep", saved / "rows.npy", *PLAIN, *QUICK, "--out", "sweep")
     assert code == 0 and "there already" in err, err
     names_a_file(Path(there).absolute(), "prior")
-    code, _, err = pyrovae("sweep", saved / "rows.npy", *QUICK, "--out", "sweep")
+    code, _, err = pyrovae("sweep", saved / "rows.npy", *PLAIN, *QUICK, "--out", "sweep")
     assert code == 2 and "other options" in err and not Path("ran").exists()
 
 
@@ -206,7 +208,7 @@ def test_a_folder_that_leads_out_of_a_run_is_refused(pyrovae: Command, run: Path
     assert not list(Path("home").iterdir())
     Path("sweep").mkdir()
     Path("sweep/normal+normal+normal").symlink_to(Path("home").absolute())
-    code, _, err = pyrovae("sweep", saved / "rows.npy", *QUICK, "--out", "sweep")
+    code, _, err = pyrovae("sweep", saved / "rows.npy", *PLAIN, *QUICK, "--out", "sweep")
     assert code == 2 and "leads out of sweep" in " ".join(err.split()) and not list(Path("home").iterdir())
 
 

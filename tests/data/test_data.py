@@ -461,11 +461,17 @@ def test_csv_last_column_as_label_of_a_table_without_header(tmp_path):
     assert dataset.y.tolist() == [1, 0, 1] and dataset.classes == (2, 4) and dataset.x.shape == (3, 1)
 
 
+def test_a_column_of_text_makes_a_table_of_several_kinds(tmp_path):
+    dataset = csv(tmp_path, TABLE)
+    assert dataset.kind == "table" and [column.kind for column in dataset.schema.columns] == ["real", "binary", "count"]
+    assert dataset.columns == ("width", "height", "kind")  # numbers first
+    assert dataset.x[:, :2].tolist() == [[1.5, 2.0], [2.5, 3.0], [0.5, 4.0]]
+    assert dataset.x[:, 2].nan_to_num(-1).tolist() == [1.0, 0.0, -1.0]  # a missing cell stays one
+
+
 @pytest.mark.parametrize(
     ("text", "label", "error", "message"),
     [
-        (TABLE, None, DataError, r"1 of 3 columns are not numbers: kind \('b'\).*--label \(label='kind'\)"),
-        ("a,b\n1,2\n3,4x\n", None, DataError, r"b \('4x'\)"),
         (TABLE, "knd", OptionError, r"no column 'knd' \(did you mean kind\?\).*width, kind, height"),
         (TABLE, "3", OptionError, "no column '3'"),
         ("a,a\n1,2\n", None, DataError, "several columns are called a"),

@@ -162,13 +162,13 @@ def sweep(
 def _grid(given: dict[str, Any]) -> list[Options]:
     """The options of every combination of the named priors, likelihoods and guides."""
     priors, likelihoods, guides = (_names(given[kind]) for kind in ("prior", "likelihood", "guide"))
-    if not priors:
+    if given["prior"] is not None and not priors:
         raise OptionError("--prior names no part: see `pyrovae list`.")
     # --total-count goes to the likelihoods that need one; where none does, `decide` refuses it
     bounded: list[str] = [x for x in likelihoods if catalogue.part("likelihood", x).needs_total] or likelihoods
     grid = []
-    either: tuple[list[Any], list[Any]] = (likelihoods or [None], guides or [None])
-    for prior, likelihood, guide in itertools.product(priors, *either):
+    each: list[list[Any]] = [priors or [None], likelihoods or [None], guides or [None]]
+    for prior, likelihood, guide in itertools.product(*each):
         options = Options.of("sweep", **given | {"prior": prior, "likelihood": likelihood, "guide": guide})
         if likelihood is not None and likelihood not in bounded:
             options = replace(options, total_count=None)
@@ -321,7 +321,7 @@ def generate(
         plots.save(pictures.titled(axes, "E[x | z] at draws of p(z)" if mean else "rows drawn from the model"), path)
     else:
         labels = None if codes is None else row_values.class_values(opened.dataset, codes)
-        files.write_rows(path, values, rows.columns, labels=labels)
+        files.write_rows(path, values, rows, labels=labels)
     tables.answer_line(f"{num} rows: {path}")
 
 
@@ -345,7 +345,7 @@ def reconstruct(
         plots.save(pictures.reconstruction_picture(opened, 10), path)
     else:
         restored = rows.restore(reconstructing.reconstruct(opened.fitted, rows.batch("test")))
-        files.write_rows(path, restored, rows.columns, rows.test_index)
+        files.write_rows(path, restored, rows, rows.test_index)
     tables.answer_line(f"Reconstructions: {path}")
 
 

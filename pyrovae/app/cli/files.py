@@ -35,19 +35,16 @@ def image_shape(rows: Rows, to: Path) -> tuple[int, ...]:
     return rows.image_shape
 
 
-def write_rows(
-    to: Path,
-    values: Tensor,
-    columns: tuple[str, ...] | None,
-    index: Tensor | None = None,
-    labels: Array | None = None,
-) -> None:
-    """Write rows, `(N, D)`, as .npy or .csv."""
+def write_rows(to: Path, values: Tensor, rows: Rows, index: Tensor | None = None, labels: Array | None = None) -> None:
+    """Write rows in the units of the source, `(N, D)`, as .npy or .csv, those of a table as it has them."""
     array = values.cpu().numpy()
     if to.suffix == ".npy":
         _write_array(to, array)
     else:
-        table = pd.DataFrame(array, columns=columns or [f"x{i}" for i in range(array.shape[1])])
+        if rows.schema is not None:
+            table = rows.schema.decode(values)
+        else:
+            table = pd.DataFrame(array, columns=rows.columns or [f"x{i}" for i in range(array.shape[1])])
         if labels is not None:
             table.insert(len(table.columns), "label", labels, allow_duplicates=True)
         if index is None:

@@ -108,6 +108,9 @@ def print_results(results: Mapping[str, Any], probability: str) -> None:
     table.add_row(f"log {probability}, nats per row{few}", with_error("log_likelihood"))
     if math.isfinite(results["log_likelihood_mc_se"]):
         table.add_row("  Monte Carlo error of that mean", f"{results['log_likelihood_mc_se']:.2g}")
+    if "mixture_log_likelihood" in results:
+        table.add_row(f"log p(x) of a Gaussian mixture{few}", with_error("mixture_log_likelihood"))
+        table.add_row("  how much the model is above it", with_error("above_mixture", "+.2f").replace("± +", "± "))
     share, limit = results["k_hat_above_threshold"], f"{results['k_hat_threshold']:.2f}"
     table.add_row(
         f"rows with k-hat > {limit}{few}", _share(share, picked) if math.isfinite(share) else "needs 25 draws"
@@ -129,6 +132,11 @@ def print_results(results: Mapping[str, Any], probability: str) -> None:
         table.add_row("time of the fit", f"{results['fit_seconds']:.1f} s")
     out.print(table)
     answer(overfitting(results))
+    if results.get("above_mixture", 0.0) < -2 * results.get("above_mixture_se", math.inf):
+        answer(
+            "A Gaussian mixture predicts the test rows better. Try --prior full-mixture-nsf, --hidden 128,128, or another "
+            "seed; or take the mixture, if a density is all that you need."
+        )
     if results["log_abs_det"]:
         answer(
             "Densities are in the units of the data; those of the training curve and of history.csv are of standardised "

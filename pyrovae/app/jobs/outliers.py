@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pyrovae._files import write_file
+from pyrovae._sources import TABLES
 from pyrovae.app.catalogue import CONDITION
 from pyrovae.app.decide import class_names
 from pyrovae.app.rows import Array
@@ -111,15 +112,17 @@ def read_like(run: Run, source: str, data_root: Path | None = None) -> Dataset:
     known: Mapping[str, Any] = run.dataset.source
     label, table = known.get("label"), {}
     path = Path(source).expanduser()
-    if path.suffix.lower() in (".csv", ".data") and "header" in known:
+    if path.suffix.lower() in TABLES and "header" in known:
         names = table_columns(path, known["header"])
         label = label if label in names else None
         others = [name for name in names if name not in (*(run.dataset.columns or ()), label)]
         ids = known["ids"] if known["ids"] in others else next((n for n in others if n.lower().endswith("id")), None)
         drop = [name for name in others if name != ids] if run.dataset.columns else ()
         table = {"header": known["header"], "ids": ids or NO_IDS, "drop": drop, "look": False}
+        if run.rows.schema is not None:
+            table |= {"columns": run.rows.schema.to_json(), "coded": True}
     dataset = read(source, data_root=data_root, label=label, **table)
-    wanted, got = run.dataset.columns, dataset.columns
+    wanted, got = run.rows.columns, dataset.columns
     if wanted is not None and got is not None:
         missing = [name for name in wanted if name not in got]
         if missing:
@@ -131,7 +134,7 @@ def read_like(run: Run, source: str, data_root: Path | None = None) -> Dataset:
         x = dataset.x[:, places]
     else:
         x = dataset.x
-    num = run.dataset.x.shape[1]
+    num = run.rows.test[0].numel()
     if x.shape[1] != num:
         raise DataError(f"{source} has {x.shape[1]} columns, and the run was fitted to {num}.")
     ratio = dataset.source.get("divided_by", 1) / run.dataset.source.get("divided_by", 1)  # pixels of 8 bits

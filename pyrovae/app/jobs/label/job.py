@@ -21,7 +21,14 @@ from pyrovae._files import beside, swap, write_beside
 from pyrovae.app.catalogue import LIKELIHOODS, choose
 from pyrovae.app.decide import binarisation, check_sizes, choose_likelihood
 from pyrovae.app.jobs.label.reading import Job
-from pyrovae.app.jobs.label.report import committee, draw_report, held_out_report, logistic_regression, tabulate
+from pyrovae.app.jobs.label.report import (
+    committee,
+    draw_report,
+    features,
+    held_out_report,
+    logistic_regression,
+    tabulate,
+)
 from pyrovae.app.models import build_labeller
 from pyrovae.app.options import OPTIONS, Options
 from pyrovae.app.rows import Rows, divisor_of, model_rows
@@ -31,6 +38,7 @@ from pyrovae.data.labels import Labels, about_lone_labels, hold_out, split_label
 from pyrovae.errors import CheckpointError, OptionError
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.folder import claim_folder, is_mark, load, read_run, write_fit
+from pyrovae.tables.schema import Schema
 from pyrovae.training import schedules
 from pyrovae.training.fit import fit
 
@@ -175,10 +183,10 @@ def decide_labelling(options: Options, job: Job) -> Options:
     if options.likelihood is not None:
         choose("likelihood", options.likelihood, LIKELIHOODS)
     options.check("label")
-    check_sizes(options.latent, None, options.hidden)
-    if len(options.hidden) != 1:
+    check_sizes(options.latent, None, options.hidden or ())
+    if len(options.hidden or ()) != 1:
         raise OptionError(f"--hidden is one width here, such as 200, got {options.hidden}.")
-    likelihood, total_count = choose_likelihood(options, job.dataset)
+    likelihood, total_count = choose_likelihood(options, job.dataset, tables=False)
     shape = job.dataset.image_shape
     net = options.net or ("conv" if shape is not None and min(shape[-2:]) >= CONV_FROM else "mlp")
     choose("net", net, ("mlp", "conv"))
@@ -195,9 +203,14 @@ def decide_labelling(options: Options, job: Job) -> Options:
     return replace(options, steps=options.steps or min(STEPS[1], max(STEPS[0], round(WORK / _work(options, job)))))
 
 
+def _schema(job: Job) -> Schema | None:
+    """What the columns are, of rows that a schema has encoded."""
+    return job.dataset.schema if job.dataset.kind == "table" else None
+
+
 def _work(options: Options, job: Job) -> float:
     """Floating-point operations of a step, about: three times those of a forward pass, which takes two for each weight."""
-    shape, classes, (hidden,) = job.dataset.image_shape, len(job.labels.classes), options.hidden
+    shape, classes, (hidden,) = job.dataset.image_shape, len(job.labels.classes), options.hidden or (1,)
     dense = hidden * job.x.shape[1]
     encoder = dense
     if options.net == "conv" and shape is not None:
@@ -278,7 +291,7 @@ def _cross_validate(
         rows = labelling_rows(job, options, fold)
         fitted = _train(job, rows, replace(options, steps=steps), None, device, engine, threads, progress)
         probabilities = committee(fitted, rows.test, options.passes, seed=options.seed).mean(0)
-        found.append((fold, probabilities, logistic_regression(job.x, job.labels.y.clone(), fold)))
+        found.append((fold, probabilities, logistic_regression(features(job), job.labels.y.clone(), fold)))
     return Judged(*(torch.cat(column) for column in zip(*found)))
 
 
@@ -291,7 +304,7 @@ def _report(
         passes, held, yardstick = passes.clone(), judged.rows, judged.yardstick
         passes[:, held] = judged.probabilities
     elif len(held):
-        yardstick = logistic_regression(job.x, job.labels.y.clone(), held)
+        yardstick = logistic_regression(features(job), job.labels.y.clone(), held)
     report, temperature = held_out_report(passes, job.labels, held, seed=options.seed)
     if yardstick is not None:
         right = (yardstick == job.labels.y[held]).double().mean().item()
@@ -314,7 +327,7 @@ def _train(
     torch.manual_seed(options.seed)
     batch, steps, rate = rows.batch("train"), int(options.steps or 1), float(options.learning_rate or 0)
     if earlier is None:
-        pair: Any = build_labeller(options, rows.train, rows.num_classes)
+        pair: Any = build_labeller(options, rows.train, rows.num_classes, _schema(job), rows.gaps)
     else:
         pair, steps, rate = load(earlier).pair, math.ceil(steps / 2), rate / 3
     known, num = int((batch["y"] >= 0).sum()), len(batch["y"])

@@ -19,6 +19,7 @@ from pyrovae.criticism.acquisition import entropy, information_gain
 from pyrovae.criticism.calibration import fit_temperature, log_score, reliability, share_interval, with_temperature
 from pyrovae.data.labels import LABEL, Labels
 from pyrovae.errors import OptionError
+from pyrovae.families import Features, Normal
 from pyrovae.fitted.fitted import Fit, seeded
 from pyrovae.nets.dropout import dropping
 
@@ -117,6 +118,14 @@ def held_out_report(passes: Tensor, labels: Labels, held: Tensor, seed: int = 0)
         "curve": {name: getattr(curve, name).tolist() for name in ("confidence", "accuracy", "counts")},
     }
     return report, temperature
+
+
+def features(job: Job) -> Tensor:
+    """The rows as numbers without gaps, `(N, F)`: of a table with categories or gaps what an encoder sees of them."""
+    schema, gaps = job.dataset.schema, bool(job.x.isnan().any())
+    if job.dataset.kind == "table" and schema is not None:
+        return Features(schema.family(job.x), mask=gaps)(job.x)
+    return Features(Normal(job.x.shape[1]), mask=True)(job.x) if gaps else job.x
 
 
 def logistic_regression(x: Tensor, y: Tensor, held: Tensor) -> Tensor:

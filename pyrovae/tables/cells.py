@@ -1,0 +1,104 @@
+"""Cells of a table as numbers, days and texts, whatever marks they are written with."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+GAPS = ("", "?", "-", "--", ".", "na", "n/a", "n.a.", "nan", "null", "none", "<na>", "missing", "#n/a", "nil")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?")
+_SPACED = re.compile(r"[+-]?\d{1,3}([ '\u00a0\u2009\u202f]\d{3})+([.,]\d*)?")
+_CONTINENTAL = re.compile(r"[+-]?(\d{1,3}(\.\d{3})+|\d+),\d+")
+_AROUND = re.compile(r"^[$€£¥]\s*|\s*[%$€£¥]$")
+_DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([T ]\d{1,2}:\d{2}.*)?")
+
+
+def is_gap(cell: Any) -> bool:
+    """Whether a cell says that nothing is known."""
+    if isinstance(cell, str):
+        return cell.strip().lower() in GAPS
+    return (
+        cell is None
+        or cell is pd.NaT
+        or cell is pd.NA
+        or (isinstance(cell, float | np.floating) and bool(np.isnan(cell)))
+    )
+
+
+def as_text(cell: Any) -> str | None:
+    """A cell as the text by which a category is recognised, None where missing: 2, 2.0 and "2" are one category."""
+    if is_gap(cell):
+        return None
+    if isinstance(cell, bool | np.bool_):
+        return str(bool(cell))
+    if isinstance(cell, float | np.floating) and float(cell).is_integer():
+        return str(int(cell))
+    return str(cell).strip()
+
+
+def as_numbers(cells: pd.Series) -> tuple[Array, list[Any]]:
+    """Cells as float64, NaN where missing, and those that are no numbers."""
+    if pd.api.types.is_bool_dtype(cells) or pd.api.types.is_numeric_dtype(cells):
+        return cells.to_numpy(dtype=np.float64, na_value=np.nan), []
+    found = np.full(len(cells), np.nan)
+    strange: list[Any] = []
+    marked = continental(cells)
+    for place, cell in enumerate(cells):
+        if is_gap(cell):
+            continue
+        number = _number(cell, marked)
+        if number is None:
+            strange.append(cell)
+        else:
+            found[place] = number
+    return found, strange
+
+
+def continental(cells: pd.Series) -> bool:
+    """Whether texts have decimal commas: some cell can be read so, and none with a decimal point."""
+    texts = [_AROUND.sub("", cell.strip()) for cell in cells if isinstance(cell, str) and not is_gap(cell)]
+    commas = [text for text in texts if _CONTINENTAL.fullmatch(text)]
+    plain = all(
+        _CONTINENTAL.fullmatch(text) or re.fullmatch(r"[+-]?\d+", text) for text in texts if "," in text or "." in text
+    )
+    thousands = all(_THOUSANDS.fullmatch(text) for text in commas)
+    return bool(commas) and plain and not thousands
+
+
+def _number(cell: Any, decimal_comma: bool) -> float | None:
+    if not isinstance(cell, str):
+        try:
+            return float(cell)
+        except (TypeError, ValueError):
+            return None
+    text = _AROUND.sub("", cell.strip())
+    if decimal_comma and (_CONTINENTAL.fullmatch(text) or _SPACED.fullmatch(text)):
+        return float(re.sub(r"[ '.\u00a0\u2009\u202f]", "", text).replace(",", "."))
+    if _NUMBER.fullmatch(text):
+        return float(text)
+    if _THOUSANDS.fullmatch(text) or _SPACED.fullmatch(text):
+        return float(re.sub(r"[ ',\u00a0\u2009\u202f]", "", text))
+    return None
+
+
+def as_days(cells: pd.Series) -> tuple[Array, list[Any]]:
+    """Dates as days since 1970-01-01, float64 with NaN where missing, and the cells that are no dates."""
+    if not pd.api.types.is_datetime64_any_dtype(cells):
+        known = ~cells.map(is_gap).to_numpy(dtype=bool)
+        looks = cells.map(lambda cell: bool(_DATE.fullmatch(str(cell).strip()))).to_numpy(dtype=bool)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of formats that are guessed cell by cell
+            parsed = pd.to_datetime(cells.where(known & looks), errors="coerce", format="mixed", utc=True)
+    else:
+        parsed, known = pd.to_datetime(cells, utc=True), cells.notna().to_numpy()
+    since = (parsed - pd.Timestamp("1970-01-01", tz="UTC")) / pd.Timedelta(days=1)
+    days = since.to_numpy(dtype=np.float64, na_value=np.nan)
+    return days, cells[known & np.isnan(days)].tolist()

@@ -1,0 +1,200 @@
+"""One column of a table: its kind, and what belongs to the kind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pyrovae.errors import DataError
+from pyrovae.tables.cells import as_days, as_numbers, as_text
+
+Array = NDArray[Any]
+
+KINDS = {
+    "real": "a number",
+    "positive": "a number above 0, or 0, modelled on a log scale",
+    "count": "a whole number from 0 on",
+    "proportion": "a number from 0 to 1",
+    "date": "a day, counted from 1970-01-01",
+    "binary": "one of two values",
+    "categorical": "one of several values without an order",
+    "ordinal": "one of several values in an order",
+    "none": "left out",
+}
+NUMBERS = ("real", "positive", "count", "proportion", "date")
+CLASSES = ("binary", "categorical", "ordinal")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table, and how it is modelled.
+
+    Args:
+        name: Its name.
+        kind: What it is: "real", "positive" (on a log scale), "count", "proportion", "date", "binary", "categorical",
+            "ordinal", or "none" for a column that is left out.
+        dtype: The dtype that pandas had read it as, which `Schema.decode` gives back.
+        categories: The values of a binary, categorical or ordinal column, in the order of their codes 0, 1, ...
+        step: What numbers are recorded to, such as 0.1 for one decimal; 0 if they are exact.
+        offset: What is added to numbers before their logarithm is taken; None for a linear scale.
+        low: The smallest number that can occur; None if there is no bound.
+        high: The largest number that can occur; None if there is no bound.
+        decimals: How many decimals numbers are written with; None if with all that they have.
+        why: Why the column is left out, or what else was noticed.
+
+    Raises:
+        DataError: The kind is unknown, or lacks what belongs to it.
+
+    Example:
+        >>> pv.tables.Column("smoker", "binary", categories=("no", "yes"))
+        Column(smoker: binary, 'no' or 'yes')
+    """
+
+    name: str
+    kind: str
+    dtype: str = "float64"
+    categories: tuple[Any, ...] = ()
+    step: float = 0.0
+    offset: float | None = None
+    low: float | None = None
+    high: float | None = None
+    decimals: int | None = None
+    why: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise DataError(f"Column {self.name!r}: the kind {self.kind!r} is unknown; known: {', '.join(KINDS)}.")
+        if self.is_class and len(set(self.categories)) < max(2, len(self.categories)):
+            raise DataError(
+                f"Column {self.name!r}: {self.kind} needs a list of at least two different categories, got "
+                f"{list(self.categories)}."
+            )
+        if self.kind == "binary" and len(self.categories) != 2:
+            raise DataError(f"Column {self.name!r}: binary needs two categories, got {list(self.categories)}.")
+        bounds = [value for value in (self.low, self.high, self.offset) if value is not None]
+        if not all(isinstance(v, int | float) and math.isfinite(v) for v in (self.step, *bounds)) or self.step < 0:
+            raise DataError(f"Column {self.name!r}: step, offset, low and high are numbers, step of 0 or more.")
+        if self.low is not None and self.high is not None and self.low >= self.high:
+            raise DataError(f"Column {self.name!r}: low must be below high, got {self.low} and {self.high}.")
+
+    @property
+    def is_number(self) -> bool:
+        return self.kind in NUMBERS
+
+    @property
+    def is_class(self) -> bool:
+        return self.kind in CLASSES
+
+    def codes(self, cells: pd.Series) -> tuple[Array, list[Any]]:
+        """The cells as numbers, `(N,)` float64 with NaN where missing, and the cells that are no value of the column."""
+        if self.is_class:
+            return self._class_codes(cells)
+        if self.kind == "date":
+            return as_days(cells)
+        values, strange = as_numbers(cells)
+        beyond = np.isinf(values)
+        if beyond.any():
+            raise DataError(
+                f"Column {self.name!r} has {int(beyond.sum())} infinite values. Make them missing, or drop the rows."
+            )
+        return values, strange
+
+    def _class_codes(self, cells: pd.Series) -> tuple[Array, list[Any]]:
+        if all(isinstance(category, int | float) and not isinstance(category, bool) for category in self.categories):
+            values, strange = as_numbers(cells)  # "1,234.0" is 1234
+            order = np.argsort(np.asarray(self.categories, dtype=np.float64))
+            levels = np.asarray(self.categories, dtype=np.float64)[order]
+            place = np.searchsorted(levels, values).clip(0, len(levels) - 1)
+            met = levels[place] == values
+            others = values[~met & ~np.isnan(values)]
+            return np.where(met, order[place], np.nan), [*strange, *np.unique(others).tolist()]
+        known = {as_text(category): code for code, category in enumerate(self.categories)}
+        texts = cells.map(as_text)  # None where missing
+        found = texts.map(known).to_numpy(dtype=np.float64, na_value=np.nan)
+        strange = texts[np.isnan(found) & texts.notna().to_numpy()].unique().tolist()
+        return found, strange
+
+    def values(self, codes: Array) -> pd.Series:
+        """What `codes` made of the cells, back as cells of the column's dtype."""
+        missing = np.isnan(codes)
+        if self.is_class:
+            picked = np.where(missing, 0, codes).astype(np.int64).clip(0, len(self.categories) - 1)
+            cells = pd.Series([None if gone else self.categories[code] for code, gone in zip(picked, missing)])
+        elif self.kind == "date":
+            days = pd.to_timedelta(np.round(codes * 86400), unit="s")
+            return pd.Series(pd.Timestamp("1970-01-01") + days)
+        else:
+            cells = pd.Series(codes if self.decimals is None else np.round(codes, self.decimals))
+        return _as_dtype(cells, self.dtype, self.categories, ordered=self.kind == "ordinal")
+
+    def to_json(self) -> dict[str, Any]:
+        """The column in JSON's types, without what is as by default."""
+        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        if self.categories:
+            given["categories"] = [c.item() if isinstance(c, np.generic) else c for c in self.categories]
+        return given
+
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any]) -> Column:
+        """The column that `to_json` wrote, or a person edited.
+
+        Raises:
+            DataError: an entry is unknown or impossible.
+        """
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(saved) - known):
+            raise DataError(
+                f"Column {saved.get('name')!r}: {', '.join(map(repr, unknown))} is unknown; known: {', '.join(sorted(known))}."
+            )
+        try:
+            made = cls(**{**saved, "categories": tuple(saved.get("categories") or ())})
+        except TypeError as error:
+            raise DataError(f"Column {saved.get('name')!r}: {error}.") from error
+        return replace(made, name=str(made.name))
+
+    def __str__(self) -> str:
+        """The kind and what belongs to it, in a few words."""
+        if self.kind == "none":
+            return f"left out: {self.why}" if self.why else "left out"
+        parts = [self.kind]
+        if self.kind == "binary":
+            parts.append(" or ".join(map(repr, self.categories)))
+        elif self.is_class:
+            shown = ", ".join(map(str, self.categories[:6]))
+            parts.append(f"{len(self.categories)} values: {shown}{', ...' if len(self.categories) > 6 else ''}")
+        if self.is_number and self.kind != "date":
+            if self.offset is not None and self.kind != "positive":
+                parts.append("on a log scale")
+            if self.step and self.kind != "count":
+                parts.append(f"recorded to {self.step:g}")
+            bounds = [
+                f"from {self.low:g}" if self.low is not None else "",
+                f"to {self.high:g}" if self.high is not None else "",
+            ]
+            if any(bounds) and self.kind not in ("count", "proportion"):
+                parts.append(" ".join(filter(None, bounds)))
+        return ", ".join(parts) + (f" ({self.why})" if self.why else "")
+
+    def __repr__(self) -> str:
+        return f"Column({self.name}: {self})"
+
+
+def _as_dtype(cells: pd.Series, dtype: str, categories: Sequence[Any] = (), *, ordered: bool = False) -> pd.Series:
+    """Cells in a dtype that has room for them: whole numbers with gaps become pandas' nullable ones."""
+    gaps = bool(cells.isna().any())
+    if dtype.startswith(("int", "uint")) and gaps:
+        dtype = dtype.replace("uint", "UInt").replace("int", "Int")
+    if dtype == "bool" and gaps:
+        dtype = "boolean"
+    try:
+        if dtype == "category":
+            return cells.astype(pd.CategoricalDtype(list(categories), ordered=ordered))
+        return cells.astype(dtype)
+    except (TypeError, ValueError):  # a dtype that these cells do not fit, such as a category without one of them
+        return cells

@@ -1,0 +1,201 @@
+"""What each column of a table is, found out from its cells and its name."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pyrovae.errors import DataError
+from pyrovae.tables.cells import as_days, as_numbers, as_text, is_gap
+from pyrovae.tables.columns import Column
+from pyrovae.tables.schema import Schema
+
+Array = NDArray[Any]
+
+MOST_LEVELS, ROWS_A_LEVEL = 20, 10  # numbers with so few values, each in so many rows on average, are classes
+MOST_CATEGORIES = 100
+ENOUGH_ROWS = 20  # from which on a column of whole numbers that are all different is no accident
+STRANGE = 0.05  # the share of cells that may be no numbers in a column of numbers; they count as missing
+EXACT = 2e-3  # of the standard deviation: numbers recorded to less are exact, unless many are equal
+ID_NAME = re.compile(
+    r"(^|[\s_.-])(ids?|uuid|guid)$|^(index|row)$|[\s_.-](index|row|key|no|nr|num|number)$", re.IGNORECASE
+)
+PLAIN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+ID_CAMEL = re.compile(r"[a-z](ID|Id)$")
+
+
+def infer(table: pd.DataFrame) -> Schema:
+    """Find out what each column of a table is.
+
+    Texts with few different values are categories, with many they are left out. Numbers with at most 20 different values, each
+    in ten rows on average, are ordinal, with two binary. Other numbers are counts if they are whole and not negative, and are
+    modelled on a log scale where that makes a skewed column less than half as skewed. How many decimals they have says what
+    they are recorded to. Dates become days. Columns that only name the rows, hold one value, or nothing, are left out, with
+    the reason. Cells such as "", "?", "NA" and "n/a" are missing.
+
+    Args:
+        table: A DataFrame of N rows. It is not changed.
+
+    Returns:
+        A `Schema`; print it, edit its columns, and give rows to its `encode`.
+
+    Raises:
+        DataError: There is no row, two columns have one name, or no column is left.
+
+    Example:
+        >>> import pandas as pd
+        >>> table = pd.DataFrame({"age": [31, 45, 62, None], "city": ["Oslo", "Rome", "Oslo", "Rome"], "note": list("abcd")})
+        >>> pv.tables.infer(table)
+        Schema of 2 columns, 1 left out:
+          age   count
+          city  binary, 'Oslo' or 'Rome'
+          note  left out: texts, 4 different ones in 4 rows
+    """
+    if len(table) == 0 or not len(table.columns):
+        raise DataError(f"A table needs rows and columns, got {table.shape[0]} x {table.shape[1]}.")
+    names = [str(name) for name in table.columns]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"Several columns have the name {twice[0]!r}. Give each column its own.")
+    columns = [_column(name, table.iloc[:, place]) for place, name in enumerate(names)]
+    if all(column.kind == "none" for column in columns):
+        reasons = "; ".join(f"{column.name}: {column.why}" for column in columns[:5])
+        raise DataError(f"No column is left that can be modelled ({reasons}).")
+    return Schema(tuple(columns))
+
+
+def _column(name: str, cells: pd.Series) -> Column:
+    dtype = str(cells.dtype)
+    known = cells[~cells.map(is_gap).to_numpy(dtype=bool)]
+    if not len(known):
+        return Column(name, "none", dtype, why="no cell has a value")
+    if isinstance(cells.dtype, pd.CategoricalDtype):
+        return _category(name, cells, known)
+    texts = known.map(as_text)
+    if texts.nunique() == 1:
+        return Column(name, "none", dtype, why=f"every row has the value {texts.iloc[0]}")
+    if pd.api.types.is_bool_dtype(known.infer_objects()):
+        return Column(name, "binary", dtype, categories=(False, True))
+    if pd.api.types.is_datetime64_any_dtype(cells):
+        return Column(name, "date", dtype, step=_date_step(as_days(known)[0]))
+    values, strange = as_numbers(known)
+    if len(strange) <= STRANGE * len(known):
+        why = f"{len(strange)} cells such as {strange[0]!r} count as missing" if strange else _marks(known, values)
+        return _numbers(name, dtype, values[~np.isnan(values)], len(cells), why)
+    days, strange = as_days(known)
+    if not strange:
+        return Column(name, "date", "datetime64[ns]", step=_date_step(days))
+    return _texts(name, dtype, known, texts)
+
+
+def _marks(known: pd.Series, values: Array) -> str:
+    """How a number that is written with marks is read: 1,234 as 1234."""
+    for cell, value in zip(known, values):
+        if isinstance(cell, str) and not PLAIN.fullmatch(cell.strip()):
+            return f"{cell.strip()!r} is read as {value:.12g}"
+    return ""
+
+
+def _category(name: str, cells: pd.Series, known: pd.Series) -> Column:
+    """A column of pandas' own categories, which are kept, with their order if they have one."""
+    categories = tuple(cells.cat.categories.tolist())
+    if len(categories) < 2:
+        return Column(name, "none", "category", why=f"every row has the value {known.iloc[0]}")
+    kind = "binary" if len(categories) == 2 else "ordinal" if cells.cat.ordered else "categorical"
+    return Column(name, kind, "category", categories=categories)
+
+
+def _texts(name: str, dtype: str, known: pd.Series, texts: pd.Series) -> Column:
+    num, rows = texts.nunique(), len(texts)
+    if num > MOST_CATEGORIES or num > max(2, rows / 2):
+        is_id = num == rows and (bool(ID_NAME.search(name)) or bool(ID_CAMEL.search(name)))
+        what = "it names the rows" if is_id else f"texts, {num} different ones in {rows} rows"
+        return Column(name, "none", dtype, why=what)
+    first = dict(zip(texts[::-1], known[::-1]))
+    categories = tuple(_plain(first[text]) for text in sorted(first, key=_in_order))
+    return Column(name, "binary" if num == 2 else "categorical", dtype, categories=categories)
+
+
+def _plain(cell: Any) -> Any:
+    return cell.item() if isinstance(cell, np.generic) else cell.strip() if isinstance(cell, str) else cell
+
+
+def _in_order(text: str) -> tuple[float, str]:
+    try:
+        return float(text), text
+    except ValueError:
+        return np.inf, text
+
+
+def _numbers(name: str, dtype: str, values: Array, rows: int, why: str) -> Column:
+    """A column of numbers, whose known values are given."""
+    whole = bool((values == np.floor(values)).all())
+    different = np.unique(values)
+    num = len(different)
+    if num == 1:
+        return Column(name, "none", dtype, why=f"every row has the value {different[0]:g}")
+    named = bool(ID_NAME.search(name)) or bool(ID_CAMEL.search(name))
+    if whole and num == len(values) == rows >= ENOUGH_ROWS and named:
+        return Column(name, "none", dtype, why="it names the rows")
+    if num == 2 or (num <= MOST_LEVELS and len(values) >= ROWS_A_LEVEL * num):
+        categories = tuple(int(v) if whole else float(v) for v in different)
+        return Column(name, "binary" if num == 2 else "ordinal", dtype, categories=categories, why=why)
+    decimals = _decimals(values)
+    step = _step(values, num, decimals)
+    if not pd.api.types.is_numeric_dtype(dtype):  # texts with marks
+        dtype = "int64" if whole else "float64"
+    smallest, largest = float(values.min()), float(values.max())
+    zeros, ones = float((values == 0).mean()), float((values == 1).mean())
+    offset, low, high = None, None, None
+    kind = "count" if whole and smallest >= 0 else "real"
+    if kind == "count" or (smallest == 0 and zeros > 0.01):
+        low = 0.0
+    if smallest >= 0 and largest == 1 and ones > 0.01 and not whole:
+        kind, low, high = "proportion", 0.0, 1.0
+    elif _is_skewed(values, smallest):
+        offset = 0.0 if smallest > 0 and kind != "count" else step or float(np.quantile(values[values > 0], 0.05))
+        kind = kind if kind == "count" else "positive"
+        # on a log scale, what is below half a step is recorded as the smallest number that has a logarithm
+        low = 0.0 if smallest == 0 or kind == "count" else step or None
+    if (low is not None or high is not None) and not step:  # a bound has a probability only where numbers are rounded
+        step = 10.0 ** np.floor(np.log10(1e-3 * values.std()))
+    return Column(name, kind, dtype, step=float(step), offset=offset, low=low, high=high, decimals=decimals, why=why)
+
+
+def _decimals(values: Array) -> int | None:
+    """How many decimals the values are written with, None if more than six."""
+    size = max(1.0, float(np.abs(values).max()))
+    found = next((d for d in range(7) if np.abs(np.round(values, d) - values).max() < 1e-9 * size), None)
+    return None if found is None or size * 10.0**found > 2**53 else found
+
+
+def _step(values: Array, num: int, decimals: int | None) -> float:
+    """What the values are recorded to: their decimals, or multiples of those; 0 if they are as good as exact."""
+    if decimals is None:
+        return 0.0
+    multiples = np.unique(np.rint(values * 10.0**decimals).astype(np.int64))
+    step = float(np.gcd.reduce(multiples)) / 10.0**decimals
+    return 0.0 if step < EXACT * values.std() and num > len(values) / 2 else step
+
+
+def _is_skewed(values: Array, smallest: float) -> bool:
+    """Whether a logarithm makes positive numbers much less skewed."""
+    positive = values[values > 0]
+    if smallest < 0 or len(np.unique(positive)) < 3:
+        return False
+    skew = _skewness(values)
+    return skew > 1 and abs(_skewness(np.log(positive))) < (skew if smallest > 0 else abs(_skewness(positive))) / 2
+
+
+def _skewness(values: Array) -> float:
+    centred = values - values.mean()
+    return float((centred**3).mean() / (centred**2).mean() ** 1.5)
+
+
+def _date_step(days: Array) -> float:
+    """1 for days, 0 for moments."""
+    known = days[~np.isnan(days)]
+    return 1.0 if bool((known == np.floor(known)).all()) else 0.0

@@ -1,0 +1,164 @@
+"""A VAE for a table without settings: it starts as a Gaussian mixture of the numbers, and learns what that leaves."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture
+from torch import Tensor, nn
+
+from pyrovae import families, nets, priors
+from pyrovae.conditionals import Conditional
+from pyrovae.distributions import observed_only
+from pyrovae.errors import OptionError
+from pyrovae.models import VAE
+from pyrovae.tables.schema import Schema
+
+KINDS = ("mixture", "flow", "normal")
+FLOOR = 1e-2  # of the noise of each number, in standard deviations
+NOISE = 0.1  # of each number at the start, in standard deviations
+MOST_COMPONENTS = 15
+MOST_ROWS = 5000  # that it is started from
+MOST_EXTRA = 8  # latent dimensions for columns of classes
+
+
+def vae(
+    schema: Schema,
+    rows: Tensor,
+    *,
+    latent: int | None = None,
+    hidden: Sequence[int] = (64,),
+    prior: str | nn.Module = "mixture",
+    gaps: bool | None = None,
+    seed: int = 0,
+) -> VAE:
+    """A VAE for the rows of a table, `p(z) prod_d p(x_d | z)`, which starts as a Gaussian mixture of its numbers.
+
+    The latent variable has a dimension for each column of numbers and up to eight more for columns of classes. The prior is a
+    mixture of Normals with full covariances, at the start that of `GaussianMixture` with as many components as BIC finds best.
+    The decoder starts by copying z to the numbers, plus noise, and the encoder by copying them back; what a mixture of Normals
+    leaves, curved shapes, tails and the classes, is learned by networks beside the copies. So a fit starts where a mixture
+    ends, and with the best epoch kept it hardly ends below.
+
+    Args:
+        schema: What the columns are.
+        rows: Training rows, `(N, D)`, as `Schema.encode` gives them; NaN is missing.
+        latent: The number of latent dimensions; by default as said.
+        hidden: Widths of the hidden layers of both networks.
+        prior: "mixture"; "flow", the mixture behind a spline flow; "normal", N(0, I); or a prior of your own over as many
+            dimensions.
+        gaps: Whether cells may be missing; by default whether some of these rows have a gap.
+        seed: Seed of the mixture.
+
+    Returns:
+        A `VAE`. Missing cells are left out of its density, also of rows that come later; its encoder is told of them if the
+        training rows have some.
+
+    Raises:
+        OptionError: `prior` is unknown.
+
+    References:
+        McLachlan and Peel 2000, *Finite Mixture Models*; Tomczak and Welling 2018, arXiv:1705.07120, on mixtures as priors.
+
+    Example:
+        >>> import pandas as pd
+        >>> table = pd.DataFrame({"x": [0.1, 0.4, 1.2, 3.3, 2.9, 0.7], "y": [1.0, 1.3, 2.5, 7.1, 6.0, 1.4]})
+        >>> schema = pv.tables.infer(table)
+        >>> rows = schema.encode(table)
+        >>> model = pv.tables.vae(schema, rows, hidden=(8,))
+        >>> fitted = pv.fit(model, rows, epochs=2, engine="eager", progress=False, seed=0)
+        >>> schema.decode(pv.generate(fitted, 3, seed=0)).columns.tolist()
+        ['x', 'y']
+    """
+    family = schema.family(rows, floor=FLOOR)
+    n = len(schema.numbers)
+    size = latent or max(1, n + min(len(schema.classes), MOST_EXTRA))
+    copied = n if size >= n else 0
+    seen = families.Features(family, mask=bool(rows.isnan().any()) if gaps is None else gaps)
+    guide = families.FullNormal(size) if size > 1 else families.Normal(size)
+    decoder = nets.Skip(nets.MLP(size, tuple(family.param_shape), hidden, nn.ELU), copied)
+    encoder = nets.Skip(nets.MLP(seen.num_features, tuple(guide.param_shape), hidden, nn.ELU), copied)
+    likelihood = Conditional(decoder, family)
+    made = VAE(
+        prior=_prior(prior, size, _without_gaps(family.features(rows)[:, :copied], seed), seed),
+        likelihood=observed_only(likelihood),
+        encoder=Conditional(nets.Behind(seen, encoder), guide),
+    )
+    if copied:
+        _start_as_copies(decoder, encoder, copied, size, floor=FLOOR)
+    return made
+
+
+def _without_gaps(numbers: Tensor, seed: int) -> Tensor:
+    """Rows for the first mixture, `(N, D)`: the complete ones if they are many, else each gap has a value of another row."""
+    complete = ~numbers.isnan().any(1)
+    if int(complete.sum()) >= max(50, 10 * numbers.shape[1], len(numbers) // 10):
+        return numbers[complete]
+    random = torch.Generator().manual_seed(seed)
+    filled = numbers.clone()
+    for column in filled.unbind(1):
+        gaps, known = column.isnan(), column[~column.isnan()]
+        column[gaps] = known[torch.randint(len(known), (int(gaps.sum()),), generator=random)] if len(known) else 0.0
+    return filled
+
+
+def _prior(kind: str | nn.Module, size: int, numbers: Tensor, seed: int) -> nn.Module:
+    copied = numbers.shape[1]
+    if isinstance(kind, nn.Module):
+        return kind
+    if kind not in KINDS:
+        raise OptionError(
+            f"tables.vae needs prior to be one of {', '.join(map(repr, KINDS))} or a module, got {kind!r}."
+        )
+    if kind == "normal":
+        return priors.StandardNormal(size)
+    if not copied:
+        mixture = priors.MixtureOfNormals(size, covariance="full" if size > 1 else "diag")
+    else:
+        found = mixture_of(numbers, seed)
+        k = found.n_components
+        mixture = priors.MixtureOfNormals(size, k, covariance="full" if size > 1 else "diag")
+        loc = torch.zeros(k, size, dtype=torch.float64)
+        covariance = torch.eye(size, dtype=torch.float64).repeat(k, 1, 1)
+        loc[:, :copied] = torch.from_numpy(found.means_)
+        values, vectors = torch.linalg.eigh(torch.from_numpy(found.covariances_))
+        values = (values - NOISE**2).clamp_min((NOISE / 2) ** 2)  # the decoder's noise comes on top
+        covariance[:, :copied, :copied] = (vectors * values.unsqueeze(-2)) @ vectors.mT
+        mixture.start_from(torch.from_numpy(found.weights_), loc, covariance)
+        with torch.no_grad():  # dimensions of classes: clusters differ
+            mixture.loc[:, copied:] = math.sqrt(0.5) * torch.randn(k, size - copied)
+    return mixture if kind == "mixture" else priors.FlowPrior(size, transforms=2, hidden=(32,), base=mixture)
+
+
+def mixture_of(numbers: Tensor, seed: int) -> GaussianMixture:
+    """scikit-learn's Gaussian mixture of rows, `(N, D)`, with as many components as BIC finds best."""
+    x = (
+        numbers[torch.randperm(len(numbers), generator=torch.Generator().manual_seed(seed))[:MOST_ROWS]]
+        .double()
+        .numpy()
+    )
+    most = max(1, min(MOST_COMPONENTS, len(x) // (2 * (x.shape[1] + 1))))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        tried = [GaussianMixture(k, n_init=2, reg_covar=1e-4, random_state=seed).fit(x) for k in range(1, most + 1)]
+        return min(tried, key=lambda one: float(one.bic(x)))
+
+
+def _start_as_copies(decoder: nets.Skip, encoder: nets.Skip, copied: int, size: int, floor: float) -> None:
+    """Make both networks small at the start, with noise of `NOISE` in the numbers and in their latent dimensions."""
+    nets_of: list[Any] = [decoder.net, encoder.net]
+    last, first = (net.rest[-1] for net in nets_of)
+    with torch.no_grad():
+        last.weight[: 2 * copied] *= 0.1
+        last.bias[:copied] = 0.0
+        last.bias[copied : 2 * copied] = math.log(math.expm1(NOISE - floor))
+        first.weight *= 0.1
+        first.bias.zero_()
+        spread = torch.full((size,), math.log(math.expm1(1.0)))
+        spread[:copied] = math.log(math.expm1(NOISE))
+        first.bias[size : 2 * size] = spread

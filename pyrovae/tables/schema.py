@@ -1,0 +1,267 @@
+"""A schema: what the columns of a table are, and the way from a DataFrame to rows of numbers and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml  # type: ignore[import-untyped]
+from torch import Tensor
+
+from pyrovae import families
+from pyrovae._sources import near_names
+from pyrovae.errors import DataError
+from pyrovae.tables.columns import Column
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What the columns of a table are, in the order of the table.
+
+    Rows of a model, `(N, D)`, hold the columns that are modelled: first those of numbers, in their own units, then those of
+    classes, as 0, 1, ...; NaN is missing. `pv.tables.infer` makes a schema; `read` reads an edited one.
+
+    Args:
+        columns: The columns.
+
+    Raises:
+        DataError: No column is modelled, or two have one name.
+
+    Example:
+        >>> import pandas as pd
+        >>> table = pd.DataFrame({"kind": ["rose", "tulip", "rose", None], "length": [5.1, 4.9, None, 6.3]})
+        >>> schema = pv.tables.infer(table)
+        >>> rows = schema.encode(table)
+        >>> rows
+        tensor([[5.1000, 0.0000],
+                [4.9000, 1.0000],
+                [   nan, 0.0000],
+                [6.3000,    nan]])
+        >>> schema.decode(rows).equals(table)
+        True
+    """
+
+    columns: tuple[Column, ...]
+
+    def __post_init__(self) -> None:
+        names = [column.name for column in self.columns]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise DataError(f"A schema has two columns {twice[0]!r}. Give each its own name.")
+        if not self.modelled:
+            raise DataError("A schema needs at least one column that is not left out.")
+
+    @property
+    def modelled(self) -> tuple[Column, ...]:
+        """The columns in the order of the rows of a model: numbers, then classes."""
+        return (*self.numbers, *self.classes)
+
+    @property
+    def numbers(self) -> tuple[Column, ...]:
+        """The columns of numbers."""
+        return tuple(column for column in self.columns if column.is_number)
+
+    @property
+    def classes(self) -> tuple[Column, ...]:
+        """The columns of classes."""
+        return tuple(column for column in self.columns if column.is_class)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the modelled columns, in the order of the rows of a model."""
+        return tuple(column.name for column in self.modelled)
+
+    def encode(self, table: pd.DataFrame) -> Tensor:
+        """The rows of a table as numbers.
+
+        Args:
+            table: A DataFrame with the modelled columns, in any order; others are ignored. It is not changed.
+
+        Returns:
+            `(N, D)` float32, NaN where a cell is missing.
+
+        Raises:
+            DataError: A column is not there, a cell is no value of its column, or float32 cannot tell the numbers apart.
+        """
+        given = {str(name): place for place, name in enumerate(table.columns)}
+        if absent := [column.name for column in self.modelled if column.name not in given]:
+            raise DataError(
+                f"The table has no column {absent[0]!r}{near_names(absent[0], list(given))}, which the model was fitted to"
+                + (f", nor {len(absent) - 1} others" if len(absent) > 1 else "")
+                + ". Add it; cells that are not known may be left empty."
+            )
+        rows = np.empty((len(table), len(self.modelled)))
+        for place, column in enumerate(self.modelled):
+            codes, strange = column.codes(table.iloc[:, given[column.name]])
+            if column.is_class and strange:
+                raise DataError(_unknown(column, strange))
+            if len(strange) > 0.05 * max(1, len(table)):
+                raise DataError(
+                    f"Column {column.name!r} holds {column.kind} values, and {len(strange)} of {len(table)} cells are none, "
+                    f"such as {strange[0]!r}. Correct them, leave them empty, or change the column's kind."
+                )
+            _check_bounds(column, codes)
+            rows[:, place] = codes
+        return _as_float32(rows, self.names)
+
+    def decode(self, rows: Tensor) -> pd.DataFrame:
+        """Rows of a model as a table, with the columns, categories and dtypes of the one that the schema was made from.
+
+        Args:
+            rows: `(N, D)`, as `encode` or `pv.generate` gives them; NaN is missing.
+
+        Returns:
+            A DataFrame of the modelled columns, in the order of the table.
+
+        Raises:
+            DataError: The rows have another number of columns.
+        """
+        if rows.dim() != 2 or rows.shape[1] != len(self.modelled):
+            raise DataError(
+                f"The schema has {len(self.modelled)} modelled columns, got rows of shape {tuple(rows.shape)}."
+            )
+        values = rows.detach().cpu().double().numpy()
+        found = {column.name: column.values(values[:, place]) for place, column in enumerate(self.modelled)}
+        return pd.DataFrame({column.name: found[column.name] for column in self.columns if column.name in found})
+
+    def family(self, rows: Tensor, floor: float = 1e-2) -> families.Columns:
+        """The family of a row: `RoundedNormal` for the numbers, `Categorical` for each column of classes.
+
+        Args:
+            rows: Training rows, `(N, D)`, whose means and standard deviations are what the numbers are measured by.
+            floor: The smallest noise of a number, in standard deviations.
+
+        Returns:
+            A family with rows of D elements.
+        """
+        blocks: list[Any] = []
+        if self.numbers:
+            centre, spread = zip(*(self._units(column, rows[:, i]) for i, column in enumerate(self.numbers)))
+            blocks.append(
+                families.RoundedNormal(
+                    len(self.numbers),
+                    centre=centre,
+                    spread=spread,
+                    offset=tuple(column.offset for column in self.numbers),
+                    step=tuple(column.step for column in self.numbers),
+                    low=tuple(column.low for column in self.numbers),
+                    high=tuple(column.high for column in self.numbers),
+                    floor=floor,
+                )
+            )
+        blocks += [families.Categorical((), num_classes=len(column.categories)) for column in self.classes]
+        return families.Columns(blocks)
+
+    @staticmethod
+    def _units(column: Column, values: Tensor) -> tuple[float, float]:
+        """Mean and standard deviation of the known training values of a column, of their logarithms where it has an offset."""
+        known = values[~values.isnan()].double()
+        if column.offset is not None:
+            known = (known + column.offset).clamp_min(1e-30).log()
+        if not len(known):
+            return 0.0, 1.0
+        spread = float(known.std(correction=0))
+        return float(known.mean()), spread if spread > 1e-8 * (1 + float(known.abs().max())) else 1.0
+
+    def log_cells(self, column: int) -> float | None:
+        """The logarithm of what one step of a modelled column is wide, 0 for classes, None for exact numbers."""
+        of = self.modelled[column]
+        return 0.0 if of.is_class else float(np.log(of.step)) if of.step else None
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The schema in JSON's types."""
+        return [column.to_json() for column in self.columns]
+
+    @classmethod
+    def from_json(cls, saved: Any) -> Schema:
+        """The schema that `to_json` wrote.
+
+        Raises:
+            DataError: it is none.
+        """
+        if not isinstance(saved, Sequence) or not all(isinstance(one, Mapping) for one in saved):
+            raise DataError(f"A schema is a list with one entry for each column, got {str(saved)[:60]}.")
+        return cls(tuple(Column.from_json(one) for one in saved))
+
+    def write(self, path: str | Path) -> None:
+        """Write the schema as YAML, to be read and edited."""
+        Path(path).write_text(self.to_yaml(), encoding="utf-8")
+
+    def to_yaml(self) -> str:
+        """The schema as YAML, one entry for each column."""
+        entries = {column.name: {k: v for k, v in column.to_json().items() if k != "name"} for column in self.columns}
+        about = (
+            "# What each column is: real, positive (on a log scale), count, proportion, date, binary, categorical, ordinal,\n"
+            "# or none, which leaves it out. step: what numbers are recorded to, 0 if they are exact; offset: what is added\n"
+            "# before the logarithm; low, high: bounds; categories: the values of a class, in order.\n"
+        )
+        return about + str(
+            yaml.safe_dump(entries, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
+        )
+
+    @classmethod
+    def read(cls, path: str | Path) -> Schema:
+        """Read a schema that `write` wrote, perhaps edited.
+
+        Raises:
+            DataError: it cannot be read, or an entry is impossible.
+        """
+        try:
+            saved = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise DataError(f"cannot read the columns in {path}: {' '.join(str(error).split())}.") from error
+        if not isinstance(saved, Mapping) or not all(isinstance(entry, Mapping) for entry in saved.values()):
+            raise DataError(f"{path} needs one entry for each column, such as `age: {{kind: count}}`.")
+        return cls(tuple(Column.from_json({**entry, "name": str(name)}) for name, entry in saved.items()))
+
+    def __repr__(self) -> str:
+        out = len(self.columns) - len(self.modelled)
+        wide = max(len(column.name) for column in self.columns)
+        lines = [f"  {column.name:<{wide}}  {column}" for column in self.columns]
+        title = f"Schema of {len(self.modelled)} columns{f', {out} left out' if out else ''}:"
+        return "\n".join([title, *lines])
+
+
+def _unknown(column: Column, strange: Iterable[Any]) -> str:
+    found = ", ".join(map(repr, list(strange)[:3]))
+    known = ", ".join(map(str, column.categories[:10])) + (", ..." if len(column.categories) > 10 else "")
+    return (
+        f"Column {column.name!r} has cells that it did not have when the model was fitted ({found}); known: {known}. Leave "
+        "such cells empty, or fit again with rows that have them."
+    )
+
+
+def _check_bounds(column: Column, codes: Any) -> None:
+    for bound, beyond in ((column.low, codes < (column.low or 0)), (column.high, codes > (column.high or 0))):
+        if bound is not None and beyond.any():
+            row = int(np.flatnonzero(beyond)[0])
+            side = "below" if bound == column.low else "above"
+            raise DataError(
+                f"Column {column.name!r} ({column.kind}) has {int(beyond.sum())} values {side} {bound:g}, the first "
+                f"{codes[row]:g} in row {row} (counted from 0). Correct them, leave them empty, or change the column's bounds."
+            )
+    if column.offset is not None and (codes + column.offset <= 0).any():
+        row = int(np.flatnonzero(codes + column.offset <= 0)[0])
+        raise DataError(
+            f"Column {column.name!r} is modelled on a log scale, and row {row} (counted from 0) has {codes[row]:g}. Correct "
+            "it, leave it empty, or make the column's kind real without an offset."
+        )
+
+
+def _as_float32(rows: Any, names: Sequence[str]) -> Tensor:
+    """DataError for numbers that float32, with its 7 digits, cannot tell apart, as in 1e9 +- 1."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        kept = rows.astype(np.float32)
+        lost = np.nanmax(np.abs(kept - rows), axis=0, initial=0.0, where=~np.isnan(rows))
+    for place, name in enumerate(names):
+        known = rows[~np.isnan(rows[:, place]), place]
+        if len(known) and known.max() > known.min() and not lost[place] <= 0.01 * known.std():
+            raise DataError(
+                f"Column {name!r} varies by {known.std():.3g} around {known.mean():.6g}, less than float32 can tell apart. "
+                "Subtract an offset, change its unit, or leave it out if it names the rows."
+            )
+    return torch.from_numpy(kept)

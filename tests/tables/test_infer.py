@@ -1,0 +1,190 @@
+"""What a column is found to be, from its cells and its name, and the way from a table to rows and back."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import pyrovae as pv
+from pyrovae.errors import DataError
+from pyrovae.tables import Column, Schema, infer
+
+N = 200
+RANDOM = np.random.default_rng(0)
+
+
+def reals(scale: float = 1.0) -> np.ndarray:
+    return RANDOM.normal(size=N) * scale
+
+
+# name of the column, its cells, and what it is to be
+COLUMNS: dict[str, tuple[str, Any, str, dict[str, Any]]] = {
+    "reals": ("a", reals(), "real", {"step": 0.0, "offset": None, "low": None}),
+    "one decimal": ("a", np.round(reals(5), 1), "real", {"step": 0.1, "decimals": 1}),
+    "steps of a half": ("a", RANDOM.integers(-60, 60, N) / 2, "real", {"step": 0.5}),
+    "many decimals": ("a", np.round(reals(100), 4), "real", {"step": 0.0, "decimals": 4}),
+    "positive and skewed": ("a", np.exp(reals(2)), "positive", {"offset": 0.0, "low": None}),
+    "amounts with zeros": (
+        "a",
+        np.where(RANDOM.random(N) < 0.3, 0, np.round(np.exp(reals(1)), 2)),
+        "positive",
+        {"low": 0.0},
+    ),
+    "counts": ("a", RANDOM.poisson(40, N), "count", {"step": 1.0, "low": 0.0, "offset": None}),
+    "skewed counts": ("a", np.floor(np.exp(3 + reals(1.5))).astype(int), "count", {"low": 0.0}),
+    "whole and negative": ("a", RANDOM.integers(-50, 50, N), "real", {"step": 1.0, "low": None}),
+    "shares with ones": (
+        "a",
+        np.minimum(1, np.round(RANDOM.random(N) * 1.3, 3)),
+        "proportion",
+        {"low": 0.0, "high": 1.0},
+    ),
+    "few numbers": ("a", RANDOM.integers(1, 6, N), "ordinal", {"categories": (1, 2, 3, 4, 5)}),
+    "two numbers": ("a", RANDOM.integers(1, 3, N) * 10, "binary", {"categories": (10, 20)}),
+    "truth values": ("a", RANDOM.random(N) < 0.3, "binary", {"categories": (False, True)}),
+    "truth values with gaps": ("a", [True, False, None] * 66 + [True, False], "binary", {"categories": (False, True)}),
+    "words": ("a", RANDOM.choice(["x", "y", "z"], N), "categorical", {"categories": ("x", "y", "z")}),
+    "words with blanks": ("a", [" x", "x ", "y"] * 60, "binary", {"categories": ("x", "y")}),
+    "numbers as categories": ("a", pd.Categorical(RANDOM.choice([3, 1], N)), "binary", {"categories": (1, 3)}),
+    "ordered": (
+        "a",
+        pd.Categorical(["low", "high", "mid"] * 60, ["low", "mid", "high"], ordered=True),
+        "ordinal",
+        {"categories": ("low", "mid", "high")},
+    ),
+    "thousands": ("a", [f"{v:,}" for v in RANDOM.integers(1000, 10**6, N)], "count", {"dtype": "int64"}),
+    "decimal commas": ("a", [f"{v:.2f}".replace(".", ",") for v in reals(50)], "real", {"decimals": 2}),
+    "gaps of all kinds": (
+        "a",
+        [*map(str, np.round(reals(5), 1)), "NA", "n/a", "?", "-", "", None],
+        "real",
+        {"step": 0.1},
+    ),
+    "some that are no numbers": ("a", [*map(str, np.round(reals(50), 1)), "<5", "error"], "real", {}),
+    "days": ("a", pd.date_range("2020-01-01", periods=N), "date", {"step": 1.0}),
+    "days as text": ("a", [f"2020-01-{d:02d}" for d in RANDOM.integers(1, 29, N)], "date", {}),
+    "moments": ("a", pd.date_range("2020-01-01 07:00", periods=N, freq="h"), "date", {"step": 0.0}),
+    "nullable": ("a", pd.array([*RANDOM.poisson(40, N).tolist(), None], dtype="Int64"), "count", {}),
+    "names of rows": ("patient_id", [f"P{i}" for i in range(N)], "none", {}),
+    "numbers of rows": ("customerId", np.arange(N) + 1000, "none", {}),
+    "free text": ("a", [f"came on day {i}" for i in range(N)], "none", {}),
+    "a constant": ("a", [7] * N, "none", {}),
+    "nothing": ("a", [None] * N, "none", {}),
+}
+
+
+@pytest.mark.parametrize("case", COLUMNS.values(), ids=COLUMNS)
+def test_what_a_column_is(case: tuple[str, Any, str, dict[str, Any]]) -> None:
+    name, cells, kind, wanted = case
+    table = pd.DataFrame({name: cells, "other": np.arange(len(cells)) * 0.37})
+    before = table.copy()
+    column = infer(table).columns[0]
+    pd.testing.assert_frame_equal(table, before)
+    assert column.kind == kind, column
+    for key, value in wanted.items():
+        assert getattr(column, key) == (
+            value if isinstance(value, tuple | str | type(None)) else pytest.approx(value)
+        ), column
+    assert (kind == "none") == (column.why != "" and "left out" in str(column))
+    assert Column.from_json(column.to_json()) == column
+
+
+KEPT = {name: case for name, case in COLUMNS.items() if case[2] != "none"}
+
+
+@pytest.mark.parametrize("case", KEPT.values(), ids=KEPT)
+def test_rows_and_back(case: tuple[str, Any, str, dict[str, Any]]) -> None:
+    name, cells, _, _ = case
+    table = pd.DataFrame({name: cells})
+    schema = infer(table)
+    rows = schema.encode(table)
+    assert rows.shape == (len(table), 1) and rows.dtype == torch.float32
+    again = schema.encode(schema.decode(rows))
+    torch.testing.assert_close(again, rows, equal_nan=True, rtol=1e-6, atol=1e-5)
+    if pd.api.types.is_numeric_dtype(table[name]) or isinstance(table[name].dtype, pd.CategoricalDtype):
+        back = schema.decode(rows)[name]
+        assert back.dtype == table[name].dtype
+        if not isinstance(back.dtype, pd.CategoricalDtype):
+            np.testing.assert_allclose(back.astype(float), table[name].astype(float), rtol=1e-5, atol=1e-5)
+
+
+def mixed() -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "id": [f"r{i}" for i in range(30)],
+            "sex": ["f", "m", "m"] * 10,
+            "age": np.arange(20, 50),
+            "crp": np.round(np.linspace(0.1, 9, 30), 1),
+            "seen": pd.date_range("2024-01-01", periods=30),
+        }
+    )
+
+
+def test_other_orders_more_columns_and_other_dtypes_make_no_difference() -> None:
+    schema = infer(mixed())
+    other = mixed()[["seen", "crp", "age", "sex"]].assign(more=1, age=lambda t: t["age"].astype(str))
+    assert schema.encode(other).equal(schema.encode(mixed()))
+    assert schema.names == ("age", "crp", "seen", "sex")  # numbers first
+    assert list(schema.decode(schema.encode(mixed())).columns) == ["sex", "age", "crp", "seen"]
+
+
+WRONG: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str]] = {
+    "a column is gone": (lambda t: t.drop(columns="crp"), "no column 'crp'.*may be left empty"),
+    "a name is misspelt": (lambda t: t.rename(columns={"crp": "cpr"}), "no column 'crp' .did you mean cpr"),
+    "a new category": (
+        lambda t: t.assign(sex=["x", *t["sex"][1:]]),
+        "'sex' has cells that it did not have .*'x'.*known: f, m",
+    ),
+    "text for numbers": (lambda t: t.assign(crp="high"), "'crp' holds real values, and 30 of 30 cells are none"),
+    "below a bound": (
+        lambda t: t.assign(age=t["age"] - 25),
+        "'age' .count. has 5 values below 0, the first -5 in row 0",
+    ),
+    "infinite": (lambda t: t.assign(crp=np.inf), "'crp' has 30 infinite values"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG.values(), ids=WRONG)
+def test_tables_that_do_not_fit_the_schema(case: tuple[Callable[[pd.DataFrame], pd.DataFrame], str]) -> None:
+    change, words = case
+    with pytest.raises(DataError, match=words):
+        infer(mixed()).encode(change(mixed()))
+
+
+def test_a_schema_is_written_read_and_edited(tmp_path: Path) -> None:
+    schema = infer(mixed())
+    schema.write(tmp_path / "columns.yaml")
+    assert Schema.read(tmp_path / "columns.yaml") == schema and Schema.from_json(schema.to_json()) == schema
+    text = (tmp_path / "columns.yaml").read_text().replace("kind: count", "kind: real")
+    (tmp_path / "columns.yaml").write_text(text)
+    assert Schema.read(tmp_path / "columns.yaml").columns[2].kind == "real"
+    for wrong, words in {
+        "age: {kind: number}": "kind 'number' is unknown; known: real",
+        "age: {kind: binary, categories: [1]}": "at least two different categories",
+        "age: {kind: real, steps: 1}": "'steps' is unknown",
+        "age: {kind: real, low: 3, high: 2}": "low must be below high",
+        "[1, 2]": "one entry for each column",
+        "age: {kind": "cannot read the columns",
+        "age: {kind: none}": "at least one column",
+    }.items():
+        (tmp_path / "wrong.yaml").write_text(wrong)
+        with pytest.raises(DataError, match=words):
+            Schema.read(tmp_path / "wrong.yaml")
+
+
+@pytest.mark.parametrize(
+    "table", [pd.DataFrame(), pd.DataFrame({"a": [1, 1]}), pd.DataFrame([[1, 2]], columns=["a", "a"])]
+)
+def test_tables_of_which_nothing_can_be_learned(table: pd.DataFrame) -> None:
+    with pytest.raises(DataError):
+        infer(table)
+
+
+def test_numbers_that_float32_cannot_tell_apart_are_refused() -> None:
+    table = pd.DataFrame({"time": 1e9 + np.arange(50.0), "b": np.arange(50.0)})
+    with pytest.raises(DataError, match="'time' varies by 14.* less than float32 can tell apart"):
+        pv.tables.infer(table).encode(table)

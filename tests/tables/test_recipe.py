@@ -1,0 +1,117 @@
+"""The VAE of a table starts as a Gaussian mixture, and is compared with what scikit-learn's densities reach."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.mixture import GaussianMixture
+
+import pyrovae as pv
+from pyrovae.errors import DataError, OptionError
+from pyrovae.tables.recipe import NOISE
+
+
+def two_clusters(num: int = 400) -> pd.DataFrame:
+    random = np.random.default_rng(0)
+    group = random.integers(0, 2, num)
+    x = random.normal(size=(num, 2)) @ np.array([[1.0, 0.6], [0.0, 0.8]]) + 6 * group[:, None]
+    return pd.DataFrame({"a": 100 + 20 * x[:, 0], "b": x[:, 1], "kind": np.where(group == 1, "u", "v")})
+
+
+def test_without_training_it_is_the_mixture_that_scikit_learn_finds() -> None:
+    """Within the noise of the decoder, which is part of each component's covariance: log p(x) by refined proposals."""
+    table = two_clusters()[["a", "b"]]
+    schema = pv.tables.infer(table)
+    rows = schema.encode(table)
+    torch.manual_seed(0)
+    model = pv.tables.vae(schema, rows[:300], seed=0)
+    with torch.no_grad():  # the networks beside the copies, which start small
+        for net in (model.likelihood.likelihood.net.net, model.encoder.net.net.net):
+            net.rest[-1].weight.zero_()
+    fitted = pv.fit(model, rows[:300], epochs=1, learning_rate=1e-9, engine="eager", progress=False, seed=0)
+    found = pv.importance(fitted, rows[300:], num_samples=100, seed=0)
+    x = schema.family(rows[:300]).features(rows).double().numpy()
+    mixture = GaussianMixture(2, n_init=2, random_state=0).fit(x[:300])
+    exact = mixture.score_samples(x[300:]) - float(np.log(rows[:300].double().numpy().std(0)).sum())
+    assert NOISE < 0.2 and abs(float(found.log_likelihood.mean()) - exact.mean()) < 0.05
+
+
+def test_a_fit_ends_above_the_mixture_where_shapes_are_curved() -> None:
+    random = np.random.default_rng(1)
+    angle = random.random(700) * math.pi
+    moon = np.stack([np.cos(angle), np.sin(angle)], 1) + 0.05 * random.normal(size=(700, 2))
+    table = pd.DataFrame(moon, columns=["a", "b"])
+    schema = pv.tables.infer(table)
+    rows = schema.encode(table)
+    torch.manual_seed(0)
+    model = pv.tables.vae(schema, rows[:500], prior="flow", seed=0)
+    schedule = [pv.schedules.one_cycle(3e-3)]
+    fitted = pv.fit(model, rows[:500], epochs=60, batch_size=50, schedule=schedule, progress=False, seed=0)
+    ours = pv.importance(fitted, rows[500:], num_samples=100, seed=0).log_likelihood
+    theirs = pv.tables.baselines(schema, rows[:500], rows[500:])["gaussian mixture"]
+    difference = ours - theirs
+    # beyond what its own training rows would give by chance: three standard errors
+    assert difference.mean() > -3 * difference.std() / len(difference) ** 0.5
+
+
+def test_gaps_are_left_out_of_the_density_and_told_to_the_encoder() -> None:
+    table = two_clusters(200)
+    schema = pv.tables.infer(table)
+    rows = schema.encode(table)
+    gaps = rows.clone()
+    gaps[::3, 0], gaps[1::3, 2] = math.nan, math.nan
+    model = pv.tables.vae(schema, gaps, hidden=(8,))
+    fitted = pv.fit(model, gaps, epochs=2, engine="eager", progress=False, seed=0)
+    assert math.isfinite(fitted.history[-1]["elbo"])
+    filled = pv.impute(fitted, gaps[:6], 3, num_particles=50, seed=0)
+    assert filled.draws[:, ~gaps[:6].isnan()].equal(gaps[:6][~gaps[:6].isnan()].expand(3, -1))
+    assert not filled.draws.isnan().any() and set(filled.draws[:, 1, 2].tolist()) <= {0.0, 1.0}
+    # a fit of whole rows takes gaps later, too
+    whole = pv.fit(pv.tables.vae(schema, rows, hidden=(8,)), rows, epochs=1, engine="eager", progress=False, seed=0)
+    assert pv.importance(whole, gaps[:4], num_samples=30, seed=0).log_likelihood.isfinite().all()
+
+
+@pytest.mark.parametrize("columns", [["kind"], ["a"], ["a", "kind"]])
+@pytest.mark.parametrize("prior", ["mixture", "flow", "normal"])
+def test_any_columns_make_a_model_that_is_saved_and_draws_tables(
+    columns: list[str], prior: str, tmp_path: object
+) -> None:
+    table = two_clusters(60)[columns]
+    schema = pv.tables.infer(table)
+    rows = schema.encode(table)
+    model = pv.tables.vae(schema, rows, hidden=(4,), prior=prior)
+    fitted = pv.fit(model, rows, epochs=1, engine="eager", progress=False, seed=0)
+    pv.save(fitted, f"{tmp_path}/run")
+    again = pv.load(f"{tmp_path}/run")
+    drawn = schema.decode(pv.generate(again, 5, seed=0))
+    assert list(drawn.columns) == columns and len(drawn) == 5 and drawn.dtypes.equals(table.dtypes)
+    torch.testing.assert_close(pv.encode(again, rows[:5]), pv.encode(fitted, rows[:5]))
+
+
+def test_densities_are_those_of_cells_and_of_classes() -> None:
+    """Of independent columns with known densities: the class frequencies and a Normal, rounded to 0.5."""
+    random = np.random.default_rng(0)
+    x, kind = np.round(random.normal(size=3000) * 2) / 2, random.choice(["u", "v"], 3000, p=[0.3, 0.7])
+    table = pd.DataFrame({"x": x, "kind": kind})
+    schema = pv.tables.infer(table)
+    schema = pv.tables.Schema((pv.tables.Column("x", "real", step=0.5), schema.columns[1]))
+    rows = schema.encode(table)
+    found = pv.tables.baselines(schema, rows[:2500], rows[2500:], names=("gaussian mixture", "kernel density"))
+    cells = torch.special.ndtr(rows[2500:, 0].double() + 0.25) - torch.special.ndtr(rows[2500:, 0].double() - 0.25)
+    exact = (cells / 0.5).log() + torch.tensor([0.3, 0.7], dtype=torch.float64).log()[rows[2500:, 1].long()]
+    for name, log_p in found.items():  # they lose some by estimation, and where the classes' noise overlaps
+        assert -0.3 < float((log_p - exact).mean()) < 0.05, name
+
+
+def test_mistakes() -> None:
+    table = two_clusters(30)
+    schema = pv.tables.infer(table)
+    rows = schema.encode(table)
+    with pytest.raises(OptionError, match="prior to be one of 'mixture', 'flow', 'normal'"):
+        pv.tables.vae(schema, rows, prior="vamp")
+    with pytest.raises(OptionError, match="baselines knows 'gaussian mixture'"):
+        pv.tables.baselines(schema, rows, rows, names=("forest",))
+    with pytest.raises(DataError, match="rows without gaps"):
+        pv.tables.baselines(schema, rows.where(rows > 0, math.nan), rows)
