@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pyrovae.app import run as runs
     from pyrovae.app.cli import files
     from pyrovae.app.jobs import check as checking
+    from pyrovae.app.jobs import impute as filling
     from pyrovae.app.jobs import label as labelling
     from pyrovae.app.jobs import outliers as finding
     from pyrovae.criticism import decomposition
@@ -40,6 +41,7 @@ else:  # so that help, names and mistakes need not wait for torch
     row_values, scores = Lazily("pyrovae.app.rows"), Lazily("pyrovae.app.scores")
     files, labelling = Lazily("pyrovae.app.cli.files"), Lazily("pyrovae.app.jobs.label")
     checking, finding = Lazily("pyrovae.app.jobs.check"), Lazily("pyrovae.app.jobs.outliers")
+    filling = Lazily("pyrovae.app.jobs.impute")
     decomposition, loading = Lazily("pyrovae.criticism.decomposition"), Lazily("pyrovae.data.load")
     reconstructing = Lazily("pyrovae.predict.reconstruct")
 
@@ -288,6 +290,34 @@ def outliers(
     finding.write_outliers(found, path)
     tables.print_outliers(found)
     tables.answer_line(f"{len(found.table)} rows: {path}")
+
+
+@app.command()
+def impute(
+    run: take.RunFolder,
+    source: take.NewRows,
+    to: take.FilledOut = None,
+    draws: take.Draws = 0,
+    num_samples: take.Samples = OPTIONS["num_samples"].default,
+    proposal: take.ProposalOfRun = None,
+    seed: take.DrawSeed = 0,
+    data_root: take.DataRoot = None,
+    device: take.Device = "auto",
+    threads: take.Threads = None,
+    trust: take.Trust = False,
+    force: take.Force = False,
+) -> None:
+    """Fill in the missing cells of a table, by their best guesses or by several draws; other cells stay as they are."""
+    refuse_no_run(run)
+    path = to or run / "imputed.csv"
+    files.check_file(path, force or to is None, (".csv", ".parquet"))
+    scores.check_draws(num_samples, None)
+    opened = runs.open_run(run, data_root=data_root, device=device, threads=threads, trust=trust)
+    how: dict[str, Any] = {"num_samples": num_samples, "proposal": proposal or opened.options.proposal, "seed": seed}
+    found = filling.fill_in(opened, source, draws=draws, **how)
+    filling.write_filled(found, path)
+    tables.answer_line(filling.summary(found))
+    tables.answer_line(f"{len(found.tables)} {'table' if len(found.tables) == 1 else 'tables'}: {path}")
 
 
 @app.command()

@@ -122,6 +122,16 @@ NewRows = Annotated[
 OutliersOut = Annotated[
     Path | None, typer.Option("--out", help="Table to write, .csv; by default outliers.csv in the run folder.")
 ]
+FilledOut = Annotated[
+    Path | None,
+    typer.Option("--out", help="Table to write, .csv or .parquet; by default imputed.csv in the run folder."),
+]
+Draws = Annotated[
+    int,
+    typer.Option(
+        help="Completed tables to draw, for multiple imputation; 0 writes one with the best guess of each cell."
+    ),
+]
 Method = Annotated[
     str, typer.Option(help="How strange a row is: by log_likelihood, regret (what its guide loses), or typicality.")
 ]

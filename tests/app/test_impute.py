@@ -1,0 +1,102 @@
+"""`pyrovae impute`: the missing cells of a table come back filled in, and everything else as it was written."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from support.command import Command, invoke
+
+QUICK = ("--epochs", 30, "--hidden", 8, "--latent", 1, "--engine", "eager", "--proposal", "guide", "--num-samples", 200)
+
+
+def table(rows: int, seed: int) -> pd.DataFrame:
+    """Four columns of four kinds that one hidden number moves together."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=rows)
+    return pd.DataFrame(
+        {
+            "visits": rng.poisson(np.exp(1 + 0.5 * z)),
+            "kind": np.where(z + 0.3 * rng.normal(size=rows) > 0, "rose", "tulip"),
+            "length": np.round(10 + 3 * z + 0.5 * rng.normal(size=rows), 2),
+            "late": z + rng.normal(size=rows) > 1,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("impute")
+    rows = table(300, 0)
+    rows.loc[::7, "length"] = np.nan
+    rows.to_csv(folder / "rows.csv", index=False)
+    code, _, err = invoke("fit", folder / "rows.csv", "--seed", 0, *QUICK, "--out", folder / "run")
+    assert code == 0, err
+    return folder / "run"
+
+
+def holed() -> pd.DataFrame:
+    rows = table(20, 1).astype({"visits": object, "late": object})
+    rows.loc[2, "visits"] = rows.loc[3, "kind"] = rows.loc[3, "late"] = rows.loc[4, "length"] = None
+    rows.insert(1, "remark", ["", "a, b", *[f"{i:03d}" for i in range(18)]])
+    return rows[["length", "remark", "late", "kind", "visits"]]
+
+
+def test_gaps_are_filled_and_other_cells_stay_as_they_are_written(pyrovae: Command, fitted: Path) -> None:
+    holed().to_csv("holes.csv", index=False)
+    code, out, err = pyrovae("impute", fitted, "holes.csv", "--out", "whole.csv")
+    assert code == 0, err
+    assert "4 missing cells filled in: " in out and "does not model remark" in " ".join(out.split())
+    given = pd.read_csv("holes.csv", dtype=str, na_filter=False)
+    found = pd.read_csv("whole.csv", dtype=str, na_filter=False)
+    assert list(found.columns) == list(given.columns)
+    gaps = given == ""
+    gaps["remark"] = False
+    assert (found.where(~gaps) == given.where(~gaps)).where(~gaps, True).to_numpy().all()
+    assert found.loc[3, "kind"] in ("rose", "tulip") and found.loc[3, "late"] in ("True", "False")
+    assert 0 < float(found.loc[4, "length"]) < 20 and float(found.loc[2, "visits"]) >= 0
+
+
+def test_several_draws_stand_below_one_another(pyrovae: Command, fitted: Path) -> None:
+    holed().to_csv("holes.csv", index=False)
+    code, out, err = pyrovae("impute", fitted, "holes.csv", "--draws", 3, "--out", "whole.csv")
+    assert code == 0, err
+    found = pd.read_csv("whole.csv")
+    assert "3 tables" in out and found["draw"].tolist() == [1] * 20 + [2] * 20 + [3] * 20
+    assert found[["length", "late", "kind", "visits"]].notna().all().all()
+    assert found["length"][[4, 24, 44]].nunique() == 3
+    assert (found["visits"] == found["visits"].round()).all()
+    before = Path("whole.csv").read_text()
+    code, _, err = pyrovae("impute", fitted, "holes.csv", "--out", "whole.csv")
+    assert code == 2 and "whole.csv exists" in err and Path("whole.csv").read_text() == before
+
+
+def test_a_table_of_numbers(pyrovae: Command) -> None:
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(200, 1))
+    rows = pd.DataFrame(10 + 3 * (z * [1, -1, 2] + 0.1 * rng.normal(size=(200, 3))), columns=["a", "b", "c"])
+    whole = rows.copy()
+    rows.loc[::5, "a"] = np.nan
+    rows.to_csv("rows.csv", index=False)
+    code, _, err = pyrovae("fit", "rows.csv", "--seed", 0, *QUICK, "--out", "run")
+    assert code == 0, err
+    rows[["c", "a", "b"]].to_csv("holes.csv", index=False)
+    code, out, err = pyrovae("impute", "run", "holes.csv")
+    assert code == 0, err
+    found = pd.read_csv("run/imputed.csv")
+    assert "40 missing cells filled in: a (40)." in out
+    assert np.allclose(found[["b", "c"]], rows[["b", "c"]]) and found["a"].notna().all()
+    assert np.corrcoef(found["a"][::5], whole["a"][::5])[0, 1] > 0.5
+
+
+def test_tables_that_do_not_fit(pyrovae: Command, fitted: Path) -> None:
+    holed().drop(columns="length").to_csv("holes.csv", index=False)
+    code, _, err = pyrovae("impute", fitted, "holes.csv", "--out", "whole.csv")
+    assert code == 2 and "no column 'length'" in err and not Path("whole.csv").exists()
+    rows = holed()
+    rows.loc[0, "kind"] = "daisy"
+    rows.to_csv("holes.csv", index=False)
+    code, _, err = pyrovae("impute", fitted, "holes.csv", "--out", "whole.csv")
+    assert code == 2 and "daisy" in err
+    code, _, err = pyrovae("impute", fitted, "holes.csv", "--draws", -1, "--out", "whole.csv")
+    assert code == 2 and "--draws must be 0 or more" in err
