@@ -150,7 +150,11 @@ class RoundedNormal(TorchDistribution):  # type: ignore[misc]  # Pyro has no typ
             shape = self._extended_shape(sample_shape)
             x = of.invert(self.loc + self.scale * torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device))
             step = torch.where(of.step > 0, of.step, torch.ones_like(of.step))
-            return torch.where(of.step > 0, torch.round(x / step) * step, x).clamp(of.low, of.high)
+            # 46 / 10 is the number that 4.6 is read as, and 46 * 0.1 is not
+            parts = torch.round(1 / step).clamp_min(1.0)
+            rounded = torch.where(step < 1, torch.round(x * parts) / parts, torch.round(x / step) * step)
+            exact = torch.where((parts * step - 1).abs() < 1e-5, rounded, torch.round(x / step) * step)
+            return torch.where(of.step > 0, exact, x).clamp(of.low, of.high)
 
     @property
     def mean(self) -> Tensor:
