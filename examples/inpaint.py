@@ -14,7 +14,8 @@ from torch import Tensor
 import pyrovae as pv
 from pyrovae import families as fam
 
-LATENT, SHOWN = 10, 12
+LATENT, HELD = 297  # digits that the fit does not see, the first hundred of which are restored
+SHOWN = 10, 12
 
 
 def corruptions() -> dict[str, pv.corruptions.Corruption]:
@@ -35,9 +36,9 @@ def guess(seen: Tensor, clean: Tensor) -> Tensor:
 
 
 def main(smoke: bool) -> None:
-    x = torch.tensor(load_digits().images, dtype=torch.float32)[:, None] / 16
+    x = torch.tensor(load_digits().data, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
-    train, test = x[order[:1500]], x[order[1500 : 1500 + (SHOWN if smoke else 100)]]
+    train, test = x[order[:-HELD]], x[order[-HELD:][: SHOWN if smoke else 100]]
     torch.manual_seed(0)
     vae = pv.VAE(
         prior=pv.priors.StandardNormal(LATENT),

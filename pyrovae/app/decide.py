@@ -187,7 +187,8 @@ def _check_model(model: Model, options: Options, dataset: Dataset) -> None:
     """OptionError for options that the model does not take, and for data that lack what it needs."""
     for option in OPTIONS.values():
         value = getattr(options, option.name)
-        if option.by_model and option.name not in model.takes and value != option.default:
+        usual = "normal" if option.name == "prior" else option.default  # what a run records, also of a model without it
+        if option.by_model and option.name not in model.takes and value not in (option.default, usual):
             those = ", ".join(models_taking(option.name))
             raise OptionError(f"{option.flag} {value} does not go with --model {options.model}; it is for {those}.")
     if model.images and (options.guide is not None or options.hidden not in (None, WIDTHS)):

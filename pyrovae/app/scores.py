@@ -20,6 +20,7 @@ from pyrovae.pair.batch import Batch, take_rows
 from pyrovae.predict.encode import encode
 from pyrovae.predict.generate import simulate
 from pyrovae.tables.baselines import baselines
+from pyrovae.tables.simulated import sentence
 
 TRAINING_ROWS, TRAINING_DRAWS = 200, 100
 LEAST_ROWS, MOST_COLUMNS = 20, 64  # of a table beside which a Gaussian mixture is fitted
@@ -93,6 +94,15 @@ def _baseline(run: Run, found: Importance) -> dict[str, float]:
         "above_mixture": above.mean().item(),
         "above_mixture_se": (above.std() / error).item(),
     }
+
+
+def simulated_rows(run: Run, num: int = 1000) -> str | None:
+    """How rows that the model draws compare with those of the table, in a sentence; None where rows are no table."""
+    rows = run.rows
+    if rows.schema is None or run.model.labels == CONDITION:
+        return None
+    drawn = simulate(run.fitted, num, seed=EVALUATION_SEED)["x"]
+    return sentence(rows.schema, torch.cat([rows.train, rows.test]).cpu(), drawn.flatten(1).cpu())
 
 
 def check_draws(num_samples: int, num_rows: int | None) -> None:

@@ -36,7 +36,8 @@ STEPS, DRAWS = 200, 3  # gradient steps, and draws of each
 RATE = 0.15  # of Adam, in units of the guide's standard deviations; it falls to a twentieth
 WIDE = 20  # dimensions, beyond which Laplace's approximation is the start
 UNHURRIED = 10  # dimensions, beyond which correlations are learned more slowly
-BOUND_DRAWS = 8  # that say whether a row's proposal has become better than its start
+BOUND_DRAWS = 8  # that say whether a row's proposal has gone astray,
+ASTRAY = 3.0  # nats below its start, far beyond the noise of so few draws
 START_DRAWS = 64  # draws of the guide, whose moments are the start
 FREEDOM = 5.0  # degrees of freedom of the t distribution
 GUIDE_SHARE = 0.1  # of the draws that are weighed
@@ -190,17 +191,18 @@ def refine_rows(fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced: 
         optimizer.step()
     root = torch.diag_embed(sd) if root is None else root
     loc, scale = mean + torch.einsum("nij,nj->ni", root, shift), root @ triangle(shape)
-    worse = _bound(fitted, rows, layout, coordinates, loc, scale) < _bound(
-        fitted, rows, layout, coordinates, mean, root
-    )
+    with same_for_rows(1, len(loc)):
+        noise = torch.randn(BOUND_DRAWS, *loc.shape, dtype=loc.dtype, device=loc.device)
+    bounds = [_bound(fitted, rows, layout, coordinates, *q, noise) for q in ((loc, scale), (mean, root))]
+    worse = bounds[0] < bounds[1] - ASTRAY
     loc, scale = torch.where(worse[:, None], mean, loc), torch.where(worse[:, None, None], root, scale)
     return Refined(coordinates, loc, widening(mean.shape[-1]) * scale)
 
 
-def _bound(fitted: Fit, rows: Batch, layout: Layout, coordinates: Coordinates, loc: Tensor, scale: Tensor) -> Tensor:
+def _bound(
+    fitted: Fit, rows: Batch, layout: Layout, coordinates: Coordinates, loc: Tensor, scale: Tensor, noise: Tensor
+) -> Tensor:
     """The ELBO of each row by a Normal of u, up to a constant, from a few draws; minus infinity where it is no number."""
-    with same_for_rows(1, len(loc)):
-        noise = torch.randn(BOUND_DRAWS, *loc.shape, dtype=loc.dtype, device=loc.device)
     u = loc + torch.einsum("nij,knj->kni", scale, noise)
     with torch.no_grad():
         log_p = torch.cat([log_joint(fitted.pair, rows, layout, coordinates, one[None]) for one in u])

@@ -7,7 +7,7 @@ import csv
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -150,7 +150,7 @@ def load_table(
         raise DataError(f"{path} has no column besides the label and those left out. A row needs at least one.")
     labels = None if y is None else (texts[y] if text_labels else frame[y]).to_numpy()
     how: dict[str, Any] = {"header": form.header, "ids": named, "drop": list(out)}
-    rows, schema = frame[kept].apply(_as_numbers), _schema_of(path, frame[kept], columns, look)
+    rows, schema = frame[kept].apply(_as_numbers), _schema_of(path, frame[kept], columns, look, set(every) - set(kept))
     if schema is not None:
         how["columns"] = schema.to_json()
     text = [name for name in kept if not pd.api.types.is_numeric_dtype(rows[name])]
@@ -179,12 +179,21 @@ def _with(
 
 
 def _schema_of(
-    path: Path, cells: pd.DataFrame, given: str | Path | Sequence[Mapping[str, Any]] | None, look: bool
+    path: Path,
+    cells: pd.DataFrame,
+    given: str | Path | Sequence[Mapping[str, Any]] | None,
+    look: bool,
+    others: Collection[str],
 ) -> Schema | None:
-    """What the columns are: as was said, or found out; None for an earlier version's run, and where all are constant."""
+    """What the columns are: as was said, or found out; None for an earlier version's run, and where all are constant.
+
+    Args:
+        others: columns that are no values, such as the label, of which the schema may speak, too.
+    """
     if given is None:
         return _inferred(cells) if look else None
     schema = Schema.read(given) if isinstance(given, str | Path) else Schema.from_json(given)
+    schema = Schema(tuple(column for column in schema.columns if column.name not in others))
     known = {column.name for column in schema.columns}
     if new := [name for name in cells.columns if name not in known]:
         raise DataError(

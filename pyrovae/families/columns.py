@@ -7,6 +7,7 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
+from pyrovae._html import Shown
 from pyrovae.distributions.columns import ProductOfColumns
 from pyrovae.errors import OptionError, ShapeError
 from pyrovae.families.base import Elementwise, Family
@@ -84,7 +85,7 @@ class Columns(Family):
         return f"Columns([{', '.join(map(repr, self.families))}])"
 
 
-class Features(nn.Module):
+class Features(Shown, nn.Module):
     """`(f(x), m)`: what an encoder sees of rows of a family, with 0 where x is missing (NaN), and `m = 1[x is observed]`.
 
     f standardises the numbers of `RoundedNormal`, takes the logarithm of counts, and gives one-hot codes of classes. Put it in

@@ -24,6 +24,7 @@ EXACT = 2e-3  # of the standard deviation: numbers recorded to less are exact, u
 ID_NAME = re.compile(
     r"(^|[\s_.-])(ids?|uuid|guid)$|^(index|row)$|[\s_.-](index|row|key|no|nr|num|number)$", re.IGNORECASE
 )
+NOTHING = "no cell has a value"
 PLAIN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 ID_CAMEL = re.compile(r"[a-z](ID|Id)$")
 
@@ -69,9 +70,15 @@ def infer(table: pd.DataFrame) -> Schema:
 
 def _column(name: str, cells: pd.Series) -> Column:
     dtype = str(cells.dtype)
+    if pd.api.types.is_numeric_dtype(cells) and not pd.api.types.is_bool_dtype(cells):
+        values = as_numbers(cells)[0]
+        values = values[~np.isnan(values)]
+        return (
+            _numbers(name, dtype, values, len(cells), "") if len(values) else Column(name, "none", dtype, why=NOTHING)
+        )
     known = cells[~cells.map(is_gap).to_numpy(dtype=bool)]
     if not len(known):
-        return Column(name, "none", dtype, why="no cell has a value")
+        return Column(name, "none", dtype, why=NOTHING)
     if isinstance(cells.dtype, pd.CategoricalDtype):
         return _category(name, cells, known)
     texts = known.map(as_text)

@@ -58,6 +58,7 @@ ROWS = {
     "binary unit": lambda g: g.integers(0, 2, (60, 4)),
     "unit": lambda g: g.uniform(0.05, 0.95, (60, 4)),
     "real": lambda g: g.normal(size=(60, 4)),
+    "table": lambda g: np.round(g.normal(size=(60, 4)), 1),
     "positive": lambda g: np.exp(g.normal(size=(60, 4))),
     "count": lambda g: g.poisson(2.0, (60, 4)).clip(0, 6),
     "count, largest count": lambda g: g.poisson(2.0, (60, 4)).clip(0, 6),

@@ -49,6 +49,7 @@ LIKELIHOODS: dict[str, tuple[Callable[[], fam.Family], Callable[[], Tensor]]] = 
     "Normal": (lambda: fam.Normal(D), lambda: torch.randn(N, D)),
     "Laplace": (lambda: fam.Laplace(D), lambda: torch.randn(N, D)),
     "StudentT": (lambda: fam.StudentT(D), lambda: torch.randn(N, D)),
+    "RoundedNormal": (lambda: fam.RoundedNormal(D, step=0.5, low=0.0, offset=0.5), counts),
     "LogNormal": (lambda: fam.LogNormal(D), lambda: torch.randn(N, D).exp()),
     "Gamma": (lambda: fam.Gamma(D), lambda: torch.randn(N, D).exp()),
     "Binomial": (lambda: fam.Binomial(D, LEVELS), counts),

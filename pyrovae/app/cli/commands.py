@@ -113,6 +113,8 @@ def fit(
     run.record(results)
     drawn = pictures.draw_pictures(run)
     tables.print_results(results, run.model.probability)
+    if simulated := scores.simulated_rows(run):
+        tables.answer(simulated)
     needs = " (to open it again, add --trust: it has parts of your own)" if catalogue.own_paths(run.options) else ""
     tables.answer_line(f"Run folder: {where}{needs}")
     tables.answer_line(f"Pictures: {', '.join(p.name for p in drawn)}")

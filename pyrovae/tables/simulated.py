@@ -1,0 +1,95 @@
+"""Rows that a model draws, beside those of the table: what is off, in a sentence."""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from pyrovae.tables.schema import Schema
+
+# How far simulated rows may be from the data, beyond three standard errors of the comparison.
+MEAN, SPREAD, SHARE, CORRELATION, BEYOND = 0.2, 0.25, 0.05, 0.15, 0.01
+MOST_NAMED = 4
+
+
+def differences(schema: Schema, rows: Tensor, drawn: Tensor) -> list[str]:
+    """In what simulated rows depart from those of a table: means, spreads, zeros, ranges, categories, correlations.
+
+    Args:
+        schema: What the columns are.
+        rows: Rows of the table, `(N, D)`, NaN where a cell is missing.
+        drawn: Rows that the model has drawn, `(M, D)`.
+
+    Returns:
+        A phrase for each departure, the largest first; none where there is no more than chance and small tolerances explain.
+    """
+    rows, drawn = rows.double(), drawn.double()
+    error = 3 * math.sqrt(1 / len(rows) + 1 / len(drawn))
+    found: list[tuple[float, str]] = []
+
+    def note(size: float, tolerance: float, words: str) -> None:
+        if size > tolerance + error * (0.5 if tolerance in (SHARE, BEYOND) else 1.0):
+            found.append((size / tolerance, words))
+
+    for place, column in enumerate(schema.modelled):
+        data, own = rows[:, place], drawn[:, place]
+        data, own = data[~data.isnan()], own[~own.isnan()]
+        if len(data) < 2 or len(own) < 2:
+            continue
+        if column.is_class:
+            num = len(column.categories)
+            gaps = [torch.bincount(one.long(), minlength=num).double() / len(one) for one in (data, own)]
+            at = int((gaps[1] - gaps[0]).abs().argmax())
+            words = f"{column.name} is {column.categories[at]!r} in {gaps[1][at]:.0%} of them, in the data in {gaps[0][at]:.0%}"
+            note(float((gaps[1] - gaps[0]).abs().max()), SHARE, words)
+            continue
+        zeros = [float((one == 0).double().mean()) for one in (data, own)]
+        note(
+            abs(zeros[1] - zeros[0]),
+            SHARE,
+            f"{column.name} is 0 in {zeros[1]:.0%} of them, in the data in {zeros[0]:.0%}",
+        )
+        beyond = float(((own < data.min()) | (own > data.max())).double().mean())
+        ends = f"{own.min():.4g} to {own.max():.4g}, in the data {data.min():.4g} to {data.max():.4g}"
+        note(beyond, BEYOND, f"{beyond:.1%} of {column.name} are beyond the data ({ends})")
+        if column.offset is not None:
+            data, own = (torch.log((one + column.offset).clamp_min(1e-12)) for one in (data, own))
+        spread = data.std().clamp_min(1e-12)
+        off = float((own.mean() - data.mean()) / spread)
+        note(
+            abs(off),
+            MEAN,
+            f"the mean of {column.name} is {abs(off):.2f} standard deviations too {'high' if off > 0 else 'low'}",
+        )
+        ratio = float(own.std() / spread)
+        note(abs(math.log(max(ratio, 1e-6))), SPREAD, f"{column.name} varies {ratio:.2f} times as much")
+    numbers = [place for place, column in enumerate(schema.modelled) if column.is_number]
+    for a, b in combinations(numbers, 2):
+        pair = [_correlation(one[:, a], one[:, b]) for one in (rows, drawn)]
+        names = f"{schema.modelled[a].name} and {schema.modelled[b].name}"
+        words = f"the correlation of {names} is {pair[1]:.2f}, in the data {pair[0]:.2f}"
+        note(abs(pair[1] - pair[0]), CORRELATION, words)
+    return [words for _, words in sorted(found, reverse=True)]
+
+
+def _correlation(a: Tensor, b: Tensor) -> float:
+    """The rank correlation of two columns in the rows that have both; 0 where it is not defined."""
+    both = ~(a.isnan() | b.isnan())
+    if int(both.sum()) < 3:
+        return 0.0
+    ranks = torch.stack([a[both].argsort().argsort(), b[both].argsort().argsort()]).double()
+    return float(torch.corrcoef(ranks)[0, 1].nan_to_num(0.0))
+
+
+def sentence(schema: Schema, rows: Tensor, drawn: Tensor) -> str:
+    """What `differences` has found, as one sentence."""
+    found = differences(schema, rows, drawn)
+    if not found:
+        return (
+            "Rows drawn from the model are like the data in means, spreads, zeros, ranges, categories and correlations."
+        )
+    more = f"; and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+    return f"Rows drawn from the model differ from the data: {'; '.join(found[:MOST_NAMED])}{more}."
