@@ -14,8 +14,8 @@ from torch import Tensor
 import pyrovae as pv
 from pyrovae import families as fam
 
-LATENT, HELD = 297  # digits that the fit does not see, the first hundred of which are restored
-SHOWN = 10, 12
+LATENT, SHOWN = 10, 12
+HELD = 297  # digits that the fit does not see, the first hundred of which are restored
 
 
 def corruptions() -> dict[str, pv.corruptions.Corruption]:
