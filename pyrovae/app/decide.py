@@ -22,16 +22,17 @@ from pyrovae.app.catalogue import (
     is_own,
     part,
 )
-from pyrovae.app.models import MODELS
+from pyrovae.app.models import MODELS, WIDTHS
 from pyrovae.app.options import OPTIONS, Options, Widths
 from pyrovae.errors import DataError, OptionError
 
 if TYPE_CHECKING:
     from pyrovae.batching import transforms
     from pyrovae.data import Dataset
+    from pyrovae.tables import recipe
     from pyrovae.tables.schema import Schema
 else:
-    transforms = Lazily("pyrovae.batching.transforms")
+    transforms, recipe = Lazily("pyrovae.batching.transforms"), Lazily("pyrovae.tables.recipe")
 
 
 def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
@@ -94,9 +95,7 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
     )
 
 
-WIDTHS = (400,)
 ENOUGH_FOR_A_FLOW = 300  # training rows of a table, from which on a flow in the prior gains more than it overfits
-MOST_EXTRA = 8  # latent dimensions for columns of classes
 MOST_COLUMNS = 64  # of a table whose model starts as a mixture of its numbers
 COUNTED = 20  # columns of whole numbers, from which on they are counts of one kind, such as words or genes
 
@@ -116,14 +115,15 @@ def _for_a_table(options: Options, schema: Schema, num_rows: int) -> Options:
     plain = options.model == "vae" and options.net in (None, "mlp")
     start = "full-mixture-nsf" if num_rows >= ENOUGH_FOR_A_FLOW else "full-mixture"
     prior = options.prior or (start if plain else "normal")
-    size = len(schema.numbers) + min(len(schema.classes), MOST_EXTRA)
     starts = plain and options.guide is None and not is_own(prior) and "full" in part("prior", prior).guides
     wide = len(schema.modelled) > MOST_COLUMNS
     return replace(
         options,
         prior="normal" if wide and options.prior is None else prior,
         guide="full" if starts and not wide else options.guide,
-        latent=(max(1, size) if starts and not wide else 10) if options.latent is None else options.latent,
+        latent=(recipe.latent_size(schema) if starts and not wide else 10)
+        if options.latent is None
+        else options.latent,
         hidden=(64,) if options.hidden is None and options.net == "mlp" and not wide else options.hidden,
     )
 

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pyrovae.errors import DataError
-from pyrovae.tables.cells import as_days, as_numbers, as_text
+from pyrovae.tables.cells import STRANGE, as_days, as_numbers, as_text
 
 Array = NDArray[Any]
 
@@ -113,6 +113,8 @@ class Column:
             place = np.searchsorted(levels, values).clip(0, len(levels) - 1)
             met = levels[place] == values
             others = values[~met & ~np.isnan(values)]
+            if len(strange) <= STRANGE * len(cells):  # as few as may count as missing in any column of numbers
+                strange = []
             return np.where(met, order[place], np.nan), [*strange, *np.unique(others).tolist()]
         known = {as_text(category): code for code, category in enumerate(self.categories)}
         texts = cells.map(as_text)  # None where missing

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pyrovae.errors import DataError
-from pyrovae.tables.cells import as_days, as_numbers, as_text, is_gap
+from pyrovae.tables.cells import STRANGE, as_days, as_numbers, as_text, is_gap
 from pyrovae.tables.columns import Column
 from pyrovae.tables.schema import Schema
 
@@ -19,7 +19,6 @@ Array = NDArray[Any]
 MOST_LEVELS, ROWS_A_LEVEL = 20, 10  # numbers with so few values, each in so many rows on average, are classes
 MOST_CATEGORIES = 100
 ENOUGH_ROWS = 20  # from which on a column of whole numbers that are all different is no accident
-STRANGE = 0.05  # the share of cells that may be no numbers in a column of numbers; they count as missing
 EXACT = 2e-3  # of the standard deviation: numbers recorded to less are exact, unless many are equal
 ID_NAME = re.compile(
     r"(^|[\s_.-])(ids?|uuid|guid)$|^(index|row)$|[\s_.-](index|row|key|no|nr|num|number)$", re.IGNORECASE

@@ -42,8 +42,8 @@ def vae(
     The latent variable has a dimension for each column of numbers and up to eight more for columns of classes. The prior is a
     mixture of Normals with full covariances, at the start that of `GaussianMixture` with as many components as BIC finds best.
     The decoder starts by copying z to the numbers, plus noise, and the encoder by copying them back; what a mixture of Normals
-    leaves, curved shapes, tails and the classes, is learned by networks beside the copies. So a fit starts where a mixture
-    ends, and with the best epoch kept it hardly ends below.
+    leaves, curved shapes, tails and the classes, is learned by networks beside the copies. So a fit starts near where a mixture
+    ends: it differs by the noise, a tenth of a standard deviation, which has to shrink where rows lie closer to a shape.
 
     Args:
         schema: What the columns are.
@@ -77,7 +77,7 @@ def vae(
     """
     family = schema.family(rows, floor=FLOOR)
     n = len(schema.numbers)
-    size = latent or max(1, n + min(len(schema.classes), MOST_EXTRA))
+    size = latent or latent_size(schema)
     copied = n if size >= n else 0
     seen = families.Features(family, mask=bool(rows.isnan().any()) if gaps is None else gaps)
     guide = families.FullNormal(size) if size > 1 else families.Normal(size)
@@ -92,6 +92,11 @@ def vae(
     if copied:
         _start_as_copies(decoder, encoder, copied, size, floor=FLOOR)
     return made
+
+
+def latent_size(schema: Schema) -> int:
+    """The number of latent dimensions of `vae`: one for each column of numbers, and up to eight more for those of classes."""
+    return max(1, len(schema.numbers) + min(len(schema.classes), MOST_EXTRA))
 
 
 def _without_gaps(numbers: Tensor, seed: int) -> Tensor:

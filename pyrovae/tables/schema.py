@@ -16,6 +16,7 @@ from torch import Tensor
 from pyrovae import families
 from pyrovae._sources import near_names
 from pyrovae.errors import DataError
+from pyrovae.tables.cells import STRANGE
 from pyrovae.tables.columns import Column
 
 
@@ -99,7 +100,7 @@ class Schema:
             codes, strange = column.codes(table.iloc[:, given[column.name]])
             if column.is_class and strange:
                 raise DataError(_unknown(column, strange))
-            if len(strange) > 0.05 * max(1, len(table)):
+            if len(strange) > STRANGE * max(1, len(table)):
                 raise DataError(
                     f"Column {column.name!r} holds {column.kind} values, and {len(strange)} of {len(table)} cells are none, "
                     f"such as {strange[0]!r}. Correct them, leave them empty, or change the column's kind."

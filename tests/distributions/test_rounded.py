@@ -120,7 +120,7 @@ def test_masses_of_intervals_are_precise_in_tails_and_for_thin_ones() -> None:
     exact = np.where(thin, scipy.stats.norm.logpdf(centre) + np.log(widths), exact)
     low, high = torch.from_numpy(lower.copy()), torch.from_numpy(upper)
     found = log_normal_mass(low, high).numpy()
-    np.testing.assert_allclose(found, exact, atol=1e-3, rtol=1e-4)  # an interval counts as thin up to 0.1
+    np.testing.assert_allclose(found, exact, atol=2e-5, rtol=1e-6)
     single = log_normal_mass(low.float(), high.float()).numpy()
     fair = np.broadcast_to(widths, lower.shape) > 1e-3 * np.maximum(1, np.abs(lower))
     np.testing.assert_allclose(single[fair], exact[fair], atol=2e-3, rtol=1e-3)

@@ -65,6 +65,7 @@ COLUMNS: dict[str, tuple[str, Any, str, dict[str, Any]]] = {
         {"step": 0.1},
     ),
     "some that are no numbers": ("a", [*map(str, np.round(reals(50), 1)), "<5", "error"], "real", {}),
+    "few numbers, one cell that is none": ("a", [*["1", "2", "3"] * 60, "n.d."], "ordinal", {"categories": (1, 2, 3)}),
     "days": ("a", pd.date_range("2020-01-01", periods=N), "date", {"step": 1.0}),
     "days as text": ("a", [f"2020-01-{d:02d}" for d in RANDOM.integers(1, 29, N)], "date", {}),
     "moments": ("a", pd.date_range("2020-01-01 07:00", periods=N, freq="h"), "date", {"step": 0.0}),
