@@ -1,6 +1,7 @@
 """Every test starts from one seed and leaves the process as it found it."""
 
 import os
+import random
 
 # Tensors here are tiny: a second thread would only wait, and wait long where tests run beside one another. NumPy's libraries
 # read this when they are imported.
@@ -10,6 +11,7 @@ os.environ["COLUMNS"] = "100"  # of the terminal that the command line finds whe
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -17,6 +19,7 @@ from support.command import Command, invoke
 
 from pyrovae.criticism import evidence, predictive, proposals
 from pyrovae.engine.compiled import choose_engine
+from pyrovae.pair.parameters import seed_torch
 from pyrovae.training import plan
 
 torch.set_num_threads(1)
@@ -46,7 +49,9 @@ def short_fits_run_eagerly(request: pytest.FixtureRequest) -> Iterator[None]:
 def seeded_and_clean() -> Iterator[None]:
     """A seed per test; a test fails that changes torch's validation flag, the default dtype or Pyro's global param store."""
     pyro.clear_param_store()
-    pyro.set_rng_seed(0)
+    random.seed(0)
+    np.random.seed(0)
+    seed_torch(0)
     validates = torch.distributions.Distribution._validate_args
     dtype = torch.get_default_dtype()
     yield

@@ -22,7 +22,15 @@ from pyrovae.errors import DataError, OptionError, PairError
 from pyrovae.pair.batch import Batch, as_batch, group_rows, take_group, take_rows
 from pyrovae.pair.graph import graph_text
 from pyrovae.pair.layout import COLUMNS, Layout, describe
-from pyrovae.pair.parameters import default_dtype, evaluating, fork_rng, named_tensors, param_scope
+from pyrovae.pair.parameters import (
+    default_dtype,
+    evaluating,
+    fork_rng,
+    modules_remembered,
+    named_tensors,
+    param_scope,
+    seed_torch,
+)
 from pyrovae.pair.program import PairLike
 
 # For what is random in an evaluation that must always give the same result: a transform's draw, and the monitored rows.
@@ -113,7 +121,13 @@ class Fit:
     @contextmanager
     def scope(self) -> Iterator[None]:
         """Use the fit's own param store and `evaluation_mode` inside, and restore everything afterwards."""
-        with param_scope(self.store), default_dtype(self.pair), self.evaluation_mode(), computing_with(self._threads()):
+        with (
+            param_scope(self.store),
+            modules_remembered(self.pair),
+            default_dtype(self.pair),
+            self.evaluation_mode(),
+            computing_with(self._threads()),
+        ):
             self.check_weights()
             yield
 
@@ -152,7 +166,7 @@ class Fit:
     def device(self) -> torch.device:
         """The device of the weights."""
         with param_scope(self.store):
-            tensors = named_tensors(self.pair, buffers=True)
+            tensors = named_tensors(self.pair, buffers=False) or named_tensors(self.pair, buffers=True)
         return next((t.device for t in tensors.values()), torch.device("cpu"))
 
     @property
@@ -235,7 +249,7 @@ def transform_once(pair: PairLike, batch: Batch, transform: Transform | None) ->
     if transform is None:
         return batch
     with fork_rng():
-        torch.manual_seed(FIXED_NOISE_SEED)
+        seed_torch(FIXED_NOISE_SEED)
         return transformed(pair, batch, transform)
 
 
@@ -246,7 +260,7 @@ def seeded(seed: int | None) -> Iterator[None]:
         yield
         return
     with fork_rng():
-        torch.manual_seed(as_seed(seed))
+        seed_torch(as_seed(seed))
         yield
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -39,10 +40,26 @@ def every_module(pair: PairLike) -> dict[str, nn.Module]:
     Of the latter, in closures and globals, the parameters are trained and saved only where `pyro.module` registers them, but
     their mode, device and buffers are the pair's concern all the same.
     """
+    for known, remembered in _REMEMBERED:
+        if known is pair:
+            return dict(remembered)
     found = dict(modules(pair))
     inside = {id(part) for module in found.values() for part in module.modules()}
     reached = modules_in(model=pair.model, guide=pair.guide)
     return found | {f"{path}.": module for path, module in reached.items() if id(module) not in inside}
+
+
+_REMEMBERED: list[tuple[PairLike, dict[str, nn.Module]]] = []
+
+
+@contextmanager
+def modules_remembered(pair: PairLike) -> Iterator[None]:
+    """Inside, `every_module` answers as at the start: to search takes milliseconds, and an epoch of a small fit no longer."""
+    _REMEMBERED.append((pair, every_module(pair)))
+    try:
+        yield
+    finally:
+        _REMEMBERED.pop()
 
 
 def named_tensors(pair: PairLike, *, buffers: bool) -> dict[str, Tensor]:
@@ -138,6 +155,22 @@ def fork_rng() -> Iterator[None]:
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     with turn(), torch.random.fork_rng(devices=devices):
         yield
+
+
+@functools.cache
+def _has_accelerator() -> bool:
+    return torch.accelerator.is_available()
+
+
+def seed_torch(seed: int) -> None:
+    """Seed torch as `torch.manual_seed` does.
+
+    That function takes milliseconds where there is no CUDA, and memory at every call: it keeps the stack for a CUDA to come.
+    """
+    if _has_accelerator():
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
 
 
 def find_device(device: str | torch.device) -> torch.device:

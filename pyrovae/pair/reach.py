@@ -50,6 +50,7 @@ OUTSIDE = {
     "__del__",
 }  # of no program
 UNTOLD = {"getattr", "setattr", "hasattr", "vars", "__dict__", "eval", "exec", "attrgetter", "methodcaller", "asdict"}
+HOLDERS: tuple[type, ...] = (Mapping, list, tuple, set, frozenset, types.MethodType, functools.partial)
 ENDS = (*PLAIN, Tensor, np.ndarray, type, *GENERATORS)
 # a mapping in which Python looks a name up, the name, and the value found there
 Slot = tuple[Mapping[Any, Any], Any, Any]
@@ -79,12 +80,13 @@ def reach(*roots: Any, paths: Sequence[str] | None = None) -> tuple[list[tuple[s
 
     while queue and entries < MOST_ENTRIES:
         path, value = queue.pop()
-        if not isinstance(value, PLAIN):
-            if id(value) in seen or isinstance(value, SKIPPED) or getattr(type(value), "runs_programs", False):
+        kind = type(value)
+        if not _is_one_of(kind, PLAIN):
+            if id(value) in seen or _is_one_of(kind, SKIPPED) or getattr(kind, "runs_programs", False):
                 continue
             seen.add(id(value))
         found.append((path, value))
-        if isinstance(value, ENDS):
+        if _is_one_of(kind, ENDS):
             entries += 1
             continue
         for part in _parts(value):
@@ -92,7 +94,7 @@ def reach(*roots: Any, paths: Sequence[str] | None = None) -> tuple[list[tuple[s
         for code in _codes(value):
             for released in names.learn(code):
                 enqueue(*released)
-        bare = _is_bare(type(value))  # type: ignore[arg-type]
+        bare = _is_bare(kind)
         for part in _attributes(value):
             if not bare or names.admit(path, part):
                 enqueue(path, part)
@@ -146,6 +148,12 @@ class _Names:
 
 
 @functools.cache
+def _is_one_of(kind: type, kinds: tuple[type, ...]) -> bool:
+    """`isinstance` for the many objects of few types of which a pair consists, in a fraction of the time."""
+    return issubclass(kind, kinds)
+
+
+@functools.cache
 def _is_bare(kind: type) -> bool:
     """Whether all of an object's behaviour is code that a user wrote, so that its functions name what is read of it."""
     own = [cls for cls in kind.__mro__ if cls not in BARE]
@@ -157,15 +165,19 @@ def _is_of_library(value: Any) -> bool:
     return (getattr(value, "__module__", None) or "").split(".")[0] in (*LIBRARY_NAMES, *PLAIN_LIBRARIES)
 
 
+@functools.cache
+def _own_classes(kind: type) -> tuple[type, ...]:
+    """The class and its bases, as far as a user wrote them."""
+    return tuple(cls for cls in kind.__mro__ if cls not in BARE and not _is_of_library(cls))
+
+
 def _codes(value: Any) -> Iterator[types.CodeType]:
     """The code that runs when an object is called, read or computed with, as far as a user wrote it."""
     if isinstance(value, types.FunctionType):
         if not _is_of_library(value):
             yield value.__code__
-    elif not isinstance(value, (Mapping, list, tuple, set, frozenset, types.MethodType, functools.partial)):
-        for cls in type(value).__mro__:
-            if cls in BARE or _is_of_library(cls):
-                continue
+    elif not _is_one_of(type(value), HOLDERS):
+        for cls in _own_classes(type(value)):
             for name, part in vars(cls).items():
                 if name in OUTSIDE:
                     continue
@@ -221,9 +233,7 @@ def _globals_of(code: types.CodeType) -> tuple[str, ...]:
 
 def _attributes(value: Any) -> Iterator[Part]:
     """The attributes of an object and of its class, where a user wrote that."""
-    if isinstance(
-        value, (Mapping, list, tuple, set, frozenset, types.MethodType, types.FunctionType, functools.partial)
-    ):
+    if isinstance(value, types.FunctionType) or _is_one_of(type(value), HOLDERS):
         return
     library = type(value).__module__.split(".")[0]
     if not isinstance(value, nn.Module) and library in PLAIN_LIBRARIES:
@@ -232,8 +242,8 @@ def _attributes(value: Any) -> Iterator[Part]:
     yield from ((name, part, own) for name, part in list(own.items()) if not name.startswith(HIDDEN))
     # the methods of a class that a user wrote may read globals
     if library not in LIBRARY_NAMES:
-        for cls in type(value).__mro__:
-            methods = {} if cls in BARE or _is_of_library(cls) else vars(cls)
+        for cls in _own_classes(type(value)):
+            methods = vars(cls)
             yield from (
                 (name, part, methods)
                 for name, part in methods.items()

@@ -21,7 +21,7 @@ from pyrovae.data.scaling import Standardize
 from pyrovae.errors import DataError, OptionError, PairError
 from pyrovae.fitted.fitted import Fit
 from pyrovae.pair.common import common_draws
-from pyrovae.pair.parameters import every_module, fork_rng
+from pyrovae.pair.parameters import every_module, fork_rng, seed_torch
 from pyrovae.pair.program import PairLike, arguments
 from pyrovae.pair.turns import turn
 from pyrovae.training import schedules
@@ -89,7 +89,7 @@ class VAEEstimator(BaseEstimator):
         check_options(self)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         with float64(), fork_rng():
-            torch.manual_seed(seed)
+            seed_torch(seed)
             pair = make_pair(self.graph, default, rows)
             self.fit_: Fit = self._train(pair, rows, seed, **options)
         self.n_iter_ = len(self.fit_.history)

@@ -15,7 +15,7 @@ from pyrovae.engine.threads import computing_with
 from pyrovae.fitted import folder as store
 from pyrovae.fitted.fitted import Fit
 from pyrovae.pair.layout import Layout
-from pyrovae.pair.parameters import default_dtype, fork_rng, param_scope
+from pyrovae.pair.parameters import default_dtype, fork_rng, param_scope, seed_torch
 from pyrovae.pair.program import PairLike
 from pyrovae.pair.turns import turn
 from pyrovae.training.plan import Callback, FitData, FitOptions, OptimizerFactory, Plan, bind, check, group, plan
@@ -156,7 +156,7 @@ def fit(
         rows = bind(pair, data, options)
         groups = group(pair, rows, options)
         with fork_rng(), param_scope(fitted.store), default_dtype(pair):
-            torch.manual_seed(rows.seed)
+            seed_torch(rows.seed)
             rows.place()
             runs = check(fitted, rows, groups, options)
             chosen = plan(fitted, rows, groups, runs, options)

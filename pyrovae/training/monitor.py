@@ -15,7 +15,7 @@ from pyrovae.fitted.fitted import FIXED_NOISE_SEED, Fit, FittedGroup
 from pyrovae.objectives.terms import terms
 from pyrovae.objectives.weights import global_bound, row_bounds, row_kl
 from pyrovae.pair.batch import Batch, num_rows, take_rows
-from pyrovae.pair.parameters import fork_rng
+from pyrovae.pair.parameters import fork_rng, seed_torch
 
 MONITORED_ROWS = 256  # of the training rows, whose KL terms the history holds where no rows are held out
 TRACE_FROM = 50  # epochs; for fewer, a graph of a few rows costs more than it saves
@@ -70,7 +70,7 @@ class Monitor:
         if self.rows is None:
             order = torch.randperm(num_training, generator=torch.Generator().manual_seed(FIXED_NOISE_SEED))
             self.rows = self.source.take(order[:MONITORED_ROWS])
-        torch.manual_seed(FIXED_NOISE_SEED)
+        seed_torch(FIXED_NOISE_SEED)
         if not self.groups:
             counted: frozenset[str] = frozenset()
             for part in self.fitted.parts(self.rows):

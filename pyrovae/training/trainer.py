@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from pyrovae.errors import CheckpointError, NotFiniteError, OptionError, Pyrovae
 from pyrovae.fitted import folder as store
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.spec import renamed
-from pyrovae.pair.parameters import fork_rng, lent, named_tensors
+from pyrovae.pair.parameters import fork_rng, lent, modules_remembered, named_tensors
 from pyrovae.training.console import progress_bar, stop_on_interrupt
 from pyrovae.training.monitor import Monitor
 from pyrovae.training.plan import Callback, FitData, Plan
@@ -59,6 +60,7 @@ class Trainer:
         written = time.monotonic()
         self.last_good = self.state()
         with (
+            nullcontext() if callbacks else modules_remembered(self.fitted.pair),  # callbacks may change them
             stop_on_interrupt() as interrupted,
             progress_bar(progress, self.epochs) as bar,
             pyro.validation_enabled(False),
