@@ -80,10 +80,10 @@ def engine_of_users(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 def few_steps_of_refinement(request: pytest.FixtureRequest) -> Iterator[None]:
     """Let proposals take 8 gradient steps, except in tests/criticism: estimates have no bias whatever the proposal.
 
-    What is printed in the documentation warns of nothing only with all of them.
+    What is printed in the README is compared with what users get.
     """
     with pytest.MonkeyPatch.context() as patch:
-        if "criticism" not in request.path.parts and request.path.name not in ("test_docs.py", "test_readme.py"):
+        if "criticism" not in request.path.parts and request.path.name != "test_readme.py":
             patch.setattr(proposals, "STEPS", 8)
         yield
 

@@ -109,6 +109,7 @@ def test_every_page_is_in_a_table_of_contents() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_reports")
+@pytest.mark.filterwarnings("ignore:.*k-hat:UserWarning", "ignore:.*effective:UserWarning")  # of proposals of few steps
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.stem)
 def test_the_code_of_a_guide_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -43,6 +43,10 @@ class TensorSizes(TorchDispatchMode):
             self.product = max(self.product, operations(*args, **(kwargs or {}), out_val=made))
         return made
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled inside, and to wrap this class for the compiler takes seconds of imports
+
 
 def elements_per_row(more: Sequence[int], less: Sequence[int], rows: int) -> int | None:
     """How many elements one more row adds to the largest tensor, from the sizes of all tensors of two runs.

@@ -25,7 +25,7 @@ from pyrovae.app.rows import make_rows, split_rows
 from pyrovae.data import load
 from pyrovae.fitted.folder import sealed
 
-QUICK = ("--epochs", "2", "--hidden", "8", "--latent", "2", "--proposal", "guide", "--num-samples", "5")
+QUICK = ("--epochs", "2", "--hidden", "8", "--latent", "2", "--proposal", "guide", "--num-samples", "2")
 
 
 def quick(*words: str) -> tuple[str, ...]:
@@ -94,7 +94,7 @@ def test_every_question_to_a_run_of_every_model(pyrovae: Command, monkeypatch: p
     for words in row.told:
         assert words in out
     results = json.loads(Path("run/run.json").read_text())["info"]["results"]
-    code, again, err = pyrovae("evaluate", "run", "--num-samples", 5)
+    code, again, err = pyrovae("evaluate", "run", "--num-samples", 2)
     assert code == 0 and f"{results['log_likelihood']:.2f}" in again, err
     assert {"training.png", "reconstructions.png", "samples.png", "latent.png"} <= {
         p.name for p in Path("run").iterdir()

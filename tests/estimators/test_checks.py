@@ -15,7 +15,7 @@ from pyrovae.sklearn import (
     VAETransformer,
 )
 
-SMALL: dict[str, Any] = {"hidden_layer_sizes": (8,), "n_draws": 10, "max_iter": 2}
+SMALL: dict[str, Any] = {"hidden_layer_sizes": (8,), "n_draws": 10, "max_iter": 1}
 # Small and short, as scikit-learn sets its own for these checks.
 QUICK = [
     VAETransformer(**SMALL),
