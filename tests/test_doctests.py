@@ -24,6 +24,7 @@ def modules() -> list[str]:
     return sorted(m.name for m in pkgutil.walk_packages(pv.__path__, "pyrovae.") if not m.name.endswith("__main__"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", modules())
 def test_examples_of_docstrings(name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module(name)

@@ -1,8 +1,8 @@
 """Data and pictures of these tests.
 
-The digits are the first 300, unless a test is marked `all_digits`: what a command does with rows does not depend on how many
-there are. Pictures, which take most of the time of a short fit, are drawn where a test is marked `pictures`; elsewhere an empty
-one stands for each.
+The digits are the first 300, unless a test is marked `all_digits`, or `digits(150)`: what a command does with rows does not
+depend on how many there are. Pictures, which take most of the time of a short fit, are drawn where a test is marked `pictures`;
+elsewhere an empty one stands for each.
 """
 
 import functools
@@ -24,14 +24,14 @@ def whole_digits() -> Any:
     return importlib.import_module("pyrovae.data.load").load_digits()
 
 
-def take_few_digits(patch: pytest.MonkeyPatch) -> None:
+def take_few_digits(patch: pytest.MonkeyPatch, number: int = NUM_DIGITS) -> None:
     """Let `load("digits")` return the first rows only."""
     home = importlib.import_module("pyrovae.data.load")
     whole = whole_digits()
 
     def load_few() -> object:
-        source = {**whole.source, "checksum": f"of {NUM_DIGITS} rows"}
-        return replace(whole, x=whole.x[:NUM_DIGITS].clone(), y=whole.y[:NUM_DIGITS].clone(), source=source)
+        source = {**whole.source, "checksum": f"of {number} rows"}
+        return replace(whole, x=whole.x[:number].clone(), y=whole.y[:number].clone(), source=source)
 
     patch.setattr(home, "load_digits", load_few)
 
@@ -39,7 +39,8 @@ def take_few_digits(patch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def few_digits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.node.get_closest_marker("all_digits") is None:
-        take_few_digits(monkeypatch)
+        marked = request.node.get_closest_marker("digits")
+        take_few_digits(monkeypatch, *(marked.args if marked else ()))
 
 
 _savefig = Figure.savefig

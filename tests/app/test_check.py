@@ -43,6 +43,7 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag, f"</{tag}> closes another element"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_reports")
 def test_a_check_ends_with_a_table_a_page_and_json(pyrovae: Command, run: Path) -> None:
     code, out, err = pyrovae("check", run, *QUICK)

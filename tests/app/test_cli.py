@@ -148,6 +148,7 @@ def write_table(path: Path, rows: int = 90) -> pd.DataFrame:
 STANDARDISED = ("--likelihood", "normal")  # by default, columns are modelled in their own units
 
 
+@pytest.mark.slow
 def test_a_table_is_standardised_and_answers_in_its_own_units(pyrovae: Command) -> None:
     frame = write_table(Path("t.csv"))
     assert (
@@ -275,6 +276,7 @@ def test_questions_to_a_run_refuse_what_cannot_be(pyrovae: Command, run: Path) -
     assert Path("mine.csv").read_text() == "precious"
 
 
+@pytest.mark.slow
 def test_data_that_changed_since_the_fit_are_noticed(pyrovae: Command) -> None:
     write_table(Path("t.csv"))
     assert pyrovae("fit", "t.csv", "--label", "kind", "--latent", 2, *QUICK)[0] == 0
@@ -330,6 +332,7 @@ def test_rows_are_numbered_as_in_the_source(pyrovae: Command, run: Path) -> None
     assert (pd.read_csv("again.csv")["row"].to_numpy() == numbers).all()
 
 
+@pytest.mark.slow
 def test_what_was_decided_is_said(pyrovae: Command) -> None:
     _, _, err = pyrovae("fit", "digits", *QUICK)
     said = " ".join(err.split())
@@ -345,6 +348,7 @@ def test_unfit_test_rows_are_refused_before_the_fit(pyrovae: Command) -> None:
     assert code == 2 and "9.0 in row 7, column 2" in err.replace("\n", " ") and not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_the_scale_is_that_of_the_training_rows(pyrovae: Command) -> None:
     write_table(Path("t.csv"))
     assert pyrovae("fit", "t.csv", "--label", "kind", "--latent", 2, *STANDARDISED, *QUICK)[0] == 0
@@ -372,6 +376,7 @@ def test_8_bit_images_under_a_density_answer_in_their_own_units(pyrovae: Command
     assert np.load("new.npy").mean() > 50
 
 
+@pytest.mark.slow
 def test_force_replaces_a_run_and_what_it_left_but_not_for_a_fit_that_is_refused(pyrovae: Command, run: Path) -> None:
     (run / "codes.csv").write_text("old")
     before = {p.name: p.read_bytes() for p in run.iterdir()}

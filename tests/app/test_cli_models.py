@@ -45,13 +45,13 @@ MODELS = {
     "vae": Row((), "model  p(z) p(x | z)", ("log p(x), nats",)),
     "cvae": Row((), "model  p(z | c) p(x | z, c)", ("log p(x | c), nats",)),
     "m2": Row(
-        ("--labelled", "100", "--prior", "mixture"),
+        ("--labelled", "40", "--prior", "mixture"),
         "guide  q(z | x, y)",
         ("log p(x), nats", "right classes by the guide", "right classes by the joint model"),
     ),
     "m1m2": Row((), "guide  q(z1 | x) q(y | z1) q(z2 | z1, y)", ("right classes by the guide",)),
     "adgm": Row(
-        ("--labelled", "40"), "guide  q(a | x) q(y | a, x) q(z | a, y, x)", ("right classes by the joint model",)
+        ("--labelled", "30"), "guide  q(a | x) q(y | a, x) q(z | a, y, x)", ("right classes by the joint model",)
     ),
     "gmvae": Row(
         (),
@@ -76,6 +76,7 @@ def test_every_model_has_a_row() -> None:
 
 @pytest.mark.slow
 @pytest.mark.pictures
+@pytest.mark.digits(150)
 @pytest.mark.parametrize("name", MODELS)
 def test_every_question_to_a_run_of_every_model(pyrovae: Command, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     row, model, fit = MODELS[name], recipes.MODELS[name], runs.fit
@@ -118,10 +119,10 @@ def test_every_question_to_a_run_of_every_model(pyrovae: Command, monkeypatch: p
     else:
         assert code == 2 and "labelled classes" in " ".join(err.split())
 
-    assert pyrovae("reconstruct", "run", "--out", "again.npy")[0] == 0 and np.load("again.npy").shape == (60, 64)
+    assert pyrovae("reconstruct", "run", "--out", "again.npy")[0] == 0 and np.load("again.npy").shape == (30, 64)
     assert pyrovae("encode", "run", "--out", "z.csv")[0] == 0
     units = 8 if model.images else 2  # two maps of 2 x 2, or two dimensions
-    assert pd.read_csv("z.csv", index_col="row").shape == (300, units + 1)
+    assert pd.read_csv("z.csv", index_col="row").shape == (150, units + 1)
 
 
 @pytest.mark.slow
@@ -164,6 +165,7 @@ def text_labels(path: Path, rows: int = 60) -> None:
     frame.to_csv(path, index=False)
 
 
+@pytest.mark.slow
 def test_classes_keep_their_names_and_unknown_labels_stay_unknown(pyrovae: Command) -> None:
     text_labels(Path("t.csv"))
     code, out, err = pyrovae("fit", "t.csv", "--label", "kind", "--model", "m2", *QUICK)
@@ -269,6 +271,7 @@ def test_levels_are_counted_from_the_data_upwards() -> None:
     assert decide(Options(model="ladder", latent=7), dataset, 100).levels == (7, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guide", ["full", "iaf"])
 def test_a_guide_by_name_goes_with_every_model(guide: str) -> None:
     dataset = load("digits")

@@ -46,6 +46,7 @@ def test_a_graph_of_picked_parts_is_printed_and_fitted(pyrovae: Command) -> None
         assert code == 0, err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prior", ["sphere", "logistic-normal"])
 def test_a_prior_brings_the_guide_that_it_needs(pyrovae: Command, prior: str) -> None:
     code, _, err = pyrovae("fit", "digits", "--prior", prior, *QUICK)
@@ -131,6 +132,7 @@ def test_masses_and_densities_are_not_compared_silently(pyrovae: Command) -> Non
     assert 0 < bits["binomial"] < bits["normal"]
 
 
+@pytest.mark.slow
 def test_rows_of_reals_are_never_made_whole(pyrovae: Command, tmp_path: Path) -> None:
     np.save(tmp_path / "rows.npy", np.random.default_rng(0).uniform(0.1, 0.9, (60, 4)))
     for likelihood in ("beta", "bernoulli"):
@@ -140,6 +142,7 @@ def test_rows_of_reals_are_never_made_whole(pyrovae: Command, tmp_path: Path) ->
     assert code == 2 and "binarised anew are other rows" in " ".join(err.split())
 
 
+@pytest.mark.slow
 def test_runs_of_other_rows_are_not_compared(pyrovae: Command) -> None:
     for seed in ("0", "1"):
         code, _, err = pyrovae("fit", "digits", "--seed", seed, "--out", seed, *QUICK)
@@ -243,6 +246,7 @@ def test_a_sweep_knows_its_data(pyrovae: Command, tmp_path: Path) -> None:
     assert code == 2 and "other data" in err
 
 
+@pytest.mark.slow
 def test_a_changed_file_of_a_part_is_noticed(pyrovae: Command, tmp_path: Path) -> None:
     (tmp_path / "parts.py").write_text(PARTS)
     assert pyrovae("fit", "digits", "--prior", "parts.py:Cauchy", *QUICK)[0] == 0
@@ -251,6 +255,7 @@ def test_a_changed_file_of_a_part_is_noticed(pyrovae: Command, tmp_path: Path) -
     assert code == 2 and "has changed since the fit" in err
 
 
+@pytest.mark.slow
 @pytest.mark.pictures
 @pytest.mark.parametrize("likelihood", ["categorical", pytest.param("ordinal", marks=pytest.mark.slow)])
 def test_classes_without_a_mean_are_drawn_in_pictures(pyrovae: Command, likelihood: str) -> None:

@@ -534,6 +534,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", list(MISTAKES.values()), ids=list(MISTAKES))
 def test_a_mistake_gets_one_clear_error(pyrovae: Command, case: tuple[tuple[str, ...], str]) -> None:
     write_digits(Path("photos"))
@@ -559,6 +560,7 @@ def test_a_mistake_gets_one_clear_error(pyrovae: Command, case: tuple[tuple[str,
     assert not Path("runs").exists() and Path("some.csv").read_text() == some
 
 
+@pytest.mark.slow
 def test_another_kind_of_run_is_left_alone(pyrovae: Command) -> None:
     write_digits(Path("photos"))
     assert pyrovae("fit", "digits", "--epochs", 1, "--hidden", 8, "--num-samples", 30, "--out", "fitted")[0] == 0
@@ -621,6 +623,7 @@ def test_a_costly_step_means_fewer() -> None:
     assert 300 <= (few or 0) < (many or 0) <= 2000
 
 
+@pytest.mark.slow
 def test_exact_probabilities_get_temperature_one_and_their_own_error() -> None:
     generator = torch.Generator().manual_seed(0)
     p = torch.rand(3000, 4, generator=generator, dtype=torch.float64).pow(3)

@@ -79,6 +79,7 @@ def test_a_label_run_has_one_hidden_layer(pyrovae: Command) -> None:
     assert code == 2 and "--hidden is one width here" in err and not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_how_a_table_is_read_can_be_chosen_and_is_kept(pyrovae: Command) -> None:
     rng = np.random.default_rng(0)
     rows = np.column_stack([rng.permutation(900)[:30], rng.normal(size=(30, 4)).round(3)])

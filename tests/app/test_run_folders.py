@@ -258,6 +258,7 @@ def test_a_crash_of_a_second_labelling_leaves_a_run_that_goes_on(
     assert not [p for p in Path("run").iterdir() if p.name.endswith(".new")]
 
 
+@pytest.mark.slow
 def test_a_labelling_that_was_stopped_before_its_first_write_starts_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,6 +88,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
     return dict(json.loads(done.stdout))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUESTIONS)
 def test_a_question_is_answered_without_torch(answers: Answers, name: str) -> None:
     code, heavy, said = answers[name]

@@ -64,6 +64,7 @@ def history(fit: pv.Fit) -> list[float]:
 OPTIONS: dict[str, Any] = {"epochs": 3, "batch_size": 12, "seed": 1, "learning_rate": 0.01}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "engine"),
     [("tensor", "eager"), ("tensor", "traced"), ("array", "eager"), ("tuple", "eager"), ("dict", "eager")],
@@ -193,6 +194,7 @@ LOADERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (i > 1)) for i, name in enumerate(LOADERS)]
 )

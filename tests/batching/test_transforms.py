@@ -96,6 +96,7 @@ def questions(fitted: pv.Fit, data: Any) -> list[Tensor]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "form", ["tensor", *(pytest.param(form, marks=pytest.mark.slow) for form in ("array", "dataset"))]
 )

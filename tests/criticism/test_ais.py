@@ -159,6 +159,7 @@ KNOWN = {
 QUICK = ("positive", "two levels", "a class summed out under the guide")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in KNOWN]
 )
@@ -172,6 +173,7 @@ def test_log_p_is_the_closed_form_within_its_stated_error(name: str) -> None:
     assert found.acceptance.min() > 0.4 and found.acceptance.max() < 0.9
 
 
+@pytest.mark.slow
 def test_the_path_may_start_from_the_guides_moments() -> None:
     """20 rows: false alarms 1.4e-4. The guide is 2 posterior standard deviations off."""
     pair, x, fitted = linear_gaussian(shift=2.0)
@@ -287,6 +289,7 @@ def assert_unbiased(found: pv.BDMC, exact: Tensor) -> None:
         assert error < 0.15
 
 
+@pytest.mark.slow
 def test_bounds_from_both_sides_hold_the_closed_form_between_them() -> None:
     """Two means over 200 rows: false alarms 1.4e-5 as far as they are normal. The mean bounds are 3 errors apart from exact."""
     pair, x, fitted = linear_gaussian(200, columns=3)
@@ -314,6 +317,7 @@ def guide_of_conditional(x: Tensor, c: Tensor) -> None:
         pyro.sample("z", dist.Normal(0.5 * (x.nan_to_num() + c), 0.5).to_event(1))
 
 
+@pytest.mark.slow
 def test_simulated_rows_keep_conditions_and_gaps() -> None:
     """Two means over 60 rows: false alarms 1.4e-5 as far as they are normal."""
     x = torch.randn(60, 2, dtype=torch.float64)

@@ -63,6 +63,7 @@ def rows(n: int = 40) -> Tensor:
 # --- closed forms ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [None, 7, 40])
 def test_exact_where_the_guide_of_z_is(chunk: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Constant weights: Bayes' rule comes out whatever q(y | x) is, with no error, and in chunks of any size."""
@@ -439,6 +440,7 @@ def test_impossible_rows_and_options() -> None:
         pv.classify(unfitted(pair, x[:1]), x[:1], num_samples=0)
 
 
+@pytest.mark.slow
 def test_pair_that_carries_no_particles() -> None:
     class Alone(Blobs):
         def model(self, x: Tensor) -> None:

@@ -62,6 +62,7 @@ def test_the_score_is_minus_log_p(x: Tensor) -> None:
     assert "strangest of 60 rows" in found._repr_html_()
 
 
+@pytest.mark.slow
 def test_regret_is_what_the_guide_loses(x: Tensor) -> None:
     """Of a guide that is off by a posterior standard deviations, a^2 / 2 nats."""
     found = pv.anomaly_score(fit_of(Linear(off=1.5), x), x[:8], "regret", num_samples=200, seed=0)
@@ -172,6 +173,7 @@ def test_the_densities_of_entries_are_those_of_the_closed_forms(x: Tensor) -> No
     assert found.leave_one_out.shape == (12, 4) and found.site == "x"
 
 
+@pytest.mark.slow
 def test_an_entry_that_does_not_go_with_the_others_is_found(x: Tensor) -> None:
     rows = x[1:21].clone()
     rows[:, 1] += 6

@@ -59,6 +59,7 @@ def test_statistics_are_what_they_are_called() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", [lambda: torch.randn(60, 4), lambda: torch.poisson(torch.full((60, 12), 0.05))])
 def test_p_values_are_those_of_another_draw(draw: Callable[[], Tensor]) -> None:
     """100 data sets that are draws of the model: p < 0.05 in at most 0.05 + 4.5 standard errors of them, false alarms 4e-6.

@@ -231,6 +231,7 @@ def each_by_both() -> list[Any]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "proposal"), each_by_both())
 def test_log_p_is_the_closed_form_within_its_stated_error(name: str, proposal: str) -> None:
     """12 rows: false alarms 8e-5, as far as the errors are normal; the guide's own estimate is far off, or says so."""
@@ -250,6 +251,7 @@ def test_log_p_is_the_closed_form_within_its_stated_error(name: str, proposal: s
         torch.testing.assert_close(again, found.log_likelihood, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shift", "spread"),
     [
@@ -295,6 +297,7 @@ def test_rows_that_fill_a_chunk_alone_are_drawn_one_particle_at_a_time(monkeypat
     assert pv.importance(fitted, x[:2], 1, proposal="refined", seed=3).log_likelihood.isfinite().all()
 
 
+@pytest.mark.slow
 def test_posterior_draws_have_the_moments_of_the_posterior() -> None:
     """20 rows, 2 + 3 numbers each, from 2,000 of 20,000 draws: false alarms 7e-4; under this guide few draws are distinct."""
     pair, x, fitted = linear_gaussian(shift=3.0, spread=0.5)
@@ -341,6 +344,7 @@ class Global(nn.Module):
             pyro.sample("z", dist.Normal(0.3 * x, 0.2).to_event(1))
 
 
+@pytest.mark.slow
 def test_global_sites_are_drawn_from_the_guide() -> None:
     x = torch.randn(N, 1, dtype=torch.float64) + 1
     fitted = unfitted(Global(), x)
@@ -364,6 +368,7 @@ def test_the_guide_stands_in_with_a_warning_where_a_site_is_no_vector() -> None:
         assert torch.equal(found, question(fitted, x, 5, proposal="guide", seed=0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["sphere", *(pytest.param(name, marks=pytest.mark.slow) for name in ("classes far apart", "simplex"))]
 )

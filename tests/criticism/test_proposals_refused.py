@@ -125,6 +125,7 @@ def test_the_guide_stands_in_and_the_warning_says_why(model: Any, guide: Any, wh
         pv.posterior(fitted, x, 3, site="z", num_particles=30, moves=1)
 
 
+@pytest.mark.slow
 def test_a_narrow_guide_far_away_costs_no_digits() -> None:
     """log q is some -1e7 at refined draws: added and taken off again in float32 it would leave whole nats.
 
@@ -137,6 +138,7 @@ def test_a_narrow_guide_far_away_costs_no_digits() -> None:
     assert (found.log_likelihood - exact < BOUND * found.standard_error).all()
 
 
+@pytest.mark.slow
 def test_draws_at_which_a_density_overflows_have_no_weight() -> None:
     """exp(9 z) overflows in float32 at z = 10, where the Poisson density is inf - inf. 5 rows: false alarms 4e-5."""
     x = torch.tensor([0.0, 1.0, 3.0, 20.0, 5.0])
@@ -189,6 +191,7 @@ def test_sites_of_different_precision_keep_theirs() -> None:
     assert ((found.log_likelihood - dist.Normal(0.0, 1.5).log_prob(x[:, 0])).abs() < BOUND * found.standard_error).all()
 
 
+@pytest.mark.slow
 def test_a_row_for_which_the_guide_is_broken_spoils_no_other() -> None:
     """A scale that has overflowed: nothing is said of particles. 3 rows: false alarms 2e-5."""
     x = torch.linspace(-1, 1, 4)[:, None]

@@ -39,6 +39,7 @@ def normal_guide(x: Tensor) -> Any:
     return pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0).to_event(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("latent", [1, 2])
 def test_linear_gaussian_rows_have_their_closed_form(latent: int) -> None:
     pair, x, fitted = linear_gaussian(latent=latent, shift=3.0)
@@ -117,6 +118,7 @@ def test_a_circle_is_integrated_within_the_stated_error() -> None:
     assert ((found.log_likelihood - exact).abs() < found.error).all() and found.error.max() < 0.05
 
 
+@pytest.mark.slow
 def test_a_network_in_float32_and_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Against a sum over 501 x 501 points that is written out; kinks of ReLU are what is left of the error."""
     torch.manual_seed(0)

@@ -37,6 +37,7 @@ def gaussian() -> tuple[Any, Tensor, pv.Refinement]:
     return pair, x, pv.refine(fitted, x, 4000, seed=0)
 
 
+@pytest.mark.slow
 def test_the_guides_gap_is_its_divergence_and_the_best_q_has_none(gaussian: Any) -> None:
     """20 rows, twice: false alarms 2.7e-4. 200 steps of 4 draws end within 0.05 nats of the best Normal."""
     pair, x, found = gaussian
@@ -125,6 +126,7 @@ def test_a_class_is_summed_out_where_it_is_not_known() -> None:
     assert ((found.mean["z"] - mean).abs() < 0.15).all()
 
 
+@pytest.mark.slow
 def test_positive_sites_have_moments_of_their_own_kind() -> None:
     """z ~ Gamma(2, 1/2), x ~ Poisson(z): the posterior is Gamma(2 + x, 3/2). 6 rows: false alarms 4e-5."""
 

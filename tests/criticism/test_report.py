@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from support.pairs import LinearGaussian, linear_gaussian, unfitted
-from support.programs import ROWS
+from support.programs import ONE_OF_EACH_KIND, ROWS
 from torch import Tensor
 
 import pyrovae as pv
@@ -35,6 +35,7 @@ def healthy() -> pv.Report:
     return pv.criticise(fitted, x, train=rows(pair, 600), **QUICK)
 
 
+@pytest.mark.slow
 def test_nothing_is_wrong_with_the_exact_posterior(healthy: pv.Report) -> None:
     """By chance a verdict changes in at most 1 of 100 such reports; this one is always the same."""
     assert healthy.verdict == "ok" and not worth_a_look(healthy) and not healthy.of("none")
@@ -54,6 +55,7 @@ def test_a_report_is_json_and_text(healthy: pv.Report) -> None:
         healthy["nothing"]
 
 
+@pytest.mark.slow
 def test_a_guide_with_half_the_variance_is_named() -> None:
     pair, x, fitted = linear_gaussian(300, spread=0.5)
     report = pv.criticise(fitted, x, train=rows(pair, 600), **QUICK)
@@ -71,6 +73,7 @@ def test_a_guide_that_is_off_to_one_side_is_named() -> None:
     assert "the guide is too high" in report["calibration of the guide, z"].advice
 
 
+@pytest.mark.slow
 def test_a_collapsed_unit_is_named() -> None:
     torch.manual_seed(0)
     pair = LinearGaussian(latent=3)
@@ -93,6 +96,7 @@ def test_a_site_without_any_active_unit_is_bad() -> None:
     assert "The site z has collapsed" in report["active units of z"].advice
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("factor", "named"), [(0.5, "too narrow"), pytest.param(2.0, "too wide", marks=pytest.mark.slow)]
 )
@@ -107,6 +111,7 @@ def test_a_mis_scaled_likelihood_is_named(factor: float, named: str) -> None:
     assert not {n for n in worth_a_look(report) if "guide" in n or "copies" in n}
 
 
+@pytest.mark.slow
 def test_a_prior_at_odds_with_the_aggregate_posterior_is_named() -> None:
     torch.manual_seed(0)
     pair = LinearGaussian()
@@ -119,6 +124,7 @@ def test_a_prior_at_odds_with_the_aggregate_posterior_is_named() -> None:
     assert not {n for n in worth_a_look(report) if "guide" in n or "intervals" in n or "copies" in n}
 
 
+@pytest.mark.slow
 def test_test_rows_that_stand_in_training_are_named() -> None:
     pair, x, fitted = linear_gaussian(300)
     train = torch.cat([rows(pair, 600), x[40:60]])
@@ -157,11 +163,9 @@ def test_overfitting_is_told_in_nats_and_whose_it_is() -> None:
 
 
 @pytest.mark.usefixtures("quick_reports")
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[] if name in ("auto-normal", "cvae-label") else [pytest.mark.slow]) for name in ROWS],
-)
-def test_every_pair_can_be_criticised(name: str) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*ONE_OF_EACH_KIND, "discrete", "regression", "ssregression", "nvae", "not-miwae"])
+def test_pairs_of_every_kind_can_be_criticised(name: str) -> None:
     torch.manual_seed(0)
     row = ROWS[name]
     data = row.data()

@@ -99,6 +99,7 @@ class Correlated(LinearGaussian):
         return dist.MultivariateNormal(exact.mean, torch.diag_embed(exact.covariance_matrix.diagonal(dim1=-2, dim2=-1)))
 
 
+@pytest.mark.slow
 def test_correlations_that_the_guide_lacks_are_found_where_margins_do_not_show_them() -> None:
     torch.manual_seed(0)
     pair = Correlated()

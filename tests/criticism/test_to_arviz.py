@@ -46,6 +46,7 @@ def close(found: Tensor, wanted: Tensor, scale: Tensor | float, count: float) ->
 # --- values -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_groups_dimensions_and_coordinates(gaussian: Any) -> None:
     _, x, tree = gaussian
     draws = {"chain": 1, "draw": DRAWS}
@@ -144,6 +145,7 @@ def approximate_loo(tree: Any, **options: Any) -> Any:
     )
 
 
+@pytest.mark.slow
 def test_leaving_a_row_out_with_a_global_site(mean: Any, quiet: None) -> None:
     """The guide's draws alone would be wrong by its displacement; their weights log_p - log_q make up for it."""
     x, tree = mean
@@ -204,6 +206,7 @@ def test_any_pair(name: str) -> None:
     assert ("c" in tree.get("constant_data", {})) == ("c" in fitted.layout.arguments)
 
 
+@pytest.mark.slow
 def test_rows_that_lack_a_label() -> None:
     row, data = ROWS["ssvae"], some_labelled()
     data["y"] = labels().flip(0)  # the rows that lack it are not the last ones
@@ -340,6 +343,7 @@ def test_mistakes(options: dict[str, Any], message: str) -> None:
 # --- ArviZ --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_file_keeps_everything(gaussian: Any, tmp_path: Path) -> None:
     tree = gaussian[2]
     tree.to_netcdf(tmp_path / "tree.nc", engine="h5netcdf")
@@ -355,6 +359,7 @@ def test_summary(gaussian: Any) -> None:
     assert found["mean"].to_numpy() == pytest.approx(z.mean(0).numpy())
 
 
+@pytest.mark.slow
 def test_comparison_is_by_log_p_of_x(gaussian: Any, quiet: None) -> None:
     """A model and a worse one: the difference of ArviZ is that of the exact log p(x), row by row."""
     pair, x, tree = gaussian
@@ -392,6 +397,7 @@ def pictures(pair: LinearGaussian, x: Tensor, tree: Any) -> dict[str, Callable[[
     }
 
 
+@pytest.mark.slow
 def test_pictures(gaussian: Any, tmp_path: Path, quiet: None) -> None:
     matplotlib.use("Agg")
     for name, draw in pictures(*gaussian).items():
@@ -449,6 +455,7 @@ def test_a_plain_program() -> None:
     close(values(tree, "prior_predictive", "y").mean(0), torch.zeros(8), (25 + 1 + 144) ** 0.5, 100)
 
 
+@pytest.mark.slow
 def test_leaving_a_school_out(quiet: None) -> None:
     tree = pv.from_pyro_svi(schools, schools_guide, model_args=(Y, SIGMA), num_samples=250, seed=0,
                             groups=["posterior", "log_likelihood", "sample_stats"])  # fmt: skip

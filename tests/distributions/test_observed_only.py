@@ -191,6 +191,7 @@ class Loading(torch.nn.Module):
         return dist.Normal(z @ self.weight, self.scale).to_event(1)
 
 
+@pytest.mark.slow
 def test_log_p_of_a_linear_gaussian_row_with_gaps_is_the_closed_form_marginal() -> None:
     """Importance sampling against N(0, W_o' W_o + s^2 I) of the observed elements; 5 standard errors, a false alarm in
     fewer than 1 run in 10,000 over the 20 rows."""
@@ -213,6 +214,7 @@ def test_log_p_of_a_linear_gaussian_row_with_gaps_is_the_closed_form_marginal() 
             assert math.isclose(found.log_likelihood[n].item(), 0.0, abs_tol=0.2)
 
 
+@pytest.mark.slow
 def test_fit_takes_gaps_and_reconstruct_fills_them() -> None:
     x = torch.randn(60, 1).repeat(1, 6) + 0.1 * torch.randn(60, 6)
     gaps = torch.rand(60, 6) < 0.2

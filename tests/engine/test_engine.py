@@ -180,6 +180,7 @@ ADAMS: dict[str, Callable[[list[Tensor]], torch.optim.Optimizer]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_inductor")
 @pytest.mark.parametrize(
     "name", ["Adam, amsgrad, weight decay", pytest.param("AdamW, two groups", marks=pytest.mark.slow)]
@@ -204,6 +205,7 @@ def test_adam_in_the_graph_is_torchs(name: str) -> None:
             assert apart(compiled["state"][index][key], value) < 1e-10
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_inductor")
 def test_other_optimizers_step_outside_the_graph_and_the_fit_says_so(caplog: pytest.LogCaptureFixture) -> None:
     options: dict[str, Any] = {"optimizer": lambda p: torch.optim.RMSprop(p, lr=0.01), "epochs": 2}
@@ -242,6 +244,7 @@ def test_bfloat16_leaves_densities_in_single_precision() -> None:
 # --- traces ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_fifty_epochs_trace_once_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     """Schedules of learning rate and KL weight retrace nothing: one graph to train, one to evaluate."""
     traces: list[Any] = []
@@ -528,6 +531,7 @@ RECURRENT: dict[str, Callable[..., Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] if "LSTM " in name else []) for name in RECURRENT]
@@ -583,6 +587,7 @@ def test_a_buffer_written_between_epochs_needs_no_new_trace() -> None:
 FACTOR = 1.0
 
 
+@pytest.mark.slow
 def test_globals_and_closures_of_plain_functions_are_watched(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = {"closure": 1.0}
 

@@ -17,13 +17,15 @@ from pyrovae.sklearn import (
 
 SMALL: dict[str, Any] = {"hidden_layer_sizes": (8,), "n_draws": 10, "max_iter": 1}
 # Small and short, as scikit-learn sets its own for these checks.
-QUICK = [
-    VAETransformer(**SMALL),
+QUICK = [VAETransformer(**SMALL)]
+SLOW = [
     VAEOutlierDetector(proposal="guide", **SMALL),
     VAEImputer(**SMALL, n_particles=20),
     SemiSupervisedVAEClassifier(dropout=0.0, **SMALL | {"n_draws": 1}),
+    VAEDensity(**SMALL),
+    VAECluster(**SMALL),
+    VAERegressor(**SMALL),
 ]
-SLOW = [VAEDensity(**SMALL), VAECluster(**SMALL), VAERegressor(**SMALL)]
 # Where a check asks for a good fit, it gets one that is just long enough.
 LONGER: dict[str, dict[str, Any]] = {
     "check_clustering": {"max_iter": 20, "learning_rate_init": 0.05},

@@ -108,6 +108,7 @@ def test_the_density_is_that_of_the_closed_form_in_the_units_of_X(X: np.ndarray,
     assert model.score(X) == pytest.approx(exact(model, X).mean(), abs=1e-6 if proposal == "guide" else 0.05)
 
 
+@pytest.mark.slow
 def test_samples_have_the_moments_of_the_rows() -> None:
     """Of a model that fits them; the test fails by chance less than once in 1,000 times."""
     rng = np.random.default_rng(0)
@@ -119,6 +120,7 @@ def test_samples_have_the_moments_of_the_rows() -> None:
     assert not np.array_equal(drawn, model.sample(4000, random_state=2))
 
 
+@pytest.mark.slow
 def test_missing_entries_are_integrated_out(X: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     """The density of one column, the others missing, has a mass of 1."""
     monkeypatch.setattr(proposals, "STEPS", 100)
@@ -141,6 +143,7 @@ def test_codes_are_the_means_of_the_guide_and_come_back(X: np.ndarray) -> None:
     assert model.get_feature_names_out().tolist() == ["vaetransformer0", "vaetransformer1"]
 
 
+@pytest.mark.slow
 def test_a_share_of_the_training_rows_are_outliers_and_a_far_row_is_one(X: np.ndarray) -> None:
     model = fitted(VAEOutlierDetector, X, None, contamination=0.2)
     assert (model.predict(X) == -1).sum() == 12
@@ -148,6 +151,7 @@ def test_a_share_of_the_training_rows_are_outliers_and_a_far_row_is_one(X: np.nd
     assert model.predict(X[:1] + 100).tolist() == [-1]
 
 
+@pytest.mark.slow
 def test_labels_of_a_few_rows_label_the_others(X: np.ndarray, y: np.ndarray) -> None:
     names = np.array(["rose", "tulip", "lily"], dtype=object)[y]
     few = names.copy()
@@ -163,6 +167,7 @@ def test_labels_of_a_few_rows_label_the_others(X: np.ndarray, y: np.ndarray) -> 
     assert joint.score(X, names) > 0.9
 
 
+@pytest.mark.slow
 def test_numbers_of_a_few_rows_predict_the_others() -> None:
     rng = np.random.default_rng(0)
     X = rng.normal(size=(200, 3))
@@ -205,6 +210,7 @@ def test_what_is_filled_in_is_the_conditional_mean(X: np.ndarray) -> None:
     np.testing.assert_allclose(draws.mean(0)[~there] / scale.mean(), filled[~there] / scale.mean(), atol=0.4)
 
 
+@pytest.mark.slow
 def test_an_imputer_keeps_its_columns_and_their_names(X: np.ndarray) -> None:
     frame = pd.DataFrame(with_gaps(X), columns=list("abcd")).assign(e=np.nan)
     how = SMALL | {"proposal": "guide", "n_particles": 50}
@@ -234,6 +240,7 @@ def with_gaps(X: np.ndarray) -> np.ndarray:
     return gaps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ALL)
 def test_a_row_is_answered_by_itself(kind: type, X: np.ndarray, y: np.ndarray) -> None:
     gaps = with_gaps(X)
@@ -244,6 +251,7 @@ def test_a_row_is_answered_by_itself(kind: type, X: np.ndarray, y: np.ndarray) -
         np.testing.assert_allclose(answer(model, gaps[row : row + 1]), whole[row : row + 1], atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ALL)
 def test_a_state_repeats_exactly_and_global_states_are_left_alone(kind: type, X: np.ndarray, y: np.ndarray) -> None:
     torch.manual_seed(3)
@@ -262,6 +270,7 @@ def test_a_state_repeats_exactly_and_global_states_are_left_alone(kind: type, X:
     assert kind is VAECluster or not np.array_equal(first, answer(other, X))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ALL)
 def test_nothing_is_printed_or_warned_of(
     kind: type, X: np.ndarray, y: np.ndarray, capfd: pytest.CaptureFixture[str]
@@ -275,6 +284,7 @@ def test_nothing_is_printed_or_warned_of(
 # --- rows of every form
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ALL)
 def test_rows_in_any_form_give_the_same(kind: type, X: np.ndarray, y: np.ndarray, tmp_path: Path) -> None:
     X = np.round(X, 2)
@@ -339,6 +349,7 @@ def test_rows_that_are_none(rows: Any, words: str) -> None:
         VAEDensity(**SMALL).fit(rows)
 
 
+@pytest.mark.slow
 def test_constant_and_empty_columns_do_no_harm(X: np.ndarray) -> None:
     odd = np.c_[X, np.full(60, 7.0), np.full(60, np.nan)]
     for kind in (VAEDensity, VAETransformer, VAEOutlierDetector):
@@ -396,6 +407,7 @@ def test_nothing_is_answered_before_a_fit(X: np.ndarray) -> None:
             check_is_fitted(kind())
 
 
+@pytest.mark.slow
 def test_clusters_are_numbered_by_their_size(X: np.ndarray) -> None:
     X = X[np.r_[0:60, 0:10]]
     model = VAECluster(3, **SMALL | {"max_iter": 20}).fit(X)
@@ -459,6 +471,7 @@ def bare(x: torch.Tensor) -> pv.Pair:
     return pv.Pair(model, guide)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("graph", [ladder, clusters, flowing, bare])
 def test_any_graph_takes_the_place_of_the_default(X: np.ndarray, graph: Any) -> None:
     model = fitted(VAEDensity, X, None, graph=graph)
@@ -467,6 +480,7 @@ def test_any_graph_takes_the_place_of_the_default(X: np.ndarray, graph: Any) -> 
     assert np.isfinite(whole).all() and np.isfinite(model.sample(3)).all()
 
 
+@pytest.mark.slow
 def test_a_pair_is_copied_and_may_have_several_sites(X: np.ndarray) -> None:
     pair = clusters(torch.zeros(2, 4))
     before = {name: value.clone() for name, value in pair.state_dict().items()}
@@ -482,6 +496,7 @@ def test_a_pair_is_copied_and_may_have_several_sites(X: np.ndarray) -> None:
         fitted(VAETransformer, X, None, graph=ladder)  # two sites, and none is named
 
 
+@pytest.mark.slow
 def test_a_graph_of_labels(X: np.ndarray, y: np.ndarray) -> None:
     def graph(x: torch.Tensor, y: torch.Tensor) -> pv.SSVAE:
         c, d = int(y.max()) + 1, x.shape[1]
@@ -501,6 +516,7 @@ def test_a_graph_of_labels(X: np.ndarray, y: np.ndarray) -> None:
         fitted(SemiSupervisedVAEClassifier, X, y, graph=lambda x, y: flowing(x))
 
 
+@pytest.mark.slow
 def test_pipelines_searches_and_cross_validation(X: np.ndarray, y: np.ndarray) -> None:
     pipeline = make_pipeline(VAETransformer(**SMALL), LogisticRegression())
     search = GridSearchCV(pipeline, {"vaetransformer__n_components": [1, 2]}, cv=2).fit(X, y)

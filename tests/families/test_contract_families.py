@@ -394,6 +394,7 @@ def test_wrong_shape_names_what_was_wanted_and_what_came(row: Row) -> None:
         assert "out_shape=family.param_shape" in str(error.value)
 
 
+@pytest.mark.slow
 @every_family
 def test_is_traced_without_reading_values(row: Row) -> None:
     family = row.build((4,))
@@ -484,6 +485,7 @@ def test_beta_binomial_still_learns_where_its_mean_is_far_off(sign: float) -> No
 # ---- families of one kind ----
 
 
+@pytest.mark.slow
 def test_continuous_bernoulli_keeps_its_digits_and_its_moments() -> None:
     logits = torch.cat([torch.linspace(-80, 80, 41), torch.tensor([-0.51, -0.49, 1e-3, 1e-6, 0.3])]).double()
     d = fam.ContinuousBernoulli(())(logits[:, None])
@@ -681,6 +683,7 @@ def test_joint_gradient_is_that_of_the_value(build: Callable[[], fam.Family]) ->
     assert torch.autograd.gradcheck(lambda p: family(p).log_prob(x), params)
 
 
+@pytest.mark.slow
 @every_joint
 def test_joint_is_traced_without_reading_values(build: Callable[[], fam.Family]) -> None:
     family = build()

@@ -212,6 +212,7 @@ def test_a_guide_s_flow_never_inverts_its_own_draw(kind: str, monkeypatch: pytes
         d.log_prob(z + 1)
 
 
+@pytest.mark.slow
 def test_steps_and_evaluations_of_a_flow_guide_invert_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     calls, unmap = [], distributions.Flow.unmap
 
@@ -307,6 +308,7 @@ def test_is_traced_without_reading_values(row: Row) -> None:
     torch.testing.assert_close(graph(value, *moved)[1], module(*moved).log_prob(value))
 
 
+@pytest.mark.slow
 @every_row
 def test_is_rebuilt_from_its_specification(row: Row) -> None:
     module = shaken(row.build(3))
@@ -448,6 +450,7 @@ PAIRS: dict[str, Callable[[Tensor], tuple[Any, Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_vae_of_it_is_fitted_with_particles_saved_and_rebuilt(name: str, tmp_path: Any) -> None:
     """That all engines fit it alike is tested in models/test_swap_matrix.py."""

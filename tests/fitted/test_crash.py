@@ -49,6 +49,7 @@ def crashes(
         yield number
 
 
+@pytest.mark.slow
 def test_a_crash_while_a_run_is_replaced(tmp_path: Path, fits: Fits, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for _ in crashes(

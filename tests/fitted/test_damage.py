@@ -53,6 +53,7 @@ def flipped(content: bytes, place: tuple[int, int]) -> bytes:
     return bytes(changed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES[:3])
 def test_a_flipped_bit_is_noticed_when_a_run_is_opened(run: Path, name: str) -> None:
     content = (run / name).read_bytes()
@@ -133,6 +134,7 @@ def put(value: Any, path: tuple[Any, ...], new: Any) -> Any:
 STRANGE = (None, True, -1, 0.5, 10**30, 10**14, 1e300, "x", "", [], {}, [1, "x"], {"x": 1}, {"class": 3, "args": 4})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "key", ["format", "pair", "layout", "transform", "status", "stopped", "weights_sha256", "info"]
 )

@@ -49,6 +49,7 @@ def labelled_pair() -> pv.SSVAE:
     )
 
 
+@pytest.mark.slow
 def test_a_run_of_the_command_line_evaluates_to_what_it_printed(saved: Path, pyrovae: Command) -> None:
     code, out, err = pyrovae("evaluate", saved / "digits-finished", "--num-samples", 50)
     results = json.loads((saved / "digits-finished" / "run.json").read_text())["info"]["results"]
@@ -57,6 +58,7 @@ def test_a_run_of_the_command_line_evaluates_to_what_it_printed(saved: Path, pyr
     assert pyrovae("generate", saved / "digits-finished")[0] == 0
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(saved: Path, pyrovae: Command) -> None:
     code, _, err = pyrovae("fit", "--resume", saved / "digits-stopped")
     assert code == 0, err

@@ -103,6 +103,7 @@ def test_every_question_notices(question: str, tmp_path: Path) -> None:
     assert not (tmp_path / "stale" / "weights.safetensors").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["eager", "traced"])
 def test_a_second_fit_answers_and_the_first_refuses(engine: str) -> None:
     pair = ssvae()

@@ -7,7 +7,7 @@ from typing import Any
 import pyro
 import pytest
 import torch
-from support.programs import ROWS, Discrete, Row
+from support.programs import ONE_OF_EACH_KIND, ROWS, Discrete, Row
 from support.told import told
 
 import pyrovae as pv
@@ -17,22 +17,12 @@ from pyrovae.pair.parameters import param_scope, trainable
 
 # Whether a traced fit repeats and resumes does not depend on the graph: these stand for all, since to trace takes long.
 TRACED = ("vae", "ssvae", "registered-modules")
-# One of each kind: plain, with a condition, levels, a global site, classes summed out, labels missing, functions, an AutoGuide.
-QUICK = (
-    *(
-        "vae",
-        "vae-own-prior",
-        "cvae-vector",
-        "ladder",
-        "global-and-local",
-        "clusters-summed-out",
-        "ssvae-none-labelled",
-    ),
-    *("bare-functions", "auto-normal"),
-)
 pytestmark = pytest.mark.parametrize(
     "row",
-    [pytest.param(row, id=name, marks=[] if name in QUICK else [pytest.mark.slow]) for name, row in ROWS.items()],
+    [
+        pytest.param(row, id=name, marks=[] if name in ONE_OF_EACH_KIND else [pytest.mark.slow])
+        for name, row in ROWS.items()
+    ],
     scope="module",
 )
 
@@ -83,6 +73,7 @@ def tensors(fitted: pv.Fit) -> dict[str, torch.Tensor]:
         return trainable(fitted.pair)
 
 
+@pytest.mark.slow
 def test_two_fits_from_one_seed_are_equal(row: Row, fitted: tuple[pv.Fit, Any]) -> None:
     one, two = fitted[0], short_fit(row)[0]
     assert [h["elbo"] for h in one.history] == [h["elbo"] for h in two.history]
@@ -196,23 +187,23 @@ def test_save_and_load_give_the_same_answers(row: Row, fitted: tuple[pv.Fit, Any
 def test_a_stopped_fit_resumed_equals_an_uninterrupted_one(row: Row, tmp_path: Path) -> None:
     data = row.data()
     options: dict[str, Any] = {
-        "epochs": 4,
+        "epochs": 3,
         "batch_size": 12,  # 40 rows: the last batch is carried over
         "seed": 4,
         "validation": data,
         "patience": 5,
-        "schedule": [pv.schedules.one_cycle(0.02), pv.schedules.kl_warmup(3)],
+        "schedule": [pv.schedules.one_cycle(0.02), pv.schedules.kl_warmup(2)],
         "clip_norm": 5.0,
         "engine": engine_of(row),
     }
     torch.manual_seed(7)
     whole = pv.fit(row.build(), data, **options)
     torch.manual_seed(7)
-    pv.fit(row.build(), data, checkpoint=tmp_path / "run", callbacks=[lambda f: len(f.history) == 2], **options)
+    pv.fit(row.build(), data, checkpoint=tmp_path / "run", callbacks=[lambda f: len(f.history) == 1], **options)
     torch.manual_seed(1234)
     resumed = pv.fit(row.build(), data, checkpoint=tmp_path / "run", resume=True, **options)
     one, two = tensors(whole), tensors(resumed)
     assert one.keys() == two.keys() and all(torch.equal(one[n], two[n]) for n in one)
     strip = [{k: v for k, v in h.items() if k != "seconds"} for h in whole.history]
     assert strip == [{k: v for k, v in h.items() if k != "seconds"} for h in resumed.history]
-    assert len(resumed.history) == 4
+    assert len(resumed.history) == 3

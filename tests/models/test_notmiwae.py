@@ -97,6 +97,7 @@ def test_new_rows_have_gaps_where_they_would_be_missing() -> None:
     torch.testing.assert_close(pv.generate(fitted, 4000, site="x", seed=0)[:, 0], x)
 
 
+@pytest.mark.slow
 def test_missing_entries_add_no_kl_term_and_their_parameters_are_learned() -> None:
     vae, _, x = one_dimension()
     run = pv.terms(vae, {"x": x}, 3)

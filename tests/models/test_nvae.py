@@ -50,6 +50,7 @@ def test_another_prior_is_refused() -> None:
 # --- the graph -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "options", "shapes"),
     [
@@ -80,6 +81,7 @@ def test_the_first_prior_is_standard_and_the_others_follow_what_was_drawn() -> N
     assert not torch.equal(below.fn.mean[0], below.fn.mean[1])
 
 
+@pytest.mark.slow
 def test_the_kl_in_closed_form_is_that_of_the_draws_on_average() -> None:
     torch.manual_seed(0)
     pair = pv.NVAE(fam.Bernoulli((4, 4)), **SMALL).double()

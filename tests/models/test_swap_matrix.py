@@ -207,6 +207,7 @@ def elbos(names: Names, x: Tensor, engine: str) -> tuple[list[float], pv.Fit]:
     return [row["elbo"] for row in fitted.history], fitted
 
 
+@pytest.mark.slow
 def test_a_pair_of_any_parts_does_everything(names: Names, tmp_path: Path) -> None:
     x = rows_of(names)
     pv.check_pair(built(names, x), {"x": x})

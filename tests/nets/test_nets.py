@@ -240,6 +240,7 @@ def test_what_stands_before_a_net_takes_the_first_parent_alone() -> None:
     assert Behind(front, net).out_shape == Rescaled(net, 0.5).out_shape == Log1p(net).out_shape == (4,)
 
 
+@pytest.mark.slow
 def test_dropout_is_of_training_and_of_where_it_is_asked_for() -> None:
     net = MLP(5, 3, (200,), ReLUDropout(0.5))
     x = torch.rand(4, 5)

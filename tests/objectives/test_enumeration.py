@@ -640,6 +640,7 @@ class ScoreInPlate(Base):
         return total
 
 
+@pytest.mark.slow
 def test_score_in_a_plate_beside_an_enumerated_site() -> None:
     """Against the sum over all values. 20 numbers at 4.5 standard errors, 59 degrees of freedom: false alarms 7e-4."""
     row = Row("score_in_plate", ScoreInPlate, nesting=2)

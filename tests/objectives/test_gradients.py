@@ -123,6 +123,7 @@ def test_gradient_is_unbiased(kl: str | None, kl_weight: float) -> None:
     assert_unbiased(*mean_gradient(pair, x, exact, 100, **options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kl_weight", [1.0, pytest.param(0.5, marks=pytest.mark.slow)])
 def test_score_function_gradient_is_unbiased(kl_weight: float) -> None:
     # 21 numbers: false alarms 1.5e-4

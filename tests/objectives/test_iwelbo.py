@@ -449,6 +449,7 @@ class Switch(nn.Module):
         return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("particles", [1, 2, 5])
 def test_vimco_is_unbiased(particles: int) -> None:
     """Closed form by summing over all draws, 3 numbers: false alarms 3 x 3 x 2e-5 = 2e-4. Without the score, as in Pyro's

@@ -119,6 +119,7 @@ def test_factories_and_fillers_hold_the_same_for_each_row() -> None:
     assert len(other.unique()) == 8
 
 
+@pytest.mark.slow
 def test_the_estimate_of_a_row_does_not_depend_on_its_company() -> None:
     x = torch.randn(30, 3).double()
     encoder = pv.mlp(3, fam.Normal(2), hidden=(8,)).double()

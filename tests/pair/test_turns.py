@@ -58,6 +58,7 @@ def in_threads(tasks: list[Callable[[], Any]], how: str) -> list[Any]:
         return [future.result(WAIT) for future in [pool.submit(task) for task in tasks]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["pool", "joblib"])
 def test_fits_and_questions_in_threads_are_those_one_after_the_other(how: str) -> None:
     x = binary()
@@ -72,6 +73,7 @@ def test_fits_and_questions_in_threads_are_those_one_after_the_other(how: str) -
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
+@pytest.mark.slow
 def test_questions_beside_a_fit() -> None:
     """Both are right, and so is the fit."""
     x = binary()

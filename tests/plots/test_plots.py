@@ -147,6 +147,7 @@ def test_reconstructions_stand_below_their_originals():
     assert picture[tick_rows[2], 6:].min() == 1.0  # paper behind the last pair
 
 
+@pytest.mark.slow
 def test_reconstructions_of_a_table():
     x = torch.randn(50, 3)
     x_hat = x.clone()
@@ -219,6 +220,7 @@ def test_given_axes_are_used():
     assert plots.latent(x, ax=axes[1, 1]) is axes[1, 1]
 
 
+@pytest.mark.slow
 def test_save(tmp_path):
     x = np.random.default_rng(0).random((4, 3))
     path = plots.save(plots.reconstructions(x, x), tmp_path / "new" / "table.png")

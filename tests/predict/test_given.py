@@ -303,6 +303,7 @@ def test_global_sites_are_given(groups: pv.Fit) -> None:
         pv.generate(groups, 3, given={"group": group, "b": torch.zeros(3, 2)})
 
 
+@pytest.mark.slow
 def test_global_sites_are_drawn_anew_for_each_call_or_row(groups: pv.Fit) -> None:
     calls = torch.stack(
         [pv.generate(groups, 2, given={"group": torch.zeros(2, dtype=torch.int64)}) for _ in range(200)]

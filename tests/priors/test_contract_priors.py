@@ -214,6 +214,7 @@ def test_what_is_not_learned_is_not_saved() -> None:
     assert not priors.StandardNormal(3).state_dict()
 
 
+@pytest.mark.slow
 def test_mixture_starts_apart_with_the_moments_of_the_standard_normal() -> None:
     prior = priors.MixtureOfNormals(20, num_components=200)
     z = prior().sample((20000,))

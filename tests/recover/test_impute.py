@@ -231,6 +231,7 @@ def test_with_classes_summed_out_the_class_is_drawn_with_the_rest() -> None:
         assert abs(found.mean[0, 2] - wanted) < BOUND * error
 
 
+@pytest.mark.slow
 def test_labels_that_the_pair_infers_stay_unknown_and_known_ones_count() -> None:
     pair, nan = TwoClasses(), NAN
     x = torch.tensor([[0.1, 0.3, nan]] * 3, dtype=torch.float64)
@@ -266,6 +267,7 @@ class TwoViews(nn.Module):
             pyro.sample("z", normal(seen, self.spread - 1.0))
 
 
+@pytest.mark.slow
 def test_an_argument_that_rows_lack_is_drawn_given_the_others() -> None:
     a = torch.tensor([1.5, NAN, -0.5, 0.2], dtype=torch.float64)
     b = torch.tensor([[NAN, NAN], [0.3, NAN], [-0.5, NAN], [0.2, 0.1]], dtype=torch.float64)
@@ -438,6 +440,7 @@ def test_a_distribution_may_say_how_to_draw_some_elements_given_the_others() -> 
     torch.testing.assert_close(found.draws[:, 0, 1], torch.full((3,), 0.4, dtype=torch.float64))
 
 
+@pytest.mark.slow
 def test_few_candidates_are_told_and_their_draws_moved() -> None:
     """Moves leave p(z | x) as it is, and part draws that were chosen twice."""
     pair, x, fitted = gappy()

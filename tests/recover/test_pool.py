@@ -70,6 +70,7 @@ def test_estimates_that_agree_lose_nothing() -> None:
     assert float(pv.pool([1.0, 2.0], [0.0, 0.0]).missing_information) == 1
 
 
+@pytest.mark.slow
 def test_intervals_contain_the_truth_as_often_as_they_say() -> None:
     """A mean of 30 normals of which 10 are imputed by draws of their posterior predictive, 5 times; 2000 repetitions. The
     share is within 4.5 standard errors of 95 % (false alarms 7e-6) plus one percent, since the rules are approximate."""

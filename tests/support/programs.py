@@ -489,3 +489,17 @@ ROWS: dict[str, Row] = {
     "auto-normal": Row(regression(AutoNormal), regression_data, None, False),
     "auto-diagonal-normal": Row(regression(AutoDiagonalNormal), regression_data, None, False),
 }
+
+# Plain, with a condition, levels, a global site, classes summed out, labels missing, functions, an AutoGuide.
+ONE_OF_EACH_KIND = (
+    *(
+        "vae",
+        "vae-own-prior",
+        "cvae-vector",
+        "ladder",
+        "global-and-local",
+        "clusters-summed-out",
+        "ssvae-none-labelled",
+    ),
+    *("bare-functions", "auto-normal"),
+)

@@ -20,6 +20,7 @@ def two_clusters(num: int = 400) -> pd.DataFrame:
     return pd.DataFrame({"a": 100 + 20 * x[:, 0], "b": x[:, 1], "kind": np.where(group == 1, "u", "v")})
 
 
+@pytest.mark.slow
 def test_without_training_it_is_the_mixture_that_scikit_learn_finds() -> None:
     """Within the noise of the decoder, which is part of each component's covariance: log p(x) by refined proposals."""
     table = two_clusters()[["a", "b"]]
@@ -38,6 +39,7 @@ def test_without_training_it_is_the_mixture_that_scikit_learn_finds() -> None:
     assert NOISE < 0.2 and abs(float(found.log_likelihood.mean()) - exact.mean()) < 0.05
 
 
+@pytest.mark.slow
 def test_a_fit_learns_the_classes_of_which_its_first_mixture_knows_nothing() -> None:
     """The class follows from the numbers, so that log 2 = 0.69 nats a row are to be gained; 0.5 are asked."""
     table = two_clusters(300)
@@ -54,6 +56,7 @@ def test_a_fit_learns_the_classes_of_which_its_first_mixture_knows_nothing() -> 
     assert (log_p(40, 3e-3) - log_p(1, 1e-9)).mean() > 0.5
 
 
+@pytest.mark.slow
 def test_gaps_are_left_out_of_the_density_and_told_to_the_encoder() -> None:
     table = two_clusters(200)
     schema = pv.tables.infer(table)
@@ -71,6 +74,7 @@ def test_gaps_are_left_out_of_the_density_and_told_to_the_encoder() -> None:
     assert pv.importance(whole, gaps[:4], num_samples=30, seed=0).log_likelihood.isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [["kind"], ["a"], ["a", "kind"]])
 @pytest.mark.parametrize("prior", ["mixture", "flow", "normal"])
 def test_any_columns_make_a_model_that_is_saved_and_draws_tables(
@@ -88,6 +92,7 @@ def test_any_columns_make_a_model_that_is_saved_and_draws_tables(
     torch.testing.assert_close(pv.encode(again, rows[:5]), pv.encode(fitted, rows[:5]))
 
 
+@pytest.mark.slow
 def test_densities_are_those_of_cells_and_of_classes() -> None:
     """Of independent columns with known densities: the class frequencies and a Normal, rounded to 0.5."""
     random = np.random.default_rng(0)

@@ -65,6 +65,7 @@ QUESTIONS: dict[str, Callable[[pv.Fit, Any], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("transform", "source", "engine"),
     [

@@ -290,6 +290,7 @@ def lag(step: Step) -> dict[str, float]:
     return LAG(step._replace(per_epoch=STEPS))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_inductor")
 @pytest.mark.parametrize(
     ("make", "engine"),

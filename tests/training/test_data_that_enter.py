@@ -39,6 +39,7 @@ LIBRARY = (
 OWN = ("global-and-local", "regime-summed-out", "pyro-module", "discrete")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LIBRARY + OWN)
 def test_a_pair_in_float64_takes_arrays_in_float64(name: str, tmp_path: Any) -> None:
     row = ROWS[name]

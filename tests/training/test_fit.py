@@ -89,6 +89,7 @@ def test_the_default_is_one_fused_adam_for_all_parameters(monkeypatch: pytest.Mo
     assert made == [(len(list(pair.parameters())), {"lr": 1e-3, "fused": True})]
 
 
+@pytest.mark.slow
 def test_a_step_never_reads_a_value_on_the_host() -> None:
     class Counter(TorchDispatchMode):
         reads = 0
@@ -110,6 +111,7 @@ def test_a_step_never_reads_a_value_on_the_host() -> None:
     assert one_epoch < 30, f"{one_epoch} reads in an epoch of 50 steps"
 
 
+@pytest.mark.slow
 @pytest.mark.auto_engine
 def test_kl_weight_and_learning_rate_reach_the_step_and_stay_out_of_the_elbo() -> None:
     x = binary()
@@ -247,6 +249,7 @@ def test_callbacks_see_each_epoch_and_may_stop() -> None:
     assert epochs == [1, 2, 3, 4] and "callback" in fitted.stopped
 
 
+@pytest.mark.slow
 @pytest.mark.auto_engine
 def test_a_seed_repeats_a_fit_and_the_global_random_state_is_left_alone() -> None:
     pair = vae()
@@ -297,6 +300,7 @@ def test_nan_names_epoch_and_step_and_keeps_the_last_good_epoch(tmp_path: Path) 
     assert torch.equal(load_file(tmp_path / "run" / "weights.safetensors")["m"], reference.m.detach())
 
 
+@pytest.mark.slow
 @pytest.mark.auto_engine
 def test_ctrl_c_leaves_a_run_that_resumes_to_the_same_end(tmp_path: Path) -> None:
     x = binary()
@@ -441,6 +445,7 @@ def test_a_callable_kl_has_one_name_in_every_process() -> None:
 # --- traps -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.auto_engine
 def test_a_callback_sees_the_parameters_in_use_and_cannot_change_the_fit(tmp_path: Path) -> None:
     x = reals()
@@ -545,6 +550,7 @@ def test_questions_and_validation_are_asked_in_evaluation_mode_and_change_nothin
     assert len({h["validation_elbo"] for h in again.history}) == 1 and len(still.history) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.auto_engine
 def test_dropout_batch_norm_and_two_groups_resume_bit_for_bit(tmp_path: Path) -> None:
     x = binary()
@@ -669,6 +675,7 @@ class Left(nn.Module):
             pyro.sample("z", self.encoder(x))
 
 
+@pytest.mark.slow
 def test_a_pair_that_mistakes_the_particle_dimension_is_found_and_run_one_by_one() -> None:
     x = torch.softmax(torch.randn(30, 6), -1)
     with pytest.warns(UserWarning, match="'x' has another log-density among several particles"):

@@ -152,6 +152,7 @@ def test_what_belongs_to_no_row_is_drawn_once_and_counted_once() -> None:
     assert pair.log_scale.exp().item() == pytest.approx(exact[1], rel=0.1)
 
 
+@pytest.mark.slow
 def test_answers_stand_where_their_rows_stand() -> None:
     data = {"x": binary(), "y": labels(known=40)}
     data["y"][torch.arange(40) % 3 != 0] = -1
@@ -205,6 +206,7 @@ def test_rows_of_a_step_and_epochs() -> None:
     assert set(seen["y"]) == set(range(8)) and max(map(seen["y"].count, range(8))) - 5 <= 1
 
 
+@pytest.mark.slow
 def test_engines_take_the_same_steps() -> None:
     data = {"x": binary(), "y": labels(known=12)}
     reached = []

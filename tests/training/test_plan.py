@@ -120,6 +120,7 @@ def test_rows_that_are_only_checked_are_checked_before_the_first_step(tmp_path: 
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters()))
 
 
+@pytest.mark.slow
 @pytest.mark.auto_engine
 def test_one_group_and_several_take_the_same_way() -> None:
     """A pair whose optional argument is known in every row is fitted as one group; unknown in some, as two."""

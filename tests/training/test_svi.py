@@ -266,6 +266,7 @@ def under_pyro(name: str) -> Any:
 SLOW = {("VAE tutorial, 3 particles", "traced"), ("VAE tutorial, mean field", "traced"), ("M2 tutorial", "traced")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "engine"),
     [
@@ -333,6 +334,7 @@ def test_labelled_and_unlabelled_batches_share_parameters() -> None:
     assert go(pv.SVI, engine="traced") == pytest.approx(go(pyro.infer.SVI), rel=1e-8)
 
 
+@pytest.mark.slow
 def test_a_parameter_without_gradient_is_not_moved() -> None:
     """Adam's memory of unlabelled batches does not move the classifier on labelled ones; Pyro's does."""
     moved = {}
@@ -349,6 +351,7 @@ def test_a_parameter_without_gradient_is_not_moved() -> None:
     assert moved["pyrovae"] == 0.0 and moved["pyro"] > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_inductor")
 @pytest.mark.parametrize("engine", ["traced", pytest.param("compiled", marks=pytest.mark.slow)])
 def test_two_svis_share_the_state_of_one_optimizer(engine: str) -> None:
@@ -460,6 +463,7 @@ def test_arguments_by_name_become_groups() -> None:
     assert sorted((g["lr"], len(g["params"])) for g in svi.optimizer.param_groups) == [(0.01, 6), (0.03, 4)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("made", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_torch_optimizers_are_taken(made: bool) -> None:
     torch.manual_seed(0)
@@ -541,6 +545,7 @@ def test_schedulers_change_the_rates_of_the_next_step_as_under_pyro(name: str, t
     assert len(set(rates)) > 1 or rates[0] != 0.05  # the schedule did something
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_inductor")
 def test_a_scheduler_changes_the_momentum_of_compiled_steps(tmp_path: Path) -> None:
     true, _ = scheduled(pyro.infer.SVI, SCHEDULERS["OneCycleLR"], tmp_path / "pyro.pt")
@@ -726,6 +731,7 @@ def test_what_changes_at_every_step_runs_no_more_often_than_under_pyro(name: str
     assert len(counted.runs) == 24
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*traced anew")
 def test_an_attribute_that_changes_at_every_step_is_given_up() -> None:
     class Annealed(Counted):

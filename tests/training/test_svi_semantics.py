@@ -392,6 +392,7 @@ def of_its_own(loss: Any, name: str) -> bool:
     return loss is Trace_ELBO or (loss is TraceEnum_ELBO and any(kind in name for kind in ENUMERATED))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "name"),
     [
