@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 from support.command import Command, invoke
 
+pytestmark = pytest.mark.slow
+
 QUICK = ("--epochs", 30, "--hidden", 8, "--latent", 1, "--engine", "eager", "--proposal", "guide", "--num-samples", 200)
 
 
@@ -42,7 +44,6 @@ def holed() -> pd.DataFrame:
     return rows[["length", "remark", "late", "kind", "visits"]]
 
 
-@pytest.mark.slow
 def test_gaps_are_filled_and_other_cells_stay_as_they_are_written(pyrovae: Command, fitted: Path) -> None:
     holed().to_csv("holes.csv", index=False)
     code, out, err = pyrovae("impute", fitted, "holes.csv", "--out", "whole.csv")
@@ -72,7 +73,6 @@ def test_several_draws_stand_below_one_another(pyrovae: Command, fitted: Path) -
     assert code == 2 and "whole.csv exists" in err and Path("whole.csv").read_text() == before
 
 
-@pytest.mark.slow
 def test_a_table_of_numbers(pyrovae: Command) -> None:
     rng = np.random.default_rng(0)
     z = rng.normal(size=(200, 1))

@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 from support.command import Command, invoke
 
+pytestmark = pytest.mark.slow
+
 NAMES = ["a", "b", "c", "d"]
 QUICK = ("--epochs", 30, "--hidden", 8, "--latent", 1, "--engine", "eager", "--proposal", "guide", "--num-samples", 50)
 
@@ -39,7 +41,6 @@ def new() -> pd.DataFrame:
     return rows
 
 
-@pytest.mark.slow
 def test_strange_rows_come_first_with_their_columns(pyrovae: Command, fitted: Path, new: pd.DataFrame) -> None:
     new[["id", "d", "c", "b", "a"]].to_csv("new.csv", index=False)  # in another order
     code, out, err = pyrovae("outliers", fitted, "new.csv", "--out", "found.csv", "--rate", 0.2)
@@ -57,7 +58,6 @@ def test_strange_rows_come_first_with_their_columns(pyrovae: Command, fitted: Pa
     assert code == 2 and "found.csv exists" in err and Path("found.csv").read_text() == before
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", ["regret", "typicality"])
 def test_other_scores(pyrovae: Command, fitted: Path, new: pd.DataFrame, method: str) -> None:
     new.head(12).to_csv("new.csv", index=False)
@@ -67,7 +67,6 @@ def test_other_scores(pyrovae: Command, fitted: Path, new: pd.DataFrame, method:
     assert found["score"].notna().all() and len(found) == 12 and (found["score"] >= 0).all() == (method == "typicality")
 
 
-@pytest.mark.slow
 def test_without_out_the_table_is_in_the_run_folder(pyrovae: Command, fitted: Path, new: pd.DataFrame) -> None:
     new.drop(columns="id").to_csv("new.csv", index=False)
     code, out, err = pyrovae("outliers", fitted, "new.csv")

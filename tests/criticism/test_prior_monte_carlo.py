@@ -18,6 +18,8 @@ from pyrovae.batching import chunks as chunking
 from pyrovae.criticism import importance as importance_module
 from pyrovae.criticism.prior_monte_carlo import with_prior_as_guide
 
+pytestmark = pytest.mark.slow
+
 # Standard errors of an estimate. 4.5 of them: false alarms 7e-6 a number compared.
 BOUND = 4.5
 
