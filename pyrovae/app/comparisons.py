@@ -46,7 +46,9 @@ class Measure:
 def measure_of(run: Run) -> Measure:
     """What log p(x) of a run is the logarithm of, as its likelihood says."""
     of, label = run.model.probability, run.dataset.source.get("label")
-    if run.model.labels == CONDITION and label is not None:
+    if run.rows.conditions is not None:
+        of += f", {CONDITION} the columns {', '.join(run.rows.conditions.names)}"
+    elif run.model.labels == CONDITION and label is not None:
         of += f", {CONDITION} the label {label}"
     if run.fitted.transform is not None:
         return Measure(BINARISED, of)

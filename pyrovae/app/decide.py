@@ -48,12 +48,14 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
         OptionError: a value is impossible, options contradict each other, or the data lack what the model needs.
     """
     check_names(options)
+    if dataset.conditions is not None and options.model == "vae":
+        options = replace(options, model="cvae")
     model: Model = MODELS[options.model]
     _check_model(model, options, dataset)
     likelihood, total_count = choose_likelihood(options, dataset)
     table = dataset.schema if likelihood == TABLE else None
     if table is not None:
-        options = _for_a_table(options, table, num_rows)
+        options = _for_a_table(options, table, num_rows, given=dataset.conditions is not None)
     options = replace(
         options,
         prior="normal" if options.prior is None else options.prior,
@@ -110,12 +112,12 @@ def check_names(options: Options) -> None:
     options.check("fit")
 
 
-def _for_a_table(options: Options, schema: Schema, num_rows: int) -> Options:
-    """The options of a table's model that are left open: what `pyrovae.tables.vae` takes by default."""
-    plain = options.model == "vae" and options.net in (None, "mlp")
+def _for_a_table(options: Options, schema: Schema, num_rows: int, given: bool) -> Options:
+    """The options of a table's model that are left open: what `pyrovae.tables.vae`, or with columns given `cvae`, takes."""
+    plain = options.model in ("vae", *(["cvae"] if given else [])) and options.net in (None, "mlp")
     start = "full-mixture-nsf" if num_rows >= ENOUGH_FOR_A_FLOW else "full-mixture"
-    prior = options.prior or (start if plain else "normal")
-    starts = plain and options.guide is None and not is_own(prior) and "full" in part("prior", prior).guides
+    prior = options.prior or (start if plain and not given else "normal")
+    starts = plain and options.guide is None and not is_own(prior) and (given or "full" in part("prior", prior).guides)
     wide = len(schema.modelled) > MOST_COLUMNS
     return replace(
         options,
@@ -200,7 +202,16 @@ def _check_model(model: Model, options: Options, dataset: Dataset) -> None:
         raise OptionError("--free-bits spares z1 of --model hierarchical, and there is no other level: leave it out.")
     if model.images and dataset.image_shape is None:
         raise OptionError(f"--model {options.model} needs images, and the rows of {dataset.name} have no image shape.")
-    if model.labels is not None:
+    if dataset.conditions is not None:
+        if model.labels != CONDITION:
+            raise OptionError(
+                f"--condition is for the model cvae, p(x | c), and does not go with --model {options.model}: leave out one."
+            )
+        if dataset.y is not None:
+            raise OptionError(
+                "--condition takes the place of --label: name that column by --condition, too, or --drop it."
+            )
+    elif model.labels is not None:
         _check_labels(model, options, dataset)
 
 

@@ -53,6 +53,7 @@ class Pieces:
         self.hidden: dict[str, Any] = {"hidden": self.widths} if len(shape) == 1 else {}
         self.schema = schema
         self.seen: families.Features | None = None
+        self.given = 0  # how many numbers a model sees of the columns that it is given
         total = options.total_count or 1
         self.family: Any = self.chosen.build(self.event, total) if schema is None else schema.family(train)
         if schema is not None or gaps:
@@ -133,6 +134,17 @@ def _vae(of: Pieces) -> models.VAE:
 
 
 def _cvae(of: Pieces) -> models.CVAE:
+    if of.given:
+        if of.starts_as_mixture:
+            assert of.schema is not None
+            how: dict[str, Any] = {"latent": of.latent, "hidden": of.widths, "gaps": of.gaps}
+            return of_tables.cvae(of.schema, of.train, of.given, **how)
+        return models.CVAE(
+            condition=torch.nn.Identity(),
+            prior=of.normal(of.latent, of.given),
+            likelihood=of.likelihood(of.latent, of.given),
+            encoder=of.seeing(of.posterior(of.event, of.given)),
+        )
     return models.CVAE(
         condition=nets.OneHot(of.classes),
         prior=of.normal_of_class(),
@@ -293,15 +305,23 @@ MODELS: dict[str, Model] = {
 
 
 def build(
-    options: Options, train: Tensor, num_classes: int, schema: Schema | None = None, gaps: bool = False
+    options: Options,
+    train: Tensor,
+    num_classes: int,
+    schema: Schema | None = None,
+    gaps: bool = False,
+    given: int = 0,
 ) -> PairLike:
     """The model that the options name, for such rows and so many classes or clusters (0 for a model without them).
 
     Args:
         schema: what the columns of a table are, whose likelihood is that of tables.
         gaps: whether cells are missing in some row, also of those held out.
+        given: how many numbers of columns the model is given with every row.
     """
-    pair: PairLike = MODELS[options.model].build(Pieces(options, train, num_classes, schema, gaps))
+    of = Pieces(options, train, num_classes, schema, gaps)
+    of.given = given
+    pair: PairLike = MODELS[options.model].build(of)
     return pair
 
 

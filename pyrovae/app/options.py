@@ -107,6 +107,13 @@ class Options:
         commands=("fit", "sweep"),
         later=True,
     )
+    condition: str | None = option(
+        None,
+        "Columns of a table that the model is given with every row, such as batch,age: names or numbers, with commas between "
+        "them. The model, p(x | c), is cvae.",
+        commands=("fit", "sweep"),
+        later=True,
+    )
     clusters: int | None = option(
         None,
         "Number of clusters of {models}; by default as many as the labels have classes, else 10.",
@@ -295,7 +302,8 @@ class Options:
     def table(self) -> dict[str, Any]:
         """How a table is read, as arguments of `load`."""
         how: dict[str, Any] = {"ids": self.id, "header": self.header, "drop": self.drop or ()}
-        return how if self.columns is None else {**how, "columns": self.columns}
+        chosen = {"columns": self.columns, "conditions": self.condition}
+        return how | {name: value for name, value in chosen.items() if value is not None}
 
     @classmethod
     def from_json(cls, recorded: Any, command: str) -> Options:

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from pyrovae import plots
+from pyrovae._sources import check_source
 from pyrovae.app.catalogue import CONDITION, choose, part
 from pyrovae.app.models import MODELS
 from pyrovae.app.run import Run
+from pyrovae.data.tables import read_frame
 from pyrovae.errors import OptionError, PairError
 from pyrovae.pair.batch import take_rows
 from pyrovae.pair.program import distribution_name
@@ -134,12 +136,19 @@ def _means(run: Run, num: int, seed: int | None, given: Mapping[str, Tensor] | N
 
 
 def draw_rows(
-    run: Run, num: int, *, wanted: str | None = None, mean: bool = False, seed: int | None = 0
+    run: Run,
+    num: int,
+    *,
+    wanted: str | None = None,
+    conditions: Tensor | None = None,
+    mean: bool = False,
+    seed: int | None = 0,
 ) -> tuple[Tensor, Tensor | None]:
     """New rows, `(num, D)`, in the units of the data, and their class numbers, `(num,)`, if the model has labelled classes.
 
     Args:
         wanted: the name of the class of all rows; by default the rows are of each class in turn.
+        conditions: the columns that the model is given, `(num, C)`, for a run that has such.
         mean: E[x | z] at draws of z, instead of draws of x.
     """
     rows = run.rows
@@ -149,6 +158,12 @@ def draw_rows(
     def drawn(given: Mapping[str, Tensor] | None = None) -> Tensor:
         return rows.restore(generate(run.fitted, num, given=given, mean=mean, seed=seed))
 
+    if conditions is not None:
+        if wanted is not None:
+            raise OptionError(
+                "--class is for models of labelled classes; what this run's model is given, --given FILE says."
+            )
+        return drawn(rows.condition(conditions)), None
     if rows.argument is None or rows.classes is None:
         if wanted is not None:
             those = ", ".join(name for name, model in MODELS.items() if model.labels is not None)
@@ -159,6 +174,22 @@ def draw_rows(
     if wanted is not None:
         codes[:] = names.index(choose("class", wanted, names))
     return drawn({rows.argument: codes}), codes
+
+
+def conditions_of(run: Run, given: Path | None, num: int, seed: int | None) -> Tensor | None:
+    """The columns that a run's model is given, for each row to draw: those of a table, or else of training rows at random."""
+    rows = run.rows
+    if rows.conditions is None or rows.given is None:
+        if given is not None:
+            raise OptionError(
+                "--given is for runs that were fitted with --condition, and this one was not: leave it out."
+            )
+        return None
+    if given is not None:
+        check_source(str(given))
+        return rows.conditions.encode(read_frame(given.expanduser())[0])
+    random = torch.Generator().manual_seed(0 if seed is None else seed)
+    return rows.given["train"][torch.randint(len(rows.given["train"]), (max(0, num),), generator=random)]
 
 
 def all_codes(run: Run) -> Tensor:
@@ -172,5 +203,5 @@ def all_codes(run: Run) -> Tensor:
     scaled = rows.scaler.apply(x) if rows.scaler is not None else x
     batch = {"x": scaled.reshape(len(scaled), *rows.train.shape[1:])}
     if rows.argument == CONDITION:
-        batch[CONDITION] = every(dataset.y, dataset.y_test)
+        batch |= {CONDITION: every(dataset.y, dataset.y_test)} if dataset.c is None else rows.condition(dataset.c)
     return encode(run.fitted, batch, site=run.model.code).flatten(1)

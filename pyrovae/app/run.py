@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,8 @@ from pyrovae.objectives.losses import Trace_ELBO
 from pyrovae.pair.batch import take_rows
 from pyrovae.pair.graph import draw_graph, graph_text
 from pyrovae.pair.parameters import fork_rng
+from pyrovae.pair.program import PairLike, sample_sites
 from pyrovae.pair.program import run as run_pair
-from pyrovae.pair.program import sample_sites
 from pyrovae.training import schedules
 from pyrovae.training.fit import fit
 
@@ -112,9 +112,11 @@ def fit_run(
     rows = make_rows(dataset, split, options)
     say(describe(dataset, options, rows))
     if rows.schema is not None:
+        if rows.conditions is not None:
+            say("The model is given, and does not model:\n" + repr(rows.conditions).partition("\n")[2])
         say(repr(rows.schema) + f"\n(kept in {COLUMNS} of the run folder; give it back, edited, by --columns)")
     torch.manual_seed(options.seed)
-    pair = build(options, rows.train, rows.num_classes, rows.schema, rows.gaps)
+    pair = _built(options, rows)
     with suppress(Exception):  # a pair that does not run is explained by the fit
         for which, batch in rows.examples().items():
             say(f"{which}\n{graph_text(pair, batch)}" if which else graph_text(pair, batch))
@@ -149,7 +151,8 @@ def fit_run(
         },
     )
     if rows.schema is not None:
-        rows.schema.write(folder / COLUMNS)
+        others = () if rows.conditions is None else rows.conditions.columns
+        replace(rows.schema, columns=(*rows.schema.columns, *others)).write(folder / COLUMNS)
     if force:  # files of the replaced run would pass for this one's; removed only now, since the fit may be refused
         for name in ARTEFACTS:
             (folder / name).unlink(missing_ok=True)
@@ -159,6 +162,11 @@ def fit_run(
             if drawn.suffix == ".gv":
                 say(f"No picture of the graph: Graphviz's dot is not installed. See {drawn.name}.")
     return Run(options, dataset, rows, fitted, folder)
+
+
+def _built(options: Options, rows: Rows) -> PairLike:
+    given = 0 if rows.seen is None else rows.seen.num_features
+    return build(options, rows.train, rows.num_classes, rows.schema, rows.gaps, given)
 
 
 def _keeps_best(options: Options) -> bool:
@@ -239,7 +247,7 @@ def open_run(
         scaler = Standardize.from_json(info["scaler"]) if info["scaler"] else None
         rows = make_rows(dataset, split, options, scaler)
     if fitted is None:  # a part that the user wrote cannot be rebuilt from run.json alone
-        fitted = load(folder, device=device, pair=build(options, rows.train, rows.num_classes, rows.schema, rows.gaps))
+        fitted = load(folder, device=device, pair=_built(options, rows))
     fitted.threads = threads
     return Run(options, dataset, rows, fitted, folder)
 
@@ -295,11 +303,13 @@ def describe(dataset: Dataset, options: Options, rows: Rows) -> str:
     which = f"model {options.model}"
     if model.clusters:
         which += f" of {options.clusters} clusters"
+    elif rows.conditions is not None:
+        which += f" given {', '.join(rows.conditions.names)}"
     elif rows.argument is not None:
         labels = rows.batch("train")[rows.argument]
         which += f" of {rows.num_classes} classes, {int((labels >= 0).sum())} training rows labelled"
     latent = ", ".join(map(str, options.levels or (options.latent,)))
-    prior = "normal for each class" if model.labels or model.clusters else "normal"
+    prior = "normal for each class" if (model.labels or model.clusters) and rows.given is None else "normal"
     kind, num = (dataset.kind, dataset.x.shape[1]) if rows.schema is None else ("table", len(rows.schema.modelled))
     nets = options.net
     if options.groups is not None:

@@ -99,9 +99,14 @@ def _baseline(run: Run, found: Importance) -> dict[str, float]:
 def simulated_rows(run: Run, num: int = 1000) -> str | None:
     """How rows that the model draws compare with those of the table, in a sentence; None where rows are no table."""
     rows = run.rows
-    if rows.schema is None or run.model.labels == CONDITION:
+    if rows.schema is None or (run.model.labels == CONDITION and rows.given is None):
         return None
-    drawn = simulate(run.fitted, num, seed=EVALUATION_SEED)["x"]
+    given = None
+    if rows.given is not None:  # as often as the table has them
+        every = torch.cat([rows.given["train"], rows.given["test"]])
+        random = torch.Generator().manual_seed(EVALUATION_SEED)
+        given = rows.condition(every[torch.randint(len(every), (num,), generator=random)])
+    drawn = simulate(run.fitted, num, given=given, seed=EVALUATION_SEED)["x"]
     return sentence(rows.schema, torch.cat([rows.train, rows.test]).cpu(), drawn.flatten(1).cpu())
 
 

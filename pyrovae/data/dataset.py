@@ -54,6 +54,8 @@ class Dataset:
         notes: What was found out about the file and may surprise, in sentences.
         schema: What each column of a table is, or None.
         encoded: The rows as `schema` encodes them, `(N, D')`, or None.
+        conditions: What each column is that a model is given with every row, and that is not among the rows, or None.
+        c: The columns of `conditions`, as it encodes them, `(N, C)`, or None.
 
     Example:
         >>> from pyrovae.data import Dataset
@@ -77,6 +79,8 @@ class Dataset:
     notes: tuple[str, ...] = ()
     schema: Schema | None = None
     encoded: Tensor | None = None
+    conditions: Schema | None = None
+    c: Tensor | None = None
 
 
 def make_dataset(

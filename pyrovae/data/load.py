@@ -27,6 +27,7 @@ def load(
     drop: str | Sequence[str] = (),
     text_labels: bool = False,
     columns: str | Path | None = None,
+    conditions: str | Sequence[str] = (),
 ) -> Dataset:
     """Load a data set by its name, or from a file.
 
@@ -62,6 +63,8 @@ def load(
         text_labels: Labels are text, and only an empty cell is missing.
         columns: A YAML file that says what each column of a table is, as `Schema.write` writes it and a run keeps as
             columns.yaml; by default that is found out, see `pv.tables.infer`.
+        conditions: Columns of a table that a model is given with every row, and that are not among the rows: a list, or their
+            names or numbers with commas between them. They become `Dataset.c`.
 
     Returns:
         A `Dataset`; its `x` has the shape `(N, D)`.
@@ -83,6 +86,7 @@ def load(
         (('length', 'width'), ('rose', 'tulip'), tensor([0, 1, 0]))
     """
     how: dict[str, Any] = {"ids": ids, "header": header, "drop": drop, "text_labels": text_labels, "columns": columns}
+    how["conditions"] = conditions
     dataset = read(source, data_root=data_root, label=label, **how)
     for note in dataset.notes:
         warnings.warn(f"{dataset.name}: {note}", stacklevel=2)
@@ -103,8 +107,11 @@ def read(
         suffix = path.suffix.lower()
         if source in NAMES or suffix in (".npz", ".npy"):
             chosen = [n for n in ("ids", "header", "columns") if table.get(n) is not None] + ["drop"] * bool(drop)
+            chosen += ["conditions"] * bool(table.get("conditions"))
             if chosen:
-                flags = ", ".join({"ids": "--id"}.get(name, f"--{name}") for name in chosen)
+                flags = ", ".join(
+                    {"ids": "--id", "conditions": "--condition"}.get(name, f"--{name}") for name in chosen
+                )
                 raise OptionError(f"{flags}: for tables (.csv), and {source} is none. Leave it out.")
         if source in NAMES:
             if label is not None:
@@ -144,6 +151,8 @@ def load_again(source: Mapping[str, Any], *, data_root: str | Path | None = None
         table = {"header": source["header"], "ids": source["ids"] or NO_IDS, "drop": source["drop"], "look": False}
         if "columns" in source:
             table |= {"columns": source["columns"], "coded": source.get("kind") == "table"}
+        if "conditions" in source:
+            table |= {name: source[name] for name in ("conditions", "condition_columns")}
     elif str(source.get("path", "")).lower().endswith((".npz", ".npy")):
         table = {"arrays": source.get("columns", False)}
     elif str(source.get("path", "")).lower().endswith((".csv", ".data")):

@@ -112,6 +112,8 @@ def load_table(
     look: bool = True,
     columns: str | Path | Sequence[Mapping[str, Any]] | None = None,
     coded: bool = False,
+    conditions: str | Sequence[str] = (),
+    condition_columns: Sequence[Mapping[str, Any]] | None = None,
 ) -> Dataset:
     """The rows of a table, without the columns of labels and ids, and those to drop.
 
@@ -119,6 +121,8 @@ def load_table(
         look: whether to look for what nobody named: a header of numbers, ids, and columns that hold nothing.
         columns: what the columns are: the path of a YAML file, or what `Schema.to_json` gave; by default it is found out.
         coded: whether the rows are those that the schema encodes, even if all columns are numbers.
+        conditions: columns that a model is given with every row.
+        condition_columns: what they are, as `columns`.
     """
     frame, form = read_frame(path, header, numbers_name=look)
     every, notes = list(frame.columns), list(form.notes)
@@ -145,19 +149,30 @@ def load_table(
             notes.append(
                 f"Column {named} names the rows, and is left out; --id none makes it a column like the others."
             )
-    kept = [name for name in every if name not in out and name not in (y, named)]
+    given = list(dict.fromkeys(column_name(path, every, name) for name in _several(conditions, every)))
+    for name in given:
+        if name in (y, named):
+            what = "label" if name == y else "id"
+            raise OptionError(f"{path.name}: {name} is the {what}, and cannot be a condition as well.")
+        out.pop(name, None)
+    kept = [name for name in every if name not in out and name not in (y, named, *given)]
     if not kept:
         raise DataError(f"{path} has no column besides the label and those left out. A row needs at least one.")
     labels = None if y is None else (texts[y] if text_labels else frame[y]).to_numpy()
     how: dict[str, Any] = {"header": form.header, "ids": named, "drop": list(out)}
     rows, schema = frame[kept].apply(_as_numbers), _schema_of(path, frame[kept], columns, look, set(every) - set(kept))
+    beside: dict[str, Any] = {}
+    if given:
+        known = _conditions_of(path, frame[given], columns if condition_columns is None else condition_columns)
+        how |= {"conditions": given, "condition_columns": known.to_json()}
+        beside = {"conditions": known, "c": known.encode(frame[given])}
     if schema is not None:
         how["columns"] = schema.to_json()
     text = [name for name in kept if not pd.api.types.is_numeric_dtype(rows[name])]
     if schema is not None and (text or coded or isinstance(columns, str | Path)):
         encoded, modelled = schema.encode(frame[kept]), schema.names
         dataset = make_dataset(path, encoded.numpy(), y=labels, label=label, columns=modelled, ids=names, kind="table")
-        return _with(dataset, how, notes, schema, encoded)
+        return replace(_with(dataset, how, notes, schema, encoded), **beside)
     if text:
         examples = [f"{name} ({first_text(rows[name])!r})" for name in text[:8]] + ["..."] * (len(text) > 8)
         raise DataError(
@@ -168,7 +183,19 @@ def load_table(
     if look:
         notes += _remarks(rows, form)
     dataset = make_dataset(path, x, y=labels, label=label, columns=tuple(kept) if form.named else None, ids=names)
-    return _with(dataset, how, notes, schema, None if schema is None else schema.encode(frame[kept]))
+    return replace(_with(dataset, how, notes, schema, None if schema is None else schema.encode(frame[kept])), **beside)
+
+
+def _conditions_of(path: Path, cells: pd.DataFrame, given: str | Path | Sequence[Mapping[str, Any]] | None) -> Schema:
+    """What the columns of conditions are: as was said, or found out. DataError for one that cannot be given to a network."""
+    found = infer(cells) if given is None else _schema_of(path, cells, given, False, ())
+    assert found is not None
+    found = Schema(tuple(column for column in found.columns if column.name in cells.columns))
+    if out := [column for column in found.columns if not (column.is_number or column.is_class)]:
+        raise DataError(
+            f"{path}: the condition {out[0].name!r} has nothing to give to a model ({out[0]}). Leave it out."
+        )
+    return found
 
 
 def _with(

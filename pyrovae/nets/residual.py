@@ -156,14 +156,14 @@ class ResNetDecoder(ConvDecoder):
 
 
 class Skip(nn.Module):
-    """`net(x) + W x`, W learned, at the start the identity of the first numbers and 0 for the others.
+    """`net(x, ...) + W x`, W learned, at the start the identity of the first numbers and 0 for the others.
 
     A decoder whose first outputs are the means of x, and an encoder whose first outputs are the means of z, then start as
     copies, `x = z` plus noise, and learn what differs.
 
     Args:
-        net: A network of one parent, `(*batch, D)`; the output, `(*batch, *out_shape)`, is its own.
-        copied: How many numbers of the parent are added to the first outputs.
+        net: A network, whose (first) parent is `(*batch, D)`; the output, `(*batch, *out_shape)`, is its own.
+        copied: How many numbers of the first parent are added to the first outputs.
 
     Raises:
         OptionError: `copied` is more than the network takes or gives.
@@ -182,10 +182,11 @@ class Skip(nn.Module):
         super().__init__()
         self.net, self.copied = net, copied
         features: Any = getattr(net, "in_features", None)
+        features = features[0] if isinstance(features, tuple) and features else features
         outputs = getattr(net, "out_shape", torch.Size()).numel()
         if not isinstance(features, int) or not 0 <= copied <= min(features, outputs):
             raise OptionError(
-                f"Skip needs a network of one parent, such as MLP(D, n), and copied from 0 to the fewer of its inputs and "
+                f"Skip needs a network of vectors, such as MLP(D, n), and copied from 0 to the fewer of its inputs and "
                 f"outputs, got copied={copied} and {features} inputs, {outputs} outputs."
             )
         self.linear = nn.Linear(features, outputs, bias=False)
@@ -198,6 +199,6 @@ class Skip(nn.Module):
         shape: Any = self.net.out_shape
         return torch.Size(shape)
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.net(x)
-        return out + self.linear(x).reshape(out.shape)
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+        out: Tensor = self.net(x, *others)
+        return out + self.linear(x).reshape(*x.shape[:-1], *self.out_shape)

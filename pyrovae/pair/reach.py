@@ -80,7 +80,7 @@ def reach(*roots: Any, paths: Sequence[str] | None = None) -> tuple[list[tuple[s
 
     while queue and entries < MOST_ENTRIES:
         path, value = queue.pop()
-        kind = type(value)
+        kind: Any = type(value)
         if not _is_one_of(kind, PLAIN):
             if id(value) in seen or _is_one_of(kind, SKIPPED) or getattr(kind, "runs_programs", False):
                 continue
@@ -165,8 +165,18 @@ def _is_of_library(value: Any) -> bool:
     return (getattr(value, "__module__", None) or "").split(".")[0] in (*LIBRARY_NAMES, *PLAIN_LIBRARIES)
 
 
+def _is_holder(value: Any) -> bool:
+    kind: Any = type(value)
+    return _is_one_of(kind, HOLDERS)
+
+
+def _own_classes(value: Any) -> tuple[type, ...]:
+    kind: Any = type(value)
+    return _classes_of_users(kind)
+
+
 @functools.cache
-def _own_classes(kind: type) -> tuple[type, ...]:
+def _classes_of_users(kind: type) -> tuple[type, ...]:
     """The class and its bases, as far as a user wrote them."""
     return tuple(cls for cls in kind.__mro__ if cls not in BARE and not _is_of_library(cls))
 
@@ -176,8 +186,8 @@ def _codes(value: Any) -> Iterator[types.CodeType]:
     if isinstance(value, types.FunctionType):
         if not _is_of_library(value):
             yield value.__code__
-    elif not _is_one_of(type(value), HOLDERS):
-        for cls in _own_classes(type(value)):
+    elif not _is_holder(value):
+        for cls in _own_classes(value):
             for name, part in vars(cls).items():
                 if name in OUTSIDE:
                     continue
@@ -233,7 +243,7 @@ def _globals_of(code: types.CodeType) -> tuple[str, ...]:
 
 def _attributes(value: Any) -> Iterator[Part]:
     """The attributes of an object and of its class, where a user wrote that."""
-    if isinstance(value, types.FunctionType) or _is_one_of(type(value), HOLDERS):
+    if isinstance(value, types.FunctionType) or _is_holder(value):
         return
     library = type(value).__module__.split(".")[0]
     if not isinstance(value, nn.Module) and library in PLAIN_LIBRARIES:
@@ -242,7 +252,7 @@ def _attributes(value: Any) -> Iterator[Part]:
     yield from ((name, part, own) for name, part in list(own.items()) if not name.startswith(HIDDEN))
     # the methods of a class that a user wrote may read globals
     if library not in LIBRARY_NAMES:
-        for cls in _own_classes(type(value)):
+        for cls in _own_classes(value):
             methods = vars(cls)
             yield from (
                 (name, part, methods)

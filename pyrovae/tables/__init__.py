@@ -3,7 +3,7 @@
 from pyrovae.tables.baselines import baselines
 from pyrovae.tables.columns import Column
 from pyrovae.tables.infer import infer
-from pyrovae.tables.recipe import vae
+from pyrovae.tables.recipe import cvae, vae
 from pyrovae.tables.schema import Schema
 
-__all__ = ["Column", "Schema", "baselines", "infer", "vae"]
+__all__ = ["Column", "Schema", "baselines", "cvae", "infer", "vae"]

@@ -16,7 +16,7 @@ from pyrovae import families, nets, priors
 from pyrovae.conditionals import Conditional
 from pyrovae.distributions import observed_only
 from pyrovae.errors import OptionError
-from pyrovae.models import VAE
+from pyrovae.models import CVAE, VAE
 from pyrovae.tables.schema import Schema
 
 KINDS = ("mixture", "flow", "normal")
@@ -92,6 +92,64 @@ def vae(
     if copied:
         _start_as_copies(decoder, encoder, copied, size, floor=FLOOR)
     return made
+
+
+def cvae(
+    schema: Schema,
+    rows: Tensor,
+    condition: int,
+    *,
+    latent: int | None = None,
+    hidden: Sequence[int] = (64,),
+    gaps: bool | None = None,
+) -> CVAE:
+    """A conditional VAE for the rows of a table, `p(z|c) prod_d p(x_d | z, c)`, which starts by copying the numbers.
+
+    z has as many dimensions as in `vae`. The prior p(z|c) is a Normal whose mean and covariance are those of a network of c; at
+    the start the decoder copies z to the numbers and the encoder copies them back, so that the prior's network learns how the
+    numbers depend on c, and the others what that leaves.
+
+    Args:
+        schema: What the modelled columns are.
+        rows: Training rows, `(N, D)`, as `Schema.encode` gives them; NaN is missing.
+        condition: C, the size of c, `(N, C)`: numbers that networks take, such as `fam.Features(...)` makes of columns.
+        latent: The number of latent dimensions; by default as said.
+        hidden: Widths of the hidden layers of the networks.
+        gaps: Whether cells of x may be missing; by default whether some of these rows have a gap.
+
+    Returns:
+        A `CVAE`.
+
+    References:
+        Sohn, Lee and Yan 2015, *Learning structured output representation using deep conditional generative models*.
+
+    Example:
+        >>> import pandas as pd
+        >>> table = pd.DataFrame({"batch": list("abab" * 5), "x": np.arange(20.0), "y": np.arange(20.0) ** 2})
+        >>> schema, conditions = pv.tables.infer(table[["x", "y"]]), pv.tables.infer(table[["batch"]])
+        >>> x, given = schema.encode(table), conditions.encode(table)
+        >>> c = fam.Features(conditions.family(given), mask=False)(given)
+        >>> model = pv.tables.cvae(schema, x, c.shape[1], hidden=(8,))
+        >>> fitted = pv.fit(model, {"x": x, "c": c}, epochs=2, engine="eager", progress=False, seed=0)
+        >>> pv.generate(fitted, 3, given={"c": c[:3]}, seed=0).shape
+        torch.Size([3, 2])
+    """
+    family = schema.family(rows, floor=FLOOR)
+    n, size, told = len(schema.numbers), latent or latent_size(schema), condition
+    copied = n if size >= n else 0
+    seen = families.Features(family, mask=bool(rows.isnan().any()) if gaps is None else gaps)
+    z_family = families.FullNormal(size) if size > 1 else families.Normal(size)
+    decoder = nets.Skip(nets.MLP((size, told), tuple(family.param_shape), hidden, nn.ELU), copied)
+    encoder = nets.Skip(nets.MLP((seen.num_features, told), tuple(z_family.param_shape), hidden, nn.ELU), copied)
+    prior = nets.MLP(told, tuple(z_family.param_shape), hidden, nn.ELU)
+    if copied:
+        _start_as_copies(decoder, encoder, copied, size, floor=FLOOR)
+    return CVAE(
+        condition=nn.Identity(),
+        prior=Conditional(prior, z_family),
+        likelihood=observed_only(Conditional(decoder, family)),
+        encoder=Conditional(nets.Behind(seen, encoder), z_family),
+    )
 
 
 def latent_size(schema: Schema) -> int:

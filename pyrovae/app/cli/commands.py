@@ -329,6 +329,7 @@ def generate(
     to: take.Out = None,
     mean: take.Mean = False,
     wanted: take.ClassName = None,
+    given: take.GivenRows = None,
     seed: take.DrawSeed = 0,
     data_root: take.DataRoot = None,
     device: take.Device = "auto",
@@ -338,14 +339,17 @@ def generate(
 ) -> None:
     """Draw new rows from the model: a picture if they are images, else CSV; --out takes .png, .npy or .csv.
 
-    If the model has labelled classes, the picture has one column for each.
+    If the model has labelled classes, the picture has one column for each. A model that is given columns draws a row for each
+    row of --given, or else for conditions of training rows.
     """
     refuse_no_run(run)
     opened = runs.open_run(run, data_root=data_root, device=device, threads=threads, trust=trust)
     rows = opened.rows
     path = to or run / ("generated.png" if rows.image_shape else "generated.csv")
     files.check_file(path, force or to is None, (".png", ".npy", ".csv"))
-    values, codes = pictures.draw_rows(opened, num, wanted=wanted, mean=mean, seed=seed)
+    conditions = pictures.conditions_of(opened, given, num, seed)
+    num = num if conditions is None else len(conditions)
+    values, codes = pictures.draw_rows(opened, num, wanted=wanted, conditions=conditions, mean=mean, seed=seed)
     if path.suffix == ".png":
         names = None if wanted is not None or codes is None else [str(name) for name in rows.classes or ()][:num]
         columns = 8 if names is None else len(names)
@@ -353,7 +357,7 @@ def generate(
         plots.save(pictures.titled(axes, "E[x | z] at draws of p(z)" if mean else "rows drawn from the model"), path)
     else:
         labels = None if codes is None else row_values.class_values(opened.dataset, codes)
-        files.write_rows(path, values, rows, labels=labels)
+        files.write_rows(path, values, rows, labels=labels, conditions=conditions)
     tables.answer_line(f"{num} rows: {path}")
 
 

@@ -35,8 +35,18 @@ def image_shape(rows: Rows, to: Path) -> tuple[int, ...]:
     return rows.image_shape
 
 
-def write_rows(to: Path, values: Tensor, rows: Rows, index: Tensor | None = None, labels: Array | None = None) -> None:
-    """Write rows in the units of the source, `(N, D)`, as .npy or .csv, those of a table as it has them."""
+def write_rows(
+    to: Path,
+    values: Tensor,
+    rows: Rows,
+    index: Tensor | None = None,
+    labels: Array | None = None,
+    conditions: Tensor | None = None,
+) -> None:
+    """Write rows in the units of the source, `(N, D)`, as .npy or .csv, those of a table as it has them.
+
+    In a .csv the columns that the model was given, `(N, C)`, come first.
+    """
     array = values.cpu().numpy()
     if to.suffix == ".npy":
         _write_array(to, array)
@@ -45,6 +55,8 @@ def write_rows(to: Path, values: Tensor, rows: Rows, index: Tensor | None = None
             table = rows.schema.decode(values)
         else:
             table = pd.DataFrame(array, columns=rows.columns or [f"x{i}" for i in range(array.shape[1])])
+        if conditions is not None and rows.conditions is not None:
+            table = pd.concat([rows.conditions.decode(conditions), table], axis=1)
         if labels is not None:
             table.insert(len(table.columns), "label", labels, allow_duplicates=True)
         if index is None:

@@ -145,6 +145,10 @@ Dequantise = Annotated[
 NumNew = Annotated[int, typer.Option("-n", "--num", help="Number of rows.")]
 Mean = Annotated[bool, typer.Option("--mean", help="Write E[x | z] instead of draws of x.")]
 ClassName = Annotated[str | None, typer.Option("--class", help="The class of all rows; by default each class in turn.")]
+GivenRows = Annotated[
+    Path | None,
+    typer.Option("--given", help="Table with the columns of --condition: a row is drawn for each of its rows."),
+]
 DrawSeed = Annotated[int, typer.Option("--seed", help="Seed of the draws.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the file that is there.")]
 ForceRun = Annotated[bool, typer.Option("--force", help="Replace the run in the folder.")]

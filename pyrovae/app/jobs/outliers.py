@@ -121,6 +121,7 @@ def read_like(run: Run, source: str, data_root: Path | None = None) -> Dataset:
         table = {"header": known["header"], "ids": ids or NO_IDS, "drop": drop, "look": False}
         if run.rows.schema is not None:
             table |= {"columns": run.rows.schema.to_json(), "coded": True}
+        table |= {name: known[name] for name in ("conditions", "condition_columns") if name in known}
     dataset = read(source, data_root=data_root, label=label, **table)
     wanted, got = run.rows.columns, dataset.columns
     if wanted is not None and got is not None:
@@ -147,7 +148,11 @@ def batch_like(run: Run, dataset: Dataset) -> dict[str, Tensor]:
     x = dataset.x if dataset.x_test is None else torch.cat([dataset.x, dataset.x_test])
     scaled = x if rows.scaler is None else rows.scaler.apply(x)
     batch = {"x": scaled.reshape(len(x), *rows.test.shape[1:])}
-    if rows.argument == CONDITION:
+    if rows.given is not None:
+        if dataset.c is None or dataset.x_test is not None:
+            raise DataError("The model is given columns of a table: give a table that has them.")
+        batch |= rows.condition(dataset.c)
+    elif rows.argument == CONDITION:
         names, own = class_names(dataset), [str(name) for name in class_names(run.dataset)]
         if dataset.y is None or dataset.x_test is not None:
             raise DataError(
