@@ -46,8 +46,8 @@ class Measure:
 def measure_of(run: Run) -> Measure:
     """What log p(x) of a run is the logarithm of, as its likelihood says."""
     of, label = run.model.probability, run.dataset.source.get("label")
-    if run.rows.conditions is not None:
-        of += f", {CONDITION} the columns {', '.join(run.rows.conditions.names)}"
+    if run.rows.given is not None:
+        of += f", {CONDITION} the columns {', '.join(run.rows.given.schema.names)}"
     elif run.model.labels == CONDITION and label is not None:
         of += f", {CONDITION} the label {label}"
     if run.fitted.transform is not None:

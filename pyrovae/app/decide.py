@@ -22,7 +22,7 @@ from pyrovae.app.catalogue import (
     is_own,
     part,
 )
-from pyrovae.app.models import MODELS, WIDTHS
+from pyrovae.app.models import MODELS, SIZED, WIDTHS
 from pyrovae.app.options import OPTIONS, Options, Widths
 from pyrovae.errors import DataError, OptionError
 
@@ -63,6 +63,7 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
         hidden=WIDTHS if options.hidden is None else options.hidden,
     )
     guide = _guide(options)
+    size_factor = _size_factor(options, dataset, likelihood, guide)
     levels = options.levels
     if levels is None and "levels" in model.takes:
         levels = (int(options.latent or 0), max(1, int(options.latent or 0) // 2))
@@ -83,6 +84,7 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
     return replace(
         options,
         clusters=_number_of_clusters(model, options, dataset),
+        size_factor=size_factor,
         levels=levels,
         groups=(1, 2) if options.groups is None and "groups" in model.takes else options.groups,
         latent=latent,
@@ -237,6 +239,28 @@ def _number_of_clusters(model: Model, options: Options, dataset: Dataset) -> int
         return None
     names = class_names(dataset)
     return options.clusters or (max(2, len(names)) if names else 10)
+
+
+def _size_factor(options: Options, dataset: Dataset, likelihood: str, guide: str) -> str:
+    """What the size of a row is: by default latent, where the likelihood is one of counts without an upper bound."""
+    chosen = part("likelihood", likelihood)
+    counts = not is_own(likelihood) and chosen.takes == "count"
+    fits = options.model in SIZED and guide in ("normal", "low-rank", "full") and dataset.image_shape is None
+    if options.size_factor is None:
+        return "latent" if counts and fits and options.net == "mlp" else "none"
+    if options.size_factor == "none":
+        return "none"
+    if not counts or options.net != "mlp":
+        those = ", ".join(name for name, one in LIKELIHOODS.items() if one.takes == "count")
+        raise OptionError(
+            f"--size-factor is for --net mlp and counts without an upper bound ({those}), not for {likelihood}."
+        )
+    if not fits:
+        raise OptionError(
+            f"--size-factor {options.size_factor} needs a guide with a mean (normal, low-rank or full), rows that are no "
+            f"images, and one of the models {', '.join(SIZED)}."
+        )
+    return options.size_factor
 
 
 def _guide(options: Options) -> str:

@@ -24,8 +24,34 @@ else:  # so that the names of models are known at once
     distributions, of_tables = Lazily("pyrovae.distributions"), Lazily("pyrovae.tables")
 
 
+SIZED = ("vae", "cvae", "m2", "gmvae", "vade", "jointvae", "hierarchical")  # models whose counts can have a size factor
 STARTS = {"full-mixture": "mixture", "full-mixture-nsf": "flow", "normal": "normal"}
 WIDTHS = (400,)
+
+
+class _Size:
+    """What the size of a row of counts is: a latent dimension, or the last of the numbers that the model is given."""
+
+    def __init__(self, train: Tensor, options: Options) -> None:
+        self.is_latent = options.size_factor == "latent"
+        logs = nets.sizes.log_size(train).double()
+        self.centre = float(logs.mean())
+        self.spread = max(float(logs.std(correction=0)), 0.05) if self.is_latent else 1.0
+
+    def factor(self, net: Any, last: int) -> nets.SizeFactor:
+        """A decoder's network with the size in its log-means; `last` is the number of its last parent."""
+        place = {"parent": 0, "place": 0} if self.is_latent else {"parent": last, "place": -1}
+        return nets.SizeFactor(net, self.centre, self.spread, **place)
+
+    @staticmethod
+    def start(net: Any, train: Tensor) -> None:
+        """Let the log-means of the columns start at what they are in rows of the average size."""
+        means = train.nanmean(0).nan_to_num(0.0)
+        shares = (means / means.mean().clamp_min(1e-30)).clamp_min(1e-3).log()
+        if isinstance(net, nets.MLP) and len(net.rest):
+            last: Any = net.rest[-1]
+            with torch.no_grad():
+                last.bias[: len(shares)] = shares
 
 
 class Pieces:
@@ -56,6 +82,7 @@ class Pieces:
         self.given = 0  # how many numbers a model sees of the columns that it is given
         total = options.total_count or 1
         self.family: Any = self.chosen.build(self.event, total) if schema is None else schema.family(train)
+        self.size = _Size(train, options) if options.size_factor not in (None, "none") else None
         if schema is not None or gaps:
             self.seen = families.Features(self.family, mask=gaps)
             self.event = self.seen.num_features
@@ -66,7 +93,11 @@ class Pieces:
 
     def likelihood(self, *parents: int) -> Any:
         """p(x | parents) of the family that --likelihood names."""
-        return self.observed(self.conditional(self.family, *parents))
+        made = self.conditional(self.family, *parents)
+        if self.size is not None:
+            self.size.start(made.net, self.train)
+            made.net = self.size.factor(made.net, len(parents) - 1)
+        return self.observed(made)
 
     def observed(self, made: Any) -> Any:
         """A likelihood that leaves missing cells out: of a table always, of other rows where some are missing."""
@@ -93,6 +124,15 @@ class Pieces:
 
     def seeing(self, made: Any) -> Any:
         """A conditional whose first parent is x, which it then sees divided by its bound, as log(1 + x), or as features."""
+        self._seeing(made)
+        is_guide = isinstance(
+            getattr(made, "family", None), families.Normal | families.FullNormal | families.LowRankNormal
+        )
+        if self.size is not None and self.size.is_latent and is_guide:
+            made.net = nets.SizeFromTotal(made.net, self.size.centre, self.size.spread)
+        return made
+
+    def _seeing(self, made: Any) -> Any:
         if self.seen is not None:
             made.net = nets.Behind(self.seen, made.net)
             return made

@@ -34,6 +34,7 @@ def amount(what: str) -> Check:
 
 
 POSITIVE = Check(lambda value: value > 0, "must be positive")
+SIZES = ("latent", "none")  # of rows, where no column gives them
 GROUPS = Check(
     lambda value: len(value) > 0 and min(value) >= 1,
     "are whole numbers of at least 1, the coarsest resolution first",
@@ -113,6 +114,14 @@ class Options:
         "them. The model, p(x | c), is cvae.",
         commands=("fit", "sweep"),
         later=True,
+    )
+    size_factor: str | None = option(
+        None,
+        "What the size of a row of counts is, by which the means of all columns are multiplied: latent, none, or a column of "
+        "the table such as a depth or an exposure; by default latent, for counts without an upper bound.",
+        commands=("fit", "sweep"),
+        later=True,
+        before="none",
     )
     clusters: int | None = option(
         None,
@@ -302,8 +311,14 @@ class Options:
     def table(self) -> dict[str, Any]:
         """How a table is read, as arguments of `load`."""
         how: dict[str, Any] = {"ids": self.id, "header": self.header, "drop": self.drop or ()}
-        chosen = {"columns": self.columns, "conditions": self.condition}
+        given = [name for name in (self.condition, self.size_column) if name is not None]
+        chosen = {"columns": self.columns, "conditions": ",".join(given) or None}
         return how | {name: value for name, value in chosen.items() if value is not None}
+
+    @property
+    def size_column(self) -> str | None:
+        """The column that gives the sizes of rows, if one does."""
+        return None if self.size_factor in (None, *SIZES) else self.size_factor
 
     @classmethod
     def from_json(cls, recorded: Any, command: str) -> Options:

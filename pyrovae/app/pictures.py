@@ -158,12 +158,12 @@ def draw_rows(
     def drawn(given: Mapping[str, Tensor] | None = None) -> Tensor:
         return rows.restore(generate(run.fitted, num, given=given, mean=mean, seed=seed))
 
-    if conditions is not None:
+    if rows.given is not None and conditions is not None:
         if wanted is not None:
             raise OptionError(
                 "--class is for models of labelled classes; what this run's model is given, --given FILE says."
             )
-        return drawn(rows.condition(conditions)), None
+        return drawn(rows.given.argument(conditions)), None
     if rows.argument is None or rows.classes is None:
         if wanted is not None:
             those = ", ".join(name for name, model in MODELS.items() if model.labels is not None)
@@ -179,7 +179,7 @@ def draw_rows(
 def conditions_of(run: Run, given: Path | None, num: int, seed: int | None) -> Tensor | None:
     """The columns that a run's model is given, for each row to draw: those of a table, or else of training rows at random."""
     rows = run.rows
-    if rows.conditions is None or rows.given is None:
+    if rows.given is None:
         if given is not None:
             raise OptionError(
                 "--given is for runs that were fitted with --condition, and this one was not: leave it out."
@@ -187,9 +187,10 @@ def conditions_of(run: Run, given: Path | None, num: int, seed: int | None) -> T
         return None
     if given is not None:
         check_source(str(given))
-        return rows.conditions.encode(read_frame(given.expanduser())[0])
+        return rows.given.schema.encode(read_frame(given.expanduser())[0])
     random = torch.Generator().manual_seed(0 if seed is None else seed)
-    return rows.given["train"][torch.randint(len(rows.given["train"]), (max(0, num),), generator=random)]
+    known = rows.given.parts["train"]
+    return known[torch.randint(len(known), (max(0, num),), generator=random)]
 
 
 def all_codes(run: Run) -> Tensor:
@@ -203,5 +204,8 @@ def all_codes(run: Run) -> Tensor:
     scaled = rows.scaler.apply(x) if rows.scaler is not None else x
     batch = {"x": scaled.reshape(len(scaled), *rows.train.shape[1:])}
     if rows.argument == CONDITION:
-        batch |= {CONDITION: every(dataset.y, dataset.y_test)} if dataset.c is None else rows.condition(dataset.c)
+        if rows.given is not None and dataset.c is not None:
+            batch |= rows.given.argument(dataset.c)
+        else:
+            batch[CONDITION] = every(dataset.y, dataset.y_test)
     return encode(run.fitted, batch, site=run.model.code).flatten(1)

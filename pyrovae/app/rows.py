@@ -17,12 +17,12 @@ from torch import Tensor
 
 from pyrovae.app.catalogue import CONDITION, TABLE, Likelihood, part
 from pyrovae.app.decide import class_names
+from pyrovae.app.given import Given
 from pyrovae.app.models import MODELS
 from pyrovae.app.options import Options
 from pyrovae.batching.splits import Split
 from pyrovae.data import Dataset, Standardize
-from pyrovae.errors import DataError, OptionError
-from pyrovae.families import Features
+from pyrovae.errors import OptionError
 from pyrovae.pair.batch import take_rows
 
 if TYPE_CHECKING:
@@ -45,9 +45,7 @@ class Rows:
         image_shape: the shape of a row that is an image, or None.
         columns: the columns' names, or None.
         schema: what the columns of a table are, whose rows it encoded, or None.
-        conditions: what the columns are that the model is given with every row, or None.
-        given: these columns of each part, `(N, C)`, as `conditions` encodes them, or None.
-        seen: what the model sees of them, or None.
+        given: columns that the model is given with every row, or None.
         test_index: the position of each test row in the source, `(N_test,)`.
         divisor: what the source's values were divided by when they were read. Densities are given for the source's own
             values; for masses it is 1.
@@ -66,9 +64,7 @@ class Rows:
     test_index: Tensor
     divisor: float
     schema: Schema | None = None
-    conditions: Schema | None = None
-    given: Mapping[str, Tensor] | None = None
-    seen: Features | None = None
+    given: Given | None = None
 
     def batch(self, part: str, *, labels: bool = True) -> dict[str, Tensor]:
         """The rows of "train", "validation" or "test" as the model's arguments.
@@ -77,8 +73,8 @@ class Rows:
         `labels`; elsewhere it serves for scoring.
         """
         x, codes = getattr(self, part), self.codes[part]
-        if self.given is not None and self.seen is not None:
-            return {"x": x, CONDITION: self.seen(self.given[part])}
+        if self.given is not None:
+            return {"x": x, **self.given.argument(self.given.parts[part])}
         if self.argument is None or codes is None:
             return {"x": x}
         if self.argument != CONDITION and (part != "train" or not labels):
@@ -95,17 +91,6 @@ class Rows:
             return {"": given}
         known = torch.zeros(2, dtype=torch.int64)  # any class: the graph is the same
         return {"": {"x": given["x"]}, f"where {self.argument} is known": {**given, str(self.argument): known}}
-
-    def condition(self, given: Tensor) -> dict[str, Tensor]:
-        """The argument c of the model for columns that it is given, `(N, C)`; a gap where the run had none is refused."""
-        assert self.conditions is not None and self.seen is not None
-        if not self.seen.mask and bool(given.isnan().any()):
-            row, column = given.isnan().nonzero()[0].tolist()
-            raise DataError(
-                f"Row {row} (counted from 0) has no {self.conditions.names[column]}, which the model is given; all rows of its "
-                "fit had theirs. Fill it in, or fit again with rows that have such gaps."
-            )
-        return {CONDITION: self.seen(given)}
 
     @property
     def gaps(self) -> bool:
@@ -159,10 +144,11 @@ def make_rows(dataset: Dataset, split: Split, options: Options, scaler: Standard
         codes["test"] = dataset.y_test
     parts = (dataset.x[split.train], dataset.x[split.validation], test)
     (train, validation, test), scaler = model_rows(dataset, options, parts, scaler)
-    model, classes, given, seen = MODELS[options.model], None, None, None
+    model, classes, given = MODELS[options.model], None, None
     if dataset.c is not None and dataset.conditions is not None:
-        given = {part: dataset.c[getattr(split, part)] for part in codes}
-        seen = Features(dataset.conditions.family(given["train"]), mask=bool(dataset.c.isnan().any()))
+        given = Given(
+            dataset.conditions, {part: dataset.c[getattr(split, part)] for part in codes}, options.size_column
+        )
     elif model.labels is not None:
         classes = class_names(dataset)
         assert codes["train"] is not None  # checked by `decide`
@@ -183,9 +169,7 @@ def make_rows(dataset: Dataset, split: Split, options: Options, scaler: Standard
         test_index=split.test if dataset.x_test is None else len(dataset.x) + torch.arange(len(dataset.x_test)),
         divisor=divisor_of(dataset, options),
         schema=schema,
-        conditions=dataset.conditions,
         given=given,
-        seen=seen,
     )
 
 

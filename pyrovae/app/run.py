@@ -112,8 +112,8 @@ def fit_run(
     rows = make_rows(dataset, split, options)
     say(describe(dataset, options, rows))
     if rows.schema is not None:
-        if rows.conditions is not None:
-            say("The model is given, and does not model:\n" + repr(rows.conditions).partition("\n")[2])
+        if rows.given is not None:
+            say("The model is given, and does not model:\n" + repr(rows.given.schema).partition("\n")[2])
         say(repr(rows.schema) + f"\n(kept in {COLUMNS} of the run folder; give it back, edited, by --columns)")
     torch.manual_seed(options.seed)
     pair = _built(options, rows)
@@ -151,7 +151,7 @@ def fit_run(
         },
     )
     if rows.schema is not None:
-        others = () if rows.conditions is None else rows.conditions.columns
+        others = () if rows.given is None else rows.given.schema.columns
         replace(rows.schema, columns=(*rows.schema.columns, *others)).write(folder / COLUMNS)
     if force:  # files of the replaced run would pass for this one's; removed only now, since the fit may be refused
         for name in ARTEFACTS:
@@ -165,7 +165,7 @@ def fit_run(
 
 
 def _built(options: Options, rows: Rows) -> PairLike:
-    given = 0 if rows.seen is None else rows.seen.num_features
+    given = 0 if rows.given is None else rows.given.num_features
     return build(options, rows.train, rows.num_classes, rows.schema, rows.gaps, given)
 
 
@@ -303,8 +303,8 @@ def describe(dataset: Dataset, options: Options, rows: Rows) -> str:
     which = f"model {options.model}"
     if model.clusters:
         which += f" of {options.clusters} clusters"
-    elif rows.conditions is not None:
-        which += f" given {', '.join(rows.conditions.names)}"
+    elif rows.given is not None:
+        which += f" given {', '.join(rows.given.schema.names)}"
     elif rows.argument is not None:
         labels = rows.batch("train")[rows.argument]
         which += f" of {rows.num_classes} classes, {int((labels >= 0).sum())} training rows labelled"

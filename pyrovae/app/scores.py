@@ -103,9 +103,9 @@ def simulated_rows(run: Run, num: int = 1000) -> str | None:
         return None
     given = None
     if rows.given is not None:  # as often as the table has them
-        every = torch.cat([rows.given["train"], rows.given["test"]])
+        every = torch.cat([rows.given.parts["train"], rows.given.parts["test"]])
         random = torch.Generator().manual_seed(EVALUATION_SEED)
-        given = rows.condition(every[torch.randint(len(every), (num,), generator=random)])
+        given = rows.given.argument(every[torch.randint(len(every), (num,), generator=random)])
     drawn = simulate(run.fitted, num, given=given, seed=EVALUATION_SEED)["x"]
     return sentence(rows.schema, torch.cat([rows.train, rows.test]).cpu(), drawn.flatten(1).cpu())
 

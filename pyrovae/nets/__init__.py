@@ -7,6 +7,7 @@ from pyrovae.nets.dropout import ReLUDropout
 from pyrovae.nets.masking import MaskChannel, SelfMasking
 from pyrovae.nets.mlp import MLP, Activated, Behind, LayerNormed, Log1p, Rescaled, Swapped, WithMask, one_hot
 from pyrovae.nets.residual import ResidualMLP, ResNetDecoder, ResNetEncoder, Skip
+from pyrovae.nets.sizes import SizeFactor, SizeFromTotal
 
 __all__ = [
     "MLP",
@@ -27,6 +28,8 @@ __all__ = [
     "Rescaled",
     "ResidualMLP",
     "SelfMasking",
+    "SizeFactor",
+    "SizeFromTotal",
     "Skip",
     "Swapped",
     "Thermometer",

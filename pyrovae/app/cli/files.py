@@ -55,8 +55,8 @@ def write_rows(
             table = rows.schema.decode(values)
         else:
             table = pd.DataFrame(array, columns=rows.columns or [f"x{i}" for i in range(array.shape[1])])
-        if conditions is not None and rows.conditions is not None:
-            table = pd.concat([rows.conditions.decode(conditions), table], axis=1)
+        if conditions is not None and rows.given is not None:
+            table = pd.concat([rows.given.schema.decode(conditions), table], axis=1)
         if labels is not None:
             table.insert(len(table.columns), "label", labels, allow_duplicates=True)
         if index is None:

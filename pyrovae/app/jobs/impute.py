@@ -65,7 +65,7 @@ def fill_in(
     path = Path(source).expanduser()
     frame, form = read_frame(path, header)
     names, x = _rows_of(run, frame)
-    given = {} if (known := run.rows.conditions) is None else run.rows.condition(known.encode(frame))
+    given = {} if (known := run.rows.given) is None else known.argument(known.schema.encode(frame))
     found = impute(
         run.fitted, {"x": x, **given}, max(draws, 1), num_particles=num_samples, proposal=proposal, seed=seed
     )
@@ -87,7 +87,7 @@ def fill_in(
 def _rows_of(run: Run, frame: pd.DataFrame) -> tuple[tuple[str, ...], Tensor]:
     """The columns of a run in a table, and its rows as the run's model takes them."""
     rows, schema = run.rows, run.rows.schema
-    if rows.argument == CONDITION and rows.conditions is None:
+    if rows.argument == CONDITION and rows.given is None:
         raise OptionError(
             "The run's model is given the class of each row: in Python, pv.impute takes it beside the rows."
         )

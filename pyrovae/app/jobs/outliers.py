@@ -151,7 +151,7 @@ def batch_like(run: Run, dataset: Dataset) -> dict[str, Tensor]:
     if rows.given is not None:
         if dataset.c is None or dataset.x_test is not None:
             raise DataError("The model is given columns of a table: give a table that has them.")
-        batch |= rows.condition(dataset.c)
+        batch |= rows.given.argument(dataset.c)
     elif rows.argument == CONDITION:
         names, own = class_names(dataset), [str(name) for name in class_names(run.dataset)]
         if dataset.y is None or dataset.x_test is not None:
