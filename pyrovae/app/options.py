@@ -201,7 +201,7 @@ class Options:
     )
     epochs: int | None = option(
         None,
-        "Passes over the training rows; by default about 3,000 steps, in 20 to 500 epochs (1,000 for tables).",
+        "Passes over the training rows; by default about 3,000 steps, in 20 to 500 epochs; for tables up to 9,000 steps and 1,000 epochs.",
         check=at_least(1),
         commands=("fit", "sweep"),
     )

@@ -187,7 +187,7 @@ def conditions_of(run: Run, given: Path | None, num: int, seed: int | None) -> T
         return None
     if given is not None:
         check_source(str(given))
-        return rows.given.schema.encode(read_frame(given.expanduser())[0])
+        return rows.given.schema.encode(read_frame(given.expanduser(), header=True)[0])
     random = torch.Generator().manual_seed(0 if seed is None else seed)
     known = rows.given.parts["train"]
     return known[torch.randint(len(known), (max(0, num),), generator=random)]

@@ -92,7 +92,8 @@ class Schema:
         if absent := [column.name for column in self.modelled if column.name not in given]:
             raise DataError(
                 f"The table has no column {absent[0]!r}{near_names(absent[0], list(given))}, which the model was fitted to"
-                + (f", nor {len(absent) - 1} others" if len(absent) > 1 else "")
+                + (f", nor {', '.join(map(repr, absent[1:6]))}" if len(absent) > 1 else "")
+                + (", ..." if len(absent) > 6 else "")
                 + ". Add it; cells that are not known may be left empty."
             )
         rows = np.empty((len(table), len(self.modelled)))
