@@ -55,7 +55,7 @@ def measure_of(run: Run) -> Measure:
     measures = measures_of(run.likelihood())
     if len(measures) == 1:
         return Measure(measures[0], of)
-    names = run.dataset.columns or tuple(str(number) for number in range(len(measures)))
+    names = run.rows.columns or tuple(str(number) for number in range(len(measures)))
     parts = []
     for measure in dict.fromkeys(measures):
         which = [name for name, own in zip(names, measures) if own == measure]

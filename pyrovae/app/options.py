@@ -201,7 +201,8 @@ class Options:
     )
     epochs: int | None = option(
         None,
-        "Passes over the training rows; by default about 3,000 steps, in 20 to 500 epochs; for tables up to 9,000 steps and 1,000 epochs.",
+        "Passes over the training rows; by default about 3,000 steps, in 20 to 500 epochs; for tables up to 9,000 steps, in "
+        "up to 1,000 epochs.",
         check=at_least(1),
         commands=("fit", "sweep"),
     )

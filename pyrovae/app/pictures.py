@@ -200,7 +200,8 @@ def all_codes(run: Run) -> Tensor:
     def every(first: Tensor | None, rest: Tensor | None) -> Tensor:
         return torch.cat([part for part in (first, rest) if part is not None])
 
-    x = every(dataset.x, dataset.x_test)
+    first = dataset.encoded if rows.schema is not None and dataset.encoded is not None else dataset.x
+    x = every(first, dataset.x_test)
     scaled = rows.scaler.apply(x) if rows.scaler is not None else x
     batch = {"x": scaled.reshape(len(scaled), *rows.train.shape[1:])}
     if rows.argument == CONDITION:

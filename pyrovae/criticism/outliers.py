@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,10 +12,10 @@ from torch import Tensor
 
 from pyrovae._html import table
 from pyrovae.batching.chunks import chunks
-from pyrovae.criticism.importance import importance
+from pyrovae.criticism.importance import importance, log_likelihood
 from pyrovae.criticism.posterior import posterior
 from pyrovae.criticism.refine import refine
-from pyrovae.distributions.combine import log_prob_of_entries
+from pyrovae.distributions.combine import ObservedOnly, log_prob_of_entries
 from pyrovae.errors import DataError, OptionError, PairError
 from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
 from pyrovae.objectives.terms import Terms, terms
@@ -24,6 +25,7 @@ from pyrovae.pair.layout import Layout
 from pyrovae.pair.parameters import fork_rng
 from pyrovae.pair.program import Pair, distribution_name
 
+PARTICLES = 200  # draws for the density of a row without one of its entries
 METHODS = ("log_likelihood", "regret", "typicality", "ratio")
 
 
@@ -275,8 +277,11 @@ def entry_densities(
 ) -> Entries:
     """What makes a row strange: `log p(x_d | x_-d)`, the log-density of each entry given all others of its row.
 
-    With posterior draws z_s and entries that are independent given z, `p(x_d | x_-d) = 1 / E[1 / p(x_d | z)]` over p(z | x), a
-    harmonic mean. Where an entry alone pulls z far away, few draws carry it, and it is too high; its order is seldom wrong.
+    Where the likelihood leaves missing entries out, as `pv.observed_only` does and tables have it, this is the difference of
+    `log p(x)` and `log p(x_-d)`, each by importance sampling with Laplace's proposal. Elsewhere, and with `proposal="guide"`,
+    it is `1 / E[1 / p(x_d | z)]` over posterior draws, a harmonic mean, for entries that are independent given z: where an
+    entry alone pulls z far away, few draws carry it, and it is too high.
+
     Densities of columns in other units, or of other kinds, are not comparable: compare each with the same column of ordinary
     rows, as `pyrovae outliers` does, by `pv.conformal_p_values` of `-leave_one_out`.
 
@@ -286,7 +291,7 @@ def entry_densities(
         site: The observed site, of a pair that has several.
         num_samples: The number S of posterior draws for each row.
         num_particles: The number of draws to choose them from, as for `pv.posterior`.
-        proposal: "refined", "laplace" or "guide", as for `pv.importance`.
+        proposal: "refined", "laplace" or "guide", as for `pv.importance`, of the posterior draws.
         seed: The seed of the draws; None continues torch's random state.
 
     Returns:
@@ -335,7 +340,33 @@ def _entries(fitted: Fit, part: FittedGroup, name: str, num_samples: int, how: d
         one_out = math.log(num_samples) - (-entries).logsumexp(0)
         done.append((entries.mean(0).cpu(), one_out.cpu()))
     mean, one_out = (torch.cat(column) for column in zip(*done))
+    argument = part.layout.site(name, role="observed").argument
+    if latent and how["proposal"] != "guide" and argument is not None and mean.dim() == 2:
+        with fork_rng():
+            seen = terms(fitted.pair, take_rows(part.batch, slice(0, 1)), layout=part.layout, enumerate=False)
+        if isinstance(seen.sites[name].either.fn, ObservedOnly) and part.batch[argument].shape == mean.shape:
+            one_out = _given_the_others(whole, part.batch, argument, min(how["num_particles"], PARTICLES))
     return mean, one_out
+
+
+def _given_the_others(fitted: Fit, batch: Batch, argument: str, num_samples: int) -> Tensor:
+    """`log p(x) - log p(x_-d)` of each entry of rows x, `(n, D)`; NaN where it is missing."""
+
+    def log_p(rows: Batch) -> Tensor:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The guide is the proposal")
+            return log_likelihood(fitted, rows, num_samples, proposal="laplace", seed=None)
+
+    x = batch[argument]
+    whole = log_p(batch)
+    found = torch.full(x.shape, math.nan, dtype=torch.float64)
+    for d in range(x.shape[1]):
+        known = (~x[:, d].isnan()).nonzero().flatten()
+        if len(known):
+            others = x[known].clone()
+            others[:, d] = math.nan
+            found[known.cpu(), d] = whole[known.cpu()] - log_p({**take_rows(batch, known), argument: others})
+    return found
 
 
 def _run_at(fitted: Fit, rows: Batch, layout: Layout, values: dict[str, Tensor], num_samples: int) -> Terms:

@@ -181,6 +181,38 @@ def test_an_entry_that_does_not_go_with_the_others_is_found(x: Tensor) -> None:
     assert found.strangest(1).flatten().tolist() == [1] * 20
 
 
+class Observed(Linear):
+    """The same, with missing entries left out, and a guide that takes them for 0."""
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(1), 1.0).to_event(1))
+            pyro.sample("x", pv.distributions.ObservedOnly(dist.Normal(z * self.w, 1.0).to_event(1)), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        var = 1 / (1 + self.w.square().sum())
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal((x.nan_to_num(0.0) @ self.w * var)[:, None], var.sqrt()).to_event(1))
+
+
+def test_an_entry_that_alone_pulls_z_away_has_the_density_given_the_others() -> None:
+    """Weights of 5 and noise of 1: z all but copies an entry, and no posterior draw is where the others say. Four standard
+    errors of 200 draws are below 0.1 nats where the exact value is about -600."""
+    w = torch.tensor([5.0, 0.7, -0.5], dtype=torch.float64)
+    rows = torch.tensor([[40.0, 0.3, -0.2], [1.0, 0.1, 0.4], [2.0, math.nan, 0.1]], dtype=torch.float64)
+    fitted = fit_of(Observed(w=w), rows[:2])
+    covariance = torch.eye(3).double() + torch.outer(w, w)
+    found = pv.entry_densities(fitted, rows, num_samples=50, seed=0).leave_one_out
+    assert torch.equal(found.isnan(), rows.isnan())
+    for row, own in zip(rows, found):
+        for d in (~row.isnan()).nonzero().flatten().tolist():
+            others = [e for e in range(3) if e != d and not bool(row[e].isnan())]
+            slope = torch.linalg.solve(covariance[others][:, others], covariance[others, d])
+            scale = (covariance[d, d] - slope @ covariance[others, d]).sqrt()
+            exact = dist.Normal(row[others] @ slope, scale).log_prob(row[d])
+            torch.testing.assert_close(own[d], exact, atol=0.1, rtol=0)
+
+
 @pytest.mark.filterwarnings("ignore:The posterior draws")
 def test_missing_entries_have_no_density() -> None:
     torch.manual_seed(0)

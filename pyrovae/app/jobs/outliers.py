@@ -30,6 +30,7 @@ from pyrovae.pair.batch import take_rows
 METHODS = ("log_likelihood", "regret", "typicality")
 COLUMNS_NAMED = 3  # of each row
 MOST_CALIBRATION = 1000  # rows
+MOST_EXPLAINED = 500  # rows, the strangest, whose columns are named
 ENTRY_DRAWS = 200  # posterior draws, of which the densities of entries are averages
 
 
@@ -39,7 +40,7 @@ class Outliers:
 
     Args:
         table: one line a row, in the order of the source: its name, rank, score and error, p-value, the rate at which it is
-            called an outlier, whether it is, and the columns in which it is strangest with their p-values.
+            called an outlier, whether it is, and, of the strangest rows, the columns in which they are so, with their p-values.
         calibration: how many ordinary rows the p-values come from.
         rate: the false discovery rate.
         notes: what a reader should know.
@@ -100,10 +101,11 @@ def find_outliers(
         usual = anomaly_score(run.fitted, ordinary, method, seed=seed, **how)
         say(f"scores of {len(new['x'])} rows")
         found = anomaly_score(run.fitted, new, method, seed=seed + 1, **how)
-        say("which columns are strange")
-        places, columns = _strange_columns(run, new, ordinary, num_samples, proposal, seed)
+        strangest = (found.ranks <= MOST_EXPLAINED).nonzero().flatten()
+        say(f"which columns are strange in {len(strangest)} rows")
+        places, columns = _strange_columns(run, take_rows(new, strangest), ordinary, num_samples, proposal, seed)
     p = conformal_p_values(usual.score, found.score)
-    table = _table(run, dataset, found, p, rate, places, columns)
+    table = _table(run, dataset, found, p, rate, strangest.numpy(), places, columns)
     return Outliers(table, len(usual.score), rate, tuple(_notes(len(usual.score), len(p), rate, columns is None)))
 
 
@@ -197,6 +199,7 @@ def _table(
     found: Anomaly,
     p: Tensor,
     rate: float,
+    strangest: Array,
     places: Tensor | None,
     columns: Array | None,
 ) -> pd.DataFrame:
@@ -215,11 +218,11 @@ def _table(
         }
     )
     if places is not None and columns is not None:
-        called = np.array(run.dataset.columns or [f"x{i}" for i in range(columns.shape[1])], dtype=object)
+        called = np.array(run.rows.columns or [f"x{i}" for i in range(columns.shape[1])], dtype=object)
         for number in range(places.shape[1]):
             which = places[:, number].numpy()
-            table[f"column_{number + 1}"] = called[which]
-            table[f"p_column_{number + 1}"] = columns[np.arange(len(which)), which]
+            table.loc[strangest, f"column_{number + 1}"] = called[which]
+            table.loc[strangest, f"p_column_{number + 1}"] = columns[np.arange(len(which)), which]
     return table
 
 
