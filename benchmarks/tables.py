@@ -6,7 +6,7 @@ DIR holds one .csv file for each of `TABLES`, all columns of the data set as the
 included, with a header. Each split is what `pyrovae fit FILE --seed SPLIT` does, on one thread; the densities are fitted to its
 training and validation rows. Rows are paired: the figures are differences of log p(x) to the best density, which was chosen
 after the test rows were seen, and so is favoured. The settings of the default were chosen on other tables: glass, wheat seeds,
-new thyroid, Boston housing, phoneme, sonar, and iris. Figures go to benchmarks/results/tables-cpu.json.
+new thyroid, Boston housing, phoneme, sonar, iris, and kin8nm. Figures go to benchmarks/results/tables-cpu.json.
 """
 
 from __future__ import annotations
