@@ -1,6 +1,6 @@
 # make demo       sets everything up and fits the digits
 # make test       sets everything up and runs the tests
-# make test-fast  the same without the slow ones, in a third of the time
+# make test-fast  the same without the slow ones, in a fifth of the time
 # make lint       ruff and mypy
 # make docs       sets everything up and builds the documentation, docs/_build/html
 PYTHON ?= python3

@@ -262,6 +262,12 @@ def _size_factor(options: Options, dataset: Dataset, likelihood: str, guide: str
             f"--size-factor {options.size_factor} needs a guide with a mean (normal, low-rank or full), rows that are no "
             f"images, and one of the models {', '.join(SIZED)}."
         )
+    known = () if dataset.conditions is None else dataset.conditions.names
+    if options.size_column is not None and options.size_column not in known:
+        raise OptionError(
+            f"--size-factor {options.size_column}: give the sizes' column by its name"
+            + (f", one of {', '.join(known)}." if known else ", and load the data with it among their conditions.")
+        )
     return options.size_factor
 
 

@@ -35,6 +35,7 @@ def amount(what: str) -> Check:
 
 POSITIVE = Check(lambda value: value > 0, "must be positive")
 SIZES = ("latent", "none")  # of rows, where no column gives them
+NAMED = Check(lambda value: bool(value.strip(" ,")), "names a column of the table")
 GROUPS = Check(
     lambda value: len(value) > 0 and min(value) >= 1,
     "are whole numbers of at least 1, the coarsest resolution first",
@@ -112,6 +113,7 @@ class Options:
         None,
         "Columns of a table that the model is given with every row, such as batch,age: names or numbers, with commas between "
         "them. The model, p(x | c), is cvae.",
+        check=NAMED,
         commands=("fit", "sweep"),
         later=True,
     )
@@ -119,6 +121,7 @@ class Options:
         None,
         "What the size of a row of counts is, by which the means of all columns are multiplied: latent, none, or a column of "
         "the table such as a depth or an exposure; by default latent, for counts without an upper bound.",
+        check=NAMED,
         commands=("fit", "sweep"),
         later=True,
         before="none",

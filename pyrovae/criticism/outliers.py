@@ -340,13 +340,25 @@ def _entries(fitted: Fit, part: FittedGroup, name: str, num_samples: int, how: d
         one_out = math.log(num_samples) - (-entries).logsumexp(0)
         done.append((entries.mean(0).cpu(), one_out.cpu()))
     mean, one_out = (torch.cat(column) for column in zip(*done))
-    argument = part.layout.site(name, role="observed").argument
-    if latent and how["proposal"] != "guide" and argument is not None and mean.dim() == 2:
-        with fork_rng():
-            seen = terms(fitted.pair, take_rows(part.batch, slice(0, 1)), layout=part.layout, enumerate=False)
-        if isinstance(seen.sites[name].either.fn, ObservedOnly) and part.batch[argument].shape == mean.shape:
-            one_out = _given_the_others(whole, part.batch, argument, min(how["num_particles"], PARTICLES))
+    if latent and how["proposal"] != "guide" and _may_lack_entries(fitted, part, name):
+        argument = str(part.layout.site(name, role="observed").argument)
+        one_out = _given_the_others(whole, part.batch, argument, min(how["num_particles"], PARTICLES))
     return mean, one_out
+
+
+def _may_lack_entries(fitted: Fit, part: FittedGroup, name: str) -> bool:
+    """Whether p(x_-d) is the density of rows x, `(n, D)`, in which an entry is missing, and of nothing else."""
+    x = part.batch.get(str(part.layout.site(name, role="observed").argument))
+    if (
+        x is None or x.dim() != 2 or part.layout.global_sites
+    ):  # global sites would be drawn anew for each of the densities
+        return False
+    with fork_rng():
+        sites = terms(fitted.pair, take_rows(part.batch, slice(0, 1)), layout=part.layout, enumerate=False).sites
+    shape = tuple(sites[name].either.fn.event_shape)
+    # where a site fills gaps, as in NotMIWAE, that an entry is missing is observed, too
+    tells = any(site.fills for site in sites.values())
+    return isinstance(sites[name].either.fn, ObservedOnly) and shape == tuple(x.shape[1:]) and not tells
 
 
 def _given_the_others(fitted: Fit, batch: Batch, argument: str, num_samples: int) -> Tensor:

@@ -52,7 +52,8 @@ MEANING = {
     ),
     "library size": (
         *(0.1, 0.3),
-        "Rows differ in their total in another way than the model's: give the library size as a condition, or another prior.",
+        "Rows differ in their total in another way than the model's: take a size factor (nets.SizeFactor, --size-factor), or "
+        "another prior.",
     ),
     "neighbouring pixels": (
         *(0.05, 0.3),

@@ -18,7 +18,7 @@ class SizeFactor(nn.Module):
 
     Args:
         net: A decoder's network, whose output is `(*batch, P, D)`; parents are its own.
-        centre: a, the size of a row with z_k = 0.
+        centre: a, the logarithm of the size of a row with z_k = 0.
         spread: b.
         parent: Which of the parents holds the size: 0 is the first.
         place: k, the place in that parent, counted from 0, or from the end if negative.
@@ -49,10 +49,8 @@ class SizeFactor(nn.Module):
         self.out_shape = getattr(net, "out_shape", None)
 
     def forward(self, *parents: Tensor) -> Tensor:
-        if (
-            not self.parent < len(parents)
-            or not -parents[self.parent].shape[-1] <= self.place < parents[self.parent].shape[-1]
-        ):
+        width = parents[self.parent].shape[-1] if self.parent < len(parents) else 0
+        if not -width <= self.place < width:
             raise ShapeError(
                 f"SizeFactor finds the size at place {self.place} of parent {self.parent}, and got parents of shapes "
                 f"{[tuple(parent.shape) for parent in parents]}."

@@ -13,7 +13,7 @@ import pyrovae as pv
 from pyrovae.app.options import Options
 from pyrovae.app.run import fit_run, open_run
 from pyrovae.data import load, load_again
-from pyrovae.errors import DataError
+from pyrovae.errors import DataError, OptionError
 
 QUICK = ("--epochs", "2", "--proposal", "guide", "--num-samples", "5")
 
@@ -106,6 +106,8 @@ def test_the_same_rows_come_back(patients: Path) -> None:
         (("--condition", "site,age,height,kind,weight"), "no column besides"),
         (("--size-factor", "age"), "counts without an upper bound"),
         (("--size-factor", "latent"), "counts without an upper bound"),
+        (("--condition", " , "), "--condition names a column"),
+        (("--size-factor", ""), "--size-factor names a column"),
     ],
 )
 def test_a_mistake_gets_one_clear_error(pyrovae: Command, patients: Path, words: tuple[str, ...], told: str) -> None:
@@ -176,6 +178,13 @@ def test_a_column_gives_the_sizes(counts: Path, tmp_path: Path) -> None:
     assert 8 < totals[1] / totals[0] < 12  # of ten times the size
     with pytest.raises(DataError, match=r"depth is nan in row 0|has no depth"):
         run.rows.given.argument(torch.tensor([[float("nan")]]))
+
+
+def test_sizes_that_were_not_loaded_are_refused(counts: Path, tmp_path: Path) -> None:
+    data = load(str(counts), conditions="24")  # the depth, by its number
+    for dataset, told in ((data, "one of depth"), (load(str(counts), drop="depth"), "among their conditions")):
+        with pytest.raises(OptionError, match=told):
+            fit_run(dataset, Options.of("fit", epochs=1, size_factor="24"), tmp_path / "run", progress=False)
 
 
 def test_a_run_of_before_has_no_sizes() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import pyrovae as pv
 from pyrovae import families as fam
-from pyrovae.criticism.outliers import adjusted_p_values
+from pyrovae.criticism.outliers import _may_lack_entries, adjusted_p_values
 from pyrovae.errors import DataError, OptionError, PairError
 
 W = torch.tensor([0.5, 1.0, -0.7, 0.0], dtype=torch.float64)
@@ -211,6 +211,23 @@ def test_an_entry_that_alone_pulls_z_away_has_the_density_given_the_others() -> 
             scale = (covariance[d, d] - slope @ covariance[others, d]).sqrt()
             exact = dist.Normal(row[others] @ slope, scale).log_prob(row[d])
             torch.testing.assert_close(own[d], exact, atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "may"), [("vae", False), ("not-miwae", False), ("global-and-local", False), ("", True)]
+)
+def test_an_entry_is_left_out_only_where_that_says_nothing_else(name: str, may: bool) -> None:
+    """Not where gaps are refused, where that an entry is missing is observed, or where global sites are drawn anew."""
+    if name:
+        pair, data = ROWS[name].build(), ROWS[name].data()
+    else:
+        pair = pv.VAE(pv.priors.StandardNormal(1), pv.observed_only(pv.mlp(1, fam.Normal(3))), pv.mlp(3, fam.Normal(1)))
+        data = torch.randn(20, 3)
+    fitted = pv.fit(pair, data, epochs=1, engine="eager", progress=False)
+    with fitted.scope():
+        part = fitted.parts(data)[0]
+        site = next(s.name for s in part.layout.sites if s.role == "observed" and s.argument == "x")
+        assert _may_lack_entries(fitted, part, site) == may
 
 
 @pytest.mark.filterwarnings("ignore:The posterior draws")

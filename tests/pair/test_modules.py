@@ -15,7 +15,7 @@ from support.programs import binary, labels
 from torch import Tensor, nn
 
 import pyrovae as pv
-from pyrovae.pair.parameters import every_module, modules, named_tensors
+from pyrovae.pair.parameters import every_module, modules, modules_remembered, named_tensors, seed_torch
 
 OPTIONS: dict[str, Any] = {"epochs": 2, "batch_size": 10, "seed": 0, "progress": False}
 
@@ -289,3 +289,30 @@ def test_one_row_a_step_under_batch_normalisation_is_explained(name: str, engine
     pv.check_pair(build(), rows)
     with pytest.raises(pv.PairError, match=match):
         pv.fit(build(), rows, engine=engine, **{**OPTIONS, **options})
+
+
+def test_modules_are_looked_for_once_where_they_are_remembered() -> None:
+    decoder, encoder = nets()
+    held = {"decoder": decoder}
+
+    def model(x: Tensor) -> None:
+        draw(x, held["decoder"])
+
+    pair = pv.Pair(model, lambda x: infer(x, encoder))
+    before = every_module(pair)
+    with modules_remembered(pair):
+        held["more"] = nn.Linear(1, 1)
+        assert every_module(pair) == before
+        assert every_module(pv.Pair(model, pair.guide)) != before  # of another pair, nothing is remembered
+    assert every_module(pair) != before
+
+
+def test_a_seed_is_that_of_torch_and_leaves_nothing_behind() -> None:
+    for seed in (0, 7, -3, 2**40):
+        torch.manual_seed(seed)
+        expected = torch.rand(3)
+        seed_torch(seed)
+        assert torch.equal(torch.rand(3), expected)
+    queued = len(torch.cuda._queued_calls)
+    seed_torch(1)
+    assert len(torch.cuda._queued_calls) == queued or torch.accelerator.is_available()
