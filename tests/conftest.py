@@ -6,6 +6,8 @@ import random
 # Tensors here are tiny: a second thread would only wait, and wait long where tests run beside one another. NumPy's libraries
 # read this when they are imported.
 os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
+# These are tests of the CPU, on machines with a GPU, too, of which benchmarks/device_checks.py asks the same questions.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["COLUMNS"] = "100"  # of the terminal that the command line finds when it is imported
 
 from collections.abc import Iterator

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pyro
@@ -16,6 +16,7 @@ from pyrovae.batching.extremes import edge, far_away, gap_under_mask, is_far, na
 from pyrovae.batching.transformed import transformed
 from pyrovae.errors import DataError, PairError
 from pyrovae.pair.batch import Batch, num_rows
+from pyrovae.pair.devices import indices_in_range
 from pyrovae.pair.handlers import same_memory
 from pyrovae.pair.parameters import every_module, trainable
 from pyrovae.pair.program import PairLike, distribution_name, run, sample_sites
@@ -92,7 +93,8 @@ def noting_classes(pair: PairLike, batch: Mapping[str, Tensor]) -> Iterator[Note
     codes = {m for owner in every_module(pair).values() for m in owner.modules() if hasattr(m, "outside")}
     hooks = [code.register_forward_pre_hook(note) for code in codes]
     try:
-        yield noted
+        with indices_in_range(next(iter(batch.values())).device) if batch else nullcontext():
+            yield noted
     except (IndexError, RuntimeError) as error:
         what = (str(error).splitlines() or [""])[0]
         integers = [name for name, value in batch.items() if not value.is_floating_point()]

@@ -96,7 +96,8 @@ class Compiled(Traced):
             return [elbo]
 
         try:
-            with torch.no_grad(), undone(self._changing):
+            with torch.no_grad(), undone(self._changing), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "TensorFloat32", UserWarning)  # float32 is what was asked for
                 module = make_fx(step)(*flat)
                 _reshape_instead_of_view(module)
                 # On a CPU torch's own generator is the faster one, and gives the same noise as the other engines.

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyrovae.errors import PairError, PyrovaeError
 from pyrovae.pair.batch import Batch, as_batch, group_rows, num_rows, take_group, take_rows
+from pyrovae.pair.devices import cure_of_devices
 from pyrovae.pair.handlers import PARTICLE_PLATE, SetValues
 from pyrovae.pair.layout import Layout, describe_run, union
 from pyrovae.pair.parameters import default_dtype, evaluating, every_module, fork_rng, param_scope, trainable
@@ -93,6 +94,8 @@ def check_fewer_rows(pair: PairLike, batch: Batch, during: AbstractContextManage
         with during or nullcontext():
             log_densities(run(pair, half))
     except (RuntimeError, ValueError, IndexError) as error:
+        if cure := cure_of_devices(error, next(iter(batch.values())).device):
+            raise PairError(f"The pair failed: {str(error).splitlines()[0]}{cure}") from error
         raise PairError(
             f"The pair runs on {num_rows(batch)} rows but not on {num_rows(batch) // 2} of them "
             f"({(str(error).splitlines() or [''])[0]}), because something in it has the size of the first batch. Write len(x) "

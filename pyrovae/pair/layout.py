@@ -14,6 +14,7 @@ from torch import Tensor
 from pyrovae._html import table
 from pyrovae.errors import PairError, PyrovaeError, ShapeError
 from pyrovae.pair.batch import num_rows
+from pyrovae.pair.devices import cure_of_devices, indices_in_range
 from pyrovae.pair.handlers import (
     DATA_PLATE,
     PARTICLE_PLATE,
@@ -220,8 +221,9 @@ def _describe_run(
 ) -> tuple[Layout, tuple[Any, Any]]:
     before = _module_parameters(pair)
     try:
-        on_device = MakeParamsOn(next(iter(batch.values())).device)
-        with unwritten(batch, "pair", by_value=True), OnlyDistributions(), on_device, during or nullcontext():
+        device = next(iter(batch.values())).device
+        here = MakeParamsOn(device), indices_in_range(device)
+        with unwritten(batch, "pair", by_value=True), OnlyDistributions(), here[0], here[1], during or nullcontext():
             with unwritten(batch, "guide"):
                 guide_trace = poutine.trace(pair.guide).get_trace(**batch)
             for name, node in sample_sites(guide_trace).items():
@@ -238,7 +240,9 @@ def _describe_run(
         what = (str(error).splitlines() or [type(error).__name__])[0]  # without the table of all shapes that Pyro adds
         if what.startswith("Shape mismatch inside plate"):
             what += "; use .to_event(n) to declare that the dimensions of one row belong to one event"
-        raise PairError(f"Running the pair on a batch ({came}) failed: {what}") from error
+        raise PairError(
+            f"Running the pair on a batch ({came}) failed: {what}{cure_of_devices(error, device)}"
+        ) from error
     if before.keys() - _module_parameters(pair).keys():
         raise PairError(
             "Model and guide have different parameters under one Pyro name, so that one of them was lost. "

@@ -202,10 +202,14 @@ def place(pair: PairLike, device: torch.device) -> None:
 def evaluating(pair: PairLike) -> Iterator[None]:
     """Put the pair's modules into evaluation mode, and each back into its previous mode afterwards."""
     modes = [(m, m.training) for root in every_module(pair).values() for m in root.modules()]
+    cudnn = torch.backends.cudnn.enabled
     try:
         for module, _ in modes:
             module.training = False
+        if any(isinstance(module, nn.RNNBase) for module, _ in modes):
+            torch.backends.cudnn.enabled = False  # it has no gradients of recurrent networks in evaluation mode
         yield
     finally:
+        torch.backends.cudnn.enabled = cudnn
         for module, was in modes:
             module.training = was

@@ -47,6 +47,7 @@ from pyrovae.pair.checks import (
     model_only,
 )
 from pyrovae.pair.datasets import is_streamed
+from pyrovae.pair.devices import indices_in_range
 from pyrovae.pair.layout import Layout, describe_run
 from pyrovae.pair.parameters import evaluating, find_device, fork_rng, place, trainable
 from pyrovae.pair.program import PairLike, arguments, sample_sites
@@ -255,7 +256,7 @@ def check(fitted: Fit, data: FitData, groups: Sequence[TrainingGroup], options: 
     if transform is not None:
         fitted.untransformed = {n: (tuple(v.shape[1:]), v.dtype) for first in firsts for n, v in first.items()}
     place(pair, data.device)
-    with evaluating(pair):
+    with evaluating(pair), indices_in_range(data.device):
         costs = [TensorSizes() for _ in seen]
         with pyro.validation_enabled(False):  # check_rows has the better words for unfit data
             found = [describe_run(pair, first, during=cost) for first, cost in zip(seen, costs)]
