@@ -1,5 +1,6 @@
 """Every test starts from one seed and leaves the process as it found it."""
 
+import gc
 import os
 import random
 
@@ -25,6 +26,13 @@ from pyrovae.pair.parameters import seed_torch
 from pyrovae.training import plan
 
 torch.set_num_threads(1)
+gc.set_threshold(100_000, 50, 100)  # torch's and Pyro's own objects are many: to look through them took a tenth of all time
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported and collected stays: the garbage collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
