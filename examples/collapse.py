@@ -62,8 +62,8 @@ def main(smoke: bool) -> None:
         torch.manual_seed(0)
         fitted = pv.fit(Hierarchy(), x[:1437], epochs=epochs, batch_size=100, seed=0, **options)
         score = pv.log_likelihood(fitted, x[1437:], 5 * draws, seed=0).mean()
-        sites = pv.terms(fitted.pair, {"x": x[1437:]}, draws).sites
-        kl = [(sites[z].q.log_prob - sites[z].p.log_prob).mean().item() for z in SITES]
+        found = pv.kl_by_site(fitted, x[1437:], draws)
+        kl = [found[z].mean().item() for z in SITES]
         active = [int(pv.active_units(pv.encode(fitted, x[1437:], site=z, num_samples=draws)).sum()) for z in SITES]
         levels = "   ".join(f"{z} {k:5.2f} nats, {a:2} active" for z, k, a in zip(SITES, kl, active))
         print(f"{name:9} log p(x) {score:8.2f}   {levels}")

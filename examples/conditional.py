@@ -63,13 +63,16 @@ def main(smoke: bool) -> None:
         train, test = ({key: rows[part] for key, rows in data.items()} for part in (slice(TRAIN), slice(TRAIN, None)))
         epochs, schedule = 1 if smoke else 150, pv.schedules.one_cycle(3e-3)
         fitted = pv.fit(pair, train, epochs=epochs, batch_size=100, schedule=schedule, seed=0)
-        z = (pair.encoder(x) if name == "VAE" else pair.encoder(x, pair.condition(c))).sample((1 if smoke else 5,))
+        with fitted.scope():
+            rows = fitted.batch(data)  # on the device of the fit
+            q = pair.encoder(rows["x"]) if name == "VAE" else pair.encoder(rows["x"], pair.condition(rows["c"]))
+        z = q.sample((1 if smoke else 5,)).cpu()
         score = pv.log_likelihood(fitted, test, 25 if smoke else 1000, seed=0).mean()
         what = "log p(x)" if name == "VAE" else "log p(x|c)"
         print(f"{name:13} I(z; c) at least {information(z, c)} nats   {what} {score:.2f}")
 
     wanted = torch.arange(10).repeat_interleave(50)
-    made = pv.generate(fitted, 500, given={"c": wanted}, mean=True, seed=0)
+    made = pv.generate(fitted, 500, given={"c": wanted}, mean=True, seed=0).cpu()
     read = LogisticRegression(max_iter=5000).fit(x[:TRAIN] / 16, c[:TRAIN]).predict(made / 16)
     print(f"of 500 digits asked for, a classifier of real ones reads {(read == wanted.numpy()).mean():.0%} as asked")
 

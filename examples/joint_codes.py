@@ -40,9 +40,7 @@ def traversals(fitted: pv.Fit, dimension: int, steps: int = 9) -> Tensor:
     """E[x | y, z] for each y, along one dimension of z: (C * steps, D)."""
     z = torch.zeros(C, steps, L)
     z[:, :, dimension] = torch.linspace(-2, 2, steps)
-    y = torch.arange(C)[:, None].expand(C, steps)
-    with fitted.scope():
-        return fitted.pair.likelihood(z, fitted.pair.code(y)).mean.flatten(0, 1)
+    return pv.decode(fitted, {"y": torch.arange(C).repeat_interleave(steps), "z": z.flatten(0, 1)})
 
 
 def main(smoke: bool) -> None:

@@ -65,10 +65,10 @@ def main(smoke: bool) -> None:
 
     alone = supervised(x[labelled], y[labelled], steps)
     unknown = y < 0
-    with fitted.scope():
-        for name, classify in (("classifier alone", alone), ("semi-supervised ", ssvae.classifier)):
-            right = classify(x[unknown]).logits.argmax(-1) == truth[unknown]
-            print(f"{name}: {right.float().mean():.1%} of {len(right)} unlabelled digits")
+    semi_supervised = pv.classify(fitted, x[unknown], num_samples=1).guide  # q(y | x)
+    for name, found in (("classifier alone", alone(x[unknown]).probs), ("semi-supervised ", semi_supervised)):
+        right = found.argmax(-1) == truth[unknown]
+        print(f"{name}: {right.float().mean():.1%} of {len(right)} unlabelled digits")
 
 
 if __name__ == "__main__":

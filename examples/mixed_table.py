@@ -54,7 +54,7 @@ def main(smoke: bool) -> None:
     score = pv.log_likelihood(fitted, x[2500:], 25 if smoke else 500, seed=0)
     print(f"log p of the observed entries: {score.mean():.2f} ± {score.std() / len(score) ** 0.5:.2f} nats per row")
 
-    filled, true, gap = pv.reconstruct(fitted, x[2500:]), whole[2500:], gaps[2500:]
+    filled, true, gap = pv.reconstruct(fitted, x[2500:]).cpu(), whole[2500:], gaps[2500:]
     for i in (3, 4):
         guess = filled[:, i].round()
         share = (guess == true[:, i])[gap[:, i]].float().mean()

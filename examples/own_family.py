@@ -49,7 +49,7 @@ def main(smoke: bool) -> None:
     print(f"a drawn row: {[round(v, 2) for v in pv.generate(fitted, 1, seed=0)[0, :5].tolist()]} ...")
     with tempfile.TemporaryDirectory() as folder:
         pv.save(fitted, Path(folder) / "run")
-        loaded = pv.load(Path(folder) / "run", pair=pair())  # the class is defined here, not in the file
+        loaded = pv.load(Path(folder) / "run", pair=pair(), device=fitted.device)  # the class is defined here
         again = pv.log_likelihood(loaded, x[1500:], num_samples, seed=0)
     print(f"saved and loaded, the largest difference is {(again - score).abs().max():.1e}")
 

@@ -63,7 +63,7 @@ def main(smoke: bool) -> None:
         return f"{(found - y[TRAIN:]).square().mean().sqrt():.3f}"
 
     ridge = RidgeCV(alphas=torch.logspace(-2, 3, 30).numpy()).fit(x[:KNOWN], y[:KNOWN])
-    found = pv.encode(fit(regression(), y, float("nan")), {"x": x_test}, site="y")
+    found = pv.encode(fit(regression(), y, float("nan")), {"x": x_test}, site="y").cpu()
     print(f"root mean square error: ridge {error(torch.as_tensor(ridge.predict(x_test)))}, SSRegression {error(found)}")
 
     logistic = LogisticRegression(max_iter=1000).fit(x[:KNOWN], grade[:KNOWN])

@@ -22,7 +22,7 @@ def model(x: Tensor) -> None:
     bias = pyro.param("bias", lambda: torch.zeros(64))
     noise = pyro.param("noise", lambda: torch.tensor(0.3), constraint=constraints.positive)
     with pyro.plate("data", len(x)):
-        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
         pyro.sample("x", dist.Normal(z @ weight + bias, noise).to_event(1), obs=x)
 
 

@@ -54,8 +54,9 @@ def main(smoke: bool) -> None:
         return f"{(found == truth[test]).double().mean():.1%}"
 
     network = pv.Regression(nn.Identity(), classes(D))
-    pv.fit(network, {"x": y[:50], "c": x[:50]}, epochs=4 * epochs, batch_size=50, learning_rate=3e-3, seed=0)
-    print(f"network  q(y|x) {accuracy(network.likelihood(x[test]).probs.argmax(-1))}")
+    fitted = pv.fit(network, {"x": y[:50], "c": x[:50]}, epochs=4 * epochs, batch_size=50, learning_rate=3e-3, seed=0)
+    probabilities = network.likelihood(x[test].to(fitted.device)).probs
+    print(f"network  q(y|x) {accuracy(probabilities.argmax(-1).cpu())}")
     for name, pair in graphs().items():
         fitted = pv.fit(
             pair,

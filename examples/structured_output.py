@@ -65,7 +65,7 @@ def main(smoke: bool, out: Path) -> None:
         guesses = [pv.generate(fits[1], **ask, seed=seed) for seed in range(5)] + [pv.generate(fits[0], **ask)]
         columns = torch.full((8, SHOWN, 64), 0.4)
         columns[:, :, seen] = truth[:, seen]
-        columns[1:7, :, ~seen] = torch.stack(guesses)
+        columns[1:7, :, ~seen] = torch.stack(guesses).cpu()
         columns[7] = truth
         lines += columns.transpose(0, 1)
     ax = pv.plots.images(torch.cat(lines), (8, 8), columns=8)
