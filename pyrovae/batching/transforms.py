@@ -38,8 +38,8 @@ class Binarize:
         >>> fitted = pv.fit(
         ...     vae, pixels, epochs=1, batch_size=20, transform=pv.transforms.Binarize(), progress=False
         ... )
-        >>> fitted.evaluation_batch(pixels)["x"].unique()
-        tensor([0., 1.])
+        >>> fitted.evaluation_batch(pixels)["x"].unique().tolist()
+        [0.0, 1.0]
     """
 
     def __init__(self, argument: str = "x") -> None:

@@ -80,7 +80,7 @@ class Fit:
         >>> fitted.settings["batch_size"], fitted.stopped
         (20, '')
         >>> with fitted.scope():  # evaluation mode, the fit's own parameters, and no gradients
-        ...     fitted.pair.likelihood(torch.zeros(2)).mean.shape
+        ...     fitted.pair.likelihood(torch.zeros(2, device=fitted.device)).mean.shape
         torch.Size([6])
     """
 

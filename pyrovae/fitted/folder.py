@@ -339,7 +339,7 @@ def load(
         >>> x = torch.bernoulli(torch.full((40, 6), 0.4))
         >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.Bernoulli(6)), pv.mlp(6, fam.Normal(2)))
         >>> fitted = pv.fit(vae, x, epochs=1, batch_size=20, seed=0, progress=False)
-        >>> loaded = pv.load(pv.save(fitted, "vae-of-digits"))
+        >>> loaded = pv.load(pv.save(fitted, "vae-of-digits"), device=fitted.device)
         >>> loaded
         Fit(VAE of z, x: 1 epochs, ELBO ... nats per row)
         >>> torch.equal(pv.encode(loaded, x), pv.encode(fitted, x))

@@ -48,7 +48,7 @@ class Trace_ELBO:
         >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.Bernoulli(4)), pv.mlp(4, fam.Normal(2)))
         >>> loss = pv.Trace_ELBO(num_particles=2, kl="analytic")
         >>> fitted = pv.fit(vae, x, epochs=2, loss=loss, progress=False)
-        >>> loss(vae, {"x": x}).elbo.shape
+        >>> loss(vae, fitted.batch(x)).elbo.shape
         torch.Size([])
     """
 
