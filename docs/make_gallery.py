@@ -1,6 +1,6 @@
 """The pictures and printed results of the gallery: runs the examples and keeps what each of them prints and draws.
 
-    python docs/make_gallery.py              # every example, about a quarter of an hour on two cores
+    python docs/make_gallery.py              # every example; the longest, clustering, takes seven minutes of a core
     python docs/make_gallery.py ladder nvae  # some of them
 
 For an example NAME it writes docs/gallery/NAME.txt, the lines that were printed, and its pictures as small PNGs under the

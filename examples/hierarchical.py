@@ -18,7 +18,8 @@ LEVELS, HIDDEN = (16, 8), (100, 50)
 
 
 def build(levels: int) -> pv.HierarchicalVAE:
-    return pv.HierarchicalVAE.of_levels(fam.BetaBinomial(64, total_count=16), LEVELS[:levels], HIDDEN[:levels])
+    pixels, activation = fam.BetaBinomial(64, total_count=16), torch.nn.LeakyReLU  # counts up to 16 saturate a tanh
+    return pv.HierarchicalVAE.of_levels(pixels, LEVELS[:levels], HIDDEN[:levels], activation=activation)
 
 
 def active(fitted: pv.Fit, x: Tensor, site: str) -> str:
