@@ -9,12 +9,13 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyrovae.criticism.evidence import Evidence
-from pyrovae.criticism.findings import NONE, Finding, grade, normal_p
+from pyrovae.criticism.evidence import POSTERIOR_DRAWS, Evidence
+from pyrovae.criticism.findings import NONE, OK, Finding, grade, normal_p
 from pyrovae.fitted.fitted import seeded
 
 PART = "predictions"
 INTERVALS = (0.5, 0.8, 0.95)
+CARRIED = 0.8  # the share of draws that are to count in the values of a column, on average, for intervals that can be trusted
 NARROW = (
     "The likelihood is too narrow, values are farther from their mean than it says: learn its scale (scale='column' or 'net'), "
     "or take one with heavier tails (Student t, negative binomial)."
@@ -34,6 +35,9 @@ def predictive_intervals(evidence: Evidence) -> list[Finding]:
     where values are whole numbers, is uniform if model and posterior are right. The test is on the mean over a row of
     whether values lie in an interval, so that values of one row may depend on one another.
 
+    Where a value alone says where its code is, few draws carry these weights, and intervals seem wider than they are. Such
+    columns are left out; where there are no others, only intervals that are too narrow count.
+
     References:
         Gelfand, Dey & Chang 1992, *Model determination using predictive distributions*, Bayesian Statistics 4. Czado,
         Gneiting & Held 2009, *Predictive model assessment for count data*, Biometrics 65.
@@ -44,26 +48,31 @@ def predictive_intervals(evidence: Evidence) -> list[Finding]:
         for s in part.layout.sites
         if s.role == "observed" and s.local and not s.objective_only and not s.plates
     }
-    found = []
-    for name in sorted(names):
-        pit = _transforms(evidence, name)
-        suffix = f" of {name}" if len(names) > 1 else ""
-        if pit is None:
-            found.append(
-                Finding(
-                    f"predictive intervals{suffix}",
-                    PART,
-                    "values of a row are not independent given the code",
-                    "",
-                    NONE,
-                )
-            )
-        else:
-            found.append(_judged(pit, suffix))
+    return [_of_site(evidence, name, f" of {name}" if len(names) > 1 else "") for name in sorted(names)]
+
+
+def _of_site(evidence: Evidence, name: str, suffix: str) -> Finding:
+    transforms = _transforms(evidence, name)
+    if transforms is None:
+        return _nothing(suffix, "values of a row are not independent given the code")
+    pit, ess = transforms
+    carried = ess.nanmean(0) >= CARRIED * POSTERIOR_DRAWS
+    if bool(carried.all()) or not bool(carried.any()):
+        found = _judged(pit, suffix, "of the values")
+    else:
+        found = _judged(pit[:, carried], suffix, f"of the values in {int(carried.sum())} of {len(carried)} columns")
+    if not bool(carried.any()) and found.advice == WIDE and found.verdict != OK:
+        return _nothing(
+            suffix, "values alone say where their codes are, so that they cannot be predicted from the rest"
+        )
     return found
 
 
-def _judged(pit: Tensor, suffix: str) -> Finding:
+def _nothing(suffix: str, why: str) -> Finding:
+    return Finding(f"predictive intervals{suffix}", PART, why, "", NONE)
+
+
+def _judged(pit: Tensor, suffix: str, of: str) -> Finding:
     """A finding from transforms `(N, D)`, NaN where a value is missing."""
     values: dict[str, float] = {}
     tests, effects = [], []
@@ -73,7 +82,9 @@ def _judged(pit: Tensor, suffix: str) -> Finding:
         rows = rows[~torch.isnan(rows)]
         share = rows.mean().item()
         # at least that of independent values: all rows may have the same share
-        error = max(rows.std().item() / math.sqrt(len(rows)), math.sqrt(wanted * (1 - wanted) / inside.numel()))
+        error = max(
+            rows.std().item() / math.sqrt(len(rows)), math.sqrt(wanted * (1 - wanted) / int((~inside.isnan()).sum()))
+        )
         values |= {f"coverage_{wanted:g}": share, f"coverage_{wanted:g}_se": error}
         tests.append(normal_p((share - wanted) / error))
         effects.append(share - wanted)
@@ -84,7 +95,7 @@ def _judged(pit: Tensor, suffix: str) -> Finding:
     return Finding(
         f"predictive intervals{suffix}",
         PART,
-        f"of the values, given the rest of their row, {listed}",
+        f"{of}, given the rest of their row, {listed}",
         "50, 80 and 95 %, to 2 percentage points",
         grade(abs(worst), 0.02, 0.08),
         NARROW if narrow else WIDE,
@@ -94,9 +105,13 @@ def _judged(pit: Tensor, suffix: str) -> Finding:
     )
 
 
-def _transforms(evidence: Evidence, name: str) -> Tensor | None:
-    """The randomised probability integral transform of each value, `(N, D)`; None if values are not independent given z."""
-    found = []
+def _transforms(evidence: Evidence, name: str) -> tuple[Tensor, Tensor] | None:
+    """The randomised probability integral transform of each value, and how many draws carry it, both `(N, D)`, NaN in gaps.
+
+    None if values are not independent given z.
+    """
+    found: list[Tensor] = []
+    sizes: list[Tensor] = []
     with evidence.fitted.scope(), seeded(evidence.seed + 6):
         for number in range(len(evidence.parts)):
             for _, run in evidence.at_posterior(number):
@@ -111,12 +126,13 @@ def _transforms(evidence: Evidence, name: str) -> Tensor | None:
                     return None
                 log_p = run.rows(each, event).double()
                 drawn = run.rows(term.p.fn.sample(), event)
-                weight = (-log_p).softmax(0) * len(drawn)
-                below, same = ((weight * hit.double()).sum(0) for hit in (drawn < value, drawn == value))
+                weight = (-log_p).softmax(0)
+                below, same = ((weight * hit.double()).sum(0) * len(drawn) for hit in (drawn < value, drawn == value))
                 pit = (below + torch.rand_like(below) * (1 + same)) / (len(drawn) + 1)
                 gone = torch.isnan(value[0].double())
-                found.append(torch.where(gone, torch.nan, pit).reshape(value.shape[1], -1).cpu())
-    return torch.cat(found) if found else None
+                for column, values in ((found, pit), (sizes, 1 / weight.square().sum(0))):
+                    column.append(torch.where(gone, torch.nan, values).reshape(value.shape[1], -1).cpu())
+    return (torch.cat(found), torch.cat(sizes)) if found else None
 
 
 def elements(fn: Any, value: Tensor) -> Tensor | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -106,6 +107,38 @@ def test_what_cannot_be_predicted_alone_says_so() -> None:
     vae = pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.FullNormal(3)), pv.mlp(3, fam.Normal(2)))
     report = pv.criticise(unfitted(vae, x), x, only=("predictive_intervals",), num_samples=100, proposal="guide")
     assert report["predictive intervals"].verdict == "none" and "not independent" in report["predictive intervals"].says
+
+
+class Copies(torch.nn.Module):
+    """Two columns are the units of z, up to a hundredth, and others are noise; the guide is nearly the posterior."""
+
+    def __init__(self, others: int) -> None:
+        super().__init__()
+        self.others = others
+        self.scale = torch.nn.Parameter(torch.tensor([0.01] * 2 + [1.0] * others).double())
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            loc = torch.cat([z, *[0.2 * z[..., :1]] * self.others], -1)
+            pyro.sample("x", dist.Normal(loc, self.scale).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x[..., :2], self.scale[:2]).to_event(1))
+
+
+@pytest.mark.parametrize(
+    ("others", "verdict", "says"), [(1, "ok", "in 1 of 3 columns"), (0, "none", "cannot be predicted")]
+)
+def test_what_codes_copy_is_not_called_too_wide(others: int, verdict: str, says: str) -> None:
+    """Of rows drawn from the model, so that "bad" would be a false alarm."""
+    torch.manual_seed(0)
+    z = torch.randn(200, 2).double()
+    x = torch.cat([z + 0.01 * torch.randn(200, 2), 0.2 * z[:, :1] + torch.randn(200, 1)], 1)[:, : 2 + others]
+    options = {"only": ("predictive_intervals",), "num_samples": 200, "proposal": "guide", "seed": 0}
+    found = pv.criticise(unfitted(Copies(others), x), x, **options)["predictive intervals"]
+    assert found.verdict == verdict and says in found.says
 
 
 @pytest.mark.slow
