@@ -66,7 +66,9 @@ def reconstruction_picture(run: Run, num: int) -> Any:
         return titled(axes, "the first test rows, and E[x | z] at draws of q(z | x)")
     figure = axes[0].get_figure(root=True)
     first = f", {figure.get_suptitle()}" if figure.get_suptitle() else ""
-    figure.suptitle(f"{len(again)} test rows and E[x | z] at draws of q(z | x){first}", x=0.01, ha="left", fontsize=10)
+    given = ", c" if "c" in picked else ""  # columns that the model is given
+    what = f"{len(again)} test rows and E[x | z{given}] at draws of q(z | x{given}){first}"
+    figure.suptitle(what, x=0.01, ha="left", fontsize=10)
     return axes
 
 
