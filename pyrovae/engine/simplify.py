@@ -15,17 +15,35 @@ from torch import Tensor, fx
 aten = torch.ops.aten
 ALIASES = (aten.alias.default, aten.detach.default)
 SAME_SHAPE = (aten.expand.default, aten.view.default, aten._unsafe_view.default)
+COMPARISONS = (aten.gt.Scalar, aten.lt.Scalar, aten.ge.Scalar, aten.le.Scalar)
+# Of each element by itself, so that they may come before their argument is expanded; and what reads a tensor of any strides.
+POINTWISE = (
+    *(aten.log.default, aten.log1p.default, aten.exp.default, aten.neg.default, aten.clamp.default),
+    *(aten.clamp_min.default, aten.reciprocal.default, aten.sigmoid.default, aten.logical_and.default, *COMPARISONS),
+)
+READERS = (
+    *(*POINTWISE, aten.gather.default, aten.where.self, aten.sum.dim_IntList, aten.expand.default),
+    *(aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor),
+)
+# The gradient of what was gathered from a tensor: a copy of zeros, with something added to it.
+ADDS = {aten.scatter_add.default: aten.scatter_add_.default, aten.index_put.default: aten.index_put_.default}
+ZEROS = (aten.new_zeros.default, aten.zeros_like.default)
 FRESH = (aten.empty.memory_format, aten.empty_like.default, aten.new_empty.default, aten.empty_strided.default)
 
 
 def simplify(module: fx.GraphModule) -> None:
-    """Drop views of the same shape, double transposes and unread results, and compute repeats and constants once, in place."""
+    """Drop views of the same shape, double transposes and unread results, and compute repeats and constants once, in place.
+
+    What is computed of each element comes before `expand`, and gradients are added to zeros themselves, not to a copy of them.
+    """
     graph = module.graph
     _remove_views(graph)
+    _expand_late(graph)
     if all(_changes_only_its_own(node) for node in graph.nodes):
         _remove_repeats(graph)
         _compute_constants(module)
     graph.eliminate_dead_code(_has_effect)
+    _add_in_place(graph)
     module.recompile()
 
 
@@ -42,6 +60,51 @@ def _remove_views(graph: fx.Graph) -> None:
         if instead is not None:
             node.replace_all_uses_with(instead)
             graph.erase_node(node)
+
+
+def _expand_late(graph: fx.Graph) -> None:
+    """Compute on the few elements that are expanded: log p of all words once a topic, not once a word observed."""
+    for node in graph.nodes:  # the gradient of `clamp` writes into a comparison that nothing else reads
+        if node.target is aten.logical_and_.default and _is_own(node, COMPARISONS):
+            node.target = aten.logical_and.default
+    for node in list(graph.nodes):
+        sources = node.all_input_nodes
+        if node.target not in POINTWISE or not all(source.target is aten.expand.default for source in sources):
+            continue
+        if any(user.target not in READERS for user in node.users):
+            continue
+        inner = {source: _unexpanded(source) for source in sources}
+        before, after = {_shape(few) for few in inner.values()}, {_shape(source) for source in (*sources, node)}
+        if len(before) != 1 or len(after) != 1 or None in before | after:
+            continue
+        if not all(few.meta["val"].is_contiguous() for few in inner.values()):
+            continue  # or the order of strides could change, and with it what may be viewed
+        with graph.inserting_before(node):
+            few = graph.call_function(node.target, *fx.node.map_arg((node.args, node.kwargs), inner.__getitem__))
+            expanded = graph.call_function(aten.expand.default, (few, list(_shape(node))))
+        few.meta["val"] = node.meta["val"].new_empty(next(iter(before)))
+        expanded.meta = dict(node.meta)
+        node.replace_all_uses_with(expanded)
+        graph.erase_node(node)
+
+
+def _unexpanded(node: fx.Node) -> fx.Node:
+    while node.target is aten.expand.default and isinstance(node.args[0], fx.Node):
+        node = node.args[0]
+    return node
+
+
+def _add_in_place(graph: fx.Graph) -> None:
+    for node in graph.nodes:
+        if node.target in ADDS and _is_own(node, ZEROS):
+            node.target = ADDS[node.target]
+
+
+def _is_own(node: fx.Node, made_by: tuple[Any, ...]) -> bool:
+    """Whether the first argument is made by one of these operations, and read nowhere else."""
+    first, *others = node.args
+    alone = isinstance(first, fx.Node) and first.target in made_by and len(first.users) == 1
+    return alone and all(part is not first for part in others)
 
 
 def _remove_repeats(graph: fx.Graph) -> None:

@@ -78,3 +78,40 @@ def test_equal_numbers_of_other_types_are_not_one() -> None:
 
     before, after, _, _ = both(function, torch.randn(3, 4))
     assert [t.dtype for t in after[:3]] == [t.dtype for t in before[:3]] == [torch.float32, torch.int64, torch.float32]
+
+
+def likelihood_of_words(logits: Tensor, words: Tensor) -> list[Tensor]:
+    """Loss and gradient of words observed, the words of a topic expanded for each observation, as `Categorical` has them."""
+    leaf = logits.detach().requires_grad_()
+    probs = leaf.softmax(-1).unsqueeze(1).expand(3, 5, 4).expand(3, 5, 4).clamp(0.1, 0.9)
+    loss = probs.log().gather(-1, words.expand(3, 5).unsqueeze(-1)).sum() + (leaf * 2).sum() + (leaf * 2).sum()
+    return [loss.detach(), *torch.autograd.grad(loss, [leaf])]
+
+
+def test_logarithms_are_taken_before_expanding_and_gradients_are_added_in_place() -> None:
+    logits, words = torch.randn(3, 4), torch.tensor([0, 3, 1, 1, 2])
+    before, after, calls_before, calls_after = both(likelihood_of_words, logits, words)
+    for a, b in zip(before, after, strict=True):
+        assert torch.equal(a, b)
+    assert calls_after < calls_before
+    module = make_fx(likelihood_of_words)(logits, words)
+    simplify(module)
+    aten = torch.ops.aten
+    shapes = {n.target: tuple(n.meta["val"].shape) for n in module.graph.nodes if n.op == "call_function"}
+    for operation in (aten.clamp.default, aten.log.default, aten.gt.Scalar, aten.lt.Scalar, aten.logical_and.default):
+        assert shapes[operation] == (3, 1, 4)
+    assert aten.scatter_add_.default in shapes and aten.scatter_add.default not in shapes
+
+
+def test_zeros_that_are_read_elsewhere_are_not_written_into() -> None:
+    def function(x: Tensor) -> list[Tensor]:
+        zeros = x.new_zeros(4)
+        return [
+            zeros.scatter_add(0, torch.tensor([1, 1, 2]), x),
+            zeros.index_put((torch.tensor([0]),), x[:1], True),
+            zeros,
+        ]
+
+    before, after, _, _ = both(function, torch.randn(3))
+    for a, b in zip(before, after, strict=True):
+        assert torch.equal(a, b)
