@@ -15,7 +15,9 @@ from pyrovae.fitted.fitted import seeded
 
 PART = "predictions"
 INTERVALS = (0.5, 0.8, 0.95)
-CARRIED = 0.8  # the share of draws that are to count in the values of a column, on average, for intervals that can be trusted
+CARRIED = (
+    0.8  # the share of draws that are to count in the values of a column, on average, for intervals that can be trusted
+)
 NARROW = (
     "The likelihood is too narrow, values are farther from their mean than it says: learn its scale (scale='column' or 'net'), "
     "or take one with heavier tails (Student t, negative binomial)."
