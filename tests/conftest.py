@@ -26,9 +26,8 @@ from pyrovae.pair.parameters import seed_torch
 from pyrovae.training import plan
 
 torch.set_num_threads(1)
-gc.set_threshold(
-    100_000, 50, 100
-)  # torch's and Pyro's own objects are many: to look through them took a tenth of all time
+# Torch's and Pyro's own objects are many: to look through them took a tenth of all time.
+gc.set_threshold(100_000, 50, 100)
 
 
 def pytest_collection_finish() -> None:

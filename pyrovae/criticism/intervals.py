@@ -15,9 +15,7 @@ from pyrovae.fitted.fitted import seeded
 
 PART = "predictions"
 INTERVALS = (0.5, 0.8, 0.95)
-CARRIED = (
-    0.8  # the share of draws that are to count in the values of a column, on average, for intervals that can be trusted
-)
+CARRIED = 0.8  # the share of the draws that has to count, on average, for intervals of a column to be trusted
 NARROW = (
     "The likelihood is too narrow, values are farther from their mean than it says: learn its scale (scale='column' or 'net'), "
     "or take one with heavier tails (Student t, negative binomial)."
@@ -37,8 +35,8 @@ def predictive_intervals(evidence: Evidence) -> list[Finding]:
     where values are whole numbers, is uniform if model and posterior are right. The test is on the mean over a row of
     whether values lie in an interval, so that values of one row may depend on one another.
 
-    Where a value alone says where its code is, few draws carry these weights, and intervals seem wider than they are. Such
-    columns are left out; where there are no others, only intervals that are too narrow count.
+    Where one value nearly determines the code, a few draws have nearly all of the weight, and intervals seem wider than they
+    are. Columns of such values are left out. If that leaves none, only intervals that are too narrow count.
 
     References:
         Gelfand, Dey & Chang 1992, *Model determination using predictive distributions*, Bayesian Statistics 4. Czado,
@@ -65,7 +63,7 @@ def _of_site(evidence: Evidence, name: str, suffix: str) -> Finding:
         found = _judged(pit[:, carried], suffix, f"of the values in {int(carried.sum())} of {len(carried)} columns")
     if not bool(carried.any()) and found.advice == WIDE and found.verdict != OK:
         return _nothing(
-            suffix, "values alone say where their codes are, so that they cannot be predicted from the rest"
+            suffix, "one value nearly determines the code, so that values cannot be predicted from the others"
         )
     return found
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
 
 Found = Iterator[tuple[Tensor, int]]
@@ -37,7 +38,7 @@ def indices_in_range(device: torch.device) -> AbstractContextManager[Any]:
 
 
 class IndicesInRange(TorchFunctionMode):
-    """Raise IndexError before a lookup at an index that is not there."""
+    """Raise IndexError before a lookup at an index that is not there. Inside of `torch.vmap` no values can be looked at."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -45,7 +46,7 @@ class IndicesInRange(TorchFunctionMode):
         given = dict(kwargs or {})
         look = _LOOKUPS.get(getattr(func, "__name__", ""))
         for index, size in look(list(args), given) if look else ():
-            if index.dtype in (torch.int64, torch.int32) and index.numel():
+            if index.dtype in (torch.int64, torch.int32) and index.numel() and not is_functorch_wrapped_tensor(index):
                 lowest, highest = (int(value) for value in torch.aminmax(index))
                 least = -size if func is torch.Tensor.__getitem__ else 0
                 if lowest < least or highest >= size:

@@ -202,14 +202,16 @@ def place(pair: PairLike, device: torch.device) -> None:
 def evaluating(pair: PairLike) -> Iterator[None]:
     """Put the pair's modules into evaluation mode, and each back into its previous mode afterwards."""
     modes = [(m, m.training) for root in every_module(pair).values() for m in root.modules()]
-    cudnn = torch.backends.cudnn.enabled
+    # cuDNN has no gradients of recurrent networks in evaluation mode
+    without_cudnn = torch.backends.cudnn.enabled and any(isinstance(module, nn.RNNBase) for module, _ in modes)
     try:
         for module, _ in modes:
             module.training = False
-        if any(isinstance(module, nn.RNNBase) for module, _ in modes):
-            torch.backends.cudnn.enabled = False  # it has no gradients of recurrent networks in evaluation mode
+        if without_cudnn:
+            torch.backends.cudnn.enabled = False
         yield
     finally:
-        torch.backends.cudnn.enabled = cudnn
+        if without_cudnn:
+            torch.backends.cudnn.enabled = True
         for module, was in modes:
             module.training = was

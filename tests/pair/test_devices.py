@@ -47,6 +47,12 @@ def test_an_index_is_looked_at_before_it_is_looked_up(name: str) -> None:
         assert torch.equal(found, look(good))
 
 
+def test_values_inside_of_vmap_are_not_looked_at() -> None:
+    with IndicesInRange():
+        found = torch.vmap(lambda row, i: row[i] + row.gather(0, i))(X, torch.tensor([[0], [1], [2], [0]]))
+    assert torch.equal(found, 2 * X.gather(1, torch.tensor([[0], [1], [2], [0]])))
+
+
 @pytest.mark.parametrize("side", ["model", "guide"])
 def test_a_constant_on_another_device_is_told_with_its_cure(side: str) -> None:
     elsewhere = torch.zeros(2, device="meta")
