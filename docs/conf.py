@@ -7,6 +7,7 @@ from typing import Any
 
 from docutils import nodes
 from docutils.utils.math import latex2mathml
+from jupyter_cache import get_cache
 from sphinx.ext import autosummary
 
 import pyrovae as pv
@@ -99,6 +100,11 @@ def spread_notebooks(app: Any, env: Any, docnames: list[str]) -> None:
     docnames[:] = order
 
 
+def create_cache(app: Any, env: Any, docnames: list[str]) -> None:
+    """Create the cache of executed notebooks before processes share it: two that create its tables at once fail."""
+    get_cache(env.mystnb_config.execution_cache_path).list_cache_records()
+
+
 def skip_routing(app: Any, what: str, name: str, member: Any, skip: bool, options: Any) -> bool | None:
     """Leave out methods that scikit-learn makes for its routing of metadata, whose docstrings link to its own pages."""
     return True if re.fullmatch(r"set_\w+_request", name) else None
@@ -106,5 +112,6 @@ def skip_routing(app: Any, what: str, name: str, member: Any, skip: bool, option
 
 def setup(app: Any) -> None:
     app.connect("autodoc-skip-member", skip_routing)
+    app.connect("env-before-read-docs", create_cache)
     app.connect("env-before-read-docs", spread_notebooks)
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math, None))
