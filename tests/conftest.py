@@ -89,13 +89,13 @@ def engine_of_users(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture(autouse=True)
 def few_steps_of_refinement(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Let proposals take 8 gradient steps, except in tests/criticism: estimates have no bias whatever the proposal.
+    """Let proposals take 2 gradient steps, except in tests/criticism: estimates have no bias whatever the proposal.
 
     What is printed in the README is compared with what users get.
     """
     with pytest.MonkeyPatch.context() as patch:
         if "criticism" not in request.path.parts and request.path.name != "test_readme.py":
-            patch.setattr(proposals, "STEPS", 8)
+            patch.setattr(proposals, "STEPS", 2)
         yield
 
 

@@ -14,13 +14,12 @@ import torch
 from torch import Tensor
 from torch._guards import TracingContext, tracing
 from torch._subclasses import FakeTensorMode
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyrovae._lazily import Lazily
 from pyrovae.engine.adam import AdamUpdate, make_update
 from pyrovae.engine.program import Program
 from pyrovae.engine.step import Eager, Engine, Traced, _apply
-from pyrovae.engine.tracing import TracedProgram, undone
+from pyrovae.engine.tracing import TracedProgram, graph_of, undone
 from pyrovae.errors import OptionError
 from pyrovae.pair.batch import Batch
 
@@ -98,7 +97,7 @@ class Compiled(Traced):
         try:
             with torch.no_grad(), undone(self._changing), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "TensorFloat32", UserWarning)  # float32 is what was asked for
-                module = make_fx(step)(*flat)
+                module = graph_of(step, *flat, devices=True)
                 _reshape_instead_of_view(module)
                 # On a CPU torch's own generator is the faster one, and gives the same noise as the other engines.
                 options: dict[str, Any] = {}

@@ -13,12 +13,12 @@ import scipy.special
 import scipy.stats
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import make_fx
 
 import pyrovae as pv
 import pyrovae.families as fam
 from pyrovae.conditionals import Conditional, conv, mlp
 from pyrovae.distributions import StudentT
+from pyrovae.engine.tracing import graph_of
 from pyrovae.errors import DataError, OptionError, PairError, ShapeError
 from pyrovae.fitted.spec import from_spec, to_spec
 from pyrovae.nets import MLP
@@ -401,7 +401,7 @@ def test_is_traced_without_reading_values(row: Row) -> None:
     params = params_of(family, (3,), torch.float32)
     x = family(params).sample()
     with pyro.validation_enabled(False):
-        graph = make_fx(lambda p, x: family(p).log_prob(x))(params, x)
+        graph = graph_of(lambda p, x: family(p).log_prob(x), params, x)
     called = {str(node.target) for node in graph.graph.nodes}
     # a read value, and a constant that a device would have to be sent
     assert not [name for name in called if "_local_scalar_dense" in name or "lift_fresh" in name]
@@ -690,7 +690,7 @@ def test_joint_is_traced_without_reading_values(build: Callable[[], fam.Family])
     params = params_of(family, (3,), torch.float32)
     x = family(params).sample()
     with pyro.validation_enabled(False):
-        graph = make_fx(lambda p, x: family(p).log_prob(x))(params, x)
+        graph = graph_of(lambda p, x: family(p).log_prob(x), params, x)
     called = {str(node.target) for node in graph.graph.nodes}
     assert not [name for name in called if "_local_scalar_dense" in name or "lift_fresh" in name]
     assert torch.equal(graph(params + 1, x), family(params + 1).log_prob(x))

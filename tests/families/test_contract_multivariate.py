@@ -17,12 +17,12 @@ import scipy.stats
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import make_fx
 
 import pyrovae as pv
 import pyrovae.families as fam
 import pyrovae.priors as priors
 from pyrovae import distributions
+from pyrovae.engine.tracing import graph_of
 from pyrovae.errors import OptionError, ShapeError
 from pyrovae.fitted.spec import from_spec, to_spec
 from pyrovae.nets import MLP
@@ -301,7 +301,7 @@ def test_is_traced_without_reading_values(row: Row) -> None:
         return d.log_prob(z).sum(), d.log_prob(value)
 
     with pyro.validation_enabled(False):
-        graph = make_fx(draws_and_scores)(value, *inputs)
+        graph = graph_of(draws_and_scores, value, *inputs)
     called = {str(node.target) for node in graph.graph.nodes}
     assert not [name for name in called if "_local_scalar_dense" in name or "lift_fresh" in name or "nonzero" in name]
     moved = [p + 1 for p in inputs]

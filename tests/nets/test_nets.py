@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyrovae.engine.tracing import graph_of
 from pyrovae.errors import OptionError, ShapeError
 from pyrovae.nets import (
     MLP,
@@ -95,7 +95,7 @@ def test_is_rebuilt_from_its_attributes_and_state(build: Any, in_shapes: Any, ou
 @every_net
 def test_is_traced(build: Any, in_shapes: Any, out_shape: Any) -> None:
     net, parents = build(), [torch.randn(3, *shape) for shape in in_shapes]
-    graph = make_fx(lambda *parents: net(*parents))(*parents)
+    graph = graph_of(lambda *parents: net(*parents), *parents)
     torch.testing.assert_close(graph(*(p + 1 for p in parents)), net(*(p + 1 for p in parents)))
 
 
@@ -225,7 +225,7 @@ def test_one_hot_of_an_unknown_label_is_a_row_of_zeros() -> None:
 
 
 def test_one_hot_is_traced() -> None:
-    graph = make_fx(lambda y: one_hot(y, 4))(torch.tensor([0, 3]))
+    graph = graph_of(lambda y: one_hot(y, 4), torch.tensor([0, 3]))
     assert torch.equal(graph(torch.tensor([1, 2])), torch.eye(4)[1:3])
     assert not [n for n in graph.graph.nodes if "_local_scalar_dense" in str(n.target)]
 

@@ -41,11 +41,11 @@ from support.pairs import (
 from support.reads import counted_reads
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.functional import one_hot
 
 import pyrovae as pv
 from pyrovae.batching.chunks import row_elements
+from pyrovae.engine.tracing import graph_of
 from pyrovae.fitted.folder import read_layout
 from pyrovae.objectives.enumeration import expected
 from pyrovae.objectives.marginals import count
@@ -347,7 +347,7 @@ def test_no_host_sync(row: Row, particles: int, monkeypatch: pytest.MonkeyPatch)
 
 
 def traced_and_eager(pair: nn.Module, loss: Any, batch: dict[str, Tensor], **options: Any) -> Any:
-    """Value and gradients of one step, as a flat graph by make_fx and as Python runs it, from one random state."""
+    """Value and gradients of one step, as a flat graph and as Python runs it, from one random state."""
     leaves = list(pair.parameters())
 
     def step(leaves: list[Tensor], batch: dict[str, Tensor]) -> list[Tensor]:
@@ -356,7 +356,7 @@ def traced_and_eager(pair: nn.Module, loss: Any, batch: dict[str, Tensor], **opt
 
     found = []
     with pyro.validation_enabled(False):
-        graph = make_fx(step)(leaves, batch)
+        graph = graph_of(step, leaves, batch)
         other = {name: value.flip(0) for name, value in batch.items()}  # not what it was traced on
         for run in (graph, step):
             torch.manual_seed(3)
@@ -383,7 +383,7 @@ TRACED = [  # each program once: by its closed forms, where it has them
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("row", "loss", "particles"), TRACED, ids=lambda value: getattr(value, "name", str(value)))
-def test_traced_by_make_fx(row: Row, loss: str, particles: int) -> None:
+def test_traced(row: Row, loss: str, particles: int) -> None:
     pair, batch = row.build()
     layout = described(pair, batch)
     graph, eager = traced_and_eager(pair, LOSSES[loss](particles), batch, layout=layout, kl_weight=torch.tensor(0.7))

@@ -13,11 +13,11 @@ import scipy.stats
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import nn
-from torch.fx.experimental.proxy_tensor import make_fx
 
 import pyrovae.families as fam
 import pyrovae.priors as priors
 from pyrovae.conditionals import mlp
+from pyrovae.engine.tracing import graph_of
 from pyrovae.errors import OptionError, PairError, ShapeError
 from pyrovae.fitted.spec import from_spec, to_spec
 
@@ -204,7 +204,7 @@ def test_is_rebuilt_from_its_attributes_and_state(row: Row) -> None:
 def test_is_traced_without_reading_values(row: Row) -> None:
     prior, z = row.build((4,)), torch.randn(3, 4)
     with pyro.validation_enabled(False):
-        graph = make_fx(lambda z: prior().log_prob(z))(z)
+        graph = graph_of(lambda z: prior().log_prob(z), z)
     called = {str(node.target) for node in graph.graph.nodes}
     assert not [name for name in called if "_local_scalar_dense" in name or "lift_fresh" in name]
     torch.testing.assert_close(graph(z + 1), prior().log_prob(z + 1))
