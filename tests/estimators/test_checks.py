@@ -22,15 +22,15 @@ SLOW = [
     VAEOutlierDetector(proposal="guide", **SMALL),
     VAEImputer(**SMALL, n_particles=20),
     SemiSupervisedVAEClassifier(dropout=0.0, **SMALL | {"n_draws": 1}),
-    VAEDensity(**SMALL),
+    VAEDensity(proposal="guide", **SMALL),
     VAECluster(**SMALL),
     VAERegressor(**SMALL),
 ]
 # Where a check asks for a good fit, it gets one that is just long enough.
 LONGER: dict[str, dict[str, Any]] = {
-    "check_clustering": {"max_iter": 20, "learning_rate_init": 0.05},
-    "check_classifiers_train": {"max_iter": 10, "learning_rate_init": 0.1},
-    "check_regressors_train": {"max_iter": 30, "learning_rate_init": 0.05},
+    "check_clustering": {"max_iter": 5, "learning_rate_init": 0.05},
+    "check_classifiers_train": {"max_iter": 6, "learning_rate_init": 0.1},
+    "check_regressors_train": {"max_iter": 15, "learning_rate_init": 0.1},
 }
 
 
