@@ -37,7 +37,7 @@ def main(smoke: bool, data_root: Path | None, epochs: int, out: Path) -> None:
     )
     terms = pv.kl_by_site(fitted, x_test)
     print(f"nats a group, coarsest first: {', '.join(f'{site} {kl.mean():.1f}' for site, kl in terms.items())}")
-    result = pv.importance(fitted, x_test[:100], 10 if smoke else 200, seed=0).summary()
+    result = pv.importance(fitted, x_test[: 10 if smoke else 100], 10 if smoke else 200, seed=0).summary()
     print(
         f"log p(x) {result['log_likelihood']:.2f} ± {result['log_likelihood_se']:.2f} nats, ELBO {result['elbo']:.2f}"
     )

@@ -55,6 +55,7 @@ def test_every_example_is_listed() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*k-hat:UserWarning", "ignore:.*effective:UserWarning")  # of proposals of few steps
 @pytest.mark.parametrize("name", sorted(SAYS))
 def test_example_runs(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path

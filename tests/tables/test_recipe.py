@@ -66,7 +66,7 @@ def test_gaps_are_left_out_of_the_density_and_told_to_the_encoder() -> None:
     model = pv.tables.vae(schema, gaps, hidden=(8,))
     fitted = pv.fit(model, gaps, epochs=2, engine="eager", progress=False, seed=0)
     assert math.isfinite(fitted.history[-1]["elbo"])
-    filled = pv.impute(fitted, gaps[:6], 3, num_particles=50, seed=0)
+    filled = pv.impute(fitted, gaps[:6], 3, num_particles=500, seed=0)
     assert filled.draws[:, ~gaps[:6].isnan()].equal(gaps[:6][~gaps[:6].isnan()].expand(3, -1))
     assert not filled.draws.isnan().any() and set(filled.draws[:, 1, 2].tolist()) <= {0.0, 1.0}
     # a fit of whole rows takes gaps later, too
@@ -96,14 +96,14 @@ def test_any_columns_make_a_model_that_is_saved_and_draws_tables(
 def test_densities_are_those_of_cells_and_of_classes() -> None:
     """Of independent columns with known densities: the class frequencies and a Normal, rounded to 0.5."""
     random = np.random.default_rng(0)
-    x, kind = np.round(random.normal(size=3000) * 2) / 2, random.choice(["u", "v"], 3000, p=[0.3, 0.7])
+    x, kind = np.round(random.normal(size=1500) * 2) / 2, random.choice(["u", "v"], 1500, p=[0.3, 0.7])
     table = pd.DataFrame({"x": x, "kind": kind})
     schema = pv.tables.infer(table)
     schema = pv.tables.Schema((pv.tables.Column("x", "real", step=0.5), schema.columns[1]))
     rows = schema.encode(table)
-    found = pv.tables.baselines(schema, rows[:2500], rows[2500:], names=("gaussian mixture", "kernel density"))
-    cells = torch.special.ndtr(rows[2500:, 0].double() + 0.25) - torch.special.ndtr(rows[2500:, 0].double() - 0.25)
-    exact = (cells / 0.5).log() + torch.tensor([0.3, 0.7], dtype=torch.float64).log()[rows[2500:, 1].long()]
+    found = pv.tables.baselines(schema, rows[:1000], rows[1000:], names=("gaussian mixture", "kernel density"))
+    cells = torch.special.ndtr(rows[1000:, 0].double() + 0.25) - torch.special.ndtr(rows[1000:, 0].double() - 0.25)
+    exact = (cells / 0.5).log() + torch.tensor([0.3, 0.7], dtype=torch.float64).log()[rows[1000:, 1].long()]
     for name, log_p in found.items():  # they lose some by estimation, and where the classes' noise overlaps
         assert -0.3 < float((log_p - exact).mean()) < 0.05, name
 
