@@ -20,7 +20,7 @@ from pyrovae.app.scores import EVALUATION_SEED, check_draws, estimate, evaluate,
 from pyrovae.criticism.stacking import shares_of_wins, stacking_weights
 from pyrovae.data import Dataset
 from pyrovae.errors import OptionError
-from pyrovae.fitted.folder import is_mark, read_run
+from pyrovae.fitted.files import is_mark, read_run
 from pyrovae.pair.batch import take_rows
 from pyrovae.pair.supports import DENSITY, MASS, measures_of
 

@@ -18,8 +18,9 @@ from pyrovae.app.rows import Rows, make_rows, split_rows
 from pyrovae.batching.splits import Split
 from pyrovae.data import Dataset, Standardize, load_again
 from pyrovae.errors import CheckpointError, OptionError, PyrovaeError
+from pyrovae.fitted.files import read_run
 from pyrovae.fitted.fitted import Fit
-from pyrovae.fitted.folder import load, read_run, write_fit
+from pyrovae.fitted.folder import load, write_fit
 from pyrovae.objectives.kl import free_bits
 from pyrovae.objectives.losses import Trace_ELBO
 from pyrovae.pair.batch import take_rows

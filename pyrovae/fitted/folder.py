@@ -8,18 +8,14 @@ are::
     history.csv              one line per epoch
     checkpoint.safetensors   the whole state of a fit, finished or not, from which it can be resumed
 
-They change together: the new ones are written beside the old ones, then run.json is replaced, then the others take their names.
-A crash before the second step leaves the old run, and one after it the new run, of which some files still stand beside the old
-ones. Runs of version 0.1 and 0.2.0 have a checksum of the weights only: other damage to them is not noticed.
+They change together, see `pyrovae.fitted.files`.
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
-import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -32,10 +28,10 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from pyrovae._files import RUN, beside, refuse_no_run, swap, sync_folder, write_beside, write_file
-from pyrovae._version import __version__
+from pyrovae._files import beside
 from pyrovae.batching.transforms import Transform
 from pyrovae.errors import CheckpointError, PyrovaeError
+from pyrovae.fitted.files import HISTORY, STATE, WEIGHTS, claim_folder, content_of, key_of, read_run, replace_files
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.spec import externals, from_spec, to_spec
 from pyrovae.pair.layout import Layout, Site, describe
@@ -44,107 +40,14 @@ from pyrovae.pair.program import PairLike
 
 Arguments = dict[str, tuple[tuple[int, ...], torch.dtype]]  # the shape of one row and the dtype of each argument
 
-FORMAT = 1
-WEIGHTS, HISTORY, STATE = "weights.safetensors", "history.csv", "checkpoint.safetensors"
 ENTRIES: dict[str, type] = {"pair": dict, "layout": dict, "untransformed": dict, "settings": dict, "info": dict}
 ENTRIES |= {"more_layouts": list, "stopped": str}
-FILES = (WEIGHTS, HISTORY, STATE)
-SEAL = b'"sha256": "'  # before the checksum of what stands above it in run.json
-
-
-def claim_folder(folder: str | Path, *, force: bool = False) -> Path:
-    """Create a run folder. With `force`, it may hold a run, which stays until another is written in its place.
-
-    Raises:
-        CheckpointError: The folder is not empty, unless `force` is set and it contains a run; or it cannot be created.
-    """
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise CheckpointError(f"{folder} is a file, and a run needs a folder of its own: choose another.")
-    if folder.is_dir() and any(folder.iterdir()):
-        if not force:
-            raise CheckpointError(
-                f"{folder} exists and is not empty: choose another folder, replace the run in it with force=True (--force on "
-                "the command line), or continue that run with resume=True (--resume)."
-            )
-        if not (folder / RUN).exists():
-            raise CheckpointError(
-                f"{folder} is not a run folder (it has no {RUN}) and will not be overwritten: choose another folder."
-            )
-        return folder
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / RUN).open("xb") as file:  # mode "x": of two processes only one succeeds
-            file.write(sealed({"format": FORMAT, "pyrovae": __version__, "status": "running"}))
-        sync_folder(folder.absolute().parent)
-    except FileExistsError as error:
-        raise CheckpointError(f"Another run has just started in {folder}: choose another folder.") from error
-    except OSError as error:
-        raise CheckpointError(f"Cannot create the run folder {folder}: {error.strerror or error}.") from error
-    return folder
-
-
-def read_run(folder: str | Path) -> dict[str, Any]:
-    """The content of a folder's run.json. CheckpointError if there is none, it is damaged, or a newer version wrote it."""
-    path = Path(folder) / RUN
-    refuse_no_run(Path(folder))
-    try:
-        content = _read(path)
-        run = json.loads(content)
-        version = run["format"]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}): restore it, or fit again.") from error
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise CheckpointError(f"{path} is damaged (format {version!r}): restore it, or fit again.")
-    if version > FORMAT:  # told first, since its checksums may be others
-        raise CheckpointError(
-            f"{folder} was written by a newer pyrovae ({run.get('pyrovae', '?')}, format {version}), and this version reads "
-            f"up to format {FORMAT}: upgrade with `pip install -U pyrovae`."
-        )
-    above, _, seal = content.rpartition(SEAL)
-    if _has_checksums(run) and seal != _digest(above).encode() + b'"\n}\n':
-        raise CheckpointError(
-            f"{path} is damaged, or was changed by hand: its checksum is not that of its content. Restore it, or fit again."
-        )
-    return dict(run)
-
-
-def is_mark(run: Mapping[str, Any]) -> bool:
-    """Whether run.json only marks the folder of a run that was stopped before it was first written."""
-    return not set(run) - {"format", "pyrovae", "status", "sha256"}
-
-
-def _has_checksums(run: Mapping[str, Any]) -> bool:
-    """Whether run.json has checksums of all files: those of versions 0.1 and 0.2.0 have not."""
-    return any(name in run for name in ("sha256", _key(HISTORY), _key(STATE)))
-
-
-def _key(name: str) -> str:
-    """Where run.json has the checksum of a file."""
-    return f"{name.partition('.')[0]}_sha256"
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def sealed(run: Mapping[str, Any]) -> bytes:
-    """The content of run.json, which ends in the checksum of all that stands above it."""
-    content = {**{key: value for key, value in run.items() if key != "sha256"}, "sha256": ""}
-    above, _, _ = json.dumps(content, indent=1).encode().rpartition(SEAL)
-    return above + SEAL + _digest(above).encode() + b'"\n}\n'
-
-
-def _read(path: Path) -> bytes:
-    if not path.is_file():  # opening a pipe would wait forever
-        raise OSError("it is not a file")
-    return path.read_bytes()
 
 
 def _replace(
     folder: Path, fitted: Fit, contents: Mapping[str, bytes], *, anew: bool, before: Mapping[str, Any], **more: Any
 ) -> None:
-    """Replace files of a run and its run.json, so that a crash leaves the old run or the new one.
+    """Replace files of a run and its run.json together.
 
     Args:
         contents: the new content of files, by name.
@@ -152,8 +55,6 @@ def _replace(
         before: the checksums of files that stay, by key.
     """
     run = {
-        "format": FORMAT,
-        "pyrovae": __version__,
         "pair": to_spec(fitted.pair, own=True),
         "transform": to_spec(fitted.transform, own=True),
         "layout": _write_layout(fitted.layout),
@@ -163,60 +64,8 @@ def _replace(
         "info": fitted.info,
         **more,
         **before,
-        **{_key(name): _digest(content) for name, content in contents.items()},
     }
-    content_of_run = sealed(run)  # before anything is written, since it may fail
-    try:
-        _finish_swap(folder)
-        for name, content in contents.items():
-            write_beside(folder / name, content)
-        write_file(folder / RUN, content_of_run)
-    except OSError as error:
-        for name in contents:
-            with suppress(OSError):
-                beside(folder / name).unlink(missing_ok=True)
-        raise CheckpointError(
-            f"Cannot write the run in {folder}: {error.strerror or error}. What was written there before is still whole."
-        ) from error
-    for name in FILES:
-        if name in contents:
-            swap(folder / name)
-        elif anew:
-            (folder / name).unlink(missing_ok=True)
-
-
-def _finish_swap(folder: Path) -> None:
-    """Do what a crash left undone: files of the run that still stand beside the old ones take their names."""
-    for name in FILES:
-        if beside(folder / name).exists():
-            with suppress(CheckpointError):
-                wanted = read_run(folder).get(_key(name))
-                if _digest(_read(beside(folder / name))) == wanted:
-                    swap(folder / name)
-            beside(folder / name).unlink(missing_ok=True)
-
-
-def _content(folder: Path, name: str, run: Mapping[str, Any]) -> bytes:
-    """The content of a file of a run, which has the checksum in run.json."""
-    path, wanted = folder / name, run.get(_key(name))
-    if not path.exists() and not beside(path).exists():
-        raise CheckpointError(
-            f"{folder} has no {name}: the fit stopped before it was written, or it was removed. Restore it, or start the fit "
-            "again with force=True (--force)."
-        )
-    try:
-        content = _read(path) if path.exists() else b""
-        if wanted is None and name != WEIGHTS and not _has_checksums(run):
-            return content
-        if _digest(content) != wanted and beside(path).is_file():  # a crash came before it took its name
-            content = _read(beside(path))
-    except OSError as error:
-        raise CheckpointError(f"{path} is damaged ({error}): restore it, or fit again.") from error
-    if _digest(content) != wanted:
-        raise CheckpointError(
-            f"{path} is damaged, or was changed: its checksum is not the one in {RUN}. Restore it, or fit again."
-        )
-    return content
+    replace_files(folder, run, contents, anew=anew)
 
 
 def _write_layout(layout: Layout) -> dict[str, Any]:
@@ -287,7 +136,7 @@ def write_fit(folder: Path, fitted: Fit, status: str = "finished", *, anew: bool
     before: dict[str, Any] = {}
     if not anew:
         with suppress(CheckpointError):
-            before = {key: value for key, value in read_run(folder).items() if key == _key(STATE)}
+            before = {key: value for key, value in read_run(folder).items() if key == key_of(STATE)}
     with param_scope(fitted.store):
         fitted.check_weights()
         weights = _write_tensors(named_tensors(fitted.pair, buffers=True))
@@ -351,7 +200,7 @@ def load(
         raise CheckpointError(
             f"The fit in {folder} has not finished: continue it first with resume=True (or --resume)."
         )
-    tensors, _ = _read_tensors(folder / WEIGHTS, _content(folder, WEIGHTS, run))
+    tensors, _ = _read_tensors(folder / WEIGHTS, content_of(folder, WEIGHTS, run))
     if transform is None and not trust and externals(run.get("transform")):
         raise CheckpointError(
             f"This run's transform is a function of your own, {externals(run['transform'])[0]}: pass it with "
@@ -412,7 +261,7 @@ def _read_history(folder: Path, run: Mapping[str, Any]) -> list[dict[str, float]
     if not path.exists() and not beside(path).exists():
         return []
     try:
-        with io.StringIO(_content(folder, HISTORY, run).decode(), newline="") as text:
+        with io.StringIO(content_of(folder, HISTORY, run).decode(), newline="") as text:
             return [
                 {k: int(v) if k in ("epoch", "steps") else float(v) for k, v in row.items() if v != ""}
                 for row in csv.DictReader(text)
@@ -471,46 +320,8 @@ def write_state(
 
 def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `write_state` wrote. CheckpointError if there is no such file, or it is damaged."""
-    tensors, metadata = _read_tensors(folder / STATE, _content(folder, STATE, read_run(folder)))
+    tensors, metadata = _read_tensors(folder / STATE, content_of(folder, STATE, read_run(folder)))
     try:
         return tensors, json.loads(metadata["notes"])
     except (KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{folder / STATE} is damaged ({error}): restore it, or fit again.") from error
-
-
-def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state of an optimizer as tensors by name, and as JSON."""
-    state = optimizer.state_dict()
-    tensors: dict[str, Tensor] = {}
-    numbers: dict[str, dict[str, Any]] = {}
-    for index, entries in state["state"].items():
-        for key, value in entries.items():
-            if isinstance(value, Tensor):
-                tensors[f"{index}/{key}"] = value
-            else:
-                numbers.setdefault(str(index), {})[key] = value
-    groups = [
-        {k: v.item() if isinstance(v, Tensor) else v for k, v in group.items()} for group in state["param_groups"]
-    ]
-    return tensors, {"numbers": numbers, "groups": groups}
-
-
-def unflatten_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]
-) -> None:
-    """Load the state of an optimizer from what `flatten_optimizer` returned."""
-    state: dict[int, dict[str, Any]] = {int(i): dict(values) for i, values in notes["numbers"].items()}
-    for name, value in tensors.items():
-        index, key = name.split("/", 1)
-        state.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": [_tuples(g) for g in notes["groups"]]})
-
-
-def _tuples(group: Mapping[str, Any]) -> dict[str, Any]:
-    # JSON turned tuples, such as Adam's betas, into lists; only the parameter indices were a list.
-    return {k: tuple(v) if isinstance(v, list) and k != "params" else v for k, v in group.items()}
-
-
-def finite_or_none(value: float) -> float | None:
-    """The number, or None for NaN and infinities, which JSON does not have."""
-    return value if math.isfinite(value) else None

@@ -12,8 +12,9 @@ from torch import Tensor
 from pyrovae.batching.batches import digest_of
 from pyrovae.batching.transforms import Transform
 from pyrovae.engine.threads import computing_with
-from pyrovae.fitted import folder as store
+from pyrovae.fitted.files import claim_folder
 from pyrovae.fitted.fitted import Fit
+from pyrovae.fitted.folder import write_fit
 from pyrovae.pair.layout import Layout
 from pyrovae.pair.parameters import default_dtype, fork_rng, param_scope, seed_torch
 from pyrovae.pair.program import PairLike
@@ -175,14 +176,14 @@ def train(fitted: Fit, chosen: Plan, rows: FitData, options: FitOptions) -> None
         if options.resume:
             folder = trainer.resume(Path(options.checkpoint), identity)
         else:
-            folder = store.claim_folder(options.checkpoint, force=options.force)
+            folder = claim_folder(options.checkpoint, force=options.force)
             trainer.begin(folder, identity)
     trainer.run(list(options.callbacks), folder, options.checkpoint_every, options.progress)
     for leaf in chosen.program.leaves:
         leaf.grad = None
     fitted.keep_weights()
     if folder is not None:
-        store.write_fit(folder, fitted)
+        write_fit(folder, fitted)
 
 
 def identity_of(settings: Mapping[str, Any], rows: FitData, options: FitOptions) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from pyrovae.engine.precision import as_precision
 from pyrovae.engine.program import Program, clip_by_norm
 from pyrovae.engine.threads import threads_for
 from pyrovae.errors import DataError, OptionError, PairError
-from pyrovae.fitted import folder as store
+from pyrovae.fitted.files import read_run
 from pyrovae.fitted.fitted import Fit, as_seed, transform_once
 from pyrovae.fitted.spec import to_spec
 from pyrovae.objectives.iwelbo import IWELBO
@@ -122,7 +122,7 @@ class FitOptions:
     def recorded(self, setting: str) -> Any:
         """A setting of the run that is to be resumed."""
         assert self.checkpoint is not None
-        return store.read_run(self.checkpoint).get("settings", {}).get(setting)
+        return read_run(self.checkpoint).get("settings", {}).get(setting)
 
 
 def _whole(name: str, value: Any) -> int | None:

@@ -11,13 +11,11 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import numpy as np
 import pyro.infer
 import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from pyrovae.engine.compiled import choose_engine, make_engine
 from pyrovae.engine.denormals import flush_denormals
@@ -36,8 +34,8 @@ from pyrovae.pair.parameters import fork_rng, modules
 from pyrovae.pair.program import Pair, is_marked, plate_nesting, run, sample_sites
 from pyrovae.training.pyro_losses import PLAIN, Marks, evaluate, leaves_of, pyro_loss, take, validate
 from pyrovae.training.pyro_optim import as_optimizers
+from pyrovae.training.signatures import Rebuild, has_arrays, signature_of
 
-Rebuild = Callable[[Batch], Any]
 Objective = Callable[[Batch, Mapping[str, Tensor]], tuple[Tensor, Tensor]]
 
 # More signatures than this, and an argument is changing that should be a tensor.
@@ -148,7 +146,7 @@ class SVI:
     def update(self, *args: Any, **kwargs: Any) -> Any:
         """Take a gradient step without waiting for the device, and return the loss as a 0-d tensor."""
         self._keep_to_the_store()
-        inputs, key, rebuild = _signature(args, kwargs)
+        inputs, key, rebuild = signature_of(args, kwargs)
         step = self._steps.get(key) or self._new_step(key, inputs, rebuild)
         loss = step(inputs)
         params = pyro.get_param_store()._params
@@ -159,7 +157,7 @@ class SVI:
         """Return the loss, -ELBO in nats, without a step."""
         with torch.no_grad():
             self._keep_to_the_store()
-            inputs, key, rebuild = _signature(args, kwargs)
+            inputs, key, rebuild = signature_of(args, kwargs)
             if key in self._evaluations:
                 evaluation = self._evaluations[key]
                 with pyro.validation_enabled(False):
@@ -180,7 +178,7 @@ class SVI:
                 return _as_floats(loss)
             if loss is None or marks.own(self.pyro_loss):
                 loss = -objective(inputs, {})[0]
-            traceable = inputs and not _has_arrays(rebuild(inputs)) and len(self._evaluations) < MOST_SIGNATURES
+            traceable = inputs and not has_arrays(rebuild(inputs)) and len(self._evaluations) < MOST_SIGNATURES
             if self.engine != "eager" and traceable:
                 self._evaluations[key] = TracedFunction(
                     lambda batch: [-objective(batch, {})[0]], (self.model, self.guide)
@@ -225,7 +223,7 @@ class SVI:
         return lowered
 
     def _new_step(self, key: Any, inputs: Batch, rebuild: Rebuild) -> _Step:
-        arrays = _has_arrays(rebuild(inputs))
+        arrays = has_arrays(rebuild(inputs))
         if arrays or len(self._steps) >= MOST_SIGNATURES:
             if not self._warned and self.loss is not None:
                 self._warned = True
@@ -419,10 +417,6 @@ def _as_floats(loss: Any) -> Any:
     return tuple(map(float, loss)) if isinstance(loss, tuple) else float(loss)
 
 
-def _has_arrays(arguments: Any) -> bool:
-    return any(isinstance(part, np.ndarray) for part in pytree.tree_leaves(arguments))
-
-
 def _is_function(loss: Any) -> bool:
     """Whether a loss is called as `loss(model, guide, *args)`, as functions are, and Pyro's losses that are no ELBO."""
     return callable(loss) and not isinstance(loss, (pyro.infer.ELBO, Trace_ELBO, IWELBO))
@@ -443,38 +437,3 @@ def _layout(pair: Pair) -> Layout:
     marked = [name for side in sides for name, node in side.items() if is_marked(node)]
     sites = tuple(Site(name, "latent", False, (), None, False, enumerated="guide") for name in dict.fromkeys(marked))
     return Layout(sites, plate_nesting(*sides), {})
-
-
-def _signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Batch, Any, Rebuild]:
-    """The tensors among arguments, a key of everything else, and how to put them together again."""
-    leaves, structure = pytree.tree_flatten((args, kwargs))
-    inputs: Batch = {}
-    key: list[Any] = [structure]
-    for i, leaf in enumerate(leaves):
-        if isinstance(leaf, Tensor):
-            inputs[str(i)] = leaf
-            key.append((leaf.shape, leaf.dtype, leaf.device))
-        else:
-            key.append(_Plain(leaf))
-
-    def rebuild(tensors: Batch) -> Any:
-        return pytree.tree_unflatten([tensors.get(str(i), leaf) for i, leaf in enumerate(others)], structure)
-
-    others = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-    return inputs, tuple(key), rebuild
-
-
-class _Plain:
-    """An argument as a key: numbers and text by value, anything else by identity."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-        self.by_value = isinstance(value, (bool, int, float, complex, str, bytes, type(None)))
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _Plain) or type(self.value) is not type(other.value):
-            return False
-        return bool(self.value == other.value) if self.by_value else self.value is other.value
-
-    def __hash__(self) -> int:
-        return hash(self.value) if self.by_value else id(self.value)

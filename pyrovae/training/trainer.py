@@ -18,6 +18,7 @@ from pyrovae.engine.denormals import flushed_denormals
 from pyrovae.errors import CheckpointError, NotFiniteError, OptionError, PyrovaeError
 from pyrovae.fitted import folder as store
 from pyrovae.fitted.fitted import Fit
+from pyrovae.fitted.optimizers import finite_or_none, flatten_optimizer, unflatten_optimizer
 from pyrovae.fitted.spec import renamed
 from pyrovae.pair.parameters import fork_rng, lent, modules_remembered, named_tensors
 from pyrovae.training.console import progress_bar, stop_on_interrupt
@@ -189,7 +190,7 @@ class Trainer:
         self.engine.sync()
         tensors = {f"weights/{n}": t for n, t in named_tensors(self.fitted.pair, buffers=True).items()}
         tensors |= {f"best/{n}": t for n, t in (self.best or {}).items()}
-        optimizer, optimizer_notes = store.flatten_optimizer(self.program.optimizer)
+        optimizer, optimizer_notes = flatten_optimizer(self.program.optimizer)
         tensors |= {f"optimizer/{n}": t for n, t in optimizer.items()}
         tensors |= {f"batches/{n}": t for n, t in self.batches.state_dict().items()}
         tensors["rng/cpu"] = torch.get_rng_state()
@@ -202,7 +203,7 @@ class Trainer:
             "in_epoch": self.in_epoch,
             "seconds": self.seconds,
             "history": [dict(row) for row in self.fitted.history],
-            "best_elbo": store.finite_or_none(self.best_elbo),
+            "best_elbo": finite_or_none(self.best_elbo),
             "best_epoch": self.best_epoch,
             "optimizer": optimizer_notes,
             "identity": self.identity,
@@ -217,7 +218,7 @@ class Trainer:
 
         store.copy_tensors(named_tensors(self.fitted.pair, buffers=True), part("weights/"))
         self.best = {n: t.to(self.device) for n, t in part("best/").items()} or None
-        store.unflatten_optimizer(self.program.optimizer, part("optimizer/"), notes["optimizer"])
+        unflatten_optimizer(self.program.optimizer, part("optimizer/"), notes["optimizer"])
         self.engine.rebind()
         self.engine.begin_epoch()
         self.batches.load_state_dict(part("batches/"))

@@ -23,7 +23,7 @@ from pyrovae.app.decide import decide
 from pyrovae.app.options import Options
 from pyrovae.app.rows import make_rows, split_rows
 from pyrovae.data import load
-from pyrovae.fitted.folder import sealed
+from pyrovae.fitted.files import sealed
 
 QUICK = ("--epochs", "2", "--hidden", "8", "--latent", "2", "--proposal", "guide", "--num-samples", "2")
 

@@ -20,7 +20,7 @@ from pyrovae.app.options import Options
 from pyrovae.app.run import ARTEFACTS, fit_run, open_run, resume_run
 from pyrovae.data import load
 from pyrovae.errors import CheckpointError
-from pyrovae.fitted.folder import sealed
+from pyrovae.fitted.files import sealed
 
 QUICK = ("--epochs", "2", "--hidden", "16", "--latent", "2", "--proposal", "guide", "--num-samples", "5")
 OWN = """

@@ -13,7 +13,7 @@ import pyrovae as pv
 import pyrovae.families as fam
 from pyrovae.batching.chunks import TensorSizes, chunk_size
 from pyrovae.engine.threads import GRAIN, LONG, threads_for
-from pyrovae.fitted.folder import read_run
+from pyrovae.fitted.files import read_run
 
 pytestmark = pytest.mark.auto_engine
 

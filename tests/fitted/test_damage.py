@@ -13,7 +13,7 @@ import torch
 from support.programs import binary, vae
 
 import pyrovae as pv
-from pyrovae.fitted.folder import sealed
+from pyrovae.fitted.files import sealed
 
 FILES = ("weights.safetensors", "run.json", "history.csv", "checkpoint.safetensors")
 NOT_CHECKED = ("sha256", "history_sha256", "checkpoint_sha256")  # what runs of version 0.1 lack

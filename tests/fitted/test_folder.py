@@ -17,7 +17,7 @@ from torch import nn
 
 import pyrovae as pv
 import pyrovae.families as fam
-from pyrovae.fitted.folder import sealed
+from pyrovae.fitted.files import sealed
 from pyrovae.fitted.spec import from_spec, to_spec
 
 

@@ -36,8 +36,9 @@ from pyrovae.app.run import Run, reading
 from pyrovae.criticism.calibration import share_interval
 from pyrovae.data.labels import Labels, about_lone_labels, hold_out, split_labels
 from pyrovae.errors import CheckpointError, OptionError
+from pyrovae.fitted.files import claim_folder, is_mark, read_run
 from pyrovae.fitted.fitted import Fit
-from pyrovae.fitted.folder import claim_folder, is_mark, load, read_run, write_fit
+from pyrovae.fitted.folder import load, write_fit
 from pyrovae.tables.schema import Schema
 from pyrovae.training import schedules
 from pyrovae.training.fit import fit
