@@ -89,13 +89,15 @@ def engine_of_users(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture(autouse=True)
 def few_steps_of_refinement(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Let proposals take 2 gradient steps, except in tests/criticism: estimates have no bias whatever the proposal.
+    """Let proposals take 2 gradient steps from moments of 16 draws, except in tests/criticism: estimates have no bias whatever
+    the proposal.
 
-    What is printed in the README is compared with what users get.
+    Twenty for the README, since what it prints is compared with what users get, to a nat.
     """
     with pytest.MonkeyPatch.context() as patch:
-        if "criticism" not in request.path.parts and request.path.name != "test_readme.py":
-            patch.setattr(proposals, "STEPS", 2)
+        if "criticism" not in request.path.parts:
+            patch.setattr(proposals, "STEPS", 20 if request.path.name == "test_readme.py" else 2)
+            patch.setattr(proposals, "START_DRAWS", 16)
         yield
 
 

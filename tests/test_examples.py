@@ -63,7 +63,7 @@ def test_example_runs(
     monkeypatch.chdir(tmp_path)  # for what an example writes
     monkeypatch.setattr(sys, "argv", [name, "--smoke"])
     monkeypatch.setattr(sklearn.datasets, "load_digits", few_digits)
-    # to trace a step takes longer than the few steps of these fits
-    monkeypatch.setattr(pv, "fit", functools.partial(pv.fit, engine="eager"))
+    # few steps, and so few that to trace one would take longer
+    monkeypatch.setattr(pv, "fit", functools.partial(pv.fit, engine="eager", batch_size=200))
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")
     assert SAYS[name] in capsys.readouterr().out

@@ -23,6 +23,7 @@ NUMBER = r"-?\d+\.\d+"
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*effective:UserWarning")  # of proposals of few steps
 def test_the_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.chdir(tmp_path)
     space: dict[str, object] = {}
