@@ -4,7 +4,9 @@
 
 Of the 1,797 digits, 360 are held out for testing, and 5 of each class among the others keep their label; all others are
 unlabelled (-1). Settings are chosen by the log-loss on other splits (seeds 100 and 101), those of the rivals from all that are
-listed here. One thread; CPU seconds are those of fit and prediction together. Splits that are in the file already are kept.
+listed here; how the field is made, and pooled with the classifier, was chosen on seeds 100 to 103 and on other data sets (wine,
+iris, breast cancer, banknote, yeast, MNIST). One thread; CPU seconds are those of fit and prediction together. Splits that are
+in the file already are kept.
 """
 
 from __future__ import annotations
@@ -61,6 +63,17 @@ def counts_of_grey(x: torch.Tensor, y: torch.Tensor) -> pv.SSVAE:
     )
 
 
+class Field:
+    """`pv.LabelField` by itself: what neighbours say without a model."""
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> Field:
+        self.field = pv.LabelField(torch.from_numpy(X), torch.from_numpy(y))
+        return self
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+        return self.field(torch.from_numpy(X)).numpy()
+
+
 ALPHA = 200.0
 Make = Callable[[int], Any]
 OURS: dict[str, Any] = {"max_iter": 80, "learning_rate_init": 3e-3, "n_draws": 200}
@@ -77,6 +90,7 @@ def contenders() -> dict[str, dict[str, Make]]:
         "SemiSupervisedVAEClassifier, defaults": {
             "": lambda seed: SemiSupervisedVAEClassifier(max_iter=80, random_state=seed)
         },
+        "LabelField, without a model": {"": lambda seed: Field()},
         "SelfTrainingClassifier(SVC)": {
             f"C={c} threshold={t}": lambda seed, c=c, t=t: SelfTrainingClassifier(
                 SVC(C=c, probability=True, random_state=seed), threshold=t

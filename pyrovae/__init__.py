@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pyrovae.criticism.bdmc import BDMC, bdmc
     from pyrovae.criticism.classification import Classification, classify
     from pyrovae.criticism.decomposition import active_units, collapsed, kl_by_site
+    from pyrovae.criticism.fields import LabelField
     from pyrovae.criticism.findings import Finding
     from pyrovae.criticism.from_pyro_svi import from_pyro_svi
     from pyrovae.criticism.importance import Importance, importance, log_likelihood
@@ -96,6 +97,7 @@ _HOMES = {
     "pyrovae.criticism.bdmc": "BDMC bdmc",
     "pyrovae.criticism.classification": "Classification classify",
     "pyrovae.criticism.decomposition": "active_units collapsed kl_by_site",
+    "pyrovae.criticism.fields": "LabelField",
     "pyrovae.criticism.findings": "Finding",
     "pyrovae.criticism.from_pyro_svi": "from_pyro_svi",
     "pyrovae.criticism.importance": "Importance importance log_likelihood",
@@ -164,6 +166,7 @@ __all__ = [
     "Importance",
     "Imputation",
     "JointVAE",
+    "LabelField",
     "LadderVAE",
     "Layout",
     "NotFiniteError",

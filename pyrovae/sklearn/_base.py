@@ -138,7 +138,8 @@ class VAEEstimator(BaseEstimator):
 def check_options(estimator: Any) -> None:
     """OptionError unless the options that all estimators have are possible."""
     given = estimator.get_params(deep=False)
-    for name in ("n_components", "max_iter", "batch_size", "n_draws", "n_particles", "n_clusters", "n_iter_no_change"):
+    counts = "n_components max_iter batch_size n_draws n_particles n_clusters n_neighbors n_iter_no_change"
+    for name in counts.split():
         value = given.get(name)
         whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
         if value is not None and not (whole and value > 0):

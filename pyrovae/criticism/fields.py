@@ -1,0 +1,227 @@
+"""`LabelField`: class probabilities that spread from labelled rows to the others over a graph of nearest neighbours."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrovae.criticism.calibration import with_temperature
+from pyrovae.errors import DataError, OptionError, ShapeError
+
+__all__ = ["LabelField"]
+
+DAMPING = 0.99  # of each step of the walk; the rest ends in a class drawn at random
+PSEUDO_ROW = (
+    0.5  # how much a held-out row of unknown class, all classes equally likely, counts beside those with a label
+)
+MOST_FOLDS, MOST_UNKNOWNS = 50, 2e6  # of which all are solved for at once
+MOST_DISTANCES = 2e7  # in memory at once
+TOLERANCE, MOST_STEPS = 1e-8, 2000  # of conjugate gradients
+LOWEST, HIGHEST = math.log(0.05), math.log(20.0)  # of the temperature
+
+
+class LabelField:
+    """`p(y | x)` by random walks on the graph of nearest neighbours, from each row until they meet a labelled one.
+
+    Rows are nodes; W counts how often of two rows one is among the k nearest of the other, and D is diagonal with the row sums
+    of W. The field f is 1 for the class of a labelled row and 0 for its other classes, and elsewhere solves
+
+        f = 0.99 D^-1 W f + 0.01 / C,
+
+    the harmonic function, or the mean of a Gaussian field: f_c(x) is the probability that the walk ends in class c. A new row
+    steps to one of its k nearest rows with equal probability. Such probabilities order the classes well and are too even: they
+    are sharpened by the temperature with the best log score of labels that are held out in turn (besides half a row of unknown
+    class, so that a few right answers make nothing certain). A label whose class has no other is not held out, and without
+    any the temperature is 1.
+
+    A field sees rows and labels only, and no model, and so errs on other rows than q(y | x) of a fitted pair does: `pooled` is
+    their geometric mean. The rows may also be codes, as of `encode`. Missing entries (NaN) are left out of a distance, which is
+    then one per column that both rows have.
+
+    Args:
+        x: Rows, `(N, *event)`, in units in which a Euclidean distance has a meaning, such as standardised columns.
+        y: Their class numbers, `(N,)`, from 0, and -1 where unknown.
+        num_classes: C; by default the largest class number plus 1.
+        num_neighbors: k, at most N - 1 of which are used.
+
+    Attributes:
+        temperature: See above.
+        score: The log score of held-out labels, in nats per label, with which a field in other units compares; NaN if none was
+            held out.
+
+    Raises:
+        ShapeError: x and y do not have the same number of rows, or rows to be predicted another shape than those of x.
+        DataError: No row has a label, a label is not a class number, there are fewer than two rows, or numbers are infinite.
+        OptionError: `num_neighbors` is below 1.
+
+    References:
+        Zhu, Ghahramani & Lafferty 2003, "Semi-supervised learning using Gaussian fields and harmonic functions", ICML. The
+        damping is that of Zhou et al. 2004, "Learning with local and global consistency", NIPS. Genest & Zidek 1986,
+        doi:10.1214/ss/1177013825, section 3 (the geometric mean).
+
+    Example:
+        >>> x = torch.cat([torch.randn(50, 2), torch.randn(50, 2) + 8])
+        >>> y = torch.full((100,), -1)
+        >>> y[[0, 1, 50, 51]] = torch.tensor([0, 0, 1, 1])  # 4 labels
+        >>> field = pv.LabelField(x, y)
+        >>> field(torch.tensor([[0.0, 0.0], [8.0, 8.0]])).argmax(-1)
+        tensor([0, 1])
+        >>> guide = torch.tensor([[0.9, 0.1], [0.6, 0.4]])  # as of `pv.classify(fitted, rows).guide`
+        >>> field.pooled(torch.tensor([[0.0, 0.0], [8.0, 8.0]]), guide).argmax(-1)
+        tensor([0, 1])
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, num_classes: int | None = None, num_neighbors: int = 5) -> None:
+        if num_neighbors < 1:
+            raise OptionError(f"num_neighbors must be at least 1, got {num_neighbors}.")
+        if y.shape != x.shape[:1]:
+            raise ShapeError(
+                f"A field needs rows (N, *event) and labels (N,), got {tuple(x.shape)} and {tuple(y.shape)}."
+            )
+        if y.is_floating_point():
+            raise DataError(f"Labels of a field must be class numbers, which are integers, got {y.dtype}.")
+        y = y.detach().cpu()
+        known = y >= 0
+        if len(x) < 2 or not bool(known.any()):
+            raise DataError(
+                f"A field needs two rows or more and one label, got {len(x)} rows, {int(known.sum())} labelled."
+            )
+        self.num_classes = int(y.max()) + 1 if num_classes is None else num_classes
+        if int(y.max()) >= self.num_classes:
+            raise DataError(f"Labels must be below {self.num_classes}, the number of classes, got {int(y.max())}.")
+        rows, self.num_neighbors = _rows(x), min(num_neighbors, len(x) - 1)
+        # where columns are far from 0, squares would cancel; whole numbers stay whole, and their equal distances equal
+        self.origin = rows.nanmean(0).nan_to_num(0.0).round()
+        self.x = rows - self.origin
+        near, reached = nearest(self.x, self.x, self.num_neighbors, themselves=True)
+        near = torch.where(
+            reached, near, torch.arange(len(near))[:, None]
+        )  # a walk that cannot leave ends in any class
+        self.values = _harmonic(near, y, known[:, None], self.num_classes)[:, 0]
+        held, folds = _folds(y, max(2, min(MOST_FOLDS, int(MOST_UNKNOWNS / (len(x) * self.num_classes)))))
+        self.temperature, self.score = 1.0, math.nan
+        if len(held):
+            fixed = known[:, None].repeat(1, int(folds.max()) + 1)
+            fixed[held, folds] = False
+            found = _harmonic(near, y, fixed, self.num_classes)[held, folds]
+            self.temperature, self.score = _sharpened(found, y[held])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """`p(y | x)` of rows `(M, *event)`: `(M, C)`, float64. Each row is a new one; labelled rows are among its nearest."""
+        rows = _rows(x)
+        if rows.shape[1] != self.x.shape[1]:
+            raise ShapeError(f"A row of the field has {self.x.shape[1]} numbers, got rows with {rows.shape[1]}.")
+        near, reached = nearest(rows - self.origin, self.x, self.num_neighbors)
+        values = torch.where(reached[..., None], self.values[near], 1 / self.num_classes)
+        found = DAMPING * values.mean(1) + (1 - DAMPING) / self.num_classes
+        return with_temperature(found, self.temperature)
+
+    def pooled(self, x: Tensor, probabilities: Tensor) -> Tensor:
+        """The geometric mean of `p(y | x)` and other class probabilities of the same rows, `(M, C)`, normalised, float64."""
+        here = self(x)
+        if probabilities.shape != here.shape:
+            raise ShapeError(
+                f"The field has probabilities {tuple(here.shape)}, got others {tuple(probabilities.shape)}."
+            )
+        tiny = torch.finfo(torch.float32).tiny
+        logs = [p.detach().cpu().double().clamp_min(tiny).log() for p in (here, probabilities)]
+        return ((logs[0] + logs[1]) / 2).softmax(-1)
+
+
+def _rows(x: Any) -> Tensor:
+    """Rows as `(N, D)` float64 on the CPU. DataError for infinite numbers."""
+    rows = torch.as_tensor(x).detach().cpu().double().flatten(1)
+    if bool(rows.isinf().any()):
+        raise DataError("Rows of a field must be finite, or NaN where missing, and some numbers are infinite.")
+    return rows
+
+
+def nearest(x: Tensor, others: Tensor, num: int, themselves: bool = False) -> tuple[Tensor, Tensor]:
+    """The positions of the nearest among the other rows, `(N, num)`, and whether their distance is finite.
+
+    Where x are the others `themselves`, a row is not its own neighbour. A distance between rows with gaps is that over the
+    columns which both have, per column; without such columns it is infinite.
+    """
+    gaps = bool(x.isnan().any()) or bool(others.isnan().any())
+    seen, other_seen = ((~rows.isnan()).double() for rows in (x, others))
+    x, others = x.nan_to_num(0.0), others.nan_to_num(0.0)
+    found = []
+    size = max(1, int(MOST_DISTANCES / len(others)))
+    for start in range(0, len(x), size):
+        rows = x[start : start + size]
+        if gaps:
+            here = seen[start : start + size]
+            squares = rows.square() @ other_seen.T + here @ others.square().T - 2 * rows @ others.T
+            distance = torch.where((shared := here @ other_seen.T) > 0, squares / shared, math.inf)
+        else:
+            distance = rows.square().sum(1, keepdim=True) + others.square().sum(1) - 2 * rows @ others.T
+        if themselves:
+            index = torch.arange(len(rows))
+            distance[index, start + index] = math.inf
+        found.append(distance.topk(num, largest=False))
+    return torch.cat([one.indices for one in found]), torch.cat([one.values.isfinite() for one in found])
+
+
+def _harmonic(near: Tensor, y: Tensor, fixed: Tensor, num_classes: int) -> Tensor:
+    """The field, `(N, F, C)`, for F choices `fixed`, `(N, F)`, of the rows that keep their label.
+
+    (D - 0.99 W) f = 0.01 D / C over the rows that are free is solved by conjugate gradients, preconditioned by D.
+    """
+
+    def spread(values: Tensor) -> Tensor:
+        """W times the values of all rows."""
+        total = torch.zeros_like(values)
+        for column in near.T:
+            total += values[column]
+            total.index_add_(0, column, values)
+        return total
+
+    degree = spread(torch.ones(len(y), 1, 1, dtype=torch.float64))
+    free = (~fixed)[..., None].double()
+    labels = torch.nn.functional.one_hot(y.clamp_min(0), num_classes)[:, None].double()
+    clamped = (1 - free) * labels
+    f = free / num_classes
+    residual = free * ((1 - DAMPING) * degree / num_classes + DAMPING * spread(clamped + f) - degree * f)
+    step = torch.zeros_like(residual)
+    before = torch.ones_like(residual[:1])
+    for _ in range(MOST_STEPS):
+        scaled = residual / degree
+        squares = (residual * scaled).sum(0, keepdim=True)
+        if bool(squares.max() < TOLERANCE**2 * len(y)):
+            break
+        step = scaled + squares / before.clamp_min(1e-300) * step
+        ahead = free * (degree * step - DAMPING * spread(step))
+        length = squares / (step * ahead).sum(0, keepdim=True).clamp_min(1e-300)
+        f, residual, before = f + length * step, residual - length * ahead, squares
+    return (clamped + f).clamp_min(0.0)
+
+
+def _folds(y: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """The labelled rows that are held out in turn, and the fold of each; no fold takes the last label of a class."""
+    counts = torch.bincount(y[y >= 0])
+    several = (y >= 0) & (counts[y.clamp_min(0)] > 1)
+    held = several.nonzero().squeeze(1)
+    held = held[y[held].argsort(stable=True)]  # neighbours in this order, of one class, are in different folds
+    return held, torch.arange(len(held)) % min(most, max(len(held), 1))
+
+
+def _sharpened(p: Tensor, y: Tensor) -> tuple[float, float]:
+    """The temperature with the best log score of the labels and of half a row of unknown class, and the score of the labels."""
+    logits = p.clamp_min(1e-12).log()
+    weight = PSEUDO_ROW / len(y)
+    wanted = logits.gather(1, y[:, None]).mean() + weight * logits.mean()
+
+    def slope(log_t: float) -> float:
+        tempered = (logits * math.exp(-log_t)).softmax(-1)
+        return float((1 + weight) * (tempered * logits).sum(-1).mean() - wanted)
+
+    cold, hot = LOWEST, HIGHEST
+    for _ in range(50):  # the score is concave in 1 / T
+        middle = (cold + hot) / 2
+        cold, hot = (middle, hot) if slope(middle) > 0 else (cold, middle)
+    temperature = math.exp((cold + hot) / 2)
+    tempered = (logits / temperature).log_softmax(-1)
+    return temperature, float(tempered.gather(1, y[:, None]).mean())
