@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from pyro.distributions.constraints import sphere
 from torch import Tensor
-from torch.distributions import biject_to
+from torch.distributions import biject_to, constraints
 
 from pyrovae.objectives.enumeration import dims_of
 from pyrovae.objectives.terms import Term, Terms
@@ -221,7 +221,7 @@ def _coordinate(term: Term, found: Terms, classes: Classes | None) -> Coordinate
     ):
         raise NotRefinable(f"site {term.name!r} is masked, so that in some rows it may have no density")
     try:
-        support = fn.support
+        support = _of_components(fn.support)
     except NotImplementedError as error:
         raise NotRefinable(f"the support of site {term.name!r} is not known") from error
     if "Delta" in kinds or support.is_discrete:
@@ -249,6 +249,15 @@ def _kinds(fn: Any) -> list[str]:
         fn = fn.base_dist
         names.append(type(fn).__name__)
     return names
+
+
+def _of_components(support: Any) -> Any:
+    """The support of a mixture is that of its components, which torch has no transform for where it says so itself."""
+    if isinstance(support, constraints.independent):
+        return constraints.independent(_of_components(support.base_constraint), support.reinterpreted_batch_ndims)
+    if isinstance(support, constraints.MixtureSameFamilyConstraint):
+        return _of_components(support.base_constraint)
+    return support
 
 
 def _inner(support: Any) -> Any:

@@ -60,6 +60,24 @@ def test_a_posterior_is_found_however_narrow_or_far_it_is(noise: float, far: flo
     torch.testing.assert_close(found.log_likelihood, exact, rtol=1e-10, atol=1e-8)
 
 
+def test_a_prior_that_is_a_mixture_has_the_closed_form_of_its_parts() -> None:
+    """z ~ 0.3 N(-2, 0.5^2) + 0.7 N(1, 0.1^2), x ~ N(z, 0.2^2); annealed chains take it, too."""
+
+    def model(x: Tensor) -> Any:
+        parts = dist.Normal(f64([-2.0], [1.0]), f64([0.5], [0.1])).to_event(1)
+        z = pyro.sample("z", dist.MixtureSameFamily(dist.Categorical(f64(0.3, 0.7)), parts))
+        return pyro.sample("x", dist.Normal(z, 0.2).to_event(1), obs=x)
+
+    x = f64([-2.0], [0.0], [1.1])
+    fitted = eager(pv.Pair(in_plate(model), in_plate(normal_guide)), x)
+    each = [dist.Normal(f64(m), (s**2 + 0.2**2) ** 0.5).log_prob(x[:, 0]) for m, s in ((-2.0, 0.5), (1.0, 0.1))]
+    exact = torch.logaddexp(each[0] + f64(0.3).log(), each[1] + f64(0.7).log())
+    found = pv.quadrature(fitted, x, num_points=513)
+    torch.testing.assert_close(found.log_likelihood, exact, rtol=0, atol=1e-7)
+    chains = pv.ais(fitted, x, num_temperatures=40, num_chains=64, num_leapfrog=3, seed=0)
+    assert bool(((chains.log_likelihood - exact).abs() < 5 * chains.standard_error + 1e-3).all())
+
+
 def test_two_modes_and_a_class_are_summed() -> None:
     """z ~ N(0, 1), y in {0, 1}, x ~ N(z^2 + y, 0.1), by a sum over 200,001 points."""
 
