@@ -24,18 +24,12 @@ if TYPE_CHECKING:
     from pyrovae.criticism.bdmc import BDMC, bdmc
     from pyrovae.criticism.classification import Classification, classify
     from pyrovae.criticism.decomposition import active_units, collapsed, kl_by_site
+    from pyrovae.criticism.entries import Entries, entry_densities
     from pyrovae.criticism.fields import LabelField
     from pyrovae.criticism.findings import Finding
     from pyrovae.criticism.from_pyro_svi import from_pyro_svi
     from pyrovae.criticism.importance import Importance, importance, log_likelihood
-    from pyrovae.criticism.outliers import (
-        Anomaly,
-        Entries,
-        anomaly_score,
-        benjamini_hochberg,
-        conformal_p_values,
-        entry_densities,
-    )
+    from pyrovae.criticism.outliers import Anomaly, anomaly_score, benjamini_hochberg, conformal_p_values
     from pyrovae.criticism.posterior import posterior
     from pyrovae.criticism.prior_monte_carlo import prior_log_likelihood
     from pyrovae.criticism.psis import k_hat_threshold
@@ -97,12 +91,12 @@ _HOMES = {
     "pyrovae.criticism.bdmc": "BDMC bdmc",
     "pyrovae.criticism.classification": "Classification classify",
     "pyrovae.criticism.decomposition": "active_units collapsed kl_by_site",
+    "pyrovae.criticism.entries": "Entries entry_densities",
     "pyrovae.criticism.fields": "LabelField",
     "pyrovae.criticism.findings": "Finding",
     "pyrovae.criticism.from_pyro_svi": "from_pyro_svi",
     "pyrovae.criticism.importance": "Importance importance log_likelihood",
-    "pyrovae.criticism.outliers": """Anomaly Entries anomaly_score benjamini_hochberg conformal_p_values
-        entry_densities""",
+    "pyrovae.criticism.outliers": "Anomaly anomaly_score benjamini_hochberg conformal_p_values",
     "pyrovae.criticism.posterior": "posterior",
     "pyrovae.criticism.psis": "k_hat_threshold",
     "pyrovae.criticism.prior_monte_carlo": "prior_log_likelihood",

@@ -155,7 +155,7 @@ def importance(
     for rows, log_w, bounds in _weights(fitted, data, num_samples, seed, proposal, bounds=True, used=used):
         log_p = torch.logsumexp(log_w.double(), 0) - math.log(num_samples)
         ess = effective_sample_size(log_w.double())
-        blocks.append((rows, log_p, _standard_error(ess, num_samples), bounds.double().mean(0), ess, pareto_k(log_w)))
+        blocks.append((rows, log_p, relative_error(ess, num_samples), bounds.double().mean(0), ess, pareto_k(log_w)))
     log_p, error, elbo, ess, k_hat = _in_row_order(blocks)
     return Importance(log_p, error, elbo, ess, k_hat, num_samples, used[-1])
 
@@ -206,7 +206,7 @@ def effective_sample_size(log_w: Tensor) -> Tensor:
     return torch.exp(2 * torch.logsumexp(log_w, 0) - torch.logsumexp(2 * log_w, 0)).nan_to_num(0.0)
 
 
-def _standard_error(ess: Tensor, num_samples: int) -> Tensor:
+def relative_error(ess: Tensor, num_samples: int) -> Tensor:
     """The standard error of the log of the mean weight; by the delta method, that of the mean weight divided by it."""
     if num_samples == 1:
         return torch.full_like(ess, float("nan"))

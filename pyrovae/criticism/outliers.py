@@ -1,31 +1,20 @@
-"""Which rows are strange, how surely, and in which of their entries: scores, conformal p-values, densities of entries."""
+"""Which rows are strange, and how surely: scores, and conformal p-values."""
 
 from __future__ import annotations
 
 import math
-import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyrovae._html import table
-from pyrovae.batching.chunks import chunks
-from pyrovae.criticism.importance import importance, log_likelihood
-from pyrovae.criticism.posterior import posterior
+from pyrovae.criticism.importance import importance
 from pyrovae.criticism.refine import refine
-from pyrovae.distributions.combine import ObservedOnly, log_prob_of_entries
-from pyrovae.errors import DataError, OptionError, PairError
-from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
-from pyrovae.objectives.terms import Terms, terms
-from pyrovae.pair.batch import Batch, num_rows, take_rows
-from pyrovae.pair.handlers import SetValues
-from pyrovae.pair.layout import Layout
-from pyrovae.pair.parameters import fork_rng
-from pyrovae.pair.program import Pair, distribution_name
+from pyrovae.errors import DataError, OptionError
+from pyrovae.fitted.fitted import Fit, seeded
 
-PARTICLES = 200  # draws for the density of a row without one of its entries
 METHODS = ("log_likelihood", "regret", "typicality", "ratio")
 
 
@@ -233,174 +222,3 @@ def adjusted_p_values(p_values: Any) -> Tensor:
     adjusted = torch.empty_like(p)
     adjusted[order] = ranked.cummin(0).values if num else ranked
     return adjusted.clamp_max(1.0)
-
-
-@dataclass(frozen=True)
-class Entries:
-    """Log-densities of the entries of N rows, from `pv.entry_densities`: `(N, *event)` float64, on the CPU, in nats.
-
-    Entries that are missing are NaN.
-
-    Attributes:
-        log_density: `E[log p(x_d | z)]` over the posterior p(z | x): how well the row's own code explains the entry.
-        leave_one_out: `log p(x_d | x_-d)`, the density of the entry given all others of its row.
-        site: The observed site.
-        num_samples: S, the posterior draws for each row.
-
-    Example:
-        >>> found = pv.Entries(torch.zeros(2, 3), torch.tensor([[-1.0, -9.0, 0.0], [-2.0, -1.0, -1.0]]), "x", 100)
-        >>> found.strangest(1)  # of each row, the entry with the lowest density given the others
-        tensor([[1],
-                [0]])
-    """
-
-    log_density: Tensor
-    leave_one_out: Tensor
-    site: str
-    num_samples: int
-
-    def strangest(self, num: int = 3) -> Tensor:
-        """The positions of the entries with the lowest density given the others, worst first, in flattened rows: `(N, num)`."""
-        flat = self.leave_one_out.flatten(1).nan_to_num(nan=math.inf)
-        return flat.topk(min(num, flat.shape[1]), dim=1, largest=False).indices
-
-
-def entry_densities(
-    fitted: Fit,
-    data: Any,
-    *,
-    site: str | None = None,
-    num_samples: int = 500,
-    num_particles: int = 1000,
-    proposal: str = "refined",
-    seed: int | None = None,
-) -> Entries:
-    """What makes a row strange: `log p(x_d | x_-d)`, the log-density of each entry given all others of its row.
-
-    Where the likelihood leaves missing entries out, as `pv.observed_only` does and tables have it, this is the difference of
-    `log p(x)` and `log p(x_-d)`, each by importance sampling with Laplace's proposal. Elsewhere, and with `proposal="guide"`,
-    it is `1 / E[1 / p(x_d | z)]` over posterior draws, a harmonic mean, for entries that are independent given z: where an
-    entry alone pulls z far away, few draws carry it, and it is too high.
-
-    Densities of columns in other units, or of other kinds, are not comparable: compare each with the same column of ordinary
-    rows, as `pyrovae outliers` does, by `pv.conformal_p_values` of `-leave_one_out`.
-
-    Args:
-        fitted: The fitted pair.
-        data: The rows, as for `pv.fit`. The transform of the fit is applied once, with a fixed seed.
-        site: The observed site, of a pair that has several.
-        num_samples: The number S of posterior draws for each row.
-        num_particles: The number of draws to choose them from, as for `pv.posterior`.
-        proposal: "refined", "laplace" or "guide", as for `pv.importance`, of the posterior draws.
-        seed: The seed of the draws; None continues torch's random state.
-
-    Returns:
-        The log-densities of all entries, see `Entries`.
-
-    Raises:
-        OptionError: `num_samples` is less than 1.
-        PairError: There is no such site, or its entries are not independent given the latent sites.
-        DataError: Values are outside the support of the likelihood, or missing where it does not allow that.
-
-    References:
-        Gelfand, Dey & Chang 1992, *Model determination using predictive distributions*, Bayesian Statistics 4 (the harmonic
-        mean).
-
-    Example:
-        >>> vae = pv.VAE(pv.priors.StandardNormal(1), pv.mlp(1, fam.Normal(3)), pv.mlp(3, fam.Normal(1)))
-        >>> x = torch.randn(60, 3)
-        >>> fitted = pv.fit(vae, x, epochs=3, engine="eager", progress=False)
-        >>> x[7, 2] += 9
-        >>> found = pv.entry_densities(fitted, x[7:8], num_samples=50, proposal="guide", seed=0)
-        >>> found.strangest(1)
-        tensor([[2]])
-    """
-    if num_samples < 1:
-        raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
-    with fitted.scope(), seeded(seed):
-        parts = fitted.parts(data)
-        name = parts[0].layout.site(site, role="observed", local=True).name
-        how: dict[str, Any] = {"num_particles": num_particles, "proposal": proposal}
-        found = [_entries(fitted, part, name, num_samples, how) for part in parts]
-    mean, one_out = (in_order(parts, list(column)) for column in zip(*found))
-    return Entries(mean, one_out, name, num_samples)
-
-
-def _entries(fitted: Fit, part: FittedGroup, name: str, num_samples: int, how: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """Both densities of the entries of rows that have the same arguments, `(n, *event)` each."""
-    latent = [s.name for s in part.layout.sites if s.role == "latent" and s.local]
-    whole = replace(fitted, transform=None, untransformed={})  # these rows have been transformed
-    with fork_rng():  # what cannot be answered is refused before anything is drawn
-        _of_entries(terms(fitted.pair, take_rows(part.batch, slice(0, 1)), layout=part.layout, enumerate=False), name)
-    done = []
-    for rows in chunks(part.batch, fitted.chunk_size(part.batch, num_samples)):
-        values = posterior(whole, rows, num_samples, site=latent, **how) if latent else {}
-        found = _run_at(fitted, rows, part.layout, values, num_samples)
-        entries = _of_entries(found, name).double()  # (S, n, *event)
-        one_out = math.log(num_samples) - (-entries).logsumexp(0)
-        done.append((entries.mean(0).cpu(), one_out.cpu()))
-    mean, one_out = (torch.cat(column) for column in zip(*done))
-    if latent and how["proposal"] != "guide" and _may_lack_entries(fitted, part, name):
-        argument = str(part.layout.site(name, role="observed").argument)
-        one_out = _given_the_others(whole, part.batch, argument, min(how["num_particles"], PARTICLES))
-    return mean, one_out
-
-
-def _may_lack_entries(fitted: Fit, part: FittedGroup, name: str) -> bool:
-    """Whether p(x_-d) is the density of rows x, `(n, D)`, in which an entry is missing, and of nothing else."""
-    x = part.batch.get(str(part.layout.site(name, role="observed").argument))
-    if (
-        x is None or x.dim() != 2 or part.layout.global_sites
-    ):  # global sites would be drawn anew for each of the densities
-        return False
-    with fork_rng():
-        sites = terms(fitted.pair, take_rows(part.batch, slice(0, 1)), layout=part.layout, enumerate=False).sites
-    shape = tuple(sites[name].either.fn.event_shape)
-    # where a site fills gaps, as in NotMIWAE, that an entry is missing is observed, too
-    tells = any(site.fills for site in sites.values())
-    return isinstance(sites[name].either.fn, ObservedOnly) and shape == tuple(x.shape[1:]) and not tells
-
-
-def _given_the_others(fitted: Fit, batch: Batch, argument: str, num_samples: int) -> Tensor:
-    """`log p(x) - log p(x_-d)` of each entry of rows x, `(n, D)`; NaN where it is missing."""
-
-    def log_p(rows: Batch) -> Tensor:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The guide is the proposal")
-            return log_likelihood(fitted, rows, num_samples, proposal="laplace", seed=None)
-
-    x = batch[argument]
-    whole = log_p(batch)
-    found = torch.full(x.shape, math.nan, dtype=torch.float64)
-    for d in range(x.shape[1]):
-        known = (~x[:, d].isnan()).nonzero().flatten()
-        if len(known):
-            others = x[known].clone()
-            others[:, d] = math.nan
-            found[known.cpu(), d] = whole[known.cpu()] - log_p({**take_rows(batch, known), argument: others})
-    return found
-
-
-def _run_at(fitted: Fit, rows: Batch, layout: Layout, values: dict[str, Tensor], num_samples: int) -> Terms:
-    """A run of S particles at these values of the latent sites, `(S, n, *event)` each."""
-    with fork_rng():
-        seen = terms(fitted.pair, take_rows(rows, slice(0, 1)), layout=layout, enumerate=False)
-    plates = [1] * seen.plate_nesting
-    plates[seen.data_dim] = num_rows(rows)
-    shape = ((num_samples,) if num_samples > 1 else ()) + tuple(plates)
-    put = {name: value.reshape(*shape, *value.shape[2:]) for name, value in values.items()}
-    pair = Pair(SetValues(put)(fitted.pair.model), SetValues(put)(fitted.pair.guide))
-    return terms(pair, rows, num_samples, layout=layout, enumerate=False)
-
-
-def _of_entries(found: Terms, name: str) -> Tensor:
-    """The log-density of each entry of an observed site, `(S, n, *event)`. PairError where entries are not independent."""
-    term = found.sites[name]
-    assert term.p is not None
-    entries = log_prob_of_entries(term.p.fn, term.value)
-    if entries is None:
-        raise PairError(
-            f"The entries of site {name!r} have no densities of their own: {distribution_name(term.p.fn)} is a joint density "
-            "of all. Look at rows as a whole (pv.anomaly_score), or take a likelihood of independent entries."
-        )
-    return found.rows(entries, tuple(term.p.fn.event_shape))

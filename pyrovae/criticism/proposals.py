@@ -248,10 +248,16 @@ def laplace_rows(fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced:
     curvature = torch.where(coordinates.mask(mean), (curvature + curvature.mT) / 2, 0.0)
     values, vectors = torch.linalg.eigh(curvature)
     half = vectors * values.clamp_min(FLATTEST**-2).rsqrt()[:, None]  # half half' is the covariance
-    # Its triangular factor: Cholesky's algorithm fails in float32 where some directions are 1e3 times as wide as others.
+    return Refined(coordinates, mean + sd * shift, widening(mean.shape[-1]) * sd[..., None] * lower_factor(half))
+
+
+def lower_factor(half: Tensor) -> Tensor:
+    """The lower triangular L with `L L' = half half'`, `(M, d, d)`.
+
+    Cholesky's algorithm fails in float32 where some directions are 1e3 times as wide as others.
+    """
     triangle = torch.linalg.qr(half.mT).R.mT
-    triangle = triangle * triangle.diagonal(dim1=-2, dim2=-1).sign()[:, None]
-    return Refined(coordinates, mean + sd * shift, widening(mean.shape[-1]) * sd[..., None] * triangle)
+    return triangle * triangle.diagonal(dim1=-2, dim2=-1).sign()[:, None]
 
 
 ADAPTED: dict[str, Callable[[Fit, Batch, Layout, int, dict[Any, Any]], Refined]] = {

@@ -13,7 +13,8 @@ from torch import Tensor
 
 import pyrovae as pv
 from pyrovae import families as fam
-from pyrovae.criticism.outliers import _may_lack_entries, adjusted_p_values
+from pyrovae.criticism.entries import _may_lack_entries
+from pyrovae.criticism.outliers import adjusted_p_values
 from pyrovae.errors import DataError, OptionError, PairError
 
 W = torch.tensor([0.5, 1.0, -0.7, 0.0], dtype=torch.float64)

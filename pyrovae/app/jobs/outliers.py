@@ -20,7 +20,8 @@ from pyrovae.app.catalogue import CONDITION
 from pyrovae.app.decide import class_names
 from pyrovae.app.rows import Array
 from pyrovae.app.run import Run
-from pyrovae.criticism.outliers import Anomaly, adjusted_p_values, anomaly_score, conformal_p_values, entry_densities
+from pyrovae.criticism.entries import entry_densities
+from pyrovae.criticism.outliers import Anomaly, adjusted_p_values, anomaly_score, conformal_p_values
 from pyrovae.data.dataset import Dataset
 from pyrovae.data.load import read
 from pyrovae.data.tables import NO_IDS, table_columns

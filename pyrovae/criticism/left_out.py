@@ -1,0 +1,240 @@
+"""`log p(x_d | x_-d)` of tables: rows without one of their entries, whose posteriors one entry often all but determined."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyrovae.batching.chunks import chunks
+from pyrovae.criticism.coordinates import Coordinates
+from pyrovae.criticism.importance import TRACE_FROM, effective_sample_size, relative_error
+from pyrovae.criticism.population import Estimated, Kernels, population_monte_carlo
+from pyrovae.criticism.prior_monte_carlo import with_prior_as_guide
+from pyrovae.criticism.proposals import (
+    DRAWS,
+    Refined,
+    adapted,
+    at,
+    guide_draws,
+    log_joint,
+    mixed,
+    pieces,
+    possible,
+    usable,
+    widening,
+)
+from pyrovae.criticism.psis import pareto_k
+from pyrovae.engine.tracing import TracedFunction
+from pyrovae.fitted.fitted import Fit, FittedGroup
+from pyrovae.fitted.runs import particles_at_once
+from pyrovae.objectives.terms import terms
+from pyrovae.pair.batch import Batch, num_rows, take_rows
+from pyrovae.pair.common import are_common
+from pyrovae.pair.parameters import fork_rng
+
+U = " u"  # a name that no argument has
+TOGETHER = 64  # rows that lack an entry, whose proposals are adapted together
+STARTS = 2  # for each draw of a round
+# Where they are: at draws of the guide for rows with another value of the entry, at draws of the posterior of the
+# whole row, and at draws of the guide for the row without the entry.
+SHARES = (0.7, 0.15, 0.15)
+
+
+class NotPossible(Exception):
+    """The latent sites of a row are no vector of real numbers, or are drawn for each class."""
+
+
+def without_each(
+    fitted: Fit, part: FittedGroup, name: str, *, num_particles: int, draws: int, proposal: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`log p(x_d | x_-d) = log p(x) - log p(x_-d)` of each entry of rows x, its error, and k-hat: `(n, D)` each.
+
+    The posterior of a row whose entry is left out is `p(z | x_-d) = ∫ p(z | x_-d, x_d) p(x_d | x_-d) dx_d`, a mixture of
+    posteriors of whole rows over values of the entry. If the entry all but determines z, these are far narrower than their
+    mixture, which then is as wide, and may have as many modes, as p(x_d | x_-d). So the proposals are mixtures, too, adapted by
+    `population_monte_carlo`: of kernels as wide as the posterior of the whole row, first around draws of the guide for rows in
+    which x_d is replaced by draws of p(x_d), and around draws of p(z | x).
+
+    Args:
+        fitted: The fitted pair, for rows to which a transform has been applied.
+        part: The rows.
+        name: The observed site, whose likelihood leaves out entries that are NaN.
+        num_particles: Draws for log p(x).
+        draws: Draws of a round for log p(x_-d).
+        proposal: Of the whole rows, "refined" or "laplace".
+
+    Raises:
+        NotPossible: The latent sites of a row are no vector of real numbers, or are drawn for each class.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        possible_here = usable(fitted, part, proposal) != "guide"
+    if not possible_here or _has_classes(fitted, part):
+        raise NotPossible
+    argument = str(part.layout.site(name, role="observed").argument)
+    prior = with_prior_as_guide(fitted)
+    at_once = particles_at_once(fitted, part.batch, part.layout, max(draws, DRAWS))
+    # about five rounds an entry
+    runs = 5 * draws * part.batch[argument].numel() // (at_once * fitted.chunk_size(part.batch, at_once))
+    eager = fitted.settings.get("engine") == "eager" or runs < TRACE_FROM or are_common()
+    traced: dict[tuple[int, ...], TracedFunction] | None = None if eager else {}
+    found = []
+    for rows, refined in adapted(fitted, part.batch, part.layout, num_particles, DRAWS, proposal):
+        block = _Rows(fitted, prior, part, rows, refined, name, argument, at_once, traced)
+        found.append(block.entries(num_particles, draws))
+    log_p, error, k_hat = (torch.cat(column) for column in zip(*found))
+    return log_p, error, k_hat
+
+
+def _has_classes(fitted: Fit, part: FittedGroup) -> bool:
+    with fork_rng():
+        run = terms(fitted.pair, take_rows(part.batch, slice(0, 2)), 2, layout=part.layout)
+        return Coordinates.of(run, part.layout).classes is not None
+
+
+@dataclass
+class _Rows:
+    """A block of n rows, with the proposal of each."""
+
+    fitted: Fit
+    prior: Fit
+    part: FittedGroup
+    rows: Batch
+    refined: Refined
+    name: str
+    argument: str
+    at_once: int
+    traced: dict[tuple[int, ...], TracedFunction] | None
+
+    def entries(self, num_particles: int, draws: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The densities of all entries, their errors, and k-hat, `(n, D)` each; NaN where an entry is missing."""
+        u, log_w = self.weighed(num_particles)
+        count = STARTS * draws
+        own = self._chosen(u, log_w, max(1, round(SHARES[1] * count)))
+        log_w = log_w.double()
+        whole = log_w.logsumexp(0) - math.log(len(log_w))
+        whole_error = relative_error(effective_sample_size(log_w), len(log_w)).cpu()
+        whole_k = pareto_k(log_w)
+        x = self.rows[self.argument]
+        which = (~x.isnan()).nonzero()  # (E, 2)
+        found = torch.full((3, *x.shape), math.nan, dtype=torch.float64)
+        together = max(TOGETHER, self.fitted.chunk_size(self.rows, self.at_once))
+        for some in which.split(together):
+            row, column = some.unbind(1)
+            rest = self.estimated(row, column, own, count, draws)
+            log_p = whole[row].cpu() - rest.log_p
+            error, k_hat = (
+                torch.hypot(whole_error[row.cpu()], rest.error),
+                torch.maximum(whole_k[row.cpu()], rest.k_hat),
+            )
+            found[:, row.cpu(), column.cpu()] = torch.stack([log_p, error, k_hat])
+        return found[0], found[1], found[2]
+
+    def weighed(self, num: int) -> tuple[Tensor, Tensor]:
+        """Draws of u of the whole rows, `(K, n, d)`, and their log-weights, `(K, n)`."""
+        size = self.fitted.chunk_size(self.rows, self.at_once)
+        numbers = torch.arange(num_rows(self.rows), device=self.refined.loc.device).split(size)
+        points, weights = zip(*(_weighed(self, some, num) for some in numbers))
+        return torch.cat(points, 1), torch.cat(weights, 1)
+
+    def _chosen(self, u: Tensor, log_w: Tensor, count: int) -> Tensor:
+        """So many draws of the posterior of the whole rows, `(count, n, d)`."""
+        usual = torch.where(torch.isfinite(log_w.amax(0)), log_w, 0.0)
+        picked = torch.multinomial(usual.softmax(0).T, count, replacement=True).T
+        return u.gather(0, picked[..., None].expand(-1, -1, u.shape[-1]))
+
+    def estimated(self, row: Tensor, column: Tensor, own: Tensor, count: int, draws: int) -> Estimated:
+        """log p(x_-d) of these rows without these columns, `(m,)` each."""
+        whole = take_rows(self.rows, row)
+        x = whole[self.argument].clone()
+        x[torch.arange(len(row), device=x.device), column] = math.nan
+        gaps = {**whole, self.argument: x}
+        starts = self._starts(whole, gaps, column, own[:, row], count)
+        q = self.refined.rows(row)
+        scale = q.scale_tril / widening(q.loc.shape[-1])
+        return population_monte_carlo(_LogJoint(self, gaps), Kernels(q.loc[None], q.scale_tril), starts, scale, draws)
+
+    def _starts(self, whole: Batch, gaps: Batch, column: Tensor, own: Tensor, count: int) -> Tensor:
+        """Where the kernels of the first round are, `(J, m, d)`."""
+        coordinates, layout = self.refined.coordinates, self.part.layout
+        others, blind = (max(1, round(share * count)) for share in (SHARES[0], SHARES[2]))
+        index = column[None, :, None]
+        drawn = []
+        for k in pieces(others, self.at_once):
+            x = self._replaced(whole, index, k)
+            rows = {key: value.repeat(k, *(1 for _ in value.shape[1:])) for key, value in whole.items()}
+            rows[self.argument] = x.flatten(0, 1)
+            size = self.fitted.chunk_size(rows)
+            found = [coordinates.join(terms(self.fitted.pair, some, layout=layout))[0] for some in chunks(rows, size)]
+            drawn.append(torch.cat(found).unflatten(0, (k, -1)))
+        for k in pieces(blind, self.at_once):
+            drawn.append(coordinates.join(terms(self.fitted.pair, gaps, k, layout=layout)))
+        far = torch.cat([torch.where(u.isfinite().all(-1, keepdim=True), u, own[:1]) for u in drawn])
+        return torch.cat([far, own])
+
+    def _replaced(self, whole: Batch, index: Tensor, num: int) -> Tensor:
+        """The rows, `(num, m, D)`, in which one entry of each is replaced by draws of its distribution under the model.
+
+        Half of them are as drawn. The other half are chosen among these so that the tails are as full as the middle: the logits
+        of their ranks are evenly spaced.
+        """
+        layout = self.prior.layout_of(whole)
+        run = terms(self.prior.pair, whole, num, layout=layout, enumerate=False)
+        side = run.sites[self.name].p
+        assert side is not None
+        drawn = run.rows(side.fn.sample(), tuple(side.fn.event_shape))
+        x = whole[self.argument].expand(num, *whole[self.argument].shape)
+        value = drawn.to(x.dtype).expand(x.shape).gather(2, index.expand(num, -1, 1))
+        half, end = num // 2, math.log(num)
+        ranks = torch.linspace(-end, end, half, device=x.device).sigmoid() * (num - 1)
+        value = torch.cat([value[half:], value.sort(0).values[ranks.round().long()]])
+        return x.scatter(2, index.expand(num, -1, 1), value)
+
+
+def _weighed(block: _Rows, index: Tensor, num: int) -> tuple[Tensor, Tensor]:
+    pair, layout, coordinates = block.fitted.pair, block.part.layout, block.refined.coordinates
+    rows, refined, shared = take_rows(block.rows, index), block.refined.rows(index), guide_draws(num)
+    points, weights = [], []
+    for k in pieces(shared, block.at_once):
+        run = terms(pair, rows, k, layout=layout)
+        points.append(coordinates.join(run))
+        weights.append(mixed(run, points[-1], refined, shared / num))
+    for k in pieces(num - shared, block.at_once):
+        points.append(refined.sample(k))
+        run = terms(at(pair, coordinates, points[-1])[0], rows, k, layout=layout)
+        weights.append(possible(mixed(run, points[-1], refined, shared / num)))
+    return torch.cat(points), torch.cat(weights)
+
+
+class _LogJoint:
+    """log p(x_-d, u) of rows, some rows and draws at a time; many runs of one shape are traced."""
+
+    def __init__(self, block: _Rows, rows: Batch) -> None:
+        self.block, self.rows = block, rows
+        self.size = min(block.fitted.chunk_size(rows, block.at_once), num_rows(rows))
+
+    def __call__(self, u: Tensor, index: Tensor) -> Tensor:
+        """`(K, m)` at u, `(K, m, d)`, of the rows with these numbers."""
+        found = []
+        for some in u.split(self.block.at_once):
+            columns = [self._at(part, rows) for part, rows in zip(some.split(self.size, 1), index.split(self.size))]
+            found.append(torch.cat(columns, 1))
+        return torch.cat(found)
+
+    def _at(self, u: Tensor, index: Tensor) -> Tensor:
+        block, count = self.block, u.shape[1]
+        if block.traced is None:
+            return self._density({**take_rows(self.rows, index), U: u})[0]
+        full = torch.arange(self.size, device=index.device) % count  # of one size, so that one trace serves all
+        key = (len(u), self.size)
+        traced = block.traced.setdefault(key, TracedFunction(self._density, (block.fitted.pair,)))
+        return traced({**take_rows(self.rows, index[full]), U: u[:, full]})[0][:, :count]
+
+    def _density(self, inputs: dict[str, Tensor]) -> list[Tensor]:
+        block = self.block
+        rows = {name: inputs[name] for name in self.rows}
+        return [log_joint(block.fitted.pair, rows, block.part.layout, block.refined.coordinates, inputs[U])]
