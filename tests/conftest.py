@@ -89,13 +89,13 @@ def engine_of_users(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture(autouse=True)
 def few_steps_of_refinement(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Let proposals take 2 gradient steps from moments of 16 draws, except in tests/criticism: estimates have no bias whatever
-    the proposal.
+    """Let proposals take 2 gradient steps from moments of 16 draws: estimates have no bias whatever the proposal.
 
-    Twenty for the README, since what it prints is compared with what users get, to a nat.
+    They are as users have them in tests/criticism, and in docstrings, whose results are compared. So are those of the README,
+    to a nat, for which 20 steps do.
     """
     with pytest.MonkeyPatch.context() as patch:
-        if "criticism" not in request.path.parts:
+        if "criticism" not in request.path.parts and request.path.name != "test_doctests.py":
             patch.setattr(proposals, "STEPS", 20 if request.path.name == "test_readme.py" else 2)
             patch.setattr(proposals, "START_DRAWS", 16)
         yield
