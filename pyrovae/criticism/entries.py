@@ -80,12 +80,12 @@ def entry_densities(
 
     Where the likelihood leaves missing entries out, as `pv.observed_only` does and tables have it, this is the difference of
     `log p(x)` and `log p(x_-d)`, each by importance sampling. An entry may all but determine z, as where a column is nearly
-    without noise, and then p(z | x_-d) is far wider than p(z | x), and may have several modes, one for each value that the
+    without noise, and then `p(z | x_-d)` is far wider than p(z | x), and may have several modes, one for each value that the
     others allow. The proposals for it are mixtures, adapted in up to eight rounds of 400 draws (population Monte Carlo),
     of kernels as wide as p(z | x), which start at draws of the guide for rows with other values of the entry; entries whose
     proposals are good take fewer rounds. What no diagnostic can tell is a mode that no start came near, at a value of the entry
     that is very rare under the model. Where the latent sites of a row are drawn for each of several classes, or are no
-    vector of real numbers, the proposals for p(x_-d) are as for `pv.importance`, with 200 draws.
+    vector of real numbers, the proposals for `p(x_-d)` are as for `pv.importance`, with 200 draws.
 
     Elsewhere, and with `proposal="guide"`, it is `1 / E[1 / p(x_d | z)]` over posterior draws, a harmonic mean, for entries
     that are independent given z: where an entry alone pulls z far away, few draws carry it, and it is too high. `k_hat` says
