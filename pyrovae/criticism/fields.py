@@ -14,9 +14,8 @@ from pyrovae.errors import DataError, OptionError, ShapeError
 __all__ = ["LabelField"]
 
 DAMPING = 0.99  # of each step of the walk; the rest ends in a class drawn at random
-PSEUDO_ROW = (
-    0.5  # how much a held-out row of unknown class, all classes equally likely, counts beside those with a label
-)
+# How much a held-out row of unknown class, all classes equally likely, counts beside those with a label.
+PSEUDO_ROW = 0.5
 MOST_FOLDS, MOST_UNKNOWNS = 50, 2e6  # of which all are solved for at once
 MOST_DISTANCES = 2e7  # in memory at once
 TOLERANCE, MOST_STEPS = 1e-8, 2000  # of conjugate gradients
@@ -97,9 +96,8 @@ class LabelField:
         self.origin = rows.nanmean(0).nan_to_num(0.0).round()
         self.x = rows - self.origin
         near, reached = nearest(self.x, self.x, self.num_neighbors, themselves=True)
-        near = torch.where(
-            reached, near, torch.arange(len(near))[:, None]
-        )  # a walk that cannot leave ends in any class
+        # a walk that cannot leave ends in any class
+        near = torch.where(reached, near, torch.arange(len(near))[:, None])
         self.values = _harmonic(near, y, known[:, None], self.num_classes)[:, 0]
         held, folds = _folds(y, max(2, min(MOST_FOLDS, int(MOST_UNKNOWNS / (len(x) * self.num_classes)))))
         self.temperature, self.score = 1.0, math.nan

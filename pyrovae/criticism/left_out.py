@@ -127,10 +127,8 @@ class _Rows:
             row, column = some.unbind(1)
             rest = self.estimated(row, column, own, count, draws)
             log_p = whole[row].cpu() - rest.log_p
-            error, k_hat = (
-                torch.hypot(whole_error[row.cpu()], rest.error),
-                torch.maximum(whole_k[row.cpu()], rest.k_hat),
-            )
+            error = torch.hypot(whole_error[row.cpu()], rest.error)
+            k_hat = torch.maximum(whole_k[row.cpu()], rest.k_hat)
             found[:, row.cpu(), column.cpu()] = torch.stack([log_p, error, k_hat])
         return found[0], found[1], found[2]
 

@@ -20,12 +20,8 @@ from pyrovae.criticism.psis import k_hat_threshold, pareto_k
 DRAWS = 400  # of each round
 CENTRES = 0.5  # kernels for each draw of a round
 ROUNDS = 8  # at most
-SHARES = (
-    0.05,
-    0.05,
-    0.3,
-    0.6,
-)  # of the draws of a round: first guess, kernels at starts, one t distribution, other kernels
+# Of the draws of a round: first guess, kernels at starts, one t distribution, other kernels.
+SHARES = (0.05, 0.05, 0.3, 0.6)
 LEAST = 30.0  # draws in effect of which a mixture is made
 ENOUGH = 0.25  # draws in effect for each draw, with which the next round is the last
 HALVINGS = 12  # in the search for a temper
