@@ -13,7 +13,7 @@ from torch import Tensor
 from pyrovae.batching.chunks import chunks
 from pyrovae.criticism.importance import Importance, effective_sample_size, importance, relative_error
 from pyrovae.criticism.left_out import NotPossible, without_each
-from pyrovae.criticism.population import DRAWS as ROUND
+from pyrovae.criticism.population import ROUND_DRAWS
 from pyrovae.criticism.posterior import posterior
 from pyrovae.criticism.proposals import DRAWS
 from pyrovae.criticism.psis import pareto_k
@@ -184,7 +184,7 @@ def _may_lack_entries(fitted: Fit, part: FittedGroup, name: str) -> bool:
 
 def _given_the_others(fitted: Fit, part: FittedGroup, name: str, how: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
     """`log p(x) - log p(x_-d)` of each entry of rows x, its error, and k-hat, `(n, D)`; NaN where it is missing."""
-    draws = min(how["num_particles"], ROUND)
+    draws = min(how["num_particles"], ROUND_DRAWS)
     try:
         return without_each(fitted, part, name, draws=draws, **how)
     except NotPossible:

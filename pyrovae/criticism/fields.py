@@ -76,7 +76,8 @@ class LabelField:
     def __init__(self, x: Tensor, y: Tensor, num_classes: int | None = None, num_neighbors: int = 5) -> None:
         if num_neighbors < 1:
             raise OptionError(f"num_neighbors must be at least 1, got {num_neighbors}.")
-        if y.shape != x.shape[:1]:
+        x, y = torch.as_tensor(x), torch.as_tensor(y)
+        if x.dim() < 2 or y.shape != x.shape[:1]:
             raise ShapeError(
                 f"A field needs rows (N, *event) and labels (N,), got {tuple(x.shape)} and {tuple(y.shape)}."
             )
@@ -130,8 +131,11 @@ class LabelField:
 
 
 def _rows(x: Any) -> Tensor:
-    """Rows as `(N, D)` float64 on the CPU. DataError for infinite numbers."""
-    rows = torch.as_tensor(x).detach().cpu().double().flatten(1)
+    """Rows as `(N, D)` float64 on the CPU. ShapeError for what is no rows, and DataError for infinite numbers."""
+    rows = torch.as_tensor(x).detach().cpu().double()
+    if rows.dim() < 2:
+        raise ShapeError(f"A field needs rows (N, *event), got {tuple(rows.shape)}.")
+    rows = rows.flatten(1)
     if bool(rows.isinf().any()):
         raise DataError("Rows of a field must be finite, or NaN where missing, and some numbers are infinite.")
     return rows

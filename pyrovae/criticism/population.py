@@ -17,7 +17,7 @@ from pyrovae.criticism.importance import effective_sample_size, relative_error
 from pyrovae.criticism.proposals import FREEDOM, lower_factor, widening
 from pyrovae.criticism.psis import k_hat_threshold, pareto_k
 
-DRAWS = 400  # of each round
+ROUND_DRAWS = 400
 CENTRES = 0.5  # kernels for each draw of a round
 ROUNDS = 8  # at most
 # Of the draws of a round: first guess, kernels at starts, one t distribution, other kernels.

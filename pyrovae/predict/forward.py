@@ -26,11 +26,10 @@ from pyrovae.fitted.runs import global_draw, global_sites
 from pyrovae.objectives.terms import Terms
 from pyrovae.pair.arrays import as_tensor
 from pyrovae.pair.batch import Batch, known_rows, num_rows, take_rows
-from pyrovae.pair.graph import parents
 from pyrovae.pair.handlers import DATA_PLATE, SetValues, Uncondition
 from pyrovae.pair.layout import Layout, Site, union
-from pyrovae.pair.parameters import fork_rng
 from pyrovae.pair.program import Pair, arguments, is_local, sample_sites, unwritten
+from pyrovae.predict.dependence import common_sites, reached, site_parents
 
 # The draws of the model for each row from which one is chosen, and the rows of one run.
 PRIOR_DRAWS, ROWS_AT_ONCE = 4096, 2**14
@@ -387,7 +386,7 @@ def _from_guide(
         return {}
     above = site_parents(fitted, take_rows(batch, slice(0, 2)), held)
     wanted = set(above) - observed - held.keys() if sites is None else set(sites) - observed
-    if not _common(above, wanted, observed, held.keys()):
+    if not common_sites(above, wanted, observed, held.keys()):
         return {}
     local = {s.name for s in union(fitted.layouts).sites if s.local}
     required = _missing_arguments(fitted, known, ())
@@ -401,8 +400,8 @@ def _from_guide(
         nodes = {}
     drawn = {name: node for name, node in nodes.items() if not bool(torch.isnan(node["value"].double()).any())}
     integers = [name for name, (_, dtype) in required.items() if not dtype.is_floating_point]
-    if integers or _common(above, wanted, observed, {*held, *drawn}):
-        return _resampled(fitted, batch, known, held, sorted(_reached(above, observed, {*held, *observed}) & local))
+    if integers or common_sites(above, wanted, observed, {*held, *drawn}):
+        return _resampled(fitted, batch, known, held, sorted(reached(above, observed, {*held, *observed}) & local))
     return drawn
 
 
@@ -472,42 +471,3 @@ def _of_rows(node: Any, log_prob: Tensor) -> Tensor:
     """A log-density summed over all plates but that of the rows, `(N,)`."""
     others = [dim for dim in range(-log_prob.dim(), 0) if dim != _data_dim(node)]
     return log_prob.sum(others) if others else log_prob
-
-
-def site_parents(fitted: Fit, rows: Batch, held: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
-    """For each site of the model what it depends on, with these values held; nothing if the model does not run."""
-    local = {s.name for s in union(fitted.layouts).sites if s.local}
-    values = {name: value[: num_rows(rows)] if name in local else value for name, value in held.items()}
-    with fork_rng():
-        try:  # values are drawn first, since not every sampler takes tensors whose origin is tracked
-            nodes = sample_sites(poutine.trace(SetValues(values)(fitted.pair.model)).get_trace(**rows))
-            values |= {name: node["value"] for name, node in nodes.items() if not node["is_observed"]}
-            return parents(SetValues(values)(fitted.pair.model), rows)
-        except (
-            RuntimeError,
-            ValueError,
-            TypeError,
-            AttributeError,
-            IndexError,
-        ):  # about which the run that follows will complain
-            return {}
-
-
-def _common(
-    above: Mapping[str, Collection[str]], wanted: Collection[str], observed: Collection[str], fixed: Collection[str]
-) -> set[str]:
-    """The sites that are not fixed on which both something wanted and something observed depends: these connect the two."""
-    mine = _reached(above, wanted, {*fixed, *observed}) | (set(wanted) - set(fixed))
-    return mine & _reached(above, observed, {*fixed, *observed})
-
-
-def _reached(above: Mapping[str, Collection[str]], starts: Collection[str], fixed: Collection[str]) -> set[str]:
-    """The sites on which some of these depend, by ways that no fixed site is on."""
-    found: set[str] = set()
-    stack = [parent for name in starts for parent in above.get(name, ())]
-    while stack:
-        name = stack.pop()
-        if name in above and name not in found and name not in fixed:
-            found.add(name)
-            stack.extend(above[name])
-    return found

@@ -21,7 +21,7 @@ from pyrovae.pair.handlers import DATA_PLATE, SetValues, with_particles
 from pyrovae.pair.layout import Layout
 from pyrovae.pair.parameters import fork_rng
 from pyrovae.pair.program import is_local, sample_sites
-from pyrovae.predict.forward import site_parents
+from pyrovae.predict.dependence import site_parents
 
 FILLS = "fills"  # the mark of a latent site that stands for the missing entries of an argument
 

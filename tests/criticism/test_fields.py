@@ -44,6 +44,7 @@ def test_a_field_is_the_solution_of_its_equation_and_new_rows_take_the_mean_of_t
     field = pv.LabelField(x, few, num_classes=3, num_neighbors=4)
     wanted = dense(x, few, 4, 3)
     np.testing.assert_allclose(field.values.numpy(), wanted, atol=1e-6)
+    assert torch.equal(pv.LabelField(x.numpy(), few.numpy(), 3, 4).values, field.values)
     new = torch.tensor([[0.3, 0.6], [1.5, -0.2]], dtype=torch.float64)
     near = NearestNeighbors(n_neighbors=4).fit(x.numpy()).kneighbors(new.numpy(), return_distance=False)
     even = 0.99 * wanted[near].mean(1) + 0.01 / 3
@@ -134,6 +135,8 @@ def test_what_is_refused() -> None:
         pv.LabelField(x, few, num_neighbors=0)
     with pytest.raises(pv.ShapeError, match=r"got \(60, 2\) and \(59,\)"):
         pv.LabelField(x, few[1:])
+    with pytest.raises(pv.ShapeError, match=r"got \(60,\) and \(60,\)"):
+        pv.LabelField(x[:, 0], few)
     with pytest.raises(pv.DataError, match="60 rows, 0 labelled"):
         pv.LabelField(x, torch.full((60,), -1))
     with pytest.raises(pv.DataError, match="below 1, the number of classes, got 1"):
@@ -143,6 +146,8 @@ def test_what_is_refused() -> None:
     with pytest.raises(pv.DataError, match="must be finite"):
         pv.LabelField(x.clone().fill_(math.inf), few)
     field = pv.LabelField(x, few)
+    with pytest.raises(pv.ShapeError, match=r"rows \(N, \*event\), got \(2,\)"):
+        field(x[0])
     with pytest.raises(pv.ShapeError, match="has 2 numbers, got rows with 3"):
         field(torch.zeros(4, 3))
     with pytest.raises(pv.ShapeError, match=r"\(60, 2\), got others \(60, 3\)"):
