@@ -300,6 +300,14 @@ class Options:
         check=at_least(2),
         commands=("label",),
     )
+    neighbors: int = option(
+        5,
+        "Nearest rows that a label spreads to; what they say is averaged with the classifier. 0: the classifier alone.",
+        check=at_least(0),
+        commands=("label",),
+        later=True,
+        before=0,
+    )
     holdout: float = option(
         0.2,
         "Fraction of the labelled rows held out for the report; if fewer than 50, cross-validation takes their place.",
@@ -333,7 +341,14 @@ class Options:
         """
         try:
             declared = {o.name: o for o in offered(command, hidden=True)}
-            found = {**{o.name: o.before or o.default_of(command) for o in declared.values() if o.later}, **recorded}
+            found = {
+                **{
+                    o.name: o.default_of(command) if o.before is None else o.before
+                    for o in declared.values()
+                    if o.later
+                },
+                **recorded,
+            }
             if set(found) != set(declared):
                 raise KeyError(f"options {sorted(set(found) ^ set(declared))}")
             return cls.of(command, **{name: declared[name].from_json(value) for name, value in found.items()})

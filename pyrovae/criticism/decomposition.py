@@ -138,6 +138,9 @@ def collapsed(fitted: Fit, threshold: float = 0.1) -> dict[str, float]:
         ['z']
     """
     kept = int(fitted.settings.get("best_epoch", len(fitted.history)))
-    row = fitted.history[kept - 1] if fitted.history else {}
-    terms = {name.removeprefix("kl/"): value for name, value in row.items() if name.startswith("kl/")}
+    terms: dict[str, float] = {}
+    for row in reversed(fitted.history[:kept]):  # not every short epoch is measured
+        terms = {name.removeprefix("kl/"): value for name, value in row.items() if name.startswith("kl/")}
+        if terms:
+            break
     return {site: value for site, value in terms.items() if abs(value) < threshold}

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from pyrovae.batching.chunks import chunks
 from pyrovae.criticism.importance import Importance, effective_sample_size, importance, relative_error
-from pyrovae.criticism.left_out import NotPossible, without_each
+from pyrovae.criticism.left_out import NotPossible, may_lack_entries, without_each
 from pyrovae.criticism.population import ROUND_DRAWS
 from pyrovae.criticism.posterior import posterior
 from pyrovae.criticism.proposals import DRAWS
 from pyrovae.criticism.psis import pareto_k
-from pyrovae.distributions.combine import ObservedOnly, log_prob_of_entries
+from pyrovae.distributions.combine import log_prob_of_entries
 from pyrovae.errors import OptionError, PairError
 from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
 from pyrovae.objectives.terms import Terms, terms
@@ -142,7 +142,7 @@ def _entries(fitted: Fit, part: FittedGroup, name: str, num_samples: int, how: d
     whole = replace(fitted, transform=None, untransformed={})  # these rows have been transformed
     with fork_rng():  # what cannot be answered is refused before anything is drawn
         _of_entries(terms(fitted.pair, take_rows(part.batch, slice(0, 1)), layout=part.layout, enumerate=False), name)
-    left_out = bool(latent) and how["proposal"] != "guide" and _may_lack_entries(fitted, part, name)
+    left_out = bool(latent) and how["proposal"] != "guide" and may_lack_entries(fitted, part, name)
     done = []
     size = fitted.chunk_size(part.batch, num_samples)
     for block in chunks(part.batch, fitted.chunk_size(part.batch, DRAWS)):  # whose proposals are refined together
@@ -166,20 +166,6 @@ def _harmonic(entries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     missing = one_out.isnan()
     error, k_hat = relative_error(ess, len(entries)), k_hat.to(one_out.device)
     return one_out, torch.where(missing, math.nan, error), torch.where(missing, math.nan, k_hat)
-
-
-def _may_lack_entries(fitted: Fit, part: FittedGroup, name: str) -> bool:
-    """Whether p(x_-d) is the density of rows x, `(n, D)`, in which an entry is missing, and of nothing else."""
-    x = part.batch.get(str(part.layout.site(name, role="observed").argument))
-    # global sites would be drawn anew for each of the densities
-    if x is None or x.dim() != 2 or part.layout.global_sites:
-        return False
-    with fork_rng():
-        sites = terms(fitted.pair, take_rows(part.batch, slice(0, 1)), layout=part.layout, enumerate=False).sites
-    shape = tuple(sites[name].either.fn.event_shape)
-    # where a site fills gaps, as in NotMIWAE, that an entry is missing is observed, too
-    tells = any(site.fills for site in sites.values())
-    return isinstance(sites[name].either.fn, ObservedOnly) and shape == tuple(x.shape[1:]) and not tells
 
 
 def _given_the_others(fitted: Fit, part: FittedGroup, name: str, how: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:

@@ -18,6 +18,7 @@ DAMPING = 0.99  # of each step of the walk; the rest ends in a class drawn at ra
 PSEUDO_ROW = 0.5
 MOST_FOLDS, MOST_UNKNOWNS = 50, 2e6  # of which all are solved for at once
 MOST_DISTANCES = 2e7  # in memory at once
+EXACT = 64  # columns up to which distances are float64, so that equal ones of whole numbers are equal
 TOLERANCE, MOST_STEPS = 1e-8, 2000  # of conjugate gradients
 LOWEST, HIGHEST = math.log(0.05), math.log(20.0)  # of the temperature
 
@@ -48,6 +49,8 @@ class LabelField:
 
     Attributes:
         temperature: See above.
+        probabilities: Of the rows x themselves, `(N, C)` float64: of a labelled row what the others say of it, or its label
+            where no other has its class.
         score: The log score of held-out labels, in nats per label, with which a field in other units compares; NaN if none was
             held out.
 
@@ -100,6 +103,7 @@ class LabelField:
         # a walk that cannot leave ends in any class
         near = torch.where(reached, near, torch.arange(len(near))[:, None])
         self.values = _harmonic(near, y, known[:, None], self.num_classes)[:, 0]
+        seen = self.values.clone()
         held, folds = _folds(y, max(2, min(MOST_FOLDS, int(MOST_UNKNOWNS / (len(x) * self.num_classes)))))
         self.temperature, self.score = 1.0, math.nan
         if len(held):
@@ -107,6 +111,8 @@ class LabelField:
             fixed[held, folds] = False
             found = _harmonic(near, y, fixed, self.num_classes)[held, folds]
             self.temperature, self.score = _sharpened(found, y[held])
+            seen[held] = found
+        self.probabilities = with_temperature(seen, self.temperature)
 
     def __call__(self, x: Tensor) -> Tensor:
         """`p(y | x)` of rows `(M, *event)`: `(M, C)`, float64. Each row is a new one; labelled rows are among its nearest."""
@@ -148,7 +154,9 @@ def nearest(x: Tensor, others: Tensor, num: int, themselves: bool = False) -> tu
     columns which both have, per column; without such columns it is infinite.
     """
     gaps = bool(x.isnan().any()) or bool(others.isnan().any())
-    seen, other_seen = ((~rows.isnan()).double() for rows in (x, others))
+    if x.shape[1] > EXACT:  # where float64 would take minutes
+        x, others = x.float(), others.float()
+    seen, other_seen = ((~rows.isnan()).to(x.dtype) for rows in (x, others))
     x, others = x.nan_to_num(0.0), others.nan_to_num(0.0)
     found = []
     size = max(1, int(MOST_DISTANCES / len(others)))

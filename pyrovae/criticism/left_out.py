@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +29,7 @@ from pyrovae.criticism.proposals import (
     widening,
 )
 from pyrovae.criticism.psis import pareto_k
+from pyrovae.distributions.combine import ObservedOnly
 from pyrovae.engine.tracing import TracedFunction
 from pyrovae.fitted.fitted import Fit, FittedGroup
 from pyrovae.fitted.runs import particles_at_once
@@ -70,6 +72,43 @@ def without_each(
     Raises:
         NotPossible: The latent sites of a row are no vector of real numbers, or are drawn for each class.
     """
+    blocks = _blocks(fitted, part, name, num_particles, draws, proposal)
+    log_p, error, k_hat = (torch.cat(column) for column in zip(*(block.entries() for block in blocks)))
+    return log_p, error, k_hat
+
+
+def transforms_without_each(
+    fitted: Fit, part: FittedGroup, name: str, columns: Tensor, *, num_particles: int, draws: int, proposal: str
+) -> Tensor:
+    """The probability integral transform of each entry x_d among draws of `p(x_d | x_-d)`, `(n, D)`.
+
+    It is randomised where draws are equal to the entry, and NaN where an entry is missing, or not in `columns`, `(D,)` of bool.
+    The other arguments are those of `without_each`.
+
+    Raises:
+        NotPossible: See `without_each`.
+    """
+    blocks = _blocks(fitted, part, name, num_particles, draws, proposal)
+    return torch.cat([block.transforms(columns) for block in blocks])
+
+
+def may_lack_entries(fitted: Fit, part: FittedGroup, name: str) -> bool:
+    """Whether `p(x_-d)` is the density of rows x, `(n, D)`, in which an entry is missing, and of nothing else."""
+    x = part.batch.get(str(part.layout.site(name, role="observed").argument))
+    # global sites would be drawn anew for each of the densities
+    if x is None or x.dim() != 2 or part.layout.global_sites:
+        return False
+    with fork_rng():
+        sites = terms(fitted.pair, take_rows(part.batch, slice(0, 1)), layout=part.layout, enumerate=False).sites
+    shape = tuple(sites[name].either.fn.event_shape)
+    # where a site fills gaps, as in NotMIWAE, that an entry is missing is observed, too
+    tells = any(site.fills for site in sites.values())
+    return isinstance(sites[name].either.fn, ObservedOnly) and shape == tuple(x.shape[1:]) and not tells
+
+
+def _blocks(
+    fitted: Fit, part: FittedGroup, name: str, num_particles: int, draws: int, proposal: str
+) -> Iterator[_Rows]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         possible_here = usable(fitted, part, proposal) != "guide"
@@ -82,12 +121,8 @@ def without_each(
     runs = 5 * draws * part.batch[argument].numel() // (at_once * fitted.chunk_size(part.batch, at_once))
     eager = fitted.settings.get("engine") == "eager" or runs < TRACE_FROM or are_common()
     traced: dict[tuple[int, ...], TracedFunction] | None = None if eager else {}
-    found = []
     for rows, refined in adapted(fitted, part.batch, part.layout, num_particles, DRAWS, proposal):
-        block = _Rows(fitted, prior, part, rows, refined, name, argument, at_once, traced)
-        found.append(block.entries(num_particles, draws))
-    log_p, error, k_hat = (torch.cat(column) for column in zip(*found))
-    return log_p, error, k_hat
+        yield _Rows(fitted, prior, part, rows, refined, name, argument, num_particles, draws, at_once, traced)
 
 
 def _has_classes(fitted: Fit, part: FittedGroup) -> bool:
@@ -107,30 +142,75 @@ class _Rows:
     refined: Refined
     name: str
     argument: str
+    num_particles: int
+    draws: int
     at_once: int
     traced: dict[tuple[int, ...], TracedFunction] | None
 
-    def entries(self, num_particles: int, draws: int) -> tuple[Tensor, Tensor, Tensor]:
+    def entries(self) -> tuple[Tensor, Tensor, Tensor]:
         """The densities of all entries, their errors, and k-hat, `(n, D)` each; NaN where an entry is missing."""
-        u, log_w = self.weighed(num_particles)
-        count = STARTS * draws
-        own = self._chosen(u, log_w, max(1, round(SHARES[1] * count)))
-        log_w = log_w.double()
-        whole = log_w.logsumexp(0) - math.log(len(log_w))
-        whole_error = relative_error(effective_sample_size(log_w), len(log_w)).cpu()
-        whole_k = pareto_k(log_w)
+        u, log_w = self.weighed(self.num_particles)
+        weights = log_w.double()
+        whole = weights.logsumexp(0) - math.log(len(log_w))
+        whole_error = relative_error(effective_sample_size(weights), len(log_w)).cpu()
+        whole_k = pareto_k(weights)
         x = self.rows[self.argument]
-        which = (~x.isnan()).nonzero()  # (E, 2)
         found = torch.full((3, *x.shape), math.nan, dtype=torch.float64)
-        together = max(TOGETHER, self.fitted.chunk_size(self.rows, self.at_once))
-        for some in which.split(together):
-            row, column = some.unbind(1)
-            rest = self.estimated(row, column, own, count, draws)
+        for row, column, rest in self.estimated(~x.isnan(), u, log_w):
+            at = row.cpu()
             log_p = whole[row].cpu() - rest.log_p
-            error = torch.hypot(whole_error[row.cpu()], rest.error)
-            k_hat = torch.maximum(whole_k[row.cpu()], rest.k_hat)
-            found[:, row.cpu(), column.cpu()] = torch.stack([log_p, error, k_hat])
+            error, k_hat = torch.hypot(whole_error[at], rest.error), torch.maximum(whole_k[at], rest.k_hat)
+            found[:, at, column.cpu()] = torch.stack([log_p, error, k_hat])
         return found[0], found[1], found[2]
+
+    def transforms(self, columns: Tensor) -> Tensor:
+        """See `transforms_without_each`."""
+        x = self.rows[self.argument]
+        found = torch.full(x.shape, math.nan, dtype=torch.float64)
+        for row, column, rest in self.estimated(~x.isnan() & columns.to(x.device), *self.weighed(self.num_particles)):
+            drawn, value = self._drawn(rest.u, self._without(row, column), column), x[row, column]
+            weight = _usual(rest.log_w.double()).softmax(0)
+            below, same = ((weight * hit.double()).sum(0) * len(drawn) for hit in (drawn < value, drawn == value))
+            found[row.cpu(), column.cpu()] = ((below + torch.rand_like(below) * (1 + same)) / (len(drawn) + 1)).cpu()
+        return found
+
+    def estimated(self, which: Tensor, u: Tensor, log_w: Tensor) -> Iterator[tuple[Tensor, Tensor, Estimated]]:
+        """For entries `which`, `(n, D)` of bool, some at a time, their rows and columns and the estimates without them.
+
+        From weighted draws of whole rows, `(K, n, d)` and `(K, n)`.
+        """
+        own = self._chosen(u, log_w, max(1, round(SHARES[1] * STARTS * self.draws)))
+        together = max(TOGETHER, self.fitted.chunk_size(self.rows, self.at_once))
+        for some in which.nonzero().split(together):
+            row, column = some.unbind(1)
+            gaps = self._without(row, column)
+            starts = self._starts(take_rows(self.rows, row), gaps, column, own[:, row], STARTS * self.draws)
+            q = self.refined.rows(row)
+            whole, scale = Kernels(q.loc[None], q.scale_tril), q.scale_tril / widening(q.loc.shape[-1])
+            yield row, column, population_monte_carlo(_LogJoint(self, gaps), whole, starts, scale, self.draws)
+
+    def _without(self, row: Tensor, column: Tensor) -> Batch:
+        """These rows without these entries."""
+        rows = take_rows(self.rows, row)
+        x = rows[self.argument].clone()
+        x[torch.arange(len(row), device=x.device), column] = math.nan
+        return {**rows, self.argument: x}
+
+    def _drawn(self, u: Tensor, gaps: Batch, column: Tensor) -> Tensor:
+        """A draw of p(x_d | z) for each u, `(K, m, d)`, and column d, `(m,)`: `(K, m)`."""
+        size, layout = self.fitted.chunk_size(gaps, self.at_once), self.part.layout
+        found = []
+        for some in u.split(self.at_once):
+            parts = []
+            for index in torch.arange(len(column), device=u.device).split(size):
+                pair = at(self.fitted.pair, self.refined.coordinates, some[:, index])[0]
+                run = terms(pair, take_rows(gaps, index), len(some), layout=layout)
+                side = run.sites[self.name].p
+                assert side is not None
+                x = run.rows(side.fn.sample(), tuple(side.fn.event_shape))
+                parts.append(x.gather(2, column[index, None].expand(len(some), -1, 1))[..., 0])
+            found.append(torch.cat(parts, 1))
+        return torch.cat(found)
 
     def weighed(self, num: int) -> tuple[Tensor, Tensor]:
         """Draws of u of the whole rows, `(K, n, d)`, and their log-weights, `(K, n)`."""
@@ -141,20 +221,8 @@ class _Rows:
 
     def _chosen(self, u: Tensor, log_w: Tensor, count: int) -> Tensor:
         """So many draws of the posterior of the whole rows, `(count, n, d)`."""
-        usual = torch.where(torch.isfinite(log_w.amax(0)), log_w, 0.0)
-        picked = torch.multinomial(usual.softmax(0).T, count, replacement=True).T
+        picked = torch.multinomial(_usual(log_w).softmax(0).T, count, replacement=True).T
         return u.gather(0, picked[..., None].expand(-1, -1, u.shape[-1]))
-
-    def estimated(self, row: Tensor, column: Tensor, own: Tensor, count: int, draws: int) -> Estimated:
-        """log p(x_-d) of these rows without these columns, `(m,)` each."""
-        whole = take_rows(self.rows, row)
-        x = whole[self.argument].clone()
-        x[torch.arange(len(row), device=x.device), column] = math.nan
-        gaps = {**whole, self.argument: x}
-        starts = self._starts(whole, gaps, column, own[:, row], count)
-        q = self.refined.rows(row)
-        scale = q.scale_tril / widening(q.loc.shape[-1])
-        return population_monte_carlo(_LogJoint(self, gaps), Kernels(q.loc[None], q.scale_tril), starts, scale, draws)
 
     def _starts(self, whole: Batch, gaps: Batch, column: Tensor, own: Tensor, count: int) -> Tensor:
         """Where the kernels of the first round are, `(J, m, d)`."""
@@ -191,6 +259,11 @@ class _Rows:
         ranks = torch.linspace(-end, end, half, device=x.device).sigmoid() * (num - 1)
         value = torch.cat([value[half:], value.sort(0).values[ranks.round().long()]])
         return x.scatter(2, index.expand(num, -1, 1), value)
+
+
+def _usual(log_w: Tensor) -> Tensor:
+    """Log-weights `(K, M)`, all equal where none is finite."""
+    return torch.where(torch.isfinite(log_w.amax(0)), log_w, 0.0)
 
 
 def _weighed(block: _Rows, index: Tensor, num: int) -> tuple[Tensor, Tensor]:

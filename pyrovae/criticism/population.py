@@ -61,11 +61,16 @@ class Kernels:
 
 @dataclass(frozen=True)
 class Estimated:
-    """Estimates of log p of M rows, `(M,)` float64 each: the number, its standard error, and k-hat of its weights."""
+    """Estimates of log p of M rows, `(M,)` float64 each: the number, its standard error, and k-hat of its weights.
+
+    And the draws that they rest on, those of each row's last round, `(K, M, d)`, and the log-weights of these, `(K, M)`.
+    """
 
     log_p: Tensor
     error: Tensor
     k_hat: Tensor
+    u: Tensor
+    log_w: Tensor
 
 
 LogJoint = Callable[[Tensor, Tensor], Tensor]
@@ -107,6 +112,7 @@ def population_monte_carlo(log_joint: LogJoint, whole: Kernels, starts: Tensor, 
     count = max(1, int(CENTRES * draws))
     u, near = starts, Kernels(starts[:: max(1, len(starts) // count)], whole.scale_tril)
     log_w = _weights(log_joint(u, index), torch.cat([near.log_prob(some) for some in u.split(draws)]))
+    held: tuple[Tensor, Tensor] | None = None
     for _ in range(ROUNDS):
         parts = (whole.rows(index), near.rows(index), *adapted_kernels(u, log_w, scale[index], count))
         here = list(zip(SHARES, parts))
@@ -115,13 +121,18 @@ def population_monte_carlo(log_joint: LogJoint, whole: Kernels, starts: Tensor, 
         ess, k_hat = effective_sample_size(weights.double()), pareto_k(weights)
         mean = weights.double().logsumexp(0) - math.log(len(weights))
         found[:, index.cpu()] = torch.stack([mean.cpu(), relative_error(ess, len(weights)).cpu(), k_hat])
+        held = held or (drawn.clone(), weights.clone())  # the first round has all rows
+        for kept_before, new in zip(held, (drawn, weights)):
+            kept_before[:, index] = new
         kept = (~last).nonzero().flatten()
         good = (ess >= ENOUGH * len(weights)) & ~(k_hat > k_hat_threshold(len(weights))).to(ess.device)
         index, last = index[kept], good[kept]
         if not len(kept):
             break
         u, log_w = torch.cat([u, drawn])[:, kept], torch.cat([log_w, weights])[:, kept]
-    return Estimated(*found)
+    assert held is not None
+    log_p, error, k_hat = found
+    return Estimated(log_p, error, k_hat, *held)
 
 
 def adapted_kernels(u: Tensor, log_w: Tensor, scale: Tensor, count: int) -> tuple[Kernels, Kernels]:

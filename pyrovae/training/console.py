@@ -17,6 +17,8 @@ from pyrovae._lazily import Lazily
 
 display = Lazily("IPython.display")
 
+MEASURED_WITHIN = 10  # epochs, of which one at least has a validation ELBO
+
 
 @contextmanager
 def stop_on_interrupt() -> Iterator[threading.Event]:
@@ -129,5 +131,6 @@ class _Paced:
 def _elbo(history: History) -> str:
     if not history:
         return "ELBO ..."
-    held_out = f" (validation {history[-1]['validation_elbo']:.2f})" if "validation_elbo" in history[-1] else ""
+    measured = [row["validation_elbo"] for row in history[-MEASURED_WITHIN:] if "validation_elbo" in row]
+    held_out = f" (validation {measured[-1]:.2f})" if measured else ""
     return f"ELBO {history[-1]['elbo']:.2f}{held_out}"

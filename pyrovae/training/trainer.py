@@ -26,6 +26,9 @@ from pyrovae.training.monitor import Monitor
 from pyrovae.training.plan import Callback, FitData, Plan
 from pyrovae.training.schedules import weights_at
 
+# With more epochs than this, and no less patience, what is done between epochs is done between every so many steps at most.
+MANY_EPOCHS, PATIENT, STEPS_BETWEEN = 200, 50, 10
+
 
 def _is_true(answer: Any) -> bool:
     """Whether a callback returned a truth, which may be that of an array or a tensor, such as `losses.mean() < 1`."""
@@ -43,6 +46,7 @@ class Trainer:
         self.validates = rows.validation is not None
         self.weights = weights_at(plan.schedule, plan.steps).keys()
         self.epochs, self.patience = fitted.settings["epochs"], fitted.settings["patience"]
+        self.every_epoch = self.epochs <= MANY_EPOCHS or (self.patience or PATIENT) < PATIENT
         self.keeps_best = fitted.settings["keep_best"]
         self.step = 0
         self.epoch_elbos: list[Tensor] = []  # of the epoch under way; read by the host once an epoch
@@ -58,8 +62,10 @@ class Trainer:
 
     def run(self, callbacks: list[Callback], folder: Path | None, every: float, progress: bool | None) -> None:
         history = self.fitted.history
+        self.every_epoch |= bool(callbacks)  # which look at the history, and may change the pair
         written = time.monotonic()
         self.last_good = self.state()
+        due = True
         with (
             nullcontext() if callbacks else modules_remembered(self.fitted.pair),  # callbacks may change them
             stop_on_interrupt() as interrupted,
@@ -72,7 +78,8 @@ class Trainer:
                 began = time.monotonic()
                 if not self.in_epoch:
                     self.batches.begin_epoch()
-                    self.engine.begin_epoch()
+                    if due:
+                        self.engine.begin_epoch()
                     self.source.begin(self.batches.coming())
                     self.in_epoch = True
                 while len(self.batches) and not interrupted.is_set():
@@ -80,11 +87,13 @@ class Trainer:
                 self.seconds += time.monotonic() - began
                 if interrupted.is_set():
                     self._interrupt(folder)
-                self._end_epoch(folder)
+                due = self._is_due()
+                self._end_epoch(folder, due)
                 bar(history)
                 if self._asked_to_stop(callbacks):
                     self.fitted.stopped = "a callback stopped it"
-                self.last_good = self.state()
+                if due:
+                    self.last_good = self.state()
                 if folder is not None and (time.monotonic() - written > every):
                     self.write(folder)
                     written = time.monotonic()
@@ -99,6 +108,12 @@ class Trainer:
                 for name, tensor in named_tensors(self.fitted.pair, buffers=True).items():
                     tensor.copy_(self.best[name])
             self.fitted.settings["best_epoch"] = self.best_epoch
+
+    def _is_due(self) -> bool:
+        """Whether the pair is measured after this epoch, and looked at before the next: not after each of many short ones."""
+        first = self.step - len(self.epoch_elbos)
+        last = len(self.fitted.history) + 1 >= self.epochs
+        return self.every_epoch or last or first // STEPS_BETWEEN != self.step // STEPS_BETWEEN
 
     def _asked_to_stop(self, callbacks: list[Callback]) -> bool:
         """Whether one of the callbacks, all of which are called, returns True."""
@@ -121,15 +136,15 @@ class Trainer:
         self.epoch_elbos.append(self.engine.step(self.source.inputs(self.batches.deal()), weights))
         self.step += 1
 
-    def _end_epoch(self, folder: Path | None) -> None:
+    def _end_epoch(self, folder: Path | None, due: bool) -> None:
         self.in_epoch = False
         history = self.fitted.history
         elbos = self._check_finite(folder)
         row: dict[str, float] = {"epoch": len(history) + 1, "steps": self.step, "elbo": elbos.mean().item()}
         self.epoch_elbos = []
         began = time.monotonic()
-        measured, divergences = self.monitor.measure()
-        if self.validates:
+        measured, divergences = self.monitor.measure() if due else (math.nan, {})
+        if self.validates and due:
             row["validation_elbo"] = measured
             if not math.isfinite(measured):
                 self._fail(folder, self.step, "the ELBO of the validation rows is")
@@ -140,7 +155,7 @@ class Trainer:
         row["seconds"] = round(self.seconds, 3)
         row |= {f"kl/{site}": kl for site, kl in divergences.items()}
         history.append(row)
-        if (self.patience is not None or self.keeps_best) and row["validation_elbo"] > self.best_elbo:
+        if (self.patience is not None or self.keeps_best) and row.get("validation_elbo", -math.inf) > self.best_elbo:
             self.best_elbo, self.best_epoch = row["validation_elbo"], int(row["epoch"])
             if self.keeps_best:
                 self.best = {n: t.detach().clone() for n, t in named_tensors(self.fitted.pair, buffers=True).items()}

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 import pyrovae as pv
+from pyrovae.criticism.left_out import transforms_without_each
 from pyrovae.criticism.population import Kernels, adapted_kernels, population_monte_carlo
 from pyrovae.distributions import ObservedOnly
+from pyrovae.fitted.fitted import seeded
 
 NAN = math.nan
 ERRORS = 4.5  # standard errors: of 50 estimates one is farther off, by chance, once in 3,000 times
@@ -92,6 +94,29 @@ def test_columns_nearly_without_noise_have_the_densities_of_the_closed_form() ->
             scale = (covariance[d, d] - slope @ covariance[others, d]).sqrt()
             exact[n, d] = dist.Normal(row[others] @ slope, scale).log_prob(row[d])
     agree(pv.entry_densities(fit_of(Linear(noise, 2), x[:2]), x, num_samples=20, seed=0), exact)
+
+
+def test_transforms_are_those_of_the_closed_form() -> None:
+    """`P(X_d < x_d | x_-d)` of 10 entries by 400 weighted draws, of which at least 100 are in effect."""
+    noise = [0.002, 0.01, 1.0, 2.0]
+    w = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [1.0, -1.0]]).double()
+    covariance = w @ w.T + torch.diag(torch.tensor(noise).double().square())
+    torch.manual_seed(1)
+    x = dist.MultivariateNormal(torch.zeros(4).double(), covariance).sample((6,))
+    x[0, 0], x[1, 1], x[2, 3], x[3, 0] = x[0, 0] + 1.0, NAN, NAN, NAN
+    fitted = fit_of(Linear(noise, 2), x[4:])
+    (part,) = fitted.parts(x)
+    columns = torch.tensor([True, True, False, False])
+    with fitted.scope(), seeded(0):
+        how: dict[str, Any] = {"num_particles": 100, "draws": 400, "proposal": "refined"}
+        found = transforms_without_each(fitted, part, "x", columns, **how)
+    assert torch.equal(found.isnan(), x.isnan() | ~columns)
+    for n, d in (~found.isnan()).nonzero().tolist():
+        others = [e for e in range(4) if e != d and not bool(x[n, e].isnan())]
+        slope = torch.linalg.solve(covariance[others][:, others], covariance[others, d])
+        scale = (covariance[d, d] - slope @ covariance[others, d]).sqrt()
+        exact = dist.Normal(x[n, others] @ slope, scale).cdf(x[n, d])
+        assert abs(found[n, d] - exact) < ERRORS * (exact * (1 - exact) / 100).sqrt() + 0.005
 
 
 def test_both_modes_are_found_that_an_entry_decides_between() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import pyrovae as pv
 from pyrovae import families as fam
-from pyrovae.criticism.entries import _may_lack_entries
+from pyrovae.criticism.left_out import may_lack_entries
 from pyrovae.criticism.outliers import adjusted_p_values
 from pyrovae.errors import DataError, OptionError, PairError
 
@@ -228,7 +228,7 @@ def test_an_entry_is_left_out_only_where_that_says_nothing_else(name: str, may: 
     with fitted.scope():
         part = fitted.parts(data)[0]
         site = next(s.name for s in part.layout.sites if s.role == "observed" and s.argument == "x")
-        assert _may_lack_entries(fitted, part, site) == may
+        assert may_lack_entries(fitted, part, site) == may
 
 
 @pytest.mark.filterwarnings("ignore:The posterior draws")

@@ -212,6 +212,49 @@ def test_a_fit_that_keeps_its_best_epoch_resumes_to_the_same_weights(tmp_path: P
     assert torch.equal(resumed.pair.m, whole.m)
 
 
+MANY: dict[str, Any] = {
+    **{"epochs": 207, "batch_size": 10, "keep_best": True, "validation": torch.full((20,), 1.0), "engine": "eager"},
+    **{"learning_rate": 1e-3, "seed": 0, "progress": False},
+}
+
+
+def measured(fit: pv.Fit) -> list[int]:
+    return [int(row["epoch"]) for row in fit.history if "validation_elbo" in row]
+
+
+def test_many_short_epochs_are_measured_every_ten_steps() -> None:
+    x, every = torch.full((20,), 5.0), list(range(1, 208))
+    fitted = pv.fit(Mean(), x, **MANY)
+    assert measured(fitted) == [*range(5, 206, 5), 207]  # two steps an epoch, and the last
+    assert [row["epoch"] for row in fitted.history] == every and all("elbo" in row for row in fitted.history)
+    assert fitted.settings["best_epoch"] in measured(fitted)
+    assert measured(pv.fit(Mean(), x, **MANY, callbacks=[lambda fit: None])) == every
+    assert measured(pv.fit(Mean(), x, **MANY, patience=49)) == every
+    assert measured(pv.fit(Mean(), x, **{**MANY, "epochs": 200})) == every[:200]
+    assert measured(pv.fit(Mean(), x, **MANY, patience=50)) == measured(fitted)
+    assert measured(pv.fit(Mean(), x.repeat(10), **{**MANY, "batch_size": 20})) == every  # ten steps
+
+
+def test_a_fit_of_many_short_epochs_resumes_to_the_same_history(tmp_path: Path) -> None:
+    x = torch.linspace(0, 5, 20)
+    whole = pv.fit(Mean(), x, **MANY)
+
+    def press(step: Step) -> dict[str, float]:
+        if step.number == 251 and not (tmp_path / "pressed").exists():  # in the middle of an epoch
+            (tmp_path / "pressed").touch()
+            os.kill(os.getpid(), signal.SIGINT)
+        return {"lr": 1e-3}
+
+    how = {**MANY, "checkpoint": tmp_path / "run", "schedule": press}
+    with pytest.raises(KeyboardInterrupt, match="can be resumed"):
+        pv.fit(Mean(), x, **how)
+    resumed = pv.fit(Mean(), x, **how, resume=True)
+    assert measured(resumed) == measured(whole)
+    assert [row["elbo"] for row in resumed.history] == [row["elbo"] for row in whole.history]
+    assert resumed.settings["best_epoch"] == whole.settings["best_epoch"]
+    assert torch.equal(resumed.pair.m, whole.pair.m)
+
+
 def test_a_validation_fraction_is_held_out_and_recorded() -> None:
     x = torch.arange(40.0)
     seen: list[float] = []

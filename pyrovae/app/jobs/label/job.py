@@ -20,6 +20,7 @@ from torch import Tensor
 from pyrovae._files import beside, swap, write_beside
 from pyrovae.app.catalogue import LIKELIHOODS, choose
 from pyrovae.app.decide import binarisation, check_sizes, choose_likelihood
+from pyrovae.app.jobs.label.neighbors import pooled, spread
 from pyrovae.app.jobs.label.reading import Job
 from pyrovae.app.jobs.label.report import (
     committee,
@@ -49,7 +50,7 @@ STEPS = (300, 2000)  # the fewest and the most steps by default
 SHAPE = ("likelihood", "total_count", "net", "latent", "hidden", "dropout")  # options that decide the weights' shapes
 FEW = 50  # held-out rows; with fewer, all labelled rows are predicted by cross-validation instead
 FOLDS, FOLD_STEPS = 3, 1 / 3  # its fits, and their steps as a share of those of the fit itself
-AFTER = ("passes", "holdout")  # options without influence on the weights
+AFTER = ("passes", "holdout", "neighbors")  # options without influence on the weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,9 +143,11 @@ def label_rows(
     else:
         fitted = _train(job, rows, options, folder if goes_on else None, device, engine, threads, progress)
     passes = committee(fitted, rows.train, options.passes, seed=options.seed)
+    passes = pooled(passes, spread(job, rows.codes["train"], options.neighbors))
     judged = None
     if not len(held) and options.holdout > 0:
-        judged = _judged_before(recorded) if same else None
+        alike = same and before is not None and before.options.neighbors == options.neighbors
+        judged = _judged_before(recorded) if alike else None
         judged = judged or _cross_validate(job, options, goes_on, device, engine, threads, progress, say)
     report, temperature = _report(job, passes, held, judged, options)
     table = tabulate(job, passes, temperature)
@@ -291,8 +294,11 @@ def _cross_validate(
     for fold in folds:
         rows = labelling_rows(job, options, fold)
         fitted = _train(job, rows, replace(options, steps=steps), None, device, engine, threads, progress)
-        probabilities = committee(fitted, rows.test, options.passes, seed=options.seed).mean(0)
-        found.append((fold, probabilities, logistic_regression(features(job), job.labels.y.clone(), fold)))
+        field = spread(job, rows.codes["train"], options.neighbors)
+        passes = pooled(
+            committee(fitted, rows.test, options.passes, seed=options.seed), None if field is None else field[fold]
+        )
+        found.append((fold, passes.mean(0), logistic_regression(features(job), job.labels.y.clone(), fold)))
     return Judged(*(torch.cat(column) for column in zip(*found)))
 
 
