@@ -68,7 +68,7 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
     if levels is None and "levels" in model.takes:
         levels = (int(options.latent or 0), max(1, int(options.latent or 0) // 2))
     latent = levels[0] if levels else options.latent
-    check_sizes(latent, levels, options.hidden or ())
+    check_sizes(options.latent, options.levels, options.hidden or ())
     if options.model == "ladder" and not options.hidden:
         raise OptionError("--model ladder needs --hidden of at least one width: what goes up the levels.")
     if options.patience is not None and not options.validation_fraction:
@@ -184,9 +184,12 @@ def binarisation(options: Options, dataset: Dataset) -> transforms.Binarize | No
 
 
 def check_sizes(latent: int | None, levels: Widths | None, hidden: Widths) -> None:
-    sizes = (*(levels or ()), *hidden, *(() if latent is None else (latent,)))
-    if levels == () or any(size < 1 for size in sizes):
-        raise OptionError(f"--latent, --levels and --hidden must be positive, got {latent}, {levels} and {hidden}.")
+    """OptionError for sizes of layers that are not positive."""
+    given = {"--latent": () if latent is None else (latent,), "--levels": levels, "--hidden": hidden}
+    for flag, sizes in given.items():
+        if sizes is not None and (any(size < 1 for size in sizes) or (flag == "--levels" and not sizes)):
+            got = ",".join(map(str, sizes)) or "none"
+            raise OptionError(f"{flag} must be positive, got {got}.")
 
 
 def _check_model(model: Model, options: Options, dataset: Dataset) -> None:

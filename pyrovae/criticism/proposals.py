@@ -32,8 +32,9 @@ from pyrovae.pair.layout import Layout
 from pyrovae.pair.parameters import fork_rng
 from pyrovae.pair.program import Pair, PairLike
 
-STEPS, DRAWS = 200, 3  # gradient steps, and draws of each
-RATE = 0.15  # of Adam, in units of the guide's standard deviations; it falls to a twentieth
+STEPS, DRAWS = 100, 3  # gradient steps, and draws of each
+RATE = 0.3  # of Adam, in units of the guide's standard deviations; it falls to a twentieth
+SHAPE_RATE = 0.1  # that of the scale matrix, whose many entries learn from noisy gradients
 WIDE = 20  # dimensions, beyond which Laplace's approximation is the start
 UNHURRIED = 10  # dimensions, beyond which correlations are learned more slowly
 BOUND_DRAWS = 8  # that say whether a row's proposal has gone astray,
@@ -179,10 +180,10 @@ def refine_rows(fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced: 
             return [-g.nan_to_num(0.0, 0.0, 0.0) for g in torch.autograd.grad(bound.sum(), [a, b])]
 
     step = _traced(fitted, gradients, rows, traced)
-    optimizer = torch.optim.Adam([shift, shape], lr=RATE, betas=(0.9, 0.99))
+    optimizer = torch.optim.Adam([{"params": [shift]}, {"params": [shape]}], lr=RATE, betas=(0.9, 0.99))
     for rate in _falling(STEPS):
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        for group, share in zip(optimizer.param_groups, (1.0, SHAPE_RATE / RATE)):
+            group["lr"] = share * rate
         with same_for_rows(0, len(mean)):
             noise = torch.randn(len(mean), DRAWS, mean.shape[-1], dtype=mean.dtype, device=mean.device)
         inputs = {" mean": mean, " shift": shift, " shape": shape, " noise": noise}

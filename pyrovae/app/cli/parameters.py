@@ -64,6 +64,16 @@ def takes_options(command: str) -> Callable[[Callable[..., None]], Callable[...,
     return decorate
 
 
+def checked(name: str) -> Callable[[Any], Any]:
+    """A check of a parameter by the declaration of an option, before any work."""
+
+    def check(value: Any) -> Any:
+        OPTIONS[name].refuse(value)
+        return value
+
+    return check
+
+
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
 RunFolders = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.", show_default=False)]
 Source = Annotated[str, typer.Argument(help="Data, as for `fit`.", show_default=False)]
@@ -100,10 +110,15 @@ Engine = Annotated[str, typer.Option(help="How a step is run: auto, eager, trace
 Threads = Annotated[
     int | None, typer.Option(help="CPU threads to compute with; by default as many as the size of the work keeps busy.")
 ]
-Samples = Annotated[int, typer.Option(help=OPTIONS["num_samples"].help)]
-Proposal = Annotated[str, typer.Option(help=OPTIONS["proposal"].help)]
+Samples = Annotated[int, typer.Option(help=OPTIONS["num_samples"].help, callback=checked("num_samples"))]
+Proposal = Annotated[str, typer.Option(help=OPTIONS["proposal"].help, callback=checked("proposal"))]
 ProposalOfRun = Annotated[
-    str | None, typer.Option("--proposal", help="As for `fit`; by default that with which the run was fitted.")
+    str | None,
+    typer.Option(
+        "--proposal",
+        help="As for `fit`; by default that with which the run was fitted.",
+        callback=checked("proposal"),
+    ),
 ]
 NumRows = Annotated[
     int | None,

@@ -268,6 +268,9 @@ def print_report(report: Mapping[str, Any]) -> None:
     table.add_column("quantity")
     table.add_column("value", justify="right")
     table.add_row("accuracy", _share(report["accuracy"], report["held_out"]))
+    if "accuracy_of_neighbors" in report:
+        for name, what in (("classifier", "the model's classifier"), ("neighbors", "nearest neighbours")):
+            table.add_row(f"accuracy of {what} alone", _share(report[f"accuracy_of_{name}"], report["held_out"]))
     if "logistic_regression" in report:
         table.add_row(
             "accuracy of a logistic regression on the same labels",
@@ -276,12 +279,17 @@ def print_report(report: Mapping[str, Any]) -> None:
     table.add_row("calibration error", f"{report['calibration_error']:.3f}")
     table.add_row("calibration error expected by chance", f"{report['calibration_error_of_chance']:.3f}")
     table.add_row("log score, nats per row", f"{report['log_score']:.3f}")
-    fitted = report["temperature"]
-    table.add_row("temperature", "not fitted" if fitted is None else f"{fitted:.2f}")
+    fitted = report["weights"]
+    both = "accuracy_of_neighbors" in report
+    counted = [] if fitted is None else [fitted["classifier"], *([fitted["neighbors"]] if both else [])]
+    table.add_row(
+        f"weight{'s' if both else ''} of classifier{' and neighbours' if both else ''}",
+        " and ".join(f"{weight:.2f}" for weight in counted) or "not fitted",
+    )
     out.print(table)
     if fitted is None:
         answer(
-            "The probabilities are not calibrated, and may be too sure: a temperature needs "
+            "The probabilities are not calibrated, and may be too sure: calibration needs "
             f"{labelling.ENOUGH} such rows, {labelling.MISTAKES} of them predicted wrongly."
         )
     answer("Shares are with their 95% intervals.")

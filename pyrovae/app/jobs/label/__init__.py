@@ -1,8 +1,9 @@
 """Labelling: from a few labels to the most probable label of every row, how sure it is, and which row to label next."""
 
-from pyrovae.app.jobs.label.job import Answer, decide_labelling, label_rows, labelling_rows
+from pyrovae.app.jobs.label.job import Answer, label_rows
 from pyrovae.app.jobs.label.reading import Job, read_job
 from pyrovae.app.jobs.label.report import ENOUGH, MISTAKES, committee, held_out_report, tabulate
+from pyrovae.app.jobs.label.training import decide_labelling, labelling_rows
 
 __all__ = [
     "ENOUGH",

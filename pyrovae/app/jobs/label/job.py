@@ -18,38 +18,20 @@ import torch
 from torch import Tensor
 
 from pyrovae._files import beside, swap, write_beside
-from pyrovae.app.catalogue import LIKELIHOODS, choose
-from pyrovae.app.decide import binarisation, check_sizes, choose_likelihood
-from pyrovae.app.jobs.label.neighbors import pooled, spread
+from pyrovae.app.jobs.label.judging import cross_validate, judge, judged_before
+from pyrovae.app.jobs.label.neighbors import spread
 from pyrovae.app.jobs.label.reading import Job
-from pyrovae.app.jobs.label.report import (
-    committee,
-    draw_report,
-    features,
-    held_out_report,
-    logistic_regression,
-    tabulate,
-)
-from pyrovae.app.models import build_labeller
+from pyrovae.app.jobs.label.report import committee, draw_report, tabulate
+from pyrovae.app.jobs.label.training import decide_labelling, labelling_rows, train
 from pyrovae.app.options import OPTIONS, Options
-from pyrovae.app.rows import Rows, divisor_of, model_rows
 from pyrovae.app.run import Run, reading
-from pyrovae.criticism.calibration import share_interval
-from pyrovae.data.labels import Labels, about_lone_labels, hold_out, split_labels
+from pyrovae.data.labels import Labels, about_lone_labels, hold_out
 from pyrovae.errors import CheckpointError, OptionError
 from pyrovae.fitted.files import claim_folder, is_mark, read_run
-from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.folder import load, write_fit
-from pyrovae.tables.schema import Schema
-from pyrovae.training import schedules
-from pyrovae.training.fit import fit
 
-CONV_FROM = 16  # pixels a side from which convolutions are better than a perceptron
-WORK = 5e12  # floating-point operations of a fit by default: a minute or two on two cores
-STEPS = (300, 2000)  # the fewest and the most steps by default
 SHAPE = ("likelihood", "total_count", "net", "latent", "hidden", "dropout")  # options that decide the weights' shapes
 FEW = 50  # held-out rows; with fewer, all labelled rows are predicted by cross-validation instead
-FOLDS, FOLD_STEPS = 3, 1 / 3  # its fits, and their steps as a share of those of the fit itself
 AFTER = ("passes", "holdout", "neighbors")  # options without influence on the weights
 
 
@@ -141,16 +123,16 @@ def label_rows(
         say(f"The labels are those of the run in {folder}: its weights are asked again.")
         fitted = load(folder, device=device)
     else:
-        fitted = _train(job, rows, options, folder if goes_on else None, device, engine, threads, progress)
+        fitted = train(job, rows, options, folder if goes_on else None, device, engine, threads, progress)
     passes = committee(fitted, rows.train, options.passes, seed=options.seed)
-    passes = pooled(passes, spread(job, rows.codes["train"], options.neighbors))
+    field = spread(job, rows.codes["train"], options.neighbors)
     judged = None
     if not len(held) and options.holdout > 0:
         alike = same and before is not None and before.options.neighbors == options.neighbors
-        judged = _judged_before(recorded) if alike else None
-        judged = judged or _cross_validate(job, options, goes_on, device, engine, threads, progress, say)
-    report, temperature = _report(job, passes, held, judged, options)
-    table = tabulate(job, passes, temperature)
+        judged = judged_before(recorded) if alike else None
+        judged = judged or cross_validate(job, options, goes_on, device, engine, threads, progress, say)
+    report, weights = judge(job, passes.mean(0), field, held, judged, options)
+    table = tabulate(job, weights.pooled(passes.mean(0), field), passes)
     content = table.to_csv(index=False, float_format="%.6g").encode()
     fitted.info = {
         "job": "label",
@@ -170,191 +152,6 @@ def label_rows(
     swap(to)
     pictures = draw_report(job, report, table, folder)
     return Answer(Run(options, job.dataset, rows, fitted, folder), table, report, pictures)
-
-
-def decide_labelling(options: Options, job: Job) -> Options:
-    """The options of `pyrovae label` for such rows, with everything decided that was left open.
-
-    - The likelihood is that of the kind of the data, as for `fit`.
-    - Images of 16 x 16 pixels or more get convolutions and 50 latent dimensions, other rows neither and 10.
-    - alpha, the weight of the classifier's own loss, is 0.6 D for rows of D numbers, and at least 50: the more numbers a row
-      has, the further apart are log p(x | y) of two classes, and the labels must count against that.
-    - As many steps as make 5e12 floating-point operations, from 300 to 2,000.
-
-    Raises:
-        OptionError: a value is impossible.
-    """
-    if options.likelihood is not None:
-        choose("likelihood", options.likelihood, LIKELIHOODS)
-    options.check("label")
-    check_sizes(options.latent, None, options.hidden or ())
-    if len(options.hidden or ()) != 1:
-        raise OptionError(f"--hidden is one width here, such as 200, got {options.hidden}.")
-    likelihood, total_count = choose_likelihood(options, job.dataset, tables=False)
-    shape = job.dataset.image_shape
-    net = options.net or ("conv" if shape is not None and min(shape[-2:]) >= CONV_FROM else "mlp")
-    choose("net", net, ("mlp", "conv"))
-    if net == "conv" and shape is None:
-        raise OptionError("--net conv needs images, and these rows have no image shape; use --net mlp.")
-    options = replace(
-        options,
-        likelihood=likelihood,
-        total_count=total_count,
-        net=net,
-        latent=(50 if net == "conv" else 10) if options.latent is None else options.latent,
-        alpha=max(50.0, 0.6 * job.x.shape[1]) if options.alpha is None else options.alpha,
-    )
-    return replace(options, steps=options.steps or min(STEPS[1], max(STEPS[0], round(WORK / _work(options, job)))))
-
-
-def _schema(job: Job) -> Schema | None:
-    """What the columns are, of rows that a schema has encoded."""
-    return job.dataset.schema if job.dataset.kind == "table" else None
-
-
-def _work(options: Options, job: Job) -> float:
-    """Floating-point operations of a step, about: three times those of a forward pass, which takes two for each weight."""
-    shape, classes, (hidden,) = job.dataset.image_shape, len(job.labels.classes), options.hidden or (1,)
-    dense = hidden * job.x.shape[1]
-    encoder = dense
-    if options.net == "conv" and shape is not None:
-        pixels, channels = shape[-1] * shape[-2], 1 if len(shape) == 2 else shape[0]
-        encoder = 9 * 32 * channels * pixels // 4 + 9 * 32 * 64 * pixels // 16 + 64 * pixels // 16 * hidden
-    unlabelled, labelled = int(options.batch_size or 1), options.labelled_batch_size
-    return 6.0 * ((unlabelled + labelled) * 2 * encoder + (unlabelled * classes + labelled) * dense)
-
-
-def labelling_rows(job: Job, options: Options, held: Tensor) -> Rows:
-    """All rows as training rows; those held out, whose labels the model may not see, are the test rows, too."""
-    (x,), scaler = model_rows(job.dataset, options, [job.x])
-    known = job.labels.y.clone()
-    known[held] = -1
-    return Rows(
-        train=x,
-        validation=None,
-        test=x[held],
-        argument="y",
-        codes={"train": known, "validation": None, "test": job.labels.y[held]},
-        classes=job.labels.classes,
-        labels=None,
-        scaler=scaler,
-        image_shape=job.dataset.image_shape,
-        columns=job.dataset.columns,
-        test_index=held,
-        divisor=divisor_of(job.dataset, options),
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class Judged:
-    """What cross-validation found: `rows`, positions `(n,)`, each predicted by a fit that had not seen its label.
-
-    Args:
-        probabilities: of the classes, `(n, C)`.
-        yardstick: the class by a logistic regression on the same labels as the fit, `(n,)`.
-    """
-
-    rows: Tensor
-    probabilities: Tensor
-    yardstick: Tensor
-
-    def to_json(self) -> dict[str, Any]:
-        return {name: getattr(self, name).tolist() for name in ("rows", "probabilities", "yardstick")}
-
-
-def _judged_before(recorded: Mapping[str, Any] | None) -> Judged | None:
-    """The cross-validation that a run with these labels has recorded, if it has."""
-    found = (recorded or {}).get("cross_validation")
-    if not found:
-        return None
-    return Judged(
-        torch.tensor(found["rows"], dtype=torch.int64),
-        torch.tensor(found["probabilities"], dtype=torch.float64),
-        torch.tensor(found["yardstick"], dtype=torch.int64),
-    )
-
-
-def _cross_validate(
-    job: Job,
-    options: Options,
-    goes_on: bool,
-    device: str,
-    engine: str,
-    threads: int | None,
-    progress: bool | None,
-    say: Callable[[str], None],
-) -> Judged | None:
-    """Predict each labelled row by a shorter fit that has not seen its label; None where no class has two labels."""
-    folds = [fold for fold in split_labels(job.labels, FOLDS, options.seed) if len(fold)]
-    if not folds:
-        return None
-    steps = math.ceil(int(options.steps or 1) * FOLD_STEPS / (2 if goes_on else 1))
-    say(f"Cross-validation: {len(folds)} fits of {steps} steps, each of which sees about two thirds of the labels.")
-    found = []
-    for fold in folds:
-        rows = labelling_rows(job, options, fold)
-        fitted = _train(job, rows, replace(options, steps=steps), None, device, engine, threads, progress)
-        field = spread(job, rows.codes["train"], options.neighbors)
-        passes = pooled(
-            committee(fitted, rows.test, options.passes, seed=options.seed), None if field is None else field[fold]
-        )
-        found.append((fold, passes.mean(0), logistic_regression(features(job), job.labels.y.clone(), fold)))
-    return Judged(*(torch.cat(column) for column in zip(*found)))
-
-
-def _report(
-    job: Job, passes: Tensor, held: Tensor, judged: Judged | None, options: Options
-) -> tuple[dict[str, Any], float]:
-    """The report of the held-out rows or of those that cross-validation predicted, and the temperature."""
-    yardstick = None
-    if judged is not None:
-        passes, held, yardstick = passes.clone(), judged.rows, judged.yardstick
-        passes[:, held] = judged.probabilities
-    elif len(held):
-        yardstick = logistic_regression(features(job), job.labels.y.clone(), held)
-    report, temperature = held_out_report(passes, job.labels, held, seed=options.seed)
-    if yardstick is not None:
-        right = (yardstick == job.labels.y[held]).double().mean().item()
-        low, high = share_interval(right, len(held))
-        report |= {"logistic_regression": right, "logistic_regression_low": low, "logistic_regression_high": high}
-    return report | {"folds": FOLDS if judged is not None else 0}, temperature
-
-
-def _train(
-    job: Job,
-    rows: Rows,
-    options: Options,
-    earlier: Path | None,
-    device: str,
-    engine: str,
-    threads: int | None,
-    progress: bool | None,
-) -> Fit:
-    """Fit the model to the rows, from the weights of the run in the folder `earlier`, if given."""
-    torch.manual_seed(options.seed)
-    batch, steps, rate = rows.batch("train"), int(options.steps or 1), float(options.learning_rate or 0)
-    if earlier is None:
-        pair: Any = build_labeller(options, rows.train, rows.num_classes, _schema(job), rows.gaps)
-    else:
-        pair, steps, rate = load(earlier).pair, math.ceil(steps / 2), rate / 3
-    known, num = int((batch["y"] >= 0).sum()), len(batch["y"])
-    batch_size = int(options.batch_size or 1)
-    sizes = {"y": min(known, options.labelled_batch_size), "": min(num - known, batch_size)}
-    largest, size = max((known, sizes["y"]), (num - known, sizes[""]))  # an epoch is a pass over the largest group
-    return fit(
-        pair,
-        batch,
-        epochs=math.ceil(steps * size / largest),
-        batch_size=min(num, batch_size),
-        group_size=sizes,
-        schedule=schedules.one_cycle(rate),
-        transform=binarisation(options, job.dataset),
-        seed=options.seed,
-        device=device,
-        engine=engine,
-        threads=threads,
-        progress=progress,
-    )
 
 
 # --- going on with an earlier run

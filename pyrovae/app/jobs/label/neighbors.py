@@ -1,13 +1,79 @@
-"""What the nearest neighbours of a row say of its label, beside the classifier of the model."""
+"""What the nearest neighbours of a row say of its label, and how much that counts beside the classifier of the model."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from pyrovae._lazily import Lazily
 from pyrovae.app.jobs.label.reading import Job
-from pyrovae.app.jobs.label.report import features
 from pyrovae.criticism.fields import LabelField
+from pyrovae.families import Features, Normal
+
+optimize = Lazily("scipy.optimize")
+
+TINY = torch.finfo(torch.float32).tiny  # in the place of a probability of 0
+HELD_BACK = 4.0  # the pull of weights towards those by default, in nats for a distance of 1
+MOST = 3.0  # a weight
+
+
+@dataclass(frozen=True)
+class Weights:
+    """`p(y | x)` in proportion to `q(y | x)^classifier f(y | x)^neighbors`, of a classifier q and a field f over neighbours.
+
+    Both 1/2 make a geometric mean. A smaller sum makes the probabilities more even, as a temperature does.
+    """
+
+    classifier: float
+    neighbors: float
+
+    @classmethod
+    def default(cls, field: Tensor | None) -> Weights:
+        """Those of a geometric mean, or of the classifier alone where there is no field."""
+        return cls(1.0, 0.0) if field is None else cls(0.5, 0.5)
+
+    def pooled(self, q: Tensor, field: Tensor | None) -> Tensor:
+        """The probabilities, `(N, C)`, from those of the classifier and the field."""
+        logits = self.classifier * q.clamp_min(TINY).log()
+        if field is not None:
+            logits = logits + self.neighbors * field.clamp_min(TINY).log()
+        return logits.softmax(-1)
+
+
+def fitted_weights(q: Tensor, field: Tensor | None, y: Tensor) -> Weights:
+    """The weights with the best log score of labels y, `(n,)`, that neither has seen, and not far from those by default.
+
+    The log score is concave in both. It is lowered by 4 nats times the squared distance from the default, so that it takes
+    several rows to move the weights.
+    """
+    usual = Weights.default(field)
+    start = np.array([usual.classifier] if field is None else [usual.classifier, usual.neighbors])
+    logs = torch.stack([p.double().clamp_min(TINY).log() for p in ((q,) if field is None else (q, field))])
+    wanted = logs[:, torch.arange(len(y)), y]  # (2, n)
+
+    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        w = torch.from_numpy(weights)
+        logits = (w[:, None, None] * logs).sum(0)
+        gradient = (logits.softmax(-1) * logs).sum((1, 2)) - wanted.sum(1)
+        value = logits.logsumexp(-1).sum() - w @ wanted.sum(1)
+        apart = weights - start
+        return float(value) + HELD_BACK * float(apart @ apart), gradient.numpy() + 2 * HELD_BACK * apart
+
+    # not both 0, at which classes no longer differ
+    found = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0.0, MOST)] * len(start)).x
+    return Weights(float(found[0]), 0.0 if field is None else float(found[1]))
+
+
+def features(job: Job) -> Tensor:
+    """The rows as numbers without gaps, `(N, F)`: of a table with categories or gaps what an encoder sees of them."""
+    schema, gaps = job.dataset.schema, bool(job.x.isnan().any())
+    if job.dataset.kind == "table" and schema is not None:
+        return Features(schema.family(job.x), mask=gaps)(job.x)
+    return Features(Normal(job.x.shape[1]), mask=True)(job.x) if gaps else job.x
 
 
 def spread(job: Job, y: Tensor | None, num: int) -> Tensor | None:
@@ -30,11 +96,3 @@ def spread(job: Job, y: Tensor | None, num: int) -> Tensor | None:
     fields = [LabelField(x, y, len(job.labels.classes), num) for x in units]
     best = fields[-1] if len(fields) > 1 and not fields[0].score > fields[1].score else fields[0]
     return best.probabilities
-
-
-def pooled(passes: Tensor, field: Tensor | None) -> Tensor:
-    """The geometric mean of each pass's probabilities, `(S, N, C)`, and of those of a field, `(N, C)`, normalised."""
-    if field is None:
-        return passes
-    tiny = torch.finfo(torch.float32).tiny
-    return ((passes.clamp_min(tiny).log() + field.clamp_min(tiny).log()) / 2).softmax(-1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -14,18 +15,18 @@ from torch import Tensor
 
 from pyrovae import plots
 from pyrovae._lazily import Lazily
+from pyrovae.app.jobs.label.neighbors import Weights, fitted_weights
 from pyrovae.app.jobs.label.reading import Job
 from pyrovae.criticism.acquisition import entropy, information_gain
-from pyrovae.criticism.calibration import fit_temperature, log_score, reliability, share_interval, with_temperature
-from pyrovae.data.labels import LABEL, Labels
+from pyrovae.criticism.calibration import log_score, reliability, share_interval
+from pyrovae.data.labels import LABEL
 from pyrovae.errors import OptionError
-from pyrovae.families import Features, Normal
 from pyrovae.fitted.fitted import Fit, seeded
 from pyrovae.nets.dropout import dropping
 
 linear_model = Lazily("sklearn.linear_model")
 
-# a temperature is fitted from so many held-out rows on, if so many of them are predicted wrongly
+# weights are fitted from so many held-out rows on, if so many of them are predicted wrongly
 ENOUGH, MISTAKES = 20, 5
 PARTS = 20  # into which the held-out rows are divided for cross-validation
 PICTURES = ("reliability.png", "doubtful.png")
@@ -63,69 +64,69 @@ def committee(fitted: Fit, x: Tensor, num: int, seed: int | None = 0) -> Tensor:
     return torch.cat(parts, 1)
 
 
-def held_out_report(passes: Tensor, labels: Labels, held: Tensor, seed: int = 0) -> tuple[dict[str, Any], float]:
-    """How good the mean of the passes is on held-out rows, and the temperature that makes it best calibrated.
+def held_out_report(q: Tensor, field: Tensor | None, y: Tensor, seed: int = 0) -> tuple[dict[str, Any], Weights]:
+    """How good class probabilities of held-out rows are, and the weights of classifier and neighbours that are best calibrated.
 
-    The temperature with the best log score is fitted from 20 held-out rows on, of which at least 5 are predicted wrongly;
-    where nearly all predictions are right, so few rows give far too low a temperature, and it stays 1. The report is
-    cross-validated: each of 20 parts of the held-out rows is tempered by the temperature of the others.
+    The weights with the best log score are fitted from 20 held-out rows on, of which at least 5 are predicted wrongly; where
+    nearly all predictions are right, so few rows make them far too large, and they stay what they are by default. The report is
+    cross-validated: each of 20 parts of the held-out rows gets the weights of the others.
 
     Args:
-        passes: class probabilities by each pass, `(S, N, C)`, see `committee`.
-        labels: the labels of the N rows.
-        held: the positions of the held-out rows, `(n,)`.
+        q: class probabilities of the held-out rows by the classifier, `(n, C)`.
+        field: and by neighbours, `(n, C)`; None without these.
+        y: the labels of the held-out rows, `(n,)`.
         seed: of the division into parts and of the draws behind `calibration_error_of_chance`.
 
     Returns:
-        The report and the temperature. The report is a dict: `held_out`, the number of rows, and unless it is 0:
+        The report and the weights. The report is a dict: `held_out`, the number of rows, and unless it is 0:
 
         - `accuracy`, and the ends of its 95 % interval, `accuracy_low` and `accuracy_high`,
+        - `accuracy_of_classifier`, and with a field `accuracy_of_neighbors`, of each alone,
         - `calibration_error`, the expected calibration error over at most 10 bins of equal mass and at least 5 rows,
         - `calibration_error_of_chance`, the mean of that error if labels were drawn from the predicted probabilities,
         - `log_score` in nats per row,
-        - `temperature`, None where it was not fitted,
+        - `weights`, those of the classifier and the neighbours, None where they were not fitted,
         - `curve`, the values of a `Reliability`.
 
     References:
         Broecker & Smith 2007, doi:10.1175/WAF993.1.
     """
-    mean, y = passes.mean(0)[held], labels.y[held]
-    report: dict[str, Any] = {"held_out": len(held)}
-    if not len(held):
-        return report, 1.0
-    temperature, tempered = 1.0, mean
+    report: dict[str, Any] = {"held_out": len(y)}
+    weights = Weights.default(field)
+    if not len(y):
+        return report, weights
+    p = weights.pooled(q, field)
     generator = torch.Generator().manual_seed(seed)
-    enough = len(held) >= ENOUGH and int((mean.argmax(-1) != y).sum()) >= MISTAKES
+    enough = len(y) >= ENOUGH and int((p.argmax(-1) != y).sum()) >= MISTAKES
     if enough:
-        temperature, tempered = fit_temperature(mean, y), mean.clone()
-        for rows in torch.randperm(len(held), generator=generator).tensor_split(min(PARTS, len(held))):
-            others = torch.ones(len(held), dtype=torch.bool)
+        weights = fitted_weights(q, field, y)
+        for rows in torch.randperm(len(y), generator=generator).tensor_split(min(PARTS, len(y))):
+            others = torch.ones(len(y), dtype=torch.bool)
             others[rows] = False
-            tempered[rows] = with_temperature(mean[rows], fit_temperature(mean[others], y[others]))
-    right = (tempered.argmax(-1) == y).double()
-    draws = torch.multinomial(tempered, 200, replacement=True, generator=generator).T
-    binned = partial(reliability, tempered, num_bins=max(1, min(10, len(held) // 5)), bins="mass")
+            some = [None if field is None else field[part] for part in (others, rows)]
+            p[rows] = fitted_weights(q[others], some[0], y[others]).pooled(q[rows], some[1])
+    right = (p.argmax(-1) == y).double()
+    draws = torch.multinomial(p, 200, replacement=True, generator=generator).T
+    binned = partial(reliability, p, num_bins=max(1, min(10, len(y) // 5)), bins="mass")
     curve = binned(y)
-    low, high = share_interval(right.mean().item(), len(held))
+    low, high = share_interval(right.mean().item(), len(y))
+    alone = {"classifier": q, "neighbors": field}
     report |= {
         "accuracy": right.mean().item(),
         "accuracy_low": low,
         "accuracy_high": high,
+        **{
+            f"accuracy_of_{name}": (one.argmax(-1) == y).double().mean().item()
+            for name, one in alone.items()
+            if one is not None
+        },
         "calibration_error": curve.error,
         "calibration_error_of_chance": torch.tensor([binned(drawn).error for drawn in draws]).mean().item(),
-        "log_score": log_score(tempered, y),
-        "temperature": temperature if enough else None,
+        "log_score": log_score(p, y),
+        "weights": asdict(weights) if enough else None,
         "curve": {name: getattr(curve, name).tolist() for name in ("confidence", "accuracy", "counts")},
     }
-    return report, temperature
-
-
-def features(job: Job) -> Tensor:
-    """The rows as numbers without gaps, `(N, F)`: of a table with categories or gaps what an encoder sees of them."""
-    schema, gaps = job.dataset.schema, bool(job.x.isnan().any())
-    if job.dataset.kind == "table" and schema is not None:
-        return Features(schema.family(job.x), mask=gaps)(job.x)
-    return Features(Normal(job.x.shape[1]), mask=True)(job.x) if gaps else job.x
+    return report, weights
 
 
 def logistic_regression(x: Tensor, y: Tensor, held: Tensor) -> Tensor:
@@ -150,13 +151,13 @@ def logistic_regression(x: Tensor, y: Tensor, held: Tensor) -> Tensor:
     return torch.from_numpy(model.predict(scaled[held].numpy()))
 
 
-def tabulate(job: Job, passes: Tensor, temperature: float = 1.0) -> pd.DataFrame:
+def tabulate(job: Job, p: Tensor, passes: Tensor) -> pd.DataFrame:
     """The table of all rows: one line for each.
 
     Args:
-        passes: class probabilities by each pass, `(S, N, C)`, see `committee`.
-        temperature: of the probabilities and their entropy, which are of the mean of the passes. The information gain is
-            that of the passes as they are.
+        job: the rows.
+        p: their class probabilities, `(N, C)`.
+        passes: those by each pass of the classifier, `(S, N, C)`, see `committee`, for the information gain.
 
     Returns:
         The columns are the row's id; `label` as given, "" where unknown; `predicted`, the most probable label; its
@@ -166,7 +167,6 @@ def tabulate(job: Job, passes: Tensor, temperature: float = 1.0) -> pd.DataFrame
     References:
         Houlsby et al. 2011, arXiv:1112.5745.
     """
-    p = with_temperature(passes.mean(0), temperature)
     probability, predicted = p.max(-1)
     gain = information_gain(passes) + 0.0  # no -0.0
     unknown = (job.labels.y < 0).nonzero().squeeze(1)
