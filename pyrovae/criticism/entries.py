@@ -99,7 +99,7 @@ def entry_densities(
         data: The rows, as for `pv.fit`. The transform of the fit is applied once, with a fixed seed.
         site: The observed site, of a pair that has several.
         num_samples: The number S of posterior draws for each row.
-        num_particles: The number of draws to choose them from, as for `pv.posterior`, and for log p(x).
+        num_particles: The number of draws to choose them from, as for `pv.posterior`.
         proposal: "refined", "laplace" or "guide", as for `pv.importance`, of the posterior draws.
         seed: The seed of the draws; None continues torch's random state.
 
@@ -172,7 +172,7 @@ def _given_the_others(fitted: Fit, part: FittedGroup, name: str, how: dict[str, 
     """`log p(x) - log p(x_-d)` of each entry of rows x, its error, and k-hat, `(n, D)`; NaN where it is missing."""
     draws = min(how["num_particles"], ROUND_DRAWS)
     try:
-        return without_each(fitted, part, name, draws=draws, **how)
+        return without_each(fitted, part, name, draws=draws, proposal=how["proposal"])
     except NotPossible:
         return _with_gaps(fitted, part, name, min(how["num_particles"], PARTICLES))
 

@@ -100,9 +100,8 @@ def _left_out(evidence: Evidence, name: str, columns: Tensor) -> Tensor | None:
             num = min(len(part.rows), max(1, round(share * len(part.rows))))
             some = torch.randperm(len(part.rows))[:num].sort().values.to(part.rows.device)
             few = part._replace(batch=take_rows(part.batch, some), rows=part.rows[some])
-            how: dict[str, Any] = {"num_particles": evidence.samples, "draws": ROUND_DRAWS, "proposal": proposal}
             try:
-                anew = transforms_without_each(fitted, few, name, columns, **how)
+                anew = transforms_without_each(fitted, few, name, columns, draws=ROUND_DRAWS, proposal=proposal)
             except NotPossible:
                 return None
             found.append(torch.full((len(part.rows), len(columns)), math.nan, dtype=torch.float64))

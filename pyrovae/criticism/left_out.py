@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyrovae.batching.chunks import chunks
 from pyrovae.criticism.coordinates import Coordinates
-from pyrovae.criticism.importance import TRACE_FROM, effective_sample_size, relative_error
+from pyrovae.criticism.importance import TRACE_FROM
 from pyrovae.criticism.population import Estimated, Kernels, population_monte_carlo
 from pyrovae.criticism.prior_monte_carlo import with_prior_as_guide
 from pyrovae.criticism.proposals import (
@@ -20,15 +20,11 @@ from pyrovae.criticism.proposals import (
     Refined,
     adapted,
     at,
-    guide_draws,
     log_joint,
-    mixed,
     pieces,
-    possible,
     usable,
     widening,
 )
-from pyrovae.criticism.psis import pareto_k
 from pyrovae.distributions.combine import ObservedOnly
 from pyrovae.engine.tracing import TracedFunction
 from pyrovae.fitted.fitted import Fit, FittedGroup
@@ -51,7 +47,7 @@ class NotPossible(Exception):
 
 
 def without_each(
-    fitted: Fit, part: FittedGroup, name: str, *, num_particles: int, draws: int, proposal: str
+    fitted: Fit, part: FittedGroup, name: str, *, draws: int, proposal: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`log p(x_d | x_-d) = log p(x) - log p(x_-d)` of each entry of rows x, its error, and k-hat: `(n, D)` each.
 
@@ -65,20 +61,19 @@ def without_each(
         fitted: The fitted pair, for rows to which a transform has been applied.
         part: The rows.
         name: The observed site, whose likelihood leaves out entries that are NaN.
-        num_particles: Draws for log p(x).
-        draws: Draws of a round for log p(x_-d).
+        draws: Draws of a round.
         proposal: Of the whole rows, "refined" or "laplace".
 
     Raises:
         NotPossible: The latent sites of a row are no vector of real numbers, or are drawn for each class.
     """
-    blocks = _blocks(fitted, part, name, num_particles, draws, proposal)
+    blocks = _blocks(fitted, part, name, draws, proposal)
     log_p, error, k_hat = (torch.cat(column) for column in zip(*(block.entries() for block in blocks)))
     return log_p, error, k_hat
 
 
 def transforms_without_each(
-    fitted: Fit, part: FittedGroup, name: str, columns: Tensor, *, num_particles: int, draws: int, proposal: str
+    fitted: Fit, part: FittedGroup, name: str, columns: Tensor, *, draws: int, proposal: str
 ) -> Tensor:
     """The probability integral transform of each entry x_d among draws of `p(x_d | x_-d)`, `(n, D)`.
 
@@ -88,7 +83,7 @@ def transforms_without_each(
     Raises:
         NotPossible: See `without_each`.
     """
-    blocks = _blocks(fitted, part, name, num_particles, draws, proposal)
+    blocks = _blocks(fitted, part, name, draws, proposal)
     return torch.cat([block.transforms(columns) for block in blocks])
 
 
@@ -106,9 +101,7 @@ def may_lack_entries(fitted: Fit, part: FittedGroup, name: str) -> bool:
     return isinstance(sites[name].either.fn, ObservedOnly) and shape == tuple(x.shape[1:]) and not tells
 
 
-def _blocks(
-    fitted: Fit, part: FittedGroup, name: str, num_particles: int, draws: int, proposal: str
-) -> Iterator[_Rows]:
+def _blocks(fitted: Fit, part: FittedGroup, name: str, draws: int, proposal: str) -> Iterator[_Rows]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         possible_here = usable(fitted, part, proposal) != "guide"
@@ -121,8 +114,8 @@ def _blocks(
     runs = 5 * draws * part.batch[argument].numel() // (at_once * fitted.chunk_size(part.batch, at_once))
     eager = fitted.settings.get("engine") == "eager" or runs < TRACE_FROM or are_common()
     traced: dict[tuple[int, ...], TracedFunction] | None = None if eager else {}
-    for rows, refined in adapted(fitted, part.batch, part.layout, num_particles, DRAWS, proposal):
-        yield _Rows(fitted, prior, part, rows, refined, name, argument, num_particles, draws, at_once, traced)
+    for rows, refined in adapted(fitted, part.batch, part.layout, draws, DRAWS, proposal):
+        yield _Rows(fitted, prior, part, rows, refined, name, argument, draws, at_once, traced)
 
 
 def _has_classes(fitted: Fit, part: FittedGroup) -> bool:
@@ -142,24 +135,18 @@ class _Rows:
     refined: Refined
     name: str
     argument: str
-    num_particles: int
     draws: int
     at_once: int
     traced: dict[tuple[int, ...], TracedFunction] | None
 
     def entries(self) -> tuple[Tensor, Tensor, Tensor]:
         """The densities of all entries, their errors, and k-hat, `(n, D)` each; NaN where an entry is missing."""
-        u, log_w = self.weighed(self.num_particles)
-        weights = log_w.double()
-        whole = weights.logsumexp(0) - math.log(len(log_w))
-        whole_error = relative_error(effective_sample_size(weights), len(log_w)).cpu()
-        whole_k = pareto_k(weights)
-        x = self.rows[self.argument]
+        whole, x = self.whole(), self.rows[self.argument]
         found = torch.full((3, *x.shape), math.nan, dtype=torch.float64)
-        for row, column, rest in self.estimated(~x.isnan(), u, log_w):
+        for row, column, rest in self.estimated(~x.isnan(), whole):
             at = row.cpu()
-            log_p = whole[row].cpu() - rest.log_p
-            error, k_hat = torch.hypot(whole_error[at], rest.error), torch.maximum(whole_k[at], rest.k_hat)
+            log_p = whole.log_p[at] - rest.log_p
+            error, k_hat = torch.hypot(whole.error[at], rest.error), torch.maximum(whole.k_hat[at], rest.k_hat)
             found[:, at, column.cpu()] = torch.stack([log_p, error, k_hat])
         return found[0], found[1], found[2]
 
@@ -167,27 +154,50 @@ class _Rows:
         """See `transforms_without_each`."""
         x = self.rows[self.argument]
         found = torch.full(x.shape, math.nan, dtype=torch.float64)
-        for row, column, rest in self.estimated(~x.isnan() & columns.to(x.device), *self.weighed(self.num_particles)):
+        for row, column, rest in self.estimated(~x.isnan() & columns.to(x.device), self.whole()):
             drawn, value = self._drawn(rest.u, self._without(row, column), column), x[row, column]
             weight = _usual(rest.log_w.double()).softmax(0)
             below, same = ((weight * hit.double()).sum(0) * len(drawn) for hit in (drawn < value, drawn == value))
-            found[row.cpu(), column.cpu()] = ((below + torch.rand_like(below) * (1 + same)) / (len(drawn) + 1)).cpu()
+            pit = (below + torch.rand_like(below) * (1 + same)) / (len(drawn) + 1)
+            found[row.cpu(), column.cpu()] = pit.cpu()
         return found
 
-    def estimated(self, which: Tensor, u: Tensor, log_w: Tensor) -> Iterator[tuple[Tensor, Tensor, Estimated]]:
-        """For entries `which`, `(n, D)` of bool, some at a time, their rows and columns and the estimates without them.
+    def whole(self) -> Estimated:
+        """Estimates of log p of the rows as they are, which may have several modes, too, where entries are missing.
 
-        From weighted draws of whole rows, `(K, n, d)` and `(K, n)`.
+        Kernels start at draws of the proposal, of the guide, and of the prior.
         """
-        own = self._chosen(u, log_w, max(1, round(SHARES[1] * STARTS * self.draws)))
+        coordinates, layout = self.refined.coordinates, self.part.layout
+        each, starts = max(1, STARTS * self.draws // 3), []
+        for k in pieces(each, self.at_once):
+            starts.append(self.refined.sample(k))
+            for fitted in (self.fitted, self.prior):
+                blocks = chunks(self.rows, self.fitted.chunk_size(self.rows, k))
+                run = [coordinates.join(terms(fitted.pair, some, k, layout=layout)) for some in blocks]
+                starts.append(torch.cat(run, 1))
+        u = torch.cat(starts)
+        u = torch.where(u.isfinite().all(-1, keepdim=True), u, self.refined.loc)
+        return self._adapted(self.rows, torch.arange(num_rows(self.rows), device=u.device), u)
+
+    def _adapted(self, rows: Batch, row: Tensor, starts: Tensor) -> Estimated:
+        q = self.refined.rows(row)
+        kernels, scale = Kernels(q.loc[None], q.scale_tril), q.scale_tril / widening(q.loc.shape[-1])
+        return population_monte_carlo(_LogJoint(self, rows), kernels, starts, scale, self.draws)
+
+    def _chosen(self, u: Tensor, log_w: Tensor, count: int) -> Tensor:
+        """So many draws of the posterior of the whole rows, `(count, n, d)`."""
+        picked = torch.multinomial(_usual(log_w).softmax(0).T, count, replacement=True).T
+        return u.gather(0, picked[..., None].expand(-1, -1, u.shape[-1]))
+
+    def estimated(self, which: Tensor, whole: Estimated) -> Iterator[tuple[Tensor, Tensor, Estimated]]:
+        """For entries `which`, `(n, D)` of bool, some at a time, their rows and columns and the estimates without them."""
+        own = self._chosen(whole.u, whole.log_w, max(1, round(SHARES[1] * STARTS * self.draws)))
         together = max(TOGETHER, self.fitted.chunk_size(self.rows, self.at_once))
         for some in which.nonzero().split(together):
             row, column = some.unbind(1)
             gaps = self._without(row, column)
             starts = self._starts(take_rows(self.rows, row), gaps, column, own[:, row], STARTS * self.draws)
-            q = self.refined.rows(row)
-            whole, scale = Kernels(q.loc[None], q.scale_tril), q.scale_tril / widening(q.loc.shape[-1])
-            yield row, column, population_monte_carlo(_LogJoint(self, gaps), whole, starts, scale, self.draws)
+            yield row, column, self._adapted(gaps, row, starts)
 
     def _without(self, row: Tensor, column: Tensor) -> Batch:
         """These rows without these entries."""
@@ -211,18 +221,6 @@ class _Rows:
                 parts.append(x.gather(2, column[index, None].expand(len(some), -1, 1))[..., 0])
             found.append(torch.cat(parts, 1))
         return torch.cat(found)
-
-    def weighed(self, num: int) -> tuple[Tensor, Tensor]:
-        """Draws of u of the whole rows, `(K, n, d)`, and their log-weights, `(K, n)`."""
-        size = self.fitted.chunk_size(self.rows, self.at_once)
-        numbers = torch.arange(num_rows(self.rows), device=self.refined.loc.device).split(size)
-        points, weights = zip(*(_weighed(self, some, num) for some in numbers))
-        return torch.cat(points, 1), torch.cat(weights, 1)
-
-    def _chosen(self, u: Tensor, log_w: Tensor, count: int) -> Tensor:
-        """So many draws of the posterior of the whole rows, `(count, n, d)`."""
-        picked = torch.multinomial(_usual(log_w).softmax(0).T, count, replacement=True).T
-        return u.gather(0, picked[..., None].expand(-1, -1, u.shape[-1]))
 
     def _starts(self, whole: Batch, gaps: Batch, column: Tensor, own: Tensor, count: int) -> Tensor:
         """Where the kernels of the first round are, `(J, m, d)`."""
@@ -264,21 +262,6 @@ class _Rows:
 def _usual(log_w: Tensor) -> Tensor:
     """Log-weights `(K, M)`, all equal where none is finite."""
     return torch.where(torch.isfinite(log_w.amax(0)), log_w, 0.0)
-
-
-def _weighed(block: _Rows, index: Tensor, num: int) -> tuple[Tensor, Tensor]:
-    pair, layout, coordinates = block.fitted.pair, block.part.layout, block.refined.coordinates
-    rows, refined, shared = take_rows(block.rows, index), block.refined.rows(index), guide_draws(num)
-    points, weights = [], []
-    for k in pieces(shared, block.at_once):
-        run = terms(pair, rows, k, layout=layout)
-        points.append(coordinates.join(run))
-        weights.append(mixed(run, points[-1], refined, shared / num))
-    for k in pieces(num - shared, block.at_once):
-        points.append(refined.sample(k))
-        run = terms(at(pair, coordinates, points[-1])[0], rows, k, layout=layout)
-        weights.append(possible(mixed(run, points[-1], refined, shared / num)))
-    return torch.cat(points), torch.cat(weights)
 
 
 class _LogJoint:

@@ -34,7 +34,11 @@ from pyrovae.pair.program import Pair, PairLike
 
 STEPS, DRAWS = 100, 3  # gradient steps, and draws of each
 RATE = 0.3  # of Adam, in units of the guide's standard deviations; it falls to a twentieth
-SHAPE_RATE = 0.1  # that of the scale matrix, whose many entries learn from noisy gradients
+SHAPE_RATE = (
+    1.0  # over the number of dimensions: that of the scale matrix, whose many entries learn from noisy gradients
+)
+MODE_STEPS, MODE_RATE = 100, 0.15  # to the mode, for Laplace's approximation
+FAR, MORE_ROUNDS = 5.0, 2  # a move, in such units, after which there are more steps, in units of what has been found
 WIDE = 20  # dimensions, beyond which Laplace's approximation is the start
 UNHURRIED = 10  # dimensions, beyond which correlations are learned more slowly
 BOUND_DRAWS = 8  # that say whether a row's proposal has gone astray,
@@ -132,7 +136,8 @@ def refine_rows(fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced: 
 
     With u = m + s (a + B e), where m and s are the mean and the standard deviation of u under the guide, and e is standard
     normal, Adam maximises `E[log p(x, z(u)) + log |dz/du| - log q(u)]` over a and the triangular matrix B of each row, without
-    the score of q, as in Roeder, Wu & Duvenaud 2017, arXiv:1703.09194. Beyond `WIDE` dimensions m and s are those of Laplace's
+    the score of q, as in Roeder, Wu & Duvenaud 2017, arXiv:1703.09194. Rows that have moved far take as many steps again, up to
+    twice, with the Normal found so far in place of the guide's moments. Beyond `WIDE` dimensions m and s are those of Laplace's
     approximation, a vector and a matrix, since so many correlations cannot be learned in few steps.
 
     Args:
@@ -145,11 +150,42 @@ def refine_rows(fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced: 
     Raises:
         NotRefinable: The latent sites of a row are no vector of real numbers.
     """
-    coordinates, mean, sd = start(fitted, rows, layout, at_once)
-    root = None
+    coordinates, mean, spread = start(fitted, rows, layout, at_once)
     if mean.shape[-1] > WIDE and not any(isinstance(part.transform, Radial) for part in coordinates.parts):
         laplace = laplace_rows(fitted, rows, layout, at_once, {})
-        mean, root = laplace.loc, laplace.scale_tril / widening(mean.shape[-1])
+        mean, spread = laplace.loc, laplace.scale_tril / widening(mean.shape[-1])
+    loc, scale, moved = _improved(fitted, rows, layout, coordinates, mean, spread, traced)
+    for _ in range(MORE_ROUNDS):
+        # rows are refined further together, of whichever class they have to be
+        far = (moved.unflatten(0, (len(moved) // num_rows(rows), -1)) > FAR).any(0).nonzero().flatten()
+        if not len(far):
+            break
+        q, some = Refined(coordinates, loc, scale).rows(far), take_rows(rows, far)
+        index = torch.arange(len(loc), device=loc.device).unflatten(0, (-1, num_rows(rows)))[:, far].flatten()
+        moved = torch.zeros_like(moved)
+        loc[index], scale[index], moved[index] = _improved(fitted, some, layout, coordinates, q.loc, q.scale_tril, None)
+    return Refined(coordinates, loc, widening(mean.shape[-1]) * scale)
+
+
+def _improved(
+    fitted: Fit,
+    rows: Batch,
+    layout: Layout,
+    coordinates: Coordinates,
+    mean: Tensor,
+    spread: Tensor,
+    traced: dict[Any, Any] | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean and the triangular scale of a Normal of u after the gradient steps of `refine_rows`, and how far it moved.
+
+    Args:
+        mean: m, `(M, d)`.
+        spread: s, `(M, d)`, or a matrix, `(M, d, d)`.
+        traced: Keeps the traced step; None runs eager ones.
+
+    Returns:
+        The mean, `(M, d)`, the scale matrix, `(M, d, d)`, and the largest entry of a, `(M,)`, in units of s.
+    """
     mask = coordinates.mask(mean).tril(-1)
     shift = torch.zeros_like(mean)
     shape = torch.zeros(*mean.shape, mean.shape[-1], dtype=mean.dtype, device=mean.device)  # log B_ii on its diagonal
@@ -165,12 +201,11 @@ def refine_rows(fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced: 
     def gradients(inputs: dict[str, Tensor]) -> list[Tensor]:
         batch = {name: inputs[name] for name in rows}
         a, b = inputs[" shift"].detach().requires_grad_(), inputs[" shape"].detach().requires_grad_()
-        noise = inputs[" noise"].transpose(0, 1)  # (S, M, d)
+        noise, spread = inputs[" noise"].transpose(0, 1), inputs[" spread"]  # (S, M, d)
         with torch.enable_grad():
             scale = triangle(b)
             local = a + torch.einsum("nij,snj->sni", scale, noise)
-            wide = " root" in inputs
-            moved = torch.einsum("nij,snj->sni", inputs[" root"], local) if wide else inputs[" sd"] * local
+            moved = torch.einsum("nij,snj->sni", spread, local) if spread.dim() > 2 else spread * local
             at = inputs[" mean"] + moved
             # -log q at the draws, its parameters held fixed: where q is the posterior, the gradient has no noise
             slope = torch.linalg.solve_triangular(scale.detach().mT, noise.permute(1, 2, 0), upper=True).permute(
@@ -179,25 +214,25 @@ def refine_rows(fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced: 
             bound = (log_joint(fitted.pair, batch, layout, coordinates, at) + (slope * local).sum(-1)).mean(0)
             return [-g.nan_to_num(0.0, 0.0, 0.0) for g in torch.autograd.grad(bound.sum(), [a, b])]
 
-    step = _traced(fitted, gradients, rows, traced)
+    step = gradients if traced is None else _traced(fitted, gradients, rows, traced)
     optimizer = torch.optim.Adam([{"params": [shift]}, {"params": [shape]}], lr=RATE, betas=(0.9, 0.99))
-    for rate in _falling(STEPS):
-        for group, share in zip(optimizer.param_groups, (1.0, SHAPE_RATE / RATE)):
+    shares = 1.0, min(1.0, SHAPE_RATE / RATE / mean.shape[-1])
+    for rate in _falling(STEPS, RATE):
+        for group, share in zip(optimizer.param_groups, shares):
             group["lr"] = share * rate
         with same_for_rows(0, len(mean)):
             noise = torch.randn(len(mean), DRAWS, mean.shape[-1], dtype=mean.dtype, device=mean.device)
-        inputs = {" mean": mean, " shift": shift, " shape": shape, " noise": noise}
-        inputs |= {" sd": sd} if root is None else {" root": root}
+        inputs = {" mean": mean, " spread": spread, " shift": shift, " shape": shape, " noise": noise}
         shift.grad, shape.grad = step({**rows, **inputs})
         optimizer.step()
-    root = torch.diag_embed(sd) if root is None else root
+    root = spread if spread.dim() > 2 else torch.diag_embed(spread)
     loc, scale = mean + torch.einsum("nij,nj->ni", root, shift), root @ triangle(shape)
     with same_for_rows(1, len(loc)):
         noise = torch.randn(BOUND_DRAWS, *loc.shape, dtype=loc.dtype, device=loc.device)
     bounds = [_bound(fitted, rows, layout, coordinates, *q, noise) for q in ((loc, scale), (mean, root))]
     worse = bounds[0] < bounds[1] - ASTRAY
     loc, scale = torch.where(worse[:, None], mean, loc), torch.where(worse[:, None, None], root, scale)
-    return Refined(coordinates, loc, widening(mean.shape[-1]) * scale)
+    return loc, scale, torch.where(worse, 0.0, shift.abs().amax(-1))
 
 
 def _bound(
@@ -232,8 +267,8 @@ def laplace_rows(fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced:
         return [-slope.nan_to_num(0.0, 0.0, 0.0)]
 
     step = _traced(fitted, slope, rows, traced)
-    optimizer = torch.optim.Adam([shift], lr=RATE, betas=(0.9, 0.99))
-    for rate in _falling(STEPS // 2):
+    optimizer = torch.optim.Adam([shift], lr=MODE_RATE, betas=(0.9, 0.99))
+    for rate in _falling(MODE_STEPS, MODE_RATE):
         optimizer.param_groups[0]["lr"] = rate
         (shift.grad,) = step({**rows, " mean": mean, " sd": sd, " shift": shift})
         optimizer.step()
@@ -276,10 +311,10 @@ def _traced(
     return made
 
 
-def _falling(steps: int) -> Iterator[float]:
+def _falling(steps: int, first: float) -> Iterator[float]:
     """The learning rate of each step."""
     for number in range(steps):
-        yield RATE * (0.05 + 0.475 * (1 + math.cos(math.pi * number / steps)))
+        yield first * (0.05 + 0.475 * (1 + math.cos(math.pi * number / steps)))
 
 
 def widening(size: int) -> float:

@@ -108,8 +108,7 @@ def test_transforms_are_those_of_the_closed_form() -> None:
     (part,) = fitted.parts(x)
     columns = torch.tensor([True, True, False, False])
     with fitted.scope(), seeded(0):
-        how: dict[str, Any] = {"num_particles": 100, "draws": 400, "proposal": "refined"}
-        found = transforms_without_each(fitted, part, "x", columns, **how)
+        found = transforms_without_each(fitted, part, "x", columns, draws=400, proposal="refined")
     assert torch.equal(found.isnan(), x.isnan() | ~columns)
     for n, d in (~found.isnan()).nonzero().tolist():
         others = [e for e in range(4) if e != d and not bool(x[n, e].isnan())]
