@@ -23,7 +23,8 @@ CARRIED = 0.8  # the share of the draws that has to count, on average, for inter
 LEFT_OUT = 400  # entries that are predicted by draws of p(z | x_-d)
 NARROW = (
     "The likelihood is too narrow, values are farther from their mean than it says: learn its scale (scale='column' or 'net'), "
-    "or take one with heavier tails (Student t, negative binomial)."
+    "or take one with heavier tails (Student t, negative binomial). If training rows fit better than these, "
+    "train for fewer epochs."
 )
 WIDE = (
     "The likelihood is too wide, values are nearer to their mean than it says: learn its scale "
