@@ -38,6 +38,7 @@ SHAPE_RATE = (
     1.0  # over the number of dimensions: that of the scale matrix, whose many entries learn from noisy gradients
 )
 MODE_STEPS, MODE_RATE = 100, 0.15  # to the mode, for Laplace's approximation
+NEGLIGIBLE = 20.0  # nats by which a class is less probable than another one
 FAR, MORE_ROUNDS = 5.0, 2  # a move, in such units, after which there are more steps, in units of what has been found
 WIDE = 20  # dimensions, beyond which Laplace's approximation is the start
 UNHURRIED = 10  # dimensions, beyond which correlations are learned more slowly
@@ -154,16 +155,16 @@ def refine_rows(fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced: 
     if mean.shape[-1] > WIDE and not any(isinstance(part.transform, Radial) for part in coordinates.parts):
         laplace = laplace_rows(fitted, rows, layout, at_once, {})
         mean, spread = laplace.loc, laplace.scale_tril / widening(mean.shape[-1])
-    loc, scale, moved = _improved(fitted, rows, layout, coordinates, mean, spread, traced)
+    loc, scale, far = _improved(fitted, rows, layout, coordinates, mean, spread, traced)
     for _ in range(MORE_ROUNDS):
-        # rows are refined further together, of whichever class they have to be
-        far = (moved.unflatten(0, (len(moved) // num_rows(rows), -1)) > FAR).any(0).nonzero().flatten()
-        if not len(far):
+        some = far.unflatten(0, (-1, num_rows(rows))).any(0).nonzero().flatten()
+        if not len(some):
             break
-        q, some = Refined(coordinates, loc, scale).rows(far), take_rows(rows, far)
-        index = torch.arange(len(loc), device=loc.device).unflatten(0, (-1, num_rows(rows)))[:, far].flatten()
-        moved = torch.zeros_like(moved)
-        loc[index], scale[index], moved[index] = _improved(fitted, some, layout, coordinates, q.loc, q.scale_tril, None)
+        q = Refined(coordinates, loc, scale).rows(some)  # of all classes, where rows have a proposal for each
+        index = torch.arange(len(loc), device=loc.device).unflatten(0, (-1, num_rows(rows)))[:, some].flatten()
+        found = _improved(fitted, take_rows(rows, some), layout, coordinates, q.loc, q.scale_tril, None)
+        far = torch.zeros_like(far)
+        loc[index], scale[index], far[index] = found
     return Refined(coordinates, loc, widening(mean.shape[-1]) * scale)
 
 
@@ -176,7 +177,7 @@ def _improved(
     spread: Tensor,
     traced: dict[Any, Any] | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The mean and the triangular scale of a Normal of u after the gradient steps of `refine_rows`, and how far it moved.
+    """The mean and the triangular scale of a Normal of u after the gradient steps of `refine_rows`, and whether that was far.
 
     Args:
         mean: m, `(M, d)`.
@@ -184,7 +185,8 @@ def _improved(
         traced: Keeps the traced step; None runs eager ones.
 
     Returns:
-        The mean, `(M, d)`, the scale matrix, `(M, d, d)`, and the largest entry of a, `(M,)`, in units of s.
+        The mean, `(M, d)`, the scale matrix, `(M, d, d)`, and whether it has moved far, `(M,)`; a class that is far less
+        probable than another one for its row does not count as far.
     """
     mask = coordinates.mask(mean).tril(-1)
     shift = torch.zeros_like(mean)
@@ -232,7 +234,9 @@ def _improved(
     bounds = [_bound(fitted, rows, layout, coordinates, *q, noise) for q in ((loc, scale), (mean, root))]
     worse = bounds[0] < bounds[1] - ASTRAY
     loc, scale = torch.where(worse[:, None], mean, loc), torch.where(worse[:, None, None], root, scale)
-    return loc, scale, torch.where(worse, 0.0, shift.abs().amax(-1))
+    by_class = bounds[0].unflatten(0, (-1, num_rows(rows)))
+    counts = (by_class > by_class.amax(0) - NEGLIGIBLE).flatten()
+    return loc, scale, ~worse & counts & (shift.abs().amax(-1) > FAR)
 
 
 def _bound(
