@@ -20,7 +20,7 @@ from pyrovae.pair.batch import take_rows
 PART = "predictions"
 INTERVALS = (0.5, 0.8, 0.95)
 CARRIED = 0.8  # the share of the draws that has to count, on average, for intervals of a column to be trusted
-LEFT_OUT = 400  # entries that are predicted by draws of p(z | x_-d)
+LEFT_OUT, FEWEST = 400, 40  # entries that are predicted by draws of p(z | x_-d), and rows with some of these at least
 NARROW = (
     "The likelihood is too narrow, values are farther from their mean than it says: learn its scale (scale='column' or 'net'), "
     "or take one with heavier tails (Student t, negative binomial). If training rows fit better than these, "
@@ -66,16 +66,15 @@ def _of_site(evidence: Evidence, name: str, suffix: str) -> Finding:
         return _nothing(suffix, "values of a row are not independent given the code")
     pit, ess = transforms
     carried = ess.nanmean(0) >= CARRIED * POSTERIOR_DRAWS
+    wanted = ~carried & ~ess.isnan().all(0)  # not a column that is missing in all rows
     of = "of the values"
-    if not bool(carried.all()):
-        anew = _left_out(evidence, name, ~carried)
+    if bool(wanted.any()):
+        anew = _left_out(evidence, name, wanted)
         if anew is not None:
-            pit = torch.where(carried, pit, anew)
-            some = int((~anew.isnan()).any(1).sum())
-            where = (
-                "" if some == len(pit) else f" (in {int((~carried).sum())} of {len(carried)} columns of {some} rows)"
-            )
-            of, carried = f"{of}{where}", torch.ones_like(carried)
+            pit, asked = torch.where(carried, pit, anew), ~anew.isnan()
+            if not bool(asked.any(1).all()) or int(asked.any(0).sum()) < int(wanted.sum()):
+                of += f", those of {int(asked.any(0).sum())} of {len(carried)} columns in {int(asked.any(1).sum())} rows only"
+            carried = carried | wanted
         elif bool(carried.any()):
             pit, of = pit[:, carried], f"{of} in {int(carried.sum())} of {len(carried)} columns"
     found = _judged(pit, suffix, of)
@@ -86,19 +85,24 @@ def _of_site(evidence: Evidence, name: str, suffix: str) -> Finding:
     return found
 
 
-def _left_out(evidence: Evidence, name: str, columns: Tensor) -> Tensor | None:
-    """Transforms `(N, D)` of entries of these columns in some rows, by draws of `p(z | x_-d)`; NaN elsewhere.
+def _left_out(evidence: Evidence, name: str, wanted: Tensor) -> Tensor | None:
+    """Transforms `(N, D)` of some entries of the columns that are wanted, by draws of `p(z | x_-d)`; NaN elsewhere.
 
-    None where such draws are not possible.
+    As many columns as allow for `FEWEST` rows. None where such draws are not possible.
     """
     fitted, proposal = replace(evidence.fitted, transform=None, untransformed={}), evidence.proposal
-    share = LEFT_OUT / int(columns.sum()) / len(evidence.numbers)
+    parts = [p for p in evidence.parts if any(s.name == name and s.role == "observed" for s in p.layout.sites)]
+    total = sum(len(part.rows) for part in parts)
+    rows = min(total, max(FEWEST, LEFT_OUT // int(wanted.sum())))
     found = []
     with fitted.scope(), seeded(evidence.seed + 7):
-        for part in evidence.parts:
+        numbers = wanted.nonzero().flatten()
+        columns = torch.zeros_like(wanted)
+        columns[numbers[torch.randperm(len(numbers))[: max(1, LEFT_OUT // rows)]]] = True
+        for part in parts:
             if proposal == "guide" or not may_lack_entries(fitted, part, name):
                 return None
-            num = min(len(part.rows), max(1, round(share * len(part.rows))))
+            num = min(len(part.rows), max(1, round(rows * len(part.rows) / total)))
             some = torch.randperm(len(part.rows))[:num].sort().values.to(part.rows.device)
             few = part._replace(batch=take_rows(part.batch, some), rows=part.rows[some])
             try:

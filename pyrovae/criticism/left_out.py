@@ -75,14 +75,16 @@ def without_each(
 def transforms_without_each(
     fitted: Fit, part: FittedGroup, name: str, columns: Tensor, *, draws: int, proposal: str
 ) -> Tensor:
-    """The probability integral transform of each entry x_d among draws of `p(x_d | x_-d)`, `(n, D)`.
+    """The probability integral transform of each entry x_d among draws of `p(x_d | x_-d)`, `(n, D)`, of pairs without classes.
 
     It is randomised where draws are equal to the entry, and NaN where an entry is missing, or not in `columns`, `(D,)` of bool.
     The other arguments are those of `without_each`.
 
     Raises:
-        NotPossible: See `without_each`.
+        NotPossible: See `without_each`; also where a site is summed out.
     """
+    if any(site.enumerated for site in part.layout.sites):
+        raise NotPossible  # x may depend on a class that is summed out, and would have to be drawn for each
     blocks = _blocks(fitted, part, name, draws, proposal)
     return torch.cat([block.transforms(columns) for block in blocks])
 
@@ -167,17 +169,34 @@ class _Rows:
 
         Kernels start at draws of the proposal, of the guide, and of the prior.
         """
-        coordinates, layout = self.refined.coordinates, self.part.layout
-        each, starts = max(1, STARTS * self.draws // 3), []
-        for k in pieces(each, self.at_once):
-            starts.append(self.refined.sample(k))
-            for fitted in (self.fitted, self.prior):
-                blocks = chunks(self.rows, self.fitted.chunk_size(self.rows, k))
-                run = [coordinates.join(terms(fitted.pair, some, k, layout=layout)) for some in blocks]
-                starts.append(torch.cat(run, 1))
-        u = torch.cat(starts)
-        u = torch.where(u.isfinite().all(-1, keepdim=True), u, self.refined.loc)
-        return self._adapted(self.rows, torch.arange(num_rows(self.rows), device=u.device), u)
+        found = []
+        numbers = torch.arange(num_rows(self.rows), device=self.refined.loc.device)
+        for row in numbers.split(self.together):
+            rows, q = take_rows(self.rows, row), self.refined.rows(row)
+            each, starts = max(1, STARTS * self.draws // 3), []
+            for k in pieces(each, self.at_once):
+                starts += [q.sample(k), self._guided(rows, k), self._prior_draws(rows, k)]
+            u = torch.cat(starts)
+            u = torch.where(u.isfinite().all(-1, keepdim=True), u, q.loc)
+            found.append(self._adapted(rows, row, u))
+        return Estimated.of(found)
+
+    @property
+    def together(self) -> int:
+        """Rows that are estimated together."""
+        return max(TOGETHER, self.fitted.chunk_size(self.rows, self.at_once))
+
+    def _guided(self, rows: Batch, num: int) -> Tensor:
+        """Draws of the guide, `(num, m, d)`."""
+        layout, size = self.part.layout, self.fitted.chunk_size(rows, num)
+        runs = [terms(self.fitted.pair, some, num, layout=layout) for some in chunks(rows, size)]
+        return torch.cat([self.refined.coordinates.join(run) for run in runs], 1)
+
+    def _prior_draws(self, rows: Batch, num: int) -> Tensor:
+        """Draws of the prior, `(num, m, d)`, of which classes that are summed out elsewhere are drawn, too."""
+        layout, size = self.prior.layout_of(rows), self.fitted.chunk_size(rows, num)
+        runs = [terms(self.prior.pair, some, num, layout=layout, enumerate=False) for some in chunks(rows, size)]
+        return torch.cat([self.refined.coordinates.join(run) for run in runs], 1)
 
     def _adapted(self, rows: Batch, row: Tensor, starts: Tensor) -> Estimated:
         q = self.refined.rows(row)
@@ -192,8 +211,9 @@ class _Rows:
     def estimated(self, which: Tensor, whole: Estimated) -> Iterator[tuple[Tensor, Tensor, Estimated]]:
         """For entries `which`, `(n, D)` of bool, some at a time, their rows and columns and the estimates without them."""
         own = self._chosen(whole.u, whole.log_w, max(1, round(SHARES[1] * STARTS * self.draws)))
-        together = max(TOGETHER, self.fitted.chunk_size(self.rows, self.at_once))
-        for some in which.nonzero().split(together):
+        for some in which.nonzero().split(self.together):
+            if not len(some):  # of nothing to split
+                continue
             row, column = some.unbind(1)
             gaps = self._without(row, column)
             starts = self._starts(take_rows(self.rows, row), gaps, column, own[:, row], STARTS * self.draws)
@@ -235,8 +255,7 @@ class _Rows:
             size = self.fitted.chunk_size(rows)
             found = [coordinates.join(terms(self.fitted.pair, some, layout=layout))[0] for some in chunks(rows, size)]
             drawn.append(torch.cat(found).unflatten(0, (k, -1)))
-        for k in pieces(blind, self.at_once):
-            drawn.append(coordinates.join(terms(self.fitted.pair, gaps, k, layout=layout)))
+        drawn += [self._guided(gaps, k) for k in pieces(blind, self.at_once)]
         far = torch.cat([torch.where(u.isfinite().all(-1, keepdim=True), u, own[:1]) for u in drawn])
         return torch.cat([far, own])
 

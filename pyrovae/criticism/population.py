@@ -72,6 +72,17 @@ class Estimated:
     u: Tensor
     log_w: Tensor
 
+    @classmethod
+    def of(cls, parts: Sequence[Estimated]) -> Estimated:
+        """The estimates of the rows of several parts."""
+        return cls(
+            log_p=torch.cat([one.log_p for one in parts]),
+            error=torch.cat([one.error for one in parts]),
+            k_hat=torch.cat([one.k_hat for one in parts]),
+            u=torch.cat([one.u for one in parts], 1),
+            log_w=torch.cat([one.log_w for one in parts], 1),
+        )
+
 
 LogJoint = Callable[[Tensor, Tensor], Tensor]
 

@@ -85,8 +85,8 @@ def fit(
             `TraceMeanField_ELBO`, which are translated, or any function
             `(pair, batch, *, num_rows, kl_weight, layout) -> pv.Bound`.
         validation: validation rows: a fraction of `data` to hold out, or data of their own. Their ELBO, without the KL
-            weight, is written to the history after each epoch, or about every ten steps of more than 200 epochs that are
-            shorter, unless there are `callbacks` or a `patience` below 50.
+            weight, is written to the history after each epoch. After 200 epochs, where one is shorter than ten steps, that
+            is done about every ten steps, unless there are `callbacks` or `patience` is below 50.
         patience: stop after so many epochs without a better validation ELBO, and keep the best epoch's weights.
         keep_best: whether to keep the weights of the epoch with the best validation ELBO, and not those of the last. By
             default only with `patience`.

@@ -26,7 +26,7 @@ from pyrovae.training.monitor import Monitor
 from pyrovae.training.plan import Callback, FitData, Plan
 from pyrovae.training.schedules import weights_at
 
-# With more epochs than this, and no less patience, what is done between epochs is done between every so many steps at most.
+# After so many epochs, unless patience is short, what is done between epochs is done between every so many steps at most.
 MANY_EPOCHS, PATIENT, STEPS_BETWEEN = 200, 50, 10
 
 
@@ -46,7 +46,7 @@ class Trainer:
         self.validates = rows.validation is not None
         self.weights = weights_at(plan.schedule, plan.steps).keys()
         self.epochs, self.patience = fitted.settings["epochs"], fitted.settings["patience"]
-        self.every_epoch = self.epochs <= MANY_EPOCHS or (self.patience or PATIENT) < PATIENT
+        self.every_epoch = (self.patience or PATIENT) < PATIENT
         self.keeps_best = fitted.settings["keep_best"]
         self.step = 0
         self.epoch_elbos: list[Tensor] = []  # of the epoch under way; read by the host once an epoch
@@ -110,10 +110,9 @@ class Trainer:
             self.fitted.settings["best_epoch"] = self.best_epoch
 
     def _is_due(self) -> bool:
-        """Whether the pair is measured after this epoch, and looked at before the next: not after each of many short ones."""
-        first = self.step - len(self.epoch_elbos)
-        last = len(self.fitted.history) + 1 >= self.epochs
-        return self.every_epoch or last or first // STEPS_BETWEEN != self.step // STEPS_BETWEEN
+        """Whether the pair is looked at after this epoch: not after each of many short ones, whatever their number in all."""
+        first, epoch = self.step - len(self.epoch_elbos), len(self.fitted.history) + 1
+        return self.every_epoch or epoch <= MANY_EPOCHS or first // STEPS_BETWEEN != self.step // STEPS_BETWEEN
 
     def _asked_to_stop(self, callbacks: list[Callback]) -> bool:
         """Whether one of the callbacks, all of which are called, returns True."""
@@ -125,7 +124,8 @@ class Trainer:
 
     def _finished(self) -> bool:
         done = len(self.fitted.history)
-        if self.patience is not None and done - self.best_epoch >= self.patience and done < self.epochs:
+        waited = self.patience is not None and done - self.best_epoch >= self.patience
+        if waited and done < self.epochs and "validation_elbo" in self.fitted.history[-1]:
             self.fitted.stopped = f"no better validation ELBO for {self.patience} epochs"
         return done >= self.epochs or bool(self.fitted.stopped)
 
@@ -143,8 +143,9 @@ class Trainer:
         row: dict[str, float] = {"epoch": len(history) + 1, "steps": self.step, "elbo": elbos.mean().item()}
         self.epoch_elbos = []
         began = time.monotonic()
-        measured, divergences = self.monitor.measure() if due else (math.nan, {})
-        if self.validates and due:
+        last = len(history) + 1 >= self.epochs
+        measured, divergences = self.monitor.measure() if due or last else (math.nan, {})
+        if self.validates and (due or last):
             row["validation_elbo"] = measured
             if not math.isfinite(measured):
                 self._fail(folder, self.step, "the ELBO of the validation rows is")
@@ -155,7 +156,8 @@ class Trainer:
         row["seconds"] = round(self.seconds, 3)
         row |= {f"kl/{site}": kl for site, kl in divergences.items()}
         history.append(row)
-        if (self.patience is not None or self.keeps_best) and row.get("validation_elbo", -math.inf) > self.best_elbo:
+        # a fit that goes on with more epochs would not have measured what is only the last one
+        if due and (self.patience is not None or self.keeps_best) and row["validation_elbo"] > self.best_elbo:
             self.best_elbo, self.best_epoch = row["validation_elbo"], int(row["epoch"])
             if self.keeps_best:
                 self.best = {n: t.detach().clone() for n, t in named_tensors(self.fitted.pair, buffers=True).items()}
@@ -179,7 +181,7 @@ class Trainer:
         assert self.last_good is not None
         self.restore(*self.last_good)
         self.fitted.stopped = f"in epoch {epoch}, step {step}, {what} not finite"
-        kept = "the weights are those of the last good epoch"
+        kept = f"the weights are those of epoch {len(self.fitted.history)}, the last good epoch that was kept"
         if folder is not None:
             self.write(folder)
             store.write_fit(folder, self.fitted, status="diverged")

@@ -183,6 +183,37 @@ def test_where_no_proposal_can_be_refined_rows_with_gaps_are_as_any_others() -> 
     agree(found, torch.where(x.isnan(), NAN, exact))
 
 
+def test_a_prior_may_depend_on_a_class_that_is_summed_out() -> None:
+    """`p(z) = (N(-2, 1) + N(2, 1)) / 2` by classes, x two measurements of z with noise 0.05 and 0.5, against quadrature."""
+    x = torch.tensor([[1.0, 1.3], [-2.2, -1.5]], dtype=torch.float64)
+    fitted = fit_of(Sides(), x)
+    exact = torch.stack(
+        [
+            pv.quadrature(fitted, x, num_points=1025).log_likelihood
+            - pv.quadrature(fitted, torch.where(torch.arange(2) == d, NAN, x), num_points=1025).log_likelihood
+            for d in range(2)
+        ],
+        1,
+    )
+    agree(pv.entry_densities(fitted, x, num_samples=20, seed=0), exact)
+
+
+class Sides(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.noise = torch.nn.Parameter(torch.tensor([0.05, 0.5], dtype=torch.float64))
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Categorical(x.new_ones(2)), infer={"enumerate": "parallel"})
+            z = pyro.sample("z", dist.Normal(4.0 * y[..., None].double() - 2.0, 1.0).to_event(1))
+            pyro.sample("x", ObservedOnly(dist.Normal(z.expand(*z.shape[:-1], 2), self.noise).to_event(1)), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.nanmean(-1, keepdim=True), 0.1).to_event(1))
+
+
 # --- population Monte Carlo itself
 
 

@@ -158,6 +158,46 @@ def test_what_codes_copy_is_predicted_by_the_posterior_without_it(spread: float,
     assert found.advice.startswith("The likelihood is too narrow") or verdict == "ok"
 
 
+def test_columns_without_a_value_and_groups_without_the_site_are_passed_over() -> None:
+    torch.manual_seed(0)
+    z = torch.randn(40, 2).double()
+    x = torch.cat([z + 0.01 * torch.randn(40, 2), torch.full((40, 1), torch.nan)], 1)
+    options = {"only": ("predictive_intervals",), "num_samples": 100, "seed": 0}
+    found = pv.criticise(unfitted(Copies(1, gaps=True), x), x, **options)["predictive intervals"]
+    assert found.verdict in ("ok", "look") and "%" in found.says
+    both = TwoViews()
+    y = torch.where(torch.arange(40)[:, None] < 10, torch.nan, z + torch.randn(40, 2))
+    rows = {"x": torch.where(torch.arange(40)[:, None] >= 30, torch.nan, x[:, :2]), "y": y}
+    fitted = pv.fit(both, rows, epochs=1, learning_rate=1e-13, engine="eager", progress=False)
+    report = pv.criticise(fitted, rows, **options)
+    assert len(report.findings) == 2 and not report.of("none")
+
+
+class TwoViews(torch.nn.Module):
+    """Two views of z, one of them exact up to a hundredth, of which a row may lack either."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(0.01).double())
+
+    def model(self, x: Tensor | None = None, y: Tensor | None = None) -> None:
+        rows = x if x is not None else y
+        assert rows is not None
+        with pyro.plate("data", len(rows)):
+            z = pyro.sample("z", dist.Normal(rows.new_zeros(2), 1.0).to_event(1))
+            if x is not None:
+                pyro.sample("x", ObservedOnly(dist.Normal(z, self.scale).to_event(1)), obs=x)
+            if y is not None:
+                pyro.sample("y", ObservedOnly(dist.Normal(z, 1.0).to_event(1)), obs=y)
+
+    def guide(self, x: Tensor | None = None, y: Tensor | None = None) -> None:
+        rows = x if x is not None else y
+        assert rows is not None
+        with pyro.plate("data", len(rows)):
+            scale = self.scale if x is not None else 0.7
+            pyro.sample("z", dist.Normal(rows if x is not None else rows / 2, scale).to_event(1))
+
+
 @pytest.mark.slow
 def test_missing_values_are_left_out() -> None:
     torch.manual_seed(0)

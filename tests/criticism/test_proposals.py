@@ -411,3 +411,41 @@ def test_an_unknown_proposal_is_refused() -> None:
     _, x, fitted = linear_gaussian()
     with pytest.raises(pv.OptionError, match="proposal must be one of 'guide', 'refined', 'laplace', got 'prior'"):
         pv.importance(fitted, x, 10, proposal="prior")
+
+
+class Missed(torch.nn.Module):
+    """z ~ N(0, 10^2), x ~ N(z, 0.1^2), and a guide at 0 with a scale of 0.05, which has not seen any of the rows."""
+
+    def __init__(self, classes: bool = False) -> None:
+        super().__init__()
+        self.w, self.classes = torch.nn.Parameter(torch.ones((), dtype=torch.float64)), classes
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            sign: Any = 1.0
+            if self.classes:
+                y = pyro.sample("y", dist.Categorical(x.new_ones(2)), infer={"enumerate": "parallel"})
+                sign = 2.0 * y[..., None] - 1.0
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 10.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.w * sign * z, 0.1).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            nowhere = 0 * x
+            if self.classes:  # each has a proposal of its own
+                y = pyro.sample("y", dist.Categorical(x.new_ones(len(x), 2)), infer={"enumerate": "parallel"})
+                nowhere = nowhere * y[..., None]
+            pyro.sample("z", dist.Normal(nowhere, 0.05).to_event(1))
+
+
+@pytest.mark.parametrize("classes", [False, True])
+def test_rows_that_the_guide_has_missed_by_far_take_more_steps(classes: bool) -> None:
+    """By 20 and 60 of its standard deviations. Three rows: false alarms 2e-5."""
+    x = torch.tensor([[0.0, 0.0], [1.0, 1.0], [3.0, -3.0]], dtype=torch.float64)
+    fitted = pv.fit(Missed(classes), x, epochs=1, learning_rate=1e-13, engine="eager", progress=False)
+    exact = dist.Normal(0.0, math.sqrt(100.01)).log_prob(x).sum(-1)
+    found = pv.importance(fitted, x, 1000, seed=0)
+    assert ((found.log_likelihood - exact).abs() < 4.5 * found.standard_error + 1e-6).all()
+    assert found.standard_error.max() < 0.1 and found.k_hat.max() < 0.7
+    alone = pv.importance(fitted, x[1:2], 1000, seed=0)
+    assert (alone.log_likelihood - exact[1]).abs() < 4.5 * alone.standard_error[0]

@@ -213,7 +213,7 @@ def test_a_fit_that_keeps_its_best_epoch_resumes_to_the_same_weights(tmp_path: P
 
 
 MANY: dict[str, Any] = {
-    **{"epochs": 207, "batch_size": 10, "keep_best": True, "validation": torch.full((20,), 1.0), "engine": "eager"},
+    **{"epochs": 217, "batch_size": 10, "keep_best": True, "validation": torch.full((20,), 1.0), "engine": "eager"},
     **{"learning_rate": 1e-3, "seed": 0, "progress": False},
 }
 
@@ -223,14 +223,13 @@ def measured(fit: pv.Fit) -> list[int]:
 
 
 def test_many_short_epochs_are_measured_every_ten_steps() -> None:
-    x, every = torch.full((20,), 5.0), list(range(1, 208))
+    x, every = torch.full((20,), 5.0), list(range(1, 218))
     fitted = pv.fit(Mean(), x, **MANY)
-    assert measured(fitted) == [*range(5, 206, 5), 207]  # two steps an epoch, and the last
+    assert measured(fitted) == [*every[:200], 205, 210, 215, 217]  # two steps an epoch; and the last
     assert [row["epoch"] for row in fitted.history] == every and all("elbo" in row for row in fitted.history)
     assert fitted.settings["best_epoch"] in measured(fitted)
     assert measured(pv.fit(Mean(), x, **MANY, callbacks=[lambda fit: None])) == every
     assert measured(pv.fit(Mean(), x, **MANY, patience=49)) == every
-    assert measured(pv.fit(Mean(), x, **{**MANY, "epochs": 200})) == every[:200]
     assert measured(pv.fit(Mean(), x, **MANY, patience=50)) == measured(fitted)
     assert measured(pv.fit(Mean(), x.repeat(10), **{**MANY, "batch_size": 20})) == every  # ten steps
 
@@ -240,7 +239,7 @@ def test_a_fit_of_many_short_epochs_resumes_to_the_same_history(tmp_path: Path) 
     whole = pv.fit(Mean(), x, **MANY)
 
     def press(step: Step) -> dict[str, float]:
-        if step.number == 251 and not (tmp_path / "pressed").exists():  # in the middle of an epoch
+        if step.number == 412 and not (tmp_path / "pressed").exists():  # the first of the two steps of epoch 207
             (tmp_path / "pressed").touch()
             os.kill(os.getpid(), signal.SIGINT)
         return {"lr": 1e-3}
@@ -253,6 +252,22 @@ def test_a_fit_of_many_short_epochs_resumes_to_the_same_history(tmp_path: Path) 
     assert [row["elbo"] for row in resumed.history] == [row["elbo"] for row in whole.history]
     assert resumed.settings["best_epoch"] == whole.settings["best_epoch"]
     assert torch.equal(resumed.pair.m, whole.pair.m)
+
+
+def test_a_fit_that_goes_on_for_longer_ends_like_one_that_was_as_long_from_the_start(tmp_path: Path) -> None:
+    """The best epoch, too: what was measured only as the last epoch of the first part does not count."""
+    x = torch.linspace(0, 2.5, 20)
+    whole = pv.fit(Mean(), x, **{**MANY, "epochs": 240})
+    for epochs in (150, 213, 240):
+        grown = pv.fit(Mean(), x, **{**MANY, "epochs": epochs}, checkpoint=tmp_path / "run", resume=epochs > 150)
+    assert grown.settings["best_epoch"] == whole.settings["best_epoch"]
+    assert torch.equal(grown.pair.m, whole.pair.m)
+
+
+def test_patience_ends_a_fit_at_an_epoch_that_was_measured() -> None:
+    x, other = torch.full((30,), 5.0), torch.full((20,), 1.0)
+    fitted = pv.fit(Mean(), x, **{**MANY, "epochs": 400, "validation": other, "learning_rate": 2e-2}, patience=201)
+    assert 200 < len(fitted.history) < 400 and "validation_elbo" in fitted.history[-1]
 
 
 def test_a_validation_fraction_is_held_out_and_recorded() -> None:
