@@ -39,7 +39,7 @@ SHAPE_RATE = (
 )
 MODE_STEPS, MODE_RATE = 100, 0.15  # to the mode, for Laplace's approximation
 NEGLIGIBLE = 20.0  # nats by which a class is less probable than another one
-FAR, MORE_ROUNDS = 5.0, 2  # a move, in such units, after which there are more steps, in units of what has been found
+FAR, MORE_ROUNDS = 5.0, 5  # a move, in such units, after which there are more steps, in units of what has been found
 WIDE = 20  # dimensions, beyond which Laplace's approximation is the start
 UNHURRIED = 10  # dimensions, beyond which correlations are learned more slowly
 BOUND_DRAWS = 8  # that say whether a row's proposal has gone astray,
@@ -138,7 +138,7 @@ def refine_rows(fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced: 
     With u = m + s (a + B e), where m and s are the mean and the standard deviation of u under the guide, and e is standard
     normal, Adam maximises `E[log p(x, z(u)) + log |dz/du| - log q(u)]` over a and the triangular matrix B of each row, without
     the score of q, as in Roeder, Wu & Duvenaud 2017, arXiv:1703.09194. Rows that have moved far take as many steps again, up to
-    twice, with the Normal found so far in place of the guide's moments. Beyond `WIDE` dimensions m and s are those of Laplace's
+    five times, with the Normal found so far in place of the guide's moments. Beyond `WIDE` dimensions m and s are those of Laplace's
     approximation, a vector and a matrix, since so many correlations cannot be learned in few steps.
 
     Args:
