@@ -265,20 +265,27 @@ def main() -> None:
             masking = pv.nets.SelfMasking(whole.shape[1], missing="high")
             missingness = pv.Conditional(masking, fam.Bernoulli(whole.shape[1]))
             name = "white-wine, self-masked"
-            keep(name, seed, one(whole, holed, seed, NOT_AT_RANDOM, done(name, seed), missingness), NOT_AT_RANDOM)
+            keep(
+                name,
+                seed,
+                one(whole, holed, seed, NOT_AT_RANDOM, kept_of(name, seed, NOT_AT_RANDOM), missingness),
+                NOT_AT_RANDOM,
+            )
         return
     for table in given.tables:
         for seed in range(given.masks):
             print(table, seed, flush=True)
             whole, holed = with_gaps(read(given.data_root, table), seed)
-            keep(table, seed, one(whole, holed, seed, SETTINGS, done(table, seed)), SETTINGS)
+            keep(table, seed, one(whole, holed, seed, SETTINGS, kept_of(table, seed, SETTINGS)), SETTINGS)
 
 
-def done(table: str, seed: int) -> dict[str, Any]:
-    """The figures that there are of a mask."""
+def kept_of(table: str, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
+    """The figures that there are of a mask, those of the VAEs only if they had these settings."""
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    found: dict[str, Any] = kept.get(table, {}).get("masks", {}).get(str(seed), {})
-    return found
+    entry = kept.get(table, {"settings": {}, "masks": {}})
+    found: dict[str, Any] = entry["masks"].get(str(seed), {})
+    same = all(entry["settings"].get(name) == value for name, value in settings.items())
+    return {name: figures for name, figures in found.items() if same or name not in ("VAE", "not-MIWAE")}
 
 
 def keep(table: str, seed: int, found: dict[str, Any], settings: dict[str, Any]) -> None:

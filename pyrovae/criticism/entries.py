@@ -99,7 +99,8 @@ def entry_densities(
         data: The rows, as for `pv.fit`. The transform of the fit is applied once, with a fixed seed.
         site: The observed site, of a pair that has several.
         num_samples: The number S of posterior draws for each row.
-        num_particles: The number of draws to choose them from, as for `pv.posterior`.
+        num_particles: The number of draws to choose them from, as for `pv.posterior`; if fewer than 400 also the draws of a
+            round.
         proposal: "refined", "laplace" or "guide", as for `pv.importance`, of the posterior draws.
         seed: The seed of the draws; None continues torch's random state.
 

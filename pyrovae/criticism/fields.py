@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import copy
 from typing import Any
 
 import torch
@@ -49,8 +50,8 @@ class LabelField:
 
     Attributes:
         temperature: See above.
-        probabilities: Of the rows x themselves, `(N, C)` float64: of a labelled row what the others say of it, or its label
-            where no other has its class.
+        probabilities: Of the rows x themselves, `(N, C)` float64: of a labelled row what labels of others say of it, of which
+            some are held out with it where labels are many; or its label where no other row has its class.
         score: The log score of held-out labels, in nats per label, with which a field in other units compares; NaN if none was
             held out.
 
@@ -84,27 +85,31 @@ class LabelField:
             raise ShapeError(
                 f"A field needs rows (N, *event) and labels (N,), got {tuple(x.shape)} and {tuple(y.shape)}."
             )
-        if y.is_floating_point():
-            raise DataError(f"Labels of a field must be class numbers, which are integers, got {y.dtype}.")
-        y = y.detach().cpu()
-        known = y >= 0
-        if len(x) < 2 or not bool(known.any()):
-            raise DataError(
-                f"A field needs two rows or more and one label, got {len(x)} rows, {int(known.sum())} labelled."
-            )
-        self.num_classes = int(y.max()) + 1 if num_classes is None else num_classes
-        if int(y.max()) >= self.num_classes:
-            raise DataError(f"Labels must be below {self.num_classes}, the number of classes, got {int(y.max())}.")
+        if len(x) < 2:
+            raise DataError(f"A field needs two rows or more, got {len(x)}.")
+        self.num_classes = _checked(y, len(x), num_classes)
         rows, self.num_neighbors = _rows(x), min(num_neighbors, len(x) - 1)
         # where columns are far from 0, squares would cancel; whole numbers stay whole, and their equal distances equal
         self.origin = rows.nanmean(0).nan_to_num(0.0).round()
         self.x = rows - self.origin
         near, reached = nearest(self.x, self.x, self.num_neighbors, themselves=True)
         # a walk that cannot leave ends in any class
-        near = torch.where(reached, near, torch.arange(len(near))[:, None])
+        self.near = torch.where(reached, near, torch.arange(len(near))[:, None])
+        self._spread(y.detach().cpu())
+
+    def relabelled(self, y: Tensor) -> LabelField:
+        """The field of the same rows and classes with other labels `(N,)`, whose neighbours are not looked for again."""
+        y = torch.as_tensor(y)
+        _checked(y, len(self.x), self.num_classes)
+        other = copy(self)
+        other._spread(y.detach().cpu())
+        return other
+
+    def _spread(self, y: Tensor) -> None:
+        near, known = self.near, y >= 0
         self.values = _harmonic(near, y, known[:, None], self.num_classes)[:, 0]
         seen = self.values.clone()
-        held, folds = _folds(y, max(2, min(MOST_FOLDS, int(MOST_UNKNOWNS / (len(x) * self.num_classes)))))
+        held, folds = _folds(y, max(2, min(MOST_FOLDS, int(MOST_UNKNOWNS / (len(y) * self.num_classes)))))
         self.temperature, self.score = 1.0, math.nan
         if len(held):
             fixed = known[:, None].repeat(1, int(folds.max()) + 1)
@@ -134,6 +139,20 @@ class LabelField:
         tiny = torch.finfo(torch.float32).tiny
         logs = [p.detach().cpu().double().clamp_min(tiny).log() for p in (here, probabilities)]
         return ((logs[0] + logs[1]) / 2).softmax(-1)
+
+
+def _checked(y: Tensor, num_rows: int, num_classes: int | None) -> int:
+    """The number of classes. ShapeError or DataError for what are no labels of so many rows."""
+    if y.shape != (num_rows,):
+        raise ShapeError(f"A field needs a label for each of its {num_rows} rows, got labels {tuple(y.shape)}.")
+    if y.is_floating_point():
+        raise DataError(f"Labels of a field must be class numbers, which are integers, got {y.dtype}.")
+    if not bool((y >= 0).any()):
+        raise DataError(f"A field needs a label, got {num_rows} rows, 0 labelled.")
+    count = int(y.max()) + 1 if num_classes is None else num_classes
+    if int(y.max()) >= count:
+        raise DataError(f"Labels must be below {count}, the number of classes, got {int(y.max())}.")
+    return count
 
 
 def _rows(x: Any) -> Tensor:

@@ -138,8 +138,8 @@ def refine_rows(fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced: 
     With u = m + s (a + B e), where m and s are the mean and the standard deviation of u under the guide, and e is standard
     normal, Adam maximises `E[log p(x, z(u)) + log |dz/du| - log q(u)]` over a and the triangular matrix B of each row, without
     the score of q, as in Roeder, Wu & Duvenaud 2017, arXiv:1703.09194. Rows that have moved far take as many steps again, up to
-    five times, with the Normal found so far in place of the guide's moments. Beyond `WIDE` dimensions m and s are those of Laplace's
-    approximation, a vector and a matrix, since so many correlations cannot be learned in few steps.
+    five times, with the Normal found so far in place of the guide's moments. Beyond `WIDE` dimensions m and s are those of
+    Laplace's approximation, a vector and a matrix, since so many correlations cannot be learned in few steps.
 
     Args:
         fitted: The fitted pair.

@@ -18,7 +18,7 @@ from support.command import Command
 
 import pyrovae as pv
 from pyrovae.app.jobs import label as labelling
-from pyrovae.app.jobs.label.neighbors import Weights, fitted_weights, spread
+from pyrovae.app.jobs.label.neighbors import Neighbors, Weights, fitted_weights
 from pyrovae.app.models import build_labeller
 from pyrovae.app.options import Options
 from pyrovae.data import Dataset, load
@@ -690,11 +690,22 @@ def test_neighbours_are_those_of_pixels_or_of_columns_whose_units_predict_better
     x = torch.randn(60, 4, generator=generator) * torch.tensor([1000.0, 1.0, 1.0, 1.0])
     x[:, 1:] += 6 * kind[:, None]
     job = a_job(x, [("ab"[k] if row < 20 else "") for row, k in enumerate(kind)], (2, 2) if image else None, "real")
-    found = spread(job, job.labels.y, 5)
+    graph = Neighbors(job, 5)
+    found = graph.spread(job.labels.y)
     assert found is not None and found.shape == (60, 2)
     right = (found.argmax(-1) == kind)[20:].double().mean()
     assert right < 0.8 if image else right == 1
-    assert spread(job, job.labels.y, 0) is None
+    fewer = job.labels.y.clone()
+    fewer[:10] = -1
+    again, anew = graph.spread(fewer), Neighbors(job, 5).spread(fewer)
+    assert again is not None and anew is not None and torch.allclose(again, anew)
+    assert Neighbors(job, 0).spread(job.labels.y) is None
+
+
+def test_neighbours_are_left_out_where_they_would_take_too_long() -> None:
+    job = a_job(torch.zeros(1, 1).expand(2_000_000, 1), ["a", "b", *[""] * 1_999_998])
+    graph = Neighbors(job, 5)
+    assert graph.spread(job.labels.y) is None and "2000000 rows of 1 numbers and 2 classes" in graph.why_not
 
 
 @pytest.mark.slow

@@ -152,3 +152,16 @@ def test_what_is_refused() -> None:
         field(torch.zeros(4, 3))
     with pytest.raises(pv.ShapeError, match=r"\(60, 2\), got others \(60, 3\)"):
         field.pooled(x, torch.zeros(60, 3))
+
+
+def test_other_labels_of_the_same_rows_have_the_field_that_they_would_have_anew() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(40, 3), torch.full((40,), -1)
+    y[:12] = torch.arange(12) % 3
+    field = pv.LabelField(x, y, num_classes=3)
+    before, other = field.probabilities.clone(), torch.where(torch.arange(40) < 6, -1, y)
+    again, anew = field.relabelled(other), pv.LabelField(x, other, num_classes=3)
+    assert torch.equal(again.probabilities, anew.probabilities) and again.temperature == anew.temperature
+    assert torch.equal(again(x[:5]), anew(x[:5])) and torch.equal(field.probabilities, before)
+    with pytest.raises(pv.DataError, match="below 3"):
+        field.relabelled(torch.full((40,), 3))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pyrovae._files import beside, swap, write_beside
 from pyrovae.app.jobs.label.judging import cross_validate, judge, judged_before
-from pyrovae.app.jobs.label.neighbors import spread
+from pyrovae.app.jobs.label.neighbors import Neighbors
 from pyrovae.app.jobs.label.reading import Job
 from pyrovae.app.jobs.label.report import committee, draw_report, tabulate
 from pyrovae.app.jobs.label.training import decide_labelling, labelling_rows, train
@@ -125,12 +125,15 @@ def label_rows(
     else:
         fitted = train(job, rows, options, folder if goes_on else None, device, engine, threads, progress)
     passes = committee(fitted, rows.train, options.passes, seed=options.seed)
-    field = spread(job, rows.codes["train"], options.neighbors)
+    neighbors = Neighbors(job, options.neighbors)
+    if neighbors.why_not:
+        say(neighbors.why_not)
+    field = neighbors.spread(rows.codes["train"])
     judged = None
     if not len(held) and options.holdout > 0:
         alike = same and before is not None and before.options.neighbors == options.neighbors
         judged = judged_before(recorded) if alike else None
-        judged = judged or cross_validate(job, options, goes_on, device, engine, threads, progress, say)
+        judged = judged or cross_validate(job, options, neighbors, goes_on, device, engine, threads, progress, say)
     report, weights = judge(job, passes.mean(0), field, held, judged, options)
     table = tabulate(job, weights.pooled(passes.mean(0), field), passes)
     content = table.to_csv(index=False, float_format="%.6g").encode()

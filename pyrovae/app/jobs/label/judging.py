@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.app.jobs.label.neighbors import Weights, features, spread
+from pyrovae.app.jobs.label.neighbors import Neighbors, Weights, features
 from pyrovae.app.jobs.label.reading import Job
 from pyrovae.app.jobs.label.report import committee, held_out_report, logistic_regression
 from pyrovae.app.jobs.label.training import labelling_rows, train
@@ -57,6 +57,7 @@ def judged_before(recorded: Mapping[str, Any] | None) -> Judged | None:
 def cross_validate(
     job: Job,
     options: Options,
+    neighbors: Neighbors,
     goes_on: bool,
     device: str,
     engine: str,
@@ -76,7 +77,7 @@ def cross_validate(
         fitted = train(job, rows, replace(options, steps=steps), None, device, engine, threads, progress)
         found["probabilities"].append(committee(fitted, rows.test, options.passes, seed=options.seed).mean(0))
         found["yardstick"].append(logistic_regression(features(job), job.labels.y.clone(), fold))
-        field = spread(job, rows.codes["train"], options.neighbors)
+        field = neighbors.spread(rows.codes["train"])
         if field is not None:
             found["field"].append(field[fold])
     return Judged(**{name: torch.cat(parts) for name, parts in found.items() if parts})

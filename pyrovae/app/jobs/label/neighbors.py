@@ -19,6 +19,8 @@ optimize = Lazily("scipy.optimize")
 TINY = torch.finfo(torch.float32).tiny  # in the place of a probability of 0
 HELD_BACK = 4.0  # the pull of weights towards those by default, in nats for a distance of 1
 MOST = 3.0  # a weight
+# Squared rows times columns, two minutes of one core, and rows times classes.
+MOST_WORK, MOST_VALUES = 3e12, 2e6
 
 
 @dataclass(frozen=True)
@@ -76,23 +78,42 @@ def features(job: Job) -> Tensor:
     return Features(Normal(job.x.shape[1]), mask=True)(job.x) if gaps else job.x
 
 
-def spread(job: Job, y: Tensor | None, num: int) -> Tensor | None:
-    """`p(y | x)` of all rows by a `LabelField`, `(N, C)`, of labelled ones by the other labels; None for no neighbours.
+class Neighbors:
+    """The graph of nearest neighbours of a job's rows, along which labels spread, for several choices of labels.
 
     Distances are those of pixels, or for other rows of the columns as they are or of standardised ones, whichever predict
-    labels better that are held out.
+    labels better that are held out. Where it would take far longer than a fit, there is no graph, and `why_not` says so.
 
     Args:
         job: The rows.
-        y: Their classes, `(N,)`, -1 where unknown.
-        num: Neighbours of a row.
+        num: Neighbours of a row; 0 for none.
     """
-    if num < 1 or len(job.x) < 2 or y is None:
-        return None
-    rows = features(job)
-    units = [rows]
-    if job.dataset.image_shape is None:
-        units.append((rows - rows.mean(0)) / rows.std(0).clamp_min(1e-8))
-    fields = [LabelField(x, y, len(job.labels.classes), num) for x in units]
-    best = fields[-1] if len(fields) > 1 and not fields[0].score > fields[1].score else fields[0]
-    return best.probabilities
+
+    def __init__(self, job: Job, num: int) -> None:
+        self.job, self.num, self.why_not = job, num, ""
+        self.fields: list[LabelField] = []
+        rows, columns, classes = len(job.x), job.x[0].numel(), len(job.labels.classes)
+        self.possible = num > 0 and rows > 1
+        if self.possible and (rows**2 * columns > MOST_WORK or rows * classes > MOST_VALUES):
+            self.possible = False
+            what = f"{rows} rows of {columns} numbers and {classes} classes"
+            self.why_not = f"Neighbours are left out: for {what} they would take too long."
+
+    def spread(self, y: Tensor | None) -> Tensor | None:
+        """`p(y | x)` of all rows by a `LabelField`, `(N, C)`, of labelled ones by other labels; None without a graph.
+
+        Args:
+            y: Their classes, `(N,)`, -1 where unknown.
+        """
+        if not self.possible or y is None:
+            return None
+        if self.fields:
+            fields = [field.relabelled(y) for field in self.fields]
+        else:
+            rows = features(self.job)
+            units = [rows]
+            if self.job.dataset.image_shape is None:
+                units.append((rows - rows.mean(0)) / rows.std(0).clamp_min(1e-8))
+            fields = self.fields = [LabelField(x, y, len(self.job.labels.classes), self.num) for x in units]
+        best = fields[-1] if len(fields) > 1 and not fields[0].score > fields[1].score else fields[0]
+        return best.probabilities
