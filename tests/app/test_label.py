@@ -670,15 +670,17 @@ def test_weights_of_classifier_and_neighbours_are_found() -> None:
     assert report["log_score"] < min(alone)  # crosswise, too
     assert report["accuracy_of_classifier"] < report["accuracy"] > report["accuracy_of_neighbors"] - 0.05
     few = fitted_weights(q[:3], f[:3], y[:3])
-    assert abs(few.classifier - 0.5) < 0.4 and abs(few.neighbors - 0.5) < 0.4  # three labels do not move them far
+    assert abs(few.classifier - 0.25) < 0.4 and abs(few.neighbors - 0.75) < 0.4  # three labels do not move them far
     none = torch.zeros(0, dtype=torch.int64)
-    assert labelling.held_out_report(q[:0], f[:0], none)[1] == Weights(0.5, 0.5)
+    assert labelling.held_out_report(q[:0], f[:0], none)[1] == Weights(0.25, 0.75)
 
 
 def test_weights_by_default_make_a_geometric_mean() -> None:
     q, f = torch.tensor([[0.8, 0.2], [1.0, 0.0]]).double(), torch.tensor([[0.2, 0.8], [0.5, 0.5]]).double()
     found = Weights.default(f).pooled(q, f)
-    assert torch.allclose(found[0], torch.tensor([0.5, 0.5]).double()) and found[1, 0] > 0.999
+    mean = torch.tensor([0.8**0.25 * 0.2**0.75, 0.2**0.25 * 0.8**0.75]).double()
+    assert torch.allclose(found[0], mean / mean.sum()) and found[1, 0] > 0.999
+    assert torch.allclose(Weights(0.5, 0.5).pooled(q, f)[0], torch.tensor([0.5, 0.5]).double())
     assert torch.allclose(Weights.default(None).pooled(q, None), q, atol=1e-30)
 
 

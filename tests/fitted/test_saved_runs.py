@@ -116,6 +116,7 @@ def test_another_setting_is_still_refused(saved: Path) -> None:
 
 def test_a_labelling_run_goes_on(saved: Path, pyrovae: Command) -> None:
     options = ("--steps", 40, "--hidden", 8, "--latent", 2, "--passes", 3, "--run", saved / "labels", "--force")
+    options += ("--neighbors", 0)  # as it was
     code, _, err = pyrovae("label", saved.parent / "table.csv", "--labels", saved.parent / "labels.csv", *options)
     assert code == 0, err
     assert "its weights are asked again" in " ".join(err.split())  # trained as it would be now: nothing to train

@@ -27,7 +27,8 @@ MOST_WORK, MOST_VALUES = 3e12, 2e6
 class Weights:
     """`p(y | x)` in proportion to `q(y | x)^classifier f(y | x)^neighbors`, of a classifier q and a field f over neighbours.
 
-    Both 1/2 make a geometric mean. A smaller sum makes the probabilities more even, as a temperature does.
+    Where they add up to 1, this is a geometric mean. A smaller sum makes probabilities more even, as a temperature does. By
+    default the classifier counts a quarter: with few labels it is far too sure of itself.
     """
 
     classifier: float
@@ -35,8 +36,8 @@ class Weights:
 
     @classmethod
     def default(cls, field: Tensor | None) -> Weights:
-        """Those of a geometric mean, or of the classifier alone where there is no field."""
-        return cls(1.0, 0.0) if field is None else cls(0.5, 0.5)
+        """Those before any label has been held out; of the classifier alone where there is no field."""
+        return cls(1.0, 0.0) if field is None else cls(0.25, 0.75)
 
     def pooled(self, q: Tensor, field: Tensor | None) -> Tensor:
         """The probabilities, `(N, C)`, from those of the classifier and the field."""
