@@ -302,7 +302,7 @@ class Options:
     )
     neighbors: int = option(
         5,
-        "Nearest rows that a label spreads to; what they say is averaged with the classifier. 0: the classifier alone.",
+        "Nearest neighbours of a row, along which labels spread; averaged with the classifier. 0 takes the classifier alone.",
         check=at_least(0),
         commands=("label",),
         later=True,

@@ -12,7 +12,8 @@ from torch import Tensor
 from pyrovae.batching.checks import check_rows
 from pyrovae.criticism.acquisition import entropy
 from pyrovae.criticism.importance import weight_blocks
-from pyrovae.criticism.proposals import check_proposal, refined_blocks, usable
+from pyrovae.criticism.proposals import check_proposal, usable
+from pyrovae.criticism.weighing import refined_blocks
 from pyrovae.errors import NotFiniteError, OptionError, PairError
 from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded, transform_once
 from pyrovae.objectives.terms import Terms, terms

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from pyrovae._html import table
 from pyrovae.batching.checks import check_rows
-from pyrovae.criticism.proposals import check_proposal, refined_blocks, usable
+from pyrovae.criticism.proposals import check_proposal, usable
 from pyrovae.criticism.psis import k_hat_threshold, pareto_k
+from pyrovae.criticism.weighing import refined_blocks
 from pyrovae.engine.tracing import TracedFunction
 from pyrovae.errors import OptionError
 from pyrovae.fitted.fitted import Fit, seeded

@@ -1,4 +1,4 @@
-"""Proposals of the latent sites of each row, fitted to that row's own posterior: `Refined`, and the weights of its draws.
+"""Proposals of the latent sites of each row, fitted to that row's own posterior: `Refined`, and how it is found.
 
 A guide predicts the posterior of a row that it may never have seen, and is often displaced. Here the continuous sites of a row
 are taken together as one vector u without constraints, and a Normal of u is improved by gradient steps on that row's own ELBO.
@@ -10,20 +10,19 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyrovae.batching.chunks import chunks
-from pyrovae.criticism.coordinates import Coordinates, NotRefinable, Radial, log_prob_of
+from pyrovae.criticism.coordinates import Coordinates, NotRefinable, Radial
 from pyrovae.engine.tracing import TracedFunction
 from pyrovae.errors import OptionError, PairError
 from pyrovae.fitted.fitted import Fit, FittedGroup
-from pyrovae.fitted.runs import particles_at_once
 from pyrovae.objectives.terms import Terms, terms
-from pyrovae.objectives.weights import log_weights, num_values, row_bounds
+from pyrovae.objectives.weights import log_weights
 from pyrovae.pair.batch import Batch, num_rows, take_rows
 from pyrovae.pair.checks import check_particles
 from pyrovae.pair.common import same_for_rows, start_rows
@@ -34,9 +33,7 @@ from pyrovae.pair.program import Pair, PairLike
 
 STEPS, DRAWS = 100, 3  # gradient steps, and draws of each
 RATE = 0.3  # of Adam, in units of the guide's standard deviations; it falls to a twentieth
-SHAPE_RATE = (
-    1.0  # over the number of dimensions: that of the scale matrix, whose many entries learn from noisy gradients
-)
+SHAPE_RATE = 1.0  # over the dimensions: that of the scale matrix, whose many entries learn from noisy gradients
 MODE_STEPS, MODE_RATE = 100, 0.15  # to the mode, for Laplace's approximation
 NEGLIGIBLE = 20.0  # nats by which a class is less probable than another one
 FAR, MORE_ROUNDS = 5.0, 5  # a move, in such units, after which there are more steps, in units of what has been found
@@ -46,8 +43,6 @@ BOUND_DRAWS = 8  # that say whether a row's proposal has gone astray,
 ASTRAY = 3.0  # nats below its start, far beyond the noise of so few draws
 START_DRAWS = 64  # draws of the guide, whose moments are the start
 FREEDOM = 5.0  # degrees of freedom of the t distribution
-GUIDE_SHARE = 0.1  # of the draws that are weighed
-LEAST_FOR_BOUND = 20  # draws of the guide for its ELBO
 FLATTEST = 3.0  # of Laplace's approximation, in standard deviations of the guide
 MOST_WEIGHTS = 2**24  # log-weights of a block of rows
 MOST_ENTRIES = 2**23  # of the covariance matrices of a block of rows
@@ -90,7 +85,7 @@ def log_joint(pair: PairLike, rows: Batch, layout: Layout, coordinates: Coordina
     """`log p(x, z) + log |dz/du|` at u, `(K, M)`, of each class where the coordinates have classes; other sites summed out."""
     moved, log_det = at(pair, coordinates, u, PutDraws)
     found = terms(moved, rows, len(u), layout=layout)
-    return possible(_log_weights(found, coordinates) + log_det)
+    return possible(weights_by_class(found, coordinates) + log_det)
 
 
 def at(
@@ -110,7 +105,8 @@ def possible(log_p: Tensor) -> Tensor:
     return torch.where(log_p < math.inf, log_p, -math.inf)
 
 
-def _log_weights(found: Terms, coordinates: Coordinates) -> Tensor:
+def weights_by_class(found: Terms, coordinates: Coordinates) -> Tensor:
+    """The log-weights of a run, `(K, M)`, of each class where the coordinates have classes."""
     if coordinates.classes is None:
         return log_weights(found)
     return torch.cat(list(log_weights(found, keep=coordinates.classes.site)), 1)
@@ -375,25 +371,6 @@ def _why_not(fitted: Fit, batch: Batch, layout: Layout, sites: Collection[str]) 
     return None
 
 
-def refined_blocks(
-    fitted: Fit, batch: Batch, layout: Layout, num_samples: int, proposal: str, keep: str | None = None
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield block by block of n rows the log-weights of fresh draws, `(K, n)`, and ELBOs of draws of the guide, `(k, n)`.
-
-    With `keep`, the name of an enumerated site, the log-weights are those of each of its values, `(C, K, n)`.
-
-    Raises:
-        NotRefinable: See `usable`.
-    """
-    at_once = particles_at_once(fitted, batch, layout, max(num_samples, DRAWS))
-    values = 1
-    if keep is not None:
-        with fork_rng():
-            values = num_values(terms(fitted.pair, take_rows(batch, slice(0, 1)), layout=layout), keep)
-    for rows, refined in adapted(fitted, batch, layout, values * num_samples, at_once, proposal):
-        yield _weigh(fitted, rows, layout, refined, num_samples, at_once, keep)
-
-
 def adapted(
     fitted: Fit, batch: Batch, layout: Layout, weights: int, at_once: int, proposal: str
 ) -> Iterator[tuple[Batch, Refined]]:
@@ -425,70 +402,6 @@ def adapted(
             some = slice(start, min(start + together, num_rows(block)))
             start_rows(stage=1)
             yield take_rows(block, some), refined.rows(some)
-
-
-def _weigh(
-    fitted: Fit, rows: Batch, layout: Layout, refined: Refined, num_samples: int, at_once: int, keep: str | None
-) -> tuple[Tensor, Tensor]:
-    """Log-weights of fresh draws of the refined proposal and the guide, and ELBOs `(k, n)` of draws of the guide."""
-    pair, classes = fitted.pair, refined.coordinates.classes
-    shared = guide_draws(num_samples)
-    elbos: list[Tensor] = []
-    log_w: list[Tensor] = []
-
-    def weigh(found: Terms, u: Tensor, checked: Callable[[Tensor], Tensor] = lambda log_w: log_w) -> None:
-        each = checked(mixed(found, u, refined, shared / num_samples, keep))
-        if classes is not None:
-            each = each.unflatten(-1, (classes.count, -1)).transpose(-3, -2)  # (C, k, n)
-            each = each if keep == classes.site else each.logsumexp(-3)
-        log_w.append(each)
-
-    # an ELBO of fewer draws would be all noise
-    for k in [*pieces(shared, at_once), *pieces(min(LEAST_FOR_BOUND, num_samples) - shared, at_once)]:
-        found = terms(pair, rows, k, layout=layout)
-        elbos.append(row_bounds(found))
-        if sum(part.shape[-2] for part in log_w) < shared:
-            weigh(found, refined.coordinates.join(found))
-    for k in pieces(num_samples - shared, at_once):
-        u = refined.sample(k)
-        weigh(terms(at(pair, refined.coordinates, u)[0], rows, k, layout=layout), u, possible)
-    return torch.cat(log_w, -2), torch.cat(elbos)
-
-
-def guide_draws(num_samples: int) -> int:
-    """How many of K draws are the guide's."""
-    return max(1, round(GUIDE_SHARE * num_samples))
-
-
-def mixed(found: Terms, u: Tensor, refined: Refined, share: float, keep: str | None = None) -> Tensor:
-    """Log-weights of draws u at which a run stands, under the mixture of the guide and the refined proposal.
-
-    Args:
-        found: The run.
-        u: The draws, `(K, M, d)`.
-        refined: The proposal.
-        share: The share of the guide's draws.
-        keep: An enumerated site that is not summed out.
-
-    Returns:
-        `(K, M)`, or `(C, K, N)` with `keep` where rows do not have a proposal for each class.
-    """
-    coordinates = refined.coordinates
-    log_det = coordinates.by_row(u)[1]
-    apart = coordinates.classes is None and keep is not None
-    log_q = u.new_zeros(u.shape[:2])
-    sites = dict(found.sites)
-    for name in coordinates.names:
-        term = sites[name]
-        assert term.q is not None
-        log_q = log_q + log_prob_of(found, term.q.log_prob, coordinates.classes)
-        # log p alone: to add log q again would cost its digits, and it is huge where a narrow guide is far away
-        sites[name] = replace(term, q=replace(term.q, log_prob=torch.zeros_like(term.q.log_prob)))
-    bare = replace(found, sites=sites)
-    log_p = log_weights(bare, keep=keep) if apart else _log_weights(bare, coordinates)
-    log_guide = (log_q + log_det).nan_to_num(-math.inf)
-    other = refined.log_prob(u) + (math.log1p(-share) if share < 1 else -math.inf)
-    return log_p + log_det - torch.logaddexp(math.log(share) + log_guide, other)
 
 
 def pieces(total: int, most: int) -> Sequence[int]:

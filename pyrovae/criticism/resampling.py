@@ -16,13 +16,12 @@ from pyrovae.criticism.proposals import (
     Refined,
     adapted,
     at,
-    guide_draws,
     log_joint,
-    mixed,
     pieces,
     possible,
     usable,
 )
+from pyrovae.criticism.weighing import guide_draws, mixed
 from pyrovae.errors import NotFiniteError, OptionError
 from pyrovae.fitted.fitted import Fit, FittedGroup
 from pyrovae.fitted.runs import drawn_terms, particles_at_once

@@ -181,7 +181,10 @@ class Trainer:
         assert self.last_good is not None
         self.restore(*self.last_good)
         self.fitted.stopped = f"in epoch {epoch}, step {step}, {what} not finite"
-        kept = f"the weights are those of epoch {len(self.fitted.history)}, the last good epoch that was kept"
+        good = len(self.fitted.history)
+        kept = f"the weights are those of epoch {good}, the last good epoch that was kept"
+        if not good:
+            kept = "the weights are those of the start, as no epoch was good"
         if folder is not None:
             self.write(folder)
             store.write_fit(folder, self.fitted, status="diverged")

@@ -671,6 +671,8 @@ def test_weights_of_classifier_and_neighbours_are_found() -> None:
     assert report["accuracy_of_classifier"] < report["accuracy"] > report["accuracy_of_neighbors"] - 0.05
     few = fitted_weights(q[:3], f[:3], y[:3])
     assert abs(few.classifier - 0.25) < 0.4 and abs(few.neighbors - 0.75) < 0.4  # three labels do not move them far
+    wrong = fitted_weights(q[:200], f[:200], 3 - 1 - (0.3 * q[:200].log() + 0.8 * f[:200].log()).argmax(-1))
+    assert 0 < wrong.classifier < 0.5 and 0 < wrong.neighbors < 0.5  # no weights of 0, at which all classes are alike
     none = torch.zeros(0, dtype=torch.int64)
     assert labelling.held_out_report(q[:0], f[:0], none)[1] == Weights(0.25, 0.75)
 

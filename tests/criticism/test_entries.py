@@ -76,6 +76,26 @@ def agree(found: pv.Entries, exact: Tensor) -> None:
     assert bool((off.abs() <= ERRORS * found.error[known] + 1e-3).all()), (off, found.error, found.k_hat)
 
 
+def by_quadrature(fitted: pv.Fit, x: Tensor, num_points: int) -> Tensor:
+    """`log p(x) - log p(x_-d)` of entries that are known, by sums over a grid."""
+
+    def log_p(rows: Tensor) -> Tensor:
+        found = pv.quadrature(fitted, rows, num_points=num_points)
+        assert bool((found.error < 1e-3).all())
+        return found.log_likelihood
+
+    columns = torch.arange(x.shape[1])
+    gaps = torch.stack([log_p(torch.where(columns == d, NAN, x)) for d in columns], 1)
+    return torch.where(x.isnan(), NAN, log_p(x)[:, None] - gaps)
+
+
+def given_others(row: Tensor, d: int, covariance: Tensor) -> dist.Normal:
+    """p(x_d | x_-d) of a row of a centred Normal, by its entries that are known."""
+    others = [e for e in range(len(row)) if e != d and not bool(row[e].isnan())]
+    slope = torch.linalg.solve(covariance[others][:, others], covariance[others, d])
+    return dist.Normal(row[others] @ slope, (covariance[d, d] - slope @ covariance[others, d]).sqrt())
+
+
 def test_columns_nearly_without_noise_have_the_densities_of_the_closed_form() -> None:
     """A noise of 0.002, in whose units the others leave z a range of 350; and rows that are strange in that column."""
     noise = [0.002, 0.01, 1.0, 2.0]
@@ -89,10 +109,7 @@ def test_columns_nearly_without_noise_have_the_densities_of_the_closed_form() ->
     exact = torch.full_like(x, NAN)
     for n, row in enumerate(x):
         for d in (~row.isnan()).nonzero().flatten().tolist():
-            others = [e for e in range(4) if e != d and not bool(row[e].isnan())]
-            slope = torch.linalg.solve(covariance[others][:, others], covariance[others, d])
-            scale = (covariance[d, d] - slope @ covariance[others, d]).sqrt()
-            exact[n, d] = dist.Normal(row[others] @ slope, scale).log_prob(row[d])
+            exact[n, d] = given_others(row, d, covariance).log_prob(row[d])
     agree(pv.entry_densities(fit_of(Linear(noise, 2), x[:2]), x, num_samples=20, seed=0), exact)
 
 
@@ -111,10 +128,7 @@ def test_transforms_are_those_of_the_closed_form() -> None:
         found = transforms_without_each(fitted, part, "x", columns, draws=400, proposal="refined")
     assert torch.equal(found.isnan(), x.isnan() | ~columns)
     for n, d in (~found.isnan()).nonzero().tolist():
-        others = [e for e in range(4) if e != d and not bool(x[n, e].isnan())]
-        slope = torch.linalg.solve(covariance[others][:, others], covariance[others, d])
-        scale = (covariance[d, d] - slope @ covariance[others, d]).sqrt()
-        exact = dist.Normal(x[n, others] @ slope, scale).cdf(x[n, d])
+        exact = given_others(x[n], d, covariance).cdf(x[n, d])
         assert abs(found[n, d] - exact) < ERRORS * (exact * (1 - exact) / 100).sqrt() + 0.005
 
 
@@ -123,17 +137,7 @@ def test_both_modes_are_found_that_an_entry_decides_between() -> None:
     x = torch.tensor([[1.0, 1.0], [-1.5, 2.3], [1.0, 1.9], [-0.2, 3.0], [NAN, 1.0]], dtype=torch.float64)
     fitted = fit_of(Square([0.03, 0.1], 1), x[:4])
 
-    def log_p(rows: Tensor) -> Tensor:
-        found = pv.quadrature(fitted, rows, num_points=1025)
-        assert bool((found.error < 1e-3).all())
-        return found.log_likelihood
-
-    exact = torch.full_like(x, NAN)
-    for d in range(2):
-        gaps = x[:4].clone()
-        gaps[:, d] = NAN
-        exact[:4, d] = log_p(x[:4]) - log_p(gaps)
-    exact[4, 1] = log_p(x[4:])
+    exact = by_quadrature(fitted, x, num_points=1025)
     agree(pv.entry_densities(fitted, x, num_samples=20, seed=0), exact)
 
 
@@ -143,14 +147,7 @@ def test_a_prior_with_thin_components_has_narrow_and_wide_modes() -> None:
     mixture = dist.MixtureSameFamily(dist.Categorical(torch.tensor([0.5, 0.5]).double()), parts)
     x = torch.tensor([[1.0, 0.9], [1.3, 2.0], [-2.0, 1.0]], dtype=torch.float64)
     fitted = fit_of(Square([0.02, 0.7], 1, mixture), x)
-    exact = torch.stack(
-        [
-            pv.quadrature(fitted, x, num_points=2049).log_likelihood
-            - pv.quadrature(fitted, torch.where(torch.arange(2) == d, NAN, x), num_points=2049).log_likelihood
-            for d in range(2)
-        ],
-        1,
-    )
+    exact = by_quadrature(fitted, x, num_points=2049)
     agree(pv.entry_densities(fitted, x, num_samples=20, seed=0), exact)
 
 
@@ -187,14 +184,7 @@ def test_a_prior_may_depend_on_a_class_that_is_summed_out() -> None:
     """`p(z) = (N(-2, 1) + N(2, 1)) / 2` by classes, x two measurements of z with noise 0.05 and 0.5, against quadrature."""
     x = torch.tensor([[1.0, 1.3], [-2.2, -1.5]], dtype=torch.float64)
     fitted = fit_of(Sides(), x)
-    exact = torch.stack(
-        [
-            pv.quadrature(fitted, x, num_points=1025).log_likelihood
-            - pv.quadrature(fitted, torch.where(torch.arange(2) == d, NAN, x), num_points=1025).log_likelihood
-            for d in range(2)
-        ],
-        1,
-    )
+    exact = by_quadrature(fitted, x, num_points=1025)
     agree(pv.entry_densities(fitted, x, num_samples=20, seed=0), exact)
 
 

@@ -351,7 +351,9 @@ def test_nan_names_epoch_and_step_and_keeps_the_last_good_epoch(tmp_path: Path) 
     options: dict[str, Any] = {"epochs": 5, "batch_size": 10, "seed": 0, "engine": "eager"}
     # The transform runs 3 times before the first step, on the first batch, on two rows and on all, and once after the first
     # epoch, on the rows whose KL terms are monitored.
-    with pytest.raises(pv.NotFiniteError, match=r"epoch 3, step 9.*last good epoch.*run"):
+    with pytest.raises(pv.NotFiniteError, match="epoch 1, step 2.*those of the start, as no epoch was good"):
+        pv.fit(Mean(), x, transform=bomb(3 + 2), **options)
+    with pytest.raises(pv.NotFiniteError, match=r"epoch 3, step 9.*epoch 2, the last good epoch.*run"):
         pv.fit(Mean(), x, transform=bomb(3 + 1 + 9), checkpoint=tmp_path / "run", **options)
     reference = Mean()
     pv.fit(reference, x, callbacks=[lambda f: len(f.history) == 2], **options)

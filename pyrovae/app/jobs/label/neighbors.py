@@ -18,7 +18,7 @@ optimize = Lazily("scipy.optimize")
 
 TINY = torch.finfo(torch.float32).tiny  # in the place of a probability of 0
 HELD_BACK = 4.0  # the pull of weights towards those by default, in nats for a distance of 1
-MOST = 3.0  # a weight
+LEAST, MOST = 0.02, 3.0  # a weight; with weights of 0 classes would no longer differ
 # Squared rows times columns, two minutes of one core, and rows times classes.
 MOST_WORK, MOST_VALUES = 3e12, 2e6
 
@@ -66,8 +66,7 @@ def fitted_weights(q: Tensor, field: Tensor | None, y: Tensor) -> Weights:
         apart = weights - start
         return float(value) + HELD_BACK * float(apart @ apart), gradient.numpy() + 2 * HELD_BACK * apart
 
-    # not both 0, at which classes no longer differ
-    found = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0.0, MOST)] * len(start)).x
+    found = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(LEAST, MOST)] * len(start)).x
     return Weights(float(found[0]), 0.0 if field is None else float(found[1]))
 
 
