@@ -14,6 +14,7 @@ from torch import Tensor
 
 import pyrovae as pv
 import pyrovae.families as fam
+from pyrovae.criticism import intervals, proposals
 from pyrovae.criticism.predictive import REPLICATES, compared
 from pyrovae.criticism.statistics import MEANING, Statistic, statistics_for
 from pyrovae.distributions import ObservedOnly
@@ -158,7 +159,15 @@ def test_what_codes_copy_is_predicted_by_the_posterior_without_it(spread: float,
     assert found.advice.startswith("The likelihood is too narrow") or verdict == "ok"
 
 
-def test_columns_without_a_value_and_groups_without_the_site_are_passed_over() -> None:
+def few_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of the entries that users have predicted by draws of p(z | x_-d)."""
+    monkeypatch.setattr(intervals, "LEFT_OUT", 40)
+    monkeypatch.setattr(intervals, "FEWEST", 10)
+
+
+def test_columns_without_a_value_and_groups_without_the_site_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    few_left_out(monkeypatch)
+    monkeypatch.setattr(proposals, "STEPS", 10)
     torch.manual_seed(0)
     z = torch.randn(40, 2).double()
     x = torch.cat([z + 0.01 * torch.randn(40, 2), torch.full((40, 1), torch.nan)], 1)
@@ -199,7 +208,8 @@ class TwoViews(torch.nn.Module):
 
 
 @pytest.mark.slow
-def test_missing_values_are_left_out() -> None:
+def test_missing_values_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    few_left_out(monkeypatch)
     torch.manual_seed(0)
     pair, x, _ = linear_gaussian(120)
     x = x.masked_fill(torch.rand(120, 5) < 0.2, torch.nan)

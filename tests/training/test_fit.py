@@ -23,6 +23,7 @@ import pyrovae.families as fam
 from pyrovae.batching.batches import Batches
 from pyrovae.batching.splits import Split
 from pyrovae.pair.parameters import place
+from pyrovae.training import trainer
 from pyrovae.training.schedules import Step
 
 
@@ -213,19 +214,26 @@ def test_a_fit_that_keeps_its_best_epoch_resumes_to_the_same_weights(tmp_path: P
 
 
 MANY: dict[str, Any] = {
-    **{"epochs": 217, "batch_size": 10, "keep_best": True, "validation": torch.full((20,), 1.0), "engine": "eager"},
+    **{"epochs": 37, "batch_size": 10, "keep_best": True, "validation": torch.full((20,), 1.0), "engine": "eager"},
     **{"learning_rate": 1e-3, "seed": 0, "progress": False},
 }
+
+
+@pytest.fixture
+def many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty epochs are many, of 200 for users."""
+    monkeypatch.setattr(trainer, "MANY_EPOCHS", 20)
 
 
 def measured(fit: pv.Fit) -> list[int]:
     return [int(row["epoch"]) for row in fit.history if "validation_elbo" in row]
 
 
+@pytest.mark.usefixtures("many")
 def test_many_short_epochs_are_measured_every_ten_steps() -> None:
-    x, every = torch.full((20,), 5.0), list(range(1, 218))
+    x, every = torch.full((20,), 5.0), list(range(1, 38))
     fitted = pv.fit(Mean(), x, **MANY)
-    assert measured(fitted) == [*every[:200], 205, 210, 215, 217]  # two steps an epoch; and the last
+    assert measured(fitted) == [*every[:20], 25, 30, 35, 37]  # two steps an epoch; and the last
     assert [row["epoch"] for row in fitted.history] == every and all("elbo" in row for row in fitted.history)
     assert fitted.settings["best_epoch"] in measured(fitted)
     assert measured(pv.fit(Mean(), x, **MANY, callbacks=[lambda fit: None])) == every
@@ -234,12 +242,13 @@ def test_many_short_epochs_are_measured_every_ten_steps() -> None:
     assert measured(pv.fit(Mean(), x.repeat(10), **{**MANY, "batch_size": 20})) == every  # ten steps
 
 
+@pytest.mark.usefixtures("many")
 def test_a_fit_of_many_short_epochs_resumes_to_the_same_history(tmp_path: Path) -> None:
     x = torch.linspace(0, 5, 20)
     whole = pv.fit(Mean(), x, **MANY)
 
     def press(step: Step) -> dict[str, float]:
-        if step.number == 412 and not (tmp_path / "pressed").exists():  # the first of the two steps of epoch 207
+        if step.number == 52 and not (tmp_path / "pressed").exists():  # the first of the two steps of epoch 27
             (tmp_path / "pressed").touch()
             os.kill(os.getpid(), signal.SIGINT)
         return {"lr": 1e-3}
@@ -254,20 +263,22 @@ def test_a_fit_of_many_short_epochs_resumes_to_the_same_history(tmp_path: Path) 
     assert torch.equal(resumed.pair.m, whole.pair.m)
 
 
+@pytest.mark.usefixtures("many")
 def test_a_fit_that_goes_on_for_longer_ends_like_one_that_was_as_long_from_the_start(tmp_path: Path) -> None:
     """The best epoch, too: what was measured only as the last epoch of the first part does not count."""
     x = torch.linspace(0, 2.5, 20)
-    whole = pv.fit(Mean(), x, **{**MANY, "epochs": 240})
-    for epochs in (150, 213, 240):
-        grown = pv.fit(Mean(), x, **{**MANY, "epochs": epochs}, checkpoint=tmp_path / "run", resume=epochs > 150)
+    whole = pv.fit(Mean(), x, **{**MANY, "epochs": 60})
+    for epochs in (15, 33, 60):
+        grown = pv.fit(Mean(), x, **{**MANY, "epochs": epochs}, checkpoint=tmp_path / "run", resume=epochs > 15)
     assert grown.settings["best_epoch"] == whole.settings["best_epoch"]
     assert torch.equal(grown.pair.m, whole.pair.m)
 
 
+@pytest.mark.usefixtures("many")
 def test_patience_ends_a_fit_at_an_epoch_that_was_measured() -> None:
     x, other = torch.full((30,), 5.0), torch.full((20,), 1.0)
-    fitted = pv.fit(Mean(), x, **{**MANY, "epochs": 400, "validation": other, "learning_rate": 2e-2}, patience=201)
-    assert 200 < len(fitted.history) < 400 and "validation_elbo" in fitted.history[-1]
+    fitted = pv.fit(Mean(), x, **{**MANY, "epochs": 400, "validation": other, "learning_rate": 2e-2}, patience=51)
+    assert 51 < len(fitted.history) < 400 and "validation_elbo" in fitted.history[-1]
 
 
 def test_a_validation_fraction_is_held_out_and_recorded() -> None:
