@@ -18,7 +18,7 @@ from pyrovae.pair.common import same_for_rows
 from pyrovae.pair.handlers import DATA_PLATE, PARTICLE_PLATE
 from pyrovae.pair.layout import Layout
 
-MOST_JOINT = 100  # coordinates with a full covariance; with more, sites are independent of one another
+MOST_JOINT = 256  # coordinates with a full covariance; with more, sites are independent of one another
 
 
 class NotRefinable(Exception):

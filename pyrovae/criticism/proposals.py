@@ -31,7 +31,8 @@ from pyrovae.pair.layout import Layout
 from pyrovae.pair.parameters import fork_rng
 from pyrovae.pair.program import Pair, PairLike
 
-STEPS, DRAWS = 100, 3  # gradient steps, and draws of each
+STEPS, DRAWS = 100, 3  # gradient steps, and draws of each,
+MORE_DRAWS, MOST_DRAWS = 30, 8  # one more for every so many dimensions, up to so many: there is more to learn
 RATE = 0.3  # of Adam, in units of the guide's standard deviations; it falls to a twentieth
 SHAPE_RATE = 1.0  # over the dimensions: that of the scale matrix, whose many entries learn from noisy gradients
 MODE_STEPS, MODE_RATE = 100, 0.15  # to the mode, for Laplace's approximation
@@ -184,7 +185,7 @@ def _improved(
         The mean, `(M, d)`, the scale matrix, `(M, d, d)`, and whether it has moved far, `(M,)`; a class that is far less
         probable than another one for its row does not count as far.
     """
-    mask = coordinates.mask(mean).tril(-1)
+    mask, draws = coordinates.mask(mean).tril(-1), draws_of_a_step(mean.shape[-1])
     shift = torch.zeros_like(mean)
     shape = torch.zeros(*mean.shape, mean.shape[-1], dtype=mean.dtype, device=mean.device)  # log B_ii on its diagonal
 
@@ -219,7 +220,7 @@ def _improved(
         for group, share in zip(optimizer.param_groups, shares):
             group["lr"] = share * rate
         with same_for_rows(0, len(mean)):
-            noise = torch.randn(len(mean), DRAWS, mean.shape[-1], dtype=mean.dtype, device=mean.device)
+            noise = torch.randn(len(mean), draws, mean.shape[-1], dtype=mean.dtype, device=mean.device)
         inputs = {" mean": mean, " spread": spread, " shift": shift, " shape": shape, " noise": noise}
         shift.grad, shape.grad = step({**rows, **inputs})
         optimizer.step()
@@ -311,6 +312,11 @@ def _traced(
     return made
 
 
+def draws_of_a_step(size: int) -> int:
+    """How many draws of u, a vector of this size, each gradient step has for a row."""
+    return min(DRAWS + size // MORE_DRAWS, MOST_DRAWS)
+
+
 def _falling(steps: int, first: float) -> Iterator[float]:
     """The learning rate of each step."""
     for number in range(steps):
@@ -384,11 +390,11 @@ def adapted(
         at_once: How many particles of a row may be drawn in one run.
         proposal: "refined" or "laplace".
     """
-    size = min(fitted.chunk_size(batch, DRAWS), num_rows(batch), max(1, MOST_WEIGHTS // weights))
     together = fitted.chunk_size(batch, at_once)
     with fork_rng():
         seen = Coordinates.of(terms(fitted.pair, take_rows(batch, slice(0, 2)), 2, layout=layout), layout)
     count = 1 if seen.classes is None else seen.classes.count
+    size = min(fitted.chunk_size(batch, draws_of_a_step(seen.size)), num_rows(batch), max(1, MOST_WEIGHTS // weights))
     size = max(1, min(size, MOST_ENTRIES // (count * seen.size**2)))
     traced: dict[Any, Any] = {}
     for block in chunks(batch, size):

@@ -270,6 +270,15 @@ def test_a_displaced_guide_is_moved_onto_the_posterior(shift: float, spread: flo
 
 
 @pytest.mark.slow
+def test_latent_vectors_of_many_dimensions_are_refined_with_their_correlations() -> None:
+    """12 rows: false alarms 8e-5. Coordinates that were independent would leave most rows with a k-hat above the threshold."""
+    pair, x, fitted = linear_gaussian(rows=N, latent=120, columns=60, shift=0.5)
+    found = pv.importance(fitted, x, 1000, seed=2)
+    assert ((found.log_likelihood - pair.marginal().log_prob(x)).abs() < BOUND * found.standard_error).all()
+    assert found.k_hat.max() < 0.67 and found.standard_error.max() < 0.2
+
+
+@pytest.mark.slow
 def test_blocks_of_rows_and_particles_and_the_engine_change_no_more_than_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     pair, x, fitted = linear_gaussian(shift=2.0, spread=0.5)
     exact = pair.marginal().log_prob(x)
@@ -400,11 +409,11 @@ def test_posterior_draws_that_are_worth_little_are_told() -> None:
 
 def test_many_coordinates_are_independent_between_sites() -> None:
     part = coordinates.Coordinate("z", (60,), (60,), None)
-    other = coordinates.Coordinate("w", (120,), (120,), None)
+    other = coordinates.Coordinate("w", (270,), (270,), None)
     few = coordinates.Coordinates((part,), 1, -1).mask(torch.zeros(1))
     many = coordinates.Coordinates((part, other), 1, -1).mask(torch.zeros(1))
     assert few.all() and many[:60, :60].all() and not many[:60, 60:].any()
-    assert torch.equal(many[60:, 60:], torch.eye(120, dtype=torch.bool))
+    assert torch.equal(many[60:, 60:], torch.eye(270, dtype=torch.bool))
 
 
 def test_an_unknown_proposal_is_refused() -> None:
