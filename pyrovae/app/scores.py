@@ -78,14 +78,11 @@ def _training_rows(run: Run, proposal: str) -> dict[str, float]:
 
 def _baseline(run: Run, found: Importance) -> dict[str, float]:
     """log p(x) of the same test rows by a Gaussian mixture, and by how much the model is above it, for tables without gaps."""
-    rows = run.rows
-    if rows.schema is None or rows.gaps or run.model.labels == CONDITION or len(rows.schema.modelled) > MOST_COLUMNS:
+    known, schema = rows_for_densities(run), run.rows.schema
+    if known is None or schema is None:
         return {}
-    known = rows.train if rows.validation is None else torch.cat([rows.train, rows.validation])
-    test = rows.test[: len(found.log_likelihood)]
-    if len(known) < LEAST_ROWS:
-        return {}
-    mixture = baselines(rows.schema, known.cpu(), test.cpu(), seed=EVALUATION_SEED)["gaussian mixture"]
+    test = run.rows.test[: len(found.log_likelihood)]
+    mixture = baselines(schema, known, test.cpu(), seed=EVALUATION_SEED)["gaussian mixture"]
     above = found.log_likelihood.cpu() - mixture
     error = math.sqrt(len(test))
     return {
@@ -94,6 +91,15 @@ def _baseline(run: Run, found: Importance) -> dict[str, float]:
         "above_mixture": above.mean().item(),
         "above_mixture_se": (above.std() / error).item(),
     }
+
+
+def rows_for_densities(run: Run) -> Tensor | None:
+    """The rows that another density of a table can be fitted to, beside which the model stands; None if there are none."""
+    rows = run.rows
+    if rows.schema is None or rows.gaps or run.model.labels == CONDITION or len(rows.schema.modelled) > MOST_COLUMNS:
+        return None
+    known = rows.train if rows.validation is None else torch.cat([rows.train, rows.validation])
+    return known.cpu() if len(known) >= LEAST_ROWS else None
 
 
 def simulated_rows(run: Run, num: int = 1000) -> str | None:

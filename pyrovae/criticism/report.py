@@ -22,8 +22,11 @@ from pyrovae.criticism.units import active_units, rate_and_distortion
 from pyrovae.errors import OptionError, PyrovaeError
 from pyrovae.fitted.fitted import Fit
 
+Question = Callable[[Evidence], list[Finding]]
+PARTS = ("bounds", "predictions", "latent variables", "guide")  # of a report, in their order
+
 # Each question: the part of the report that it is in, and how it is asked.
-QUESTIONS: dict[str, tuple[str, Callable[[Evidence], list[Finding]]]] = {
+QUESTIONS: dict[str, tuple[str, Question]] = {
     "log_likelihood": ("bounds", log_likelihood),
     "importance_bounds": ("bounds", importance_bounds),
     "annealed": ("bounds", annealed),
@@ -111,6 +114,7 @@ def criticise(
     proposal: str = "refined",
     image_shape: tuple[int, ...] | None = None,
     only: Collection[str] | None = None,
+    also: Mapping[str, Question] | None = None,
     seed: int = 0,
     say: Callable[[str], None] | None = None,
 ) -> Report:
@@ -138,6 +142,9 @@ def criticise(
         only: The names of questions, to ask these alone: log_likelihood, importance_bounds, annealed, inference_gap,
             overfitting, copies, predictive_checks, predictive_intervals, rate_and_distortion, active_units,
             aggregate_posterior, simulation_based_calibration, symmetry, joint_coverage.
+        also: Questions of your own by name, asked after those about bounds, whatever `only` says. Each is a function of the
+            evidence, of which `rows` are the rows held out and `estimated` is `pv.importance` of them, and returns a list of
+            `pv.Finding`.
         seed: The seed of all draws.
         say: Called with the name of each question before it is asked.
 
@@ -172,9 +179,9 @@ def criticise(
     how: dict[str, Any] = {"samples": num_samples, "proposal": proposal, "image_shape": image_shape, "seed": seed}
     evidence = Evidence(fitted, data, train, rows=num_rows, **how)
     found, seconds = [], {}
-    for name, (part, ask) in QUESTIONS.items():
-        if only is not None and name not in only:
-            continue
+    asked = [(name, *QUESTIONS[name]) for name in QUESTIONS if only is None or name in only]
+    asked += [(name, PARTS[0], ask) for name, ask in (also or {}).items()]
+    for name, part, ask in sorted(asked, key=lambda one: PARTS.index(one[1])):
         start = time.perf_counter()
         if say is not None:
             say(name.replace("_", " "))

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 from pyrovae._files import write_file
 from pyrovae.app.pages.check import save_page
 from pyrovae.app.run import Run
+from pyrovae.app.scores import rows_for_densities
+from pyrovae.criticism.evidence import Evidence
+from pyrovae.criticism.findings import Finding, grade, normal_p
 from pyrovae.criticism.report import Report, as_text, criticise
+from pyrovae.tables.baselines import FITTED, baselines
 
 PAGE = "check.html"
+MOST_FOR_KERNELS = 2000  # training rows, for a kernel estimate, which takes a time that is quadratic in them
 
 
 def check_run(
@@ -39,9 +45,46 @@ def check_run(
         num_samples=num_samples,
         proposal=proposal,
         image_shape=rows.image_shape,
+        also={"other_densities": lambda evidence: other_densities(run, evidence)},
         seed=seed,
         say=say,
     )
+
+
+def other_densities(run: Run, evidence: Evidence) -> list[Finding]:
+    """How probable the same rows held out are by densities without a latent variable, for tables without gaps."""
+    known = rows_for_densities(run)
+    if known is None:
+        return []
+    schema = run.rows.schema
+    assert schema is not None
+    names = [name for name in FITTED if name != "kernel density" or len(known) <= MOST_FOR_KERNELS]
+    found = baselines(schema, known, evidence.rows["x"].cpu(), names=names, seed=evidence.seed)
+    model = evidence.estimated.log_likelihood.cpu()
+    means = {name: log_p.mean().item() for name, log_p in found.items()}
+    best = max(means, key=lambda name: means[name])
+    above = model - found[best]
+    mean, error = above.mean().item(), max((above.std() / math.sqrt(len(above))).item(), 1e-12)
+    others = ", ".join(f"{means[name] - means[best]:.2f} by {name}" for name in means if name != best)
+    return [
+        Finding(
+            "other densities",
+            "bounds",
+            f"log p(x) of rows held out is {abs(mean):.2f} ± {error:.2f} nats {'above' if mean >= 0 else 'below'} that by the "
+            f"best of scikit-learn's densities, {best} (beside which it is {others})",
+            "a model that is no worse than a density without a latent variable",
+            grade(-mean, 0.1, 1.0),
+            f"For these rows {best} is the better density: train for longer, give the model a richer prior "
+            "(--prior full-mixture or full-mixture-nsf) or more latent dimensions, or take that density.",
+            values={
+                "above_best": mean,
+                "above_best_se": error,
+                **{f"log_p_{n.replace(' ', '_')}": m for n, m in means.items()},
+            },
+            # the best of several, chosen on these rows
+            p_value=min(1.0, len(names) * normal_p(mean / error)) if mean < 0 else 1.0,
+        )
+    ]
 
 
 def write_report(report: Report, run: Run, path: Path) -> list[Path]:
