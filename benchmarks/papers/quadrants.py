@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 import pyrovae as pv
 from pyrovae import families as fam
-from pyrovae.criticism.prior_monte_carlo import with_prior_as_guide
+from pyrovae.criticism.prior_as_guide import with_prior_as_guide
 
 L, HIDDEN = 50, (500, 500)
 ROOT = Path(__file__).parents[2]

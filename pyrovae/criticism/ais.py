@@ -14,7 +14,7 @@ from pyrovae._html import table
 from pyrovae.batching.checks import check_rows
 from pyrovae.criticism.annealing import Annealer, Path, coordinates_of, schedule
 from pyrovae.criticism.coordinates import NotRefinable
-from pyrovae.criticism.prior_monte_carlo import with_prior_as_guide
+from pyrovae.criticism.prior_as_guide import with_prior_as_guide
 from pyrovae.errors import OptionError, PairError
 from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from pyrovae._html import table
 from pyrovae.criticism.ais import annealer_of, check_options, log_mean, over_rows, weigh
 from pyrovae.criticism.annealing import Annealer, Start, shared_sites
-from pyrovae.criticism.prior_monte_carlo import with_prior_as_guide
+from pyrovae.criticism.prior_as_guide import with_prior_as_guide
 from pyrovae.errors import PairError
 from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
 from pyrovae.fitted.runs import global_draw

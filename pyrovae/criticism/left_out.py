@@ -14,7 +14,7 @@ from pyrovae.batching.chunks import chunks
 from pyrovae.criticism.coordinates import Coordinates
 from pyrovae.criticism.importance import TRACE_FROM
 from pyrovae.criticism.population import Estimated, Kernels, population_monte_carlo
-from pyrovae.criticism.prior_monte_carlo import with_prior_as_guide
+from pyrovae.criticism.prior_as_guide import with_prior_as_guide
 from pyrovae.criticism.proposals import (
     DRAWS,
     Refined,

@@ -16,7 +16,7 @@ from pyrovae.batching.checks import check_rows
 from pyrovae.batching.chunks import chunks
 from pyrovae.criticism.annealing import coordinates_of, log_densities, shared_sites
 from pyrovae.criticism.coordinates import Coordinates, NotRefinable
-from pyrovae.criticism.prior_monte_carlo import with_prior_as_guide
+from pyrovae.criticism.prior_as_guide import with_prior_as_guide
 from pyrovae.engine.tracing import TracedFunction
 from pyrovae.errors import OptionError, PairError
 from pyrovae.fitted.fitted import FIXED_NOISE_SEED, Fit, FittedGroup, in_order, seeded

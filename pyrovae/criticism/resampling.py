@@ -15,17 +15,14 @@ from pyrovae.criticism.proposals import (
     DRAWS,
     Refined,
     adapted,
-    at,
     log_joint,
-    pieces,
-    possible,
     usable,
 )
-from pyrovae.criticism.weighing import guide_draws, mixed
+from pyrovae.criticism.weighing import prior_for_gaps, weighed
 from pyrovae.errors import NotFiniteError, OptionError
 from pyrovae.fitted.fitted import Fit, FittedGroup
 from pyrovae.fitted.runs import drawn_terms, particles_at_once
-from pyrovae.objectives.terms import Terms, terms
+from pyrovae.objectives.terms import Terms
 from pyrovae.objectives.weights import log_weights
 from pyrovae.pair.batch import Batch, take_rows
 from pyrovae.pair.common import same_for_rows, start_rows
@@ -89,6 +86,7 @@ def resampled(
     """
     at_once = particles_at_once(fitted, part.batch, part.layout, max(num_particles, DRAWS))
     blocks: Iterator[tuple[Batch, Refined | None]]
+    prior: Fit | None = None
     if usable(fitted, part, proposal, names, stacklevel) == "guide":
         if moves and ess_below == math.inf and any(s.role == "latent" and s.local for s in part.layout.sites):
             raise OptionError(
@@ -98,6 +96,7 @@ def resampled(
         blocks = ((rows, None) for rows in chunks(part.batch, size))
     else:
         blocks = adapted(fitted, part.batch, part.layout, num_particles, at_once, proposal)
+        prior = prior_for_gaps(fitted, part.batch, part.layout)
     for rows, refined in blocks:
         start_rows(stage=1)
         chosen, weights = [], []
@@ -105,7 +104,7 @@ def resampled(
             if refined is None:
                 found = _of_the_guide(one, part, names, rows, num_particles, at_once)
             else:
-                found = _refined(one, part, names, rows, refined, num_particles, at_once)
+                found = _refined(one, part, names, rows, refined, num_particles, at_once, prior)
             draws = 1 if variants else num_samples
             chosen.append(_chosen(one, part.layout, found, draws, names, moves, ess_below, at_once))
             weights.append(found.log_w)
@@ -219,23 +218,16 @@ def _refined(
     refined: Refined,
     num_particles: int,
     at_once: int,
+    prior: Fit | None,
 ) -> _Candidates:
-    """Draws of a refined proposal and the guide; where it has one for each class, draws of every class."""
-    coordinates, pair, layout = refined.coordinates, fitted.pair, part.layout
+    """Draws of a refined proposal, the guide and perhaps the prior; where it has one for each class, draws of every class."""
+    coordinates, layout = refined.coordinates, part.layout
     classes = coordinates.classes
     others = [name for name in names if name not in coordinates.names]
     num = num_particles if classes is None else math.ceil(num_particles / classes.count)
-    from_guide = guide_draws(num)
     found = []
-    for first, k in [(True, k) for k in pieces(from_guide, at_once)] + [
-        (False, k) for k in pieces(num - from_guide, at_once)
-    ]:
-        u = refined.sample(k)
-        moved = pair if first else at(pair, coordinates, u)[0]
-        run = terms(moved, rows, k, layout=layout, enumerate=classes is not None)
-        u = coordinates.join(run) if first else u
-        log_w = mixed(run, u, refined, from_guide / num)
-        log_w = log_w if first else possible(log_w)
+    for _, run, u, log_w in weighed(fitted, rows, layout, refined, num, at_once, prior, enumerate=classes is not None):
+        k = len(u)
         if classes is None:
             values = {name: _each_row(run, name) for name in others}
             found.append(_Candidates(log_w, {U: u, **values}, rows, refined))

@@ -174,8 +174,10 @@ class _Density(VAEEstimator):
 class VAEDensity(DensityMixin, _Density):
     """`log p(x)` of rows, with the methods of `GaussianMixture`: `score_samples`, `score`, `sample`.
 
-    By default a VAE is fitted with a mixture of 10 Normals as prior, a Normal likelihood of the standardised columns whose mean
-    and standard deviation depend on z, and a guide with full covariance. Missing entries (NaN) are integrated out.
+    By default a VAE of up to ten columns starts as their Gaussian mixture, see `pyrovae.tables.vae`, and learns what that
+    leaves; from 600 rows on its prior has a flow, too. With more columns, or with `n_components`, it has a mixture of 10
+    Normals as prior and starts at random. In both, the likelihood of the standardised columns is a Normal whose mean and
+    standard deviation depend on z, and the guide has a full covariance. Missing entries (NaN) are integrated out.
 
     Args:
         n_components: L, the dimension of z; by default the number of columns, at most 10. Not used with a `graph`.

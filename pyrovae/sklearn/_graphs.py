@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from pyrovae import families, models, nets, priors
 from pyrovae.conditionals import Conditional, mlp
 from pyrovae.distributions import observed_only
+from pyrovae.tables import Column, Schema, recipe
 
 FLOOR = 1e-2  # of the scale of a likelihood, in standard deviations of the column
 MIXTURE = 10  # components of the prior of a density
 MOST_LATENT = 10
+ENOUGH_FOR_A_FLOW = 600  # rows, from which on a flow in the prior of a density gains more than it overfits
 
 
 def masked(family: families.Family, num_columns: int, hidden: Sequence[int], *others: int) -> Conditional:
@@ -39,7 +42,17 @@ def vae(x: Tensor, n_components: int | None, hidden: Sequence[int]) -> models.VA
 
 
 def density(x: Tensor, n_components: int | None, hidden: Sequence[int]) -> models.VAE:
-    """A VAE for log p(x): a mixture as prior, and a guide with full covariance."""
+    """A VAE for log p(x). Of up to `MOST_LATENT` columns it starts as their Gaussian mixture, see `pyrovae.tables.vae`."""
+    if n_components is not None or x.shape[1] > MOST_LATENT:
+        return flexible(x, n_components, hidden)
+    schema = Schema(tuple(Column(str(number), "real") for number in range(x.shape[1])))
+    prior = "flow" if len(x) >= ENOUGH_FOR_A_FLOW else "mixture"
+    seed = int(torch.randint(2**31 - 1, ()))  # of the estimator's random state
+    return recipe.vae(schema, x, hidden=hidden, prior=prior, gaps=True, seed=seed)
+
+
+def flexible(x: Tensor, n_components: int | None, hidden: Sequence[int]) -> models.VAE:
+    """A VAE with a mixture as prior, and a guide with full covariance."""
     num = latent_size(x.shape[1], n_components)
     encoder = masked(families.FullNormal(num), x.shape[1], hidden)
     return models.VAE(priors.MixtureOfNormals(num, MIXTURE), reals(x.shape[1], hidden, num), encoder)

@@ -117,7 +117,7 @@ class VAEImputer(TransformerMixin, VAEEstimator):
         self._learn_scale(some)
         how = self.n_components, self.hidden_layer_sizes
         loss = IWELBO(num_particles=PARTICLES)
-        self._fit_pair([self._scaled(some)], lambda x: _graphs.density(x, *how), loss=loss)
+        self._fit_pair([self._scaled(some)], lambda x: _graphs.flexible(x, *how), loss=loss)
         return self
 
     def transform(self, X: Any) -> Array:

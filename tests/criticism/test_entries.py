@@ -138,7 +138,7 @@ def test_both_modes_are_found_that_an_entry_decides_between() -> None:
     fitted = fit_of(Square([0.03, 0.1], 1), x[:4])
 
     exact = by_quadrature(fitted, x, num_points=1025)
-    agree(pv.entry_densities(fitted, x, num_samples=20, seed=0), exact)
+    agree(pv.entry_densities(fitted, x, num_samples=20, num_particles=2000, seed=0), exact)
 
 
 def test_a_prior_with_thin_components_has_narrow_and_wide_modes() -> None:

@@ -16,7 +16,7 @@ import pyrovae as pv
 from pyrovae import families as fam
 from pyrovae.batching import chunks as chunking
 from pyrovae.criticism import importance as importance_module
-from pyrovae.criticism.prior_monte_carlo import with_prior_as_guide
+from pyrovae.criticism.prior_as_guide import with_prior_as_guide
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import pyrovae as pv
 import pyrovae.families as fam
-from pyrovae.criticism.prior_monte_carlo import with_prior_as_guide
+from pyrovae.criticism.prior_as_guide import with_prior_as_guide
 from pyrovae.pair.graph import graph_text
 
 OPTIONS: dict[str, Any] = {"epochs": 1, "batch_size": 10, "engine": "eager", "seed": 0, "progress": False}
