@@ -101,7 +101,8 @@ class VAEEstimator(BaseEstimator):
         if share is not None and self.n_iter_no_change is not None and share * num_rows >= FEWEST_VALIDATION_ROWS:
             options = {"validation": float(share), "patience": self.n_iter_no_change} | options
             size = min(size, num_rows - math.ceil(share * num_rows))
-        options = {"batch_size": size, "schedule": schedules.one_cycle(self.learning_rate_init)} | options
+        rate = self._rate(*rows[0].shape)
+        options = {"batch_size": size, "schedule": schedules.one_cycle(rate)} | options
         names = list(arguments(pair))
         if len(names) < len(rows):
             raise PairError(
@@ -111,13 +112,19 @@ class VAEEstimator(BaseEstimator):
             pair,
             dict(zip(names, rows)),
             epochs=self.max_iter,
-            learning_rate=self.learning_rate_init,
+            learning_rate=rate,
             seed=seed,
             device="cpu",
             engine="eager" if self.max_iter * math.ceil(num_rows / size) < EAGER_BELOW else "traced",
             progress=None if self.verbose else False,
             **options,
         )
+
+    def _rate(self, num_rows: int, num_columns: int) -> float:
+        """The highest learning rate, for so many rows and columns."""
+        if self.learning_rate_init is None:
+            raise OptionError("learning_rate_init must be positive, got None.")
+        return float(self.learning_rate_init)
 
     # --- asking
 
@@ -147,8 +154,9 @@ def check_options(estimator: Any) -> None:
     share = given["validation_fraction"]
     if share is not None and not 0 < share < 1:
         raise OptionError(f"validation_fraction must be between 0 and 1, or None, got {share!r}.")
-    if not given["learning_rate_init"] > 0:
-        raise OptionError(f"learning_rate_init must be positive, got {given['learning_rate_init']!r}.")
+    rate = given["learning_rate_init"]
+    if rate is not None and not rate > 0:
+        raise OptionError(f"learning_rate_init must be positive, got {rate!r}.")
 
 
 def as_tensor(X: Array) -> Tensor:

@@ -124,7 +124,7 @@ class _Density(VAEEstimator):
         hidden_layer_sizes: tuple[int, ...] = (64,),
         max_iter: int = 300,
         batch_size: int = 128,
-        learning_rate_init: float = 1e-2,
+        learning_rate_init: float | None = None,
         validation_fraction: float | None = 0.1,
         n_iter_no_change: int | None = 50,
         n_draws: int = 200,
@@ -147,6 +147,12 @@ class _Density(VAEEstimator):
     def _default(self, x: Tensor) -> Any:
         """The graph that is fitted where none is given."""
         return _graphs.density(x, self.n_components, self.hidden_layer_sizes)
+
+    def _rate(self, num_rows: int, num_columns: int) -> float:
+        if self.learning_rate_init is not None:
+            return float(self.learning_rate_init)
+        flow = num_rows >= _graphs.ENOUGH_FOR_A_FLOW and _graphs.starts_as_mixture(num_columns, self.n_components)
+        return 3e-3 if flow and self.graph is None else 1e-2
 
     def _log_p(self, rows: Array) -> Array:
         """log p(x) of the observed entries, in the units of the training rows."""
@@ -187,7 +193,8 @@ class VAEDensity(DensityMixin, _Density):
         hidden_layer_sizes: Widths of the hidden layers of the default networks.
         max_iter: The most passes over the rows.
         batch_size: Rows of a gradient step.
-        learning_rate_init: The highest learning rate of the one-cycle schedule.
+        learning_rate_init: The highest learning rate of the one-cycle schedule; by default 3e-3 for a prior with a flow, and
+            1e-2 for others.
         validation_fraction: The share of rows that is held out to find the best epoch, or None. Of fewer than 10 rows none
             are held out.
         n_iter_no_change: Stop after so many epochs without a better validation ELBO; None runs to the end.
@@ -246,7 +253,8 @@ class VAEOutlierDetector(OutlierMixin, _Density):
         hidden_layer_sizes: Widths of the hidden layers of the default networks.
         max_iter: The most passes over the rows.
         batch_size: Rows of a gradient step.
-        learning_rate_init: The highest learning rate of the one-cycle schedule.
+        learning_rate_init: The highest learning rate of the one-cycle schedule; by default 3e-3 for a prior with a flow, and
+            1e-2 for others.
         validation_fraction: The share of rows that is held out to find the best epoch, or None. Of fewer than 10 rows none
             are held out.
         n_iter_no_change: Stop after so many epochs without a better validation ELBO; None runs to the end.
@@ -284,7 +292,7 @@ class VAEOutlierDetector(OutlierMixin, _Density):
         hidden_layer_sizes: tuple[int, ...] = (64,),
         max_iter: int = 300,
         batch_size: int = 128,
-        learning_rate_init: float = 1e-2,
+        learning_rate_init: float | None = None,
         validation_fraction: float | None = 0.1,
         n_iter_no_change: int | None = 50,
         n_draws: int = 200,

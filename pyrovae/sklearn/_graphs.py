@@ -43,12 +43,17 @@ def vae(x: Tensor, n_components: int | None, hidden: Sequence[int]) -> models.VA
 
 def density(x: Tensor, n_components: int | None, hidden: Sequence[int]) -> models.VAE:
     """A VAE for log p(x). Of up to `MOST_LATENT` columns it starts as their Gaussian mixture, see `pyrovae.tables.vae`."""
-    if n_components is not None or x.shape[1] > MOST_LATENT:
+    if not starts_as_mixture(x.shape[1], n_components):
         return flexible(x, n_components, hidden)
     schema = Schema(tuple(Column(str(number), "real") for number in range(x.shape[1])))
     prior = "flow" if len(x) >= ENOUGH_FOR_A_FLOW else "mixture"
     seed = int(torch.randint(2**31 - 1, ()))  # of the estimator's random state
     return recipe.vae(schema, x, hidden=hidden, prior=prior, gaps=True, seed=seed)
+
+
+def starts_as_mixture(num_columns: int, n_components: int | None) -> bool:
+    """Whether `density` makes the model that starts as a Gaussian mixture."""
+    return n_components is None and num_columns <= MOST_LATENT
 
 
 def flexible(x: Tensor, n_components: int | None, hidden: Sequence[int]) -> models.VAE:
