@@ -3,9 +3,9 @@
     python benchmarks/densities.py [--only iris,wine] [--splits 5]
 
 A quarter of the rows is held out in each split; columns are standardised first, so that densities of different data sets can be
-compared. The mixture has full covariances and as many components, up to 15, as BIC finds best on the training rows. All of these
-but the two of Friedman were looked at when the default was chosen, with one or two of the splits. One thread. Figures go to
-benchmarks/results/densities-cpu.json.
+compared. The mixture has full covariances and as many components, up to 15, as BIC finds best on the training rows. All of
+these but the two of Friedman were looked at when the default was chosen, with one or two of the splits. One thread. Figures go
+to benchmarks/results/densities-cpu.json.
 """
 
 from __future__ import annotations
