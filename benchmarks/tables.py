@@ -24,7 +24,7 @@ import torch
 
 import pyrovae as pv
 from pyrovae.app.options import Options
-from pyrovae.app.run import fit_run
+from pyrovae.app.search import search_run
 from pyrovae.data.load import read
 from pyrovae.tables.baselines import FITTED
 
@@ -41,7 +41,7 @@ def measure(path: Path, split: int) -> dict[str, Any]:
     dataset = read(str(path))
     start = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        run = fit_run(
+        run = search_run(
             dataset, Options.of("fit", seed=split), Path(folder) / "run", device="cpu", threads=1, progress=False
         )
     fitted_in = time.process_time() - start
@@ -60,6 +60,7 @@ def measure(path: Path, split: int) -> dict[str, Any]:
         "difference": difference.mean().item(),
         "difference_se": (difference.std() / len(difference) ** 0.5).item(),
         "prior": run.options.prior,
+        "search": run.fitted.info.get("search"),
         "training_rows": len(rows.train),
         "test_rows": len(rows.test),
         "fit_cpu_seconds": fitted_in,

@@ -252,6 +252,14 @@ class Options:
         None, "Largest global norm of the gradient; by default without limit.", check=POSITIVE
     )
     patience: int | None = option(None, "Stop after this many epochs without a better validation ELBO.")
+    search: str = option(
+        "auto",
+        "Recipes that are tried where prior, guide or sizes are left open, judged by log p(x) of validation rows: none, small "
+        "(three or four of them), or auto, one other for tables of more than 12 columns.",
+        check=Check(lambda value: value in ("none", "small", "auto"), "must be none, small or auto"),
+        later=True,
+        before="none",
+    )
     keep: str | None = option(
         None,
         "Which weights to keep: best, those of the epoch with the best validation ELBO, or last; by default best, but last "

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pyrovae.app import comparisons, pictures, scores
     from pyrovae.app import rows as row_values
     from pyrovae.app import run as runs
+    from pyrovae.app import search as searching
     from pyrovae.app.cli import files
     from pyrovae.app.jobs import check as checking
     from pyrovae.app.jobs import impute as filling
@@ -41,7 +42,7 @@ else:  # so that help, names and mistakes need not wait for torch
     row_values, scores = Lazily("pyrovae.app.rows"), Lazily("pyrovae.app.scores")
     files, labelling = Lazily("pyrovae.app.cli.files"), Lazily("pyrovae.app.jobs.label")
     checking, finding = Lazily("pyrovae.app.jobs.check"), Lazily("pyrovae.app.jobs.outliers")
-    filling = Lazily("pyrovae.app.jobs.impute")
+    filling, searching = Lazily("pyrovae.app.jobs.impute"), Lazily("pyrovae.app.search")
     decomposition, loading = Lazily("pyrovae.criticism.decomposition"), Lazily("pyrovae.data.load")
     reconstructing = Lazily("pyrovae.predict.reconstruct")
 
@@ -101,7 +102,7 @@ def fit(
         how: dict[str, Any] = {"force": force, "device": device, "engine": engine, "threads": threads}
         how["say"] = tables.inform
         own = bool(catalogue.own_paths(options))
-        run = _watched(where, own, lambda: runs.fit_run(dataset, options, where, **how))
+        run = _watched(where, own, lambda: searching.search_run(dataset, options, where, **how))
     if run.fitted.stopped:
         tables.answer(f"Stopped: {run.fitted.stopped}.")
     for site, kl in decomposition.collapsed(run.fitted).items():
