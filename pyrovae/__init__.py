@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from pyrovae.app.pages.check import save_page
     from pyrovae.batching import transforms
     from pyrovae.conditionals import Conditional, ConditionalFlow, conv, flow, mlp, resnet
-    from pyrovae.criticism import acquisition, calibration
+    from pyrovae.criticism import acquisition, calibration, disentanglement
     from pyrovae.criticism.ais import AIS, ais
     from pyrovae.criticism.bdmc import BDMC, bdmc
     from pyrovae.criticism.classification import Classification, classify
-    from pyrovae.criticism.decomposition import active_units, collapsed, kl_by_site
+    from pyrovae.criticism.decomposition import KLParts, active_units, collapsed, kl_by_site, kl_parts, record_kl_parts
     from pyrovae.criticism.entries import Entries, entry_densities
     from pyrovae.criticism.fields import LabelField
     from pyrovae.criticism.findings import Finding
@@ -86,11 +86,11 @@ _HOMES = {
     "pyrovae.app.pages.check": "save_page",
     "pyrovae.batching": "transforms",
     "pyrovae.conditionals": "Conditional ConditionalFlow conv flow mlp resnet",
-    "pyrovae.criticism": "acquisition calibration",
+    "pyrovae.criticism": "acquisition calibration disentanglement",
     "pyrovae.criticism.ais": "AIS ais",
     "pyrovae.criticism.bdmc": "BDMC bdmc",
     "pyrovae.criticism.classification": "Classification classify",
-    "pyrovae.criticism.decomposition": "active_units collapsed kl_by_site",
+    "pyrovae.criticism.decomposition": "KLParts active_units collapsed kl_by_site kl_parts record_kl_parts",
     "pyrovae.criticism.entries": "Entries entry_densities",
     "pyrovae.criticism.fields": "LabelField",
     "pyrovae.criticism.findings": "Finding",
@@ -160,6 +160,7 @@ __all__ = [
     "Importance",
     "Imputation",
     "JointVAE",
+    "KLParts",
     "LabelField",
     "LadderVAE",
     "Layout",
@@ -197,6 +198,7 @@ __all__ = [
     "corruptions",
     "criticise",
     "decode",
+    "disentanglement",
     "draw_graph",
     "elbo",
     "encode",
@@ -213,6 +215,7 @@ __all__ = [
     "k_hat_threshold",
     "kl",
     "kl_by_site",
+    "kl_parts",
     "load",
     "log_likelihood",
     "log_weights",
@@ -227,6 +230,7 @@ __all__ = [
     "priors",
     "quadrature",
     "reconstruct",
+    "record_kl_parts",
     "refine",
     "resnet",
     "restore",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pyrovae.errors import DataError, OptionError
 
-NAMES = ("digits", "mnist", "fashion-mnist")
+NAMES = ("digits", "sprites", "mnist", "fashion-mnist")
 TABLES = (".csv", ".data", ".tsv", ".txt", ".parquet", ".xlsx", ".xls")
 SUFFIXES = (".npz", ".npy", *TABLES)
 

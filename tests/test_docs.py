@@ -20,7 +20,17 @@ DOCS = ROOT / "docs"
 PAGES = sorted(p for p in DOCS.rglob("*.md") if "_build" not in p.parts)
 WITH_CODE = [DOCS / "start.md", DOCS / "engines.md", *sorted((DOCS / "guides").glob("*.md"))]
 LISTED = ("families", "priors", "nets", "distributions", "plots", "sklearn")  # rooms with an __all__
-HOMES = (*LISTED, "schedules", "kl", "penalties", "transforms", "acquisition", "calibration", "corruptions")
+HOMES = (
+    *LISTED,
+    "schedules",
+    "kl",
+    "penalties",
+    "transforms",
+    "acquisition",
+    "calibration",
+    "corruptions",
+    "disentanglement",
+)
 DIRECTIVE = re.compile(r"^\.\. (?:autoclass|autofunction|autoexception|py:data):: (\S+)$", re.MULTILINE)
 
 

@@ -85,13 +85,13 @@ def parser(doc: str | None, only: Iterable[str] = (), separator: str = ",", **de
     return made
 
 
-def parse(made: argparse.ArgumentParser, **smoke: Any) -> argparse.Namespace:
-    """The options that were given; with --smoke, `smoke` are the defaults."""
+def parse(made: argparse.ArgumentParser, needs_files: bool = True, **smoke: Any) -> argparse.Namespace:
+    """The options that were given; with --smoke, `smoke` are the defaults. Data that need files need --data-root."""
     if "--smoke" in sys.argv[1:]:
         out = Path(tempfile.mkdtemp(prefix="pyrovae-smoke-"))
         made.set_defaults(engine="eager", out=out, **smoke)
     options = made.parse_args()
-    if options.data_root is None and not options.smoke:
+    if options.data_root is None and needs_files and not options.smoke:
         made.error("the following arguments are required: --data-root")
     options.device = find_device(options.device).type
     return options

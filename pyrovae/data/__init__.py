@@ -1,7 +1,8 @@
 """Data sets: reading them by name or from files, splitting their rows, scaling their columns.
 
-`load` reads a data set that is known by name (digits, MNIST, Fashion-MNIST) or a file of yours into a `Dataset`;
-`Standardize` scales the columns of a real-valued table; `Split` divides rows into training, validation and test rows.
+`load` reads a data set that is known by name (digits, sprites, MNIST, Fashion-MNIST) or a file of yours into a `Dataset`;
+`sprites` draws shapes whose factors are known; `Standardize` scales the columns of a real-valued table; `Split` divides rows
+into training, validation and test rows.
 Nothing in the rest of the package needs this module: `pv.fit` takes tensors from anywhere.
 """
 
@@ -10,5 +11,6 @@ from pyrovae.batching.splits import Split
 from pyrovae.data.dataset import KINDS, Dataset
 from pyrovae.data.load import load, load_again
 from pyrovae.data.scaling import Standardize
+from pyrovae.data.sprites import sprites
 
-__all__ = ["KINDS", "NAMES", "Dataset", "Split", "Standardize", "load", "load_again"]
+__all__ = ["KINDS", "NAMES", "Dataset", "Split", "Standardize", "load", "load_again", "sprites"]

@@ -56,6 +56,8 @@ class Dataset:
         encoded: The rows as `schema` encodes them, `(N, D')`, or None.
         conditions: What each column is that a model is given with every row, and that is not among the rows, or None.
         c: The columns of `conditions`, as it encodes them, `(N, C)`, or None.
+        factors: What each of the N rows was made from, `(N, K)`, where that is known, or None.
+        factor_names: The names of the K factors, or None.
 
     Example:
         >>> from pyrovae.data import Dataset
@@ -81,6 +83,8 @@ class Dataset:
     encoded: Tensor | None = None
     conditions: Schema | None = None
     c: Tensor | None = None
+    factors: Tensor | None = None
+    factor_names: tuple[str, ...] | None = None
 
 
 def make_dataset(

@@ -13,8 +13,11 @@ import torch
 from pyrovae._sources import NAMES, check_source
 from pyrovae.data.dataset import Dataset, Kind
 from pyrovae.data.named import load_digits, load_idx
+from pyrovae.data.sprites import sprites
 from pyrovae.data.tables import NO_IDS, load_arrays, load_table
 from pyrovae.errors import DataError, OptionError
+
+OWN = {"digits": load_digits, "sprites": sprites}  # the data sets that need no files
 
 
 def load(
@@ -32,8 +35,9 @@ def load(
     """Load a data set by its name, or from a file.
 
     Args:
-        source: "digits" (8 x 8 images of counts from 0 to 16), "mnist" or "fashion-mnist" (784 pixels in [0, 1], with their
-            test sets), or the path of a .npz or .npy file, or of a table: .csv (also .data, .txt, .tsv), .parquet, .xlsx.
+        source: "digits" (8 x 8 images of counts from 0 to 16), "sprites" (10,000 drawn shapes, see `sprites`), "mnist" or
+            "fashion-mnist" (784 pixels in [0, 1], with their test sets), or the path of a .npz or .npy file, or of a table:
+            .csv (also .data, .txt, .tsv), .parquet, .xlsx.
 
             .npz: the rows are the only array of the file, or the first of the arrays `x`, `x_train`, `data` and `images`
             that it has. The arrays `x_test`, `y` (or `y_train`, `labels`) and `y_test` (or `labels_test`) are read if
@@ -117,7 +121,7 @@ def read(
             if label is not None:
                 raise OptionError(f"{source} has its own labels, got label={label!r}. Leave the label out.")
             root = None if data_root is None else Path(data_root).expanduser().absolute()
-            return load_digits() if source == "digits" else load_idx(source, root)
+            return OWN[source]() if source in OWN else load_idx(source, root)
         check_source(source)
         if suffix in (".npz", ".npy"):
             return load_arrays(path, label, table.get("arrays", True))

@@ -14,7 +14,7 @@ from torch.distributions import kl_divergence
 
 from pyrovae.errors import PairError
 from pyrovae.objectives.enumeration import dims_of, expected, probability, upstream
-from pyrovae.objectives.kl import KLFunction, repr_of, takes_weight
+from pyrovae.objectives.kl import KLFunction, Minibatch, applies_weight, apply, repr_of
 from pyrovae.objectives.marginals import Cost, Marginal, any_tensor, count, expected_term, marginals_of
 from pyrovae.objectives.terms import Density, Term, Terms
 
@@ -70,9 +70,9 @@ def elbo(
         kl: How the KL terms are computed. None: log q - log p at the draws. "analytic": in closed form where torch or
             Pyro has one. A function: the objective has its result in place of the KL terms; it takes a dict from site to
             KL term, in nats, `(K, N)` for a local site and `(K,)` for a global one, and returns it changed, where
-            `(K, 1)` is one value for every row. A function of two required arguments also gets b, as a 0-d tensor (see
-            `pv.kl`). Its terms are closed forms where these are known and model and guide draw their sites in the same
-            order, else log q - log p at the draws.
+            `(K, 1)` is one value for every row. A function of two required arguments also gets b, as a 0-d tensor, and one of
+            three also the run, see `pv.kl`. Its terms are closed forms where these are known and model and guide draw their
+            sites in the same order, else log q - log p at the draws.
 
     Returns:
         The bound and the objective, see `Bound`.
@@ -122,8 +122,8 @@ def bound_of(
     likelihood, extra = _likelihood_part(terms, rows, marginals)
     bound = ((likelihood + latent) / terms.num_particles).detach()
     if callable(kl):
-        latent = -_total(_changed(kl, divergences, terms, kl_weight), terms, rows)
-    if kl_weight is not None:
+        latent = -_total(_changed(kl, divergences, terms, rows, kl_weight), terms, rows)
+    if kl_weight is not None and not applies_weight(kl):
         latent, pathwise = kl_weight * latent, kl_weight * pathwise
     objective = (likelihood + extra + latent) / terms.num_particles
     scores = _score_surrogate(terms, rows, kl_weight, marginals, dice)
@@ -203,7 +203,7 @@ def _divergences(terms: Terms, marginals: list[Marginal], closed: bool) -> dict[
 
 
 def _changed(
-    kl: KLFunction, divergences: dict[str, Tensor], terms: Terms, kl_weight: Tensor | float | None
+    kl: KLFunction, divergences: dict[str, Tensor], terms: Terms, rows: int, kl_weight: Tensor | float | None
 ) -> Mapping[str, Tensor]:
     """What the function `kl` makes of the KL terms. Raises PairError for sites that do not fit."""
     unknown = sorted({*getattr(kl, "sites", ())} - terms.sites.keys())
@@ -219,7 +219,7 @@ def _changed(
             "own. Write pyro.plate('data', len(x)) and leave the scale to the fit, which multiplies by N/B."
         )
     weight = _zero(terms) + (1.0 if kl_weight is None else kl_weight)
-    changed = kl(dict(divergences), weight) if takes_weight(kl) else kl(dict(divergences))
+    changed = apply(kl, divergences, weight, Minibatch(terms, rows))
     if changed.keys() != divergences.keys():
         raise PairError(
             f"The function kl must return the sites it was given, {sorted(divergences)}, got {sorted(changed)}."

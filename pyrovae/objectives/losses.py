@@ -7,12 +7,12 @@ from typing import Any
 
 import pyro.infer
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyrovae.errors import OptionError, PairError
 from pyrovae.objectives.elbo import Bound, bound_of
 from pyrovae.objectives.fixed_draws import direct_log_q
-from pyrovae.objectives.kl import KLFunction, repr_of, takes_weight
+from pyrovae.objectives.kl import KLFunction, num_arguments, repr_of
 from pyrovae.objectives.marginals import count
 from pyrovae.objectives.terms import Terms, terms
 from pyrovae.pair.layout import Layout
@@ -57,7 +57,7 @@ class Trace_ELBO:
         if not (kl is None or kl == "analytic" or callable(kl)):
             raise OptionError(f"kl must be None, 'analytic' or a function of the per-site KL terms, got {kl!r}.")
         if callable(kl):
-            takes_weight(kl)  # refuse a function of too many arguments now, not in the first step
+            num_arguments(kl)  # refuse a function of too many arguments now, not in the first step
         if kl is not None and gradient != "standard":
             raise OptionError(f"gradient={gradient!r} needs the KL as drawn: use kl=None or gradient='standard'.")
         self.num_particles, self.kl, self.gradient = num_particles, kl, gradient
@@ -87,6 +87,18 @@ class Trace_ELBO:
     def __repr__(self) -> str:
         gradient = "" if self.gradient == "standard" else f", gradient={self.gradient!r}"
         return f"Trace_ELBO(num_particles={self.num_particles}, kl={repr_of(self.kl)}{gradient})"
+
+
+def modules_of(loss: Any) -> dict[str, nn.Module]:
+    """The modules that a loss trains besides the pair, by the prefix of their parameters' names."""
+    found = getattr(loss, "trains", None) or getattr(getattr(loss, "kl", None), "trains", None) or ()
+    return {f"loss.{number}.": module for number, module in enumerate(found)}
+
+
+def loss_tensors(loss: Any) -> dict[str, Tensor]:
+    """The parameters and buffers of these modules, by name."""
+    parts = modules_of(loss).items()
+    return {prefix + name: tensor for prefix, m in parts for name, tensor in m.state_dict(keep_vars=True).items()}
 
 
 def as_loss(loss: Any) -> Any:

@@ -36,7 +36,7 @@ from pyrovae.fitted.files import read_run
 from pyrovae.fitted.fitted import Fit, as_seed, transform_once
 from pyrovae.fitted.spec import to_spec
 from pyrovae.objectives.iwelbo import IWELBO
-from pyrovae.objectives.losses import as_loss
+from pyrovae.objectives.losses import as_loss, loss_tensors, modules_of
 from pyrovae.pair.batch import Batch, Group, as_batch, group_rows, num_rows, take_group, take_rows
 from pyrovae.pair.checks import (
     check_enumeration,
@@ -348,6 +348,7 @@ class Plan:
     batches: GroupedBatches
     engine: str
     threads: int
+    loss_tensors: dict[str, Tensor]  # of modules that the loss trains
 
 
 def plan(
@@ -359,6 +360,9 @@ def plan(
     if not leaves:
         raise OptionError("The pair has no parameter to train.")
     objective, schedule = as_loss(options.loss), as_schedule(options.schedule)
+    for module in modules_of(objective).values():
+        module.to(device)
+    leaves |= {name: t for name, t in loss_tensors(objective).items() if t.requires_grad}
     largest = max(groups, key=lambda one: len(one.rows))
     steps = Step(0, len(largest.rows) / largest.size, options.epochs * len(largest.rows) // largest.size)
     weights = weights_at(schedule, steps)
@@ -420,7 +424,7 @@ def plan(
         "optimizer": {"class": type(optimizer).__name__, "lr": rate_of(optimizer)},
         "torch": str(torch.__version__),
     }
-    return Plan(program, schedule, steps, batches, engine, threads)
+    return Plan(program, schedule, steps, batches, engine, threads, loss_tensors(objective))
 
 
 def _make_optimizer(

@@ -27,7 +27,7 @@ from pyrovae.engine.watch import change_detector
 from pyrovae.errors import OptionError, PairError
 from pyrovae.objectives.elbo import Bound
 from pyrovae.objectives.iwelbo import IWELBO
-from pyrovae.objectives.losses import Trace_ELBO, as_loss
+from pyrovae.objectives.losses import Trace_ELBO, as_loss, modules_of
 from pyrovae.pair.batch import Batch
 from pyrovae.pair.layout import Layout, Site
 from pyrovae.pair.parameters import fork_rng, modules
@@ -113,6 +113,8 @@ class SVI:
         self.loss: Any = None
         if has_twin:
             self.loss = loss if _is_function(loss) else as_loss(loss)
+        if modules_of(self.loss):
+            raise OptionError(f"{self.loss!r} trains modules besides the pair, which SVI does not know: use pv.fit.")
         self.given_pyros = isinstance(loss, pyro.infer.ELBO)
         self.pyro_loss: Any = None if _is_function(loss) else pyro_loss(self.loss if loss is None else loss)
         # Pyro draws particles one after the other unless told that the program can carry them as one dimension.

@@ -48,6 +48,7 @@ class Trainer:
         self.epochs, self.patience = fitted.settings["epochs"], fitted.settings["patience"]
         self.every_epoch = (self.patience or PATIENT) < PATIENT
         self.keeps_best = fitted.settings["keep_best"]
+        self.loss_tensors = plan.loss_tensors
         self.step = 0
         self.epoch_elbos: list[Tensor] = []  # of the epoch under way; read by the host once an epoch
         self.in_epoch = False
@@ -209,6 +210,7 @@ class Trainer:
         """Everything that the rest of the fit depends on, cloned: tensors by name, and notes as JSON."""
         self.engine.sync()
         tensors = {f"weights/{n}": t for n, t in named_tensors(self.fitted.pair, buffers=True).items()}
+        tensors |= {f"loss/{n}": t for n, t in self.loss_tensors.items()}
         tensors |= {f"best/{n}": t for n, t in (self.best or {}).items()}
         optimizer, optimizer_notes = flatten_optimizer(self.program.optimizer)
         tensors |= {f"optimizer/{n}": t for n, t in optimizer.items()}
@@ -237,6 +239,7 @@ class Trainer:
             return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
         store.copy_tensors(named_tensors(self.fitted.pair, buffers=True), part("weights/"))
+        store.copy_tensors(self.loss_tensors, part("loss/"))
         self.best = {n: t.to(self.device) for n, t in part("best/").items()} or None
         unflatten_optimizer(self.program.optimizer, part("optimizer/"), notes["optimizer"])
         self.engine.rebind()

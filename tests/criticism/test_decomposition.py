@@ -1,5 +1,6 @@
 """What an ELBO is made of: the KL term of each latent site, in a fit's history and of any rows, and collapsed sites."""
 
+import math
 from typing import Any
 
 import pyro
@@ -177,3 +178,93 @@ def test_units_are_active_by_the_variance_of_their_prior() -> None:
     assert not pv.active_units(still, prior_variance=variance).any()
     with pytest.raises(pv.ShapeError, match=r"prior_variance must be \(20,\), got \(3,\)"):
         pv.active_units(moving, prior_variance=torch.ones(3))
+
+
+# --- what the KL term of a site consists of --------------------------------------------------------------------------
+
+
+class Points(nn.Module):
+    """q(z | x) = N(x, 0.1), for rows far from each other: each code tells its row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.ones(()))
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 5.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.slope * x, 0.1).to_event(1))
+
+
+def points(x: Tensor) -> pv.Fit:
+    return pv.fit(Points(), x, epochs=1, learning_rate=1e-12)
+
+
+def test_a_grid_of_codes_has_no_total_correlation_and_a_diagonal_has_all() -> None:
+    """12 places of a 3 x 4 grid: I = log 12, TC = 0. Of 5 places on a diagonal: I = log 5, TC = 2 log 5 - log 5."""
+    grid = 10.0 * torch.cartesian_prod(torch.arange(3.0), torch.arange(4.0))
+    for x, correlation in ((grid, 0.0), (10.0 * torch.arange(5.0).unsqueeze(1).expand(5, 2), math.log(5))):
+        parts = pv.kl_parts(points(x), x, num_samples=7)["z"]
+        assert parts.information == pytest.approx(math.log(len(x)), abs=1e-6)
+        assert parts.total_correlation == pytest.approx(correlation, abs=1e-6)
+        assert parts.kl == pytest.approx(parts.information + parts.marginal, abs=1e-12)
+        assert parts.units is not None and parts.units.shape == (2,)
+        assert parts.units.sum().item() == pytest.approx(parts.dimension_wise, abs=1e-6)
+
+
+def test_the_parts_are_those_of_all_rows_in_whatever_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One draw of 40 rows, and I and TC again from its densities under the guides of all rows, one after the other."""
+    pair, x = vae().double(), binary(40).double()
+    fitted = pv.fit(pair, x, epochs=1)
+    z = torch.randn(40, 2).double()
+    with monkeypatch.context() as patch, torch.no_grad():
+        patch.setattr(dist.Normal, "rsample", lambda self, shape=(): z if len(self.loc) == 40 else self.loc)
+        found = pv.kl_parts(fitted, x)["z"]
+        q = pair.encoder(x).base_dist
+    log_q = torch.stack(
+        [torch.distributions.Normal(q.loc[n], q.scale[n]).log_prob(z) for n in range(40)]
+    )  # (rows, draws, 2)
+    joint = (log_q.sum(-1).exp().mean(0)).log()
+    units = (log_q.exp().mean(0)).log()
+    own = torch.stack([log_q[n, n].sum() for n in range(40)])
+    assert found.information == pytest.approx((own - joint).mean().item())
+    assert found.total_correlation == pytest.approx((joint - units.sum(-1)).mean().item())
+    log_p = torch.distributions.Normal(0.0, 1.0).log_prob(z)
+    assert found.kl == pytest.approx((own - log_p.sum(-1)).mean().item())
+    assert found.units is not None
+    torch.testing.assert_close(found.units, (units - log_p).mean(0))
+
+
+def test_priors_whose_units_depend_on_each_other_have_no_parts_by_unit() -> None:
+    pair, x = vae(prior=pv.priors.MixtureOfNormals(2, 3)), binary(20)
+    parts = pv.kl_parts(pv.fit(pair, x, epochs=1), x)["z"]
+    assert parts.units is None
+    assert parts.kl == pytest.approx(parts.information + parts.marginal)
+
+
+def test_continuous_codes_beside_discrete_ones_have_parts_and_others_are_refused() -> None:
+    x = binary(20)
+    assert pv.kl_parts(pv.fit(joint_vae(), x, epochs=1), x).keys() == {"z"}
+    levels = pv.fit(Ladder(), x, epochs=1)
+    with pytest.raises(pv.PairError, match="depends on the draw of"):
+        pv.kl_parts(levels, x)
+    levels.pair.requires_grad_(False)
+    with pytest.raises(pv.PairError, match="another at every run"):
+        pv.kl_parts(levels, x)
+    with pytest.raises(pv.OptionError, match=r"no latent site 'w'; its latent sites: \['z'\]"):
+        pv.kl_parts(pv.fit(vae(), x, epochs=1), x, sites=["w"])
+    with pytest.raises(pv.OptionError, match="every must be at least 1"):
+        pv.record_kl_parts(x, every=0)
+
+
+def test_parts_in_the_history_every_second_epoch() -> None:
+    x = binary(20)
+    fitted = pv.fit(vae(), x, epochs=4, callbacks=[pv.record_kl_parts(x, every=2)])
+    have = [
+        all(f"{n}/z" in row for n in ("information", "total_correlation", "dimension_wise")) for row in fitted.history
+    ]
+    assert have == [False, True, False, True]

@@ -208,7 +208,9 @@ def test_several_at_once(mnist, tmp_path):
 
 
 def test_unknown_names_are_options(tmp_path):
-    with pytest.raises(OptionError, match=r"did you mean mnist.*digits, mnist, fashion-mnist.*\.npz, \.npy, \.csv"):
+    with pytest.raises(
+        OptionError, match=r"did you mean mnist.*digits, sprites, mnist, fashion-mnist.*\.npz, \.npy, \.csv"
+    ):
         load("minst")
     with pytest.raises(OptionError, match="has its own labels"):
         load("digits", label="y")

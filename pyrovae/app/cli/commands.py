@@ -84,7 +84,9 @@ def fit(
 ) -> None:
     """Fit a model to data, print how good it is on the test rows, and leave weights, settings and pictures in a folder."""
     if (source is None) == (resume is None):
-        raise OptionError("Give what to fit (digits, mnist, fashion-mnist or a file), or --resume RUN, and not both.")
+        raise OptionError(
+            "Give what to fit (digits, sprites, mnist, fashion-mnist or a file), or --resume RUN, and not both."
+        )
     if resume is not None:
         typed = [f"--{name.replace('_', '-')}" for name in context.params if _typed(context, name)]
         if other := [name for name in typed if name not in ("--resume", "--data-root", "--device", "--trust")]:

@@ -79,7 +79,7 @@ RunFolders = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folder
 Source = Annotated[str, typer.Argument(help="Data, as for `fit`.", show_default=False)]
 FitSource = Annotated[
     str | None,
-    typer.Argument(help="digits, mnist, fashion-mnist, or a .npz, .npy or .csv file.", show_default=False),
+    typer.Argument(help="digits, sprites, mnist, fashion-mnist, or a .npz, .npy or .csv file.", show_default=False),
 ]
 LabelSource = Annotated[
     str, typer.Argument(help="A folder of images, a .csv or .npz file, or a name as for `fit`.", show_default=False)
