@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         NVAE,
         SSVAE,
         VAE,
+        VQVAE,
         HierarchicalVAE,
         JointVAE,
         LadderVAE,
@@ -108,8 +109,8 @@ _HOMES = {
     "pyrovae.distributions": "observed_only",
     "pyrovae.fitted.fitted": "Fit",
     "pyrovae.fitted.folder": "load save",
-    "pyrovae.models": """ADGM CVAE GMVAE NVAE SSVAE VAE HierarchicalVAE JointVAE LadderVAE NotMIWAE Regression SSRegression
-        StackedSSVAE VaDE""",
+    "pyrovae.models": """ADGM CVAE GMVAE NVAE SSVAE VAE VQVAE HierarchicalVAE JointVAE LadderVAE NotMIWAE Regression
+        SSRegression StackedSSVAE VaDE""",
     "pyrovae.objectives": "kl penalties",
     "pyrovae.objectives.elbo": "Bound elbo",
     "pyrovae.objectives.iwelbo": "IWELBO",
@@ -146,6 +147,7 @@ __all__ = [
     "SSVAE",
     "SVI",
     "VAE",
+    "VQVAE",
     "Anomaly",
     "Bound",
     "CheckpointError",
