@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pyrovae.criticism.ais import AIS, ais
     from pyrovae.criticism.bdmc import BDMC, bdmc
     from pyrovae.criticism.classification import Classification, classify
+    from pyrovae.criticism.code_usage import CodeUsage, code_usage
     from pyrovae.criticism.decomposition import active_units, collapsed, kl_by_site
     from pyrovae.criticism.entries import Entries, entry_densities
     from pyrovae.criticism.fields import LabelField
@@ -91,6 +92,7 @@ _HOMES = {
     "pyrovae.criticism.ais": "AIS ais",
     "pyrovae.criticism.bdmc": "BDMC bdmc",
     "pyrovae.criticism.classification": "Classification classify",
+    "pyrovae.criticism.code_usage": "CodeUsage code_usage",
     "pyrovae.criticism.decomposition": "active_units collapsed kl_by_site",
     "pyrovae.criticism.entries": "Entries entry_densities",
     "pyrovae.criticism.fields": "LabelField",
@@ -152,6 +154,7 @@ __all__ = [
     "Bound",
     "CheckpointError",
     "Classification",
+    "CodeUsage",
     "Conditional",
     "ConditionalFlow",
     "DataError",
@@ -193,6 +196,7 @@ __all__ = [
     "calibration",
     "check_pair",
     "classify",
+    "code_usage",
     "collapsed",
     "conformal_p_values",
     "conv",
