@@ -132,8 +132,8 @@ def straight_through(value: Tensor, through: Tensor) -> Tensor:
 
 def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     """The number of the code nearest to each vector: `(*batch, D)` and `(K, D)` to `(*batch)`."""
-    with torch.no_grad():
-        found: Tensor = (codebook.square().sum(-1) - 2 * vectors @ codebook.mT).argmin(-1)
+    with torch.no_grad(), torch.autocast(vectors.device.type, enabled=False):  # a code must be nearest to itself
+        found: Tensor = (codebook.square().sum(-1) - 2 * vectors.to(codebook) @ codebook.mT).argmin(-1)
     return found
 
 
