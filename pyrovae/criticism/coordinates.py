@@ -256,6 +256,11 @@ def _kinds(fn: Any) -> list[str]:
     return names
 
 
+def is_delta(fn: Any) -> bool:
+    """Whether all draws of a distribution are one."""
+    return "Delta" in _kinds(fn)
+
+
 def _of_components(support: Any) -> Any:
     """The support of a mixture is that of its components, which torch has no transform for where it says so itself."""
     if isinstance(support, constraints.independent):

@@ -163,6 +163,14 @@ def test_log_p_of_x_says_that_it_is_a_bound(fitted: pv.Fit) -> None:
     torch.testing.assert_close(found.log_likelihood, found.elbo)
 
 
+def test_a_report_asks_nothing_of_the_spread_of_a_point(fitted: pv.Fit) -> None:
+    report = pv.criticise(fitted, torch.randn(20, 4), only=("log_likelihood", "inference_gap", "symmetry"))
+    said = {finding.name: (finding.verdict, finding.says) for finding in report.findings}
+    assert "at least" in said["log p(x)"][1] and "all draws of the guide are one" in said["log p(x)"][1]
+    for name in ("inference gap", "symmetry"):
+        assert said[name][0] == "none" and "the guide is a single point" in said[name][1]
+
+
 def test_values_that_are_no_codes_are_refused(fitted: pv.Fit) -> None:
     with pytest.raises(pv.DataError, match="outside the support of Codes .codes of FSQ"):
         pv.decode(fitted, torch.full((2, 3, 2), 0.1))
