@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pyrovae.criticism.ais import AIS, ais
     from pyrovae.criticism.bdmc import BDMC, bdmc
     from pyrovae.criticism.classification import Classification, classify
+    from pyrovae.criticism.code_usage import CodeUsage, code_usage
     from pyrovae.criticism.decomposition import KLParts, active_units, collapsed, kl_by_site, kl_parts, record_kl_parts
     from pyrovae.criticism.entries import Entries, entry_densities
     from pyrovae.criticism.fields import LabelField
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
         NVAE,
         SSVAE,
         VAE,
+        VQVAE,
         HierarchicalVAE,
         JointVAE,
         LadderVAE,
@@ -90,6 +92,7 @@ _HOMES = {
     "pyrovae.criticism.ais": "AIS ais",
     "pyrovae.criticism.bdmc": "BDMC bdmc",
     "pyrovae.criticism.classification": "Classification classify",
+    "pyrovae.criticism.code_usage": "CodeUsage code_usage",
     "pyrovae.criticism.decomposition": "KLParts active_units collapsed kl_by_site kl_parts record_kl_parts",
     "pyrovae.criticism.entries": "Entries entry_densities",
     "pyrovae.criticism.fields": "LabelField",
@@ -108,8 +111,8 @@ _HOMES = {
     "pyrovae.distributions": "observed_only",
     "pyrovae.fitted.fitted": "Fit",
     "pyrovae.fitted.folder": "load save",
-    "pyrovae.models": """ADGM CVAE GMVAE NVAE SSVAE VAE HierarchicalVAE JointVAE LadderVAE NotMIWAE Regression SSRegression
-        StackedSSVAE VaDE""",
+    "pyrovae.models": """ADGM CVAE GMVAE NVAE SSVAE VAE VQVAE HierarchicalVAE JointVAE LadderVAE NotMIWAE Regression
+        SSRegression StackedSSVAE VaDE""",
     "pyrovae.objectives": "kl penalties",
     "pyrovae.objectives.elbo": "Bound elbo",
     "pyrovae.objectives.iwelbo": "IWELBO",
@@ -146,10 +149,12 @@ __all__ = [
     "SSVAE",
     "SVI",
     "VAE",
+    "VQVAE",
     "Anomaly",
     "Bound",
     "CheckpointError",
     "Classification",
+    "CodeUsage",
     "Conditional",
     "ConditionalFlow",
     "DataError",
@@ -192,6 +197,7 @@ __all__ = [
     "calibration",
     "check_pair",
     "classify",
+    "code_usage",
     "collapsed",
     "conformal_p_values",
     "conv",

@@ -33,6 +33,7 @@ SAYS = {
     "mixed_table.py": "missing kind    guessed right: ",
     "semi_supervised.py": "ADGM     q(y|x) ",
     "partly_measured.py": "grades off by, on average: SSVAE ",
+    "vector_quantised.py": "uniform prior: log p(x) at least ",
     "nvae.py": "nats a group, coarsest first: ",
     "outliers.py": "false alarms among ordinary rows: ",
     "sklearn_pipeline.py": "best number of components: ",

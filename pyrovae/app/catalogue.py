@@ -16,10 +16,11 @@ from pyrovae.errors import OptionError, PyrovaeError
 if TYPE_CHECKING:
     import torch
 
-    from pyrovae import conditionals, families, priors
+    from pyrovae import conditionals, families, nets, priors
 else:  # so that the names of parts are known at once
     torch = Lazily("torch")
-    conditionals, families, priors = (Lazily(f"pyrovae.{name}") for name in ("conditionals", "families", "priors"))
+    conditionals, families = Lazily("pyrovae.conditionals"), Lazily("pyrovae.families")
+    nets, priors = Lazily("pyrovae.nets"), Lazily("pyrovae.priors")
 
 Event = int | tuple[int, ...]
 
@@ -69,12 +70,19 @@ class Model(Entry):
     takes: those options that are not for every model.
     code: the site whose posterior mean `encode` writes.
     images: whether its rows are images, (C, H, W) or (H, W), whatever --net says.
+    own_guide: whether its guide is its own, whatever the prior is.
     """
 
     labels: str | None = None
     takes: tuple[str, ...] = ()
     code: str = "z"
     images: bool = False
+    own_guide: bool = False
+
+    @property
+    def quantised(self) -> bool:
+        """Whether its latent variable is a grid of codes."""
+        return "codebook" in self.takes
 
     @property
     def clusters(self) -> bool:
@@ -127,6 +135,12 @@ GUIDES: dict[str, Entry] = {
     "nsf": Entry(lambda n, latent, hidden: conditionals.flow(n, latent, "nsf", hidden), "neural spline flow, inverted"),
 }
 FLOWS = ("iaf", "nsf")
+CODEBOOKS: dict[str, Entry] = {
+    "fsq": Entry(lambda grid: nets.FSQ((8, 6, 5), grid), "finite scalar quantisation, 240 codes, nothing learned"),
+    "vq": Entry(lambda grid: nets.VQ(256, 8, grid), "256 codes that follow their vectors; dead ones start again"),
+    "simvq": Entry(lambda grid: nets.SimVQ(256, 8, grid), "256 codes behind a learned linear map"),
+    "residual": Entry(lambda grid: nets.ResidualVQ(64, 8, grid, depth=2), "two levels of 64 codes that add up"),
+}
 TABLE = "columns"  # the likelihood of tables, which a schema builds
 
 

@@ -107,7 +107,7 @@ def compare(
     _check_measures(runs, dequantise)
     found = []
     for run in runs:
-        picked, bound = take_rows(run.rows.batch("test"), first_rows(num_samples, num_rows)), False
+        picked, bound = take_rows(run.rows.batch("test"), first_rows(num_samples, num_rows)), run.model.quantised
         if dequantise and measure_of(run).kind == DENSITY:
             picked["x"], bound = run.rows.dequantised(picked["x"], seed=EVALUATION_SEED), True
         values = estimate(run, picked, num_samples, proposal)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyrovae._lazily import Lazily
 from pyrovae.app.catalogue import (
+    CODEBOOKS,
     CONDITION,
     FLOWS,
     LIKELIHOODS,
@@ -88,10 +89,11 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
         size_factor=size_factor,
         levels=levels,
         groups=(1, 2) if options.groups is None and "groups" in model.takes else options.groups,
+        codebook="fsq" if options.codebook is None and model.quantised else options.codebook,
         latent=latent,
         prior=_absolute(str(options.prior)),
         likelihood=_absolute(likelihood),
-        guide=None if model.images else _absolute(guide),
+        guide=None if model.images or model.own_guide else _absolute(guide),
         total_count=total_count,
         batch_size=batch_size,
         epochs=epochs,
@@ -108,7 +110,7 @@ COUNTED = 20  # columns of whole numbers, from which on they are counts of one k
 
 def check_names(options: Options) -> None:
     """OptionError for a name that is not known, or a value that is impossible by itself: no data are needed to see that."""
-    known: dict[str, Any] = {"model": MODELS, "net": NETS, **TABLES}
+    known: dict[str, Any] = {"model": MODELS, "net": NETS, "codebook": CODEBOOKS, **TABLES}
     for name, table in known.items():
         value = getattr(options, name)
         if value is not None and not is_own(value):
@@ -205,6 +207,8 @@ def _check_model(model: Model, options: Options, dataset: Dataset) -> None:
             f"--model {options.model} has a guide and nets of its own, sized by --latent and --groups: leave out --guide and "
             "--hidden."
         )
+    if model.own_guide and options.guide is not None:
+        raise OptionError(f"--model {options.model} has a guide of its own: leave out --guide.")
     if options.model == "hierarchical" and options.free_bits and len(options.levels or (1, 1)) == 1:
         raise OptionError("--free-bits spares z1 of --model hierarchical, and there is no other level: leave it out.")
     if model.images and dataset.image_shape is None:

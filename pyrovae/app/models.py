@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from pyrovae._lazily import Lazily
-from pyrovae.app.catalogue import CONDITION, FLOWS, Event, Likelihood, Model, part
+from pyrovae.app.catalogue import CODEBOOKS, CONDITION, FLOWS, Event, Likelihood, Model, part
 from pyrovae.app.options import Options
 from pyrovae.errors import OptionError
 
@@ -305,6 +306,29 @@ def _nvae(of: Pieces) -> models.NVAE:
     )
 
 
+def _vqvae(of: Pieces) -> models.VQVAE:
+    """Codes of images on a grid of a quarter of their size, of other rows --latent of them in a line."""
+    images, channels = not isinstance(of.event, int), (32, 64)
+    rows: Any = of.event
+    grid: Any = nets.GridEncoder(rows, 1, channels, cells=0).grid if images else of.latent
+    codes = CODEBOOKS[str(of.options.codebook)].build(grid)
+    read = (codes.width, *codes.grid)
+    encoder: Any
+    decoder: Any
+    if images:
+        encoder = nets.GridEncoder(rows, codes.width, channels)
+        decoder = nets.GridDecoder(codes.width, of.family.param_shape, channels)
+    else:
+        encoder = nets.MLP(rows, read, of.widths)
+        decoder = nets.Behind(nets.Flat(read), nets.MLP(codes.width * of.latent, of.family.param_shape, of.widths))
+    return models.VQVAE(
+        prior=priors.Autoregressive(codes.num_codes, codes.index_shape),
+        likelihood=of.observed(conditionals.Conditional(decoder, of.family)),
+        encoder=of.seeing(SimpleNamespace(net=encoder)).net,
+        codes=codes,
+    )
+
+
 MODELS: dict[str, Model] = {
     "vae": Model(_vae, "p(z) p(x|z)", takes=("prior", "net")),
     "cvae": Model(_cvae, "p(z|c) p(x|z,c): conditional on the class c", labels=CONDITION),
@@ -340,6 +364,12 @@ MODELS: dict[str, Model] = {
         takes=("groups",),
         code="z1_1",
         images=True,
+    ),
+    "vqvae": Model(
+        _vqvae,
+        "p(z) p(x|z), z a grid of codes, under an autoregressive prior",
+        takes=("codebook", "net"),
+        own_guide=True,
     ),
 }
 

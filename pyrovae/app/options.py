@@ -152,6 +152,12 @@ class Options:
         by_model=True,
         later=True,
     )
+    codebook: str | None = option(
+        None,
+        "Codes of {models}: {known}; by default fsq. The others need pip install 'pyrovae[vq]'.",
+        by_model=True,
+        later=True,
+    )
     prior: str | None = option(
         None,
         "Prior: {known}; by default normal, and for tables a mixture that the data start.",

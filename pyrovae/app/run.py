@@ -315,10 +315,13 @@ def describe(dataset: Dataset, options: Options, rows: Rows) -> str:
     nets = options.net
     if options.groups is not None:
         latent, nets = f"groups of {','.join(map(str, options.groups))} maps of {latent}", "residual cells"
+    guide, dims = options.guide, f"{latent} latent dimensions"
+    if model.quantised:
+        prior, guide, dims = "autoregressive", "a point", f"codes of {options.codebook}"
     return (
         f"{dataset.name}: {counts}{len(rows.test)} test rows of {num} ({kind}); {which}, likelihood "
         f"{options.likelihood}{binarised}, prior {options.prior if 'prior' in model.takes else prior}, guide "
-        f"{options.guide}, {latent} latent dimensions, {nets}"
+        f"{guide}, {dims}, {nets}"
     )
 
 

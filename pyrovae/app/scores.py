@@ -13,6 +13,7 @@ from pyrovae.app.catalogue import CONDITION
 from pyrovae.app.options import OPTIONS
 from pyrovae.app.run import Run
 from pyrovae.criticism.classification import classify
+from pyrovae.criticism.code_usage import code_usage
 from pyrovae.criticism.decomposition import active_units
 from pyrovae.criticism.importance import Importance, importance
 from pyrovae.errors import OptionError
@@ -54,7 +55,7 @@ def evaluate(
     results |= _training_rows(run, found.proposal)
     for name in ("elbo", "log_likelihood", "train_elbo", "train_log_likelihood"):
         results[name] -= rows.log_abs_det
-    results |= _units(run) | _baseline(run, found)
+    results |= _units(run) | _codes(run) | _baseline(run, found)
     results["log_abs_det"] = rows.log_abs_det
     results |= {"num_samples": num_samples, "proposal": found.proposal}
     results |= {"test_rows": len(rows.test), "log_likelihood_rows": len(picked["x"])}
@@ -62,7 +63,8 @@ def evaluate(
 
 
 def estimate(run: Run, rows: Batch, num_samples: int, proposal: str) -> Importance:
-    """log p(x) of test rows, with the guide as proposal where no other can be refined."""
+    """log p(x) of test rows, with the guide as proposal where no other can be refined; of codes, one draw is all there are."""
+    num_samples = 1 if run.model.quantised else num_samples
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The guide is the proposal")  # the table says it
         return importance(run.fitted, rows, num_samples, proposal=proposal, seed=EVALUATION_SEED)
@@ -124,6 +126,18 @@ def check_draws(num_samples: int, num_rows: int | None) -> None:
 def first_rows(num_samples: int, num_rows: int | None) -> slice:
     """The test rows of which log p(x) is estimated: those asked for, or as many as make a million draws."""
     return slice(0, num_rows or max(1, 1_000_000 // num_samples))
+
+
+def _codes(run: Run) -> dict[str, float]:
+    """How many codes the guide uses on test rows, and their perplexity, on average over residual levels."""
+    if not run.model.quantised:
+        return {}
+    usage = code_usage(run.fitted, run.rows.batch("test"))
+    return {
+        "code_perplexity": usage.perplexity.mean().item(),
+        "codes_used": usage.used.double().mean().item(),
+        "codes": usage.num_codes,
+    }
 
 
 def _units(run: Run) -> dict[str, float]:

@@ -44,7 +44,9 @@ def log_likelihood(evidence: Evidence) -> list[Finding]:
     least = log_p.argsort()[:WORST]
     numbers = evidence.numbers
     says = f"log p(x) is {mean:.2f} ± {spread:.2f} nats a row (Monte Carlo ± {noise:.3f})"
-    if known:
+    if evidence.is_point:
+        says = f"log p(x) is at least {mean:.2f} ± {spread:.2f} nats a row, the ELBO: all draws of the guide are one"
+    elif known:
         says += f"; k-hat is above {limit:.2f} in {share:.1%} of {len(log_p)} rows"
         if share:
             says += f", most in row {int(numbers[worst[0]])} ({found.k_hat[worst[0]]:.2f})"
@@ -88,6 +90,7 @@ def importance_bounds(evidence: Evidence) -> list[Finding]:
     References:
         Burda, Grosse & Salakhutdinov 2016, arXiv:1509.00519.
     """
+    evidence.check_spread()
     fitted, found, most = evidence.fitted, [], PARTICLES[-1]
     with fitted.scope(), seeded(evidence.seed + 5), quietly():
         for part in evidence.parts:
@@ -167,6 +170,7 @@ def inference_gap(evidence: Evidence) -> list[Finding]:
     References:
         Cremer, Li & Duvenaud 2018, arXiv:1801.03558.
     """
+    evidence.check_spread()
     found = evidence.estimated
     kl = kl_by_site(evidence.fitted, evidence.rows, seed=evidence.seed)
     if not kl:

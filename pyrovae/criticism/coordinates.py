@@ -224,6 +224,11 @@ def _coordinate(term: Term, found: Terms, classes: Classes | None) -> Coordinate
         support = _of_components(fn.support)
     except NotImplementedError as error:
         raise NotRefinable(f"the support of site {term.name!r} is not known") from error
+    if "Delta" in kinds and getattr(term.p.fn.support, "is_discrete", False):
+        raise NotRefinable(
+            f"the guide of site {term.name!r} is a single point, so that log p(x) is estimated by the ELBO, a lower bound, "
+            "whatever its standard error and k_hat say"
+        )
     if "Delta" in kinds or support.is_discrete:
         raise NotRefinable(f"site {term.name!r} is not continuous")
     if any(isinstance(value, Tensor) for value in vars(_inner(support)).values()):
@@ -249,6 +254,11 @@ def _kinds(fn: Any) -> list[str]:
         fn = fn.base_dist
         names.append(type(fn).__name__)
     return names
+
+
+def is_delta(fn: Any) -> bool:
+    """Whether all draws of a distribution are one."""
+    return "Delta" in _kinds(fn)
 
 
 def _of_components(support: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae.criticism.coordinates import is_delta
 from pyrovae.criticism.importance import Importance, importance
 from pyrovae.criticism.posterior import posterior
 from pyrovae.errors import PairError
@@ -21,6 +22,7 @@ from pyrovae.objectives.terms import Terms, terms
 from pyrovae.pair.batch import Batch, num_rows, take_rows
 from pyrovae.pair.handlers import DATA_PLATE, SetValues
 from pyrovae.pair.layout import Site
+from pyrovae.pair.parameters import fork_rng
 from pyrovae.pair.program import Pair, arguments
 from pyrovae.predict.forward import plain, run_model
 
@@ -92,6 +94,21 @@ class Evidence:
         """The rows in groups with the same arguments."""
         with self.fitted.scope():
             return self.fitted.parts(self.rows)
+
+    @cached_property
+    def is_point(self) -> bool:
+        """Whether all draws of the guide for a row are one, as those of a grid of codes."""
+        found: list[bool] = []
+        with self.fitted.scope(), fork_rng():
+            for part in self.parts:
+                run = terms(self.fitted.pair, take_rows(part.batch, slice(0, 2)), layout=part.layout, enumerate=False)
+                found += [is_delta(t.q.fn) for t in run.sites.values() if t.local and t.q is not None]
+        return bool(found) and all(found)
+
+    def check_spread(self) -> None:
+        """Raise PairError where the guide has none to ask about."""
+        if self.is_point:
+            raise PairError("the guide is a single point, so that log p(x) is estimated by its ELBO, a lower bound")
 
     @cached_property
     def estimated(self) -> Importance:
@@ -216,6 +233,7 @@ class Evidence:
 
         `LIKELIHOOD` is one of them, of which the codes are the row's log-likelihoods.
         """
+        self.check_spread()
         found: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
         with self.fitted.scope(), seeded(self.seed + 11):
             for rows in self.simulated:

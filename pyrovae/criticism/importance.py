@@ -124,7 +124,8 @@ def importance(
         num_samples: The number K of draws for each row.
         proposal: "refined"; "laplace", a t distribution around a mode of the row's posterior, by its curvature there, which
             takes less time and is less reliable; or "guide", which takes least and often is a lower bound only. Where a row
-            has latent sites that are neither continuous nor summed out, the guide is used, with a warning.
+            has latent sites that are neither continuous nor summed out, the guide is used, with a warning. Where all draws of
+            the guide are one, as of a `VQVAE`, the estimate is the ELBO, a lower bound, whatever its standard error says.
         seed: The seed of the draws; None continues torch's random state.
 
     Returns:

@@ -2,6 +2,7 @@
 
 from pyrovae.distributions.bernoulli import Bernoulli
 from pyrovae.distributions.categorical import Categorical
+from pyrovae.distributions.codes import Autoregressive, Codes
 from pyrovae.distributions.columns import ProductOfColumns
 from pyrovae.distributions.combine import ObservedOnly, observed_only, product_of_normals, residual_normal
 from pyrovae.distributions.continuous import ContinuousBernoulli
@@ -14,8 +15,10 @@ from pyrovae.distributions.sphere import HypersphericalUniform, PowerSpherical
 from pyrovae.distributions.student import StudentT
 
 __all__ = [
+    "Autoregressive",
     "Bernoulli",
     "Categorical",
+    "Codes",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "DiscretizedLogisticMixture",

@@ -19,6 +19,7 @@ from pyrovae.models.ssvae import SSVAE
 from pyrovae.models.stacked import StackedSSVAE
 from pyrovae.models.vade import VaDE
 from pyrovae.models.vae import VAE
+from pyrovae.models.vqvae import VQVAE
 
 __all__ = [
     "ADGM",
@@ -27,6 +28,7 @@ __all__ = [
     "NVAE",
     "SSVAE",
     "VAE",
+    "VQVAE",
     "HierarchicalVAE",
     "JointVAE",
     "LadderVAE",

@@ -1,33 +1,45 @@
 """Neural networks: tensors in, tensors out. Nothing here knows of probability or Pyro."""
 
+from pyrovae.nets.causal import CausalTransformer
 from pyrovae.nets.cells import EncoderCell, GenerativeCell
 from pyrovae.nets.codes import Column, OneHot, Thermometer
 from pyrovae.nets.conv import ConvDecoder, ConvEncoder
 from pyrovae.nets.dropout import ReLUDropout
+from pyrovae.nets.grids import GridDecoder, GridEncoder
 from pyrovae.nets.masking import MaskChannel, SelfMasking
-from pyrovae.nets.mlp import MLP, Activated, Behind, LayerNormed, Log1p, Rescaled, Swapped, WithMask, one_hot
+from pyrovae.nets.mlp import MLP, Activated, Behind, Flat, LayerNormed, Log1p, Rescaled, Swapped, WithMask, one_hot
+from pyrovae.nets.quantisers import FSQ, VQ, Quantiser, ResidualVQ, SimVQ
 from pyrovae.nets.residual import ResidualMLP, ResNetDecoder, ResNetEncoder, Skip
 from pyrovae.nets.sizes import SizeFactor, SizeFromTotal
 
 __all__ = [
+    "FSQ",
     "MLP",
+    "VQ",
     "Activated",
     "Behind",
+    "CausalTransformer",
     "Column",
     "ConvDecoder",
     "ConvEncoder",
     "EncoderCell",
+    "Flat",
     "GenerativeCell",
+    "GridDecoder",
+    "GridEncoder",
     "LayerNormed",
     "Log1p",
     "MaskChannel",
     "OneHot",
+    "Quantiser",
     "ReLUDropout",
     "ResNetDecoder",
     "ResNetEncoder",
     "Rescaled",
     "ResidualMLP",
+    "ResidualVQ",
     "SelfMasking",
+    "SimVQ",
     "SizeFactor",
     "SizeFromTotal",
     "Skip",

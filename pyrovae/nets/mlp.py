@@ -158,6 +158,35 @@ class Behind(nn.Module):
         return result
 
 
+class Flat(nn.Module):
+    """`x` as a vector: a front for networks of vectors, `(*batch, *in_shape)` to `(*batch, n)`.
+
+    Args:
+        in_shape: Shape of one row, an int or a tuple of ints.
+
+    Raises:
+        ShapeError: `in_shape` is no shape, or an input has another trailing shape.
+
+    Example:
+        >>> net = pv.nets.Behind(pv.nets.Flat((3, 4)), pv.nets.MLP(12, 2))
+        >>> net(torch.zeros(5, 3, 4)).shape
+        torch.Size([5, 2])
+    """
+
+    def __init__(self, in_shape: int | Sequence[int]) -> None:
+        super().__init__()
+        self.in_shape = as_size(in_shape)
+        self.out_shape = as_size(self.in_shape.numel())
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[x.dim() - len(self.in_shape) :] != self.in_shape:
+            wanted = ", ".join(["*batch", *map(str, self.in_shape)])
+            raise ShapeError(
+                f"Flat needs rows of shape ({wanted}), got {tuple(x.shape)}. Give the shape of one row as in_shape."
+            )
+        return x.flatten(x.dim() - len(self.in_shape)) if self.in_shape else x.unsqueeze(-1)
+
+
 class Rescaled(nn.Module):
     """`net(factor * x, *others)`: brings its first parent to a scale at which a network learns well.
 

@@ -23,7 +23,7 @@ MOST_ENTRIES = 4096  # plain values, arrays and tensors
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size, np.generic)
 GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 SKIPPED = (Trace, types.ModuleType, torch.optim.Optimizer, PyroOptim, pyro.infer.SVI)
-LIBRARY_NAMES = ("torch", "pyro", "numpy", "pyrovae")
+LIBRARY_NAMES = ("torch", "pyro", "numpy", "pyrovae", "vector_quantize_pytorch")
 PLAIN_LIBRARIES = ("builtins", "numpy", "weakref", "collections", "threading")
 HIDDEN = (
     "_parameters",

@@ -4,6 +4,7 @@ A prior is any module whose `forward()` takes no parents and returns the distrib
 """
 
 from pyrovae.priors.base import Fixed, MixtureOfNormals, StandardNormal, as_prior
+from pyrovae.priors.codes import Autoregressive
 from pyrovae.priors.flexible import FlowPrior, VampPrior
 from pyrovae.priors.simple import (
     Categorical,
@@ -16,6 +17,7 @@ from pyrovae.priors.simple import (
 )
 
 __all__ = [
+    "Autoregressive",
     "Categorical",
     "Fixed",
     "FlowPrior",

@@ -240,14 +240,16 @@ class Categorical(Shown, nn.Module):
     """`p(y = c) = softmax(logits)_c`: a prior over classes c = 0, ..., C - 1, uniform unless learned.
 
     Classes are equally probable by default, for two reasons: the frequencies among a few labels are unreliable, and early in
-    training a model's guesses of the unknown labels should not shift the proportions of the classes.
+    training a model's guesses of the unknown labels should not shift the proportions of the classes. With an `event_shape` it
+    is over arrays of independent classes, such as the code numbers of a `VQVAE`.
 
     Args:
         num_classes: The number of classes C.
-        learned: Whether the logits are trained.
+        learned: Whether the logits, one set for each element, are trained.
+        event_shape: Shape of one row y, an int or a tuple of ints; `()` for a single class.
 
     Raises:
-        ShapeError: `num_classes` is not a positive int.
+        ShapeError: `num_classes` is not a positive int, or `event_shape` is no shape.
 
     References:
         Bishop 2006, *Pattern Recognition and Machine Learning*, section 2.2.
@@ -257,24 +259,22 @@ class Categorical(Shown, nn.Module):
         tensor([0.2500, 0.2500, 0.2500, 0.2500])
         >>> len(list(pv.priors.Categorical(4, learned=True).parameters()))
         1
+        >>> pv.priors.Categorical(4, event_shape=(2, 3))().sample((5,)).shape
+        torch.Size([5, 2, 3])
     """
 
     logits: Tensor
 
-    def __init__(self, num_classes: int, learned: bool = False) -> None:
+    def __init__(self, num_classes: int, learned: bool = False, event_shape: int | Sequence[int] = ()) -> None:
         super().__init__()
         (self.num_classes,) = as_size(num_classes)
-        self.learned = learned
-        start = torch.zeros(self.num_classes)
+        self.learned, self.event_shape = learned, as_size(event_shape)
+        start = torch.zeros(*self.event_shape, self.num_classes)
         if learned:
             self.logits = nn.Parameter(start)
         else:
             self.register_buffer("logits", start, persistent=False)
 
-    @property
-    def event_shape(self) -> torch.Size:
-        """The shape of one class number, `()`."""
-        return torch.Size(())
-
     def forward(self) -> TorchDistributionMixin:
-        return CategoricalMass(logits=self.logits)
+        one: TorchDistributionMixin = CategoricalMass(logits=self.logits)
+        return one.to_event(len(self.event_shape)) if self.event_shape else one

@@ -67,6 +67,7 @@ MODELS = {
         ("active units of z3",),
     ),
     "nvae": Row(("--groups", "1,1"), "guide  q(z1_1 | x) q(z2_1 | z1_1, x)", ("active units",)),
+    "vqvae": Row((), "model  p(z) p(x | z)", ("log p(x), at least", "perplexity of codes")),
 }
 
 
@@ -124,7 +125,9 @@ def test_every_question_to_a_run_of_every_model(pyrovae: Command, monkeypatch: p
 
     assert pyrovae("reconstruct", "run", "--out", "again.npy")[0] == 0 and np.load("again.npy").shape == (30, 64)
     assert pyrovae("encode", "run", "--out", "z.csv")[0] == 0
-    units = 8 if model.images else 2  # two maps of 2 x 2, or two dimensions
+    units = (
+        8 if model.images else 6 if model.quantised else 2
+    )  # two maps of 2 x 2, two codes of three, or two dimensions
     assert pd.read_csv("z.csv", index_col="row").shape == (150, units + 1)
 
 

@@ -16,6 +16,8 @@ from pyrovae.nets import (
     Behind,
     ConvDecoder,
     ConvEncoder,
+    GridDecoder,
+    GridEncoder,
     Log1p,
     ReLUDropout,
     Rescaled,
@@ -43,6 +45,8 @@ ROWS: dict[str, tuple[Callable[[], nn.Module], list[tuple[int, ...]], tuple[int,
     "decoder-small": (lambda: ConvDecoder(5, (3, 8, 8), channels=(8,), hidden=(16,)), [(5,)], (3, 8, 8)),
     "decoder-odd": (lambda: ConvDecoder(5, (1, 9, 7), channels=(8, 8, 4)), [(5,)], (1, 9, 7)),
     "decoder-gray": (lambda: ConvDecoder(5, (13, 1), channels=[8, 4]), [(5,)], (13, 1)),
+    "grid-encoder": (lambda: GridEncoder((2, 9, 7), 3, channels=(4, 8), cells=1), [(2, 9, 7)], (3, 3, 2)),
+    "grid-decoder": (lambda: GridDecoder(3, (2, 9, 7), channels=(4, 8), cells=1), [(3, 3, 2)], (2, 9, 7)),
     "decoder-parents": (lambda: ConvDecoder((5, 2), (1, 8, 8), channels=(8, 4)), [(5,), (2,)], (1, 8, 8)),
 }
 every_net = pytest.mark.parametrize(("build", "in_shapes", "out_shape"), ROWS.values(), ids=ROWS)

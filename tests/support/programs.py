@@ -412,6 +412,17 @@ def nvae() -> pv.NVAE:
     return pv.NVAE(fam.Bernoulli((5, 4)), channels=(4, 8), groups=(1, 1), latent_channels=2, expansion=2)
 
 
+def vqvae(codes: pv.nets.Quantiser, prior: Any = None) -> pv.VQVAE:
+    width, places = codes.width, codes.grid.numel()
+    net = pv.nets.Behind(pv.nets.Flat((width, places)), pv.nets.MLP(width * places, (1, 6), hidden=(8,)))
+    return pv.VQVAE(
+        prior=prior or pv.priors.Autoregressive(codes.num_codes, codes.index_shape, width=8, layers=1, heads=2),
+        likelihood=pv.Conditional(net, fam.Bernoulli(6)),
+        encoder=pv.nets.MLP(6, (width, places), hidden=(8,)),
+        codes=codes,
+    )
+
+
 def some_labelled() -> dict[str, Tensor]:
     return {"x": binary(), "y": labels()}
 
@@ -483,6 +494,8 @@ ROWS: dict[str, Row] = {
     "ladder-vae": Row(lambda: hierarchy(pv.LadderVAE), binary, "z1", True),
     "nvae": Row(nvae, small_images, "z1_1", True),
     "not-miwae": Row(not_miwae, some_missing, "z", True),
+    "vqvae": Row(lambda: vqvae(pv.nets.FSQ((5, 3), 2)), binary, "z", True),
+    "vqvae-codebook": Row(lambda: vqvae(pv.nets.VQ(6, 3, 2)), binary, "z", True),
     "bare-functions": Row(bare_functions, reals, "z", False),
     "registered-modules": Row(registered_modules, binary, "z", False),
     "pyro-module": Row(PyroVAE, binary, "z", False),

@@ -76,6 +76,7 @@ def print_names() -> None:
         ("priors", catalogue.PRIORS),
         ("likelihoods", catalogue.LIKELIHOODS),
         ("guides", catalogue.GUIDES),
+        ("codebooks", catalogue.CODEBOOKS),
     ):
         table = Table(title=title, title_justify="left", box=None, show_header=False, pad_edge=False)
         for name, part in parts.items():
@@ -100,21 +101,27 @@ def print_results(results: Mapping[str, Any], probability: str) -> None:
 
     picked = results["log_likelihood_rows"]
     few = "" if picked == results["test_rows"] else f", first {picked} rows"
-    draws = f"{results['num_samples']} {results['proposal']} draws a row"
-    table = Table(title=f"{results['test_rows']} test rows, {draws}")
+    quantised = "code_perplexity" in results  # all draws of the guide are one, so that they give the ELBO
+    draws = "" if quantised else f", {results['num_samples']} {results['proposal']} draws a row"
+    table = Table(title=f"{results['test_rows']} test rows{draws}")
     table.add_column("quantity")
     table.add_column("value", justify="right")
     table.add_row("ELBO, nats per row", with_error("elbo"))
-    table.add_row(f"log {probability}, nats per row{few}", with_error("log_likelihood"))
-    if math.isfinite(results["log_likelihood_mc_se"]):
+    bound = ", at least" if quantised else ""
+    table.add_row(f"log {probability}{bound}, nats per row{few}", with_error("log_likelihood"))
+    if math.isfinite(results["log_likelihood_mc_se"]) and not quantised:
         table.add_row("  Monte Carlo error of that mean", f"{results['log_likelihood_mc_se']:.2g}")
     if "mixture_log_likelihood" in results:
         table.add_row(f"log p(x) of a Gaussian mixture{few}", with_error("mixture_log_likelihood"))
         table.add_row("  how much the model is above it", with_error("above_mixture", "+.2f").replace("± +", "± "))
     share, limit = results["k_hat_above_threshold"], f"{results['k_hat_threshold']:.2f}"
-    table.add_row(
-        f"rows with k-hat > {limit}{few}", _share(share, picked) if math.isfinite(share) else "needs 25 draws"
-    )
+    if not quantised:
+        table.add_row(
+            f"rows with k-hat > {limit}{few}", _share(share, picked) if math.isfinite(share) else "needs 25 draws"
+        )
+    else:
+        used = f"{results['codes_used']:.0f} of {results['codes']}"
+        table.add_row("perplexity of codes", f"{results['code_perplexity']:.1f}, {used} in use")
     upper = [name.removeprefix("latent_units_") for name in results if name.startswith("latent_units_")]
     table.add_row(f"active units{' of z1' if upper else ''}", f"{results['active_units']} of {results['latent_units']}")
     for site in upper:
@@ -142,7 +149,7 @@ def print_results(results: Mapping[str, Any], probability: str) -> None:
             "Densities are in the units of the data; those of the training curve and of history.csv are of standardised "
             f"columns, {results['log_abs_det']:+.2f} nats per row."
         )
-    if share > 0.1:
+    if share > 0.1 and not quantised:
         answer(f"Where k-hat is above {limit}, the limit for so many draws, {DOUBT[results['proposal']]}")
 
 
@@ -153,6 +160,8 @@ def overfitting(results: Mapping[str, Any]) -> str:
     said = f"Training rows have an ELBO of {results['train_elbo']:.2f}"
     if not gap > 2 * error:  # NaN for a single row
         return f"{said}, no more above test rows than by chance ({gap:+.2f} ± {error:.2f})."
+    if "code_perplexity" in results:
+        return f"{said}, {gap:.2f} ± {error:.2f} nats above test rows."
     if results["proposal"] == "guide":  # its log p(x) is too low by what the guide lacks
         return f"{said}, {gap:.2f} ± {error:.2f} nats above test rows. --proposal refined tells how much of it is the guide."
     model = results["train_log_likelihood"] - results["log_likelihood"]
@@ -169,7 +178,7 @@ def print_comparison(found: list[dict[str, Any]], what: str) -> None:
         what.partition(":")[0].partition(",")[0],
         "difference",
         "bits per dim",
-        f"k-hat > {found[0]['k_hat_threshold']:.2f}",
+        f"k-hat > {max(entry['k_hat_threshold'] for entry in found):.2f}",
     ):
         # the name gives way, and never a number
         table.add_column(name, justify="left" if name == "run" else "right", no_wrap=name != "run", overflow="fold")
@@ -182,7 +191,7 @@ def print_comparison(found: list[dict[str, Any]], what: str) -> None:
             f"{entry['bits_per_dimension']:.3f}",
             f"{entry['k_hat_above_threshold']:.0%}"
             if math.isfinite(entry["k_hat_above_threshold"])
-            else "needs 25 draws",
+            else ("" if entry["bound"] else "needs 25 draws"),
         )
     out.print(table)
     mixture = Table(title="Orders, and the mixture of the runs that predicts these rows best")
@@ -197,7 +206,10 @@ def print_comparison(found: list[dict[str, Any]], what: str) -> None:
             "The ELBO orders the runs otherwise than log p(x): it also pays for how near each guide is to its posterior."
         )
     if any(entry["bound"] for entry in found):
-        answer("≥: of a density, the mean over uniform noise added to whole numbers, which bounds the mass from below.")
+        answer(
+            "≥: of a density, the mean over uniform noise added to whole numbers, which bounds the mass from below; of a model "
+            "of codes, the ELBO."
+        )
 
 
 def print_findings(report: Report, log_abs_det: float = 0.0) -> None:

@@ -1,0 +1,232 @@
+"""The VQ-VAE: its bound in closed form, the gradient of its encoder, the terms of learned codebooks, and its second stage."""
+
+import importlib.util
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.told import told
+
+import pyrovae as pv
+from pyrovae import families as fam
+from pyrovae.nets import FSQ, VQ, Quantiser, ResidualVQ, SimVQ
+
+extra = pytest.mark.skipif(
+    importlib.util.find_spec("vector_quantize_pytorch") is None, reason="needs vector-quantize-pytorch"
+)
+LEARNED: dict[str, Any] = {
+    "VQ": lambda: VQ(6, 3, 2, commitment=0.7),
+    "SimVQ": lambda: SimVQ(6, 3, 2),
+    "ResidualVQ": lambda: ResidualVQ(6, 3, 2, depth=2),
+}
+ALL: list[Any] = [
+    pytest.param(lambda: FSQ((5, 4, 3), 2), id="FSQ"),
+    *(pytest.param(build, id=name, marks=extra) for name, build in LEARNED.items()),
+]
+
+
+def vqvae(codes: Quantiser, prior: Any = None) -> pv.VQVAE:
+    net = pv.nets.Behind(pv.nets.Flat((codes.width, *codes.grid)), pv.nets.MLP(6, (2, 4), hidden=(8,)))
+    return pv.VQVAE(
+        prior=prior or pv.priors.Categorical(codes.num_codes, event_shape=codes.index_shape),
+        likelihood=pv.Conditional(net, fam.Normal(4)),
+        encoder=pv.nets.MLP(4, (codes.width, *codes.grid), hidden=(8,)),
+        codes=codes,
+    )
+
+
+def started(build: Any, prior: Any = None) -> pv.VQVAE:
+    """A pair whose codebook has seen rows, in evaluation mode."""
+    pair = vqvae(build(), prior)
+    pair.train()
+    pair.guide(torch.randn(40, 4))
+    return pair.eval()
+
+
+@pytest.mark.parametrize("build", ALL)
+def test_the_bound_is_log_p_of_x_given_the_codes_minus_log_k_a_code(build: Any) -> None:
+    pair, x = started(build), torch.randn(7, 4)
+    z = pair.codes(pair.encoder(x))
+    log_p = pair.likelihood(pair.codes.vectors(z)).log_prob(x)
+    by_hand = log_p - math.prod(pair.codes.index_shape) * math.log(pair.codes.num_codes)
+    run = pv.terms(pair, {"x": x}, num_particles=3)
+    torch.testing.assert_close(pv.log_weights(run), by_hand.expand(3, 7))
+    torch.testing.assert_close(pv.elbo(run).elbo, by_hand.sum().detach())
+
+
+@pytest.mark.parametrize("build", ALL)
+def test_the_gradient_of_the_encoder_is_that_at_the_codes_and_the_commitment(build: Any) -> None:
+    """By hand: log p(x | z) is differentiated at z, which is passed on to e, and learned codes add -2 beta (e - z)."""
+    pair, x = started(build), torch.randn(7, 4)
+    pair.codes.rotation = False  # type: ignore[assignment]
+    pv.elbo(pv.terms(pair, {"x": x})).objective.backward()
+    found = [parameter.grad.clone() for parameter in pair.encoder.parameters()]  # type: ignore[union-attr]
+    pair.zero_grad()
+    e = pair.encoder(x)
+    z = pair.codes(e).detach()
+    read = pair.codes.vectors(z).requires_grad_()
+    (slope,) = torch.autograd.grad(pair.likelihood(read).log_prob(x).sum(), read)
+    if isinstance(pair.codes, FSQ):
+        steps, reach = pair.codes.steps, pair.codes.reach
+        slope = slope * reach * (1 - torch.tanh(e.detach() + pair.codes.shift) ** 2) / steps
+    else:
+        levels = z if isinstance(pair.codes, ResidualVQ) else z.unsqueeze(1)
+        left = e.detach()
+        for level in levels.unbind(1):
+            slope, left = slope - 2 * pair.codes.commitment * (left - level), left - level
+    by_hand = torch.autograd.grad((e * slope).sum(), list(pair.encoder.parameters()))
+    for one, two in zip(found, by_hand):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
+
+
+@extra
+def test_the_codebook_follows_the_vectors_where_a_gradient_trains_it() -> None:
+    """By hand: the gradient of -|e - z|^2 in the codes, with e held fixed."""
+    pair, x = started(LEARNED["SimVQ"]), torch.randn(7, 4)
+    parameter = pair.codes.sim.code_transform.weight  # type: ignore[union-attr]
+    (found,) = torch.autograd.grad(pv.elbo(pv.terms(pair, {"x": x})).objective, [parameter])  # type: ignore[list-item]
+    e = pair.encoder(x).detach()
+    z = pair.codes.lookup(pair.codes.indices(pair.codes(e)))
+    (by_hand,) = torch.autograd.grad(-(e - z).square().sum(), [parameter])  # type: ignore[list-item]
+    torch.testing.assert_close(found, by_hand)
+
+
+@extra
+def test_the_terms_of_a_codebook_are_no_part_of_the_bound() -> None:
+    pair, x = started(LEARNED["SimVQ"]), torch.randn(7, 4)
+    run = pv.terms(pair, {"x": x})
+    e, z = pair.encoder(x), run.sites["z"].value
+    far = (e - z).square().sum((-1, -2))
+    for name, weight in (("commitment", 0.25), ("codebook", 1.0)):
+        term = run.sites[name]
+        assert term.objective_only and term.p is not None
+        torch.testing.assert_close(term.p.log_prob + weight * far, (term.p.log_prob + weight * far)[:1].expand(7))
+    layout = pv.check_pair(pair, x)
+    assert {s.name: s.objective_only for s in layout.sites if s.role == "observed"} == {
+        "commitment": True,
+        "codebook": True,
+        "x": False,
+    }
+    with_fsq = pv.check_pair(vqvae(FSQ((5, 4, 3), 2)), x)
+    assert [s.name for s in with_fsq.sites] == ["z", "x"]
+
+
+@pytest.mark.parametrize("kind", [None, pytest.param("VQ", marks=extra)])
+def test_the_second_stage_learns_the_prior_alone_and_raises_the_bound(kind: str | None, tmp_path: Path) -> None:
+    codes = FSQ((3, 3, 3), 2) if kind is None else LEARNED[kind]()
+    pair, x = vqvae(codes), torch.randn(80, 1) * torch.ones(4) + 0.1 * torch.randn(80, 4)
+    first = pv.fit(pair, x, epochs=8, batch_size=40, learning_rate=0.02, seed=0, engine="eager")
+    before = pv.importance(first, x, 1, proposal="guide").elbo
+    kept = {name: value.clone() for name, value in pair.state_dict().items()}
+    pair.requires_grad_(False)
+    prior = pv.priors.Autoregressive(codes.num_codes, codes.index_shape, width=8, layers=1, heads=2)
+    whole = pv.VQVAE(prior, pair.likelihood, pair.encoder, codes)
+    second = pv.fit(whole, x, epochs=15, batch_size=40, learning_rate=0.02, seed=0, engine="eager")
+    assert all(torch.equal(kept[name], value) for name, value in pair.state_dict().items())
+    z = pv.encode(second, x)
+    assert torch.equal(z, pv.encode(first, x))
+    kl = -prior().log_prob(codes.indices(z)).detach()
+    after = pv.importance(second, x, 1, proposal="guide").elbo
+    uniform = math.prod(codes.index_shape) * math.log(codes.num_codes)
+    torch.testing.assert_close(after - before, (uniform - kl).double(), rtol=1e-4, atol=1e-4)
+    assert (after - before).mean() > 0.2 * uniform
+    pv.save(second, tmp_path / "run")
+    again = pv.load(tmp_path / "run")
+    assert torch.equal(pv.generate(again, 9, seed=3), pv.generate(second, 9, seed=3))
+    torch.testing.assert_close(pv.importance(again, x, 1, proposal="guide").elbo, after)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> pv.Fit:
+    torch.manual_seed(0)
+    return pv.fit(vqvae(FSQ((4, 3, 3), 2)), torch.randn(40, 4), epochs=2, seed=0)
+
+
+def test_all_questions_are_answered(fitted: pv.Fit) -> None:
+    x = torch.randn(9, 4)
+    codes: Any = fitted.pair.codes  # type: ignore[attr-defined]
+    z = pv.encode(fitted, x)
+    assert torch.equal(codes.lookup(codes.indices(z)), z)
+    drawn = pv.simulate(fitted, 5, seed=0)
+    assert torch.equal(codes.lookup(codes.indices(drawn["z"])), drawn["z"])
+    assert torch.equal(pv.posterior(fitted, x, 2, proposal="guide"), z.expand(2, *z.shape))
+    torch.testing.assert_close(pv.reconstruct(fitted, x), pv.decode(fitted, z))
+    assert torch.equal(pv.kl_by_site(fitted, x)["z"], torch.full((9,), 2 * torch.tensor(36.0).log()))
+
+
+def test_log_p_of_x_says_that_it_is_a_bound(fitted: pv.Fit) -> None:
+    with pytest.warns(UserWarning, match="log p\\(x\\) is estimated by the ELBO, a lower bound") as said:
+        found = pv.importance(fitted, torch.randn(5, 4), 30)
+    assert len(told(said)) == 1 and found.proposal == "guide"
+    torch.testing.assert_close(found.log_likelihood, found.elbo)
+
+
+def test_a_report_asks_nothing_of_the_spread_of_a_point(fitted: pv.Fit) -> None:
+    report = pv.criticise(fitted, torch.randn(20, 4), only=("log_likelihood", "inference_gap", "symmetry"))
+    said = {finding.name: (finding.verdict, finding.says) for finding in report.findings}
+    assert "at least" in said["log p(x)"][1] and "all draws of the guide are one" in said["log p(x)"][1]
+    for name in ("inference gap", "symmetry"):
+        assert said[name][0] == "none" and "the guide is a single point" in said[name][1]
+
+
+def test_values_that_are_no_codes_are_refused(fitted: pv.Fit) -> None:
+    with pytest.raises(pv.DataError, match="outside the support of Codes .codes of FSQ"):
+        pv.decode(fitted, torch.full((2, 3, 2), 0.1))
+    with pytest.raises(pv.DataError, match=r"rows of shape \(3, 2\), got \(3, 4\)"):
+        pv.decode(fitted, torch.zeros(2, 3, 4))
+
+
+def test_use_of_codes_is_counted(fitted: pv.Fit) -> None:
+    x = torch.randn(30, 4)
+    codes: Any = fitted.pair.codes  # type: ignore[attr-defined]
+    usage = pv.code_usage(fitted, x)
+    chosen = codes.indices(pv.encode(fitted, x)).flatten()
+    assert torch.equal(usage.counts, torch.bincount(chosen, minlength=36)[None])
+    shares = torch.bincount(chosen) / len(chosen)
+    shares = shares[shares > 0]
+    torch.testing.assert_close(usage.perplexity, (-(shares * shares.log()).sum()).exp()[None])
+    assert usage.used.item() == len(shares) and usage.num_codes == 36
+    equal = pv.CodeUsage(torch.full((2, 5), 3))
+    torch.testing.assert_close(equal.perplexity, torch.full((2,), 5.0))
+    with pytest.raises(pv.PairError, match=r"distribution of Codes: this pair has none; got 'y'"):
+        pv.code_usage(fitted, x, site="y")
+
+
+@extra
+def test_use_of_codes_is_counted_level_by_level() -> None:
+    fit = pv.fit(vqvae(LEARNED["ResidualVQ"]()), torch.randn(40, 4), epochs=2, seed=0, engine="eager")
+    x = torch.randn(30, 4)
+    k = fit.pair.codes.indices(pv.encode(fit, x))  # type: ignore[attr-defined]
+    wanted = torch.stack([torch.bincount(k[:, level].flatten(), minlength=6) for level in range(2)])
+    assert torch.equal(pv.code_usage(fit, x).counts, wanted)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prior": pv.priors.Categorical(60, event_shape=3)}, r"arrays \(2,\) of 60 classes.*got \(3,\) of 60"),
+        ({"prior": pv.priors.Categorical(59, event_shape=2)}, r"arrays \(2,\) of 60 classes.*got \(2,\) of 59"),
+        ({"prior": pv.priors.StandardNormal(4)}, r"arrays \(2,\) of 60 classes.*got \(4,\) of 60"),
+        ({"encoder": pv.nets.MLP(4, (3, 4))}, r"encoder with out_shape=\(3, 2\).*got \(3, 4\)"),
+        ({"codes": FSQ((5, 4, 3), 4)}, r"encoder with out_shape=\(3, 4\).*got \(3, 2\)"),
+    ],
+)
+def test_parts_of_other_sizes_are_refused(change: dict[str, Any], message: str) -> None:
+    pair = vqvae(FSQ((5, 4, 3), 2))
+    parts = {name: getattr(pair, name) for name in ("prior", "likelihood", "encoder", "codes")}
+    with pytest.raises(pv.ShapeError, match=message):
+        pv.VQVAE(**{**parts, **change})
+
+
+@pytest.mark.parametrize("shape", [(3, 9, 7), (9, 7)])
+def test_images_have_grids_of_codes(shape: tuple[int, ...]) -> None:
+    encoder = pv.nets.GridEncoder(shape, width=3, channels=(4, 8), cells=1)
+    codes = FSQ((5, 4, 3), encoder.grid)
+    family = fam.Bernoulli(shape)
+    decoder = pv.nets.GridDecoder(codes.width, family.param_shape, channels=(4, 8), cells=1)
+    prior = pv.priors.Categorical(codes.num_codes, event_shape=codes.index_shape)
+    pair = pv.VQVAE(prior, pv.Conditional(decoder, family), encoder, codes)
+    layout = pv.check_pair(pair, torch.bernoulli(torch.full((5, *shape), 0.4)))
+    assert {s.name: s.event_shape for s in layout.sites} == {"z": (3, 3, 2), "x": shape}
