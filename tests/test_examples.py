@@ -31,6 +31,7 @@ SAYS = {
     "structured_output.py": "1 column     log p(x | c): network ",
     "mixed_table.py": "missing kind    guessed right: ",
     "semi_supervised.py": "ADGM     q(y|x) ",
+    "two_stages.py": "two stages: q(y|x) ",
     "partly_measured.py": "grades off by, on average: SSVAE ",
     "nvae.py": "nats a group, coarsest first: ",
     "outliers.py": "false alarms among ordinary rows: ",

@@ -93,24 +93,27 @@ class DrawNormal:
         self.argument = argument
 
     def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        mean, sd = batch[self.argument].unbind(1)
+        mean, sd = self._pairs(batch).unbind(1)
         return {**batch, self.argument: mean + sd * torch.randn_like(mean)}
 
     def check(self, batch: dict[str, Tensor]) -> None:
         """Raise DataError unless the argument is in the batch, and has rows of means and standard deviations."""
+        if not bool((self._pairs(batch)[:, 1] >= 0).all()):
+            raise DataError(
+                f"DrawNormal({self.argument!r}) takes a mean and a standard deviation for each row, and some of these standard "
+                "deviations, the second of each pair, are negative or NaN."
+            )
+
+    def _pairs(self, batch: dict[str, Tensor]) -> Tensor:
         if self.argument not in batch:
             raise DataError(f"DrawNormal({self.argument!r}): the data have no such argument, only {sorted(batch)}.")
         values = batch[self.argument]
-        wanted = f"DrawNormal({self.argument!r}) takes a mean and a standard deviation for each row"
         if values.dim() < 2 or values.shape[1] != 2 or not values.is_floating_point():
             raise DataError(
-                f"{wanted}, floating-point numbers (N, 2, *event), got {str(values.dtype)[6:]} {tuple(values.shape)}: "
-                "torch.stack([mean, sd], 1)."
+                f"DrawNormal({self.argument!r}) takes a mean and a standard deviation for each row, floating-point numbers "
+                f"(N, 2, *event), got {str(values.dtype)[6:]} {tuple(values.shape)}: stack them, torch.stack([mean, sd], 1)."
             )
-        if not bool((values[:, 1] >= 0).all()):
-            raise DataError(
-                f"{wanted}, and some of these standard deviations, the second of each pair, are negative or NaN."
-            )
+        return values
 
 
 Transform = Callable[[Batch], Batch]
