@@ -69,12 +69,14 @@ class Model(Entry):
     takes: those options that are not for every model.
     code: the site whose posterior mean `encode` writes.
     images: whether its rows are images, (C, H, W) or (H, W), whatever --net says.
+    first_stage: from the pair, the one that a fit in two stages fits first; they share parts.
     """
 
     labels: str | None = None
     takes: tuple[str, ...] = ()
     code: str = "z"
     images: bool = False
+    first_stage: Callable[[Any], Any] = lambda pair: pair
 
     @property
     def clusters(self) -> bool:
