@@ -326,6 +326,8 @@ class Marginal(nn.Module):
         True
     """
 
+    index: Tensor
+
     def __init__(self, encoder: nn.Module, dims: Sequence[int] | Tensor) -> None:
         super().__init__()
         self.encoder, self.dims = encoder, _numbers("Marginal", dims)
@@ -378,6 +380,8 @@ class Padded(nn.Module):
         >>> torch.equal(some(torch.tensor([[1.0, 2.0]])).mean, decoder(torch.tensor([[2.0, 0.0, 1.0, 0.0]])).mean)
         True
     """
+
+    index: Tensor
 
     def __init__(self, likelihood: nn.Module, dims: Sequence[int] | Tensor, size: int) -> None:
         super().__init__()

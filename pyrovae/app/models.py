@@ -219,7 +219,8 @@ def _m1m2(of: Pieces) -> models.StackedSSVAE:
 
 def _m1(pair: models.StackedSSVAE) -> models.VAE:
     """The VAE below the model of codes and labels."""
-    return models.VAE(priors.StandardNormal(pair.lower.event_shape), pair.likelihood, pair.encoder)
+    size: Any = pair.lower.event_shape
+    return models.VAE(priors.StandardNormal(size), pair.likelihood, pair.encoder)
 
 
 def _adgm(of: Pieces) -> models.ADGM:
