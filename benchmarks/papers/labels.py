@@ -150,6 +150,7 @@ def m1(x: Tensor, epochs: int, engine: str, device: str, precision: str | None) 
         optimizer=lambda leaves: torch.optim.Adam(leaves, lr=1.5e-3, weight_decay=1 / len(x), fused=True),
     )  # fmt: skip
     kept = pv.active_units(pv.encode(fitted, x))
+    kept |= ~kept.any()  # of a smoke run none may be in use
     print(f"M1: ELBO {fitted.history[-1]['elbo']:.2f}, {int(kept.sum())} of {L} dimensions in use", flush=True)
     encoder = pv.Marginal(pv.frozen(whole.encoder), kept)
     likelihood = pv.Padded(pv.frozen(whole.likelihood), kept, size=L)
@@ -307,7 +308,7 @@ def main() -> None:
         "--pixel-dropout", type=float, default=0.0, help="share of pixels left out before the classifier"
     )
     parser.add_argument("--every", type=int, default=5, help="epochs between points of the curve")
-    options = harness.parse(parser, seeds="0", epochs=1, labels="200", batch_size=400, every=1, m1_epochs=20)
+    options = harness.parse(parser, seeds="0", epochs=1, labels="200", batch_size=400, every=1, m1_epochs=3)
     done = harness.Kept(options, "labels", settings=SETTINGS)
     mnist = harness.mnist(options)
 

@@ -15,8 +15,8 @@ class StackedSSVAE(nn.Module):
     """Stacked semi-supervised VAE, "M1+M2": model `p(y) p(z2) p(z1|z2,y) p(x|z1)`, guide `q(z1|x) q(y|z1) q(z2|z1,y)`.
 
     The data are x, `(N, *event)`, and class numbers y, `(N,)`, -1 where unknown, as in `SSVAE`. Both layers can be fitted
-    together, or one after the other, as in the article, which gives a better classifier: first a VAE ("M1"), then an `SSVAE` of
-    its codes ("M2"), which `of` joins.
+    together, or one after the other, as in the article: first a VAE ("M1"), then an `SSVAE` of its codes ("M2"), which `of`
+    joins.
 
     Args:
         label_prior: `p(y)`, a prior over classes, such as `priors.Categorical(C)`.
