@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pyrovae import families, nets, plots, priors, tables
     from pyrovae.app.pages.check import save_page
     from pyrovae.batching import transforms
-    from pyrovae.conditionals import Conditional, ConditionalFlow, conv, flow, mlp, resnet
+    from pyrovae.conditionals import Conditional, ConditionalFlow, Marginal, Padded, conv, flow, mlp, resnet
     from pyrovae.criticism import acquisition, calibration, disentanglement
     from pyrovae.criticism.ais import AIS, ais
     from pyrovae.criticism.bdmc import BDMC, bdmc
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
         StackedSSVAE,
         VaDE,
     )
+    from pyrovae.nets.freezing import frozen
     from pyrovae.objectives import kl, penalties
     from pyrovae.objectives.elbo import Bound, elbo
     from pyrovae.objectives.iwelbo import IWELBO
@@ -87,7 +88,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "pyrovae.app.pages.check": "save_page",
     "pyrovae.batching": "transforms",
-    "pyrovae.conditionals": "Conditional ConditionalFlow conv flow mlp resnet",
+    "pyrovae.conditionals": "Conditional ConditionalFlow Marginal Padded conv flow mlp resnet",
     "pyrovae.criticism": "acquisition calibration disentanglement",
     "pyrovae.criticism.ais": "AIS ais",
     "pyrovae.criticism.bdmc": "BDMC bdmc",
@@ -113,6 +114,7 @@ _HOMES = {
     "pyrovae.fitted.folder": "load save",
     "pyrovae.models": """ADGM CVAE GMVAE NVAE SSVAE VAE VQVAE HierarchicalVAE JointVAE LadderVAE NotMIWAE Regression
         SSRegression StackedSSVAE VaDE""",
+    "pyrovae.nets.freezing": "frozen",
     "pyrovae.objectives": "kl penalties",
     "pyrovae.objectives.elbo": "Bound elbo",
     "pyrovae.objectives.iwelbo": "IWELBO",
@@ -169,9 +171,11 @@ __all__ = [
     "LabelField",
     "LadderVAE",
     "Layout",
+    "Marginal",
     "NotFiniteError",
     "NotMIWAE",
     "OptionError",
+    "Padded",
     "Pair",
     "PairError",
     "Pooled",
@@ -213,6 +217,7 @@ __all__ = [
     "fit",
     "flow",
     "from_pyro_svi",
+    "frozen",
     "generate",
     "graph",
     "graph_text",

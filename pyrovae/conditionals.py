@@ -13,8 +13,8 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyrovae.distributions import Flow
-from pyrovae.errors import OptionError, ShapeError
+from pyrovae.distributions import Flow, LowRankNormal
+from pyrovae.errors import OptionError, PairError, ShapeError
 from pyrovae.families import Family
 from pyrovae.nets import MLP, ConvDecoder, ConvEncoder, ResidualMLP, ResNetDecoder, ResNetEncoder
 from pyrovae.nets.flows import transform
@@ -290,3 +290,110 @@ def flow(
     """
     net = MLP(in_features, 2 * as_size(latent)[0] + context, hidden, activation)
     return ConditionalFlow(net, latent, kind, transforms, flow_hidden)
+
+
+def _numbers(name: str, dims: Sequence[int] | Tensor) -> tuple[int, ...]:
+    """Dimensions as ints, given by their numbers or by a mask. OptionError unless there are some, none of them twice."""
+    found = torch.as_tensor(dims)
+    if found.dtype == torch.bool:
+        found = found.nonzero().squeeze(-1)
+    numbers = tuple(found.tolist()) if found.dim() == 1 and not found.is_floating_point() else ()
+    if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
+        raise OptionError(
+            f"{name} takes dimensions as different ints from 0, or as a mask of bools with at least one True, got {dims!r}."
+        )
+    return numbers
+
+
+class Marginal(nn.Module):
+    """`q(z_k | parents)`: an encoder of some of its latent dimensions, the others integrated out.
+
+    Together with `Padded` it makes a VAE of those dimensions that vary with the data (`pv.active_units`).
+
+    Args:
+        encoder: A conditional whose distribution is a Normal of vectors: `fam.Normal`, `fam.FullNormal`, `fam.LowRankNormal`.
+        dims: The numbers k of the dimensions, in the order that they are to have, or a mask with a bool for each of them.
+
+    Raises:
+        OptionError: `dims` is empty, or names a dimension twice.
+        PairError: In the forward method: the distribution is no such Normal, or has no dimension of such a number.
+
+    Example:
+        >>> encoder = pv.mlp(6, fam.Normal(4))
+        >>> some = pv.Marginal(encoder, (2, 0))
+        >>> x = torch.rand(5, 6)
+        >>> torch.equal(some(x).mean, encoder(x).mean[:, [2, 0]])
+        True
+    """
+
+    index: Tensor
+
+    def __init__(self, encoder: nn.Module, dims: Sequence[int] | Tensor) -> None:
+        super().__init__()
+        self.encoder, self.dims = encoder, _numbers("Marginal", dims)
+        self.event_shape = torch.Size((len(self.dims),))
+        self.register_buffer("index", torch.tensor(self.dims), persistent=False)
+
+    def forward(self, *parents: Tensor) -> TorchDistributionMixin:
+        whole = self.encoder(*parents)
+        size = whole.event_shape[0] if len(whole.event_shape) == 1 else 0
+        if size <= max(self.dims):
+            raise PairError(
+                f"Marginal of dimensions {self.dims}: the encoder's events have shape {tuple(whole.event_shape)}."
+            )
+        if isinstance(whole, torch.distributions.Independent) and isinstance(
+            whole.base_dist, torch.distributions.Normal
+        ):
+            base = whole.base_dist
+            return dist.Normal(self._of(base.loc), self._of(base.scale)).to_event(1)
+        if isinstance(whole, LowRankNormal):
+            return LowRankNormal(self._of(whole.loc), self._of(whole.scale), whole.factor.index_select(-2, self.index))
+        if isinstance(whole, torch.distributions.MultivariateNormal):
+            covariance = self._of(whole.covariance_matrix).index_select(-2, self.index)
+            return dist.MultivariateNormal(self._of(whole.loc), covariance_matrix=covariance)
+        raise PairError(
+            f"Marginal takes an encoder that returns a Normal, whose dimensions come apart, got {type(whole).__name__}: use "
+            "fam.Normal, fam.FullNormal or fam.LowRankNormal, or keep all dimensions."
+        )
+
+    def _of(self, values: Tensor) -> Tensor:
+        return values.index_select(-1, self.index)
+
+
+class Padded(nn.Module):
+    """`p(child | z, others)` with given numbers for some dimensions of z, and 0, the mean of N(0, 1), for the others.
+
+    Where the guide says nothing of the other dimensions, the likelihood has learned to ignore them, and this is the likelihood
+    of a VAE of the dimensions that are left; see `Marginal`.
+
+    Args:
+        likelihood: A conditional whose first parent is z, `(*batch, size)`.
+        dims: The numbers k of the dimensions, as for `Marginal`.
+        size: The number of dimensions of z.
+
+    Raises:
+        OptionError: `dims` is empty, names a dimension twice, or one that is not below `size`.
+
+    Example:
+        >>> decoder = pv.mlp(4, fam.Bernoulli(6))
+        >>> some = pv.Padded(decoder, (2, 0), size=4)
+        >>> torch.equal(some(torch.tensor([[1.0, 2.0]])).mean, decoder(torch.tensor([[2.0, 0.0, 1.0, 0.0]])).mean)
+        True
+    """
+
+    index: Tensor
+
+    def __init__(self, likelihood: nn.Module, dims: Sequence[int] | Tensor, size: int) -> None:
+        super().__init__()
+        self.likelihood, self.dims, self.size = likelihood, _numbers("Padded", dims), as_size(size)[0]
+        if max(self.dims) >= self.size:
+            raise OptionError(f"Padded to {size} dimensions takes numbers from 0 to {size - 1}, got {self.dims}.")
+        place = {number: i for i, number in enumerate(self.dims)}  # the column after the last is one of zeros
+        self.register_buffer(
+            "index", torch.tensor([place.get(i, len(place)) for i in range(self.size)]), persistent=False
+        )
+
+    def forward(self, z: Tensor, *others: Tensor, **given: Any) -> TorchDistributionMixin:
+        padded = F.pad(z, (0, 1)).index_select(-1, self.index)
+        distribution: TorchDistributionMixin = self.likelihood(padded, *others, **given)
+        return distribution

@@ -32,6 +32,7 @@ SAYS = {
     "structured_output.py": "1 column     log p(x | c): network ",
     "mixed_table.py": "missing kind    guessed right: ",
     "semi_supervised.py": "ADGM     q(y|x) ",
+    "two_stages.py": "two stages: q(y|x) ",
     "partly_measured.py": "grades off by, on average: SSVAE ",
     "vector_quantised.py": "uniform prior: log p(x) at least ",
     "nvae.py": "nats a group, coarsest first: ",

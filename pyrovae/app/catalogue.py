@@ -71,6 +71,7 @@ class Model(Entry):
     code: the site whose posterior mean `encode` writes.
     images: whether its rows are images, (C, H, W) or (H, W), whatever --net says.
     own_guide: whether its guide is its own, whatever the prior is.
+    first_stage: from the pair, the one that a fit in two stages fits first; they share parts.
     """
 
     labels: str | None = None
@@ -78,6 +79,7 @@ class Model(Entry):
     code: str = "z"
     images: bool = False
     own_guide: bool = False
+    first_stage: Callable[[Any], Any] = lambda pair: pair
 
     @property
     def quantised(self) -> bool:

@@ -218,6 +218,12 @@ def _m1m2(of: Pieces) -> models.StackedSSVAE:
     )
 
 
+def _m1(pair: models.StackedSSVAE) -> models.VAE:
+    """The VAE below the model of codes and labels."""
+    size: Any = pair.lower.event_shape
+    return models.VAE(priors.StandardNormal(size), pair.likelihood, pair.encoder)
+
+
 def _adgm(of: Pieces) -> models.ADGM:
     def after_a(made: Any) -> Any:  # x is its second parent
         made.net = nets.Swapped(made.net)
@@ -339,8 +345,9 @@ MODELS: dict[str, Model] = {
         _m1m2,
         "p(y) p(z2) p(z1|z2,y) p(x|z1): M2 on top of a latent z1",
         labels="y",
-        takes=("prior", "labelled"),
+        takes=("prior", "labelled", "stages"),
         code="z1",
+        first_stage=_m1,
     ),
     "adgm": Model(
         _adgm,

@@ -139,6 +139,14 @@ class Options:
         by_model=True,
         later=True,
     )
+    stages: int = option(
+        1,
+        "Stages in which {models} is fitted: 1, all at once, or 2, first a VAE without labels, and then, with that one frozen, "
+        "the model of its codes and of the labels, each for --epochs.",
+        check=Check(lambda value: value in (1, 2), "must be 1 or 2"),
+        by_model=True,
+        later=True,
+    )
     levels: tuple[int, ...] | None = option(
         None,
         "Latent dimensions of z1, z2, ... of {models}, such as 32,16,8; by default --latent and half of it.",

@@ -121,36 +121,49 @@ def fit_run(
     with suppress(Exception):  # a pair that does not run is explained by the fit
         for which, batch in rows.examples().items():
             say(f"{which}\n{graph_text(pair, batch)}" if which else graph_text(pair, batch))
-    fitted = fit(
-        pair,
-        rows.batch("train"),
-        epochs=int(options.epochs or 0),
-        batch_size=int(options.batch_size or 0),
-        learning_rate=float(options.learning_rate or 0),
-        validation=None if rows.validation is None else rows.batch("validation"),
-        patience=options.patience,
-        keep_best=_keeps_best(options) and rows.validation is not None,
-        schedule=_schedule(options),
-        loss=_loss(options),
-        transform=binarisation(options, dataset),
-        check_also=rows.batch("test"),
-        clip_norm=options.clip_norm,
-        checkpoint=folder,
-        resume=resume,
-        force=force,
-        seed=options.seed,
-        device=device,
-        engine=engine,
-        threads=threads,
-        progress=progress,
-        info={
-            "data": dataset.source,
-            "split": split.to_json(),
-            "scaler": rows.scaler.to_json() if rows.scaler is not None else None,
-            "options": options.to_json("fit"),
-            "own": own_files(options),
-        },
-    )
+    info: dict[str, Any] = {
+        "data": dataset.source,
+        "split": split.to_json(),
+        "scaler": rows.scaler.to_json() if rows.scaler is not None else None,
+        "options": options.to_json("fit"),
+        "own": own_files(options),
+    }
+
+    def fit_rows(one: PairLike, *, labels: bool = True, **more: Any) -> Fit:
+        return fit(
+            one,
+            rows.batch("train", labels=labels),
+            epochs=int(options.epochs or 0),
+            batch_size=int(options.batch_size or 0),
+            learning_rate=float(options.learning_rate or 0),
+            validation=None if rows.validation is None else rows.batch("validation"),
+            patience=options.patience,
+            keep_best=_keeps_best(options) and rows.validation is not None,
+            schedule=_schedule(options),
+            loss=_loss(options),
+            transform=binarisation(options, dataset),
+            check_also=rows.batch("test"),
+            clip_norm=options.clip_norm,
+            checkpoint=folder,
+            seed=options.seed,
+            device=device,
+            engine=engine,
+            threads=threads,
+            progress=progress,
+            **more,
+        )
+
+    anew = force
+    if options.stages == 2:
+        first = MODELS[options.model].first_stage(pair)
+        if not resume or _in_first_stage(folder):
+            with suppress(Exception):
+                say(f"Stage 1 of 2, without labels:\n{graph_text(first, rows.examples()[''])}")
+            fit_rows(first, labels=False, resume=resume, force=force, info=info | {"stage": 1})
+            resume, anew = False, True
+            say("Stage 2 of 2: the model of its codes and of the labels.")
+        first.requires_grad_(False).eval()
+    fitted = fit_rows(pair, resume=resume, force=anew, info=info)
     if rows.schema is not None:
         others = () if rows.given is None else rows.given.schema.columns
         replace(rows.schema, columns=(*rows.schema.columns, *others)).write(folder / COLUMNS)
@@ -163,6 +176,11 @@ def fit_run(
             if drawn.suffix == ".gv":
                 say(f"No picture of the graph: Graphviz's dot is not installed. See {drawn.name}.")
     return Run(options, dataset, rows, fitted, folder)
+
+
+def _in_first_stage(folder: Path) -> bool:
+    """Whether the run in a folder is the first stage of a fit, under way or finished."""
+    return bool(read_run(folder)["info"].get("stage") == 1)
 
 
 def _built(options: Options, rows: Rows) -> PairLike:
@@ -239,6 +257,10 @@ def open_run(
         raise OptionError(f"threads must be a whole number of at least 1, got {threads}.")
     with reading(folder):
         info = _recorded(folder)
+        if _in_first_stage(folder):
+            raise CheckpointError(
+                f"The fit in {folder} has done its first stage only: continue it first with --resume."
+            )
         options = _recorded_options(folder, info, trust)
     fitted = None if own_paths(options) else load(folder, device=device)  # its weights are checked before data are read
     with reading(folder):
@@ -313,6 +335,8 @@ def describe(dataset: Dataset, options: Options, rows: Rows) -> str:
     prior = "normal for each class" if (model.labels or model.clusters) and rows.given is None else "normal"
     kind, num = (dataset.kind, dataset.x.shape[1]) if rows.schema is None else ("table", len(rows.schema.modelled))
     nets = options.net
+    if options.stages == 2:
+        which += ", in two stages"
     if options.groups is not None:
         latent, nets = f"groups of {','.join(map(str, options.groups))} maps of {latent}", "residual cells"
     guide, dims = options.guide, f"{latent} latent dimensions"

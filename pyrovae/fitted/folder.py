@@ -16,7 +16,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -26,7 +26,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyrovae._files import beside
 from pyrovae.batching.transforms import Transform
@@ -41,7 +41,7 @@ from pyrovae.pair.program import PairLike
 Arguments = dict[str, tuple[tuple[int, ...], torch.dtype]]  # the shape of one row and the dtype of each argument
 
 ENTRIES: dict[str, type] = {"pair": dict, "layout": dict, "untransformed": dict, "settings": dict, "info": dict}
-ENTRIES |= {"more_layouts": list, "stopped": str}
+ENTRIES |= {"more_layouts": list, "stopped": str, "frozen": list, "evaluating": list}
 
 
 def _replace(
@@ -56,6 +56,7 @@ def _replace(
     """
     run = {
         "pair": to_spec(fitted.pair, own=True),
+        **_write_frozen(fitted.pair),
         "transform": to_spec(fitted.transform, own=True),
         "layout": _write_layout(fitted.layout),
         **({"more_layouts": [_write_layout(layout) for layout in fitted.more_layouts]} if fitted.more_layouts else {}),
@@ -66,6 +67,29 @@ def _replace(
         **before,
     }
     replace_files(folder, run, contents, anew=anew)
+
+
+def _write_frozen(pair: PairLike) -> dict[str, list[str]]:
+    """The parameters that do not learn, and the modules that are in evaluation mode, by name; nothing where there are none."""
+    owners = modules(pair).items()
+    parts = [name for prefix, m in owners for name, p in _parts(prefix, m) if not p.training]
+    parameters = [f"{prefix}{n}" for prefix, m in owners for n, p in m.named_parameters() if not p.requires_grad]
+    return {name: found for name, found in (("frozen", parameters), ("evaluating", parts)) if found}
+
+
+def _freeze(pair: PairLike, run: Mapping[str, Any]) -> None:
+    """Let the parameters and modules be as `_write_frozen` found them."""
+    parameters, parts = set(run.get("frozen", ())), set(run.get("evaluating", ()))
+    for prefix, owner in modules(pair).items():
+        for name, parameter in owner.named_parameters():
+            parameter.requires_grad_(f"{prefix}{name}" not in parameters and parameter.requires_grad)
+        for name, part in _parts(prefix, owner):
+            part.training = name not in parts and part.training
+
+
+def _parts(prefix: str, owner: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """A module and those in it by name; the module itself has the name of its prefix."""
+    return ((f"{prefix}{name}", part) for name, part in owner.named_modules())
 
 
 def _write_layout(layout: Layout) -> dict[str, Any]:
@@ -234,6 +258,8 @@ def load(
             for layout in fitted.layouts:
                 initialize(fitted.pair, layout, device)
             copy_tensors(named_tensors(fitted.pair, buffers=True), tensors)
+        if pair is None:
+            _freeze(fitted.pair, run)
         fitted.keep_weights()
     except Exception as error:  # whatever the parts raise that a damaged run.json describes
         if isinstance(error, CheckpointError) or (pair is not None and isinstance(error, PyrovaeError)):

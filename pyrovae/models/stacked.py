@@ -1,18 +1,22 @@
 """The stacked semi-supervised VAE, "M1+M2": the model of few labels applied to the latent variables of a VAE."""
 
+from __future__ import annotations
+
 import pyro
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyrovae.models.ssvae import positive_alpha
+from pyrovae.models.ssvae import SSVAE, positive_alpha
+from pyrovae.models.vae import VAE
 from pyrovae.priors import as_prior
 
 
 class StackedSSVAE(nn.Module):
     """Stacked semi-supervised VAE, "M1+M2": model `p(y) p(z2) p(z1|z2,y) p(x|z1)`, guide `q(z1|x) q(y|z1) q(z2|z1,y)`.
 
-    The data are x, `(N, *event)`, and class numbers y, `(N,)`, -1 where unknown, as in `SSVAE`. `likelihood` and `encoder` are
-    those of a VAE, which may have been fitted before ("M1"); here both layers can also be fitted together.
+    The data are x, `(N, *event)`, and class numbers y, `(N,)`, -1 where unknown, as in `SSVAE`. Both layers can be fitted
+    together, or one after the other, as in the article: first a VAE ("M1"), then an `SSVAE` of its codes ("M2"), which `of`
+    joins.
 
     Args:
         label_prior: `p(y)`, a prior over classes, such as `priors.Categorical(C)`.
@@ -67,6 +71,48 @@ class StackedSSVAE(nn.Module):
         self.lower, self.likelihood, self.encoder = lower, likelihood, encoder
         self.classifier, self.upper_encoder, self.code = classifier, upper_encoder, code
         self.alpha = positive_alpha(alpha)
+
+    @classmethod
+    def of(cls, m1: VAE, m2: SSVAE) -> StackedSSVAE:
+        """Join a VAE and a model of its codes, in the latent variables of which z1 is x; they share their parts with the pair.
+
+        Given z1, the bound of the pair is that of `m2`, plus `log p(x|z1) - log q(z1|x)`, which `m2` does not enter. So to fit
+        `m2` to draws of `m1`'s codes (`transforms.DrawNormal`) is to fit the pair with `m1` as it stands.
+
+        Args:
+            m1: A VAE of x, whose prior is left behind.
+            m2: An `SSVAE` of its codes.
+
+        Example:
+            >>> m1 = pv.VAE(pv.priors.StandardNormal(4), pv.mlp(4, fam.Bernoulli(6)), pv.mlp(6, fam.Normal(4)))
+            >>> m2 = pv.SSVAE(
+            ...     label_prior=pv.priors.Categorical(3),
+            ...     prior=pv.priors.StandardNormal(2),
+            ...     likelihood=pv.mlp((2, 3), fam.Normal(4)),
+            ...     encoder=pv.mlp((4, 3), fam.Normal(2)),
+            ...     classifier=pv.mlp(4, fam.Categorical((), 3)),
+            ...     code=pv.nets.OneHot(3),
+            ... )
+            >>> x, y = torch.rand(40, 6).round(), torch.where(torch.arange(40) < 12, torch.arange(40) % 3, -1)
+            >>> q = pv.fit(m1, x, epochs=1, progress=False).pair.encoder(x)
+            >>> codes = torch.stack([q.mean, q.stddev], 1).detach()
+            >>> draw = pv.transforms.DrawNormal()
+            >>> above = pv.fit(m2, {"x": codes, "y": y}, epochs=1, transform=draw, progress=False)
+            >>> both = pv.fit(pv.StackedSSVAE.of(m1, m2), {"x": x, "y": y}, epochs=0)  # 0: the weights as they are
+            >>> pv.classify(both, x).joint.shape
+            torch.Size([40, 3])
+        """
+        return cls(
+            label_prior=m2.label_prior,
+            prior=m2.prior,
+            lower=m2.likelihood,
+            likelihood=m1.likelihood,
+            encoder=m1.encoder,
+            classifier=m2.classifier,
+            upper_encoder=m2.encoder,
+            code=m2.code,
+            alpha=m2.alpha,
+        )
 
     def model(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         known = y

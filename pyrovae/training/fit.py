@@ -78,7 +78,8 @@ def fit(
             `torch.utils.data.Dataset`, or a `DataLoader` of one, which are loaded batch by batch while the device works;
             then only the first rows are checked beforehand. Questions take them, too, and load all rows. Data are never
             changed.
-        epochs: passes over the rows.
+        epochs: passes over the rows. 0 takes the weights as they are, as of a pair that is joined from fitted parts: everything
+            is checked, and the `Fit` answers all questions.
         batch_size: B, rows a step. By default 128, or all rows where there are fewer.
         learning_rate: of Adam, the default optimizer.
         loss: `pv.Trace_ELBO(...)` (the default), `pv.IWELBO(...)`, Pyro's `Trace_ELBO`, `TraceEnum_ELBO` or

@@ -167,3 +167,35 @@ def test_data_that_no_transform_completes_are_refused() -> None:
     for transform in (scaled, lambda b: b, pv.transforms.Binarize()):
         with pytest.raises(pv.DataError, match=r"neither the data nor transform give \['y'\]"):
             pv.fit(Predicts(), torch.rand(30, 6), transform=transform, **OPTIONS)
+
+
+def test_codes_are_drawn_from_their_means_and_standard_deviations() -> None:
+    torch.manual_seed(0)
+    mean, sd = torch.tensor([[-3.0, 0.0], [5.0, 1.0]]), torch.tensor([[0.5, 2.0], [1.0, 0.0]])
+    batch = {"x": torch.stack([mean, sd], 1), "w": torch.zeros(2)}
+    draws = torch.stack([pv.transforms.DrawNormal()(batch)["x"] for _ in range(4000)]).double()
+    # 4 means and 4 standard deviations within 5 standard errors each: a false alarm in some 200,000 runs
+    assert ((draws.mean(0) - mean).abs() <= 5 * sd / 4000**0.5 + 1e-6).all()
+    assert ((draws.std(0) - sd).abs() <= 5 * sd / 8000**0.5 + 1e-6).all()
+    assert draws[:, 1, 1].unique().tolist() == [1.0]  # at a standard deviation of 0 it is the mean
+
+
+@pytest.mark.parametrize(
+    ("rows", "match"),
+    [
+        (torch.rand(30, 6), r"\(N, 2, \*event\), got float32 \(30, 6\)|got float32 \(10, 6\)"),
+        (torch.rand(30), "got float32"),
+        (torch.ones(30, 2, 6, dtype=torch.int64), "got int64"),
+        (-torch.rand(30, 2, 6), "negative or NaN"),
+        (torch.rand(30, 2, 6) / torch.tensor([1.0, 0.0])[:, None] * 0, "NaN"),
+    ],
+    ids=["no pairs", "numbers", "integers", "negative", "nan"],
+)
+def test_what_are_no_codes_is_refused(rows: Tensor, match: str) -> None:
+    with pytest.raises(pv.DataError, match=match):
+        pv.fit(vae(), rows, transform=pv.transforms.DrawNormal(), **OPTIONS)
+
+
+def test_codes_of_another_name_are_refused() -> None:
+    with pytest.raises(pv.DataError, match=r"DrawNormal\('z'\): the data have no such argument, only \['x'\]"):
+        pv.fit(vae(), torch.rand(30, 6), transform=pv.transforms.DrawNormal("z"), **OPTIONS)

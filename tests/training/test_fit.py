@@ -456,7 +456,7 @@ def test_binarize_names_values_that_are_no_probabilities() -> None:
 
 BAD_OPTIONS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "batch size": ({"batch_size": 41}, pv.DataError, "batch_size=41 is larger than the 40"),
-    "no epochs": ({"epochs": 0}, pv.OptionError, "epochs"),
+    "fewer epochs than none": ({"epochs": -1}, pv.OptionError, "epochs"),
     "engine": ({"engine": "warp"}, pv.OptionError, "known: auto, eager"),
     "device": ({"device": "abacus"}, pv.OptionError, "known: auto, cpu, cuda"),
     "patience alone": ({"patience": 3}, pv.OptionError, "validation"),
@@ -785,3 +785,37 @@ def test_numpy_numbers_and_small_data_are_fine() -> None:
     fitted = pv.fit(vae(), binary(), epochs=np.int64(2))
     assert fitted.settings["batch_size"] == 40 and len(fitted.history) == 2
     assert repr(fitted).startswith("Fit(VAE of z, x: 2 epochs, ELBO -")
+
+
+# --- no epochs
+
+
+def test_a_fit_of_no_epochs_takes_the_weights_as_they_are(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    pair, x = vae(), binary(40)
+    before = {name: value.clone() for name, value in pair.state_dict().items()}
+    options: dict[str, Any] = {"batch_size": 20, "seed": 0, "engine": "eager"}
+    asked = {"validation": x[:10], "patience": 2, "callbacks": [lambda fitted: pytest.fail("there is no epoch")]}
+    as_it_is = pv.fit(pair, x, epochs=0, **options, **asked)
+    assert as_it_is.history == [] and not as_it_is.stopped
+    assert all(torch.equal(value, before[name]) for name, value in pair.state_dict().items())
+    with as_it_is.scope():
+        wanted = pair.encoder(x).mean
+    assert torch.equal(pv.encode(as_it_is, x), wanted)
+    assert "0 epochs" in repr(as_it_is) and as_it_is._repr_html_()
+    loaded = pv.load(pv.save(as_it_is, tmp_path / "saved"))
+    assert torch.equal(pv.encode(loaded, x), wanted) and not pv.collapsed(loaded)
+    with pytest.raises(pv.DataError, match="outside the support"):
+        pv.fit(pair, x + 0.5, epochs=0, **options)
+    # and it is where a longer fit begins
+    pv.fit(pair, x, epochs=0, checkpoint=tmp_path / "run", **options)
+    resumed = pv.fit(pair, x, epochs=2, checkpoint=tmp_path / "run", resume=True, **options)
+    torch.manual_seed(0)
+    straight = pv.fit(vae(), x, epochs=2, **options)
+    assert [row["elbo"] for row in resumed.history] == [row["elbo"] for row in straight.history]
+
+
+@pytest.mark.parametrize("epochs", [0.5, None, True, "3"])
+def test_impossible_numbers_of_epochs_are_refused(epochs: Any) -> None:
+    with pytest.raises(pv.OptionError, match="epochs must be a whole number of at least 0"):
+        pv.fit(vae(), binary(40), epochs=epochs)
