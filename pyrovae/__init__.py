@@ -15,7 +15,7 @@ from pyrovae.errors import (
 )
 
 if TYPE_CHECKING:
-    from pyrovae import families, nets, plots, priors, tables
+    from pyrovae import families, nets, plots, priors, tables, weights
     from pyrovae.app.pages.check import save_page
     from pyrovae.batching import transforms
     from pyrovae.conditionals import Conditional, ConditionalFlow, conv, flow, mlp, resnet
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pyrovae.criticism.fields import LabelField
     from pyrovae.criticism.findings import Finding
     from pyrovae.criticism.from_pyro_svi import from_pyro_svi
+    from pyrovae.criticism.global_posterior import global_posterior
     from pyrovae.criticism.importance import Importance, importance, log_likelihood
     from pyrovae.criticism.outliers import Anomaly, anomaly_score, benjamini_hochberg, conformal_p_values
     from pyrovae.criticism.posterior import posterior
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
     from pyrovae.training import schedules
     from pyrovae.training.fit import fit
     from pyrovae.training.svi import SVI
+    from pyrovae.weights.pairs import bayesian, map_prior
 
 # Where these names come from. They are imported when they are first asked for, since torch and Pyro take seconds, which
 # `pyrovae --help` need not wait for.
@@ -95,6 +97,7 @@ _HOMES = {
     "pyrovae.criticism.fields": "LabelField",
     "pyrovae.criticism.findings": "Finding",
     "pyrovae.criticism.from_pyro_svi": "from_pyro_svi",
+    "pyrovae.criticism.global_posterior": "global_posterior",
     "pyrovae.criticism.importance": "Importance importance log_likelihood",
     "pyrovae.criticism.outliers": "Anomaly anomaly_score benjamini_hochberg conformal_p_values",
     "pyrovae.criticism.posterior": "posterior",
@@ -132,6 +135,7 @@ _HOMES = {
     "pyrovae.training": "schedules",
     "pyrovae.training.fit": "fit",
     "pyrovae.training.svi": "SVI",
+    "pyrovae.weights.pairs": "bayesian map_prior",
 }
 __getattr__ = lazy_names(__name__, _HOMES)
 
@@ -186,6 +190,7 @@ __all__ = [
     "active_units",
     "ais",
     "anomaly_score",
+    "bayesian",
     "bdmc",
     "benjamini_hochberg",
     "calibration",
@@ -206,6 +211,7 @@ __all__ = [
     "flow",
     "from_pyro_svi",
     "generate",
+    "global_posterior",
     "graph",
     "graph_text",
     "importance",
@@ -216,6 +222,7 @@ __all__ = [
     "load",
     "log_likelihood",
     "log_weights",
+    "map_prior",
     "mlp",
     "nets",
     "observed_only",
@@ -239,6 +246,7 @@ __all__ = [
     "terms",
     "to_arviz",
     "transforms",
+    "weights",
 ]
 
 

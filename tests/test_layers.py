@@ -29,6 +29,7 @@ RULES = {
     "models": NETS | {"families", "conditionals", "priors"},
     # inference: what is done with any pair
     "pair": BASE,
+    "weights": PAIR,
     "objectives": PAIR,
     "engine": PAIR | {"objectives"},
     "batching": PAIR | {"objectives", "engine"},
