@@ -50,7 +50,9 @@ def global_posterior(
     if unknown := [name for name in names if name not in known]:
         raise PairError(f"{unknown[0]!r} is no global latent site that the guide draws; there are {known or 'none'}.")
     if not names:
-        raise PairError("This pair has no global latent site: all that it draws belongs to a row. pv.bayesian makes weights such.")
+        raise PairError(
+            "This pair has no global latent site: all that it draws belongs to a row. pv.bayesian(pair) draws weights."
+        )
     with fitted.scope(), seeded(seed):
         rows = with_placeholders(fitted, 2, {}, None)
         draws = [draw_globals(fitted, rows, {}) for _ in range(num_samples)]

@@ -50,7 +50,9 @@ def choose(pair: PairLike, expose: Names, hide: Names) -> dict[str, Chosen]:
     """
     for side in ("model", "guide"):
         if not callable(getattr(pair, side, None)):
-            raise OptionError(f"A pair has a callable `model` and a callable `guide`, and {type(pair).__name__} has not.")
+            raise OptionError(
+                f"A pair has a callable `model` and a callable `guide`, and {type(pair).__name__} has not."
+            )
     places = _places(pair)
     named = {name: parameter for name, parameter in _named(pair) if parameter.requires_grad}
     if expose is None:
@@ -70,8 +72,12 @@ def choose(pair: PairLike, expose: Names, hide: Names) -> dict[str, Chosen]:
         for module, _ in places[id(parameter)]:
             if isinstance(module, (nn.RNNBase, PyroModule)):
                 kind = "nn.RNNBase keeps a list of its weights" if isinstance(module, nn.RNNBase) else "Pyro stores it"
-                cure = "" if isinstance(module, nn.RNNBase) else ", or write pyro.nn.PyroSample in place of the parameter"
-                raise OptionError(f"Parameter {name!r} cannot be exchanged ({kind}): leave it out, hide={name!r}{cure}.")
+                cure = (
+                    "" if isinstance(module, nn.RNNBase) else ", or write pyro.nn.PyroSample in place of the parameter"
+                )
+                raise OptionError(
+                    f"Parameter {name!r} cannot be exchanged ({kind}): leave it out, hide={name!r}{cure}."
+                )
     return {name: Chosen(tuple(places[id(parameter)])) for name, parameter in found.items()}
 
 

@@ -122,7 +122,7 @@ class Bayesian(_Around):
 
 
 class MAP(_Around):
-    """`p(w) p(x, z | w)` with `q(z | x)` at a single w: a pair some of whose weights have a prior, which a fit adds to its loss.
+    """`p(w) p(x, z | w)` with `q(z | x)` at a single w: a pair whose weights have a prior, which a fit adds to its loss.
 
     `pv.map_prior` makes it. The log prior of each chosen parameter is a global site, "w." and its name, that counts in what a
     fit ascends, and in no bound that it reports.
@@ -218,9 +218,7 @@ def bayesian(
     return Bayesian(pair, prior, guide, expose, hide)
 
 
-def map_prior(
-    pair: PairLike, *, prior: Any | WeightPrior = None, expose: Names = None, hide: Names = None
-) -> MAP:
+def map_prior(pair: PairLike, *, prior: Any | WeightPrior = None, expose: Names = None, hide: Names = None) -> MAP:
     """`loss - (1/N) log p(w)`: a prior on weights of any pair, of which a fit finds the mode (maximum a posteriori).
 
     Under `N(0, s^2)` the gradient of the loss gets `w / (N s^2)`. That is the `weight_decay=1 / (N s^2)` of torch's SGD and

@@ -62,9 +62,9 @@ def prior_of(prior: Any, name: str, parameter: Tensor) -> Any:
     if isinstance(prior, torch.distributions.Distribution):
         if prior.batch_shape or prior.event_shape:
             raise OptionError(
-                "A prior of weights is a distribution of one number, such as pyro.distributions.Normal(0.0, 1.0), or a function "
-                f"of a parameter's name and value, such as pv.weights.FanIn(); this one has shapes {tuple(prior.batch_shape)} "
-                f"and {tuple(prior.event_shape)}."
+                "A prior of weights is a distribution of one number, such as pyro.distributions.Normal(0.0, 1.0), or a "
+                "function of a parameter's name and value, such as pv.weights.FanIn(); this one has shapes "
+                f"{tuple(prior.batch_shape)} and {tuple(prior.event_shape)}."
             )
         made = _on(prior, parameter).expand(parameter.shape)
         return made.to_event(parameter.dim()) if parameter.dim() else made
