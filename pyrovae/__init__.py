@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pyrovae.criticism.stacking import stacking_weights
     from pyrovae.criticism.to_arviz import to_arviz
     from pyrovae.distributions import observed_only
+    from pyrovae.fitted.ensemble import ensemble
     from pyrovae.fitted.fitted import Fit
     from pyrovae.fitted.folder import load, save
     from pyrovae.models import (
@@ -109,6 +110,7 @@ _HOMES = {
     "pyrovae.criticism.stacking": "stacking_weights",
     "pyrovae.criticism.to_arviz": "to_arviz",
     "pyrovae.distributions": "observed_only",
+    "pyrovae.fitted.ensemble": "ensemble",
     "pyrovae.fitted.fitted": "Fit",
     "pyrovae.fitted.folder": "load save",
     "pyrovae.models": """ADGM CVAE GMVAE NVAE SSVAE VAE HierarchicalVAE JointVAE LadderVAE NotMIWAE Regression SSRegression
@@ -205,6 +207,7 @@ __all__ = [
     "draw_graph",
     "elbo",
     "encode",
+    "ensemble",
     "entry_densities",
     "families",
     "fit",

@@ -33,7 +33,7 @@ RULES = {
     "objectives": PAIR,
     "engine": PAIR | {"objectives"},
     "batching": PAIR | {"objectives", "engine"},
-    "fitted": PAIR | {"objectives", "engine", "batching"},
+    "fitted": PAIR | {"weights", "objectives", "engine", "batching"},
     "training": TRAINING,
     "criticism": TRAINING | {"distributions", "predict"},
     "predict": TRAINING | {"distributions"},

@@ -81,6 +81,20 @@ def choose(pair: PairLike, expose: Names, hide: Names) -> dict[str, Chosen]:
     return {name: Chosen(tuple(places[id(parameter)])) for name, parameter in found.items()}
 
 
+def not_exchangeable(places: Iterable[Place]) -> str:
+    """Why a module would not take another value for a parameter; empty if it does."""
+    modules = [module for module, _ in places]
+    if any(isinstance(module, nn.RNNBase) for module in modules):
+        return "nn.RNNBase keeps a list of its weights"
+    return "Pyro stores those of a PyroModule" if any(isinstance(module, PyroModule) for module in modules) else ""
+
+
+def every_parameter(pair: PairLike) -> dict[str, Chosen]:
+    """All parameters of the modules that a pair runs, frozen ones included."""
+    places = _places(pair)
+    return {name: Chosen(tuple(places[id(parameter)])) for name, parameter in _named(pair)}
+
+
 def _named(pair: PairLike) -> Iterator[tuple[str, nn.Parameter]]:
     """The parameters of all modules that a pair runs, each once."""
     seen: set[int] = set()

@@ -24,7 +24,7 @@ JOINT = "w"  # the site of all weights together, where the guide draws them so
 Posterior = Callable[[Mapping[str, Tensor]], nn.Module]
 
 
-class _Side:
+class Side:
     """The model or the guide of a pair that is made of another one, with the arguments of that one."""
 
     def __init__(self, owner: Any, side: str) -> None:
@@ -54,11 +54,11 @@ class _Around(nn.Module):
 
     @property
     def model(self) -> Callable[..., Any]:
-        return _Side(self, "model")
+        return Side(self, "model")
 
     @property
     def guide(self) -> Callable[..., Any]:
-        return _Side(self, "guide")
+        return Side(self, "guide")
 
 
 class Bayesian(_Around):
