@@ -58,7 +58,9 @@ def ensemble(fits: Sequence[Fit]) -> Fit:
     for one in fits:
         one.check_weights()
         if one.layouts != first.layouts or to_spec(one.transform) != to_spec(first.transform):
-            raise OptionError("The members of an ensemble have the same sites, arguments and transform; fit them alike.")
+            raise OptionError(
+                "The members of an ensemble have the same sites, arguments and transform; fit them alike."
+            )
     pair = Ensemble([one.pair for one in fits])
     with fork_rng(), default_dtype(pair), evaluating(pair), torch.no_grad():
         layouts = [_layout(pair, layout, first.device) for layout in first.layouts]

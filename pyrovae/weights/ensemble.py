@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.errors import OptionError
+from pyrovae.pair.program import PairLike
 from pyrovae.weights.choose import every_parameter, not_exchangeable
 from pyrovae.weights.exchange import exchanged
 from pyrovae.weights.pairs import Side
@@ -44,7 +45,7 @@ class Ensemble(nn.Module):
         x       observed   per row  event (6,) <- x
     """
 
-    def __init__(self, members: Sequence[nn.Module]) -> None:
+    def __init__(self, members: Sequence[PairLike]) -> None:
         super().__init__()
         wrong = [type(one).__name__ for one in members if not isinstance(one, nn.Module)]
         if wrong or len(members) < 2:
@@ -52,8 +53,8 @@ class Ensemble(nn.Module):
                 "An ensemble consists of at least two modules with the methods model and guide, got "
                 f"{', '.join(wrong) or len(members)}."
             )
-        self.members = nn.ModuleList(members)
-        self._chosen = [every_parameter(one) for one in self.members]
+        self.members = nn.ModuleList(one for one in members if isinstance(one, nn.Module))
+        self._chosen = [every_parameter(one) for one in members]
         first = self._chosen[0]
         shapes = [{name: tuple(one.parameter.shape) for name, one in each.items()} for each in self._chosen]
         buffers = [dict(one.named_buffers()) for one in self.members]
