@@ -54,7 +54,9 @@ def main(smoke: bool) -> None:
         gain = score - scores["one set of weights"]
         print(f"{name:20} log p(x) {score.mean():7.2f}, {gain.mean():+6.2f} ± {gain.std() / len(gain) ** 0.5:.2f}")
 
-    draws = pv.global_posterior(fits["a posterior (VB)"], 500, seed=0)["w.likelihood.net.first.0.weight"]  # (500, 30, 8)
+    draws = pv.global_posterior(fits["a posterior (VB)"], 500, seed=0)[
+        "w.likelihood.net.first.0.weight"
+    ]  # (500, 30, 8)
     certain = (draws.mean(0).abs() > 2 * draws.std(0)).float().mean()
     print(f"loadings whose sign is certain: {certain:.0%}")
 

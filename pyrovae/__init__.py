@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from pyrovae.training import schedules
     from pyrovae.training.fit import fit
     from pyrovae.training.svi import SVI
+    from pyrovae.training.swag import swag
     from pyrovae.weights.pairs import bayesian, map_prior
 
 # Where these names come from. They are imported when they are first asked for, since torch and Pyro take seconds, which
@@ -137,6 +138,7 @@ _HOMES = {
     "pyrovae.training": "schedules",
     "pyrovae.training.fit": "fit",
     "pyrovae.training.svi": "SVI",
+    "pyrovae.training.swag": "swag",
     "pyrovae.weights.pairs": "bayesian map_prior",
 }
 __getattr__ = lazy_names(__name__, _HOMES)
@@ -245,6 +247,7 @@ __all__ = [
     "schedules",
     "simulate",
     "stacking_weights",
+    "swag",
     "tables",
     "terms",
     "to_arviz",

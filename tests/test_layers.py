@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "pyrovae"
 BASE = {"errors", "_files", "_html", "_lazily", "_version", "_zuko"}
 NETS = BASE | {"nets", "distributions"}
 PAIR = BASE | {"pair"}
-TRAINING = PAIR | {"objectives", "engine", "batching", "fitted", "training"}
+TRAINING = PAIR | {"weights", "objectives", "engine", "batching", "fitted", "training"}
 RULES = {
     "errors": set(),
     "_html": set(),

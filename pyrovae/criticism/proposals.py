@@ -228,7 +228,9 @@ def _improved(
     loc, scale = mean + torch.einsum("nij,nj->ni", root, shift), root @ triangle(shape)
     with same_for_rows(1, len(loc)):
         noise = torch.randn(BOUND_DRAWS, *loc.shape, dtype=loc.dtype, device=loc.device)
-    bounds = [_bound(fitted, rows, layout, coordinates, *q, noise) for q in ((loc, scale), (mean, root))]
+    with fork_rng():  # the same draws of global sites for both
+        here = _bound(fitted, rows, layout, coordinates, loc, scale, noise)
+    bounds = [here, _bound(fitted, rows, layout, coordinates, mean, root, noise)]
     worse = bounds[0] < bounds[1] - ASTRAY
     loc, scale = torch.where(worse[:, None], mean, loc), torch.where(worse[:, None, None], root, scale)
     by_class = bounds[0].unflatten(0, (-1, num_rows(rows)))

@@ -11,6 +11,7 @@ from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.spec import to_spec
 from pyrovae.pair.layout import Layout, describe
 from pyrovae.pair.parameters import default_dtype, evaluating, fork_rng
+from pyrovae.pair.program import PairLike
 from pyrovae.weights.ensemble import Ensemble
 
 
@@ -61,7 +62,11 @@ def ensemble(fits: Sequence[Fit]) -> Fit:
             raise OptionError(
                 "The members of an ensemble have the same sites, arguments and transform; fit them alike."
             )
-    pair = Ensemble([one.pair for one in fits])
+    return fit_like(first, Ensemble([one.pair for one in fits]))
+
+
+def fit_like(first: Fit, pair: PairLike) -> Fit:
+    """Another pair, of the same arguments, as it stands, as if it had been fitted with the settings of a fit."""
     with fork_rng(), default_dtype(pair), evaluating(pair), torch.no_grad():
         layouts = [_layout(pair, layout, first.device) for layout in first.layouts]
     made = Fit(
@@ -77,6 +82,6 @@ def ensemble(fits: Sequence[Fit]) -> Fit:
     return made
 
 
-def _layout(pair: Ensemble, layout: Layout, device: torch.device) -> Layout:
+def _layout(pair: PairLike, layout: Layout, device: torch.device) -> Layout:
     rows = {a: torch.zeros(2, *shape, dtype=dtype, device=device) for a, (shape, dtype) in layout.arguments.items()}
     return describe(pair, rows)

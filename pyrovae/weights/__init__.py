@@ -2,7 +2,7 @@
 
 from pyrovae.weights.ensemble import Ensemble
 from pyrovae.weights.pairs import MAP, Bayesian, bayesian, map_prior
-from pyrovae.weights.posteriors import LowRank, MeanField
+from pyrovae.weights.posteriors import LowRank, MeanField, Visited
 from pyrovae.weights.priors import FanIn
 
-__all__ = ["MAP", "Bayesian", "Ensemble", "FanIn", "LowRank", "MeanField", "bayesian", "map_prior"]
+__all__ = ["MAP", "Bayesian", "Ensemble", "FanIn", "LowRank", "MeanField", "Visited", "bayesian", "map_prior"]

@@ -19,7 +19,7 @@ from pyrovae.weights.posteriors import MeanField, split
 from pyrovae.weights.priors import WeightPrior, check_prior, prior_of
 
 PREFIX = "w."  # of the sites of weights
-JOINT = "w"  # the site of all weights together, where the guide draws them so
+JOINT = "w.joint"  # the site of all weights together, where the guide draws them so
 
 Posterior = Callable[[Mapping[str, Tensor]], nn.Module]
 

@@ -111,6 +111,72 @@ class _LowRank(nn.Module):
         return dist.LowRankMultivariateNormal(mean, self.factor, (2 * self.log_scale).exp())
 
 
+class Visited:
+    """`q(w) = N(m, S / 2 + D D' / (2 (K - 1)))`, by the weights that a fit has visited; see `pv.swag`, which makes it.
+
+    Args:
+        rank: The most columns of D.
+
+    Example:
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.Bernoulli(6), hidden=(8,)), pv.mlp(6, fam.Normal(2)))
+        >>> pair = pv.bayesian(vae, guide=pv.weights.Visited(rank=3))
+        >>> for _ in range(5):
+        ...     pair.approximation.visit(torch.randn(78))
+        >>> pair.approximation.deviations.shape
+        torch.Size([78, 3])
+    """
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    def __call__(self, parameters: Mapping[str, Tensor]) -> nn.Module:
+        return _Visited(parameters, self.rank)
+
+    def __repr__(self) -> str:
+        return f"Visited(rank={self.rank!r})"
+
+
+class _Visited(nn.Module):
+    """Moments of the weights that were visited, in float64 until they are asked for; a fit does not train them."""
+
+    count: Tensor
+    mean: Tensor
+    square: Tensor
+    deviations: Tensor
+
+    def __init__(self, parameters: Mapping[str, Tensor], rank: int) -> None:
+        super().__init__()
+        first = next(iter(parameters.values()))
+        size = sum(value.numel() for value in parameters.values())
+        zeros = torch.zeros(size, dtype=torch.float64, device=first.device)
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64, device=first.device))
+        self.register_buffer("mean", zeros)
+        self.register_buffer("square", zeros.clone())  # the sum of squared deviations from the mean
+        self.register_buffer("deviations", zeros[:, None].repeat(1, rank))
+
+    def visit(self, flat: Tensor) -> None:
+        """Count these weights, `(P,)`."""
+        flat = flat.to(self.mean)
+        self.count += 1
+        before = flat - self.mean
+        self.mean += before / self.count
+        after = flat - self.mean
+        self.square += before * after
+        self.deviations.copy_(torch.cat([self.deviations[:, 1:], after[:, None]], 1))
+
+    def means(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The mean of each parameter."""
+        found = split(self.mean, {name: value.shape for name, value in parameters.items()})
+        return {name: value.to(parameters[name]) for name, value in found.items()}
+
+    def forward(self, parameters: Mapping[str, Tensor]) -> Any:
+        mean = torch.cat([value.flatten() for value in parameters.values()])
+        rank = self.deviations.shape[1]
+        factor = (self.deviations / math.sqrt(2 * max(1, rank - 1))).to(mean)
+        variance = self.square / self.count.clamp_min(1) / 2
+        return dist.LowRankMultivariateNormal(mean, factor, (variance + 1e-12).to(mean))
+
+
 def split(flat: Tensor, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
     """A vector of all weights, `(*batch, P)`, as the parameters that it consists of, `(*batch, *shape)`, by name."""
     parts = flat.split([shape.numel() for shape in shapes.values()], -1)

@@ -125,7 +125,7 @@ def test_the_guide_stands_in_and_the_warning_says_why(model: Any, guide: Any, wh
 
 
 def test_a_class_of_all_rows_has_a_proposal_for_each_value() -> None:
-    """It is averaged under the guide, q(y) = 0.5: log sum_y q(y) N(x; y, 1.25). 5 standard errors, 6 rows: false alarms 4e-6."""
+    """It is averaged under the guide: log sum_y q(y) N(x; y, 1.25). 5 standard errors, 6 rows: false alarms 4e-6."""
     x = torch.linspace(-1, 1, 6)[:, None]
     found = pv.importance(eager(class_of_all, guide_class_of_all, x), x, 300, seed=0)
     each = dist.Normal(torch.tensor([0.0, 1.0]), 1.25**0.5).log_prob(x)

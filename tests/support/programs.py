@@ -487,8 +487,6 @@ ROWS: dict[str, Row] = {
     "registered-modules": Row(registered_modules, binary, "z", False),
     "pyro-module": Row(PyroVAE, binary, "z", False),
     "bayesian": Row(lambda: pv.bayesian(vae()), binary, "z", True),
-    "bayesian-low-rank": Row(lambda: pv.bayesian(vae(), guide=pv.weights.LowRank(2)), binary, "z", True),
-    "map": Row(lambda: pv.map_prior(vae()), binary, "z", True),
     "auto-normal": Row(regression(AutoNormal), regression_data, None, False),
     "auto-diagonal-normal": Row(regression(AutoDiagonalNormal), regression_data, None, False),
 }

@@ -34,23 +34,20 @@ def together(fits: list[pv.Fit]) -> pv.Fit:
     return pv.ensemble(fits)
 
 
-@pytest.mark.parametrize("proposal", ["guide", "refined"])
-def test_log_p_is_that_of_the_average_density(
-    proposal: str, fits: list[pv.Fit], together: pv.Fit, data: Tensor
-) -> None:
-    """Within 5 standard errors of both estimates in each of 10 rows: false alarms 6e-6."""
-    found = pv.importance(together, data[:10], 2000, proposal=proposal, seed=0)
-    assert found.proposal == proposal
-    each = [pv.importance(one, data[:10], 2000, seed=1) for one in fits]
+def test_log_p_is_that_of_the_average_density(fits: list[pv.Fit], together: pv.Fit, data: Tensor) -> None:
+    """Within 5 standard errors of both estimates in each of 10 rows, twice: false alarms 1e-5."""
+    each = [pv.importance(one, data[:10], 2000, proposal="guide", seed=1) for one in fits]
     log_p = torch.stack([one.log_likelihood for one in each])
     average = log_p.logsumexp(0) - math.log(3)
-    error = (found.standard_error.square() + torch.stack([one.standard_error for one in each]).amax(0).square()).sqrt()
-    assert ((found.log_likelihood - average).abs() < 5 * error + 1e-4).all()
+    error = torch.stack([one.standard_error for one in each]).amax(0)
     assert ((log_p - average).abs() > 0.02).any()  # members differ by more than what is claimed
-    bounds = torch.stack([pv.importance(one, data, 2000, proposal="guide", seed=1).elbo for one in fits])
-    assert pv.importance(together, data, 2000, proposal="guide", seed=0).elbo.mean().item() == pytest.approx(
-        bounds.mean().item(), abs=0.02
-    )
+    for proposal in ("guide", "refined"):
+        found = pv.importance(together, data[:10], 2000, proposal=proposal, seed=0)
+        assert found.proposal == proposal
+        both = (found.standard_error.square() + error.square()).sqrt()
+        assert ((found.log_likelihood - average).abs() < 5 * both + 1e-4).all()
+        bound = torch.stack([one.elbo for one in each]).mean().item()
+        assert found.elbo.mean().item() == pytest.approx(bound, abs=0.05)
 
 
 def test_what_is_drawn_is_drawn_by_one_member(fits: list[pv.Fit], together: pv.Fit) -> None:
@@ -80,18 +77,23 @@ def test_classes_are_those_of_the_average_joint_density() -> None:
     fits = []
     for seed in range(2):
         torch.manual_seed(seed)
-        options = {"epochs": 10, "batch_size": 20, "learning_rate": 0.02, "seed": seed, "engine": "eager"}
+        options = {"epochs": 5, "batch_size": 20, "learning_rate": 0.02, "seed": seed, "engine": "eager"}
         fits.append(pv.fit(row.build(), data, progress=False, **options))
     # log p(x, y) of rows with each label
     x, labels = data["x"][:6], range(3)
     joint = torch.stack(
         [
-            torch.stack([pv.log_likelihood(one, {"x": x, "y": torch.full((6,), y)}, 3000, seed=0) for y in labels])
+            torch.stack(
+                [
+                    pv.log_likelihood(one, {"x": x, "y": torch.full((6,), y)}, 2000, proposal="guide", seed=0)
+                    for y in labels
+                ]
+            )
             for one in fits
         ]
     )
     wanted = joint.logsumexp(0).softmax(0).T
-    found = pv.classify(pv.ensemble(fits), x, site="y", num_samples=3000, seed=1)
+    found = pv.classify(pv.ensemble(fits), x, site="y", num_samples=2000, proposal="guide", seed=1)
     assert torch.allclose(found.joint, wanted, atol=0.03)
 
 

@@ -59,10 +59,10 @@ def fit_line(guide: Any, orthogonal: bool) -> tuple[pv.Fit, dict[str, Tensor]]:
     fitted = pv.fit(
         pair,
         data,
-        epochs=250,
+        epochs=150,
         # no noise is left in the gradient where q(w) is exact
-        loss=pv.Trace_ELBO(num_particles=4, gradient="sticking_the_landing"),
-        schedule=pv.schedules.one_cycle(0.08),
+        loss=pv.Trace_ELBO(num_particles=3, gradient="sticking_the_landing"),
+        schedule=pv.schedules.one_cycle(0.1),
         engine="traced",
         seed=0,
         progress=False,
@@ -99,7 +99,7 @@ def test_low_rank_is_exact_with_as_many_columns_as_weights() -> None:
     assert torch.allclose(q.stddev.double(), covariance.diagonal().sqrt(), rtol=0.03)
     spread = covariance.diagonal().sqrt()
     correlations = [found / spread / spread[:, None] for found in (q.covariance_matrix.double(), covariance)]
-    assert torch.allclose(*correlations, atol=0.03)
+    assert torch.allclose(*correlations, atol=0.06)
 
 
 def test_importance_is_the_predictive_density(mean_field: tuple[pv.Fit, dict[str, Tensor]]) -> None:
@@ -111,7 +111,7 @@ def test_importance_is_the_predictive_density(mean_field: tuple[pv.Fit, dict[str
     wanted = dist.Normal(c @ mean, variance.sqrt()).log_prob(y)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = pv.importance(fitted, data, num_samples=20_000, seed=0)
+        found = pv.importance(fitted, data, num_samples=5000, seed=0)
     assert ((found.log_likelihood - wanted).abs() < 5 * found.standard_error + 0.02).all()
     # not that at the mean, from which it differs by more than that
     assert ((dist.Normal(c @ mean, NOISE).log_prob(y) - wanted).abs() > 0.04).any()
@@ -119,18 +119,18 @@ def test_importance_is_the_predictive_density(mean_field: tuple[pv.Fit, dict[str
 
 def test_generate_draws_weights_for_each_call_or_each_row(mean_field: tuple[pv.Fit, dict[str, Tensor]]) -> None:
     fitted, _ = mean_field
-    c = torch.ones(1, 3).expand(200, 3)
-    together = pv.generate(fitted, 200, given={"c": c}, mean=True, seed=0)
+    c = torch.ones(1, 3).expand(60, 3)
+    together = pv.generate(fitted, 60, given={"c": c}, mean=True, seed=0)
     assert len(together.unique()) == 1
-    assert not torch.equal(together, pv.generate(fitted, 200, given={"c": c}, mean=True, seed=1))
-    each = pv.generate(fitted, 200, given={"c": c}, mean=True, each_row=True, seed=0)
+    assert not torch.equal(together, pv.generate(fitted, 60, given={"c": c}, mean=True, seed=1))
+    each = pv.generate(fitted, 60, given={"c": c}, mean=True, each_row=True, seed=0)
     draws = pv.global_posterior(fitted, 1000, seed=0)["w.net.weight"]
     assert draws.shape == (1000, 1, 3)
-    # sd of a sum of independent weights, from 200 draws: its relative error is 0.05, so false alarms are 1e-7
-    assert each.std().item() == pytest.approx(draws.sum(-1).std().item(), rel=0.27)
+    # sd of a sum of independent weights, from 60 draws: its relative error is 0.09, so false alarms are 1e-7
+    assert each.std().item() == pytest.approx(draws.sum(-1).std().item(), rel=0.5)
     fixed = draws[0]
-    given = pv.generate(fitted, 200, given={"c": c, "w.net.weight": fixed}, mean=True)
-    assert torch.allclose(given, fixed.sum().expand(200))
+    given = pv.generate(fitted, 60, given={"c": c, "w.net.weight": fixed}, mean=True)
+    assert torch.allclose(given, fixed.sum().expand(60))
 
 
 @pytest.mark.parametrize("particles", [1, 3])
