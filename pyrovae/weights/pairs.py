@@ -40,16 +40,16 @@ class _Around(nn.Module):
 
     def __init__(self, pair: PairLike, prior: Any, expose: Names, hide: Names) -> None:
         super().__init__()
-        # module attributes are registered, so that their parameters are trained
         self.pair, self.expose, self.hide = pair, _as_names(expose), _as_names(hide)
         self.prior = check_prior(prior)
-        self.chosen = chosen = choose(pair, self.expose, self.hide)
-        held = {id(m): m for m in modules(pair).values()}
-        inside = {id(p) for m in held.values() for p in m.parameters()}
-        # of functions, whose modules are not part of the pair
-        held |= {id(m): m for c in chosen.values() if id(c.parameter) not in inside for m, _ in c.places}
-        self._held = nn.ModuleList() if isinstance(pair, nn.Module) else nn.ModuleList(held.values())
-        for name, one in chosen.items():
+        self.chosen = choose(pair, self.expose, self.hide)
+        self._held = nn.ModuleList()
+        if not isinstance(pair, nn.Module):  # its modules are registered here, so that they are trained and saved
+            own = {id(module): module for module in modules(pair).values()}
+            inside = {id(parameter) for module in own.values() for parameter in module.parameters()}
+            places = [c.places for c in self.chosen.values() if id(c.parameter) not in inside]
+            self._held.extend((own | {id(module): module for each in places for module, _ in each}).values())
+        for name, one in self.chosen.items():
             prior_of(self.prior, name, one.parameter)
 
     @property
@@ -244,9 +244,10 @@ def map_prior(pair: PairLike, *, prior: Any | WeightPrior = None, expose: Names 
         Loshchilov and Hutter 2019, arXiv:1711.05101 (decoupled weight decay).
 
     Example:
+        >>> import pyro
         >>> x = torch.bernoulli(torch.full((40, 6), 0.4))
         >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.Bernoulli(6)), pv.mlp(6, fam.Normal(2)))
-        >>> pair = pv.map_prior(vae, prior=dist.Normal(0.0, 0.5), hide="*.bias")
+        >>> pair = pv.map_prior(vae, prior=pyro.distributions.Normal(0.0, 0.5), hide="*.bias")
         >>> fitted = pv.fit(pair, x, epochs=1, engine="eager", progress=False)
         >>> pv.encode(fitted, x).shape
         torch.Size([40, 2])

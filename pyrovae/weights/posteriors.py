@@ -29,7 +29,7 @@ class MeanField:
         >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.Bernoulli(6)), pv.mlp(6, fam.Normal(2)))
         >>> pair = pv.bayesian(vae, guide=pv.weights.MeanField(scale=0.05))
         >>> pv.check_pair(pair, torch.zeros(5, 6)).sites[0].event_shape
-        torch.Size([400, 2])
+        (400, 2)
     """
 
     def __init__(self, scale: float = 0.01) -> None:
