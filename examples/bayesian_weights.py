@@ -31,7 +31,7 @@ def factor_analysis() -> pv.VAE:
 def fit(around: Callable[[Any], Any], x: Tensor, epochs: int, seed: int = 0) -> pv.Fit:
     torch.manual_seed(seed)
     schedule = pv.schedules.one_cycle(0.02)
-    return pv.fit(around(factor_analysis()), x, epochs=epochs, schedule=schedule, seed=seed)
+    return pv.fit(around(factor_analysis()), x, epochs=epochs, batch_size=len(x), schedule=schedule, seed=seed)
 
 
 def main(smoke: bool) -> None:
