@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import pyrovae as pv
 import pyrovae.families as fam
 from pyrovae.errors import OptionError, PairError
+from pyrovae.fitted.ensemble import fit_like
 from pyrovae.weights.priors import prior_of
 
 NOISE = 0.5  # standard deviation of the regressions
@@ -285,6 +286,21 @@ def test_a_prior_adds_its_gradient_and_no_more() -> None:
     bound = pv.Trace_ELBO()(pair, x, num_rows=80)
     torch.manual_seed(0)
     assert torch.equal(bound.elbo, pv.Trace_ELBO()(plain, x, num_rows=80).elbo)
+
+
+def test_questions_of_a_pair_with_a_prior_are_those_of_the_pair() -> None:
+    """Also of rows with gaps, which are asked of draws from the prior of z, too."""
+    plain = pv.VAE(
+        prior=pv.priors.StandardNormal(2),
+        likelihood=pv.observed_only(pv.mlp(2, fam.Normal(6), hidden=(8,))),
+        encoder=pv.Conditional(pv.nets.WithMask(pv.nets.MLP((6, 6), (2, 2), hidden=(8,))), fam.Normal(2)),
+    )
+    x = torch.randn(20, 6)
+    x[::2, 0] = torch.nan
+    fitted = pv.fit(pv.map_prior(plain), x, epochs=1, engine="eager", seed=0, progress=False)
+    alone = fit_like(fitted, plain)
+    assert torch.equal(*(pv.log_likelihood(one, x, 30, seed=0) for one in (fitted, alone)))
+    assert torch.equal(*(pv.generate(one, 5, seed=0) for one in (fitted, alone)))
 
 
 def test_a_prior_counts_once_where_rows_come_in_groups() -> None:
