@@ -15,7 +15,7 @@ from pyrovae.errors import (
 )
 
 if TYPE_CHECKING:
-    from pyrovae import families, nets, plots, priors, tables
+    from pyrovae import families, nets, plots, priors, tables, weights
     from pyrovae.app.pages.check import save_page
     from pyrovae.batching import transforms
     from pyrovae.conditionals import Conditional, ConditionalFlow, Marginal, Padded, conv, flow, mlp, resnet
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pyrovae.criticism.fields import LabelField
     from pyrovae.criticism.findings import Finding
     from pyrovae.criticism.from_pyro_svi import from_pyro_svi
+    from pyrovae.criticism.global_posterior import global_posterior
     from pyrovae.criticism.importance import Importance, importance, log_likelihood
     from pyrovae.criticism.outliers import Anomaly, anomaly_score, benjamini_hochberg, conformal_p_values
     from pyrovae.criticism.posterior import posterior
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from pyrovae.criticism.stacking import stacking_weights
     from pyrovae.criticism.to_arviz import to_arviz
     from pyrovae.distributions import observed_only
+    from pyrovae.fitted.ensemble import ensemble
     from pyrovae.fitted.fitted import Fit
     from pyrovae.fitted.folder import load, save
     from pyrovae.models import (
@@ -82,6 +84,8 @@ if TYPE_CHECKING:
     from pyrovae.training import schedules
     from pyrovae.training.fit import fit
     from pyrovae.training.svi import SVI
+    from pyrovae.training.swag import swag
+    from pyrovae.weights.pairs import bayesian, map_prior
 
 # Where these names come from. They are imported when they are first asked for, since torch and Pyro take seconds, which
 # `pyrovae --help` need not wait for.
@@ -99,6 +103,7 @@ _HOMES = {
     "pyrovae.criticism.fields": "LabelField",
     "pyrovae.criticism.findings": "Finding",
     "pyrovae.criticism.from_pyro_svi": "from_pyro_svi",
+    "pyrovae.criticism.global_posterior": "global_posterior",
     "pyrovae.criticism.importance": "Importance importance log_likelihood",
     "pyrovae.criticism.outliers": "Anomaly anomaly_score benjamini_hochberg conformal_p_values",
     "pyrovae.criticism.posterior": "posterior",
@@ -110,6 +115,7 @@ _HOMES = {
     "pyrovae.criticism.stacking": "stacking_weights",
     "pyrovae.criticism.to_arviz": "to_arviz",
     "pyrovae.distributions": "observed_only",
+    "pyrovae.fitted.ensemble": "ensemble",
     "pyrovae.fitted.fitted": "Fit",
     "pyrovae.fitted.folder": "load save",
     "pyrovae.models": """ADGM CVAE GMVAE NVAE SSVAE VAE VQVAE HierarchicalVAE JointVAE LadderVAE NotMIWAE Regression
@@ -137,6 +143,8 @@ _HOMES = {
     "pyrovae.training": "schedules",
     "pyrovae.training.fit": "fit",
     "pyrovae.training.svi": "SVI",
+    "pyrovae.training.swag": "swag",
+    "pyrovae.weights.pairs": "bayesian map_prior",
 }
 __getattr__ = lazy_names(__name__, _HOMES)
 
@@ -196,6 +204,7 @@ __all__ = [
     "active_units",
     "ais",
     "anomaly_score",
+    "bayesian",
     "bdmc",
     "benjamini_hochberg",
     "calibration",
@@ -212,6 +221,7 @@ __all__ = [
     "draw_graph",
     "elbo",
     "encode",
+    "ensemble",
     "entry_densities",
     "families",
     "fit",
@@ -219,6 +229,7 @@ __all__ = [
     "from_pyro_svi",
     "frozen",
     "generate",
+    "global_posterior",
     "graph",
     "graph_text",
     "importance",
@@ -230,6 +241,7 @@ __all__ = [
     "load",
     "log_likelihood",
     "log_weights",
+    "map_prior",
     "mlp",
     "nets",
     "observed_only",
@@ -250,10 +262,12 @@ __all__ = [
     "schedules",
     "simulate",
     "stacking_weights",
+    "swag",
     "tables",
     "terms",
     "to_arviz",
     "transforms",
+    "weights",
 ]
 
 

@@ -15,7 +15,7 @@ import pyrovae as pv
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 HOMES = (
-    *("", "families", "priors", "nets", "distributions", "plots", "sklearn"),
+    *("", "families", "priors", "nets", "distributions", "plots", "sklearn", "weights"),
     *("schedules", "kl", "penalties", "transforms", "acquisition", "calibration", "corruptions"),
 )
 

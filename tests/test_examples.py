@@ -15,6 +15,7 @@ import pyrovae as pv
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SAYS = {
     "vae_digits.py": "active units: ",
+    "bayesian_weights.py": "loadings whose sign is certain: ",
     "own_prior.py": "Student-t is better by ",
     "drop_in_svi.py": "largest relative difference of an epoch's loss: ",
     "swap_prior.py": "nsf and iaf",

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "pyrovae"
 BASE = {"errors", "_files", "_html", "_lazily", "_version", "_zuko"}
 NETS = BASE | {"nets", "distributions"}
 PAIR = BASE | {"pair"}
-TRAINING = PAIR | {"objectives", "engine", "batching", "fitted", "training"}
+TRAINING = PAIR | {"weights", "objectives", "engine", "batching", "fitted", "training"}
 RULES = {
     "errors": set(),
     "_html": set(),
@@ -29,10 +29,11 @@ RULES = {
     "models": NETS | {"families", "conditionals", "priors"},
     # inference: what is done with any pair
     "pair": BASE,
+    "weights": PAIR,
     "objectives": PAIR,
     "engine": PAIR | {"objectives"},
     "batching": PAIR | {"objectives", "engine"},
-    "fitted": PAIR | {"objectives", "engine", "batching"},
+    "fitted": PAIR | {"weights", "objectives", "engine", "batching"},
     "training": TRAINING,
     "criticism": TRAINING | {"distributions", "predict"},
     "predict": TRAINING | {"distributions"},

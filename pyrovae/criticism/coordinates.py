@@ -81,6 +81,7 @@ class Classes:
     count: int
     dim: int  # of the enumerated values in a run of several particles
     values: Tensor  # (C, *event)
+    local: bool = True  # whether each row has a value of its own; else all rows share one, as a member of an ensemble
 
 
 @dataclass(frozen=True)
@@ -174,16 +175,16 @@ class Coordinates:
 
 
 def _classes(dim: int, found: Terms) -> Classes:
-    """The site that is enumerated along a dimension; NotRefinable unless it is one of each row and of the guide."""
+    """The site that is enumerated along a dimension; NotRefinable unless the guide has it, once for each row or for all."""
     term = found.sites[found.enum_dims[dim]]
-    if term.q is None or {plate for plate, _ in term.either.plates} - {PARTICLE_PLATE} != {DATA_PLATE}:
+    if term.q is None or {plate for plate, _ in term.either.plates} - {PARTICLE_PLATE} - {DATA_PLATE}:
         raise NotRefinable(
             f"the guide draws sites for each value of {term.name!r}, which has no single value for a row"
         )
     event = tuple(term.q.fn.event_shape)
     count = int(term.value.shape[dim - len(event)])
     values = term.value.reshape(count, -1, *event)[:, 0]
-    return Classes(term.name, count, dim - (found.num_particles == 1), values)
+    return Classes(term.name, count, dim - (found.num_particles == 1), values, term.local)
 
 
 def _values(found: Terms, name: str, event: tuple[int, ...], classes: Classes | None) -> Tensor:

@@ -93,7 +93,7 @@ def may_lack_entries(fitted: Fit, part: FittedGroup, name: str) -> bool:
     """Whether `p(x_-d)` is the density of rows x, `(n, D)`, in which an entry is missing, and of nothing else."""
     x = part.batch.get(str(part.layout.site(name, role="observed").argument))
     # global sites would be drawn anew for each of the densities
-    if x is None or x.dim() != 2 or part.layout.global_sites:
+    if x is None or x.dim() != 2 or part.layout.shared:
         return False
     with fork_rng():
         sites = terms(fitted.pair, take_rows(part.batch, slice(0, 1)), layout=part.layout, enumerate=False).sites

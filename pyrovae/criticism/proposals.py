@@ -22,7 +22,7 @@ from pyrovae.engine.tracing import TracedFunction
 from pyrovae.errors import OptionError, PairError
 from pyrovae.fitted.fitted import Fit, FittedGroup
 from pyrovae.objectives.terms import Terms, terms
-from pyrovae.objectives.weights import log_weights
+from pyrovae.objectives.weights import each_log_weight, log_weights
 from pyrovae.pair.batch import Batch, num_rows, take_rows
 from pyrovae.pair.checks import check_particles
 from pyrovae.pair.common import same_for_rows, start_rows
@@ -95,7 +95,7 @@ def at(
     """The pair with u in the place of the guide's draws, and `log |dz/du|`, `(K, M)`."""
     values, log_det = coordinates.split(u)
     guide: Callable[..., Any] = put(values)(pair.guide)
-    if coordinates.classes is not None:
+    if coordinates.classes is not None and coordinates.classes.local:
         # q(y) enters no weight, and may depend on draws, which are now others for each value of y
         guide = AnyOf(coordinates.classes.site, coordinates.classes.values)(guide)
     return Pair(pair.model, guide), log_det
@@ -110,7 +110,7 @@ def weights_by_class(found: Terms, coordinates: Coordinates) -> Tensor:
     """The log-weights of a run, `(K, M)`, of each class where the coordinates have classes."""
     if coordinates.classes is None:
         return log_weights(found)
-    return torch.cat(list(log_weights(found, keep=coordinates.classes.site)), 1)
+    return torch.cat(list(each_log_weight(found, coordinates.classes.site)), 1)
 
 
 def start(fitted: Fit, rows: Batch, layout: Layout, at_once: int) -> tuple[Coordinates, Tensor, Tensor]:
@@ -228,7 +228,9 @@ def _improved(
     loc, scale = mean + torch.einsum("nij,nj->ni", root, shift), root @ triangle(shape)
     with same_for_rows(1, len(loc)):
         noise = torch.randn(BOUND_DRAWS, *loc.shape, dtype=loc.dtype, device=loc.device)
-    bounds = [_bound(fitted, rows, layout, coordinates, *q, noise) for q in ((loc, scale), (mean, root))]
+    with fork_rng():  # the same draws of global sites for both
+        here = _bound(fitted, rows, layout, coordinates, loc, scale, noise)
+    bounds = [here, _bound(fitted, rows, layout, coordinates, mean, root, noise)]
     worse = bounds[0] < bounds[1] - ASTRAY
     loc, scale = torch.where(worse[:, None], mean, loc), torch.where(worse[:, None, None], root, scale)
     by_class = bounds[0].unflatten(0, (-1, num_rows(rows)))

@@ -126,7 +126,7 @@ def prior_for_gaps(fitted: Fit, batch: Batch, layout: Layout) -> Fit | None:
     What is observed of a row with gaps may agree with codes that are far apart, of which a Normal around one sees one only. Its
     prior reaches all of them. Where sites are enumerated, proposals have a Normal for each class instead.
     """
-    if layout.global_sites or any(site.enumerated for site in layout.sites):
+    if layout.shared or any(site.enumerated for site in layout.sites):
         return None
     with fork_rng():
         sites = terms(fitted.pair, take_rows(batch, slice(0, 1)), layout=layout).sites

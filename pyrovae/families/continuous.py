@@ -95,7 +95,8 @@ class StudentT(LocationScale):
         scale = self.scale_of(loc, raw[0] if self.scale == "net" else None)
         if not isinstance(self.df, str):
             return StudentTDensity(loc.new_full((), self.df), loc, scale)
-        return StudentTDensity(1 + 4 * soft_exp(raw[-1] if self.df == "net" else self.raw_df, 100), loc, scale)
+        raw_df = raw[-1] if self.df == "net" else self.of_elements(self.raw_df, self.df)
+        return StudentTDensity(1 + 4 * soft_exp(raw_df, 100), loc, scale)
 
 
 class LogNormal(LocationScale):

@@ -91,7 +91,11 @@ class LocationScale(Elementwise):
         """
         if not isinstance(self.scale, str):
             return loc.new_full((), self.scale)
-        return F.softplus(self.raw_scale if raw is None else raw) + self.floor
+        return F.softplus(self.of_elements(self.raw_scale, self.scale) if raw is None else raw) + self.floor
+
+    def of_elements(self, learned: Tensor, kind: str) -> Tensor:
+        """A learned parameter as it broadcasts to elements, also where it is a draw for each particle, `(*batch, *shape)`."""
+        return learned[(..., *(None for _ in self.event_shape))] if kind == "shared" else learned
 
 
 class Normal(LocationScale):

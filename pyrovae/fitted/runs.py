@@ -11,6 +11,7 @@ from typing import Any
 from pyro import poutine
 from torch import Tensor
 
+from pyrovae.batching.chunks import chunk_size
 from pyrovae.errors import PairError
 from pyrovae.fitted.fitted import Fit
 from pyrovae.objectives.terms import Terms, terms
@@ -35,7 +36,9 @@ def particles_at_once(fitted: Fit, batch: Batch, layout: Layout, num_particles: 
     except PairError as error:
         warnings.warn(f"Particles are run one at a time, which is slow. {error}", stacklevel=4)
         return 1
-    fits = min(num_particles, fitted.chunk_size(batch))
+    # where weights are global sites, each particle has weights of its own
+    largest = max((math.prod(site.shape) for site in global_sites(layout)), default=1)
+    fits = min(num_particles, fitted.chunk_size(batch), chunk_size(largest, fitted.device))
     return math.ceil(num_particles / math.ceil(num_particles / fits))
 
 

@@ -47,25 +47,49 @@ def log_weights(terms: Terms, *, kl_weight: Tensor | float | None = None, keep: 
         >>> bool((log_p >= log_w.mean(0)).all())  # at least the ELBO
         True
     """
+    return _log_weights(terms, kl_weight, keep, None if keep is None else _kept_dim(keep, terms))
+
+
+def each_log_weight(terms: Terms, keep: str) -> Tensor:
+    """`log_weights` for each value of an enumerated site of the guide, of each row or of all rows together, `(C, K, N)`.
+
+    The values of one of all rows together have their probabilities under the guide, so that the sum over them is what
+    `log_weights` estimates.
+    """
+    term = terms.sites[keep]
+    return log_weights(terms, keep=keep) if term.local else _log_weights(terms, None, keep, term.enum_dim)
+
+
+def _log_weights(terms: Terms, kl_weight: Tensor | float | None, keep: str | None, kept: int | None) -> Tensor:
     sites = [t for t in terms.sites.values() if t.local and not t.objective_only]
-    kept = None if keep is None else _kept_dim(keep, terms)
     dims = frozenset(terms.enum_dims) - {kept}
+    shared: list[Factor] = []
+    if keep is not None and not terms.sites[keep].local:
+        q = terms.sites[keep].q
+        assert q is not None and q.whole is not None
+        shared = [Factor(q.whole, q.plates, (keep,))]
 
     def add_up(factors: list[Factor]) -> Tensor:
         total = torch.zeros((), device=any_tensor(terms).device, dtype=any_tensor(terms).dtype)
-        for factor in _eliminate_rows(factors, dims, terms) if dims else factors:
+        for factor in shared + (_eliminate_rows(factors, dims, terms) if dims else factors):
             total = total + by_value(factor.log_prob, kept, terms)
         return total
 
     shape = (terms.num_particles, terms.num_rows)
-    values = () if keep is None else (num_values(terms, keep),)
+    values = () if keep is None else (_count(terms, keep),)
     return _weighed(sites, terms, kl_weight, add_up).expand(*values, *shape)
 
 
 def num_values(terms: Terms, name: str) -> int:
     """C, the number of values of an enumerated site. PairError unless it has one value for each row."""
-    dim, site = _kept_dim(name, terms), terms.sites[name]
-    return int(site.value.shape[dim - len(site.either.fn.event_shape)])
+    _kept_dim(name, terms)
+    return _count(terms, name)
+
+
+def _count(terms: Terms, name: str) -> int:
+    site = terms.sites[name]
+    assert site.enum_dim is not None
+    return int(site.value.shape[site.enum_dim - len(site.either.fn.event_shape)])
 
 
 def guide_probabilities(terms: Terms, name: str) -> Tensor:

@@ -73,11 +73,11 @@ class Pair:
 
     def _repr_html_(self) -> str:
         sides = [(side, getattr(self, side)) for side in ("model", "guide")]
-        rows = [(side, getattr(f, "__qualname__", type(f).__name__), _signature(f)) for side, f in sides]
+        rows = [(side, getattr(f, "__qualname__", type(f).__name__), signature_of(f)) for side, f in sides]
         return table("Pair", ("side", "function", "arguments"), rows)
 
 
-def _signature(function: Any) -> inspect.Signature:
+def signature_of(function: Any) -> inspect.Signature:
     # nn.Module.__call__ takes (*args, **kwargs), so a module's argument names are those of its `forward`.
     while isinstance(function, _bound_partial):  # a handler of Pyro
         function = function.func.args[1]
@@ -100,12 +100,12 @@ def arguments(pair: PairLike) -> dict[str, inspect.Parameter]:
     named = {
         side: {
             name: p
-            for name, p in _signature(getattr(pair, side)).parameters.items()
+            for name, p in signature_of(getattr(pair, side)).parameters.items()
             if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
         }
         for side in ("model", "guide")
     }
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in _signature(pair.guide).parameters.values())
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in signature_of(pair.guide).parameters.values())
     if not open_ended and list(named["model"]) != list(named["guide"]):
         differing = sorted(set(named["model"]) ^ set(named["guide"])) or list(named["guide"])
         raise PairError(

@@ -159,8 +159,8 @@ def run_model(
     known = {name: _checked(fitted, name, value, num) for name, value in given.items()}
     _check_all_generated(fitted, known)
     with fitted.scope(), seeded(seed):
-        batch = _with_placeholders(fitted, num, known, sites)
-        held = {**latent, **_draw_globals(fitted, batch, latent)}
+        batch = with_placeholders(fitted, num, known, sites)
+        held = {**latent, **draw_globals(fitted, batch, latent)}
         guided = _from_guide(fitted, batch, known, held, sites)
         held |= {name: node["value"] for name, node in guided.items()}
         # `SetValues` is the outer handler: it sets its sites after `Uncondition` has marked them to be drawn.
@@ -241,7 +241,7 @@ def _check_all_generated(fitted: Fit, known: Mapping[str, Tensor]) -> None:
 # --- arguments that are missing
 
 
-def _with_placeholders(fitted: Fit, num: int, known: Mapping[str, Tensor], sites: Collection[str] | None) -> Batch:
+def with_placeholders(fitted: Fit, num: int, known: Mapping[str, Tensor], sites: Collection[str] | None) -> Batch:
     """A batch in which missing arguments are NaN, so that reading one gives NaN, or 0 if they are integers.
 
     An argument that may be None is left out, unless one of the sites that are wanted needs it in order to be there.
@@ -316,7 +316,7 @@ def completed(fitted: Fit, batch: Mapping[str, Tensor], layout: Layout, sites: S
     def model(**rows: Tensor) -> Any:
         device = next(iter(rows.values())).device
         others = {name: placeholder(num_rows(rows), *value, device) for name, value in absent.items()}
-        shared = _draw_globals(fitted, {**rows, **others}, {})
+        shared = draw_globals(fitted, {**rows, **others}, {})
         drawn = SetValues({name: value for name, value in shared.items() if name not in here})
         return drawn(Uncondition(rows.values())(fitted.pair.model))(**rows, **others)
 
@@ -345,7 +345,7 @@ def checked(fitted: Fit, layout: Layout, rows: Batch, numbers: Tensor, runs: Ite
 # --- sites that are drawn from the guide
 
 
-def _draw_globals(fitted: Fit, batch: Batch, latent: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def draw_globals(fitted: Fit, batch: Batch, latent: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A value of each global latent site: the given one, or else one draw from the guide, the approximate posterior."""
     layout = union(fitted.layouts)
     names = {site.name for site in global_sites(layout)}

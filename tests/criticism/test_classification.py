@@ -16,7 +16,7 @@ import pyrovae as pv
 import pyrovae.families as fam
 from pyrovae.batching import chunks as chunking
 from pyrovae.criticism import importance as importance_module
-from pyrovae.objectives.weights import guide_probabilities
+from pyrovae.objectives.weights import each_log_weight, guide_probabilities
 from pyrovae.pair.handlers import PARTICLE_PLATE
 from pyrovae.pair.layout import describe
 from pyrovae.pair.parameters import param_scope
@@ -145,6 +145,9 @@ def test_kept_values_sum_to_the_whole(row: Row, particles: int) -> None:
             if {plate for plate, _ in term.either.plates} - {PARTICLE_PLATE} != {"data"}:
                 with pytest.raises(pv.PairError, match="one value for each row"):
                     pv.log_weights(run, keep=name)
+                if term.q is not None and not term.local:
+                    each = each_log_weight(run, name)
+                    torch.testing.assert_close(each.logsumexp(0), whole, rtol=1e-12, atol=1e-12)
                 continue
             kept, q = pv.log_weights(run, keep=name), guide_probabilities(run, name)
             assert kept.shape == q.shape == (len(term.either.fn.enumerate_support(expand=False)), *whole.shape)

@@ -111,7 +111,6 @@ def guide_class_of_all(x: Tensor) -> None:
         (masked_itself, guide_masked_itself, "site 'z' is masked"),
         (plain, at_a_point, "site 'z' is not continuous"),
         (two_classes, guide_two_classes, r"several enumerated sites \('a', 'b'\)"),
-        (class_of_all, guide_class_of_all, "each value of 'y', which has no single value for a row"),
     ],
 )
 def test_the_guide_stands_in_and_the_warning_says_why(model: Any, guide: Any, why: str) -> None:
@@ -123,6 +122,16 @@ def test_the_guide_stands_in_and_the_warning_says_why(model: Any, guide: Any, wh
     assert found.proposal == "guide" and found.log_likelihood.isfinite().all()
     with pytest.warns(UserWarning, match=why), pytest.raises(pv.OptionError, match="leave moves out"):
         pv.posterior(fitted, x, 3, site="z", num_particles=30, moves=1)
+
+
+def test_a_class_of_all_rows_has_a_proposal_for_each_value() -> None:
+    """It is averaged under the guide: log sum_y q(y) N(x; y, 1.25). 5 standard errors, 6 rows: false alarms 4e-6."""
+    x = torch.linspace(-1, 1, 6)[:, None]
+    found = pv.importance(eager(class_of_all, guide_class_of_all, x), x, 300, seed=0)
+    each = dist.Normal(torch.tensor([0.0, 1.0]), 1.25**0.5).log_prob(x)
+    exact = each.logsumexp(-1) + torch.tensor(0.5).log()
+    assert found.proposal == "refined" and found.k_hat.max() < 0.5
+    assert ((found.log_likelihood - exact).abs() < 5 * found.standard_error + 1e-4).all()
 
 
 @pytest.mark.slow

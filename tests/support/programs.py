@@ -499,6 +499,7 @@ ROWS: dict[str, Row] = {
     "bare-functions": Row(bare_functions, reals, "z", False),
     "registered-modules": Row(registered_modules, binary, "z", False),
     "pyro-module": Row(PyroVAE, binary, "z", False),
+    "bayesian": Row(lambda: pv.bayesian(vae()), binary, "z", True),
     "auto-normal": Row(regression(AutoNormal), regression_data, None, False),
     "auto-diagonal-normal": Row(regression(AutoDiagonalNormal), regression_data, None, False),
 }

@@ -1,0 +1,92 @@
+"""`swag`: a Normal around the weights that a fit visits when it goes on, as their posterior."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyrovae.errors import OptionError
+from pyrovae.fitted.ensemble import fit_like
+from pyrovae.fitted.fitted import Fit
+from pyrovae.training.fit import fit
+from pyrovae.weights.pairs import Bayesian
+from pyrovae.weights.posteriors import Visited
+
+
+def swag(
+    fitted: Fit, data: Any, *, epochs: int = 40, rank: int = 20, learning_rate: float = 1e-3, **options: Any
+) -> Fit:
+    """Stochastic weight averaging, Gaussian: `q(w) = N(m, S / 2 + D D' / (2 (K - 1)))` of all weights, from those of K epochs.
+
+    The fit goes on, by default by gradient descent with momentum 0.9 at a constant learning rate, whose noise keeps it moving
+    around a mode. Of the weights at the end of each epoch, m is the mean and S the diagonal of variances; the columns of D are
+    the deviations of the last `rank` epochs from the mean until then. The result is a fit of a pair whose weights, also
+    those of the guide, are global latent variables with this q(w), so that every question averages over them. How wide q(w)
+    is depends on the learning rate; choose it by log p(x) of validation rows.
+
+    Args:
+        fitted: The fit to go on from. Its pair must be a module; it is copied and not changed.
+        data: The rows, as for `pv.fit`.
+        epochs: K, at least 2.
+        rank: The most columns of D.
+        learning_rate: Of gradient descent.
+        options: Other options of `pv.fit`, such as `batch_size`, or an `optimizer` in place of gradient descent.
+
+    Returns:
+        A fit of a `pv.weights.Bayesian` pair, with the history of these epochs. Its weights are m. It can be saved, and not
+        be fitted any further.
+
+    Raises:
+        OptionError: There are fewer than 2 epochs or columns; the pair is not a module.
+
+    References:
+        Maddox, Garipov, Izmailov, Vetrov & Wilson 2019, arXiv:1902.02476.
+
+    Example:
+        >>> x = torch.bernoulli(torch.full((40, 6), 0.4))
+        >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.Bernoulli(6), hidden=(8,)), pv.mlp(6, fam.Normal(2)))
+        >>> fitted = pv.fit(vae, x, epochs=2, engine="eager", progress=False)
+        >>> around = pv.swag(fitted, x, epochs=5, engine="eager", progress=False)
+        >>> pv.log_likelihood(around, x, num_samples=50, seed=0).shape
+        torch.Size([40])
+    """
+    if epochs < 2 or rank < 2:
+        raise OptionError(
+            f"swag needs at least 2 epochs and a rank of at least 2, got epochs={epochs} and rank={rank}."
+        )
+    if not isinstance(fitted.pair, nn.Module):
+        raise OptionError(
+            "swag goes on with a copy of the pair, which must be a module with the methods model and guide."
+        )
+    fitted.check_weights()
+    pair: Any = copy.deepcopy(fitted.pair)
+    around = Bayesian(pair, posterior=Visited(rank=min(rank, epochs)), expose="*")
+    visited = around.approximation
+    assert isinstance(visited, nn.Module)
+
+    def look(_: Fit) -> None:
+        visited.visit(_flat(around))  # type: ignore[operator]
+
+    def descent(leaves: list[Tensor]) -> torch.optim.Optimizer:
+        return torch.optim.SGD(leaves, lr=learning_rate, momentum=0.9)
+
+    chosen = {"optimizer": descent, "transform": fitted.transform, **options}
+    chosen["callbacks"] = [*chosen.get("callbacks", ()), look]
+    ran = fit(pair, data, epochs=epochs, **chosen)
+    with torch.no_grad():
+        for name, value in visited.means(_parameters(around)).items():  # type: ignore[operator]
+            around.chosen[name].parameter.copy_(value)
+    made = fit_like(ran, around.to(ran.device))
+    made.history, made.stopped = ran.history, ran.stopped
+    return made
+
+
+def _parameters(pair: Bayesian) -> dict[str, Tensor]:
+    return {name: one.parameter for name, one in pair.chosen.items()}
+
+
+def _flat(pair: Bayesian) -> Tensor:
+    return torch.cat([value.detach().flatten() for value in _parameters(pair).values()])

@@ -1,0 +1,114 @@
+"""An ensemble is the average of its members' densities, and answers as any fit does."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from support.programs import ROWS, vae
+from torch import Tensor, nn
+
+import pyrovae as pv
+import pyrovae.families as fam
+from pyrovae.errors import OptionError
+
+
+def fit(seed: int, x: Tensor) -> pv.Fit:
+    torch.manual_seed(seed)
+    return pv.fit(vae(), x, epochs=20, batch_size=20, learning_rate=0.03, seed=seed, engine="eager", progress=False)
+
+
+@pytest.fixture(scope="module")
+def data() -> Tensor:
+    torch.manual_seed(0)
+    return torch.bernoulli(torch.full((40, 6), 0.4))
+
+
+@pytest.fixture(scope="module")
+def fits(data: Tensor) -> list[pv.Fit]:
+    return [fit(seed, data) for seed in range(3)]
+
+
+@pytest.fixture(scope="module")
+def together(fits: list[pv.Fit]) -> pv.Fit:
+    return pv.ensemble(fits)
+
+
+def test_log_p_is_that_of_the_average_density(fits: list[pv.Fit], together: pv.Fit, data: Tensor) -> None:
+    """Within 5 standard errors of both estimates in each of 10 rows, twice: false alarms 1e-5."""
+    each = [pv.importance(one, data[:10], 2000, proposal="guide", seed=1) for one in fits]
+    log_p = torch.stack([one.log_likelihood for one in each])
+    average = log_p.logsumexp(0) - math.log(3)
+    error = torch.stack([one.standard_error for one in each]).amax(0)
+    assert ((log_p - average).abs() > 0.02).any()  # members differ by more than what is claimed
+    for proposal in ("guide", "refined"):
+        found = pv.importance(together, data[:10], 2000, proposal=proposal, seed=0)
+        assert found.proposal == proposal
+        both = (found.standard_error.square() + error.square()).sqrt()
+        assert ((found.log_likelihood - average).abs() < 5 * both + 1e-4).all()
+        bound = torch.stack([one.elbo for one in each]).mean().item()
+        assert found.elbo.mean().item() == pytest.approx(bound, abs=0.05)
+
+
+def test_what_is_drawn_is_drawn_by_one_member(fits: list[pv.Fit], together: pv.Fit) -> None:
+    z = torch.zeros(5, 2)
+    means = [pv.generate(one, 5, given={"z": z}, mean=True)[0] for one in fits]
+    for seed in range(4):
+        found = pv.generate(together, 5, given={"z": z}, mean=True, seed=seed)
+        assert torch.allclose(found, found[0].expand(5, -1), atol=1e-6)
+        assert sum(torch.allclose(found[0], mean, atol=1e-5) for mean in means) == 1
+    each = pv.generate(together, 5, given={"z": z}, mean=True, each_row=True, seed=0)
+    assert len(each.unique(dim=0)) > 1
+    members = pv.global_posterior(together, 600, seed=0)["member"].bincount(minlength=3)
+    assert ((members - 200).abs() < 60).all()  # sd 11.5 each: false alarms 6e-7
+
+
+def test_it_is_saved_and_loaded(together: pv.Fit, data: Tensor, tmp_path: Path) -> None:
+    loaded = pv.load(pv.save(together, tmp_path / "run"))
+    answers = [pv.log_likelihood(one, data, 20, proposal="guide", seed=0) for one in (together, loaded)]
+    assert torch.equal(*answers)
+    assert pv.reconstruct(loaded, data, seed=0).shape == (40, 6)
+    assert pv.posterior(loaded, data, 5, num_particles=50, seed=0).shape == (5, 40, 2)
+
+
+def test_classes_are_those_of_the_average_joint_density() -> None:
+    row = ROWS["ssvae"]
+    data = row.data()
+    fits = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        options = {"epochs": 5, "batch_size": 20, "learning_rate": 0.02, "seed": seed, "engine": "eager"}
+        fits.append(pv.fit(row.build(), data, progress=False, **options))
+    # log p(x, y) of rows with each label
+    x, labels = data["x"][:6], range(3)
+    joint = torch.stack(
+        [
+            torch.stack(
+                [
+                    pv.log_likelihood(one, {"x": x, "y": torch.full((6,), y)}, 2000, proposal="guide", seed=0)
+                    for y in labels
+                ]
+            )
+            for one in fits
+        ]
+    )
+    wanted = joint.logsumexp(0).softmax(0).T
+    found = pv.classify(pv.ensemble(fits), x, site="y", num_samples=2000, proposal="guide", seed=1)
+    assert torch.allclose(found.joint, wanted, atol=0.03)
+
+
+def test_members_that_are_not_alike(fits: list[pv.Fit], data: Tensor) -> None:
+    for few in ([], fits[:1], [fits[0], "other"]):
+        with pytest.raises(OptionError, match="at least two fits"):
+            pv.ensemble(few)  # type: ignore[list-item]
+    wider = pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.Bernoulli(6), hidden=(9,)), pv.mlp(6, fam.Normal(2)))
+    with pytest.raises(OptionError, match="one structure"):
+        pv.ensemble([fits[0], pv.fit(wider, data, epochs=1, engine="eager", progress=False)])
+    with pytest.raises(OptionError, match="at least two modules"):
+        pv.weights.Ensemble([vae(), pv.Pair(print, print)])
+    functions = [pv.fit(ROWS["bare-functions"].build(), data, epochs=1, engine="eager", progress=False) for _ in "ab"]
+    with pytest.raises(OptionError, match=r"pyro\.param"):
+        pv.ensemble(functions)
+    other = pv.fit(vae(), torch.rand(40, 6).round(), epochs=1, engine="eager", transform=nn.Identity(), progress=False)
+    with pytest.raises(OptionError, match="transform"):
+        pv.ensemble([fits[0], other])
