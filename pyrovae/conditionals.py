@@ -294,7 +294,10 @@ def flow(
 
 def _numbers(name: str, dims: Sequence[int] | Tensor) -> tuple[int, ...]:
     """Dimensions as ints, given by their numbers or by a mask. OptionError unless there are some, none of them twice."""
-    found = torch.as_tensor(dims)
+    try:
+        found = torch.as_tensor(dims)
+    except (TypeError, ValueError, RuntimeError):
+        found = torch.zeros(0)
     if found.dtype == torch.bool:
         found = found.nonzero().squeeze(-1)
     numbers = tuple(found.tolist()) if found.dim() == 1 and not found.is_floating_point() else ()
@@ -372,7 +375,8 @@ class Padded(nn.Module):
         size: The number of dimensions of z.
 
     Raises:
-        OptionError: `dims` is empty, names a dimension twice, or one that is not below `size`.
+        OptionError: `dims` is empty, names a dimension twice or one that is not below `size`, or is a mask of another length.
+        ShapeError: In the forward method: z has not one column for each of `dims`.
 
     Example:
         >>> decoder = pv.mlp(4, fam.Bernoulli(6))
@@ -386,14 +390,21 @@ class Padded(nn.Module):
     def __init__(self, likelihood: nn.Module, dims: Sequence[int] | Tensor, size: int) -> None:
         super().__init__()
         self.likelihood, self.dims, self.size = likelihood, _numbers("Padded", dims), as_size(size)[0]
-        if max(self.dims) >= self.size:
-            raise OptionError(f"Padded to {size} dimensions takes numbers from 0 to {size - 1}, got {self.dims}.")
+        whole = torch.as_tensor(dims)
+        if max(self.dims) >= self.size or (whole.dtype == torch.bool and len(whole) != self.size):
+            raise OptionError(
+                f"Padded to {size} dimensions takes numbers from 0 to {size - 1}, or a mask of {size} bools, got {dims!r}."
+            )
         place = {number: i for i, number in enumerate(self.dims)}  # the column after the last is one of zeros
         self.register_buffer(
             "index", torch.tensor([place.get(i, len(place)) for i in range(self.size)]), persistent=False
         )
 
     def forward(self, z: Tensor, *others: Tensor, **given: Any) -> TorchDistributionMixin:
+        if z.shape[-1:] != (len(self.dims),):
+            raise ShapeError(
+                f"Padded of dimensions {self.dims} takes z of shape (*batch, {len(self.dims)}), got {tuple(z.shape)}."
+            )
         padded = F.pad(z, (0, 1)).index_select(-1, self.index)
         distribution: TorchDistributionMixin = self.likelihood(padded, *others, **given)
         return distribution

@@ -70,11 +70,21 @@ def _replace(
 
 
 def _write_frozen(pair: PairLike) -> dict[str, list[str]]:
-    """The parameters that do not learn, and the modules that are in evaluation mode, by name; nothing where there are none."""
-    owners = modules(pair).items()
-    parts = [name for prefix, m in owners for name, p in _parts(prefix, m) if not p.training]
-    parameters = [f"{prefix}{n}" for prefix, m in owners for n, p in m.named_parameters() if not p.requires_grad]
+    """The parameters that do not learn, and of the modules that hold no others those in evaluation mode, by name.
+
+    Other modules are all in evaluation mode where a run is saved inside of `Fit.scope`, which is nothing to remember.
+    """
+    parameters, parts = [], []
+    for prefix, owner in modules(pair).items():
+        parameters += [f"{prefix}{name}" for name, p in owner.named_parameters() if not p.requires_grad]
+        still = [m for m in owner.modules() if any(True for _ in m.parameters()) and not _learns(m)]
+        inside = {id(part) for module in still for part in module.modules()}
+        parts += [name for name, part in _parts(prefix, owner) if id(part) in inside and not part.training]
     return {name: found for name, found in (("frozen", parameters), ("evaluating", parts)) if found}
+
+
+def _learns(module: nn.Module) -> bool:
+    return any(p.requires_grad for p in module.parameters())
 
 
 def _freeze(pair: PairLike, run: Mapping[str, Any]) -> None:

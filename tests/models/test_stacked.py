@@ -167,7 +167,11 @@ class Flat(nn.Module):
         (lambda: pv.Marginal(Flat(), torch.zeros(6, dtype=torch.bool)), pv.OptionError, "at least one True"),
         (lambda: pv.Marginal(Flat(), (6,))(torch.zeros(1, 6)), pv.PairError, "events have shape (6,)"),
         (lambda: pv.Marginal(Flat(), (1,))(torch.zeros(1, 6)), pv.PairError, "got Independent"),
+        (lambda: pv.Marginal(Flat(), ("z",)), pv.OptionError, "different ints"),  # type: ignore[arg-type]
+        (lambda: pv.Marginal(Flat(), None), pv.OptionError, "different ints"),  # type: ignore[arg-type]
         (lambda: pv.Padded(Flat(), (6,), 6), pv.OptionError, "from 0 to 5"),
+        (lambda: pv.Padded(Flat(), torch.ones(5, dtype=torch.bool), 6), pv.OptionError, "a mask of 6 bools"),
+        (lambda: pv.Padded(Flat(), (0, 1), 6)(torch.zeros(4, 3)), pv.ShapeError, "(*batch, 2), got (4, 3)"),
     ],
 )
 def test_dimensions_that_cannot_be_are_refused(make: Any, error: type[Exception], says: str) -> None:

@@ -70,6 +70,9 @@ def test_it_stays_frozen_in_a_run_folder(tmp_path: Path) -> None:
     before = tensors(loaded.likelihood)
     pv.fit(loaded, binary(), epochs=1, batch_size=20, seed=1, engine="eager", progress=False)
     assert all(torch.equal(value, before[name]) for name, value in loaded.likelihood.state_dict().items())
+    with fitted.scope():  # where all modules are in evaluation mode
+        inside: Any = pv.load(pv.save(fitted, tmp_path / "inside")).pair
+    assert inside.encoder.training and not inside.likelihood.training
     given = vae()  # a pair that the caller gives stays as he made it
     pv.load(folder, given)
     assert all(p.requires_grad for p in given.parameters()) and all(m.training for m in given.modules())
