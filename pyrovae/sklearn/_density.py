@@ -146,13 +146,7 @@ class _Density(VAEEstimator):
 
     def _default(self, x: Tensor) -> Any:
         """The graph that is fitted where none is given."""
-        return _graphs.density(x, self.n_components, self.hidden_layer_sizes)
-
-    def _rate(self, num_rows: int, num_columns: int) -> float:
-        if self.learning_rate_init is not None:
-            return float(self.learning_rate_init)
-        flow = num_rows >= _graphs.ENOUGH_FOR_A_FLOW and _graphs.starts_as_mixture(num_columns, self.n_components)
-        return 3e-3 if flow and self.graph is None else 1e-2
+        return _graphs.flexible(x, self.n_components, self.hidden_layer_sizes)
 
     def _log_p(self, rows: Array) -> Array:
         """log p(x) of the observed entries, in the units of the training rows."""
@@ -223,6 +217,15 @@ class VAEDensity(DensityMixin, _Density):
         ((40,), (2, 3))
     """
 
+    def _default(self, x: Tensor) -> Any:
+        return _graphs.density(x, self.n_components, self.hidden_layer_sizes)
+
+    def _rate(self, num_rows: int, num_columns: int) -> float:
+        if self.learning_rate_init is not None:
+            return float(self.learning_rate_init)
+        flow = num_rows >= _graphs.ENOUGH_FOR_A_FLOW and _graphs.starts_as_mixture(num_columns, self.n_components)
+        return 3e-3 if flow and self.graph is None else 1e-2
+
     def fit(self, X: Any, y: Any = None) -> VAEDensity:
         """Fit the model to rows `(N, D)`. `y` is ignored."""
         self._fit_rows(X)
@@ -244,6 +247,9 @@ class VAEDensity(DensityMixin, _Density):
 class VAEOutlierDetector(OutlierMixin, _Density):
     """Rows whose `log p(x)` is low, by the threshold below which a share `contamination` of the training rows lies.
 
+    By default a VAE with a mixture of 10 Normals as prior is fitted, which starts at random. That of `VAEDensity` starts as a
+    Gaussian mixture, which might have a component of the outliers.
+
     Args:
         n_components: L, the dimension of z; by default the number of columns, at most 10. Not used with a `graph`.
         contamination: The share of outliers among the training rows, above 0 and at most 0.5.
@@ -253,8 +259,7 @@ class VAEOutlierDetector(OutlierMixin, _Density):
         hidden_layer_sizes: Widths of the hidden layers of the default networks.
         max_iter: The most passes over the rows.
         batch_size: Rows of a gradient step.
-        learning_rate_init: The highest learning rate of the one-cycle schedule; by default 3e-3 for a prior with a flow, and
-            1e-2 for others.
+        learning_rate_init: The highest learning rate of the one-cycle schedule.
         validation_fraction: The share of rows that is held out to find the best epoch, or None. Of fewer than 10 rows none
             are held out.
         n_iter_no_change: Stop after so many epochs without a better validation ELBO; None runs to the end.
@@ -292,7 +297,7 @@ class VAEOutlierDetector(OutlierMixin, _Density):
         hidden_layer_sizes: tuple[int, ...] = (64,),
         max_iter: int = 300,
         batch_size: int = 128,
-        learning_rate_init: float | None = None,
+        learning_rate_init: float = 1e-2,
         validation_fraction: float | None = 0.1,
         n_iter_no_change: int | None = 50,
         n_draws: int = 200,

@@ -58,7 +58,9 @@ def test_options_are_the_same_after_json(job: str) -> None:
 def test_options_that_a_run_is_older_than_have_their_defaults_or_what_was_done_then() -> None:
     recorded = {name: value for name, value in Options().to_json("fit").items() if not OPTIONS[name].later}
     assert len(recorded) < len(Options().to_json("fit"))
-    assert Options.from_json(recorded, "fit") == Options(proposal="guide", keep="last", size_factor="none", search="none")
+    assert Options.from_json(recorded, "fit") == Options(
+        proposal="guide", keep="last", size_factor="none", search="none"
+    )
 
 
 def test_the_options_of_a_labelling_run_of_version_0_1_are_read() -> None:
