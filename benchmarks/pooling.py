@@ -4,10 +4,10 @@
 
 500 rows of (a, b, y), of which b is missing in some 40 %, depending on a and y, which are always there: gaps are missing at
 random, and rows without a gap are no random ones. `linear`: (a, b) are Normals with correlation 0.5, and y = 1 + a - b / 2 + e
-with e ~ N(0, 1). `logistic`: b = a / 2 + (a^2 - 1) / 2 + e with e ~ N(0, 0.5), and the log-odds of y = 1 are a / 2 + b - 0.2.
-Analysed are the regressions of y on (a, b), by least squares and by maximum likelihood: of the rows without a gap, of the table
-with the mean of b in its gaps, and pooled by `pv.pool` from ten tables of `VAEImputer.draws` or of scikit-learn's
-IterativeImputer with sample_posterior=True. For comparison, the same with no gap at all.
+with e ~ N(0, 1). `logistic`: b = a / 2 + (a^2 - 1) / 2 + e with e of standard deviation 0.5, and the log-odds of y = 1 are a /
+2 + b - 0.2. Analysed are the regressions of y on (a, b), by least squares and by maximum likelihood: of the rows without a
+gap, of the table with the mean of b in its gaps, and pooled by `pv.pool` from ten tables of `VAEImputer.draws` or of
+scikit-learn's IterativeImputer with sample_posterior=True. For comparison, the same with no gap at all.
 
 Kept of each repetition in benchmarks/results/pooling-cpu.json: the estimates, and which intervals contain the truth. The
 settings of `VAEImputer` were chosen on repetitions with seeds from 10,000 on, reported are seeds from 0 on.

@@ -4,12 +4,12 @@
 
 MNIST's grey values from 0 to 1. One VAE, 784-500-L with a Normal likelihood of one noise scale, is fitted to 50,000 training
 images as they are; no corruption is seen in training. The first test images are corrupted: by noise of standard deviation 0.3,
-by 75 % of their pixels missing, each at random, and by means of 4 x 4 pixels with noise of standard deviation 0.01, and
-`pv.restore` asks for the mean given what is left. Beside it: a median filter, or a cubic interpolation (SciPy); the mean of the
-nearest training images, by what is seen; the conditional mean of a Gaussian that has the mean and the covariance of the training
-images; and the mean of each pixel. All are cut off at 0 and 1. Figures are peak signal-to-noise ratios, 10 log10(1 / mean
-squared error), averaged over images; of missing pixels over these alone. The log-density of the missing pixels given the others
-is log p(x) - log p(x_seen).
+by 75 % of their pixels missing, each at random, and by means of 4 x 4 pixels with noise of standard deviation 0.01.
+`pv.restore` asks for the mean given what is left. Beside it: a median filter, or a cubic interpolation (SciPy); the mean of
+the nearest training images, by what is seen; the conditional mean of a Gaussian that has the mean and the covariance of the
+training images; and the mean of each pixel. All are cut off at 0 and 1. Figures are peak signal-to-noise ratios, 10 log10(1 /
+mean squared error), averaged over images; of missing pixels over these alone. The log-density of the missing pixels given the
+others is log p(x) - log p(x_seen).
 
 L is that of the highest validation ELBO; the number of neighbours, the width of the filter, and what is added to the diagonal
 of the covariance, have the highest ratio on 100 training images that the fit has not seen. Figures go to
