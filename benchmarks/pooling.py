@@ -10,7 +10,8 @@ gap, of the table with the mean of b in its gaps, and pooled by `pv.pool` from t
 scikit-learn's IterativeImputer with sample_posterior=True. For comparison, the same with no gap at all.
 
 Kept of each repetition in benchmarks/results/pooling-cpu.json: the estimates, and which intervals contain the truth. The
-settings of `VAEImputer` were chosen on repetitions with seeds from 10,000 on, reported are seeds from 0 on.
+settings of `VAEImputer` are a small network and few epochs, for the time that 200 fits take; with seeds from 10,000 on nothing
+is kept, so that others can be tried there.
 """
 
 from __future__ import annotations
