@@ -17,8 +17,6 @@ from pyrovae.data.sprites import sprites
 from pyrovae.data.tables import NO_IDS, load_arrays, load_table
 from pyrovae.errors import DataError, OptionError
 
-OWN = {"digits": load_digits, "sprites": sprites}  # the data sets that need no files
-
 
 def load(
     source: str,
@@ -121,7 +119,9 @@ def read(
             if label is not None:
                 raise OptionError(f"{source} has its own labels, got label={label!r}. Leave the label out.")
             root = None if data_root is None else Path(data_root).expanduser().absolute()
-            return OWN[source]() if source in OWN else load_idx(source, root)
+            if source == "digits":
+                return load_digits()
+            return sprites() if source == "sprites" else load_idx(source, root)
         check_source(source)
         if suffix in (".npz", ".npy"):
             return load_arrays(path, label, table.get("arrays", True))
