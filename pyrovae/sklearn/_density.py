@@ -146,7 +146,7 @@ class _Density(VAEEstimator):
 
     def _default(self, x: Tensor) -> Any:
         """The graph that is fitted where none is given."""
-        return _graphs.flexible(x, self.n_components, self.hidden_layer_sizes)
+        raise NotImplementedError
 
     def _log_p(self, rows: Array) -> Array:
         """log p(x) of the observed entries, in the units of the training rows."""
@@ -247,11 +247,11 @@ class VAEDensity(DensityMixin, _Density):
 class VAEOutlierDetector(OutlierMixin, _Density):
     """Rows whose `log p(x)` is low, by the threshold below which a share `contamination` of the training rows lies.
 
-    By default a VAE with a mixture of 10 Normals as prior is fitted, which starts at random. That of `VAEDensity` starts as a
-    Gaussian mixture, which might have a component of the outliers.
+    By default a VAE is fitted that is plainer than that of `VAEDensity`, so that it does not learn the outliers among the
+    training rows: with a standard normal prior, and one standard deviation for each column.
 
     Args:
-        n_components: L, the dimension of z; by default the number of columns, at most 10. Not used with a `graph`.
+        n_components: L, the dimension of z; by default one less than there are columns, at most 10. Not used with a `graph`.
         contamination: The share of outliers among the training rows, above 0 and at most 0.5.
         graph: Another model and guide: a pair, of which a copy is fitted, or a function of the training rows,
             `(N, D)` float64, that returns one.
@@ -321,6 +321,9 @@ class VAEOutlierDetector(OutlierMixin, _Density):
             verbose=verbose,
         )
         self.contamination = contamination
+
+    def _default(self, x: Tensor) -> Any:
+        return _graphs.detector(x, self.n_components, self.hidden_layer_sizes)
 
     def fit(self, X: Any, y: Any = None) -> VAEOutlierDetector:
         """Fit the model to rows `(N, D)`, outliers included, and find the threshold. `y` is ignored."""

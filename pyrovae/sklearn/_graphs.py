@@ -51,6 +51,14 @@ def density(x: Tensor, n_components: int | None, hidden: Sequence[int]) -> model
     return recipe.vae(schema, x, hidden=hidden, prior=prior, gaps=True, seed=seed)
 
 
+def detector(x: Tensor, n_components: int | None, hidden: Sequence[int]) -> models.VAE:
+    """A VAE that is too plain to learn a few outliers: a standard normal prior, and one standard deviation a column."""
+    columns = x.shape[1]
+    num = min(max(1, columns - 1), MOST_LATENT) if n_components is None else n_components
+    encoder = masked(families.FullNormal(num), columns, hidden)
+    return models.VAE(priors.StandardNormal(num), reals(columns, hidden, num, scale="column"), encoder)
+
+
 def starts_as_mixture(num_columns: int, n_components: int | None) -> bool:
     """Whether `density` makes the model that starts as a Gaussian mixture."""
     return n_components is None and num_columns <= MOST_LATENT
