@@ -65,13 +65,13 @@ def other_densities(run: Run, evidence: Evidence) -> list[Finding]:
     best = max(means, key=lambda name: means[name])
     above = model - found[best]
     mean, error = above.mean().item(), max((above.std() / math.sqrt(len(above))).item(), 1e-12)
-    others = ", ".join(f"{means[name] - means[best]:.2f} by {name}" for name in means if name != best)
+    others = ", ".join(f"{name} by {means[best] - means[name]:.2f}" for name in means if name != best)
     return [
         Finding(
             "other densities",
             "bounds",
             f"log p(x) of rows held out is {abs(mean):.2f} ± {error:.2f} nats {'above' if mean >= 0 else 'below'} that by the "
-            f"best of scikit-learn's densities, {best} (beside which it is {others})",
+            f"best of scikit-learn's densities, {best} (which is above {others})",
             "a model that is no worse than a density without a latent variable",
             grade(-mean, 0.1, 1.0),
             f"For these rows {best} is the better density: train for longer, give the model a richer prior "
