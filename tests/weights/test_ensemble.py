@@ -2,11 +2,14 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
+import pyro.distributions as dist
 import pytest
 import torch
 from support.programs import ROWS, vae
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 import pyrovae as pv
 import pyrovae.families as fam
@@ -97,13 +100,83 @@ def test_classes_are_those_of_the_average_joint_density() -> None:
     assert torch.allclose(found.joint, wanted, atol=0.03)
 
 
+def unlike(likelihood: Any = None, prior: Any = None) -> pv.VAE:
+    net = likelihood or pv.mlp(2, fam.Bernoulli(6), hidden=(4,))
+    return pv.VAE(prior or pv.priors.StandardNormal(2), net, pv.mlp(6, fam.Normal(2), hidden=(4,)))
+
+
+def untrained(pair: pv.VAE, x: Tensor, **options: Any) -> pv.Fit:
+    return pv.fit(pair, x, epochs=0, engine="eager", progress=False, **options)
+
+
+def test_members_of_the_same_shapes_that_differ_in_what_they_compute(data: Tensor) -> None:
+    """Activations, also of layers of torch; numbers of priors; and functions, which may differ in what they enclose."""
+
+    def sequential(activation: nn.Module) -> pv.Conditional:
+        return pv.Conditional(nn.Sequential(nn.Linear(2, 6), activation, nn.Unflatten(-1, (1, 6))), fam.Bernoulli(6))
+
+    def normal(scale: float) -> Any:
+        return dist.Normal(torch.zeros(2), torch.full((2,), scale)).to_event(1)
+
+    alike = untrained(unlike(), data)
+    for one, other in (
+        (alike, untrained(unlike(pv.mlp(2, fam.Bernoulli(6), hidden=(4,), activation=nn.Tanh)), data)),
+        (untrained(unlike(prior=normal(1.0)), data), untrained(unlike(prior=normal(2.0)), data)),
+        (untrained(unlike(sequential(nn.ReLU())), data), untrained(unlike(sequential(nn.Tanh())), data)),
+        (untrained(unlike(sequential(nn.LeakyReLU(0.1))), data), untrained(unlike(sequential(nn.LeakyReLU())), data)),
+    ):
+        with pytest.raises(OptionError, match="of one structure"):
+            pv.ensemble([one, other])
+
+    def scaled(by: float) -> Any:
+        return lambda batch: {"x": (batch["x"] * by).round()}
+
+    with pytest.raises(OptionError, match="the same object"):
+        pv.ensemble([untrained(unlike(), data, transform=scaled(by)) for by in (0.3, 1.0)])
+    same = scaled(1.0)
+    assert pv.ensemble([untrained(unlike(), data, transform=same) for _ in "ab"]).transform is same
+
+
+def test_layers_that_take_no_weights_of_all_members_at_once(data: Tensor) -> None:
+    """Such pairs are refused, whether they would fail or answer wrongly, as weight_norm would."""
+
+    def after(layer: nn.Module) -> nn.Module:
+        net = nn.Sequential(nn.Linear(2, 4), layer, nn.Linear(4, 6), nn.Unflatten(-1, (1, 6)))
+        return pv.Conditional(net, fam.Bernoulli(6))
+
+    for build in (
+        lambda: after(weight_norm(nn.Linear(4, 4))),
+        lambda: after(nn.PReLU(4)),
+        lambda: after(nn.GroupNorm(2, 4)),
+    ):
+        with pytest.raises(OptionError, match="layer normalisation"):
+            pv.ensemble([untrained(unlike(build()), data) for _ in "ab"])
+    images = data[:, :4].reshape(-1, 1, 2, 2).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    encoder = [pv.conv((1, 4, 4), fam.Normal(2), channels=(2,)) for _ in "ab"]
+    likelihood = [pv.conv(2, fam.Bernoulli((1, 4, 4)), channels=(2,)) for _ in "ab"]
+    pairs = [pv.VAE(pv.priors.StandardNormal(2), *parts) for parts in zip(likelihood, encoder)]
+    with pytest.raises(OptionError, match="convolutions"):
+        pv.ensemble([untrained(pair, images) for pair in pairs])
+    assert pv.ensemble([untrained(unlike(after(nn.LayerNorm(4))), data) for _ in "ab"])
+
+
+@pytest.mark.parametrize("family", [fam.LogNormal, fam.Beta, fam.Multinomial, fam.PowerSpherical])
+def test_families_whose_support_has_no_zeros(family: Any) -> None:
+    """The layers are tried on rows that the model draws, where it can."""
+    x = torch.rand(10, 6) * 0.8 + 0.1
+    x = (x * 9).round() if family is fam.Multinomial else x / x.norm(dim=1, keepdim=True)
+    assert pv.ensemble([untrained(unlike(pv.mlp(2, family(6), hidden=(4,))), x) for _ in "ab"])
+
+
 def test_members_that_are_not_alike(fits: list[pv.Fit], data: Tensor) -> None:
-    for few in ([], fits[:1], [fits[0], "other"]):
+    for few in ([], fits[:1], [fits[0], "other"], None, fits[0]):
         with pytest.raises(OptionError, match="at least two fits"):
-            pv.ensemble(few)  # type: ignore[list-item]
+            pv.ensemble(few)  # type: ignore[arg-type]
     wider = pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.Bernoulli(6), hidden=(9,)), pv.mlp(6, fam.Normal(2)))
     with pytest.raises(OptionError, match="one structure"):
         pv.ensemble([fits[0], pv.fit(wider, data, epochs=1, engine="eager", progress=False)])
+    with pytest.raises(OptionError, match="no ensembles"):
+        pv.ensemble([pv.ensemble(fits)] * 2)
     with pytest.raises(OptionError, match="at least two modules"):
         pv.weights.Ensemble([vae(), pv.Pair(print, print)])
     functions = [pv.fit(ROWS["bare-functions"].build(), data, epochs=1, engine="eager", progress=False) for _ in "ab"]
