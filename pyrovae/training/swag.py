@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import inspect
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -12,35 +14,40 @@ from pyrovae.errors import OptionError
 from pyrovae.fitted.ensemble import fit_like
 from pyrovae.fitted.fitted import Fit
 from pyrovae.training.fit import fit
+from pyrovae.weights.ensemble import Ensemble
 from pyrovae.weights.pairs import Bayesian
 from pyrovae.weights.posteriors import Visited
+
+_CHECKPOINTS = ("checkpoint", "resume", "force", "checkpoint_every")  # of `pv.fit`
 
 
 def swag(
     fitted: Fit, data: Any, *, epochs: int = 40, rank: int = 20, learning_rate: float = 1e-3, **options: Any
 ) -> Fit:
-    """Stochastic weight averaging, Gaussian: `q(w) = N(m, S / 2 + D D' / (2 (K - 1)))` of all weights, from those of K epochs.
+    """Stochastic weight averaging, Gaussian: `q(w) = N(m, S / 2 + D D' / (2 (R - 1)))` of all weights, from those of K epochs.
 
     The fit goes on, by default by gradient descent with momentum 0.9 at a constant learning rate, whose noise keeps it moving
-    around a mode. Of the weights at the end of each epoch, m is the mean and S the diagonal of variances; the columns of D are
-    the deviations of the last `rank` epochs from the mean until then. The result is a fit of a pair whose weights, also
-    those of the guide, are global latent variables with this q(w), so that every question averages over them. How wide q(w)
-    is depends on the learning rate; choose it by log p(x) of validation rows.
+    around a mode. Of the weights at the end of each epoch, m is the mean and S the diagonal of variances. The R columns of D
+    are the deviations of the last R epochs from the mean until then, where R is `rank`, or K if there are fewer epochs. The
+    result is a fit of a pair whose weights, also those of the guide, are global latent variables with this q(w), so that every
+    question averages over them. How wide q(w) is depends on the learning rate; choose it by log p(x) of validation rows.
 
     Args:
         fitted: The fit to go on from. Its pair must be a module; it is copied and not changed.
         data: The rows, as for `pv.fit`.
         epochs: K, at least 2.
-        rank: The most columns of D.
+        rank: The most columns of D, at least 2.
         learning_rate: Of gradient descent.
-        options: Other options of `pv.fit`, such as `batch_size`, or an `optimizer` in place of gradient descent.
+        options: Other options of `pv.fit`, such as `batch_size`, or an `optimizer` in place of gradient descent, but none of
+            checkpoints, which do not contain the moments.
 
     Returns:
-        A fit of a `pv.weights.Bayesian` pair, with the history of these epochs. Its weights are m. It can be saved, and not
-        be fitted any further.
+        A fit of a `pv.weights.Bayesian` pair, with the history of these epochs. Its weights are m. It can be saved, and is not
+        meant to be fitted any further.
 
     Raises:
-        OptionError: There are fewer than 2 epochs or columns; the pair is not a module.
+        OptionError: There are fewer than 2 epochs or columns, or the fit stopped before its second epoch was over; the pair is
+            not a module, or its weights are latent variables already; `pv.fit` has no such option, or it is one of checkpoints.
 
     References:
         Maddox, Garipov, Izmailov, Vetrov & Wilson 2019, arXiv:1902.02476.
@@ -53,13 +60,27 @@ def swag(
         >>> pv.log_likelihood(around, x, num_samples=50, seed=0).shape
         torch.Size([40])
     """
-    if epochs < 2 or rank < 2:
+    if not isinstance(fitted, Fit):
+        raise OptionError(f"swag goes on from a fit, as pv.fit returns it, got {type(fitted).__name__}.")
+    for name, number in (("epochs", epochs), ("rank", rank)):
+        if isinstance(number, bool) or not isinstance(number, Integral) or number < 2:
+            raise OptionError(f"swag needs at least 2 epochs and a rank of at least 2, got {name}={number!r}.")
+    if unsafe := [name for name in options if name in _CHECKPOINTS]:
         raise OptionError(
-            f"swag needs at least 2 epochs and a rank of at least 2, got epochs={epochs} and rank={rank}."
+            f"swag takes no {unsafe[0]}=..., since a checkpoint would not contain the moments of the weights: save the result "
+            "with pv.save."
         )
+    known = set(inspect.signature(fit).parameters) - {"pair", "data"}
+    if unknown := [name for name in options if name not in known]:
+        raise OptionError(f"swag and pv.fit have no option {unknown[0]!r}.")
     if not isinstance(fitted.pair, nn.Module):
         raise OptionError(
             "swag goes on with a copy of the pair, which must be a module with the methods model and guide."
+        )
+    if isinstance(fitted.pair, (Bayesian, Ensemble)):
+        raise OptionError(
+            f"The weights of this {type(fitted.pair).__name__} are latent variables already: give swag the fit of a pair "
+            "without a posterior of weights."
         )
     fitted.check_weights()
     pair: Any = copy.deepcopy(fitted.pair)
@@ -76,6 +97,11 @@ def swag(
     chosen = {"optimizer": descent, "transform": fitted.transform, **options}
     chosen["callbacks"] = [*chosen.get("callbacks", ()), look]
     ran = fit(pair, data, epochs=epochs, **chosen)
+    if (seen := int(visited.count)) < 2:  # type: ignore[arg-type]
+        raise OptionError(
+            f"swag needs the weights at the ends of at least 2 epochs, and this fit stopped after {seen}: let it go "
+            "on for longer, or lower the learning rate."
+        )
     with torch.no_grad():
         for name, value in visited.means(_parameters(around)).items():  # type: ignore[operator]
             around.chosen[name].parameter.copy_(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import pyro.distributions as dist
@@ -112,10 +113,13 @@ class _LowRank(nn.Module):
 
 
 class Visited:
-    """`q(w) = N(m, S / 2 + D D' / (2 (K - 1)))`, by the weights that a fit has visited; see `pv.swag`, which makes it.
+    """`q(w) = N(m, S / 2 + D D' / (2 (R - 1)))`, by the weights that a fit has visited; see `pv.swag`, which makes it.
 
     Args:
-        rank: The most columns of D.
+        rank: The most columns of D; R is the number of those that have been filled.
+
+    Raises:
+        OptionError: The rank is less than 2.
 
     Example:
         >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.Bernoulli(6), hidden=(8,)), pv.mlp(6, fam.Normal(2)))
@@ -127,6 +131,8 @@ class Visited:
     """
 
     def __init__(self, rank: int) -> None:
+        if isinstance(rank, bool) or not isinstance(rank, int) or rank < 2:
+            raise OptionError(f"Visited needs a rank of at least 2, got {rank!r}.")
         self.rank = rank
 
     def __call__(self, parameters: Mapping[str, Tensor]) -> nn.Module:
@@ -171,8 +177,8 @@ class _Visited(nn.Module):
 
     def forward(self, parameters: Mapping[str, Tensor]) -> Any:
         mean = torch.cat([value.flatten() for value in parameters.values()])
-        rank = self.deviations.shape[1]
-        factor = (self.deviations / math.sqrt(2 * max(1, rank - 1))).to(mean)
+        columns = self.count.clamp(2, self.deviations.shape[1])  # the others, not visited so far, are zero
+        factor = (self.deviations / (2 * (columns - 1)).sqrt()).to(mean)
         variance = self.square / self.count.clamp_min(1) / 2
         return dist.LowRankMultivariateNormal(mean, factor, (variance + 1e-12).to(mean))
 
@@ -184,7 +190,7 @@ def split(flat: Tensor, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
 
 
 def _positive(who: str, scale: float) -> float:
-    if not 0 < scale < math.inf:
+    if isinstance(scale, bool) or not isinstance(scale, Real) or not 0 < scale < math.inf:
         raise OptionError(f"{who} needs a positive finite scale, got {scale!r}.")
     return scale
 

@@ -37,11 +37,40 @@ def test_moments_are_those_of_the_weights_at_the_ends_of_epochs(tmp_path: Path) 
     assert len(around.history) == 6 and pv.encode(around, x, num_samples=3).shape == (40, 2)
 
 
-def test_what_it_cannot_go_on_with() -> None:
+def test_a_fit_that_stops_early_has_the_covariance_of_the_epochs_visited() -> None:
+    """q(w) of R filled columns is the same, however many more there is room for."""
+    torch.manual_seed(0)
+    visited, zero = torch.randn(3, 5), {"w": torch.zeros(5)}
+    wide, narrow = (pv.weights.Visited(rank)(zero) for rank in (20, 3))
+    for one in (wide, narrow):
+        for weights in visited:
+            one.visit(weights)  # type: ignore[operator]
+    assert torch.allclose(wide(zero).covariance_matrix, narrow(zero).covariance_matrix)
+    deviations = torch.stack([visited[k] - visited[: k + 1].mean(0) for k in range(3)], 1)
+    wanted = visited.var(0, correction=0).diag() / 2 + deviations @ deviations.T / 4
+    assert torch.allclose(wide(zero).covariance_matrix, wanted, atol=1e-6)
+
+
+def test_what_it_cannot_go_on_with(tmp_path: Path) -> None:
     x = torch.bernoulli(torch.full((40, 6), 0.4))
     fitted = pv.fit(vae(), x, epochs=1, engine="eager", progress=False)
-    with pytest.raises(OptionError, match="at least 2"):
-        pv.swag(fitted, x, epochs=1)
+    for wrong in ({"epochs": 1}, {"epochs": 2.5}, {"rank": "3"}, {"rank": 1}, {"epochs": True}):
+        with pytest.raises(OptionError, match="at least 2"):
+            pv.swag(fitted, x, **wrong)  # type: ignore[arg-type]
+    for unsafe in ({"checkpoint": tmp_path / "run"}, {"resume": True}, {"force": True}, {"checkpoint_every": 1.0}):
+        with pytest.raises(OptionError, match=r"pv\.save"):
+            pv.swag(fitted, x, epochs=2, **unsafe)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(OptionError, match="no option 'hide'"):
+        pv.swag(fitted, x, hide="*.bias")
+    with pytest.raises(OptionError, match="from a fit"):
+        pv.swag(fitted.pair, x)  # type: ignore[arg-type]
+    options = {"engine": "eager", "progress": False}
+    with pytest.raises(OptionError, match="stopped after 1"):
+        pv.swag(fitted, x, epochs=9, callbacks=[lambda _: True], **options)
+    around = pv.swag(fitted, x, epochs=2, **options)
+    with pytest.raises(OptionError, match="latent variables already"):
+        pv.swag(around, x, epochs=2)
     model = fitted.pair
     functions = pv.fit(pv.Pair(model.model, model.guide), x, epochs=1, engine="eager", progress=False)
     with pytest.raises(OptionError, match="must be a module"):
