@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ def global_posterior(
         The draws, `(S, *plates, *event)`, by site, on the device of the weights.
 
     Raises:
-        OptionError: `num_samples` is less than 1.
+        OptionError: `num_samples` is less than 1, or `site` is an empty list.
         PairError: The pair has no global latent sites, or none of that name, or the guide reads the rows for one.
 
     Example:
@@ -42,17 +43,21 @@ def global_posterior(
         >>> {name: tuple(draws.shape) for name, draws in pv.global_posterior(fitted, 50, seed=0).items()}
         {'w.likelihood.net.first.0.weight': (50, 6, 2), 'w.likelihood.net.first.0.bias': (50, 6)}
     """
-    if num_samples < 1:
-        raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
+    if isinstance(num_samples, bool) or not isinstance(num_samples, Integral) or num_samples < 1:
+        raise OptionError(f"num_samples must be a whole number of at least 1, got {num_samples!r}.")
     layout = union(fitted.layouts)
     known = [one.name for one in global_sites(layout)]
+    if site is not None and not isinstance(site, Iterable):
+        raise OptionError(f"site must be the name of a global latent site, or a list of several, got {site!r}.")
     names = known if site is None else [site] if isinstance(site, str) else list(site)
-    if unknown := [name for name in names if name not in known]:
-        raise PairError(f"{unknown[0]!r} is no global latent site that the guide draws; there are {known or 'none'}.")
-    if not names:
+    if not known:
         raise PairError(
             "This pair has no global latent site: all that it draws belongs to a row. pv.bayesian(pair) draws weights."
         )
+    if not names:
+        raise OptionError(f"site=... names no site; leave it out for all, which are {known}.")
+    if unknown := [name for name in names if name not in known]:
+        raise PairError(f"{unknown[0]!r} is no global latent site that the guide draws; there are {known}.")
     with fitted.scope(), seeded(seed):
         rows = with_placeholders(fitted, 2, {}, None)
         draws = [draw_globals(fitted, rows, {}) for _ in range(num_samples)]

@@ -6,6 +6,7 @@ import pyro
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from pyrovae.errors import OptionError
 from pyrovae.models.ssvae import SSVAE, positive_alpha
 from pyrovae.models.vae import VAE
 from pyrovae.priors import as_prior
@@ -83,6 +84,9 @@ class StackedSSVAE(nn.Module):
             m1: A VAE of x, whose prior is left behind.
             m2: An `SSVAE` of its codes.
 
+        Raises:
+            OptionError: `m1` is no `VAE`, or `m2` no `SSVAE`.
+
         Example:
             >>> m1 = pv.VAE(pv.priors.StandardNormal(4), pv.mlp(4, fam.Bernoulli(6)), pv.mlp(6, fam.Normal(4)))
             >>> m2 = pv.SSVAE(
@@ -102,6 +106,11 @@ class StackedSSVAE(nn.Module):
             >>> pv.classify(both, x).joint.shape
             torch.Size([40, 3])
         """
+        if not isinstance(m1, VAE) or not isinstance(m2, SSVAE):
+            raise OptionError(
+                f"StackedSSVAE.of joins a VAE and an SSVAE of its codes, got {type(m1).__name__} and {type(m2).__name__}; give "
+                "the pairs, not their fits."
+            )
         return cls(
             label_prior=m2.label_prior,
             prior=m2.prior,

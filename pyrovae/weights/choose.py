@@ -53,6 +53,7 @@ def choose(pair: PairLike, expose: Names, hide: Names) -> dict[str, Chosen]:
             raise OptionError(
                 f"A pair has a callable `model` and a callable `guide`, and {type(pair).__name__} has not."
             )
+    expose, hide = _listed_names(expose, "expose"), _listed_names(hide, "hide")
     places = _places(pair)
     named = {name: parameter for name, parameter in _named(pair) if parameter.requires_grad}
     if expose is None:
@@ -120,8 +121,14 @@ def _places(pair: PairLike) -> dict[int, list[Place]]:
     return found
 
 
-def _fitting(named: Mapping[str, nn.Parameter], names: str | Iterable[str], option: str) -> dict[str, nn.Parameter]:
-    wanted = [names] if isinstance(names, str) else list(names)
+def _listed_names(names: Any, option: str) -> list[str] | None:
+    listed = [names] if isinstance(names, str) else list(names) if isinstance(names, Iterable) else names
+    if listed is not None and not (isinstance(listed, list) and all(isinstance(name, str) for name in listed)):
+        raise OptionError(f"{option} must be a name of a parameter or module, or a list of names, got {names!r}.")
+    return listed
+
+
+def _fitting(named: Mapping[str, nn.Parameter], wanted: Iterable[str], option: str) -> dict[str, nn.Parameter]:
     found: set[str] = set()
     for one in wanted:
         fits = {name for name in named if name == one or name.startswith(f"{one}.") or fnmatchcase(name, one)}

@@ -40,9 +40,10 @@ class _Around(nn.Module):
 
     def __init__(self, pair: PairLike, prior: Any, expose: Names, hide: Names) -> None:
         super().__init__()
-        self.pair, self.expose, self.hide = pair, _as_names(expose), _as_names(hide)
-        self.prior = check_prior(prior)
-        self.chosen = choose(pair, self.expose, self.hide)
+        self.pair, self.prior = pair, check_prior(prior)
+        self.chosen = choose(pair, expose, hide)
+        # What a run records is what was chosen: the same names may mean others later, as when frozen parts have thawed.
+        self.expose, self.hide = tuple(self.chosen), None
         self._held = nn.ModuleList()
         if not isinstance(pair, nn.Module):  # its modules are registered here, so that they are trained and saved
             own = {id(module): module for module in modules(pair).values()}
@@ -94,12 +95,17 @@ class Bayesian(_Around):
     ) -> None:
         super().__init__(pair, _standard() if prior is None else prior, expose, hide)
         self.posterior = MeanField() if posterior is None else posterior
-        if not callable(self.posterior):
+        made = not isinstance(self.posterior, type) or issubclass(self.posterior, nn.Module)
+        if not callable(self.posterior) or not made:
             raise OptionError(
                 f"guide must be a posterior of weights, such as pv.weights.MeanField(), got {self.posterior!r}."
             )
         means = {name: one.parameter.detach() for name, one in self.chosen.items()}
         self.approximation = self.posterior(means)
+        if not isinstance(self.approximation, nn.Module):
+            raise OptionError(
+                f"guide=... must return a module, which returns q(w), got {type(self.approximation).__name__}."
+            )
 
     def _model(self, *args: Any, **batch: Any) -> Any:
         values = {
@@ -257,7 +263,3 @@ def map_prior(pair: PairLike, *, prior: Any | WeightPrior = None, expose: Names 
 
 def _standard() -> Any:
     return dist.Normal(torch.zeros(()), torch.ones(()))
-
-
-def _as_names(names: Names) -> Names:
-    return names if names is None or isinstance(names, str) else tuple(names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import pyro.distributions as dist
@@ -39,9 +40,9 @@ class FanIn:
     """
 
     def __init__(self, scale: float = 1.0) -> None:
-        if not 0 < scale < math.inf:
+        if isinstance(scale, bool) or not isinstance(scale, Real) or not 0 < scale < math.inf:
             raise OptionError(f"FanIn needs a positive finite scale, got {scale!r}.")
-        self.scale = scale
+        self.scale: float = scale
 
     def __call__(self, name: str, parameter: Tensor) -> Any:
         inputs = math.prod(parameter.shape[1:]) if parameter.dim() > 1 else 1
@@ -86,7 +87,7 @@ def check_prior(prior: Any) -> Any:
             f"The prior is a {type(prior).__name__} of torch.distributions: use that of pyro.distributions, which takes the "
             "same arguments."
         )
-    if not callable(prior):
+    if not callable(prior) or isinstance(prior, type):
         raise OptionError(
             "A prior of weights is a distribution of one number, such as pyro.distributions.Normal(0.0, 1.0), or a function of "
             f"a parameter's name and value; got {prior!r}."

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import pyrovae as pv
 import pyrovae.families as fam
+from pyrovae.errors import OptionError
 
 D = 3  # dimensions of z1
 
@@ -178,3 +179,9 @@ def test_dimensions_that_cannot_be_are_refused(make: Any, error: type[Exception]
     with pytest.raises(error) as caught:
         make()
     assert says in str(caught.value)
+
+
+def test_of_joins_pairs_of_the_two_kinds() -> None:
+    for wrong in ((1, 2), (None, None)):
+        with pytest.raises(OptionError, match="joins a VAE and an SSVAE"):
+            pv.StackedSSVAE.of(*wrong)  # type: ignore[arg-type]

@@ -409,14 +409,56 @@ def test_what_is_frozen_or_read_by_the_guide_is_not_chosen_by_default() -> None:
     assert any(name.startswith("prior.") for name in names) and not any("encoder" in name for name in names)
 
 
+@pytest.mark.parametrize("kind", ["bayesian", "map_prior", "swag"])
+def test_what_was_chosen_is_what_a_run_records(kind: str, tmp_path: Path) -> None:
+    """A part that is frozen when weights are chosen is none of them in the loaded pair, either."""
+    torch.manual_seed(0)
+    x, options = torch.bernoulli(torch.full((20, 6), 0.4)), {"engine": "eager", "progress": False}
+    pair = vae()
+    pair.likelihood.net.first = pv.frozen(pair.likelihood.net.first)
+    if kind == "swag":
+        fitted = pv.swag(pv.fit(pair, x, epochs=1, **options), x, epochs=2, **options)
+    else:
+        fitted = pv.fit(getattr(pv, kind)(pair, hide="*.bias"), x, epochs=1, **options)
+    loaded = pv.load(pv.save(fitted, tmp_path / "run"))
+    assert list(loaded.pair.chosen) == list(fitted.pair.chosen)
+    assert not any("likelihood.net.first" in name for name in fitted.pair.chosen)
+    answers = [pv.log_likelihood(one, x, 10, proposal="guide", seed=0) for one in (fitted, loaded)]
+    assert torch.equal(*answers)
+
+
+def test_options_of_another_kind() -> None:
+    for wrong in (3, [3], {"likelihood": 1}.values()):
+        for option in ("expose", "hide"):
+            with pytest.raises(OptionError, match=f"{option} must be a name"):
+                pv.bayesian(vae(), **{option: wrong})  # type: ignore[arg-type]
+    several = (name for name in ["likelihood.net.rest", "encoder"])
+    assert list(pv.bayesian(vae(), expose=several).chosen) == list(  # type: ignore[arg-type]
+        pv.bayesian(vae(), expose=["likelihood.net.rest", "encoder"]).chosen
+    )
+    for guide in (pv.weights.MeanField, pv.weights.LowRank, 3, lambda parameters: 0.1):
+        with pytest.raises(OptionError, match="guide"):
+            pv.bayesian(vae(), guide=guide)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="A prior of weights"):
+        pv.bayesian(vae(), prior=pv.weights.FanIn)
+    for scale in ("0.1", None, True, 0.0, math.nan):
+        for of_scale in (pv.weights.MeanField, pv.weights.FanIn, lambda scale: pv.weights.LowRank(2, scale)):
+            with pytest.raises(OptionError, match="positive finite scale"):
+                of_scale(scale)  # type: ignore[arg-type]
+
+
 def test_global_posterior_needs_a_global_site() -> None:
     x = torch.bernoulli(torch.full((40, 6), 0.4))
     fitted = pv.fit(vae(), x, epochs=1, engine="eager", progress=False)
     with pytest.raises(PairError, match="no global latent site"):
         pv.global_posterior(fitted)
-    with pytest.raises(OptionError, match="num_samples"):
-        pv.global_posterior(fitted, 0)
+    for wrong in (0, "5", 2.5, True):
+        with pytest.raises(OptionError, match="num_samples"):
+            pv.global_posterior(fitted, wrong)  # type: ignore[arg-type]
     auto = pv.fit(ROWS["auto-normal"].build(), regression_data(), epochs=1, engine="eager", progress=False)
     assert pv.global_posterior(auto, 7)["weight"].shape == (7, 5)
     with pytest.raises(PairError, match="'z' is no global latent site"):
         pv.global_posterior(auto, site="z")
+    for wrong_site in ([], 3):
+        with pytest.raises(OptionError, match="site"):
+            pv.global_posterior(auto, site=wrong_site)  # type: ignore[arg-type]
