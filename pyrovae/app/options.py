@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, get_type_hints
+from types import UnionType
+from typing import Any, get_args, get_type_hints
 
 from pyrovae.errors import CheckpointError, OptionError
 
@@ -359,7 +360,7 @@ class Options:
         """The options that a run.json records for a run of `fit` or `label`.
 
         Raises:
-            CheckpointError: one is missing or unknown.
+            CheckpointError: one is missing or unknown, or its value is of another type.
         """
         try:
             declared = {o.name: o for o in offered(command, hidden=True)}
@@ -439,9 +440,19 @@ class Option:
         return ",".join(map(str, value)) if self.is_widths and value is not None else value
 
     def from_json(self, value: Any) -> Any:
-        if not self.is_widths or value is None:
-            return value
-        return tuple(value) if isinstance(value, list) else (int(value),)  # `label` wrote its one width as a number
+        if self.is_widths and value is not None:
+            numbers = tuple(value) if isinstance(value, list) else (value,)  # `label` wrote its one width as a number
+            if all(type(number) is int for number in numbers):
+                return numbers
+        else:
+            known = get_args(self.type) if isinstance(self.type, UnionType) else (self.type,)
+            if (
+                (value is None and type(None) in known)
+                or type(value) in known
+                or (type(value) is int and float in known)
+            ):
+                return value
+        raise TypeError(f"{self.name}: {value!r}")
 
 
 def _declarations() -> dict[str, Option]:

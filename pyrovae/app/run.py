@@ -259,7 +259,7 @@ def open_run(
         info = _recorded(folder)
         if _in_first_stage(folder):
             raise CheckpointError(
-                f"The fit in {folder} has done its first stage only: continue it first with --resume."
+                f"The fit in {folder} is still in the first of its two stages: continue it first with --resume."
             )
         options = _recorded_options(folder, info, trust)
     fitted = None if own_paths(options) else load(folder, device=device)  # its weights are checked before data are read
@@ -312,6 +312,10 @@ def reading(folder: Path) -> Iterator[None]:
     """Turns whatever a run.json that was changed by hand can raise into one clear error."""
     try:
         yield
+    except OptionError as error:  # of the options that are recorded
+        raise CheckpointError(
+            f"The options in the run.json in {folder} are damaged ({error}): restore it, or fit again."
+        ) from error
     except PyrovaeError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:

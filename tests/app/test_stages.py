@@ -81,8 +81,15 @@ def test_the_second_stage_leaves_the_first_as_it_is(tmp_path: Path, monkeypatch:
     content = json.loads(run_json.read_text())
     content["info"]["stage"] = 1
     run_json.write_bytes(sealed(content))
-    with pytest.raises(pv.CheckpointError, match="first stage only"):
+    with pytest.raises(pv.CheckpointError, match="first of its two stages"):
         open_run(tmp_path / "run")
+    del content["info"]["stage"]
+    for damaged in (3, "two", [2], None, True, 2.0):
+        content["info"]["options"]["stages"] = damaged
+        run_json.write_bytes(sealed(content))
+        for read in (open_run, resume_run):
+            with pytest.raises(pv.CheckpointError, match="options"):
+                read(tmp_path / "run")
 
 
 def test_one_stage_fits_all_at_once_as_runs_of_before_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
