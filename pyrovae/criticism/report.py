@@ -19,7 +19,7 @@ from pyrovae.criticism.predictive import predictive_checks
 from pyrovae.criticism.proposals import check_proposal
 from pyrovae.criticism.sbc import joint_coverage, simulation_based_calibration, symmetry
 from pyrovae.criticism.units import active_units, rate_and_distortion
-from pyrovae.errors import OptionError, PyrovaeError
+from pyrovae.errors import DataError, OptionError, PyrovaeError
 from pyrovae.fitted.fitted import Fit
 
 Question = Callable[[Evidence], list[Finding]]
@@ -153,7 +153,7 @@ def criticise(
 
     Raises:
         OptionError: `num_rows` is less than 2, `num_samples` less than 1, or a question or proposal is unknown.
-        DataError: The rows have another shape or dtype than those of the fit.
+        DataError: There are fewer than two rows, or they have another shape or dtype than those of the fit.
 
     References:
         Gelman et al. 2020, *Bayesian workflow*, arXiv:2011.01808. Talts et al. 2018, arXiv:1804.06788. Yao, Vehtari, Simpson &
@@ -178,6 +178,8 @@ def criticise(
         raise OptionError(f"only= names questions: {', '.join(QUESTIONS)}; got {', '.join(map(repr, unknown))}.")
     how: dict[str, Any] = {"samples": num_samples, "proposal": proposal, "image_shape": image_shape, "seed": seed}
     evidence = Evidence(fitted, data, train, rows=num_rows, **how)
+    if len(evidence.numbers) < 2:
+        raise DataError("A report needs at least two rows held out, better some hundreds, got one.")
     found, seconds = [], {}
     asked = [(name, *QUESTIONS[name]) for name in QUESTIONS if only is None or name in only]
     asked += [(name, PARTS[0], ask) for name, ask in (also or {}).items()]

@@ -198,8 +198,9 @@ def load(
     """Load a fitted pair from a run folder.
 
     A pair that consists of classes of pyrovae, and of distributions and activations of torch and Pyro, is built again from
-    `run.json`. If it has parts of your own, build it as you did for the fit and pass it as `pair`. No pickled code is run, and
-    checksums are looked at first. (Runs of versions 0.1 and 0.2.0 have one of the weights only.)
+    `run.json`. If it has parts of your own, build it as you did for the fit and pass it as `pair`; likewise if it has a
+    distribution that is made of others, such as `MixtureSameFamily` or a transformed one. No pickled code is run, and checksums
+    are looked at first. (Runs of versions 0.1 and 0.2.0 have one of the weights only.)
 
     Args:
         folder: A folder that `save`, `pv.fit(..., checkpoint=folder)` or the command line has written.

@@ -19,7 +19,8 @@ def frozen(part: Part) -> Part:
     stay as they are, and its dropout is off. The module itself can go on learning, and the fit that it belongs to still
     answers. Modules that share a parameter are frozen together, by freezing the module that holds both.
 
-    `pv.save` records which parameters do not learn, and `pv.load` restores that. `.requires_grad_(True)` and `.train()` let
+    `pv.save` records which parameters do not learn, and `pv.load` restores that where it builds the pair itself; of a pair that
+    you build and pass to it, freeze the same parts. `.requires_grad_(True)` and `.train()` let
     them learn again.
 
     Args:

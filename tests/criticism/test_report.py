@@ -197,6 +197,8 @@ def test_questions_and_numbers_are_checked() -> None:
         pv.criticise(fitted, x, only=("nothing",))
     with pytest.raises(pv.OptionError, match="num_rows must be at least 2"):
         pv.criticise(fitted, x, num_rows=1)
+    with pytest.raises(pv.DataError, match="at least two rows"):
+        pv.criticise(fitted, x[:1])
     with pytest.raises(pv.OptionError, match="proposal must be one of"):
         pv.criticise(fitted, x, proposal="prior")
     asked: list[str] = []
