@@ -289,7 +289,10 @@ def _recorded_options(folder: Path, info: Mapping[str, Any], trust: bool) -> Opt
     A part of the user's own is a Python file, and whoever wrote the run.json chose which. It is run only if it is as it was at
     the fit, and the user, who may have received the folder from somebody else, says that it may be.
     """
-    options = Options.from_json(info["options"], "fit")
+    try:
+        options = Options.from_json(info["options"], "fit")
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
     paths = own_paths(options)
     gone = sorted(path for path in paths.values() if not Path(path).is_file())
     if gone:
@@ -314,7 +317,7 @@ def reading(folder: Path) -> Iterator[None]:
         yield
     except OptionError as error:  # of the options that are recorded
         raise CheckpointError(
-            f"The options in the run.json in {folder} are damaged ({error}): restore it, or fit again."
+            f"The options in the run.json in {folder} cannot be right, so restore it, or fit again: {error}"
         ) from error
     except PyrovaeError:
         raise

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 
 from pyrovae.errors import OptionError, PairError, PyrovaeError
 from pyrovae.fitted.fitted import Fit
-from pyrovae.fitted.spec import externals, public_name, to_spec
+from pyrovae.fitted.spec import externals, to_spec
 from pyrovae.pair.batch import Batch
 from pyrovae.pair.checks import check_enumeration
 from pyrovae.pair.layout import Layout, describe
-from pyrovae.pair.parameters import default_dtype, evaluating, every_module, fork_rng
+from pyrovae.pair.parameters import default_dtype, evaluating, fork_rng
 from pyrovae.pair.program import PairLike, run, sample_sites
 from pyrovae.weights.ensemble import Ensemble
 
@@ -75,7 +74,7 @@ def ensemble(fits: Sequence[Fit]) -> Fit:
                 "The members of an ensemble have the same sites, arguments and transform (the same object, where it is code of "
                 "your own); fit them alike."
             )
-        if _structure(one.pair) != _structure(first.pair):
+        if to_spec(one.pair, own=True) != to_spec(first.pair, own=True):
             raise OptionError(
                 "The members of an ensemble are of one structure: they have the same layers, activations, priors, families and "
                 "fixed numbers, and differ in their weights only."
@@ -93,16 +92,6 @@ def ensemble(fits: Sequence[Fit]) -> Fit:
             f"the shape of a weight for granted, cannot. {error}"
         ) from error
     return made
-
-
-def _structure(pair: PairLike) -> Any:
-    """All that tells two pairs apart but the values of their parameters, as far as modules and constructors say it."""
-    layers = [
-        (prefix + name, public_name(type(module)), module.extra_repr())
-        for prefix, part in every_module(pair).items()
-        for name, module in part.named_modules()
-    ]
-    return layers, to_spec(pair, own=True)
 
 
 def _same_transform(one: Fit, other: Fit) -> bool:

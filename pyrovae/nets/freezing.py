@@ -20,8 +20,7 @@ def frozen(part: Part) -> Part:
     answers. Modules that share a parameter are frozen together, by freezing the module that holds both.
 
     `pv.save` records which parameters do not learn, and `pv.load` restores that where it builds the pair itself; of a pair that
-    you build and pass to it, freeze the same parts. `.requires_grad_(True)` and `.train()` let
-    them learn again.
+    you build and pass to it, freeze the same parts. `.requires_grad_(True)` and `.train()` let them learn again.
 
     Args:
         part: The module: a conditional, a prior, a network, or a whole pair.

@@ -58,10 +58,12 @@ class Ensemble(nn.Module):
         first = self._chosen[0]
         shapes = [{name: tuple(one.parameter.shape) for name, one in each.items()} for each in self._chosen]
         buffers = [dict(one.named_buffers()) for one in self.members]
-        if any(one != shapes[0] for one in shapes) or any(not _equal(one, buffers[0]) for one in buffers):
+        layers = [_layers(one) for one in self.members]
+        alike = all(one == shapes[0] for one in shapes) and all(one == layers[0] for one in layers)
+        if not alike or any(not _equal(one, buffers[0]) for one in buffers):
             raise OptionError(
-                "The members of an ensemble are of one structure: their parameters have the same names and shapes, and their "
-                "buffers, such as the running means of batch normalisation, the same values."
+                "The members of an ensemble are of one structure: they have the same layers, their parameters the same names "
+                "and shapes, and their buffers, such as the running means of batch normalisation, the same values."
             )
         if why := next((why for one in first.values() if (why := not_exchangeable(one.places))), ""):
             raise OptionError(f"The weights of these members cannot be exchanged: {why}.")
@@ -97,6 +99,13 @@ class Ensemble(nn.Module):
         """Each parameter of the members with these numbers, `(*batch, *shape)`."""
         every = {name: torch.stack([each[name].parameter for each in self._chosen]) for name in self._chosen[0]}
         return {name: stacked[member] for name, stacked in every.items()}
+
+
+def _layers(member: nn.Module) -> list[tuple[str, str, str]]:
+    """The modules by name, with the names of their classes and what they print of their settings."""
+    return [
+        (name, f"{type(m).__module__}.{type(m).__qualname__}", m.extra_repr()) for name, m in member.named_modules()
+    ]
 
 
 def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:

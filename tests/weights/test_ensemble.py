@@ -128,6 +128,9 @@ def test_members_of_the_same_shapes_that_differ_in_what_they_compute(data: Tenso
         with pytest.raises(OptionError, match="of one structure"):
             pv.ensemble([one, other])
 
+    with pytest.raises(OptionError, match="of one structure"):
+        pv.weights.Ensemble([unlike(sequential(nn.ReLU())), unlike(sequential(nn.Tanh()))])
+
     def scaled(by: float) -> Any:
         return lambda batch: {"x": (batch["x"] * by).round()}
 
