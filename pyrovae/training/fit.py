@@ -103,7 +103,7 @@ def fit(
             once, from a fixed seed. What is given to `pv.generate` or `pv.decode` by the model's names is not transformed.
         penalty: a function from the pair to a 0-d tensor, in nats for the whole data set, such as a negative log prior of
             weights. It is added to the loss.
-        clip_norm: the largest global norm of the gradient.
+        clip_norm: the largest global norm of the gradient; what the loss trains besides the pair has a norm of its own.
         group_size: rows a step of each group, named by the optional arguments that it knows: `{"y": 50, "": 100}` takes 50
             rows whose y is known and 100 of which nothing optional is. By default `min(N_g, max(B/4, B N_g/N))`. An epoch is
             one pass over the largest group.

@@ -362,7 +362,8 @@ def plan(
     objective, schedule = as_loss(options.loss), as_schedule(options.schedule)
     for module in modules_of(objective).values():
         module.to(device)
-    leaves |= {name: t for name, t in loss_tensors(objective).items() if t.requires_grad}
+    of_loss = {name: t for name, t in loss_tensors(objective).items() if t.requires_grad}
+    leaves |= of_loss
     largest = max(groups, key=lambda one: len(one.rows))
     steps = Step(0, len(largest.rows) / largest.size, options.epochs * len(largest.rows) // largest.size)
     weights = weights_at(schedule, steps)
@@ -386,7 +387,9 @@ def plan(
         parameters=leaves,
         optimizer=optimizer,
         weights=tuple(name for name in weights if name not in ("lr", "model")),
-        clip=None if options.clip_norm is None else functools.partial(clip_by_norm, largest=options.clip_norm),
+        clip=None
+        if options.clip_norm is None
+        else functools.partial(clip_by_norm, largest=options.clip_norm, apart={id(t) for t in of_loss.values()}),
         reads=(objective, options.transform, options.penalty),
         precision=precision,
     )

@@ -208,6 +208,19 @@ def test_a_fit_trains_the_discriminator_and_goes_on_with_it(tmp_path: Path) -> N
     assert torch.equal(pv.encode(pv.load(tmp_path / "whole"), x), pv.encode(whole, x))
 
 
+def test_the_gradient_of_the_discriminator_does_not_clip_that_of_the_pair() -> None:
+    found = []
+    for kl in (pv.kl.density_ratio(0.0, pv.nets.MLP(2, 1, hidden=(4,))), pv.kl.beta(1.0)):
+        for parameter in getattr(kl, "discriminator", nn.Module()).parameters():
+            parameter.data.mul_(20)
+        torch.manual_seed(0)
+        pair, loss = vae(), pv.Trace_ELBO(kl=kl)
+        optimizer = lambda leaves: torch.optim.SGD(leaves, lr=1.0)  # noqa: E731
+        pv.fit(pair, binary(20), epochs=1, batch_size=20, seed=0, loss=loss, optimizer=optimizer, clip_norm=0.1)
+        found.append(pair.state_dict())
+    torch.testing.assert_close(*found)
+
+
 FUNCTIONS = [
     pv.kl.beta(4.0),
     pv.kl.capacity(2.0, gamma=3.0),
