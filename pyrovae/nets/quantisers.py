@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from pyrovae.errors import DataError, OptionError, ShapeError
 from pyrovae.nets.mlp import as_size
@@ -47,6 +48,8 @@ class Quantiser(nn.Module):
 
     learned = False  # whether the codes follow the vectors, so that the objective needs terms for that
     commitment = 0.0  # the weight of |e - z|^2 in the objective, of a learned codebook
+    moves = False  # whether a step of training changes the codes by its rows, and not by a gradient
+    started = True  # whether there are codes; those that move have none before their first step of training
 
     def __init__(self, num_codes: int, width: int, grid: int | Sequence[int]) -> None:
         super().__init__()
@@ -242,13 +245,17 @@ class _Codebook(Quantiser):
         rotated: Tensor = library("vector_quantize_pytorch").rotate_to(e, q.detach())
         return rotated
 
+    def _is_to_start(self) -> bool:
+        """Whether a step of training is to make the codes. One that is being traced cannot tell, and takes them to be there."""
+        return torch.is_grad_enabled() and get_proxy_mode() is None and not self.started
+
     def _follow(self, e: Tensor) -> None:
-        """Let the codebook follow vectors `(*batch, D)`, in a step of training that trains the encoder, too."""
+        """Let the codebook follow vectors `(*batch, D)`, in its first step, and in one that trains the encoder, too."""
 
     def forward(self, e: Tensor) -> Tensor:
         self.check(e, torch.Size((self.width, *self.grid)))
         last = e.movedim(self._dim, -1)
-        if self.training and e.requires_grad:
+        if self.training and (e.requires_grad or self._is_to_start()):
             self._follow(last.detach())
         q = self.codebook[nearest(last, self.codebook)]
         return straight_through(q, self._through(last, q)).movedim(-1, self._dim)
@@ -269,9 +276,9 @@ class VQ(_Codebook):
     """Vector quantisation: the nearest of K codes, which follow the vectors by exponential moving averages.
 
     The codes start as the centres of k-means among the vectors of the first step, and a code that fewer than `restart_below`
-    vectors a step choose (on average) starts again at one of the vectors. In evaluation, and where no gradient reaches e, as
-    from a frozen encoder, the codebook stays as it is. Because it is changed by the rows and not by a gradient, steps run
-    eagerly.
+    vectors a step choose (on average) starts again at one of the vectors. In evaluation, and once it has started also where no
+    gradient reaches e, as from a frozen encoder, the codebook stays as it is. Because it is changed by the rows and not by a
+    gradient, steps run eagerly.
 
     Args:
         num_codes: K, the number of codes.
@@ -312,6 +319,12 @@ class VQ(_Codebook):
         self.decay, self.restart_below = _share(self, decay), _amount(self, restart_below)
         self.vq = library().VectorQuantize(dim=width, codebook_size=num_codes, **_moving(self))
 
+    moves = True
+
+    @property
+    def started(self) -> bool:  # type: ignore[override]
+        return bool(self.vq._codebook.initted)
+
     @property
     def codebook(self) -> Tensor:
         codebook: Tensor = self.vq.codebook
@@ -319,7 +332,7 @@ class VQ(_Codebook):
 
     def _follow(self, e: Tensor) -> None:
         rows = e.reshape(1, -1, self.width)
-        _check_start(self, self.vq, rows)
+        _check_start(self, rows)
         self.vq(rows)
 
 
@@ -408,6 +421,12 @@ class ResidualVQ(_Codebook):
         self.vq = library().ResidualVQ(dim=width, codebook_size=num_codes, num_quantizers=depth, **_moving(self))
         self._level = self._dim - 1
 
+    moves = True
+
+    @property
+    def started(self) -> bool:  # type: ignore[override]
+        return all(bool(level._codebook.initted) for level in self.vq.layers)
+
     @property
     def event_shape(self) -> torch.Size:
         return torch.Size((self.depth, self.width, *self.grid))
@@ -424,13 +443,13 @@ class ResidualVQ(_Codebook):
 
     def _follow(self, e: Tensor) -> None:
         rows = e.reshape(1, -1, self.width)
-        _check_start(self, self.vq.layers[0], rows)
+        _check_start(self, rows)
         self.vq(rows)
 
     def forward(self, e: Tensor) -> Tensor:
         self.check(e, torch.Size((self.width, *self.grid)))
         last = e.movedim(self._dim, -1)
-        if self.training and e.requires_grad:
+        if self.training and (e.requires_grad or self._is_to_start()):
             self._follow(last.detach())
         found, left = [], last.detach()
         for codebook in self.codebook:
@@ -483,9 +502,9 @@ def _moving(owner: Any) -> dict[str, Any]:
     }
 
 
-def _check_start(owner: Quantiser, first: Any, rows: Tensor) -> None:
+def _check_start(owner: Quantiser, rows: Tensor) -> None:
     """DataError if k-means is to start more codes than it is given vectors."""
-    if rows.shape[1] < owner.num_codes and not bool(first._codebook.initted):
+    if rows.shape[1] < owner.num_codes and not owner.started:
         raise DataError(
             f"{type(owner).__name__} starts its {owner.num_codes} codes as centres of the vectors of the first step, and got "
             f"{rows.shape[1]} of them (rows times {owner.grid.numel()} places). Take fewer codes, more rows a step, or FSQ."

@@ -49,7 +49,7 @@ from pyrovae.pair.checks import (
 from pyrovae.pair.datasets import is_streamed
 from pyrovae.pair.devices import indices_in_range
 from pyrovae.pair.layout import Layout, describe_run
-from pyrovae.pair.parameters import evaluating, find_device, fork_rng, place, trainable
+from pyrovae.pair.parameters import evaluating, every_module, find_device, fork_rng, place, trainable
 from pyrovae.pair.program import PairLike, arguments, sample_sites
 from pyrovae.training.minibatch import GroupTerms, MinibatchLoss
 from pyrovae.training.schedules import Schedule, Step, as_schedule, weights_at
@@ -251,6 +251,12 @@ def check(fitted: Fit, data: FitData, groups: Sequence[TrainingGroup], options: 
     rows; the first run also serves for the gradients, and both together for what a row costs. Returns the first runs.
     """
     pair, transform = fitted.pair, options.transform
+    for module in _moving(pair):
+        if not (module.started or module.training):
+            raise OptionError(
+                f"{type(module).__name__} has no codes before its first step of training, and is in evaluation mode, in which "
+                "it takes none: call .train() before the fit."
+            )
     firsts = [one.first_batch(data) for one in groups]
     seen = [transform_once(pair, first, transform) for first in firsts]
     if transform is not None:
@@ -286,6 +292,11 @@ def check(fitted: Fit, data: FitData, groups: Sequence[TrainingGroup], options: 
             for layout, traces in zip(layouts, runs):
                 _check_shared(layout, traces, objective)
     return runs
+
+
+def _moving(pair: PairLike) -> list[Any]:
+    """The modules whose state each step of training sets by its rows, such as the codebook of `pv.nets.VQ`."""
+    return [part for root in every_module(pair).values() for part in root.modules() if getattr(part, "moves", False)]
 
 
 def _check_fewer(fitted: Fit, layout: Layout, traces: Traces, first: Batch, cost: TensorSizes) -> None:
@@ -396,6 +407,8 @@ def plan(
     engine = options.engine
     if options.resume and engine == "auto" and options.recorded("device") == device.type:
         engine = options.recorded("engine") or engine
+    if engine == "auto" and any(module.training for module in _moving(pair)) and _trains_guide(pair, runs):
+        engine = "eager"  # no trace can follow what a step reads of its rows
     engine = choose_engine(engine, device, steps.total)
     threads = options.threads
     if threads is None and options.resume and options.recorded("threads") is not None:
@@ -428,6 +441,12 @@ def plan(
         "torch": str(torch.__version__),
     }
     return Plan(program, schedule, steps, batches, engine, threads, loss_tensors(objective))
+
+
+def _trains_guide(pair: PairLike, runs: Sequence[Traces]) -> bool:
+    """Whether modules that follow their rows go on to do so: they have not started, or a gradient reaches a draw."""
+    draws = [node["value"] for _, guide in runs for node in sample_sites(guide).values()]
+    return any(draw.requires_grad for draw in draws) or not all(module.started for module in _moving(pair))
 
 
 def _make_optimizer(

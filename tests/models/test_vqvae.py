@@ -94,6 +94,23 @@ def test_the_codebook_follows_the_vectors_where_a_gradient_trains_it() -> None:
 
 
 @extra
+@pytest.mark.auto_engine
+@pytest.mark.parametrize("kind", ["VQ", "ResidualVQ"])
+def test_a_fit_starts_the_codes_or_says_why_not(kind: str, recwarn: pytest.WarningsRecorder) -> None:
+    x = torch.randn(40, 4)
+    with pytest.raises(pv.OptionError, match=f"{kind} has no codes.*evaluation mode.*train"):
+        pv.fit(vqvae(LEARNED[kind]()).eval(), x, epochs=1)
+    for frozen in (False, True):
+        pair = vqvae(LEARNED[kind]())
+        pair.encoder.requires_grad_(not frozen)
+        fitted = pv.fit(pair, x, epochs=2, batch_size=20)
+        assert fitted.settings["engine"] == "eager" and len(torch.unique(pv.encode(fitted, x))) > 3
+    second = pv.fit(pair, x, epochs=2, batch_size=20)
+    assert second.settings["engine"] == "traced" and "engine_notes" not in second.settings  # the codes stay
+    assert not [w for w in recwarn if "trace" in str(w.message)]
+
+
+@extra
 def test_the_terms_of_a_codebook_are_no_part_of_the_bound() -> None:
     pair, x = started(LEARNED["SimVQ"]), torch.randn(7, 4)
     run = pv.terms(pair, {"x": x})

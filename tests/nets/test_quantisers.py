@@ -197,6 +197,16 @@ def test_each_level_codes_what_the_levels_before_it_left() -> None:
     torch.testing.assert_close(e - codes.vectors(z), left)
 
 
+@extra
+@pytest.mark.parametrize("build", [LEARNED["VQ"], LEARNED["ResidualVQ"]], ids=["VQ", "ResidualVQ"])
+def test_codes_start_behind_a_frozen_encoder_too(build: Any) -> None:
+    codes, e = build(), torch.randn(20, 3, 2, 2)
+    assert not codes.started
+    z = codes.train()(e)
+    assert codes.started and len(torch.unique(codes.indices(z))) > 3
+    assert torch.equal(codes(e), z)  # and stay
+
+
 # --- a user's mistakes
 
 
