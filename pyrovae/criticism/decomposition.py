@@ -12,12 +12,13 @@ from torch import Tensor
 from pyrovae.batching.chunks import chunks
 from pyrovae.criticism.importance import weight_blocks
 from pyrovae.errors import OptionError, PairError, ShapeError
-from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
-from pyrovae.objectives.aggregate import Codes, base_of, code_sites, codes_of, exact
+from pyrovae.fitted.fitted import Fit, in_order, seeded
+from pyrovae.objectives.aggregate import Codes, base_of, check_codes, code_sites, codes_of, exact
 from pyrovae.objectives.enumeration import dims_of
+from pyrovae.objectives.kl import names_of
 from pyrovae.objectives.terms import Terms, terms
 from pyrovae.objectives.weights import row_kl
-from pyrovae.pair.batch import num_rows, take_rows
+from pyrovae.pair.batch import num_rows
 
 
 def active_units(
@@ -182,7 +183,7 @@ class KLParts:
 
 
 def kl_parts(
-    fitted: Fit, data: Any, num_samples: int = 1, sites: Sequence[str] | None = None, seed: int | None = 0
+    fitted: Fit, data: Any, num_samples: int = 1, sites: str | Sequence[str] | None = None, seed: int | None = 0
 ) -> dict[str, KLParts]:
     """What the KL term of each latent site consists of: information, total correlation and distance to the prior.
 
@@ -195,7 +196,7 @@ def kl_parts(
         fitted: The fitted pair.
         data: N rows, as for `pv.fit`. The transform of the fit is applied once, with a fixed seed.
         num_samples: S, the number of draws for each row.
-        sites: The names of the sites, by default all that the guide draws for each row.
+        sites: The name of a site or the names of several, by default all that the guide draws for each row.
         seed: The seed of the draws; None continues torch's random state.
 
     Returns:
@@ -224,6 +225,7 @@ def kl_parts(
     """
     if num_samples < 1:
         raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
+    sites = names_of(sites) or None
     latent = [s.name for layout in fitted.layouts for s in layout.sites if s.role in ("latent", "auxiliary")]
     unknown = sorted(set(sites or ()) - set(latent))
     if unknown:
@@ -231,7 +233,7 @@ def kl_parts(
     found: dict[str, list[_Block]] = {}
     with fitted.scope(), seeded(seed):
         for part in fitted.parts(data):
-            _check_sites(fitted, part, sites)
+            check_codes(fitted.pair, part.batch, part.layout, sites)
             for rows in chunks(part.batch, fitted.chunk_size(part.batch, num_samples)):
                 run = terms(fitted.pair, rows, num_samples, layout=part.layout)
                 divergences = row_kl(run)
@@ -251,7 +253,7 @@ class record_kl_parts:
     Args:
         data: The rows to look at, as for `pv.kl_parts`; a thousand will do.
         every: How many epochs lie between two measurements, at least 1.
-        sites: The names of the sites, by default all that the guide draws for each row.
+        sites: The name of a site or the names of several, by default all that the guide draws for each row.
 
     Raises:
         OptionError: `every` is less than 1.
@@ -264,10 +266,10 @@ class record_kl_parts:
         ['kl/z', 'information/z', 'total_correlation/z', 'dimension_wise/z']
     """
 
-    def __init__(self, data: Any, every: int = 1, sites: Sequence[str] | None = None) -> None:
+    def __init__(self, data: Any, every: int = 1, sites: str | Sequence[str] | None = None) -> None:
         if every < 1:
             raise OptionError(f"every must be at least 1, got {every}.")
-        self.data, self.every, self.sites = data, every, sites
+        self.data, self.every, self.sites = data, every, names_of(sites) or None
 
     def __call__(self, fitted: Fit) -> None:
         row = fitted.history[-1]
@@ -284,19 +286,6 @@ class _Block(NamedTuple):
     codes: Codes
     kl: Tensor
     units: Tensor | None
-
-
-def _check_sites(fitted: Fit, part: FittedGroup, sites: Sequence[str] | None) -> None:
-    """Refuse sites that depend on other draws: autograd knows which, and two draws say so where parameters are frozen."""
-    with torch.enable_grad():
-        run = terms(fitted.pair, take_rows(part.batch, slice(0, 2)), 2, layout=part.layout)
-        for name in code_sites(run, sites):
-            _, *both = codes_of(run, name)
-            if not all(torch.allclose(first, second) for first, second in both):
-                raise PairError(
-                    f"The guide draws site {name!r} from a distribution that is another at every run, as it depends on other "
-                    "draws: name the sites that depend on the data alone, sites=(...)."
-                )
 
 
 def _block(run: Terms, name: str, kl: Tensor) -> _Block:

@@ -248,7 +248,9 @@ def test_priors_whose_units_depend_on_each_other_have_no_parts_by_unit() -> None
 
 def test_continuous_codes_beside_discrete_ones_have_parts_and_others_are_refused() -> None:
     x = binary(20)
-    assert pv.kl_parts(pv.fit(joint_vae(), x, epochs=1), x).keys() == {"z"}
+    joint = pv.fit(joint_vae(), x, epochs=1)
+    assert pv.kl_parts(joint, x).keys() == pv.kl_parts(joint, x, sites="z").keys() == {"z"}
+    assert pv.record_kl_parts(x, sites="z1").sites == ("z1",)
     levels = pv.fit(Ladder(), x, epochs=1)
     with pytest.raises(pv.PairError, match="depends on the draw of"):
         pv.kl_parts(levels, x)
