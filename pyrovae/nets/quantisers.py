@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from pyrovae.errors import DataError, OptionError, ShapeError
+from pyrovae.errors import DataError, MissingPackageError, OptionError, ShapeError
 from pyrovae.nets.mlp import as_size
 
 LIBRARY = "vector_quantize_pytorch"
@@ -291,7 +291,8 @@ class VQ(_Codebook):
         commitment: The weight of |e - z|^2 in the objective.
 
     Raises:
-        OptionError: A number is out of range, or vector-quantize-pytorch is not installed.
+        OptionError: A number is out of range.
+        MissingPackageError: vector-quantize-pytorch is not installed.
         DataError: The first step has fewer vectors than there are codes.
         ShapeError: `grid` is no shape, or an input has another trailing shape.
 
@@ -349,7 +350,8 @@ class SimVQ(_Codebook):
         commitment: The weight of |e - z|^2 in the objective.
 
     Raises:
-        OptionError: A number is out of range, or vector-quantize-pytorch is not installed.
+        OptionError: A number is out of range.
+        MissingPackageError: vector-quantize-pytorch is not installed.
         ShapeError: `grid` is no shape, or an input has another trailing shape.
 
     References:
@@ -390,7 +392,8 @@ class ResidualVQ(_Codebook):
         commitment: The weight of the squared residual of each level in the objective.
 
     Raises:
-        OptionError: A number is out of range, or vector-quantize-pytorch is not installed.
+        OptionError: A number is out of range.
+        MissingPackageError: vector-quantize-pytorch is not installed.
         DataError: The first step has fewer vectors than there are codes.
         ShapeError: `grid` is no shape, or an input has another trailing shape.
 
@@ -479,13 +482,13 @@ class ResidualVQ(_Codebook):
 
 
 def library(module: str = "") -> Any:
-    """vector-quantize-pytorch, or a module of it. Raises OptionError where it is not installed."""
+    """vector-quantize-pytorch, or a module of it. Raises MissingPackageError where it is not installed."""
     try:
         return importlib.import_module(f"{LIBRARY}.{module}" if module else LIBRARY)
     except ModuleNotFoundError as error:
         if error.name != LIBRARY:
             raise
-        raise OptionError(
+        raise MissingPackageError(
             "Learned codebooks (VQ, SimVQ, ResidualVQ) need the package vector-quantize-pytorch, which is not installed: "
             "pip install 'pyrovae[vq]'. FSQ needs no other package."
         ) from None

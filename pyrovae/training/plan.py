@@ -277,9 +277,10 @@ def check(fitted: Fit, data: FitData, groups: Sequence[TrainingGroup], options: 
                 check_rows(pair, batch, fitted.chunk_size(few), transform=transform, numbers=numbers)
             check_gradients(pair, runs)
         objective = as_loss(options.loss)
-        check_of_loss = getattr(getattr(objective, "kl", None), "check", None)
-        for layout, first in zip(layouts, seen) if check_of_loss else ():
-            check_of_loss(pair, first, layout)
+        kl: Any = getattr(objective, "kl", None)
+        for layout, first in zip(layouts, seen):
+            if hasattr(kl, "check"):
+                kl.check(pair, first, layout)
         particles = getattr(objective, "num_particles", 1)
         several = particles > 1
         data.product = particles * max(cost.product for cost in costs)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,16 @@ def test_a_fit_starts_the_codes_or_says_why_not(kind: str, recwarn: pytest.Warni
     second = pv.fit(pair, x, epochs=2, batch_size=20)
     assert second.settings["engine"] == "traced" and "engine_notes" not in second.settings  # the codes stay
     assert not [w for w in recwarn if "trace" in str(w.message)]
+
+
+@extra
+def test_a_run_without_the_package_of_its_codebook_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pv.save(pv.fit(vqvae(LEARNED["VQ"]()), torch.randn(40, 4), epochs=1), tmp_path / "run")
+    monkeypatch.setitem(sys.modules, "vector_quantize_pytorch", None)
+    with pytest.raises(pv.MissingPackageError, match="pip install"):
+        pv.load(tmp_path / "run")
 
 
 @extra

@@ -223,7 +223,7 @@ def test_more_codes_than_vectors_to_start_them_are_refused(build: Any) -> None:
 @pytest.mark.parametrize("build", LEARNED.values(), ids=LEARNED)
 def test_a_missing_extra_is_named(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vector_quantize_pytorch", None)
-    with pytest.raises(pv.OptionError, match=r"not installed: pip install 'pyrovae\[vq\]'"):
+    with pytest.raises(pv.MissingPackageError, match=r"not installed: pip install 'pyrovae\[vq\]'"):
         build()
     FSQ((3, 3), 2)(torch.zeros(1, 2, 2))
 
