@@ -162,7 +162,8 @@ class KLParts:
         total_correlation: `KL(q(z) || prod_d q(z_d))`, 0 where the dimensions are independent of each other over all rows.
         dimension_wise: `sum_d KL(q(z_d) || p(z_d))`. Where the prior's dimensions depend on each other, or on the row, it is
             what is left of the KL.
-        units: `KL(q(z_d) || p(z_d))` of each dimension, `(D,)`, or None where the prior's dimensions depend on each other.
+        units: `KL(q(z_d) || p(z_d))` of each dimension, `(D,)`, or None where the prior's dimensions depend on each other, or
+            the prior is not the same for every row, as where it depends on a condition or on another latent variable.
 
     Example:
         >>> parts = pv.KLParts(kl=6.0, information=4.5, total_correlation=1.0, dimension_wise=0.5)
@@ -281,21 +282,30 @@ class record_kl_parts:
 
 
 class _Block(NamedTuple):
-    """Some rows' codes, their KL terms `(S, n)`, and log p of each dimension, `(S, n, D)` or None."""
+    """Some rows' codes, their KL terms `(S, n)`, and log p of each dimension, `(S, n, D)` or None.
+
+    `prior` is log p at the same `POINTS` for every row, `(S, n, POINTS, D)`, which says whether p is the same for all.
+    """
 
     codes: Codes
     kl: Tensor
     units: Tensor | None
+    prior: Tensor | None
+
+
+POINTS = (-1.1, 0.3)
 
 
 def _block(run: Terms, name: str, kl: Tensor) -> _Block:
     codes = Codes(*(value.double() for value in codes_of(run, name)))
-    term, units = run.sites[name], None
+    term, units, prior = run.sites[name], None, None
     fn: Any = None if term.p is None else base_of(term.p.fn)
     if term.p is not None and not getattr(fn, "event_shape", (1,)) and not dims_of(term.p.log_prob, run):
-        each = fn.log_prob(term.value)
-        units = run.rows(each, tuple(term.p.fn.event_shape)).reshape(codes.draws.shape).double()
-    return _Block(codes, kl.double(), units)
+        at = [term.value, *(torch.full_like(term.value, point) for point in POINTS)]
+        found = [run.rows(fn.log_prob(value), tuple(term.p.fn.event_shape)) for value in at]
+        units, *others = [log_p.reshape(codes.draws.shape).double() for log_p in found]
+        prior = torch.stack(others, 2)
+    return _Block(codes, kl.double(), units, prior)
 
 
 def _parts(blocks: Sequence[_Block]) -> KLParts:
@@ -305,5 +315,7 @@ def _parts(blocks: Sequence[_Block]) -> KLParts:
     information, correlation = found.information.mean().item(), found.total_correlation.mean().item()
     kl = torch.cat([block.kl for block in blocks], 1).mean().item()
     log_p = [block.units for block in blocks if block.units is not None]
-    units = (found.units - torch.cat(log_p, 1)).mean((0, 1)).cpu() if len(log_p) == len(blocks) else None
+    at = [block.prior for block in blocks if block.prior is not None]
+    one = len(log_p) == len(blocks) and all(torch.allclose(prior, at[0][:1, :1]) for prior in at)
+    units = (found.units - torch.cat(log_p, 1)).mean((0, 1)).cpu() if one else None
     return KLParts(kl, information, correlation, kl - information - correlation, units)
