@@ -10,7 +10,9 @@ vector-quantize-pytorch, an extra: `pip install 'pyrovae[vq]'`.
 
 import importlib
 import math
+import operator
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -100,6 +102,10 @@ class Quantiser(nn.Module):
 
         Returns:
             The codes, `(*batch, *event_shape)`.
+
+        Raises:
+            ShapeError: The numbers have another trailing shape, or are no whole numbers.
+            DataError: On the CPU, a number is not that of a code.
         """
         raise NotImplementedError
 
@@ -120,12 +126,38 @@ class Quantiser(nn.Module):
                 "the quantiser for the same grid, and give codes of the size that this model has."
             )
 
+    def check_indices(self, indices: Tensor) -> None:
+        """Raise ShapeError or DataError unless `indices` are numbers of codes, `(*batch, *index_shape)`.
+
+        How large they are is looked up on the CPU only, where that takes no time, and not while a step is traced.
+        """
+        self.check(indices, self.index_shape)
+        if indices.dtype is torch.bool or indices.is_floating_point() or indices.is_complex():
+            raise ShapeError(f"{type(self).__name__} needs whole numbers of codes, got {indices.dtype}: use .long().")
+        if indices.device.type != "cpu" or not indices.numel() or get_proxy_mode() is not None:
+            return
+        low, high = (int(extreme) for extreme in indices.aminmax())
+        if low < 0 or high >= self.num_codes:
+            raise DataError(
+                f"{type(self).__name__} has {self.num_codes} codes, numbered from 0 to {self.num_codes - 1}, got "
+                f"{low if low < 0 else high}: give numbers as indices(z) returns them."
+            )
+
 
 def whole(owner: nn.Module, name: str, value: Any, least: int) -> int:
     """Return `value` if it is a whole number of at least `least`, else raise OptionError."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if isinstance(value, bool) or number < least:
         raise OptionError(f"{type(owner).__name__} needs a whole number of at least {least} for {name}, got {value!r}.")
-    return value
+    return number
+
+
+def is_number(value: Any) -> bool:
+    """Whether this is a real number."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def straight_through(value: Tensor, through: Tensor) -> Tensor:
@@ -183,8 +215,9 @@ class FSQ(Quantiser):
             raise OptionError(
                 f"FSQ needs a number of levels for each element of a code, such as (8, 5, 5, 5), got {levels!r}."
             )
-        super().__init__(math.prod(whole(self, "levels", n, 3) for n in levels), len(levels), grid)
-        self.levels = tuple(levels)
+        sizes_of_levels = tuple(whole(self, "levels", n, 3) for n in levels)
+        super().__init__(math.prod(sizes_of_levels), len(levels), grid)
+        self.levels = sizes_of_levels
         sizes = torch.tensor(self.levels).reshape(-1, *(1 for _ in self.grid))
         half = (sizes - 1) / 2
         offset = torch.where(sizes % 2 == 0, 0.5, 0.0)
@@ -211,7 +244,7 @@ class FSQ(Quantiser):
         return (digits * self.basis).sum(-1 - len(self.grid))
 
     def lookup(self, indices: Tensor) -> Tensor:
-        self.check(indices, self.index_shape)
+        self.check_indices(indices)
         digits = indices.unsqueeze(-1 - len(self.grid)) // self.basis % self.sizes
         return (digits - self.sizes // 2) / self.steps
 
@@ -228,7 +261,7 @@ class _Codebook(Quantiser):
         self, num_codes: int, width: int, grid: int | Sequence[int], rotation: bool = True, commitment: float = 0.25
     ) -> None:
         super().__init__(num_codes, width, grid)
-        if isinstance(commitment, bool) or not 0 < commitment < math.inf:
+        if not (is_number(commitment) and 0 < commitment < math.inf):
             raise OptionError(f"{type(self).__name__} needs commitment to be a positive number, got {commitment!r}.")
         self.rotation, self.commitment = rotation, float(commitment)
         self._dim = -1 - len(self.grid)  # of the elements of a code
@@ -265,7 +298,7 @@ class _Codebook(Quantiser):
         return nearest(z.movedim(self._dim, -1), self.codebook)
 
     def lookup(self, indices: Tensor) -> Tensor:
-        self.check(indices, self.index_shape)
+        self.check_indices(indices)
         return self.codebook[indices].movedim(-1, self._dim)
 
     def extra_repr(self) -> str:
@@ -318,7 +351,7 @@ class VQ(_Codebook):
     ) -> None:
         super().__init__(num_codes, width, grid, rotation, commitment)
         self.decay, self.restart_below = _share(self, decay), _amount(self, restart_below)
-        self.vq = library().VectorQuantize(dim=width, codebook_size=num_codes, **_moving(self))
+        self.vq = library().VectorQuantize(dim=self.width, codebook_size=self.num_codes, **_moving(self))
 
     moves = True
 
@@ -367,7 +400,7 @@ class SimVQ(_Codebook):
         self, num_codes: int, width: int, grid: int | Sequence[int], rotation: bool = True, commitment: float = 0.25
     ) -> None:
         super().__init__(num_codes, width, grid, rotation, commitment)
-        self.sim = library().SimVQ(dim=width, codebook_size=num_codes)
+        self.sim = library().SimVQ(dim=self.width, codebook_size=self.num_codes)
 
     @property
     def codebook(self) -> Tensor:
@@ -421,7 +454,9 @@ class ResidualVQ(_Codebook):
         super().__init__(num_codes, width, grid, rotation, commitment)
         self.depth = whole(self, "depth", depth, 1)
         self.decay, self.restart_below = _share(self, decay), _amount(self, restart_below)
-        self.vq = library().ResidualVQ(dim=width, codebook_size=num_codes, num_quantizers=depth, **_moving(self))
+        self.vq = library().ResidualVQ(
+            dim=self.width, codebook_size=self.num_codes, num_quantizers=self.depth, **_moving(self)
+        )
         self._level = self._dim - 1
 
     moves = True
@@ -468,7 +503,7 @@ class ResidualVQ(_Codebook):
         return torch.stack([nearest(level, codebook) for level, codebook in levels], -1 - len(self.grid))
 
     def lookup(self, indices: Tensor) -> Tensor:
-        self.check(indices, self.index_shape)
+        self.check_indices(indices)
         levels = zip(indices.unbind(-1 - len(self.grid)), self.codebook)
         found = torch.stack([codebook[level] for level, codebook in levels], self._level)
         return found.movedim(-1, self._dim)
@@ -515,14 +550,14 @@ def _check_start(owner: Quantiser, rows: Tensor) -> None:
 
 
 def _share(owner: nn.Module, decay: float) -> float:
-    if isinstance(decay, bool) or not 0 < decay < 1:
+    if not (is_number(decay) and 0 < decay < 1):
         raise OptionError(f"{type(owner).__name__} needs decay to be between 0 and 1, got {decay!r}.")
     return float(decay)
 
 
 def _amount(owner: nn.Module, restart_below: float) -> float:
-    if isinstance(restart_below, bool) or not 0 <= restart_below < math.inf:
+    if not (is_number(restart_below) and 0 <= restart_below < math.inf):
         raise OptionError(
             f"{type(owner).__name__} needs restart_below to be a number of vectors, 0 for never, got {restart_below!r}."
         )
-    return restart_below
+    return float(restart_below)
