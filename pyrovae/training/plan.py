@@ -300,7 +300,8 @@ def check(fitted: Fit, data: FitData, groups: Sequence[TrainingGroup], options: 
 
 def _moving(pair: PairLike) -> list[Any]:
     """The modules whose state each step of training sets by its rows, such as the codebook of `pv.nets.VQ`."""
-    return [part for root in every_module(pair).values() for part in root.modules() if getattr(part, "moves", False)]
+    parts = [part for root in every_module(pair).values() for part in root.modules()]
+    return [part for part in parts if getattr(part, "moves", None) is True and hasattr(part, "started")]
 
 
 def _check_fewer(fitted: Fit, layout: Layout, traces: Traces, first: Batch, cost: TensorSizes) -> None:
@@ -411,7 +412,7 @@ def plan(
     engine = options.engine
     if options.resume and engine == "auto" and options.recorded("device") == device.type:
         engine = options.recorded("engine") or engine
-    if engine == "auto" and any(module.training for module in _moving(pair)) and _trains_guide(pair, runs):
+    if engine == "auto" and _moves_on(pair, runs):
         engine = "eager"  # no trace can follow what a step reads of its rows
     engine = choose_engine(engine, device, steps.total)
     threads = options.threads
@@ -447,10 +448,11 @@ def plan(
     return Plan(program, schedule, steps, batches, engine, threads, loss_tensors(objective))
 
 
-def _trains_guide(pair: PairLike, runs: Sequence[Traces]) -> bool:
-    """Whether modules that follow their rows go on to do so: they have not started, or a gradient reaches a draw."""
+def _moves_on(pair: PairLike, runs: Sequence[Traces]) -> bool:
+    """Whether steps will set the state of modules by their rows: these have not started, or a gradient reaches a draw."""
+    modules = [module for module in _moving(pair) if module.training]
     draws = [node["value"] for _, guide in runs for node in sample_sites(guide).values()]
-    return any(draw.requires_grad for draw in draws) or not all(module.started for module in _moving(pair))
+    return bool(modules) and (any(d.requires_grad for d in draws) or not all(module.started for module in modules))
 
 
 def _make_optimizer(
