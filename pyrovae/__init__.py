@@ -7,6 +7,7 @@ from pyrovae._version import __version__
 from pyrovae.errors import (
     CheckpointError,
     DataError,
+    MissingPackageError,
     NotFiniteError,
     OptionError,
     PairError,
@@ -180,6 +181,7 @@ __all__ = [
     "LadderVAE",
     "Layout",
     "Marginal",
+    "MissingPackageError",
     "NotFiniteError",
     "NotMIWAE",
     "OptionError",

@@ -21,6 +21,10 @@ class OptionError(PyrovaeError, ValueError):
     """An option has an unknown or invalid value. The message lists the valid ones."""
 
 
+class MissingPackageError(OptionError):
+    """An option needs a package that is not installed. The message says how to install it."""
+
+
 class NotFiniteError(PyrovaeError, ArithmeticError):
     """A loss became NaN or infinite. The message names the epoch and the step."""
 

@@ -60,7 +60,7 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
     options = replace(
         options,
         prior="normal" if options.prior is None else options.prior,
-        latent=10 if options.latent is None and not options.levels else options.latent,
+        latent=LATENT if options.latent is None and not options.levels else options.latent,
         hidden=WIDTHS if options.hidden is None else options.hidden,
     )
     guide = _guide(options)
@@ -102,6 +102,7 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
     )
 
 
+LATENT = 10  # dimensions where nothing else is said
 ENOUGH_FOR_A_FLOW = 300  # training rows of a table, from which on a flow in the prior gains more than it overfits
 ENOUGH_FOR_MORE_STEPS = 2000  # training rows of a table; two tables of some 5,000 rows gained 0.1 and 0.4 nats a row
 MOST_COLUMNS = 64  # of a table whose model starts as a mixture of its numbers
@@ -129,7 +130,7 @@ def _for_a_table(options: Options, schema: Schema, num_rows: int, given: bool) -
         options,
         prior="normal" if wide and options.prior is None else prior,
         guide="full" if starts and not wide else options.guide,
-        latent=(recipe.latent_size(schema) if starts and not wide else 10)
+        latent=(recipe.latent_size(schema) if starts and not wide else LATENT)
         if options.latent is None
         else options.latent,
         hidden=(64,) if options.hidden is None and options.net == "mlp" and not wide else options.hidden,
@@ -206,6 +207,12 @@ def _check_model(model: Model, options: Options, dataset: Dataset) -> None:
         raise OptionError(
             f"--model {options.model} has a guide and nets of its own, sized by --latent and --groups: leave out --guide and "
             "--hidden."
+        )
+    if model.quantised and options.net == "resnet":
+        raise OptionError(f"--net resnet does not go with --model {options.model}; choose mlp, or conv for images.")
+    if model.quantised and options.net == "conv" and options.latent not in (None, LATENT):
+        raise OptionError(
+            f"--model {options.model} has codes at a quarter of each side of an image with --net conv: leave out --latent."
         )
     if model.own_guide and options.guide is not None:
         raise OptionError(f"--model {options.model} has a guide of its own: leave out --guide.")

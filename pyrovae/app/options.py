@@ -205,7 +205,8 @@ class Options:
     )
     latent: int | None = option(
         None,
-        "Number of latent dimensions; by default 10, and for tables as many as columns of numbers and some for classes.",
+        "Number of latent dimensions; by default 10, and for tables as many as columns of numbers and some for classes. "
+        "Of vqvae the number of codes in a line, except with --net conv.",
         commands=("fit", "sweep", "label"),
         defaults={"label": None},
         helps={"label": "Number of latent dimensions; by default 50 with --net conv, else 10."},

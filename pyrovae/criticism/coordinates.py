@@ -25,6 +25,10 @@ class NotRefinable(Exception):
     """The latent sites of a row are no vector of real numbers. The message says which one is not."""
 
 
+class PointGuide(NotRefinable):
+    """The guide of a discrete site is a single point, so that k_hat says nothing of it."""
+
+
 class Radial:
     """A point z of the unit sphere in R^D as a vector u with z = u / |u|.
 
@@ -226,7 +230,7 @@ def _coordinate(term: Term, found: Terms, classes: Classes | None) -> Coordinate
     except NotImplementedError as error:
         raise NotRefinable(f"the support of site {term.name!r} is not known") from error
     if "Delta" in kinds and getattr(term.p.fn.support, "is_discrete", False):
-        raise NotRefinable(
+        raise PointGuide(
             f"the guide of site {term.name!r} is a single point, so that log p(x) is estimated by the ELBO, a lower bound, "
             "whatever its standard error and k_hat say"
         )

@@ -12,12 +12,13 @@ from torch import Tensor
 from pyrovae.batching.chunks import chunks
 from pyrovae.criticism.importance import weight_blocks
 from pyrovae.errors import OptionError, PairError, ShapeError
-from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
-from pyrovae.objectives.aggregate import Codes, base_of, code_sites, codes_of, exact
+from pyrovae.fitted.fitted import Fit, in_order, seeded
+from pyrovae.objectives.aggregate import Codes, base_of, check_codes, code_sites, codes_of, exact
 from pyrovae.objectives.enumeration import dims_of
+from pyrovae.objectives.kl import names_of
 from pyrovae.objectives.terms import Terms, terms
 from pyrovae.objectives.weights import row_kl
-from pyrovae.pair.batch import num_rows, take_rows
+from pyrovae.pair.batch import num_rows
 
 
 def active_units(
@@ -161,7 +162,8 @@ class KLParts:
         total_correlation: `KL(q(z) || prod_d q(z_d))`, 0 where the dimensions are independent of each other over all rows.
         dimension_wise: `sum_d KL(q(z_d) || p(z_d))`. Where the prior's dimensions depend on each other, or on the row, it is
             what is left of the KL.
-        units: `KL(q(z_d) || p(z_d))` of each dimension, `(D,)`, or None where the prior's dimensions depend on each other.
+        units: `KL(q(z_d) || p(z_d))` of each dimension, `(D,)`, or None where the prior's dimensions depend on each other, or
+            the prior is not the same for every row, as where it depends on a condition or on another latent variable.
 
     Example:
         >>> parts = pv.KLParts(kl=6.0, information=4.5, total_correlation=1.0, dimension_wise=0.5)
@@ -182,7 +184,7 @@ class KLParts:
 
 
 def kl_parts(
-    fitted: Fit, data: Any, num_samples: int = 1, sites: Sequence[str] | None = None, seed: int | None = 0
+    fitted: Fit, data: Any, num_samples: int = 1, sites: str | Sequence[str] | None = None, seed: int | None = 0
 ) -> dict[str, KLParts]:
     """What the KL term of each latent site consists of: information, total correlation and distance to the prior.
 
@@ -195,7 +197,7 @@ def kl_parts(
         fitted: The fitted pair.
         data: N rows, as for `pv.fit`. The transform of the fit is applied once, with a fixed seed.
         num_samples: S, the number of draws for each row.
-        sites: The names of the sites, by default all that the guide draws for each row.
+        sites: The name of a site or the names of several, by default all that the guide draws for each row.
         seed: The seed of the draws; None continues torch's random state.
 
     Returns:
@@ -224,6 +226,7 @@ def kl_parts(
     """
     if num_samples < 1:
         raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
+    sites = names_of(sites) or None
     latent = [s.name for layout in fitted.layouts for s in layout.sites if s.role in ("latent", "auxiliary")]
     unknown = sorted(set(sites or ()) - set(latent))
     if unknown:
@@ -231,7 +234,7 @@ def kl_parts(
     found: dict[str, list[_Block]] = {}
     with fitted.scope(), seeded(seed):
         for part in fitted.parts(data):
-            _check_sites(fitted, part, sites)
+            check_codes(fitted.pair, part.batch, part.layout, sites)
             for rows in chunks(part.batch, fitted.chunk_size(part.batch, num_samples)):
                 run = terms(fitted.pair, rows, num_samples, layout=part.layout)
                 divergences = row_kl(run)
@@ -251,7 +254,7 @@ class record_kl_parts:
     Args:
         data: The rows to look at, as for `pv.kl_parts`; a thousand will do.
         every: How many epochs lie between two measurements, at least 1.
-        sites: The names of the sites, by default all that the guide draws for each row.
+        sites: The name of a site or the names of several, by default all that the guide draws for each row.
 
     Raises:
         OptionError: `every` is less than 1.
@@ -264,10 +267,10 @@ class record_kl_parts:
         ['kl/z', 'information/z', 'total_correlation/z', 'dimension_wise/z']
     """
 
-    def __init__(self, data: Any, every: int = 1, sites: Sequence[str] | None = None) -> None:
+    def __init__(self, data: Any, every: int = 1, sites: str | Sequence[str] | None = None) -> None:
         if every < 1:
             raise OptionError(f"every must be at least 1, got {every}.")
-        self.data, self.every, self.sites = data, every, sites
+        self.data, self.every, self.sites = data, every, names_of(sites) or None
 
     def __call__(self, fitted: Fit) -> None:
         row = fitted.history[-1]
@@ -279,34 +282,30 @@ class record_kl_parts:
 
 
 class _Block(NamedTuple):
-    """Some rows' codes, their KL terms `(S, n)`, and log p of each dimension, `(S, n, D)` or None."""
+    """Some rows' codes, their KL terms `(S, n)`, and log p of each dimension, `(S, n, D)` or None.
+
+    `prior` is log p at the same `POINTS` for every row, `(S, n, POINTS, D)`, which says whether p is the same for all.
+    """
 
     codes: Codes
     kl: Tensor
     units: Tensor | None
+    prior: Tensor | None
 
 
-def _check_sites(fitted: Fit, part: FittedGroup, sites: Sequence[str] | None) -> None:
-    """Refuse sites that depend on other draws: autograd knows which, and two draws say so where parameters are frozen."""
-    with torch.enable_grad():
-        run = terms(fitted.pair, take_rows(part.batch, slice(0, 2)), 2, layout=part.layout)
-        for name in code_sites(run, sites):
-            _, *both = codes_of(run, name)
-            if not all(torch.allclose(first, second) for first, second in both):
-                raise PairError(
-                    f"The guide draws site {name!r} from a distribution that is another at every run, as it depends on other "
-                    "draws: name the sites that depend on the data alone, sites=(...)."
-                )
+POINTS = (-1.1, 0.3)
 
 
 def _block(run: Terms, name: str, kl: Tensor) -> _Block:
     codes = Codes(*(value.double() for value in codes_of(run, name)))
-    term, units = run.sites[name], None
+    term, units, prior = run.sites[name], None, None
     fn: Any = None if term.p is None else base_of(term.p.fn)
     if term.p is not None and not getattr(fn, "event_shape", (1,)) and not dims_of(term.p.log_prob, run):
-        each = fn.log_prob(term.value)
-        units = run.rows(each, tuple(term.p.fn.event_shape)).reshape(codes.draws.shape).double()
-    return _Block(codes, kl.double(), units)
+        at = [term.value, *(torch.full_like(term.value, point) for point in POINTS)]
+        found = [run.rows(fn.log_prob(value), tuple(term.p.fn.event_shape)) for value in at]
+        units, *others = [log_p.reshape(codes.draws.shape).double() for log_p in found]
+        prior = torch.stack(others, 2)
+    return _Block(codes, kl.double(), units, prior)
 
 
 def _parts(blocks: Sequence[_Block]) -> KLParts:
@@ -316,5 +315,7 @@ def _parts(blocks: Sequence[_Block]) -> KLParts:
     information, correlation = found.information.mean().item(), found.total_correlation.mean().item()
     kl = torch.cat([block.kl for block in blocks], 1).mean().item()
     log_p = [block.units for block in blocks if block.units is not None]
-    units = (found.units - torch.cat(log_p, 1)).mean((0, 1)).cpu() if len(log_p) == len(blocks) else None
+    at = [block.prior for block in blocks if block.prior is not None]
+    one = len(log_p) == len(blocks) and all(torch.allclose(prior, at[0][:1, :1]) for prior in at)
+    units = (found.units - torch.cat(log_p, 1)).mean((0, 1)).cpu() if one else None
     return KLParts(kl, information, correlation, kl - information - correlation, units)

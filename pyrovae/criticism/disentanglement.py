@@ -1,12 +1,14 @@
 """Scores of disentanglement: does each dimension of the codes stand for one factor of variation, and each factor in one?
 
 All take `codes (N, D)`, such as `pv.encode(fitted, x)`, and the true `factors (N, K)` of the same rows, arrays or tensors.
-Factors that are whole numbers are taken as categories, others as continuous. Scores are 1 for codes that are the factors
-themselves, in any order and scale.
+Factors of at most 50 whole numbers are taken as categories, others as continuous. For codes that are the factors themselves,
+scores are near 1 where factors are independent of each other and rows are many, in any order, and on any scale of each code as
+long as `factor_vae_score` and `infomec` do not leave it out: they do where it spreads less than a twentieth of the largest.
 """
 
 from __future__ import annotations
 
+import operator
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -43,7 +45,7 @@ def mig(codes: Any, factors: Any, bins: int = BINS) -> float:
 
     Raises:
         DataError: The arrays do not fit each other, hold NaN, or a factor has a single value.
-        OptionError: There are fewer than two bins.
+        OptionError: `bins` is no whole number of at least 2.
 
     References:
         Chen et al. 2018, arXiv:1802.04942, section 4. Bins as in Locatello et al. 2019, arXiv:1811.12359.
@@ -57,8 +59,7 @@ def mig(codes: Any, factors: Any, bins: int = BINS) -> float:
         0.0
     """
     z, v = _arrays(codes, factors)
-    if bins < 2:
-        raise OptionError(f"mig needs at least two bins, got {bins}.")
+    bins = _whole("bins", bins, 2)
     gaps = []
     for factor in v.T:
         levels = _levels(factor, bins)
@@ -104,6 +105,7 @@ def dci(codes: Any, factors: Any, num_trees: int = 20, seed: int = 0) -> DCI:
 
     Raises:
         DataError: As for `mig`.
+        OptionError: `num_trees` is no whole number of at least 1.
 
     References:
         Eastwood and Williams 2018, *A framework for the quantitative evaluation of disentangled representations*, ICLR.
@@ -115,6 +117,7 @@ def dci(codes: Any, factors: Any, num_trees: int = 20, seed: int = 0) -> DCI:
         (1.0, True)
     """
     z, v = _arrays(codes, factors)
+    num_trees = _whole("num_trees", num_trees, 1)
     train, test = _halves(len(z), seed)
     importance, right = np.zeros((z.shape[1], v.shape[1])), []
     for k, factor in enumerate(v.T):
@@ -183,7 +186,7 @@ def factor_vae_score(codes: Any, factors: Any, num_votes: int = 500, batch_size:
 
     Raises:
         DataError: As for `mig`.
-        OptionError: `num_votes` is less than 1, or `batch_size` less than 2.
+        OptionError: `num_votes` is no whole number of at least 1, or `batch_size` none of at least 2.
 
     References:
         Kim and Mnih 2018, arXiv:1802.05983, section 4. They draw new rows for each vote, here they are among those given.
@@ -194,7 +197,7 @@ def factor_vae_score(codes: Any, factors: Any, num_votes: int = 500, batch_size:
         1.0
     """
     z, v = _arrays(codes, factors)
-    _check_votes(num_votes, batch_size)
+    num_votes, batch_size = _whole("num_votes", num_votes, 1), _whole("batch_size", batch_size, 2)
     spread = z.std(0)
     alive = (np.ptp(z, axis=0) > 0) & (spread > DEAD * spread.max())  # that of equal numbers is not 0 to rounding
     if not alive.any():
@@ -234,13 +237,13 @@ def beta_vae_score(codes: Any, factors: Any, num_votes: int = 500, batch_size: i
         1.0
     """
     z, v = _arrays(codes, factors)
-    _check_votes(num_votes, batch_size)
+    num_votes, batch_size = _whole("num_votes", num_votes, 1), _whole("batch_size", batch_size, 2)
     z = z / np.where(np.ptp(z, axis=0) > 0, z.std(0), 1.0)
     rng = np.random.default_rng(seed)
     held, rows = _held_rows(v, 2 * num_votes, 2 * batch_size, rng, per_value=2)
     difference = np.abs(z[rows[:, ::2]] - z[rows[:, 1::2]]).mean(1)
-    if len(np.unique(held[:num_votes])) < 2:
-        return 1.0  # of a single factor
+    if len(np.unique(held[:num_votes])) < 2:  # of a single factor, or of few votes: there is one answer to learn
+        return float((held[num_votes:] == held[0]).mean())
     classifier = linear_model.LogisticRegression(C=100.0, max_iter=1000).fit(difference[:num_votes], held[:num_votes])
     return float(classifier.score(difference[num_votes:], held[num_votes:]))
 
@@ -276,8 +279,8 @@ def infomec(codes: Any, factors: Any, num_neighbors: int = 10, seed: int = 0) ->
 
     and explicitness is `1 - L_k / log C_k`, the mean over factors, where L_k is the log loss of a logistic regression of the
     C_k levels on all codes, on the same rows, with levels weighted alike. Mutual information of codes that are whole numbers is
-    that of a table of counts, of others the nearest-neighbour estimate. Where explicitness is near 0, the other two are shares
-    of next to nothing, and mean nothing.
+    that of a table of counts, of others the nearest-neighbour estimate on rows whose level occurs twice, of which H(v_k) is
+    then taken, too. Where explicitness is near 0, the other two are shares of next to nothing, and mean nothing.
 
     Args:
         codes: `(N, D)`.
@@ -290,7 +293,8 @@ def infomec(codes: Any, factors: Any, num_neighbors: int = 10, seed: int = 0) ->
         in use all are 0.
 
     Raises:
-        DataError: As for `mig`.
+        DataError: As for `mig`; or fewer than two levels of a factor occur twice, which the nearest-neighbour estimate needs.
+        OptionError: `num_neighbors` is no whole number of at least 1.
 
     References:
         Hsu et al. 2023, arXiv:2305.18378; Ross 2014, *PLoS ONE* 9(2), for the nearest-neighbour estimate.
@@ -302,6 +306,7 @@ def infomec(codes: Any, factors: Any, num_neighbors: int = 10, seed: int = 0) ->
         (True, 1.0)
     """
     z, v = _arrays(codes, factors)
+    num_neighbors = _whole("num_neighbors", num_neighbors, 1)
     ranges = np.ptp(z, axis=0)
     alive = ranges > DEAD * ranges.max()
     information = np.zeros((z.shape[1], v.shape[1]))
@@ -311,16 +316,21 @@ def infomec(codes: Any, factors: Any, num_neighbors: int = 10, seed: int = 0) ->
     explicit = []
     for k, factor in enumerate(v.T):
         levels = _levels(factor, BINS)
+        several = levels[np.bincount(levels)[levels] > 1]  # the rows that have a neighbour of the same level
         for d in np.flatnonzero(alive):
             given = _as_array(codes)[:, d]
-            found = (
-                _information(_levels(given), levels)
-                if not _continuous(given)
-                else selection.mutual_info_classif(
-                    z[:, [d]], levels, discrete_features=False, n_neighbors=num_neighbors, random_state=seed
-                )[0]
-            )
-            information[d, k] = max(0.0, found) / _information(levels, levels)
+            if not _continuous(given):
+                information[d, k] = _information(_levels(given), levels) / _information(levels, levels)
+                continue
+            if len(np.unique(several)) < 2:
+                raise DataError(
+                    f"infomec needs two levels of factor {k} that occur at least twice, to estimate what code {d} says of it: "
+                    "give it more rows, or a factor of fewer levels."
+                )
+            found = selection.mutual_info_classif(
+                z[:, [d]], levels, discrete_features=False, n_neighbors=num_neighbors, random_state=seed
+            )[0]
+            information[d, k] = max(0.0, found) / _information(several, several)
         weights = (len(levels) / np.bincount(levels) / len(np.unique(levels)))[levels]
         model = linear_model.LogisticRegression(C=1e3, max_iter=200)
         with warnings.catch_warnings():
@@ -431,9 +441,15 @@ def _halves(rows: int, seed: int) -> tuple[Array, Array]:
     return order[: rows // 2], order[rows // 2 :]
 
 
-def _check_votes(num_votes: int, batch_size: int) -> None:
-    if num_votes < 1 or batch_size < 2:
-        raise OptionError(f"num_votes must be at least 1 and batch_size at least 2, got {num_votes} and {batch_size}.")
+def _whole(name: str, value: Any, least: int) -> int:
+    """A whole number of at least so many. Raises OptionError."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if isinstance(value, bool) or number < least:
+        raise OptionError(f"{name} must be a whole number of at least {least}, got {value!r}.")
+    return number
 
 
 def _held_rows(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.batching.chunks import chunks
-from pyrovae.criticism.coordinates import Coordinates, NotRefinable, Radial
+from pyrovae.criticism.coordinates import Coordinates, NotRefinable, PointGuide, Radial
 from pyrovae.engine.tracing import TracedFunction
 from pyrovae.errors import OptionError, PairError
 from pyrovae.fitted.fitted import Fit, FittedGroup
@@ -355,27 +355,33 @@ def usable(fitted: Fit, part: FittedGroup, proposal: str, sites: Collection[str]
     why = _why_not(fitted, part.batch, part.layout, sites)
     if why is not None:
         warnings.warn(
-            f"The guide is the proposal, since none can be refined for these rows: {why}. Check k_hat, and "
-            'pass proposal="guide" to ask for the guide without this warning.',
+            f"The guide is the proposal, since none can be refined for these rows: {why} "
+            'proposal="guide" to ask for the guide without this warning.',
             stacklevel=stacklevel,
         )
         return "guide"
     return proposal
 
 
+CHECK = "Check k_hat, and pass"  # what to do with the guide as proposal: the end of a sentence
+
+
 def _why_not(fitted: Fit, batch: Batch, layout: Layout, sites: Collection[str]) -> str | None:
-    """Why no proposal can be refined for rows with these arguments; None if it can be."""
+    """Why no proposal can be refined for rows with these arguments, and what to do; None if it can be."""
     few = take_rows(batch, slice(0, 3))
     try:
         with fork_rng():
             check_particles(fitted.pair, few, layout)
             found = Coordinates.of(terms(fitted.pair, few, 2, layout=layout), layout)
     except PairError:
-        return "the pair does not keep several particles apart"
+        return f"the pair does not keep several particles apart. {CHECK}"
+    except PointGuide as error:
+        return f"{error}. Pass"
     except NotRefinable as error:
-        return str(error)
+        return f"{error}. {CHECK}"
     if found.classes is not None and (other := set(sites) - {found.classes.site, *found.names}):
-        return f"it has another site that is not refined ({', '.join(map(repr, sorted(other)))}) besides {found.classes.site!r}"
+        others = ", ".join(map(repr, sorted(other)))
+        return f"it has another site that is not refined ({others}) besides {found.classes.site!r}. {CHECK}"
     return None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +56,16 @@ class Program:
         return list(unique.values())
 
 
-def clip_by_norm(leaves: Sequence[Tensor], grads: Sequence[Tensor], largest: float) -> list[Tensor]:
-    """Scale the gradients so that their joint norm is at most `largest` (Pascanu et al. 2013, arXiv:1211.5063)."""
-    norm = torch.stack([g.square().sum() for g in grads]).sum().sqrt()
-    return [g * (largest / (norm + 1e-6)).clamp(max=1.0) for g in grads]
+def clip_by_norm(
+    leaves: Sequence[Tensor], grads: Sequence[Tensor], largest: float, apart: Collection[int] = ()
+) -> list[Tensor]:
+    """Scale the gradients so that their joint norm is at most `largest` (Pascanu et al. 2013, arXiv:1211.5063).
+
+    The leaves whose ids are in `apart` have a norm of their own: a network that a loss trains does not slow the pair down.
+    """
+    others = [id(leaf) in apart for leaf in leaves]
+    scales = {}
+    for other in set(others):
+        norm = torch.stack([g.square().sum() for g, o in zip(grads, others) if o == other]).sum().sqrt()
+        scales[other] = (largest / (norm + 1e-6)).clamp(max=1.0)
+    return [g * scales[other] for g, other in zip(grads, others)]

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from pyrovae._files import beside
 from pyrovae.batching.transforms import Transform
-from pyrovae.errors import CheckpointError, PyrovaeError
+from pyrovae.errors import CheckpointError, MissingPackageError, PyrovaeError
 from pyrovae.fitted.files import HISTORY, STATE, WEIGHTS, claim_folder, content_of, key_of, read_run, replace_files
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.spec import externals, from_spec, to_spec
@@ -218,6 +218,7 @@ def load(
         CheckpointError: The folder contains no finished run, is damaged, or was written by a newer version; or the run needs
             `pair` or `transform`; or its weights do not fit the pair.
         OptionError: The device cannot be used.
+        MissingPackageError: A part of the pair needs a package that is not installed.
 
     Example:
         >>> x = torch.bernoulli(torch.full((40, 6), 0.4))
@@ -273,7 +274,9 @@ def load(
             _freeze(fitted.pair, run)
         fitted.keep_weights()
     except Exception as error:  # whatever the parts raise that a damaged run.json describes
-        if isinstance(error, CheckpointError) or (pair is not None and isinstance(error, PyrovaeError)):
+        if isinstance(error, (CheckpointError, MissingPackageError)) or (
+            pair is not None and isinstance(error, PyrovaeError)
+        ):
             raise
         raise CheckpointError(f"The run in {folder} is damaged ({error!r}): restore it, or fit again.") from error
     return fitted

@@ -10,13 +10,16 @@ vector-quantize-pytorch, an extra: `pip install 'pyrovae[vq]'`.
 
 import importlib
 import math
+import operator
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from pyrovae.errors import DataError, OptionError, ShapeError
+from pyrovae.errors import DataError, MissingPackageError, OptionError, ShapeError
 from pyrovae.nets.mlp import as_size
 
 LIBRARY = "vector_quantize_pytorch"
@@ -47,6 +50,8 @@ class Quantiser(nn.Module):
 
     learned = False  # whether the codes follow the vectors, so that the objective needs terms for that
     commitment = 0.0  # the weight of |e - z|^2 in the objective, of a learned codebook
+    moves = False  # whether a step of training changes the codes by its rows, and not by a gradient
+    started = True  # whether there are codes; those that move have none before their first step of training
 
     def __init__(self, num_codes: int, width: int, grid: int | Sequence[int]) -> None:
         super().__init__()
@@ -97,6 +102,10 @@ class Quantiser(nn.Module):
 
         Returns:
             The codes, `(*batch, *event_shape)`.
+
+        Raises:
+            ShapeError: The numbers have another trailing shape, or are no whole numbers.
+            DataError: On the CPU, a number is not that of a code.
         """
         raise NotImplementedError
 
@@ -117,12 +126,38 @@ class Quantiser(nn.Module):
                 "the quantiser for the same grid, and give codes of the size that this model has."
             )
 
+    def check_indices(self, indices: Tensor) -> None:
+        """Raise ShapeError or DataError unless `indices` are numbers of codes, `(*batch, *index_shape)`.
+
+        How large they are is looked up on the CPU only, where that takes no time, and not while a step is traced.
+        """
+        self.check(indices, self.index_shape)
+        if indices.dtype is torch.bool or indices.is_floating_point() or indices.is_complex():
+            raise ShapeError(f"{type(self).__name__} needs whole numbers of codes, got {indices.dtype}: use .long().")
+        if indices.device.type != "cpu" or not indices.numel() or get_proxy_mode() is not None:
+            return
+        low, high = (int(extreme) for extreme in indices.aminmax())
+        if low < 0 or high >= self.num_codes:
+            raise DataError(
+                f"{type(self).__name__} has {self.num_codes} codes, numbered from 0 to {self.num_codes - 1}, got "
+                f"{low if low < 0 else high}: give numbers as indices(z) returns them."
+            )
+
 
 def whole(owner: nn.Module, name: str, value: Any, least: int) -> int:
     """Return `value` if it is a whole number of at least `least`, else raise OptionError."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if isinstance(value, bool) or number < least:
         raise OptionError(f"{type(owner).__name__} needs a whole number of at least {least} for {name}, got {value!r}.")
-    return value
+    return number
+
+
+def is_number(value: Any) -> bool:
+    """Whether this is a real number."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def straight_through(value: Tensor, through: Tensor) -> Tensor:
@@ -180,8 +215,9 @@ class FSQ(Quantiser):
             raise OptionError(
                 f"FSQ needs a number of levels for each element of a code, such as (8, 5, 5, 5), got {levels!r}."
             )
-        super().__init__(math.prod(whole(self, "levels", n, 3) for n in levels), len(levels), grid)
-        self.levels = tuple(levels)
+        sizes_of_levels = tuple(whole(self, "levels", n, 3) for n in levels)
+        super().__init__(math.prod(sizes_of_levels), len(levels), grid)
+        self.levels = sizes_of_levels
         sizes = torch.tensor(self.levels).reshape(-1, *(1 for _ in self.grid))
         half = (sizes - 1) / 2
         offset = torch.where(sizes % 2 == 0, 0.5, 0.0)
@@ -208,7 +244,7 @@ class FSQ(Quantiser):
         return (digits * self.basis).sum(-1 - len(self.grid))
 
     def lookup(self, indices: Tensor) -> Tensor:
-        self.check(indices, self.index_shape)
+        self.check_indices(indices)
         digits = indices.unsqueeze(-1 - len(self.grid)) // self.basis % self.sizes
         return (digits - self.sizes // 2) / self.steps
 
@@ -225,7 +261,7 @@ class _Codebook(Quantiser):
         self, num_codes: int, width: int, grid: int | Sequence[int], rotation: bool = True, commitment: float = 0.25
     ) -> None:
         super().__init__(num_codes, width, grid)
-        if isinstance(commitment, bool) or not 0 < commitment < math.inf:
+        if not (is_number(commitment) and 0 < commitment < math.inf):
             raise OptionError(f"{type(self).__name__} needs commitment to be a positive number, got {commitment!r}.")
         self.rotation, self.commitment = rotation, float(commitment)
         self._dim = -1 - len(self.grid)  # of the elements of a code
@@ -242,13 +278,17 @@ class _Codebook(Quantiser):
         rotated: Tensor = library("vector_quantize_pytorch").rotate_to(e, q.detach())
         return rotated
 
+    def _is_to_start(self) -> bool:
+        """Whether a step of training is to make the codes. One that is being traced cannot tell, and takes them to be there."""
+        return torch.is_grad_enabled() and get_proxy_mode() is None and not self.started
+
     def _follow(self, e: Tensor) -> None:
-        """Let the codebook follow vectors `(*batch, D)`, in a step of training that trains the encoder, too."""
+        """Let the codebook follow vectors `(*batch, D)`, in its first step, and in one that trains the encoder, too."""
 
     def forward(self, e: Tensor) -> Tensor:
         self.check(e, torch.Size((self.width, *self.grid)))
         last = e.movedim(self._dim, -1)
-        if self.training and e.requires_grad:
+        if self.training and (e.requires_grad or self._is_to_start()):
             self._follow(last.detach())
         q = self.codebook[nearest(last, self.codebook)]
         return straight_through(q, self._through(last, q)).movedim(-1, self._dim)
@@ -258,7 +298,7 @@ class _Codebook(Quantiser):
         return nearest(z.movedim(self._dim, -1), self.codebook)
 
     def lookup(self, indices: Tensor) -> Tensor:
-        self.check(indices, self.index_shape)
+        self.check_indices(indices)
         return self.codebook[indices].movedim(-1, self._dim)
 
     def extra_repr(self) -> str:
@@ -269,9 +309,9 @@ class VQ(_Codebook):
     """Vector quantisation: the nearest of K codes, which follow the vectors by exponential moving averages.
 
     The codes start as the centres of k-means among the vectors of the first step, and a code that fewer than `restart_below`
-    vectors a step choose (on average) starts again at one of the vectors. In evaluation, and where no gradient reaches e, as
-    from a frozen encoder, the codebook stays as it is. Because it is changed by the rows and not by a gradient, steps run
-    eagerly.
+    vectors a step choose (on average) starts again at one of the vectors. In evaluation, and once it has started also where no
+    gradient reaches e, as from a frozen encoder, the codebook stays as it is. Because it is changed by the rows and not by a
+    gradient, steps run eagerly.
 
     Args:
         num_codes: K, the number of codes.
@@ -284,7 +324,8 @@ class VQ(_Codebook):
         commitment: The weight of |e - z|^2 in the objective.
 
     Raises:
-        OptionError: A number is out of range, or vector-quantize-pytorch is not installed.
+        OptionError: A number is out of range.
+        MissingPackageError: vector-quantize-pytorch is not installed.
         DataError: The first step has fewer vectors than there are codes.
         ShapeError: `grid` is no shape, or an input has another trailing shape.
 
@@ -310,7 +351,13 @@ class VQ(_Codebook):
     ) -> None:
         super().__init__(num_codes, width, grid, rotation, commitment)
         self.decay, self.restart_below = _share(self, decay), _amount(self, restart_below)
-        self.vq = library().VectorQuantize(dim=width, codebook_size=num_codes, **_moving(self))
+        self.vq = library().VectorQuantize(dim=self.width, codebook_size=self.num_codes, **_moving(self))
+
+    moves = True
+
+    @property
+    def started(self) -> bool:  # type: ignore[override]
+        return bool(self.vq._codebook.initted)
 
     @property
     def codebook(self) -> Tensor:
@@ -319,7 +366,7 @@ class VQ(_Codebook):
 
     def _follow(self, e: Tensor) -> None:
         rows = e.reshape(1, -1, self.width)
-        _check_start(self, self.vq, rows)
+        _check_start(self, rows)
         self.vq(rows)
 
 
@@ -336,7 +383,8 @@ class SimVQ(_Codebook):
         commitment: The weight of |e - z|^2 in the objective.
 
     Raises:
-        OptionError: A number is out of range, or vector-quantize-pytorch is not installed.
+        OptionError: A number is out of range.
+        MissingPackageError: vector-quantize-pytorch is not installed.
         ShapeError: `grid` is no shape, or an input has another trailing shape.
 
     References:
@@ -352,7 +400,7 @@ class SimVQ(_Codebook):
         self, num_codes: int, width: int, grid: int | Sequence[int], rotation: bool = True, commitment: float = 0.25
     ) -> None:
         super().__init__(num_codes, width, grid, rotation, commitment)
-        self.sim = library().SimVQ(dim=width, codebook_size=num_codes)
+        self.sim = library().SimVQ(dim=self.width, codebook_size=self.num_codes)
 
     @property
     def codebook(self) -> Tensor:
@@ -377,7 +425,8 @@ class ResidualVQ(_Codebook):
         commitment: The weight of the squared residual of each level in the objective.
 
     Raises:
-        OptionError: A number is out of range, or vector-quantize-pytorch is not installed.
+        OptionError: A number is out of range.
+        MissingPackageError: vector-quantize-pytorch is not installed.
         DataError: The first step has fewer vectors than there are codes.
         ShapeError: `grid` is no shape, or an input has another trailing shape.
 
@@ -405,8 +454,16 @@ class ResidualVQ(_Codebook):
         super().__init__(num_codes, width, grid, rotation, commitment)
         self.depth = whole(self, "depth", depth, 1)
         self.decay, self.restart_below = _share(self, decay), _amount(self, restart_below)
-        self.vq = library().ResidualVQ(dim=width, codebook_size=num_codes, num_quantizers=depth, **_moving(self))
+        self.vq = library().ResidualVQ(
+            dim=self.width, codebook_size=self.num_codes, num_quantizers=self.depth, **_moving(self)
+        )
         self._level = self._dim - 1
+
+    moves = True
+
+    @property
+    def started(self) -> bool:  # type: ignore[override]
+        return all(bool(level._codebook.initted) for level in self.vq.layers)
 
     @property
     def event_shape(self) -> torch.Size:
@@ -424,13 +481,13 @@ class ResidualVQ(_Codebook):
 
     def _follow(self, e: Tensor) -> None:
         rows = e.reshape(1, -1, self.width)
-        _check_start(self, self.vq.layers[0], rows)
+        _check_start(self, rows)
         self.vq(rows)
 
     def forward(self, e: Tensor) -> Tensor:
         self.check(e, torch.Size((self.width, *self.grid)))
         last = e.movedim(self._dim, -1)
-        if self.training and e.requires_grad:
+        if self.training and (e.requires_grad or self._is_to_start()):
             self._follow(last.detach())
         found, left = [], last.detach()
         for codebook in self.codebook:
@@ -446,7 +503,7 @@ class ResidualVQ(_Codebook):
         return torch.stack([nearest(level, codebook) for level, codebook in levels], -1 - len(self.grid))
 
     def lookup(self, indices: Tensor) -> Tensor:
-        self.check(indices, self.index_shape)
+        self.check_indices(indices)
         levels = zip(indices.unbind(-1 - len(self.grid)), self.codebook)
         found = torch.stack([codebook[level] for level, codebook in levels], self._level)
         return found.movedim(-1, self._dim)
@@ -460,13 +517,13 @@ class ResidualVQ(_Codebook):
 
 
 def library(module: str = "") -> Any:
-    """vector-quantize-pytorch, or a module of it. Raises OptionError where it is not installed."""
+    """vector-quantize-pytorch, or a module of it. Raises MissingPackageError where it is not installed."""
     try:
         return importlib.import_module(f"{LIBRARY}.{module}" if module else LIBRARY)
     except ModuleNotFoundError as error:
         if error.name != LIBRARY:
             raise
-        raise OptionError(
+        raise MissingPackageError(
             "Learned codebooks (VQ, SimVQ, ResidualVQ) need the package vector-quantize-pytorch, which is not installed: "
             "pip install 'pyrovae[vq]'. FSQ needs no other package."
         ) from None
@@ -483,9 +540,9 @@ def _moving(owner: Any) -> dict[str, Any]:
     }
 
 
-def _check_start(owner: Quantiser, first: Any, rows: Tensor) -> None:
+def _check_start(owner: Quantiser, rows: Tensor) -> None:
     """DataError if k-means is to start more codes than it is given vectors."""
-    if rows.shape[1] < owner.num_codes and not bool(first._codebook.initted):
+    if rows.shape[1] < owner.num_codes and not owner.started:
         raise DataError(
             f"{type(owner).__name__} starts its {owner.num_codes} codes as centres of the vectors of the first step, and got "
             f"{rows.shape[1]} of them (rows times {owner.grid.numel()} places). Take fewer codes, more rows a step, or FSQ."
@@ -493,14 +550,14 @@ def _check_start(owner: Quantiser, first: Any, rows: Tensor) -> None:
 
 
 def _share(owner: nn.Module, decay: float) -> float:
-    if isinstance(decay, bool) or not 0 < decay < 1:
+    if not (is_number(decay) and 0 < decay < 1):
         raise OptionError(f"{type(owner).__name__} needs decay to be between 0 and 1, got {decay!r}.")
     return float(decay)
 
 
 def _amount(owner: nn.Module, restart_below: float) -> float:
-    if isinstance(restart_below, bool) or not 0 <= restart_below < math.inf:
+    if not (is_number(restart_below) and 0 <= restart_below < math.inf):
         raise OptionError(
             f"{type(owner).__name__} needs restart_below to be a number of vectors, 0 for never, got {restart_below!r}."
         )
-    return restart_below
+    return float(restart_below)

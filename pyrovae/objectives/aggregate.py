@@ -12,7 +12,7 @@ Hoffman and Johnson 2016, *ELBO surgery*; Chen et al. 2018, arXiv:1802.04942.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import torch
@@ -21,9 +21,14 @@ from torch.distributions import Normal
 
 from pyrovae.errors import PairError
 from pyrovae.objectives.enumeration import dims_of
-from pyrovae.objectives.terms import Term, Terms
+from pyrovae.objectives.terms import Term, Terms, terms
+from pyrovae.pair.batch import Batch, take_rows
+from pyrovae.pair.layout import Layout
+from pyrovae.pair.parameters import fork_rng
+from pyrovae.pair.program import PairLike
 
 ESTIMATORS = ("stratified", "weighted")
+RUNS, ROWS = 32, 64  # how often, and on how many rows at most, a guide is run to see whether it depends on its draws
 
 
 class Codes(NamedTuple):
@@ -52,25 +57,55 @@ class Aggregate(NamedTuple):
         return self.joint - self.units.sum(-1)
 
 
-def code_sites(terms: Terms, wanted: Iterable[str] | None = None) -> list[str]:
+def code_sites(run: Terms, wanted: Collection[str] | None = None) -> list[str]:
     """The sites to look at: those `wanted` that are latent in this run, or by default all drawn local sites of the guide."""
-    drawn = [t for t in terms.sites.values() if t.q is not None]
+    drawn = [t for t in run.sites.values() if t.q is not None]
     if wanted is not None:
         return [t.name for t in drawn if t.name in wanted]
     return [t.name for t in drawn if t.local and t.enum_dim is None and t.fills is None]
 
 
-def codes_of(terms: Terms, name: str) -> Codes:
+def codes_of(run: Terms, name: str) -> Codes:
     """The draws of a site and the Normal of each row; PairError where q(z | x) has no density at the draws of other rows."""
-    term = terms.sites[name]
-    fn = _normal(term, terms)
+    term = run.sites[name]
+    fn = _normal(term, run)
     assert term.q is not None
     event, batch = tuple(term.q.fn.event_shape), tuple(term.q.log_prob.shape)
     found = [
-        terms.rows(value.expand(torch.broadcast_shapes(value.shape, (*batch, *event))), event)
+        run.rows(value.expand(torch.broadcast_shapes(value.shape, (*batch, *event))), event)
         for value in (term.value, fn.loc, fn.scale)
     ]
     return Codes(*(value.reshape(*value.shape[:2], -1) for value in found))
+
+
+def check_codes(pair: PairLike, batch: Batch, layout: Layout, wanted: Collection[str] | None = None) -> None:
+    """PairError unless the guide draws the sites from Normals given the rows alone, as far as several runs can tell.
+
+    Autograd records no dependence on discrete draws, nor on draws below frozen parameters: there the Normals change from run
+    to run.
+    """
+    rows, first = take_rows(batch, slice(0, ROWS)), dict[str, Codes]()
+    with fork_rng():
+        for number in range(RUNS):
+            with torch.set_grad_enabled(number == 0):
+                run = terms(pair, rows, layout=layout)
+                for name in code_sites(run, wanted):
+                    found = codes_of(run, name)
+                    before = first.setdefault(name, found)
+                    if not (torch.allclose(found.loc, before.loc) and torch.allclose(found.scale, before.scale)):
+                        raise PairError(
+                            f"The guide draws site {name!r} from a distribution that is another at every run, as it depends on "
+                            "other draws: name the sites that depend on the data alone, sites=(...)."
+                        )
+
+
+def check_several_rows(rows: int) -> None:
+    """PairError for a minibatch of one row, which says nothing of the aggregate posterior."""
+    if rows < 2:
+        raise PairError(
+            "The aggregate posterior is estimated from the other rows of a minibatch, which has one row: give it more, by "
+            "batch_size=..., or by group_size=... where rows are grouped."
+        )
 
 
 def log_density_matrix(draws: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
@@ -88,11 +123,7 @@ def estimate(codes: Codes, num_rows: int, estimator: str = "stratified") -> Aggr
     Chen et al., appendix C.2, over the orders of the rows. "weighted" gives all rows the weight 1/(N B), their appendix C.1.
     """
     rows = codes.loc.shape[-2]
-    if rows < 2:
-        raise PairError(
-            "The aggregate posterior is estimated from the other rows of a minibatch, which has one row: give it more, by "
-            "batch_size=..., or by group_size=... where rows are grouped."
-        )
+    check_several_rows(rows)
     num_rows = max(num_rows, rows)
     log_q = log_density_matrix(*codes)
     own = log_q.sum(-1).diagonal(dim1=-2, dim2=-1)
@@ -126,7 +157,7 @@ def base_of(fn: Any) -> Any:
     return fn
 
 
-def _normal(term: Term, terms: Terms) -> Any:
+def _normal(term: Term, run: Terms) -> Any:
     """The Normal of each dimension of a site. Raises PairError for anything else."""
     wanted = "The aggregate posterior needs a guide that draws each dimension from a Normal given the row alone"
     q = term.q
@@ -140,9 +171,9 @@ def _normal(term: Term, terms: Terms) -> Any:
         )
     if isinstance(q.mask, Tensor) or q.mask is False:
         raise PairError(f"{wanted}, and site {term.name!r} is masked, so that some rows have no code.")
-    if dims_of(q.log_prob, terms):
+    if dims_of(q.log_prob, run):
         raise PairError(f"{wanted}, and site {term.name!r} depends on an enumerated site.")
-    above = [t for t in terms.sites.values() if t.q is not None and t.local and t is not term and t.enum_dim is None]
+    above = [t for t in run.sites.values() if t.q is not None and t.local and t is not term and t.enum_dim is None]
     for other in above:
         if any(_depends(parameter, other.value) for parameter in (fn.loc, fn.scale)):
             raise PairError(

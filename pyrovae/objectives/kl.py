@@ -21,8 +21,11 @@ from torch.func import functional_call
 from torch.nn.functional import softplus
 
 from pyrovae.errors import OptionError, PairError
-from pyrovae.objectives.aggregate import ESTIMATORS, code_sites, codes_of, estimate
+from pyrovae.objectives.aggregate import ESTIMATORS, check_codes, check_several_rows, code_sites, codes_of, estimate
 from pyrovae.objectives.terms import Terms
+from pyrovae.pair.batch import Batch
+from pyrovae.pair.layout import Layout
+from pyrovae.pair.program import PairLike
 
 KLFunction = Callable[..., Mapping[str, Tensor]]  # of (terms), (terms, weight) or (terms, weight, minibatch)
 
@@ -266,7 +269,7 @@ class total_correlation:
         information: float = 1.0,
         dimension_wise: float = 1.0,
         estimator: str = "weighted",
-        sites: Sequence[str] | None = None,
+        sites: str | Sequence[str] | None = None,
     ) -> None:
         wanted = "total_correlation needs weights of at least 0"
         self.weight, self.information, self.dimension_wise = (
@@ -274,7 +277,11 @@ class total_correlation:
         )
         if estimator not in ESTIMATORS:
             raise OptionError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {estimator!r}.")
-        self.estimator, self.sites = estimator, _names(sites)
+        self.estimator, self.sites = estimator, names_of(sites)
+
+    def check(self, pair: PairLike, batch: Batch, layout: Layout) -> None:
+        """PairError unless the guide draws the sites from Normals given the rows alone. A fit asks before its first step."""
+        check_codes(pair, batch, layout, self.sites or None)
 
     def __call__(self, terms: Mapping[str, Tensor], weight: Tensor, minibatch: Minibatch) -> dict[str, Tensor]:
         changed = dict(terms)
@@ -308,8 +315,9 @@ class density_ratio:
         site: The name of the site, by default the one that the guide draws for each row.
 
     Raises:
-        OptionError: The weight is negative or not finite, or the discriminator is no module.
-        PairError: At the first step, for a site that the pair does not have, or several to choose from.
+        OptionError: The weight is negative or not finite, or the discriminator is no module, or has no parameter to train.
+        PairError: At the first step, for a site that the pair does not have, or several to choose from; for a minibatch of one
+            row.
 
     References:
         Kim and Mnih 2018, arXiv:1802.05983, algorithm 2. They shuffle the codes of a second minibatch, and train D with Adam at
@@ -326,8 +334,12 @@ class density_ratio:
         self.weight = _number(weight, "density_ratio needs a weight of at least 0")
         if not isinstance(discriminator, nn.Module):
             raise OptionError(f"density_ratio needs a module as discriminator, got {discriminator!r}.")
+        if not any(parameter.requires_grad for parameter in discriminator.parameters()):
+            raise OptionError(
+                f"density_ratio trains its discriminator, and {type(discriminator).__name__} has no parameter to train."
+            )
         self.discriminator, self.site = discriminator, site
-        self.sites = _names(site)
+        self.sites = names_of(site)
 
     @property
     def trains(self) -> tuple[nn.Module, ...]:
@@ -345,6 +357,7 @@ class density_ratio:
             )
         term = run.sites[found[0]]
         codes = run.rows(term.value, tuple(term.either.fn.event_shape)).flatten(2)  # (K, B, D)
+        check_several_rows(codes.shape[1])
         fixed = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
         ratio = functional_call(self.discriminator, fixed, (codes,))
         here = codes.detach()
@@ -388,19 +401,24 @@ class dip:
     """
 
     def __init__(
-        self, off_diagonal: float, diagonal: float, of: str = "codes", sites: Sequence[str] | None = None
+        self, off_diagonal: float, diagonal: float, of: str = "codes", sites: str | Sequence[str] | None = None
     ) -> None:
         self.off_diagonal, self.diagonal = (
             _number(w, "dip needs weights of at least 0") for w in (off_diagonal, diagonal)
         )
         if of not in ("means", "codes"):
             raise OptionError(f"dip takes the covariance of 'means' or of 'codes', got of={of!r}.")
-        self.of, self.sites = of, _names(sites)
+        self.of, self.sites = of, names_of(sites)
+
+    def check(self, pair: PairLike, batch: Batch, layout: Layout) -> None:
+        """PairError unless the guide draws the sites from Normals given the rows alone. A fit asks before its first step."""
+        check_codes(pair, batch, layout, self.sites or None)
 
     def __call__(self, terms: Mapping[str, Tensor], weight: Tensor, minibatch: Minibatch) -> dict[str, Tensor]:
         changed = dict(terms)
         for name in code_sites(minibatch.terms, self.sites or None):
             codes = codes_of(minibatch.terms, name)
+            check_several_rows(codes.loc.shape[1])
             centred = codes.loc - codes.loc.mean(1, keepdim=True)
             covariance = centred.transpose(1, 2) @ centred / centred.shape[1]  # (K, D, D)
             variances = covariance.diagonal(dim1=1, dim2=2)
@@ -449,6 +467,12 @@ class chain:
     def trains(self) -> tuple[nn.Module, ...]:
         """What a fit trains besides the pair."""
         return tuple(module for f in self.functions for module in getattr(f, "trains", ()))
+
+    def check(self, pair: PairLike, batch: Batch, layout: Layout) -> None:
+        """What the functions check of a pair before the first step of a fit."""
+        for f in self.functions:
+            if hasattr(f, "check"):
+                f.check(pair, batch, layout)
 
     def __call__(self, terms: Mapping[str, Tensor], weight: Tensor, minibatch: Minibatch) -> Mapping[str, Tensor]:
         for f in self.functions:
@@ -514,7 +538,7 @@ def _number(given: float, wanted: str) -> float:
     return float(_numbers(given, wanted, zero=True))
 
 
-def _names(sites: Sequence[str] | None) -> tuple[str, ...]:
+def names_of(sites: str | Sequence[str] | None) -> tuple[str, ...]:
     """Names of sites as a tuple, empty for all. Raises OptionError for what is no list of names."""
     names = () if sites is None else (sites,) if isinstance(sites, str) else tuple(sites)
     if not all(isinstance(name, str) for name in names):

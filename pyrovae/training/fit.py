@@ -103,7 +103,7 @@ def fit(
             once, from a fixed seed. What is given to `pv.generate` or `pv.decode` by the model's names is not transformed.
         penalty: a function from the pair to a 0-d tensor, in nats for the whole data set, such as a negative log prior of
             weights. It is added to the loss.
-        clip_norm: the largest global norm of the gradient.
+        clip_norm: the largest global norm of the gradient; what the loss trains besides the pair has a norm of its own.
         group_size: rows a step of each group, named by the optional arguments that it knows: `{"y": 50, "": 100}` takes 50
             rows whose y is known and 100 of which nothing optional is. By default `min(N_g, max(B/4, B N_g/N))`. An epoch is
             one pass over the largest group.
@@ -115,9 +115,10 @@ def fit(
         force: replace the run in `checkpoint`.
         checkpoint_every: seconds between two writes of the checkpoint.
         engine: how a step is run: "eager", "traced", "compiled", or "graphed" (CUDA). By default ("auto") graphed on CUDA,
-            on a CPU compiled from 5,000 steps on where there is a C++ compiler, else traced. On a CPU all engines draw the
-            same noise. Except with "eager", the Python code of pair, loss, transform and penalty runs once an epoch and not
-            at every step, so its side effects do not repeat.
+            on a CPU compiled from 5,000 steps on where there is a C++ compiler, else traced; but eager where a codebook follows
+            its vectors (`pv.nets.VQ`), which cannot be traced. On a CPU all engines draw the same noise.
+            Except with "eager", the Python code of pair, loss, transform and penalty runs once an epoch and not at every
+            step, so its side effects do not repeat.
         precision: "bfloat16" computes products of matrices in bfloat16; parameters and log-densities stay float32.
         threads: of the CPU that steps, and afterwards questions, are computed with. By default 1 where products of matrices
             are small, more where they are larger, and all of torch's threads where they take long (see "Speed and engines"

@@ -49,7 +49,7 @@ from pyrovae.pair.checks import (
 from pyrovae.pair.datasets import is_streamed
 from pyrovae.pair.devices import indices_in_range
 from pyrovae.pair.layout import Layout, describe_run
-from pyrovae.pair.parameters import evaluating, find_device, fork_rng, place, trainable
+from pyrovae.pair.parameters import evaluating, every_module, find_device, fork_rng, place, trainable
 from pyrovae.pair.program import PairLike, arguments, sample_sites
 from pyrovae.training.minibatch import GroupTerms, MinibatchLoss
 from pyrovae.training.schedules import Schedule, Step, as_schedule, weights_at
@@ -251,6 +251,12 @@ def check(fitted: Fit, data: FitData, groups: Sequence[TrainingGroup], options: 
     rows; the first run also serves for the gradients, and both together for what a row costs. Returns the first runs.
     """
     pair, transform = fitted.pair, options.transform
+    for module in _moving(pair):
+        if not (module.started or module.training):
+            raise OptionError(
+                f"{type(module).__name__} has no codes before its first step of training, and is in evaluation mode, in which "
+                "it takes none: call .train() before the fit."
+            )
     firsts = [one.first_batch(data) for one in groups]
     seen = [transform_once(pair, first, transform) for first in firsts]
     if transform is not None:
@@ -271,6 +277,10 @@ def check(fitted: Fit, data: FitData, groups: Sequence[TrainingGroup], options: 
                 check_rows(pair, batch, fitted.chunk_size(few), transform=transform, numbers=numbers)
             check_gradients(pair, runs)
         objective = as_loss(options.loss)
+        kl: Any = getattr(objective, "kl", None)
+        for layout, first in zip(layouts, seen):
+            if hasattr(kl, "check"):
+                kl.check(pair, first, layout)
         particles = getattr(objective, "num_particles", 1)
         several = particles > 1
         data.product = particles * max(cost.product for cost in costs)
@@ -286,6 +296,12 @@ def check(fitted: Fit, data: FitData, groups: Sequence[TrainingGroup], options: 
             for layout, traces in zip(layouts, runs):
                 _check_shared(layout, traces, objective)
     return runs
+
+
+def _moving(pair: PairLike) -> list[Any]:
+    """The modules whose state each step of training sets by its rows, such as the codebook of `pv.nets.VQ`."""
+    parts = [part for root in every_module(pair).values() for part in root.modules()]
+    return [part for part in parts if getattr(part, "moves", None) is True and hasattr(part, "started")]
 
 
 def _check_fewer(fitted: Fit, layout: Layout, traces: Traces, first: Batch, cost: TensorSizes) -> None:
@@ -362,7 +378,8 @@ def plan(
     objective, schedule = as_loss(options.loss), as_schedule(options.schedule)
     for module in modules_of(objective).values():
         module.to(device)
-    leaves |= {name: t for name, t in loss_tensors(objective).items() if t.requires_grad}
+    of_loss = {name: t for name, t in loss_tensors(objective).items() if t.requires_grad}
+    leaves |= of_loss
     largest = max(groups, key=lambda one: len(one.rows))
     steps = Step(0, len(largest.rows) / largest.size, options.epochs * len(largest.rows) // largest.size)
     weights = weights_at(schedule, steps)
@@ -386,13 +403,17 @@ def plan(
         parameters=leaves,
         optimizer=optimizer,
         weights=tuple(name for name in weights if name not in ("lr", "model")),
-        clip=None if options.clip_norm is None else functools.partial(clip_by_norm, largest=options.clip_norm),
+        clip=None
+        if options.clip_norm is None
+        else functools.partial(clip_by_norm, largest=options.clip_norm, apart={id(t) for t in of_loss.values()}),
         reads=(objective, options.transform, options.penalty),
         precision=precision,
     )
     engine = options.engine
     if options.resume and engine == "auto" and options.recorded("device") == device.type:
         engine = options.recorded("engine") or engine
+    if engine == "auto" and _moves_on(pair, runs):
+        engine = "eager"  # no trace can follow what a step reads of its rows
     engine = choose_engine(engine, device, steps.total)
     threads = options.threads
     if threads is None and options.resume and options.recorded("threads") is not None:
@@ -425,6 +446,13 @@ def plan(
         "torch": str(torch.__version__),
     }
     return Plan(program, schedule, steps, batches, engine, threads, loss_tensors(objective))
+
+
+def _moves_on(pair: PairLike, runs: Sequence[Traces]) -> bool:
+    """Whether steps will set the state of modules by their rows: these have not started, or a gradient reaches a draw."""
+    modules = [module for module in _moving(pair) if module.training]
+    draws = [node["value"] for _, guide in runs for node in sample_sites(guide).values()]
+    return bool(modules) and (any(d.requires_grad for d in draws) or not all(module.started for module in modules))
 
 
 def _make_optimizer(

@@ -223,6 +223,14 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "negative free bits": (("digits", "--free-bits", "-1"), "--free-bits is nats a row, 0 for none"),
     "prior by class": (("digits", "--model", "cvae", "--prior", "vamp"), "--prior vamp does not go with --model cvae"),
+    "codes behind a net of vectors": (
+        ("digits", "--model", "vqvae", "--net", "resnet"),
+        "--net resnet does not go with --model vqvae; choose mlp, or conv",
+    ),
+    "a line of codes for images": (
+        ("digits", "--model", "vqvae", "--net", "conv", "--latent", "3"),
+        "a quarter of each side .* leave out --latent",
+    ),
     "net": (("digits", "--model", "m2", "--net", "conv"), "--net conv does not go with --model m2; it is for vae"),
 }
 

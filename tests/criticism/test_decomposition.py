@@ -246,9 +246,37 @@ def test_priors_whose_units_depend_on_each_other_have_no_parts_by_unit() -> None
     assert parts.kl == pytest.approx(parts.information + parts.marginal)
 
 
+class Shifted(torch.nn.Module):
+    """p(z) is another for each row, and the guide's: every KL is 0, and that of all codes to one prior means nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decoder = torch.nn.Linear(2, 6)
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(6.0 * x[:, :2], 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=self.decoder(z)).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(6.0 * x[:, :2], 1.0).to_event(1))
+
+
+def test_a_prior_of_each_row_has_no_parts_by_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted, x = pv.fit(Shifted(), binary(20), epochs=1), binary(20)
+    parts = pv.kl_parts(fitted, x)["z"]
+    assert parts.units is None and parts.kl == pytest.approx(0.0, abs=1e-6) and parts.information > 0.5
+    monkeypatch.setattr(pv.Fit, "chunk_size", lambda *_: 1)  # one row a run
+    assert pv.kl_parts(fitted, x)["z"].units is None
+    assert pv.kl_parts(pv.fit(vae(), x, epochs=1), x)["z"].units is not None
+
+
 def test_continuous_codes_beside_discrete_ones_have_parts_and_others_are_refused() -> None:
     x = binary(20)
-    assert pv.kl_parts(pv.fit(joint_vae(), x, epochs=1), x).keys() == {"z"}
+    joint = pv.fit(joint_vae(), x, epochs=1)
+    assert pv.kl_parts(joint, x).keys() == pv.kl_parts(joint, x, sites="z").keys() == {"z"}
+    assert pv.record_kl_parts(x, sites="z1").sites == ("z1",)
     levels = pv.fit(Ladder(), x, epochs=1)
     with pytest.raises(pv.PairError, match="depends on the draw of"):
         pv.kl_parts(levels, x)

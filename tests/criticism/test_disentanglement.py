@@ -121,9 +121,37 @@ def test_unfit_arrays_get_one_clear_error(score: str, codes: Any, factors: Any, 
         getattr(disentanglement, score)(codes, factors)
 
 
-def test_unfit_options_get_one_clear_error() -> None:
-    with pytest.raises(pv.OptionError, match="at least two bins"):
-        disentanglement.mig(IDENTITY, FACTORS, bins=1)
-    for score in (disentanglement.factor_vae_score, disentanglement.beta_vae_score):
-        with pytest.raises(pv.OptionError, match="got 10 and 1"):
-            score(IDENTITY, FACTORS, 10, 1)
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: disentanglement.mig(IDENTITY, FACTORS, bins=1), "bins must be .* at least 2, got 1"),
+        (lambda: disentanglement.mig(IDENTITY, FACTORS, bins=2.5), "bins .* got 2.5"),  # type: ignore[arg-type]
+        (lambda: disentanglement.dci(IDENTITY, FACTORS, num_trees=0), "num_trees .* at least 1, got 0"),
+        (lambda: disentanglement.infomec(IDENTITY, FACTORS, num_neighbors=0), "num_neighbors .* at least 1, got 0"),
+        (lambda: disentanglement.factor_vae_score(IDENTITY, FACTORS, 2.5), "num_votes .* got 2.5"),  # type: ignore[arg-type]
+        (lambda: disentanglement.factor_vae_score(IDENTITY, FACTORS, 10, 1), "batch_size .* at least 2, got 1"),
+        (lambda: disentanglement.beta_vae_score(IDENTITY, FACTORS, 10, 1), "batch_size .* at least 2, got 1"),
+    ],
+)
+def test_unfit_options_get_one_clear_error(call: Any, message: str) -> None:
+    with pytest.raises(pv.OptionError, match=message):
+        call()
+
+
+def test_votes_that_hold_one_factor_only_are_judged_by_the_others() -> None:
+    """With one example to learn from, the answer is right where the example to test on holds the same factor."""
+    found = {disentanglement.beta_vae_score(IDENTITY, FACTORS, 1, 4, seed=seed) for seed in range(10)}
+    assert found == {0.0, 1.0}
+    assert disentanglement.beta_vae_score(IDENTITY, FACTORS[:, :1], 5, 4) == 1.0
+
+
+def test_levels_that_occur_once_do_not_count_in_the_nearest_neighbour_estimate() -> None:
+    rng = np.random.default_rng(0)
+    factors = np.arange(3).repeat(20)[:, None]
+    codes = factors + 0.1 * rng.normal(size=(60, 1))
+    alone = disentanglement.infomec(codes, factors).information
+    more = np.vstack([factors, np.arange(3, 13)[:, None]])
+    found = disentanglement.infomec(np.vstack([codes, rng.normal(size=(10, 1))]), more).information
+    assert found == pytest.approx(alone, abs=0.01) and alone == pytest.approx(1.0, abs=0.1)
+    with pytest.raises(pv.DataError, match="two levels of factor 0 that occur at least twice"):
+        disentanglement.infomec(rng.normal(size=(40, 2)), rng.permutation(40)[:, None])

@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,33 @@ def test_the_codebook_follows_the_vectors_where_a_gradient_trains_it() -> None:
 
 
 @extra
+@pytest.mark.auto_engine
+@pytest.mark.parametrize("kind", ["VQ", "ResidualVQ"])
+def test_a_fit_starts_the_codes_or_says_why_not(kind: str, recwarn: pytest.WarningsRecorder) -> None:
+    x = torch.randn(40, 4)
+    with pytest.raises(pv.OptionError, match=f"{kind} has no codes.*evaluation mode.*train"):
+        pv.fit(vqvae(LEARNED[kind]()).eval(), x, epochs=1)
+    for frozen in (False, True):
+        pair = vqvae(LEARNED[kind]())
+        pair.encoder.requires_grad_(not frozen)
+        fitted = pv.fit(pair, x, epochs=2, batch_size=20)
+        assert fitted.settings["engine"] == "eager" and len(torch.unique(pv.encode(fitted, x))) > 3
+    second = pv.fit(pair, x, epochs=2, batch_size=20)
+    assert second.settings["engine"] == "traced" and "engine_notes" not in second.settings  # the codes stay
+    assert not [w for w in recwarn if "trace" in str(w.message)]
+
+
+@extra
+def test_a_run_without_the_package_of_its_codebook_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pv.save(pv.fit(vqvae(LEARNED["VQ"]()), torch.randn(40, 4), epochs=1), tmp_path / "run")
+    monkeypatch.setitem(sys.modules, "vector_quantize_pytorch", None)
+    with pytest.raises(pv.MissingPackageError, match="pip install"):
+        pv.load(tmp_path / "run")
+
+
+@extra
 def test_the_terms_of_a_codebook_are_no_part_of_the_bound() -> None:
     pair, x = started(LEARNED["SimVQ"]), torch.randn(7, 4)
     run = pv.terms(pair, {"x": x})
@@ -160,6 +188,7 @@ def test_log_p_of_x_says_that_it_is_a_bound(fitted: pv.Fit) -> None:
     with pytest.warns(UserWarning, match="log p\\(x\\) is estimated by the ELBO, a lower bound") as said:
         found = pv.importance(fitted, torch.randn(5, 4), 30)
     assert len(told(said)) == 1 and found.proposal == "guide"
+    assert "Check k_hat" not in str(said[0].message) and 'Pass proposal="guide"' in str(said[0].message)
     torch.testing.assert_close(found.log_likelihood, found.elbo)
 
 

@@ -5,6 +5,7 @@ import itertools
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -62,6 +63,25 @@ def test_values_of_another_size_are_refused(build: Any) -> None:
         codes.lookup(torch.zeros(4, 7, dtype=torch.long))
 
 
+@pytest.mark.parametrize("build", ALL)
+@pytest.mark.parametrize(
+    ("number", "error", "message"),
+    [
+        (-1, pv.DataError, "numbered from 0 to .*, got -1"),
+        (60, pv.DataError, "numbered from 0 to .*, got 60"),
+        (1.5, pv.ShapeError, "needs whole numbers of codes, got torch.float32"),
+        (True, pv.ShapeError, "needs whole numbers of codes, got torch.bool"),
+    ],
+)
+def test_numbers_that_are_no_codes_are_refused(build: Any, number: Any, error: Any, message: str) -> None:
+    codes = build()
+    numbers = torch.zeros(4, *codes.index_shape, dtype=torch.tensor(number).dtype)
+    numbers[1] = number
+    with pytest.raises(error, match=message):
+        codes.lookup(numbers)
+    assert codes.lookup(torch.zeros(0, *codes.index_shape, dtype=torch.int32)).shape == (0, *codes.event_shape)
+
+
 # --- finite scalar quantisation
 
 
@@ -70,6 +90,7 @@ def test_the_codes_of_fsq_are_all_combinations_of_levels() -> None:
     every = codes.lookup(torch.arange(60).reshape(-1, 1)).squeeze(-1)
     wanted = itertools.product((-1, 0, 1), (-1, -0.5, 0, 0.5), (-1, -0.5, 0, 0.5, 1))
     assert {tuple(row) for row in every.tolist()} == set(wanted)
+    assert to_spec(FSQ(tuple(np.array((3, 4, 5))), grid=1)) == to_spec(codes)
     assert not codes(torch.zeros(1, 3, 1)).any()  # 0 stays 0, for an even number of levels, too
 
 
@@ -197,6 +218,16 @@ def test_each_level_codes_what_the_levels_before_it_left() -> None:
     torch.testing.assert_close(e - codes.vectors(z), left)
 
 
+@extra
+@pytest.mark.parametrize("build", [LEARNED["VQ"], LEARNED["ResidualVQ"]], ids=["VQ", "ResidualVQ"])
+def test_codes_start_behind_a_frozen_encoder_too(build: Any) -> None:
+    codes, e = build(), torch.randn(20, 3, 2, 2)
+    assert not codes.started
+    z = codes.train()(e)
+    assert codes.started and len(torch.unique(codes.indices(z))) > 3
+    assert torch.equal(codes(e), z)  # and stay
+
+
 # --- a user's mistakes
 
 
@@ -213,7 +244,7 @@ def test_more_codes_than_vectors_to_start_them_are_refused(build: Any) -> None:
 @pytest.mark.parametrize("build", LEARNED.values(), ids=LEARNED)
 def test_a_missing_extra_is_named(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vector_quantize_pytorch", None)
-    with pytest.raises(pv.OptionError, match=r"not installed: pip install 'pyrovae\[vq\]'"):
+    with pytest.raises(pv.MissingPackageError, match=r"not installed: pip install 'pyrovae\[vq\]'"):
         build()
     FSQ((3, 3), 2)(torch.zeros(1, 2, 2))
 
@@ -227,6 +258,9 @@ def test_a_missing_extra_is_named(build: Any, monkeypatch: pytest.MonkeyPatch) -
         (lambda: VQ(1, 3, 2), "at least 2 for num_codes, got 1"),
         (lambda: VQ(6, 0, 2), "at least 1 for width, got 0"),
         (lambda: VQ(6, 3, 2, decay=1.0), "decay to be between 0 and 1, got 1.0"),
+        (lambda: VQ(6, 3, 2, decay="a"), "decay to be between 0 and 1, got 'a'"),  # type: ignore[arg-type]
+        (lambda: VQ(6, 3, 2, restart_below="a"), "restart_below to be a number"),  # type: ignore[arg-type]
+        (lambda: SimVQ(6, 3, 2, commitment="a"), "commitment to be a positive number"),  # type: ignore[arg-type]
         (lambda: VQ(6, 3, 2, restart_below=-1), "restart_below to be a number of vectors, 0 for never, got -1"),
         (lambda: SimVQ(6, 3, 2, commitment=0.0), "commitment to be a positive number, got 0.0"),
         (lambda: ResidualVQ(6, 3, 2, depth=0), "at least 1 for depth, got 0"),
