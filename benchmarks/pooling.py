@@ -36,7 +36,7 @@ from pyrovae.sklearn import VAEImputer
 
 RESULTS = Path(__file__).parent / "results" / "pooling-cpu.json"
 ROWS, TABLES = 500, 10
-SETTINGS: dict[str, Any] = {"n_components": 2, "hidden_layer_sizes": (32,), "max_iter": 100, "batch_size": 100}
+SETTINGS: dict[str, Any] = {"hidden_layer_sizes": (32,), "max_iter": 100, "batch_size": 100}
 Array = NDArray[np.float64]
 Estimate = tuple[Array, Array]  # and its squared standard errors
 

@@ -24,9 +24,8 @@ PARTICLES = 5  # of the bound that is maximised
 class VAEImputer(TransformerMixin, VAEEstimator):
     """`E[x_missing | x_observed]`, or draws: missing entries (NaN) filled in, as by `IterativeImputer`.
 
-    By default a VAE is fitted to the observed entries by the importance-weighted bound of 5 draws, with a mixture of 10 Normals
-    as prior, a Normal likelihood of the standardised columns, and a guide with full covariance that is told which entries are
-    missing. A filled entry is a mean over the posterior of z, from a proposal refined for each row, see `pv.impute`.
+    By default the VAE of `VAEDensity` is fitted to the observed entries by the importance-weighted bound of 5 draws: of up to ten
+    columns it starts as their Gaussian mixture. Its guide is told which entries are missing. A filled entry is a mean over the posterior of z, from a proposal refined for each row, see `pv.impute`.
 
     Args:
         n_components: L, the dimension of z; by default the number of columns, at most 10. Not used with a `graph`.
@@ -117,7 +116,7 @@ class VAEImputer(TransformerMixin, VAEEstimator):
         self._learn_scale(some)
         how = self.n_components, self.hidden_layer_sizes
         loss = IWELBO(num_particles=PARTICLES)
-        self._fit_pair([self._scaled(some)], lambda x: _graphs.flexible(x, *how), loss=loss)
+        self._fit_pair([self._scaled(some)], lambda x: _graphs.density(x, *how), loss=loss)
         return self
 
     def transform(self, X: Any) -> Array:
