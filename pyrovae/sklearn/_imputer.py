@@ -24,8 +24,9 @@ PARTICLES = 5  # of the bound that is maximised
 class VAEImputer(TransformerMixin, VAEEstimator):
     """`E[x_missing | x_observed]`, or draws: missing entries (NaN) filled in, as by `IterativeImputer`.
 
-    By default the VAE of `VAEDensity` is fitted to the observed entries by the importance-weighted bound of 5 draws: of up to ten
-    columns it starts as their Gaussian mixture. Its guide is told which entries are missing. A filled entry is a mean over the posterior of z, from a proposal refined for each row, see `pv.impute`.
+    By default the VAE of `VAEDensity` is fitted to the observed entries by the importance-weighted bound of 5 draws: of up to
+    ten columns it starts as their Gaussian mixture. Its guide is told which entries are missing. A filled entry is a mean over
+    the posterior of z, from a proposal refined for each row, see `pv.impute`.
 
     Args:
         n_components: L, the dimension of z; by default the number of columns, at most 10. Not used with a `graph`.
