@@ -321,7 +321,7 @@ class VQ(_Codebook):
         restart_below: Vectors a step below which a code starts again; 0 for never.
         rotation: Whether the gradient of a code is rotated and rescaled on its way to e (Fifty et al. 2024,
             arXiv:2410.06424); else it passes as it is.
-        commitment: The weight of |e - z|^2 in the objective.
+        commitment: The weight of `|e - z|^2` in the objective.
 
     Raises:
         OptionError: A number is out of range.
@@ -380,7 +380,7 @@ class SimVQ(_Codebook):
         width: Number of elements of a code.
         grid: Shape of the grid of codes, an int or a tuple of ints.
         rotation: As of `VQ`.
-        commitment: The weight of |e - z|^2 in the objective.
+        commitment: The weight of `|e - z|^2` in the objective.
 
     Raises:
         OptionError: A number is out of range.

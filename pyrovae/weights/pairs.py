@@ -187,7 +187,7 @@ def bayesian(
             that returns a module. Called with the parameters by name, that module returns a distribution for each name, or
             one of all weights together, flattened one after the other.
         expose: Which parameters: names of parameters ("likelihood.net.rest.1.weight"), of modules ("likelihood"), or patterns
-            ("*.weight"). By default those that the model reads and the guide does not, as its code says by name: decoder and
+            (`"*.weight"`). By default those that the model reads and the guide does not, as its code says by name: decoder and
             prior of a VAE. What the guide reads, too, may be named: it then runs with the same draw.
         hide: Names of what is left out of these, and stays a parameter.
 
