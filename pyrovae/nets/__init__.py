@@ -2,13 +2,14 @@
 
 from pyrovae.nets.causal import CausalTransformer
 from pyrovae.nets.cells import EncoderCell, GenerativeCell
+from pyrovae.nets.codebooks import VQ, ResidualVQ, SimVQ
 from pyrovae.nets.codes import Column, OneHot, Thermometer
 from pyrovae.nets.conv import ConvDecoder, ConvEncoder
 from pyrovae.nets.dropout import ReLUDropout
 from pyrovae.nets.grids import GridDecoder, GridEncoder
 from pyrovae.nets.masking import MaskChannel, SelfMasking
 from pyrovae.nets.mlp import MLP, Activated, Behind, Flat, LayerNormed, Log1p, Rescaled, Swapped, WithMask, one_hot
-from pyrovae.nets.quantisers import FSQ, VQ, Quantiser, ResidualVQ, SimVQ
+from pyrovae.nets.quantisers import FSQ, Quantiser
 from pyrovae.nets.residual import ResidualMLP, ResNetDecoder, ResNetEncoder, Skip
 from pyrovae.nets.sizes import SizeFactor, SizeFromTotal
 

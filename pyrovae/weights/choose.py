@@ -70,15 +70,8 @@ def choose(pair: PairLike, expose: Names, hide: Names) -> dict[str, Chosen]:
             f"by expose=..., such as expose='likelihood'; there are {_listed(named)}."
         )
     for name, parameter in found.items():
-        for module, _ in places[id(parameter)]:
-            if isinstance(module, (nn.RNNBase, PyroModule)):
-                kind = "nn.RNNBase keeps a list of its weights" if isinstance(module, nn.RNNBase) else "Pyro stores it"
-                cure = (
-                    "" if isinstance(module, nn.RNNBase) else ", or write pyro.nn.PyroSample in place of the parameter"
-                )
-                raise OptionError(
-                    f"Parameter {name!r} cannot be exchanged ({kind}): leave it out, hide={name!r}{cure}."
-                )
+        if why := not_exchangeable(places[id(parameter)]):
+            raise OptionError(f"Parameter {name!r} cannot be exchanged ({why}): leave it out, hide={name!r}.")
     return {name: Chosen(tuple(places[id(parameter)])) for name, parameter in found.items()}
 
 
@@ -87,7 +80,9 @@ def not_exchangeable(places: Iterable[Place]) -> str:
     modules = [module for module, _ in places]
     if any(isinstance(module, nn.RNNBase) for module in modules):
         return "nn.RNNBase keeps a list of its weights"
-    return "Pyro stores those of a PyroModule" if any(isinstance(module, PyroModule) for module in modules) else ""
+    if any(isinstance(module, PyroModule) for module in modules):
+        return "Pyro stores those of a PyroModule, which takes pyro.nn.PyroSample in the place of a parameter"
+    return ""
 
 
 def every_parameter(pair: PairLike) -> dict[str, Chosen]:
