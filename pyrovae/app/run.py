@@ -129,41 +129,9 @@ def fit_run(
         "own": own_files(options),
     }
 
-    def fit_rows(one: PairLike, *, labels: bool = True, **more: Any) -> Fit:
-        return fit(
-            one,
-            rows.batch("train", labels=labels),
-            epochs=int(options.epochs or 0),
-            batch_size=int(options.batch_size or 0),
-            learning_rate=float(options.learning_rate or 0),
-            validation=None if rows.validation is None else rows.batch("validation"),
-            patience=options.patience,
-            keep_best=_keeps_best(options) and rows.validation is not None,
-            schedule=_schedule(options),
-            loss=_loss(options),
-            transform=binarisation(options, dataset),
-            check_also=rows.batch("test"),
-            clip_norm=options.clip_norm,
-            checkpoint=folder,
-            seed=options.seed,
-            device=device,
-            engine=engine,
-            threads=threads,
-            progress=progress,
-            **more,
-        )
-
-    anew = force
-    if options.stages == 2:
-        first = MODELS[options.model].first_stage(pair)
-        if not resume or _in_first_stage(folder):
-            with suppress(Exception):
-                say(f"Stage 1 of 2, without labels:\n{graph_text(first, rows.examples()[''])}")
-            fit_rows(first, labels=False, resume=resume, force=force, info=info | {"stage": 1})
-            resume, anew = False, True
-            say("Stage 2 of 2: the model of its codes and of the labels.")
-        first.requires_grad_(False).eval()
-    fitted = fit_rows(pair, resume=resume, force=anew, info=info)
+    how: dict[str, Any] = {"device": device, "engine": engine, "threads": threads, "progress": progress}
+    how |= {"checkpoint": folder, "transform": binarisation(options, dataset), "info": info}
+    fitted = _fitted(pair, options, rows, say, resume=resume, force=force, **how)
     if rows.schema is not None:
         others = () if rows.given is None else rows.given.schema.columns
         replace(rows.schema, columns=(*rows.schema.columns, *others)).write(folder / COLUMNS)
@@ -176,6 +144,52 @@ def fit_run(
             if drawn.suffix == ".gv":
                 say(f"No picture of the graph: Graphviz's dot is not installed. See {drawn.name}.")
     return Run(options, dataset, rows, fitted, folder)
+
+
+def _fitted(
+    pair: PairLike,
+    options: Options,
+    rows: Rows,
+    say: Callable[[str], None],
+    *,
+    resume: bool,
+    force: bool,
+    checkpoint: Path,
+    info: dict[str, Any],
+    **how: Any,
+) -> Fit:
+    """The fit of a pair to the training rows: at once, or in two stages in one folder, the first of which is then frozen."""
+
+    def fit_rows(one: PairLike, *, labels: bool = True, **more: Any) -> Fit:
+        return fit(
+            one,
+            rows.batch("train", labels=labels),
+            epochs=int(options.epochs or 0),
+            batch_size=int(options.batch_size or 0),
+            learning_rate=float(options.learning_rate or 0),
+            validation=None if rows.validation is None else rows.batch("validation"),
+            patience=options.patience,
+            keep_best=_keeps_best(options) and rows.validation is not None,
+            schedule=_schedule(options),
+            loss=_loss(options),
+            check_also=rows.batch("test"),
+            clip_norm=options.clip_norm,
+            checkpoint=checkpoint,
+            seed=options.seed,
+            **how,
+            **more,
+        )
+
+    if options.stages == 2:
+        first = MODELS[options.model].first_stage(pair)
+        if not resume or _in_first_stage(checkpoint):
+            with suppress(Exception):
+                say(f"Stage 1 of 2, without labels:\n{graph_text(first, rows.examples()[''])}")
+            fit_rows(first, labels=False, resume=resume, force=force, info=info | {"stage": 1})
+            resume, force = False, True  # its run gives way to that of the second
+            say("Stage 2 of 2: the model of its codes and of the labels.")
+        first.requires_grad_(False).eval()
+    return fit_rows(pair, resume=resume, force=force, info=info)
 
 
 def _in_first_stage(folder: Path) -> bool:
