@@ -271,7 +271,7 @@ class Options:
     search: str = option(
         "auto",
         "Recipes that are tried where prior, guide or sizes are left open, judged by log p(x) of validation rows: none, small "
-        "(three or four of them), or auto, one other for tables of more than 12 columns.",
+        "(three or four of them), or auto, one other for tables of more than 12 columns and up to 5,000 rows.",
         check=Check(lambda value: value in ("none", "small", "auto"), "must be none, small or auto"),
         later=True,
         before="none",
