@@ -21,8 +21,8 @@ from support.command import Command
 import pyrovae as pv
 from pyrovae import plots
 from pyrovae.app import pictures
+from pyrovae.app import results as results_of
 from pyrovae.app import run as runs
-from pyrovae.app.cli import tables
 from pyrovae.app.scores import EVALUATION_SEED
 
 # guide: a refined proposal takes longer than these fits
@@ -413,4 +413,4 @@ def test_a_title_is_no_wider_than_its_picture(columns: int) -> None:
 )
 def test_what_is_said_of_overfitting(train: tuple[float, float], said: str) -> None:
     results = {"elbo": -86.0, "elbo_se": 0.4, "log_likelihood": -82.0, "train_elbo_se": 0.3, "proposal": "refined"}
-    assert said in tables.overfitting(results | dict(zip(("train_elbo", "train_log_likelihood"), train)))
+    assert said in results_of.overfitting(results | dict(zip(("train_elbo", "train_log_likelihood"), train)))

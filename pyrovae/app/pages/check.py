@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pyrovae._files import write_file
 from pyrovae._version import __version__
+from pyrovae.app.pages.html import document, paragraph, picture
 from pyrovae.criticism.findings import BAD, LOOK, NONE, OK, Finding
 from pyrovae.criticism.report import Report
 from pyrovae.criticism.units import INACTIVE
@@ -23,16 +22,6 @@ PARTS = {
     "latent variables": "What do the latent variables say?",
     "guide": "Is the guide the posterior of its model?",
 }
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; border-bottom: 1px solid #ddd; }
-table { border-collapse: collapse; width: 100%; } td, th { text-align: left; padding: .25rem .6rem; vertical-align: top; }
-tr { border-bottom: 1px solid #eee; } article { margin: 1.2rem 0; overflow: hidden; } article h3 { margin: 0; font-size: 1rem; }
-article p { margin: .2rem 0; } img { max-width: 100%; display: block; margin: .4rem 0; }
-.mark { display: inline-block; min-width: 4.2rem; text-align: center; border-radius: .3rem; color: #fff; font-size: .8rem; }
-.ok { background: #009e73; } .look { background: #b37400; } .bad { background: #c0392b; } .none { background: #888; }
-.good, footer { color: #666; font-size: .9rem; } .advice { border-left: 3px solid #b37400; padding-left: .6rem; }
-"""
 
 
 def save_page(report: Report, path: str | Path, title: str = "Is this fit any good?") -> Path:
@@ -59,18 +48,22 @@ def save_page(report: Report, path: str | Path, title: str = "Is this fit any go
 
 def page(report: Report, title: str) -> str:
     """The page as text."""
+    return document(title, f"{summary(report)}{answers(report)}<footer>{about(report)}</footer>")
+
+
+def summary(report: Report) -> str:
+    """How many findings are bad, and a line for each that leads to its place on the page."""
     rows = "".join(
         f'<tr><td>{_mark(f)}</td><td><a href="#f{i}">{html.escape(f.name)}</a></td><td>{html.escape(f.says)}</td></tr>'
         for i, f in enumerate(report.findings)
     )
+    return f'<p>{_counts(report)}</p><div class="wide"><table><tbody>{rows}</tbody></table></div>'
+
+
+def answers(report: Report) -> str:
+    """Every finding with what good looks like, what to try, and its pictures, in the order of the parts."""
     parts = dict.fromkeys([*PARTS, *(f.part for f in report.findings)])
-    sections = "".join(_section(report, part) for part in parts)
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1>"
-        f"<p>{_counts(report)}</p><table><tbody>{rows}</tbody></table>{sections}<footer><p>{_about(report)}</p></footer>"
-        "</body></html>\n"
-    )
+    return "".join(_section(report, part) for part in parts)
 
 
 def _section(report: Report, part: str) -> str:
@@ -79,7 +72,7 @@ def _section(report: Report, part: str) -> str:
         return ""
     articles = "".join(_article(i, f) for i, f in found)
     shared = (
-        _png(pictures.scores(z), "posterior predictive checks")
+        picture(pictures.scores(z), "posterior predictive checks")
         if (z := _scores(report)) and part == "predictions"
         else ""
     )
@@ -90,7 +83,7 @@ def _article(number: int, found: Finding) -> str:
     p = "" if found.adjusted is None else f" p = {found.adjusted:.2g} after correction for all tests of the report."
     good = f'<p class="good">Good: {html.escape(found.good)}.{p}</p>' if found.good else ""
     advice = f'<p class="advice">{html.escape(found.advice)}</p>' if found.advice else ""
-    drawn = "".join(_png(axes, f"{found.name}: {axes.get_title(loc='left')}") for axes in _pictures(found))
+    drawn = "".join(picture(axes, f"{found.name}: {axes.get_title(loc='left')}") for axes in _pictures(found))
     return (
         f'<article id="f{number}"><h3>{_mark(found)} {html.escape(found.name)}</h3>'
         f"<p>{html.escape(found.says)}.</p>{good}{advice}{_worst(found)}{drawn}</article>"
@@ -137,13 +130,6 @@ def _pictures(found: Finding) -> Iterator[Any]:
         yield pictures.departures(curves["at"], curves["low"], curves["high"], curves["units"])
 
 
-def _png(axes: Any, text: str) -> str:
-    with io.BytesIO() as content:
-        axes.get_figure(root=True).savefig(content, format="png", dpi=110, bbox_inches="tight", facecolor="white")
-        code = base64.b64encode(content.getvalue()).decode()
-    return f'<img alt="{html.escape(text)}" src="data:image/png;base64,{code}">'
-
-
 def _mark(found: Finding) -> str:
     return f'<span class="mark {found.verdict}">{WORDS[found.verdict]}</span>'
 
@@ -152,13 +138,14 @@ def _counts(report: Report) -> str:
     return ", ".join(f"{len(some)} {WORDS[kind]}" for kind in (BAD, LOOK, OK, NONE) if (some := report.of(kind))) + "."
 
 
-def _about(report: Report) -> str:
-    about = report.about
-    if not about:
-        return html.escape(f"pyrovae {__version__}")
-    training = f", {about['training_rows']} training rows" if about["training_rows"] else ""
-    return html.escape(
-        f"{about['rows']} of {about['held_out_rows']} rows held out{training}; {about['num_samples']} draws a row of the "
-        f"{about['proposal']} proposal; seed {about['seed']}. Verdicts that rest on tests change at a level of "
-        f"{about['level']:.0%} for all tests of the report together (Holm). pyrovae {__version__}."
+def about(report: Report) -> str:
+    """What the report rests on."""
+    said = report.about
+    if not said:
+        return paragraph(f"pyrovae {__version__}")
+    training = f", {said['training_rows']} training rows" if said["training_rows"] else ""
+    return paragraph(
+        f"{said['rows']} of {said['held_out_rows']} rows held out{training}; {said['num_samples']} draws a row of the "
+        f"{said['proposal']} proposal; seed {said['seed']}. Verdicts that rest on tests change at a level of "
+        f"{said['level']:.0%} for all tests of the report together (Holm). pyrovae {__version__}."
     )
