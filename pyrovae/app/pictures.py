@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
+from sklearn.manifold import TSNE
 from torch import Tensor
 
 from pyrovae import plots
@@ -27,14 +30,23 @@ from pyrovae.predict.reconstruct import reconstruct
 
 def draw_pictures(run: Run) -> list[Path]:
     """Draw the training curve, reconstructions, samples and the latent space into the run folder, as PNG files."""
+    paths = []
+    for name, axes in pictures_of(run).items():
+        paths.append(run.folder / f"{name}.png")
+        plots.save(axes, paths[-1])
+    return paths
+
+
+def pictures_of(run: Run) -> dict[str, Any]:
+    """The axes of the pictures of a run, by name: training, reconstructions, samples, levels, manifold, latent."""
     fitted, rows = run.fitted, run.rows
     units = "nats per row" if rows.scaler is None else "nats per row of standardised columns"
-    made = {"training.png": plots.training_curve(fitted.history, units=units)}
-    made["reconstructions.png"] = reconstruction_picture(run, 10)
+    made = {"training": plots.training_curve(fitted.history, units=units)}
+    made["reconstructions"] = reconstruction_picture(run, 10)
     if rows.image_shape:
-        made["samples.png"] = sample_picture(run)
+        made["samples"] = sample_picture(run)
         if run.levels:
-            made["levels.png"] = level_picture(run)
+            made["levels"] = level_picture(run)
     code = run.model.code
     latent = tuple(fitted.layout.site(code, role="latent", local=True).event_shape)
     everywhere = len(part("prior", str(run.options.prior)).guides) > 1  # its support is R^2: no sphere, no simplex
@@ -44,15 +56,41 @@ def draw_pictures(run: Run) -> list[Path]:
         axis = torch.distributions.Normal(0.0, 1.0).icdf(torch.linspace(0.02, 0.98, side))
         up, right = torch.meshgrid(axis, axis, indexing="ij")
         grid = decode(fitted, torch.stack([right, up], -1).reshape(-1, 2))
-        made["manifold.png"] = plots.manifold(rows.restore(grid).reshape(side, side, -1), rows.image_shape, grid=axis)
-        titled(made["manifold.png"], "E[x | z] over a grid of z")
-    picked = take_rows(rows.batch("test"), slice(0, 2000))
-    labels = None if rows.labels is None else rows.labels[:2000]
-    made["latent.png"] = plots.latent(encode(fitted, picked, site=code).flatten(1), labels, name=code)
-    titled(made["latent.png"], f"posterior means of {code}, {len(next(iter(picked.values())))} test rows")
-    for name, axes in made.items():
-        plots.save(axes, run.folder / name)
-    return [run.folder / name for name in made]
+        made["manifold"] = plots.manifold(rows.restore(grid).reshape(side, side, -1), rows.image_shape, grid=axis)
+        titled(made["manifold"], "E[x | z] over a grid of z")
+    codes, labels = codes_of_test_rows(run, MOST_POINTS)
+    made["latent"] = plots.latent(codes, labels, name=code)
+    titled(made["latent"], f"posterior means of {code}, {len(codes)} test rows")
+    return made
+
+
+MOST_POINTS = 2000  # of a latent map
+
+
+def codes_of_test_rows(run: Run, num: int) -> tuple[Tensor, Any]:
+    """The posterior means of the first test rows, `(num, L)`, and their labels, if they have any."""
+    picked = take_rows(run.rows.batch("test"), slice(0, num))
+    labels = None if run.rows.labels is None else run.rows.labels[:num]
+    return encode(run.fitted, picked, site=run.model.code).flatten(1), labels
+
+
+def neighbour_maps(run: Run, num: int = 1000) -> dict[str, Any]:
+    """The axes of two-dimensional maps of codes that keep neighbours together: by t-SNE, and by UMAP where it is installed.
+
+    There are none of codes of one or two dimensions, which need no map, of code indices, and of fewer than 20 rows.
+    """
+    codes, labels = codes_of_test_rows(run, num)
+    points = codes.cpu().double().numpy()
+    if run.model.quantised or points.shape[1] <= 2 or len(points) < 20 or not (points != points[0]).any():
+        return {}
+    made = {"t-SNE": TSNE(2, perplexity=min(30.0, len(points) / 4), init="pca", random_state=0).fit_transform(points)}
+    with suppress(ImportError):
+        made["UMAP"] = import_module("umap").UMAP(random_state=0).fit_transform(points)
+    drawn = {}
+    for name, flat in made.items():
+        axes = plots.latent(flat, labels, name=name)
+        drawn[name] = titled(axes, f"{name} of the posterior means of {run.model.code}, {len(flat)} test rows")
+    return drawn
 
 
 def reconstruction_picture(run: Run, num: int) -> Any:

@@ -35,7 +35,7 @@ COLUMNS = "columns.yaml"
 ARTEFACTS = (
     *("graph.png", "graph.gv", "graph-labelled.png", "graph-labelled.gv"),
     *("training.png", "reconstructions.png", "samples.png", "levels.png", "manifold.png", "latent.png"),
-    *("generated.png", "generated.csv", "codes.csv", "check.html", "check.json", "outliers.csv"),
+    *("generated.png", "generated.csv", "codes.csv", "check.html", "check.json", "report.html", "outliers.csv"),
     *("reliability.png", "doubtful.png"),  # of a run of `label` that was in the folder before
 )
 
