@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         HierarchicalVAE,
         JointVAE,
         LadderVAE,
+        MultimodalVAE,
         NotMIWAE,
         Regression,
         SSRegression,
@@ -119,8 +120,8 @@ _HOMES = {
     "pyrovae.fitted.ensemble": "ensemble",
     "pyrovae.fitted.fitted": "Fit",
     "pyrovae.fitted.folder": "load save",
-    "pyrovae.models": """ADGM CVAE GMVAE NVAE SSVAE VAE VQVAE HierarchicalVAE JointVAE LadderVAE NotMIWAE Regression
-        SSRegression StackedSSVAE VaDE""",
+    "pyrovae.models": """ADGM CVAE GMVAE NVAE SSVAE VAE VQVAE HierarchicalVAE JointVAE LadderVAE MultimodalVAE NotMIWAE
+        Regression SSRegression StackedSSVAE VaDE""",
     "pyrovae.nets.freezing": "frozen",
     "pyrovae.objectives": "kl penalties",
     "pyrovae.objectives.elbo": "Bound elbo",
@@ -182,6 +183,7 @@ __all__ = [
     "Layout",
     "Marginal",
     "MissingPackageError",
+    "MultimodalVAE",
     "NotFiniteError",
     "NotMIWAE",
     "OptionError",

@@ -4,7 +4,13 @@ from pyrovae.distributions.bernoulli import Bernoulli
 from pyrovae.distributions.categorical import Categorical
 from pyrovae.distributions.codes import Autoregressive, Codes
 from pyrovae.distributions.columns import ProductOfColumns
-from pyrovae.distributions.combine import ObservedOnly, observed_only, product_of_normals, residual_normal
+from pyrovae.distributions.combine import (
+    ObservedOnly,
+    observed_only,
+    product_of_experts,
+    product_of_normals,
+    residual_normal,
+)
 from pyrovae.distributions.continuous import ContinuousBernoulli
 from pyrovae.distributions.discretized import DiscretizedLogistic, DiscretizedLogisticMixture
 from pyrovae.distributions.multinomial import Multinomial
@@ -35,6 +41,7 @@ __all__ = [
     "RoundedNormal",
     "StudentT",
     "observed_only",
+    "product_of_experts",
     "product_of_normals",
     "residual_normal",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -200,6 +201,58 @@ def product_of_normals(a: Any, b: Any) -> TorchDistribution:
     share = (two.scale / s).square()  # of the precision, that of the first
     loc = share * one.loc + (1 - share) * two.loc
     return dist.Normal(loc, one.scale * two.scale / s).to_event(len(a.event_shape))
+
+
+def product_of_experts(experts: Sequence[Any], seen: Sequence[Tensor | None] | None = None) -> TorchDistribution:
+    """`c prod_i N(z; m_i, diag(s_i^2))^(w_i)`, normalised: a Normal to which every expert with data adds precision.
+
+    `1/s^2 = sum_i w_i / s_i^2` and `m/s^2 = sum_i w_i m_i / s_i^2`. One of the experts is usually the prior, which is always
+    there, so that the product is a distribution where all others have seen nothing.
+
+    Args:
+        experts: Normals of independent elements, batch shape `(*batch)` and event shape `(*event)`; batch shapes broadcast.
+        seen: For each expert 1 where it counts and 0 where it does not (w), `(*batch)`, boolean or numbers from 0 on; None for
+            one that counts everywhere. By default all do.
+
+    Returns:
+        The Normal of independent elements, of the same event shape.
+
+    Raises:
+        PairError: There is no expert, one is not a Normal of independent elements, event shapes differ, or `seen` has another
+            length.
+
+    References:
+        Hinton 2002, doi:10.1162/089976602760128018. Wu and Goodman 2018, arXiv:1802.05335.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> prior, expert = (dist.Normal(m * torch.ones(3, 2), 1.0).to_event(1) for m in (0.0, 2.0))
+        >>> posterior = pv.distributions.product_of_experts([prior, expert], [None, torch.tensor([True, True, False])])
+        >>> posterior.mean[:, 0], posterior.variance[:, 0]
+        (tensor([1., 1., 0.]), tensor([0.5000, 0.5000, 1.0000]))
+    """
+    inner = [d.base_dist if isinstance(d, dist.Independent) else d for d in experts]
+    if (
+        not experts
+        or not all(isinstance(one, dist.Normal) for one in inner)
+        or len({d.event_shape for d in experts}) > 1
+    ):
+        got = " and ".join(f"{type(one).__name__} {tuple(d.event_shape)}" for d, one in zip(experts, inner)) or "none"
+        raise PairError(
+            "product_of_experts needs Normals of independent elements and of one event_shape, got "
+            f"{got}. Use the family Normal(L), with the same L, for all."
+        )
+    weights = [None] * len(experts) if seen is None else list(seen)
+    if len(weights) != len(experts):
+        raise PairError(f"{len(experts)} experts need as many entries of `seen`, got {len(weights)}.")
+    event = experts[0].event_shape
+    precision, weighted = torch.zeros(()), torch.zeros(())
+    for one, weight in zip(inner, weights):
+        own = one.scale.square().reciprocal()
+        if weight is not None:
+            own = own * weight.to(own.dtype).reshape(*weight.shape, *[1] * len(event))
+        precision, weighted = precision + own, weighted + own * one.loc
+    return dist.Normal(weighted / precision, precision.rsqrt()).to_event(len(event))
 
 
 class observed_only(nn.Module):

@@ -16,7 +16,7 @@ from torch import Tensor
 from pyrovae._html import table
 from pyrovae.batching.chunks import chunk_size, row_elements
 from pyrovae.batching.transformed import transformed
-from pyrovae.batching.transforms import Transform
+from pyrovae.batching.transforms import Transform, in_evaluation
 from pyrovae.engine.threads import computing_with, threads_for
 from pyrovae.errors import DataError, OptionError, PairError
 from pyrovae.pair.batch import Batch, as_batch, group_rows, take_group, take_rows
@@ -247,6 +247,7 @@ def in_order(parts: list[FittedGroup], found: list[Tensor], dim: int = 0) -> Ten
 
 def transform_once(pair: PairLike, batch: Batch, transform: Transform | None) -> Batch:
     """Apply a transform for evaluation: with the same random numbers each time, and without touching the random state."""
+    transform = in_evaluation(transform)
     if transform is None:
         return batch
     with fork_rng():

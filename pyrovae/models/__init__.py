@@ -11,6 +11,7 @@ from pyrovae.models.gmvae import GMVAE
 from pyrovae.models.hierarchical import HierarchicalVAE
 from pyrovae.models.jointvae import JointVAE
 from pyrovae.models.ladder import LadderVAE
+from pyrovae.models.multimodal import MultimodalVAE
 from pyrovae.models.notmiwae import NotMIWAE
 from pyrovae.models.nvae import NVAE
 from pyrovae.models.regression import Regression
@@ -32,6 +33,7 @@ __all__ = [
     "HierarchicalVAE",
     "JointVAE",
     "LadderVAE",
+    "MultimodalVAE",
     "NotMIWAE",
     "Regression",
     "SSRegression",

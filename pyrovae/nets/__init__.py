@@ -6,6 +6,7 @@ from pyrovae.nets.codebooks import VQ, ResidualVQ, SimVQ
 from pyrovae.nets.codes import Column, OneHot, Thermometer
 from pyrovae.nets.conv import ConvDecoder, ConvEncoder
 from pyrovae.nets.dropout import ReLUDropout
+from pyrovae.nets.gaps import is_seen, without_gaps
 from pyrovae.nets.grids import GridDecoder, GridEncoder
 from pyrovae.nets.masking import MaskChannel, SelfMasking
 from pyrovae.nets.mlp import MLP, Activated, Behind, Flat, LayerNormed, Log1p, Rescaled, Swapped, WithMask, one_hot
@@ -47,5 +48,7 @@ __all__ = [
     "Swapped",
     "Thermometer",
     "WithMask",
+    "is_seen",
     "one_hot",
+    "without_gaps",
 ]

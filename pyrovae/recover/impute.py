@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyrovae.batching.checks import check_rows
 from pyrovae.batching.chunks import chunks
+from pyrovae.batching.transforms import in_evaluation
 from pyrovae.criticism.proposals import check_proposal
 from pyrovae.criticism.psis import pareto_k
 from pyrovae.criticism.resampling import resampled
@@ -117,7 +118,8 @@ def impute(
             )
         imputed = found.by_argument(fitted, num_samples)
     warn_of_few(found.ess, num_samples, proposal)
-    given = Given.of(data, list(arguments(fitted.pair))) if fitted.transform is None else None
+    as_given = in_evaluation(fitted.transform) is None
+    given = Given.of(data, list(arguments(fitted.pair))) if as_given else None
     return Imputation(num_samples, found.ess, found.k_hat, imputed, given)
 
 

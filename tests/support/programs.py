@@ -22,6 +22,7 @@ class Row(NamedTuple):
     data: Callable[[], Any]
     latent: str | None  # a local latent site to encode, if there is one
     rebuilds: bool  # whether run.json alone brings the pair back
+    observed: str | None = None  # the observed site that is drawn, where the pair has several
 
 
 def binary(n: int = 40) -> Tensor:
@@ -437,6 +438,24 @@ def not_miwae() -> pv.NotMIWAE:
     )
 
 
+def multimodal() -> pv.MultimodalVAE:
+    """Two kinds of data with one code, either of which may be missing."""
+    return pv.MultimodalVAE(
+        prior=pv.priors.StandardNormal(2),
+        likelihood1=pv.mlp(2, fam.Bernoulli(6), hidden=(8,)),
+        likelihood2=pv.mlp(2, fam.Normal(3), hidden=(8,)),
+        encoder1=pv.mlp(6, fam.Normal(2), hidden=(8,)),
+        encoder2=pv.mlp(3, fam.Normal(2), hidden=(8,)),
+    )
+
+
+def two_kinds() -> dict[str, Tensor]:
+    """40 rows of two kinds of data: ten have the first alone, ten the second."""
+    x1, x2 = binary(), torch.randn(40, 3)
+    x1[30:], x2[20:30] = torch.nan, torch.nan
+    return {"x1": x1, "x2": x2}
+
+
 def some_missing() -> Tensor:
     x = reals()
     return x.masked_fill(x > 0.8, torch.nan)
@@ -493,6 +512,7 @@ ROWS: dict[str, Row] = {
     "hierarchical-vae-top-to-encode": Row(lambda: hierarchy(pv.HierarchicalVAE), binary, "z3", True),
     "ladder-vae": Row(lambda: hierarchy(pv.LadderVAE), binary, "z1", True),
     "nvae": Row(nvae, small_images, "z1_1", True),
+    "multimodal": Row(multimodal, two_kinds, "z", True, "x2"),
     "not-miwae": Row(not_miwae, some_missing, "z", True),
     "vqvae": Row(lambda: vqvae(pv.nets.FSQ((5, 3), 2)), binary, "z", True),
     "vqvae-codebook": Row(lambda: vqvae(pv.nets.VQ(6, 3, 2)), binary, "z", True),

@@ -1,0 +1,73 @@
+"""A VAE of rows with two kinds of data, such as image and words, either of which may be missing."""
+
+import pyro
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from pyrovae.distributions import ObservedOnly, product_of_experts
+from pyrovae.nets import is_seen, without_gaps
+from pyrovae.priors import as_prior
+
+
+class MultimodalVAE(nn.Module):
+    """VAE of two kinds of data with one code: model `p(z) p(x1|z) p(x2|z)`, guide `q(z|x1,x2) = p(z) q_1(z|x1) q_2(z|x2) / c`.
+
+    The data are x1, `(N, *event1)`, and x2, `(N, *event2)`; a row of which one kind is missing has NaN there. The guide is a
+    product of experts, as the posterior is: each kind has an encoder of its own, which says what its data add to the prior, and
+    the encoder of a kind that is missing says nothing. Trained on complete rows alone, the encoders need not make sense one by
+    one: let some rows keep one kind in every step, by `pv.transforms.HideKinds("x1", "x2")`. `pv.impute` then draws either kind
+    given the other.
+
+    Args:
+        prior: `p(z)`, a diagonal Normal, or a module whose `forward()` returns one.
+        likelihood1: `p(x1|z)`, a conditional of independent elements. It is not wrapped in `pv.observed_only`.
+        likelihood2: `p(x2|z)`, another one.
+        encoder1: `q_1(z|x1)`, a conditional that returns a diagonal Normal, called with zeros where all of x1 is missing. Where
+            single entries may be missing, it must take NaN, as a net in `nets.WithMask` does.
+        encoder2: `q_2(z|x2)`, another one.
+
+    Raises:
+        PairError: `prior` is neither a distribution nor a module; raised by the guide where prior or encoders are not diagonal
+            Normals.
+
+    References:
+        Wu and Goodman 2018, arXiv:1802.05335. Hinton 2002, doi:10.1162/089976602760128018.
+
+    Example:
+        >>> pair = pv.MultimodalVAE(
+        ...     prior=pv.priors.StandardNormal(2),
+        ...     likelihood1=pv.mlp(2, fam.Bernoulli(6), hidden=(8,)),
+        ...     likelihood2=pv.mlp(2, fam.Normal(3), hidden=(8,)),
+        ...     encoder1=pv.mlp(6, fam.Normal(2), hidden=(8,)),
+        ...     encoder2=pv.mlp(3, fam.Normal(2), hidden=(8,)),
+        ... )
+        >>> rows = {"x1": torch.bernoulli(torch.full((40, 6), 0.4)), "x2": torch.randn(40, 3)}
+        >>> rows["x2"][30:] = torch.nan  # ten rows of which only x1 is known
+        >>> hide = pv.transforms.HideKinds("x1", "x2")
+        >>> fitted = pv.fit(pair, rows, epochs=1, transform=hide, engine="eager", progress=False)
+        >>> pv.impute(fitted, rows, seed=0).mean["x2"].shape
+        torch.Size([40, 3])
+    """
+
+    def __init__(
+        self,
+        prior: nn.Module | Distribution,
+        likelihood1: nn.Module,
+        likelihood2: nn.Module,
+        encoder1: nn.Module,
+        encoder2: nn.Module,
+    ) -> None:
+        super().__init__()
+        self.prior, self.likelihood1, self.likelihood2 = as_prior(prior), likelihood1, likelihood2
+        self.encoder1, self.encoder2 = encoder1, encoder2
+
+    def model(self, x1: Tensor, x2: Tensor) -> Tensor:
+        with pyro.plate("data", len(x1)):
+            z = pyro.sample("z", self.prior())
+            pyro.sample("x1", ObservedOnly(self.likelihood1(z)), obs=x1)
+            return pyro.sample("x2", ObservedOnly(self.likelihood2(z)), obs=x2)
+
+    def guide(self, x1: Tensor, x2: Tensor) -> Tensor:
+        experts = [self.prior(), self.encoder1(without_gaps(x1)), self.encoder2(without_gaps(x2))]
+        with pyro.plate("data", len(x1)):
+            return pyro.sample("z", product_of_experts(experts, [None, is_seen(x1), is_seen(x2)]))

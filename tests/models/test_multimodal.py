@@ -1,0 +1,184 @@
+"""Two kinds of data with one code: a product of experts is the posterior where every expert is right."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pyro.distributions as dist
+import pytest
+import torch
+from support.pairs import unfitted
+from torch import Tensor, nn
+
+import pyrovae as pv
+from pyrovae import families as fam
+from pyrovae.distributions import product_of_experts, product_of_normals
+
+NAN = float("nan")
+
+
+def normal(loc: Tensor | float, scale: Tensor | float) -> Any:
+    return dist.Normal(torch.as_tensor(loc).double(), torch.as_tensor(scale).double()).to_event(1)
+
+
+# --- the product -----------------------------------------------------------------------------------------------------
+
+
+def test_a_product_of_experts_is_proportional_to_the_product_of_those_that_have_seen_something() -> None:
+    """Up to a constant of z, and for each row with its own experts."""
+    torch.manual_seed(0)
+    experts = [normal(torch.randn(4, 2), torch.rand(4, 2) + 0.3) for _ in range(3)]
+    seen = [None, torch.tensor([True, True, False, False]), torch.tensor([True, False, True, False])]
+    found = product_of_experts(experts, seen)
+    z = torch.randn(50, 4, 2, dtype=torch.float64)
+    weights = [torch.ones(4) if s is None else s.double() for s in seen]
+    total = sum(w * d.log_prob(z) for w, d in zip(weights, experts))
+    constant = found.log_prob(z) - total
+    assert torch.allclose(constant, constant[:1].expand_as(constant), atol=1e-9)
+    assert torch.allclose(found.mean[3], experts[0].mean[3]) and torch.allclose(
+        found.variance[3], experts[0].variance[3]
+    )
+    both = product_of_normals(experts[0], experts[1])
+    assert torch.allclose(product_of_experts(experts[:2]).mean, both.mean)
+    assert torch.allclose(product_of_experts(experts[:2]).variance, both.variance)
+
+
+@pytest.mark.parametrize(
+    ("experts", "seen", "said"),
+    [
+        ([], None, "got none"),
+        ([normal([0.0], 1.0), dist.Laplace(torch.zeros(1), 1.0).to_event(1)], None, r"Laplace \(1,\)"),
+        ([normal([0.0], 1.0), normal([0.0, 1.0], 1.0)], None, r"Normal \(1,\) and Normal \(2,\)"),
+        ([normal([0.0], 1.0)], [None, None], "1 experts need as many entries of `seen`, got 2"),
+    ],
+)
+def test_what_is_no_product(experts: list[Any], seen: Any, said: str) -> None:
+    with pytest.raises(pv.PairError, match=said):
+        product_of_experts(experts, seen)
+
+
+# --- the graph -------------------------------------------------------------------------------------------------------
+
+
+class Line(nn.Module):
+    """`p(x | z) = N(a z, s^2)`, or with `of_z` the same as a function of z: `N(x / a, (s / a)^2)`."""
+
+    def __init__(self, slope: float, scale: float, of_z: bool) -> None:
+        super().__init__()
+        self.slope, self.scale, self.of_z = nn.Parameter(torch.tensor(slope, dtype=torch.float64)), scale, of_z
+
+    def forward(self, given: Tensor) -> Any:
+        if self.of_z:
+            return dist.Normal(given / self.slope, self.scale / self.slope).to_event(1)
+        return dist.Normal(self.slope * given, self.scale).to_event(1)
+
+
+def lines() -> pv.MultimodalVAE:
+    prior = dist.Normal(torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)).to_event(1)
+    return pv.MultimodalVAE(
+        prior, Line(1.5, 0.6, False), Line(0.8, 0.4, False), Line(1.5, 0.6, True), Line(0.8, 0.4, True)
+    )
+
+
+def rows() -> dict[str, Tensor]:
+    """Eight rows with both kinds, with one of them, and with none."""
+    torch.manual_seed(1)
+    x1, x2 = torch.randn(2, 8, 1, dtype=torch.float64)
+    x1[4:6], x2[2:4], x1[6:], x2[6:] = NAN, NAN, NAN, NAN
+    return {"x1": x1, "x2": x2}
+
+
+def true_log_p(data: dict[str, Tensor]) -> Tensor:
+    slopes, noise = torch.tensor([1.5, 0.8]).double(), torch.tensor([0.36, 0.16]).double()
+    covariance = slopes[:, None] * slopes + noise.diag()
+    found = []
+    for pair in torch.cat([data["x1"], data["x2"]], 1):
+        here = ~pair.isnan()
+        own = covariance[here][:, here]
+        x = pair[here]
+        quadratic = x @ torch.linalg.solve(own, x) if len(x) else x.new_zeros(())
+        logdet = torch.logdet(own) if len(x) else x.new_zeros(())
+        found.append(-0.5 * (quadratic + logdet + len(x) * math.log(2 * math.pi)))
+    return torch.stack(found)
+
+
+def test_with_right_experts_the_guide_is_the_posterior_whatever_is_missing() -> None:
+    """So every draw has the same weight, log p of what was observed, and rows without anything have log p = 0."""
+    data = rows()
+    found = pv.importance(unfitted(lines(), data), data, 20, proposal="guide", seed=0)
+    assert torch.allclose(found.log_likelihood, true_log_p(data), atol=1e-9)
+    assert torch.allclose(found.elbo, true_log_p(data), atol=1e-9)
+
+
+def test_one_kind_is_drawn_given_the_other() -> None:
+    """E[x2 | x1] and its variance, in closed form; rows that lack nothing stay as they are."""
+    data = rows()
+    imputed = pv.impute(unfitted(lines(), data), data, 4000, num_particles=4000, proposal="guide", seed=0)
+    x1 = data["x1"][2:4]
+    gain = 0.8 * 1.5 / (1.5**2 + 0.36)
+    variance = 0.8**2 + 0.16 - gain * 0.8 * 1.5
+    draws = imputed.draws["x2"][:, 2:4]
+    error = 5 * math.sqrt(variance / 4000)  # false alarms: fewer than 1 in 100,000
+    assert torch.allclose(draws.mean(0), gain * x1, atol=error)
+    assert torch.allclose(draws.var(0), torch.full_like(x1, variance), rtol=5 * math.sqrt(2 / 4000))
+    assert torch.equal(imputed.complete(7)["x1"][:4], data["x1"][:4])
+
+
+# --- hiding kinds ----------------------------------------------------------------------------------------------------
+
+
+def test_rows_keep_one_of_the_kinds_that_they_have() -> None:
+    """Each kind is kept alone in a third of the complete rows; a row that has one kind keeps it. Five standard errors."""
+    torch.manual_seed(0)
+    x1, x2 = torch.zeros(9000, 2), torch.zeros(9000, dtype=torch.long)
+    x1[6000:], x2[3000:6000] = NAN, -1  # complete, without x2, without x1
+    hidden = pv.transforms.HideKinds("x1", "x2")({"x1": x1, "x2": x2})
+    has1, has2 = ~hidden["x1"].isnan().all(1), hidden["x2"] != -1
+    assert bool((has1 | has2).all())
+    error = 5 * math.sqrt(2 / 9 / 3000)
+    for share in ((has1 & has2)[:3000], (has1 & ~has2)[:3000], (~has1 & has2)[:3000]):
+        assert abs(share.double().mean().item() - 1 / 3) < error
+    assert bool(has1[3000:6000].all()) and not bool(has2[3000:6000].any())
+    assert bool(has2[6000:].all()) and not bool(has1[6000:].any())
+    assert not bool(x1[:6000].isnan().any())  # the rows that were given are not changed
+    always = pv.transforms.HideKinds("x1", "x2", probability=1.0)({"x1": x1, "x2": x2})
+    assert not bool((~always["x1"].isnan().all(1) & (always["x2"] != -1)).any())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "probability", "said"),
+    [(("x1",), None, "two or more"), (("x1", "x1"), None, "two or more"), (("x1", "x2"), 1.5, "from 0 to 1")],
+)
+def test_what_cannot_be_hidden(arguments: tuple[str, ...], probability: float | None, said: str) -> None:
+    with pytest.raises(pv.OptionError, match=said):
+        pv.transforms.HideKinds(*arguments, probability=probability)
+
+
+def small(latent: int = 2) -> pv.MultimodalVAE:
+    one, two = pv.mlp(latent, fam.Normal(3), hidden=(8,)), pv.mlp(latent, fam.Bernoulli(4), hidden=(8,))
+    experts = pv.mlp(3, fam.Normal(latent), hidden=(8,)), pv.mlp(4, fam.Normal(latent), hidden=(8,))
+    return pv.MultimodalVAE(pv.priors.StandardNormal(latent), one, two, *experts)
+
+
+@pytest.mark.parametrize("engine", ["eager", "traced"])
+def test_kinds_are_hidden_in_training_alone(engine: str) -> None:
+    torch.manual_seed(0)
+    data = {"x1": torch.randn(40, 3), "x2": torch.bernoulli(torch.full((40, 4), 0.5))}
+    data["x2"][:10] = NAN
+    given = {name: values.clone() for name, values in data.items()}
+    hide = pv.transforms.HideKinds("x1", "x2")
+    fitted = pv.fit(small(), data, epochs=3, batch_size=20, seed=0, transform=hide, engine=engine, progress=False)
+    assert all(math.isfinite(row["elbo"]) for row in fitted.history)
+    seen = fitted.evaluation_batch(data)
+    for name, values in data.items():
+        assert torch.equal(seen[name].nan_to_num(-9), values.nan_to_num(-9))
+        assert torch.equal(values.nan_to_num(-9), given[name].nan_to_num(-9))
+    completed = pv.impute(fitted, data, seed=0).complete(0)
+    assert set(completed) == {"x1", "x2"} and torch.equal(completed["x1"], data["x1"])
+
+
+def test_an_argument_that_is_not_there_is_told_before_the_fit() -> None:
+    data = {"x1": torch.randn(20, 3), "x2": torch.zeros(20, 4)}
+    with pytest.raises(pv.DataError, match=r"no argument 'x3', only \['x1', 'x2'\]"):
+        pv.fit(small(), data, epochs=1, transform=pv.transforms.HideKinds("x1", "x3"), progress=False)
