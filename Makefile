@@ -1,6 +1,7 @@
 # make demo       sets everything up and fits the digits
 # make test       sets everything up and runs the tests
 # make test-fast  the same without the slow ones, in a fifth of the time
+# make test-torch VERSION=2.11.0   the tests of what depends on torch's version, with that version in an environment of its own
 # make lint       ruff and mypy
 # make docs       sets everything up and builds the documentation, docs/_build/html
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 DOCS_READY := $(VENV)/ready-docs
 
-.PHONY: demo test test-fast lint docs setup
+.PHONY: demo test test-fast test-torch lint docs setup
 
 demo: setup
 	$(BIN)/pyrovae fit digits
@@ -22,6 +23,15 @@ test: setup
 
 test-fast: setup
 	$(TEST) -m "not slow"
+
+# What TorchInductor and the tracer make of a step, what is differentiated and exported, and whether examples and benchmarks run.
+OF_TORCH := tests/engine tests/objectives tests/pair tests/training tests/fitted tests/test_examples.py
+
+test-torch:
+	test -n '$(VERSION)' || { echo 'say which: make test-torch VERSION=2.11.0'; exit 2; }
+	test -x .venv-torch-$(VERSION)/bin/python || $(PYTHON) -m venv .venv-torch-$(VERSION)
+	.venv-torch-$(VERSION)/bin/python -m pip install --quiet --disable-pip-version-check 'torch==$(VERSION)' --editable '.[dev]'
+	.venv-torch-$(VERSION)/bin/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(OF_TORCH)
 
 lint: setup
 	$(BIN)/ruff check .
