@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         SSVAE,
         VAE,
         VQVAE,
+        DeepMarkovVAE,
         HierarchicalVAE,
         JointVAE,
         LadderVAE,
@@ -120,8 +121,8 @@ _HOMES = {
     "pyrovae.fitted.ensemble": "ensemble",
     "pyrovae.fitted.fitted": "Fit",
     "pyrovae.fitted.folder": "load save",
-    "pyrovae.models": """ADGM CVAE GMVAE NVAE SSVAE VAE VQVAE HierarchicalVAE JointVAE LadderVAE MultimodalVAE NotMIWAE
-        Regression SSRegression StackedSSVAE VaDE""",
+    "pyrovae.models": """ADGM CVAE GMVAE NVAE SSVAE VAE VQVAE DeepMarkovVAE HierarchicalVAE JointVAE LadderVAE MultimodalVAE
+        NotMIWAE Regression SSRegression StackedSSVAE VaDE""",
     "pyrovae.nets.freezing": "frozen",
     "pyrovae.objectives": "kl penalties",
     "pyrovae.objectives.elbo": "Bound elbo",
@@ -170,6 +171,7 @@ __all__ = [
     "Conditional",
     "ConditionalFlow",
     "DataError",
+    "DeepMarkovVAE",
     "Entries",
     "Finding",
     "Fit",

@@ -35,6 +35,7 @@ SAYS = {
     "semi_supervised.py": "ADGM     q(y|x) ",
     "two_stages.py": "two stages: q(y|x) ",
     "partly_measured.py": "grades off by, on average: SSVAE ",
+    "sequences.py": "a Markov chain of codes  log p(x) ",
     "two_kinds.py": "conditional VAE",
     "vector_quantised.py": "uniform prior: log p(x) at least ",
     "nvae.py": "nats a group, coarsest first: ",

@@ -6,6 +6,7 @@ from pyrovae.distributions.codes import Autoregressive, Codes
 from pyrovae.distributions.columns import ProductOfColumns
 from pyrovae.distributions.combine import (
     ObservedOnly,
+    normal_where,
     observed_only,
     product_of_experts,
     product_of_normals,
@@ -13,6 +14,7 @@ from pyrovae.distributions.combine import (
 )
 from pyrovae.distributions.continuous import ContinuousBernoulli
 from pyrovae.distributions.discretized import DiscretizedLogistic, DiscretizedLogisticMixture
+from pyrovae.distributions.markov import MarkovChain
 from pyrovae.distributions.multinomial import Multinomial
 from pyrovae.distributions.normals import LowRankNormal, MixtureOfNormals
 from pyrovae.distributions.pushforward import Flow, LogisticNormal, Pushforward
@@ -32,6 +34,7 @@ __all__ = [
     "HypersphericalUniform",
     "LogisticNormal",
     "LowRankNormal",
+    "MarkovChain",
     "MixtureOfNormals",
     "Multinomial",
     "ObservedOnly",
@@ -40,6 +43,7 @@ __all__ = [
     "Pushforward",
     "RoundedNormal",
     "StudentT",
+    "normal_where",
     "observed_only",
     "product_of_experts",
     "product_of_normals",

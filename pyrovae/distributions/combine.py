@@ -190,17 +190,51 @@ def product_of_normals(a: Any, b: Any) -> TorchDistribution:
         >>> posterior.mean, posterior.variance
         (tensor([1., 1.]), tensor([0.5000, 0.5000]))
     """
-    one, two = (d.base_dist if isinstance(d, dist.Independent) else d for d in (a, b))
-    if not (isinstance(one, dist.Normal) and isinstance(two, dist.Normal) and a.event_shape == b.event_shape):
-        got = " and ".join(f"{type(inner).__name__} {tuple(d.event_shape)}" for d, inner in ((a, one), (b, two)))
-        raise PairError(
-            f"product_of_normals needs two Normals of independent elements and of the same event_shape, got {got}. "
-            "Use the family Normal(L), with the same L, for both."
-        )
+    one, two = _normals("product_of_normals", a, b)
     s = torch.hypot(one.scale, two.scale)
     share = (two.scale / s).square()  # of the precision, that of the first
     loc = share * one.loc + (1 - share) * two.loc
     return dist.Normal(loc, one.scale * two.scale / s).to_event(len(a.event_shape))
+
+
+def normal_where(condition: Tensor, a: Any, b: Any) -> TorchDistribution:
+    """`a` in rows where the condition holds, and `b` elsewhere: a Normal of independent elements.
+
+    Args:
+        condition: Boolean, `(*batch)`.
+        a: A Normal of independent elements, batch shape `(*batch)` and event shape `(*event)`.
+        b: Another one of the same event shape; batch shapes broadcast.
+
+    Returns:
+        The Normal of independent elements, of the same event shape.
+
+    Raises:
+        PairError: One of the two is not a Normal of independent elements, or event shapes differ.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> a, b = (dist.Normal(m * torch.ones(2, 1), 1.0).to_event(1) for m in (1.0, 2.0))
+        >>> pv.distributions.normal_where(torch.tensor([True, False]), a, b).mean
+        tensor([[1.],
+                [2.]])
+    """
+    one, two = _normals("normal_where", a, b)
+    event = len(a.event_shape)
+    choice = condition.reshape(*condition.shape, *[1] * event)
+    loc, scale = (torch.where(choice, getattr(one, name), getattr(two, name)) for name in ("loc", "scale"))
+    return dist.Normal(loc, scale).to_event(event)
+
+
+def _normals(asking: str, *given: Any) -> list[Any]:
+    """The Normals of elements within some distributions; PairError unless they are such, of one event shape."""
+    inner = [d.base_dist if isinstance(d, dist.Independent) else d for d in given]
+    if not given or not all(isinstance(one, dist.Normal) for one in inner) or len({d.event_shape for d in given}) > 1:
+        got = " and ".join(f"{type(one).__name__} {tuple(d.event_shape)}" for d, one in zip(given, inner)) or "none"
+        raise PairError(
+            f"{asking} needs Normals of independent elements and of the same event_shape, got {got}. Use the family Normal(L), "
+            "with the same L, for all."
+        )
+    return inner
 
 
 def product_of_experts(experts: Sequence[Any], seen: Sequence[Tensor | None] | None = None) -> TorchDistribution:
@@ -231,17 +265,7 @@ def product_of_experts(experts: Sequence[Any], seen: Sequence[Tensor | None] | N
         >>> posterior.mean[:, 0], posterior.variance[:, 0]
         (tensor([1., 1., 0.]), tensor([0.5000, 0.5000, 1.0000]))
     """
-    inner = [d.base_dist if isinstance(d, dist.Independent) else d for d in experts]
-    if (
-        not experts
-        or not all(isinstance(one, dist.Normal) for one in inner)
-        or len({d.event_shape for d in experts}) > 1
-    ):
-        got = " and ".join(f"{type(one).__name__} {tuple(d.event_shape)}" for d, one in zip(experts, inner)) or "none"
-        raise PairError(
-            "product_of_experts needs Normals of independent elements and of one event_shape, got "
-            f"{got}. Use the family Normal(L), with the same L, for all."
-        )
+    inner = _normals("product_of_experts", *experts)
     weights = [None] * len(experts) if seen is None else list(seen)
     if len(weights) != len(experts):
         raise PairError(f"{len(experts)} experts need as many entries of `seen`, got {len(weights)}.")

@@ -11,6 +11,7 @@ from pyrovae.models.gmvae import GMVAE
 from pyrovae.models.hierarchical import HierarchicalVAE
 from pyrovae.models.jointvae import JointVAE
 from pyrovae.models.ladder import LadderVAE
+from pyrovae.models.markov import DeepMarkovVAE
 from pyrovae.models.multimodal import MultimodalVAE
 from pyrovae.models.notmiwae import NotMIWAE
 from pyrovae.models.nvae import NVAE
@@ -30,6 +31,7 @@ __all__ = [
     "SSVAE",
     "VAE",
     "VQVAE",
+    "DeepMarkovVAE",
     "HierarchicalVAE",
     "JointVAE",
     "LadderVAE",

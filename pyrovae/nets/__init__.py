@@ -12,6 +12,7 @@ from pyrovae.nets.masking import MaskChannel, SelfMasking
 from pyrovae.nets.mlp import MLP, Activated, Behind, Flat, LayerNormed, Log1p, Rescaled, Swapped, WithMask, one_hot
 from pyrovae.nets.quantisers import FSQ, Quantiser
 from pyrovae.nets.residual import ResidualMLP, ResNetDecoder, ResNetEncoder, Skip
+from pyrovae.nets.sequences import BackwardGRU, GatedStep, anything_from
 from pyrovae.nets.sizes import SizeFactor, SizeFromTotal
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "MLP",
     "VQ",
     "Activated",
+    "BackwardGRU",
     "Behind",
     "CausalTransformer",
     "Column",
@@ -26,6 +28,7 @@ __all__ = [
     "ConvEncoder",
     "EncoderCell",
     "Flat",
+    "GatedStep",
     "GenerativeCell",
     "GridDecoder",
     "GridEncoder",
@@ -48,6 +51,7 @@ __all__ = [
     "Swapped",
     "Thermometer",
     "WithMask",
+    "anything_from",
     "is_seen",
     "one_hot",
     "without_gaps",

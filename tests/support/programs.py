@@ -456,6 +456,17 @@ def two_kinds() -> dict[str, Tensor]:
     return {"x1": x1, "x2": x2}
 
 
+def markov() -> pv.DeepMarkovVAE:
+    return pv.DeepMarkovVAE.of_sequences(fam.Bernoulli(4), latent=2, hidden=8, width=8)
+
+
+def some_shorter() -> Tensor:
+    """Forty sequences of three steps, ten of which end after the first."""
+    x = torch.bernoulli(torch.full((40, 3, 4), 0.4))
+    x[:10, 1:] = torch.nan
+    return x
+
+
 def some_missing() -> Tensor:
     x = reals()
     return x.masked_fill(x > 0.8, torch.nan)
@@ -512,6 +523,7 @@ ROWS: dict[str, Row] = {
     "hierarchical-vae-top-to-encode": Row(lambda: hierarchy(pv.HierarchicalVAE), binary, "z3", True),
     "ladder-vae": Row(lambda: hierarchy(pv.LadderVAE), binary, "z1", True),
     "nvae": Row(nvae, small_images, "z1_1", True),
+    "markov": Row(markov, some_shorter, "z", True),
     "multimodal": Row(multimodal, two_kinds, "z", True, "x2"),
     "not-miwae": Row(not_miwae, some_missing, "z", True),
     "vqvae": Row(lambda: vqvae(pv.nets.FSQ((5, 3), 2)), binary, "z", True),
