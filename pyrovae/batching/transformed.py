@@ -10,6 +10,11 @@ from pyrovae.pair.batch import Batch, num_rows
 from pyrovae.pair.program import PairLike, arguments
 
 
+def in_evaluation(transform: Transform | None) -> Transform | None:
+    """What a transform of training does to rows of which something is asked: nothing if it says `only_in_training`."""
+    return None if getattr(transform, "only_in_training", False) else transform
+
+
 def transformed(pair: PairLike, batch: Batch, transform: Transform | None) -> Batch:
     """What the pair sees of a batch: what the transform makes of a copy of it, checked against the model's arguments.
 

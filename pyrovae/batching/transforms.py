@@ -180,8 +180,3 @@ class HideKinds:
 
 
 Transform = Callable[[Batch], Batch]
-
-
-def in_evaluation(transform: Transform | None) -> Transform | None:
-    """What a transform of training does to rows of which something is asked: nothing if it says `only_in_training`."""
-    return None if getattr(transform, "only_in_training", False) else transform

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from pyrovae._html import table
 from pyrovae.batching.chunks import chunk_size, row_elements
-from pyrovae.batching.transformed import transformed
-from pyrovae.batching.transforms import Transform, in_evaluation
+from pyrovae.batching.transformed import in_evaluation, transformed
+from pyrovae.batching.transforms import Transform
 from pyrovae.engine.threads import computing_with, threads_for
 from pyrovae.errors import DataError, OptionError, PairError
 from pyrovae.pair.batch import Batch, as_batch, group_rows, take_group, take_rows

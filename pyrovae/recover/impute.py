@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyrovae.batching.checks import check_rows
 from pyrovae.batching.chunks import chunks
-from pyrovae.batching.transforms import in_evaluation
+from pyrovae.batching.transformed import in_evaluation
 from pyrovae.criticism.proposals import check_proposal
 from pyrovae.criticism.psis import pareto_k
 from pyrovae.criticism.resampling import resampled
