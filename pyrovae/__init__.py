@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from pyrovae.objectives.iwelbo import IWELBO
     from pyrovae.objectives.losses import Trace_ELBO
     from pyrovae.objectives.terms import Terms, terms
+    from pyrovae.objectives.wake_sleep import RWS, WakeSleep
     from pyrovae.objectives.weights import log_weights
     from pyrovae.pair.checks import check_pair
     from pyrovae.pair.graph import draw_graph, graph, graph_text
@@ -128,6 +129,7 @@ _HOMES = {
     "pyrovae.objectives.iwelbo": "IWELBO",
     "pyrovae.objectives.losses": "Trace_ELBO",
     "pyrovae.objectives.terms": "Terms terms",
+    "pyrovae.objectives.wake_sleep": "RWS WakeSleep",
     "pyrovae.objectives.weights": "log_weights",
     "pyrovae.pair.checks": "check_pair",
     "pyrovae.pair.graph": "draw_graph graph graph_text",
@@ -158,6 +160,7 @@ __all__ = [
     "GMVAE",
     "IWELBO",
     "NVAE",
+    "RWS",
     "SSVAE",
     "SVI",
     "VAE",
@@ -203,6 +206,7 @@ __all__ = [
     "Terms",
     "Trace_ELBO",
     "VaDE",
+    "WakeSleep",
     "__version__",
     "acquisition",
     "active_units",
