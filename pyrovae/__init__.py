@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pyrovae.criticism.findings import Finding
     from pyrovae.criticism.from_pyro_svi import from_pyro_svi
     from pyrovae.criticism.global_posterior import global_posterior
+    from pyrovae.criticism.gradients import GradientVariance, gradient_variance
     from pyrovae.criticism.importance import Importance, importance, log_likelihood
     from pyrovae.criticism.outliers import Anomaly, anomaly_score, benjamini_hochberg, conformal_p_values
     from pyrovae.criticism.posterior import posterior
@@ -107,6 +108,7 @@ _HOMES = {
     "pyrovae.criticism.findings": "Finding",
     "pyrovae.criticism.from_pyro_svi": "from_pyro_svi",
     "pyrovae.criticism.global_posterior": "global_posterior",
+    "pyrovae.criticism.gradients": "GradientVariance gradient_variance",
     "pyrovae.criticism.importance": "Importance importance log_likelihood",
     "pyrovae.criticism.outliers": "Anomaly anomaly_score benjamini_hochberg conformal_p_values",
     "pyrovae.criticism.posterior": "posterior",
@@ -176,6 +178,7 @@ __all__ = [
     "Entries",
     "Finding",
     "Fit",
+    "GradientVariance",
     "HierarchicalVAE",
     "Importance",
     "Imputation",
@@ -238,6 +241,7 @@ __all__ = [
     "frozen",
     "generate",
     "global_posterior",
+    "gradient_variance",
     "graph",
     "graph_text",
     "importance",
