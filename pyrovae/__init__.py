@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pyrovae.criticism.from_pyro_svi import from_pyro_svi
     from pyrovae.criticism.global_posterior import global_posterior
     from pyrovae.criticism.gradients import GradientVariance, gradient_variance
+    from pyrovae.criticism.harmonic import Harmonic, harmonic
     from pyrovae.criticism.importance import Importance, importance, log_likelihood
     from pyrovae.criticism.outliers import Anomaly, anomaly_score, benjamini_hochberg, conformal_p_values
     from pyrovae.criticism.posterior import posterior
@@ -109,6 +110,7 @@ _HOMES = {
     "pyrovae.criticism.from_pyro_svi": "from_pyro_svi",
     "pyrovae.criticism.global_posterior": "global_posterior",
     "pyrovae.criticism.gradients": "GradientVariance gradient_variance",
+    "pyrovae.criticism.harmonic": "Harmonic harmonic",
     "pyrovae.criticism.importance": "Importance importance log_likelihood",
     "pyrovae.criticism.outliers": "Anomaly anomaly_score benjamini_hochberg conformal_p_values",
     "pyrovae.criticism.posterior": "posterior",
@@ -179,6 +181,7 @@ __all__ = [
     "Finding",
     "Fit",
     "GradientVariance",
+    "Harmonic",
     "HierarchicalVAE",
     "Importance",
     "Imputation",
@@ -244,6 +247,7 @@ __all__ = [
     "gradient_variance",
     "graph",
     "graph_text",
+    "harmonic",
     "importance",
     "impute",
     "k_hat_threshold",
