@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
+from pyro.distributions import Delta
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
@@ -18,7 +20,7 @@ from pyrovae.objectives.terms import Density, Term, Terms, terms
 from pyrovae.pair.handlers import DetachDraws, SetValues
 from pyrovae.pair.layout import Layout, describe
 from pyrovae.pair.parameters import fork_rng
-from pyrovae.pair.program import Pair, PairLike
+from pyrovae.pair.program import Pair, PairLike, distribution_name
 from pyrovae.pair.simulated import Simulated, check_simulated, observed_arguments, simulated
 
 
@@ -42,8 +44,8 @@ class WakeSleep:
     Raises:
         OptionError: `num_particles` is less than 1. When called: a KL weight is given.
         PairError: When called, or before the first step of a fit: the guide has a site that rows share, or one that the model
-            does not have; a site observes something else than an argument; the model reads what it should draw; or the guide
-            gives probability 0 to what the model draws.
+            does not have, or one that is a point (`Delta`); a latent site is marked `objective_only`; a site observes something
+            else than an argument; the model reads what it should draw; or the guide gives probability 0 to what it draws.
 
     References:
         Hinton, Dayan, Frey and Neal 1995, *The wake-sleep algorithm for unsupervised neural networks*, Science 268.
@@ -110,7 +112,8 @@ class RWS:
     Raises:
         OptionError: An argument is not possible; a KL weight is given; or a single draw, whose weight is 1 wherever it is,
             should teach the guide.
-        PairError: As `IWELBO`, and with a sleep phase as `WakeSleep`; or a latent site is marked `objective_only`.
+        PairError: As `IWELBO`; with a sleep phase as `WakeSleep`; the guide has a site that is a point (`Delta`), or a latent
+            site is marked `objective_only`.
 
     References:
         Bornschein and Bengio 2015, arXiv:1406.2751; Le, Kosiorek, Siddharth, Teh and Wood 2018, arXiv:1805.10469.
@@ -197,7 +200,19 @@ def _wake(pair: PairLike, batch: Mapping[str, Tensor], num_particles: int, layou
             raise PairError(
                 f"Site {term.name!r} is latent and marked objective_only, which wake-sleep has no place for: use Trace_ELBO."
             )
+        if term.q is not None and _is_taught_point(term.q.fn):
+            raise PairError(
+                f"The guide puts site {term.name!r} at a point, which has no density to learn by where no gradient passes "
+                "through a draw: use Trace_ELBO, or a guide with a density."
+            )
     return run
+
+
+def _is_taught_point(fn: Any) -> bool:
+    """Whether a distribution is a point whose place has parameters. That of an AutoGuide follows from another draw."""
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return isinstance(fn, Delta) and fn.v.requires_grad
 
 
 def _guide_turned(run: Terms, share: float) -> Terms:
@@ -254,15 +269,15 @@ def _trained(asleep: Terms) -> list[tuple[Term, Density]]:
 def _check_sites(layout: Layout) -> None:
     """PairError unless the guide draws what each row of the model has, from the row."""
     for site in layout.sites:
+        if site.role != "observed" and not site.local and site.enumerated != "model":
+            raise PairError(
+                f"All rows share {site.name!r}, and its guide, which does not depend on them, would learn the prior from what "
+                "the model draws: use Trace_ELBO, or RWS(num_particles=10) on all rows in one batch, without a sleep phase."
+            )
         if site.role == "auxiliary":
             raise PairError(
                 f"The guide draws {site.name!r}, which the model does not have, so that rows drawn from the model have no "
                 "value for it: give the model that site, or use RWS(num_particles=10), without a sleep phase."
-            )
-        if site.role == "latent" and not site.local and site.enumerated != "model":
-            raise PairError(
-                f"All rows share {site.name!r}, and its guide, which does not depend on them, would learn the prior from what "
-                "the model draws: use Trace_ELBO, or RWS(num_particles=10) on all rows in one batch, without a sleep phase."
             )
     observed_arguments(layout)
 
@@ -275,8 +290,8 @@ def _check_sleep(pair: PairLike, batch: Mapping[str, Tensor], layout: Layout) ->
         if not bool(q.log_prob.isfinite().all()):
             raise PairError(
                 f"The guide gives site {term.name!r} of a row that the model draws the log-density "
-                f"{q.log_prob[~q.log_prob.isfinite()][0].item()}, and could not learn from it ({q.fn}): give it a family that "
-                "has a density wherever the prior has one."
+                f"{q.log_prob[~q.log_prob.isfinite()][0].item()}, and could not learn from it: give it a family that has a "
+                f"density wherever the prior has one, in place of {distribution_name(q.fn)}."
             )
 
 

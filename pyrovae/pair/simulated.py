@@ -70,7 +70,7 @@ def check_simulated(pair: PairLike, batch: Mapping[str, Tensor], layout: Layout)
             `obs=`, or a site observes its argument transposed.
     """
     arguments = observed_arguments(layout)
-    others = {name: torch.zeros_like(v) if name in arguments.values() else v for name, v in batch.items()}
+    others = {name: _others(value) if name in arguments.values() else value for name, value in batch.items()}
     with torch.no_grad():
         try:
             with fork_rng():
@@ -110,6 +110,13 @@ def _drawn(pair: PairLike, batch: Mapping[str, Tensor]) -> dict[str, Any]:
     with torch.no_grad(), turn(), unwritten(batch, "model"):
         nodes = sample_sites(poutine.trace(DrawObserved()(pair.model)).get_trace(**batch))
     return {name: node for name, node in nodes.items() if not node["is_observed"]}
+
+
+def _others(value: Tensor) -> Tensor:
+    """As many other rows: the first half of them, each twice; zeros where there is but one."""
+    if len(value) == 1:
+        return torch.zeros_like(value)
+    return value[torch.arange(len(value), device=value.device) // 2]
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:

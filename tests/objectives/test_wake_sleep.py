@@ -311,6 +311,8 @@ def test_options_that_are_refused() -> None:
     for loss in (pv.RWS(2), pv.WakeSleep()):
         with pytest.raises(pv.OptionError, match="neither has a KL term to weigh"):
             pv.fit(Odd("plain"), x, epochs=1, loss=loss, schedule=warm_up, progress=False)
+    with pytest.raises(pv.PairError, match="puts site 'z' at a point"):
+        pv.fit(Odd("point"), x, epochs=1, loss=pv.RWS(2), progress=False)
     with pytest.raises(pv.PairError, match="'z' is latent and marked objective_only"):
         pv.RWS(2)(Odd("marked"), {"x": x})
     for loss in (pv.RWS(2, 0.5), pv.WakeSleep()):
