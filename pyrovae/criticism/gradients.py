@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from pyrovae._html import table
 from pyrovae.engine.threads import computing_with
+from pyrovae.engine.tracing import undone
 from pyrovae.errors import OptionError
 from pyrovae.fitted.fitted import Fit, as_seed, transform_once
 from pyrovae.objectives.losses import as_loss
@@ -23,7 +23,7 @@ from pyrovae.pair.parameters import default_dtype, fork_rng, param_scope, seed_t
 from pyrovae.pair.program import PairLike
 from pyrovae.pair.turns import turn
 from pyrovae.training.fit import fit
-from pyrovae.training.plan import FitOptions, bind, check, group, plan
+from pyrovae.training.plan import FitOptions, bind, check, group, plan, whole_number
 
 COLUMNS = ("loss", "rows", "parameters", "variance", "error", "of draws", "of rows", "squared norm")
 
@@ -37,7 +37,8 @@ class GradientNoise(NamedTuple):
         parameters: "model", "guide" or "shared": parameters that only the model uses, only the guide, or both.
         variance: The trace of the covariance of the gradient over minibatches and draws.
         error: The standard error of `variance`.
-        of_draws: The part of it that is left where the rows stay the same; `variance - of_draws` is that of the rows.
+        of_draws: The part of it that is left where the rows stay the same: of the guide's draws, and of a random transform or
+            dropout. `variance - of_draws` is that of the rows.
         squared_norm: The squared norm of the mean gradient, without bias, so that it may be negative where it is small.
     """
 
@@ -167,12 +168,10 @@ def gradient_variance(
         [('A', 'model'), ('A', 'guide'), ('B', 'model'), ('B', 'guide')]
     """
     named = _named(losses)
-    sizes = tuple(
-        _whole("batch_size", n, 1) for n in (batch_size if isinstance(batch_size, Sequence) else [batch_size])
-    )
+    sizes = batch_size if isinstance(batch_size, Sequence) else [batch_size]
     if not sizes:
         raise OptionError("batch_size is an empty list: name at least one size.")
-    if _whole("num_batches", num_batches, 4) % 2:
+    if (whole_number("num_batches", num_batches, least=4) or 0) % 2:
         raise OptionError(f"num_batches must be even, since minibatches are compared in pairs, got {num_batches}.")
     fitted = pair if isinstance(pair, Fit) else Fit(pair, layout=Layout((), 0, {}))
     if isinstance(pair, Fit):
@@ -203,16 +202,6 @@ def _named(losses: Any) -> dict[str, Any]:
     return named
 
 
-def _whole(name: str, value: Any, least: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = least - 1
-    if isinstance(value, bool) or number < least:
-        raise OptionError(f"{name} must be a whole number of at least {least}, got {value!r}.")
-    return number
-
-
 def _measured(
     fitted: Fit, data: Batch, name: str, loss: Any, size: int, num_pairs: int, seed: int
 ) -> list[GradientNoise]:
@@ -230,9 +219,6 @@ def _measured(
             bound.place()
             chosen = plan(scratch, bound, groups, check(scratch, bound, groups, options), options)
             leaves = trainable(pair)
-            firsts = [transform_once(pair, one.first_batch(bound), fitted.transform) for one in groups]
-            parts = _parts(pair, firsts)
-            owner = torch.cat([torch.full((p.numel(),), _place(parts, n)) for n, p in leaves.items()])
 
             def gradient(index: Batch) -> Tensor:
                 _, objective = chosen.program.objective(index, {})
@@ -245,7 +231,10 @@ def _measured(
                 chosen_rows = {g.key: torch.randperm(len(g.rows), generator=order)[: g.size] for g in groups}
                 return {g.key: g.rows[chosen_rows[g.key].to(g.rows.device)].to(bound.device) for g in groups}
 
-            with computing_with(chosen.threads):
+            with computing_with(chosen.threads), undone(chosen.program.buffers):  # such as those of batch normalisation
+                firsts = [transform_once(pair, one.first_batch(bound), fitted.transform) for one in groups]
+                parts = _parts(pair, firsts)
+                owner = torch.cat([torch.full((p.numel(),), _place(parts, n)) for n, p in leaves.items()])
                 sums = _Sums(len(parts), owner.to(bound.device))
                 for number in range(num_pairs):
                     one, two = minibatch(2 * number), minibatch(2 * number + 1)

@@ -93,7 +93,7 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "patience", "threads"):
-            setattr(self, name, _whole(name, getattr(self, name), least=0 if name == "epochs" else 1))
+            setattr(self, name, whole_number(name, getattr(self, name), least=0 if name == "epochs" else 1))
         self.seed = None if self.seed is None else as_seed(self.seed)
         for name in ("clip_norm", "learning_rate"):
             number = getattr(self, name)
@@ -126,7 +126,7 @@ class FitOptions:
         return read_run(self.checkpoint).get("settings", {}).get(setting)
 
 
-def _whole(name: str, value: Any, least: int) -> int | None:
+def whole_number(name: str, value: Any, least: int) -> int | None:
     """A whole number of at least so many as a Python int, or None where the option has a default."""
     try:
         number = None if value is None and name != "epochs" else operator.index(value)

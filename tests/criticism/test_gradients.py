@@ -12,6 +12,7 @@ from support.comparisons import BOUND
 from torch import Tensor, nn
 
 import pyrovae as pv
+from pyrovae import families as fam
 
 NUM_ROWS, SCALE = 20, 0.6
 
@@ -138,3 +139,13 @@ def test_what_is_refused(losses: Any, options: dict[str, Any], words: str) -> No
 def test_more_rows_than_there_are_is_an_error_of_the_data() -> None:
     with pytest.raises(pv.DataError, match="larger than the 20 training rows"):
         pv.gradient_variance(Shift(), rows(), [pv.Trace_ELBO()], batch_size=21, num_batches=4)
+
+
+def test_running_means_stay_as_they_are() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 2), nn.Unflatten(-1, (2, 1)))
+    encoder = pv.Conditional(net, fam.Normal(1))
+    vae = pv.VAE(pv.priors.StandardNormal(1), pv.mlp(1, fam.Normal(2), hidden=(3,)), encoder)
+    before = {name: value.clone() for name, value in vae.state_dict().items()}
+    pv.gradient_variance(vae, torch.randn(20, 2), [pv.Trace_ELBO()], batch_size=10, num_batches=4, seed=0)
+    assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
