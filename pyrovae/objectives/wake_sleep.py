@@ -229,9 +229,8 @@ def _turned(term: Term, share: float) -> Term:
     if q is None:
         return term
     log_q, fixed = q.log_prob, q.log_prob.detach()
-    share = (
-        share if term.fills is None else 0.0
-    )  # such a site is drawn from the likelihood, and has no guide of its own
+    if term.fills is not None:  # it is drawn from the likelihood, and has no guide of its own
+        share = 0.0
     if term.enum_dim is not None and p is not None and share:
         raised = torch.where(fixed.isinf(), 0.0, log_q - torch.where(fixed.isinf(), 0.0, fixed))
         whole = None if p.whole is None else p.whole + share * raised
