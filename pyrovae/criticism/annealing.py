@@ -182,7 +182,7 @@ class Path:
     def resampled(self, start: Start) -> Point:
         """Where chains are that have moved along the path, drawn anew by their weights: about draws of the posterior.
 
-        A chain that got stuck on its way has next to no weight, and modes have as many chains as they should.
+        A chain that got stuck on its way has next to no weight, and modes have, on average, as many chains as they should.
         """
         found = self._anneal(start, reverse=False)
         shares = found.log_w.softmax(1).nan_to_num(1.0).clamp_min(torch.finfo(torch.float64).tiny)
