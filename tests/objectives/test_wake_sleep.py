@@ -160,6 +160,19 @@ def test_rws_of_enumerated_and_drawn_sites_is_brute_force() -> None:
     assert_equal(found, value_and_gradients(by_hand - by_hand.detach() + bound, pair))
 
 
+@pytest.mark.parametrize("loss", [pv.WakeSleep(2), pv.RWS(3, 0.5)], ids=repr)
+def test_scales_and_rows_count_in_both_phases(loss: Any) -> None:
+    toy, x = Toy(), bits()
+    layout, found = pv.check_pair(toy, {"x": x}), []
+    tripled = pv.Pair(pyro.poutine.scale(toy.model, 3.0), pyro.poutine.scale(toy.guide, 3.0))
+    for pair, num_rows in ((toy, None), (toy, 30), (tripled, 30)):
+        torch.manual_seed(5)
+        found.append(found_by(loss, toy, x, pair, layout=layout, num_rows=num_rows))
+    plain, five, fifteen = found
+    assert_equal(five, {name: 5 * value for name, value in plain.items()})
+    assert_equal(fifteen, {name: 15 * value for name, value in plain.items()})
+
+
 def test_the_value_is_that_of_the_bound() -> None:
     toy, x = Toy(), bits()
     layout, values = pv.check_pair(toy, {"x": x}), []
@@ -288,6 +301,22 @@ def test_pairs_without_a_sleep_phase_are_refused_before_the_first_step(what: str
     with pytest.raises(pv.PairError, match=REFUSED[what]):
         pv.fit(pair, torch.randn(8), epochs=1, loss=loss, progress=False)
     assert pair.loc.item() == 0.0 and pair.encode.item() == 0.0
+
+
+def test_a_site_that_observes_its_argument_transposed_is_refused() -> None:
+    """Drawn values in the form of the site would be taken for those of the argument, though both are 2 x 2."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z[..., None, None] + torch.zeros(2, 2), 1.0).to_event(2), obs=x.mT)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(pyro.param("a", torch.ones(())) * x.mean((-1, -2)), 1.0))
+
+    with pytest.raises(pv.PairError, match="observes 'x' in another form"):
+        pv.fit(pv.Pair(model, guide), torch.randn(6, 2, 2), epochs=1, loss=pv.WakeSleep(), progress=False)
 
 
 @pytest.mark.filterwarnings("ignore:No gradient reaches")
