@@ -95,8 +95,8 @@ class RWS:
         (1 - s) sum_k v_k log q(z_k | x) + s E_p(x', z')[log q(z' | x')],
 
     its wake phase, and its sleep phase as in `pv.WakeSleep`. Both descend KL(p(z | x) || q(z | x)), the first of the rows
-    given, up to a bias that vanishes as K grows, the second of rows that the model draws, without bias. So more draws make a
-    better guide, whose gradient drowns in noise under `IWELBO`, and no gradient passes through a draw: discrete sites need
+    given, up to a bias that vanishes as K grows, the second of rows that the model draws, without bias. So more draws do not
+    spoil the guide, whose gradient drowns in noise under `IWELBO`, and no gradient passes through a draw: discrete sites need
     neither enumeration nor a score function. A parameter that both sides use gets the sum of both gradients, each with the
     other side held fixed.
 
