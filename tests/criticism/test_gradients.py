@@ -44,7 +44,7 @@ def test_variances_are_those_that_are_known() -> None:
 
     24 numbers: false alarms 1.6e-4.
     """
-    x, pair, num = rows(), Shift(), 80
+    x, pair, num = rows(), Shift(), 60
     losses = {"A": pv.Trace_ELBO(), "B": pv.Trace_ELBO(4, kl="analytic")}
     found = pv.gradient_variance(pair, x, losses, batch_size=[5, NUM_ROWS], num_batches=num, seed=1)
     for size in (5, NUM_ROWS):

@@ -104,8 +104,8 @@ def test_the_sleep_phase_is_brute_force_over_all_rows(loss: Any, marked: bool) -
     every = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64)] * COLUMNS)
     dreamt = 300 * (toy.log_joint(every).detach().exp() * toy.log_guide(every)).sum()
     (exact,) = torch.autograd.grad(dreamt, [toy.encode])
-    runs = torch.stack([found_by(loss, toy, bits(100), num_rows=300)["encode"] for _ in range(60)])
-    error = runs.std(0) / 60**0.5
+    runs = torch.stack([found_by(loss, toy, bits(100), num_rows=300)["encode"] for _ in range(40)])
+    error = runs.std(0) / 40**0.5
     assert ((runs.mean(0) - exact).abs() <= BOUND * error).all()
     assert error.max() < 0.1 * exact.abs().max()
 
@@ -371,7 +371,7 @@ class Line(nn.Module):
             pyro.sample("z", dist.Normal(x @ self.encode, self.log_scale.exp()))
 
 
-@pytest.mark.parametrize("loss", [pv.WakeSleep(4), pv.RWS(8), pv.RWS(8, 0.5)], ids=repr)
+@pytest.mark.parametrize("loss", [pv.WakeSleep(4), pv.RWS(8)], ids=repr)
 def test_a_linear_gaussian_pair_reaches_the_closed_form(loss: Any) -> None:
     """Maximum likelihood of a, and the posterior under it. Where the guide is exact, the wake phase has no bias."""
     z = torch.randn(400, dtype=torch.float64)
