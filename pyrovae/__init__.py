@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from pyrovae.criticism.findings import Finding
     from pyrovae.criticism.from_pyro_svi import from_pyro_svi
     from pyrovae.criticism.global_posterior import global_posterior
+    from pyrovae.criticism.gradients import GradientVariance, gradient_variance
+    from pyrovae.criticism.harmonic import Harmonic, harmonic
     from pyrovae.criticism.importance import Importance, importance, log_likelihood
     from pyrovae.criticism.outliers import Anomaly, anomaly_score, benjamini_hochberg, conformal_p_values
     from pyrovae.criticism.posterior import posterior
@@ -70,6 +72,7 @@ if TYPE_CHECKING:
     from pyrovae.objectives.iwelbo import IWELBO
     from pyrovae.objectives.losses import Trace_ELBO
     from pyrovae.objectives.terms import Terms, terms
+    from pyrovae.objectives.wake_sleep import RWS, WakeSleep
     from pyrovae.objectives.weights import log_weights
     from pyrovae.pair.checks import check_pair
     from pyrovae.pair.graph import draw_graph, graph, graph_text
@@ -107,6 +110,8 @@ _HOMES = {
     "pyrovae.criticism.findings": "Finding",
     "pyrovae.criticism.from_pyro_svi": "from_pyro_svi",
     "pyrovae.criticism.global_posterior": "global_posterior",
+    "pyrovae.criticism.gradients": "GradientVariance gradient_variance",
+    "pyrovae.criticism.harmonic": "Harmonic harmonic",
     "pyrovae.criticism.importance": "Importance importance log_likelihood",
     "pyrovae.criticism.outliers": "Anomaly anomaly_score benjamini_hochberg conformal_p_values",
     "pyrovae.criticism.posterior": "posterior",
@@ -129,6 +134,7 @@ _HOMES = {
     "pyrovae.objectives.iwelbo": "IWELBO",
     "pyrovae.objectives.losses": "Trace_ELBO",
     "pyrovae.objectives.terms": "Terms terms",
+    "pyrovae.objectives.wake_sleep": "RWS WakeSleep",
     "pyrovae.objectives.weights": "log_weights",
     "pyrovae.pair.checks": "check_pair",
     "pyrovae.pair.graph": "draw_graph graph graph_text",
@@ -159,6 +165,7 @@ __all__ = [
     "GMVAE",
     "IWELBO",
     "NVAE",
+    "RWS",
     "SSVAE",
     "SVI",
     "VAE",
@@ -175,6 +182,8 @@ __all__ = [
     "Entries",
     "Finding",
     "Fit",
+    "GradientVariance",
+    "Harmonic",
     "HierarchicalVAE",
     "Importance",
     "Imputation",
@@ -205,6 +214,7 @@ __all__ = [
     "Terms",
     "Trace_ELBO",
     "VaDE",
+    "WakeSleep",
     "__version__",
     "acquisition",
     "active_units",
@@ -236,8 +246,10 @@ __all__ = [
     "frozen",
     "generate",
     "global_posterior",
+    "gradient_variance",
     "graph",
     "graph_text",
+    "harmonic",
     "importance",
     "impute",
     "k_hat_threshold",

@@ -56,6 +56,11 @@ class Point(NamedTuple):
         """log f_1 - log f_0, `(N, K)` float64; NaN counts as no density."""
         return (self.log_joint.double() - self.log_start.double()).nan_to_num(-math.inf, math.inf, -math.inf)
 
+    def take(self, kept: Tensor) -> Point:
+        """The chains of these numbers, `(N, K)`."""
+        each = (kept if a.dim() == 2 else kept[..., None].expand_as(a) for a in self)
+        return Point(*(a.gather(1, index) for a, index in zip(self, each)))
+
     def where(self, accepted: Tensor, other: Point) -> Point:
         """These chains where they are accepted, `(N, K)` bool, and the other ones elsewhere."""
         return Point(
@@ -75,6 +80,15 @@ class Start:
 
     u: Tensor  # (N, K, d)
     shared: dict[str, Tensor]  # global sites, one draw for each chain, as a run of K particles has them
+
+
+class Annealed(NamedTuple):
+    """What chains of one block of rows leave behind."""
+
+    log_w: Tensor  # (N, K) float64
+    acceptance: Tensor  # (N,)
+    step_sizes: Tensor  # (T + 1, N)
+    point: Point
 
 
 @dataclass(frozen=True)
@@ -155,7 +169,7 @@ class Path:
 
     def tuned(self) -> Path:
         """The same path with step sizes at which ACCEPTANCE of the trajectories of a row are accepted."""
-        return replace(self, step_sizes=self._anneal(self.start(PILOTS), reverse=False)[2])
+        return replace(self, step_sizes=self._anneal(self.start(PILOTS), reverse=False).step_sizes)
 
     def weigh(self, start: Start, *, reverse: bool = False) -> tuple[Tensor, Tensor]:
         """Move chains along the path: their log-weights, `(N, K)` float64, and the share of accepted trajectories, `(N,)`.
@@ -165,7 +179,17 @@ class Path:
         """
         return self._anneal(start, reverse=reverse)[:2]
 
-    def _anneal(self, start: Start, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def resampled(self, start: Start) -> Point:
+        """Where chains are that have moved along the path, drawn anew by their weights: about draws of the posterior.
+
+        A chain that got stuck on its way has next to no weight, and modes have, on average, as many chains as they should.
+        """
+        found = self._anneal(start, reverse=False)
+        shares = found.log_w.softmax(1).nan_to_num(1.0).clamp_min(torch.finfo(torch.float64).tiny)
+        kept = torch.multinomial(shares, shares.shape[1], replacement=True)
+        return found.point.take(kept)
+
+    def _anneal(self, start: Start, reverse: bool) -> Annealed:
         betas, last = self.annealer.betas, len(self.annealer.betas) - 1
         point = self._point(start.u, start.shared)
         log_w = torch.zeros_like(point.log_joint, dtype=torch.float64)
@@ -177,15 +201,15 @@ class Path:
                 log_w += (betas[t] - betas[t - 1]) * point.log_ratio()
             if t < last:
                 sizes[t] = size if self.step_sizes is None else self.step_sizes[t]
-                point, share = self._trajectory(point, start.shared, betas[t], sizes[t])
+                point, share = self.trajectory(point, start.shared, betas[t], sizes[t])
                 accepted += share.double()
                 if self.step_sizes is None:
                     size = size * (GAIN * (share - ACCEPTANCE)).exp()
             if reverse:
                 log_w += (betas[t] - betas[t - 1]) * point.log_ratio()
-        return log_w, accepted / max(1, last - 1), torch.stack(sizes)
+        return Annealed(log_w, accepted / max(1, last - 1), torch.stack(sizes), point)
 
-    def _trajectory(self, at: Point, shared: Mapping[str, Tensor], b: float, size: Tensor) -> tuple[Point, Tensor]:
+    def trajectory(self, at: Point, shared: Mapping[str, Tensor], b: float, size: Tensor) -> tuple[Point, Tensor]:
         """One step of Hamiltonian Monte Carlo under f_b, and the mean probability of acceptance of each row, `(N,)`."""
         jitter = 1 + JITTER * (2 * torch.rand_like(at.log_joint) - 1)
         step = (size[:, None] * jitter)[..., None]

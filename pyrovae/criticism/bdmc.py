@@ -19,9 +19,9 @@ from pyrovae.fitted.runs import global_draw
 from pyrovae.objectives.terms import terms
 from pyrovae.pair.batch import Batch
 from pyrovae.pair.handlers import SetValues, Uncondition
-from pyrovae.pair.layout import Layout
 from pyrovae.pair.parameters import fork_rng
 from pyrovae.pair.program import Pair
+from pyrovae.pair.simulated import observed_arguments
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def _simulate(fitted: Fit, annealer: Annealer, rows: Batch) -> tuple[Batch, Call
         PairError: Something is observed that is no argument, or the model reads what it should draw.
     """
     layout = annealer.layout
-    sites = _replaced_sites(layout)
+    sites = observed_arguments(layout)
     model = Uncondition(value for name, value in rows.items() if name not in sites.values())(fitted.pair.model)
 
     def draw(integers: bool) -> tuple[dict[str, Tensor], Start]:
@@ -191,21 +191,6 @@ def _simulate(fitted: Fit, annealer: Annealer, rows: Batch) -> tuple[Batch, Call
 
 def _nothing(**_: Tensor) -> None:
     """A guide that draws nothing, so that the model draws all."""
-
-
-def _replaced_sites(layout: Layout) -> dict[str, str]:
-    """The observed sites of rows, with the argument that each observes."""
-    sites: dict[str, str] = {}
-    for site in layout.sites:
-        if site.role != "observed" or site.objective_only:
-            continue
-        if site.argument is None or not site.local or site.plates or site.argument in sites.values():
-            raise PairError(
-                f"Rows cannot be simulated, since site {site.name!r} does not observe an argument as it is: write obs=x for an "
-                "argument x, in the plate 'data' alone, and prepare the data before the fit."
-            )
-        sites[site.name] = site.argument
-    return sites
 
 
 def _together(parts: Sequence[FittedGroup], found: Sequence[Batch]) -> Batch:

@@ -81,13 +81,13 @@ class IWELBO:
         elif self.num_particles == 1 and not guided:
             return elbo(run, num_rows=num_rows, kl_weight=kl_weight)
         rows = run.num_rows if num_rows is None else num_rows
-        scale = _scale(run, rows)
-        log_w = _weights(run, kl_weight)
-        observed, objective_only = _outside(run, rows, log_w)
+        scale = scale_of(run, rows)
+        log_w = weights_of(run, kl_weight)
+        observed, objective_only = outside_of(run, rows, log_w)
         outside = observed + objective_only
-        mean = scale_and_mask(_log_mean(log_w).sum(), scale, None) + outside
-        unweighted = log_w if kl_weight is None else _weights(run, None)
-        plain = scale_and_mask(_log_mean(unweighted).sum(), scale, None) + observed
+        mean = scale_and_mask(log_mean(log_w).sum(), scale, None) + outside
+        unweighted = log_w if kl_weight is None else weights_of(run, None)
+        plain = scale_and_mask(log_mean(unweighted).sum(), scale, None) + observed
         if self.gradient == "standard":
             scores = _vimco(run, log_w.detach())
             if scores is not None:
@@ -96,7 +96,7 @@ class IWELBO:
             return Bound(plain.detach(), mean)
         share = log_w.detach().softmax(0)
         beta = 1.0 if kl_weight is None else kl_weight
-        again = _weights(_doubly(pair, batch, run, 1 - beta + beta * share), kl_weight)
+        again = weights_of(_doubly(pair, batch, run, 1 - beta + beta * share), kl_weight)
         surrogate = scale_and_mask((share * again).sum(), scale, None) + outside
         return Bound(plain.detach(), mean.detach() + surrogate - surrogate.detach())
 
@@ -112,12 +112,12 @@ def _is_joint(run: Terms) -> bool:
     )
 
 
-def _weights(run: Terms, kl_weight: Tensor | float | None) -> Tensor:
+def weights_of(run: Terms, kl_weight: Tensor | float | None) -> Tensor:
     """log w, `(K, N)`, or `(K,)` where rows share a latent variable."""
     return (joint_log_weights if _is_joint(run) else log_weights)(run, kl_weight=kl_weight)
 
 
-def _log_mean(log_w: Tensor) -> Tensor:
+def log_mean(log_w: Tensor) -> Tensor:
     """`log (1/K) sum_k w_k`."""
     return torch.logsumexp(log_w, 0) - math.log(len(log_w))
 
@@ -128,7 +128,7 @@ def _within(run: Terms) -> list[str]:
     return [name for name, t in run.sites.items() if not t.objective_only and (joint or t.local)]
 
 
-def _scale(run: Terms, rows: int) -> float | Tensor:
+def scale_of(run: Terms, rows: int) -> float | Tensor:
     """N/B and the scale of plates, which all sites of a weight must share: factors outside the logarithm."""
     names = _within(run)
     if _is_joint(run):
@@ -151,7 +151,7 @@ def _scale(run: Terms, rows: int) -> float | Tensor:
     return count(run.sites[names[0]], run, rows) * first.scale
 
 
-def _outside(run: Terms, rows: int, log_w: Tensor) -> tuple[Tensor, Tensor]:
+def outside_of(run: Terms, rows: int, log_w: Tensor) -> tuple[Tensor, Tensor]:
     """What is outside the weights, averaged over particles: sites observed once for all rows; `objective_only` sites."""
     observed, objective_only = log_w.new_zeros(()), log_w.new_zeros(())
     within = set(_within(run))
@@ -196,7 +196,7 @@ def _vimco(run: Terms, log_w: Tensor) -> Tensor | None:
         scores = part if scores is None else scores + part
     if scores is None:
         return None
-    signal = _log_mean(log_w)
+    signal = log_mean(log_w)
     if len(log_w) > 1:
         signal = signal - _leave_one_out(log_w)
     return (signal * scores).sum()

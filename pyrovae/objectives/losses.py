@@ -115,8 +115,8 @@ def as_loss(loss: Any) -> Any:
         return Trace_ELBO(loss.num_particles, kl="analytic")
     if isinstance(loss, pyro.infer.ELBO) or not callable(loss):
         raise OptionError(
-            f"loss={type(loss).__name__} is not supported; known: pv.Trace_ELBO, pv.IWELBO, pyro.infer.Trace_ELBO, "
-            "pyro.infer.TraceEnum_ELBO, pyro.infer.TraceMeanField_ELBO."
+            f"loss={type(loss).__name__} is not supported; known: pv.Trace_ELBO, pv.IWELBO, pv.RWS, pv.WakeSleep, "
+            "pyro.infer.Trace_ELBO, pyro.infer.TraceEnum_ELBO, pyro.infer.TraceMeanField_ELBO."
         )
     return loss
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from pyrovae.errors import PairError, PyrovaeError
 from pyrovae.pair.batch import Batch, as_batch, group_rows, num_rows, take_group, take_rows
 from pyrovae.pair.devices import cure_of_devices
-from pyrovae.pair.handlers import PARTICLE_PLATE, SetValues
+from pyrovae.pair.handlers import PARTICLE_PLATE, DetachDraws, SetValues
 from pyrovae.pair.layout import Layout, describe_run, union
 from pyrovae.pair.parameters import default_dtype, evaluating, every_module, fork_rng, param_scope, trainable
 from pyrovae.pair.program import Pair, PairLike, run, sample_sites, unwritten_value
@@ -177,18 +177,9 @@ def model_only(pair: PairLike, runs: Sequence[tuple[Any, Any]]) -> dict[str, Ten
     Raises:
         PairError: All parameters are used by the guide, or none.
     """
-    total = torch.zeros(())
-    for _, guide_trace in runs:
-        for node in sample_sites(guide_trace).values():
-            total = total + node["value"].sum() + node["fn"].log_prob(node["value"]).sum()
     named = trainable(pair)
-    leaves = list(named.values())
-    gradients = (
-        torch.autograd.grad(total, leaves, allow_unused=True, retain_graph=True)
-        if total.requires_grad
-        else [None] * len(leaves)
-    )
-    found = {name: leaf for (name, leaf), gradient in zip(named.items(), gradients) if gradient is None}
+    used = _reached([guide_trace for _, guide_trace in runs], named)
+    found = {name: leaf for name, leaf in named.items() if name not in used}
     if not found or len(found) == len(named):
         what = "only the model uses any parameters" if found else "the guide uses all parameters"
         raise PairError(
@@ -196,6 +187,27 @@ def model_only(pair: PairLike, runs: Sequence[tuple[Any, Any]]) -> dict[str, Ten
             f"apart from that of the guide's, but here {what}: give both parameters of their own, or leave that schedule out."
         )
     return found
+
+
+def sides_of(pair: PairLike, batches: Sequence[Batch]) -> tuple[set[str], set[str]]:
+    """The names of the parameters on which densities of the model depend at fixed draws, and of those that the guide uses."""
+    named = trainable(pair)
+    with fork_rng():
+        guides = [run(pair, batch)[1] for batch in batches]
+        with DetachDraws():
+            models = [run(pair, batch)[0] for batch in batches]
+    return _reached(models, named), _reached(guides, named)
+
+
+def _reached(traces: Sequence[Any], named: Mapping[str, Tensor]) -> set[str]:
+    """The names of the parameters on which draws or log-densities of these traces depend."""
+    total = torch.zeros(())
+    for node in (node for trace in traces for node in sample_sites(trace).values()):
+        total = total + node["value"].sum() + node["fn"].log_prob(node["value"]).sum()
+    if not total.requires_grad:
+        return set()
+    gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True, retain_graph=True)
+    return {name for name, gradient in zip(named, gradients) if gradient is not None}
 
 
 def _leaves(total: Tensor) -> list[Tensor]:

@@ -59,6 +59,16 @@ class DrawObserved(Messenger):  # type: ignore[misc]
             msg["value"], msg["done"] = None, False
 
 
+class DetachDraws(Messenger):  # type: ignore[misc]
+    """Let no gradient flow into what is drawn. It has to be outside of the trace that records the draws."""
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        value = msg["value"]
+        # a value without gradient stays the same object: that of an enumerated site carries a mark of Pyro's
+        if not msg["is_observed"] and isinstance(value, Tensor) and value.requires_grad:
+            msg["value"] = value.detach()
+
+
 class FixDraws(Messenger):  # type: ignore[misc]
     """Draw these values of a guide's sites with probability 1, one value for all particles; they are not enumerated."""
 

@@ -82,8 +82,8 @@ def fit(
             is checked, and the `Fit` answers all questions.
         batch_size: B, rows a step. By default 128, or all rows where there are fewer.
         learning_rate: of Adam, the default optimizer.
-        loss: `pv.Trace_ELBO(...)` (the default), `pv.IWELBO(...)`, Pyro's `Trace_ELBO`, `TraceEnum_ELBO` or
-            `TraceMeanField_ELBO`, which are translated, or any function
+        loss: `pv.Trace_ELBO(...)` (the default), `pv.IWELBO(...)`, `pv.RWS(...)`, `pv.WakeSleep(...)`, Pyro's `Trace_ELBO`,
+            `TraceEnum_ELBO` or `TraceMeanField_ELBO`, which are translated, or any function
             `(pair, batch, *, num_rows, kl_weight, layout) -> pv.Bound`.
         validation: validation rows: a fraction of `data` to hold out, or data of their own. Their ELBO, without the KL
             weight, is written to the history after each epoch. After 200 epochs, where one is shorter than ten steps, that

@@ -37,6 +37,7 @@ from pyrovae.fitted.fitted import Fit, as_seed, transform_once
 from pyrovae.fitted.spec import to_spec
 from pyrovae.objectives.iwelbo import IWELBO
 from pyrovae.objectives.losses import as_loss, loss_tensors, modules_of
+from pyrovae.objectives.wake_sleep import RWS
 from pyrovae.pair.batch import Batch, Group, as_batch, group_rows, num_rows, take_group, take_rows
 from pyrovae.pair.checks import (
     check_enumeration,
@@ -92,7 +93,7 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "patience", "threads"):
-            setattr(self, name, _whole(name, getattr(self, name), least=0 if name == "epochs" else 1))
+            setattr(self, name, whole_number(name, getattr(self, name), least=0 if name == "epochs" else 1))
         self.seed = None if self.seed is None else as_seed(self.seed)
         for name in ("clip_norm", "learning_rate"):
             number = getattr(self, name)
@@ -125,7 +126,7 @@ class FitOptions:
         return read_run(self.checkpoint).get("settings", {}).get(setting)
 
 
-def _whole(name: str, value: Any, least: int) -> int | None:
+def whole_number(name: str, value: Any, least: int) -> int | None:
     """A whole number of at least so many as a Python int, or None where the option has a default."""
     try:
         number = None if value is None and name != "epochs" else operator.index(value)
@@ -277,10 +278,11 @@ def check(fitted: Fit, data: FitData, groups: Sequence[TrainingGroup], options: 
                 check_rows(pair, batch, fitted.chunk_size(few), transform=transform, numbers=numbers)
             check_gradients(pair, runs)
         objective = as_loss(options.loss)
-        kl: Any = getattr(objective, "kl", None)
-        for layout, first in zip(layouts, seen):
-            if hasattr(kl, "check"):
-                kl.check(pair, first, layout)
+        parts: list[Any] = [objective, getattr(objective, "kl", None)]
+        for part in parts:
+            for layout, first in zip(layouts, seen):
+                if hasattr(part, "check"):
+                    part.check(pair, first, layout)
         particles = getattr(objective, "num_particles", 1)
         several = particles > 1
         data.product = particles * max(cost.product for cost in costs)
@@ -336,10 +338,10 @@ def _check_shared(layout: Layout, traces: Traces, objective: Any) -> None:
     """PairError, or OptionError, for a global site that cannot be drawn for one group of rows and used for all."""
     if not layout.shared:
         return
-    if isinstance(objective, IWELBO):
+    if isinstance(objective, (IWELBO, RWS)):
         raise OptionError(
-            f"IWELBO weighs all rows together where they share {layout.shared[0]!r}, and here rows come in groups: use "
-            "Trace_ELBO."
+            f"{type(objective).__name__} weighs all rows together where they share {layout.shared[0]!r}, and here rows come in "
+            "groups: use Trace_ELBO."
         )
     guide = sample_sites(traces[1])
     for site in layout.sites:

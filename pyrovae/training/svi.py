@@ -28,6 +28,7 @@ from pyrovae.errors import OptionError, PairError
 from pyrovae.objectives.elbo import Bound
 from pyrovae.objectives.iwelbo import IWELBO
 from pyrovae.objectives.losses import Trace_ELBO, as_loss, modules_of
+from pyrovae.objectives.wake_sleep import RWS, WakeSleep
 from pyrovae.pair.batch import Batch
 from pyrovae.pair.layout import Layout, Site
 from pyrovae.pair.parameters import fork_rng, modules
@@ -65,8 +66,8 @@ class SVI:
         optim: a `pyro.optim` optimizer, a torch optimizer, or a function from a list of tensors to one. SVIs that share a
             `pyro.optim` optimizer share its state. `step()` of a `pyro.optim` scheduler changes the rates of the next step.
         loss: Pyro's `Trace_ELBO`, `TraceMeanField_ELBO` or `TraceEnum_ELBO`, which are translated; `pv.Trace_ELBO` (the
-            default) or `pv.IWELBO`; or a function `(model, guide, *args) -> loss`. Pyro's other losses, such as
-            `TraceGraph_ELBO` and `RenyiELBO`, run as Pyro's own, eagerly.
+            default), `pv.IWELBO`, or `pv.RWS` without a sleep phase; or a function `(model, guide, *args) -> loss`. Pyro's
+            other losses, such as `TraceGraph_ELBO` and `RenyiELBO`, run as Pyro's own, eagerly.
         engine: "eager", "traced", "compiled" or "graphed"; "auto" is graphed on CUDA, else traced.
         precision: "bfloat16" computes products of matrices in bfloat16.
 
@@ -115,6 +116,8 @@ class SVI:
             self.loss = loss if _is_function(loss) else as_loss(loss)
         if modules_of(self.loss):
             raise OptionError(f"{self.loss!r} trains modules besides the pair, which SVI does not know: use pv.fit.")
+        if isinstance(loss, WakeSleep) or (isinstance(loss, RWS) and loss.sleep > 0):
+            raise OptionError(f"{loss!r} draws rows from the model, and SVI does not know what are data: use pv.fit.")
         self.given_pyros = isinstance(loss, pyro.infer.ELBO)
         self.pyro_loss: Any = None if _is_function(loss) else pyro_loss(self.loss if loss is None else loss)
         # Pyro draws particles one after the other unless told that the program can carry them as one dimension.
@@ -421,7 +424,7 @@ def _as_floats(loss: Any) -> Any:
 
 def _is_function(loss: Any) -> bool:
     """Whether a loss is called as `loss(model, guide, *args)`, as functions are, and Pyro's losses that are no ELBO."""
-    return callable(loss) and not isinstance(loss, (pyro.infer.ELBO, Trace_ELBO, IWELBO))
+    return callable(loss) and not isinstance(loss, (pyro.infer.ELBO, Trace_ELBO, IWELBO, RWS, WakeSleep))
 
 
 def _buffers(pair: Pair) -> list[Tensor]:

@@ -423,7 +423,9 @@ STRUCTURE = {
 
 
 @pytest.mark.parametrize("name", STRUCTURE)
-@pytest.mark.parametrize("loss", [None, pv.Trace_ELBO(2), pv.Trace_ELBO(kl="analytic"), pv.IWELBO(3)], ids=repr)
+@pytest.mark.parametrize(
+    "loss", [None, pv.Trace_ELBO(2), pv.Trace_ELBO(kl="analytic"), pv.IWELBO(3), pv.RWS(3)], ids=repr
+)
 def test_the_losses_of_this_package_are_checked_by_pyro_as_well(name: str, loss: Any) -> None:
     svi = pv.SVI(*PROGRAMS[name](), pyro.optim.Adam({"lr": 0.01}), loss)
     with pytest.raises(ValueError, match=STRUCTURE[name]):
