@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         SSVAE,
         VAE,
         VQVAE,
+        CategoricalVAE,
         HierarchicalVAE,
         JointVAE,
         LadderVAE,
@@ -64,7 +65,7 @@ if TYPE_CHECKING:
         VaDE,
     )
     from pyrovae.nets.freezing import frozen
-    from pyrovae.objectives import kl, penalties
+    from pyrovae.objectives import baselines, kl, penalties
     from pyrovae.objectives.elbo import Bound, elbo
     from pyrovae.objectives.iwelbo import IWELBO
     from pyrovae.objectives.losses import Trace_ELBO
@@ -120,10 +121,10 @@ _HOMES = {
     "pyrovae.fitted.ensemble": "ensemble",
     "pyrovae.fitted.fitted": "Fit",
     "pyrovae.fitted.folder": "load save",
-    "pyrovae.models": """ADGM CVAE GMVAE NVAE SSVAE VAE VQVAE HierarchicalVAE JointVAE LadderVAE MultimodalVAE NotMIWAE
-        Regression SSRegression StackedSSVAE VaDE""",
+    "pyrovae.models": """ADGM CVAE CategoricalVAE GMVAE NVAE SSVAE VAE VQVAE HierarchicalVAE JointVAE LadderVAE
+        MultimodalVAE NotMIWAE Regression SSRegression StackedSSVAE VaDE""",
     "pyrovae.nets.freezing": "frozen",
-    "pyrovae.objectives": "kl penalties",
+    "pyrovae.objectives": "baselines kl penalties",
     "pyrovae.objectives.elbo": "Bound elbo",
     "pyrovae.objectives.iwelbo": "IWELBO",
     "pyrovae.objectives.losses": "Trace_ELBO",
@@ -164,6 +165,7 @@ __all__ = [
     "VQVAE",
     "Anomaly",
     "Bound",
+    "CategoricalVAE",
     "CheckpointError",
     "Classification",
     "CodeUsage",
@@ -208,6 +210,7 @@ __all__ = [
     "active_units",
     "ais",
     "anomaly_score",
+    "baselines",
     "bayesian",
     "bdmc",
     "benjamini_hochberg",

@@ -15,6 +15,13 @@ from pyrovae.distributions.continuous import ContinuousBernoulli
 from pyrovae.distributions.discretized import DiscretizedLogistic, DiscretizedLogisticMixture
 from pyrovae.distributions.multinomial import Multinomial
 from pyrovae.distributions.normals import LowRankNormal, MixtureOfNormals
+from pyrovae.distributions.onehot import (
+    OneHotCategorical,
+    RelaxedBernoulli,
+    RelaxedOneHotCategorical,
+    StraightThroughBernoulli,
+    StraightThroughOneHotCategorical,
+)
 from pyrovae.distributions.pushforward import Flow, LogisticNormal, Pushforward
 from pyrovae.distributions.rounded import RoundedNormal
 from pyrovae.distributions.sphere import HypersphericalUniform, PowerSpherical
@@ -35,10 +42,15 @@ __all__ = [
     "MixtureOfNormals",
     "Multinomial",
     "ObservedOnly",
+    "OneHotCategorical",
     "PowerSpherical",
     "ProductOfColumns",
     "Pushforward",
+    "RelaxedBernoulli",
+    "RelaxedOneHotCategorical",
     "RoundedNormal",
+    "StraightThroughBernoulli",
+    "StraightThroughOneHotCategorical",
     "StudentT",
     "observed_only",
     "product_of_experts",

@@ -13,6 +13,7 @@ from pyrovae.priors.simple import (
     Laplace,
     LogisticNormal,
     Normal,
+    OneHotCategorical,
     StudentT,
 )
 
@@ -27,6 +28,7 @@ __all__ = [
     "LogisticNormal",
     "MixtureOfNormals",
     "Normal",
+    "OneHotCategorical",
     "StandardNormal",
     "StudentT",
     "VampPrior",

@@ -91,8 +91,9 @@ def fit(
         patience: stop after so many epochs without a better validation ELBO, and keep the best epoch's weights.
         keep_best: whether to keep the weights of the epoch with the best validation ELBO, and not those of the last. By
             default only with `patience`.
-        schedule: a function of the step, or a list of them, that gives the learning rate ("lr"), the KL weight ("kl"), or a
-            factor for the learning rate of parameters that only the model uses ("model"). See `pv.schedules`.
+        schedule: a function of the step, or a list of them, that gives the learning rate ("lr"), the KL weight ("kl"), a factor
+            for the learning rate of parameters that only the model uses ("model"), or the temperature of relaxed families
+            ("temperature"). See `pv.schedules`.
         seed: of shuffling and noise. By default drawn from torch's global state, or that of the run that is resumed.
         device: "auto" (CUDA where there is one), "cpu", "cuda", or a `torch.device`.
 
