@@ -63,8 +63,9 @@ class RelaxedOneHotCategorical(OneHotCategorical):
 
     What a fit then ascends is a relaxed bound, `E log p(x, z) - log q(z)` at relaxed codes, where both log masses are taken to
     be linear in z: no bound on log p(x). The history of a fit has it as "relaxed_elbo". With `hard` the draws are codes and
-    the bound is the ELBO; only the gradient is that of relaxed draws, and biased like theirs, the less the lower t is, at the
-    price of more noise. In evaluation mode this is `OneHotCategorical`.
+    the bound is the ELBO; only the gradient is that of relaxed draws. The gradient is biased: with relaxed draws the less the
+    lower t is, at the price of more noise, and with hard ones at any t, where log p(x | z) is not linear in z. In evaluation
+    mode this is `OneHotCategorical`.
 
     The KL term is at the draws, or with `Trace_ELBO(kl="analytic")` that of the two categorical distributions, as in the first
     reference. The second one takes densities of relaxed codes in the model as well, which would be another model.
@@ -111,8 +112,7 @@ class RelaxedOneHotCategorical(OneHotCategorical):
 class StraightThroughOneHotCategorical(OneHotCategorical):
     """`OneHotCategorical` whose draws have the gradient of the probabilities in training mode: `dz / dlogits = dp / dlogits`.
 
-    Draws and bounds are exact, and the gradient is biased. `RelaxedOneHotCategorical(..., hard=True)` has less bias at a low
-    temperature.
+    Draws and bounds are exact, and the gradient is biased where log p(x | z) is not linear in z.
 
     Args:
         event_shape: Shape of one row z, an int K for a single code, or a tuple `(..., K)`; K is at least 2.

@@ -68,6 +68,7 @@ MODELS = {
     ),
     "nvae": Row(("--groups", "1,1"), "guide  q(z1_1 | x) q(z2_1 | z1_1, x)", ("active units",)),
     "vqvae": Row((), "model  p(z) p(x | z)", ("log p(x), at least", "perplexity of codes")),
+    "categorical": Row(("--categories", "3"), "guide  q(z | x)", ("log p(x), nats", "active units")),
 }
 
 
@@ -126,7 +127,7 @@ def test_every_question_to_a_run_of_every_model(pyrovae: Command, monkeypatch: p
     assert pyrovae("reconstruct", "run", "--out", "again.npy")[0] == 0 and np.load("again.npy").shape == (30, 64)
     assert pyrovae("encode", "run", "--out", "z.csv")[0] == 0
     units = (
-        8 if model.images else 6 if model.quantised else 2
+        8 if model.images else 6 if model.quantised or "categories" in model.takes else 2
     )  # two maps of 2 x 2, two codes of three, or two dimensions
     assert pd.read_csv("z.csv", index_col="row").shape == (150, units + 1)
 
@@ -231,6 +232,13 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
         ("digits", "--model", "vqvae", "--net", "conv", "--latent", "3"),
         "a quarter of each side .* leave out --latent",
     ),
+    "free bits of a score": (
+        ("digits", "--model", "categorical", "--estimator", "score", "--free-bits", "1"),
+        "--free-bits needs draws with a gradient",
+    ),
+    "an estimator of real numbers": (("digits", "--estimator", "score"), "--estimator score .* it is for categorical"),
+    "a single category": (("digits", "--model", "categorical", "--categories", "1"), "--categories must be at least 2"),
+    "an unknown estimator": (("digits", "--model", "categorical", "--estimator", "rebar"), "known: relaxed, straight"),
     "net": (("digits", "--model", "m2", "--net", "conv"), "--net conv does not go with --model m2; it is for vae"),
 }
 
