@@ -17,16 +17,16 @@ vimco-5           the importance-weighted bound of five draws, with VIMCO's base
 exact             all values of the codes summed, for the small model only
 
 MNIST: the static binarisation of Larochelle and Murray 2011 (DIR/binarized_mnist/binarized_mnist.npz), 20 codes of 10
-categories, 784-200-(20 x 10)-200-784, ReLU, Adam with a one-cycle schedule, minibatches of 100, the same number of steps for all,
-the last weights, one rate for all. The ELBO is that of 10,000 test rows, ten draws each, and the importance-weighted bound
-of 1,000 draws that of 500 of them. Jang et al. 2017 (arXiv:1611.01144, table 1) give the negative ELBO of this model as 101.5
-for Gumbel-softmax, 110.6 for the score function, 107.0 for MuProp and 110.9 for straight-through, after far longer fits.
+categories, 784-200-(20 x 10)-200-784, ReLU, Adam with a one-cycle schedule, minibatches of 100, the same number of steps and
+the same rate for all, the last weights. The ELBO is that of 10,000 test rows, ten draws each, and the importance-weighted bound of
+1,000 draws that of 500 of them. Jang et al. 2017 (arXiv:1611.01144, table 1) give the negative ELBO of such a model as 101.5
+for Gumbel-softmax, 110.6 for the score function, 107.0 for MuProp and 110.9 for straight-through, after longer fits.
 
-small: 3 codes of 4 categories (64 values) of scikit-learn's digits, binarised at 8, 64-32-(3 x 4)-32-64. First all are compared at the
-same weights, those after --small-epochs epochs of exact summing: the gradient of 50 rows in the guide's parameters, --draws
-times. Its bias is that of the mean gradient and its noise the square root of the summed variances, both divided by the length
-of the exact gradient; what the noise would make of a mean without bias is subtracted from the bias. For vimco-5, whose bound
-is another one, there is no bias to state. Then each estimator fits the pair from one start, and log p(x) of the test rows, all
+small: 3 codes of 4 categories (64 values) of scikit-learn's digits, binarised at 8, 64-32-(3 x 4)-32-64. First all are compared
+at the same weights, those after --small-epochs epochs of exact summing: the gradient of 50 rows in the guide's parameters,
+--draws times. Its bias is that of the mean gradient and its noise the square root of the summed variances, both divided by the
+length of the exact gradient; what the noise would make of a mean without bias is subtracted from the bias. For vimco-5, whose
+bound is another one, there is no bias to state. Then each estimator fits the pair from one start, and log p(x) of test rows, all
 64 values summed, is what it ends at.
 
 Writes benchmarks/results/discrete-DEVICE.json, fit by fit; what is there is kept unless --again.
@@ -107,10 +107,10 @@ def static_mnist(options: argparse.Namespace) -> tuple[Tensor, Tensor]:
     if options.smoke:
         return tuple(torch.bernoulli(torch.full((200, 784), 0.3)) for _ in range(2))  # type: ignore[return-value]
     found = np.load(Path(options.data_root) / "binarized_mnist" / "binarized_mnist.npz")
-    train, test = (
-        torch.tensor(np.unpackbits(found[part], axis=1), dtype=torch.float32) for part in ("train", "test")
-    )
-    return train, test[torch.randperm(len(test), generator=torch.Generator().manual_seed(0))]  # the file has them by class
+    train, test = (torch.tensor(np.unpackbits(found[part], axis=1), dtype=torch.float32) for part in ("train", "test"))
+    return train, test[
+        torch.randperm(len(test), generator=torch.Generator().manual_seed(0))
+    ]  # the file has them by class
 
 
 def on_mnist(name: str, seed: int, train: Tensor, test: Tensor, options: argparse.Namespace) -> dict[str, Any]:
@@ -206,9 +206,7 @@ def small(options: argparse.Namespace) -> dict[str, Any]:
     for name, estimator in ESTIMATORS.items():
         begun = with_family(start(), estimator.family(codes))
         schedules = schedule(estimator, options.small_rate, options.small_epochs)
-        fitted = pv.fit(
-            begun, train, epochs=options.small_epochs, loss=estimator.loss(64), schedule=schedules, **how
-        )
+        fitted = pv.fit(begun, train, epochs=options.small_epochs, loss=estimator.loss(64), schedule=schedules, **how)
         entry = {"ms_per_step": ms_per_step(fitted), "log_likelihood": log_p(begun)}
         found[name] = {**found.get(name, {}), **entry}
     return found

@@ -1,7 +1,7 @@
 """One-hot codes, and draws of codes and bits that carry a gradient: relaxed ones, and hard ones with the gradient of others.
 
-A log mass here is linear in its value. At a code it is the logarithm of a probability; at a relaxed draw it is what lies between.
-So a guide of these distributions changes how a gradient is estimated, and no model has to know of it.
+A log mass here is linear in its value. At a code it is the logarithm of a probability, and at a relaxed draw what lies between
+those of the codes. So a guide of these distributions changes how a gradient is estimated, and no model has to know of it.
 """
 
 from __future__ import annotations
@@ -294,7 +294,7 @@ def _hard(scores: Tensor) -> Tensor:
     return torch.zeros_like(scores).scatter_(-1, scores.argmax(-1, keepdim=True), 1.0)
 
 
-@register_kl(OneHotCategorical, OneHotCategorical)
+@register_kl(OneHotCategorical, OneHotCategorical)  # type: ignore[untyped-decorator]
 def _kl(q: OneHotCategorical, p: OneHotCategorical) -> Tensor:
     total: Tensor = q._sum(q.probs * (q.log_probs - p.log_probs))
     return total

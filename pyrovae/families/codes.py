@@ -53,7 +53,7 @@ class OneHotCategorical(Family):
     def param_shape(self) -> torch.Size:
         return self.event_shape
 
-    def forward(self, params: Tensor) -> TorchDistributionMixin:
+    def forward(self, params: Tensor) -> TorchDistributionMixin:  # type: ignore[override]
         self.check(params)
         return onehot.OneHotCategorical(params, len(self.event_shape))
 
@@ -101,7 +101,7 @@ class RelaxedOneHotCategorical(OneHotCategorical):
         """Whether draws are no codes, so that a fit ascends a relaxed bound."""
         return self.training and not self.hard
 
-    def forward(self, params: Tensor) -> TorchDistributionMixin:
+    def forward(self, params: Tensor) -> TorchDistributionMixin:  # type: ignore[override]
         if not self.training:
             return super().forward(params)
         self.check(params)
@@ -129,7 +129,7 @@ class StraightThroughOneHotCategorical(OneHotCategorical):
         tensor([0., 1.])
     """
 
-    def forward(self, params: Tensor) -> TorchDistributionMixin:
+    def forward(self, params: Tensor) -> TorchDistributionMixin:  # type: ignore[override]
         if not self.training:
             return super().forward(params)
         self.check(params)

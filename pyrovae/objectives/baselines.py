@@ -1,7 +1,7 @@
 """Baselines of the score function, for `Trace_ELBO(baseline=...)`: gradients of sites without reparameterisation, less noisy.
 
-The gradient of such a site is `E[R d log q(z)]`, where R, the learning signal, is the part of the bound that the draw z takes part
-in. Since `E[d log q(z)] = 0`, anything that does not depend on z may be subtracted from R: the expectation stays as it is.
+The gradient of such a site is `E[R d log q(z)]`, where R, the learning signal, is the part of the bound that may depend on the
+draw z. Since `E[d log q(z)] = 0`, anything that does not depend on z may be subtracted from R: the expectation stays as it is.
 """
 
 from __future__ import annotations

@@ -19,7 +19,6 @@ from pyrovae.objectives.kl import KLFunction, Minibatch, applies_weight, apply, 
 from pyrovae.objectives.marginals import Cost, Marginal, any_tensor, count, expected_term, marginals_of
 from pyrovae.objectives.terms import Density, Term, Terms
 
-
 # from the learning signal of a site to what multiplies its score, and an objective of the baseline's own, if it learns
 Baseline = Callable[[Signal], tuple[Tensor, Tensor | None]]
 

@@ -87,7 +87,8 @@ class Trace_ELBO:
         layout: Layout | None = None,
     ) -> Bound:
         run = terms(pair, batch, self.num_particles, layout=layout)
-        subtracted: Baseline | None = leave_one_out if self.baseline == "leave_one_out" else self.baseline
+        chosen = self.baseline
+        subtracted: Baseline | None = chosen if isinstance(chosen, learned) else leave_one_out if chosen else None
         bound = bound_of(run, num_rows, kl_weight, self.kl, self._dice, subtracted, batch)
         if self.gradient == "standard":
             return bound

@@ -1,8 +1,9 @@
 """Schedules: functions of the step that give the learning rate, the KL weight and other numbers of `fit(schedule=...)`.
 
-A schedule takes a `Step` and returns a dict with any of the keys "lr" (learning rate), "kl" (weight of the KL terms), "model" (a
-factor for the learning rate of the parameters that only the model uses) and "temperature" (of relaxed families). A function of your own is a schedule, too:
-`schedule=lambda step: {"kl": min(1.0, step.epoch / 10)}`. It must give the same keys at every step.
+A schedule takes a `Step` and returns a dict with any of the keys "lr" (learning rate), "kl" (weight of the KL terms), "model"
+(a factor for the learning rate of the parameters that only the model uses) and "temperature" (of relaxed families). A function
+of your own is a schedule, too: `schedule=lambda step: {"kl": min(1.0, step.epoch / 10)}`. It must give the same keys at every
+step.
 """
 
 from __future__ import annotations
@@ -151,7 +152,7 @@ class lagging:
 class cooling:
     """The temperature of relaxed families falls from `start` to `end` over the first `epochs`, by the same factor at each step.
 
-    It is that of all families with relaxed draws in the pair, such as `families.RelaxedOneHotCategorical`: at a high temperature
+    It is that of all families of the pair that have one, such as `families.RelaxedOneHotCategorical`: at a high temperature
     gradients have less noise, at a low one less bias.
 
     Args:
@@ -284,9 +285,7 @@ def weights_at(schedule: Schedule, step: Step) -> dict[str, float]:
             raise OptionError(f"A schedule gave the weight {name!r}; known: {', '.join(WEIGHTS)}.")
         if not (math.isfinite(value) and value >= 0 and (value > 0 or name != "temperature")):
             wanted = "positive" if name == "temperature" else "not negative"
-            raise OptionError(
-                f"A schedule gave {name}={value} at step {step.number}; it must be finite and {wanted}."
-            )
+            raise OptionError(f"A schedule gave {name}={value} at step {step.number}; it must be finite and {wanted}.")
     return found
 
 

@@ -97,8 +97,10 @@ def test_in_evaluation_mode_it_is_the_exact_family(table: dict[str, Any], kind: 
     relaxed = family(params)
     assert relaxed.has_rsample and family.train().training
     q, same = family.eval()(params), exact(params)
-    assert not q.has_rsample and type(q) is type(same) and type(getattr(q, "base_dist", q)) is type(
-        getattr(same, "base_dist", same)
+    assert (
+        not q.has_rsample
+        and type(q) is type(same)
+        and type(getattr(q, "base_dist", q)) is type(getattr(same, "base_dist", same))
     )
     z = q.sample()
     assert set(z.unique().tolist()) <= {0.0, 1.0}

@@ -72,7 +72,9 @@ def test_questions_see_the_discrete_guide(build: Any, every: Any, tmp_path: Path
     summed = pv.Pair(fitted.pair.model, pyro.infer.config_enumerate(fitted.pair.guide, "parallel"))
     if build is codes:
         again = pv.fit(summed, x, epochs=0)
-        torch.testing.assert_close(pv.log_likelihood(again, x, 1, proposal="guide").float(), truth, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            pv.log_likelihood(again, x, 1, proposal="guide").float(), truth, rtol=1e-5, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("held_out", [False, True])

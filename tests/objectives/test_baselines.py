@@ -74,9 +74,7 @@ def rows() -> Tensor:
 def draws_of(pair: Toy, loss: Any, x: Tensor, times: int, **options: Any) -> dict[str, Tensor]:
     """The gradients of so many runs, stacked."""
     layout = pv.check_pair(pair, x)
-    found = [
-        value_and_gradients(loss(pair, {"x": x}, layout=layout, **options).objective, pair) for _ in range(times)
-    ]
+    found = [value_and_gradients(loss(pair, {"x": x}, layout=layout, **options).objective, pair) for _ in range(times)]
     return {name: torch.stack([f[name] for f in found]) for name in found[0]}
 
 
