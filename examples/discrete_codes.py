@@ -62,7 +62,7 @@ def main(smoke: bool, epochs: int) -> None:
             seed=0,
         )
         relaxed_bound = fitted.history[-1].get("relaxed_elbo")
-        by_sum = pv.importance(pv.fit(summed_out(pair), x_test, epochs=0), x_test, 1, proposal="guide")
+        by_sum = pv.importance(pv.fit(summed_out(pair), x_train, epochs=0), x_test, 1, proposal="guide")
         print(
             f"{name:17s} log p(x) {by_sum.log_likelihood.mean():.2f}, ELBO {by_sum.elbo.mean():.2f}"
             + (f"; the relaxed bound of training rows was {relaxed_bound:.2f}" if relaxed_bound else "")

@@ -18,7 +18,7 @@ exact             all values of the codes summed, for the small model only
 
 MNIST: the static binarisation of Larochelle and Murray 2011 (DIR/binarized_mnist/binarized_mnist.npz), 20 codes of 10
 categories, 784-200-(20 x 10)-200-784, ReLU, Adam with a one-cycle schedule, minibatches of 100, the same number of steps and
-the same rate for all, the last weights. The ELBO is that of 10,000 test rows, ten draws each, and the importance-weighted bound of
+the same rate for all, the last weights. The ELBO is that of 10,000 test rows, ten draws each, the importance-weighted bound of
 1,000 draws that of 500 of them. Jang et al. 2017 (arXiv:1611.01144, table 1) give the negative ELBO of such a model as 101.5
 for Gumbel-softmax, 110.6 for the score function, 107.0 for MuProp and 110.9 for straight-through, after longer fits.
 
@@ -26,8 +26,8 @@ small: 3 codes of 4 categories (64 values) of scikit-learn's digits, binarised a
 at the same weights, those after --small-epochs epochs of exact summing: the gradient of 50 rows in the guide's parameters,
 --draws times. Its bias is that of the mean gradient and its noise the square root of the summed variances, both divided by the
 length of the exact gradient; what the noise would make of a mean without bias is subtracted from the bias. For vimco-5, whose
-bound is another one, there is no bias to state. Then each estimator fits the pair from one start, and log p(x) of test rows, all
-64 values summed, is what it ends at.
+bound is another one, there is no bias to state. Then each estimator fits the pair from one start; log p(x) of the test rows,
+all 64 values summed, is what it ends at.
 
 Writes benchmarks/results/discrete-DEVICE.json, fit by fit; what is there is kept unless --again.
 """

@@ -185,7 +185,7 @@ class StraightThroughOneHotCategorical(OneHotCategorical):
     Example:
         >>> logits = torch.zeros(3, requires_grad=True)
         >>> z = pv.distributions.StraightThroughOneHotCategorical(logits).rsample()
-        >>> float(z.max())
+        >>> float(z.detach().max())
         1.0
         >>> torch.autograd.grad(z[0], logits)[0]  # that of p_0 = 1 / 3
         tensor([ 0.2222, -0.1111, -0.1111])
@@ -261,7 +261,7 @@ class StraightThroughBernoulli(Bernoulli):
     Example:
         >>> logits = torch.zeros((), requires_grad=True)
         >>> z = pv.distributions.StraightThroughBernoulli(logits).rsample()
-        >>> float(z) in (0.0, 1.0), torch.autograd.grad(z, logits)[0]
+        >>> float(z.detach()) in (0.0, 1.0), torch.autograd.grad(z, logits)[0]
         (True, tensor(0.2500))
     """
 
