@@ -2,6 +2,7 @@
 
 A log mass here is linear in its value. At a code it is the logarithm of a probability, and at a relaxed draw what lies between
 those of the codes. So a guide of these distributions changes how a gradient is estimated, and no model has to know of it.
+`borrows_gradient` says that the gradient of a draw is not that of a density.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ class RelaxedOneHotCategorical(OneHotCategorical):
         (True, True)
     """
 
-    has_rsample = True
+    has_rsample = borrows_gradient = True
 
     def __init__(
         self, logits: Tensor, temperature: Tensor | float = 0.5, hard: bool = False, event_dim: int = 1
@@ -191,7 +192,7 @@ class StraightThroughOneHotCategorical(OneHotCategorical):
         tensor([ 0.2222, -0.1111, -0.1111])
     """
 
-    has_rsample = True
+    has_rsample = borrows_gradient = True
 
     @property
     def has_enumerate_support(self) -> bool:
@@ -224,7 +225,7 @@ class RelaxedBernoulli(Bernoulli):
         True
     """
 
-    has_rsample = True
+    has_rsample = borrows_gradient = True
     has_enumerate_support = False
 
     def __init__(self, logits: Tensor, temperature: Tensor | float = 0.5, hard: bool = False) -> None:
@@ -265,7 +266,7 @@ class StraightThroughBernoulli(Bernoulli):
         (True, tensor(0.2500))
     """
 
-    has_rsample = True
+    has_rsample = borrows_gradient = True
     has_enumerate_support = False
 
     def __init__(self, logits: Tensor) -> None:

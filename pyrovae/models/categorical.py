@@ -25,13 +25,13 @@ class CategoricalVAE(nn.Module):
     - where K^L is small, the sum over all values of z: `pv.Pair(pair.model, pyro.infer.config_enumerate(pair.guide))`.
 
     Args:
-        prior: `p(z)`, such as `priors.OneHotCategorical((L, K))`, or a distribution.
+        prior: `p(z)`, `priors.OneHotCategorical((L, K))`, `priors.Bernoulli(L)`, or a distribution.
         likelihood: `p(x|z)`, a conditional called as `likelihood(z)` with rows of L K numbers (of bits L numbers).
         encoder: `q(z|x)`, a conditional called as `encoder(x)`, of the same event shape as the prior.
 
     Raises:
         PairError: `prior` is neither a distribution nor a module.
-        ShapeError: Prior and encoder are of different event shapes.
+        ShapeError: Prior and encoder are of different event shapes, or the prior is one of single numbers.
 
     References:
         Jang, Gu and Poole 2017, arXiv:1611.01144; Mnih and Gregor 2014, arXiv:1402.0030.
@@ -53,6 +53,11 @@ class CategoricalVAE(nn.Module):
         super().__init__()
         self.prior, self.likelihood, self.encoder = as_prior(prior), likelihood, encoder
         codes = self.prior().event_shape
+        if not codes:
+            raise ShapeError(
+                "CategoricalVAE needs a prior over rows of codes or bits, got one of single numbers: use "
+                "priors.OneHotCategorical((L, K)), or priors.Bernoulli(L)."
+            )
         if (found := getattr(encoder, "event_shape", codes)) != codes:
             raise ShapeError(
                 f"CategoricalVAE needs prior and encoder of one event shape, got {tuple(codes)} and {tuple(found)}. Build "

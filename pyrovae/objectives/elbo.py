@@ -346,13 +346,12 @@ def _score_surrogate(
     total: Tensor | None = None
     for term in scored:
         assert term.q is not None and term.q.score is not None
-        signal, score = reward.sum_to(term.q.frames), term.q.score
-        part = torch.zeros_like(score.sum())
+        signal, score, own = reward.sum_to(term.q.frames), term.q.score, None
         if baseline is not None:
             full = signal.expand(torch.broadcast_shapes(signal.shape, score.shape))
             signal, own = baseline(Signal(full, term, terms, batch, count(term, terms, rows)))
-            part = part if own is None else own
-        part = part + (signal * score).sum()
+        part = (signal * score).sum()
+        part = part if own is None else part + own
         total = part if total is None else total + part
     return total
 

@@ -15,7 +15,7 @@ from pyrovae.objectives.elbo import Baseline, Bound, bound_of
 from pyrovae.objectives.fixed_draws import direct_log_q
 from pyrovae.objectives.kl import KLFunction, num_arguments, repr_of
 from pyrovae.objectives.marginals import count
-from pyrovae.objectives.terms import Terms, terms
+from pyrovae.objectives.terms import Term, Terms, terms
 from pyrovae.pair.layout import Layout
 from pyrovae.pair.program import PairLike
 
@@ -158,3 +158,16 @@ def check_reparameterised(terms: Terms, gradient: str) -> None:
             raise PairError(
                 f"gradient={gradient!r} needs reparameterised sites, and {term.name!r} is not: use gradient='standard'."
             )
+        if getattr(_innermost(term), "borrows_gradient", False):
+            raise PairError(
+                f"gradient={gradient!r} needs draws that have the density of the guide, and {term.name!r} is relaxed, or "
+                "discrete with the gradient of other draws: use gradient='standard'."
+            )
+
+
+def _innermost(term: Term) -> Any:
+    """The distribution of a site of the guide, without what is wrapped around it."""
+    fn = None if term.q is None else term.q.fn
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return fn

@@ -7,6 +7,7 @@ from pyrovae.priors.base import Fixed, MixtureOfNormals, StandardNormal, as_prio
 from pyrovae.priors.codes import Autoregressive
 from pyrovae.priors.flexible import FlowPrior, VampPrior
 from pyrovae.priors.simple import (
+    Bernoulli,
     Categorical,
     Horseshoe,
     HypersphericalUniform,
@@ -19,6 +20,7 @@ from pyrovae.priors.simple import (
 
 __all__ = [
     "Autoregressive",
+    "Bernoulli",
     "Categorical",
     "Fixed",
     "FlowPrior",

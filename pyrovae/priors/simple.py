@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyrovae._html import Shown
+from pyrovae.distributions import Bernoulli as BernoulliMass
 from pyrovae.distributions import Categorical as CategoricalMass
 from pyrovae.distributions import HypersphericalUniform as Uniform
 from pyrovae.distributions import LogisticNormal as SoftmaxNormal
@@ -315,3 +316,37 @@ class OneHotCategorical(Shown, nn.Module):
 
     def forward(self) -> TorchDistributionMixin:
         return OneHotMass(self.logits, len(self.event_shape))
+
+
+class Bernoulli(Shown, nn.Module):
+    """`p(z) = prod_d s(l_d)^z_d (1 - s(l_d))^(1 - z_d)`, s the logistic function: a prior over bits, even unless learned.
+
+    Args:
+        event_shape: Shape of one row z, an int or a tuple of ints.
+        learned: Whether the logits l, one for each bit, are trained.
+
+    Raises:
+        ShapeError: `event_shape` is not a positive int or a tuple of them.
+
+    References:
+        Mnih and Gregor 2014, arXiv:1402.0030.
+
+    Example:
+        >>> z = pv.priors.Bernoulli(20)().sample((5,))
+        >>> z.shape, z.unique()
+        (torch.Size([5, 20]), tensor([0., 1.]))
+    """
+
+    logits: Tensor
+
+    def __init__(self, event_shape: int | Sequence[int], learned: bool = False) -> None:
+        super().__init__()
+        self.event_shape, self.learned = as_size(event_shape), learned
+        if learned:
+            self.logits = nn.Parameter(torch.zeros(self.event_shape))
+        else:
+            self.register_buffer("logits", torch.zeros(self.event_shape), persistent=False)
+
+    def forward(self) -> TorchDistributionMixin:
+        # relaxed bits have a mass, too, see `families.RelaxedBernoulli`
+        return BernoulliMass(self.logits, validate_args=False).to_event(len(self.event_shape))

@@ -386,8 +386,8 @@ def plan(
     weights, relaxed = weights_at(schedule, steps), relaxed_families(pair)
     if "temperature" in weights and not relaxed:
         raise OptionError(
-            "The schedule gives a temperature, and no family of the pair has one: give the guide a relaxed family, such as "
-            "families.RelaxedOneHotCategorical, or leave the schedule out."
+            "The schedule gives a temperature, and no family of the pair in training mode has one: give the guide a relaxed "
+            "family, such as families.RelaxedOneHotCategorical, or leave the schedule out."
         )
     precision = as_precision(options.precision, next(iter(leaves.values())).dtype)
     optimizer = _make_optimizer(options.optimizer, list(leaves.values()), options.learning_rate)
@@ -455,8 +455,8 @@ def plan(
 
 
 def relaxed_families(pair: PairLike) -> list[Any]:
-    """The families whose draws carry a gradient at a temperature, which a schedule may set."""
-    parts = {id(part): part for root in every_module(pair).values() for part in root.modules()}
+    """The families in training mode whose draws carry a gradient at a temperature, which a schedule may set."""
+    parts = {id(part): part for root in every_module(pair).values() for part in root.modules() if part.training}
     return [part for part in parts.values() if isinstance(getattr(part, "current_temperature", None), Tensor)]
 
 

@@ -1,11 +1,11 @@
 """The VAE of discrete codes: relaxed in a fit, discrete for every question, its temperature by a schedule."""
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
 
 import pyro
-import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor, nn
@@ -31,9 +31,8 @@ def codes(family: Any = None) -> pv.CategoricalVAE:
 
 def bits(family: Any = None) -> pv.CategoricalVAE:
     torch.manual_seed(0)
-    prior = dist.Bernoulli(logits=torch.zeros(3)).to_event(1)
     encoder = pv.mlp(6, family or fam.RelaxedBernoulli(3), hidden=(4,))
-    return pv.CategoricalVAE(prior, pv.mlp(3, fam.Bernoulli(6), hidden=(4,)), encoder)
+    return pv.CategoricalVAE(pv.priors.Bernoulli(3), pv.mlp(3, fam.Bernoulli(6), hidden=(4,)), encoder)
 
 
 def exact_log_p(pair: pv.CategoricalVAE, x: Tensor, every: Tensor) -> Tensor:
@@ -130,8 +129,18 @@ def test_cooling_in_closed_form() -> None:
 
 def test_what_cannot_be_meant_is_refused() -> None:
     x = rows()
-    with pytest.raises(pv.OptionError, match="no family of the pair has one.*RelaxedOneHotCategorical"):
+    with pytest.raises(pv.OptionError, match="no family of the pair in training.*RelaxedOneHotCategorical"):
         pv.fit(codes(fam.OneHotCategorical(CODES)), x, epochs=1, schedule=pv.schedules.cooling())
+    with pytest.raises(pv.OptionError, match="no family of the pair in training mode"):
+        pv.fit(codes().eval(), x, epochs=1, schedule=pv.schedules.cooling())
+    for pair, loss in itertools.product(
+        (codes(), codes(fam.StraightThroughOneHotCategorical(CODES)), bits()),
+        (pv.Trace_ELBO(gradient="sticking_the_landing"), pv.IWELBO(3, "doubly_reparameterised")),
+    ):
+        with pytest.raises(pv.PairError, match="'z' is relaxed, or discrete"):
+            loss(pair, {"x": x})
+    with pytest.raises(pv.ShapeError, match="got one of single numbers"):
+        pv.CategoricalVAE(pv.priors.Categorical(3), nn.Identity(), nn.Identity())
     for wrong in ({"start": 0.0}, {"end": -1.0}, {"epochs": 0}, {"end": math.inf}):
         with pytest.raises(pv.OptionError, match="positive numbers.*no gradient"):
             pv.schedules.cooling(**wrong)
