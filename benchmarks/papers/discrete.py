@@ -161,55 +161,84 @@ def with_family(pair: pv.CategoricalVAE, family: fam.Family) -> pv.CategoricalVA
     return pv.CategoricalVAE(pair.prior, pair.likelihood, encoder)
 
 
-def small(options: argparse.Namespace) -> dict[str, Any]:
+class Small(NamedTuple):
+    """The rows of the small model, the pair at which gradients are compared, and the exact one of `rows` there."""
+
+    train: Tensor
+    test: Tensor
+    rows: Tensor
+    pair: pv.CategoricalVAE
+    exact: Tensor
+    ms_per_step: float | None
+
+
+SMALL_CODES = (3, 4)
+
+
+def start() -> pv.CategoricalVAE:
+    torch.manual_seed(0)
+    return build(fam.OneHotCategorical, 64, SMALL_CODES, 32)
+
+
+def fit_small(pair: Any, x: Tensor, options: argparse.Namespace, **how: Any) -> pv.Fit:
+    more: dict[str, Any] = {"device": "cpu", "engine": options.engine, "progress": False, "seed": 0}
+    return pv.fit(pair, x, epochs=options.small_epochs, batch_size=50, **more, **how)
+
+
+def log_p(pair: pv.CategoricalVAE, data: Small) -> float:
+    """log p(x) of test rows, all codes summed."""
+    fitted = pv.fit(summed(pair), data.train, epochs=0, progress=False, device="cpu")
+    return round(pv.importance(fitted, data.test, 1, proposal="guide").log_likelihood.mean().item(), 2)
+
+
+def prepare(options: argparse.Namespace) -> Small:
     x = (load("digits").x > 8).float()
     x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]
-    train, test, codes = x[:1400], x[1400:], (3, 4)
-    found: dict[str, Any] = {}
-    how: dict[str, Any] = {"batch_size": 50, "device": "cpu", "engine": options.engine, "progress": False, "seed": 0}
+    train, test, pair = x[:1400], x[1400:], start()
+    fitted = fit_small(summed(pair), train, options, schedule=pv.schedules.one_cycle(options.small_rate))
+    exact = gradient(summed(pair), pv.Trace_ELBO(), train[:50], pair.encoder)
+    return Small(train, test, train[:50], pair, exact, ms_per_step(fitted))
 
-    def start() -> pv.CategoricalVAE:
-        torch.manual_seed(0)
-        return build(fam.OneHotCategorical, 64, codes, 32)
 
-    def log_p(pair: pv.CategoricalVAE) -> float:
-        fitted = pv.fit(summed(pair), train, epochs=0, progress=False)
-        return round(pv.importance(fitted, test, 1, proposal="guide").log_likelihood.mean().item(), 2)
-
-    pair, rate = start(), [pv.schedules.one_cycle(options.small_rate)]
-    fitted = pv.fit(summed(pair), train, epochs=options.small_epochs, schedule=rate, **how)
-    found["exact"] = {"ms_per_step": ms_per_step(fitted), "log_likelihood": log_p(pair)}
-    rows = train[:50]
-    exact = gradient(summed(pair), pv.Trace_ELBO(), rows, pair.encoder)
-    for name, estimator in ESTIMATORS.items():
-        for temperature in (1.0, 0.5, 0.1) if estimator.cools else (None,):
-            family = estimator.family(codes)
-            if temperature is not None:
-                family.current_temperature.fill_(temperature)  # type: ignore[operator]
-            trial, loss = with_family(pair, family), estimator.loss(64)
-            if name == "learned":  # it is compared once it has learned, with the pair held fixed
-                optimizer = torch.optim.Adam(loss.baseline.net.parameters(), 1e-2)
-                for _ in range(options.draws):
-                    optimizer.zero_grad()
-                    batch = train[torch.randperm(len(train))[:50]]
-                    (-loss(trial, {"x": batch}).objective / 50).backward()
-                    optimizer.step()
-            torch.manual_seed(1)
-            drawn = torch.stack([gradient(trial, loss, rows, trial.encoder) for _ in range(options.draws)])
-            noise = drawn.var(0).sum()
-            bias = ((drawn.mean(0) - exact).square().sum() - noise / len(drawn)).clamp_min(0.0).sqrt()
-            entry = {"noise": round((noise.sqrt() / exact.norm()).item(), 3)}
-            if name != "vimco-5":
-                entry["bias"] = round((bias / exact.norm()).item(), 4)
-                entry["error_of_bias"] = round(((noise / len(drawn)).sqrt() / exact.norm()).item(), 4)
-            found[name if temperature is None else f"{name} at {temperature:g}"] = entry
-    for name, estimator in ESTIMATORS.items():
-        begun = with_family(start(), estimator.family(codes))
-        schedules = schedule(estimator, options.small_rate, options.small_epochs)
-        fitted = pv.fit(begun, train, epochs=options.small_epochs, loss=estimator.loss(64), schedule=schedules, **how)
-        entry = {"ms_per_step": ms_per_step(fitted), "log_likelihood": log_p(begun)}
-        found[name] = {**found.get(name, {}), **entry}
+def noise_and_bias(name: str, data: Small, options: argparse.Namespace) -> dict[str, Any]:
+    """By temperature, of the gradient at the weights of `data.pair`, over the length of the exact one."""
+    estimator, found = ESTIMATORS[name], {}
+    for temperature in (1.0, 0.5, 0.1) if estimator.cools else (None,):
+        family: Any = estimator.family(SMALL_CODES)
+        if temperature is not None:
+            family.current_temperature.fill_(temperature)
+        trial, loss = with_family(data.pair, family), estimator.loss(64)
+        if name == "learned":  # it is compared once it has learned, with the pair held fixed
+            optimizer = torch.optim.Adam(loss.baseline.net.parameters(), 1e-2)
+            for _ in range(options.draws):
+                optimizer.zero_grad()
+                batch = data.train[torch.randperm(len(data.train))[:50]]
+                (-loss(trial, {"x": batch}).objective / 50).backward()
+                optimizer.step()
+        torch.manual_seed(1)
+        drawn = torch.stack([gradient(trial, loss, data.rows, trial.encoder) for _ in range(options.draws)])
+        noise, length = drawn.var(0).sum(), data.exact.norm()
+        entry = {"noise": round((noise.sqrt() / length).item(), 3)}
+        if name != "vimco-5":
+            bias = ((drawn.mean(0) - data.exact).square().sum() - noise / len(drawn)).clamp_min(0.0).sqrt()
+            entry["bias"] = round((bias / length).item(), 4)
+            entry["error_of_bias"] = round(((noise / len(drawn)).sqrt() / length).item(), 4)
+        found["" if temperature is None else f"{temperature:g}"] = entry
     return found
+
+
+def on_small(name: str, data: Small, options: argparse.Namespace) -> dict[str, Any]:
+    if name == "exact":
+        return {"ms_per_step": data.ms_per_step, "log_likelihood": log_p(data.pair, data)}
+    estimator, pair = ESTIMATORS[name], start()
+    begun = with_family(pair, estimator.family(SMALL_CODES))
+    schedules = schedule(estimator, options.small_rate, options.small_epochs)
+    fitted = fit_small(begun, data.train, options, loss=estimator.loss(64), schedule=schedules)
+    return {
+        "at_temperature" if estimator.cools else "gradient": noise_and_bias(name, data, options),
+        "ms_per_step": ms_per_step(fitted),
+        "log_likelihood": log_p(begun, data),
+    }
 
 
 def main() -> None:
@@ -239,7 +268,9 @@ def main() -> None:
                 entry = f"{name}, {options.epochs} epochs, seed {seed}"
                 done.entry(entry, lambda n=name, s=seed: on_mnist(n, s, train, test, options))
     if "small" in options.only:
-        done.entry("small", lambda: small(options))
+        data = prepare(options)
+        for name in ("exact", *ESTIMATORS):
+            done.entry(f"small, {name}", lambda n=name: on_small(n, data, options))
 
 
 if __name__ == "__main__":

@@ -167,7 +167,7 @@ def check_reparameterised(terms: Terms, gradient: str) -> None:
 
 def _innermost(term: Term) -> Any:
     """The distribution of a site of the guide, without what is wrapped around it."""
-    fn = None if term.q is None else term.q.fn
+    fn: Any = None if term.q is None else term.q.fn
     while hasattr(fn, "base_dist"):
         fn = fn.base_dist
     return fn
