@@ -21,6 +21,7 @@ from pyrovae.app import scores
 from pyrovae.app.comparisons import measure_of
 from pyrovae.app.decide import decide
 from pyrovae.app.options import Options
+from pyrovae.app.results import remarks_on_results
 from pyrovae.app.rows import make_rows, split_rows
 from pyrovae.data import load
 from pyrovae.fitted.files import sealed
@@ -337,3 +338,13 @@ def test_clusters_are_matched_on_training_rows_and_judged_on_test_rows(monkeypat
     found = scores.accuracies(run, 10)
     assert found["accuracy_rows"] == 4 and found["clusters_used"] == 2
     assert found["accuracy_clusters"] == 0.5  # the third is a 1 among 4s, the fourth in a cluster without a class
+
+
+def test_codes_are_not_advised_to_be_refined() -> None:
+    """Where the guide is the only proposal, no advice names another one."""
+    results = {"train_elbo": -80.0, "train_elbo_se": 0.1, "elbo": -90.0, "elbo_se": 0.1, "log_abs_det": 0.0}
+    results |= {"k_hat_above_threshold": 0.5, "k_hat_threshold": 0.67, "proposal": "guide"}
+    chosen, only = (" ".join(remarks_on_results({**results, "only_guide": only})) for only in (False, True))
+    assert "--proposal refined" in chosen and "--guide" in chosen
+    assert "above test rows" in only and "--num-samples" in only
+    assert "--proposal" not in only and "--guide" not in only
