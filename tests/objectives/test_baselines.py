@@ -12,7 +12,7 @@ import pyro
 import pytest
 import torch
 from support.comparisons import TOLERANCE
-from support.pairs import relative_difference, value_and_gradients
+from support.pairs import ENUMERATED, relative_difference, value_and_gradients
 from torch import Tensor, nn
 
 import pyrovae as pv
@@ -296,6 +296,10 @@ def test_what_cannot_be_meant_is_refused() -> None:
     learns = pv.Trace_ELBO(baseline=pv.baselines.learned(pv.nets.MLP(5, 1, hidden=())))
     with pytest.raises(pv.PairError, match="belongs to all rows.*leave_one_out"):
         learns(Shared(), {"x": torch.randn(5)})
+    beside, batch = next(row for row in ENUMERATED if row.score).build()
+    columns = pv.nets.MLP(next(iter(batch.values())).shape[-1], 1, hidden=()).double()
+    with pytest.raises(pv.PairError, match="drawn beside enumerated sites.*without a baseline"):
+        pv.Trace_ELBO(baseline=pv.baselines.learned(columns))(beside, batch)
     with pytest.raises(pv.OptionError, match="use pv.fit"):
         pv.SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 0.1}), loss=learns)
 
