@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         SSVAE,
         VAE,
         VQVAE,
+        CategoricalVAE,
         DeepMarkovVAE,
         HierarchicalVAE,
         JointVAE,
@@ -67,7 +68,7 @@ if TYPE_CHECKING:
         VaDE,
     )
     from pyrovae.nets.freezing import frozen
-    from pyrovae.objectives import kl, penalties
+    from pyrovae.objectives import baselines, kl, penalties
     from pyrovae.objectives.elbo import Bound, elbo
     from pyrovae.objectives.iwelbo import IWELBO
     from pyrovae.objectives.losses import Trace_ELBO
@@ -126,10 +127,10 @@ _HOMES = {
     "pyrovae.fitted.ensemble": "ensemble",
     "pyrovae.fitted.fitted": "Fit",
     "pyrovae.fitted.folder": "load save",
-    "pyrovae.models": """ADGM CVAE GMVAE NVAE SSVAE VAE VQVAE DeepMarkovVAE HierarchicalVAE JointVAE LadderVAE MultimodalVAE
-        NotMIWAE Regression SSRegression StackedSSVAE VaDE""",
+    "pyrovae.models": """ADGM CVAE GMVAE NVAE SSVAE VAE VQVAE CategoricalVAE DeepMarkovVAE HierarchicalVAE JointVAE
+        LadderVAE MultimodalVAE NotMIWAE Regression SSRegression StackedSSVAE VaDE""",
     "pyrovae.nets.freezing": "frozen",
-    "pyrovae.objectives": "kl penalties",
+    "pyrovae.objectives": "baselines kl penalties",
     "pyrovae.objectives.elbo": "Bound elbo",
     "pyrovae.objectives.iwelbo": "IWELBO",
     "pyrovae.objectives.losses": "Trace_ELBO",
@@ -172,6 +173,7 @@ __all__ = [
     "VQVAE",
     "Anomaly",
     "Bound",
+    "CategoricalVAE",
     "CheckpointError",
     "Classification",
     "CodeUsage",
@@ -220,6 +222,7 @@ __all__ = [
     "active_units",
     "ais",
     "anomaly_score",
+    "baselines",
     "bayesian",
     "bdmc",
     "benjamini_hochberg",

@@ -23,6 +23,7 @@ LISTED = ("families", "priors", "nets", "distributions", "plots", "sklearn", "we
 HOMES = (
     *LISTED,
     "schedules",
+    "baselines",
     "kl",
     "penalties",
     "transforms",

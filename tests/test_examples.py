@@ -38,6 +38,7 @@ SAYS = {
     "sequences.py": "a Markov chain of codes  log p(x) ",
     "two_kinds.py": "conditional VAE",
     "vector_quantised.py": "uniform prior: log p(x) at least ",
+    "discrete_codes.py": "summed out        log p(x) ",
     "nvae.py": "nats a group, coarsest first: ",
     "outliers.py": "false alarms among ordinary rows: ",
     "sklearn_pipeline.py": "best number of components: ",

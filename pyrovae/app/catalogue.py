@@ -143,6 +143,20 @@ CODEBOOKS: dict[str, Entry] = {
     "simvq": Entry(lambda grid: nets.SimVQ(256, 8, grid), "256 codes behind a learned linear map"),
     "residual": Entry(lambda grid: nets.ResidualVQ(64, 8, grid, depth=2), "two levels of 64 codes that add up"),
 }
+ESTIMATORS: dict[str, Entry] = {
+    "relaxed": Entry(
+        lambda codes: families.RelaxedOneHotCategorical(codes),
+        "Gumbel-softmax, whose temperature falls from 1 to 0.5 in the first half of the fit",
+    ),
+    "straight-through": Entry(
+        lambda codes: families.StraightThroughOneHotCategorical(codes),
+        "exact draws with the gradient of the probabilities",
+    ),
+    "score": Entry(
+        lambda codes: families.OneHotCategorical(codes),
+        "the score function of five draws a row, each less the mean of the others; unbiased",
+    ),
+}
 TABLE = "columns"  # the likelihood of tables, which a schema builds
 
 

@@ -11,6 +11,7 @@ from pyrovae._lazily import Lazily
 from pyrovae.app.catalogue import (
     CODEBOOKS,
     CONDITION,
+    ESTIMATORS,
     FLOWS,
     LIKELIHOODS,
     NETS,
@@ -90,6 +91,8 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
         levels=levels,
         groups=(1, 2) if options.groups is None and "groups" in model.takes else options.groups,
         codebook="fsq" if options.codebook is None and model.quantised else options.codebook,
+        categories=10 if options.categories is None and "categories" in model.takes else options.categories,
+        estimator="relaxed" if options.estimator is None and "estimator" in model.takes else options.estimator,
         latent=latent,
         prior=_absolute(str(options.prior)),
         likelihood=_absolute(likelihood),
@@ -111,7 +114,7 @@ COUNTED = 20  # columns of whole numbers, from which on they are counts of one k
 
 def check_names(options: Options) -> None:
     """OptionError for a name that is not known, or a value that is impossible by itself: no data are needed to see that."""
-    known: dict[str, Any] = {"model": MODELS, "net": NETS, "codebook": CODEBOOKS, **TABLES}
+    known: dict[str, Any] = {"model": MODELS, "net": NETS, "codebook": CODEBOOKS, "estimator": ESTIMATORS, **TABLES}
     for name, table in known.items():
         value = getattr(options, name)
         if value is not None and not is_own(value):
@@ -216,6 +219,10 @@ def _check_model(model: Model, options: Options, dataset: Dataset) -> None:
         )
     if model.own_guide and options.guide is not None:
         raise OptionError(f"--model {options.model} has a guide of its own: leave out --guide.")
+    if options.estimator == "score" and options.free_bits:
+        raise OptionError(
+            "--free-bits needs draws with a gradient, and --estimator score has none: choose relaxed or straight-through."
+        )
     if options.model == "hierarchical" and options.free_bits and len(options.levels or (1, 1)) == 1:
         raise OptionError("--free-bits spares z1 of --model hierarchical, and there is no other level: leave it out.")
     if model.images and dataset.image_shape is None:

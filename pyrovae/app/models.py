@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from pyrovae._lazily import Lazily
-from pyrovae.app.catalogue import CODEBOOKS, CONDITION, FLOWS, Event, Likelihood, Model, part
+from pyrovae.app.catalogue import CODEBOOKS, CONDITION, ESTIMATORS, FLOWS, Event, Likelihood, Model, part
 from pyrovae.app.options import Options
 from pyrovae.errors import OptionError
 
@@ -335,6 +335,12 @@ def _vqvae(of: Pieces) -> models.VQVAE:
     )
 
 
+def _categorical(of: Pieces) -> models.CategoricalVAE:
+    codes = (of.latent, of.options.categories or 0)
+    encoder = of.seeing(of.conditional(ESTIMATORS[str(of.options.estimator)].build(codes), of.event))
+    return models.CategoricalVAE(priors.OneHotCategorical(codes), of.likelihood(codes[0] * codes[1]), encoder)
+
+
 MODELS: dict[str, Model] = {
     "vae": Model(_vae, "p(z) p(x|z)", takes=("prior", "net")),
     "cvae": Model(_cvae, "p(z|c) p(x|z,c): conditional on the class c", labels=CONDITION),
@@ -376,6 +382,12 @@ MODELS: dict[str, Model] = {
         _vqvae,
         "p(z) p(x|z), z a grid of codes, under an autoregressive prior",
         takes=("codebook", "net"),
+        own_guide=True,
+    ),
+    "categorical": Model(
+        _categorical,
+        "p(z) p(x|z), z codes of categories",
+        takes=("categories", "estimator", "net"),
         own_guide=True,
     ),
 }

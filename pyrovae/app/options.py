@@ -167,6 +167,19 @@ class Options:
         by_model=True,
         later=True,
     )
+    categories: int | None = option(
+        None,
+        "Number of categories of each code of {models}; by default 10.",
+        check=at_least(2),
+        by_model=True,
+        later=True,
+    )
+    estimator: str | None = option(
+        None,
+        "How the gradient reaches the codes of {models}: {known}; by default relaxed.",
+        by_model=True,
+        later=True,
+    )
     prior: str | None = option(
         None,
         "Prior: {known}; by default normal, and for tables a mixture that the data start.",
@@ -206,7 +219,7 @@ class Options:
     latent: int | None = option(
         None,
         "Number of latent dimensions; by default 10, and for tables as many as columns of numbers and some for classes. "
-        "Of vqvae the number of codes in a line, except with --net conv.",
+        "Of categorical the number of codes, and of vqvae that of codes in a line, except with --net conv.",
         commands=("fit", "sweep", "label"),
         defaults={"label": None},
         helps={"label": "Number of latent dimensions; by default 50 with --net conv, else 10."},

@@ -24,6 +24,8 @@ DOUBT = {  # what to say where many rows have a large k-hat, after the limit
     "guide": "the guide's means are displaced on these rows, or it is too narrow, and its draws do not carry log p(x): read "
     "that number as a lower bound. Try --proposal refined, or a richer --guide, such as full or iaf.",
     "laplace": "the posterior is far from a Normal around its mode: read log p(x) as a lower bound. Try --proposal refined.",
+    "only_guide": "the guide's draws do not carry log p(x), and this model has no other proposal: read that number as a lower "
+    "bound. Try a larger --num-samples.",
     "refined": "the posterior has more modes or longer tails than the draws reach: read log p(x) as a lower bound. Try a "
     "larger --num-samples.",
 }
@@ -100,7 +102,8 @@ def remarks_on_results(results: Mapping[str, Any]) -> list[str]:
         )
     if results["k_hat_above_threshold"] > 0.1 and "code_perplexity" not in results:
         limit = f"{results['k_hat_threshold']:.2f}"
-        remarks.append(f"Where k-hat is above {limit}, the limit for so many draws, {DOUBT[results['proposal']]}")
+        doubt = DOUBT["only_guide" if results.get("only_guide") else results["proposal"]]
+        remarks.append(f"Where k-hat is above {limit}, the limit for so many draws, {doubt}")
     return remarks
 
 
@@ -111,7 +114,7 @@ def overfitting(results: Mapping[str, Any]) -> str:
     said = f"Training rows have an ELBO of {results['train_elbo']:.2f}"
     if not gap > 2 * error:  # NaN for a single row
         return f"{said}, no more above test rows than by chance ({gap:+.2f} ± {error:.2f})."
-    if "code_perplexity" in results:
+    if "code_perplexity" in results or results.get("only_guide"):
         return f"{said}, {gap:.2f} ± {error:.2f} nats above test rows."
     if results["proposal"] == "guide":  # its log p(x) is too low by what the guide lacks
         return f"{said}, {gap:.2f} ± {error:.2f} nats above test rows. --proposal refined tells how much of it is the guide."

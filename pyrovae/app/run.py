@@ -215,10 +215,14 @@ def _schedule(options: Options) -> list[Any]:
         schedule.append(schedules.kl_cycles(options.kl_cycles))
     if options.lagging > 0:
         schedule.append(schedules.lagging(epochs=options.lagging))
+    if options.estimator == "relaxed":
+        schedule.append(schedules.cooling(1.0, 0.5, epochs=float(options.epochs or 2) / 2))
     return schedule
 
 
 def _loss(options: Options) -> Any:
+    if options.estimator == "score":
+        return Trace_ELBO(num_particles=5)
     if not options.free_bits:
         return None
     floors: Any = options.free_bits
@@ -363,6 +367,8 @@ def describe(dataset: Dataset, options: Options, rows: Rows) -> str:
     guide, dims = options.guide, f"{latent} latent dimensions"
     if model.quantised:
         prior, guide, dims = "autoregressive", "a point", f"codes of {options.codebook}"
+    elif options.estimator is not None:
+        prior, guide, dims = "uniform", f"one-hot ({options.estimator})", f"{latent} codes of {options.categories}"
     return (
         f"{dataset.name}: {counts}{len(rows.test)} test rows of {num} ({kind}); {which}, likelihood "
         f"{options.likelihood}{binarised}, prior {options.prior if 'prior' in model.takes else prior}, guide "

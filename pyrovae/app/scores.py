@@ -57,7 +57,7 @@ def evaluate(
         results[name] -= rows.log_abs_det
     results |= _units(run) | _codes(run) | _baseline(run, found)
     results["log_abs_det"] = rows.log_abs_det
-    results |= {"num_samples": num_samples, "proposal": found.proposal}
+    results |= {"num_samples": num_samples, "proposal": found.proposal, "only_guide": found.proposal != proposal}
     results |= {"test_rows": len(rows.test), "log_likelihood_rows": len(picked["x"])}
     return results | accuracies(run, num_samples), found
 

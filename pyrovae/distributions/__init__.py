@@ -17,6 +17,13 @@ from pyrovae.distributions.discretized import DiscretizedLogistic, DiscretizedLo
 from pyrovae.distributions.markov import MarkovChain
 from pyrovae.distributions.multinomial import Multinomial
 from pyrovae.distributions.normals import LowRankNormal, MixtureOfNormals
+from pyrovae.distributions.onehot import (
+    OneHotCategorical,
+    RelaxedBernoulli,
+    RelaxedOneHotCategorical,
+    StraightThroughBernoulli,
+    StraightThroughOneHotCategorical,
+)
 from pyrovae.distributions.pushforward import Flow, LogisticNormal, Pushforward
 from pyrovae.distributions.rounded import RoundedNormal
 from pyrovae.distributions.sphere import HypersphericalUniform, PowerSpherical
@@ -38,10 +45,15 @@ __all__ = [
     "MixtureOfNormals",
     "Multinomial",
     "ObservedOnly",
+    "OneHotCategorical",
     "PowerSpherical",
     "ProductOfColumns",
     "Pushforward",
+    "RelaxedBernoulli",
+    "RelaxedOneHotCategorical",
     "RoundedNormal",
+    "StraightThroughBernoulli",
+    "StraightThroughOneHotCategorical",
     "StudentT",
     "normal_where",
     "observed_only",

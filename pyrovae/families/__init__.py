@@ -4,6 +4,13 @@ See `pyrovae.families.base` for how to write one.
 """
 
 from pyrovae.families.base import Elementwise, Family
+from pyrovae.families.codes import (
+    OneHotCategorical,
+    RelaxedBernoulli,
+    RelaxedOneHotCategorical,
+    StraightThroughBernoulli,
+    StraightThroughOneHotCategorical,
+)
 from pyrovae.families.columns import Columns, Features
 from pyrovae.families.continuous import Beta, ContinuousBernoulli, Gamma, Laplace, LogNormal, StudentT
 from pyrovae.families.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial, ZeroInflatedPoisson
@@ -44,10 +51,15 @@ __all__ = [
     "Multinomial",
     "NegativeBinomial",
     "Normal",
+    "OneHotCategorical",
     "OrderedLogistic",
     "Poisson",
     "PowerSpherical",
+    "RelaxedBernoulli",
+    "RelaxedOneHotCategorical",
     "RoundedNormal",
+    "StraightThroughBernoulli",
+    "StraightThroughOneHotCategorical",
     "StudentT",
     "Vector",
     "ZeroInflatedNegativeBinomial",

@@ -27,12 +27,12 @@ BUILT_HERE = ("pyrovae.",)
 PUBLIC = (
     "pyrovae",
     *(f"pyrovae.{name}" for name in ("families", "priors", "nets", "distributions", "weights")),
-    *(f"pyrovae.{name}" for name in ("transforms", "schedules", "kl", "penalties")),
+    *(f"pyrovae.{name}" for name in ("transforms", "schedules", "baselines", "kl", "penalties")),
 )
 
 # The modules that define what a file may build: parts of models, and hooks of a fit. Names that a module imports do not count.
 MODELS = ("nets", "families", "priors", "conditionals", "distributions", "models", "weights")
-HOOKS = ("batching.transforms", "training.schedules", "objectives.kl", "objectives.penalties")
+HOOKS = ("batching.transforms", "training.schedules", "objectives.baselines", "objectives.kl", "objectives.penalties")
 PARTS = tuple(f"pyrovae.{module}." for module in (*MODELS, *HOOKS))
 
 # Where to find the classes today whose modules were written in runs of version 0.1.

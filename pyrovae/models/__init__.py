@@ -6,6 +6,7 @@ functions, which call only `model(**batch)` and `guide(**batch)`.
 """
 
 from pyrovae.models.adgm import ADGM
+from pyrovae.models.categorical import CategoricalVAE
 from pyrovae.models.cvae import CVAE
 from pyrovae.models.gmvae import GMVAE
 from pyrovae.models.hierarchical import HierarchicalVAE
@@ -31,6 +32,7 @@ __all__ = [
     "SSVAE",
     "VAE",
     "VQVAE",
+    "CategoricalVAE",
     "DeepMarkovVAE",
     "HierarchicalVAE",
     "JointVAE",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -13,10 +13,14 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyrovae.errors import PairError
+from pyrovae.objectives.baselines import Signal
 from pyrovae.objectives.enumeration import dims_of, expected, probability, upstream
 from pyrovae.objectives.kl import KLFunction, Minibatch, applies_weight, apply, repr_of
 from pyrovae.objectives.marginals import Cost, Marginal, any_tensor, count, expected_term, marginals_of
 from pyrovae.objectives.terms import Density, Term, Terms
+
+# from the learning signal of a site to what multiplies its score, and an objective of the baseline's own, if it learns
+Baseline = Callable[[Signal], tuple[Tensor, Tensor | None]]
 
 
 class Bound(NamedTuple):
@@ -105,11 +109,15 @@ def bound_of(
     kl_weight: Tensor | float | None,
     kl: str | KLFunction | None,
     dice: bool = False,
+    baseline: Baseline | None = None,
+    batch: Mapping[str, Tensor] | None = None,
 ) -> Bound:
     """`elbo`; if `dice`, with the gradient at drawn sites of Pyro's `TraceEnum_ELBO` (Foerster et al. 2018, arXiv:1802.05098).
 
     There log q is differentiated beside the score, which adds 0 on average, and a score meets only the terms that are in all
     plates of its site, which is right where nothing outside of a plate depends on what is drawn inside.
+
+    A `baseline` is subtracted from what a score meets; `batch` are the arguments of the run, from which it may predict.
     """
     rows = terms.num_rows if num_rows is None else num_rows
     closed = kl is not None and _closed_form(terms, demanded=not callable(kl))
@@ -126,7 +134,7 @@ def bound_of(
     if kl_weight is not None and not applies_weight(kl):
         latent, pathwise = kl_weight * latent, kl_weight * pathwise
     objective = (likelihood + extra + latent) / terms.num_particles
-    scores = _score_surrogate(terms, rows, kl_weight, marginals, dice)
+    scores = _score_surrogate(terms, rows, kl_weight, marginals, dice, baseline, batch or {})
     if scores is None:
         return Bound(bound, objective)
     surrogate = (likelihood + extra + pathwise + scores) / terms.num_particles
@@ -306,7 +314,13 @@ def _pathwise(q: Density, summed_out: bool) -> Tensor | None:
 
 
 def _score_surrogate(
-    terms: Terms, rows: int, kl_weight: Tensor | float | None, marginals: list[Marginal], dice: bool
+    terms: Terms,
+    rows: int,
+    kl_weight: Tensor | float | None,
+    marginals: list[Marginal],
+    dice: bool,
+    baseline: Baseline | None,
+    batch: Mapping[str, Tensor],
 ) -> Tensor | None:
     """Sum of score times downstream terms over sites drawn without reparameterisation, as Pyro has it; None without any."""
     scored = [t for t in terms.sites.values() if t.q is not None and t.q.score is not None]
@@ -314,6 +328,11 @@ def _score_surrogate(
         return None
     beta: Tensor | float = 1.0 if kl_weight is None else kl_weight
     if terms.enum_dims or dice:
+        if getattr(baseline, "trains", ()):
+            raise PairError(
+                f"Site {scored[0].name!r} is drawn beside enumerated sites, where {baseline!r} has no place: use "
+                "Trace_ELBO without a baseline, or draw the enumerated sites as well."
+            )
         return _enumerated_surrogate(scored, terms, rows, beta, marginals, dice)
     reward = MultiFrameTensor()
     for term in terms.sites.values():
@@ -327,7 +346,12 @@ def _score_surrogate(
     total: Tensor | None = None
     for term in scored:
         assert term.q is not None and term.q.score is not None
-        part = (reward.sum_to(term.q.frames) * term.q.score).sum()
+        signal, score, own = reward.sum_to(term.q.frames), term.q.score, None
+        if baseline is not None:
+            full = signal.expand(torch.broadcast_shapes(signal.shape, score.shape))
+            signal, own = baseline(Signal(full, term, terms, batch, count(term, terms, rows)))
+        part = (signal * score).sum()
+        part = part if own is None else part + own
         total = part if total is None else total + part
     return total
 

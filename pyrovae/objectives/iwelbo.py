@@ -12,7 +12,8 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from pyrovae.errors import PairError
-from pyrovae.objectives.elbo import Bound, elbo
+from pyrovae.objectives.baselines import leave_one_out
+from pyrovae.objectives.elbo import Bound, bound_of
 from pyrovae.objectives.enumeration import dims_of, expected
 from pyrovae.objectives.fixed_draws import log_q_at
 from pyrovae.objectives.losses import check_options, check_reparameterised
@@ -79,7 +80,7 @@ class IWELBO:
         if self.gradient == "doubly_reparameterised":
             check_reparameterised(run, self.gradient)
         elif self.num_particles == 1 and not guided:
-            return elbo(run, num_rows=num_rows, kl_weight=kl_weight)
+            return bound_of(run, num_rows, kl_weight, None, baseline=leave_one_out)
         rows = run.num_rows if num_rows is None else num_rows
         scale = scale_of(run, rows)
         log_w = weights_of(run, kl_weight)

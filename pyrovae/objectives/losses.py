@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.errors import OptionError, PairError
-from pyrovae.objectives.elbo import Bound, bound_of
+from pyrovae.objectives.baselines import learned, leave_one_out
+from pyrovae.objectives.elbo import Baseline, Bound, bound_of
 from pyrovae.objectives.fixed_draws import direct_log_q
 from pyrovae.objectives.kl import KLFunction, num_arguments, repr_of
 from pyrovae.objectives.marginals import count
-from pyrovae.objectives.terms import Terms, terms
+from pyrovae.objectives.terms import Term, Terms, terms
 from pyrovae.pair.layout import Layout
 from pyrovae.pair.program import PairLike
 
@@ -34,6 +35,10 @@ class Trace_ELBO:
             parameters directly, with the draws held fixed. The expectation of that part is zero, and without it no noise is
             left where the guide is exact. With several sites the guide runs twice, at the same draws, so it must be random at
             its sites only (no dropout).
+        baseline: What is subtracted from the learning signal of sites that are drawn without reparameterisation, such as
+            discrete ones; no other gradient changes, and no expectation. "leave_one_out": the mean signal of the other draws of
+            a row, or for a single draw of the other rows of the minibatch. None: nothing, as in Pyro. `pv.baselines.learned`:
+            what a network predicts. Beside enumerated sites nothing is subtracted.
 
     Raises:
         OptionError: An argument is unknown, or `kl` is given together with "sticking_the_landing".
@@ -41,7 +46,8 @@ class Trace_ELBO:
             reparameterised.
 
     References:
-        Kingma and Welling 2014, arXiv:1312.6114; Roeder, Wu and Duvenaud 2017, arXiv:1703.09194 (sticking the landing).
+        Kingma and Welling 2014, arXiv:1312.6114; Roeder, Wu and Duvenaud 2017, arXiv:1703.09194 (sticking the landing); Mnih
+        and Gregor 2014, arXiv:1402.0030 (baselines).
 
     Example:
         >>> x = torch.rand(32, 4).round()
@@ -52,7 +58,13 @@ class Trace_ELBO:
         torch.Size([])
     """
 
-    def __init__(self, num_particles: int = 1, kl: str | KLFunction | None = None, gradient: str = "standard") -> None:
+    def __init__(
+        self,
+        num_particles: int = 1,
+        kl: str | KLFunction | None = None,
+        gradient: str = "standard",
+        baseline: str | learned | None = "leave_one_out",
+    ) -> None:
         check_options(num_particles, gradient, "sticking_the_landing")
         if not (kl is None or kl == "analytic" or callable(kl)):
             raise OptionError(f"kl must be None, 'analytic' or a function of the per-site KL terms, got {kl!r}.")
@@ -60,7 +72,9 @@ class Trace_ELBO:
             num_arguments(kl)  # refuse a function of too many arguments now, not in the first step
         if kl is not None and gradient != "standard":
             raise OptionError(f"gradient={gradient!r} needs the KL as drawn: use kl=None or gradient='standard'.")
-        self.num_particles, self.kl, self.gradient = num_particles, kl, gradient
+        if not (baseline in (None, "leave_one_out") or isinstance(baseline, learned)):
+            raise OptionError(f"baseline must be None, 'leave_one_out' or pv.baselines.learned(...), got {baseline!r}.")
+        self.num_particles, self.kl, self.gradient, self.baseline = num_particles, kl, gradient, baseline
         self._dice = False  # see `bound_of`
 
     def __call__(
@@ -73,7 +87,9 @@ class Trace_ELBO:
         layout: Layout | None = None,
     ) -> Bound:
         run = terms(pair, batch, self.num_particles, layout=layout)
-        bound = bound_of(run, num_rows, kl_weight, self.kl, self._dice)
+        chosen = self.baseline
+        subtracted: Baseline | None = chosen if isinstance(chosen, learned) else leave_one_out if chosen else None
+        bound = bound_of(run, num_rows, kl_weight, self.kl, self._dice, subtracted, batch)
         if self.gradient == "standard":
             return bound
         check_reparameterised(run, self.gradient)
@@ -86,12 +102,14 @@ class Trace_ELBO:
 
     def __repr__(self) -> str:
         gradient = "" if self.gradient == "standard" else f", gradient={self.gradient!r}"
-        return f"Trace_ELBO(num_particles={self.num_particles}, kl={repr_of(self.kl)}{gradient})"
+        baseline = "" if self.baseline == "leave_one_out" else f", baseline={self.baseline!r}"
+        return f"Trace_ELBO(num_particles={self.num_particles}, kl={repr_of(self.kl)}{gradient}{baseline})"
 
 
 def modules_of(loss: Any) -> dict[str, nn.Module]:
     """The modules that a loss trains besides the pair, by the prefix of their parameters' names."""
-    found = getattr(loss, "trains", None) or getattr(getattr(loss, "kl", None), "trains", None) or ()
+    parts = (loss, *(getattr(loss, name, None) for name in ("kl", "baseline")))
+    found = [module for part in parts for module in getattr(part, "trains", ())]
     return {f"loss.{number}.": module for number, module in enumerate(found)}
 
 
@@ -110,7 +128,7 @@ def as_loss(loss: Any) -> Any:
         return Trace_ELBO()
     sampled = (pyro.infer.Trace_ELBO, pyro.infer.JitTrace_ELBO, pyro.infer.TraceEnum_ELBO, pyro.infer.JitTraceEnum_ELBO)
     if type(loss) in sampled:
-        return Trace_ELBO(loss.num_particles)
+        return Trace_ELBO(loss.num_particles, baseline=None)
     if type(loss) in (pyro.infer.TraceMeanField_ELBO, pyro.infer.JitTraceMeanField_ELBO):
         return Trace_ELBO(loss.num_particles, kl="analytic")
     if isinstance(loss, pyro.infer.ELBO) or not callable(loss):
@@ -140,3 +158,16 @@ def check_reparameterised(terms: Terms, gradient: str) -> None:
             raise PairError(
                 f"gradient={gradient!r} needs reparameterised sites, and {term.name!r} is not: use gradient='standard'."
             )
+        if getattr(_innermost(term), "borrows_gradient", False):
+            raise PairError(
+                f"gradient={gradient!r} needs draws that have the density of the guide, and {term.name!r} is relaxed, or "
+                "discrete with the gradient of other draws: use gradient='standard'."
+            )
+
+
+def _innermost(term: Term) -> Any:
+    """The distribution of a site of the guide, without what is wrapped around it."""
+    fn: Any = None if term.q is None else term.q.fn
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return fn

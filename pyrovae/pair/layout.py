@@ -24,7 +24,7 @@ from pyrovae.pair.handlers import (
     check_mark,
     same_memory,
 )
-from pyrovae.pair.parameters import modules
+from pyrovae.pair.parameters import evaluating, modules
 from pyrovae.pair.program import (
     PairLike,
     arguments,
@@ -190,14 +190,15 @@ def _module_parameters(pair: PairLike) -> dict[int, Tensor]:
 
 
 def describe(pair: PairLike, batch: Mapping[str, Tensor]) -> Layout:
-    """The layout of a pair, from one run on a batch in the current param store.
+    """The layout of a pair, from one run on a batch in the current param store, in evaluation mode.
 
     The run creates parameters that did not exist before (of AutoGuides, or by `pyro.param`), on the batch's device.
 
     Raises:
         PairError: The sites of model and guide do not match each other or the batch, as `check_pair` explains.
     """
-    return describe_run(pair, batch)[0]
+    with evaluating(pair):  # a run to look at may not move running means, and relaxed guides are discrete ones in truth
+        return describe_run(pair, batch)[0]
 
 
 def describe_run(

@@ -44,7 +44,7 @@ def training_curve(history: Sequence[Mapping[str, Any]], ax: Axes | None = None,
     epochs = np.array([row["epoch"] for row in history], dtype=float)
     curves = {
         label: np.array([np.nan if row.get(key) is None else row[key] for row in history], dtype=float)
-        for key, label in (("elbo", "training"), ("validation_elbo", "validation"))
+        for key, label in (("elbo", "training"), ("validation_elbo", "validation"), ("relaxed_elbo", "relaxed"))
     }
     if not np.isfinite(curves["training"]).any():
         raise DataError(

@@ -7,17 +7,20 @@ from pyrovae.priors.base import Fixed, MixtureOfNormals, StandardNormal, as_prio
 from pyrovae.priors.codes import Autoregressive
 from pyrovae.priors.flexible import FlowPrior, VampPrior
 from pyrovae.priors.simple import (
+    Bernoulli,
     Categorical,
     Horseshoe,
     HypersphericalUniform,
     Laplace,
     LogisticNormal,
     Normal,
+    OneHotCategorical,
     StudentT,
 )
 
 __all__ = [
     "Autoregressive",
+    "Bernoulli",
     "Categorical",
     "Fixed",
     "FlowPrior",
@@ -27,6 +30,7 @@ __all__ = [
     "LogisticNormal",
     "MixtureOfNormals",
     "Normal",
+    "OneHotCategorical",
     "StandardNormal",
     "StudentT",
     "VampPrior",

@@ -10,11 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyrovae._html import Shown
+from pyrovae.distributions import Bernoulli as BernoulliMass
 from pyrovae.distributions import Categorical as CategoricalMass
 from pyrovae.distributions import HypersphericalUniform as Uniform
 from pyrovae.distributions import LogisticNormal as SoftmaxNormal
+from pyrovae.distributions import OneHotCategorical as OneHotMass
 from pyrovae.distributions import StudentT as Student
 from pyrovae.errors import OptionError, ShapeError
+from pyrovae.families import OneHotCategorical as OneHotFamily
 from pyrovae.nets.mlp import as_size
 
 
@@ -278,3 +281,72 @@ class Categorical(Shown, nn.Module):
     def forward(self) -> TorchDistributionMixin:
         one: TorchDistributionMixin = CategoricalMass(logits=self.logits)
         return one.to_event(len(self.event_shape)) if self.event_shape else one
+
+
+class OneHotCategorical(Shown, nn.Module):
+    """`p(z) = prod_l Cat(z_l; softmax(logits_l))`: a prior over rows of one-hot codes, uniform unless learned.
+
+    Args:
+        event_shape: Shape of one row z, an int K for a single code, or a tuple `(..., K)`, such as (20, 10) for 20 codes of 10
+            categories.
+        learned: Whether the logits, one set for each code, are trained.
+
+    Raises:
+        ShapeError: `event_shape` is not a shape whose last number is at least 2.
+
+    References:
+        Jang, Gu and Poole 2017, arXiv:1611.01144.
+
+    Example:
+        >>> prior = pv.priors.OneHotCategorical((3, 4))
+        >>> z = prior().sample((5,))
+        >>> z.shape, torch.allclose(prior().log_prob(z), torch.tensor(4.0).log() * -3)
+        (torch.Size([5, 3, 4]), True)
+    """
+
+    logits: Tensor
+
+    def __init__(self, event_shape: int | Sequence[int], learned: bool = False) -> None:
+        super().__init__()
+        self.event_shape, self.learned = OneHotFamily(event_shape).event_shape, learned
+        if learned:
+            self.logits = nn.Parameter(torch.zeros(self.event_shape))
+        else:
+            self.register_buffer("logits", torch.zeros(self.event_shape), persistent=False)
+
+    def forward(self) -> TorchDistributionMixin:
+        return OneHotMass(self.logits, len(self.event_shape))
+
+
+class Bernoulli(Shown, nn.Module):
+    """`p(z) = prod_d s(l_d)^z_d (1 - s(l_d))^(1 - z_d)`, s the logistic function: a prior over bits, even unless learned.
+
+    Args:
+        event_shape: Shape of one row z, an int or a tuple of ints.
+        learned: Whether the logits l, one for each bit, are trained.
+
+    Raises:
+        ShapeError: `event_shape` is not a positive int or a tuple of them.
+
+    References:
+        Mnih and Gregor 2014, arXiv:1402.0030.
+
+    Example:
+        >>> z = pv.priors.Bernoulli(20)().sample((5,))
+        >>> z.shape, z.unique()
+        (torch.Size([5, 20]), tensor([0., 1.]))
+    """
+
+    logits: Tensor
+
+    def __init__(self, event_shape: int | Sequence[int], learned: bool = False) -> None:
+        super().__init__()
+        self.event_shape, self.learned = as_size(event_shape), learned
+        if learned:
+            self.logits = nn.Parameter(torch.zeros(self.event_shape))
+        else:
+            self.register_buffer("logits", torch.zeros(self.event_shape), persistent=False)
+
+    def forward(self) -> TorchDistributionMixin:
+        # relaxed bits have a mass, too, see `families.RelaxedBernoulli`
+        return BernoulliMass(self.logits, validate_args=False).to_event(len(self.event_shape))

@@ -91,8 +91,9 @@ def fit(
         patience: stop after so many epochs without a better validation ELBO, and keep the best epoch's weights.
         keep_best: whether to keep the weights of the epoch with the best validation ELBO, and not those of the last. By
             default only with `patience`.
-        schedule: a function of the step, or a list of them, that gives the learning rate ("lr"), the KL weight ("kl"), or a
-            factor for the learning rate of parameters that only the model uses ("model"). See `pv.schedules`.
+        schedule: a function of the step, or a list of them, that gives the learning rate ("lr"), the KL weight ("kl"), a factor
+            for the learning rate of parameters that only the model uses ("model"), or the temperature of relaxed families
+            ("temperature"). See `pv.schedules`.
         seed: of shuffling and noise. By default drawn from torch's global state, or that of the run that is resumed.
         device: "auto" (CUDA where there is one), "cpu", "cuda", or a `torch.device`.
 
@@ -197,6 +198,9 @@ def identity_of(settings: Mapping[str, Any], rows: FitData, options: FitOptions)
         del identity["precision"]  # of no run before it could be chosen
     if identity["keep_best"] == (options.patience is not None):
         del identity["keep_best"]
+    loss = identity["loss"]
+    if isinstance(loss, dict) and loss.get("args", {}).get("baseline") == "leave_one_out":  # likewise
+        identity["loss"] = {**loss, "args": {n: a for n, a in loss["args"].items() if n != "baseline"}}
     if options.schedule is None:
         del identity["epochs"]  # without a schedule, a longer fit begins as a shorter one does
     return identity

@@ -366,6 +366,7 @@ class Plan:
     batches: GroupedBatches
     engine: str
     threads: int
+    relaxed: list[Any]  # the families whose draws carry a gradient at a temperature
     loss_tensors: dict[str, Tensor]  # of modules that the loss trains
 
 
@@ -384,7 +385,12 @@ def plan(
     leaves |= of_loss
     largest = max(groups, key=lambda one: len(one.rows))
     steps = Step(0, len(largest.rows) / largest.size, options.epochs * len(largest.rows) // largest.size)
-    weights = weights_at(schedule, steps)
+    weights, relaxed = weights_at(schedule, steps), relaxed_families(pair)
+    if "temperature" in weights and not relaxed:
+        raise OptionError(
+            "The schedule gives a temperature, and no family of the pair in training mode has one: give the guide a relaxed "
+            "family, such as families.RelaxedOneHotCategorical, or leave the schedule out."
+        )
     precision = as_precision(options.precision, next(iter(leaves.values())).dtype)
     optimizer = _make_optimizer(options.optimizer, list(leaves.values()), options.learning_rate)
     if "model" in weights:
@@ -404,7 +410,7 @@ def plan(
         ),
         parameters=leaves,
         optimizer=optimizer,
-        weights=tuple(name for name in weights if name not in ("lr", "model")),
+        weights=tuple(name for name in weights if name not in ("lr", "model", "temperature")),
         clip=None
         if options.clip_norm is None
         else functools.partial(clip_by_norm, largest=options.clip_norm, apart={id(t) for t in of_loss.values()}),
@@ -447,7 +453,13 @@ def plan(
         "optimizer": {"class": type(optimizer).__name__, "lr": rate_of(optimizer)},
         "torch": str(torch.__version__),
     }
-    return Plan(program, schedule, steps, batches, engine, threads, loss_tensors(objective))
+    return Plan(program, schedule, steps, batches, engine, threads, relaxed, loss_tensors(objective))
+
+
+def relaxed_families(pair: PairLike) -> list[Any]:
+    """The families in training mode whose draws carry a gradient at a temperature, which a schedule may set."""
+    parts = {id(part): part for root in every_module(pair).values() for part in root.modules() if part.training}
+    return [part for part in parts.values() if isinstance(getattr(part, "current_temperature", None), Tensor)]
 
 
 def _moves_on(pair: PairLike, runs: Sequence[Traces]) -> bool:

@@ -14,7 +14,7 @@ from pyro import poutine
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
-from pyrovae.objectives.losses import Trace_ELBO
+from pyrovae.objectives.losses import Trace_ELBO, modules_of
 from pyrovae.pair.parameters import fork_rng
 from pyrovae.pair.program import Pair, is_marked, run, sample_sites
 
@@ -31,7 +31,7 @@ PLAIN = {
 
 
 def pyro_loss(loss: Any) -> Any:
-    """Pyro's own loss that has the value and the gradient of a loss; None where Pyro has none."""
+    """Pyro's own loss that has the value and, but for a baseline, the gradient of a loss; None where Pyro has none."""
     if isinstance(loss, pyro.infer.ELBO):
         plain = PLAIN.get(type(loss), type(loss))
         if plain is type(loss):
@@ -39,7 +39,7 @@ def pyro_loss(loss: Any) -> Any:
         made = plain()
         vars(made).update({name: value for name, value in vars(loss).items() if name in vars(made)})
         return made
-    if type(loss) is Trace_ELBO and loss.kl is None and loss.gradient == "standard":
+    if type(loss) is Trace_ELBO and loss.kl is None and loss.gradient == "standard" and not modules_of(loss):
         return pyro.infer.Trace_ELBO(loss.num_particles, vectorize_particles=loss.num_particles > 1)
     return None
 

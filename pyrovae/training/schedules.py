@@ -1,8 +1,9 @@
-"""Schedules: functions of the step that give the learning rate and the KL weight of `fit(schedule=...)`.
+"""Schedules: functions of the step that give the learning rate, the KL weight and other numbers of `fit(schedule=...)`.
 
-A schedule takes a `Step` and returns a dict with any of the keys "lr" (learning rate), "kl" (weight of the KL terms) and
-"model" (a factor for the learning rate of the parameters that only the model uses). A function of your own is a schedule, too:
-`schedule=lambda step: {"kl": min(1.0, step.epoch / 10)}`. It must give the same keys at every step.
+A schedule takes a `Step` and returns a dict with any of the keys "lr" (learning rate), "kl" (weight of the KL terms), "model"
+(a factor for the learning rate of the parameters that only the model uses) and "temperature" (of relaxed families). A function
+of your own is a schedule, too: `schedule=lambda step: {"kl": min(1.0, step.epoch / 10)}`. It must give the same keys at every
+step.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 from pyrovae.errors import OptionError
 
-WEIGHTS = ("lr", "kl", "model")
+WEIGHTS = ("lr", "kl", "model", "temperature")
 
 
 class Step(NamedTuple):
@@ -148,6 +149,41 @@ class lagging:
         return {"model": float(step.epoch >= self.epochs or (step.number + 1) % self.steps == 0)}
 
 
+class cooling:
+    """The temperature of relaxed families falls from `start` to `end` over the first `epochs`, by the same factor at each step.
+
+    It is that of all families of the pair that have one, such as `families.RelaxedOneHotCategorical`: at a high temperature
+    gradients have less noise, at a low one less bias.
+
+    Args:
+        start: the temperature at the first step, above 0.
+        end: the temperature from `epochs` on, above 0.
+        epochs: how long it falls, above 0.
+
+    Raises:
+        OptionError: an argument that is not positive.
+
+    References:
+        Jang, Gu and Poole 2017, arXiv:1611.01144, section 3.2; they go from 1 to 0.5.
+
+    Example:
+        >>> cooling = pv.schedules.cooling(1.0, 0.25, epochs=10)
+        >>> [cooling(pv.schedules.Step(number, 10, 1000))["temperature"] for number in (0, 50, 100, 500)]
+        [1.0, 0.5, 0.25, 0.25]
+    """
+
+    def __init__(self, start: float = 1.0, end: float = 0.5, epochs: float = 10) -> None:
+        if not all(0 < number < math.inf for number in (start, end, epochs)):
+            raise OptionError(
+                f"cooling needs positive numbers, got start={start!r}, end={end!r}, epochs={epochs!r}: a temperature of 0 has "
+                "no gradient."
+            )
+        self.start, self.end, self.epochs = start, end, epochs
+
+    def __call__(self, step: Step) -> dict[str, float]:
+        return {"temperature": self.start * (self.end / self.start) ** min(1.0, step.epoch / self.epochs)}
+
+
 class one_cycle:
     """The one-cycle policy: the learning rate rises to `max_lr` in the first `warmup` share of the fit, then falls to almost 0.
 
@@ -247,10 +283,9 @@ def weights_at(schedule: Schedule, step: Step) -> dict[str, float]:
     for name, value in found.items():
         if name not in WEIGHTS:
             raise OptionError(f"A schedule gave the weight {name!r}; known: {', '.join(WEIGHTS)}.")
-        if not (math.isfinite(value) and value >= 0):
-            raise OptionError(
-                f"A schedule gave {name}={value} at step {step.number}; it must be finite and not negative."
-            )
+        if not (math.isfinite(value) and value >= 0 and (value > 0 or name != "temperature")):
+            wanted = "positive" if name == "temperature" else "not negative"
+            raise OptionError(f"A schedule gave {name}={value} at step {step.number}; it must be finite and {wanted}.")
     return found
 
 

@@ -113,7 +113,7 @@ class SVI:
             )
         self.loss: Any = None
         if has_twin:
-            self.loss = loss if _is_function(loss) else as_loss(loss)
+            self.loss = loss if _is_function(loss) else as_loss(pyro.infer.Trace_ELBO() if loss is None else loss)
         if modules_of(self.loss):
             raise OptionError(f"{self.loss!r} trains modules besides the pair, which SVI does not know: use pv.fit.")
         if isinstance(loss, WakeSleep) or (isinstance(loss, RWS) and loss.sleep > 0):

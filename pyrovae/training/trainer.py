@@ -48,7 +48,11 @@ class Trainer:
         self.epochs, self.patience = fitted.settings["epochs"], fitted.settings["patience"]
         self.every_epoch = (self.patience or PATIENT) < PATIENT
         self.keeps_best = fitted.settings["keep_best"]
-        self.loss_tensors = plan.loss_tensors
+        self.loss_tensors, self.families = plan.loss_tensors, plan.relaxed
+        # where draws are relaxed, what steps ascend is no ELBO, and that of training rows is measured by itself
+        self.relaxes = any(getattr(family, "relaxes", False) for family in plan.relaxed)
+        self.on_training = Monitor(fitted, rows.training, None, plan.engine) if self.validates else self.monitor
+        self.every_epoch |= self.relaxes
         self.step = 0
         self.epoch_elbos: list[Tensor] = []  # of the epoch under way; read by the host once an epoch
         self.in_epoch = False
@@ -134,6 +138,9 @@ class Trainer:
         weights = weights_at(self.schedule, self.steps._replace(number=self.step))
         if weights.keys() != self.weights:
             raise OptionError(f"A schedule must give the same weights at every step; at step {self.step}: {weights}.")
+        with torch.no_grad():
+            for family in self.families if "temperature" in weights else ():
+                family.current_temperature.fill_(weights["temperature"])
         self.epoch_elbos.append(self.engine.step(self.source.inputs(self.batches.deal()), weights))
         self.step += 1
 
@@ -146,6 +153,9 @@ class Trainer:
         began = time.monotonic()
         last = len(history) + 1 >= self.epochs
         measured, divergences = self.monitor.measure() if due or last else (math.nan, {})
+        if self.relaxes:
+            row["relaxed_elbo"] = row["elbo"]
+            row["elbo"] = self.on_training.measure()[0] if self.validates else measured
         if self.validates and (due or last):
             row["validation_elbo"] = measured
             if not math.isfinite(measured):
@@ -154,6 +164,7 @@ class Trainer:
         last = weights_at(self.schedule, self.steps._replace(number=max(0, self.step - 1)))
         row["learning_rate"] = last.get("lr", rate_of(self.program.optimizer))
         row["kl_weight"] = last.get("kl", 1.0)
+        row |= {name: last[name] for name in ("temperature",) if name in last}
         row["seconds"] = round(self.seconds, 3)
         row |= {f"kl/{site}": kl for site, kl in divergences.items()}
         history.append(row)

@@ -21,6 +21,7 @@ from pyrovae.app import scores
 from pyrovae.app.comparisons import measure_of
 from pyrovae.app.decide import decide
 from pyrovae.app.options import Options
+from pyrovae.app.results import remarks_on_results
 from pyrovae.app.rows import make_rows, split_rows
 from pyrovae.data import load
 from pyrovae.fitted.files import sealed
@@ -68,6 +69,7 @@ MODELS = {
     ),
     "nvae": Row(("--groups", "1,1"), "guide  q(z1_1 | x) q(z2_1 | z1_1, x)", ("active units",)),
     "vqvae": Row((), "model  p(z) p(x | z)", ("log p(x), at least", "perplexity of codes")),
+    "categorical": Row(("--categories", "3"), "guide  q(z | x)", ("log p(x), nats", "active units")),
 }
 
 
@@ -126,7 +128,7 @@ def test_every_question_to_a_run_of_every_model(pyrovae: Command, monkeypatch: p
     assert pyrovae("reconstruct", "run", "--out", "again.npy")[0] == 0 and np.load("again.npy").shape == (30, 64)
     assert pyrovae("encode", "run", "--out", "z.csv")[0] == 0
     units = (
-        8 if model.images else 6 if model.quantised else 2
+        8 if model.images else 6 if model.quantised or "categories" in model.takes else 2
     )  # two maps of 2 x 2, two codes of three, or two dimensions
     assert pd.read_csv("z.csv", index_col="row").shape == (150, units + 1)
 
@@ -231,6 +233,13 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
         ("digits", "--model", "vqvae", "--net", "conv", "--latent", "3"),
         "a quarter of each side .* leave out --latent",
     ),
+    "free bits of a score": (
+        ("digits", "--model", "categorical", "--estimator", "score", "--free-bits", "1"),
+        "--free-bits needs draws with a gradient",
+    ),
+    "an estimator of real numbers": (("digits", "--estimator", "score"), "--estimator score .* it is for categorical"),
+    "a single category": (("digits", "--model", "categorical", "--categories", "1"), "--categories must be at least 2"),
+    "an unknown estimator": (("digits", "--model", "categorical", "--estimator", "rebar"), "known: relaxed, straight"),
     "net": (("digits", "--model", "m2", "--net", "conv"), "--net conv does not go with --model m2; it is for vae"),
 }
 
@@ -329,3 +338,13 @@ def test_clusters_are_matched_on_training_rows_and_judged_on_test_rows(monkeypat
     found = scores.accuracies(run, 10)
     assert found["accuracy_rows"] == 4 and found["clusters_used"] == 2
     assert found["accuracy_clusters"] == 0.5  # the third is a 1 among 4s, the fourth in a cluster without a class
+
+
+def test_codes_are_not_advised_to_be_refined() -> None:
+    """Where the guide is the only proposal, no advice names another one."""
+    results = {"train_elbo": -80.0, "train_elbo_se": 0.1, "elbo": -90.0, "elbo_se": 0.1, "log_abs_det": 0.0}
+    results |= {"k_hat_above_threshold": 0.5, "k_hat_threshold": 0.67, "proposal": "guide"}
+    chosen, only = (" ".join(remarks_on_results({**results, "only_guide": only})) for only in (False, True))
+    assert "--proposal refined" in chosen and "--guide" in chosen
+    assert "above test rows" in only and "--num-samples" in only
+    assert "--proposal" not in only and "--guide" not in only

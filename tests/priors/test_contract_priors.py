@@ -117,6 +117,7 @@ def test_every_prior_has_a_row() -> None:
     elsewhere = {priors.FlowPrior, priors.HypersphericalUniform, priors.LogisticNormal}  # test_contract_multivariate.py
     elsewhere |= {priors.Categorical}  # of class numbers: below
     elsewhere |= {priors.Autoregressive}  # of code numbers: distributions/test_codes.py
+    elsewhere |= {priors.OneHotCategorical, priors.Bernoulli}  # of codes and bits: families/test_codes.py
     assert {type(row.build((3,))) for row in ROWS.values()} == found - elsewhere
 
 

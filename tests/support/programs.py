@@ -424,6 +424,14 @@ def vqvae(codes: pv.nets.Quantiser, prior: Any = None) -> pv.VQVAE:
     )
 
 
+def categorical(family: fam.Family) -> pv.CategoricalVAE:
+    return pv.CategoricalVAE(
+        prior=pv.priors.OneHotCategorical((2, 3), learned=True),
+        likelihood=pv.mlp(6, fam.Bernoulli(6), hidden=(8,)),
+        encoder=pv.mlp(6, family, hidden=(8,)),
+    )
+
+
 def some_labelled() -> dict[str, Tensor]:
     return {"x": binary(), "y": labels()}
 
@@ -528,6 +536,8 @@ ROWS: dict[str, Row] = {
     "not-miwae": Row(not_miwae, some_missing, "z", True),
     "vqvae": Row(lambda: vqvae(pv.nets.FSQ((5, 3), 2)), binary, "z", True),
     "vqvae-codebook": Row(lambda: vqvae(pv.nets.VQ(6, 3, 2)), binary, "z", True),
+    "categorical": Row(lambda: categorical(fam.OneHotCategorical((2, 3))), binary, "z", True),
+    "categorical-relaxed": Row(lambda: categorical(fam.RelaxedOneHotCategorical((2, 3))), binary, "z", True),
     "bare-functions": Row(bare_functions, reals, "z", False),
     "registered-modules": Row(registered_modules, binary, "z", False),
     "pyro-module": Row(PyroVAE, binary, "z", False),

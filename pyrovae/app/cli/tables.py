@@ -68,6 +68,7 @@ def print_names() -> None:
         ("likelihoods", catalogue.LIKELIHOODS),
         ("guides", catalogue.GUIDES),
         ("codebooks", catalogue.CODEBOOKS),
+        ("estimators of categorical", catalogue.ESTIMATORS),
     ):
         table = Table(title=title, title_justify="left", box=None, show_header=False, pad_edge=False)
         for name, part in parts.items():
