@@ -118,8 +118,8 @@ def check_classes(noted: NotedClasses, batch: Mapping[str, Tensor], numbers: Ten
         row = outside.nonzero()[0].tolist()
         of, where = (f"{argument!r}: ", f" in row {int(numbers[row[0]])}") if argument else ("", "")
         raise DataError(
-            f"{of}{int(outside.sum())} of {outside.numel()} values are no class of {module}, the first is "
-            f"{value[tuple(row)].item():g}{where}. {suggest_classes(value)}"
+            f"{of}{int(outside.sum())} of {outside.numel()} values are no {getattr(module, 'values', 'class')} of {module}, the "
+            f"first is {value[tuple(row)].item():g}{where}. {getattr(module, 'cure', None) or suggest_classes(value)}"
         )
 
 

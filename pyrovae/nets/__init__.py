@@ -13,6 +13,7 @@ from pyrovae.nets.mlp import MLP, Activated, Behind, Flat, LayerNormed, Log1p, R
 from pyrovae.nets.quantisers import FSQ, Quantiser
 from pyrovae.nets.residual import ResidualMLP, ResNetDecoder, ResNetEncoder, Skip
 from pyrovae.nets.sizes import SizeFactor, SizeFromTotal
+from pyrovae.nets.words import Words
 
 __all__ = [
     "FSQ",
@@ -48,6 +49,7 @@ __all__ = [
     "Swapped",
     "Thermometer",
     "WithMask",
+    "Words",
     "is_seen",
     "one_hot",
     "without_gaps",

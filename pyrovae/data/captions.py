@@ -1,0 +1,275 @@
+"""Captions of images of handwriting: what is written, and how, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrovae.data.dataset import Dataset
+from pyrovae.data.strokes import MEASURES, as_ink
+from pyrovae.data.vocabulary import Vocabulary, words_of
+from pyrovae.errors import DataError, OptionError
+
+CLASS = "class"
+CAPTIONS = "captions"  # what `load(conditions=...)` and `--condition` call them
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+Phrases = tuple[tuple[str, ...], ...]  # for each level of an attribute what it is called; the plainest name first
+WORDS: dict[str, Phrases] = {
+    "width": (("thin", "slender", "fine"), ("medium", "regular"), ("bold", "thick", "heavy")),
+    "slant": (
+        ("leaning left", "tilted left", "tilted"),
+        ("upright", "straight"),
+        ("leaning right", "tilted right", "tilted"),
+    ),
+    "size": (("small", "little"), ("middle-sized", "mid-sized"), ("large", "big")),
+}
+AT_ONCE = 8192  # images that are measured together
+
+
+@dataclass(frozen=True)
+class Captions:
+    """Captions such as "a thin seven, leaning right", of the classes of images and of measures of their strokes.
+
+    A caption tells the class, the width of the strokes (`stroke_width`), the slant (`slant`) and the size (`extent`), each with
+    the same probability and independently of all else: a caption that leaves something out is one of fewer words, whose images
+    are those of all captions that it could have been. What it tells comes in random order, by one of several names: "tilted"
+    leaves open to which side. Captions follow from their seed.
+
+    Each measure has three levels, below, between and above two limits. `Captions.of` takes them from images: the middle half of
+    them by width and by size, and by slant the half that leans least to either side, are at the middle level.
+
+    Args:
+        phrases: For each of "class", "width", "slant" and "size" the names of its levels, each one or more; without "class",
+            captions tell none.
+        limits: The two limits of each measure. Up to the first is the lowest level, from the second on the highest.
+        noun: What an image is called whose class is not told.
+        told: The probability with which each attribute is told.
+        seed: Of what is told, names and order.
+
+    Raises:
+        OptionError: `told` is no probability.
+
+    Example:
+        >>> from pyrovae.data import Captions, load
+        >>> digits = load("digits")
+        >>> images = digits.x.reshape(-1, 8, 8)
+        >>> captions = Captions.of(images, digits.classes)
+        >>> captions.describe(images[:3], digits.y[:3])
+        ['straight regular zero', 'little bold upright one', 'upright bold 2']
+        >>> captions.say({"class": 7, "width": 2, "slant": 2})
+        'a bold seven, leaning right'
+        >>> captions.read("bold tilted 7")
+        {'class': (7,), 'width': (2,), 'slant': (0, 2)}
+    """
+
+    phrases: Mapping[str, Phrases]
+    limits: Mapping[str, tuple[float, float]]
+    noun: str = "image"
+    told: float = 0.8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.told <= 1:
+            raise OptionError(f"told is the probability with which an attribute is told, from 0 to 1, got {self.told!r}.")
+
+    @classmethod
+    def of(
+        cls, images: Tensor, classes: Sequence[str | int] | None = None, *, told: float = 0.8, seed: int = 0
+    ) -> Captions:
+        """Captions with limits between the levels that these images give.
+
+        Args:
+            images: `(N, H, W)` or `(N, 1, H, W)`, ink on a ground of 0.
+            classes: The names of the classes 0, 1, ...; of digits, 0 to 9, their English words are known.
+            told, seed: See the class.
+
+        Raises:
+            DataError: There is no image, a class has no name made of words or the name of another, or pixels are negative or
+                not finite.
+            ShapeError: These are no gray images.
+        """
+        if not len(images):
+            raise DataError("Captions need images to find out what is thin and what is bold, got none.")
+        measured = measure(images)
+        limits = {}
+        for name, values in measured.items():
+            if name == "slant":
+                half = float(values.abs().quantile(0.5))
+                limits[name] = (-half, half)
+            else:
+                low, high = np.quantile(values.numpy(), (0.25, 0.75))
+                limits[name] = (float(low), float(high))
+        named = _class_names(classes) if classes is not None else ()
+        digits = bool(named) and all(len(names) == 2 for names in named)
+        phrases = {CLASS: named, **WORDS} if named else dict(WORDS)
+        return cls(phrases, limits, noun="digit" if digits else "image", told=told, seed=seed)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """All words that a caption can have, and room for twice as many as it needs, since people write more than that."""
+        names = [name for levels in self.phrases.values() for phrases in levels for name in phrases]
+        words = {word for text in (*names, self.noun, "a an") for word in words_of(text)}
+        longest = [max(len(words_of(name)) for names in levels for name in names) for levels in self.phrases.values()]
+        return Vocabulary(tuple(sorted(words)), 2 * (1 + sum(longest) + (CLASS not in self.phrases)))
+
+    def levels(self, images: Tensor) -> dict[str, Tensor]:
+        """The level of each measure of images, drawn or real: 0, 1 or 2, `(N,)` int64."""
+        found = {}
+        for name, values in measure(images).items():
+            low, high = self.limits[name]
+            found[name] = 1 + (values >= high).long() - (values <= low).long()
+        return found
+
+    def describe(self, images: Tensor, y: Tensor | None = None, *, stream: int = 0) -> list[str]:
+        """The captions of images.
+
+        Args:
+            images: `(N, H, W)` or `(N, 1, H, W)`.
+            y: Their class numbers, `(N,)`, -1 where unknown; None if all are.
+            stream: Rows of another number have other random choices.
+        """
+        levels = self.levels(images)
+        return self.write(levels if y is None or CLASS not in self.phrases else {CLASS: y, **levels}, stream=stream)
+
+    def write(self, levels: Mapping[str, Tensor], *, stream: int = 0) -> list[str]:
+        """Captions of levels by attribute, `(N,)` each, -1 where unknown. What is not told, and how, is random."""
+        num = len(next(iter(levels.values())))
+        known = [name for name in self.phrases if name in levels]
+        random = np.random.default_rng((self.seed, stream)).random((num, 3 * len(self.phrases) + 2))
+        rows = {name: levels[name].tolist() for name in known}
+        found = []
+        for row, draws in enumerate(random.tolist()):
+            told: list[tuple[float, str, str]] = []
+            for place, name in enumerate(self.phrases):
+                whether, which, order = draws[3 * place : 3 * place + 3]
+                if name in rows and rows[name][row] >= 0 and whether < self.told:
+                    names = self.phrases[name][rows[name][row]]
+                    told.append((order, name, names[int(which * len(names))]))
+            told.sort()
+            found.append(self._sentence([(name, text) for _, name, text in told], draws[-2] < 0.5, draws[-1] < 0.5))
+        return found
+
+    def say(self, levels: Mapping[str, int]) -> str:
+        """The plainest caption that tells these levels, and nothing else.
+
+        Raises:
+            OptionError: There is no such attribute or level.
+        """
+        for name, level in levels.items():
+            if name not in self.phrases or level not in range(len(self.phrases[name])):
+                known = ", ".join(f"{one} (0 to {len(names) - 1})" for one, names in self.phrases.items())
+                raise OptionError(f"There is no level {level!r} of {name!r} to tell; known: {known}.")
+        order = [name for name in ("size", "width", "slant", CLASS) if name in levels]
+        return self._sentence([(name, self.phrases[name][levels[name]][0]) for name in order], True, True)
+
+    def read(self, caption: str) -> dict[str, tuple[int, ...]]:
+        """What a caption tells: the levels of each attribute that agree with it; attributes that it leaves out are missing.
+
+        Of two names that are in the caption, "tilted" and "tilted left", the longer one counts.
+
+        Raises:
+            DataError: A word is not in the vocabulary.
+        """
+        self.vocabulary.encode(caption)
+        words = set(words_of(caption))
+        found = {}
+        for attribute, levels in self.phrases.items():
+            agree = {
+                level: max((len(words_of(name)) for name in names if words.issuperset(words_of(name))), default=0)
+                for level, names in enumerate(levels)
+            }
+            if longest := max(agree.values(), default=0):
+                found[attribute] = tuple(level for level, length in agree.items() if length == longest)
+        return found
+
+    def _sentence(self, told: Sequence[tuple[str, str]], article: bool, noun: bool) -> str:
+        """What is told as words before a noun, which is the class, and, of more words than one, after it."""
+        classes = [text for name, text in told if name == CLASS]
+        before = [text for name, text in told if name != CLASS and " " not in text]
+        after = [text for name, text in told if name != CLASS and " " in text]
+        before += classes or ([self.noun] if noun else [])
+        if article and (classes or noun) and before:
+            before.insert(0, "an" if before[0][0] in "aeiou8" else "a")
+        return ", ".join(part for part in (" ".join(before), *after) if part)
+
+    def to_json(self) -> dict[str, Any]:
+        """The captions in JSON's types, as a run keeps them."""
+        return {
+            "phrases": {name: [list(names) for names in levels] for name, levels in self.phrases.items()},
+            "limits": {name: list(limits) for name, limits in self.limits.items()},
+            **{"noun": self.noun, "told": self.told, "seed": self.seed},
+        }
+
+    @classmethod
+    def from_json(cls, recorded: Mapping[str, Any]) -> Captions:
+        """The captions that `to_json` returned."""
+        phrases = {name: tuple(map(tuple, levels)) for name, levels in recorded["phrases"].items()}
+        limits = {name: (float(low), float(high)) for name, (low, high) in recorded["limits"].items()}
+        return cls(phrases, limits, recorded["noun"], recorded["told"], recorded["seed"])
+
+
+def measure(images: Tensor) -> dict[str, Tensor]:
+    """All measures of images by name, `(N,)` float64 each, on the CPU."""
+    parts = [part.cpu() for part in as_ink(images).split(AT_ONCE)]
+    return {name: torch.cat([of(part) for part in parts]) for name, of in MEASURES.items()}
+
+
+def _class_names(classes: Sequence[str | int]) -> Phrases:
+    """What classes are called, in words."""
+    taken = {name for levels in WORDS.values() for names in levels for text in names for name in words_of(text)}
+    found: list[tuple[str, ...]] = []
+    for name in classes:
+        words = words_of(str(name))
+        text = " ".join(words)
+        if not words or set(words) <= taken or text in {one for names in found for one in names}:
+            why = "no words" if not words else "those of another class, or of captions themselves"
+            raise DataError(f"Captions tell the class by its words, and {name!r} has {why}. Rename it, or leave labels out.")
+        is_digit = text.isascii() and text.isdecimal() and int(text) < len(DIGITS) and len(text) == 1
+        found.append((DIGITS[int(text)], text) if is_digit else (text,))
+    return tuple(found)
+
+
+def _classes(dataset: Dataset) -> Sequence[str | int] | None:
+    """The names of the classes of a data set, which are numbers where it names none; None without labels."""
+    if dataset.y is None or dataset.classes is not None:
+        return dataset.classes if dataset.y is not None else None
+    return range(int(max(y.max() for y in (dataset.y, dataset.y_test) if y is not None)) + 1)
+
+
+def captioned(dataset: Dataset, captions: Captions | None = None) -> Dataset:
+    """The same images, with a caption of each as what a model is given: `Dataset.c`, and `Dataset.c_test`.
+
+    Args:
+        dataset: Gray images.
+        captions: How captions are made; by default by limits of the images themselves, those of the test set left out.
+
+    Raises:
+        DataError: The rows are no gray images, or their pixels are negative or not finite.
+
+    Example:
+        >>> from pyrovae.data import captioned, load
+        >>> digits = captioned(load("digits"))
+        >>> digits.captions.vocabulary.decode(digits.c[:2]), digits.c.shape
+        (['straight regular zero', 'little bold upright one'], torch.Size([1797, 12]))
+    """
+    shape = dataset.image_shape
+    if shape is None or (len(shape) == 3 and shape[0] > 1):
+        what = "no images" if shape is None else f"images of {shape[0]} channels"
+        raise DataError(f"Captions describe gray images, and the rows of {dataset.name} are {what}.")
+    images = dataset.x.reshape(-1, *shape[-2:])
+    made = Captions.of(images, _classes(dataset)) if captions is None else captions
+    tokens = made.vocabulary.encode(made.describe(images, dataset.y))
+    test = None
+    if dataset.x_test is not None:
+        described = made.describe(dataset.x_test.reshape(-1, *shape[-2:]), dataset.y_test, stream=1)
+        test = made.vocabulary.encode(described)
+    source = {**dataset.source, CAPTIONS: made.to_json()}
+    return replace(dataset, c=tokens, c_test=test, captions=made, source=source)
+
+
