@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pyrovae.data import Captions
     from pyrovae.tables.schema import Schema
 
-WIDTH = 32  # of the vectors of words
+WIDTH, DROPOUT = 32, 0.3  # the size of a word's vector, and how often one is left out in training
 
 
 class Given:
@@ -108,7 +108,7 @@ class Told:
         return f"captions of {len(self.words)} words"
 
     def code(self) -> nn.Module:
-        return Words(len(self.words), WIDTH)
+        return Words(len(self.words), WIDTH, DROPOUT)
 
     def argument(self, rows: Tensor) -> dict[str, Tensor]:
         return {CONDITION: rows}
@@ -118,9 +118,9 @@ class Told:
         name, found, text = given.partition("=")
         if not found or name.strip() != CONDITION:
             raise OptionError(
-                f'--given of a run that is given captions is {CONDITION}="...", such as {CONDITION}="{self.example}", got {given!r}.'
+                f'This run\'s model is given captions: write --given {CONDITION}="{self.example}", for example. Got {given!r}.'
             )
-        return self.words.encode(text, max(1, num))
+        return self.words.encode([text] * num)
 
     @property
     def example(self) -> str:
@@ -134,4 +134,6 @@ class Told:
     def each(self) -> list[str]:
         """For each level of each attribute the caption that tells it alone."""
         names = [name for name in ("width", "slant", "size", "class") if name in self.captions.phrases]
-        return [self.captions.phrases[name][level][0] for name in names for level in range(len(self.captions.phrases[name]))]
+        return [
+            self.captions.phrases[name][level][0] for name in names for level in range(len(self.captions.phrases[name]))
+        ]

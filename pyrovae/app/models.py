@@ -118,6 +118,12 @@ class Pieces:
         """p(z | parents), independent Normals."""
         return self.conditional(families.Normal(latent), *parents)
 
+    def of_words(self) -> Any:
+        """p(z | c) of a caption c: a coupling flow, since a caption that says little has many kinds of images."""
+        if self.latent == 1:  # has nothing to couple
+            return self.normal(1, self.given)
+        return conditionals.flow(self.given, self.latent, "coupling", hidden=(64,))
+
     def lower(self) -> list[Any]:
         """p(z_l | z_{l+1}) for each level except the top one."""
         return [self.normal(below, above) for below, above in zip(self.levels, self.levels[1:])]
@@ -184,7 +190,7 @@ def _cvae(of: Pieces) -> models.CVAE:
             return of_tables.cvae(of.schema, of.train, of.given, **how)
         return models.CVAE(
             condition=of.code,
-            prior=of.normal(of.latent, of.given),
+            prior=of.of_words() if isinstance(of.code, nets.Words) else of.normal(of.latent, of.given),
             likelihood=of.likelihood(of.latent, of.given),
             encoder=of.seeing(of.posterior(of.event, of.given)),
         )

@@ -142,7 +142,10 @@ def sample_picture(run: Run, num: int = 64, seed: int | None = 0) -> Any:
         told = rows.given.each()[:MOST_COLUMNS]
         tokens = rows.given.words.encode(told).repeat(8, 1)
         axes = plots.images(
-            rows.restore(_means(run, len(tokens), seed, rows.given.argument(tokens))), rows.image_shape, len(told), names=told
+            rows.restore(_means(run, len(tokens), seed, rows.given.argument(tokens))),
+            rows.image_shape,
+            len(told),
+            names=told,
         )
         return titled(axes, "E[x | z, c] at draws of p(z | c), by caption c")
     if rows.classes is None:

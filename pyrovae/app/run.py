@@ -118,7 +118,9 @@ def fit_run(
             say("The model is given, and does not model:\n" + repr(rows.given.schema).partition("\n")[2])
         say(repr(rows.schema) + f"\n(kept in {COLUMNS} of the run folder; give it back, edited, by --columns)")
     if isinstance(rows.given, Told):
-        some = ", ".join(f"'{caption}'" for caption in dict.fromkeys(rows.given.words.decode(rows.given.parts["train"][:3])))
+        some = ", ".join(
+            f"'{caption}'" for caption in dict.fromkeys(rows.given.words.decode(rows.given.parts["train"][:3]))
+        )
         say(f"The model is given captions, such as {some}. Words: {', '.join(rows.given.words.words)}.")
     torch.manual_seed(options.seed)
     pair = _built(options, rows)
@@ -357,6 +359,8 @@ def describe(dataset: Dataset, options: Options, rows: Rows) -> str:
         which += f" of {rows.num_classes} classes, {int((labels >= 0).sum())} training rows labelled"
     latent = ", ".join(map(str, options.levels or (options.latent,)))
     prior = "normal for each class" if (model.labels or model.clusters) and rows.given is None else "normal"
+    if isinstance(rows.given, Told) and int(options.latent or 0) > 1:
+        prior = "coupling"
     kind, num = (dataset.kind, dataset.x.shape[1]) if rows.schema is None else ("table", len(rows.schema.modelled))
     nets = options.net
     if options.stages == 2:

@@ -61,7 +61,7 @@ class Captions:
         >>> images = digits.x.reshape(-1, 8, 8)
         >>> captions = Captions.of(images, digits.classes)
         >>> captions.describe(images[:3], digits.y[:3])
-        ['straight regular zero', 'little bold upright one', 'upright bold 2']
+        ['straight fine zero', 'little bold upright one', 'upright bold 2']
         >>> captions.say({"class": 7, "width": 2, "slant": 2})
         'a bold seven, leaning right'
         >>> captions.read("bold tilted 7")
@@ -71,16 +71,18 @@ class Captions:
     phrases: Mapping[str, Phrases]
     limits: Mapping[str, tuple[float, float]]
     noun: str = "image"
-    told: float = 0.8
+    told: float = 0.9
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.told <= 1:
-            raise OptionError(f"told is the probability with which an attribute is told, from 0 to 1, got {self.told!r}.")
+            raise OptionError(
+                f"told is the probability with which an attribute is told, from 0 to 1, got {self.told!r}."
+            )
 
     @classmethod
     def of(
-        cls, images: Tensor, classes: Sequence[str | int] | None = None, *, told: float = 0.8, seed: int = 0
+        cls, images: Tensor, classes: Sequence[str | int] | None = None, *, told: float = 0.9, seed: int = 0
     ) -> Captions:
         """Captions with limits between the levels that these images give.
 
@@ -96,7 +98,12 @@ class Captions:
         """
         if not len(images):
             raise DataError("Captions need images to find out what is thin and what is bold, got none.")
-        measured = measure(images)
+        return cls._of(measure(images), classes, told, seed)
+
+    @classmethod
+    def _of(
+        cls, measured: Mapping[str, Tensor], classes: Sequence[str | int] | None, told: float = 0.9, seed: int = 0
+    ) -> Captions:
         limits = {}
         for name, values in measured.items():
             if name == "slant":
@@ -120,11 +127,14 @@ class Captions:
 
     def levels(self, images: Tensor) -> dict[str, Tensor]:
         """The level of each measure of images, drawn or real: 0, 1 or 2, `(N,)` int64."""
-        found = {}
-        for name, values in measure(images).items():
-            low, high = self.limits[name]
-            found[name] = 1 + (values >= high).long() - (values <= low).long()
-        return found
+        return self._levels(measure(images))
+
+    def _levels(self, measured: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        limits = {name: self.limits[name] for name in measured}
+        return {
+            name: 1 + (measured[name] >= high).long() - (measured[name] <= low).long()
+            for name, (low, high) in limits.items()
+        }
 
     def describe(self, images: Tensor, y: Tensor | None = None, *, stream: int = 0) -> list[str]:
         """The captions of images.
@@ -134,7 +144,10 @@ class Captions:
             y: Their class numbers, `(N,)`, -1 where unknown; None if all are.
             stream: Rows of another number have other random choices.
         """
-        levels = self.levels(images)
+        return self._describe(measure(images), y, stream)
+
+    def _describe(self, measured: Mapping[str, Tensor], y: Tensor | None, stream: int = 0) -> list[str]:
+        levels = self._levels(measured)
         return self.write(levels if y is None or CLASS not in self.phrases else {CLASS: y, **levels}, stream=stream)
 
     def write(self, levels: Mapping[str, Tensor], *, stream: int = 0) -> list[str]:
@@ -229,7 +242,9 @@ def _class_names(classes: Sequence[str | int]) -> Phrases:
         text = " ".join(words)
         if not words or set(words) <= taken or text in {one for names in found for one in names}:
             why = "no words" if not words else "those of another class, or of captions themselves"
-            raise DataError(f"Captions tell the class by its words, and {name!r} has {why}. Rename it, or leave labels out.")
+            raise DataError(
+                f"Captions tell the class by its words, and {name!r} has {why}. Rename it, or leave labels out."
+            )
         is_digit = text.isascii() and text.isdecimal() and int(text) < len(DIGITS) and len(text) == 1
         found.append((DIGITS[int(text)], text) if is_digit else (text,))
     return tuple(found)
@@ -256,20 +271,19 @@ def captioned(dataset: Dataset, captions: Captions | None = None) -> Dataset:
         >>> from pyrovae.data import captioned, load
         >>> digits = captioned(load("digits"))
         >>> digits.captions.vocabulary.decode(digits.c[:2]), digits.c.shape
-        (['straight regular zero', 'little bold upright one'], torch.Size([1797, 12]))
+        (['straight fine zero', 'little bold upright one'], torch.Size([1797, 12]))
     """
     shape = dataset.image_shape
     if shape is None or (len(shape) == 3 and shape[0] > 1):
         what = "no images" if shape is None else f"images of {shape[0]} channels"
         raise DataError(f"Captions describe gray images, and the rows of {dataset.name} are {what}.")
     images = dataset.x.reshape(-1, *shape[-2:])
-    made = Captions.of(images, _classes(dataset)) if captions is None else captions
-    tokens = made.vocabulary.encode(made.describe(images, dataset.y))
+    measured = measure(images)
+    made = Captions._of(measured, _classes(dataset)) if captions is None else captions
+    tokens = made.vocabulary.encode(made._describe(measured, dataset.y))
     test = None
     if dataset.x_test is not None:
         described = made.describe(dataset.x_test.reshape(-1, *shape[-2:]), dataset.y_test, stream=1)
         test = made.vocabulary.encode(described)
     source = {**dataset.source, CAPTIONS: made.to_json()}
     return replace(dataset, c=tokens, c_test=test, captions=made, source=source)
-
-

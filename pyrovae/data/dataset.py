@@ -56,8 +56,8 @@ class Dataset:
         schema: What each column of a table is, or None.
         encoded: The rows as `schema` encodes them, `(N, D')`, or None.
         conditions: What each column is that a model is given with every row, and that is not among the rows, or None.
-        c: What a model is given with every row: the columns of `conditions`, as it encodes them, `(N, C)`, or the numbers of the
-            words of `captions`, `(N, T)` int64; or None.
+        c: What a model is given with every row: the columns of `conditions`, as it encodes them, `(N, C)`, or the numbers of
+            the words of `captions`, `(N, T)` int64; or None.
         c_test: The same for the test rows, `(N_test, T)`, or None.
         captions: How the captions of images are made, and their vocabulary, or None.
         factors: What each of the N rows was made from, `(N, K)`, where that is known, or None.

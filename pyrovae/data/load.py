@@ -169,8 +169,6 @@ def load_again(source: Mapping[str, Any], *, data_root: str | Path | None = None
     elif str(source.get("path", "")).lower().endswith((".csv", ".data")):
         table = {"look": False}
     dataset = read(source.get("name") or source["path"], data_root=root, label=source.get("label"), **table)
-    if CAPTIONS in source:
-        dataset = captioned(dataset, Captions.from_json(source[CAPTIONS]))
     if dataset.source["checksum"] != source["checksum"]:
         raise DataError(
             f"{dataset.name} has changed: its sha256 was {source['checksum']}, now it is {dataset.source['checksum']}. "
@@ -179,7 +177,7 @@ def load_again(source: Mapping[str, Any], *, data_root: str | Path | None = None
     if "kind" not in source:
         kind = _earlier_kind(dataset)
         dataset = replace(dataset, kind=kind, source={**dataset.source, "kind": kind})
-    return dataset
+    return captioned(dataset, Captions.from_json(source[CAPTIONS])) if CAPTIONS in source else dataset
 
 
 def _earlier_kind(dataset: Dataset) -> Kind:
