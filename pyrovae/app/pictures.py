@@ -211,8 +211,9 @@ def draw_rows(
 
     if rows.given is not None and conditions is not None:
         if wanted is not None:
+            how = "c=..." if isinstance(rows.given, Told) else "FILE"
             raise OptionError(
-                "--class is for models of labelled classes; what this run's model is given, --given says."
+                f"--class is for models of labelled classes; what this run's model is given, --given {how} says."
             )
         return drawn(rows.given.argument(conditions)), None
     if rows.argument is None or rows.classes is None:

@@ -119,8 +119,9 @@ def check_classes(noted: NotedClasses, batch: Mapping[str, Tensor], numbers: Ten
         row = outside.nonzero()[0].tolist()
         of, where = (f"{argument!r}: ", f" in row {int(numbers[row[0]])}") if argument else ("", "")
         kind, cure = getattr(module, "values", "class"), getattr(module, "cure", None) or suggest_classes(value)
+        code = f"{type(module).__name__}({module.extra_repr()})"  # without the modules inside
         raise DataError(
-            f"{of}{int(outside.sum())} of {outside.numel()} values are no {kind} of {module}, the first is "
+            f"{of}{int(outside.sum())} of {outside.numel()} values are no {kind} of {code}, the first is "
             f"{value[tuple(row)].item():g}{where}. {cure}"
         )
 

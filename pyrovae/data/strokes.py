@@ -16,7 +16,7 @@ def stroke_width(images: Tensor) -> Tensor:
 
     A line of width w and length l has A = w l and P = 2 (w + l), and so this is w where l is large. The outline runs where an
     image, interpolated between its pixels, is half as dark as at its darkest: blurred strokes have their width at half maximum.
-    The length of the outline is the total variation of what it encloses.
+    The length of the outline is the total variation of what it encloses, which is up to 8 % more for oblique lines.
 
     Args:
         images: `(N, H, W)` or `(N, 1, H, W)`, ink on a ground of 0, in any unit.
