@@ -9,7 +9,8 @@ Nothing in the rest of the package needs this module: `pv.fit` takes tensors fro
 
 from pyrovae._sources import NAMES
 from pyrovae.batching.splits import Split
-from pyrovae.data.captions import Captions, captioned
+from pyrovae.data.captioned import captioned
+from pyrovae.data.captions import Captions
 from pyrovae.data.dataset import KINDS, Dataset
 from pyrovae.data.load import load, load_again
 from pyrovae.data.scaling import Standardize

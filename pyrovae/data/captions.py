@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.data.dataset import Dataset
 from pyrovae.data.strokes import MEASURES, as_ink
 from pyrovae.data.vocabulary import Vocabulary, words_of
 from pyrovae.errors import DataError, OptionError
@@ -98,12 +97,13 @@ class Captions:
         """
         if not len(images):
             raise DataError("Captions need images to find out what is thin and what is bold, got none.")
-        return cls._of(measure(images), classes, told, seed)
+        return cls.of_measures(measure(images), classes, told, seed)
 
     @classmethod
-    def _of(
+    def of_measures(
         cls, measured: Mapping[str, Tensor], classes: Sequence[str | int] | None, told: float = 0.9, seed: int = 0
     ) -> Captions:
+        """The same of images that have been measured."""
         limits = {}
         for name, values in measured.items():
             if name == "slant":
@@ -144,9 +144,10 @@ class Captions:
             y: Their class numbers, `(N,)`, -1 where unknown; None if all are.
             stream: Rows of another number have other random choices.
         """
-        return self._describe(measure(images), y, stream)
+        return self.describe_measures(measure(images), y, stream)
 
-    def _describe(self, measured: Mapping[str, Tensor], y: Tensor | None, stream: int = 0) -> list[str]:
+    def describe_measures(self, measured: Mapping[str, Tensor], y: Tensor | None, stream: int = 0) -> list[str]:
+        """The captions of images that have been measured."""
         levels = self._levels(measured)
         return self.write(levels if y is None or CLASS not in self.phrases else {CLASS: y, **levels}, stream=stream)
 
@@ -248,42 +249,3 @@ def _class_names(classes: Sequence[str | int]) -> Phrases:
         is_digit = text.isascii() and text.isdecimal() and int(text) < len(DIGITS) and len(text) == 1
         found.append((DIGITS[int(text)], text) if is_digit else (text,))
     return tuple(found)
-
-
-def _classes(dataset: Dataset) -> Sequence[str | int] | None:
-    """The names of the classes of a data set, which are numbers where it names none; None without labels."""
-    if dataset.y is None or dataset.classes is not None:
-        return dataset.classes if dataset.y is not None else None
-    return range(int(max(y.max() for y in (dataset.y, dataset.y_test) if y is not None)) + 1)
-
-
-def captioned(dataset: Dataset, captions: Captions | None = None) -> Dataset:
-    """The same images, with a caption of each as what a model is given: `Dataset.c`, and `Dataset.c_test`.
-
-    Args:
-        dataset: Gray images.
-        captions: How captions are made; by default by limits of the images themselves, those of the test set left out.
-
-    Raises:
-        DataError: The rows are no gray images, or their pixels are negative or not finite.
-
-    Example:
-        >>> from pyrovae.data import captioned, load
-        >>> digits = captioned(load("digits"))
-        >>> digits.captions.vocabulary.decode(digits.c[:2]), digits.c.shape
-        (['straight fine zero', 'little bold upright one'], torch.Size([1797, 12]))
-    """
-    shape = dataset.image_shape
-    if shape is None or (len(shape) == 3 and shape[0] > 1):
-        what = "no images" if shape is None else f"images of {shape[0]} channels"
-        raise DataError(f"Captions describe gray images, and the rows of {dataset.name} are {what}.")
-    images = dataset.x.reshape(-1, *shape[-2:])
-    measured = measure(images)
-    made = Captions._of(measured, _classes(dataset)) if captions is None else captions
-    tokens = made.vocabulary.encode(made._describe(measured, dataset.y))
-    test = None
-    if dataset.x_test is not None:
-        described = made.describe(dataset.x_test.reshape(-1, *shape[-2:]), dataset.y_test, stream=1)
-        test = made.vocabulary.encode(described)
-    source = {**dataset.source, CAPTIONS: made.to_json()}
-    return replace(dataset, c=tokens, c_test=test, captions=made, source=source)

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from pyrovae._sources import NAMES, check_source
-from pyrovae.data.captions import CAPTIONS, Captions, captioned
+from pyrovae.data.captioned import captioned
+from pyrovae.data.captions import CAPTIONS, Captions
 from pyrovae.data.dataset import Dataset, Kind
 from pyrovae.data.named import load_digits, load_idx
 from pyrovae.data.sprites import sprites

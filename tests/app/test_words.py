@@ -33,7 +33,9 @@ def test_a_run_that_is_given_captions(pyrovae: Command) -> None:
     assert torch.equal(torch.tensor(new.drop(columns="caption").to_numpy()).float(), same)
     assert pyrovae("generate", "run", "-n", 5, "--out", "any.csv")[0] == 0  # captions of training rows
     captions = pd.read_csv("any.csv")["caption"].fillna("").tolist()
-    assert len(captions) == 5 and all(run.dataset.captions.vocabulary.encode([caption]).shape[0] for caption in captions)
+    assert len(captions) == 5 and all(
+        run.dataset.captions.vocabulary.encode([caption]).shape[0] for caption in captions
+    )
     assert pyrovae("generate", "run", "--given", "c=", "-n", 2)[0] == 0  # says nothing
 
     for words, wanted in (
@@ -59,7 +61,10 @@ def test_a_run_that_is_given_captions(pyrovae: Command) -> None:
 @pytest.mark.filterwarnings("ignore:.*k-hat:UserWarning", "ignore:.*effective:UserWarning")
 def test_more_questions_to_such_a_run(pyrovae: Command) -> None:
     assert pyrovae("fit", "digits", "--condition", "captions", *QUICK, "--out", "run")[0] == 0
-    for words in (("check", "run", "--rows", 30, "--num-samples", 20), ("outliers", "run", "digits", "--num-samples", 5)):
+    for words in (
+        ("check", "run", "--rows", 30, "--num-samples", 20),
+        ("outliers", "run", "digits", "--num-samples", 5),
+    ):
         code, _, err = pyrovae(*words)
         assert code in (0, 1), err
 

@@ -34,7 +34,9 @@ def test_the_width_of_a_line(width: float) -> None:
     expected = width * 40 / (width + 40 / math.cos(math.radians(10)))
     sharp = stroke_width(line(width, 10.0)).item()
     assert 0.9 * expected < sharp < 1.02 * expected
-    blurred = F.avg_pool2d(line(width, 10.0), 3, stride=1, padding=1)  # which hardly moves the places of half the darkness
+    blurred = F.avg_pool2d(
+        line(width, 10.0), 3, stride=1, padding=1
+    )  # which hardly moves the places of half the darkness
     assert stroke_width(blurred).item() == pytest.approx(sharp, rel=0.05)
     coarse = F.avg_pool2d(line(width, 10.0), 3)  # an image of 16 x 16 pixels, which is interpolated
     assert 3 * stroke_width(coarse).item() == pytest.approx(expected, rel=0.25)
@@ -107,7 +109,9 @@ def test_encoding_and_decoding() -> None:
 
 def test_unknown_words_are_told_with_those_that_are_near() -> None:
     words = Vocabulary.of(["thin bold seven"])
-    with pytest.raises(DataError, match=r"'sevn' \(did you mean seven\?\) is not known .* known words: bold, seven, thin"):
+    with pytest.raises(
+        DataError, match=r"'sevn' \(did you mean seven\?\) is not known .* known words: bold, seven, thin"
+    ):
         words.encode(["thin", "bold sevn"])
     with pytest.raises(DataError, match=r"'x', 'y' are not known"):
         words.encode("x thin y x")
@@ -157,7 +161,9 @@ def test_what_is_written_can_be_read_and_has_nothing_else() -> None:
     for row, caption in enumerate(captions.describe(SMALL, y)):
         read = captions.read(caption)
         assert all(int(levels[name][row]) in agree for name, agree in read.items())
-        known = {word for name in read for text in captions.phrases[name][int(levels[name][row])] for word in words_of(text)}
+        known = {
+            word for name in read for text in captions.phrases[name][int(levels[name][row])] for word in words_of(text)
+        }
         assert set(words_of(caption)) <= known | {"a", "an", "digit"}
 
 
@@ -248,9 +254,15 @@ def test_test_images_have_captions_by_the_limits_of_the_others() -> None:
         y=torch.arange(27) % 3, y_test=torch.zeros(14, dtype=torch.int64), image_shape=(1, 16, 16),
     )  # fmt: skip
     found = captioned(data)
-    assert found.captions is not None and found.c_test is not None and found.c_test.shape == (14, found.captions.vocabulary.length)
+    assert (
+        found.captions is not None
+        and found.c_test is not None
+        and found.c_test.shape == (14, found.captions.vocabulary.length)
+    )
     assert len(found.captions.phrases["class"]) == 3 and torch.equal(found.x, data.x)
-    for caption, level in zip(found.captions.vocabulary.decode(found.c_test), found.captions.levels(SMALL[::2])["width"].tolist()):
+    for caption, level in zip(
+        found.captions.vocabulary.decode(found.c_test), found.captions.levels(SMALL[::2])["width"].tolist()
+    ):
         assert level in found.captions.read(caption).get("width", (0, 1, 2))
 
 

@@ -82,5 +82,7 @@ def test_numbers_that_are_no_word_are_refused_before_the_fit() -> None:
         encoder=pv.mlp((4, 2), fam.Normal(2), hidden=()),
     )
     x, c = torch.zeros(6, 4), torch.tensor([[1, 0], [2, 3], [3, 3], [0, 0], [4, 1], [1, 2]])
-    with pytest.raises(DataError, match=r"'c': 1 of 12 values are no word of Words\(3, 2\), the first is 4 in row 4. Encode"):
+    with pytest.raises(
+        DataError, match=r"'c': 1 of 12 values are no word of Words\(3, 2\), the first is 4 in row 4. Encode"
+    ):
         pv.fit(pair, {"x": x, "c": c}, epochs=1, progress=False)

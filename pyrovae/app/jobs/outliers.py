@@ -23,7 +23,7 @@ from pyrovae.app.rows import Array
 from pyrovae.app.run import Run
 from pyrovae.criticism.entries import entry_densities
 from pyrovae.criticism.outliers import Anomaly, adjusted_p_values, anomaly_score, conformal_p_values
-from pyrovae.data.captions import captioned
+from pyrovae.data.captioned import captioned
 from pyrovae.data.dataset import Dataset
 from pyrovae.data.load import read
 from pyrovae.data.tables import NO_IDS, table_columns
