@@ -1,10 +1,10 @@
 """Words as a condition: ask for "a bold seven, leaning right" and get it.
 
 Captions of handwritten digits tell the class, and how wide the strokes are, how they lean and how large the digit is, all of
-which is measured in the image. A conditional VAE is given their words as a bag: the sum of a vector for each. Words are left out
-at random in training, so that no caption is known by heart, and one may say as much or as little as one likes. What words are
-worth is how much more probable they make held-out images. Whether images are as asked for is measured as the captions were made,
-and the class is read by a classifier of real digits.
+which is measured in the image. A conditional VAE is given their words as a bag: the sum of a vector for each. Words are left
+out at random in training, so that no caption is known by heart, and one may say as much or as little as one likes. What words
+are worth is how much more probable they make held-out images. Whether images are as asked for is measured as the captions were
+made, and the class is read by a classifier of real digits.
 """
 
 import argparse

@@ -24,7 +24,7 @@ def captioned(dataset: Dataset, captions: Captions | None = None) -> Dataset:
         >>> from pyrovae.data import captioned, load
         >>> digits = captioned(load("digits"))
         >>> digits.captions.vocabulary.decode(digits.c[:2]), digits.c.shape
-        (['straight fine zero', 'little bold upright one'], torch.Size([1797, 12]))
+        (['straight mid-sized zero', 'thick small upright one'], torch.Size([1797, 12]))
     """
     shape = dataset.image_shape
     if shape is None or (len(shape) == 3 and shape[0] > 1):

@@ -52,7 +52,7 @@ class Captions:
         seed: Of what is told, names and order.
 
     Raises:
-        OptionError: `told` is no probability.
+        OptionError: `told` is no probability, or `seed` is not a whole number of at least 0.
 
     Example:
         >>> from pyrovae.data import Captions, load
@@ -60,7 +60,7 @@ class Captions:
         >>> images = digits.x.reshape(-1, 8, 8)
         >>> captions = Captions.of(images, digits.classes)
         >>> captions.describe(images[:3], digits.y[:3])
-        ['straight fine zero', 'little bold upright one', 'upright bold 2']
+        ['straight mid-sized zero', 'thick small upright one', 'heavy upright large 2']
         >>> captions.say({"class": 7, "width": 2, "slant": 2})
         'a bold seven, leaning right'
         >>> captions.read("bold tilted 7")
@@ -74,6 +74,8 @@ class Captions:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise OptionError(f"seed must be a whole number of at least 0, got {self.seed!r}.")
         if not 0 <= self.told <= 1:
             raise OptionError(
                 f"told is the probability with which an attribute is told, from 0 to 1, got {self.told!r}."
@@ -152,19 +154,31 @@ class Captions:
         return self.write(levels if y is None or CLASS not in self.phrases else {CLASS: y, **levels}, stream=stream)
 
     def write(self, levels: Mapping[str, Tensor], *, stream: int = 0) -> list[str]:
-        """Captions of levels by attribute, `(N,)` each, -1 where unknown. What is not told, and how, is random."""
-        num = len(next(iter(levels.values())))
-        known = [name for name in self.phrases if name in levels]
+        """Captions of levels by attribute, `(N,)` each, -1 where unknown. What is told of them, and how, is random.
+
+        Raises:
+            DataError: There is no such attribute or level, or attributes have different numbers of rows.
+        """
+        rows = {name: torch.as_tensor(level).tolist() for name, level in levels.items()}
+        num = len(next(iter(rows.values()), []))
+        for name, level in rows.items():
+            last = len(self.phrases.get(name, ())) - 1
+            if len(level) != num or last < 0 or (num and not -1 <= min(level) <= max(level) <= last):
+                raise DataError(
+                    f"Captions tell {', '.join(self.phrases)} of as many rows each, by levels from 0, or -1 where unknown; of "
+                    f"{name!r} they were given {len(level)} rows of {num}, from {min(level, default=0)} to "
+                    f"{max(level, default=0)}, and know {last + 1} levels."
+                )
+        names = sorted(self.phrases)  # JSON may be sorted, too
         random = np.random.default_rng((self.seed, stream)).random((num, 3 * len(self.phrases) + 2))
-        rows = {name: levels[name].tolist() for name in known}
         found = []
         for row, draws in enumerate(random.tolist()):
             told: list[tuple[float, str, str]] = []
-            for place, name in enumerate(self.phrases):
+            for place, name in enumerate(names):
                 whether, which, order = draws[3 * place : 3 * place + 3]
                 if name in rows and rows[name][row] >= 0 and whether < self.told:
-                    names = self.phrases[name][rows[name][row]]
-                    told.append((order, name, names[int(which * len(names))]))
+                    texts = self.phrases[name][rows[name][row]]
+                    told.append((order, name, texts[int(which * len(texts))]))
             told.sort()
             found.append(self._sentence([(name, text) for _, name, text in told], draws[-2] < 0.5, draws[-1] < 0.5))
         return found

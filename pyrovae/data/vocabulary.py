@@ -67,14 +67,14 @@ class Vocabulary:
             raise OptionError(f"A caption has room for at least 1 word, got length={self.length!r}.")
 
     @classmethod
-    def of(cls, captions: Iterable[str], length: int | None = None) -> Vocabulary:
+    def of(cls, captions: Iterable[str | None], length: int | None = None) -> Vocabulary:
         """The words of these captions, in alphabetical order.
 
         Args:
-            captions: Texts.
+            captions: Texts, of which None, NaN and "" have no words.
             length: The most words that a caption can have; None for those of the longest here.
         """
-        found = [words_of(caption) for caption in captions]
+        found = [words_of(text) for text in _texts([captions] if isinstance(captions, str) else captions)]
         longest = max(map(len, found), default=0)
         return cls(tuple(sorted({word for words in found for word in words})), longest if length is None else length)
 
@@ -93,15 +93,11 @@ class Vocabulary:
         """
         if num is not None and (not isinstance(captions, str) or num < 1):
             raise OptionError(f"num is how often a single caption is repeated, at least once, got {num!r}.")
-        texts = [captions] * (num or 1) if isinstance(captions, str) else list(captions)
+        texts = [captions] * (num or 1) if isinstance(captions, str) else _texts(captions)
         numbers = {word: number for number, word in enumerate(self.words, 1)}
         known: dict[str, list[int]] = {}
         rows = []
-        for row, text in enumerate(texts):
-            if text is None or (isinstance(text, float) and math.isnan(text)):
-                text = ""
-            if not isinstance(text, str):
-                raise DataError(f"A caption must be a text, got {text!r} ({type(text).__name__}) in row {row}.")
+        for text in texts:
             if text not in known:
                 known[text] = self._numbers(text, numbers)
             rows.append(known[text])
@@ -133,3 +129,15 @@ class Vocabulary:
     def from_json(cls, recorded: Mapping[str, Any]) -> Vocabulary:
         """The vocabulary that `to_json` returned."""
         return cls(tuple(recorded["words"]), recorded["length"])
+
+
+def _texts(captions: Iterable[Any]) -> list[str]:
+    """Captions as texts, "" for those that are missing. DataError for one that is no text."""
+    found = []
+    for row, text in enumerate(captions):
+        if text is None or type(text).__name__ == "NAType" or (isinstance(text, float) and math.isnan(text)):
+            text = ""
+        if not isinstance(text, str):
+            raise DataError(f"A caption must be a text, got {text!r} ({type(text).__name__}) in row {row}.")
+        found.append(text)
+    return found

@@ -30,16 +30,14 @@ def line(width: float, lean: float = 0.0, size: int = 48, length: int = 40, scal
 
 @pytest.mark.parametrize("width", [3.0, 4.0, 5.5])
 def test_the_width_of_a_line(width: float) -> None:
-    """2 A / P = w l / (w + l / cos 10) of a line that leans by 10 degrees; the outline of pixels is up to 8 % longer."""
+    """2 A / P = w l / (w + l / cos 10) of a line that leans by 10 degrees, of which 0.2 pixels are not solid at each side.
+
+    The outline of pixels is up to 8 % longer than the line.
+    """
     expected = width * 40 / (width + 40 / math.cos(math.radians(10)))
-    sharp = stroke_width(line(width, 10.0)).item()
-    assert 0.9 * expected < sharp < 1.02 * expected
-    blurred = F.avg_pool2d(
-        line(width, 10.0), 3, stride=1, padding=1
-    )  # which hardly moves the places of half the darkness
-    assert stroke_width(blurred).item() == pytest.approx(sharp, rel=0.05)
+    assert 0.92 * (expected - 0.4) < stroke_width(line(width, 10.0)).item() < expected
     coarse = F.avg_pool2d(line(width, 10.0), 3)  # an image of 16 x 16 pixels, which is interpolated
-    assert 3 * stroke_width(coarse).item() == pytest.approx(expected, rel=0.25)
+    assert 3 * stroke_width(coarse).item() == pytest.approx(expected - 0.8, rel=0.3)
 
 
 def test_the_width_does_not_depend_on_the_unit_and_grows_with_the_pixels() -> None:
@@ -104,6 +102,7 @@ def test_encoding_and_decoding() -> None:
     assert tokens.tolist() == [[3, 2, 1], [0, 0, 0], [0, 0, 0], [0, 0, 0], [1, 1, 0]]
     assert words.decode(tokens) == ["c b a", "", "", "", "a a"]
     assert words.encode([]).shape == (0, 3) and words.encode("b", 2).tolist() == [[2, 0, 0]] * 2
+    assert Vocabulary.of("b a") == Vocabulary.of(["b", None, "a b"]) == Vocabulary(("a", "b"), 2)
     assert Vocabulary.from_json(json.loads(json.dumps(words.to_json()))) == words
 
 
@@ -197,6 +196,18 @@ def test_nothing_told_and_all_told() -> None:
     for told in (-0.1, 1.1, math.nan):
         with pytest.raises(OptionError, match="from 0 to 1"):
             made(told=told)
+    for seed in (-1, 0.5):
+        with pytest.raises(OptionError, match="seed must be"):
+            made(seed=seed)
+
+
+@pytest.mark.parametrize(
+    "levels",
+    [{"class": torch.tensor([10])}, {"width": torch.tensor([-2])}, {"size": [0, 1], "width": [0]}, {"hue": [0]}],
+)
+def test_levels_that_are_none_are_refused(levels: dict[str, Tensor]) -> None:
+    with pytest.raises(DataError, match="Captions tell class, width, slant, size"):
+        made().write(levels)
 
 
 def test_saying_and_reading() -> None:
@@ -216,8 +227,9 @@ def test_saying_and_reading() -> None:
 
 def test_every_caption_is_in_the_vocabulary_and_json_keeps_all() -> None:
     captions = made()
-    again = Captions.from_json(json.loads(json.dumps(captions.to_json())))
+    again = Captions.from_json(json.loads(json.dumps(captions.to_json(), sort_keys=True)))
     assert again == captions and again.vocabulary == captions.vocabulary
+    assert again.describe(SMALL, torch.arange(27) % 10) == captions.describe(SMALL, torch.arange(27) % 10)
     words = captions.vocabulary
     longest = [max(names, key=lambda text: len(words_of(text))) for levels in WORDS.values() for names in levels[:1]]
     assert words.encode(" ".join(["a", "seven", *longest])).count_nonzero() == 6
