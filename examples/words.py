@@ -51,7 +51,7 @@ def main(smoke: bool) -> None:
     tokens = words.encode(written)
     data = {"x": x[:TRAIN], "c": tokens[:TRAIN]}
     held_out = x[TRAIN : TRAIN + 10] if smoke else x[TRAIN:]
-    draws, epochs, schedule = (5, 1, None) if smoke else (500, 200, pv.schedules.one_cycle(3e-3))
+    draws, epochs, schedule = (5, 1, None) if smoke else (500, 100, pv.schedules.one_cycle(4e-3))
     info = {
         "vocabulary": words.to_json()
     }  # which a saved run keeps: Vocabulary.from_json(pv.load("run").info["vocabulary"])
