@@ -90,7 +90,7 @@ class Given:
         return sizes.log()
 
 
-class Told:
+class GivenCaptions:
     """Captions that a model is given.
 
     Args:

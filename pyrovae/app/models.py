@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from pyrovae import conditionals, distributions, families, models, nets, priors
     from pyrovae import tables as of_tables
-    from pyrovae.app.given import Given, Told
+    from pyrovae.app.given import Given, GivenCaptions
     from pyrovae.pair.program import PairLike
     from pyrovae.tables.schema import Schema
 else:  # so that the names of models are known at once
@@ -395,7 +395,7 @@ def build(
     num_classes: int,
     schema: Schema | None = None,
     gaps: bool = False,
-    given: Given | Told | None = None,
+    given: Given | GivenCaptions | None = None,
 ) -> PairLike:
     """The model that the options name, for such rows and so many classes or clusters (0 for a model without them).
 

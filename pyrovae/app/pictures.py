@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyrovae import plots
 from pyrovae.app.catalogue import CONDITION, choose, part
-from pyrovae.app.given import Told
+from pyrovae.app.given import GivenCaptions
 from pyrovae.app.models import MODELS
 from pyrovae.app.run import Run
 from pyrovae.errors import OptionError, PairError
@@ -138,7 +138,7 @@ def sample_picture(run: Run, num: int = 64, seed: int | None = 0) -> Any:
     """
     rows = run.rows
     assert rows.image_shape is not None
-    if isinstance(rows.given, Told):
+    if isinstance(rows.given, GivenCaptions):
         told = rows.given.each()[:MOST_COLUMNS]
         tokens = rows.given.words.encode(told).repeat(8, 1)
         axes = plots.images(
@@ -211,7 +211,7 @@ def draw_rows(
 
     if rows.given is not None and conditions is not None:
         if wanted is not None:
-            how = "c=..." if isinstance(rows.given, Told) else "FILE"
+            how = "c=..." if isinstance(rows.given, GivenCaptions) else "FILE"
             raise OptionError(
                 f"--class is for models of labelled classes; what this run's model is given, --given {how} says."
             )

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pyrovae.app.catalogue import CONDITION, TABLE, Likelihood, part
 from pyrovae.app.decide import class_names
-from pyrovae.app.given import Given, Told
+from pyrovae.app.given import Given, GivenCaptions
 from pyrovae.app.models import MODELS
 from pyrovae.app.options import Options
 from pyrovae.batching.splits import Split
@@ -64,7 +64,7 @@ class Rows:
     test_index: Tensor
     divisor: float
     schema: Schema | None = None
-    given: Given | Told | None = None
+    given: Given | GivenCaptions | None = None
 
     def batch(self, part: str, *, labels: bool = True) -> dict[str, Tensor]:
         """The rows of "train", "validation" or "test" as the model's arguments.
@@ -145,10 +145,10 @@ def make_rows(dataset: Dataset, split: Split, options: Options, scaler: Standard
     parts = (dataset.x[split.train], dataset.x[split.validation], test)
     (train, validation, test), scaler = model_rows(dataset, options, parts, scaler)
     model, classes = MODELS[options.model], None
-    given: Given | Told | None = None
+    given: Given | GivenCaptions | None = None
     if dataset.c is not None and dataset.captions is not None:
         told = {part: dataset.c[getattr(split, part)] for part in codes}
-        given = Told(dataset.captions, told if dataset.c_test is None else told | {"test": dataset.c_test})
+        given = GivenCaptions(dataset.captions, told if dataset.c_test is None else told | {"test": dataset.c_test})
     elif dataset.c is not None and dataset.conditions is not None:
         given = Given(
             dataset.conditions, {part: dataset.c[getattr(split, part)] for part in codes}, options.size_column

@@ -12,7 +12,7 @@ import torch
 
 from pyrovae.app.catalogue import Model, own_files, own_paths
 from pyrovae.app.decide import binarisation, decide, refuse_missing
-from pyrovae.app.given import Given, Told
+from pyrovae.app.given import Given, GivenCaptions
 from pyrovae.app.models import MODELS, build
 from pyrovae.app.options import Options
 from pyrovae.app.rows import Rows, make_rows, split_rows
@@ -117,7 +117,7 @@ def fit_run(
         if isinstance(rows.given, Given):
             say("The model is given, and does not model:\n" + repr(rows.given.schema).partition("\n")[2])
         say(repr(rows.schema) + f"\n(kept in {COLUMNS} of the run folder; give it back, edited, by --columns)")
-    if isinstance(rows.given, Told):
+    if isinstance(rows.given, GivenCaptions):
         some = ", ".join(
             f"'{caption}'" for caption in dict.fromkeys(rows.given.words.decode(rows.given.parts["train"][:3]))
         )
@@ -359,7 +359,7 @@ def describe(dataset: Dataset, options: Options, rows: Rows) -> str:
         which += f" of {rows.num_classes} classes, {int((labels >= 0).sum())} training rows labelled"
     latent = ", ".join(map(str, options.levels or (options.latent,)))
     prior = "normal for each class" if (model.labels or model.clusters) and rows.given is None else "normal"
-    if isinstance(rows.given, Told) and int(options.latent or 0) > 1:
+    if isinstance(rows.given, GivenCaptions) and int(options.latent or 0) > 1:
         prior = "coupling"
     kind, num = (dataset.kind, dataset.x.shape[1]) if rows.schema is None else ("table", len(rows.schema.modelled))
     nets = options.net

@@ -109,7 +109,7 @@ class Captions:
         limits = {}
         for name, values in measured.items():
             if name == "slant":
-                half = float(values.abs().quantile(0.5))
+                half = float(np.median(values.abs().numpy()))
                 limits[name] = (-half, half)
             else:
                 low, high = np.quantile(values.numpy(), (0.25, 0.75))
@@ -159,7 +159,8 @@ class Captions:
         Raises:
             DataError: There is no such attribute or level, or attributes have different numbers of rows.
         """
-        rows = {name: torch.as_tensor(level).tolist() for name, level in levels.items()}
+        whole = {name: torch.as_tensor(level).double().nan_to_num(-1.0).long() for name, level in levels.items()}
+        rows = {name: level.tolist() for name, level in whole.items()}
         num = len(next(iter(rows.values()), []))
         for name, level in rows.items():
             last = len(self.phrases.get(name, ())) - 1

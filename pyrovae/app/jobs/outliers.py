@@ -18,7 +18,7 @@ from pyrovae._files import write_file
 from pyrovae._sources import TABLES
 from pyrovae.app.catalogue import CONDITION
 from pyrovae.app.decide import class_names
-from pyrovae.app.given import Told
+from pyrovae.app.given import GivenCaptions
 from pyrovae.app.rows import Array
 from pyrovae.app.run import Run
 from pyrovae.criticism.entries import entry_densities
@@ -157,7 +157,7 @@ def batch_like(run: Run, dataset: Dataset) -> dict[str, Tensor]:
     x = dataset.x if dataset.x_test is None else torch.cat([dataset.x, dataset.x_test])
     scaled = x if rows.scaler is None else rows.scaler.apply(x)
     batch = {"x": scaled.reshape(len(x), *rows.test.shape[1:])}
-    if isinstance(rows.given, Told):
+    if isinstance(rows.given, GivenCaptions):
         batch |= rows.given.argument(torch.cat([c for c in (dataset.c, dataset.c_test) if c is not None]))
     elif rows.given is not None:
         if dataset.c is None or dataset.x_test is not None:
