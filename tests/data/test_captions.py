@@ -167,13 +167,13 @@ def test_what_is_written_can_be_read_and_has_nothing_else() -> None:
 
 
 def test_each_attribute_is_told_with_the_same_probability_and_each_name_is_used() -> None:
-    """Shares of 4,000 captions, to within 5 standard errors: a false alarm in some 400,000 runs."""
+    """Shares of 1,000 captions, to within 5 standard errors: a false alarm in some 400,000 runs."""
     captions = made(told=0.7)
-    levels = {name: torch.full((4000,), 2) for name in captions.phrases}
+    levels = {name: torch.full((1000,), 2) for name in captions.phrases}
     written = captions.write(levels)
     for name, phrases in captions.phrases.items():
-        told = sum(name in captions.read(caption) for caption in written) / 4000
-        assert abs(told - 0.7) < 5 * (0.21 / 4000) ** 0.5
+        told = sum(name in captions.read(caption) for caption in written) / 1000
+        assert abs(told - 0.7) < 5 * (0.21 / 1000) ** 0.5
         for text in phrases[2]:
             assert any(set(words_of(text)) <= set(words_of(caption)) for caption in written)
     assert len({tuple(words_of(caption)) for caption in written}) > 100  # in several orders
