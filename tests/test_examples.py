@@ -29,6 +29,7 @@ SAYS = {
     "disentangle.py": "beta-TCVAE MIG ",
     "hierarchical.py": "IWELBO of 10 draws, 2 level(s): log p(x) ",
     "ladder.py": "samples with levels held in ladder-levels.png",
+    "words.py": "images, as asked for: class ",
     "conditional.py": "of 500 digits asked for, a classifier of real ones reads ",
     "structured_output.py": "1 column     log p(x | c): network ",
     "mixed_table.py": "missing kind    guessed right: ",

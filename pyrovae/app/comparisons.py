@@ -47,7 +47,8 @@ def measure_of(run: Run) -> Measure:
     """What log p(x) of a run is the logarithm of, as its likelihood says."""
     of, label = run.model.probability, run.dataset.source.get("label")
     if run.rows.given is not None:
-        of += f", {CONDITION} the columns {', '.join(run.rows.given.schema.names)}"
+        columns = "" if run.dataset.captions is not None else "the columns "
+        of += f", {CONDITION} {columns}{run.rows.given.what}"
     elif run.model.labels == CONDITION and label is not None:
         of += f", {CONDITION} the label {label}"
     if run.fitted.transform is not None:

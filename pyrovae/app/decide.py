@@ -50,7 +50,7 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
         OptionError: a value is impossible, options contradict each other, or the data lack what the model needs.
     """
     check_names(options)
-    if dataset.conditions is not None and options.model == "vae":
+    if dataset.c is not None and options.model == "vae":
         options = replace(options, model="cvae")
     model: Model = MODELS[options.model]
     _check_model(model, options, dataset)
@@ -227,12 +227,12 @@ def _check_model(model: Model, options: Options, dataset: Dataset) -> None:
         raise OptionError("--free-bits spares z1 of --model hierarchical, and there is no other level: leave it out.")
     if model.images and dataset.image_shape is None:
         raise OptionError(f"--model {options.model} needs images, and the rows of {dataset.name} have no image shape.")
-    if dataset.conditions is not None:
+    if dataset.c is not None:
         if model.labels != CONDITION:
             raise OptionError(
                 f"--condition is for the model cvae, p(x | c), and does not go with --model {options.model}: leave out one."
             )
-        if dataset.y is not None:
+        if dataset.y is not None and dataset.captions is None:
             raise OptionError(
                 "--condition takes the place of --label: name that column by --condition, too, or --drop it."
             )

@@ -1,20 +1,27 @@
-"""Columns of a table that a model is given with every row: what they are, and what its networks see of them."""
+"""What a model is given with every row, columns of a table or a caption, and what its networks see of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from pyrovae._sources import check_source
 from pyrovae.app.catalogue import CONDITION
-from pyrovae.errors import DataError
+from pyrovae.data.tables import read_frame
+from pyrovae.errors import DataError, OptionError
 from pyrovae.families import Features
+from pyrovae.nets import Words
 
 if TYPE_CHECKING:
+    from pyrovae.data import Captions
     from pyrovae.tables.schema import Schema
+
+WIDTH, DROPOUT = 32, 0.3  # the size of a word's vector, and how often one is left out in training
 
 
 class Given:
@@ -36,6 +43,22 @@ class Given:
     def num_features(self) -> int:
         """How many numbers the model's networks see."""
         return self.seen.num_features + (self.size is not None)
+
+    @property
+    def what(self) -> str:
+        return ", ".join(self.schema.names)
+
+    def code(self) -> nn.Module:
+        """The network of c that the others share."""
+        return nn.Identity()
+
+    def rows(self, given: str, num: int) -> Tensor:
+        """The rows that --given asks for: those of a table in a file."""
+        check_source(given)
+        return self.schema.encode(read_frame(Path(given).expanduser(), header=True)[0])
+
+    def table(self, rows: Tensor) -> pd.DataFrame:
+        return self.schema.decode(rows)
 
     def argument(self, rows: Tensor) -> dict[str, Tensor]:
         """The argument c of the model for rows of these columns, `(N, C)`; the size's logarithm is the last of its numbers.
@@ -65,3 +88,52 @@ class Given:
                 f"(counted from 0), and so in {len(bad)} rows. Correct them, or take another --size-factor."
             )
         return sizes.log()
+
+
+class GivenCaptions:
+    """Captions that a model is given.
+
+    Args:
+        captions: how they are made, and their words.
+        parts: the numbers of their words, `(N, T)` each: "train", "validation", "test".
+    """
+
+    def __init__(self, captions: Captions, parts: Mapping[str, Tensor]) -> None:
+        self.captions, self.parts, self.words = captions, parts, captions.vocabulary
+
+    num_features = WIDTH
+
+    @property
+    def what(self) -> str:
+        return f"captions of {len(self.words)} words"
+
+    def code(self) -> nn.Module:
+        return Words(len(self.words), WIDTH, DROPOUT)
+
+    def argument(self, rows: Tensor) -> dict[str, Tensor]:
+        return {CONDITION: rows}
+
+    def rows(self, given: str, num: int) -> Tensor:
+        """`num` rows of the caption that --given c="..." asks for."""
+        name, found, text = given.partition("=")
+        if not found or name.strip() != CONDITION:
+            raise OptionError(
+                f'This run\'s model is given captions: write --given {CONDITION}="{self.example}", for example. Got {given!r}.'
+            )
+        return self.words.encode([text] * num)
+
+    @property
+    def example(self) -> str:
+        """A caption of the words that the run knows, the plainest name of the last level of each attribute."""
+        levels = {name: len(phrases) - 1 for name, phrases in self.captions.phrases.items()}
+        return self.captions.say(levels)
+
+    def table(self, rows: Tensor) -> pd.DataFrame:
+        return pd.DataFrame({"caption": self.words.decode(rows)})
+
+    def each(self) -> list[str]:
+        """For each level of each attribute the caption that tells it alone."""
+        names = [name for name in ("width", "slant", "size", "class") if name in self.captions.phrases]
+        return [
+            self.captions.phrases[name][level][0] for name in names for level in range(len(self.captions.phrases[name]))
+        ]

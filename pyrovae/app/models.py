@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from pyrovae import conditionals, distributions, families, models, nets, priors
     from pyrovae import tables as of_tables
+    from pyrovae.app.given import Given, GivenCaptions
     from pyrovae.pair.program import PairLike
     from pyrovae.tables.schema import Schema
 else:  # so that the names of models are known at once
@@ -80,7 +81,8 @@ class Pieces:
         self.hidden: dict[str, Any] = {"hidden": self.widths} if len(shape) == 1 else {}
         self.schema = schema
         self.seen: families.Features | None = None
-        self.given = 0  # how many numbers a model sees of the columns that it is given
+        self.given = 0  # how many numbers a model's networks see of the columns, or of the caption, that it is given
+        self.code: Any = None  # the network of c that they share
         total = options.total_count or 1
         self.family: Any = self.chosen.build(self.event, total) if schema is None else schema.family(train)
         self.size = _Size(train, options) if options.size_factor not in (None, "none") else None
@@ -115,6 +117,12 @@ class Pieces:
     def normal(self, latent: int, *parents: Event) -> Any:
         """p(z | parents), independent Normals."""
         return self.conditional(families.Normal(latent), *parents)
+
+    def of_words(self) -> Any:
+        """p(z | c) of a caption c: a coupling flow, since a caption that says little has many kinds of images."""
+        if self.latent == 1:  # has nothing to couple
+            return self.normal(1, self.given)
+        return conditionals.flow(self.given, self.latent, "coupling", hidden=(64,))
 
     def lower(self) -> list[Any]:
         """p(z_l | z_{l+1}) for each level except the top one."""
@@ -181,8 +189,8 @@ def _cvae(of: Pieces) -> models.CVAE:
             how: dict[str, Any] = {"latent": of.latent, "hidden": of.widths, "gaps": of.gaps}
             return of_tables.cvae(of.schema, of.train, of.given, **how)
         return models.CVAE(
-            condition=torch.nn.Identity(),
-            prior=of.normal(of.latent, of.given),
+            condition=of.code,
+            prior=of.of_words() if isinstance(of.code, nets.Words) else of.normal(of.latent, of.given),
             likelihood=of.likelihood(of.latent, of.given),
             encoder=of.seeing(of.posterior(of.event, of.given)),
         )
@@ -399,17 +407,18 @@ def build(
     num_classes: int,
     schema: Schema | None = None,
     gaps: bool = False,
-    given: int = 0,
+    given: Given | GivenCaptions | None = None,
 ) -> PairLike:
     """The model that the options name, for such rows and so many classes or clusters (0 for a model without them).
 
     Args:
         schema: what the columns of a table are, whose likelihood is that of tables.
         gaps: whether cells are missing in some row, also of those held out.
-        given: how many numbers of columns the model is given with every row.
+        given: columns or captions that the model is given with every row.
     """
     of = Pieces(options, train, num_classes, schema, gaps)
-    of.given = given
+    if given is not None:
+        of.given, of.code = given.num_features, given.code()
     pair: PairLike = MODELS[options.model].build(of)
     return pair
 

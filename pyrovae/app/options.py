@@ -113,7 +113,7 @@ class Options:
     condition: str | None = option(
         None,
         "Columns of a table that the model is given with every row, such as batch,age: names or numbers, with commas between "
-        "them. The model, p(x | c), is cvae.",
+        "them; or captions, which describe gray images in words. The model, p(x | c), is cvae.",
         check=NAMED,
         commands=("fit", "sweep"),
         later=True,

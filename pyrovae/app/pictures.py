@@ -14,11 +14,10 @@ from sklearn.manifold import TSNE
 from torch import Tensor
 
 from pyrovae import plots
-from pyrovae._sources import check_source
 from pyrovae.app.catalogue import CONDITION, choose, part
+from pyrovae.app.given import GivenCaptions
 from pyrovae.app.models import MODELS
 from pyrovae.app.run import Run
-from pyrovae.data.tables import read_frame
 from pyrovae.errors import OptionError, PairError
 from pyrovae.pair.batch import take_rows
 from pyrovae.pair.program import distribution_name
@@ -50,7 +49,8 @@ def pictures_of(run: Run) -> dict[str, Any]:
     code = run.model.code
     latent = tuple(fitted.layout.site(code, role="latent", local=True).event_shape)
     everywhere = len(part("prior", str(run.options.prior)).guides) > 1  # its support is R^2: no sphere, no simplex
-    if latent == (2,) and rows.image_shape and rows.classes is None and everywhere and not run.levels:
+    plain = rows.classes is None and rows.given is None and not run.levels
+    if latent == (2,) and rows.image_shape and plain and everywhere:
         # quantiles of the standard normal: cells of equal mass under it
         side = 16
         axis = torch.distributions.Normal(0.0, 1.0).icdf(torch.linspace(0.02, 0.98, side))
@@ -133,10 +133,21 @@ MOST_COLUMNS = 20  # of a picture with one column for each class
 def sample_picture(run: Run, num: int = 64, seed: int | None = 0) -> Any:
     """E[x | z] at draws of p(z): without the likelihood's noise one sees what z determines.
 
-    For a model with classes or clusters E[x | z, y] at draws of p(z | y), with one column for each class.
+    For a model with classes or clusters E[x | z, y] at draws of p(z | y), with one column for each class, and for one that is
+    given captions E[x | z, c], with one for each thing that a caption can tell.
     """
     rows = run.rows
     assert rows.image_shape is not None
+    if isinstance(rows.given, GivenCaptions):
+        told = rows.given.each()[:MOST_COLUMNS]
+        tokens = rows.given.words.encode(told).repeat(8, 1)
+        axes = plots.images(
+            rows.restore(_means(run, len(tokens), seed, rows.given.argument(tokens))),
+            rows.image_shape,
+            len(told),
+            names=told,
+        )
+        return titled(axes, "E[x | z, c] at draws of p(z | c), by caption c")
     if rows.classes is None:
         return titled(plots.images(rows.restore(_means(run, num, seed)), rows.image_shape), "E[x | z] at draws of p(z)")
     names = [str(name) for name in rows.classes[:MOST_COLUMNS]]
@@ -188,7 +199,7 @@ def draw_rows(
 
     Args:
         wanted: the name of the class of all rows; by default the rows are of each class in turn.
-        conditions: the columns that the model is given, `(num, C)`, for a run that has such.
+        conditions: the columns, or the words, that the model is given, `(num, C)`, for a run that has such.
         mean: E[x | z] at draws of z, instead of draws of x.
     """
     rows = run.rows
@@ -200,8 +211,9 @@ def draw_rows(
 
     if rows.given is not None and conditions is not None:
         if wanted is not None:
+            how = "c=..." if isinstance(rows.given, GivenCaptions) else "FILE"
             raise OptionError(
-                "--class is for models of labelled classes; what this run's model is given, --given FILE says."
+                f"--class is for models of labelled classes; what this run's model is given, --given {how} says."
             )
         return drawn(rows.given.argument(conditions)), None
     if rows.argument is None or rows.classes is None:
@@ -216,8 +228,8 @@ def draw_rows(
     return drawn({rows.argument: codes}), codes
 
 
-def conditions_of(run: Run, given: Path | None, num: int, seed: int | None) -> Tensor | None:
-    """The columns that a run's model is given, for each row to draw: those of a table, or else of training rows at random."""
+def conditions_of(run: Run, given: str | None, num: int, seed: int | None) -> Tensor | None:
+    """What a run's model is given, for each row to draw: what --given says, or else what training rows have, at random."""
     rows = run.rows
     if rows.given is None:
         if given is not None:
@@ -226,8 +238,7 @@ def conditions_of(run: Run, given: Path | None, num: int, seed: int | None) -> T
             )
         return None
     if given is not None:
-        check_source(str(given))
-        return rows.given.schema.encode(read_frame(given.expanduser(), header=True)[0])
+        return rows.given.rows(given, num)
     random = torch.Generator().manual_seed(0 if seed is None else seed)
     known = rows.given.parts["train"]
     return known[torch.randint(len(known), (max(0, num),), generator=random)]
@@ -246,7 +257,7 @@ def all_codes(run: Run) -> Tensor:
     batch = {"x": scaled.reshape(len(scaled), *rows.train.shape[1:])}
     if rows.argument == CONDITION:
         if rows.given is not None and dataset.c is not None:
-            batch |= rows.given.argument(dataset.c)
+            batch |= rows.given.argument(every(dataset.c, dataset.c_test))
         else:
             batch[CONDITION] = every(dataset.y, dataset.y_test)
     return encode(run.fitted, batch, site=run.model.code).flatten(1)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pyrovae.app.catalogue import CONDITION, TABLE, Likelihood, part
 from pyrovae.app.decide import class_names
-from pyrovae.app.given import Given
+from pyrovae.app.given import Given, GivenCaptions
 from pyrovae.app.models import MODELS
 from pyrovae.app.options import Options
 from pyrovae.batching.splits import Split
@@ -45,7 +45,7 @@ class Rows:
         image_shape: the shape of a row that is an image, or None.
         columns: the columns' names, or None.
         schema: what the columns of a table are, whose rows it encoded, or None.
-        given: columns that the model is given with every row, or None.
+        given: columns or captions that the model is given with every row, or None.
         test_index: the position of each test row in the source, `(N_test,)`.
         divisor: what the source's values were divided by when they were read. Densities are given for the source's own
             values; for masses it is 1.
@@ -64,7 +64,7 @@ class Rows:
     test_index: Tensor
     divisor: float
     schema: Schema | None = None
-    given: Given | None = None
+    given: Given | GivenCaptions | None = None
 
     def batch(self, part: str, *, labels: bool = True) -> dict[str, Tensor]:
         """The rows of "train", "validation" or "test" as the model's arguments.
@@ -144,8 +144,12 @@ def make_rows(dataset: Dataset, split: Split, options: Options, scaler: Standard
         codes["test"] = dataset.y_test
     parts = (dataset.x[split.train], dataset.x[split.validation], test)
     (train, validation, test), scaler = model_rows(dataset, options, parts, scaler)
-    model, classes, given = MODELS[options.model], None, None
-    if dataset.c is not None and dataset.conditions is not None:
+    model, classes = MODELS[options.model], None
+    given: Given | GivenCaptions | None = None
+    if dataset.c is not None and dataset.captions is not None:
+        told = {part: dataset.c[getattr(split, part)] for part in codes}
+        given = GivenCaptions(dataset.captions, told if dataset.c_test is None else told | {"test": dataset.c_test})
+    elif dataset.c is not None and dataset.conditions is not None:
         given = Given(
             dataset.conditions, {part: dataset.c[getattr(split, part)] for part in codes}, options.size_column
         )

@@ -12,6 +12,7 @@ import torch
 
 from pyrovae.app.catalogue import Model, own_files, own_paths
 from pyrovae.app.decide import binarisation, decide, refuse_missing
+from pyrovae.app.given import Given, GivenCaptions
 from pyrovae.app.models import MODELS, build
 from pyrovae.app.options import Options
 from pyrovae.app.rows import Rows, make_rows, split_rows
@@ -113,9 +114,14 @@ def fit_run(
     rows = make_rows(dataset, split, options)
     say(describe(dataset, options, rows))
     if rows.schema is not None:
-        if rows.given is not None:
+        if isinstance(rows.given, Given):
             say("The model is given, and does not model:\n" + repr(rows.given.schema).partition("\n")[2])
         say(repr(rows.schema) + f"\n(kept in {COLUMNS} of the run folder; give it back, edited, by --columns)")
+    if isinstance(rows.given, GivenCaptions):
+        some = ", ".join(
+            f"'{caption}'" for caption in dict.fromkeys(rows.given.words.decode(rows.given.parts["train"][:3]))
+        )
+        say(f"The model is given captions, such as {some}. Words: {', '.join(rows.given.words.words)}.")
     torch.manual_seed(options.seed)
     pair = _built(options, rows)
     with suppress(Exception):  # a pair that does not run is explained by the fit
@@ -133,7 +139,7 @@ def fit_run(
     how |= {"checkpoint": folder, "transform": binarisation(options, dataset), "info": info}
     fitted = _fitted(pair, options, rows, say, resume=resume, force=force, **how)
     if rows.schema is not None:
-        others = () if rows.given is None else rows.given.schema.columns
+        others = rows.given.schema.columns if isinstance(rows.given, Given) else ()
         replace(rows.schema, columns=(*rows.schema.columns, *others)).write(folder / COLUMNS)
     if force:  # files of the replaced run would pass for this one's; removed only now, since the fit may be refused
         for name in ARTEFACTS:
@@ -198,8 +204,7 @@ def _in_first_stage(folder: Path) -> bool:
 
 
 def _built(options: Options, rows: Rows) -> PairLike:
-    given = 0 if rows.given is None else rows.given.num_features
-    return build(options, rows.train, rows.num_classes, rows.schema, rows.gaps, given)
+    return build(options, rows.train, rows.num_classes, rows.schema, rows.gaps, rows.given)
 
 
 def _keeps_best(options: Options) -> bool:
@@ -352,12 +357,14 @@ def describe(dataset: Dataset, options: Options, rows: Rows) -> str:
     if model.clusters:
         which += f" of {options.clusters} clusters"
     elif rows.given is not None:
-        which += f" given {', '.join(rows.given.schema.names)}"
+        which += f" given {rows.given.what}"
     elif rows.argument is not None:
         labels = rows.batch("train")[rows.argument]
         which += f" of {rows.num_classes} classes, {int((labels >= 0).sum())} training rows labelled"
     latent = ", ".join(map(str, options.levels or (options.latent,)))
     prior = "normal for each class" if (model.labels or model.clusters) and rows.given is None else "normal"
+    if isinstance(rows.given, GivenCaptions) and int(options.latent or 0) > 1:
+        prior = "coupling"
     kind, num = (dataset.kind, dataset.x.shape[1]) if rows.schema is None else ("table", len(rows.schema.modelled))
     nets = options.net
     if options.stages == 2:

@@ -101,7 +101,7 @@ def recipes_for(options: Options, dataset: Dataset) -> dict[str, Recipe]:
                 "--validation-fraction."
             )
         return {}
-    if options.model != "vae" or dataset.conditions is not None:
+    if options.model != "vae" or dataset.c is not None:
         if options.search == "small":
             raise OptionError("--search small is for --model vae without --condition: leave it out.")
         return {}

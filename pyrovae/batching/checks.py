@@ -77,7 +77,8 @@ NotedClasses = list[tuple[nn.Module, Tensor, Tensor]]
 def noting_classes(pair: PairLike, batch: Mapping[str, Tensor]) -> Iterator[NotedClasses]:
     """During a run on a batch, note what the pair's codes of classes are given and is no class: the module, its input, which.
 
-    Such a code, as `nets.OneHot`, has a method `outside`. It does not complain by itself, since looking at values in every
+    Such a code, as `nets.OneHot`, has a method `outside`, and where its values are no classes, as those of `nets.Words`, says
+    what they are (`values`), and what to do (`cure`). It does not complain by itself, since looking at values in every
     step would make a GPU wait.
 
     Raises:
@@ -117,9 +118,11 @@ def check_classes(noted: NotedClasses, batch: Mapping[str, Tensor], numbers: Ten
             continue  # it stands for an argument that is to be drawn, about which there is another error
         row = outside.nonzero()[0].tolist()
         of, where = (f"{argument!r}: ", f" in row {int(numbers[row[0]])}") if argument else ("", "")
+        kind, cure = getattr(module, "values", "class"), getattr(module, "cure", None) or suggest_classes(value)
+        code = f"{type(module).__name__}({module.extra_repr()})"  # without the modules inside
         raise DataError(
-            f"{of}{int(outside.sum())} of {outside.numel()} values are no class of {module}, the first is "
-            f"{value[tuple(row)].item():g}{where}. {suggest_classes(value)}"
+            f"{of}{int(outside.sum())} of {outside.numel()} values are no {kind} of {code}, the first is "
+            f"{value[tuple(row)].item():g}{where}. {cure}"
         )
 
 

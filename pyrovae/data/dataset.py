@@ -22,6 +22,7 @@ from pyrovae.errors import DataError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from pyrovae.data.captions import Captions
     from pyrovae.tables.schema import Schema
 else:
     pd = Lazily("pandas")
@@ -55,7 +56,10 @@ class Dataset:
         schema: What each column of a table is, or None.
         encoded: The rows as `schema` encodes them, `(N, D')`, or None.
         conditions: What each column is that a model is given with every row, and that is not among the rows, or None.
-        c: The columns of `conditions`, as it encodes them, `(N, C)`, or None.
+        c: What a model is given with every row: the columns of `conditions`, as it encodes them, `(N, C)`, or the numbers of
+            the words of `captions`, `(N, T)` int64; or None.
+        c_test: The same for the test rows, `(N_test, T)`, or None.
+        captions: How the captions of images are made, and their vocabulary, or None.
         factors: What each of the N rows was made from, `(N, K)`, where that is known, or None.
         factor_names: The names of the K factors, or None.
 
@@ -83,6 +87,8 @@ class Dataset:
     encoded: Tensor | None = None
     conditions: Schema | None = None
     c: Tensor | None = None
+    c_test: Tensor | None = None
+    captions: Captions | None = None
     factors: Tensor | None = None
     factor_names: tuple[str, ...] | None = None
 

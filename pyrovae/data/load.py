@@ -11,6 +11,8 @@ from typing import Any
 import torch
 
 from pyrovae._sources import NAMES, check_source
+from pyrovae.data.captioned import captioned
+from pyrovae.data.captions import CAPTIONS, Captions
 from pyrovae.data.dataset import Dataset, Kind
 from pyrovae.data.named import load_digits, load_idx
 from pyrovae.data.sprites import sprites
@@ -66,7 +68,8 @@ def load(
         columns: A YAML file that says what each column of a table is, as `Schema.write` writes it and a run keeps as
             columns.yaml; by default that is found out, see `pv.tables.infer`.
         conditions: Columns of a table that a model is given with every row, and that are not among the rows: a list, or their
-            names or numbers with commas between them. They become `Dataset.c`.
+            names or numbers with commas between them. They become `Dataset.c`. Of gray images "captions", which
+            `pyrovae.data.captioned` writes.
 
     Returns:
         A `Dataset`; its `x` has the shape `(N, D)`.
@@ -109,12 +112,17 @@ def read(
         suffix = path.suffix.lower()
         if source in NAMES or suffix in (".npz", ".npy"):
             chosen = [n for n in ("ids", "header", "columns") if table.get(n) is not None] + ["drop"] * bool(drop)
-            chosen += ["conditions"] * bool(table.get("conditions"))
+            wanted = table.get("conditions") or ()
+            told = wanted == CAPTIONS or list(wanted) == [CAPTIONS]
+            chosen += ["conditions"] * bool(wanted and not told)
             if chosen:
                 flags = ", ".join(
                     {"ids": "--id", "conditions": "--condition"}.get(name, f"--{name}") for name in chosen
                 )
-                raise OptionError(f"{flags}: for tables (.csv), and {source} is none. Leave it out.")
+                images = f" Images can have --condition {CAPTIONS}." if "conditions" in chosen else ""
+                raise OptionError(f"{flags}: for tables (.csv), and {source} is none. Leave it out.{images}")
+            if told:
+                return captioned(read(source, data_root=data_root, label=label, **table | {"conditions": ()}))
         if source in NAMES:
             if label is not None:
                 raise OptionError(f"{source} has its own labels, got label={label!r}. Leave the label out.")
@@ -170,7 +178,7 @@ def load_again(source: Mapping[str, Any], *, data_root: str | Path | None = None
     if "kind" not in source:
         kind = _earlier_kind(dataset)
         dataset = replace(dataset, kind=kind, source={**dataset.source, "kind": kind})
-    return dataset
+    return captioned(dataset, Captions.from_json(source[CAPTIONS])) if CAPTIONS in source else dataset
 
 
 def _earlier_kind(dataset: Dataset) -> Kind:

@@ -14,6 +14,7 @@ from pyrovae.nets.quantisers import FSQ, Quantiser
 from pyrovae.nets.residual import ResidualMLP, ResNetDecoder, ResNetEncoder, Skip
 from pyrovae.nets.sequences import BackwardGRU, GatedStep, anything_from
 from pyrovae.nets.sizes import SizeFactor, SizeFromTotal
+from pyrovae.nets.words import Words
 
 __all__ = [
     "FSQ",
@@ -51,6 +52,7 @@ __all__ = [
     "Swapped",
     "Thermometer",
     "WithMask",
+    "Words",
     "anything_from",
     "is_seen",
     "one_hot",

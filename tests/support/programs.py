@@ -496,6 +496,12 @@ ROWS: dict[str, Row] = {
     "cvae-label": Row(
         lambda: cvae(pv.nets.OneHot(3), 3), lambda: {"x": binary(), "c": torch.arange(40) % 3}, "z", True
     ),
+    "cvae-words": Row(
+        lambda: cvae(pv.nets.Words(5, 3, dropout=0.2), 3),
+        lambda: {"x": binary(), "c": torch.randint(0, 6, (40, 4))},
+        "z",
+        True,
+    ),
     "cvae-vector": Row(lambda: cvae(nn.Identity(), 3), lambda: {"x": binary(), "c": torch.randn(40, 3)}, "z", True),
     "cvae-image": Row(
         lambda: cvae(pv.nets.ConvEncoder((5, 4), 3, channels=(4,)), 3),

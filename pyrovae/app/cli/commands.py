@@ -343,7 +343,8 @@ def generate(
     """Draw new rows from the model: a picture if they are images, else CSV; --out takes .png, .npy or .csv.
 
     If the model has labelled classes, the picture has one column for each. A model that is given columns draws a row for each
-    row of --given, or else for conditions of training rows.
+    row of --given, one that is given captions draws rows of the caption of --given, and either, without it, rows for what
+    training rows have.
     """
     refuse_no_run(run)
     opened = runs.open_run(run, data_root=data_root, device=device, threads=threads, trust=trust)
@@ -357,7 +358,9 @@ def generate(
         names = None if wanted is not None or codes is None else [str(name) for name in rows.classes or ()][:num]
         columns = 8 if names is None else len(names)
         axes = plots.images(values, files.image_shape(rows, path), columns, names=names)
-        plots.save(pictures.titled(axes, "E[x | z] at draws of p(z)" if mean else "rows drawn from the model"), path)
+        what = "E[x | z] at draws of p(z)" if mean else "rows drawn from the model"
+        told = f", given {given}" if given is not None else ""
+        plots.save(pictures.titled(axes, what + told), path)
     else:
         labels = None if codes is None else row_values.class_values(opened.dataset, codes)
         files.write_rows(path, values, rows, labels=labels, conditions=conditions)

@@ -45,7 +45,7 @@ def write_rows(
 ) -> None:
     """Write rows in the units of the source, `(N, D)`, as .npy or .csv, those of a table as it has them.
 
-    In a .csv the columns that the model was given, `(N, C)`, come first.
+    In a .csv the columns, or the caption, that the model was given, `(N, C)`, come first.
     """
     array = values.cpu().numpy()
     if to.suffix == ".npy":
@@ -56,7 +56,7 @@ def write_rows(
         else:
             table = pd.DataFrame(array, columns=rows.columns or [f"x{i}" for i in range(array.shape[1])])
         if conditions is not None and rows.given is not None:
-            table = pd.concat([rows.given.schema.decode(conditions), table], axis=1)
+            table = pd.concat([rows.given.table(conditions), table], axis=1)
         if labels is not None:
             table.insert(len(table.columns), "label", labels, allow_duplicates=True)
         if index is None:

@@ -162,8 +162,12 @@ NumNew = Annotated[int, typer.Option("-n", "--num", help="Number of rows.")]
 Mean = Annotated[bool, typer.Option("--mean", help="Write E[x | z] instead of draws of x.")]
 ClassName = Annotated[str | None, typer.Option("--class", help="The class of all rows; by default each class in turn.")]
 GivenRows = Annotated[
-    Path | None,
-    typer.Option("--given", help="Table with the columns of --condition: a row is drawn for each of its rows."),
+    str | None,
+    typer.Option(
+        "--given",
+        help="What the model of a run with --condition is given: a table with these columns, a row of which is drawn for each "
+        'of its rows; or of captions c="a thin seven", for all rows.',
+    ),
 ]
 DrawSeed = Annotated[int, typer.Option("--seed", help="Seed of the draws.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the file that is there.")]

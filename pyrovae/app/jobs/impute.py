@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyrovae._files import write_file
 from pyrovae.app.catalogue import CONDITION
+from pyrovae.app.given import Given
 from pyrovae.app.run import Run
 from pyrovae.data.tables import PACKAGES, read_frame, read_text
 from pyrovae.errors import DataError, OptionError
@@ -65,7 +66,8 @@ def fill_in(
     path = Path(source).expanduser()
     frame, form = read_frame(path, header)
     names, x = _rows_of(run, frame)
-    given = {} if (known := run.rows.given) is None else known.argument(known.schema.encode(frame))
+    known = run.rows.given
+    given = known.argument(known.schema.encode(frame)) if isinstance(known, Given) else {}
     found = impute(
         run.fitted, {"x": x, **given}, max(draws, 1), num_particles=num_samples, proposal=proposal, seed=seed
     )
@@ -87,9 +89,10 @@ def fill_in(
 def _rows_of(run: Run, frame: pd.DataFrame) -> tuple[tuple[str, ...], Tensor]:
     """The columns of a run in a table, and its rows as the run's model takes them."""
     rows, schema = run.rows, run.rows.schema
-    if rows.argument == CONDITION and rows.given is None:
+    if rows.argument == CONDITION and not isinstance(rows.given, Given):
+        what = "class" if rows.given is None else "caption"
         raise OptionError(
-            "The run's model is given the class of each row: in Python, pv.impute takes it beside the rows."
+            f"The run's model is given the {what} of each row: in Python, pv.impute takes it beside the rows."
         )
     if schema is not None:
         names, values = schema.names, schema.encode(frame)

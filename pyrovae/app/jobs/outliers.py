@@ -18,10 +18,12 @@ from pyrovae._files import write_file
 from pyrovae._sources import TABLES
 from pyrovae.app.catalogue import CONDITION
 from pyrovae.app.decide import class_names
+from pyrovae.app.given import GivenCaptions
 from pyrovae.app.rows import Array
 from pyrovae.app.run import Run
 from pyrovae.criticism.entries import entry_densities
 from pyrovae.criticism.outliers import Anomaly, adjusted_p_values, anomaly_score, conformal_p_values
+from pyrovae.data.captioned import captioned
 from pyrovae.data.dataset import Dataset
 from pyrovae.data.load import read
 from pyrovae.data.tables import NO_IDS, table_columns
@@ -126,6 +128,10 @@ def read_like(run: Run, source: str, data_root: Path | None = None) -> Dataset:
             table |= {"columns": run.rows.schema.to_json(), "coded": True}
         table |= {name: known[name] for name in ("conditions", "condition_columns") if name in known}
     dataset = read(source, data_root=data_root, label=label, **table)
+    if run.dataset.captions is not None:
+        same = dataset.classes == run.dataset.classes  # else captions leave the class out
+        told = captioned(dataset if same else replace(dataset, y=None, y_test=None), run.dataset.captions)
+        dataset = replace(dataset, c=told.c, c_test=told.c_test)
     wanted, got = run.rows.columns, dataset.columns
     if wanted is not None and got is not None:
         missing = [name for name in wanted if name not in got]
@@ -151,7 +157,9 @@ def batch_like(run: Run, dataset: Dataset) -> dict[str, Tensor]:
     x = dataset.x if dataset.x_test is None else torch.cat([dataset.x, dataset.x_test])
     scaled = x if rows.scaler is None else rows.scaler.apply(x)
     batch = {"x": scaled.reshape(len(x), *rows.test.shape[1:])}
-    if rows.given is not None:
+    if isinstance(rows.given, GivenCaptions):
+        batch |= rows.given.argument(torch.cat([c for c in (dataset.c, dataset.c_test) if c is not None]))
+    elif rows.given is not None:
         if dataset.c is None or dataset.x_test is not None:
             raise DataError("The model is given columns of a table: give a table that has them.")
         batch |= rows.given.argument(dataset.c)
