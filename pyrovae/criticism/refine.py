@@ -14,8 +14,9 @@ from pyrovae._html import table
 from pyrovae.batching.checks import check_rows
 from pyrovae.criticism.ais import log_mean, of_mean, over_rows
 from pyrovae.criticism.coordinates import NotRefinable
-from pyrovae.criticism.proposals import DRAWS, Refined, adapted, log_joint, pieces, widening
+from pyrovae.criticism.proposals import adapted, pieces
 from pyrovae.criticism.psis import pareto_k
+from pyrovae.criticism.refined import DRAWS, Refined, log_joint, widening
 from pyrovae.errors import OptionError, PairError
 from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
 from pyrovae.fitted.runs import particles_at_once
