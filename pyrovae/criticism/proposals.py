@@ -96,8 +96,8 @@ def refine_rows(fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced: 
     return Refined(coordinates, loc, widening(mean.shape[-1]) * scale)
 
 
-# From the mean of a Normal of u, `(M, d)`, and its scale, a vector or a triangular matrix, to the mean and the matrix of a better
-# one, and which rows have more to gain, `(M,)`.
+# From the mean of a Normal of u, `(M, d)`, and its scale, a vector or a triangular matrix, to mean and matrix of a better one,
+# and which rows have more to gain, `(M,)`.
 Improve = Callable[
     [Fit, Batch, Layout, Coordinates, Tensor, Tensor, dict[Any, Any] | None], tuple[Tensor, Tensor, Tensor]
 ]

@@ -98,9 +98,9 @@ def widening(size: int) -> float:
 def freedom(size: int) -> float:
     """The degrees of freedom nu of the t distribution in d dimensions.
 
-    The length of a standard normal vector has a relative standard deviation of 1 / sqrt(2 d), and the factor by which draws of a
-    t distribution are longer one of about 1 / sqrt(2 nu). In 200 dimensions and with nu = 5, few draws would have a length that
-    occurs under the posterior.
+    The length of a standard normal vector has a relative standard deviation of 1 / sqrt(2 d), and the factor by which draws of
+    a t distribution are longer one of about 1 / sqrt(2 nu). With 5 degrees of freedom in 200 dimensions, few draws would have a
+    length that occurs under the posterior.
     """
     return max(FREEDOM, size / 2)
 
