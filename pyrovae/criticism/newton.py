@@ -68,7 +68,9 @@ def by_newton(
         u = inputs[" u"].transpose(0, 1).detach().requires_grad_()
         with torch.enable_grad():
             log_p = log_joint(fitted.pair, batch, layout, coordinates, u)
-            return [torch.autograd.grad(log_p.sum(), u)[0].transpose(0, 1)]
+            slope = torch.autograd.grad(log_p.sum(), u)[0]
+        # where p overflows there is none, and that of `possible` would be 0
+        return [torch.where(log_p.detach().isfinite()[..., None], slope, math.nan).transpose(0, 1)]
 
     step = run_traced(fitted, gradients, rows, traced)
     moved = loc.new_full((len(loc),), math.inf)
@@ -79,7 +81,8 @@ def by_newton(
         # all runs have one size, so that one trace serves them
         pieces = torch.arange(-(-count // at_once) * at_once, device=loc.device).remainder(count).split(at_once)
         slope = torch.cat([step({**rows, " u": u[:, piece]})[0] for piece in pieces], 1)[:, :count]
-        residual = slope.nan_to_num(0.0, 0.0, 0.0) @ scale + noise
+        residual = slope @ scale + noise
+        residual = torch.where(residual.isfinite().all(-1, keepdim=True), residual, 0.0)
         longest = OUTLIER * math.sqrt(size) / residual.norm(dim=-1, keepdim=True).clamp_min(1e-9)
         residual = residual * longest.clamp_max(1.0)
         centre = residual.mean(1)  # r_0
