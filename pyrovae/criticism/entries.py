@@ -15,8 +15,8 @@ from pyrovae.criticism.importance import Importance, effective_sample_size, impo
 from pyrovae.criticism.left_out import NotPossible, may_lack_entries, without_each
 from pyrovae.criticism.population import ROUND_DRAWS
 from pyrovae.criticism.posterior import posterior
-from pyrovae.criticism.proposals import DRAWS
 from pyrovae.criticism.psis import pareto_k
+from pyrovae.criticism.refined import DRAWS
 from pyrovae.distributions.combine import log_prob_of_entries
 from pyrovae.errors import OptionError, PairError
 from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded

@@ -15,16 +15,8 @@ from pyrovae.criticism.coordinates import Coordinates
 from pyrovae.criticism.importance import TRACE_FROM
 from pyrovae.criticism.population import Estimated, Kernels, population_monte_carlo
 from pyrovae.criticism.prior_as_guide import with_prior_as_guide
-from pyrovae.criticism.proposals import (
-    DRAWS,
-    Refined,
-    adapted,
-    at,
-    log_joint,
-    pieces,
-    usable,
-    widening,
-)
+from pyrovae.criticism.proposals import adapted, pieces, usable
+from pyrovae.criticism.refined import DRAWS, Refined, at, log_joint, widening
 from pyrovae.distributions.combine import ObservedOnly
 from pyrovae.engine.tracing import TracedFunction
 from pyrovae.fitted.fitted import Fit, FittedGroup

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from pyrovae.criticism.importance import effective_sample_size, relative_error
-from pyrovae.criticism.proposals import FREEDOM, lower_factor, widening
+from pyrovae.criticism.proposals import lower_factor
 from pyrovae.criticism.psis import k_hat_threshold, pareto_k
+from pyrovae.criticism.refined import FREEDOM, widening
 
 ROUND_DRAWS = 400
 CENTRES = 0.5  # kernels for each draw of a round

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,99 +17,31 @@ from torch import Tensor
 
 from pyrovae.batching.chunks import chunks
 from pyrovae.criticism.coordinates import Coordinates, NotRefinable, PointGuide, Radial
-from pyrovae.engine.tracing import TracedFunction
+from pyrovae.criticism.newton import by_newton
+from pyrovae.criticism.refined import DRAWS, Refined, draws_of_a_step, log_joint, run_traced, widening
 from pyrovae.errors import OptionError, PairError
 from pyrovae.fitted.fitted import Fit, FittedGroup
-from pyrovae.objectives.terms import Terms, terms
-from pyrovae.objectives.weights import each_log_weight, log_weights
+from pyrovae.objectives.terms import terms
 from pyrovae.pair.batch import Batch, num_rows, take_rows
 from pyrovae.pair.checks import check_particles
 from pyrovae.pair.common import same_for_rows, start_rows
-from pyrovae.pair.handlers import AnyOf, PutDraws, SetValues
 from pyrovae.pair.layout import Layout
 from pyrovae.pair.parameters import fork_rng
-from pyrovae.pair.program import Pair, PairLike
 
-STEPS, DRAWS = 100, 3  # gradient steps, and draws of each,
-MORE_DRAWS, MOST_DRAWS = 30, 8  # one more for every so many dimensions, up to so many: there is more to learn
+STEPS = 100  # of Adam; half as many to the mode, where Laplace's approximation is the start
 RATE = 0.3  # of Adam, in units of the guide's standard deviations; it falls to a twentieth
 SHAPE_RATE = 1.0  # over the dimensions: that of the scale matrix, whose many entries learn from noisy gradients
 MODE_STEPS, MODE_RATE = 100, 0.15  # to the mode, for Laplace's approximation
 NEGLIGIBLE = 20.0  # nats by which a class is less probable than another one
 FAR, MORE_ROUNDS = 5.0, 5  # a move, in such units, after which there are more steps, in units of what has been found
-WIDE = 20  # dimensions, beyond which Laplace's approximation is the start
+WIDE = 20  # dimensions, beyond which Laplace's approximation is the start, and the steps are Newton's
 UNHURRIED = 10  # dimensions, beyond which correlations are learned more slowly
 BOUND_DRAWS = 8  # that say whether a row's proposal has gone astray,
 ASTRAY = 3.0  # nats below its start, far beyond the noise of so few draws
 START_DRAWS = 64  # draws of the guide, whose moments are the start
-FREEDOM = 5.0  # degrees of freedom of the t distribution
 FLATTEST = 3.0  # of Laplace's approximation, in standard deviations of the guide
 MOST_WEIGHTS = 2**24  # log-weights of a block of rows
 MOST_ENTRIES = 2**23  # of the covariance matrices of a block of rows
-
-
-@dataclass(frozen=True)
-class Refined:
-    """A distribution of u for each of N rows: multivariate t around `loc` with the scale matrix `scale_tril`."""
-
-    coordinates: Coordinates
-    loc: Tensor  # (M, d)
-    scale_tril: Tensor  # (M, d, d)
-
-    def rows(self, rows: slice | Tensor) -> Refined:
-        """The same for some of the rows."""
-        count = 1 if self.coordinates.classes is None else self.coordinates.classes.count
-        loc, scale = (part.unflatten(0, (count, -1))[:, rows].flatten(0, 1) for part in (self.loc, self.scale_tril))
-        return Refined(self.coordinates, loc, scale)
-
-    def sample(self, num: int) -> Tensor:
-        """Draws of u, `(num, M, d)`."""
-        with same_for_rows(1, len(self.loc)):
-            noise = torch.randn(num, *self.loc.shape, dtype=self.loc.dtype, device=self.loc.device)
-            shape = torch.full((num, len(self.loc)), FREEDOM / 2, dtype=self.loc.dtype, device=self.loc.device)
-            chi2 = 2 * torch._standard_gamma(shape)
-        noise = noise * (FREEDOM / chi2).sqrt()[..., None]
-        return self.loc + torch.einsum("nij,knj->kni", self.scale_tril, noise)
-
-    def log_prob(self, u: Tensor) -> Tensor:
-        """The log-density at u, `(K, M)`."""
-        d = self.loc.shape[-1]
-        centred = (u - self.loc).permute(1, 2, 0)  # (M, d, K)
-        squared = torch.linalg.solve_triangular(self.scale_tril, centred, upper=False).square().sum(1).T
-        constant = math.lgamma((FREEDOM + d) / 2) - math.lgamma(FREEDOM / 2) - d / 2 * math.log(FREEDOM * math.pi)
-        log_det = self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return constant - log_det - (FREEDOM + d) / 2 * torch.log1p(squared / FREEDOM)
-
-
-def log_joint(pair: PairLike, rows: Batch, layout: Layout, coordinates: Coordinates, u: Tensor) -> Tensor:
-    """`log p(x, z) + log |dz/du|` at u, `(K, M)`, of each class where the coordinates have classes; other sites summed out."""
-    moved, log_det = at(pair, coordinates, u, PutDraws)
-    found = terms(moved, rows, len(u), layout=layout)
-    return possible(weights_by_class(found, coordinates) + log_det)
-
-
-def at(
-    pair: PairLike, coordinates: Coordinates, u: Tensor, put: type[PutDraws] | type[SetValues] = SetValues
-) -> tuple[Pair, Tensor]:
-    """The pair with u in the place of the guide's draws, and `log |dz/du|`, `(K, M)`."""
-    values, log_det = coordinates.split(u)
-    guide: Callable[..., Any] = put(values)(pair.guide)
-    if coordinates.classes is not None and coordinates.classes.local:
-        # q(y) enters no weight, and may depend on draws, which are now others for each value of y
-        guide = AnyOf(coordinates.classes.site, coordinates.classes.values)(guide)
-    return Pair(pair.model, guide), log_det
-
-
-def possible(log_p: Tensor) -> Tensor:
-    """Log-densities at draws of a proposal, with probability 0 where overflow has made them infinite or undefined."""
-    return torch.where(log_p < math.inf, log_p, -math.inf)
-
-
-def weights_by_class(found: Terms, coordinates: Coordinates) -> Tensor:
-    """The log-weights of a run, `(K, M)`, of each class where the coordinates have classes."""
-    if coordinates.classes is None:
-        return log_weights(found)
-    return torch.cat(list(each_log_weight(found, coordinates.classes.site)), 1)
 
 
 def start(fitted: Fit, rows: Batch, layout: Layout, at_once: int) -> tuple[Coordinates, Tensor, Tensor]:
@@ -132,40 +63,48 @@ def start(fitted: Fit, rows: Batch, layout: Layout, at_once: int) -> tuple[Coord
 def refine_rows(fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced: dict[Any, Any]) -> Refined:
     """A proposal for each row: from the guide's moments, by gradient steps on the row's own ELBO.
 
-    With u = m + s (a + B e), where m and s are the mean and the standard deviation of u under the guide, and e is standard
-    normal, Adam maximises `E[log p(x, z(u)) + log |dz/du| - log q(u)]` over a and the triangular matrix B of each row, without
-    the score of q, as in Roeder, Wu & Duvenaud 2017, arXiv:1703.09194. Rows that have moved far take as many steps again, up to
-    five times, with the Normal found so far in place of the guide's moments. Beyond `WIDE` dimensions m and s are those of
-    Laplace's approximation, a vector and a matrix, since so many correlations cannot be learned in few steps.
+    In up to `WIDE` dimensions these are the steps of `_by_adam`. Beyond, so many correlations cannot be learned in few of them:
+    the start is Laplace's approximation near the mode, and the steps those of `by_newton`. Rows that are still far from where
+    they lead take as many steps again, up to five times, from the Normal found so far.
 
     Args:
         fitted: The fitted pair.
         rows: Rows that have the same arguments.
         layout: The layout of the pair for these rows.
         at_once: How many particles of a row may be drawn in one run.
-        traced: Keeps the traced step from one call to the next, for blocks of the same number of rows.
+        traced: Keeps the traced steps from one call to the next, for blocks of the same number of rows.
 
     Raises:
         NotRefinable: The latent sites of a row are no vector of real numbers.
     """
     coordinates, mean, spread = start(fitted, rows, layout, at_once)
-    if mean.shape[-1] > WIDE and not any(isinstance(part.transform, Radial) for part in coordinates.parts):
-        laplace = laplace_rows(fitted, rows, layout, at_once, {})
-        mean, spread = laplace.loc, laplace.scale_tril / widening(mean.shape[-1])
-    loc, scale, far = _improved(fitted, rows, layout, coordinates, mean, spread, traced)
+    improve: Improve = _by_adam
+    if coordinates.size > WIDE and not _on_sphere(coordinates):
+        improve = by_newton
+        to_mode = traced.setdefault(" to the mode", {})
+        mean, spread = _laplace(fitted, rows, layout, coordinates, mean, spread, STEPS // 2, to_mode)
+    loc, scale, far = _improved(improve, fitted, rows, layout, coordinates, mean, spread, traced)
     for _ in range(MORE_ROUNDS):
         some = far.unflatten(0, (-1, num_rows(rows))).any(0).nonzero().flatten()
         if not len(some):
             break
         q = Refined(coordinates, loc, scale).rows(some)  # of all classes, where rows have a proposal for each
         index = torch.arange(len(loc), device=loc.device).unflatten(0, (-1, num_rows(rows)))[:, some].flatten()
-        found = _improved(fitted, take_rows(rows, some), layout, coordinates, q.loc, q.scale_tril, None)
+        found = _improved(improve, fitted, take_rows(rows, some), layout, coordinates, q.loc, q.scale_tril, None)
         far = torch.zeros_like(far)
         loc[index], scale[index], far[index] = found
     return Refined(coordinates, loc, widening(mean.shape[-1]) * scale)
 
 
+# From the mean of a Normal of u, `(M, d)`, and its scale, a vector or a triangular matrix, to mean and matrix of a better one,
+# and which rows have more to gain, `(M,)`.
+Improve = Callable[
+    [Fit, Batch, Layout, Coordinates, Tensor, Tensor, dict[Any, Any] | None], tuple[Tensor, Tensor, Tensor]
+]
+
+
 def _improved(
+    improve: Improve,
     fitted: Fit,
     rows: Batch,
     layout: Layout,
@@ -174,16 +113,47 @@ def _improved(
     spread: Tensor,
     traced: dict[Any, Any] | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The mean and the triangular scale of a Normal of u after the gradient steps of `refine_rows`, and whether that was far.
+    """The Normal that `improve` has found, or its start in rows where it has gone astray, and which rows have more to gain.
+
+    A class that is far less probable than another one for its row has nothing to gain.
+    """
+    loc, scale, far = improve(fitted, rows, layout, coordinates, mean, spread, traced)
+    root = spread if spread.dim() > 2 else torch.diag_embed(spread)
+    with same_for_rows(1, len(loc)):
+        noise = torch.randn(BOUND_DRAWS, *loc.shape, dtype=loc.dtype, device=loc.device)
+    with fork_rng():  # the same draws of global sites for both
+        here = _bound(fitted, rows, layout, coordinates, loc, scale, noise)
+    worse = here < _bound(fitted, rows, layout, coordinates, mean, root, noise) - ASTRAY
+    loc, scale = torch.where(worse[:, None], mean, loc), torch.where(worse[:, None, None], root, scale)
+    by_class = here.unflatten(0, (-1, num_rows(rows)))
+    return loc, scale, far & ~worse & (by_class > by_class.amax(0) - NEGLIGIBLE).flatten()
+
+
+def _by_adam(
+    fitted: Fit,
+    rows: Batch,
+    layout: Layout,
+    coordinates: Coordinates,
+    mean: Tensor,
+    spread: Tensor,
+    traced: dict[Any, Any] | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A Normal of u after some steps of Adam.
+
+    With u = m + s (a + B e), where e is standard normal, Adam maximises `E[log p(x, z(u)) + log |dz/du| - log q(u)]` over a and
+    the triangular matrix B of each row, without the score of q, as in Roeder, Wu & Duvenaud 2017, arXiv:1703.09194.
 
     Args:
+        fitted: The fitted pair.
+        rows: N rows that have the same arguments.
+        layout: The layout of the pair for them.
+        coordinates: u.
         mean: m, `(M, d)`.
         spread: s, `(M, d)`, or a matrix, `(M, d, d)`.
         traced: Keeps the traced step; None runs eager ones.
 
     Returns:
-        The mean, `(M, d)`, the scale matrix, `(M, d, d)`, and whether it has moved far, `(M,)`; a class that is far less
-        probable than another one for its row does not count as far.
+        The mean, `(M, d)`, the scale matrix, `(M, d, d)`, and whether a is large, `(M,)`.
     """
     mask, draws = coordinates.mask(mean).tril(-1), draws_of_a_step(mean.shape[-1])
     shift = torch.zeros_like(mean)
@@ -213,7 +183,7 @@ def _improved(
             bound = (log_joint(fitted.pair, batch, layout, coordinates, at) + (slope * local).sum(-1)).mean(0)
             return [-g.nan_to_num(0.0, 0.0, 0.0) for g in torch.autograd.grad(bound.sum(), [a, b])]
 
-    step = gradients if traced is None else _traced(fitted, gradients, rows, traced)
+    step = run_traced(fitted, gradients, rows, traced)
     optimizer = torch.optim.Adam([{"params": [shift]}, {"params": [shape]}], lr=RATE, betas=(0.9, 0.99))
     shares = 1.0, min(1.0, SHAPE_RATE / RATE / mean.shape[-1])
     for rate in _falling(STEPS, RATE):
@@ -226,16 +196,7 @@ def _improved(
         optimizer.step()
     root = spread if spread.dim() > 2 else torch.diag_embed(spread)
     loc, scale = mean + torch.einsum("nij,nj->ni", root, shift), root @ triangle(shape)
-    with same_for_rows(1, len(loc)):
-        noise = torch.randn(BOUND_DRAWS, *loc.shape, dtype=loc.dtype, device=loc.device)
-    with fork_rng():  # the same draws of global sites for both
-        here = _bound(fitted, rows, layout, coordinates, loc, scale, noise)
-    bounds = [here, _bound(fitted, rows, layout, coordinates, mean, root, noise)]
-    worse = bounds[0] < bounds[1] - ASTRAY
-    loc, scale = torch.where(worse[:, None], mean, loc), torch.where(worse[:, None, None], root, scale)
-    by_class = bounds[0].unflatten(0, (-1, num_rows(rows)))
-    counts = (by_class > by_class.amax(0) - NEGLIGIBLE).flatten()
-    return loc, scale, ~worse & counts & (shift.abs().amax(-1) > FAR)
+    return loc, scale, shift.abs().amax(-1) > FAR
 
 
 def _bound(
@@ -250,15 +211,37 @@ def _bound(
 
 
 def laplace_rows(fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced: dict[Any, Any]) -> Refined:
-    """A proposal for each row by Laplace's approximation: a mode of `log p(x, z(u)) + log |dz/du|`, and its curvature there.
+    """A proposal for each row by Laplace's approximation, see `_laplace`.
 
-    The mode is looked for by gradient steps from the guide's mean. Directions in which the density is not concave, or flatter
-    than `FLATTEST` standard deviations of the guide, get that standard deviation. On a sphere there is no such mode (the length
-    of u would be 0), and the proposal is that of `refine_rows`. The arguments are the same, too.
+    On a sphere there is no such mode (the length of u would be 0), and the proposal is that of `refine_rows`. The arguments are
+    the same, too.
     """
     coordinates, mean, sd = start(fitted, rows, layout, at_once)
-    if any(isinstance(part.transform, Radial) for part in coordinates.parts):
+    if _on_sphere(coordinates):
         return refine_rows(fitted, rows, layout, at_once, traced)
+    loc, scale = _laplace(fitted, rows, layout, coordinates, mean, sd, MODE_STEPS, traced)
+    return Refined(coordinates, loc, widening(mean.shape[-1]) * scale)
+
+
+def _on_sphere(coordinates: Coordinates) -> bool:
+    return any(isinstance(part.transform, Radial) for part in coordinates.parts)
+
+
+def _laplace(
+    fitted: Fit,
+    rows: Batch,
+    layout: Layout,
+    coordinates: Coordinates,
+    mean: Tensor,
+    sd: Tensor,
+    steps: int,
+    traced: dict[Any, Any],
+) -> tuple[Tensor, Tensor]:
+    """A mode of `log p(x, z(u)) + log |dz/du|`, and a scale matrix by the curvature there.
+
+    The mode is looked for by gradient steps from the guide's mean. Directions in which the density is not concave, or flatter
+    than `FLATTEST` standard deviations of the guide, get that standard deviation.
+    """
     shift = torch.zeros_like(mean)
 
     def slope(inputs: dict[str, Tensor]) -> list[Tensor]:
@@ -269,9 +252,9 @@ def laplace_rows(fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced:
             (slope,) = torch.autograd.grad(log_joint(fitted.pair, batch, layout, coordinates, at).sum(), a)
         return [-slope.nan_to_num(0.0, 0.0, 0.0)]
 
-    step = _traced(fitted, slope, rows, traced)
+    step = run_traced(fitted, slope, rows, traced)
     optimizer = torch.optim.Adam([shift], lr=MODE_RATE, betas=(0.9, 0.99))
-    for rate in _falling(MODE_STEPS, MODE_RATE):
+    for rate in _falling(steps, MODE_RATE):
         optimizer.param_groups[0]["lr"] = rate
         (shift.grad,) = step({**rows, " mean": mean, " sd": sd, " shift": shift})
         optimizer.step()
@@ -287,7 +270,7 @@ def laplace_rows(fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced:
     curvature = torch.where(coordinates.mask(mean), (curvature + curvature.mT) / 2, 0.0)
     values, vectors = torch.linalg.eigh(curvature)
     half = vectors * values.clamp_min(FLATTEST**-2).rsqrt()[:, None]  # half half' is the covariance
-    return Refined(coordinates, mean + sd * shift, widening(mean.shape[-1]) * sd[..., None] * lower_factor(half))
+    return mean + sd * shift, sd[..., None] * lower_factor(half)
 
 
 def lower_factor(half: Tensor) -> Tensor:
@@ -305,29 +288,10 @@ ADAPTED: dict[str, Callable[[Fit, Batch, Layout, int, dict[Any, Any]], Refined]]
 }
 
 
-def _traced(
-    fitted: Fit, step: Callable[[dict[str, Tensor]], list[Tensor]], rows: Batch, traced: dict[Any, Any]
-) -> Callable[[dict[str, Tensor]], list[Tensor]]:
-    if fitted.settings.get("engine") == "eager":
-        return step
-    made: TracedFunction = traced.setdefault((num_rows(rows), tuple(rows)), TracedFunction(step, (fitted.pair,)))
-    return made
-
-
-def draws_of_a_step(size: int) -> int:
-    """How many draws of u, a vector of this size, each gradient step has for a row."""
-    return min(DRAWS + size // MORE_DRAWS, MOST_DRAWS)
-
-
 def _falling(steps: int, first: float) -> Iterator[float]:
     """The learning rate of each step."""
     for number in range(steps):
         yield first * (0.05 + 0.475 * (1 + math.cos(math.pi * number / steps)))
-
-
-def widening(size: int) -> float:
-    """By how much the scale of the t distribution is wider than that of the Normal which was fitted, in so many dimensions."""
-    return math.sqrt(1 + min(0.44, 1 / math.sqrt(size)))
 
 
 PROPOSALS = ("guide", *ADAPTED)

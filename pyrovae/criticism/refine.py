@@ -14,8 +14,9 @@ from pyrovae._html import table
 from pyrovae.batching.checks import check_rows
 from pyrovae.criticism.ais import log_mean, of_mean, over_rows
 from pyrovae.criticism.coordinates import NotRefinable
-from pyrovae.criticism.proposals import DRAWS, Refined, adapted, log_joint, pieces, widening
+from pyrovae.criticism.proposals import adapted, pieces
 from pyrovae.criticism.psis import pareto_k
+from pyrovae.criticism.refined import DRAWS, Refined, log_joint, widening
 from pyrovae.errors import OptionError, PairError
 from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
 from pyrovae.fitted.runs import particles_at_once
@@ -111,8 +112,8 @@ def refine(fitted: Fit, data: Any, num_samples: int = 1000, *, seed: int | None 
 
     `log p(x) - ELBO = [log p(x) - ELBO(q*)] + [ELBO(q*) - ELBO(q)]`, where q is the guide and q* a Normal with full covariance
     of all continuous latent sites of the row together, without constraints (of up to 256 dimensions; with more, sites are
-    independent of one another), which starts at the guide's moments and takes 100 gradient steps on the row's own ELBO. The
-    first bracket is the approximation gap, of the family of q*; the second is the amortisation gap. It is small on training
+    independent of one another), which starts at the guide's moments and takes gradient steps on the row's own ELBO. The first
+    bracket is the approximation gap, of the family of q*; the second is the amortisation gap. It is small on training
     rows; on others, it tells how far the encoder generalises. It may be negative where the guide's family is richer than q*.
 
     All numbers come from fresh draws, not from those by which q* was fitted. Where the guide draws for each value of a class,

@@ -11,13 +11,8 @@ from torch import Tensor
 
 from pyrovae.batching.chunks import chunks
 from pyrovae.criticism.importance import effective_sample_size
-from pyrovae.criticism.proposals import (
-    DRAWS,
-    Refined,
-    adapted,
-    log_joint,
-    usable,
-)
+from pyrovae.criticism.proposals import adapted, usable
+from pyrovae.criticism.refined import DRAWS, Refined, log_joint
 from pyrovae.criticism.weighing import prior_for_gaps, weighed
 from pyrovae.errors import NotFiniteError, OptionError
 from pyrovae.fitted.fitted import Fit, FittedGroup
