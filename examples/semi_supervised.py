@@ -1,4 +1,4 @@
-"""A label that few rows have: M2, M1+M2 and ADGM, against a network trained on the labelled rows only.
+"""A label that few rows have: M2, M1+M2, ADGM and SDGM, against a network trained on the labelled rows only.
 
 Of 1,437 handwritten digits for training 50 are labelled; unknown labels are -1, as in scikit-learn. Accuracy on held-out rows
 is given for the guide's classifier q(y|x) and for Bayes' rule in the joint model, p(y|x).
@@ -36,6 +36,9 @@ def graphs() -> dict[str, nn.Module]:
         "M1+M2": pv.StackedSSVAE(y, z, normal((L, C)), pixels(L), normal(D), classes(L), normal((L, C)), CODE, ALPHA),
         "ADGM": pv.ADGM(
             y, z, pixels((L, C)), normal((D, L, C)), normal(D), classes((L, D)), normal((L, D, C)), CODE, ALPHA
+        ),
+        "SDGM": pv.SDGM(
+            y, z, normal((L, C)), pixels((L, L, C)), normal(D), classes((L, D)), normal((L, D, C)), CODE, ALPHA
         ),
     }
 

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         CVAE,
         GMVAE,
         NVAE,
+        SDGM,
         SSVAE,
         VAE,
         VQVAE,
@@ -127,7 +128,7 @@ _HOMES = {
     "pyrovae.fitted.ensemble": "ensemble",
     "pyrovae.fitted.fitted": "Fit",
     "pyrovae.fitted.folder": "load save",
-    "pyrovae.models": """ADGM CVAE GMVAE NVAE SSVAE VAE VQVAE CategoricalVAE DeepMarkovVAE HierarchicalVAE JointVAE
+    "pyrovae.models": """ADGM CVAE GMVAE NVAE SDGM SSVAE VAE VQVAE CategoricalVAE DeepMarkovVAE HierarchicalVAE JointVAE
         LadderVAE MultimodalVAE NotMIWAE Regression SSRegression StackedSSVAE VaDE""",
     "pyrovae.nets.freezing": "frozen",
     "pyrovae.objectives": "baselines kl penalties",
@@ -167,6 +168,7 @@ __all__ = [
     "IWELBO",
     "NVAE",
     "RWS",
+    "SDGM",
     "SSVAE",
     "SVI",
     "VAE",

@@ -33,7 +33,7 @@ SAYS = {
     "conditional.py": "of 500 digits asked for, a classifier of real ones reads ",
     "structured_output.py": "1 column     log p(x | c): network ",
     "mixed_table.py": "missing kind    guessed right: ",
-    "semi_supervised.py": "ADGM     q(y|x) ",
+    "semi_supervised.py": "SDGM     q(y|x) ",
     "two_stages.py": "two stages: q(y|x) ",
     "partly_measured.py": "grades off by, on average: SSVAE ",
     "sequences.py": "a Markov chain of codes  log p(x) ",

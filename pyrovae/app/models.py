@@ -232,11 +232,13 @@ def _m1(pair: models.StackedSSVAE) -> models.VAE:
     return models.VAE(priors.StandardNormal(size), pair.likelihood, pair.encoder)
 
 
-def _adgm(of: Pieces) -> models.ADGM:
-    def after_a(made: Any) -> Any:  # x is its second parent
-        made.net = nets.Swapped(made.net)
-        return made
+def _after_a(made: Any) -> Any:
+    """A conditional of x and a, called with a first."""
+    made.net = nets.Swapped(made.net)
+    return made
 
+
+def _adgm(of: Pieces) -> models.ADGM:
     normal = families.Normal(of.latent)
     return models.ADGM(
         label_prior=priors.Categorical(of.classes),
@@ -244,8 +246,22 @@ def _adgm(of: Pieces) -> models.ADGM:
         likelihood=of.likelihood(of.latent, of.classes),
         auxiliary=of.seeing(of.conditional(normal, of.event, of.latent, of.classes)),
         auxiliary_encoder=of.seeing(of.conditional(normal, of.event)),
-        classifier=after_a(of.seeing(of.classifier(of.event, of.latent))),
-        encoder=after_a(of.seeing(of.posterior(of.event, of.latent, of.classes))),
+        classifier=_after_a(of.seeing(of.classifier(of.event, of.latent))),
+        encoder=_after_a(of.seeing(of.posterior(of.event, of.latent, of.classes))),
+        code=nets.OneHot(of.classes),
+    )
+
+
+def _sdgm(of: Pieces) -> models.SDGM:
+    normal = families.Normal(of.latent)
+    return models.SDGM(
+        label_prior=priors.Categorical(of.classes),
+        prior=of.prior(),
+        auxiliary=of.conditional(normal, of.latent, of.classes),
+        likelihood=of.likelihood(of.latent, of.latent, of.classes),
+        auxiliary_encoder=of.seeing(of.conditional(normal, of.event)),
+        classifier=_after_a(of.seeing(of.classifier(of.event, of.latent))),
+        encoder=_after_a(of.seeing(of.posterior(of.event, of.latent, of.classes))),
         code=nets.OneHot(of.classes),
     )
 
@@ -366,6 +382,12 @@ MODELS: dict[str, Model] = {
     "adgm": Model(
         _adgm,
         "M2 with an auxiliary variable for a more flexible guide",
+        labels="y",
+        takes=("prior", "labelled"),
+    ),
+    "sdgm": Model(
+        _sdgm,
+        "p(y) p(z) p(a|z,y) p(x|a,z,y): M2 with a second layer of latent variables",
         labels="y",
         takes=("prior", "labelled"),
     ),

@@ -17,6 +17,7 @@ from pyrovae.models.multimodal import MultimodalVAE
 from pyrovae.models.notmiwae import NotMIWAE
 from pyrovae.models.nvae import NVAE
 from pyrovae.models.regression import Regression
+from pyrovae.models.sdgm import SDGM
 from pyrovae.models.ssregression import SSRegression
 from pyrovae.models.ssvae import SSVAE
 from pyrovae.models.stacked import StackedSSVAE
@@ -29,6 +30,7 @@ __all__ = [
     "CVAE",
     "GMVAE",
     "NVAE",
+    "SDGM",
     "SSVAE",
     "VAE",
     "VQVAE",

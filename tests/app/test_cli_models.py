@@ -54,6 +54,9 @@ MODELS = {
     "adgm": Row(
         ("--labelled", "30"), "guide  q(a | x) q(y | a, x) q(z | a, y, x)", ("right classes by the joint model",)
     ),
+    "sdgm": Row(
+        ("--labelled", "30"), "model  p(y) p(z) p(a | y, z) p(x | y, z, a)", ("right classes by the joint model",)
+    ),
     "gmvae": Row(
         (),
         "guide  q(y | x) q(z | y, x)",
@@ -186,7 +189,7 @@ def test_classes_keep_their_names_and_unknown_labels_stay_unknown(pyrovae: Comma
 
 
 MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
-    "unknown model": (("digits", "--model", "gan"), "known: vae, cvae, m2, m1m2, adgm, gmvae, vade, jointvae"),
+    "unknown model": (("digits", "--model", "gan"), "known: vae, cvae, m2, m1m2, adgm, sdgm, gmvae, vade, jointvae"),
     "no labels": (("plain.csv", "--model", "m2"), "needs labels .* --label"),
     "no labels for a condition": (("plain.csv", "--model", "cvae"), "needs labels .* --label"),
     "unknown condition": (("t.csv", "--label", "kind", "--model", "cvae"), "label of every row, and 7 rows"),

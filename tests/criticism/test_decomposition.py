@@ -7,7 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from support.programs import Clusters, Ladder, adgm, binary, gmvae, joint_vae, ssvae, stacked, vade, vae
+from support.programs import Clusters, Ladder, adgm, binary, gmvae, joint_vae, sdgm, ssvae, stacked, vade, vae
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
@@ -17,7 +17,7 @@ from pyrovae.criticism.decomposition import collapsed, kl_by_site
 from pyrovae.objectives.weights import row_kl
 
 
-@pytest.mark.parametrize("build", [vae, Ladder, gmvae, vade, joint_vae, ssvae, stacked, adgm, Clusters])
+@pytest.mark.parametrize("build", [vae, Ladder, gmvae, vade, joint_vae, ssvae, stacked, adgm, sdgm, Clusters])
 @pytest.mark.parametrize("particles", [1, 3])
 def test_kl_terms_are_what_the_likelihood_loses_in_the_elbo(build: Any, particles: int) -> None:
     """The bound with KL weight 0 is the likelihood alone, by another road; enumerated sites on either side included."""

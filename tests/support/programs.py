@@ -400,6 +400,20 @@ def adgm() -> pv.ADGM:
     )
 
 
+def sdgm() -> pv.SDGM:
+    return pv.SDGM(
+        label_prior=pv.priors.Categorical(CLASSES),
+        prior=pv.priors.StandardNormal(LATENT),
+        auxiliary=pv.mlp((LATENT, CLASSES), fam.Normal(2), **SMALL),
+        likelihood=pv.mlp((2, LATENT, CLASSES), fam.Bernoulli(6), **SMALL),
+        auxiliary_encoder=pv.mlp(6, fam.Normal(2), **SMALL),
+        classifier=pv.mlp((2, 6), fam.Categorical((), CLASSES), **SMALL),
+        encoder=pv.mlp((2, 6, CLASSES), fam.Normal(LATENT), **SMALL),
+        code=pv.nets.OneHot(CLASSES),
+        alpha=2.0,
+    )
+
+
 def hierarchy(kind: Any) -> Any:
     """Three levels, which nothing in the pair's own code counts."""
     return kind.of_levels(fam.Bernoulli(6), levels=(4, 3, 2), hidden=(8, 8, 8))
@@ -533,6 +547,7 @@ ROWS: dict[str, Row] = {
     "ssregression": Row(ssregression, some_measured, "z", True),
     "stacked-ssvae": Row(stacked, some_labelled, "z1", True),
     "adgm": Row(adgm, some_labelled, "a", True),
+    "sdgm": Row(sdgm, some_labelled, "a", True),
     "hierarchical-vae": Row(lambda: hierarchy(pv.HierarchicalVAE), binary, "z1", True),
     "hierarchical-vae-top-to-encode": Row(lambda: hierarchy(pv.HierarchicalVAE), binary, "z3", True),
     "ladder-vae": Row(lambda: hierarchy(pv.LadderVAE), binary, "z1", True),

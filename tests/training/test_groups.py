@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from support.by_hand import against_by_hand, minibatch
-from support.programs import CLASSES, adgm, binary, labels, ssvae
+from support.programs import CLASSES, adgm, binary, labels, sdgm, ssvae
 from torch import Tensor, nn
 
 import pyrovae as pv
@@ -35,7 +35,7 @@ def test_labelled_rows_are_decoded_once_and_unlabelled_ones_once_for_each_class(
     assert sorted(decoded) == [12, 28 * CLASSES]
 
 
-@pytest.mark.parametrize("build", [ssvae, adgm])
+@pytest.mark.parametrize("build", [ssvae, adgm, sdgm])
 def test_the_density_does_not_depend_on_alpha(build: Any) -> None:
     data = {"x": binary(), "y": labels(known=12)}
     pair = build()
