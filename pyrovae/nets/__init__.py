@@ -9,7 +9,8 @@ from pyrovae.nets.dropout import ReLUDropout
 from pyrovae.nets.gaps import is_seen, without_gaps
 from pyrovae.nets.grids import GridDecoder, GridEncoder
 from pyrovae.nets.masking import MaskChannel, SelfMasking
-from pyrovae.nets.mlp import MLP, Activated, Behind, Flat, LayerNormed, Log1p, Rescaled, Swapped, WithMask, one_hot
+from pyrovae.nets.mlp import MLP, Activated, Behind, Flat, Log1p, Rescaled, Swapped, WithMask, one_hot
+from pyrovae.nets.normalising import BatchNormed, LayerNormed
 from pyrovae.nets.quantisers import FSQ, Quantiser
 from pyrovae.nets.residual import ResidualMLP, ResNetDecoder, ResNetEncoder, Skip
 from pyrovae.nets.sequences import BackwardGRU, GatedStep, anything_from
@@ -22,6 +23,7 @@ __all__ = [
     "VQ",
     "Activated",
     "BackwardGRU",
+    "BatchNormed",
     "Behind",
     "CausalTransformer",
     "Column",

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pyrovae.errors import ShapeError
+from pyrovae.nets.normalising import activation_of
 
 
 def as_size(shape: int | Sequence[int]) -> torch.Size:
@@ -64,7 +64,7 @@ class MLP(nn.Module):
         in_features: Size of the parent, or a tuple with the size of each parent.
         out_shape: Shape of the output for one row, such as `family.param_shape`.
         hidden: Widths of the hidden layers; `()` makes the network linear.
-        activation: Makes an activation layer, such as `nn.ReLU`.
+        activation: Makes an activation layer, such as `nn.ReLU`, `LayerNormed()` or `BatchNormed()`.
 
     Raises:
         ShapeError: A size is not a positive int, a parent has another trailing shape or dtype, or their number differs.
@@ -96,7 +96,7 @@ class MLP(nn.Module):
         self.first = nn.ModuleList(nn.Linear(n, widths[0], bias=i == 0) for i, (n,) in enumerate(self._in_shapes))
         self.rest = nn.Sequential()
         for n, m in pairwise(widths):
-            self.rest.extend([activation(), nn.Linear(n, m)])
+            self.rest.extend([activation_of(n, activation), nn.Linear(n, m)])
 
     def forward(self, *parents: Tensor) -> Tensor:
         check_inputs(self, parents, self._in_shapes, self.first[0])
@@ -288,39 +288,6 @@ class Swapped(nn.Module):
         return result
 
 
-class LayerNormed:
-    """Makes activation layers `a((u - mean(u)) / sd(u))`, with mean and sd over the units of a layer, for each row by itself.
-
-    Pass it as `activation` to networks of vectors, `MLP` and `ResidualMLP`; of an image it would normalise single lines. It
-    keeps the levels of a deep hierarchy at one scale, as batch normalisation does, but rows stay independent. It has no weights
-    of its own, since the next linear layer has them.
-
-    Args:
-        activation: Makes the activation layer a.
-
-    References:
-        Ba, Kiros and Hinton 2016, arXiv:1607.06450.
-
-    Example:
-        >>> activation = pv.nets.LayerNormed(torch.nn.LeakyReLU)
-        >>> pv.nets.MLP(4, 2, hidden=(16, 16), activation=activation)(torch.zeros(5, 4)).shape
-        torch.Size([5, 2])
-    """
-
-    def __init__(self, activation: Callable[[], nn.Module] = nn.ReLU) -> None:
-        self.activation = activation
-
-    def __call__(self) -> nn.Module:
-        return nn.Sequential(_LayerNorm(), self.activation())
-
-
-class _LayerNorm(nn.Module):
-    """`(u - mean(u)) / sd(u)` over the last dimension, of any size."""
-
-    def forward(self, u: Tensor) -> Tensor:
-        return F.layer_norm(u, u.shape[-1:])
-
-
 class Activated(nn.Module):
     """`a(net(*parents))`: a network that ends in an activation, as one stage of several.
 
@@ -336,8 +303,9 @@ class Activated(nn.Module):
 
     def __init__(self, net: nn.Module, activation: Callable[[], nn.Module] = nn.ReLU) -> None:
         super().__init__()
-        self.net, self.activation, self.last = net, activation, activation()
+        self.net, self.activation = net, activation
         self.out_shape = getattr(net, "out_shape", None)
+        self.last = activation_of(self.out_shape[-1], activation) if self.out_shape else activation()
 
     def forward(self, *parents: Tensor) -> Tensor:
         result: Tensor = self.last(self.net(*parents))

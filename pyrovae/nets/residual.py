@@ -1,6 +1,7 @@
 """Residual networks: perceptrons and convolutional networks with blocks that add to their input."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from pyrovae.errors import OptionError
 from pyrovae.nets.conv import ConvDecoder, ConvEncoder
 from pyrovae.nets.mlp import MLP
+from pyrovae.nets.normalising import activation_of
 
 
 class ResidualBlock(nn.Module):
@@ -69,8 +71,8 @@ class ResidualMLP(MLP):
         self.blocks = blocks
         self.rest = nn.Sequential()
         for n, m in pairwise((*self.hidden, self.out_shape.numel())):
-            self.rest.extend(ResidualBlock(nn.Linear, n, activation) for _ in range(blocks))
-            self.rest.extend([activation(), nn.Linear(n, m)])
+            self.rest.extend(ResidualBlock(nn.Linear, n, partial(activation_of, n, activation)) for _ in range(blocks))
+            self.rest.extend([activation_of(n, activation), nn.Linear(n, m)])
 
 
 class ResNetEncoder(ConvEncoder):

@@ -11,6 +11,7 @@ from pyro.distributions import Delta, TorchDistribution
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyrovae._weighing import Enumerated
 from pyrovae.errors import PairError
 
 DATA_PLATE = "data"
@@ -132,6 +133,7 @@ class Enumerate(Messenger):  # type: ignore[misc]
     def __init__(self, first_dim: int) -> None:
         super().__init__()
         self.next_dim = first_dim
+        self.values = Enumerated()
 
     def _pyro_sample(self, msg: Any) -> None:
         name, fn, infer = msg["name"], msg["fn"], msg["infer"]
@@ -153,6 +155,7 @@ class Enumerate(Messenger):  # type: ignore[misc]
             )
         elif hasattr(support, "_pyro_categorical_support"):  # lets Categorical.log_prob do without a gather
             value._pyro_categorical_support = support._pyro_categorical_support
+        self.values.add(dim, lambda: fn.log_prob(value))
         msg["infer"] = {**infer, "_enumerate_dim": dim}
         msg["value"], msg["done"] = value, True
 

@@ -17,6 +17,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyrovae._html import table
+from pyrovae._weighing import Enumerated, weighed_by
 from pyrovae.errors import PairError
 from pyrovae.pair.common import commonly
 from pyrovae.pair.handlers import DATA_PLATE, PARTICLE_PLATE, Enumerate, Replay, with_particles
@@ -143,11 +144,12 @@ def run(
     guide = with_particles(pair.guide, num_particles, plate_nesting)
     model = with_particles(pair.model, num_particles, plate_nesting)
     summed = Enumerate(-plate_nesting - 1 - (num_particles > 1)) if enumerate else None
-    with turn(), unwritten(batch, "guide"):
+    values = summed.values if summed else Enumerated()
+    with turn(), weighed_by(values), unwritten(batch, "guide"):
         guide_trace = poutine.trace(commonly(summed(guide) if summed else guide)).get_trace(**batch)
     # Replay is applied first, so that a site which already has its values from the guide is not enumerated again.
     model = Replay(guide_trace)(model)
-    with turn(), unwritten(batch, "model"):
+    with turn(), weighed_by(values), unwritten(batch, "model"):
         return poutine.trace(commonly(summed(model) if summed else model)).get_trace(**batch), guide_trace
 
 

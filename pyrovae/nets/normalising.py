@@ -1,0 +1,136 @@
+"""Hidden layers whose units are normalised: over the units of a row, or over the rows of a batch."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pyrovae._weighing import weights_of
+from pyrovae.errors import OptionError, ShapeError
+
+
+class LayerNormed:
+    """Makes activation layers `a((u - mean(u)) / sd(u))`, with mean and sd over the units of a layer, for each row by itself.
+
+    Pass it as `activation` to networks of vectors, `MLP` and `ResidualMLP`; of an image it would normalise single lines. It
+    keeps the levels of a deep hierarchy at one scale, as batch normalisation does, but rows stay independent. It has no weights
+    of its own, since the next linear layer has them.
+
+    Args:
+        activation: Makes the activation layer a.
+
+    References:
+        Ba, Kiros and Hinton 2016, arXiv:1607.06450.
+
+    Example:
+        >>> activation = pv.nets.LayerNormed(torch.nn.LeakyReLU)
+        >>> pv.nets.MLP(4, 2, hidden=(16, 16), activation=activation)(torch.zeros(5, 4)).shape
+        torch.Size([5, 2])
+    """
+
+    def __init__(self, activation: Callable[[], nn.Module] = nn.ReLU) -> None:
+        self.activation = activation
+
+    def __call__(self) -> nn.Module:
+        return nn.Sequential(_LayerNorm(), self.activation())
+
+
+class _LayerNorm(nn.Module):
+    """`(u - mean(u)) / sd(u)` over the last dimension, of any size."""
+
+    def forward(self, u: Tensor) -> Tensor:
+        return F.layer_norm(u, u.shape[-1:])
+
+
+class BatchNormed:
+    """Makes activation layers `a(g (u - mean) / sd + b)`, with mean and sd of each unit over the batch, and g and b learned.
+
+    Pass it as `activation` to networks of vectors, `MLP` and `ResidualMLP`. In training, mean and sd are those of the rows and
+    particles of the step. Where the values of a discrete site are enumerated, a batch has each row once for each value, and
+    these are weighted by their probabilities, q(y|x) of a site of the guide: the statistics are those of a draw of y, so that
+    values that are improbable for a row hardly enter them. Every pass of training also moves the running mean and variance, in
+    all engines. In evaluation these take the place of the statistics of a batch, so that rows, particles and values do not
+    depend on one another.
+
+    In training they do depend on one another, and so a step is no longer an unbiased estimate for the data set. Take many
+    rows a step, or `LayerNormed`, which has no such concern.
+
+    Args:
+        activation: Makes the activation layer a.
+        momentum: How far each pass moves the running statistics towards its own, above 0 and at most 1.
+
+    Raises:
+        OptionError: `momentum` is out of range, or a network does not say how wide its layers are, such as a convolution.
+        ShapeError: A batch has a single row in training, and so no variance.
+
+    References:
+        Ioffe and Szegedy 2015, arXiv:1502.03167.
+
+    Example:
+        >>> activation = pv.nets.BatchNormed(torch.nn.LeakyReLU)
+        >>> net = pv.nets.MLP(4, 2, hidden=(16, 16), activation=activation)
+        >>> net(torch.zeros(5, 4)).shape, net.eval()(torch.zeros(3, 1, 4)).shape
+        (torch.Size([5, 2]), torch.Size([3, 1, 2]))
+    """
+
+    def __init__(self, activation: Callable[[], nn.Module] = nn.ReLU, momentum: float = 0.1) -> None:
+        if not 0 < momentum <= 1:
+            raise OptionError(f"BatchNormed needs a momentum above 0 and at most 1, got {momentum!r}.")
+        self.activation, self.momentum = activation, float(momentum)
+
+    def __call__(self, width: int | None = None) -> nn.Module:
+        if width is None:
+            raise OptionError(
+                "BatchNormed normalises layers of vectors, and this network does not say how wide they are: use it in MLP or "
+                "ResidualMLP, and another activation in convolutions."
+            )
+        return nn.Sequential(_BatchNorm(width, self.momentum), self.activation())
+
+
+class _BatchNorm(nn.Module):
+    """`g (u - mean) / sd + b` of each of the units in the last dimension, over all other dimensions."""
+
+    running_mean: Tensor
+    running_var: Tensor
+    EPS = 1e-5
+
+    def __init__(self, width: int, momentum: float) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+        self.register_buffer("running_mean", torch.zeros(width))
+        self.register_buffer("running_var", torch.ones(width))
+
+    def forward(self, u: Tensor) -> Tensor:
+        u = u.to(self.running_mean.dtype)  # statistics in bfloat16 would have two digits
+        mean, var = self._of_batch(u) if self.training else (self.running_mean, self.running_var)
+        return (u - mean) * ((var + self.EPS).rsqrt() * self.weight) + self.bias
+
+    def _of_batch(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance over a batch, which the running ones follow."""
+        weights, rows = weights_of(u.shape[:-1])
+        if weights is None and rows < 2:
+            raise ShapeError(
+                f"Expected more than 1 row in training, got input of shape {tuple(u.shape)}: batch normalisation needs a "
+                "variance."
+            )
+        flat = u.reshape(-1, u.shape[-1])
+        if weights is None:
+            var, mean = torch.var_mean(flat, 0, correction=0)
+        else:
+            shares = weights.to(u.dtype).reshape(-1, 1)
+            mean = (shares * flat).sum(0)  # not a product of matrices, which a fit may compute in bfloat16
+            var = (shares * (flat - mean).square()).sum(0)
+        with torch.no_grad():
+            self.running_mean.lerp_(mean.detach(), self.momentum)
+            self.running_var.lerp_(var.detach() * (rows / max(1, rows - 1)), self.momentum)
+        return mean, var
+
+    def extra_repr(self) -> str:
+        return f"{len(self.running_mean)}, momentum={self.momentum}"
+
+
+def activation_of(width: int, activation: Callable[..., nn.Module]) -> nn.Module:
+    """The activation of a layer of so many units; only some kinds are made for a width."""
+    return activation(width) if isinstance(activation, BatchNormed) else activation()
