@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -134,15 +135,8 @@ def group_sizes(groups: list[Group], optional: list[str], batch_size: int, chose
     Raises:
         OptionError: There is no such group, or it does not have that many rows.
     """
-    known = [",".join(name for name in optional if name in group.names) for group in groups]
-    if not isinstance(chosen, Mapping):
-        raise OptionError(f"group_size takes the number of rows per step by group, a dict of {known}; got {chosen!r}.")
+    known = _named("group_size", "the number of rows per step", groups, optional, chosen)
     total = sum(len(group.rows) for group in groups)
-    if unknown := [name for name in chosen if name not in known]:
-        raise OptionError(
-            f"group_size names {unknown[0]!r}, but the groups of rows are {', '.join(map(repr, known))}: name a group by the "
-            "optional arguments that are known in it."
-        )
     sizes = []
     for name, group in zip(known, groups):
         rows = len(group.rows)
@@ -153,6 +147,32 @@ def group_sizes(groups: list[Group], optional: list[str], batch_size: int, chose
             )
         sizes.append(size)
     return sizes
+
+
+def group_weights(groups: list[Group], optional: list[str], chosen: Mapping[str, float]) -> list[float]:
+    """How many times each row of each group counts, 1 where nothing was chosen; groups are named as in `group_sizes`.
+
+    Raises:
+        OptionError: There is no such group, or a weight is not a positive number.
+    """
+    known = _named("group_weight", "how many times each row counts", groups, optional, chosen)
+    for name, weight in chosen.items():
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
+            raise OptionError(f"group_weight={{{name!r}: {weight!r}}} must be a positive number.")
+    return [float(chosen.get(name, 1.0)) for name in known]
+
+
+def _named(option: str, what: str, groups: list[Group], optional: list[str], chosen: Any) -> list[str]:
+    """The names of the groups. OptionError unless `chosen` is a dict with some of them."""
+    known = [",".join(name for name in optional if name in group.names) for group in groups]
+    if not isinstance(chosen, Mapping):
+        raise OptionError(f"{option} takes {what} by group, a dict of {known}; got {chosen!r}.")
+    if unknown := [name for name in chosen if name not in known]:
+        raise OptionError(
+            f"{option} names {unknown[0]!r}, but the groups of rows are {', '.join(map(repr, known))}: name a group by the "
+            "optional arguments that are known in it."
+        )
+    return known
 
 
 def digest_of(batch: dict[str, Tensor]) -> dict[str, Any]:

@@ -41,6 +41,7 @@ def fit(
     penalty: Callable[[Any], Tensor] | None = None,
     clip_norm: float | None = None,
     group_size: Mapping[str, int] | None = None,
+    group_weight: Mapping[str, float] | None = None,
     callbacks: Sequence[Callback] = (),
     checkpoint: str | Path | None = None,
     resume: bool = False,
@@ -108,6 +109,11 @@ def fit(
         group_size: rows a step of each group, named by the optional arguments that it knows: `{"y": 50, "": 100}` takes 50
             rows whose y is known and 100 of which nothing optional is. By default `min(N_g, max(B/4, B N_g/N))`. An epoch is
             one pass over the largest group.
+        group_weight: how many times each row of a group counts in what the fit maximises, by default once: with N_u unlabelled
+            and N_l labelled rows, `{"y": N_u / N_l}` lets both kinds count alike, as in the code of Maaløe et al. 2016
+            (arXiv:1602.05473). This is biased on purpose: other weights than 1 maximise no bound on log p(data), and favour the
+            rows that were weighted up, which a model of few labelled rows can overfit. The ELBO in the history counts each row
+            once. The weight multiplies `objective_only` terms, such as alpha log q(y|x), too.
         callbacks: functions called with the `Fit` after each epoch; one that returns True stops the fit.
         checkpoint: a new folder for the run. It is written every `checkpoint_every` seconds, at the end, on Ctrl-C, and when
             the loss becomes NaN.

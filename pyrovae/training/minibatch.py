@@ -21,16 +21,20 @@ from pyrovae.pair.program import Pair, PairLike
 
 @dataclass(frozen=True)
 class GroupTerms:
-    """A group of rows with the same arguments: their names, how many rows there are, and the layout of the pair for them."""
+    """A group of rows with the same arguments: their names, how many rows there are, and the layout of the pair for them.
+
+    `weight` is how many times each of its rows counts in what is maximised.
+    """
 
     names: tuple[str, ...]
     num_rows: int
     layout: Layout
+    weight: float = 1.0
 
 
 @dataclass
 class MinibatchLoss:
-    """The loss of a minibatch: -(sum over groups of the objective - penalty) / num_rows, in nats per row.
+    """The loss of a minibatch: -(sum over groups of weight times objective - penalty) / num_rows, in nats per row.
 
     Args:
         pair: the model and the guide.
@@ -77,21 +81,20 @@ class MinibatchLoss:
                     guide = fresh(settled(self.pair.guide, drawn, counted))
                     pair = Pair(settled(self.pair.model, drawn, counted), guide)
                 with _enough_to_normalise(group, num_rows(batch)):
-                    bounds.append(
-                        self.loss(
-                            pair, batch, num_rows=group.num_rows, kl_weight=weights.get("kl"), layout=group.layout
-                        )
+                    bound = self.loss(
+                        pair, batch, num_rows=group.num_rows, kl_weight=weights.get("kl"), layout=group.layout
                     )
+                bounds.append(Bound(bound.elbo, group.weight * bound.objective) if group.weight != 1 else bound)
                 drawn |= fresh.values
                 counted |= set(group.layout.global_sites)
-        bound = Bound(*(sum(values[1:], values[0]) for values in zip(*bounds)))
-        descend = -bound.objective
+        whole = Bound(*(sum(values[1:], values[0]) for values in zip(*bounds)))
+        descend = -whole.objective
         if self.penalty is not None:
             penalty = self.penalty(self.pair)
             if not isinstance(penalty, Tensor) or penalty.dim():
                 raise PairError(f"penalty must return a 0-d tensor, in nats: sum it. It returned {penalty!r}.")
             descend = descend + penalty
-        return bound.elbo / self.num_rows, descend / self.num_rows
+        return whole.elbo / self.num_rows, descend / self.num_rows
 
 
 @contextmanager

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from pyrovae.batching.batches import GroupedBatches, group_sizes
+from pyrovae.batching.batches import GroupedBatches, group_sizes, group_weights
 from pyrovae.batching.checks import check_rows
 from pyrovae.batching.chunks import TensorSizes, elements_per_row
 from pyrovae.batching.splits import Split
@@ -77,6 +77,7 @@ class FitOptions:
     penalty: Callable[[Any], Tensor] | None
     clip_norm: float | None
     group_size: Mapping[str, int] | None
+    group_weight: Mapping[str, float] | None
     callbacks: Sequence[Callback]
     checkpoint: str | Path | None
     resume: bool
@@ -200,11 +201,15 @@ def bind(pair: PairLike, data: Any, options: FitOptions) -> FitData:
 
 @dataclass
 class TrainingGroup:
-    """Training rows of which the same arguments are known: `size` of the rows with these indices are in each minibatch."""
+    """Training rows of which the same arguments are known: `size` of the rows with these indices are in each minibatch.
+
+    `weight` is how many times each of them counts.
+    """
 
     names: tuple[str, ...]
     rows: Tensor
     size: int
+    weight: float
 
     @property
     def key(self) -> str:
@@ -235,11 +240,12 @@ def group(pair: PairLike, data: FitData, options: FitOptions) -> list[TrainingGr
                 "tensors in place of a Dataset or DataLoader."
             )
     sizes = [data.batch_size]
+    optional = [name for name, parameter in arguments(pair).items() if parameter.default is None]
+    weights = group_weights(found, optional, {} if options.group_weight is None else options.group_weight)
     if len(found) > 1 or options.group_size:
-        optional = [name for name, parameter in arguments(pair).items() if parameter.default is None]
         sizes = group_sizes(found, optional, data.batch_size, options.group_size or {})
     rows = [one.rows for one in found] if training.rows is not None else [torch.arange(training.num_rows)]
-    return [TrainingGroup(one.names, index, size) for one, index, size in zip(found, rows, sizes)]
+    return [TrainingGroup(one.names, *own) for one, own in zip(found, zip(rows, sizes, weights))]
 
 
 # --- check -----------------------------------------------------------------------------------------------------------
@@ -297,6 +303,7 @@ def check(fitted: Fit, data: FitData, groups: Sequence[TrainingGroup], options: 
         if len(groups) > 1:
             for layout, traces in zip(layouts, runs):
                 _check_shared(layout, traces, objective)
+        _check_weights(layouts, groups)
     return runs
 
 
@@ -353,6 +360,16 @@ def _check_shared(layout: Layout, traces: Traces, objective: Any) -> None:
             )
 
 
+def _check_weights(layouts: Sequence[Layout], groups: Sequence[TrainingGroup]) -> None:
+    """OptionError for weights of rows where the pair has terms that belong to no row, which are part of the same number."""
+    outside = [name for layout in layouts for name in layout.global_sites]
+    if outside and any(one.weight != 1 for one in groups):
+        raise OptionError(
+            f"group_weight weighs rows, and site {outside[0]!r} belongs to no row: leave out group_weight, or, where the "
+            "site is a prior on parameters, give penalty=... in its place."
+        )
+
+
 # --- plan ------------------------------------------------------------------------------------------------------------
 
 
@@ -395,7 +412,9 @@ def plan(
     optimizer = _make_optimizer(options.optimizer, list(leaves.values()), options.learning_rate)
     if "model" in weights:
         set_model_apart(optimizer, list(model_only(pair, runs).values()))
-    terms = {one.key: GroupTerms(one.names, len(one.rows), layout) for one, layout in zip(groups, fitted.layouts)}
+    terms = {
+        one.key: GroupTerms(one.names, len(one.rows), layout, one.weight) for one, layout in zip(groups, fitted.layouts)
+    }
     program = Program(
         pair=pair,
         objective=MinibatchLoss(
@@ -440,6 +459,7 @@ def plan(
         "schedule": to_spec(options.schedule),
         "clip_norm": options.clip_norm,
         **({"group_size": sizes} if len(sizes) > 1 else {}),
+        **({"group_weight": [one.weight for one in groups]} if options.group_weight else {}),
         "patience": options.patience,
         "keep_best": options.patience is not None if options.keep_best is None else options.keep_best,
         "penalty": to_spec(options.penalty),

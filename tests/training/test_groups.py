@@ -1,5 +1,6 @@
 """Rows of which some lack an argument: one sum, in which each is counted rightly, and nothing is computed in vain."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,55 @@ def test_labelled_rows_drawn_more_often_leave_the_bound_unbiased() -> None:
     ]
     for k in (0, 1):
         assert torch.stack([values[k] for values in found]).mean().item() == pytest.approx(whole[k].item(), rel=1e-6)
+
+
+def test_rows_that_count_more_make_the_bound_biased() -> None:
+    """What is maximised is the sum of the bounds of both kinds of rows, the one of labelled rows times the weight. The ELBO
+    that is reported counts each row once."""
+    pair = Coin()
+    data = {"x": torch.randn(20), "y": torch.tensor([0, 1, 1, 0] + [-1] * 16)}
+    loss, inputs = minibatch(pair, data)
+    parts = {key: replace(loss, groups={key: loss.groups[key]})({key: inputs[key]}, {}) for key in inputs}
+    loss.groups = {key: replace(one, weight=4.0 if "y" in one.names else 1.0) for key, one in loss.groups.items()}
+    elbo, descended = loss(inputs, {})
+    assert [one.names for one in loss.groups.values()] == [("x",), ("x", "y")]
+    unlabelled, labelled = parts.values()
+    assert elbo.item() == pytest.approx((unlabelled[0] + labelled[0]).item(), rel=1e-6)
+    assert descended.item() == pytest.approx((unlabelled[1] + 4 * labelled[1]).item(), rel=1e-6)
+    with torch.no_grad():
+        known = dist.Normal(pair.loc[data["y"][:4]], 1.0).log_prob(data["x"][:4])
+        known = (known + torch.tensor([0.3, 0.7]).log()[data["y"][:4]]).sum()
+    assert labelled[1].item() == pytest.approx(-known.item() / 20, rel=1e-5)  # in nats per row of all rows
+
+
+def test_a_fit_goes_where_the_weight_pulls(tmp_path: Path) -> None:
+    """p(x) = N(m, 1) of all rows; those of which w is known have mean 2, the others 0: the optimum is the weighted mean."""
+
+    class Mean(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.m = nn.Parameter(torch.zeros(()))
+
+        def model(self, x: Tensor, w: Tensor | None = None) -> None:
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Normal(self.m, 1.0), obs=x)
+
+        def guide(self, x: Tensor, w: Tensor | None = None) -> None:
+            pass
+
+    known = torch.arange(30) < 6
+    data = {"x": torch.where(known, 2.0, 0.0), "w": torch.where(known, 1.0, torch.nan)}
+    how: dict[str, Any] = {"epochs": 25, "batch_size": 30, "engine": "eager", "seed": 0, "progress": False}
+    how["optimizer"] = lambda leaves: torch.optim.SGD(leaves, lr=0.5)
+    folder = tmp_path / "run"
+    kept: Any = {"checkpoint": folder}
+    for weight, wanted in (({}, 6 * 2 / 30), ({"w": 24 / 6}, 1.0), ({"": 0.5}, 6 * 2 / 18)):
+        pair = Mean()
+        fitted = pv.fit(pair, data, **how, group_weight=weight, **(kept if "" in weight else {}))
+        assert pair.m.item() == pytest.approx(wanted, abs=1e-3)
+        assert fitted.settings.get("group_weight") == ([weight.get("", 1.0), weight.get("w", 1.0)] if weight else None)
+    with pytest.raises(pv.CheckpointError, match="other group_weight"):
+        pv.fit(Mean(), data, **how, group_weight={"": 0.7}, **kept, resume=True)
 
 
 class Shared(nn.Module):
@@ -229,9 +279,14 @@ def test_what_cannot_be_is_said() -> None:
     refuses(pv.OptionError, "rows per step by group, a dict of .*got 8", group_size=8)
     refuses(pv.OptionError, "from 1 to 12", group_size={"y": 13})
     refuses(pv.OptionError, "from 1 to 12", group_size={"y": 0})
+    refuses(pv.OptionError, "group_weight names 'w'", group_weight={"w": 5})
+    refuses(pv.OptionError, "each row counts by group, a dict of .*got 8", group_weight=8)
+    for weight in (0, -1.0, float("nan"), float("inf"), True, "5", None):
+        refuses(pv.OptionError, r"group_weight=\{'y': .*\} must be a positive number", group_weight={"y": weight})
     rows = torch.utils.data.TensorDataset(x, y)
     refuses(pv.DataError, "pass arrays", data=rows)
     measured = {"x": torch.randn(20), "y": torch.where(torch.arange(20) < 5, torch.randn(20), torch.nan)}
+    refuses(pv.OptionError, "site 'm' belongs to no row", data=measured, pair=Shared(), group_weight={"y": 2.0})
     refuses(pv.OptionError, "come in groups: use Trace_ELBO", data=measured, pair=Shared(), loss=pv.IWELBO(3))
     with pytest.raises(pv.DataError, match="known"):
         fitted = pv.fit(ssvae(), {"x": x, "y": y}, epochs=1, batch_size=20, seed=0)
