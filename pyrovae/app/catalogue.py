@@ -157,6 +157,11 @@ ESTIMATORS: dict[str, Entry] = {
         "the score function of five draws a row, each less the mean of the others; unbiased",
     ),
 }
+NORMS: dict[str, Entry] = {
+    "none": Entry(lambda: torch.nn.ReLU, "no normalisation of hidden layers"),
+    "layer": Entry(lambda: nets.LayerNormed(), "over the units of a layer, for each row by itself"),
+    "batch": Entry(lambda: nets.BatchNormed(), "over the rows of a step, classes weighted by q(y | x)"),
+}
 TABLE = "columns"  # the likelihood of tables, which a schema builds
 
 

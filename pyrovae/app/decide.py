@@ -15,6 +15,7 @@ from pyrovae.app.catalogue import (
     FLOWS,
     LIKELIHOODS,
     NETS,
+    NORMS,
     TABLE,
     TABLES,
     Likelihood,
@@ -114,7 +115,8 @@ COUNTED = 20  # columns of whole numbers, from which on they are counts of one k
 
 def check_names(options: Options) -> None:
     """OptionError for a name that is not known, or a value that is impossible by itself: no data are needed to see that."""
-    known: dict[str, Any] = {"model": MODELS, "net": NETS, "codebook": CODEBOOKS, "estimator": ESTIMATORS, **TABLES}
+    known: dict[str, Any] = {"model": MODELS, "net": NETS, "norm": NORMS, **TABLES}
+    known |= {"codebook": CODEBOOKS, "estimator": ESTIMATORS}
     for name, table in known.items():
         value = getattr(options, name)
         if value is not None and not is_own(value):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from pyrovae._lazily import Lazily
-from pyrovae.app.catalogue import CODEBOOKS, CONDITION, ESTIMATORS, FLOWS, Event, Likelihood, Model, part
+from pyrovae.app.catalogue import CODEBOOKS, CONDITION, ESTIMATORS, FLOWS, NORMS, Event, Likelihood, Model, part
 from pyrovae.app.options import Options
 from pyrovae.errors import OptionError
 
@@ -79,6 +79,8 @@ class Pieces:
         self.net: Any = getattr(conditionals, str(options.net))
         self.widths = WIDTHS if options.hidden is None else options.hidden
         self.hidden: dict[str, Any] = {"hidden": self.widths} if len(shape) == 1 else {}
+        if options.norm != "none":
+            self.hidden["activation"] = NORMS[options.norm].build()
         self.schema = schema
         self.seen: families.Features | None = None
         self.given = 0  # how many numbers a model's networks see of the columns, or of the caption, that it is given
@@ -369,7 +371,10 @@ MODELS: dict[str, Model] = {
     "vae": Model(_vae, "p(z) p(x|z)", takes=("prior", "net")),
     "cvae": Model(_cvae, "p(z|c) p(x|z,c): conditional on the class c", labels=CONDITION),
     "m2": Model(
-        _m2, "p(y) p(z) p(x|z,y): semi-supervised, labels may be missing", labels="y", takes=("prior", "labelled")
+        _m2,
+        "p(y) p(z) p(x|z,y): semi-supervised, labels may be missing",
+        labels="y",
+        takes=("prior", "labelled", "norm"),
     ),
     "m1m2": Model(
         _m1m2,
@@ -383,13 +388,13 @@ MODELS: dict[str, Model] = {
         _adgm,
         "M2 with an auxiliary variable for a more flexible guide",
         labels="y",
-        takes=("prior", "labelled"),
+        takes=("prior", "labelled", "norm"),
     ),
     "sdgm": Model(
         _sdgm,
         "p(y) p(z) p(a|z,y) p(x|a,z,y): M2 with a second layer of latent variables",
         labels="y",
-        takes=("prior", "labelled"),
+        takes=("prior", "labelled", "norm"),
     ),
     "gmvae": Model(_gmvae, "p(y) p(z|y) p(x|z): clusters, with q(y|x) q(z|x,y)", takes=("clusters",)),
     "vade": Model(_vade, "gmvae with q(z|x), the cluster summed out in the model", takes=("clusters",)),
@@ -443,37 +448,3 @@ def build(
         of.given, of.code = given.num_features, given.code()
     pair: PairLike = MODELS[options.model].build(of)
     return pair
-
-
-def build_labeller(
-    options: Options, train: Tensor, num_classes: int, schema: Schema | None = None, gaps: bool = False
-) -> models.SSVAE:
-    """The model of `pyrovae label`: M2 with p(y) = 1 / C, one hidden layer a network, and dropout in the classifier.
-
-    With --net conv, convolutions precede the classifier and the encoder.
-    """
-    of, (hidden,) = Pieces(options, train, num_classes, schema, gaps), options.hidden or ()
-    event: Any = of.event
-    guide, labels = families.Normal(of.latent), families.Categorical((), num_classes=num_classes)
-    dropout = nets.ReLUDropout(options.dropout)
-    encoder: Any
-    classifier: Any
-    if options.net == "conv":
-        encoder = nets.Behind(
-            nets.ConvEncoder(event, hidden), nets.MLP((hidden, num_classes), guide.param_shape, (hidden,))
-        )
-        classifier = nets.Behind(
-            nets.ConvEncoder(event, hidden), nets.MLP(hidden, labels.param_shape, (hidden,), dropout)
-        )
-    else:
-        encoder = nets.MLP((event, num_classes), guide.param_shape, (hidden,))
-        classifier = nets.MLP(event, labels.param_shape, (hidden,), dropout)
-    return models.SSVAE(
-        label_prior=torch.distributions.Categorical(logits=torch.zeros(num_classes)),
-        prior=priors.StandardNormal(of.latent),
-        likelihood=of.observed(conditionals.mlp((of.latent, num_classes), of.family, (hidden,))),
-        encoder=of.seeing(conditionals.Conditional(encoder, guide)),
-        classifier=of.seeing(conditionals.Conditional(classifier, labels)),
-        code=nets.OneHot(num_classes),
-        alpha=float(options.alpha or 0),
-    )

@@ -216,6 +216,12 @@ class Options:
         defaults={"label": None},
         helps={"label": "Kind of network: mlp or conv; by default conv for images of 16 x 16 pixels or more."},
     )
+    norm: str = option(
+        "none",
+        "Normalisation of the hidden layers of {models}: {known}.",
+        by_model=True,
+        later=True,
+    )
     latent: int | None = option(
         None,
         "Number of latent dimensions; by default 10, and for tables as many as columns of numbers and some for classes. "

@@ -55,7 +55,9 @@ MODELS = {
         ("--labelled", "30"), "guide  q(a | x) q(y | a, x) q(z | a, y, x)", ("right classes by the joint model",)
     ),
     "sdgm": Row(
-        ("--labelled", "30"), "model  p(y) p(z) p(a | y, z) p(x | y, z, a)", ("right classes by the joint model",)
+        ("--labelled", "30", "--norm", "batch"),
+        "model  p(y) p(z) p(a | y, z) p(x | y, z, a)",
+        ("right classes by the joint model",),
     ),
     "gmvae": Row(
         (),
@@ -189,6 +191,14 @@ def test_classes_keep_their_names_and_unknown_labels_stay_unknown(pyrovae: Comma
 
 
 MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
+    "unknown norm": (
+        ("digits", "--model", "m2", "--norm", "group"),
+        "norm 'group' is not known; known: none, layer, batch",
+    ),
+    "norm of a vae": (
+        ("digits", "--norm", "batch"),
+        "--norm batch does not go with --model vae; it is for m2, adgm, sdgm",
+    ),
     "unknown model": (("digits", "--model", "gan"), "known: vae, cvae, m2, m1m2, adgm, sdgm, gmvae, vade, jointvae"),
     "no labels": (("plain.csv", "--model", "m2"), "needs labels .* --label"),
     "no labels for a condition": (("plain.csv", "--model", "cvae"), "needs labels .* --label"),

@@ -19,7 +19,7 @@ from support.command import Command
 import pyrovae as pv
 from pyrovae.app.jobs import label as labelling
 from pyrovae.app.jobs.label.neighbors import Neighbors, Weights, fitted_weights
-from pyrovae.app.models import build_labeller
+from pyrovae.app.jobs.label.training import build_labeller
 from pyrovae.app.options import Options
 from pyrovae.data import Dataset, load
 from pyrovae.data.images import load_folder

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pyrovae.app.catalogue import CODEBOOKS, ESTIMATORS, NETS, TABLES
+from pyrovae.app.catalogue import CODEBOOKS, ESTIMATORS, NETS, NORMS, TABLES
 from pyrovae.app.decide import models_taking
 from pyrovae.app.models import MODELS
 from pyrovae.app.options import OPTIONS, Option, offered
@@ -19,7 +19,8 @@ Given = dict[str, Any]
 
 
 def help_of(option: Option, command: str) -> str:
-    known = {"model": tuple(MODELS), "net": NETS, "codebook": tuple(CODEBOOKS), "estimator": tuple(ESTIMATORS)}
+    known = {"model": tuple(MODELS), "net": NETS, "norm": tuple(NORMS)}
+    known |= {"codebook": tuple(CODEBOOKS), "estimator": tuple(ESTIMATORS)}
     known |= {kind: tuple(table) for kind, table in TABLES.items()}
     return option.help_of(command).format(
         known=", ".join(known.get(option.name, ())), models=", ".join(models_taking(option.name))

@@ -69,6 +69,7 @@ def print_names() -> None:
         ("guides", catalogue.GUIDES),
         ("codebooks", catalogue.CODEBOOKS),
         ("estimators of categorical", catalogue.ESTIMATORS),
+        ("norms", catalogue.NORMS),
     ):
         table = Table(title=title, title_justify="left", box=None, show_header=False, pad_edge=False)
         for name, part in parts.items():

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae import conditionals, families, models, nets, priors
 from pyrovae.app.catalogue import LIKELIHOODS, choose
 from pyrovae.app.decide import binarisation, check_sizes, choose_likelihood
 from pyrovae.app.jobs.label.reading import Job
-from pyrovae.app.models import build_labeller
+from pyrovae.app.models import Pieces
 from pyrovae.app.options import Options
 from pyrovae.app.rows import Rows, divisor_of, model_rows
 from pyrovae.errors import OptionError
@@ -98,6 +99,40 @@ def labelling_rows(job: Job, options: Options, held: Tensor) -> Rows:
         columns=job.dataset.columns,
         test_index=held,
         divisor=divisor_of(job.dataset, options),
+    )
+
+
+def build_labeller(
+    options: Options, train: Tensor, num_classes: int, schema: Schema | None = None, gaps: bool = False
+) -> models.SSVAE:
+    """The model of `pyrovae label`: M2 with p(y) = 1 / C, one hidden layer a network, and dropout in the classifier.
+
+    With --net conv, convolutions precede the classifier and the encoder.
+    """
+    of, (hidden,) = Pieces(options, train, num_classes, schema, gaps), options.hidden or ()
+    event: Any = of.event
+    guide, labels = families.Normal(of.latent), families.Categorical((), num_classes=num_classes)
+    dropout = nets.ReLUDropout(options.dropout)
+    encoder: Any
+    classifier: Any
+    if options.net == "conv":
+        encoder = nets.Behind(
+            nets.ConvEncoder(event, hidden), nets.MLP((hidden, num_classes), guide.param_shape, (hidden,))
+        )
+        classifier = nets.Behind(
+            nets.ConvEncoder(event, hidden), nets.MLP(hidden, labels.param_shape, (hidden,), dropout)
+        )
+    else:
+        encoder = nets.MLP((event, num_classes), guide.param_shape, (hidden,))
+        classifier = nets.MLP(event, labels.param_shape, (hidden,), dropout)
+    return models.SSVAE(
+        label_prior=torch.distributions.Categorical(logits=torch.zeros(num_classes)),
+        prior=priors.StandardNormal(of.latent),
+        likelihood=of.observed(conditionals.mlp((of.latent, num_classes), of.family, (hidden,))),
+        encoder=of.seeing(conditionals.Conditional(encoder, guide)),
+        classifier=of.seeing(conditionals.Conditional(classifier, labels)),
+        code=nets.OneHot(num_classes),
+        alpha=float(options.alpha or 0),
     )
 
 
