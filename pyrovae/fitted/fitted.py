@@ -205,15 +205,15 @@ class Fit:
         """Like `batch`, with the fit's transform applied. Its random numbers come from a fixed seed."""
         return transform_once(self.pair, self.batch(data), self.transform)
 
-    def parts(self, data: Any) -> list[FittedGroup]:
+    def parts(self, data: Any, draw: int = 0) -> list[FittedGroup]:
         """The rows of data in groups with the same known arguments, each transformed as in `evaluation_batch`.
 
-        `in_order` puts results back into the order of the data.
+        `in_order` puts results back into the order of the data. `draw` is the number of a random transform's draw.
         """
         batch = self.batch(data)
         found = []
         for group in group_rows(self.pair, batch):
-            rows = transform_once(self.pair, take_group(batch, group), self.transform)
+            rows = transform_once(self.pair, take_group(batch, group), self.transform, draw)
             found.append(FittedGroup(group.rows, rows, self.layout_of(rows)))
         return found
 
@@ -247,13 +247,16 @@ def in_order(parts: list[FittedGroup], found: list[Tensor], dim: int = 0) -> Ten
     return torch.cat(found, dim).index_select(dim, order.to(found[0].device))
 
 
-def transform_once(pair: PairLike, batch: Batch, transform: Transform | None) -> Batch:
-    """Apply a transform for evaluation: with the same random numbers each time, and without touching the random state."""
+def transform_once(pair: PairLike, batch: Batch, transform: Transform | None, draw: int = 0) -> Batch:
+    """Apply a transform for evaluation: with the same random numbers each time, and without touching the random state.
+
+    Other numbers of a draw give other random numbers.
+    """
     transform = in_evaluation(transform)
     if transform is None:
         return batch
     with fork_rng():
-        seed_torch(FIXED_NOISE_SEED)
+        seed_torch(FIXED_NOISE_SEED + draw)
         return transformed(pair, batch, transform)
 
 

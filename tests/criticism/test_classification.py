@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import pyrovae as pv
 import pyrovae.families as fam
 from pyrovae.batching import chunks as chunking
+from pyrovae.criticism import classification
 from pyrovae.criticism import importance as importance_module
 from pyrovae.objectives.weights import each_log_weight, guide_probabilities
 from pyrovae.pair.handlers import PARTICLE_PLATE
@@ -470,9 +471,72 @@ def test_traced_runs_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(found[0].joint, found[1].joint, rtol=0, atol=1e-6)
 
 
-def test_transform_is_applied_once() -> None:
-    pair, x = stretched(ssvae), torch.rand(20, D)
-    layout = describe(pair, {"x": x.round()})
-    fitted = pv.Fit(pair=pair, layout=layout, transform=pv.transforms.Binarize())
-    one, two = (pv.classify(fitted, x, num_samples=10, seed=s) for s in (0, 1))
-    torch.testing.assert_close(one.guide, two.guide)  # one binarisation for every seed
+# --- rows that a transform changes -----------------------------------------------------------------------------------
+
+
+def noisy(pair: nn.Module, x: Tensor, transform: Any) -> pv.Fit:
+    return pv.Fit(pair=pair, layout=describe(pair, {"x": x}), transform=transform)
+
+
+def blurred(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {"x": batch["x"] + 0.8 * torch.randn_like(batch["x"])}
+
+
+def test_rows_are_judged_by_a_geometric_mean_over_draws_of_the_transform() -> None:
+    """The weights are constant, so that Bayes' rule is exact at each draw, and so is the mean of its logarithms."""
+    pair, x = Blobs(), rows()
+    fitted = noisy(pair, x, blurred)
+    draws = [fitted.parts(x, draw)[0].batch["x"] for draw in range(7)]
+    assert torch.equal(draws[0], fitted.evaluation_batch(x)["x"]) and not torch.equal(draws[0], draws[1])
+    found = pv.classify(fitted, x, num_samples=20, transform_draws=7)
+    assert found.transform_draws == 7 and found.num_samples == 20
+    wanted = torch.stack([pair.posterior(draw).log() for draw in draws]).mean(0).softmax(-1)
+    torch.testing.assert_close(found.joint, wanted, rtol=0, atol=1e-10)
+    logits = torch.stack(draws).mean(0)[:, None] * pair.classify.detach()  # linear in x
+    torch.testing.assert_close(found.guide, logits.softmax(-1), rtol=0, atol=1e-12)
+    (one,) = {pv.classify(fitted, x, num_samples=k, transform_draws=s).transform_draws for k, s in ((1, 7), (20, 1))}
+    assert one == 1
+    torch.testing.assert_close(
+        pv.classify(fitted, x, num_samples=1).joint, pair.posterior(draws[0]), rtol=0, atol=1e-10
+    )
+
+
+def test_it_tends_to_what_the_model_says_of_the_row_as_given() -> None:
+    """log p(y | x) is linear in x but for a constant, so that noise of mean 0 leaves it as it is; the error is as told."""
+    pair, x = Blobs(shift=0.2, scale=0.9), rows()
+    found = pv.classify(noisy(pair, x, blurred), x, num_samples=900, transform_draws=30)
+    apart = found.joint - pair.posterior(x)
+    assert (apart.abs() < BOUND * found.standard_error + 2e-3).all()
+    # 40 rows of two free probabilities: the mean square of 80 standard normals is within 0.5 and 1.7 but for 1 in 10,000
+    assert 0.5 < (apart / found.standard_error).square().mean() < 1.7
+    single = pv.classify(noisy(pair, x, blurred), x, num_samples=30, transform_draws=1)
+    assert (single.joint - pair.posterior(x)).abs().mean() > 3 * apart.abs().mean()
+
+
+@pytest.mark.parametrize("transform", [lambda batch: {"x": 1 - batch["x"]}, pv.transforms.Binarize()])
+def test_a_transform_that_changes_nothing_at_random_is_run_once(transform: Any) -> None:
+    x = binary(20)
+    pair = stretched(ssvae)
+    found = pv.classify(noisy(pair, x, transform), x, num_samples=10)
+    assert found.transform_draws == 1
+    there = transform({"x": x})["x"]
+    assert torch.equal(found.joint, pv.classify(unfitted(pair, there), there, num_samples=10).joint)
+
+
+def test_draws_of_the_transform_do_not_depend_on_the_seed() -> None:
+    fitted = noisy(stretched(ssvae), torch.rand(20, D), pv.transforms.Binarize())
+    x = torch.rand(20, D)
+    one, two = (pv.classify(fitted, x, num_samples=5, seed=s) for s in (0, 1))
+    torch.testing.assert_close(one.guide, two.guide)
+    assert one.transform_draws == 5 and not torch.equal(one.joint, two.joint)
+    few = pv.classify(fitted, {"x": x, "y": torch.where(torch.arange(20) < 5, 1, -1)}, num_samples=5)
+    torch.testing.assert_close(few.guide, one.guide)  # labels are not looked at
+    with pytest.raises(pv.OptionError, match="transform_draws must be at least 1, got 0"):
+        pv.classify(fitted, x, transform_draws=0)
+
+
+def test_a_class_that_no_draw_allows_stays_impossible() -> None:
+    each = torch.tensor([[[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]], [[0.9, 0.1, 0.0], [0.2, 0.8, 0.0]]], dtype=torch.float64)
+    pooled, error = classification._pooled(each)
+    assert pooled[0].tolist() == pytest.approx([0.75, 0.25, 0.0]) and (pooled[:, 2] == 0).all()  # odds of sqrt(1 * 9)
+    assert torch.isfinite(pooled).all() and torch.isfinite(error).all() and pooled[1, 0] > 0.99
