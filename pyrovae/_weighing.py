@@ -16,18 +16,19 @@ class Enumerated:
     """
 
     def __init__(self) -> None:
+        self.sizes: dict[int, int] = {}
         self.log_probs: dict[int, Callable[[], Tensor]] = {}
 
-    def add(self, dim: int, log_prob: Callable[[], Tensor]) -> None:
-        """`log_prob()`, whose dimensions are those of a batch, is computed only where a layer asks for it."""
-        self.log_probs[dim] = log_prob
+    def add(self, dim: int, size: int, log_prob: Callable[[], Tensor]) -> None:
+        """So many values; `log_prob()`, whose dimensions are those of a batch, is computed only where a layer asks for it."""
+        self.sizes[dim], self.log_probs[dim] = size, log_prob
 
     def weights(self, batch: torch.Size) -> tuple[Tensor | None, int]:
         """The weights of the elements of a batch, of its shape, which sum to 1, and how many rows they stand for.
 
         None where nothing is enumerated along any of its dimensions: then all count alike.
         """
-        along = [dim for dim in self.log_probs if -dim <= len(batch) and batch[dim] > 1]
+        along = [dim for dim in self.log_probs if -dim <= len(batch) and 1 < batch[dim] == self.sizes[dim]]
         if not along:
             return None, batch.numel()
         found: dict[int, Tensor] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import torch
@@ -157,7 +158,7 @@ def group_weights(groups: list[Group], optional: list[str], chosen: Mapping[str,
     """
     known = _named("group_weight", "how many times each row counts", groups, optional, chosen)
     for name, weight in chosen.items():
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
+        if isinstance(weight, bool) or not isinstance(weight, Real) or not 0 < weight < math.inf:
             raise OptionError(f"group_weight={{{name!r}: {weight!r}}} must be a positive number.")
     return [float(chosen.get(name, 1.0)) for name in known]
 

@@ -200,6 +200,7 @@ def identity_of(settings: Mapping[str, Any], rows: FitData, options: FitOptions)
     """What a resumed fit must have in common with the one that it goes on with: the settings and the data."""
     validation = digest_of(rows.validation or {})
     identity = {**settings, "data": rows.training.digest(), "validation": validation}
+    identity["group_weight"] = settings.get("group_weight")  # None as of runs before it could be chosen
     if identity["precision"] == "float32":
         del identity["precision"]  # of no run before it could be chosen
     if identity["keep_best"] == (options.patience is not None):

@@ -68,8 +68,8 @@ def test_weights_are_probabilities_whatever_a_value_depends_on() -> None:
     torch.manual_seed(0)
     first, second = torch.randn(2, 5).log_softmax(0), torch.randn(3, 2, 5).log_softmax(0)
     values = Enumerated()
-    values.add(-2, lambda: first)
-    values.add(-3, lambda: second)
+    values.add(-2, 2, lambda: first)
+    values.add(-3, 3, lambda: second)
     joint = first.exp() * second.exp()  # (3, 2, 5)
     for batch, wanted in (
         ((3, 2, 5), joint),
@@ -83,6 +83,7 @@ def test_weights_are_probabilities_whatever_a_value_depends_on() -> None:
     assert found is not None and rows == 5
     torch.testing.assert_close(found[:, 0, 0], joint.sum(1).mean(-1))
     assert values.weights(torch.Size((1, 1, 5))) == (None, 5) and values.weights(torch.Size((5,))) == (None, 5)
+    assert values.weights(torch.Size((4, 6))) == (None, 24)  # no dimension of values, but some of the network's own
 
 
 def test_mistakes_are_named() -> None:

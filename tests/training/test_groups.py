@@ -154,6 +154,8 @@ def test_a_fit_goes_where_the_weight_pulls(tmp_path: Path) -> None:
         assert fitted.settings.get("group_weight") == ([weight.get("", 1.0), weight.get("w", 1.0)] if weight else None)
     with pytest.raises(pv.CheckpointError, match="other group_weight"):
         pv.fit(Mean(), data, **how, group_weight={"": 0.7}, **kept, resume=True)
+    with pytest.raises(pv.CheckpointError, match="other group_weight"):
+        pv.fit(Mean(), data, **how, **kept, resume=True)
 
 
 class Shared(nn.Module):
