@@ -31,6 +31,7 @@ from pyrovae.predict.forward import observed_sites, run_model, sites_to_generate
 from pyrovae.recover.corruptions import Corruption, Mask
 from pyrovae.recover.gaps import observers
 from pyrovae.recover.impute import FEWEST_CANDIDATES, MEAN_DRAWS, PER_DRAW, warn_of_few
+from pyrovae.recover.linear import LinearMap, solve
 from pyrovae.recover.seen import Seen, integrated
 
 
@@ -186,6 +187,9 @@ class _Problem:
                 f"{self.argument!r} must be what the corruption makes of rows, of shape {tuple(wanted)}, got "
                 f"{tuple(seen.shape[1:])}."
             )
+        self.linear = None
+        if corruption.linear and not isinstance(corruption, Mask):
+            self.linear = LinearMap.of(corruption, part.batch[self.argument].shape[1:], seen)
         self.guess = self._guess(part, seen.shape[1:])
         self.drawn = self._likelihood(few) is None
         if self.drawn and not bool((torch.as_tensor(corruption.sd) > 0).all()):
@@ -228,23 +232,23 @@ class _Problem:
         shape = part.batch[self.argument].shape[1:]
         x = node["value"].double().reshape(num, -1)
         mean, variance = x.mean(0), x.var(0, correction=0) + 1e-2
-        if not self.corruption.linear or isinstance(self.corruption, Mask):
+        if self.linear is None:
             return lambda rows: mean.expand(len(rows), -1) if seen != shape else _filled(rows.flatten(1), mean)
-        a = (
-            self.corruption.function(torch.eye(len(mean), dtype=mean.dtype, device=mean.device).reshape(-1, *shape))
-            .flatten(1)
-            .T
-        )
-        sd = torch.as_tensor(self.corruption.sd).to(a).expand(seen).flatten()
-        covariance = (a * variance) @ a.T + torch.diag(sd.square() + 1e-6 * variance.mean())
-        gain = torch.linalg.solve(covariance, a * variance)
-        return lambda rows: mean + (rows.double().flatten(1) - mean @ a.T).nan_to_num(0.0) @ gain
+        linear = replace(self.linear, complete=True)
+        factor, middle = linear.factor(variance, None), linear.times(mean)
+
+        def guess(rows: Tensor) -> Tensor:
+            difference = (linear.pick(rows.double().flatten(1)) - middle).nan_to_num(0.0)
+            solved = solve(factor, solve(factor, difference), transposed=True)
+            return mean + variance * linear.transposed_times(solved)
+
+        return guess
 
     def _likelihood(self, few: Batch) -> Seen | None:
         """That of what is seen with x integrated out, in a run on a few rows."""
         with fork_rng():
             node = sample_sites(poutine.trace(self.fitted.pair.model).get_trace(**few))[self.site.name]
-        return integrated(node["fn"], self.corruption, torch.Size([1]))
+        return integrated(node["fn"], self.corruption, torch.Size([1]), self.linear)
 
     def _clean(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The arguments of the fitted pair, with a guess of x."""
@@ -259,8 +263,10 @@ class _Problem:
         return self._handled(rows)(self.fitted.pair.model)(**self._clean(rows))
 
     def _handled(self, rows: Mapping[str, Tensor]) -> Messenger:
-        handler = _Above if self.drawn else _Through
-        return handler(self.site.name, self.corruption, self._in_a_run(rows), rows[self.argument].dim() - 1)
+        seen, event_dim = self._in_a_run(rows), rows[self.argument].dim() - 1
+        if self.drawn:
+            return _Above(self.site.name, self.corruption, seen, event_dim)
+        return _Through(self.site.name, self.corruption, seen, event_dim, self.linear)
 
     def _in_a_run(self, rows: Mapping[str, Tensor]) -> Tensor:
         """What was seen, `(n, 1, ..., *seen)`, the rows along their dimension of a run."""
@@ -385,13 +391,16 @@ def _with_signature(function: Callable[..., Any], signature: inspect.Signature) 
 class _Through(Messenger):  # type: ignore[misc]  # Pyro has no types
     """Let a site observe corrupted rows, with its own value integrated out."""
 
-    def __init__(self, site: str, corruption: Corruption, seen: Tensor, event_dim: int) -> None:
+    def __init__(
+        self, site: str, corruption: Corruption, seen: Tensor, event_dim: int, linear: LinearMap | None
+    ) -> None:
         super().__init__()
-        self.site, self.corruption, self.seen, self.event_dim = site, corruption, seen, event_dim
+        self.site, self.corruption, self.seen, self.linear = site, corruption, seen, linear
+        self.event_shape = seen.shape[seen.dim() - event_dim :]
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] == self.site:
-            msg["fn"] = integrated(msg["fn"], self.corruption, self.seen.shape[self.seen.dim() - self.event_dim :])
+            msg["fn"] = integrated(msg["fn"], self.corruption, self.event_shape, self.linear)
             msg["value"], msg["is_observed"] = self.seen, True
 
 
@@ -416,7 +425,10 @@ class _Above(_Drawn):
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if msg["name"] == self.site:
-            loc = self.corruption.function(msg["value"])
+            x = msg["value"]
+            batch = x.shape[: x.dim() - msg["fn"].event_dim]
+            loc = self.corruption.function(x.reshape(-1, *x.shape[len(batch) :]))
+            loc = loc.reshape(*batch, *loc.shape[1:])
             sd = torch.as_tensor(self.corruption.sd).to(loc)
             there = ~self.seen.isnan()
             noise = dist.Normal(loc, sd.expand(loc.shape)).mask(there).to_event(self.event_dim)
