@@ -149,6 +149,36 @@ def solve(factor: Tensor, y: Tensor, *, transposed: bool = False) -> Tensor:
     return solved.reshape(*solved.shape[:-1], *sizes).movedim(last, shared)
 
 
+def linear_guess(linear: LinearMap, examples: Tensor, variance: Tensor, seen: Tensor) -> Tensor:
+    """`E[x | x_seen]` of a Normal with the mean and covariance of some examples, and independent noise in each element.
+
+    It is computed as `x = m + sum_k a_k (x_k - m) / sqrt(n) + e` with standard normal a_k, so that no matrix is D x D.
+
+    Args:
+        linear: What happened to x.
+        examples: x_k, `(n, D)` float64.
+        variance: Of e, `(D,)`.
+        seen: What was seen, `(N, M)`, NaN where it is missing.
+
+    Returns:
+        `(N, D)` float64.
+    """
+    mean = examples.mean(0)
+    spread = (examples - mean) / len(examples) ** 0.5
+    shown, difference = linear.times(spread), linear.pick(seen.double()) - linear.times(mean)
+    patterns, pattern = (~difference.isnan()).unique(dim=0, return_inverse=True)
+    found = torch.empty(len(seen), len(mean), dtype=torch.float64, device=seen.device)
+    for i, there in enumerate(patterns):
+        rows = (pattern == i).nonzero()[:, 0]
+        factor = linear.factor(variance, there)
+        v, w = (solve(factor, torch.where(there, part, 0.0)).flatten(1) for part in (shown, difference[rows]))
+        inner = torch.linalg.cholesky(torch.eye(len(v), dtype=v.dtype, device=v.device) + v @ v.T)
+        a = torch.cholesky_solve(v @ w.T, inner).T
+        rest = solve(factor, (w - a @ v).unflatten(1, there.shape), transposed=True)
+        found[rows] = mean + a @ spread + variance * linear.transposed_times(rest)
+    return found
+
+
 def _entries(corruption: Corruption, shape: torch.Size, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The entries of A that are not 0: rows, columns, and values."""
     size = shape.numel()

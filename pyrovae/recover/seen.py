@@ -207,7 +207,7 @@ def integrated(fn: Any, corruption: Corruption, event_shape: torch.Size, linear:
         return SeenByValue(fn, corruption, event_shape)
     if isinstance(corruption, Clip) and elementwise and isinstance(base, dist.Normal):
         return SeenClipped(fn, corruption, event_shape)
-    if linear is not None and elementwise and _has_moments(fn):
+    if linear is not None and elementwise and has_moments(fn):
         return SeenLinearly(fn, corruption, event_shape, linear)
     return None
 
@@ -232,7 +232,8 @@ def _few_values(base: Any) -> bool:
         return False
 
 
-def _has_moments(fn: Any) -> bool:
+def has_moments(fn: Any) -> bool:
+    """Whether a distribution knows its mean and variance."""
     try:
         return bool(fn.mean.isfinite().all()) and bool(fn.variance.isfinite().all())
     except (NotImplementedError, AttributeError):

@@ -12,7 +12,7 @@ from support.pairs import LinearGaussian, unfitted
 from torch import Tensor
 
 import pyrovae as pv
-from pyrovae.recover.linear import LinearMap
+from pyrovae.recover.linear import LinearMap, linear_guess
 from pyrovae.recover.seen import SeenLinearly
 
 NAN = float("nan")
@@ -93,6 +93,26 @@ def test_density_gradient_and_posterior_mean_are_those_of_the_dense_normal(name:
     if isinstance(sd, float) and sd == 0:  # a draw agrees with all that was seen
         torch.testing.assert_close(function(drawn), torch.where(seen.isnan(), function(drawn), seen.expand(3, -1, -1)))
     assert (drawn - mean).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+@pytest.mark.parametrize("name", MAPS)
+def test_the_first_guess_is_the_mean_of_a_normal_with_the_covariance_of_examples(name: str, gaps: bool) -> None:
+    function, sd, _ = MAPS[name]
+    torch.manual_seed(5)
+    examples, variance = torch.randn(7, D, dtype=torch.float64), torch.rand(D, dtype=torch.float64) + 0.1
+    seen = function(torch.randn(4, D, dtype=torch.float64))
+    if gaps:
+        seen[0, 1:3] = seen[2, 0] = NAN
+    corruption = pv.corruptions.Corruption(function, sd, linear=True)
+    found = linear_guess(LinearMap.of(corruption, torch.Size([D]), seen), examples, variance, seen)
+    mean, prior = examples.mean(0), examples.T.cov(correction=0) + torch.diag(variance)
+    for n in range(4):
+        there = ~seen[n].isnan()
+        a = function(torch.eye(D, dtype=torch.float64)).T[there]
+        noise = torch.as_tensor(sd, dtype=torch.float64).expand(len(there))[there].square()
+        gain = torch.linalg.solve(a @ prior @ a.T + torch.diag(noise), a @ prior).T
+        torch.testing.assert_close(found[n], mean + gain @ (seen[n, there] - a @ mean), rtol=1e-7, atol=1e-7)
 
 
 def test_what_always_shows_the_same_says_nothing() -> None:
