@@ -2,7 +2,7 @@
 
     python benchmarks/mixed_imputation.py --data-root HI-VAE [--tables Wine Adult] [--masks 1 2 3] [--shares 20 50]
 
-DIR is a checkout of https://github.com/probabilistic-learning/HI-VAE (Nazabal, Olmos, Ghahramani & Valera 2020,
+HI-VAE is a checkout of https://github.com/probabilistic-learning/HI-VAE (Nazabal, Olmos, Ghahramani & Valera 2020,
 arXiv:1807.03653), which holds the tables, what their columns are, and the cells that are hidden: 10, 20 or 50 % of all, at
 random, ten masks of each. Everything is fitted to the table with gaps, and fills it in. The error of a column is that paper's:
 of classes the share of wrong cells; of ordered classes the mean number of steps between guess and truth, divided by the number
@@ -38,8 +38,8 @@ import pyrovae as pv
 
 RESULTS = Path(__file__).parent / "results" / "mixed-imputation-cpu.json"
 Array = NDArray[np.float64]
-PARTICLES, CANDIDATES, DRAWS = 20, 500, 51
-EPOCHS, BATCH, RATE = {"Wine": 100, "Adult": 30}, 128, 2e-3
+PARTICLES, CANDIDATES, DRAWS = 20, 200, 51
+EPOCHS, BATCH, RATE = {"Wine": 20, "Adult": 5}, 128, 2e-3
 KINDS = {"pos": "number", "real": "number", "count": "number", "cat": "class", "ordinal": "ordered"}
 
 
