@@ -5,7 +5,7 @@
 The same VAE is fitted twice to rows without labels: as it is, and with `pv.nets.RandomMask` before its encoder, so that in
 training each row loses a share of its entries, drawn uniformly from 0 to `MOST`. The means of q(z | x) of whole rows, brought
 to standard deviation 1, are the inputs of a logistic regression on five and on ten labelled rows a class; beside it, one on
-the entries themselves. Its penalty is chosen by cross-validation on the labelled rows. Digits: 360 rows held out, several splits.
+the entries themselves. Its penalty is chosen by cross-validation on the labelled rows. Digits: 360 rows held out.
 MNIST, pixels cut at 1/2: 10,000 training images and the 10,000 test images, two splits; only with --data-root. log p(x) of 200
 test rows says what the fit as a model pays. `--choose` tries other values of `MOST` first, on digits with seeds 100 and 101,
 and goes on with the one of the highest accuracy. Figures go to benchmarks/results/masked-training-cpu.json; what is in it is
