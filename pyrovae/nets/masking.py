@@ -1,10 +1,10 @@
-"""Which entries of a row are observed, as a function of their own values."""
+"""Networks of rows with holes: which entries are observed, and encoders that see a part of a row."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyrovae.errors import OptionError
+from pyrovae.errors import OptionError, ShapeError
 
 
 class SelfMasking(nn.Module):
@@ -69,4 +69,60 @@ class MaskChannel(nn.Module):
         missing = torch.isnan(x)
         both = torch.cat([torch.where(missing, x.new_zeros(()), x), (~missing).to(x.dtype)], -3)
         result: Tensor = self.net(both)
+        return result
+
+
+class RandomMask(nn.Module):
+    """`net(x_s, *others)`: in training, an encoder sees a random part x_s of each row, and a fit asks it for the whole.
+
+    At each visit a row loses entries, each with the same probability r, which is drawn for the row uniformly from 0 to `most`;
+    they are NaN for the network. The likelihood is not touched: the bound of a fit is that of whole rows under the guide
+    `q(z | x_s)`, averaged over the hidden entries, still a bound on log p(x), if one that is further away. In evaluation mode,
+    in which all questions are asked, nothing is hidden.
+
+    A guide with such a network is random elsewhere than at its sites, as with dropout, so that the gradients
+    "sticking_the_landing" and "doubly_reparameterised" are not for it.
+
+    Args:
+        net: A network whose first parent is x with NaN in it, such as `WithMask` or `MaskChannel`; the output is its own.
+        most: The largest share r, above 0 and at most 1.
+
+    Raises:
+        OptionError: `most` is no such number; or when first called in evaluation mode, as at the beginning of a fit: the
+            network makes NaN of NaN.
+        ShapeError: When called: x is not of floating-point numbers.
+
+    References:
+        Vincent, Larochelle, Bengio and Manzagol 2008, doi:10.1145/1390156.1390294 (what a part says of the whole). Im, Ahn,
+        Memisevic and Bengio 2017, arXiv:1511.06406 (the bound under a corrupted guide).
+
+    Example:
+        >>> net = pv.nets.RandomMask(pv.nets.WithMask(pv.nets.MLP((4, 4), (2, 3))), most=0.5)
+        >>> net(torch.ones(5, 4)).unique(dim=0).shape[0] > 1, net.eval()(torch.ones(5, 4)).unique(dim=0).shape[0]
+        (True, 1)
+    """
+
+    def __init__(self, net: nn.Module, most: float = 0.5) -> None:
+        super().__init__()
+        if isinstance(most, bool) or not 0 < most <= 1:
+            raise OptionError(f"most is the largest share of hidden entries, above 0 and at most 1, got {most!r}.")
+        self.net, self.most = net, most
+        self.out_shape = getattr(net, "out_shape", None)
+        self._tried = False
+
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+        if not x.is_floating_point():
+            raise ShapeError(f"RandomMask hides entries by NaN, which {x.dtype} does not have: give it x.float().")
+        if self.training:
+            one_a_row = (*x.shape[:1], *(1 for _ in x.shape[1:]))
+            share = self.most * torch.rand(one_a_row, dtype=x.dtype, device=x.device)
+            x = x.masked_fill(torch.rand_like(x) < share, torch.nan)
+        elif not self._tried:
+            self._tried = True
+            if bool(self.net(torch.full_like(x, torch.nan), *others).isnan().any()):
+                raise OptionError(
+                    f"RandomMask hides entries by NaN, and {type(self.net).__name__} makes NaN of them: put WithMask or "
+                    "MaskChannel between them, RandomMask(WithMask(MLP((D, D), ...)))."
+                )
+        result: Tensor = self.net(x, *others)
         return result

@@ -31,7 +31,8 @@ class IWELBO:
     It is at least the ELBO and approaches log p(x) as K grows; K = 1 is `Trace_ELBO`. N/B and the scales of plates are
     factors outside the logarithm, masks apply inside. A KL weight b makes it `log w = log p(x | z) - b (log q - log p)`. If
     rows share a latent variable, the weights are those of all rows together, a bound only where the batch is the whole data
-    set. Sites marked `objective_only` are added to the objective, outside the logarithm.
+    set. Sites marked `objective_only` are added to the objective, outside the logarithm. Validation rows, and so `patience` and
+    `keep_best` of `pv.fit`, are judged by the same bound of as many draws, or by the ELBO where rows share a latent variable.
 
     Enumerated sites y are summed out within w, `log sum_y p(x, y, z) / q(z | x)`, for any K. Their own q does not enter, so an
     enumerated classifier learns nothing from it; `Trace_ELBO` trains one. Sites drawn without reparameterisation get a

@@ -17,6 +17,7 @@ from torch import Tensor
 from pyrovae.criticism.proposals import check_proposal
 from pyrovae.criticism.psis import pareto_k
 from pyrovae.criticism.resampling import in_a_run, resampled
+from pyrovae.distributions import ObservedOnly
 from pyrovae.errors import DataError, OptionError, PairError
 from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
 from pyrovae.fitted.runs import global_draw, global_sites, particles_at_once
@@ -28,10 +29,14 @@ from pyrovae.pair.parameters import fork_rng
 from pyrovae.pair.program import Pair, sample_sites
 from pyrovae.predict.dependence import site_parents
 from pyrovae.predict.forward import observed_sites, run_model, sites_to_generate
-from pyrovae.recover.corruptions import Corruption, Mask
+from pyrovae.recover.corruptions import Corruption, Mask, Noise
 from pyrovae.recover.gaps import observers
 from pyrovae.recover.impute import FEWEST_CANDIDATES, MEAN_DRAWS, PER_DRAW, warn_of_few
-from pyrovae.recover.seen import Seen, integrated
+from pyrovae.recover.linear import LinearMap, linear_guess
+from pyrovae.recover.seen import Seen, has_moments, integrated
+
+EXAMPLES = 256  # rows drawn from the model, whose covariance makes a first guess
+GUESS = "_guess"  # of x, an argument of the pair that is asked
 
 
 @dataclass(frozen=True, repr=False)
@@ -186,7 +191,10 @@ class _Problem:
                 f"{self.argument!r} must be what the corruption makes of rows, of shape {tuple(wanted)}, got "
                 f"{tuple(seen.shape[1:])}."
             )
-        self.guess = self._guess(part, seen.shape[1:])
+        self.linear = None
+        if corruption.linear:
+            plain = Noise(0.0) if isinstance(corruption, Mask) else corruption
+            self.linear = LinearMap.of(plain, part.batch[self.argument].shape[1:], seen)
         self.drawn = self._likelihood(few) is None
         if self.drawn and not bool((torch.as_tensor(corruption.sd) > 0).all()):
             raise OptionError(
@@ -194,7 +202,7 @@ class _Problem:
                 "would agree with what was seen: give the corruption sd=..., or say that it is linear=True or "
                 "elementwise=True if it is."
             )
-        batch = {**self.others, self.argument: seen}
+        batch = {**self.others, self.argument: seen, GUESS: self._guess(part, seen)}
         pair = _signed(Pair(self._model, self._guide), list(batch))
         with fork_rng():
             layout = describe(pair, take_rows(batch, slice(0, 2)))
@@ -216,51 +224,46 @@ class _Problem:
                 "restoring needs a model in which nothing does."
             )
 
-    def _guess(self, part: FittedGroup, seen: torch.Size) -> Callable[[Tensor], Tensor]:
-        """A function from rows as seen to rough values of x, `(n, D)`, from which the guide starts.
+    def _guess(self, part: FittedGroup, seen: Tensor) -> Tensor:
+        """Rough values of x, from which the guide starts, `(n, *event)`.
 
-        It is the mean given what is seen, if the corruption is linear, of independent elements with the mean and variance
-        that they have under the model; else what is seen itself, and the mean where nothing is seen or in another shape.
+        If the corruption is linear, they are the mean given what was seen of a Normal with the mean and covariance that x has
+        under the model; else what was seen itself, and the mean where nothing was, or in another shape.
         """
-        num = min(num_rows(part.batch), 200)
-        known = {name: value[:num] for name, value in self.others.items()}
-        node = run_model(self.fitted, num, known, {}, None, [self.site.name])[self.site.name]
-        shape = part.batch[self.argument].shape[1:]
-        x = node["value"].double().reshape(num, -1)
-        mean, variance = x.mean(0), x.var(0, correction=0) + 1e-2
-        if not self.corruption.linear or isinstance(self.corruption, Mask):
-            return lambda rows: mean.expand(len(rows), -1) if seen != shape else _filled(rows.flatten(1), mean)
-        a = (
-            self.corruption.function(torch.eye(len(mean), dtype=mean.dtype, device=mean.device).reshape(-1, *shape))
-            .flatten(1)
-            .T
-        )
-        sd = torch.as_tensor(self.corruption.sd).to(a).expand(seen).flatten()
-        covariance = (a * variance) @ a.T + torch.diag(sd.square() + 1e-6 * variance.mean())
-        gain = torch.linalg.solve(covariance, a * variance)
-        return lambda rows: mean + (rows.double().flatten(1) - mean @ a.T).nan_to_num(0.0) @ gain
+        index = torch.arange(EXAMPLES, device=self.fitted.device) % num_rows(part.batch)
+        known = {name: value[index] for name, value in self.others.items()}
+        node = run_model(self.fitted, EXAMPLES, known, {}, None, [self.site.name])[self.site.name]
+        fn = node["fn"].whole if isinstance(node["fn"], ObservedOnly) else node["fn"]
+        x, variance = (fn.mean, fn.variance) if has_moments(fn) else (node["value"], torch.zeros_like(node["value"]))
+        x, variance = (part.double().reshape(EXAMPLES, -1) for part in (x, variance))
+        variance = variance.mean(0) + 1e-4 * x.var(0).mean() + 1e-12
+        shape, dtype = self.fitted.arguments[self.argument]
+        if self.linear is not None:
+            guess = linear_guess(self.linear, x, variance, seen.flatten(1))
+        elif seen.shape[1:] == shape:
+            guess = torch.where(seen.isnan(), x.mean(0).reshape(shape), seen)
+        else:
+            guess = x.mean(0).expand(len(seen), -1)
+        return guess.reshape(-1, *shape).to(dtype)
 
     def _likelihood(self, few: Batch) -> Seen | None:
         """That of what is seen with x integrated out, in a run on a few rows."""
         with fork_rng():
             node = sample_sites(poutine.trace(self.fitted.pair.model).get_trace(**few))[self.site.name]
-        return integrated(node["fn"], self.corruption, torch.Size([1]))
+        return integrated(node["fn"], self.corruption, torch.Size([1]), self.linear)
 
     def _clean(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The arguments of the fitted pair, with a guess of x."""
-        shape, dtype = self.fitted.arguments[self.argument]
-        seen = rows[self.argument]
-        return {
-            **{name: rows[name] for name in self.others},
-            self.argument: self.guess(seen).reshape(-1, *shape).to(dtype),
-        }
+        return {**{name: rows[name] for name in self.others}, self.argument: rows[GUESS]}
 
     def _model(self, **rows: Tensor) -> Any:
         return self._handled(rows)(self.fitted.pair.model)(**self._clean(rows))
 
     def _handled(self, rows: Mapping[str, Tensor]) -> Messenger:
-        handler = _Above if self.drawn else _Through
-        return handler(self.site.name, self.corruption, self._in_a_run(rows), rows[self.argument].dim() - 1)
+        seen, event_dim = self._in_a_run(rows), rows[self.argument].dim() - 1
+        if self.drawn:
+            return _Above(self.site.name, self.corruption, seen, event_dim)
+        return _Through(self.site.name, self.corruption, seen, event_dim, self.linear)
 
     def _in_a_run(self, rows: Mapping[str, Tensor]) -> Tensor:
         """What was seen, `(n, 1, ..., *seen)`, the rows along their dimension of a run."""
@@ -359,10 +362,6 @@ class _Problem:
         return torch.cat(kept), middle.to(dtype).cpu(), variance.sqrt().to(dtype).cpu()
 
 
-def _filled(rows: Tensor, mean: Tensor) -> Tensor:
-    return torch.where(rows.isnan(), mean.to(rows), rows)
-
-
 def _between(part: Tensor, n: int, shape: tuple[int, ...]) -> list[int]:
     """Dimensions of size 1 between that of the particles and that of the rows."""
     return [1] * max(0, part.dim() - 2 - len(shape))
@@ -385,13 +384,16 @@ def _with_signature(function: Callable[..., Any], signature: inspect.Signature) 
 class _Through(Messenger):  # type: ignore[misc]  # Pyro has no types
     """Let a site observe corrupted rows, with its own value integrated out."""
 
-    def __init__(self, site: str, corruption: Corruption, seen: Tensor, event_dim: int) -> None:
+    def __init__(
+        self, site: str, corruption: Corruption, seen: Tensor, event_dim: int, linear: LinearMap | None
+    ) -> None:
         super().__init__()
-        self.site, self.corruption, self.seen, self.event_dim = site, corruption, seen, event_dim
+        self.site, self.corruption, self.seen, self.linear = site, corruption, seen, linear
+        self.event_shape = seen.shape[seen.dim() - event_dim :]
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] == self.site:
-            msg["fn"] = integrated(msg["fn"], self.corruption, self.seen.shape[self.seen.dim() - self.event_dim :])
+            msg["fn"] = integrated(msg["fn"], self.corruption, self.event_shape, self.linear)
             msg["value"], msg["is_observed"] = self.seen, True
 
 
@@ -416,7 +418,10 @@ class _Above(_Drawn):
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if msg["name"] == self.site:
-            loc = self.corruption.function(msg["value"])
+            x = msg["value"]
+            batch = x.shape[: x.dim() - msg["fn"].event_dim]
+            loc = self.corruption.function(x.reshape(-1, *x.shape[len(batch) :]))
+            loc = loc.reshape(*batch, *loc.shape[1:])
             sd = torch.as_tensor(self.corruption.sd).to(loc)
             there = ~self.seen.isnan()
             noise = dist.Normal(loc, sd.expand(loc.shape)).mask(there).to_event(self.event_dim)

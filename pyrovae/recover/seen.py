@@ -14,6 +14,7 @@ from torch.distributions import constraints
 from pyrovae.distributions import ObservedOnly
 from pyrovae.distributions.missing import draw_missing, mean_missing
 from pyrovae.recover.corruptions import Clip, Corruption, Mask
+from pyrovae.recover.linear import LinearMap, solve
 
 MOST_VALUES = 1024  # of an element, which are summed over
 
@@ -138,80 +139,64 @@ class SeenClipped(Seen):
 class SeenLinearly(Seen):
     """`x_seen = A x + sd e` of independent Normals, and of other likelihoods as if they were Normals of their moments."""
 
-    def __init__(self, whole: Any, corruption: Corruption, event_shape: torch.Size) -> None:
+    def __init__(self, whole: Any, corruption: Corruption, event_shape: torch.Size, linear: LinearMap) -> None:
         super().__init__(whole, corruption, event_shape)
-        self.exact = isinstance(inner(whole), dist.Normal)
+        self.linear, self.exact = linear, isinstance(inner(whole), dist.Normal)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+        whole = self.whole.expand(torch.Size(batch_shape))
+        return type(self)(whole, self.corruption, self.event_shape, self.linear)
 
     def _moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and variance of x, `(*batch, D)` float64."""
-        whole, batch = self.whole, self.batch_shape
-        mean, variance = (
-            part.expand(*batch, *whole.event_shape).reshape(*batch, -1).double()
-            for part in (whole.mean, whole.variance)
-        )
-        return mean, variance
+        """Mean of x, `(*batch, D)` float64, and variance, of size 1 along dimensions along which it is repeated."""
+        whole, base, batch = self.whole, inner(self.whole), self.batch_shape
+        spread = base.scale if self.exact else whole.variance
+        spread = spread.expand(*batch, *whole.event_shape)
+        for dim in range(len(batch)):
+            spread = spread.narrow(dim, 0, 1) if spread.stride(dim) == 0 else spread
+        mean = whole.mean.expand(*batch, *whole.event_shape)
+        mean, spread = (part.reshape(*part.shape[: len(batch)], -1).double() for part in (mean, spread))
+        return mean, spread.square() if self.exact else spread
 
-    def _factors(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Of a function of single elements, by what each is multiplied, and the sd of the noise, `(D,)` each."""
-        a = self.corruption.function(like.new_ones(1, *self.event_shape)).reshape(-1)
-        return a, torch.as_tensor(self.corruption.sd).to(a).expand(self.event_shape).reshape(-1)
-
-    def _matrix(self, like: Tensor) -> Tensor:
-        """A, `(M, D)`."""
-        shape = self.whole.event_shape
-        basis = torch.eye(shape.numel(), dtype=torch.float64, device=like.device).reshape(-1, *shape)
-        return self.corruption.function(basis).reshape(len(basis), -1).T
-
-    def _covariance(self, variance: Tensor, a: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
-        """Cholesky's factor of the covariance of what is seen, `(*batch, M, M)`, and the sd of its noise, `(M,)`."""
-        sd = torch.as_tensor(self.corruption.sd).to(a).expand(self.event_shape).reshape(-1)
-        covariance = (a * variance[..., None, :]) @ a.T + torch.diag(sd.square())
-        both = there[..., None] & there[..., None, :]
-        eye = torch.eye(len(a), dtype=a.dtype, device=a.device)
-        return torch.linalg.cholesky(torch.where(both, covariance, eye)), sd
+    def _in_blocks(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """What was seen, `(*batch, B, m)`, and which of it is there."""
+        found = self.linear.pick(seen.reshape(*seen.shape[: seen.dim() - len(self.event_shape)], -1).double())
+        return found.nan_to_num(0.0), ~found.isnan()
 
     def log_prob(self, value: Tensor) -> Tensor:
         mean, variance = self._moments()
-        seen = value.reshape(*value.shape[: value.dim() - len(self.event_shape)], -1).double()
-        there = ~seen.isnan()
-        if self.corruption.elementwise:
-            a, sd = self._factors(mean)
-            total = a.square() * variance + sd.square()
-            each = -0.5 * (seen.nan_to_num(0.0) - a * mean).square() / total - 0.5 * (2 * math.pi * total).log()
-            return torch.where(there, each, 0.0).sum(-1).to(value.dtype)
-        a = self._matrix(mean)
-        factor, _ = self._covariance(variance, a, there)
-        difference = torch.where(there, seen.nan_to_num(0.0) - mean @ a.T, 0.0)
-        squared = torch.linalg.solve_triangular(factor, difference[..., None], upper=False)[..., 0].square().sum(-1)
-        log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return (-0.5 * squared - log_det - 0.5 * math.log(2 * math.pi) * there.sum(-1)).to(value.dtype)
+        seen, there = self._in_blocks(value)
+        factor = self.linear.factor(variance, there)
+        squared = solve(factor, torch.where(there, seen - self.linear.times(mean), 0.0)).square().sum((-1, -2))
+        log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum((-1, -2))
+        constant = 0.5 * math.log(2 * math.pi) * there.sum((-1, -2), dtype=squared.dtype)
+        return (-0.5 * squared - log_det - constant).to(value.dtype)
 
     def given(self, seen: Tensor) -> tuple[Tensor, Tensor]:
         mean, variance = self._moments()
-        flat = seen.reshape(*seen.shape[: seen.dim() - len(self.event_shape)], -1).double()
-        there = ~flat.isnan()
+        wanted, there = self._in_blocks(seen)
+        factor = self.linear.factor(variance, there)
         x = mean + variance.sqrt() * torch.randn_like(mean)  # moved to what was seen, by Matheron's rule
-        if self.corruption.elementwise:
-            a, sd = self._factors(mean)
-            gain = torch.where(there, a * variance / (a.square() * variance + sd.square()).clamp_min(1e-300), 0.0)
-            target = flat.nan_to_num(0.0)
-            found = [x + gain * (target - a * x - sd * torch.randn_like(x)), mean + gain * (target - a * mean)]
-        else:
-            a = self._matrix(mean)
-            factor, sd = self._covariance(variance, a, there)
-            found = []
-            for at, noise in ((x, 1.0), (mean, 0.0)):
-                e = noise * sd * torch.randn(*at.shape[:-1], len(sd), dtype=a.dtype, device=a.device)
-                difference = torch.where(there, flat.nan_to_num(0.0) - at @ a.T - e, 0.0)
-                solved = torch.cholesky_solve(difference[..., None], factor)[..., 0]
-                found.append(at + variance * (solved @ a))
+        noise = self.linear.sd * torch.randn(*mean.shape[:-1], *self.linear.sd.shape).to(mean)
+        found = []
+        for at, error in ((x, noise), (mean, 0.0)):
+            difference = torch.where(there, wanted - self.linear.times(at) - error, 0.0)
+            solved = solve(factor, solve(factor, difference), transposed=True)
+            found.append(at + variance * self.linear.transposed_times(solved))
         shape = (*mean.shape[:-1], *self.whole.event_shape)
         drawn, middle = (part.reshape(shape).to(seen.dtype) for part in found)
         return drawn, middle
 
 
-def integrated(fn: Any, corruption: Corruption, event_shape: torch.Size) -> Seen | None:
-    """The likelihood of corrupted rows, if x can be integrated out of it; None where x has to be drawn."""
+def integrated(fn: Any, corruption: Corruption, event_shape: torch.Size, linear: LinearMap | None) -> Seen | None:
+    """The likelihood of corrupted rows, if x can be integrated out of it; None where x has to be drawn.
+
+    Args:
+        fn: The likelihood of x.
+        corruption: The corruption.
+        event_shape: Of a seen row.
+        linear: The corruption as a matrix, if it is linear.
+    """
     while isinstance(fn, ObservedOnly):
         fn = fn.whole
     base = inner(fn)
@@ -222,8 +207,8 @@ def integrated(fn: Any, corruption: Corruption, event_shape: torch.Size) -> Seen
         return SeenByValue(fn, corruption, event_shape)
     if isinstance(corruption, Clip) and elementwise and isinstance(base, dist.Normal):
         return SeenClipped(fn, corruption, event_shape)
-    if corruption.linear and elementwise and _has_moments(fn):
-        return SeenLinearly(fn, corruption, event_shape)
+    if linear is not None and elementwise and has_moments(fn):
+        return SeenLinearly(fn, corruption, event_shape, linear)
     return None
 
 
@@ -247,7 +232,8 @@ def _few_values(base: Any) -> bool:
         return False
 
 
-def _has_moments(fn: Any) -> bool:
+def has_moments(fn: Any) -> bool:
+    """Whether a distribution knows its mean and variance."""
     try:
         return bool(fn.mean.isfinite().all()) and bool(fn.variance.isfinite().all())
     except (NotImplementedError, AttributeError):

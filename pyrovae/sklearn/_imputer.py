@@ -45,7 +45,7 @@ class VAEImputer(TransformerMixin, VAEEstimator):
         learning_rate_init: The highest learning rate of the one-cycle schedule.
         validation_fraction: The share of rows that is held out to find the best epoch, or None. Of fewer than 10 rows none
             are held out.
-        n_iter_no_change: Stop after so many epochs without a better validation ELBO; None runs to the end.
+        n_iter_no_change: Stop after so many epochs without a better bound of these rows; None runs to the end.
         n_particles: The draws of the proposal of each row from which those of z are chosen.
         proposal: Of these draws: "refined", "laplace" or "guide", as for `VAEDensity`.
         random_state: The seed of starting values, shuffling, noise and draws.

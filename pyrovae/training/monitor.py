@@ -1,4 +1,4 @@
-"""The ELBO and the KL terms of validation rows, or of some training rows, after each epoch."""
+"""The bound and the KL terms of validation rows, or of some training rows, after each epoch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pyrovae.engine.tracing import TracedFunction
 from pyrovae.errors import PairError
 from pyrovae.fitted.fitted import FIXED_NOISE_SEED, Fit, FittedGroup
 from pyrovae.objectives.terms import terms
-from pyrovae.objectives.weights import global_bound, row_bounds, row_kl
+from pyrovae.objectives.weights import global_bound, log_weights, row_bounds, row_kl
 from pyrovae.pair.batch import Batch, num_rows, take_rows
 from pyrovae.pair.parameters import fork_rng, seed_torch
 
@@ -24,35 +24,59 @@ TRACE_FROM = 50  # epochs; for fewer, a graph of a few rows costs more than it s
 class MonitoredGroup:
     """Bounds and KL terms of rows with the same arguments, in chunks of one size, by one traced program.
 
-    `counted` are the global sites that are counted with another group of rows.
+    `counted` are the global sites that are counted with another group of rows; `draws` as for `Monitor`.
     """
 
-    def __init__(self, fitted: Fit, group: FittedGroup, traces: bool, counted: frozenset[str]) -> None:
+    def __init__(
+        self, fitted: Fit, group: FittedGroup, traces: bool, counted: frozenset[str], draws: int | None
+    ) -> None:
         self.fitted, self.rows, self.layout, self.counted = fitted, group.batch, group.layout, counted
-        self.chunk = min(num_rows(group.batch), fitted.chunk_size(group.batch))
+        self.draws = draws
+        self.chunk = min(num_rows(group.batch), fitted.chunk_size(group.batch, draws or 1))
         self.evaluate = TracedFunction(self.bounds, (fitted.pair,)) if traces else self.bounds
         self.sites: list[str] = []  # the latent ones, in the order of their KL terms
 
     def bounds(self, rows: Batch) -> list[Tensor]:
-        """What all rows share of the ELBO, each row's share, and each row's KL term of each latent site."""
-        found = terms(self.fitted.pair, rows, layout=self.layout)
+        """What all rows share of the bound, each row's share, and each row's KL term of each latent site."""
+        found = terms(self.fitted.pair, rows, self.draws or 1, layout=self.layout)
         divergences = row_kl(found)
         self.sites = list(divergences)
-        return [global_bound(found, self.counted), row_bounds(found)[0], *(kl[0] for kl in divergences.values())]
+        shared = global_bound(found, self.counted) / found.num_particles
+        each = row_bounds(found)[0]
+        if self.draws is not None:
+            each = log_weights(found).logsumexp(0) - math.log(self.draws)
+        return [shared, each, *(kl.mean(0) for kl in divergences.values())]
 
 
 class Monitor:
-    """Measures the validation rows, or else some training rows, at one draw each, with the same noise every time."""
+    """Measures the validation rows, or else some training rows, with the same noise every time.
 
-    def __init__(self, fitted: Fit, source: Resident | Stream, held_out: Batch | None, engine: str) -> None:
+    Args:
+        fitted: The fit.
+        source: The training rows.
+        held_out: The validation rows, or None.
+        engine: How steps are run; "eager" traces nothing here either.
+        draws: How many draws count together in the importance-weighted bound of a validation row; None for its ELBO at one
+            draw.
+    """
+
+    def __init__(
+        self,
+        fitted: Fit,
+        source: Resident | Stream,
+        held_out: Batch | None,
+        engine: str,
+        draws: int | None = None,
+    ) -> None:
         self.fitted, self.source, self.held_out = fitted, source, held_out
+        self.draws = None if held_out is None else draws
         self.traces = engine != "eager" and (held_out is not None or fitted.settings["epochs"] >= TRACE_FROM)
         self.rows = held_out
         self.groups: list[MonitoredGroup] = []
         self.works = True
 
     def measure(self) -> tuple[float, dict[str, float]]:
-        """The mean share of the ELBO, and the mean KL term of each latent site (0 for a row that observes it), in nats per
+        """The mean share of the bound, and the mean KL term of each latent site (0 for a row that observes it), in nats per
         row. NaN and nothing where no row of the training data has a term of its own."""
         if not self.works:
             return math.nan, {}
@@ -74,7 +98,7 @@ class Monitor:
         if not self.groups:
             counted: frozenset[str] = frozenset()
             for part in self.fitted.parts(self.rows):
-                self.groups.append(MonitoredGroup(self.fitted, part, self.traces, counted))
+                self.groups.append(MonitoredGroup(self.fitted, part, self.traces, counted, self.draws))
                 counted |= set(part.layout.global_sites)
         total, shared_total = torch.zeros(2, dtype=torch.float64, device=device).unbind()
         divergences: dict[str, Tensor] = {}
@@ -91,5 +115,5 @@ class Monitor:
                 left -= num_rows(rows)
             shared_total = shared_total + shared.double()  # of the last chunk: every chunk has it whole
         # Global latents count as in training: once for all training rows.
-        elbo = total.item() / num_rows(self.rows) + shared_total.item() / num_training
-        return elbo, {site: kl.item() / num_rows(self.rows) for site, kl in divergences.items()}
+        bound = total.item() / num_rows(self.rows) + shared_total.item() / num_training
+        return bound, {site: kl.item() / num_rows(self.rows) for site, kl in divergences.items()}

@@ -385,6 +385,7 @@ class Plan:
     threads: int
     relaxed: list[Any]  # the families whose draws carry a gradient at a temperature
     loss_tensors: dict[str, Tensor]  # of modules that the loss trains
+    weighed: int | None  # draws that count together in the bound of a validation row; None for its ELBO
 
 
 def plan(
@@ -473,7 +474,10 @@ def plan(
         "optimizer": {"class": type(optimizer).__name__, "lr": rate_of(optimizer)},
         "torch": str(torch.__version__),
     }
-    return Plan(program, schedule, steps, batches, engine, threads, relaxed, loss_tensors(objective))
+    # where rows share a latent variable, only all of them together have such a bound, and here they come in chunks
+    alone = not any(layout.shared for layout in fitted.layouts)
+    weighed = objective.num_particles if isinstance(objective, IWELBO) and alone else None
+    return Plan(program, schedule, steps, batches, engine, threads, relaxed, loss_tensors(objective), weighed)
 
 
 def relaxed_families(pair: PairLike) -> list[Any]:

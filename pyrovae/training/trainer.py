@@ -42,7 +42,7 @@ class Trainer:
         self.fitted, self.program, self.schedule, self.steps = fitted, plan.program, plan.schedule, plan.steps
         self.source, self.batches, self.device = rows.training, plan.batches, rows.device
         self.engine = make_engine(plan.engine, plan.program)
-        self.monitor = Monitor(fitted, rows.training, rows.validation, plan.engine)
+        self.monitor = Monitor(fitted, rows.training, rows.validation, plan.engine, plan.weighed)
         self.validates = rows.validation is not None
         self.weights = weights_at(plan.schedule, plan.steps).keys()
         self.epochs, self.patience = fitted.settings["epochs"], fitted.settings["patience"]
