@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pyrovae._lazily import Lazily
 from pyrovae._sources import near_names
+from pyrovae.data.arrays import read_arrays
 from pyrovae.data.cells import Form, find_form
 from pyrovae.data.dataset import Array, Dataset, make_dataset
 from pyrovae.errors import DataError, OptionError
@@ -45,21 +46,8 @@ def load_arrays(path: Path, label: str | None, columns: Sequence[Mapping[str, An
     Args:
         columns: what the columns were at the fit; True finds out.
     """
-    try:
-        with contextlib.ExitStack() as stack:
-            loaded = np.load(path, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                names, arrays = ["x"], {"x": loaded}
-            else:
-                stack.enter_context(loaded)
-                names = list(loaded.files)
-                wanted = {*X_NAMES, *X_TEST_NAMES, *Y_NAMES, *Y_TEST_NAMES, label, *(names if len(names) == 1 else ())}
-                arrays = {name: loaded[name] for name in names if name in wanted}
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(
-            f"{path} is not a file of plain numeric arrays ({error}). "
-            "Write it with numpy.savez or numpy.save, without objects."
-        ) from error
+    wanted = {*X_NAMES, *X_TEST_NAMES, *Y_NAMES, *Y_TEST_NAMES, label}
+    names, arrays = read_arrays(path, wanted)
 
     def first(candidates: tuple[str, ...]) -> Array | None:
         return next((arrays[name] for name in candidates if name in arrays), None)

@@ -78,7 +78,7 @@ def _number(cell: Any, decimal_comma: bool) -> float | None:
     if not isinstance(cell, str):
         try:
             return float(cell)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):  # the last for a whole number beyond 1e308
             return None
     text = _AROUND.sub("", cell.strip())
     if decimal_comma and (_CONTINENTAL.fullmatch(text) or _SPACED.fullmatch(text)):

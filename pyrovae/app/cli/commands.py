@@ -74,6 +74,7 @@ def fit(
     *,
     given: take.Given,
     label: take.LabelColumn = None,
+    data: take.RunData = None,
     data_root: take.DataRoot = None,
     device: take.Device = "auto",
     engine: take.Engine = "auto",
@@ -89,12 +90,15 @@ def fit(
         )
     if resume is not None:
         typed = [f"--{name.replace('_', '-')}" for name in context.params if _typed(context, name)]
-        if other := [name for name in typed if name not in ("--resume", "--data-root", "--device", "--trust")]:
+        if other := [name for name in typed if name not in ("--resume", "--data", "--data-root", "--device", "--trust")]:
             raise OptionError(f"--resume goes on with the run's own options; leave out {', '.join(other)}.")
         where = resume
         refuse_no_run(where)
-        run = _watched(where, trust, lambda: runs.resume_run(where, data_root=data_root, device=device, trust=trust))
+        more: dict[str, Any] = {"data": data, "data_root": data_root, "device": device, "trust": trust}
+        run = _watched(where, trust, lambda: runs.resume_run(where, **more))
     else:
+        if data is not None:
+            raise OptionError("--data is for --resume: give the data of a new fit without it.")
         options = Options.of("fit", **given)
         check_source(str(source))
         check_names(options)
@@ -190,6 +194,7 @@ def compare(
     num_rows: take.NumRows = None,
     proposal: take.Proposal = OPTIONS["proposal"].default,
     dequantise: take.Dequantise = False,
+    data: take.RunData = None,
     data_root: take.DataRoot = None,
     device: take.Device = "auto",
     threads: take.Threads = None,
@@ -201,7 +206,7 @@ def compare(
     for folder in run:
         refuse_no_run(folder)
     scores.check_draws(num_samples, num_rows)
-    opened = [runs.open_run(folder, data_root=data_root, device=device, threads=threads, trust=trust) for folder in run]
+    opened = [_opened(folder, data, data_root, device, threads, trust) for folder in run]
     table = comparisons.compare(opened, num_samples, num_rows, proposal=proposal, dequantise=dequantise)
     measures = [comparisons.measure_of(one) for one in opened]
     kinds = " and ".join(dict.fromkeys(measure.kind for measure in measures))
@@ -214,6 +219,7 @@ def evaluate(
     num_samples: take.Samples = OPTIONS["num_samples"].default,
     num_rows: take.NumRows = None,
     proposal: take.ProposalOfRun = None,
+    data: take.RunData = None,
     data_root: take.DataRoot = None,
     device: take.Device = "auto",
     threads: take.Threads = None,
@@ -225,7 +231,7 @@ def evaluate(
     if to is not None:
         files.check_file(to, force, (".csv",))
     refuse_no_run(run)
-    opened = runs.open_run(run, data_root=data_root, device=device, threads=threads, trust=trust)
+    opened = _opened(run, data, data_root, device, threads, trust)
     results, found = scores.evaluate(opened, num_samples, num_rows, proposal or opened.options.proposal)
     if to is not None:
         files.write_scores(to, found, opened.rows)
@@ -241,6 +247,7 @@ def check(
     num_samples: take.Samples = OPTIONS["num_samples"].default,
     proposal: take.ProposalOfRun = None,
     seed: take.DrawSeed = 0,
+    data: take.RunData = None,
     data_root: take.DataRoot = None,
     device: take.Device = "auto",
     threads: take.Threads = None,
@@ -256,7 +263,7 @@ def check(
     scores.check_draws(num_samples, num_rows)
     path = to or run / checking.PAGE
     files.check_file(path, force or to is None, (".html",))
-    opened = runs.open_run(run, data_root=data_root, device=device, threads=threads, trust=trust)
+    opened = _opened(run, data, data_root, device, threads, trust)
     how: dict[str, Any] = {"num_rows": num_rows, "num_samples": num_samples, "seed": seed}
     report = checking.check_run(opened, proposal=proposal or opened.options.proposal, say=tables.inform, **how)
     written = checking.write_report(report, opened, path)
@@ -276,6 +283,7 @@ def outliers(
     num_samples: take.Samples = OPTIONS["num_samples"].default,
     proposal: take.ProposalOfRun = None,
     seed: take.DrawSeed = 0,
+    data: take.RunData = None,
     data_root: take.DataRoot = None,
     device: take.Device = "auto",
     threads: take.Threads = None,
@@ -288,7 +296,7 @@ def outliers(
     path = to or run / "outliers.csv"
     files.check_file(path, force or to is None, (".csv",))
     scores.check_draws(num_samples, None)
-    opened = runs.open_run(run, data_root=data_root, device=device, threads=threads, trust=trust)
+    opened = _opened(run, data, data_root, device, threads, trust)
     how: dict[str, Any] = {"num_samples": num_samples, "proposal": proposal or opened.options.proposal, "seed": seed}
     how |= {"method": method, "rate": rate, "data_root": data_root}
     found = finding.find_outliers(opened, source, say=tables.inform, **how)
@@ -306,6 +314,7 @@ def impute(
     num_samples: take.Samples = OPTIONS["num_samples"].default,
     proposal: take.ProposalOfRun = None,
     seed: take.DrawSeed = 0,
+    data: take.RunData = None,
     data_root: take.DataRoot = None,
     device: take.Device = "auto",
     threads: take.Threads = None,
@@ -317,7 +326,7 @@ def impute(
     path = to or run / "imputed.csv"
     files.check_file(path, force or to is None, (".csv", ".parquet"))
     scores.check_draws(num_samples, None)
-    opened = runs.open_run(run, data_root=data_root, device=device, threads=threads, trust=trust)
+    opened = _opened(run, data, data_root, device, threads, trust)
     how: dict[str, Any] = {"num_samples": num_samples, "proposal": proposal or opened.options.proposal, "seed": seed}
     found = filling.fill_in(opened, source, draws=draws, **how)
     filling.write_filled(found, path)
@@ -334,6 +343,7 @@ def generate(
     wanted: take.ClassName = None,
     given: take.GivenRows = None,
     seed: take.DrawSeed = 0,
+    data: take.RunData = None,
     data_root: take.DataRoot = None,
     device: take.Device = "auto",
     threads: take.Threads = None,
@@ -347,7 +357,7 @@ def generate(
     training rows have.
     """
     refuse_no_run(run)
-    opened = runs.open_run(run, data_root=data_root, device=device, threads=threads, trust=trust)
+    opened = _opened(run, data, data_root, device, threads, trust)
     rows = opened.rows
     path = to or run / ("generated.png" if rows.image_shape else "generated.csv")
     files.check_file(path, force or to is None, (".png", ".npy", ".csv"))
@@ -371,6 +381,7 @@ def generate(
 def reconstruct(
     run: take.RunFolder,
     to: take.Out = None,
+    data: take.RunData = None,
     data_root: take.DataRoot = None,
     device: take.Device = "auto",
     threads: take.Threads = None,
@@ -379,7 +390,7 @@ def reconstruct(
 ) -> None:
     """Show the first test rows and their reconstructions; --out writes those of all test rows as .npy or .csv."""
     refuse_no_run(run)
-    opened = runs.open_run(run, data_root=data_root, device=device, threads=threads, trust=trust)
+    opened = _opened(run, data, data_root, device, threads, trust)
     rows = opened.rows
     path = to or run / "reconstructions.png"
     files.check_file(path, force or to is None, (".png", ".npy", ".csv"))
@@ -395,6 +406,7 @@ def reconstruct(
 def encode(
     run: take.RunFolder,
     to: take.Out = None,
+    data: take.RunData = None,
     data_root: take.DataRoot = None,
     device: take.Device = "auto",
     threads: take.Threads = None,
@@ -403,7 +415,7 @@ def encode(
 ) -> None:
     """Write the posterior mean E[z | x] of every row, in the order of the data: CSV, with labels, or .npy by --out."""
     refuse_no_run(run)
-    opened = runs.open_run(run, data_root=data_root, device=device, threads=threads, trust=trust)
+    opened = _opened(run, data, data_root, device, threads, trust)
     path = to or run / "codes.csv"
     files.check_file(path, force or to is None, (".csv", ".npy"))
     codes = pictures.all_codes(opened).cpu()
@@ -488,6 +500,14 @@ def _watched(folder: Path, own: bool, work: Callable[[], runs.Run]) -> runs.Run:
             f"{str(stop) or 'stopped'}; go on with: pyrovae fit --resume {folder}{' --trust' if own else ''}"
         )
         raise typer.Exit(130) from None
+
+
+def _opened(
+    run: Path, data: Path | None, data_root: Path | None, device: str, threads: int | None, trust: bool
+) -> runs.Run:
+    """A finished run with its data; it is said which file is read without having been typed."""
+    how: dict[str, Any] = {"device": device, "threads": threads, "trust": trust, "say": tables.inform_line}
+    return runs.open_run(run, data=data, data_root=data_root, **how)
 
 
 def _names(text: str | None) -> list[str]:

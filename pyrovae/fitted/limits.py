@@ -1,0 +1,74 @@
+"""What building a pair from a file may cost: it is bounded by the weights that the file comes with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map_only
+
+from pyrovae.errors import CheckpointError
+
+# One tensor may have so many elements (256 MiB of float32), or so many times those of all weights; all new ones together four
+# times as many. So many operations may be run, and so many more for each tensor among the weights.
+ELEMENTS, TIMES, NEW = 2**26, 16, 4
+OPERATIONS, EACH = 20_000, 2_000
+
+
+class Bounded(TorchDispatchMode):
+    """Inside, tensors and operations are no more than a pair of these weights needs: CheckpointError before one is.
+
+    A run.json is text: a number in it costs nothing to write, and a layer of a million units, or a million layers, would take
+    all memory, or hours, before the weights show that they do not fit.
+
+    Args:
+        weights: the tensors of the weights' file.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.most = max(ELEMENTS, TIMES * sum(tensor.numel() for tensor in weights.values()))
+        self.operations = OPERATIONS + EACH * len(weights)
+        self.new = NEW * self.most
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        self.operations -= 1
+        if self.operations < 0:
+            raise CheckpointError(_refusal("more layers"))
+        leaves = tree_flatten((args, kwargs))[0]
+        tensors = [leaf.numel() for leaf in leaves if isinstance(leaf, Tensor)]
+        made = math.prod(max(1, abs(leaf)) for leaf in leaves if type(leaf) is int) * math.prod(tensors)  # or fewer
+        if made > self.most // 64:
+            made = _elements(func, args, kwargs)
+        self.new -= 0 if tensors else made
+        if max(made, *tensors, 0) > self.most or self.new < 0:
+            raise CheckpointError(_refusal("larger tensors"))
+        return func(*args, **kwargs)
+
+
+def _elements(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
+    """The elements of the largest tensor that an operation makes, without making it; 0 where that follows from values."""
+
+    def empty(tensor: Tensor) -> Tensor:
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+    try:
+        known = {**kwargs, "device": torch.device("meta")} if "device" in kwargs else kwargs
+        made = func(*tree_map_only(Tensor, empty, args), **tree_map_only(Tensor, empty, known))
+    except (NotImplementedError, RuntimeError, TypeError):
+        return 0
+    return max((leaf.numel() for leaf in tree_flatten(made)[0] if isinstance(leaf, Tensor)), default=0)
+
+
+def _refusal(what: str) -> str:
+    return (
+        f"The run.json describes a pair of {what} than the weights of the run can be of: restore it, or fit again. If it is "
+        "right, build the pair and pass it with pv.load(folder, pair=...), or say trust=True."
+    )
