@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from pyrovae._files import write_file
 from pyrovae.app.catalogue import Model, own_files, own_paths
 from pyrovae.app.decide import binarisation, decide, refuse_missing
 from pyrovae.app.given import Given, GivenCaptions
@@ -142,7 +143,8 @@ def fit_run(
     fitted = _fitted(pair, options, rows, say, resume=resume, force=force, **how)
     if rows.schema is not None:
         others = rows.given.schema.columns if isinstance(rows.given, Given) else ()
-        replace(rows.schema, columns=(*rows.schema.columns, *others)).write(folder / COLUMNS)
+        every = replace(rows.schema, columns=(*rows.schema.columns, *others))
+        write_file(folder / COLUMNS, every.to_yaml().encode())
     if force:  # files of the replaced run would pass for this one's; removed only now, since the fit may be refused
         for name in ARTEFACTS:
             (folder / name).unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from pyrovae.engine.threads import computing_with
 from pyrovae.fitted.files import claim_folder
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.folder import write_fit
+from pyrovae.fitted.lock import locked
 from pyrovae.pair.layout import Layout
 from pyrovae.pair.parameters import default_dtype, fork_rng, param_scope, seed_torch
 from pyrovae.pair.program import PairLike
@@ -180,20 +181,28 @@ def fit(
 def train(fitted: Fit, chosen: Plan, rows: FitData, options: FitOptions) -> None:
     """Run the plan of a fit, from the start or from a checkpoint, and write what it leaves."""
     trainer = Trainer(fitted, chosen, rows)
-    folder = None
-    if options.checkpoint is not None:
+    if options.checkpoint is None:
+        trainer.run(list(options.callbacks), None, options.checkpoint_every, options.progress)
+        _leave(fitted, chosen)
+        return
+    folder = Path(options.checkpoint)
+    if not options.resume:
+        claim_folder(folder, force=options.force)
+    with locked(folder):
         identity = identity_of(fitted.settings, rows, options)
         if options.resume:
-            folder = trainer.resume(Path(options.checkpoint), identity)
+            trainer.resume(folder, identity)
         else:
-            folder = claim_folder(options.checkpoint, force=options.force)
             trainer.begin(folder, identity)
-    trainer.run(list(options.callbacks), folder, options.checkpoint_every, options.progress)
+        trainer.run(list(options.callbacks), folder, options.checkpoint_every, options.progress)
+        _leave(fitted, chosen)
+        write_fit(folder, fitted)
+
+
+def _leave(fitted: Fit, chosen: Plan) -> None:
     for leaf in chosen.program.leaves:
         leaf.grad = None
     fitted.keep_weights()
-    if folder is not None:
-        write_fit(folder, fitted)
 
 
 def identity_of(settings: Mapping[str, Any], rows: FitData, options: FitOptions) -> dict[str, Any]:

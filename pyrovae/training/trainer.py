@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ class Trainer:
         due = True
         with (
             nullcontext() if callbacks else modules_remembered(self.fitted.pair),  # callbacks may change them
-            stop_on_interrupt() as interrupted,
+            stop_on_interrupt(terminate=folder is not None) as interrupted,
             progress_bar(progress, self.epochs) as bar,
             pyro.validation_enabled(False),
             flushed_denormals(self.device),
@@ -100,7 +101,7 @@ class Trainer:
                 if due:
                     self.last_good = self.state()
                 if folder is not None and (time.monotonic() - written > every):
-                    self.write(folder)
+                    self._write_on_the_way(folder)
                     written = time.monotonic()
         if self.engine.notes:
             self.fitted.settings["engine_notes"] = list(self.engine.notes)
@@ -272,6 +273,13 @@ class Trainer:
 
     def write(self, folder: Path, *, anew: bool = False) -> None:
         store.write_state(folder, self.fitted, *self.state(), anew=anew)
+
+    def _write_on_the_way(self, folder: Path) -> None:
+        """Write the state, and go on where that fails, as on a full disk: what is written last decides."""
+        try:
+            self.write(folder)
+        except CheckpointError as error:
+            warnings.warn(f"{error} The fit goes on, and is written again later.", stacklevel=2)
 
     def resume(self, folder: Path, identity: dict[str, Any]) -> Path:
         """Go on with the fit in a folder. CheckpointError when anything that shapes the fit is not as it was."""

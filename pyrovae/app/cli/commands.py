@@ -14,6 +14,7 @@ import typer
 from pyrovae._files import refuse_no_run
 from pyrovae._lazily import Lazily
 from pyrovae._sources import check_source
+from pyrovae._start import advising
 from pyrovae._version import __version__
 from pyrovae.app import catalogue
 from pyrovae.app.cli import parameters as take
@@ -109,6 +110,12 @@ def fit(
         how["say"] = tables.inform
         own = bool(catalogue.own_paths(options))
         run = _watched(where, own, lambda: searching.search_run(dataset, options, where, **how))
+    with advising(lambda: f"stopped; the fit is whole, and its table comes by: pyrovae evaluate {where}"):
+        _finish(run, where)
+
+
+def _finish(run: runs.Run, where: Path) -> None:
+    """Say how good a fit is, and leave that and pictures in its folder."""
     if run.fitted.stopped:
         tables.answer(f"Stopped: {run.fitted.stopped}.")
     for site, kl in decomposition.collapsed(run.fitted).items():
@@ -157,10 +164,12 @@ def sweep(
         decide(options, dataset, len(dataset.x))
     where = folder or Path("runs") / f"{dataset.name}-sweep"
     how: dict[str, Any] = {"device": device, "engine": engine, "threads": threads}
+    stopped = f"stopped; the same command goes on with the runs in {where}"
     try:
-        done = comparisons.sweep(dataset, grid, where, tables.inform, data_root=data_root, **how)
+        with advising(lambda: stopped):
+            done = comparisons.sweep(dataset, grid, where, tables.inform, data_root=data_root, **how)
     except KeyboardInterrupt:
-        tables.complain(f"stopped; the same command goes on with the runs in {where}")
+        tables.complain(stopped)
         raise typer.Exit(130) from None
     measures = [comparisons.measure_of(run) for run in done]
     for measure in dict.fromkeys(measures):
@@ -462,10 +471,12 @@ def label(
         "progress": True,
         "say": tables.inform,
     }
+    stopped = "stopped; the same command starts again"
     try:
-        answer = labelling.label_rows(job, options, where, to=to, fresh=fresh, force=force, **how)
+        with advising(lambda: stopped):
+            answer = labelling.label_rows(job, options, where, to=to, fresh=fresh, force=force, **how)
     except KeyboardInterrupt:
-        tables.complain("stopped; nothing was written, and the same command starts again")
+        tables.complain(stopped)
         raise typer.Exit(130) from None
     tables.print_report(answer.report)
     tables.print_next_rows(answer.table)
@@ -494,12 +505,18 @@ def _typed(context: typer.Context, name: str) -> bool:
 def _watched(folder: Path, own: bool, work: Callable[[], runs.Run]) -> runs.Run:
     """Do some work, with parts of the user's own or not; if Ctrl-C stops it, say how to go on."""
     try:
-        return work()
+        with advising(lambda: f"stopped{_going_on(folder, own)}"):
+            return work()
     except KeyboardInterrupt as stop:
-        tables.complain(
-            f"{str(stop) or 'stopped'}; go on with: pyrovae fit --resume {folder}{' --trust' if own else ''}"
-        )
+        tables.complain(f"{str(stop) or 'stopped'}{_going_on(folder, own)}")
         raise typer.Exit(130) from None
+
+
+def _going_on(folder: Path, own: bool) -> str:
+    """How to go on with what has been written."""
+    if not (folder / "checkpoint.safetensors").exists():
+        return "; nothing was written" if not folder.exists() else f"; nothing of use was written into {folder}"
+    return f"; go on with: pyrovae fit --resume {folder}{' --trust' if own else ''}"
 
 
 def _opened(
