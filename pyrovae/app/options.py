@@ -286,6 +286,14 @@ class Options:
     clip_norm: float | None = option(
         None, "Largest global norm of the gradient; by default without limit.", check=POSITIVE
     )
+    on_nan: str = option(
+        "stop",
+        "What to do when the loss becomes NaN or infinite: stop; skip such steps; or rollback, to the last good epoch with half "
+        "the learning rate.",
+        check=Check(lambda value: value in ("stop", "skip", "rollback"), "must be stop, skip or rollback"),
+        commands=("fit", "sweep"),
+        later=True,
+    )
     patience: int | None = option(None, "Stop after this many epochs without a better validation ELBO.")
     search: str = option(
         "auto",

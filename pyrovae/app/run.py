@@ -184,6 +184,7 @@ def _fitted(
             loss=_loss(options),
             check_also=rows.batch("test"),
             clip_norm=options.clip_norm,
+            on_nan=options.on_nan,
             checkpoint=checkpoint,
             seed=options.seed,
             **how,

@@ -41,6 +41,7 @@ def fit(
     transform: Transform | None = None,
     penalty: Callable[[Any], Tensor] | None = None,
     clip_norm: float | None = None,
+    on_nan: str = "stop",
     group_size: Mapping[str, int] | None = None,
     group_weight: Mapping[str, float] | None = None,
     callbacks: Sequence[Callback] = (),
@@ -107,6 +108,10 @@ def fit(
         penalty: a function from the pair to a 0-d tensor, in nats for the whole data set, such as a negative log prior of
             weights. It is added to the loss.
         clip_norm: the largest global norm of the gradient; what the loss trains besides the pair has a norm of its own.
+        on_nan: what becomes of a fit whose loss becomes NaN or infinite. "stop": it ends with an error, which names the site and
+            the operation. "skip": gradients of a step of which one is not finite count as zero, so that Adam only goes on as
+            before; the history counts such steps (`skipped`). "rollback": it goes back to the last good epoch, and on from there
+            with half the learning rate, at most five times.
         group_size: rows a step of each group, named by the optional arguments that it knows: `{"y": 50, "": 100}` takes 50
             rows whose y is known and 100 of which nothing optional is. By default `min(N_g, max(B/4, B N_g/N))`. An epoch is
             one pass over the largest group.
@@ -146,7 +151,7 @@ def fit(
         PairError: model and guide do not fit each other, or the data; before the first step. See `pv.check_pair`.
         OptionError: an argument has a value that cannot be; before the first step.
         CheckpointError: the run folder is in use, damaged, or holds another fit.
-        NotFiniteError: the loss became NaN or infinite. The weights are those of the last good epoch.
+        NotFiniteError: the loss became NaN or infinite, see `on_nan`. The weights are those of the last good epoch.
         KeyboardInterrupt: Ctrl-C was pressed; the checkpoint has been written. A second Ctrl-C stops at once.
 
     References:
