@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+import functools
 import hashlib
 import io
 import json
@@ -180,13 +181,26 @@ def strange_archive(content: bytes, draw: random.Random) -> bytes:
         members[name] = crafted_array(draw)
     elif kind == 3:
         members[draw.choice(("x.npy", "y.npy", "x_test.npy", "y_test.npy", "../z.npy", "x"))] = crafted_array(draw)
+    elif draw.random() < 0.3:
+        return bomb()
     else:
-        members[name] = header({"descr": "<f4", "fortran_order": False, "shape": (2**18, 2**10)}) + bytes(2**30 if draw.random() < 0.2 else 2**20)
+        members[name] = header({"descr": "<f4", "fortran_order": False, "shape": (2**18, 2**10)}) + bytes(2**20)
     how = draw.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA))
     with io.BytesIO() as made:
         with zipfile.ZipFile(made, "w", how) as archive:
             for member, inside in members.items():
                 archive.writestr(member, inside)
+        return made.getvalue()
+
+
+@functools.cache
+def bomb() -> bytes:
+    """A small .npz file of half a gigabyte of zeros."""
+    with io.BytesIO() as made:
+        with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive, archive.open("x.npy", "w") as member:
+            member.write(header({"descr": "<f4", "fortran_order": False, "shape": (2**17, 2**10)}))
+            for _ in range(2**9):
+                member.write(bytes(2**20))
         return made.getvalue()
 
 
@@ -366,8 +380,8 @@ READERS: dict[str, Any] = {
     "run.json, pair": of_run("run.json", run_json("pair"), lambda folder: questions(pv.load(folder))),
     "run.json, layout": of_run("run.json", run_json("layout"), lambda folder: questions(pv.load(folder))),
     "run.json, anything": of_run("run.json", strange_json, lambda folder: questions(pv.load(folder))),
-    "run.json, info": of_run("run.json", run_json("info"), open_run),
-    "run.json, to resume": of_run("run.json", run_json("info"), lambda folder: resume_run(folder, progress=False)),
+    "run.json, info": of_run("run.json", run_json("info"), lambda folder: open_run(folder, data=folder.parent / "mixed.csv")),
+    "run.json, to resume": of_run("run.json", run_json("info"), lambda folder: resume_run(folder, data=folder.parent / "mixed.csv", progress=False)),
     "history": of_run("history.csv", strange_table, pv.load),
     "weights": of_run("weights.safetensors", strange_safetensors, pv.load),
     "checkpoint": of_run("checkpoint.safetensors", strange_safetensors, resumed),
@@ -527,6 +541,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="readers, with semicolons between them")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop with the reader under way after so long")
+    parser.add_argument("--corpus", type=Path, help="folder that keeps the whole files, made if it is not there")
     parser.add_argument("--replay", type=int, help="this one case, loudly")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "fuzz-cpu.json")
     args = parser.parse_args()
@@ -535,12 +550,15 @@ def main() -> None:
     cases = range(args.cases) if args.replay is None else range(args.replay, args.replay + 1)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fuzzing") as temporary:
-        files = Path(temporary) / "corpus"
-        files.mkdir()
-        corpus(files)
+        files = args.corpus or Path(temporary) / "corpus"
+        if not files.is_dir():
+            files.mkdir()
+            corpus(files)
         found = json.loads(args.out.read_text()) if args.out.exists() else {}
         table: dict[str, Any] = found.get("readers", {})
         for name in chosen:
+            if name == "npz":
+                bomb()
             if name == "parquet" and not (files / "table.parquet").exists() or name == "xlsx" and not (files / "table.xlsx").exists():
                 print(f"{name}: the package that reads such files is not installed")
                 continue

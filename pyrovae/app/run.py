@@ -24,6 +24,7 @@ from pyrovae.errors import CheckpointError, OptionError, PyrovaeError
 from pyrovae.fitted.files import read_run
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.folder import load, write_fit
+from pyrovae.fitted.limits import Bounded
 from pyrovae.objectives.kl import free_bits
 from pyrovae.objectives.losses import Trace_ELBO
 from pyrovae.pair.batch import take_rows
@@ -209,7 +210,8 @@ def _in_first_stage(folder: Path) -> bool:
 
 
 def _built(options: Options, rows: Rows) -> PairLike:
-    return build(options, rows.train, rows.num_classes, rows.schema, rows.gaps, rows.given)
+    with Bounded.by_memory():
+        return build(options, rows.train, rows.num_classes, rows.schema, rows.gaps, rows.given)
 
 
 def _keeps_best(options: Options) -> bool:

@@ -245,7 +245,7 @@ def load(
             f"This run's transform is a function of your own, {externals(run['transform'])[0]}: pass it with "
             "pv.load(folder, transform=...), or import it with trust=True, if you trust it."
         )
-    bounded = nullcontext() if trust else Bounded(tensors)
+    bounded = nullcontext() if trust else Bounded.by_weights(tensors)
     try:
         _check_entries(run)
         with bounded:

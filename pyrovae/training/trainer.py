@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor
 from pyrovae.engine.adam import MODEL_RATE, rate_of
 from pyrovae.engine.compiled import make_engine
 from pyrovae.engine.denormals import flushed_denormals
-from pyrovae.errors import CheckpointError, NotFiniteError, OptionError, PyrovaeError
+from pyrovae.errors import CheckpointError, NotFiniteError, OptionError, PyrovaeError, shortened
 from pyrovae.fitted import folder as store
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.optimizers import finite_or_none, flatten_optimizer, unflatten_optimizer
@@ -369,4 +370,27 @@ class Trainer:
                 "resume with the same data and settings, or start in another folder."
             )
         self.identity = identity
+        _check_notes(notes)
         self.restore(tensors, notes)
+        if self.in_epoch and not len(self.batches) and not self.epoch_elbos:
+            raise ValueError("an epoch is under way that has no steps")
+
+
+def _check_notes(notes: Mapping[str, Any]) -> None:
+    """TypeError unless the notes of a state are of the types that `Trainer.state` writes."""
+    wanted: dict[str, Any] = {"step": int, "in_epoch": bool, "seconds": int | float, "best_elbo": int | float | None}
+    wanted |= {"best_epoch": int, "history": list, "rollbacks": int, "damping": int | float}
+    later = {"rollbacks": 0, "damping": 1.0}
+    for name, kind in wanted.items():
+        value = notes[name] if name not in later else notes.get(name, later[name])
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise TypeError(f"{name} is {shortened(repr(value))}")
+    last = 0
+    for row in notes["history"]:
+        if not isinstance(row, dict) or not all(type(value) in (int, float) for value in row.values()):
+            raise TypeError("its history is no table of numbers")
+        if "elbo" not in row or "seconds" not in row or row.get("epoch") != last + 1:
+            raise TypeError("its history is not one of epochs")
+        last += 1
+    if not (0 <= notes["step"] < 2**53 and 0 <= notes["best_epoch"] <= last and 0 < notes.get("damping", 1.0) <= 1):
+        raise TypeError("its counts of steps and epochs cannot be")

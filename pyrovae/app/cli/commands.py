@@ -21,7 +21,7 @@ from pyrovae.app.cli import parameters as take
 from pyrovae.app.cli import tables
 from pyrovae.app.decide import check_names, decide
 from pyrovae.app.options import OPTIONS, Options
-from pyrovae.errors import OptionError, PyrovaeError
+from pyrovae.errors import OptionError, PyrovaeError, shortened
 
 if TYPE_CHECKING:
     import pyrovae.data.load as loading
@@ -494,6 +494,11 @@ def main() -> None:
         sys.exit(2)
     except OSError as error:
         tables.complain(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+        sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or "can't allocate memory" in str(error)):
+            raise
+        tables.complain(f"not enough memory ({shortened(error, 200)}): choose smaller sizes, or fewer rows or draws.")
         sys.exit(2)
 
 
