@@ -379,9 +379,16 @@ def read_csv(path: Path, header: bool | None = None, *, numbers_name: bool = Tru
         frame = pd.read_csv(path, low_memory=False, **form.options)
         if not frame.empty and form.names[-1] == f"column {len(form.names) - 1}" and frame.iloc[:, -1].isna().all():
             frame = frame.iloc[:, :-1]  # lines end in a separator
+    for name in frame.columns[frame.dtypes == object]:
+        frame[name] = frame[name].map(_short)
     if frame.empty:
         raise DataError(f"{path} has a header and no rows. Add at least one row.")
     return frame, form
+
+
+def _short(cell: Any) -> Any:
+    """A cell; a whole number of more than 64 bits as text, since many functions fail for those beyond the floating numbers."""
+    return str(cell) if type(cell) is int and abs(cell) >= 2**63 else cell
 
 
 def table_columns(path: Path, header: bool | None = None) -> tuple[str, ...]:

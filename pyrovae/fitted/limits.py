@@ -17,7 +17,7 @@ from pyrovae.errors import CheckpointError, OptionError, PyrovaeError
 # One tensor may have so many elements (256 MiB of float32), or so many times those of all weights; all new ones together four
 # times as many. So many operations may be run, and so many more for each tensor among the weights.
 ELEMENTS, TIMES, NEW = 2**26, 16, 4
-OPERATIONS, EACH = 20_000, 2_000
+OPERATIONS, EACH = 20_000, 500
 
 
 class Bounded(TorchDispatchMode):

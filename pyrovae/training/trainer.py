@@ -20,7 +20,7 @@ from pyrovae.engine.denormals import flushed_denormals
 from pyrovae.errors import CheckpointError, NotFiniteError, OptionError, PyrovaeError, shortened
 from pyrovae.fitted import folder as store
 from pyrovae.fitted.fitted import Fit
-from pyrovae.fitted.optimizers import finite_or_none, flatten_optimizer, unflatten_optimizer
+from pyrovae.fitted.optimizers import check_optimizer, finite_or_none, flatten_optimizer, unflatten_optimizer
 from pyrovae.fitted.spec import renamed
 from pyrovae.pair.parameters import fork_rng, lent, modules_remembered, named_tensors
 from pyrovae.training.console import progress_bar, stop_on_interrupt
@@ -371,6 +371,8 @@ class Trainer:
             )
         self.identity = identity
         _check_notes(notes)
+        state = {n.removeprefix("optimizer/"): t for n, t in tensors.items() if n.startswith("optimizer/")}
+        check_optimizer(self.program.optimizer, state, notes["optimizer"])
         self.restore(tensors, notes)
         if self.in_epoch and not len(self.batches) and not self.epoch_elbos:
             raise ValueError("an epoch is under way that has no steps")
