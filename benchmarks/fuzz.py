@@ -63,22 +63,111 @@ from pyrovae.app.run import fit_run, open_run, resume_run
 from pyrovae.data.images import load_folder
 from pyrovae.data.load import read
 from pyrovae.fitted.files import FILES, key_of, sealed
-from pyrovae.tables.schema import Schema
 
-SECONDS, TIMES, CONSTANT = 10, 10, 512 * 2**20  # the limits: of time, and of memory as a multiple of the file and a constant
+SECONDS, TIMES, CONSTANT = (
+    10,
+    10,
+    512 * 2**20,
+)  # the limits: of time, and of memory as a multiple of the file and a constant
 SPACE = 6 * 2**30  # of addresses that a child may have besides those that it starts with
 WRONG = ("other", "slow", "big", "ran")
-NUMBERS = (b"0", b"-1", b"1e9", b"1000000000000", b"9" * 40, b"1e999", b"-1e-400", b"nan", b"inf", b"0x10", b"1_0", b"99999999999999999999")
+NUMBERS = (
+    b"0",
+    b"-1",
+    b"1e9",
+    b"1000000000000",
+    b"9" * 40,
+    b"1e999",
+    b"-1e-400",
+    b"nan",
+    b"inf",
+    b"0x10",
+    b"1_0",
+    b"99999999999999999999",
+)
 CELLS = (
-    *("", " ", "nan", "inf", "-inf", "1e400", "9" * 30, "-" + "9" * 400, "True", "False", "true", "2020-01-01", "20:15"),
-    *("0001-01-01", "31.12.9999", "1,5", "1.234,5", "?", "NA", "é", "\u202e", "\x00", "\x1b[31m", '"', '""', "'", "=1+1"),
-    *("x" * 200_000, "0" * 5000 + "1", "1" * 5000, "#", ";", "\t", "[]", "{}", "None", "0b1", "1j", "\ufeff", "\r", "-0", "1e-320"),
+    *(
+        "",
+        " ",
+        "nan",
+        "inf",
+        "-inf",
+        "1e400",
+        "9" * 30,
+        "-" + "9" * 400,
+        "True",
+        "False",
+        "true",
+        "2020-01-01",
+        "20:15",
+    ),
+    *(
+        "0001-01-01",
+        "31.12.9999",
+        "1,5",
+        "1.234,5",
+        "?",
+        "NA",
+        "é",
+        "\u202e",
+        "\x00",
+        "\x1b[31m",
+        '"',
+        '""',
+        "'",
+        "=1+1",
+    ),
+    *(
+        "x" * 200_000,
+        "0" * 5000 + "1",
+        "1" * 5000,
+        "#",
+        ";",
+        "\t",
+        "[]",
+        "{}",
+        "None",
+        "0b1",
+        "1j",
+        "\ufeff",
+        "\r",
+        "-0",
+        "1e-320",
+    ),
 )
 STRANGE: tuple[Any, ...] = (
-    *(None, True, False, -1, 0, 0.5, 1, 10**30, 10**12, 10**9, 200_000, 1e300, 1e9, float("nan"), float("inf"), "x", ""),
+    *(
+        None,
+        True,
+        False,
+        -1,
+        0,
+        0.5,
+        1,
+        10**30,
+        10**12,
+        10**9,
+        200_000,
+        1e300,
+        1e9,
+        float("nan"),
+        float("inf"),
+        "x",
+        "",
+    ),
     *([], {}, [1, "x"], {"x": 1}, {"class": 3, "args": 4}, [10**12], [1] * 1000, "\x1b[31m", "../../etc/passwd"),
-    *({"same_as": ".pair"}, {"external": "os.system"}, {"tensor": [[1], [1, 2]], "dtype": "float32"}, {"parameter": [10**12], "dtype": "float32"}),
-    *({"tuple": [1] * 100}, {"dict": {}}, {"type": "torch.nn.modules.activation.ReLU"}, {"class": "torch.distributions.normal.Normal", "args": {}}),
+    *(
+        {"same_as": ".pair"},
+        {"external": "os.system"},
+        {"tensor": [[1], [1, 2]], "dtype": "float32"},
+        {"parameter": [10**12], "dtype": "float32"},
+    ),
+    *(
+        {"tuple": [1] * 100},
+        {"dict": {}},
+        {"type": "torch.nn.modules.activation.ReLU"},
+        {"class": "torch.distributions.normal.Normal", "args": {}},
+    ),
 )
 
 
@@ -185,7 +274,9 @@ def strange_archive(content: bytes, draw: random.Random) -> bytes:
         return bomb()
     else:
         members[name] = header({"descr": "<f4", "fortran_order": False, "shape": (2**18, 2**10)}) + bytes(2**20)
-    how = draw.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA))
+    how = draw.choice(
+        (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+    )
     with io.BytesIO() as made:
         with zipfile.ZipFile(made, "w", how) as archive:
             for member, inside in members.items():
@@ -197,7 +288,10 @@ def strange_archive(content: bytes, draw: random.Random) -> bytes:
 def bomb() -> bytes:
     """A small .npz file of half a gigabyte of zeros."""
     with io.BytesIO() as made:
-        with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive, archive.open("x.npy", "w") as member:
+        with (
+            zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+            archive.open("x.npy", "w") as member,
+        ):
             member.write(header({"descr": "<f4", "fortran_order": False, "shape": (2**17, 2**10)}))
             for _ in range(2**9):
                 member.write(bytes(2**20))
@@ -212,11 +306,55 @@ def header(fields: Any) -> bytes:
 def crafted_array(draw: random.Random) -> bytes:
     """A .npy file whose header says something unlikely, or that holds an unlikely dtype."""
     if draw.random() < 0.5:
-        shape = draw.choice(((10, 3), (10,), (), (0, 3), (10**12, 3), (10, 10**12), (-1, 3), (2,) * 40, (10, 1, 3, 2), (True, 3), (1.5, 3)))
-        dtype = draw.choice(("<f4", "<f8", ">f2", "<i8", "<u8", "|b1", "<M8[D]", "<m8[s]", "|V8", "<U5", "|S3", "|O", "<c8", "<f16", [("a", "<f4"), ("b", "<i4")], "x", 5, None))
+        shape = draw.choice(
+            (
+                (10, 3),
+                (10,),
+                (),
+                (0, 3),
+                (10**12, 3),
+                (10, 10**12),
+                (-1, 3),
+                (2,) * 40,
+                (10, 1, 3, 2),
+                (True, 3),
+                (1.5, 3),
+            )
+        )
+        dtype = draw.choice(
+            (
+                "<f4",
+                "<f8",
+                ">f2",
+                "<i8",
+                "<u8",
+                "|b1",
+                "<M8[D]",
+                "<m8[s]",
+                "|V8",
+                "<U5",
+                "|S3",
+                "|O",
+                "<c8",
+                "<f16",
+                [("a", "<f4"), ("b", "<i4")],
+                "x",
+                5,
+                None,
+            )
+        )
         fields: Any = {"descr": dtype, "fortran_order": draw.choice((False, True, 1, "x")), "shape": shape}
         if draw.random() < 0.3:
-            fields = draw.choice((b"{", b"(" * 200, b"{'descr': '<f4'}", b"\xff" * 30, b"[" * 5000, b"{'descr': '<f4', 'fortran_order': False, 'shape': (9" + b"9" * 5000 + b",)}"))
+            fields = draw.choice(
+                (
+                    b"{",
+                    b"(" * 200,
+                    b"{'descr': '<f4'}",
+                    b"\xff" * 30,
+                    b"[" * 5000,
+                    b"{'descr': '<f4', 'fortran_order': False, 'shape': (9" + b"9" * 5000 + b",)}",
+                )
+            )
         return header(fields) + draw.randbytes(draw.choice((0, 10, 120, 240, 480)))
     rows = draw.choice((1, 10, 30))
     arrays = (
@@ -271,9 +409,15 @@ def of_run(name: str, change: Callable[[Any, random.Random], Any], reads: Callab
         else:
             (run / name).write_bytes(change((run / name).read_bytes(), draw))
         if isinstance(recorded, dict):
-            recorded |= {key_of(file): hashlib.sha256((run / file).read_bytes()).hexdigest() for file in FILES if (run / file).exists()}
+            recorded |= {
+                key_of(file): hashlib.sha256((run / file).read_bytes()).hexdigest()
+                for file in FILES
+                if (run / file).exists()
+            }
         with contextlib.suppress(Exception):
-            (run / "run.json").write_bytes(sealed(recorded) if isinstance(recorded, dict) else json.dumps(recorded).encode())
+            (run / "run.json").write_bytes(
+                sealed(recorded) if isinstance(recorded, dict) else json.dumps(recorded).encode()
+            )
         size = sum(file.stat().st_size for file in run.iterdir())
         return (lambda: reads(run)), size
 
@@ -327,7 +471,9 @@ FIT: dict[str, Any] = {"epochs": 2, "batch_size": 20, "seed": 0, "device": "cpu"
 
 def small_vae() -> Any:
     torch.manual_seed(0)
-    return pv.VAE(pv.priors.MixtureOfNormals(2, num_components=3), pv.mlp(2, fam.Normal(4), (8,)), pv.mlp(4, fam.Normal(2), (8,)))
+    return pv.VAE(
+        pv.priors.MixtureOfNormals(2, num_components=3), pv.mlp(2, fam.Normal(4), (8,)), pv.mlp(4, fam.Normal(2), (8,))
+    )
 
 
 def rows_of_numbers() -> torch.Tensor:
@@ -364,7 +510,11 @@ READERS: dict[str, Any] = {
     "csv": of_file("table.csv", strange_table, read_rows),
     "csv with text": of_file("mixed.csv", strange_table, read_rows),
     "csv, labelled": of_file("table.csv", strange_table, lambda path: read(str(path), label="3")),
-    "npy": of_file("rows.npy", lambda content, draw: crafted_array(draw) if draw.random() < 0.5 else damaged(content, draw), read_rows),
+    "npy": of_file(
+        "rows.npy",
+        lambda content, draw: crafted_array(draw) if draw.random() < 0.5 else damaged(content, draw),
+        read_rows,
+    ),
     "npz": of_file("rows.npz", strange_archive, read_rows),
     "parquet": of_file("table.parquet", damaged, read_rows),
     "xlsx": of_file("table.xlsx", damaged, read_rows),
@@ -380,8 +530,14 @@ READERS: dict[str, Any] = {
     "run.json, pair": of_run("run.json", run_json("pair"), lambda folder: questions(pv.load(folder))),
     "run.json, layout": of_run("run.json", run_json("layout"), lambda folder: questions(pv.load(folder))),
     "run.json, anything": of_run("run.json", strange_json, lambda folder: questions(pv.load(folder))),
-    "run.json, info": of_run("run.json", run_json("info"), lambda folder: open_run(folder, data=folder.parent / "mixed.csv")),
-    "run.json, to resume": of_run("run.json", run_json("info"), lambda folder: resume_run(folder, data=folder.parent / "mixed.csv", progress=False)),
+    "run.json, info": of_run(
+        "run.json", run_json("info"), lambda folder: open_run(folder, data=folder.parent / "mixed.csv")
+    ),
+    "run.json, to resume": of_run(
+        "run.json",
+        run_json("info"),
+        lambda folder: resume_run(folder, data=folder.parent / "mixed.csv", progress=False),
+    ),
     "history": of_run("history.csv", strange_table, pv.load),
     "weights": of_run("weights.safetensors", strange_safetensors, pv.load),
     "checkpoint": of_run("checkpoint.safetensors", strange_safetensors, resumed),
@@ -396,7 +552,9 @@ def corpus(folder: Path) -> None:
     table = pd.DataFrame(draw.normal(size=(40, 4)).round(3))
     table[3] = draw.integers(0, 3, 40)
     table.to_csv(folder / "table.csv", index=False)
-    mixed = table.rename(columns=str).assign(day=pd.date_range("2020-01-01", periods=40).astype(str), city=["Oslo", "Rome"] * 20)
+    mixed = table.rename(columns=str).assign(
+        day=pd.date_range("2020-01-01", periods=40).astype(str), city=["Oslo", "Rome"] * 20
+    )
     mixed["sure"] = [True, False, None, True] * 10
     mixed.to_csv(folder / "mixed.csv", index=False)
     with contextlib.suppress(ImportError):
@@ -416,7 +574,13 @@ def corpus(folder: Path) -> None:
     (folder / "app").mkdir()
     shutil.copy(folder / "mixed.csv", folder / "app" / "mixed.csv")
     options = Options.of("fit", epochs=2, hidden=(8,), latent=2, search="none")
-    fit_run(read(str(folder / "app" / "mixed.csv"), label="city"), options, folder / "app" / "run", progress=False, engine="eager")
+    fit_run(
+        read(str(folder / "app" / "mixed.csv"), label="city"),
+        options,
+        folder / "app" / "run",
+        progress=False,
+        engine="eager",
+    )
 
 
 # --- children
@@ -466,7 +630,15 @@ def _case(work: Callable[[], tuple[Callable[[], Any], int]], report: Path) -> in
     ran: list[str] = []
 
     def watch(event: str, arguments: Any) -> None:
-        if event in ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "socket.connect", "pickle.find_class", "marshal.loads"):
+        if event in (
+            "subprocess.Popen",
+            "os.system",
+            "os.exec",
+            "os.posix_spawn",
+            "socket.connect",
+            "pickle.find_class",
+            "marshal.loads",
+        ):
             if not (event == "marshal.loads"):
                 ran.append(f"{event} {str(arguments)[:100]}")
         elif event == "exec" and "fuzzing" in str(getattr(arguments[0], "co_filename", "")):
@@ -501,10 +673,18 @@ def fuzz(name: str, files: Path, cases: range, seed: int, loud: bool) -> dict[st
     counts: Counter[str] = Counter()
     wrong: dict[str, str] = {}
     began = time.monotonic()
-    home = files / ("app" if name in APP else "python" if READERS[name] is any_bytes_of_run or "check" in name or name in RUNS else "")
+    home = files / (
+        "app"
+        if name in APP
+        else "python"
+        if READERS[name] is any_bytes_of_run or "check" in name or name in RUNS
+        else ""
+    )
     with tempfile.TemporaryDirectory(prefix="fuzzing") as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        READERS[name](copied(files, home, Path(temporary) / "files"), None)[0]()  # what is whole is read, and all is imported
+        READERS[name](copied(files, home, Path(temporary) / "files"), None)[
+            0
+        ]()  # what is whole is read, and all is imported
     IDLE["memory"] = idle_memory()
     for number in cases:
         with tempfile.TemporaryDirectory(prefix="fuzzing") as temporary:
@@ -529,7 +709,9 @@ def fuzz(name: str, files: Path, cases: range, seed: int, loud: bool) -> dict[st
 
 def copied(files: Path, home: Path, folder: Path) -> Path:
     """A copy of the files that a case may change."""
-    return Path(shutil.copytree(home, folder, ignore=shutil.ignore_patterns("python", "app") if home == files else None))
+    return Path(
+        shutil.copytree(home, folder, ignore=shutil.ignore_patterns("python", "app") if home == files else None)
+    )
 
 
 RUNS = tuple(name for name in READERS if name.startswith("run.json, ") and name not in APP) + ("history", "weights")
@@ -540,7 +722,9 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="readers, with semicolons between them")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop with the reader under way after so long")
+    parser.add_argument(
+        "--seconds", type=float, default=float("inf"), help="stop with the reader under way after so long"
+    )
     parser.add_argument("--corpus", type=Path, help="folder that keeps the whole files, made if it is not there")
     parser.add_argument("--replay", type=int, help="this one case, loudly")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "fuzz-cpu.json")
@@ -559,7 +743,9 @@ def main() -> None:
         for name in chosen:
             if name == "npz":
                 bomb()
-            if name == "parquet" and not (files / "table.parquet").exists() or name == "xlsx" and not (files / "table.xlsx").exists():
+            if (name == "parquet" and not (files / "table.parquet").exists()) or (
+                name == "xlsx" and not (files / "table.xlsx").exists()
+            ):
                 print(f"{name}: the package that reads such files is not installed")
                 continue
             if time.monotonic() - began > args.seconds:

@@ -33,9 +33,9 @@ def at_least(least: int, most: int = 10**9) -> Check:
 def sizes(most: int, longest: int) -> Check:
     """A size, or several, of at most `most` each. Those below 1 are refused where the model is known."""
     return Check(
-        lambda value: len(value) <= longest and max(value, default=0) <= most
-        if isinstance(value, tuple)
-        else value <= most,
+        lambda value: (
+            len(value) <= longest and max(value, default=0) <= most if isinstance(value, tuple) else value <= most
+        ),
         f"may be at most {most}" + (f", and there may be at most {longest}" if longest > 1 else ""),
     )
 

@@ -71,7 +71,7 @@ def _array(file: IO[bytes], size: int) -> NDArray[Any]:
     version = (start[-2], start[-1])
     if version not in HEADERS:
         raise ValueError(f"version {version} of NumPy's format, which only arrays of several fields need")
-    shape, fortran, dtype = HEADERS[version](file)  # type: ignore[no-untyped-call]
+    shape, fortran, dtype = HEADERS[version](file)
     if dtype.hasobject or dtype.fields is not None or dtype.subdtype is not None or not dtype.itemsize:
         raise ValueError(f"dtype {dtype}, which is no plain number")
     if any(type(side) is not int or side < 0 for side in shape):

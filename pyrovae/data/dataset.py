@@ -271,7 +271,9 @@ def class_codes(path: Path, parts: list[Array]) -> tuple[list[Tensor], tuple[str
         return [], None
     for part in parts:
         if part.dtype.kind not in "biufUSO":
-            raise DataError(f"{path}: labels are whole numbers or names, got an array of dtype {part.dtype}. Convert it.")
+            raise DataError(
+                f"{path}: labels are whole numbers or names, got an array of dtype {part.dtype}. Convert it."
+            )
     parts = [np.char.decode(part, "utf-8", "backslashreplace") if part.dtype.kind == "S" else part for part in parts]
     values = pd.Series(np.concatenate(parts))
     unknown = values.isna() | values.astype(str).isin(("", "-1", "-1.0"))

@@ -6,7 +6,6 @@ import contextlib
 import csv
 import re
 import zipfile
-import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -125,7 +124,8 @@ def load_table(
     if look:
         named, more = _look_for_ids(frame, form, [c for c in every if c not in out and c != y], named, ids)
         out |= more
-        out |= {c: "it is empty" for c in every if c not in out and c not in (y, named) and frame[c].isna().all()}
+        empty = frame.isna().all()
+        out |= {c: "it is empty" for c in every if c not in out and c not in (y, named) and empty[c]}
     elif ids is None and "column 0" in every and form.named and _counts(frame["column 0"]):
         out["column 0"] = ""
     notes += [f"Column {name} is left out: {why}." for name, why in out.items() if why]
@@ -246,10 +246,10 @@ def _look_for_ids(
     if ids == NO_IDS:
         return named, out
     for name in columns:
-        column = frame[name]
-        if name == named or name in out or not _may_be_ids(column):
-            continue
         listed = form.named and _is_id_name(name)
+        if not (listed or name == columns[0]) or name == named or name in out or not _may_be_ids(frame[name]):
+            continue
+        column = frame[name]
         counted = name == columns[0] and len(column) >= ENOUGH_ROWS and _counts(column, from_any=True)
         if not (listed or counted):
             continue

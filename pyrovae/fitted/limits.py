@@ -31,7 +31,7 @@ class Bounded(TorchDispatchMode):
     """
 
     def __init__(self, largest: float, new: float, operations: float, refuse: Callable[[str], PyrovaeError]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.most, self.new, self.operations, self.refuse = largest, new, operations, refuse
 
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ def infer(table: pd.DataFrame) -> Schema:
     if len(table) == 0 or not len(table.columns):
         raise DataError(f"A table needs rows and columns, got {table.shape[0]} x {table.shape[1]}.")
     names = [str(name) for name in table.columns]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := sorted(name for name, number in Counter(names).items() if number > 1):
         raise DataError(f"Several columns have the name {twice[0]!r}. Give each column its own.")
     columns = [_column(name, table.iloc[:, place]) for place, name in enumerate(names)]
     if all(column.kind == "none" for column in columns):

@@ -108,10 +108,10 @@ def fit(
         penalty: a function from the pair to a 0-d tensor, in nats for the whole data set, such as a negative log prior of
             weights. It is added to the loss.
         clip_norm: the largest global norm of the gradient; what the loss trains besides the pair has a norm of its own.
-        on_nan: what becomes of a fit whose loss becomes NaN or infinite. "stop": it ends with an error, which names the site and
-            the operation. "skip": gradients of a step of which one is not finite count as zero, so that Adam only goes on as
-            before; the history counts such steps (`skipped`). "rollback": it goes back to the last good epoch, and on from there
-            with half the learning rate, at most five times.
+        on_nan: what becomes of a fit whose loss becomes NaN or infinite. "stop": it ends with an error, which names the site
+            and the operation. "skip": where a gradient of a step is not finite, all of that step count as zero, so that Adam
+            only goes on as before; the history counts steps without a finite loss (`skipped`). "rollback": it goes back to the
+            last good epoch, and on from there with half the learning rate, at most five times.
         group_size: rows a step of each group, named by the optional arguments that it knows: `{"y": 50, "": 100}` takes 50
             rows whose y is known and 100 of which nothing optional is. By default `min(N_g, max(B/4, B N_g/N))`. An epoch is
             one pass over the largest group.

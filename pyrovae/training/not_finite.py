@@ -88,7 +88,7 @@ class _First(TorchDispatchMode):
     """Finds the first operations that make NaN, or an infinite number, of what has none."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.first: dict[str, str] = {}
 
     def __torch_dispatch__(

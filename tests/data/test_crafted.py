@@ -129,7 +129,23 @@ def test_labels_that_are_bytes_are_texts(tmp_path: Path) -> None:
 
 CELLS = st.one_of(
     st.text(max_size=6),
-    st.sampled_from(["", "nan", "inf", "-inf", "1e999", "9" * 30, "9" * 400, "True", "2020-01-01", "1,5", "0" * 99, "\x00", "\x1b[0m"]),
+    st.sampled_from(
+        [
+            "",
+            "nan",
+            "inf",
+            "-inf",
+            "1e999",
+            "9" * 30,
+            "9" * 400,
+            "True",
+            "2020-01-01",
+            "1,5",
+            "0" * 99,
+            "\x00",
+            "\x1b[0m",
+        ]
+    ),
     st.floats().map(str),
     st.integers().map(str),
 )
@@ -142,8 +158,8 @@ def a_result_or_one_error(reads: Callable[[], Any]) -> None:
     try:
         reads()
     except pv.PyrovaeError as error:
-        assert str(error).isprintable() or "\n" in str(error) or "\u00a0" in str(error)  # noqa: PT017
-        assert len(str(error)) <= 3000  # noqa: PT017
+        assert str(error).isprintable() or "\n" in str(error) or "\u00a0" in str(error)
+        assert len(str(error)) <= 3000
 
 
 def read_any(folder: Path, kind: str, content: bytes) -> None:
@@ -159,7 +175,9 @@ def read_any(folder: Path, kind: str, content: bytes) -> None:
 
 
 BYTES = st.binary(max_size=200)
-ARRAYS = st.tuples(st.sampled_from([saved(ROWS), archived({"x.npy": saved(ROWS)}), *HEADERS.values()]), st.integers(0, 300), BYTES)
+ARRAYS = st.tuples(
+    st.sampled_from([saved(ROWS), archived({"x.npy": saved(ROWS)}), *HEADERS.values()]), st.integers(0, 300), BYTES
+)
 PIECES = ARRAYS.map(lambda parts: parts[0][: parts[1]] + parts[2] + parts[0][parts[1] + len(parts[2]) :])
 CONTENTS = {"csv": TABLES | BYTES, "npy": PIECES, "npz": PIECES, "labels": TABLES | BYTES, "yaml": TABLES | BYTES}
 

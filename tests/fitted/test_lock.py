@@ -84,7 +84,9 @@ def test_a_run_that_is_removed_under_its_fit_is_written_anew(tmp_path: Path) -> 
     assert fit_in(tmp_path / "run", resume=True, epochs=4).history[-1]["elbo"] == whole.history[-1]["elbo"]
 
 
-def test_a_state_that_cannot_be_written_on_the_way_costs_no_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_that_cannot_be_written_on_the_way_costs_no_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     writes = folders.replace_files
 
     def full(*args: Any, **how: Any) -> None:
@@ -96,5 +98,9 @@ def test_a_state_that_cannot_be_written_on_the_way_costs_no_fit(tmp_path: Path, 
     fails: list[int] = []
     monkeypatch.setattr(folders, "replace_files", full)
     with pytest.warns(UserWarning, match="No space left on device. The fit goes on"):
-        fit_in(tmp_path / "run", checkpoint_every=0.0, callbacks=[lambda fitted: fails.append(1) or len(fitted.history) > 1])
+        fit_in(
+            tmp_path / "run",
+            checkpoint_every=0.0,
+            callbacks=[lambda fitted: fails.append(1) or len(fitted.history) > 1],
+        )
     assert len(pv.load(tmp_path / "run").history) == 2

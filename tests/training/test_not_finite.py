@@ -104,7 +104,9 @@ def test_steps_without_a_finite_loss_are_skipped_and_counted() -> None:
 def test_a_fit_goes_back_and_on_with_half_the_learning_rate(tmp_path: Path) -> None:
     before = runs_before_the_first_step()
     made = Breaking((before + 5,))
-    with pytest.warns(UserWarning, match="In epoch 2, step 6, the loss is not finite: the fit goes on from epoch 1, with 0.5"):
+    with pytest.warns(
+        UserWarning, match="In epoch 2, step 6, the loss is not finite: the fit goes on from epoch 1, with 0.5"
+    ):
         fitted = pv.fit(made, ROWS, on_nan="rollback", engine="eager", checkpoint=tmp_path / "run", **OPTIONS)
     assert [row["epoch"] for row in fitted.history] == [1, 2, 3, 4]
     assert [row["learning_rate"] for row in fitted.history] == [1e-3, 5e-4, 5e-4, 5e-4]
@@ -123,7 +125,10 @@ def test_a_scheduled_rate_is_halved_too() -> None:
 
 def test_a_fit_goes_back_five_times_and_no_more() -> None:
     before = runs_before_the_first_step()
-    with warnings.catch_warnings(record=True) as warned, pytest.raises(pv.NotFiniteError, match="after 5 returns") as failed:
+    with (
+        warnings.catch_warnings(record=True) as warned,
+        pytest.raises(pv.NotFiniteError, match="after 5 returns") as failed,
+    ):
         warnings.simplefilter("always")
         pv.fit(Breaking(tuple(range(before, 1000))), ROWS, on_nan="rollback", engine="eager", **OPTIONS)
     assert len(warned) == 5 and "on_nan" not in str(failed.value)

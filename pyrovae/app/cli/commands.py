@@ -91,7 +91,9 @@ def fit(
         )
     if resume is not None:
         typed = [f"--{name.replace('_', '-')}" for name in context.params if _typed(context, name)]
-        if other := [name for name in typed if name not in ("--resume", "--data", "--data-root", "--device", "--trust")]:
+        if other := [
+            name for name in typed if name not in ("--resume", "--data", "--data-root", "--device", "--trust")
+        ]:
             raise OptionError(f"--resume goes on with the run's own options; leave out {', '.join(other)}.")
         where = resume
         refuse_no_run(where)
