@@ -1,4 +1,4 @@
-"""The entry point of the command line: Ctrl-C is answered in one line from here on, before anything that takes long is imported.
+"""The entry point of the command line: Ctrl-C is answered in one line from here on, before anything large is imported.
 
 A traceback of whatever was being imported says nothing to the person who pressed the keys. Each file that a command writes
 takes its name when it is whole (`_files.py`), so that the process can end anywhere.

@@ -302,8 +302,8 @@ class Options:
     )
     on_nan: str = option(
         "stop",
-        "What to do when the loss becomes NaN or infinite: stop; skip such steps; or rollback, to the last good epoch with half "
-        "the learning rate.",
+        "What to do when the loss becomes NaN or infinite: stop; skip such steps; or rollback, to the last good epoch, and "
+        "halve the learning rate.",
         check=Check(lambda value: value in ("stop", "skip", "rollback"), "must be stop, skip or rollback"),
         commands=("fit", "sweep"),
         later=True,

@@ -336,9 +336,9 @@ def _data_of(
     if not asked and (file or root) and not _is_made_here(folder, info):
         option = f"--data {file}" if file else f"--data-root {root}"
         raise CheckpointError(
-            f"{folder} is not where its run was made ({info.get('folder', 'not recorded')}), so that the data that it names are "
-            f"not read unasked. If {file or root} are the data that you mean, add {option}; if they are elsewhere, give that "
-            "place."
+            f"{folder} is not where its run was made ({info.get('folder', 'not recorded')}), so that the data that it names "
+            f"are not read unasked. If {file or root} are the data that you mean, add {option}; if they are elsewhere, give "
+            "that place."
         )
     if not asked and (file or root):
         say(f"Data, as recorded in the run: {file or root}")

@@ -53,8 +53,9 @@ def _members(
     size, most = sum(info.file_size for info in chosen.values()), TIMES * path.stat().st_size + MORE
     if size > most:
         raise DataError(
-            f"{path} holds {size / 2**20:.0f} MiB in {path.stat().st_size / 2**20:.1f} MiB, and is read up to {most / 2**20:.0f} "
-            "MiB, since a file can be made to fill all memory. If it is right, write it with numpy.savez, not compressed."
+            f"{path} holds {size / 2**20:.0f} MiB in {path.stat().st_size / 2**20:.1f} MiB, and is read up to "
+            f"{most / 2**20:.0f} MiB, since a file can be made to fill all memory. If it is right, write it with numpy.savez, "
+            "not compressed."
         )
     found = {}
     for name, info in chosen.items():

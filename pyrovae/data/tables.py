@@ -379,7 +379,7 @@ def read_csv(path: Path, header: bool | None = None, *, numbers_name: bool = Tru
         frame = pd.read_csv(path, low_memory=False, **form.options)
         if not frame.empty and form.names[-1] == f"column {len(form.names) - 1}" and frame.iloc[:, -1].isna().all():
             frame = frame.iloc[:, :-1]  # lines end in a separator
-    for name in frame.columns[frame.dtypes == object]:
+    for name in [name for name in frame if frame[name].dtype == object]:
         frame[name] = frame[name].map(_short)
     if frame.empty:
         raise DataError(f"{path} has a header and no rows. Add at least one row.")

@@ -57,8 +57,8 @@ def _take(folder: Path) -> int | None:
             if error.errno not in TAKEN:
                 return None
             raise CheckpointError(
-                f"Another fit is at work in {folder}{f' (process {process})' if process.isdecimal() else ''}: wait until it has "
-                "ended, or choose another folder."
+                f"Another fit is at work in {folder}{f' (process {process})' if process.isdecimal() else ''}: wait until it "
+                "has ended, or choose another folder."
             ) from None
         with suppress(OSError):
             if os.path.samestat(os.fstat(descriptor), os.stat(path)):

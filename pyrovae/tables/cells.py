@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from typing import Any
@@ -56,7 +57,7 @@ def as_numbers(cells: pd.Series) -> tuple[Array, list[Any]]:
         if is_gap(cell):
             continue
         number = _number(cell, marked)
-        if number is None:
+        if number is None or not math.isfinite(number):  # 1e999, which is beyond all floating numbers
             strange.append(cell)
         else:
             found[place] = number
