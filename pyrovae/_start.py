@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_process = os.getpid()
 _advice: list[Callable[[], str]] = []  # what the last of them returns is said when the process is stopped
 
 
@@ -33,6 +34,8 @@ def leave(number: int, frame: Any) -> None:
     """End the process by a signal: with one line, and the exit code that shells expect, 130 for Ctrl-C."""
     for one in SIGNALS:
         signal.signal(one, signal.SIG_IGN)  # a second one would say it twice
+    if os.getpid() != _process:  # of a child, such as a loader of data, for which its parent speaks
+        os._exit(128 + number)
     said = "stopped"
     with suppress(Exception):
         said = _advice[-1]() if _advice else said

@@ -112,7 +112,8 @@ def fit(
         how["say"] = tables.inform
         own = bool(catalogue.own_paths(options))
         run = _watched(where, own, lambda: searching.search_run(dataset, options, where, **how))
-    with advising(lambda: f"stopped; the fit is whole, and its table comes by: pyrovae evaluate {where}"):
+    trusted = " --trust" if catalogue.own_paths(run.options) else ""
+    with advising(lambda: f"stopped; the fit is whole, and its table comes by: pyrovae evaluate {where}{trusted}"):
         _finish(run, where)
 
 
