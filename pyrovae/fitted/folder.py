@@ -211,7 +211,7 @@ def load(
         transform: The transform of the fit, if it is a function of your own.
         trust: Import the classes and functions of your own that the run names, which runs their code, instead of asking for
             `pair` and `transform`. They must be importable, and keep their constructors' arguments as attributes of the same
-            names.
+            names. It also lifts the limits of what a run.json may describe, which follow from the size of its weights.
         device: Where the weights are put: "cpu", "cuda", "auto", or a `torch.device`.
 
     Returns:

@@ -54,6 +54,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+NO_MEMORY = ("can't allocate memory", "out of memory")  # as torch says it
 REMEDIES = (
     "Try --free-bits 0.5, --kl-warmup over half of the epochs, --kl-cycles 4, --lagging 5, or fewer latent dimensions."
 )
@@ -499,7 +500,7 @@ def main() -> None:
         tables.complain(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:
-        if not (isinstance(error, MemoryError) or "can't allocate memory" in str(error)):
+        if not (isinstance(error, MemoryError) or any(said in str(error) for said in NO_MEMORY)):
             raise
         tables.complain(f"not enough memory ({shortened(error, 200)}): choose smaller sizes, or fewer rows or draws.")
         sys.exit(2)
