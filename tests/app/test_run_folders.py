@@ -89,6 +89,7 @@ COMMANDS = {
     "encode": ("encode",),
     "compare": ("compare", "received"),
     "check": ("check", "--rows", "10", "--num-samples", "30", "--proposal", "guide"),
+    "report": ("report", "--rows", "10", "--num-samples", "30", "--proposal", "guide"),
     "resume": ("fit", "--resume"),
 }
 
@@ -240,7 +241,7 @@ def victims(folder: Path, names: list[str]) -> dict[str, Path]:
 
 INSIDE = [*ARTEFACTS, "labels.csv", "run.json", "weights.safetensors", "history.csv", "checkpoint.safetensors"]
 WRITING = {
-    **{name: (*words, "received") for name, words in COMMANDS.items() if name != "compare"},
+    **{name: (*words, "received") for name, words in COMMANDS.items() if name not in ("compare", "report")},
     "generate to a file": ("generate", "received", "--out", "received/generated.csv", "--force"),
     "encode to a file": ("encode", "received", "--out", "received/codes.npy", "--force"),
     "evaluate to a file": ("evaluate", "received", "--out", "received/scores.csv", "--force"),

@@ -219,7 +219,7 @@ def compare(
     for folder in run:
         refuse_no_run(folder)
     scores.check_draws(num_samples, num_rows)
-    opened = [_opened(folder, data, data_root, device, threads, trust) for folder in run]
+    opened = [opened_run(folder, data, data_root, device, threads, trust) for folder in run]
     table = comparisons.compare(opened, num_samples, num_rows, proposal=proposal, dequantise=dequantise)
     measures = [comparisons.measure_of(one) for one in opened]
     kinds = " and ".join(dict.fromkeys(measure.kind for measure in measures))
@@ -244,7 +244,7 @@ def evaluate(
     if to is not None:
         files.check_file(to, force, (".csv",))
     refuse_no_run(run)
-    opened = _opened(run, data, data_root, device, threads, trust)
+    opened = opened_run(run, data, data_root, device, threads, trust)
     results, found = scores.evaluate(opened, num_samples, num_rows, proposal or opened.options.proposal)
     if to is not None:
         files.write_scores(to, found, opened.rows)
@@ -276,7 +276,7 @@ def check(
     scores.check_draws(num_samples, num_rows)
     path = to or run / checking.PAGE
     files.check_file(path, force or to is None, (".html",))
-    opened = _opened(run, data, data_root, device, threads, trust)
+    opened = opened_run(run, data, data_root, device, threads, trust)
     how: dict[str, Any] = {"num_rows": num_rows, "num_samples": num_samples, "seed": seed}
     report = checking.check_run(opened, proposal=proposal or opened.options.proposal, say=tables.inform, **how)
     written = checking.write_report(report, opened, path)
@@ -309,7 +309,7 @@ def outliers(
     path = to or run / "outliers.csv"
     files.check_file(path, force or to is None, (".csv",))
     scores.check_draws(num_samples, None)
-    opened = _opened(run, data, data_root, device, threads, trust)
+    opened = opened_run(run, data, data_root, device, threads, trust)
     how: dict[str, Any] = {"num_samples": num_samples, "proposal": proposal or opened.options.proposal, "seed": seed}
     how |= {"method": method, "rate": rate, "data_root": data_root}
     found = finding.find_outliers(opened, source, say=tables.inform, **how)
@@ -339,7 +339,7 @@ def impute(
     path = to or run / "imputed.csv"
     files.check_file(path, force or to is None, (".csv", ".parquet"))
     scores.check_draws(num_samples, None)
-    opened = _opened(run, data, data_root, device, threads, trust)
+    opened = opened_run(run, data, data_root, device, threads, trust)
     how: dict[str, Any] = {"num_samples": num_samples, "proposal": proposal or opened.options.proposal, "seed": seed}
     found = filling.fill_in(opened, source, draws=draws, **how)
     filling.write_filled(found, path)
@@ -370,7 +370,7 @@ def generate(
     training rows have.
     """
     refuse_no_run(run)
-    opened = _opened(run, data, data_root, device, threads, trust)
+    opened = opened_run(run, data, data_root, device, threads, trust)
     rows = opened.rows
     path = to or run / ("generated.png" if rows.image_shape else "generated.csv")
     files.check_file(path, force or to is None, (".png", ".npy", ".csv"))
@@ -403,7 +403,7 @@ def reconstruct(
 ) -> None:
     """Show the first test rows and their reconstructions; --out writes those of all test rows as .npy or .csv."""
     refuse_no_run(run)
-    opened = _opened(run, data, data_root, device, threads, trust)
+    opened = opened_run(run, data, data_root, device, threads, trust)
     rows = opened.rows
     path = to or run / "reconstructions.png"
     files.check_file(path, force or to is None, (".png", ".npy", ".csv"))
@@ -428,7 +428,7 @@ def encode(
 ) -> None:
     """Write the posterior mean E[z | x] of every row, in the order of the data: CSV, with labels, or .npy by --out."""
     refuse_no_run(run)
-    opened = _opened(run, data, data_root, device, threads, trust)
+    opened = opened_run(run, data, data_root, device, threads, trust)
     path = to or run / "codes.csv"
     files.check_file(path, force or to is None, (".csv", ".npy"))
     codes = pictures.all_codes(opened).cpu()
@@ -528,7 +528,7 @@ def _going_on(folder: Path, own: bool) -> str:
     return f"; go on with: pyrovae fit --resume {folder}{' --trust' if own else ''}"
 
 
-def _opened(
+def opened_run(
     run: Path, data: Path | None, data_root: Path | None, device: str, threads: int | None, trust: bool
 ) -> runs.Run:
     """A finished run with its data; it is said which file is read without having been typed."""
