@@ -1,6 +1,6 @@
 """`python -m pyrovae`."""
 
-from pyrovae.app.cli import main
+from pyrovae._start import main
 
 if __name__ == "__main__":
     main()

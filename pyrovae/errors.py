@@ -1,8 +1,39 @@
 """The exceptions that pyrovae raises. Each message says what was expected, what was given, and how to fix it."""
 
+from __future__ import annotations
+
+import unicodedata
+
+LONGEST = 3_000  # characters of a message, which may quote a cell of a table, or its header
+
 
 class PyrovaeError(Exception):
     """Base class of all exceptions that pyrovae raises on purpose."""
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return printable(text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ...")
+
+
+def printable(text: str) -> str:
+    """The text, with codes that a terminal would obey, or could not show, as they are written in Python.
+
+    Names of files and columns come from anybody, and may not move the cursor, or turn what is written around.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" or _is_plain(c) else ascii(c)[1:-1] for c in text)
+
+
+def _is_plain(character: str) -> bool:
+    """Whether a character that Python calls not printable is only a blank of some width."""
+    return unicodedata.category(character) == "Zs"
+
+
+def shortened(text: object, most: int = 300) -> str:
+    """A message in one line, of at most so many characters."""
+    words = " ".join(str(text)[: 10 * most].split())
+    return words if len(words) <= most else words[: most - 4] + " ..."
 
 
 class ShapeError(PyrovaeError, ValueError):

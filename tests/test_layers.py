@@ -20,6 +20,7 @@ RULES = {
     "_version": set(),
     "_lazily": set(),
     "_weighing": set(),
+    "_start": set(),
     "_zuko": set(),
     # models: what a graph is made of
     "distributions": BASE,

@@ -185,6 +185,8 @@ def sweep(
     Runs that are there already are opened; unfinished ones are gone on with.
     """
     done = []
+    file = None if dataset.source.get("name") else dataset.source.get("path")
+    read: dict[str, Any] = {"data": file, "data_root": data_root, "device": device, "trust": True}
     for number, options in enumerate(grid, 1):
         options = decide(options, dataset, len(split_rows(dataset, options).train))
         parts = (str(options.prior), str(options.likelihood), str(options.guide))
@@ -200,10 +202,10 @@ def sweep(
         say(f"{number} of {len(grid)}: {name}{' (there already)' if finished else ''}")
         if finished:
             # its parts are those of this grid
-            run = open_run(where, data_root=data_root, device=device, threads=threads, trust=True)
+            run = open_run(where, threads=threads, **read)
         else:
             if begun:
-                run = resume_run(where, data_root=data_root, device=device, progress=False, trust=True)
+                run = resume_run(where, progress=False, **read)
             else:
                 how: dict[str, Any] = {"device": device, "engine": engine, "threads": threads, "progress": False}
                 run = fit_run(dataset, options, where, force=found is not None, **how)

@@ -25,8 +25,19 @@ class Check:
     wanted: str
 
 
-def at_least(least: int) -> Check:
-    return Check(lambda value: bool(value >= least), f"must be at least {least}")
+def at_least(least: int, most: int = 10**9) -> Check:
+    """No more than `most`, so that nothing is counted out, or allocated, for a number that was typed by mistake."""
+    return Check(lambda value: bool(least <= value <= most), f"must be at least {least}, and at most {most}")
+
+
+def sizes(most: int, longest: int) -> Check:
+    """A size, or several, of at most `most` each. Those below 1 are refused where the model is known."""
+    return Check(
+        lambda value: (
+            len(value) <= longest and max(value, default=0) <= most if isinstance(value, tuple) else value <= most
+        ),
+        f"may be at most {most}" + (f", and there may be at most {longest}" if longest > 1 else ""),
+    )
 
 
 def amount(what: str) -> Check:
@@ -38,7 +49,7 @@ POSITIVE = Check(lambda value: value > 0, "must be positive")
 SIZES = ("latent", "none")  # of rows, where no column gives them
 NAMED = Check(lambda value: bool(value.strip(" ,")), "names a column of the table")
 GROUPS = Check(
-    lambda value: len(value) > 0 and min(value) >= 1,
+    lambda value: 0 < len(value) <= 10 and min(value) >= 1 and max(value) <= 100,
     "are whole numbers of at least 1, the coarsest resolution first",
 )
 
@@ -130,7 +141,7 @@ class Options:
     clusters: int | None = option(
         None,
         "Number of clusters of {models}; by default as many as the labels have classes, else 10.",
-        check=at_least(2),
+        check=at_least(2, 10_000),
         by_model=True,
         later=True,
     )
@@ -151,6 +162,7 @@ class Options:
     levels: tuple[int, ...] | None = option(
         None,
         "Latent dimensions of z1, z2, ... of {models}, such as 32,16,8; by default --latent and half of it.",
+        check=sizes(10**6, 100),
         by_model=True,
         later=True,
     )
@@ -205,7 +217,7 @@ class Options:
     total_count: int | None = option(
         None,
         "Largest count that can occur, for likelihoods that need it.",
-        check=at_least(1),
+        check=at_least(1, 2**24),  # beyond which float32 does not hold all whole numbers
         commands=("fit", "sweep", "label"),
     )
     net: str | None = option(
@@ -226,6 +238,7 @@ class Options:
         None,
         "Number of latent dimensions; by default 10, and for tables as many as columns of numbers and some for classes. "
         "Of categorical the number of codes, and of vqvae that of codes in a line, except with --net conv.",
+        check=sizes(10**6, 1),
         commands=("fit", "sweep", "label"),
         defaults={"label": None},
         helps={"label": "Number of latent dimensions; by default 50 with --net conv, else 10."},
@@ -233,6 +246,7 @@ class Options:
     hidden: tuple[int, ...] | None = option(
         None,
         "Widths of the hidden layers, such as 400 or 300,300; by default 400, and 64 for tables.",
+        check=sizes(10**6, 1000),
         commands=("fit", "sweep", "label"),
         defaults={"label": (200,)},
         helps={"label": "Width of the hidden layer."},
@@ -285,6 +299,14 @@ class Options:
     )
     clip_norm: float | None = option(
         None, "Largest global norm of the gradient; by default without limit.", check=POSITIVE
+    )
+    on_nan: str = option(
+        "stop",
+        "What to do when the loss becomes NaN or infinite: stop; skip such steps; or rollback, to the last good epoch, and "
+        "halve the learning rate.",
+        check=Check(lambda value: value in ("stop", "skip", "rollback"), "must be stop, skip or rollback"),
+        commands=("fit", "sweep"),
+        later=True,
     )
     patience: int | None = option(None, "Stop after this many epochs without a better validation ELBO.")
     search: str = option(
@@ -340,7 +362,7 @@ class Options:
     passes: int = option(
         20,
         "Passes of the classifier with dropout on; their mean predicts, their disagreement ranks.",
-        check=at_least(2),
+        check=at_least(2, 10_000),
         commands=("label",),
     )
     neighbors: int = option(

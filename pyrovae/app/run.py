@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 
+from pyrovae._files import write_file
 from pyrovae.app.catalogue import Model, own_files, own_paths
 from pyrovae.app.decide import binarisation, decide, refuse_missing
 from pyrovae.app.given import Given, GivenCaptions
@@ -22,6 +24,7 @@ from pyrovae.errors import CheckpointError, OptionError, PyrovaeError
 from pyrovae.fitted.files import read_run
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.folder import load, write_fit
+from pyrovae.fitted.limits import Bounded
 from pyrovae.objectives.kl import free_bits
 from pyrovae.objectives.losses import Trace_ELBO
 from pyrovae.pair.batch import take_rows
@@ -128,6 +131,7 @@ def fit_run(
         for which, batch in rows.examples().items():
             say(f"{which}\n{graph_text(pair, batch)}" if which else graph_text(pair, batch))
     info: dict[str, Any] = {
+        "folder": os.path.abspath(folder),
         "data": dataset.source,
         "split": split.to_json(),
         "scaler": rows.scaler.to_json() if rows.scaler is not None else None,
@@ -140,7 +144,8 @@ def fit_run(
     fitted = _fitted(pair, options, rows, say, resume=resume, force=force, **how)
     if rows.schema is not None:
         others = rows.given.schema.columns if isinstance(rows.given, Given) else ()
-        replace(rows.schema, columns=(*rows.schema.columns, *others)).write(folder / COLUMNS)
+        every = replace(rows.schema, columns=(*rows.schema.columns, *others))
+        write_file(folder / COLUMNS, every.to_yaml().encode())
     if force:  # files of the replaced run would pass for this one's; removed only now, since the fit may be refused
         for name in ARTEFACTS:
             (folder / name).unlink(missing_ok=True)
@@ -180,6 +185,7 @@ def _fitted(
             loss=_loss(options),
             check_also=rows.batch("test"),
             clip_norm=options.clip_norm,
+            on_nan=options.on_nan,
             checkpoint=checkpoint,
             seed=options.seed,
             **how,
@@ -204,7 +210,8 @@ def _in_first_stage(folder: Path) -> bool:
 
 
 def _built(options: Options, rows: Rows) -> PairLike:
-    return build(options, rows.train, rows.num_classes, rows.schema, rows.gaps, rows.given)
+    with Bounded.by_memory():
+        return build(options, rows.train, rows.num_classes, rows.schema, rows.gaps, rows.given)
 
 
 def _keeps_best(options: Options) -> bool:
@@ -237,12 +244,21 @@ def _loss(options: Options) -> Any:
 
 
 def resume_run(
-    folder: Path, *, data_root: Path | None = None, device: str = "auto", progress: bool = True, trust: bool = False
+    folder: Path,
+    *,
+    data: Path | None = None,
+    data_root: Path | None = None,
+    device: str = "auto",
+    progress: bool = True,
+    trust: bool = False,
+    say: Callable[[str], None] = lambda message: None,
 ) -> Run:
     """Go on with the fit in a folder: the same data, split, options and random numbers.
 
     Args:
+        data: the file of the data, needed where the run is not in the place where it was made.
         trust: run the files that the folder names for parts of the user's own.
+        say: called with messages.
 
     Raises:
         CheckpointError: there is no run of `fit` in the folder, it is damaged, or it names files that are not trusted.
@@ -251,24 +267,28 @@ def resume_run(
     with reading(folder):
         info = _recorded(folder)
         options = _recorded_options(folder, info, trust)
-        dataset = load_again(info["data"], data_root=data_root)
+        dataset = _data_of(folder, info, data, data_root, say)
         decide(options, dataset, len(dataset.x))
-    return fit_run(dataset, options, folder, resume=True, device=device, progress=progress)
+    return fit_run(dataset, options, folder, resume=True, device=device, progress=progress, say=say)
 
 
 def open_run(
     folder: Path,
     *,
+    data: Path | None = None,
     data_root: Path | None = None,
     device: str = "auto",
     threads: int | None = None,
     trust: bool = False,
+    say: Callable[[str], None] = lambda message: None,
 ) -> Run:
     """A finished run with its data, split and scaled as they were for the fit.
 
     Args:
+        data: the file of the data, needed where the run is not in the place where it was made.
         threads: CPU threads that questions compute with; None for as many as the rule gives.
         trust: run the files that the folder names for parts of the user's own.
+        say: called with messages: which file is read.
 
     Raises:
         OptionError: fewer than one thread.
@@ -287,7 +307,7 @@ def open_run(
         options = _recorded_options(folder, info, trust)
     fitted = None if own_paths(options) else load(folder, device=device)  # its weights are checked before data are read
     with reading(folder):
-        dataset = load_again(info["data"], data_root=data_root)
+        dataset = _data_of(folder, info, data, data_root, say)
         options = decide(options, dataset, len(dataset.x))
         split = Split.from_json(info["split"], num_rows=len(dataset.x))
         scaler = Standardize.from_json(info["scaler"]) if info["scaler"] else None
@@ -296,6 +316,38 @@ def open_run(
         fitted = load(folder, device=device, pair=_built(options, rows))
     fitted.threads = threads
     return Run(options, dataset, rows, fitted, folder)
+
+
+def _data_of(
+    folder: Path,
+    info: Mapping[str, Any],
+    data: Path | None,
+    data_root: Path | None,
+    say: Callable[[str], None],
+) -> Dataset:
+    """The data of a run: what the user names, or else the recorded file, where the run is in the place where it was made.
+
+    A folder from somebody else says which file of this machine is read. So one that was moved, or received, needs the name of
+    the file from the user; and no file is looked into whose checksum is not the recorded one.
+    """
+    source = info["data"]
+    file, root = (None, source.get("data_root")) if source.get("name") else (source["path"], None)
+    asked = data is not None or (data_root is not None and file is None)
+    if not asked and (file or root) and not _is_made_here(folder, info):
+        option = f"--data {file}" if file else f"--data-root {root}"
+        raise CheckpointError(
+            f"{folder} is not where its run was made ({info.get('folder', 'not recorded')}), so that the data that it names "
+            f"are not read unasked. If {file or root} are the data that you mean, add {option}; if they are elsewhere, give "
+            "that place."
+        )
+    if not asked and (file or root):
+        say(f"Data, as recorded in the run: {file or root}")
+    return load_again(source, data=data, data_root=data_root)
+
+
+def _is_made_here(folder: Path, info: Mapping[str, Any]) -> bool:
+    recorded = info.get("folder")
+    return isinstance(recorded, str) and os.path.realpath(recorded) == os.path.realpath(folder)
 
 
 def _recorded(folder: Path) -> dict[str, Any]:

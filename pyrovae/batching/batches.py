@@ -58,6 +58,9 @@ class Batches:
         return {"queue": self.queue.clone(), "generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        queue = state["queue"]
+        if queue.dtype != torch.long or queue.dim() != 1 or not ((queue >= 0) & (queue < self.num_rows)).all():
+            raise ValueError(f"the rows that are left in an epoch are none of {self.num_rows}")
         self.queue = state["queue"].to(self.queue.device, copy=True)
         self.generator.set_state(state["generator"])
 

@@ -24,6 +24,8 @@ else:
     pd = Lazily("pandas")
 
 LOOKED_AT = 200  # lines from which all this is found out
+COLUMNS_LOOKED_AT = 1_000
+MOST_COLUMNS = 50_000  # of a text file, each of which is looked at apart
 BLANKS = r"\s+"
 _POINT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
@@ -82,8 +84,18 @@ def find_form(path: Path, header: bool | None = None, *, numbers_name: bool = Tr
     """
     comments, above, lines = _lines(path)
     separator = _separator(lines)
+    width = max((len(_split(line, separator)) for line in lines[:2]), default=0)
+    if width > MOST_COLUMNS:
+        raise DataError(
+            f"{path} has {width} columns, and text files are read with up to {MOST_COLUMNS}. Save numbers by numpy.save "
+            "as .npy, which has no such limit, or exchange rows and columns."
+        )
     options: dict[str, Any] = {"sep": separator, "skiprows": comments, "header": None, "dtype": str, **_READING}
     head = pd.read_csv(path, nrows=LOOKED_AT, **options)
+    width, head = head.shape[1], head.iloc[:, :COLUMNS_LOOKED_AT]
+    first_line = (
+        pd.read_csv(path, nrows=1, **options).iloc[0].tolist() if width > head.shape[1] else head.iloc[0].tolist()
+    )
     decimal, notes = ".", []
     if _decimal_commas(separator, [str(cell).strip() for cell in head.to_numpy().ravel()]):
         decimal = ","
@@ -94,15 +106,13 @@ def find_form(path: Path, header: bool | None = None, *, numbers_name: bool = Tr
             cells = ", ".join(str(cell).strip() for cell in head.iloc[0][:3]) + (", ..." if head.shape[1] > 3 else "")
             notes.append(f"The first line ({cells}) is taken for a header: {why}; --no-header reads it as a row.")
         header = why is not None
-    first = (
-        head.iloc[0].tolist() if header else None if above is None else _named_above(above, separator, head.shape[1])
-    )
+    first = first_line if header else None if above is None else _named_above(above, separator, width)
     names = tuple(
         f"column {i}" if pd.isna(cell) or not str(cell).strip() else str(cell).strip()
-        for i, cell in enumerate(first or [None] * head.shape[1])
+        for i, cell in enumerate(first or [None] * width)
     )
     if len(set(names)) < len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
+        twice = sorted(name for name, number in Counter(names).items() if number > 1)
         raise DataError(f"{path}: several columns are called {', '.join(twice)}. Rename them: names must differ.")
     return Form(separator, decimal, tuple(comments), names, bool(header), first is not None, tuple(notes))
 
@@ -131,6 +141,8 @@ def _lines(path: Path) -> tuple[list[int], str | None, list[str]]:
 def _split(line: str, separator: str) -> list[str]:
     if separator == BLANKS:
         return line.split()
+    if '"' not in line:  # the other reader has a limit of 131,072 characters a cell, which a line by another mark is
+        return [cell.strip() for cell in line.strip("\r\n").split(separator)]
     return [cell.strip() for cell in next(csv.reader([line.strip("\r\n")], delimiter=separator, skipinitialspace=True))]
 
 
@@ -143,7 +155,7 @@ def _separator(lines: Sequence[str]) -> str:
     for mark in (*marks, BLANKS):
         rows = [_split(line, mark) for line in lines]
         (width, number), *_ = Counter(map(len, rows)).most_common(1)
-        cells = [cell for row in rows for cell in row if cell.lower() not in _MISSING]
+        cells = [cell for row in rows for cell in row[:COLUMNS_LOOKED_AT] if cell.lower() not in _MISSING]
         score = (number / len(rows), sum(is_number(c, mark != ",") for c in cells) / max(1, len(cells)))
         if width > 1 and score > best:
             best, found = score, mark

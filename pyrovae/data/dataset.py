@@ -269,15 +269,23 @@ def class_codes(path: Path, parts: list[Array]) -> tuple[list[Tensor], tuple[str
     """Class numbers in ascending order of the labels, and the labels; missing labels and -1 become -1."""
     if not parts:
         return [], None
+    for part in parts:
+        if part.dtype.kind not in "biufUSO":
+            raise DataError(
+                f"{path}: labels are whole numbers or names, got an array of dtype {part.dtype}. Convert it."
+            )
+    parts = [np.char.decode(part, "utf-8", "backslashreplace") if part.dtype.kind == "S" else part for part in parts]
     values = pd.Series(np.concatenate(parts))
     unknown = values.isna() | values.astype(str).isin(("", "-1", "-1.0"))
     known = values[~unknown]
-    if pd.api.types.is_float_dtype(known) and not (known == np.floor(known)).all():
+    if pd.api.types.is_float_dtype(known) and not ((known == np.floor(known)) & (known.abs() <= 2**53)).all():
         raise DataError(
             f"{path}: labels are classes, got the numbers {known.unique()[:3].tolist()}, ... "
             "Give whole numbers or names."
         )
     if pd.api.types.is_numeric_dtype(known):
+        if len(known) and int(known.max()) > np.iinfo(np.int64).max:
+            raise DataError(f"{path}: labels are whole numbers of at most 63 bits, got {known.max()}. Give names.")
         known = known.astype(np.int64)
     numbers, found = pd.factorize(known.to_numpy(), sort=True)
     classes = tuple(np.asarray(found).tolist())

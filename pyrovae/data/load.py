@@ -13,7 +13,7 @@ import torch
 from pyrovae._sources import NAMES, check_source
 from pyrovae.data.captioned import captioned
 from pyrovae.data.captions import CAPTIONS, Captions
-from pyrovae.data.dataset import Dataset, Kind
+from pyrovae.data.dataset import Dataset, Kind, file_checksum
 from pyrovae.data.named import load_digits, load_idx
 from pyrovae.data.sprites import sprites
 from pyrovae.data.tables import NO_IDS, load_arrays, load_table
@@ -138,12 +138,17 @@ def read(
         raise DataError(f"cannot read {source!r}: {error}. Check the permissions and the free space.") from error
 
 
-def load_again(source: Mapping[str, Any], *, data_root: str | Path | None = None) -> Dataset:
+def load_again(
+    source: Mapping[str, Any], *, data_root: str | Path | None = None, data: str | Path | None = None
+) -> Dataset:
     """Load the data that a `Dataset.source` describes, and check that they have not changed.
+
+    A file whose checksum is not the recorded one is not read further.
 
     Args:
         source: The `source` of a data set that `load` returned, also after a round trip through JSON.
         data_root: The folder of the IDX files, if it is not the recorded one any more.
+        data: The file, if it is not in the recorded place any more.
 
     Returns:
         The same `Dataset`.
@@ -158,6 +163,13 @@ def load_again(source: Mapping[str, Any], *, data_root: str | Path | None = None
         True
     """
     root = source.get("data_root") if data_root is None else data_root
+    if data is not None:
+        if source.get("name"):
+            raise OptionError(f"The data are {source['name']}, and come from no file: leave --data out.")
+        check_source(str(data))
+        source = {**source, "path": str(Path(data).expanduser().absolute())}
+    if not source.get("name"):
+        _refuse_changed(Path(source["path"]), source["checksum"])
     table: dict[str, Any] = {}
     if "header" in source:  # of a table
         table = {"header": source["header"], "ids": source["ids"] or NO_IDS, "drop": source["drop"], "look": False}
@@ -170,15 +182,29 @@ def load_again(source: Mapping[str, Any], *, data_root: str | Path | None = None
     elif str(source.get("path", "")).lower().endswith((".csv", ".data")):
         table = {"look": False}
     dataset = read(source.get("name") or source["path"], data_root=root, label=source.get("label"), **table)
-    if dataset.source["checksum"] != source["checksum"]:
-        raise DataError(
-            f"{dataset.name} has changed: its sha256 was {source['checksum']}, now it is {dataset.source['checksum']}. "
-            "Restore the data that the model was fitted to, or fit it again."
-        )
+    _refuse_other(dataset.name, dataset.source["checksum"], source["checksum"])
     if "kind" not in source:
         kind = _earlier_kind(dataset)
         dataset = replace(dataset, kind=kind, source={**dataset.source, "kind": kind})
     return captioned(dataset, Captions.from_json(source[CAPTIONS])) if CAPTIONS in source else dataset
+
+
+def _refuse_changed(path: Path, wanted: str) -> None:
+    """DataError unless there is a file with this checksum. It is not looked into: whoever wrote the run chose which it is."""
+    check_source(str(path))
+    try:
+        found = file_checksum(path)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}. Check the permissions.") from error
+    _refuse_other(path.stem, found, wanted)
+
+
+def _refuse_other(name: str, found: str, wanted: str) -> None:
+    if found != wanted:
+        raise DataError(
+            f"{name} has changed: its sha256 was {wanted}, now it is {found}. Restore the data that the model was fitted to, "
+            "or fit it again."
+        )
 
 
 def _earlier_kind(dataset: Dataset) -> Kind:

@@ -6,7 +6,6 @@ import contextlib
 import csv
 import re
 import zipfile
-import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from pyrovae._lazily import Lazily
 from pyrovae._sources import near_names
+from pyrovae.data.arrays import read_arrays
 from pyrovae.data.cells import Form, find_form
 from pyrovae.data.dataset import Array, Dataset, make_dataset
 from pyrovae.errors import DataError, OptionError
@@ -45,21 +45,8 @@ def load_arrays(path: Path, label: str | None, columns: Sequence[Mapping[str, An
     Args:
         columns: what the columns were at the fit; True finds out.
     """
-    try:
-        with contextlib.ExitStack() as stack:
-            loaded = np.load(path, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                names, arrays = ["x"], {"x": loaded}
-            else:
-                stack.enter_context(loaded)
-                names = list(loaded.files)
-                wanted = {*X_NAMES, *X_TEST_NAMES, *Y_NAMES, *Y_TEST_NAMES, label, *(names if len(names) == 1 else ())}
-                arrays = {name: loaded[name] for name in names if name in wanted}
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(
-            f"{path} is not a file of plain numeric arrays ({error}). "
-            "Write it with numpy.savez or numpy.save, without objects."
-        ) from error
+    wanted = {*X_NAMES, *X_TEST_NAMES, *Y_NAMES, *Y_TEST_NAMES, label}
+    names, arrays = read_arrays(path, wanted)
 
     def first(candidates: tuple[str, ...]) -> Array | None:
         return next((arrays[name] for name in candidates if name in arrays), None)
@@ -137,7 +124,8 @@ def load_table(
     if look:
         named, more = _look_for_ids(frame, form, [c for c in every if c not in out and c != y], named, ids)
         out |= more
-        out |= {c: "it is empty" for c in every if c not in out and c not in (y, named) and frame[c].isna().all()}
+        empty = frame.isna().all()
+        out |= {c: "it is empty" for c in every if c not in out and c not in (y, named) and empty[c]}
     elif ids is None and "column 0" in every and form.named and _counts(frame["column 0"]):
         out["column 0"] = ""
     notes += [f"Column {name} is left out: {why}." for name, why in out.items() if why]
@@ -258,10 +246,10 @@ def _look_for_ids(
     if ids == NO_IDS:
         return named, out
     for name in columns:
-        column = frame[name]
-        if name == named or name in out or not _may_be_ids(column):
-            continue
         listed = form.named and _is_id_name(name)
+        if not (listed or name == columns[0]) or name == named or name in out or not _may_be_ids(frame[name]):
+            continue
+        column = frame[name]
         counted = name == columns[0] and len(column) >= ENOUGH_ROWS and _counts(column, from_any=True)
         if not (listed or counted):
             continue
@@ -391,9 +379,16 @@ def read_csv(path: Path, header: bool | None = None, *, numbers_name: bool = Tru
         frame = pd.read_csv(path, low_memory=False, **form.options)
         if not frame.empty and form.names[-1] == f"column {len(form.names) - 1}" and frame.iloc[:, -1].isna().all():
             frame = frame.iloc[:, :-1]  # lines end in a separator
+    for name in [name for name in frame if frame[name].dtype == object]:
+        frame[name] = frame[name].map(_short)
     if frame.empty:
         raise DataError(f"{path} has a header and no rows. Add at least one row.")
     return frame, form
+
+
+def _short(cell: Any) -> Any:
+    """A cell; a whole number of more than 64 bits as text, since many functions fail for those beyond the floating numbers."""
+    return str(cell) if type(cell) is int and abs(cell) >= 2**63 else cell
 
 
 def table_columns(path: Path, header: bool | None = None) -> tuple[str, ...]:

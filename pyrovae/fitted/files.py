@@ -128,6 +128,8 @@ def replace_files(folder: Path, run: Mapping[str, Any], contents: Mapping[str, b
     checksums = {key_of(name): digest(content) for name, content in contents.items()}
     content_of_run = sealed({"format": FORMAT, "pyrovae": __version__, **run, **checksums})  # first, since it may fail
     try:
+        if not folder.is_dir():  # it was removed while a fit runs
+            folder.mkdir(parents=True, exist_ok=True)
         _finish_swap(folder)
         for name, content in contents.items():
             write_beside(folder / name, content)

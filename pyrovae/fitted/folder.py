@@ -17,8 +17,8 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from dataclasses import asdict
+from contextlib import nullcontext, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,10 @@ from torch import Tensor, nn
 
 from pyrovae._files import beside
 from pyrovae.batching.transforms import Transform
-from pyrovae.errors import CheckpointError, MissingPackageError, PyrovaeError
+from pyrovae.errors import CheckpointError, MissingPackageError, PyrovaeError, shortened
 from pyrovae.fitted.files import HISTORY, STATE, WEIGHTS, claim_folder, content_of, key_of, read_run, replace_files
 from pyrovae.fitted.fitted import Fit
+from pyrovae.fitted.limits import Bounded
 from pyrovae.fitted.spec import externals, from_spec, to_spec
 from pyrovae.pair.layout import Layout, Site, describe
 from pyrovae.pair.parameters import default_dtype, find_device, fork_rng, modules, named_tensors, param_scope, place
@@ -42,6 +43,8 @@ Arguments = dict[str, tuple[tuple[int, ...], torch.dtype]]  # the shape of one r
 
 ENTRIES: dict[str, type] = {"pair": dict, "layout": dict, "untransformed": dict, "settings": dict, "info": dict}
 ENTRIES |= {"more_layouts": list, "stopped": str, "frozen": list, "evaluating": list}
+SETTINGS = ("chunk_product", "best_epoch", "num_rows")  # numbers that questions use
+DEEPEST = 100  # a specification inside of another; each takes some calls
 
 
 def _replace(
@@ -208,7 +211,7 @@ def load(
         transform: The transform of the fit, if it is a function of your own.
         trust: Import the classes and functions of your own that the run names, which runs their code, instead of asking for
             `pair` and `transform`. They must be importable, and keep their constructors' arguments as attributes of the same
-            names.
+            names. It also lifts the limits of what a run.json may describe, which follow from the size of its weights.
         device: Where the weights are put: "cpu", "cuda", "auto", or a `torch.device`.
 
     Returns:
@@ -242,23 +245,25 @@ def load(
             f"This run's transform is a function of your own, {externals(run['transform'])[0]}: pass it with "
             "pv.load(folder, transform=...), or import it with trust=True, if you trust it."
         )
+    bounded = nullcontext() if trust else Bounded.by_weights(tensors)
     try:
-        for name, kind in ENTRIES.items():
-            if not isinstance(run.get(name, kind()), kind):
-                raise TypeError(f"{name} is {run[name]!r}")
+        _check_entries(run)
+        with bounded:
+            built = from_spec(run["pair"], trust=trust) if pair is None else pair
+            own = transform if transform is not None else from_spec(run["transform"], trust=trust)
+        if own is not None and not callable(own):
+            raise TypeError(f"its transform is {own!r}")
         fitted = Fit(
-            pair=from_spec(run["pair"], trust=trust) if pair is None else pair,
+            pair=built,
             layout=read_layout(run["layout"]),
             more_layouts=tuple(read_layout(layout) for layout in run.get("more_layouts", [])),
             history=_read_history(folder, run),
             settings=run["settings"],
-            transform=transform if transform is not None else from_spec(run["transform"], trust=trust),
+            transform=own,
             info=run["info"],
             stopped=run.get("stopped", ""),
             untransformed=_read_arguments(run.get("untransformed", {})),
         )
-        if fitted.transform is not None and not callable(fitted.transform):
-            raise TypeError(f"its transform is {fitted.transform!r}")
         if pair is None and externals(run["pair"]) and to_spec(fitted.pair, own=True) != run["pair"]:
             raise CheckpointError(
                 f"The parts of your own in {folder} have other attributes when they are built again: build the pair and pass "
@@ -268,7 +273,10 @@ def load(
             _take_dtype(fitted.pair, tensors)
         with param_scope(fitted.store), default_dtype(fitted.pair):
             for layout in fitted.layouts:
-                initialize(fitted.pair, layout, device)
+                with bounded if pair is None else nullcontext():
+                    found = initialize(fitted.pair, layout, device)
+                if pair is None and not trust:
+                    _compare_layouts(layout, found)
             copy_tensors(named_tensors(fitted.pair, buffers=True), tensors)
         if pair is None:
             _freeze(fitted.pair, run)
@@ -278,8 +286,45 @@ def load(
             pair is not None and isinstance(error, PyrovaeError)
         ):
             raise
-        raise CheckpointError(f"The run in {folder} is damaged ({error!r}): restore it, or fit again.") from error
+        raise CheckpointError(
+            f"The run in {folder} is damaged ({shortened(repr(error))}): restore it, or fit again."
+        ) from error
     return fitted
+
+
+def _check_entries(run: Mapping[str, Any]) -> None:
+    """TypeError or KeyError for what a run.json can't hold, before anything is made of it."""
+    for name, kind in ENTRIES.items():
+        if not isinstance(run.get(name, kind()), kind):
+            raise TypeError(f"{name} is {shortened(repr(run[name]))}")
+    for name in SETTINGS:
+        if not isinstance(run["settings"].get(name), int | float | None):
+            raise TypeError(f"settings.{name} is {shortened(repr(run['settings'][name]))}")
+    if _depth(run.get("pair")) > DEEPEST or _depth(run.get("transform")) > DEEPEST:
+        raise TypeError(f"parts are inside of one another more than {DEEPEST} times")
+
+
+def _depth(value: Any) -> int:
+    """How deep a JSON value is, without recursion."""
+    depth, level = 0, [value]
+    while level:
+        depth += 1
+        inner = [one for one in level if isinstance(one, dict | list)]
+        level = [part for one in inner for part in (one.values() if isinstance(one, dict) else one)]
+    return depth
+
+
+def _compare_layouts(recorded: Layout, found: Layout) -> None:
+    """TypeError where a pair that was built again is another than the one of which the layout was recorded."""
+    sites = {site.name: site for site in found.sites}
+    for site in recorded.sites:
+        same = sites.get(site.name)
+        if same is None or replace(site, argument=same.argument, optional=same.optional) != same:
+            raise TypeError(f"its layout says {shortened(repr(site))}, and the pair has {shortened(repr(same))}")
+        if site.argument is not None and site.argument not in recorded.arguments:
+            raise TypeError(f"site {site.name!r} observes {site.argument!r}, which is none of its arguments")
+    if len(sites) != len(recorded.sites) or recorded.plate_nesting != found.plate_nesting:
+        raise TypeError("its layout is not that of the pair")
 
 
 def read_layout(spec: Mapping[str, Any]) -> Layout:
@@ -310,13 +355,14 @@ def _read_history(folder: Path, run: Mapping[str, Any]) -> list[dict[str, float]
         raise CheckpointError(f"{path} is damaged ({error}): restore it, or remove it.") from error
 
 
-def initialize(pair: PairLike, layout: Layout, device: torch.device) -> None:
-    """Create the parameters that a pair creates at its first run, by running it on two rows of zeros."""
+def initialize(pair: PairLike, layout: Layout, device: torch.device) -> Layout:
+    """Create the parameters that a pair creates at its first run, by running it on two rows of zeros, and return its layout."""
     rows = {a: torch.zeros(2, *shape, dtype=dtype, device=device) for a, (shape, dtype) in layout.arguments.items()}
     place(pair, device)
     with fork_rng(), torch.no_grad():
-        describe(pair, rows)
+        found = describe(pair, rows)
     place(pair, device)
+    return found
 
 
 def _take_dtype(pair: PairLike, tensors: Mapping[str, Tensor]) -> None:

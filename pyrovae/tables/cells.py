@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from typing import Any
@@ -56,7 +57,7 @@ def as_numbers(cells: pd.Series) -> tuple[Array, list[Any]]:
         if is_gap(cell):
             continue
         number = _number(cell, marked)
-        if number is None:
+        if number is None or not math.isfinite(number):  # 1e999, which is beyond all floating numbers
             strange.append(cell)
         else:
             found[place] = number
@@ -78,7 +79,7 @@ def _number(cell: Any, decimal_comma: bool) -> float | None:
     if not isinstance(cell, str):
         try:
             return float(cell)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):  # the last for a whole number beyond 1e308
             return None
     text = _AROUND.sub("", cell.strip())
     if decimal_comma and (_CONTINENTAL.fullmatch(text) or _SPACED.fullmatch(text)):

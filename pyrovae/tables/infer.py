@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -58,9 +59,10 @@ def infer(table: pd.DataFrame) -> Schema:
     if len(table) == 0 or not len(table.columns):
         raise DataError(f"A table needs rows and columns, got {table.shape[0]} x {table.shape[1]}.")
     names = [str(name) for name in table.columns]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := sorted(name for name, number in Counter(names).items() if number > 1):
         raise DataError(f"Several columns have the name {twice[0]!r}. Give each column its own.")
-    columns = [_column(name, table.iloc[:, place]) for place, name in enumerate(names)]
+    with np.errstate(over="ignore", invalid="ignore"):  # squares of numbers beyond 1e154
+        columns = [_column(name, table.iloc[:, place]) for place, name in enumerate(names)]
     if all(column.kind == "none" for column in columns):
         reasons = "; ".join(f"{column.name}: {column.why}" for column in columns[:5])
         raise DataError(f"No column is left that can be modelled ({reasons}).")
@@ -72,6 +74,8 @@ def _column(name: str, cells: pd.Series) -> Column:
     if pd.api.types.is_numeric_dtype(cells) and not pd.api.types.is_bool_dtype(cells):
         values = as_numbers(cells)[0]
         values = values[~np.isnan(values)]
+        if np.isinf(values).any():
+            raise DataError(f"Column {name!r} holds infinite numbers. Leave such cells empty, or change its unit.")
         return (
             _numbers(name, dtype, values, len(cells), "") if len(values) else Column(name, "none", dtype, why=NOTHING)
         )
@@ -167,7 +171,8 @@ def _numbers(name: str, dtype: str, values: Array, rows: int, why: str) -> Colum
         # on a log scale, what is below half a step is recorded as the smallest number that has a logarithm
         low = 0.0 if smallest == 0 or kind == "count" else step or None
     if (low is not None or high is not None) and not step:  # a bound has a probability only where numbers are rounded
-        step = 10.0 ** np.floor(np.log10(1e-3 * values.std()))
+        spread = float(values.std())  # infinite beyond 1e154
+        step = 10.0 ** np.floor(np.log10(1e-3 * spread)) if 0 < spread < np.inf else 0.0
     return Column(name, kind, dtype, step=float(step), offset=offset, low=low, high=high, decimals=decimals, why=why)
 
 

@@ -20,10 +20,24 @@ display = Lazily("IPython.display")
 MEASURED_WITHIN = 10  # epochs, of which one at least has a validation ELBO
 
 
+class Asked:
+    """Whether the process has been asked to stop, and by which signal."""
+
+    def __init__(self) -> None:
+        self.by: int | None = None
+
+    def is_set(self) -> bool:
+        return self.by is not None
+
+
 @contextmanager
-def stop_on_interrupt() -> Iterator[threading.Event]:
-    """The first Ctrl-C asks the loop to stop between two steps, where the state is whole; a second one stops at once."""
-    asked = threading.Event()
+def stop_on_interrupt(*, terminate: bool = False) -> Iterator[Asked]:
+    """The first Ctrl-C asks the loop to stop between two steps, where the state is whole; a second one stops at once.
+
+    Args:
+        terminate: whether SIGTERM, by which schedulers of clusters announce that they end a process, asks for the same.
+    """
+    asked = Asked()
     if threading.current_thread() is not threading.main_thread():
         yield asked  # only the main thread may handle signals
         return
@@ -31,13 +45,17 @@ def stop_on_interrupt() -> Iterator[threading.Event]:
     def handle(number: int, frame: Any) -> None:
         if asked.is_set():
             raise KeyboardInterrupt
-        asked.set()
+        asked.by = number
 
-    before = signal.signal(signal.SIGINT, handle)
+    numbers = (signal.SIGINT, signal.SIGTERM) if terminate else (signal.SIGINT,)
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield asked
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if asked.by == signal.SIGTERM:  # now that all is written, the process ends as it was told to
+            signal.raise_signal(signal.SIGTERM)
 
 
 History = list[dict[str, float]]

@@ -15,6 +15,7 @@ from pyrovae.engine.threads import computing_with
 from pyrovae.fitted.files import claim_folder
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.folder import write_fit
+from pyrovae.fitted.lock import locked
 from pyrovae.pair.layout import Layout
 from pyrovae.pair.parameters import default_dtype, fork_rng, param_scope, seed_torch
 from pyrovae.pair.program import PairLike
@@ -40,6 +41,7 @@ def fit(
     transform: Transform | None = None,
     penalty: Callable[[Any], Tensor] | None = None,
     clip_norm: float | None = None,
+    on_nan: str = "stop",
     group_size: Mapping[str, int] | None = None,
     group_weight: Mapping[str, float] | None = None,
     callbacks: Sequence[Callback] = (),
@@ -108,6 +110,10 @@ def fit(
         penalty: a function from the pair to a 0-d tensor, in nats for the whole data set, such as a negative log prior of
             weights. It is added to the loss.
         clip_norm: the largest global norm of the gradient; what the loss trains besides the pair has a norm of its own.
+        on_nan: what becomes of a fit whose loss becomes NaN or infinite. "stop": it ends with an error, which names the site
+            and the operation. "skip": where a gradient of a step is not finite, all of that step count as zero, so that Adam
+            only goes on as before; the history counts steps without a finite loss (`skipped`). "rollback": it goes back to the
+            last good epoch, and on from there with half the learning rate, at most five times.
         group_size: rows a step of each group, named by the optional arguments that it knows: `{"y": 50, "": 100}` takes 50
             rows whose y is known and 100 of which nothing optional is. By default `min(N_g, max(B/4, B N_g/N))`. An epoch is
             one pass over the largest group.
@@ -147,7 +153,7 @@ def fit(
         PairError: model and guide do not fit each other, or the data; before the first step. See `pv.check_pair`.
         OptionError: an argument has a value that cannot be; before the first step.
         CheckpointError: the run folder is in use, damaged, or holds another fit.
-        NotFiniteError: the loss became NaN or infinite. The weights are those of the last good epoch.
+        NotFiniteError: the loss became NaN or infinite, see `on_nan`. The weights are those of the last good epoch.
         KeyboardInterrupt: Ctrl-C was pressed; the checkpoint has been written. A second Ctrl-C stops at once.
 
     References:
@@ -182,20 +188,28 @@ def fit(
 def train(fitted: Fit, chosen: Plan, rows: FitData, options: FitOptions) -> None:
     """Run the plan of a fit, from the start or from a checkpoint, and write what it leaves."""
     trainer = Trainer(fitted, chosen, rows)
-    folder = None
-    if options.checkpoint is not None:
+    if options.checkpoint is None:
+        trainer.run(list(options.callbacks), None, options.checkpoint_every, options.progress)
+        _leave(fitted, chosen)
+        return
+    folder = Path(options.checkpoint)
+    if not options.resume:
+        claim_folder(folder, force=options.force)
+    with locked(folder):
         identity = identity_of(fitted.settings, rows, options)
         if options.resume:
-            folder = trainer.resume(Path(options.checkpoint), identity)
+            trainer.resume(folder, identity)
         else:
-            folder = claim_folder(options.checkpoint, force=options.force)
             trainer.begin(folder, identity)
-    trainer.run(list(options.callbacks), folder, options.checkpoint_every, options.progress)
+        trainer.run(list(options.callbacks), folder, options.checkpoint_every, options.progress)
+        _leave(fitted, chosen)
+        write_fit(folder, fitted)
+
+
+def _leave(fitted: Fit, chosen: Plan) -> None:
     for leaf in chosen.program.leaves:
         leaf.grad = None
     fitted.keep_weights()
-    if folder is not None:
-        write_fit(folder, fitted)
 
 
 def identity_of(settings: Mapping[str, Any], rows: FitData, options: FitOptions) -> dict[str, Any]:

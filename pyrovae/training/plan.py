@@ -29,7 +29,7 @@ from pyrovae.batching.transforms import Transform
 from pyrovae.engine.adam import rate_of, set_model_apart
 from pyrovae.engine.compiled import choose_engine
 from pyrovae.engine.precision import as_precision
-from pyrovae.engine.program import Program, clip_by_norm
+from pyrovae.engine.program import Clip, Program, clip_by_norm
 from pyrovae.engine.threads import threads_for
 from pyrovae.errors import DataError, OptionError, PairError
 from pyrovae.fitted.files import read_run
@@ -53,11 +53,13 @@ from pyrovae.pair.layout import Layout, describe_run
 from pyrovae.pair.parameters import evaluating, every_module, find_device, fork_rng, place, trainable
 from pyrovae.pair.program import PairLike, arguments, sample_sites
 from pyrovae.training.minibatch import GroupTerms, MinibatchLoss
+from pyrovae.training.not_finite import without_what_is_not_finite
 from pyrovae.training.schedules import Schedule, Step, as_schedule, weights_at
 
 OptimizerFactory = Callable[[list[Tensor]], torch.optim.Optimizer]
 Callback = Callable[[Fit], bool | None]
 Traces = tuple[Any, Any]  # of the model and of the guide
+ON_NAN = ("stop", "skip", "rollback")
 
 
 @dataclass
@@ -76,6 +78,7 @@ class FitOptions:
     transform: Transform | None
     penalty: Callable[[Any], Tensor] | None
     clip_norm: float | None
+    on_nan: str
     group_size: Mapping[str, int] | None
     group_weight: Mapping[str, float] | None
     callbacks: Sequence[Callback]
@@ -100,6 +103,8 @@ class FitOptions:
             number = getattr(self, name)
             if number is not None and not number > 0:
                 raise OptionError(f"{name} must be positive, got {number!r}.")
+        if self.on_nan not in ON_NAN:
+            raise OptionError(f"on_nan must be one of {', '.join(ON_NAN)}, got {self.on_nan!r}.")
         if isinstance(self.validation, (int, float)) and not 0 < self.validation < 1:
             raise OptionError(
                 f"validation must be a fraction between 0 and 1, or data, got {self.validation!r}; None does without."
@@ -386,6 +391,7 @@ class Plan:
     relaxed: list[Any]  # the families whose draws carry a gradient at a temperature
     loss_tensors: dict[str, Tensor]  # of modules that the loss trains
     weighed: int | None  # draws that count together in the bound of a validation row; None for its ELBO
+    on_nan: str
 
 
 def plan(
@@ -431,9 +437,7 @@ def plan(
         parameters=leaves,
         optimizer=optimizer,
         weights=tuple(name for name in weights if name not in ("lr", "model", "temperature")),
-        clip=None
-        if options.clip_norm is None
-        else functools.partial(clip_by_norm, largest=options.clip_norm, apart={id(t) for t in of_loss.values()}),
+        clip=_clip(options, {id(t) for t in of_loss.values()}),
         reads=(objective, options.transform, options.penalty),
         precision=precision,
     )
@@ -459,6 +463,7 @@ def plan(
         "loss": to_spec(objective),
         "schedule": to_spec(options.schedule),
         "clip_norm": options.clip_norm,
+        **({"on_nan": options.on_nan} if options.on_nan != "stop" else {}),
         **({"group_size": sizes} if len(sizes) > 1 else {}),
         **({"group_weight": [one.weight for one in groups]} if options.group_weight else {}),
         "patience": options.patience,
@@ -478,12 +483,21 @@ def plan(
     alone = not any(layout.shared for layout in fitted.layouts)
     weighed = objective.num_particles if isinstance(objective, IWELBO) and alone else None
     return Plan(program, schedule, steps, batches, engine, threads, relaxed, loss_tensors(objective), weighed)
+    return Plan(program, schedule, steps, batches, engine, threads, relaxed, loss_tensors(objective), options.on_nan)
 
 
 def relaxed_families(pair: PairLike) -> list[Any]:
     """The families in training mode whose draws carry a gradient at a temperature, which a schedule may set."""
     parts = {id(part): part for root in every_module(pair).values() for part in root.modules() if part.training}
     return [part for part in parts.values() if isinstance(getattr(part, "current_temperature", None), Tensor)]
+
+
+def _clip(options: FitOptions, apart: set[int]) -> Clip | None:
+    """What is done to gradients: clipped by their norm, and none taken of a step that has one that is not finite."""
+    clip = None
+    if options.clip_norm is not None:
+        clip = functools.partial(clip_by_norm, largest=options.clip_norm, apart=apart)
+    return without_what_is_not_finite(clip) if options.on_nan == "skip" else clip
 
 
 def _moves_on(pair: PairLike, runs: Sequence[Traces]) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,22 +14,24 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyrovae.engine.adam import rate_of
+from pyrovae.engine.adam import MODEL_RATE, rate_of
 from pyrovae.engine.compiled import make_engine
 from pyrovae.engine.denormals import flushed_denormals
-from pyrovae.errors import CheckpointError, NotFiniteError, OptionError, PyrovaeError
+from pyrovae.errors import CheckpointError, NotFiniteError, OptionError, PyrovaeError, shortened
 from pyrovae.fitted import folder as store
 from pyrovae.fitted.fitted import Fit
-from pyrovae.fitted.optimizers import finite_or_none, flatten_optimizer, unflatten_optimizer
+from pyrovae.fitted.optimizers import check_optimizer, finite_or_none, flatten_optimizer, unflatten_optimizer
 from pyrovae.fitted.spec import renamed
 from pyrovae.pair.parameters import fork_rng, lent, modules_remembered, named_tensors
 from pyrovae.training.console import progress_bar, stop_on_interrupt
 from pyrovae.training.monitor import Monitor
+from pyrovae.training.not_finite import MOST_REPEATED, explain
 from pyrovae.training.plan import Callback, FitData, Plan
 from pyrovae.training.schedules import weights_at
 
 # After so many epochs, unless patience is short, what is done between epochs is done between every so many steps at most.
 MANY_EPOCHS, PATIENT, STEPS_BETWEEN = 200, 50, 10
+MOST_ROLLBACKS = 5  # returns to an earlier epoch; with a thirty-second of the learning rate, the cause is another
 
 
 def _is_true(answer: Any) -> bool:
@@ -61,6 +65,8 @@ class Trainer:
         self.best_elbo = -float("inf")
         self.best_epoch = 0
         self.identity: dict[str, Any] = {}
+        self.on_nan = plan.on_nan
+        self.rollbacks, self.damping = 0, 1.0  # returns to an earlier epoch, and what they left of the learning rate
         self.last_good: tuple[dict[str, Tensor], dict[str, Any]] | None = None
 
     # the loop
@@ -73,7 +79,7 @@ class Trainer:
         due = True
         with (
             nullcontext() if callbacks else modules_remembered(self.fitted.pair),  # callbacks may change them
-            stop_on_interrupt() as interrupted,
+            stop_on_interrupt(terminate=folder is not None) as interrupted,
             progress_bar(progress, self.epochs) as bar,
             pyro.validation_enabled(False),
             flushed_denormals(self.device),
@@ -82,25 +88,22 @@ class Trainer:
             while not self._finished():
                 began = time.monotonic()
                 if not self.in_epoch:
-                    self.batches.begin_epoch()
-                    if due:
-                        self.engine.begin_epoch()
-                    self.source.begin(self.batches.coming())
-                    self.in_epoch = True
+                    self._begin_epoch(due)
                 while len(self.batches) and not interrupted.is_set():
                     self._step()
                 self.seconds += time.monotonic() - began
                 if interrupted.is_set():
                     self._interrupt(folder)
                 due = self._is_due()
-                self._end_epoch(folder, due)
+                if not self._end_epoch(folder, due):
+                    continue
                 bar(history)
                 if self._asked_to_stop(callbacks):
                     self.fitted.stopped = "a callback stopped it"
                 if due:
                     self.last_good = self.state()
                 if folder is not None and (time.monotonic() - written > every):
-                    self.write(folder)
+                    self._write_on_the_way(folder)
                     written = time.monotonic()
         if self.engine.notes:
             self.fitted.settings["engine_notes"] = list(self.engine.notes)
@@ -134,21 +137,41 @@ class Trainer:
             self.fitted.stopped = f"no better validation ELBO for {self.patience} epochs"
         return done >= self.epochs or bool(self.fitted.stopped)
 
-    def _step(self) -> None:
+    def _begin_epoch(self, due: bool) -> None:
+        self.batches.begin_epoch()
+        if due:
+            self.engine.begin_epoch()
+        self.source.begin(self.batches.coming())
+        self.in_epoch = True
+
+    def _weights(self) -> dict[str, float]:
         weights = weights_at(self.schedule, self.steps._replace(number=self.step))
         if weights.keys() != self.weights:
             raise OptionError(f"A schedule must give the same weights at every step; at step {self.step}: {weights}.")
+        if self.damping < 1 and "lr" in weights:
+            weights = weights | {"lr": weights["lr"] * self.damping}
         with torch.no_grad():
             for family in self.families if "temperature" in weights else ():
                 family.current_temperature.fill_(weights["temperature"])
+        return weights
+
+    def _step(self) -> None:
+        weights = self._weights()
         self.epoch_elbos.append(self.engine.step(self.source.inputs(self.batches.deal()), weights))
         self.step += 1
 
-    def _end_epoch(self, folder: Path | None, due: bool) -> None:
+    def _end_epoch(self, folder: Path | None, due: bool) -> bool:
+        """Measure the pair and note it in the history; False where the fit went back to an earlier epoch instead."""
         self.in_epoch = False
         history = self.fitted.history
-        elbos = self._check_finite(folder)
-        row: dict[str, float] = {"epoch": len(history) + 1, "steps": self.step, "elbo": elbos.mean().item()}
+        elbos, why = self._read_elbos()
+        if why is not None:
+            self._fail(folder, *why)
+            return False
+        taken = elbos[torch.isfinite(elbos)]
+        row: dict[str, float] = {"epoch": len(history) + 1, "steps": self.step, "elbo": taken.mean().item()}
+        if self.on_nan == "skip":
+            row["skipped"] = len(elbos) - len(taken)
         self.epoch_elbos = []
         began = time.monotonic()
         last = len(history) + 1 >= self.epochs
@@ -160,9 +183,10 @@ class Trainer:
             row["validation_elbo"] = measured
             if not math.isfinite(measured):
                 self._fail(folder, self.step, "the ELBO of the validation rows is")
+                return False
         self.seconds += time.monotonic() - began
         last = weights_at(self.schedule, self.steps._replace(number=max(0, self.step - 1)))
-        row["learning_rate"] = last.get("lr", rate_of(self.program.optimizer))
+        row["learning_rate"] = last["lr"] * self.damping if "lr" in last else rate_of(self.program.optimizer)
         row["kl_weight"] = last.get("kl", 1.0)
         row |= {name: last[name] for name in ("temperature",) if name in last}
         row["seconds"] = round(self.seconds, 3)
@@ -173,24 +197,29 @@ class Trainer:
             self.best_elbo, self.best_epoch = row["validation_elbo"], int(row["epoch"])
             if self.keeps_best:
                 self.best = {n: t.detach().clone() for n, t in named_tensors(self.fitted.pair, buffers=True).items()}
+        return True
 
     # stopping
 
-    def _check_finite(self, folder: Path | None) -> Tensor:
-        """The epoch's ELBOs, on the host: the one place where values of steps are read. Fails if one is not finite."""
+    def _read_elbos(self) -> tuple[Tensor, tuple[int, str] | None]:
+        """The epoch's ELBOs, on the host: the one place where values of steps are read; and which step failed, and how."""
         elbos = torch.stack(self.epoch_elbos).double().cpu()
         bad = (~torch.isfinite(elbos)).nonzero()
-        if len(bad):
-            self._fail(folder, self.step - len(elbos) + int(bad[0]) + 1, "the loss is")
+        if len(bad) and (self.on_nan != "skip" or len(bad) == len(elbos)):
+            return elbos, (self.step - len(elbos) + int(bad[0]) + 1, "the loss is")
         finite = torch.stack([torch.isfinite(p).all() for p in self.program.parameters.values()]).tolist()
         broken = [name for name, whole in zip(self.program.parameters, finite) if not whole]
-        if broken:
-            self._fail(folder, self.step, f"the parameters {broken[:3]} are")
-        return elbos
+        return elbos, (self.step, f"the parameters {broken[:3]} are") if broken else None
 
     def _fail(self, folder: Path | None, step: int, what: str) -> None:
+        """Go back to the last good epoch, and on from there with half the learning rate, or end the fit with an error."""
         epoch = len(self.fitted.history) + 1
         assert self.last_good is not None
+        self.restore(*self.last_good)
+        if self.on_nan == "rollback" and self.rollbacks < MOST_ROLLBACKS:
+            self._go_back(epoch, step, what)
+            return
+        why = "" if "validation" in what else self._explain(step)
         self.restore(*self.last_good)
         self.fitted.stopped = f"in epoch {epoch}, step {step}, {what} not finite"
         good = len(self.fitted.history)
@@ -201,15 +230,50 @@ class Trainer:
             self.write(folder)
             store.write_fit(folder, self.fitted, status="diverged")
             kept += f", saved in {folder}"
+        after = f", after {self.rollbacks} returns to an earlier epoch" if self.rollbacks else ""
         raise NotFiniteError(
-            f"In epoch {epoch}, step {step}, {what} not finite; {kept}. "
-            "Lower the learning rate, set clip_norm=10, or warm up the KL weight."
+            f"In epoch {epoch}, step {step}, {what} not finite{after}{f' ({why})' if why else ''}; {kept}. "
+            "Lower the learning rate, set clip_norm=10, or warm up the KL weight"
+            + ("." if self.on_nan == "rollback" else "; on_nan='rollback' does the first by itself.")
         )
+
+    def _explain(self, step: int) -> str:
+        """Where it came from, found by taking the steps from the last good epoch again; "" if that would take too long."""
+        if step - self.step > MOST_REPEATED:
+            return ""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                while True:
+                    if not (self.in_epoch and len(self.batches)):
+                        self._begin_epoch(True)
+                    if self.step >= step - 1:
+                        return explain(self.program, self.source.inputs(self.batches.deal()), self._weights())
+                    self._step()
+        except Exception:  # of a pair that fails in another way, and must not hide how it failed first
+            return ""
+
+    def _go_back(self, epoch: int, step: int, what: str) -> None:
+        """From the last good state, with half the learning rate and other random numbers."""
+        self.rollbacks += 1
+        self.damping /= 2
+        for group in self.program.optimizer.param_groups:
+            for name in {"lr", MODEL_RATE} & group.keys():
+                group[name] = group[name] / 2
+        self.engine.rebind()
+        torch.rand((), device=self.device)
+        warnings.warn(
+            f"In epoch {epoch}, step {step}, {what} not finite: the fit goes on from epoch {len(self.fitted.history)}, with "
+            f"{self.damping:g} of the learning rate.",
+            stacklevel=2,
+        )
+        self.fitted.settings["rollbacks"] = self.rollbacks
+        self.last_good = self.state()
 
     def _interrupt(self, folder: Path | None) -> None:
         where = ""
-        if self.epoch_elbos:
-            self._check_finite(folder)  # else NaN would take the place of the last good state
+        if self.epoch_elbos and (why := self._read_elbos()[1]) is not None:
+            self._fail(folder, *why)  # else NaN would take the place of the last good state
         if folder is not None:
             self.write(folder)
             where = f"; the run in {folder} can be resumed"
@@ -240,6 +304,7 @@ class Trainer:
             "best_epoch": self.best_epoch,
             "optimizer": optimizer_notes,
             "identity": self.identity,
+            **({"rollbacks": self.rollbacks, "damping": self.damping} if self.rollbacks else {}),
         }
         return {name: tensor.detach().clone() for name, tensor in tensors.items()}, notes
 
@@ -265,6 +330,7 @@ class Trainer:
         self.fitted.history[:] = [dict(row) for row in notes["history"]]
         self.best_elbo = -float("inf") if notes["best_elbo"] is None else notes["best_elbo"]
         self.best_epoch = notes["best_epoch"]
+        self.rollbacks, self.damping = notes.get("rollbacks", self.rollbacks), notes.get("damping", self.damping)
 
     def begin(self, folder: Path, identity: dict[str, Any]) -> None:
         self.identity = identity
@@ -272,6 +338,13 @@ class Trainer:
 
     def write(self, folder: Path, *, anew: bool = False) -> None:
         store.write_state(folder, self.fitted, *self.state(), anew=anew)
+
+    def _write_on_the_way(self, folder: Path) -> None:
+        """Write the state, and go on where that fails, as on a full disk: what is written last decides."""
+        try:
+            self.write(folder)
+        except CheckpointError as error:
+            warnings.warn(f"{error} The fit goes on, and is written again later.", stacklevel=2)
 
     def resume(self, folder: Path, identity: dict[str, Any]) -> Path:
         """Go on with the fit in a folder. CheckpointError when anything that shapes the fit is not as it was."""
@@ -297,4 +370,29 @@ class Trainer:
                 "resume with the same data and settings, or start in another folder."
             )
         self.identity = identity
+        _check_notes(notes)
+        state = {n.removeprefix("optimizer/"): t for n, t in tensors.items() if n.startswith("optimizer/")}
+        check_optimizer(self.program.optimizer, state, notes["optimizer"])
         self.restore(tensors, notes)
+        if self.in_epoch and not len(self.batches) and not self.epoch_elbos:
+            raise ValueError("an epoch is under way that has no steps")
+
+
+def _check_notes(notes: Mapping[str, Any]) -> None:
+    """TypeError unless the notes of a state are of the types that `Trainer.state` writes."""
+    wanted: dict[str, Any] = {"step": int, "in_epoch": bool, "seconds": int | float, "best_elbo": int | float | None}
+    wanted |= {"best_epoch": int, "history": list, "rollbacks": int, "damping": int | float}
+    later = {"rollbacks": 0, "damping": 1.0}
+    for name, kind in wanted.items():
+        value = notes[name] if name not in later else notes.get(name, later[name])
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise TypeError(f"{name} is {shortened(repr(value))}")
+    last = 0
+    for row in notes["history"]:
+        if not isinstance(row, dict) or not all(type(value) in (int, float) for value in row.values()):
+            raise TypeError("its history is no table of numbers")
+        if "elbo" not in row or "seconds" not in row or row.get("epoch") != last + 1:
+            raise TypeError("its history is not one of epochs")
+        last += 1
+    if not (0 <= notes["step"] < 2**53 and 0 <= notes["best_epoch"] <= last and 0 < notes.get("damping", 1.0) <= 1):
+        raise TypeError("its counts of steps and epochs cannot be")

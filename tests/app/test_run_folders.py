@@ -2,6 +2,7 @@
 is whole at every moment."""
 
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from pyrovae.data import load
 from pyrovae.errors import CheckpointError
 from pyrovae.fitted.files import sealed
 
+loading = importlib.import_module("pyrovae.data.load")  # whose name is that of its function, too
 QUICK = ("--epochs", "2", "--hidden", "16", "--latent", "2", "--proposal", "guide", "--num-samples", "5")
 OWN = """
 import pathlib
@@ -65,8 +67,18 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(saved: Path, tmp_path: Path) -> Path:
+def received(saved: Path, tmp_path: Path) -> Path:
+    """A copy of the run, in a place where it was not made."""
     return Path(shutil.copytree(saved / "run", tmp_path / "received"))
+
+
+@pytest.fixture
+def run(received: Path) -> Path:
+    """A run in the place where it was made, as far as it says."""
+    info = recorded(received)
+    info["info"]["folder"] = str(received)
+    (received / "run.json").write_bytes(sealed(info))
+    return received
 
 
 PLAIN = ("--prior", "normal", "--likelihood", "normal", "--guide", "normal")
@@ -77,6 +89,7 @@ COMMANDS = {
     "encode": ("encode",),
     "compare": ("compare", "received"),
     "check": ("check", "--rows", "10", "--num-samples", "30", "--proposal", "guide"),
+    "report": ("report", "--rows", "10", "--num-samples", "30", "--proposal", "guide"),
     "resume": ("fit", "--resume"),
 }
 
@@ -102,6 +115,65 @@ def test_a_file_that_a_run_names_is_not_run(pyrovae: Command, run: Path, words: 
     assert code == 2 and "Traceback" not in err, err
     assert "--trust" in said and str(path) in said.replace(" ", "") and "read the code first" in said
     assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize("words", list(COMMANDS.values()), ids=list(COMMANDS))
+def test_data_that_a_received_run_names_are_not_read_unasked(
+    pyrovae: Command, received: Path, saved: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    monkeypatch.setattr(loading, "load_arrays", lambda path, *_: read.append(path))
+    monkeypatch.setattr(loading, "file_checksum", lambda path: read.append(path))
+    code, _, err = pyrovae(*words, "received")
+    assert code == 2 and f"--data{saved / 'rows.npy'}" in "".join(err.split()), err
+    assert not read
+
+
+def test_data_that_the_user_names_are_read_where_they_are_the_same(
+    pyrovae: Command, received: Path, saved: Path
+) -> None:
+    shutil.copy(saved / "rows.npy", "mine.npy")
+    code, _, err = pyrovae("encode", "received", "--data", "mine.npy")
+    assert code == 0, err
+    np.save("other.npy", np.zeros((60, 4)))
+    code, _, err = pyrovae("encode", "received", "--data", "other.npy", "--out", "x.csv")
+    assert code == 2 and "has changed" in err
+    code, _, err = pyrovae("fit", saved / "rows.npy", "--data", "mine.npy")
+    assert code == 2 and "--data is for --resume" in " ".join(err.split())
+
+
+def test_a_file_with_another_checksum_is_not_looked_into(
+    pyrovae: Command, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = run.parent / "secret.npy"
+    np.save(secret, np.ones((60, 4)))
+    info = recorded(run)
+    info["info"]["data"]["path"] = str(secret)
+    (run / "run.json").write_bytes(sealed(info))
+    looked: list[Path] = []
+    monkeypatch.setattr(loading, "load_arrays", lambda path, *_: looked.append(path))
+    code, _, err = pyrovae("encode", "received")
+    assert code == 2 and "has changed" in err and f"Data, as recorded in the run: {secret}" in err and not looked
+
+
+def test_a_download_goes_to_no_folder_that_a_received_run_names(received: Path) -> None:
+    info = recorded(received)
+    info["info"]["data"] = {"name": "mnist", "data_root": str(received.parent), "checksum": "", "kind": "unit"}
+    (received / "run.json").write_bytes(sealed(info))
+    before = sorted(received.parent.rglob("*"))
+    for opens in (open_run, resume_run):
+        with pytest.raises(CheckpointError, match="--data-root"):
+            opens(received)
+    assert sorted(received.parent.rglob("*")) == before
+
+
+def test_codes_in_the_names_of_files_do_not_reach_the_terminal(pyrovae: Command) -> None:
+    for name in ("a\x1b[31mb\x07.csv", "a\u202eb.csv", os.fsdecode(b"a\xff.csv")):
+        Path(name).write_text("x,y\n1,2\n")
+        for words in (("fit", name), ("fit", f"{name}c"), ("evaluate", name)):
+            code, out, err = pyrovae(*words)
+            assert code == 2 and "Error: " in err and "Traceback" not in err
+            assert not {"\x1b", "\x07", "\u202e", "\udcff"} & set(out + err)
 
 
 def test_the_checksum_of_a_file_comes_before_trust(pyrovae: Command, run: Path) -> None:
@@ -169,7 +241,7 @@ def victims(folder: Path, names: list[str]) -> dict[str, Path]:
 
 INSIDE = [*ARTEFACTS, "labels.csv", "run.json", "weights.safetensors", "history.csv", "checkpoint.safetensors"]
 WRITING = {
-    **{name: (*words, "received") for name, words in COMMANDS.items() if name != "compare"},
+    **{name: (*words, "received") for name, words in COMMANDS.items() if name not in ("compare", "report")},
     "generate to a file": ("generate", "received", "--out", "received/generated.csv", "--force"),
     "encode to a file": ("encode", "received", "--out", "received/codes.npy", "--force"),
     "evaluate to a file": ("evaluate", "received", "--out", "received/scores.csv", "--force"),

@@ -189,3 +189,12 @@ def test_numbers_that_float32_cannot_tell_apart_are_refused() -> None:
     table = pd.DataFrame({"time": 1e9 + np.arange(50.0), "b": np.arange(50.0)})
     with pytest.raises(DataError, match="'time' varies by 14.* less than float32 can tell apart"):
         pv.tables.infer(table).encode(table)
+
+
+def test_numbers_beyond_all_bounds_are_no_numbers() -> None:
+    with pytest.raises(pv.DataError, match="Column 'a' holds infinite numbers"):
+        pv.tables.infer(pd.DataFrame({"a": [np.inf, 1.0, 2.0]}))
+    texts = pd.DataFrame({"a": [*(f"{n}" for n in range(40)), "1e999"]}, dtype=object)
+    schema = pv.tables.infer(texts)
+    assert schema.columns[0].kind == "count" and "'1e999' count as missing" in schema.columns[0].why
+    assert pv.tables.infer(pd.DataFrame({"a": [1e308, 1.0, 3.5, 2e307] * 9, "b": range(36)})).names

@@ -14,13 +14,14 @@ import typer
 from pyrovae._files import refuse_no_run
 from pyrovae._lazily import Lazily
 from pyrovae._sources import check_source
+from pyrovae._start import advising
 from pyrovae._version import __version__
 from pyrovae.app import catalogue
 from pyrovae.app.cli import parameters as take
 from pyrovae.app.cli import tables
 from pyrovae.app.decide import check_names, decide
 from pyrovae.app.options import OPTIONS, Options
-from pyrovae.errors import OptionError, PyrovaeError
+from pyrovae.errors import OptionError, PyrovaeError, shortened
 
 if TYPE_CHECKING:
     import pyrovae.data.load as loading
@@ -53,6 +54,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+NO_MEMORY = ("can't allocate memory", "out of memory")  # as torch says it
 REMEDIES = (
     "Try --free-bits 0.5, --kl-warmup over half of the epochs, --kl-cycles 4, --lagging 5, or fewer latent dimensions."
 )
@@ -74,6 +76,7 @@ def fit(
     *,
     given: take.Given,
     label: take.LabelColumn = None,
+    data: take.RunData = None,
     data_root: take.DataRoot = None,
     device: take.Device = "auto",
     engine: take.Engine = "auto",
@@ -89,12 +92,17 @@ def fit(
         )
     if resume is not None:
         typed = [f"--{name.replace('_', '-')}" for name in context.params if _typed(context, name)]
-        if other := [name for name in typed if name not in ("--resume", "--data-root", "--device", "--trust")]:
+        if other := [
+            name for name in typed if name not in ("--resume", "--data", "--data-root", "--device", "--trust")
+        ]:
             raise OptionError(f"--resume goes on with the run's own options; leave out {', '.join(other)}.")
         where = resume
         refuse_no_run(where)
-        run = _watched(where, trust, lambda: runs.resume_run(where, data_root=data_root, device=device, trust=trust))
+        more: dict[str, Any] = {"data": data, "data_root": data_root, "device": device, "trust": trust}
+        run = _watched(where, trust, lambda: runs.resume_run(where, **more))
     else:
+        if data is not None:
+            raise OptionError("--data is for --resume: give the data of a new fit without it.")
         options = Options.of("fit", **given)
         check_source(str(source))
         check_names(options)
@@ -105,6 +113,13 @@ def fit(
         how["say"] = tables.inform
         own = bool(catalogue.own_paths(options))
         run = _watched(where, own, lambda: searching.search_run(dataset, options, where, **how))
+    trusted = " --trust" if catalogue.own_paths(run.options) else ""
+    with advising(lambda: f"stopped; the fit is whole, and its table comes by: pyrovae evaluate {where}{trusted}"):
+        _finish(run, where)
+
+
+def _finish(run: runs.Run, where: Path) -> None:
+    """Say how good a fit is, and leave that and pictures in its folder."""
     if run.fitted.stopped:
         tables.answer(f"Stopped: {run.fitted.stopped}.")
     for site, kl in decomposition.collapsed(run.fitted).items():
@@ -153,10 +168,12 @@ def sweep(
         decide(options, dataset, len(dataset.x))
     where = folder or Path("runs") / f"{dataset.name}-sweep"
     how: dict[str, Any] = {"device": device, "engine": engine, "threads": threads}
+    stopped = f"stopped; the same command goes on with the runs in {where}"
     try:
-        done = comparisons.sweep(dataset, grid, where, tables.inform, data_root=data_root, **how)
+        with advising(lambda: stopped):
+            done = comparisons.sweep(dataset, grid, where, tables.inform, data_root=data_root, **how)
     except KeyboardInterrupt:
-        tables.complain(f"stopped; the same command goes on with the runs in {where}")
+        tables.complain(stopped)
         raise typer.Exit(130) from None
     measures = [comparisons.measure_of(run) for run in done]
     for measure in dict.fromkeys(measures):
@@ -190,6 +207,7 @@ def compare(
     num_rows: take.NumRows = None,
     proposal: take.Proposal = OPTIONS["proposal"].default,
     dequantise: take.Dequantise = False,
+    data: take.RunData = None,
     data_root: take.DataRoot = None,
     device: take.Device = "auto",
     threads: take.Threads = None,
@@ -201,7 +219,7 @@ def compare(
     for folder in run:
         refuse_no_run(folder)
     scores.check_draws(num_samples, num_rows)
-    opened = [runs.open_run(folder, data_root=data_root, device=device, threads=threads, trust=trust) for folder in run]
+    opened = [opened_run(folder, data, data_root, device, threads, trust) for folder in run]
     table = comparisons.compare(opened, num_samples, num_rows, proposal=proposal, dequantise=dequantise)
     measures = [comparisons.measure_of(one) for one in opened]
     kinds = " and ".join(dict.fromkeys(measure.kind for measure in measures))
@@ -214,6 +232,7 @@ def evaluate(
     num_samples: take.Samples = OPTIONS["num_samples"].default,
     num_rows: take.NumRows = None,
     proposal: take.ProposalOfRun = None,
+    data: take.RunData = None,
     data_root: take.DataRoot = None,
     device: take.Device = "auto",
     threads: take.Threads = None,
@@ -225,7 +244,7 @@ def evaluate(
     if to is not None:
         files.check_file(to, force, (".csv",))
     refuse_no_run(run)
-    opened = runs.open_run(run, data_root=data_root, device=device, threads=threads, trust=trust)
+    opened = opened_run(run, data, data_root, device, threads, trust)
     results, found = scores.evaluate(opened, num_samples, num_rows, proposal or opened.options.proposal)
     if to is not None:
         files.write_scores(to, found, opened.rows)
@@ -241,6 +260,7 @@ def check(
     num_samples: take.Samples = OPTIONS["num_samples"].default,
     proposal: take.ProposalOfRun = None,
     seed: take.DrawSeed = 0,
+    data: take.RunData = None,
     data_root: take.DataRoot = None,
     device: take.Device = "auto",
     threads: take.Threads = None,
@@ -256,7 +276,7 @@ def check(
     scores.check_draws(num_samples, num_rows)
     path = to or run / checking.PAGE
     files.check_file(path, force or to is None, (".html",))
-    opened = runs.open_run(run, data_root=data_root, device=device, threads=threads, trust=trust)
+    opened = opened_run(run, data, data_root, device, threads, trust)
     how: dict[str, Any] = {"num_rows": num_rows, "num_samples": num_samples, "seed": seed}
     report = checking.check_run(opened, proposal=proposal or opened.options.proposal, say=tables.inform, **how)
     written = checking.write_report(report, opened, path)
@@ -276,6 +296,7 @@ def outliers(
     num_samples: take.Samples = OPTIONS["num_samples"].default,
     proposal: take.ProposalOfRun = None,
     seed: take.DrawSeed = 0,
+    data: take.RunData = None,
     data_root: take.DataRoot = None,
     device: take.Device = "auto",
     threads: take.Threads = None,
@@ -288,7 +309,7 @@ def outliers(
     path = to or run / "outliers.csv"
     files.check_file(path, force or to is None, (".csv",))
     scores.check_draws(num_samples, None)
-    opened = runs.open_run(run, data_root=data_root, device=device, threads=threads, trust=trust)
+    opened = opened_run(run, data, data_root, device, threads, trust)
     how: dict[str, Any] = {"num_samples": num_samples, "proposal": proposal or opened.options.proposal, "seed": seed}
     how |= {"method": method, "rate": rate, "data_root": data_root}
     found = finding.find_outliers(opened, source, say=tables.inform, **how)
@@ -306,6 +327,7 @@ def impute(
     num_samples: take.Samples = OPTIONS["num_samples"].default,
     proposal: take.ProposalOfRun = None,
     seed: take.DrawSeed = 0,
+    data: take.RunData = None,
     data_root: take.DataRoot = None,
     device: take.Device = "auto",
     threads: take.Threads = None,
@@ -317,7 +339,7 @@ def impute(
     path = to or run / "imputed.csv"
     files.check_file(path, force or to is None, (".csv", ".parquet"))
     scores.check_draws(num_samples, None)
-    opened = runs.open_run(run, data_root=data_root, device=device, threads=threads, trust=trust)
+    opened = opened_run(run, data, data_root, device, threads, trust)
     how: dict[str, Any] = {"num_samples": num_samples, "proposal": proposal or opened.options.proposal, "seed": seed}
     found = filling.fill_in(opened, source, draws=draws, **how)
     filling.write_filled(found, path)
@@ -334,6 +356,7 @@ def generate(
     wanted: take.ClassName = None,
     given: take.GivenRows = None,
     seed: take.DrawSeed = 0,
+    data: take.RunData = None,
     data_root: take.DataRoot = None,
     device: take.Device = "auto",
     threads: take.Threads = None,
@@ -347,7 +370,7 @@ def generate(
     training rows have.
     """
     refuse_no_run(run)
-    opened = runs.open_run(run, data_root=data_root, device=device, threads=threads, trust=trust)
+    opened = opened_run(run, data, data_root, device, threads, trust)
     rows = opened.rows
     path = to or run / ("generated.png" if rows.image_shape else "generated.csv")
     files.check_file(path, force or to is None, (".png", ".npy", ".csv"))
@@ -371,6 +394,7 @@ def generate(
 def reconstruct(
     run: take.RunFolder,
     to: take.Out = None,
+    data: take.RunData = None,
     data_root: take.DataRoot = None,
     device: take.Device = "auto",
     threads: take.Threads = None,
@@ -379,7 +403,7 @@ def reconstruct(
 ) -> None:
     """Show the first test rows and their reconstructions; --out writes those of all test rows as .npy or .csv."""
     refuse_no_run(run)
-    opened = runs.open_run(run, data_root=data_root, device=device, threads=threads, trust=trust)
+    opened = opened_run(run, data, data_root, device, threads, trust)
     rows = opened.rows
     path = to or run / "reconstructions.png"
     files.check_file(path, force or to is None, (".png", ".npy", ".csv"))
@@ -395,6 +419,7 @@ def reconstruct(
 def encode(
     run: take.RunFolder,
     to: take.Out = None,
+    data: take.RunData = None,
     data_root: take.DataRoot = None,
     device: take.Device = "auto",
     threads: take.Threads = None,
@@ -403,7 +428,7 @@ def encode(
 ) -> None:
     """Write the posterior mean E[z | x] of every row, in the order of the data: CSV, with labels, or .npy by --out."""
     refuse_no_run(run)
-    opened = runs.open_run(run, data_root=data_root, device=device, threads=threads, trust=trust)
+    opened = opened_run(run, data, data_root, device, threads, trust)
     path = to or run / "codes.csv"
     files.check_file(path, force or to is None, (".csv", ".npy"))
     codes = pictures.all_codes(opened).cpu()
@@ -450,10 +475,12 @@ def label(
         "progress": True,
         "say": tables.inform,
     }
+    stopped = "stopped; the same command starts again"
     try:
-        answer = labelling.label_rows(job, options, where, to=to, fresh=fresh, force=force, **how)
+        with advising(lambda: stopped):
+            answer = labelling.label_rows(job, options, where, to=to, fresh=fresh, force=force, **how)
     except KeyboardInterrupt:
-        tables.complain("stopped; nothing was written, and the same command starts again")
+        tables.complain(stopped)
         raise typer.Exit(130) from None
     tables.print_report(answer.report)
     tables.print_next_rows(answer.table)
@@ -472,6 +499,11 @@ def main() -> None:
     except OSError as error:
         tables.complain(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
         sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or any(said in str(error) for said in NO_MEMORY)):
+            raise
+        tables.complain(f"not enough memory ({shortened(error, 200)}): choose smaller sizes, or fewer rows or draws.")
+        sys.exit(2)
 
 
 def _typed(context: typer.Context, name: str) -> bool:
@@ -482,12 +514,26 @@ def _typed(context: typer.Context, name: str) -> bool:
 def _watched(folder: Path, own: bool, work: Callable[[], runs.Run]) -> runs.Run:
     """Do some work, with parts of the user's own or not; if Ctrl-C stops it, say how to go on."""
     try:
-        return work()
+        with advising(lambda: f"stopped{_going_on(folder, own)}"):
+            return work()
     except KeyboardInterrupt as stop:
-        tables.complain(
-            f"{str(stop) or 'stopped'}; go on with: pyrovae fit --resume {folder}{' --trust' if own else ''}"
-        )
+        tables.complain(f"{str(stop) or 'stopped'}{_going_on(folder, own)}")
         raise typer.Exit(130) from None
+
+
+def _going_on(folder: Path, own: bool) -> str:
+    """How to go on with what has been written."""
+    if not (folder / "checkpoint.safetensors").exists():
+        return "; nothing was written" if not folder.exists() else f"; nothing of use was written into {folder}"
+    return f"; go on with: pyrovae fit --resume {folder}{' --trust' if own else ''}"
+
+
+def opened_run(
+    run: Path, data: Path | None, data_root: Path | None, device: str, threads: int | None, trust: bool
+) -> runs.Run:
+    """A finished run with its data; it is said which file is read without having been typed."""
+    how: dict[str, Any] = {"device": device, "threads": threads, "trust": trust, "say": tables.inform_line}
+    return runs.open_run(run, data=data, data_root=data_root, **how)
 
 
 def _names(text: str | None) -> list[str]:

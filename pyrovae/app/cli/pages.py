@@ -11,17 +11,16 @@ from pyrovae._files import refuse_no_run
 from pyrovae._lazily import Lazily
 from pyrovae.app.cli import parameters as take
 from pyrovae.app.cli import tables
-from pyrovae.app.cli.commands import app
+from pyrovae.app.cli.commands import app, opened_run
 from pyrovae.app.options import OPTIONS
 
 if TYPE_CHECKING:
-    from pyrovae.app import run as runs
     from pyrovae.app import scores
     from pyrovae.app.cli import files
     from pyrovae.app.jobs import report as reporting
 else:
     files, reporting = Lazily("pyrovae.app.cli.files"), Lazily("pyrovae.app.jobs.report")
-    runs, scores = Lazily("pyrovae.app.run"), Lazily("pyrovae.app.scores")
+    scores = Lazily("pyrovae.app.scores")
 
 ReportOut = Annotated[
     Path | None, typer.Option("--out", help="Page to write, .html; by default report.html in the run folder.")
@@ -40,6 +39,7 @@ def report(
     num_samples: take.Samples = OPTIONS["num_samples"].default,
     proposal: take.ProposalOfRun = None,
     seed: take.DrawSeed = 0,
+    data: take.RunData = None,
     data_root: take.DataRoot = None,
     device: take.Device = "auto",
     threads: take.Threads = None,
@@ -53,8 +53,8 @@ def report(
     scores.check_draws(num_samples, num_rows)
     path = to or run / reporting.PAGE
     files.check_file(path, force or to is None, (".html",))
-    how: dict[str, Any] = {"data_root": data_root, "device": device, "threads": threads, "trust": trust}
-    opened, *beside = (runs.open_run(folder, **how) for folder in (run, *(others or ())))
+    folders = (run, *(others or ()))
+    opened, *beside = (opened_run(folder, data, data_root, device, threads, trust) for folder in folders)
     asked: dict[str, Any] = {"num_rows": num_rows, "num_samples": num_samples, "seed": seed}
     found = reporting.report_on(
         opened, beside, proposal=proposal or opened.options.proposal, say=tables.inform, **asked

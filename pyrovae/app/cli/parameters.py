@@ -107,6 +107,10 @@ LabelColumn = Annotated[
     str | None, typer.Option("--label", help="Column or array with class labels: its name, its number, or last.")
 ]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder with the files of mnist or fashion-mnist.")]
+RunData = Annotated[
+    Path | None,
+    typer.Option("--data", help="File of the run's data, if the run, or the file, is not where it was at the fit."),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Engine = Annotated[str, typer.Option(help="How a step is run: auto, eager, traced, compiled, or graphed (CUDA).")]
 Threads = Annotated[

@@ -21,6 +21,7 @@ from pyrovae.app.results import (
     results_table,
     share,
 )
+from pyrovae.errors import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,29 +36,39 @@ out = Console(markup=False, emoji=False)
 err = Console(stderr=True, markup=False, emoji=False)
 
 
+def _row(table: Table, *cells: object) -> None:
+    """Add a row to a table. Names of runs and columns come from files, and may hold codes that a terminal obeys."""
+    table.add_row(*(cell if isinstance(cell, Text) else printable(str(cell)) for cell in cells))
+
+
 def complain(message: str) -> None:
-    err.print(f"Error: {message}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+    err.print(f"Error: {printable(message)}", style="bold red", markup=False, highlight=False, soft_wrap=True)
 
 
 def inform(message: str) -> None:
     """Say something on the way, on stderr."""
-    err.print(message, markup=False, highlight=False)
+    err.print(printable(message), markup=False, highlight=False)
+
+
+def inform_line(message: str) -> None:
+    """Say something on the way in one line, whose paths are not broken."""
+    err.print(printable(message), markup=False, highlight=False, soft_wrap=True)
 
 
 def remark(notes: Sequence[str]) -> None:
     """Say what was found out about the data."""
     for note in notes:
-        err.print(f"Note: {note}", markup=False, highlight=False, soft_wrap=True)
+        err.print(f"Note: {printable(note)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def answer(message: str) -> None:
     """Say what came out."""
-    out.print(message, highlight=False)
+    out.print(printable(message), highlight=False)
 
 
 def answer_line(message: str) -> None:
     """Say what came out in one line, whose paths are not broken."""
-    out.print(message, highlight=False, soft_wrap=True)
+    out.print(printable(message), highlight=False, soft_wrap=True)
 
 
 def print_names() -> None:
@@ -80,7 +91,7 @@ def print_names() -> None:
                 notes.append(f"with guide {part.guides[0]}")
             elif isinstance(part, catalogue.Model) and part.labels is not None:
                 notes.append("needs labels")
-            table.add_row(f"  {name}", "; ".join(notes))
+            _row(table, f"  {name}", "; ".join(notes))
         out.print(table, highlight=False)
     answer(f"nets: {', '.join(catalogue.NETS)}; data: {', '.join(NAMES)}, or a file")
 
@@ -91,7 +102,7 @@ def print_table(shown: Shown, first: str) -> None:
     for name in shown.columns:
         table.add_column(name, justify="left" if name == first else "right", no_wrap=name != first, overflow="fold")
     for line in shown.lines:
-        table.add_row(*line)
+        _row(table, *line)
     out.print(table)
 
 
@@ -119,7 +130,7 @@ def print_findings(report: Report, log_abs_det: float = 0.0) -> None:
     table.add_column("found", ratio=5)
     styles = {"bad": "bold red", "look": "yellow", "ok": "green", "none": "dim"}
     for found in report.findings:
-        table.add_row(Text(found.verdict, style=styles[found.verdict]), found.name, found.says)
+        _row(table, Text(found.verdict, style=styles[found.verdict]), found.name, found.says)
     out.print(table, highlight=False)
     for found in [*report.of("bad"), *report.of("look")]:
         answer(f"{found.name} ({found.verdict}). Good: {found.good}. {found.advice}")
@@ -149,8 +160,8 @@ def print_outliers(found: Outliers) -> None:
     for _, row in worst.iterrows():
         strange = [f"{row[name]} (p {row['p_' + name]:.2g})" for name in numbers if row[f"p_{name}"] <= STRANGE]
         score = f"{row['score']:.2f} ± {row['error']:.2f}"
-        table.add_row(
-            str(row.iloc[0]), score, f"{row['p_value']:.2g}", "yes" if row["outlier"] else "", ", ".join(strange)
+        _row(
+            table, str(row.iloc[0]), score, f"{row['p_value']:.2g}", "yes" if row["outlier"] else "", ", ".join(strange)
         )
     out.print(table, highlight=False)
     for note in found.notes:
@@ -171,22 +182,24 @@ def print_report(report: Mapping[str, Any]) -> None:
     table = Table(title=rows)
     table.add_column("quantity")
     table.add_column("value", justify="right")
-    table.add_row("accuracy", share(report["accuracy"], report["held_out"]))
+    _row(table, "accuracy", share(report["accuracy"], report["held_out"]))
     if "accuracy_of_neighbors" in report:
         for name, what in (("classifier", "the model's classifier"), ("neighbors", "nearest neighbours")):
-            table.add_row(f"accuracy of {what} alone", share(report[f"accuracy_of_{name}"], report["held_out"]))
+            _row(table, f"accuracy of {what} alone", share(report[f"accuracy_of_{name}"], report["held_out"]))
     if "logistic_regression" in report:
-        table.add_row(
+        _row(
+            table,
             "accuracy of a logistic regression on the same labels",
             share(report["logistic_regression"], report["held_out"]),
         )
-    table.add_row("calibration error", f"{report['calibration_error']:.3f}")
-    table.add_row("calibration error expected by chance", f"{report['calibration_error_of_chance']:.3f}")
-    table.add_row("log score, nats per row", f"{report['log_score']:.3f}")
+    _row(table, "calibration error", f"{report['calibration_error']:.3f}")
+    _row(table, "calibration error expected by chance", f"{report['calibration_error_of_chance']:.3f}")
+    _row(table, "log score, nats per row", f"{report['log_score']:.3f}")
     fitted = report["weights"]
     both = "accuracy_of_neighbors" in report
     counted = [] if fitted is None else [fitted["classifier"], *([fitted["neighbors"]] if both else [])]
-    table.add_row(
+    _row(
+        table,
         f"weight{'s' if both else ''} of classifier{' and neighbours' if both else ''}",
         " and ".join(f"{weight:.2f}" for weight in counted) or "not fitted",
     )
@@ -206,5 +219,5 @@ def print_next_rows(labelled: pd.DataFrame) -> None:
     for name in (labelled.columns[0], "most probable", "probability", "information, nats"):
         table.add_column(name, justify="right" if name[0] in "pi" and name != "id" else "left", overflow="fold")
     for row in first.itertuples(index=False):
-        table.add_row(row[0], row.predicted, f"{row.probability:.2f}", f"{row.information_gain:.2f}")
+        _row(table, row[0], row.predicted, f"{row.probability:.2f}", f"{row.information_gain:.2f}")
     out.print(table, highlight=False)

@@ -174,7 +174,7 @@ def _recorded(folder: Path) -> Mapping[str, Any] | None:
     wanted = {"options": dict, "classes": list, "held_out": list, "known_labels": str, "written": dict}
     wanted |= {"data": dict, "rows": str}
     if not all(isinstance(info.get(name), kind) for name, kind in wanted.items()) or any(
-        not isinstance(row, int) for row in info["held_out"]
+        type(row) is not int or row < 0 for row in info["held_out"]
     ):
         raise CheckpointError(f"The run.json in {folder} is damaged: restore it, or remove the folder.")
     return info
@@ -190,6 +190,8 @@ def _earlier(info: Mapping[str, Any], folder: Path, job: Job) -> Earlier:
         )
     with reading(folder):
         options = Options.from_json(info["options"], "label")
+        if max(info["held_out"], default=0) >= len(job.x):
+            raise ValueError("a row is held out that is not there")
     return Earlier(options, info["classes"], info["held_out"], info["known_labels"])
 
 

@@ -1,0 +1,64 @@
+"""The entry point of the command line: Ctrl-C is answered in one line from here on, before anything large is imported.
+
+A traceback of whatever was being imported says nothing to the person who pressed the keys. Each file that a command writes
+takes its name when it is whole (`_files.py`), so that the process can end anywhere.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_process = os.getpid()
+_advice: list[Callable[[], str]] = []  # what the last of them returns is said when the process is stopped
+
+
+@contextmanager
+def advising(advice: Callable[[], str]) -> Iterator[None]:
+    """Say, when the process is stopped inside, how to go on."""
+    _advice.append(advice)
+    try:
+        yield
+    finally:
+        _advice.pop()
+
+
+def leave(number: int, frame: Any) -> None:
+    """End the process by a signal: with one line, and the exit code that shells expect, 130 for Ctrl-C."""
+    for one in SIGNALS:
+        signal.signal(one, signal.SIG_IGN)  # a second one would say it twice
+    if os.getpid() != _process:  # of a child, such as a loader of data, for which its parent speaks
+        os._exit(128 + number)
+    said = "stopped"
+    with suppress(Exception):
+        said = _advice[-1]() if _advice else said
+    with suppress(Exception):
+        sys.stdout.flush()
+    with suppress(OSError):
+        os.write(2, f"Error: {said}\n".encode(errors="backslashreplace"))
+    os._exit(128 + number)
+
+
+def main() -> None:
+    """Run a command, see `pyrovae.app.cli.main`."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # of a process that is to go on without its terminal
+                before[number] = signal.signal(number, leave)
+    try:
+        importlib.import_module("pyrovae.app.cli").main()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""What building a pair from a file may cost: it is bounded by the weights that the file comes with."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map_only
+
+from pyrovae.errors import CheckpointError, OptionError, PyrovaeError
+
+# One tensor may have so many elements (256 MiB of float32), or so many times those of all weights; all new ones together four
+# times as many. So many operations may be run, and so many more for each tensor among the weights.
+ELEMENTS, TIMES, NEW = 2**26, 16, 4
+OPERATIONS, EACH = 20_000, 500
+
+
+class Bounded(TorchDispatchMode):
+    """Inside, tensors and operations are no more than was said: an error before one is, and not when memory is at its end.
+
+    Args:
+        largest: the most elements of a tensor.
+        new: the most elements of all tensors that are made of nothing, such as parameters.
+        operations: the most operations.
+        refuse: of what there is too much, to the error.
+    """
+
+    def __init__(self, largest: float, new: float, operations: float, refuse: Callable[[str], PyrovaeError]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.most, self.new, self.operations, self.refuse = largest, new, operations, refuse
+
+    @classmethod
+    def by_weights(cls, weights: Mapping[str, Tensor]) -> Bounded:
+        """What a pair of these weights needs, when it is built from a run.json.
+
+        A run.json is text: a number in it costs nothing to write, and a layer of a million units, or a million layers, would
+        take all memory, or hours, before the weights show that they do not fit.
+        """
+        most = max(ELEMENTS, TIMES * sum(tensor.numel() for tensor in weights.values()))
+        return cls(most, NEW * most, OPERATIONS + EACH * len(weights), _of_a_run)
+
+    @classmethod
+    def by_memory(cls) -> Bounded:
+        """What has room in the memory of this machine, with gradients and Adam's moments."""
+        try:
+            memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        except (AttributeError, ValueError, OSError):  # not known on this system
+            return cls(math.inf, math.inf, math.inf, _of_memory)
+        return cls(memory / 16, memory / 16, math.inf, _of_memory)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        self.operations -= 1
+        if self.operations < 0:
+            raise self.refuse("more layers")
+        leaves = tree_flatten((args, kwargs))[0]
+        tensors = [leaf.numel() for leaf in leaves if isinstance(leaf, Tensor)]
+        made = math.prod(max(1, abs(leaf)) for leaf in leaves if type(leaf) is int) * math.prod(tensors)  # or fewer
+        if made > min(self.most / 64, ELEMENTS):
+            made = _elements(func, args, kwargs)
+        self.new -= 0 if tensors else made
+        if max(made, *tensors, 0) > self.most or self.new < 0:
+            raise self.refuse("larger tensors")
+        return func(*args, **kwargs)
+
+
+def _elements(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
+    """The elements of the largest tensor that an operation makes, without making it; 0 where that follows from values."""
+
+    def empty(tensor: Tensor) -> Tensor:
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+    try:
+        known = {**kwargs, "device": torch.device("meta")} if "device" in kwargs else kwargs
+        made = func(*tree_map_only(Tensor, empty, args), **tree_map_only(Tensor, empty, known))
+    except (NotImplementedError, RuntimeError, TypeError):
+        return 0
+    return max((leaf.numel() for leaf in tree_flatten(made)[0] if isinstance(leaf, Tensor)), default=0)
+
+
+def _of_a_run(what: str) -> PyrovaeError:
+    return CheckpointError(
+        f"The run.json describes a pair of {what} than the weights of the run can be of: restore it, or fit again. If it is "
+        "right, build the pair and pass it with pv.load(folder, pair=...), or say trust=True."
+    )
+
+
+def _of_memory(what: str) -> PyrovaeError:
+    return OptionError(
+        f"The model has {what} than this machine has memory for, gradients and moments included: choose smaller sizes, such as "
+        "--latent and --hidden."
+    )

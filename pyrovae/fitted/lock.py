@@ -1,0 +1,68 @@
+"""A lock on a run folder: while one process fits there, another is refused."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from pyrovae.errors import CheckpointError
+
+try:
+    import fcntl
+except ImportError:  # Windows: two fits in one folder are the user's to avoid
+    fcntl: Any = None  # type: ignore[no-redef]
+
+LOCK = ".lock"
+TAKEN = (errno.EWOULDBLOCK, errno.EACCES)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run folder. The system lets it go when the process ends, however that is.
+
+    Where the system, or the file system, has no such locks, nothing is locked.
+
+    Raises:
+        CheckpointError: Another fit holds it.
+    """
+    held = None if fcntl is None else _take(folder)
+    try:
+        yield
+    finally:
+        if held is not None:
+            try:
+                with suppress(OSError):  # while it is held, so that nobody locks a file that is removed
+                    (folder / LOCK).unlink(missing_ok=True)
+            finally:
+                os.close(held)
+
+
+def _take(folder: Path) -> int | None:
+    path, process = folder / LOCK, ""
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+        except OSError:  # it cannot be written to, of which the fit's first write tells more
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            with suppress(OSError):
+                process = os.read(descriptor, 20).decode(errors="replace").strip()
+            os.close(descriptor)
+            if error.errno not in TAKEN:
+                return None
+            raise CheckpointError(
+                f"Another fit is at work in {folder}{f' (process {process})' if process.isdecimal() else ''}: wait until it "
+                "has ended, or choose another folder."
+            ) from None
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, str(os.getpid()).encode())
+                return descriptor
+        os.close(descriptor)  # its holder removed it between the two calls: there is none, or another, by now

@@ -1,0 +1,193 @@
+"""Files that are damaged or made to do harm give rows or one clear error. `benchmarks/fuzz.py` does this at length."""
+
+import io
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import pyrovae as pv
+from pyrovae.data import load
+from pyrovae.data.arrays import read_arrays
+from pyrovae.data.labels import match_labels, read_labels
+from pyrovae.data.load import read
+from pyrovae.tables.schema import Schema
+
+FEW = settings(max_examples=15, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+MANY = settings(FEW, max_examples=500)
+
+
+def header(fields: Any) -> bytes:
+    text = fields if isinstance(fields, bytes) else repr(fields).encode()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
+
+
+def saved(array: Any) -> bytes:
+    with io.BytesIO() as file:
+        np.save(file, array)
+        return file.getvalue()
+
+
+def archived(members: dict[str, bytes], how: int = zipfile.ZIP_DEFLATED) -> bytes:
+    with io.BytesIO() as file:
+        with zipfile.ZipFile(file, "w", how) as archive:
+            for name, content in members.items():
+                archive.writestr(name, content)
+        return file.getvalue()
+
+
+ROWS = np.arange(12, dtype="f4").reshape(4, 3)
+PLAIN = {"descr": "<f4", "fortran_order": False}
+HEADERS: dict[str, bytes] = {
+    "a header that ends early": header(b"{'descr': '<f4', 'shape': ("),
+    "brackets": header(b"(" * 500),
+    "not a header": header(b"\xff" * 30),
+    "a field too few": header({"descr": "<f4", "shape": (1, 3)}),
+    "a long number": header(b"{'descr': '<f4', 'fortran_order': False, 'shape': (9" + b"9" * 4000 + b",)}"),
+    "terabytes": header({**PLAIN, "shape": (10**12, 3)}),
+    "sizes that overflow": header({**PLAIN, "shape": (2**40, 2**40)}),
+    "fewer than nothing": header({**PLAIN, "shape": (-1, 3)}),
+    "a size that is true": header({**PLAIN, "shape": (True, 3)}),
+    "objects": header({**PLAIN, "descr": "|O", "shape": (4, 3)}),
+    "fields": header({**PLAIN, "descr": [("a", "<f4"), ("b", "<i4")], "shape": (4,)}),
+    "nothing at all in a cell": header({**PLAIN, "descr": "|V0", "shape": (4, 3)}),
+    "a version to come": b"\x93NUMPY\x09\x00" + header({**PLAIN, "shape": (4, 3)})[8:],
+    "the first bytes alone": b"\x93NUMPY",
+    "code": header(b"__import__('os').system('touch ran')"),
+}
+
+
+@pytest.mark.parametrize("content", list(HEADERS.values()), ids=list(HEADERS))
+def test_a_crafted_array_is_refused(tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rows.npy").write_bytes(content + bytes(100))
+    Path("rows.npz").write_bytes(archived({"x.npy": content + bytes(100)}))
+    for name in ("rows.npy", "rows.npz"):
+        with pytest.raises(pv.DataError, match=f"{name} is not a file of plain numeric arrays") as refused:
+            read(name)
+        assert len(str(refused.value)) < 1000
+    assert not Path("ran").exists()
+
+
+def test_arrays_are_read_as_numpy_reads_them(tmp_path: Path) -> None:
+    arrays = {
+        "x": ROWS,
+        "data": np.asfortranarray(ROWS.astype(">f8")),
+        "y": np.array(["a", "b", "a", "b"]),
+        "labels": np.zeros((4, 0), dtype="i2"),
+        "images": np.array(3.0),
+    }
+    for name, save in (("a.npz", np.savez), ("b.npz", np.savez_compressed)):
+        save(tmp_path / name, allow_pickle=False, **arrays)
+        names, found = read_arrays(tmp_path / name, set(arrays))
+        assert names == list(arrays)
+        for key, array in arrays.items():
+            assert found[key].dtype == array.dtype and np.array_equal(found[key], array)
+    found["x"][0, 0] = 5.0  # it can be written to
+
+
+def test_what_fills_all_memory_is_refused_by_its_size(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("x.npy", saved(ROWS))
+    content = bytearray((tmp_path / "x.npz").read_bytes())
+    at = content.rindex(b"PK\x01\x02") + 24  # the size that the archive's directory states for its member
+    content[at : at + 4] = struct.pack("<I", 2**30)
+    (tmp_path / "x.npz").write_bytes(content)
+    with pytest.raises(pv.DataError, match="holds 1024 MiB in 0.0 MiB.*write it with numpy.savez, not compressed"):
+        load(str(tmp_path / "x.npz"))
+
+
+LABELS: dict[str, Any] = {
+    "infinite": np.array([np.inf, 0, 1, 1]),
+    "beyond whole numbers": np.array([2.0**70, 0, 1, 1]),
+    "beyond 63 bits": np.array([2**63, 0, 1, 1], dtype="u8"),
+    "dates": np.array(["2020-01-01"] * 4, dtype="M8[D]"),
+    "spans of time": np.zeros(4, dtype="m8[s]"),
+    "raw bytes": np.zeros(4, dtype="V8"),
+    "complex": np.zeros(4, dtype="c8"),
+    "two for a row": np.zeros((4, 2)),
+}
+
+
+@pytest.mark.parametrize("labels", list(LABELS.values()), ids=list(LABELS))
+def test_labels_that_are_no_classes_are_refused(tmp_path: Path, labels: Any) -> None:
+    np.savez(tmp_path / "x.npz", x=ROWS, y=labels)
+    with pytest.raises(pv.DataError, match="labels|plain numeric"):
+        load(str(tmp_path / "x.npz"))
+
+
+def test_labels_that_are_bytes_are_texts(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=ROWS, y=np.array([b"a", b"\xff", b"a", b"\xc3\xa9"]))
+    assert load(str(tmp_path / "x.npz")).classes == (r"\xff", "a", "é")
+
+
+CELLS = st.one_of(
+    st.text(max_size=6),
+    st.sampled_from(
+        [
+            "",
+            "nan",
+            "inf",
+            "-inf",
+            "1e999",
+            "9" * 30,
+            "9" * 400,
+            "True",
+            "2020-01-01",
+            "1,5",
+            "0" * 99,
+            "\x00",
+            "\x1b[0m",
+        ]
+    ),
+    st.floats().map(str),
+    st.integers().map(str),
+)
+TABLES = st.lists(st.lists(CELLS, min_size=1, max_size=4), min_size=1, max_size=8).map(
+    lambda rows: "\n".join(",".join(row) for row in rows).encode("utf-8", "surrogatepass")
+)
+
+
+def a_result_or_one_error(reads: Callable[[], Any]) -> None:
+    try:
+        reads()
+    except pv.PyrovaeError as error:
+        assert str(error).isprintable() or "\n" in str(error) or "\u00a0" in str(error)
+        assert len(str(error)) <= 3000
+
+
+def read_any(folder: Path, kind: str, content: bytes) -> None:
+    path = folder / f"rows.{kind}"
+    path.write_bytes(content)
+    if kind == "labels":
+        a_result_or_one_error(lambda: match_labels(read_labels(path), None, 8, path))
+    elif kind == "yaml":
+        a_result_or_one_error(lambda: Schema.read(path))
+    else:
+        a_result_or_one_error(lambda: read(str(path)))
+        a_result_or_one_error(lambda: read(str(path), label="0"))
+
+
+BYTES = st.binary(max_size=200)
+ARRAYS = st.tuples(
+    st.sampled_from([saved(ROWS), archived({"x.npy": saved(ROWS)}), *HEADERS.values()]), st.integers(0, 300), BYTES
+)
+PIECES = ARRAYS.map(lambda parts: parts[0][: parts[1]] + parts[2] + parts[0][parts[1] + len(parts[2]) :])
+CONTENTS = {"csv": TABLES | BYTES, "npy": PIECES, "npz": PIECES, "labels": TABLES | BYTES, "yaml": TABLES | BYTES}
+
+
+@pytest.mark.parametrize("kind", list(CONTENTS))
+def test_any_bytes_are_rows_or_one_error(tmp_path: Path, kind: str) -> None:
+    FEW(given(CONTENTS[kind])(lambda content: read_any(tmp_path, kind, content)))()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", list(CONTENTS))
+def test_many_bytes_are_rows_or_one_error(tmp_path: Path, kind: str) -> None:
+    MANY(given(CONTENTS[kind])(lambda content: read_any(tmp_path, kind, content)))()

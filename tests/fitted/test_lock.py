@@ -1,0 +1,106 @@
+"""One fit at a time in a run folder, and a run that is removed while its fit goes on."""
+
+import multiprocessing
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.programs import binary, vae
+
+import pyrovae as pv
+from pyrovae.fitted import folder as folders
+from pyrovae.fitted.lock import LOCK, locked
+
+fcntl = pytest.importorskip("fcntl")
+OPTIONS: dict[str, Any] = {"epochs": 3, "batch_size": 20, "seed": 0, "device": "cpu", "progress": False}
+
+
+def fit_in(folder: Path, **how: Any) -> pv.Fit:
+    torch.manual_seed(0)
+    return pv.fit(vae(), binary(), checkpoint=folder, **OPTIONS | how)
+
+
+def test_a_second_fit_in_a_folder_is_refused(tmp_path: Path) -> None:
+    refused = []
+
+    def another(fitted: pv.Fit) -> None:
+        for how in ({"resume": True}, {"force": True}):
+            with pytest.raises(pv.CheckpointError, match=f"Another fit is at work in .*process {os.getpid()}"):
+                fit_in(tmp_path / "run", **how)
+            refused.append(how)
+
+    fit_in(tmp_path / "run", callbacks=[another], epochs=1)
+    assert len(refused) == 2
+    left = ["checkpoint.safetensors", "history.csv", "run.json", "weights.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == left
+    assert len(fit_in(tmp_path / "run", resume=True, epochs=2).history) == 2
+
+
+def hold(folder: Path, ready: Any) -> None:
+    with locked(folder):
+        ready.send(True)
+        signal.pause()
+
+
+def test_a_process_that_is_killed_leaves_no_lock(tmp_path: Path) -> None:
+    here, there = multiprocessing.get_context("fork").Pipe()
+    holder = multiprocessing.get_context("fork").Process(target=hold, args=(tmp_path, there))
+    holder.start()
+    assert here.recv() and (tmp_path / LOCK).exists()
+    with pytest.raises(pv.CheckpointError, match=f"process {holder.pid}"), locked(tmp_path):
+        pass
+    assert holder.pid is not None
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join()
+    assert (tmp_path / LOCK).exists()  # the file, which nobody holds
+    with locked(tmp_path):
+        pass
+    assert not (tmp_path / LOCK).exists()
+
+
+def test_a_lock_is_not_taken_through_a_link(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / LOCK).symlink_to(mine)
+    with locked(tmp_path / "run"):
+        pass
+    assert mine.read_text() == "mine"
+
+
+def test_a_run_that_is_removed_under_its_fit_is_written_anew(tmp_path: Path) -> None:
+    def remove(fitted: pv.Fit) -> None:
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+
+    fitted = fit_in(tmp_path / "run", callbacks=[remove], checkpoint_every=0.0)
+    again = pv.load(tmp_path / "run")
+    x = binary()
+    assert torch.equal(pv.encode(again, x), pv.encode(fitted, x))
+    whole = fit_in(tmp_path / "whole", epochs=4)
+    assert fit_in(tmp_path / "run", resume=True, epochs=4).history[-1]["elbo"] == whole.history[-1]["elbo"]
+
+
+def test_a_state_that_cannot_be_written_on_the_way_costs_no_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes = folders.replace_files
+
+    def full(*args: Any, **how: Any) -> None:
+        if not fails:
+            return writes(*args, **how)
+        fails.pop()
+        raise pv.CheckpointError("Cannot write the run: No space left on device.")
+
+    fails: list[int] = []
+    monkeypatch.setattr(folders, "replace_files", full)
+    with pytest.warns(UserWarning, match="No space left on device. The fit goes on"):
+        fit_in(
+            tmp_path / "run",
+            checkpoint_every=0.0,
+            callbacks=[lambda fitted: fails.append(1) or len(fitted.history) > 1],
+        )
+    assert len(pv.load(tmp_path / "run").history) == 2

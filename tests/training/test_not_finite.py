@@ -1,0 +1,140 @@
+"""A loss that becomes NaN: the error says where it came from, and `on_nan` says what becomes of the fit."""
+
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pyro
+import pytest
+import torch
+from pyro import distributions as dist
+from support.programs import binary, vae
+from torch import Tensor, nn
+
+import pyrovae as pv
+from pyrovae.engine.program import clip_by_norm
+from pyrovae.training.not_finite import without_what_is_not_finite
+
+OPTIONS: dict[str, Any] = {"epochs": 4, "batch_size": 10, "seed": 0, "device": "cpu", "progress": False}
+
+
+class Breaking(nn.Module):
+    """x ~ N(z, 1), whose scale is the logarithm of -1 in some runs of the model: those in `at`, counted from 0."""
+
+    def __init__(self, at: tuple[int, ...]) -> None:
+        super().__init__()
+        self.loc = nn.Parameter(torch.zeros(2))
+        self.at, self.runs = at, -1
+
+    def model(self, x: Tensor) -> None:
+        if torch.is_grad_enabled():
+            self.runs += 1
+        sign = -1.0 if self.runs in self.at and torch.is_grad_enabled() else math.e
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, torch.log(x.new_tensor(sign))).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.loc.expand(len(x), 2), 1.0).to_event(1))
+
+
+ROWS = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
+
+
+def runs_before_the_first_step() -> int:
+    counted = Breaking(())
+    pv.fit(counted, ROWS, **OPTIONS | {"epochs": 0}, engine="eager")
+    return counted.runs + 1
+
+
+def test_the_error_names_site_and_operation() -> None:
+    class Overflowing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.loc = nn.Parameter(torch.zeros(2))
+
+        def model(self, x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+                pyro.factor("penalty", (self.loc * 1e3).exp().sum().expand(len(x)) * 1e-3)
+
+        guide = Breaking.guide
+
+    with pytest.raises(pv.NotFiniteError) as failed:
+        pv.fit(Overflowing(), ROWS, learning_rate=0.1, engine="eager", **OPTIONS)
+    said = str(failed.value)
+    assert "the first inf is a result of exp" in said and "site 'penalty'" in said, said
+    assert "test_not_finite.py, line" in said and "on_nan='rollback'" in said
+
+
+def test_gradients_are_zero_where_one_of_them_is_not_finite() -> None:
+    leaves = [torch.zeros(2), torch.zeros(3)]
+    whole, broken = torch.tensor([3.0, 4.0]), torch.tensor([0.0, math.nan, 1.0])
+    clip = without_what_is_not_finite(None)
+    assert [g.tolist() for g in clip(leaves, [whole, broken])] == [[0.0, 0.0], [0.0, 0.0, 0.0]]
+    assert all(torch.equal(a, b) for a, b in zip(clip(leaves, [whole, leaves[1]]), [whole, leaves[1]]))
+    clip = without_what_is_not_finite(lambda leaves, grads: clip_by_norm(leaves, grads, 1.0))
+    assert [g.tolist() for g in clip(leaves, [broken[:2], whole])] == [[0.0, 0.0], [0.0, 0.0]]
+    assert torch.allclose(torch.cat(list(clip(leaves, [whole, leaves[1]])))[:2], whole / 5)
+
+
+@pytest.mark.parametrize("engine", ["eager", "traced"])
+def test_a_fit_without_nan_is_the_same_whatever_becomes_of_nan(engine: str) -> None:
+    fits = []
+    for on_nan in ("stop", "skip", "rollback"):
+        torch.manual_seed(0)
+        fits.append(pv.fit(vae(), binary(), on_nan=on_nan, engine=engine, **OPTIONS))
+    for fitted in fits[1:]:
+        assert [row["elbo"] for row in fitted.history] == [row["elbo"] for row in fits[0].history]
+
+
+def test_steps_without_a_finite_loss_are_skipped_and_counted() -> None:
+    before = runs_before_the_first_step()
+    made = Breaking((before + 1, before + 2))
+    fitted = pv.fit(made, ROWS, on_nan="skip", engine="eager", **OPTIONS | {"epochs": 2})
+    assert [row["skipped"] for row in fitted.history] == [2, 0]
+    assert all(math.isfinite(row["elbo"]) for row in fitted.history) and torch.isfinite(made.loc).all()
+    with pytest.raises(pv.NotFiniteError):  # a whole epoch
+        pv.fit(Breaking(tuple(range(before, before + 4))), ROWS, on_nan="skip", engine="eager", **OPTIONS)
+
+
+def test_a_fit_goes_back_and_on_with_half_the_learning_rate(tmp_path: Path) -> None:
+    before = runs_before_the_first_step()
+    made = Breaking((before + 5,))
+    with pytest.warns(
+        UserWarning, match="In epoch 2, step 6, the loss is not finite: the fit goes on from epoch 1, with 0.5"
+    ):
+        fitted = pv.fit(made, ROWS, on_nan="rollback", engine="eager", checkpoint=tmp_path / "run", **OPTIONS)
+    assert [row["epoch"] for row in fitted.history] == [1, 2, 3, 4]
+    assert [row["learning_rate"] for row in fitted.history] == [1e-3, 5e-4, 5e-4, 5e-4]
+    assert fitted.settings["rollbacks"] == 1 and pv.load(tmp_path / "run", pair=Breaking(())).settings["rollbacks"] == 1
+
+
+def test_a_scheduled_rate_is_halved_too() -> None:
+    before = runs_before_the_first_step()
+    how: dict[str, Any] = {"schedule": lambda step: {"lr": 0.01}, "engine": "eager"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fitted = pv.fit(Breaking((before + 1, before + 6)), ROWS, on_nan="rollback", **how, **OPTIONS)
+    assert [row["learning_rate"] for row in fitted.history] == [0.0025] * 4
+    assert fitted.settings["rollbacks"] == 2
+
+
+def test_a_fit_goes_back_five_times_and_no_more() -> None:
+    before = runs_before_the_first_step()
+    with (
+        warnings.catch_warnings(record=True) as warned,
+        pytest.raises(pv.NotFiniteError, match="after 5 returns") as failed,
+    ):
+        warnings.simplefilter("always")
+        pv.fit(Breaking(tuple(range(before, 1000))), ROWS, on_nan="rollback", engine="eager", **OPTIONS)
+    assert len(warned) == 5 and "on_nan" not in str(failed.value)
+    assert "scale of its Normal is not finite" in str(failed.value) and "a result of log" in str(failed.value)
+
+
+def test_what_becomes_of_nan_is_named() -> None:
+    with pytest.raises(pv.OptionError, match="on_nan must be one of stop, skip, rollback, got 'ignore'"):
+        pv.fit(vae(), binary(), on_nan="ignore", **OPTIONS)
