@@ -23,7 +23,8 @@ from pyrovae.pair.parameters import default_dtype, fork_rng, param_scope, seed_t
 from pyrovae.pair.program import PairLike
 from pyrovae.pair.turns import turn
 from pyrovae.training.fit import fit
-from pyrovae.training.plan import FitOptions, bind, check, group, plan, whole_number
+from pyrovae.training.fit_options import FitOptions, whole_number
+from pyrovae.training.plan import bind, check, group, plan
 
 COLUMNS = ("loss", "rows", "parameters", "variance", "error", "of draws", "of rows", "squared norm")
 

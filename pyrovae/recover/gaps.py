@@ -93,19 +93,31 @@ def entries(value: Any, argument: Tensor) -> Tensor | None:
 
     The value is the argument, a part of its memory, or equal to it wherever that is not NaN, as where gaps were filled.
     """
-    if not isinstance(value, Tensor) or not argument.is_contiguous():
+    if not isinstance(value, Tensor):
         return None
-    every = torch.arange(argument.numel(), device=argument.device)
+    every = torch.arange(argument.numel(), device=argument.device).reshape(argument.shape)
+    if value is argument:
+        return every
     if value.dtype == argument.dtype and value.untyped_storage().data_ptr() == argument.untyped_storage().data_ptr():
+        # where each place of the memory stands in the argument, whose rows need not follow one another there
+        places = torch.full((_reach(argument),), -1, device=argument.device)
+        places.as_strided(argument.shape, argument.stride()).copy_(every)
         first = value.storage_offset() - argument.storage_offset()
-        last = first + sum((size - 1) * step for size, step in zip(value.shape, value.stride()))
-        inside = value.numel() > 0 and first >= 0 and last < argument.numel()
-        return every.as_strided(value.shape, value.stride(), first) if inside else None
+        inside = value.numel() > 0 and first >= 0 and first + _reach(value) <= len(places)
+        index = places.as_strided(value.shape, value.stride(), first) if inside else None
+        # elements beside the argument, or several of it in one place, as of an expanded tensor
+        strange = index is None or bool((index < 0).any()) or len(index.unique()) < index.numel()
+        return None if strange else index
     if value.shape != argument.shape or not argument.is_floating_point():
         return None
     there = ~torch.isnan(argument)
     same = bool(there.any()) and bool((value[there] == argument[there]).all())
-    return every.reshape(value.shape) if same else None
+    return every if same else None
+
+
+def _reach(x: Tensor) -> int:
+    """How many places of memory a tensor lies across, from its first element to its last."""
+    return 1 + sum((size - 1) * step for size, step in zip(x.shape, x.stride()))
 
 
 @dataclass

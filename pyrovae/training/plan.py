@@ -7,12 +7,9 @@ argument there are several, each with its own share of every minibatch.
 from __future__ import annotations
 
 import functools
-import json
-import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyro
@@ -25,15 +22,13 @@ from pyrovae.batching.checks import check_rows
 from pyrovae.batching.chunks import TensorSizes, elements_per_row
 from pyrovae.batching.splits import Split
 from pyrovae.batching.stream import Resident, Stream
-from pyrovae.batching.transforms import Transform
 from pyrovae.engine.adam import rate_of, set_model_apart
 from pyrovae.engine.compiled import choose_engine
 from pyrovae.engine.precision import as_precision
 from pyrovae.engine.program import Clip, Program, clip_by_norm
 from pyrovae.engine.threads import threads_for
 from pyrovae.errors import DataError, OptionError, PairError
-from pyrovae.fitted.files import read_run
-from pyrovae.fitted.fitted import Fit, as_seed, transform_once
+from pyrovae.fitted.fitted import Fit, transform_once
 from pyrovae.fitted.spec import to_spec
 from pyrovae.objectives.iwelbo import IWELBO
 from pyrovae.objectives.losses import as_loss, loss_tensors, modules_of
@@ -52,95 +47,12 @@ from pyrovae.pair.devices import indices_in_range
 from pyrovae.pair.layout import Layout, describe_run
 from pyrovae.pair.parameters import evaluating, every_module, find_device, fork_rng, place, trainable
 from pyrovae.pair.program import PairLike, arguments, sample_sites
+from pyrovae.training.fit_options import FitOptions, OptimizerFactory
 from pyrovae.training.minibatch import GroupTerms, MinibatchLoss
 from pyrovae.training.not_finite import without_what_is_not_finite
 from pyrovae.training.schedules import Schedule, Step, as_schedule, weights_at
 
-OptimizerFactory = Callable[[list[Tensor]], torch.optim.Optimizer]
-Callback = Callable[[Fit], bool | None]
 Traces = tuple[Any, Any]  # of the model and of the guide
-ON_NAN = ("stop", "skip", "rollback")
-
-
-@dataclass
-class FitOptions:
-    """The options of `fit`, under the names and with the meaning that they have there, checked."""
-
-    epochs: int
-    batch_size: int | None
-    learning_rate: float
-    loss: Any
-    optimizer: OptimizerFactory | None
-    validation: Any
-    patience: int | None
-    keep_best: bool | None
-    schedule: Schedule | Sequence[Schedule] | None
-    transform: Transform | None
-    penalty: Callable[[Any], Tensor] | None
-    clip_norm: float | None
-    on_nan: str
-    group_size: Mapping[str, int] | None
-    group_weight: Mapping[str, float] | None
-    callbacks: Sequence[Callback]
-    checkpoint: str | Path | None
-    resume: bool
-    force: bool
-    checkpoint_every: float
-    seed: int | None
-    device: str | torch.device
-    engine: str
-    precision: str | None
-    threads: int | None
-    progress: bool | None
-    info: Mapping[str, Any] | None
-    check_also: Any
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "patience", "threads"):
-            setattr(self, name, whole_number(name, getattr(self, name), least=0 if name == "epochs" else 1))
-        self.seed = None if self.seed is None else as_seed(self.seed)
-        for name in ("clip_norm", "learning_rate"):
-            number = getattr(self, name)
-            if number is not None and not number > 0:
-                raise OptionError(f"{name} must be positive, got {number!r}.")
-        if self.on_nan not in ON_NAN:
-            raise OptionError(f"on_nan must be one of {', '.join(ON_NAN)}, got {self.on_nan!r}.")
-        if isinstance(self.validation, (int, float)) and not 0 < self.validation < 1:
-            raise OptionError(
-                f"validation must be a fraction between 0 and 1, or data, got {self.validation!r}; None does without."
-            )
-        if self.patience is not None and self.validation is None:
-            raise OptionError("patience needs rows to watch: give validation=0.1 (a fraction), or data.")
-        if self.keep_best and self.validation is None:
-            raise OptionError("keep_best needs rows to judge by: give validation=0.1 (a fraction), or data.")
-        if self.resume and self.checkpoint is None:
-            raise OptionError("resume=True needs checkpoint=..., the folder of the run to go on with.")
-        if not isinstance(self.callbacks, Sequence):
-            raise OptionError(
-                f"callbacks is a list of functions of the Fit, got {self.callbacks!r}: write callbacks=[f]."
-            )
-        try:
-            json.dumps(self.info)
-        except (TypeError, ValueError) as error:
-            raise OptionError(
-                f"info is kept as JSON, and this is not JSON ({error}): use numbers, text, lists."
-            ) from error
-
-    def recorded(self, setting: str) -> Any:
-        """A setting of the run that is to be resumed."""
-        assert self.checkpoint is not None
-        return read_run(self.checkpoint).get("settings", {}).get(setting)
-
-
-def whole_number(name: str, value: Any, least: int) -> int | None:
-    """A whole number of at least so many as a Python int, or None where the option has a default."""
-    try:
-        number = None if value is None and name != "epochs" else operator.index(value)
-    except TypeError:
-        number = -1
-    if isinstance(value, bool) or (number is not None and number < least):
-        raise OptionError(f"{name} must be a whole number of at least {least}, got {value!r}.")
-    return number
 
 
 # --- bind and split --------------------------------------------------------------------------------------------------
@@ -482,8 +394,8 @@ def plan(
     # where rows share a latent variable, only all of them together have such a bound, and here they come in chunks
     alone = not any(layout.shared for layout in fitted.layouts)
     weighed = objective.num_particles if isinstance(objective, IWELBO) and alone else None
-    return Plan(program, schedule, steps, batches, engine, threads, relaxed, loss_tensors(objective), weighed)
-    return Plan(program, schedule, steps, batches, engine, threads, relaxed, loss_tensors(objective), options.on_nan)
+    state = loss_tensors(objective)
+    return Plan(program, schedule, steps, batches, engine, threads, relaxed, state, weighed, options.on_nan)
 
 
 def relaxed_families(pair: PairLike) -> list[Any]:

@@ -24,9 +24,10 @@ from pyrovae.fitted.optimizers import check_optimizer, finite_or_none, flatten_o
 from pyrovae.fitted.spec import renamed
 from pyrovae.pair.parameters import fork_rng, lent, modules_remembered, named_tensors
 from pyrovae.training.console import progress_bar, stop_on_interrupt
+from pyrovae.training.fit_options import Callback
 from pyrovae.training.monitor import Monitor
 from pyrovae.training.not_finite import MOST_REPEATED, explain
-from pyrovae.training.plan import Callback, FitData, Plan
+from pyrovae.training.plan import FitData, Plan
 from pyrovae.training.schedules import weights_at
 
 # After so many epochs, unless patience is short, what is done between epochs is done between every so many steps at most.

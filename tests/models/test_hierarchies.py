@@ -53,7 +53,7 @@ def test_product_of_normals_broadcasts_and_commutes() -> None:
     "other", [normal(3), dist.Laplace(torch.zeros(2), 1.0).to_event(1), fam.FullNormal(2)(torch.zeros(5))]
 )
 def test_product_of_others_is_refused(other: Any) -> None:
-    with pytest.raises(pv.PairError, match="two Normals"):
+    with pytest.raises(pv.PairError, match="product_of_normals needs Normals"):
         product_of_normals(normal(2), other)
 
 

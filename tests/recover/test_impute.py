@@ -22,6 +22,7 @@ import pyrovae as pv
 import pyrovae.families as fam
 from pyrovae.criticism.resampling import resampled
 from pyrovae.distributions import ObservedOnly
+from pyrovae.recover.gaps import entries
 
 NAN = float("nan")
 
@@ -381,6 +382,28 @@ def test_a_latent_site_in_another_plate_is_drawn_by_the_guide() -> None:
     assert (gaps.mean(0).abs() < BOUND * math.sqrt(1.25 / 150)).all() and ((gaps.var(0) - 1.25).abs() < 0.9).all()
     draws = pv.posterior(eager(Steps(), x), x, 5, num_particles=50, proposal="guide", seed=0)
     assert draws.shape == (5, 2, 3)
+
+
+@pytest.mark.parametrize("layout", ["rows", "columns", "every other row", "turned"])
+def test_where_values_stand_in_an_argument_whatever_its_memory_looks_like(layout: str) -> None:
+    base = torch.randn(6, 4, 3)
+    x = {
+        "rows": base,
+        "columns": torch.randn(4, 3, 6).permute(2, 0, 1),
+        "every other row": torch.randn(12, 4, 3)[::2],
+        "turned": torch.randn(6, 3, 4).transpose(1, 2),
+    }[layout]
+    flat = torch.arange(x.numel()).reshape(x.shape)
+    for part in (lambda t: t, lambda t: t[:, 1:3], lambda t: t[..., 0], lambda t: t.transpose(1, 2)):
+        found = entries(part(x), x)
+        assert found is not None and torch.equal(found, part(flat))
+    filled, gap = x.clone(), x.clone()
+    gap[0, 1] = NAN
+    whole = entries(filled, gap)
+    assert whole is not None and torch.equal(whole, flat)
+    assert entries(x + 1, x) is None and entries(torch.zeros(()), x) is None
+    shared = x[:1].expand(6, 4, 3)
+    assert torch.equal(entries(shared, shared), flat) and entries(shared[:, :2], shared) is None
 
 
 def test_what_cannot_be_imputed_is_refused_with_the_cure() -> None:

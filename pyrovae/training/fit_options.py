@@ -1,0 +1,104 @@
+"""The options of `fit`, checked before anything is done."""
+
+from __future__ import annotations
+
+import json
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrovae.batching.transforms import Transform
+from pyrovae.errors import OptionError
+from pyrovae.fitted.files import read_run
+from pyrovae.fitted.fitted import Fit, as_seed
+from pyrovae.training.schedules import Schedule
+
+OptimizerFactory = Callable[[list[Tensor]], torch.optim.Optimizer]
+Callback = Callable[[Fit], bool | None]
+ON_NAN = ("stop", "skip", "rollback")
+
+
+@dataclass
+class FitOptions:
+    """The options of `fit`, under the names and with the meaning that they have there, checked."""
+
+    epochs: int
+    batch_size: int | None
+    learning_rate: float
+    loss: Any
+    optimizer: OptimizerFactory | None
+    validation: Any
+    patience: int | None
+    keep_best: bool | None
+    schedule: Schedule | Sequence[Schedule] | None
+    transform: Transform | None
+    penalty: Callable[[Any], Tensor] | None
+    clip_norm: float | None
+    on_nan: str
+    group_size: Mapping[str, int] | None
+    group_weight: Mapping[str, float] | None
+    callbacks: Sequence[Callback]
+    checkpoint: str | Path | None
+    resume: bool
+    force: bool
+    checkpoint_every: float
+    seed: int | None
+    device: str | torch.device
+    engine: str
+    precision: str | None
+    threads: int | None
+    progress: bool | None
+    info: Mapping[str, Any] | None
+    check_also: Any
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "patience", "threads"):
+            setattr(self, name, whole_number(name, getattr(self, name), least=0 if name == "epochs" else 1))
+        self.seed = None if self.seed is None else as_seed(self.seed)
+        for name in ("clip_norm", "learning_rate"):
+            number = getattr(self, name)
+            if number is not None and not number > 0:
+                raise OptionError(f"{name} must be positive, got {number!r}.")
+        if self.on_nan not in ON_NAN:
+            raise OptionError(f"on_nan must be one of {', '.join(ON_NAN)}, got {self.on_nan!r}.")
+        if isinstance(self.validation, (int, float)) and not 0 < self.validation < 1:
+            raise OptionError(
+                f"validation must be a fraction between 0 and 1, or data, got {self.validation!r}; None does without."
+            )
+        if self.patience is not None and self.validation is None:
+            raise OptionError("patience needs rows to watch: give validation=0.1 (a fraction), or data.")
+        if self.keep_best and self.validation is None:
+            raise OptionError("keep_best needs rows to judge by: give validation=0.1 (a fraction), or data.")
+        if self.resume and self.checkpoint is None:
+            raise OptionError("resume=True needs checkpoint=..., the folder of the run to go on with.")
+        if not isinstance(self.callbacks, Sequence):
+            raise OptionError(
+                f"callbacks is a list of functions of the Fit, got {self.callbacks!r}: write callbacks=[f]."
+            )
+        try:
+            json.dumps(self.info)
+        except (TypeError, ValueError) as error:
+            raise OptionError(
+                f"info is kept as JSON, and this is not JSON ({error}): use numbers, text, lists."
+            ) from error
+
+    def recorded(self, setting: str) -> Any:
+        """A setting of the run that is to be resumed."""
+        assert self.checkpoint is not None
+        return read_run(self.checkpoint).get("settings", {}).get(setting)
+
+
+def whole_number(name: str, value: Any, least: int) -> int | None:
+    """A whole number of at least so many as a Python int, or None where the option has a default."""
+    try:
+        number = None if value is None and name != "epochs" else operator.index(value)
+    except TypeError:
+        number = -1
+    if isinstance(value, bool) or (number is not None and number < least):
+        raise OptionError(f"{name} must be a whole number of at least {least}, got {value!r}.")
+    return number
