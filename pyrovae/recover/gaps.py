@@ -101,13 +101,14 @@ def entries(value: Any, argument: Tensor) -> Tensor | None:
     if value.dtype == argument.dtype and value.untyped_storage().data_ptr() == argument.untyped_storage().data_ptr():
         # where each place of the memory stands in the argument, whose rows need not follow one another there
         places = torch.full((_reach(argument),), -1, device=argument.device)
-        places.as_strided(argument.shape, argument.stride()).copy_(every)
+        addresses = torch.arange(len(places), device=argument.device).as_strided(argument.shape, argument.stride())
+        if len(addresses.unique()) < argument.numel():  # several elements in one place, as of an expanded tensor
+            return None
+        places[addresses] = every
         first = value.storage_offset() - argument.storage_offset()
         inside = value.numel() > 0 and first >= 0 and first + _reach(value) <= len(places)
         index = places.as_strided(value.shape, value.stride(), first) if inside else None
-        # elements beside the argument, or several of it in one place, as of an expanded tensor
-        strange = index is None or bool((index < 0).any()) or len(index.unique()) < index.numel()
-        return None if strange else index
+        return None if index is None or bool((index < 0).any()) else index
     if value.shape != argument.shape or not argument.is_floating_point():
         return None
     there = ~torch.isnan(argument)
