@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pyrovae.errors import OptionError, PairError
 from pyrovae.objectives.terms import Term, Terms
+from pyrovae.pair.handlers import DATA_PLATE
 
 __all__ = ["Signal", "learned"]
 
@@ -43,12 +44,18 @@ class Signal(NamedTuple):
 def leave_one_out(signal: Signal) -> tuple[Tensor, None]:
     """R less the mean of the other draws of the same row, or with a single draw less that of the other rows.
 
-    A site that all rows share has nothing to subtract if it is drawn once.
+    A site that all rows share has nothing to subtract if it is drawn once, and neither has one in a loop over rows.
     """
-    run = signal.terms
+    run, of_rows = signal.terms, rows_dim(signal.term)
     if run.num_particles > 1:
         return without_others(signal.values, -run.depth), None
-    return (without_others(signal.values, run.data_dim) if signal.term.local else signal.values), None
+    return (signal.values if of_rows is None else without_others(signal.values, of_rows)), None
+
+
+def rows_dim(term: Term) -> int | None:
+    """The dimension of the rows in the log-density of a site of the guide, from the right; None where it has none."""
+    assert term.q is not None
+    return next((int(frame.dim) for frame in term.q.frames if frame.name == DATA_PLATE), None)
 
 
 def without_others(values: Tensor, *dims: int) -> Tensor:
@@ -114,14 +121,19 @@ class learned:
 
     def __call__(self, signal: Signal) -> tuple[Tensor, Tensor]:
         """The centred signal, of the shape of its values, and what the network ascends, a 0-d tensor with value 0."""
-        run, name = signal.terms, signal.term.name
+        name, dim = signal.term.name, rows_dim(signal.term)
         if not signal.term.local:
             raise PairError(
                 f"Site {name!r} belongs to all rows, and baselines.learned predicts from a row: use "
                 "baseline='leave_one_out' and num_particles of 2 or more."
             )
-        predicted = self._predicted(signal)
-        rows, dim = signal.values / signal.weight, run.data_dim
+        if dim is None:
+            raise PairError(
+                f"Site {name!r} is in a loop over rows, and baselines.learned predicts for all of them at once: write `with "
+                "pyro.plate('data', len(x)):`, or use another baseline."
+            )
+        predicted = self._predicted(signal, dim)
+        rows = signal.values / signal.weight
         rest = rows - predicted.detach()
         others = [d for d in range(-rows.dim(), 0) if d != dim]
         centred = without_others(rest, dim, *others)
@@ -130,8 +142,8 @@ class learned:
             centred = centred / centred.square().mean().sqrt().clamp_min(1.0)
         return signal.weight * centred, signal.weight * (misfit.detach() - misfit)
 
-    def _predicted(self, signal: Signal) -> Tensor:
-        """C(x), with the rows in their dimension."""
+    def _predicted(self, signal: Signal, dim: int) -> Tensor:
+        """C(x), with the rows in this dimension."""
         run, known = signal.terms, signal.batch
         names = tuple(known) if self.inputs is None else self.inputs
         if missing := [name for name in names if name not in known]:
@@ -140,12 +152,13 @@ class learned:
                 f"{list(known)}: name others by inputs=..."
             )
         found: Any = self.net(*(known[name] for name in names))
-        if found.shape not in ((run.num_rows,), (run.num_rows, 1)):
+        if not isinstance(found, Tensor) or found.shape not in ((run.num_rows,), (run.num_rows, 1)):
+            got = tuple(found.shape) if isinstance(found, Tensor) else f"a {type(found).__name__}"
             raise PairError(
                 f"The network of baselines.learned must return one number for each row, {(run.num_rows,)} or "
-                f"{(run.num_rows, 1)}, got {tuple(found.shape)}."
+                f"{(run.num_rows, 1)}, got {got}."
             )
-        return found.reshape(-1, *(1 for _ in range(-run.data_dim - 1)))
+        return found.reshape(-1, *(1 for _ in range(-dim - 1)))
 
     def __repr__(self) -> str:
         inputs = "" if self.inputs is None else f", inputs={self.inputs!r}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyro.infer
@@ -17,7 +17,7 @@ from pyrovae.objectives.kl import KLFunction, num_arguments, repr_of
 from pyrovae.objectives.marginals import count
 from pyrovae.objectives.terms import Term, Terms, terms
 from pyrovae.pair.layout import Layout
-from pyrovae.pair.program import PairLike
+from pyrovae.pair.program import PairLike, is_marked, sample_sites
 
 
 class Trace_ELBO:
@@ -38,7 +38,9 @@ class Trace_ELBO:
         baseline: What is subtracted from the learning signal of sites that are drawn without reparameterisation, such as
             discrete ones; no other gradient changes, and no expectation. "leave_one_out": the mean signal of the other draws of
             a row, or for a single draw of the other rows of the minibatch. None: nothing, as in Pyro. `pv.baselines.learned`:
-            what a network predicts. Beside enumerated sites nothing is subtracted.
+            what a network predicts. Beside enumerated sites nothing is subtracted. Where rows of a minibatch change one
+            another's densities, as by batch normalisation, the gradient of such sites is biased with any baseline and without:
+            it leaves out what the draw of a row does to the others.
 
     Raises:
         OptionError: An argument is unknown, or `kl` is given together with "sticking_the_landing".
@@ -72,7 +74,8 @@ class Trace_ELBO:
             num_arguments(kl)  # refuse a function of too many arguments now, not in the first step
         if kl is not None and gradient != "standard":
             raise OptionError(f"gradient={gradient!r} needs the KL as drawn: use kl=None or gradient='standard'.")
-        if not (baseline in (None, "leave_one_out") or isinstance(baseline, learned)):
+        named = isinstance(baseline, str) and baseline == "leave_one_out"
+        if not (baseline is None or named or isinstance(baseline, learned)):
             raise OptionError(f"baseline must be None, 'leave_one_out' or pv.baselines.learned(...), got {baseline!r}.")
         self.num_particles, self.kl, self.gradient, self.baseline = num_particles, kl, gradient, baseline
         self._dice = False  # see `bound_of`
@@ -117,6 +120,18 @@ def loss_tensors(loss: Any) -> dict[str, Tensor]:
     """The parameters and buffers of these modules, by name."""
     parts = modules_of(loss).items()
     return {prefix + name: tensor for prefix, m in parts for name, tensor in m.state_dict(keep_vars=True).items()}
+
+
+def check_learns(loss: Any, guides: Sequence[Any]) -> None:
+    """OptionError for a baseline that would learn nothing, given a trace of the guide for each group of rows."""
+    if not getattr(getattr(loss, "baseline", None), "trains", ()):
+        return
+    nodes = [node for guide in guides for node in sample_sites(guide).values()]
+    if all(node["fn"].has_rsample or is_marked(node) for node in nodes):
+        raise OptionError(
+            f"{loss.baseline!r} learns what is expected of sites that are drawn without reparameterisation, and the guide has "
+            "none: leave the baseline out."
+        )
 
 
 def as_loss(loss: Any) -> Any:

@@ -222,9 +222,6 @@ def identity_of(settings: Mapping[str, Any], rows: FitData, options: FitOptions)
         del identity["precision"]  # of no run before it could be chosen
     if identity["keep_best"] == (options.patience is not None):
         del identity["keep_best"]
-    loss = identity["loss"]
-    if isinstance(loss, dict) and loss.get("args", {}).get("baseline") == "leave_one_out":  # likewise
-        identity["loss"] = {**loss, "args": {n: a for n, a in loss["args"].items() if n != "baseline"}}
     if options.schedule is None:
         del identity["epochs"]  # without a schedule, a longer fit begins as a shorter one does
     return identity

@@ -31,7 +31,7 @@ from pyrovae.errors import DataError, OptionError, PairError
 from pyrovae.fitted.fitted import Fit, transform_once
 from pyrovae.fitted.spec import to_spec
 from pyrovae.objectives.iwelbo import IWELBO
-from pyrovae.objectives.losses import as_loss, loss_tensors, modules_of
+from pyrovae.objectives.losses import as_loss, check_learns, loss_tensors, modules_of
 from pyrovae.objectives.wake_sleep import RWS
 from pyrovae.pair.batch import Batch, Group, as_batch, group_rows, num_rows, take_group, take_rows
 from pyrovae.pair.checks import (
@@ -201,6 +201,7 @@ def check(fitted: Fit, data: FitData, groups: Sequence[TrainingGroup], options: 
                 check_rows(pair, batch, fitted.chunk_size(few), transform=transform, numbers=numbers)
             check_gradients(pair, runs)
         objective = as_loss(options.loss)
+        check_learns(objective, [guide for _, guide in runs])
         parts: list[Any] = [objective, getattr(objective, "kl", None)]
         for part in parts:
             for layout, first in zip(layouts, seen):

@@ -363,6 +363,7 @@ class Trainer:
         if notes["identity"].get("device") != identity.get("device"):
             free.add("engine")  # each device has its own
         before = renamed(notes["identity"])  # another version may have written it
+        before["loss"] = _with_baseline(before.get("loss"), identity["loss"])
         differing = [k for k in identity if k not in free and before.get(k) != identity[k]]
         if differing:
             was, now = notes["identity"].get(differing[0]), identity[differing[0]]
@@ -397,3 +398,13 @@ def _check_notes(notes: Mapping[str, Any]) -> None:
         last += 1
     if not (0 <= notes["step"] < 2**53 and 0 <= notes["best_epoch"] <= last and 0 < notes.get("damping", 1.0) <= 1):
         raise TypeError("its counts of steps and epochs cannot be")
+
+
+def _with_baseline(before: Any, now: Any) -> Any:
+    """The loss of a state; of a version that knew no baseline, with that of today's loss, unless it has learned something."""
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return before
+    known, chosen = before.get("args", {}), now.get("args", {}).get("baseline", ...)
+    if "baseline" in known or not (chosen is None or chosen == "leave_one_out"):
+        return before
+    return {**before, "args": {**known, "baseline": chosen}}

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 import pyrovae as pv
 from pyrovae import families as fam
+from pyrovae.fitted import folder as store
 
 CODES, ROWS, MANY = (2, 3), 4, 20  # two codes of three categories: nine values
 LIMIT = 6.0  # standard errors of a mean of 30 runs: false alarms 1.6e-6 for each number compared, by Student's t
@@ -278,10 +280,89 @@ class Shared(nn.Module):
         pyro.sample("z", pv.distributions.OneHotCategorical(self.logits))
 
 
+class Loop(nn.Module):
+    """A code of each row, in a loop over the plate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.tensor([0.3, -0.1, 0.2]))
+
+    def model(self, x: Tensor) -> None:
+        for i in pyro.plate("data", len(x)):
+            z = pyro.sample(f"z{i}", pyro.distributions.Categorical(torch.ones(3)))
+            pyro.sample(f"x{i}", pyro.distributions.Normal(z.float(), 1.0), obs=x[i])
+
+    def guide(self, x: Tensor) -> None:
+        for i in pyro.plate("data", len(x)):
+            pyro.sample(f"z{i}", pyro.distributions.Categorical(logits=self.logits))
+
+
+def test_a_loop_over_rows_has_nothing_to_subtract() -> None:
+    pair, x = Loop(), torch.randn(5)
+    found = []
+    for baseline in (None, "leave_one_out"):
+        torch.manual_seed(0)
+        found.append(value_and_gradients(pv.Trace_ELBO(baseline=baseline)(pair, {"x": x}).objective, pair))
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+    assert len(pv.fit(pair, x, epochs=1, engine="eager", progress=False).history) == 1
+
+
+def test_a_network_that_would_learn_nothing_is_refused() -> None:
+    x = rows().float()
+    loss = pv.Trace_ELBO(baseline=pv.baselines.learned(pv.nets.MLP(5, 1, hidden=())))
+    smooth = pv.VAE(
+        pv.priors.StandardNormal(2), pv.mlp(2, fam.Bernoulli(5), hidden=()), pv.mlp(5, fam.Normal(2), hidden=())
+    )
+    summed = Toy(fam.OneHotCategorical(CODES)).float()
+    for pair in (smooth, pv.Pair(summed.model, pyro.infer.config_enumerate(summed.guide, "parallel"))):
+        with pytest.raises(
+            pv.OptionError, match=r"learned\(MLP\) learns .* the guide has none: leave the baseline out"
+        ):
+            pv.fit(pair, x, epochs=1, loss=loss, progress=False)
+
+
+LOSSES_BEFORE: dict[str, Callable[[], Any]] = {
+    "default": lambda: None,
+    "none": lambda: pv.Trace_ELBO(baseline=None),
+    "pyro": pyro.infer.Trace_ELBO,
+}
+
+
+@pytest.mark.parametrize("name", LOSSES_BEFORE)
+def test_runs_of_before_there_were_baselines_go_on(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With any loss of today that learns nothing; but a run of today only with its own."""
+    x = rows().float()
+
+    def fit(loss: Any, **more: Any) -> pv.Fit:
+        pair = Toy(fam.OneHotCategorical(CODES)).float()
+        how: dict[str, Any] = {"epochs": 3, "seed": 0, "engine": "eager", "checkpoint": tmp_path / "run"}
+        return pv.fit(pair, x, loss=loss, **how, **more)
+
+    fit(LOSSES_BEFORE[name](), callbacks=[lambda f: True])
+    others = [pv.Trace_ELBO(baseline=pv.baselines.learned(pv.nets.MLP(5, 1, hidden=())))]
+    others += [pv.Trace_ELBO(baseline="leave_one_out" if name != "default" else None)]
+    for other in others:
+        with pytest.raises(pv.CheckpointError, match="other loss"):
+            fit(other, resume=True)
+    read = store.read_state
+
+    def before(folder: Path) -> Any:
+        tensors, notes = read(folder)
+        del notes["identity"]["loss"]["args"]["baseline"]
+        return tensors, notes
+
+    monkeypatch.setattr(store, "read_state", before)
+    with pytest.raises(pv.CheckpointError, match="other loss"):
+        fit(others[0], resume=True)
+    assert len(fit(LOSSES_BEFORE[name](), resume=True).history) == 3
+
+
 def test_what_cannot_be_meant_is_refused() -> None:
     x = rows()
     with pytest.raises(pv.OptionError, match="baseline must be None, 'leave_one_out' or pv.baselines.learned"):
         pv.Trace_ELBO(baseline="mean")
+    with pytest.raises(pv.OptionError, match="baseline must be None"):
+        pv.Trace_ELBO(baseline=np.zeros(3))
     with pytest.raises(pv.OptionError, match="needs a module"):
         pv.baselines.learned(lambda x: x)  # type: ignore[arg-type]
     with pytest.raises(pv.OptionError, match="nothing to train"):
@@ -290,6 +371,8 @@ def test_what_cannot_be_meant_is_refused() -> None:
     wide = pv.Trace_ELBO(baseline=pv.baselines.learned(pv.nets.MLP(5, 2, hidden=()).double()))
     with pytest.raises(pv.PairError, match=r"one number for each row, \(4,\) or \(4, 1\), got \(4, 2\)"):
         wide(pair, {"x": x})
+    with pytest.raises(pv.PairError, match=r"one number for each row, \(4,\) or \(4, 1\), got a tuple"):
+        pv.Trace_ELBO(baseline=pv.baselines.learned(nn.LSTM(5, 1).double()))(pair, {"x": x})
     absent = pv.Trace_ELBO(baseline=pv.baselines.learned(centre(), inputs=("x", "c")))
     with pytest.raises(pv.PairError, match=r"\['c'\] are not among"):
         absent(pair, {"x": x})
@@ -300,6 +383,8 @@ def test_what_cannot_be_meant_is_refused() -> None:
     columns = pv.nets.MLP(next(iter(batch.values())).shape[-1], 1, hidden=()).double()
     with pytest.raises(pv.PairError, match="drawn beside enumerated sites.*without a baseline"):
         pv.Trace_ELBO(baseline=pv.baselines.learned(columns))(beside, batch)
+    with pytest.raises(pv.PairError, match="in a loop over rows.*pyro.plate"):
+        learns(Loop(), {"x": torch.randn(5)})
     with pytest.raises(pv.OptionError, match="use pv.fit"):
         pv.SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 0.1}), loss=learns)
 
