@@ -123,7 +123,8 @@ LETTERS = 11  # of a title, in an inch
 def titled(axes: Any, text: str) -> Any:
     """The axes of a picture, with lines that say what they show, as wide as the picture."""
     width = axes.get_figure().get_figwidth()
-    axes.set_title(textwrap.fill(text, max(12, round(width * LETTERS))), loc="left", fontsize=9)
+    wrapped = textwrap.fill(text, max(12, round(width * LETTERS)))
+    axes.set_title(wrapped, loc="left", fontsize=9, parse_math=False)  # a caption in it is no formula
     return axes
 
 

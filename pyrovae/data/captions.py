@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from pyrovae.errors import DataError, OptionError
 
 CLASS = "class"
 CAPTIONS = "captions"  # what `load(conditions=...)` and `--condition` call them
+IMAGE, DIGIT, ARTICLES = "image", "digit", {"a", "an"}  # what captions say beside what they tell
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 Phrases = tuple[tuple[str, ...], ...]  # for each level of an attribute what it is called; the plainest name first
 WORDS: dict[str, Phrases] = {
@@ -69,14 +71,14 @@ class Captions:
 
     phrases: Mapping[str, Phrases]
     limits: Mapping[str, tuple[float, float]]
-    noun: str = "image"
+    noun: str = IMAGE
     told: float = 0.9
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not isinstance(self.seed, int) or self.seed < 0:
             raise OptionError(f"seed must be a whole number of at least 0, got {self.seed!r}.")
-        if not 0 <= self.told <= 1:
+        if not isinstance(self.told, Real) or not 0 <= self.told <= 1:
             raise OptionError(
                 f"told is the probability with which an attribute is told, from 0 to 1, got {self.told!r}."
             )
@@ -93,8 +95,8 @@ class Captions:
             told, seed: See the class.
 
         Raises:
-            DataError: There is no image, a class has no name made of words or the name of another, or pixels are negative or
-                not finite.
+            DataError: There is no image; a class has no name made of words, the name of another, or a word that captions have
+                without it, such as "a"; or pixels are negative or not finite.
             ShapeError: These are no gray images.
         """
         if not len(images):
@@ -117,13 +119,13 @@ class Captions:
         named = _class_names(classes) if classes is not None else ()
         digits = bool(named) and all(len(names) == 2 for names in named)
         phrases = {CLASS: named, **WORDS} if named else dict(WORDS)
-        return cls(phrases, limits, noun="digit" if digits else "image", told=told, seed=seed)
+        return cls(phrases, limits, noun=DIGIT if digits else IMAGE, told=told, seed=seed)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """All words that a caption can have, and room for twice as many as it needs, since people write more than that."""
         names = [name for levels in self.phrases.values() for phrases in levels for name in phrases]
-        words = {word for text in (*names, self.noun, "a an") for word in words_of(text)}
+        words = {word for text in (*names, self.noun, *ARTICLES) for word in words_of(text)}
         longest = [max(len(words_of(name)) for names in levels for name in names) for levels in self.phrases.values()]
         return Vocabulary(tuple(sorted(words)), 2 * (1 + sum(longest) + (CLASS not in self.phrases)))
 
@@ -159,16 +161,17 @@ class Captions:
         Raises:
             DataError: There is no such attribute or level, or attributes have different numbers of rows.
         """
-        whole = {name: torch.as_tensor(level).double().nan_to_num(-1.0).long() for name, level in levels.items()}
-        rows = {name: level.tolist() for name, level in whole.items()}
+        numbers = {name: torch.as_tensor(level).double().nan_to_num(-1.0) for name, level in levels.items()}
+        rows = {name: level.flatten().tolist() for name, level in numbers.items()}
         num = len(next(iter(rows.values()), []))
         for name, level in rows.items():
             last = len(self.phrases.get(name, ())) - 1
-            if len(level) != num or last < 0 or (num and not -1 <= min(level) <= max(level) <= last):
+            known = {-1, *range(last + 1)}
+            if numbers[name].dim() != 1 or len(level) != num or last < 0 or not known.issuperset(level):
                 raise DataError(
                     f"Captions tell {', '.join(self.phrases)} of as many rows each, by levels from 0, or -1 where unknown; of "
-                    f"{name!r} they were given {len(level)} rows of {num}, from {min(level, default=0)} to "
-                    f"{max(level, default=0)}, and know {last + 1} levels."
+                    f"{name!r} they were given {tuple(numbers[name].shape)} in place of {(num,)}, from "
+                    f"{min(level, default=0):g} to {max(level, default=0):g}, and know {last + 1} levels."
                 )
         names = sorted(self.phrases)  # JSON may be sorted, too
         random = np.random.default_rng((self.seed, stream)).random((num, 3 * len(self.phrases) + 2))
@@ -178,7 +181,7 @@ class Captions:
             for place, name in enumerate(names):
                 whether, which, order = draws[3 * place : 3 * place + 3]
                 if name in rows and rows[name][row] >= 0 and whether < self.told:
-                    texts = self.phrases[name][rows[name][row]]
+                    texts = self.phrases[name][int(rows[name][row])]
                     told.append((order, name, texts[int(which * len(texts))]))
             told.sort()
             found.append(self._sentence([(name, text) for _, name, text in told], draws[-2] < 0.5, draws[-1] < 0.5))
@@ -251,16 +254,27 @@ def measure(images: Tensor) -> dict[str, Tensor]:
 
 def _class_names(classes: Sequence[str | int]) -> Phrases:
     """What classes are called, in words."""
-    taken = {name for levels in WORDS.values() for names in levels for text in names for name in words_of(text)}
+    taken = {name for levels in WORDS.values() for names in levels for text in names for name in words_of(text)} | {
+        IMAGE,
+        DIGIT,
+    }
     found: list[tuple[str, ...]] = []
     for name in classes:
         words = words_of(str(name))
         text = " ".join(words)
-        if not words or set(words) <= taken or text in {one for names in found for one in names}:
-            why = "no words" if not words else "those of another class, or of captions themselves"
-            raise DataError(
-                f"Captions tell the class by its words, and {name!r} has {why}. Rename it, or leave labels out."
-            )
         is_digit = text.isascii() and text.isdecimal() and int(text) < len(DIGITS) and len(text) == 1
-        found.append((DIGITS[int(text)], text) if is_digit else (text,))
+        names = (DIGITS[int(text)], text) if is_digit else (text,)
+        if not words:
+            why = "no words"
+        elif set(words) <= taken or not ARTICLES.isdisjoint(words):
+            why = "those of captions themselves"
+        elif any(not {*names}.isdisjoint(others) for others in found):
+            why = "those of another class"
+        else:
+            found.append(names)
+            continue
+        raise DataError(
+            f"Captions tell the class by its words, and {name!r} has {why}. Rename it, such as 'a' to 'letter-a', or leave "
+            "labels out."
+        )
     return tuple(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,19 +15,28 @@ from torch import Tensor
 from pyrovae._sources import near_names
 from pyrovae.errors import DataError, OptionError
 
-_WORD = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*")  # letters and digits of any script, and hyphens and apostrophes inside
+_LETTER = r"[^\W_]"  # a letter or a digit of any script
+_JOINERS = "\u200c\u200d"  # signs without a width, in words of Persian and Hindi
+_ALIKE = str.maketrans({"\u2019": "'", "\u2010": "-", "\u2011": "-"})  # apostrophes and hyphens as they are typeset
 MOST_LISTED = 80  # words of a vocabulary that a message lists
 
 
 def words_of(caption: str) -> list[str]:
-    """The words of a text in lower case, without what stands between them.
+    """The words of a text in lower case, without what stands between them; a hyphen or an apostrophe may be inside of one.
+
+    A word is the same whether the marks of its letters, such as accents, are characters of their own or not.
 
     Example:
         >>> from pyrovae.data.vocabulary import words_of
         >>> words_of("A thin Seven, leaning right.")
         ['a', 'thin', 'seven', 'leaning', 'right']
     """
-    return _WORD.findall(caption.casefold())
+    text = unicodedata.normalize("NFC", caption.casefold()).translate(_ALIKE)
+    marks = (
+        "" if text.isascii() else "".join(c for c in set(text) if unicodedata.category(c)[0] == "M" or c in _JOINERS)
+    )
+    letters = f"(?:{_LETTER}[{marks}]*)+" if marks else f"{_LETTER}+"
+    return re.findall(f"{letters}(?:[-']{letters})*", text)
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,7 @@ class Vocabulary:
     length: int
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "words", (self.words,) if isinstance(self.words, str) else tuple(self.words))
         wrong = next((word for word in self.words if not isinstance(word, str) or words_of(word) != [word]), None)
         if not self.words or wrong is not None or len(set(self.words)) < len(self.words):
             what = "none" if not self.words else "one twice" if wrong is None else repr(wrong)
@@ -81,17 +92,18 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.words)
 
-    def encode(self, captions: str | Sequence[str | None], num: int | None = None) -> Tensor:
+    def encode(self, captions: str | Sequence[str | None] | None, num: int | None = None) -> Tensor:
         """The numbers of the words of captions, `(N, T)` int64, in their order.
 
         Args:
-            captions: N texts, of which None, NaN and "" have no words; or a single one.
+            captions: N texts, of which None, NaN and "" have no words; or a single one, also None.
             num: For a single text, N, the rows that it is repeated for; 1 by default.
 
         Raises:
             DataError: A word is not in the vocabulary, a caption has more than T words, or is no text.
         """
-        if num is not None and (not isinstance(captions, str) or num < 1):
+        captions = "" if captions is None else captions
+        if num is not None and (not isinstance(captions, str) or not isinstance(num, int) or num < 1):
             raise OptionError(f"num is how often a single caption is repeated, at least once, got {num!r}.")
         texts = [captions] * (num or 1) if isinstance(captions, str) else _texts(captions)
         numbers = {word: number for number, word in enumerate(self.words, 1)}
@@ -118,7 +130,14 @@ class Vocabulary:
         return [numbers[word] for word in words] + [0] * (self.length - len(words))
 
     def decode(self, tokens: Tensor) -> list[str]:
-        """The words of rows of numbers, `(N, T)`, with blanks between them."""
+        """The words of rows of numbers, `(N, T)`, with blanks between them; DataError where there are no such numbers."""
+        tokens = torch.as_tensor(tokens)
+        whole = not tokens.is_floating_point() and not tokens.is_complex()
+        if tokens.dim() != 2 or not whole or bool(((tokens < 0) | (tokens > len(self))).any()):
+            raise DataError(
+                f"Captions are decoded from rows of whole numbers, (N, T), from 0 to {len(self)}, got {str(tokens.dtype)[6:]} "
+                f"{tuple(tokens.shape)}" + (f" from {tokens.min()} to {tokens.max()}." if tokens.numel() else ".")
+            )
         return [" ".join(self.words[number - 1] for number in row if number > 0) for row in tokens.tolist()]
 
     def to_json(self) -> dict[str, Any]:
@@ -133,6 +152,8 @@ class Vocabulary:
 
 def _texts(captions: Iterable[Any]) -> list[str]:
     """Captions as texts, "" for those that are missing. DataError for one that is no text."""
+    if not isinstance(captions, Iterable):
+        raise DataError(f"Captions must be texts, got {captions!r}.")
     found = []
     for row, text in enumerate(captions):
         if text is None or type(text).__name__ == "NAType" or (isinstance(text, float) and math.isnan(text)):

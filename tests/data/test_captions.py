@@ -2,6 +2,7 @@
 
 import json
 import math
+import unicodedata
 from dataclasses import replace
 
 import pytest
@@ -95,6 +96,21 @@ def test_words_are_those_of_any_script_in_lower_case() -> None:
     ]
 
 
+def test_marks_belong_to_their_letters_however_they_are_written() -> None:
+    text = "Größe, café: हिन्दी ไทยที่ İstanbul می‌خواهم"
+    words = [*("grösse", "café", "हिन्दी", "ไทยที่"), words_of("İstanbul")[0], "می‌خواهم"]
+    for form in ("NFC", "NFD"):
+        assert words_of(unicodedata.normalize(form, text)) == words
+    assert all(words_of(word) == [word] for word in words)  # as a vocabulary asks for
+    assert words_of("it’s, t‑shirt; \u0301\u200d") == ["it's", "t-shirt"]
+
+
+@pytest.mark.parametrize("tokens", [[1, 2], [[1, 4]], [[-1, 0]], [[1.0, 2.0]]])
+def test_what_is_no_caption_is_not_decoded(tokens: list[object]) -> None:
+    with pytest.raises(DataError, match=r"rows of whole numbers, \(N, T\), from 0 to 3"):
+        Vocabulary(("a", "b", "c"), 2).decode(torch.tensor(tokens))
+
+
 def test_encoding_and_decoding() -> None:
     words = Vocabulary.of(["b a", "c", ""], length=3)
     assert words.words == ("a", "b", "c") and len(words) == 3
@@ -102,6 +118,8 @@ def test_encoding_and_decoding() -> None:
     assert tokens.tolist() == [[3, 2, 1], [0, 0, 0], [0, 0, 0], [0, 0, 0], [1, 1, 0]]
     assert words.decode(tokens) == ["c b a", "", "", "", "a a"]
     assert words.encode([]).shape == (0, 3) and words.encode("b", 2).tolist() == [[2, 0, 0]] * 2
+    assert words.encode(None).tolist() == [[0, 0, 0]] and words.encode(None, 2).shape == (2, 3)
+    assert Vocabulary(["a", "b"], 2) == Vocabulary(("a", "b"), 2)  # type: ignore[arg-type]
     assert Vocabulary.of("b a") == Vocabulary.of(["b", None, "a b"]) == Vocabulary(("a", "b"), 2)
     assert Vocabulary.from_json(json.loads(json.dumps(words.to_json()))) == words
 
@@ -118,6 +136,11 @@ def test_unknown_words_are_told_with_those_that_are_near() -> None:
         words.encode("thin thin thin thin")
     with pytest.raises(DataError, match="must be a text, got 7"):
         words.encode(["thin", 7])  # type: ignore[list-item]
+    with pytest.raises(DataError, match="must be texts, got 7"):
+        words.encode(7)  # type: ignore[arg-type]
+    for num in (0, "2"):
+        with pytest.raises(OptionError, match="at least once"):
+            words.encode("thin", num)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -193,9 +216,9 @@ def test_nothing_told_and_all_told() -> None:
     captions = Captions.of(SMALL, told=1.0)
     assert "class" not in captions.phrases and captions.noun == "image"
     assert all(set(captions.read(caption)) == {"width", "slant", "size"} for caption in captions.describe(SMALL))
-    for told in (-0.1, 1.1, math.nan):
+    for told in (-0.1, 1.1, math.nan, "1"):
         with pytest.raises(OptionError, match="from 0 to 1"):
-            made(told=told)
+            made(told=told)  # type: ignore[arg-type]
     for seed in (-1, 0.5):
         with pytest.raises(OptionError, match="seed must be"):
             made(seed=seed)
@@ -203,7 +226,10 @@ def test_nothing_told_and_all_told() -> None:
 
 @pytest.mark.parametrize(
     "levels",
-    [{"class": torch.tensor([10])}, {"width": torch.tensor([-2])}, {"size": [0, 1], "width": [0]}, {"hue": [0]}],
+    [
+        *({"class": torch.tensor([10])}, {"width": torch.tensor([-2])}, {"size": [0, 1], "width": [0]}, {"hue": [0]}),
+        *({"width": [0.5]}, {"width": [math.inf]}, {"width": torch.zeros(1, 1)}),
+    ],
 )
 def test_levels_that_are_none_are_refused(levels: dict[str, Tensor]) -> None:
     with pytest.raises(DataError, match="Captions tell class, width, slant, size"):
@@ -236,7 +262,19 @@ def test_every_caption_is_in_the_vocabulary_and_json_keeps_all() -> None:
     assert words.encode(captions.describe(SMALL, torch.zeros(27, dtype=torch.int64))).shape == (27, words.length)
 
 
-@pytest.mark.parametrize("classes", [("a", "?"), ("A", "a"), ("bold", "b"), ("T-shirt", "t-shirt")])
+@pytest.mark.parametrize(
+    "classes",
+    [
+        ("b", "?"),
+        ("B", "b"),
+        ("bold", "b"),
+        ("T-shirt", "t-shirt"),
+        ("seven", "7"),
+        ("7", "seven"),
+        ("a", "b"),
+        ("digit",),
+    ],
+)
 def test_classes_whose_names_captions_cannot_tell_apart_are_refused(classes: tuple[str, ...]) -> None:
     with pytest.raises(DataError, match="tell the class by its words"):
         Captions.of(SMALL, classes)
