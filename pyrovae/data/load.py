@@ -113,13 +113,15 @@ def read(
         if source in NAMES or suffix in (".npz", ".npy"):
             chosen = [n for n in ("ids", "header", "columns") if table.get(n) is not None] + ["drop"] * bool(drop)
             wanted = table.get("conditions") or ()
-            told = wanted == CAPTIONS or list(wanted) == [CAPTIONS]
-            chosen += ["conditions"] * bool(wanted and not told)
+            names = [str(name).strip() for name in (wanted.split(",") if isinstance(wanted, str) else wanted)]
+            told = names == [CAPTIONS]
+            chosen += ["conditions"] * bool(names and not told)
             if chosen:
                 flags = ", ".join(
                     {"ids": "--id", "conditions": "--condition"}.get(name, f"--{name}") for name in chosen
                 )
-                images = f" Images can have --condition {CAPTIONS}." if "conditions" in chosen else ""
+                beside = ", and no column or --size-factor beside it"
+                images = f" Images can have --condition {CAPTIONS}{beside}." if "conditions" in chosen else ""
                 raise OptionError(f"{flags}: for tables (.csv), and {source} is none. Leave it out.{images}")
             if told:
                 return captioned(read(source, data_root=data_root, label=label, **table | {"conditions": ()}))

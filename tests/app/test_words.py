@@ -72,7 +72,8 @@ def test_a_caption_in_a_title_is_no_formula(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("digits", "--condition", "captions,3"), "Images can have --condition captions"),
+        (("digits", "--condition", "captions,3"), "Images can have --condition captions, and no column"),
+        (("digits", "--condition", "captions", "--size-factor", "sum"), "no column or --size-factor beside it"),
         (("digits", "--condition", "captions", "--model", "m2"), "does not go with --model m2"),
         (("table.csv", "--condition", "captions"), "no column 'captions'"),
     ],

@@ -291,7 +291,7 @@ def test_classes_of_other_names_keep_them() -> None:
 
 
 def test_the_same_captions_come_back_with_the_data() -> None:
-    digits = load("digits", conditions="captions")
+    digits = load("digits", conditions=" captions ")  # as between the commas of a list
     assert digits.captions is not None and digits.c is not None and digits.c_test is None
     assert digits.c.dtype == torch.int64 and digits.c.shape == (1797, digits.captions.vocabulary.length)
     again = load_again(json.loads(json.dumps(digits.source)))
