@@ -123,9 +123,7 @@ def loss_tensors(loss: Any) -> dict[str, Tensor]:
 
 
 def check_learns(loss: Any, guides: Sequence[Any]) -> None:
-    """OptionError for a baseline that would learn nothing, given a trace of the guide for each group of rows."""
-    if not getattr(getattr(loss, "baseline", None), "trains", ()):
-        return
+    """OptionError where a learned baseline has nothing to learn, given a trace of the guide for each group of rows."""
     nodes = [node for guide in guides for node in sample_sites(guide).values()]
     if all(node["fn"].has_rsample or is_marked(node) for node in nodes):
         raise OptionError(

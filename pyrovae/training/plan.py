@@ -27,9 +27,11 @@ from pyrovae.engine.compiled import choose_engine
 from pyrovae.engine.precision import as_precision
 from pyrovae.engine.program import Clip, Program, clip_by_norm
 from pyrovae.engine.threads import threads_for
+from pyrovae.engine.tracing import undone
 from pyrovae.errors import DataError, OptionError, PairError
 from pyrovae.fitted.fitted import Fit, transform_once
 from pyrovae.fitted.spec import to_spec
+from pyrovae.objectives.baselines import learned
 from pyrovae.objectives.iwelbo import IWELBO
 from pyrovae.objectives.losses import as_loss, check_learns, loss_tensors, modules_of
 from pyrovae.objectives.wake_sleep import RWS
@@ -45,8 +47,8 @@ from pyrovae.pair.checks import (
 from pyrovae.pair.datasets import is_streamed
 from pyrovae.pair.devices import indices_in_range
 from pyrovae.pair.layout import Layout, describe_run
-from pyrovae.pair.parameters import evaluating, every_module, find_device, fork_rng, place, trainable
-from pyrovae.pair.program import PairLike, arguments, sample_sites
+from pyrovae.pair.parameters import evaluating, every_module, find_device, fork_rng, named_tensors, place, trainable
+from pyrovae.pair.program import PairLike, arguments, run, sample_sites
 from pyrovae.training.fit_options import FitOptions, OptimizerFactory
 from pyrovae.training.minibatch import GroupTerms, MinibatchLoss
 from pyrovae.training.not_finite import without_what_is_not_finite
@@ -201,7 +203,6 @@ def check(fitted: Fit, data: FitData, groups: Sequence[TrainingGroup], options: 
                 check_rows(pair, batch, fitted.chunk_size(few), transform=transform, numbers=numbers)
             check_gradients(pair, runs)
         objective = as_loss(options.loss)
-        check_learns(objective, [guide for _, guide in runs])
         parts: list[Any] = [objective, getattr(objective, "kl", None)]
         for part in parts:
             for layout, first in zip(layouts, seen):
@@ -222,6 +223,11 @@ def check(fitted: Fit, data: FitData, groups: Sequence[TrainingGroup], options: 
             for layout, traces in zip(layouts, runs):
                 _check_shared(layout, traces, objective)
         _check_weights(layouts, groups)
+    if isinstance(getattr(objective, "baseline", None), learned):
+        with undone(
+            [*named_tensors(pair, buffers=True).values()]
+        ):  # in training mode, in which relaxed draws have a gradient
+            check_learns(objective, [run(pair, first)[1] for first in seen])
     return runs
 
 

@@ -314,7 +314,11 @@ def test_a_network_that_would_learn_nothing_is_refused() -> None:
         pv.priors.StandardNormal(2), pv.mlp(2, fam.Bernoulli(5), hidden=()), pv.mlp(5, fam.Normal(2), hidden=())
     )
     summed = Toy(fam.OneHotCategorical(CODES)).float()
-    for pair in (smooth, pv.Pair(summed.model, pyro.infer.config_enumerate(summed.guide, "parallel"))):
+    relaxed, hard = (
+        Toy(build(CODES)).float() for build in (fam.RelaxedOneHotCategorical, fam.StraightThroughOneHotCategorical)
+    )
+    enumerated = pv.Pair(summed.model, pyro.infer.config_enumerate(summed.guide, "parallel"))
+    for pair in (smooth, enumerated, relaxed, hard):
         with pytest.raises(
             pv.OptionError, match=r"learned\(MLP\) learns .* the guide has none: leave the baseline out"
         ):
