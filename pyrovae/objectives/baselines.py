@@ -88,9 +88,10 @@ class learned:
         normalised: Whether to divide by the standard deviation.
 
     Raises:
-        OptionError: `net` is no module, or has no parameter to train.
+        OptionError: `net` is no module, or has no parameter to train; in `pv.fit`, the guide has no site drawn without
+            reparameterisation.
         PairError: At the first step: an argument in `inputs` is unknown, the output has another shape, or the site is one that
-            all rows share.
+            all rows share or is in a loop over rows.
 
     References:
         Mnih and Gregor 2014, arXiv:1402.0030 (NVIL).

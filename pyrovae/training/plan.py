@@ -224,9 +224,8 @@ def check(fitted: Fit, data: FitData, groups: Sequence[TrainingGroup], options: 
                 _check_shared(layout, traces, objective)
         _check_weights(layouts, groups)
     if isinstance(getattr(objective, "baseline", None), learned):
-        with undone(
-            [*named_tensors(pair, buffers=True).values()]
-        ):  # in training mode, in which relaxed draws have a gradient
+        # in training mode, in which relaxed draws have a gradient and need no baseline
+        with undone([*named_tensors(pair, buffers=True).values()]):
             check_learns(objective, [run(pair, first)[1] for first in seen])
     return runs
 
