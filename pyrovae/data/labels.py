@@ -87,7 +87,7 @@ def read_labels(path: str | Path) -> dict[str, str]:
     if header.count(LABEL) != 1 or not others:
         raise DataError(
             f"{path} needs a first line with the columns id,label (id: the file's name, or the row's number from 0); "
-            f"found {', '.join(header) or 'nothing'}. Add it."
+            f"found {', '.join(map(repr, header)) or 'nothing'}. Add it."
         )
     which = header.index(next((name for name in IDS if name in others), others[0]))
     where = header.index(LABEL)
