@@ -51,7 +51,8 @@ class BatchNormed:
     Pass it as `activation` to networks of vectors, `MLP` and `ResidualMLP`. In training, mean and sd are those of the rows and
     particles of the step. Where the values of a discrete site are enumerated, a batch has each row once for each value, and
     these are weighted by their probabilities, q(y|x) of a site of the guide: the statistics are those of a draw of y, so that
-    values that are improbable for a row hardly enter them. Every pass of training also moves the running mean and variance, in
+    values that are improbable for a row hardly enter them. Dimensions that belong to the network, such as the steps of a
+    sequence whose every step it sees, count like rows. Every pass of training also moves the running mean and variance, in
     all engines. In evaluation these take the place of the statistics of a batch, so that rows, particles and values do not
     depend on one another.
 

@@ -544,6 +544,12 @@ def test_what_a_transform_rarely_changes_is_averaged_too() -> None:
     x = torch.tensor([[1.0, 1.0, 0.0, 0.0, 0.0, 0.0]])
     ran = []
 
+    class Training:
+        only_in_training = True
+
+        def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            raise AssertionError("not in evaluation")
+
     def rarely(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"x": torch.where(torch.rand(len(batch["x"]), 1) < 0.2, batch["x"].flip(-1), batch["x"])}
 
@@ -552,10 +558,11 @@ def test_what_a_transform_rarely_changes_is_averaged_too() -> None:
         return {"x": 1 - batch["x"]}
 
     fitted = noisy(stretched(ssvae), x, rarely)
-    draws = torch.cat([fitted.parts(x, draw)[0].batch["x"] for draw in range(20)])
+    draws = torch.cat([fitted.parts(x, draw)[0].batch["x"] for draw in range(10)])
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[:1].expand_as(draws), draws)
-    assert pv.classify(fitted, x, num_samples=20).transform_draws == 20
-    assert pv.classify(noisy(fitted.pair, x, never), x, num_samples=20).transform_draws == 1
+    assert pv.classify(fitted, x, num_samples=10).transform_draws == 10
+    assert pv.classify(noisy(fitted.pair, x, never), x, num_samples=10).transform_draws == 1
+    assert pv.classify(noisy(fitted.pair, x, Training()), x, num_samples=10).transform_draws == 1
     assert len(ran) <= 4  # and what draws no random numbers is not run again for each draw
 
 
