@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -18,19 +18,33 @@ class Enumerated:
     def __init__(self) -> None:
         self.sizes: dict[int, int] = {}
         self.log_probs: dict[int, Callable[[], Tensor]] = {}
+        self.plates: dict[int, Mapping[int, int]] = {}
 
-    def add(self, dim: int, size: int, log_prob: Callable[[], Tensor]) -> None:
-        """So many values; `log_prob()`, whose dimensions are those of a batch, is computed only where a layer asks for it."""
-        self.sizes[dim], self.log_probs[dim] = size, log_prob
+    def add(self, dim: int, size: int, log_prob: Callable[[], Tensor], plates: Mapping[int, int]) -> None:
+        """So many values; `log_prob()`, whose dimensions are those of a batch, is computed only where a layer asks for it.
+
+        `plates` are the sizes of the plates that the site is in, by their dimensions.
+        """
+        self.sizes[dim], self.log_probs[dim], self.plates[dim] = size, log_prob, plates
 
     def weights(self, batch: torch.Size) -> tuple[Tensor | None, int]:
         """The weights of the elements of a batch, of its shape, which sum to 1, and how many rows they stand for.
 
-        None where nothing is enumerated along any of its dimensions: then all count alike.
+        Dimensions on the right may be the network's own, such as the steps of a sequence. None where nothing is enumerated
+        along any of the others: then all count alike.
         """
-        along = [dim for dim in self.log_probs if -dim <= len(batch) and 1 < batch[dim] == self.sizes[dim]]
-        if not along:
-            return None, batch.numel()
+        for own in range(len(batch)):
+            rows = batch[: len(batch) - own]
+            along = [dim for dim in self.log_probs if -dim <= len(rows) and 1 < rows[dim] == self.sizes[dim]]
+            plates = [plate for dim in along for plate in self.plates[dim].items()]
+            if along and all(rows[dim] in (1, size) for dim, size in plates if -dim <= len(rows)):
+                shares, number = self._weights(rows, along)
+                shares = shares.reshape(*rows, *[1] * own).expand(batch)
+                return shares / shares.sum(), number * (batch.numel() // rows.numel())
+        return None, batch.numel()
+
+    def _weights(self, batch: torch.Size, along: list[int]) -> tuple[Tensor, int]:
+        """The probabilities of the elements of a batch, and of how many rows they are."""
         found: dict[int, Tensor] = {}
         wanted = list(along)
         while wanted:  # the probabilities of a value may depend on other enumerated ones
@@ -45,8 +59,7 @@ class Enumerated:
         total = total.reshape((1,) * (len(whole) - total.dim()) + tuple(total.shape))
         if absent := [dim for dim, size in enumerate(short) if size < total.shape[dim]]:  # what the layer does not see
             total = total.sum(absent, keepdim=True)
-        shares = total.reshape(total.shape[len(whole) - len(batch) :]).expand(batch)
-        return shares / shares.sum(), rows
+        return total.reshape(total.shape[len(whole) - len(batch) :]).expand(batch), rows
 
 
 _RUNS: list[Enumerated] = []

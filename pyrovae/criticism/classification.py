@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyrovae.batching.checks import check_rows
+from pyrovae.batching.transformed import in_evaluation, transformed
 from pyrovae.criticism.acquisition import entropy
 from pyrovae.criticism.importance import weight_blocks
 from pyrovae.criticism.proposals import check_proposal, usable
@@ -82,14 +85,16 @@ def classify(
 
     By the guide, it is its classifier q(y | x). By Bayes' rule, `p(y = c | x)` is proportional to
     `E[p(x, y = c, z) / r(z | x, y = c)]` over a proposal r(z | x, y = c), which is estimated with K draws; the ratio has a bias
-    of order 1 / K. All other latent sites are integrated out, and sites marked `objective_only` are ignored.
+    of order 1 / K where no transform is random. All other latent sites are integrated out, and sites marked `objective_only`
+    are ignored.
 
     **Rows that a random transform changes**, such as grey images under `transforms.Binarize`, are judged as they were given,
     and not by a single draw of theirs: both kinds of probabilities are `p(y | x)` proportional to `exp E_t[log p(y | t(x))]`,
     over S draws of the transform t, a geometric mean. The draws are always the same ones, and the K draws of the latent sites
-    are spread over them. This is the rule wherever classes are asked for: `pyrovae fit` and `evaluate` call this function, and
-    `pyrovae label` shows its classifier the means of the pixels, which is the same to first order in what the noise changes.
-    On validation rows of digits one draw loses 7 to 9 points of accuracy, see "Few labels" in the results of the documentation.
+    are spread over them, so that the bias by Bayes' rule is of order S / K: where it matters, raise K, and not S. This is the
+    rule wherever classes are asked for: `pyrovae fit` and `evaluate` call this function, and `pyrovae label` shows its
+    classifier the means of the pixels, which is the same to first order in what the noise changes. On validation rows of digits
+    one draw loses 7 to 9 points of accuracy, see "Few labels" in the results of the documentation.
 
     If the pair does not treat several particles in one run correctly, they are run one by one, with a warning.
 
@@ -109,7 +114,7 @@ def classify(
         The probabilities of each row, see `Classification`.
 
     Raises:
-        OptionError: `num_samples` or `transform_draws` is less than 1, or the proposal is not known.
+        OptionError: `num_samples` or `transform_draws` is no whole number of at least 1, or the proposal is not known.
         PairError: The pair enumerates no such site, or several and none is named.
         DataError: Values are outside the support of the likelihood, or missing where it does not allow that.
         NotFiniteError: A row has probability 0 at every draw and for every class.
@@ -135,49 +140,80 @@ def classify(
         (torch.Size([40, 3]), torch.Size([40]))
     """
     for option, number in (("num_samples", num_samples), ("transform_draws", transform_draws)):
-        if number < 1:
-            raise OptionError(f"{option} must be at least 1, got {number}.")
+        if isinstance(number, bool) or not isinstance(number, Integral) or number < 1:
+            raise OptionError(f"{option} must be a whole number of at least 1, got {number!r}.")
     check_proposal(proposal)
     with fitted.scope(), seeded(seed):
         kept, name = _unlabelled(fitted, data, site)
         parts = fitted.parts(kept)
         for part in parts:
             check_rows(fitted.pair, part.batch, fitted.chunk_size(part.batch), strict=False)
-        most = min(transform_draws, num_samples)
-        draws = most if most > 1 and _differ(parts, fitted.parts(kept, 1)) else 1
+        draws = _num_draws(fitted, kept, parts, min(transform_draws, num_samples))
         found = []
         for draw in range(draws):
             own = fitted.parts(kept, draw) if draw else parts
             samples = num_samples // draws + (draw < num_samples % draws)
             columns = zip(*[_classified(fitted, part, name, samples, proposal) for part in own])
             found.append([in_order(parts, list(column)) for column in columns])
-    guide, joint, error = (torch.stack(column) for column in zip(*found))
+    guide, joint, error, log_joint = (torch.stack(column) for column in zip(*found))
     if draws == 1:
         return Classification(guide[0], joint[0], error[0], name, num_samples)
-    return Classification(_pooled(guide)[0], *_pooled(joint), name, num_samples, draws)
+    return Classification(_pooled(guide.log())[0], *_pooled(log_joint), name, num_samples, draws)
+
+
+def _num_draws(fitted: Fit, data: Any, parts: list[FittedGroup], most: int) -> int:
+    """How many draws of the fit's transform are averaged over: one where it changes nothing in these rows at random."""
+    transform = in_evaluation(fitted.transform)
+    if most == 1 or transform is None:
+        return 1
+    if _differ(parts, fitted.parts(data, 1)):
+        return most
+    few = take_rows(fitted.batch(data), slice(0, 2))
+    with fork_rng():
+        before = _random_states()
+        transformed(fitted.pair, few, transform)
+        random = any(not torch.equal(one, other) for one, other in zip(before, _random_states()))
+    later = range(2, most) if random else ()  # two draws of what is rarely changed may be alike
+    return most if any(_differ(parts, fitted.parts(data, draw)) for draw in later) else 1
+
+
+def _random_states() -> list[Tensor]:
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
 
 
 def _differ(parts: list[FittedGroup], others: list[FittedGroup]) -> bool:
-    """Whether two draws of a transform differ in a value."""
+    """Whether two draws of a transform differ in a value, a shape, or in what arguments there are."""
     return any(
-        not torch.allclose(value, other.batch[name], rtol=0, atol=0, equal_nan=True)
+        part.batch.keys() != other.batch.keys()
+        or any(not _equal(value, other.batch[name]) for name, value in part.batch.items())
         for part, other in zip(parts, others)
-        for name, value in part.batch.items()
     )
 
 
-def _pooled(each: Tensor) -> tuple[Tensor, Tensor]:
-    """The geometric mean over draws of class probabilities, `(S, n, C)`, normalised, and its standard error, `(n, C)`."""
-    least = torch.finfo(torch.float32).tiny  # what has underflown at one draw does not decide alone
-    logs = each.clamp_min(least).log()
-    impossible = (each == 0).all(0)
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+
+
+LEAST = math.log(torch.finfo(torch.float32).tiny)
+
+
+def _pooled(logs: Tensor) -> tuple[Tensor, Tensor]:
+    """The geometric mean over draws of class probabilities, normalised, and its standard error, `(n, C)` each.
+
+    `logs` are the log-probabilities at each draw, `(S, n, C)`. A probability of 0 at some draws does not decide alone: it may
+    be that of few draws of z, or have underflown. It counts as the least of its row that is not 0, and at most 1e-38.
+    """
+    impossible = (logs == -torch.inf).all(0)
+    least = torch.where(logs == -torch.inf, 0.0, logs).amin((0, 2), keepdim=True).clamp_max(LEAST)
+    logs = torch.maximum(logs, least)
     pooled = logs.mean(0).masked_fill(impossible, -torch.inf).softmax(-1)
     moved = pooled * (logs - (pooled * logs).sum(-1, keepdim=True))  # of the softmax, by the delta method
-    return pooled, moved.std(0) / len(each) ** 0.5
+    return pooled, moved.std(0) / len(logs) ** 0.5
 
 
 def _classified(fitted: Fit, part: FittedGroup, name: str, num_samples: int, proposal: str) -> list[Tensor]:
-    """Probabilities by the guide and by Bayes' rule, and the standard error of the latter, `(n, C)` each."""
+    """Probabilities by the guide and by Bayes' rule, and the standard error and logarithm of the latter, `(n, C)` each."""
     with fork_rng():
         classes = num_values(terms(fitted.pair, take_rows(part.batch, slice(0, 1)), layout=part.layout), name)
     proposal = usable(fitted, part, proposal, (name,))
@@ -187,7 +223,7 @@ def _classified(fitted: Fit, part: FittedGroup, name: str, num_samples: int, pro
         return [by_guide] if proposal != "guide" else [by_guide, log_weights(run, keep=name)]
 
     guide: list[Tensor] = []
-    joint: list[tuple[Tensor, Tensor]] = []
+    joint: list[tuple[Tensor, Tensor, Tensor]] = []
     elements = NUMBERS_PER_WEIGHT * classes
     for by_guide, *log_w in weight_blocks(fitted, part.batch, part.layout, num_samples, summary, elements):
         guide.append(by_guide.mean(1).T.double().cpu())
@@ -198,8 +234,11 @@ def _classified(fitted: Fit, part: FittedGroup, name: str, num_samples: int, pro
     return [torch.cat(guide), *(torch.cat(column) for column in zip(*joint))]
 
 
-def _class_probabilities(log_w: Tensor) -> tuple[Tensor, Tensor]:
-    """Probabilities by Bayes' rule and their standard error, `(n, C)`, from log-weights of each class and draw, `(C, K, n)`."""
+def _class_probabilities(log_w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Probabilities by Bayes' rule, their standard error, and their logarithm, which cannot underflow, `(n, C)` each.
+
+    log_w: log-weights of each class and draw, `(C, K, n)`.
+    """
     particles = log_w.shape[1]
     log_w = log_w.double()
     highest = log_w.amax((0, 1))
@@ -215,7 +254,8 @@ def _class_probabilities(log_w: Tensor) -> tuple[Tensor, Tensor]:
     if particles > 1:
         squares = (w - joint[:, None] * all_classes).square().sum(1)
         error = (squares * particles / (particles - 1)).sqrt() / all_classes.sum(0)
-    return joint.T.cpu(), error.T.cpu()
+    logs = log_w.logsumexp(1)
+    return joint.T.cpu(), error.T.cpu(), (logs - logs.logsumexp(0)).T.cpu()
 
 
 def _unlabelled(fitted: Fit, data: Any, site: str | None) -> tuple[dict[str, Any], str]:

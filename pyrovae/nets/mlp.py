@@ -305,7 +305,8 @@ class Activated(nn.Module):
         super().__init__()
         self.net, self.activation = net, activation
         self.out_shape = getattr(net, "out_shape", None)
-        self.last = activation_of(self.out_shape[-1], activation) if self.out_shape else activation()
+        shape = () if self.out_shape is None else as_size(self.out_shape)
+        self.last = activation_of(shape[0] if len(shape) == 1 else None, activation)  # an image has no units
 
     def forward(self, *parents: Tensor) -> Tensor:
         result: Tensor = self.last(self.net(*parents))

@@ -1,6 +1,8 @@
 """Hidden layers whose units are normalised: over the units of a row, or over the rows of a batch."""
 
 from collections.abc import Callable
+from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +51,8 @@ class BatchNormed:
     Pass it as `activation` to networks of vectors, `MLP` and `ResidualMLP`. In training, mean and sd are those of the rows and
     particles of the step. Where the values of a discrete site are enumerated, a batch has each row once for each value, and
     these are weighted by their probabilities, q(y|x) of a site of the guide: the statistics are those of a draw of y, so that
-    values that are improbable for a row hardly enter them. Every pass of training also moves the running mean and variance, in
+    values that are improbable for a row hardly enter them. Dimensions that belong to the network, such as the steps of a
+    sequence whose every step it sees, count like rows. Every pass of training also moves the running mean and variance, in
     all engines. In evaluation these take the place of the statistics of a batch, so that rows, particles and values do not
     depend on one another.
 
@@ -62,7 +65,7 @@ class BatchNormed:
 
     Raises:
         OptionError: `momentum` is out of range, or a network does not say how wide its layers are, such as a convolution.
-        ShapeError: A batch has a single row in training, and so no variance.
+        ShapeError: A batch is a single row in training, without enumerated values, and so has no variance.
 
     References:
         Ioffe and Szegedy 2015, arXiv:1502.03167.
@@ -75,7 +78,8 @@ class BatchNormed:
     """
 
     def __init__(self, activation: Callable[[], nn.Module] = nn.ReLU, momentum: float = 0.1) -> None:
-        if not 0 < momentum <= 1:
+        given: Any = momentum
+        if isinstance(given, bool) or not isinstance(given, Real) or not 0 < float(given) <= 1:
             raise OptionError(f"BatchNormed needs a momentum above 0 and at most 1, got {momentum!r}.")
         self.activation, self.momentum = activation, float(momentum)
 
@@ -131,6 +135,21 @@ class _BatchNorm(nn.Module):
         return f"{len(self.running_mean)}, momentum={self.momentum}"
 
 
-def activation_of(width: int, activation: Callable[..., nn.Module]) -> nn.Module:
-    """The activation of a layer of so many units; only some kinds are made for a width."""
-    return activation(width) if isinstance(activation, BatchNormed) else activation()
+def activation_of(width: int | None, activation: Callable[..., Any]) -> nn.Module:
+    """The activation of a layer of so many units, None where it has no units; only some kinds are made for a width.
+
+    Raises:
+        OptionError: `activation` does not make a layer, such as a layer itself, or a class whose objects make layers.
+    """
+    if isinstance(activation, nn.Module):
+        raise OptionError(
+            f"activation makes a layer for each place, and this {type(activation).__name__} is one: pass its class, such as "
+            "nn.ReLU, or a function that makes it."
+        )
+    made = activation(width) if isinstance(activation, BatchNormed) else activation()
+    if not isinstance(made, nn.Module):
+        how = ": write it with parentheses" if isinstance(made, (BatchNormed, LayerNormed)) else ""
+        raise OptionError(
+            f"activation makes a layer, such as nn.ReLU or nets.LayerNormed(), and this one makes {type(made).__name__}{how}."
+        )
+    return made

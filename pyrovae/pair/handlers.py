@@ -155,7 +155,8 @@ class Enumerate(Messenger):  # type: ignore[misc]
             )
         elif hasattr(support, "_pyro_categorical_support"):  # lets Categorical.log_prob do without a gather
             value._pyro_categorical_support = support._pyro_categorical_support
-        self.values.add(dim, len(support), lambda: fn.log_prob(value))
+        plates = {f.dim: f.size for f in msg["cond_indep_stack"] if f.vectorized}
+        self.values.add(dim, len(support), lambda: fn.log_prob(value), plates)
         msg["infer"] = {**infer, "_enumerate_dim": dim}
         msg["value"], msg["done"] = value, True
 

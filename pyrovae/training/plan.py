@@ -383,7 +383,7 @@ def plan(
         "clip_norm": options.clip_norm,
         **({"on_nan": options.on_nan} if options.on_nan != "stop" else {}),
         **({"group_size": sizes} if len(sizes) > 1 else {}),
-        **({"group_weight": [one.weight for one in groups]} if options.group_weight else {}),
+        **({"group_weight": [one.weight for one in groups]} if any(one.weight != 1 for one in groups) else {}),
         "patience": options.patience,
         "keep_best": options.patience is not None if options.keep_best is None else options.keep_best,
         "penalty": to_spec(options.penalty),

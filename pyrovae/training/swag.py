@@ -30,7 +30,8 @@ def swag(
     around a mode. Of the weights at the end of each epoch, m is the mean and S the diagonal of variances. The R columns of D
     are the deviations of the last R epochs from the mean until then, where R is `rank`, or K if there are fewer epochs. The
     result is a fit of a pair whose weights, also those of the guide, are global latent variables with this q(w), so that every
-    question averages over them. How wide q(w) is depends on the learning rate; choose it by log p(x) of validation rows.
+    question averages over them. Running statistics of batch normalisation are those at the end of the fit, for all w; layer
+    normalisation has none. How wide q(w) is depends on the learning rate; choose it by log p(x) of validation rows.
 
     Args:
         fitted: The fit to go on from. Its pair must be a module; it is copied and not changed.

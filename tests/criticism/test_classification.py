@@ -17,6 +17,7 @@ import pyrovae.families as fam
 from pyrovae.batching import chunks as chunking
 from pyrovae.criticism import classification
 from pyrovae.criticism import importance as importance_module
+from pyrovae.fitted.fitted import FittedGroup
 from pyrovae.objectives.weights import each_log_weight, guide_probabilities
 from pyrovae.pair.handlers import PARTICLE_PLATE
 from pyrovae.pair.layout import describe
@@ -531,12 +532,57 @@ def test_draws_of_the_transform_do_not_depend_on_the_seed() -> None:
     assert one.transform_draws == 5 and not torch.equal(one.joint, two.joint)
     few = pv.classify(fitted, {"x": x, "y": torch.where(torch.arange(20) < 5, 1, -1)}, num_samples=5)
     torch.testing.assert_close(few.guide, one.guide)  # labels are not looked at
-    with pytest.raises(pv.OptionError, match="transform_draws must be at least 1, got 0"):
+    with pytest.raises(pv.OptionError, match="transform_draws must be a whole number of at least 1, got 0"):
         pv.classify(fitted, x, transform_draws=0)
+    for wrong in (2.5, "3", None, True):
+        with pytest.raises(pv.OptionError, match="num_samples must be a whole number"):
+            pv.classify(fitted, x, num_samples=wrong)
+
+
+def test_what_a_transform_rarely_changes_is_averaged_too() -> None:
+    """A row that two draws in ten change is the same in the first two, as two draws of what is not random are."""
+    x = torch.tensor([[1.0, 1.0, 0.0, 0.0, 0.0, 0.0]])
+    ran = []
+
+    class Training:
+        only_in_training = True
+
+        def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            raise AssertionError("not in evaluation")
+
+    def rarely(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"x": torch.where(torch.rand(len(batch["x"]), 1) < 0.2, batch["x"].flip(-1), batch["x"])}
+
+    def never(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        ran.append(len(batch["x"]))
+        return {"x": 1 - batch["x"]}
+
+    fitted = noisy(stretched(ssvae), x, rarely)
+    draws = torch.cat([fitted.parts(x, draw)[0].batch["x"] for draw in range(10)])
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[:1].expand_as(draws), draws)
+    assert pv.classify(fitted, x, num_samples=10).transform_draws == 10
+    assert pv.classify(noisy(fitted.pair, x, never), x, num_samples=10).transform_draws == 1
+    assert pv.classify(noisy(fitted.pair, x, Training()), x, num_samples=10).transform_draws == 1
+    assert len(ran) <= 4  # and what draws no random numbers is not run again for each draw
+
+
+def test_draws_may_have_arguments_and_shapes_of_their_own() -> None:
+    one, two = torch.zeros(3, 2), torch.zeros(3, 4)
+    part, longer, more = (FittedGroup(torch.arange(3), b, None) for b in ({"x": one}, {"x": two}, {"x": one, "y": two}))  # type: ignore[arg-type]
+    assert classification._differ([part], [longer]) and classification._differ([more], [part])
+    assert classification._differ([part], [more]) and not classification._differ([more], [more])
 
 
 def test_a_class_that_no_draw_allows_stays_impossible() -> None:
     each = torch.tensor([[[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]], [[0.9, 0.1, 0.0], [0.2, 0.8, 0.0]]], dtype=torch.float64)
-    pooled, error = classification._pooled(each)
+    pooled, error = classification._pooled(each.log())
     assert pooled[0].tolist() == pytest.approx([0.75, 0.25, 0.0]) and (pooled[:, 2] == 0).all()  # odds of sqrt(1 * 9)
     assert torch.isfinite(pooled).all() and torch.isfinite(error).all() and pooled[1, 0] > 0.99
+
+
+def test_logarithms_are_averaged_however_improbable_a_class_is_at_one_draw() -> None:
+    """Odds of e^-2000, e^950 and e^1000, whose logarithms have the mean -50/3."""
+    log_w = torch.tensor([[-2000.0, 0.0], [0.0, -950.0], [0.0, -1000.0]], dtype=torch.float64)
+    logs = torch.stack([classification._class_probabilities(draw[:, None, None])[2] for draw in log_w])
+    pooled, _ = classification._pooled(logs)
+    torch.testing.assert_close(pooled[0], torch.tensor([-50.0 / 3, 0.0], dtype=torch.float64).softmax(0))

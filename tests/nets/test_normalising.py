@@ -36,6 +36,25 @@ def sdgm() -> pv.SDGM:
     )
 
 
+def ssvae() -> pv.SSVAE:
+    torch.manual_seed(0)
+    return pv.SSVAE(
+        label_prior=pv.priors.Categorical(CLASSES),
+        prior=pv.priors.StandardNormal(LATENT),
+        likelihood=pv.mlp((LATENT, CLASSES), fam.Bernoulli(6), **NORMED),
+        encoder=pv.mlp((6, CLASSES), fam.Normal(LATENT), **NORMED),
+        classifier=pv.mlp(6, fam.Categorical((), CLASSES), **NORMED),
+        code=pv.nets.OneHot(CLASSES),
+        alpha=2.0,
+    )
+
+
+@pytest.fixture(scope="module")
+def fitted() -> pv.Fit:
+    data = {"x": binary(), "y": labels()}
+    return pv.fit(sdgm(), data, epochs=2, batch_size=20, validation=0.2, engine="eager", progress=False, seed=0)
+
+
 # --- the layer -------------------------------------------------------------------------------------------------------
 
 
@@ -68,8 +87,8 @@ def test_weights_are_probabilities_whatever_a_value_depends_on() -> None:
     torch.manual_seed(0)
     first, second = torch.randn(2, 5).log_softmax(0), torch.randn(3, 2, 5).log_softmax(0)
     values = Enumerated()
-    values.add(-2, 2, lambda: first)
-    values.add(-3, 3, lambda: second)
+    values.add(-2, 2, lambda: first, {-1: 5})
+    values.add(-3, 3, lambda: second, {-1: 5})
     joint = first.exp() * second.exp()  # (3, 2, 5)
     for batch, wanted in (
         ((3, 2, 5), joint),
@@ -86,16 +105,39 @@ def test_weights_are_probabilities_whatever_a_value_depends_on() -> None:
     assert values.weights(torch.Size((4, 6))) == (None, 24)  # no dimension of values, but some of the network's own
 
 
+def test_dimensions_of_the_network_itself_are_told_from_those_of_values() -> None:
+    """A network that runs along the four steps of each row's sequence; rows are not values where there are as many of both."""
+    q = torch.randn(3, 3).log_softmax(0)
+    values = Enumerated()
+    values.add(-2, 3, lambda: q, {-1: 3})
+    found, rows = values.weights(torch.Size((3, 3, 4)))
+    assert found is not None and rows == 12
+    torch.testing.assert_close(found, q.exp()[..., None].expand(3, 3, 4) / 12)
+    assert values.weights(torch.Size((3, 4))) == (None, 12)  # rows and steps
+    found, rows = values.weights(torch.Size((3, 1, 4)))
+    assert found is not None and rows == 12
+    torch.testing.assert_close(found, q.exp().mean(1)[:, None, None].expand(3, 1, 4) / 4)
+
+
 def test_mistakes_are_named() -> None:
-    for momentum in (0.0, 1.5, float("nan")):
+    wrong: Any
+    for wrong in (0.0, 1.5, float("nan"), True, None, "0.1"):
         with pytest.raises(pv.OptionError, match="momentum above 0"):
-            pv.nets.BatchNormed(momentum=momentum)
+            pv.nets.BatchNormed(momentum=wrong)
     with pytest.raises(pv.OptionError, match="does not say how wide"):
         pv.nets.ConvEncoder((1, 8, 8), 3, activation=pv.nets.BatchNormed())
+    with pytest.raises(pv.OptionError, match="does not say how wide"):  # the last dimension of an image has no units
+        pv.nets.Activated(pv.nets.ConvDecoder(2, (1, 8, 8)), pv.nets.BatchNormed())
+    for wrong, words in (
+        (pv.nets.BatchNormed, "makes BatchNormed: write it with parentheses"),
+        (nn.ReLU(), "this ReLU is"),
+    ):
+        with pytest.raises(pv.OptionError, match=words):
+            pv.nets.MLP(4, 2, (8,), wrong)
     with pytest.raises(pv.ShapeError, match="Expected more than 1 row"):
         pv.nets.MLP(4, 2, (8,), pv.nets.BatchNormed())(torch.zeros(1, 4))
     with pytest.raises(pv.PairError, match="A step takes 1 of the 12 rows that have x, y"):
-        pv.fit(sdgm(), {"x": binary(), "y": labels()}, epochs=1, group_size={"y": 1}, engine="eager", progress=False)
+        pv.fit(ssvae(), {"x": binary(), "y": labels()}, epochs=1, group_size={"y": 1}, engine="eager", progress=False)
 
 
 @pytest.mark.parametrize("kind", [pv.nets.MLP, pv.nets.ResidualMLP])
@@ -128,7 +170,8 @@ class Summed(nn.Module):
 
 def moments(seen: Tensor, weights: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     """Mean and unbiased variance of the units, weighted, by hand."""
-    shares = (weights / weights.sum()).expand(seen.shape[:-1])[..., None]
+    shares = weights.expand(seen.shape[:-1])[..., None]
+    shares = shares / shares.sum()
     dims = list(range(seen.dim() - 1))
     mean = (shares * seen).sum(dims)
     return mean, (shares * (seen - mean).square()).sum(dims) * rows / (rows - 1)
@@ -156,6 +199,44 @@ def test_enumerated_values_count_as_far_as_they_are_probable(particles: int) -> 
     assert (plain - mean).abs().max() > 0.01  # where all classes count alike
 
 
+class Stepwise(nn.Module):
+    """Sequences of four numbers, each step of which is decoded, and encoded, by a network of its own rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classifier = pv.mlp(4, fam.Categorical((), CLASSES), **SMALL)
+        self.each, self.decoder = (pv.nets.MLP(size, 1, (8,), pv.nets.BatchNormed()) for size in (1, CLASSES))
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Categorical(torch.ones(CLASSES)))
+            code = pv.nets.one_hot(y, CLASSES)[..., None, :].expand(*y.shape[:-1], len(x), 4, CLASSES)
+            mean = self.decoder(code + self.each(x[..., None])).squeeze(-1)
+            pyro.sample("x", dist.Normal(mean, 1.0).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", self.classifier(x), infer={"enumerate": "parallel"})
+
+
+@pytest.mark.parametrize("rows", [CLASSES, 5])
+def test_steps_of_a_sequence_are_weighted_as_their_row(rows: int) -> None:
+    torch.manual_seed(0)
+    pair = Stepwise().train()
+    seen: dict[str, Tensor] = {}
+    for name in ("each", "decoder"):
+        layer(getattr(pair, name)).register_forward_pre_hook(
+            lambda _, inputs, name=name: seen.__setitem__(name, inputs[0].detach())
+        )
+    run = pv.terms(pair, {"x": torch.randn(rows, 4)}, plate_nesting=1)
+    q = run.sites["y"].q
+    assert q is not None and seen["decoder"].shape == (CLASSES, rows, 4, 8) and seen["each"].shape == (rows, 4, 8)
+    mean, var = moments(seen["decoder"], q.log_prob.detach().exp()[..., None], rows * 4)
+    torch.testing.assert_close(layer(pair.decoder).running_mean, 0.1 * mean)
+    torch.testing.assert_close(layer(pair.decoder).running_var, 0.9 + 0.1 * var)
+    torch.testing.assert_close(layer(pair.each).running_mean, 0.1 * seen["each"].mean((0, 1)))
+
+
 def test_values_that_only_the_model_enumerates_have_its_probabilities() -> None:
     pair = Summed().train()
     normed = layer(pair.net)
@@ -167,10 +248,8 @@ def test_values_that_only_the_model_enumerates_have_its_probabilities() -> None:
     torch.testing.assert_close(normed.running_mean, 0.1 * (pair.probs @ u[:, 0]))
 
 
-def test_nothing_moves_in_evaluation_and_rows_stand_alone() -> None:
-    pair = sdgm()
-    data = {"x": binary(), "y": labels()}
-    fitted = pv.fit(pair, data, epochs=3, batch_size=20, validation=0.2, engine="eager", progress=False, seed=0)
+def test_nothing_moves_in_evaluation_and_rows_stand_alone(fitted: pv.Fit) -> None:
+    pair: Any = fitted.pair
     assert pair.training
     before = {name: value.clone() for name, value in pair.named_buffers() if "running" in name}
     assert len(before) == 10 and all((value != 0).any() and (value != 1).any() for value in before.values())
@@ -191,11 +270,11 @@ def test_traced_steps_move_the_same_statistics() -> None:
     """Labelled and unlabelled rows, two particles: losses, weights and running statistics of both engines in float64."""
     found = []
     for engine in ("eager", "traced"):
-        pair = sdgm().double()
+        pair = ssvae().double()
         fitted = pv.fit(
             pair,
             {"x": binary().double(), "y": labels()},
-            epochs=4,
+            epochs=2,
             batch_size=14,
             learning_rate=0.01,
             loss=pv.Trace_ELBO(num_particles=2),
@@ -211,10 +290,11 @@ def test_traced_steps_move_the_same_statistics() -> None:
     assert (found[0][1]["likelihood.net.rest.0.0.running_mean"] != 0).all()
 
 
-def test_a_saved_run_keeps_the_statistics(tmp_path: Any) -> None:
-    data = {"x": binary(), "y": labels()}
-    fitted = pv.fit(sdgm(), data, epochs=2, batch_size=20, engine="eager", progress=False, seed=0)
+def test_a_saved_run_keeps_the_statistics(fitted: pv.Fit, tmp_path: Any) -> None:
     again = pv.load(pv.save(fitted, tmp_path / "run"))
-    for kept, loaded in zip(fitted.pair.buffers(), again.pair.buffers()):
-        assert torch.equal(kept, loaded)
-    assert torch.equal(pv.encode(fitted, data["x"], site="a"), pv.encode(again, data["x"], site="a"))
+    kept: Any = fitted.pair
+    loaded: Any = again.pair
+    for before, after in zip(kept.buffers(), loaded.buffers(), strict=True):
+        assert torch.equal(before, after)
+    x = binary()
+    assert torch.equal(pv.encode(fitted, x, site="a"), pv.encode(again, x, site="a"))
