@@ -62,6 +62,23 @@ def modules_remembered(pair: PairLike) -> Iterator[None]:
         _REMEMBERED.pop()
 
 
+NORMALISING = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+@contextmanager
+def statistics_kept(pair: PairLike) -> Iterator[None]:
+    """Inside, batch normalisation neither reads nor changes its running means while it trains: its rows are not the data's."""
+    found = {id(part): part for module in every_module(pair).values() for part in module.modules()}
+    counting = [m for m in found.values() if isinstance(m, NORMALISING) and m.training and m.track_running_stats]
+    for module in counting:
+        module.track_running_stats = False
+    try:
+        yield
+    finally:
+        for module in counting:
+            module.track_running_stats = True
+
+
 def named_tensors(pair: PairLike, *, buffers: bool) -> dict[str, Tensor]:
     """The parameters, and on request the persistent buffers, of a pair by name.
 

@@ -232,6 +232,22 @@ def test_gaps_leave_the_log_density_of_the_guide_finite() -> None:
     assert bound.objective.isfinite()
 
 
+@pytest.mark.parametrize("loss", [pv.WakeSleep(), pv.RWS(2, 0.5)], ids=repr)
+@pytest.mark.parametrize("engine", ["eager", "traced"])
+def test_running_means_are_those_of_the_rows_given(loss: Any, engine: str) -> None:
+    """The rows are near 5 and the model draws rows near 0, so that half of the mean would be theirs."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2), nn.Unflatten(-1, (2, 1)))
+    pair = pv.VAE(
+        pv.priors.StandardNormal(1), pv.mlp(1, fam.Normal(3), hidden=(4,)), pv.Conditional(net, fam.Normal(1))
+    )
+    x = 5 + torch.randn(40, 3)
+    pv.fit(pair, x, epochs=4, batch_size=40, loss=loss, engine=engine, progress=False)
+    share = 1 - 0.9**4  # of four steps, by the momentum of 0.1
+    torch.testing.assert_close(net[0].running_mean, share * x.mean(0))
+    assert net[0].num_batches_tracked == 4 and net[0].track_running_stats
+
+
 # --- what cannot be done ---------------------------------------------------------------------------------------------
 
 
@@ -267,6 +283,8 @@ class Odd(nn.Module):
                 pyro.sample("a", dist.Normal(x, 1.0), infer={"is_auxiliary": True})
             if self.what == "point":
                 pyro.sample("z", dist.Delta(self.encode * x))
+            elif self.what == "positive":
+                pyro.sample("z", dist.LogNormal(self.encode * x, 1.0))
             else:
                 infer = {"objective_only": True} if self.what == "marked" else {}
                 pyro.sample("z", dist.Normal(self.encode * x, 1.0), infer=infer)
@@ -291,6 +309,7 @@ REFUSED = {
     "twice": "site 'again' does not observe an argument as it is",
     "no sampler": "this density has no sampler",
     "point": "gives site 'z' of a row that the model draws the log-density -inf",
+    "positive": "log-density nan.*in place of LogNormal",
 }
 
 
@@ -334,8 +353,13 @@ def test_options_that_are_refused() -> None:
     for loss in (pv.RWS, pv.WakeSleep):
         with pytest.raises(pv.OptionError, match="num_particles must be at least 1"):
             loss(0)
+        for number in (2.5, True, "3"):
+            with pytest.raises(pv.OptionError, match="a whole number, got"):
+                loss(number)
     with pytest.raises(pv.OptionError, match="a single one of 'z' would teach the guide nothing"):
         pv.fit(Odd("plain"), x, epochs=1, loss=pv.RWS(1), progress=False)
+    with pytest.raises(pv.OptionError, match="a single one of 'z' would teach the guide nothing"):
+        pv.SVI(Odd("plain").model, Odd("plain").guide, pyro.optim.Adam({"lr": 0.1}), pv.RWS(1), engine="eager").step(x)
     warm_up = pv.schedules.kl_warmup(1.0)
     for loss in (pv.RWS(2), pv.WakeSleep()):
         with pytest.raises(pv.OptionError, match="neither has a KL term to weigh"):
