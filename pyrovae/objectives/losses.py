@@ -173,14 +173,14 @@ def check_reparameterised(terms: Terms, gradient: str) -> None:
             raise PairError(
                 f"gradient={gradient!r} needs reparameterised sites, and {term.name!r} is not: use gradient='standard'."
             )
-        if getattr(_innermost(term), "borrows_gradient", False):
+        if getattr(innermost_of(term), "borrows_gradient", False):
             raise PairError(
                 f"gradient={gradient!r} needs draws that have the density of the guide, and {term.name!r} is relaxed, or "
                 "discrete with the gradient of other draws: use gradient='standard'."
             )
 
 
-def _innermost(term: Term) -> Any:
+def innermost_of(term: Term) -> Any:
     """The distribution of a site of the guide, without what is wrapped around it."""
     fn: Any = None if term.q is None else term.q.fn
     while hasattr(fn, "base_dist"):

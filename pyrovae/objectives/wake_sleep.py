@@ -15,7 +15,7 @@ from torch import Tensor
 from pyrovae.errors import OptionError, PairError
 from pyrovae.objectives.elbo import Bound, bound_of
 from pyrovae.objectives.iwelbo import log_mean, outside_of, scale_of, weights_of
-from pyrovae.objectives.losses import check_options
+from pyrovae.objectives.losses import check_options, innermost_of
 from pyrovae.objectives.marginals import count
 from pyrovae.objectives.terms import Density, Term, Terms, terms
 from pyrovae.pair.handlers import DetachDraws, SetValues
@@ -47,7 +47,8 @@ class WakeSleep:
         OptionError: `num_particles` is no whole number of at least 1. When called: a KL weight is given.
         PairError: When called, or before the first step of a fit: the guide has a site that rows share, or one that the model
             does not have, or one that is a point (`Delta`); a latent site is marked `objective_only`; a site observes something
-            else than an argument; the model reads what it should draw; or the guide gives probability 0 to what it draws.
+            else than an argument; the model reads what it should draw; the guide gives probability 0 to what it draws; or draws
+            of the guide are relaxed.
 
     References:
         Hinton, Dayan, Frey and Neal 1995, *The wake-sleep algorithm for unsupervised neural networks*, Science 268.
@@ -114,8 +115,8 @@ class RWS:
     Raises:
         OptionError: An argument is not possible; a KL weight is given; or a single draw, whose weight is 1 wherever it is,
             should teach the guide.
-        PairError: As `IWELBO`; with a sleep phase as `WakeSleep`; the guide has a site that is a point (`Delta`), or a latent
-            site is marked `objective_only`.
+        PairError: As `IWELBO`; with a sleep phase as `WakeSleep`; the guide has a site that is a point (`Delta`), or one with
+            relaxed draws, or a latent site is marked `objective_only`.
 
     References:
         Bornschein and Bengio 2015, arXiv:1406.2751; Le, Kosiorek, Siddharth, Teh and Wood 2018, arXiv:1805.10469.
@@ -203,7 +204,13 @@ def _wake(pair: PairLike, batch: Mapping[str, Tensor], num_particles: int, layou
             raise PairError(
                 f"Site {term.name!r} is latent and marked objective_only, which wake-sleep has no place for: use Trace_ELBO."
             )
-        if term.q is not None and _is_taught_point(term.q.fn):
+        innermost = innermost_of(term)
+        if getattr(innermost, "borrows_gradient", False) and not getattr(innermost, "hard", True):
+            raise PairError(
+                f"Draws of site {term.name!r} are relaxed, and have not the density of the guide, by which wake-sleep weighs "
+                "and teaches them. It needs no gradient of a draw: draw codes, by a family such as OneHotCategorical."
+            )
+        if _is_taught_point(innermost):
             raise PairError(
                 f"The guide puts site {term.name!r} at a point, which has no density to learn by where no gradient passes "
                 "through a draw: use Trace_ELBO, or a guide with a density."
@@ -213,8 +220,6 @@ def _wake(pair: PairLike, batch: Mapping[str, Tensor], num_particles: int, layou
 
 def _is_taught_point(fn: Any) -> bool:
     """Whether a distribution is a point whose place has parameters. That of an AutoGuide follows from another draw."""
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
     return isinstance(fn, Delta) and fn.v.requires_grad
 
 

@@ -62,20 +62,22 @@ def modules_remembered(pair: PairLike) -> Iterator[None]:
         _REMEMBERED.pop()
 
 
-NORMALISING = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-
-
 @contextmanager
 def statistics_kept(pair: PairLike) -> Iterator[None]:
-    """Inside, batch normalisation neither reads nor changes its running means while it trains: its rows are not the data's."""
+    """Inside, batch normalisation leaves its running means alone while it trains: these are no rows of the data.
+
+    That is what torch's layers do where `track_running_stats` is off, and layers with such an attribute of that meaning.
+    """
     found = {id(part): part for module in every_module(pair).values() for part in module.modules()}
-    counting = [m for m in found.values() if isinstance(m, NORMALISING) and m.training and m.track_running_stats]
-    for module in counting:
+    following: list[Any] = [
+        m for m in found.values() if m.training and getattr(m, "track_running_stats", False) is True
+    ]
+    for module in following:
         module.track_running_stats = False
     try:
         yield
     finally:
-        for module in counting:
+        for module in following:
             module.track_running_stats = True
 
 

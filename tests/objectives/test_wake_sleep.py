@@ -12,6 +12,7 @@ import pytest
 import torch
 from support.comparisons import BOUND, assert_equal
 from support.pairs import value_and_gradients, weight
+from support.programs import binary, categorical
 from torch import Tensor, nn
 
 import pyrovae as pv
@@ -233,19 +234,20 @@ def test_gaps_leave_the_log_density_of_the_guide_finite() -> None:
 
 
 @pytest.mark.parametrize("loss", [pv.WakeSleep(), pv.RWS(2, 0.5)], ids=repr)
-@pytest.mark.parametrize("engine", ["eager", "traced"])
-def test_running_means_are_those_of_the_rows_given(loss: Any, engine: str) -> None:
+@pytest.mark.parametrize(("engine", "own"), [("eager", False), ("eager", True), ("traced", False)])
+def test_running_means_are_those_of_the_rows_given(loss: Any, engine: str, own: bool) -> None:
     """The rows are near 5 and the model draws rows near 0, so that half of the mean would be theirs."""
     torch.manual_seed(0)
-    net = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2), nn.Unflatten(-1, (2, 1)))
+    norm = pv.nets.BatchNormed()(3)[0] if own else nn.BatchNorm1d(3)  # type: ignore[index]
+    net = nn.Sequential(norm, nn.Linear(3, 2), nn.Unflatten(-1, (2, 1)))
     pair = pv.VAE(
         pv.priors.StandardNormal(1), pv.mlp(1, fam.Normal(3), hidden=(4,)), pv.Conditional(net, fam.Normal(1))
     )
     x = 5 + torch.randn(40, 3)
     pv.fit(pair, x, epochs=4, batch_size=40, loss=loss, engine=engine, progress=False)
     share = 1 - 0.9**4  # of four steps, by the momentum of 0.1
-    torch.testing.assert_close(net[0].running_mean, share * x.mean(0))
-    assert net[0].num_batches_tracked == 4 and net[0].track_running_stats
+    torch.testing.assert_close(norm.running_mean, share * x.mean(0))
+    assert norm.track_running_stats
 
 
 # --- what cannot be done ---------------------------------------------------------------------------------------------
@@ -366,6 +368,10 @@ def test_options_that_are_refused() -> None:
             pv.fit(Odd("plain"), x, epochs=1, loss=loss, schedule=warm_up, progress=False)
     with pytest.raises(pv.PairError, match="puts site 'z' at a point"):
         pv.fit(Odd("point"), x, epochs=1, loss=pv.RWS(2), progress=False)
+    for loss in (pv.RWS(2), pv.WakeSleep()):
+        assert loss(categorical(fam.RelaxedOneHotCategorical((2, 3), hard=True)), {"x": binary()}).elbo.isfinite()
+        with pytest.raises(pv.PairError, match="Draws of site 'z' are relaxed"):
+            loss(categorical(fam.RelaxedOneHotCategorical((2, 3))), {"x": binary()})
     with pytest.raises(pv.PairError, match="'z' is latent and marked objective_only"):
         pv.RWS(2)(Odd("marked"), {"x": x})
     for loss in (pv.RWS(2, 0.5), pv.WakeSleep()):
