@@ -53,7 +53,7 @@ def test_mistakes_are_told_before_any_work(pyrovae: Command, run: Path) -> None:
         ((run, "--with", "nowhere"), "not a run folder"),
         ((run, "--out", "page.txt"), ".html"),
         ((run, "--out", "nowhere/page.html"), "there is no folder"),
-        ((run, "--rows", 0), "--rows must be at least 1"),
+        ((run, "--rows", 1), "--rows must be at least 2, got 1"),
     ):
         code, out, err = pyrovae("report", *words)
         assert code == 2 and said in err and not out
