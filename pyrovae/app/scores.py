@@ -118,9 +118,11 @@ def simulated_rows(run: Run, num: int = 1000) -> str | None:
     return sentence(rows.schema, torch.cat([rows.train, rows.test]).cpu(), drawn.flatten(1).cpu())
 
 
-def check_draws(num_samples: int, num_rows: int | None) -> None:
-    if num_samples < 1 or (num_rows is not None and num_rows < 1):
-        raise OptionError(f"--num-samples and --rows must be at least 1, got {num_samples} and {num_rows}.")
+def check_draws(num_samples: int, num_rows: int | None, least_rows: int = 1) -> None:
+    if num_samples < 1:
+        raise OptionError(f"--num-samples must be at least 1, got {num_samples}.")
+    if num_rows is not None and num_rows < least_rows:
+        raise OptionError(f"--rows must be at least {least_rows}, got {num_rows}.")
 
 
 def first_rows(num_samples: int, num_rows: int | None) -> slice:

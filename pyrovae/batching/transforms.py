@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyrovae.errors import DataError, OptionError
 from pyrovae.pair.batch import Batch
+from pyrovae.pair.batch import known_rows as _known_rows  # what has no underscore here is public
 
 
 class Binarize:
@@ -120,16 +121,17 @@ class HideKinds:
     """Rows of several kinds of data, some of which keep one kind alone, at every step of a fit anew.
 
     A model that is trained on complete rows learns its posterior given all kinds of data, and not given each of them. With
-    probability p a row keeps one of the kinds that it has, chosen at random, and NaN hides the others (-1 hides integers). So
-    the fit maximises a weighted sum of bounds on log p(x1, x2), log p(x1) and log p(x2). In evaluation nothing is hidden.
+    probability p a row keeps one of the kinds that it has, chosen at random, and NaN hides the others. So the fit
+    maximises a weighted sum of bounds on log p(x1, x2), log p(x1) and log p(x2). In evaluation nothing is hidden. Classes and
+    counts come as floats, since integers have no NaN.
 
     Args:
         arguments: Names of the arguments of the model that are the kinds of data, two or more.
         probability: p, from 0 to 1; by default K / (K + 1) for K kinds, by which complete rows and each kind weigh the same.
 
     Raises:
-        OptionError: Fewer than two arguments, or p is not a probability.
-        DataError: At the beginning of a fit: there is no such argument.
+        OptionError: Not the names of two or more arguments, or p is not a probability.
+        DataError: There is no such argument, or its values are not floats; told at the beginning of a fit.
 
     References:
         Wu and Goodman 2018, arXiv:1802.05335, section 2.2.
@@ -146,37 +148,42 @@ class HideKinds:
     argument = None  # it takes rows with gaps
 
     def __init__(self, *arguments: str, probability: float | None = None) -> None:
-        if len(set(arguments)) < 2 or len(set(arguments)) < len(arguments):
+        names = {name for name in arguments if isinstance(name, str)}
+        if len(names) < max(2, len(arguments)):
             raise OptionError(
-                f"HideKinds takes the names of two or more arguments of the model, got {list(arguments)}."
+                "HideKinds takes the names of two or more arguments of the model, one after the other, as in "
+                f"HideKinds('x1', 'x2'), got {list(arguments)}."
             )
-        if probability is not None and not 0 <= probability <= 1:
-            raise OptionError(f"HideKinds: probability must be from 0 to 1, got {probability}.")
+        number = isinstance(probability, (int, float)) and not isinstance(probability, bool)
+        if probability is not None and not (number and 0 <= probability <= 1):
+            raise OptionError(f"HideKinds: probability must be a number from 0 to 1, got {probability!r}.")
         self.arguments, self.probability = arguments, probability
 
     def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        self.check(batch)
         rows = len(batch[self.arguments[0]])
         share = len(self.arguments) / (len(self.arguments) + 1) if self.probability is None else self.probability
         device = batch[self.arguments[0]].device
-        has = torch.stack([self._known(batch[name]) for name in self.arguments])  # (K, N)
+        has = torch.stack([_known_rows(batch[name]) for name in self.arguments])  # (K, N)
         chosen = torch.where(has, torch.rand(has.shape, device=device), -1.0).argmax(0)
         alone = torch.rand(rows, device=device) < share
         found = dict(batch)
         for number, name in enumerate(self.arguments):
             x = batch[name]
             hide = (alone & (chosen != number)).reshape(-1, *[1] * (x.dim() - 1))
-            found[name] = torch.where(hide, torch.full_like(x, torch.nan if x.is_floating_point() else -1), x)
+            found[name] = torch.where(hide, torch.full_like(x, torch.nan), x)
         return found
 
     def check(self, batch: dict[str, Tensor]) -> None:
-        """Raise DataError unless the arguments are in the batch."""
-        if absent := [name for name in self.arguments if name not in batch]:
-            raise DataError(f"HideKinds: the data have no argument {absent[0]!r}, only {sorted(batch)}.")
-
-    @staticmethod
-    def _known(x: Tensor) -> Tensor:
-        values = x.reshape(len(x), -1)
-        return ~(values.isnan() if x.is_floating_point() else values == -1).all(1)
+        """Raise DataError unless the arguments are in the batch, and are floats, which alone have NaN."""
+        for name in self.arguments:
+            if name not in batch:
+                raise DataError(f"HideKinds: the data have no argument {name!r}, only {sorted(batch)}.")
+            if not batch[name].is_floating_point():
+                raise DataError(
+                    f"HideKinds hides values as NaN, and {name!r} is {str(batch[name].dtype).removeprefix('torch.')}: give it "
+                    "as floats, .float(), which families of classes and counts and nets.OneHot take, too."
+                )
 
 
 Transform = Callable[[Batch], Batch]

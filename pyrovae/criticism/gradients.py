@@ -170,9 +170,9 @@ def gradient_variance(
     """
     named = _named(losses)
     sizes = batch_size if isinstance(batch_size, Sequence) else [batch_size]
-    if not sizes:
-        raise OptionError("batch_size is an empty list: name at least one size.")
-    if (whole_number("num_batches", num_batches, least=4) or 0) % 2:
+    if not sizes or any(size is None for size in sizes):
+        raise OptionError(f"batch_size is the number of rows of a minibatch, or a list of such, got {batch_size!r}.")
+    if num_batches is None or (whole_number("num_batches", num_batches, least=4) or 0) % 2:
         raise OptionError(f"num_batches must be even, since minibatches are compared in pairs, got {num_batches}.")
     fitted = pair if isinstance(pair, Fit) else Fit(pair, layout=Layout((), 0, {}))
     if isinstance(pair, Fit):

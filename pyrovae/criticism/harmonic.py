@@ -18,6 +18,10 @@ from pyrovae.errors import OptionError, PairError
 from pyrovae.fitted.fitted import Fit, in_order, seeded
 
 SHARE = 0.9  # of the fitted Normal that counts: the ellipsoid around its mean that holds this probability
+LEAST_DRAWS = (
+    10  # for each latent dimension: a Normal of fewer draws is too narrow, and overlaps with draws that follow
+)
+LEAST_STEPS = 4  # of a chain, for each half of the draws
 JITTER = 1e-6  # of the mean variance, added to every variance, so that a covariance of few draws has an inverse
 
 
@@ -27,7 +31,8 @@ class Harmonic:
 
     Attributes:
         log_likelihood: The estimate of log p(x), in nats. Its expectation is at least log p(x), if the draws are the
-            posterior's.
+            posterior's and independent of those that the density is fitted to. It is infinite where none of them is in the
+            ellipsoid of that density.
         standard_error: The standard error of `log_likelihood` over the chains, in nats, by the delta method.
         acceptance: The share of trajectories that were accepted.
         num_samples: S, draws of a row for the estimate, and as many for the fitted density.
@@ -80,7 +85,8 @@ def harmonic(
     q is a Normal with mean and covariance of S other draws of the row, cut off to the ellipsoid that holds 0.9 of it (Geweke
     1999), so that no draw in a tail, where p(x, z) falls faster than q, decides on the sum. It owes nothing to the guide. The
     fewer latent dimensions, the better: what it takes is a posterior that one Normal resembles and that chains move about in.
-    Where one is in several pieces, the estimate is too high and the stated error may not show it; compare `pv.ais`.
+    Where one is in several pieces, the estimate is too high, and where chains move so slowly that both halves of the draws are
+    alike, it is too low; the stated error may show neither. Compare `pv.ais`.
 
     K chains of each row start from the prior and are annealed to the posterior, as those of `pv.ais`, and resampled by their
     weights. They then take as many steps as each half of the draws does, in which the step size settles, before any counts.
@@ -89,7 +95,8 @@ def harmonic(
     Args:
         fitted: The fitted pair.
         data: The rows, as for `pv.fit`. The transform of the fit is applied once, with a fixed seed.
-        num_samples: The number S of draws of a row for the estimate, rounded up to a multiple of K; as many for q.
+        num_samples: The number S of draws of a row for the estimate, rounded up to a multiple of K; as many for q. At least 10
+            for each latent dimension of a row, and 4 for each chain.
         num_chains: The number K of chains for each row, at least 2.
         num_temperatures: The number of steps in which a chain comes from the prior.
         num_leapfrog: The number of leapfrog steps in a step of Hamiltonian Monte Carlo.
@@ -99,7 +106,8 @@ def harmonic(
         The estimates for each row, see `Harmonic`.
 
     Raises:
-        OptionError: A number is less than 1, or there are fewer than two chains, whose spread gives the error.
+        OptionError: A number is less than 1; there are fewer than two chains, whose spread gives the error; or `num_samples` is
+            too small for a Normal of as many dimensions.
         DataError: Values are outside the support of the likelihood, or missing where it does not allow that.
         PairError: A row has a latent site that is neither continuous nor enumerated, or one in a plate beside "data"; there is
             a global latent site; or the pair does not keep several particles of a row apart.
@@ -137,6 +145,8 @@ def harmonic(
                     "estimate log p(x) with pv.importance or pv.ais."
                 )
         annealers = [annealer_of(fitted, prior, part, num_temperatures, num_leapfrog, "prior") for part in parts]
+        for annealer in annealers:
+            _check_draws(num_samples, num_chains, annealer.coordinates.size)
         for part in parts:
             check_rows(prior.pair, part.batch, prior.chunk_size(part.batch), strict=False)
         for part, annealer in zip(parts, annealers):
@@ -148,6 +158,16 @@ def harmonic(
     return Harmonic(log_p, error, acceptance, steps * num_chains, num_chains)
 
 
+def _check_draws(num_samples: int, num_chains: int, size: int) -> None:
+    """OptionError where draws are too few for a Normal of so many dimensions, whose estimates would be far too low."""
+    least = max(LEAST_DRAWS * size, LEAST_STEPS * num_chains)
+    if num_samples < least:
+        raise OptionError(
+            f"num_samples must be at least {least} for {size} latent dimensions and {num_chains} chains, got {num_samples}: a "
+            "Normal that is fitted to fewer draws says little of others."
+        )
+
+
 def _estimate(path: Path, num_chains: int, steps: int) -> tuple[Tensor, Tensor, Tensor]:
     """log p(x), its standard error, and the share of accepted trajectories of a block of rows, `(N,)` each."""
     chain = _Chains(path, path.resampled(path.start(num_chains)))
@@ -157,9 +177,9 @@ def _estimate(path: Path, num_chains: int, steps: int) -> tuple[Tensor, Tensor, 
     u, log_joint = chain.walk(steps)
     log_ratio = _log_cut_normal(u, mean, factor) - log_joint.double()
     of_chains = log_ratio.logsumexp(0) - math.log(steps)  # (N, K), log of the mean of q / p(x, u) of each chain
-    largest = of_chains.amax(1, keepdim=True)
+    largest = of_chains.amax(1, keepdim=True).nan_to_num(neginf=0.0)  # no chain has a draw in the ellipsoid
     means = (of_chains - largest).exp()
-    error = means.std(1) / num_chains**0.5 / means.mean(1)
+    error = (means.std(1) / num_chains**0.5 / means.mean(1)).nan_to_num(math.inf)
     return -(means.mean(1).log() + largest[:, 0]), error, chain.accepted / chain.walked
 
 

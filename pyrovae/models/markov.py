@@ -10,6 +10,7 @@ from torch.distributions import Distribution
 
 from pyrovae.conditionals import Conditional, mlp
 from pyrovae.distributions import MarkovChain, ObservedOnly, normal_where
+from pyrovae.errors import OptionError
 from pyrovae.families import Family, Normal
 from pyrovae.nets import BackwardGRU, GatedStep, anything_from
 from pyrovae.priors import StandardNormal, as_prior
@@ -68,7 +69,15 @@ class DeepMarkovVAE(nn.Module):
             latent: L, the number of latent dimensions of a step.
             hidden: The width of hidden layers.
             width: H, the number of units of the GRU.
+
+        Raises:
+            OptionError: The family has another event shape.
         """
+        if len(family.event_shape) != 1:
+            raise OptionError(
+                "A step of a sequence is a vector of D numbers, and the family has the event shape "
+                f"{tuple(family.event_shape)}: flatten each step, or build it of parts, DeepMarkovVAE(initial=..., ...)."
+            )
         (in_features,) = family.event_shape
         return cls(
             initial=StandardNormal(latent),

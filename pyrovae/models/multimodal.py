@@ -12,11 +12,11 @@ from pyrovae.priors import as_prior
 class MultimodalVAE(nn.Module):
     """VAE of two kinds of data with one code: model `p(z) p(x1|z) p(x2|z)`, guide `q(z|x1,x2) = p(z) q_1(z|x1) q_2(z|x2) / c`.
 
-    The data are x1, `(N, *event1)`, and x2, `(N, *event2)`; a row of which one kind is missing has NaN there. The guide is a
-    product of experts, as the posterior is: each kind has an encoder of its own, which says what its data add to the prior, and
-    the encoder of a kind that is missing says nothing. Trained on complete rows alone, the encoders need not make sense one by
-    one: let some rows keep one kind in every step, by `pv.transforms.HideKinds("x1", "x2")`. `pv.impute` then draws either kind
-    given the other.
+    The data are x1, `(N, *event1)`, and x2, `(N, *event2)`; a row of which one kind is missing has NaN there, so that
+    classes come as floats, too. The guide is a product of experts, as the posterior is: each kind has an encoder of its own,
+    which says what its data add to the prior, and the encoder of a kind that is missing says nothing. Trained on complete rows
+    alone, the encoders need not make sense one by one: let some rows keep one kind in every step, by
+    `pv.transforms.HideKinds("x1", "x2")`. `pv.impute` then draws either kind given the other.
 
     Args:
         prior: `p(z)`, a diagonal Normal, or a module whose `forward()` returns one.

@@ -101,7 +101,10 @@ class _BatchNorm(nn.Module):
 
     def __init__(self, width: int, momentum: float) -> None:
         super().__init__()
-        self.momentum = momentum
+        self.momentum, self.track_running_stats = (
+            momentum,
+            True,
+        )  # as in torch: off where rows are not those of the data
         self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
         self.register_buffer("running_mean", torch.zeros(width))
         self.register_buffer("running_var", torch.ones(width))
@@ -126,9 +129,10 @@ class _BatchNorm(nn.Module):
             shares = weights.to(u.dtype).reshape(-1, 1)
             mean = (shares * flat).sum(0)  # not a product of matrices, which a fit may compute in bfloat16
             var = (shares * (flat - mean).square()).sum(0)
-        with torch.no_grad():
-            self.running_mean.lerp_(mean.detach(), self.momentum)
-            self.running_var.lerp_(var.detach() * (rows / max(1, rows - 1)), self.momentum)
+        if self.track_running_stats:
+            with torch.no_grad():
+                self.running_mean.lerp_(mean.detach(), self.momentum)
+                self.running_var.lerp_(var.detach() * (rows / max(1, rows - 1)), self.momentum)
         return mean, var
 
     def extra_repr(self) -> str:

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 class BackwardGRU(nn.Module):
     """`h_t = GRU(h_(t+1), [x_t, m_t])`: what x_t and all that follows say, for every t.
 
-    A gap is zero in x_t, and so is its entry of the mask m_t, `1[x_t is observed]`.
+    A gap is zero in x_t, and so is its entry of the mask m_t, `1[x_t is observed]`. It begins at the last step of which
+    something is observed, so that h does not depend on how many empty steps follow a sequence; at these, h_t is zero.
 
     Args:
         in_features: D, the size of x_t.
@@ -33,8 +34,12 @@ class BackwardGRU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         missing = torch.isnan(x)
         both = torch.cat([torch.where(missing, torch.zeros_like(x), x), (~missing).to(x.dtype)], -1)
-        h: Tensor = self.gru(both.flip(1))[0]
-        return h.flip(1)
+        more = anything_from(x)
+        # in the order of reading: the steps of a sequence from its end, and then what follows it
+        last, t = more.sum(1, keepdim=True), torch.arange(x.shape[1], device=x.device)
+        order = torch.where(more, last - 1 - t, t)[..., None]
+        h: Tensor = self.gru(both.gather(1, order.expand_as(both)))[0]
+        return torch.where(more[..., None], h.gather(1, order.expand_as(h)), 0.0)
 
 
 class GatedStep(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -153,9 +154,10 @@ def as_loss(loss: Any) -> Any:
 
 
 def check_options(num_particles: int, gradient: str, other: str) -> None:
-    """OptionError for fewer than one particle, or for a gradient that is neither "standard" nor `other`."""
-    if num_particles < 1:
-        raise OptionError(f"num_particles must be at least 1, got {num_particles}.")
+    """OptionError for no whole number of particles, or for a gradient that is neither "standard" nor `other`."""
+    whole = isinstance(num_particles, numbers.Integral) and not isinstance(num_particles, bool)
+    if not whole or num_particles < 1:
+        raise OptionError(f"num_particles must be at least 1 and a whole number, got {num_particles!r}.")
     if gradient not in ("standard", other):
         raise OptionError(f"gradient must be 'standard' or {other!r}, got {gradient!r}.")
 
@@ -171,14 +173,14 @@ def check_reparameterised(terms: Terms, gradient: str) -> None:
             raise PairError(
                 f"gradient={gradient!r} needs reparameterised sites, and {term.name!r} is not: use gradient='standard'."
             )
-        if getattr(_innermost(term), "borrows_gradient", False):
+        if getattr(innermost_of(term), "borrows_gradient", False):
             raise PairError(
                 f"gradient={gradient!r} needs draws that have the density of the guide, and {term.name!r} is relaxed, or "
                 "discrete with the gradient of other draws: use gradient='standard'."
             )
 
 
-def _innermost(term: Term) -> Any:
+def innermost_of(term: Term) -> Any:
     """The distribution of a site of the guide, without what is wrapped around it."""
     fn: Any = None if term.q is None else term.q.fn
     while hasattr(fn, "base_dist"):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import pyro
 import torch
 from pyro.distributions import Delta
 from pyro.distributions.util import scale_and_mask
@@ -14,12 +15,12 @@ from torch import Tensor
 from pyrovae.errors import OptionError, PairError
 from pyrovae.objectives.elbo import Bound, bound_of
 from pyrovae.objectives.iwelbo import log_mean, outside_of, scale_of, weights_of
-from pyrovae.objectives.losses import check_options
+from pyrovae.objectives.losses import check_options, innermost_of
 from pyrovae.objectives.marginals import count
 from pyrovae.objectives.terms import Density, Term, Terms, terms
 from pyrovae.pair.handlers import DetachDraws, SetValues
 from pyrovae.pair.layout import Layout, describe
-from pyrovae.pair.parameters import fork_rng
+from pyrovae.pair.parameters import fork_rng, statistics_kept
 from pyrovae.pair.program import Pair, PairLike, distribution_name
 from pyrovae.pair.simulated import Simulated, check_simulated, observed_arguments, simulated
 
@@ -34,7 +35,8 @@ class WakeSleep:
     A parameter that both sides use gets the sum of both, each with the other side held fixed.
 
     In the sleep phase, arguments that sites observe are drawn; others, which are conditions, stay as they are, and so do gaps
-    (NaN), as if they did not depend on the values. N/B, scales and masks count as in the ELBO, with those of the guide's sites
+    (NaN), as if they did not depend on the values. The running means of batch normalisation are those of the wake phase, since
+    it is rows given that a fit is asked about. N/B, scales and masks count as in the ELBO, with those of the guide's sites
     in the sleep phase. Sites that are enumerated are summed out in the wake phase and drawn in the sleep phase. Sites marked
     `objective_only` are added to the objective, and a site that stands for missing entries (`fills`) has no guide to train.
 
@@ -42,10 +44,11 @@ class WakeSleep:
         num_particles: K, the number of draws of the guide for each row in the wake phase.
 
     Raises:
-        OptionError: `num_particles` is less than 1. When called: a KL weight is given.
+        OptionError: `num_particles` is no whole number of at least 1. When called: a KL weight is given.
         PairError: When called, or before the first step of a fit: the guide has a site that rows share, or one that the model
             does not have, or one that is a point (`Delta`); a latent site is marked `objective_only`; a site observes something
-            else than an argument; the model reads what it should draw; or the guide gives probability 0 to what it draws.
+            else than an argument; the model reads what it should draw; the guide gives probability 0 to what it draws; or draws
+            of the guide are relaxed.
 
     References:
         Hinton, Dayan, Frey and Neal 1995, *The wake-sleep algorithm for unsupervised neural networks*, Science 268.
@@ -112,8 +115,8 @@ class RWS:
     Raises:
         OptionError: An argument is not possible; a KL weight is given; or a single draw, whose weight is 1 wherever it is,
             should teach the guide.
-        PairError: As `IWELBO`; with a sleep phase as `WakeSleep`; the guide has a site that is a point (`Delta`), or a latent
-            site is marked `objective_only`.
+        PairError: As `IWELBO`; with a sleep phase as `WakeSleep`; the guide has a site that is a point (`Delta`), or one with
+            relaxed draws, or a latent site is marked `objective_only`.
 
     References:
         Bornschein and Bengio 2015, arXiv:1406.2751; Le, Kosiorek, Siddharth, Teh and Wood 2018, arXiv:1805.10469.
@@ -135,19 +138,18 @@ class RWS:
 
     def check(self, pair: PairLike, batch: Mapping[str, Tensor], layout: Layout) -> None:
         """Raise OptionError or PairError for a pair that this loss cannot fit; `batch` are a few of its rows."""
-        drawn = [s.name for s in layout.sites if s.role != "observed" and s.enumerated is None]
-        if (
-            self.num_particles == 1
-            and self.sleep < 1
-            and not any(s.enumerated == "guide" for s in layout.sites)
-            and drawn
-        ):
+        self._check_draws({s.name: s.enumerated for s in layout.sites if s.role != "observed"})
+        if self.sleep > 0:
+            _check_sleep(pair, batch, layout)
+
+    def _check_draws(self, latent: Mapping[str, str | None]) -> None:
+        """OptionError where the weight of a draw is 1 wherever it is; by name, in which side latent sites are enumerated."""
+        drawn, summed = [name for name, side in latent.items() if side is None], "guide" in latent.values()
+        if self.num_particles == 1 and self.sleep < 1 and drawn and not summed:
             raise OptionError(
                 f"RWS weighs the draws of a row against one another, and a single one of {drawn[0]!r} would teach the guide "
                 "nothing: take num_particles=2 or more, or WakeSleep()."
             )
-        if self.sleep > 0:
-            _check_sleep(pair, batch, layout)
 
     def __call__(
         self,
@@ -160,6 +162,8 @@ class RWS:
     ) -> Bound:
         layout = _described(pair, batch, layout, kl_weight)
         run = _wake(pair, batch, self.num_particles, layout)
+        guided = [term for term in run.sites.values() if term.q is not None]
+        self._check_draws({term.name: None if term.enum_dim is None else "guide" for term in guided})
         rows = run.num_rows if num_rows is None else num_rows
         log_w = weights_of(_guide_turned(run, 1 - self.sleep), None)
         observed, objective_only = outside_of(run, rows, log_w)
@@ -200,7 +204,13 @@ def _wake(pair: PairLike, batch: Mapping[str, Tensor], num_particles: int, layou
             raise PairError(
                 f"Site {term.name!r} is latent and marked objective_only, which wake-sleep has no place for: use Trace_ELBO."
             )
-        if term.q is not None and _is_taught_point(term.q.fn):
+        innermost = innermost_of(term)
+        if getattr(innermost, "borrows_gradient", False) and not getattr(innermost, "hard", True):
+            raise PairError(
+                f"Draws of site {term.name!r} are relaxed, and have not the density of the guide, by which wake-sleep weighs "
+                "and teaches them. It needs no gradient of a draw: draw codes, by a family such as OneHotCategorical."
+            )
+        if _is_taught_point(innermost):
             raise PairError(
                 f"The guide puts site {term.name!r} at a point, which has no density to learn by where no gradient passes "
                 "through a draw: use Trace_ELBO, or a guide with a density."
@@ -210,8 +220,6 @@ def _wake(pair: PairLike, batch: Mapping[str, Tensor], num_particles: int, layou
 
 def _is_taught_point(fn: Any) -> bool:
     """Whether a distribution is a point whose place has parameters. That of an AutoGuide follows from another draw."""
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
     return isinstance(fn, Delta) and fn.v.requires_grad
 
 
@@ -251,7 +259,8 @@ def _turned(term: Term, share: float) -> Term:
 def _sleep(pair: PairLike, batch: Mapping[str, Tensor], layout: Layout, rows: int) -> Tensor:
     """log q(z' | x') at rows that the model draws, for the whole data set."""
     _check_sites(layout)
-    asleep = _asleep(pair, simulated(pair, batch, layout), layout)
+    with statistics_kept(pair):
+        asleep = _asleep(pair, simulated(pair, batch, layout), layout)
     parts = [count(term, asleep, rows) * q.scaled.sum() for term, q in _trained(asleep)]
     return torch.stack(parts).sum() if parts else torch.zeros((), device=next(iter(batch.values())).device)
 
@@ -283,7 +292,8 @@ def _check_sites(layout: Layout) -> None:
 
 def _check_sleep(pair: PairLike, batch: Mapping[str, Tensor], layout: Layout) -> None:
     _check_sites(layout)
-    with fork_rng(), torch.no_grad():
+    # a value outside the support of the guide has the density NaN or 0, which is told below
+    with fork_rng(), torch.no_grad(), pyro.validation_enabled(False):
         asleep = _asleep(pair, check_simulated(pair, batch, layout), layout)
     for term, q in _trained(asleep):
         if not bool(q.log_prob.isfinite().all()):

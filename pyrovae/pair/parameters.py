@@ -62,6 +62,25 @@ def modules_remembered(pair: PairLike) -> Iterator[None]:
         _REMEMBERED.pop()
 
 
+@contextmanager
+def statistics_kept(pair: PairLike) -> Iterator[None]:
+    """Inside, batch normalisation leaves its running means alone while it trains: these are no rows of the data.
+
+    That is what torch's layers do where `track_running_stats` is off, and layers with such an attribute of that meaning.
+    """
+    found = {id(part): part for module in every_module(pair).values() for part in module.modules()}
+    following: list[Any] = [
+        m for m in found.values() if m.training and getattr(m, "track_running_stats", False) is True
+    ]
+    for module in following:
+        module.track_running_stats = False
+    try:
+        yield
+    finally:
+        for module in following:
+            module.track_running_stats = True
+
+
 def named_tensors(pair: PairLike, *, buffers: bool) -> dict[str, Tensor]:
     """The parameters, and on request the persistent buffers, of a pair by name.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,14 +73,22 @@ def save(axes: Axes | Sequence[Axes] | Array, path: str | Path, dpi: int = 200) 
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise OptionError(f"Figures are written as PNG, got the name {path.name!r}. Choose a name that ends in .png.")
-    figure = np.ravel(np.asarray(axes, dtype=object))[0].get_figure(root=True)
+    content = png_of(axes, dpi)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.new")  # which then takes the name: a link of that name is not followed
     temporary.unlink(missing_ok=True)
     with temporary.open("xb") as file:
-        figure.savefig(file, format="png", dpi=dpi, bbox_inches="tight", facecolor="white")
+        file.write(content)
     os.replace(temporary, path)
     return path
+
+
+def png_of(axes: Axes | Sequence[Axes] | Array, dpi: int) -> bytes:
+    """The figure of some axes, or of several, as the content of a PNG file."""
+    figure = np.ravel(np.asarray(axes, dtype=object))[0].get_figure(root=True)
+    with io.BytesIO() as content:
+        figure.savefig(content, format="png", dpi=dpi, bbox_inches="tight", facecolor="white")
+        return content.getvalue()
 
 
 def as_array(x: ArrayLike | Tensor) -> Array:

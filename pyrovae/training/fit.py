@@ -90,10 +90,10 @@ def fit(
             `TraceEnum_ELBO` or `TraceMeanField_ELBO`, which are translated, or any function
             `(pair, batch, *, num_rows, kl_weight, layout) -> pv.Bound`.
         validation: validation rows: a fraction of `data` to hold out, or data of their own. Their ELBO, without the KL
-            weight, is written to the history after each epoch; where the loss is `pv.IWELBO`, their importance-weighted bound
-            of as many draws takes its place everywhere (not where rows share a latent variable). After 200 epochs, where one
-            is shorter than ten steps, that is done about every ten steps, unless there are `callbacks` or `patience` is
-            below 50.
+            weight, is written to the history after each epoch; where the loss is `pv.IWELBO` or `pv.RWS`, their
+            importance-weighted bound of as many draws takes its place everywhere (not where rows share a latent variable).
+            After 200 epochs, where one is shorter than ten steps, that is done about every ten steps, unless there are
+            `callbacks` or `patience` is below 50.
         patience: stop after so many epochs without a better validation ELBO, and keep the best epoch's weights.
         keep_best: whether to keep the weights of the epoch with the best validation ELBO, and not those of the last. By
             default only with `patience`.

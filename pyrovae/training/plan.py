@@ -399,7 +399,7 @@ def plan(
     }
     # where rows share a latent variable, only all of them together have such a bound, and here they come in chunks
     alone = not any(layout.shared for layout in fitted.layouts)
-    weighed = objective.num_particles if isinstance(objective, IWELBO) and alone else None
+    weighed = objective.num_particles if isinstance(objective, (IWELBO, RWS)) and alone else None
     state = loss_tensors(objective)
     return Plan(program, schedule, steps, batches, engine, threads, relaxed, state, weighed, options.on_nan)
 

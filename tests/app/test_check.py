@@ -50,7 +50,7 @@ def test_the_page_may_stand_elsewhere_and_is_not_replaced_unasked(pyrovae: Comma
     code, _, err = pyrovae("check", run, *QUICK, "--out", "other.txt")
     assert code == 2 and ".html" in err
     code, _, err = pyrovae("check", run, "--rows", 0)
-    assert code == 2 and "--rows must be at least 1" in err
+    assert code == 2 and "--rows must be at least 2" in err
     code, _, err = pyrovae("check", "nowhere")
     assert code == 2 and "not a run folder" in err
 

@@ -1,15 +1,19 @@
 """`pyrovae report`: one page with everything that is known of a run."""
 
+import base64
 import re
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from support.command import Command
 from support.pages import whole_page
 
+from pyrovae import plots
 from pyrovae.app import run as runs
 from pyrovae.app.jobs import report as reporting
+from pyrovae.app.pages import html
 from pyrovae.app.pages import report as pages
 from pyrovae.criticism import report as questions
 
@@ -49,13 +53,21 @@ def test_mistakes_are_told_before_any_work(pyrovae: Command, run: Path) -> None:
         ((run, "--with", "nowhere"), "not a run folder"),
         ((run, "--out", "page.txt"), ".html"),
         ((run, "--out", "nowhere/page.html"), "there is no folder"),
-        ((run, "--rows", 0), "--rows must be at least 1"),
+        ((run, "--rows", 1), "--rows must be at least 2, got 1"),
     ):
         code, out, err = pyrovae("report", *words)
         assert code == 2 and said in err and not out
     Path("mine.html").write_text("mine")
     code, _, err = pyrovae("report", run, "--out", "mine.html")
     assert code == 2 and "mine.html exists" in err and Path("mine.html").read_text() == "mine"
+
+
+def test_a_picture_of_several_axes_is_one_picture_of_the_page() -> None:
+    """Reconstructions of a table have axes for each column."""
+    axes = plots.reconstructions(torch.rand(5, 3), torch.rand(5, 3), columns=["a", "b", "c"])
+    shown = html.picture(axes, "reconstructions")
+    content = base64.b64decode(shown.partition("base64,")[2].rstrip('">'))
+    assert content.startswith(b"\x89PNG") and shown.startswith('<img alt="reconstructions"')
 
 
 def test_every_picture_has_a_sentence_on_how_to_read_it() -> None:

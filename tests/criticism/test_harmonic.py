@@ -72,9 +72,9 @@ def test_the_density_is_a_normal_cut_off_to_nine_tenths(size: int) -> None:
 def test_a_seed_repeats_it() -> None:
     _, x, fitted = linear_gaussian(rows=3, latent=1)
     fitted.settings["engine"] = "eager"
-    one, two = (pv.harmonic(fitted, x, **{**QUICK, "num_samples": 32}) for _ in range(2))
+    one, two = (pv.harmonic(fitted, x, **{**QUICK, "num_samples": 64}) for _ in range(2))
     assert torch.equal(one.log_likelihood, two.log_likelihood)
-    assert "3 rows, 32 draws each" in one._repr_html_()
+    assert "3 rows, 64 draws each" in one._repr_html_()
 
 
 def test_what_is_refused() -> None:
@@ -83,6 +83,14 @@ def test_what_is_refused() -> None:
     for name, value in wrong.items():
         with pytest.raises(pv.OptionError, match=f"{name} must be at least"):
             pv.harmonic(fitted, x, **{name: value})
+
+    wide = linear_gaussian(rows=3, latent=7)[2]
+    for few, chains, words in (
+        (69, 4, "at least 70 for 7 latent"),
+        (79, 20, "at least 80 for 7 latent dimensions and 20"),
+    ):
+        with pytest.raises(pv.OptionError, match=words):
+            pv.harmonic(wide, x, num_samples=few, num_chains=chains)
 
     def discrete(x: Tensor) -> None:
         with pyro.plate("data", len(x)):

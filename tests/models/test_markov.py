@@ -123,10 +123,54 @@ def test_what_is_no_chain() -> None:
     flat = dist.Normal(torch.zeros(2), 1.0).to_event(1)
     with pytest.raises(pv.PairError, match=r"num_steps=0 and event_shape \(2,\)"):
         MarkovChain(flat, lambda z, t: flat, 0)
+    with pytest.raises(pv.PairError, match="num_steps=2.5"):
+        MarkovChain(flat, lambda z, t: flat, 2.5)  # type: ignore[arg-type]
     with pytest.raises(pv.PairError, match=r"event_shape \(\)"):
         MarkovChain(dist.Normal(torch.zeros(2), 1.0), lambda z, t: flat, 3)
     with pytest.raises(pv.PairError, match=r"normal_where needs Normals.*Laplace \(2,\)"):
         normal_where(torch.tensor(True), flat, dist.Laplace(torch.zeros(2), 1.0).to_event(1))
+
+
+def test_a_transition_of_another_kind_than_the_initial_distribution() -> None:
+    """A transition without `.to_event(1)` would give a density for each dimension, in the place of rows where sizes agree."""
+    flat, z = dist.Normal(torch.zeros(4, 2), 1.0).to_event(1), torch.randn(4, 5, 2)
+    bare = MarkovChain(flat, lambda z, t: dist.Normal(z, 1.0), 5)
+    discrete = MarkovChain(flat, lambda z, t: dist.Bernoulli(torch.full_like(z, 0.5)).to_event(1), 5)
+    for chain, said in ((bare, r"event_shape \(\), and its initial"), (discrete, "has_rsample is True and False")):
+        with pytest.raises(pv.PairError, match=said):
+            chain.log_prob(z)
+        with pytest.raises(pv.PairError, match=said):
+            chain.sample()
+
+
+def test_a_chain_of_classes_and_one_of_positive_numbers() -> None:
+    torch.manual_seed(0)
+    start = dist.Bernoulli(torch.full((1,), 0.2)).to_event(1)
+    chain = MarkovChain(start, lambda z, t: dist.Bernoulli(0.1 + 0.8 * z).to_event(1), 2)
+    draws = chain.sample((20_000,))[..., 0]
+    assert not chain.has_rsample
+    error = 5 * 0.5 / 20_000**0.5  # false alarms: fewer than 1 in 10^6
+    assert abs(draws[:, 1].mean().item() - (0.2 * 0.9 + 0.8 * 0.1)) < error
+    every = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 2)[..., None]
+    assert chain.log_prob(every).exp().sum().item() == pytest.approx(1.0)
+    positive = dist.LogNormal(torch.zeros(1), 1.0).to_event(1)
+    walk = MarkovChain(positive, lambda z, t: dist.LogNormal(z.log(), 1.0).to_event(1), 3)
+    assert bool(walk.support.check(walk.rsample((9,))).all()) and not bool(walk.support.check(-torch.ones(3, 1)))
+
+
+def test_what_follows_a_sequence_does_not_change_what_the_network_says_of_it() -> None:
+    torch.manual_seed(0)
+    net, x = pv.nets.BackwardGRU(2, 5), torch.randn(3, 4, 2)
+    x[1, 2:], x[2, 1] = NAN, NAN
+    longer = torch.cat([x, torch.full((3, 3, 2), NAN)], 1)
+    assert torch.equal(net(longer)[:, :4], net(x)) and not bool(net(longer)[:, 4:].any())
+    shorter = net(x[1:2, :2])
+    torch.testing.assert_close(net(x)[1:2, :2], shorter)
+
+
+def test_steps_that_are_no_vectors() -> None:
+    with pytest.raises(pv.OptionError, match=r"has the event shape \(2, 3\)"):
+        pv.DeepMarkovVAE.of_sequences(fam.Bernoulli((2, 3)), latent=2)
 
 
 def test_a_network_reads_from_the_end() -> None:

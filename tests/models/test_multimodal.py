@@ -131,10 +131,10 @@ def test_one_kind_is_drawn_given_the_other() -> None:
 def test_rows_keep_one_of_the_kinds_that_they_have() -> None:
     """Each kind is kept alone in a third of the complete rows; a row that has one kind keeps it. Five standard errors."""
     torch.manual_seed(0)
-    x1, x2 = torch.zeros(9000, 2), torch.zeros(9000, dtype=torch.long)
-    x1[6000:], x2[3000:6000] = NAN, -1  # complete, without x2, without x1
+    x1, x2 = torch.zeros(9000, 2), torch.zeros(9000)
+    x1[6000:], x2[3000:6000] = NAN, NAN  # complete, without x2, without x1
     hidden = pv.transforms.HideKinds("x1", "x2")({"x1": x1, "x2": x2})
-    has1, has2 = ~hidden["x1"].isnan().all(1), hidden["x2"] != -1
+    has1, has2 = ~hidden["x1"].isnan().all(1), ~hidden["x2"].isnan()
     assert bool((has1 | has2).all())
     error = 5 * math.sqrt(2 / 9 / 3000)
     for share in ((has1 & has2)[:3000], (has1 & ~has2)[:3000], (~has1 & has2)[:3000]):
@@ -143,16 +143,43 @@ def test_rows_keep_one_of_the_kinds_that_they_have() -> None:
     assert bool(has2[6000:].all()) and not bool(has1[6000:].any())
     assert not bool(x1[:6000].isnan().any())  # the rows that were given are not changed
     always = pv.transforms.HideKinds("x1", "x2", probability=1.0)({"x1": x1, "x2": x2})
-    assert not bool((~always["x1"].isnan().all(1) & (always["x2"] != -1)).any())
+    assert not bool((~always["x1"].isnan().all(1) & ~always["x2"].isnan()).any())
 
 
 @pytest.mark.parametrize(
     ("arguments", "probability", "said"),
-    [(("x1",), None, "two or more"), (("x1", "x1"), None, "two or more"), (("x1", "x2"), 1.5, "from 0 to 1")],
+    [
+        (("x1",), None, "two or more"),
+        (("x1", "x1"), None, "two or more"),
+        ((["x1", "x2"],), None, "one after the other"),
+        (("x1", 2), None, "two or more"),
+        (("x1", "x2"), 1.5, "from 0 to 1"),
+        (("x1", "x2"), "0.5", "from 0 to 1"),
+    ],
 )
-def test_what_cannot_be_hidden(arguments: tuple[str, ...], probability: float | None, said: str) -> None:
+def test_what_cannot_be_hidden(arguments: tuple[Any, ...], probability: Any, said: str) -> None:
     with pytest.raises(pv.OptionError, match=said):
         pv.transforms.HideKinds(*arguments, probability=probability)
+
+
+def test_classes_are_a_kind_of_data_as_floats() -> None:
+    """As integers they have no mark for what is hidden, which is told before the fit."""
+    torch.manual_seed(0)
+    one, two = pv.mlp(1, fam.Normal(3), hidden=(4,)), pv.mlp(1, fam.Categorical((), 3), hidden=(4,))
+    net = nn.Sequential(pv.nets.OneHot(3), nn.Linear(3, 2), nn.Unflatten(-1, (2, 1)))
+    experts = pv.mlp(3, fam.Normal(1), hidden=(4,)), pv.Conditional(net, fam.Normal(1))
+    pair = pv.MultimodalVAE(pv.priors.StandardNormal(1), one, two, *experts)
+    data = {"x1": torch.randn(20, 3), "x2": torch.randint(3, (20,))}
+    hide = pv.transforms.HideKinds("x1", "x2")
+    with pytest.raises(pv.DataError, match=r"'x2' is int64: give it as floats"):
+        pv.fit(pair, data, epochs=1, transform=hide, progress=False)
+    data["x2"] = torch.where(torch.arange(20) < 5, NAN, data["x2"])
+    fitted = pv.fit(pair, data, epochs=1, transform=hide, engine="eager", progress=False)
+    found = pv.importance(fitted, data, 500, proposal="laplace", seed=0)
+    exact = pv.quadrature(fitted, data).log_likelihood
+    assert bool(((found.log_likelihood - exact).abs() < 5 * found.standard_error + 1e-6).all())
+    drawn = pv.impute(fitted, data, seed=0).complete(0)["x2"]
+    assert set(drawn.tolist()) <= {0.0, 1.0, 2.0} and torch.equal(drawn[5:], data["x2"][5:])
 
 
 def small(latent: int = 2) -> pv.MultimodalVAE:

@@ -1,4 +1,4 @@
-"""Wake-sleep and reweighted wake-sleep: gradients equal brute force, rows are drawn as they should, refusals are clear."""
+"""Wake-sleep and reweighted wake-sleep: gradients equal brute force, rows are drawn as they should."""
 
 from __future__ import annotations
 
@@ -232,123 +232,21 @@ def test_gaps_leave_the_log_density_of_the_guide_finite() -> None:
     assert bound.objective.isfinite()
 
 
-# --- what cannot be done ---------------------------------------------------------------------------------------------
-
-
-class Odd(nn.Module):
-    """A pair that one attribute makes unfit for a sleep phase."""
-
-    def __init__(self, what: str) -> None:
-        super().__init__()
-        self.what, self.loc, self.encode = what, nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(()))
-
-    def model(self, x: Tensor) -> None:
-        if self.what == "global":
-            pyro.sample("w", dist.Normal(0.0, 1.0))
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(0.0, 1.0))
-            if self.what == "reads":
-                z = z + x.mean()
-            if self.what == "function":
-                pyro.sample("x", dist.Normal(z + self.loc, 1.0), obs=2 * x)
-            elif self.what == "twice":
-                pyro.sample("x", dist.Normal(z + self.loc, 1.0), obs=x)
-                pyro.sample("again", dist.Normal(z, 1.0), obs=x)
-            elif self.what == "no sampler":
-                pyro.sample("x", _NoSampler(z + self.loc), obs=x)
-            else:
-                pyro.sample("x", dist.Normal(z + self.loc, 1.0), obs=x)
-
-    def guide(self, x: Tensor) -> None:
-        if self.what == "global":
-            pyro.sample("w", dist.Normal(self.encode, 1.0))
-        with pyro.plate("data", len(x)):
-            if self.what == "auxiliary":
-                pyro.sample("a", dist.Normal(x, 1.0), infer={"is_auxiliary": True})
-            if self.what == "point":
-                pyro.sample("z", dist.Delta(self.encode * x))
-            else:
-                infer = {"objective_only": True} if self.what == "marked" else {}
-                pyro.sample("z", dist.Normal(self.encode * x, 1.0), infer=infer)
-
-
-class _NoSampler(dist.Normal):  # type: ignore[misc]  # Pyro has no types
-    def __init__(self, loc: Tensor) -> None:
-        super().__init__(loc, 1.0)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        return _NoSampler(self.loc.expand(batch_shape))
-
-    def rsample(self, sample_shape: Any = ()) -> Tensor:
-        raise NotImplementedError("this density has no sampler")
-
-
-REFUSED = {
-    "global": "All rows share 'w'",
-    "auxiliary": "The guide draws 'a', which the model does not have",
-    "reads": "reads 'x' in another way than by obs=",
-    "function": "site 'x' does not observe an argument as it is",
-    "twice": "site 'again' does not observe an argument as it is",
-    "no sampler": "this density has no sampler",
-    "point": "gives site 'z' of a row that the model draws the log-density -inf",
-}
-
-
-@pytest.mark.parametrize("what", REFUSED)
-@pytest.mark.parametrize("loss", [pv.WakeSleep(), pv.RWS(2, sleep=0.5)], ids=repr)
-def test_pairs_without_a_sleep_phase_are_refused_before_the_first_step(what: str, loss: Any) -> None:
-    pair = Odd(what)
-    with pytest.raises(pv.PairError, match=REFUSED[what]):
-        pv.fit(pair, torch.randn(8), epochs=1, loss=loss, progress=False)
-    assert pair.loc.item() == 0.0 and pair.encode.item() == 0.0
-
-
-def test_a_site_that_observes_its_argument_transposed_is_refused() -> None:
-    """Drawn values in the form of the site would be taken for those of the argument, though both are 2 x 2."""
-
-    def model(x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(0.0, 1.0))
-            pyro.sample("x", dist.Normal(z[..., None, None] + torch.zeros(2, 2), 1.0).to_event(2), obs=x.mT)
-
-    def guide(x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(pyro.param("a", torch.ones(())) * x.mean((-1, -2)), 1.0))
-
-    with pytest.raises(pv.PairError, match="observes 'x' in another form"):
-        pv.fit(pv.Pair(model, guide), torch.randn(6, 2, 2), epochs=1, loss=pv.WakeSleep(), progress=False)
-
-
-@pytest.mark.filterwarnings("ignore:No gradient reaches")
-@pytest.mark.parametrize("what", ["global", "reads", "function", "twice", "no sampler"])
-def test_without_a_sleep_phase_they_are_fitted(what: str) -> None:
-    fitted = pv.fit(Odd(what), torch.randn(8), epochs=2, loss=pv.RWS(3), progress=False)
-    assert torch.isfinite(torch.tensor(fitted.history[-1]["elbo"]))
-
-
-def test_options_that_are_refused() -> None:
-    x = torch.randn(8)
-    for sleep in (-0.1, 1.1, float("nan"), "wake", True, None):
-        with pytest.raises(pv.OptionError, match="a number from 0 to 1"):
-            pv.RWS(5, sleep)  # type: ignore[arg-type]
-    for loss in (pv.RWS, pv.WakeSleep):
-        with pytest.raises(pv.OptionError, match="num_particles must be at least 1"):
-            loss(0)
-    with pytest.raises(pv.OptionError, match="a single one of 'z' would teach the guide nothing"):
-        pv.fit(Odd("plain"), x, epochs=1, loss=pv.RWS(1), progress=False)
-    warm_up = pv.schedules.kl_warmup(1.0)
-    for loss in (pv.RWS(2), pv.WakeSleep()):
-        with pytest.raises(pv.OptionError, match="neither has a KL term to weigh"):
-            pv.fit(Odd("plain"), x, epochs=1, loss=loss, schedule=warm_up, progress=False)
-    with pytest.raises(pv.PairError, match="puts site 'z' at a point"):
-        pv.fit(Odd("point"), x, epochs=1, loss=pv.RWS(2), progress=False)
-    with pytest.raises(pv.PairError, match="'z' is latent and marked objective_only"):
-        pv.RWS(2)(Odd("marked"), {"x": x})
-    for loss in (pv.RWS(2, 0.5), pv.WakeSleep()):
-        with pytest.raises(pv.OptionError, match="does not know what are data"):
-            pv.SVI(Odd("plain").model, Odd("plain").guide, pyro.optim.Adam({"lr": 0.1}), loss)
-    with pytest.raises(pv.PairError, match="needs all rows in one batch"):
-        pv.RWS(2)(Odd("global"), {"x": x}, num_rows=80)
+@pytest.mark.parametrize("loss", [pv.WakeSleep(), pv.RWS(2, 0.5)], ids=repr)
+@pytest.mark.parametrize(("engine", "own"), [("eager", False), ("eager", True), ("traced", False)])
+def test_running_means_are_those_of_the_rows_given(loss: Any, engine: str, own: bool) -> None:
+    """The rows are near 5 and the model draws rows near 0, so that half of the mean would be theirs."""
+    torch.manual_seed(0)
+    norm = pv.nets.BatchNormed()(3)[0] if own else nn.BatchNorm1d(3)  # type: ignore[index]
+    net = nn.Sequential(norm, nn.Linear(3, 2), nn.Unflatten(-1, (2, 1)))
+    pair = pv.VAE(
+        pv.priors.StandardNormal(1), pv.mlp(1, fam.Normal(3), hidden=(4,)), pv.Conditional(net, fam.Normal(1))
+    )
+    x = 5 + torch.randn(40, 3)
+    pv.fit(pair, x, epochs=4, batch_size=40, loss=loss, engine=engine, progress=False)
+    share = 1 - 0.9**4  # of four steps, by the momentum of 0.1
+    torch.testing.assert_close(norm.running_mean, share * x.mean(0))
+    assert norm.track_running_stats
 
 
 # --- fits ------------------------------------------------------------------------------------------------------------

@@ -39,6 +39,8 @@ def validated(pair: Any, data: Any, loss: Any, **options: Any) -> float:
 def test_it_is_the_bound_of_the_loss(name: str, particles: int) -> None:
     pair, batch = ROWS[name].build()
     loss = pv.IWELBO(particles)
+    if name == "plain" and particles > 1:
+        assert validated(pair, batch, pv.RWS(particles)) == pytest.approx(bound(pair, batch, loss), rel=1e-9)
     assert validated(pair, batch, loss) == pytest.approx(bound(pair, batch, loss), rel=1e-9)
 
 

@@ -273,7 +273,7 @@ def check(
     The exit code is 0 if nothing is bad, 1 if something is, and 2 after a mistake.
     """
     refuse_no_run(run)
-    scores.check_draws(num_samples, num_rows)
+    scores.check_draws(num_samples, num_rows, least_rows=2)
     path = to or run / checking.PAGE
     files.check_file(path, force or to is None, (".html",))
     opened = opened_run(run, data, data_root, device, threads, trust)

@@ -50,7 +50,7 @@ def report(
     """Write all that is known of a run as one page: data, graph, curves, pictures, check, and other runs beside it."""
     for folder in (run, *(others or ())):
         refuse_no_run(folder)
-    scores.check_draws(num_samples, num_rows)
+    scores.check_draws(num_samples, num_rows, least_rows=2)
     path = to or run / reporting.PAGE
     files.check_file(path, force or to is None, (".html",))
     folders = (run, *(others or ()))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from collections.abc import Sequence
 from typing import Any
 
 from pyrovae.app.results import Shown
+from pyrovae.plots.style import png_of
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
@@ -40,9 +40,7 @@ def paragraph(text: str) -> str:
 
 def picture(axes: Any, text: str) -> str:
     """The figure of some axes as a picture within the page. `text` says what it shows where it cannot be seen."""
-    with io.BytesIO() as content:
-        axes.get_figure(root=True).savefig(content, format="png", dpi=110, bbox_inches="tight", facecolor="white")
-        return picture_of(content.getvalue(), text)
+    return picture_of(png_of(axes, 110), text)
 
 
 def picture_of(png: bytes, text: str) -> str:
