@@ -256,12 +256,17 @@ def _check_bounds(column: Column, codes: Any) -> None:
 
 
 def _as_float32(rows: Any, names: Sequence[str]) -> Tensor:
-    """DataError for numbers that float32, with its 7 digits, cannot tell apart, as in 1e9 +- 1."""
+    """DataError for numbers beyond float32's, or which float32, with its 7 digits, cannot tell apart, as in 1e9 +- 1."""
     with np.errstate(over="ignore", invalid="ignore"):
         kept = rows.astype(np.float32)
         lost = np.nanmax(np.abs(kept - rows), axis=0, initial=0.0, where=~np.isnan(rows))
     for place, name in enumerate(names):
         known = rows[~np.isnan(rows[:, place]), place]
+        if len(known) and not np.isfinite(lost[place]):
+            raise DataError(
+                f"Column {name!r} reaches {np.abs(known).max():.3g}, beyond the {np.finfo(np.float32).max:.2g} that float32 "
+                "can hold. Change its unit, or leave it out."
+            )
         if len(known) and known.max() > known.min() and not lost[place] <= 0.01 * known.std():
             raise DataError(
                 f"Column {name!r} varies by {known.std():.3g} around {known.mean():.6g}, less than float32 can tell apart. "
