@@ -13,9 +13,11 @@ from support.pages import whole_page
 from pyrovae import plots
 from pyrovae.app import run as runs
 from pyrovae.app.jobs import report as reporting
+from pyrovae.app.options import Options
 from pyrovae.app.pages import html
 from pyrovae.app.pages import report as pages
 from pyrovae.criticism import report as questions
+from pyrovae.data import load
 
 QUICK = ("--num-samples", 30, "--rows", 20)
 
@@ -44,6 +46,25 @@ def test_a_report_holds_the_run_its_check_and_other_runs(pyrovae: Command, run: 
     _, table, _ = pyrovae("evaluate", run, "--num-samples", 30, "--proposal", "guide")
     found = re.search(r"log p\(x\), nats per row[^-]*(-\d+\.\d+ ± \d+\.\d+)", table)
     assert found and found[1] in text
+
+
+@pytest.mark.parametrize("kind", ["numbers", "mixed"])
+def test_a_report_on_a_table_holds_its_columns(pyrovae: Command, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reconstructions of a table are several axes, one a column, and of numbers and classes those of different plots."""
+    monkeypatch.setattr(questions, "QUESTIONS", {})
+    ends = {
+        "numbers": [f",{n % 7}.25" for n in range(40)],
+        "mixed": [f",{'rose' if n % 3 else 'tulip'}" for n in range(40)],
+    }
+    lines = [f"{n * 0.37 % 5:.2f},{n * 0.73 % 3:.2f}{end}" for n, end in enumerate(ends[kind])]
+    Path("flowers.csv").write_text("\n".join(["length,width,last", *lines]))
+    options = Options.of("fit", epochs=1, hidden=(8,), latent=2, proposal="guide", num_samples=5)
+    runs.fit_run(load("flowers.csv"), options, Path("run"), engine="eager", progress=False)
+    code, out, err = pyrovae("report", "run", *QUICK, "--proposal", "guide")
+    assert code == 0 and "Page: run/report.html" in out, err
+    text = Path("run/report.html").read_text()
+    assert {"curves", "samples", "codes"} <= set(whole_page(text).names)
+    assert all(f'alt="{name}"' in text for name in ("training", "reconstructions", "latent"))
 
 
 @pytest.mark.usefixtures("finished_run")
