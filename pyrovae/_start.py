@@ -51,7 +51,8 @@ def main() -> None:
     before = {}
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # of a process that is to go on without its terminal
+            # ignored by a process that is to go on without its terminal; or handled outside of Python, which cannot be put back
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
                 before[number] = signal.signal(number, leave)
     try:
         importlib.import_module("pyrovae.app.cli").main()

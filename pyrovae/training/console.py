@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -34,6 +35,9 @@ class Asked:
 def stop_on_interrupt(*, terminate: bool = False) -> Iterator[Asked]:
     """The first Ctrl-C asks the loop to stop between two steps, where the state is whole; a second one stops at once.
 
+    A signal that the process ignores, such as Ctrl-C of one that a shell has put into the background, stays ignored, and one
+    that is handled outside of Python is left to its handler, which could not be put back.
+
     Args:
         terminate: whether SIGTERM, by which schedulers of clusters announce that they end a process, asks for the same.
     """
@@ -42,13 +46,21 @@ def stop_on_interrupt(*, terminate: bool = False) -> Iterator[Asked]:
         yield asked  # only the main thread may handle signals
         return
 
+    process = os.getpid()
+
     def handle(number: int, frame: Any) -> None:
+        if (
+            number == signal.SIGTERM and os.getpid() != process
+        ):  # a child has the handler, too, and is to end when it is told
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
         if asked.is_set():
             raise KeyboardInterrupt
         asked.by = number
 
     numbers = (signal.SIGINT, signal.SIGTERM) if terminate else (signal.SIGINT,)
-    before = {number: signal.signal(number, handle) for number in numbers}
+    left_alone = (signal.SIG_IGN, None)
+    before = {one: signal.signal(one, handle) for one in numbers if signal.getsignal(one) not in left_alone}
     try:
         yield asked
     finally:

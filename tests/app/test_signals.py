@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM: one line, the exit code that shells expect, and a run to go on with, wherever the process is."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -102,6 +103,56 @@ def test_a_fit_without_a_folder_leaves_sigterm_alone() -> None:
     with stop_on_interrupt() as asked:
         assert signal.getsignal(signal.SIGTERM) is before and signal.getsignal(signal.SIGINT) is not before
         assert not asked.is_set()
+
+
+HOW: dict[str, Any] = {"batch_size": 20, "seed": 0, "device": "cpu", "progress": False, "engine": "eager"}
+
+
+@pytest.mark.parametrize("number", list(CODES))
+def test_a_fit_goes_on_where_its_process_ignores_the_signal(number: signal.Signals, tmp_path: Path) -> None:
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        fitted = pv.fit(vae(), binary(), checkpoint=tmp_path / "run", callbacks=[sending(number)], epochs=3, **HOW)
+        assert len(fitted.history) == 3 and signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_handler_from_outside_of_python_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python tells None of it, which cannot be given back."""
+    put: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(signal, "getsignal", lambda number: None)
+        patch.setattr(signal, "signal", lambda number, handler: put.append(number))
+        with stop_on_interrupt(terminate=True) as asked:
+            assert not asked.is_set()
+        patch.setattr(
+            _start.importlib, "import_module", lambda name: type("C", (), {"main": staticmethod(lambda: None)})
+        )
+        _start.main()
+    assert not put
+
+
+def wait(ready: Any) -> None:
+    ready.send(True)
+    signal.pause()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_of_a_fit_ends_when_it_is_told_to(tmp_path: Path) -> None:
+    """As workers that load data, which are forked with the handlers of the fit."""
+    fork = multiprocessing.get_context("fork")
+    with stop_on_interrupt(terminate=True) as asked:
+        here, there = fork.Pipe()
+        child = fork.Process(target=wait, args=(there,))
+        child.start()
+        assert here.recv()
+        child.terminate()
+        child.join(10)
+        code = child.exitcode
+        child.kill()
+        child.join()
+    assert code == -signal.SIGTERM and not asked.is_set()
 
 
 def test_the_last_advice_is_given() -> None:
