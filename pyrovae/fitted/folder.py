@@ -16,7 +16,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -245,9 +245,10 @@ def load(
             f"This run's transform is a function of your own, {externals(run['transform'])[0]}: pass it with "
             "pv.load(folder, transform=...), or import it with trust=True, if you trust it."
         )
-    bounded = nullcontext() if trust else Bounded.by_weights(tensors)
     try:
         _check_entries(run)
+        layout, *more = (read_layout(spec) for spec in (run["layout"], *run.get("more_layouts", [])))
+        bounded = nullcontext() if trust else Bounded.by_weights(tensors, _longest((layout, *more)))
         with bounded:
             built = from_spec(run["pair"], trust=trust) if pair is None else pair
             own = transform if transform is not None else from_spec(run["transform"], trust=trust)
@@ -255,8 +256,8 @@ def load(
             raise TypeError(f"its transform is {own!r}")
         fitted = Fit(
             pair=built,
-            layout=read_layout(run["layout"]),
-            more_layouts=tuple(read_layout(layout) for layout in run.get("more_layouts", [])),
+            layout=layout,
+            more_layouts=tuple(more),
             history=_read_history(folder, run),
             settings=run["settings"],
             transform=own,
@@ -302,6 +303,11 @@ def _check_entries(run: Mapping[str, Any]) -> None:
             raise TypeError(f"settings.{name} is {shortened(repr(run['settings'][name]))}")
     if _depth(run.get("pair")) > DEEPEST or _depth(run.get("transform")) > DEEPEST:
         raise TypeError(f"parts are inside of one another more than {DEEPEST} times")
+
+
+def _longest(layouts: Sequence[Layout]) -> int:
+    """The longest side of the rows of all arguments."""
+    return max((side for one in layouts for shape, _ in one.arguments.values() for side in shape), default=0)
 
 
 def _depth(value: Any) -> int:

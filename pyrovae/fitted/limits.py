@@ -15,9 +15,10 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 from pyrovae.errors import CheckpointError, OptionError, PyrovaeError
 
 # One tensor may have so many elements (256 MiB of float32), or so many times those of all weights; all new ones together four
-# times as many. So many operations may be run, and so many more for each tensor among the weights.
+# times as many. So many operations may be run, and so many more for each tensor among the weights and each place along the
+# longest side of a row: a model of sequences runs its networks at each of their steps (`DeepMarkovVAE` takes 77 operations).
 ELEMENTS, TIMES, NEW = 2**26, 16, 4
-OPERATIONS, EACH = 20_000, 500
+OPERATIONS, EACH, EACH_PLACE, MOST_PLACES = 20_000, 500, 200, 10_000
 
 
 class Bounded(TorchDispatchMode):
@@ -35,14 +36,15 @@ class Bounded(TorchDispatchMode):
         self.most, self.new, self.operations, self.refuse = largest, new, operations, refuse
 
     @classmethod
-    def by_weights(cls, weights: Mapping[str, Tensor]) -> Bounded:
-        """What a pair of these weights needs, when it is built from a run.json.
+    def by_weights(cls, weights: Mapping[str, Tensor], longest: int = 0) -> Bounded:
+        """What a pair of these weights needs, when it is built from a run.json; `longest` is the longest side of its rows.
 
         A run.json is text: a number in it costs nothing to write, and a layer of a million units, or a million layers, would
         take all memory, or hours, before the weights show that they do not fit.
         """
         most = max(ELEMENTS, TIMES * sum(tensor.numel() for tensor in weights.values()))
-        return cls(most, NEW * most, OPERATIONS + EACH * len(weights), _of_a_run)
+        operations = OPERATIONS + EACH * len(weights) + EACH_PLACE * min(longest, MOST_PLACES)
+        return cls(most, NEW * most, operations, _of_a_run)
 
     @classmethod
     def by_memory(cls) -> Bounded:
@@ -59,7 +61,7 @@ class Bounded(TorchDispatchMode):
         kwargs = dict(kwargs or {})
         self.operations -= 1
         if self.operations < 0:
-            raise self.refuse("more layers")
+            raise self.refuse("more layers or steps")
         leaves = tree_flatten((args, kwargs))[0]
         tensors = [leaf.numel() for leaf in leaves if isinstance(leaf, Tensor)]
         made = math.prod(max(1, abs(leaf)) for leaf in leaves if type(leaf) is int) * math.prod(tensors)  # or fewer

@@ -14,6 +14,7 @@ from torch import nn
 import pyrovae as pv
 from pyrovae import families as fam
 from pyrovae.errors import LONGEST, printable, shortened
+from pyrovae.fitted import limits
 from pyrovae.fitted.files import sealed
 from pyrovae.fitted.limits import ELEMENTS, Bounded
 
@@ -37,9 +38,25 @@ def test_what_is_too_large_is_refused_before_it_is_made(make: Callable[[], Any])
 
 
 def test_more_layers_than_weights_are_refused() -> None:
-    with pytest.raises(pv.CheckpointError, match="more layers than the weights"), Bounded.by_weights({}):
+    with pytest.raises(pv.CheckpointError, match="more layers or steps than the weights"), Bounded.by_weights({}):
         for _ in range(20_001):
             torch.empty(1)
+
+
+def test_a_row_of_a_million_steps_is_no_way_to_take_hours() -> None:
+    assert Bounded.by_weights({}, longest=10**6).operations == Bounded.by_weights({}, longest=10_000).operations < 2.1e6
+
+
+def test_a_pair_of_long_sequences_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "OPERATIONS", 0)
+    monkeypatch.setattr(limits, "EACH", 0)
+    pair = pv.DeepMarkovVAE.of_sequences(fam.Bernoulli(3), latent=2, hidden=4, width=4)
+    x = torch.bernoulli(torch.full((4, 60, 3), 0.4))
+    folder = pv.save(pv.fit(pair, x, epochs=1, engine="eager", progress=False), tmp_path / "run")
+    assert pv.load(folder).layout.arguments["x"][0] == (60, 3)
+    monkeypatch.setattr(limits, "MOST_PLACES", 10)
+    with pytest.raises(pv.CheckpointError, match="more layers or steps"):
+        pv.load(folder)
 
 
 def test_large_weights_allow_large_pairs() -> None:
