@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import pyrovae as pv
-from pyrovae.data import load
+from pyrovae.data import arrays, load
 from pyrovae.data.arrays import read_arrays
 from pyrovae.data.labels import match_labels, read_labels
 from pyrovae.data.load import read
@@ -101,6 +101,17 @@ def test_what_fills_all_memory_is_refused_by_its_size(tmp_path: Path) -> None:
     (tmp_path / "x.npz").write_bytes(content)
     with pytest.raises(pv.DataError, match="holds 1024 MiB in 0.0 MiB.*write it with numpy.savez, not compressed"):
         load(str(tmp_path / "x.npz"))
+
+
+def test_counts_with_many_zeros_are_read_however_well_they_compress(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrays, "MORE", 0)
+    random = np.random.default_rng(0)
+    counts = (random.random((400, 500)) < 0.05) * random.poisson(1.5, (400, 500))
+    np.savez_compressed(tmp_path / "x.npz", x=counts)
+    assert counts.nbytes > 60 * (tmp_path / "x.npz").stat().st_size
+    assert np.array_equal(read_arrays(tmp_path / "x.npz", {"x"})[1]["x"], counts)
 
 
 LABELS: dict[str, Any] = {
