@@ -56,6 +56,14 @@ def short_fits_run_eagerly(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def home_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is kept for a user, such as the list of data that were read, is kept in a folder of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def seeded_and_clean() -> Iterator[None]:
     """A seed per test; a test fails that changes torch's validation flag, the default dtype or Pyro's global param store."""

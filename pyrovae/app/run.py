@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from pyrovae._files import write_file
+from pyrovae.app import known
 from pyrovae.app.catalogue import Model, own_files, own_paths
 from pyrovae.app.decide import binarisation, decide, refuse_missing
 from pyrovae.app.given import Given, GivenCaptions
@@ -20,7 +21,7 @@ from pyrovae.app.options import Options
 from pyrovae.app.rows import Rows, make_rows, split_rows
 from pyrovae.batching.splits import Split
 from pyrovae.data import Dataset, Standardize, load_again
-from pyrovae.errors import CheckpointError, OptionError, PyrovaeError
+from pyrovae.errors import CheckpointError, DataError, OptionError, PyrovaeError
 from pyrovae.fitted.files import read_run
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.folder import load, write_fit
@@ -138,7 +139,7 @@ def fit_run(
         "options": options.to_json("fit"),
         "own": own_files(options),
     }
-
+    known.remember(dataset.source)
     how: dict[str, Any] = {"device": device, "engine": engine, "threads": threads, "progress": progress}
     how |= {"checkpoint": folder, "transform": binarisation(options, dataset), "info": info}
     fitted = _fitted(pair, options, rows, say, resume=resume, force=force, **how)
@@ -256,7 +257,7 @@ def resume_run(
     """Go on with the fit in a folder: the same data, split, options and random numbers.
 
     Args:
-        data: the file of the data, needed where the run is not in the place where it was made.
+        data: the file of the data, needed where the run is not where it was made, and its data were not read before.
         trust: run the files that the folder names for parts of the user's own.
         say: called with messages.
 
@@ -285,7 +286,7 @@ def open_run(
     """A finished run with its data, split and scaled as they were for the fit.
 
     Args:
-        data: the file of the data, needed where the run is not in the place where it was made.
+        data: the file of the data, needed where the run is not where it was made, and its data were not read before.
         threads: CPU threads that questions compute with; None for as many as the rule gives.
         trust: run the files that the folder names for parts of the user's own.
         say: called with messages: which file is read.
@@ -325,24 +326,31 @@ def _data_of(
     data_root: Path | None,
     say: Callable[[str], None],
 ) -> Dataset:
-    """The data of a run: what the user names, or else the recorded file, where the run is in the place where it was made.
+    """The data of a run: what the user names, or else those that are recorded, if this is the user's own run.
 
-    A folder from somebody else says which file of this machine is read. So one that was moved, or received, needs the name of
-    the file from the user; and no file is looked into whose checksum is not the recorded one.
+    A folder from somebody else says which file of this machine is read. So one that is not where it was made, and names no data
+    that the user has read for a run before, needs the name of the file from the user; and no file is looked into whose checksum
+    is not the recorded one.
     """
     source = info["data"]
     file, root = (None, source.get("data_root")) if source.get("name") else (source["path"], None)
     asked = data is not None or (data_root is not None and file is None)
-    if not asked and (file or root) and not _is_made_here(folder, info):
-        option = f"--data {file}" if file else f"--data-root {root}"
-        raise CheckpointError(
-            f"{folder} is not where its run was made ({info.get('folder', 'not recorded')}), so that the data that it names "
-            f"are not read unasked. If {file or root} are the data that you mean, add {option}; if they are elsewhere, give "
-            "that place."
-        )
     if not asked and (file or root):
+        if not (_is_made_here(folder, info) or known.is_known(source)):
+            option = f"--data {file}" if file else f"--data-root {root}"
+            raise CheckpointError(
+                f"{folder} is not where its run was made ({info.get('folder', 'not recorded')}), so that the data that it "
+                f"names are not read unasked. If {file or root} are the data that you mean, add {option}, once; if they are "
+                "elsewhere, give that place."
+            )
+        if file and not Path(file).exists():
+            raise DataError(
+                f"the data of {folder} are not at {file} any more: give the place where they are by --data FILE."
+            )
         say(f"Data, as recorded in the run: {file or root}")
-    return load_again(source, data=data, data_root=data_root)
+    dataset = load_again(source, data=data, data_root=data_root)
+    known.remember(dataset.source)
+    return dataset
 
 
 def _is_made_here(folder: Path, info: Mapping[str, Any]) -> bool:

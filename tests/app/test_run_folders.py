@@ -16,6 +16,7 @@ from support.command import Command
 from support.crash import Crash, crashing
 
 import pyrovae as pv
+from pyrovae.app import known
 from pyrovae.app.jobs import label as labelling
 from pyrovae.app.options import Options
 from pyrovae.app.run import ARTEFACTS, fit_run, open_run, resume_run
@@ -67,8 +68,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def received(saved: Path, tmp_path: Path) -> Path:
-    """A copy of the run, in a place where it was not made."""
+def received(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the run, in a place where it was not made, and for a user who has read no data yet."""
+    monkeypatch.setattr(known, "_list", lambda: tmp_path / "home" / "data-of-runs")
     return Path(shutil.copytree(saved / "run", tmp_path / "received"))
 
 
@@ -140,6 +142,47 @@ def test_data_that_the_user_names_are_read_where_they_are_the_same(
     assert code == 2 and "has changed" in err
     code, _, err = pyrovae("fit", saved / "rows.npy", "--data", "mine.npy")
     assert code == 2 and "--data is for --resume" in " ".join(err.split())
+
+
+def test_a_run_of_data_that_were_read_before_can_be_moved(pyrovae: Command, received: Path, saved: Path) -> None:
+    """By this user, at the same place and with the same content: once they have been named, or fitted to."""
+    assert "--data" in pyrovae("encode", "received")[2]
+    assert pyrovae("encode", "received", "--data", saved / "rows.npy")[0] == 0
+    received.rename("renamed")
+    code, _, err = pyrovae("encode", "renamed", "--out", "codes.csv")
+    assert code == 0 and f"Data, as recorded in the run: {saved / 'rows.npy'}" in err
+    info = recorded(Path("renamed"))
+    for change in ({"path": str(saved / "others.npy")}, {"checksum": "0" * 64}):
+        info["info"]["data"] |= change
+        Path("renamed/run.json").write_bytes(sealed(info))
+        code, _, err = pyrovae("encode", "renamed", "--out", "other.csv")
+        assert code == 2 and "are not read unasked" in " ".join(err.split())
+
+
+@pytest.mark.usefixtures("received")
+def test_a_new_run_can_be_renamed_and_its_data_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("rows.npy", np.arange(60.0).reshape(30, 2) % 7)
+    plain = {"prior": "normal", "likelihood": "normal", "guide": "normal"}
+    options = Options.of("fit", epochs=1, hidden=(8,), latent=2, **plain)
+    fit_run(load("rows.npy"), options, Path("run"), engine="eager", progress=False)
+    Path("run").rename("renamed")
+    assert len(resume_run(Path("renamed"), progress=False).rows.train) > 0  # and now it is where it was made
+    Path("renamed").rename("again")
+    assert len(open_run(Path("again")).rows.train) > 0
+    Path("rows.npy").rename("moved.npy")
+    with pytest.raises(pv.DataError, match=r"not at .*rows.npy any more: .* by --data FILE"):
+        open_run(Path("again"))
+    assert len(open_run(Path("again"), data=Path("moved.npy")).rows.train) > 0
+
+
+def test_a_list_that_cannot_be_kept_costs_nothing(
+    pyrovae: Command, received: Path, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("file").touch()
+    monkeypatch.setattr(known, "_list", lambda: Path("file/home/data-of-runs").absolute())
+    assert pyrovae("encode", "received", "--data", saved / "rows.npy")[0] == 0
+    assert "--data" in pyrovae("encode", "received", "--out", "codes.csv")[2]
 
 
 def test_a_file_with_another_checksum_is_not_looked_into(
