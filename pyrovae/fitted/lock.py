@@ -18,6 +18,18 @@ except ImportError:  # Windows: two fits in one folder are the user's to avoid
 
 LOCK = ".lock"
 TAKEN = (errno.EWOULDBLOCK, errno.EACCES)
+_held: set[int] = set()  # descriptors
+
+
+def _let_go() -> None:
+    """In a child, such as a worker that loads data, which would keep the locks of a parent that was killed."""
+    while _held:
+        with suppress(OSError):
+            os.close(_held.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 @contextmanager
@@ -30,10 +42,13 @@ def locked(folder: Path) -> Iterator[None]:
         CheckpointError: Another fit holds it.
     """
     held = None if fcntl is None else _take(folder)
+    if held is not None:
+        _held.add(held)
     try:
         yield
     finally:
-        if held is not None:
+        if held in _held:  # not in a child
+            _held.remove(held)
             try:
                 with suppress(OSError):  # while it is held, so that nobody locks a file that is removed
                     (folder / LOCK).unlink(missing_ok=True)

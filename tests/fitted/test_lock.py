@@ -62,6 +62,30 @@ def test_a_process_that_is_killed_leaves_no_lock(tmp_path: Path) -> None:
     assert not (tmp_path / LOCK).exists()
 
 
+def hold_with_a_worker(folder: Path, ready: Any) -> None:
+    with locked(folder):
+        worker = multiprocessing.get_context("fork").Process(target=signal.pause)
+        worker.start()
+        ready.send(worker.pid)
+        signal.pause()
+
+
+def test_a_worker_that_outlives_its_parent_keeps_no_lock(tmp_path: Path) -> None:
+    here, there = multiprocessing.get_context("fork").Pipe()
+    holder = multiprocessing.get_context("fork").Process(target=hold_with_a_worker, args=(tmp_path, there))
+    holder.start()
+    worker = here.recv()
+    try:
+        assert holder.pid is not None
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.join()
+        os.kill(worker, 0)  # it is there
+        with locked(tmp_path):
+            pass
+    finally:
+        os.kill(worker, signal.SIGKILL)
+
+
 def test_a_lock_is_not_taken_through_a_link(tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.write_text("mine")
