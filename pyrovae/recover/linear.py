@@ -13,7 +13,7 @@ from pyrovae.recover.corruptions import Corruption
 
 AT_ONCE = 256  # unit vectors, whose images are the columns of A
 SINGULAR = 1e-6  # of the variance of a seen element, what the others of its block must leave
-CLOSE = 1e-3  # of A x and f(x), which may be computed in float32
+CLOSE, ROUNDING = 1e-3, 1e-6  # of A x and f(x), and of the terms of a sum, which may be in float32
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,10 @@ def _check_linear(
     x = 100 * torch.arange(1.0, 1 + shape.numel(), dtype=torch.float64, device=seen.device).cos()  # beyond any clipping
     wanted = x.new_zeros(seen[0].numel()).index_add(0, rows, values * x[columns])
     got = corruption.function(x.reshape(1, *shape).to(seen.dtype)).double().reshape(-1).nan_to_num(0.0)
-    if not bool(((got - wanted).abs() <= CLOSE * (1 + wanted.abs())).all()):
+    terms = x.new_zeros(len(wanted)).index_add(
+        0, rows, (values * x[columns]).abs()
+    )  # which may cancel, but for rounding
+    if not bool(((got - wanted).abs() <= CLOSE * (1 + wanted.abs()) + ROUNDING * terms).all()):
         raise OptionError(
             "The corruption says linear=True, and its function is not: f(a x + b y) = a f(x) + b f(y), so without a constant "
             "and without clipping. Leave linear=True out, or subtract the constant from what was seen."

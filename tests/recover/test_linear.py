@@ -142,6 +142,16 @@ def test_functions_of_one_batch_dimension_and_one_dtype_will_do() -> None:
         assert found.exact and found.draws.shape == (1, 4, 1, 4, 4)
 
 
+def test_large_terms_that_cancel_are_linear_in_float32_too() -> None:
+    """Sums that are nothing but rounding, of terms of 100,000, as where pixels of 255 meet filters whose entries sum to 0."""
+    torch.manual_seed(0)
+    probe = torch.arange(1.0, 2001, dtype=torch.float64).cos()
+    matrix = 1000 * torch.randn(50, 2000, dtype=torch.float64)
+    matrix -= (matrix @ probe / probe.square().sum())[:, None] * probe
+    corruption = pv.corruptions.Corruption(times(matrix), 1.0, linear=True)
+    assert LinearMap.of(corruption, torch.Size([2000]), torch.zeros(2, 50)).parts.shape == (1, 50, 2000)
+
+
 @pytest.mark.parametrize("add", [1.0, 0.1])
 def test_what_is_not_linear_is_refused(add: float) -> None:
     for function in (lambda x: x.sum(-1) + add, lambda x: x.clamp_min(-add), lambda x: x[..., :1] * x):
