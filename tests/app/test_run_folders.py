@@ -176,6 +176,21 @@ def test_a_new_run_can_be_renamed_and_its_data_moved(tmp_path: Path, monkeypatch
     assert len(open_run(Path("again"), data=Path("moved.npy")).rows.train) > 0
 
 
+def test_a_run_folder_that_cannot_be_written_to_is_told_of_before_any_work(
+    pyrovae: Command, received: Path, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files can be written elsewhere. Root may write everywhere, so that the answer is given here."""
+    access = os.access
+    cannot = lambda path, mode: access(path, mode) and not (mode & os.W_OK and Path(path).name == "received")  # noqa: E731
+    monkeypatch.setattr(os, "access", cannot)
+    for command in ("check", "report", "encode"):
+        code, _, err = pyrovae(command, "received", "--data", saved / "rows.npy")
+        assert code == 2 and "its folder is read-only: give the name of a file elsewhere by --out" in " ".join(
+            err.split()
+        )
+    assert pyrovae("encode", "received", "--data", saved / "rows.npy", "--out", "codes.csv")[0] == 0
+
+
 def test_a_list_that_cannot_be_kept_costs_nothing(
     pyrovae: Command, received: Path, saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,6 +26,10 @@ def check_file(path: Path, force: bool, endings: tuple[str, ...]) -> None:
         raise OptionError(f"{path} exists: choose another name, or --force.")
     if not path.parent.is_dir():
         raise OptionError(f"--out {path}: there is no folder {path.parent}.")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise OptionError(
+            f"{path} cannot be written, since its folder is read-only: give the name of a file elsewhere by --out."
+        )
     refuse_leaving(path)
 
 
