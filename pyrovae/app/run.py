@@ -20,8 +20,8 @@ from pyrovae.app.models import MODELS, build
 from pyrovae.app.options import Options
 from pyrovae.app.rows import Rows, make_rows, split_rows
 from pyrovae.batching.splits import Split
-from pyrovae.data import Dataset, Standardize, load_again
-from pyrovae.errors import CheckpointError, DataError, OptionError, PyrovaeError
+from pyrovae.data import Dataset, Standardize
+from pyrovae.errors import CheckpointError, OptionError, PyrovaeError
 from pyrovae.fitted.files import read_run
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.folder import load, write_fit
@@ -268,7 +268,7 @@ def resume_run(
     with reading(folder):
         info = _recorded(folder)
         options = _recorded_options(folder, info, trust)
-        dataset = _data_of(folder, info, data, data_root, say)
+        dataset = known.data_of(folder, info, data, data_root, say)
         decide(options, dataset, len(dataset.x))
     return fit_run(dataset, options, folder, resume=True, device=device, progress=progress, say=say)
 
@@ -308,7 +308,7 @@ def open_run(
         options = _recorded_options(folder, info, trust)
     fitted = None if own_paths(options) else load(folder, device=device)  # its weights are checked before data are read
     with reading(folder):
-        dataset = _data_of(folder, info, data, data_root, say)
+        dataset = known.data_of(folder, info, data, data_root, say)
         options = decide(options, dataset, len(dataset.x))
         split = Split.from_json(info["split"], num_rows=len(dataset.x))
         scaler = Standardize.from_json(info["scaler"]) if info["scaler"] else None
@@ -317,45 +317,6 @@ def open_run(
         fitted = load(folder, device=device, pair=_built(options, rows))
     fitted.threads = threads
     return Run(options, dataset, rows, fitted, folder)
-
-
-def _data_of(
-    folder: Path,
-    info: Mapping[str, Any],
-    data: Path | None,
-    data_root: Path | None,
-    say: Callable[[str], None],
-) -> Dataset:
-    """The data of a run: what the user names, or else those that are recorded, if this is the user's own run.
-
-    A folder from somebody else says which file of this machine is read. So one that is not where it was made, and names no data
-    that the user has read for a run before, needs the name of the file from the user; and no file is looked into whose checksum
-    is not the recorded one.
-    """
-    source = info["data"]
-    file, root = (None, source.get("data_root")) if source.get("name") else (source["path"], None)
-    asked = data is not None or (data_root is not None and file is None)
-    if not asked and (file or root):
-        if not (_is_made_here(folder, info) or known.is_known(source)):
-            option = f"--data {file}" if file else f"--data-root {root}"
-            raise CheckpointError(
-                f"{folder} is not where its run was made ({info.get('folder', 'not recorded')}), so that the data that it "
-                f"names are not read unasked. If {file or root} are the data that you mean, add {option}, once; if they are "
-                "elsewhere, give that place."
-            )
-        if file and not Path(file).exists():
-            raise DataError(
-                f"the data of {folder} are not at {file} any more: give the place where they are by --data FILE."
-            )
-        say(f"Data, as recorded in the run: {file or root}")
-    dataset = load_again(source, data=data, data_root=data_root)
-    known.remember(dataset.source)
-    return dataset
-
-
-def _is_made_here(folder: Path, info: Mapping[str, Any]) -> bool:
-    recorded = info.get("folder")
-    return isinstance(recorded, str) and os.path.realpath(recorded) == os.path.realpath(folder)
 
 
 def _recorded(folder: Path) -> dict[str, Any]:
