@@ -70,7 +70,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def received(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the run, in a place where it was not made, and for a user who has read no data yet."""
-    monkeypatch.setattr(known, "_list", lambda: tmp_path / "home" / "data-of-runs")
+    monkeypatch.setattr(known, "_list", lambda: tmp_path / "user" / "data-of-runs")
     return Path(shutil.copytree(saved / "run", tmp_path / "received"))
 
 
@@ -195,7 +195,7 @@ def test_a_list_that_cannot_be_kept_costs_nothing(
     pyrovae: Command, received: Path, saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("file").touch()
-    monkeypatch.setattr(known, "_list", lambda: Path("file/home/data-of-runs").absolute())
+    monkeypatch.setattr(known, "_list", lambda: Path("file/data-of-runs").absolute())
     assert pyrovae("encode", "received", "--data", saved / "rows.npy")[0] == 0
     assert "--data" in pyrovae("encode", "received", "--out", "codes.csv")[2]
 
