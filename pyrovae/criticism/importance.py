@@ -108,10 +108,10 @@ def importance(
     trained on, so r is refined for each row: a Normal of all continuous latent sites of the row together, without constraints
     and with a full covariance (of up to 256 dimensions), is moved from the guide's moments by 100 gradient steps on the row's
     own ELBO, or some hundreds where these lead far (in more than 20 dimensions, from Laplace's approximation by some rounds of
-    Newton's method); then r is a mixture of a t distribution around it, of the guide (a tenth of the draws) and, where entries
-    of rows may be missing, of the prior (another tenth). The t distribution has 5 degrees of freedom, or half as many as there
-    are dimensions, if that is more. The draws that are weighed are not those that shaped r. Where the guide draws the latent
-    sites for each class of an enumerated site, r is refined for each class.
+    Newton's method, and by gradient steps where these fail); then r is a mixture of a t distribution around it, of the guide (a
+    tenth of the draws) and, where entries of rows may be missing, of the prior (another tenth). The t distribution has 5
+    degrees of freedom, or half as many as there are dimensions, if that is more. The draws that are weighed are not those that
+    shaped r. Where the guide draws the latent sites for each class of an enumerated site, r is refined for each class.
 
     Latent sites of a row are integrated out; global latent sites are drawn from the guide, so that the estimate of a row is
     its log predictive density. For a row with a known label y, it is log p(x, y).

@@ -9,20 +9,18 @@ import torch
 from torch import Tensor
 
 from pyrovae.criticism.coordinates import Coordinates
-from pyrovae.criticism.refined import draws_of_a_step, log_joint, run_traced
+from pyrovae.criticism.refined import BOUND_DRAWS, bound, draws_of_a_step, log_joint, run_traced
 from pyrovae.fitted.fitted import Fit
 from pyrovae.pair.batch import Batch
 from pyrovae.pair.layout import Layout
+from pyrovae.pair.parameters import fork_rng
 
-FIRST, SHARE, MOST = (
-    0.2,
-    2 / 3,
-    256,
-)  # directions of the first round and of the later ones, over the dimensions, up to so many
+FIRST, SHARE, MOST = 0.2, 2 / 3, 256  # directions of the first round and of later ones, over up to so many dimensions
 DRAWS = 260  # of the later rounds together
 OUTLIER = 10.0  # times sqrt(d): the longest residual of a draw
 LEAST_PIVOT = 0.05  # by which a round widens no direction much more than 4.5 times
 HALVINGS = 8  # of a change that would widen more
+TRUSTED = 0.5  # of the gain that a long step would have, if the posterior were Normal
 MOVING = 1.0  # nats by which the last round has changed q, after which there are more
 
 
@@ -43,6 +41,9 @@ def by_newton(
     `m + L (I - A)^-1 r_0`. Each round estimates A from S < d draws in orthogonal directions, as the symmetric matrix of the
     least Frobenius norm that takes each e to its residual, times a gain. The gain is the share of the linear part in the
     squares of the residuals. It is known from the draws themselves: where r is linear, `e_j' r(e_i)` is symmetric in i and j.
+
+    The mean moves no further than draws of q are from it, sqrt(d) of their standard deviations, except where the ELBO grows by
+    about as much as it would if the posterior were Normal.
 
     Args:
         fitted: The fitted pair.
@@ -72,6 +73,10 @@ def by_newton(
         # where p overflows there is none, and that of `possible` would be 0
         return [torch.where(log_p.detach().isfinite()[..., None], slope, math.nan).transpose(0, 1)]
 
+    def height(loc: Tensor, scale: Tensor, noise: Tensor) -> Tensor:
+        with fork_rng():  # the same draws of global sites whenever it is asked for
+            return bound(fitted, rows, layout, coordinates, loc, scale, noise[:BOUND_DRAWS, None])
+
     step = run_traced(fitted, gradients, rows, traced)
     moved = loc.new_full((len(loc),), math.inf)
     for count in rounds(size):
@@ -81,20 +86,41 @@ def by_newton(
         # all runs have one size, so that one trace serves them
         pieces = torch.arange(-(-count // at_once) * at_once, device=loc.device).remainder(count).split(at_once)
         slope = torch.cat([step({**rows, " u": u[:, piece]})[0] for piece in pieces], 1)[:, :count]
-        residual = slope @ scale + noise
-        residual = torch.where(residual.isfinite().all(-1, keepdim=True), residual, 0.0)
-        longest = OUTLIER * math.sqrt(size) / residual.norm(dim=-1, keepdim=True).clamp_min(1e-9)
-        residual = residual * longest.clamp_max(1.0)
-        centre = residual.mean(1)  # r_0
-        change = torch.where(mask, _least_change((residual - centre[:, None]) / length[:, None], directions), 0.0)
+        centre, far_centre, linear = _parts(slope @ scale + noise)
+        change = torch.where(mask, _least_change(linear / length[:, None], directions), 0.0)
         factor = _factor(change)
-        # r_0 in units of the new q, and no further than its draws are
-        ahead = torch.linalg.solve_triangular(factor.mT, centre[..., None], upper=True)[..., 0]
-        ahead = ahead * (math.sqrt(size) / ahead.norm(dim=-1, keepdim=True).clamp_min(1e-9)).clamp_max(1.0)
         scale = torch.linalg.solve_triangular(factor, scale, upper=False, left=False)
+        # r_0 in units of the new q, and no further than its draws are, unless the posterior is as good as Normal that far
+        ahead, whole = torch.linalg.solve_triangular(
+            factor.mT, torch.stack([centre, far_centre], -1), upper=True
+        ).unbind(-1)
+        ahead = ahead * _at_most(math.sqrt(size), ahead)
+        long = _at_most(math.sqrt(size), whole) < 1
+        if bool(long.any()):
+            gain = height(loc + (scale @ whole[..., None])[..., 0], scale, noise) - height(loc, scale, noise)
+            as_normal = gain > TRUSTED * whole.square().sum(-1) / 2
+            ahead = torch.where(long & as_normal[:, None], whole, ahead)
         loc = loc + (scale @ ahead[..., None])[..., 0]
         moved = ahead.square().sum(-1) / 2 + change.square().sum((-1, -2)) / 4
     return loc, scale, moved > MOVING
+
+
+def _parts(residual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of residuals, `(M, S, d)`: their mean without outliers and with them, `(M, d)`, and what is left of each, `(M, S, d)`.
+
+    Draws at which the density overflows have no part in it.
+    """
+    possible = residual.isfinite().all(-1, keepdim=True)
+    residual = torch.where(possible, residual, 0.0)
+    shortened = residual * _at_most(OUTLIER * math.sqrt(residual.shape[-1]), residual)
+    centre, far_centre = (part.sum(1) / possible.sum(1).clamp_min(1) for part in (shortened, residual))
+    return centre, far_centre, torch.where(possible, shortened - centre[:, None], 0.0)
+
+
+def _at_most(longest: float, vectors: Tensor) -> Tensor:
+    """The factors, `(..., 1)`, by which vectors get a length of at most `longest`."""
+    largest = vectors.abs().amax(-1, keepdim=True).clamp_min(1e-9)  # whose square may overflow
+    return (longest / (vectors / largest).norm(dim=-1, keepdim=True) / largest).clamp_max(1.0)
 
 
 def rounds(size: int) -> list[int]:

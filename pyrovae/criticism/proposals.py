@@ -18,7 +18,17 @@ from torch import Tensor
 from pyrovae.batching.chunks import chunks
 from pyrovae.criticism.coordinates import Coordinates, NotRefinable, PointGuide, Radial
 from pyrovae.criticism.newton import by_newton
-from pyrovae.criticism.refined import DRAWS, Refined, draws_of_a_step, log_joint, run_traced, widening
+from pyrovae.criticism.refined import (
+    ASTRAY,
+    BOUND_DRAWS,
+    DRAWS,
+    Refined,
+    bound,
+    draws_of_a_step,
+    log_joint,
+    run_traced,
+    widening,
+)
 from pyrovae.errors import OptionError, PairError
 from pyrovae.fitted.fitted import Fit, FittedGroup
 from pyrovae.objectives.terms import terms
@@ -34,10 +44,10 @@ SHAPE_RATE = 1.0  # over the dimensions: that of the scale matrix, whose many en
 MODE_STEPS, MODE_RATE = 100, 0.15  # to the mode, for Laplace's approximation
 NEGLIGIBLE = 20.0  # nats by which a class is less probable than another one
 FAR, MORE_ROUNDS = 5.0, 5  # a move, in such units, after which there are more steps, in units of what has been found
+MORE_STAGES = 10  # the first of their stages of random numbers
+GROWING = 20.0  # nats by which the ELBO has grown in more steps, after which there are more again
 WIDE = 20  # dimensions, beyond which Laplace's approximation is the start, and the steps are Newton's
 UNHURRIED = 10  # dimensions, beyond which correlations are learned more slowly
-BOUND_DRAWS = 8  # that say whether a row's proposal has gone astray,
-ASTRAY = 3.0  # nats below its start, far beyond the noise of so few draws
 START_DRAWS = 64  # draws of the guide, whose moments are the start
 FLATTEST = 3.0  # of Laplace's approximation, in standard deviations of the guide
 MOST_WEIGHTS = 2**24  # log-weights of a block of rows
@@ -65,7 +75,8 @@ def refine_rows(fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced: 
 
     In up to `WIDE` dimensions these are the steps of `_by_adam`. Beyond, so many correlations cannot be learned in few of them:
     the start is Laplace's approximation near the mode, and the steps those of `by_newton`. Rows that are still far from where
-    they lead take as many steps again, up to five times, from the Normal found so far.
+    they lead take as many steps again, up to five times, from the Normal found so far. Where Newton's steps go astray, as they
+    may where the posterior has kinks or is far from Normal, Adam's take their place.
 
     Args:
         fitted: The fitted pair.
@@ -83,16 +94,24 @@ def refine_rows(fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced: 
         improve = by_newton
         to_mode = traced.setdefault(" to the mode", {})
         mean, spread = _laplace(fitted, rows, layout, coordinates, mean, spread, STEPS // 2, to_mode)
-    loc, scale, far = _improved(improve, fitted, rows, layout, coordinates, mean, spread, traced)
-    for _ in range(MORE_ROUNDS):
-        some = far.unflatten(0, (-1, num_rows(rows))).any(0).nonzero().flatten()
-        if not len(some):
-            break
-        q = Refined(coordinates, loc, scale).rows(some)  # of all classes, where rows have a proposal for each
-        index = torch.arange(len(loc), device=loc.device).unflatten(0, (-1, num_rows(rows)))[:, some].flatten()
-        found = _improved(improve, fitted, take_rows(rows, some), layout, coordinates, q.loc, q.scale_tril, None)
-        far = torch.zeros_like(far)
-        loc[index], scale[index], far[index] = found
+    loc, scale, left, astray = _improved(improve, fitted, rows, layout, coordinates, mean, spread, traced)
+    slow = astray if improve is by_newton else torch.zeros_like(astray)  # rows whose steps are Adam's from now on
+    left = left | slow
+    for number in range(MORE_ROUNDS):
+        for kind, (steps, some) in enumerate(((improve, left & ~slow), (_by_adam, left & slow))):
+            if not bool(some.any()):
+                continue
+            start_rows(stage=MORE_STAGES + 2 * number + kind)  # no row depends on how many steps others take
+            which = some.nonzero().flatten()
+            q = Refined(coordinates, loc, scale).rows(which)  # of all classes, where rows have a proposal for each
+            index = torch.arange(len(loc), device=loc.device).unflatten(0, (-1, num_rows(rows)))[:, which].flatten()
+            found = _improved(
+                steps, fitted, take_rows(rows, which), layout, coordinates, q.loc, q.scale_tril, None, GROWING
+            )
+            loc[index], scale[index], left[which], astray = found
+            if steps is by_newton:
+                slow[which] = astray
+                left[which] |= astray
     return Refined(coordinates, loc, widening(mean.shape[-1]) * scale)
 
 
@@ -112,21 +131,33 @@ def _improved(
     mean: Tensor,
     spread: Tensor,
     traced: dict[Any, Any] | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The Normal that `improve` has found, or its start in rows where it has gone astray, and which rows have more to gain.
+    growing: float = math.inf,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A Normal that is better than its start, and what is left to do in each row.
 
-    A class that is far less probable than another one for its row has nothing to gain.
+    A class that is far less probable than another one for its row does not count for the row.
+
+    Args:
+        improve: The steps; the arguments between are theirs.
+        growing: By how many nats the ELBO has grown where there is more to gain, however far the steps have led.
+
+    Returns:
+        The mean, `(M, d)`, and the scale matrix, `(M, d, d)`, that `improve` has found, or the start where it has gone astray;
+        whether a row has more to gain by it, `(N,)`; and whether it has gone astray in a row, `(N,)`.
     """
     loc, scale, far = improve(fitted, rows, layout, coordinates, mean, spread, traced)
     root = spread if spread.dim() > 2 else torch.diag_embed(spread)
     with same_for_rows(1, len(loc)):
         noise = torch.randn(BOUND_DRAWS, *loc.shape, dtype=loc.dtype, device=loc.device)
     with fork_rng():  # the same draws of global sites for both
-        here = _bound(fitted, rows, layout, coordinates, loc, scale, noise)
-    worse = here < _bound(fitted, rows, layout, coordinates, mean, root, noise) - ASTRAY
+        here = bound(fitted, rows, layout, coordinates, loc, scale, noise)
+    before = bound(fitted, rows, layout, coordinates, mean, root, noise)
+    worse, far = here < before - ASTRAY, far | (here > before + growing)
     loc, scale = torch.where(worse[:, None], mean, loc), torch.where(worse[:, None, None], root, scale)
-    by_class = here.unflatten(0, (-1, num_rows(rows)))
-    return loc, scale, far & ~worse & (by_class > by_class.amax(0) - NEGLIGIBLE).flatten()
+    by_class = torch.where(worse, before, here).unflatten(0, (-1, num_rows(rows)))
+    counts = by_class > by_class.amax(0) - NEGLIGIBLE
+    worse, far = (each.view_as(counts) & counts for each in (worse, far))
+    return loc, scale, (far & ~worse).any(0), worse.any(0)
 
 
 def _by_adam(
@@ -180,8 +211,8 @@ def _by_adam(
             slope = torch.linalg.solve_triangular(scale.detach().mT, noise.permute(1, 2, 0), upper=True).permute(
                 2, 0, 1
             )
-            bound = (log_joint(fitted.pair, batch, layout, coordinates, at) + (slope * local).sum(-1)).mean(0)
-            return [-g.nan_to_num(0.0, 0.0, 0.0) for g in torch.autograd.grad(bound.sum(), [a, b])]
+            elbo = (log_joint(fitted.pair, batch, layout, coordinates, at) + (slope * local).sum(-1)).mean(0)
+            return [-g.nan_to_num(0.0, 0.0, 0.0) for g in torch.autograd.grad(elbo.sum(), [a, b])]
 
     step = run_traced(fitted, gradients, rows, traced)
     optimizer = torch.optim.Adam([{"params": [shift]}, {"params": [shape]}], lr=RATE, betas=(0.9, 0.99))
@@ -197,17 +228,6 @@ def _by_adam(
     root = spread if spread.dim() > 2 else torch.diag_embed(spread)
     loc, scale = mean + torch.einsum("nij,nj->ni", root, shift), root @ triangle(shape)
     return loc, scale, shift.abs().amax(-1) > FAR
-
-
-def _bound(
-    fitted: Fit, rows: Batch, layout: Layout, coordinates: Coordinates, loc: Tensor, scale: Tensor, noise: Tensor
-) -> Tensor:
-    """The ELBO of each row by a Normal of u, up to a constant, from a few draws; minus infinity where it is no number."""
-    u = loc + torch.einsum("nij,knj->kni", scale, noise)
-    with torch.no_grad():
-        log_p = torch.cat([log_joint(fitted.pair, rows, layout, coordinates, one[None]) for one in u])
-    bound = log_p.mean(0) + scale.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return torch.where(bound.isnan(), -math.inf, bound)
 
 
 def laplace_rows(fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced: dict[Any, Any]) -> Refined:
@@ -260,8 +280,8 @@ def _laplace(
         optimizer.step()
     with torch.enable_grad():
         a = shift.clone().requires_grad_()
-        bound = log_joint(fitted.pair, rows, layout, coordinates, (mean + sd * a)[None]).sum()
-        (slopes,) = torch.autograd.grad(bound, a, create_graph=True)
+        log_p = log_joint(fitted.pair, rows, layout, coordinates, (mean + sd * a)[None]).sum()
+        (slopes,) = torch.autograd.grad(log_p, a, create_graph=True)
         columns = [
             torch.autograd.grad(slopes[:, i].sum(), a, retain_graph=True)[0] if slopes.requires_grad else 0 * a
             for i in range(a.shape[-1])

@@ -22,6 +22,8 @@ from pyrovae.pair.layout import Layout
 from pyrovae.pair.program import Pair, PairLike
 
 DRAWS, MORE_DRAWS, MOST_DRAWS = 3, 30, 8  # of a gradient step: one more for every 30 dimensions, up to 8
+BOUND_DRAWS = 8  # that say whether a row's proposal has gone astray,
+ASTRAY = 3.0  # nats below its start, far beyond the noise of so few draws
 FREEDOM = 5.0  # degrees of freedom of the t distribution in few dimensions
 
 
@@ -64,6 +66,21 @@ def log_joint(pair: PairLike, rows: Batch, layout: Layout, coordinates: Coordina
     moved, log_det = at(pair, coordinates, u, PutDraws)
     found = terms(moved, rows, len(u), layout=layout)
     return possible(weights_by_class(found, coordinates) + log_det)
+
+
+def bound(
+    fitted: Fit, rows: Batch, layout: Layout, coordinates: Coordinates, loc: Tensor, scale: Tensor, noise: Tensor
+) -> Tensor:
+    """The ELBO of each row by a Normal of u, up to a constant, from a few draws; minus infinity where it is no number.
+
+    The draws are those of standard normal noise, `(K, M, d)`, or of noise that all rows share, `(K, 1, d)`.
+    """
+    u = loc + (noise.transpose(0, 1) @ scale.mT).transpose(0, 1)
+    with torch.no_grad():
+        some = u.split(draws_of_a_step(u.shape[-1]))
+        log_p = torch.cat([log_joint(fitted.pair, rows, layout, coordinates, part) for part in some])
+    elbo = log_p.mean(0) + scale.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return torch.where(elbo.isnan(), -math.inf, elbo)
 
 
 def at(
