@@ -19,7 +19,6 @@ from pyrovae.batching.chunks import chunks
 from pyrovae.criticism.coordinates import Coordinates, NotRefinable, PointGuide, Radial
 from pyrovae.criticism.newton import by_newton
 from pyrovae.criticism.refined import (
-    ASTRAY,
     BOUND_DRAWS,
     DRAWS,
     Refined,
@@ -48,6 +47,7 @@ MORE_STAGES = 10  # the first of their stages of random numbers
 GROWING = 20.0  # nats by which the ELBO has grown in more steps, after which there are more again
 WIDE = 20  # dimensions, beyond which Laplace's approximation is the start, and the steps are Newton's
 UNHURRIED = 10  # dimensions, beyond which correlations are learned more slowly
+ASTRAY = 3.0  # nats of the ELBO below the start of the steps, far beyond the noise of its few draws
 START_DRAWS = 64  # draws of the guide, whose moments are the start
 FLATTEST = 3.0  # of Laplace's approximation, in standard deviations of the guide
 MOST_WEIGHTS = 2**24  # log-weights of a block of rows

@@ -22,8 +22,7 @@ from pyrovae.pair.layout import Layout
 from pyrovae.pair.program import Pair, PairLike
 
 DRAWS, MORE_DRAWS, MOST_DRAWS = 3, 30, 8  # of a gradient step: one more for every 30 dimensions, up to 8
-BOUND_DRAWS = 8  # that say whether a row's proposal has gone astray,
-ASTRAY = 3.0  # nats below its start, far beyond the noise of so few draws
+BOUND_DRAWS = 8  # by which the ELBOs of two proposals of a row are compared
 FREEDOM = 5.0  # degrees of freedom of the t distribution in few dimensions
 
 
