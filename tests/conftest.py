@@ -3,6 +3,7 @@
 import gc
 import os
 import random
+import signal
 
 # Tensors here are tiny: a second thread would only wait, and wait long where tests run beside one another. NumPy's libraries
 # read this when they are imported.
@@ -10,6 +11,8 @@ os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL
 # These are tests of the CPU, on machines with a GPU, too, of which benchmarks/device_checks.py asks the same questions.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["COLUMNS"] = "100"  # of the terminal that the command line finds when it is imported
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell, and some tests stop a fit by it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from collections.abc import Iterator
 from pathlib import Path

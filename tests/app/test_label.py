@@ -238,7 +238,7 @@ def test_names_may_begin_and_end_with_blanks(tmp_path: Path) -> None:
 
 UNFIT_TABLES = {
     "empty": ("", r"needs a first line with the columns id,label .* found nothing"),
-    "no header": ("a.png,cat\nb.png,dog\n", r"needs a first line .* found a\.png, cat"),
+    "no header": ("a.png,cat\nb.png,dog\n", r"needs a first line .* found 'a\.png', 'cat'"),
     "only labels": ("label\ncat\n", "needs a first line"),
     "two labels": ("file,label\na.png,cat\na.png,dog\n", "a.png has two labels, 'cat' and 'dog'. Keep one"),
     "no id": ("file,label\n,cat\n", "row 2: the column 'file' is empty. Say which row 'cat' is for"),
