@@ -1,6 +1,6 @@
 """The command line: `pyrovae fit digits`, and commands that work with the run that it leaves."""
 
-from pyrovae.app.cli import pages
-from pyrovae.app.cli.commands import app, main
+from pyrovae.app.cli import fitting, questions
+from pyrovae.app.cli.entry import app, main
 
-__all__ = ["app", "main", "pages"]
+__all__ = ["app", "fitting", "main", "questions"]

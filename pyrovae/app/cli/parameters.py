@@ -137,6 +137,13 @@ CheckOut = Annotated[
     Path | None,
     typer.Option("--out", help="Page to write, .html, and .json beside it; by default check.html in the run folder."),
 ]
+ReportOut = Annotated[
+    Path | None, typer.Option("--out", help="Page to write, .html; by default report.html in the run folder.")
+]
+Others = Annotated[
+    list[Path] | None,
+    typer.Option("--with", metavar="RUN", help="Folder of a run to compare it with; may be given several times."),
+]
 NewRows = Annotated[
     str, typer.Argument(metavar="TABLE", help="A file with the columns of the run, or a name.", show_default=False)
 ]

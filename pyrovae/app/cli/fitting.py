@@ -1,0 +1,257 @@
+"""The commands that fit: they parse what was typed, call the application, and print what it returns."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from pyrovae._files import refuse_no_run
+from pyrovae._lazily import Lazily
+from pyrovae._sources import check_source
+from pyrovae._start import advising
+from pyrovae.app import catalogue
+from pyrovae.app.cli import parameters as take
+from pyrovae.app.cli import tables
+from pyrovae.app.decide import check_names, decide
+from pyrovae.app.options import Options
+from pyrovae.errors import OptionError
+
+if TYPE_CHECKING:
+    import pyrovae.data.load as loading
+    from pyrovae.app import comparisons, pictures, scores
+    from pyrovae.app import run as runs
+    from pyrovae.app import search as searching
+    from pyrovae.app.jobs import label as labelling
+    from pyrovae.criticism import decomposition
+else:  # so that help, names and mistakes need not wait for torch
+    runs = Lazily("pyrovae.app.run")
+    comparisons = Lazily("pyrovae.app.comparisons")
+    pictures = Lazily("pyrovae.app.pictures")
+    scores = Lazily("pyrovae.app.scores")
+    labelling = Lazily("pyrovae.app.jobs.label")
+    searching = Lazily("pyrovae.app.search")
+    decomposition = Lazily("pyrovae.criticism.decomposition")
+    loading = Lazily("pyrovae.data.load")
+from pyrovae.app.cli.entry import app
+
+REMEDIES = (
+    "Try --free-bits 0.5, --kl-warmup over half of the epochs, --kl-cycles 4, --lagging 5, or fewer latent dimensions."
+)
+
+
+@app.command()
+@take.takes_options("fit")
+def fit(
+    context: typer.Context,
+    source: take.FitSource = None,
+    folder: take.FitOut = None,
+    *,
+    given: take.Given,
+    label: take.LabelColumn = None,
+    data: take.RunData = None,
+    data_root: take.DataRoot = None,
+    device: take.Device = "auto",
+    engine: take.Engine = "auto",
+    threads: take.Threads = None,
+    force: take.ForceRun = False,
+    resume: take.Resume = None,
+    trust: take.Trust = False,
+) -> None:
+    """Fit a model to data, print how good it is on the test rows, and leave weights, settings and pictures in a folder."""
+    if (source is None) == (resume is None):
+        raise OptionError(
+            "Give what to fit (digits, sprites, mnist, fashion-mnist or a file), or --resume RUN, and not both."
+        )
+    if resume is not None:
+        typed = [f"--{name.replace('_', '-')}" for name in context.params if _typed(context, name)]
+        if other := [
+            name for name in typed if name not in ("--resume", "--data", "--data-root", "--device", "--trust")
+        ]:
+            raise OptionError(f"--resume goes on with the run's own options; leave out {', '.join(other)}.")
+        where = resume
+        refuse_no_run(where)
+        more: dict[str, Any] = {"data": data, "data_root": data_root, "device": device, "trust": trust}
+        run = _watched(where, trust, lambda: runs.resume_run(where, **more))
+    else:
+        if data is not None:
+            raise OptionError("--data is for --resume: give the data of a new fit without it.")
+        options = Options.of("fit", **given)
+        check_source(str(source))
+        check_names(options)
+        dataset = loading.read(str(source), data_root=data_root, label=label, **options.table)
+        tables.remark(dataset.notes)
+        where = folder or runs.default_folder(dataset.name)
+        how: dict[str, Any] = {"force": force, "device": device, "engine": engine, "threads": threads}
+        how["say"] = tables.inform
+        own = bool(catalogue.own_paths(options))
+        run = _watched(where, own, lambda: searching.search_run(dataset, options, where, **how))
+    trusted = " --trust" if catalogue.own_paths(run.options) else ""
+    with advising(lambda: f"stopped; the fit is whole, and its table comes by: pyrovae evaluate {where}{trusted}"):
+        _finish(run, where)
+
+
+def _finish(run: runs.Run, where: Path) -> None:
+    """Say how good a fit is, and leave that and pictures in its folder."""
+    if run.fitted.stopped:
+        tables.answer(f"Stopped: {run.fitted.stopped}.")
+    for site, kl in decomposition.collapsed(run.fitted).items():
+        tables.answer(
+            f"The latent variable {site} has collapsed: it says next to nothing of x (KL {kl:.3f} nats a row). {REMEDIES}"
+        )
+    results, _ = scores.evaluate(run, run.options.num_samples, proposal=run.options.proposal)
+    results["fit_seconds"] = run.fitted.history[-1]["seconds"]
+    run.record(results)
+    drawn = pictures.draw_pictures(run)
+    tables.print_results(results, run.model.probability)
+    if simulated := scores.simulated_rows(run):
+        tables.answer(simulated)
+    needs = " (to open it again, add --trust: it has parts of your own)" if catalogue.own_paths(run.options) else ""
+    tables.answer_line(f"Run folder: {where}{needs}")
+    tables.answer_line(f"Pictures: {', '.join(p.name for p in drawn)}")
+
+
+@app.command("list")
+def list_names() -> None:
+    """List the names of models, priors, likelihoods and guides, and what they mean."""
+    tables.print_names()
+
+
+@app.command()
+@take.takes_options("sweep")
+def sweep(
+    source: take.Source,
+    folder: take.SweepOut = None,
+    *,
+    given: take.Given,
+    label: take.LabelColumn = None,
+    data_root: take.DataRoot = None,
+    device: take.Device = "auto",
+    engine: take.Engine = "auto",
+    threads: take.Threads = None,
+) -> None:
+    """Fit every combination of the named parts, and compare log p(x) of the test rows. Called again, it goes on."""
+    check_source(source)
+    grid = _grid(given)
+    for options in grid:
+        check_names(options)
+    dataset = loading.read(source, data_root=data_root, label=label, **grid[0].table)
+    tables.remark(dataset.notes)
+    for options in grid:  # a mistake in the last one is found before the first is fitted
+        decide(options, dataset, len(dataset.x))
+    where = folder or Path("runs") / f"{dataset.name}-sweep"
+    how: dict[str, Any] = {"device": device, "engine": engine, "threads": threads}
+    stopped = f"stopped; the same command goes on with the runs in {where}"
+    try:
+        with advising(lambda: stopped):
+            done = comparisons.sweep(dataset, grid, where, tables.inform, data_root=data_root, **how)
+    except KeyboardInterrupt:
+        tables.complain(stopped)
+        raise typer.Exit(130) from None
+    measures = [comparisons.measure_of(run) for run in done]
+    for measure in dict.fromkeys(measures):
+        among = [run for run, own in zip(done, measures) if own == measure]
+        found = comparisons.compare(among, given["num_samples"], proposal=given["proposal"])
+        tables.print_comparison([{**entry, "run": Path(entry["run"]).name} for entry in found], str(measure))
+    tables.answer_line(f"Runs: {where}")
+
+
+def _grid(given: dict[str, Any]) -> list[Options]:
+    """The options of every combination of the named priors, likelihoods and guides."""
+    priors, likelihoods, guides = (_names(given[kind]) for kind in ("prior", "likelihood", "guide"))
+    if given["prior"] is not None and not priors:
+        raise OptionError("--prior names no part: see `pyrovae list`.")
+    # --total-count goes to the likelihoods that need one; where none does, `decide` refuses it
+    bounded: list[str] = [x for x in likelihoods if catalogue.part("likelihood", x).needs_total] or likelihoods
+    grid = []
+    each: list[list[Any]] = [priors or [None], likelihoods or [None], guides or [None]]
+    for prior, likelihood, guide in itertools.product(*each):
+        options = Options.of("sweep", **given | {"prior": prior, "likelihood": likelihood, "guide": guide})
+        if likelihood is not None and likelihood not in bounded:
+            options = replace(options, total_count=None)
+        grid.append(options)
+    return grid
+
+
+@app.command()
+@take.takes_options("label")
+def label(
+    source: take.LabelSource,
+    labels: take.LabelTable = None,
+    to: take.LabelOut = None,
+    folder: take.LabelRun = None,
+    size: take.Size = None,
+    *,
+    given: take.Given,
+    fresh: take.Fresh = False,
+    force: take.ForceTable = False,
+    data_root: take.DataRoot = None,
+    device: take.Device = "auto",
+    engine: take.Engine = "auto",
+    threads: take.Threads = None,
+) -> None:
+    """Predict the label of every row from a few labels; say how sure that is, and which rows to label next.
+
+    Called again with more labels, it goes on from there.
+    """
+    for inside in (labels, Path(source)):
+        if to is not None and inside is not None and inside.expanduser().absolute() == to.expanduser().absolute():
+            raise OptionError(f"--out {to} would replace what it is made from: choose another name.")
+    if to is not None and not to.absolute().parent.is_dir():
+        raise OptionError(f"--out {to}: there is no folder {to.parent}.")
+    if not Path(source).expanduser().is_dir():
+        check_source(source)
+    options = Options.of("label", **given)
+    job = labelling.read_job(source, labels, size=size, data_root=data_root, **options.table)
+    tables.remark(job.dataset.notes)
+    where = folder or Path("runs") / f"{job.dataset.name}-labels"
+    how: dict[str, Any] = {
+        "device": device,
+        "engine": engine,
+        "threads": threads,
+        "progress": True,
+        "say": tables.inform,
+    }
+    stopped = "stopped; the same command starts again"
+    try:
+        with advising(lambda: stopped):
+            answer = labelling.label_rows(job, options, where, to=to, fresh=fresh, force=force, **how)
+    except KeyboardInterrupt:
+        tables.complain(stopped)
+        raise typer.Exit(130) from None
+    tables.print_report(answer.report)
+    tables.print_next_rows(answer.table)
+    tables.answer_line(f"Table: {to or where / 'labels.csv'}")
+    drawn = f" ({', '.join(p.name for p in answer.pictures)})" if answer.pictures else ""
+    tables.answer_line(f"Run folder: {where}{drawn}")
+
+
+def _typed(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _watched(folder: Path, own: bool, work: Callable[[], runs.Run]) -> runs.Run:
+    """Do some work, with parts of the user's own or not; if Ctrl-C stops it, say how to go on."""
+    try:
+        with advising(lambda: f"stopped{_going_on(folder, own)}"):
+            return work()
+    except KeyboardInterrupt as stop:
+        tables.complain(f"{str(stop) or 'stopped'}{_going_on(folder, own)}")
+        raise typer.Exit(130) from None
+
+
+def _going_on(folder: Path, own: bool) -> str:
+    """How to go on with what has been written."""
+    if not (folder / "checkpoint.safetensors").exists():
+        return "; nothing was written" if not folder.exists() else f"; nothing of use was written into {folder}"
+    return f"; go on with: pyrovae fit --resume {folder}{' --trust' if own else ''}"
+
+
+def _names(text: str | None) -> list[str]:
+    """The names in a list with commas, each once, in their order."""
+    return list(dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip()))

@@ -1,0 +1,307 @@
+"""The commands that ask something of a finished run, or draw from it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from pyrovae._files import refuse_no_run
+from pyrovae._lazily import Lazily
+from pyrovae._sources import check_source
+from pyrovae.app.cli import parameters as take
+from pyrovae.app.cli import tables
+from pyrovae.app.options import OPTIONS
+from pyrovae.errors import OptionError
+
+if TYPE_CHECKING:
+    from pyrovae import plots
+    from pyrovae.app import comparisons, pictures, scores
+    from pyrovae.app import rows as row_values
+    from pyrovae.app.cli import files
+    from pyrovae.app.jobs import check as checking
+    from pyrovae.app.jobs import impute as filling
+    from pyrovae.app.jobs import outliers as finding
+    from pyrovae.app.jobs import report as reporting
+    from pyrovae.predict import reconstruct as reconstructing
+else:  # so that help, names and mistakes need not wait for torch
+    plots = Lazily("pyrovae.plots")
+    comparisons = Lazily("pyrovae.app.comparisons")
+    pictures = Lazily("pyrovae.app.pictures")
+    row_values = Lazily("pyrovae.app.rows")
+    scores = Lazily("pyrovae.app.scores")
+    files = Lazily("pyrovae.app.cli.files")
+    checking = Lazily("pyrovae.app.jobs.check")
+    finding = Lazily("pyrovae.app.jobs.outliers")
+    filling = Lazily("pyrovae.app.jobs.impute")
+    reporting = Lazily("pyrovae.app.jobs.report")
+    reconstructing = Lazily("pyrovae.predict.reconstruct")
+from pyrovae.app.cli.entry import app, opened_run
+
+
+@app.command()
+def compare(
+    run: take.RunFolders,
+    num_samples: take.Samples = OPTIONS["num_samples"].default,
+    num_rows: take.NumRows = None,
+    proposal: take.Proposal = OPTIONS["proposal"].default,
+    dequantise: take.Dequantise = False,
+    data: take.RunData = None,
+    data_root: take.DataRoot = None,
+    device: take.Device = "auto",
+    threads: take.Threads = None,
+    trust: take.Trust = False,
+) -> None:
+    """Compare log p(x) of several runs on the same test rows: paired differences with their standard errors."""
+    if len(run) < 2:
+        raise OptionError("Give at least two runs to compare.")
+    for folder in run:
+        refuse_no_run(folder)
+    scores.check_draws(num_samples, num_rows)
+    opened = [opened_run(folder, data, data_root, device, threads, trust) for folder in run]
+    table = comparisons.compare(opened, num_samples, num_rows, proposal=proposal, dequantise=dequantise)
+    measures = [comparisons.measure_of(one) for one in opened]
+    kinds = " and ".join(dict.fromkeys(measure.kind for measure in measures))
+    tables.print_comparison(table, f"log {measures[0].of}: {kinds}")
+
+
+@app.command()
+def evaluate(
+    run: take.RunFolder,
+    num_samples: take.Samples = OPTIONS["num_samples"].default,
+    num_rows: take.NumRows = None,
+    proposal: take.ProposalOfRun = None,
+    data: take.RunData = None,
+    data_root: take.DataRoot = None,
+    device: take.Device = "auto",
+    threads: take.Threads = None,
+    trust: take.Trust = False,
+    to: take.Out = None,
+    force: take.Force = False,
+) -> None:
+    """Print the table of a run again, from its test rows; --out writes the values of each row as CSV."""
+    if to is not None:
+        files.check_file(to, force, (".csv",))
+    refuse_no_run(run)
+    opened = opened_run(run, data, data_root, device, threads, trust)
+    results, found = scores.evaluate(opened, num_samples, num_rows, proposal or opened.options.proposal)
+    if to is not None:
+        files.write_scores(to, found, opened.rows)
+    tables.print_results(results, opened.model.probability)
+    if opened.fitted.stopped:
+        tables.answer(f"The fit stopped early: {opened.fitted.stopped}.")
+
+
+@app.command()
+def check(
+    run: take.RunFolder,
+    num_rows: take.CheckRows = 400,
+    num_samples: take.Samples = OPTIONS["num_samples"].default,
+    proposal: take.ProposalOfRun = None,
+    seed: take.DrawSeed = 0,
+    data: take.RunData = None,
+    data_root: take.DataRoot = None,
+    device: take.Device = "auto",
+    threads: take.Threads = None,
+    trust: take.Trust = False,
+    to: take.CheckOut = None,
+    force: take.Force = False,
+) -> None:
+    """Ask whether a fit is any good: bounds, predictions, latent variables, guide; --out names the page that is written.
+
+    The exit code is 0 if nothing is bad, 1 if something is, and 2 after a mistake.
+    """
+    refuse_no_run(run)
+    scores.check_draws(num_samples, num_rows, least_rows=2)
+    path = to or run / checking.PAGE
+    files.check_file(path, force or to is None, (".html",))
+    opened = opened_run(run, data, data_root, device, threads, trust)
+    how: dict[str, Any] = {"num_rows": num_rows, "num_samples": num_samples, "seed": seed}
+    report = checking.check_run(opened, proposal=proposal or opened.options.proposal, say=tables.inform, **how)
+    written = checking.write_report(report, opened, path)
+    tables.print_findings(report, opened.rows.log_abs_det)
+    tables.answer_line(f"Page: {written[0]} (and {written[1].name})")
+    if report.verdict == "bad":
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    run: take.RunFolder,
+    others: take.Others = None,
+    num_rows: take.CheckRows = 400,
+    num_samples: take.Samples = OPTIONS["num_samples"].default,
+    proposal: take.ProposalOfRun = None,
+    seed: take.DrawSeed = 0,
+    data: take.RunData = None,
+    data_root: take.DataRoot = None,
+    device: take.Device = "auto",
+    threads: take.Threads = None,
+    trust: take.Trust = False,
+    to: take.ReportOut = None,
+    force: take.Force = False,
+) -> None:
+    """Write all that is known of a run as one page: data, graph, curves, pictures, check, and other runs beside it."""
+    for folder in (run, *(others or ())):
+        refuse_no_run(folder)
+    scores.check_draws(num_samples, num_rows, least_rows=2)
+    path = to or run / reporting.PAGE
+    files.check_file(path, force or to is None, (".html",))
+    folders = (run, *(others or ()))
+    opened, *beside = (opened_run(folder, data, data_root, device, threads, trust) for folder in folders)
+    asked: dict[str, Any] = {"num_rows": num_rows, "num_samples": num_samples, "seed": seed}
+    found = reporting.report_on(
+        opened, beside, proposal=proposal or opened.options.proposal, say=tables.inform, **asked
+    )
+    reporting.write_page(found, path)
+    tables.answer_line(f"Page: {path}")
+
+
+@app.command()
+def outliers(
+    run: take.RunFolder,
+    source: take.NewRows,
+    to: take.OutliersOut = None,
+    method: take.Method = "log_likelihood",
+    rate: take.Rate = 0.1,
+    num_samples: take.Samples = OPTIONS["num_samples"].default,
+    proposal: take.ProposalOfRun = None,
+    seed: take.DrawSeed = 0,
+    data: take.RunData = None,
+    data_root: take.DataRoot = None,
+    device: take.Device = "auto",
+    threads: take.Threads = None,
+    trust: take.Trust = False,
+    force: take.Force = False,
+) -> None:
+    """Rank the rows of a table by how strange they are to a run, with p-values, and name the columns that make them so."""
+    refuse_no_run(run)
+    check_source(source)
+    path = to or run / "outliers.csv"
+    files.check_file(path, force or to is None, (".csv",))
+    scores.check_draws(num_samples, None)
+    opened = opened_run(run, data, data_root, device, threads, trust)
+    how: dict[str, Any] = {"num_samples": num_samples, "proposal": proposal or opened.options.proposal, "seed": seed}
+    how |= {"method": method, "rate": rate, "data_root": data_root}
+    found = finding.find_outliers(opened, source, say=tables.inform, **how)
+    finding.write_outliers(found, path)
+    tables.print_outliers(found)
+    tables.answer_line(f"{len(found.table)} rows: {path}")
+
+
+@app.command()
+def impute(
+    run: take.RunFolder,
+    source: take.NewRows,
+    to: take.FilledOut = None,
+    draws: take.Draws = 0,
+    num_samples: take.Samples = OPTIONS["num_samples"].default,
+    proposal: take.ProposalOfRun = None,
+    seed: take.DrawSeed = 0,
+    data: take.RunData = None,
+    data_root: take.DataRoot = None,
+    device: take.Device = "auto",
+    threads: take.Threads = None,
+    trust: take.Trust = False,
+    force: take.Force = False,
+) -> None:
+    """Fill in the missing cells of a table, by their best guesses or by several draws; other cells stay as they are."""
+    refuse_no_run(run)
+    path = to or run / "imputed.csv"
+    files.check_file(path, force or to is None, (".csv", ".parquet"))
+    scores.check_draws(num_samples, None)
+    opened = opened_run(run, data, data_root, device, threads, trust)
+    how: dict[str, Any] = {"num_samples": num_samples, "proposal": proposal or opened.options.proposal, "seed": seed}
+    found = filling.fill_in(opened, source, draws=draws, **how)
+    filling.write_filled(found, path)
+    tables.answer_line(filling.summary(found))
+    tables.answer_line(f"{len(found.tables)} {'table' if len(found.tables) == 1 else 'tables'}: {path}")
+
+
+@app.command()
+def generate(
+    run: take.RunFolder,
+    num: take.NumNew = 64,
+    to: take.Out = None,
+    mean: take.Mean = False,
+    wanted: take.ClassName = None,
+    given: take.GivenRows = None,
+    seed: take.DrawSeed = 0,
+    data: take.RunData = None,
+    data_root: take.DataRoot = None,
+    device: take.Device = "auto",
+    threads: take.Threads = None,
+    trust: take.Trust = False,
+    force: take.Force = False,
+) -> None:
+    """Draw new rows from the model: a picture if they are images, else CSV; --out takes .png, .npy or .csv.
+
+    If the model has labelled classes, the picture has one column for each. A model that is given columns draws a row for each
+    row of --given, one that is given captions draws rows of the caption of --given, and either, without it, rows for what
+    training rows have.
+    """
+    refuse_no_run(run)
+    opened = opened_run(run, data, data_root, device, threads, trust)
+    rows = opened.rows
+    path = to or run / ("generated.png" if rows.image_shape else "generated.csv")
+    files.check_file(path, force or to is None, (".png", ".npy", ".csv"))
+    conditions = pictures.conditions_of(opened, given, num, seed)
+    num = num if conditions is None else len(conditions)
+    values, codes = pictures.draw_rows(opened, num, wanted=wanted, conditions=conditions, mean=mean, seed=seed)
+    if path.suffix == ".png":
+        names = None if wanted is not None or codes is None else [str(name) for name in rows.classes or ()][:num]
+        columns = 8 if names is None else len(names)
+        axes = plots.images(values, files.image_shape(rows, path), columns, names=names)
+        what = "E[x | z] at draws of p(z)" if mean else "rows drawn from the model"
+        told = f", given {given}" if given is not None else ""
+        plots.save(pictures.titled(axes, what + told), path)
+    else:
+        labels = None if codes is None else row_values.class_values(opened.dataset, codes)
+        files.write_rows(path, values, rows, labels=labels, conditions=conditions)
+    tables.answer_line(f"{num} rows: {path}")
+
+
+@app.command()
+def reconstruct(
+    run: take.RunFolder,
+    to: take.Out = None,
+    data: take.RunData = None,
+    data_root: take.DataRoot = None,
+    device: take.Device = "auto",
+    threads: take.Threads = None,
+    trust: take.Trust = False,
+    force: take.Force = False,
+) -> None:
+    """Show the first test rows and their reconstructions; --out writes those of all test rows as .npy or .csv."""
+    refuse_no_run(run)
+    opened = opened_run(run, data, data_root, device, threads, trust)
+    rows = opened.rows
+    path = to or run / "reconstructions.png"
+    files.check_file(path, force or to is None, (".png", ".npy", ".csv"))
+    if path.suffix == ".png":
+        plots.save(pictures.reconstruction_picture(opened, 10), path)
+    else:
+        restored = rows.restore(reconstructing.reconstruct(opened.fitted, rows.batch("test")))
+        files.write_rows(path, restored, rows, rows.test_index)
+    tables.answer_line(f"Reconstructions: {path}")
+
+
+@app.command()
+def encode(
+    run: take.RunFolder,
+    to: take.Out = None,
+    data: take.RunData = None,
+    data_root: take.DataRoot = None,
+    device: take.Device = "auto",
+    threads: take.Threads = None,
+    trust: take.Trust = False,
+    force: take.Force = False,
+) -> None:
+    """Write the posterior mean E[z | x] of every row, in the order of the data: CSV, with labels, or .npy by --out."""
+    refuse_no_run(run)
+    opened = opened_run(run, data, data_root, device, threads, trust)
+    path = to or run / "codes.csv"
+    files.check_file(path, force or to is None, (".csv", ".npy"))
+    codes = pictures.all_codes(opened).cpu()
+    files.write_codes(path, codes, opened)
+    tables.answer_line(f"{len(codes)} rows: {path}")
