@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from pyrovae.batching.batches import digest_of
 from pyrovae.batching.transforms import Transform
+from pyrovae.engine import ranks
 from pyrovae.engine.threads import computing_with
 from pyrovae.fitted.files import claim_folder
 from pyrovae.fitted.fitted import Fit
@@ -23,6 +25,7 @@ from pyrovae.pair.turns import turn
 from pyrovae.training.fit_options import Callback, FitOptions, OptimizerFactory
 from pyrovae.training.plan import FitData, Plan, bind, check, group, plan
 from pyrovae.training.schedules import Schedule
+from pyrovae.training.together import begin_together, begun, goes_on
 from pyrovae.training.trainer import Trainer
 
 
@@ -171,6 +174,9 @@ def fit(
     """
     arguments = {name: value for name, value in locals().items() if name not in ("pair", "data")}
     options = FitOptions(**arguments)
+    ranks.join()
+    if options.checkpoint is not None:
+        options.resume = options.resume or goes_on(Path(options.checkpoint))
     fitted = Fit(pair, layout=Layout((), 0, {}), transform=transform, info=dict(info or {}), threads=options.threads)
     with turn():
         rows = bind(pair, data, options)
@@ -189,22 +195,28 @@ def fit(
 def train(fitted: Fit, chosen: Plan, rows: FitData, options: FitOptions) -> None:
     """Run the plan of a fit, from the start or from a checkpoint, and write what it leaves."""
     trainer = Trainer(fitted, chosen, rows)
+    identity: dict[str, Any] = {}
+    if ranks.world_size() > 1:
+        identity = identity_of(fitted.settings, rows, options)
+        begin_together(fitted, chosen.loss_tensors, identity)
     if options.checkpoint is None:
         trainer.run(list(options.callbacks), None, options.checkpoint_every, options.progress)
         _leave(fitted, chosen)
         return
     folder = Path(options.checkpoint)
+    begun(folder)
     if not options.resume:
-        claim_folder(folder, force=options.force)
-    with locked(folder):
-        identity = identity_of(fitted.settings, rows, options)
+        ranks.first(lambda: claim_folder(folder, force=options.force))
+    with ExitStack() as stack:
+        ranks.first(lambda: stack.enter_context(locked(folder)))
+        identity = identity or identity_of(fitted.settings, rows, options)
         if options.resume:
             trainer.resume(folder, identity)
         else:
             trainer.begin(folder, identity)
         trainer.run(list(options.callbacks), folder, options.checkpoint_every, options.progress)
         _leave(fitted, chosen)
-        write_fit(folder, fitted)
+        ranks.first(lambda: write_fit(folder, fitted))
 
 
 def _leave(fitted: Fit, chosen: Plan) -> None:

@@ -14,6 +14,7 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyrovae.engine import ranks
 from pyrovae.engine.adam import MODEL_RATE, rate_of
 from pyrovae.engine.compiled import make_engine
 from pyrovae.engine.denormals import flushed_denormals
@@ -22,13 +23,14 @@ from pyrovae.fitted import folder as store
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.optimizers import check_optimizer, finite_or_none, flatten_optimizer, unflatten_optimizer
 from pyrovae.fitted.spec import renamed
-from pyrovae.pair.parameters import fork_rng, lent, modules_remembered, named_tensors
+from pyrovae.pair.parameters import fork_rng, lent, modules_remembered, named_tensors, seed_torch
 from pyrovae.training.console import progress_bar, stop_on_interrupt
 from pyrovae.training.fit_options import Callback
 from pyrovae.training.monitor import Monitor
 from pyrovae.training.not_finite import MOST_REPEATED, explain
 from pyrovae.training.plan import FitData, Plan
 from pyrovae.training.schedules import weights_at
+from pyrovae.training.together import LOCAL, resumable
 
 # After so many epochs, unless patience is short, what is done between epochs is done between every so many steps at most.
 MANY_EPOCHS, PATIENT, STEPS_BETWEEN = 200, 50, 10
@@ -79,21 +81,23 @@ class Trainer:
         self.last_good = self.state()
         due = True
         with (
+            resumable(folder),
             nullcontext() if callbacks else modules_remembered(self.fitted.pair),  # callbacks may change them
             stop_on_interrupt(terminate=folder is not None) as interrupted,
-            progress_bar(progress, self.epochs) as bar,
+            progress_bar(False if ranks.rank() else progress, self.epochs) as bar,
             pyro.validation_enabled(False),
             flushed_denormals(self.device),
         ):
+            stop = ranks.Stop(interrupted.is_set)
             bar(history)
             while not self._finished():
                 began = time.monotonic()
                 if not self.in_epoch:
                     self._begin_epoch(due)
-                while len(self.batches) and not interrupted.is_set():
+                while len(self.batches) and not stop.before_step():
                     self._step()
                 self.seconds += time.monotonic() - began
-                if interrupted.is_set():
+                if stop.now():
                     self._interrupt(folder)
                 due = self._is_due()
                 if not self._end_epoch(folder, due):
@@ -103,14 +107,14 @@ class Trainer:
                     self.fitted.stopped = "a callback stopped it"
                 if due:
                     self.last_good = self.state()
-                if folder is not None and (time.monotonic() - written > every):
+                if folder is not None and ranks.agree(time.monotonic() - written > every):
                     self._write_on_the_way(folder)
                     written = time.monotonic()
         if self.engine.notes:
             self.fitted.settings["engine_notes"] = list(self.engine.notes)
         if folder is not None:
             self.write(folder)
-        if interrupted.is_set():  # in the last epoch: all is done and written, and the caller still wanted to stop
+        if stop.now():  # in the last epoch: all is done and written, and the caller still wanted to stop
             self._interrupt(folder)
         if self.best is not None:
             with torch.no_grad():
@@ -129,7 +133,7 @@ class Trainer:
             return False
         with fork_rng(), lent():  # what a callback draws must not change the fit
             answers = [callback(self.fitted) for callback in callbacks]
-        return any(map(_is_true, answers))
+        return any(ranks.everywhere(any(map(_is_true, answers))))
 
     def _finished(self) -> bool:
         done = len(self.fitted.history)
@@ -142,8 +146,15 @@ class Trainer:
         self.batches.begin_epoch()
         if due:
             self.engine.begin_epoch()
-        self.source.begin(self.batches.coming())
+        self._read_ahead()
         self.in_epoch = True
+
+    def _read_ahead(self) -> None:
+        self.source.begin([ranks.shard(rows) for rows in self.batches.coming()])
+
+    def _deal(self) -> dict[str, Tensor]:
+        """This rank's rows of the next minibatch."""
+        return self.source.inputs({name: ranks.shard(rows) for name, rows in self.batches.deal().items()})
 
     def _weights(self) -> dict[str, float]:
         weights = weights_at(self.schedule, self.steps._replace(number=self.step))
@@ -158,13 +169,14 @@ class Trainer:
 
     def _step(self) -> None:
         weights = self._weights()
-        self.epoch_elbos.append(self.engine.step(self.source.inputs(self.batches.deal()), weights))
+        self.epoch_elbos.append(self.engine.step(self._deal(), weights))
         self.step += 1
 
     def _end_epoch(self, folder: Path | None, due: bool) -> bool:
         """Measure the pair and note it in the history; False where the fit went back to an earlier epoch instead."""
         self.in_epoch = False
         history = self.fitted.history
+        ranks.copy_means(self.program.buffers)
         elbos, why = self._read_elbos()
         if why is not None:
             self._fail(folder, *why)
@@ -204,7 +216,7 @@ class Trainer:
 
     def _read_elbos(self) -> tuple[Tensor, tuple[int, str] | None]:
         """The epoch's ELBOs, on the host: the one place where values of steps are read; and which step failed, and how."""
-        elbos = torch.stack(self.epoch_elbos).double().cpu()
+        elbos = ranks.total(torch.stack(self.epoch_elbos).double().cpu()) / ranks.world_size()
         bad = (~torch.isfinite(elbos)).nonzero()
         if len(bad) and (self.on_nan != "skip" or len(bad) == len(elbos)):
             return elbos, (self.step - len(elbos) + int(bad[0]) + 1, "the loss is")
@@ -229,7 +241,7 @@ class Trainer:
             kept = "the weights are those of the start, as no epoch was good"
         if folder is not None:
             self.write(folder)
-            store.write_fit(folder, self.fitted, status="diverged")
+            ranks.first(lambda: store.write_fit(folder, self.fitted, status="diverged"))
             kept += f", saved in {folder}"
         after = f", after {self.rollbacks} returns to an earlier epoch" if self.rollbacks else ""
         raise NotFiniteError(
@@ -239,7 +251,11 @@ class Trainer:
         )
 
     def _explain(self, step: int) -> str:
-        """Where it came from, found by taking the steps from the last good epoch again; "" if that would take too long."""
+        """Where it came from, on the first rank that finds out; "" if that would take too long."""
+        return next((why for why in ranks.everywhere(self._explain_here(step)) if why), "")
+
+    def _explain_here(self, step: int) -> str:
+        """Where it came from, found by taking the steps from the last good epoch again."""
         if step - self.step > MOST_REPEATED:
             return ""
         try:
@@ -249,7 +265,7 @@ class Trainer:
                     if not (self.in_epoch and len(self.batches)):
                         self._begin_epoch(True)
                     if self.step >= step - 1:
-                        return explain(self.program, self.source.inputs(self.batches.deal()), self._weights())
+                        return explain(self.program, self._deal(), self._weights())
                     self._step()
         except Exception:  # of a pair that fails in another way, and must not hide how it failed first
             return ""
@@ -295,7 +311,7 @@ class Trainer:
         if self.device.type == "cuda":
             tensors["rng/cuda"] = torch.cuda.get_rng_state(self.device)
         if self.epoch_elbos:
-            tensors["epoch_elbos"] = torch.stack(self.epoch_elbos)
+            (tensors["epoch_elbos"],) = ranks.average([torch.stack(self.epoch_elbos)])
         notes = {
             "step": self.step,
             "in_epoch": self.in_epoch,
@@ -322,7 +338,7 @@ class Trainer:
         self.engine.rebind()
         self.engine.begin_epoch()
         self.batches.load_state_dict(part("batches/"))
-        self.source.begin(self.batches.coming())
+        self._read_ahead()
         torch.set_rng_state(tensors["rng/cpu"])
         if self.device.type == "cuda" and "rng/cuda" in tensors:
             torch.cuda.set_rng_state(tensors["rng/cuda"], self.device)
@@ -338,7 +354,10 @@ class Trainer:
         self.write(folder, anew=True)
 
     def write(self, folder: Path, *, anew: bool = False) -> None:
-        store.write_state(folder, self.fitted, *self.state(), anew=anew)
+        tensors, notes = self.state()
+        for number, noise in enumerate(ranks.everywhere({n: t for n, t in tensors.items() if n.startswith("rng/")})):
+            tensors |= {f"{name}/{number}": state for name, state in noise.items() if number}
+        ranks.first(lambda: store.write_state(folder, self.fitted, tensors, notes, anew=anew))
 
     def _write_on_the_way(self, folder: Path) -> None:
         """Write the state, and go on where that fails, as on a full disk: what is written last decides."""
@@ -349,7 +368,7 @@ class Trainer:
 
     def resume(self, folder: Path, identity: dict[str, Any]) -> Path:
         """Go on with the fit in a folder. CheckpointError when anything that shapes the fit is not as it was."""
-        tensors, notes = store.read_state(folder)
+        tensors, notes = ranks.first(lambda: store.read_state(folder))
         try:
             self._go_on(folder, identity, tensors, notes)
         except PyrovaeError:
@@ -359,7 +378,7 @@ class Trainer:
         return folder
 
     def _go_on(self, folder: Path, identity: dict[str, Any], tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
-        free = {"device", "torch", "threads", "chunk_product"}
+        free = set(LOCAL)
         if notes["identity"].get("device") != identity.get("device"):
             free.add("engine")  # each device has its own
         before = renamed(notes["identity"])  # another version may have written it
@@ -375,7 +394,11 @@ class Trainer:
         _check_notes(notes)
         state = {n.removeprefix("optimizer/"): t for n, t in tensors.items() if n.startswith("optimizer/")}
         check_optimizer(self.program.optimizer, state, notes["optimizer"])
-        self.restore(tensors, notes)
+        number = ranks.rank()
+        own = {n: tensors[f"{n}/{number}"] for n in ("rng/cpu", "rng/cuda") if f"{n}/{number}" in tensors}
+        self.restore(tensors | own, notes)
+        if number and not own:  # there were fewer ranks when it was written
+            seed_torch(ranks.own_seed(self.fitted.settings["seed"], self.step))
         if self.in_epoch and not len(self.batches) and not self.epoch_elbos:
             raise ValueError("an epoch is under way that has no steps")
 
