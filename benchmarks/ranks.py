@@ -5,8 +5,8 @@
 
 The digits of scikit-learn, 1,437 training and 180 validation rows. Gradients are compared at the same weights and the same
 draws, in float64: the noise is an argument of the pair. Losses are means over fits with several seeds; noise alone would let
-them differ by less than two standard errors in 19 of 20 cases. The time of a step is that of an epoch by the clock, with what is
-measured after it, divided by its steps; the median over epochs, without the first. The table is written to
+them differ by less than two standard errors in 19 of 20 cases. The time of a step is that of an epoch by the clock, with
+what is measured after it, divided by its steps; the median over epochs, without the first. The table is written to
 benchmarks/results/ranks-cpu.md, and all numbers to ranks-cpu.json. `--busy` says there that other programs were running.
 """
 
@@ -36,7 +36,7 @@ from pyrovae import families as fam
 RESULTS = Path(__file__).parent / "results"
 BATCH = 128
 # (what it is called, widths of the networks, rows a step)
-SIZES = {"64-128-10, 128 rows": ((128,), 128), "64-1024-1024-10, 1,024 rows": ((1024, 1024), 1024)}
+SIZES = {"64-128-10, 128 rows": ((128,), 128), "64-512-512-10, 512 rows": ((512, 512), 512)}
 
 
 def digits() -> Tensor:

@@ -184,10 +184,8 @@ class Graphed(Compiled):
         with undone(self._changing), torch.no_grad():
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
-            with (
-                torch.cuda.stream(side),
-                ranks.unheard(),
-            ):  # handles that libraries create at first use must exist before recording
+            # handles that libraries create at first use must exist before recording
+            with torch.cuda.stream(side), ranks.unheard():
                 for _ in range(3):
                     compiled(*bound)
             torch.cuda.current_stream().wait_stream(side)

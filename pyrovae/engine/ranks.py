@@ -26,7 +26,7 @@ from pyrovae.errors import OptionError, RankError, shortened
 functional = Lazily("torch.distributed._functional_collectives")
 
 # What torch's messages contain where another process does not answer.
-LOST = ("gloo", "nccl", "connection", "socket", "peer", "broken pipe", "timed out", "store")
+LOST = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")
 ASK_EVERY = 0.5  # seconds between two questions whether a rank has been told to stop
 _alone = False  # whether this rank tries out a step by itself
 _host_group: Any = None  # through which tensors on the host are sent, where the user's own group sends none
@@ -165,8 +165,9 @@ def together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        lost = isinstance(error, dist.DistError) or any(word in str(error).lower() for word in LOST)
-        if world_size() == 1 or isinstance(error, RankError) or not lost:
+        if world_size() == 1 or isinstance(error, RankError):
+            raise
+        if not isinstance(error, dist.DistError) and not any(word in str(error).lower() for word in LOST):
             raise
         raise RankError(
             f"Another of the {world_size()} processes of this fit was lost, and this one cannot go on without it "

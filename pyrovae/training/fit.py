@@ -72,7 +72,8 @@ def fit(
     are found by running the pair: those of `nn.Module`, `PyroModule` and AutoGuides, and bare `pyro.param` statements, which
     get a param store of this fit's own. Modules stay in the mode, training or evaluation, that they are in. The weights
     are those of the modules, so that a second fit of the same modules takes them from the first, which then refuses to answer.
-    Fits and questions in several threads wait for each other.
+    Fits and questions in several threads wait for each other. Several processes that torchrun has started take the steps
+    together, each with its share of the rows of every minibatch, and all end with the same weights (see "Operations").
 
     An argument that may be None (`y=None`) may be unknown in some rows, which hold -1 (integers) or NaN there. Rows are then
     grouped by what is known of them: a step takes B_g of the N_g rows of each group g, runs the pair on them without what
@@ -157,6 +158,7 @@ def fit(
         PairError: model and guide do not fit each other, or the data; before the first step. See `pv.check_pair`.
         OptionError: an argument has a value that cannot be; before the first step.
         CheckpointError: the run folder is in use, damaged, or holds another fit.
+        RankError: of several processes that fit together, another was lost.
         NotFiniteError: the loss became NaN or infinite, see `on_nan`. The weights are those of the last good epoch.
         KeyboardInterrupt: Ctrl-C was pressed; the checkpoint has been written. A second Ctrl-C stops at once.
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import pyrovae as pv
 from pyrovae import _launch
 from pyrovae import families as fam
-from pyrovae.app.cli import entry
+from pyrovae.app.cli import entry, tables
 from pyrovae.app.run import default_folder
 from pyrovae.engine import ranks
 from pyrovae.fitted.fitted import Fit
@@ -228,13 +228,12 @@ def fits(number: int, folder: Path) -> dict[str, Any]:
     """What a rank has of several fits."""
     more: dict[str, Any] = {**HOW, "validation": 0.2, "batch_size": 9, "clip_norm": 1.0}
     found: dict[str, Any] = {}
-    found["whole"] = said(pv.fit(pair_of(number), rows(), epochs=3, seed=0, **more))
+    found["whole"] = said(pv.fit(pair_of(number), rows(), epochs=2, seed=0, **more))
     kept = more | {"checkpoint": folder / "run"}
-    stop: Any = lambda fitted: len(fitted.history) == 2 and number == 1  # noqa: E731
-    found["stopped"] = len(pv.fit(pair_of(number), rows(), epochs=3, seed=0, callbacks=[stop], **kept).history)
-    found["resumed"] = said(pv.fit(pair_of(9), rows(), epochs=3, resume=True, **kept))
-    found["traced"] = said(pv.fit(pair_of(number), rows(), epochs=3, seed=0, **more | {"engine": "traced"}))
-    found["any seed"] = pv.fit(pair_of(number), rows(), epochs=1, **more).settings["seed"]
+    stop: Any = lambda fitted: len(fitted.history) == 1 and number == 1  # noqa: E731
+    found["stopped"] = len(pv.fit(pair_of(number), rows(), epochs=2, seed=0, callbacks=[stop], **kept).history)
+    found["resumed"] = said(pv.fit(pair_of(9), rows(), epochs=2, resume=True, **kept))
+    found["traced"] = said(pv.fit(pair_of(number), rows(), epochs=2, seed=0, **more | {"engine": "traced"}))
     try:
         pv.fit(pair_of(number), rows() * (1 - number), epochs=1, seed=0, **more)
     except pv.DataError as error:
@@ -253,8 +252,9 @@ def fits(number: int, folder: Path) -> dict[str, Any]:
             value[0] = float("nan") if number else 0.0
 
         try:
-            how: dict[str, Any] = {**HOW, "epochs": 2, "seed": 0, "penalty": penalty, "callbacks": [spoil]}
-            found[on_nan] = said(pv.fit(pair_of(number), rows(), on_nan=on_nan, **how))[0]
+            how: dict[str, Any] = {**HOW, "epochs": 2, "penalty": penalty, "callbacks": [spoil]}
+            fitted = pv.fit(pair_of(number), rows(), on_nan=on_nan, **how)
+            found[on_nan], found["any seed"] = said(fitted)[0], fitted.settings["seed"]
         except pv.NotFiniteError as error:
             found[on_nan] = str(error)
     return found
@@ -266,11 +266,11 @@ def test_two_processes_fit_together(tmp_path: Path) -> None:
     for name in ("whole", "resumed", "traced"):
         assert same(first[name], second[name]), name
     # a stop that one rank asks for stops both, and what was stopped goes on as if it had not been
-    assert first["stopped"] == second["stopped"] == 2
+    assert first["stopped"] == second["stopped"] == 1
     assert same(first["resumed"], first["whole"])
     assert same(first["traced"], first["whole"], 1e-4)
     torch.manual_seed(0)
-    alone = pv.fit(pair_of(0), rows(), epochs=3, seed=0, validation=0.2, **HOW | {"batch_size": 9})
+    alone = pv.fit(pair_of(0), rows(), epochs=2, seed=0, validation=0.2, **HOW | {"batch_size": 9})
     assert not same(said(alone), first["whole"], 1e-4)
     assert [row["steps"] for row in alone.history] == [row["steps"] for row in first["whole"][1]]
     assert first["any seed"] == second["any seed"]
@@ -284,16 +284,9 @@ def test_two_processes_fit_together(tmp_path: Path) -> None:
     )
     run = pv.load(tmp_path / "run", pair_of(3))  # by one process
     assert same(said(run), first["resumed"])
-    torch.manual_seed(0)
-    on = pv.fit(
-        pair_of(5), rows(), epochs=4, resume=True, checkpoint=tmp_path / "run", **HOW | {"batch_size": 9}, **MORE
-    )
-    assert [row["elbo"] for row in on.history[:3]] == [row["elbo"] for row in first["resumed"][1]] and len(
-        on.history
-    ) == 4
-
-
-MORE: dict[str, Any] = {"validation": 0.2, "clip_norm": 1.0}
+    kept: dict[str, Any] = {**HOW, "batch_size": 9, "validation": 0.2, "clip_norm": 1.0, "checkpoint": tmp_path / "run"}
+    on = pv.fit(pair_of(5), rows(), epochs=3, resume=True, **kept)
+    assert len(on.history) == 3 and said(on)[1][:2] == first["resumed"][1]
 
 
 def lost(number: int, folder: Path) -> str:
@@ -352,6 +345,8 @@ def test_other_commands_refuse_in_one_sentence(number: int, monkeypatch: pytest.
     for name, value in {"RANK": number, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 1}.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr(entry, "UNTIL_ENDED", 0)
+    for console in (tables.out, tables.err):
+        monkeypatch.setattr(console, "quiet", False)  # and as it was afterwards
     for command in (("sweep", "digits"), ("label", "digits"), ("evaluate", "runs/x"), ("impute", "runs/x", "x.csv")):
         code, out, err = invoke(*command)
         assert (code, out) == (2, "")
