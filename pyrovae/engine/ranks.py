@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import pickle
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from pyrovae._launch import launched
 from pyrovae._lazily import Lazily
@@ -44,7 +46,11 @@ def join() -> None:
     if gpus and local < torch.cuda.device_count():
         torch.cuda.set_device(local)
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
+        store, number, size = next(rendezvous("env://"))
+        # torchrun keeps its store, in which processes that it has started anew would find the addresses of those before them
+        store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
+        dist.init_process_group(backend, store=store, rank=number, world_size=size)
     except (RuntimeError, ValueError) as error:
         raise RankError(
             f"This process, number {os.environ['RANK']} of {os.environ['WORLD_SIZE']}, did not meet the others at "
@@ -169,9 +175,10 @@ def together() -> Iterator[None]:
             raise
         if not isinstance(error, dist.DistError) and not any(word in str(error).lower() for word in LOST):
             raise
+        what = re.sub(r"^\[[^]]*\] *", "", str(error))  # without the place in torch's source
         raise RankError(
             f"Another of the {world_size()} processes of this fit was lost, and this one cannot go on without it "
-            f"({shortened(error, 160)})."
+            f"({shortened(what, 100)})."
         ) from error
 
 
