@@ -18,7 +18,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.rendezvous import rendezvous
 
 from pyrovae._launch import launched
 from pyrovae._lazily import Lazily
@@ -26,6 +25,7 @@ from pyrovae.engine.program import Clip
 from pyrovae.errors import OptionError, RankError, shortened
 
 functional = Lazily("torch.distributed._functional_collectives")
+meeting = Lazily("torch.distributed.rendezvous")
 
 # What torch's messages contain where another process does not answer.
 LOST = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")
@@ -46,9 +46,9 @@ def join() -> None:
     if gpus and local < torch.cuda.device_count():
         torch.cuda.set_device(local)
     try:
-        store, number, size = next(rendezvous("env://"))
+        store, number, size = next(meeting.rendezvous("env://"))
         # torchrun keeps its store, in which processes that it has started anew would find the addresses of those before them
-        store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)  # type: ignore[attr-defined]
         backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
         dist.init_process_group(backend, store=store, rank=number, world_size=size)
     except (RuntimeError, ValueError) as error:

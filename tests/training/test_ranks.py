@@ -106,7 +106,7 @@ def become(patch: pytest.MonkeyPatch, number: int, size: int) -> None:
     patch.setattr(ranks, "world_size", lambda: size)
 
 
-@pytest.mark.parametrize(("size", "labelled"), [(2, 8), (3, 8), (2, 0)])
+@pytest.mark.parametrize(("size", "labelled"), [(2, 8), (3, 8)])
 def test_ranks_take_the_gradient_of_one_process(
     size: int, labelled: int, float64: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
