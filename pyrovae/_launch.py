@@ -20,6 +20,6 @@ def launched_rank() -> int:
 
 def job() -> str | None:
     """What all starts of a job under torchrun have in common, those after a failure too; None without torchrun."""
-    name = os.environ.get("TORCHELASTIC_RUN_ID")
+    name = os.environ.get("TORCHELASTIC_RUN_ID") or None
     # without --rdzv-id or --standalone every job is called "none", and has a torchrun of its own, which outlives its processes
     return f"{socket.gethostname()}, process {os.getppid()}" if name == "none" else name
