@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -98,6 +99,38 @@ def load_folder(folder: str | Path, *, size: int | None = None) -> Dataset:
         ids=tuple(names),
         source={"path": str(root), "size": size, "checksum": digest.hexdigest(), "divided_by": 255},
     )
+
+
+def thumbnail(folder: str | Path, name: str, most: int) -> bytes:
+    """An image of a folder as a PNG file whose sides have at most so many pixels.
+
+    Args:
+        folder: The folder, as for `load_folder`.
+        name: The path of the file in it, one of the `ids` of its `Dataset`.
+        most: The largest side, in pixels; smaller images stay as they are.
+
+    Raises:
+        DataError: The file is not in the folder, or cannot be read.
+
+    Example:
+        >>> import pathlib
+        >>> from PIL import Image
+        >>> from pyrovae.data.images import thumbnail
+        >>> pathlib.Path("shots").mkdir()
+        >>> Image.new("RGB", (40, 30), "orange").save("shots/a.png")
+        >>> thumbnail("shots", "a.png", 20)[:4]
+        b'\\x89PNG'
+    """
+    root = Path(folder).expanduser().resolve()
+    path = root / name
+    if not path.resolve().is_relative_to(root):  # by a link
+        raise DataError(f"{path} is not in the folder {root}.")
+    pixels = _pixels(path, None)
+    picture = Image.fromarray(pixels if pixels.ndim == 2 else np.moveaxis(pixels, 0, -1))
+    picture.thumbnail((most, most))
+    out = io.BytesIO()
+    picture.save(out, "PNG")
+    return out.getvalue()
 
 
 @contextlib.contextmanager

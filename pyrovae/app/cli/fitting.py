@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from pyrovae.app import comparisons, pictures, scores
     from pyrovae.app import run as runs
     from pyrovae.app import search as searching
+    from pyrovae.app.cli import files
     from pyrovae.app.jobs import label as labelling
+    from pyrovae.app.pages import label as paging
+    from pyrovae.app.pages import serve as serving
     from pyrovae.criticism import decomposition
     from pyrovae.engine import ranks
 else:  # so that help, names and mistakes need not wait for torch
@@ -34,7 +37,10 @@ else:  # so that help, names and mistakes need not wait for torch
     comparisons = Lazily("pyrovae.app.comparisons")
     pictures = Lazily("pyrovae.app.pictures")
     scores = Lazily("pyrovae.app.scores")
+    files = Lazily("pyrovae.app.cli.files")
     labelling = Lazily("pyrovae.app.jobs.label")
+    paging = Lazily("pyrovae.app.pages.label")
+    serving = Lazily("pyrovae.app.pages.serve")
     searching = Lazily("pyrovae.app.search")
     decomposition = Lazily("pyrovae.criticism.decomposition")
     loading = Lazily("pyrovae.data.load")
@@ -193,6 +199,9 @@ def label(
     size: take.Size = None,
     *,
     given: take.Given,
+    format: take.LabelFormat = "csv",
+    page: take.Page = False,
+    port: take.Port = 0,
     fresh: take.Fresh = False,
     force: take.ForceTable = False,
     data_root: take.DataRoot = None,
@@ -202,36 +211,51 @@ def label(
 ) -> None:
     """Predict the label of every row from a few labels; say how sure that is, and which rows to label next.
 
-    Called again with more labels, it goes on from there.
+    Called again with more labels, it goes on from there. With --page, rows are labelled in the browser.
     """
+    if format not in ("csv", "label-studio"):
+        raise OptionError(f"--format must be csv or label-studio, got {format}.")
+    for_studio = format == "label-studio"
+    if page and for_studio:
+        raise OptionError("--page has no --format: it writes labels.csv, from which a later call makes tasks.")
+    if page:
+        serving.refuse_without_packages()
+    elif port:
+        raise OptionError("--port is for --page. Leave it out, or add --page.")
     for inside in (labels, Path(source)):
         if to is not None and inside is not None and inside.expanduser().absolute() == to.expanduser().absolute():
             raise OptionError(f"--out {to} would replace what it is made from: choose another name.")
     if to is not None and not to.absolute().parent.is_dir():
         raise OptionError(f"--out {to}: there is no folder {to.parent}.")
+    if for_studio and to is not None:
+        for file in (to, to.with_suffix(".xml")):
+            files.check_file(file, force, (".json", ".xml") if file is not to else (".json",))
     if not Path(source).expanduser().is_dir():
         check_source(source)
     options = Options.of("label", **given)
-    job = labelling.read_job(source, labels, size=size, data_root=data_root, **options.table)
+    job = labelling.read_job(source, labels, size=size, data_root=data_root, some=not page, **options.table)
     tables.remark(job.dataset.notes)
     where = folder or Path("runs") / f"{job.dataset.name}-labels"
-    how: dict[str, Any] = {
-        "device": device,
-        "engine": engine,
-        "threads": threads,
-        "progress": True,
-        "say": tables.inform,
-    }
+    how: dict[str, Any] = {"device": device, "engine": engine, "threads": threads}
+    if page:
+        paging.label_in_browser(job, options, where, to, port, fresh=fresh, say=tables.answer_line, **how)
+        return
+    how |= {"progress": True, "say": tables.inform}
     stopped = "stopped; the same command starts again"
     try:
         with advising(lambda: stopped):
-            answer = labelling.label_rows(job, options, where, to=to, fresh=fresh, force=force, **how)
+            table = None if for_studio else to
+            answer = labelling.label_rows(job, options, where, to=table, fresh=fresh, force=force, **how)
     except KeyboardInterrupt:
         tables.complain(stopped)
         raise typer.Exit(130) from None
     tables.print_report(answer.report)
     tables.print_next_rows(answer.table)
-    tables.answer_line(f"Table: {to or where / 'labels.csv'}")
+    tables.answer_line(f"Table: {table or where / 'labels.csv'}")
+    if for_studio:
+        tasks = to or where / "tasks.json"
+        num, interface = labelling.write_tasks(job, answer.table, tasks)
+        tables.answer_line(f"{num} tasks: {tasks} (interface: {interface.name})")
     drawn = f" ({', '.join(p.name for p in answer.pictures)})" if answer.pictures else ""
     tables.answer_line(f"Run folder: {where}{drawn}")
 

@@ -89,7 +89,16 @@ LabelSource = Annotated[
 FitOut = Annotated[Path | None, typer.Option("--out", help="New folder for the run; by default runs/NAME.")]
 SweepOut = Annotated[Path | None, typer.Option("--out", help="Folder for the runs; by default runs/NAME-sweep.")]
 LabelOut = Annotated[
-    Path | None, typer.Option("--out", help="Table to write, .csv; by default labels.csv in the run folder.")
+    Path | None,
+    typer.Option(
+        "--out", help="Table to write, .csv, or tasks, .json; by default labels.csv, or tasks.json, in the run folder."
+    ),
+]
+LabelFormat = Annotated[
+    str,
+    typer.Option(
+        "--format", help="csv, or label-studio: tasks with predictions for Label Studio, and an interface beside them."
+    ),
 ]
 Out = Annotated[Path | None, typer.Option("--out", help="File to write; its ending decides the format.")]
 LabelRun = Annotated[
@@ -99,13 +108,24 @@ LabelRun = Annotated[
 LabelTable = Annotated[
     Path | None,
     typer.Option(
-        "--labels", help="CSV table with the columns file,label (id,label for tables); by default the column label."
+        "--labels",
+        help="CSV table with the columns file,label (id,label for tables), or a JSON export of Label Studio; by default the "
+        "column label.",
     ),
 ]
 Size = Annotated[int | None, typer.Option(help="Scale and cut images to squares of this side, in pixels.")]
 LabelColumn = Annotated[
     str | None, typer.Option("--label", help="Column or array with class labels: its name, its number, or last.")
 ]
+Page = Annotated[
+    bool,
+    typer.Option(
+        "--page",
+        help="Label rows in the browser, on a page that only this machine can open; no label is needed to start. Needs "
+        "pip install 'pyrovae[page]'.",
+    ),
+]
+Port = Annotated[int, typer.Option(help="Port of the page; 0 takes a free one.", min=0, max=65535)]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder with the files of mnist or fashion-mnist.")]
 RunData = Annotated[
     Path | None,

@@ -160,6 +160,13 @@ def label_rows(
 # --- going on with an earlier run
 
 
+def refuse_folder(folder: Path, job: Job, *, fresh: bool) -> None:
+    """CheckpointError unless the folder is new, or holds a run of this job, and of these rows if it is to go on."""
+    recorded = _recorded(folder)
+    if recorded is not None and not fresh:
+        _earlier(recorded, folder, job)
+
+
 def _recorded(folder: Path) -> Mapping[str, Any] | None:
     """What the run in a folder has recorded, None for a new folder. CheckpointError unless it is a run of this job."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):

@@ -13,6 +13,7 @@ from torch import Tensor
 from pyrovae.app.decide import refuse_missing
 from pyrovae.data import Dataset
 from pyrovae.data.images import load_folder
+from pyrovae.data.label_studio import read_export
 from pyrovae.data.labels import LABEL, Labels, as_labels, match_labels, read_labels, refuse_labels
 from pyrovae.data.load import read
 from pyrovae.data.tables import table_columns
@@ -61,6 +62,7 @@ def read_job(
     *,
     size: int | None = None,
     data_root: Path | None = None,
+    some: bool = True,
     **table: Any,
 ) -> Job:
     """Read rows and labels.
@@ -72,6 +74,7 @@ def read_job(
             .csv file, or the array y of a .npz file.
         size: the side, in pixels, that the images of a folder are scaled and cut to.
         data_root: the folder with the files of MNIST or Fashion-MNIST.
+        some: whether there must be labels from which a classifier can learn. Without, there may be none.
 
     Raises:
         DataError, OptionError: rows or labels cannot be read, do not belong together, or cannot train a classifier.
@@ -88,36 +91,44 @@ def read_job(
         if chosen := [name for name, value in table.items() if value not in (None, ())]:
             flags = ", ".join({"ids": "--id"}.get(name, f"--{name}") for name in chosen)
             raise OptionError(f"{flags}: for tables, and {source} is a folder of images. Leave it out.")
-        if labels is None:
+        if labels is None and some:
             raise OptionError("a folder of images needs --labels: a table with the columns file,label.")
         dataset = load_folder(path, size=size)
     elif size is not None:
         raise OptionError(f"--size is for a folder of images, and {source} is none. Leave it out.")
     else:
-        dataset = _load_table(source, own, data_root, table)
+        dataset = _load_table(source, own, data_root, table, some)
     refuse_missing(dataset)
     x = dataset.x if dataset.x_test is None else torch.cat([dataset.x, dataset.x_test])
     if labels is None or own:
         found = _own_labels(dataset, len(x))
     else:
-        found = match_labels(read_labels(labels), dataset.ids, len(x), labels)
+        found = match_labels(_known(labels), dataset.ids, len(x), labels)
         if dataset.source.get("label") is not None:
             found = _merged(found, _own_labels(dataset, len(x)), dataset.ids, labels, source)
-    refuse_labels(found)
+    if some:
+        refuse_labels(found)
+    elif len(found.known) == len(x):
+        raise DataError(f"all {len(x)} rows have a label: there is nothing to label.")
     return Job(dataset, x, found, dataset.ids)
 
 
-def _load_table(source: str, own: bool, data_root: Path | None, table: dict[str, Any]) -> Dataset:
-    """Rows with the labels of their column `label`, which must be there if `own`."""
+def _known(labels: str | Path) -> dict[str, str]:
+    """The labels by the names of rows, from a table or from an export of Label Studio."""
+    return read_export(labels) if Path(labels).suffix.lower() == ".json" else read_labels(labels)
+
+
+def _load_table(source: str, own: bool, data_root: Path | None, table: dict[str, Any], some: bool) -> Dataset:
+    """Rows with the labels of their column `label`, which must be there if `own`, and `some` labels are needed."""
     path = Path(source).expanduser()
     if not path.is_file() or path.suffix.lower() not in (".csv", ".data"):
         dataset = read(source, data_root=data_root, **table)
-        if own and dataset.y is None:
+        if own and some and dataset.y is None:
             raise OptionError(f"{source} has no labels (an array y): give --labels TABLE, with the columns row,label.")
         return dataset
     names = table_columns(path, table.get("header"))
     labels, ids = ([name for name in names if name.lower() == wanted] for wanted in (LABEL, "id"))
-    if own and not labels:
+    if own and some and not labels:
         raise OptionError(f"{source} has no column {LABEL!r}: name one so, or give --labels TABLE.")
     if table.get("ids") is None and ids:
         table = {**table, "ids": ids[0]}

@@ -1,0 +1,207 @@
+"""What the page's model says of the rows, and the process in which it is fitted while people go on labelling."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from pyrovae.app.jobs.label.job import Answer, label_rows
+from pyrovae.app.jobs.label.neighbors import Weights
+from pyrovae.app.jobs.label.reading import Job
+from pyrovae.app.jobs.label.training import STEPS, decide_labelling
+from pyrovae.app.options import Options
+from pyrovae.data.labels import Labels, as_labels, refuse_labels
+from pyrovae.errors import DataError, PyrovaeError, shortened
+
+PREDICTIONS = "predictions.csv"  # in the run folder
+SHARE = 0.2  # of the steps of `pyrovae label`, so that people need not wait
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a fit says.
+
+    Args:
+        labels: how many labels it has learned from.
+        predicted: the most probable label of each row, as text.
+        probability: its probability, of each row.
+        gain: what the row's label would tell about the classifier, in nats, of each row.
+        report: the numbers of rows that were predicted without their labels, see `held_out_report`.
+        judged: of these rows, the probability of the label that they have, and whether that is the most probable one.
+    """
+
+    labels: int
+    predicted: list[str]
+    probability: list[float]
+    gain: list[float]
+    report: dict[str, Any]
+    judged: dict[int, tuple[float, bool]]
+
+
+class Learner(Protocol):
+    """Something that fits a model to labels in the background."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether it is at work."""
+        ...
+
+    def start(self, labels: list[str]) -> None:
+        """Start to learn from labels, one a row, "" where unknown."""
+        ...
+
+    def poll(self) -> Learned | str | None:
+        """What it has learned since it was last asked, or why it could not, in a sentence; None for nothing new."""
+        ...
+
+    def close(self) -> None:
+        """End it, whatever it is doing."""
+        ...
+
+
+def why_not(labels: list[str]) -> str:
+    """Why a classifier cannot learn from these labels, "" if it can."""
+    try:
+        refuse_labels(as_labels(labels))
+    except DataError as error:
+        return str(error)
+    return ""
+
+
+def quick(options: Options, job: Job) -> Options:
+    """The options with everything decided, and by default a fifth of the steps of `pyrovae label`.
+
+    Raises:
+        OptionError: a value is impossible.
+    """
+    decided = decide_labelling(options, job)
+    return replace(decided, steps=options.steps or max(STEPS[0], round(SHARE * int(decided.steps or 0))))
+
+
+def learn(job: Job, labels: list[str], options: Options, folder: Path, **how: Any) -> Learned:
+    """Fit, or go on with the run in the folder, see `label_rows`, whose arguments `how` are.
+
+    Raises:
+        PyrovaeError: as `label_rows` does.
+    """
+    known = as_labels(labels)
+    job = replace(job, labels=known)
+    answer = label_rows(job, quick(options, job), folder, to=folder / PREDICTIONS, force=True, **how)
+    table = answer.table
+    return Learned(
+        labels=len(known.known),
+        predicted=table["predicted"].tolist(),
+        probability=table["probability"].tolist(),
+        gain=table["information_gain"].tolist(),
+        report=answer.report,
+        judged=_judged(answer, known),
+    )
+
+
+def _judged(answer: Answer, labels: Labels) -> dict[int, tuple[float, bool]]:
+    """The rows that were predicted without their labels, with the probability of these."""
+    found = answer.run.fitted.info.get("cross_validation")
+    if not found:
+        held = answer.table.iloc[answer.run.fitted.info["held_out"]]
+        right = held["predicted"] == held["label"]
+        # of a wrong prediction only the most probable label is in the table: the others share the rest
+        rest = (1 - held["probability"]) / max(1, len(labels.classes) - 1)
+        values = held["probability"].where(right, rest)
+        return {int(row): (float(p), bool(ok)) for row, p, ok in zip(held.index, values, right)}
+    rows = torch.tensor(found["rows"])
+    q = torch.tensor(found["probabilities"], dtype=torch.float64)
+    field: Tensor | None = torch.tensor(found["field"], dtype=torch.float64) if "field" in found else None
+    fitted = answer.report.get("weights")
+    p = (Weights(**fitted) if fitted else Weights.default(field)).pooled(q, field)
+    y = labels.y[rows]
+    values, right = p.gather(1, y[:, None])[:, 0].tolist(), (p.argmax(1) == y).tolist()
+    return dict(zip(rows.tolist(), zip(values, right)))
+
+
+class Worker:
+    """A `Learner` in a process of its own, so that the page answers while it computes.
+
+    It ends with the process that started it, however that ends; what it writes into the run folder is whole at all times.
+
+    Args:
+        job: the rows.
+        options: as of `Options.of("label", ...)`.
+        folder: of the run.
+        how: arguments of `label_rows`: `device`, `engine`, `threads`, `fresh`.
+    """
+
+    def __init__(self, job: Job, options: Options, folder: Path, **how: Any) -> None:
+        # as bytes, since torch would hand tensors over in shared memory, of which a container has little
+        self._arguments = pickle.dumps((job, options, folder, how))
+        self._process: Any = None
+        self._connection: Connection | None = None
+        self.busy = False
+
+    def start(self, labels: list[str]) -> None:
+        if self._connection is None or not self._process.is_alive():
+            self.close()
+            context = multiprocessing.get_context("spawn")
+            self._connection, other = context.Pipe()
+            self._process = context.Process(target=_work, args=(other, self._arguments), daemon=True)
+            self._process.start()
+            other.close()
+        self._connection.send(labels)
+        self.busy = True
+
+    def poll(self) -> Learned | str | None:
+        if not self.busy or self._connection is None:
+            return None
+        try:
+            if not self._connection.poll():
+                return None
+            found: Learned | str = self._connection.recv()
+        except (EOFError, OSError):
+            self.close()
+            return "The process that fits the model has ended, perhaps for want of memory. More labels start it again."
+        self.busy = False
+        return found
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+        if self._connection is not None:
+            self._connection.close()
+        self._process, self._connection, self.busy = None, None, False
+
+
+def _work(connection: Connection, arguments: bytes) -> None:
+    """Fit to each list of labels that comes, until none comes any more."""
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C is for the process that serves the page, which then ends this one
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    job, options, folder, how = pickle.loads(arguments)
+    while True:
+        try:
+            labels = connection.recv()
+        except EOFError:
+            return
+        try:
+            found: Learned | str = learn(job, labels, options, folder, **how)
+            how.pop("fresh", None)
+        except (PyrovaeError, OSError, RuntimeError, MemoryError) as error:
+            found = f"The model could not be fitted: {shortened(error)}"
+        connection.send(found)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,167 @@
+"""The page of `pyrovae label --page`: a session of labelling, over HTTP."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from pyrovae._files import refuse_leaving
+from pyrovae._start import advising
+from pyrovae.app.jobs.label.job import refuse_folder
+from pyrovae.app.jobs.label.learning import Worker, quick
+from pyrovae.app.jobs.label.reading import Job
+from pyrovae.app.jobs.label.session import Session
+from pyrovae.app.options import Options
+from pyrovae.app.pages.serve import Guard, TooLarge, address_of, listen, new_token, read_json, read_page, serve
+from pyrovae.errors import OptionError, PyrovaeError
+from pyrovae.fitted.files import claim_folder
+from pyrovae.fitted.lock import locked
+
+PAGE = "label.html"
+Answering = Callable[[Request], Awaitable[Response]]
+
+
+def label_in_browser(
+    job: Job,
+    options: Options,
+    folder: Path,
+    to: Path | None,
+    port: int,
+    *,
+    say: Callable[[str], None],
+    **how: Any,
+) -> None:
+    """Serve a session of labelling until the process is stopped.
+
+    Args:
+        job: The rows.
+        options: As of `Options.of("label", ...)`.
+        folder: The run folder, which is made if it is not there.
+        to: The file of labels; by default labels.csv in the folder.
+        port: Of the page; 0 for any.
+        say: Called with the address.
+        how: As for `label_rows`.
+
+    Raises:
+        OptionError: An option is impossible, the port is taken, or the file of labels cannot be written or is another's.
+        CheckpointError: Another page is at work with the folder.
+    """
+    quick(options, job)
+    path = folder / "labels.csv" if to is None else to
+    with listen(port) as listening:
+        refuse_folder(folder, job, fresh=bool(how.get("fresh")))
+        claim_folder(folder, force=True)
+        _refuse_unwritable(path)
+        with locked(folder):
+            session = Session(job, path, Worker(job, options, folder, **how), folder=folder, seed=options.seed)
+            token = new_token()
+            say(f"Open {address_of(listening, token)} (Ctrl-C ends it)")
+            say(f"Labels: {path}")
+            try:
+                with advising(lambda: f"the page has ended; all labels are in {path}, and the same command goes on"):
+                    serve(label_app(session, token), listening)
+            finally:
+                session.close()
+
+
+def _refuse_unwritable(path: Path) -> None:
+    """OptionError unless the file of labels can be written."""
+    if path.suffix.lower() != ".csv":
+        raise OptionError(f"--out {path}: labels are written as .csv.")
+    if path.is_dir():
+        raise OptionError(f"{path} is a folder: give the name of a file by --out.")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise OptionError(f"{path} cannot be written, since its folder is read-only: give a file elsewhere by --out.")
+    refuse_leaving(path)
+
+
+def label_app(session: Session, token: str) -> ASGIApp:
+    """The application that serves a session to those who know the token.
+
+    Args:
+        session: The session.
+        token: The first part of all paths.
+    """
+    text, policy = read_page(PAGE)
+
+    async def page(request: Request) -> Response:
+        return HTMLResponse(text)
+
+    async def state(request: Request) -> Response:
+        query = request.query_params
+        return await _state(session, query.get("annotator"), query.get("view", "next"))
+
+    async def image(request: Request) -> Response:
+        content = await run_in_threadpool(session.image, request.path_params["row"])
+        return Response(content, media_type="image/png")
+
+    def doing(act: Callable[[dict[str, Any]], Any]) -> Answering:
+        """Do something with what was sent, and answer with the state after it."""
+
+        async def post(request: Request) -> Response:
+            sent = await read_json(request)
+            await run_in_threadpool(act, sent)
+            return await _state(session, sent.get("annotator"), sent.get("view", "next"))
+
+        return post
+
+    acts: dict[str, Callable[[dict[str, Any]], Any]] = {
+        "label": lambda sent: session.label(sent.get("annotator"), sent.get("rows"), sent.get("label")),
+        "skip": lambda sent: session.skip(sent.get("annotator"), sent.get("rows")),
+        "undo": lambda sent: session.undo(sent.get("annotator")),
+        "next": lambda sent: session.next(sent.get("annotator")),
+        "class": lambda sent: session.add_class(sent.get("label")),
+    }
+    routes = [
+        Route("/", answered(page)),
+        Route("/state", answered(state)),
+        Route("/image/{row:int}", answered(image)),
+        *(Route(f"/{name}", answered(doing(act)), methods=["POST"]) for name, act in acts.items()),
+    ]
+    app = Starlette(routes=routes)
+    app.router.redirect_slashes = False  # a redirection would lose the token
+    return Guard(app, token, policy)
+
+
+async def _state(session: Session, annotator: object, view: object) -> Response:
+    found = await run_in_threadpool(session.state, annotator, str(view))
+    return Response(json.dumps(_finite(found), allow_nan=False), media_type="application/json")
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def answered(endpoint: Answering) -> Answering:
+    """An endpoint whose errors are answers: 400 for a mistake, 413 for too much, 500 for what the disk refuses."""
+
+    @functools.wraps(endpoint)
+    async def answer(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except TooLarge:
+            return JSONResponse({"error": "what was sent is too large"}, 413)
+        except PyrovaeError as error:
+            return JSONResponse({"error": str(error)}, 400)
+        except OSError as error:
+            said = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
+            return JSONResponse({"error": f"not saved: {said}"}, 500)
+
+    return answer
