@@ -104,11 +104,13 @@ def make_dataset(
     columns: tuple[str, ...] | None = None,
     ids: tuple[str, ...] | None = None,
     kind: Kind | None = None,
+    one_class: bool = False,
 ) -> Dataset:
     """Check the arrays that a reader found in the file `path`, and make a `Dataset` of them.
 
     Args:
         kind: what the values are, if that is known: "table" of rows that a schema has encoded.
+        one_class: whether labels may be of one class, while others are unknown.
     """
     parts = [x] if x_test is None else [x, x_test]
     _check_shapes(path, x, x_test, y, y_test)
@@ -125,7 +127,7 @@ def make_dataset(
         )
     for part, read in zip(parts, rows_of):
         refuse_rounding(path, part, read, divisor, columns, part.dtype.kind in "iu" or kind == "count")
-    codes, classes = class_codes(path, [part for part in (y, y_test) if part is not None])
+    codes, classes = class_codes(path, [part for part in (y, y_test) if part is not None], one_class)
     return Dataset(
         name=path.stem,
         x=rows_of[0],
@@ -265,7 +267,9 @@ def _rounded(given: Array, rows: Tensor) -> Array:
     return ((given != kept) & ~np.isnan(given)).any(0, keepdims=True)[0]
 
 
-def class_codes(path: Path, parts: list[Array]) -> tuple[list[Tensor], tuple[str | int, ...] | None]:
+def class_codes(
+    path: Path, parts: list[Array], one_class: bool = False
+) -> tuple[list[Tensor], tuple[str | int, ...] | None]:
     """Class numbers in ascending order of the labels, and the labels; missing labels and -1 become -1."""
     if not parts:
         return [], None
@@ -289,7 +293,7 @@ def class_codes(path: Path, parts: list[Array]) -> tuple[list[Tensor], tuple[str
         known = known.astype(np.int64)
     numbers, found = pd.factorize(known.to_numpy(), sort=True)
     classes = tuple(np.asarray(found).tolist())
-    if len(classes) == 1 and unknown.any():
+    if len(classes) == 1 and unknown.any() and not one_class:
         raise DataError(
             f"{path}: the only class is {classes[0]!r}; all other labels are -1 or missing, which mean unknown. "
             "Code two classes as 0 and 1, or leave the labels out."

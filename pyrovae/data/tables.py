@@ -159,7 +159,16 @@ def load_table(
     text = [name for name in kept if not pd.api.types.is_numeric_dtype(rows[name])]
     if schema is not None and (text or coded or isinstance(columns, str | Path)):
         encoded, modelled = schema.encode(frame[kept]), schema.names
-        dataset = make_dataset(path, encoded.numpy(), y=labels, label=label, columns=modelled, ids=names, kind="table")
+        dataset = make_dataset(
+            path,
+            encoded.numpy(),
+            y=labels,
+            label=label,
+            columns=modelled,
+            ids=names,
+            kind="table",
+            one_class=text_labels,
+        )
         return replace(_with(dataset, how, notes, schema, encoded), **beside)
     if text:
         examples = [f"{name} ({first_text(rows[name])!r})" for name in text[:8]] + ["..."] * (len(text) > 8)
@@ -170,7 +179,9 @@ def load_table(
     x = rows.to_numpy(dtype=np.float64)
     if look:
         notes += _remarks(rows, form)
-    dataset = make_dataset(path, x, y=labels, label=label, columns=tuple(kept) if form.named else None, ids=names)
+    dataset = make_dataset(
+        path, x, y=labels, label=label, columns=tuple(kept) if form.named else None, ids=names, one_class=text_labels
+    )
     return replace(_with(dataset, how, notes, schema, None if schema is None else schema.encode(frame[kept])), **beside)
 
 

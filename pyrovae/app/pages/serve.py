@@ -89,8 +89,10 @@ class Guard:
         self.headers.append((b"content-security-policy", policy.encode()))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
         if scope["type"] != "http":
-            return  # websockets are not answered, and there is nothing to start or to end
+            return  # websockets are not answered
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -22,11 +22,10 @@ LONGEST_NAME = 40  # letters
 
 @dataclass(frozen=True)
 class Change:
-    """What one annotator did in one step: for each row, the label before, None for none, and whether it was `chosen` so."""
+    """What one annotator did in one step: for each row, the label before, None for none."""
 
     rows: tuple[int, ...]
     before: tuple[str | None, ...]
-    chosen_before: tuple[str | None, ...]
 
 
 class Answers:
@@ -116,11 +115,11 @@ class Answers:
             chosen: How each row was chosen, which is kept from the first time on.
         """
         some = tuple(dict.fromkeys(rows))
-        mine = self.of(annotator)
-        change = Change(some, tuple(mine.get(row) for row in some), tuple(self.chosen.get(row) for row in some))
+        change = Change(some, tuple(self.of(annotator).get(row) for row in some))
         self._set(annotator, some, [label] * len(some))
         for row in some:
-            self.chosen.setdefault(row, (chosen or {}).get(row, ""))
+            if why := (chosen or {}).get(row):
+                self.chosen.setdefault(row, why)
         try:
             self._write()
         except BaseException:
@@ -134,16 +133,14 @@ class Answers:
         if not steps:
             return []
         change = steps[-1]
-        now = Change(
-            change.rows,
-            tuple(self.of(annotator).get(row) for row in change.rows),
-            tuple(self.chosen.get(row) for row in change.rows),
-        )
+        now = Change(change.rows, tuple(self.of(annotator).get(row) for row in change.rows))
+        kept = dict(self.chosen)
         self._restore(annotator, change)
         try:
             self._write()
         except BaseException:
             self._restore(annotator, now)
+            self.chosen = kept
             raise
         steps.pop()
         return list(change.rows)
@@ -160,11 +157,9 @@ class Answers:
 
     def _restore(self, annotator: str, change: Change) -> None:
         self._set(annotator, change.rows, change.before)
-        for row, chosen in zip(change.rows, change.chosen_before):
-            if chosen is None:
+        for row in change.rows:
+            if not any(row in self.of(name) for name in self.annotators):
                 self.chosen.pop(row, None)
-            else:
-                self.chosen[row] = chosen
 
     # --- the file
 
@@ -209,7 +204,8 @@ class Answers:
             row = place.get(name, -1)
             if row < 0:  # a number that is written in another way
                 raise DataError(f"{self.path} is damaged: there is no row {name!r}. Write its name as it was.")
-            self.chosen[row] = chosen
+            if chosen:
+                self.chosen[row] = chosen
             for annotator, label in zip(names, labels):
                 if label:
                     self.by.setdefault(annotator, {})[row] = label

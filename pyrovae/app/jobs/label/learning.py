@@ -7,6 +7,7 @@ import os
 import pickle
 import signal
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -155,8 +156,9 @@ class Worker:
             self._process = context.Process(target=_work, args=(other, self._arguments), daemon=True)
             self._process.start()
             other.close()
-        self._connection.send(labels)
         self.busy = True
+        with suppress(OSError):  # it has ended already, as `poll` will find
+            self._connection.send(labels)
 
     def poll(self) -> Learned | str | None:
         if not self.busy or self._connection is None:

@@ -67,8 +67,9 @@ class Session:
         self._random = random.Random(seed)
         self._lock = threading.RLock()
         self._folder = folder
-        self._fits: list[dict[str, Any]] = _history(folder)
-        self._added: list[str] = list(as_labels([*job.labels.classes, *self.answers.classes()]).classes)
+        self._fits, added = _history(folder)
+        self._added = list(as_labels([*job.labels.classes, *self.answers.classes(), *added]).classes)
+        self._typed: set[str] = set()  # labels that came with a row, and go with it when that is taken back
         self._batches: dict[str, list[int]] = {}
         self._why: dict[int, str] = {}  # how a row of some batch was chosen
         self._skipped: dict[str, dict[int, None]] = {}
@@ -125,6 +126,9 @@ class Session:
         name, some, text = check_annotator(annotator), self._check_rows(rows), self._check_label(label)
         with self._lock:
             self.answers.give(name, some, text, self._why)
+            if text not in self._added:
+                self._added.append(text)
+                self._typed.add(text)
             self._forget_skipped(name, some)
             self._advance(name)
 
@@ -142,6 +146,8 @@ class Session:
             rows = self.answers.undo(name)
             batch = self._batches.get(name, [])
             back = [row for row in rows if row not in batch and row not in self.answers.of(name)]
+            used = set(self.answers.classes())
+            self._added = [label for label in self._added if label in used or label not in self._typed]
             self._batches[name] = (back + batch)[: max(self.batch, len(back))]
             self._learn()
             return rows
@@ -159,6 +165,7 @@ class Session:
         with self._lock:
             if text not in self._added:
                 self._added.append(text)
+                self._remember()
         return text
 
     def close(self) -> None:
@@ -185,11 +192,15 @@ class Session:
         elif found is not None:
             self.failed, self.learned = "", found
             self._fits = [fit for fit in self._fits if fit["labels"] != found.labels] + [self._summary(found)]
-            if self._folder is not None:
-                with suppress(OSError):  # the next fit writes it again
-                    write_file(self._folder / HISTORY, json.dumps(self._fits).encode())
+            self._remember()
         if not isinstance(found, str):
             self._learn()
+
+    def _remember(self) -> None:
+        """Keep what no label says, for when the page is started again."""
+        if self._folder is not None:
+            with suppress(OSError):  # the next fit writes it again
+                write_file(self._folder / HISTORY, json.dumps({"fits": self._fits, "classes": self._added}).encode())
 
     def _summary(self, found: Learned) -> dict[str, Any]:
         """The numbers of a fit that the page draws."""
@@ -341,12 +352,13 @@ def keys_of(classes: Sequence[str]) -> dict[str, str]:
     return {label: keys[label] if label in keys else next(free, "") for label in classes}
 
 
-def _history(folder: Path | None) -> list[dict[str, Any]]:
-    """What earlier fits found; [] where that is not known, or the file is damaged."""
+def _history(folder: Path | None) -> tuple[list[dict[str, Any]], list[str]]:
+    """What earlier fits found, and the labels that were added; nothing where that is not known, or the file is damaged."""
     if folder is None:
-        return []
-    with suppress(OSError, ValueError, RecursionError):
+        return [], []
+    with suppress(OSError, ValueError, RecursionError, KeyError, TypeError):
         found = json.loads((folder / HISTORY).read_bytes())
-        if isinstance(found, list) and all(isinstance(fit, dict) and type(fit.get("labels")) is int for fit in found):
-            return found
-    return []
+        fits, classes = list(found["fits"]), [str(label) for label in found["classes"]]
+        if all(isinstance(fit, dict) and type(fit["labels"]) is int for fit in fits):
+            return fits, classes
+    return [], []
