@@ -449,8 +449,21 @@ def test_only_json_is_taken(client: TestClient, session: Session) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    "image/40 image/-1 image/../labels.csv image/..%2f..%2flabels.csv image/00.png image/99999999999999999999999 labels.csv "
-    "..%2flabels.csv ../state static/x state/ %2e%2e/%2e%2e/etc/passwd //etc/passwd".split(),
+    [
+        "image/40",
+        "image/-1",
+        "image/../labels.csv",
+        "image/..%2f..%2flabels.csv",
+        "image/00.png",
+        "image/99999999999999999999999",
+        "labels.csv",
+        "..%2flabels.csv",
+        "../state",
+        "%2e%2e/%2e%2e/etc/passwd",
+        "//etc/passwd",
+        "static/x",
+        "state/",
+    ],
 )
 def test_no_path_leads_to_a_file(client: TestClient, tmp_path: Path, path: str) -> None:
     (tmp_path / "labels.csv").write_text("file,label\n")
