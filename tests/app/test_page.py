@@ -376,7 +376,8 @@ def test_a_worker_that_dies_is_reported_and_started_again(
     context = multiprocessing.get_context("spawn")
     monkeypatch.setattr(type(context), "Process", lambda self, **_: Dead())
     worker.start(["a"])
-    assert worker.busy  # the other end of its pipe is closed with the parent's copy
+    assert worker.busy and worker._sending is not None
+    worker._sending.join()  # the other end of its pipe is closed with the parent's copy
     said = worker.poll()
     assert isinstance(said, str) and "has ended" in said and not worker.busy
     worker.close()

@@ -97,7 +97,7 @@ def learn(job: Job, labels: list[str], options: Options, folder: Path, **how: An
     """
     known = as_labels(labels)
     job = replace(job, labels=known)
-    answer = label_rows(job, quick(options, job), folder, to=folder / PREDICTIONS, force=True, **how)
+    answer = label_rows(job, quick(options, job), folder, to=folder / PREDICTIONS, force=True, progress=False, **how)
     table = answer.table
     return Learned(
         labels=len(known.known),
@@ -146,24 +146,31 @@ class Worker:
         self._arguments = pickle.dumps((job, options, folder, how))
         self._process: Any = None
         self._connection: Connection | None = None
+        self._sending: threading.Thread | None = None
         self.busy = False
 
     def start(self, labels: list[str]) -> None:
-        if self._connection is None or not self._process.is_alive():
-            self.close()
-            context = multiprocessing.get_context("spawn")
-            self._connection, other = context.Pipe()
-            self._process = context.Process(target=_work, args=(other, self._arguments), daemon=True)
-            self._process.start()
-            other.close()
         self.busy = True
+        # aside, since the process takes its arguments only when it has imported torch
+        self._sending = threading.Thread(target=self._send, args=(labels,), daemon=True)
+        self._sending.start()
+
+    def _send(self, labels: list[str]) -> None:
         with suppress(OSError):  # it has ended already, as `poll` will find
+            if self._connection is None:
+                context = multiprocessing.get_context("spawn")
+                self._connection, other = context.Pipe()
+                self._process = context.Process(target=_work, args=(other, self._arguments), daemon=True)
+                self._process.start()
+                other.close()
             self._connection.send(labels)
 
     def poll(self) -> Learned | str | None:
-        if not self.busy or self._connection is None:
+        if not self.busy or self._sending is None or self._sending.is_alive():
             return None
         try:
+            if self._connection is None:
+                raise EOFError
             if not self._connection.poll():
                 return None
             found: Learned | str = self._connection.recv()
@@ -175,8 +182,9 @@ class Worker:
 
     def close(self) -> None:
         if self._process is not None:
-            self._process.kill()
-            self._process.join()
+            with suppress(AttributeError, ValueError):  # it has not been started yet, and ends with this process
+                self._process.kill()
+                self._process.join()
         if self._connection is not None:
             self._connection.close()
         self._process, self._connection, self.busy = None, None, False
@@ -186,7 +194,7 @@ def _work(connection: Connection, arguments: bytes) -> None:
     """Fit to each list of labels that comes, until none comes any more."""
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C is for the process that serves the page, which then ends this one
+    )  # Ctrl-C is for the process that serves the page, with which this one ends
     threading.Thread(target=_end_with_parent, daemon=True).start()
     job, options, folder, how = pickle.loads(arguments)
     while True:

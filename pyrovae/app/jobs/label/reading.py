@@ -17,6 +17,7 @@ from pyrovae.data.label_studio import read_export
 from pyrovae.data.labels import LABEL, Labels, as_labels, match_labels, read_labels, refuse_labels
 from pyrovae.data.load import read
 from pyrovae.data.tables import table_columns
+from pyrovae.data.texts import load_texts
 from pyrovae.errors import DataError, OptionError
 
 
@@ -132,7 +133,10 @@ def _load_table(source: str, own: bool, data_root: Path | None, table: dict[str,
         raise OptionError(f"{source} has no column {LABEL!r}: name one so, or give --labels TABLE.")
     if table.get("ids") is None and ids:
         table = {**table, "ids": ids[0]}
-    return read(source, label=labels[0] if labels else None, text_labels=True, **table)
+    label, drop = labels[0] if labels else None, table.get("drop") or ()
+    drop = [name.strip() for name in drop.split(",")] if isinstance(drop, str) else drop
+    texts = load_texts(path, label, ids=table.get("ids"), header=table.get("header"), drop=drop)
+    return texts or read(source, label=label, text_labels=True, **table)
 
 
 def _own_labels(dataset: Dataset, num_rows: int) -> Labels:

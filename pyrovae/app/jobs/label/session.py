@@ -284,7 +284,8 @@ class Session:
         ranked = self._ranked(unlabelled)
         num_random = part if self.learned is not None else self.batch
         drawn = self._random.sample(unlabelled, min(num_random, len(unlabelled), self.batch - len(second)))
-        rest = [row for row in ranked if row not in set(drawn)][: self.batch - len(second) - len(drawn)]
+        at_random = set(drawn)
+        rest = [row for row in ranked if row not in at_random][: self.batch - len(second) - len(drawn)]
         self._why |= dict.fromkeys(second, SECOND) | dict.fromkeys(drawn, RANDOM)
         self._why |= dict.fromkeys(rest, INFORMATIVE)
         found = [*rest, *drawn]

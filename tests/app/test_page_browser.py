@@ -1,0 +1,114 @@
+"""A session of labelling in a real browser, by the keyboard alone, through the death of the server."""
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+from support.browser import CHROMIUM, Browser
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")]
+
+OPEN = "typeof state !== 'undefined' && state && !sending.length && state.rows.some(row => row.label === null)"
+WORDS = ("--steps", "10", "--hidden", "8", "--latent", "2", "--passes", "2", "--engine", "eager", "--threads", "1")
+
+
+@contextmanager
+def served(folder: Path, source: str = "photos") -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The address of a page, and the process that serves it, which is killed at the end."""
+    command = [sys.executable, "-m", "pyrovae", "label", source, "--page", *WORDS]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            found = re.search(r"http://127\.0\.0\.1:\d+/\S+/", process.stdout.readline())
+            assert found is not None
+            yield found.group(), process
+        finally:
+            process.kill()
+
+
+def kept(folder: Path, source: str = "photos") -> dict[str, str]:
+    with (folder / "runs" / f"{source}-labels" / "labels.csv").open(newline="") as file:
+        return {next(iter(line.values())): line["label"] for line in csv.DictReader(file)}
+
+
+def label_with_keys(browser: Browser, truth: dict[str, str], num: int) -> None:
+    """Label so many rows, each where the page puts the focus; a digit that has no button yet is typed into the field."""
+    for _ in range(num):
+        name = browser.wait(f"{OPEN} && document.activeElement.title")
+        known = browser.value(f"state.classes.some(one => one.key === '{truth[name]}')")
+        before = browser.value("state.progress.mine")
+        browser.press(truth[name])
+        if not known:
+            assert browser.value("document.activeElement.id") == "typed"
+            browser.press("Enter")
+        browser.wait(f"!sending.length && state.progress.mine === {before + 1}")
+
+
+def test_fifty_digits_by_keyboard_through_the_death_of_the_server(tmp_path: Path) -> None:
+    x, y = load_digits(return_X_y=True)
+    (tmp_path / "photos").mkdir()
+    for number, row in enumerate(x[:100]):
+        Image.fromarray((row.reshape(8, 8) / 16 * 255).astype(np.uint8)).save(tmp_path / "photos" / f"{number:03d}.png")
+    truth = {f"{number:03d}.png": str(label) for number, label in enumerate(y[:100])}
+    with Browser() as browser:
+        with served(tmp_path) as (url, server):
+            browser.open(url)
+            label_with_keys(browser, truth, 25)
+            browser.wait(f"{OPEN} && state.model.labels > 0", 120)  # the model's process is at work, or was
+            os.kill(server.pid, signal.SIGKILL)
+            server.wait()
+            browser.press("1")  # which nobody can save, and of which the page says so
+            browser.wait("document.getElementById('trouble').textContent.includes('does not answer')")
+            assert browser.value("sending.length") == 1
+        assert kept(tmp_path) == {name: truth[name] for name in kept(tmp_path)} and len(kept(tmp_path)) == 25
+        with served(tmp_path) as (url, server):
+            browser.value("window.onbeforeunload = null, sending.length = 0")
+            browser.open(url)
+            label_with_keys(browser, truth, 25)
+            assert len(kept(tmp_path)) == 50 and all(truth[name] == label for name, label in kept(tmp_path).items())
+            browser.press("Backspace")
+            browser.wait("!sending.length && state.progress.mine === 49")
+            assert len(kept(tmp_path)) == 49
+            browser.wait("state.fits.length > 0 && state.rows.every(row => row.guess !== undefined)", 120)
+            assert browser.value("document.querySelectorAll('#accuracy circle').length") >= 1
+            browser.press("-")  # skips one
+            browser.wait("!sending.length && state.rows.some(row => row.skipped)")
+            browser.press("ArrowRight", shift=True)
+            browser.press("ArrowRight", shift=True)
+            chosen = browser.value("[...selected].length")
+            assert chosen == 3
+            browser.press("Enter")  # the guesses of three at once
+            browser.wait(f"!sending.length && state.progress.mine === {49 + chosen}")
+            os.kill(server.pid, signal.SIGINT)
+            assert server.wait(30) == 130
+        assert browser.failures == []
+
+
+def test_nothing_in_a_table_is_taken_for_html(tmp_path: Path) -> None:
+    evil = "<img src=x onerror='document.title=1'><script>document.title=1</script>"
+    rows = [f'{evil} {i},"{evil}",{i}' for i in range(12)]
+    (tmp_path / "rows.csv").write_text("\n".join(["id,<b>note</b>,size", *rows]) + "\n")
+    with served(tmp_path, "rows.csv") as (url, _), Browser(400, 800, dark=True) as browser:
+        browser.open(url)
+        browser.wait(OPEN)
+        assert browser.value("document.querySelectorAll('#rows img, #rows script, #rows b b').length") == 0
+        assert evil in browser.value("document.getElementById('rows').textContent")
+        for letter in "+<i>x</i>":
+            browser.press(letter)
+        browser.press("Enter")
+        browser.wait("!sending.length && state.progress.mine === 1")
+        assert list(kept(tmp_path, "rows").values()) == ["<i>x</i>"]
+        assert browser.value("document.querySelectorAll('#classes i, #rows .badge i').length") == 0
+        assert browser.value("document.documentElement.scrollWidth <= innerWidth")  # nothing is wider than a phone
+        assert browser.value("getComputedStyle(document.body).backgroundColor") == "rgb(23, 25, 28)"
+        assert browser.value("document.title").startswith("Label") and browser.failures == []
