@@ -53,8 +53,9 @@ def load_texts(
     Example:
         >>> import pathlib
         >>> from pyrovae.data.texts import load_texts
-        >>> _ = pathlib.Path("notes.csv").write_text("note\\na red car\\nthe red house\\nthis old house\\n")
-        >>> notes = load_texts(pathlib.Path("notes.csv"))
+        >>> lines = ["id,note", "1,a red car", "2,the red house", "3,this old house"]
+        >>> _ = pathlib.Path("notes.csv").write_text("\\n".join(lines))
+        >>> notes = load_texts(pathlib.Path("notes.csv"), ids="id")
         >>> notes.columns, notes.x.tolist()
         (('house', 'red'), [[0.0, 1.0], [1.0, 1.0], [1.0, 0.0]])
     """

@@ -19,7 +19,7 @@ def write(path: Path, header: str = "id,review,label", labels: tuple[str, ...] =
 
 
 def test_a_row_of_texts_is_the_set_of_its_words(tmp_path: Path) -> None:
-    found = load_texts(write(tmp_path / "reviews.csv"), "label", ids="id")
+    found = load_texts(write(tmp_path / "reviews.csv"), "label", ids="id", header=True)
     assert found is not None and found.kind == "binary" and found.ids == ("r0", "r1", "r2", "r3")
     assert found.columns == ("dull", "film", "fine", "music")  # those of two rows or more
     assert found.x.tolist() == [[0, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 1]]
@@ -39,13 +39,13 @@ def test_other_tables_are_none_of_texts(tmp_path: Path) -> None:
     numbers, categories = tmp_path / "numbers.csv", tmp_path / "categories.csv"
     numbers.write_text("size,note\n1,a b c d\n7,some words here\n2,other words there\n")
     categories.write_text("colour,note\nred,one red car\nred,two red cars\nblue,a blue one\n")
-    assert load_texts(numbers) is None and load_texts(categories) is None
-    alone = load_texts(categories, drop=["colour"])
+    assert load_texts(numbers, header=True) is None and load_texts(categories, header=True) is None
+    alone = load_texts(categories, header=True, drop=["colour"])
     assert alone is not None and alone.columns == ("one", "red")
 
 
 def test_texts_without_a_word_in_common_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "notes.csv"
-    path.write_text("note\none two three\nfour five six\n")
+    path.write_text("id,note\n1,one two three\n2,four five six\n")
     with pytest.raises(DataError, match="no word occurs in two rows"):
-        load_texts(path)
+        load_texts(path, ids="id")

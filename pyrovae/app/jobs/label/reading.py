@@ -127,6 +127,8 @@ def _load_table(source: str, own: bool, data_root: Path | None, table: dict[str,
         if own and some and dataset.y is None:
             raise OptionError(f"{source} has no labels (an array y): give --labels TABLE, with the columns row,label.")
         return dataset
+    if table.get("header") is None and LABEL in map(str.lower, table_columns(path, True)):
+        table = {**table, "header": True}  # which may be hard to tell where all cells are texts
     names = table_columns(path, table.get("header"))
     labels, ids = ([name for name in names if name.lower() == wanted] for wanted in (LABEL, "id"))
     if own and some and not labels:
