@@ -33,7 +33,7 @@ def main(path: Path, folder: Path) -> None:
     for number, row in enumerate(x[:ROWS]):
         pixels = (row.reshape(8, 8) / 16 * 255).astype(np.uint8)
         Image.fromarray(pixels).save(folder / "digits" / f"{number:03d}.png")
-    command = [sys.executable, "-m", "pyrovae", "label", "digits", "--page"]
+    command = [sys.executable, "-m", "pyrovae", "label", "digits", "--page", "--steps", "150"]
     with (
         subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as server,
         Browser(1180, 800) as browser,

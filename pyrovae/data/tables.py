@@ -113,7 +113,7 @@ def load_table(
     """
     frame, form = read_frame(path, header, numbers_name=look)
     every, notes = list(frame.columns), list(form.notes)
-    out = {column_name(path, every, name): "" for name in _several(drop, every)}
+    out = {column_name(path, every, name): "" for name in several(drop, every)}
     y = None if label is None else column_name(path, every, label)
     named: str | None = None
     if ids not in (None, NO_IDS):
@@ -137,7 +137,7 @@ def load_table(
             notes.append(
                 f"Column {named} names the rows, and is left out; --id none makes it a column like the others."
             )
-    given = list(dict.fromkeys(column_name(path, every, name) for name in _several(conditions, every)))
+    given = list(dict.fromkeys(column_name(path, every, name) for name in several(conditions, every)))
     for name in given:
         if name in (y, named):
             what = "label" if name == y else "id"
@@ -240,7 +240,7 @@ def _inferred(cells: pd.DataFrame) -> Schema | None:
         return None
 
 
-def _several(names: str | Sequence[str], columns: Sequence[str]) -> Sequence[str]:
+def several(names: str | Sequence[str], columns: Sequence[str]) -> Sequence[str]:
     """The names in a list, or in a text with commas between them, unless that is the name of a column."""
     if not isinstance(names, str):
         return names

@@ -10,7 +10,7 @@ import numpy as np
 
 from pyrovae._lazily import Lazily
 from pyrovae.data.dataset import Dataset, make_dataset
-from pyrovae.data.tables import NO_IDS, column_name, read_frame, read_text, row_names
+from pyrovae.data.tables import NO_IDS, column_name, read_frame, read_text, row_names, several
 from pyrovae.errors import DataError
 
 # pandas and scikit-learn take seconds to import
@@ -30,7 +30,7 @@ def load_texts(
     *,
     ids: str | None = None,
     header: bool | None = None,
-    drop: Sequence[str] = (),
+    drop: str | Sequence[str] = (),
 ) -> Dataset | None:
     """The rows of a table whose columns are all texts: which words each row has; None for another table.
 
@@ -42,7 +42,7 @@ def load_texts(
         label: The column with the labels, which are text.
         ids: The column that names the rows; None, or "none", for none.
         header: Whether the first line names the columns; None finds out.
-        drop: Columns to leave out.
+        drop: Columns to leave out; a text may have several, with commas between them.
 
     Returns:
         A `Dataset` of kind "binary" whose `columns` are the words.
@@ -62,9 +62,8 @@ def load_texts(
     frame, form = read_frame(path, header)
     every = list(frame)
     hidden = [None if name in (None, NO_IDS) else column_name(path, every, name) for name in (ids, label)]
-    kept = [
-        name for name in every if name not in hidden and name not in {column_name(path, every, one) for one in drop}
-    ]
+    out = {column_name(path, every, name) for name in several(drop, every)}
+    kept = [name for name in every if name not in hidden and name not in out]
     if not kept or any(pd.api.types.is_numeric_dtype(frame[name]) for name in kept):
         return None
     cells = read_text(path, form, kept, frame)
@@ -87,7 +86,7 @@ def load_texts(
         kind="binary",
         one_class=True,
     )
-    dataset.source.update({"header": form.header, "ids": named, "drop": list(drop)})
+    dataset.source.update({"header": form.header, "ids": named, "drop": list(out)})
     return dataset
 
 

@@ -149,5 +149,7 @@ def test_the_command_writes_tasks_and_an_interface(pyrovae: Command, texts: Path
     assert code == 0, err
     assert "2 tasks: for-studio.json (interface: for-studio.xml)" in out
     assert len(json.loads((tmp_path / "for-studio.json").read_text())) == 2 and (tmp_path / "for-studio.xml").exists()
+    run = tmp_path / "runs" / "rows-labels"
+    assert (run / "predictions.csv").exists() and not (run / "labels.csv").exists()  # which may be the page's
     code, _, err = pyrovae("label", texts, "--format", "label-studio", *quick, "--out", "for-studio.json")
     assert code == 2 and "exists" in err

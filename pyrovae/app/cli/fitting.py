@@ -244,7 +244,7 @@ def label(
     stopped = "stopped; the same command starts again"
     try:
         with advising(lambda: stopped):
-            table = None if for_studio else to
+            table = where / labelling.PREDICTIONS if for_studio else to
             answer = labelling.label_rows(job, options, where, to=table, fresh=fresh, force=force, **how)
     except KeyboardInterrupt:
         tables.complain(stopped)

@@ -32,6 +32,7 @@ from pyrovae.fitted.folder import load, write_fit
 
 SHAPE = ("likelihood", "total_count", "net", "latent", "hidden", "dropout")  # options that decide the weights' shapes
 FEW = 50  # held-out rows; with fewer, all labelled rows are predicted by cross-validation instead
+PREDICTIONS = "predictions.csv"  # in the run folder: the table, where labels.csv is not this job's
 AFTER = ("passes", "holdout", "neighbors")  # options without influence on the weights
 
 

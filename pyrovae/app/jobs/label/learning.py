@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from pyrovae.app.jobs.label.job import Answer, label_rows
+from pyrovae.app.jobs.label.job import PREDICTIONS, Answer, label_rows
 from pyrovae.app.jobs.label.neighbors import Weights
 from pyrovae.app.jobs.label.reading import Job
 from pyrovae.app.jobs.label.training import STEPS, decide_labelling
@@ -24,7 +24,6 @@ from pyrovae.app.options import Options
 from pyrovae.data.labels import Labels, as_labels, refuse_labels
 from pyrovae.errors import DataError, PyrovaeError, shortened
 
-PREDICTIONS = "predictions.csv"  # in the run folder
 SHARE = 0.2  # of the steps of `pyrovae label`, so that people need not wait
 
 

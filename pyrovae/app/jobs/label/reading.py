@@ -135,10 +135,8 @@ def _load_table(source: str, own: bool, data_root: Path | None, table: dict[str,
         raise OptionError(f"{source} has no column {LABEL!r}: name one so, or give --labels TABLE.")
     if table.get("ids") is None and ids:
         table = {**table, "ids": ids[0]}
-    label, drop = labels[0] if labels else None, table.get("drop") or ()
-    drop = [name.strip() for name in drop.split(",")] if isinstance(drop, str) else drop
-    texts = load_texts(path, label, ids=table.get("ids"), header=table.get("header"), drop=drop)
-    return texts or read(source, label=label, text_labels=True, **table)
+    label = labels[0] if labels else None
+    return load_texts(path, label, **table) or read(source, label=label, text_labels=True, **table)
 
 
 def _own_labels(dataset: Dataset, num_rows: int) -> Labels:
