@@ -3,6 +3,7 @@
 import base64
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -44,6 +45,7 @@ def texts(tmp_path: Path) -> Path:
 def told(job: Any) -> pd.DataFrame:
     """What a fit might say of the two rows without a label."""
     table = pd.DataFrame({"id": job.names(), "predicted": "a<b", "probability": 0.75, "rank": pd.NA})
+    table["information_gain"] = 0.5
     table.loc[6, ["rank", "probability"]] = [2, 0.25]
     table.loc[7, "rank"] = 1
     return table.astype({"rank": "Int64"})
@@ -128,28 +130,21 @@ def test_odd_results_are_no_labels(tmp_path: Path) -> None:
     assert read_export(export(tmp_path / "export.json", ("r6", odd), ("r7", None))) == {"r6": "", "r7": ""}  # type: ignore[arg-type]
 
 
-def test_the_command_writes_tasks_and_an_interface(pyrovae: Command, texts: Path, tmp_path: Path) -> None:
-    quick = (
-        "--steps",
-        1,
-        "--hidden",
-        4,
-        "--latent",
-        2,
-        "--passes",
-        2,
-        "--holdout",
-        0,
-        "--engine",
-        "eager",
-        "--neighbors",
-        0,
-    )
-    code, out, err = pyrovae("label", texts, "--format", "label-studio", *quick, "--out", "for-studio.json")
+def test_the_command_writes_tasks_and_an_interface(
+    pyrovae: Command, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def label_rows(job: Any, options: Any, folder: Path, *, to: Path, **how: Any) -> Any:
+        asked.append(to)
+        return SimpleNamespace(table=told(job), report={"held_out": 0}, pictures=[])
+
+    monkeypatch.setattr("pyrovae.app.jobs.label.label_rows", label_rows)
+    words = ("label", texts, "--format", "label-studio", "--out", "for-studio.json")
+    code, out, err = pyrovae(*words)
     assert code == 0, err
     assert "2 tasks: for-studio.json (interface: for-studio.xml)" in out
     assert len(json.loads((tmp_path / "for-studio.json").read_text())) == 2 and (tmp_path / "for-studio.xml").exists()
-    run = tmp_path / "runs" / "rows-labels"
-    assert (run / "predictions.csv").exists() and not (run / "labels.csv").exists()  # which may be the page's
-    code, _, err = pyrovae("label", texts, "--format", "label-studio", *quick, "--out", "for-studio.json")
-    assert code == 2 and "exists" in err
+    assert asked == [Path("runs/rows-labels/predictions.csv")]  # since labels.csv there may be the page's
+    code, _, err = pyrovae(*words)
+    assert code == 2 and "exists" in err and len(asked) == 1
