@@ -2,7 +2,7 @@
 
     python docs/make_page_picture.py
 
-Writes 600 of scikit-learn's digits as images, serves `pyrovae label digits --page`, gives 76 of them their labels by the
+Writes 500 of scikit-learn's digits as images, serves `pyrovae label digits --page`, gives 76 of them their labels by the
 keyboard, one after the other as the page asks for them, waits for the model, and takes a picture: docs/label-page.png. It takes
 some minutes.
 """
@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from support.browser import Browser  # noqa: E402
 
-ROWS, LABELS = 600, 72
+ROWS, LABELS = 500, 72
 OPEN = "typeof state !== 'undefined' && state && !sending.length && state.rows.some(row => row.label === null)"
 LEARNED = "state.model.status === 'ready' && state.rows.every(row => row.guess !== undefined)"
 
@@ -33,7 +33,7 @@ def main(path: Path, folder: Path) -> None:
     for number, row in enumerate(x[:ROWS]):
         pixels = (row.reshape(8, 8) / 16 * 255).astype(np.uint8)
         Image.fromarray(pixels).save(folder / "digits" / f"{number:03d}.png")
-    command = [sys.executable, "-m", "pyrovae", "label", "digits", "--page", "--steps", "150"]
+    command = [sys.executable, "-m", "pyrovae", "label", "digits", "--page", "--steps", "60", "--engine", "eager"]
     with (
         subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as server,
         Browser(1180, 800) as browser,
