@@ -10,9 +10,9 @@ from torch import Tensor
 
 from pyrovae._html import table
 from pyrovae.batching.chunks import chunks
-from pyrovae.distributions import Codes
 from pyrovae.errors import PairError
 from pyrovae.fitted.fitted import Fit, seeded
+from pyrovae.objectives.codes import numbered, perplexity
 from pyrovae.objectives.terms import terms
 
 
@@ -44,8 +44,7 @@ class CodeUsage:
     @property
     def perplexity(self) -> Tensor:
         """`exp(-sum_k f_k log f_k)` of the frequencies f of each level, `(Q,)`: K where all codes are used equally."""
-        shares = self.counts / self.counts.sum(-1, keepdim=True).clamp_min(1)
-        return torch.special.entr(shares).sum(-1).exp()
+        return perplexity(self.counts)
 
     def _repr_html_(self) -> str:
         rows = [
@@ -93,10 +92,9 @@ def code_usage(fitted: Fit, data: Any, site: str | None = None) -> CodeUsage:
     with fitted.scope(), seeded(0), torch.no_grad():
         for part in fitted.parts(data):
             for rows in chunks(part.batch, fitted.chunk_size(part.batch)):
-                for name, term in terms(fitted.pair, rows, layout=part.layout, enumerate=False).sites.items():
-                    fn = None if term.p is None or term.q is None else term.p.fn
-                    if isinstance(fn, Codes) and site in (None, name):
-                        counts[name] = counts.get(name, 0) + _counts(fn.quantiser, term.value)
+                for name, codes in numbered(terms(fitted.pair, rows, layout=part.layout, enumerate=False)).items():
+                    if site in (None, name):
+                        counts[name] = counts.get(name, 0) + codes.counts()
     if len(counts) != 1:
         listed = ", ".join(map(repr, counts)) or "none"
         got = "no name was given" if site is None else f"got {site!r}"
@@ -104,13 +102,3 @@ def code_usage(fitted: Fit, data: Any, site: str | None = None) -> CodeUsage:
             f"Choose one latent site whose prior is a distribution of Codes: this pair has {listed}; {got}."
         )
     return CodeUsage(next(iter(counts.values())).cpu())
-
-
-def _counts(quantiser: Any, value: Tensor) -> Tensor:
-    """How often each code of each level is among the values, `(Q, K)`."""
-    depth, size = getattr(quantiser, "depth", 1), quantiser.num_codes
-    indices = quantiser.indices(value)
-    levels = indices.reshape(-1, depth, quantiser.grid.numel()).transpose(0, 1).reshape(depth, -1)
-    return torch.zeros(depth, size, dtype=torch.long, device=levels.device).scatter_add(
-        1, levels, torch.ones_like(levels)
-    )

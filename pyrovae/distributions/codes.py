@@ -98,6 +98,17 @@ class Codes(TorchDistribution):  # type: ignore[misc]
     def support(self) -> Any:
         return _IsCode(self.quantiser)
 
+    @property
+    def num_codes(self) -> int:
+        """K, the number of codes, of each level where the quantiser has several."""
+        return int(self.quantiser.num_codes)
+
+    def numbers(self, value: Tensor) -> Tensor:
+        """The numbers of codes z, `(*batch, Q, M)`: on each of Q levels those of M places; Q is 1 without levels."""
+        found: Tensor = self.quantiser.indices(value)
+        batch, depth = value.shape[: value.dim() - len(self.event_shape)], getattr(self.quantiser, "depth", 1)
+        return found.reshape(*batch, depth, self.quantiser.index_shape.numel() // depth)
+
     def log_prob(self, value: Tensor) -> Tensor:
         log_p: Tensor = self.indices.log_prob(self.quantiser.indices(value))
         return log_p

@@ -1,8 +1,9 @@
-"""The bound and the KL terms of validation rows, or of some training rows, after each epoch."""
+"""The bound, the KL terms and the use of codes of validation rows, or of some training rows, after each epoch."""
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from pyrovae.engine import ranks
 from pyrovae.engine.tracing import TracedFunction
 from pyrovae.errors import PairError
 from pyrovae.fitted.fitted import FIXED_NOISE_SEED, Fit, FittedGroup
+from pyrovae.objectives.codes import Numbered, numbered, perplexity
 from pyrovae.objectives.terms import terms
 from pyrovae.objectives.weights import global_bound, log_weights, row_bounds, row_kl
 from pyrovae.pair.batch import Batch, num_rows, take_rows
@@ -22,8 +24,26 @@ MONITORED_ROWS = 256  # of the training rows, whose KL terms the history holds w
 TRACE_FROM = 50  # epochs; for fewer, a graph of a few rows costs more than it saves
 
 
+class Measured(NamedTuple):
+    """What rows say of a pair: the mean share of the bound and the mean KL term of each latent site (0 for a row that observes
+    it), in nats per row, and the perplexity of the codes in use, of each level of each site that has any."""
+
+    bound: float = math.nan
+    kl: dict[str, float] = {}  # noqa: RUF012
+    perplexity: dict[str, list[float]] = {}  # noqa: RUF012
+
+    @property
+    def columns(self) -> dict[str, float]:
+        """What of it stands in the history, besides the bound."""
+        columns = {f"kl/{site}": kl for site, kl in self.kl.items()}
+        for site, levels in self.perplexity.items():
+            several = len(levels) > 1
+            columns |= {f"perplexity/{site}{f'/{n}' if several else ''}": p for n, p in enumerate(levels, 1)}
+        return columns
+
+
 class MonitoredGroup:
-    """Bounds and KL terms of rows with the same arguments, in chunks of one size, by one traced program.
+    """Bounds, KL terms and codes of rows with the same arguments, in chunks of one size, by one traced program.
 
     Of several ranks each has some of the rows; `counting` is their number. One that has none takes another's, which does not
     count. `counted` are the global sites that are counted with another group of rows; `draws` as for `Monitor`.
@@ -37,9 +57,10 @@ class MonitoredGroup:
         self.chunk = min(num_rows(self.rows), fitted.chunk_size(group.batch, draws or 1))
         self.evaluate = TracedFunction(self.bounds, (fitted.pair,)) if traces else self.bounds
         self.sites: list[str] = []  # the latent ones, in the order of their KL terms
+        self.codes: dict[str, int] = {}  # the latent ones with codes, in the order of these, and how many there are
 
     def bounds(self, rows: Batch) -> list[Tensor]:
-        """What all rows share of the bound, each row's share, and each row's KL term of each latent site."""
+        """What all rows share of the bound, each row's share, and each row's KL terms and numbers of codes by latent site."""
         found = terms(self.fitted.pair, rows, self.draws or 1, layout=self.layout)
         divergences = row_kl(found)
         self.sites = list(divergences)
@@ -47,7 +68,9 @@ class MonitoredGroup:
         each = row_bounds(found)[0]
         if self.draws is not None:
             each = log_weights(found).logsumexp(0) - math.log(self.draws)
-        return [shared, each, *(kl.mean(0) for kl in divergences.values())]
+        codes = numbered(found)
+        self.codes = {site: one.num_codes for site, one in codes.items()}
+        return [shared, each, *(kl.mean(0) for kl in divergences.values()), *(one.numbers for one in codes.values())]
 
 
 def _own_rows(batch: Batch) -> tuple[Batch, int]:
@@ -85,11 +108,10 @@ class Monitor:
         self.groups: list[MonitoredGroup] = []
         self.works = True
 
-    def measure(self) -> tuple[float, dict[str, float]]:
-        """The mean share of the bound, and the mean KL term of each latent site (0 for a row that observes it), in nats per
-        row. NaN and nothing where no row of the training data has a term of its own."""
+    def measure(self) -> Measured:
+        """What the rows say; NaN and nothing where no row of the training data has a term of its own."""
         if not self.works:
-            return math.nan, {}
+            return Measured()
         try:
             with self.fitted.evaluation_mode(), fork_rng():
                 return self._measure()
@@ -97,9 +119,9 @@ class Monitor:
             if self.held_out is not None:
                 raise
             self.works = False
-            return math.nan, {}
+            return Measured()
 
-    def _measure(self) -> tuple[float, dict[str, float]]:
+    def _measure(self) -> Measured:
         device, num_training = self.source.device, self.source.num_rows
         if self.rows is None:
             order = torch.randperm(num_training, generator=torch.Generator().manual_seed(FIXED_NOISE_SEED))
@@ -112,16 +134,19 @@ class Monitor:
                 counted |= set(part.layout.global_sites)
         total, shared_total = torch.zeros(2, dtype=torch.float64, device=device).unbind()
         divergences: dict[str, Tensor] = {}
+        used: dict[str, Tensor] = {}
         for group in self.groups:
             left = group.counting
             for rows in chunks(group.rows, group.chunk):
                 # the last chunk is filled up with rows that do not count, so that one program serves all
                 fill = torch.arange(group.chunk, device=device) % num_rows(rows)
-                shared, bounds, *kl = group.evaluate(take_rows(rows, fill))
+                shared, bounds, *others = group.evaluate(take_rows(rows, fill))
                 counting = min(left, group.chunk)
                 total = total + bounds[:counting].double().sum()
-                for site, values in zip(group.sites, kl):
-                    divergences[site] = divergences.get(site, 0.0) + values[:counting].double().sum()
+                for site, kl in zip(group.sites, others):
+                    divergences[site] = divergences.get(site, 0.0) + kl[:counting].double().sum()
+                for (site, size), numbers in zip(group.codes.items(), others[len(group.sites) :]):
+                    used[site] = used.get(site, 0) + Numbered(numbers, size).counts(counting)
                 left -= num_rows(rows)
             shared_total = shared_total + shared.double()  # of the last chunk: every chunk has it whole
         # Global latents count as in training: once for all training rows.
@@ -129,4 +154,5 @@ class Monitor:
             shared_total = torch.zeros_like(shared_total)  # the first rank counts it
         whole, shared_once, *kls = ranks.total(torch.stack([total, shared_total, *divergences.values()])).tolist()
         bound = whole / num_rows(self.rows) + shared_once / num_training
-        return bound, {site: kl / num_rows(self.rows) for site, kl in zip(divergences, kls)}
+        means = {site: kl / num_rows(self.rows) for site, kl in zip(divergences, kls)}
+        return Measured(bound, means, {site: perplexity(ranks.total(n)).tolist() for site, n in used.items()})

@@ -34,6 +34,7 @@ from pyrovae.errors import DataError, OptionError, PairError
 from pyrovae.fitted.fitted import Fit, transform_once
 from pyrovae.fitted.spec import to_spec
 from pyrovae.objectives.baselines import learned
+from pyrovae.objectives.codes import warn_of_unused_codes
 from pyrovae.objectives.iwelbo import IWELBO
 from pyrovae.objectives.losses import as_loss, check_learns, loss_tensors, modules_of
 from pyrovae.objectives.wake_sleep import RWS
@@ -206,6 +207,7 @@ def check(fitted: Fit, data: FitData, groups: Sequence[TrainingGroup], options: 
                 few = transform_once(pair, take_rows(batch, slice(0, 2)), transform)
                 check_rows(pair, batch, fitted.chunk_size(few), transform=transform, numbers=numbers)
             check_gradients(pair, runs)
+        warn_of_unused_codes(*map(sample_sites, runs[0]), num_rows(seen[0]), data.training.num_rows)
         objective = as_loss(options.loss)
         parts: list[Any] = [objective, getattr(objective, "kl", None)]
         for part in parts:

@@ -26,7 +26,7 @@ from pyrovae.fitted.spec import renamed
 from pyrovae.pair.parameters import fork_rng, lent, modules_remembered, named_tensors, seed_torch
 from pyrovae.training.console import progress_bar, stop_on_interrupt
 from pyrovae.training.fit_options import Callback
-from pyrovae.training.monitor import Monitor
+from pyrovae.training.monitor import Measured, Monitor
 from pyrovae.training.not_finite import MOST_REPEATED, explain
 from pyrovae.training.plan import FitData, Plan
 from pyrovae.training.schedules import weights_at
@@ -188,13 +188,13 @@ class Trainer:
         self.epoch_elbos = []
         began = time.monotonic()
         last = len(history) + 1 >= self.epochs
-        measured, divergences = self.monitor.measure() if due or last else (math.nan, {})
+        found = self.monitor.measure() if due or last else Measured()
         if self.relaxes:
             row["relaxed_elbo"] = row["elbo"]
-            row["elbo"] = self.on_training.measure()[0] if self.validates else measured
+            row["elbo"] = self.on_training.measure().bound if self.validates else found.bound
         if self.validates and (due or last):
-            row["validation_elbo"] = measured
-            if not math.isfinite(measured):
+            row["validation_elbo"] = found.bound
+            if not math.isfinite(found.bound):
                 self._fail(folder, self.step, "the ELBO of the validation rows is")
                 return False
         self.seconds += time.monotonic() - began
@@ -203,7 +203,7 @@ class Trainer:
         row["kl_weight"] = last.get("kl", 1.0)
         row |= {name: last[name] for name in ("temperature",) if name in last}
         row["seconds"] = round(self.seconds, 3)
-        row |= {f"kl/{site}": kl for site, kl in divergences.items()}
+        row |= found.columns
         history.append(row)
         # a fit that goes on with more epochs would not have measured what is only the last one
         if due and (self.patience is not None or self.keeps_best) and row["validation_elbo"] > self.best_elbo:

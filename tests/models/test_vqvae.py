@@ -3,9 +3,12 @@
 import importlib.util
 import math
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from support.told import told
@@ -13,6 +16,7 @@ from support.told import told
 import pyrovae as pv
 from pyrovae import families as fam
 from pyrovae.nets import FSQ, VQ, Quantiser, ResidualVQ, SimVQ
+from pyrovae.objectives.codes import numbered
 
 extra = pytest.mark.skipif(
     importlib.util.find_spec("vector_quantize_pytorch") is None, reason="needs vector-quantize-pytorch"
@@ -230,6 +234,92 @@ def test_use_of_codes_is_counted_level_by_level() -> None:
     k = fit.pair.codes.indices(pv.encode(fit, x))  # type: ignore[attr-defined]
     wanted = torch.stack([torch.bincount(k[:, level].flatten(), minlength=6) for level in range(2)])
     assert torch.equal(pv.code_usage(fit, x).counts, wanted)
+
+
+class Coins(dist.Categorical):  # type: ignore[misc]
+    """A user's own distribution of numbers, which says so."""
+
+    num_codes = 4
+
+    def numbers(self, value: torch.Tensor) -> torch.Tensor:
+        return value.long()[..., None, None]
+
+
+def one_in_each_plate(x: torch.Tensor) -> None:
+    with pyro.plate("data", len(x), dim=-1):
+        with pyro.plate("places", 2, dim=-2):
+            k = pyro.sample("k", Coins(torch.ones(4)))
+        pyro.sample("x", dist.Normal(k.sum(0).float(), 1.0), obs=x)
+
+
+def one_in_each_guide(x: torch.Tensor) -> None:
+    with pyro.plate("data", len(x), dim=-1), pyro.plate("places", 2, dim=-2):
+        pyro.sample("k", dist.Categorical(torch.ones(4)))
+
+
+def perplexity(numbers: torch.Tensor) -> float:
+    shares = torch.unique(numbers, return_counts=True)[1] / numbers.numel()
+    return float((-(shares * shares.log()).sum()).exp())
+
+
+@pytest.mark.parametrize(
+    ("build", "engine"),
+    [
+        pytest.param(lambda: FSQ((5, 4, 3), 2), "eager", id="FSQ-eager"),
+        pytest.param(lambda: FSQ((5, 4, 3), 2), "traced", id="FSQ-traced"),
+        pytest.param(LEARNED["ResidualVQ"], "eager", id="ResidualVQ", marks=extra),
+    ],
+)
+def test_the_history_has_the_perplexity_of_the_codes_of_the_validation_rows(
+    build: Any, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In chunks of 3 of 7 rows, the last of which is filled up with rows that do not count."""
+    monkeypatch.setattr(pv.Fit, "chunk_size", lambda *args, **options: 3)
+    held_out = torch.randn(7, 4)
+    seen: list[list[float]] = []
+
+    def look(fitted: pv.Fit) -> None:
+        codes: Any = fitted.pair.codes  # type: ignore[attr-defined]
+        k = codes.indices(pv.encode(fitted, held_out))
+        levels = k.unbind(1) if isinstance(codes, ResidualVQ) else [k]
+        seen.append([perplexity(level) for level in levels])
+
+    fit = pv.fit(
+        vqvae(build()), torch.randn(40, 4), epochs=2, validation=held_out, engine=engine, seed=0, callbacks=[look]
+    )
+    names = ["perplexity/z"] if len(seen[0]) == 1 else ["perplexity/z/1", "perplexity/z/2"]
+    for row, wanted in zip(fit.history, seen, strict=True):
+        assert [name for name in row if name.startswith("perplexity")] == names
+        torch.testing.assert_close([row[name] for name in names], wanted)
+    assert max(map(max, seen)) > 2
+
+
+def test_without_validation_rows_the_perplexity_is_that_of_training_rows(tmp_path: Path) -> None:
+    x = torch.randn(40, 4)
+    fit = pv.fit(vqvae(FSQ((4, 3, 3), 2)), x, epochs=1, seed=0)
+    assert fit.history[0]["perplexity/z"] == pytest.approx(pv.code_usage(fit, x).perplexity.item())
+    pv.save(fit, tmp_path / "run")
+    assert pv.load(tmp_path / "run").history == fit.history
+
+
+def test_any_distribution_that_numbers_its_values_is_counted_in_any_plate() -> None:
+    run = pv.terms(pv.Pair(one_in_each_plate, one_in_each_guide), {"x": torch.zeros(5)}, 3)
+    found = numbered(run)["k"]
+    k = run.sites["k"].value  # (particles, places, rows)
+    assert k.shape == (3, 2, 5) and found.numbers.shape == (5, 1, 6)
+    assert torch.equal(found.numbers[:, 0].sort().values, k.reshape(6, 5).T.sort().values)
+    assert torch.equal(found.counts(2)[0], torch.bincount(k[..., :2].flatten(), minlength=4))
+
+
+def test_a_codebook_larger_than_the_data_is_told() -> None:
+    for levels, rows, told_of in (((5, 5, 4), 49, True), ((5, 5, 4), 50, False)):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            pv.fit(vqvae(FSQ(levels, 2)), torch.randn(rows, 4), epochs=0)
+        assert [str(w.message) for w in said if "codebook" in str(w.message)] == told_of * [
+            "Site 'z' has a codebook of 100 codes, and the 49 training rows have 98 places for them in all, so that some can "
+            "never be in use: take fewer codes, or more rows."
+        ]
 
 
 @pytest.mark.parametrize(
