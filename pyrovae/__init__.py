@@ -67,6 +67,7 @@ if TYPE_CHECKING:
         Regression,
         SSRegression,
         StackedSSVAE,
+        TwoLabelVAE,
         VaDE,
     )
     from pyrovae.nets.freezing import frozen
@@ -130,7 +131,7 @@ _HOMES = {
     "pyrovae.fitted.fitted": "Fit",
     "pyrovae.fitted.folder": "load save",
     "pyrovae.models": """ADGM CVAE GMVAE NVAE SDGM SSVAE VAE VQVAE CategoricalVAE DeepMarkovVAE HierarchicalVAE JointVAE
-        LadderVAE MultimodalVAE NotMIWAE Regression SSRegression StackedSSVAE VaDE""",
+        LadderVAE MultimodalVAE NotMIWAE Regression SSRegression StackedSSVAE TwoLabelVAE VaDE""",
     "pyrovae.nets.freezing": "frozen",
     "pyrovae.objectives": "baselines kl penalties",
     "pyrovae.objectives.elbo": "Bound elbo",
@@ -219,6 +220,7 @@ __all__ = [
     "StackedSSVAE",
     "Terms",
     "Trace_ELBO",
+    "TwoLabelVAE",
     "VaDE",
     "WakeSleep",
     "__version__",

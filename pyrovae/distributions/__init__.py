@@ -14,6 +14,7 @@ from pyrovae.distributions.combine import (
 )
 from pyrovae.distributions.continuous import ContinuousBernoulli
 from pyrovae.distributions.discretized import DiscretizedLogistic, DiscretizedLogisticMixture
+from pyrovae.distributions.experts import MixtureOfProducts, ProductOfExperts
 from pyrovae.distributions.markov import MarkovChain
 from pyrovae.distributions.multinomial import Multinomial
 from pyrovae.distributions.normals import LowRankNormal, MixtureOfNormals
@@ -43,11 +44,13 @@ __all__ = [
     "LowRankNormal",
     "MarkovChain",
     "MixtureOfNormals",
+    "MixtureOfProducts",
     "Multinomial",
     "ObservedOnly",
     "OneHotCategorical",
     "PowerSpherical",
     "ProductOfColumns",
+    "ProductOfExperts",
     "Pushforward",
     "RelaxedBernoulli",
     "RelaxedOneHotCategorical",

@@ -190,7 +190,7 @@ def product_of_normals(a: Any, b: Any) -> TorchDistribution:
         >>> posterior.mean, posterior.variance
         (tensor([1., 1.]), tensor([0.5000, 0.5000]))
     """
-    one, two = _normals("product_of_normals", a, b)
+    one, two = normals_within("product_of_normals", a, b)
     s = torch.hypot(one.scale, two.scale)
     share = (two.scale / s).square()  # of the precision, that of the first
     loc = share * one.loc + (1 - share) * two.loc
@@ -218,14 +218,14 @@ def normal_where(condition: Tensor, a: Any, b: Any) -> TorchDistribution:
         tensor([[1.],
                 [2.]])
     """
-    one, two = _normals("normal_where", a, b)
+    one, two = normals_within("normal_where", a, b)
     event = len(a.event_shape)
     choice = condition.reshape(*condition.shape, *[1] * event)
     loc, scale = (torch.where(choice, getattr(one, name), getattr(two, name)) for name in ("loc", "scale"))
     return dist.Normal(loc, scale).to_event(event)
 
 
-def _normals(asking: str, *given: Any) -> list[Any]:
+def normals_within(asking: str, *given: Any) -> list[Any]:
     """The Normals of elements within some distributions; PairError unless they are such, of one event shape."""
     inner = [d.base_dist if isinstance(d, dist.Independent) else d for d in given]
     if not given or not all(isinstance(one, dist.Normal) for one in inner) or len({d.event_shape for d in given}) > 1:
@@ -265,7 +265,7 @@ def product_of_experts(experts: Sequence[Any], seen: Sequence[Tensor | None] | N
         >>> posterior.mean[:, 0], posterior.variance[:, 0]
         (tensor([1., 1., 0.]), tensor([0.5000, 0.5000, 1.0000]))
     """
-    inner = _normals("product_of_experts", *experts)
+    inner = normals_within("product_of_experts", *experts)
     weights = [None] * len(experts) if seen is None else list(seen)
     if len(weights) != len(experts):
         raise PairError(f"{len(experts)} experts need as many entries of `seen`, got {len(weights)}.")

@@ -21,6 +21,7 @@ from pyrovae.models.sdgm import SDGM
 from pyrovae.models.ssregression import SSRegression
 from pyrovae.models.ssvae import SSVAE
 from pyrovae.models.stacked import StackedSSVAE
+from pyrovae.models.two_labels import TwoLabelVAE
 from pyrovae.models.vade import VaDE
 from pyrovae.models.vae import VAE
 from pyrovae.models.vqvae import VQVAE
@@ -44,5 +45,6 @@ __all__ = [
     "Regression",
     "SSRegression",
     "StackedSSVAE",
+    "TwoLabelVAE",
     "VaDE",
 ]

@@ -1,22 +1,27 @@
 """A VAE of rows with two kinds of data, such as image and words, either of which may be missing."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pyro
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyrovae.distributions import ObservedOnly, product_of_experts
+from pyrovae.distributions import ObservedOnly, ProductOfExperts
 from pyrovae.nets import is_seen, without_gaps
 from pyrovae.priors import as_prior
 
 
 class MultimodalVAE(nn.Module):
-    """VAE of two kinds of data with one code: model `p(z) p(x1|z) p(x2|z)`, guide `q(z|x1,x2) = p(z) q_1(z|x1) q_2(z|x2) / c`.
+    """VAE of two kinds of data with one code: model `p(z) p(x1|z) p(x2|z)`, guide `q(z|x1,x2)` of two encoders.
 
     The data are x1, `(N, *event1)`, and x2, `(N, *event2)`; a row of which one kind is missing has NaN there, so that
-    classes come as floats, too. The guide is a product of experts, as the posterior is: each kind has an encoder of its own,
-    which says what its data add to the prior, and the encoder of a kind that is missing says nothing. Trained on complete rows
-    alone, the encoders need not make sense one by one: let some rows keep one kind in every step, by
-    `pv.transforms.HideKinds("x1", "x2")`. `pv.impute` then draws either kind given the other.
+    classes come as floats, too. Each kind has an encoder of its own, which says what its data add to the prior, and the
+    encoder of a kind that is missing says nothing. By default the guide is the product of prior and encoders, as the posterior
+    is, `p(z) q_1(z|x1) q_2(z|x2) / c` (MVAE). Trained on complete rows alone, the encoders of a product need not make sense one
+    by one: let some rows keep one kind in every step, by `pv.transforms.HideKinds("x1", "x2")`. In a mixture of the products
+    with q_1, with q_2 and with both (MoPoE, `joint=pv.distributions.MixtureOfProducts()`) they learn that from complete rows,
+    too. `pv.impute` then draws either kind given the other.
 
     Args:
         prior: `p(z)`, a diagonal Normal, or a module whose `forward()` returns one.
@@ -25,13 +30,16 @@ class MultimodalVAE(nn.Module):
         encoder1: `q_1(z|x1)`, a conditional that returns a diagonal Normal, called with zeros where all of x1 is missing. Where
             single entries may be missing, it must take NaN, as a net in `nets.WithMask` does.
         encoder2: `q_2(z|x2)`, another one.
+        joint: What makes one distribution of prior and encoders: `distributions.ProductOfExperts()`, the default, or
+            `MixtureOfProducts()`, or a callable of one's own that takes `(experts, seen)` as these do.
 
     Raises:
         PairError: `prior` is neither a distribution nor a module; raised by the guide where prior or encoders are not diagonal
             Normals.
 
     References:
-        Wu and Goodman 2018, arXiv:1802.05335. Hinton 2002, doi:10.1162/089976602760128018.
+        Wu and Goodman 2018, arXiv:1802.05335. Hinton 2002, doi:10.1162/089976602760128018. Sutter, Daunhawer and Vogt 2021,
+        arXiv:2105.02470.
 
     Example:
         >>> pair = pv.MultimodalVAE(
@@ -56,10 +64,12 @@ class MultimodalVAE(nn.Module):
         likelihood2: nn.Module,
         encoder1: nn.Module,
         encoder2: nn.Module,
+        joint: Callable[..., Any] | None = None,
     ) -> None:
         super().__init__()
         self.prior, self.likelihood1, self.likelihood2 = as_prior(prior), likelihood1, likelihood2
         self.encoder1, self.encoder2 = encoder1, encoder2
+        self.joint = ProductOfExperts() if joint is None else joint
 
     def model(self, x1: Tensor, x2: Tensor) -> Tensor:
         with pyro.plate("data", len(x1)):
@@ -70,4 +80,4 @@ class MultimodalVAE(nn.Module):
     def guide(self, x1: Tensor, x2: Tensor) -> Tensor:
         experts = [self.prior(), self.encoder1(without_gaps(x1)), self.encoder2(without_gaps(x2))]
         with pyro.plate("data", len(x1)):
-            return pyro.sample("z", product_of_experts(experts, [None, is_seen(x1), is_seen(x2)]))
+            return pyro.sample("z", self.joint(experts, [None, is_seen(x1), is_seen(x2)]))

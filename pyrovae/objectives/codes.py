@@ -1,7 +1,8 @@
 """Which codes the values of a run are, for sites whose prior can number them, and how evenly codes are used.
 
-A distribution numbers its values if it has `num_codes`, the number K of codes, and `numbers(value)`, which returns whole numbers
-below K of shape `(*batch, Q, M)`: of M places on each of Q levels, each level with codes of its own. `distributions.Codes` does.
+A distribution numbers its values if it has `num_codes`, the number K of codes, and a method `numbers(value)`, which returns
+whole numbers below K of shape `(*batch, Q, M)`: of M places on each of Q levels, where each level has codes of its own.
+`distributions.Codes` does.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.objectives.terms import Terms
+from pyrovae.pair.program import sample_sites
 
 
 class Numbered(NamedTuple):
@@ -51,15 +53,15 @@ def perplexity(counts: Tensor) -> Tensor:
     return torch.special.entr(shares).sum(-1).exp()
 
 
-def warn_of_unused_codes(model: Any, guide: Any, batch_rows: int, num_rows: int) -> None:
+def warn_of_unused_codes(traces: tuple[Any, Any], batch_rows: int, num_rows: int) -> None:
     """Warn of each codebook with more codes than the training rows have places, of which some can never be in use.
 
     Args:
-        model: The sites of a run of the model, by name, as nodes of a trace.
-        guide: Those of the guide.
+        traces: Of the model and of the guide.
         batch_rows: The rows of that run.
         num_rows: All rows of the fit.
     """
+    model, guide = map(sample_sites, traces)
     for name, node in model.items():
         fn = node["fn"]
         if name not in guide or not can_number(fn):
@@ -69,7 +71,7 @@ def warn_of_unused_codes(model: Any, guide: Any, batch_rows: int, num_rows: int)
         places = numbers.numel() // numbers.shape[-2] * num_rows // batch_rows
         if fn.num_codes > places:
             warnings.warn(
-                f"Site {name!r} has a codebook of {fn.num_codes} codes, and the {num_rows} training rows have {places} places for "
-                "them in all, so that some can never be in use: take fewer codes, or more rows.",
-                stacklevel=4,
+                f"Site {name!r} has a codebook of {fn.num_codes} codes, and the {num_rows} training rows have {places} places "
+                "for them in all, so that some can never be in use: take fewer codes, or more rows.",
+                stacklevel=4,  # at the call of fit
             )

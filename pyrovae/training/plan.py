@@ -207,7 +207,7 @@ def check(fitted: Fit, data: FitData, groups: Sequence[TrainingGroup], options: 
                 few = transform_once(pair, take_rows(batch, slice(0, 2)), transform)
                 check_rows(pair, batch, fitted.chunk_size(few), transform=transform, numbers=numbers)
             check_gradients(pair, runs)
-        warn_of_unused_codes(*map(sample_sites, runs[0]), num_rows(seen[0]), data.training.num_rows)
+        warn_of_unused_codes(runs[0], num_rows(seen[0]), data.training.num_rows)
         objective = as_loss(options.loss)
         parts: list[Any] = [objective, getattr(objective, "kl", None)]
         for part in parts:

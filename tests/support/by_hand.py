@@ -51,7 +51,7 @@ def by_hand(pair: pv.SSVAE, x: Tensor, y: Tensor, noise: Tensor) -> Tensor:
 
 
 class Noise(pyro.poutine.messenger.Messenger):  # type: ignore[misc]
-    """Draw z = m + s * noise from given noise: (C, N, L), of which labelled rows take the first."""
+    """Draw z = m + s * noise from given noise: (..., C, N, L), of which rows take the first where a label is known."""
 
     def __init__(self, noise: Tensor) -> None:
         super().__init__()
@@ -60,7 +60,9 @@ class Noise(pyro.poutine.messenger.Messenger):  # type: ignore[misc]
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] == "z" and not msg["done"]:
             q = msg["fn"].base_dist
-            noise = self.noise if q.loc.dim() == 3 else self.noise[0]
+            noise = self.noise
+            while noise.dim() > q.loc.dim():
+                noise = noise[0]
             msg["value"], msg["done"] = q.loc + q.scale * noise, True
 
 

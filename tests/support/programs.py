@@ -348,6 +348,29 @@ def ssvae(alpha: float = 2.0) -> pv.SSVAE:
     )
 
 
+def two_labels(alpha: float = 2.0) -> pv.TwoLabelVAE:
+    """Two labels, of three and of two classes that are not equally frequent."""
+    return pv.TwoLabelVAE(
+        label_prior1=dist.Categorical(torch.tensor([0.5, 0.3, 0.2])),
+        label_prior2=dist.Categorical(torch.tensor([0.6, 0.4])),
+        prior=pv.priors.StandardNormal(LATENT),
+        likelihood=pv.mlp((LATENT, 3, 2), fam.Bernoulli(6), **SMALL),
+        encoder=pv.mlp((6, 3, 2), fam.Normal(LATENT), **SMALL),
+        classifier1=pv.mlp(6, fam.Categorical((), 3), **SMALL),
+        classifier2=pv.mlp(6, fam.Categorical((), 2), **SMALL),
+        code1=pv.nets.OneHot(3),
+        code2=pv.nets.OneHot(2),
+        alpha=alpha,
+    )
+
+
+def some_labels(rows: int = 40) -> dict[str, Tensor]:
+    """Rows with both labels, with the first, with the second, and with none, one after another."""
+    row = torch.arange(rows)
+    y1, y2 = torch.where(row % 4 < 2, row % 3, -1), torch.where(row % 2 < 1, row // 2 % 2, -1)
+    return {"x": binary(rows), "y1": y1, "y2": y2}
+
+
 def graded() -> pv.SSVAE:
     """Labels in order: an ordinal classifier, and a code in which near grades are alike."""
     return pv.SSVAE(
@@ -460,7 +483,7 @@ def not_miwae() -> pv.NotMIWAE:
     )
 
 
-def multimodal() -> pv.MultimodalVAE:
+def multimodal(joint: Any = None) -> pv.MultimodalVAE:
     """Two kinds of data with one code, either of which may be missing."""
     return pv.MultimodalVAE(
         prior=pv.priors.StandardNormal(2),
@@ -468,6 +491,7 @@ def multimodal() -> pv.MultimodalVAE:
         likelihood2=pv.mlp(2, fam.Normal(3), hidden=(8,)),
         encoder1=pv.mlp(6, fam.Normal(2), hidden=(8,)),
         encoder2=pv.mlp(3, fam.Normal(2), hidden=(8,)),
+        joint=joint,
     )
 
 
@@ -544,6 +568,7 @@ ROWS: dict[str, Row] = {
     "ssvae-ordinal": Row(graded, some_labelled, "z", True),
     "ssvae-all-labelled": Row(ssvae, lambda: {"x": binary(), "y": labels(known=40)}, "z", True),
     "ssvae-none-labelled": Row(ssvae, lambda: {"x": binary(), "y": labels(known=0)}, "y", True),
+    "two-labels": Row(two_labels, some_labels, "z", True),
     "ssregression": Row(ssregression, some_measured, "z", True),
     "stacked-ssvae": Row(stacked, some_labelled, "z1", True),
     "adgm": Row(adgm, some_labelled, "a", True),
@@ -554,6 +579,7 @@ ROWS: dict[str, Row] = {
     "nvae": Row(nvae, small_images, "z1_1", True),
     "markov": Row(markov, some_shorter, "z", True),
     "multimodal": Row(multimodal, two_kinds, "z", True, "x2"),
+    "multimodal-mixture": Row(lambda: multimodal(pv.distributions.MixtureOfProducts()), two_kinds, "z", True, "x2"),
     "not-miwae": Row(not_miwae, some_missing, "z", True),
     "vqvae": Row(lambda: vqvae(pv.nets.FSQ((5, 3), 2)), binary, "z", True),
     "vqvae-codebook": Row(lambda: vqvae(pv.nets.VQ(6, 3, 2)), binary, "z", True),
