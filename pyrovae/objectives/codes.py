@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.objectives.terms import Terms
-from pyrovae.pair.program import sample_sites
+from pyrovae.pair.program import is_local, sample_sites
 
 
 class Numbered(NamedTuple):
@@ -64,7 +64,7 @@ def warn_of_unused_codes(traces: tuple[Any, Any], batch_rows: int, num_rows: int
     model, guide = map(sample_sites, traces)
     for name, node in model.items():
         fn = node["fn"]
-        if name not in guide or not can_number(fn):
+        if name not in guide or not is_local(node) or not can_number(fn):
             continue
         with torch.no_grad():
             numbers = fn.numbers(node["value"].detach())

@@ -28,9 +28,9 @@ class Measured(NamedTuple):
     """What rows say of a pair: the mean share of the bound and the mean KL term of each latent site (0 for a row that observes
     it), in nats per row, and the perplexity of the codes in use, of each level of each site that has any."""
 
-    bound: float = math.nan
-    kl: dict[str, float] = {}  # noqa: RUF012
-    perplexity: dict[str, list[float]] = {}  # noqa: RUF012
+    bound: float
+    kl: dict[str, float]
+    perplexity: dict[str, list[float]]
 
     @property
     def columns(self) -> dict[str, float]:
@@ -40,6 +40,9 @@ class Measured(NamedTuple):
             several = len(levels) > 1
             columns |= {f"perplexity/{site}{f'/{n}' if several else ''}": p for n, p in enumerate(levels, 1)}
         return columns
+
+
+NOTHING = Measured(math.nan, {}, {})
 
 
 class MonitoredGroup:
@@ -111,7 +114,7 @@ class Monitor:
     def measure(self) -> Measured:
         """What the rows say; NaN and nothing where no row of the training data has a term of its own."""
         if not self.works:
-            return Measured()
+            return NOTHING
         try:
             with self.fitted.evaluation_mode(), fork_rng():
                 return self._measure()
@@ -119,7 +122,7 @@ class Monitor:
             if self.held_out is not None:
                 raise
             self.works = False
-            return Measured()
+            return NOTHING
 
     def _measure(self) -> Measured:
         device, num_training = self.source.device, self.source.num_rows

@@ -26,7 +26,7 @@ from pyrovae.fitted.spec import renamed
 from pyrovae.pair.parameters import fork_rng, lent, modules_remembered, named_tensors, seed_torch
 from pyrovae.training.console import progress_bar, stop_on_interrupt
 from pyrovae.training.fit_options import Callback
-from pyrovae.training.monitor import Measured, Monitor
+from pyrovae.training.monitor import NOTHING, Monitor
 from pyrovae.training.not_finite import MOST_REPEATED, explain
 from pyrovae.training.plan import FitData, Plan
 from pyrovae.training.schedules import weights_at
@@ -188,7 +188,7 @@ class Trainer:
         self.epoch_elbos = []
         began = time.monotonic()
         last = len(history) + 1 >= self.epochs
-        found = self.monitor.measure() if due or last else Measured()
+        found = self.monitor.measure() if due or last else NOTHING
         if self.relaxes:
             row["relaxed_elbo"] = row["elbo"]
             row["elbo"] = self.on_training.measure().bound if self.validates else found.bound
