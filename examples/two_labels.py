@@ -19,7 +19,7 @@ D, L, C, TRAIN = 64, 8, 10, 1400
 
 
 def mlp(parents: int | tuple[int, ...], family: fam.Family) -> pv.Conditional:
-    return pv.mlp(parents, family, hidden=(128,))
+    return pv.mlp(parents, family, hidden=(64,))
 
 
 def one_label(classes: int) -> pv.SSVAE:
@@ -58,12 +58,12 @@ def main(smoke: bool) -> None:
     row = torch.arange(TRAIN)
     some1 = torch.where(row < 80, y1[:TRAIN], -1)
     some2 = torch.where((row >= 60) & (row < 140), y2[:TRAIN], -1)
-    test, about = slice(TRAIN, TRAIN + 20 if smoke else None), {"num_samples": 20}
+    test, about = slice(TRAIN, TRAIN + 20 if smoke else None), {"num_samples": 10}
 
     def fit(pair: nn.Module, **labels: Tensor) -> pv.Fit:
-        rate = pv.schedules.one_cycle(3e-3)
+        rate = pv.schedules.one_cycle(1e-2)
         rows = {"x": x[:TRAIN], **labels}
-        return pv.fit(pair, rows, epochs=1 if smoke else 60, batch_size=100, schedule=rate, seed=0, progress=False)
+        return pv.fit(pair, rows, epochs=1 if smoke else 15, batch_size=100, schedule=rate, seed=0, progress=False)
 
     both = fit(two_labels(), y1=some1, y2=some2)
     alone = {"digit": fit(one_label(C), y=some1), "leaning": fit(one_label(2), y=some2)}

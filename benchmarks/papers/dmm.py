@@ -1,7 +1,7 @@
 """A deep Markov model in Pyro, step by step, and as `pv.DeepMarkovVAE`: the same losses, and what a step takes.
 
     python benchmarks/papers/dmm.py
-    python benchmarks/papers/dmm.py --only "pyro.infer.SVI;pv.SVI" --steps 20 --rounds 3 --seeds 0
+    python benchmarks/papers/dmm.py --only "pyro.infer.SVI;pv.SVI" --sizes 32,32,64,128 --lengths 15,30 --rounds 3 --seeds 0
 
 CONTENDERS, which have the same networks with the same weights at the start, the same minibatches, Adam, and the same noise:
 
@@ -253,15 +253,26 @@ def measure(seed: int, x: Tensor, held_out: Tensor, options: argparse.Namespace)
 def main() -> None:
     made = harness.parser(__doc__, CONTENDERS, separator=";", batch_size=20, rate=3e-4, rows=200, seeds=(0, 1, 2))
     made.add_argument("--sizes", type=harness.integers, default=(100, 100, 200, 600))
+    made.add_argument("--lengths", type=harness.integers, default=(30, 60), help="the shortest and the longest piece")
     made.add_argument("--rounds", type=int, default=10)
     made.add_argument("--steps", type=int, default=20, help="of a round")
     made.add_argument("--warm-up", type=int, default=3, help="steps before the first round")
     made.add_argument("--verbose", action="store_true")
-    smoke = {"rows": 6, "batch_size": 3, "sizes": (3, 4, 4, 5), "rounds": 2, "steps": 1, "seeds": (0,), "warm_up": 3}
+    smoke = {
+        "rows": 6,
+        "batch_size": 3,
+        "lengths": (2, 5),
+        "sizes": (3, 4, 4, 5),
+        "rounds": 2,
+        "steps": 1,
+        "seeds": (0,),
+        "warm_up": 3,
+    }
     options = harness.parse(made, needs_files=False, **smoke)
-    held_out, (shortest, longest) = (4, (2, 5)) if options.smoke else (40, (30, 60))
-    x = pieces(options.rows + held_out, shortest, longest, seed=0).to(options.device)
-    about = {"sizes": options.sizes, "pieces": options.rows, "steps": options.rounds * options.steps + options.warm_up}
+    held_out = 4 if options.smoke else 40
+    x = pieces(options.rows + held_out, *options.lengths, seed=0).to(options.device)
+    steps = options.rounds * options.steps + options.warm_up
+    about = {"sizes": options.sizes, "lengths": options.lengths, "pieces": options.rows, "steps": steps}
     kept = harness.Kept(options, "dmm", "seeds", **about)
     for seed in options.seeds:
         found = kept.entry(str(seed), functools.partial(measure, seed, x[held_out:], x[:held_out], options))

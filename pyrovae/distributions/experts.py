@@ -40,7 +40,7 @@ class MixtureOfProducts(nn.Module):
     """`q(z) = (1/|S|) sum_(s in S) c_s q_0(z) prod_(i in s) q_i(z)`: a mixture over subsets s of the experts, each a product.
 
     S are the non-empty subsets of the experts that have seen something, with equal weights. Experts that count everywhere, as
-    a prior does, are in each product; where no other has seen anything, their product alone is left, and where one has, the
+    a prior does, are in each product; where no other has seen anything, their product is left, and where one alone has, the
     mixture is the product of experts. So each subset of the kinds of data learns to explain all of them, and an expert that is
     too sure of itself cannot overrule the others as it can in a product; but the mixture contains what single kinds say, and
     is wider than the posterior of a complete row. Its density is that of the whole mixture, and draws carry a gradient.
