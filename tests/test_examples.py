@@ -35,7 +35,7 @@ SAYS = {
     "mixed_table.py": "missing kind    guessed right: ",
     "semi_supervised.py": "SDGM     q(y|x) ",
     "two_stages.py": "two stages: q(y|x) ",
-    "two_labels.py": "leaning:  right of ",
+    "two_labels.py": "sex right, given the species: two labels ",
     "partly_measured.py": "grades off by, on average: SSVAE ",
     "sequences.py": "a Markov chain of codes  log p(x) ",
     "two_kinds.py": "conditional VAE",

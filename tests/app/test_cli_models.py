@@ -88,6 +88,7 @@ ASKED = [pytest.param(name, marks=pytest.mark.pictures) if name in DRAWN else na
 
 @pytest.mark.slow
 @pytest.mark.digits(100)
+@pytest.mark.filterwarnings("ignore:Site 'z' has a codebook of 240 codes")  # and so few rows have fewer places
 @pytest.mark.parametrize("name", ASKED)
 def test_every_question_to_a_run_of_every_model(pyrovae: Command, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     row, model, fit = MODELS[name], recipes.MODELS[name], runs.fit
