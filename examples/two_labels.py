@@ -1,9 +1,10 @@
 """Two labels, each known of few rows: the species and the sex of animals that have been measured.
 
 Of 600 animals 30 have a species, 30 others a sex, and 20 both. `TwoLabelVAE` learns from all of them, and sums over what is
-unknown. Males are the larger ones in two species and the smaller ones in the third, so that whoever knows the species knows more
-about the sex of an animal that has been measured. The data are made here, and their true probabilities are known: how often these
-are right is the best that can be done. Beside it stand two models of one label each, which see the same labels of their kind.
+unknown. Males are the larger ones in two species and the smaller ones in the third, so that whoever knows the species knows
+more about the sex of an animal that has been measured. The data are made here, and their true probabilities are known: how
+often these are right is the best that can be done. Beside it stand two models of one label each, which see the same labels of
+their kind.
 """
 
 import argparse
