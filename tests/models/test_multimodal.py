@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pyro.distributions as dist
@@ -196,10 +197,25 @@ def test_classes_are_a_kind_of_data_as_floats() -> None:
     assert set(drawn.tolist()) <= {0.0, 1.0, 2.0} and torch.equal(drawn[5:], data["x2"][5:])
 
 
-def small(latent: int = 2) -> pv.MultimodalVAE:
+def small(latent: int = 2, joint: Any = None) -> pv.MultimodalVAE:
     one, two = pv.mlp(latent, fam.Normal(3), hidden=(8,)), pv.mlp(latent, fam.Bernoulli(4), hidden=(8,))
     experts = pv.mlp(3, fam.Normal(latent), hidden=(8,)), pv.mlp(4, fam.Normal(latent), hidden=(8,))
-    return pv.MultimodalVAE(pv.priors.StandardNormal(latent), one, two, *experts)
+    return pv.MultimodalVAE(pv.priors.StandardNormal(latent), one, two, *experts, joint)
+
+
+def test_a_mixture_is_fitted_by_traced_steps_and_saved(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    data = {"x1": torch.randn(40, 3), "x2": torch.bernoulli(torch.full((40, 4), 0.5))}
+    data["x2"][:10], data["x1"][10:15] = NAN, NAN
+    pair = small(joint=pv.distributions.MixtureOfProducts())
+    fitted = pv.fit(pair, data, epochs=2, batch_size=20, seed=0, engine="traced", progress=False)
+    assert "engine_notes" not in fitted.settings  # the trace serves
+    assert all(torch.isfinite(p).all() for p in pair.parameters())
+    pv.save(fitted, tmp_path / "run")
+    again = pv.load(tmp_path / "run")
+    assert isinstance(again.pair.joint, pv.distributions.MixtureOfProducts)  # type: ignore[attr-defined]
+    one, two = (pv.importance(fit, data, 5, proposal="guide", seed=0).log_likelihood for fit in (fitted, again))
+    assert torch.equal(one, two) and bool(torch.isfinite(one).all())
 
 
 @pytest.mark.parametrize("engine", ["eager", "traced"])

@@ -150,21 +150,6 @@ def test_rows_are_drawn_given_both_labels_or_one_of_them() -> None:
     assert bool(((drawn.mean(0) - wanted).abs() < 5 * (wanted * (1 - wanted) / n).sqrt()).all())
 
 
-@pytest.mark.slow
-def test_a_fit_learns_from_whatever_is_known() -> None:
-    """Ten rows of each pattern of labels, in groups; classes that the pixels show are found in rows that have neither."""
-    torch.manual_seed(0)
-    row = torch.arange(120)
-    true = {"y1": row % 3, "y2": row // 3 % 2}
-    x = torch.cat([torch.eye(3)[true["y1"]], torch.eye(2)[true["y2"]], torch.zeros(120, 1)], 1)
-    data = {"x": x, "y1": torch.where(row < 60, true["y1"], -1), "y2": torch.where(row % 20 < 10, true["y2"], -1)}
-    fitted = pv.fit(two_labels(50.0), data, epochs=8, learning_rate=0.15, seed=0, engine="eager", progress=False)
-    assert len(fitted.layouts) == 4
-    for site, labels in true.items():
-        found = pv.classify(fitted, x, site=site, num_samples=10)
-        assert (found.predicted == labels).all() and (found.guide.argmax(1) == labels).all()
-
-
 def test_alpha_has_to_be_positive() -> None:
     with pytest.raises(pv.OptionError, match="alpha.*must be positive, got 0"):
         two_labels(alpha=0)
