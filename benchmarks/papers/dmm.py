@@ -21,7 +21,7 @@ nats per time step. Steps are timed in rounds, one contender after the other, wi
 rounds of milliseconds a step, and the least and the greatest, by the clock and of the CPU ("cpu_ms"), which other work on the
 machine disturbs less.
 
-Writes benchmarks/results/dmm-DEVICE.json, seed by seed; what is there is kept unless --again.
+Writes benchmarks/results/dmm-DEVICE.json, by sizes, lengths, steps and seed; what is there is kept unless --again.
 """
 
 from __future__ import annotations
@@ -272,10 +272,13 @@ def main() -> None:
     held_out = 4 if options.smoke else 40
     x = pieces(options.rows + held_out, *options.lengths, seed=0).to(options.device)
     steps = options.rounds * options.steps + options.warm_up
-    about = {"sizes": options.sizes, "lengths": options.lengths, "pieces": options.rows, "steps": steps}
-    kept = harness.Kept(options, "dmm", "seeds", **about)
+    sizes, lengths = (",".join(map(str, numbers)) for numbers in (options.sizes, options.lengths))
+    kept = harness.Kept(options, "dmm")
     for seed in options.seeds:
-        found = kept.entry(str(seed), functools.partial(measure, seed, x[held_out:], x[:held_out], options))
+        found = kept.entry(
+            f"sizes {sizes}, lengths {lengths}, {steps} steps, seed {seed}",
+            functools.partial(measure, seed, x[held_out:], x[:held_out], options),
+        )
         for name, one in found.items():
             print(f"{name:20} held out {one['held_out']:.4f}, {one['ms'][0]} ms a step ({one['cpu_ms'][0]} of the CPU)")
 
