@@ -215,7 +215,6 @@ def check(fitted: Fit, data: FitData, groups: Sequence[TrainingGroup], options: 
                 if hasattr(part, "check"):
                     part.check(pair, first, layout)
         particles = getattr(objective, "num_particles", 1)
-        several = particles > 1
         data.product = particles * max(cost.product for cost in costs)
         data.chunk_product = max(
             cost.product / num_rows(batch) * fitted.chunk_size(batch) for cost, batch in zip(costs, seen)
@@ -223,7 +222,7 @@ def check(fitted: Fit, data: FitData, groups: Sequence[TrainingGroup], options: 
         for first, layout in zip(firsts, layouts):
             if layout.enumerates:
                 check_enumeration(pair, transform_once(pair, take_rows(first, slice(0, 2)), transform), layout)
-            if several:
+            if particles > 1:
                 check_particles(pair, transform_once(pair, take_rows(first, slice(0, 2)), transform), layout)
         if len(groups) > 1:
             for layout, traces in zip(layouts, runs):
