@@ -17,7 +17,7 @@ from pyrovae.errors import (
 )
 
 if TYPE_CHECKING:
-    from pyrovae import families, nets, plots, priors, tables, weights
+    from pyrovae import families, guides, nets, plots, priors, tables, weights
     from pyrovae.app.pages.check import save_page
     from pyrovae.batching import transforms
     from pyrovae.conditionals import Conditional, ConditionalFlow, Marginal, Padded, conv, flow, mlp, resnet
@@ -48,6 +48,9 @@ if TYPE_CHECKING:
     from pyrovae.fitted.ensemble import ensemble
     from pyrovae.fitted.fitted import Fit
     from pyrovae.fitted.folder import load, save
+    from pyrovae.guides.monte_carlo import monte_carlo_em
+    from pyrovae.guides.per_row import per_row
+    from pyrovae.linear_em import linear_em
     from pyrovae.models import (
         ADGM,
         CVAE,
@@ -130,6 +133,9 @@ _HOMES = {
     "pyrovae.fitted.ensemble": "ensemble",
     "pyrovae.fitted.fitted": "Fit",
     "pyrovae.fitted.folder": "load save",
+    "pyrovae.guides.monte_carlo": "monte_carlo_em",
+    "pyrovae.guides.per_row": "per_row",
+    "pyrovae.linear_em": "linear_em",
     "pyrovae.models": """ADGM CVAE GMVAE NVAE SDGM SSVAE VAE VQVAE CategoricalVAE DeepMarkovVAE HierarchicalVAE JointVAE
         LadderVAE MultimodalVAE NotMIWAE Regression SSRegression StackedSSVAE TwoLabelVAE VaDE""",
     "pyrovae.nets.freezing": "frozen",
@@ -258,6 +264,7 @@ __all__ = [
     "gradient_variance",
     "graph",
     "graph_text",
+    "guides",
     "harmonic",
     "importance",
     "impute",
@@ -265,14 +272,17 @@ __all__ = [
     "kl",
     "kl_by_site",
     "kl_parts",
+    "linear_em",
     "load",
     "log_likelihood",
     "log_weights",
     "map_prior",
     "mlp",
+    "monte_carlo_em",
     "nets",
     "observed_only",
     "penalties",
+    "per_row",
     "plots",
     "pool",
     "posterior",

@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(p for p in DOCS.rglob("*.md") if "_build" not in p.parts)
 WITH_CODE = [DOCS / "start.md", DOCS / "engines.md", *sorted((DOCS / "guides").glob("*.md"))]
-LISTED = ("families", "priors", "nets", "distributions", "plots", "sklearn", "weights")  # rooms with an __all__
+# rooms with an __all__
+LISTED = ("families", "priors", "nets", "distributions", "plots", "sklearn", "weights", "guides")
 HOMES = (
     *LISTED,
     "schedules",

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "pyrovae"
 BASE = {"errors", "_files", "_html", "_launch", "_lazily", "_version", "_weighing", "_zuko"}
 NETS = BASE | {"nets", "distributions"}
 PAIR = BASE | {"pair"}
-TRAINING = PAIR | {"weights", "objectives", "engine", "batching", "fitted", "training"}
+TRAINING = PAIR | {"weights", "objectives", "guides", "engine", "batching", "fitted", "training"}
 RULES = {
     "errors": set(),
     "_html": set(),
@@ -34,6 +34,7 @@ RULES = {
     "pair": BASE,
     "weights": PAIR,
     "objectives": PAIR,
+    "guides": PAIR | {"weights", "objectives"},
     "engine": PAIR | {"objectives"},
     "batching": PAIR | {"objectives", "engine"},
     "fitted": PAIR | {"weights", "objectives", "engine", "batching"},
@@ -44,7 +45,7 @@ RULES = {
     "plots": TRAINING | {"criticism", "predict", "recover"},
 }
 # applications: the only rooms that see both
-APPLICATIONS = {"__init__", "__main__", "app", "data", "sklearn", "tables"}
+APPLICATIONS = {"__init__", "__main__", "app", "data", "linear_em", "sklearn", "tables"}
 APPLICATIONS_MAY = set(RULES) | APPLICATIONS
 
 

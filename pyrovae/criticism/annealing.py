@@ -19,6 +19,7 @@ from pyrovae.criticism.coordinates import Coordinates
 from pyrovae.engine.tracing import TracedFunction
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.runs import drawn_terms, particles_at_once
+from pyrovae.guides.hmc import trajectory
 from pyrovae.objectives.terms import Terms, terms
 from pyrovae.objectives.weights import log_weights
 from pyrovae.pair.batch import Batch, num_rows, take_rows
@@ -30,7 +31,6 @@ from pyrovae.pair.program import Pair
 
 ACCEPTANCE = 0.65  # what step sizes are tuned to
 PILOTS, GAIN = 4, 0.3  # chains of a row that tune its step sizes, and how fast
-JITTER = 0.2  # of the step size, in each trajectory, so that no length of it is in step with an oscillation
 SHARPNESS = 4.0  # of the sigmoid by which b rises
 MOMENT_DRAWS = 64  # draws whose standard deviations are the units of u
 
@@ -211,18 +211,15 @@ class Path:
 
     def trajectory(self, at: Point, shared: Mapping[str, Tensor], b: float, size: Tensor) -> tuple[Point, Tensor]:
         """One step of Hamiltonian Monte Carlo under f_b, and the mean probability of acceptance of each row, `(N,)`."""
-        jitter = 1 + JITTER * (2 * torch.rand_like(at.log_joint) - 1)
-        step = (size[:, None] * jitter)[..., None]
-        unit = self.sd[:, None]
-        momentum = torch.randn_like(at.u)
-        energy = at.log_density(b) - momentum.square().sum(-1) / 2
-        moved = at
-        for _ in range(self.annealer.num_leapfrog):
-            momentum = momentum + step / 2 * unit * moved.gradient(b)
-            moved = self._point(moved.u + step * unit * momentum, shared)
-            momentum = momentum + step / 2 * unit * moved.gradient(b)
-        log_ratio = moved.log_density(b) - momentum.square().sum(-1) / 2 - energy
-        log_ratio = log_ratio.nan_to_num(-math.inf, posinf=0.0, neginf=-math.inf).clamp_max(0.0)
+        moved, log_ratio = trajectory(
+            at,
+            log_density=lambda point: point.log_density(b),
+            gradient=lambda point: point.gradient(b),
+            move=lambda u: self._point(u, shared),
+            step_size=size[:, None],
+            unit=self.sd[:, None],
+            num_leapfrog=self.annealer.num_leapfrog,
+        )
         return moved.where(torch.rand_like(log_ratio).log() < log_ratio, at), log_ratio.exp().mean(1)
 
     def _point(self, u: Tensor, shared: Mapping[str, Tensor]) -> Point:

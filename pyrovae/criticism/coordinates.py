@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from pyro.distributions.constraints import sphere
 from torch import Tensor
-from torch.distributions import biject_to, constraints
+from torch.distributions import biject_to
 
 from pyrovae.objectives.enumeration import dims_of
 from pyrovae.objectives.terms import Term, Terms
@@ -17,6 +17,7 @@ from pyrovae.objectives.weights import by_value
 from pyrovae.pair.common import same_for_rows
 from pyrovae.pair.handlers import DATA_PLATE, PARTICLE_PLATE
 from pyrovae.pair.layout import Layout
+from pyrovae.pair.supports import of_components
 
 MOST_JOINT = 256  # coordinates with a full covariance; with more, sites are independent of one another
 
@@ -226,7 +227,7 @@ def _coordinate(term: Term, found: Terms, classes: Classes | None) -> Coordinate
     ):
         raise NotRefinable(f"site {term.name!r} is masked, so that in some rows it may have no density")
     try:
-        support = _of_components(fn.support)
+        support = of_components(fn.support)
     except NotImplementedError as error:
         raise NotRefinable(f"the support of site {term.name!r} is not known") from error
     if "Delta" in kinds and getattr(term.p.fn.support, "is_discrete", False):
@@ -264,15 +265,6 @@ def _kinds(fn: Any) -> list[str]:
 def is_delta(fn: Any) -> bool:
     """Whether all draws of a distribution are one."""
     return "Delta" in _kinds(fn)
-
-
-def _of_components(support: Any) -> Any:
-    """The support of a mixture is that of its components, which torch has no transform for where it says so itself."""
-    if isinstance(support, constraints.independent):
-        return constraints.independent(_of_components(support.base_constraint), support.reinterpreted_batch_ndims)
-    if isinstance(support, constraints.MixtureSameFamilyConstraint):
-        return _of_components(support.base_constraint)
-    return support
 
 
 def _inner(support: Any) -> Any:

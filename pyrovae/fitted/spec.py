@@ -26,12 +26,12 @@ BUILT_HERE = ("pyrovae.",)
 # The modules that have public names, in the order in which they are searched.
 PUBLIC = (
     "pyrovae",
-    *(f"pyrovae.{name}" for name in ("families", "priors", "nets", "distributions", "weights")),
+    *(f"pyrovae.{name}" for name in ("families", "priors", "nets", "distributions", "weights", "guides")),
     *(f"pyrovae.{name}" for name in ("transforms", "schedules", "baselines", "kl", "penalties")),
 )
 
 # The modules that define what a file may build: parts of models, and hooks of a fit. Names that a module imports do not count.
-MODELS = ("nets", "families", "priors", "conditionals", "distributions", "models", "weights")
+MODELS = ("nets", "families", "priors", "conditionals", "distributions", "models", "weights", "guides")
 HOOKS = ("batching.transforms", "training.schedules", "objectives.baselines", "objectives.kl", "objectives.penalties")
 PARTS = tuple(f"pyrovae.{module}." for module in (*MODELS, *HOOKS))
 

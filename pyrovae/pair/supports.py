@@ -27,6 +27,15 @@ def kind_of(support: Any) -> str:
     return "points on a sphere" if support is sphere else "real numbers"
 
 
+def of_components(support: Any) -> Any:
+    """The support of a mixture is that of its components, which torch has no transform for where it says so itself."""
+    if isinstance(support, constraints.independent):
+        return constraints.independent(of_components(support.base_constraint), support.reinterpreted_batch_ndims)
+    if isinstance(support, constraints.MixtureSameFamilyConstraint):
+        return of_components(support.base_constraint)
+    return support
+
+
 def measures_of(fn: Any) -> tuple[str, ...]:
     """What `fn.log_prob` is the logarithm of: one entry, or one for each column of a row where columns differ.
 

@@ -23,7 +23,7 @@ from pyrovae.fitted import folder as store
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.optimizers import check_optimizer, finite_or_none, flatten_optimizer, unflatten_optimizer
 from pyrovae.fitted.spec import renamed
-from pyrovae.pair.parameters import fork_rng, lent, modules_remembered, named_tensors, seed_torch
+from pyrovae.pair.parameters import every_module, fork_rng, lent, modules_remembered, named_tensors, seed_torch
 from pyrovae.training.console import progress_bar, stop_on_interrupt
 from pyrovae.training.fit_options import Callback
 from pyrovae.training.monitor import NOTHING, Monitor
@@ -60,6 +60,9 @@ class Trainer:
         self.relaxes = any(getattr(family, "relaxes", False) for family in plan.relaxed)
         self.on_training = Monitor(fitted, rows.training, None, plan.engine) if self.validates else self.monitor
         self.every_epoch |= self.relaxes
+        # modules that have something to note after each epoch, as chains their acceptance
+        parts = [part for root in every_module(fitted.pair).values() for part in root.modules()]
+        self.noted: list[Any] = [part for part in parts if hasattr(part, "in_history")]
         self.step = 0
         self.epoch_elbos: list[Tensor] = []  # of the epoch under way; read by the host once an epoch
         self.in_epoch = False
@@ -204,6 +207,7 @@ class Trainer:
         row |= {name: last[name] for name in ("temperature",) if name in last}
         row["seconds"] = round(self.seconds, 3)
         row |= found.columns
+        row |= {name: value for part in self.noted for name, value in part.in_history().items()}
         history.append(row)
         # a fit that goes on with more epochs would not have measured what is only the last one
         if due and (self.patience is not None or self.keeps_best) and row["validation_elbo"] > self.best_elbo:

@@ -57,8 +57,8 @@ def choose(pair: PairLike, expose: Names, hide: Names) -> dict[str, Chosen]:
     places = _places(pair)
     named = {name: parameter for name, parameter in _named(pair) if parameter.requires_grad}
     if expose is None:
-        of_guide = _read_by(pair.guide)
-        of_model = _read_by(pair.model) - of_guide
+        of_guide = read_by(pair.guide)
+        of_model = read_by(pair.model) - of_guide
         found = {name: parameter for name, parameter in named.items() if id(parameter) in of_model}
     else:
         found = _fitting(named, expose, "expose")
@@ -138,7 +138,7 @@ def _listed(named: Iterable[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} others" if len(names) > 8 else "") if names else "none"
 
 
-def _read_by(function: Any) -> set[int]:
+def read_by(function: Any) -> set[int]:
     """The identities of the parameters that a side of a pair may read, by the names in its code.
 
     Of a module whose method it is, these are the parameters of the attributes that this method, and the methods that it
