@@ -1,5 +1,7 @@
 """The documentation is complete and its code runs: every public name, every example, every page, every block of a guide."""
 
+import ast
+import contextlib
 import functools
 import importlib
 import inspect
@@ -107,6 +109,36 @@ def test_what_a_page_refers_to_is_there(page: Path) -> None:
     included += re.findall(r"\{figure\} (\S+)", text)
     for name in included:
         assert (page.parent / name).exists(), f"{page.name} shows the file {name}"
+
+
+def spans(page: Path) -> list[str]:
+    """What a page has between single backticks, and is an expression of Python."""
+    found = []
+    for span in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)):
+        with contextlib.suppress(SyntaxError):
+            ast.parse(span, mode="eval")
+            found.append(span)
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+def test_what_a_page_names_is_there(page: Path) -> None:
+    for path in re.findall(r"(?<![\w./])(?:pv|fam)(?:\.[A-Za-z_]\w*)+", page.read_text()):
+        assert lookup(re.sub("^pv", "pyrovae", re.sub("^fam", "pyrovae.families", path))) is not None, path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+def test_calls_in_the_text_of_a_page_have_arguments_that_there_are(page: Path) -> None:
+    for span in spans(page):
+        for call in ast.walk(ast.parse(span, mode="eval")):
+            path = ast.unparse(call.func) if isinstance(call, ast.Call) else ""
+            if re.fullmatch(r"(?:pv|fam)(?:\.\w+)+", path):
+                called = lookup(re.sub("^pv", "pyrovae", re.sub("^fam", "pyrovae.families", path)))
+                names = {word.arg: None for word in call.keywords if word.arg}
+                try:
+                    inspect.signature(called).bind_partial(*[None for _ in call.args], **names)
+                except TypeError as error:
+                    pytest.fail(f"{page.name} has `{span}`: {error}")
 
 
 def toctree(body: str) -> list[str]:
