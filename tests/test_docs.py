@@ -122,7 +122,7 @@ def named(text: str) -> Any:
 def calls(page: Path) -> list[tuple[str, ast.Call]]:
     """The calls of public names between single backticks, where these hold an expression: (what stands there, the call)."""
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
-    found = []
+    found: list[tuple[str, ast.Call]] = []
     for span in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text):
         with contextlib.suppress(SyntaxError):
             nodes = ast.walk(ast.parse(span, mode="eval"))
