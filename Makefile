@@ -4,13 +4,14 @@
 # make test-torch VERSION=2.11.0   the tests of what depends on torch's version, with that version in an environment of its own
 # make lint       ruff and mypy
 # make docs       sets everything up and builds the documentation, docs/_build/html
+# make pictures   makes the pictures of the README and of the gallery again
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 DOCS_READY := $(VENV)/ready-docs
 
-.PHONY: demo test test-fast test-torch lint docs setup
+.PHONY: demo test test-fast test-torch lint docs pictures setup
 
 demo: setup
 	$(BIN)/pyrovae fit digits
@@ -41,6 +42,11 @@ lint: setup
 # Notebooks run as the site is built, and again only when one has changed; a warning is an error.
 docs: $(DOCS_READY)
 	$(BIN)/python -m sphinx -W --keep-going -j 2 -b html -d docs/_build/doctrees docs docs/_build/html
+
+# Those of docs/results.md are drawn by the commands that stand there, from data that are not in the checkout.
+pictures: setup
+	$(BIN)/python docs/make_pictures.py
+	$(BIN)/python docs/make_gallery.py
 
 setup: $(READY)
 

@@ -89,13 +89,15 @@ def visit_math(translator: Any, node: Any) -> None:
     raise nodes.SkipNode
 
 
+LONGEST = "tutorials/swap-anything"  # begins first
+
+
 def spread_notebooks(app: Any, env: Any, docnames: list[str]) -> None:
     """Order pages such that notebooks are far apart: a process reads pages that are neighbours, and executes them in turn."""
     notebooks = [name for name in docnames if name.startswith("tutorials/") and name != "tutorials/index"]
     order = [name for name in docnames if name not in notebooks]
     apart = len(docnames) // max(1, len(notebooks))
-    # the longest, which is the last by name, begins first
-    for number, name in enumerate(sorted(notebooks, reverse=True)):
+    for number, name in enumerate(sorted(notebooks, key=lambda name: (name != LONGEST, name))):
         order.insert(number * apart, name)
     docnames[:] = order
 

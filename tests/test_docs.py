@@ -1,5 +1,7 @@
 """The documentation is complete and its code runs: every public name, every example, every page, every block of a guide."""
 
+import ast
+import contextlib
 import functools
 import importlib
 import inspect
@@ -108,6 +110,42 @@ def test_what_a_page_refers_to_is_there(page: Path) -> None:
     included += re.findall(r"\{figure\} (\S+)", text)
     for name in included:
         assert (page.parent / name).exists(), f"{page.name} shows the file {name}"
+
+
+NAME = r"(?:pv|fam)(?:\.[A-Za-z_]\w*)+"  # a public name as pages and examples write it
+
+
+def named(text: str) -> Any:
+    """What a page means by a name such as pv.priors.Laplace or fam.Normal."""
+    return lookup(re.sub("^pv", "pyrovae", re.sub("^fam", "pyrovae.families", text)))
+
+
+def calls(page: Path) -> list[tuple[str, ast.Call]]:
+    """The calls of public names between single backticks, where these hold an expression: (what stands there, the call)."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    found: list[tuple[str, ast.Call]] = []
+    for span in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text):
+        with contextlib.suppress(SyntaxError):
+            nodes = ast.walk(ast.parse(span, mode="eval"))
+            found += [(span, node) for node in nodes if isinstance(node, ast.Call)]
+    return [(span, call) for span, call in found if re.fullmatch(NAME, ast.unparse(call.func))]
+
+
+def test_the_names_in_pages_are_there() -> None:
+    for page in PAGES:
+        for name in set(re.findall(rf"(?<![\w./]){NAME}", page.read_text())):
+            assert named(name) is not None, f"{page.name}: {name}"
+
+
+def test_the_calls_in_the_text_of_pages_have_arguments_that_there_are() -> None:
+    assert len(calls(DOCS / "reference" / "index.md")) > 30  # else nothing is looked at
+    for page in PAGES:
+        for span, call in calls(page):
+            names = {word.arg: None for word in call.keywords if word.arg}
+            try:
+                inspect.signature(named(ast.unparse(call.func))).bind_partial(*[None for _ in call.args], **names)
+            except TypeError as error:
+                pytest.fail(f"{page.name} has `{span}`: {error}")
 
 
 def toctree(body: str) -> list[str]:
