@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.batching.chunks import chunks
+from pyrovae.batching.incoming import Incoming
 from pyrovae.batching.stream import Resident, Stream
 from pyrovae.engine.tracing import TracedFunction
 from pyrovae.errors import PairError
@@ -63,7 +64,7 @@ class Monitor:
     def __init__(
         self,
         fitted: Fit,
-        source: Resident | Stream,
+        source: Resident | Stream | Incoming,
         held_out: Batch | None,
         engine: str,
         draws: int | None = None,
@@ -92,8 +93,7 @@ class Monitor:
     def _measure(self) -> tuple[float, dict[str, float]]:
         device, num_training = self.source.device, self.source.num_rows
         if self.rows is None:
-            order = torch.randperm(num_training, generator=torch.Generator().manual_seed(FIXED_NOISE_SEED))
-            self.rows = self.source.take(order[:MONITORED_ROWS])
+            self.rows = self.source.some(MONITORED_ROWS)
         seed_torch(FIXED_NOISE_SEED)
         if not self.groups:
             counted: frozenset[str] = frozenset()

@@ -14,6 +14,7 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyrovae.batching.incoming import Incoming
 from pyrovae.engine.adam import MODEL_RATE, rate_of
 from pyrovae.engine.compiled import make_engine
 from pyrovae.engine.denormals import flushed_denormals
@@ -23,8 +24,8 @@ from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.optimizers import check_optimizer, finite_or_none, flatten_optimizer, unflatten_optimizer
 from pyrovae.fitted.spec import renamed
 from pyrovae.pair.parameters import fork_rng, lent, modules_remembered, named_tensors
-from pyrovae.training.console import progress_bar, stop_on_interrupt
-from pyrovae.training.fit_options import Callback
+from pyrovae.training.console import progress_bar, say, stop_on_interrupt
+from pyrovae.training.fit_options import Callback, Every
 from pyrovae.training.monitor import Monitor
 from pyrovae.training.not_finite import MOST_REPEATED, explain
 from pyrovae.training.plan import FitData, Plan
@@ -69,13 +70,14 @@ class Trainer:
         self.on_nan = plan.on_nan
         self.rollbacks, self.damping = 0, 1.0  # returns to an earlier epoch, and what they left of the learning rate
         self.last_good: tuple[dict[str, Tensor], dict[str, Any]] | None = None
+        self._written = (time.monotonic(), 0)  # when the state was written, and at which step
 
     # the loop
 
-    def run(self, callbacks: list[Callback], folder: Path | None, every: float, progress: bool | None) -> None:
+    def run(self, callbacks: list[Callback], folder: Path | None, every: Every, progress: bool | None) -> None:
         history = self.fitted.history
         self.every_epoch |= bool(callbacks)  # which look at the history, and may change the pair
-        written = time.monotonic()
+        self._written = (time.monotonic(), self.step)
         self.last_good = self.state()
         due = True
         with (
@@ -92,6 +94,9 @@ class Trainer:
                     self._begin_epoch(due)
                 while len(self.batches) and not interrupted.is_set():
                     self._step()
+                    if folder is not None and self._is_time(every) and self._read_elbos()[1] is None:
+                        self.seconds, began = self.seconds + time.monotonic() - began, time.monotonic()
+                        self._write_on_the_way(folder)
                 self.seconds += time.monotonic() - began
                 if interrupted.is_set():
                     self._interrupt(folder)
@@ -103,9 +108,8 @@ class Trainer:
                     self.fitted.stopped = "a callback stopped it"
                 if due:
                     self.last_good = self.state()
-                if folder is not None and (time.monotonic() - written > every):
+                if folder is not None and (self._is_time(every) or every.seconds == 0):
                     self._write_on_the_way(folder)
-                    written = time.monotonic()
         if self.engine.notes:
             self.fitted.settings["engine_notes"] = list(self.engine.notes)
         if folder is not None:
@@ -117,6 +121,11 @@ class Trainer:
                 for name, tensor in named_tensors(self.fitted.pair, buffers=True).items():
                     tensor.copy_(self.best[name])
             self.fitted.settings["best_epoch"] = self.best_epoch
+
+    def _is_time(self, every: Every) -> bool:
+        """Whether a checkpoint is to be written, also within an epoch, which may take hours."""
+        seconds, steps = time.monotonic() - self._written[0], self.step - self._written[1]
+        return (0 < every.seconds < seconds) or steps >= every.steps
 
     def _is_due(self) -> bool:
         """Whether the pair is looked at after this epoch: not after each of many short ones, whatever their number in all."""
@@ -240,7 +249,7 @@ class Trainer:
 
     def _explain(self, step: int) -> str:
         """Where it came from, found by taking the steps from the last good epoch again; "" if that would take too long."""
-        if step - self.step > MOST_REPEATED:
+        if step - self.step > MOST_REPEATED or not self.source.repeats:
             return ""
         try:
             with warnings.catch_warnings():
@@ -306,6 +315,7 @@ class Trainer:
             "optimizer": optimizer_notes,
             "identity": self.identity,
             **({"rollbacks": self.rollbacks, "damping": self.damping} if self.rollbacks else {}),
+            **({"taken": self.source.taken} if isinstance(self.source, Incoming) else {}),
         }
         return {name: tensor.detach().clone() for name, tensor in tensors.items()}, notes
 
@@ -342,12 +352,14 @@ class Trainer:
 
     def _write_on_the_way(self, folder: Path) -> None:
         """Write the state, and go on where that fails, as on a full disk: what is written last decides."""
+        self._written = (time.monotonic(), self.step)
         try:
             self.write(folder)
         except CheckpointError as error:
             warnings.warn(f"{error} The fit goes on, and is written again later.", stacklevel=2)
+        self._written = (time.monotonic(), self.step)
 
-    def resume(self, folder: Path, identity: dict[str, Any]) -> Path:
+    def resume(self, folder: Path, identity: dict[str, Any], progress: bool | None = False) -> Path:
         """Go on with the fit in a folder. CheckpointError when anything that shapes the fit is not as it was."""
         tensors, notes = store.read_state(folder)
         try:
@@ -356,6 +368,10 @@ class Trainer:
             raise
         except Exception as error:  # of a state without a checksum, nothing is certain
             raise CheckpointError(f"The state in {folder} is damaged ({error!r}): restore it, or fit again.") from error
+        if isinstance(self.source, Incoming):
+            taken = int(notes.get("taken", 0))
+            say(progress, f"The data are wound forward to batch {taken + 1}, where the fit was.")
+            self.source.wind(taken)
         return folder
 
     def _go_on(self, folder: Path, identity: dict[str, Any], tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
@@ -384,7 +400,8 @@ def _check_notes(notes: Mapping[str, Any]) -> None:
     """TypeError unless the notes of a state are of the types that `Trainer.state` writes."""
     wanted: dict[str, Any] = {"step": int, "in_epoch": bool, "seconds": int | float, "best_elbo": int | float | None}
     wanted |= {"best_epoch": int, "history": list, "rollbacks": int, "damping": int | float}
-    later = {"rollbacks": 0, "damping": 1.0}
+    wanted["taken"] = int
+    later = {"rollbacks": 0, "damping": 1.0, "taken": 0}
     for name, kind in wanted.items():
         value = notes[name] if name not in later else notes.get(name, later[name])
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
@@ -396,7 +413,12 @@ def _check_notes(notes: Mapping[str, Any]) -> None:
         if "elbo" not in row or "seconds" not in row or row.get("epoch") != last + 1:
             raise TypeError("its history is not one of epochs")
         last += 1
-    if not (0 <= notes["step"] < 2**53 and 0 <= notes["best_epoch"] <= last and 0 < notes.get("damping", 1.0) <= 1):
+    if not (
+        0 <= notes["step"] < 2**53
+        and 0 <= notes.get("taken", 0) < 2**53
+        and 0 <= notes["best_epoch"] <= last
+        and 0 < notes.get("damping", 1.0) <= 1
+    ):
         raise TypeError("its counts of steps and epochs cannot be")
 
 
