@@ -16,7 +16,7 @@ from pyrovae.errors import (
 )
 
 if TYPE_CHECKING:
-    from pyrovae import families, nets, plots, priors, tables, weights
+    from pyrovae import data, families, nets, plots, priors, tables, weights
     from pyrovae.app.pages.check import save_page
     from pyrovae.batching import transforms
     from pyrovae.conditionals import Conditional, ConditionalFlow, Marginal, Padded, conv, flow, mlp, resnet
@@ -237,6 +237,7 @@ __all__ = [
     "conv",
     "corruptions",
     "criticise",
+    "data",
     "decode",
     "disentanglement",
     "draw_graph",

@@ -61,7 +61,8 @@ class Fit:
             "seconds"; and for each latent site, as "kl/z", its KL term in nats per row, of the validation rows or else of up
             to 256 training rows. After 200 short epochs not each one has a validation ELBO and KL terms, see `validation` of
             `pv.fit`. Where the draws of a guide are relaxed, then "relaxed_elbo" is what the steps ascended, which is no bound
-            on log p(x), and "elbo" is that of the discrete guide on up to 256 training rows.
+            on log p(x), and "elbo" is that of the discrete guide on up to 256 training rows. Of rows that come batch by batch
+            "first_rows_elbo" is that of up to 256 of the first: where it falls while "elbo" rises, the data drift.
         settings: The options of the fit, the engine that ran it, and the device.
         transform: The transform of batches that the fit used, or None.
         info: What the caller of `pv.fit` wanted to keep with the run, as JSON.

@@ -37,8 +37,8 @@ class Stored:
     buffer: int | None = None
     shuffle: bool = True
 
-    def pieces(self, run: int, skip: int = 0) -> Iterator[Mapping[str, Any]]:
-        """The rows of a run in their order, but for the first `skip`, piece by piece: arrays by argument."""
+    def pieces(self, run: int, skip: int = 0) -> Iterator[Any]:
+        """The rows of a run in their order, but for the first `skip`, piece by piece: arrays by argument, or one array."""
         raise NotImplementedError
 
     @property
@@ -52,7 +52,7 @@ class Stored:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name}: {self.num_rows} rows)"
 
-    def all_pieces(self, order: Sequence[int], start: int = 0) -> Iterator[Mapping[str, Any]]:
+    def all_pieces(self, order: Sequence[int], start: int = 0) -> Iterator[Any]:
         """The rows of the runs in this order, from row number `start` on. DataError if a run has not as many as it had."""
         before = 0
         for run in order:
@@ -62,21 +62,19 @@ class Stored:
                 continue
             found = skip
             for piece in self.pieces(run, skip):
-                found += len(next(iter(piece.values())))
+                found += len(next(iter(piece.values())) if isinstance(piece, Mapping) else piece)
                 yield piece
             if found != size:
                 raise DataError(f"{self.name} has changed: a part of {size} rows has {found} now. Open it again.")
 
 
-def loaded(source: Stored, bind: Callable[[Mapping[str, Any]], Rows]) -> Rows:
+def loaded(source: Stored, bind: Callable[[Any], Rows]) -> Rows:
     """All rows of a source, in their order."""
     pieces = [bind(piece) for piece in source.all_pieces(range(len(source.runs)))]
     return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
-def mixed(
-    source: Stored, bind: Callable[[Mapping[str, Any]], Rows], batch_size: int, seed: int, skip: int = 0
-) -> Iterator[Rows]:
+def mixed(source: Stored, bind: Callable[[Any], Rows], batch_size: int, seed: int, skip: int = 0) -> Iterator[Rows]:
     """Batches of a source's rows, pass after pass, without end; rows that are left at the end of a pass go into the next.
 
     Args:
@@ -111,7 +109,7 @@ def _length(rows: Rows) -> int:
 
 
 def _buffers(
-    source: Stored, bind: Callable[[Mapping[str, Any]], Rows], batch_size: int, seed: int, skip: int
+    source: Stored, bind: Callable[[Any], Rows], batch_size: int, seed: int, skip: int
 ) -> Iterator[tuple[Rows, Tensor]]:
     """Buffers of rows, each with the order in which they are dealt; the first lacks what comes before row `skip`."""
     total = source.num_rows
@@ -153,7 +151,7 @@ def _filled(pieces: Iterator[Rows], size: int, total: int) -> Iterator[Rows]:
                 buffer, filled = {}, 0
 
 
-def buffer_rows(source: Stored, bind: Callable[[Mapping[str, Any]], Rows], batch_size: int) -> int:
+def buffer_rows(source: Stored, bind: Callable[[Any], Rows], batch_size: int) -> int:
     """How many rows a buffer takes: at least a batch."""
     if source.buffer is not None:
         return max(batch_size, source.buffer)

@@ -20,8 +20,9 @@ from pyrovae.pair.layout import Layout
 from pyrovae.pair.parameters import default_dtype, fork_rng, param_scope, seed_torch
 from pyrovae.pair.program import PairLike
 from pyrovae.pair.turns import turn
+from pyrovae.training.bind import FitData, bind
 from pyrovae.training.fit_options import Callback, FitOptions, OptimizerFactory
-from pyrovae.training.plan import FitData, Plan, bind, check, group, plan
+from pyrovae.training.plan import Plan, check, group, plan
 from pyrovae.training.schedules import Schedule
 from pyrovae.training.trainer import Trainer
 

@@ -1,4 +1,4 @@
-"""From a pair and data to a plan: the data bound, split and grouped, the pair checked, the program of a step made.
+"""From a pair and its data to a plan: the rows grouped, the pair checked, the program of a step made.
 
 `fit` calls these functions one after the other. One group of rows is the ordinary case; where rows lack an optional
 argument there are several, each with its own share of every minibatch.
@@ -15,14 +15,11 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from pyrovae.batching.batches import GroupedBatches, group_sizes, group_weights
 from pyrovae.batching.checks import check_rows
 from pyrovae.batching.chunks import TensorSizes, elements_per_row
-from pyrovae.batching.incoming import Counted, Incoming, can_start_again, length
-from pyrovae.batching.splits import Split
-from pyrovae.batching.stream import Resident, Stream
+from pyrovae.batching.incoming import Counted, Incoming
 from pyrovae.batching.transforms import Transform
 from pyrovae.engine.adam import rate_of, set_model_apart
 from pyrovae.engine.compiled import choose_engine
@@ -30,14 +27,14 @@ from pyrovae.engine.precision import as_precision
 from pyrovae.engine.program import Clip, Program, clip_by_norm
 from pyrovae.engine.threads import threads_for
 from pyrovae.engine.tracing import undone
-from pyrovae.errors import CheckpointError, DataError, OptionError, PairError
+from pyrovae.errors import DataError, OptionError, PairError
 from pyrovae.fitted.fitted import Fit, transform_once
 from pyrovae.fitted.spec import to_spec
 from pyrovae.objectives.baselines import learned
 from pyrovae.objectives.iwelbo import IWELBO
 from pyrovae.objectives.losses import as_loss, check_learns, loss_tensors, modules_of
 from pyrovae.objectives.wake_sleep import RWS
-from pyrovae.pair.batch import Batch, Group, as_batch, group_rows, num_rows, take_group, take_rows
+from pyrovae.pair.batch import Batch, Group, group_rows, num_rows, take_group, take_rows
 from pyrovae.pair.checks import (
     check_enumeration,
     check_fewer_rows,
@@ -46,115 +43,17 @@ from pyrovae.pair.checks import (
     log_densities,
     model_only,
 )
-from pyrovae.pair.datasets import is_batches, is_streamed
 from pyrovae.pair.devices import indices_in_range
 from pyrovae.pair.layout import Layout, describe_run
-from pyrovae.pair.parameters import evaluating, every_module, find_device, fork_rng, named_tensors, place, trainable
+from pyrovae.pair.parameters import evaluating, every_module, fork_rng, named_tensors, place, trainable
 from pyrovae.pair.program import PairLike, arguments, run, sample_sites
-from pyrovae.pair.stored import Stored
+from pyrovae.training.bind import FitData
 from pyrovae.training.fit_options import FitOptions, OptimizerFactory
 from pyrovae.training.minibatch import GroupTerms, MinibatchLoss
 from pyrovae.training.not_finite import without_what_is_not_finite
 from pyrovae.training.schedules import Schedule, Step, as_schedule, weights_at
 
 Traces = tuple[Any, Any]  # of the model and of the guide
-
-
-# --- bind and split --------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class FitData:
-    """The data of a fit: training rows, validation rows, and other rows that are only checked."""
-
-    training: Resident | Stream | Incoming
-    validation: Batch | None
-    checked: Batch | None
-    split: Split | None
-    batch_size: int
-    epochs: int
-    seed: int
-    device: torch.device
-    # of rows that come batch by batch: steps in all, and in an epoch on average
-    steps: list[float] | None = None
-    # floating-point operations of the largest product in a step, and in a full chunk of a question, once the pair has run
-    product: float = 0.0
-    chunk_product: float = 0.0
-
-    def place(self) -> None:
-        """Move everything to the device."""
-        self.training.place(self.device)
-        if self.validation is not None:
-            self.validation = {name: value.to(self.device) for name, value in self.validation.items()}
-
-
-def bind(pair: PairLike, data: Any, options: FitOptions) -> FitData:
-    """Bind data to the arguments of the model, and split off the validation rows."""
-    device, seed, batch_size = find_device(options.device), options.seed, options.batch_size
-    if isinstance(data, DataLoader) and batch_size is None:
-        batch_size = getattr(data.batch_sampler, "batch_size", None)
-
-    transforms = options.transform is not None
-
-    def whole(rows: Any) -> Batch:
-        return as_batch(pair, rows, transforms=transforms)
-
-    comes = isinstance(data, Stored) or is_batches(data)
-    _check_length(data, comes, options)
-    if seed is None:
-        seed = int(options.recorded("seed") or 0) if options.resume else int(torch.randint(2**31, ()))
-    training: Resident | Stream | Incoming
-    if comes:
-        training = Incoming(pair, data, device, batch_size, options.num_rows, seed, transforms=transforms)
-        batch_size = training.batch_size
-    elif is_streamed(data):
-        training = Stream(pair, data, device, transforms=transforms)
-    else:
-        training = Resident(whole(data), torch.device("cpu"))
-    epochs, steps = options.epochs or 0, None
-    if isinstance(training, Incoming):
-        epochs, *steps = length(training, options.epochs, options.steps)
-    validation, split = None, None
-    if isinstance(options.validation, (int, float)):
-        if isinstance(training, Incoming):
-            raise OptionError(
-                f"validation={options.validation!r} holds out a share of rows at hand, and these come batch by batch: give "
-                "rows of their own, validation=rows, or None."
-            )
-        share = float(options.validation)
-        split = Split(training.num_rows, test_fraction=0.0, validation_fraction=share, seed=seed)
-        validation, training = training.take(split.validation), training.subset(split.train)
-    elif options.validation is not None:
-        validation = whole(options.validation)
-    checked = None if options.check_also is None else whole(options.check_also)
-    rows = training.num_rows
-    batch_size = min(128, rows) if batch_size is None else batch_size
-    if batch_size > rows:
-        raise DataError(f"batch_size={batch_size} is larger than the {rows} training rows: use at most {rows}.")
-    return FitData(training, validation, checked, split, batch_size, epochs, seed, device, steps)
-
-
-def _check_length(data: Any, comes: bool, options: FitOptions) -> None:
-    """OptionError for a length of the fit, or a number of rows, that is not for such data; CheckpointError where data that have
-    partly been read cannot be read again."""
-    given = {"steps": options.steps, "num_rows": options.num_rows}
-    if not comes:
-        for name, value in given.items():
-            if value is not None:
-                raise OptionError(
-                    f"{name}={value} is for rows that come batch by batch, and these are at hand: leave it out"
-                    + (", and give epochs=..., passes over the rows." if name == "steps" else ".")
-                )
-        if options.epochs is None:
-            raise OptionError(
-                "epochs must be a whole number of at least 0, got None: say how many passes over the rows."
-            )
-    elif options.resume and not can_start_again(data):
-        raise CheckpointError(
-            f"A fit to batches of a bare iterator ({type(data).__name__}) cannot be resumed, since what it has read is gone. "
-            "Give something that can be started again, and is then wound forward: a list, a DataLoader, or a function that "
-            "makes the iterator, pv.fit(pair, lambda: batches(), ...)."
-        )
 
 
 # --- group -----------------------------------------------------------------------------------------------------------

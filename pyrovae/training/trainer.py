@@ -24,11 +24,12 @@ from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.optimizers import check_optimizer, finite_or_none, flatten_optimizer, unflatten_optimizer
 from pyrovae.fitted.spec import renamed
 from pyrovae.pair.parameters import fork_rng, lent, modules_remembered, named_tensors
+from pyrovae.training.bind import FitData
 from pyrovae.training.console import progress_bar, say, stop_on_interrupt
 from pyrovae.training.fit_options import Callback, Every
 from pyrovae.training.monitor import Monitor
 from pyrovae.training.not_finite import MOST_REPEATED, explain
-from pyrovae.training.plan import FitData, Plan
+from pyrovae.training.plan import Plan
 from pyrovae.training.schedules import weights_at
 
 # After so many epochs, unless patience is short, what is done between epochs is done between every so many steps at most.
@@ -194,6 +195,8 @@ class Trainer:
             if not math.isfinite(measured):
                 self._fail(folder, self.step, "the ELBO of the validation rows is")
                 return False
+        elif isinstance(self.source, Incoming) and math.isfinite(measured) and not self.relaxes:
+            row["first_rows_elbo"] = measured  # beside that of the rows that come, it shows whether these drift
         self.seconds += time.monotonic() - began
         last = weights_at(self.schedule, self.steps._replace(number=max(0, self.step - 1)))
         row["learning_rate"] = last["lr"] * self.damping if "lr" in last else rate_of(self.program.optimizer)
