@@ -15,7 +15,12 @@ from torch import Tensor
 from pyrovae.errors import DataError, ShapeError
 from pyrovae.plots.style import PALETTE, STYLE, as_array, axes_of, readable_from
 
-CURVES = {"elbo": "training", "validation_elbo": "validation", "relaxed_elbo": "relaxed", "first_rows_elbo": "first rows"}
+CURVES = {
+    "elbo": "training",
+    "validation_elbo": "validation",
+    "relaxed_elbo": "relaxed",
+    "first_rows_elbo": "first rows",
+}
 
 
 @rc_context(STYLE)

@@ -57,7 +57,12 @@ def bind(pair: PairLike, data: Any, options: FitOptions) -> FitData:
         return as_batch(pair, rows, transforms=transforms)
 
     comes = isinstance(data, Stored) or is_batches(data)
-    _check_length(data, comes, options)
+    if comes and options.resume and not can_start_again(data):
+        raise CheckpointError(
+            f"A fit to batches of a bare iterator ({type(data).__name__}) cannot be resumed, since what it has read is gone. "
+            "Give something that can be started again, and is then wound forward: a list, a DataLoader, or a function that "
+            "makes the iterator, pv.fit(pair, lambda: batches(), ...)."
+        )
     if seed is None:
         seed = int(options.recorded("seed") or 0) if options.resume else int(torch.randint(2**31, ()))
     training: Resident | Stream | Incoming
@@ -68,6 +73,8 @@ def bind(pair: PairLike, data: Any, options: FitOptions) -> FitData:
         training = Stream(pair, data, device, transforms=transforms)
     else:
         training = Resident(whole(data), torch.device("cpu"))
+    if not comes:
+        _check_length(options)
     epochs, steps = options.epochs or 0, None
     if isinstance(training, Incoming):
         epochs, *steps = length(training, options.epochs, options.steps)
@@ -91,24 +98,14 @@ def bind(pair: PairLike, data: Any, options: FitOptions) -> FitData:
     return FitData(training, validation, checked, split, batch_size, epochs, seed, device, steps)
 
 
-def _check_length(data: Any, comes: bool, options: FitOptions) -> None:
-    """OptionError for a length of the fit, or a number of rows, that is not for such data; CheckpointError where data that have
-    partly been read cannot be read again."""
+def _check_length(options: FitOptions) -> None:
+    """OptionError for a length of the fit, or a number of rows, that is not for rows at hand."""
     given = {"steps": options.steps, "num_rows": options.num_rows}
-    if not comes:
-        for name, value in given.items():
-            if value is not None:
-                raise OptionError(
-                    f"{name}={value} is for rows that come batch by batch, and these are at hand: leave it out"
-                    + (", and give epochs=..., passes over the rows." if name == "steps" else ".")
-                )
-        if options.epochs is None:
+    for name, value in given.items():
+        if value is not None:
             raise OptionError(
-                "epochs must be a whole number of at least 0, got None: say how many passes over the rows."
+                f"{name}={value} is for rows that come batch by batch, and these are at hand: leave it out"
+                + (", and give epochs=..., passes over the rows." if name == "steps" else ".")
             )
-    elif options.resume and not can_start_again(data):
-        raise CheckpointError(
-            f"A fit to batches of a bare iterator ({type(data).__name__}) cannot be resumed, since what it has read is gone. "
-            "Give something that can be started again, and is then wound forward: a list, a DataLoader, or a function that "
-            "makes the iterator, pv.fit(pair, lambda: batches(), ...)."
-        )
+    if options.epochs is None:
+        raise OptionError("epochs must be a whole number of at least 0, got None: say how many passes over the rows.")
