@@ -2,15 +2,22 @@
 
     python benchmarks/streams.py [--gigabytes 2] [--rows 1000000] [--repeats 3]
 
-It writes a .npy file of so many GB (rows of 256 numbers) and a Parquet file of so many rows of 20 columns into a temporary folder, and
-removes them in the end. Each fit is a process of its own, whose largest resident memory the system tells. Time a step is the median
-over 100-step epochs after the first two, of fits that take turns; the number beside it is the ratio to rows in memory. What a run of
-the commands on the Parquet file takes is measured in the same way.
+It writes a .npy file of so many GB (rows of 256 numbers) and a Parquet file of so many rows of 20 columns into a temporary
+folder, and removes them in the end.
+
+- Steps: fits to rows in memory, to the file and to an iterator take turns in one process. Milliseconds a step are medians
+  over 100-step epochs after the first of each fit, by the clock and by the CPU (of all threads, so also of the one that
+  reads). The ratio is that of the sums over CPU seconds, which other processes disturb least.
+- A pass: one process fits each file from the first row to the last; its largest resident memory is what the system tells.
+- Commands: `encode` and `evaluate` of all rows of the Parquet file, each a process, measured in the same way.
+
+Figures that were measured before stay in benchmarks/results/streams-cpu.json with --only.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -25,6 +32,7 @@ from typing import Any
 import numpy as np
 
 WIDTH, COLUMNS, BATCH = 256, 20, 128
+HOW: dict[str, Any] = {"batch_size": BATCH, "seed": 0, "engine": "traced", "progress": False, "threads": 1}
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -54,45 +62,68 @@ def write_table(path: Path, rows: int) -> None:
             writer.write_table(pa.table(dict(zip(names, x.T)), schema=schema))
 
 
-def child(kind: str, path: Path, steps: int) -> dict[str, Any]:
-    """One fit, in this process: what it measured."""
+def pair_for(path: Path) -> Any:
     import torch
 
     import pyrovae as pv
     import pyrovae.families as fam
 
-    width = WIDTH if path.suffix == ".npy" else COLUMNS
+    width, hidden = (WIDTH, (128,)) if path.suffix == ".npy" else (COLUMNS, (64,))
     torch.manual_seed(0)
-    hidden = (128,) if width == WIDTH else (64,)
-    pair = pv.VAE(
-        pv.priors.StandardNormal(8), pv.mlp(8, fam.Normal(width), hidden), pv.mlp(width, fam.Normal(8), hidden)
-    )
+    likelihood, encoder = pv.mlp(8, fam.Normal(width), hidden), pv.mlp(width, fam.Normal(8), hidden)
+    return pv.VAE(pv.priors.StandardNormal(8), likelihood, encoder)
+
+
+def one_pass(path: Path, steps: int) -> dict[str, Any]:
+    """A fit to all rows of a file, in this process."""
+    import pyrovae as pv
+
+    began = time.perf_counter()
+    pv.fit(pair_for(path), pv.data.open(path), steps=steps, **HOW)
+    return {"seconds": time.perf_counter() - began}
+
+
+def turns(path: Path, steps: int, repeats: int) -> dict[str, Any]:
+    """Milliseconds a step of fits of several kinds, in turns, in this process."""
+    import pyarrow.parquet as pq
+    import torch
+
+    import pyrovae as pv
+
     few = BATCH * 100
     if path.suffix == ".npy":
         head = np.array(np.load(path, mmap_mode="r")[:few])
     else:
-        import pyarrow.parquet as pq
-
-        batch = next(pq.ParquetFile(path).iter_batches(few))
-        head = np.stack([column.to_numpy() for column in batch.columns], 1).astype(np.float32)
-    how: dict[str, Any] = {"batch_size": BATCH, "seed": 0, "engine": "traced", "progress": False, "threads": 1}
+        columns = next(pq.ParquetFile(path).iter_batches(few)).columns
+        head = np.stack([column.to_numpy() for column in columns], 1).astype(np.float32)
 
     def batches() -> Iterator[np.ndarray]:
         while True:
             for start in range(0, few, BATCH):
                 yield head[start : start + BATCH]
 
-    began = time.perf_counter()
-    if kind == "memory":
-        fitted = pv.fit(pair, torch.from_numpy(head), epochs=steps // 100, **how)
-    elif kind == "iterator":
-        fitted = pv.fit(pair, batches, steps=steps, **how)
-    else:
-        del head
-        fitted = pv.fit(pair, pv.data.open(path), steps=steps, **how)
-    seconds = [row["seconds"] for row in fitted.history]
-    spent = [1e3 * (b - a) / 100 for a, b in zip(seconds[1:], seconds[2:])]
-    return {"ms": spent, "seconds": time.perf_counter() - began, "steps": fitted.history[-1]["steps"]}
+    kinds: dict[str, Any] = {
+        "memory": lambda: (torch.from_numpy(head), {"epochs": steps // 100}),
+        "file": lambda: (pv.data.open(path), {"steps": steps}),
+        "iterator": lambda: (batches, {"steps": steps}),
+    }
+    spent: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
+    for _ in range(repeats):
+        for kind, make in kinds.items():
+            data, length = make()
+            times: list[tuple[float, float]] = []
+
+            def note(fitted: Any, times: list[tuple[float, float]] = times) -> None:
+                times.append((time.perf_counter(), time.process_time()))
+
+            pv.fit(pair_for(path), data, callbacks=[note], **length, **HOW)
+            spent[kind] += [(10 * (b[0] - a[0]), 10 * (b[1] - a[1])) for a, b in itertools.pairwise(times)]
+    found = {}
+    for kind, values in spent.items():
+        clock, cpu = zip(*values)
+        ratio = sum(cpu) / sum(one for _, one in spent["memory"])
+        found[kind] = {"ms": statistics.median(clock), "CPU ms": statistics.median(cpu), "ratio": ratio}
+    return found
 
 
 def measured(*command: str) -> tuple[str, float, float]:
@@ -106,22 +137,6 @@ def measured(*command: str) -> tuple[str, float, float]:
         if process.returncode:
             raise SystemExit(f"{' '.join(command)} failed")
         return out.read(), usage.ru_maxrss / 1024, time.perf_counter() - began
-
-
-def fits(path: Path, kinds: list[str], steps: int, repeats: int) -> dict[str, Any]:
-    """The fits of several kinds in turns."""
-    times: dict[str, list[float]] = {kind: [] for kind in kinds}
-    memory: dict[str, float] = {}
-    for _ in range(repeats):
-        for kind in kinds:
-            out, megabytes, _ = measured(__file__, "--child", kind, "--path", str(path), "--steps", str(steps))
-            times[kind] += json.loads(out.splitlines()[-1])["ms"]
-            memory[kind] = max(memory.get(kind, 0.0), megabytes)
-    found = {kind: {"ms": statistics.median(times[kind]), "MB": round(memory[kind])} for kind in kinds}
-    for kind in kinds:
-        found[kind]["ratio"] = round(found[kind]["ms"] / found["memory"]["ms"], 3)
-        print(path.suffix, kind, found[kind], flush=True)
-    return found
 
 
 def commands(table: Path, folder: Path, rows: int) -> dict[str, Any]:
@@ -150,12 +165,15 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--only", choices=["fits", "pass", "commands"])
-    parser.add_argument("--child")
+    parser.add_argument("--only", choices=["steps", "pass", "commands"])
+    parser.add_argument("--child", choices=["turns", "pass"])
     parser.add_argument("--path", type=Path)
     chosen = parser.parse_args()
-    if chosen.child:
-        print(json.dumps(child(chosen.child, chosen.path, chosen.steps)))
+    if chosen.child == "turns":
+        print(json.dumps(turns(chosen.path, chosen.steps, chosen.repeats)))
+        return
+    if chosen.child == "pass":
+        print(json.dumps(one_pass(chosen.path, chosen.steps)))
         return
     target = RESULTS / "streams-cpu.json"
     found: dict[str, Any] = json.loads(target.read_text()) if target.exists() else {}
@@ -163,21 +181,21 @@ def main() -> None:
         folder = Path(name)
         array, table = folder / "rows.npy", folder / "rows.parquet"
         write_table(table, chosen.rows)
+        totals = {table: chosen.rows}
         if chosen.only != "commands":
-            rows = write_array(array, chosen.gigabytes)
-        if chosen.only in (None, "fits"):
-            kinds = ["memory", "stored", "iterator"]
-            found["npy"] = fits(array, kinds, chosen.steps, chosen.repeats)
-            found["parquet"] = fits(table, kinds, chosen.steps, chosen.repeats)
-        if chosen.only in (None, "pass"):
-            for path, total in ((array, rows), (table, chosen.rows)):
+            totals[array] = write_array(array, chosen.gigabytes)
+        for path, total in totals.items():
+            if chosen.only in (None, "steps"):
+                how = ["--steps", str(chosen.steps), "--repeats", str(chosen.repeats)]
+                out, _, _ = measured(__file__, "--child", "turns", "--path", str(path), *how)
+                found[f"steps, {path.suffix}"] = json.loads(out.splitlines()[-1])
+                print(path.suffix, found[f"steps, {path.suffix}"], flush=True)
+            if chosen.only in (None, "pass"):
                 steps = str(total // BATCH)
-                out, megabytes, _ = measured(__file__, "--child", "stored", "--path", str(path), "--steps", steps)
-                size = path.stat().st_size / 1e6
-                seconds = json.loads(out.splitlines()[-1])["seconds"]
-                one = {"rows": total, "file MB": round(size), "MB": round(megabytes), "seconds": round(seconds, 1)}
-                found[f"a pass over {path.name}"] = one
-                print(path.name, one, flush=True)
+                out, megabytes, _ = measured(__file__, "--child", "pass", "--path", str(path), "--steps", steps)
+                one = {"rows": total, "file MB": round(path.stat().st_size / 1e6), "MB": round(megabytes)}
+                found[f"pass, {path.suffix}"] = one | {"seconds": round(json.loads(out.splitlines()[-1])["seconds"], 1)}
+                print(path.suffix, found[f"pass, {path.suffix}"], flush=True)
         if chosen.only in (None, "commands"):
             found["commands"] = commands(table, folder, chosen.rows)
     target.write_text(json.dumps(found, indent=1) + "\n")

@@ -114,7 +114,8 @@ def collate(items: Sequence[Any]) -> Any:
 def _with_arrays(item: Any) -> Any:
     if isinstance(item, dict):
         return {name: _array(name, value) for name, value in item.items()}
-    return _array("an item", item) if isinstance(item, list) else item
+    numbers = isinstance(item, list) and all(isinstance(part, (int, float, type(None))) for part in item)
+    return _array("an item", item) if numbers else item  # a list of arrays has the arguments in their order
 
 
 def _array(name: str, value: Any) -> Any:

@@ -8,6 +8,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -122,13 +123,13 @@ class Every:
         unit = found[2] if found is not None else "s"
         if unit in ("step", "steps") and number >= 1 and float(number).is_integer():
             return cls(math.inf, int(number))
-        real = isinstance(number, (int, float)) and not isinstance(number, bool) and number >= 0
+        real = isinstance(number, Real) and not isinstance(number, bool) and 0 <= number < math.inf
         if unit not in UNITS or not real:
             raise OptionError(
                 "checkpoint_every must be a number of seconds, or a text such as '30s', '10min', '2h' or '500 steps', got "
                 f"{given!r}."
             )
-        return cls(number * UNITS[unit], math.inf)
+        return cls(float(number) * UNITS[unit], math.inf)
 
 
 def whole_number(name: str, value: Any, least: int) -> int | None:

@@ -134,11 +134,16 @@ class _Job:
         if done:
             say(f"{done} blocks of {self.rows} rows were answered before; going on with row {done * self.rows}")
         start = done * self.rows
-        for number, frame in enumerate(_blocks(self.source, self.rows, done), done):
-            found = answer(frame, number)
-            found.insert(0, "row", range(start, start + len(frame)), allow_duplicates=True)
-            start += len(frame)
-            write_file(self._part(number), _written(found, self.to.suffix))
+        try:
+            for number, frame in enumerate(_blocks(self.source, self.rows, done), done):
+                found = answer(frame, number)
+                found.insert(0, "row", range(start, start + len(frame)), allow_duplicates=True)
+                start += len(frame)
+                write_file(self._part(number), _written(found, self.to.suffix))
+        except BaseException:
+            if not self._part(0).exists():  # nothing to go on with
+                shutil.rmtree(self.parts)
+            raise
         total = self._join(each)
         shutil.rmtree(self.parts)
         return total
