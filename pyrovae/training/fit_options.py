@@ -123,7 +123,7 @@ class Every:
         unit = found[2] if found is not None else "s"
         if unit in ("step", "steps") and number >= 1 and float(number).is_integer():
             return cls(math.inf, int(number))
-        real = isinstance(number, Real) and not isinstance(number, bool) and 0 <= number < math.inf
+        real = isinstance(number, Real) and not isinstance(number, bool) and float(number) >= 0
         if unit not in UNITS or not real:
             raise OptionError(
                 "checkpoint_every must be a number of seconds, or a text such as '30s', '10min', '2h' or '500 steps', got "
