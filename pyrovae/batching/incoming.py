@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Siz
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -193,6 +194,7 @@ class Incoming:
         """A batch as tensors. DataError unless it has the form of the first."""
         if isinstance(self.source, DataLoader):
             given = by_argument(given, list(self.dtypes), self.dtypes)
+        given = self._quickly(given) if self.form else given
         where = self.source.name if isinstance(self.source, Stored) else f"Batch {self.came}"
         if not self.form or _form(given) != self.form:
             try:
@@ -211,6 +213,22 @@ class Incoming:
                     "grouped, which needs all of them at hand: pass arrays or tensors, or leave such rows out."
                 )
         return batch
+
+    def _quickly(self, given: Any) -> Any:
+        """Plain arrays of floating numbers as tensors, since `as_batch` looks at everything anew."""
+        first = next(iter(self.dtypes))
+        if isinstance(given, (np.ndarray, Tensor)) and list(self.form) == [first]:
+            given = {first: given}
+        if type(given) is not dict:
+            return given
+        return {name: self._plainly(name, value) for name, value in given.items()}
+
+    def _plainly(self, name: str, value: Any) -> Any:
+        dtype = self.form[name][1] if name in self.form else torch.bool
+        if type(value) is not np.ndarray or not dtype.is_floating_point or value.dtype not in (np.float32, np.float64):
+            return value
+        plain = value.flags.c_contiguous and value.flags.writeable and value.dtype.isnative
+        return torch.from_numpy(value).to(dtype) if plain else value
 
     def _check(self, batch: Batch) -> None:
         """Examine a batch that has values beyond those of all batches before it, such as the first NaN."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ MOST_ROWS, DRAWS = 50_000, 10_000_000  # of a block
 TEXTS = (".csv", ".tsv", ".data", ".txt")
 WRITTEN = (".csv", ".parquet")
 MARK = "job.json"
+Frames = Generator["pd.DataFrame", None, None]
 Answer = Callable[[pd.DataFrame, int], pd.DataFrame]
 
 
@@ -135,11 +137,12 @@ class _Job:
             say(f"{done} blocks of {self.rows} rows were answered before; going on with row {done * self.rows}")
         start = done * self.rows
         try:
-            for number, frame in enumerate(_blocks(self.source, self.rows, done), done):
-                found = answer(frame, number)
-                found.insert(0, "row", range(start, start + len(frame)), allow_duplicates=True)
-                start += len(frame)
-                write_file(self._part(number), _written(found, self.to.suffix))
+            with closing(_blocks(self.source, self.rows, done)) as blocks:
+                for number, frame in enumerate(blocks, done):
+                    found = answer(frame, number)
+                    found.insert(0, "row", range(start, start + len(frame)), allow_duplicates=True)
+                    start += len(frame)
+                    write_file(self._part(number), _written(found, self.to.suffix))
         except BaseException:
             if not self._part(0).exists():  # nothing to go on with
                 shutil.rmtree(self.parts)
@@ -188,7 +191,7 @@ class _Job:
             while self._part(number).is_file():
                 content = self._part(number).read_bytes()
                 if self.to.suffix == ".csv":
-                    part = pd.read_csv(io.BytesIO(content), float_precision="round_trip")
+                    part = pd.read_csv(io.BytesIO(content))
                     file.write(content if number == 0 else content.partition(b"\n")[2])
                 else:
                     table = parquet.read_table(io.BytesIO(content))
@@ -214,27 +217,30 @@ def _written(table: pd.DataFrame, suffix: str) -> bytes:
     return content.getvalue()
 
 
-def _blocks(path: Path, rows: int, skip: int) -> Iterator[pd.DataFrame]:
+def _blocks(path: Path, rows: int, skip: int) -> Frames:
     """The table in blocks of so many rows, but for the first `skip`. DataError where it cannot be read, or has no row."""
     number = -1
     read = _parquet_blocks if path.suffix.lower() == ".parquet" else _text_blocks
-    for number, frame in enumerate(read(path, rows)):
-        if number >= skip:
-            yield frame
+    with closing(read(path, rows)) as frames:
+        for number, frame in enumerate(frames):
+            if number >= skip:
+                yield frame
     if number < 0:
         raise DataError(f"{path} has no rows. Add at least one.")
 
 
-def _text_blocks(path: Path, rows: int) -> Iterator[pd.DataFrame]:
+def _text_blocks(path: Path, rows: int) -> Frames:
     with reading(path):
         form = find_form(path)
-        for frame in pd.read_csv(path, chunksize=rows, **form.options):
-            if form.names[-1] == f"column {len(form.names) - 1}" and frame.iloc[:, -1].isna().all():
-                frame = frame.iloc[:, :-1]  # lines end in a separator
-            yield frame.reset_index(drop=True)
+        with pd.read_csv(path, chunksize=rows, **form.options) as frames:
+            for frame in frames:
+                if form.names[-1] == f"column {len(form.names) - 1}" and frame.iloc[:, -1].isna().all():
+                    frame = frame.iloc[:, :-1]  # lines end in a separator
+                if len(frame):
+                    yield frame.reset_index(drop=True)
 
 
-def _parquet_blocks(path: Path, rows: int) -> Iterator[pd.DataFrame]:
+def _parquet_blocks(path: Path, rows: int) -> Frames:
     """Row groups need not have `rows` rows: what is left of one goes into the next block."""
     try:
         file = parquet.ParquetFile(path)
@@ -244,13 +250,14 @@ def _parquet_blocks(path: Path, rows: int) -> Iterator[pd.DataFrame]:
         raise DataError(f"{path} is not a table ({str(error)[:200]}). Save it as .csv.") from error
     left: list[Any] = []
     have = 0
-    for batch in file.iter_batches(batch_size=min(rows, 10_000)):
-        left.append(batch)
-        have += batch.num_rows
-        while have >= rows:
-            whole = arrow.Table.from_batches(left)
-            yield whole.slice(0, rows).to_pandas()
-            left = whole.slice(rows).to_batches()
-            have -= rows
-    if have:
-        yield arrow.Table.from_batches(left).to_pandas()
+    with file:
+        for batch in file.iter_batches(batch_size=min(rows, 10_000)):
+            left.append(batch)
+            have += batch.num_rows
+            while have >= rows:
+                whole = arrow.Table.from_batches(left)
+                yield whole.slice(0, rows).to_pandas()
+                left = whole.slice(rows).to_batches()
+                have -= rows
+        if have:
+            yield arrow.Table.from_batches(left).to_pandas()
