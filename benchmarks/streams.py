@@ -25,14 +25,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 WIDTH, COLUMNS, BATCH = 256, 20, 128
-PASS_BATCH = 1024  # rows a step of a pass, which is about reading
+PASS_BATCH = 4096  # rows a step of a pass, which is about reading
 HOW: dict[str, Any] = {"batch_size": BATCH, "seed": 0, "engine": "traced", "progress": False, "threads": 1}
 RESULTS = Path(__file__).parent / "results"
 
@@ -141,7 +141,7 @@ def measured(*command: str) -> tuple[str, float, float]:
         return out.read(), usage.ru_maxrss / 1024, time.perf_counter() - began
 
 
-def commands(table: Path, folder: Path, rows: int) -> dict[str, Any]:
+def commands(table: Path, folder: Path, rows: int, keep: Callable[[str, dict[str, Any]], None]) -> None:
     """The commands that ask something of all rows of the table, of a run that was fitted to a few of them."""
     import pyarrow.parquet as pq
 
@@ -149,16 +149,13 @@ def commands(table: Path, folder: Path, rows: int) -> dict[str, Any]:
     pq.ParquetFile(table).read_row_group(0).slice(0, 3000).to_pandas().to_csv(few, index=False)
     run = folder / "run"
     measured("-m", "pyrovae", "fit", str(few), "--out", str(run), "--epochs", "5", "--likelihood", "normal")
-    found = {}
-    for name, more in {"encode": [], "evaluate": ["--num-samples", "50", "--proposal", "guide"]}.items():
+    for name, more in {"encode": [], "evaluate": ["--num-samples", "10", "--proposal", "guide"]}.items():
         to = folder / f"{name}.parquet"
         _, megabytes, seconds = measured("-m", "pyrovae", name, str(run), str(table), "--out", str(to), *more)
         written = pq.ParquetFile(to).metadata.num_rows
         if written != rows:
             raise SystemExit(f"{name} wrote {written} of {rows} rows")
-        found[name] = {"rows": rows, "seconds": round(seconds, 1), "MB": round(megabytes)}
-        print(name, found[name], flush=True)
-    return found
+        keep(name, {"rows": rows, "seconds": round(seconds, 1), "MB": round(megabytes)})
 
 
 def main() -> None:
@@ -179,6 +176,12 @@ def main() -> None:
         return
     target = RESULTS / "streams-cpu.json"
     found: dict[str, Any] = json.loads(target.read_text()) if target.exists() else {}
+
+    def keep(name: str, figures: dict[str, Any]) -> None:
+        found[name] = figures
+        target.write_text(json.dumps(found, indent=1) + "\n")
+        print(name, figures, flush=True)
+
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         array, table = folder / "rows.npy", folder / "rows.parquet"
@@ -190,17 +193,15 @@ def main() -> None:
             if chosen.only in (None, "steps"):
                 how = ["--steps", str(chosen.steps), "--repeats", str(chosen.repeats)]
                 out, _, _ = measured(__file__, "--child", "turns", "--path", str(path), *how)
-                found[f"steps, {path.suffix}"] = json.loads(out.splitlines()[-1])
-                print(path.suffix, found[f"steps, {path.suffix}"], flush=True)
+                keep(f"steps, {path.suffix}", json.loads(out.splitlines()[-1]))
             if chosen.only in (None, "pass"):
                 steps = str(total // PASS_BATCH)
                 out, megabytes, _ = measured(__file__, "--child", "pass", "--path", str(path), "--steps", steps)
                 one = {"rows": total, "file MB": round(path.stat().st_size / 1e6), "MB": round(megabytes)}
-                found[f"pass, {path.suffix}"] = one | {"seconds": round(json.loads(out.splitlines()[-1])["seconds"], 1)}
-                print(path.suffix, found[f"pass, {path.suffix}"], flush=True)
+                seconds = round(json.loads(out.splitlines()[-1])["seconds"], 1)
+                keep(f"pass, {path.suffix}", one | {"seconds": seconds})
         if chosen.only in (None, "commands"):
-            found["commands"] = commands(table, folder, chosen.rows)
-    target.write_text(json.dumps(found, indent=1) + "\n")
+            commands(table, folder, chosen.rows, keep)
 
 
 if __name__ == "__main__":

@@ -262,32 +262,31 @@ class Counted:
 
     def __init__(self, total: int, per_epoch: float) -> None:
         self.total, self.per_epoch = total, per_epoch
-        self.begun, self.left = 0, 0
+        self.begun, self.given, self.left = 0, 0, 0  # epochs, steps, and steps of this epoch that are still to come
 
     def begin_epoch(self) -> None:
-        self.left += self._end(self.begun + 1) - self._end(self.begun)
         self.begun += 1
-
-    def _end(self, epochs: int) -> int:
-        return min(self.total, int(epochs * self.per_epoch + 1e-9))
+        end = min(self.total, int(self.begun * self.per_epoch + 1e-9))
+        self.left = max(0, end - self.given)  # also where the last epoch of a shorter fit ended early
 
     def __len__(self) -> int:
         return self.left
 
     def deal(self) -> dict[str, Tensor]:
         self.left -= 1
+        self.given += 1
         return {}
 
     def coming(self) -> list[Tensor]:
         return []
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {"begun": torch.tensor(self.begun), "left": torch.tensor(self.left)}
+        return {name: torch.tensor(getattr(self, name)) for name in ("begun", "given", "left")}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self.begun, self.left = int(state["begun"]), int(state["left"])
-        if self.begun < 0 or self.left < 0:
-            raise ValueError("the steps that are left in an epoch cannot be fewer than none")
+        self.begun, self.given, self.left = (int(state[name]) for name in ("begun", "given", "left"))
+        if min(self.begun, self.given, self.left) < 0:
+            raise ValueError("the steps of an epoch cannot be fewer than none")
 
 
 def can_start_again(source: Any) -> bool:

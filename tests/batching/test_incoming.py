@@ -136,6 +136,17 @@ def broken(source: Any, after: int) -> Iterator[Any]:
     raise ZeroDivisionError
 
 
+def test_a_finished_fit_goes_on_with_more_steps(tmp_path: Path) -> None:
+    """Also from the middle of what is now an epoch."""
+    true = weights(drawn, steps=25)
+    how: dict[str, Any] = {"checkpoint": tmp_path / "run"}
+    weights(drawn, steps=13, **how)
+    pair = vae()
+    fitted = pv.fit(pair, drawn, steps=25, resume=True, **how, **HOW)
+    assert [row["steps"] for row in fitted.history] == [10, 13, 25]
+    assert equal(list(pair.state_dict().values()), true)
+
+
 def test_a_bare_iterator_is_not_resumed(tmp_path: Path) -> None:
     how: dict[str, Any] = {"steps": 3, "checkpoint": tmp_path / "run"}
     weights(drawn(), **how)
