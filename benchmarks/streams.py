@@ -9,6 +9,7 @@ folder, and removes them in the end.
   over 100-step epochs after the first of each fit, by the clock and by the CPU (of all threads, so also of the one that
   reads). The ratio is that of the sums over CPU seconds, which other processes disturb least.
 - A pass: one process fits each file from the first row to the last; its largest resident memory is what the system tells.
+  "few" is a fit of as large a step to few rows in memory, with which to compare it.
 - Commands: `encode` and `evaluate` of all rows of the Parquet file, each a process, measured in the same way.
 
 Figures that were measured before stay in benchmarks/results/streams-cpu.json with --only.
@@ -83,6 +84,18 @@ def one_pass(path: Path, steps: int) -> dict[str, Any]:
     began = time.perf_counter()
     pv.fit(pair_for(path), pv.data.open(path), steps=steps, **(HOW | {"batch_size": PASS_BATCH}))
     return {"seconds": time.perf_counter() - began}
+
+
+def few_rows(path: Path) -> dict[str, Any]:
+    """A fit to few rows in memory: what a process takes without large data."""
+    import torch
+
+    import pyrovae as pv
+
+    torch.manual_seed(0)
+    x = torch.randn(2 * PASS_BATCH, WIDTH if path.suffix == ".npy" else COLUMNS)
+    pv.fit(pair_for(path), x, epochs=2, **(HOW | {"batch_size": PASS_BATCH}))
+    return {}
 
 
 def turns(path: Path, steps: int, repeats: int) -> dict[str, Any]:
@@ -164,12 +177,15 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--only", choices=["steps", "pass", "commands"])
-    parser.add_argument("--child", choices=["turns", "pass"])
+    parser.add_argument("--only", choices=["steps", "pass", "few", "commands"])
+    parser.add_argument("--child", choices=["turns", "pass", "few"])
     parser.add_argument("--path", type=Path)
     chosen = parser.parse_args()
     if chosen.child == "turns":
         print(json.dumps(turns(chosen.path, chosen.steps, chosen.repeats)))
+        return
+    if chosen.child == "few":
+        print(json.dumps(few_rows(chosen.path)))
         return
     if chosen.child == "pass":
         print(json.dumps(one_pass(chosen.path, chosen.steps)))
@@ -194,6 +210,9 @@ def main() -> None:
                 how = ["--steps", str(chosen.steps), "--repeats", str(chosen.repeats)]
                 out, _, _ = measured(__file__, "--child", "turns", "--path", str(path), *how)
                 keep(f"steps, {path.suffix}", json.loads(out.splitlines()[-1]))
+            if chosen.only in (None, "few"):
+                _, megabytes, _ = measured(__file__, "--child", "few", "--path", str(path))
+                keep(f"{2 * PASS_BATCH} rows in memory, {path.suffix}", {"MB": round(megabytes)})
             if chosen.only in (None, "pass"):
                 steps = str(total // PASS_BATCH)
                 out, megabytes, _ = measured(__file__, "--child", "pass", "--path", str(path), "--steps", steps)

@@ -117,8 +117,9 @@ def drawn() -> Iterator[dict[str, Tensor]]:
         yield {"x": torch.bernoulli(torch.full((8, 6), 0.3))}
 
 
-@pytest.mark.parametrize("source", [drawn, DataLoader(Drawn(), batch_size=8)], ids=["a function", "a loader"])
-@pytest.mark.parametrize("stop", ["after an epoch", "within one"])
+@pytest.mark.parametrize(
+    ("source", "stop"), [(drawn, "within an epoch"), (DataLoader(Drawn(), batch_size=8), "after an epoch")]
+)
 def test_a_fit_to_drawn_batches_resumes_bit_for_bit(source: Any, stop: str, tmp_path: Path) -> None:
     """What the source draws is apart from the noise of the fit, and is drawn again when it is wound forward."""
     true = weights(source, steps=13)

@@ -87,7 +87,7 @@ SOURCES: dict[str, Callable[[Path], Any]] = {
 @pytest.fixture(scope="module")
 def resident() -> tuple[pv.Fit, list[Tensor]]:
     pair = vae()
-    fitted = pv.fit(pair, rows(), epochs=2, batch_size=12, **HOW)
+    fitted = pv.fit(pair, rows(), epochs=1, batch_size=12, **HOW)
     return fitted, list(pair.state_dict().values())
 
 
@@ -97,7 +97,7 @@ def test_files_in_one_buffer_give_the_fit_of_rows_in_memory(
 ) -> None:
     """Bit for bit, and so do questions about them."""
     pair, source = vae(), SOURCES[name](files)
-    fitted = pv.fit(pair, source, epochs=2, batch_size=12, **HOW)
+    fitted = pv.fit(pair, source, epochs=1, batch_size=12, **HOW)
     assert all(torch.equal(a, b) for a, b in zip(pair.state_dict().values(), resident[1], strict=True))
     assert [row["elbo"] for row in fitted.history] == [row["elbo"] for row in resident[0].history]
     assert torch.equal(pv.encode(fitted, source), pv.encode(resident[0], rows()))
