@@ -43,7 +43,7 @@ def m2(size: int) -> pv.SSVAE:
 
 
 def main(smoke: bool) -> None:
-    epochs = 10 if smoke else 75
+    epochs = 5 if smoke else 75
     torch.manual_seed(0)
     x, truth = (torch.as_tensor(part) for part in load_digits(return_X_y=True))
     order = torch.randperm(len(x))

@@ -12,6 +12,7 @@ from pyrovae.errors import (
     OptionError,
     PairError,
     PyrovaeError,
+    RankError,
     ShapeError,
 )
 
@@ -208,6 +209,7 @@ __all__ = [
     "Pooled",
     "PyrovaeError",
     "Quadrature",
+    "RankError",
     "Refinement",
     "Regression",
     "Report",

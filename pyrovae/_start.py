@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from pyrovae._launch import launched_rank
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _process = os.getpid()
 _advice: list[Callable[[], str]] = []  # what the last of them returns is said when the process is stopped
@@ -34,7 +36,8 @@ def leave(number: int, frame: Any) -> None:
     """End the process by a signal: with one line, and the exit code that shells expect, 130 for Ctrl-C."""
     for one in SIGNALS:
         signal.signal(one, signal.SIG_IGN)  # a second one would say it twice
-    if os.getpid() != _process:  # of a child, such as a loader of data, for which its parent speaks
+    # a child, such as a loader of data, for which its parent speaks, or one of several processes that fit together
+    if os.getpid() != _process or launched_rank() > 0:
         os._exit(128 + number)
     said = "stopped"
     with suppress(Exception):

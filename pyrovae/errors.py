@@ -62,3 +62,7 @@ class NotFiniteError(PyrovaeError, ArithmeticError):
 
 class CheckpointError(PyrovaeError):
     """A run folder already exists, is damaged, does not match the pair, or was written by a newer version."""
+
+
+class RankError(PyrovaeError, RuntimeError):
+    """Of several processes that fit together, another was lost, or does not do the same as this one."""

@@ -23,9 +23,11 @@ import pytest
 import torch
 from support.command import Command, invoke
 
-from pyrovae.criticism import evidence, predictive, proposals
+from pyrovae.criticism import evidence, intervals, newton, predictive, proposals
 from pyrovae.engine.compiled import choose_engine
 from pyrovae.pair.parameters import seed_torch
+from pyrovae.recover.impute import impute
+from pyrovae.recover.restore import restore
 from pyrovae.training import plan
 
 torch.set_num_threads(1)
@@ -102,13 +104,21 @@ def engine_of_users(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 def few_steps_of_refinement(request: pytest.FixtureRequest) -> Iterator[None]:
     """Let proposals take 2 gradient steps from moments of 16 draws: estimates have no bias whatever the proposal.
 
-    They are as users have them in tests/criticism, and in docstrings, whose results are compared. So are those of the README,
-    to a nat, for which 20 steps do.
+    To a mode they take 20; Newton's steps are of a tenth of the draws; rows that are still far away take no more steps; and
+    what is filled in takes 2 Langevin steps, but in tests/recover. All is as users have it in tests/criticism, and in
+    docstrings, whose results are compared. So are those of the README, to a nat, for which 20 steps do.
     """
+    readme = request.path.name == "test_readme.py"
     with pytest.MonkeyPatch.context() as patch:
         if "criticism" not in request.path.parts and request.path.name != "test_doctests.py":
-            patch.setattr(proposals, "STEPS", 20 if request.path.name == "test_readme.py" else 2)
+            patch.setattr(proposals, "STEPS", 20 if readme else 2)
+            patch.setattr(proposals, "MODE_STEPS", 20)
             patch.setattr(proposals, "START_DRAWS", 16)
+            patch.setattr(proposals, "MORE_ROUNDS", proposals.MORE_ROUNDS if readme else 0)
+            patch.setattr(newton, "DRAWS", 20)
+            if "recover" not in request.path.parts:
+                for question in (impute, restore):
+                    patch.setitem(question.__kwdefaults__, "moves", 2)
         yield
 
 
@@ -121,9 +131,11 @@ def pyrovae(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
 
 @pytest.fixture
 def quick_reports(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a report draw fewer rows from the model, where it does not matter what it finds."""
+    """Let a report draw fewer rows from the model, and leave out fewer entries, where it does not matter what it finds."""
     monkeypatch.setattr(predictive, "REPLICATES", 10)
     monkeypatch.setattr(evidence, "SIMULATED", 200)
+    monkeypatch.setattr(intervals, "LEFT_OUT", 40)
+    monkeypatch.setattr(intervals, "FEWEST", 10)
 
 
 @pytest.fixture

@@ -124,9 +124,9 @@ def test_every_page_is_in_a_table_of_contents() -> None:
 DIGITS = functools.cache(sklearn.datasets.load_digits)
 
 
-def few_digits(return_X_y: bool = False) -> Any:
-    """Three hundred, which say as much of whether code runs."""
-    data, target = DIGITS().data[:300], DIGITS().target[:300]
+def few_digits(number: int, return_X_y: bool = False) -> Any:
+    """The first, which say as much of whether code runs."""
+    data, target = DIGITS().data[:number], DIGITS().target[:number]
     return (data, target) if return_X_y else Bunch(data=data, target=target)
 
 
@@ -136,15 +136,14 @@ def few_digits(return_X_y: bool = False) -> Any:
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.stem)
 def test_the_code_of_a_guide_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    few = page.stem not in ("labels", "missing")  # which number rows in other places, too
-    if few:
-        monkeypatch.setattr(sklearn.datasets, "load_digits", few_digits)
+    # all rows, and those to train on: guides that number rows in other places, too, need more of them
+    rows, train = (700, 450) if page.stem in ("labels", "missing") else (300, 200)
+    monkeypatch.setattr(sklearn.datasets, "load_digits", functools.partial(few_digits, rows))
     space: dict[str, object] = {"__name__": "guide"}
     for number, block in enumerate(re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)):
         block = re.sub(r"epochs=20\b", "epochs=2", block)  # of the first program
         block = re.sub(r"num_temperatures=100\b", "num_temperatures=10", block)
-        if few:
-            block = block.replace("1797", "300").replace("1400", "200")  # all rows, and those to train on
+        block = block.replace("1797", str(rows)).replace("1400", str(train))
         torch.manual_seed(0)
         exec(compile(block, f"{page.name}, block {number + 1}", "exec"), space)
     pyro.clear_param_store()  # pv.SVI, like Pyro's, keeps its parameters there

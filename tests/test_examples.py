@@ -71,7 +71,14 @@ def test_example_runs(
     monkeypatch.chdir(tmp_path)  # for what an example writes
     monkeypatch.setattr(sys, "argv", [name, "--smoke"])
     monkeypatch.setattr(sklearn.datasets, "load_digits", few_digits)
-    # few steps, and so few that to trace one would take longer
-    monkeypatch.setattr(pv, "fit", functools.partial(pv.fit, engine="eager", batch_size=200))
+    fit = pv.fit
+
+    def short_fit(pair: Any, data: Any, **options: Any) -> pv.Fit:
+        """Few steps, in larger minibatches than the example's, and so few that to trace one would take longer."""
+        rows = len(next(iter(data.values())) if isinstance(data, dict) else data)
+        batch_size = max(options.get("batch_size", 200), min(500, rows // 8))
+        return fit(pair, data, **options | {"engine": "eager", "batch_size": batch_size})
+
+    monkeypatch.setattr(pv, "fit", short_fit)
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")
     assert SAYS[name] in capsys.readouterr().out

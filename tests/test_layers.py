@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "pyrovae"
 
 # A room may import itself and the rooms named here.
-BASE = {"errors", "_files", "_html", "_lazily", "_version", "_weighing", "_zuko"}
+BASE = {"errors", "_files", "_html", "_launch", "_lazily", "_version", "_weighing", "_zuko"}
 NETS = BASE | {"nets", "distributions"}
 PAIR = BASE | {"pair"}
 TRAINING = PAIR | {"weights", "objectives", "engine", "batching", "fitted", "training"}
@@ -18,9 +18,10 @@ RULES = {
     "_files": {"errors"},
     "_sources": {"errors"},
     "_version": set(),
+    "_launch": set(),
     "_lazily": set(),
     "_weighing": set(),
-    "_start": set(),
+    "_start": {"_launch"},
     "_zuko": set(),
     # models: what a graph is made of
     "distributions": BASE,

@@ -138,8 +138,9 @@ def main() -> None:
     test = {name: rows[: options.test_rows] for name, rows in test.items()}
 
     other = options.out / f"swap-guides-{options.device}.json"
-    if options.table == "priors" and "standard" not in done and other.is_file():  # the same pair, fitted alike
-        done["standard"] = json.loads(other.read_text())["parts"]["diagonal"]
+    measured = json.loads(other.read_text())["parts"] if options.table == "priors" and other.is_file() else {}
+    if "standard" not in done and "diagonal" in measured:  # the same pair, fitted alike
+        done["standard"] = measured["diagonal"]
         done.keep("standard")
 
     def measure(name: str, build: Callable[[Tensor], Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from pyrovae.app.options import Options
 from pyrovae.app.rows import Rows, make_rows, split_rows
 from pyrovae.batching.splits import Split
 from pyrovae.data import Dataset, Standardize
+from pyrovae.engine import ranks
 from pyrovae.errors import CheckpointError, OptionError, PyrovaeError
 from pyrovae.fitted.files import read_run
 from pyrovae.fitted.fitted import Fit
@@ -35,6 +36,7 @@ from pyrovae.pair.program import PairLike, sample_sites
 from pyrovae.pair.program import run as run_pair
 from pyrovae.training import schedules
 from pyrovae.training.fit import fit
+from pyrovae.training.together import goes_on, is_of_this_job
 
 COLUMNS = "columns.yaml"
 ARTEFACTS = (
@@ -112,6 +114,8 @@ def fit_run(
         OptionError, DataError, PairError: the options or the data do not fit; nothing has been written.
         CheckpointError: the folder is in use, or holds another run.
     """
+    if goes_on(folder):
+        resume, force = True, False
     refuse_missing(dataset)
     split = split_rows(dataset, options)
     options = decide(options, dataset, len(split.train))
@@ -139,10 +143,14 @@ def fit_run(
         "options": options.to_json("fit"),
         "own": own_files(options),
     }
-    known.remember(dataset.source)
+    if ranks.rank() == 0:
+        known.remember(dataset.source)
     how: dict[str, Any] = {"device": device, "engine": engine, "threads": threads, "progress": progress}
     how |= {"checkpoint": folder, "transform": binarisation(options, dataset), "info": info}
     fitted = _fitted(pair, options, rows, say, resume=resume, force=force, **how)
+    run = Run(options, dataset, rows, fitted, folder)
+    if ranks.rank() > 0:
+        return run  # the first process writes
     if rows.schema is not None:
         others = rows.given.schema.columns if isinstance(rows.given, Given) else ()
         every = replace(rows.schema, columns=(*rows.schema.columns, *others))
@@ -155,7 +163,7 @@ def fit_run(
             drawn = draw_graph(pair, batch, folder / f"graph{'-labelled' if which else ''}.png")
             if drawn.suffix == ".gv":
                 say(f"No picture of the graph: Graphviz's dot is not installed. See {drawn.name}.")
-    return Run(options, dataset, rows, fitted, folder)
+    return run
 
 
 def _fitted(
@@ -207,7 +215,7 @@ def _fitted(
 
 def _in_first_stage(folder: Path) -> bool:
     """Whether the run in a folder is the first stage of a fit, under way or finished."""
-    return bool(read_run(folder)["info"].get("stage") == 1)
+    return bool(ranks.first(lambda: read_run(folder))["info"].get("stage") == 1)
 
 
 def _built(options: Options, rows: Rows) -> PairLike:
@@ -405,9 +413,9 @@ def describe(dataset: Dataset, options: Options, rows: Rows) -> str:
 
 
 def default_folder(name: str, root: Path = Path("runs")) -> Path:
-    """A folder for a run that was given none: runs/NAME, or runs/NAME-2 and so on where that is taken."""
+    """A folder for a run that was given none: runs/NAME, or runs/NAME-2 and so on where that is taken by another job."""
     number, folder = 1, root / name
-    while folder.exists() and any(folder.iterdir()):
+    while folder.exists() and any(folder.iterdir()) and not is_of_this_job(folder):
         number += 1
         folder = root / f"{name}-{number}"
     return folder

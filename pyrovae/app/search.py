@@ -16,6 +16,7 @@ from pyrovae.app.options import Options
 from pyrovae.app.rows import split_rows
 from pyrovae.app.run import Run, fit_run
 from pyrovae.criticism.importance import log_likelihood
+from pyrovae.engine.ranks import world_size
 from pyrovae.errors import OptionError, PyrovaeError
 from pyrovae.pair.batch import take_rows
 
@@ -93,6 +94,10 @@ def recipes_for(options: Options, dataset: Dataset) -> dict[str, Recipe]:
         OptionError: a search is asked for a model that has no recipes, or with too few rows to judge by.
     """
     if options.search == "none":
+        return {}
+    if world_size() > 1:
+        if options.search == "small":
+            raise OptionError("--search small is for one process: start it without torchrun, or leave --search out.")
         return {}
     if (judges := len(split_rows(dataset, options).validation)) < FEWEST_JUDGES:
         if options.search == "small":

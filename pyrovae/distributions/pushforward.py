@@ -9,6 +9,8 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyrovae.distributions.inverting import inverse
+
 
 class Pushforward(TorchDistribution):  # type: ignore[misc]  # Pyro has no types
     """`log p(x) = log p(u) - log |dx/du|` for `x = g(u)` and u from a base distribution: a base class.
@@ -116,12 +118,12 @@ class Flow(Pushforward):
     def map(self, u: Tensor) -> tuple[Tensor, Tensor]:
         if self.draws:
             return self.transform.call_and_ladj(u)
-        x = self.transform.inv(u)
+        x = inverse(self.transform, u)
         return x, -self.transform.call_and_ladj(x)[1]
 
     def unmap(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.draws:
-            u = self.transform.inv(x)
+            u = inverse(self.transform, x)
             return u, self.transform.call_and_ladj(u)[1]
         u, ladj = self.transform.call_and_ladj(x)
         return u, -ladj

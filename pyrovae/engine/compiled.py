@@ -16,6 +16,7 @@ from torch._guards import TracingContext, tracing
 from torch._subclasses import FakeTensorMode
 
 from pyrovae._lazily import Lazily
+from pyrovae.engine import ranks
 from pyrovae.engine.adam import AdamUpdate, make_update
 from pyrovae.engine.program import Program
 from pyrovae.engine.step import Eager, Engine, Traced, _apply
@@ -97,7 +98,8 @@ class Compiled(Traced):
         try:
             with torch.no_grad(), undone(self._changing), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "TensorFloat32", UserWarning)  # float32 is what was asked for
-                module = graph_of(step, *flat, devices=True)
+                with ranks.unheard():  # another rank may have compiled its step already, or not do so at all
+                    module = graph_of(step, *flat, devices=True)
                 _reshape_instead_of_view(module)
                 # On a CPU torch's own generator is the faster one, and gives the same noise as the other engines.
                 options: dict[str, Any] = {}
@@ -105,7 +107,8 @@ class Compiled(Traced):
                     options = {"fallback_random": True, "cpp.threads": torch.get_num_threads()}
                 with cached_compilation():
                     self.compiled = torch._inductor.compile(module, [*flat], options=options)
-                self.compiled(*flat)
+                with ranks.unheard():
+                    self.compiled(*flat)
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
             self._give_up(f"it could not be compiled ({reason})")
@@ -181,7 +184,8 @@ class Graphed(Compiled):
         with undone(self._changing), torch.no_grad():
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):  # handles that libraries create at first use must exist before recording
+            # handles that libraries create at first use must exist before recording
+            with torch.cuda.stream(side), ranks.unheard():
                 for _ in range(3):
                     compiled(*bound)
             torch.cuda.current_stream().wait_stream(side)

@@ -51,9 +51,12 @@ def transform(features: int, context: int, kind: str, transforms: int, hidden: S
     flow = zuko().flows.MAF(features, context, transforms=transforms, hidden_features=tuple(hidden), **more)
     made: nn.Module = flow.transform
     with torch.no_grad():
+        part: Any
         for part in made.modules():
-            hyper: Any = getattr(part, "hyper", None)
+            hyper = getattr(part, "hyper", None)
             if hyper is not None:  # its last layer gives shifts, log-scales and bends, which start small
                 for parameter in hyper[-1].parameters():
                     parameter.mul_(0.01)
+            if (order := getattr(part, "order", None)) is not None:  # the features of each pass of `inverse`
+                part.turns = [(order == turn).nonzero().flatten().tolist() for turn in range(int(order.max()) + 1)]
     return made

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from pyrovae.batching.incoming import Incoming, can_start_again, length
 from pyrovae.batching.splits import Split
 from pyrovae.batching.stream import Resident, Stream
+from pyrovae.engine import ranks
 from pyrovae.errors import CheckpointError, DataError, OptionError
 from pyrovae.pair.batch import Batch, as_batch
 from pyrovae.pair.datasets import is_batches, is_streamed
@@ -48,6 +49,7 @@ class FitData:
 def bind(pair: PairLike, data: Any, options: FitOptions) -> FitData:
     """Bind data to the arguments of the model, and split off the validation rows."""
     device, seed, batch_size = find_device(options.device), options.seed, options.batch_size
+    ranks.check_device(device)
     if isinstance(data, DataLoader) and batch_size is None:
         batch_size = getattr(data.batch_sampler, "batch_size", None)
 
@@ -63,8 +65,13 @@ def bind(pair: PairLike, data: Any, options: FitOptions) -> FitData:
             "Give something that can be started again, and is then wound forward: a list, a DataLoader, or a function that "
             "makes the iterator, pv.fit(pair, lambda: batches(), ...)."
         )
+    if comes and ranks.world_size() > 1:
+        raise OptionError(
+            "Several processes fit rows at hand together, and these come batch by batch: fit them in one process, or pass "
+            "arrays or a map-style Dataset."
+        )
     if seed is None:
-        seed = int(options.recorded("seed") or 0) if options.resume else int(torch.randint(2**31, ()))
+        seed = int(options.recorded("seed") or 0) if options.resume else ranks.agree(int(torch.randint(2**31, ())))
     training: Resident | Stream | Incoming
     if comes:
         training = Incoming(pair, data, device, batch_size, options.num_rows, seed, transforms=transforms)

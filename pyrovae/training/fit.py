@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from pyrovae.batching.batches import digest_of
 from pyrovae.batching.transforms import Transform
+from pyrovae.engine import ranks
 from pyrovae.engine.threads import computing_with
 from pyrovae.fitted.files import claim_folder
 from pyrovae.fitted.fitted import Fit
@@ -24,6 +26,7 @@ from pyrovae.training.bind import FitData, bind
 from pyrovae.training.fit_options import Callback, FitOptions, OptimizerFactory
 from pyrovae.training.plan import Plan, check, group, plan
 from pyrovae.training.schedules import Schedule
+from pyrovae.training.together import begin_together, begun, goes_on
 from pyrovae.training.trainer import Trainer
 
 
@@ -72,7 +75,8 @@ def fit(
     are found by running the pair: those of `nn.Module`, `PyroModule` and AutoGuides, and bare `pyro.param` statements, which
     get a param store of this fit's own. Modules stay in the mode, training or evaluation, that they are in. The weights
     are those of the modules, so that a second fit of the same modules takes them from the first, which then refuses to answer.
-    Fits and questions in several threads wait for each other.
+    Fits and questions in several threads wait for each other. Several processes that torchrun has started take the steps
+    together, each with its share of the rows of every minibatch, and all end with the same weights (see "Operations").
 
     An argument that may be None (`y=None`) may be unknown in some rows, which hold -1 (integers) or NaN there. Rows are then
     grouped by what is known of them: a step takes B_g of the N_g rows of each group g, runs the pair on them without what
@@ -166,6 +170,7 @@ def fit(
         PairError: model and guide do not fit each other, or the data; before the first step. See `pv.check_pair`.
         OptionError: an argument has a value that cannot be; before the first step.
         CheckpointError: the run folder is in use, damaged, or holds another fit.
+        RankError: of several processes that fit together, another was lost.
         NotFiniteError: the loss became NaN or infinite, see `on_nan`. The weights are those of the last good epoch.
         KeyboardInterrupt: Ctrl-C was pressed; the checkpoint has been written. A second Ctrl-C stops at once.
 
@@ -183,6 +188,9 @@ def fit(
     """
     arguments = {name: value for name, value in locals().items() if name not in ("pair", "data")}
     options = FitOptions(**arguments)
+    ranks.join()
+    if options.checkpoint is not None:
+        options.resume = options.resume or goes_on(Path(options.checkpoint))
     fitted = Fit(pair, layout=Layout((), 0, {}), transform=transform, info=dict(info or {}), threads=options.threads)
     with turn():
         rows = bind(pair, data, options)
@@ -201,22 +209,28 @@ def fit(
 def train(fitted: Fit, chosen: Plan, rows: FitData, options: FitOptions) -> None:
     """Run the plan of a fit, from the start or from a checkpoint, and write what it leaves."""
     trainer = Trainer(fitted, chosen, rows)
+    identity: dict[str, Any] = {}
+    if ranks.world_size() > 1:
+        identity = identity_of(fitted.settings, rows, options)
+        begin_together(fitted, chosen.loss_tensors, identity)
     if options.checkpoint is None:
         trainer.run(list(options.callbacks), None, options.every, options.progress)
         _leave(fitted, chosen)
         return
     folder = Path(options.checkpoint)
+    begun(folder)
     if not options.resume:
-        claim_folder(folder, force=options.force)
-    with locked(folder):
-        identity = identity_of(fitted.settings, rows, options)
+        ranks.first(lambda: claim_folder(folder, force=options.force))
+    with ExitStack() as stack:
+        ranks.first(lambda: stack.enter_context(locked(folder)))
+        identity = identity or identity_of(fitted.settings, rows, options)
         if options.resume:
             trainer.resume(folder, identity, options.progress)
         else:
             trainer.begin(folder, identity)
         trainer.run(list(options.callbacks), folder, options.every, options.progress)
         _leave(fitted, chosen)
-        write_fit(folder, fitted)
+        ranks.first(lambda: write_fit(folder, fitted))
 
 
 def _leave(fitted: Fit, chosen: Plan) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.batching.transforms import Transform
+from pyrovae.engine import ranks
 from pyrovae.errors import OptionError
 from pyrovae.fitted.files import read_run
 from pyrovae.fitted.fitted import Fit, as_seed
@@ -98,8 +99,9 @@ class FitOptions:
 
     def recorded(self, setting: str) -> Any:
         """A setting of the run that is to be resumed."""
-        assert self.checkpoint is not None
-        return read_run(self.checkpoint).get("settings", {}).get(setting)
+        folder = self.checkpoint
+        assert folder is not None
+        return ranks.first(lambda: read_run(folder).get("settings", {}).get(setting))
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,13 @@ from pyrovae.pair.program import Pair, PairLike
 class GroupTerms:
     """A group of rows with the same arguments: their names, how many rows there are, and the layout of the pair for them.
 
+    (Of several ranks, each may have its own number of rows; see `ranks.stands_for`.)
+
     `weight` is how many times each of its rows counts in what is maximised.
     """
 
     names: tuple[str, ...]
-    num_rows: int
+    num_rows: float
     layout: Layout
     weight: float = 1.0
 

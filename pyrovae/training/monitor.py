@@ -10,6 +10,7 @@ from torch import Tensor
 from pyrovae.batching.chunks import chunks
 from pyrovae.batching.incoming import Incoming
 from pyrovae.batching.stream import Resident, Stream
+from pyrovae.engine import ranks
 from pyrovae.engine.tracing import TracedFunction
 from pyrovae.errors import PairError
 from pyrovae.fitted.fitted import FIXED_NOISE_SEED, Fit, FittedGroup
@@ -25,15 +26,16 @@ TRACE_FROM = 50  # epochs; for fewer, a graph of a few rows costs more than it s
 class MonitoredGroup:
     """Bounds and KL terms of rows with the same arguments, in chunks of one size, by one traced program.
 
-    `counted` are the global sites that are counted with another group of rows; `draws` as for `Monitor`.
+    Of several ranks each has some of the rows; `counting` is their number. One that has none takes another's, which does not
+    count. `counted` are the global sites that are counted with another group of rows; `draws` as for `Monitor`.
     """
 
     def __init__(
         self, fitted: Fit, group: FittedGroup, traces: bool, counted: frozenset[str], draws: int | None
     ) -> None:
-        self.fitted, self.rows, self.layout, self.counted = fitted, group.batch, group.layout, counted
-        self.draws = draws
-        self.chunk = min(num_rows(group.batch), fitted.chunk_size(group.batch, draws or 1))
+        self.fitted, self.layout, self.counted, self.draws = fitted, group.layout, counted, draws
+        self.rows, self.counting = _own_rows(group.batch)
+        self.chunk = min(num_rows(self.rows), fitted.chunk_size(group.batch, draws or 1))
         self.evaluate = TracedFunction(self.bounds, (fitted.pair,)) if traces else self.bounds
         self.sites: list[str] = []  # the latent ones, in the order of their KL terms
 
@@ -47,6 +49,14 @@ class MonitoredGroup:
         if self.draws is not None:
             each = log_weights(found).logsumexp(0) - math.log(self.draws)
         return [shared, each, *(kl.mean(0) for kl in divergences.values())]
+
+
+def _own_rows(batch: Batch) -> tuple[Batch, int]:
+    """This rank's rows, spread over all, and their number, which may be 0."""
+    if ranks.world_size() == 1:
+        return batch, num_rows(batch)
+    own = torch.arange(num_rows(batch))[ranks.rank() :: ranks.world_size()]
+    return take_rows(batch, own if len(own) else torch.zeros(1, dtype=torch.long)), len(own)
 
 
 class Monitor:
@@ -94,7 +104,7 @@ class Monitor:
         device, num_training = self.source.device, self.source.num_rows
         if self.rows is None:
             self.rows = self.source.some(MONITORED_ROWS)
-        seed_torch(FIXED_NOISE_SEED)
+        seed_torch(FIXED_NOISE_SEED + ranks.rank())
         if not self.groups:
             counted: frozenset[str] = frozenset()
             for part in self.fitted.parts(self.rows):
@@ -103,7 +113,7 @@ class Monitor:
         total, shared_total = torch.zeros(2, dtype=torch.float64, device=device).unbind()
         divergences: dict[str, Tensor] = {}
         for group in self.groups:
-            left = num_rows(group.rows)
+            left = group.counting
             for rows in chunks(group.rows, group.chunk):
                 # the last chunk is filled up with rows that do not count, so that one program serves all
                 fill = torch.arange(group.chunk, device=device) % num_rows(rows)
@@ -115,5 +125,8 @@ class Monitor:
                 left -= num_rows(rows)
             shared_total = shared_total + shared.double()  # of the last chunk: every chunk has it whole
         # Global latents count as in training: once for all training rows.
-        bound = total.item() / num_rows(self.rows) + shared_total.item() / num_training
-        return bound, {site: kl.item() / num_rows(self.rows) for site, kl in divergences.items()}
+        if ranks.rank():
+            shared_total = torch.zeros_like(shared_total)  # the first rank counts it
+        whole, shared_once, *kls = ranks.total(torch.stack([total, shared_total, *divergences.values()])).tolist()
+        bound = whole / num_rows(self.rows) + shared_once / num_training
+        return bound, {site: kl / num_rows(self.rows) for site, kl in zip(divergences, kls)}

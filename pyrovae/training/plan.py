@@ -16,11 +16,13 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyrovae._launch import job
 from pyrovae.batching.batches import GroupedBatches, group_sizes, group_weights
 from pyrovae.batching.checks import check_rows
 from pyrovae.batching.chunks import TensorSizes, elements_per_row
 from pyrovae.batching.incoming import Counted, Incoming
 from pyrovae.batching.transforms import Transform
+from pyrovae.engine import ranks
 from pyrovae.engine.adam import rate_of, set_model_apart
 from pyrovae.engine.compiled import choose_engine
 from pyrovae.engine.precision import as_precision
@@ -52,6 +54,7 @@ from pyrovae.training.fit_options import FitOptions, OptimizerFactory
 from pyrovae.training.minibatch import GroupTerms, MinibatchLoss
 from pyrovae.training.not_finite import without_what_is_not_finite
 from pyrovae.training.schedules import Schedule, Step, as_schedule, weights_at
+from pyrovae.training.together import check_shares
 
 Traces = tuple[Any, Any]  # of the model and of the guide
 
@@ -78,8 +81,8 @@ class TrainingGroup:
         return f"index of {','.join(self.names)}"
 
     def first_batch(self, data: FitData) -> Batch:
-        """The first minibatch of the rows as they come."""
-        rows = data.training.take(self.rows[: self.size].to(data.device))
+        """The first rows as they come, as many as a rank takes of a minibatch."""
+        rows = data.training.take(self.rows[: -(-self.size // ranks.world_size())].to(data.device))
         return {name: value for name, value in rows.items() if name in self.names}
 
 
@@ -288,6 +291,8 @@ def plan(
     """Choose loss, optimizer, schedule and engine; write what was chosen into the settings of the fit."""
     pair, rows, device = fitted.pair, data.training.num_rows, data.device
     leaves = trainable(pair)
+    shares = {", ".join(one.names) if len(groups) > 1 else "": one.size for one in groups}
+    check_shares(shares, [type(module).__name__ for module in _moving(pair)] if _moves_on(pair, runs) else [])
     if not leaves:
         raise OptionError("The pair has no parameter to train.")
     objective, schedule = as_loss(options.loss), as_schedule(options.schedule)
@@ -310,7 +315,8 @@ def plan(
     if "model" in weights:
         set_model_apart(optimizer, list(model_only(pair, runs).values()))
     terms = {
-        one.key: GroupTerms(one.names, one.num_rows, layout, one.weight) for one, layout in zip(groups, fitted.layouts)
+        one.key: GroupTerms(one.names, ranks.stands_for(one.num_rows, one.size), layout, one.weight)
+        for one, layout in zip(groups, fitted.layouts)
     }
     program = Program(
         pair=pair,
@@ -327,7 +333,7 @@ def plan(
         parameters=leaves,
         optimizer=optimizer,
         weights=tuple(name for name in weights if name not in ("lr", "model", "temperature")),
-        clip=_clip(options, {id(t) for t in of_loss.values()}),
+        clip=ranks.averaged(_clip(options, {id(t) for t in of_loss.values()})),
         reads=(objective, options.transform, options.penalty),
         precision=precision,
     )
@@ -359,6 +365,8 @@ def plan(
         "schedule": to_spec(options.schedule),
         "clip_norm": options.clip_norm,
         **({"on_nan": options.on_nan} if options.on_nan != "stop" else {}),
+        **({"ranks": ranks.world_size()} if ranks.world_size() > 1 else {}),
+        **({"job": job()} if job() is not None else {}),
         **({"group_size": sizes} if len(sizes) > 1 else {}),
         **({"group_weight": [one.weight for one in groups]} if any(one.weight != 1 for one in groups) else {}),
         "patience": options.patience,

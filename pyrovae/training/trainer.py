@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,22 +14,25 @@ import torch
 from torch import Tensor
 
 from pyrovae.batching.incoming import Incoming
+from pyrovae.engine import ranks
 from pyrovae.engine.adam import MODEL_RATE, rate_of
 from pyrovae.engine.compiled import make_engine
 from pyrovae.engine.denormals import flushed_denormals
-from pyrovae.errors import CheckpointError, NotFiniteError, OptionError, PyrovaeError, shortened
+from pyrovae.errors import CheckpointError, NotFiniteError, OptionError, PyrovaeError
 from pyrovae.fitted import folder as store
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.optimizers import check_optimizer, finite_or_none, flatten_optimizer, unflatten_optimizer
 from pyrovae.fitted.spec import renamed
-from pyrovae.pair.parameters import fork_rng, lent, modules_remembered, named_tensors
+from pyrovae.pair.parameters import fork_rng, lent, modules_remembered, named_tensors, seed_torch
 from pyrovae.training.bind import FitData
 from pyrovae.training.console import progress_bar, say, stop_on_interrupt
 from pyrovae.training.fit_options import Callback, Every
 from pyrovae.training.monitor import Monitor
 from pyrovae.training.not_finite import MOST_REPEATED, explain
+from pyrovae.training.notes import check_notes, with_baseline
 from pyrovae.training.plan import Plan
 from pyrovae.training.schedules import weights_at
+from pyrovae.training.together import LOCAL, resumable
 
 # After so many epochs, unless patience is short, what is done between epochs is done between every so many steps at most.
 MANY_EPOCHS, PATIENT, STEPS_BETWEEN = 200, 50, 10
@@ -80,26 +82,28 @@ class Trainer:
         self.every_epoch |= bool(callbacks)  # which look at the history, and may change the pair
         self._written = (time.monotonic(), self.step)
         self.last_good = self.state()
-        due = True
+        due, alone = True, ranks.world_size() == 1  # several write together, between epochs
         with (
+            resumable(folder),
             nullcontext() if callbacks else modules_remembered(self.fitted.pair),  # callbacks may change them
             stop_on_interrupt(terminate=folder is not None) as interrupted,
-            progress_bar(progress, self.epochs) as bar,
+            progress_bar(False if ranks.rank() else progress, self.epochs) as bar,
             pyro.validation_enabled(False),
             flushed_denormals(self.device),
         ):
+            stop = ranks.Stop(interrupted.is_set)
             bar(history)
             while not self._finished():
                 began = time.monotonic()
                 if not self.in_epoch:
                     self._begin_epoch(due)
-                while len(self.batches) and not interrupted.is_set():
+                while len(self.batches) and not stop.before_step():
                     self._step()
-                    if folder is not None and self._is_time(every) and self._read_elbos()[1] is None:
+                    if folder is not None and alone and self._is_time(every) and self._read_elbos()[1] is None:
                         self.seconds, began = self.seconds + time.monotonic() - began, time.monotonic()
                         self._write_on_the_way(folder)
                 self.seconds += time.monotonic() - began
-                if interrupted.is_set():
+                if stop.now():
                     self._interrupt(folder)
                 due = self._is_due()
                 if not self._end_epoch(folder, due):
@@ -109,13 +113,13 @@ class Trainer:
                     self.fitted.stopped = "a callback stopped it"
                 if due:
                     self.last_good = self.state()
-                if folder is not None and (self._is_time(every) or every.seconds == 0):
+                if folder is not None and ranks.agree(self._is_time(every) or every.seconds == 0):
                     self._write_on_the_way(folder)
         if self.engine.notes:
             self.fitted.settings["engine_notes"] = list(self.engine.notes)
         if folder is not None:
             self.write(folder)
-        if interrupted.is_set():  # in the last epoch: all is done and written, and the caller still wanted to stop
+        if stop.now():  # in the last epoch: all is done and written, and the caller still wanted to stop
             self._interrupt(folder)
         if self.best is not None:
             with torch.no_grad():
@@ -139,7 +143,7 @@ class Trainer:
             return False
         with fork_rng(), lent():  # what a callback draws must not change the fit
             answers = [callback(self.fitted) for callback in callbacks]
-        return any(map(_is_true, answers))
+        return any(ranks.everywhere(any(map(_is_true, answers))))
 
     def _finished(self) -> bool:
         done = len(self.fitted.history)
@@ -152,8 +156,15 @@ class Trainer:
         self.batches.begin_epoch()
         if due:
             self.engine.begin_epoch()
-        self.source.begin(self.batches.coming())
+        self._read_ahead()
         self.in_epoch = True
+
+    def _read_ahead(self) -> None:
+        self.source.begin([ranks.shard(rows) for rows in self.batches.coming()])
+
+    def _deal(self) -> dict[str, Tensor]:
+        """This rank's rows of the next minibatch."""
+        return self.source.inputs({name: ranks.shard(rows) for name, rows in self.batches.deal().items()})
 
     def _weights(self) -> dict[str, float]:
         weights = weights_at(self.schedule, self.steps._replace(number=self.step))
@@ -168,13 +179,14 @@ class Trainer:
 
     def _step(self) -> None:
         weights = self._weights()
-        self.epoch_elbos.append(self.engine.step(self.source.inputs(self.batches.deal()), weights))
+        self.epoch_elbos.append(self.engine.step(self._deal(), weights))
         self.step += 1
 
     def _end_epoch(self, folder: Path | None, due: bool) -> bool:
         """Measure the pair and note it in the history; False where the fit went back to an earlier epoch instead."""
         self.in_epoch = False
         history = self.fitted.history
+        ranks.copy_means(self.program.buffers)
         elbos, why = self._read_elbos()
         if why is not None:
             self._fail(folder, *why)
@@ -216,7 +228,7 @@ class Trainer:
 
     def _read_elbos(self) -> tuple[Tensor, tuple[int, str] | None]:
         """The epoch's ELBOs, on the host: the one place where values of steps are read; and which step failed, and how."""
-        elbos = torch.stack(self.epoch_elbos).double().cpu()
+        elbos = ranks.total(torch.stack(self.epoch_elbos).double().cpu()) / ranks.world_size()
         bad = (~torch.isfinite(elbos)).nonzero()
         if len(bad) and (self.on_nan != "skip" or len(bad) == len(elbos)):
             return elbos, (self.step - len(elbos) + int(bad[0]) + 1, "the loss is")
@@ -241,7 +253,7 @@ class Trainer:
             kept = "the weights are those of the start, as no epoch was good"
         if folder is not None:
             self.write(folder)
-            store.write_fit(folder, self.fitted, status="diverged")
+            ranks.first(lambda: store.write_fit(folder, self.fitted, status="diverged"))
             kept += f", saved in {folder}"
         after = f", after {self.rollbacks} returns to an earlier epoch" if self.rollbacks else ""
         raise NotFiniteError(
@@ -251,7 +263,11 @@ class Trainer:
         )
 
     def _explain(self, step: int) -> str:
-        """Where it came from, found by taking the steps from the last good epoch again; "" if that would take too long."""
+        """Where it came from, on the first rank that finds out; "" if that would take too long."""
+        return next((why for why in ranks.everywhere(self._explain_here(step)) if why), "")
+
+    def _explain_here(self, step: int) -> str:
+        """Where it came from, found by taking the steps from the last good epoch again."""
         if step - self.step > MOST_REPEATED or not self.source.repeats:
             return ""
         try:
@@ -261,7 +277,7 @@ class Trainer:
                     if not (self.in_epoch and len(self.batches)):
                         self._begin_epoch(True)
                     if self.step >= step - 1:
-                        return explain(self.program, self.source.inputs(self.batches.deal()), self._weights())
+                        return explain(self.program, self._deal(), self._weights())
                     self._step()
         except Exception:  # of a pair that fails in another way, and must not hide how it failed first
             return ""
@@ -307,7 +323,7 @@ class Trainer:
         if self.device.type == "cuda":
             tensors["rng/cuda"] = torch.cuda.get_rng_state(self.device)
         if self.epoch_elbos:
-            tensors["epoch_elbos"] = torch.stack(self.epoch_elbos)
+            (tensors["epoch_elbos"],) = ranks.average([torch.stack(self.epoch_elbos)])
         notes = {
             "step": self.step,
             "in_epoch": self.in_epoch,
@@ -335,7 +351,7 @@ class Trainer:
         self.engine.rebind()
         self.engine.begin_epoch()
         self.batches.load_state_dict(part("batches/"))
-        self.source.begin(self.batches.coming())
+        self._read_ahead()
         torch.set_rng_state(tensors["rng/cpu"])
         if self.device.type == "cuda" and "rng/cuda" in tensors:
             torch.cuda.set_rng_state(tensors["rng/cuda"], self.device)
@@ -351,7 +367,10 @@ class Trainer:
         self.write(folder, anew=True)
 
     def write(self, folder: Path, *, anew: bool = False) -> None:
-        store.write_state(folder, self.fitted, *self.state(), anew=anew)
+        tensors, notes = self.state()
+        for number, noise in enumerate(ranks.everywhere({n: t for n, t in tensors.items() if n.startswith("rng/")})):
+            tensors |= {f"{name}/{number}": state for name, state in noise.items() if number}
+        ranks.first(lambda: store.write_state(folder, self.fitted, tensors, notes, anew=anew))
 
     def _write_on_the_way(self, folder: Path) -> None:
         """Write the state, and go on where that fails, as on a full disk: what is written last decides."""
@@ -364,7 +383,7 @@ class Trainer:
 
     def resume(self, folder: Path, identity: dict[str, Any], progress: bool | None = False) -> Path:
         """Go on with the fit in a folder. CheckpointError when anything that shapes the fit is not as it was."""
-        tensors, notes = store.read_state(folder)
+        tensors, notes = ranks.first(lambda: store.read_state(folder))
         try:
             self._go_on(folder, identity, tensors, notes)
         except PyrovaeError:
@@ -378,11 +397,11 @@ class Trainer:
         return folder
 
     def _go_on(self, folder: Path, identity: dict[str, Any], tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
-        free = {"device", "torch", "threads", "chunk_product"}
+        free = set(LOCAL)
         if notes["identity"].get("device") != identity.get("device"):
             free.add("engine")  # each device has its own
         before = renamed(notes["identity"])  # another version may have written it
-        before["loss"] = _with_baseline(before.get("loss"), identity["loss"])
+        before["loss"] = with_baseline(before.get("loss"), identity["loss"])
         differing = [k for k in identity if k not in free and before.get(k) != identity[k]]
         if differing:
             was, now = notes["identity"].get(differing[0]), identity[differing[0]]
@@ -391,45 +410,13 @@ class Trainer:
                 "resume with the same data and settings, or start in another folder."
             )
         self.identity = identity
-        _check_notes(notes)
+        check_notes(notes)
         state = {n.removeprefix("optimizer/"): t for n, t in tensors.items() if n.startswith("optimizer/")}
         check_optimizer(self.program.optimizer, state, notes["optimizer"])
-        self.restore(tensors, notes)
+        number = ranks.rank()
+        own = {n: tensors[f"{n}/{number}"] for n in ("rng/cpu", "rng/cuda") if f"{n}/{number}" in tensors}
+        self.restore(tensors | own, notes)
+        if number and not own:  # there were fewer ranks when it was written
+            seed_torch(ranks.own_seed(self.fitted.settings["seed"], self.step))
         if self.in_epoch and not len(self.batches) and not self.epoch_elbos:
             raise ValueError("an epoch is under way that has no steps")
-
-
-def _check_notes(notes: Mapping[str, Any]) -> None:
-    """TypeError unless the notes of a state are of the types that `Trainer.state` writes."""
-    wanted: dict[str, Any] = {"step": int, "in_epoch": bool, "seconds": int | float, "best_elbo": int | float | None}
-    wanted |= {"best_epoch": int, "history": list, "rollbacks": int, "damping": int | float}
-    wanted["taken"] = int
-    later = {"rollbacks": 0, "damping": 1.0, "taken": 0}
-    for name, kind in wanted.items():
-        value = notes[name] if name not in later else notes.get(name, later[name])
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise TypeError(f"{name} is {shortened(repr(value))}")
-    last = 0
-    for row in notes["history"]:
-        if not isinstance(row, dict) or not all(type(value) in (int, float) for value in row.values()):
-            raise TypeError("its history is no table of numbers")
-        if "elbo" not in row or "seconds" not in row or row.get("epoch") != last + 1:
-            raise TypeError("its history is not one of epochs")
-        last += 1
-    if not (
-        0 <= notes["step"] < 2**53
-        and 0 <= notes.get("taken", 0) < 2**53
-        and 0 <= notes["best_epoch"] <= last
-        and 0 < notes.get("damping", 1.0) <= 1
-    ):
-        raise TypeError("its counts of steps and epochs cannot be")
-
-
-def _with_baseline(before: Any, now: Any) -> Any:
-    """The loss of a state; of a version that knew no baseline, with that of today's loss, unless it has learned something."""
-    if not (isinstance(before, dict) and isinstance(now, dict)):
-        return before
-    known, chosen = before.get("args", {}), now.get("args", {}).get("baseline", ...)
-    if "baseline" in known or not (chosen is None or chosen == "leave_one_out"):
-        return before
-    return {**before, "args": {**known, "baseline": chosen}}

@@ -1,12 +1,13 @@
 """Data and pictures of these tests.
 
-The digits are the first 300, unless a test is marked `all_digits`, or `digits(150)`: what a command does with rows does not
+The digits are the first 300, unless a test is marked `all_digits`, or `digits(100)`: what a command does with rows does not
 depend on how many there are. Pictures, which take most of the time of a short fit, are drawn where a test is marked `pictures`;
-elsewhere an empty one stands for each.
+elsewhere an empty one stands for each. log p(x) of training rows and means of codes are estimates by few draws.
 """
 
 import functools
 import importlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,15 @@ def sketch(figure: Figure, path: Any, **options: Any) -> None:
 def few_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.node.get_closest_marker("pictures") is None:
         monkeypatch.setattr(Figure, "savefig", sketch)
+
+
+@pytest.fixture(autouse=True, scope="package")
+def few_draws() -> Iterator[None]:
+    """A tenth of those that users have."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importlib.import_module("pyrovae.app.scores"), "TRAINING_DRAWS", 10)
+        patch.setitem(importlib.import_module("pyrovae.predict.encode").encode.__kwdefaults__, "num_samples", 10)
+        yield
 
 
 @pytest.fixture(scope="package")

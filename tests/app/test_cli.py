@@ -85,6 +85,7 @@ def test_a_seed_repeats_a_run_exactly(pyrovae: Command) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.digits(100)
 @pytest.mark.pictures
 def test_two_latent_dimensions_draw_a_manifold(pyrovae: Command) -> None:
     quick = ("--epochs", "2", "--proposal", "guide", "--num-samples", "30")
@@ -298,7 +299,7 @@ def test_ctrl_c_from_a_terminal_leaves_a_resumable_run(tmp_path: Path) -> None:
         if (tmp_path / "run" / "checkpoint.safetensors").exists():
             break
         time.sleep(0.1)
-    time.sleep(1.0)
+    time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err

@@ -22,6 +22,8 @@ from pyrovae.distributions import ObservedOnly
 from pyrovae.families import Categorical as CategoricalFamily
 from pyrovae.families import Columns, Normal
 
+pytestmark = pytest.mark.digits(100)
+
 GUIDE = ("--proposal", "guide", "--num-samples", "30")
 QUICK = ("--epochs", "2", "--hidden", "16", "--latent", "3", *GUIDE)
 

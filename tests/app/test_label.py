@@ -326,7 +326,7 @@ def test_rows_held_out_are_of_all_classes_and_leave_two_to_teach() -> None:
 # --- the job ---------------------------------------------------------------------------------------------------------
 
 WORDS = ("naught", "one", "$2^$", "three, say")
-QUICK = ("--steps", "150", "--hidden", "50", "--passes", "5", "--engine", "eager")
+QUICK = ("--steps", "100", "--hidden", "50", "--passes", "5", "--engine", "eager")
 FEW = ("--steps", "20", *QUICK[2:])  # where it does not matter what is learned
 
 

@@ -145,14 +145,18 @@ def test_what_codes_copy_is_not_called_too_wide(others: int, verdict: str, says:
 
 
 @pytest.mark.parametrize(("spread", "verdict"), [(1.0, "ok"), (1.8, "bad")])
-def test_what_codes_copy_is_predicted_by_the_posterior_without_it(spread: float, verdict: str) -> None:
+def test_what_codes_copy_is_predicted_by_the_posterior_without_it(
+    monkeypatch: pytest.MonkeyPatch, spread: float, verdict: str
+) -> None:
     """Where the likelihood may leave entries out: rows drawn from the model, and rows whose codes are spread more widely.
 
     "ok" needs a difference below 2 % or a p-value that says nothing: of rows of the model it fails once in some 100 seeds.
+    The guide is nearly the posterior, which few steps of refinement leave where it is.
     """
+    monkeypatch.setattr(proposals, "STEPS", 20)
     torch.manual_seed(0)
-    z = spread * torch.randn(60, 2).double()
-    x = torch.cat([z + 0.01 * torch.randn(60, 2), 0.2 * z[:, :1] + torch.randn(60, 1)], 1)
+    z = spread * torch.randn(30, 2).double()
+    x = torch.cat([z + 0.01 * torch.randn(30, 2), 0.2 * z[:, :1] + torch.randn(30, 1)], 1)
     options = {"only": ("predictive_intervals",), "num_samples": 200, "seed": 0}
     found = pv.criticise(unfitted(Copies(1, gaps=True), x), x, **options)["predictive intervals"]
     assert found.verdict == verdict and "of the values, given" in found.says

@@ -21,7 +21,7 @@ from pyrovae.data.load import read
 from pyrovae.tables.schema import Schema
 
 FEW = settings(max_examples=15, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
-MANY = settings(FEW, max_examples=500)
+MANY = settings(FEW, max_examples=200)
 
 
 def header(fields: Any) -> bytes:

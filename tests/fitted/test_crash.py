@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -72,11 +73,15 @@ def test_a_crash_while_a_crash_is_mended(tmp_path: Path, fits: Fits, monkeypatch
     def replace(epochs: int) -> Path:
         return pv.save(fits[epochs], run, force=run.exists())
 
+    for _ in crashes(monkeypatch, lambda: replace(2), lambda: replace(1)):
+        if is_whole(run, fits[2]):
+            break
+    assert {p.name for p in run.iterdir()} == FILES | {".weights.safetensors.new", ".history.csv.new"}
+    shutil.copytree(run, tmp_path / "halfway")
+
     def halfway() -> None:
-        for _ in crashes(monkeypatch, lambda: replace(2), lambda: replace(1)):
-            if is_whole(run, fits[2]):
-                break
-        assert {p.name for p in run.iterdir()} == FILES | {".weights.safetensors.new", ".history.csv.new"}
+        shutil.rmtree(run)
+        shutil.copytree(tmp_path / "halfway", run)
 
     for _ in crashes(monkeypatch, lambda: replace(1), halfway, every=3):
         assert is_whole(run, fits[1]) != is_whole(run, fits[2])

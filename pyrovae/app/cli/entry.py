@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import sys
+import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from pyrovae._launch import launched, launched_rank
 from pyrovae._lazily import Lazily
 from pyrovae._version import __version__
 from pyrovae.app.cli import parameters as take
 from pyrovae.app.cli import tables
-from pyrovae.errors import PyrovaeError, shortened
+from pyrovae.errors import OptionError, PyrovaeError, shortened
 
 if TYPE_CHECKING:
     from pyrovae.app import run as runs
+    from pyrovae.engine import ranks
 else:  # so that help, names and mistakes need not wait for torch
     runs = Lazily("pyrovae.app.run")
+    ranks = Lazily("pyrovae.engine.ranks")
 
 
 app = typer.Typer(
@@ -28,30 +33,49 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 NO_MEMORY = ("can't allocate memory", "out of memory")  # as torch says it
+UNTIL_ENDED = 5.0  # seconds within which a launcher has ended the others of its processes after one that failed
 
 
 @app.callback(invoke_without_command=True)
-def version(show: take.Version = False) -> None:
+def version(context: typer.Context, show: take.Version = False) -> None:
     if show:
         typer.echo(f"pyrovae {__version__}")
         raise typer.Exit
+    if launched() and context.invoked_subcommand == "fit":
+        ranks.join()
+    elif launched() and context.invoked_subcommand is not None:
+        raise OptionError(
+            f"`pyrovae {context.invoked_subcommand}` is for one process: start it without torchrun. Of the commands only "
+            "`pyrovae fit` takes several."
+        )
 
 
 def main() -> None:
     """Run a command. A mistake of the user ends in one line on stderr and exit code 2, never in a traceback."""
+    if launched_rank() > 0:  # the first process speaks for all
+        tables.out.quiet = tables.err.quiet = True
+        warnings.simplefilter("ignore")
     try:
         app()
     except PyrovaeError as error:
-        tables.complain(str(error))
-        sys.exit(2)
+        _fail(str(error))
     except OSError as error:
-        tables.complain(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
-        sys.exit(2)
+        _fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
     except (MemoryError, RuntimeError) as error:
         if not (isinstance(error, MemoryError) or any(said in str(error) for said in NO_MEMORY)):
             raise
-        tables.complain(f"not enough memory ({shortened(error, 200)}): choose smaller sizes, or fewer rows or draws.")
-        sys.exit(2)
+        _fail(f"not enough memory ({shortened(error, 200)}): choose smaller sizes, or fewer rows or draws.")
+
+
+def _fail(message: str) -> None:
+    """End the process with an error, which of several processes is told by the first that has one."""
+    together = launched() and ranks.world_size() > 1
+    if ranks.tells() if together else launched_rank() == 0:
+        tables.err.quiet = False
+        tables.complain(message)
+    elif not together:
+        time.sleep(UNTIL_ENDED)  # or the launcher could end the first process before it has told the same
+    sys.exit(2)
 
 
 def opened_run(

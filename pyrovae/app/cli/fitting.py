@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pyrovae.app import search as searching
     from pyrovae.app.jobs import label as labelling
     from pyrovae.criticism import decomposition
+    from pyrovae.engine import ranks
 else:  # so that help, names and mistakes need not wait for torch
     runs = Lazily("pyrovae.app.run")
     comparisons = Lazily("pyrovae.app.comparisons")
@@ -37,6 +38,7 @@ else:  # so that help, names and mistakes need not wait for torch
     searching = Lazily("pyrovae.app.search")
     decomposition = Lazily("pyrovae.criticism.decomposition")
     loading = Lazily("pyrovae.data.load")
+    ranks = Lazily("pyrovae.engine.ranks")
 from pyrovae.app.cli.entry import app
 
 REMEDIES = (
@@ -83,13 +85,17 @@ def fit(
         options = Options.of("fit", **given)
         check_source(str(source))
         check_names(options)
-        dataset = loading.read(str(source), data_root=data_root, label=label, **options.table)
+        dataset = ranks.first_and_then_others(
+            lambda: loading.read(str(source), data_root=data_root, label=label, **options.table)
+        )
         tables.remark(dataset.notes)
-        where = folder or runs.default_folder(dataset.name)
+        where = folder or ranks.first(lambda: runs.default_folder(dataset.name))
         how: dict[str, Any] = {"force": force, "device": device, "engine": engine, "threads": threads}
         how["say"] = tables.inform
         own = bool(catalogue.own_paths(options))
         run = _watched(where, own, lambda: searching.search_run(dataset, options, where, **how))
+    if ranks.rank() > 0:
+        return  # the first process asks the questions
     trusted = " --trust" if catalogue.own_paths(run.options) else ""
     with advising(lambda: f"stopped; the fit is whole, and its table comes by: pyrovae evaluate {where}{trusted}"):
         _finish(run, where)
