@@ -17,7 +17,7 @@ from pyrovae.errors import (
 )
 
 if TYPE_CHECKING:
-    from pyrovae import families, guides, nets, plots, priors, tables, weights
+    from pyrovae import data, families, guides, nets, plots, priors, tables, weights
     from pyrovae.app.pages.check import save_page
     from pyrovae.batching import transforms
     from pyrovae.conditionals import Conditional, ConditionalFlow, Marginal, Padded, conv, flow, mlp, resnet
@@ -247,6 +247,7 @@ __all__ = [
     "conv",
     "corruptions",
     "criticise",
+    "data",
     "decode",
     "disentanglement",
     "draw_graph",

@@ -62,12 +62,12 @@ def evaluate(
     return results | accuracies(run, num_samples), found
 
 
-def estimate(run: Run, rows: Batch, num_samples: int, proposal: str) -> Importance:
+def estimate(run: Run, rows: Batch, num_samples: int, proposal: str, seed: int = EVALUATION_SEED) -> Importance:
     """log p(x) of test rows, with the guide as proposal where no other can be refined; of codes, one draw is all there are."""
     num_samples = 1 if run.model.quantised else num_samples
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The guide is the proposal")  # the table says it
-        return importance(run.fitted, rows, num_samples, proposal=proposal, seed=EVALUATION_SEED)
+        return importance(run.fitted, rows, num_samples, proposal=proposal, seed=seed)
 
 
 def _training_rows(run: Run, proposal: str) -> dict[str, float]:

@@ -1,4 +1,7 @@
-"""Where a fit reads its rows from: tensors on the device (`Resident`), or a `Dataset` that is loaded meanwhile (`Stream`)."""
+"""Where a fit reads its rows from: tensors on the device (`Resident`), or a `Dataset` that is loaded meanwhile (`Stream`).
+
+Rows that come batch by batch are in `batching/incoming.py`.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,18 @@ from pyrovae.pair.datasets import Items, by_argument
 from pyrovae.pair.parameters import dtype_of
 from pyrovae.pair.program import PairLike, arguments
 
+WATCHED_SEED = 20_130_620  # of the choice of rows by which a pair is watched
+
+
+def watched(num_rows: int, most: int) -> Tensor:
+    """The indices of the rows by which a pair is watched, at most so many."""
+    return torch.randperm(num_rows, generator=torch.Generator().manual_seed(WATCHED_SEED))[:most]
+
 
 class Resident:
     """Rows that are on the device as a whole. The inputs of a step are the indices of its rows."""
+
+    repeats = True  # steps that were taken can be taken again, on the same rows
 
     def __init__(self, batch: Batch, device: torch.device) -> None:
         self.rows: Batch | None = batch
@@ -35,6 +47,10 @@ class Resident:
         """The rows at these indices."""
         assert self.rows is not None
         return take_rows(self.rows, rows.to(self.device))
+
+    def some(self, most: int) -> Batch:
+        """Some rows, by which the pair is watched: always the same."""
+        return self.take(watched(self.num_rows, most))
 
     def subset(self, rows: Tensor) -> Resident:
         """A source of the rows at these indices only."""
@@ -69,6 +85,8 @@ class Stream:
         transforms: As for `as_batch`.
     """
 
+    repeats = True
+
     def __init__(
         self,
         pair: PairLike,
@@ -82,14 +100,14 @@ class Stream:
         self.dtypes = dict.fromkeys(arguments(pair), dtype_of(pair))
         self.items = Items(source)
         self.rows: Batch | None = None
-        self.kept = list(range(len(self.items.kept))) if rows is None else list(rows)
+        self.kept: Sequence[int] = range(len(self.items.kept)) if rows is None else rows
         self.num_rows = len(self.kept)
         self._coming: list[list[int]] = []
         self._batches: Iterator[Any] | None = None
-        more: dict[str, Any] = {}
+        more: dict[str, Any] = {"collate_fn": self.items.collate}
         if isinstance(source, DataLoader):
-            more = {"num_workers": source.num_workers, "persistent_workers": source.num_workers > 0}
-            more |= {name: getattr(source, name) for name in ("collate_fn", "worker_init_fn", "timeout")}
+            more |= {"num_workers": source.num_workers, "persistent_workers": source.num_workers > 0}
+            more |= {name: getattr(source, name) for name in ("worker_init_fn", "timeout")}
             if source.num_workers:
                 more |= {name: getattr(source, name) for name in ("prefetch_factor", "multiprocessing_context")}
         # the seeds of workers come from a generator of their own, so that the fit's random numbers do not depend on them
@@ -113,6 +131,10 @@ class Stream:
         """The rows at these indices, loaded at once."""
         return self._bind(self.items.load([self.kept[i] for i in rows.tolist()]))
 
+    def some(self, most: int) -> Batch:
+        """Some rows, by which the pair is watched: always the same."""
+        return self.take(watched(self.num_rows, most))
+
     def begin(self, coming: Sequence[Tensor]) -> None:
         """Begin to load the batches that are left in an epoch."""
         items = self.items.kept
@@ -131,11 +153,14 @@ class Stream:
 
     def digest(self) -> dict[str, Any]:
         """A digest of the rows' indices and of the first four rows. Reading all rows would take as long as an epoch."""
-        items = [self.items.kept[i] for i in self.kept]
-        digest = hashlib.sha256(str(items).encode()).hexdigest()
+        digest = hashlib.sha256(b"[")
+        for start in range(0, self.num_rows, 100_000):  # as of a printed list, which may be larger than memory
+            part = ", ".join(str(self.items.kept[i]) for i in self.kept[start : start + 100_000])
+            digest.update((", " * bool(start) + part).encode())
+        digest.update(b"]")
         return {
             "rows": self.num_rows,
-            "sha256": digest,
+            "sha256": digest.hexdigest(),
             "first": digest_of(self.take(torch.arange(min(4, self.num_rows)))),
         }
 

@@ -22,9 +22,10 @@ from pyrovae.pair.layout import Layout
 from pyrovae.pair.parameters import default_dtype, fork_rng, param_scope, seed_torch, trainable
 from pyrovae.pair.program import PairLike
 from pyrovae.pair.turns import turn
+from pyrovae.training.bind import bind
 from pyrovae.training.fit import fit
 from pyrovae.training.fit_options import FitOptions, whole_number
-from pyrovae.training.plan import bind, check, group, plan
+from pyrovae.training.plan import check, group, plan
 
 COLUMNS = ("loss", "rows", "parameters", "variance", "error", "of draws", "of rows", "squared norm")
 

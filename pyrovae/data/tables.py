@@ -385,7 +385,7 @@ def read_frame(path: Path, header: bool | None = None, *, numbers_name: bool = T
 
 def read_csv(path: Path, header: bool | None = None, *, numbers_name: bool = True) -> tuple[pd.DataFrame, Form]:
     """The table, and its form; without a header, columns are called "column 0", "column 1", ..."""
-    with _reading(path):
+    with reading(path):
         form = find_form(path, header, numbers_name=numbers_name)
         frame = pd.read_csv(path, low_memory=False, **form.options)
         if not frame.empty and form.names[-1] == f"column {len(form.names) - 1}" and frame.iloc[:, -1].isna().all():
@@ -406,7 +406,7 @@ def table_columns(path: Path, header: bool | None = None) -> tuple[str, ...]:
     """The names of a table's columns; () if the file gives them none."""
     if path.suffix.lower() in PACKAGES:
         return read_frame(path)[1].names
-    with _reading(path):
+    with reading(path):
         form = find_form(path, header)
     return form.names if form.named else ()
 
@@ -417,13 +417,13 @@ def read_text(path: Path, form: Form, columns: Sequence[str], frame: pd.DataFram
         return pd.DataFrame()
     if frame is not None and path.suffix.lower() in PACKAGES:  # its cells are no texts in the file
         return frame[list(columns)].apply(lambda column: column.map(lambda cell: "" if pd.isna(cell) else str(cell)))
-    with _reading(path):
+    with reading(path):
         cells = pd.read_csv(path, usecols=list(columns), dtype=str, na_filter=False, **form.options)
     return cells.apply(lambda column: column.str.strip())
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError, csv.Error) as error:

@@ -148,7 +148,7 @@ def _numbers(name: str, value: Any) -> tuple[Array, Array | None]:
         read = value if plain else value.astype(object)
         if plain and len(set(kinds)) > 1:
             _check_mixture(name, [np.asarray(value.iloc[:, i]) for i, kind in enumerate(kinds) if kind.kind in "iu"])
-    elif hasattr(value, "collect") or _counts_nulls(value):
+    elif hasattr(value, "collect") or counts_nulls(value):
         read = _of_arrow(name, value)
     try:
         array = np.asanyarray(read)
@@ -175,7 +175,7 @@ def _numbers(name: str, value: Any) -> tuple[Array, Array | None]:
     return array, np.broadcast_to(missing, array.shape) if missing.any() else None
 
 
-def _counts_nulls(value: Any) -> bool:
+def counts_nulls(value: Any) -> bool:
     """Whether this is a table, or a column, in Arrow's memory, as those of polars and pyarrow are."""
     parts = value.get_columns() if hasattr(value, "get_columns") else getattr(value, "columns", None)
     return any(hasattr(part, "null_count") for part in (value, *(parts if isinstance(parts, list) else [])))

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from pyrovae.errors import DataError
 from pyrovae.pair.arrays import as_tensor
-from pyrovae.pair.datasets import Items, by_argument, is_streamed
+from pyrovae.pair.datasets import Items, by_argument, is_batches, is_streamed
 from pyrovae.pair.parameters import dtype_of
 from pyrovae.pair.program import PairLike, arguments
+from pyrovae.pair.stored import Stored, loaded
 
 Batch = dict[str, Tensor]
 
@@ -30,7 +31,7 @@ def as_batch(
         pair: Model and guide.
         data: A mapping from arguments to arrays or tensors, in which None means that an argument is absent; or one array or
             tensor, which is the model's first argument; or a tuple of arrays, which are the arguments in their order; or a
-            map-style `Dataset`, or a `DataLoader` of one, all of whose rows are loaded.
+            map-style `Dataset`, or a `DataLoader` of one, or rows in files, all of which are loaded.
         dtypes: The dtype that floating-point arrays become, by argument; for arguments not named that of the pair's weights.
         transforms: Whether a transform follows, which may read other names, and add arguments that the data lack.
 
@@ -43,6 +44,13 @@ def as_batch(
     wanted = arguments(pair)
     if dtypes is None or not set(wanted) <= set(dtypes):
         dtypes = dict.fromkeys(wanted, dtype_of(pair)) | dict(dtypes or {})
+    if isinstance(data, Stored):
+        return loaded(data, lambda piece: as_batch(pair, piece, dtypes, transforms=transforms))
+    if is_batches(data):
+        raise DataError(
+            "Rows that come batch by batch are for pv.fit. Ask of one batch after the other here, as in "
+            "[pv.encode(fitted, batch) for batch in batches]."
+        )
     if is_streamed(data):
         data = by_argument(Items(data).load(), list(wanted), dtypes)
     given = dict(data) if isinstance(data, Mapping) else in_order_of_arguments(data, list(wanted))

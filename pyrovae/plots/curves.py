@@ -15,6 +15,13 @@ from torch import Tensor
 from pyrovae.errors import DataError, ShapeError
 from pyrovae.plots.style import PALETTE, STYLE, as_array, axes_of, readable_from
 
+CURVES = {
+    "elbo": "training",
+    "validation_elbo": "validation",
+    "relaxed_elbo": "relaxed",
+    "first_rows_elbo": "first rows",
+}
+
 
 @rc_context(STYLE)
 def training_curve(history: Sequence[Mapping[str, Any]], ax: Axes | None = None, units: str = "nats per row") -> Axes:
@@ -25,7 +32,8 @@ def training_curve(history: Sequence[Mapping[str, Any]], ax: Axes | None = None,
 
     Args:
         history: One mapping for each epoch, as in `Fit.history`, with the keys `epoch` and `elbo`, and optionally
-            `validation_elbo` and `kl_weight`.
+            `validation_elbo`, `relaxed_elbo`, `first_rows_elbo` (of rows that come batch by batch, to see their drift) and
+            `kl_weight`.
         ax: The axes to draw on; None makes a figure.
         units: The units of the ELBO, for the title.
 
@@ -44,7 +52,7 @@ def training_curve(history: Sequence[Mapping[str, Any]], ax: Axes | None = None,
     epochs = np.array([row["epoch"] for row in history], dtype=float)
     curves = {
         label: np.array([np.nan if row.get(key) is None else row[key] for row in history], dtype=float)
-        for key, label in (("elbo", "training"), ("validation_elbo", "validation"), ("relaxed_elbo", "relaxed"))
+        for key, label in CURVES.items()
     }
     if not np.isfinite(curves["training"]).any():
         raise DataError(

@@ -70,6 +70,12 @@ def stop_on_interrupt(*, terminate: bool = False) -> Iterator[Asked]:
             signal.raise_signal(signal.SIGTERM)
 
 
+def say(progress: bool | None, message: str) -> None:
+    """A line on stderr, unless nothing is to be shown."""
+    if progress is not False:
+        Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True)
+
+
 History = list[dict[str, float]]
 LINE_EVERY = 30.0  # seconds between two lines where there is no terminal
 NOTEBOOK_EVERY = 0.2  # seconds between two changes of the bar in a notebook

@@ -22,8 +22,9 @@ from pyrovae.pair.layout import Layout
 from pyrovae.pair.parameters import default_dtype, fork_rng, param_scope, seed_torch
 from pyrovae.pair.program import PairLike
 from pyrovae.pair.turns import turn
+from pyrovae.training.bind import FitData, bind
 from pyrovae.training.fit_options import Callback, FitOptions, OptimizerFactory
-from pyrovae.training.plan import FitData, Plan, bind, check, group, plan
+from pyrovae.training.plan import Plan, check, group, plan
 from pyrovae.training.schedules import Schedule
 from pyrovae.training.together import begin_together, begun, goes_on
 from pyrovae.training.trainer import Trainer
@@ -33,7 +34,7 @@ def fit(
     pair: PairLike,
     data: Any,
     *,
-    epochs: int,
+    epochs: int | None = None,
     batch_size: int | None = None,
     learning_rate: float = 1e-3,
     loss: Any = None,
@@ -52,7 +53,7 @@ def fit(
     checkpoint: str | Path | None = None,
     resume: bool = False,
     force: bool = False,
-    checkpoint_every: float = 30.0,
+    checkpoint_every: float | str = 30.0,
     seed: int | None = None,
     device: str | torch.device = "auto",
     engine: str = "auto",
@@ -61,6 +62,8 @@ def fit(
     progress: bool | None = None,
     info: Mapping[str, Any] | None = None,
     check_also: Any = None,
+    steps: int | None = None,
+    num_rows: int | None = None,
 ) -> Fit:
     """Fit a model/guide pair: maximise its ELBO by stochastic gradients, in place, and return it as a `Fit`.
 
@@ -85,10 +88,15 @@ def fit(
             arrays become the default dtype. All rows are moved to the device, except those of a map-style
             `torch.utils.data.Dataset`, or a `DataLoader` of one, which are loaded batch by batch while the device works;
             then only the first rows are checked beforehand. Questions take them, too, and load all rows. Data are never
-            changed.
+            changed. Or batches, one after the other: an iterator, perhaps without end, an iterable, a function that makes
+            one, or files that are larger than memory (`pyrovae.data.open`). See `steps` and `num_rows`.
         epochs: passes over the rows. 0 takes the weights as they are, as of a pair that is joined from fitted parts: everything
             is checked, and the `Fit` answers all questions.
-        batch_size: B, rows a step. By default 128, or all rows where there are fewer.
+        steps: in place of `epochs`, for rows that come batch by batch: how many batches the fit takes. An epoch is then 100
+            steps: so often the pair is measured and the history written, in which the ELBO is that of rows that the fit had not
+            seen before.
+        batch_size: B, rows a step. By default 128, or all rows where there are fewer; of batches that come, as many as the
+            first has. What is left of a batch goes into the next.
         learning_rate: of Adam, the default optimizer.
         loss: `pv.Trace_ELBO(...)` (the default), `pv.IWELBO(...)`, `pv.RWS(...)`, `pv.WakeSleep(...)`, Pyro's `Trace_ELBO`,
             `TraceEnum_ELBO` or `TraceMeanField_ELBO`, which are translated, or any function
@@ -128,12 +136,13 @@ def fit(
             rows that were weighted up, which a model of few labelled rows can overfit. The ELBO in the history counts each row
             once. The weight multiplies `objective_only` terms, such as alpha log q(y|x), too.
         callbacks: functions called with the `Fit` after each epoch; one that returns True stops the fit.
-        checkpoint: a new folder for the run. It is written every `checkpoint_every` seconds, at the end, on Ctrl-C, and when
-            the loss becomes NaN.
+        checkpoint: a new folder for the run. It is written every `checkpoint_every`, at the end, on Ctrl-C, and when the loss
+            becomes NaN.
         resume: go on with the run in `checkpoint`. A fit that was stopped and resumed equals an uninterrupted one bit for
-            bit.
+            bit. Batches must come from something that can be started again, which is then wound forward to where the fit was.
         force: replace the run in `checkpoint`.
-        checkpoint_every: seconds between two writes of the checkpoint.
+        checkpoint_every: seconds between two writes of the checkpoint, or a text: "10min", "2h", "500 steps". 0 writes it after
+            each epoch.
         engine: how a step is run: "eager", "traced", "compiled", or "graphed" (CUDA). By default ("auto") graphed on CUDA,
             on a CPU compiled from 5,000 steps on where there is a C++ compiler, else traced; but eager where a codebook follows
             its vectors (`pv.nets.VQ`), which cannot be traced. On a CPU all engines draw the same noise.
@@ -148,6 +157,9 @@ def fit(
         info: anything that is JSON, to be kept with the run.
         check_also: more rows, such as test rows, that are checked like the training rows before the first step, and not
             used otherwise.
+        num_rows: N, of rows that come batch by batch, where they do not say themselves how many they are: how many rows the
+            data stand for. It is needed where a site belongs to no row, or with a `penalty`; elsewhere the objective does
+            not depend on it.
 
     Returns:
         A `Fit`: the pair with its fitted parameters, the history (a dict an epoch), and the settings. All questions, such as
@@ -202,7 +214,7 @@ def train(fitted: Fit, chosen: Plan, rows: FitData, options: FitOptions) -> None
         identity = identity_of(fitted.settings, rows, options)
         begin_together(fitted, chosen.loss_tensors, identity)
     if options.checkpoint is None:
-        trainer.run(list(options.callbacks), None, options.checkpoint_every, options.progress)
+        trainer.run(list(options.callbacks), None, options.every, options.progress)
         _leave(fitted, chosen)
         return
     folder = Path(options.checkpoint)
@@ -213,10 +225,10 @@ def train(fitted: Fit, chosen: Plan, rows: FitData, options: FitOptions) -> None
         ranks.first(lambda: stack.enter_context(locked(folder)))
         identity = identity or identity_of(fitted.settings, rows, options)
         if options.resume:
-            trainer.resume(folder, identity)
+            trainer.resume(folder, identity, options.progress)
         else:
             trainer.begin(folder, identity)
-        trainer.run(list(options.callbacks), folder, options.checkpoint_every, options.progress)
+        trainer.run(list(options.callbacks), folder, options.every, options.progress)
         _leave(fitted, chosen)
         ranks.first(lambda: write_fit(folder, fitted))
 
@@ -238,4 +250,5 @@ def identity_of(settings: Mapping[str, Any], rows: FitData, options: FitOptions)
         del identity["keep_best"]
     if options.schedule is None:
         del identity["epochs"]  # without a schedule, a longer fit begins as a shorter one does
+        identity.pop("steps", None)
     return identity

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import operator
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from pyrovae.training.schedules import Schedule
 
 OptimizerFactory = Callable[[list[Tensor]], torch.optim.Optimizer]
 Callback = Callable[[Fit], bool | None]
+UNITS = {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0}  # in seconds
 ON_NAN = ("stop", "skip", "rollback")
 
 
@@ -28,7 +32,7 @@ ON_NAN = ("stop", "skip", "rollback")
 class FitOptions:
     """The options of `fit`, under the names and with the meaning that they have there, checked."""
 
-    epochs: int
+    epochs: int | None
     batch_size: int | None
     learning_rate: float
     loss: Any
@@ -47,7 +51,7 @@ class FitOptions:
     checkpoint: str | Path | None
     resume: bool
     force: bool
-    checkpoint_every: float
+    checkpoint_every: float | str
     seed: int | None
     device: str | torch.device
     engine: str
@@ -56,10 +60,15 @@ class FitOptions:
     progress: bool | None
     info: Mapping[str, Any] | None
     check_also: Any
+    steps: int | None
+    num_rows: int | None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "patience", "threads"):
+        for name in ("epochs", "batch_size", "patience", "threads", "steps", "num_rows"):
             setattr(self, name, whole_number(name, getattr(self, name), least=0 if name == "epochs" else 1))
+        if self.steps is not None and self.epochs is not None:
+            raise OptionError("The length of a fit is epochs=... or steps=..., and both were given: leave one out.")
+        self.every = Every.of(self.checkpoint_every)
         self.seed = None if self.seed is None else as_seed(self.seed)
         for name in ("clip_norm", "learning_rate"):
             number = getattr(self, name)
@@ -95,10 +104,40 @@ class FitOptions:
         return ranks.first(lambda: read_run(folder).get("settings", {}).get(setting))
 
 
+@dataclass(frozen=True)
+class Every:
+    """How often a checkpoint is written: after so many seconds, or after so many steps.
+
+    Example:
+        >>> from pyrovae.training.fit_options import Every
+        >>> Every.of("10min"), Every.of("500 steps")
+        (Every(seconds=600.0, steps=inf), Every(seconds=inf, steps=500))
+    """
+
+    seconds: float
+    steps: float
+
+    @classmethod
+    def of(cls, given: Any) -> Every:
+        """From a number of seconds, or a text such as "30s", "10min", "2h" or "500 steps". OptionError for anything else."""
+        found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([a-z]*)\s*", given.lower()) if isinstance(given, str) else None
+        number = float(found[1]) if found is not None else given
+        unit = found[2] if found is not None else "s"
+        if unit in ("step", "steps") and number >= 1 and float(number).is_integer():
+            return cls(math.inf, int(number))
+        real = isinstance(number, Real) and not isinstance(number, bool) and float(number) >= 0
+        if unit not in UNITS or not real:
+            raise OptionError(
+                "checkpoint_every must be a number of seconds, or a text such as '30s', '10min', '2h' or '500 steps', got "
+                f"{given!r}."
+            )
+        return cls(float(number) * UNITS[unit], math.inf)
+
+
 def whole_number(name: str, value: Any, least: int) -> int | None:
     """A whole number of at least so many as a Python int, or None where the option has a default."""
     try:
-        number = None if value is None and name != "epochs" else operator.index(value)
+        number = None if value is None else operator.index(value)
     except TypeError:
         number = -1
     if isinstance(value, bool) or (number is not None and number < least):

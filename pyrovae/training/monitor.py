@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.batching.chunks import chunks
+from pyrovae.batching.incoming import Incoming
 from pyrovae.batching.stream import Resident, Stream
 from pyrovae.engine import ranks
 from pyrovae.engine.tracing import TracedFunction
@@ -99,7 +100,7 @@ class Monitor:
     def __init__(
         self,
         fitted: Fit,
-        source: Resident | Stream,
+        source: Resident | Stream | Incoming,
         held_out: Batch | None,
         engine: str,
         draws: int | None = None,
@@ -127,8 +128,7 @@ class Monitor:
     def _measure(self) -> Measured:
         device, num_training = self.source.device, self.source.num_rows
         if self.rows is None:
-            order = torch.randperm(num_training, generator=torch.Generator().manual_seed(FIXED_NOISE_SEED))
-            self.rows = self.source.take(order[:MONITORED_ROWS])
+            self.rows = self.source.some(MONITORED_ROWS)
         seed_torch(FIXED_NOISE_SEED + ranks.rank())
         if not self.groups:
             counted: frozenset[str] = frozenset()

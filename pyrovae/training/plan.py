@@ -1,4 +1,4 @@
-"""From a pair and data to a plan: the data bound, split and grouped, the pair checked, the program of a step made.
+"""From a pair and its data to a plan: the rows grouped, the pair checked, the program of a step made.
 
 `fit` calls these functions one after the other. One group of rows is the ordinary case; where rows lack an optional
 argument there are several, each with its own share of every minibatch.
@@ -15,14 +15,13 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from pyrovae._launch import job
 from pyrovae.batching.batches import GroupedBatches, group_sizes, group_weights
 from pyrovae.batching.checks import check_rows
 from pyrovae.batching.chunks import TensorSizes, elements_per_row
-from pyrovae.batching.splits import Split
-from pyrovae.batching.stream import Resident, Stream
+from pyrovae.batching.incoming import Counted, Incoming
+from pyrovae.batching.transforms import Transform
 from pyrovae.engine import ranks
 from pyrovae.engine.adam import rate_of, set_model_apart
 from pyrovae.engine.compiled import choose_engine
@@ -38,7 +37,7 @@ from pyrovae.objectives.codes import warn_of_unused_codes
 from pyrovae.objectives.iwelbo import IWELBO
 from pyrovae.objectives.losses import as_loss, check_learns, loss_tensors, modules_of
 from pyrovae.objectives.wake_sleep import RWS
-from pyrovae.pair.batch import Batch, Group, as_batch, group_rows, num_rows, take_group, take_rows
+from pyrovae.pair.batch import Batch, Group, group_rows, num_rows, take_group, take_rows
 from pyrovae.pair.checks import (
     check_enumeration,
     check_fewer_rows,
@@ -47,11 +46,11 @@ from pyrovae.pair.checks import (
     log_densities,
     model_only,
 )
-from pyrovae.pair.datasets import is_streamed
 from pyrovae.pair.devices import indices_in_range
 from pyrovae.pair.layout import Layout, describe_run
-from pyrovae.pair.parameters import evaluating, every_module, find_device, fork_rng, named_tensors, place, trainable
+from pyrovae.pair.parameters import evaluating, every_module, fork_rng, named_tensors, place, trainable
 from pyrovae.pair.program import PairLike, arguments, run, sample_sites
+from pyrovae.training.bind import FitData
 from pyrovae.training.fit_options import FitOptions, OptimizerFactory
 from pyrovae.training.minibatch import GroupTerms, MinibatchLoss
 from pyrovae.training.not_finite import without_what_is_not_finite
@@ -59,65 +58,6 @@ from pyrovae.training.schedules import Schedule, Step, as_schedule, weights_at
 from pyrovae.training.together import check_shares
 
 Traces = tuple[Any, Any]  # of the model and of the guide
-
-
-# --- bind and split --------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class FitData:
-    """The data of a fit: training rows, validation rows, and other rows that are only checked."""
-
-    training: Resident | Stream
-    validation: Batch | None
-    checked: Batch | None
-    split: Split | None
-    batch_size: int
-    seed: int
-    device: torch.device
-    # floating-point operations of the largest product in a step, and in a full chunk of a question, once the pair has run
-    product: float = 0.0
-    chunk_product: float = 0.0
-
-    def place(self) -> None:
-        """Move everything to the device."""
-        self.training.place(self.device)
-        if self.validation is not None:
-            self.validation = {name: value.to(self.device) for name, value in self.validation.items()}
-
-
-def bind(pair: PairLike, data: Any, options: FitOptions) -> FitData:
-    """Bind data to the arguments of the model, and split off the validation rows."""
-    device, seed, batch_size = find_device(options.device), options.seed, options.batch_size
-    ranks.check_device(device)
-    if isinstance(data, DataLoader) and batch_size is None:
-        batch_size = getattr(data.batch_sampler, "batch_size", None)
-
-    transforms = options.transform is not None
-
-    def whole(rows: Any) -> Batch:
-        return as_batch(pair, rows, transforms=transforms)
-
-    training: Resident | Stream = (
-        Stream(pair, data, device, transforms=transforms)
-        if is_streamed(data)
-        else Resident(whole(data), torch.device("cpu"))
-    )
-    if seed is None:
-        seed = int(options.recorded("seed") or 0) if options.resume else ranks.agree(int(torch.randint(2**31, ())))
-    validation, split = None, None
-    if isinstance(options.validation, (int, float)):
-        share = float(options.validation)
-        split = Split(training.num_rows, test_fraction=0.0, validation_fraction=share, seed=seed)
-        validation, training = training.take(split.validation), training.subset(split.train)
-    elif options.validation is not None:
-        validation = whole(options.validation)
-    checked = None if options.check_also is None else whole(options.check_also)
-    rows = training.num_rows
-    batch_size = min(128, rows) if batch_size is None else batch_size
-    if batch_size > rows:
-        raise DataError(f"batch_size={batch_size} is larger than the {rows} training rows: use at most {rows}.")
-    return FitData(training, validation, checked, split, batch_size, seed, device)
 
 
 # --- group -----------------------------------------------------------------------------------------------------------
@@ -134,6 +74,7 @@ class TrainingGroup:
     rows: Tensor
     size: int
     weight: float
+    num_rows: int  # N_g, which is more than are known of where rows come batch by batch
 
     @property
     def key(self) -> str:
@@ -161,15 +102,20 @@ def group(pair: PairLike, data: FitData, options: FitOptions) -> list[TrainingGr
         if len(found) > 1 or len(found[0].names) < len(first):
             raise DataError(
                 "Rows of which some lack an argument (-1, or NaN) are grouped, which needs all of them at hand: pass arrays or "
-                "tensors in place of a Dataset or DataLoader."
+                "tensors in place of a Dataset, a DataLoader or batches."
             )
     sizes = [data.batch_size]
     optional = [name for name, parameter in arguments(pair).items() if parameter.default is None]
     weights = group_weights(found, optional, {} if options.group_weight is None else options.group_weight)
+    if isinstance(training, Incoming) and options.group_size:
+        raise OptionError("group_size chooses among rows at hand, and these come batch by batch: leave it out.")
     if len(found) > 1 or options.group_size:
         sizes = group_sizes(found, optional, data.batch_size, options.group_size or {})
+    if isinstance(training, Incoming):
+        return [TrainingGroup(found[0].names, found[0].rows, sizes[0], weights[0], training.num_rows)]
     rows = [one.rows for one in found] if training.rows is not None else [torch.arange(training.num_rows)]
-    return [TrainingGroup(one.names, *own) for one, own in zip(found, zip(rows, sizes, weights))]
+    own = zip(found, rows, sizes, weights)
+    return [TrainingGroup(one.names, index, size, weight, len(index)) for one, index, size, weight in own]
 
 
 # --- check -----------------------------------------------------------------------------------------------------------
@@ -228,6 +174,9 @@ def check(fitted: Fit, data: FitData, groups: Sequence[TrainingGroup], options: 
             for layout, traces in zip(layouts, runs):
                 _check_shared(layout, traces, objective)
         _check_weights(layouts, groups)
+        if isinstance(data.training, Incoming):
+            _check_total(data.training, layouts, options)
+            data.training.examine = functools.partial(_examine, fitted, options.transform)
     if isinstance(getattr(objective, "baseline", None), learned):
         # in training mode, in which relaxed draws have a gradient and need no baseline
         with undone([*named_tensors(pair, buffers=True).values()]):
@@ -298,6 +247,26 @@ def _check_weights(layouts: Sequence[Layout], groups: Sequence[TrainingGroup]) -
         )
 
 
+def _check_total(training: Incoming, layouts: Sequence[Layout], options: FitOptions) -> None:
+    """OptionError where something counts once for all rows, and nobody says how many these are."""
+    outside = [f"site {name!r} belongs to no row" for layout in layouts for name in layout.global_sites]
+    outside += ["the penalty counts once for all rows"] if options.penalty is not None else []
+    if outside and training.known is None:
+        raise OptionError(
+            f"{outside[0][0].upper()}{outside[0][1:]}, and how many rows the batches stand for is not known: give "
+            "num_rows=..., the number of rows against which it counts once."
+        )
+
+
+def _examine(fitted: Fit, transform: Transform | None, batch: Batch, numbers: Tensor) -> None:
+    """Check a batch of a fit under way as the first was checked."""
+    device = fitted.device
+    here = {name: value.to(device) for name, value in batch.items()}
+    with fitted.evaluation_mode(), fork_rng():
+        few = transform_once(fitted.pair, take_rows(here, slice(0, 2)), transform)
+        check_rows(fitted.pair, here, fitted.chunk_size(few), transform=transform, numbers=numbers)
+
+
 # --- plan ------------------------------------------------------------------------------------------------------------
 
 
@@ -308,7 +277,7 @@ class Plan:
     program: Program
     schedule: Schedule
     steps: Step
-    batches: GroupedBatches
+    batches: GroupedBatches | Counted
     engine: str
     threads: int
     relaxed: list[Any]  # the families whose draws carry a gradient at a temperature
@@ -333,7 +302,9 @@ def plan(
     of_loss = {name: t for name, t in loss_tensors(objective).items() if t.requires_grad}
     leaves |= of_loss
     largest = max(groups, key=lambda one: len(one.rows))
-    steps = Step(0, len(largest.rows) / largest.size, options.epochs * len(largest.rows) // largest.size)
+    steps = Step(0, len(largest.rows) / largest.size, data.epochs * len(largest.rows) // largest.size)
+    if data.steps is not None:
+        steps = Step(0, data.steps[1], int(data.steps[0]))
     weights, relaxed = weights_at(schedule, steps), relaxed_families(pair)
     if "temperature" in weights and not relaxed:
         raise OptionError(
@@ -345,7 +316,7 @@ def plan(
     if "model" in weights:
         set_model_apart(optimizer, list(model_only(pair, runs).values()))
     terms = {
-        one.key: GroupTerms(one.names, ranks.stands_for(len(one.rows), one.size), layout, one.weight)
+        one.key: GroupTerms(one.names, ranks.stands_for(one.num_rows, one.size), layout, one.weight)
         for one, layout in zip(groups, fitted.layouts)
     }
     program = Program(
@@ -379,13 +350,18 @@ def plan(
     if threads is None:
         threads = threads_for(data.product) if device.type == "cpu" else torch.get_num_threads()
     indices = {one.key: one.rows for one in groups}
-    batches = GroupedBatches(indices, {one.key: one.size for one in groups}, data.seed, device)
+    batches: GroupedBatches | Counted = (
+        GroupedBatches(indices, {one.key: one.size for one in groups}, data.seed, device)
+        if data.steps is None
+        else Counted(steps.total, steps.per_epoch)
+    )
     sizes = [one.size for one in groups]
     fitted.settings |= {
-        "epochs": options.epochs,
+        "epochs": data.epochs,
+        **({"steps": options.steps} if options.steps is not None else {}),
         "batch_size": sizes[0] if len(sizes) == 1 else data.batch_size,
         "seed": data.seed,
-        "num_rows": rows,
+        **({"num_rows": rows} if getattr(data.training, "known", rows) is not None else {}),
         "loss": to_spec(objective),
         "schedule": to_spec(options.schedule),
         "clip_norm": options.clip_norm,

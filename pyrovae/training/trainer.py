@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,21 +13,24 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyrovae.batching.incoming import Incoming
 from pyrovae.engine import ranks
 from pyrovae.engine.adam import MODEL_RATE, rate_of
 from pyrovae.engine.compiled import make_engine
 from pyrovae.engine.denormals import flushed_denormals
-from pyrovae.errors import CheckpointError, NotFiniteError, OptionError, PyrovaeError, shortened
+from pyrovae.errors import CheckpointError, NotFiniteError, OptionError, PyrovaeError
 from pyrovae.fitted import folder as store
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.optimizers import check_optimizer, finite_or_none, flatten_optimizer, unflatten_optimizer
 from pyrovae.fitted.spec import renamed
 from pyrovae.pair.parameters import every_module, fork_rng, lent, modules_remembered, named_tensors, seed_torch
-from pyrovae.training.console import progress_bar, stop_on_interrupt
-from pyrovae.training.fit_options import Callback
+from pyrovae.training.bind import FitData
+from pyrovae.training.console import progress_bar, say, stop_on_interrupt
+from pyrovae.training.fit_options import Callback, Every
 from pyrovae.training.monitor import NOTHING, Monitor
 from pyrovae.training.not_finite import MOST_REPEATED, explain
-from pyrovae.training.plan import FitData, Plan
+from pyrovae.training.notes import check_notes, with_baseline
+from pyrovae.training.plan import Plan
 from pyrovae.training.schedules import weights_at
 from pyrovae.training.together import LOCAL, resumable
 
@@ -74,15 +76,16 @@ class Trainer:
         self.on_nan = plan.on_nan
         self.rollbacks, self.damping = 0, 1.0  # returns to an earlier epoch, and what they left of the learning rate
         self.last_good: tuple[dict[str, Tensor], dict[str, Any]] | None = None
+        self._written = (time.monotonic(), 0)  # when the state was written, and at which step
 
     # the loop
 
-    def run(self, callbacks: list[Callback], folder: Path | None, every: float, progress: bool | None) -> None:
+    def run(self, callbacks: list[Callback], folder: Path | None, every: Every, progress: bool | None) -> None:
         history = self.fitted.history
         self.every_epoch |= bool(callbacks)  # which look at the history, and may change the pair
-        written = time.monotonic()
+        self._written = (time.monotonic(), self.step)
         self.last_good = self.state()
-        due = True
+        due, alone = True, ranks.world_size() == 1  # several write together, between epochs
         with (
             resumable(folder),
             nullcontext() if callbacks else modules_remembered(self.fitted.pair),  # callbacks may change them
@@ -99,6 +102,9 @@ class Trainer:
                     self._begin_epoch(due)
                 while len(self.batches) and not stop.before_step():
                     self._step()
+                    if folder is not None and alone and self._is_time(every) and self._read_elbos()[1] is None:
+                        self.seconds, began = self.seconds + time.monotonic() - began, time.monotonic()
+                        self._write_on_the_way(folder)
                 self.seconds += time.monotonic() - began
                 if stop.now():
                     self._interrupt(folder)
@@ -110,9 +116,8 @@ class Trainer:
                     self.fitted.stopped = "a callback stopped it"
                 if due:
                     self.last_good = self.state()
-                if folder is not None and ranks.agree(time.monotonic() - written > every):
+                if folder is not None and ranks.agree(self._is_time(every) or every.seconds == 0):
                     self._write_on_the_way(folder)
-                    written = time.monotonic()
         if self.engine.notes:
             self.fitted.settings["engine_notes"] = list(self.engine.notes)
         if folder is not None:
@@ -124,6 +129,11 @@ class Trainer:
                 for name, tensor in named_tensors(self.fitted.pair, buffers=True).items():
                     tensor.copy_(self.best[name])
             self.fitted.settings["best_epoch"] = self.best_epoch
+
+    def _is_time(self, every: Every) -> bool:
+        """Whether a checkpoint is to be written, also within an epoch, which may take hours."""
+        seconds, steps = time.monotonic() - self._written[0], self.step - self._written[1]
+        return (0 < every.seconds < seconds) or steps >= every.steps
 
     def _is_due(self) -> bool:
         """Whether the pair is looked at after this epoch: not after each of many short ones, whatever their number in all."""
@@ -200,6 +210,8 @@ class Trainer:
             if not math.isfinite(found.bound):
                 self._fail(folder, self.step, "the ELBO of the validation rows is")
                 return False
+        elif isinstance(self.source, Incoming) and math.isfinite(found.bound) and not self.relaxes:
+            row["first_rows_elbo"] = found.bound  # beside that of the rows that come, it shows whether these drift
         self.seconds += time.monotonic() - began
         last = weights_at(self.schedule, self.steps._replace(number=max(0, self.step - 1)))
         row["learning_rate"] = last["lr"] * self.damping if "lr" in last else rate_of(self.program.optimizer)
@@ -260,7 +272,7 @@ class Trainer:
 
     def _explain_here(self, step: int) -> str:
         """Where it came from, found by taking the steps from the last good epoch again."""
-        if step - self.step > MOST_REPEATED:
+        if step - self.step > MOST_REPEATED or not self.source.repeats:
             return ""
         try:
             with warnings.catch_warnings():
@@ -326,6 +338,7 @@ class Trainer:
             "optimizer": optimizer_notes,
             "identity": self.identity,
             **({"rollbacks": self.rollbacks, "damping": self.damping} if self.rollbacks else {}),
+            **({"taken": self.source.taken} if isinstance(self.source, Incoming) else {}),
         }
         return {name: tensor.detach().clone() for name, tensor in tensors.items()}, notes
 
@@ -365,12 +378,14 @@ class Trainer:
 
     def _write_on_the_way(self, folder: Path) -> None:
         """Write the state, and go on where that fails, as on a full disk: what is written last decides."""
+        self._written = (time.monotonic(), self.step)
         try:
             self.write(folder)
         except CheckpointError as error:
             warnings.warn(f"{error} The fit goes on, and is written again later.", stacklevel=2)
+        self._written = (time.monotonic(), self.step)
 
-    def resume(self, folder: Path, identity: dict[str, Any]) -> Path:
+    def resume(self, folder: Path, identity: dict[str, Any], progress: bool | None = False) -> Path:
         """Go on with the fit in a folder. CheckpointError when anything that shapes the fit is not as it was."""
         tensors, notes = ranks.first(lambda: store.read_state(folder))
         try:
@@ -379,6 +394,10 @@ class Trainer:
             raise
         except Exception as error:  # of a state without a checksum, nothing is certain
             raise CheckpointError(f"The state in {folder} is damaged ({error!r}): restore it, or fit again.") from error
+        if isinstance(self.source, Incoming):
+            taken = int(notes.get("taken", 0))
+            say(progress, f"The data are wound forward to batch {taken + 1}, where the fit was.")
+            self.source.wind(taken)
         return folder
 
     def _go_on(self, folder: Path, identity: dict[str, Any], tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
@@ -386,7 +405,7 @@ class Trainer:
         if notes["identity"].get("device") != identity.get("device"):
             free.add("engine")  # each device has its own
         before = renamed(notes["identity"])  # another version may have written it
-        before["loss"] = _with_baseline(before.get("loss"), identity["loss"])
+        before["loss"] = with_baseline(before.get("loss"), identity["loss"])
         differing = [k for k in identity if k not in free and before.get(k) != identity[k]]
         if differing:
             was, now = notes["identity"].get(differing[0]), identity[differing[0]]
@@ -395,7 +414,7 @@ class Trainer:
                 "resume with the same data and settings, or start in another folder."
             )
         self.identity = identity
-        _check_notes(notes)
+        check_notes(notes)
         state = {n.removeprefix("optimizer/"): t for n, t in tensors.items() if n.startswith("optimizer/")}
         check_optimizer(self.program.optimizer, state, notes["optimizer"])
         number = ranks.rank()
@@ -405,33 +424,3 @@ class Trainer:
             seed_torch(ranks.own_seed(self.fitted.settings["seed"], self.step))
         if self.in_epoch and not len(self.batches) and not self.epoch_elbos:
             raise ValueError("an epoch is under way that has no steps")
-
-
-def _check_notes(notes: Mapping[str, Any]) -> None:
-    """TypeError unless the notes of a state are of the types that `Trainer.state` writes."""
-    wanted: dict[str, Any] = {"step": int, "in_epoch": bool, "seconds": int | float, "best_elbo": int | float | None}
-    wanted |= {"best_epoch": int, "history": list, "rollbacks": int, "damping": int | float}
-    later = {"rollbacks": 0, "damping": 1.0}
-    for name, kind in wanted.items():
-        value = notes[name] if name not in later else notes.get(name, later[name])
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise TypeError(f"{name} is {shortened(repr(value))}")
-    last = 0
-    for row in notes["history"]:
-        if not isinstance(row, dict) or not all(type(value) in (int, float) for value in row.values()):
-            raise TypeError("its history is no table of numbers")
-        if "elbo" not in row or "seconds" not in row or row.get("epoch") != last + 1:
-            raise TypeError("its history is not one of epochs")
-        last += 1
-    if not (0 <= notes["step"] < 2**53 and 0 <= notes["best_epoch"] <= last and 0 < notes.get("damping", 1.0) <= 1):
-        raise TypeError("its counts of steps and epochs cannot be")
-
-
-def _with_baseline(before: Any, now: Any) -> Any:
-    """The loss of a state; of a version that knew no baseline, with that of today's loss, unless it has learned something."""
-    if not (isinstance(before, dict) and isinstance(now, dict)):
-        return before
-    known, chosen = before.get("args", {}), now.get("args", {}).get("baseline", ...)
-    if "baseline" in known or not (chosen is None or chosen == "leave_one_out"):
-        return before
-    return {**before, "args": {**known, "baseline": chosen}}

@@ -24,9 +24,10 @@ from pyrovae.fitted.fitted import Fit
 from pyrovae.pair.layout import Layout
 from pyrovae.pair.parameters import param_scope
 from pyrovae.training import together
+from pyrovae.training.bind import bind
 from pyrovae.training.fit_options import FitOptions
 from pyrovae.training.monitor import Monitor
-from pyrovae.training.plan import Plan, bind, check, group, plan
+from pyrovae.training.plan import Plan, check, group, plan
 
 HOW: dict[str, Any] = {"batch_size": 20, "device": "cpu", "progress": False, "engine": "eager"}
 

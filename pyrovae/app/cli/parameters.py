@@ -164,6 +164,14 @@ Others = Annotated[
     list[Path] | None,
     typer.Option("--with", metavar="RUN", help="Folder of a run to compare it with; may be given several times."),
 ]
+AllRows = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[TABLE]",
+        help="A .csv or .parquet file of any size with the columns of the run, which is read block by block.",
+        show_default=False,
+    ),
+]
 NewRows = Annotated[
     str, typer.Argument(metavar="TABLE", help="A file with the columns of the run, or a name.", show_default=False)
 ]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pyrovae.app import comparisons, pictures, scores
     from pyrovae.app import rows as row_values
     from pyrovae.app.cli import files
+    from pyrovae.app.jobs import blocks as asking
     from pyrovae.app.jobs import check as checking
     from pyrovae.app.jobs import impute as filling
     from pyrovae.app.jobs import outliers as finding
@@ -31,6 +32,7 @@ else:  # so that help, names and mistakes need not wait for torch
     row_values = Lazily("pyrovae.app.rows")
     scores = Lazily("pyrovae.app.scores")
     files = Lazily("pyrovae.app.cli.files")
+    asking = Lazily("pyrovae.app.jobs.blocks")
     checking = Lazily("pyrovae.app.jobs.check")
     finding = Lazily("pyrovae.app.jobs.outliers")
     filling = Lazily("pyrovae.app.jobs.impute")
@@ -68,6 +70,7 @@ def compare(
 @app.command()
 def evaluate(
     run: take.RunFolder,
+    source: take.AllRows = None,
     num_samples: take.Samples = OPTIONS["num_samples"].default,
     num_rows: take.NumRows = None,
     proposal: take.ProposalOfRun = None,
@@ -79,11 +82,26 @@ def evaluate(
     to: take.Out = None,
     force: take.Force = False,
 ) -> None:
-    """Print the table of a run again, from its test rows; --out writes the values of each row as CSV."""
-    if to is not None:
-        files.check_file(to, force, (".csv",))
+    """Print the table of a run again, from its test rows; --out writes the values of each row as CSV.
+
+    Of a TABLE: log p(x) of all its rows, written block by block. A job that was stopped goes on where it was.
+    """
+    path = to or (None if source is None else run / "scores.csv")
+    if path is not None:
+        files.check_file(path, force or to is None, (".csv",) if source is None else (".csv", ".parquet"))
     refuse_no_run(run)
+    scores.check_draws(num_samples, num_rows)
     opened = opened_run(run, data, data_root, device, threads, trust)
+    if source is not None and path is not None:
+        if num_rows is not None:
+            raise OptionError("--rows is for the run's own test rows; of a table all rows are evaluated. Leave it out.")
+        how: dict[str, Any] = {"num_samples": num_samples, "proposal": proposal or opened.options.proposal}
+        told = asking.evaluate_table(opened, source, path, force=force, say=tables.inform_line, **how)
+        names = {f"log {opened.model.probability}": "log_likelihood", "ELBO": "elbo"}
+        said = [f"{what} {told[name]:.2f} ± {told[f'{name}_se']:.2f}" for what, name in names.items()]
+        tables.answer(f"{', '.join(said)} nats per row")
+        tables.answer_line(f"{told['rows']:.0f} rows: {path}")
+        return
     results, found = scores.evaluate(opened, num_samples, num_rows, proposal or opened.options.proposal)
     if to is not None:
         files.write_scores(to, found, opened.rows)
@@ -289,6 +307,7 @@ def reconstruct(
 @app.command()
 def encode(
     run: take.RunFolder,
+    source: take.AllRows = None,
     to: take.Out = None,
     data: take.RunData = None,
     data_root: take.DataRoot = None,
@@ -297,11 +316,18 @@ def encode(
     trust: take.Trust = False,
     force: take.Force = False,
 ) -> None:
-    """Write the posterior mean E[z | x] of every row, in the order of the data: CSV, with labels, or .npy by --out."""
+    """Write the posterior mean E[z | x] of every row, in the order of the data: CSV, with labels, or .npy by --out.
+
+    Of a TABLE in place of the run's data: .csv or .parquet, block by block. A job that was stopped goes on where it was.
+    """
     refuse_no_run(run)
     opened = opened_run(run, data, data_root, device, threads, trust)
     path = to or run / "codes.csv"
-    files.check_file(path, force or to is None, (".csv", ".npy"))
+    files.check_file(path, force or to is None, (".csv", ".npy") if source is None else (".csv", ".parquet"))
+    if source is not None:
+        total = asking.encode_table(opened, source, path, force=force, say=tables.inform_line)
+        tables.answer_line(f"{total} rows: {path}")
+        return
     codes = pictures.all_codes(opened).cpu()
     files.write_codes(path, codes, opened)
     tables.answer_line(f"{len(codes)} rows: {path}")

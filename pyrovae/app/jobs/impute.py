@@ -65,12 +65,9 @@ def fill_in(
         raise OptionError(f"--draws must be 0 or more, got {draws}.")
     path = Path(source).expanduser()
     frame, form = read_frame(path, header)
-    names, x = _rows_of(run, frame)
-    known = run.rows.given
-    given = known.argument(known.schema.encode(frame)) if isinstance(known, Given) else {}
-    found = impute(
-        run.fitted, {"x": x, **given}, max(draws, 1), num_particles=num_samples, proposal=proposal, seed=seed
-    )
+    names = rows_of(run, frame)[0]
+    batch = batch_of(run, frame)
+    found = impute(run.fitted, batch, max(draws, 1), num_particles=num_samples, proposal=proposal, seed=seed)
     completed = found.mean[None] if draws == 0 else found.draws
     texts = None if path.suffix.lower() in PACKAGES else read_text(path, form, list(frame.columns), frame)
     gaps = frame.isna()
@@ -86,13 +83,20 @@ def fill_in(
     return Filled(tuple(tables), sum(by_column.values()), by_column, left, separator, form.decimal, form.named)
 
 
-def _rows_of(run: Run, frame: pd.DataFrame) -> tuple[tuple[str, ...], Tensor]:
+def batch_of(run: Run, frame: pd.DataFrame) -> dict[str, Tensor]:
+    """The rows of a table as the arguments of a run's model, with the columns that it is given."""
+    known = run.rows.given
+    given = known.argument(known.schema.encode(frame)) if isinstance(known, Given) else {}
+    return {"x": rows_of(run, frame)[1], **given}
+
+
+def rows_of(run: Run, frame: pd.DataFrame) -> tuple[tuple[str, ...], Tensor]:
     """The columns of a run in a table, and its rows as the run's model takes them."""
     rows, schema = run.rows, run.rows.schema
     if rows.argument == CONDITION and not isinstance(rows.given, Given):
         what = "class" if rows.given is None else "caption"
         raise OptionError(
-            f"The run's model is given the {what} of each row: in Python, pv.impute takes it beside the rows."
+            f"The run's model is given the {what} of each row: in Python, pv.impute and others take it beside the rows."
         )
     if schema is not None:
         names, values = schema.names, schema.encode(frame)
