@@ -25,8 +25,8 @@ from pyrovae.training import schedules
 from pyrovae.training.fit import fit
 
 CONV_FROM = 16  # pixels a side from which convolutions are better than a perceptron
-WORK = 5e12  # floating-point operations of a fit by default: a minute or two on two cores
-STEPS = (300, 2000)  # the fewest and the most steps by default
+WORK = 5e11  # floating-point operations of a fit by default
+STEPS = (100, 300)  # the fewest and the most steps by default
 
 
 def decide_labelling(options: Options, job: Job) -> Options:
@@ -36,7 +36,7 @@ def decide_labelling(options: Options, job: Job) -> Options:
     - Images of 16 x 16 pixels or more get convolutions and 50 latent dimensions, other rows neither and 10.
     - alpha, the weight of the classifier's own loss, is 0.6 D for rows of D numbers, and at least 50: the more numbers a row
       has, the further apart are log p(x | y) of two classes, and the labels must count against that.
-    - As many steps as make 5e12 floating-point operations, from 300 to 2,000.
+    - As many steps as make 5e11 floating-point operations, from 100 to 300: few labels do not need more.
 
     Raises:
         OptionError: a value is impossible.
