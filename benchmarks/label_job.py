@@ -6,13 +6,13 @@
     python benchmarks/label_job.py report
 
 `sets`: the rows of each set, of which few keep their label: one of each class at random, and the others at random. Ours is the
-function that `pyrovae label` calls, with its default settings, on files as a user has them. The rivals are scikit-learn's, on
-pixels in [0, 1] or standardised columns, with settings chosen by three-fold cross-validation on the few labels: once by
-accuracy, which gives the accuracy, and once by log-loss, which gives the log-loss and the calibration error. Only
-SelfTrainingClassifier has its SVC's settings and its own default threshold. All are judged on the rows without a label; the
-expected calibration error has ten bins of equal width. MNIST and Fashion-MNIST are 1,500 of their training images, letters
-1,000 rows, each by seed 0. DIR of `--data-root` holds MNIST/raw, FashionMNIST/raw, and tabular/yeast.data and
-tabular/wdbc.data; DIR of `--tables` the file letter-recognition.data of UCI.
+function that `pyrovae label` calls, with its default settings, on files as a user has them; beside it is the part of its
+answer that needs no model. The rivals are scikit-learn's, on pixels in [0, 1] or standardised columns, with settings chosen by
+three-fold cross-validation on the few labels: once by accuracy, which gives the accuracy, and once by log-loss, which gives
+the log-loss and the calibration error. Only SelfTrainingClassifier has its SVC's settings and its own default threshold. All
+are judged on the rows without a label; the expected calibration error has ten bins of equal width. MNIST and Fashion-MNIST are
+1,500 of their training images, letters 1,000 rows, each by seed 0. DIR of `--data-root` holds MNIST/raw, FashionMNIST/raw, and
+tabular/yeast.data and tabular/wdbc.data; DIR of `--tables` the file letter-recognition.data of UCI.
 
 `active`: digits, 20 labels, then 10 more at a time up to 80, those that `pyrovae label` ranks first, those with the smallest
 margin between its two most probable classes, or at random. `mnist`: the images of `sets` with 100 labels, then the 50 that are
@@ -32,6 +32,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +47,13 @@ from sklearn.svm import SVC
 
 import pyrovae as pv
 from pyrovae import plots
-from pyrovae.app.jobs.label import label_rows, read_job
+from pyrovae.app.jobs.label import Job, label_rows, read_job
+from pyrovae.app.jobs.label.neighbors import Neighbors
 from pyrovae.app.options import Options
 
 RESULTS = Path(__file__).parent / "results" / "label-job-cpu.json"
-OURS, FOLDS = "pyrovae label", 3
+OURS, WITHOUT = "pyrovae label", "its similar rows, without the model"
+FOLDS = 3
 FIRST, STEP, LAST = 20, 10, 80  # labels of `active`
 LEAST = 1e-6  # a probability in a log-loss
 
@@ -95,9 +98,7 @@ SETS: dict[str, Few] = {
     "wine": Few(lambda options: load_wine(return_X_y=True), 20),
     "breast cancer": Few(lambda options: table(options.data_root / "tabular" / "wdbc.data", 1, (0,)), 20),
     "yeast": Few(lambda options: table(options.data_root / "tabular" / "yeast.data", -1, (0,), sep=r"\s+"), 200),
-    "letters": Few(
-        lambda options: some(*table(options.tables / "letter-recognition.data", 0), 1000), 200
-    ),
+    "letters": Few(lambda options: some(*table(options.tables / "letter-recognition.data", 0), 1000), 200),
     "digits": Few(lambda options: load_digits(return_X_y=True), 50, 16.0),
     "MNIST": Few(partial(idx, name="MNIST"), 100, 255.0),
     "Fashion-MNIST": Few(partial(idx, name="FashionMNIST"), 100, 255.0),
@@ -129,29 +130,39 @@ def judged(p: Array, y: Array) -> dict[str, float]:
 # --- ours
 
 
-class Job:
+class Ours:
     """`pyrovae label` for rows of which labels become known: the files that it is given, and its run folder."""
 
-    def __init__(self, name: str, x: Array, y: Array, folder: Path) -> None:
-        self.name, self.x, self.y, self.folder = name, x, y, folder
+    def __init__(self, name: str, x: Array, folder: Path) -> None:
+        self.name, self.x, self.folder = name, x, folder
+
+    def read(self, few: Array) -> Job:
+        """The job, read from files as a user has them."""
+        known, labels = np.flatnonzero(few >= 0), self.folder / "known.csv"
+        pd.DataFrame({"row": known, "label": [f"{c:02d}" for c in few[known]]}).to_csv(labels, index=False)
+        if self.name == "digits":
+            return read_job("digits", labels)
+        if self.x.ndim > 2:
+            source = self.folder / "rows.npz"
+            np.savez(source, x=self.x)
+        else:
+            source = self.folder / "rows.csv"
+            columns = [f"c{number}" for number in range(self.x.shape[1])]
+            pd.DataFrame(self.x, columns=columns).to_csv(source, index=False)
+        return read_job(str(source), labels)
 
     def __call__(self, few: Array, seed: int, **given: Any) -> tuple[Array, pd.DataFrame]:
         """The probabilities of all rows, `(N, C)`, and the table that is written."""
-        known = np.flatnonzero(few >= 0)
-        labels = self.folder / "known.csv"
-        pd.DataFrame({"row": known, "label": [f"{c:02d}" for c in few[known]]}).to_csv(labels, index=False)
-        source = self.folder / ("rows.npz" if self.x.ndim > 2 else "rows.csv")
-        if self.name == "digits":
-            job = read_job("digits", labels)
-        else:
-            if self.x.ndim > 2:
-                np.savez(source, x=self.x)
-            else:
-                columns = [f"c{number}" for number in range(self.x.shape[1])]
-                pd.DataFrame(self.x, columns=columns).to_csv(source, index=False)
-            job = read_job(str(source), labels)
-        answer = label_rows(job, Options.of("label", seed=seed, **given), self.folder / "run", progress=False, threads=1)
+        options = Options.of("label", seed=seed, **given)
+        answer = label_rows(self.read(few), options, self.folder / "run", progress=False, threads=1)
         return answer.probabilities.numpy(), answer.table
+
+    def without_model(self, few: Array, seed: int) -> tuple[Array, None]:
+        """The probabilities by similar rows, which are a part of the answer."""
+        job = self.read(few)
+        found = Neighbors(job, Options.of("label").neighbors).spread(job.labels.y)
+        assert found is not None
+        return found.numpy(), None
 
 
 # --- scikit-learn
@@ -214,7 +225,9 @@ def rivals(x: Array, few: Array, num_classes: int) -> Iterator[tuple[str, dict[s
         found = {s: fitted(settings[s], x, few, num_classes) for s in {by_accuracy, by_score}}
         yield name, {"by_accuracy": by_accuracy, "by_log_loss": by_score}, found[by_accuracy], found[by_score]
         if name == "SVC":
-            taught = {by: fitted(lambda m=make: SelfTrainingClassifier(m()), x, few, num_classes) for by, make in best.items()}
+            taught = {
+                by: fitted(lambda m=make: SelfTrainingClassifier(m()), x, few, num_classes) for by, make in best.items()
+            }
             yield "SelfTrainingClassifier(SVC)", {}, taught["accuracy"], taught["score"]
 
 
@@ -222,33 +235,36 @@ def rivals(x: Array, few: Array, num_classes: int) -> Iterator[tuple[str, dict[s
 
 
 def sets(options: argparse.Namespace) -> None:
-    for seed in range(options.draws):
-        for name, few_of in SETS.items():
-            if options.only and name not in options.only.split(","):
-                continue
-            x, y = few_of.load(options)
-            few, num = draw(y, few_of.labels, seed), int(y.max()) + 1
-            unknown = few < 0
-            if not done("sets", name, OURS, seed):
-                with tempfile.TemporaryDirectory() as folder:
-                    start = time.process_time()
-                    p, _ = Job(name, x, y, Path(folder))(few, seed)
-                    seconds = time.process_time() - start
-                keep(judged(p[unknown], y[unknown]) | {"cpu_seconds": seconds}, "sets", name, OURS, seed)
-            if done("sets", name, "LabelSpreading, RBF", seed):
-                continue
-            rows = x.reshape(len(x), -1).astype(float)
-            if few_of.divisor is None:
-                rows = (rows - rows.mean(0)) / np.maximum(rows.std(0), 1e-8)
-            else:
-                rows = rows / few_of.divisor
-            start = time.process_time()
-            for method, chosen, by_accuracy, by_score in rivals(rows, few, num):
-                now = time.process_time()
-                entry: dict[str, Any] = judged(by_score[unknown], y[unknown]) | {"chosen": chosen}
-                entry["accuracy"] = judged(by_accuracy[unknown], y[unknown])["accuracy"]
-                keep(entry | {"cpu_seconds": now - start}, "sets", name, method, seed)
-                start = now
+    for work in (of_rivals, partial(of_ours, method=WITHOUT), partial(of_ours, method=OURS)):
+        for seed in range(options.draws):
+            for name, few_of in SETS.items():
+                if not options.only or name in options.only.split(","):
+                    x, y = few_of.load(options)
+                    work(name, x, y, draw(y, few_of.labels, seed), seed)
+
+
+def of_ours(name: str, x: Array, y: Array, few: Array, seed: int, method: str) -> None:
+    if done("sets", name, method, seed):
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        ours, start = Ours(name, x, Path(folder)), time.process_time()
+        p, _ = ours(few, seed) if method == OURS else ours.without_model(few, seed)
+        seconds = time.process_time() - start
+    keep(judged(p[few < 0], y[few < 0]) | {"cpu_seconds": seconds}, "sets", name, method, seed)
+
+
+def of_rivals(name: str, x: Array, y: Array, few: Array, seed: int) -> None:
+    if done("sets", name, "LabelSpreading, RBF", seed):
+        return
+    rows, divisor = x.reshape(len(x), -1).astype(float), SETS[name].divisor
+    rows = rows / divisor if divisor else (rows - rows.mean(0)) / np.maximum(rows.std(0), 1e-8)
+    start = time.process_time()
+    for method, chosen, by_accuracy, by_score in rivals(rows, few, int(y.max()) + 1):
+        now = time.process_time()
+        entry: dict[str, Any] = judged(by_score[few < 0], y[few < 0]) | {"chosen": chosen}
+        entry["accuracy"] = judged(by_accuracy[few < 0], y[few < 0])["accuracy"]
+        keep(entry | {"cpu_seconds": now - start}, "sets", name, method, seed)
+        start = now
 
 
 def choose(how: str, p: Array, listed: pd.DataFrame, few: Array, rng: np.random.RandomState, num: int) -> Array:
@@ -271,7 +287,7 @@ def active(options: argparse.Namespace) -> None:
             few, rng = draw(y, FIRST, seed), np.random.RandomState(seed + 1000)
             found = {}
             with tempfile.TemporaryDirectory() as folder:
-                job = Job("digits", x, y, Path(folder))
+                job = Ours("digits", x, Path(folder))
                 for number in range(FIRST, LAST + 1, STEP):
                     p, listed = job(few, seed, holdout=0.0)
                     found[str(number)] = judged(p[few < 0], y[few < 0])
@@ -287,7 +303,7 @@ def mnist(options: argparse.Namespace) -> None:
             continue
         few, found = draw(y, 100, seed), {}
         with tempfile.TemporaryDirectory() as folder:
-            job = Job("MNIST", x, y, Path(folder))
+            job = Ours("MNIST", x, Path(folder))
             for number in (100, 150):
                 start = time.process_time()
                 p, listed = job(few, seed)
@@ -334,11 +350,14 @@ def report(options: argparse.Namespace) -> None:
                 mean, error = mean_and_error([runs[seed][key] for seed in seeds])
                 said.append(f"{mean:.3f} ± {error:.3f}")
             print(f"  {method:28}", *said)
-        for key, sign in (("accuracy", -1), ("log_loss", 1)):
-            others = {m: sign * float(np.mean([methods[m][s][key] for s in seeds])) for m in methods if m != OURS}
+        ours_of = [method for method in (OURS, WITHOUT) if method in methods]
+        for ours, (key, sign) in product(ours_of, (("accuracy", -1), ("log_loss", 1))):
+            others = {
+                m: sign * float(np.mean([methods[m][s][key] for s in seeds])) for m in methods if m not in ours_of
+            }
             best = min(others, key=others.__getitem__)
-            mean, error = mean_and_error([methods[OURS][seed][key] - methods[best][seed][key] for seed in seeds])
-            print(f"  {key}: {mean:+.3f} ± {error:.3f} from {best}")
+            mean, error = mean_and_error([methods[ours][seed][key] - methods[best][seed][key] for seed in seeds])
+            print(f"  {ours}, {key}: {mean:+.3f} ± {error:.3f} from {best}")
     for how, runs in found.get("active", {}).get("digits", {}).items():
         for number in next(iter(runs.values())):
             mean, error = mean_and_error([run[number]["accuracy"] for run in runs.values()])

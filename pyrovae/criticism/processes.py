@@ -36,7 +36,7 @@ class LabelProcess:
     Like a `LabelField` this sees rows and labels only, and no model. The rows may also be codes, as of `encode`.
 
     Args:
-        x: Rows, `(N, *event)`, in units in which a Euclidean distance has a meaning, such as standardised columns, without gaps.
+        x: Rows, `(N, *event)`, without gaps, in units in which a Euclidean distance has a meaning, as of standardised columns.
         y: Their class numbers, `(N,)`, from 0, and -1 where unknown. Of more than 500 labels, 500 are used, of all classes
             in turn.
         num_classes: C; by default the largest class number plus 1.
@@ -124,10 +124,10 @@ class LabelProcess:
 
 
 def pooled_labels(field: LabelField, process: LabelProcess) -> Tensor:
-    """`p(y | x)` of the rows of a field and a process, `(N, C)`: a geometric mean with weights by the labels that both held out.
+    """`p(y | x)` of the rows of a field and a process, `(N, C)`: a geometric mean with weights by labels that both held out.
 
-    Before any label is held out both count alike; each 10 nats by which the log score of all these labels is better for one of
-    them change the odds of its weight by e.
+    Where no label is held out, both count alike. Each 10 nats by which the log score of these labels is better for one of them
+    multiply the odds of its weight by e.
     """
     gain = (process.score - field.score) * process.num_held_out
     share = 1 / (1 + math.exp(-max(-500.0, min(500.0, gain / CAUTION)))) if math.isfinite(gain) else 0.5
