@@ -225,10 +225,12 @@ def rivals(x: Array, few: Array, num_classes: int) -> Iterator[tuple[str, dict[s
         found = {s: fitted(settings[s], x, few, num_classes) for s in {by_accuracy, by_score}}
         yield name, {"by_accuracy": by_accuracy, "by_log_loss": by_score}, found[by_accuracy], found[by_score]
         if name == "SVC":
-            taught = {
-                by: fitted(lambda m=make: SelfTrainingClassifier(m()), x, few, num_classes) for by, make in best.items()
-            }
+            taught = {by: fitted(partial(self_training, make), x, few, num_classes) for by, make in best.items()}
             yield "SelfTrainingClassifier(SVC)", {}, taught["accuracy"], taught["score"]
+
+
+def self_training(make: Callable[[], Any]) -> SelfTrainingClassifier:
+    return SelfTrainingClassifier(make())
 
 
 # --- what is done
@@ -373,7 +375,7 @@ def picture(found: dict[str, Any]) -> None:
     for how, runs in found.items():
         numbers = [int(number) for number in next(iter(runs.values()))]
         points = [mean_and_error([run[str(n)]["accuracy"] for run in runs.values()]) for n in numbers]
-        axes.errorbar(numbers, *zip(*points, strict=True), capsize=2, label=how)
+        axes.errorbar(numbers, [mean for mean, _ in points], [error for _, error in points], capsize=2, label=how)
     axes.set_xlabel("labels")
     axes.set_ylabel("accuracy on the other digits")
     axes.legend(frameon=False)

@@ -19,9 +19,10 @@ LINEAR = (3.0, 10.0, 30.0, 100.0, 300.0)  # prior variances of f at a row of mea
 WIDTHS, GAUSSIAN = (0.3, 1.0, 3.0), (10.0, 100.0)  # of the Gaussian kernel, see `_kernels`, and its variances
 OFFSET = 10.0  # prior variance of what is added to a class everywhere
 MOST_LABELS = 500  # beyond which some of the labelled rows are left out: the work is cubic
+MOST_VALUES = 4_000_000  # of a kernel, in memory at once
 JITTER = 1e-6
 CAUTION = 10.0  # nats by which the log score of held-out labels must differ, for odds of e in the weights of a pool
-ITERATIONS = 60
+ITERATIONS = 100
 
 
 class LabelProcess:
@@ -77,14 +78,14 @@ class LabelProcess:
         self.origin = rows.mean(0)
         self.size = (rows - self.origin).square().sum(1).mean().clamp_min(torch.finfo(torch.float64).tiny).sqrt()
         self.x = (rows - self.origin) / self.size  # squares have mean 1
-        self._learn(y.detach().cpu())
+        self._learn(y.detach().cpu().long())
 
     def relabelled(self, y: Tensor) -> LabelProcess:
         """The process of the same rows and classes with other labels `(N,)`."""
         y = torch.as_tensor(y)
         checked_labels(y, len(self.x), self.num_classes, "process")
         other = copy(self)
-        other._learn(y.detach().cpu())
+        other._learn(y.detach().cpu().long())
         return other
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -95,6 +96,9 @@ class LabelProcess:
         return self._predicted((rows - self.origin) / self.size)
 
     def _predicted(self, rows: Tensor) -> Tensor:
+        return torch.cat([self._mixed(part) for part in rows.split(max(1, MOST_VALUES // len(self.seen)))])
+
+    def _mixed(self, rows: Tensor) -> Tensor:
         kernels = _kernels(rows, self.seen)
         parts = [weight * (k @ a + b).softmax(-1) for weight, k, (a, b) in zip(self.weights, kernels, self.functions)]
         return torch.stack(parts).sum(0)
