@@ -87,7 +87,6 @@ def some(x: Array, y: Array, num: int) -> Rows:
 
 def table(path: Path, label: int, skip: tuple[int, ...] = (), sep: str = ",") -> Rows:
     read = pd.read_csv(path, sep=sep, header=None)
-    read = read[pd.to_numeric(read.iloc[:, -2], errors="coerce").notna()]  # without a line of names
     y = pd.factorize(read.iloc[:, label], sort=True)[0]
     columns = [c for c in range(read.shape[1]) if c not in (label % read.shape[1], *skip)]
     return read.iloc[:, columns].to_numpy(float), y

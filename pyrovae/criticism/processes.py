@@ -22,7 +22,7 @@ MOST_LABELS = 500  # beyond which some of the labelled rows are left out: the wo
 MOST_VALUES = 4_000_000  # of a kernel, in memory at once
 JITTER = 1e-6
 CAUTION = 10.0  # nats by which the log score of held-out labels must differ, for odds of e in the weights of a pool
-ITERATIONS = 100
+ITERATIONS, HISTORY = 100, 20  # of L-BFGS
 
 
 class LabelProcess:
@@ -181,7 +181,7 @@ def _fitted(kernel: Tensor, one_hot: Tensor, out: Tensor) -> tuple[Tensor, Tenso
     wanted = one_hot * ~out[..., None]
     with torch.enable_grad():
         u, b = (torch.zeros(len(out), size, classes, dtype=kernel.dtype, requires_grad=True) for size in (num, 1))
-        optimizer = torch.optim.LBFGS([u, b], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
+        optimizer = torch.optim.LBFGS([u, b], max_iter=ITERATIONS, history_size=HISTORY, line_search_fn="strong_wolfe")
 
         def loss() -> float:
             optimizer.zero_grad()

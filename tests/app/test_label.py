@@ -622,6 +622,8 @@ def test_a_costly_step_means_fewer() -> None:
     small, large = (a_job(torch.rand(8, side**2), ["a", "b"] * 2 + [""] * 4, (side, side)) for side in (28, 128))
     few, many = (labelling.decide_labelling(Options.of("label"), job).steps for job in (large, small))
     assert 100 <= (few or 0) < (many or 0) <= 300
+    table = [a_job(torch.rand(rows, 4), ["a", "b"] * 2 + [""] * (rows - 4)) for rows in (100, 5000, 20_000)]
+    assert [labelling.decide_labelling(Options.of("label"), job).steps for job in table] == [300, 782, 2000]
 
 
 @pytest.mark.slow
