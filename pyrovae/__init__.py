@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pyrovae.criticism.outliers import Anomaly, anomaly_score, benjamini_hochberg, conformal_p_values
     from pyrovae.criticism.posterior import posterior
     from pyrovae.criticism.prior_monte_carlo import prior_log_likelihood
+    from pyrovae.criticism.processes import LabelProcess
     from pyrovae.criticism.psis import k_hat_threshold
     from pyrovae.criticism.quadrature import Quadrature, quadrature
     from pyrovae.criticism.refine import Refinement, refine
@@ -122,6 +123,7 @@ _HOMES = {
     "pyrovae.criticism.importance": "Importance importance log_likelihood",
     "pyrovae.criticism.outliers": "Anomaly anomaly_score benjamini_hochberg conformal_p_values",
     "pyrovae.criticism.posterior": "posterior",
+    "pyrovae.criticism.processes": "LabelProcess",
     "pyrovae.criticism.psis": "k_hat_threshold",
     "pyrovae.criticism.prior_monte_carlo": "prior_log_likelihood",
     "pyrovae.criticism.quadrature": "Quadrature quadrature",
@@ -202,6 +204,7 @@ __all__ = [
     "JointVAE",
     "KLParts",
     "LabelField",
+    "LabelProcess",
     "LadderVAE",
     "Layout",
     "Marginal",

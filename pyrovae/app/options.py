@@ -346,7 +346,7 @@ class Options:
     )
     steps: int | None = option(
         None,
-        "Training steps; by default 300 to 2,000, fewer where a step costs more.",
+        "Training steps; by default 300, up to 2,000 for many rows, fewer where a step costs more.",
         check=at_least(1),
         commands=("label",),
     )
@@ -367,7 +367,7 @@ class Options:
     )
     neighbors: int = option(
         5,
-        "Nearest neighbours of a row, along which labels spread; averaged with the classifier. 0 takes the classifier alone.",
+        "Nearest neighbours of a row, along which labels spread; 0 takes the classifier of the model alone.",
         check=at_least(0),
         commands=("label",),
         later=True,

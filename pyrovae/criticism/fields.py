@@ -87,8 +87,8 @@ class LabelField:
             )
         if len(x) < 2:
             raise DataError(f"A field needs two rows or more, got {len(x)}.")
-        self.num_classes = _checked(y, len(x), num_classes)
-        rows, self.num_neighbors = _rows(x), min(num_neighbors, len(x) - 1)
+        self.num_classes = checked_labels(y, len(x), num_classes)
+        rows, self.num_neighbors = checked_rows(x), min(num_neighbors, len(x) - 1)
         # where columns are far from 0, squares would cancel; whole numbers stay whole, and their equal distances equal
         self.origin = rows.nanmean(0).nan_to_num(0.0).round()
         self.x = rows - self.origin
@@ -100,7 +100,7 @@ class LabelField:
     def relabelled(self, y: Tensor) -> LabelField:
         """The field of the same rows and classes with other labels `(N,)`, whose neighbours are not looked for again."""
         y = torch.as_tensor(y)
-        _checked(y, len(self.x), self.num_classes)
+        checked_labels(y, len(self.x), self.num_classes)
         other = copy(self)
         other._spread(y.detach().cpu())
         return other
@@ -121,7 +121,7 @@ class LabelField:
 
     def __call__(self, x: Tensor) -> Tensor:
         """`p(y | x)` of rows `(M, *event)`: `(M, C)`, float64. Each row is a new one; labelled rows are among its nearest."""
-        rows = _rows(x)
+        rows = checked_rows(x)
         if rows.shape[1] != self.x.shape[1]:
             raise ShapeError(f"A row of the field has {self.x.shape[1]} numbers, got rows with {rows.shape[1]}.")
         near, reached = nearest(rows - self.origin, self.x, self.num_neighbors)
@@ -141,28 +141,28 @@ class LabelField:
         return ((logs[0] + logs[1]) / 2).softmax(-1)
 
 
-def _checked(y: Tensor, num_rows: int, num_classes: int | None) -> int:
+def checked_labels(y: Tensor, num_rows: int, num_classes: int | None, what: str = "field") -> int:
     """The number of classes. ShapeError or DataError for what are no labels of so many rows."""
     if y.shape != (num_rows,):
-        raise ShapeError(f"A field needs a label for each of its {num_rows} rows, got labels {tuple(y.shape)}.")
+        raise ShapeError(f"A {what} needs a label for each of its {num_rows} rows, got labels {tuple(y.shape)}.")
     if y.is_floating_point():
-        raise DataError(f"Labels of a field must be class numbers, which are integers, got {y.dtype}.")
+        raise DataError(f"Labels of a {what} must be class numbers, which are integers, got {y.dtype}.")
     if not bool((y >= 0).any()):
-        raise DataError(f"A field needs a label, got {num_rows} rows, 0 labelled.")
+        raise DataError(f"A {what} needs a label, got {num_rows} rows, 0 labelled.")
     count = int(y.max()) + 1 if num_classes is None else num_classes
     if int(y.max()) >= count:
         raise DataError(f"Labels must be below {count}, the number of classes, got {int(y.max())}.")
     return count
 
 
-def _rows(x: Any) -> Tensor:
+def checked_rows(x: Any, what: str = "field") -> Tensor:
     """Rows as `(N, D)` float64 on the CPU. ShapeError for what is no rows, and DataError for infinite numbers."""
     rows = torch.as_tensor(x).detach().cpu().double()
     if rows.dim() < 2:
-        raise ShapeError(f"A field needs rows (N, *event), got {tuple(rows.shape)}.")
+        raise ShapeError(f"A {what} needs rows (N, *event), got {tuple(rows.shape)}.")
     rows = rows.flatten(1)
     if bool(rows.isinf().any()):
-        raise DataError("Rows of a field must be finite, or NaN where missing, and some numbers are infinite.")
+        raise DataError(f"Rows of a {what} must be finite, or NaN where missing, and some numbers are infinite.")
     return rows
 
 

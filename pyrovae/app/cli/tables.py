@@ -184,7 +184,7 @@ def print_report(report: Mapping[str, Any]) -> None:
     table.add_column("value", justify="right")
     _row(table, "accuracy", share(report["accuracy"], report["held_out"]))
     if "accuracy_of_neighbors" in report:
-        for name, what in (("classifier", "the model's classifier"), ("neighbors", "nearest neighbours")):
+        for name, what in (("classifier", "the model's classifier"), ("neighbors", "similar rows")):
             _row(table, f"accuracy of {what} alone", share(report[f"accuracy_of_{name}"], report["held_out"]))
     if "logistic_regression" in report:
         _row(
@@ -200,7 +200,7 @@ def print_report(report: Mapping[str, Any]) -> None:
     counted = [] if fitted is None else [fitted["classifier"], *([fitted["neighbors"]] if both else [])]
     _row(
         table,
-        f"weight{'s' if both else ''} of classifier{' and neighbours' if both else ''}",
+        f"weight{'s' if both else ''} of classifier{' and similar rows' if both else ''}",
         " and ".join(f"{weight:.2f}" for weight in counted) or "not fitted",
     )
     out.print(table)

@@ -43,12 +43,14 @@ class Answer:
     Args:
         run: the fitted model and its rows; the test rows are those held out.
         table: one line a row, see `tabulate`.
+        probabilities: of the classes of all rows, `(N, C)`.
         report: the numbers of the held-out rows, see `held_out_report`.
         pictures: the files that were drawn.
     """
 
     run: Run
     table: pd.DataFrame
+    probabilities: Tensor
     report: dict[str, Any]
     pictures: list[Path]
 
@@ -136,7 +138,8 @@ def label_rows(
         judged = judged_before(recorded) if alike else None
         judged = judged or cross_validate(job, options, neighbors, goes_on, device, engine, threads, progress, say)
     report, weights = judge(job, passes.mean(0), field, held, judged, options)
-    table = tabulate(job, weights.pooled(passes.mean(0), field), passes)
+    probabilities = weights.pooled(passes.mean(0), field)
+    table = tabulate(job, probabilities, passes)
     content = table.to_csv(index=False, float_format="%.6g").encode()
     fitted.info = {
         "job": "label",
@@ -155,7 +158,7 @@ def label_rows(
     write_fit(folder, fitted, anew=True)
     swap(to)
     pictures = draw_report(job, report, table, folder)
-    return Answer(Run(options, job.dataset, rows, fitted, folder), table, report, pictures)
+    return Answer(Run(options, job.dataset, rows, fitted, folder), table, probabilities, report, pictures)
 
 
 # --- going on with an earlier run

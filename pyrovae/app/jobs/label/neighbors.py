@@ -1,4 +1,4 @@
-"""What the nearest neighbours of a row say of its label, and how much that counts beside the classifier of the model."""
+"""What rows like a row say of its label, and how much that counts beside the classifier of the model."""
 
 from __future__ import annotations
 
@@ -12,23 +12,25 @@ from torch import Tensor
 from pyrovae._lazily import Lazily
 from pyrovae.app.jobs.label.reading import Job
 from pyrovae.criticism.fields import LabelField
+from pyrovae.criticism.processes import LabelProcess, pooled_labels
 from pyrovae.families import Features, Normal
 
 optimize = Lazily("scipy.optimize")
 
 TINY = torch.finfo(torch.float32).tiny  # in the place of a probability of 0
-HELD_BACK = 4.0  # the pull of weights towards those by default, in nats for a distance of 1
+HELD_BACK = 20.0  # the pull of weights towards those by default, in nats for a distance of 1
 LEAST, MOST = 0.02, 3.0  # a weight; with weights of 0 classes would no longer differ
 # Squared rows times columns, two minutes of one core, and rows times classes.
 MOST_WORK, MOST_VALUES = 3e12, 2e6
+OF_CLASSIFIER = 0.1  # its weight before labels say more
 
 
 @dataclass(frozen=True)
 class Weights:
-    """`p(y | x)` in proportion to `q(y | x)^classifier f(y | x)^neighbors`, of a classifier q and a field f over neighbours.
+    """`p(y | x)` in proportion to `q(y | x)^classifier f(y | x)^neighbors`, of a classifier q and of rows alike, f.
 
     Where they add up to 1, this is a geometric mean. A smaller sum makes probabilities more even, as a temperature does. By
-    default the classifier counts a quarter: with few labels it is far too sure of itself.
+    default the classifier counts a tenth: with few labels it is far too sure of itself.
     """
 
     classifier: float
@@ -37,7 +39,7 @@ class Weights:
     @classmethod
     def default(cls, field: Tensor | None) -> Weights:
         """Those before any label has been held out; of the classifier alone where there is no field."""
-        return cls(1.0, 0.0) if field is None else cls(0.25, 0.75)
+        return cls(1.0, 0.0) if field is None else cls(OF_CLASSIFIER, 1 - OF_CLASSIFIER)
 
     def pooled(self, q: Tensor, field: Tensor | None) -> Tensor:
         """The probabilities, `(N, C)`, from those of the classifier and the field."""
@@ -50,7 +52,7 @@ class Weights:
 def fitted_weights(q: Tensor, field: Tensor | None, y: Tensor) -> Weights:
     """The weights with the best log score of labels y, `(n,)`, that neither has seen, and not far from those by default.
 
-    The log score is concave in both. It is lowered by 4 nats times the squared distance from the default, so that it takes
+    The log score is concave in both. It is lowered by 20 nats times the squared distance from the default, so that it takes
     several rows to move the weights.
     """
     usual = Weights.default(field)
@@ -79,10 +81,11 @@ def features(job: Job) -> Tensor:
 
 
 class Neighbors:
-    """The graph of nearest neighbours of a job's rows, along which labels spread, for several choices of labels.
+    """What rows like a row say of its label, for several choices of labels: a `LabelField` pooled with a `LabelProcess`.
 
-    Distances are those of pixels, or for other rows of the columns as they are or of standardised ones, whichever predict
-    labels better that are held out. Where it would take far longer than a fit, there is no graph, and `why_not` says so.
+    The field is one over pixels, or for other rows over the columns as they are or standardised ones, whichever predict labels
+    better that are held out; the process takes pixels or standardised columns. Where the graph of the field would take far
+    longer than a fit, there is neither, and `why_not` says so.
 
     Args:
         job: The rows.
@@ -92,6 +95,7 @@ class Neighbors:
     def __init__(self, job: Job, num: int) -> None:
         self.job, self.num, self.why_not = job, num, ""
         self.fields: list[LabelField] = []
+        self.process: LabelProcess | None = None
         rows, columns, classes = len(job.x), job.x[0].numel(), len(job.labels.classes)
         self.possible = num > 0 and rows > 1
         if self.possible and (rows**2 * columns > MOST_WORK or rows * classes > MOST_VALUES):
@@ -100,20 +104,22 @@ class Neighbors:
             self.why_not = f"Neighbours are left out: for {what} they would take too long."
 
     def spread(self, y: Tensor | None) -> Tensor | None:
-        """`p(y | x)` of all rows by a `LabelField`, `(N, C)`, of labelled ones by other labels; None without a graph.
+        """`p(y | x)` of all rows, `(N, C)`, of labelled ones by other labels; None without a graph.
 
         Args:
             y: Their classes, `(N,)`, -1 where unknown.
         """
         if not self.possible or y is None:
             return None
-        if self.fields:
-            fields = [field.relabelled(y) for field in self.fields]
+        if self.process is not None:
+            fields, process = [field.relabelled(y) for field in self.fields], self.process.relabelled(y)
         else:
             rows = features(self.job)
             units = [rows]
             if self.job.dataset.image_shape is None:
                 units.append((rows - rows.mean(0)) / rows.std(0).clamp_min(1e-8))
-            fields = self.fields = [LabelField(x, y, len(self.job.labels.classes), self.num) for x in units]
+            num_classes = len(self.job.labels.classes)
+            fields = self.fields = [LabelField(x, y, num_classes, self.num) for x in units]
+            process = self.process = LabelProcess(units[-1], y, num_classes)
         best = fields[-1] if len(fields) > 1 and not fields[0].score > fields[1].score else fields[0]
-        return best.probabilities
+        return pooled_labels(best, process)

@@ -25,8 +25,10 @@ from pyrovae.training import schedules
 from pyrovae.training.fit import fit
 
 CONV_FROM = 16  # pixels a side from which convolutions are better than a perceptron
-WORK = 5e12  # floating-point operations of a fit by default: a minute or two on two cores
-STEPS = (300, 2000)  # the fewest and the most steps by default
+# Floating-point operations of a fit by default, at least, for each row, and at most: a minute or two on two cores.
+LEAST_WORK, ROW_WORK, MOST_WORK = 5e11, 2.5e8, 5e12
+PASSES = 20  # over the rows, if these are more steps than the first of the two
+FEWEST, STEPS = 100, (300, 2000)  # the fewest steps, and the most by default for few and for many rows
 
 
 def decide_labelling(options: Options, job: Job) -> Options:
@@ -36,7 +38,8 @@ def decide_labelling(options: Options, job: Job) -> Options:
     - Images of 16 x 16 pixels or more get convolutions and 50 latent dimensions, other rows neither and 10.
     - alpha, the weight of the classifier's own loss, is 0.6 D for rows of D numbers, and at least 50: the more numbers a row
       has, the further apart are log p(x | y) of two classes, and the labels must count against that.
-    - As many steps as make 5e12 floating-point operations, from 300 to 2,000.
+    - 300 steps, or 20 passes over the rows up to 2,000 steps; but for up to 2,000 rows no more than make 5e11 floating-point
+      operations, and for 20,000 rows and more 5e12, and at least 100 steps.
 
     Raises:
         OptionError: a value is impossible.
@@ -61,12 +64,20 @@ def decide_labelling(options: Options, job: Job) -> Options:
         latent=(50 if net == "conv" else 10) if options.latent is None else options.latent,
         alpha=max(50.0, 0.6 * job.x.shape[1]) if options.alpha is None else options.alpha,
     )
-    return replace(options, steps=options.steps or min(STEPS[1], max(STEPS[0], round(WORK / _work(options, job)))))
+    return replace(options, steps=options.steps or _steps(options, job))
 
 
 def _schema(job: Job) -> Schema | None:
     """What the columns are, of rows that a schema has encoded."""
     return job.dataset.schema if job.dataset.kind == "table" else None
+
+
+def _steps(options: Options, job: Job) -> int:
+    """The steps of a fit by default: few rows have an answer soon, in which the classifier counts little."""
+    rows, (fewest, most) = len(job.x), STEPS
+    work = min(MOST_WORK, max(LEAST_WORK, ROW_WORK * rows))
+    passes = math.ceil(PASSES * rows / int(options.batch_size or 1))
+    return min(most, max(fewest, passes), max(FEWEST, round(work / _work(options, job))))
 
 
 def _work(options: Options, job: Job) -> float:

@@ -1,0 +1,123 @@
+"""Gaussian processes of labels: by scikit-learn's logistic regression, by fits without the held-out rows, and by definition."""
+
+import math
+
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+import pyrovae as pv
+from pyrovae.criticism.processes import LINEAR, OFFSET, _fitted, _in_turn, _kernels, pooled_labels
+
+
+@pytest.fixture(scope="module")
+def rows() -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of which the square of the first column decides the class, their classes, and 16 of these with -1 elsewhere."""
+    x = torch.randn(60, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = (x[:, 0].abs() > 0.7).long()
+    few = torch.where(torch.arange(60) < 16, y, -1)
+    return x, y, few
+
+
+@pytest.fixture(scope="module")
+def process(rows: tuple[Tensor, Tensor, Tensor]) -> pv.LabelProcess:
+    return pv.LabelProcess(rows[0], rows[2])
+
+
+def test_a_linear_kernel_is_a_logistic_regression_with_a_quadratic_penalty() -> None:
+    x = torch.randn(30, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    y = torch.arange(30) % 3
+    variance = LINEAR[1]
+    a, b, f = _fitted(variance * x @ x.T, torch.nn.functional.one_hot(y).double(), torch.zeros(1, 30).bool())
+    columns = torch.cat([variance**0.5 * x, torch.full((30, 1), OFFSET**0.5, dtype=x.dtype)], 1).numpy()
+    model = LogisticRegression(fit_intercept=False, tol=1e-8, max_iter=1000).fit(columns, y.numpy())
+    torch.testing.assert_close(f[0].softmax(-1), torch.from_numpy(model.predict_proba(columns)), atol=2e-4, rtol=0)
+    torch.testing.assert_close(variance * x @ x.T @ a[0] + b[0], f[0], atol=1e-3, rtol=0)
+
+
+def test_a_held_out_row_is_predicted_as_if_it_were_not_there(rows: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, y = rows[0][:20], torch.nn.functional.one_hot(rows[1][:20]).double()
+    kernel = list(_kernels(x, x))[-1]
+    out = torch.arange(20) % 4 == 0
+    inside = _fitted(kernel, y, out[None])[2][0][out]
+    a, b, _ = _fitted(kernel[~out][:, ~out], y[~out], torch.zeros(1, 15).bool())
+    torch.testing.assert_close(inside.softmax(-1), (kernel[out][:, ~out] @ a[0] + b[0]).softmax(-1), atol=1e-3, rtol=0)
+
+
+def test_held_out_labels_choose_kernels_that_fit(rows: tuple[Tensor, Tensor, Tensor], process: pv.LabelProcess) -> None:
+    x, y, _ = rows
+    assert process.weights[len(LINEAR) :].sum() > 0.9  # no line parts these classes
+    assert (process.probabilities.argmax(-1) == y)[16:].double().mean() > 0.8
+    assert process.weights.sum().item() == pytest.approx(1) and process.num_held_out == 16
+    torch.testing.assert_close(process(x)[16:], process.probabilities[16:])
+    assert (process(x)[:16].argmax(-1) == y[:16]).all()  # which has seen these labels
+    own = process.probabilities[:16].gather(1, y[:16, None]).log().mean()
+    assert (
+        process.score == pytest.approx(own.item())
+        and process.score < process(x)[:16].gather(1, y[:16, None]).log().mean()
+    )
+
+
+def test_units_of_all_columns_and_their_place_change_nothing(
+    rows: tuple[Tensor, Tensor, Tensor], process: pv.LabelProcess
+) -> None:
+    far = pv.LabelProcess(1e3 * rows[0] + 1e6, rows[2])
+    torch.testing.assert_close(far.probabilities, process.probabilities, atol=1e-3, rtol=0)
+    same = pv.LabelProcess(torch.ones(6, 2), torch.tensor([0, 0, 0, 1, -1, -1]))  # rows that do not differ
+    assert same.probabilities.isfinite().all() and same.probabilities[4, 0] > 0.5
+
+
+def test_other_labels_have_the_process_that_they_would_have_anew(
+    rows: tuple[Tensor, Tensor, Tensor], process: pv.LabelProcess
+) -> None:
+    x, _, few = rows
+    before, other = process.probabilities.clone(), torch.where(torch.arange(60) < 4, -1, few)
+    again, anew = process.relabelled(other), pv.LabelProcess(x, other)
+    assert torch.equal(again.probabilities, anew.probabilities) and torch.equal(process.probabilities, before)
+
+
+def test_a_class_with_one_label_keeps_it() -> None:
+    x = torch.tensor([[0.0], [0.1], [5.0], [5.1]])
+    process = pv.LabelProcess(x, torch.tensor([0, -1, 1, -1]))
+    assert math.isnan(process.score) and process.num_held_out == 0
+    assert process.probabilities.argmax(-1).tolist() == [0, 0, 1, 1]
+
+
+def test_labels_are_taken_in_turn_of_their_classes() -> None:
+    y = torch.tensor([0, 0, -1, 0, 1, 2, 2, 0])
+    assert y[_in_turn(y)].tolist() == [0, 1, 2, 0, 2, 0, 0]
+
+
+def test_a_pool_weighs_by_ten_nats_of_held_out_labels(
+    rows: tuple[Tensor, Tensor, Tensor], process: pv.LabelProcess
+) -> None:
+    x, _, few = rows
+    field = pv.LabelField(x, few)
+    odds = math.exp((process.score - field.score) * 16 / 10)
+    share = odds / (1 + odds)
+    product = field.probabilities ** (1 - share) * process.probabilities**share
+    torch.testing.assert_close(pooled_labels(field, process), product / product.sum(1, keepdim=True))
+    one = torch.where(torch.arange(60) < 60, -1, 0)
+    one[0], one[(rows[1] != rows[1][0]).nonzero()[0]] = rows[1][0], 1 - rows[1][0]  # nothing to hold out
+    field, alone = field.relabelled(one), process.relabelled(one)
+    product = (field.probabilities * alone.probabilities).sqrt()
+    torch.testing.assert_close(pooled_labels(field, alone), product / product.sum(1, keepdim=True))
+
+
+def test_what_a_process_refuses(rows: tuple[Tensor, Tensor, Tensor], process: pv.LabelProcess) -> None:
+    x, _, few = rows
+    with pytest.raises(pv.ShapeError, match=r"got \(60, 2\) and \(59,\)"):
+        pv.LabelProcess(x, few[1:])
+    with pytest.raises(pv.DataError, match="A process needs two rows or more, got 1"):
+        pv.LabelProcess(x[:1], few[:1])
+    with pytest.raises(pv.DataError, match="A process needs a label, got 60 rows, 0 labelled"):
+        pv.LabelProcess(x, torch.full((60,), -1))
+    with pytest.raises(pv.DataError, match="Labels of a process must be class numbers"):
+        pv.LabelProcess(x, few.double())
+    with pytest.raises(pv.DataError, match="must have no gaps"):
+        pv.LabelProcess(torch.where(x > 1, math.nan, x), few)
+    with pytest.raises(pv.DataError, match="Rows of a process must be finite"):
+        pv.LabelProcess(torch.where(x > 1, math.inf, x), few)
+    with pytest.raises(pv.ShapeError, match="A row of the process has 2 numbers, got rows with 3"):
+        process(torch.zeros(4, 3))
