@@ -229,12 +229,40 @@ def normals_within(asking: str, *given: Any) -> list[Any]:
     """The Normals of elements within some distributions; PairError unless they are such, of one event shape."""
     inner = [d.base_dist if isinstance(d, dist.Independent) else d for d in given]
     if not given or not all(isinstance(one, dist.Normal) for one in inner) or len({d.event_shape for d in given}) > 1:
-        got = " and ".join(f"{type(one).__name__} {tuple(d.event_shape)}" for d, one in zip(given, inner)) or "none"
+        shapes = [f" {tuple(d.event_shape)}" if hasattr(d, "event_shape") else "" for d in given]
+        got = " and ".join(f"{type(one).__name__}{shape}" for one, shape in zip(inner, shapes)) or "none"
         raise PairError(
             f"{asking} needs Normals of independent elements and of the same event_shape, got {got}. Use the family Normal(L), "
             "with the same L, for all."
         )
     return inner
+
+
+def experts_within(
+    asking: str, experts: Sequence[Any], seen: Sequence[Tensor | None] | None
+) -> tuple[list[Any], list[Tensor | None]]:
+    """The Normals of some experts, and for each of them where it counts; PairError unless these belong together."""
+    if not isinstance(experts, Sequence):
+        raise PairError(f"{asking} needs a list of experts, got {type(experts).__name__}: write [prior, expert].")
+    normals = normals_within(asking, *experts)
+    counts: list[Tensor | None] = [None] * len(experts) if seen is None else list(seen)
+    if len(counts) != len(experts):
+        raise PairError(f"{len(experts)} experts need as many entries of `seen`, got {len(counts)}.")
+    for number, rows in enumerate(counts):
+        if rows is not None and not isinstance(rows, Tensor):
+            raise PairError(
+                f"{asking} needs a tensor for each entry of `seen`, or None for an expert that counts everywhere, got "
+                f"{type(rows).__name__} for expert {number}."
+            )
+    shapes = [tuple(d.batch_shape) for d in experts], [tuple(rows.shape) for rows in counts if rows is not None]
+    try:
+        torch.broadcast_shapes(*shapes[0], *shapes[1])
+    except RuntimeError as error:
+        raise PairError(
+            f"{asking} needs experts and entries of `seen` for the same rows, got experts of batch shapes {shapes[0]} and "
+            f"entries of shapes {shapes[1]}."
+        ) from error
+    return normals, counts
 
 
 def product_of_experts(experts: Sequence[Any], seen: Sequence[Tensor | None] | None = None) -> TorchDistribution:
@@ -253,7 +281,7 @@ def product_of_experts(experts: Sequence[Any], seen: Sequence[Tensor | None] | N
 
     Raises:
         PairError: There is no expert, one is not a Normal of independent elements, event shapes differ, or `seen` has another
-            length.
+            length, other rows, or an entry that is no tensor.
 
     References:
         Hinton 2002, doi:10.1162/089976602760128018. Wu and Goodman 2018, arXiv:1802.05335.
@@ -265,10 +293,7 @@ def product_of_experts(experts: Sequence[Any], seen: Sequence[Tensor | None] | N
         >>> posterior.mean[:, 0], posterior.variance[:, 0]
         (tensor([1., 1., 0.]), tensor([0.5000, 0.5000, 1.0000]))
     """
-    inner = normals_within("product_of_experts", *experts)
-    weights = [None] * len(experts) if seen is None else list(seen)
-    if len(weights) != len(experts):
-        raise PairError(f"{len(experts)} experts need as many entries of `seen`, got {len(weights)}.")
+    inner, weights = experts_within("product_of_experts", experts, seen)
     event = experts[0].event_shape
     precision, weighted = torch.zeros(()), torch.zeros(())
     for one, weight in zip(inner, weights):

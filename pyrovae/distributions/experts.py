@@ -9,7 +9,7 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
-from pyrovae.distributions.combine import normals_within, product_of_experts
+from pyrovae.distributions.combine import experts_within, product_of_experts
 from pyrovae.distributions.normals import MixtureOfNormals
 from pyrovae.errors import PairError
 
@@ -46,11 +46,12 @@ class MixtureOfProducts(nn.Module):
     is wider than the posterior of a complete row. Its density is that of the whole mixture, and draws carry a gradient.
 
     Its forward method takes the experts, and for each of them which rows it has seen, boolean and `(*batch)`, or None for one
-    that counts everywhere. M experts that may be missing have 2^M products.
+    that counts everywhere. M experts that may be missing have 2^M products. Without one that counts everywhere, a row of which
+    no expert has seen anything has no distribution, and NaN for a density.
 
     Raises:
         PairError: There is no expert, one is not a Normal of vectors with independent elements, event shapes differ, or `seen`
-            has another length; in the forward method.
+            has another length, other rows, or an entry that is no boolean tensor; in the forward method.
 
     References:
         Sutter, Daunhawer and Vogt 2021, arXiv:2105.02470 (MoPoE). They train by a bound on this ELBO, with the mean of the KL
@@ -69,23 +70,25 @@ class MixtureOfProducts(nn.Module):
         super().__init__()
 
     def forward(self, experts: Sequence[Any], seen: Sequence[Tensor | None] | None = None) -> TorchDistribution:
-        normals = normals_within("MixtureOfProducts", *experts)
-        seen = [None] * len(experts) if seen is None else list(seen)
-        if len(seen) != len(experts):
-            raise PairError(f"{len(experts)} experts need as many entries of `seen`, got {len(seen)}.")
+        normals, counts = experts_within("MixtureOfProducts", experts, seen)
+        if any(rows is not None and rows.is_floating_point() for rows in counts):
+            raise PairError(
+                "In a mixture an expert is a member of a product or it is not: give booleans as `seen`, such as weights > 0. "
+                "Experts that count in part are for product_of_experts."
+            )
         if len(experts[0].event_shape) != 1:
             raise PairError(
                 f"MixtureOfProducts needs experts of vectors, got event_shape {tuple(experts[0].event_shape)}: give the family "
                 "Normal(L) a number L."
             )
-        optional = sum(rows is not None for rows in seen)
+        optional = sum(rows is not None for rows in counts)
         # subsets as numbers, whose bits are the members; the empty one is a product only with an expert that is always there
-        first = 1 if optional == len(seen) else 0
+        first = 1 if optional == len(counts) else 0
         subsets = torch.arange(first, 2**optional, device=normals[0].loc.device)
         precision, weighted = torch.zeros(()), torch.zeros(())
         possible = nothing = torch.ones_like(subsets, dtype=torch.bool)
         bit = 0
-        for one, rows in zip(normals, seen):
+        for one, rows in zip(normals, counts):
             own = one.scale.square().reciprocal().unsqueeze(-2)  # (*batch, 1, L)
             if rows is not None:
                 member, there = (subsets >> bit) % 2 == 1, rows.bool().unsqueeze(-1)

@@ -157,5 +157,5 @@ class MixtureOfNormals(TorchDistribution):  # type: ignore[misc]
 
     @property
     def variance(self) -> Tensor:
-        second = (self.logits.exp().unsqueeze(-1) * (self.scale.square() + self.loc.square())).sum(-2)
-        return second - self.mean.square()
+        apart = self.loc - self.mean.unsqueeze(-2)  # the difference of second moments may have no digits left
+        return (self.logits.exp().unsqueeze(-1) * (self.scale.square() + apart.square())).sum(-2)

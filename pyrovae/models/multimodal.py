@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyrovae.distributions import ObservedOnly, ProductOfExperts
+from pyrovae.errors import PairError
 from pyrovae.nets import is_seen, without_gaps
 from pyrovae.priors import as_prior
 
@@ -34,8 +35,8 @@ class MultimodalVAE(nn.Module):
             `MixtureOfProducts()`, or a callable of one's own that takes `(experts, seen)` as these do.
 
     Raises:
-        PairError: `prior` is neither a distribution nor a module; raised by the guide where prior or encoders are not diagonal
-            Normals.
+        PairError: `prior` is neither a distribution nor a module, or `joint` cannot be called; raised by the guide where prior
+            or encoders are not diagonal Normals.
 
     References:
         Wu and Goodman 2018, arXiv:1802.05335. Hinton 2002, doi:10.1162/089976602760128018. Sutter, Daunhawer and Vogt 2021,
@@ -69,6 +70,12 @@ class MultimodalVAE(nn.Module):
         super().__init__()
         self.prior, self.likelihood1, self.likelihood2 = as_prior(prior), likelihood1, likelihood2
         self.encoder1, self.encoder2 = encoder1, encoder2
+        if isinstance(joint, type) or not (joint is None or callable(joint)):
+            got = f"the class {joint.__name__}" if isinstance(joint, type) else repr(joint)
+            raise PairError(
+                f"`joint` makes one distribution of experts, as distributions.MixtureOfProducts() does, got {got}: pass such "
+                "an object, or leave it out."
+            )
         self.joint = ProductOfExperts() if joint is None else joint
 
     def model(self, x1: Tensor, x2: Tensor) -> Tensor:

@@ -104,8 +104,29 @@ def test_draws_have_the_moments_and_the_gradient_of_the_mixture() -> None:
         (experts(2)[1:3], [None], "2 experts need as many entries of `seen`, got 1"),
         ([dist.Laplace(torch.zeros(1), 1.0).to_event(1)], None, r"Laplace \(1,\)"),
         ([dist.Normal(torch.zeros(3), 1.0)], None, r"experts of vectors, got event_shape \(\)"),
+        ([*experts(2)[:2], torch.zeros(2, 1)], None, r"Normal \(1,\) and Normal \(1,\) and Tensor\."),
+        (experts(2)[0], None, r"needs a list of experts, got Independent: write \[prior, expert\]"),
+        (experts(2)[:2], [None, [True, False]], "needs a tensor for each entry of `seen`, .* got list for expert 1"),
+        (experts(2)[:2], [None, torch.tensor([0.5, 1.0])], "give booleans as `seen`"),
+        (experts(2)[:2], [None, torch.ones(3) > 0], r"for the same rows, got .* and entries of shapes \[\(3,\)\]"),
     ],
 )
 def test_what_is_no_mixture_of_products_is_told(given: list[Any], rows: Any, said: str) -> None:
     with pytest.raises(pv.PairError, match=said):
         MixtureOfProducts()(given, rows)
+    if "vectors" not in said and "booleans" not in said:  # of which a product takes any
+        with pytest.raises(pv.PairError, match=said):
+            product_of_experts(given, rows)
+
+
+def test_the_variance_of_narrow_products_far_from_zero_has_its_digits() -> None:
+    """In float32, where second moments less the square of the mean are 0 and even negative."""
+    moments = (0.0, 1e3), (100.0, 0.01), (100.02, 0.01)
+    prior, one, two = (dist.Normal(torch.full((1, 2), loc), scale).to_event(1) for loc, scale in moments)
+    seen = [None, torch.tensor([True])]
+    for narrow in (one, two):
+        alone = MixtureOfProducts()([prior, narrow], seen)
+        torch.testing.assert_close(alone.variance, product_of_experts([prior, narrow], seen).variance)
+    q = MixtureOfProducts()([prior, one, two], [*seen, seen[1]])
+    # means 100, 100.02 and 100.01; variances 1e-4, 1e-4 and 0.5e-4
+    torch.testing.assert_close(q.variance, torch.full((1, 2), (2.5e-4 + 2 * 0.01**2) / 3), rtol=2e-2, atol=0)

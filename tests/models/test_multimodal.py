@@ -218,6 +218,15 @@ def test_a_mixture_is_fitted_by_traced_steps_and_saved(tmp_path: Path) -> None:
     assert torch.equal(one, two) and bool(torch.isfinite(one).all())
 
 
+@pytest.mark.parametrize(
+    ("joint", "said"),
+    [(pv.distributions.MixtureOfProducts, "got the class MixtureOfProducts"), ("mopoe", "got 'mopoe'")],
+)
+def test_what_cannot_join_experts_is_told_at_once(joint: Any, said: str) -> None:
+    with pytest.raises(pv.PairError, match=said):
+        small(joint=joint)
+
+
 @pytest.mark.parametrize("engine", ["eager", "traced"])
 def test_kinds_are_hidden_in_training_alone(engine: str) -> None:
     torch.manual_seed(0)
