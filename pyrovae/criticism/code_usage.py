@@ -57,7 +57,7 @@ class CodeUsage:
 def code_usage(fitted: Fit, data: Any, site: str | None = None) -> CodeUsage:
     """How often the guide chooses each code of a quantised latent site, and the perplexity of these choices.
 
-    The codes of a site can be told by its prior, `distributions.Codes`, as that of a `VQVAE` is.
+    The codes of a site can be told where its prior numbers them, as `distributions.Codes` does, the prior of a `VQVAE`.
 
     Args:
         fitted: The fitted pair.
@@ -99,6 +99,6 @@ def code_usage(fitted: Fit, data: Any, site: str | None = None) -> CodeUsage:
         listed = ", ".join(map(repr, counts)) or "none"
         got = "no name was given" if site is None else f"got {site!r}"
         raise PairError(
-            f"Choose one latent site whose prior is a distribution of Codes: this pair has {listed}; {got}."
+            f"Choose one latent site whose prior numbers its values, as that of a VQVAE: this pair has {listed}; {got}."
         )
     return CodeUsage(next(iter(counts.values())).cpu())

@@ -60,11 +60,12 @@ class Fit:
             row and without KL weight (where the loss is `IWELBO` or `RWS`, its bound); "learning_rate", "kl_weight" and
             "seconds"; and for each latent site, as "kl/z", its KL term in nats per row, of the validation rows or else of up
             to 256 training rows; and for each site of codes, as "perplexity/z", the perplexity of the codes that these rows use
-            ("perplexity/z/1" and so on for residual levels). After 200 short epochs not each one has these, see `validation`
-            of `pv.fit`. Where the draws of a guide are relaxed, then "relaxed_elbo" is what the steps ascended, which is no
-            bound on log p(x), and "elbo" is that of the discrete guide on up to 256 training rows. Of rows that come batch by
-            batch "first_rows_elbo" is that of up to 256 of the first: where it falls while "elbo" rises, the data drift. A
-            module of the pair may add numbers of its own by a method `in_history()`, as `pv.guides.MonteCarloEM` does.
+            ("perplexity/z/1" and so on for residual levels), unless classes are summed out. After 200 short epochs not each one
+            has these, see `validation` of `pv.fit`. Where the draws of a guide are relaxed, then "relaxed_elbo" is what the
+            steps ascended, which is no bound on log p(x), and "elbo" is that of the discrete guide on up to 256 training rows.
+            Of rows that come batch by batch "first_rows_elbo" is that of up to 256 of the first: where it falls while "elbo"
+            rises, the data drift. A module of the pair may add numbers of its own by a method `in_history()`, as
+            `pv.guides.MonteCarloEM` does.
         settings: The options of the fit, the engine that ran it, and the device.
         transform: The transform of batches that the fit used, or None.
         info: What the caller of `pv.fit` wanted to keep with the run, as JSON.

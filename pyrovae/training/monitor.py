@@ -149,7 +149,7 @@ class Monitor:
                 for site, kl in zip(group.sites, others):
                     divergences[site] = divergences.get(site, 0.0) + kl[:counting].double().sum()
                 for (site, size), numbers in zip(group.codes.items(), others[len(group.sites) :]):
-                    used[site] = used.get(site, 0) + Numbered(numbers, size).counts(counting)
+                    used[site] = used.get(site, 0) + Numbered(site, numbers, size).counts(counting)
                 left -= num_rows(rows)
             shared_total = shared_total + shared.double()  # of the last chunk: every chunk has it whole
         # Global latents count as in training: once for all training rows.
@@ -157,5 +157,7 @@ class Monitor:
             shared_total = torch.zeros_like(shared_total)  # the first rank counts it
         whole, shared_once, *kls = ranks.total(torch.stack([total, shared_total, *divergences.values()])).tolist()
         bound = whole / num_rows(self.rows) + shared_once / num_training
+        if any(group.layout.enumerates for group in self.groups):  # rows whose codes are not drawn would be left out
+            used = {}
         means = {site: kl / num_rows(self.rows) for site, kl in zip(divergences, kls)}
         return Measured(bound, means, {site: perplexity(ranks.total(n)).tolist() for site, n in used.items()})

@@ -153,7 +153,7 @@ def check(fitted: Fit, data: FitData, groups: Sequence[TrainingGroup], options: 
                 few = transform_once(pair, take_rows(batch, slice(0, 2)), transform)
                 check_rows(pair, batch, fitted.chunk_size(few), transform=transform, numbers=numbers)
             check_gradients(pair, runs)
-        warn_of_unused_codes(runs[0], num_rows(seen[0]), data.training.num_rows)
+        warn_of_unused_codes(zip(runs, map(num_rows, seen), (one.num_rows for one in groups)))
         objective = as_loss(options.loss)
         parts: list[Any] = [objective, getattr(objective, "kl", None)]
         for part in parts:
@@ -195,7 +195,7 @@ def _check_fewer(fitted: Fit, layout: Layout, traces: Traces, first: Batch, cost
     half = TensorSizes()
     with pyro.validation_enabled(False):
         added = check_fewer_rows(fitted.pair, first, during=half)
-        with cost, suppress(RuntimeError, ValueError):  # of values that check_rows is about to refuse
+        with cost, suppress(RuntimeError, ValueError, IndexError):  # of values that check_rows is about to refuse
             log_densities(traces)
     elements = None if layout.enumerates else elements_per_row(cost.sizes, half.sizes, added)
     if elements is not None:  # else measured when first asked for

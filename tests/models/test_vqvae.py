@@ -223,7 +223,7 @@ def test_use_of_codes_is_counted(fitted: pv.Fit) -> None:
     assert usage.used.item() == len(shares) and usage.num_codes == 36
     equal = pv.CodeUsage(torch.full((2, 5), 3))
     torch.testing.assert_close(equal.perplexity, torch.full((2,), 5.0))
-    with pytest.raises(pv.PairError, match=r"distribution of Codes: this pair has none; got 'y'"):
+    with pytest.raises(pv.PairError, match=r"numbers its values, .*: this pair has none; got 'y'"):
         pv.code_usage(fitted, x, site="y")
 
 
@@ -255,6 +255,43 @@ def one_in_each_plate(x: torch.Tensor) -> None:
 def one_in_each_guide(x: torch.Tensor) -> None:
     with pyro.plate("data", len(x), dim=-1), pyro.plate("places", 2, dim=-2):
         pyro.sample("k", dist.Categorical(torch.ones(4)))
+
+
+class Faulty(Coins):
+    """Coins that number their values by any function."""
+
+    def __init__(self, probs: torch.Tensor, by: Any, validate_args: Any = None) -> None:
+        super().__init__(probs)
+        self.by = by
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+        return Faulty(self.probs.expand(*batch_shape, 4), self.by)
+
+    def numbers(self, value: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.by(value)
+        return found
+
+
+class CodeOfSome(torch.nn.Module):
+    """A code k, of rows with y only, or of all; y is summed out where it is unknown."""
+
+    def __init__(self, every: bool, prior: Any = Coins) -> None:
+        super().__init__()
+        self.every, self.prior, self.mean = every, prior, torch.nn.Parameter(torch.zeros(()))
+
+    def model(self, x: torch.Tensor, y: torch.Tensor | None = None) -> None:
+        has_code = self.every or y is not None
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Bernoulli(0.5), obs=y)
+            k = pyro.sample("k", self.prior(torch.ones(4))) if has_code else 0.0
+            pyro.sample("x", dist.Normal(self.mean + y + k, 1.0), obs=x)
+
+    def guide(self, x: torch.Tensor, y: torch.Tensor | None = None) -> None:
+        with pyro.plate("data", len(x)):
+            if y is None:
+                pyro.sample("y", dist.Bernoulli(0.5), infer={"enumerate": "parallel"})
+            if self.every or y is not None:
+                pyro.sample("k", dist.Categorical(torch.ones(4)))
 
 
 def perplexity(numbers: torch.Tensor) -> float:
@@ -320,6 +357,47 @@ def test_a_codebook_larger_than_the_data_is_told() -> None:
             "Site 'z' has a codebook of 100 codes, and the 49 training rows have 98 places for them in all, so that some can "
             "never be in use: take fewer codes, or more rows."
         ]
+
+
+@pytest.mark.filterwarnings("ignore:Site 'k'")
+def test_rows_whose_classes_are_summed_out_leave_the_history_without_a_perplexity() -> None:
+    """Else it would be that of the rows with a label."""
+    options: Any = {"epochs": 1, "engine": "eager", "progress": False}
+    x, nan = torch.randn(8), math.nan
+    for known, named in ((8, True), (3, False)):
+        y = torch.where(torch.arange(8) < known, 1.0, nan)
+        fit = pv.fit(CodeOfSome(every=True), {"x": x, "y": y}, **options)
+        assert ("perplexity/k" in fit.history[0]) is named
+        assert pv.code_usage(fit, {"x": x, "y": y}).counts.sum() == 8
+
+
+def test_codes_that_some_rows_have_are_compared_with_the_places_of_these_rows() -> None:
+    y = torch.where(torch.arange(8) < 3, 1.0, math.nan)
+    with pytest.warns(UserWarning, match="codebook of 4 codes, and the 3 training rows have 3 places"):
+        pv.fit(CodeOfSome(every=False), {"x": torch.randn(8), "y": y}, epochs=0, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("by", "said"),
+    [
+        (lambda k: k, r"whole numbers of shape \(1, 8, Q, M\), .*, got torch.int64 of shape \(1, 8\)"),
+        (lambda k: k[..., None, None].float(), r"got torch.float32 of shape \(1, 8, 1, 1\)"),
+        (lambda k: k[:, None, None], r"got torch.int64 of shape \(1, 1, 1, 8\)"),  # of a batch without particles
+        (lambda k: k.tolist(), r"got list of shape \(\)"),
+        (lambda k: k[..., None, None] + 4, "numbered from 0 to 3, got [4567]"),
+        (lambda k: k[..., None, None] * 0 - 1, "numbered from 0 to 3, got -1"),
+    ],
+)
+def test_numbers_that_are_none_of_codes_are_told_before_the_first_step(by: Any, said: str) -> None:
+    pair = CodeOfSome(every=True, prior=lambda probs: Faulty(probs, by))
+    with pytest.raises(pv.PairError, match=f"Site 'k'.*{said}"):
+        pv.fit(pair, {"x": torch.randn(8), "y": torch.ones(8)}, epochs=1, progress=False)
+
+
+def test_numbers_may_be_of_any_integers() -> None:
+    pair = CodeOfSome(every=True, prior=lambda probs: Faulty(probs, lambda k: k[..., None, None].int() * 0))
+    fit = pv.fit(pair, {"x": torch.randn(8), "y": torch.ones(8)}, epochs=1, engine="eager", progress=False)
+    assert fit.history[0]["perplexity/k"] == 1.0
 
 
 @pytest.mark.parametrize(
