@@ -96,6 +96,8 @@ def check_fewer_rows(pair: PairLike, batch: Batch, during: AbstractContextManage
     except (RuntimeError, ValueError, IndexError) as error:
         if cure := cure_of_devices(error, next(iter(batch.values())).device):
             raise PairError(f"The pair failed: {str(error).splitlines()[0]}{cure}") from error
+        if not _has_densities(pair, batch):
+            return num_rows(batch) - num_rows(half)
         raise PairError(
             f"The pair runs on {num_rows(batch)} rows but not on {num_rows(batch) // 2} of them "
             f"({(str(error).splitlines() or [''])[0]}), because something in it has the size of the first batch. Write len(x) "
@@ -103,6 +105,15 @@ def check_fewer_rows(pair: PairLike, batch: Batch, during: AbstractContextManage
             "sites only, and a guide that computes the local ones from the row."
         ) from error
     return num_rows(batch) - num_rows(half)
+
+
+def _has_densities(pair: PairLike, batch: Batch) -> bool:
+    """Whether all rows have log-densities; where they do not, as with an unknown class, it is not for their number."""
+    try:
+        log_densities(run(pair, batch))
+    except (RuntimeError, ValueError, IndexError):
+        return False
+    return True
 
 
 def log_densities(traces: tuple[Any, Any]) -> list[Tensor]:
@@ -126,7 +137,7 @@ def check_gradients(pair: PairLike, runs: Sequence[tuple[Any, Any]]) -> None:
                     log_prob = node["fn"].log_prob(node["value"])
             except PairError:
                 raise
-            except ValueError as error:
+            except (RuntimeError, ValueError, IndexError) as error:
                 raise PairError(f"Site {name!r} of the {side}: {error}") from error
             if not torch.isfinite(log_prob).all():
                 raise PairError(

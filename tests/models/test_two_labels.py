@@ -150,6 +150,17 @@ def test_rows_are_drawn_given_both_labels_or_one_of_them() -> None:
     assert bool(((drawn.mean(0) - wanted).abs() < 5 * (wanted * (1 - wanted) / n).sqrt()).all())
 
 
+def test_a_number_that_is_no_class_is_told_as_such() -> None:
+    """And not as a pair that only runs on so many rows."""
+    data = some_labels(ROWS)
+    data["y1"][0] = 3
+    with pytest.raises(pv.PairError, match=r"Site 'y1\|x' of the model"):
+        pv.check_pair(two_labels(), data)
+    data["y1"][0] = -2
+    with pytest.raises(pv.DataError, match=r"'y1\|x'.*outside the support of Categorical.*is -2 in row 0"):
+        pv.fit(two_labels(), data, epochs=1, progress=False)
+
+
 def test_alpha_has_to_be_positive() -> None:
     with pytest.raises(pv.OptionError, match="alpha.*must be positive, got 0"):
         two_labels(alpha=0)
