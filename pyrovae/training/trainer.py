@@ -18,7 +18,7 @@ from pyrovae.engine import ranks
 from pyrovae.engine.adam import MODEL_RATE, rate_of
 from pyrovae.engine.compiled import make_engine
 from pyrovae.engine.denormals import flushed_denormals
-from pyrovae.errors import CheckpointError, NotFiniteError, OptionError, PyrovaeError
+from pyrovae.errors import CheckpointError, NotFiniteError, OptionError, PyrovaeError, shortened
 from pyrovae.fitted import folder as store
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.optimizers import check_optimizer, finite_or_none, flatten_optimizer, unflatten_optimizer
@@ -42,6 +42,21 @@ MOST_ROLLBACKS = 5  # returns to an earlier epoch; with a thirty-second of the l
 def _is_true(answer: Any) -> bool:
     """Whether a callback returned a truth, which may be that of an array or a tensor, such as `losses.mean() < 1`."""
     return answer is True or (str(getattr(answer, "dtype", "")) in ("bool", "torch.bool") and bool(answer.all()))
+
+
+def _as_numbers(row: dict[str, Any]) -> None:
+    """Make numbers of what callbacks wrote into a row of the history, such as a tensor; OptionError where it is none."""
+    for name, value in list(row.items()):
+        if type(value) in (int, float):
+            continue
+        try:
+            row[name] = float("a text" if isinstance(value, str) else value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            del row[name]
+            raise OptionError(
+                f"A callback wrote {shortened(repr(value))} into the history as {name!r}, which is kept as a table of numbers: "
+                "write a number, and keep other things elsewhere."
+            ) from error
 
 
 class Trainer:
@@ -146,6 +161,7 @@ class Trainer:
             return False
         with fork_rng(), lent():  # what a callback draws must not change the fit
             answers = [callback(self.fitted) for callback in callbacks]
+        _as_numbers(self.fitted.history[-1])
         return any(ranks.everywhere(any(map(_is_true, answers))))
 
     def _finished(self) -> bool:

@@ -306,6 +306,26 @@ def test_a_callback_stops_the_fit_by_any_kind_of_truth_and_nothing_else(answer: 
     assert len(fitted.history) == (1 if any(answer is truth for truth in TRUTHS) else 2)
 
 
+def test_numbers_that_callbacks_write_are_saved_with_the_history(tmp_path: Path) -> None:
+    values = [3, 0.5, True, np.float32(0.5), np.int64(3), torch.tensor(0.5), torch.tensor([2.0])]
+
+    def write(fitted: pv.Fit) -> None:
+        fitted.history[-1] |= {str(number): value for number, value in enumerate(values)}
+
+    fitted = pv.fit(Mean(), torch.randn(4), epochs=1, engine="eager", callbacks=[write], checkpoint=tmp_path / "run")
+    assert [fitted.history[-1][str(number)] for number in range(7)] == [3, 0.5, 1, 0.5, 3, 0.5, 2]
+    assert pv.load(tmp_path / "run", pair=Mean()).history == fitted.history
+
+
+@pytest.mark.parametrize("value", ["good", "3", None, [1.0, 2.0], torch.ones(2), {"a": 1}])
+def test_what_callbacks_write_besides_numbers_is_refused(value: Any) -> None:
+    def write(fitted: pv.Fit) -> None:
+        fitted.history[-1]["mine"] = value
+
+    with pytest.raises(pv.OptionError, match="into the history as 'mine', .*: write a number"):
+        pv.fit(Mean(), torch.randn(4), epochs=1, engine="eager", callbacks=[write])
+
+
 def test_callbacks_see_each_epoch_and_may_stop() -> None:
     epochs: list[int] = []
     fitted = pv.fit(
