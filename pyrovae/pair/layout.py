@@ -241,6 +241,9 @@ def _describe_run(
         what = (str(error).splitlines() or [type(error).__name__])[0]  # without the table of all shapes that Pyro adds
         if what.startswith("Shape mismatch inside plate"):
             what += "; use .to_event(n) to declare that the dimensions of one row belong to one event"
+        gaps = [name for name, v in batch.items() if v.is_floating_point() and bool(v.isnan().any())]
+        if "nan" in str(error) and gaps:
+            what += f"; {' and '.join(map(repr, gaps))} has NaN, which this pair does not take: fill it in, or drop such rows"
         raise PairError(
             f"Running the pair on a batch ({came}) failed: {what}{cure_of_devices(error, device)}"
         ) from error

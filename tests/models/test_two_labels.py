@@ -161,6 +161,14 @@ def test_a_number_that_is_no_class_is_told_as_such() -> None:
         pv.fit(two_labels(), data, epochs=1, progress=False)
 
 
+def test_gaps_that_reach_a_class_are_told_by_their_argument() -> None:
+    """A class is drawn given them, which torch refuses in words of its own before any density is looked at."""
+    data = some_labels(ROWS)
+    data["x"][7, 2] = torch.nan
+    with pytest.raises(pv.PairError, match="'x' has NaN, which this pair does not take"):
+        pv.check_pair(two_labels(), data)
+
+
 def test_alpha_has_to_be_positive() -> None:
     with pytest.raises(pv.OptionError, match="alpha.*must be positive, got 0"):
         two_labels(alpha=0)
