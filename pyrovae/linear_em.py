@@ -62,7 +62,7 @@ def linear_em(
         latent: The number L of factors, less than D.
         noise: "column": a standard deviation s for each column (factor analysis); "shared": one (probabilistic PCA), whose
             answer is the start already, since it is known in closed form.
-        epochs: The largest number of iterations.
+        epochs: The largest number of iterations. A history of as many rows tells that the tolerance was not reached.
         tolerance: Iterations end when the mean log p(x) of a row gains less than this, in nats.
         device: Where the weights of the result are, as for `pv.fit`.
         info: As for `pv.fit`.

@@ -112,7 +112,7 @@ class ByRow(nn.Module):
     def _numbers(self, index: Tensor) -> Tensor:
         """The numbers of rows, as what tensors are indexed by; a negative one is out of range, and not counted from the end."""
         if index.dim() != 1 or index.dtype == torch.bool or index.is_floating_point() or index.is_complex():
-            raise PairError(
+            raise DataError(
                 f"{INDEX!r} must hold the number of each row, whole numbers from 0 to {self.num_rows - 1} of shape (N,), got "
                 f"{index.dtype} of shape {tuple(index.shape)}: take pair.indexed(data)."
             )
@@ -148,8 +148,8 @@ class ByRow(nn.Module):
         found, counts = numbers.unique(return_counts=True)
         if len(found) < len(numbers):
             raise DataError(
-                f"{len(numbers) - len(found)} rows have the number of another row, as {found[counts > 1][0]}: rows that share a "
-                "number would share a posterior. Take pair.indexed(data), or make the pair of all rows, repeated ones as well."
+                f"{len(numbers) - len(found)} rows have the number of another row, as {found[counts > 1][0]}, and would share "
+                "its posterior: take pair.indexed(data), or make the pair of all rows, repeated ones as well."
             )
 
     def _place(self, index: Tensor, rows: Mapping[str, Tensor]) -> Place:

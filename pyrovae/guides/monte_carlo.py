@@ -127,7 +127,9 @@ class MonteCarloEM(ByRow):
         """As `ByRow.check_fit`; chains move in training mode only, and in one process, which sees all rows."""
         super().check_fit(rows, loss, num_processes)
         if not self.training:
-            raise OptionError("Chains stand still in evaluation mode, and the pair is in it: call .train() before the fit.")
+            raise OptionError(
+                "Chains stand still in evaluation mode, and the pair is in it: call .train() before the fit."
+            )
         if num_processes > 1:
             raise OptionError(
                 f"Each of {num_processes} processes would move the chains of its own rows only: take one process, or "
@@ -224,9 +226,10 @@ def monte_carlo_em(
 
     A step of `pv.fit` moves the chains of the rows of its minibatch, by Hamiltonian Monte Carlo under the weights of the
     moment (E-step), and then takes a gradient step of `log p(x, z)` at where they are (M-step). No bound on log p(x) is
-    involved, so that no family of q biases the model; what biases it are chains that lag behind the weights, or do not reach
-    all of a posterior. Fit it to `pair.indexed(data)`, the rows with their numbers: the argument `index`, which stands beside
-    those of the model, says which rows a minibatch holds. Discrete latent sites are summed out.
+    involved, so that no family of q biases the model; what biases it are chains that lag behind the weights, that do not reach
+    all of a posterior, and, a little, step sizes that go on following each chain's acceptance. Fit it to `pair.indexed(data)`,
+    the rows with their numbers: the argument `index`, which stands beside those of the model, says which rows a minibatch holds.
+    Discrete latent sites are summed out.
 
     Kingma and Welling take 10 leapfrog steps, an acceptance of 90 %, and then 5 updates of the weights at the draw. Here each
     step of a fit is one update, at a draw of its own. All is a pair like any other: chains, moments and step sizes are
@@ -253,7 +256,9 @@ def monte_carlo_em(
     Raises:
         PairError: A latent site is shared by all rows, is in another plate beside "data", is discrete with too many values to
             sum, or has no vector of real numbers. When called: a step is to be taken with rows that have no number.
-        OptionError: A number is not possible, or the model has an argument `index` of its own.
+        OptionError: A number is not possible, or the model has an argument `index` of its own. From `pv.fit`: the pair is in
+            evaluation mode, in which chains stand still; several processes take the steps; the loss has a sleep phase.
+        DataError: From `pv.fit`: numbers of rows are out of range, or occur twice.
 
     References:
         Kingma & Welling 2014, arXiv:1312.6114, section 5 and appendix E. Wei & Tanner 1990, *A Monte Carlo implementation of
