@@ -228,7 +228,7 @@ def monte_carlo_em(
     moment (E-step), and then takes a gradient step of `log p(x, z)` at where they are (M-step). No bound on log p(x) is
     involved, so that no family of q biases the model; what biases it are chains that lag behind the weights, that do not reach
     all of a posterior, and, a little, step sizes that go on following each chain's acceptance. Fit it to `pair.indexed(data)`,
-    the rows with their numbers: the argument `index`, which stands beside those of the model, says which rows a minibatch holds.
+    the rows with their numbers: the argument `index`, beside those of the model, says which rows a minibatch holds.
     Discrete latent sites are summed out.
 
     Kingma and Welling take 10 leapfrog steps, an acceptance of 90 %, and then 5 updates of the weights at the draw. Here each
