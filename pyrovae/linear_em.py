@@ -62,7 +62,7 @@ def linear_em(
         latent: The number L of factors, less than D.
         noise: "column": a standard deviation s for each column (factor analysis); "shared": one (probabilistic PCA), whose
             answer is the start already, since it is known in closed form.
-        epochs: The largest number of iterations.
+        epochs: The largest number of iterations. A history of as many rows tells that the tolerance was not reached.
         tolerance: Iterations end when the mean log p(x) of a row gains less than this, in nats.
         device: Where the weights of the result are, as for `pv.fit`.
         info: As for `pv.fit`.
@@ -71,7 +71,8 @@ def linear_em(
         A fit with the history of iterations: "elbo" is the mean log p(x) of the rows, in nats per row.
 
     Raises:
-        DataError: Rows are no matrix of finite numbers, there are fewer than two, or a column is constant.
+        DataError: Rows are no matrix of finite numbers, there are fewer than two, or a column is constant; with one s,
+            whose density constant columns share, all of them.
         OptionError: An option is not possible.
 
     References:
@@ -99,10 +100,12 @@ def linear_em(
         raise OptionError(f"latent must be less than the {x.shape[1]} columns, got {latent}.")
     if noise not in NOISES:
         raise OptionError(f"noise must be one of {', '.join(map(repr, NOISES))}, got {noise!r}.")
+    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or math.isnan(tolerance):
+        raise OptionError(f"tolerance must be a number of nats, got {tolerance!r}.")
     mean, sd = x.mean(0), x.std(0, correction=0)
-    if not bool((sd > 1e-12 * x.abs().amax(0)).all()):
-        constant = (sd <= 1e-12 * x.abs().amax(0)).nonzero()[:, 0].tolist()
-        raise DataError(f"Columns {constant[:6]} are constant and have no density: drop them.")
+    constant = sd <= 1e-12 * x.abs().amax(0)
+    if bool(constant.all() if noise == "shared" else constant.any()):
+        raise DataError(f"Columns {constant.nonzero()[:6, 0].tolist()} are constant and have no density: drop them.")
     unit = sd if noise == "column" else sd.square().mean().sqrt().expand_as(sd)
     scaled = (x - mean) / unit
     log_unit = unit.log().sum().item()
@@ -170,7 +173,8 @@ def _fill(conditional: Conditional, weight: Tensor, bias: Tensor, scale: Tensor)
     """Give a linear conditional its weights, and its family the scale `softplus(raw) + floor`."""
     (layer,) = (part for part in conditional.net.modules() if isinstance(part, nn.Linear))
     family: Any = conditional.family
-    raw = (scale - family.floor).expm1().log()
+    raw = scale - family.floor
+    raw = raw + (-(-raw).expm1()).log()  # the inverse of softplus, for scales of any size
     with torch.no_grad():
         layer.weight.copy_(weight)
         layer.bias.copy_(bias)

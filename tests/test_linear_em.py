@@ -57,6 +57,8 @@ def test_the_guide_is_the_posterior(rows: Tensor, noise: str, tmp_path: Path) ->
         (torch.randn(5, 3), {"latent": 0}, pv.OptionError, "latent"),
         (torch.randn(5, 3), {"latent": 1, "noise": "net"}, pv.OptionError, "'column', 'shared'"),
         (torch.randn(5, 3), {"latent": 1, "epochs": 0}, pv.OptionError, "epochs"),
+        (torch.randn(5, 3), {"latent": 1, "tolerance": "a"}, pv.OptionError, "tolerance"),
+        (torch.randn(5, 3), {"latent": 1, "tolerance": float("nan")}, pv.OptionError, "tolerance"),
         (torch.tensor([[1.0, 2.0], [float("nan"), 1.0]]), {"latent": 1}, pv.DataError, "without gaps"),
         (torch.randn(5), {"latent": 1}, pv.DataError, r"\(N, D\)"),
         (torch.stack([torch.randn(5), torch.full((5,), 0.1)], 1), {"latent": 1}, pv.DataError, r"\[1\] are constant"),
@@ -65,6 +67,31 @@ def test_the_guide_is_the_posterior(rows: Tensor, noise: str, tmp_path: Path) ->
 def test_what_is_refused(data: Any, options: dict[str, Any], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         pv.linear_em(data, **options)
+
+
+@pytest.mark.parametrize("noise", ["column", "shared"])
+def test_units_of_any_size(rows: Tensor, noise: str) -> None:
+    """Scales in the thousands are those of incomes, or of the grey levels of pixels."""
+    x = rows / rows.std(0)
+    least, fitted = pv.linear_em(x, latent=2, noise=noise), pv.linear_em(1e4 * x, latent=2, noise=noise)
+    shift = 6 * np.log(1e4)
+    assert fitted.history[-1]["elbo"] == pytest.approx(least.history[-1]["elbo"] - shift, abs=1e-3)
+    found = pv.importance(fitted, 1e4 * x, 4, proposal="guide", seed=0)
+    assert found.log_likelihood.mean().item() == pytest.approx(fitted.history[-1]["elbo"], abs=1e-2)
+
+
+def test_constant_columns_share_the_noise_of_the_others(rows: Tensor) -> None:
+    x = torch.cat([rows / rows.std(0), torch.full((150, 1), 2.0)], 1)
+    found, theirs = pv.linear_em(x, latent=2, noise="shared").history[-1]["elbo"], PCA(2).fit(x.double().numpy())
+    assert abs(found - theirs.score(x.double().numpy())) < 0.02
+    with pytest.raises(pv.DataError, match="constant"):
+        pv.linear_em(torch.ones(5, 3), latent=1, noise="shared")
+
+
+def test_fewer_rows_than_columns_never_fall(rows: Tensor) -> None:
+    """Some columns come to lie on the factors, where their noise stays at its floor."""
+    elbos = [row["elbo"] for row in pv.linear_em(rows[:4], latent=2, epochs=200).history]
+    assert all(b >= a - 1e-10 for a, b in itertools.pairwise(elbos)) and np.isfinite(elbos).all()
 
 
 def test_integers_and_arrays_are_rows_too() -> None:

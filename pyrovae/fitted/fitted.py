@@ -64,8 +64,8 @@ class Fit:
             has these, see `validation` of `pv.fit`. Where the draws of a guide are relaxed, then "relaxed_elbo" is what the
             steps ascended, which is no bound on log p(x), and "elbo" is that of the discrete guide on up to 256 training rows.
             Of rows that come batch by batch "first_rows_elbo" is that of up to 256 of the first: where it falls while "elbo"
-            rises, the data drift. A module of the pair may add numbers of its own by a method `in_history()`, as
-            `pv.guides.MonteCarloEM` does.
+            rises, the data drift. A module of the pair may add numbers, under other names, by a method `in_history()`,
+            as `pv.guides.MonteCarloEM` does.
         settings: The options of the fit, the engine that ran it, and the device.
         transform: The transform of batches that the fit used, or None.
         info: What the caller of `pv.fit` wanted to keep with the run, as JSON.

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.distributions import biject_to, constraints
 
 from pyrovae.errors import DataError, OptionError, PairError
+from pyrovae.objectives.wake_sleep import RWS, WakeSleep
 from pyrovae.pair.batch import Batch, as_batch, group_rows, num_rows, take_group
 from pyrovae.pair.handlers import DATA_PLATE, AllDrawn, Until
 from pyrovae.pair.parameters import dtype_of, evaluating, fork_rng, modules
@@ -99,7 +100,7 @@ class ByRow(nn.Module):
         rows = {name: value for name, value in batch.items() if name != INDEX}
         index = batch.get(INDEX)
         if isinstance(index, Tensor):
-            self._draw(rows, self._place(index, rows))
+            self._draw(rows, self._place(self._numbers(index), rows))
             return
         if self.training and torch.is_grad_enabled():
             raise PairError(
@@ -107,6 +108,49 @@ class ByRow(nn.Module):
                 "and give rows without numbers to questions only."
             )
         self._draw(rows, None)
+
+    def _numbers(self, index: Tensor) -> Tensor:
+        """The numbers of rows, as what tensors are indexed by; a negative one is out of range, and not counted from the end."""
+        if index.dim() != 1 or index.dtype == torch.bool or index.is_floating_point() or index.is_complex():
+            raise DataError(
+                f"{INDEX!r} must hold the number of each row, whole numbers from 0 to {self.num_rows - 1} of shape (N,), got "
+                f"{index.dtype} of shape {tuple(index.shape)}: take pair.indexed(data)."
+            )
+        index = index.long()
+        return index.where(index >= 0, self.num_rows)
+
+    def check_fit(self, rows: Mapping[str, Tensor] | None, loss: Any, num_processes: int) -> None:
+        """Refuse a fit that would go wrong unnoticed; `pv.fit` asks each module of a pair that has this method.
+
+        Args:
+            rows: The training rows; None where they are not at hand.
+            loss: What the fit ascends.
+            num_processes: How many processes take its steps together.
+
+        Raises:
+            DataError: A number is out of range, or two rows have the same.
+            OptionError: The loss has a sleep phase.
+        """
+        if isinstance(loss, WakeSleep) or (isinstance(loss, RWS) and loss.sleep > 0):
+            raise OptionError(
+                f"{type(loss).__name__} teaches the guide by rows that the model draws, and a guide by row knows training rows "
+                "only: use Trace_ELBO."
+            )
+        if rows is None or INDEX not in rows:
+            return
+        numbers = self._numbers(rows[INDEX]).cpu()
+        outside = numbers[numbers >= self.num_rows]
+        if len(outside):
+            raise DataError(
+                f"{INDEX!r} must hold numbers from 0 to {self.num_rows - 1}, as the guide knows {self.num_rows} rows, and "
+                f"{len(outside)} rows have others: take pair.indexed(data)."
+            )
+        found, counts = numbers.unique(return_counts=True)
+        if len(found) < len(numbers):
+            raise DataError(
+                f"{len(numbers) - len(found)} rows have the number of another row, as {found[counts > 1][0]}, and would share "
+                "its posterior: take pair.indexed(data), or make the pair of all rows, repeated ones as well."
+            )
 
     def _place(self, index: Tensor, rows: Mapping[str, Tensor]) -> Place:
         """What the guide draws in the rows of these numbers."""
@@ -153,7 +197,7 @@ class ByRow(nn.Module):
                 for few, where in zip(_chunks(rows), group.rows.split(AT_ONCE), strict=True):
                     for draw in range(num_draws):
                         found[draw, where] = self._prior_draw(few).to(found)
-        return found
+        return found.nan_to_num(0.0, posinf=30.0, neginf=-30.0)  # of values that were rounded to the end of a support
 
     def _prior_draw(self, rows: Batch) -> Tensor:
         """Coordinates of some rows, drawn from the prior, `(n, d)`."""
@@ -206,11 +250,15 @@ def at_dim(value: Tensor, dim: int) -> Tensor:
 
 
 def normals(loc: Mapping[str, Tensor], scale: Mapping[str, Tensor]) -> Place:
-    """Independent Normals of the coordinates, carried to the support of each site; by site, `(N, *shape)`."""
+    """Independent Normals of the coordinates, carried to the support of each site; by site, `(N, *shape)`.
+
+    The transform keeps where a draw came from. Computed back from the value, that is wrong near the edge of a support: of a
+    share that was rounded to 1, log q would be dozens of nats off.
+    """
 
     def place(name: str, fn: Any, dim: int) -> Any:
         free = dist.Normal(at_dim(loc[name], dim), at_dim(scale[name], dim)).to_event(loc[name].dim() - 1)
-        return free if is_real(fn.support) else dist.TransformedDistribution(free, [to_support(fn)])
+        return free if is_real(fn.support) else dist.TransformedDistribution(free, [to_support(fn).with_cache()])
 
     return place
 

@@ -65,5 +65,8 @@ def trajectory(
         momentum = momentum + step / 2 * unit * gradient(moved)
         moved = move(moved.u + step * unit * momentum)
         momentum = momentum + step / 2 * unit * gradient(moved)
-    log_ratio = log_density(moved) - momentum.square().sum(-1) / 2 - energy
+    after = log_density(moved)
+    log_ratio = after - momentum.square().sum(-1) / 2 - energy
+    # where a value was rounded to the end of its support, a density may be infinite: a chain that went there would never leave
+    log_ratio = log_ratio.where(after.isfinite(), -math.inf)
     return moved, log_ratio.nan_to_num(-math.inf, posinf=0.0, neginf=-math.inf).clamp_max(0.0)

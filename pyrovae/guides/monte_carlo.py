@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
@@ -19,7 +20,7 @@ from pyrovae.objectives.weights import log_weights
 from pyrovae.pair.batch import as_batch, num_rows
 from pyrovae.pair.program import Pair, PairLike, plate_nesting, sample_sites
 
-LEAST_GAIN = 0.1  # how fast step sizes follow acceptance, after a hundred visits of a row
+LEAST_GAIN = 0.02  # how fast step sizes follow acceptance, after 2500 visits of a row; chains are exact where it is 0
 MEMORY = 20  # visits of a row that its moments and its acceptance are averaged over
 
 
@@ -29,6 +30,16 @@ class _At(NamedTuple):
     u: Tensor
     log_joint: Tensor
     gradient: Tensor
+    drawn: Tensor  # which coordinates the rows have, `(d,)`: those of sites that they observe stay where they are
+
+    def where(self, goes: Tensor, other: _At) -> _At:
+        """Here in rows that go, else at the other place."""
+        return _At(
+            torch.where(goes[:, None], self.u, other.u),
+            torch.where(goes, self.log_joint, other.log_joint),
+            torch.where(goes[:, None], self.gradient, other.gradient),
+            self.drawn,
+        )
 
 
 class MonteCarloEM(ByRow):
@@ -105,15 +116,32 @@ class MonteCarloEM(ByRow):
         at = self._moved(index, rows)
 
         def place(name: str, fn: Any, dim: int) -> Any:
-            return dist.Delta(to_support(fn)(at_dim(at[name], dim)), event_dim=fn.event_dim)
+            value, log_det = _carried(fn, at_dim(at[name], dim))
+            # where a support depends on weights, so does the point: theirs is the gradient of log p(x, u), log_det included
+            density = log_det.detach() - log_det if log_det.requires_grad else 0.0
+            return dist.Delta(value, density, event_dim=fn.event_dim)
 
         return place
+
+    def check_fit(self, rows: Mapping[str, Tensor] | None, loss: Any, num_processes: int) -> None:
+        """As `ByRow.check_fit`; chains move in training mode only, and in one process, which sees all rows."""
+        super().check_fit(rows, loss, num_processes)
+        if not self.training:
+            raise OptionError(
+                "Chains stand still in evaluation mode, and the pair is in it: call .train() before the fit."
+            )
+        if num_processes > 1:
+            raise OptionError(
+                f"Each of {num_processes} processes would move the chains of its own rows only: take one process, or "
+                "pv.per_row, whose tables several can learn together."
+            )
 
     def _moved(self, index: Tensor, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Move the chains of these rows, and return where they are then, by site."""
         size, visits, accepted = self.step_size[index], self.visits[index] + 1, self.accepted[index]
         share, gain = torch.zeros_like(size), visits.rsqrt().clamp_min(LEAST_GAIN)
-        with poutine.block(), self._evaluated():
+        # the end of a trajectory that went astray is refused for its density, whatever parameters were computed there
+        with poutine.block(), self._evaluated(), pyro.validation_enabled(False):
             depth = self._nesting(rows) if self.summed else None
             at = self._at(self.chain[index], rows, depth)
             for _ in range(self.num_trajectories):
@@ -123,11 +151,11 @@ class MonteCarloEM(ByRow):
                     gradient=lambda place: place.gradient,
                     move=lambda u: self._at(u, rows, depth),
                     step_size=size,
-                    unit=1.0,
+                    unit=at.drawn,
                     num_leapfrog=self.num_leapfrog,
                 )
                 goes = torch.rand_like(log_ratio).log() < log_ratio
-                at = _At(*(torch.where(goes if a.dim() == 1 else goes[:, None], a, b) for a, b in zip(moved, at)))
+                at = moved.where(goes, at)
                 size = size * (gain * (log_ratio.exp() - self.acceptance)).exp()
                 share = share + log_ratio.exp() / self.num_trajectories
         with torch.no_grad():
@@ -135,33 +163,37 @@ class MonteCarloEM(ByRow):
             newest = (1 / (visits + 1)).clamp_min(1 / MEMORY)[:, None]
             mean, variance = self.mean[index], self.variance[index]
             apart = at.u - mean
-            self.mean.index_copy_(0, index, mean + newest * apart)
-            self.variance.index_copy_(0, index, (1 - newest) * (variance + newest * apart.square()))
-            self.accepted.index_copy_(0, index, accepted + (1 / visits).clamp_min(1 / MEMORY) * (share - accepted))
-            self.chain.index_copy_(0, index, at.u)
-            self.step_size.index_copy_(0, index, size)
-            self.visits.index_copy_(0, index, visits)
+            found = {
+                "mean": mean + newest * apart,
+                "variance": (1 - newest) * (variance + newest * apart.square()),
+                "accepted": accepted + (1 / visits).clamp_min(1 / MEMORY) * (share - accepted),
+                "chain": at.u,
+                "step_size": size,
+                "visits": visits,
+            }
+            for name, values in found.items():
+                kept = getattr(self, name)
+                kept.index_copy_(0, index, values.to(kept.dtype))  # densities may have another one, as their rows have
         return self.parts(at.u)
 
     def _at(self, u: Tensor, rows: Mapping[str, Tensor], depth: int | None) -> _At:
         """log p(x, u) of these rows, whose density is that of u, not of z."""
         with torch.enable_grad():
             u = u.detach().requires_grad_()
-            at, log_det = self.parts(u), []
+            at, log_dets = self.parts(u), {}
 
             def place(name: str, fn: Any, dim: int) -> Any:
-                transform = to_support(fn)
-                free = at_dim(at[name], dim)
-                value = transform(free)
-                jacobian = transform.log_abs_det_jacobian(free, value)
-                log_det.append(jacobian.reshape(len(u), -1).sum(1))
+                value, log_det = _carried(fn, at_dim(at[name], dim))
+                log_dets[name] = log_det.reshape(len(u), -1).sum(1)
                 return dist.Delta(value, event_dim=fn.event_dim)
 
             pair = Pair(self._marked(), lambda **given: self._draw(given, place))
             found = terms(pair, dict(rows), plate_nesting=depth)
-            log_joint = log_weights(found)[0] + torch.stack(log_det).sum(0)
+            # rows that observe all sites have a density that does not depend on u, and still a gradient
+            log_joint = log_weights(found)[0] + sum(log_dets.values(), 0 * u.sum(1))
             (gradient,) = torch.autograd.grad(log_joint.sum(), [u])
-        return _At(u.detach(), log_joint.detach(), gradient.nan_to_num(0.0, posinf=0.0, neginf=0.0))
+        drawn = torch.cat([torch.full((part[0].numel(),), name in log_dets) for name, part in at.items()]).to(u)
+        return _At(u.detach(), log_joint.detach(), gradient.nan_to_num(0.0, posinf=0.0, neginf=0.0), drawn)
 
     def _nesting(self, rows: Mapping[str, Tensor]) -> int:
         """How deep plates nest in the model: "data" alone, or others around observed sites, too."""
@@ -180,6 +212,13 @@ class MonteCarloEM(ByRow):
                 part.training = True
 
 
+def _carried(fn: Any, free: Tensor) -> tuple[Tensor, Tensor]:
+    """Coordinates carried to the support of a distribution, and log |dz / du|."""
+    transform = to_support(fn)
+    value = transform(free)
+    return value, transform.log_abs_det_jacobian(free, value)
+
+
 def monte_carlo_em(
     pair: Any, data: Any, *, num_leapfrog: int = 10, num_trajectories: int = 1, acceptance: float = 0.9
 ) -> MonteCarloEM:
@@ -187,9 +226,10 @@ def monte_carlo_em(
 
     A step of `pv.fit` moves the chains of the rows of its minibatch, by Hamiltonian Monte Carlo under the weights of the
     moment (E-step), and then takes a gradient step of `log p(x, z)` at where they are (M-step). No bound on log p(x) is
-    involved, so that no family of q biases the model; what biases it are chains that lag behind the weights, or do not reach
-    all of a posterior. Fit it to `pair.indexed(data)`, the rows with their numbers: the argument `index`, which stands beside
-    those of the model, says which rows a minibatch holds. Discrete latent sites are summed out.
+    involved, so that no family of q biases the model; what biases it are chains that lag behind the weights, that do not reach
+    all of a posterior, and, a little, step sizes that go on following each chain's acceptance. Fit it to `pair.indexed(data)`,
+    the rows with their numbers: the argument `index`, beside those of the model, says which rows a minibatch holds.
+    Discrete latent sites are summed out.
 
     Kingma and Welling take 10 leapfrog steps, an acceptance of 90 %, and then 5 updates of the weights at the draw. Here each
     step of a fit is one update, at a draw of its own. All is a pair like any other: chains, moments and step sizes are
@@ -216,7 +256,9 @@ def monte_carlo_em(
     Raises:
         PairError: A latent site is shared by all rows, is in another plate beside "data", is discrete with too many values to
             sum, or has no vector of real numbers. When called: a step is to be taken with rows that have no number.
-        OptionError: A number is not possible, or the model has an argument `index` of its own.
+        OptionError: A number is not possible, or the model has an argument `index` of its own. From `pv.fit`: the pair is in
+            evaluation mode, in which chains stand still; several processes take the steps; the loss has a sleep phase.
+        DataError: From `pv.fit`: numbers of rows are out of range, or occur twice.
 
     References:
         Kingma & Welling 2014, arXiv:1312.6114, section 5 and appendix E. Wei & Tanner 1990, *A Monte Carlo implementation of

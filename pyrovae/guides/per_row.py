@@ -75,7 +75,8 @@ def per_row(pair: Any, data: Any) -> PerRow:
     Raises:
         PairError: A latent site is shared by all rows, is in another plate beside "data", is discrete with too many values to
             sum, or has no vector of real numbers. When called: a step is to be taken with rows that have no number.
-        OptionError: The model has an argument `index` of its own.
+        OptionError: The model has an argument `index` of its own. From `pv.fit`: the loss has a sleep phase.
+        DataError: From `pv.fit`: numbers of rows are out of range, or occur twice.
 
     References:
         Hoffman, Blei, Wang & Paisley 2013, arXiv:1206.7055. Cremer, Li & Duvenaud 2018, arXiv:1801.03558 (the gaps).

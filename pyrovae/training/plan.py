@@ -134,6 +134,11 @@ def check(fitted: Fit, data: FitData, groups: Sequence[TrainingGroup], options: 
                 f"{type(module).__name__} has no codes before its first step of training, and is in evaluation mode, in which "
                 "it takes none: call .train() before the fit."
             )
+    if data.epochs:
+        for part in {id(part): part for root in every_module(pair).values() for part in root.modules()}.values():
+            check_fit: Any = getattr(part, "check_fit", None)
+            if check_fit is not None:
+                check_fit(data.training.rows, as_loss(options.loss), ranks.world_size())
     firsts = [one.first_batch(data) for one in groups]
     seen = [transform_once(pair, first, transform) for first in firsts]
     if transform is not None:

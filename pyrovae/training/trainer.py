@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from pyrovae.engine import ranks
 from pyrovae.engine.adam import MODEL_RATE, rate_of
 from pyrovae.engine.compiled import make_engine
 from pyrovae.engine.denormals import flushed_denormals
-from pyrovae.errors import CheckpointError, NotFiniteError, OptionError, PyrovaeError, shortened
+from pyrovae.errors import CheckpointError, NotFiniteError, OptionError, PairError, PyrovaeError, shortened
 from pyrovae.fitted import folder as store
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.optimizers import check_optimizer, finite_or_none, flatten_optimizer, unflatten_optimizer
@@ -57,6 +58,18 @@ def _as_numbers(row: dict[str, Any]) -> None:
                 f"A callback wrote {shortened(repr(value))} into the history as {name!r}, which is kept as a table of numbers: "
                 "write a number, and keep other things elsewhere."
             ) from error
+
+
+def _noted(part: Any, row: Mapping[str, float]) -> dict[str, float]:
+    """What a module adds to a row of the history: numbers, under names that are free."""
+    found = {name: value.item() if isinstance(value, Tensor) else value for name, value in part.in_history().items()}
+    for name, value in found.items():
+        if name in row or isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise PairError(
+                f"{type(part).__name__}.in_history() gives {name!r}: {value!r}, which "
+                + ("the history has already: give it another name." if name in row else "is no number.")
+            )
+    return found
 
 
 class Trainer:
@@ -235,7 +248,8 @@ class Trainer:
         row |= {name: last[name] for name in ("temperature",) if name in last}
         row["seconds"] = round(self.seconds, 3)
         row |= found.columns
-        row |= {name: value for part in self.noted for name, value in part.in_history().items()}
+        for part in self.noted:
+            row |= _noted(part, row)
         history.append(row)
         # a fit that goes on with more epochs would not have measured what is only the last one
         if due and (self.patience is not None or self.keeps_best) and row["validation_elbo"] > self.best_elbo:

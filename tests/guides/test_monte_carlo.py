@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro
 import pyro.distributions as dist
@@ -14,6 +14,7 @@ from torch import Tensor
 
 import pyrovae as pv
 from pyrovae import families as fam
+from pyrovae.guides.hmc import trajectory
 
 ROWS = 400  # of the same x, so that their chains are as many draws of one posterior
 
@@ -161,6 +162,182 @@ def test_rows_without_a_number_get_a_refined_prior() -> None:
 
 def unfitted(pair: Any, x: Tensor) -> pv.Fit:
     return pv.Fit(pair=pair, layout=pv.check_pair(pair, x))
+
+
+class Edge(NamedTuple):
+    u: Tensor
+
+    def log_density(self) -> Tensor:
+        """Standard normal, which is 0 above 2 and infinite below -2."""
+        u = self.u[:, 0]
+        return (-u.square() / 2).where(u <= 2, -math.inf).where(u >= -2, math.inf)
+
+
+def test_a_chain_leaves_densities_of_zero_and_never_enters_infinite_ones() -> None:
+    """As that of a Gamma below 1 at a value that was rounded to 0, where a chain would stay for ever."""
+    torch.manual_seed(0)
+    start = torch.tensor([[0.0], [3.0]]).repeat(200, 1)
+    moved, log_ratio = trajectory(
+        Edge(start),
+        log_density=Edge.log_density,
+        gradient=lambda at: -at.u,
+        move=Edge,
+        step_size=torch.full((400,), 1.5),
+        unit=1.0,
+        num_leapfrog=2,
+    )
+    after, infinite = moved.log_density(), moved.u[:, 0] < -2
+    inside = after.isfinite()
+    assert infinite.any() and (log_ratio[infinite] == -math.inf).all()
+    assert inside[1::2].any() and (log_ratio[1::2][inside[1::2]] == 0).all()
+
+
+def test_chains_that_overshoot_come_back() -> None:
+    """z ~ Gamma(1/2, 1) with a steep likelihood: steps out of the right tail lead to where z is rounded to 0."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Gamma(x.new_tensor(0.5), x.new_tensor(1.0)))
+            pyro.sample("x", dist.Normal(z, 0.1), obs=x)
+
+    torch.manual_seed(0)
+    x = torch.ones(200)
+    pair = pv.monte_carlo_em(model, x, num_leapfrog=3)
+    with torch.no_grad():
+        pair.chain.fill_(4.0)
+        for _ in range(10):
+            pair.guide(**pair.indexed(x))
+    assert pair.chain.abs().max() < 50
+
+
+def test_the_gradient_of_a_support_that_the_model_learns() -> None:
+    """z ~ U(0, t), x ~ N(z, 0.3): d log p(x) / dt, within 5 standard errors (alarm in 1 of 10^6 runs)."""
+    theta = torch.nn.Parameter(torch.tensor(1.0))
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Uniform(x.new_zeros(()), theta))
+            pyro.sample("x", dist.Normal(z, 0.3), obs=x)
+
+    torch.manual_seed(0)
+    x = torch.full((ROWS,), 0.9)
+    normal = dist.Normal(0.0, 0.3)
+    mass = (normal.cdf(x[0]) - normal.cdf(x[0] - theta)) / theta
+    (wanted,) = torch.autograd.grad(mass.log(), [theta])
+    pair = pv.monte_carlo_em(model, x, num_leapfrog=3)
+    for _ in range(15):
+        with torch.no_grad():
+            pair.guide(**pair.indexed(x))
+    found = []
+    for _ in range(4):
+        run = pv.terms(pair, pair.indexed(x))
+        each = pv.log_weights(run)[0].reshape(20, -1).mean(1)
+        found.append(torch.stack([torch.autograd.grad(one, [theta], retain_graph=True)[0] for one in each]))
+        assert run.sites["z"].q is not None and (run.sites["z"].q.log_prob == 0).all()
+    means = torch.stack(found).mean(0)
+    assert abs(means.mean() - wanted) < 5 * means.std() / 20**0.5
+
+
+def test_rows_that_observe_a_site_have_no_chain_for_it() -> None:
+    def model(x: Tensor, z: Tensor | None = None) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0), obs=z)
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    x = torch.zeros(6)
+    data = {"x": x, "z": torch.tensor([1.0, 2.0, 3.0] + 3 * [math.nan])}
+    pair = pv.monte_carlo_em(model, data)
+    pair.guide(**{name: value[:3] for name, value in pair.indexed(data).items()})
+    pair.guide(x=x[3:], index=torch.arange(3, 6))
+    assert (pair.chain[:3] == 0).all() and (pair.chain[3:] != 0).all() and (pair.visits == 1).all()
+
+
+@pytest.mark.parametrize("make", [pv.monte_carlo_em, pv.per_row])
+def test_rows_may_be_float64_and_numbers_any_whole_ones(make: Any) -> None:
+    x = torch.rand(5, dtype=torch.float64)
+    pair = make(lambda x: gamma_poisson(x.round()), x)
+    for dtype in (torch.int32, torch.uint8, torch.int64):
+        pair.guide(x=x, index=torch.arange(5).to(dtype))
+    assert all(value.dtype == torch.float32 for value in pair.state_dict().values())
+
+
+def test_log_q_of_a_share_that_was_rounded_to_one() -> None:
+    """The density of the coordinate that was drawn, and not of one computed back from its value."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Dirichlet(torch.ones(2)))
+            pyro.sample("x", dist.Normal(z[..., 0], 1.0), obs=x)
+
+    x = torch.ones(4)
+    pair = pv.per_row(model, x)
+    with torch.no_grad():
+        pair.loc.fill_(25.0)  # z = 1 - 10^-11
+        pair.log_scale.zero_()
+        q = pv.terms(pair, pair.indexed(x)).sites["z"].q
+    # log N(u; 25, 1) + u, and u is within 5 of 25
+    assert q is not None and ((q.log_prob > 25 - 5 - 0.92 - 12.5) & (q.log_prob < 30)).all()
+
+
+class TestFitsThatWouldGoWrong:
+    @pytest.fixture
+    def pair(self) -> Any:
+        return pv.monte_carlo_em(linear(), linear_rows())
+
+    def refused(self, pair: Any, error: Any, words: str, index: Any = None, **options: Any) -> None:
+        rows = pair.indexed(linear_rows())
+        rows["index"] = rows["index"] if index is None else index
+        before = pair.chain.clone()
+        with pytest.raises(error, match=words):
+            pv.fit(pair, rows, epochs=1, engine="eager", progress=False, **options)
+        assert torch.equal(pair.chain, before)
+
+    def test_in_evaluation_mode(self, pair: Any) -> None:
+        self.refused(pair.eval(), pv.OptionError, "stand still in evaluation mode")
+
+    def test_in_several_processes(self, pair: Any) -> None:
+        with pytest.raises(pv.OptionError, match="take one process"):
+            pair.check_fit(None, pv.Trace_ELBO(), 2)
+        pv.per_row(linear(), linear_rows()).check_fit(None, pv.Trace_ELBO(), 2)
+
+    @pytest.mark.parametrize("loss", [pv.WakeSleep(), pv.RWS(3, sleep=0.5)])
+    def test_by_rows_that_the_model_draws(self, pair: Any, loss: Any) -> None:
+        self.refused(pair, pv.OptionError, "teaches the guide by rows that the model draws", loss=loss)
+
+    @pytest.mark.parametrize(
+        ("index", "error", "words"),
+        [
+            (torch.zeros(80, dtype=torch.int64), pv.DataError, "79 rows have the number of another row, as 0"),
+            (torch.arange(80) + 1, pv.DataError, "from 0 to 79.* 1 rows have others"),
+            (torch.arange(80) - 90, pv.DataError, "80 rows have others"),
+            (torch.arange(80.0), pv.DataError, "whole numbers from 0 to 79"),
+            (torch.arange(80) > 3, pv.DataError, "whole numbers"),
+            (torch.arange(80)[:, None], pv.DataError, r"of shape \(80, 1\)"),
+        ],
+    )
+    def test_by_other_numbers(self, pair: Any, index: Tensor, error: Any, words: str) -> None:
+        self.refused(pair, error, words, index)
+
+
+class Notes(pv.VAE):
+    noted: Any = None
+
+    def in_history(self) -> Any:
+        return self.noted
+
+
+def test_what_a_module_notes_are_numbers_under_names_of_its_own() -> None:
+    vae = Notes(pv.priors.StandardNormal(1), pv.mlp(1, fam.Normal(4), hidden=()), pv.mlp(4, fam.Normal(1), hidden=()))
+
+    def fitted() -> pv.Fit:
+        return pv.fit(vae, linear_rows(), epochs=1, engine="eager", progress=False)
+
+    vae.noted = {"size": torch.tensor(2.0)}
+    assert fitted().history[-1]["size"] == 2.0
+    for noted, words in (({"elbo": 0.0}, "history has already"), ({"size": "large"}, "is no number")):
+        vae.noted = noted
+        with pytest.raises(pv.PairError, match=words):
+            fitted()
 
 
 class TestRefusals:
