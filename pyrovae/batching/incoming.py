@@ -5,6 +5,7 @@ A step takes B rows, whatever the number of rows in which they come: what is lef
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
@@ -44,6 +45,7 @@ class Incoming:
     Attributes:
         num_rows: N, or B where N is not known: then the objective is the mean over rows, and no term may belong to all rows.
         taken: How many batches steps have taken.
+        block_rows: How many rows the first batch of the source has.
         examine: A check of a batch whose values lie beyond those of all batches before, set by the fit.
     """
 
@@ -68,7 +70,8 @@ class Incoming:
         self.came = 0  # batches of the source in this pass
         self.taken = 0
         self.examine: Callable[[Batch, Tensor], None] = lambda batch, numbers: None
-        self.seen: dict[str, tuple[float, float]] = {}  # the least and the largest value of each argument
+        # of each argument the least and the largest value, and whether there was a NaN
+        self.seen: dict[str, tuple[float, float, bool]] = {}
         self._noise = torch.Generator().manual_seed(seed).get_state()
         if isinstance(source, Stored):
             self.batch_size = min(BATCH_ROWS, source.num_rows) if batch_size is None else batch_size
@@ -76,11 +79,13 @@ class Incoming:
                 raise DataError(
                     f"batch_size={batch_size} is larger than the {source.num_rows} rows: use at most {source.num_rows}."
                 )
+            self.block_rows = self.batch_size
             self._dealt = mixed(source, self._bind, self.batch_size, seed)
         else:
             blocks = self._blocks()
             first = next(blocks)
-            self.batch_size = num_rows(first) if batch_size is None else batch_size
+            self.block_rows = num_rows(first)
+            self.batch_size = self.block_rows if batch_size is None else batch_size
             self._dealt = _in_batches(first, blocks, self.batch_size)
         first = next(self._dealt)
         self.first: Batch = {name: value.clone() for name, value in first.items()}
@@ -163,12 +168,7 @@ class Incoming:
 
     def _pass(self) -> Iterator[Any]:
         with self._own_noise():
-            made = self.source() if callable(self.source) and not isinstance(self.source, Iterable) else self.source
-            if not isinstance(made, Iterable):
-                raise DataError(
-                    f"A function that gives the data must make an iterable of batches, this one returned {type(made).__name__}."
-                )
-            batches = iter(made)
+            batches = iter(self.source if isinstance(self.source, Iterable) else _made(self.source))
         while True:
             with self._own_noise():
                 try:
@@ -236,17 +236,10 @@ class Incoming:
         for name, value in batch.items():
             if value.device.type != "cpu" or value.dtype == torch.bool or not value.numel():
                 continue
-            low, high = (bound.item() for bound in value.aminmax())
-            before = self.seen.get(name)
-            if before is not None and before[0] <= low and high <= before[1]:
-                continue
-            if math.isnan(low):  # NaN once is NaN from then on
-                new |= before is None or not math.isnan(before[0])
-                self.seen[name] = (math.nan, math.nan)
-            elif before is None:
-                self.seen[name], new = (low, high), True
-            elif not math.isnan(before[0]):
-                self.seen[name], new = (min(low, before[0]), max(high, before[1])), True
+            low, high, gaps = _extremes(value)
+            before = self.seen.get(name, (math.inf, -math.inf, False))
+            if low < before[0] or high > before[1] or gaps > before[2]:
+                self.seen[name], new = (min(low, before[0]), max(high, before[1]), gaps or before[2]), True
         if new and self.taken:
             first = self.taken * self.batch_size
             self.examine(batch, torch.arange(first, first + num_rows(batch)))
@@ -264,10 +257,24 @@ class Counted:
         self.total, self.per_epoch = total, per_epoch
         self.begun, self.given, self.left = 0, 0, 0  # epochs, steps, and steps of this epoch that are still to come
 
+    @property
+    def ended(self) -> bool:
+        """Whether all steps have been taken."""
+        return self.given >= self.total
+
+    @property
+    def to_come(self) -> int:
+        """How many epochs are still to end."""
+        return max(0, math.ceil(self.total / self.per_epoch - 1e-9) - int(self.given / self.per_epoch + 1e-9))
+
     def begin_epoch(self) -> None:
-        self.begun += 1
-        end = min(self.total, int(self.begun * self.per_epoch + 1e-9))
-        self.left = max(0, end - self.given)  # also where the last epoch of a shorter fit ended early
+        if self.given >= self._end():  # else a shorter fit ended within this epoch, which goes on
+            self.begun += 1
+        self.left = max(0, min(self.total, self._end()) - self.given)
+
+    def _end(self) -> int:
+        """The number of steps after the epoch that was begun last."""
+        return int(self.begun * self.per_epoch + 1e-9)
 
     def __len__(self) -> int:
         return self.left
@@ -287,6 +294,39 @@ class Counted:
         self.begun, self.given, self.left = (int(state[name]) for name in ("begun", "given", "left"))
         if min(self.begun, self.given, self.left) < 0:
             raise ValueError("the steps of an epoch cannot be fewer than none")
+        self.left = max(0, min(self.left, self.total - self.given))  # of a fit that is to be shorter now
+
+
+def _made(source: Callable[[], Any]) -> Iterable[Any]:
+    """What a function that gives the data makes. DataError unless that is an iterable of batches."""
+    try:
+        inspect.signature(source).bind()
+    except TypeError as error:
+        raise DataError(
+            f"A function that gives the data is called without arguments, and this one cannot be ({error}): pass "
+            "lambda: batches(...), with its arguments inside."
+        ) from error
+    except ValueError:  # not every function says what it takes
+        pass
+    made = source()
+    if not isinstance(made, Iterable) or isinstance(made, (Tensor, Mapping, str, bytes)) or hasattr(made, "__array__"):
+        raise DataError(
+            f"A function that gives the data must make an iterable of batches, this one returned {type(made).__name__}. A "
+            "single batch is a list of one, [batch]; data that are at hand are passed as they are."
+        )
+    return made
+
+
+def _extremes(value: Tensor) -> tuple[float, float, bool]:
+    """The least and the largest value that is not NaN, and whether there is a NaN."""
+    low, high = (bound.item() for bound in value.aminmax())
+    if not math.isnan(low):
+        return low, high, False
+    known = value[~value.isnan()]
+    if not known.numel():
+        return math.inf, -math.inf, True
+    low, high = (bound.item() for bound in known.aminmax())
+    return low, high, True
 
 
 def can_start_again(source: Any) -> bool:
@@ -309,6 +349,8 @@ def length(incoming: Incoming, epochs: int | None, steps: int | None) -> tuple[i
     Raises:
         OptionError: Neither is given, or epochs are, and how many rows there are is not known.
     """
+    if epochs == 0:
+        return 0, 0, float(STEPS)
     if steps is not None:
         return math.ceil(steps / STEPS), steps, float(STEPS)
     if epochs is None:
@@ -322,7 +364,11 @@ def length(incoming: Incoming, epochs: int | None, steps: int | None) -> tuple[i
                 "An epoch is a pass over the rows, and how many there are is not known: give steps=..., the number of batches "
                 "that the fit takes, or num_rows=... and data that can be started again."
             )
-        rows = batches * num_rows(incoming.first)
+        rows = batches * incoming.block_rows
+        if loader and incoming.source.batch_size is not None:
+            rows = min(rows, len(incoming.source.dataset))  # the last batch may be smaller
+        if rows < incoming.batch_size:
+            raise DataError(f"batch_size={incoming.batch_size} is larger than the {rows} rows: use at most {rows}.")
     return epochs, epochs * rows // incoming.batch_size, rows / incoming.batch_size
 
 
@@ -366,12 +412,17 @@ def _part(block: Batch, start: int, end: int) -> Batch:
 
 def _form(given: Any) -> dict[str, tuple[tuple[int, ...], torch.dtype]] | None:
     """The shape of a row and the dtype of each argument of a batch of tensors with the same rows; None for anything else."""
-    if type(given) is not dict or not all(
-        isinstance(v, Tensor) and v.dim() and not v.requires_grad for v in given.values()
-    ):
+    if type(given) is not dict or not all(isinstance(v, Tensor) and _is_plain(v) for v in given.values()):
         return None
     rows = {len(value) for value in given.values()}
     return {n: (tuple(v.shape[1:]), v.dtype) for n, v in given.items()} if len(rows) == 1 and rows != {0} else None
+
+
+def _is_plain(value: Tensor) -> bool:
+    """Whether `as_batch` would keep a tensor as it is."""
+    if value.is_nested or value.layout != torch.strided or value.is_quantized or hasattr(value, "get_mask"):
+        return False
+    return value.dim() > 0 and not value.requires_grad
 
 
 def _told(form: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> str:

@@ -88,6 +88,12 @@ class _Arrays(Stored):
         self.name, self.source = name, source
         self.arrays: list[Any] = list(source.values()) if isinstance(source, Mapping) else [source]
         shapes: list[Any] = [getattr(array, "shape", None) for array in self.arrays]
+        for array in self.arrays:
+            if not (hasattr(array, "dtype") and isinstance(getattr(array, "size", None), int)):
+                raise DataError(
+                    f"{name} must be numpy arrays or like them, such as numpy.load(path, mmap_mode='r'), got "
+                    f"{type(array).__name__}. What is in memory already is passed to pv.fit as it is."
+                )
         if not shapes or not all(shapes):
             raise DataError(f"{name} must be arrays with a row for each datum, got shapes {shapes}.")
         if len({shape[0] for shape in shapes}) > 1 or not shapes[0][0]:
@@ -153,7 +159,11 @@ class _Table(Stored):
             )
         if not path.exists():
             raise _absent(path)
-        files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS)
+        files = (
+            [path]
+            if path.is_file()
+            else sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
+        )
         if not files:
             raise DataError(f"there is no file that ends in {', '.join(ENDINGS)} in {path}.")
         try:
@@ -164,11 +174,12 @@ class _Table(Stored):
                 "Parquet and Arrow files need pyarrow, which is not installed: pip install 'pyrovae[arrow]'."
             ) from error
         except (pa.ArrowInvalid, OSError) as error:
-            raise DataError(f"{file} is not a {suffix or 'Parquet or Arrow'} file ({str(error)[:200]}).") from error
+            raise DataError(f"{file} is not a {suffix or 'Parquet or Arrow'} file ({_line(error)}).") from error
         if not self.runs:
             raise DataError(f"{path} has no rows. Add at least one.")
         self.columns = self._chosen(columns)
         self.names = list(dict.fromkeys(name for names in self.columns.values() for name in _listed(names)))
+        self.gaps = {name for name in self.names if self._has_gaps(name)}
 
     def _add(self, file: Path) -> None:
         if ENDINGS[file.suffix.lower()] == "parquet":
@@ -192,6 +203,15 @@ class _Table(Stored):
         """The columns by argument; under no name those of the model's first argument."""
         known = self.schema.names
         chosen = columns if isinstance(columns, Mapping) else {"": known if columns is None else columns}
+        for names in chosen.values():
+            if (
+                isinstance(names, bytes)
+                or not isinstance(names, Sequence)
+                or not all(isinstance(n, str) for n in names)
+            ):
+                raise OptionError(
+                    f"columns must be a name, a list of names, or a dict of such by argument, got {names!r}."
+                )
         for name in (name for names in chosen.values() for name in _listed(names)):
             if name not in known:
                 raise DataError(
@@ -207,7 +227,22 @@ class _Table(Stored):
             raise DataError(f"{self.name}: no column was chosen; there are {', '.join(known[:20])}.")
         return dict(chosen)
 
+    def _has_gaps(self, name: str) -> bool:
+        """Whether some value of a column of whole numbers may be null, so that all of its parts are read as real numbers."""
+        kind = self.schema.field(name).type
+        while hasattr(kind, "value_type"):
+            kind = kind.value_type
+        return not pa.types.is_floating(kind) and any(_nulls(holder, number, name) for holder, number in self.parts)
+
     def pieces(self, run: int, skip: int = 0) -> Iterator[Any]:
+        try:
+            yield from self._pieces(run, skip)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(
+                f"{self.name} cannot be read ({_line(error)}): it has changed or is damaged. Open it again, or write it anew."
+            ) from error
+
+    def _pieces(self, run: int, skip: int) -> Iterator[Any]:
         holder, number = self.parts[run]
         if hasattr(holder, "get_batch"):
             whole = holder.get_batch(number)
@@ -226,8 +261,10 @@ class _Table(Stored):
 
     def _array(self, batch: Any, names: str | Sequence[str]) -> Any:
         if isinstance(names, str):
-            return _values(self.name, names, batch.column(names), alone=True)
-        found = [_values(self.name, name, batch.column(name)) for name in names]
+            column = batch.column(names)
+            alone = not hasattr(column.type, "value_type")
+            return _values(self.name, names, column, alone, gaps=not alone and names in self.gaps)
+        found = [_values(self.name, name, batch.column(name), gaps=name in self.gaps) for name in names]
         return np.concatenate([values.reshape(len(values), -1) for values in found], 1)
 
 
@@ -242,16 +279,38 @@ def _is_numeric(kind: Any) -> bool:
     return any(test(kind) for test in (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal))
 
 
-def _values(source: str, name: str, column: Any, alone: bool = False) -> Any:
-    """The values of a column: `(N,)`, or `(N, D)` of lists of D numbers. Nulls are NaN, but of a column `alone`."""
+def _nulls(holder: Any, number: int, name: str) -> bool:
+    """Whether a column may have nulls in a row group of Parquet, whose statistics say so, or in a record batch of Arrow."""
+    if hasattr(holder, "get_batch"):
+        column = holder.get_batch(number).column(name)
+        while not column.null_count and hasattr(column.type, "value_type"):
+            column = column.flatten()
+        return bool(column.null_count)
+    group = holder.metadata.row_group(number)
+    for column in (group.column(i) for i in range(group.num_columns)):
+        if column.path_in_schema == name or column.path_in_schema.startswith(f"{name}."):
+            told = column.statistics
+            if told is None or not told.has_null_count or told.null_count:
+                return True
+    return False
+
+
+def _values(source: str, name: str, column: Any, alone: bool = False, gaps: bool = False) -> Any:
+    """The values of a column: `(N,)`, or `(N, D)` of lists of D numbers.
+
+    Nulls are NaN, but of a column `alone`. With `gaps`, whole numbers become real ones also where none is null, so that all
+    parts of a file have one dtype.
+    """
     kind = column.type
     if pa.types.is_decimal(kind):
         column = column.cast(pa.float64())
     if not hasattr(kind, "value_type"):
         if alone and column.null_count and not pa.types.is_floating(column.type):
             return column  # what a gap is among integers depends on the argument
-        if column.null_count and pa.types.is_boolean(kind):
+        if pa.types.is_boolean(kind) and (gaps or column.null_count):
             column = column.cast(pa.uint8())
+        if gaps and not pa.types.is_floating(column.type):
+            column = column.cast(pa.float64())
         return column.to_numpy(zero_copy_only=False)
     if column.null_count:
         raise DataError(f"{source}: column {name!r} lacks the list of a row. Fill it up with NaN, or drop the row.")
@@ -263,5 +322,9 @@ def _values(source: str, name: str, column: Any, alone: bool = False) -> Any:
                 f"{source}: column {name!r} has lists of several lengths. Fill them up to one (NaN is missing)."
             )
         width = lengths.pop()
-    inner = _values(source, name, column.flatten())
+    inner = _values(source, name, column.flatten(), gaps=gaps)
     return inner.reshape(len(column), width, *inner.shape[1:])
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -60,7 +60,7 @@ def is_batches(data: Any) -> bool:
         return False
     if isinstance(data, Iterator) or (isinstance(data, Iterable) and not hasattr(data, "__getitem__")):
         return True
-    return callable(data) and not isinstance(data, type)
+    return callable(data) and not isinstance(data, (type, torch.nn.Module))
 
 
 def _is_array(data: Any) -> bool:

@@ -55,7 +55,11 @@ def bind(pair: PairLike, data: Any, options: FitOptions) -> FitData:
 
     transforms = options.transform is not None
 
-    def whole(rows: Any) -> Batch:
+    def whole(rows: Any, name: str = "data") -> Batch:
+        if is_batches(rows):
+            raise DataError(
+                f"{name} must be rows at hand, an array or a dict of them, and not batches that come one by one."
+            )
         return as_batch(pair, rows, transforms=transforms)
 
     comes = isinstance(data, Stored) or is_batches(data)
@@ -96,8 +100,8 @@ def bind(pair: PairLike, data: Any, options: FitOptions) -> FitData:
         split = Split(training.num_rows, test_fraction=0.0, validation_fraction=share, seed=seed)
         validation, training = training.take(split.validation), training.subset(split.train)
     elif options.validation is not None:
-        validation = whole(options.validation)
-    checked = None if options.check_also is None else whole(options.check_also)
+        validation = whole(options.validation, "validation")
+    checked = None if options.check_also is None else whole(options.check_also, "check_also")
     rows = training.num_rows
     batch_size = min(128, rows) if batch_size is None else batch_size
     if batch_size > rows:

@@ -14,7 +14,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyrovae.batching.incoming import Incoming
+from pyrovae.batching.incoming import Counted, Incoming
 from pyrovae.engine import ranks
 from pyrovae.engine.adam import MODEL_RATE, rate_of
 from pyrovae.engine.compiled import make_engine
@@ -118,7 +118,7 @@ class Trainer:
             resumable(folder),
             nullcontext() if callbacks else modules_remembered(self.fitted.pair),  # callbacks may change them
             stop_on_interrupt(terminate=folder is not None) as interrupted,
-            progress_bar(False if ranks.rank() else progress, self.epochs) as bar,
+            progress_bar(False if ranks.rank() else progress, self._epochs_in_all()) as bar,
             pyro.validation_enabled(False),
             flushed_denormals(self.device),
         ):
@@ -180,9 +180,19 @@ class Trainer:
     def _finished(self) -> bool:
         done = len(self.fitted.history)
         waited = self.patience is not None and done - self.best_epoch >= self.patience
-        if waited and done < self.epochs and "validation_elbo" in self.fitted.history[-1]:
+        if waited and not self._has_all() and "validation_elbo" in self.fitted.history[-1]:
             self.fitted.stopped = f"no better validation ELBO for {self.patience} epochs"
-        return done >= self.epochs or bool(self.fitted.stopped)
+        return self._has_all() or bool(self.fitted.stopped)
+
+    def _has_all(self) -> bool:
+        """Whether the fit has its length."""
+        if isinstance(self.batches, Counted):
+            return self.batches.ended and not self.in_epoch
+        return len(self.fitted.history) >= self.epochs
+
+    def _epochs_in_all(self) -> int:
+        """How many lines the history will have: one more than epochs where a fit of fewer steps had ended within one."""
+        return len(self.fitted.history) + self.batches.to_come if isinstance(self.batches, Counted) else self.epochs
 
     def _begin_epoch(self, due: bool) -> None:
         self.batches.begin_epoch()
@@ -229,7 +239,7 @@ class Trainer:
             row["skipped"] = len(elbos) - len(taken)
         self.epoch_elbos = []
         began = time.monotonic()
-        last = len(history) + 1 >= self.epochs
+        last = self.batches.ended if isinstance(self.batches, Counted) else len(history) + 1 >= self.epochs
         found = self.monitor.measure() if due or last else NOTHING
         if self.relaxes:
             row["relaxed_elbo"] = row["elbo"]

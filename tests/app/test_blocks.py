@@ -130,6 +130,54 @@ def test_force_starts_anew(run: Run, tmp_path: Path) -> None:
     assert blocks.encode_table(run, source, to, say=print, force=True) == 50
 
 
+def test_the_table_that_is_asked_about_is_never_replaced(run: Run, tmp_path: Path) -> None:
+    source = tmp_path / "new.csv"
+    source.write_bytes((run.folder.parent / "new.csv").read_bytes())
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link.csv").symlink_to(source)
+    before = source.read_bytes()
+    for asked, to in ((source, tmp_path / "folder" / ".." / "new.csv"), (tmp_path / "link.csv", source)):
+        with pytest.raises(pv.OptionError, match="would replace the table"):
+            blocks.encode_table(run, asked, to, say=print, force=True)
+    assert source.read_bytes() == before
+
+
+@pytest.mark.parametrize("after", [0, 1, 3, 5])
+def test_a_job_that_is_killed_while_it_removes_its_answers_can_be_given_again(
+    run: Run, after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, to, unlink = run.folder.parent / "new.csv", tmp_path / "z.csv", Path.unlink
+    removed: list[Path] = []
+
+    def killed(path: Path, missing_ok: bool = False) -> None:
+        if path.parent.name == ".z.csv.parts" and not missing_ok:
+            if len(removed) == after:
+                raise Stopped
+            removed.append(path)
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", killed)
+    with pytest.raises(Stopped):
+        blocks.encode_table(run, source, to, say=print, rows=12)
+    monkeypatch.undo()
+    wanted = to.read_bytes()
+    assert len(removed) == after
+    assert blocks.encode_table(run, source, to, say=print, rows=12) == 50
+    assert to.read_bytes() == wanted and [path.name for path in tmp_path.iterdir()] == [to.name]
+
+
+def test_a_job_that_is_killed_before_its_first_block_can_be_given_again(run: Run, tmp_path: Path) -> None:
+    (tmp_path / ".z.csv.parts").mkdir()
+    (tmp_path / ".z.csv.parts" / f".{blocks.MARK}.new").write_text("{")
+    assert blocks.encode_table(run, run.folder.parent / "new.csv", tmp_path / "z.csv", say=print) == 50
+
+
+def test_rows_that_cannot_be_asked_about_are_told(run: Run, tmp_path: Path) -> None:
+    table(10, 1).astype(object).replace({"b": {table(10, 1)["b"][7]: "many"}}).to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(pv.DataError, match="Rows 6 to 8 of t.csv: "):
+        blocks.encode_table(run, tmp_path / "t.csv", tmp_path / "z.csv", say=print, rows=3)
+
+
 def test_the_commands(pyrovae: Command, folder: Path) -> None:
     code, out, err = pyrovae("encode", folder, folder.parent / "new.parquet", "--out", "z.parquet")
     assert code == 0, err

@@ -144,7 +144,7 @@ def test_a_finished_fit_goes_on_with_more_steps(tmp_path: Path) -> None:
     weights(drawn, steps=13, **how)
     pair = vae()
     fitted = pv.fit(pair, drawn, steps=25, resume=True, **how, **HOW)
-    assert [row["steps"] for row in fitted.history] == [10, 13, 25]
+    assert [row["steps"] for row in fitted.history] == [10, 13, 20, 25]
     assert equal(list(pair.state_dict().values()), true)
 
 
@@ -162,6 +162,35 @@ def test_a_failing_step_is_told_without_its_rows() -> None:
     huge: dict[str, Any] = {"optimizer": lambda leaves: torch.optim.SGD(leaves, lr=1e38)}
     with pytest.raises(pv.NotFiniteError, match="In epoch 1, step .+ not finite; the weights are those of the start"):
         pv.fit(vae(), drawn(), steps=13, **HOW, **huge)
+
+
+@pytest.mark.parametrize(("first", "second"), [(13, 15), (7, 9)])
+def test_more_steps_within_the_last_epoch_are_taken(first: int, second: int, tmp_path: Path) -> None:
+    how: dict[str, Any] = {"checkpoint": tmp_path / "run"}
+    weights(drawn, steps=first, **how)
+    assert equal(weights(drawn, steps=second, resume=True, **how), weights(drawn, steps=second))
+
+
+class Counting(IterableDataset[Tensor]):
+    """Rows of which it is known how many they are."""
+
+    def __iter__(self) -> Iterator[Tensor]:
+        yield from X[:18]
+
+    def __len__(self) -> int:
+        return 18
+
+
+@pytest.mark.parametrize(("batch_size", "steps"), [(None, 7), (2, 18), (9, 4), (18, 2)])
+def test_passes_over_a_loader_have_its_rows(batch_size: int | None, steps: int) -> None:
+    fitted = pv.fit(vae(), DataLoader(Counting(), batch_size=5), epochs=2, batch_size=batch_size, **HOW)
+    assert fitted.history[-1]["steps"] == steps  # 2 passes over 18 rows, in whole batches
+    with pytest.raises(pv.DataError, match="larger than the 18 rows"):
+        pv.fit(vae(), DataLoader(Counting(), batch_size=5), epochs=1, batch_size=19, **HOW)
+
+
+def test_no_step_needs_no_length() -> None:
+    assert pv.fit(vae(), drawn, epochs=0, **HOW).history == []
 
 
 class Once:
@@ -184,6 +213,12 @@ BAD: dict[str, tuple[Callable[[], Any], dict[str, Any], type[Exception], str]] =
     "once": (Once, {"steps": 5}, pv.DataError, "no batch when it was started for pass 2. It can be read only once"),
     "nothing": (lambda: iter([]), {"steps": 5}, pv.DataError, "no batch"),
     "makes no batches": (lambda: lambda: 3, {"steps": 5}, pv.DataError, "must make an iterable of batches.*int"),
+    "makes a tensor": (lambda: lambda: X, {"steps": 5}, pv.DataError, "must make an iterable of batches.*Tensor"),
+    "makes a batch": (lambda: lambda: {"x": X}, {"steps": 5}, pv.DataError, "must make an iterable of batches.*dict"),
+    "takes arguments": (lambda: lambda n: [X] * n, {"steps": 5}, pv.DataError, "called without arguments.*'n'"),
+    "network": (lambda: torch.nn.Linear(6, 2), {"epochs": 1}, pv.DataError, "must hold numbers, got Linear"),
+    "sparse": (lambda: iter([X, X.to_sparse()]), {"steps": 2}, pv.DataError, r"Batch 2: .*x.to_dense\(\)"),
+    "to validate": (drawn, {"steps": 2, "validation": iter([X])}, pv.DataError, "validation must be rows at hand"),
     "shape": (lambda: iter([X, X[:, :5]]), {"steps": 2}, pv.DataError, r"Batch 2 has rows of x: \(5,\).*\(6,\)"),
     "dtype": (lambda: iter([X, X.long()]), {"steps": 2}, pv.DataError, "Batch 2 has rows of x.*int64.*float32"),
     "name": (lambda: iter([{"x": X}, {"y": X}]), {"steps": 2}, pv.DataError, r"Batch 2: .*takes \(x\)"),
@@ -217,6 +252,8 @@ def test_a_model_of_gaps_takes_the_first_gap_late() -> None:
 
     fitted = pv.fit(gappy(), iter([X, X, NAN, X, NAN]), steps=5, **HOW)
     assert fitted.history[0]["steps"] == 5
+    with pytest.raises(pv.DataError, match="outside the support"):  # also once there was a gap
+        pv.fit(gappy(), iter([X, NAN, 3 * X]), steps=3, **HOW)
 
 
 def test_rows_of_several_kinds_are_told_to_be_at_hand() -> None:

@@ -192,6 +192,36 @@ def test_gaps_and_types_of_columns(tmp_path: Path) -> None:
     assert piece["y"].tolist() == [0, 2, 1] and piece["y"].dtype == np.int8
 
 
+@pytest.mark.parametrize("ending", [".parquet", ".arrow"])
+@pytest.mark.parametrize("values", [[1, 2, 3, None], [True, False, True, None], [[1], [2], [3], [None]]])
+def test_parts_with_and_without_gaps_have_one_dtype(values: list[Any], ending: str, tmp_path: Path) -> None:
+    table, path = pa.table({"a": values, "b": [1, 2, 3, 4]}), tmp_path / f"t{ending}"
+    if ending == ".parquet":
+        pq.write_table(table, path, row_group_size=2)
+    else:
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table, max_chunksize=2)
+    pieces = list(pv.data.open(path).all_pieces([0, 1]))
+    assert [piece.dtype for piece in pieces] == [np.float64] * 2 and np.isnan(pieces[1][1, 0])
+    assert next(pv.data.open(path, ["b"]).all_pieces([0])).dtype == np.int64  # of a column without gaps
+
+
+def test_folders_that_are_named_like_tables_are_read_once(tmp_path: Path) -> None:
+    for name in ("one.parquet", "two.parquet"):
+        (tmp_path / name).mkdir()
+        pq.write_table(pa.table({"a": [1.0, 2.0]}), tmp_path / name / "part-0.parquet")
+    assert pv.data.open(tmp_path).num_rows == 4
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_bytes(b"PAR1")])
+def test_a_table_that_is_gone_or_damaged_is_told(harm: Any, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": [1.0, 2.0]}), tmp_path / "t.parquet")
+    source = pv.data.open(tmp_path / "t.parquet")
+    harm(tmp_path / "t.parquet")
+    with pytest.raises(pv.DataError, match="t.parquet cannot be read"):
+        list(source.all_pieces([0]))
+
+
 class Shrinks(Numbers):
     def pieces(self, run: int, skip: int = 0) -> Any:
         yield {"x": np.arange(3)}
@@ -215,6 +245,13 @@ BAD: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
     "no column": (lambda f: pv.data.open(f / "rows.parquet", []), pv.DataError, "no column was chosen"),
     "columns of an array": (lambda f: pv.data.open(f / "rows.npy", ["c"]), pv.OptionError, "arrays have none"),
     "buffer": (lambda f: pv.data.open(f / "rows.npy", buffer=0), pv.OptionError, "buffer must be a whole number"),
+    "a tensor": (lambda f: pv.data.open(torch.ones(3, 2)), pv.DataError, "numpy arrays.*got Tensor"),  # type: ignore[arg-type]
+    "a list": (lambda f: pv.data.open({"x": [1.0]}), pv.DataError, "numpy arrays.*got list"),  # type: ignore[dict-item]
+    "numbers of columns": (
+        lambda f: pv.data.open(f / "rows.parquet", [0]),  # type: ignore[list-item]
+        pv.OptionError,
+        "columns must be a name",
+    ),
     "by column": (lambda f: pv.data.open(np.ones((3, 2)).T.copy("F")), pv.DataError, "column by column"),
     "no rows": (lambda f: pv.data.open(np.ones((0, 2))), pv.DataError, "at least one"),
     "a number": (lambda f: pv.data.open(np.float64(3)), pv.DataError, "a row for each datum"),  # type: ignore[arg-type]

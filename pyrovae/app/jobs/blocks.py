@@ -117,7 +117,7 @@ class _Job:
             raise OptionError(f"--out {to} must end in {' or '.join(WRITTEN)}, which are written block by block.")
         if not self.source.is_file():
             raise DataError(f"there is no file {source}. Check the name and the folder.")
-        if self.source == to.expanduser().absolute():
+        if self.source.resolve() == to.expanduser().resolve():
             raise OptionError(f"--out {to} would replace the table that is asked about: choose another name.")
         state = self.source.stat()
         weights = digest(json.dumps(run.fitted.checksums, sort_keys=True).encode())
@@ -142,7 +142,12 @@ class _Job:
         try:
             with closing(_blocks(self.source, self.rows, done)) as blocks:
                 for number, frame in enumerate(blocks, done):
-                    found = answer(frame, number)
+                    try:
+                        found = answer(frame, number)
+                    except DataError as error:
+                        raise DataError(
+                            f"Rows {start} to {start + len(frame) - 1} of {self.source.name}: {error}"
+                        ) from error
                     found.insert(0, "row", range(start, start + len(frame)), allow_duplicates=True)
                     start += len(frame)
                     write_file(self._part(number), _written(found, self.to.suffix))
@@ -151,7 +156,7 @@ class _Job:
                 shutil.rmtree(self.parts)
             raise
         total = self._join(each)
-        shutil.rmtree(self.parts)
+        self._clear()
         return total
 
     def _begin(self, force: bool) -> int:
@@ -175,11 +180,17 @@ class _Job:
                     "folder, or start anew with --force."
                 )
             shutil.rmtree(self.parts)
-        elif self.parts.exists() and any(self.parts.iterdir()):
+        elif self.parts.exists() and any(path != beside(mark) for path in self.parts.iterdir()):
             raise OptionError(f"{self.parts} is in the way, where answers are kept until all are there: remove it.")
         self.parts.mkdir(exist_ok=True)
         write_file(mark, json.dumps(self.identity, indent=1).encode())
         return 0
+
+    def _clear(self) -> None:
+        """Remove the folder of answers, its mark last, so that the same job can begin again wherever it is killed."""
+        for path in sorted(self.parts.iterdir(), key=lambda path: (path.name != MARK, path.name), reverse=True):
+            path.unlink()
+        self.parts.rmdir()
 
     def _part(self, number: int) -> Path:
         return self.parts / f"{number:06d}{self.to.suffix}"
@@ -253,14 +264,17 @@ def _parquet_blocks(path: Path, rows: int) -> Frames:
         raise DataError(f"{path} is not a table ({str(error)[:200]}). Save it as .csv.") from error
     left: list[Any] = []
     have = 0
-    with file:
-        for batch in file.iter_batches(batch_size=min(rows, 10_000)):
-            left.append(batch)
-            have += batch.num_rows
-            while have >= rows:
-                whole = arrow.Table.from_batches(left)
-                yield whole.slice(0, rows).to_pandas()
-                left = whole.slice(rows).to_batches()
-                have -= rows
-        if have:
-            yield arrow.Table.from_batches(left).to_pandas()
+    try:
+        with file:
+            for batch in file.iter_batches(batch_size=min(rows, 10_000)):
+                left.append(batch)
+                have += batch.num_rows
+                while have >= rows:
+                    whole = arrow.Table.from_batches(left)
+                    yield whole.slice(0, rows).to_pandas()
+                    left = whole.slice(rows).to_batches()
+                    have -= rows
+            if have:
+                yield arrow.Table.from_batches(left).to_pandas()
+    except (arrow.ArrowException, OSError) as error:
+        raise DataError(f"{path} is damaged ({' '.join(str(error).split())[:200]}). Write it anew.") from error
