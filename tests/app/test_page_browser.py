@@ -108,6 +108,14 @@ def test_nothing_in_a_table_is_taken_for_html(tmp_path: Path) -> None:
         browser.press("Enter")
         browser.wait("!sending.length && state.progress.mine === 1")
         assert list(kept(tmp_path, "rows").values()) == ["<i>x</i>"]
+        repeated = "document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {key: '1', repeat: true, bubbles: true}))"
+        assert browser.value(f"(() => {{ const before = asked; {repeated}; return asked - before; }})()") == 0
+        (tmp_path / "runs" / "rows-labels" / "labels.csv").write_text("mine")
+        browser.press("1")
+        changed = "document.getElementById('trouble').textContent.includes('changed by another program')"
+        browser.wait(changed)
+        browser.value("refresh()")
+        assert browser.value(changed)  # until a later step is done
         assert browser.value("document.querySelectorAll('#classes i, #rows .badge i').length") == 0
         assert browser.value("document.documentElement.scrollWidth <= innerWidth")  # nothing is wider than a phone
         assert browser.value("getComputedStyle(document.body).backgroundColor") == "rgb(23, 25, 28)"
