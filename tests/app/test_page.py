@@ -580,9 +580,9 @@ def test_mistakes_of_the_command_are_told_before_anything_is_served(
         ),
         (
             ("--page", "--run", "run", "--labels", "run/predictions.csv"),
-            "run/predictions.csv would be replaced: copy it",
+            "run/predictions.csv would be replaced: give a copy",
         ),
-        (("--run", "run", "--labels", "run/labels.csv", "--force"), "run/labels.csv would be replaced: copy it"),
+        (("--run", "run", "--labels", "run/labels.csv", "--force"), "run/labels.csv would be replaced: give a copy"),
         (("--page", "--run", "out", "--out", "out/predictions.csv"), "where the model writes its predictions"),
         (("--page", "--hidden", "3,4"), "--hidden is one width"),
         (("--page", "--format", "label-studio"), "no --format"),

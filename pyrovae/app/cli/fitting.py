@@ -240,7 +240,11 @@ def label(
     written = [table, where / labelling.PREDICTIONS] if page else [table]
     if labels is not None and labels.expanduser().absolute() in [file.absolute() for file in written]:
         itself = page and labels.expanduser().absolute() == table.absolute()
-        cure = "leave --labels out, since the page reads it by itself" if itself else "copy it, or give another --out"
+        cure = (
+            "leave --labels out, since the page reads it by itself"
+            if itself
+            else "give a copy of it under another name"
+        )
         raise OptionError(f"--labels {labels} would be replaced: {cure}.")
     how: dict[str, Any] = {"device": device, "engine": engine, "threads": threads}
     if page:
