@@ -174,7 +174,7 @@ def refuse_folder(folder: Path, job: Job, *, fresh: bool) -> None:
     if recorded is not None and not fresh:
         _earlier(recorded, folder, job)
     table, written = folder / PREDICTIONS, {} if recorded is None else recorded["written"]
-    if table.exists() and not set(_digests(table)) & set(written.values()):
+    if table.exists() and not any(digest in written.values() for digest in _digests(table)):
         raise OptionError(
             f"{table} has changed since it was written, and would be replaced: move it to another folder, and give it as "
             "--labels if labels were filled in."
