@@ -97,6 +97,7 @@ def label_with_keys(browser: Browser, truth: dict[str, str], num: int) -> None:
 
 def test_thirty_digits_by_keyboard_through_the_death_of_the_server(browser: Browser, tmp_path: Path) -> None:
     x, y = load_digits(return_X_y=True)
+    x, y = x[y < 4], y[y < 4]  # of which 15 labels have two of a class
     (tmp_path / "photos").mkdir()
     for number, row in enumerate(x[:100]):
         Image.fromarray((row.reshape(8, 8) / 16 * 255).astype(np.uint8)).save(tmp_path / "photos" / f"{number:03d}.png")
