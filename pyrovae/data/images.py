@@ -74,6 +74,8 @@ def load_folder(folder: str | Path, *, size: int | None = None) -> Dataset:
         raise DataError(
             f"{root} holds no image: no file in it ends in {', '.join(IMAGES)}. Give the folder that contains the images."
         )
+    if odd := [name for name in names if not _is_text(name)]:
+        raise DataError(f"the name of {root / odd[0]} is not in UTF-8, as tables are written. Rename the file.")
     if size is None:  # before any is decoded, which takes a hundred times its file
         _refuse_sizes(root, {name: _size(root / name) for name in names})
     digest = hashlib.sha256(f"size {size}".encode())
@@ -110,7 +112,7 @@ def thumbnail(folder: str | Path, name: str, most: int) -> bytes:
         most: The largest side, in pixels; smaller images stay as they are.
 
     Raises:
-        DataError: The file is not in the folder, or cannot be read.
+        DataError: The name leads out of the folder, or the file cannot be read. Links are followed, as by `load_folder`.
 
     Example:
         >>> import pathlib
@@ -121,16 +123,24 @@ def thumbnail(folder: str | Path, name: str, most: int) -> bytes:
         >>> thumbnail("shots", "a.png", 20)[:4]
         b'\\x89PNG'
     """
-    root = Path(folder).expanduser().resolve()
-    path = root / name
-    if not path.resolve().is_relative_to(root):  # by a link
-        raise DataError(f"{path} is not in the folder {root}.")
-    pixels = _pixels(path, None)
+    root = Path(folder).expanduser().absolute()
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise DataError(f"{name} is not in the folder {root}.")
+    pixels = _pixels(root / name, None)
     picture = Image.fromarray(pixels if pixels.ndim == 2 else np.moveaxis(pixels, 0, -1))
     picture.thumbnail((most, most))
     out = io.BytesIO()
     picture.save(out, "PNG")
     return out.getvalue()
+
+
+def _is_text(name: str) -> bool:
+    """Whether the name of a file, which may be of any bytes, is one of letters."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -72,14 +72,7 @@ def read_labels(path: str | Path) -> dict[str, str]:
             f"there is no file {path}{_or(near)}. Give a table of labels: a CSV file with the columns id,label."
         )
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-        first = text.partition("\n")[0]
-        mark = next((mark for mark in (",", ";", "\t") if mark in first), ",")
-        rows = [
-            row
-            for row in csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
-            if any(map(str.strip, row))
-        ]
+        rows = read_lines(path)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} is not a table of labels ({error}). Give a CSV file in UTF-8.") from error
     header = [name.strip().lower() for name in rows[0]] if rows else []
@@ -110,7 +103,22 @@ def read_labels(path: str | Path) -> dict[str, str]:
     return found
 
 
-def match_labels(table: dict[str, str], ids: Sequence[str] | None, num_rows: int, source: str | Path) -> Labels:
+def read_lines(path: Path) -> list[list[str]]:
+    """The cells of a CSV file, separated by commas, semicolons or tabs, without the lines in which nothing stands.
+
+    Raises:
+        OSError, UnicodeDecodeError, csv.Error: It cannot be read, is not in UTF-8, or is no table.
+    """
+    text = path.read_bytes().decode("utf-8-sig")
+    first = text.partition("\n")[0]
+    mark = next((mark for mark in (",", ";", "\t") if mark in first), ",")
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
+    return [line for line in lines if any(map(str.strip, line))]
+
+
+def match_labels(
+    table: dict[str, str], ids: Sequence[str] | None, num_rows: int, source: str | Path, *, from_0: bool = False
+) -> Labels:
     """The labels of N rows of data, from a table that `read_labels` has read.
 
     Args:
@@ -119,6 +127,7 @@ def match_labels(table: dict[str, str], ids: Sequence[str] | None, num_rows: int
         ids: The ids of the rows in their order, or None if rows are numbered from 0.
         num_rows: The number N of rows.
         source: The name of the table in error messages.
+        from_0: Whether its rows are known to be numbered from 0, even if it does not name row 0.
 
     Returns:
         A `Labels` of N rows. The label of a row that the table does not name is unknown.
@@ -136,7 +145,7 @@ def match_labels(table: dict[str, str], ids: Sequence[str] | None, num_rows: int
         if before and label and before != label:
             raise DataError(f"{source}: row {name} has two labels, {before!r} and {label!r}. Keep one.")
         given[name] = before or label
-    if ids is None:
+    if ids is None and not from_0:
         _refuse_numbers_from_1(given, num_rows, source)
     strangers = [name for name in given if name not in place]
     if strangers:

@@ -122,7 +122,7 @@ def load_table(
     if y is not None and y in (*out, named):
         raise OptionError(f"{path.name}: {y} is the label, and cannot be the id or left out as well.")
     if look:
-        named, more = _look_for_ids(frame, form, [c for c in every if c not in out and c != y], named, ids)
+        named, more = look_for_ids(frame, form, [c for c in every if c not in out and c != y], named, ids)
         out |= more
         empty = frame.isna().all()
         out |= {c: "it is empty" for c in every if c not in out and c not in (y, named) and empty[c]}
@@ -147,6 +147,7 @@ def load_table(
     if not kept:
         raise DataError(f"{path} has no column besides the label and those left out. A row needs at least one.")
     labels = None if y is None else (texts[y] if text_labels else frame[y]).to_numpy()
+    of_rows: dict[str, Any] = {"y": labels, "label": label, "ids": names, "one_class": text_labels}
     how: dict[str, Any] = {"header": form.header, "ids": named, "drop": list(out)}
     rows, schema = frame[kept].apply(_as_numbers), _schema_of(path, frame[kept], columns, look, set(every) - set(kept))
     beside: dict[str, Any] = {}
@@ -159,16 +160,7 @@ def load_table(
     text = [name for name in kept if not pd.api.types.is_numeric_dtype(rows[name])]
     if schema is not None and (text or coded or isinstance(columns, str | Path)):
         encoded, modelled = schema.encode(frame[kept]), schema.names
-        dataset = make_dataset(
-            path,
-            encoded.numpy(),
-            y=labels,
-            label=label,
-            columns=modelled,
-            ids=names,
-            kind="table",
-            one_class=text_labels,
-        )
+        dataset = make_dataset(path, encoded.numpy(), columns=modelled, kind="table", **of_rows)
         return replace(_with(dataset, how, notes, schema, encoded), **beside)
     if text:
         examples = [f"{name} ({first_text(rows[name])!r})" for name in text[:8]] + ["..."] * (len(text) > 8)
@@ -179,9 +171,7 @@ def load_table(
     x = rows.to_numpy(dtype=np.float64)
     if look:
         notes += _remarks(rows, form)
-    dataset = make_dataset(
-        path, x, y=labels, label=label, columns=tuple(kept) if form.named else None, ids=names, one_class=text_labels
-    )
+    dataset = make_dataset(path, x, columns=tuple(kept) if form.named else None, **of_rows)
     return replace(_with(dataset, how, notes, schema, None if schema is None else schema.encode(frame[kept])), **beside)
 
 
@@ -247,7 +237,7 @@ def several(names: str | Sequence[str], columns: Sequence[str]) -> Sequence[str]
     return [names] if names in columns else [name.strip() for name in names.split(",") if name.strip()]
 
 
-def _look_for_ids(
+def look_for_ids(
     frame: pd.DataFrame, form: Form, columns: Sequence[str], named: str | None, ids: str | None
 ) -> tuple[str | None, dict[str, str]]:
     """The column that names the rows, and others that only number them, with the reason why they are no values."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from pyrovae._lazily import Lazily
 from pyrovae.data.dataset import Dataset, make_dataset
-from pyrovae.data.tables import NO_IDS, column_name, read_frame, read_text, row_names, several
+from pyrovae.data.tables import NO_IDS, column_name, look_for_ids, read_frame, read_text, row_names, several
 from pyrovae.errors import DataError
 
 # pandas and scikit-learn take seconds to import
@@ -40,7 +41,7 @@ def load_texts(
     Args:
         path: The table.
         label: The column with the labels, which are text.
-        ids: The column that names the rows; None, or "none", for none.
+        ids: The column that names the rows; "none" for none, None finds out.
         header: Whether the first line names the columns; None finds out.
         drop: Columns to leave out; a text may have several, with commas between them.
 
@@ -63,6 +64,11 @@ def load_texts(
     every = list(frame)
     hidden = [None if name in (None, NO_IDS) else column_name(path, every, name) for name in (ids, label)]
     out = {column_name(path, every, name) for name in several(drop, every)}
+    out |= {name for name in every if frame[name].isna().all()} - set(hidden)
+    if ids is None:
+        hidden[0], more = look_for_ids(frame, form, [c for c in every if c not in out and c not in hidden], None, None)
+        out |= set(more)
+    named, y = hidden
     kept = [name for name in every if name not in hidden and name not in out]
     if not kept or any(pd.api.types.is_numeric_dtype(frame[name]) for name in kept):
         return None
@@ -70,15 +76,14 @@ def load_texts(
     if not all(_are_texts(cells[name]) for name in kept):
         return None
     try:
-        counter = text.CountVectorizer(binary=True, min_df=2, max_features=MOST_WORDS)
+        counter = text.CountVectorizer(binary=True, min_df=2, max_features=MOST_WORDS, dtype=np.uint8)
         x = counter.fit_transform([" ".join(row) for row in cells.itertuples(index=False)]).toarray()
     except ValueError as error:
         raise DataError(f"{path}: no word occurs in two rows, so that nothing can be learned. Add rows.") from error
-    named, y = hidden
     others = read_text(path, form, [name for name in hidden if name is not None], frame)
     dataset = make_dataset(
         path,
-        x.astype(np.uint8),
+        x,
         y=None if y is None else others[y].to_numpy(),
         label=y,
         columns=tuple(counter.get_feature_names_out()),
@@ -87,7 +92,9 @@ def load_texts(
         one_class=True,
     )
     dataset.source.update({"header": form.header, "ids": named, "drop": list(out)})
-    return dataset
+    if named is None or ids is not None:
+        return dataset
+    return replace(dataset, notes=(*dataset.notes, f"Column {named} names the rows, and is left out."))
 
 
 def _are_texts(cells: pd.Series) -> bool:

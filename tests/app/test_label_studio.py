@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
@@ -55,7 +56,7 @@ def test_tasks_hold_rows_without_a_label_the_most_informative_first(texts: Path,
     job = read_job(str(texts))
     num, beside = write_tasks(job, told(job), tmp_path / "tasks.json")
     found = json.loads((tmp_path / "tasks.json").read_text())
-    assert num == 2 and found == tasks(job, told(job))
+    assert num == 2 and found == tasks(job, told(job)) and len(found) == 8
     assert found[0]["data"] == {"pyrovae_row": "r7", "text": "size: 7\nnote: too"}
     prediction = found[1]["predictions"][0]
     assert prediction["score"] == 0.25 and prediction["model_version"].startswith("pyrovae ")
@@ -67,6 +68,9 @@ def test_tasks_hold_rows_without_a_label_the_most_informative_first(texts: Path,
     assert shown.get("name") == choice["to_name"] == chosen.get("toName") and shown.get("value") == "$text"
     assert chosen.get("name") == choice["from_name"]
     assert [one.get("value") for one in chosen] == ["a<b", "c"] == list(job.labels.classes)
+    assert read_export(tmp_path / "tasks.json") == {  # as an export has them, those that were known come back
+        "r7": "", "r6": "", "r0": "c", "r1": "a<b", "r2": "c", "r3": "a<b", "r4": "c", "r5": "a<b"
+    }  # fmt: skip
 
 
 def test_images_are_in_their_tasks(tmp_path: Path) -> None:
@@ -93,6 +97,14 @@ def test_labels_come_back_by_the_names_of_rows(texts: Path, tmp_path: Path) -> N
     labels = read_job(str(texts), path).labels
     assert labels.text(labels.y)[6:] == ["c", ""] and labels.text(labels.y)[0] == "c"
     assert read_export(export(path, ("r6", [annotation("c"), annotation("d")]))) == {"r6": ""}
+
+
+def test_rows_that_are_numbered_come_back_where_row_0_was_no_task(tmp_path: Path) -> None:
+    np.savez(tmp_path / "rows.npz", x=np.arange(20.0).reshape(10, 2), y=np.array([0, 1] + [-1] * 8))
+    path = export(
+        tmp_path / "export.json", ("1", [annotation("1")]), ("2", [annotation("0")]), ("3", [annotation("0")])
+    )
+    assert read_job(str(tmp_path / "rows.npz"), path).labels.y.tolist()[:4] == [-1, 1, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -143,8 +155,8 @@ def test_the_command_writes_tasks_and_an_interface(
     words = ("label", texts, "--format", "label-studio", "--out", "for-studio.json")
     code, out, err = pyrovae(*words)
     assert code == 0, err
-    assert "2 tasks: for-studio.json (interface: for-studio.xml)" in out
-    assert len(json.loads((tmp_path / "for-studio.json").read_text())) == 2 and (tmp_path / "for-studio.xml").exists()
+    assert "Tasks, 2 without a label: for-studio.json (interface: for-studio.xml)" in out
+    assert len(json.loads((tmp_path / "for-studio.json").read_text())) == 8 and (tmp_path / "for-studio.xml").exists()
     assert asked == [Path("runs/rows-labels/predictions.csv")]  # since labels.csv there may be the page's
     code, _, err = pyrovae(*words)
     assert code == 2 and "exists" in err and len(asked) == 1

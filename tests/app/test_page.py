@@ -19,6 +19,7 @@ from support.command import Command
 
 from pyrovae.app.jobs.label import read_job
 from pyrovae.app.jobs.label.answers import Answers, check_annotator
+from pyrovae.app.jobs.label.job import refuse_folder
 from pyrovae.app.jobs.label.learning import Learned, Worker, learn, why_not
 from pyrovae.app.jobs.label.session import ENOUGH, Session, keys_of
 from pyrovae.app.jobs.label.views import Views
@@ -267,6 +268,18 @@ def test_labels_that_the_model_doubts_are_shown_again(session: Session, pupil: P
     pupil.answer.judged.update({2: (0.2, False), 1: (0.1, False)})
     assert rows_of(session, "ada", "doubtful") == [1, 2]
     assert session.state("ada", "doubtful")["rows"][0]["of_label"] == 0.1
+    session.label("ada", [1], "even")
+    assert rows_of(session, "ada", "doubtful") == [2]  # it was looked at again
+
+
+def test_rows_are_looked_for_again_where_there_were_none(session: Session) -> None:
+    assert session.undo("ada") == [] and len(rows_of(session)) == 8  # before the first look
+    session.next("ada")
+    for name in ("ben", "cy"):
+        session.label(name, list(range(ROWS)), "cat")
+    assert rows_of(session) == []
+    session.undo("cy")
+    assert len(rows_of(session)) > 0  # for a second opinion
 
 
 def test_fits_and_labels_that_nobody_has_given_are_remembered(
@@ -321,23 +334,29 @@ def test_images_of_folders_and_arrays(photos: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "counts.npy", counts)
     views = Views.of(read_job(str(tmp_path / "counts.npy"), some=False))
     np.testing.assert_array_equal(_pixels(views.image_of(1)), np.rint(counts[1] / 17 * 255))
-    with pytest.raises(DataError, match="not in the folder"):
-        thumbnail(photos, "../other.png", 100)
-    (photos / "link").symlink_to(tmp_path / "secret.png")
-    Image.new("L", (2, 2)).save(tmp_path / "secret.png")
-    with pytest.raises(DataError, match="not in the folder"):
-        thumbnail(photos, "link", 100)
-    (photos / "link").unlink()
+    for name in ("../other.png", str(photos / "03.png"), "a/../03.png"):
+        with pytest.raises(DataError, match="not in the folder"):
+            thumbnail(photos, name, 100)
+
+
+def test_a_folder_of_links_to_images_is_shown(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "some").mkdir()
+    for number in (3, 5):
+        (tmp_path / "some" / f"{number}.png").symlink_to(photos / f"{number:02d}.png")
+    views = Views.of(read_job(str(tmp_path / "some"), some=False))
+    np.testing.assert_array_equal(np.asarray(Image.open(photos / "05.png")), _pixels(views.image_of(1)))
 
 
 def _pixels(png: bytes) -> Any:
     return np.asarray(Image.open(io.BytesIO(png)))
 
 
-def test_rows_of_a_table_are_shown_as_they_are_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "mark"), [("table.csv", ","), ("table.tsv", "\t"), ("table.txt", ";")])
+def test_rows_of_a_table_are_shown_as_they_are_written(tmp_path: Path, name: str, mark: str) -> None:
     text = "id,age,note,label\na,007,<b>first</b>,\nb,8,second,x\nc,9,third,\n"
-    (tmp_path / "table.csv").write_text(text)
-    job = read_job(str(tmp_path / "table.csv"), some=False)
+    (tmp_path / name).write_text(text.replace(",", mark))
+    job = read_job(str(tmp_path / name), some=False)
+    assert job.labels.classes == ("x",) and "label" not in (job.dataset.columns or ())  # which the model must not see
     assert Views.of(job).cells_of(0) == [("age", "007"), ("note", "<b>first</b>")]
     state = Session(job, tmp_path / "labels.csv", Pupil()).state("ada")
     assert {row["name"] for row in state["rows"]} == {"a", "c"} and not state["images"]
@@ -358,6 +377,12 @@ def test_a_worker_learns_and_goes_on_from_there(photos: Path, tmp_path: Path) ->
     assert np.mean(right) == pytest.approx(found.report["accuracy"])  # few: the weights are those by default
     assert all((p > 0.5) == ok for p, ok in found.judged.values())
     assert (tmp_path / "run" / "predictions.csv").exists() and not (tmp_path / "run" / "labels.csv").exists()
+    refuse_folder(tmp_path / "run", job, fresh=False)
+    with (tmp_path / "run" / "predictions.csv").open("a") as file:
+        file.write("x\n")
+    for fresh in (False, True):
+        with pytest.raises(OptionError, match=r"predictions.csv has changed since it was written.*--labels"):
+            refuse_folder(tmp_path / "run", job, fresh=fresh)
     assert "label some" in why_not([""] * 3).lower() and why_not(labels) == ""
 
 
@@ -523,6 +548,14 @@ def test_what_the_disk_refuses_is_told(client: TestClient, monkeypatch: pytest.M
     assert answer.status_code == 500 and answer.json()["error"] == "not saved: No space left on device: labels.csv"
 
 
+def test_a_fault_is_an_answer_which_the_page_does_not_ask_for_again(
+    client: TestClient, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "skip", lambda *_: [][0])
+    answer = client.post(f"/{TOKEN}/skip", json={"annotator": "ada", "rows": [0]})
+    assert answer.status_code == 500 and "please report it (IndexError: list index" in answer.json()["error"]
+
+
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
@@ -533,11 +566,24 @@ def test_mistakes_of_the_command_are_told_before_anything_is_served(
         port = taken.getsockname()[1]
         code, _, err = pyrovae("label", photos, "--page", "--port", port)
         assert code == 2 and f"--port {port} is taken" in err
-    (tmp_path / "other.csv").write_text("file,label\n00.png,a\n")
+    for folder in ("run", "out"):
+        (tmp_path / folder).mkdir()
+    for name in ("other.csv", "run/labels.csv", "run/predictions.csv"):
+        (tmp_path / name).write_text("file,label\n00.png,a\n01.png,b\n02.png,b\n")
     for words, says in (
         (("--page", "--out", "other.csv"), "not a file that the page has written"),
         (("--page", "--out", "labels.txt"), "labels are written as .csv"),
         (("--page", "--labels", "nowhere.csv"), "no file"),
+        (
+            ("--page", "--run", "run", "--labels", "run/labels.csv"),
+            "leave --labels out, since the page reads it by itself",
+        ),
+        (
+            ("--page", "--run", "run", "--labels", "run/predictions.csv"),
+            "run/predictions.csv would be replaced: give a copy",
+        ),
+        (("--run", "run", "--labels", "run/labels.csv", "--force"), "run/labels.csv would be replaced: give a copy"),
+        (("--page", "--run", "out", "--out", "out/predictions.csv"), "where the model writes its predictions"),
         (("--page", "--hidden", "3,4"), "--hidden is one width"),
         (("--page", "--format", "label-studio"), "no --format"),
         (("--port", "8765"), "--port is for --page"),

@@ -44,6 +44,17 @@ def test_other_tables_are_none_of_texts(tmp_path: Path) -> None:
     assert alone is not None and alone.columns == ("one", "red")
 
 
+@pytest.mark.parametrize("name", ["row", "review_id", "nr"])
+def test_names_of_rows_and_empty_columns_are_no_texts(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "reviews.csv"
+    lines = [f'{i},"{REVIEWS[i % 4]} {i}",' for i in range(24)]
+    path.write_text("\n".join([f"{name},review,remark", *lines]) + "\n")
+    found = load_texts(path)
+    assert found is not None and found.ids == tuple(map(str, range(24))) and "film" in (found.columns or ())
+    assert any(f"Column {name} names the rows" in note for note in found.notes)
+    assert load_texts(path, ids="none") is None  # its numbers are values then
+
+
 def test_texts_without_a_word_in_common_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "notes.csv"
     path.write_text("id,note\n1,one two three\n2,four five six\n")

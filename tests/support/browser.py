@@ -51,6 +51,10 @@ class Browser:
         self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log"):
             self.send(f"{domain}.enable")
+        self.become(width, height, dark)
+
+    def become(self, width: int, height: int, dark: bool = False) -> None:
+        """Have another size, in pixels, as a phone below 500; prefer dark pages, or light ones."""
         mobile = width < 500
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}

@@ -236,6 +236,16 @@ def label(
     job = labelling.read_job(source, labels, size=size, data_root=data_root, some=not page, **options.table)
     tables.remark(job.dataset.notes)
     where = folder or Path("runs") / f"{job.dataset.name}-labels"
+    table = where / labelling.PREDICTIONS if for_studio else to or where / labelling.LABELS
+    written = [table, where / labelling.PREDICTIONS] if page else [table]
+    if labels is not None and labels.expanduser().absolute() in [file.absolute() for file in written]:
+        itself = page and labels.expanduser().absolute() == table.absolute()
+        cure = (
+            "leave --labels out, since the page reads it by itself"
+            if itself
+            else "give a copy of it under another name"
+        )
+        raise OptionError(f"--labels {labels} would be replaced: {cure}.")
     how: dict[str, Any] = {"device": device, "engine": engine, "threads": threads}
     if page:
         paging.label_in_browser(job, options, where, to, port, fresh=fresh, say=tables.answer_line, **how)
@@ -244,18 +254,17 @@ def label(
     stopped = "stopped; the same command starts again"
     try:
         with advising(lambda: stopped):
-            table = where / labelling.PREDICTIONS if for_studio else to
             answer = labelling.label_rows(job, options, where, to=table, fresh=fresh, force=force, **how)
     except KeyboardInterrupt:
         tables.complain(stopped)
         raise typer.Exit(130) from None
     tables.print_report(answer.report)
     tables.print_next_rows(answer.table)
-    tables.answer_line(f"Table: {table or where / 'labels.csv'}")
+    tables.answer_line(f"Table: {table}")
     if for_studio:
         tasks = to or where / "tasks.json"
         num, interface = labelling.write_tasks(job, answer.table, tasks)
-        tables.answer_line(f"{num} tasks: {tasks} (interface: {interface.name})")
+        tables.answer_line(f"Tasks, {num} without a label: {tasks} (interface: {interface.name})")
     drawn = f" ({', '.join(p.name for p in answer.pictures)})" if answer.pictures else ""
     tables.answer_line(f"Run folder: {where}{drawn}")
 

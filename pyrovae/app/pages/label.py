@@ -19,13 +19,13 @@ from starlette.types import ASGIApp
 
 from pyrovae._files import refuse_leaving
 from pyrovae._start import advising
-from pyrovae.app.jobs.label.job import refuse_folder
+from pyrovae.app.jobs.label.job import LABELS, PREDICTIONS, refuse_folder
 from pyrovae.app.jobs.label.learning import Worker, quick
 from pyrovae.app.jobs.label.reading import Job
 from pyrovae.app.jobs.label.session import Session
 from pyrovae.app.options import Options
 from pyrovae.app.pages.serve import Guard, TooLarge, address_of, listen, new_token, read_json, read_page, serve
-from pyrovae.errors import OptionError, PyrovaeError
+from pyrovae.errors import OptionError, PyrovaeError, shortened
 from pyrovae.fitted.files import claim_folder
 from pyrovae.fitted.lock import locked
 
@@ -59,11 +59,11 @@ def label_in_browser(
         CheckpointError: Another page is at work with the folder.
     """
     quick(options, job)
-    path = folder / "labels.csv" if to is None else to
+    path = folder / LABELS if to is None else to
     with listen(port) as listening:
         refuse_folder(folder, job, fresh=bool(how.get("fresh")))
         claim_folder(folder, force=True)
-        _refuse_unwritable(path)
+        _refuse_unwritable(path, folder)
         with locked(folder):
             session = Session(job, path, Worker(job, options, folder, **how), folder=folder, seed=options.seed)
             token = new_token()
@@ -76,12 +76,14 @@ def label_in_browser(
                 session.close()
 
 
-def _refuse_unwritable(path: Path) -> None:
-    """OptionError unless the file of labels can be written."""
+def _refuse_unwritable(path: Path, folder: Path) -> None:
+    """OptionError unless the file of labels can be written, and nothing else writes it."""
     if path.suffix.lower() != ".csv":
         raise OptionError(f"--out {path}: labels are written as .csv.")
-    if path.is_dir():
-        raise OptionError(f"{path} is a folder: give the name of a file by --out.")
+    if path.exists() and not path.is_file():
+        raise OptionError(f"{path} is not a file: give the name of one by --out.")
+    if path.absolute() == (folder / PREDICTIONS).absolute():
+        raise OptionError(f"--out {path} is where the model writes its predictions: give another name.")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise OptionError(f"{path} cannot be written, since its folder is read-only: give a file elsewhere by --out.")
     refuse_leaving(path)
@@ -150,7 +152,10 @@ def _finite(value: Any) -> Any:
 
 
 def answered(endpoint: Answering) -> Answering:
-    """An endpoint whose errors are answers: 400 for a mistake, 413 for too much, 500 for what the disk refuses."""
+    """An endpoint whose errors are answers: 400 for a mistake, 413 for too much, 500 for what the disk refuses, or a fault.
+
+    The page sends again what was not answered, and would do so for ever.
+    """
 
     @functools.wraps(endpoint)
     async def answer(request: Request) -> Response:
@@ -163,5 +168,8 @@ def answered(endpoint: Answering) -> Answering:
         except OSError as error:
             said = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
             return JSONResponse({"error": f"not saved: {said}"}, 500)
+        except Exception as error:
+            said = f"{type(error).__name__}: {shortened(error)}"
+            return JSONResponse({"error": f"the page has a fault, please report it ({said})"}, 500)
 
     return answer

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyrovae._files import write_file
-from pyrovae.data.labels import LABEL, match_labels
+from pyrovae.data.labels import LABEL, match_labels, read_lines
 from pyrovae.errors import DataError, OptionError
 
 GIVEN = "given"  # in the place of an annotator: labels that were known before
@@ -32,8 +32,9 @@ class Answers:
     """Labels of rows by several annotators, kept in a CSV file that is replaced whole at each change.
 
     The file has a line for each row with a label: its name, `label`, what most annotators say, or nothing where there is a
-    tie; `chosen`, how the row was chosen; and a column `by NAME` for each annotator. `pyrovae label --labels` reads it. A
-    label that was `given` before the page counts until an annotator says something else.
+    tie; `chosen`, how the row was chosen; and a column `by NAME` for each annotator. `pyrovae label --labels` reads it; where
+    rows are numbered, there is always a line for row 0, by which it sees that they do not count from 1. A label that was
+    `given` before the page counts until an annotator says something else; so does one that somebody wrote into the file.
 
     Args:
         path: The file, which is read if it is there.
@@ -44,7 +45,7 @@ class Answers:
 
     Raises:
         OptionError: The file is none that the page has written.
-        DataError: It speaks of rows that are not there, or cannot be read.
+        DataError: It speaks of rows that are not there, or of one twice; it contradicts itself; or it cannot be read.
     """
 
     def __init__(
@@ -173,9 +174,13 @@ class Answers:
                 "it reads the file anew."
             )
         out = io.StringIO(newline="")
-        table = csv.writer(out, lineterminator="\n")
+        odd = self.ids is not None and any("\r" in name for name in self.ids)  # which Python 3.11 puts in no quotes
+        table = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL)
         table.writerow([self.column, LABEL, CHOSEN, *(BY + name for name in self.by)])
-        for row in self.rows():
+        rows = self.rows()
+        if self.ids is None and rows and rows[0] > 0:
+            rows = [0, *rows]
+        for row in rows:
             said = [labels.get(row, "") for labels in self.by.values()]
             table.writerow([self._name(row), self.agreed(row), self.chosen.get(row, ""), *said])
         content = out.getvalue().encode()
@@ -184,8 +189,8 @@ class Answers:
 
     def _read(self) -> None:
         try:
-            content = self.path.read_bytes()
-            lines = list(csv.reader(io.StringIO(content.decode(), newline=""), strict=True))
+            written = self._digest(self.path.read_bytes())
+            lines = read_lines(self.path)
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise DataError(
                 f"{self.path} cannot be read ({error}): restore it, or give another name by --out."
@@ -198,18 +203,29 @@ class Answers:
         names = [name.removeprefix(BY) for name in header[3:]]
         if wrong := [line for line in lines[1:] if len(line) != len(header)]:
             raise DataError(f"{self.path} is damaged: a line has {len(wrong[0])} cells, and the first {len(header)}.")
-        match_labels({line[0]: line[1] for line in lines[1:]}, self.ids, self.num_rows, self.path)  # refuses strangers
+        for what, found in (("lines for", [line[0] for line in lines[1:]]), ("columns of", names)):
+            if twice := [name for name, times in Counter(found).items() if times > 1]:
+                raise DataError(f"{self.path} is damaged: there are two {what} {twice[0]!r}. Keep one.")
+        table = {line[0]: line[1] for line in lines[1:]}
+        match_labels(table, self.ids, self.num_rows, self.path, from_0=True)  # refuses strangers
         place = {self._name(row): row for row in range(self.num_rows)}
-        for name, _, chosen, *labels in lines[1:]:
+        for name, agreed, chosen, *labels in lines[1:]:
             row = place.get(name, -1)
             if row < 0:  # a number that is written in another way
                 raise DataError(f"{self.path} is damaged: there is no row {name!r}. Write its name as it was.")
             if chosen:
                 self.chosen[row] = chosen
-            for annotator, label in zip(names, labels):
+            for annotator, label in zip(names, map(str.strip, labels)):
                 if label:
                     self.by.setdefault(annotator, {})[row] = label
-        self._written = self._digest(content)
+            if agreed.strip() and not any(map(str.strip, labels)):
+                self.by.setdefault(GIVEN, {})[row] = agreed.strip()
+            if agreed.strip() != self.agreed(row):
+                raise DataError(
+                    f"{self.path} contradicts itself: the label of {name} is {agreed!r}, and that of its annotators "
+                    f"{self.agreed(row)!r}. If it was corrected, correct what they say, too."
+                )
+        self._written = written
 
     @staticmethod
     def _digest(content: bytes) -> str:

@@ -32,7 +32,8 @@ from pyrovae.fitted.folder import load, write_fit
 
 SHAPE = ("likelihood", "total_count", "net", "latent", "hidden", "dropout")  # options that decide the weights' shapes
 FEW = 50  # held-out rows; with fewer, all labelled rows are predicted by cross-validation instead
-PREDICTIONS = "predictions.csv"  # in the run folder: the table, where labels.csv is not this job's
+LABELS = "labels.csv"  # in the run folder: the table, or the labels that people gave on the page
+PREDICTIONS = "predictions.csv"  # there, too: the table, where labels.csv is not this job's
 AFTER = ("passes", "holdout", "neighbors")  # options without influence on the weights
 
 
@@ -109,7 +110,7 @@ def label_rows(
         DataError: the rows are outside the likelihood's support.
     """
     folder = Path(folder)
-    to = folder / "labels.csv" if to is None else Path(to)
+    to = folder / LABELS if to is None else Path(to)
     options = decide_labelling(options, job)
     recorded = _recorded(folder)
     before = None if recorded is None or fresh else _earlier(recorded, folder, job)
@@ -165,10 +166,19 @@ def label_rows(
 
 
 def refuse_folder(folder: Path, job: Job, *, fresh: bool) -> None:
-    """CheckpointError unless the folder is new, or holds a run of this job, and of these rows if it is to go on."""
+    """CheckpointError unless the folder is new, or holds a run of this job, and of these rows if it is to go on.
+
+    OptionError where its predictions, which each fit replaces, are not as they were written: labels may be filled in there.
+    """
     recorded = _recorded(folder)
     if recorded is not None and not fresh:
         _earlier(recorded, folder, job)
+    table, written = folder / PREDICTIONS, {} if recorded is None else recorded["written"]
+    if table.exists() and not any(digest in written.values() for digest in _digests(table)):
+        raise OptionError(
+            f"{table} has changed since it was written, and would be replaced: move it to another folder, and give it as "
+            "--labels if labels were filled in."
+        )
 
 
 def _recorded(folder: Path) -> Mapping[str, Any] | None:
@@ -258,12 +268,16 @@ def _refuse_file(to: Path, written: Mapping[str, str], force: bool) -> None:
         found = written.get(str(to.absolute()))
         if found is None:
             raise OptionError(f"{to} exists: choose another name, or --force.")
-        waiting = beside(to)  # what a run that was stopped between its two last writes left there
-        if found not in [hashlib.sha256(path.read_bytes()).hexdigest() for path in (to, waiting) if path.is_file()]:
+        if found not in _digests(to):
             raise OptionError(
                 f"{to} has changed since it was written: if labels were filled in, give it as --labels and another name as "
                 "--out; --force replaces it."
             )
+
+
+def _digests(path: Path) -> list[str]:
+    """Those of a file, and of what a run that was stopped between its two last writes left beside it."""
+    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in (path, beside(path)) if file.is_file()]
 
 
 def _digest(y: Tensor) -> str:

@@ -1,7 +1,8 @@
 """Tasks for Label Studio, with what the model says of each row.
 
 A task holds its row (an image, or the cells of a table as text), the row's name, and a prediction with its probability as the
-score, by which Label Studio sorts. Its export keeps the names, by which the labels find their rows, see `read_export`.
+score, by which Label Studio sorts; or, for a row with a label, this label as an annotation, so that an export has all labels.
+It keeps the names, too, by which the labels find their rows, see `read_export`.
 
 References:
     Label Studio, "Import pre-annotated data", https://labelstud.io/guide/predictions.
@@ -25,7 +26,7 @@ from pyrovae.data.label_studio import CONTROL, NAME
 
 
 def tasks(job: Job, table: pd.DataFrame) -> list[dict[str, Any]]:
-    """A task for each row without a label, the most informative first, in Label Studio's JSON format.
+    """A task for each row, those without a label first, the most informative before others, in Label Studio's JSON format.
 
     Args:
         job: The rows.
@@ -33,13 +34,19 @@ def tasks(job: Job, table: pd.DataFrame) -> list[dict[str, Any]]:
     """
     views = Views.of(job)
     kind = "image" if views.are_images else "text"
-    first = table[table["rank"].notna()].sort_values("rank")
-    found = []
+    first = table.sort_values("rank", kind="stable")  # which puts those without a rank last
+    known = job.labels.text(job.labels.y)
+    found: list[dict[str, Any]] = []
     for row, label, probability in zip(first.index.tolist(), first["predicted"], first["probability"]):
-        choice = {"from_name": CONTROL, "to_name": kind, "type": "choices", "value": {"choices": [label]}}
-        prediction = {"model_version": f"pyrovae {__version__}", "score": float(probability), "result": [choice]}
-        data = {NAME: table[job.id_column][row], kind: _content(views, row)}
-        found.append({"data": data, "predictions": [prediction]})
+        chosen = {"choices": [known[row] or label]}
+        result = [{"from_name": CONTROL, "to_name": kind, "type": "choices", "value": chosen}]
+        task: dict[str, Any] = {"data": {NAME: table[job.id_column][row], kind: _content(views, row)}}
+        if known[row]:
+            task["annotations"] = [{"result": result}]
+        else:
+            score = float(probability)
+            task["predictions"] = [{"model_version": f"pyrovae {__version__}", "score": score, "result": result}]
+        found.append(task)
     return found
 
 
@@ -63,8 +70,8 @@ def interface(job: Job) -> str:
 
 
 def write_tasks(job: Job, table: pd.DataFrame, path: Path) -> tuple[int, Path]:
-    """Write the tasks, and their interface beside them: how many there are, and the file of the interface."""
+    """Write the tasks, and their interface beside them: how many have no label, and the file of the interface."""
     found, beside = tasks(job, table), path.with_suffix(".xml")
     write_file(path, json.dumps(found, indent=1, ensure_ascii=False).encode())
     write_file(beside, interface(job).encode())
-    return len(found), beside
+    return sum("predictions" in task for task in found), beside

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae._sources import TABLES
 from pyrovae.app.decide import refuse_missing
 from pyrovae.data import Dataset
 from pyrovae.data.images import load_folder
@@ -72,7 +73,7 @@ def read_job(
         source: a folder of images, see `load_folder`, or what `load` takes. A column `id` names the rows.
         table: how a table is read: the arguments `ids`, `header` and `drop` of `load`.
         labels: a table of labels, see `read_labels`. With None, or the source itself, the labels are the column `label` of a
-            .csv file, or the array y of a .npz file.
+            table, or the array y of a .npz file.
         size: the side, in pixels, that the images of a folder are scaled and cut to.
         data_root: the folder with the files of MNIST or Fashion-MNIST.
         some: whether there must be labels from which a classifier can learn. Without, there may be none.
@@ -104,7 +105,9 @@ def read_job(
     if labels is None or own:
         found = _own_labels(dataset, len(x))
     else:
-        found = match_labels(_known(labels), dataset.ids, len(x), labels)
+        exported = Path(labels).suffix.lower() == ".json"  # in which a row has the name that we gave it
+        known = read_export(labels) if exported else read_labels(labels)
+        found = match_labels(known, dataset.ids, len(x), labels, from_0=exported)
         if dataset.source.get("label") is not None:
             found = _merged(found, _own_labels(dataset, len(x)), dataset.ids, labels, source)
     if some:
@@ -114,15 +117,10 @@ def read_job(
     return Job(dataset, x, found, dataset.ids)
 
 
-def _known(labels: str | Path) -> dict[str, str]:
-    """The labels by the names of rows, from a table or from an export of Label Studio."""
-    return read_export(labels) if Path(labels).suffix.lower() == ".json" else read_labels(labels)
-
-
 def _load_table(source: str, own: bool, data_root: Path | None, table: dict[str, Any], some: bool) -> Dataset:
     """Rows with the labels of their column `label`, which must be there if `own`, and `some` labels are needed."""
     path = Path(source).expanduser()
-    if not path.is_file() or path.suffix.lower() not in (".csv", ".data"):
+    if not path.is_file() or path.suffix.lower() not in TABLES:
         dataset = read(source, data_root=data_root, **table)
         if own and some and dataset.y is None:
             raise OptionError(f"{source} has no labels (an array y): give --labels TABLE, with the columns row,label.")

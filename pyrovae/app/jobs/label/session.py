@@ -74,6 +74,7 @@ class Session:
         self._why: dict[int, str] = {}  # how a row of some batch was chosen
         self._skipped: dict[str, dict[int, None]] = {}
         self._taught: list[str] = [""] * len(job.x)  # the labels of the last fit that was started
+        self._learned_from = self._taught  # those of the last one that has ended
         self._started = 0.0
         self._learn()
 
@@ -190,7 +191,7 @@ class Session:
         if isinstance(found, str):
             self.failed = found
         elif found is not None:
-            self.failed, self.learned = "", found
+            self.failed, self.learned, self._learned_from = "", found, self._taught
             self._fits = [fit for fit in self._fits if fit["labels"] != found.labels] + [self._summary(found)]
             self._remember()
         if not isinstance(found, str):
@@ -248,18 +249,21 @@ class Session:
         }
 
     def _doubtful(self) -> list[int]:
-        """The rows whose label the model, which had not seen it, finds the least probable: it may be a slip."""
+        """The rows whose label the model, which had not seen it, finds the least probable: it may be a slip.
+
+        A row whose label has changed since is none of them until the model has learned again.
+        """
         if self.learned is None:
             return []
-        wrong = [(p, row) for row, (p, right) in self.learned.judged.items() if not right and self.answers.agreed(row)]
-        return [row for _, row in sorted(wrong)]
+        wrong = [(p, row) for row, (p, right) in self.learned.judged.items() if not right]
+        return [row for _, row in sorted(wrong) if self.answers.agreed(row) == self._learned_from[row]]
 
     def _listed(self, annotator: str, view: str) -> list[int]:
         rows = self.answers.disagreements() if view == "disagreements" else self._doubtful()
         return rows[: self.batch]
 
     def _batch(self, annotator: str) -> list[int]:
-        if annotator not in self._batches:
+        if not self._batches.get(annotator):  # an empty one is looked for again, since others may have gone on, or back
             self._batches[annotator] = self._choose(annotator)
         return self._batches[annotator]
 
