@@ -18,8 +18,8 @@ tabular/yeast.data and tabular/wdbc.data; DIR of `--tables` the file letter-reco
 with the smallest margin between its two most probable classes, or at random. `mnist`: the images of `sets` with 100 labels,
 then the 50 that are ranked first.
 
-Figures go to benchmarks/results/label-job-cpu.json; what has figures there is not done again. One thread. `--smoke` shows in a
-minute that a part runs: one draw, five training steps, one set, two rounds of labels, and no figures are kept.
+Figures go to benchmarks/results/label-job-cpu.json; what has figures there is not done again. One thread. `--smoke` only shows
+that a part runs: one draw, five training steps, one set, two rounds of labels, and no figures are kept.
 """
 
 from __future__ import annotations
