@@ -14,11 +14,12 @@ are judged on the rows without a label; the expected calibration error has ten b
 1,500 of their training images, letters 1,000 rows, each by seed 0. DIR of `--data-root` holds MNIST/raw, FashionMNIST/raw, and
 tabular/yeast.data and tabular/wdbc.data; DIR of `--tables` the file letter-recognition.data of UCI.
 
-`active`: digits, 20 labels, then 10 more at a time up to 80, those that `pyrovae label` ranks first, those with the smallest
-margin between its two most probable classes, or at random. `mnist`: the images of `sets` with 100 labels, then the 50 that are
-ranked first.
+`active`: digits, 20 labels, two of each class, then 10 more at a time up to 80: those that `pyrovae label` ranks first, those
+with the smallest margin between its two most probable classes, or at random. `mnist`: the images of `sets` with 100 labels,
+then the 50 that are ranked first.
 
-Figures go to benchmarks/results/label-job-cpu.json; what has figures there is not done again. One thread.
+Figures go to benchmarks/results/label-job-cpu.json; what has figures there is not done again. One thread. `--smoke` only shows
+that a part runs: one draw, five training steps, one set, two rounds of labels, and no figures are kept.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ OURS, WITHOUT = "pyrovae label", "its similar rows, without the model"
 FOLDS = 3
 FIRST, STEP, LAST = 20, 10, 80  # labels of `active`
 LEAST = 1e-6  # a probability in a log-loss
+GIVEN: dict[str, Any] = {}  # options of ours other than the default ones
 
 Array = NDArray[Any]
 Rows = tuple[Array, Array]
@@ -104,10 +106,10 @@ SETS: dict[str, Few] = {
 }
 
 
-def draw(y: Array, num: int, seed: int) -> Array:
-    """The known labels, -1 elsewhere: of one row of each class, and of others at random."""
+def draw(y: Array, num: int, seed: int, each: int = 1) -> Array:
+    """The known labels, -1 elsewhere: of `each` rows of each class, and of others at random."""
     order = np.random.RandomState(seed).permutation(len(y))
-    first = [int(np.flatnonzero(y[order] == c)[0]) for c in np.unique(y)]
+    first = [int(row) for c in np.unique(y) for row in np.flatnonzero(y[order] == c)[:each]]
     chosen = order[list(dict.fromkeys([*first, *range(len(y))]))[:num]]
     few = np.full(len(y), -1)
     few[chosen] = y[chosen]
@@ -152,7 +154,7 @@ class Ours:
 
     def __call__(self, few: Array, seed: int, **given: Any) -> tuple[Array, pd.DataFrame]:
         """The probabilities of all rows, `(N, C)`, and the table that is written."""
-        options = Options.of("label", seed=seed, **given)
+        options = Options.of("label", seed=seed, **GIVEN, **given)
         answer = label_rows(self.read(few), options, self.folder / "run", progress=False, threads=1)
         return answer.probabilities.numpy(), answer.table
 
@@ -285,7 +287,7 @@ def active(options: argparse.Namespace) -> None:
         for how in ("by rank", "by margin", "at random"):
             if done("active", "digits", how, seed):
                 continue
-            few, rng = draw(y, FIRST, seed), np.random.RandomState(seed + 1000)
+            few, rng = draw(y, FIRST, seed, each=2), np.random.RandomState(seed + 1000)
             found = {}
             with tempfile.TemporaryDirectory() as folder:
                 job = Ours("digits", x, Path(folder))
@@ -363,6 +365,9 @@ def report(options: argparse.Namespace) -> None:
         for number in next(iter(runs.values())):
             mean, error = mean_and_error([run[number]["accuracy"] for run in runs.values()])
             print(f"active, {how}, {number} labels: {mean:.3f} ± {error:.3f}, {len(runs)} draws")
+    for seed, run in found.get("mnist", {}).get("MNIST", {}).get("by rank", {}).items():
+        for number, entry in run.items():
+            print(f"mnist, draw {seed}, {number} labels:", *(f"{key} {value:.3f}" for key, value in entry.items()))
     if "active" in found:
         picture(found["active"]["digits"])
 
@@ -388,10 +393,26 @@ def main() -> None:
     parser.add_argument("--tables", type=Path)
     parser.add_argument("--only", default="", help="names of sets, with commas between them")
     parser.add_argument("--draws", type=int, default=10)
+    parser.add_argument("--smoke", action="store_true", help="only show that a part runs")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    {"sets": sets, "active": active, "mnist": mnist, "report": report}[options.what](options)
+    work = {"sets": sets, "active": active, "mnist": mnist, "report": report}[options.what]
+    if options.smoke:
+        smoke(work, options)
+    else:
+        work(options)
+
+
+def smoke(work: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> None:
+    """The least of a part, and the report of it, with figures in a folder that goes."""
+    global RESULTS, LAST
+    with tempfile.TemporaryDirectory() as folder:
+        RESULTS, LAST = Path(folder) / RESULTS.name, FIRST + STEP
+        GIVEN["steps"] = 5
+        options.draws, options.only = 1, options.only or "iris"
+        work(options)
+        report(options)
 
 
 if __name__ == "__main__":

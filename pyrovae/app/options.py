@@ -346,7 +346,7 @@ class Options:
     )
     steps: int | None = option(
         None,
-        "Training steps; by default 300, up to 2,000 for many rows, fewer where a step costs more.",
+        "Training steps; by default 300, up to 2,000 for many rows or --neighbors 0, fewer where a step costs more.",
         check=at_least(1),
         commands=("label",),
     )

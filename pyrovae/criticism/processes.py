@@ -16,13 +16,16 @@ __all__ = ["LabelProcess"]
 
 FOLDS = 5
 LINEAR = (3.0, 10.0, 30.0, 100.0, 300.0)  # prior variances of f at a row of mean size
-WIDTHS, GAUSSIAN = (0.3, 1.0, 3.0), (10.0, 100.0)  # of the Gaussian kernel, see `_kernels`, and its variances
+PRECISIONS, GAUSSIAN = (0.3, 1.0, 3.0), (10.0, 100.0)  # 1 / length scale^2 of the Gaussian kernel, and its variances
 OFFSET = 10.0  # prior variance of what is added to a class everywhere
 MOST_LABELS = 500  # beyond which some of the labelled rows are left out: the work is cubic
 MOST_VALUES = 4_000_000  # of a kernel, in memory at once
 JITTER = 1e-6
+CURVATURE = 0.005  # of the log score of a label in f, about, by which `_fitted` scales its unknowns
 CAUTION = 10.0  # nats by which the log score of held-out labels must differ, for odds of e in the weights of a pool
 ITERATIONS, HISTORY = 100, 20  # of L-BFGS
+TINY = torch.finfo(torch.float64).tiny
+LEAST = torch.finfo(torch.float32).tiny  # in a pool, in the place of a probability of 0
 
 
 class LabelProcess:
@@ -30,23 +33,24 @@ class LabelProcess:
 
     The functions are those of the highest posterior density, so that a linear kernel is a logistic regression with a quadratic
     penalty, and a Gaussian kernel is a smooth function of the distances to labelled rows. Eleven kernels are tried, linear and
-    Gaussian ones of several variances and widths. Each predicts labels that are held out in five parts, and the answer is the
-    average of the eleven with weights in proportion to exp(log score of these labels), so that a few labels choose none of them
+    Gaussian ones of several variances and length scales. Each predicts labels that are held out in five parts; the answer is
+    the average of all with weights in proportion to exp(log score of these labels), so that a few labels choose none of them
     too surely. Only labelled rows are learned from; the others give columns their mean and scale.
 
     Like a `LabelField` this sees rows and labels only, and no model. The rows may also be codes, as of `encode`.
 
     Args:
         x: Rows, `(N, *event)`, without gaps, in units in which a Euclidean distance has a meaning, as of standardised columns.
-        y: Their class numbers, `(N,)`, from 0, and -1 where unknown. Of more than 500 labels, 500 are used, of all classes
-            in turn.
+        y: Their class numbers, `(N,)`, from 0, and -1 where unknown. Of more than 500 labels, 500 are used, drawn by a
+            fixed seed: one of each class, and of the rest each class in proportion, so that frequencies stay what they are.
         num_classes: C; by default the largest class number plus 1.
 
     Attributes:
         probabilities: Of the rows x themselves, `(N, C)` float64: of labelled rows by functions that have not seen their label,
             except where no other row has its class.
-        score: The log score of held-out labels, in nats per label; NaN if none was held out.
-        num_held_out: How many these are.
+        score: The log score of held-out labels, in nats per label; NaN if none was held out. The weights were chosen by these
+            labels, too, which makes it better by up to log(11) nats in all.
+        held_out: The positions of the held-out labels.
         weights: Those of the eleven kernels.
 
     Raises:
@@ -75,9 +79,11 @@ class LabelProcess:
             raise DataError(f"A process needs two rows or more, got {len(x)}.")
         self.num_classes = checked_labels(y, len(x), num_classes, "process")
         rows = _complete(x)
-        self.origin = rows.mean(0)
-        self.size = (rows - self.origin).square().sum(1).mean().clamp_min(torch.finfo(torch.float64).tiny).sqrt()
-        self.x = (rows - self.origin) / self.size  # squares have mean 1
+        self.unit = rows.abs().max().item() if rows.numel() else 1.0  # so that no square is too large or too small
+        self.unit = self.unit or 1.0
+        self.origin = (rows / self.unit).mean(0)
+        self.size = (rows / self.unit - self.origin).square().sum(1).mean().sqrt().clamp_min(TINY)
+        self.x = self._scaled(rows)  # squares have mean 1
         self._learn(y.detach().cpu().long())
 
     def relabelled(self, y: Tensor) -> LabelProcess:
@@ -93,7 +99,10 @@ class LabelProcess:
         rows = _complete(torch.as_tensor(x))
         if rows.shape[1] != self.x.shape[1]:
             raise ShapeError(f"A row of the process has {self.x.shape[1]} numbers, got rows with {rows.shape[1]}.")
-        return self._predicted((rows - self.origin) / self.size)
+        return self._predicted(self._scaled(rows))
+
+    def _scaled(self, rows: Tensor) -> Tensor:
+        return (rows / self.unit - self.origin) / self.size
 
     def _predicted(self, rows: Tensor) -> Tensor:
         return torch.cat([self._mixed(part) for part in rows.split(max(1, MOST_VALUES // len(self.seen)))])
@@ -104,7 +113,7 @@ class LabelProcess:
         return torch.stack(parts).sum(0)
 
     def _learn(self, y: Tensor) -> None:
-        rows = _in_turn(y)[:MOST_LABELS]
+        rows = _chosen(y, MOST_LABELS)
         self.seen, known = self.x[rows], y[rows]
         one_hot = torch.nn.functional.one_hot(known, self.num_classes).double()
         folds = torch.empty_like(known)
@@ -118,11 +127,11 @@ class LabelProcess:
             index = torch.where(several, folds + 1, 0)
             held_out.append(f[index, torch.arange(len(rows))].softmax(-1))
         each = torch.stack(held_out)  # (kernels, n, C)
-        scores = each[:, several, known[several]].clamp_min(torch.finfo(torch.float64).tiny).log().sum(1)
+        scores = each[:, several, known[several]].clamp_min(TINY).log().sum(1)
         self.weights = scores.softmax(0)
         seen = (self.weights[:, None, None] * each).sum(0)
-        self.num_held_out = int(several.sum())
-        self.score = float(seen[several, known[several]].log().mean()) if several.any() else math.nan
+        self.held_out, self.labels = rows[several], known[several]
+        self.score = float(seen[several, known[several]].clamp_min(TINY).log().mean()) if several.any() else math.nan
         self.probabilities = self._predicted(self.x)
         self.probabilities[rows] = seen
 
@@ -133,9 +142,9 @@ def pooled_labels(field: LabelField, process: LabelProcess) -> Tensor:
     Where no label is held out, both count alike. Each 10 nats by which the log score of these labels is better for one of them
     multiply the odds of its weight by e.
     """
-    gain = (process.score - field.score) * process.num_held_out
-    share = 1 / (1 + math.exp(-max(-500.0, min(500.0, gain / CAUTION)))) if math.isfinite(gain) else 0.5
-    logs = [p.clamp_min(torch.finfo(torch.float32).tiny).log() for p in (field.probabilities, process.probabilities)]
+    logs = torch.stack([p.clamp_min(LEAST).log() for p in (field.probabilities, process.probabilities)])
+    by_field, by_process = logs[:, process.held_out, process.labels].sum(1)
+    share = ((by_process - by_field) / CAUTION).sigmoid()
     return ((1 - share) * logs[0] + share * logs[1]).softmax(-1)
 
 
@@ -147,13 +156,20 @@ def _complete(x: Tensor) -> Tensor:
     return rows
 
 
-def _in_turn(y: Tensor) -> Tensor:
-    """The positions of labelled rows: the first of each class, the second of each, and so on."""
+def _chosen(y: Tensor, most: int) -> Tensor:
+    """The positions of labelled rows, ascending, or of so many of them: of each class one, and of the rest in proportion.
+
+    Within a class they are drawn at random, since neighbouring rows of a table may be alike.
+    """
     known = (y >= 0).nonzero().squeeze(1)
-    known = known[y[known].argsort(stable=True)]
-    counts = torch.bincount(y[known])
-    before = (counts.cumsum(0) - counts)[y[known]]
-    return known[(torch.arange(len(known)) - before).argsort(stable=True)]
+    if len(known) <= most:
+        return known
+    mixed = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(0))]
+    mixed = mixed[y[mixed].argsort(stable=True)]
+    counts = torch.bincount(y[mixed])
+    before = (counts.cumsum(0) - counts)[y[mixed]]
+    place = (torch.arange(len(mixed)) - before).double() / counts[y[mixed]]  # within its class, from 0 to 1
+    return mixed[place.argsort(stable=True)[:most]].sort().values
 
 
 def _kernels(x: Tensor, seen: Tensor) -> Iterator[Tensor]:
@@ -162,34 +178,44 @@ def _kernels(x: Tensor, seen: Tensor) -> Iterator[Tensor]:
     squares = (x.square().sum(1, keepdim=True) + seen.square().sum(1) - 2 * products).clamp_min(0.0)
     for variance in LINEAR:
         yield variance * products
-    for width in WIDTHS:
+    for precision in PRECISIONS:
         for variance in GAUSSIAN:
-            yield variance * (-0.5 * width * squares).exp()
+            yield variance * (-0.5 * precision * squares).exp()
 
 
 def _fitted(kernel: Tensor, one_hot: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The functions of highest posterior density, for each choice `out`, `(F, n)`, of rows whose labels are not learned from.
 
-    With L L^T = K the functions are f = L u + b, and u has a standard normal prior: a convex problem, well scaled.
+    With K = Q diag(l) Q^T the functions are f = Q u + b with u ~ N(0, l) in the prior, a convex problem. Its unknowns are
+    u sqrt((1 + w l) / l), in which the curvature is about 1 everywhere, for labels of which each has the curvature w.
 
     Returns:
         The weights of the kernel's columns, `(F, n, C)`, the offsets, `(F, 1, C)`, and f at these rows, `(F, n, C)`.
     """
     num, classes = one_hot.shape
     jitter = JITTER * kernel.diagonal().mean().clamp_min(JITTER) * torch.eye(num, dtype=kernel.dtype)
-    root = torch.linalg.cholesky(kernel + jitter)
+    values, vectors = torch.linalg.eigh(kernel + jitter)
+    values = values.clamp_min(TINY)
+    penalty = 1 / (1 + CURVATURE * values)[:, None]
+    scale = (values * penalty[:, 0]).sqrt()
+    root = vectors * scale
     wanted = one_hot * ~out[..., None]
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
+        root, penalty, wanted = (
+            root.clone(),
+            penalty.clone(),
+            wanted.clone(),
+        )  # which may be tensors of an inference mode
         u, b = (torch.zeros(len(out), size, classes, dtype=kernel.dtype, requires_grad=True) for size in (num, 1))
         optimizer = torch.optim.LBFGS([u, b], max_iter=ITERATIONS, history_size=HISTORY, line_search_fn="strong_wolfe")
 
         def loss() -> float:
             optimizer.zero_grad()
             logs = (root @ u + b).log_softmax(-1)
-            value = -(wanted * logs).sum() + 0.5 * u.square().sum() + 0.5 * b.square().sum() / OFFSET
+            value = -(wanted * logs).sum() + 0.5 * (penalty * u.square()).sum() + 0.5 * b.square().sum() / OFFSET
             value.backward()
             return value.item()
 
         optimizer.step(loss)
     u, b = u.detach(), b.detach()
-    return torch.linalg.solve_triangular(root.T, u, upper=True), b, root @ u + b
+    return (vectors * (scale / values)) @ u, b, root @ u + b

@@ -18,6 +18,8 @@ from support.command import Command
 
 import pyrovae as pv
 from pyrovae.app.jobs import label as labelling
+from pyrovae.app.jobs.label.judging import Judged, judged_before
+from pyrovae.app.jobs.label.learning import quick
 from pyrovae.app.jobs.label.neighbors import Neighbors, Weights, fitted_weights
 from pyrovae.app.jobs.label.training import build_labeller
 from pyrovae.app.options import Options
@@ -624,6 +626,23 @@ def test_a_costly_step_means_fewer() -> None:
     assert 100 <= (few or 0) < (many or 0) <= 300
     table = [a_job(torch.rand(rows, 4), ["a", "b"] * 2 + [""] * (rows - 4)) for rows in (100, 5000, 20_000)]
     assert [labelling.decide_labelling(Options.of("label"), job).steps for job in table] == [300, 782, 2000]
+    alone = Options.of("label", neighbors=0)  # whose classifier must know more
+    assert [labelling.decide_labelling(alone, job).steps for job in table] == [2000, 2000, 2000]
+    classes = a_job(torch.rand(2100, 1), [str(row % 1000) for row in range(2100)])
+    assert labelling.decide_labelling(Options.of("label"), classes).steps == 2000  # here it answers alone, too
+    # the page takes no more steps than the command
+    assert quick(Options.of("label"), large).steps == few and [quick(alone, job).steps for job in table] == [400] * 3
+    assert quick(Options.of("label"), table[0]).steps == 300 and quick(Options.of("label", steps=7), large).steps == 7
+
+
+def test_a_cross_validation_counts_only_if_similar_rows_are_still_asked_so() -> None:
+    rows, p = torch.tensor([0, 2]), torch.tensor([[0.5, 0.5], [0.25, 0.75]]).double()
+    now = Judged(rows, p, rows, p).to_json()
+    again = judged_before({"cross_validation": now})
+    assert again is not None and again.field is not None and torch.equal(again.field, p)
+    before = {name: value for name, value in now.items() if name != "similar"}  # by a field alone
+    assert judged_before({"cross_validation": before}) is None
+    assert judged_before({"cross_validation": {name: v for name, v in before.items() if name != "field"}}) is not None
 
 
 @pytest.mark.slow

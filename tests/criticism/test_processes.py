@@ -8,7 +8,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 import pyrovae as pv
-from pyrovae.criticism.processes import LINEAR, OFFSET, _fitted, _in_turn, _kernels, pooled_labels
+from pyrovae.criticism import processes
+from pyrovae.criticism.processes import LINEAR, OFFSET, _chosen, _fitted, _kernels, pooled_labels
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def test_held_out_labels_choose_kernels_that_fit(rows: tuple[Tensor, Tensor, Ten
     x, y, _ = rows
     assert process.weights[len(LINEAR) :].sum() > 0.9  # no line parts these classes
     assert (process.probabilities.argmax(-1) == y)[16:].double().mean() > 0.8
-    assert process.weights.sum().item() == pytest.approx(1) and process.num_held_out == 16
+    assert process.weights.sum().item() == pytest.approx(1) and process.held_out.tolist() == list(range(16))
     torch.testing.assert_close(process(x)[16:], process.probabilities[16:])
     assert (process(x)[:16].argmax(-1) == y[:16]).all()  # which has seen these labels
     own = process.probabilities[:16].gather(1, y[:16, None]).log().mean()
@@ -80,13 +81,54 @@ def test_other_labels_have_the_process_that_they_would_have_anew(
 def test_a_class_with_one_label_keeps_it() -> None:
     x = torch.tensor([[0.0], [0.1], [5.0], [5.1]])
     process = pv.LabelProcess(x, torch.tensor([0, -1, 1, -1]))
-    assert math.isnan(process.score) and process.num_held_out == 0
+    assert math.isnan(process.score) and len(process.held_out) == 0
     assert process.probabilities.argmax(-1).tolist() == [0, 0, 1, 1]
 
 
-def test_labels_are_taken_in_turn_of_their_classes() -> None:
-    y = torch.tensor([0, 0, -1, 0, 1, 2, 2, 0])
-    assert y[_in_turn(y)].tolist() == [0, 1, 2, 0, 2, 0, 0]
+def test_of_many_labels_some_are_used_one_of_each_class_and_the_rest_in_proportion() -> None:
+    y = torch.cat(
+        [torch.zeros(60), torch.ones(30), torch.full((9,), 2), torch.full((1,), 3), torch.full((50,), -1)]
+    ).long()
+    rows = _chosen(y, 20)
+    assert torch.bincount(y[rows]).tolist() == [11, 6, 2, 1]
+    assert (rows.diff() > 0).all() and rows[10] > 20  # not the first of a table
+    assert torch.equal(_chosen(y, 100), torch.arange(100)) and torch.equal(_chosen(y, 20), rows)
+
+
+def test_many_labels_keep_the_frequencies_of_their_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "MOST_LABELS", 40)
+    x = torch.randn(400, 2, generator=torch.Generator().manual_seed(2))
+    y = (torch.arange(400) % 10 == 0).long()  # whatever x is
+    process, field = pv.LabelProcess(x, y), pv.LabelField(x, y)
+    assert 0.05 < process(x)[:, 1].mean() < 0.15
+    rows = process.held_out
+    assert len(rows) == 40 and process.labels.tolist() == y[rows].tolist()
+    ours, others = (
+        p.probabilities[rows, y[rows]].log().sum() for p in (process, field)
+    )  # of labels that both held out
+    share = ((ours - others) / 10).sigmoid()
+    product = field.probabilities ** (1 - share) * process.probabilities**share
+    torch.testing.assert_close(pooled_labels(field, process), product / product.sum(1, keepdim=True))
+
+
+def test_functions_have_the_highest_density_under_every_kernel() -> None:
+    x = torch.randn(60, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    x /= x.square().sum(1).mean().sqrt()
+    y = torch.nn.functional.one_hot(torch.arange(60) % 4).double()
+    out = torch.stack([torch.arange(60) < 0, torch.arange(60) % 5 == 0])
+    for kernel in _kernels(x, x):
+        a, b, f = _fitted(kernel, y, out)
+        error = (y - f.softmax(-1)) * ~out[..., None]  # where the gradient is 0, f = K error + b and b = 10 sum(error)
+        torch.testing.assert_close(a, error, atol=2e-3, rtol=0)
+        torch.testing.assert_close(b / OFFSET, error.sum(1, keepdim=True), atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_rows_may_be_of_any_scale(scale: float) -> None:
+    x, y = torch.tensor([[0.0], [0.1], [0.2], [5.0], [5.1], [5.2]]).double(), torch.tensor([0, 0, -1, 1, 1, -1])
+    with torch.inference_mode():
+        found = pv.LabelProcess(scale * x, y)
+    torch.testing.assert_close(found.probabilities, pv.LabelProcess(x, y).probabilities)
 
 
 def test_a_pool_weighs_by_ten_nats_of_held_out_labels(

@@ -18,6 +18,7 @@ from pyrovae.app.options import Options
 from pyrovae.criticism.calibration import share_interval
 from pyrovae.data.labels import split_labels
 
+SIMILAR = "field and process"  # what answers for similar rows; earlier runs have recorded a field alone
 FOLDS, FOLD_STEPS = 3, 1 / 3  # fits of a cross-validation, and their steps as a share of those of the fit itself
 
 
@@ -38,13 +39,13 @@ class Judged:
 
     def to_json(self) -> dict[str, Any]:
         columns = {name: getattr(self, name) for name in ("rows", "probabilities", "yardstick", "field")}
-        return {name: column.tolist() for name, column in columns.items() if column is not None}
+        return {"similar": SIMILAR} | {name: column.tolist() for name, column in columns.items() if column is not None}
 
 
 def judged_before(recorded: Mapping[str, Any] | None) -> Judged | None:
-    """The cross-validation that a run with these labels has recorded, if it has."""
+    """The cross-validation that a run with these labels has recorded, if it has, and similar rows are still asked so."""
     found = (recorded or {}).get("cross_validation")
-    if not found:
+    if not found or ("field" in found and found.get("similar") != SIMILAR):
         return None
     return Judged(
         torch.tensor(found["rows"], dtype=torch.int64),

@@ -24,7 +24,7 @@ from pyrovae.app.options import Options
 from pyrovae.data.labels import Labels, as_labels, refuse_labels
 from pyrovae.errors import DataError, PyrovaeError, shortened
 
-SHARE = 0.2  # of the steps of `pyrovae label`, so that people need not wait
+SHARE = 0.2  # of the steps of `pyrovae label`, where these are many, so that people need not wait
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,14 @@ def why_not(labels: list[str]) -> str:
 
 
 def quick(options: Options, job: Job) -> Options:
-    """The options with everything decided, and by default a fifth of the steps of `pyrovae label`.
+    """The options with everything decided, by default with the steps of `pyrovae label` up to 300, or a fifth if that is more.
 
     Raises:
         OptionError: a value is impossible.
     """
     decided = decide_labelling(options, job)
-    return replace(decided, steps=options.steps or max(STEPS[0], round(SHARE * int(decided.steps or 0))))
+    steps = int(decided.steps or 0)
+    return replace(decided, steps=options.steps or min(steps, max(STEPS[0], round(SHARE * steps))))
 
 
 def learn(job: Job, labels: list[str], options: Options, folder: Path, **how: Any) -> Learned:

@@ -80,6 +80,12 @@ def features(job: Job) -> Tensor:
     return Features(Normal(job.x.shape[1]), mask=True)(job.x) if gaps else job.x
 
 
+def too_many(job: Job) -> bool:
+    """Whether rows like a row are not looked for, since this would take far longer than a fit."""
+    rows = len(job.x)
+    return rows**2 * job.x[0].numel() > MOST_WORK or rows * len(job.labels.classes) > MOST_VALUES
+
+
 class Neighbors:
     """What rows like a row say of its label, for several choices of labels: a `LabelField` pooled with a `LabelProcess`.
 
@@ -96,11 +102,10 @@ class Neighbors:
         self.job, self.num, self.why_not = job, num, ""
         self.fields: list[LabelField] = []
         self.process: LabelProcess | None = None
-        rows, columns, classes = len(job.x), job.x[0].numel(), len(job.labels.classes)
-        self.possible = num > 0 and rows > 1
-        if self.possible and (rows**2 * columns > MOST_WORK or rows * classes > MOST_VALUES):
+        self.possible = num > 0 and len(job.x) > 1
+        if self.possible and too_many(job):
             self.possible = False
-            what = f"{rows} rows of {columns} numbers and {classes} classes"
+            what = f"{len(job.x)} rows of {job.x[0].numel()} numbers and {len(job.labels.classes)} classes"
             self.why_not = f"Neighbours are left out: for {what} they would take too long."
 
     def spread(self, y: Tensor | None) -> Tensor | None:

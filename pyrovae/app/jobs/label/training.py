@@ -13,6 +13,7 @@ from torch import Tensor
 from pyrovae import conditionals, families, models, nets, priors
 from pyrovae.app.catalogue import LIKELIHOODS, choose
 from pyrovae.app.decide import binarisation, check_sizes, choose_likelihood
+from pyrovae.app.jobs.label.neighbors import too_many
 from pyrovae.app.jobs.label.reading import Job
 from pyrovae.app.models import Pieces
 from pyrovae.app.options import Options
@@ -40,6 +41,7 @@ def decide_labelling(options: Options, job: Job) -> Options:
       has, the further apart are log p(x | y) of two classes, and the labels must count against that.
     - 300 steps, or 20 passes over the rows up to 2,000 steps; but for up to 2,000 rows no more than make 5e11 floating-point
       operations, and for 20,000 rows and more 5e12, and at least 100 steps.
+    - Where the classifier answers alone, without similar rows, as many steps as make 5e12 operations, from 300 to 2,000.
 
     Raises:
         OptionError: a value is impossible.
@@ -75,6 +77,8 @@ def _schema(job: Job) -> Schema | None:
 def _steps(options: Options, job: Job) -> int:
     """The steps of a fit by default: few rows have an answer soon, in which the classifier counts little."""
     rows, (fewest, most) = len(job.x), STEPS
+    if options.neighbors == 0 or too_many(job):  # it answers alone
+        return min(most, max(fewest, round(MOST_WORK / _work(options, job))))
     work = min(MOST_WORK, max(LEAST_WORK, ROW_WORK * rows))
     passes = math.ceil(PASSES * rows / int(options.batch_size or 1))
     return min(most, max(fewest, passes), max(FEWEST, round(work / _work(options, job))))
