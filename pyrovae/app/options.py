@@ -308,6 +308,13 @@ class Options:
         commands=("fit", "sweep"),
         later=True,
     )
+    checkpoint_every: float = option(
+        30.0,
+        "Seconds of a fit between two writes of its state, which is what a crash can cost; 0 for one after every epoch.",
+        check=Check(lambda value: 0 <= value < math.inf, "is a number of seconds, at least 0"),
+        commands=("fit", "sweep"),
+        later=True,
+    )
     patience: int | None = option(None, "Stop after this many epochs without a better validation ELBO.")
     search: str = option(
         "auto",

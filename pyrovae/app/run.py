@@ -196,6 +196,7 @@ def _fitted(
             clip_norm=options.clip_norm,
             on_nan=options.on_nan,
             checkpoint=checkpoint,
+            checkpoint_every=options.checkpoint_every,
             seed=options.seed,
             **how,
             **more,
