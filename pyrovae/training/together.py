@@ -22,7 +22,7 @@ from pyrovae.training.fit_options import FitOptions
 # The settings that ranks may differ in, and a run that is resumed from what it was.
 LOCAL = ("device", "torch", "threads", "chunk_product", "ranks", "job")
 # The options by which ranks know what the others do next, and which are compared before anything is done.
-ALIKE = ("epochs", "seed", "resume", "force", "engine", "threads")
+ALIKE = ("epochs", "steps", "seed", "resume", "force", "engine", "threads")
 
 _begun: set[Path] = set()  # the run folders into which this process has written
 
