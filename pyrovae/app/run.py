@@ -115,7 +115,7 @@ def fit_run(
         CheckpointError: the folder is in use, or holds another run.
     """
     if goes_on(folder):
-        resume, force = True, False
+        resume = True
     refuse_missing(dataset)
     split = split_rows(dataset, options)
     options = decide(options, dataset, len(split.train))

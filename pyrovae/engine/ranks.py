@@ -31,7 +31,8 @@ meeting = Lazily("torch.distributed.rendezvous")
 LOST = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")
 ASK_EVERY = 0.5  # seconds between two questions whether a rank has been told to stop
 _alone = False  # whether this rank tries out a step by itself
-_host_group: Any = None  # through which tensors on the host are sent, where the user's own group sends none
+# A user's own group that sends no tensors on the host, and the group through which they are sent.
+_host_group: tuple[Any, Any] = (None, None)
 
 
 # --- who is there ----------------------------------------------------------------------------------------------------
@@ -311,6 +312,6 @@ def _host() -> Any:
     world: Any = dist.group.WORLD
     if torch.device("cpu") in world._device_types:
         return world
-    if _host_group is None:
-        _host_group = dist.new_group(backend="gloo")
-    return _host_group
+    if _host_group[0] is not world:  # the user's program may have ended one group and begun another
+        _host_group = world, dist.new_group(backend="gloo")
+    return _host_group[1]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pyrovae._files import RUN, beside, refuse_no_run, swap, sync_folder, write_beside, write_file
+from pyrovae._launch import job
 from pyrovae._version import __version__
 from pyrovae.errors import CheckpointError
 
@@ -47,7 +48,8 @@ def claim_folder(folder: str | Path, *, force: bool = False) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / RUN).open("xb") as file:  # mode "x": of two processes only one succeeds
-            file.write(sealed({"format": FORMAT, "pyrovae": __version__, "status": "running"}))
+            of_job = {} if job() is None else {"job": job()}
+            file.write(sealed({"format": FORMAT, "pyrovae": __version__, "status": "running", **of_job}))
         sync_folder(folder.absolute().parent)
     except FileExistsError as error:
         raise CheckpointError(f"Another run has just started in {folder}: choose another folder.") from error
@@ -83,7 +85,7 @@ def read_run(folder: str | Path) -> dict[str, Any]:
 
 def is_mark(run: Mapping[str, Any]) -> bool:
     """Whether run.json only marks the folder of a run that was stopped before it was first written."""
-    return not set(run) - {"format", "pyrovae", "status", "sha256"}
+    return not set(run) - {"format", "pyrovae", "status", "job", "sha256"}
 
 
 def _has_checksums(run: Mapping[str, Any]) -> bool:

@@ -26,7 +26,7 @@ from pyrovae.training.bind import FitData, bind
 from pyrovae.training.fit_options import Callback, FitOptions, OptimizerFactory
 from pyrovae.training.plan import Plan, check, group, plan
 from pyrovae.training.schedules import Schedule
-from pyrovae.training.together import begin_together, begun, goes_on
+from pyrovae.training.together import begin_together, begun, check_options, goes_on, is_of_this_job
 from pyrovae.training.trainer import Trainer
 
 
@@ -189,6 +189,7 @@ def fit(
     arguments = {name: value for name, value in locals().items() if name not in ("pair", "data")}
     options = FitOptions(**arguments)
     ranks.join()
+    check_options(options)
     if options.checkpoint is not None:
         options.resume = options.resume or goes_on(Path(options.checkpoint))
     fitted = Fit(pair, layout=Layout((), 0, {}), transform=transform, info=dict(info or {}), threads=options.threads)
@@ -218,9 +219,9 @@ def train(fitted: Fit, chosen: Plan, rows: FitData, options: FitOptions) -> None
         _leave(fitted, chosen)
         return
     folder = Path(options.checkpoint)
-    begun(folder)
     if not options.resume:
-        ranks.first(lambda: claim_folder(folder, force=options.force))
+        ranks.first(lambda: claim_folder(folder, force=options.force or is_of_this_job(folder)))
+    begun(folder)
     with ExitStack() as stack:
         ranks.first(lambda: stack.enter_context(locked(folder)))
         identity = identity or identity_of(fitted.settings, rows, options)

@@ -108,7 +108,7 @@ def _enough_to_normalise(group: GroupTerms, rows: int) -> Iterator[None]:
         if not str(error).startswith("Expected more than 1"):
             raise
         raise PairError(
-            f"A step takes {rows} of the {group.num_rows} rows that have {', '.join(group.names)}, and batch normalisation "
+            f"A step takes {rows} of the {group.num_rows:.0f} rows that have {', '.join(group.names)}, and batch normalisation "
             f"needs several values of each channel ({str(error).splitlines()[0]}): give it at least two rows a step "
             "(batch_size=..., or group_size=... where rows are grouped), or use LayerNorm or GroupNorm instead."
         ) from error

@@ -297,11 +297,13 @@ def plan(
     """Choose loss, optimizer, schedule and engine; write what was chosen into the settings of the fit."""
     pair, rows, device = fitted.pair, data.training.num_rows, data.device
     leaves = trainable(pair)
+    objective, schedule = as_loss(options.loss), as_schedule(options.schedule)
+    weighs, shared = isinstance(objective, (IWELBO, RWS)), [n for layout in fitted.layouts for n in layout.shared]
     shares = {", ".join(one.names) if len(groups) > 1 else "": one.size for one in groups}
-    check_shares(shares, [type(module).__name__ for module in _moving(pair)] if _moves_on(pair, runs) else [])
+    moving = [type(module).__name__ for module in _moving(pair)] if _moves_on(pair, runs) else []
+    check_shares(shares, moving, shared[0] if weighs and shared else None)
     if not leaves:
         raise OptionError("The pair has no parameter to train.")
-    objective, schedule = as_loss(options.loss), as_schedule(options.schedule)
     for module in modules_of(objective).values():
         module.to(device)
     of_loss = {name: t for name, t in loss_tensors(objective).items() if t.requires_grad}
@@ -389,8 +391,7 @@ def plan(
         "torch": str(torch.__version__),
     }
     # where rows share a latent variable, only all of them together have such a bound, and here they come in chunks
-    alone = not any(layout.shared for layout in fitted.layouts)
-    weighed = objective.num_particles if isinstance(objective, (IWELBO, RWS)) and alone else None
+    weighed = objective.num_particles if weighs and not shared else None
     state = loss_tensors(objective)
     return Plan(program, schedule, steps, batches, engine, threads, relaxed, state, weighed, options.on_nan)
 

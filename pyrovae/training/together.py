@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pyrovae._launch import job
 from pyrovae.engine import ranks
 from pyrovae.errors import CheckpointError, DataError, OptionError, RankError
-from pyrovae.fitted.files import read_run
-from pyrovae.fitted.fitted import Fit
+from pyrovae.fitted.files import is_mark, read_run
+from pyrovae.fitted.fitted import Fit, checksums
 from pyrovae.pair.parameters import named_tensors, seed_torch
+from pyrovae.pair.program import PairLike
+from pyrovae.training.fit_options import FitOptions
 
 # The settings that ranks may differ in, and a run that is resumed from what it was.
 LOCAL = ("device", "torch", "threads", "chunk_product", "ranks", "job")
+# The options by which ranks know what the others do next, and which are compared before anything is done.
+ALIKE = ("epochs", "steps", "seed", "resume", "force", "engine", "threads")
 
 _begun: set[Path] = set()  # the run folders into which this process has written
 
@@ -29,17 +34,36 @@ def begun(folder: Path) -> None:
 
 def goes_on(folder: Path) -> bool:
     """Whether this job has begun the run in a folder itself, before torchrun started its processes again."""
-    return bool(ranks.first(lambda: is_of_this_job(folder)))
+    return bool(ranks.first(lambda: is_of_this_job(folder) and not is_mark(read_run(folder))))
 
 
 def is_of_this_job(folder: Path) -> bool:
-    """The same, asked by one process alone."""
+    """Whether this job has begun the run in a folder, or was stopped before it could, asked by one process alone."""
     if job() is None or folder.resolve() in _begun:
         return False
     try:
-        return bool(read_run(folder).get("settings", {}).get("job") == job())
+        run = read_run(folder)
     except CheckpointError:
         return False
+    return bool(job() == (run if is_mark(run) else run.get("settings", {})).get("job"))
+
+
+def check_options(options: FitOptions) -> None:
+    """OptionError unless all ranks are about to do the same: one that does not would leave the others waiting."""
+    if ranks.world_size() > 1:
+        folder = None if options.checkpoint is None else str(options.checkpoint)
+        _compare({name: getattr(options, name) for name in ALIKE} | {"checkpoint": folder}, OptionError)
+
+
+def _compare(own: Mapping[str, Any], kind: type[DataError] | type[OptionError]) -> None:
+    """Raise the error, in all ranks, where they have not the same."""
+    of_first, *others = ranks.everywhere(dict(own))
+    for number, theirs in enumerate(others, 1):
+        if differing := [name for name in of_first | theirs if of_first.get(name) != theirs.get(name)]:
+            raise kind(
+                f"Process {number} has other {', '.join(differing)} than process 0: give all processes that fit together the "
+                "same pair, options and whole data. Each takes its share of the rows of every step by itself."
+            )
 
 
 def begin_together(fitted: Fit, loss_tensors: Mapping[str, Tensor], identity: Mapping[str, Any]) -> None:
@@ -51,24 +75,49 @@ def begin_together(fitted: Fit, loss_tensors: Mapping[str, Tensor], identity: Ma
     tensors = named_tensors(fitted.pair, buffers=True) | {f"loss/{n}": t for n, t in loss_tensors.items()}
     shapes = {name: [*tensor.shape, str(tensor.dtype)] for name, tensor in tensors.items()}
     own = {name: value for name, value in identity.items() if name not in (*LOCAL, "engine")} | {"parameters": shapes}
-    of_first, *others = ranks.everywhere(own)
-    for number, theirs in enumerate(others, 1):
-        if differing := [name for name in own if of_first.get(name) != theirs.get(name)]:
-            raise DataError(
-                f"Process {number} has other {', '.join(differing)} than process 0: give all processes that fit together the "
-                "same pair, options and whole data. Each takes its share of the rows of every step by itself."
-            )
+    _compare(own, DataError)
     ranks.copy_from_first(tensors)
     if ranks.rank():
         seed_torch(ranks.own_seed(fitted.settings["seed"]))
 
 
-def check_shares(sizes: Mapping[str, int], moving: Sequence[str]) -> None:
+@contextmanager
+def changing(pair: PairLike) -> Iterator[None]:
+    """Inside, callbacks may change the weights: all ranks then have the first one's, since each may draw noise of its own."""
+    before = checksums(named_tensors(pair, buffers=True)) if ranks.world_size() > 1 else {}
+    yield
+    if ranks.world_size() > 1:
+        tensors = named_tensors(pair, buffers=True)
+        if any(ranks.everywhere(checksums(tensors) != before)):
+            ranks.copy_from_first(tensors)
+
+
+def state_of_all(tensors: dict[str, Tensor], own: Iterable[str]) -> dict[str, Tensor]:
+    """The state of a fit with what is each rank's own: the tensors of these names, such as its noise."""
+    if ranks.world_size() == 1:
+        return tensors
+    each = ranks.everywhere({name: tensors[name].cpu() for name in own if name in tensors})
+    mean = {n: torch.stack([theirs[n] for theirs in each]).mean(0) for n in ("epoch_elbos",) if n in tensors}
+    return tensors | mean | {f"rank/{k}/{n}": t for k, theirs in enumerate(each) for n, t in theirs.items()}
+
+
+def state_of_rank(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], bool]:
+    """This rank's part of what `state_of_all` wrote, and whether as many ranks wrote it; else what they have in common."""
+    wrote = len({name.split("/")[1] for name in tensors if name.startswith("rank/")}) or 1
+    common = {name: tensor for name, tensor in tensors.items() if not name.startswith("rank/")}
+    prefix = f"rank/{ranks.rank()}/"
+    if wrote != ranks.world_size():
+        return common, False
+    return common | {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}, True
+
+
+def check_shares(sizes: Mapping[str, int], moving: Sequence[str], joint: str | None = None) -> None:
     """OptionError where several ranks cannot share the steps of a fit.
 
     Args:
         sizes: how many rows a step takes of each group, by the names of what they have.
         moving: the modules, by name, whose state a step sets by its rows.
+        joint: a site that rows share, where the loss weighs all of them together.
     """
     size = ranks.world_size()
     names = min(sizes, key=lambda name: sizes[name])
@@ -77,6 +126,10 @@ def check_shares(sizes: Mapping[str, int], moving: Sequence[str]) -> None:
             f"{size} processes share the rows of each step, and a step takes {sizes[names]}"
             f"{f' of those that have {names}' if names else ''}: start fewer processes, or raise batch_size (group_size where "
             "rows are grouped)."
+        )
+    if size > 1 and joint is not None:
+        raise OptionError(
+            f"Rows share {joint!r}, so an importance-weighted bound needs all of them in one process: take one, or Trace_ELBO."
         )
     if size > 1 and moving:
         raise OptionError(

@@ -33,7 +33,7 @@ from pyrovae.training.not_finite import MOST_REPEATED, explain
 from pyrovae.training.notes import check_notes, with_baseline
 from pyrovae.training.plan import Plan
 from pyrovae.training.schedules import weights_at
-from pyrovae.training.together import LOCAL, resumable
+from pyrovae.training.together import LOCAL, changing, resumable, state_of_all, state_of_rank
 
 # After so many epochs, unless patience is short, what is done between epochs is done between every so many steps at most.
 MANY_EPOCHS, PATIENT, STEPS_BETWEEN = 200, 50, 10
@@ -110,7 +110,8 @@ class Trainer:
 
     def run(self, callbacks: list[Callback], folder: Path | None, every: Every, progress: bool | None) -> None:
         history = self.fitted.history
-        self.every_epoch |= bool(callbacks)  # which look at the history, and may change the pair
+        called = any(ranks.everywhere(bool(callbacks)))  # they look at the history, and may change the pair
+        self.every_epoch |= called
         self._written = (time.monotonic(), self.step)
         self.last_good = self.state()
         due, alone = True, ranks.world_size() == 1  # several write together, between epochs
@@ -140,7 +141,7 @@ class Trainer:
                 if not self._end_epoch(folder, due):
                     continue
                 bar(history)
-                if self._asked_to_stop(callbacks):
+                if called and self._asked_to_stop(callbacks):
                     self.fitted.stopped = "a callback stopped it"
                 if due:
                     self.last_good = self.state()
@@ -170,9 +171,7 @@ class Trainer:
 
     def _asked_to_stop(self, callbacks: list[Callback]) -> bool:
         """Whether one of the callbacks, all of which are called, returns True."""
-        if not callbacks:
-            return False
-        with fork_rng(), lent():  # what a callback draws must not change the fit
+        with changing(self.fitted.pair), fork_rng(), lent():  # what a callback draws must not change the fit
             answers = [callback(self.fitted) for callback in callbacks]
         _as_numbers(self.fitted.history[-1])
         return any(ranks.everywhere(any(map(_is_true, answers))))
@@ -367,7 +366,7 @@ class Trainer:
         if self.device.type == "cuda":
             tensors["rng/cuda"] = torch.cuda.get_rng_state(self.device)
         if self.epoch_elbos:
-            (tensors["epoch_elbos"],) = ranks.average([torch.stack(self.epoch_elbos)])
+            tensors["epoch_elbos"] = torch.stack(self.epoch_elbos)
         notes = {
             "step": self.step,
             "in_epoch": self.in_epoch,
@@ -412,9 +411,12 @@ class Trainer:
 
     def write(self, folder: Path, *, anew: bool = False) -> None:
         tensors, notes = self.state()
-        for number, noise in enumerate(ranks.everywhere({n: t for n, t in tensors.items() if n.startswith("rng/")})):
-            tensors |= {f"{name}/{number}": state for name, state in noise.items() if number}
-        ranks.first(lambda: store.write_state(folder, self.fitted, tensors, notes, anew=anew))
+        own = ["rng/cpu", "rng/cuda", "epoch_elbos"]
+        if self.in_epoch:  # of which the running means are averaged at its end
+            every, weights = (named_tensors(self.fitted.pair, buffers=buffers) for buffers in (True, False))
+            own += [f"weights/{name}" for name in every if name not in weights]
+        whole = state_of_all(tensors, own)
+        ranks.first(lambda: store.write_state(folder, self.fitted, whole, notes, anew=anew))
 
     def _write_on_the_way(self, folder: Path) -> None:
         """Write the state, and go on where that fails, as on a full disk: what is written last decides."""
@@ -457,10 +459,9 @@ class Trainer:
         check_notes(notes)
         state = {n.removeprefix("optimizer/"): t for n, t in tensors.items() if n.startswith("optimizer/")}
         check_optimizer(self.program.optimizer, state, notes["optimizer"])
-        number = ranks.rank()
-        own = {n: tensors[f"{n}/{number}"] for n in ("rng/cpu", "rng/cuda") if f"{n}/{number}" in tensors}
-        self.restore(tensors | own, notes)
-        if number and not own:  # there were fewer ranks when it was written
+        tensors, own = state_of_rank(tensors)
+        self.restore(tensors, notes)
+        if ranks.rank() and not own:  # the noise of one rank must not be that of another
             seed_torch(ranks.own_seed(self.fitted.settings["seed"], self.step))
         if self.in_epoch and not len(self.batches) and not self.epoch_elbos:
             raise ValueError("an epoch is under way that has no steps")

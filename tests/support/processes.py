@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from pyrovae.engine import ranks
+
 
 def _child(work: Callable[[int], Any], number: int, size: int, port: int, pipe: Any) -> None:
     os.environ.update(RANK=str(number), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
@@ -29,6 +31,8 @@ def in_processes(work: Callable[[int], Any], size: int = 2) -> list[Any]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    with ranks.unheard():
+        ranks._sum_over_ranks(torch.zeros(1))  # the first one imports much, now once for all processes
     fork = multiprocessing.get_context("fork")
     started, found = [], []
     for number in range(size):

@@ -1,6 +1,8 @@
 """Several processes that take the steps of one fit: one process's gradients, the same weights in all, and a way on."""
 
 import os
+import signal
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,16 +11,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from support.command import invoke
 from support.processes import in_processes
 from support.programs import binary, vae
 from torch import Tensor, nn
 
 import pyrovae as pv
-from pyrovae import _launch
 from pyrovae import families as fam
-from pyrovae.app.cli import entry, tables
-from pyrovae.app.run import default_folder
 from pyrovae.engine import ranks
 from pyrovae.fitted.fitted import Fit
 from pyrovae.pair.layout import Layout
@@ -28,6 +26,7 @@ from pyrovae.training.bind import bind
 from pyrovae.training.fit_options import FitOptions
 from pyrovae.training.monitor import Monitor
 from pyrovae.training.plan import Plan, check, group, plan
+from pyrovae.training.trainer import Trainer
 
 HOW: dict[str, Any] = {"batch_size": 20, "device": "cpu", "progress": False, "engine": "eager"}
 
@@ -167,6 +166,9 @@ def test_what_cannot_be_shared_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     become(monkeypatch, 0, 2)
     with pytest.raises(pv.OptionError, match="VQ moves its codes .* take one process, or pv.nets.FSQ"):
         together.check_shares({"": 20}, ["VQ"])
+    with pytest.raises(pv.OptionError, match="Rows share 'w', .* all of them in one process: take one, or Trace_ELBO"):
+        x = torch.randn(20, 2)
+        planned(Both(), {"x": x, "noise": x[:, :1], "y": x.softmax(-1).round()}, loss=pv.IWELBO(2))
 
 
 def test_validation_rows_are_shared_out(float64: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +189,7 @@ def test_validation_rows_are_shared_out(float64: None, monkeypatch: pytest.Monke
             Monitor(fitted, source, held_out, "eager").measure()
         become(monkeypatch, 0, 3)
         monkeypatch.setattr(ranks, "total", lambda values: torch.stack(said[0]).sum(0))
-        bound, divergences = Monitor(fitted, source, held_out, "eager").measure()
+        bound, divergences, _ = Monitor(fitted, source, held_out, "eager").measure()
     assert bound == pytest.approx(alone[0], rel=1e-12)
     assert divergences == pytest.approx(alone[1], rel=1e-12)
 
@@ -225,6 +227,31 @@ def same(a: Any, b: Any, tolerance: float = 0.0) -> bool:
     return tensors and (tolerance > 0 or a[1] == b[1])
 
 
+def stopped_halfway(number: int, step: int, **how: Any) -> str:
+    """What a fit says that the second rank stops in the midst of an epoch."""
+    take, every = Trainer._step, ranks.ASK_EVERY
+
+    def taking(trainer: Trainer) -> None:
+        take(trainer)
+        if trainer.step == step and number == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    Trainer._step, ranks.ASK_EVERY = taking, 0.0  # type: ignore[method-assign]
+    try:
+        pv.fit(pair_of(number), rows(), **how)
+    except KeyboardInterrupt as stop:
+        return str(stop)
+    finally:
+        Trainer._step, ranks.ASK_EVERY = take, every  # type: ignore[method-assign]
+    return "nothing"
+
+
+def noisy(fitted: pv.Fit) -> None:
+    with torch.no_grad():
+        for parameter in fitted.pair.parameters():
+            parameter.add_(torch.randn_like(parameter))
+
+
 def fits(number: int, folder: Path) -> dict[str, Any]:
     """What a rank has of several fits."""
     more: dict[str, Any] = {**HOW, "validation": 0.2, "batch_size": 9, "clip_norm": 1.0}
@@ -243,7 +270,22 @@ def fits(number: int, folder: Path) -> dict[str, Any]:
         pv.fit(pair_of(number), rows(), epochs=1, seed=0, **kept)
     except pv.CheckpointError as error:
         found["taken"] = str(error)
-    for on_nan in ("stop", "skip"):
+    halfway = more | {"checkpoint": folder / "halfway"}
+    found["halfway"] = stopped_halfway(number, 5, epochs=2, seed=0, **halfway)
+    found["from there"] = said(pv.fit(pair_of(9), rows(), epochs=2, resume=True, **halfway))
+    for who in (0, 1):
+        calls = [noisy] if number >= who else []  # in both, of which each has noise of its own, and in the second alone
+        found["changed", who] = said(pv.fit(pair_of(number), rows(), epochs=1, seed=0, callbacks=calls, **more))
+    for name, own in {
+        "epochs": 1 + number,
+        "checkpoint": (None, "x")[number],
+        "on_nan": ("skip", "stop")[number],
+    }.items():
+        try:
+            pv.fit(pair_of(number), rows(), **{"epochs": 1, "seed": 0, **more, name: own})
+        except (pv.OptionError, pv.DataError) as error:
+            found["other", name] = str(error)
+    for on_nan in ("stop", "skip", "rollback"):
         value = [0.0]
 
         def penalty(pair: Any, value: list[float] = value) -> Tensor:
@@ -254,7 +296,9 @@ def fits(number: int, folder: Path) -> dict[str, Any]:
 
         try:
             how: dict[str, Any] = {**HOW, "epochs": 2, "penalty": penalty, "callbacks": [spoil]}
-            fitted = pv.fit(pair_of(number), rows(), on_nan=on_nan, **how)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "In epoch .* the fit goes on")
+                fitted = pv.fit(pair_of(number), rows(), on_nan=on_nan, **how)
             found[on_nan], found["any seed"] = said(fitted)[0], fitted.settings["seed"]
         except pv.NotFiniteError as error:
             found[on_nan] = str(error)
@@ -270,6 +314,15 @@ def test_two_processes_fit_together(tmp_path: Path) -> None:
     assert first["stopped"] == second["stopped"] == 1
     assert same(first["resumed"], first["whole"])
     assert same(first["traced"], first["whole"], 1e-4)
+    # nor if that was in the midst of an epoch, when each rank has running means and ELBOs of its own
+    assert "stopped in epoch 2, after step 5" in first["halfway"] and first["halfway"] == second["halfway"]
+    assert same(first["from there"], first["whole"]) and same(second["from there"], first["whole"])
+    for who in (0, 1):
+        assert same(first["changed", who], second["changed", who])
+    assert not same(first["changed", 0], first["changed", 1], 1e-2)
+    for name in ("epochs", "checkpoint", "on_nan"):
+        for found in (first, second):
+            assert found["other", name].startswith(f"Process 1 has other {name} than process 0: give all processes")
     torch.manual_seed(0)
     alone = pv.fit(pair_of(0), rows(), epochs=2, seed=0, validation=0.2, **HOW | {"batch_size": 9})
     assert not same(said(alone), first["whole"], 1e-4)
@@ -278,6 +331,7 @@ def test_two_processes_fit_together(tmp_path: Path) -> None:
     for found in (first, second):
         assert found["other rows"].startswith("Process 1 has other data, validation than process 0: give all processes")
         assert "run exists and is not empty" in found["taken"]
+        assert found["rollback"] == first["rollback"] and "after 5 returns to an earlier epoch" in found["rollback"]
         assert found["stop"] == first["stop"] and "In epoch 2, step 4, the loss is not finite" in found["stop"]
     # what is not finite in one rank counts in no other
     assert all(
@@ -309,52 +363,3 @@ def test_a_process_that_is_killed_ends_the_others_with_a_run_to_go_on_with(tmp_p
     assert first.endswith(f"The run in {tmp_path / 'run'} can be resumed, by any number of processes.")
     fitted = pv.fit(vae(), rows(), epochs=9, seed=0, checkpoint=tmp_path / "run", resume=True, **HOW)
     assert len(fitted.history) == 9
-
-
-# --- jobs, and the command line --------------------------------------------------------------------------------------
-
-
-def test_a_job_that_is_started_again_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one")
-    how: dict[str, Any] = {**HOW, "seed": 0, "checkpoint": "runs/x"}
-    first = pv.fit(vae(), rows(), epochs=1, **how)
-    with pytest.raises(pv.CheckpointError, match="exists and is not empty"):
-        pv.fit(vae(), rows(), epochs=2, **how)  # by the same process
-    assert default_folder("x") == Path("runs/x-2")
-    monkeypatch.setattr(together, "_begun", set())  # another process
-    assert default_folder("x") == Path("runs/x")
-    again = pv.fit(vae(), rows(), epochs=2, force=True, **how)
-    assert again.history[0]["elbo"] == first.history[0]["elbo"] and len(again.history) == 2
-    monkeypatch.setattr(together, "_begun", set())
-    for other in ("two", None):
-        if other is None:
-            monkeypatch.delenv("TORCHELASTIC_RUN_ID")
-        else:
-            monkeypatch.setenv("TORCHELASTIC_RUN_ID", other)
-        with pytest.raises(pv.CheckpointError, match="exists and is not empty"):
-            pv.fit(vae(), rows(), epochs=3, **how)
-
-
-def test_a_job_without_a_name_is_that_of_its_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    assert str(os.getppid()) in str(_launch.job())
-
-
-@pytest.mark.parametrize("number", [0, 1])
-def test_other_commands_refuse_in_one_sentence(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"RANK": number, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 1}.items():
-        monkeypatch.setenv(name, str(value))
-    monkeypatch.setattr(entry, "UNTIL_ENDED", 0)
-    for console in (tables.out, tables.err):
-        monkeypatch.setattr(console, "quiet", False)  # and as it was afterwards
-    for command in (("sweep", "digits"), ("label", "digits"), ("evaluate", "runs/x"), ("impute", "runs/x", "x.csv")):
-        code, out, err = invoke(*command)
-        assert (code, out) == (2, "")
-        if number:
-            assert err == ""  # the first process has said it
-        else:
-            assert err == (
-                f"Error: `pyrovae {command[0]}` is for one process: start it without torchrun. Of the commands only `pyrovae "
-                "fit` takes several.\n"
-            )
