@@ -28,7 +28,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,15 @@ class Job:
             return ("sweep", "digits", "--prior", "normal,mixture", "--epochs", "20", *SMALL, "--out", str(run))
         if self.name == "label":
             how = ("--steps", "150", "--hidden", "32", "--holdout", "0", *COMMON)
-            return ("label", str(self.data / "rows.csv"), "--labels", str(self.data / "labels.csv"), "--run", str(run), *how)
+            return (
+                "label",
+                str(self.data / "rows.csv"),
+                "--labels",
+                str(self.data / "labels.csv"),
+                "--run",
+                str(run),
+                *how,
+            )
         how = ("--draws", "10", "--num-samples", "100", "--threads", "1")
         return ("impute", str(self.data / "run"), str(self.data / "rows.csv"), "--out", str(home / "imputed.csv"), *how)
 
@@ -136,7 +144,9 @@ def epochs_of(home: Path) -> int:
     return len(path.read_text().splitlines()) - 1 if path.exists() else 0
 
 
-def repetition(job: Job, home: Path, whole: dict[str, Any], takes: float, rng: random.Random, twice: bool) -> dict[str, Any]:
+def repetition(
+    job: Job, home: Path, whole: dict[str, Any], takes: float, rng: random.Random, twice: bool
+) -> dict[str, Any]:
     """One command killed, given again and compared."""
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
@@ -161,7 +171,9 @@ def repetition(job: Job, home: Path, whole: dict[str, Any], takes: float, rng: r
         found["wrong"].append(f"given again, it ended with {ended}: {log.read_text()[-500:]}")
     else:
         left = job.left(home)
-        found["wrong"] += [f"{name} differs" for name in sorted(left.keys() | whole.keys()) if left.get(name) != whole.get(name)]
+        found["wrong"] += [
+            f"{name} differs" for name in sorted(left.keys() | whole.keys()) if left.get(name) != whole.get(name)
+        ]
     return found
 
 
