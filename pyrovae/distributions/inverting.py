@@ -33,10 +33,8 @@ def inverse(t: Any, y: Tensor) -> Tensor:
         hidden = F.linear(torch.stack(x, -1), weight[:, :size]) + given
         for layer in layers:
             hidden = layer(hidden)
-        outputs = [i * module.total + n for i in features for n in range(module.total)]
-        phi = F.linear(hidden, (last.mask * last.weight)[outputs], last.bias[outputs])
-        phi = phi.unflatten(-1, (len(features), module.total))
+        outputs = slice(features.start * module.total, features.stop * module.total)
+        phi = F.linear(hidden, (last.mask * last.weight)[outputs], last.bias[outputs]).unflatten(-1, (-1, module.total))
         found = module.univariate(*zuko().utils.unpack(phi, module.shapes)).inv(y[..., features])
-        for i, values in zip(features, found.unbind(-1)):
-            x[i] = values
+        x[features] = found.unbind(-1)
     return torch.stack(x, -1)

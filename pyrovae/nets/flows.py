@@ -57,6 +57,8 @@ def transform(features: int, context: int, kind: str, transforms: int, hidden: S
             if hyper is not None:  # its last layer gives shifts, log-scales and bends, which start small
                 for parameter in hyper[-1].parameters():
                     parameter.mul_(0.01)
-            if (order := getattr(part, "order", None)) is not None:  # the features of each pass of `inverse`
-                part.turns = [(order == turn).nonzero().flatten().tolist() for turn in range(int(order.max()) + 1)]
+            order = getattr(part, "order", None)
+            if order is not None:  # the features of each pass of `inverse`, which are adjacent
+                places = [(order == turn).nonzero() for turn in range(int(order.max()) + 1)]
+                part.turns = [slice(int(place.min()), int(place.max()) + 1) for place in places]
     return made

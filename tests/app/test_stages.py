@@ -38,7 +38,8 @@ def test_a_fit_that_was_stopped_in_a_stage_resumes(stage: int, tmp_path: Path, m
 
     def stopping(pair: Any, *args: Any, **kwargs: Any) -> pv.Fit:
         fits.append(type(pair).__name__)
-        return fit(pair, *args, **kwargs, checkpoint_every=0.0, callbacks=[stop] if len(fits) == stage else [])
+        kwargs |= {"checkpoint_every": 0.0, "callbacks": [stop] if len(fits) == stage else []}
+        return fit(pair, *args, **kwargs)
 
     monkeypatch.setattr(runs, "fit", stopping)
     with pytest.raises(KeyboardInterrupt):
