@@ -194,7 +194,7 @@ def print_report(report: Mapping[str, Any]) -> None:
         )
     _row(table, "calibration error", f"{report['calibration_error']:.3f}")
     _row(table, "calibration error expected by chance", f"{report['calibration_error_of_chance']:.3f}")
-    _row(table, "log score, nats per row", f"{report['log_score']:.3f}")
+    _row(table, "log-loss, nats per row", f"{report['log_score']:.3f}")
     fitted = report["weights"]
     both = "accuracy_of_neighbors" in report
     counted = [] if fitted is None else [fitted["classifier"], *([fitted["neighbors"]] if both else [])]
