@@ -84,7 +84,8 @@ def main() -> None:
 
     def measure(name: str, seed: int) -> dict[str, Any]:
         fitted = fit(data.train.x, name, seed, options)
-        scored = harness.scores(pv.importance(fitted, test, options.num_samples, seed=1))
+        found = pv.importance(fitted, test, options.num_samples, seed=1)
+        scored = harness.scores(found)
         schedules, loss = SETTINGS[name](options.epochs)
         kl, active = harness.by_level(fitted, test, kl_samples=10, kl_seed=1, seeds=(1, 2))
         end = harness.end(fitted)
@@ -98,6 +99,7 @@ def main() -> None:
             "elbo": scored["elbo"],
             "log_likelihood": scored["log_likelihood"],
             "log_likelihood_se": scored["standard_error_over_rows"],
+            "k_hat_above_threshold": round(found.summary()["k_hat_above_threshold"], 3),
             "validation_log_likelihood": harness.scores(pv.importance(fitted, valid, 50, seed=1))["log_likelihood"],
             "training_elbo": end["elbo"],
             "epochs": options.epochs,
