@@ -28,6 +28,9 @@ SEAL = b'"sha256": "'  # before the checksum of what stands above it in run.json
 def claim_folder(folder: str | Path, *, force: bool = False) -> Path:
     """Create a run folder. With `force`, it may hold a run, which stays until another is written in its place.
 
+    A folder that was marked by a run which a crash ended before its first state is free; if that run is still at work, its lock
+    keeps others out.
+
     Raises:
         CheckpointError: The folder is not empty, unless `force` is set and it contains a run; or it cannot be created.
     """
@@ -35,6 +38,8 @@ def claim_folder(folder: str | Path, *, force: bool = False) -> Path:
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file, and a run needs a folder of its own: choose another.")
     if folder.is_dir() and any(folder.iterdir()):
+        if _nothing_but_a_mark(folder):
+            return folder
         if not force:
             raise CheckpointError(
                 f"{folder} exists and is not empty: choose another folder, replace the run in it with force=True (--force on "
@@ -56,6 +61,16 @@ def claim_folder(folder: str | Path, *, force: bool = False) -> Path:
     except OSError as error:
         raise CheckpointError(f"Cannot create the run folder {folder}: {error.strerror or error}.") from error
     return folder
+
+
+def _nothing_but_a_mark(folder: Path) -> bool:
+    """Whether a fit was ended here before it wrote anything; the mark of a job that torchrun started is that job's."""
+    if not all(path.name == RUN or path.name.startswith(".") for path in folder.iterdir()):
+        return False
+    with suppress(CheckpointError):
+        run = read_run(folder)
+        return is_mark(run) and "job" not in run
+    return False
 
 
 def read_run(folder: str | Path) -> dict[str, Any]:

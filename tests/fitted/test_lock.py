@@ -12,6 +12,7 @@ import torch
 from support.programs import binary, vae
 
 import pyrovae as pv
+from pyrovae.fitted import files
 from pyrovae.fitted import folder as folders
 from pyrovae.fitted.lock import LOCK, locked
 
@@ -38,6 +39,21 @@ def test_a_second_fit_in_a_folder_is_refused(tmp_path: Path) -> None:
     left = ["checkpoint.safetensors", "history.csv", "run.json", "weights.safetensors"]
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == left
     assert len(fit_in(tmp_path / "run", resume=True, epochs=2).history) == 2
+
+
+def test_a_folder_of_a_fit_that_was_killed_before_it_wrote_anything_is_free(tmp_path: Path) -> None:
+    folder = files.claim_folder(tmp_path / "run")
+    with locked(folder), pytest.raises(pv.CheckpointError, match="Another fit is at work"):
+        fit_in(folder)
+    (folder / LOCK).touch()  # as kill -9 leaves it
+    (folder / ".run.json.new").touch()
+    assert len(fit_in(folder, epochs=1).history) == 1
+    with pytest.raises(pv.CheckpointError, match="exists and is not empty"):
+        fit_in(folder)
+    mine = files.claim_folder(tmp_path / "other")
+    (mine / "notes.txt").write_text("mine")
+    with pytest.raises(pv.CheckpointError, match="exists and is not empty"):
+        fit_in(mine)
 
 
 def hold(folder: Path, ready: Any) -> None:
