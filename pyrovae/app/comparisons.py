@@ -203,12 +203,14 @@ def sweep(
         if finished:
             # its parts are those of this grid
             run = open_run(where, threads=threads, **read)
+        elif begun:
+            run = resume_run(where, progress=False, **read)
         else:
-            if begun:
-                run = resume_run(where, progress=False, **read)
-            else:
-                how: dict[str, Any] = {"device": device, "engine": engine, "threads": threads, "progress": False}
-                run = fit_run(dataset, options, where, force=found is not None, **how)
+            how: dict[str, Any] = {"device": device, "engine": engine, "threads": threads, "progress": False}
+            run = fit_run(dataset, options, where, force=found is not None, **how)
+        if (
+            not finished or "results" not in run.fitted.info
+        ):  # what was fitted may have been killed before it was judged
             results, _ = evaluate(run, options.num_samples, proposal=options.proposal)
             run.record(results | {"fit_seconds": run.fitted.history[-1]["seconds"]})
             draw_pictures(run)

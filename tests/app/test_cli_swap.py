@@ -94,6 +94,11 @@ def test_a_sweep_ends_in_one_table_and_goes_on(pyrovae: Command) -> None:
     code, again, err = pyrovae(*words)
     assert code == 0 and "there already" in err and again == out
     assert stamps == {p: p.stat().st_mtime_ns for p in stamps}
+    fitted = pv.load("runs/digits-sweep/normal+binomial+normal")  # as if it had been killed before it was judged
+    results = fitted.info.pop("results")
+    pv.save(fitted, "runs/digits-sweep/normal+binomial+normal", force=True)
+    assert pyrovae(*words)[0] == 0
+    assert pv.load("runs/digits-sweep/normal+binomial+normal").info["results"] == results
     code, _, err = pyrovae(*words, "--seed", "1")
     assert code == 2 and "other options" in err
 
