@@ -166,6 +166,10 @@ def repetition(
         for table in job.tables(home):
             if digest(table.read_bytes()) != whole.get(str(table.relative_to(home))):
                 found["wrong"].append(f"{table.name} is there, and not whole")
+    if (
+        job.name == "impute" and job.tables(home) and not found["wrong"]
+    ):  # its table is whole, and would not be replaced
+        return found
     ended = wait(start(job.command(home, True), log))
     if ended != 0:
         found["wrong"].append(f"given again, it ended with {ended}: {log.read_text()[-500:]}")
