@@ -201,11 +201,8 @@ def _fitted(kernel: Tensor, one_hot: Tensor, out: Tensor) -> tuple[Tensor, Tenso
     root = vectors * scale
     wanted = one_hot * ~out[..., None]
     with torch.inference_mode(False), torch.enable_grad():
-        root, penalty, wanted = (
-            root.clone(),
-            penalty.clone(),
-            wanted.clone(),
-        )  # which may be tensors of an inference mode
+        # those that an inference mode has made would not do
+        root, penalty, wanted = (each.clone() for each in (root, penalty, wanted))
         u, b = (torch.zeros(len(out), size, classes, dtype=kernel.dtype, requires_grad=True) for size in (num, 1))
         optimizer = torch.optim.LBFGS([u, b], max_iter=ITERATIONS, history_size=HISTORY, line_search_fn="strong_wolfe")
 

@@ -67,7 +67,9 @@ def _nothing_but_a_mark(folder: Path) -> bool:
     """Whether a fit was ended here before it wrote anything; the mark of a job that torchrun started is that job's."""
     if not all(path.name == RUN or path.name.startswith(".") for path in folder.iterdir()):
         return False
-    with suppress(CheckpointError):
+    with suppress(CheckpointError, OSError):
+        if (folder / RUN).is_file() and not (folder / RUN).stat().st_size:  # killed before the mark itself was written
+            return True
         run = read_run(folder)
         return is_mark(run) and "job" not in run
     return False

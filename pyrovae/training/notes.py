@@ -1,11 +1,13 @@
-"""The notes of a fit's state, as JSON has them: whether they can be those of a fit, and what older versions left out."""
+"""Notes of a fit: the rows of its history, and those of its state, as JSON has them, also of older versions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from pyrovae.errors import shortened
+from torch import Tensor
+
+from pyrovae.errors import OptionError, PairError, shortened
 
 
 def check_notes(notes: Mapping[str, Any]) -> None:
@@ -42,3 +44,30 @@ def with_baseline(before: Any, now: Any) -> Any:
     if "baseline" in known or not (chosen is None or chosen == "leave_one_out"):
         return before
     return {**before, "args": {**known, "baseline": chosen}}
+
+
+def as_numbers(row: dict[str, Any]) -> None:
+    """Make numbers of what callbacks wrote into a row of the history, such as a tensor; OptionError where it is none."""
+    for name, value in list(row.items()):
+        if type(value) in (int, float):
+            continue
+        try:
+            row[name] = float("a text" if isinstance(value, str) else value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            del row[name]
+            raise OptionError(
+                f"A callback wrote {shortened(repr(value))} into the history as {name!r}, which is kept as a table of numbers: "
+                "write a number, and keep other things elsewhere."
+            ) from error
+
+
+def noted_by(part: Any, row: Mapping[str, float]) -> dict[str, float]:
+    """What a module adds to a row of the history: numbers, under names that are free."""
+    found = {name: value.item() if isinstance(value, Tensor) else value for name, value in part.in_history().items()}
+    for name, value in found.items():
+        if name in row or isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise PairError(
+                f"{type(part).__name__}.in_history() gives {name!r}: {value!r}, which "
+                + ("the history has already: give it another name." if name in row else "is no number.")
+            )
+    return found

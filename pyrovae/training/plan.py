@@ -345,17 +345,8 @@ def plan(
         reads=(objective, options.transform, options.penalty),
         precision=precision,
     )
-    engine = options.engine
-    if options.resume and engine == "auto" and options.recorded("device") == device.type:
-        engine = options.recorded("engine") or engine
-    if engine == "auto" and _moves_on(pair, runs):
-        engine = "eager"  # no trace can follow what a step reads of its rows
-    engine = choose_engine(engine, device, steps.total)
-    threads = options.threads
-    if threads is None and options.resume and options.recorded("threads") is not None:
-        threads = min(options.recorded("threads"), torch.get_num_threads())
-    if threads is None:
-        threads = threads_for(data.product) if device.type == "cpu" else torch.get_num_threads()
+    engine = _engine_of(options, device, steps.total, eager=_moves_on(pair, runs))
+    threads = _threads_of(options, data)
     indices = {one.key: one.rows for one in groups}
     batches: GroupedBatches | Counted = (
         GroupedBatches(indices, {one.key: one.size for one in groups}, data.seed, device)
@@ -394,6 +385,23 @@ def plan(
     weighed = objective.num_particles if weighs and not shared else None
     state = loss_tensors(objective)
     return Plan(program, schedule, steps, batches, engine, threads, relaxed, state, weighed, options.on_nan)
+
+
+def _engine_of(options: FitOptions, device: torch.device, total: int, *, eager: bool) -> str:
+    """The engine of so many steps: a resumed fit goes on with its own, and pairs that no trace can follow run eagerly."""
+    engine = options.engine
+    if options.resume and engine == "auto" and options.recorded("device") == device.type:
+        engine = options.recorded("engine") or engine
+    return choose_engine("eager" if engine == "auto" and eager else engine, device, total)
+
+
+def _threads_of(options: FitOptions, data: FitData) -> int:
+    """The number of CPU threads: that which was asked for, or that of the fit which goes on, or by the size of the work."""
+    if options.threads is not None:
+        return options.threads
+    if options.resume and options.recorded("threads") is not None:
+        return min(options.recorded("threads"), torch.get_num_threads())
+    return threads_for(data.product) if data.device.type == "cpu" else torch.get_num_threads()
 
 
 def relaxed_families(pair: PairLike) -> list[Any]:

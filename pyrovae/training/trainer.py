@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from pyrovae.engine import ranks
 from pyrovae.engine.adam import MODEL_RATE, rate_of
 from pyrovae.engine.compiled import make_engine
 from pyrovae.engine.denormals import flushed_denormals
-from pyrovae.errors import CheckpointError, NotFiniteError, OptionError, PairError, PyrovaeError, shortened
+from pyrovae.errors import CheckpointError, NotFiniteError, OptionError, PyrovaeError
 from pyrovae.fitted import folder as store
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.optimizers import check_optimizer, finite_or_none, flatten_optimizer, unflatten_optimizer
@@ -30,7 +29,7 @@ from pyrovae.training.console import progress_bar, say, stop_on_interrupt
 from pyrovae.training.fit_options import Callback, Every
 from pyrovae.training.monitor import NOTHING, Monitor
 from pyrovae.training.not_finite import MOST_REPEATED, explain
-from pyrovae.training.notes import check_notes, with_baseline
+from pyrovae.training.notes import as_numbers, check_notes, noted_by, with_baseline
 from pyrovae.training.plan import Plan
 from pyrovae.training.schedules import weights_at
 from pyrovae.training.together import LOCAL, changing, resumable, state_of_all, state_of_rank
@@ -43,33 +42,6 @@ MOST_ROLLBACKS = 5  # returns to an earlier epoch; with a thirty-second of the l
 def _is_true(answer: Any) -> bool:
     """Whether a callback returned a truth, which may be that of an array or a tensor, such as `losses.mean() < 1`."""
     return answer is True or (str(getattr(answer, "dtype", "")) in ("bool", "torch.bool") and bool(answer.all()))
-
-
-def _as_numbers(row: dict[str, Any]) -> None:
-    """Make numbers of what callbacks wrote into a row of the history, such as a tensor; OptionError where it is none."""
-    for name, value in list(row.items()):
-        if type(value) in (int, float):
-            continue
-        try:
-            row[name] = float("a text" if isinstance(value, str) else value)
-        except (TypeError, ValueError, RuntimeError) as error:
-            del row[name]
-            raise OptionError(
-                f"A callback wrote {shortened(repr(value))} into the history as {name!r}, which is kept as a table of numbers: "
-                "write a number, and keep other things elsewhere."
-            ) from error
-
-
-def _noted(part: Any, row: Mapping[str, float]) -> dict[str, float]:
-    """What a module adds to a row of the history: numbers, under names that are free."""
-    found = {name: value.item() if isinstance(value, Tensor) else value for name, value in part.in_history().items()}
-    for name, value in found.items():
-        if name in row or isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise PairError(
-                f"{type(part).__name__}.in_history() gives {name!r}: {value!r}, which "
-                + ("the history has already: give it another name." if name in row else "is no number.")
-            )
-    return found
 
 
 class Trainer:
@@ -173,7 +145,7 @@ class Trainer:
         """Whether one of the callbacks, all of which are called, returns True."""
         with changing(self.fitted.pair), fork_rng(), lent():  # what a callback draws must not change the fit
             answers = [callback(self.fitted) for callback in callbacks]
-        _as_numbers(self.fitted.history[-1])
+        as_numbers(self.fitted.history[-1])
         return any(ranks.everywhere(any(map(_is_true, answers))))
 
     def _finished(self) -> bool:
@@ -238,12 +210,12 @@ class Trainer:
             row["skipped"] = len(elbos) - len(taken)
         self.epoch_elbos = []
         began = time.monotonic()
-        last = self.batches.ended if isinstance(self.batches, Counted) else len(history) + 1 >= self.epochs
-        found = self.monitor.measure() if due or last else NOTHING
+        ends = self.batches.ended if isinstance(self.batches, Counted) else len(history) + 1 >= self.epochs
+        found = self.monitor.measure() if due or ends else NOTHING
         if self.relaxes:
             row["relaxed_elbo"] = row["elbo"]
             row["elbo"] = self.on_training.measure().bound if self.validates else found.bound
-        if self.validates and (due or last):
+        if self.validates and (due or ends):
             row["validation_elbo"] = found.bound
             if not math.isfinite(found.bound):
                 self._fail(folder, self.step, "the ELBO of the validation rows is")
@@ -258,7 +230,7 @@ class Trainer:
         row["seconds"] = round(self.seconds, 3)
         row |= found.columns
         for part in self.noted:
-            row |= _noted(part, row)
+            row |= noted_by(part, row)
         history.append(row)
         # a fit that goes on with more epochs would not have measured what is only the last one
         if due and (self.patience is not None or self.keeps_best) and row["validation_elbo"] > self.best_elbo:

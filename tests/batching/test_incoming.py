@@ -9,7 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from support.programs import ssvae
+from support.programs import ssvae, vae
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -32,17 +32,13 @@ def rows(n: int = 40) -> Tensor:
     return torch.bernoulli(torch.full((n, 6), 0.4))
 
 
-def vae() -> pv.VAE:
+def small() -> pv.VAE:
     torch.manual_seed(0)
-    return pv.VAE(
-        prior=pv.priors.StandardNormal(2),
-        likelihood=pv.mlp(2, fam.Bernoulli(6), hidden=(4,)),
-        encoder=pv.mlp(6, fam.Normal(2), hidden=(4,)),
-    )
+    return vae()
 
 
 def weights(data: Any, **how: Any) -> list[Tensor]:
-    pair = vae()
+    pair = small()
     pv.fit(pair, data, **HOW, **how)
     return list(pair.state_dict().values())
 
@@ -98,7 +94,7 @@ def test_batches_give_the_fit_of_rows_in_memory(name: str, resident: list[Tensor
 
 
 def test_engines_take_batches(resident: list[Tensor]) -> None:
-    pair = vae()
+    pair = small()
     pv.fit(pair, in_order(), steps=10, **(HOW | {"engine": "traced"}))
     for one, other in zip(pair.state_dict().values(), resident, strict=True):
         torch.testing.assert_close(one, other)
@@ -142,7 +138,7 @@ def test_a_finished_fit_goes_on_with_more_steps(tmp_path: Path) -> None:
     true = weights(drawn, steps=25)
     how: dict[str, Any] = {"checkpoint": tmp_path / "run"}
     weights(drawn, steps=13, **how)
-    pair = vae()
+    pair = small()
     fitted = pv.fit(pair, drawn, steps=25, resume=True, **how, **HOW)
     assert [row["steps"] for row in fitted.history] == [10, 13, 20, 25]
     assert equal(list(pair.state_dict().values()), true)
@@ -161,7 +157,7 @@ def test_a_failing_step_is_told_without_its_rows() -> None:
     """The rows that made the loss infinite are gone, so that no step is taken again."""
     huge: dict[str, Any] = {"optimizer": lambda leaves: torch.optim.SGD(leaves, lr=1e38)}
     with pytest.raises(pv.NotFiniteError, match="In epoch 1, step .+ not finite; the weights are those of the start"):
-        pv.fit(vae(), drawn(), steps=13, **HOW, **huge)
+        pv.fit(small(), drawn(), steps=13, **HOW, **huge)
 
 
 @pytest.mark.parametrize(("first", "second"), [(13, 15), (7, 9)])
@@ -183,14 +179,14 @@ class Counting(IterableDataset[Tensor]):
 
 @pytest.mark.parametrize(("batch_size", "steps"), [(None, 7), (2, 18), (9, 4), (18, 2)])
 def test_passes_over_a_loader_have_its_rows(batch_size: int | None, steps: int) -> None:
-    fitted = pv.fit(vae(), DataLoader(Counting(), batch_size=5), epochs=2, batch_size=batch_size, **HOW)
+    fitted = pv.fit(small(), DataLoader(Counting(), batch_size=5), epochs=2, batch_size=batch_size, **HOW)
     assert fitted.history[-1]["steps"] == steps  # 2 passes over 18 rows, in whole batches
     with pytest.raises(pv.DataError, match="larger than the 18 rows"):
-        pv.fit(vae(), DataLoader(Counting(), batch_size=5), epochs=1, batch_size=19, **HOW)
+        pv.fit(small(), DataLoader(Counting(), batch_size=5), epochs=1, batch_size=19, **HOW)
 
 
 def test_no_step_needs_no_length() -> None:
-    assert pv.fit(vae(), drawn, epochs=0, **HOW).history == []
+    assert pv.fit(small(), drawn, epochs=0, **HOW).history == []
 
 
 class Once:
@@ -242,7 +238,7 @@ BAD: dict[str, tuple[Callable[[], Any], dict[str, Any], type[Exception], str]] =
 def test_what_cannot_be_fitted_is_refused(name: str) -> None:
     make, how, kind, match = BAD[name]
     with pytest.raises(kind, match=match):
-        pv.fit(vae(), make(), **HOW, **how)
+        pv.fit(small(), make(), **HOW, **how)
 
 
 def test_a_model_of_gaps_takes_the_first_gap_late() -> None:
@@ -296,7 +292,7 @@ def test_the_first_rows_tell_of_drift() -> None:
         for step in itertools.count():
             yield torch.full((16, 6), float(step >= 20))
 
-    fitted = pv.fit(vae(), turning(), steps=60, **(HOW | {"learning_rate": 0.1}))
+    fitted = pv.fit(small(), turning(), steps=60, **(HOW | {"learning_rate": 0.1}))
     _, before, *_, after = (row["first_rows_elbo"] for row in fitted.history)
     assert after < before - 5 and fitted.history[-1]["elbo"] > after + 5
     drawn_lines = pv.plots.training_curve(fitted.history).get_lines()
@@ -327,10 +323,10 @@ def test_how_often_a_checkpoint_is_written(given: Any, seconds: float | None, st
 @pytest.mark.parametrize("given", ["often", "10 days", "0 steps", "1.5 steps", -1, None, True, "nan"])
 def test_impossible_times_of_checkpoints_are_refused(given: Any) -> None:
     with pytest.raises(pv.OptionError, match="checkpoint_every must be a number of seconds, or a text"):
-        pv.fit(vae(), X, epochs=1, checkpoint_every=given, **HOW)
+        pv.fit(small(), X, epochs=1, checkpoint_every=given, **HOW)
 
 
 def test_questions_take_no_batches() -> None:
-    fitted = pv.fit(vae(), X, epochs=1, **HOW)
+    fitted = pv.fit(small(), X, epochs=1, **HOW)
     with pytest.raises(pv.DataError, match="batch by batch are for pv.fit"):
         pv.encode(fitted, iter([X]))

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from support.programs import vae
 from torch import Tensor
 
 import pyrovae as pv
-import pyrovae.families as fam
 from pyrovae.pair.stored import Stored, mixed
 
 HOW: dict[str, Any] = {"seed": 1, "learning_rate": 0.01, "engine": "eager", "progress": False}
@@ -25,13 +25,9 @@ def rows() -> Tensor:
     return torch.bernoulli(torch.full((ROWS, 6), 0.4))
 
 
-def vae() -> pv.VAE:
+def small() -> pv.VAE:
     torch.manual_seed(0)
-    return pv.VAE(
-        prior=pv.priors.StandardNormal(2),
-        likelihood=pv.mlp(2, fam.Bernoulli(6), hidden=(4,)),
-        encoder=pv.mlp(6, fam.Normal(2), hidden=(4,)),
-    )
+    return vae()
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +82,7 @@ SOURCES: dict[str, Callable[[Path], Any]] = {
 
 @pytest.fixture(scope="module")
 def resident() -> tuple[pv.Fit, list[Tensor]]:
-    pair = vae()
+    pair = small()
     fitted = pv.fit(pair, rows(), epochs=1, batch_size=12, **HOW)
     return fitted, list(pair.state_dict().values())
 
@@ -96,7 +92,7 @@ def test_files_in_one_buffer_give_the_fit_of_rows_in_memory(
     name: str, files: Path, resident: tuple[pv.Fit, list[Tensor]]
 ) -> None:
     """Bit for bit, and so do questions about them."""
-    pair, source = vae(), SOURCES[name](files)
+    pair, source = small(), SOURCES[name](files)
     fitted = pv.fit(pair, source, epochs=1, batch_size=12, **HOW)
     assert all(torch.equal(a, b) for a, b in zip(pair.state_dict().values(), resident[1], strict=True))
     assert [row["elbo"] for row in fitted.history] == [row["elbo"] for row in resident[0].history]
@@ -165,14 +161,14 @@ def test_rows_are_mixed_over_the_buffer() -> None:
 
 def test_a_fit_to_files_resumes_bit_for_bit(files: Path, tmp_path: Path) -> None:
     source = pv.data.open(files / "rows.parquet", buffer=30)
-    whole, again = vae(), vae()
+    whole, again = small(), small()
     pv.fit(whole, source, epochs=3, batch_size=12, **HOW)
     how: dict[str, Any] = {"epochs": 3, "batch_size": 12, "checkpoint": tmp_path / "run", **HOW}
-    pv.fit(vae(), source, callbacks=[lambda fitted: len(fitted.history) == 2], **how)
+    pv.fit(small(), source, callbacks=[lambda fitted: len(fitted.history) == 2], **how)
     pv.fit(again, source, resume=True, **how)
     assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), again.state_dict().values()))
     with pytest.raises(pv.CheckpointError, match="other data"):
-        pv.fit(vae(), pv.data.open(files / "rows.parquet", buffer=31), resume=True, **how)
+        pv.fit(small(), pv.data.open(files / "rows.parquet", buffer=31), resume=True, **how)
 
 
 def test_gaps_and_types_of_columns(tmp_path: Path) -> None:
@@ -257,7 +253,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
     "a number": (lambda f: pv.data.open(np.float64(3)), pv.DataError, "a row for each datum"),  # type: ignore[arg-type]
     "rows differ": (lambda f: pv.data.open({"x": np.ones(3), "y": np.ones(4)}), pv.DataError, "same number of rows"),
     "a batch": (
-        lambda f: pv.fit(vae(), pv.data.open(f / "rows.npy"), epochs=1, batch_size=104, **HOW),
+        lambda f: pv.fit(small(), pv.data.open(f / "rows.npy"), epochs=1, batch_size=104, **HOW),
         pv.DataError,
         "larger than the 103 rows",
     ),
@@ -291,5 +287,5 @@ def test_pictures_of_a_data_set_become_arrays() -> None:
         def __getitem__(self, key: int) -> dict[str, Any]:
             return {"x": Picture(np.asarray(self.x[key], dtype=np.float32))}
 
-    fitted = pv.fit(vae(), Pictures(rows()), epochs=1, batch_size=50, **HOW)
+    fitted = pv.fit(small(), Pictures(rows()), epochs=1, batch_size=50, **HOW)
     assert fitted.settings["num_rows"] == ROWS

@@ -50,6 +50,9 @@ def test_a_folder_of_a_fit_that_was_killed_before_it_wrote_anything_is_free(tmp_
     assert len(fit_in(folder, epochs=1).history) == 1
     with pytest.raises(pv.CheckpointError, match="exists and is not empty"):
         fit_in(folder)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "run.json").touch()
+    assert len(fit_in(tmp_path / "empty", epochs=1).history) == 1
     mine = files.claim_folder(tmp_path / "other")
     (mine / "notes.txt").write_text("mine")
     with pytest.raises(pv.CheckpointError, match="exists and is not empty"):
