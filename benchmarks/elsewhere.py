@@ -38,7 +38,8 @@ from pyrovae.pair.parameters import find_device
 from pyrovae.training import plan
 
 ROOT = Path(__file__).parents[1]
-BLOCK = re.compile(r"^```(?:python|\{code-cell\} ipython3)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+BLOCK = r"^```%s\n(.*?)^```"
+CELL = r"\{code-cell\} ipython3"
 SHORTER = (
     (r"epochs=(20|50|100)\b", "epochs=2"),
     (r"EPOCHS = 8, 30\b", "EPOCHS = 8, 1"),
@@ -110,7 +111,9 @@ def run_example(path: Path) -> Iterator[str]:
 def run_page(path: Path) -> Iterator[str]:
     """What is wrong with the blocks of a page."""
     space: dict[str, object] = {"__name__": "page"}
-    for number, block in enumerate(BLOCK.findall(path.read_text())):
+    text = path.read_text()
+    kind = CELL if re.search(CELL, text) else "python"  # what stands beside cells is for reading
+    for number, block in enumerate(re.findall(BLOCK % kind, text, re.DOTALL | re.MULTILINE)):
         for long, short in SHORTER:
             block = re.sub(long, short, block)
         torch.manual_seed(0)

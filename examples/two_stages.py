@@ -71,7 +71,7 @@ def main(smoke: bool) -> None:
     likelihood = pv.Padded(pv.frozen(first.pair.likelihood), kept, size=L1)
     below = pv.VAE(pv.priors.StandardNormal(len(encoder.dims)), likelihood, encoder)
     with first.scope():
-        q = encoder(x[train])
+        q = encoder(x[train].to(first.device))
     codes = torch.stack([q.mean, q.stddev], 1)  # (N, 2, D), each pair drawn from at every step
     second = pv.fit(
         m2(len(encoder.dims)),

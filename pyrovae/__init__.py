@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pyrovae import data, families, guides, nets, plots, priors, tables, weights
     from pyrovae.app.pages.check import save_page
     from pyrovae.batching import transforms
+    from pyrovae.closed_form import linear_em
     from pyrovae.conditionals import Conditional, ConditionalFlow, Marginal, Padded, conv, flow, mlp, resnet
     from pyrovae.criticism import acquisition, calibration, disentanglement
     from pyrovae.criticism.ais import AIS, ais
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
     from pyrovae.fitted.folder import load, save
     from pyrovae.guides.monte_carlo import monte_carlo_em
     from pyrovae.guides.per_row import per_row
-    from pyrovae.linear_em import linear_em
     from pyrovae.models import (
         ADGM,
         CVAE,
@@ -106,6 +106,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "pyrovae.app.pages.check": "save_page",
     "pyrovae.batching": "transforms",
+    "pyrovae.closed_form": "linear_em",
     "pyrovae.conditionals": "Conditional ConditionalFlow Marginal Padded conv flow mlp resnet",
     "pyrovae.criticism": "acquisition calibration disentanglement",
     "pyrovae.criticism.ais": "AIS ais",
@@ -137,7 +138,6 @@ _HOMES = {
     "pyrovae.fitted.folder": "load save",
     "pyrovae.guides.monte_carlo": "monte_carlo_em",
     "pyrovae.guides.per_row": "per_row",
-    "pyrovae.linear_em": "linear_em",
     "pyrovae.models": """ADGM CVAE GMVAE NVAE SDGM SSVAE VAE VQVAE CategoricalVAE DeepMarkovVAE HierarchicalVAE JointVAE
         LadderVAE MultimodalVAE NotMIWAE Regression SSRegression StackedSSVAE TwoLabelVAE VaDE""",
     "pyrovae.nets.freezing": "frozen",

@@ -45,8 +45,15 @@ RULES = {
     "plots": TRAINING | {"criticism", "predict", "recover"},
 }
 # applications: the only rooms that see both
-APPLICATIONS = {"__init__", "__main__", "app", "data", "linear_em", "sklearn", "tables"}
+APPLICATIONS = {"__init__", "__main__", "app", "closed_form", "data", "sklearn", "tables"}
 APPLICATIONS_MAY = set(RULES) | APPLICATIONS
+
+
+def test_no_module_has_the_name_of_what_is_called() -> None:
+    """Whoever imports pyrovae.NAME first would find the module where `pv.NAME` is meant."""
+    import pyrovae
+
+    assert not [name for name in pyrovae.__all__ if (PACKAGE / f"{name}.py").exists()]
 
 
 def files() -> list[Path]:

@@ -86,8 +86,8 @@ class DrawNormal:
         torch.Size([40, 3])
         >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.Normal(3)), pv.mlp(3, fam.Normal(2)))
         >>> fitted = pv.fit(vae, codes, epochs=1, transform=pv.transforms.DrawNormal(), progress=False)
-        >>> fitted.evaluation_batch(codes * torch.tensor([1.0, 0.0])[:, None])["x"].unique()
-        tensor([0.])
+        >>> fitted.evaluation_batch(codes * torch.tensor([1.0, 0.0])[:, None])["x"].unique().tolist()
+        [0.0]
     """
 
     def __init__(self, argument: str = "x") -> None:

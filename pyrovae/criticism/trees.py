@@ -99,18 +99,22 @@ def by_plates(value: Tensor, frames: Sequence[Any], event_dim: int) -> tuple[Ten
 def tree(groups: Groups, naming: Naming, attributes: Mapping[str, Any]) -> Any:
     """A DataTree with one Dataset for each group that has a variable."""
     attributes = {"inference_library": "pyrovae", "inference_library_version": __version__, **attributes}
-    datasets = {
-        group: arviz_base.dict_to_dataset(
-            {name: _array(found, naming) for name, found in variables.items()},
-            dims={name: naming.full(name, found) for name, found in variables.items()},
-            coords=dict(naming.coords),
-            sample_dims=[],
-            attrs=attributes,
-        )
-        for group, variables in groups.items()
-        if variables
-    }
-    return xarray.DataTree.from_dict(datasets)
+    return xarray.DataTree.from_dict(
+        {group: _dataset(variables, naming, attributes) for group, variables in groups.items() if variables}
+    )
+
+
+def _dataset(variables: Mapping[str, Values], naming: Naming, attributes: Mapping[str, Any]) -> Any:
+    made = arviz_base.dict_to_dataset(
+        {name: _array(found, naming) for name, found in variables.items()},
+        dims={name: naming.full(name, found) for name, found in variables.items()},
+        coords=dict(naming.coords),
+        sample_dims=[],  # the dimensions above are all there are
+        attrs=attributes,
+    )
+    # where ArviZ 1 looks for them
+    made.attrs["sample_dims"] = [dim for dim in naming.sample_dims if dim in made.dims]
+    return made
 
 
 def _array(found: Values, naming: Naming) -> Any:

@@ -420,6 +420,10 @@ def reading(path: Path) -> Iterator[None]:
         raise DataError(
             f"{path} is not a table ({' '.join(str(error).split())}). Give rows of equal length, in UTF-8."
         ) from error
+    except OverflowError as error:  # some versions of pandas
+        raise DataError(
+            f"{path} has a whole number of more than 308 digits. Shorten it, or write it with an exponent."
+        ) from error
 
 
 def column_name(path: Path, columns: list[str], label: str) -> str:

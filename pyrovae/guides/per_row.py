@@ -89,7 +89,7 @@ def per_row(pair: Any, data: Any) -> PerRow:
         ...         self.likelihood = pv.mlp(2, fam.Bernoulli(6))
         ...     def model(self, x):
         ...         with pyro.plate("data", len(x)):
-        ...             z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        ...             z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
         ...             pyro.sample("x", self.likelihood(z), obs=x)
         >>> x = torch.bernoulli(torch.full((40, 6), 0.4))
         >>> pair = pv.per_row(Factors().model, x)

@@ -98,7 +98,8 @@ class StackedSSVAE(nn.Module):
             ...     code=pv.nets.OneHot(3),
             ... )
             >>> x, y = torch.rand(40, 6).round(), torch.where(torch.arange(40) < 12, torch.arange(40) % 3, -1)
-            >>> q = pv.fit(m1, x, epochs=1, progress=False).pair.encoder(x)
+            >>> first = pv.fit(m1, x, epochs=1, progress=False)
+            >>> q = first.pair.encoder(x.to(first.device))
             >>> codes = torch.stack([q.mean, q.stddev], 1).detach()
             >>> draw = pv.transforms.DrawNormal()
             >>> above = pv.fit(m2, {"x": codes, "y": y}, epochs=1, transform=draw, progress=False)

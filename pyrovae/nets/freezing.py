@@ -40,7 +40,7 @@ def frozen(part: Part) -> Part:
         An encoder for a decoder that stays as it is:
 
         >>> other = pv.VAE(vae.prior, decoder, pv.mlp(6, fam.FullNormal(2)))
-        >>> fitted = pv.fit(other, torch.rand(40, 6).round(), epochs=1, progress=False)
+        >>> fitted = pv.fit(other, torch.rand(40, 6).round(), epochs=1, progress=False, device="cpu")
         >>> all(map(torch.equal, decoder.parameters(), vae.likelihood.parameters()))
         True
     """

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pyrovae._files import write_file
 from pyrovae.pair.batch import take_rows
-from pyrovae.pair.parameters import evaluating, fork_rng
+from pyrovae.pair.parameters import evaluating, every_module, fork_rng
 from pyrovae.pair.program import PairLike, distribution_name, sample_sites
 
 
@@ -53,7 +53,7 @@ def graph(pair: PairLike, batch: Mapping[str, Tensor]) -> dict[str, list[Node]]:
         >>> [(node.name, node.parents) for node in nodes["model"]]
         [('z', ()), ('x', ('z',))]
     """
-    rows = take_rows(dict(batch), slice(0, 2))
+    rows = _few(pair, batch)
     with fork_rng(), evaluating(pair), torch.no_grad(), pyro.validation_enabled(False):
         return {side: _nodes(getattr(pair, side), rows) for side in ("model", "guide")}
 
@@ -116,7 +116,7 @@ def draw_graph(pair: PairLike, batch: Mapping[str, Tensor], path: str | Path) ->
         >>> written.exists(), written.stem
         (True, 'vae')
     """
-    path, rows = Path(path), take_rows(dict(batch), slice(0, 2))
+    path, rows = Path(path), _few(pair, batch)
     with fork_rng(), evaluating(pair), torch.no_grad(), pyro.validation_enabled(False):
         drawn = pyro.render_model(pair.model, model_kwargs=rows, render_distributions=True)
     if shutil.which("dot") is None:
@@ -125,6 +125,14 @@ def draw_graph(pair: PairLike, batch: Mapping[str, Tensor], path: str | Path) ->
     else:
         write_file(path, drawn.pipe(format=path.suffix[1:]))
     return path
+
+
+def _few(pair: PairLike, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Two rows, where the pair's parameters are."""
+    rows = take_rows(dict(batch), slice(0, 2))
+    parameters = (p for module in every_module(pair).values() for p in module.parameters())
+    device = next((p.device for p in parameters), None)
+    return rows if device is None else {name: value.to(device) for name, value in rows.items()}
 
 
 def _nodes(program: Any, rows: Mapping[str, Tensor]) -> list[Node]:
