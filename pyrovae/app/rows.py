@@ -229,6 +229,27 @@ def keep_labels(codes: Tensor, classes: Sequence[str | int], options: Options) -
     return kept
 
 
+def source_rows(dataset: Dataset, rows: Rows) -> dict[str, Tensor]:
+    """All rows of the source in their order, those of a test set at the end, as the model takes rows to encode: without labels.
+
+    A condition is given with every row.
+    """
+
+    def every(first: Tensor | None, rest: Tensor | None) -> Tensor:
+        return torch.cat([part for part in (first, rest) if part is not None])
+
+    first = dataset.encoded if rows.schema is not None and dataset.encoded is not None else dataset.x
+    x = every(first, dataset.x_test)
+    scaled = rows.scaler.apply(x) if rows.scaler is not None else x
+    batch = {"x": scaled.reshape(len(scaled), *rows.train.shape[1:])}
+    if rows.argument == CONDITION:
+        if rows.given is not None and dataset.c is not None:
+            batch |= rows.given.argument(every(dataset.c, dataset.c_test))
+        else:
+            batch[CONDITION] = every(dataset.y, dataset.y_test)
+    return batch
+
+
 def class_values(dataset: Dataset, codes: Tensor) -> Array:
     """Class numbers as the source writes the classes. Unknown, -1, stays -1, or becomes "unknown" among names."""
     if dataset.classes is None:
