@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyrovae.app.catalogue import CONDITION
 from pyrovae.app.given import Given, GivenCaptions
+from pyrovae.app.rows import of_source
 from pyrovae.app.run import Run
 from pyrovae.errors import DataError
 from pyrovae.fitted.fitted import Fit
@@ -29,8 +30,13 @@ Fields = dict[str, str]
 class Conditions(Protocol):
     """What a model is given. All fields are texts, as a page has them."""
 
-    fields: Sequence[Mapping[str, Any]]
-    start: Fields
+    @property
+    def fields(self) -> Sequence[Mapping[str, Any]]:
+        """The name of each field, its "kind", and what belongs to it."""
+
+    @property
+    def start(self) -> Fields:
+        """What the fields hold at first."""
 
     def read(self, fields: Fields) -> dict[str, Tensor]:
         """The arguments of the model for one row."""
@@ -179,11 +185,10 @@ def conditions_of(run: Run) -> Conditions:
     """What the model of a run is given."""
     rows, dataset = run.rows, run.dataset
     if rows.given is not None and dataset.c is not None:
-        c = dataset.c if dataset.c_test is None else torch.cat([dataset.c, dataset.c_test])
+        c = of_source(dataset.c, dataset.c_test)
         return OfColumns(rows.given, c) if isinstance(rows.given, Given) else OfCaptions(rows.given, c)
     if rows.argument == CONDITION and rows.classes is not None and dataset.y is not None:
-        y = dataset.y if dataset.y_test is None else torch.cat([dataset.y, dataset.y_test])
-        return OfClass(rows.classes, y)
+        return OfClass(rows.classes, of_source(dataset.y, dataset.y_test))
     return Nothing()
 
 

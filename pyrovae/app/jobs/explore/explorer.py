@@ -11,7 +11,7 @@ import json
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,14 @@ from torch import Tensor
 from pyrovae.app.jobs.explore.conditions import Conditions, Fields, check_fields, conditions_of, conditions_of_pair
 from pyrovae.app.jobs.explore.latents import Latent
 from pyrovae.app.jobs.explore.shown import NOT_FINITE, view_of, views_of
-from pyrovae.app.rows import source_rows
+from pyrovae.app.rows import num_source_rows, of_source, source_rows
 from pyrovae.app.run import Run, open_run
 from pyrovae.criticism.classification import classify
 from pyrovae.errors import DataError, NotFiniteError, PairError, PyrovaeError
 from pyrovae.fitted.files import read_run
 from pyrovae.fitted.fitted import Fit, as_seed, seeded
 from pyrovae.fitted.folder import load
-from pyrovae.pair.batch import Batch, num_rows, take_rows
+from pyrovae.pair.batch import Batch
 from pyrovae.pair.layout import Site, union
 from pyrovae.pair.program import arguments
 from pyrovae.predict.dependence import reached, site_parents
@@ -48,8 +48,9 @@ class Explorer:
         fitted: The fitted pair.
         conditions: What its model is given; None for numbers, one for each element of what it reads and does not model.
         views: How observed sites are shown, by name; others by their shapes.
-        rows: The rows of the data, as the guide takes them, from which one can start; None where there are none.
-        labels: Of these rows, or None.
+        rows: Rows of the data, as the guide takes them, by their numbers, `(n,)`; None where there are no data to start from.
+        num_rows: How many rows there are.
+        labels: Of all rows, "" where unknown; or None.
         classes: The names of the model's classes, or None.
         name: Of the run.
 
@@ -62,14 +63,15 @@ class Explorer:
         fitted: Fit,
         conditions: Conditions | None = None,
         views: Mapping[str, Any] | None = None,
-        rows: Batch | None = None,
+        rows: Callable[[Tensor], Batch] | None = None,
+        num_rows: int = 0,
         labels: Sequence[str] | None = None,
         classes: Sequence[str | int] | None = None,
         name: str = "model",
     ) -> None:
         self.fitted, self.rows, self.name = fitted, rows, name
         self.conditions = conditions or conditions_of_pair(fitted)
-        self.num_rows = 0 if rows is None else num_rows(rows)
+        self.num_rows = num_rows
         self._lock = threading.RLock()
         self._above: dict[str, tuple[str, ...]] = {}
         self._references: OrderedDict[str, Tensor] = OrderedDict()
@@ -96,16 +98,21 @@ class Explorer:
     @classmethod
     def of(cls, run: Run) -> Explorer:
         """Of a run, with its data."""
-        named = {"classes": run.rows.classes, "name": run.folder.name or str(run.folder)}
+        labels, dataset = None, run.dataset
+        if dataset.y is not None and (dataset.x_test is None or dataset.y_test is not None):
+            names, numbers = dataset.classes, of_source(dataset.y, dataset.y_test).tolist()
+            labels = ["" if number < 0 else str(number if names is None else names[number]) for number in numbers]
         site = next(s.name for s in union(run.fitted.layouts).sites if s.argument == "x")
-        labels = None
-        if run.dataset.y is not None and run.dataset.x_test is None:
-            names = run.dataset.classes
-            labels = [
-                ("" if code < 0 else str(code if names is None else names[code])) for code in run.dataset.y.tolist()
-            ]
-        rows = source_rows(run.dataset, run.rows)
-        return cls(run.fitted, conditions_of(run), {site: views_of(run)}, rows, labels, **named)
+        return cls(
+            run.fitted,
+            conditions_of(run),
+            {site: views_of(run)},
+            lambda which: source_rows(dataset, run.rows, which),
+            num_source_rows(dataset),
+            labels,
+            classes=run.rows.classes,
+            name=run.folder.name or str(run.folder),
+        )
 
     @classmethod
     def open(cls, folder: Path, *, device: str = "auto", threads: int | None = None, **how: Any) -> Explorer:
@@ -172,7 +179,11 @@ class Explorer:
                     raise DataError(f"there is no latent site {str(name)[:40]!r}; there are {', '.join(self.latents)}.")
                 which = moved[1] if moved is not None and moved[0] == name else None
                 held[name] = self.latents[name].read(values, which)
-            return self._answer(self.conditions.read(fields), fields, held, seed, row)
+            found = self._answer(self.conditions.read(fields), fields, held, seed, row)
+        for name in held:  # several codes may stand for one value: what was typed stays
+            if not self.latents[name].moves:
+                found["values"][name] = [int(number) for number in wanted[name]]
+        return found
 
     def start_from(self, sent: Mapping[str, Any]) -> dict[str, Any]:
         """The codes of a row of the data, its posterior means, held; and what `decode` makes of them.
@@ -185,7 +196,7 @@ class Explorer:
         fields = self.conditions.of_row(number)
         with self._lock:
             assert self.rows is not None
-            codes = self._encoded(take_rows(self.rows, slice(number, number + 1)))
+            codes = self._encoded(self.rows(torch.tensor([number])))
             held = {name: latent.write(codes[name]) for name, latent in self.latents.items()}
         return self.decode({"held": held, "given": fields, "row": number, "seed": seed})
 
@@ -205,10 +216,10 @@ class Explorer:
             nodes = self._run(1, given, held, seed)
         except (PairError, NotFiniteError, ValueError) as error:  # the same model ran at draws of its prior
             raise DataError(f"{NOT_FINITE} ({error})") from error
-        log_p = {name: float(_of_rows(nodes[name]).sum()) for name in self.latents}
+        log_p = {name: float(each.sum()) for name, each in self._log_p(nodes).items()}
         total = sum(log_p.values())
         reference = self._reference(given, fields)
-        own = None if row is None or self.rows is None else take_rows(self.rows, slice(row, row + 1))
+        own = None if row is None or self.rows is None else self.rows(torch.tensor([row]))
         shown = {}
         with self.fitted.scope(), seeded(seed):
             for name in self._outputs:
@@ -281,9 +292,18 @@ class Explorer:
         return self._references[key]
 
     def _keep_reference(self, fields: Fields, nodes: Mapping[str, Any]) -> None:
-        self._references[_key(fields)] = torch.stack([_of_rows(nodes[name]) for name in self.latents]).sum(0)
+        self._references[_key(fields)] = torch.stack(list(self._log_p(nodes).values())).sum(0)
         while len(self._references) > MEMORY:
             self._references.popitem(last=False)
+
+    def _log_p(self, nodes: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The log density of each latent site in each row, `(N,)`, on the CPU."""
+        found = {}
+        with self.fitted.scope():
+            for name in self.latents:
+                log_p: Tensor = nodes[name]["fn"].log_prob(nodes[name]["value"])
+                found[name] = log_p.double().cpu().reshape(-1)
+        return found
 
     def _check_row(self, number: object) -> int:
         if not self.num_rows:
@@ -301,7 +321,7 @@ class Explorer:
         """Posterior means of some rows, by site; none where the guide does not have the site, or fails."""
         if self.rows is None:
             return {}
-        some = {name: value[self._some()] for name, value in self.rows.items()}
+        some = self.rows(self._some())
         moved = [name for name, latent in self.latents.items() if latent.moves and latent.enumerated != "model"]
         return encode(self.fitted, some, site=moved, num_samples=DRAWS) if moved else {}
 
@@ -334,9 +354,3 @@ def _near(total: float) -> float:
 
 def _key(fields: Fields) -> str:
     return json.dumps(fields, sort_keys=True)
-
-
-def _of_rows(node: Any) -> Tensor:
-    """The log density of a site in each row, `(N,)`, on the CPU."""
-    log_p: Tensor = node["fn"].log_prob(node["value"]).double().cpu()
-    return log_p.reshape(-1)

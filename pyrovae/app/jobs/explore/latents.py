@@ -72,6 +72,7 @@ class Latent:
 
     # --- between values and numbers
 
+    @torch.no_grad()
     def write(self, value: Tensor) -> list[float]:
         """The numbers of a value, `(1, *event)`; of a mean of categories the most probable ones."""
         found = self._numbers(value)[0].tolist()
@@ -87,6 +88,7 @@ class Latent:
         flat = value.reshape(len(value), -1)
         return flat if self.moves else flat.round()
 
+    @torch.no_grad()
     def read(self, values: object, moved: object = None) -> Tensor:
         """The value that these numbers are, `(1, *event)`.
 

@@ -56,7 +56,8 @@ class Pictures:
         """The mean of a distribution of one row, a draw of it, `(1, *event)`, and the row of the data that it began with."""
         found: dict[str, Any] = {"kind": "image", "width": self.shape[-1], "height": self.shape[-2]}
         found |= {"mean": self._picture(point_of(fn, draw)), "draw": self._picture(draw)}
-        return found | {"row": None if row is None else self._picture(row)}
+        found["row"] = None if row is None else self._picture(row)
+        return found
 
     def _picture(self, row: Tensor) -> str:
         values = self.restore(row)[0].double().cpu().numpy().reshape(self.shape)
@@ -89,7 +90,12 @@ class Columns:
         own = None if row is None else self._array(row)[0]
         lines = []
         for i in range(min(len(self.names), MOST_COLUMNS)):
-            line = {"name": self.names[i], "mean": number(point[i]), "low": number(low[i]), "high": number(high[i])}
+            line: dict[str, Any] = {
+                "name": self.names[i],
+                "mean": number(point[i]),
+                "low": number(low[i]),
+                "high": number(high[i]),
+            }
             line |= {"draw": number(one[i]), "row": None if own is None else number(own[i])}
             lines.append(line)
         return {"kind": "table", "lines": lines, "others": len(self.names) - len(lines), "level": LEVEL}
