@@ -71,9 +71,13 @@ def levels() -> Explorer:
 # --- any pair --------------------------------------------------------------------------------------------------------
 
 WITHOUT = ("regression", "auto-normal", "auto-diagonal-normal")  # latent variables of rows
+ALIKE = (  # the model of another row
+    *("vae-plain-distribution-prior", "vae-shared-scale", "classes-to-encode", "joint-vae-classes-to-encode"),
+    *("ssvae-none-labelled", "hierarchical-vae-top-to-encode", "categorical-relaxed", "auto-diagonal-normal"),
+)
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", [name for name in ROWS if name not in ALIKE])
 def test_every_pair_is_explored_or_refused_in_one_line(name: str) -> None:
     row: Row = ROWS[name]
     pyro.set_rng_seed(0)
@@ -92,8 +96,7 @@ def test_every_pair_is_explored_or_refused_in_one_line(name: str) -> None:
     assert again["values"] == start["values"]
     for site, log_p in start["log_p"].items():
         assert again["log_p"][site] == pytest.approx(log_p, rel=1e-4, abs=1e-4)
-    other = explorer.decode({"seed": 1})
-    assert other["values"] != start["values"] and explorer.decode({}) == start
+    assert explorer.decode({"seed": 1})["values"] != start["values"]
     json.dumps(found, allow_nan=False)
     if not found["conditions"]:  # of numbers of a pair that nobody knows more of, no row is known
         from_row = explorer.start_from({"row": 3})
@@ -134,6 +137,7 @@ def test_what_is_held_is_decoded_and_has_the_density_of_the_prior(plain: Explore
     assert found["less_dense"] == pytest.approx(exact, abs=5 * math.sqrt(exact * (1 - exact) / 256))
     assert plain.decode({"held": {"z": [9.0, 9.0]}})["less_dense"] == 0.0
     assert plain.decode({"held": {"z": [0.0, 0.0]}})["less_dense"] == 1.0
+    assert plain.decode({"seed": 3}) == plain.decode({"seed": 3}) != plain.decode({"seed": 4})
 
 
 def test_intervals_and_draws_follow_the_likelihood(plain: Explorer) -> None:

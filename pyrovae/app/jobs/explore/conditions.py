@@ -75,7 +75,9 @@ class OfClass:
         return {CONDITION: torch.tensor([_chosen(CONDITION, fields[CONDITION], self.names)])}
 
     def of_row(self, row: int) -> Fields:
-        return {CONDITION: self.names[int(self.codes[row])]}
+        if (number := int(self.codes[row])) < 0:
+            raise DataError(f"row {row} has no class: start from another.")
+        return {CONDITION: self.names[number]}
 
 
 class OfColumns:

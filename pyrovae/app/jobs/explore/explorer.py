@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae.app.catalogue import CONDITION
 from pyrovae.app.jobs.explore.conditions import Conditions, Fields, check_fields, conditions_of, conditions_of_pair
 from pyrovae.app.jobs.explore.latents import Latent
 from pyrovae.app.jobs.explore.shown import NOT_FINITE, view_of, views_of
@@ -110,7 +111,7 @@ class Explorer:
             lambda which: source_rows(dataset, run.rows, which),
             num_source_rows(dataset),
             labels,
-            classes=run.rows.classes,
+            classes=None if run.rows.argument == CONDITION else run.rows.classes,
             name=run.folder.name or str(run.folder),
         )
 
@@ -214,20 +215,12 @@ class Explorer:
     ) -> dict[str, Any]:
         try:
             nodes = self._run(1, given, held, seed)
-        except (PairError, NotFiniteError, ValueError) as error:  # the same model ran at draws of its prior
-            raise DataError(f"{NOT_FINITE} ({error})") from error
+        except (PairError, NotFiniteError) as error:  # the same model ran at draws of its prior
+            raise DataError(NOT_FINITE) from error
         log_p = {name: float(each.sum()) for name, each in self._log_p(nodes).items()}
         total = sum(log_p.values())
         reference = self._reference(given, fields)
         own = None if row is None or self.rows is None else self.rows(torch.tensor([row]))
-        shown = {}
-        with self.fitted.scope(), seeded(seed):
-            for name in self._outputs:
-                argument = observed_sites(self.fitted.layouts)[name].argument
-                source = None if own is None or argument is None else own.get(argument)
-                shown[name] = self._views[name].show(
-                    nodes[name]["fn"], plain(nodes[name], nodes[name]["value"]), source
-                )
         return {
             "values": {
                 name: latent.write(plain(nodes[name], nodes[name]["value"])) for name, latent in self.latents.items()
@@ -240,8 +233,23 @@ class Explorer:
             "given": fields,
             "row": row,
             "seed": seed,
-            "shown": shown,
+            "shown": self._shown(nodes, own, seed),
         }
+
+    def _shown(self, nodes: Mapping[str, Any], row: Batch | None, seed: int) -> dict[str, Any]:
+        """What each observed site is, beside a row of the data if there is one."""
+        found = {}
+        with self.fitted.scope(), seeded(seed):
+            for name in self._outputs:
+                argument = observed_sites(self.fitted.layouts)[name].argument
+                own = None if row is None or argument is None else row.get(argument)
+                try:
+                    found[name] = self._views[name].show(
+                        nodes[name]["fn"], plain(nodes[name], nodes[name]["value"]), own
+                    )
+                except (RuntimeError, ValueError) as error:  # of a sampler of torch or numpy
+                    raise DataError(NOT_FINITE) from error
+        return found
 
     def _run(self, num: int, given: Mapping[str, Tensor], held: Mapping[str, Tensor], seed: int) -> dict[str, Any]:
         """The sites of a run of the model. A site that the model can observe is held as its argument."""
@@ -261,7 +269,8 @@ class Explorer:
         self, nodes: Mapping[str, Any], given: Mapping[str, Tensor], classes: Sequence[str | int] | None
     ) -> dict[str, Latent]:
         """The latent sites on which what is shown depends, from the top down."""
-        known = {name: value.expand(2, *value.shape[1:]) for name, value in given.items()}
+        on = self.fitted.device
+        known = {name: value.expand(2, *value.shape[1:]).to(on) for name, value in given.items()}
         with self.fitted.scope(), seeded(0):
             batch = with_placeholders(self.fitted, 2, known, self._outputs)
             above = self._above = site_parents(self.fitted, batch, {})

@@ -63,8 +63,8 @@ class Pictures:
         values = self.restore(row)[0].double().cpu().numpy().reshape(self.shape)
         check_finite(values, missing=True)
         known = values[~np.isnan(values)]
-        low = self.low if self.low is not None else float(known.min(initial=np.inf)) if len(known) else 0.0
-        high = self.high if self.high is not None else float(known.max(initial=-np.inf)) if len(known) else 1.0
+        ends = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+        low, high = (own if own is not None else end for own, end in zip((self.low, self.high), ends))
         return (
             "data:image/png;base64," + base64.b64encode(as_png(values, low, high if high > low else low + 1)).decode()
         )
@@ -101,8 +101,7 @@ class Columns:
         return {"kind": "table", "lines": lines, "others": len(self.names) - len(lines), "level": LEVEL}
 
     def _array(self, rows: Tensor) -> Any:
-        found = self.restore(rows) if len(self.names) == rows[0].numel() else flat(rows)
-        return found.double().cpu().numpy()
+        return self.restore(rows).double().cpu().numpy()
 
 
 class Cells:
