@@ -34,6 +34,7 @@ from pyrovae.app.jobs.explore.shown import Cells, Columns, Pictures
 from pyrovae.app.options import Options
 from pyrovae.app.pages import explore as page
 from pyrovae.app.pages import serve
+from pyrovae.app.rows import of_source
 from pyrovae.data import Dataset
 from pyrovae.data.load import read
 from pyrovae.errors import DataError, OptionError, PairError
@@ -466,6 +467,7 @@ def test_classes_without_an_order_are_shown_by_the_most_probable() -> None:
     fn = dist.Categorical(logits=torch.tensor([[[0.0, 3.0, 1.0], [2.0, 0.0, 0.0]]])).to_event(1)
     lines = Columns(["a", "b"]).show(fn, torch.tensor([[2, 2]]), torch.tensor([[0, 1]]))["lines"]
     assert [(line["mean"], line["draw"], line["row"]) for line in lines] == [("1", "2", "0"), ("0", "2", "1")]
+    assert Columns(["a", "b"]).show(fn, torch.tensor([[2, 2]]), None)["point"] == "most probable"
 
 
 def test_cells_of_a_table_are_written_as_the_table_writes_them(people: pd.DataFrame) -> None:
@@ -536,6 +538,13 @@ def test_a_table_is_explored_in_its_own_cells(people: pd.DataFrame, tmp_path: Pa
         n: str(people[n][6]) for n in modelled
     }
     assert row["given"] == ({} if model == "vae" else {name: str(people[name][6]) for name in ("kind", "seen")})
+
+
+def test_rows_of_a_test_set_come_last() -> None:
+    first, rest, which = torch.arange(5), 10 + torch.arange(3), torch.tensor([7, 0, 5, 4])
+    assert of_source(first, rest).tolist() == [0, 1, 2, 3, 4, 10, 11, 12]
+    assert of_source(first, rest, which).tolist() == [12, 0, 10, 4] and first.tolist() == [0, 1, 2, 3, 4]
+    assert of_source(first, None, which[1:2]).tolist() == [0]
 
 
 # --- the server ------------------------------------------------------------------------------------------------------

@@ -141,6 +141,7 @@ class Explorer:
             "name": self.name,
             "sites": self._described,
             "conditions": [dict(field) for field in self.conditions.fields],
+            "given": list(self.conditions.read(self.conditions.start)),
             "rows": self.num_rows,
             "outputs": self._outputs,
             "parents": {name: self._parents(name) for name in self._outputs},

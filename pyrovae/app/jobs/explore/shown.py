@@ -54,7 +54,12 @@ class Pictures:
 
     def show(self, fn: Any, draw: Tensor, row: Tensor | None) -> dict[str, Any]:
         """The mean of a distribution of one row, a draw of it, `(1, *event)`, and the row of the data that it began with."""
-        found: dict[str, Any] = {"kind": "image", "width": self.shape[-1], "height": self.shape[-2]}
+        found: dict[str, Any] = {
+            "kind": "image",
+            "width": self.shape[-1],
+            "height": self.shape[-2],
+            "point": point_name(fn),
+        }
         found |= {"mean": self._picture(point_of(fn, draw)), "draw": self._picture(draw)}
         found["row"] = None if row is None else self._picture(row)
         return found
@@ -98,7 +103,8 @@ class Columns:
             }
             line |= {"draw": number(one[i]), "row": None if own is None else number(own[i])}
             lines.append(line)
-        return {"kind": "table", "lines": lines, "others": len(self.names) - len(lines), "level": LEVEL}
+        more = {"others": len(self.names) - len(lines), "level": LEVEL, "point": point_name(fn)}
+        return {"kind": "table", "lines": lines, **more}
 
     def _array(self, rows: Tensor) -> Any:
         return self.restore(rows).double().cpu().numpy()
@@ -140,7 +146,10 @@ class Cells:
                 line |= {"low": cell(column, ends[0]), "high": cell(column, ends[1])}
                 line["mean"] = cell(column, point[i]) if column.kind == "date" else number(point[i])
             lines.append(line)
-        return {"kind": "table", "lines": lines, "others": len(self.place) - len(lines), "level": LEVEL}
+        kinds = {column.is_class for column in self.schema.modelled}
+        point = "mean, or most probable" if len(kinds) == 2 else "most probable" if True in kinds else "mean"
+        more = {"others": len(self.place) - len(lines), "level": LEVEL, "point": point}
+        return {"kind": "table", "lines": lines, **more}
 
 
 def views_of(run: Run) -> Pictures | Columns | Cells:
@@ -168,6 +177,11 @@ def point_of(fn: Any, draw: Tensor) -> Tensor:
     if isinstance(classes, dist.Categorical):
         return classes.logits.argmax(-1).reshape(draw.shape).to(draw.dtype)
     return mean_or(fn, draw)
+
+
+def point_name(fn: Any) -> str:
+    """What `point_of` is."""
+    return "most probable" if isinstance(_unwrapped(fn), dist.Categorical) else "mean"
 
 
 def class_probabilities(fn: Any, num: int) -> dict[int, Any]:
