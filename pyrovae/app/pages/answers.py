@@ -40,10 +40,10 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def answered(endpoint: Answering) -> Answering:
+def answered(endpoint: Answering, on_disk: str = "a file cannot be read") -> Answering:
     """An endpoint whose errors are answers: 400 for a mistake, 413 for too much, 500 for what the disk refuses, or a fault.
 
-    The page sends again what was not answered, and would do so for ever.
+    The page sends again what was not answered, and would do so for ever. `on_disk` says what the disk has refused.
     """
 
     @functools.wraps(endpoint)
@@ -56,7 +56,7 @@ def answered(endpoint: Answering) -> Answering:
             return JSONResponse({"error": str(error)}, 400)
         except OSError as error:
             said = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
-            return JSONResponse({"error": f"not saved: {said}"}, 500)
+            return JSONResponse({"error": f"{on_disk}: {said}"}, 500)
         except Exception as error:
             said = f"{type(error).__name__}: {shortened(error)}"
             return JSONResponse({"error": f"the page has a fault, please report it ({said})"}, 500)

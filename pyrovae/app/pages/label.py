@@ -126,7 +126,7 @@ def label_app(session: Session, token: str) -> ASGIApp:
         Route("/", answered(page)),
         Route("/state", answered(state)),
         Route("/image/{row:int}", answered(image)),
-        *(Route(f"/{name}", answered(doing(act)), methods=["POST"]) for name, act in acts.items()),
+        *(Route(f"/{name}", answered(doing(act), "not saved"), methods=["POST"]) for name, act in acts.items()),
     ]
     return guarded(routes, token, policy)
 

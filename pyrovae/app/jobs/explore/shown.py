@@ -147,8 +147,8 @@ class Cells:
                 line["mean"] = cell(column, point[i]) if column.kind == "date" else number(point[i])
             lines.append(line)
         kinds = {column.is_class for column in self.schema.modelled}
-        point = "mean, or most probable" if len(kinds) == 2 else "most probable" if True in kinds else "mean"
-        more = {"others": len(self.place) - len(lines), "level": LEVEL, "point": point}
+        told = "mean, or most probable" if len(kinds) == 2 else "most probable" if True in kinds else "mean"
+        more = {"others": len(self.place) - len(lines), "level": LEVEL, "point": told}
         return {"kind": "table", "lines": lines, **more}
 
 
