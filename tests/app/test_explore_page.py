@@ -179,6 +179,10 @@ def test_mistakes_of_the_command_are_told_before_anything_is_served(
     monkeypatch.setattr("pyrovae.app.pages.explore.serve", lambda app, listening: pytest.fail("it is served"))
     code, _, err = pyrovae("explore", tmp_path)
     assert code == 2 and "not a run folder" in err
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / "run.json").write_text('{"format": 1, "pyrovae": "0.2.1", "status": "running"}')
+    code, _, err = pyrovae("explore", tmp_path / "killed")
+    assert code == 2 and err.startswith("Error: ") and "Traceback" not in err and "resume" in err
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         code, _, err = pyrovae("explore", finished_run, "--port", port)

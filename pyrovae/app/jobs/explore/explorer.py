@@ -126,7 +126,7 @@ class Explorer:
             CheckpointError: There is no finished run of either in the folder, or the pair cannot be built again.
             PairError: Its model does not decode.
         """
-        info = read_run(folder)["info"]
+        info = read_run(folder).get("info", {})  # which a fit that was killed at its start has not written
         if "options" in info or info.get("job") is not None:
             return cls.of(open_run(folder, device=device, threads=threads, **how))
         fitted = load(folder, device=device)
