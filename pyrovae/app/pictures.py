@@ -14,9 +14,10 @@ from sklearn.manifold import TSNE
 from torch import Tensor
 
 from pyrovae import plots
-from pyrovae.app.catalogue import CONDITION, choose, part
+from pyrovae.app.catalogue import choose, part
 from pyrovae.app.given import GivenCaptions
 from pyrovae.app.models import MODELS
+from pyrovae.app.rows import source_rows
 from pyrovae.app.run import Run
 from pyrovae.errors import OptionError, PairError
 from pyrovae.pair.batch import take_rows
@@ -247,18 +248,4 @@ def conditions_of(run: Run, given: str | None, num: int, seed: int | None) -> Te
 
 def all_codes(run: Run) -> Tensor:
     """E_q[z | x] of all rows of the source, `(N, L)`, in their order, with the rows of a test set at the end."""
-    dataset, rows = run.dataset, run.rows
-
-    def every(first: Tensor | None, rest: Tensor | None) -> Tensor:
-        return torch.cat([part for part in (first, rest) if part is not None])
-
-    first = dataset.encoded if rows.schema is not None and dataset.encoded is not None else dataset.x
-    x = every(first, dataset.x_test)
-    scaled = rows.scaler.apply(x) if rows.scaler is not None else x
-    batch = {"x": scaled.reshape(len(scaled), *rows.train.shape[1:])}
-    if rows.argument == CONDITION:
-        if rows.given is not None and dataset.c is not None:
-            batch |= rows.given.argument(every(dataset.c, dataset.c_test))
-        else:
-            batch[CONDITION] = every(dataset.y, dataset.y_test)
-    return encode(run.fitted, batch, site=run.model.code).flatten(1)
+    return encode(run.fitted, source_rows(run.dataset, run.rows), site=run.model.code).flatten(1)

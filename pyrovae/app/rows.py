@@ -229,6 +229,40 @@ def keep_labels(codes: Tensor, classes: Sequence[str | int], options: Options) -
     return kept
 
 
+def num_source_rows(dataset: Dataset) -> int:
+    """How many rows the source has, with those of a test set."""
+    return len(dataset.x) + (0 if dataset.x_test is None else len(dataset.x_test))
+
+
+def of_source(first: Tensor, rest: Tensor | None, which: Tensor | None = None) -> Tensor:
+    """Values of the rows of the source, those of a test set at the end; all, or those of the rows `which`, `(n,)`."""
+    if which is None or rest is None:
+        every = first if rest is None else torch.cat([first, rest])
+        return every if which is None else every[which]
+    inside = which < len(first)
+    found = first[which.clamp_max(len(first) - 1)]
+    found[~inside] = rest[which[~inside] - len(first)]
+    return found
+
+
+def source_rows(dataset: Dataset, rows: Rows, which: Tensor | None = None) -> dict[str, Tensor]:
+    """Rows of the source as the model takes rows to encode: without labels, and with what it is given.
+
+    Args:
+        which: the numbers of the rows in the source, `(n,)`, where those of a test set come last; None for all.
+    """
+    first = dataset.encoded if rows.schema is not None and dataset.encoded is not None else dataset.x
+    x = of_source(first, dataset.x_test, which)
+    scaled = rows.scaler.apply(x) if rows.scaler is not None else x
+    batch = {"x": scaled.reshape(len(scaled), *rows.train.shape[1:])}
+    if rows.argument == CONDITION:
+        if rows.given is not None and dataset.c is not None:
+            batch |= rows.given.argument(of_source(dataset.c, dataset.c_test, which))
+        elif dataset.y is not None:
+            batch[CONDITION] = of_source(dataset.y, dataset.y_test, which)
+    return batch
+
+
 def class_values(dataset: Dataset, codes: Tensor) -> Array:
     """Class numbers as the source writes the classes. Unknown, -1, stays -1, or becomes "unknown" among names."""
     if dataset.classes is None:

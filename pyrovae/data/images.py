@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
 
 from pyrovae.data.dataset import Dataset
 from pyrovae.errors import DataError, OptionError
@@ -211,3 +212,24 @@ def _refuse_sizes(root: Path, sizes: Mapping[str, tuple[int, int]]) -> None:
             f"the images of {root} are {width} x {height}: too large for the networks, which take at most 128 x 128. "
             "Give --size 64 (size=64) to scale and crop them to 64 x 64 pixels."
         )
+
+
+def grey_range(dataset: Dataset, x: Tensor) -> tuple[float, float]:
+    """The values of pixels that are shown as black and as white, for rows x of these data."""
+    if dataset.kind in ("unit", "binary"):
+        return 0.0, 1.0
+    known = x[~x.isnan()]
+    low = 0.0 if dataset.kind == "count" else float(known.min())
+    high = float(dataset.total_count or known.max())
+    return low, high if high > low else low + 1.0
+
+
+def as_png(values: Array, low: float, high: float) -> bytes:
+    """An image, `(H, W)` or `(C, H, W)`, as a PNG file; `low`, and what is missing, is black, `high` is white."""
+    scaled = (np.nan_to_num(values, nan=low) - low) / (high - low)
+    pixels: Any = (scaled.clip(0, 1) * 255).round().astype(np.uint8)
+    if pixels.ndim == 3:
+        pixels = np.moveaxis(pixels, 0, -1)[..., :3]
+    out = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels).save(out, "PNG")
+    return out.getvalue()

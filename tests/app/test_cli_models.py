@@ -1,6 +1,7 @@
 """Graphs by their names on the command line: every question to a run of each, and labels known, hidden and missing."""
 
 import json
+import math
 import os
 import re
 import signal
@@ -20,6 +21,7 @@ from pyrovae.app import run as runs
 from pyrovae.app import scores
 from pyrovae.app.comparisons import measure_of
 from pyrovae.app.decide import decide
+from pyrovae.app.jobs.explore import Explorer
 from pyrovae.app.options import Options
 from pyrovae.app.results import remarks_on_results
 from pyrovae.app.rows import make_rows, split_rows
@@ -132,6 +134,10 @@ def test_every_question_to_a_run_of_every_model(pyrovae: Command, monkeypatch: p
         assert code == 2 and "labelled classes" in " ".join(err.split())
 
     assert pyrovae("reconstruct", "run", "--out", "again.npy")[0] == 0 and np.load("again.npy").shape == (20, 64)
+    explored = Explorer.open(Path("run"), device="cpu").start_from({"row": 99})
+    assert explored["values"].keys() == explored["log_p"].keys() and math.isfinite(explored["total"])
+    assert explored["shown"]["x"]["row"].startswith("data:image/png") and ("c" in explored["given"]) == (name == "cvae")
+    assert ("y" in explored["values"]) == (model.labels == "y" or model.clusters)
     assert pyrovae("encode", "run", "--out", "z.csv")[0] == 0
     units = (
         8 if model.images else 6 if model.quantised or "categories" in model.takes else 2

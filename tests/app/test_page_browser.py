@@ -1,4 +1,4 @@
-"""A session of labelling in a real browser, by the keyboard alone, through the death of the server."""
+"""Pages in a real browser, by the keyboard: a session of labelling through the death of the server, and exploring a model."""
 
 import csv
 import os
@@ -10,16 +10,24 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import uvicorn
 from PIL import Image
 from sklearn.datasets import load_digits
 from support.browser import CHROMIUM, Browser
 
+import pyrovae as pv
+from pyrovae import families as fam
+from pyrovae.app.jobs.explore import Explorer
+from pyrovae.app.jobs.explore.conditions import OfClass
+from pyrovae.app.jobs.explore.shown import Pictures
 from pyrovae.app.jobs.label import read_job
 from pyrovae.app.jobs.label.session import Session
+from pyrovae.app.pages.explore import explore_app
 from pyrovae.app.pages.label import label_app
 from pyrovae.app.pages.serve import address_of, listen
 
@@ -57,9 +65,14 @@ class Idle:
 def served_here(folder: Path, source: Path) -> Iterator[str]:
     """The address of a page that a thread of this process serves; its labels are in the folder."""
     session = Session(read_job(str(source), some=False), folder / "labels.csv", Idle())
-    server = uvicorn.Server(
-        uvicorn.Config(label_app(session, "token"), log_level="critical", lifespan="off", ws="none")
-    )
+    with served_by_a_thread(label_app(session, "token")) as url:
+        yield url
+
+
+@contextmanager
+def served_by_a_thread(app: Any) -> Iterator[str]:
+    """The address of an application whose token is "token"."""
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", ws="none"))
     with listen(0) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
@@ -164,3 +177,65 @@ def test_nothing_in_a_table_is_taken_for_html(browser: Browser, tmp_path: Path) 
         assert browser.value("document.documentElement.scrollWidth <= innerWidth")  # nothing is wider than a phone
         assert browser.value("getComputedStyle(document.body).backgroundColor") == "rgb(23, 25, 28)"
         assert browser.value("document.title").startswith("Label") and browser.failures == []
+
+
+def test_a_latent_space_is_explored_by_keyboard(browser: Browser) -> None:
+    torch.manual_seed(0)
+    x, c = torch.bernoulli(torch.full((40, 16), 0.4)), torch.arange(40) % 2
+    pair = pv.CVAE(
+        condition=pv.nets.OneHot(2),
+        prior=pv.mlp(2, fam.Normal(2), hidden=()),
+        likelihood=pv.mlp((2, 2), fam.Bernoulli(16), hidden=(8,)),
+        encoder=pv.mlp((16, 2), fam.Normal(2), hidden=(8,)),
+    )
+    fitted = pv.fit(pair, {"x": x, "c": c}, epochs=0, engine="eager", progress=False)
+    evil = "<img src=x onerror='document.title=1'>"
+    given, views = OfClass((evil, "dog"), c), {"x": Pictures((4, 4), 0.0, 1.0)}
+    explorer = Explorer(fitted, given, views, rows=lambda which: {"x": x[which], "c": c[which]}, num_rows=40, name=evil)
+    ready, shown = "typeof now !== 'undefined' && now && !busy && !waiting", "document.querySelector('#shown img').src"
+    browser.become(400, 800, dark=True)
+    with served_by_a_thread(explore_app(explorer, "token")) as url:
+        browser.open(url)
+        browser.wait(ready)
+        first, start = browser.value(shown), browser.value("values.z")
+        assert browser.value("now.held.length") == 0 and first.startswith("data:image/png;base64,")
+        browser.value("document.querySelector('.pad').focus()")
+        for _ in range(5):
+            browser.press("ArrowRight")
+        browser.wait(f"{ready} && now.held.length === 1")
+        along, across = browser.value("values.z")
+        assert along > start[0] and across == pytest.approx(start[1])
+        browser.value("document.getElementById('z-1').focus()")
+        for _ in range(40):
+            browser.press("ArrowUp")
+        browser.wait(f"{ready} && now.values.z[1] > {across}")
+        z = browser.value("now.values.z")
+        expected = pv.decode(fitted, torch.tensor([z]), given={"c": torch.tensor([0])})[0]
+        draw = "Object.assign(document.createElement('canvas'), { width: 4, height: 4 }).getContext('2d')"
+        pixels = browser.value(
+            f"(() => {{ const to = {draw}; to.drawImage(document.querySelector('#shown img'), 0, 0); "
+            "return [...to.getImageData(0, 0, 4, 4).data].filter((_, i) => i % 4 === 0); })()"
+        )
+        np.testing.assert_allclose(pixels, expected * 255, atol=1.0)
+        assert browser.value("document.getElementById('density').textContent").startswith("log p(z | c) = −")
+        browser.value("document.getElementById('given-0').focus()")
+        browser.press("d")  # of a menu, as everywhere
+        browser.wait(f"{ready} && now.given.c === 'dog'")
+        browser.value("document.getElementById('row').value = 99, document.getElementById('start').click()")
+        browser.wait("document.getElementById('trouble').textContent.includes('from 0 to 39')")
+        assert browser.value("now.given.c") == "dog" and browser.value("values.z") == z
+        browser.value("document.getElementById('row').value = 6, document.getElementById('start').click()")
+        browser.wait(f"{ready} && now.row === 6")
+        assert browser.value("document.querySelectorAll('#shown img').length") == 2
+        assert (
+            browser.value("now.given.c") == evil
+            and browser.value("document.getElementById('trouble').textContent") == ""
+        )
+        browser.value("document.getElementById('reset').focus()")
+        browser.press("Enter")
+        browser.wait(f"{ready} && now.held.length === 0")
+        assert browser.value(shown) == first and browser.value("values.z") == start
+        assert browser.value("document.querySelectorAll('img').length") == 1
+        assert browser.value("document.documentElement.scrollWidth <= innerWidth")
+        assert browser.value("getComputedStyle(document.body).backgroundColor") == "rgb(23, 25, 28)"
+        assert browser.value("document.title") == f"Explore {evil}" and browser.failures == []

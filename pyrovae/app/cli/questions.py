@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from pyrovae.app.cli import files
     from pyrovae.app.jobs import blocks as asking
     from pyrovae.app.jobs import check as checking
+    from pyrovae.app.jobs import explore as exploring
     from pyrovae.app.jobs import impute as filling
     from pyrovae.app.jobs import outliers as finding
     from pyrovae.app.jobs import report as reporting
+    from pyrovae.app.pages import explore as paging
+    from pyrovae.app.pages import serve as serving
     from pyrovae.predict import reconstruct as reconstructing
 else:  # so that help, names and mistakes need not wait for torch
     plots = Lazily("pyrovae.plots")
@@ -34,10 +37,12 @@ else:  # so that help, names and mistakes need not wait for torch
     files = Lazily("pyrovae.app.cli.files")
     asking = Lazily("pyrovae.app.jobs.blocks")
     checking = Lazily("pyrovae.app.jobs.check")
+    exploring = Lazily("pyrovae.app.jobs.explore")
     finding = Lazily("pyrovae.app.jobs.outliers")
     filling = Lazily("pyrovae.app.jobs.impute")
     reporting = Lazily("pyrovae.app.jobs.report")
     reconstructing = Lazily("pyrovae.predict.reconstruct")
+    paging, serving = Lazily("pyrovae.app.pages.explore"), Lazily("pyrovae.app.pages.serve")
 from pyrovae.app.cli.entry import app, opened_run
 
 
@@ -173,6 +178,27 @@ def report(
     )
     reporting.write_page(found, path)
     tables.answer_line(f"Page: {path}")
+
+
+@app.command()
+def explore(
+    run: take.RunFolder,
+    port: take.Port = 0,
+    data: take.RunData = None,
+    data_root: take.DataRoot = None,
+    device: take.Device = "auto",
+    threads: take.Threads = None,
+    trust: take.Trust = False,
+) -> None:
+    """Move through the latent space of a run in the browser, on a page that only this machine can open.
+
+    Needs pip install 'pyrovae[page]'.
+    """
+    serving.refuse_without_packages()
+    refuse_no_run(run)
+    how: dict[str, Any] = {"device": device, "threads": threads, "trust": trust, "say": tables.inform_line}
+    explorer = exploring.Explorer.open(run, data=data, data_root=data_root, **how)
+    paging.explore_in_browser(explorer, port, say=tables.answer_line)
 
 
 @app.command()

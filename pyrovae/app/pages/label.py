@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import json
-import math
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -24,13 +20,13 @@ from pyrovae.app.jobs.label.learning import Worker, quick
 from pyrovae.app.jobs.label.reading import Job
 from pyrovae.app.jobs.label.session import Session
 from pyrovae.app.options import Options
-from pyrovae.app.pages.serve import Guard, TooLarge, address_of, listen, new_token, read_json, read_page, serve
-from pyrovae.errors import OptionError, PyrovaeError, shortened
+from pyrovae.app.pages.answers import Answering, answered, as_json, guarded
+from pyrovae.app.pages.serve import address_of, listen, new_token, read_json, read_page, serve
+from pyrovae.errors import OptionError
 from pyrovae.fitted.files import claim_folder
 from pyrovae.fitted.lock import locked
 
 PAGE = "label.html"
-Answering = Callable[[Request], Awaitable[Response]]
 
 
 def label_in_browser(
@@ -130,46 +126,10 @@ def label_app(session: Session, token: str) -> ASGIApp:
         Route("/", answered(page)),
         Route("/state", answered(state)),
         Route("/image/{row:int}", answered(image)),
-        *(Route(f"/{name}", answered(doing(act)), methods=["POST"]) for name, act in acts.items()),
+        *(Route(f"/{name}", answered(doing(act), "not saved"), methods=["POST"]) for name, act in acts.items()),
     ]
-    app = Starlette(routes=routes)
-    app.router.redirect_slashes = False  # a redirection would lose the token
-    return Guard(app, token, policy)
+    return guarded(routes, token, policy)
 
 
 async def _state(session: Session, annotator: object, view: object) -> Response:
-    found = await run_in_threadpool(session.state, annotator, str(view))
-    return Response(json.dumps(_finite(found), allow_nan=False), media_type="application/json")
-
-
-def _finite(value: Any) -> Any:
-    """The same with null for numbers that JSON does not have."""
-    if isinstance(value, dict):
-        return {name: _finite(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def answered(endpoint: Answering) -> Answering:
-    """An endpoint whose errors are answers: 400 for a mistake, 413 for too much, 500 for what the disk refuses, or a fault.
-
-    The page sends again what was not answered, and would do so for ever.
-    """
-
-    @functools.wraps(endpoint)
-    async def answer(request: Request) -> Response:
-        try:
-            return await endpoint(request)
-        except TooLarge:
-            return JSONResponse({"error": "what was sent is too large"}, 413)
-        except PyrovaeError as error:
-            return JSONResponse({"error": str(error)}, 400)
-        except OSError as error:
-            said = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
-            return JSONResponse({"error": f"not saved: {said}"}, 500)
-        except Exception as error:
-            said = f"{type(error).__name__}: {shortened(error)}"
-            return JSONResponse({"error": f"the page has a fault, please report it ({said})"}, 500)
-
-    return answer
+    return as_json(await run_in_threadpool(session.state, annotator, str(view)))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
 from pyrovae.app.jobs.label.reading import Job
-from pyrovae.data.images import thumbnail
+from pyrovae.data.images import as_png, grey_range, thumbnail
 from pyrovae.data.labels import LABEL
 from pyrovae.data.tables import read_frame, read_text
 from pyrovae.errors import DataError
@@ -33,7 +31,7 @@ class Views:
     def __init__(self, job: Job, cells: pd.DataFrame | None = None) -> None:
         self.job, self.cells = job, cells
         self.are_images = job.dataset.image_shape is not None
-        self._low, self._high = _range(job) if self.are_images else (0.0, 1.0)
+        self._low, self._high = grey_range(job.dataset, job.x) if self.are_images else (0.0, 1.0)
 
     @classmethod
     def of(cls, job: Job) -> Views:
@@ -79,23 +77,7 @@ class Views:
         if self.job.is_folder and self.job.ids is not None:
             return thumbnail(dataset.source["path"], self.job.ids[row], LARGEST)
         values = self.job.x[row].reshape(dataset.image_shape).numpy().astype(np.float64)
-        scaled = (np.nan_to_num(values, nan=self._low) - self._low) / (self._high - self._low)
-        pixels: Any = (scaled.clip(0, 1) * 255).round().astype(np.uint8)
-        if pixels.ndim == 3:
-            pixels = np.moveaxis(pixels, 0, -1)[..., :3]
-        out = io.BytesIO()
-        Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels).save(out, "PNG")
-        return out.getvalue()
-
-
-def _range(job: Job) -> tuple[float, float]:
-    """The values that are black and white."""
-    if job.dataset.kind in ("unit", "binary"):
-        return 0.0, 1.0
-    known = job.x[~job.x.isnan()]
-    low = 0.0 if job.dataset.kind == "count" else float(known.min())
-    high = float(job.dataset.total_count or known.max())
-    return low, high if high > low else low + 1.0
+        return as_png(values, self._low, self._high)
 
 
 def _cut(value: str) -> str:
