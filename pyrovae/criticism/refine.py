@@ -16,7 +16,7 @@ from pyrovae.criticism.ais import log_mean, of_mean, over_rows
 from pyrovae.criticism.coordinates import NotRefinable
 from pyrovae.criticism.proposals import adapted, pieces
 from pyrovae.criticism.psis import pareto_k
-from pyrovae.criticism.refined import DRAWS, Refined, log_joint, widening
+from pyrovae.criticism.refined import DRAWS, Refined, log_joint, run_at, widening
 from pyrovae.errors import OptionError, PairError
 from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
 from pyrovae.fitted.runs import particles_at_once
@@ -228,8 +228,9 @@ class _Rows:
         draws: list[tuple[Tensor, dict[str, Tensor]]] = []
         for k in self.runs:
             u = self.q.sample(k)
-            log_w = self._by_class(self._log_joint(u) - self.q.log_prob(u)).double()
-            values, _ = self.q.coordinates.by_row(u)
+            found, log_p = run_at(self.fitted.pair, self.rows, self.layout, self.q.coordinates, u)
+            log_w = self._by_class(log_p - self.q.log_prob(u)).double()
+            values = self.q.coordinates.values(found)
             draws.append((log_w, {name: self._by_class(value).double() for name, value in values.items()}))
         log_w = torch.cat([weights for weights, _ in draws])  # (K, C, n)
         share = log_w.flatten(0, 1).softmax(0)
