@@ -5,27 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import pyro.distributions as dist
 import torch
-from pyro.distributions import Delta
 from pyro.distributions.util import sum_rightmost
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import Independent, MultivariateNormal, Normal, TransformedDistribution
+from torch.distributions import Independent, MultivariateNormal, TransformedDistribution
 
-TRANSFORMED = {"TransformedDistribution", "LogNormal"}  # others may draw in ways of their own
+# These classes themselves, torch's and Pyro's: one that is derived from them may draw in a way of its own.
+NORMAL = (torch.distributions.Normal, dist.Normal, MultivariateNormal, dist.MultivariateNormal)
+TRANSFORMED = (
+    TransformedDistribution,
+    dist.TransformedDistribution,
+    torch.distributions.LogNormal,
+    dist.LogNormal,
+)
 
 
 def of_noise(fn: Any) -> bool:
-    """Whether draws of a distribution are known functions of standard normal noise, that can be inverted."""
+    """Whether draws of a distribution are known functions of standard normal noise, which have inverses."""
     if isinstance(fn, Independent):
         return of_noise(fn.base_dist)
-    if isinstance(fn, TransformedDistribution):
-        return (
-            type(fn).__name__ in TRANSFORMED
-            and of_noise(fn.base_dist)
-            and all(part.bijective for part in fn.transforms)
-        )
-    return isinstance(fn, (Normal, MultivariateNormal))
+    if type(fn) in TRANSFORMED:
+        return of_noise(fn.base_dist) and all(part.bijective for part in fn.transforms)
+    return type(fn) in NORMAL
 
 
 def noise_shape(fn: Any) -> tuple[int, ...]:
@@ -93,4 +96,4 @@ class PutNoise(SetNoise):
     """The same, with the density `1 / |dz/de|`, so that the log-weights of a run are `log p(x, z(e)) + log |dz/de|`."""
 
     def _score(self, msg: Any, log_det: Tensor) -> None:
-        msg["fn"] = Delta(msg["value"], log_density=-log_det, event_dim=len(msg["fn"].event_shape))
+        msg["fn"] = dist.Delta(msg["value"], log_density=-log_det, event_dim=len(msg["fn"].event_shape))
