@@ -141,29 +141,28 @@ class Coordinates:
         return Coordinates(parts, found.plate_nesting, found.data_dim, classes)
 
     def by_noise(self, found: Terms) -> Coordinates:
-        """The same, with noise in the place of Normal sites, if draws of the guide depend on one another.
+        """The same, with noise in the place of the values of sites that a run of the guide draws from Normals."""
+        return replace(self, parts=tuple(_by_noise(part, found) for part in self.parts))
 
-        Where the guide goes down the levels of a hierarchy, the posterior of a level is as narrow as the guide's is, around a
-        place that moves with the levels above: in values, these make a Normal of all levels far too wide or far too narrow, and
-        in noise they are independent wherever the guide is right about that.
+    def depend(self, found: Terms) -> bool:
+        """Whether the guide draws some Normal site given other draws, so that noise is better than values.
+
+        Where a guide goes down the levels of a hierarchy, the posterior of a level is about as narrow as the guide's, around a
+        place that moves with the levels above. No Normal of all values follows that; in noise, levels are independent wherever
+        the guide is right. Where no draw depends on another one, noise differs from values by a constant affine map. Where the
+        guide draws global sites, the map is random, and values are taken.
 
         Args:
-            found: A run of the guide, of at least two particles.
-
-        Returns:
-            These coordinates themselves where the guide's Normals are the same for all draws, as with a single site, and where
-            it draws global sites.
+            found: A run of at least two particles.
         """
         drawn = [term for term in found.sites.values() if term.q is not None and term.enum_dim is None]
-        if found.num_particles == 1 or not all(term.local for term in drawn):
-            return self
-        parts = tuple(_by_noise(part, found) for part in self.parts)
-        return replace(self, parts=parts) if any(self._moves(part, found) for part in parts) else self
+        parts = self.by_noise(found).parts
+        return all(term.local for term in drawn) and any(
+            self._moves(part, found) for part in parts if part.transform is None
+        )
 
     def _moves(self, part: Coordinate, found: Terms) -> bool:
         """Whether the Normal of a site is another one in some particle."""
-        if part.transform is not None:
-            return False
         fn = _guide_of(part, found)
         none = found.sites[part.name].value.new_zeros(*fn.batch_shape, *part.shape)
         low, high = (_values(found, from_noise(fn, none + e)[0], part.event_shape, self.classes) for e in (0.0, 1.0))

@@ -2,6 +2,7 @@
 
 A guide predicts the posterior of a row that it may never have seen, and is often displaced. Here the continuous sites of a row
 are taken together as one vector u without constraints, and a Normal of u is improved by gradient steps on that row's own ELBO.
+Where the guide's draws depend on one another, as in a hierarchy, u is the noise of its Normal draws, and not their values.
 The draws that are weighed are fresh ones: of a t distribution with heavier tails, and of the guide.
 """
 
@@ -55,7 +56,7 @@ MOST_ENTRIES = 2**23  # of the covariance matrices of a block of rows
 
 
 def start(
-    fitted: Fit, rows: Batch, layout: Layout, at_once: int, noise: bool = True
+    fitted: Fit, rows: Batch, layout: Layout, at_once: int, noise: bool = False
 ) -> tuple[Coordinates, Tensor, Tensor]:
     """The coordinates of these rows, and mean and standard deviation of u under the guide, `(M, d)`.
 
@@ -64,7 +65,7 @@ def start(
         rows: Rows that have the same arguments.
         layout: The layout of the pair for these rows.
         at_once: How many particles of a row may be drawn in one run.
-        noise: Whether coordinates may be the noise of the guide's draws, which is that of these rows alone.
+        noise: Whether coordinates are the noise of the guide's draws, where it draws from Normals.
 
     Raises:
         NotRefinable: The latent sites of a row are no vector of real numbers.
@@ -86,7 +87,7 @@ def start(
 
 
 def refine_rows(
-    fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced: dict[Any, Any], noise: bool = True
+    fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced: dict[Any, Any], noise: bool = False
 ) -> Refined:
     """A proposal for each row: from the guide's moments, by gradient steps on the row's own ELBO.
 
@@ -101,7 +102,7 @@ def refine_rows(
         layout: The layout of the pair for these rows.
         at_once: How many particles of a row may be drawn in one run.
         traced: Keeps the traced steps from one call to the next, for blocks of the same number of rows.
-        noise: Whether coordinates may be the noise of the guide's draws.
+        noise: Whether coordinates are the noise of the guide's draws, where it draws from Normals.
 
     Raises:
         NotRefinable: The latent sites of a row are no vector of real numbers.
@@ -249,7 +250,7 @@ def _by_adam(
 
 
 def laplace_rows(
-    fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced: dict[Any, Any], noise: bool = True
+    fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced: dict[Any, Any], noise: bool = False
 ) -> Refined:
     """A proposal for each row by Laplace's approximation, see `_laplace`.
 
@@ -405,7 +406,9 @@ def adapted(
     """
     together = fitted.chunk_size(batch, at_once)
     with fork_rng():
-        seen = Coordinates.of(terms(fitted.pair, take_rows(batch, slice(0, 2)), 2, layout=layout), layout)
+        found = terms(fitted.pair, take_rows(batch, slice(0, 2)), 2, layout=layout)
+        seen = Coordinates.of(found, layout)
+        noise = noise and seen.depend(found)
     count = 1 if seen.classes is None else seen.classes.count
     size = min(fitted.chunk_size(batch, draws_of_a_step(seen.size)), num_rows(batch), max(1, MOST_WEIGHTS // weights))
     size = max(1, min(size, MOST_ENTRIES // (count * seen.size**2)))
