@@ -22,7 +22,7 @@ from pyrovae.pair.layout import Layout
 from pyrovae.pair.supports import of_components
 
 MOST_JOINT = 256  # coordinates with a full covariance; with more, sites are independent of one another
-SAME = 1e-3  # standard deviations by which a Normal may differ between draws of other sites that it does not depend on
+SAME = 1e-3  # standard deviations by which rounding may move a Normal that depends on no other draw
 
 
 class NotRefinable(Exception):
@@ -229,9 +229,8 @@ class Coordinates:
         noise, log_det = self.noise(u), self.by_row(u)[1]
         log_q = log_det
         for part, free in self._parts(u):
-            if (
-                part.transform is None
-            ):  # to add log q to log |dz/du| would cost digits of what is exactly a standard normal
+            if part.transform is None:
+                # u is standard normal: to add log q to log |dz/du| would cost digits
                 each = from_noise(_guide_of(part, found), noise[part.name])[1]
                 log_det = log_det + log_prob_of(found, each, self.classes)
                 log_q = log_q - free.flatten(2).square().sum(-1) / 2 - part.size / 2 * math.log(2 * math.pi)

@@ -112,9 +112,10 @@ def refine(fitted: Fit, data: Any, num_samples: int = 1000, *, seed: int | None 
 
     `log p(x) - ELBO = [log p(x) - ELBO(q*)] + [ELBO(q*) - ELBO(q)]`, where q is the guide and q* a Normal with full covariance
     of all continuous latent sites of the row together, without constraints (of up to 256 dimensions; with more, sites are
-    independent of one another), which starts at the guide's moments and takes gradient steps on the row's own ELBO. The first
-    bracket is the approximation gap, of the family of q*; the second is the amortisation gap. It is small on training
-    rows; on others, it tells how far the encoder generalises. It may be negative where the guide's family is richer than q*.
+    independent of one another), which starts at the guide's moments and takes gradient steps on the row's own ELBO. Where the
+    guide draws Normal sites given others, q* is a Normal of the noise of these draws, see `pv.importance`. The first bracket is
+    the approximation gap, of the family of q*; the second is the amortisation gap. It is small on training rows; on others, it
+    tells how far the encoder generalises. It may be negative where the guide's family is richer than q*.
 
     All numbers come from fresh draws, not from those by which q* was fitted. Where the guide draws for each value of a class,
     q* has a Normal for each, and the best probabilities of the values; other enumerated sites are summed out. Global latent
