@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.batching.chunks import chunks
-from pyrovae.criticism.coordinates import Coordinates, NotRefinable, PointGuide, Radial
+from pyrovae.criticism.coordinates import MOST_JOINT, Coordinates, NotRefinable, PointGuide, Radial
 from pyrovae.criticism.newton import by_newton
 from pyrovae.criticism.refined import (
     BOUND_DRAWS,
@@ -112,7 +112,9 @@ def refine_rows(
     if coordinates.size > WIDE and not _on_sphere(coordinates):
         improve = by_newton
         to_mode = traced.setdefault(" to the mode", {})
-        mean, spread = _laplace(fitted, rows, layout, coordinates, mean, spread, STEPS // 2, to_mode)
+        # of noise in many dimensions the guide's scales are as good a start, for which a row takes no gradient a dimension
+        curved = not (coordinates.are_noise and coordinates.size > MOST_JOINT)
+        mean, spread = _laplace(fitted, rows, layout, coordinates, mean, spread, STEPS // 2, to_mode, curved)
     loc, scale, left, astray = _improved(improve, fitted, rows, layout, coordinates, mean, spread, traced)
     slow = astray if improve is by_newton else torch.zeros_like(astray)  # rows whose steps are Adam's from now on
     left = left | slow
@@ -277,8 +279,9 @@ def _laplace(
     sd: Tensor,
     steps: int,
     traced: dict[Any, Any],
+    curved: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """A mode of `log p(x, z(u)) + log |dz/du|`, and a scale matrix by the curvature there.
+    """A mode of `log p(x, z(u)) + log |dz/du|`, and a scale matrix by the curvature there, or by the guide's scales.
 
     The mode is looked for by gradient steps from the guide's mean. Directions in which the density is not concave, or flatter
     than `FLATTEST` standard deviations of the guide, get that standard deviation.
@@ -299,6 +302,8 @@ def _laplace(
         optimizer.param_groups[0]["lr"] = rate
         (shift.grad,) = step({**rows, " mean": mean, " sd": sd, " shift": shift})
         optimizer.step()
+    if not curved:
+        return mean + sd * shift, torch.diag_embed(sd)
     with torch.enable_grad():
         a = shift.clone().requires_grad_()
         log_p = log_joint(fitted.pair, rows, layout, coordinates, (mean + sd * a)[None]).sum()

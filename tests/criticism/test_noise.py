@@ -283,6 +283,24 @@ def test_a_linear_hierarchy_has_its_closed_form(size: int, proposal: str) -> Non
     assert found.standard_error.max() < 0.06 and found.k_hat.max() < 0.5
 
 
+def test_hundreds_of_dimensions_of_noise_start_at_the_guides_scales() -> None:
+    """2 rows, 300 dimensions: false alarms 1e-5. A level given the one above is as under the posterior, but for its place."""
+    torch.manual_seed(7)
+    total = 1 + 0.25 + 0.09
+
+    def guide(x: Tensor) -> None:
+        z2 = pyro.sample("z2", normal(x / total + 0.4, math.sqrt(1 - 1 / total)))
+        precision = 1 / 0.25 + 1 / 0.09
+        pyro.sample("z1", normal((z2 / 0.25 + x / 0.09) / precision - 0.1, precision**-0.5))
+
+    x = math.sqrt(total) * torch.randn(2, 150, dtype=torch.float64)
+    fitted = unfitted(pair_of(two, guide), x)
+    found = pv.importance(fitted, x, 200, seed=1)
+    exact = normal(torch.zeros_like(x), math.sqrt(total)).log_prob(x)
+    assert ((found.log_likelihood - exact).abs() < BOUND * found.standard_error).all()
+    assert found.standard_error.max() < 0.1 and found.k_hat.max() < 0.5
+
+
 def test_a_funnel_is_estimated_as_by_quadrature_which_no_normal_of_values_can() -> None:
     """6 rows: false alarms 4e-5. 25 dimensions, of which one is the scale of the others."""
     torch.manual_seed(3)
