@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from pyro.distributions.constraints import sphere
 from torch import Tensor
 from torch.distributions import biject_to
 
+from pyrovae.criticism.noise import from_noise, noise_shape, of_noise, to_noise
 from pyrovae.objectives.enumeration import dims_of
 from pyrovae.objectives.terms import Term, Terms
 from pyrovae.objectives.weights import by_value
@@ -20,6 +22,7 @@ from pyrovae.pair.layout import Layout
 from pyrovae.pair.supports import of_components
 
 MOST_JOINT = 256  # coordinates with a full covariance; with more, sites are independent of one another
+SAME = 1e-3  # standard deviations by which rounding may move a Normal that depends on no other draw
 
 
 class NotRefinable(Exception):
@@ -65,12 +68,12 @@ class Angle(Radial):
 
 @dataclass(frozen=True)
 class Coordinate:
-    """A latent site as `size` real numbers, which `transform` takes to its values."""
+    """A latent site as `size` real numbers: `transform` takes them to its values, or they are the noise of the guide's draw."""
 
     name: str
     event_shape: tuple[int, ...]
     shape: tuple[int, ...]
-    transform: Any
+    transform: Any  # None of noise
     dtype: torch.dtype = torch.float64
 
     @property
@@ -92,6 +95,9 @@ class Classes:
 @dataclass(frozen=True)
 class Coordinates:
     """All continuous local latent sites of a row as one vector u of d real numbers.
+
+    They stand for the values of the sites, but for those that are `by_noise`: of these, u is the noise from which the guide
+    draws them, given what it has drawn before, `z = t(u; z before, x)`.
 
     Where the guide draws them for each of C classes, a row has a vector for each class: C x N vectors for N rows, those of
     the first class first. Below, M is N or C x N.
@@ -134,19 +140,63 @@ class Coordinates:
         parts = tuple(_coordinate(term, found, classes) for term in latent)
         return Coordinates(parts, found.plate_nesting, found.data_dim, classes)
 
+    def by_noise(self, found: Terms) -> Coordinates:
+        """The same, with noise in the place of the values of sites that a run of the guide draws from Normals."""
+        return replace(self, parts=tuple(_by_noise(part, found) for part in self.parts))
+
+    def depend(self, found: Terms) -> bool:
+        """Whether the guide draws some Normal site given other draws, so that noise is better than values.
+
+        Where a guide goes down the levels of a hierarchy, the posterior of a level is about as narrow as the guide's, around a
+        place that moves with the levels above. No Normal of all values follows that; in noise, levels are independent wherever
+        the guide is right. Where no draw depends on another one, noise differs from values by a constant affine map. Where the
+        guide draws global sites, the map is random, and values are taken.
+
+        Args:
+            found: A run of at least two particles.
+        """
+        drawn = [term for term in found.sites.values() if term.q is not None and term.enum_dim is None]
+        parts = self.by_noise(found).parts
+        return all(term.local for term in drawn) and any(
+            self._moves(part, found) for part in parts if part.transform is None
+        )
+
+    def _moves(self, part: Coordinate, found: Terms) -> bool:
+        """Whether the Normal of a site is another one in some particle."""
+        fn = _guide_of(part, found)
+        none = found.sites[part.name].value.new_zeros(*fn.batch_shape, *part.shape)
+        low, high = (_values(found, from_noise(fn, none + e)[0], part.event_shape, self.classes) for e in (0.0, 1.0))
+        least = SAME * (high - low).abs()
+        return any(bool(((at - at[:1]).abs() > least + SAME**2 * at.abs()).any()) for at in (low, high))
+
+    @property
+    def are_noise(self) -> bool:
+        """Whether all of u is noise."""
+        return all(part.transform is None for part in self.parts)
+
     def join(self, found: Terms) -> Tensor:
         """u at the values of a run, `(K, M, d)`."""
         flat = []
         for part in self.parts:
-            value = part.transform.inv(_values(found, part.name, part.event_shape, self.classes))
-            flat.append(value.reshape(*value.shape[:2], part.size))
+            value = found.sites[part.name].value
+            if part.transform is None:
+                free = _values(found, to_noise(_guide_of(part, found), value), part.shape, self.classes)
+            else:
+                free = part.transform.inv(_values(found, value, part.event_shape, self.classes))
+            flat.append(free.reshape(*free.shape[:2], part.size))
         return torch.cat(flat, -1)
 
-    def by_row(self, u: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """The sites' values, `(K, M, *event)`, and `log |dz/du|`, `(K, M)`."""
-        values, log_det = {}, u.new_zeros(u.shape[:2])
+    def _parts(self, u: Tensor) -> Iterator[tuple[Coordinate, Tensor]]:
+        """Each part with its numbers, `(K, M, *shape)`."""
         for part, flat in zip(self.parts, u.split([part.size for part in self.parts], -1)):
-            free = flat.reshape(*u.shape[:2], *part.shape)
+            yield part, flat.reshape(*u.shape[:2], *part.shape)
+
+    def by_row(self, u: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The values of sites that are not by noise, `(K, M, *event)`, and their part of `log |dz/du|`, `(K, M)`."""
+        values, log_det = {}, u.new_zeros(u.shape[:2])
+        for part, free in self._parts(u):
+            if part.transform is None:
+                continue
             value = part.transform(free)
             jacobian = part.transform.log_abs_det_jacobian(free, value)
             log_det = log_det + (jacobian.flatten(2).sum(-1) if jacobian.dim() > 2 else jacobian)
@@ -154,9 +204,41 @@ class Coordinates:
         return values, log_det
 
     def split(self, u: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """The sites' values, shaped as in a run of K particles, and `log |dz/du|`, `(K, M)`."""
+        """The same, the values shaped as in a run of K particles."""
         values, log_det = self.by_row(u)
-        return {part.name: self._as_in_a_run(values[part.name], part.event_shape) for part in self.parts}, log_det
+        shapes = {part.name: part.event_shape for part in self.parts}
+        return {name: self._as_in_a_run(value, shapes[name]) for name, value in values.items()}, log_det
+
+    def noise(self, u: Tensor) -> dict[str, Tensor]:
+        """The noise of the other sites, shaped as in a run of K particles."""
+        return {
+            part.name: self._as_in_a_run(free.to(part.dtype), part.shape)
+            for part, free in self._parts(u)
+            if part.transform is None
+        }
+
+    def values(self, found: Terms) -> dict[str, Tensor]:
+        """The sites' values in a run, `(K, M, *event)`."""
+        return {
+            part.name: _values(found, found.sites[part.name].value, part.event_shape, self.classes)
+            for part in self.parts
+        }
+
+    def densities(self, found: Terms, u: Tensor) -> tuple[Tensor, Tensor]:
+        """The guide's log-density of u, and `log |dz/du|`, `(K, M)` each, from a run at u."""
+        noise, log_det = self.noise(u), self.by_row(u)[1]
+        log_q = log_det
+        for part, free in self._parts(u):
+            if part.transform is None:
+                # u is standard normal: to add log q to log |dz/du| would cost digits
+                each = from_noise(_guide_of(part, found), noise[part.name])[1]
+                log_det = log_det + log_prob_of(found, each, self.classes)
+                log_q = log_q - free.flatten(2).square().sum(-1) / 2 - part.size / 2 * math.log(2 * math.pi)
+            else:
+                side = found.sites[part.name].q
+                assert side is not None
+                log_q = log_q + log_prob_of(found, side.log_prob, self.classes)
+        return log_q, log_det
 
     def _as_in_a_run(self, value: Tensor, event: tuple[int, ...]) -> Tensor:
         particles, rows = value.shape[:2]
@@ -192,9 +274,27 @@ def _classes(dim: int, found: Terms) -> Classes:
     return Classes(term.name, count, dim - (found.num_particles == 1), values, term.local)
 
 
-def _values(found: Terms, name: str, event: tuple[int, ...], classes: Classes | None) -> Tensor:
-    """The values of a site, `(K, M, *event)`."""
-    value = found.sites[name].value
+def _guide_of(part: Coordinate, found: Terms) -> Any:
+    """The distribution from which the guide draws a site."""
+    side = found.sites[part.name].q
+    assert side is not None
+    return side.fn
+
+
+def _by_noise(part: Coordinate, found: Terms) -> Coordinate:
+    """The site by its noise, if it is drawn from a Normal or from a Normal that is transformed."""
+    fn = _guide_of(part, found)
+    if not of_noise(fn):
+        return part
+    try:
+        to_noise(fn, found.sites[part.name].value)
+    except NotImplementedError:  # the transform has no inverse
+        return part
+    return replace(part, shape=noise_shape(fn), transform=None)
+
+
+def _values(found: Terms, value: Tensor, event: tuple[int, ...], classes: Classes | None) -> Tensor:
+    """The values of a site in a run, `(K, M, *event)`."""
     if classes is None:
         return found.rows(value, event)
     dim = classes.dim + (found.num_particles == 1) - len(event)
@@ -241,7 +341,7 @@ def _coordinate(term: Term, found: Terms, classes: Classes | None) -> Coordinate
         raise NotRefinable(f"the support of site {term.name!r} depends on the row")
     try:
         transform = Radial() if support is sphere else Angle() if CIRCULAR & set(kinds) else biject_to(support)
-        value = _values(found, term.name, event, classes)[0, 0]
+        value = _values(found, term.value, event, classes)[0, 0]
         free = transform.inv(value)
         transform.log_abs_det_jacobian(free, value)
     except NotImplementedError as error:

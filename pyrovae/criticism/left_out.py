@@ -108,7 +108,8 @@ def _blocks(fitted: Fit, part: FittedGroup, name: str, draws: int, proposal: str
     runs = 5 * draws * part.batch[argument].numel() // (at_once * fitted.chunk_size(part.batch, at_once))
     eager = fitted.settings.get("engine") == "eager" or runs < TRACE_FROM or are_common()
     traced: dict[tuple[int, ...], TracedFunction] | None = None if eager else {}
-    for rows, refined in adapted(fitted, part.batch, part.layout, draws, DRAWS, proposal):
+    # rows without an entry are others to the guide
+    for rows, refined in adapted(fitted, part.batch, part.layout, draws, DRAWS, proposal, noise=False):
         yield _Rows(fitted, prior, part, rows, refined, name, argument, draws, at_once, traced)
 
 

@@ -2,6 +2,7 @@
 
 A guide predicts the posterior of a row that it may never have seen, and is often displaced. Here the continuous sites of a row
 are taken together as one vector u without constraints, and a Normal of u is improved by gradient steps on that row's own ELBO.
+Where the guide's draws depend on one another, as in a hierarchy, u is the noise of its Normal draws, and not their values.
 The draws that are weighed are fresh ones: of a t distribution with heavier tails, and of the guide.
 """
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.batching.chunks import chunks
-from pyrovae.criticism.coordinates import Coordinates, NotRefinable, PointGuide, Radial
+from pyrovae.criticism.coordinates import MOST_JOINT, Coordinates, NotRefinable, PointGuide, Radial
 from pyrovae.criticism.newton import by_newton
 from pyrovae.criticism.refined import (
     BOUND_DRAWS,
@@ -54,8 +55,17 @@ MOST_WEIGHTS = 2**24  # log-weights of a block of rows
 MOST_ENTRIES = 2**23  # of the covariance matrices of a block of rows
 
 
-def start(fitted: Fit, rows: Batch, layout: Layout, at_once: int) -> tuple[Coordinates, Tensor, Tensor]:
+def start(
+    fitted: Fit, rows: Batch, layout: Layout, at_once: int, noise: bool = False
+) -> tuple[Coordinates, Tensor, Tensor]:
     """The coordinates of these rows, and mean and standard deviation of u under the guide, `(M, d)`.
+
+    Args:
+        fitted: The fitted pair.
+        rows: Rows that have the same arguments.
+        layout: The layout of the pair for these rows.
+        at_once: How many particles of a row may be drawn in one run.
+        noise: Whether coordinates are the noise of the guide's draws, where it draws from Normals.
 
     Raises:
         NotRefinable: The latent sites of a row are no vector of real numbers.
@@ -63,14 +73,22 @@ def start(fitted: Fit, rows: Batch, layout: Layout, at_once: int) -> tuple[Coord
     starts, coordinates = [], None
     for k in pieces(START_DRAWS, min(at_once, DRAWS)):
         found = terms(fitted.pair, rows, k, layout=layout)
-        coordinates = Coordinates.of(found, layout) if coordinates is None else coordinates
+        if coordinates is None:
+            coordinates = Coordinates.of(found, layout)
+            if noise:
+                coordinates = coordinates.by_noise(found)
+            if coordinates.are_noise:  # whose moments are known
+                none = torch.zeros_like(coordinates.join(found)[0])
+                return coordinates, none, none + 1
         starts.append(coordinates.join(found))
     assert coordinates is not None
     u = torch.cat(starts).nan_to_num(0.0, posinf=30.0, neginf=-30.0)
     return coordinates, u.mean(0), u.std(0).clamp_min(1e-4)
 
 
-def refine_rows(fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced: dict[Any, Any]) -> Refined:
+def refine_rows(
+    fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced: dict[Any, Any], noise: bool = False
+) -> Refined:
     """A proposal for each row: from the guide's moments, by gradient steps on the row's own ELBO.
 
     In up to `WIDE` dimensions these are the steps of `_by_adam`. Beyond, so many correlations cannot be learned in few of them:
@@ -84,16 +102,19 @@ def refine_rows(fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced: 
         layout: The layout of the pair for these rows.
         at_once: How many particles of a row may be drawn in one run.
         traced: Keeps the traced steps from one call to the next, for blocks of the same number of rows.
+        noise: Whether coordinates are the noise of the guide's draws, where it draws from Normals.
 
     Raises:
         NotRefinable: The latent sites of a row are no vector of real numbers.
     """
-    coordinates, mean, spread = start(fitted, rows, layout, at_once)
+    coordinates, mean, spread = start(fitted, rows, layout, at_once, noise)
     improve: Improve = _by_adam
     if coordinates.size > WIDE and not _on_sphere(coordinates):
         improve = by_newton
         to_mode = traced.setdefault(" to the mode", {})
-        mean, spread = _laplace(fitted, rows, layout, coordinates, mean, spread, STEPS // 2, to_mode)
+        # of noise in many dimensions the guide's scales are as good a start, for which a row takes no gradient a dimension
+        curved = not (coordinates.are_noise and coordinates.size > MOST_JOINT)
+        mean, spread = _laplace(fitted, rows, layout, coordinates, mean, spread, STEPS // 2, to_mode, curved)
     loc, scale, left, astray = _improved(improve, fitted, rows, layout, coordinates, mean, spread, traced)
     slow = astray if improve is by_newton else torch.zeros_like(astray)  # rows whose steps are Adam's from now on
     left = left | slow
@@ -230,15 +251,17 @@ def _by_adam(
     return loc, scale, shift.abs().amax(-1) > FAR
 
 
-def laplace_rows(fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced: dict[Any, Any]) -> Refined:
+def laplace_rows(
+    fitted: Fit, rows: Batch, layout: Layout, at_once: int, traced: dict[Any, Any], noise: bool = False
+) -> Refined:
     """A proposal for each row by Laplace's approximation, see `_laplace`.
 
     On a sphere there is no such mode (the length of u would be 0), and the proposal is that of `refine_rows`. The arguments are
     the same, too.
     """
-    coordinates, mean, sd = start(fitted, rows, layout, at_once)
+    coordinates, mean, sd = start(fitted, rows, layout, at_once, noise)
     if _on_sphere(coordinates):
-        return refine_rows(fitted, rows, layout, at_once, traced)
+        return refine_rows(fitted, rows, layout, at_once, traced, noise)
     loc, scale = _laplace(fitted, rows, layout, coordinates, mean, sd, MODE_STEPS, traced)
     return Refined(coordinates, loc, widening(mean.shape[-1]) * scale)
 
@@ -256,8 +279,9 @@ def _laplace(
     sd: Tensor,
     steps: int,
     traced: dict[Any, Any],
+    curved: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """A mode of `log p(x, z(u)) + log |dz/du|`, and a scale matrix by the curvature there.
+    """A mode of `log p(x, z(u)) + log |dz/du|`, and a scale matrix by the curvature there, or by the guide's scales.
 
     The mode is looked for by gradient steps from the guide's mean. Directions in which the density is not concave, or flatter
     than `FLATTEST` standard deviations of the guide, get that standard deviation.
@@ -278,6 +302,8 @@ def _laplace(
         optimizer.param_groups[0]["lr"] = rate
         (shift.grad,) = step({**rows, " mean": mean, " sd": sd, " shift": shift})
         optimizer.step()
+    if not curved:
+        return mean + sd * shift, torch.diag_embed(sd)
     with torch.enable_grad():
         a = shift.clone().requires_grad_()
         log_p = log_joint(fitted.pair, rows, layout, coordinates, (mean + sd * a)[None]).sum()
@@ -302,7 +328,7 @@ def lower_factor(half: Tensor) -> Tensor:
     return triangle * triangle.diagonal(dim1=-2, dim2=-1).sign()[:, None]
 
 
-ADAPTED: dict[str, Callable[[Fit, Batch, Layout, int, dict[Any, Any]], Refined]] = {
+ADAPTED: dict[str, Callable[[Fit, Batch, Layout, int, dict[Any, Any], bool], Refined]] = {
     "refined": refine_rows,
     "laplace": laplace_rows,
 }
@@ -370,7 +396,7 @@ def _why_not(fitted: Fit, batch: Batch, layout: Layout, sites: Collection[str]) 
 
 
 def adapted(
-    fitted: Fit, batch: Batch, layout: Layout, weights: int, at_once: int, proposal: str
+    fitted: Fit, batch: Batch, layout: Layout, weights: int, at_once: int, proposal: str, noise: bool = True
 ) -> Iterator[tuple[Batch, Refined]]:
     """The rows in blocks, each with its proposal; many blocks are refined together.
 
@@ -381,10 +407,13 @@ def adapted(
         weights: How many log-weights of a row will be in memory.
         at_once: How many particles of a row may be drawn in one run.
         proposal: "refined" or "laplace".
+        noise: Whether its coordinates may be the noise of the guide's draws, which is of no meaning for other rows.
     """
     together = fitted.chunk_size(batch, at_once)
     with fork_rng():
-        seen = Coordinates.of(terms(fitted.pair, take_rows(batch, slice(0, 2)), 2, layout=layout), layout)
+        found = terms(fitted.pair, take_rows(batch, slice(0, 2)), 2, layout=layout)
+        seen = Coordinates.of(found, layout)
+        noise = noise and seen.depend(found)
     count = 1 if seen.classes is None else seen.classes.count
     size = min(fitted.chunk_size(batch, draws_of_a_step(seen.size)), num_rows(batch), max(1, MOST_WEIGHTS // weights))
     size = max(1, min(size, MOST_ENTRIES // (count * seen.size**2)))
@@ -395,7 +424,7 @@ def adapted(
             index = torch.arange(size, device=next(iter(block.values())).device) % num_rows(block)
             padded = take_rows(block, index)
         start_rows()
-        refined = ADAPTED[proposal](fitted, padded, layout, at_once, traced)
+        refined = ADAPTED[proposal](fitted, padded, layout, at_once, traced, noise)
         for start in range(0, num_rows(block), together):
             some = slice(start, min(start + together, num_rows(block)))
             start_rows(stage=1)

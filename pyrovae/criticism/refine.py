@@ -16,7 +16,7 @@ from pyrovae.criticism.ais import log_mean, of_mean, over_rows
 from pyrovae.criticism.coordinates import NotRefinable
 from pyrovae.criticism.proposals import adapted, pieces
 from pyrovae.criticism.psis import pareto_k
-from pyrovae.criticism.refined import DRAWS, Refined, log_joint, widening
+from pyrovae.criticism.refined import DRAWS, Refined, log_joint, run_at, widening
 from pyrovae.errors import OptionError, PairError
 from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
 from pyrovae.fitted.runs import particles_at_once
@@ -112,9 +112,10 @@ def refine(fitted: Fit, data: Any, num_samples: int = 1000, *, seed: int | None 
 
     `log p(x) - ELBO = [log p(x) - ELBO(q*)] + [ELBO(q*) - ELBO(q)]`, where q is the guide and q* a Normal with full covariance
     of all continuous latent sites of the row together, without constraints (of up to 256 dimensions; with more, sites are
-    independent of one another), which starts at the guide's moments and takes gradient steps on the row's own ELBO. The first
-    bracket is the approximation gap, of the family of q*; the second is the amortisation gap. It is small on training
-    rows; on others, it tells how far the encoder generalises. It may be negative where the guide's family is richer than q*.
+    independent of one another), which starts at the guide's moments and takes gradient steps on the row's own ELBO. Where the
+    guide draws Normal sites given others, q* is a Normal of the noise of these draws, see `pv.importance`. The first bracket is
+    the approximation gap, of the family of q*; the second is the amortisation gap. It is small on training rows; on others, it
+    tells how far the encoder generalises. It may be negative where the guide's family is richer than q*.
 
     All numbers come from fresh draws, not from those by which q* was fitted. Where the guide draws for each value of a class,
     q* has a Normal for each, and the best probabilities of the values; other enumerated sites are summed out. Global latent
@@ -228,8 +229,9 @@ class _Rows:
         draws: list[tuple[Tensor, dict[str, Tensor]]] = []
         for k in self.runs:
             u = self.q.sample(k)
-            log_w = self._by_class(self._log_joint(u) - self.q.log_prob(u)).double()
-            values, _ = self.q.coordinates.by_row(u)
+            found, log_p = run_at(self.fitted.pair, self.rows, self.layout, self.q.coordinates, u)
+            log_w = self._by_class(log_p - self.q.log_prob(u)).double()
+            values = self.q.coordinates.values(found)
             draws.append((log_w, {name: self._by_class(value).double() for name, value in values.items()}))
         log_w = torch.cat([weights for weights, _ in draws])  # (K, C, n)
         share = log_w.flatten(0, 1).softmax(0)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.criticism.coordinates import Coordinates
+from pyrovae.criticism.noise import PutNoise, SetNoise
 from pyrovae.engine.tracing import TracedFunction
 from pyrovae.fitted.fitted import Fit
 from pyrovae.objectives.terms import Terms, terms
@@ -62,9 +63,14 @@ class Refined:
 
 def log_joint(pair: PairLike, rows: Batch, layout: Layout, coordinates: Coordinates, u: Tensor) -> Tensor:
     """`log p(x, z) + log |dz/du|` at u, `(K, M)`, of each class where the coordinates have classes; other sites summed out."""
-    moved, log_det = at(pair, coordinates, u, PutDraws)
+    return run_at(pair, rows, layout, coordinates, u)[1]
+
+
+def run_at(pair: PairLike, rows: Batch, layout: Layout, coordinates: Coordinates, u: Tensor) -> tuple[Terms, Tensor]:
+    """A run of which the log-weights are those of `log_joint`, and these."""
+    moved, log_det = at(pair, coordinates, u, put=True)
     found = terms(moved, rows, len(u), layout=layout)
-    return possible(weights_by_class(found, coordinates) + log_det)
+    return found, possible(weights_by_class(found, coordinates) + log_det)
 
 
 def bound(
@@ -82,12 +88,21 @@ def bound(
     return torch.where(elbo.isnan(), -math.inf, elbo)
 
 
-def at(
-    pair: PairLike, coordinates: Coordinates, u: Tensor, put: type[PutDraws] | type[SetValues] = SetValues
-) -> tuple[Pair, Tensor]:
-    """The pair with u in the place of the guide's draws, and `log |dz/du|`, `(K, M)`."""
+def at(pair: PairLike, coordinates: Coordinates, u: Tensor, put: bool = False) -> tuple[Pair, Tensor]:
+    """The pair with u in the place of the guide's draws.
+
+    Args:
+        pair: The pair.
+        coordinates: u.
+        u: `(K, M, d)`.
+        put: Whether log q of the sites is left out of the log-weights of a run, or, of sites by noise, is `-log |dz/du|`.
+
+    Returns:
+        The pair, and `log |dz/du|`, `(K, M)`, without that of sites by noise.
+    """
     values, log_det = coordinates.split(u)
-    guide: Callable[..., Any] = put(values)(pair.guide)
+    guide: Callable[..., Any] = (PutDraws if put else SetValues)(values)(pair.guide)
+    guide = (PutNoise if put else SetNoise)(coordinates.noise(u))(guide)
     if coordinates.classes is not None and coordinates.classes.local:
         # q(y) enters no weight, and may depend on draws, which are now others for each value of y
         guide = AnyOf(coordinates.classes.site, coordinates.classes.values)(guide)

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from pyrovae.batching.chunks import chunks
+from pyrovae.criticism.coordinates import Coordinates
 from pyrovae.criticism.importance import effective_sample_size
 from pyrovae.criticism.proposals import adapted, usable
-from pyrovae.criticism.refined import DRAWS, Refined, log_joint
+from pyrovae.criticism.refined import DRAWS, Refined, log_joint, run_at
 from pyrovae.criticism.weighing import prior_for_gaps, weighed
 from pyrovae.errors import NotFiniteError, OptionError
 from pyrovae.fitted.fitted import Fit, FittedGroup
@@ -137,9 +138,41 @@ def _chosen(
         if moves:
             chosen[U] = _where_poor(fitted, layout, block, chosen, moves, ess_below, at_once, set(names))
         others = [1] * (layout.plate_nesting - 1)
-        for name, value in block.refined.coordinates.by_row(chosen.pop(U))[0].items():
+        values = _values(fitted, layout, block, chosen.pop(U), chosen.get(CLASS), at_once)
+        for name, value in values.items():
             chosen[name] = value.reshape(*value.shape[:2], *others, *value.shape[2:])
     return chosen
+
+
+def _values(
+    fitted: Fit, layout: Layout, block: _Candidates, u: Tensor, index: Tensor | None, at_once: int
+) -> dict[str, Tensor]:
+    """The values of sites, `(S, n, *event)`, at u, `(S, n, d)`, given the number of a class for each, `(S, n)`."""
+    assert block.refined is not None
+    coordinates = block.refined.coordinates
+    if not any(part.transform is None for part in coordinates.parts):
+        return coordinates.by_row(u)[0]
+    found = []
+    for piece in torch.arange(len(u), device=u.device).split(at_once):
+        values = coordinates.values(
+            run_at(fitted.pair, block.rows, layout, coordinates, _for_each_class(u[piece], coordinates))[0]
+        )
+        found.append(
+            values if index is None else {name: _of_class(each, index[piece]) for name, each in values.items()}
+        )
+    return {name: torch.cat([values[name] for values in found]) for name in found[0]}
+
+
+def _for_each_class(u: Tensor, coordinates: Coordinates) -> Tensor:
+    """u, `(K, n, d)`, for each class, `(K, M, d)`."""
+    return u if coordinates.classes is None else u.repeat(1, coordinates.classes.count, 1)
+
+
+def _of_class(values: Tensor, index: Tensor) -> Tensor:
+    """What belongs to the class of each draw, `(K, n, ...)`, from `(K, C x n, ...)` and numbers of classes, `(K, n)`."""
+    by_class = values.unflatten(1, (-1, index.shape[1]))
+    at = index[:, None].reshape(len(index), 1, -1, *(1 for _ in by_class.shape[3:]))
+    return by_class.gather(1, at.expand(-1, -1, *by_class.shape[2:]))[:, 0]
 
 
 def _where_poor(
@@ -258,8 +291,8 @@ def _moved(
     def density(u: Tensor, index: Tensor | None) -> Tensor:
         if classes is None or index is None:
             return log_joint(fitted.pair, block.rows, layout, coordinates, u)
-        every = log_joint(fitted.pair, block.rows, layout, coordinates, u.repeat(1, classes.count, 1))
-        return every.unflatten(1, (classes.count, -1)).gather(1, index[:, None])[:, 0]
+        every = log_joint(fitted.pair, block.rows, layout, coordinates, _for_each_class(u, coordinates))
+        return _of_class(every, index)
 
     def slope(u: Tensor, index: Tensor | None) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():

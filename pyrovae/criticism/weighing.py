@@ -19,8 +19,10 @@ from pyrovae.fitted.runs import particles_at_once
 from pyrovae.objectives.terms import Terms, terms
 from pyrovae.objectives.weights import log_weights, num_values, row_bounds
 from pyrovae.pair.batch import Batch, take_rows
+from pyrovae.pair.handlers import SetValues
 from pyrovae.pair.layout import Layout
 from pyrovae.pair.parameters import fork_rng
+from pyrovae.pair.program import Pair
 
 GUIDE, PRIOR, REFINED = "guide", "prior", "refined"  # where the draws that are weighed are from
 GUIDE_SHARE = 0.1  # of them; the prior has the same share where entries may be missing
@@ -114,10 +116,14 @@ def weighed(
                 continue
             if source == PRIOR:
                 assert prior is not None
-                u = coordinates.join(terms(prior.pair, rows, k, layout=prior.layout_of(rows), enumerate=False))
+                drawn = terms(prior.pair, rows, k, layout=prior.layout_of(rows), enumerate=False)
+                values = {name: drawn.sites[name].value for name in coordinates.names}
+                pair = Pair(fitted.pair.model, SetValues(values)(fitted.pair.guide))
+                found = terms(pair, rows, k, layout=layout, enumerate=enumerate)
+                u = coordinates.join(found)
             else:
                 u = refined.sample(k)
-            found = terms(at(fitted.pair, coordinates, u)[0], rows, k, layout=layout, enumerate=enumerate)
+                found = terms(at(fitted.pair, coordinates, u)[0], rows, k, layout=layout, enumerate=enumerate)
             yield source, found, u, possible(mixed(found, u, refined, shares, keep))
 
 
@@ -157,14 +163,13 @@ def mixed(found: Terms, u: Tensor, refined: Refined, shares: Mapping[str, float]
         `(K, M)`, or `(C, K, N)` with `keep` where rows do not have a proposal for each class.
     """
     coordinates = refined.coordinates
-    log_det = coordinates.by_row(u)[1]
+    log_q, log_det = coordinates.densities(found, u)
     apart = coordinates.classes is None and keep is not None
-    log_q, log_prior = u.new_zeros(u.shape[:2]), u.new_zeros(u.shape[:2])
+    log_prior = u.new_zeros(u.shape[:2])
     sites = dict(found.sites)
     for name in coordinates.names:
         term = sites[name]
         assert term.q is not None
-        log_q = log_q + log_prob_of(found, term.q.log_prob, coordinates.classes)
         if shares[PRIOR]:
             assert term.p is not None
             log_prior = log_prior + log_prob_of(found, term.p.log_prob, None)
@@ -172,7 +177,7 @@ def mixed(found: Terms, u: Tensor, refined: Refined, shares: Mapping[str, float]
         sites[name] = replace(term, q=replace(term.q, log_prob=torch.zeros_like(term.q.log_prob)))
     bare = replace(found, sites=sites)
     log_p = log_weights(bare, keep=keep) if apart else weights_by_class(bare, coordinates)
-    log_r = math.log(shares[GUIDE]) + (log_q + log_det).nan_to_num(-math.inf)
+    log_r = math.log(shares[GUIDE]) + log_q.nan_to_num(-math.inf)
     if shares[PRIOR]:
         log_r = torch.logaddexp(log_r, math.log(shares[PRIOR]) + (log_prior + log_det).nan_to_num(-math.inf))
     if shares[REFINED]:
