@@ -165,8 +165,8 @@ class Traced:
 
     def _compare_loss(self, inputs: Batch, weights: Mapping[str, float]) -> None:
         assert self.traced is not None
-        with undone(self._buffers), torch.no_grad():
-            true = list(self.program.objective(inputs, _as_tensors(self.program, weights)))
+        with undone(self._buffers):  # with gradients, since a codebook follows its vectors only where they are trained
+            true = [t.detach() for t in self.program.objective(inputs, _as_tensors(self.program, weights))]
         with undone(self._buffers):
             found = self.traced(*self._tensors(inputs, weights))[:2]
         if differ(found, true, ROUNDING[self.program.precision]):
