@@ -177,9 +177,7 @@ def usage(fitted: pv.Fit, x: Tensor) -> dict[str, float]:
 
 def measure(name: str, options: argparse.Namespace, entry: dict[str, Any], keep: Callable[[], None]) -> None:
     train, valid, test = cifar(options)
-    seen = train[: 1 if options.smoke else len(test)]
-    if options.smoke:
-        seen = train
+    seen = train[: len(test)]
     variance = train.var().item()
 
     def how(steps: int, rate: float) -> dict[str, Any]:
@@ -228,16 +226,11 @@ def measure(name: str, options: argparse.Namespace, entry: dict[str, Any], keep:
         second_stage, train, options, options.seed, optimizer=decayed, **how(options.prior_steps, options.prior_rate)
     )
     entry |= {"second": harness.end(second), "bits_per_dimension_learned_prior": bits(second, test)}
-    for which, fitted in (("uniform", first), ("learned", second)):
-        # the first fit's weights are the second one's too, so the uniform prior's bits of codes are counted, not asked for
-        nats = pair.codes.index_shape.numel() * math.log(K) if which == "uniform" else kl(fitted, test)
-        entry[f"bits_of_codes_per_image_{which}_prior"] = round(nats / math.log(2), 2)
+    # nats of an image's codes; each costs log2 K bits under the uniform prior
+    nats = pv.kl_by_site(second, test, 1)["z"].mean().item() / pair.codes.index_shape.numel()
+    entry |= {"bits_a_code": round(math.log2(K), 3), "bits_a_code_learned_prior": round(nats / math.log(2), 3)}
     keep()
     draw(name, options, [*shown, pv.generate(second, SHOWN, mean=True, seed=0)])
-
-
-def kl(fitted: pv.Fit, x: Tensor) -> float:
-    return pv.kl_by_site(fitted, x, 1)["z"].mean().item()
 
 
 def draw(name: str, options: argparse.Namespace, shown: Sequence[Tensor]) -> None:
