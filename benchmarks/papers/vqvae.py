@@ -22,8 +22,8 @@ The reconstruction error is the mean squared difference of x and E[x | z], divid
 values; published are 0.056 and a perplexity of 326 after 10,000 steps of 32 images, both of one minibatch of the training rows.
 Here they are of the test images and of the training images, and perplexity as well of groups of 32 of them.
 
-Writes benchmarks/results/vqvae-DEVICE.json after each stage, and vqvae-FIT-DEVICE.png: test images, their reconstructions, draws
-under the uniform prior, and draws under the learned one, two rows each. What is there is kept unless --again.
+Writes benchmarks/results/vqvae-DEVICE.json after each stage, and vqvae-FIT-DEVICE.png: test images, their reconstructions,
+draws under the uniform prior, and draws under the learned one, two rows each. What is there is kept unless --again.
 """
 
 from __future__ import annotations
@@ -216,7 +216,9 @@ def measure(name: str, options: argparse.Namespace, entry: dict[str, Any], keep:
     pair.requires_grad_(False)
 
     def second_stage() -> pv.VQVAE:
-        prior = pv.priors.Autoregressive(K, pair.codes.index_shape, width=options.prior_width, layers=options.prior_layers)
+        prior = pv.priors.Autoregressive(
+            K, pair.codes.index_shape, width=options.prior_width, layers=options.prior_layers
+        )
         return pv.VQVAE(prior, pair.likelihood, pair.encoder, pair.codes)
 
     def decayed(leaves: list[Tensor]) -> torch.optim.Optimizer:
@@ -241,7 +243,7 @@ def draw(name: str, options: argparse.Namespace, shown: Sequence[Tensor]) -> Non
 
 def main() -> None:
     parser = harness.parser(
-        __doc__, only=("vq", "fsq", "squared", "vae"), engine="auto", batch_size=128, rate=6e-4, precision="float32"
+        __doc__, only=("vq", "fsq", "squared", "vae"), engine="auto", batch_size=128, rate=1e-3, precision="float32"
     )
     parser.add_argument("--steps", type=int, default=10_000, help="updates of the first stage")
     parser.add_argument("--prior-steps", type=int, default=3_000, help="updates of the second stage")

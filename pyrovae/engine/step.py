@@ -259,7 +259,7 @@ def _apply(optimizer: torch.optim.Optimizer, leaves: list[Tensor], used: list[Te
 
 
 def _laid_out_as(leaf: Tensor, grad: Tensor) -> Tensor:
-    """The gradient in the order of memory that its parameter has, as `backward` leaves it and fused optimizers take it to be."""
+    """The gradient in its parameter's order of memory, as `backward` leaves it and fused optimizers take it to be."""
     if grad.layout is not torch.strided or grad.stride() == leaf.stride():
         return grad
     return torch.empty_like(leaf).copy_(grad)
