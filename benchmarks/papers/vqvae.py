@@ -238,7 +238,8 @@ def measure(name: str, options: argparse.Namespace, entry: dict[str, Any], keep:
 def draw(name: str, options: argparse.Namespace, shown: Sequence[Tensor]) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     ax = pv.plots.images(torch.cat([images.cpu() for images in shown]).clamp(0, 255), SHAPE, columns=8, vmax=255)
-    pv.plots.save(ax, options.out / f"vqvae-{name}-{options.device}.png")
+    depth = "" if options.depth == 1 else f"-{options.depth}"
+    pv.plots.save(ax, options.out / f"vqvae-{name}{depth}-{options.device}.png")
 
 
 def main() -> None:
