@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,19 @@ def vae(family: fam.Family | None = None, prior: Any = None) -> pv.VAE:
         prior or pv.priors.StandardNormal(5),
         pv.mlp(5, family or fam.BetaBinomial(30, 9), hidden=(64,)),
         pv.mlp(30, fam.Normal(5), hidden=(64,)),
+    )
+
+
+def vqvae(codes: pv.nets.Quantiser) -> pv.VQVAE:
+    torch.manual_seed(0)
+    return pv.VQVAE(
+        prior=pv.priors.Autoregressive(codes.num_codes, codes.index_shape, width=16, layers=1),
+        likelihood=pv.Conditional(
+            pv.nets.Behind(pv.nets.Flat((3, 4)), pv.nets.MLP(12, fam.BetaBinomial(30, 9).param_shape)),
+            fam.BetaBinomial(30, 9),
+        ),
+        encoder=pv.nets.MLP(30, (codes.width, *codes.grid)),
+        codes=codes,
     )
 
 
@@ -164,7 +178,13 @@ def main() -> None:
                 mixture = pv.priors.MixtureOfNormals(5)
                 binary = pv.transforms.Binarize()
                 pv.fit(vae(fam.Bernoulli(30), mixture), x / 9, **options, engine=name, transform=binary)
-                count += 3
+                pv.fit(vqvae(pv.nets.FSQ((5, 4, 3), 4)), x, **options, engine=name)
+                count += 4
+                if name != "eager" and find_spec(
+                    "vector_quantize_pytorch"
+                ):  # eager steps ask whether the codes have started
+                    pv.fit(vqvae(pv.nets.VQ(30, 3, 4)), x, **options, engine=name)
+                    count += 1
         finally:
             for kind, step in zip(kinds, steps):
                 kind.step = step  # type: ignore[method-assign]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import runpy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -137,12 +138,38 @@ GUIDES: dict[str, Entry] = {
     "nsf": Entry(lambda n, latent, hidden: conditionals.flow(n, latent, "nsf", hidden), "neural spline flow, inverted"),
 }
 FLOWS = ("iaf", "nsf")
+# Built by build(grid, levels), of as many codes as there are combinations of levels.
 CODEBOOKS: dict[str, Entry] = {
-    "fsq": Entry(lambda grid: nets.FSQ((8, 6, 5), grid), "finite scalar quantisation, 240 codes, nothing learned"),
-    "vq": Entry(lambda grid: nets.VQ(256, 8, grid), "256 codes that follow their vectors; dead ones start again"),
-    "simvq": Entry(lambda grid: nets.SimVQ(256, 8, grid), "256 codes behind a learned linear map"),
-    "residual": Entry(lambda grid: nets.ResidualVQ(64, 8, grid, depth=2), "two levels of 64 codes that add up"),
+    "fsq": Entry(lambda grid, levels: nets.FSQ(levels, grid), "finite scalar quantisation, nothing learned"),
+    "vq": Entry(
+        lambda grid, levels: nets.VQ(math.prod(levels), 8, grid),
+        "codes that follow their vectors; dead ones start again",
+    ),
+    "simvq": Entry(lambda grid, levels: nets.SimVQ(math.prod(levels), 8, grid), "codes behind a learned linear map"),
+    "residual": Entry(
+        lambda grid, levels: nets.ResidualVQ(math.isqrt(math.prod(levels)) + 1, 8, grid, depth=2),
+        "two levels of codes that add up",
+    ),
 }
+ENOUGH_FOR_MANY_CODES = 10_000  # training rows; with fewer, a prior of many codes overfits
+MOST_LEVELS, FEWER_LEVELS = (8, 6, 5), ((3, 3), (3, 3, 3), (5, 5, 3))  # of one code
+ENOUGH_NATS = 19.0  # that the codes of a row can tell about it
+
+
+def codes_of(name: str, grid: int | tuple[int, ...], num_rows: int) -> tuple[nets.Quantiser, priors.Autoregressive]:
+    """The codes of that name at each place of a grid, and their prior, for so many training rows.
+
+    There are 240 codes, or of few rows as few as can tell 19 nats about a row. On digits, 1,258 training rows, ten codes of 9
+    have a bound of -91.1 nats a validation row, and ten of 240 one of -105.5.
+    """
+    places = grid if isinstance(grid, int) else math.prod(grid)
+    many = num_rows >= ENOUGH_FOR_MANY_CODES
+    enough = (levels for levels in FEWER_LEVELS if places * math.log(math.prod(levels)) > ENOUGH_NATS)
+    codes = CODEBOOKS[name].build(grid, MOST_LEVELS if many else next(enough, MOST_LEVELS))
+    size = {} if many else {"width": 32, "layers": 1}
+    return codes, priors.Autoregressive(codes.num_codes, codes.index_shape, **size)
+
+
 ESTIMATORS: dict[str, Entry] = {
     "relaxed": Entry(
         lambda codes: families.RelaxedOneHotCategorical(codes),

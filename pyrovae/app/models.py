@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from pyrovae._lazily import Lazily
-from pyrovae.app.catalogue import CODEBOOKS, CONDITION, ESTIMATORS, FLOWS, NORMS, Event, Likelihood, Model, part
+from pyrovae.app.catalogue import CONDITION, ESTIMATORS, FLOWS, NORMS, Event, Likelihood, Model, codes_of, part
 from pyrovae.app.options import Options
 from pyrovae.errors import OptionError
 
@@ -343,7 +343,7 @@ def _vqvae(of: Pieces) -> models.VQVAE:
     images, channels = not isinstance(of.event, int), (32, 64)
     rows: Any = of.event
     grid: Any = nets.GridEncoder(rows, 1, channels, cells=0).grid if images else of.latent
-    codes = CODEBOOKS[str(of.options.codebook)].build(grid)
+    codes, prior = codes_of(str(of.options.codebook), grid, len(of.train))
     read = (codes.width, *codes.grid)
     encoder: Any
     decoder: Any
@@ -354,7 +354,7 @@ def _vqvae(of: Pieces) -> models.VQVAE:
         encoder = nets.MLP(rows, read, of.widths)
         decoder = nets.Behind(nets.Flat(read), nets.MLP(codes.width * of.latent, of.family.param_shape, of.widths))
     return models.VQVAE(
-        prior=priors.Autoregressive(codes.num_codes, codes.index_shape),
+        prior=prior,
         likelihood=of.observed(conditionals.Conditional(decoder, of.family)),
         encoder=of.seeing(SimpleNamespace(net=encoder)).net,
         codes=codes,

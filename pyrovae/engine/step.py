@@ -165,8 +165,8 @@ class Traced:
 
     def _compare_loss(self, inputs: Batch, weights: Mapping[str, float]) -> None:
         assert self.traced is not None
-        with undone(self._buffers), torch.no_grad():
-            true = list(self.program.objective(inputs, _as_tensors(self.program, weights)))
+        with undone(self._buffers):  # with gradients, since a codebook follows its vectors only where they are trained
+            true = [t.detach() for t in self.program.objective(inputs, _as_tensors(self.program, weights))]
         with undone(self._buffers):
             found = self.traced(*self._tensors(inputs, weights))[:2]
         if differ(found, true, ROUNDING[self.program.precision]):
@@ -246,7 +246,7 @@ def _apply(optimizer: torch.optim.Optimizer, leaves: list[Tensor], used: list[Te
     for leaf in leaves:
         leaf.grad = None
     for leaf, grad in zip(used, grads):
-        leaf.grad = grad
+        leaf.grad = _laid_out_as(leaf, grad)
     groups = optimizer.param_groups
     if len(groups) > 1:  # a group that this step has nothing for must not even lower its learning rate
         optimizer.param_groups = [group for group in groups if any(leaf.grad is not None for leaf in group["params"])]
@@ -256,6 +256,13 @@ def _apply(optimizer: torch.optim.Optimizer, leaves: list[Tensor], used: list[Te
         optimizer.param_groups = groups
     for leaf in used:
         leaf.grad = None
+
+
+def _laid_out_as(leaf: Tensor, grad: Tensor) -> Tensor:
+    """The gradient in its parameter's order of memory, as `backward` leaves it and fused optimizers take it to be."""
+    if grad.layout is not torch.strided or grad.stride() == leaf.stride():
+        return grad
+    return torch.empty_like(leaf).copy_(grad)
 
 
 def _halved(inputs: Batch) -> Batch:

@@ -48,18 +48,13 @@ class _Codebook(Quantiser):
         rotated: Tensor = library("vector_quantize_pytorch").rotate_to(e, q.detach())
         return rotated
 
-    def _is_to_start(self) -> bool:
-        """Whether a step of training is to make the codes. One that is being traced cannot tell, and takes them to be there."""
-        return torch.is_grad_enabled() and get_proxy_mode() is None and not self.started
-
     def _follow(self, e: Tensor) -> None:
-        """Let the codebook follow vectors `(*batch, D)`, in its first step, and in one that trains the encoder, too."""
+        """In a step of training, let the codebook follow vectors `(*batch, D)`."""
 
     def forward(self, e: Tensor) -> Tensor:
         self.check(e, torch.Size((self.width, *self.grid)))
         last = e.movedim(self._dim, -1)
-        if self.training and (e.requires_grad or self._is_to_start()):
-            self._follow(last.detach())
+        self._follow(last)
         q = self.codebook[nearest(last, self.codebook)]
         return straight_through(q, self._through(last, q)).movedim(-1, self._dim)
 
@@ -112,23 +107,68 @@ class _Moving(_Codebook):
             "commitment_weight": 0.0,
         }
 
+    @property
+    def _books(self) -> list[Any]:
+        """The parts of the library that hold codes and averages, one for each level."""
+        raise NotImplementedError
+
+    @property
+    def started(self) -> bool:  # type: ignore[override]
+        return all(bool(book.initted) for book in self._books)
+
     def _follow(self, e: Tensor) -> None:
-        rows = e.reshape(1, -1, self.width)
-        if rows.shape[1] < self.num_codes and not self.started:
+        # A step that is being traced cannot ask whether there are codes: `pv.fit` and `pv.SVI` see to that beforehand.
+        starts = self.training and torch.is_grad_enabled() and get_proxy_mode() is None and not self.started
+        if not (starts or (self.training and e.requires_grad)):
+            return
+        left = e.detach().reshape(-1, self.width)
+        with torch.no_grad(), torch.autocast(e.device.type, enabled=False):
+            left = left.to(self.codebook)
+            for book in self._books:
+                if starts:
+                    self._start(book, left)
+                self._move(book, left)
+                left = left - book.embed[0][nearest(left, book.embed[0])]
+
+    def _start(self, book: Any, e: Tensor) -> None:
+        """Make the codes of one level the centres of the vectors `(n, D)`."""
+        if len(e) < self.num_codes:
             raise DataError(
                 f"{type(self).__name__} starts its {self.num_codes} codes as centres of the vectors of the first step, and got "
-                f"{rows.shape[1]} of them (rows times {self.grid.numel()} places). Take fewer codes, more rows a step, or FSQ."
+                f"{len(e)} of them (rows times {self.grid.numel()} places). Take fewer codes, more rows a step, or FSQ."
             )
-        self.vq(rows)
+        book.init_embed_(e.unsqueeze(0))
+
+    def _move(self, book: Any, e: Tensor) -> None:
+        """One step of the averages of one level, by the vectors `(n, D)`, and the codes that they give.
+
+        The library's own reads on the host whether a code is to start again; this waits for no device, and can be traced.
+        """
+        sizes, sums, codes = book.cluster_size[0], book.embed_avg[0], book.embed[0]
+        chosen = (nearest(e, codes).unsqueeze(-1) == torch.arange(self.num_codes, device=e.device)).to(e)  # (n, K)
+        sizes = self.decay * sizes + (1 - self.decay) * chosen.sum(0)
+        sums = self.decay * sums + (1 - self.decay) * chosen.mT @ e
+        total = sizes.sum()
+        smooth = (sizes + book.eps) * (total / (total + self.num_codes * book.eps))  # no code divides by 0
+        codes = sums / smooth.unsqueeze(-1)
+        if self.restart_below:
+            dead = sizes < self.restart_below
+            again = e[torch.randint(len(e), (self.num_codes,), device=e.device)]
+            codes = torch.where(dead.unsqueeze(-1), again, codes)
+            sizes = sizes.masked_fill(dead, self.restart_below)
+            sums = torch.where(dead.unsqueeze(-1), self.restart_below * again, sums)
+        book.cluster_size[0].copy_(sizes)
+        book.embed_avg[0].copy_(sums)
+        book.embed[0].copy_(codes)
 
 
 class VQ(_Moving):
     """Vector quantisation: the nearest of K codes, which follow the vectors by exponential moving averages.
 
-    The codes start as the centres of k-means among the vectors of the first step, and a code that fewer than `restart_below`
-    vectors a step choose (on average) starts again at one of the vectors. In evaluation, and once it has started also where no
-    gradient reaches e, as from a frozen encoder, the codebook stays as it is. Because it is changed by the rows and not by a
-    gradient, steps run eagerly.
+    The codes start as the centres of k-means among the vectors of as many rows as a step has, and a code that fewer than
+    `restart_below` vectors a step choose (on average) starts again at one of the vectors. In evaluation, and once it has
+    started also where no gradient reaches e, as from a frozen encoder, the codebook stays as it is. A step with n vectors
+    follows them by `N_k <- d N_k + (1 - d) n_k` and `m_k <- d m_k + (1 - d) sum_{i: k_i = k} e_i`, and a code is `m_k / N_k`.
 
     Args:
         num_codes: K, the number of codes.
@@ -170,8 +210,8 @@ class VQ(_Moving):
         self.vq = library().VectorQuantize(**self._options())
 
     @property
-    def started(self) -> bool:  # type: ignore[override]
-        return bool(self.vq._codebook.initted)
+    def _books(self) -> list[Any]:
+        return [self.vq._codebook]
 
     @property
     def codebook(self) -> Tensor:
@@ -266,8 +306,8 @@ class ResidualVQ(_Moving):
         self._level = self._dim - 1
 
     @property
-    def started(self) -> bool:  # type: ignore[override]
-        return all(bool(level._codebook.initted) for level in self.vq.layers)
+    def _books(self) -> list[Any]:
+        return [level._codebook for level in self.vq.layers]
 
     @property
     def event_shape(self) -> torch.Size:
@@ -286,8 +326,7 @@ class ResidualVQ(_Moving):
     def forward(self, e: Tensor) -> Tensor:
         self.check(e, torch.Size((self.width, *self.grid)))
         last = e.movedim(self._dim, -1)
-        if self.training and (e.requires_grad or self._is_to_start()):
-            self._follow(last.detach())
+        self._follow(last)
         found, left = [], last.detach()
         for codebook in self.codebook:
             found.append(codebook[nearest(left, codebook)])

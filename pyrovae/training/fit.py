@@ -24,7 +24,7 @@ from pyrovae.pair.program import PairLike
 from pyrovae.pair.turns import turn
 from pyrovae.training.bind import FitData, bind
 from pyrovae.training.fit_options import Callback, FitOptions, OptimizerFactory
-from pyrovae.training.plan import Plan, check, group, plan
+from pyrovae.training.plan import Plan, check, group, plan, start
 from pyrovae.training.schedules import Schedule
 from pyrovae.training.together import begin_together, begun, check_options, goes_on, is_of_this_job
 from pyrovae.training.trainer import Trainer
@@ -144,8 +144,8 @@ def fit(
         checkpoint_every: seconds between two writes of the checkpoint, or a text: "10min", "2h", "500 steps". 0 writes it after
             each epoch.
         engine: how a step is run: "eager", "traced", "compiled", or "graphed" (CUDA). By default ("auto") graphed on CUDA,
-            on a CPU compiled from 5,000 steps on where there is a C++ compiler, else traced; but eager where a codebook follows
-            its vectors (`pv.nets.VQ`), which cannot be traced. On a CPU all engines draw the same noise.
+            on a CPU compiled from 5,000 steps on where there is a C++ compiler, else traced. On a CPU all engines draw the same
+            noise.
             Except with "eager", the Python code of pair, loss, transform and penalty runs once an epoch and not at every
             step, so its side effects do not repeat.
         precision: "bfloat16" computes products of matrices in bfloat16; parameters and log-densities stay float32.
@@ -200,6 +200,7 @@ def fit(
             seed_torch(rows.seed)
             rows.place()
             runs = check(fitted, rows, groups, options)
+            start(pair, rows, groups, options)
             chosen = plan(fitted, rows, groups, runs, options)
             del runs  # they hold the activations of the first minibatch, which the fit itself has no use for
             with computing_with(chosen.threads):

@@ -21,6 +21,7 @@ from pyrovae.batching.batches import GroupedBatches, group_sizes, group_weights
 from pyrovae.batching.checks import check_rows
 from pyrovae.batching.chunks import TensorSizes, elements_per_row
 from pyrovae.batching.incoming import Counted, Incoming
+from pyrovae.batching.stream import watched
 from pyrovae.batching.transforms import Transform
 from pyrovae.engine import ranks
 from pyrovae.engine.adam import rate_of, set_model_apart
@@ -195,6 +196,23 @@ def _moving(pair: PairLike) -> list[Any]:
     return [part for part in parts if getattr(part, "moves", None) is True and hasattr(part, "started")]
 
 
+def start(pair: PairLike, data: FitData, groups: Sequence[TrainingGroup], options: FitOptions) -> None:
+    """Let modules that set their state by the rows of their first step do so, on some rows, so that steps can be traced.
+
+    Random state and all other buffers stay as they are.
+    """
+    waiting = [module for module in _moving(pair) if not module.started]
+    if not data.epochs or not waiting:
+        return
+    own = {id(buffer) for module in waiting for buffer in module.buffers()}
+    others = [t for t in named_tensors(pair, buffers=True).values() if id(t) not in own]
+    with undone(others), torch.enable_grad(), pyro.validation_enabled(False):
+        for one in groups:
+            rows = data.training.take(one.rows[watched(len(one.rows), one.size)].to(data.device))
+            known = {name: value for name, value in rows.items() if name in one.names}
+            run(pair, transform_once(pair, known, options.transform))
+
+
 def _check_fewer(fitted: Fit, layout: Layout, traces: Traces, first: Batch, cost: TensorSizes) -> None:
     """Run the pair on half of the rows, too; what the other half adds to its tensors is what rows cost."""
     half = TensorSizes()
@@ -345,7 +363,7 @@ def plan(
         reads=(objective, options.transform, options.penalty),
         precision=precision,
     )
-    engine = _engine_of(options, device, steps.total, eager=_moves_on(pair, runs))
+    engine = _engine_of(options, device, steps.total)
     threads = _threads_of(options, data)
     indices = {one.key: one.rows for one in groups}
     batches: GroupedBatches | Counted = (
@@ -387,12 +405,12 @@ def plan(
     return Plan(program, schedule, steps, batches, engine, threads, relaxed, state, weighed, options.on_nan)
 
 
-def _engine_of(options: FitOptions, device: torch.device, total: int, *, eager: bool) -> str:
-    """The engine of so many steps: a resumed fit goes on with its own, and pairs that no trace can follow run eagerly."""
+def _engine_of(options: FitOptions, device: torch.device, total: int) -> str:
+    """The engine of so many steps: a resumed fit goes on with its own."""
     engine = options.engine
     if options.resume and engine == "auto" and options.recorded("device") == device.type:
         engine = options.recorded("engine") or engine
-    return choose_engine("eager" if engine == "auto" and eager else engine, device, total)
+    return choose_engine(engine, device, total)
 
 
 def _threads_of(options: FitOptions, data: FitData) -> int:

@@ -112,6 +112,30 @@ def apart(a: Tensor, b: Tensor) -> float:
 SCHEDULE = [pv.schedules.one_cycle(0.02), pv.schedules.kl_warmup(4)]
 
 
+class Transposed(nn.Module):
+    """The mean of x is a weight's transpose, so that the weight's gradient is laid out by columns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(3, 2))
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(self.weight.mT, 1.0).expand([len(x), 2, 3]).to_event(2), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        pass
+
+
+@pytest.mark.parametrize("engine", ["eager", "traced"])
+def test_gradients_are_laid_out_as_their_parameters(engine: str) -> None:
+    """Adam's first step is by the rate along each gradient's sign. Fused, it reads memory in order, whatever the strides."""
+    to = torch.tensor([[1.0, -1.0, 1.0], [1.0, 1.0, -1.0]])
+    pair = Transposed()
+    pv.fit(pair, to.expand(8, 2, 3), epochs=1, batch_size=8, learning_rate=0.1, engine=engine)
+    torch.testing.assert_close(pair.weight.detach(), 0.1 * to.mT, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [vae, Noisy])
 def test_engines_follow_the_same_losses(make: Callable[[], Any]) -> None:

@@ -109,10 +109,38 @@ def test_a_fit_starts_the_codes_or_says_why_not(kind: str, recwarn: pytest.Warni
         pair = vqvae(LEARNED[kind]())
         pair.encoder.requires_grad_(not frozen)
         fitted = pv.fit(pair, x, epochs=2, batch_size=20)
-        assert fitted.settings["engine"] == "eager" and len(torch.unique(pv.encode(fitted, x))) > 3
+        assert fitted.settings["engine"] == "traced" and "engine_notes" not in fitted.settings
+        assert len(torch.unique(pv.encode(fitted, x))) > 3
     second = pv.fit(pair, x, epochs=2, batch_size=20)
     assert second.settings["engine"] == "traced" and "engine_notes" not in second.settings  # the codes stay
     assert not [w for w in recwarn if "trace" in str(w.message)]
+
+
+@extra
+@pytest.mark.parametrize("kind", ["VQ", "ResidualVQ"])
+def test_a_traced_step_moves_the_codes_as_an_eager_one(kind: str) -> None:
+    x, books = torch.randn(40, 4), []
+    for engine in ("eager", "traced"):
+        torch.manual_seed(0)
+        fitted = pv.fit(vqvae(LEARNED[kind]()), x, epochs=4, batch_size=20, seed=0, engine=engine)
+        assert "engine_notes" not in fitted.settings
+        books.append(fitted.pair.codes.codebook)  # type: ignore[attr-defined]
+    torch.testing.assert_close(*books)
+
+
+@extra
+def test_the_codes_start_from_some_rows_and_leave_all_else_as_it_was() -> None:
+    """Rows in order of size, of which the first minibatch alone would start all codes among the small ones."""
+    x = torch.linspace(-3, 3, 200).unsqueeze(-1).expand(200, 4)
+    codes = VQ(6, 3, 2, restart_below=0.0)
+    pair = vqvae(codes)
+    norm = torch.nn.BatchNorm1d(4)
+    pair.encoder = torch.nn.Sequential(norm, pair.encoder)
+    pv.fit(pair, x, epochs=0, seed=0)
+    assert not codes.started  # no step, no codes
+    fitted = pv.fit(pair, x, epochs=1, batch_size=20, seed=0, engine="eager")
+    assert norm.num_batches_tracked == 20  # the encoder runs twice in each of ten steps, and the start is none
+    assert pv.code_usage(fitted, x).used.item() >= 5
 
 
 @extra
