@@ -3,6 +3,7 @@
 TensorBoard's files are read back by TensorBoard; of MLflow there is a server in memory (`support/mlflow.py`).
 """
 
+import contextlib
 import json
 import math
 import warnings
@@ -150,6 +151,14 @@ def test_epochs_come_once_and_in_order_also_after_a_return_to_an_earlier_one() -
     assert [row["elbo"] for row in tracker.rows] == [-3.5, -2.6, -2.4, -2.3] and tracker.begun == 3
 
 
+def test_a_table_without_a_fit_is_one_warning(tmp_path: Path) -> None:
+    tracker = pv.tracking.JSONLines(tmp_path / "log.jsonl")
+    with pytest.warns(UserWarning, match="has seen no epoch") as told:
+        tracker.table({"a": 1.0})
+        tracker.table({"a": 1.0})
+    assert len(told) == 1 and not tracker.path.exists()
+
+
 @pytest.mark.parametrize("kind, package", [("TensorBoard", "tensorboard"), ("MLflow", "mlflow")])
 def test_a_missing_package_is_told_before_the_fit(kind: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(common.importlib.util, "find_spec", lambda name: None)
@@ -288,10 +297,8 @@ def test_mlflow_says_how_the_fit_ended(server: fake.Server) -> None:
 
     for callback, status in ((stop_at(1), "FAILED"), (interrupted, "KILLED"), (lambda f: None, "FINISHED")):
         tracker = pv.tracking.MLflow()
-        try:
+        with contextlib.suppress(ZeroDivisionError, KeyboardInterrupt):
             pv.fit(pair(), rows(), epochs=2, callbacks=[tracker, _after(callback)], **HOW)
-        except (ZeroDivisionError, KeyboardInterrupt):
-            pass
         assert list(server.runs.values())[-1]["status"] == status
 
 

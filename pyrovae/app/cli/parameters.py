@@ -136,6 +136,15 @@ Engine = Annotated[str, typer.Option(help="How a step is run: auto, eager, trace
 Threads = Annotated[
     int | None, typer.Option(help="CPU threads to compute with; by default as many as the size of the work keeps busy.")
 ]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="tensorboard|mlflow|json[:PLACE]",
+        help="Keep curves, pictures and the final table elsewhere, too: tensorboard[:FOLDER], mlflow[:ADDRESS], or "
+        "json[:FILE], a line for each epoch; by default in the run folder, and where MLflow is set to. May be given several "
+        "times.",
+    ),
+]
 Samples = Annotated[int, typer.Option(help=OPTIONS["num_samples"].help, callback=checked("num_samples"))]
 Proposal = Annotated[str, typer.Option(help=OPTIONS["proposal"].help, callback=checked("proposal"))]
 ProposalOfRun = Annotated[

@@ -66,6 +66,8 @@ class Tracker:
 
     def end(self, fitted: Fit, error: BaseException | None = None) -> None:
         """Say that the fit has ended, as `pv.fit` does."""
+        if error is None and fitted.history and not self.under_way:
+            self(fitted)  # one that is resumed, and has its length
         if self.under_way:
             self._try(lambda: self.finish(fitted, error))
         self.under_way = False
@@ -77,7 +79,7 @@ class Tracker:
             values: Numbers and texts by name, such as `pv.importance(fitted, x_test).summary()`.
             name: What they are.
         """
-        self._try(lambda: self.write_table(name, values))
+        self._after_a_fit(lambda: self.write_table(name, values))
 
     def picture(self, name: str, picture: Any) -> None:
         """Keep a picture.
@@ -86,7 +88,12 @@ class Tracker:
             name: What it is, such as "samples".
             picture: Axes, a figure of matplotlib, or the path of a PNG file.
         """
-        self._try(lambda: self.write_picture(name, png_of(picture)))
+        self._after_a_fit(lambda: self.write_picture(name, png_of(picture)))
+
+    def _after_a_fit(self, work: Callable[[], None]) -> None:
+        if not self.first and not self.failed and ranks.rank() == 0:
+            self.give_up("it has seen no epoch of one.")
+        self._try(work)
 
     def _go_on(self, fitted: Fit) -> None:
         history = fitted.history
