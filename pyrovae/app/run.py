@@ -351,6 +351,10 @@ def _recorded(folder: Path) -> dict[str, Any]:
     info: dict[str, Any] = read_run(folder)["info"]
     if info.get("job") == "label":
         raise CheckpointError(f"{folder} is a run of `pyrovae label`: only that command reads it, and goes on with it.")
+    if info.get("pushed") and "data" not in info:
+        raise CheckpointError(
+            f"{folder} does not say to what data it was fitted, since it was pushed without --describe-data: pv.load opens it."
+        )
     return info
 
 
