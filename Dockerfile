@@ -1,0 +1,22 @@
+# docker build -t pyrovae . && docker run --rm -v "$PWD/runs:/work/runs" pyrovae
+# fits the handwritten digits, and leaves the run in ./runs. Another command takes the place of this demo:
+# docker run --rm -v "$PWD:/work" pyrovae fit table.csv
+FROM python:3.12-slim
+
+# The compiled engine needs a C++ compiler, and the picture of a graph Graphviz.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends g++ graphviz \
+    && rm -rf /var/lib/apt/lists/*
+
+# Arguments of pip, such as --extra-index-url=... of PyTorch's wheels without CUDA, which are several gigabytes smaller.
+ARG PIP_ARGS=""
+COPY pyproject.toml setup.cfg README.md LICENSE /src/
+COPY pyrovae /src/pyrovae
+RUN pip install --no-cache-dir ${PIP_ARGS} "/src[page,vq,arrow,hub]" && rm -rf /src
+
+# Not as root, and with a home in which compiled code and the list of known data are kept.
+RUN useradd --create-home --home-dir /home/pyrovae pyrovae && mkdir --parents /work && chown pyrovae /work
+USER pyrovae
+WORKDIR /work
+ENTRYPOINT ["pyrovae"]
+CMD ["fit", "digits"]
