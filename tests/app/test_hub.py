@@ -181,6 +181,13 @@ def test_the_card_has_what_was_checked_after_the_fit(table_run: Path) -> None:
         path.unlink()
 
 
+def test_runs_of_earlier_versions_have_cards_with_todays_names() -> None:
+    old = Path(__file__).parents[1] / "data" / "runs"
+    card = pack(old / "digits-finished", "me/old").text("README.md")
+    assert "| log_likelihood |" in card and "pv.VAE(" in card
+    assert not any(home in card for home in ("models.vae", "priors.simple", "nets.mlp", "families.counts"))
+
+
 def test_a_specification_is_written_as_code() -> None:
     made = pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.Normal(3), (4,)), pv.mlp(3, fam.Normal(2), (4,)))
     code = as_code(to_spec(made))

@@ -190,13 +190,13 @@ def test_lines_of_json_are_the_history_also_of_a_fit_that_was_stopped(tmp_path: 
 
 
 def test_lines_of_json_take_tables_and_numbers_that_are_not_finite(tmp_path: Path) -> None:
-    tracker = pv.tracking.JSONLines(tmp_path / "log.jsonl")
+    tracker = pv.tracking.JSONLines(tmp_path / "new" / "log.jsonl")
     tracker(fake_fit(-math.inf))
-    tracker.table({"elbo": -1.5, "deep": {"k_hat": math.nan}, "proposal": "refined"})
+    tracker.table({"elbo": torch.tensor(-1.5), "deep": {"k_hat": math.nan}, "proposal": "refined", "path": Path("a")})
     tracker.picture("nothing", plt.figure())
     first, second = lines(tracker.path)
     assert first == {"epoch": 1, "elbo": None, "seconds": 0.1}
-    assert second == {"results": {"elbo": -1.5, "deep": {"k_hat": None}, "proposal": "refined"}}
+    assert second == {"results": {"elbo": -1.5, "deep": {"k_hat": None}, "proposal": "refined", "path": "a"}}
 
 
 def test_a_file_that_is_no_log_is_not_replaced(tmp_path: Path) -> None:
@@ -337,6 +337,18 @@ def test_a_server_that_does_not_answer_holds_nothing_up(server: fake.Server, mon
         fitted = pv.fit(pair(), rows(), epochs=3, callbacks=[tracker], **HOW)
         tracker.table({"a": 1.0})
     assert len(told) == 1 and len(fitted.history) == 3
+
+
+def test_rows_of_a_second_fit_do_not_reach_the_run_of_the_first(server: fake.Server) -> None:
+    """Also where the server is slower than both fits."""
+    tracker = pv.tracking.MLflow()
+    server.answers.clear()
+    tracker(fake_fit(-3.0, -2.0))
+    tracker.under_way = False  # it has ended, and nobody waited
+    tracker(fake_fit(-5.0))
+    server.answers.set()
+    tracker.end(fake_fit(-5.0))
+    assert [server.points(run, "elbo") for run in ("run0", "run1")] == [[(1, -3.0), (2, -2.0)], [(1, -5.0)]]
 
 
 def test_many_epochs_are_sent_in_batches_that_mlflow_takes(server: fake.Server) -> None:

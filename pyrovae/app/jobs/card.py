@@ -14,6 +14,7 @@ from pyrovae.errors import CheckpointError
 from pyrovae.fitted.files import WEIGHTS
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.folder import load
+from pyrovae.fitted.spec import renamed
 
 yaml = Lazily("yaml")
 
@@ -90,7 +91,7 @@ def _data(run: Mapping[str, Any], info: Mapping[str, Any]) -> str:
 
 def _model(run: Mapping[str, Any], fitted: Fit | None) -> str:
     lines = [] if fitted is None else fitted.factorisations()
-    code = as_code(run["pair"])
+    code = as_code(renamed(run["pair"]))
     graph = "\n".join(lines)
     said = (f"```text\n{graph}\n```\n\n" if graph else "") + f"```python\n{code}\n```"
     if fitted is None:
@@ -103,9 +104,13 @@ def _numbers(run: Mapping[str, Any], info: Mapping[str, Any], kind: str) -> str:
     if not isinstance(results, dict) or "log_likelihood" not in results:
         return "The curve of the fit is in `history.csv`; no test rows were judged."
     probability = MODELS[kind].probability if kind in MODELS else "p(x)"
-    remarks = [f"- {line}" for line in remarks_on_results(results)]
+    try:
+        shown, remarks = results_table(results, probability), remarks_on_results(results)
+    except KeyError:  # an earlier version recorded other numbers
+        lines = tuple((name, f"{value:.4g}") for name, value in results.items() if isinstance(value, int | float))
+        shown, remarks = Shown("", ("quantity", "value"), lines), []
     what = "± is the standard error over test rows; shares have 95 % intervals."
-    return "\n\n".join([_markdown(results_table(results, probability)), what, "\n".join(remarks)])
+    return "\n\n".join([_markdown(shown), what, "\n".join(f"- {line}" for line in remarks)]).rstrip()
 
 
 def _findings(folder: Path) -> list[str]:

@@ -18,6 +18,7 @@ from typing import Any
 from pyrovae._files import RUN
 from pyrovae._sources import NAMES
 from pyrovae.app.jobs.card import model_card
+from pyrovae.app.models import MODELS
 from pyrovae.app.options import SIZES
 from pyrovae.app.run import COLUMNS
 from pyrovae.errors import CheckpointError, OptionError
@@ -100,32 +101,27 @@ def pack(
     if run.get("status") != "finished":
         raise CheckpointError(f"The fit in {folder} has not finished: continue it first with --resume.")
     contents = {name: content_of(folder, name, run) for name in (WEIGHTS, HISTORY)}
-    named = _is_named(run)
-    info = _info(run, describe_data or named)
+    before = _recorded(run)
+    described = describe_data or before.get("data", {}).get("name") in NAMES  # of those data there is nothing to hide
+    info = _info(before, described)
+    hidden = () if described or not _has_classes(before) else NAMED_SHOWN
     kept = {name: run[name] for name in BUILT if name in run}
     kept["settings"] = {name: value for name, value in run.get("settings", {}).items() if name not in LOCAL}
     sums = {key_of(name): digest(content) for name, content in contents.items()}
     written = {"format": run["format"], "pyrovae": run.get("pyrovae"), **kept, "info": info, **sums}
     parcel = Parcel({RUN: sealed(written), **contents})
-    has_classes = bool((run.get("info") or {}).get("data", {}).get("label"))
     wanted = _included(folder, include)
     for path in sorted(folder.iterdir()):
         name = path.name
         if name in (RUN, WEIGHTS, HISTORY, CARD) or name.startswith("."):
             continue
-        private = not (describe_data or named)
-        shown = name in SHOWN and not (name in NAMED_SHOWN and has_classes and private)
-        if (
-            path.is_file()
-            and not path.is_symlink()
-            and (shown or name in wanted or (name == COLUMNS and describe_data))
-        ):
+        asked = name in wanted or (name == COLUMNS and describe_data)
+        if path.is_file() and not path.is_symlink() and (asked or (name in SHOWN and name not in hidden)):
             parcel.files[name] = path
         else:
             parcel.left_out[name] = WHY.get(name, OTHER)
-    parcel.files[CARD] = model_card(
-        folder, run, info, repo, license, list(parcel.files), sorted(wanted - {*hub.RUN_FILES, *SHOWN})
-    ).encode()
+    added = sorted(wanted - {*hub.RUN_FILES, *SHOWN})
+    parcel.files[CARD] = model_card(folder, run, info, repo, license, list(parcel.files), added).encode()
     return parcel
 
 
@@ -208,18 +204,23 @@ def _included(folder: Path, names: Sequence[str]) -> set[str]:
     return set(names)
 
 
-def _is_named(run: Mapping[str, Any]) -> bool:
-    """Whether the data are a public data set, of which there is nothing to hide."""
-    return (run.get("info") or {}).get("data", {}).get("name") in NAMES
+def _recorded(run: Mapping[str, Any]) -> dict[str, Any]:
+    """What `pyrovae fit` has recorded with a run; nothing of a run of something else, whose notes are unknown."""
+    info = run.get("info")
+    if not isinstance(info, dict) or "job" in info or not {"data", "options", "split"} <= info.keys():
+        return {}
+    return info if all(isinstance(info[name], dict) for name in ("data", "options", "split")) else {}
 
 
-def _info(run: Mapping[str, Any], describe: bool) -> dict[str, Any]:
-    """What was recorded with a run, without places; and without what it says of data that are not to be described.
+def _has_classes(before: Mapping[str, Any]) -> bool:
+    """Whether pictures may have the names of classes above them."""
+    model = MODELS.get(before.get("options", {}).get("model", "vae"))
+    return before.get("data", {}).get("label") is not None or model is None or model.labels is not None
 
-    What a program wrote there by `pv.fit(info=...)` is unknown, and left out.
-    """
-    before = run.get("info") or {}
-    if not isinstance(before.get("options"), dict) or before.get("job") is not None:
+
+def _info(before: Mapping[str, Any], describe: bool) -> dict[str, Any]:
+    """What was recorded with a run, without places; and without what it says of data that are not to be described."""
+    if not before:
         return {"pushed": True}
     options = {name: _without_place(value) for name, value in before["options"].items()}
     options["columns"] = None

@@ -49,6 +49,7 @@ class JSONLines(Tracker):
             raise OptionError(f"{self.path} is there, and is no log of a fit: choose another file, or remove it.")
 
     def begin(self, fitted: Fit) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         write_file(self.path, b"")
 
     def write(self, rows: Sequence[Row]) -> None:
@@ -59,7 +60,7 @@ class JSONLines(Tracker):
 
     def _append(self, lines: Sequence[Mapping[str, Any]]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(plain(line)) + "\n" for line in lines)
+            file.writelines(json.dumps(plain(line), default=str) + "\n" for line in lines)
 
 
 class TensorBoard(Tracker):

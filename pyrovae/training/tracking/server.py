@@ -33,7 +33,7 @@ class MLflow(Tracker):
     the first epoch. Needs `pip install 'pyrovae[mlflow]'`.
 
     Args:
-        uri: A tracking server, such as "http://127.0.0.1:5000", or a folder; by default what MLflow is set to.
+        uri: A tracking server, such as "http://127.0.0.1:5000", or a database; by default what MLflow is set to.
         experiment: The experiment that the run is in; it is made if there is none.
         name: The name of the run; by default MLflow chooses one.
         run_id: A run to write into. By default that of `mlflow.start_run()`, if there is one under way and no `uri` is given,
@@ -74,14 +74,16 @@ class MLflow(Tracker):
         known = self.run_id if active is None else active.info.run_id
         self._ends = active is None
         first, resumed, settings = self.first, len(fitted.history) > 1, settings_of(fitted)
+        self._waiting = []  # rows of a fit before this one go where that fit goes
         self._send(lambda: self._open(known, first, resumed, settings))
 
     def write(self, rows: Sequence[Row]) -> None:
+        waiting = self._waiting
         with self._lock:
-            waited = bool(self._waiting)
-            self._waiting += [dict(row) for row in rows]
+            waited = bool(waiting)
+            waiting += [dict(row) for row in rows]
         if not waited:  # else what is under way takes these along
-            self._send(self._send_rows)
+            self._send(lambda: self._send_rows(waiting))
         self._look()
 
     def finish(self, fitted: Fit, error: BaseException | None) -> None:
@@ -93,7 +95,7 @@ class MLflow(Tracker):
     def write_table(self, name: str, values: Mapping[str, Any]) -> None:
         found, kept, step = numbers_in(values), plain(values), self.last
         self._send(lambda: self._log({f"{name}/{key}": value for key, value in found.items()}, step, time.time()))
-        self._send(lambda: self._client.log_text(self._run, json.dumps(kept, indent=1), f"{name}.json"))
+        self._send(lambda: self._client.log_text(self._run, json.dumps(kept, indent=1, default=str), f"{name}.json"))
         self._wait()
 
     def write_picture(self, name: str, content: bytes) -> None:
@@ -128,9 +130,10 @@ class MLflow(Tracker):
         found = self._client.get_experiment_by_name(self.experiment)
         return str(self._client.create_experiment(self.experiment) if found is None else found.experiment_id)
 
-    def _send_rows(self) -> None:
+    def _send_rows(self, waiting: list[Row]) -> None:
         with self._lock:
-            rows, self._waiting = self._waiting, []
+            rows = waiting.copy()
+            waiting.clear()
         now, metrics = time.time(), []
         for row in rows:
             if row["epoch"] > self._sent:
@@ -138,7 +141,7 @@ class MLflow(Tracker):
                 metrics += self._metrics({n: v for n, v in row.items() if n != "epoch"}, int(row["epoch"]), when)
         for start in range(0, len(metrics), MOST_METRICS):
             self._client.log_batch(self._run, metrics=metrics[start : start + MOST_METRICS])
-        self._sent = max(self._sent, *(int(row["epoch"]) for row in rows))
+        self._sent = max([self._sent, *(int(row["epoch"]) for row in rows)])
 
     def _log(self, values: Row, step: int, when: float) -> None:
         self._client.log_batch(self._run, metrics=self._metrics(values, step, when))

@@ -79,7 +79,8 @@ class Tracker:
             values: Numbers and texts by name, such as `pv.importance(fitted, x_test).summary()`.
             name: What they are.
         """
-        self._after_a_fit(lambda: self.write_table(name, values))
+        found = {key: value.item() if getattr(value, "ndim", None) == 0 else value for key, value in values.items()}
+        self._after_a_fit(lambda: self.write_table(name, found))
 
     def picture(self, name: str, picture: Any) -> None:
         """Keep a picture.
