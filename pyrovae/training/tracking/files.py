@@ -70,7 +70,7 @@ class TensorBoard(Tracker):
     `pip install 'pyrovae[tensorboard]'`.
 
     Args:
-        folder: A folder for this fit. Of another fit that was written there, TensorBoard shows what is before.
+        folder: A folder for this fit alone: what another fit wrote there before is no longer shown.
 
     Raises:
         MissingPackageError: TensorBoard is not installed.
