@@ -1,6 +1,6 @@
-# docker build -t pyrovae . && docker run --rm --user "$(id -u)" -v "$PWD:/work" pyrovae
+# docker build -t pyrovae . && docker run --rm --user "$(id -u)" -v "$PWD:/data" pyrovae
 # fits the handwritten digits, and leaves the run in ./runs. Another command takes the place of this demo:
-# docker run --rm --user "$(id -u)" -v "$PWD:/work" pyrovae fit table.csv
+# docker run --rm --user "$(id -u)" -v "$PWD:/data" pyrovae fit table.csv
 FROM python:3.12-slim
 
 # The compiled engine needs a C++ compiler, and the picture of a graph Graphviz.
@@ -15,9 +15,9 @@ COPY pyrovae /src/pyrovae
 RUN pip install --no-cache-dir ${PIP_ARGS} "/src[page,vq,arrow,hub]" && rm -rf /src
 
 # Not as root. Whoever the user is has a name and a home, in which compiled code and the list of known data are kept.
-RUN mkdir --parents /home/pyrovae /work && chmod 1777 /home/pyrovae /work
+RUN mkdir --parents /home/pyrovae /data && chmod 1777 /home/pyrovae /data
 ENV HOME=/home/pyrovae USER=pyrovae
 USER 1000
-WORKDIR /work
+WORKDIR /data
 ENTRYPOINT ["pyrovae"]
 CMD ["fit", "digits"]
