@@ -89,12 +89,33 @@ def visit_math(translator: Any, node: Any) -> None:
     raise nodes.SkipNode
 
 
+# What each notebook begins with where it is downloaded; the site neither runs nor shows it.
+INSTALL = """```{code-cell} ipython3
+:tags: [remove-cell, skip-execution]
+
+%pip install --quiet 'pyrovae[arviz]'
+```"""
+
+
+def offer_notebook(app: Any, docname: str, source: list[str]) -> None:
+    """Let a tutorial be downloaded as the notebook that was run, whose first cell installs pyrovae, as Colab needs it."""
+    if is_notebook(docname):
+        link = f"{{nb-download}}`Download this page as a notebook <{docname.rpartition('/')[2]}.ipynb>`, for Jupyter or Colab."
+        source[0] = re.sub(
+            r"^# .*$", lambda title: f"{title[0]}\n\n{link}\n\n{INSTALL}", source[0], count=1, flags=re.MULTILINE
+        )
+
+
+def is_notebook(docname: str) -> bool:
+    return docname.startswith("tutorials/") and docname != "tutorials/index"
+
+
 LONGEST = "tutorials/swap-anything"  # begins first
 
 
 def spread_notebooks(app: Any, env: Any, docnames: list[str]) -> None:
     """Order pages such that notebooks are far apart: a process reads pages that are neighbours, and executes them in turn."""
-    notebooks = [name for name in docnames if name.startswith("tutorials/") and name != "tutorials/index"]
+    notebooks = [name for name in docnames if is_notebook(name)]
     order = [name for name in docnames if name not in notebooks]
     apart = len(docnames) // max(1, len(notebooks))
     for number, name in enumerate(sorted(notebooks, key=lambda name: (name != LONGEST, name))):
@@ -116,4 +137,5 @@ def setup(app: Any) -> None:
     app.connect("autodoc-skip-member", skip_routing)
     app.connect("env-before-read-docs", create_cache)
     app.connect("env-before-read-docs", spread_notebooks)
+    app.connect("source-read", offer_notebook)
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math, None))

@@ -95,7 +95,7 @@ if TYPE_CHECKING:
     from pyrovae.recover.impute import impute
     from pyrovae.recover.pool import Pooled, pool
     from pyrovae.recover.restore import Restoration, restore
-    from pyrovae.training import schedules
+    from pyrovae.training import schedules, tracking
     from pyrovae.training.fit import fit
     from pyrovae.training.svi import SVI
     from pyrovae.training.swag import swag
@@ -161,7 +161,7 @@ _HOMES = {
     "pyrovae.recover.impute": "impute",
     "pyrovae.recover.pool": "Pooled pool",
     "pyrovae.recover.restore": "Restoration restore",
-    "pyrovae.training": "schedules",
+    "pyrovae.training": "schedules tracking",
     "pyrovae.training.fit": "fit",
     "pyrovae.training.svi": "SVI",
     "pyrovae.training.swag": "swag",
@@ -307,6 +307,7 @@ __all__ = [
     "tables",
     "terms",
     "to_arviz",
+    "tracking",
     "transforms",
     "weights",
 ]

@@ -34,6 +34,7 @@ HOMES = (
     "calibration",
     "corruptions",
     "disentanglement",
+    "tracking",
 )
 DIRECTIVE = re.compile(r"^\.\. (?:autoclass|autofunction|autoexception|py:data):: (\S+)$", re.MULTILINE)
 

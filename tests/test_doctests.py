@@ -16,7 +16,7 @@ import pyrovae as pv
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 HOMES = (
     *("", "families", "priors", "nets", "distributions", "plots", "sklearn", "weights", "guides"),
-    *("schedules", "kl", "penalties", "transforms", "acquisition", "calibration", "corruptions"),
+    *("schedules", "kl", "penalties", "transforms", "acquisition", "calibration", "corruptions", "tracking"),
 )
 
 

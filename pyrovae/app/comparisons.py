@@ -179,10 +179,11 @@ def sweep(
     device: str = "auto",
     engine: str = "auto",
     threads: int | None = None,
+    track: Sequence[str] = (),
 ) -> list[Run]:
     """Fit each member of a grid of options in a folder of its own, below `folder`.
 
-    Runs that are there already are opened; unfinished ones are gone on with.
+    Runs that are there already are opened; unfinished ones are gone on with. `track` is as for `fit_run`.
     """
     done = []
     file = None if dataset.source.get("name") else dataset.source.get("path")
@@ -204,9 +205,10 @@ def sweep(
             # its parts are those of this grid
             run = open_run(where, threads=threads, **read)
         elif begun:
-            run = resume_run(where, progress=False, **read)
+            run = resume_run(where, progress=False, track=track, **read)
         else:
-            how: dict[str, Any] = {"device": device, "engine": engine, "threads": threads, "progress": False}
+            how: dict[str, Any] = {"device": device, "engine": engine, "threads": threads}
+            how |= {"track": track, "progress": False}
             run = fit_run(dataset, options, where, force=found is not None, **how)
         if (
             not finished or "results" not in run.fitted.info

@@ -34,6 +34,8 @@ def draw_pictures(run: Run) -> list[Path]:
     for name, axes in pictures_of(run).items():
         paths.append(run.folder / f"{name}.png")
         plots.save(axes, paths[-1])
+        for tracker in run.trackers:
+            tracker.picture(name, paths[-1])
     return paths
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from pyrovae.app.given import Given, GivenCaptions
 from pyrovae.app.models import MODELS, build
 from pyrovae.app.options import Options
 from pyrovae.app.rows import Rows, make_rows, split_rows
+from pyrovae.app.track import LOG, trackers
 from pyrovae.batching.splits import Split
 from pyrovae.data import Dataset, Standardize
 from pyrovae.engine import ranks
@@ -37,6 +38,7 @@ from pyrovae.pair.program import run as run_pair
 from pyrovae.training import schedules
 from pyrovae.training.fit import fit
 from pyrovae.training.together import goes_on, is_of_this_job
+from pyrovae.training.tracking import Tracker
 
 COLUMNS = "columns.yaml"
 ARTEFACTS = (
@@ -57,6 +59,7 @@ class Run:
         rows: the data as the model takes them.
         fitted: the fitted pair.
         folder: the run folder.
+        trackers: what keeps its numbers elsewhere.
     """
 
     options: Options
@@ -64,6 +67,7 @@ class Run:
     rows: Rows
     fitted: Fit
     folder: Path
+    trackers: Sequence[Tracker] = ()
 
     @property
     def model(self) -> Model:
@@ -88,6 +92,8 @@ class Run:
         """Write the results into the run folder."""
         self.fitted.info["results"] = dict(results)
         write_fit(self.folder, self.fitted)
+        for tracker in self.trackers:
+            tracker.table(results)
 
 
 def fit_run(
@@ -100,6 +106,7 @@ def fit_run(
     device: str = "auto",
     engine: str = "auto",
     threads: int | None = None,
+    track: Sequence[str] = (),
     progress: bool = True,
     say: Callable[[str], None] = lambda message: None,
 ) -> Run:
@@ -108,6 +115,7 @@ def fit_run(
     Args:
         force: replace the run that is in the folder.
         resume: go on with the run that is in the folder.
+        track: where its numbers are kept besides, see `pyrovae.app.track`.
         say: called with messages: what was decided, and the graph of model and guide.
 
     Raises:
@@ -147,8 +155,10 @@ def fit_run(
         known.remember(dataset.source)
     how: dict[str, Any] = {"device": device, "engine": engine, "threads": threads, "progress": progress}
     how |= {"checkpoint": folder, "transform": binarisation(options, dataset), "info": info}
+    watching = trackers(track, folder)
+    how |= {"trackers": watching, "of_first": trackers(track, folder, "stage-1") if options.stages == 2 else ()}
     fitted = _fitted(pair, options, rows, say, resume=resume, force=force, **how)
-    run = Run(options, dataset, rows, fitted, folder)
+    run = Run(options, dataset, rows, fitted, folder, watching)
     if ranks.rank() > 0:
         return run  # the first process writes
     if rows.schema is not None:
@@ -156,7 +166,7 @@ def fit_run(
         every = replace(rows.schema, columns=(*rows.schema.columns, *others))
         write_file(folder / COLUMNS, every.to_yaml().encode())
     if force:  # files of the replaced run would pass for this one's; removed only now, since the fit may be refused
-        for name in ARTEFACTS:
+        for name in (*ARTEFACTS, *(() if any(one.startswith("json") for one in track) else (LOG,))):
             (folder / name).unlink(missing_ok=True)
     with suppress(Exception):  # a picture that cannot be drawn must not cost the results
         for which, batch in rows.examples().items():
@@ -176,9 +186,15 @@ def _fitted(
     force: bool,
     checkpoint: Path,
     info: dict[str, Any],
+    trackers: Sequence[Tracker],
+    of_first: Sequence[Tracker],
     **how: Any,
 ) -> Fit:
-    """The fit of a pair to the training rows: at once, or in two stages in one folder, the first of which is then frozen."""
+    """The fit of a pair to the training rows: at once, or in two stages in one folder, the first of which is then frozen.
+
+    Args:
+        trackers, of_first: what keeps the numbers of the fit, and of the first of two stages.
+    """
 
     def fit_rows(one: PairLike, *, labels: bool = True, **more: Any) -> Fit:
         return fit(
@@ -207,11 +223,11 @@ def _fitted(
         if not resume or _in_first_stage(checkpoint):
             with suppress(Exception):
                 say(f"Stage 1 of 2, without labels:\n{graph_text(first, rows.examples()[''])}")
-            fit_rows(first, labels=False, resume=resume, force=force, info=info | {"stage": 1})
+            fit_rows(first, labels=False, resume=resume, force=force, info=info | {"stage": 1}, callbacks=of_first)
             resume, force = False, True  # its run gives way to that of the second
             say("Stage 2 of 2: the model of its codes and of the labels.")
         first.requires_grad_(False).eval()
-    return fit_rows(pair, resume=resume, force=force, info=info)
+    return fit_rows(pair, resume=resume, force=force, info=info, callbacks=trackers)
 
 
 def _in_first_stage(folder: Path) -> bool:
@@ -259,6 +275,7 @@ def resume_run(
     data: Path | None = None,
     data_root: Path | None = None,
     device: str = "auto",
+    track: Sequence[str] = (),
     progress: bool = True,
     trust: bool = False,
     say: Callable[[str], None] = lambda message: None,
@@ -267,6 +284,7 @@ def resume_run(
 
     Args:
         data: the file of the data, needed where the run is not where it was made, and its data were not read before.
+        track: where its numbers are kept besides, see `pyrovae.app.track`.
         trust: run the files that the folder names for parts of the user's own.
         say: called with messages.
 
@@ -279,7 +297,7 @@ def resume_run(
         options = _recorded_options(folder, info, trust)
         dataset = known.data_of(folder, info, data, data_root, say)
         decide(options, dataset, len(dataset.x))
-    return fit_run(dataset, options, folder, resume=True, device=device, progress=progress, say=say)
+    return fit_run(dataset, options, folder, resume=True, device=device, track=track, progress=progress, say=say)
 
 
 def open_run(
@@ -333,6 +351,10 @@ def _recorded(folder: Path) -> dict[str, Any]:
     info: dict[str, Any] = read_run(folder)["info"]
     if info.get("job") == "label":
         raise CheckpointError(f"{folder} is a run of `pyrovae label`: only that command reads it, and goes on with it.")
+    if info.get("pushed") and "data" not in info:
+        raise CheckpointError(
+            f"{folder} does not say to what data it was fitted, since it was pushed without --describe-data: pv.load opens it."
+        )
     return info
 
 

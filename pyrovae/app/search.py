@@ -68,6 +68,7 @@ def search_run(
     if not recipes or run.rows.validation is None:
         return run
     found = {"as without a search": _score(run)}
+    track = how.pop("track", ())
     quiet = how | {"progress": False, "force": False}
     for number, (name, recipe) in enumerate(recipes.items(), 1):
         say(f"Trying {number} of {len(recipes)}: {name}.")
@@ -82,7 +83,7 @@ def search_run(
         f"log p(x) of {min(MOST_JUDGES, len(run.rows.validation))} validation rows, nats per row: {table}. Kept: {best}."
     )
     if best in recipes:
-        run = fit_run(dataset, replace(options, **recipes[best]), folder, **quiet | {"force": True})
+        run = fit_run(dataset, replace(options, **recipes[best]), folder, **quiet | {"force": True, "track": track})
     run.fitted.info["search"] = found
     return run
 

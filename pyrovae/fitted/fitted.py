@@ -113,10 +113,10 @@ class Fit:
     def _repr_html_(self) -> str:
         last = self.history[-1] if self.history else {}
         kept = [f"{name}: {value:.4g}" for name, value in last.items()] + ([self.stopped] if self.stopped else [])
-        return table(repr(self), COLUMNS, self.layout.rows(), [*self._graph(), ", ".join(kept)])
+        return table(repr(self), COLUMNS, self.layout.rows(), [*self.factorisations(), ", ".join(kept)])
 
-    def _graph(self) -> list[str]:
-        """The factorisations of model and guide, as far as they run on rows of zeros."""
+    def factorisations(self) -> list[str]:
+        """The factorisations of model and guide, as text, if these run on rows of zeros; no lines if they do not."""
         with suppress(Exception), param_scope(self.store):  # a notebook shows what there is, and no error
             rows = {
                 name: torch.zeros(2, *shape, dtype=dtype, device=self.device)

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from pyrovae._files import beside
 from pyrovae.batching.transforms import Transform
 from pyrovae.errors import CheckpointError, MissingPackageError, PyrovaeError, shortened
+from pyrovae.fitted import hub
 from pyrovae.fitted.files import HISTORY, STATE, WEIGHTS, claim_folder, content_of, key_of, read_run, replace_files
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.limits import Bounded
@@ -206,7 +207,8 @@ def load(
     are looked at first. (Runs of versions 0.1 and 0.2.0 have one of the weights only.)
 
     Args:
-        folder: A folder that `save`, `pv.fit(..., checkpoint=folder)` or the command line has written.
+        folder: A folder that `save`, `pv.fit(..., checkpoint=folder)` or the command line has written; or "hub:user/name", a
+            run on the Hugging Face Hub, which is downloaded (`pip install 'pyrovae[hub]'`).
         pair: The pair, newly built, whose weights are replaced by those of the run; None to build it from the run.
         transform: The transform of the fit, if it is a function of your own.
         trust: Import the classes and functions of your own that the run names, which runs their code, instead of asking for
@@ -220,6 +222,7 @@ def load(
     Raises:
         CheckpointError: The folder contains no finished run, is damaged, or was written by a newer version; or the run needs
             `pair` or `transform`; or its weights do not fit the pair.
+        DataError: The run is not on the Hub, or the Hub does not answer.
         OptionError: The device cannot be used.
         MissingPackageError: A part of the pair needs a package that is not installed.
 
@@ -233,7 +236,9 @@ def load(
         >>> torch.equal(pv.encode(loaded, x), pv.encode(fitted, x))
         True
     """
-    folder, device = Path(folder), find_device(device)
+    device = find_device(device)
+    of_hub = isinstance(folder, str) and folder.startswith(hub.PREFIX)
+    folder = hub.download(str(folder).removeprefix(hub.PREFIX)) if of_hub else Path(folder)
     run = read_run(folder)
     if run.get("status") == "running":
         raise CheckpointError(

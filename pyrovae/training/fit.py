@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from pyrovae.pair.parameters import default_dtype, fork_rng, param_scope, seed_t
 from pyrovae.pair.program import PairLike
 from pyrovae.pair.turns import turn
 from pyrovae.training.bind import FitData, bind
-from pyrovae.training.fit_options import Callback, FitOptions, OptimizerFactory
+from pyrovae.training.fit_options import Callback, FitOptions, OptimizerFactory, only_looks
 from pyrovae.training.plan import Plan, check, group, plan, start
 from pyrovae.training.schedules import Schedule
 from pyrovae.training.together import begin_together, begun, check_options, goes_on, is_of_this_job
@@ -135,7 +135,9 @@ def fit(
             (arXiv:1602.05473). This is biased on purpose: other weights than 1 maximise no bound on log p(data), and favour the
             rows that were weighted up, which a model of few labelled rows can overfit. The ELBO in the history counts each row
             once. The weight multiplies `objective_only` terms, such as alpha log q(y|x), too.
-        callbacks: functions called with the `Fit` after each epoch; one that returns True stops the fit.
+        callbacks: functions called with the `Fit` after each epoch; one that returns True stops the fit. One with an attribute
+            `only_looks = True`, as those of `pv.tracking`, changes nothing, and the fit is the same, bit for bit, as without
+            it; a method `end` of it is called with the `Fit`, and the error if there was one, when the fit ends.
         checkpoint: a new folder for the run. It is written every `checkpoint_every`, at the end, on Ctrl-C, and when the loss
             becomes NaN.
         resume: go on with the run in `checkpoint`. A fit that was stopped and resumed equals an uninterrupted one bit for
@@ -216,8 +218,9 @@ def train(fitted: Fit, chosen: Plan, rows: FitData, options: FitOptions) -> None
         identity = identity_of(fitted.settings, rows, options)
         begin_together(fitted, chosen.loss_tensors, identity)
     if options.checkpoint is None:
-        trainer.run(list(options.callbacks), None, options.every, options.progress)
-        _leave(fitted, chosen)
+        with looked_on(fitted, options.callbacks):
+            trainer.run(list(options.callbacks), None, options.every, options.progress)
+            _leave(fitted, chosen)
         return
     folder = Path(options.checkpoint)
     if not options.resume:
@@ -225,6 +228,7 @@ def train(fitted: Fit, chosen: Plan, rows: FitData, options: FitOptions) -> None
     begun(folder)
     with ExitStack() as stack:
         ranks.first(lambda: stack.enter_context(locked(folder)))
+        stack.enter_context(looked_on(fitted, options.callbacks))
         identity = identity or identity_of(fitted.settings, rows, options)
         if options.resume:
             trainer.resume(folder, identity, options.progress)
@@ -233,6 +237,20 @@ def train(fitted: Fit, chosen: Plan, rows: FitData, options: FitOptions) -> None
         trainer.run(list(options.callbacks), folder, options.every, options.progress)
         _leave(fitted, chosen)
         ranks.first(lambda: write_fit(folder, fitted))
+
+
+@contextmanager
+def looked_on(fitted: Fit, callbacks: Sequence[Callback]) -> Iterator[None]:
+    """Say to callbacks that only look, when the fit inside ends, that it has ended, and by which error."""
+    ended = [one.end for one in callbacks if only_looks(one) and hasattr(one, "end")]
+    try:
+        yield
+    except BaseException as error:
+        for end in ended:
+            end(fitted, error)
+        raise
+    for end in ended:
+        end(fitted, None)
 
 
 def _leave(fitted: Fit, chosen: Plan) -> None:

@@ -28,6 +28,11 @@ UNITS = {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0}  # in seconds
 ON_NAN = ("stop", "skip", "rollback")
 
 
+def only_looks(callback: Callback) -> bool:
+    """Whether a callback says that it changes nothing, as trackers do."""
+    return bool(getattr(callback, "only_looks", False))
+
+
 @dataclass
 class FitOptions:
     """The options of `fit`, under the names and with the meaning that they have there, checked."""

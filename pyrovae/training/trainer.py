@@ -26,7 +26,7 @@ from pyrovae.fitted.spec import renamed
 from pyrovae.pair.parameters import every_module, fork_rng, lent, modules_remembered, named_tensors, seed_torch
 from pyrovae.training.bind import FitData
 from pyrovae.training.console import progress_bar, say, stop_on_interrupt
-from pyrovae.training.fit_options import Callback, Every
+from pyrovae.training.fit_options import Callback, Every, only_looks
 from pyrovae.training.monitor import NOTHING, Monitor
 from pyrovae.training.not_finite import MOST_REPEATED, explain
 from pyrovae.training.notes import as_numbers, check_notes, noted_by, with_baseline
@@ -82,6 +82,8 @@ class Trainer:
 
     def run(self, callbacks: list[Callback], folder: Path | None, every: Every, progress: bool | None) -> None:
         history = self.fitted.history
+        looking = [one for one in callbacks if only_looks(one)]
+        callbacks = [one for one in callbacks if not only_looks(one)]
         called = any(ranks.everywhere(bool(callbacks)))  # they look at the history, and may change the pair
         self.every_epoch |= called
         self._written = (time.monotonic(), self.step)
@@ -115,6 +117,9 @@ class Trainer:
                 bar(history)
                 if called and self._asked_to_stop(callbacks):
                     self.fitted.stopped = "a callback stopped it"
+                with fork_rng(), lent():
+                    for callback in looking:
+                        callback(self.fitted)
                 if due:
                     self.last_good = self.state()
                 if folder is not None and ranks.agree(self._is_time(every) or every.seconds == 0):

@@ -23,6 +23,8 @@ HEAVY = (
     "xarray",
     "zuko",
     "safetensors",
+    "tensorboard",
+    "huggingface_hub",
 )
 ANSWER = """
 import contextlib, io, json, sys
@@ -63,6 +65,7 @@ MISTAKES = {
     "a part that is unknown": ("fit", "digits", "--prior", "vampire"),
     "a part that is unknown, of a sweep": ("sweep", "digits", "--prior", "normal,vampire"),
     "a model that is unknown": ("fit", "digits", "--model", "m3"),
+    "a tracker that is none": ("fit", "digits", "--track", "wandb"),
     "a run that is none": ("evaluate", "nowhere"),
     "a run that is none, among two": ("compare", "nowhere", "neither"),
     "a run that is none, to resume": ("fit", "--resume", "nowhere"),

@@ -19,6 +19,7 @@ from pyrovae.app.cli import parameters as take
 from pyrovae.app.cli import tables
 from pyrovae.app.decide import check_names, decide
 from pyrovae.app.options import Options
+from pyrovae.app.track import check_track
 from pyrovae.errors import OptionError
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def fit(
     device: take.Device = "auto",
     engine: take.Engine = "auto",
     threads: take.Threads = None,
+    track: take.Track = None,
     force: take.ForceRun = False,
     resume: take.Resume = None,
     trust: take.Trust = False,
@@ -75,15 +77,19 @@ def fit(
         raise OptionError(
             "Give what to fit (digits, sprites, mnist, fashion-mnist or a file), or --resume RUN, and not both."
         )
+    check_track(track or ())
     if resume is not None:
         typed = [f"--{name.replace('_', '-')}" for name in context.params if _typed(context, name)]
         if other := [
-            name for name in typed if name not in ("--resume", "--data", "--data-root", "--device", "--trust")
+            name
+            for name in typed
+            if name not in ("--resume", "--data", "--data-root", "--device", "--track", "--trust")
         ]:
             raise OptionError(f"--resume goes on with the run's own options; leave out {', '.join(other)}.")
         where = resume
         refuse_no_run(where)
         more: dict[str, Any] = {"data": data, "data_root": data_root, "device": device, "trust": trust}
+        more["track"] = track or ()
         run = _watched(where, trust, lambda: runs.resume_run(where, **more))
     else:
         if data is not None:
@@ -97,7 +103,7 @@ def fit(
         tables.remark(dataset.notes)
         where = folder or ranks.first(lambda: runs.default_folder(dataset.name))
         how: dict[str, Any] = {"force": force, "device": device, "engine": engine, "threads": threads}
-        how["say"] = tables.inform
+        how |= {"track": track or (), "say": tables.inform}
         own = bool(catalogue.own_paths(options))
         run = _watched(where, own, lambda: searching.search_run(dataset, options, where, **how))
     if ranks.rank() > 0:
@@ -145,9 +151,11 @@ def sweep(
     device: take.Device = "auto",
     engine: take.Engine = "auto",
     threads: take.Threads = None,
+    track: take.Track = None,
 ) -> None:
     """Fit every combination of the named parts, and compare log p(x) of the test rows. Called again, it goes on."""
     check_source(source)
+    check_track(track or (), several=True)
     grid = _grid(given)
     for options in grid:
         check_names(options)
@@ -156,7 +164,7 @@ def sweep(
     for options in grid:  # a mistake in the last one is found before the first is fitted
         decide(options, dataset, len(dataset.x))
     where = folder or Path("runs") / f"{dataset.name}-sweep"
-    how: dict[str, Any] = {"device": device, "engine": engine, "threads": threads}
+    how: dict[str, Any] = {"device": device, "engine": engine, "threads": threads, "track": track or ()}
     stopped = f"stopped; the same command goes on with the runs in {where}"
     try:
         with advising(lambda: stopped):

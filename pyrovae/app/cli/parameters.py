@@ -136,6 +136,15 @@ Engine = Annotated[str, typer.Option(help="How a step is run: auto, eager, trace
 Threads = Annotated[
     int | None, typer.Option(help="CPU threads to compute with; by default as many as the size of the work keeps busy.")
 ]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="tensorboard|mlflow|json[:PLACE]",
+        help="Keep curves, pictures and the final table elsewhere, too: tensorboard[:FOLDER], mlflow[:ADDRESS], or "
+        "json[:FILE], a line for each epoch; by default in the run folder, and where MLflow is set to. May be given several "
+        "times.",
+    ),
+]
 Samples = Annotated[int, typer.Option(help=OPTIONS["num_samples"].help, callback=checked("num_samples"))]
 Proposal = Annotated[str, typer.Option(help=OPTIONS["proposal"].help, callback=checked("proposal"))]
 ProposalOfRun = Annotated[
@@ -218,4 +227,28 @@ Resume = Annotated[Path | None, typer.Option(help="Go on with the unfinished run
 Trust = Annotated[
     bool, typer.Option("--trust", help="Run the Python files that the run names for parts of your own: PART.py:NAME.")
 ]
+Repo = Annotated[str, typer.Argument(metavar="USER/NAME", help="Name of the model on the Hub.", show_default=False)]
+License = Annotated[
+    str | None, typer.Option(help="License of the weights, such as apache-2.0 or cc-by-4.0, for the model card.")
+]
+Public = Annotated[bool, typer.Option("--public", help="Let everybody see a model that is new on the Hub.")]
+DescribeData = Annotated[
+    bool,
+    typer.Option(
+        "--describe-data",
+        help="Push also what the run records of its data: names and categories of columns, the split, a checksum; so that all "
+        "commands work for those who have the same file.",
+    ),
+]
+Include = Annotated[
+    list[str] | None,
+    typer.Option(metavar="FILE", help="Push this file of the run folder, too, as it is; may be given several times."),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only say what would be pushed, and what stays, and show the model card.")
+]
+PullTo = Annotated[
+    Path | None, typer.Argument(metavar="[FOLDER]", help="New folder; by default runs/NAME.", show_default=False)
+]
+Revision = Annotated[str | None, typer.Option(help="A branch, a tag or a commit; by default the newest.")]
 Version = Annotated[bool, typer.Option("--version", help="Show the version.")]

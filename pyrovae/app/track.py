@@ -1,0 +1,55 @@
+"""Where `--track` keeps the numbers of a fit: the trackers that its names stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyrovae._lazily import Lazily
+from pyrovae.errors import OptionError
+
+if TYPE_CHECKING:
+    from pyrovae.training import tracking
+    from pyrovae.training.tracking import Tracker
+else:  # so that a mistake need not wait for torch
+    tracking = Lazily("pyrovae.training.tracking")
+
+LOG = "log.jsonl"
+KINDS = ("tensorboard", "mlflow", "json")
+
+
+def check_track(names: Sequence[str], *, several: bool = False) -> None:
+    """OptionError for a name that is none, or that is given twice; `several`: for a file that several runs would share."""
+    kinds = [name.partition(":")[0] for name in names]
+    for name, kind in zip(names, kinds):
+        if kind not in KINDS or name.endswith(":"):
+            raise OptionError(f"--track {name}: must be {', '.join(KINDS)}, or one of them, a colon and a place.")
+        if kinds.count(kind) > 1:
+            raise OptionError(f"--track {kind} is given twice: leave one out.")
+        if several and kind == "json" and name != kind:
+            raise OptionError(f"--track {name}: each run of a sweep has a file of its own, so leave the place out.")
+
+
+def trackers(names: Sequence[str], folder: Path, part: str = "") -> list[Tracker]:
+    """The trackers of a run in a folder.
+
+    Args:
+        names: as they were typed, such as "tensorboard" or "mlflow:http://127.0.0.1:5000".
+        folder: the run folder.
+        part: which part of the run it is, where it is fitted in several.
+    """
+    check_track(names)
+    made: list[Tracker] = []
+    end = f"-{part}" if part else ""
+    title = folder.resolve().name + end
+    for name in names:
+        kind, _, place = name.partition(":")
+        if kind == "tensorboard":
+            made.append(tracking.TensorBoard(Path(place).expanduser() / title if place else folder / f"{kind}{end}"))
+        elif kind == "mlflow":
+            made.append(tracking.MLflow(place or None, name=title))
+        else:
+            path = Path(place).expanduser() if place else folder / LOG
+            made.append(tracking.JSONLines(path.with_name(f"{path.stem}{end}{path.suffix}")))
+    return made

@@ -1,0 +1,206 @@
+"""The tracker that talks to a server, MLflow, from a thread of its own."""
+
+from __future__ import annotations
+
+import json
+import queue
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from pyrovae._lazily import Lazily
+from pyrovae._version import __version__
+from pyrovae.fitted.fitted import Fit
+from pyrovae.training.tracking.tracker import Row, Tracker, need_package, numbers_in, plain, settings_of
+
+mlflow = Lazily("mlflow")
+entities = Lazily("mlflow.entities")
+
+PATIENCE = 20.0  # seconds that the end of a fit waits for a server
+MOST_METRICS, MOST_PARAMS, LONGEST_PARAM = 1000, 100, 500  # that MLflow's servers take at once, or in one value
+NOT_IN_NAMES = re.compile(r"[^\w\-. /]", re.ASCII)  # what MLflow takes in no name
+
+
+class MLflow(Tracker):
+    """The curves, settings, tables and pictures of a fit as a run of MLflow.
+
+    The names of metrics are those of the history, and the step is the epoch. All is sent by a thread of its own, so that the
+    fit waits for no server; its end waits for at most 20 seconds. A fit that is resumed goes on in its run, which is found by
+    the first epoch. Needs `pip install 'pyrovae[mlflow]'`.
+
+    Args:
+        uri: A tracking server, such as "http://127.0.0.1:5000", or a database; by default what MLflow is set to.
+        experiment: The experiment that the run is in; it is made if there is none.
+        name: The name of the run; by default MLflow chooses one.
+        run_id: A run to write into. By default that of `mlflow.start_run()`, if there is one under way and no `uri` is given,
+            and else a new one.
+
+    Raises:
+        MissingPackageError: MLflow is not installed.
+
+    Example:
+        >>> tracker = pv.tracking.MLflow("http://127.0.0.1:5000", name="first")  # doctest: +SKIP
+        >>> fitted = pv.fit(vae, x, callbacks=[tracker])  # doctest: +SKIP
+        >>> tracker.table(pv.importance(fitted, x_test).summary())  # doctest: +SKIP
+        >>> tracker.picture("samples", pv.plots.images(pv.generate(fitted, 64), (8, 8)))  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        uri: str | None = None,
+        *,
+        experiment: str = "pyrovae",
+        name: str | None = None,
+        run_id: str | None = None,
+    ) -> None:
+        super().__init__()
+        need_package("mlflow", "mlflow")
+        self.uri, self.experiment, self.name, self.run_id = uri, experiment, name, run_id
+        self._sender = _Sender()
+        self._ends = True  # whether the run is ended with the fit
+        self._client: Any = None
+        self._waiting: list[Row] = []  # rows that are not sent yet
+        self._lock = threading.Lock()
+        self._sent = 0  # the last epoch that the server has
+        self._run: str | None = None
+
+    def begin(self, fitted: Fit) -> None:
+        active = mlflow.active_run() if self.uri is None and self.run_id is None else None
+        self._client = mlflow.MlflowClient(tracking_uri=self.uri)
+        known = self.run_id if active is None else active.info.run_id
+        self._ends = active is None
+        first, resumed, settings = self.first, len(fitted.history) > 1, settings_of(fitted)
+        self._waiting = []  # rows of a fit before this one go where that fit goes
+        self._send(lambda: self._open(known, first, resumed, settings))
+
+    def write(self, rows: Sequence[Row]) -> None:
+        waiting = self._waiting
+        with self._lock:
+            waited = bool(waiting)
+            waiting += [dict(row) for row in rows]
+        if not waited:  # else what is under way takes these along
+            self._send(lambda: self._send_rows(waiting))
+        self._look()
+
+    def finish(self, fitted: Fit, error: BaseException | None) -> None:
+        status = "FINISHED" if error is None else "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        if self._ends:
+            self._send(lambda: self._client.set_terminated(self._run, status))
+        self._wait()
+
+    def write_table(self, name: str, values: Mapping[str, Any]) -> None:
+        found, kept, step = numbers_in(values), plain(values), self.last
+        self._send(lambda: self._log({f"{name}/{key}": value for key, value in found.items()}, step, time.time()))
+        self._send(lambda: self._client.log_text(self._run, json.dumps(kept, indent=1, default=str), f"{name}.json"))
+        self._wait()
+
+    def write_picture(self, name: str, content: bytes) -> None:
+        self._send(lambda: self._send_picture(name, content))
+        self._wait()
+
+    # in the thread
+
+    def _open(self, known: str | None, first: str, resumed: bool, settings: Mapping[str, Any]) -> None:
+        """Make a run, or go on with the one that has this fit already."""
+        client, tags = self._client, {"pyrovae.fit": first, "pyrovae.version": __version__}
+        place = None if known is not None else self._experiment()
+        if known is None and resumed:
+            found = client.search_runs([place], filter_string=f"tags.`pyrovae.fit` = '{first}'", max_results=1)
+            known = found[0].info.run_id if found else None
+        self._sent, taken = 0, {}  # what the run has already, of which MLflow takes no other value
+        if known is None:
+            self._run = client.create_run(place, run_name=self.name, tags=tags).info.run_id
+        else:
+            self._run, taken = known, client.get_run(known).data.params
+            if resumed:
+                self._sent = max((int(one.step) for one in client.get_metric_history(known, "elbo")), default=0)
+            client.log_batch(known, tags=[entities.RunTag(*tag) for tag in tags.items()])
+            if self._ends:
+                client.update_run(known, status="RUNNING")
+        new = {_name(key): str(value)[:LONGEST_PARAM] for key, value in settings.items()}
+        params = [entities.Param(key, value) for key, value in new.items() if key not in taken]
+        for start in range(0, len(params), MOST_PARAMS):
+            client.log_batch(self._run, params=params[start : start + MOST_PARAMS])
+
+    def _experiment(self) -> str:
+        found = self._client.get_experiment_by_name(self.experiment)
+        return str(self._client.create_experiment(self.experiment) if found is None else found.experiment_id)
+
+    def _send_rows(self, waiting: list[Row]) -> None:
+        with self._lock:
+            rows = waiting.copy()
+            waiting.clear()
+        now, metrics = time.time(), []
+        for row in rows:
+            if row["epoch"] > self._sent:
+                when = now - (rows[-1]["seconds"] - row["seconds"])
+                metrics += self._metrics({n: v for n, v in row.items() if n != "epoch"}, int(row["epoch"]), when)
+        for start in range(0, len(metrics), MOST_METRICS):
+            self._client.log_batch(self._run, metrics=metrics[start : start + MOST_METRICS])
+        self._sent = max([self._sent, *(int(row["epoch"]) for row in rows)])
+
+    def _log(self, values: Row, step: int, when: float) -> None:
+        self._client.log_batch(self._run, metrics=self._metrics(values, step, when))
+
+    def _metrics(self, values: Row, step: int, when: float) -> list[Any]:
+        return [entities.Metric(_name(key), float(value), int(1000 * when), step) for key, value in values.items()]
+
+    def _send_picture(self, name: str, content: bytes) -> None:
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / f"{_name(name).replace('/', '_')}.png"
+            path.write_bytes(content)
+            self._client.log_artifact(self._run, str(path), "pictures")
+
+    # beside it
+
+    def _send(self, call: Callable[[], Any]) -> None:
+        self._sender.send(call)
+
+    def _wait(self) -> None:
+        if not self._sender.wait(PATIENCE) and self._sender.error is None:
+            self.give_up(f"its server did not answer within {PATIENCE:.0f} seconds.")
+        self._look()
+
+    def _look(self) -> None:
+        if self._sender.error is not None and not self.failed:
+            self.give_up(self._sender.error)
+
+
+class _Sender:
+    """Calls, one after the other, in a thread of their own, until one fails; the process may end meanwhile."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self._calls: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def send(self, call: Callable[[], Any]) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="pyrovae tracker", daemon=True)
+            self._thread.start()
+        self._calls.put(call)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until all calls are done; False if it takes longer."""
+        done = threading.Event()
+        self.send(done.set)
+        until = time.monotonic() + seconds
+        while not done.wait(0.05):
+            if self.error is not None or time.monotonic() > until:
+                return False
+        return True
+
+    def _run(self) -> None:
+        while self.error is None:
+            try:
+                self._calls.get()()
+            except Exception as error:  # whatever a server or MLflow raises
+                self.error = error
+
+
+def _name(name: str) -> str:
+    return NOT_IN_NAMES.sub("_", name)

@@ -1,0 +1,292 @@
+"""`pyrovae push` and `pull`: what leaves this machine, and what comes back. The Hub's own library talks to a hub of ours."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyro.distributions as dist
+import pytest
+import torch
+from support import hub as fake
+from support.command import Command, invoke
+from support.programs import binary, vae
+from torch import Tensor, nn
+
+import pyrovae as pv
+from pyrovae import families as fam
+from pyrovae.app.jobs.card import as_code
+from pyrovae.app.jobs.hub import PULLED, Parcel, pack
+from pyrovae.fitted import hub as names_of_hub
+from pyrovae.fitted.files import read_run, sealed
+from pyrovae.fitted.spec import to_spec
+
+SECRETS = (
+    "ward-seven",
+    "Atlantis",
+    "Lyonesse",
+    "income",
+    "diagnosis",
+    "gout",
+    "scurvy",
+)  # of places, columns and cells
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[fake.Hub]:
+    with fake.serving(monkeypatch, tmp_path / "cache") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def table_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a table of two columns and a label, in a folder whose name is nobody's business."""
+    folder = tmp_path_factory.mktemp("ward-seven")
+    table = folder / "income.csv"
+    cells = [f"{20 + k % 37},{('Atlantis', 'Lyonesse')[k % 2]},{('gout', 'scurvy')[k % 3 % 2]}" for k in range(60)]
+    table.write_text("\n".join(["income,town,diagnosis", *cells]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        quick = ("--epochs", 1, "--hidden", 8, "--engine", "eager", "--proposal", "guide", "--num-samples", 30)
+        code, _, err = invoke("fit", table, "--label", "diagnosis", *quick)
+    assert code == 0, err
+    return folder / "runs" / "income"
+
+
+def texts(parcel: Parcel) -> dict[str, str]:
+    return {name: parcel.text(name) for name in parcel.files if name.endswith((".json", ".md", ".csv", ".gv", ".yaml"))}
+
+
+def every_byte(parcel: Parcel) -> bytes:
+    return b"".join(c if isinstance(c, bytes) else c.read_bytes() for c in parcel.files.values())
+
+
+# --- what leaves ----------------------------------------------------------------------------------------------------
+
+
+def test_nothing_of_the_data_or_of_places_is_pushed(table_run: Path) -> None:
+    parcel = pack(table_run, "me/model", license="mit")
+    content = every_byte(parcel)
+    found = [word for word in (*SECRETS, str(table_run.parent)) if word.encode() in content]
+    assert found == []
+    whole = b"".join(path.read_bytes() for path in table_run.iterdir())
+    assert all(
+        word.encode() in whole for word in ("ward-seven", "Atlantis", "income", "diagnosis")
+    )  # else it is no test
+    left = {"checkpoint.safetensors", "columns.yaml", "latent.png", "reconstructions.png"}
+    assert left <= set(parcel.left_out) and {*names_of_hub.RUN_FILES, "README.md", "training.png"} <= set(parcel.files)
+
+
+def test_a_description_of_the_data_is_pushed_when_asked_for_and_still_no_place(table_run: Path) -> None:
+    parcel = pack(table_run, "me/model", describe_data=True)
+    said = texts(parcel)
+    assert "Atlantis" in said["run.json"] and "Atlantis" in said["columns.yaml"] and "income" in said["README.md"]
+    assert b"ward-seven" not in every_byte(parcel) and str(table_run.parent).encode() not in every_byte(parcel)
+    info = json.loads(said["run.json"])["info"]
+    assert info["data"]["path"] == "data.csv" and "folder" not in info
+
+
+def test_of_a_public_data_set_all_but_places_is_pushed(finished_run: Path) -> None:
+    parcel = pack(finished_run, "me/digits")
+    info = json.loads(parcel.text("run.json"))["info"]
+    assert info["data"]["name"] == "digits" and "split" in info and "samples.png" in parcel.files
+    assert str(finished_run.parent).encode() not in every_byte(parcel)
+
+
+def test_the_machine_of_a_job_is_not_named(finished_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished_run, folder)
+    run = read_run(folder)
+    run["settings"]["job"] = "machine-of-mine, process 3"
+    (folder / "run.json").write_bytes(sealed(run))
+    assert b"machine-of-mine" not in every_byte(pack(folder, "me/digits"))
+
+
+def test_files_are_included_by_name(table_run: Path) -> None:
+    parcel = pack(table_run, "me/model", include=["latent.png"])
+    assert "latent.png" in parcel.files and "Its author has added `latent.png`." in parcel.text("README.md")
+    assert "no rows, codes of rows" in pack(table_run, "me/model").text("README.md")
+    for name in ("nothing.png", "../income.csv", "checkpoint.safetensors", ".lock"):
+        with pytest.raises(pv.OptionError, match="--include"):
+            pack(table_run, "me/model", include=[name])
+
+
+def test_a_link_in_a_run_folder_is_not_followed(table_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("of another folder")
+    link = table_run / "samples.png"
+    link.symlink_to(tmp_path / "secret")
+    try:
+        assert b"of another folder" not in every_byte(pack(table_run, "me/model"))
+    finally:
+        link.unlink()
+
+
+class Own(nn.Module):
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self) -> Any:
+        return dist.Normal(torch.zeros(2), self.scale).to_event(1)
+
+
+def test_a_run_of_a_program_is_pushed_without_what_it_noted(tmp_path: Path) -> None:
+    pair = vae(prior=Own())
+    folder = tmp_path / "run"
+    fitted = pv.fit(
+        pair, binary(), epochs=1, engine="eager", progress=False, info={"note": "gout", "options": "Lyonesse"}
+    )
+    pv.save(fitted, folder)
+    parcel = pack(folder, "me/own")
+    assert not any(word.encode() in every_byte(parcel) for word in ("gout", "Lyonesse"))
+    assert "parts of its author's own" in parcel.text("README.md") and "prior=Own(scale=1.0)" in parcel.text(
+        "README.md"
+    )
+
+
+def test_a_fit_that_has_not_finished_is_not_pushed(tmp_path: Path) -> None:
+    def stop(fitted: pv.Fit) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        pv.fit(vae(), binary(), epochs=2, engine="eager", progress=False, checkpoint=tmp_path / "run", callbacks=[stop])
+    with pytest.raises(pv.CheckpointError, match="has not finished"):
+        pack(tmp_path / "run", "me/model")
+
+
+# --- the model card -------------------------------------------------------------------------------------------------
+
+
+def test_the_card_says_what_the_run_says(finished_run: Path) -> None:
+    results = json.loads((finished_run / "run.json").read_text())["info"]["results"]
+    card = pack(finished_run, "me/digits", license="cc-by-4.0").text("README.md")
+    assert card.startswith("---\nlicense: cc-by-4.0\nlibrary_name: pyrovae\n")
+    assert "model  p(z) p(x | z)\nguide  q(z | x)" in card and 'pv.load("hub:me/digits")' in card
+    value = f"{results['log_likelihood']:.2f} ± {results['log_likelihood_se']:.2f}"
+    assert f"| log p(x), nats per row | {value} |" in card
+    assert "prior=pv.priors.StandardNormal(event_shape=(10,))" in card
+    assert "None was given" in pack(finished_run, "me/digits").text("README.md")
+
+
+def test_the_card_has_what_was_checked_after_the_fit(table_run: Path) -> None:
+    path = table_run / "check.json"
+    path.write_text(json.dumps({"findings": [{"verdict": "bad", "name": "overfitting", "says": "a|b"}]}))
+    try:
+        assert "| bad | overfitting | a\\|b |" in pack(table_run, "me/model").text("README.md")
+        os.utime(path, (0, 0))  # before the fit
+        assert "overfitting" not in pack(table_run, "me/model").text("README.md")
+    finally:
+        path.unlink()
+
+
+def test_runs_of_earlier_versions_have_cards_with_todays_names() -> None:
+    old = Path(__file__).parents[1] / "data" / "runs"
+    card = pack(old / "digits-finished", "me/old").text("README.md")
+    assert "| log_likelihood |" in card and "pv.VAE(" in card
+    assert not any(home in card for home in ("models.vae", "priors.simple", "nets.mlp", "families.counts"))
+
+
+def test_a_specification_is_written_as_code() -> None:
+    made = pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.Normal(3), (4,)), pv.mlp(3, fam.Normal(2), (4,)))
+    code = as_code(to_spec(made))
+    again = eval(code.replace("activation=ReLU", "activation=torch.nn.ReLU"), {"pv": pv, "torch": torch})
+    assert to_spec(again) == to_spec(made)
+    assert as_code(to_spec({"a": (1.5, 2.5), "b": torch.ones(3)})) == "{'a': (...), 'b': ...}"
+
+
+# --- to the Hub and back --------------------------------------------------------------------------------------------
+
+
+def weights(fitted: pv.Fit) -> list[Tensor]:
+    return [p.detach() for p in fitted.pair.parameters()]
+
+
+def test_a_run_that_was_pushed_and_pulled_is_the_same(pyrovae: Command, hub: fake.Hub, finished_run: Path) -> None:
+    code, out, err = pyrovae("push", finished_run, "me/digits", "--license", "mit")
+    assert code == 0 and "(private)" in out and hub.private == {"me/digits": True}, err
+    pushed = dict(hub.models["me/digits"])
+    hub.models["me/digits"] |= {"evil.py": b"import os", "check.html": b"<script>", "checkpoint.safetensors": b"x"}
+    code, out, err = pyrovae("pull", "me/digits")
+    assert code == 0 and "Run folder: runs/digits" in out, err
+    assert {path.name: path.read_bytes() for path in Path("runs/digits").iterdir()} == pushed
+    assert [path.name for path in Path("runs").iterdir()] == ["digits"]
+    for folder in ("runs/digits", "hub:me/digits"):
+        assert all(torch.equal(a, b) for a, b in zip(weights(pv.load(folder)), weights(pv.load(finished_run))))
+    assert not any("evil" in path or "html" in path for path in hub.asked)
+    code, _, err = pyrovae("generate", "runs/digits")
+    assert code == 0, err
+    code, _, err = pyrovae("pull", "me/digits", "runs/digits")
+    assert code == 2 and "runs/digits exists and is not empty" in err
+
+
+def test_one_who_has_the_same_file_can_use_all_commands(pyrovae: Command, hub: fake.Hub, table_run: Path) -> None:
+    code, _, err = pyrovae("push", table_run, "me/table", "--describe-data", "--public")
+    assert code == 0 and hub.private == {"me/table": False}, err
+    assert pyrovae("pull", "me/table", "here")[0] == 0
+    code, _, err = pyrovae("evaluate", "here")
+    assert code == 2 and "add --data data.csv" in err
+    data = table_run.parents[1] / "income.csv"
+    results = [pyrovae("evaluate", *words) for words in (("here", "--data", data), (table_run,))]
+    assert results[0][:2] == results[1][:2] and results[0][0] == 0
+    # without a description, Python alone
+    assert pyrovae("push", table_run, "me/table")[0] == 0
+    assert "columns.yaml" not in hub.models["me/table"]  # of the earlier push
+    code, out, err = pyrovae("pull", "me/table", "there")
+    assert code == 0 and "by pv.load" in out, err
+    code, _, err = pyrovae("evaluate", "there", "--data", data)
+    assert code == 2 and "pushed without --describe-data" in err
+    assert len(pv.generate(pv.load("there"), 3)) == 3
+
+
+def test_a_dry_run_asks_nobody(
+    pyrovae: Command, hub: fake.Hub, finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(names_of_hub.importlib.util, "find_spec", lambda name: None)
+    code, out, err = pyrovae("push", finished_run, "me/digits", "--dry-run")
+    assert code == 0 and "would push  weights.safetensors" in out and "left here   latent.png: codes of rows" in out, (
+        err
+    )
+    assert "# digits" in out and hub.asked == [] and hub.models == {}
+    code, _, err = pyrovae("push", finished_run, "me/digits")
+    assert code == 2 and "pip install 'pyrovae[hub]'" in err
+
+
+def test_what_is_no_whole_run_is_refused_and_leaves_nothing(
+    pyrovae: Command, hub: fake.Hub, finished_run: Path
+) -> None:
+    assert pyrovae("push", finished_run, "me/digits")[0] == 0
+    whole = dict(hub.models["me/digits"])
+    hub.private["me/words"] = False
+    cases: list[tuple[dict[str, bytes], str]] = [
+        ({"pytorch_model.bin": b"x"}, "holds no run of pyrovae: it has no run.json"),
+        ({**whole, "weights.safetensors": whole["weights.safetensors"][:-1] + b"?"}, "holds no whole run"),
+        ({**whole, "run.json": whole["run.json"].replace(b"digits", b"digitz")}, "changed by hand"),
+    ]
+    for files, said in cases:
+        hub.models["me/words"] = files
+        code, _, err = pyrovae("pull", "me/words", "place/words")
+        assert code == 2 and said in err and not (Path("place").exists() and list(Path("place").iterdir())), err
+
+
+@pytest.mark.parametrize("name", ["digits", "a/b/c", "../x", "me/", "hub:me/x", "me/x y"])
+def test_names_that_are_none_are_refused(pyrovae: Command, hub: fake.Hub, name: str) -> None:
+    code, _, err = pyrovae("pull", name)
+    assert code == 2 and "is named user/name" in err and hub.asked == []
+
+
+def test_a_model_that_is_not_there_and_one_that_may_not_be_written(
+    pyrovae: Command, hub: fake.Hub, finished_run: Path
+) -> None:
+    code, _, err = pyrovae("pull", "me/nothing")
+    assert code == 2 and "me/nothing is not on the Hub, or you may not read or write it" in err
+    hub.closed = True
+    code, _, err = pyrovae("push", finished_run, "me/digits")
+    assert code == 2 and "hf auth login" in err
+    with pytest.raises(pv.DataError, match="is not on the Hub"):
+        pv.load("hub:me/digits")
+
+
+def test_only_pictures_and_numbers_are_pulled() -> None:
+    assert {Path(name).suffix for name in PULLED} == {".json", ".safetensors", ".csv", ".md", ".yaml", ".png", ".gv"}
