@@ -62,8 +62,8 @@ class LabelEnsemble:
     - Of tables, a hundred extremely randomised trees.
 
     Each predicts labels that it has not seen, and `w_m ~ exp(log score of these labels / 20 nats)`. Few labels so choose none
-    of them alone, and many do. A table is seen in its own units and in those of standardised columns, images as pixels and as
-    `gradient_histograms`: field and process take whichever predict held-out labels better.
+    of them alone, and many do. Images are seen as pixels and as `gradient_histograms`, by field and process whichever predict
+    held-out labels better. A table is seen in standardised columns, and by the field in its own units, if these are better.
 
     Args:
         x: Rows, `(N, *event)`. The field leaves gaps (NaN) out of its distances; the others fill in the mean of the column.
@@ -115,15 +115,14 @@ class LabelEnsemble:
             raise ShapeError(f"Images of shape {self.image_shape} cannot have {self.num_columns} numbers a row.")
         self.mean = rows.nanmean(0).nan_to_num(0.0)
         apart = rows - self.mean
-        largest = (
-            apart.abs().nan_to_num(0.0).amax(0).clamp_min(torch.finfo(rows.dtype).tiny)
-        )  # whose square may be infinite
+        # squares of the largest numbers would be infinite
+        largest = apart.abs().nan_to_num(0.0).amax(0).clamp_min(torch.finfo(rows.dtype).tiny)
         self.scale = largest * (apart / largest).square().nanmean(0).sqrt().nan_to_num(0.0)
         self.scale = torch.where(self.scale > FLAT * self.mean.abs(), self.scale, 1.0)
         views, how = self._views(rows), (y, self.num_classes)
         self.fields = [LabelField(gappy, *how, num_neighbors) for gappy, _ in views]
-        of_process = views if self.image_shape is not None else views[-1:]
-        self.processes = [LabelProcess(filled, *how) for _, filled in of_process]
+        first = 0 if self.image_shape is not None else len(views) - 1  # variances of kernels are in standard units
+        self.processes = [LabelProcess(filled, *how) for _, filled in views[first:]]
         self.mixture = LabelMixture(views[-1][1], *how)
         self.trees = None if self.image_shape is not None else _Trees(views[-1][1], *how)
         self._weigh()
@@ -146,9 +145,9 @@ class LabelEnsemble:
         if rows.shape[1] != self.num_columns:
             raise ShapeError(f"A row of the ensemble has {self.num_columns} numbers, got rows with {rows.shape[1]}.")
         views = self._views(rows)
-        of_process = views if self.image_shape is not None else views[-1:]
+        of_process = views[self._process - len(self.processes)][1]  # the last views are those of processes
         found = [self.fields[self._field](views[self._field][0])]
-        found += [self.processes[self._process](of_process[self._process][1]), self.mixture(views[-1][1])]
+        found += [self.processes[self._process](of_process), self.mixture(views[-1][1])]
         if self.trees is not None:
             found.append(self.trees(views[-1][1]))
         return _pooled(found, list(self.weights.values()))
@@ -180,10 +179,8 @@ class LabelEnsemble:
 
 def _best(members: Sequence[LabelField | LabelProcess]) -> int:
     """Which has the best score; the last where there is none."""
-    last = len(members) - 1
-    return max(
-        range(len(members)), key=lambda i: (-math.inf if math.isnan(members[i].score) else members[i].score, i == last)
-    )
+    scores = [-math.inf if math.isnan(member.score) else member.score for member in members]
+    return len(scores) - 1 - scores[::-1].index(max(scores))
 
 
 def _pooled(each: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

@@ -732,10 +732,10 @@ def test_the_ensemble_of_a_job_sees_images_as_such_and_other_labels_anew() -> No
         ensemble = Ensemble(job, 5)
         found = ensemble(job.labels.y)
         assert found is not None and torch.equal(found, pv.LabelEnsemble(x, job.labels.y, 2, 5, shape).probabilities)
-        fewer = torch.where(torch.arange(40) < 10, -1, job.labels.y)
-        again, anew = ensemble(fewer), Ensemble(job, 5)(fewer)
-        assert again is not None and anew is not None and torch.allclose(again, anew)
-        assert Ensemble(job, 0)(job.labels.y) is None
+    fewer = torch.where(torch.arange(40) < 10, -1, job.labels.y)
+    again, anew = ensemble(fewer), Ensemble(job, 5)(fewer)
+    assert again is not None and anew is not None and torch.allclose(again, anew)
+    assert Ensemble(job, 0)(job.labels.y) is None
 
 
 def test_the_ensemble_is_left_out_where_it_would_take_too_long() -> None:

@@ -82,7 +82,9 @@ def test_a_mixture_of_many_columns_takes_principal_components_and_any_scale() ->
 
 def test_an_edge_has_its_direction_in_its_cell() -> None:
     image = torch.zeros(1, 14, 14)
-    image[:, :, 7:] = 1  # brighter to the right: direction 0, in the column of cells in the middle, and a little beside it
+    image[:, :, 7:] = (
+        1  # brighter to the right: direction 0, in the column of cells in the middle, and a little beside it
+    )
     found = pv.gradient_histograms(image, (14, 14)).reshape(8, 7, 7)
     assert found[0].sum() > 0 and found[1:].abs().max() < 1e-3
     columns = found[0].sum(0)
