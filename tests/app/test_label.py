@@ -762,7 +762,9 @@ def test_without_an_option_of_the_model_the_ensemble_answers_alone(tmp_path: Pat
     few = Options.of("label", steps=2, hidden=(4,), latent=2, passes=2, holdout=0.0)
     fitted = labelling.label_rows(job, few, tmp_path / "run", progress=False, engine="eager").fitted
     assert fitted is not None and len(pv.load(tmp_path / "run").history) == len(fitted.history)
-    labelling.label_rows(job, Options.of("label", holdout=0.0), tmp_path / "run", progress=False)
+    how = Options.of("label", hidden=(4,), latent=2, passes=2, holdout=0.0)
+    assert labelling.label_rows(job, how, tmp_path / "run", progress=False).fitted is not None  # the model goes on
+    labelling.label_rows(job, replace(how, steps=0), tmp_path / "run", progress=False)
     assert not (tmp_path / "run" / "weights.safetensors").exists()
 
 

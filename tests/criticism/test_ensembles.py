@@ -166,7 +166,7 @@ def test_images_have_no_trees_and_are_seen_by_their_edges_where_these_say_more()
 
 
 def test_gaps_constant_columns_and_huge_numbers_are_taken(clusters: tuple[Tensor, Tensor, Tensor]) -> None:
-    x, y, few = clusters
+    x, y, _ = clusters
     rows = torch.cat([x, torch.full((80, 1), 3.0), 1e200 * x[:, :1]], 1)
     rows[::7, 0], rows[::5, 1] = math.nan, math.nan
     before = rows.clone()

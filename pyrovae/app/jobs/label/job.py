@@ -99,7 +99,8 @@ def label_rows(
     them. If the first labels were of rows drawn at random, the report is valid for all rows.
 
     A later fit of the same rows, classes and network shapes starts from the weights of the earlier one, with half the steps
-    and a third of the learning rate. With other classes or shapes training starts anew.
+    and a third of the learning rate. With other classes or shapes training starts anew. Where an earlier run has a model, a
+    later one has, too, unless it is given 0 steps.
 
     Args:
         options: as of `Options.of("label", ...)`.
@@ -115,9 +116,11 @@ def label_rows(
     """
     folder = Path(folder)
     to = folder / LABELS if to is None else Path(to)
-    options = decide_labelling(options, job)
     recorded = _recorded(folder)
     before = None if recorded is None or fresh else _earlier(recorded, folder, job)
+    if before is not None and before.options.steps and options.steps is None:
+        options = replace(options, steps=before.options.steps)  # its model goes on
+    options = decide_labelling(options, job)
     written = {} if recorded is None else recorded["written"]
     _refuse_file(to, written, force)
     held, goes_on = _held_out(job, options, before, say)
