@@ -1,22 +1,22 @@
 """Is `pyrovae label` what a user should take? Eight data sets with few labels, against scikit-learn; and what to label next.
 
-    python benchmarks/label_job.py sets --data-root DIR --tables DIR [--only digits,iris] [--draws 10]
+    python benchmarks/label_job.py sets --data-root DIR --tables DIR [--only digits,iris] [--draws 10] [--model]
     python benchmarks/label_job.py active [--draws 5]
     python benchmarks/label_job.py mnist --data-root DIR [--draws 1]
     python benchmarks/label_job.py report
 
 `sets`: the rows of each set, of which few keep their label: one of each class at random, and the others at random. Ours is the
-function that `pyrovae label` calls, with its default settings, on files as a user has them; beside it is the part of its
-answer that needs no model. The rivals are scikit-learn's, on pixels in [0, 1] or standardised columns, with settings chosen by
-three-fold cross-validation on the few labels: once by accuracy, which gives the accuracy, and once by log-loss, which gives
-the log-loss and the calibration error. Only SelfTrainingClassifier has its SVC's settings and its own default threshold. All
-are judged on the rows without a label; the expected calibration error has ten bins of equal width. MNIST and Fashion-MNIST are
-1,500 of their training images, letters 1,000 rows, each by seed 0. DIR of `--data-root` holds MNIST/raw, FashionMNIST/raw, and
-tabular/yeast.data and tabular/wdbc.data; DIR of `--tables` the file letter-recognition.data of UCI.
+function that `pyrovae label` calls, with its default settings, on files as a user has them; with `--model` also with those that
+it has where an option asks for the model. The rivals are scikit-learn's, on pixels in [0, 1] or standardised columns, with
+settings chosen by three-fold cross-validation on the few labels: once by accuracy, which gives the accuracy, and once by
+log-loss, which gives the log-loss and the calibration error. Only SelfTrainingClassifier has its SVC's settings and its own
+default threshold. All are judged on the rows without a label; the expected calibration error has ten bins of equal width. MNIST
+and Fashion-MNIST are 1,500 of their training images, letters 1,000 rows, each by seed 0. DIR of `--data-root` holds MNIST/raw,
+FashionMNIST/raw, and tabular/yeast.data and tabular/wdbc.data; DIR of `--tables` the file letter-recognition.data of UCI.
 
 `active`: digits, 20 labels, two of each class, then 10 more at a time up to 80: those that `pyrovae label` ranks first, those
-with the smallest margin between its two most probable classes, or at random. `mnist`: the images of `sets` with 100 labels,
-then the 50 that are ranked first.
+with the largest entropy of their classes, or at random. `mnist`: the images of `sets` with 100 labels, then the 50 that are
+ranked first.
 
 Figures go to benchmarks/results/label-job-cpu.json; what has figures there is not done again. One thread. `--smoke` only shows
 that a part runs: one draw, five training steps, one set, two rounds of labels, and no figures are kept.
@@ -49,11 +49,11 @@ from sklearn.svm import SVC
 import pyrovae as pv
 from pyrovae import plots
 from pyrovae.app.jobs.label import Job, label_rows, read_job
-from pyrovae.app.jobs.label.neighbors import Neighbors
 from pyrovae.app.options import Options
 
 RESULTS = Path(__file__).parent / "results" / "label-job-cpu.json"
-OURS, WITHOUT = "pyrovae label", "its similar rows, without the model"
+OURS, WITH = "pyrovae label", "pyrovae label, with the model"
+OF_MODEL: dict[str, dict[str, Any]] = {OURS: {}, WITH: {"passes": 21}}  # any option of the model lets it be fitted
 FOLDS = 3
 FIRST, STEP, LAST = 20, 10, 80  # labels of `active`
 LEAST = 1e-6  # a probability in a log-loss
@@ -158,13 +158,6 @@ class Ours:
         answer = label_rows(self.read(few), options, self.folder / "run", progress=False, threads=1)
         return answer.probabilities.numpy(), answer.table
 
-    def without_model(self, few: Array, seed: int) -> tuple[Array, None]:
-        """The probabilities by similar rows, which are a part of the answer."""
-        job = self.read(few)
-        found = Neighbors(job, Options.of("label").neighbors).spread(job.labels.y)
-        assert found is not None
-        return found.numpy(), None
-
 
 # --- scikit-learn
 
@@ -238,7 +231,8 @@ def self_training(make: Callable[[], Any]) -> SelfTrainingClassifier:
 
 
 def sets(options: argparse.Namespace) -> None:
-    for work in (of_rivals, partial(of_ours, method=WITHOUT), partial(of_ours, method=OURS)):
+    ours = [partial(of_ours, method=method) for method in ((OURS, WITH) if options.model else (OURS,))]
+    for work in (of_rivals, *ours):
         for seed in range(options.draws):
             for name, few_of in SETS.items():
                 if not options.only or name in options.only.split(","):
@@ -251,7 +245,7 @@ def of_ours(name: str, x: Array, y: Array, few: Array, seed: int, method: str) -
         return
     with tempfile.TemporaryDirectory() as folder:
         ours, start = Ours(name, x, Path(folder)), time.process_time()
-        p, _ = ours(few, seed) if method == OURS else ours.without_model(few, seed)
+        p, _ = ours(few, seed, **OF_MODEL[method])
         seconds = time.process_time() - start
     keep(judged(p[few < 0], y[few < 0]) | {"cpu_seconds": seconds}, "sets", name, method, seed)
 
@@ -277,14 +271,14 @@ def choose(how: str, p: Array, listed: pd.DataFrame, few: Array, rng: np.random.
         return rng.permutation(unknown)[:num]
     if how == "by rank":
         return np.asarray(listed["rank"].dropna().astype(int).nsmallest(num).index)
-    top = np.sort(p[unknown], 1)[:, -2:]
-    return unknown[(top[:, 1] - top[:, 0]).argsort(kind="stable")[:num]]
+    entropy = -(p[unknown] * np.log(np.maximum(p[unknown], LEAST))).sum(1)
+    return unknown[(-entropy).argsort(kind="stable")[:num]]
 
 
 def active(options: argparse.Namespace) -> None:
     x, y = load_digits(return_X_y=True)
     for seed in range(options.draws):
-        for how in ("by rank", "by margin", "at random"):
+        for how in ("by rank", "by entropy", "at random"):
             if done("active", "digits", how, seed):
                 continue
             few, rng = draw(y, FIRST, seed, each=2), np.random.RandomState(seed + 1000)
@@ -353,7 +347,7 @@ def report(options: argparse.Namespace) -> None:
                 mean, error = mean_and_error([runs[seed][key] for seed in seeds])
                 said.append(f"{mean:.3f} ± {error:.3f}")
             print(f"  {method:28}", *said)
-        ours_of = [method for method in (OURS, WITHOUT) if method in methods]
+        ours_of = [method for method in (OURS, WITH) if method in methods]
         for ours, (key, sign) in product(ours_of, (("accuracy", -1), ("log_loss", 1))):
             others = {
                 m: sign * float(np.mean([methods[m][s][key] for s in seeds])) for m in methods if m not in ours_of
@@ -393,6 +387,7 @@ def main() -> None:
     parser.add_argument("--tables", type=Path)
     parser.add_argument("--only", default="", help="names of sets, with commas between them")
     parser.add_argument("--draws", type=int, default=10)
+    parser.add_argument("--model", action="store_true", help="ours with its model, too")
     parser.add_argument("--smoke", action="store_true", help="only show that a part runs")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -59,7 +59,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
             "RUN",
         ],
         "fit digits, compiled": ["fit", "digits", "--epochs", "20", "--engine", "compiled", "--out", "RUN"],
-        "label 178 x 13": ["label", str(few), "--run", "RUN"],
+        "label 178 x 13": ["label", str(few), "--steps", "300", "--run", "RUN"],
         "evaluate": ["evaluate", seen],
         "generate": ["generate", seen],
         "encode": ["encode", seen],

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from pyrovae.criticism.classification import Classification, classify
     from pyrovae.criticism.code_usage import CodeUsage, code_usage
     from pyrovae.criticism.decomposition import KLParts, active_units, collapsed, kl_by_site, kl_parts, record_kl_parts
+    from pyrovae.criticism.edges import gradient_histograms
+    from pyrovae.criticism.ensembles import LabelEnsemble
     from pyrovae.criticism.entries import Entries, entry_densities
     from pyrovae.criticism.fields import LabelField
     from pyrovae.criticism.findings import Finding
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from pyrovae.criticism.gradients import GradientVariance, gradient_variance
     from pyrovae.criticism.harmonic import Harmonic, harmonic
     from pyrovae.criticism.importance import Importance, importance, log_likelihood
+    from pyrovae.criticism.mixtures import LabelMixture
     from pyrovae.criticism.outliers import Anomaly, anomaly_score, benjamini_hochberg, conformal_p_values
     from pyrovae.criticism.posterior import posterior
     from pyrovae.criticism.prior_monte_carlo import prior_log_likelihood
@@ -115,6 +118,8 @@ _HOMES = {
     "pyrovae.criticism.code_usage": "CodeUsage code_usage",
     "pyrovae.criticism.decomposition": "KLParts active_units collapsed kl_by_site kl_parts record_kl_parts",
     "pyrovae.criticism.entries": "Entries entry_densities",
+    "pyrovae.criticism.edges": "gradient_histograms",
+    "pyrovae.criticism.ensembles": "LabelEnsemble",
     "pyrovae.criticism.fields": "LabelField",
     "pyrovae.criticism.findings": "Finding",
     "pyrovae.criticism.from_pyro_svi": "from_pyro_svi",
@@ -124,6 +129,7 @@ _HOMES = {
     "pyrovae.criticism.importance": "Importance importance log_likelihood",
     "pyrovae.criticism.outliers": "Anomaly anomaly_score benjamini_hochberg conformal_p_values",
     "pyrovae.criticism.posterior": "posterior",
+    "pyrovae.criticism.mixtures": "LabelMixture",
     "pyrovae.criticism.processes": "LabelProcess",
     "pyrovae.criticism.psis": "k_hat_threshold",
     "pyrovae.criticism.prior_monte_carlo": "prior_log_likelihood",
@@ -203,7 +209,9 @@ __all__ = [
     "Imputation",
     "JointVAE",
     "KLParts",
+    "LabelEnsemble",
     "LabelField",
+    "LabelMixture",
     "LabelProcess",
     "LadderVAE",
     "Layout",
@@ -265,6 +273,7 @@ __all__ = [
     "frozen",
     "generate",
     "global_posterior",
+    "gradient_histograms",
     "gradient_variance",
     "graph",
     "graph_text",

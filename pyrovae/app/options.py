@@ -353,8 +353,9 @@ class Options:
     )
     steps: int | None = option(
         None,
-        "Training steps; by default 300, up to 2,000 for many rows or --neighbors 0, fewer where a step costs more.",
-        check=at_least(1),
+        "Training steps of a model whose classifier answers beside the ensemble; by default 0, and no model, since from few "
+        "labels it adds little. With another option of the model, or --neighbors 0, some 300 to 2,000.",
+        check=at_least(0),
         commands=("label",),
     )
     labelled_batch_size: int = option(
@@ -368,13 +369,13 @@ class Options:
     )
     passes: int = option(
         20,
-        "Passes of the classifier with dropout on; their mean predicts, their disagreement ranks.",
+        "Passes of the model's classifier with dropout on; their mean predicts.",
         check=at_least(2, 10_000),
         commands=("label",),
     )
     neighbors: int = option(
         5,
-        "Nearest neighbours of a row, along which labels spread; 0 takes the classifier of the model alone.",
+        "Nearest neighbours of a row, along which labels spread in a part of the ensemble; 0 leaves the ensemble out.",
         check=at_least(0),
         commands=("label",),
         later=True,

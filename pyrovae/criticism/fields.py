@@ -17,7 +17,11 @@ __all__ = ["LabelField"]
 DAMPING = 0.99  # of each step of the walk; the rest ends in a class drawn at random
 # How much a held-out row of unknown class, all classes equally likely, counts beside those with a label.
 PSEUDO_ROW = 0.5
-MOST_FOLDS, MOST_UNKNOWNS = 50, 2e6  # of which all are solved for at once
+FOLDS, WORK, MOST_UNKNOWNS = (
+    (5, 50),
+    5e5,
+    2e6,
+)  # few or many; the numbers to be solved for that cost little; and at most
 MOST_DISTANCES = 2e7  # in memory at once
 EXACT = 64  # columns up to which distances are float64, so that equal ones of whole numbers are equal
 TOLERANCE, MOST_STEPS = 1e-8, 2000  # of conjugate gradients
@@ -80,36 +84,29 @@ class LabelField:
     def __init__(self, x: Tensor, y: Tensor, num_classes: int | None = None, num_neighbors: int = 5) -> None:
         if num_neighbors < 1:
             raise OptionError(f"num_neighbors must be at least 1, got {num_neighbors}.")
-        x, y = torch.as_tensor(x), torch.as_tensor(y)
-        if x.dim() < 2 or y.shape != x.shape[:1]:
-            raise ShapeError(
-                f"A field needs rows (N, *event) and labels (N,), got {tuple(x.shape)} and {tuple(y.shape)}."
-            )
-        if len(x) < 2:
-            raise DataError(f"A field needs two rows or more, got {len(x)}.")
-        self.num_classes = checked_labels(y, len(x), num_classes)
-        rows, self.num_neighbors = checked_rows(x), min(num_neighbors, len(x) - 1)
+        rows, y, self.num_classes = checked(x, y, num_classes, "field")
+        self.num_neighbors = min(num_neighbors, len(rows) - 1)
         # where columns are far from 0, squares would cancel; whole numbers stay whole, and their equal distances equal
         self.origin = rows.nanmean(0).nan_to_num(0.0).round()
         self.x = rows - self.origin
         near, reached = nearest(self.x, self.x, self.num_neighbors, themselves=True)
         # a walk that cannot leave ends in any class
         self.near = torch.where(reached, near, torch.arange(len(near))[:, None])
-        self._spread(y.detach().cpu())
+        self._spread(y)
 
     def relabelled(self, y: Tensor) -> LabelField:
         """The field of the same rows and classes with other labels `(N,)`, whose neighbours are not looked for again."""
         y = torch.as_tensor(y)
         checked_labels(y, len(self.x), self.num_classes)
         other = copy(self)
-        other._spread(y.detach().cpu())
+        other._spread(y.detach().cpu().long())
         return other
 
     def _spread(self, y: Tensor) -> None:
         near, known = self.near, y >= 0
         self.values = _harmonic(near, y, known[:, None], self.num_classes)[:, 0]
         seen = self.values.clone()
-        held, folds = _folds(y, max(2, min(MOST_FOLDS, int(MOST_UNKNOWNS / (len(y) * self.num_classes)))))
+        held, folds = _folds(y, _num_folds(len(y) * self.num_classes))
         self.temperature, self.score = 1.0, math.nan
         if len(held):
             fixed = known[:, None].repeat(1, int(folds.max()) + 1)
@@ -141,14 +138,31 @@ class LabelField:
         return ((logs[0] + logs[1]) / 2).softmax(-1)
 
 
+def checked(x: Any, y: Any, num_classes: int | None, what: str) -> tuple[Tensor, Tensor, int]:
+    """Rows `(N, D)`, float64, their class numbers, and the number of classes. ShapeError or DataError for what is none."""
+    x, y = torch.as_tensor(x), torch.as_tensor(y)
+    if x.dim() < 2 or y.shape != x.shape[:1]:
+        raise ShapeError(
+            f"{_a(what)} needs rows (N, *event) and labels (N,), got {tuple(x.shape)} and {tuple(y.shape)}."
+        )
+    if len(x) < 2:
+        raise DataError(f"{_a(what)} needs two rows or more, got {len(x)}.")
+    count = checked_labels(y, len(x), num_classes, what)
+    return checked_rows(x, what), y.detach().cpu().long(), count
+
+
+def _a(what: str) -> str:
+    return f"A{'n' if what[0] in 'aeiou' else ''} {what}"
+
+
 def checked_labels(y: Tensor, num_rows: int, num_classes: int | None, what: str = "field") -> int:
     """The number of classes. ShapeError or DataError for what are no labels of so many rows."""
     if y.shape != (num_rows,):
-        raise ShapeError(f"A {what} needs a label for each of its {num_rows} rows, got labels {tuple(y.shape)}.")
+        raise ShapeError(f"{_a(what)} needs a label for each of its {num_rows} rows, got labels {tuple(y.shape)}.")
     if y.is_floating_point():
-        raise DataError(f"Labels of a {what} must be class numbers, which are integers, got {y.dtype}.")
+        raise DataError(f"Labels of {_a(what).lower()} must be class numbers, which are integers, got {y.dtype}.")
     if not bool((y >= 0).any()):
-        raise DataError(f"A {what} needs a label, got {num_rows} rows, 0 labelled.")
+        raise DataError(f"{_a(what)} needs a label, got {num_rows} rows, 0 labelled.")
     count = int(y.max()) + 1 if num_classes is None else num_classes
     if int(y.max()) >= count:
         raise DataError(f"Labels must be below {count}, the number of classes, got {int(y.max())}.")
@@ -159,10 +173,12 @@ def checked_rows(x: Any, what: str = "field") -> Tensor:
     """Rows as `(N, D)` float64 on the CPU. ShapeError for what is no rows, and DataError for infinite numbers."""
     rows = torch.as_tensor(x).detach().cpu().double()
     if rows.dim() < 2:
-        raise ShapeError(f"A {what} needs rows (N, *event), got {tuple(rows.shape)}.")
+        raise ShapeError(f"{_a(what)} needs rows (N, *event), got {tuple(rows.shape)}.")
     rows = rows.flatten(1)
     if bool(rows.isinf().any()):
-        raise DataError(f"Rows of a {what} must be finite, or NaN where missing, and some numbers are infinite.")
+        raise DataError(
+            f"Rows of {_a(what).lower()} must be finite, or NaN where missing, and some numbers are infinite."
+        )
     return rows
 
 
@@ -226,6 +242,12 @@ def _harmonic(near: Tensor, y: Tensor, fixed: Tensor, num_classes: int) -> Tenso
         length = squares / (step * ahead).sum(0, keepdim=True).clamp_min(1e-300)
         f, residual, before = f + length * step, residual - length * ahead, squares
     return (clamped + f).clamp_min(0.0)
+
+
+def _num_folds(size: int) -> int:
+    """Parts in which labels are held out, for so many numbers to be solved for in each."""
+    few, many = FOLDS
+    return max(2, min(many, max(few, int(WORK / size)), int(MOST_UNKNOWNS / size)))
 
 
 def _folds(y: Tensor, most: int) -> tuple[Tensor, Tensor]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import copy
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pyrovae.criticism.fields import LabelField, checked_labels, checked_rows
+from pyrovae.criticism.fields import checked, checked_labels, checked_rows
 from pyrovae.errors import DataError, ShapeError
 
 __all__ = ["LabelProcess"]
@@ -22,10 +23,8 @@ MOST_LABELS = 500  # beyond which some of the labelled rows are left out: the wo
 MOST_VALUES = 4_000_000  # of a kernel, in memory at once
 JITTER = 1e-6
 CURVATURE = 0.005  # of the log score of a label in f, about, by which `_fitted` scales its unknowns
-CAUTION = 10.0  # nats by which the log score of held-out labels must differ, for odds of e in the weights of a pool
-ITERATIONS, HISTORY = 100, 20  # of L-BFGS
+ITERATIONS, HISTORY, SLOPE = 100, 10, 1e-2  # of L-BFGS; it ends where no slope is larger
 TINY = torch.finfo(torch.float64).tiny
-LEAST = torch.finfo(torch.float32).tiny  # in a pool, in the place of a probability of 0
 
 
 class LabelProcess:
@@ -70,21 +69,11 @@ class LabelProcess:
     """
 
     def __init__(self, x: Tensor, y: Tensor, num_classes: int | None = None) -> None:
-        x, y = torch.as_tensor(x), torch.as_tensor(y)
-        if x.dim() < 2 or y.shape != x.shape[:1]:
-            raise ShapeError(
-                f"A process needs rows (N, *event) and labels (N,), got {tuple(x.shape)} and {tuple(y.shape)}."
-            )
-        if len(x) < 2:
-            raise DataError(f"A process needs two rows or more, got {len(x)}.")
-        self.num_classes = checked_labels(y, len(x), num_classes, "process")
-        rows = _complete(x)
-        self.unit = rows.abs().max().item() if rows.numel() else 1.0  # so that no square is too large or too small
-        self.unit = self.unit or 1.0
-        self.origin = (rows / self.unit).mean(0)
-        self.size = (rows / self.unit - self.origin).square().sum(1).mean().sqrt().clamp_min(TINY)
-        self.x = self._scaled(rows)  # squares have mean 1
-        self._learn(y.detach().cpu().long())
+        rows, y, self.num_classes = checked(x, y, num_classes, "process")
+        refuse_gaps(rows, "process")
+        self.scaling = Scaling.of(rows)
+        self.x = self.scaling(rows)
+        self._learn(y)
 
     def relabelled(self, y: Tensor) -> LabelProcess:
         """The process of the same rows and classes with other labels `(N,)`."""
@@ -96,64 +85,85 @@ class LabelProcess:
 
     def __call__(self, x: Tensor) -> Tensor:
         """`p(y | x)` of rows `(M, *event)`: `(M, C)`, float64. Each row is a new one."""
-        rows = _complete(torch.as_tensor(x))
+        rows = checked_rows(torch.as_tensor(x), "process")
+        refuse_gaps(rows, "process")
         if rows.shape[1] != self.x.shape[1]:
             raise ShapeError(f"A row of the process has {self.x.shape[1]} numbers, got rows with {rows.shape[1]}.")
-        return self._predicted(self._scaled(rows))
-
-    def _scaled(self, rows: Tensor) -> Tensor:
-        return (rows / self.unit - self.origin) / self.size
+        return self._predicted(self.scaling(rows))
 
     def _predicted(self, rows: Tensor) -> Tensor:
         return torch.cat([self._mixed(part) for part in rows.split(max(1, MOST_VALUES // len(self.seen)))])
 
     def _mixed(self, rows: Tensor) -> Tensor:
-        kernels = _kernels(rows, self.seen)
-        parts = [weight * (k @ a + b).softmax(-1) for weight, k, (a, b) in zip(self.weights, kernels, self.functions)]
-        return torch.stack(parts).sum(0)
+        weights, functions, found = iter(self.weights), iter(self.functions), []
+        for kernel, variances in _kernels(rows, self.seen):
+            for variance, weight, (a, b) in zip(variances, weights, functions):
+                found.append(weight * (variance * kernel @ a + b).softmax(-1))
+        return torch.stack(found).sum(0)
 
     def _learn(self, y: Tensor) -> None:
         rows = _chosen(y, MOST_LABELS)
         self.seen, known = self.x[rows], y[rows]
         one_hot = torch.nn.functional.one_hot(known, self.num_classes).double()
-        folds = torch.empty_like(known)
-        folds[known.argsort(stable=True)] = torch.arange(len(rows)) % FOLDS  # those of one class are in different folds
-        several = torch.bincount(known, minlength=self.num_classes)[known] > 1
+        several, folds = parts(known)
         out = several & (folds == torch.arange(FOLDS)[:, None])  # (folds, n)
         held_out, self.functions = [], []
-        for kernel in _kernels(self.seen, self.seen):
-            a, b, f = _fitted(kernel, one_hot, torch.cat([torch.zeros(1, len(rows)).bool(), out]))
-            self.functions.append((a[0], b[0]))
-            index = torch.where(several, folds + 1, 0)
-            held_out.append(f[index, torch.arange(len(rows))].softmax(-1))
-        each = torch.stack(held_out)  # (kernels, n, C)
-        scores = each[:, several, known[several]].clamp_min(TINY).log().sum(1)
-        self.weights = scores.softmax(0)
-        seen = (self.weights[:, None, None] * each).sum(0)
+        index = torch.where(several, folds + 1, 0)
+        for kernel, variances in _kernels(self.seen, self.seen):
+            found = _fitted(kernel, variances, one_hot, torch.cat([torch.zeros(1, len(rows)).bool(), out]))
+            for a, b, f in zip(*found):
+                self.functions.append((a[0], b[0]))
+                held_out.append(f[index, torch.arange(len(rows))].softmax(-1))
+        self.weights, seen = averaged(torch.stack(held_out), known, several)
         self.held_out, self.labels = rows[several], known[several]
-        self.score = float(seen[several, known[several]].clamp_min(TINY).log().mean()) if several.any() else math.nan
+        self.score = score_of(seen[several], known[several])
         self.probabilities = self._predicted(self.x)
         self.probabilities[rows] = seen
 
 
-def pooled_labels(field: LabelField, process: LabelProcess) -> Tensor:
-    """`p(y | x)` of the rows of a field and a process, `(N, C)`: a geometric mean with weights by labels that both held out.
+@dataclass(frozen=True)
+class Scaling:
+    """Rows times and plus one number a column, so that their mean is 0 and their squares have mean 1."""
 
-    Where no label is held out, both count alike. Each 10 nats by which the log score of these labels is better for one of them
-    multiply the odds of its weight by e.
-    """
-    logs = torch.stack([p.clamp_min(LEAST).log() for p in (field.probabilities, process.probabilities)])
-    by_field, by_process = logs[:, process.held_out, process.labels].sum(1)
-    share = ((by_process - by_field) / CAUTION).sigmoid()
-    return ((1 - share) * logs[0] + share * logs[1]).softmax(-1)
+    unit: float  # so that no square is too large or too small
+    origin: Tensor
+    size: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor) -> Scaling:
+        unit = (rows.abs().max().item() if rows.numel() else 1.0) or 1.0
+        origin = (rows / unit).mean(0)
+        return cls(unit, origin, (rows / unit - origin).square().sum(1).mean().sqrt().clamp_min(TINY))
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        return (rows / self.unit - self.origin) / self.size
 
 
-def _complete(x: Tensor) -> Tensor:
-    """Rows as `(N, D)` float64 on the CPU. DataError for numbers that are not finite."""
-    rows = checked_rows(x, "process")
+def refuse_gaps(rows: Tensor, what: str) -> None:
+    """DataError for rows with gaps."""
     if bool(rows.isnan().any()):
-        raise DataError("Rows of a process must have no gaps: fill them in, or use a LabelField.")
-    return rows
+        raise DataError(f"Rows of a {what} must have no gaps: fill them in, or use a LabelField.")
+
+
+def parts(known: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether a label's class has several, and its part, from 0 to 4, in which it is held out if so.
+
+    Labels of one class are in different parts.
+    """
+    folds = torch.empty_like(known)
+    folds[known.argsort(stable=True)] = torch.arange(len(known)) % FOLDS
+    return torch.bincount(known)[known] > 1, folds
+
+
+def averaged(each: Tensor, known: Tensor, held_out: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights in proportion to exp(log score of held-out labels), and the average of `each`, `(members, n, C)`, by them."""
+    weights = each[:, held_out, known[held_out]].clamp_min(TINY).log().sum(1).softmax(0)
+    return weights, (weights[:, None, None] * each).sum(0)
+
+
+def score_of(p: Tensor, y: Tensor) -> float:
+    """The mean log score, in nats; NaN of no labels."""
+    return float(p.gather(1, y[:, None]).clamp_min(TINY).log().mean()) if len(y) else math.nan
 
 
 def _chosen(y: Tensor, most: int) -> Tensor:
@@ -172,47 +182,52 @@ def _chosen(y: Tensor, most: int) -> Tensor:
     return mixed[place.argsort(stable=True)[:most]].sort().values
 
 
-def _kernels(x: Tensor, seen: Tensor) -> Iterator[Tensor]:
-    """`k(x, x')` by each kernel in turn, `(M, n)`, of rows whose squares have mean 1."""
+def _kernels(x: Tensor, seen: Tensor) -> Iterator[tuple[Tensor, tuple[float, ...]]]:
+    """`k(x, x')` of variance 1 by each kernel in turn, `(M, n)`, of rows whose squares have mean 1; and its variances."""
     products = x @ seen.T
     squares = (x.square().sum(1, keepdim=True) + seen.square().sum(1) - 2 * products).clamp_min(0.0)
-    for variance in LINEAR:
-        yield variance * products
+    yield products, LINEAR
     for precision in PRECISIONS:
-        for variance in GAUSSIAN:
-            yield variance * (-0.5 * precision * squares).exp()
+        yield (-0.5 * precision * squares).exp(), GAUSSIAN
 
 
-def _fitted(kernel: Tensor, one_hot: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The functions of highest posterior density, for each choice `out`, `(F, n)`, of rows whose labels are not learned from.
+def _fitted(kernel: Tensor, variances: Sequence[float], one_hot: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The functions of highest posterior density, for V variances and each choice `out`, `(F, n)`, of rows to leave out.
 
-    With K = Q diag(l) Q^T the functions are f = Q u + b with u ~ N(0, l) in the prior, a convex problem. Its unknowns are
-    u sqrt((1 + w l) / l), in which the curvature is about 1 everywhere, for labels of which each has the curvature w.
+    With K = v Q diag(l) Q^T the functions are f = Q u + b with u ~ N(0, v l) in the prior, a convex problem. Its unknowns are
+    u sqrt((1 + w v l) / (v l)), in which the curvature is about 1 everywhere, for labels of which each has the curvature w.
 
     Returns:
-        The weights of the kernel's columns, `(F, n, C)`, the offsets, `(F, 1, C)`, and f at these rows, `(F, n, C)`.
+        The weights of the columns of K, `(V, F, n, C)`, the offsets, `(V, F, 1, C)`, and f at these rows, `(V, F, n, C)`.
     """
     num, classes = one_hot.shape
     jitter = JITTER * kernel.diagonal().mean().clamp_min(JITTER) * torch.eye(num, dtype=kernel.dtype)
     values, vectors = torch.linalg.eigh(kernel + jitter)
-    values = values.clamp_min(TINY)
-    penalty = 1 / (1 + CURVATURE * values)[:, None]
-    scale = (values * penalty[:, 0]).sqrt()
-    root = vectors * scale
-    wanted = one_hot * ~out[..., None]
+    values = values.clamp_min(TINY)[:, None, None, None] * torch.tensor(variances, dtype=kernel.dtype)[:, None, None]
+    penalty = 1 / (1 + CURVATURE * values)
+    scale = (values * penalty).sqrt()  # (n, V, 1, 1)
+    wanted = (one_hot * ~out[..., None]).transpose(0, 1)[:, None]  # (n, 1, F, C)
+
+    def times(matrix: Tensor, u: Tensor) -> Tensor:
+        return (matrix @ u.flatten(1)).view_as(u)  # one product, where a batch of them would copy the matrix
+
     with torch.inference_mode(False), torch.enable_grad():
         # those that an inference mode has made would not do
-        root, penalty, wanted = (each.clone() for each in (root, penalty, wanted))
-        u, b = (torch.zeros(len(out), size, classes, dtype=kernel.dtype, requires_grad=True) for size in (num, 1))
-        optimizer = torch.optim.LBFGS([u, b], max_iter=ITERATIONS, history_size=HISTORY, line_search_fn="strong_wolfe")
+        vectors, scale, penalty, wanted = (each.clone() for each in (vectors, scale, penalty, wanted))
+        shapes = ((size, len(variances), len(out), classes) for size in (num, 1))
+        u, b = (torch.zeros(shape, dtype=kernel.dtype, requires_grad=True) for shape in shapes)
+        optimizer = torch.optim.LBFGS(
+            [u, b], max_iter=ITERATIONS, history_size=HISTORY, line_search_fn="strong_wolfe", tolerance_grad=SLOPE
+        )
 
         def loss() -> float:
             optimizer.zero_grad()
-            logs = (root @ u + b).log_softmax(-1)
+            logs = (times(vectors, scale * u) + b).log_softmax(-1)
             value = -(wanted * logs).sum() + 0.5 * (penalty * u.square()).sum() + 0.5 * b.square().sum() / OFFSET
             value.backward()
             return value.item()
 
         optimizer.step(loss)
     u, b = u.detach(), b.detach()
-    return (vectors * (scale / values)) @ u, b, root @ u + b
+    found = times(vectors, scale / values * u), b, times(vectors, scale * u) + b
+    return tuple(each.permute(1, 2, 0, 3) for each in found)  # type: ignore[return-value]

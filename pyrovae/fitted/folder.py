@@ -45,6 +45,7 @@ Arguments = dict[str, tuple[tuple[int, ...], torch.dtype]]  # the shape of one r
 ENTRIES: dict[str, type] = {"pair": dict, "layout": dict, "untransformed": dict, "settings": dict, "info": dict}
 ENTRIES |= {"more_layouts": list, "stopped": str, "frozen": list, "evaluating": list}
 SETTINGS = ("chunk_product", "best_epoch", "num_rows")  # numbers that questions use
+WITHOUT_PAIR = "finished, without a pair"  # the status of a run that has recorded something else
 DEEPEST = 100  # a specification inside of another; each takes some calls
 
 
@@ -244,6 +245,8 @@ def load(
         raise CheckpointError(
             f"The fit in {folder} has not finished: continue it first with resume=True (or --resume)."
         )
+    if run.get("status") == WITHOUT_PAIR:
+        raise CheckpointError(f"The run in {folder} has fitted no pair: `pyrovae label` does so with --steps.")
     tensors, _ = _read_tensors(folder / WEIGHTS, content_of(folder, WEIGHTS, run))
     if transform is None and not trust and externals(run.get("transform")):
         raise CheckpointError(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pyrovae.batching.chunks import chunks
 from pyrovae.criticism.classification import classify
-from pyrovae.criticism.fields import LabelField
+from pyrovae.criticism.ensembles import LabelEnsemble, Weights
 from pyrovae.errors import DataError, OptionError, PairError
 from pyrovae.fitted.fitted import Fit
 from pyrovae.models import SSVAE
@@ -33,8 +33,8 @@ class SemiSupervisedVAEClassifier(ClassifierMixin, VAEEstimator):
     By default the semi-supervised VAE "M2" is fitted, `p(y) p(z) p(x|z,y)` with the classifier q(y|x) as a part of its guide,
     which learns from the labelled rows and, by the bound, from the others. The probabilities of this graph, or of another
     `pv.SSVAE`, are averaged over passes with the dropout of its classifier. Missing entries (NaN) are left out of the
-    likelihood. The answer is the geometric mean of q(y|x) and of the probabilities of a `pv.LabelField`, in which labels spread
-    from row to row over a graph of nearest neighbours.
+    likelihood. The answer is a geometric mean of q(y|x), which counts a tenth, and of a `pv.LabelEnsemble`, which needs no
+    model; `pyrovae label` pools them by the same rule.
 
     Args:
         n_components: L, the dimension of z; by default the number of columns, at most 10. Not used with a `graph`.
@@ -44,8 +44,10 @@ class SemiSupervisedVAEClassifier(ClassifierMixin, VAEEstimator):
             for each class.
         alpha: How many times each labelled row counts in the classifier's own term; by default 0.6 D, and at least 50.
         dropout: The share of the classifier's units that are left out at random.
-        n_neighbors: Neighbours of a row in the graph of the field; None leaves the field out. If `standardize`, distances are
-            those of the standardised columns or of the columns as they are, whichever predict labels better that are held out.
+        n_neighbors: Neighbours of a row in the graph along which labels spread, a part of the ensemble; None leaves the
+            ensemble out.
+        image_shape: `(height, width)` or `(channels, height, width)` of rows that are images: the ensemble sees them as
+            `pv.gradient_histograms`, too.
         standardize: Whether the model sees columns with mean 0 and standard deviation 1.
         hidden_layer_sizes: Widths of the hidden layers of the default networks.
         max_iter: Passes over the larger of the two groups of rows, labelled and not.
@@ -61,7 +63,7 @@ class SemiSupervisedVAEClassifier(ClassifierMixin, VAEEstimator):
     Attributes:
         classes_: The labels, in ascending order, without -1.
         fit_: The `pv.Fit`, for all other questions; its rows are the standardised ones.
-        field_: The `pv.LabelField`, or None.
+        ensemble_: The `pv.LabelEnsemble`, or None.
         n_iter_: How many passes over the rows the fit took.
         n_features_in_, feature_names_in_: As in scikit-learn.
 
@@ -69,8 +71,7 @@ class SemiSupervisedVAEClassifier(ClassifierMixin, VAEEstimator):
         ValueError: Rows, labels or options are refused, by scikit-learn's words or by one of pyrovae's errors.
 
     References:
-        Kingma, Rezende, Mohamed & Welling 2014, arXiv:1406.5298. Gal & Ghahramani 2016, arXiv:1506.02142 (the passes). Zhu,
-        Ghahramani & Lafferty 2003, ICML (the field).
+        Kingma, Rezende, Mohamed & Welling 2014, arXiv:1406.5298. Gal & Ghahramani 2016, arXiv:1506.02142 (the passes).
 
     Example:
         >>> from pyrovae.sklearn import SemiSupervisedVAEClassifier
@@ -92,6 +93,7 @@ class SemiSupervisedVAEClassifier(ClassifierMixin, VAEEstimator):
         alpha: float | None = None,
         dropout: float = 0.5,
         n_neighbors: int | None = 5,
+        image_shape: tuple[int, ...] | None = None,
         standardize: bool = True,
         hidden_layer_sizes: tuple[int, ...] = (64,),
         max_iter: int = 200,
@@ -105,6 +107,7 @@ class SemiSupervisedVAEClassifier(ClassifierMixin, VAEEstimator):
     ) -> None:
         self.n_components, self.graph, self.standardize = n_components, graph, standardize
         self.method, self.alpha, self.dropout, self.n_neighbors = method, alpha, dropout, n_neighbors
+        self.image_shape = image_shape
         self.hidden_layer_sizes, self.max_iter, self.batch_size = hidden_layer_sizes, max_iter, batch_size
         self.learning_rate_init, self.validation_fraction = learning_rate_init, validation_fraction
         self.n_iter_no_change, self.n_draws = n_iter_no_change, n_draws
@@ -123,14 +126,10 @@ class SemiSupervisedVAEClassifier(ClassifierMixin, VAEEstimator):
         self._learn_scale(rows)
         y_rows = torch.from_numpy(codes)
         self._fit_pair([self._scaled(rows), y_rows], self._default)
-        self._field_scaled, self.field_ = True, None
+        self.ensemble_ = None
         if self.n_neighbors is not None:
-            how = y_rows, len(self.classes_), self.n_neighbors
-            self.field_ = LabelField(self._scaled(rows), *how)
-            if self.standardize:
-                other = LabelField(as_tensor(rows), *how)
-                if other.score > self.field_.score:  # False where no label could be held out
-                    self._field_scaled, self.field_ = False, other
+            how = len(self.classes_), self.n_neighbors, self.image_shape
+            self.ensemble_ = LabelEnsemble(as_tensor(rows), y_rows, *how)
         return self
 
     def _default(self, x: Tensor, y: Tensor) -> Any:
@@ -150,8 +149,9 @@ class SemiSupervisedVAEClassifier(ClassifierMixin, VAEEstimator):
                 found = getattr(classify(fitted, self._scaled(rows), **how), self.method)
         if found.shape[1] != len(self.classes_):
             raise PairError(f"The graph has {found.shape[1]} classes, and y has {len(self.classes_)}.")
-        if self.field_ is not None:
-            found = self.field_.pooled(self._scaled(rows) if self._field_scaled else as_tensor(rows), found)
+        if self.ensemble_ is not None:
+            f = self.ensemble_(as_tensor(rows))
+            found = Weights.default(found, f).pooled(found, f)
         probabilities: Array = found.numpy()
         return probabilities / probabilities.sum(1, keepdims=True)
 

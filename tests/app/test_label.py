@@ -18,11 +18,12 @@ from support.command import Command
 
 import pyrovae as pv
 from pyrovae.app.jobs import label as labelling
+from pyrovae.app.jobs.label.ensemble import Ensemble, fitted_weights
 from pyrovae.app.jobs.label.judging import Judged, judged_before
 from pyrovae.app.jobs.label.learning import quick
-from pyrovae.app.jobs.label.neighbors import Neighbors, Weights, fitted_weights
 from pyrovae.app.jobs.label.training import build_labeller
 from pyrovae.app.options import Options
+from pyrovae.criticism.ensembles import Weights
 from pyrovae.data import Dataset, load
 from pyrovae.data.images import load_folder
 from pyrovae.data.labels import (
@@ -365,12 +366,12 @@ def test_from_a_folder_and_few_labels_to_a_label_for_every_row_and_on(pyrovae: C
         *("weights.safetensors", "run.json", "history.csv", "reliability.png", "doubtful.png")
     }
     table = pd.read_csv("labels.csv", dtype={"label": str}, keep_default_na=False)
-    assert list(table) == ["file", "label", "predicted", "probability", "entropy", "information_gain", "rank"]
+    assert list(table) == ["file", "label", "predicted", "probability", "entropy", "margin", "rank"]
     assert table["file"].tolist() == [f"{n:03d}.png" for n in range(200)]
     assert table["label"].tolist() == names[:60] + [""] * 140
     assert (table["rank"][:60] == "").all() and sorted(map(int, table["rank"][60:])) == list(range(1, 141))
-    gains = table["information_gain"][60:].to_numpy()[np.argsort(table["rank"][60:].astype(int))]
-    assert (np.diff(gains) <= 0).all() and (gains >= 0).all()
+    margins = table["margin"][60:].to_numpy()[np.argsort(table["rank"][60:].astype(int))]
+    assert (np.diff(margins) >= 0).all() and (margins >= 0).all() and (margins <= table["probability"].max()).all()
     assert table["probability"].between(0.25, 1).all() and table["entropy"].between(0, math.log(4) + 1e-6).all()
     right = np.array(table["predicted"]) == np.array(names)
     assert right[60:].mean() > 0.85
@@ -530,7 +531,11 @@ MISTAKES = {
     "run": (("photos", "--labels", "some.csv", "--run", "other"), "other is not a run folder"),
     "holdout": (("photos", "--labels", "some.csv", "--holdout", "1"), "--holdout is a share"),
     "passes": (("photos", "--labels", "some.csv", "--passes", "1"), "--passes must be at least 2"),
-    "steps": (("photos", "--labels", "some.csv", "--steps", "0"), "--steps must be at least 1"),
+    "steps": (("photos", "--labels", "some.csv", "--steps", "-1"), "--steps must be at least 0"),
+    "nothing": (
+        ("photos", "--labels", "some.csv", "--steps", "0", "--neighbors", "0"),
+        "nothing is left that could answer",
+    ),
     "net": (("all2.csv", "--net", "conv"), "--net conv needs images"),
     "likelihood": (("photos", "--labels", "some.csv", "--likelihood", "gauss"), "--likelihood 'gauss' is not known"),
     "unfit": (("photos", "--labels", "some.csv", "--likelihood", "poisson"), "outside the support"),
@@ -605,7 +610,8 @@ def test_a_pair_holds_together_for_each_kind_of_rows(kind: str) -> None:
     pv.check_pair(pair, {"x": rows, "y": job.labels.y})
     likelihoods = {"unit": "bernoulli", "count": "negative-binomial", "bounded": "beta-binomial", "real": "normal"}
     assert settings.likelihood == likelihoods[kind] and settings.alpha == 50 and settings.latent == 2
-    assert settings.steps == 300
+    assert settings.steps == 300  # with options of the model
+    assert labelling.decide_labelling(Options.of("label"), job).steps == 0  # and without
 
 
 @pytest.mark.parametrize("shape", [(16, 18), (3, 16, 16)])
@@ -622,27 +628,33 @@ def test_images_from_16_pixels_on_are_convolved(shape: tuple[int, ...]) -> None:
 
 def test_a_costly_step_means_fewer() -> None:
     small, large = (a_job(torch.rand(8, side**2), ["a", "b"] * 2 + [""] * 4, (side, side)) for side in (28, 128))
-    few, many = (labelling.decide_labelling(Options.of("label"), job).steps for job in (large, small))
+    model = Options.of("label", passes=7)  # an option of the model
+    few, many = (labelling.decide_labelling(model, job).steps for job in (large, small))
     assert 100 <= (few or 0) < (many or 0) <= 300
     table = [a_job(torch.rand(rows, 4), ["a", "b"] * 2 + [""] * (rows - 4)) for rows in (100, 5000, 20_000)]
-    assert [labelling.decide_labelling(Options.of("label"), job).steps for job in table] == [300, 782, 2000]
+    assert [labelling.decide_labelling(model, job).steps for job in table] == [300, 782, 2000]
     alone = Options.of("label", neighbors=0)  # whose classifier must know more
     assert [labelling.decide_labelling(alone, job).steps for job in table] == [2000, 2000, 2000]
     classes = a_job(torch.rand(2100, 1), [str(row % 1000) for row in range(2100)])
     assert labelling.decide_labelling(Options.of("label"), classes).steps == 2000  # here it answers alone, too
     # the page takes no more steps than the command
-    assert quick(Options.of("label"), large).steps == few and [quick(alone, job).steps for job in table] == [400] * 3
-    assert quick(Options.of("label"), table[0]).steps == 300 and quick(Options.of("label", steps=7), large).steps == 7
+    assert (
+        quick(model, large).steps == few
+        and quick(Options.of("label"), large).steps == 0
+        and [quick(alone, job).steps for job in table] == [400] * 3
+    )
+    assert quick(model, table[0]).steps == 300 and quick(Options.of("label", steps=7), large).steps == 7
 
 
-def test_a_cross_validation_counts_only_if_similar_rows_are_still_asked_so() -> None:
+def test_a_cross_validation_counts_only_if_the_ensemble_is_still_such_a_one() -> None:
     rows, p = torch.tensor([0, 2]), torch.tensor([[0.5, 0.5], [0.25, 0.75]]).double()
-    now = Judged(rows, p, rows, p).to_json()
+    now = Judged(rows, rows, None, p).to_json()
     again = judged_before({"cross_validation": now})
-    assert again is not None and again.field is not None and torch.equal(again.field, p)
-    before = {name: value for name, value in now.items() if name != "similar"}  # by a field alone
-    assert judged_before({"cross_validation": before}) is None
-    assert judged_before({"cross_validation": {name: v for name, v in before.items() if name != "field"}}) is not None
+    assert again is not None and again.ensemble is not None and torch.equal(again.ensemble, p)
+    assert again.classifier is None and torch.equal(again.rows, rows) and torch.equal(again.yardstick, rows)
+    assert (
+        judged_before({"cross_validation": now | {"kind": "field and process"}}) is None and judged_before({}) is None
+    )
 
 
 @pytest.mark.slow
@@ -653,7 +665,8 @@ def test_exact_probabilities_keep_their_weight_and_have_their_own_error() -> Non
     y = torch.multinomial(p, 1, generator=generator)[:, 0]
     report, weights = labelling.held_out_report(p, None, y)
     assert weights.classifier == pytest.approx(1.0, abs=0.1) == report["weights"]["classifier"]
-    assert weights.neighbors == 0 and "accuracy_of_neighbors" not in report
+    assert weights.ensemble == 0 and "accuracy_of_ensemble" not in report
+    assert labelling.held_out_report(None, p, y)[1].ensemble == pytest.approx(1.0, abs=0.1)
     assert (
         report["accuracy"]
         == report["accuracy_of_classifier"]
@@ -680,57 +693,79 @@ def two_opinions(n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return q, f, torch.multinomial(p, 1, generator=generator)[:, 0]
 
 
-def test_weights_of_classifier_and_neighbours_are_found() -> None:
+def test_weights_of_classifier_and_ensemble_are_found() -> None:
     """A standard error of either is at most 0.03 with 4,000 labels: false alarms 1e-5 each."""
     q, f, y = two_opinions(4000)
     found = fitted_weights(q, f, y)
-    assert found.classifier == pytest.approx(0.3, abs=0.13) and found.neighbors == pytest.approx(0.8, abs=0.13)
+    assert found.classifier == pytest.approx(0.3, abs=0.13) and found.ensemble == pytest.approx(0.8, abs=0.13)
     report, weights = labelling.held_out_report(q[:400], f[:400], y[:400])
     assert weights == fitted_weights(q[:400], f[:400], y[:400])
     alone = [labelling.held_out_report(one[:400], None, y[:400])[0]["log_score"] for one in (q, f)]
     assert report["log_score"] < min(alone)  # crosswise, too
-    assert report["accuracy_of_classifier"] < report["accuracy"] > report["accuracy_of_neighbors"] - 0.05
+    assert report["accuracy_of_classifier"] < report["accuracy"] > report["accuracy_of_ensemble"] - 0.05
     few = fitted_weights(q[:3], f[:3], y[:3])
-    assert abs(few.classifier - 0.1) < 0.2 and abs(few.neighbors - 0.9) < 0.2  # three labels do not move them far
+    assert abs(few.classifier - 0.1) < 0.2 and abs(few.ensemble - 0.9) < 0.2  # three labels do not move them far
     wrong = fitted_weights(q[:200], f[:200], 3 - 1 - (0.3 * q[:200].log() + 0.8 * f[:200].log()).argmax(-1))
-    assert 0 < wrong.classifier < 0.5 and 0 < wrong.neighbors < 0.5  # no weights of 0, at which all classes are alike
+    assert 0 < wrong.classifier < 0.5 and 0 < wrong.ensemble < 0.5  # no weights of 0, at which all classes are alike
     none = torch.zeros(0, dtype=torch.int64)
     assert labelling.held_out_report(q[:0], f[:0], none)[1] == Weights(0.1, 0.9)
 
 
 def test_weights_by_default_make_a_geometric_mean() -> None:
     q, f = torch.tensor([[0.8, 0.2], [1.0, 0.0]]).double(), torch.tensor([[0.2, 0.8], [0.5, 0.5]]).double()
-    found = Weights.default(f).pooled(q, f)
+    found = Weights.default(q, f).pooled(q, f)
     mean = torch.tensor([0.8**0.1 * 0.2**0.9, 0.2**0.1 * 0.8**0.9]).double()
     assert torch.allclose(found[0], mean / mean.sum()) and found[1, 0] > 0.99
     assert torch.allclose(Weights(0.5, 0.5).pooled(q, f)[0], torch.tensor([0.5, 0.5]).double())
-    assert torch.allclose(Weights.default(None).pooled(q, None), q, atol=1e-30)
+    assert torch.allclose(Weights.default(q, None).pooled(q, None), q, atol=1e-30)
+    assert torch.allclose(Weights.default(None, f).pooled(None, f), f)
 
 
-@pytest.mark.parametrize("image", [True, False])
-def test_neighbours_are_those_of_pixels_or_of_columns_whose_units_predict_better(image: bool) -> None:
-    """The first column is in large units and says nothing: distances of standardised columns are better."""
+def test_the_ensemble_of_a_job_sees_images_as_such_and_other_labels_anew() -> None:
     generator = torch.Generator().manual_seed(0)
-    kind = torch.arange(60) % 2
-    x = torch.randn(60, 4, generator=generator) * torch.tensor([1000.0, 1.0, 1.0, 1.0])
-    x[:, 1:] += 6 * kind[:, None]
-    job = a_job(x, [("ab"[k] if row < 20 else "") for row, k in enumerate(kind)], (2, 2) if image else None, "real")
-    graph = Neighbors(job, 5)
-    found = graph.spread(job.labels.y)
-    assert found is not None and found.shape == (60, 2)
-    right = (found.argmax(-1) == kind)[20:].double().mean()
-    assert right < 0.8 if image else right == 1
-    fewer = job.labels.y.clone()
-    fewer[:10] = -1
-    again, anew = graph.spread(fewer), Neighbors(job, 5).spread(fewer)
+    kind = torch.arange(40) % 2
+    x = torch.rand(40, 16, generator=generator)
+    x[:, 4:8] += kind[:, None]
+    labels = [("ab"[k] if row < 20 else "") for row, k in enumerate(kind)]
+    for shape in (None, (4, 4)):
+        job = a_job(x, labels, shape, "real")
+        ensemble = Ensemble(job, 5)
+        found = ensemble(job.labels.y)
+        assert found is not None and torch.equal(found, pv.LabelEnsemble(x, job.labels.y, 2, 5, shape).probabilities)
+    fewer = torch.where(torch.arange(40) < 10, -1, job.labels.y)
+    again, anew = ensemble(fewer), Ensemble(job, 5)(fewer)
     assert again is not None and anew is not None and torch.allclose(again, anew)
-    assert Neighbors(job, 0).spread(job.labels.y) is None
+    assert Ensemble(job, 0)(job.labels.y) is None
 
 
-def test_neighbours_are_left_out_where_they_would_take_too_long() -> None:
+def test_the_ensemble_is_left_out_where_it_would_take_too_long() -> None:
     job = a_job(torch.zeros(1, 1).expand(2_000_000, 1), ["a", "b", *[""] * 1_999_998])
-    graph = Neighbors(job, 5)
-    assert graph.spread(job.labels.y) is None and "2000000 rows of 1 numbers and 2 classes" in graph.why_not
+    ensemble = Ensemble(job, 5)
+    assert ensemble(job.labels.y) is None and "2000000 rows of 1 numbers and 2 classes" in ensemble.why_not
+
+
+def test_without_an_option_of_the_model_the_ensemble_answers_alone(tmp_path: Path) -> None:
+    frame = write_species(tmp_path / "t.csv")
+    frame.drop(columns="truth").to_csv(tmp_path / "t.csv", index=False)
+    job, said = labelling.read_job(str(tmp_path / "t.csv")), list[str]()
+    answer = labelling.label_rows(job, Options.of("label"), tmp_path / "run", progress=False, say=said.append)
+    assert answer.fitted is None and "no model is fitted" in said[0] and "Cross-validation: 3 ensembles" in said[-1]
+    assert (answer.table["predicted"] == frame["truth"]).mean() > 0.95
+    assert answer.report["folds"] == 3 and "accuracy_of_classifier" not in answer.report
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {"run.json", "labels.csv", "reliability.png"}
+    with pytest.raises(CheckpointError, match="has fitted no pair: `pyrovae label` does so with --steps"):
+        pv.load(tmp_path / "run")
+    said.clear()
+    again = labelling.label_rows(job, Options.of("label"), tmp_path / "run", progress=False, say=said.append)
+    assert not any("Cross-validation" in line for line in said)  # whose answer is on record
+    pd.testing.assert_frame_equal(again.table, answer.table)
+    few = Options.of("label", steps=2, hidden=(4,), latent=2, passes=2, holdout=0.0)
+    fitted = labelling.label_rows(job, few, tmp_path / "run", progress=False, engine="eager").fitted
+    assert fitted is not None and len(pv.load(tmp_path / "run").history) == len(fitted.history)
+    how = Options.of("label", hidden=(4,), latent=2, passes=2, holdout=0.0)
+    assert labelling.label_rows(job, how, tmp_path / "run", progress=False).fitted is not None  # the model goes on
+    labelling.label_rows(job, replace(how, steps=0), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "weights.safetensors").exists()
 
 
 @pytest.mark.slow
@@ -738,10 +773,10 @@ def test_without_neighbours_the_classifier_answers_alone(pyrovae: Command) -> No
     write_species(Path("t.csv")).drop(columns="truth").to_csv("t.csv", index=False)
     how = ("label", "t.csv", "--out", "o.csv", *FEW, "--latent", 2)
     code, out, err = pyrovae(*how)
-    assert code == 0 and "similar rows alone" in " ".join(out.split()), err
+    assert code == 0 and "the ensemble alone" in " ".join(out.split()), err
     assert (pd.read_csv("o.csv")["predicted"] == write_species(Path("t.csv"))["truth"]).mean() > 0.95
     code, out, err = pyrovae(*how, "--neighbors", 0)
-    assert code == 0 and "similar rows" not in out, err
+    assert code == 0 and "ensemble" not in out, err
     assert "its weights are asked again" in " ".join(err.split()) and "Cross-validation" in err  # whose fits are others
     code, out, err = pyrovae(*how, "--neighbors", 0)
     assert code == 0 and "Cross-validation" not in err
@@ -749,15 +784,14 @@ def test_without_neighbours_the_classifier_answers_alone(pyrovae: Command) -> No
     assert code == 2 and "--neighbors must be at least 0" in err and "got -1" in err
 
 
-def test_ranks_follow_disagreement_and_not_doubt_alone() -> None:
-    sure, other, torn = [0.98, 0.02], [0.02, 0.98], [0.5, 0.5]
-    passes = torch.tensor([[torn, sure, sure, sure], [torn, other, sure, sure]], dtype=torch.float64)
+def test_ranks_follow_the_margin_of_the_two_most_probable_classes() -> None:
+    p = torch.tensor([[0.6, 0.4, 0.0], [0.46, 0.46, 0.08], [0.5, 0.25, 0.25], [0.4, 0.3, 0.3]], dtype=torch.float64)
     job = a_job(torch.zeros(4, 1), ["", "", "", "a"])
-    job = replace(job, labels=Labels(job.labels.y, ("a", "b")))
-    table = labelling.tabulate(job, passes.mean(0), passes)
+    job = replace(job, labels=Labels(job.labels.y, ("a", "b", "c")))
+    table = labelling.tabulate(job, p)
     assert table["rank"].tolist()[:3] == [2, 1, 3] and table["rank"].isna().tolist() == [False] * 3 + [True]
-    assert table["information_gain"][0] == pytest.approx(0, abs=1e-9)
-    assert table["entropy"][1] == pytest.approx(math.log(2)) == table["entropy"][0]
+    assert table["margin"].tolist() == pytest.approx([0.2, 0.0, 0.25, 0.1])  # the entropy is the largest in row 3
+    assert table["probability"].tolist() == [0.6, 0.46, 0.5, 0.4] and table["predicted"][2] == "a"
 
 
 def test_a_committee_disagrees_by_dropout_and_leaves_everything_as_it_was() -> None:

@@ -46,7 +46,7 @@ def texts(tmp_path: Path) -> Path:
 def told(job: Any) -> pd.DataFrame:
     """What a fit might say of the two rows without a label."""
     table = pd.DataFrame({"id": job.names(), "predicted": "a<b", "probability": 0.75, "rank": pd.NA})
-    table["information_gain"] = 0.5
+    table["margin"] = 0.5
     table.loc[6, ["rank", "probability"]] = [2, 0.25]
     table.loc[7, "rank"] = 1
     return table.astype({"rank": "Int64"})

@@ -44,14 +44,14 @@ class Pupil:
         self.busy = True
         self.taught.append(labels)
 
-    def finish(self, why: str = "", gain: list[float] | None = None) -> None:
+    def finish(self, why: str = "", margin: list[float] | None = None) -> None:
         labels = self.taught[-1]
         known = {row: (0.9, True) for row, label in enumerate(labels) if label}
         report = {"held_out": len(known), "accuracy": 1.0, "accuracy_low": 0.5, "accuracy_high": 1.0}
         report |= {"calibration_error": float("nan"), "curve": {"confidence": [0.9], "accuracy": [1.0], "counts": [1]}}
         predicted = ["even" if row % 2 == 0 else "odd" for row in range(ROWS)]
-        gains = gain or [0.1] * ROWS
-        self.answer = why or Learned(len(known), predicted, [0.75] * ROWS, gains, report, known)
+        margins = margin or [0.1] * ROWS
+        self.answer = why or Learned(len(known), predicted, [0.75] * ROWS, margins, report, known)
 
     def poll(self) -> Learned | str | None:
         found, self.answer = self.answer, None
@@ -225,11 +225,11 @@ def test_the_model_learns_when_enough_is_new_and_never_twice_at_once(session: Se
     assert ENOUGH > 4 and len(pupil.taught) == 2  # not again until there are new labels
 
 
-def test_informative_rows_come_first_and_some_at_random(session: Session, pupil: Pupil) -> None:
+def test_doubtful_rows_come_first_and_some_at_random(session: Session, pupil: Pupil) -> None:
     session.label("ada", [0, 2], "even")
     session.label("ada", [1, 3], "odd")
     wanted = list(range(20, 30))
-    pupil.finish(gain=[1e6 if row in wanted else 1e-9 for row in range(ROWS)])
+    pupil.finish(margin=[0.0 if row in wanted else 1.0 for row in range(ROWS)])
     session.next("ada")
     state = session.state("ada")
     chosen = {row["row"]: row["why"] for row in state["rows"]}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import pyrovae as pv
 from pyrovae.criticism import processes
-from pyrovae.criticism.processes import LINEAR, OFFSET, _chosen, _fitted, _kernels, pooled_labels
+from pyrovae.criticism.processes import LINEAR, OFFSET, _chosen, _fitted, _kernels
 
 
 @pytest.fixture(scope="module")
@@ -30,20 +30,22 @@ def test_a_linear_kernel_is_a_logistic_regression_with_a_quadratic_penalty() -> 
     x = torch.randn(30, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     y = torch.arange(30) % 3
     variance = LINEAR[1]
-    a, b, f = _fitted(variance * x @ x.T, torch.nn.functional.one_hot(y).double(), torch.zeros(1, 30).bool())
+    found = _fitted(x @ x.T, (1.0, variance), torch.nn.functional.one_hot(y).double(), torch.zeros(1, 30).bool())
+    a, b, f = (part[1] for part in found)
     columns = torch.cat([variance**0.5 * x, torch.full((30, 1), OFFSET**0.5, dtype=x.dtype)], 1).numpy()
     model = LogisticRegression(fit_intercept=False, tol=1e-8, max_iter=1000).fit(columns, y.numpy())
-    torch.testing.assert_close(f[0].softmax(-1), torch.from_numpy(model.predict_proba(columns)), atol=2e-4, rtol=0)
+    torch.testing.assert_close(f[0].softmax(-1), torch.from_numpy(model.predict_proba(columns)), atol=1e-3, rtol=0)
     torch.testing.assert_close(variance * x @ x.T @ a[0] + b[0], f[0], atol=1e-3, rtol=0)
 
 
 def test_a_held_out_row_is_predicted_as_if_it_were_not_there(rows: tuple[Tensor, Tensor, Tensor]) -> None:
     x, y = rows[0][:20], torch.nn.functional.one_hot(rows[1][:20]).double()
-    kernel = list(_kernels(x, x))[-1]
+    kernel = list(_kernels(x, x))[-1][0]
     out = torch.arange(20) % 4 == 0
-    inside = _fitted(kernel, y, out[None])[2][0][out]
-    a, b, _ = _fitted(kernel[~out][:, ~out], y[~out], torch.zeros(1, 15).bool())
-    torch.testing.assert_close(inside.softmax(-1), (kernel[out][:, ~out] @ a[0] + b[0]).softmax(-1), atol=1e-3, rtol=0)
+    inside = _fitted(kernel, [10.0], y, out[None])[2][0][0][out]
+    a, b, _ = (part[0] for part in _fitted(kernel[~out][:, ~out], [10.0], y[~out], torch.zeros(1, 15).bool()))
+    wanted = (10 * kernel[out][:, ~out] @ a[0] + b[0]).softmax(-1)
+    torch.testing.assert_close(inside.softmax(-1), wanted, atol=5e-3, rtol=0)
 
 
 def test_held_out_labels_choose_kernels_that_fit(rows: tuple[Tensor, Tensor, Tensor], process: pv.LabelProcess) -> None:
@@ -99,16 +101,9 @@ def test_many_labels_keep_the_frequencies_of_their_classes(monkeypatch: pytest.M
     monkeypatch.setattr(processes, "MOST_LABELS", 40)
     x = torch.randn(400, 2, generator=torch.Generator().manual_seed(2))
     y = (torch.arange(400) % 10 == 0).long()  # whatever x is
-    process, field = pv.LabelProcess(x, y), pv.LabelField(x, y)
+    process = pv.LabelProcess(x, y)
     assert 0.05 < process(x)[:, 1].mean() < 0.15
-    rows = process.held_out
-    assert len(rows) == 40 and process.labels.tolist() == y[rows].tolist()
-    ours, others = (
-        p.probabilities[rows, y[rows]].log().sum() for p in (process, field)
-    )  # of labels that both held out
-    share = ((ours - others) / 10).sigmoid()
-    product = field.probabilities ** (1 - share) * process.probabilities**share
-    torch.testing.assert_close(pooled_labels(field, process), product / product.sum(1, keepdim=True))
+    assert len(process.held_out) == 40 and process.labels.tolist() == y[process.held_out].tolist()
 
 
 def test_functions_have_the_highest_density_under_every_kernel() -> None:
@@ -116,11 +111,13 @@ def test_functions_have_the_highest_density_under_every_kernel() -> None:
     x /= x.square().sum(1).mean().sqrt()
     y = torch.nn.functional.one_hot(torch.arange(60) % 4).double()
     out = torch.stack([torch.arange(60) < 0, torch.arange(60) % 5 == 0])
-    for kernel in _kernels(x, x):
-        a, b, f = _fitted(kernel, y, out)
-        error = (y - f.softmax(-1)) * ~out[..., None]  # where the gradient is 0, f = K error + b and b = 10 sum(error)
-        torch.testing.assert_close(a, error, atol=2e-3, rtol=0)
-        torch.testing.assert_close(b / OFFSET, error.sum(1, keepdim=True), atol=2e-3, rtol=0)
+    for kernel, variances in _kernels(x, x):
+        for a, b, f in zip(*_fitted(kernel, variances, y, out)):
+            error = (y - f.softmax(-1)) * ~out[
+                ..., None
+            ]  # where the gradient is 0, f = K error + b and b = 10 sum(error)
+            torch.testing.assert_close(a, error, atol=1e-2, rtol=0)
+            torch.testing.assert_close(b / OFFSET, error.sum(1, keepdim=True), atol=2e-2, rtol=0)
 
 
 @pytest.mark.parametrize("scale", [1e-200, 1e200])
@@ -129,22 +126,6 @@ def test_rows_may_be_of_any_scale(scale: float) -> None:
     with torch.inference_mode():
         found = pv.LabelProcess(scale * x, y)
     torch.testing.assert_close(found.probabilities, pv.LabelProcess(x, y).probabilities)
-
-
-def test_a_pool_weighs_by_ten_nats_of_held_out_labels(
-    rows: tuple[Tensor, Tensor, Tensor], process: pv.LabelProcess
-) -> None:
-    x, _, few = rows
-    field = pv.LabelField(x, few)
-    odds = math.exp((process.score - field.score) * 16 / 10)
-    share = odds / (1 + odds)
-    product = field.probabilities ** (1 - share) * process.probabilities**share
-    torch.testing.assert_close(pooled_labels(field, process), product / product.sum(1, keepdim=True))
-    one = torch.where(torch.arange(60) < 60, -1, 0)
-    one[0], one[(rows[1] != rows[1][0]).nonzero()[0]] = rows[1][0], 1 - rows[1][0]  # nothing to hold out
-    field, alone = field.relabelled(one), process.relabelled(one)
-    product = (field.probabilities * alone.probabilities).sqrt()
-    torch.testing.assert_close(pooled_labels(field, alone), product / product.sum(1, keepdim=True))
 
 
 def test_what_a_process_refuses(rows: tuple[Tensor, Tensor, Tensor], process: pv.LabelProcess) -> None:

@@ -168,25 +168,16 @@ def test_labels_of_a_few_rows_label_the_others(X: np.ndarray, y: np.ndarray) -> 
     assert joint.score(X, names) > 0.9
 
 
-def test_a_field_over_neighbours_is_pooled_with_the_classifier_in_the_better_units(
-    X: np.ndarray, y: np.ndarray
-) -> None:
+def test_an_ensemble_is_pooled_with_the_classifier_which_counts_a_tenth(X: np.ndarray, y: np.ndarray) -> None:
     few = np.where(np.arange(60) % 5 > 0, -1, y)
-    noise = np.random.default_rng(1).normal(size=(60, 20))
     how = SMALL | {"dropout": 0.0, "max_iter": 1}
-    for rows, scaled in (
-        (np.hstack([X, 1e-3 * noise]), False),  # standardised, the noise hides the classes
-        (np.hstack([X, 1e3 * noise[:, :1]]), True),  # as it is, it hides them all the more
-    ):
-        model = SemiSupervisedVAEClassifier(**how).fit(rows, few)
-        alone = copy.copy(model)
-        alone.field_ = None  # as n_neighbors=None leaves it
-        assert model._field_scaled is scaled
-        seen = (rows - rows.mean(0)) / rows.std(0) if scaled else rows
-        field = pv.LabelField(torch.from_numpy(seen), torch.from_numpy(few))
-        wanted = field.pooled(torch.from_numpy(seen), torch.from_numpy(alone.predict_proba(rows)))
-        np.testing.assert_allclose(model.predict_proba(rows), wanted.numpy(), atol=1e-6)
-    assert SemiSupervisedVAEClassifier(n_neighbors=None, **how).fit(X, few).field_ is None
+    model = SemiSupervisedVAEClassifier(**how).fit(X, few)
+    alone = copy.copy(model)
+    alone.ensemble_ = None  # as n_neighbors=None leaves it
+    f = pv.LabelEnsemble(torch.from_numpy(X), torch.from_numpy(few))(torch.from_numpy(X)).numpy()
+    wanted = alone.predict_proba(X) ** 0.1 * f**0.9
+    np.testing.assert_allclose(model.predict_proba(X), wanted / wanted.sum(1, keepdims=True), atol=1e-6)
+    assert SemiSupervisedVAEClassifier(n_neighbors=None, **how).fit(X, few).ensemble_ is None
     with pytest.raises(pv.OptionError, match="n_neighbors must be a whole number of at least 1, got 0"):
         SemiSupervisedVAEClassifier(n_neighbors=0).fit(X, few)
 

@@ -178,13 +178,15 @@ def print_report(report: Mapping[str, Any]) -> None:
         return
     rows = f"{report['held_out']} held-out rows"
     if report.get("folds"):
-        rows = f"{report['held_out']} labelled rows, each predicted by a fit that had not seen its label"
+        rows = f"{report['held_out']} labelled rows, each predicted without its label"
     table = Table(title=rows)
     table.add_column("quantity")
     table.add_column("value", justify="right")
     _row(table, "accuracy", share(report["accuracy"], report["held_out"]))
-    if "accuracy_of_neighbors" in report:
-        for name, what in (("classifier", "the model's classifier"), ("neighbors", "similar rows")):
+    parts = {"classifier": "the model's classifier", "ensemble": "the ensemble"}
+    parts = {name: what for name, what in parts.items() if f"accuracy_of_{name}" in report}
+    if len(parts) > 1:
+        for name, what in parts.items():
             _row(table, f"accuracy of {what} alone", share(report[f"accuracy_of_{name}"], report["held_out"]))
     if "logistic_regression" in report:
         _row(
@@ -196,13 +198,9 @@ def print_report(report: Mapping[str, Any]) -> None:
     _row(table, "calibration error expected by chance", f"{report['calibration_error_of_chance']:.3f}")
     _row(table, "log-loss, nats per row", f"{report['log_score']:.3f}")
     fitted = report["weights"]
-    both = "accuracy_of_neighbors" in report
-    counted = [] if fitted is None else [fitted["classifier"], *([fitted["neighbors"]] if both else [])]
-    _row(
-        table,
-        f"weight{'s' if both else ''} of classifier{' and similar rows' if both else ''}",
-        " and ".join(f"{weight:.2f}" for weight in counted) or "not fitted",
-    )
+    counted = [] if fitted is None else [f"{fitted[name]:.2f}" for name in parts]
+    what = f"weight{'s' if len(parts) > 1 else ''} of {' and '.join(parts.values())}"
+    _row(table, what, " and ".join(counted) or "not fitted")
     out.print(table)
     if fitted is None:
         answer(
@@ -216,8 +214,8 @@ def print_next_rows(labelled: pd.DataFrame) -> None:
     """The rows to label next."""
     first = labelled.sort_values("rank").head(5).dropna(subset="rank")
     table = Table(title="To label next", box=None, pad_edge=False)
-    for name in (labelled.columns[0], "most probable", "probability", "information, nats"):
-        table.add_column(name, justify="right" if name[0] in "pi" and name != "id" else "left", overflow="fold")
+    for name in (labelled.columns[0], "most probable", "probability", "margin"):
+        table.add_column(name, justify="right" if name in ("probability", "margin") else "left", overflow="fold")
     for row in first.itertuples(index=False):
-        _row(table, row[0], row.predicted, f"{row.probability:.2f}", f"{row.information_gain:.2f}")
+        _row(table, row[0], row.predicted, f"{row.probability:.2f}", f"{row.margin:.2f}")
     out.print(table, highlight=False)

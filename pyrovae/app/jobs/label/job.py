@@ -1,6 +1,6 @@
-"""The job of `pyrovae label`: fit a semi-supervised VAE to labelled and unlabelled rows, and predict all labels.
+"""The job of `pyrovae label`: predict the labels of all rows from a few, by an ensemble, and by a semi-supervised VAE if asked.
 
-Its run folder keeps the weights and what was decided, so that a later call, with more labels, goes on from there.
+Its run folder keeps what was decided, and the weights of the model, so that a later call, with more labels, goes on from there.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ import torch
 from torch import Tensor
 
 from pyrovae._files import beside, swap, write_beside
+from pyrovae.app.jobs.label.ensemble import Ensemble
 from pyrovae.app.jobs.label.judging import cross_validate, judge, judged_before
-from pyrovae.app.jobs.label.neighbors import Neighbors
 from pyrovae.app.jobs.label.reading import Job
 from pyrovae.app.jobs.label.report import committee, draw_report, tabulate
 from pyrovae.app.jobs.label.training import decide_labelling, labelling_rows, train
 from pyrovae.app.options import OPTIONS, Options
-from pyrovae.app.run import Run, reading
+from pyrovae.app.run import reading
 from pyrovae.data.labels import Labels, about_lone_labels, hold_out
 from pyrovae.errors import CheckpointError, OptionError
-from pyrovae.fitted.files import claim_folder, is_mark, read_run
-from pyrovae.fitted.folder import load, write_fit
+from pyrovae.fitted.files import claim_folder, is_mark, read_run, replace_files
+from pyrovae.fitted.fitted import Fit
+from pyrovae.fitted.folder import WITHOUT_PAIR, load, write_fit
 
 SHAPE = ("likelihood", "total_count", "net", "latent", "hidden", "dropout")  # options that decide the weights' shapes
 FEW = 50  # held-out rows; with fewer, all labelled rows are predicted by cross-validation instead
@@ -42,14 +43,16 @@ class Answer:
     """What the job leaves.
 
     Args:
-        run: the fitted model and its rows; the test rows are those held out.
+        fitted: the fitted model; None without one.
+        info: what its run.json has recorded.
         table: one line a row, see `tabulate`.
         probabilities: of the classes of all rows, `(N, C)`.
         report: the numbers of the held-out rows, see `held_out_report`.
         pictures: the files that were drawn.
     """
 
-    run: Run
+    fitted: Fit | None
+    info: dict[str, Any]
     table: pd.DataFrame
     probabilities: Tensor
     report: dict[str, Any]
@@ -87,15 +90,17 @@ def label_rows(
     progress: bool | None = None,
     say: Callable[[str], None] = lambda message: None,
 ) -> Answer:
-    """Fit, or go on with the run in the folder; predict the label of every row; write a table, a report and pictures.
+    """Predict the label of every row; write a table, a report and pictures.
 
-    The rows held out for the report are chosen by the first run in the folder and stay the same; the fit sees them as
-    unlabelled rows. Labels that are added later are all used for training. Where fewer than 50 rows would be held out, the
-    report is made by cross-validation instead, with three shorter fits that each see two thirds of the labels, and the fit
-    itself sees all of them. If the first labels were of rows drawn at random, the report is valid for all rows.
+    An ensemble answers, see `pv.LabelEnsemble`, and with `options.steps` the classifier of a semi-supervised VAE beside it.
+    The rows held out for the report are chosen by the first run in the folder and stay the same; both see them as unlabelled
+    rows. Labels that are added later are all learned from. Where fewer than 50 rows would be held out, the report is made by
+    cross-validation instead, three times with two thirds of the labels and shorter fits, and the answer itself is by all of
+    them. If the first labels were of rows drawn at random, the report is valid for all rows.
 
-    A later run of the same rows, classes and network shapes starts from the weights of the earlier one, with half the steps
-    and a third of the learning rate. With other classes or shapes training starts anew.
+    A later fit of the same rows, classes and network shapes starts from the weights of the earlier one, with half the steps
+    and a third of the learning rate. With other classes or shapes training starts anew. Where an earlier run has a model, a
+    later one has, too, unless it is given 0 steps.
 
     Args:
         options: as of `Options.of("label", ...)`.
@@ -111,9 +116,11 @@ def label_rows(
     """
     folder = Path(folder)
     to = folder / LABELS if to is None else Path(to)
-    options = decide_labelling(options, job)
     recorded = _recorded(folder)
     before = None if recorded is None or fresh else _earlier(recorded, folder, job)
+    if before is not None and before.options.steps and options.steps is None:
+        options = replace(options, steps=before.options.steps)  # its model goes on
+    options = decide_labelling(options, job)
     written = {} if recorded is None else recorded["written"]
     _refuse_file(to, written, force)
     held, goes_on = _held_out(job, options, before, say)
@@ -123,26 +130,29 @@ def label_rows(
     if warning := about_lone_labels(job.labels):
         say(warning)
     same = before is not None and goes_on and _same(before, options, known)
-    if same:
-        say(f"The labels are those of the run in {folder}: its weights are asked again.")
-        fitted = load(folder, device=device)
-    else:
-        fitted = train(job, rows, options, folder if goes_on else None, device, engine, threads, progress)
-    passes = committee(fitted, rows.train, options.passes, seed=options.seed)
-    neighbors = Neighbors(job, options.neighbors)
-    if neighbors.why_not:
-        say(neighbors.why_not)
-    field = neighbors.spread(rows.codes["train"])
+    fitted: Fit | None = None
+    q: Tensor | None = None
+    if options.steps:
+        if same:
+            say(f"The labels are those of the run in {folder}: its weights are asked again.")
+            fitted = load(folder, device=device)
+        else:
+            fitted = train(job, rows, options, folder if goes_on else None, device, engine, threads, progress)
+        q = committee(fitted, rows.train, options.passes, seed=options.seed).mean(0)
+    ensemble = Ensemble(job, options.neighbors)
+    if ensemble.why_not:
+        say(ensemble.why_not)
+    f = ensemble(rows.codes["train"])
     judged = None
     if not len(held) and options.holdout > 0:
         alike = same and before is not None and before.options.neighbors == options.neighbors
         judged = judged_before(recorded) if alike else None
-        judged = judged or cross_validate(job, options, neighbors, goes_on, device, engine, threads, progress, say)
-    report, weights = judge(job, passes.mean(0), field, held, judged, options)
-    probabilities = weights.pooled(passes.mean(0), field)
-    table = tabulate(job, probabilities, passes)
+        judged = judged or cross_validate(job, options, ensemble, goes_on, device, engine, threads, progress, say)
+    report, weights = judge(job, q, f, held, judged, options)
+    probabilities = weights.pooled(q, f)
+    table = tabulate(job, probabilities)
     content = table.to_csv(index=False, float_format="%.6g").encode()
-    fitted.info = {
+    info = {
         "job": "label",
         "data": job.dataset.source,
         "rows": job.digest(),
@@ -156,10 +166,13 @@ def label_rows(
     }
     claim_folder(folder, force=True)
     write_beside(to, content)
-    write_fit(folder, fitted, anew=True)
+    if fitted is None:
+        replace_files(folder, {"status": WITHOUT_PAIR, "info": info}, {}, anew=True)
+    else:
+        fitted.info = info
+        write_fit(folder, fitted, anew=True)
     swap(to)
-    pictures = draw_report(job, report, table, folder)
-    return Answer(Run(options, job.dataset, rows, fitted, folder), table, probabilities, report, pictures)
+    return Answer(fitted, info, table, probabilities, report, draw_report(job, report, table, folder))
 
 
 # --- going on with an earlier run
@@ -244,13 +257,16 @@ def _leaves_two(labels: Labels, held: Tensor) -> bool:
 
 
 def _goes_on(before: Earlier, options: Options, job: Job, say: Callable[[str], None]) -> bool:
-    """Whether the weights of the earlier run fit the model; if not, it says why."""
+    """Whether this run goes on with the earlier one, and its weights, if any, fit the model; if not, it says why."""
+    if bool(before.options.steps) != bool(options.steps):
+        return False
     other = [name for name in SHAPE if getattr(before.options, name) != getattr(options, name)]
     if before.classes != list(job.labels.classes):
         other.append("classes")
     if other:
         plural = len(other) > 1 or other == ["classes"]
-        say(f"Training starts anew: {', '.join(other)} {'are' if plural else 'is'} not as before.")
+        if options.steps:
+            say(f"Training starts anew: {', '.join(other)} {'are' if plural else 'is'} not as before.")
     return not other
 
 
@@ -290,12 +306,12 @@ def _describe(job: Job, options: Options, held: Tensor, goes_on: bool) -> str:
     what = f"images of {shape[-1]} x {shape[-2]}, " + ("gray" if len(shape) == 2 else "colour") if shape else "rows"
     if job.ids is None:
         what += ", numbered from 0"
+    out = f"{len(held) or 'none'} of them held out"
+    labels = f"{len(job.labels.known)} labels of {len(job.labels.classes)} classes, {out}"
+    rows = f"{job.dataset.name}: {len(job.x)} {what}; {labels}"
+    if not options.steps:
+        return f"{rows}; no model is fitted (--steps fits one)"
     steps = f"{options.steps} steps"
     if goes_on:
-        steps = f"{math.ceil(int(options.steps or 1) / 2)} steps from the weights of before"
-    out = f"{len(held) or 'none'} of them held out"
-    return (
-        f"{job.dataset.name}: {len(job.x)} {what}; {len(job.labels.known)} labels of {len(job.labels.classes)} classes, "
-        f"{out}; likelihood {options.likelihood}, {options.net}, {options.latent} latent dimensions, "
-        f"{steps}"
-    )
+        steps = f"{math.ceil(options.steps / 2)} steps from the weights of before"
+    return f"{rows}; likelihood {options.likelihood}, {options.net}, {options.latent} latent dimensions, {steps}"

@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 from pyrovae.app.jobs.label.job import PREDICTIONS, Answer, label_rows
-from pyrovae.app.jobs.label.neighbors import Weights
 from pyrovae.app.jobs.label.reading import Job
 from pyrovae.app.jobs.label.training import STEPS, decide_labelling
 from pyrovae.app.options import Options
+from pyrovae.criticism.ensembles import Weights
 from pyrovae.data.labels import Labels, as_labels, refuse_labels
 from pyrovae.errors import DataError, PyrovaeError, shortened
 
@@ -35,7 +34,7 @@ class Learned:
         labels: how many labels it has learned from.
         predicted: the most probable label of each row, as text.
         probability: its probability, of each row.
-        gain: what the row's label would tell about the classifier, in nats, of each row.
+        margin: by which it is above that of the next label, of each row.
         report: the numbers of rows that were predicted without their labels, see `held_out_report`.
         judged: of these rows, the probability of the label that they have, and whether that is the most probable one.
     """
@@ -43,7 +42,7 @@ class Learned:
     labels: int
     predicted: list[str]
     probability: list[float]
-    gain: list[float]
+    margin: list[float]
     report: dict[str, Any]
     judged: dict[int, tuple[float, bool]]
 
@@ -86,7 +85,9 @@ def quick(options: Options, job: Job) -> Options:
     """
     decided = decide_labelling(options, job)
     steps = int(decided.steps or 0)
-    return replace(decided, steps=options.steps or min(steps, max(STEPS[0], round(SHARE * steps))))
+    if options.steps is None:
+        steps = min(steps, max(STEPS[0], round(SHARE * steps)))
+    return replace(decided, steps=steps)
 
 
 def learn(job: Job, labels: list[str], options: Options, folder: Path, **how: Any) -> Learned:
@@ -103,7 +104,7 @@ def learn(job: Job, labels: list[str], options: Options, folder: Path, **how: An
         labels=len(known.known),
         predicted=table["predicted"].tolist(),
         probability=table["probability"].tolist(),
-        gain=table["information_gain"].tolist(),
+        margin=table["margin"].tolist(),
         report=answer.report,
         judged=_judged(answer, known),
     )
@@ -111,19 +112,18 @@ def learn(job: Job, labels: list[str], options: Options, folder: Path, **how: An
 
 def _judged(answer: Answer, labels: Labels) -> dict[int, tuple[float, bool]]:
     """The rows that were predicted without their labels, with the probability of these."""
-    found = answer.run.fitted.info.get("cross_validation")
+    found = answer.info.get("cross_validation")
     if not found:
-        held = answer.table.iloc[answer.run.fitted.info["held_out"]]
+        held = answer.table.iloc[answer.info["held_out"]]
         right = held["predicted"] == held["label"]
         # of a wrong prediction only the most probable label is in the table: the others share the rest
         rest = (1 - held["probability"]) / max(1, len(labels.classes) - 1)
         values = held["probability"].where(right, rest)
         return {int(row): (float(p), bool(ok)) for row, p, ok in zip(held.index, values, right)}
     rows = torch.tensor(found["rows"])
-    q = torch.tensor(found["probabilities"], dtype=torch.float64)
-    field: Tensor | None = torch.tensor(found["field"], dtype=torch.float64) if "field" in found else None
+    q, f = (torch.tensor(found[name]) if name in found else None for name in ("classifier", "ensemble"))
     fitted = answer.report.get("weights")
-    p = (Weights(**fitted) if fitted else Weights.default(field)).pooled(q, field)
+    p = (Weights(**fitted) if fitted else Weights.default(q, f)).pooled(q, f)
     y = labels.y[rows]
     values, right = p.gather(1, y[:, None])[:, 0].tolist(), (p.argmax(1) == y).tolist()
     return dict(zip(rows.tolist(), zip(values, right)))

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from pyrovae import plots
 from pyrovae._lazily import Lazily
-from pyrovae.app.jobs.label.neighbors import Weights, fitted_weights
+from pyrovae.app.jobs.label.ensemble import fitted_weights
 from pyrovae.app.jobs.label.reading import Job
-from pyrovae.criticism.acquisition import entropy, information_gain
+from pyrovae.criticism.acquisition import entropy
 from pyrovae.criticism.calibration import log_score, reliability, share_interval
+from pyrovae.criticism.ensembles import Weights
 from pyrovae.data.labels import LABEL
 from pyrovae.errors import OptionError
 from pyrovae.fitted.fitted import Fit, seeded
@@ -36,8 +37,8 @@ def committee(fitted: Fit, x: Tensor, num: int, seed: int | None = 0) -> Tensor:
     """Class probabilities by several passes of a pair's `classifier` with its dropout on.
 
     Each pass is a draw of q(y | x, w) under an approximate posterior of the classifier's weights w. The mean of the passes
-    approximates p(y | x, labels); their disagreement says how much more labels could still change it. The fit's transform is
-    not applied: a pixel that is binarised anew at each step of the fit is seen at its mean.
+    approximates p(y | x, labels). The fit's transform is not applied: a pixel that is binarised anew at each step of the fit is
+    seen at its mean.
 
     Args:
         fitted: a fitted pair with a `classifier`.
@@ -64,16 +65,16 @@ def committee(fitted: Fit, x: Tensor, num: int, seed: int | None = 0) -> Tensor:
     return torch.cat(parts, 1)
 
 
-def held_out_report(q: Tensor, field: Tensor | None, y: Tensor, seed: int = 0) -> tuple[dict[str, Any], Weights]:
-    """How good class probabilities of held-out rows are, and the weights of classifier and neighbours that are best calibrated.
+def held_out_report(q: Tensor | None, f: Tensor | None, y: Tensor, seed: int = 0) -> tuple[dict[str, Any], Weights]:
+    """How good class probabilities of held-out rows are, and the weights of classifier and ensemble that are best calibrated.
 
     The weights with the best log score are fitted from 20 held-out rows on, of which at least 5 are predicted wrongly; where
     nearly all predictions are right, so few rows make them far too large, and they stay what they are by default. The report is
     cross-validated: each of 20 parts of the held-out rows gets the weights of the others.
 
     Args:
-        q: class probabilities of the held-out rows by the classifier, `(n, C)`.
-        field: and by neighbours, `(n, C)`; None without these.
+        q: class probabilities of the held-out rows by the classifier of a model, `(n, C)`; None without one.
+        f: and by the ensemble, `(n, C)`; None without it.
         y: the labels of the held-out rows, `(n,)`.
         seed: of the division into parts and of the draws behind `calibration_error_of_chance`.
 
@@ -81,36 +82,38 @@ def held_out_report(q: Tensor, field: Tensor | None, y: Tensor, seed: int = 0) -
         The report and the weights. The report is a dict: `held_out`, the number of rows, and unless it is 0:
 
         - `accuracy`, and the ends of its 95 % interval, `accuracy_low` and `accuracy_high`,
-        - `accuracy_of_classifier`, and with a field `accuracy_of_neighbors`, of each alone,
+        - `accuracy_of_classifier` and `accuracy_of_ensemble`, of each alone, of those that there are,
         - `calibration_error`, the expected calibration error over at most 10 bins of equal mass and at least 5 rows,
         - `calibration_error_of_chance`, the mean of that error if labels were drawn from the predicted probabilities,
         - `log_score` in nats per row,
-        - `weights`, those of the classifier and the neighbours, None where they were not fitted,
+        - `weights`, those of the classifier and the ensemble, None where they were not fitted,
         - `curve`, the values of a `Reliability`.
 
     References:
         Broecker & Smith 2007, doi:10.1175/WAF993.1.
     """
     report: dict[str, Any] = {"held_out": len(y)}
-    weights = Weights.default(field)
+    weights = Weights.default(q, f)
     if not len(y):
         return report, weights
-    p = weights.pooled(q, field)
+    p = weights.pooled(q, f)
     generator = torch.Generator().manual_seed(seed)
     enough = len(y) >= ENOUGH and int((p.argmax(-1) != y).sum()) >= MISTAKES
     if enough:
-        weights = fitted_weights(q, field, y)
+        weights = fitted_weights(q, f, y)
         for rows in torch.randperm(len(y), generator=generator).tensor_split(min(PARTS, len(y))):
             others = torch.ones(len(y), dtype=torch.bool)
             others[rows] = False
-            some = [None if field is None else field[part] for part in (others, rows)]
-            p[rows] = fitted_weights(q[others], some[0], y[others]).pooled(q[rows], some[1])
+            (q_others, f_others), (q_rows, f_rows) = (
+                [None if one is None else one[part] for one in (q, f)] for part in (others, rows)
+            )
+            p[rows] = fitted_weights(q_others, f_others, y[others]).pooled(q_rows, f_rows)
     right = (p.argmax(-1) == y).double()
     draws = torch.multinomial(p, 200, replacement=True, generator=generator).T
     binned = partial(reliability, p, num_bins=max(1, min(10, len(y) // 5)), bins="mass")
     curve = binned(y)
     low, high = share_interval(right.mean().item(), len(y))
-    alone = {"classifier": q, "neighbors": field}
+    alone = {"classifier": q, "ensemble": f}
     report |= {
         "accuracy": right.mean().item(),
         "accuracy_low": low,
@@ -151,28 +154,27 @@ def logistic_regression(x: Tensor, y: Tensor, held: Tensor) -> Tensor:
     return torch.from_numpy(model.predict(scaled[held].numpy()))
 
 
-def tabulate(job: Job, p: Tensor, passes: Tensor) -> pd.DataFrame:
+def tabulate(job: Job, p: Tensor) -> pd.DataFrame:
     """The table of all rows: one line for each.
 
     Args:
         job: the rows.
         p: their class probabilities, `(N, C)`.
-        passes: those by each pass of the classifier, `(S, N, C)`, see `committee`, for the information gain.
 
     Returns:
         The columns are the row's id; `label` as given, "" where unknown; `predicted`, the most probable label; its
-        `probability`; the `entropy` of all labels in nats; `information_gain`, the nats that the row's label would tell about
-        the classifier's weights; and `rank` by that gain among the unlabelled rows, 1 for the row to label first.
+        `probability`; the `entropy` of all labels in nats; the `margin`, by which the probability of the most probable label
+        is above that of the next; and `rank`, by the smallest margin, among the unlabelled rows, 1 for the row to label first.
 
     References:
-        Houlsby et al. 2011, arXiv:1112.5745.
+        Scheffer, Decomain & Wrobel 2001, doi:10.1007/3-540-44816-0_31 (the margin).
     """
-    probability, predicted = p.max(-1)
-    gain = information_gain(passes) + 0.0  # no -0.0
+    (probability, second), (predicted, _) = (top.T for top in p.topk(2))
+    margin = probability - second
     unknown = (job.labels.y < 0).nonzero().squeeze(1)
     rank = pd.array([pd.NA] * len(p), dtype="Int64")
-    order = unknown[gain[unknown].argsort(descending=True, stable=True)]
-    rank[order.numpy()] = range(1, len(order) + 1)
+    first = unknown[margin[unknown].argsort(stable=True)]
+    rank[first.numpy()] = range(1, len(first) + 1)
     return pd.DataFrame(
         {
             job.id_column: job.names(),
@@ -180,7 +182,7 @@ def tabulate(job: Job, p: Tensor, passes: Tensor) -> pd.DataFrame:
             "predicted": job.labels.text(predicted),
             "probability": probability.numpy(),
             "entropy": entropy(p).numpy(),
-            "information_gain": gain.numpy(),
+            "margin": margin.numpy(),
             "rank": rank,
         }
     )

@@ -39,8 +39,9 @@ class Session:
 
     Each annotator has a batch of rows. Of those, some are drawn at random from the rows without a label, so that there are
     labels which speak for all rows; some have a label by one other annotator, which is not shown before the second is given;
-    the others are chosen by the information that their labels would bring. As the most informative rows are often alike,
-    each gain is multiplied by a random factor (power acquisition): `log gain + Gumbel noise` decides.
+    the others are those of which the model is in doubt, by 1 minus the margin between its two most probable labels. As the
+    most doubtful rows are often alike, each doubt is multiplied by a random factor (power acquisition): `log doubt + Gumbel
+    noise` decides.
 
     Args:
         job: The rows, with the labels that are known before.
@@ -51,7 +52,7 @@ class Session:
         seed: Of the rows that are chosen.
 
     References:
-        Kirsch et al. 2021, arXiv:2106.12059 (power acquisition); Houlsby et al. 2011, arXiv:1112.5745 (the gain).
+        Kirsch et al. 2021, arXiv:2106.12059 (power acquisition).
     """
 
     def __init__(
@@ -301,11 +302,13 @@ class Session:
         return found + again
 
     def _ranked(self, rows: Sequence[int]) -> list[int]:
-        """Rows in an order drawn by their gains, see the class; without a model in any order."""
-        gains = self.learned.gain if self.learned is not None else [0.0] * len(self._names)
+        """Rows in an order drawn by their doubts, see the class; without a model in any order."""
+        margins = self.learned.margin if self.learned is not None else [1.0] * len(self._names)
 
         def score(row: int) -> float:
-            return math.log(max(gains[row], 1e-12)) - math.log(-math.log(self._random.random() or 1e-300) or 1e-300)
+            return math.log(max(1 - margins[row], 1e-12)) - math.log(
+                -math.log(self._random.random() or 1e-300) or 1e-300
+            )
 
         return [row for _, row in sorted(((score(row), row) for row in rows), reverse=True)]
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from pyrovae import conditionals, families, models, nets, priors
 from pyrovae.app.catalogue import LIKELIHOODS, choose
 from pyrovae.app.decide import binarisation, check_sizes, choose_likelihood
-from pyrovae.app.jobs.label.neighbors import too_many
+from pyrovae.app.jobs.label.ensemble import too_many
 from pyrovae.app.jobs.label.reading import Job
 from pyrovae.app.models import Pieces
-from pyrovae.app.options import Options
+from pyrovae.app.options import OPTIONS, Options
 from pyrovae.app.rows import Rows, divisor_of, model_rows
 from pyrovae.errors import OptionError
 from pyrovae.fitted.fitted import Fit
@@ -25,6 +25,7 @@ from pyrovae.tables.schema import Schema
 from pyrovae.training import schedules
 from pyrovae.training.fit import fit
 
+OF_MODEL = ("likelihood", "total_count", "net", "latent", "hidden", "passes", "batch_size", "learning_rate")
 CONV_FROM = 16  # pixels a side from which convolutions are better than a perceptron
 # Floating-point operations of a fit by default, at least, for each row, and at most: a minute or two on two cores.
 LEAST_WORK, ROW_WORK, MOST_WORK = 5e11, 2.5e8, 5e12
@@ -39,16 +40,18 @@ def decide_labelling(options: Options, job: Job) -> Options:
     - Images of 16 x 16 pixels or more get convolutions and 50 latent dimensions, other rows neither and 10.
     - alpha, the weight of the classifier's own loss, is 0.6 D for rows of D numbers, and at least 50: the more numbers a row
       has, the further apart are log p(x | y) of two classes, and the labels must count against that.
-    - 300 steps, or 20 passes over the rows up to 2,000 steps; but for up to 2,000 rows no more than make 5e11 floating-point
+    - Where the ensemble can answer, no model is fitted, which is 0 steps, unless an option of the model says otherwise: then
+      300 steps, or 20 passes over the rows up to 2,000 steps; but for up to 2,000 rows no more than make 5e11 floating-point
       operations, and for 20,000 rows and more 5e12, and at least 100 steps.
-    - Where the classifier answers alone, without similar rows, as many steps as make 5e12 operations, from 300 to 2,000.
+    - Where the classifier answers alone, without the ensemble, as many steps as make 5e12 operations, from 300 to 2,000.
 
     Raises:
-        OptionError: a value is impossible.
+        OptionError: a value is impossible, or there is neither a model nor an ensemble.
     """
     if options.likelihood is not None:
         choose("likelihood", options.likelihood, LIKELIHOODS)
     options.check("label")
+    asked = _asks_for_model(options)
     check_sizes(options.latent, None, options.hidden or ())
     if len(options.hidden or ()) != 1:
         raise OptionError(f"--hidden is one width here, such as 200, got {options.hidden}.")
@@ -66,7 +69,28 @@ def decide_labelling(options: Options, job: Job) -> Options:
         latent=(50 if net == "conv" else 10) if options.latent is None else options.latent,
         alpha=max(50.0, 0.6 * job.x.shape[1]) if options.alpha is None else options.alpha,
     )
-    return replace(options, steps=options.steps or _steps(options, job))
+    if options.steps is None:
+        options = replace(options, steps=_steps(options, job) if asked or _alone(options, job) else 0)
+    if options.steps == 0 and _alone(options, job):
+        why = (
+            "--neighbors 0 leaves the ensemble out"
+            if options.neighbors == 0
+            else "there are too many rows for the ensemble"
+        )
+        raise OptionError(
+            f"--steps 0 fits no model, and {why}: nothing is left that could answer. Leave out --steps 0."
+        )
+    return options
+
+
+def _asks_for_model(options: Options) -> bool:
+    """Whether an option has been given that is for the model alone."""
+    return any(getattr(options, name) != OPTIONS[name].default_of("label") for name in OF_MODEL)
+
+
+def _alone(options: Options, job: Job) -> bool:
+    """Whether the model's classifier answers alone."""
+    return options.neighbors == 0 or too_many(job)
 
 
 def _schema(job: Job) -> Schema | None:
@@ -75,9 +99,9 @@ def _schema(job: Job) -> Schema | None:
 
 
 def _steps(options: Options, job: Job) -> int:
-    """The steps of a fit by default: few rows have an answer soon, in which the classifier counts little."""
+    """The steps of a fit where none are given: few rows have an answer soon, in which the classifier counts little."""
     rows, (fewest, most) = len(job.x), STEPS
-    if options.neighbors == 0 or too_many(job):  # it answers alone
+    if _alone(options, job):
         return min(most, max(fewest, round(MOST_WORK / _work(options, job))))
     work = min(MOST_WORK, max(LEAST_WORK, ROW_WORK * rows))
     passes = math.ceil(PASSES * rows / int(options.batch_size or 1))

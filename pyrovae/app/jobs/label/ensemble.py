@@ -1,0 +1,97 @@
+"""What the ensemble says of labels, which needs no model, and how much it counts beside the classifier of one."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pyrovae._lazily import Lazily
+from pyrovae.app.jobs.label.reading import Job
+from pyrovae.criticism.ensembles import LabelEnsemble, Weights
+from pyrovae.families import Features, Normal
+
+optimize = Lazily("scipy.optimize")
+
+TINY = torch.finfo(torch.float32).tiny  # in the place of a probability of 0
+HELD_BACK = 20.0  # the pull of weights towards those by default, in nats for a distance of 1
+LEAST, MOST = 0.02, 3.0  # a weight; with weights of 0 classes would no longer differ
+# Squared rows times columns, two minutes of one core, and rows times classes.
+MOST_WORK, MOST_VALUES = 3e12, 2e6
+
+
+def fitted_weights(q: Tensor | None, f: Tensor | None, y: Tensor) -> Weights:
+    """The weights with the best log score of labels y, `(n,)`, that neither has seen, and not far from those by default.
+
+    The log score is concave in both. It is lowered by 20 nats times the squared distance from the default, so that it takes
+    several rows to move the weights.
+
+    Args:
+        q: Probabilities by the classifier of a model, `(n, C)`; None without one.
+        f: And by the ensemble; None without it.
+        y: The labels.
+    """
+    usual = Weights.default(q, f)
+    both = [(weight, p) for weight, p in ((usual.classifier, q), (usual.ensemble, f)) if p is not None]
+    start = np.array([weight for weight, _ in both])
+    logs = torch.stack([p.double().clamp_min(TINY).log() for _, p in both])
+    wanted = logs[:, torch.arange(len(y)), y]  # (1 or 2, n)
+
+    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        w = torch.from_numpy(weights)
+        logits = (w[:, None, None] * logs).sum(0)
+        gradient = (logits.softmax(-1) * logs).sum((1, 2)) - wanted.sum(1)
+        value = logits.logsumexp(-1).sum() - w @ wanted.sum(1)
+        apart = weights - start
+        return float(value) + HELD_BACK * float(apart @ apart), gradient.numpy() + 2 * HELD_BACK * apart
+
+    found = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(LEAST, MOST)] * len(start)).x
+    return Weights(0.0 if q is None else float(found[0]), 0.0 if f is None else float(found[-1]))
+
+
+def features(job: Job) -> Tensor:
+    """The rows as numbers without gaps, `(N, F)`: of a table with categories or gaps what an encoder sees of them."""
+    schema, gaps = job.dataset.schema, bool(job.x.isnan().any())
+    if job.dataset.kind == "table" and schema is not None:
+        return Features(schema.family(job.x), mask=gaps)(job.x)
+    return Features(Normal(job.x.shape[1]), mask=True)(job.x) if gaps else job.x
+
+
+def too_many(job: Job) -> bool:
+    """Whether the ensemble is left out, since it would take far longer than a fit."""
+    rows = len(job.x)
+    return rows**2 * job.x[0].numel() > MOST_WORK or rows * len(job.labels.classes) > MOST_VALUES
+
+
+class Ensemble:
+    """A `LabelEnsemble` of the rows of a job for several choices of labels; none where it would take too long.
+
+    Args:
+        job: The rows.
+        num_neighbors: Of a row in the graph of its field; 0 for no ensemble.
+    """
+
+    def __init__(self, job: Job, num_neighbors: int) -> None:
+        self.job, self.num_neighbors, self.why_not = job, num_neighbors, ""
+        self.found: LabelEnsemble | None = None
+        self.possible = num_neighbors > 0 and len(job.x) > 1
+        if self.possible and too_many(job):
+            self.possible = False
+            what = f"{len(job.x)} rows of {job.x[0].numel()} numbers and {len(job.labels.classes)} classes"
+            self.why_not = f"The ensemble is left out: for {what} it would take too long."
+
+    def __call__(self, y: Tensor | None) -> Tensor | None:
+        """`p(y | x)` of all rows, `(N, C)`, of labelled ones by other labels; None without an ensemble.
+
+        Args:
+            y: Their classes, `(N,)`, -1 where unknown.
+        """
+        if not self.possible or y is None:
+            return None
+        if self.found is not None:
+            return self.found.relabelled(y).probabilities
+        shape = self.job.dataset.image_shape
+        rows = features(self.job) if shape is None else self.job.x
+        self.found = LabelEnsemble(rows, y, len(self.job.labels.classes), self.num_neighbors, shape)
+        return self.found.probabilities

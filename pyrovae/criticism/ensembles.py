@@ -1,0 +1,225 @@
+"""`LabelEnsemble`: class probabilities by several classifiers of few labels, weighed by labels that all of them held out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrovae._lazily import Lazily
+from pyrovae.criticism.edges import LEAST_SIDE, gradient_histograms
+from pyrovae.criticism.fields import LabelField, checked, checked_labels, checked_rows
+from pyrovae.criticism.mixtures import LabelMixture
+from pyrovae.criticism.processes import FOLDS, LabelProcess, parts, score_of
+from pyrovae.errors import OptionError, ShapeError
+
+sklearn_trees = Lazily("sklearn.ensemble")
+
+__all__ = ["LabelEnsemble"]
+
+CAUTION = 20.0  # nats by which the log score of held-out labels must differ, for odds of e in the weights
+TREES = 100
+FLAT = 1e-8  # the standard deviation of a column that is constant, as a share of its mean
+LEAST = torch.finfo(torch.float32).tiny  # in the place of a probability of 0
+OF_MODEL = 0.1  # the weight of a fitted pair's classifier before labels say more
+
+
+@dataclass(frozen=True)
+class Weights:
+    """`p(y | x)` in proportion to `q(y | x)^classifier f(y | x)^ensemble`, of a pair's classifier q and of an ensemble, f.
+
+    Where they add up to 1, this is a geometric mean. A smaller sum makes probabilities more even, as a temperature does. By
+    default the classifier counts a tenth: with few labels it is far too sure of itself.
+    """
+
+    classifier: float
+    ensemble: float
+
+    @classmethod
+    def default(cls, q: Tensor | None, f: Tensor | None) -> Weights:
+        """Those before any label has been held out."""
+        share = 0.0 if q is None else 1.0 if f is None else OF_MODEL
+        return cls(share, 1 - share)
+
+    def pooled(self, q: Tensor | None, f: Tensor | None) -> Tensor:
+        """The probabilities, `(N, C)` float64, from those of the classifier and the ensemble, either of which may be None."""
+        both = ((self.classifier, q), (self.ensemble, f))
+        logits = [w * p.detach().cpu().double().clamp_min(LEAST).log() for w, p in both if p is not None]
+        return torch.stack(logits).sum(0).softmax(-1)
+
+
+class LabelEnsemble:
+    """`p(y | x)` from few labels by methods that err on different rows, as a geometric mean with cautious weights.
+
+    - A `LabelField`: labels spread over a graph of nearest neighbours.
+    - A `LabelProcess`: Gaussian processes, among them logistic regressions.
+    - A `LabelMixture`: one normal distribution a class.
+    - Of tables, a hundred extremely randomised trees.
+
+    Each predicts labels that it has not seen, and `w_m ~ exp(log score of these labels / 20 nats)`. Few labels so choose none
+    of them alone, and many do. Images are seen as pixels and as `gradient_histograms`, by field and process whichever predict
+    held-out labels better. A table is seen in standardised columns, and by the field in its own units, if these are better.
+
+    Args:
+        x: Rows, `(N, *event)`. The field leaves gaps (NaN) out of its distances; the others fill in the mean of the column.
+        y: Their class numbers, `(N,)`, from 0, and -1 where unknown.
+        num_classes: C; by default the largest class number plus 1.
+        num_neighbors: Of a row in the graph of the field.
+        image_shape: `(height, width)` or `(channels, height, width)` of rows that are images.
+
+    Attributes:
+        probabilities: Of the rows x themselves, `(N, C)` float64: of labelled rows by members that have not seen their label,
+            except where no other row has its class.
+        weights: By the name of a member; their sum is 1.
+        score: The log score of held-out labels, in nats per label; NaN if none was held out. As these labels choose kernels,
+            units and weights, too, the scores of new rows are lower; to know them, hold out labels before.
+
+    Raises:
+        ShapeError: x and y do not have the same number of rows, or rows another shape than `image_shape` or those of x.
+        DataError: No row has a label, a label is not a class number, there are fewer than two rows, or numbers are infinite.
+        OptionError: `num_neighbors` is below 1.
+
+    References:
+        Geurts, Ernst & Wehenkel 2006, doi:10.1007/s10994-006-6226-1 (the trees). Genest & Zidek 1986,
+        doi:10.1214/ss/1177013825, section 3 (the geometric mean).
+
+    Example:
+        >>> x = torch.cat([torch.randn(50, 2), torch.randn(50, 2) + 8])
+        >>> y = torch.full((100,), -1)
+        >>> y[[0, 1, 50, 51]] = torch.tensor([0, 0, 1, 1])  # 4 labels
+        >>> ensemble = pv.LabelEnsemble(x, y)
+        >>> list(ensemble.weights)
+        ['field', 'process', 'mixture', 'trees']
+        >>> ensemble(torch.tensor([[0.0, 0.0], [8.0, 8.0]])).argmax(-1)
+        tensor([0, 1])
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        y: Tensor,
+        num_classes: int | None = None,
+        num_neighbors: int = 5,
+        image_shape: Sequence[int] | None = None,
+    ) -> None:
+        if num_neighbors < 1:
+            raise OptionError(f"num_neighbors must be at least 1, got {num_neighbors}.")
+        rows, y, self.num_classes = checked(x, y, num_classes, "ensemble")
+        self.num_columns, self.image_shape = rows.shape[1], None if image_shape is None else tuple(image_shape)
+        if self.image_shape is not None and math.prod(self.image_shape) != self.num_columns:
+            raise ShapeError(f"Images of shape {self.image_shape} cannot have {self.num_columns} numbers a row.")
+        self.mean = rows.nanmean(0).nan_to_num(0.0)
+        apart = rows - self.mean
+        # squares of the largest numbers would be infinite
+        largest = apart.abs().nan_to_num(0.0).amax(0).clamp_min(torch.finfo(rows.dtype).tiny)
+        self.scale = largest * (apart / largest).square().nanmean(0).sqrt().nan_to_num(0.0)
+        self.scale = torch.where(self.scale > FLAT * self.mean.abs(), self.scale, 1.0)
+        views, how = self._views(rows), (y, self.num_classes)
+        self.fields = [LabelField(gappy, *how, num_neighbors) for gappy, _ in views]
+        first = 0 if self.image_shape is not None else len(views) - 1  # variances of kernels are in standard units
+        self.processes = [LabelProcess(filled, *how) for _, filled in views[first:]]
+        self.mixture = LabelMixture(views[-1][1], *how)
+        self.trees = None if self.image_shape is not None else _Trees(views[-1][1], *how)
+        self._weigh()
+
+    def relabelled(self, y: Tensor) -> LabelEnsemble:
+        """The ensemble of the same rows and classes with other labels `(N,)`."""
+        y = torch.as_tensor(y)
+        checked_labels(y, len(self.probabilities), self.num_classes, "ensemble")
+        y, other = y.detach().cpu().long(), copy(self)
+        other.fields = [field.relabelled(y) for field in self.fields]
+        other.processes = [process.relabelled(y) for process in self.processes]
+        other.mixture = self.mixture.relabelled(y)
+        other.trees = None if self.trees is None else _Trees(self.trees.x, y, self.num_classes)
+        other._weigh()
+        return other
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """`p(y | x)` of rows `(M, *event)`: `(M, C)`, float64. Each row is a new one."""
+        rows = checked_rows(torch.as_tensor(x), "ensemble")
+        if rows.shape[1] != self.num_columns:
+            raise ShapeError(f"A row of the ensemble has {self.num_columns} numbers, got rows with {rows.shape[1]}.")
+        views = self._views(rows)
+        of_process = views[self._process - len(self.processes)][1]  # the last views are those of processes
+        found = [self.fields[self._field](views[self._field][0])]
+        found += [self.processes[self._process](of_process), self.mixture(views[-1][1])]
+        if self.trees is not None:
+            found.append(self.trees(views[-1][1]))
+        return _pooled(found, list(self.weights.values()))
+
+    def _views(self, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """The rows in each of their units: with gaps, and with means in their place."""
+        filled = torch.where(rows.isnan(), self.mean, rows)
+        shape = self.image_shape
+        if shape is None:
+            return [(rows, filled), ((rows - self.mean) / self.scale, (filled - self.mean) / self.scale)]
+        if len(shape) not in (2, 3) or min(shape[-2:]) < LEAST_SIDE:
+            return [(rows, filled)]
+        histograms = gradient_histograms(filled, shape).double()
+        return [(rows, filled), (histograms, histograms)]
+
+    def _weigh(self) -> None:
+        self._field, self._process = _best(self.fields), _best(self.processes)
+        process = self.processes[self._process]
+        members: dict[str, Any] = {"field": self.fields[self._field], "process": process, "mixture": self.mixture}
+        if self.trees is not None:
+            members["trees"] = self.trees
+        each = [member.probabilities for member in members.values()]
+        rows, labels = process.held_out, process.labels
+        scores = torch.stack([p[rows, labels].clamp_min(LEAST).log().sum() for p in each])
+        self.weights = dict(zip(members, (scores / CAUTION).softmax(0).tolist()))
+        self.probabilities = _pooled(each, list(self.weights.values()))
+        self.score = score_of(self.probabilities[rows], labels)
+
+
+def _best(members: Sequence[LabelField | LabelProcess]) -> int:
+    """Which has the best score; the last where there is none."""
+    scores = [-math.inf if math.isnan(member.score) else member.score for member in members]
+    return len(scores) - 1 - scores[::-1].index(max(scores))
+
+
+def _pooled(each: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    return torch.stack([w * p.clamp_min(LEAST).log() for w, p in zip(weights, each)]).sum(0).softmax(-1)
+
+
+class _Trees:
+    """Extremely randomised trees, whose shares have one row of each class beside the labelled rows."""
+
+    def __init__(self, x: Tensor, y: Tensor, num_classes: int) -> None:
+        self.x, self.num_classes = x, num_classes
+        self.num = 0  # of the labels that it has learned from
+        self.forest: Any = None
+        rows = (y >= 0).nonzero().squeeze(1)
+        known = y[rows]
+        several, folds = parts(known)
+        self._learn(rows, known)
+        self.probabilities = self(x)
+        forest = self.forest
+        for fold in range(FOLDS):
+            out = several & (folds == fold)
+            if bool(out.any()):
+                self._learn(rows[~out], known[~out])
+                self.probabilities[rows[out]] = self(x[rows[out]])
+        self.forest, self.num = forest, len(rows)
+
+    def _learn(self, rows: Tensor, known: Tensor) -> None:
+        self.num = len(rows)
+        self.forest = sklearn_trees.ExtraTreesClassifier(TREES, random_state=0)
+        self.forest.fit(_single(self.x[rows]), known.numpy())
+
+    def __call__(self, x: Tensor) -> Tensor:
+        found = torch.zeros(len(x), self.num_classes, dtype=torch.float64)
+        if len(x):
+            found[:, self.forest.classes_] = torch.from_numpy(self.forest.predict_proba(_single(x)))
+        return (self.num * found + 1) / (self.num + self.num_classes)
+
+
+def _single(x: Tensor) -> Any:
+    """Rows as the trees take them, in single precision."""
+    largest = torch.finfo(torch.float32).max
+    return x.clamp(-largest, largest).float().numpy()
