@@ -132,7 +132,7 @@ class Monitor:
         seed_torch(FIXED_NOISE_SEED + ranks.rank())
         if not self.groups:
             counted: frozenset[str] = frozenset()
-            for part in self.fitted.parts(self.rows):
+            for part in self.fitted.parts(self.rows, known=True):
                 self.groups.append(MonitoredGroup(self.fitted, part, self.traces, counted, self.draws))
                 counted |= set(part.layout.global_sites)
         total, shared_total = torch.zeros(2, dtype=torch.float64, device=device).unbind()
