@@ -175,4 +175,6 @@ def test_where_gaps_are_left_out_of_the_likelihood_classes_follow_from_what_is_o
     logits = pair.likelihood.get_parameter("likelihood.logits")
     log_p = torch.distributions.Bernoulli(logits=logits).log_prob(x.nan_to_num(0.0)[:, None])
     log_p = (log_p * seen[:, None]).sum(-1).detach()
-    torch.testing.assert_close(pv.classify(fitted, x, num_samples=2000).joint.float(), log_p.softmax(-1), atol=0.1, rtol=0)
+    torch.testing.assert_close(
+        pv.classify(fitted, x, num_samples=2000).joint.float(), log_p.softmax(-1), atol=0.1, rtol=0
+    )
