@@ -277,8 +277,8 @@ def refuse_undefined(values: Tensor, rows: Tensor) -> None:
     if bool(bad.any()):
         first = int(rows[int(bad.nonzero()[0])])
         raise NotFiniteError(
-            f"The density of {int(bad.sum())} rows is undefined, the first is row {first}: densities of draws overflow there in {str(values.dtype)[6:]}. Look for values that are far from all others, or fit in "
-            "float64 (pair.double())."
+            f"The density of {int(bad.sum())} rows is undefined, the first is row {first}: densities of draws overflow "
+            f"there in {str(values.dtype)[6:]}. Look for values that are far from all others, or fit in float64, pair.double()."
         )
 
 

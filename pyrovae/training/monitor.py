@@ -165,7 +165,7 @@ class Monitor:
         return Measured(bound, means, {site: perplexity(ranks.total(n)).tolist() for site, n in used.items()})
 
     def _counts(self, codes: Numbered, rows: int) -> Tensor:
-        """How often the codes occur, `(Q, K)`; NaN, and a warning, where numbers are out of range: a fit need not end for it."""
+        """How often codes occur, `(Q, K)`; NaN, and a warning, where numbers are out of range: no fit need end for it."""
         try:
             return codes.counts(rows).double()
         except PairError as error:
