@@ -413,7 +413,7 @@ def describe(dataset: Dataset, options: Options, rows: Rows) -> str:
         which += f" given {rows.given.what}"
     elif rows.several:
         known = [
-            f"{one.name} ({len(one.classes)} classes, {int((one.codes['train'] >= 0).sum())} known)"
+            f"{one.name} ({one.argument}, {len(one.classes)} classes, {int((one.codes['train'] >= 0).sum())} known)"
             for one in rows.several
         ]
         which += f" of {', '.join(known)} in training rows"

@@ -225,9 +225,8 @@ class Fit:
         for group in group_rows(self.pair, batch):
             rows = transform_once(self.pair, take_group(batch, group), self.transform, draw)
             if not known:
-                chunk = (
-                    self.chunk_size(rows) if tuple(rows) in self.row_elements else FEW
-                )  # to measure it is to run the pair
+                # to measure what a row costs is to run the pair, which may fail on these
+                chunk = self.chunk_size(rows) if tuple(rows) in self.row_elements else FEW
                 with fork_rng():
                     check_doubtful_rows(self.pair, rows, chunk, group.rows)
             found.append(FittedGroup(group.rows, rows, self.layout_of(rows)))

@@ -178,3 +178,33 @@ def test_where_gaps_are_left_out_of_the_likelihood_classes_follow_from_what_is_o
     torch.testing.assert_close(
         pv.classify(fitted, x, num_samples=2000).joint.float(), log_p.softmax(-1), atol=0.1, rtol=0
     )
+
+
+def test_a_density_that_overflows_is_told_and_no_answer() -> None:
+    """The condition of row 3 is finite, and what the networks make of it is not."""
+    row = ROWS["cvae-vector"]
+    torch.manual_seed(0)
+    data = whole_rows(row)
+    fitted = unfitted(row.build(), data)
+    data["c"][BAD] = 1e30
+    with pytest.raises(pv.NotFiniteError, match=f"of 1 rows is undefined, the first is row {BAD}: .*overflow there in float32"):
+        pv.log_likelihood(fitted, data, 3, proposal="guide", seed=0)
+
+
+@pytest.mark.parametrize("number", [2.5, "3", None, True, 0, -1])
+def test_numbers_of_rows_and_draws_are_whole_and_positive(number: Any) -> None:
+    torch.manual_seed(0)
+    row = ROWS["vae"]
+    data = whole_rows(row)
+    fitted = unfitted(row.build(), data)
+    least = "at least 1, got 0" if number == 0 else "at least 1"
+    for name, ask in {
+        "num": lambda: pv.generate(fitted, number),
+        "num ": lambda: pv.simulate(fitted, number),
+        "num_samples": lambda: pv.encode(fitted, data, num_samples=number),
+        "num_samples ": lambda: pv.reconstruct(fitted, data, num_samples=number),
+        "num_samples  ": lambda: pv.importance(fitted, data, number),
+        "num_samples   ": lambda: pv.kl_by_site(fitted, data, num_samples=number),
+    }.items():
+        with pytest.raises(pv.OptionError, match=f"^{name.strip()} must be .*{least}"):
+            ask()

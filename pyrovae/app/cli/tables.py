@@ -178,7 +178,7 @@ def print_classes(found: Sequence[Told], own: bool) -> None:
     for name in ("column", "rows without a label", *(["known ones that are right"] if shares else [])):
         table.add_column(name, justify="left" if name == "column" else "right")
     for one in found:
-        right = [share(one.right, one.known) if one.known else ""] if shares else []
+        right = [share(one.right / one.known, one.known) if one.known else ""] if shares else []
         _row(table, one.name, one.unknown, *right)
     out.print(table, highlight=False)
 

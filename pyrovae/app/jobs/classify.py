@@ -140,7 +140,7 @@ def _plain(cell: Any) -> str:
 def _codes(cells: pd.Series, column: Labels) -> Tensor:
     """The class numbers of cells, -1 where there is none. DataError for a class that the run does not know."""
     numbers = {_plain(name): code for code, name in enumerate(column.classes)} | {"": -1, "-1": -1}
-    texts = cells.where(cells.notna(), "").map(_plain)
+    texts = cells.astype(object).where(cells.notna(), "").map(_plain)
     unknown = texts[~texts.isin(list(numbers))]
     if len(unknown):
         raise DataError(
