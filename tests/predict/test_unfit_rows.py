@@ -187,7 +187,9 @@ def test_a_density_that_overflows_is_told_and_no_answer() -> None:
     data = whole_rows(row)
     fitted = unfitted(row.build(), data)
     data["c"][BAD] = 1e30
-    with pytest.raises(pv.NotFiniteError, match=f"of 1 rows is undefined, the first is row {BAD}: .*overflow there in float32"):
+    with pytest.raises(
+        pv.NotFiniteError, match=f"of 1 rows is undefined, the first is row {BAD}: .*overflow there in float32"
+    ):
         pv.log_likelihood(fitted, data, 3, proposal="guide", seed=0)
 
 
