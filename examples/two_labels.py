@@ -1,6 +1,6 @@
 """Two labels, each known of few rows: the species and the sex of animals that have been measured.
 
-Of 600 animals 30 have a species, 30 others a sex, and 20 both. `TwoLabelVAE` learns from all of them, and sums over what is
+Of 600 animals 30 have a species, 30 others a sex, and 20 both. `LabelsVAE` learns from all of them, and sums over what is
 unknown. Males are the larger ones in two species and the smaller ones in the third, so that whoever knows the species knows
 more about the sex of an animal that has been measured. The data are made here, and their true probabilities are known: how
 often these are right is the best that can be done. Beside it stand two models of one label each, which see the same labels of
@@ -45,17 +45,14 @@ def one_label(classes: int) -> pv.SSVAE:
     )
 
 
-def two_labels() -> pv.TwoLabelVAE:
-    return pv.TwoLabelVAE(
-        label_prior1=pv.priors.Categorical(SPECIES),
-        label_prior2=pv.priors.Categorical(SEXES),
+def two_labels() -> pv.LabelsVAE:
+    return pv.LabelsVAE(
+        label_priors=[pv.priors.Categorical(SPECIES), pv.priors.Categorical(SEXES)],
         prior=pv.priors.StandardNormal(L),
         likelihood=pv.mlp((L, SPECIES, SEXES), fam.Normal(D, scale="column"), hidden=(16,)),
         encoder=pv.mlp((D, SPECIES, SEXES), fam.Normal(L), hidden=(16,)),
-        classifier1=pv.mlp(D, fam.Categorical((), SPECIES), hidden=(16,)),
-        classifier2=pv.mlp(D, fam.Categorical((), SEXES), hidden=(16,)),
-        code1=pv.nets.OneHot(SPECIES),
-        code2=pv.nets.OneHot(SEXES),
+        classifiers=[pv.mlp(D, fam.Categorical((), classes), hidden=(16,)) for classes in (SPECIES, SEXES)],
+        codes=[pv.nets.OneHot(SPECIES), pv.nets.OneHot(SEXES)],
         alpha=5.0,
     )
 

@@ -68,6 +68,7 @@ class Model(Entry):
     """A graphical model, built by build(pieces).
 
     labels: the argument that labels go to: `CONDITION` (c, known for every row), "y", or None for a model without labels.
+    several: whether it has several columns of labels, y1, y2, ..., and no other.
     takes: those options that are not for every model.
     code: the site whose posterior mean `encode` writes.
     images: whether its rows are images, (C, H, W) or (H, W), whatever --net says.
@@ -76,11 +77,17 @@ class Model(Entry):
     """
 
     labels: str | None = None
+    several: bool = False
     takes: tuple[str, ...] = ()
     code: str = "z"
     images: bool = False
     own_guide: bool = False
     first_stage: Callable[[Any], Any] = lambda pair: pair
+
+    @property
+    def infers_labels(self) -> bool:
+        """Whether it has labels that rows may lack."""
+        return self.labels == "y" or self.several
 
     @property
     def quantised(self) -> bool:

@@ -25,8 +25,9 @@ from pyrovae.app.catalogue import (
     is_own,
     part,
 )
-from pyrovae.app.models import MODELS, SIZED, WIDTHS
+from pyrovae.app.models import MODELS, SIZED
 from pyrovae.app.options import OPTIONS, Options, Widths
+from pyrovae.app.pieces import WIDTHS
 from pyrovae.errors import DataError, OptionError
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
     check_names(options)
     if dataset.c is not None and options.model == "vae":
         options = replace(options, model="cvae")
+    if dataset.labels and options.model == "vae":
+        options = replace(options, model="labels")
     model: Model = MODELS[options.model]
     _check_model(model, options, dataset)
     likelihood, total_count = choose_likelihood(options, dataset)
@@ -229,6 +232,7 @@ def _check_model(model: Model, options: Options, dataset: Dataset) -> None:
         raise OptionError("--free-bits spares z1 of --model hierarchical, and there is no other level: leave it out.")
     if model.images and dataset.image_shape is None:
         raise OptionError(f"--model {options.model} needs images, and the rows of {dataset.name} have no image shape.")
+    _check_several(model, options, dataset)
     if dataset.c is not None:
         if model.labels != CONDITION:
             raise OptionError(
@@ -240,6 +244,40 @@ def _check_model(model: Model, options: Options, dataset: Dataset) -> None:
             )
     elif model.labels is not None:
         _check_labels(model, options, dataset)
+
+
+MOST_LABELS, MOST_COMBINATIONS = (
+    4,
+    1000,
+)  # of columns of labels, and of their classes, which rows without labels sum over
+
+
+def _check_several(model: Model, options: Options, dataset: Dataset) -> None:
+    """OptionError unless a model of several columns of labels, and no other, has them, and few enough to sum them out."""
+    names = [column.name for column in dataset.labels]
+    if dataset.c is not None and names:
+        raise OptionError("--condition does not go with several columns of labels: leave out one of the two.")
+    if model.several and not names:
+        raise OptionError(
+            f"--model {options.model} needs several columns of labels of a table: name them with --label, with commas between "
+            "them. Of one column the model is m2."
+        )
+    if names and not model.several:
+        raise OptionError(
+            f"--model {options.model} does not take several columns of labels ({', '.join(names)}), which --model labels does: "
+            "name one of them by --label."
+        )
+    sizes = [len(column.classes) for column in dataset.labels]
+    if len(names) > MOST_LABELS:
+        raise OptionError(
+            f"--label names {len(names)} columns, and at most {MOST_LABELS} are possible: {', '.join(names)}."
+        )
+    if math.prod(sizes) > MOST_COMBINATIONS:
+        raise OptionError(
+            f"The columns {', '.join(names)} have {' x '.join(map(str, sizes))} = {math.prod(sizes)} combinations of classes, "
+            f"which are summed over in rows without a label: at most {MOST_COMBINATIONS} are possible. Name fewer columns, or "
+            "merge rare classes."
+        )
 
 
 def _check_labels(model: Model, options: Options, dataset: Dataset) -> None:

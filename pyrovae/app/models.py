@@ -6,171 +6,27 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from pyrovae._lazily import Lazily
-from pyrovae.app.catalogue import CONDITION, ESTIMATORS, FLOWS, NORMS, Event, Likelihood, Model, codes_of, part
+from pyrovae.app.catalogue import CONDITION, ESTIMATORS, Model, codes_of
 from pyrovae.app.options import Options
-from pyrovae.errors import OptionError
+from pyrovae.app.pieces import Pieces
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
-    from pyrovae import conditionals, distributions, families, models, nets, priors
+    from pyrovae import conditionals, families, models, nets, priors
     from pyrovae import tables as of_tables
     from pyrovae.app.given import Given, GivenCaptions
     from pyrovae.pair.program import PairLike
     from pyrovae.tables.schema import Schema
 else:  # so that the names of models are known at once
-    torch = Lazily("torch")
     conditionals, families = Lazily("pyrovae.conditionals"), Lazily("pyrovae.families")
     models, nets, priors = Lazily("pyrovae.models"), Lazily("pyrovae.nets"), Lazily("pyrovae.priors")
-    distributions, of_tables = Lazily("pyrovae.distributions"), Lazily("pyrovae.tables")
+    of_tables = Lazily("pyrovae.tables")
 
 
-SIZED = ("vae", "cvae", "m2", "gmvae", "vade", "jointvae", "hierarchical")  # models whose counts can have a size factor
+# models whose counts can have a size factor
+SIZED = ("vae", "cvae", "m2", "labels", "gmvae", "vade", "jointvae", "hierarchical")
 STARTS = {"full-mixture": "mixture", "full-mixture-nsf": "flow", "normal": "normal"}
-WIDTHS = (400,)
-
-
-class _Size:
-    """What the size of a row of counts is: a latent dimension, or the last of the numbers that the model is given."""
-
-    def __init__(self, train: Tensor, options: Options) -> None:
-        self.is_latent = options.size_factor == "latent"
-        logs = nets.sizes.log_size(train).double()
-        self.centre = float(logs.mean())
-        self.spread = max(float(logs.std(correction=0)), 0.05) if self.is_latent else 1.0
-
-    def factor(self, net: Any, last: int) -> nets.SizeFactor:
-        """A decoder's network with the size in its log-means; `last` is the number of its last parent."""
-        place = {"parent": 0, "place": 0} if self.is_latent else {"parent": last, "place": -1}
-        return nets.SizeFactor(net, self.centre, self.spread, **place)
-
-    @staticmethod
-    def start(net: Any, train: Tensor) -> None:
-        """Let the log-means of the columns start at what they are in rows of the average size."""
-        means = train.nanmean(0).nan_to_num(0.0)
-        shares = (means / means.mean().clamp_min(1e-30)).clamp_min(1e-3).log()
-        if isinstance(net, nets.MLP) and len(net.rest):
-            last: Any = net.rest[-1]
-            with torch.no_grad():
-                last.bias[: len(shares)] = shares
-
-
-class Pieces:
-    """Builds the conditionals of a model, of the families and networks that the options name.
-
-    event: the size of a row that is a vector, the shape of one that is an image; of a table the number of its features.
-    latent: the number of dimensions of z, with several levels of the top one.
-    levels: the number of dimensions of each level, from the data upwards.
-    classes: the number of values of y or c.
-    """
-
-    def __init__(
-        self, options: Options, train: Tensor, num_classes: int, schema: Schema | None = None, gaps: bool = False
-    ) -> None:
-        shape = tuple(train.shape[1:])
-        if options.net == "conv" and len(shape) < 2:
-            raise OptionError("--net conv needs images, and these rows have no image shape; use --net mlp.")
-        self.options, self.train, self.gaps = options, train, gaps
-        self.event: Event = shape[0] if len(shape) == 1 else shape
-        self.levels, self.classes = options.levels or (options.latent or 1,), num_classes
-        self.latent = self.levels[-1]
-        self.chosen: Likelihood = part("likelihood", str(options.likelihood))
-        self.net: Any = getattr(conditionals, str(options.net))
-        self.widths = WIDTHS if options.hidden is None else options.hidden
-        self.hidden: dict[str, Any] = {"hidden": self.widths} if len(shape) == 1 else {}
-        if options.norm != "none":
-            self.hidden["activation"] = NORMS[options.norm].build()
-        self.schema = schema
-        self.seen: families.Features | None = None
-        self.given = 0  # how many numbers a model's networks see of the columns, or of the caption, that it is given
-        self.code: Any = None  # the network of c that they share
-        total = options.total_count or 1
-        self.family: Any = self.chosen.build(self.event, total) if schema is None else schema.family(train)
-        self.size = _Size(train, options) if options.size_factor not in (None, "none") else None
-        if schema is not None or gaps:
-            self.seen = families.Features(self.family, mask=gaps)
-            self.event = self.seen.num_features
-
-    def conditional(self, family: families.Family, *parents: Event) -> Any:
-        """p(child | parents) of a family; each parent is given by its size or shape."""
-        return self.net(parents if len(parents) > 1 else parents[0], family, **self.hidden)
-
-    def likelihood(self, *parents: int) -> Any:
-        """p(x | parents) of the family that --likelihood names."""
-        made = self.conditional(self.family, *parents)
-        if self.size is not None:
-            self.size.start(made.net, self.train)
-            made.net = self.size.factor(made.net, len(parents) - 1)
-        return self.observed(made)
-
-    def observed(self, made: Any) -> Any:
-        """A likelihood that leaves missing cells out: of a table always, of other rows where some are missing."""
-        return made if self.seen is None else distributions.observed_only(made)
-
-    def posterior(self, *parents: Event, guide: str | None = None) -> Any:
-        """q(z | parents) of the family that --guide names."""
-        guide = guide or str(self.options.guide)
-        build = part("guide", guide).build
-        if guide in FLOWS:
-            return build(parents if len(parents) > 1 else parents[0], self.latent, hidden=self.widths)
-        return self.conditional(build(self.latent), *parents)
-
-    def normal(self, latent: int, *parents: Event) -> Any:
-        """p(z | parents), independent Normals."""
-        return self.conditional(families.Normal(latent), *parents)
-
-    def of_words(self) -> Any:
-        """p(z | c) of a caption c: a coupling flow, since a caption that says little has many kinds of images."""
-        if self.latent == 1:  # has nothing to couple
-            return self.normal(1, self.given)
-        return conditionals.flow(self.given, self.latent, "coupling", hidden=(64,))
-
-    def lower(self) -> list[Any]:
-        """p(z_l | z_{l+1}) for each level except the top one."""
-        return [self.normal(below, above) for below, above in zip(self.levels, self.levels[1:])]
-
-    def classifier(self, *parents: Event) -> Any:
-        return self.conditional(families.Categorical((), self.classes), *parents)
-
-    def seeing(self, made: Any) -> Any:
-        """A conditional whose first parent is x, which it then sees divided by its bound, as log(1 + x), or as features."""
-        self._seeing(made)
-        is_guide = isinstance(
-            getattr(made, "family", None), families.Normal | families.FullNormal | families.LowRankNormal
-        )
-        if self.size is not None and self.size.is_latent and is_guide:
-            made.net = nets.SizeFromTotal(made.net, self.size.centre, self.size.spread)
-        return made
-
-    def _seeing(self, made: Any) -> Any:
-        if self.seen is not None:
-            made.net = nets.Behind(self.seen, made.net)
-            return made
-        bound = self.options.total_count or 1
-        if self.chosen.needs_total and bound > 1:
-            made.net = nets.Rescaled(made.net, 1 / bound)
-        elif self.chosen.takes in ("count", "positive"):
-            made.net = nets.Log1p(made.net)
-        return made
-
-    @property
-    def starts_as_mixture(self) -> bool:
-        """Whether the model is the VAE of a table that starts as a mixture; see `pyrovae.tables.vae`."""
-        own = self.options.prior == "vamp" or self.options.net != "mlp"
-        return self.schema is not None and self.options.guide == "full" and not own
-
-    def prior(self, encoder: Any = None) -> Any:
-        """p(z) of the family that --prior names. A VampPrior shares `encoder`, if there is one of x alone."""
-        # a mixture of flows at 500 pseudo-inputs would cost 500 flows a draw, so it gets a diagonal encoder
-        if self.options.prior == "vamp" and (encoder is None or self.options.guide in FLOWS):
-            encoder = self.seeing(self.posterior(self.event, guide="normal"))
-        picked = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(self.options.seed))
-        return part("prior", str(self.options.prior)).build(self.latent, encoder, self.train[picked])
-
-    def normal_of_class(self) -> Any:
-        """p(z | class): a learned diagonal Normal for each class or cluster."""
-        return conditionals.mlp(self.classes, families.Normal(self.latent), hidden=())
 
 
 def _vae(of: Pieces) -> models.VAE:
@@ -212,6 +68,17 @@ def _m2(of: Pieces) -> models.SSVAE:
         encoder=of.seeing(of.posterior(of.event, of.classes)),
         classifier=of.seeing(of.classifier(of.event)),
         code=nets.OneHot(of.classes),
+    )
+
+
+def _labels(of: Pieces) -> models.LabelsVAE:
+    return models.LabelsVAE(
+        label_priors=[priors.Categorical(classes) for classes in of.sizes],
+        prior=of.prior(),
+        likelihood=of.likelihood(of.latent, *of.sizes),
+        encoder=of.seeing(of.posterior(of.event, *of.sizes)),
+        classifiers=[of.seeing(of.classifier(of.event, classes=classes)) for classes in of.sizes],
+        codes=[nets.OneHot(classes) for classes in of.sizes],
     )
 
 
@@ -376,6 +243,12 @@ MODELS: dict[str, Model] = {
         labels="y",
         takes=("prior", "labelled", "norm"),
     ),
+    "labels": Model(
+        _labels,
+        "p(y1) ... p(yL) p(z) p(x|z,y1,...,yL): m2 with several columns of labels, each known of some rows",
+        several=True,
+        takes=("prior", "norm"),
+    ),
     "m1m2": Model(
         _m1m2,
         "p(y) p(z2) p(z1|z2,y) p(x|z1): M2 on top of a latent z1",
@@ -435,6 +308,7 @@ def build(
     schema: Schema | None = None,
     gaps: bool = False,
     given: Given | GivenCaptions | None = None,
+    sizes: tuple[int, ...] = (),
 ) -> PairLike:
     """The model that the options name, for such rows and so many classes or clusters (0 for a model without them).
 
@@ -442,9 +316,11 @@ def build(
         schema: what the columns of a table are, whose likelihood is that of tables.
         gaps: whether cells are missing in some row, also of those held out.
         given: columns or captions that the model is given with every row.
+        sizes: the numbers of classes of several labels.
     """
     of = Pieces(options, train, num_classes, schema, gaps)
     if given is not None:
         of.given, of.code = given.num_features, given.code()
+    of.sizes = sizes
     pair: PairLike = MODELS[options.model].build(of)
     return pair

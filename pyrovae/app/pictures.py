@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 from collections.abc import Mapping
 from contextlib import suppress
@@ -230,6 +231,36 @@ def draw_rows(
     if wanted is not None:
         codes[:] = names.index(choose("class", wanted, names))
     return drawn({rows.argument: codes}), codes
+
+
+def draw_labelled_rows(
+    run: Run, num: int, *, wanted: str | None = None, mean: bool = False, seed: int | None = 0
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """New rows, `(num, D)`, in the units of the data, of a model with several columns of labels, and their class numbers.
+
+    Args:
+        wanted: the classes of some columns, such as "species=adelie,sex=male"; the others take each of their classes in turn.
+        mean: E[x | z] at draws of z, instead of draws of x.
+    """
+    columns = {column.name: column for column in run.rows.several}
+    held: dict[str, str] = {}
+    for said in (wanted or "").split(","):
+        if not said.strip():
+            continue
+        name, found, value = (text.strip() for text in said.partition("="))
+        if not found or name in held:
+            raise OptionError(f"--class {wanted}: write each column once, as in {next(iter(columns))}=CLASS.")
+        held[choose("class column", name, columns)] = value
+    free = [column for name, column in columns.items() if name not in held]
+    combinations = list(itertools.product(*(range(len(column.classes)) for column in free)))
+    turn = torch.tensor(combinations, dtype=torch.int64)[torch.arange(max(0, num)) % len(combinations)]
+    codes = {column.name: turn[:, place] for place, column in enumerate(free)}
+    for name, value in held.items():
+        known = [str(one) for one in columns[name].classes]
+        codes[name] = torch.full((max(0, num),), known.index(choose(f"class {name}", value, known)))
+    given = {column.argument: codes[name] for name, column in columns.items()}
+    rows = run.rows.restore(generate(run.fitted, num, given=given, mean=mean, seed=seed))
+    return rows, {name: codes[name] for name in columns}
 
 
 def conditions_of(run: Run, given: str | None, num: int, seed: int | None) -> Tensor | None:

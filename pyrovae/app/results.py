@@ -20,6 +20,12 @@ ACCURACIES = {
     "accuracy_clusters": "right classes by clusters' majorities",
 }
 
+OF_COLUMNS = {  # how one of several columns of labels is predicted
+    "guide": "by the guide",
+    "joint": "by the joint model",
+    "given": "given the other labels that are known",
+}
+
 DOUBT = {  # what to say where many rows have a large k-hat, after the limit
     "guide": "the guide's means are displaced on these rows, or it is too narrow, and its draws do not carry log p(x): read "
     "that number as a lower bound. Try --proposal refined, or a richer --guide, such as full or iaf.",
@@ -80,6 +86,13 @@ def results_table(results: Mapping[str, Any], probability: str) -> Shown:
             some = results["accuracy_rows"]
             rows = "" if some == results["test_rows"] else f", {some} rows"
             lines.append((f"{what}{rows}", share(results[name], some)))
+    for one in results.get("labels", ()):
+        rows = "" if one["rows"] == results["test_rows"] else f", {one['rows']} rows"
+        lines += [
+            (f"right {one['column']} {what}{rows}", share(one[name], one["rows"]))
+            for name, what in OF_COLUMNS.items()
+            if name in one
+        ]
     if "clusters_used" in results:
         lines.append(("clusters with training rows", f"{results['clusters_used']}"))
     if "fit_seconds" in results:

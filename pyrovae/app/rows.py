@@ -32,6 +32,23 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
+class Labels:
+    """One of several columns of labels of a run.
+
+    Args:
+        argument: of the model, "y1", "y2", ...
+        name: of the column.
+        classes: as the source writes them.
+        codes: class numbers of each part, `(N,)`, -1 where unknown.
+    """
+
+    argument: str
+    name: str
+    classes: tuple[str | int, ...]
+    codes: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
 class Rows:
     """The rows of a run as its model takes them.
 
@@ -46,6 +63,7 @@ class Rows:
         columns: the columns' names, or None.
         schema: what the columns of a table are, whose rows it encoded, or None.
         given: columns or captions that the model is given with every row, or None.
+        several: the columns of labels, of a model that has several.
         test_index: the position of each test row in the source, `(N_test,)`.
         divisor: what the source's values were divided by when they were read. Densities are given for the source's own
             values; for masses it is 1.
@@ -65,6 +83,7 @@ class Rows:
     divisor: float
     schema: Schema | None = None
     given: Given | GivenCaptions | None = None
+    several: tuple[Labels, ...] = ()
 
     def batch(self, part: str, *, labels: bool = True) -> dict[str, Tensor]:
         """The rows of "train", "validation" or "test" as the model's arguments.
@@ -75,6 +94,8 @@ class Rows:
         x, codes = getattr(self, part), self.codes[part]
         if self.given is not None:
             return {"x": x, **self.given.argument(self.given.parts[part])}
+        if self.several and part == "train" and labels:
+            return {"x": x, **{column.argument: column.codes[part] for column in self.several}}
         if self.argument is None or codes is None:
             return {"x": x}
         if self.argument != CONDITION and (part != "train" or not labels):
@@ -87,6 +108,10 @@ class Rows:
         The keys say which is meant; "" where there is nothing to tell apart.
         """
         given = take_rows(self.batch("train"), slice(0, 2))
+        if self.several:
+            every = {column.argument: torch.zeros(2, dtype=torch.int64) for column in self.several}
+            names = " and ".join([", ".join(list(every)[:-1]), list(every)[-1]])
+            return {"": {"x": given["x"]}, f"where {names} are known": {"x": given["x"], **every}}
         if self.argument in (None, CONDITION):
             return {"": given}
         known = torch.zeros(2, dtype=torch.int64)  # any class: the graph is the same
@@ -159,6 +184,9 @@ def make_rows(dataset: Dataset, split: Split, options: Options, scaler: Standard
         codes["train"] = keep_labels(codes["train"], classes, options)
     elif model.clusters:
         classes = tuple(range(int(options.clusters or 0)))
+    for column in dataset.labels:
+        if not bool((column.y[split.train] >= 0).any()):
+            raise OptionError(f"No training row has a label in column {column.name}. Give rows that have one.")
     return Rows(
         train=train,
         validation=validation if len(validation) else None,
@@ -174,6 +202,10 @@ def make_rows(dataset: Dataset, split: Split, options: Options, scaler: Standard
         divisor=divisor_of(dataset, options),
         schema=schema,
         given=given,
+        several=tuple(
+            Labels(f"y{number}", one.name, one.classes, {part: one.y[getattr(split, part)] for part in codes})
+            for number, one in enumerate(dataset.labels, 1)
+        ),
     )
 
 
@@ -227,6 +259,11 @@ def keep_labels(codes: Tensor, classes: Sequence[str | int], options: Options) -
             )
         kept[rows[torch.randperm(len(rows), generator=generator)[:share]]] = code
     return kept
+
+
+def names_of(classes: Sequence[str | int], codes: Tensor) -> Array:
+    """Class numbers as the source writes the classes, None where unknown."""
+    return np.asarray([classes[code] if code >= 0 else None for code in codes.tolist()], dtype=object)
 
 
 def num_source_rows(dataset: Dataset) -> int:

@@ -237,12 +237,13 @@ def _in_first_stage(folder: Path) -> bool:
 
 def _built(options: Options, rows: Rows) -> PairLike:
     with Bounded.by_memory():
-        return build(options, rows.train, rows.num_classes, rows.schema, rows.gaps, rows.given)
+        sizes = tuple(len(column.classes) for column in rows.several)
+        return build(options, rows.train, rows.num_classes, rows.schema, rows.gaps, rows.given, sizes)
 
 
 def _keeps_best(options: Options) -> bool:
     """Whether to keep the best epoch: on digits with 100 labels, M2's last one had more right and a higher log p(x)."""
-    return options.keep == "best" or (options.keep is None and MODELS[options.model].labels != "y")
+    return options.keep == "best" or (options.keep is None and not MODELS[options.model].infers_labels)
 
 
 def _schedule(options: Options) -> list[Any]:
@@ -410,6 +411,12 @@ def describe(dataset: Dataset, options: Options, rows: Rows) -> str:
         which += f" of {options.clusters} clusters"
     elif rows.given is not None:
         which += f" given {rows.given.what}"
+    elif rows.several:
+        known = [
+            f"{one.name} ({one.argument}, {len(one.classes)} classes, {int((one.codes['train'] >= 0).sum())} known)"
+            for one in rows.several
+        ]
+        which += f" of {', '.join(known)} in training rows"
     elif rows.argument is not None:
         labels = rows.batch("train")[rows.argument]
         which += f" of {rows.num_classes} classes, {int((labels >= 0).sum())} training rows labelled"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyrovae.app.catalogue import CONDITION
 from pyrovae.app.options import OPTIONS
+from pyrovae.app.rows import Labels
 from pyrovae.app.run import Run
 from pyrovae.criticism.classification import classify
 from pyrovae.criticism.code_usage import code_usage
@@ -166,13 +167,15 @@ def _units(run: Run) -> dict[str, float]:
     return results
 
 
-def accuracies(run: Run, num_samples: int) -> dict[str, float]:
+def accuracies(run: Run, num_samples: int) -> dict[str, Any]:
     """The accuracy on the first 500 labelled test rows, for models that have classes or clusters.
 
     Classes are predicted by the guide's classifier and by the joint model. A cluster, found by the guide, predicts the class
     that most of its training rows have.
     """
     model, truth = run.model, run.rows.codes["test"]
+    if run.rows.several:
+        return {"labels": [_of_column(run, column, min(num_samples, 100)) for column in run.rows.several]}
     if truth is None or (model.labels != "y" and not model.clusters):
         return {}
     draws = min(num_samples, 10 if model.clusters else 100)
@@ -201,6 +204,26 @@ def accuracies(run: Run, num_samples: int) -> dict[str, float]:
     if model.clusters:
         results["clusters_used"] = len(clusters.unique())
     return results
+
+
+MOST_JUDGED = 500  # test rows with a label
+
+
+def _of_column(run: Run, column: Labels, num_samples: int) -> dict[str, Any]:
+    """Shares of test rows of which one of several labels is predicted rightly, from x alone, and given the other labels."""
+    truth = column.codes["test"]
+    rows = (truth >= 0).nonzero().squeeze(1)[:MOST_JUDGED]
+    found: dict[str, Any] = {"column": column.name, "rows": len(rows)}
+    if not len(rows):
+        return found
+    data = {"x": run.rows.test[rows]}
+    how: dict[str, Any] = {"site": column.argument, "num_samples": num_samples, "seed": EVALUATION_SEED}
+    alone = classify(run.fitted, data, **how)
+    shares = {"guide": alone.guide.argmax(-1), "joint": alone.predicted}
+    others = {one.argument: one.codes["test"][rows] for one in run.rows.several if one is not column}
+    if any(bool((codes >= 0).any()) for codes in others.values()):
+        shares["given"] = classify(run.fitted, data | others, **how).predicted
+    return found | {name: (classes == truth[rows]).double().mean().item() for name, classes in shares.items()}
 
 
 def _majorities(clusters: Tensor, codes: Tensor, num_clusters: int) -> Tensor:

@@ -14,11 +14,11 @@ from torch.distributions import constraints
 from pyrovae.batching.chunks import chunks
 from pyrovae.batching.extremes import edge, far_away, gap_under_mask, is_far, named_place, on_the_edge
 from pyrovae.batching.transformed import transformed
-from pyrovae.errors import DataError, PairError
-from pyrovae.pair.batch import Batch, num_rows
+from pyrovae.errors import DataError, PairError, PyrovaeError
+from pyrovae.pair.batch import Batch, num_rows, take_rows
 from pyrovae.pair.devices import indices_in_range
 from pyrovae.pair.handlers import same_memory
-from pyrovae.pair.parameters import every_module, trainable
+from pyrovae.pair.parameters import every_module, fork_rng, trainable
 from pyrovae.pair.program import PairLike, distribution_name, run, sample_sites
 
 
@@ -57,16 +57,70 @@ def check_rows(
         for rows in chunks(batch, chunk):
             seen = transformed(pair, rows, transform)
             gaps = strict and not masks_checked and any(map(_has_nan, seen.values()))
-            with noting_classes(pair, seen) as noted, torch.set_grad_enabled(gaps):
-                nodes = sample_sites(run(pair, seen)[0])
-            for name, node in nodes.items():
+            those = numbers[start : start + chunk]
+            with noting_classes(pair, seen, those) as noted, torch.set_grad_enabled(gaps), explained(pair, seen, those):
+                model, guide = map(sample_sites, run(pair, seen))
+            for name, node in model.items():
                 if node["is_observed"] and isinstance(node["value"], Tensor):
-                    _check_site(name, node, rows, numbers[start : start + chunk], strict)
+                    _check_site(name, node, rows, those, strict)
                     if gaps and _has_nan(node["value"]):
-                        _check_mask(pair, name, node, numbers[start : start + chunk])
+                        _check_mask(pair, name, node, those)
                         masks_checked = True
-            check_classes(noted, seen, numbers[start : start + chunk])
+            if any(_has_nan(node["value"]) for node in guide.values()):
+                for argument, given in seen.items():
+                    _check_missing(argument, given, those)
+            check_classes(noted, seen, those)
             start += chunk
+
+
+def check_doubtful_rows(pair: PairLike, batch: Batch, chunk: int, numbers: Tensor) -> None:
+    """`check_rows` of those rows about which there can be doubt before any question is asked, with all that it raises.
+
+    These are rows with values that are not finite, which a pair may or may not take, and of each argument of whole numbers, as
+    are classes, the rows with the least and the largest.
+    """
+    found = []
+    for value in batch.values():
+        if value.is_floating_point():
+            bad = value.new_zeros(0) if is_finite(value) else ~torch.isfinite(value)
+            found.append((bad.flatten(1).any(1) if bad.dim() > 1 else bad).nonzero().flatten())
+        elif value.dtype != torch.bool and value.numel():
+            flat = value.flatten(1) if value.dim() > 1 else value.unsqueeze(1)
+            found += [flat.amin(1).argmin().reshape(1), flat.amax(1).argmax().reshape(1)]
+    index = torch.cat(found).unique() if found else torch.zeros(0, dtype=torch.long)
+    if not len(index):
+        return
+    try:
+        check_rows(pair, take_rows(batch, index), chunk, strict=False, numbers=numbers.to(index.device)[index])
+    except DataError:  # which counts the rows that are wrong, and is to count all of them
+        check_rows(pair, batch, chunk, strict=False, numbers=numbers)
+        raise
+
+
+@contextmanager
+def explained(pair: PairLike, batch: Batch, numbers: Tensor) -> Iterator[None]:
+    """Turn an error of a run on a batch into DataError, if it is only there for values that are not finite."""
+    try:
+        yield
+    except PyrovaeError:
+        raise
+    except (RuntimeError, ValueError, IndexError):
+        doubtful = [n for n, value in batch.items() if value.is_floating_point() and not is_finite(value)]
+        filled = {n: value.nan_to_num(0.0, 0.0, 0.0) if n in doubtful else value for n, value in batch.items()}
+        if not doubtful or not _runs(pair, filled):
+            raise
+        # several may be doubtful, and the pair take some of them
+        guilty = [name for name in doubtful if not _runs(pair, filled | {name: batch[name]})] or doubtful
+        _check_missing(guilty[0], batch[guilty[0]], numbers)
+
+
+def _runs(pair: PairLike, batch: Batch) -> bool:
+    try:
+        with fork_rng():
+            run(pair, batch)
+    except (RuntimeError, ValueError, IndexError):
+        return False
+    return True
 
 
 LARGEST = 1e24  # nats of a row; the squares that a gradient multiplies them by are to fit into float32, too
@@ -74,12 +128,14 @@ NotedClasses = list[tuple[nn.Module, Tensor, Tensor]]
 
 
 @contextmanager
-def noting_classes(pair: PairLike, batch: Mapping[str, Tensor]) -> Iterator[NotedClasses]:
+def noting_classes(
+    pair: PairLike, batch: Mapping[str, Tensor], numbers: Tensor | None = None
+) -> Iterator[NotedClasses]:
     """During a run on a batch, note what the pair's codes of classes are given and is no class: the module, its input, which.
 
     Such a code, as `nets.OneHot`, has a method `outside`, and where its values are no classes, as those of `nets.Words`, says
     what they are (`values`), and what to do (`cure`). It does not complain by itself, since looking at values in every
-    step would make a GPU wait.
+    step would make a GPU wait. `numbers` are those of the rows in the data, 0 to N-1 by default.
 
     Raises:
         DataError: The run looks something up at an index that is not there, and an argument is integers.
@@ -99,6 +155,7 @@ def noting_classes(pair: PairLike, batch: Mapping[str, Tensor]) -> Iterator[Note
     except (IndexError, RuntimeError) as error:
         what = (str(error).splitlines() or [""])[0]
         integers = [name for name, value in batch.items() if not value.is_floating_point()]
+        check_classes(noted, batch, torch.arange(num_rows(batch)) if numbers is None else numbers)
         if not integers or not (isinstance(error, IndexError) or what.startswith("Class values must be")):
             raise
         raise DataError(

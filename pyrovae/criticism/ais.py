@@ -139,7 +139,7 @@ def ais(
         parts = prior.parts(data)
         annealers = [annealer_of(fitted, prior, part, num_temperatures, num_leapfrog, start) for part in parts]
         for part in parts:
-            check_rows(prior.pair, part.batch, prior.chunk_size(part.batch), strict=False)
+            check_rows(prior.pair, part.batch, prior.chunk_size(part.batch), strict=False, numbers=part.rows)
         for part, annealer in zip(parts, annealers):
             pieces = annealer.pieces(part.batch, num_chains)
             columns = []

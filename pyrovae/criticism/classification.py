@@ -147,11 +147,11 @@ def classify(
         kept, name = _unlabelled(fitted, data, site)
         parts = fitted.parts(kept)
         for part in parts:
-            check_rows(fitted.pair, part.batch, fitted.chunk_size(part.batch), strict=False)
+            check_rows(fitted.pair, part.batch, fitted.chunk_size(part.batch), strict=False, numbers=part.rows)
         draws = _num_draws(fitted, kept, parts, min(transform_draws, num_samples))
         found = []
         for draw in range(draws):
-            own = fitted.parts(kept, draw) if draw else parts
+            own = fitted.parts(kept, draw, known=True) if draw else parts
             samples = num_samples // draws + (draw < num_samples % draws)
             columns = zip(*[_classified(fitted, part, name, samples, proposal) for part in own])
             found.append([in_order(parts, list(column)) for column in columns])
@@ -166,7 +166,7 @@ def _num_draws(fitted: Fit, data: Any, parts: list[FittedGroup], most: int) -> i
     transform = in_evaluation(fitted.transform)
     if most == 1 or transform is None:
         return 1
-    if _differ(parts, fitted.parts(data, 1)):
+    if _differ(parts, fitted.parts(data, 1, known=True)):
         return most
     few = take_rows(fitted.batch(data), slice(0, 2))
     with fork_rng():
@@ -174,7 +174,7 @@ def _num_draws(fitted: Fit, data: Any, parts: list[FittedGroup], most: int) -> i
         transformed(fitted.pair, few, transform)
         random = any(not torch.equal(one, other) for one, other in zip(before, _random_states()))
     later = range(2, most) if random else ()  # two draws of what is rarely changed may be alike
-    return most if any(_differ(parts, fitted.parts(data, draw)) for draw in later) else 1
+    return most if any(_differ(parts, fitted.parts(data, draw, known=True)) for draw in later) else 1
 
 
 def _random_states() -> list[Tensor]:

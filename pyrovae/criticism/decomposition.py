@@ -12,7 +12,7 @@ from torch import Tensor
 from pyrovae.batching.chunks import chunks
 from pyrovae.criticism.importance import weight_blocks
 from pyrovae.errors import OptionError, PairError, ShapeError
-from pyrovae.fitted.fitted import Fit, in_order, seeded
+from pyrovae.fitted.fitted import Fit, as_count, in_order, seeded
 from pyrovae.objectives.aggregate import Codes, base_of, check_codes, code_sites, codes_of, exact
 from pyrovae.objectives.enumeration import dims_of
 from pyrovae.objectives.kl import names_of
@@ -92,8 +92,7 @@ def kl_by_site(fitted: Fit, data: Any, num_samples: int = 10, seed: int | None =
         >>> {site: terms.shape for site, terms in pv.kl_by_site(fitted, x).items()}
         {'z': torch.Size([40])}
     """
-    if num_samples < 1:
-        raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
+    num_samples = as_count("num_samples", num_samples)
     found: list[dict[str, Tensor]] = []
     with fitted.scope(), seeded(seed):
         parts = fitted.parts(data)
@@ -224,8 +223,7 @@ def kl_parts(
         >>> bool(np.isclose(parts.kl, parts.information + parts.total_correlation + parts.dimension_wise))
         True
     """
-    if num_samples < 1:
-        raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
+    num_samples = as_count("num_samples", num_samples)
     sites = names_of(sites) or None
     latent = [s.name for layout in fitted.layouts for s in layout.sites if s.role in ("latent", "auxiliary")]
     unknown = sorted(set(sites or ()) - set(latent))

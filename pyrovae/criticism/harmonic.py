@@ -148,7 +148,7 @@ def harmonic(
         for annealer in annealers:
             _check_draws(num_samples, num_chains, annealer.coordinates.size)
         for part in parts:
-            check_rows(prior.pair, part.batch, prior.chunk_size(part.batch), strict=False)
+            check_rows(prior.pair, part.batch, prior.chunk_size(part.batch), strict=False, numbers=part.rows)
         for part, annealer in zip(parts, annealers):
             columns = []
             for rows, count in annealer.blocks(part.batch, num_chains):

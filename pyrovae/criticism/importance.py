@@ -16,8 +16,8 @@ from pyrovae.criticism.proposals import check_proposal, usable
 from pyrovae.criticism.psis import k_hat_threshold, pareto_k
 from pyrovae.criticism.weighing import refined_blocks
 from pyrovae.engine.tracing import TracedFunction
-from pyrovae.errors import OptionError
-from pyrovae.fitted.fitted import Fit, seeded
+from pyrovae.errors import NotFiniteError
+from pyrovae.fitted.fitted import Fit, as_count, seeded
 from pyrovae.fitted.runs import particles_at_once
 from pyrovae.objectives.terms import Terms, terms
 from pyrovae.objectives.weights import log_weights, row_bounds
@@ -137,6 +137,7 @@ def importance(
     Raises:
         OptionError: `num_samples` is less than 1, or the proposal is not known.
         DataError: Values are outside the support of the likelihood, or missing where it does not allow that.
+        NotFiniteError: The density of a row is undefined, as of values so large that it overflows.
 
     References:
         Burda, Grosse & Salakhutdinov 2016, arXiv:1509.00519 (the estimate). Cremer, Li & Duvenaud 2018, arXiv:1801.03558
@@ -184,6 +185,7 @@ def log_likelihood(
     Raises:
         OptionError: `num_samples` is less than 1.
         DataError: Values are outside the support of the likelihood, or missing where it does not allow that.
+        NotFiniteError: The density of a row is undefined, as of values so large that it overflows.
 
     References:
         Burda, Grosse & Salakhutdinov 2016, arXiv:1509.00519.
@@ -240,13 +242,12 @@ def _weights(
     The third tensor is the ELBO of each row and some draws of the guide, `(k, n)`, if `bounds`, and else of no meaning. The
     proposal is appended to `used` where it is not the guide.
     """
-    if num_samples < 1:
-        raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
+    num_samples = as_count("num_samples", num_samples)
     check_proposal(proposal)
     with fitted.scope(), seeded(seed):
         parts = fitted.parts(data)
         for part in parts:
-            check_rows(fitted.pair, part.batch, fitted.chunk_size(part.batch), strict=False)
+            check_rows(fitted.pair, part.batch, fitted.chunk_size(part.batch), strict=False, numbers=part.rows)
         for part in parts:
             done = 0
             summarise = (
@@ -261,8 +262,24 @@ def _weights(
                 elements = 2 if summarise else 1
                 blocks = weight_blocks(fitted, part.batch, part.layout, num_samples, summarise, elements)
             for block in blocks:
-                yield part.rows[done : done + block[0].shape[1]], block[0], block[-1]
+                rows = part.rows[done : done + block[0].shape[1]]
+                refuse_undefined(block[0], rows)
+                yield rows, block[0], block[-1]
                 done += block[0].shape[1]
+
+
+def refuse_undefined(values: Tensor, rows: Tensor) -> None:
+    """NotFiniteError if a value, such as a log-weight, of a row with this number in the data is NaN, `(K, n)` and `(n,)`.
+
+    -inf is none: it is that of a draw that does not count.
+    """
+    bad = values.isnan().any(0)
+    if bool(bad.any()):
+        first = int(rows[int(bad.nonzero()[0])])
+        raise NotFiniteError(
+            f"The density of {int(bad.sum())} rows is undefined, the first is row {first}: densities of draws overflow "
+            f"there in {str(values.dtype)[6:]}. Look for values that are far from all others, or fit in float64, pair.double()."
+        )
 
 
 Summary = Callable[[Terms], list[Tensor]]

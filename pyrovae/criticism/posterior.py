@@ -151,7 +151,7 @@ def _draws(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Joint draws, `(S, n, *plates, *event)`, by site, for rows that have the same arguments; and their ESS, `(n,)`."""
     shapes = {name: part.layout.site(name, role="latent", local=True).shape for name in names}
-    check_rows(fitted.pair, part.batch, fitted.chunk_size(part.batch), strict=False)
+    check_rows(fitted.pair, part.batch, fitted.chunk_size(part.batch), strict=False, numbers=part.rows)
     blocks = list(resampled(fitted, part, num_samples, names, num_particles, proposal, moves=moves))
     values = {
         name: torch.cat([block.values[name].reshape(num_samples, -1, *shape) for block in blocks], 1)

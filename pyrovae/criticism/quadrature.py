@@ -101,7 +101,7 @@ def quadrature(fitted: Fit, data: Any, *, num_points: int = 129) -> Quadrature:
     with prior.scope(), seeded(FIXED_NOISE_SEED):
         parts = prior.parts(data)
         for part in parts:
-            check_rows(prior.pair, part.batch, prior.chunk_size(part.batch), strict=False)
+            check_rows(prior.pair, part.batch, prior.chunk_size(part.batch), strict=False, numbers=part.rows)
             found.append(_integrate(prior, part, num_points))
     log_p, error = in_order(parts, found, 1)
     return Quadrature(log_p, error, num_points)

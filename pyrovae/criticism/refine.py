@@ -14,6 +14,7 @@ from pyrovae._html import table
 from pyrovae.batching.checks import check_rows
 from pyrovae.criticism.ais import log_mean, of_mean, over_rows
 from pyrovae.criticism.coordinates import NotRefinable
+from pyrovae.criticism.importance import refuse_undefined
 from pyrovae.criticism.proposals import adapted, pieces
 from pyrovae.criticism.psis import pareto_k
 from pyrovae.criticism.refined import DRAWS, Refined, log_joint, run_at, widening
@@ -133,6 +134,7 @@ def refine(fitted: Fit, data: Any, num_samples: int = 1000, *, seed: int | None 
     Raises:
         OptionError: `num_samples` is less than 2.
         DataError: Values are outside the support of the likelihood, or missing where it does not allow that.
+        NotFiniteError: The density of a row is undefined, as of values so large that it overflows.
         PairError: A row has a latent site that is neither continuous nor enumerated, or one in a plate beside "data"; or the
             pair does not keep several particles of a row apart.
 
@@ -153,11 +155,12 @@ def refine(fitted: Fit, data: Any, num_samples: int = 1000, *, seed: int | None 
     with fitted.scope(), seeded(seed):
         parts = fitted.parts(data)
         for part in parts:
-            check_rows(fitted.pair, part.batch, fitted.chunk_size(part.batch), strict=False)
+            check_rows(fitted.pair, part.batch, fitted.chunk_size(part.batch), strict=False, numbers=part.rows)
         found = [_refined(fitted, part, num_samples) for part in parts]
     numbers = in_order(parts, [torch.stack(columns) for columns, _, _ in found], 1).unbind(0)
     mean, sd = _by_site(parts, [mean for _, mean, _ in found]), _by_site(parts, [sd for _, _, sd in found])
     elbo, elbo_error, refined, refined_error, log_p, error, k_hat = numbers
+    refuse_undefined((refined - elbo)[None], torch.arange(len(elbo)))
     return Refinement(elbo, refined, log_p, elbo_error, refined_error, error, k_hat, mean, sd, num_samples)
 
 

@@ -33,6 +33,21 @@ KINDS: tuple[Kind, ...] = ("binary", "unit", "count", "real", "table")
 
 
 @dataclass(frozen=True, eq=False)
+class LabelColumn:
+    """One of several columns of labels.
+
+    Args:
+        name: The name of the column.
+        y: The class number of each row, `(N,)` int64, -1 where unknown.
+        classes: The original labels of the classes 0, 1, ...
+    """
+
+    name: str
+    y: Tensor
+    classes: tuple[str | int, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """N rows of D values, the kind of the values, and where the rows came from.
 
@@ -50,6 +65,7 @@ class Dataset:
         total_count: The largest count that can occur, if it is known.
         columns: The names of the D columns, or None.
         classes: The original labels of the classes 0, 1, ..., or None.
+        labels: The columns of labels where there are several; then `y` is None.
         image_shape: The shape of a row that is an image, `(H, W)` or `(C, H, W)`, or None.
         ids: The names of the N rows, or None if they are numbered from 0.
         notes: What was found out about the file and may surprise, in sentences.
@@ -91,6 +107,7 @@ class Dataset:
     captions: Captions | None = None
     factors: Tensor | None = None
     factor_names: tuple[str, ...] | None = None
+    labels: tuple[LabelColumn, ...] = ()
 
 
 def make_dataset(
@@ -302,6 +319,18 @@ def class_codes(
     codes[(~unknown).to_numpy()] = numbers
     ends = np.cumsum([len(part) for part in parts])[:-1]
     return [torch.from_numpy(part) for part in np.split(codes, ends)], classes
+
+
+def label_column(path: Path, name: str, cells: Array) -> LabelColumn:
+    """One of several columns of labels. DataError unless it has two classes at least, as something to tell apart."""
+    try:
+        (codes,), classes = class_codes(path, [cells], one_class=True)
+    except DataError as error:
+        raise DataError(f"Column {name!r} of {error}") from error
+    if classes is None or len(classes) < 2:
+        what = "no label" if not classes else f"one class only, {classes[0]!r}"
+        raise DataError(f"Column {name!r} of {path} has {what}. Name columns of two classes or more.")
+    return LabelColumn(name, codes, classes)
 
 
 def file_checksum(path: Path) -> str:

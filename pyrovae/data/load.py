@@ -55,7 +55,8 @@ def load(
             unpacked into the user's cache folder. Missing files are downloaded into this folder, or into the cache if
             `data_root` is None.
         label: The column (a name, a number from 0, or "last") or the .npz array with the class labels. Classes are
-            numbered in ascending order of their labels; missing labels and -1 become -1.
+            numbered in ascending order of their labels; missing labels and -1 become -1. Several columns of a table, with
+            commas between them, become `Dataset.labels`.
         ids: The column of a .csv file (as for `label`) that names the rows: it becomes `Dataset.ids`, and is not part of the
             rows. By default a column of text or whole numbers, hardly any of them twice, whose name says so (`id`,
             `patient_id`, `sampleID`, `serial number`, ...), or a first column that counts 20 rows or more. "none": no

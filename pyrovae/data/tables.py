@@ -18,7 +18,7 @@ from pyrovae._lazily import Lazily
 from pyrovae._sources import near_names
 from pyrovae.data.arrays import read_arrays
 from pyrovae.data.cells import Form, find_form
-from pyrovae.data.dataset import Array, Dataset, make_dataset
+from pyrovae.data.dataset import Array, Dataset, label_column, make_dataset
 from pyrovae.errors import DataError, OptionError
 from pyrovae.tables.infer import ID_CAMEL, ID_NAME, infer
 from pyrovae.tables.schema import Schema
@@ -114,18 +114,21 @@ def load_table(
     frame, form = read_frame(path, header, numbers_name=look)
     every, notes = list(frame.columns), list(form.notes)
     out = {column_name(path, every, name): "" for name in several(drop, every)}
-    y = None if label is None else column_name(path, every, label)
+    labelled = [] if label is None else [column_name(path, every, name) for name in several(label, every)]
+    if twice := [name for name in labelled if labelled.count(name) > 1]:
+        raise OptionError(f"{path.name}: {twice[0]} is named twice among the labels. Name each column once.")
+    y = labelled[0] if len(labelled) == 1 else None
     named: str | None = None
     if ids not in (None, NO_IDS):
         called = [name for name in every if name.lower() == ids.lower()]
         named = called[0] if called else column_name(path, every, ids)
-    if y is not None and y in (*out, named):
-        raise OptionError(f"{path.name}: {y} is the label, and cannot be the id or left out as well.")
+    if both := [name for name in labelled if name in (*out, named)]:
+        raise OptionError(f"{path.name}: {both[0]} is the label, and cannot be the id or left out as well.")
     if look:
-        named, more = look_for_ids(frame, form, [c for c in every if c not in out and c != y], named, ids)
+        named, more = look_for_ids(frame, form, [c for c in every if c not in out and c not in labelled], named, ids)
         out |= more
         empty = frame.isna().all()
-        out |= {c: "it is empty" for c in every if c not in out and c not in (y, named) and empty[c]}
+        out |= {c: "it is empty" for c in every if c not in out and c not in (*labelled, named) and empty[c]}
     elif ids is None and "column 0" in every and form.named and _counts(frame["column 0"]):
         out["column 0"] = ""
     notes += [f"Column {name} is left out: {why}." for name, why in out.items() if why]
@@ -139,11 +142,11 @@ def load_table(
             )
     given = list(dict.fromkeys(column_name(path, every, name) for name in several(conditions, every)))
     for name in given:
-        if name in (y, named):
-            what = "label" if name == y else "id"
+        if name in (*labelled, named):
+            what = "id" if name == named else "label"
             raise OptionError(f"{path.name}: {name} is the {what}, and cannot be a condition as well.")
         out.pop(name, None)
-    kept = [name for name in every if name not in out and name not in (y, named, *given)]
+    kept = [name for name in every if name not in out and name not in (*labelled, named, *given)]
     if not kept:
         raise DataError(f"{path} has no column besides the label and those left out. A row needs at least one.")
     labels = None if y is None else (texts[y] if text_labels else frame[y]).to_numpy()
@@ -151,10 +154,12 @@ def load_table(
     how: dict[str, Any] = {"header": form.header, "ids": named, "drop": list(out)}
     rows, schema = frame[kept].apply(_as_numbers), _schema_of(path, frame[kept], columns, look, set(every) - set(kept))
     beside: dict[str, Any] = {}
+    if len(labelled) > 1:
+        beside["labels"] = tuple(label_column(path, name, frame[name].to_numpy()) for name in labelled)
     if given:
         known = _conditions_of(path, frame[given], columns if condition_columns is None else condition_columns)
         how |= {"conditions": given, "condition_columns": known.to_json()}
-        beside = {"conditions": known, "c": known.encode(frame[given])}
+        beside |= {"conditions": known, "c": known.encode(frame[given])}
     if schema is not None:
         how["columns"] = schema.to_json()
     text = [name for name in kept if not pd.api.types.is_numeric_dtype(rows[name])]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pyrovae._html import table
+from pyrovae.batching.checks import check_doubtful_rows
 from pyrovae.batching.chunks import chunk_size, row_elements
 from pyrovae.batching.transformed import in_evaluation, transformed
 from pyrovae.batching.transforms import Transform
@@ -35,6 +36,7 @@ from pyrovae.pair.program import PairLike
 
 # For what is random in an evaluation that must always give the same result: a transform's draw, and the monitored rows.
 FIXED_NOISE_SEED = 20_130_620
+FEW = 256  # rows of a run of a size that has not been measured
 
 
 class FittedGroup(NamedTuple):
@@ -209,15 +211,24 @@ class Fit:
         """Like `batch`, with the fit's transform applied. Its random numbers come from a fixed seed."""
         return transform_once(self.pair, self.batch(data), self.transform)
 
-    def parts(self, data: Any, draw: int = 0) -> list[FittedGroup]:
+    def parts(self, data: Any, draw: int = 0, *, known: bool = False) -> list[FittedGroup]:
         """The rows of data in groups with the same known arguments, each transformed as in `evaluation_batch`.
 
-        `in_order` puts results back into the order of the data. `draw` is the number of a random transform's draw.
+        `in_order` puts results back into the order of the data. `draw` is the number of a random transform's draw. Unless these
+        rows are `known` to be fit for the pair, those that may not be are looked at.
+
+        Raises:
+            DataError: A row has values that are not finite, which the pair does not take, or classes that it does not have.
         """
         batch = self.batch(data)
         found = []
         for group in group_rows(self.pair, batch):
             rows = transform_once(self.pair, take_group(batch, group), self.transform, draw)
+            if not known:
+                # to measure what a row costs is to run the pair, which may fail on these
+                chunk = self.chunk_size(rows) if tuple(rows) in self.row_elements else FEW
+                with fork_rng():
+                    check_doubtful_rows(self.pair, rows, chunk, group.rows)
             found.append(FittedGroup(group.rows, rows, self.layout_of(rows)))
         return found
 
@@ -273,6 +284,19 @@ def seeded(seed: int | None) -> Iterator[None]:
     with fork_rng():
         seed_torch(as_seed(seed))
         yield
+
+
+def as_count(name: str, value: Any, least: int = 1) -> int:
+    """How many there are to be of something, as a Python int. OptionError unless it is a whole number of at least `least`."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise OptionError(f"{name} must be a whole number of at least {least}, got {value!r}.")
+    if number < least:
+        raise OptionError(f"{name} must be at least {least}, got {number}.")
+    return number
 
 
 def as_seed(seed: Any) -> int:

@@ -11,6 +11,7 @@ from pyrovae.models.cvae import CVAE
 from pyrovae.models.gmvae import GMVAE
 from pyrovae.models.hierarchical import HierarchicalVAE
 from pyrovae.models.jointvae import JointVAE
+from pyrovae.models.labels import LabelsVAE
 from pyrovae.models.ladder import LadderVAE
 from pyrovae.models.markov import DeepMarkovVAE
 from pyrovae.models.multimodal import MultimodalVAE
@@ -21,7 +22,6 @@ from pyrovae.models.sdgm import SDGM
 from pyrovae.models.ssregression import SSRegression
 from pyrovae.models.ssvae import SSVAE
 from pyrovae.models.stacked import StackedSSVAE
-from pyrovae.models.two_labels import TwoLabelVAE
 from pyrovae.models.vade import VaDE
 from pyrovae.models.vae import VAE
 from pyrovae.models.vqvae import VQVAE
@@ -39,12 +39,12 @@ __all__ = [
     "DeepMarkovVAE",
     "HierarchicalVAE",
     "JointVAE",
+    "LabelsVAE",
     "LadderVAE",
     "MultimodalVAE",
     "NotMIWAE",
     "Regression",
     "SSRegression",
     "StackedSSVAE",
-    "TwoLabelVAE",
     "VaDE",
 ]

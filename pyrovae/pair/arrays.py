@@ -101,7 +101,7 @@ def _from_array(name: str, value: Any, dtype: torch.dtype, codes: bool) -> Tenso
         array = array.astype(np.float64)
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     found = torch.from_numpy(np.require(array, requirements=["C", "W"])).reshape(array.shape)
-    if not found.is_floating_point():
+    if not (found.is_floating_point() and dtype.is_floating_point):
         return found
     given, found = found, found.to(dtype)
     if torch.finfo(dtype).max < torch.finfo(given.dtype).max and bool((found.isinf() & given.isfinite()).any()):

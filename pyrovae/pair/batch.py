@@ -97,7 +97,7 @@ def take_rows(batch: Mapping[str, Tensor], rows: slice | Tensor) -> Batch:
     return {name: value[rows].clone() if isinstance(rows, slice) else value[rows] for name, value in batch.items()}
 
 
-MOST_GROUPS = 8
+MOST_GROUPS = 16  # each is a run of the pair in every step
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def group_rows(pair: PairLike, batch: Mapping[str, Tensor]) -> list[Group]:
         The groups, those with the fewest arguments first.
 
     Raises:
-        DataError: There are more than 8 groups, or a row of which nothing is known.
+        DataError: There are more than 16 groups, or a row of which nothing is known.
     """
     known = {}
     for name, parameter in arguments(pair).items():

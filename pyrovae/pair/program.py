@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from pyro import poutine
@@ -47,6 +48,9 @@ class Pair:
     `pyro.module` or `pyro.param`. Device, evaluation mode (batch normalisation, dropout) and buffers are handled for all
     modules that the functions reach, by closures and globals, too.
 
+    Arguments that may be missing in some rows have the default None. Where their number depends on how an object was made, its
+    methods may take them by `**known`, and its attribute `optional_arguments` names them, as in `pv.LabelsVAE`.
+
     Args:
         model: Pyro program of p(x, z). A batch is passed by keyword, `model(x=x, ...)`; the first dimension of every
             argument is the rows, and `pyro.plate("data", len(x))` declares them independent.
@@ -79,10 +83,24 @@ class Pair:
 
 
 def signature_of(function: Any) -> inspect.Signature:
+    """The signature of a model or guide, in which `**arguments` are those that its object names.
+
+    How many arguments a pair has may depend on how it was made, as in `LabelsVAE`: then its model and guide take them by
+    `**known`, and the attribute `optional_arguments` of the pair has their names. Each of them may be missing.
+    """
     # nn.Module.__call__ takes (*args, **kwargs), so a module's argument names are those of its `forward`.
     while isinstance(function, _bound_partial):  # a handler of Pyro
         function = function.func.args[1]
-    return inspect.signature(function.forward if isinstance(function, nn.Module) else function)
+    found = inspect.signature(function.forward if isinstance(function, nn.Module) else function)
+    last = next((p for p in found.parameters.values() if p.kind is p.VAR_KEYWORD), None)
+    while isinstance(function, partial):
+        function = function.func
+    names = getattr(getattr(function, "__self__", function), "optional_arguments", ())
+    if last is None or not names:
+        return found
+    free = [name for name in names if name not in found.parameters]
+    named = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in free]
+    return found.replace(parameters=[*(p for p in found.parameters.values() if p is not last), *named])
 
 
 def arguments(pair: PairLike) -> dict[str, inspect.Parameter]:

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.batching.chunks import chunks
-from pyrovae.errors import OptionError
-from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
+from pyrovae.fitted.fitted import Fit, FittedGroup, as_count, in_order, seeded
 from pyrovae.fitted.runs import drawn_terms, global_draw, particles_at_once
 from pyrovae.objectives.terms import Terms
 from pyrovae.pair.batch import num_rows
@@ -67,8 +66,7 @@ def encode(
         >>> pv.encode(fitted, x).shape
         torch.Size([40, 2])
     """
-    if num_samples < 1:
-        raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
+    num_samples = as_count("num_samples", num_samples)
     with fitted.scope(), seeded(seed):
         parts = fitted.parts(data)
         names = site if isinstance(site, (list, tuple)) else [parts[0].layout.latent(site, guided=True).name]

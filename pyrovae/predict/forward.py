@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pyrovae.batching.checks import NotedClasses, check_classes, check_given, check_support, noting_classes
 from pyrovae.errors import DataError, NotFiniteError, OptionError, PairError, PyrovaeError
-from pyrovae.fitted.fitted import Fit, seeded
+from pyrovae.fitted.fitted import Fit, as_count, seeded
 from pyrovae.fitted.runs import global_draw, global_sites
 from pyrovae.objectives.terms import Terms
 from pyrovae.pair.arrays import as_tensor
@@ -142,8 +142,7 @@ def run_model(
             of its site; or an argument is missing that the model needs.
         PairError: The model reads an argument that is missing because it should be generated.
     """
-    if num < 1:
-        raise OptionError(f"num must be at least 1, got {num}.")
+    num = as_count("num", num)
     taken = arguments(fitted.pair)
     everything = union(fitted.layouts)
     if unknown := [name for name in given if name not in taken]:
@@ -329,7 +328,7 @@ def checked(fitted: Fit, layout: Layout, rows: Batch, numbers: Tensor, runs: Ite
     Raises:
         DataError: Values are outside the support of their site, or no classes.
     """
-    with noting_classes(fitted.pair, rows) as noted:
+    with noting_classes(fitted.pair, rows, numbers) as noted:
         for number, found in enumerate(runs):
             if number == 0:
                 check_classes(noted, rows, numbers)

@@ -8,8 +8,8 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from pyrovae.errors import DataError, OptionError, PairError
-from pyrovae.fitted.fitted import Fit, seeded
+from pyrovae.errors import DataError, PairError
+from pyrovae.fitted.fitted import Fit, as_count, seeded
 from pyrovae.predict.forward import (
     Names,
     Several,
@@ -110,8 +110,7 @@ def generate(
     if not each_row:
         nodes = run_model(fitted, num, arguments, latent, seed, chosen)
         return as_named({name: _asked(fitted, nodes[name], name, given, mean) for name in chosen}, site)
-    if num < 1:
-        raise OptionError(f"num must be at least 1, got {num}.")
+    num = as_count("num", num)
     shared = {s.name for layout in fitted.layouts for s in layout.sites if not s.local}
     if wrong := {name: len(v) for name, v in {**arguments, **latent}.items() if name not in shared and len(v) != num}:
         raise DataError(f"What is given must have num={num} rows, got {wrong}.")

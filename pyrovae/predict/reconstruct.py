@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from pyrovae.batching.chunks import chunks
-from pyrovae.errors import OptionError, PairError
-from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
+from pyrovae.errors import PairError
+from pyrovae.fitted.fitted import Fit, FittedGroup, as_count, in_order, seeded
 from pyrovae.fitted.runs import drawn_terms, particles_at_once
 from pyrovae.pair.batch import num_rows
 from pyrovae.predict.forward import Names, Several, as_named, checked, completed, observed_sites, sites_to_generate
@@ -63,8 +63,7 @@ def reconstruct(
         >>> pv.reconstruct(fitted, x).shape  # probabilities of ones
         torch.Size([40, 6])
     """
-    if num_samples < 1:
-        raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
+    num_samples = as_count("num_samples", num_samples)
     with fitted.scope(), seeded(seed):
         parts = fitted.parts(data)
         chosen = sites_to_generate(fitted, (), site, [part.layout for part in parts])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -109,6 +110,7 @@ class Monitor:
         self.draws = None if held_out is None else draws
         self.traces = engine != "eager" and (held_out is not None or fitted.settings["epochs"] >= TRACE_FROM)
         self.rows = held_out
+        self.told: set[str] = set()  # sites whose codes were out of range
         self.groups: list[MonitoredGroup] = []
         self.works = True
 
@@ -132,7 +134,7 @@ class Monitor:
         seed_torch(FIXED_NOISE_SEED + ranks.rank())
         if not self.groups:
             counted: frozenset[str] = frozenset()
-            for part in self.fitted.parts(self.rows):
+            for part in self.fitted.parts(self.rows, known=True):
                 self.groups.append(MonitoredGroup(self.fitted, part, self.traces, counted, self.draws))
                 counted |= set(part.layout.global_sites)
         total, shared_total = torch.zeros(2, dtype=torch.float64, device=device).unbind()
@@ -149,7 +151,7 @@ class Monitor:
                 for site, kl in zip(group.sites, others):
                     divergences[site] = divergences.get(site, 0.0) + kl[:counting].double().sum()
                 for (site, size), numbers in zip(group.codes.items(), others[len(group.sites) :]):
-                    used[site] = used.get(site, 0) + Numbered(site, numbers, size).counts(counting)
+                    used[site] = used.get(site, 0) + self._counts(Numbered(site, numbers, size), counting)
                 left -= num_rows(rows)
             shared_total = shared_total + shared.double()  # of the last chunk: every chunk has it whole
         # Global latents count as in training: once for all training rows.
@@ -161,3 +163,14 @@ class Monitor:
             used = {}
         means = {site: kl / num_rows(self.rows) for site, kl in zip(divergences, kls)}
         return Measured(bound, means, {site: perplexity(ranks.total(n)).tolist() for site, n in used.items()})
+
+    def _counts(self, codes: Numbered, rows: int) -> Tensor:
+        """How often codes occur, `(Q, K)`; NaN, and a warning, where numbers are out of range: no fit need end for it."""
+        try:
+            return codes.counts(rows).double()
+        except PairError as error:
+            if codes.site not in self.told:
+                self.told.add(codes.site)
+                warnings.warn(f"{error} The perplexity of its codes is NaN in the history.", stacklevel=2)
+            levels = codes.numbers.shape[1]
+            return torch.full((levels, codes.num_codes), math.nan, dtype=torch.float64, device=codes.numbers.device)

@@ -80,8 +80,11 @@ MODELS = {
 }
 
 
+ELSEWHERE = ("labels",)  # of a table with several columns of labels: test_several_labels.py
+
+
 def test_every_model_has_a_row() -> None:
-    assert list(MODELS) == list(recipes.MODELS)
+    assert list(MODELS) == [name for name in recipes.MODELS if name not in ELSEWHERE]
 
 
 DRAWN = ("vae", "ladder", "jointvae")  # with pictures of all kinds; for the others, files are left empty

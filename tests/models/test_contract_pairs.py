@@ -110,7 +110,7 @@ def test_a_proposal_is_refined_for_rows_of_every_pair_with_continuous_sites(
     codes = isinstance(fit.pair, pv.VQVAE)
     discrete = row.build is Discrete or isinstance(fit.pair, pv.CategoricalVAE)
     assert found.proposal == ("guide" if row.latent is None or discrete or codes else "refined")
-    several = isinstance(fit.pair, pv.TwoLabelVAE)  # of which rows without both labels have no refined proposal
+    several = isinstance(fit.pair, pv.LabelsVAE)  # of which rows without both labels have no refined proposal
     why = "several enumerated sites" if several else "'z' is a single point" if codes else "'z' is not continuous"
     assert [why in message for message in told(said)] == [True] * (discrete or codes or several)
     for values in (found.log_likelihood, found.elbo, found.ess):

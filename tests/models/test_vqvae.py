@@ -422,6 +422,24 @@ def test_numbers_that_are_none_of_codes_are_told_before_the_first_step(by: Any, 
         pv.fit(pair, {"x": torch.randn(8), "y": torch.ones(8)}, epochs=1, progress=False)
 
 
+@pytest.mark.parametrize("validation", [None, 0.5])
+def test_numbers_that_leave_their_range_later_leave_the_history_its_columns(validation: Any) -> None:
+    """The fit goes on, and says so once; bounds and KL terms do not depend on numbers."""
+    shift, rows = [0], {"x": torch.randn(8), "y": torch.ones(8)}
+    pair = CodeOfSome(every=True, prior=lambda probs: Faulty(probs, lambda k: k[..., None, None] * 0 + shift[0]))
+
+    def later(epoch: Any) -> None:
+        shift[0] = 9
+
+    with pytest.warns(UserWarning) as said:
+        fit = pv.fit(pair, rows, epochs=3, validation=validation, callbacks=[later], engine="eager", progress=False)
+    warned = [str(w.message) for w in said if "in the history" in str(w.message)]
+    assert len(warned) == 1 and "numbered from 0 to 3, got 9" in warned[0]
+    found = [row["perplexity/k"] for row in fit.history]
+    assert found[0] == 1.0 and math.isnan(found[1]) and math.isnan(found[2])
+    assert all(math.isfinite(row["kl/k"]) and math.isfinite(row["elbo"]) for row in fit.history)
+
+
 def test_numbers_may_be_of_any_integers() -> None:
     pair = CodeOfSome(every=True, prior=lambda probs: Faulty(probs, lambda k: k[..., None, None].int() * 0))
     fit = pv.fit(pair, {"x": torch.randn(8), "y": torch.ones(8)}, epochs=1, engine="eager", progress=False)

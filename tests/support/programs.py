@@ -348,18 +348,21 @@ def ssvae(alpha: float = 2.0) -> pv.SSVAE:
     )
 
 
-def two_labels(alpha: float = 2.0) -> pv.TwoLabelVAE:
-    """Two labels, of three and of two classes that are not equally frequent."""
-    return pv.TwoLabelVAE(
-        label_prior1=dist.Categorical(torch.tensor([0.5, 0.3, 0.2])),
-        label_prior2=dist.Categorical(torch.tensor([0.6, 0.4])),
+def two_labels(alpha: float = 2.0) -> pv.LabelsVAE:
+    return several_labels((3, 2), alpha)
+
+
+def several_labels(sizes: tuple[int, ...], alpha: float = 2.0) -> pv.LabelsVAE:
+    """A label of each of these numbers of classes, which are not equally frequent."""
+    return pv.LabelsVAE(
+        label_priors=[
+            dist.Categorical(torch.arange(size + 1.0, 1.0, -1.0) / sum(range(2, size + 2))) for size in sizes
+        ],
         prior=pv.priors.StandardNormal(LATENT),
-        likelihood=pv.mlp((LATENT, 3, 2), fam.Bernoulli(6), **SMALL),
-        encoder=pv.mlp((6, 3, 2), fam.Normal(LATENT), **SMALL),
-        classifier1=pv.mlp(6, fam.Categorical((), 3), **SMALL),
-        classifier2=pv.mlp(6, fam.Categorical((), 2), **SMALL),
-        code1=pv.nets.OneHot(3),
-        code2=pv.nets.OneHot(2),
+        likelihood=pv.mlp((LATENT, *sizes), fam.Bernoulli(6), **SMALL),
+        encoder=pv.mlp((6, *sizes), fam.Normal(LATENT), **SMALL),
+        classifiers=[pv.mlp(6, fam.Categorical((), size), **SMALL) for size in sizes],
+        codes=[pv.nets.OneHot(size) for size in sizes],
         alpha=alpha,
     )
 

@@ -426,14 +426,14 @@ def test_what_is_shared_must_be_reparameterised() -> None:
         pv.fit(Switch(), measured, epochs=1, batch_size=10)
 
 
-def test_at_most_eight_groups_and_no_row_of_nothing() -> None:
+def test_at_most_sixteen_groups_and_no_row_of_nothing() -> None:
     class Many(nn.Module):
-        def model(self, a: Any = None, b: Any = None, c: Any = None, d: Any = None) -> None: ...
+        def model(self, a: Any = None, b: Any = None, c: Any = None, d: Any = None, e: Any = None) -> None: ...
 
         guide = model
 
-    batch = {n: torch.where(torch.rand(400) < 0.5, torch.randn(400), torch.nan) for n in "abcd"}
-    with pytest.raises(pv.DataError, match="at most 8"):
+    batch = {n: torch.where(torch.rand(400) < 0.5, torch.randn(400), torch.nan) for n in "abcde"}
+    with pytest.raises(pv.DataError, match="at most 16"):
         group_rows(Many(), batch)
     with pytest.raises(pv.DataError, match="nothing observed"):
         group_rows(Many(), {n: v for n, v in batch.items() if n in "ab"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -44,12 +45,12 @@ def write_rows(
     values: Tensor,
     rows: Rows,
     index: Tensor | None = None,
-    labels: Array | None = None,
+    labels: Mapping[str, Array] | None = None,
     conditions: Tensor | None = None,
 ) -> None:
     """Write rows in the units of the source, `(N, D)`, as .npy or .csv, those of a table as it has them.
 
-    In a .csv the columns, or the caption, that the model was given, `(N, C)`, come first.
+    In a .csv the columns, or the caption, that the model was given, `(N, C)`, come first, and `labels` last, by their names.
     """
     array = values.cpu().numpy()
     if to.suffix == ".npy":
@@ -61,8 +62,8 @@ def write_rows(
             table = pd.DataFrame(array, columns=rows.columns or [f"x{i}" for i in range(array.shape[1])])
         if conditions is not None and rows.given is not None:
             table = pd.concat([rows.given.table(conditions), table], axis=1)
-        if labels is not None:
-            table.insert(len(table.columns), "label", labels, allow_duplicates=True)
+        for name, values_of in (labels or {}).items():
+            table.insert(len(table.columns), name, values_of, allow_duplicates=True)
         if index is None:
             write_file(to, table.to_csv(index=False).encode())
         else:

@@ -115,7 +115,12 @@ LabelTable = Annotated[
 ]
 Size = Annotated[int | None, typer.Option(help="Scale and cut images to squares of this side, in pixels.")]
 LabelColumn = Annotated[
-    str | None, typer.Option("--label", help="Column or array with class labels: its name, its number, or last.")
+    str | None,
+    typer.Option(
+        "--label",
+        help="Column or array with class labels: its name, its number, or last. Several columns of a table, with commas "
+        "between them, are for the model labels.",
+    ),
 ]
 Page = Annotated[
     bool,
@@ -147,6 +152,9 @@ Track = Annotated[
 ]
 Samples = Annotated[int, typer.Option(help=OPTIONS["num_samples"].help, callback=checked("num_samples"))]
 Proposal = Annotated[str, typer.Option(help=OPTIONS["proposal"].help, callback=checked("proposal"))]
+ClassSamples = Annotated[
+    int, typer.Option("--num-samples", help="Draws per row and class for Bayes' rule.", callback=checked("num_samples"))
+]
 ProposalOfRun = Annotated[
     str | None,
     typer.Option(
@@ -209,7 +217,13 @@ Dequantise = Annotated[
 ]
 NumNew = Annotated[int, typer.Option("-n", "--num", help="Number of rows.")]
 Mean = Annotated[bool, typer.Option("--mean", help="Write E[x | z] instead of draws of x.")]
-ClassName = Annotated[str | None, typer.Option("--class", help="The class of all rows; by default each class in turn.")]
+ClassName = Annotated[
+    str | None,
+    typer.Option(
+        "--class",
+        help="The class of all rows, or of several columns of labels species=adelie,sex=male; by default each class in turn.",
+    ),
+]
 GivenRows = Annotated[
     str | None,
     typer.Option(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pyrovae.app.cli import files
     from pyrovae.app.jobs import blocks as asking
     from pyrovae.app.jobs import check as checking
+    from pyrovae.app.jobs import classify as classifying
     from pyrovae.app.jobs import explore as exploring
     from pyrovae.app.jobs import impute as filling
     from pyrovae.app.jobs import outliers as finding
@@ -37,6 +38,7 @@ else:  # so that help, names and mistakes need not wait for torch
     files = Lazily("pyrovae.app.cli.files")
     asking = Lazily("pyrovae.app.jobs.blocks")
     checking = Lazily("pyrovae.app.jobs.check")
+    classifying = Lazily("pyrovae.app.jobs.classify")
     exploring = Lazily("pyrovae.app.jobs.explore")
     finding = Lazily("pyrovae.app.jobs.outliers")
     filling = Lazily("pyrovae.app.jobs.impute")
@@ -263,6 +265,38 @@ def impute(
 
 
 @app.command()
+def classify(
+    run: take.RunFolder,
+    source: take.AllRows = None,
+    to: take.Out = None,
+    num_samples: take.ClassSamples = 100,
+    data: take.RunData = None,
+    data_root: take.DataRoot = None,
+    device: take.Device = "auto",
+    threads: take.Threads = None,
+    trust: take.Trust = False,
+    force: take.Force = False,
+) -> None:
+    """Write the probability of each class for every row, and each column of labels: CSV, also of rows whose label is known.
+
+    Of a TABLE in place of the run's data: .csv or .parquet, block by block. Labels that it has are compared with what is
+    predicted without them, and serve to predict the others. A job that was stopped goes on where it was.
+    """
+    refuse_no_run(run)
+    path = to or run / "classes.csv"
+    files.check_file(path, force or to is None, (".csv",) if source is None else (".csv", ".parquet"))
+    scores.check_draws(num_samples, None)
+    opened = opened_run(run, data, data_root, device, threads, trust)
+    if source is None:
+        told = classifying.classify_rows(opened, path, num_samples=num_samples)
+    else:
+        how: dict[str, Any] = {"num_samples": num_samples, "force": force, "say": tables.inform_line}
+        told = classifying.classify_table(opened, source, path, **how)
+    tables.print_classes(told, own=source is None)
+    tables.answer_line(f"{told[0].unknown + told[0].known} rows: {path}")
+
+
+@app.command()
 def generate(
     run: take.RunFolder,
     num: take.NumNew = 64,
@@ -291,7 +325,14 @@ def generate(
     files.check_file(path, force or to is None, (".png", ".npy", ".csv"))
     conditions = pictures.conditions_of(opened, given, num, seed)
     num = num if conditions is None else len(conditions)
-    values, codes = pictures.draw_rows(opened, num, wanted=wanted, conditions=conditions, mean=mean, seed=seed)
+    how: dict[str, Any] = {"wanted": wanted, "mean": mean, "seed": seed}
+    codes, labels = None, None
+    if rows.several:
+        values, found = pictures.draw_labelled_rows(opened, num, **how)
+        labels = {one.name: row_values.names_of(one.classes, found[one.name]) for one in rows.several}
+    else:
+        values, codes = pictures.draw_rows(opened, num, conditions=conditions, **how)
+        labels = None if codes is None else {"label": row_values.class_values(opened.dataset, codes)}
     if path.suffix == ".png":
         names = None if wanted is not None or codes is None else [str(name) for name in rows.classes or ()][:num]
         columns = 8 if names is None else len(names)
@@ -300,7 +341,6 @@ def generate(
         told = f", given {given}" if given is not None else ""
         plots.save(pictures.titled(axes, what + told), path)
     else:
-        labels = None if codes is None else row_values.class_values(opened.dataset, codes)
         files.write_rows(path, values, rows, labels=labels, conditions=conditions)
     tables.answer_line(f"{num} rows: {path}")
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from pyrovae.app.jobs import label as labelling
+    from pyrovae.app.jobs.classify import Told
     from pyrovae.app.jobs.outliers import Outliers
     from pyrovae.criticism.report import Report
 else:
@@ -91,6 +92,8 @@ def print_names() -> None:
                 notes.append(f"with guide {part.guides[0]}")
             elif isinstance(part, catalogue.Model) and part.labels is not None:
                 notes.append("needs labels")
+            elif isinstance(part, catalogue.Model) and part.several:
+                notes.append("needs several columns of labels")
             _row(table, f"  {name}", "; ".join(notes))
         out.print(table, highlight=False)
     answer(f"nets: {', '.join(catalogue.NETS)}; data: {', '.join(NAMES)}, or a file")
@@ -166,6 +169,18 @@ def print_outliers(found: Outliers) -> None:
     out.print(table, highlight=False)
     for note in found.notes:
         answer(note)
+
+
+def print_classes(found: Sequence[Told], own: bool) -> None:
+    """How many labels were unknown in each column, and of those that are known how many are predicted rightly."""
+    table = Table()
+    shares = [one for one in found if one.known and not own]  # of the run's own rows, the model has seen labels
+    for name in ("column", "rows without a label", *(["known ones that are right"] if shares else [])):
+        table.add_column(name, justify="left" if name == "column" else "right")
+    for one in found:
+        right = [share(one.right / one.known, one.known) if one.known else ""] if shares else []
+        _row(table, one.name, one.unknown, *right)
+    out.print(table, highlight=False)
 
 
 STRANGE = 0.05  # p-value of a column that is named

@@ -54,7 +54,7 @@ def encode_table(
         found = encode(run.fitted, batch_of(run, frame), site=run.model.code).flatten(1).cpu().numpy()
         return pd.DataFrame(found, columns=[f"z{i}" for i in range(found.shape[1])])
 
-    job = _Job(run, source, to, {"asked": "encode"}, rows)
+    job = Job(run, source, to, {"asked": "encode"}, rows)
     return job.do(codes, force=force, say=say)
 
 
@@ -97,7 +97,7 @@ def evaluate_table(
             values = torch.from_numpy(part[name].to_numpy(dtype="float64", copy=True))
             total += torch.stack([torch.tensor(float(len(values))), values.sum(), values.square().sum()])
 
-    number = _Job(run, source, to, asked, rows).do(scores, force=force, say=say, each=add)
+    number = Job(run, source, to, asked, rows).do(scores, force=force, say=say, each=add)
     found = {"rows": float(number)}
     for name, (count, total, squares) in ((name, values.tolist()) for name, values in sums.items()):
         mean = total / count
@@ -106,7 +106,7 @@ def evaluate_table(
     return found
 
 
-class _Job:
+class Job:
     """A question about all rows of a table, whose answers become one file."""
 
     def __init__(self, run: Run, source: Path, to: Path, asked: Mapping[str, Any], rows: int) -> None:

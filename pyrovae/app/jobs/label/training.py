@@ -15,8 +15,8 @@ from pyrovae.app.catalogue import LIKELIHOODS, choose
 from pyrovae.app.decide import binarisation, check_sizes, choose_likelihood
 from pyrovae.app.jobs.label.ensemble import too_many
 from pyrovae.app.jobs.label.reading import Job
-from pyrovae.app.models import Pieces
 from pyrovae.app.options import OPTIONS, Options
+from pyrovae.app.pieces import Pieces
 from pyrovae.app.rows import Rows, divisor_of, model_rows
 from pyrovae.errors import OptionError
 from pyrovae.fitted.fitted import Fit

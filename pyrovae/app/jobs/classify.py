@@ -1,0 +1,150 @@
+"""Classes: for each row of a table, and each column of labels, the probability of each class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pyrovae._files import write_file
+from pyrovae.app.jobs.blocks import MOST_ROWS, Job
+from pyrovae.app.jobs.impute import batch_of
+from pyrovae.app.rows import Labels, names_of, source_rows
+from pyrovae.app.run import Run
+from pyrovae.app.scores import EVALUATION_SEED
+from pyrovae.criticism.classification import classify
+from pyrovae.errors import DataError, OptionError
+
+PREDICTED, PROBABILITY = "predicted", "probability"  # what is added to the name of a column
+
+
+@dataclass
+class Told:
+    """What was found in a column of labels: of how many rows the label was unknown, and of how many others it was right."""
+
+    name: str
+    unknown: int = 0
+    known: int = 0
+    right: int = 0
+
+
+def columns_of(run: Run) -> tuple[Labels, ...]:
+    """The columns of labels that a run's model infers. OptionError for a model without."""
+    rows = run.rows
+    if rows.several:
+        return rows.several
+    if run.model.infers_labels or run.model.clusters:
+        said = run.dataset.source.get("label")
+        named = said if said is not None and said != "last" and not said.isdecimal() else "label"
+        codes = {part: codes for part, codes in rows.codes.items() if codes is not None}
+        name = "cluster" if run.model.clusters else named
+        return (Labels("y", name, rows.classes or (), {} if run.model.clusters else codes),)
+    raise OptionError(
+        f"--model {run.options.model} infers no class. Fit m2, or labels where there are several columns of them."
+    )
+
+
+def classify_rows(run: Run, to: Path, *, num_samples: int) -> list[Told]:
+    """Write the classes of all rows of a run's data as .csv, in their order: what is known of each, and what the model says."""
+    columns, dataset = columns_of(run), run.dataset
+    known: dict[str, Tensor] = {one.argument: column.y for one, column in zip(columns, dataset.labels)}
+    batch = source_rows(dataset, run.rows)
+    if not known and dataset.y is not None and not run.model.clusters:
+        rest = dataset.y_test if dataset.y_test is not None else torch.full((len(batch["x"]) - len(dataset.y),), -1)
+        known = {"y": torch.cat([dataset.y, rest])}
+    table, told = _answers(run, columns, batch, known, num_samples)
+    write_file(to, table.to_csv(index_label="row").encode())
+    return told
+
+
+def classify_table(
+    run: Run,
+    source: Path,
+    to: Path,
+    *,
+    num_samples: int,
+    force: bool = False,
+    say: Callable[[str], None] = lambda message: None,
+    rows: int = MOST_ROWS,
+) -> list[Told]:
+    """Write the classes of all rows of a table, block by block, as .csv or .parquet.
+
+    Columns of labels that the table has are known where they have a cell. Each label is inferred from the other columns, and
+    from the other labels where they are known, and never from itself.
+
+    Raises:
+        OptionError: The model infers no class, or the ending of a file is none that is read or written block by block.
+        DataError: The table lacks a column of the run, or has a class that the run does not know.
+    """
+    columns = columns_of(run)
+
+    def answer(frame: pd.DataFrame, number: int) -> pd.DataFrame:
+        there = [one for one in columns if one.name in frame and not run.model.clusters]
+        known = {one.argument: _codes(frame[one.name], one) for one in there}
+        return _answers(run, columns, batch_of(run, frame), known, num_samples)[0]
+
+    told = [Told(one.name) for one in columns]
+
+    def count(part: pd.DataFrame) -> None:
+        for one, column in zip(told, columns):
+            known = part[one.name].astype(object) if one.name in part else pd.Series([None] * len(part), dtype=object)
+            there = known.notna() & (known.map(_plain) != "")
+            one.unknown += int((~there).sum())
+            one.known += int(there.sum())
+            right = known[there].map(_plain) == part[f"{column.name} {PREDICTED}"][there].map(_plain)
+            one.right += int(right.sum())
+
+    Job(run, source, to, {"asked": "classify", "num_samples": num_samples}, rows).do(
+        answer, force=force, say=say, each=count
+    )
+    return told
+
+
+def _answers(
+    run: Run, columns: Sequence[Labels], batch: Mapping[str, Tensor], known: Mapping[str, Tensor], num_samples: int
+) -> tuple[pd.DataFrame, list[Told]]:
+    """What is known of the labels of some rows, and the probabilities of their classes."""
+    answers: dict[str, Any] = {}
+    told = []
+    for one in columns:
+        others = {name: codes for name, codes in known.items() if name != one.argument}
+        found = classify(
+            run.fitted, {**batch, **others}, site=one.argument, num_samples=num_samples, seed=EVALUATION_SEED
+        )
+        own = known.get(one.argument)
+        if own is not None:
+            answers[one.name] = names_of(one.classes, own)
+        answers[f"{one.name} {PREDICTED}"] = names_of(one.classes, found.predicted)
+        answers[f"{one.name} {PROBABILITY}"] = found.joint.amax(1).numpy()
+        for place, name in enumerate(one.classes):
+            answers[f"p({one.name}={name})"] = found.joint[:, place].numpy()
+        there = torch.zeros(len(found.joint), dtype=torch.bool) if own is None else own >= 0
+        right = 0 if own is None else int((found.predicted == own)[there].sum())
+        told.append(Told(one.name, int((~there).sum()), int(there.sum()), right))
+    return pd.DataFrame(answers), told
+
+
+def _plain(cell: Any) -> str:
+    """A cell as text, in which 3.0 is 3: a column of whole numbers with gaps is read as one of reals."""
+    if isinstance(cell, float | np.floating):
+        return str(int(cell)) if float(cell).is_integer() else str(cell)
+    return str(cell).strip()
+
+
+def _codes(cells: pd.Series, column: Labels) -> Tensor:
+    """The class numbers of cells, -1 where there is none. DataError for a class that the run does not know."""
+    numbers = {_plain(name): code for code, name in enumerate(column.classes)} | {"": -1, "-1": -1}
+    texts = cells.astype(object).where(cells.notna(), "").map(_plain)
+    unknown = texts[~texts.isin(list(numbers))]
+    if len(unknown):
+        raise DataError(
+            f"{column.name} is {unknown.iloc[0]!r} in row {int(unknown.index[0])} of {len(cells)} (counted from 0), and the "
+            f"run knows {', '.join(map(str, column.classes[:20]))}. Correct it, or leave the cell empty."
+        )
+    return torch.tensor([numbers[text] for text in texts], dtype=torch.int64)
