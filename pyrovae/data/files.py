@@ -72,7 +72,7 @@ def open(
     opened: Stored
     if isinstance(source, (str, Path)):
         path = Path(source).expanduser()
-        opened = _Arrays(path.name, _mapped(path)) if path.suffix.lower() == ".npy" else _Table(path, columns)
+        opened = _Arrays(path.name, map_array(path)) if path.suffix.lower() == ".npy" else _Table(path, columns)
     else:
         opened = _Arrays("the arrays" if isinstance(source, Mapping) else "the array", source)
     if columns is not None and isinstance(opened, _Arrays):
@@ -116,17 +116,18 @@ class _Arrays(Stored):
         else:
             yield self.source[rows]
         for array in self.arrays:
-            _forget(array)
+            forget(array)
 
 
-def _forget(array: Any) -> None:
+def forget(array: Any) -> None:
     """Give the pages of a file that were read back to the system, which counts them as this process's memory."""
     if isinstance(array, np.memmap) and array.mode == "r" and isinstance(array.base, mmap.mmap):
         with suppress(OSError, ValueError, AttributeError):  # not every system can
             array.base.madvise(mmap.MADV_DONTNEED)
 
 
-def _mapped(path: Path) -> NDArray[Any]:
+def map_array(path: Path) -> NDArray[Any]:
+    """The array in a .npy file, none of which has been read yet. DataError where there is no such file, or it is none."""
     if not path.is_file():
         raise _absent(path)
     try:

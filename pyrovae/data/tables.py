@@ -380,16 +380,19 @@ def read_csv(path: Path, header: bool | None = None, *, numbers_name: bool = Tru
         frame = pd.read_csv(path, low_memory=False, **form.options)
         if not frame.empty and form.names[-1] == f"column {len(form.names) - 1}" and frame.iloc[:, -1].isna().all():
             frame = frame.iloc[:, :-1]  # lines end in a separator
-    for name in [name for name in frame if frame[name].dtype == object]:
-        frame[name] = frame[name].map(_short)
     if frame.empty:
         raise DataError(f"{path} has a header and no rows. Add at least one row.")
-    return frame, form
+    return short_integers(frame), form
 
 
-def _short(cell: Any) -> Any:
-    """A cell; a whole number of more than 64 bits as text, since many functions fail for those beyond the floating numbers."""
-    return str(cell) if type(cell) is int and abs(cell) >= 2**63 else cell
+def short_integers(frame: pd.DataFrame) -> pd.DataFrame:
+    """The cells, but whole numbers of more than 64 bits as text: many functions fail for those beyond the floating numbers."""
+    long = {
+        name: frame[name].map(lambda cell: str(cell) if type(cell) is int and abs(cell) >= 2**63 else cell)
+        for name in frame
+        if frame[name].dtype == object
+    }
+    return frame.assign(**long) if long else frame
 
 
 def table_columns(path: Path, header: bool | None = None) -> tuple[str, ...]:
@@ -409,7 +412,12 @@ def read_text(path: Path, form: Form, columns: Sequence[str], frame: pd.DataFram
         return frame[list(columns)].apply(lambda column: column.map(lambda cell: "" if pd.isna(cell) else str(cell)))
     with reading(path):
         cells = pd.read_csv(path, usecols=list(columns), dtype=str, na_filter=False, **form.options)
-    return cells.apply(lambda column: column.str.strip())
+    return tidy(cells)
+
+
+def tidy(texts: pd.DataFrame) -> pd.DataFrame:
+    """Cells that are texts, without the blanks around them."""
+    return texts.apply(lambda column: column.str.strip())
 
 
 @contextlib.contextmanager
