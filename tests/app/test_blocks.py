@@ -261,7 +261,9 @@ def test_outliers_of_blocks_are_those_of_all_rows(run: Run, method: str, tmp_pat
     told = outliers_of(run, tmp_path / "strange.csv", tmp_path / "found.csv", method=method, rows=12)
     found = pd.read_csv(tmp_path / "found.csv", dtype={"id": str}, keep_default_na=False, na_values={"k_hat": [""]})
     assert found["id"].tolist() == rows["id"].tolist()
-    assert sorted(found["rank"]) == list(range(1, 51)) and found["score"][found["rank"].argsort()].is_monotonic_decreasing
+    assert (
+        sorted(found["rank"]) == list(range(1, 51)) and found["score"][found["rank"].argsort()].is_monotonic_decreasing
+    )
     assert told.rows == 50 and told.called == found["outlier"].sum()
     assert told.worst["rank"].tolist() == list(range(1, 11))
     wanted = adjusted_p_values(found["p_value"].to_numpy(copy=True))
@@ -271,7 +273,10 @@ def test_outliers_of_blocks_are_those_of_all_rows(run: Run, method: str, tmp_pat
         assert (found["column_1"][found["rank"] <= 3] == "b").all()
     outliers_of(run, tmp_path / "strange.parquet", tmp_path / "found.parquet", method=method, rows=12)
     pd.testing.assert_frame_equal(
-        pd.read_parquet(tmp_path / "found.parquet").drop(columns="id"), found.drop(columns="id"), rtol=1e-4, check_dtype=False
+        pd.read_parquet(tmp_path / "found.parquet").drop(columns="id"),
+        found.drop(columns="id"),
+        rtol=1e-4,
+        check_dtype=False,
     )
 
 
@@ -362,7 +367,10 @@ def test_what_was_stopped_goes_on_to_the_same_bytes(
 def test_a_second_process_is_refused(run: Run, tmp_path: Path) -> None:
     source, to = run.folder.parent / "new.csv", tmp_path / "z.csv"
     (tmp_path / ".z.csv.parts").mkdir()
-    with locked(tmp_path / ".z.csv.parts", "command"), pytest.raises(pv.CheckpointError, match="Another command is at work"):
+    with (
+        locked(tmp_path / ".z.csv.parts", "command"),
+        pytest.raises(pv.CheckpointError, match="Another command is at work"),
+    ):
         answers.encode_table(run, source, to, say=print)
     assert answers.encode_table(run, source, to, say=print) == 50
 
@@ -382,3 +390,24 @@ def test_rows_that_are_longer_than_the_first_ones_are_told(run: Run, tmp_path: P
     (tmp_path / "t.csv").write_text("\n".join(lines))
     with pytest.raises(pv.DataError, match="column 3 has no name, is empty at first, and is not in rows 6 to 6"):
         answers.encode_table(run, tmp_path / "t.csv", tmp_path / "z.csv", say=print, rows=3)
+
+
+def test_the_class_that_a_model_is_given_comes_from_the_table(tmp_path: Path) -> None:
+    rows = table(60, 0).assign(kind=["rose", "tulip", "daisy"] * 20)
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    how = ("--model", "cvae", "--label", "kind", "--likelihood", "normal", *QUICK, "--out", tmp_path / "run")
+    code, _, err = invoke("fit", tmp_path / "rows.csv", *how)
+    assert code == 0, err
+    run = open_run(tmp_path / "run")
+    new, source = rows[::-1], tmp_path / "new.csv"
+    new.to_csv(source, index=False)
+    answers.encode_table(run, source, tmp_path / "z.csv", say=print, rows=25)
+    codes = torch.tensor([["daisy", "rose", "tulip"].index(kind) for kind in new["kind"]])
+    wanted = pv.encode(run.fitted, {"x": batch_of(run, new)["x"], "c": codes}, site="z")
+    found = torch.tensor(pd.read_csv(tmp_path / "z.csv")[["z0", "z1"]].to_numpy(dtype=np.float32))
+    torch.testing.assert_close(found, wanted)
+    assert outliers_of(run, source, tmp_path / "o.csv", rows=25).rows == 60
+    for change, said in {"": "needs the column kind", "lily": "the classes lily; known are daisy, rose, tulip"}.items():
+        (new.assign(kind=change) if change else new.drop(columns="kind")).to_csv(source, index=False)
+        with pytest.raises(pv.DataError, match=said):
+            outliers_of(run, source, tmp_path / "p.csv", rows=25)

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 import pyrovae as pv
 from pyrovae.data import arrays, load
-from pyrovae.data.arrays import read_arrays
+from pyrovae.data.arrays import map_array, read_arrays
+from pyrovae.data.files import open as open_rows
 from pyrovae.data.labels import match_labels, read_labels
 from pyrovae.data.load import read
 from pyrovae.tables.schema import Schema
@@ -74,6 +75,21 @@ def test_a_crafted_array_is_refused(tmp_path: Path, content: bytes, monkeypatch:
             read(name)
         assert len(str(refused.value)) < 1000
     assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize("content", list(HEADERS.values()), ids=list(HEADERS))
+def test_a_crafted_array_is_not_mapped(tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rows.npy").write_bytes(content + bytes(100))
+    with pytest.raises(pv.DataError, match=r"rows.npy is not an array of numbers") as refused:
+        open_rows("rows.npy")
+    assert len(str(refused.value)) < 1000 and not Path("ran").exists()
+
+
+def test_mapped_arrays_are_those_that_were_saved(tmp_path: Path) -> None:
+    for array in (ROWS, np.asfortranarray(ROWS), ROWS.astype(">i2"), np.float64(3.0), np.zeros((0, 3))):
+        np.save(tmp_path / "x.npy", array)
+        np.testing.assert_array_equal(map_array(tmp_path / "x.npy"), array)
 
 
 def test_arrays_are_read_as_numpy_reads_them(tmp_path: Path) -> None:

@@ -41,7 +41,8 @@ def batch_of(run: Run, frame: pd.DataFrame) -> dict[str, Tensor]:
         values = schema.encode(frame)
     else:
         try:
-            values = torch.tensor(frame[list(names)].to_numpy(dtype=np.float64), dtype=torch.float32)
+            numbers = np.ascontiguousarray(frame[list(names)].to_numpy(dtype=np.float64))
+            values = torch.tensor(numbers, dtype=torch.float32)
             values /= run.dataset.source.get("divided_by", 1)  # pixels of 8 bits
         except (TypeError, ValueError) as error:
             raise DataError(f"The run was fitted to numbers, and a cell of the table is none ({error}).") from error
@@ -66,7 +67,7 @@ def columns_of(run: Run, table: Iterable[Any]) -> tuple[str, ...]:
 
 def _classes(run: Run, frame: pd.DataFrame) -> Tensor:
     """The class of each row that the model is given, `(N,)` int64."""
-    label = run.dataset.source.get("label")
+    label = run.dataset.source.get("label") or "label"
     if label not in frame:
         raise DataError(f"The model is given the class of each row: the table needs the column {label}.")
     own = {as_text(name): code for code, name in enumerate(class_names(run.dataset))}

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -52,6 +52,15 @@ def rows_at_once(run: Run, draws: int = 1) -> int:
 
 
 @contextmanager
+def telling(rows: Rows) -> Iterator[None]:
+    """Say in an error of some rows which ones they are."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"Rows {rows.start} to {rows.start + len(rows) - 1} of the table: {error}") from error
+
+
+@contextmanager
 def begun(
     run: Run,
     identity: Mapping[str, Any],
@@ -88,7 +97,7 @@ def begun(
     if job.folder.is_symlink() or (job.folder.exists() and not job.folder.is_dir()):
         raise OptionError(job.in_the_way)
     job.folder.mkdir(exist_ok=True)
-    with locked(job.folder, "command"):
+    with locked(job.folder, "command"), advising(lambda: f"stopped; the same command goes on with {to} where it was"):
         job.begin(force)
         if job.done:
             say(f"{job.done} blocks of rows were answered before; going on with the next")
@@ -99,7 +108,8 @@ def begun(
                 shutil.rmtree(job.folder)
             raise
         job.clear()
-    job.folder.rmdir()
+    with suppress(OSError):  # another process may have begun
+        job.folder.rmdir()
 
 
 class Job:
@@ -163,17 +173,14 @@ class Job:
             ask: makes one or several tables of a block and its number.
             look: called with each block, also with those that have been answered.
         """
-        advice = f"stopped; the same command goes on with the rows that are left, and writes {self.to}"
-        with closing(blocks), advising(lambda: advice):
+        with closing(blocks):
             for number, block in enumerate(blocks):
                 look(block)
                 self.rows = block.start + len(block)
                 if number < self.done:
                     continue
-                try:
+                with telling(block):
                     found = ask(block, number)
-                except DataError as error:
-                    raise DataError(f"Rows {block.start} to {self.rows - 1} of the table: {error}") from error
                 for place in reversed(range(len(found))):  # a block is done when its first table is there
                     content = self._content(found[place], header=number == place == 0)
                     write_file(self._part(number, place), content)

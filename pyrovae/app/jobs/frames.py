@@ -13,10 +13,11 @@ import pandas as pd
 
 from pyrovae._lazily import Lazily
 from pyrovae._sources import ARROW, near_names
+from pyrovae.data.arrays import map_array
 from pyrovae.data.cells import Form, find_form
-from pyrovae.data.files import forget, map_array
+from pyrovae.data.files import forget
 from pyrovae.data.tables import read_frame, reading, short_integers, tidy
-from pyrovae.errors import DataError, MissingPackageError, OptionError
+from pyrovae.errors import DataError, MissingPackageError, OptionError, PyrovaeError
 
 parquet = Lazily("pyarrow.parquet")
 arrow = Lazily("pyarrow")
@@ -194,7 +195,8 @@ def _opening(path: Path, what: str = "not a table") -> Iterator[None]:
     except ImportError as error:
         raise MissingPackageError("Parquet and Arrow files need pyarrow: pip install 'pyrovae[arrow]'.") from error
     except Exception as error:
-        if not isinstance(error, OSError) and not isinstance(error, arrow.ArrowException):
+        known = isinstance(error, OSError | ValueError | OverflowError) or isinstance(error, arrow.ArrowException)
+        if not known or isinstance(error, PyrovaeError):
             raise
         raise DataError(
             f"{path} is {what} ({' '.join(str(error).split())[:200]}). Write it anew, or save it as .csv."

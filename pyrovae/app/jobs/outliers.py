@@ -20,8 +20,8 @@ from pyrovae.app.catalogue import CONDITION
 from pyrovae.app.decide import class_names
 from pyrovae.app.given import GivenCaptions
 from pyrovae.app.jobs.batch import batch_of, has_header
-from pyrovae.app.jobs.blocks import begun, rows_at_once
-from pyrovae.app.jobs.frames import BY_BLOCKS, Table
+from pyrovae.app.jobs.blocks import begun, rows_at_once, telling
+from pyrovae.app.jobs.frames import BY_BLOCKS, TEXTS, Table
 from pyrovae.app.jobs.ranking import Ranking
 from pyrovae.app.rows import Array
 from pyrovae.app.run import Run
@@ -115,6 +115,8 @@ def find_outliers(
     if not 0 < rate < 1:
         raise OptionError(f"--rate must be between 0 and 1, got {rate:g}.")
     identity, path, parts = _source(run, source, rows or rows_at_once(run, num_samples), data_root)
+    with closing(parts()) as first_ones:
+        next(first_ones)  # a mistake in the table is told before anything is scored
     ordinary = take_rows(run.rows.batch("test"), slice(0, MOST_CALIBRATION))
     how: dict[str, Any] = {"num_samples": num_samples, "proposal": proposal}
     asked = {"asked": "outliers", "method": method, "seed": seed, **how, **identity}
@@ -155,7 +157,8 @@ def find_outliers(
                 table = _table(run, kept, ranking, rate, start, strangest, explained)
                 start += len(table)
                 called.append(int(table["outlier"].sum()))
-                worst.append(table[table["rank"] <= MOST_SHOWN])
+                if len(strange := table[table["rank"] <= MOST_SHOWN]):
+                    worst.append(strange)
                 yield table
 
         job.join(lines(), float_format="%.6g", na_rep="")
@@ -176,8 +179,12 @@ def _source(
 ) -> tuple[dict[str, Any], Path | None, Callable[[], Generator[_Part, None, None]]]:
     """What tells a source from others, its file, and its rows, block by block: from the file, or else from memory."""
     path = Path(source).expanduser()
-    endings = BY_BLOCKS if run.rows.image_shape is None else [ending for ending in BY_BLOCKS if ending != ".npy"]
-    if source not in NAMES and path.suffix.lower() in endings and not isinstance(run.rows.given, GivenCaptions):
+    suffix = path.suffix.lower()
+    images = run.rows.image_shape is not None or isinstance(run.rows.given, GivenCaptions)
+    # without names of its columns, all of a table must be seen to find out which of them names the rows
+    unnamed = run.dataset.columns is None and run.rows.schema is None
+    whole = suffix not in BY_BLOCKS or images or (unnamed and suffix in (*TEXTS, ".parquet"))
+    if source not in NAMES and not whole:
         table = Table(path, rows, has_header(run))
         of_text = _ids(run, table.form.names) if table.form.named else None
 
@@ -187,7 +194,9 @@ def _source(
                     name = _ids(run, block.frame) if table.form.named else None
                     cells = block.frame if block.texts is None else block.texts
                     names = None if name is None else ["" if pd.isna(cell) else str(cell) for cell in cells[name]]
-                    yield _Part(block.start, batch_of(run, block.frame), names)
+                    with telling(block):
+                        batch = batch_of(run, block.frame)
+                    yield _Part(block.start, batch, names)
 
         return table.identity, table.path, read_blocks
     dataset = read_like(run, source, data_root)

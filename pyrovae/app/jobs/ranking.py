@@ -10,8 +10,8 @@ from pyrovae.app.rows import Array
 class Ranking:
     """The places of N rows by their scores, and their p-values adjusted for N rows.
 
-    Rows come block by block, twice in the same order. First `add` takes the scores of all blocks. Then
-    `ranks` gives the ranks of each block, and `adjusted` its p-values, which are those of all rows at once: `Anomaly.ranks` and `adjusted_p_values`.
+    Rows come block by block, twice in the same order. First `add` takes the scores of all blocks. Then `ranks` gives the ranks
+    of each block, and `adjusted` its p-values, which are those of all rows at once: `Anomaly.ranks` and `adjusted_p_values`.
 
     Args:
         num_rows: N.
