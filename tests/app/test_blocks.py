@@ -1,6 +1,7 @@
 """Questions about tables block by block: the answers of the whole table at once, also after an interruption."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -411,3 +412,14 @@ def test_the_class_that_a_model_is_given_comes_from_the_table(tmp_path: Path) ->
         (new.assign(kind=change) if change else new.drop(columns="kind")).to_csv(source, index=False)
         with pytest.raises(pv.DataError, match=said):
             outliers_of(run, source, tmp_path / "p.csv", rows=25)
+
+
+def test_blocks_of_nearly_equal_values_are_taken(run: Run) -> None:
+    """As of a table that is sorted by time: that float32 cannot tell them apart matters where all rows are so alike."""
+    schema = pv.tables.Schema(tuple(pv.tables.Column(name, "real") for name in NAMES))
+    of_schema = replace(run, rows=replace(run.rows, schema=schema, scaler=None))
+    near = pd.DataFrame({"a": 1e6 + 1e-3 * np.arange(6), "b": 0.5, "c": -0.5})
+    with pytest.raises(pv.DataError, match="less than float32 can tell apart"):
+        schema.encode(near)
+    found = batch_of(of_schema, near)["x"]
+    torch.testing.assert_close(found, torch.tensor([[1e6, 0.5, -0.5]] * 6))

@@ -33,12 +33,12 @@ def batch_of(run: Run, frame: pd.DataFrame) -> dict[str, Tensor]:
             "beside the rows."
         )
     if known is not None:
-        given = known.argument(known.schema.encode(frame))
+        given = known.argument(known.schema.encode(frame, part=True))
     elif rows.argument == CONDITION:
         given = {CONDITION: _classes(run, frame)}
     names, schema = columns_of(run, frame), rows.schema
     if schema is not None:
-        values = schema.encode(frame)
+        values = schema.encode(frame, part=True)
     else:
         try:
             numbers = np.ascontiguousarray(frame[list(names)].to_numpy(dtype=np.float64))

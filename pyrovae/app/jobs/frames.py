@@ -195,7 +195,7 @@ def _opening(path: Path, what: str = "not a table") -> Iterator[None]:
     except ImportError as error:
         raise MissingPackageError("Parquet and Arrow files need pyarrow: pip install 'pyrovae[arrow]'.") from error
     except Exception as error:
-        known = isinstance(error, OSError | ValueError | OverflowError) or isinstance(error, arrow.ArrowException)
+        known = isinstance(error, (OSError, ValueError, OverflowError, arrow.ArrowException))
         if not known or isinstance(error, PyrovaeError):
             raise
         raise DataError(
