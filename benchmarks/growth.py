@@ -8,7 +8,7 @@ resident memory of the process above that of one in which next to nothing grows.
 over the last three points, where fixed costs weigh least: 1 is linear. Memory that never exceeds 50 MB has none.
 
 A step is one of the traced engine, with Adam. log p(x) is estimated by `pv.importance`, from the guide as the proposal and from
-the refined one, the default. Figures go to benchmarks/results/growth-cpu.json, .md and .png; some three minutes of one core.
+the refined one, the default. Figures go to benchmarks/results/growth-cpu.json, .md and .png, where those of other choices stay.
 """
 
 from __future__ import annotations

@@ -149,7 +149,10 @@ def load_table(
     labels = None if y is None else (texts[y] if text_labels else frame[y]).to_numpy()
     of_rows: dict[str, Any] = {"y": labels, "label": label, "ids": names, "one_class": text_labels}
     how: dict[str, Any] = {"header": form.header, "ids": named, "drop": list(out)}
-    rows, schema = frame[kept].apply(_as_numbers), _schema_of(path, frame[kept], columns, look, set(every) - set(kept))
+    rows, schema = (
+        frame[kept].apply(truths_as_numbers),
+        _schema_of(path, frame[kept], columns, look, set(every) - set(kept)),
+    )
     beside: dict[str, Any] = {}
     if given:
         known = _conditions_of(path, frame[given], columns if condition_columns is None else condition_columns)
@@ -279,7 +282,7 @@ def _counts(column: pd.Series, from_any: bool = False) -> bool:
     return bool(np.array_equal(column - (column.iloc[0] if from_any else 0), np.arange(len(column))))
 
 
-def _as_numbers(column: pd.Series) -> pd.Series:
+def truths_as_numbers(column: pd.Series) -> pd.Series:
     """True and False with gaps, which pandas reads as objects, as numbers; other columns as they are."""
     if column.dtype == object and column.dropna().map(lambda cell: isinstance(cell, bool)).all():
         return column.astype(np.float64)

@@ -423,3 +423,9 @@ def test_blocks_of_nearly_equal_values_are_taken(run: Run) -> None:
         schema.encode(near)
     found = batch_of(of_schema, near)["x"]
     torch.testing.assert_close(found, torch.tensor([[1e6, 0.5, -0.5]] * 6))
+
+
+def test_truth_values_with_gaps_are_numbers(run: Run) -> None:
+    rows = pd.DataFrame({"a": pd.Series([True, None, False], dtype=object), "b": 1.0, "c": 2})
+    as_numbers = rows.assign(a=[1.0, np.nan, 0.0])
+    torch.testing.assert_close(batch_of(run, rows)["x"], batch_of(run, as_numbers)["x"], equal_nan=True)

@@ -14,6 +14,7 @@ from pyrovae.app.catalogue import CONDITION
 from pyrovae.app.decide import class_names
 from pyrovae.app.given import GivenCaptions
 from pyrovae.app.run import Run
+from pyrovae.data.tables import truths_as_numbers
 from pyrovae.errors import DataError, OptionError
 from pyrovae.tables.cells import as_text
 
@@ -29,7 +30,7 @@ def batch_of(run: Run, frame: pd.DataFrame) -> dict[str, Tensor]:
     given: dict[str, Tensor] = {}
     if isinstance(known, GivenCaptions):
         raise OptionError(
-            "The run's model is given a caption with each row, which tables have not: in Python, pv.encode and others take it "
+            "The run's model is given the caption of each row, which tables have not: in Python, pv.encode and others take it "
             "beside the rows."
         )
     if known is not None:
@@ -41,7 +42,8 @@ def batch_of(run: Run, frame: pd.DataFrame) -> dict[str, Tensor]:
         values = schema.encode(frame, part=True)
     else:
         try:
-            numbers = np.ascontiguousarray(frame[list(names)].to_numpy(dtype=np.float64))
+            cells = frame[list(names)].apply(truths_as_numbers)
+            numbers = np.ascontiguousarray(cells.to_numpy(dtype=np.float64))
             values = torch.tensor(numbers, dtype=torch.float32)
             values /= run.dataset.source.get("divided_by", 1)  # pixels of 8 bits
         except (TypeError, ValueError) as error:
