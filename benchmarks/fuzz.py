@@ -11,7 +11,7 @@ own, with a limit of its time and of its address space. Counted are
     result     the reader returned
     refused    it raised a `PyrovaeError`
     other      it raised anything else
-    slow       it took more than 10 s
+    slow       it took more than 10 s of the CPU, or did not end within a minute
     big        it took more memory than 10 times the file and 512 MiB (the largest resident set, less that of an idle child)
     ran        it started a process, opened a connection, unpickled a class, or ran code from a file
 
@@ -65,6 +65,9 @@ from PIL import Image
 import pyrovae as pv
 from pyrovae import families as fam
 from pyrovae.app.decide import decide, refuse_missing
+from pyrovae.app.jobs.answers import encode_table
+from pyrovae.app.jobs.frames import Table
+from pyrovae.app.jobs.impute import fill_in
 from pyrovae.app.jobs.label.reading import read_job
 from pyrovae.app.options import Options
 from pyrovae.app.rows import make_rows, split_rows
@@ -157,6 +160,16 @@ def small_vae() -> Any:
     )
 
 
+def small_vqvae() -> Any:
+    codes = pv.nets.FSQ((5, 3), grid=2)
+    return pv.VQVAE(
+        prior=pv.priors.Categorical(codes.num_codes, event_shape=codes.index_shape),
+        likelihood=pv.Conditional(pv.nets.Behind(pv.nets.Flat((2, 2)), pv.nets.MLP(4, (1, 4))), fam.Bernoulli(4)),
+        encoder=pv.nets.MLP(4, (codes.width, *codes.grid)),
+        codes=codes,
+    )
+
+
 def rows_of_numbers() -> torch.Tensor:
     return torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
 
@@ -187,15 +200,54 @@ def labels_table(path: Path) -> Any:
     return read_job(str(path.parent / "rows.csv"), path)
 
 
+def strange_export(content: bytes, draw: random.Random) -> bytes:
+    """An export of Label Studio with fields that are something else, or bytes that are damaged."""
+    if draw.random() < 0.3:
+        return damaged(content, draw)
+    changed = strange_json({"tasks": json.loads(content)}, draw)
+    return json.dumps(changed["tasks"] if isinstance(changed, dict) and "tasks" in changed else changed).encode()
+
+
+def strange_array(content: bytes, draw: random.Random) -> bytes:
+    return crafted_array(draw) if draw.random() < 0.5 else damaged(content, draw)
+
+
+def stored_rows(path: Path) -> Any:
+    """The rows of a file that is larger than memory, as a fit would read them."""
+    stored = pv.data.open(path)
+    for piece in stored.all_pieces(range(len(stored.runs))):
+        torch.as_tensor(np.array(piece), dtype=torch.float32)
+
+
+def array_by_blocks(path: Path) -> Any:
+    return [block.frame.to_numpy(dtype=float).sum() for block in Table(path, 16).blocks()]
+
+
+OPENED: dict[str, Any] = {}  # the run that is asked about tables, opened before the cases
+
+
+def asked_by_blocks(path: Path) -> Any:
+    """What commands that take tables of any size do with one: codes, and a copy of it with its gaps filled."""
+    if "run" not in OPENED:
+        OPENED["run"] = open_run(path.parent / "run", data=path.parent / "mixed.csv")
+    to = path.with_name("codes.csv")
+    encode_table(OPENED["run"], path, to, say=len, rows=16)
+    whole = path.with_name("whole.csv" if path.suffix == ".csv" else "whole.parquet")
+    fill_in(OPENED["run"], path, whole, draws=0, num_samples=5, proposal="guide", rows=16)
+
+
 READERS: dict[str, Any] = {
     "csv": of_file("table.csv", strange_table, read_rows),
     "csv with text": of_file("mixed.csv", strange_table, read_rows),
     "csv, labelled": of_file("table.csv", strange_table, lambda path: read(str(path), label="3")),
-    "npy": of_file(
-        "rows.npy",
-        lambda content, draw: crafted_array(draw) if draw.random() < 0.5 else damaged(content, draw),
-        read_rows,
-    ),
+    "npy": of_file("rows.npy", strange_array, read_rows),
+    "open, npy": of_file("rows.npy", strange_array, stored_rows),
+    "open, parquet": of_file("numbers.parquet", damaged, stored_rows),
+    "open, arrow": of_file("numbers.arrow", damaged, stored_rows),
+    "blocks, csv": of_file("mixed.csv", strange_table, asked_by_blocks),
+    "blocks, parquet": of_file("mixed.parquet", damaged, asked_by_blocks),
+    "blocks, arrow": of_file("mixed.arrow", damaged, asked_by_blocks),
+    "blocks, npy": of_file("rows.npy", strange_array, array_by_blocks),
     "npz": of_file("rows.npz", strange_archive, read_rows),
     "parquet": of_file("table.parquet", damaged, read_rows),
     "xlsx": of_file("table.xlsx", damaged, read_rows),
@@ -206,6 +258,7 @@ READERS: dict[str, Any] = {
     "webp": of_file("images/e.webp", damaged, lambda path: load_folder(path.parent, size=8)),
     "bmp": of_file("images/f.bmp", damaged, lambda path: load_folder(path.parent, size=8)),
     "labels": of_file("labels.csv", strange_table, labels_table),
+    "label studio": of_file("export.json", strange_export, labels_table),
     "columns.yaml": of_file("columns.yaml", strange_table, columns_file),
     "run.json": any_bytes_of_run,
     "run.json, pair": of_run("run.json", run_json("pair"), lambda folder: questions(pv.load(folder))),
@@ -221,10 +274,16 @@ READERS: dict[str, Any] = {
     ),
     "history": of_run("history.csv", strange_table, pv.load),
     "weights": of_run("weights.safetensors", strange_safetensors, pv.load),
+    "weights of a codebook": of_run(
+        "weights.safetensors", strange_safetensors, lambda folder: pv.generate(pv.load(folder), 3)
+    ),
+    "run.json of a codebook": of_run("run.json", run_json("pair"), lambda folder: pv.generate(pv.load(folder), 3)),
     "checkpoint": of_run("checkpoint.safetensors", strange_safetensors, resumed),
     "checkpoint, notes": of_run("checkpoint.safetensors", strange_notes, resumed),
 }
-APP = ("run.json, info", "run.json, to resume")  # readers of a run of the command line
+BLOCKS = ("blocks, csv", "blocks, parquet", "blocks, arrow")
+APP = ("run.json, info", "run.json, to resume", *BLOCKS)  # readers of a run of the command line
+CODEBOOK = ("weights of a codebook", "run.json of a codebook")
 
 
 def corpus(folder: Path) -> None:
@@ -240,6 +299,9 @@ def corpus(folder: Path) -> None:
     mixed.to_csv(folder / "mixed.csv", index=False)
     with contextlib.suppress(ImportError):
         mixed.to_parquet(folder / "table.parquet")
+        numbers = table.rename(columns=str)
+        numbers.to_parquet(folder / "numbers.parquet", row_group_size=15)
+        numbers.to_feather(folder / "numbers.arrow")
     with contextlib.suppress(ImportError):
         mixed.to_excel(folder / "table.xlsx", index=False)
     np.save(folder / "rows.npy", draw.normal(size=(30, 3)).astype("f4"))
@@ -249,10 +311,20 @@ def corpus(folder: Path) -> None:
         Image.fromarray(draw.integers(0, 255, (12, 12, 3), dtype=np.uint8)).save(folder / "images" / name)
     (folder / "rows.csv").write_text("id,a,b\n" + "".join(f"r{n},{n % 7},{n * 0.37:.2f}\n" for n in range(30)))
     (folder / "labels.csv").write_text("id,label\n" + "".join(f"r{n},{'ab'[n % 2]}\n" for n in range(12)))
+    choices = [{"type": "choices", "from_name": "label", "value": {"choices": [name]}} for name in "ab"]
+    tasks = [
+        {"id": n, "data": {"pyrovae_row": f"r{n}"}, "annotations": [{"result": [choices[n % 2]]}]} for n in range(12)
+    ]
+    (folder / "export.json").write_text(json.dumps(tasks))
     pv.tables.infer(pd.read_csv(folder / "table.csv")).write(folder / "columns.yaml")
     (folder / "python").mkdir()
     pv.fit(small_vae(), rows_of_numbers(), checkpoint=folder / "python" / "run", **FIT)
+    (folder / "codebook").mkdir()
+    pv.fit(small_vqvae(), (rows_of_numbers() > 0).float(), checkpoint=folder / "codebook" / "run", **FIT)
     (folder / "app").mkdir()
+    with contextlib.suppress(ImportError):
+        mixed.to_parquet(folder / "app" / "mixed.parquet", row_group_size=15)
+        mixed.to_feather(folder / "app" / "mixed.arrow")
     shutil.copy(folder / "mixed.csv", folder / "app" / "mixed.csv")
     options = Options.of("fit", epochs=2, hidden=(8,), latent=2, search="none")
     fit_run(
@@ -283,7 +355,7 @@ def in_child(work: Callable[[], tuple[Callable[[], Any], int]], report: Path) ->
         found, status, used = os.wait4(child, os.WNOHANG)
         if found:
             break
-        if time.monotonic() - began > SECONDS + 5:
+        if time.monotonic() - began > 6 * SECONDS:  # other processes may be at work, too
             os.kill(child, signal.SIGKILL)
             os.wait4(child, 0)
             return "slow", "killed"
@@ -295,7 +367,7 @@ def in_child(work: Callable[[], tuple[Callable[[], Any], int]], report: Path) ->
         return "other", said or f"exit code {code}"
     if code == 3:
         return "ran", said
-    if time.monotonic() - began > SECONDS:
+    if used.ru_utime + used.ru_stime > SECONDS:
         return "slow", said
     if memory - IDLE["memory"] > TIMES * int(size) + CONSTANT:
         return "big", f"{(memory - IDLE['memory']) / 2**20:.0f} MiB: {said}"
@@ -348,6 +420,8 @@ def fuzz(name: str, files: Path, cases: range, seed: int, seconds: float, loud: 
     home = files / (
         "app"
         if name in APP
+        else "codebook"
+        if name in CODEBOOK
         else "python"
         if READERS[name] is any_bytes_of_run or "check" in name or name in RUNS
         else ""
@@ -385,7 +459,9 @@ def fuzz(name: str, files: Path, cases: range, seed: int, seconds: float, loud: 
 def copied(files: Path, home: Path, folder: Path) -> Path:
     """A copy of the files that a case may change."""
     return Path(
-        shutil.copytree(home, folder, ignore=shutil.ignore_patterns("python", "app") if home == files else None)
+        shutil.copytree(
+            home, folder, ignore=shutil.ignore_patterns("python", "app", "codebook") if home == files else None
+        )
     )
 
 
@@ -418,7 +494,8 @@ def main() -> None:
         for name in chosen:
             if name == "npz":
                 bomb()
-            if (name == "parquet" and not (files / "table.parquet").exists()) or (
+            arrow = name in ("parquet", *BLOCKS[1:], "open, parquet", "open, arrow")
+            if (arrow and not (files / "table.parquet").exists()) or (
                 name == "xlsx" and not (files / "table.xlsx").exists()
             ):
                 print(f"{name}: the package that reads such files is not installed")

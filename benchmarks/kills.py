@@ -1,6 +1,6 @@
 """Commands that are killed at random moments (SIGKILL), and given again: do they end with the files of one that was not?
 
-    python benchmarks/kills.py [--only fit,sweep,label,impute] [--kills 50] [--seed 0]
+    python benchmarks/kills.py [--only fit,sweep,label,encode,evaluate,outliers,impute] [--kills 50] [--seed 0]
 
 Each repetition starts a command in a process of its own, kills it at a moment drawn uniformly from the time that it takes
 undisturbed, and gives it again: `fit` by --resume where there is a state to go on from, the others as they were. Every second
@@ -11,7 +11,8 @@ imports, which leave nothing behind.
 Compared, bit for bit: weights, history and results of runs (without their times), and the tables that were written. After each
 kill, a table of results must be absent or whole, and a run that has been written must open. Counted are kills that came before
 the end, those that left a file half written (which must be one that nobody reads), repetitions that ended as they should, and
-the epochs that were taken again. Figures go to benchmarks/results/kills-cpu.json.
+the epochs that were taken again. Tables are read in blocks of 40 rows, so that there are six. Figures go to
+benchmarks/results/kills-cpu.json.
 """
 
 from __future__ import annotations
@@ -39,9 +40,11 @@ import torch
 from safetensors.torch import load_file
 
 from pyrovae.app import cli
+from pyrovae.app.jobs import blocks
 
 RESULTS = Path(__file__).parent / "results" / "kills-cpu.json"
 TIMES = ("seconds", "fit_seconds")  # what two equal fits differ in
+TABLES = ("encode", "evaluate", "outliers", "impute")  # commands that read a table and write one
 COMMON = ("--threads", "1", "--engine", "traced")
 SMALL = ("--hidden", "32", "--num-samples", "20", "--checkpoint-every", "0", *COMMON)
 
@@ -71,8 +74,14 @@ class Job:
                 str(run),
                 *how,
             )
-        how = ("--draws", "10", "--num-samples", "100", "--threads", "1")
-        return ("impute", str(self.data / "run"), str(self.data / "rows.csv"), "--out", str(home / "imputed.csv"), *how)
+        how = {
+            "encode": (),
+            "evaluate": ("--num-samples", "100"),
+            "outliers": ("--num-samples", "100", "--proposal", "guide"),
+            "impute": ("--draws", "10", "--num-samples", "100"),
+        }[self.name]
+        asked = (self.name, str(self.data / "run"), str(self.data / "rows.csv"), "--out", str(home / "table.csv"))
+        return (*asked, "--threads", "1", *how)
 
     def left(self, home: Path) -> dict[str, Any]:
         """What is to be the same, by file."""
@@ -97,7 +106,7 @@ class Job:
         return found
 
     def tables(self, home: Path) -> list[Path]:
-        return [path for path in (home / "imputed.csv", home / "run" / "labels.csv") if path.exists()]
+        return [path for path in (home / "table.csv", home / "run" / "labels.csv") if path.exists()]
 
 
 def digest(content: bytes) -> str:
@@ -162,13 +171,11 @@ def repetition(
         os.killpg(child, signal.SIGKILL) if os.getpgid(child) == child else os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         found["kills"] += 1
-        found["half_files"] += sum(1 for path in home.rglob("*") if path.is_file() and path.name.startswith("."))
+        found["half_files"] += sum(1 for path in home.rglob(".*.new") if path.is_file())
         for table in job.tables(home):
             if digest(table.read_bytes()) != whole.get(str(table.relative_to(home))):
                 found["wrong"].append(f"{table.name} is there, and not whole")
-    if (
-        job.name == "impute" and job.tables(home) and not found["wrong"]
-    ):  # its table is whole, and would not be replaced
+    if job.name in TABLES and job.tables(home) and not found["wrong"]:  # its table is whole, and would not be replaced
         return found
     ended = wait(start(job.command(home, True), log))
     if ended != 0:
@@ -233,10 +240,11 @@ def measure(job: Job, home: Path, kills: int, seed: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="fit,sweep,label,impute")
+    parser.add_argument("--only", default="fit,sweep,label,encode,evaluate,outliers,impute")
     parser.add_argument("--kills", type=int, default=50, help="repetitions of each command")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    blocks.MOST_ROWS = 40
     kept: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"

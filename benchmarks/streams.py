@@ -1,6 +1,7 @@
 """Fits to data that do not fit into memory, beside fits to rows in memory: time a step, and the largest memory of a process.
 
     python benchmarks/streams.py [--gigabytes 2] [--rows 1000000] [--repeats 3]
+    python benchmarks/streams.py --only rows --rows 10000000 [--asked encode,evaluate,outliers,impute]
 
 It writes a .npy file of so many GB (rows of 256 numbers) and a Parquet file of so many rows of 20 columns into a temporary
 folder, and removes them in the end.
@@ -10,7 +11,9 @@ folder, and removes them in the end.
   reads). The ratio is that of the sums over CPU seconds, which other processes disturb least.
 - A pass: one process fits each file from the first row to the last; its largest resident memory is what the system tells.
   "few" is a fit of as large a step to few rows in memory, with which to compare it.
-- Commands: `encode` and `evaluate` of all rows of the Parquet file, each a process, measured in the same way.
+- Rows: `encode`, `evaluate`, `outliers` and `impute` of another Parquet file, of 8 columns in which one cell of a hundred is
+  missing, and of one with a tenth of the rows, each command a process: its largest resident memory, and seconds by the clock
+  and of the CPU. Draws come from the guide, 10 a row.
 
 Figures that were measured before stay in benchmarks/results/streams-cpu.json with --only.
 """
@@ -33,6 +36,7 @@ from typing import Any
 import numpy as np
 
 WIDTH, COLUMNS, BATCH = 256, 20, 128
+FEW_COLUMNS, GAPS = 8, 0.01  # of the table that commands are asked about
 PASS_BATCH = 4096  # rows a step of a pass, which is about reading
 HOW: dict[str, Any] = {"batch_size": BATCH, "seed": 0, "engine": "traced", "progress": False, "threads": 1}
 RESULTS = Path(__file__).parent / "results"
@@ -50,18 +54,20 @@ def write_array(path: Path, gigabytes: float) -> int:
     return rows
 
 
-def write_table(path: Path, rows: int) -> None:
+def write_table(path: Path, rows: int, columns: int = COLUMNS, gaps: float = 0.0) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     rng = np.random.default_rng(0)
-    names = [f"c{i}" for i in range(COLUMNS)]
-    mixing = rng.normal(size=(4, COLUMNS))
+    names = [f"c{i}" for i in range(columns)]
+    mixing = rng.normal(size=(4, columns))
     schema = pa.schema([(name, pa.float64()) for name in names])
     with pq.ParquetWriter(path, schema) as writer:
         for start in range(0, rows, 100_000):
             size = min(100_000, rows - start)
-            x = np.round(rng.normal(size=(size, 4)) @ mixing + 0.3 * rng.normal(size=(size, COLUMNS)), 3)
+            x = np.round(rng.normal(size=(size, 4)) @ mixing + 0.3 * rng.normal(size=(size, columns)), 3)
+            if gaps:
+                x[rng.random(x.shape) < gaps] = np.nan
             writer.write_table(pa.table(dict(zip(names, x.T)), schema=schema))
 
 
@@ -141,8 +147,8 @@ def turns(path: Path, steps: int, repeats: int) -> dict[str, Any]:
     return found
 
 
-def measured(*command: str) -> tuple[str, float, float]:
-    """What a process printed, its largest resident memory in MB, and its seconds."""
+def measured(*command: str) -> tuple[str, float, float, float]:
+    """What a process printed, its largest resident memory in MB, and its seconds by the clock and of the CPU."""
     began = time.perf_counter()
     with tempfile.TemporaryFile("w+") as out:
         process = subprocess.Popen([sys.executable, *command], stdout=out)
@@ -151,24 +157,33 @@ def measured(*command: str) -> tuple[str, float, float]:
         out.seek(0)
         if process.returncode:
             raise SystemExit(f"{' '.join(command)} failed")
-        return out.read(), usage.ru_maxrss / 1024, time.perf_counter() - began
+        spent = usage.ru_utime + usage.ru_stime
+        return out.read(), usage.ru_maxrss / 1024, time.perf_counter() - began, spent
 
 
-def commands(table: Path, folder: Path, rows: int, keep: Callable[[str, dict[str, Any]], None]) -> None:
-    """The commands that ask something of all rows of the table, of a run that was fitted to a few of them."""
+def commands(folder: Path, rows: int, asked: list[str], keep: Callable[[str, dict[str, Any]], None]) -> None:
+    """The commands that ask something of all rows of a table, of a run that was fitted to a few of them."""
     import pyarrow.parquet as pq
 
-    few = folder / "few.csv"
-    pq.ParquetFile(table).read_row_group(0).slice(0, 3000).to_pandas().to_csv(few, index=False)
-    run = folder / "run"
+    tables = {number: folder / f"rows-{number}.parquet" for number in (rows // 10, rows)}
+    for number, table in tables.items():
+        write_table(table, number, FEW_COLUMNS, GAPS)
+    few, run = folder / "few.csv", folder / "run"
+    first = next(pq.ParquetFile(tables[rows]).iter_batches(3000))
+    first.to_pandas().to_csv(few, index=False)
     measured("-m", "pyrovae", "fit", str(few), "--out", str(run), "--epochs", "5", "--likelihood", "normal")
-    for name, more in {"encode": [], "evaluate": ["--num-samples", "10", "--proposal", "guide"]}.items():
-        to = folder / f"{name}.parquet"
-        _, megabytes, seconds = measured("-m", "pyrovae", name, str(run), str(table), "--out", str(to), *more)
-        written = pq.ParquetFile(to).metadata.num_rows
-        if written != rows:
-            raise SystemExit(f"{name} wrote {written} of {rows} rows")
-        keep(name, {"rows": rows, "seconds": round(seconds, 1), "MB": round(megabytes)})
+    draws = ["--num-samples", "10", "--proposal", "guide"]
+    for name in asked:
+        for number, table in tables.items():
+            to = folder / f"{name}.parquet"
+            how = ["--out", str(to), "--threads", "1", *([] if name == "encode" else draws)]
+            _, megabytes, seconds, spent = measured("-m", "pyrovae", name, str(run), str(table), *how)
+            written = pq.ParquetFile(to).metadata.num_rows
+            if written != number:
+                raise SystemExit(f"{name} wrote {written} of {number} rows")
+            to.unlink()
+            figures = {"seconds": round(seconds, 1), "CPU seconds": round(spent, 1), "MB": round(megabytes)}
+            keep(f"{name}, {number} rows", figures | {"rows a CPU second": round(number / spent)})
 
 
 def main() -> None:
@@ -177,7 +192,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--only", choices=["steps", "pass", "few", "commands"])
+    parser.add_argument("--only", choices=["steps", "pass", "few", "rows"])
+    parser.add_argument("--asked", default="encode,evaluate,outliers,impute", help="the commands of --only rows")
     parser.add_argument("--child", choices=["turns", "pass", "few"])
     parser.add_argument("--path", type=Path)
     chosen = parser.parse_args()
@@ -201,26 +217,26 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         array, table = folder / "rows.npy", folder / "rows.parquet"
-        write_table(table, chosen.rows)
-        totals = {table: chosen.rows}
-        if chosen.only != "commands":
-            totals[array] = write_array(array, chosen.gigabytes)
+        totals = {}
+        if chosen.only != "rows":
+            write_table(table, chosen.rows)
+            totals = {table: chosen.rows, array: write_array(array, chosen.gigabytes)}
         for path, total in totals.items():
             if chosen.only in (None, "steps"):
                 how = ["--steps", str(chosen.steps), "--repeats", str(chosen.repeats)]
-                out, _, _ = measured(__file__, "--child", "turns", "--path", str(path), *how)
+                out, *_ = measured(__file__, "--child", "turns", "--path", str(path), *how)
                 keep(f"steps, {path.suffix}", json.loads(out.splitlines()[-1]))
             if chosen.only in (None, "few"):
-                _, megabytes, _ = measured(__file__, "--child", "few", "--path", str(path))
+                _, megabytes, *_ = measured(__file__, "--child", "few", "--path", str(path))
                 keep(f"{2 * PASS_BATCH} rows in memory, {path.suffix}", {"MB": round(megabytes)})
             if chosen.only in (None, "pass"):
                 steps = str(total // PASS_BATCH)
-                out, megabytes, _ = measured(__file__, "--child", "pass", "--path", str(path), "--steps", steps)
+                out, megabytes, *_ = measured(__file__, "--child", "pass", "--path", str(path), "--steps", steps)
                 one = {"rows": total, "file MB": round(path.stat().st_size / 1e6), "MB": round(megabytes)}
                 seconds = round(json.loads(out.splitlines()[-1])["seconds"], 1)
                 keep(f"pass, {path.suffix}", one | {"seconds": seconds})
-        if chosen.only in (None, "commands"):
-            commands(table, folder, chosen.rows, keep)
+        if chosen.only in (None, "rows"):
+            commands(folder, chosen.rows, chosen.asked.split(","), keep)
 
 
 if __name__ == "__main__":

@@ -13,17 +13,18 @@ from pyrovae.errors import DataError, OptionError
 NAMES = ("digits", "sprites", "mnist", "fashion-mnist")
 TABLES = (".csv", ".data", ".tsv", ".txt", ".parquet", ".xlsx", ".xls")
 SUFFIXES = (".npz", ".npy", *TABLES)
+ARROW = (".arrow", ".feather")  # which only questions about tables read, and `pyrovae.data.open`
 
 
-def check_source(source: str) -> None:
-    """OptionError or DataError unless `load` knows the name, or there is such a file."""
+def check_source(source: str, also: tuple[str, ...] = ()) -> None:
+    """OptionError or DataError unless `load` knows the name, or there is such a file, or one that ends in one of `also`."""
     if source in NAMES:
         return
     path = Path(source).expanduser().absolute()
-    if path.suffix.lower() not in SUFFIXES:
+    if path.suffix.lower() not in (*SUFFIXES, *also):
         raise OptionError(
             f"unknown data {source!r}{near_names(source, NAMES)}. Known names: {', '.join(NAMES)}; "
-            f"or give the path of a file that ends in {', '.join(SUFFIXES)}."
+            f"or give the path of a file that ends in {', '.join((*SUFFIXES, *also))}."
             + (" A folder of images is for `pyrovae label`." if path.is_dir() else "")
         )
     if not path.is_file():

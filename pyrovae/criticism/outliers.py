@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -127,15 +127,23 @@ def anomaly_score(
         score, error = -found.log_likelihood, found.standard_error
         if method == "typicality":
             usual = importance(fitted, reference, num_samples, proposal=proposal)
-            mean = -usual.log_likelihood.mean()
-            spread = usual.log_likelihood.std() / math.sqrt(len(usual.log_likelihood))
-            score = (score - mean).abs()
-            error = (error.square() + spread.nan_to_num(0.0).square()).sqrt()
+            score, error = _typicality(score, error, -usual.log_likelihood)
         elif method == "ratio":
             assert background is not None
             other = importance(background, data, num_samples, proposal=proposal)
             score, error = score + other.log_likelihood, torch.hypot(error, other.standard_error)
     return Anomaly(score, error, found.k_hat, method, num_samples)
+
+
+def typicality(found: Anomaly, usual: Anomaly) -> Anomaly:
+    """The scores by "typicality" of rows, from theirs and those of ordinary rows by "log_likelihood"."""
+    score, error = _typicality(found.score, found.error, usual.score)
+    return replace(found, score=score, error=error, method="typicality")
+
+
+def _typicality(score: Tensor, error: Tensor, usual: Tensor) -> tuple[Tensor, Tensor]:
+    spread = usual.std() / math.sqrt(len(usual))
+    return (score - usual.mean()).abs(), (error.square() + spread.nan_to_num(0.0).square()).sqrt()
 
 
 _NEEDS = {

@@ -65,8 +65,35 @@ def _members(
     return list(members), found
 
 
+def map_array(path: Path) -> NDArray[Any]:
+    """The array in a .npy file, none of whose rows has been read yet. DataError where there is no such file, or it is none."""
+    try:
+        with warnings.catch_warnings(), path.open("rb") as file:
+            warnings.simplefilter("ignore", UserWarning)
+            shape, fortran, dtype = _described(file, path.stat().st_size)
+            if not math.prod(shape):
+                return np.empty(shape, dtype)
+            found: NDArray[Any] = np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran else "C")
+            return found
+    except Exception as error:  # whatever a damaged file makes NumPy raise
+        raise DataError(
+            f"{path} is not an array of numbers ({shortened(error) or type(error).__name__}): write it with numpy.save, "
+            "without objects."
+        ) from error
+
+
 def _array(file: IO[bytes], size: int) -> NDArray[Any]:
     """An array from an open file of so many bytes. ValueError unless they are what its header says."""
+    shape, fortran, dtype = _described(file, size)
+    content = bytearray(math.prod(shape) * dtype.itemsize)
+    if read_into(file, content) < len(content):
+        raise ValueError("it ends early")
+    array: NDArray[Any] = np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
+    return array
+
+
+def _described(file: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, order and dtype of an array, at whose beginning the file is left. ValueError unless so many bytes can hold it."""
     start = file.read(START)
     if len(start) < START or not start.startswith(npy.MAGIC_PREFIX):
         raise ValueError("no array of NumPy")
@@ -81,11 +108,7 @@ def _array(file: IO[bytes], size: int) -> NDArray[Any]:
     wanted = math.prod(shape) * dtype.itemsize
     if wanted > size:
         raise ValueError(f"shape {shape} of {dtype}, which are {wanted} bytes, in {size}")
-    content = bytearray(wanted)
-    if read_into(file, content) < wanted:
-        raise ValueError("it ends early")
-    array: NDArray[Any] = np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
-    return array
+    return shape, bool(fortran), dtype
 
 
 def read_into(file: IO[bytes], content: bytearray) -> int:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pyrovae._lazily import Lazily
 from pyrovae._sources import near_names
+from pyrovae.data.arrays import map_array
 from pyrovae.errors import DataError, MissingPackageError, OptionError
 from pyrovae.pair.stored import Stored
 
@@ -72,7 +73,12 @@ def open(
     opened: Stored
     if isinstance(source, (str, Path)):
         path = Path(source).expanduser()
-        opened = _Arrays(path.name, _mapped(path)) if path.suffix.lower() == ".npy" else _Table(path, columns)
+        if path.suffix.lower() != ".npy":
+            opened = _Table(path, columns)
+        elif path.is_file():
+            opened = _Arrays(path.name, map_array(path))
+        else:
+            raise _absent(path)
     else:
         opened = _Arrays("the arrays" if isinstance(source, Mapping) else "the array", source)
     if columns is not None and isinstance(opened, _Arrays):
@@ -89,7 +95,12 @@ class _Arrays(Stored):
         self.arrays: list[Any] = list(source.values()) if isinstance(source, Mapping) else [source]
         shapes: list[Any] = [getattr(array, "shape", None) for array in self.arrays]
         for array in self.arrays:
-            if not (hasattr(array, "dtype") and isinstance(getattr(array, "size", None), int)):
+            kind = getattr(array, "dtype", None)
+            if isinstance(kind, np.dtype) and (kind.kind not in "biuf" or kind.itemsize > 8):
+                raise DataError(
+                    f"{name} must hold numbers of at most 64 bits, got {kind}. Convert them, to float32 for example."
+                )
+            if not (kind is not None and isinstance(getattr(array, "size", None), int)):
                 raise DataError(
                     f"{name} must be numpy arrays or like them, such as numpy.load(path, mmap_mode='r'), got "
                     f"{type(array).__name__}. What is in memory already is passed to pv.fit as it is."
@@ -116,26 +127,14 @@ class _Arrays(Stored):
         else:
             yield self.source[rows]
         for array in self.arrays:
-            _forget(array)
+            forget(array)
 
 
-def _forget(array: Any) -> None:
+def forget(array: Any) -> None:
     """Give the pages of a file that were read back to the system, which counts them as this process's memory."""
     if isinstance(array, np.memmap) and array.mode == "r" and isinstance(array.base, mmap.mmap):
         with suppress(OSError, ValueError, AttributeError):  # not every system can
             array.base.madvise(mmap.MADV_DONTNEED)
-
-
-def _mapped(path: Path) -> NDArray[Any]:
-    if not path.is_file():
-        raise _absent(path)
-    try:
-        found: NDArray[Any] = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(
-            f"{path} is not an array of numbers ({error}): write it with numpy.save, without objects."
-        ) from error
-    return found
 
 
 def _absent(path: Path) -> DataError:
@@ -173,7 +172,7 @@ class _Table(Stored):
             raise MissingPackageError(
                 "Parquet and Arrow files need pyarrow, which is not installed: pip install 'pyrovae[arrow]'."
             ) from error
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeError) as error:
             raise DataError(f"{file} is not a {suffix or 'Parquet or Arrow'} file ({_line(error)}).") from error
         if not self.runs:
             raise DataError(f"{path} has no rows. Add at least one.")
@@ -191,8 +190,9 @@ class _Table(Stored):
             holder = pa.ipc.open_file(pa.memory_map(str(file)))
             found = [(i, holder.get_batch(i).num_rows) for i in range(holder.num_record_batches)]
             schema = holder.schema
-        if self.parts and schema.names != self.schema.names:
-            raise DataError(f"{file} has the columns {schema.names}, and those before had {self.schema.names}.")
+        names = schema.names  # which need not be UTF-8
+        if self.parts and names != self.schema.names:
+            raise DataError(f"{file} has the columns {names}, and those before had {self.schema.names}.")
         self.schema = schema
         for number, rows in found:
             if rows:
@@ -237,7 +237,7 @@ class _Table(Stored):
     def pieces(self, run: int, skip: int = 0) -> Iterator[Any]:
         try:
             yield from self._pieces(run, skip)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeError) as error:
             raise DataError(
                 f"{self.name} cannot be read ({_line(error)}): it has changed or is damaged. Open it again, or write it anew."
             ) from error

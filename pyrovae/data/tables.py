@@ -152,7 +152,10 @@ def load_table(
     labels = None if y is None else (texts[y] if text_labels else frame[y]).to_numpy()
     of_rows: dict[str, Any] = {"y": labels, "label": label, "ids": names, "one_class": text_labels}
     how: dict[str, Any] = {"header": form.header, "ids": named, "drop": list(out)}
-    rows, schema = frame[kept].apply(_as_numbers), _schema_of(path, frame[kept], columns, look, set(every) - set(kept))
+    rows, schema = (
+        frame[kept].apply(truths_as_numbers),
+        _schema_of(path, frame[kept], columns, look, set(every) - set(kept)),
+    )
     beside: dict[str, Any] = {}
     if len(labelled) > 1:
         beside["labels"] = tuple(label_column(path, name, frame[name].to_numpy()) for name in labelled)
@@ -284,7 +287,7 @@ def _counts(column: pd.Series, from_any: bool = False) -> bool:
     return bool(np.array_equal(column - (column.iloc[0] if from_any else 0), np.arange(len(column))))
 
 
-def _as_numbers(column: pd.Series) -> pd.Series:
+def truths_as_numbers(column: pd.Series) -> pd.Series:
     """True and False with gaps, which pandas reads as objects, as numbers; other columns as they are."""
     if column.dtype == object and column.dropna().map(lambda cell: isinstance(cell, bool)).all():
         return column.astype(np.float64)
@@ -385,16 +388,19 @@ def read_csv(path: Path, header: bool | None = None, *, numbers_name: bool = Tru
         frame = pd.read_csv(path, low_memory=False, **form.options)
         if not frame.empty and form.names[-1] == f"column {len(form.names) - 1}" and frame.iloc[:, -1].isna().all():
             frame = frame.iloc[:, :-1]  # lines end in a separator
-    for name in [name for name in frame if frame[name].dtype == object]:
-        frame[name] = frame[name].map(_short)
     if frame.empty:
         raise DataError(f"{path} has a header and no rows. Add at least one row.")
-    return frame, form
+    return short_integers(frame), form
 
 
-def _short(cell: Any) -> Any:
-    """A cell; a whole number of more than 64 bits as text, since many functions fail for those beyond the floating numbers."""
-    return str(cell) if type(cell) is int and abs(cell) >= 2**63 else cell
+def short_integers(frame: pd.DataFrame) -> pd.DataFrame:
+    """The cells, but whole numbers of more than 64 bits as text: many functions fail for those beyond the floating numbers."""
+    long = {
+        name: frame[name].map(lambda cell: str(cell) if type(cell) is int and abs(cell) >= 2**63 else cell)
+        for name in frame
+        if frame[name].dtype == object
+    }
+    return frame.assign(**long) if long else frame
 
 
 def table_columns(path: Path, header: bool | None = None) -> tuple[str, ...]:
@@ -414,7 +420,12 @@ def read_text(path: Path, form: Form, columns: Sequence[str], frame: pd.DataFram
         return frame[list(columns)].apply(lambda column: column.map(lambda cell: "" if pd.isna(cell) else str(cell)))
     with reading(path):
         cells = pd.read_csv(path, usecols=list(columns), dtype=str, na_filter=False, **form.options)
-    return cells.apply(lambda column: column.str.strip())
+    return tidy(cells)
+
+
+def tidy(texts: pd.DataFrame) -> pd.DataFrame:
+    """Cells that are texts, without the blanks around them."""
+    return texts.apply(lambda column: column.str.strip())
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""A lock on a run folder: while one process fits there, another is refused."""
+"""A lock on a folder: while one process fits or answers there, another is refused."""
 
 from __future__ import annotations
 
@@ -33,15 +33,19 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run folder. The system lets it go when the process ends, however that is.
+def locked(folder: Path, what: str = "fit") -> Iterator[None]:
+    """Hold the lock of a folder. The system lets it go when the process ends, however that is.
 
     Where the system, or the file system, has no such locks, nothing is locked.
 
+    Args:
+        folder: A run folder, or one in which answers are kept.
+        what: What holds such a lock, as an error calls it.
+
     Raises:
-        CheckpointError: Another fit holds it.
+        CheckpointError: Another process holds it.
     """
-    held = None if fcntl is None else _take(folder)
+    held = None if fcntl is None else _take(folder, what)
     if held is not None:
         _held.add(held)
     try:
@@ -56,7 +60,7 @@ def locked(folder: Path) -> Iterator[None]:
                 os.close(held)
 
 
-def _take(folder: Path) -> int | None:
+def _take(folder: Path, what: str) -> int | None:
     path, process = folder / LOCK, ""
     while True:
         try:
@@ -72,7 +76,7 @@ def _take(folder: Path) -> int | None:
             if error.errno not in TAKEN:
                 return None
             raise CheckpointError(
-                f"Another fit is at work in {folder}{f' (process {process})' if process.isdecimal() else ''}: wait until it "
+                f"Another {what} is at work in {folder}{f' (process {process})' if process.isdecimal() else ''}: wait until it "
                 "has ended, or choose another folder."
             ) from None
         with suppress(OSError):

@@ -77,11 +77,12 @@ class Schema:
         """The names of the modelled columns, in the order of the rows of a model."""
         return tuple(column.name for column in self.modelled)
 
-    def encode(self, table: pd.DataFrame) -> Tensor:
+    def encode(self, table: pd.DataFrame, *, part: bool = False) -> Tensor:
         """The rows of a table as numbers.
 
         Args:
             table: A DataFrame with the modelled columns, in any order; others are ignored. It is not changed.
+            part: Whether these are some rows of a table, whose spread does not say what float32 has to tell apart.
 
         Returns:
             `(N, D)` float32, NaN where a cell is missing.
@@ -109,7 +110,7 @@ class Schema:
                 )
             _check_bounds(column, codes)
             rows[:, place] = codes
-        return _as_float32(rows, self.names)
+        return _as_float32(rows, self.names, part)
 
     def decode(self, rows: Tensor) -> pd.DataFrame:
         """Rows of a model as a table, with the columns, categories and dtypes of the one that the schema was made from.
@@ -255,7 +256,7 @@ def _check_bounds(column: Column, codes: Any) -> None:
         )
 
 
-def _as_float32(rows: Any, names: Sequence[str]) -> Tensor:
+def _as_float32(rows: Any, names: Sequence[str], part: bool) -> Tensor:
     """DataError for numbers beyond float32's, or which float32, with its 7 digits, cannot tell apart, as in 1e9 +- 1."""
     with np.errstate(over="ignore", invalid="ignore"):
         kept = rows.astype(np.float32)
@@ -267,7 +268,7 @@ def _as_float32(rows: Any, names: Sequence[str]) -> Tensor:
                 f"Column {name!r} reaches {np.abs(known).max():.3g}, beyond the {np.finfo(np.float32).max:.2g} that float32 "
                 "can hold. Change its unit, or leave it out."
             )
-        if len(known) and known.max() > known.min() and not lost[place] <= 0.01 * known.std():
+        if not part and len(known) and known.max() > known.min() and not lost[place] <= 0.01 * known.std():
             raise DataError(
                 f"Column {name!r} varies by {known.std():.3g} around {known.mean():.6g}, less than float32 can tell apart. "
                 "Subtract an offset, change its unit, or leave it out if it names the rows."

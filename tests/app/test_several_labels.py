@@ -14,7 +14,7 @@ from support.command import Command
 
 import pyrovae as pv
 from pyrovae.app.decide import decide
-from pyrovae.app.jobs.classify import columns_of
+from pyrovae.app.jobs.classify import label_columns
 from pyrovae.app.models import MODELS
 from pyrovae.app.options import Options
 from pyrovae.app.run import Run, open_run
@@ -207,4 +207,4 @@ def test_a_run_of_one_label_answers_too(pyrovae: Command, table: Path) -> None:
 def test_a_run_without_classes_is_told() -> None:
     run: Any = SimpleNamespace(model=MODELS["vae"], options=Options.of("fit"), rows=SimpleNamespace(several=()))
     with pytest.raises(pv.OptionError, match="--model vae infers no class"):
-        columns_of(run)
+        label_columns(run)

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import pyrovae as pv
+from pyrovae.app.jobs.frames import Table
 from pyrovae.data import arrays, load
-from pyrovae.data.arrays import read_arrays
+from pyrovae.data.arrays import map_array, read_arrays
+from pyrovae.data.files import open as open_rows
 from pyrovae.data.labels import match_labels, read_labels
 from pyrovae.data.load import read
 from pyrovae.tables.schema import Schema
@@ -74,6 +77,37 @@ def test_a_crafted_array_is_refused(tmp_path: Path, content: bytes, monkeypatch:
             read(name)
         assert len(str(refused.value)) < 1000
     assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize("content", list(HEADERS.values()), ids=list(HEADERS))
+def test_a_crafted_array_is_not_mapped(tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rows.npy").write_bytes(content + bytes(100))
+    with pytest.raises(pv.DataError, match=r"rows.npy is not an array of numbers") as refused:
+        open_rows("rows.npy")
+    assert len(str(refused.value)) < 1000 and not Path("ran").exists()
+
+
+def test_mapped_arrays_are_those_that_were_saved(tmp_path: Path) -> None:
+    for array in (ROWS, np.asfortranarray(ROWS), ROWS.astype(">i2"), np.float64(3.0), np.zeros((0, 3))):
+        np.save(tmp_path / "x.npy", array)
+        np.testing.assert_array_equal(map_array(tmp_path / "x.npy"), array)
+
+
+@pytest.mark.parametrize("dtype", ["U3", "S3", "M8[D]", "longdouble", "complex64", [("a", "f4")]])
+def test_arrays_of_other_things_than_numbers_are_not_opened(dtype: Any) -> None:
+    with pytest.raises(pv.DataError, match="must hold numbers of at most 64 bits"):
+        open_rows(np.zeros(3, dtype))
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".arrow"])
+def test_names_of_columns_that_are_not_utf_8_are_refused(ending: str, tmp_path: Path) -> None:
+    path, frame = tmp_path / f"rows{ending}", pd.DataFrame({"n\u00e9": [1.0, 2.0]})
+    (frame.to_parquet if ending == ".parquet" else frame.to_feather)(path)
+    path.write_bytes(path.read_bytes().replace("\u00e9".encode(), b"\xff\xff"))
+    for read_all in (lambda: open_rows(path), lambda: list(Table(path, 10).blocks())):
+        with pytest.raises(pv.DataError, match="rows"):
+            read_all()
 
 
 def test_arrays_are_read_as_numpy_reads_them(tmp_path: Path) -> None:

@@ -185,15 +185,24 @@ AllRows = Annotated[
     Path | None,
     typer.Argument(
         metavar="[TABLE]",
-        help="A .csv or .parquet file of any size with the columns of the run, which is read block by block.",
+        help="A table of any size (.csv, .parquet, .arrow, .npy) with the columns of the run, which is read block by block.",
         show_default=False,
     ),
 ]
 NewRows = Annotated[
     str, typer.Argument(metavar="TABLE", help="A file with the columns of the run, or a name.", show_default=False)
 ]
+HoledRows = Annotated[
+    Path,
+    typer.Argument(
+        metavar="TABLE",
+        help="A table of any size with the columns of the run, which is read block by block.",
+        show_default=False,
+    ),
+]
 OutliersOut = Annotated[
-    Path | None, typer.Option("--out", help="Table to write, .csv; by default outliers.csv in the run folder.")
+    Path | None,
+    typer.Option("--out", help="Table to write, .csv or .parquet; by default outliers.csv in the run folder."),
 ]
 FilledOut = Annotated[
     Path | None,

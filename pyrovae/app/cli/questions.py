@@ -8,7 +8,7 @@ import typer
 
 from pyrovae._files import refuse_no_run
 from pyrovae._lazily import Lazily
-from pyrovae._sources import check_source
+from pyrovae._sources import ARROW, check_source
 from pyrovae.app.cli import parameters as take
 from pyrovae.app.cli import tables
 from pyrovae.app.options import OPTIONS
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pyrovae.app import comparisons, pictures, scores
     from pyrovae.app import rows as row_values
     from pyrovae.app.cli import files
-    from pyrovae.app.jobs import blocks as asking
+    from pyrovae.app.jobs import answers as asking
     from pyrovae.app.jobs import check as checking
     from pyrovae.app.jobs import classify as classifying
     from pyrovae.app.jobs import explore as exploring
@@ -36,7 +36,7 @@ else:  # so that help, names and mistakes need not wait for torch
     row_values = Lazily("pyrovae.app.rows")
     scores = Lazily("pyrovae.app.scores")
     files = Lazily("pyrovae.app.cli.files")
-    asking = Lazily("pyrovae.app.jobs.blocks")
+    asking = Lazily("pyrovae.app.jobs.answers")
     checking = Lazily("pyrovae.app.jobs.check")
     classifying = Lazily("pyrovae.app.jobs.classify")
     exploring = Lazily("pyrovae.app.jobs.explore")
@@ -220,25 +220,27 @@ def outliers(
     trust: take.Trust = False,
     force: take.Force = False,
 ) -> None:
-    """Rank the rows of a table by how strange they are to a run, with p-values, and name the columns that make them so."""
+    """Rank the rows of a table by how strange they are to a run, with p-values, and name the columns that make them so.
+
+    Tables of any size are read block by block. A job that was stopped goes on where it was.
+    """
     refuse_no_run(run)
-    check_source(source)
+    check_source(source, also=ARROW)
     path = to or run / "outliers.csv"
-    files.check_file(path, force or to is None, (".csv",))
+    files.check_file(path, force or to is None, (".csv", ".parquet"))
     scores.check_draws(num_samples, None)
     opened = opened_run(run, data, data_root, device, threads, trust)
     how: dict[str, Any] = {"num_samples": num_samples, "proposal": proposal or opened.options.proposal, "seed": seed}
     how |= {"method": method, "rate": rate, "data_root": data_root}
-    found = finding.find_outliers(opened, source, say=tables.inform, **how)
-    finding.write_outliers(found, path)
+    found = finding.find_outliers(opened, source, path, force=force, say=tables.inform, **how)
     tables.print_outliers(found)
-    tables.answer_line(f"{len(found.table)} rows: {path}")
+    tables.answer_line(f"{found.rows} rows: {path}")
 
 
 @app.command()
 def impute(
     run: take.RunFolder,
-    source: take.NewRows,
+    source: take.HoledRows,
     to: take.FilledOut = None,
     draws: take.Draws = 0,
     num_samples: take.Samples = OPTIONS["num_samples"].default,
@@ -251,17 +253,19 @@ def impute(
     trust: take.Trust = False,
     force: take.Force = False,
 ) -> None:
-    """Fill in the missing cells of a table, by their best guesses or by several draws; other cells stay as they are."""
+    """Fill in the missing cells of a table, by their best guesses or by several draws; other cells stay as they are.
+
+    Tables of any size are read block by block. A job that was stopped goes on where it was.
+    """
     refuse_no_run(run)
     path = to or run / "imputed.csv"
     files.check_file(path, force or to is None, (".csv", ".parquet"))
     scores.check_draws(num_samples, None)
     opened = opened_run(run, data, data_root, device, threads, trust)
     how: dict[str, Any] = {"num_samples": num_samples, "proposal": proposal or opened.options.proposal, "seed": seed}
-    found = filling.fill_in(opened, source, draws=draws, **how)
-    filling.write_filled(found, path)
+    found = filling.fill_in(opened, source, path, draws=draws, force=force, say=tables.inform_line, **how)
     tables.answer_line(filling.summary(found))
-    tables.answer_line(f"{len(found.tables)} {'table' if len(found.tables) == 1 else 'tables'}: {path}")
+    tables.answer_line(f"{found.tables} {'table' if found.tables == 1 else 'tables'}: {path}")
 
 
 @app.command()

@@ -145,22 +145,16 @@ def print_findings(report: Report, log_abs_det: float = 0.0) -> None:
     answer(f"{counts}. Tests change a verdict at a level of {about['level']:.0%} for the whole report (Holm).")
 
 
-MOST_OUTLIERS = 10  # lines
-
-
 def print_outliers(found: Outliers) -> None:
     """The strangest rows: those that are called outliers, or a few to look at."""
-    called = len(found.found)
-    worst = found.table.sort_values("rank").head(MOST_OUTLIERS)
-    table = Table(
-        title=f"{called} of {len(found.table)} rows are called outliers, at a rate of {found.rate:g}; the strangest"
-    )
-    numbers = [name for name in found.table if name.startswith("column_")]
-    table.add_column(str(found.table.columns[0]))
+    title = f"{found.called} of {found.rows} rows are called outliers, at a rate of {found.rate:g}; the strangest"
+    table = Table(title=title)
+    numbers = [name for name in found.worst if name.startswith("column_")]
+    table.add_column(str(found.worst.columns[0]))
     for name in ("score, nats", "p-value", "outlier"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("strange in")
-    for _, row in worst.iterrows():
+    for _, row in found.worst.iterrows():
         strange = [f"{row[name]} (p {row['p_' + name]:.2g})" for name in numbers if row[f"p_{name}"] <= STRANGE]
         score = f"{row['score']:.2f} ± {row['error']:.2f}"
         _row(

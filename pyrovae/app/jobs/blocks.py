@@ -1,280 +1,271 @@
-"""Questions about tables that are larger than memory: rows are read, asked about and written block by block.
+"""Jobs on tables that are larger than memory: rows are read, asked about and written block by block.
 
-The answers of each block are a file of their own, in a folder beside the one that is to be written, until all are there. So a
+The answers of each block are files of their own, in a folder beside the one that is to be written, until all are there. So a
 job that was stopped goes on with the first block that has no file, if it is the same: the same table, run and options.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
 import json
+import os
 import shutil
-import warnings
-from collections.abc import Callable, Generator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import pandas as pd
-import torch
 
 from pyrovae._files import beside, refuse_leaving, swap, write_file
 from pyrovae._lazily import Lazily
-from pyrovae.app.jobs.impute import batch_of
+from pyrovae._start import advising
 from pyrovae.app.run import Run
-from pyrovae.app.scores import EVALUATION_SEED, estimate
-from pyrovae.data.cells import find_form
-from pyrovae.data.tables import reading
 from pyrovae.errors import DataError, MissingPackageError, OptionError
 from pyrovae.fitted.files import digest
-from pyrovae.predict.encode import encode
+from pyrovae.fitted.lock import LOCK, locked
 
 parquet = Lazily("pyarrow.parquet")
 arrow = Lazily("pyarrow")
 
-MOST_ROWS, DRAWS = 50_000, 10_000_000  # of a block
-TEXTS = (".csv", ".tsv", ".data", ".txt")
+MOST_ROWS, NUMBERS = 50_000, 10_000_000  # of a block: its rows, and the draws or cells of all of them
 WRITTEN = (".csv", ".parquet")
 MARK = "job.json"
-Frames = Generator["pd.DataFrame", None, None]
-Answer = Callable[[pd.DataFrame, int], pd.DataFrame]
 
 
-def encode_table(
-    run: Run, source: Path, to: Path, *, force: bool = False, say: Callable[[str], None], rows: int = MOST_ROWS
-) -> int:
-    """Write the codes E[z | x] of all rows of a table, as .csv or .parquet; the number of rows.
+class Rows(Protocol):
+    """Some rows, of which the first is number `start`."""
 
-    Raises:
-        OptionError: The ending of a file is none of these, or a job of another kind was interrupted there.
-        DataError: The table cannot be read, or lacks columns of the run.
-    """
+    @property
+    def start(self) -> int: ...
 
-    def codes(frame: pd.DataFrame, number: int) -> pd.DataFrame:
-        found = encode(run.fitted, batch_of(run, frame), site=run.model.code).flatten(1).cpu().numpy()
-        return pd.DataFrame(found, columns=[f"z{i}" for i in range(found.shape[1])])
-
-    job = Job(run, source, to, {"asked": "encode"}, rows)
-    return job.do(codes, force=force, say=say)
+    def __len__(self) -> int: ...
 
 
-def evaluate_table(
+R = TypeVar("R", bound=Rows)
+
+
+def rows_at_once(run: Run, draws: int = 1) -> int:
+    """How many rows make a block, where each has so many draws, or takes as many numbers as the run has columns."""
+    return max(1, min(MOST_ROWS, NUMBERS // max(draws, run.rows.test[0].numel())))
+
+
+@contextmanager
+def telling(rows: Rows) -> Iterator[None]:
+    """Say in an error of some rows which ones they are."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"Rows {rows.start} to {rows.start + len(rows) - 1} of the table: {error}") from error
+
+
+@contextmanager
+def begun(
     run: Run,
-    source: Path,
+    identity: Mapping[str, Any],
+    source: Path | None,
     to: Path,
     *,
-    num_samples: int,
-    proposal: str,
-    force: bool = False,
+    force: bool,
     say: Callable[[str], None],
-    rows: int | None = None,
-) -> dict[str, float]:
-    """Write log p(x), its error and diagnostics of all rows of a table, as .csv or .parquet; their means and standard errors.
+    kept: str | None = None,
+    csv: Mapping[str, Any] | None = None,
+) -> Iterator[Job]:
+    """A job that goes on where it was stopped, while no other process is at work on it. Its answers go when it has ended.
 
-    Each block has random numbers of its own.
+    Args:
+        identity: what tells it from others: the question, its options and the table.
+        source: the table, if it is a file.
+        to: the file that is to be written, .csv or .parquet.
+        force: start anew where a job of another kind was stopped.
+        say: called where a job goes on.
+        kept: the ending of the files of answers; by default that of `to`.
+        csv: how `to` is written, if it is .csv: arguments of `DataFrame.to_csv`.
+
+    Raises:
+        OptionError: the ending is unknown, or a job of another kind was stopped there.
+        CheckpointError: another process is at work on it.
     """
-
-    def scores(frame: pd.DataFrame, number: int) -> pd.DataFrame:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of rows with few draws: k-hat stands in their lines
-            found = estimate(run, batch_of(run, frame), num_samples, proposal, seed=EVALUATION_SEED + number)
-        return pd.DataFrame(
-            {
-                "log_likelihood": (found.log_likelihood - run.rows.log_abs_det).cpu().numpy(),
-                "standard_error": found.standard_error.cpu().numpy(),
-                "elbo": (found.elbo - run.rows.log_abs_det).cpu().numpy(),
-                "ess": found.ess.cpu().numpy(),
-                "k_hat": found.k_hat.cpu().numpy(),
-            }
-        )
-
-    rows = min(MOST_ROWS, max(1, DRAWS // num_samples)) if rows is None else rows
-    asked = {"asked": "evaluate", "num_samples": num_samples, "proposal": proposal}
-    sums = {"log_likelihood": torch.zeros(3, dtype=torch.float64), "elbo": torch.zeros(3, dtype=torch.float64)}
-
-    def add(part: pd.DataFrame) -> None:
-        for name, total in sums.items():
-            values = torch.from_numpy(part[name].to_numpy(dtype="float64", copy=True))
-            total += torch.stack([torch.tensor(float(len(values))), values.sum(), values.square().sum()])
-
-    number = Job(run, source, to, asked, rows).do(scores, force=force, say=say, each=add)
-    found = {"rows": float(number)}
-    for name, (count, total, squares) in ((name, values.tolist()) for name, values in sums.items()):
-        mean = total / count
-        variance = max(0.0, squares / count - mean**2) * count / max(1.0, count - 1)
-        found |= {name: mean, f"{name}_se": (variance / count) ** 0.5}
-    return found
+    if to.suffix not in WRITTEN:
+        raise OptionError(f"--out {to} must end in {' or '.join(WRITTEN)}, which are written block by block.")
+    if source is not None and source.resolve() == to.expanduser().resolve():
+        raise OptionError(f"--out {to} would replace the table that is asked about: choose another name.")
+    refuse_leaving(to)
+    weights = digest(json.dumps(run.fitted.checksums, sort_keys=True).encode())
+    job = Job({**identity, "weights": weights}, to, kept or to.suffix, csv or {})
+    if job.folder.is_symlink() or (job.folder.exists() and not job.folder.is_dir()):
+        raise OptionError(job.in_the_way)
+    job.folder.mkdir(exist_ok=True)
+    with locked(job.folder, "command"), advising(lambda: f"stopped; the same command goes on with {to} where it was"):
+        job.begin(force)
+        if job.done:
+            say(f"{job.done} blocks of rows were answered before; going on with the next")
+        try:
+            yield job
+        except BaseException:
+            if not job.done:  # nothing to go on with
+                shutil.rmtree(job.folder)
+            raise
+        job.clear()
+    with suppress(OSError):  # another process may have begun
+        job.folder.rmdir()
 
 
 class Job:
-    """A question about all rows of a table, whose answers become one file."""
+    """A question about all rows of a table, whose answers become one file.
 
-    def __init__(self, run: Run, source: Path, to: Path, asked: Mapping[str, Any], rows: int) -> None:
-        self.source, self.to, self.rows = source.expanduser().absolute(), to, rows
-        if self.source.suffix.lower() not in (*TEXTS, ".parquet"):
-            raise OptionError(f"{source} must end in {', '.join(TEXTS)} or .parquet, which are read block by block.")
-        if to.suffix not in WRITTEN:
-            raise OptionError(f"--out {to} must end in {' or '.join(WRITTEN)}, which are written block by block.")
-        if not self.source.is_file():
-            raise DataError(f"there is no file {source}. Check the name and the folder.")
-        if self.source.resolve() == to.expanduser().resolve():
-            raise OptionError(f"--out {to} would replace the table that is asked about: choose another name.")
-        state = self.source.stat()
-        weights = digest(json.dumps(run.fitted.checksums, sort_keys=True).encode())
-        table = {"table": str(self.source), "size": state.st_size, "changed": state.st_mtime_ns}
-        self.identity = {**asked, **table, "weights": weights, "rows": rows}
-        self.parts = to.with_name(f".{to.name}.parts")
+    Args:
+        identity: what tells it from others.
+        to: the file that is to be written.
+        kept: the ending of the files of answers.
+        csv: how a .csv is written.
+    """
 
-    def do(
-        self,
-        answer: Answer,
-        *,
-        force: bool,
-        say: Callable[[str], None],
-        each: Callable[[pd.DataFrame], None] = lambda part: None,
-    ) -> int:
-        """Answer block by block, from the first that has no answer on, and join the answers; the number of rows."""
-        refuse_leaving(self.to)
-        done = self._begin(force)
-        if done:
-            say(f"{done} blocks of {self.rows} rows were answered before; going on with row {done * self.rows}")
-        start = done * self.rows
-        try:
-            with closing(_blocks(self.source, self.rows, done)) as blocks:
-                for number, frame in enumerate(blocks, done):
-                    try:
-                        found = answer(frame, number)
-                    except DataError as error:
-                        raise DataError(
-                            f"Rows {start} to {start + len(frame) - 1} of {self.source.name}: {error}"
-                        ) from error
-                    found.insert(0, "row", range(start, start + len(frame)), allow_duplicates=True)
-                    start += len(frame)
-                    write_file(self._part(number), _written(found, self.to.suffix))
-        except BaseException:
-            if not self._part(0).exists():  # nothing to go on with
-                shutil.rmtree(self.parts)
-            raise
-        total = self._join(each)
-        self._clear()
-        return total
+    def __init__(self, identity: Mapping[str, Any], to: Path, kept: str, csv: Mapping[str, Any]) -> None:
+        self.identity, self.to, self.kept, self.csv = dict(identity), to, kept, dict(csv)
+        self.folder = to.with_name(f".{to.name}.parts")
+        self.done = 0  # blocks
+        self.rows = 0  # of the table, as far as it was read
 
-    def _begin(self, force: bool) -> int:
-        """The number of blocks that have been answered. OptionError if the folder of answers is of another job."""
-        mark = self.parts / MARK
-        if self.parts.is_symlink() or (self.parts.exists() and not self.parts.is_dir()):
-            raise OptionError(f"{self.parts} is in the way, where answers are kept until all are there: remove it.")
+    @property
+    def in_the_way(self) -> str:
+        return f"{self.folder} is in the way, where answers are kept until all are there: remove it."
+
+    def begin(self, force: bool) -> None:
+        """Find the blocks that have been answered. OptionError if the folder of answers is of another job."""
+        mark = self.folder / MARK
         if mark.is_file():
             try:
                 known = json.loads(mark.read_text()) == self.identity
-            except (ValueError, OSError):
+            except (ValueError, OSError, RecursionError):
                 known = False
             if known:
-                done = 0
-                while self._part(done).is_file():
-                    done += 1
-                return done
+                self.done = next(number for number in itertools.count() if not self._part(number).is_file())
+                return
             if not force:
                 raise OptionError(
-                    f"{self.parts} holds answers of a job that was stopped, with another table, run or options: remove that "
+                    f"{self.folder} holds answers of a job that was stopped, with another table, run or options: remove that "
                     "folder, or start anew with --force."
                 )
-            shutil.rmtree(self.parts)
-        elif self.parts.exists() and any(path != beside(mark) for path in self.parts.iterdir()):
-            raise OptionError(f"{self.parts} is in the way, where answers are kept until all are there: remove it.")
-        self.parts.mkdir(exist_ok=True)
+            self.clear()
+        elif any(path not in (beside(mark), self.folder / LOCK) for path in self.folder.iterdir()):
+            raise OptionError(self.in_the_way)
         write_file(mark, json.dumps(self.identity, indent=1).encode())
-        return 0
 
-    def _clear(self) -> None:
-        """Remove the folder of answers, its mark last, so that the same job can begin again wherever it is killed."""
-        for path in sorted(self.parts.iterdir(), key=lambda path: (path.name != MARK, path.name), reverse=True):
+    def clear(self) -> None:
+        """Remove the answers, from the last to the first, and the mark last: the job can begin again wherever it is killed."""
+        own = (path for path in self.folder.iterdir() if path.name != LOCK)
+        for path in sorted(own, key=lambda path: (path.name != MARK, path.name), reverse=True):
             path.unlink()
-        self.parts.rmdir()
 
-    def _part(self, number: int) -> Path:
-        return self.parts / f"{number:06d}{self.to.suffix}"
+    def answer(
+        self,
+        blocks: Generator[R, None, None],
+        ask: Callable[[R, int], Sequence[pd.DataFrame]],
+        *,
+        look: Callable[[R], None] = lambda rows: None,
+    ) -> None:
+        """Answer block by block, from the first that has no answer on.
 
-    def _join(self, each: Callable[[pd.DataFrame], None]) -> int:
-        """Write all answers into the file, part by part."""
+        Args:
+            blocks: all rows.
+            ask: makes one or several tables of a block and its number.
+            look: called with each block, also with those that have been answered.
+        """
+        with closing(blocks):
+            for number, block in enumerate(blocks):
+                look(block)
+                self.rows = block.start + len(block)
+                if number < self.done:
+                    continue
+                with telling(block):
+                    found = ask(block, number)
+                for place in reversed(range(len(found))):  # a block is done when its first table is there
+                    content = self._content(found[place], header=number == place == 0)
+                    write_file(self._part(number, place), content)
+                self.done = number + 1
+
+    def parts(self, place: int = 0, **reading: Any) -> Iterator[pd.DataFrame]:
+        """The answers of one block after another: the tables at this place; `reading` are arguments of `pandas.read_csv`."""
+        names: list[str] | None = None
+        for number in range(self.done):
+            content = io.BytesIO(self._part(number, place).read_bytes())
+            if self.kept == ".parquet":
+                yield parquet.read_table(content).to_pandas()
+                continue
+            table = pd.read_csv(content, header=0 if names is None else None, names=names, **reading)
+            names = list(table.columns)
+            yield table
+
+    def join(self, tables: int | Iterable[pd.DataFrame] = 1, **csv: Any) -> None:
+        """Write all answers into one file.
+
+        Args:
+            tables: tables to write one below another; or the number of tables that each block has, which are written as they
+                are: the first ones of all blocks, then the second ones, and so on.
+            csv: how they are written in a .csv.
+        """
         refuse_leaving(self.to)
-        temporary, total, number = beside(self.to), 0, 0
+        temporary = beside(self.to)
         temporary.unlink(missing_ok=True)
-        writer: Any = None
         with temporary.open("xb") as file:
-            while self._part(number).is_file():
-                content = self._part(number).read_bytes()
-                if self.to.suffix == ".csv":
-                    part = pd.read_csv(io.BytesIO(content))
-                    file.write(content if number == 0 else content.partition(b"\n")[2])
-                else:
-                    table = parquet.read_table(io.BytesIO(content))
-                    part = table.to_pandas()
-                    writer = writer or parquet.ParquetWriter(file, table.schema)
-                    writer.write_table(table)
-                each(part)
-                total, number = total + len(part), number + 1
-            if writer is not None:
-                writer.close()
+            if self.to.suffix == ".parquet":
+                self._write_parquet(file, tables)
+            elif isinstance(tables, int):
+                for path in self._paths(tables):
+                    file.write(path.read_bytes())
+            else:
+                for number, table in enumerate(tables):
+                    file.write(self._content(table, header=number == 0, **csv))
+            file.flush()
+            os.fsync(file.fileno())
         swap(self.to)
-        return total
 
+    def _write_parquet(self, file: Any, tables: int | Iterable[pd.DataFrame]) -> None:
+        whole: Iterable[Any]
+        if isinstance(tables, int):
+            schema = self._common_schema(tables)
+            whole = (parquet.read_table(path).cast(schema, safe=False) for path in self._paths(tables))
+        else:
+            whole = (arrow.Table.from_pandas(table, preserve_index=False) for table in tables)
+        writer: Any = None
+        for table in whole:
+            writer = writer or parquet.ParquetWriter(file, table.schema)
+            writer.write_table(table)
+        writer.close()
 
-def _written(table: pd.DataFrame, suffix: str) -> bytes:
-    if suffix == ".csv":
-        return bytes(table.to_csv(index=False).encode())
-    content = io.BytesIO()
-    try:
-        table.to_parquet(content, index=False)
-    except ImportError as error:
-        raise MissingPackageError("Parquet files need pyarrow: pip install 'pyrovae[arrow]'.") from error
-    return content.getvalue()
+    def _common_schema(self, tables: int) -> Any:
+        """The types that hold the columns of all blocks: of whole numbers with gaps in some block, real numbers."""
+        schemas = (parquet.read_schema(path).remove_metadata() for path in self._paths(tables))
+        first = next(schemas)
+        for schema in schemas:
+            if schema != first:
+                try:
+                    first = arrow.unify_schemas([first, schema], promote_options="permissive")
+                except arrow.ArrowException as error:
+                    raise DataError(
+                        f"{self.to}: a column has values of several types ({' '.join(str(error).split())[:200]}). Write .csv."
+                    ) from error
+        return first
 
+    def _paths(self, tables: int) -> Iterator[Path]:
+        return (self._part(number, place) for place in range(tables) for number in range(self.done))
 
-def _blocks(path: Path, rows: int, skip: int) -> Frames:
-    """The table in blocks of so many rows, but for the first `skip`. DataError where it cannot be read, or has no row."""
-    number = -1
-    read = _parquet_blocks if path.suffix.lower() == ".parquet" else _text_blocks
-    with closing(read(path, rows)) as frames:
-        for number, frame in enumerate(frames):
-            if number >= skip:
-                yield frame
-    if number < 0:
-        raise DataError(f"{path} has no rows. Add at least one.")
+    def _part(self, number: int, place: int = 0) -> Path:
+        return self.folder / f"{number:06d}{f'-{place}' if place else ''}{self.kept}"
 
-
-def _text_blocks(path: Path, rows: int) -> Frames:
-    with reading(path):
-        form = find_form(path)
-        with pd.read_csv(path, chunksize=rows, **form.options) as frames:
-            for frame in frames:
-                if form.names[-1] == f"column {len(form.names) - 1}" and frame.iloc[:, -1].isna().all():
-                    frame = frame.iloc[:, :-1]  # lines end in a separator
-                if len(frame):
-                    yield frame.reset_index(drop=True)
-
-
-def _parquet_blocks(path: Path, rows: int) -> Frames:
-    """Row groups need not have `rows` rows: what is left of one goes into the next block."""
-    try:
-        file = parquet.ParquetFile(path)
-    except ImportError as error:
-        raise MissingPackageError("Parquet files need pyarrow: pip install 'pyrovae[arrow]'.") from error
-    except (arrow.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path} is not a table ({str(error)[:200]}). Save it as .csv.") from error
-    left: list[Any] = []
-    have = 0
-    try:
-        with file:
-            for batch in file.iter_batches(batch_size=min(rows, 10_000)):
-                left.append(batch)
-                have += batch.num_rows
-                while have >= rows:
-                    whole = arrow.Table.from_batches(left)
-                    yield whole.slice(0, rows).to_pandas()
-                    left = whole.slice(rows).to_batches()
-                    have -= rows
-            if have:
-                yield arrow.Table.from_batches(left).to_pandas()
-    except (arrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} is damaged ({' '.join(str(error).split())[:200]}). Write it anew.") from error
+    def _content(self, table: pd.DataFrame, *, header: bool, **csv: Any) -> bytes:
+        if self.kept == ".csv":
+            how = {**self.csv, **csv}
+            return bytes(table.to_csv(index=False, **how | {"header": header and how.get("header", True)}).encode())
+        content = io.BytesIO()
+        try:
+            table.to_parquet(content, index=False)
+        except ImportError as error:
+            raise MissingPackageError("Parquet files need pyarrow: pip install 'pyrovae[arrow]'.") from error
+        except arrow.ArrowException as error:
+            raise DataError(
+                f"{self.to}: a column has values of several types ({' '.join(str(error).split())[:200]}). Write .csv."
+            ) from error
+        return content.getvalue()

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from pyrovae._files import write_file
-from pyrovae.app.jobs.blocks import MOST_ROWS, Job
-from pyrovae.app.jobs.impute import batch_of
+from pyrovae.app.jobs.answers import numbered
+from pyrovae.app.jobs.batch import batch_of, has_header
+from pyrovae.app.jobs.blocks import begun, rows_at_once
+from pyrovae.app.jobs.frames import Block, Table
 from pyrovae.app.rows import Labels, names_of, source_rows
 from pyrovae.app.run import Run
 from pyrovae.app.scores import EVALUATION_SEED
@@ -34,7 +36,7 @@ class Told:
     right: int = 0
 
 
-def columns_of(run: Run) -> tuple[Labels, ...]:
+def label_columns(run: Run) -> tuple[Labels, ...]:
     """The columns of labels that a run's model infers. OptionError for a model without."""
     rows = run.rows
     if rows.several:
@@ -52,7 +54,7 @@ def columns_of(run: Run) -> tuple[Labels, ...]:
 
 def classify_rows(run: Run, to: Path, *, num_samples: int) -> list[Told]:
     """Write the classes of all rows of a run's data as .csv, in their order: what is known of each, and what the model says."""
-    columns, dataset = columns_of(run), run.dataset
+    columns, dataset = label_columns(run), run.dataset
     known: dict[str, Tensor] = {one.argument: column.y for one, column in zip(columns, dataset.labels)}
     batch = source_rows(dataset, run.rows)
     if not known and dataset.y is not None and not run.model.clusters:
@@ -71,7 +73,7 @@ def classify_table(
     num_samples: int,
     force: bool = False,
     say: Callable[[str], None] = lambda message: None,
-    rows: int = MOST_ROWS,
+    rows: int | None = None,
 ) -> list[Told]:
     """Write the classes of all rows of a table, block by block, as .csv or .parquet.
 
@@ -82,28 +84,32 @@ def classify_table(
         OptionError: The model infers no class, or the ending of a file is none that is read or written block by block.
         DataError: The table lacks a column of the run, or has a class that the run does not know.
     """
-    columns = columns_of(run)
+    columns = label_columns(run)
 
-    def answer(frame: pd.DataFrame, number: int) -> pd.DataFrame:
-        there = [one for one in columns if one.name in frame and not run.model.clusters]
-        known = {one.argument: _codes(frame[one.name], one) for one in there}
-        return _answers(run, columns, batch_of(run, frame), known, num_samples)[0]
+    def answer(block: Block, number: int) -> list[pd.DataFrame]:
+        there = [one for one in columns if one.name in block.frame and not run.model.clusters]
+        known = {one.argument: _codes(block.frame[one.name], one) for one in there}
+        return [numbered(block, _answers(run, columns, batch_of(run, block.frame), known, num_samples)[0])]
 
     told = [Told(one.name) for one in columns]
-
-    def count(part: pd.DataFrame) -> None:
-        for one, column in zip(told, columns):
-            known = part[one.name].astype(object) if one.name in part else pd.Series([None] * len(part), dtype=object)
-            there = known.notna() & (known.map(_plain) != "")
-            one.unknown += int((~there).sum())
-            one.known += int(there.sum())
-            right = known[there].map(_plain) == part[f"{column.name} {PREDICTED}"][there].map(_plain)
-            one.right += int(right.sum())
-
-    Job(run, source, to, {"asked": "classify", "num_samples": num_samples}, rows).do(
-        answer, force=force, say=say, each=count
-    )
+    table = Table(source, rows or rows_at_once(run, num_samples), has_header(run))
+    asked: dict[str, Any] = {"asked": "classify", "num_samples": num_samples, **table.identity}
+    with begun(run, asked, table.path, to, force=force, say=say) as job:
+        job.answer(table.blocks(), answer)
+        for part in job.parts(dtype=str, keep_default_na=False):
+            _count(part, told)
+        job.join()
     return told
+
+
+def _count(part: pd.DataFrame, told: Sequence[Told]) -> None:
+    """Add the answers for some rows to what was told of each column."""
+    for one in told:
+        known = part[one.name].astype(object) if one.name in part else pd.Series([None] * len(part), dtype=object)
+        there = known.notna() & (known.map(_plain) != "")
+        one.unknown += int((~there).sum())
+        one.known += int(there.sum())
+        one.right += int((known[there].map(_plain) == part[f"{one.name} {PREDICTED}"][there].map(_plain)).sum())
 
 
 def _answers(

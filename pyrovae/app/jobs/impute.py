@@ -2,118 +2,131 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
-from pyrovae._files import write_file
-from pyrovae.app.catalogue import CONDITION
-from pyrovae.app.given import Given
+from pyrovae.app.jobs.batch import batch_of, columns_of, has_header
+from pyrovae.app.jobs.blocks import begun, rows_at_once
+from pyrovae.app.jobs.frames import Block, Table
 from pyrovae.app.run import Run
-from pyrovae.data.tables import PACKAGES, read_frame, read_text
-from pyrovae.errors import DataError, OptionError
+from pyrovae.errors import OptionError
 from pyrovae.recover.impute import impute
 
-FORMATS = (".csv", ".parquet")
 DRAW = "draw"  # the column with the number of the completed table
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Filled:
     """What the job found.
 
     Args:
-        tables: the completed tables: one with the best guess of each cell, or one for each draw.
-        cells: how many cells were filled in.
-        by_column: how many in each column that had any.
+        tables: how many completed tables were written: one with the best guess of each cell, or one for each draw.
+        by_column: how many cells were filled in, in each column that had any.
         left: the columns with missing cells that the run does not model, which stay as they are.
-        separator, decimal, named: how the file of the source was written, and whether it names its columns.
     """
 
-    tables: tuple[pd.DataFrame, ...]
-    cells: int
-    by_column: dict[str, int]
+    tables: int
+    by_column: Mapping[str, int]
     left: tuple[str, ...]
-    separator: str = ","
-    decimal: str = "."
-    named: bool = True
+
+    @property
+    def cells(self) -> int:
+        """How many cells were filled in."""
+        return sum(self.by_column.values())
 
 
 def fill_in(
-    run: Run, source: str, *, draws: int, num_samples: int, proposal: str, seed: int = 0, header: bool | None = None
+    run: Run,
+    source: Path,
+    to: Path,
+    *,
+    draws: int,
+    num_samples: int,
+    proposal: str,
+    seed: int = 0,
+    force: bool = False,
+    say: Callable[[str], None] = lambda message: None,
+    rows: int | None = None,
 ) -> Filled:
-    """Fill in the missing cells of a table by `pv.impute`. All other cells stay as they are written.
+    """Write a table with its missing cells filled in by `pv.impute`, block by block. All other cells stay as they are written.
+
+    Several tables stand below one another, with the number of the draw, from 1 on, in a column in front. Each block has random
+    numbers of its own.
 
     Args:
         source: a table with the columns of the run, in any order, and perhaps others.
+        to: the file to write, .csv or .parquet.
         draws: how many completed tables; 0 makes one, with the mean of each missing number and the most frequent class.
         num_samples: draws of the proposal per row.
         proposal: of these draws.
-        header: whether the first line has names; None finds out.
+        force: start anew where another job was stopped.
+        say: called with messages.
+        rows: how many rows are read at once.
 
     Raises:
-        OptionError: `draws` is negative, or the model is given the class of each row.
+        OptionError: `draws` is negative, the ending of a file is unknown, or the model is given a caption.
         DataError: the table lacks a column of the run, has cells that are no values of it, or the run's model, which was
             fitted to whole rows, has no room for missing cells.
     """
     if draws < 0:
         raise OptionError(f"--draws must be 0 or more, got {draws}.")
-    path = Path(source).expanduser()
-    frame, form = read_frame(path, header)
-    names = rows_of(run, frame)[0]
-    batch = batch_of(run, frame)
-    found = impute(run.fitted, batch, max(draws, 1), num_particles=num_samples, proposal=proposal, seed=seed)
-    completed = found.mean[None] if draws == 0 else found.draws
-    texts = None if path.suffix.lower() in PACKAGES else read_text(path, form, list(frame.columns), frame)
-    gaps = frame.isna()
-    tables = []
-    for values in completed:
-        restored = run.rows.restore(values)
-        schema = run.rows.schema
-        decoded = pd.DataFrame(restored.numpy(), columns=list(names)) if schema is None else schema.decode(restored)
-        tables.append(_typed(frame, gaps, decoded) if texts is None else _written(texts, gaps, decoded, form.decimal))
-    by_column = {name: int(gaps[name].sum()) for name in names if gaps[name].any()}
-    left = tuple(str(name) for name in frame if name not in names and gaps[name].any())
-    separator = form.separator if len(form.separator) == 1 else ","
-    return Filled(tuple(tables), sum(by_column.values()), by_column, left, separator, form.decimal, form.named)
+    width = run.rows.test[0].numel()
+    table = Table(source, rows or rows_at_once(run, max(num_samples, draws * width)), has_header(run))
+    how: dict[str, Any] = {"num_particles": num_samples, "proposal": proposal}
+    gaps: Counter[str] = Counter()
+    warned: list[str] = []
+
+    def complete(block: Block, number: int) -> list[pd.DataFrame]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found = impute(run.fitted, batch_of(run, block.frame), max(draws, 1), seed=seed + number, **how)
+        warned.extend(str(warning.message) for warning in caught)
+        completed = found.mean[None] if draws == 0 else found.draws
+        tables = [_completed(run, block, values, table.form.decimal) for values in completed]
+        if draws > 1:
+            for k, one in enumerate(tables, 1):
+                one.insert(0, DRAW, k, allow_duplicates=True)
+        return tables
+
+    separator = table.form.separator if len(table.form.separator) == 1 else ","
+    asked = {"asked": "impute", "draws": draws, "num_samples": num_samples, "proposal": proposal, "seed": seed}
+    csv = {"sep": separator, "decimal": table.form.decimal, "header": table.form.named}
+    job_of: dict[str, Any] = {"force": force, "say": say, "csv": csv}
+    with begun(run, {**asked, **table.identity}, table.path, to, **job_of) as job:
+        job.answer(table.blocks(texts=None), complete, look=lambda block: gaps.update(_gaps(block.frame)))
+        job.join(max(draws, 1))
+    if warned:
+        more = f" (So or similarly {len(warned)} times, for blocks of {table.rows} rows.)" if len(warned) > 1 else ""
+        warnings.warn(warned[0] + more, stacklevel=2)
+    names = columns_of(run, gaps)
+    by_column = {name: gaps[name] for name in names if gaps[name]}
+    left = tuple(name for name in gaps if name not in names and gaps[name])
+    return Filled(max(draws, 1), by_column, left)
 
 
-def batch_of(run: Run, frame: pd.DataFrame) -> dict[str, Tensor]:
-    """The rows of a table as the arguments of a run's model, with the columns that it is given."""
-    known = run.rows.given
-    given = known.argument(known.schema.encode(frame)) if isinstance(known, Given) else {}
-    return {"x": rows_of(run, frame)[1], **given}
+def _gaps(frame: pd.DataFrame) -> dict[str, int]:
+    """How many cells of each column are missing."""
+    return {str(name): int(number) for name, number in frame.isna().sum().items()}
 
 
-def rows_of(run: Run, frame: pd.DataFrame) -> tuple[tuple[str, ...], Tensor]:
-    """The columns of a run in a table, and its rows as the run's model takes them."""
-    rows, schema = run.rows, run.rows.schema
-    if rows.argument == CONDITION and not isinstance(rows.given, Given):
-        what = "class" if rows.given is None else "caption"
-        raise OptionError(
-            f"The run's model is given the {what} of each row: in Python, pv.impute and others take it beside the rows."
-        )
-    if schema is not None:
-        names, values = schema.names, schema.encode(frame)
+def _completed(run: Run, block: Block, values: Tensor, decimal: str) -> pd.DataFrame:
+    """A block with its gaps filled from rows of the run's model."""
+    restored, schema, gaps = run.rows.restore(values), run.rows.schema, block.frame.isna()
+    if schema is None:
+        decoded = pd.DataFrame(restored.numpy(), columns=list(columns_of(run, block.frame)))
     else:
-        names = run.dataset.columns or tuple(map(str, frame.columns))
-        absent = [name for name in names if name not in frame]
-        if absent or len(names) != run.dataset.x.shape[1]:
-            raise DataError(
-                f"The table needs the {run.dataset.x.shape[1]} columns of the run"
-                + (f", and has no column {absent[0]!r}." if absent else f", and has {len(names)}.")
-            )
-        try:
-            values = torch.tensor(frame[list(names)].to_numpy(dtype=np.float64), dtype=torch.float32)
-        except (TypeError, ValueError) as error:
-            raise DataError(f"The run was fitted to numbers, and a cell of the table is none ({error}).") from error
-    scaled = values if rows.scaler is None else rows.scaler.apply(values)
-    return names, scaled.reshape(len(scaled), *rows.test.shape[1:])
+        decoded = schema.decode(restored)
+    if block.texts is None:
+        return _typed(block.frame, gaps, decoded)
+    return _written(block.texts, gaps, decoded, decimal)
 
 
 def _typed(frame: pd.DataFrame, gaps: pd.DataFrame, decoded: pd.DataFrame) -> pd.DataFrame:
@@ -149,24 +162,6 @@ def _text(value: Any, decimal: str) -> str:
         return str(value)
     number = float(value)
     return str(int(number)) if number.is_integer() else f"{number:.7g}".replace(".", decimal)
-
-
-def write_filled(found: Filled, path: Path) -> None:
-    """Write the table; several below one another, with the number of the draw, from 1 on, in a column in front."""
-    table = found.tables[0]
-    if len(found.tables) > 1:
-        table = pd.concat([_numbered(one, k) for k, one in enumerate(found.tables, 1)], ignore_index=True)
-    if path.suffix == ".parquet":
-        table.to_parquet(path, index=False)
-    else:
-        text = table.to_csv(index=False, sep=found.separator, decimal=found.decimal, header=found.named)
-        write_file(path, text.encode())
-
-
-def _numbered(table: pd.DataFrame, number: int) -> pd.DataFrame:
-    numbered = table.copy()
-    numbered.insert(0, DRAW, number, allow_duplicates=True)
-    return numbered
 
 
 def summary(found: Filled) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,18 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pyrovae._files import write_file
-from pyrovae._sources import TABLES
+from pyrovae._sources import NAMES, TABLES
 from pyrovae.app.catalogue import CONDITION
 from pyrovae.app.decide import class_names
 from pyrovae.app.given import GivenCaptions
+from pyrovae.app.jobs.batch import batch_of, has_header
+from pyrovae.app.jobs.blocks import begun, rows_at_once, telling
+from pyrovae.app.jobs.frames import BY_BLOCKS, TEXTS, Table
+from pyrovae.app.jobs.ranking import Ranking
 from pyrovae.app.rows import Array
 from pyrovae.app.run import Run
 from pyrovae.criticism.entries import entry_densities
-from pyrovae.criticism.outliers import Anomaly, adjusted_p_values, anomaly_score, conformal_p_values
+from pyrovae.criticism.outliers import anomaly_score, conformal_p_values, typicality
 from pyrovae.data.captioned import captioned
 from pyrovae.data.dataset import Dataset
 from pyrovae.data.load import read
@@ -34,6 +38,7 @@ METHODS = ("log_likelihood", "regret", "typicality")
 COLUMNS_NAMED = 3  # of each row
 MOST_CALIBRATION = 1000  # rows
 MOST_EXPLAINED = 500  # rows, the strangest, whose columns are named
+MOST_SHOWN = 10  # rows, the strangest
 ENTRY_DRAWS = 200  # posterior draws, of which the densities of entries are averages
 
 
@@ -42,27 +47,37 @@ class Outliers:
     """What the job found.
 
     Args:
-        table: one line a row, in the order of the source: its name, rank, score and error, p-value, the rate at which it is
-            called an outlier, whether it is, and, of the strangest rows, the columns in which they are so, with their p-values.
-        calibration: how many ordinary rows the p-values come from.
+        rows: how many rows there are.
+        called: how many of them are called outliers.
+        worst: the strangest rows, strangest first: name, rank, score and error, p-value, the rate at which it is called an
+            outlier, whether it is, and the columns in which it is strangest, with their p-values.
         rate: the false discovery rate.
         notes: what a reader should know.
     """
 
-    table: pd.DataFrame
-    calibration: int
+    rows: int
+    called: int
+    worst: pd.DataFrame
     rate: float
     notes: tuple[str, ...]
 
-    @property
-    def found(self) -> pd.DataFrame:
-        """The rows that are called outliers, strangest first."""
-        return self.table[self.table["outlier"]].sort_values("rank")
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Some rows as the run's model takes them, with their names, if they have any."""
+
+    start: int
+    batch: dict[str, Tensor]
+    names: Sequence[str] | None
+
+    def __len__(self) -> int:
+        return len(self.batch["x"])
 
 
 def find_outliers(
     run: Run,
     source: str,
+    to: Path,
     *,
     method: str,
     rate: float,
@@ -70,46 +85,150 @@ def find_outliers(
     proposal: str,
     seed: int = 0,
     data_root: Path | None = None,
+    force: bool = False,
     say: Callable[[str], None] = lambda message: None,
+    rows: int | None = None,
 ) -> Outliers:
-    """Score the rows of a table under a run, and compare them with the run's test rows, which its fit has not seen.
+    """Score the rows of a table under a run, compare them with the run's test rows, which its fit has not seen, and write that.
+
+    There is a line for each row, in the order of the source. Tables that are read block by block are read twice: for the
+    scores, which are kept on the disk, and for the columns of the strangest rows. Ranks and rates are those among all rows;
+    for them 8 bytes a row are held. Each block has random numbers of its own.
 
     Args:
         source: a table with the columns of the run, or a name as for `fit`.
+        to: the file to write, .csv or .parquet.
         method: of `pv.anomaly_score`; "typicality" takes the mean of the test rows.
         rate: the share of ordinary rows that is tolerated among those that are called outliers, by Benjamini and Hochberg.
         num_samples: draws per row.
         proposal: of these draws.
+        force: start anew where another job was stopped.
         say: called with what is being done.
+        rows: how many rows are read at once.
 
     Raises:
-        OptionError: the method or the rate is impossible.
+        OptionError: the method or the rate is impossible, or the ending of a file unknown.
         DataError: the table has other columns than the run, or values that its likelihood does not take.
     """
     if method not in METHODS:
         raise OptionError(f"--method must be one of {', '.join(METHODS)}, got {method}.")
     if not 0 < rate < 1:
         raise OptionError(f"--rate must be between 0 and 1, got {rate:g}.")
-    dataset = read_like(run, source, data_root)
-    new = batch_like(run, dataset)
+    identity, path, parts = _source(run, source, rows or rows_at_once(run, num_samples), data_root)
+    with closing(parts()) as first_ones:
+        next(first_ones)  # a mistake in the table is told before anything is scored
     ordinary = take_rows(run.rows.batch("test"), slice(0, MOST_CALIBRATION))
     how: dict[str, Any] = {"num_samples": num_samples, "proposal": proposal}
-    if method == "typicality":
-        how["reference"] = ordinary
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # of the guide as the proposal, and of rows with few draws: they are the strange ones
+    asked = {"asked": "outliers", "method": method, "seed": seed, **how, **identity}
+    with (
+        warnings.catch_warnings(),  # of the guide as the proposal, and of rows with few draws: they are the strange ones
+        begun(run, asked, path, to, force=force, say=say, kept=".csv", csv={"na_rep": "nan"}) as job,
+    ):
+        warnings.simplefilter("ignore")
         say(f"scores of {len(ordinary['x'])} test rows, to compare with")
-        usual = anomaly_score(run.fitted, ordinary, method, seed=seed, **how)
-        say(f"scores of {len(new['x'])} rows")
-        found = anomaly_score(run.fitted, new, method, seed=seed + 1, **how)
-        strangest = (found.ranks <= MOST_EXPLAINED).nonzero().flatten()
-        say(f"which columns are strange in {len(strangest)} rows")
-        places, columns = _strange_columns(run, take_rows(new, strangest), ordinary, num_samples, proposal, seed)
-    p = conformal_p_values(usual.score, found.score)
-    table = _table(run, dataset, found, p, rate, strangest.numpy(), places, columns)
-    return Outliers(table, len(usual.score), rate, tuple(_notes(len(usual.score), len(p), rate, columns is None)))
+        scored = "regret" if method == "regret" else "log_likelihood"
+        first = anomaly_score(run.fitted, ordinary, scored, seed=seed, **how)
+        usual = typicality(first, first) if method == "typicality" else first
+
+        def scores(part: _Part, number: int) -> list[pd.DataFrame]:
+            found = anomaly_score(run.fitted, part.batch, scored, seed=seed + 1 + number, **how)
+            if method == "typicality":
+                found = typicality(found, first)
+            p = conformal_p_values(usual.score, found.score)
+            names = range(part.start, part.start + len(part)) if part.names is None else part.names
+            columns = {"score": found.score, "error": found.error, "k_hat": found.k_hat, "p_value": p}
+            told = {name: values.numpy() for name, values in columns.items()}
+            return [pd.DataFrame({"row" if part.names is None else "id": list(names), **told})]
+
+        say("scores of the rows")
+        job.answer(parts(), scores)
+        ranking = Ranking(job.rows, len(usual.score), MOST_EXPLAINED)
+        for kept in job.parts(**_EXACTLY):
+            ranking.add(kept["score"].to_numpy(), kept["p_value"].to_numpy())
+        strangest = np.sort(ranking.first)
+        say(f"which columns are strange in {len(strangest)} of {job.rows} rows")
+        explained = _strange_columns(run, _rows_of(parts(), strangest), ordinary, num_samples, proposal, seed)
+        called: list[int] = []
+        worst: list[pd.DataFrame] = []
+
+        def lines() -> Iterator[pd.DataFrame]:
+            start = 0
+            for kept in job.parts(**_EXACTLY):
+                table = _table(run, kept, ranking, rate, start, strangest, explained)
+                start += len(table)
+                called.append(int(table["outlier"].sum()))
+                if len(strange := table[table["rank"] <= MOST_SHOWN]):
+                    worst.append(strange)
+                yield table
+
+        job.join(lines(), float_format="%.6g", na_rep="")
+    notes = _notes(len(usual.score), job.rows, rate, explained is None)
+    return Outliers(job.rows, sum(called), pd.concat(worst).sort_values("rank"), rate, tuple(notes))
+
+
+# how the kept scores are read again: to the last bit, as not all versions of pandas do, and names as they are written
+_EXACTLY: dict[str, Any] = {
+    "converters": dict.fromkeys(("score", "error", "k_hat", "p_value"), float),
+    "keep_default_na": False,
+    "dtype": {"id": str},
+}
+
+
+def _source(
+    run: Run, source: str, rows: int, data_root: Path | None
+) -> tuple[dict[str, Any], Path | None, Callable[[], Generator[_Part, None, None]]]:
+    """What tells a source from others, its file, and its rows, block by block: from the file, or else from memory."""
+    path = Path(source).expanduser()
+    suffix = path.suffix.lower()
+    images = run.rows.image_shape is not None or isinstance(run.rows.given, GivenCaptions)
+    # without names of its columns, all of a table must be seen to find out which of them names the rows
+    unnamed = run.dataset.columns is None and run.rows.schema is None
+    whole = suffix not in BY_BLOCKS or images or (unnamed and suffix in (*TEXTS, ".parquet"))
+    if source not in NAMES and not whole:
+        table = Table(path, rows, has_header(run))
+        of_text = _ids(run, table.form.names) if table.form.named else None
+
+        def read_blocks() -> Generator[_Part, None, None]:
+            with closing(table.blocks(() if of_text is None else [of_text])) as blocks:
+                for block in blocks:
+                    name = _ids(run, block.frame) if table.form.named else None
+                    cells = block.frame if block.texts is None else block.texts
+                    names = None if name is None else ["" if pd.isna(cell) else str(cell) for cell in cells[name]]
+                    with telling(block):
+                        batch = batch_of(run, block.frame)
+                    yield _Part(block.start, batch, names)
+
+        return table.identity, table.path, read_blocks
+    dataset = read_like(run, source, data_root)
+    batch = batch_like(run, dataset)
+
+    def in_memory() -> Generator[_Part, None, None]:
+        for start in range(0, len(batch["x"]), rows):
+            some = slice(start, start + rows)
+            yield _Part(start, take_rows(batch, some), None if dataset.ids is None else dataset.ids[some])
+
+    same = {"table": source, "checksum": dataset.source["checksum"], "rows": rows}
+    return same, None if source in NAMES else path.absolute(), in_memory
+
+
+def _ids(run: Run, table: Iterable[Any]) -> str | None:
+    """The column that names the rows: as in the run's own table, or else the first one that is called so."""
+    known = run.dataset.source
+    others = [name for name in map(str, table) if name not in (*(run.dataset.columns or ()), known.get("label"))]
+    return known["ids"] if known.get("ids") in others else next((n for n in others if n.lower().endswith("id")), None)
+
+
+def _rows_of(parts: Generator[_Part, None, None], numbers: Array) -> dict[str, Tensor]:
+    """The rows with these numbers, which ascend."""
+    found: list[dict[str, Tensor]] = []
+    with closing(parts):
+        for part in parts:
+            first, last = np.searchsorted(numbers, [part.start, part.start + len(part)])
+            if first < last:
+                found.append(take_rows(part.batch, torch.from_numpy(numbers[first:last] - part.start)))
+            if last == len(numbers):
+                break
+    return {name: torch.cat([some[name] for some in found]) for name in found[0]}
 
 
 def read_like(run: Run, source: str, data_root: Path | None = None) -> Dataset:
@@ -181,14 +300,17 @@ def batch_like(run: Run, dataset: Dataset) -> dict[str, Tensor]:
 
 def _strange_columns(
     run: Run, new: dict[str, Tensor], ordinary: dict[str, Tensor], num_samples: int, proposal: str, seed: int
-) -> tuple[Tensor | None, Array | None]:
-    """For each row and column the conformal p-value of its density given the other columns; None for a joint density."""
+) -> tuple[Array, Array] | None:
+    """For each row the columns in which it is strangest, and the p-values of all; None for a joint density.
+
+    `(N, 3)` positions, and `(N, D)` conformal p-values of the density of each entry given the other columns.
+    """
     how: dict[str, Any] = {"site": "x", "num_samples": ENTRY_DRAWS, "num_particles": num_samples, "proposal": proposal}
     try:
         usual = entry_densities(run.fitted, ordinary, seed=seed, **how).leave_one_out.flatten(1)
         found = entry_densities(run.fitted, new, seed=seed + 1, **how).leave_one_out.flatten(1)
     except PairError:
-        return None, None
+        return None
     columns = []
     for own, theirs in zip(found.T, usual.T):
         known, there = ~own.isnan(), ~theirs.isnan()
@@ -199,39 +321,40 @@ def _strange_columns(
     p_values = torch.stack(columns, 1)
     # ties, as of all columns that are stranger than any calibration row, in the order of the densities
     order = (p_values + 1e-9 * found.nan_to_num(0.0).clamp(-1e4, 1e4) / 1e4).argsort(1)
-    return order[:, :COLUMNS_NAMED], p_values.numpy()
+    return order[:, :COLUMNS_NAMED].numpy(), p_values.numpy()
 
 
 def _table(
     run: Run,
-    dataset: Dataset,
-    found: Anomaly,
-    p: Tensor,
+    kept: pd.DataFrame,
+    ranking: Ranking,
     rate: float,
+    start: int,
     strangest: Array,
-    places: Tensor | None,
-    columns: Array | None,
+    explained: tuple[Array, Array] | None,
 ) -> pd.DataFrame:
-    adjusted = adjusted_p_values(p)
-    names = dataset.ids if dataset.ids is not None else range(len(p))
+    """The lines of a block of rows, of which the first is number `start`."""
+    names, p = kept.columns[0], kept["p_value"].to_numpy()
+    adjusted = ranking.adjusted(p)
     table = pd.DataFrame(
         {
-            "id" if dataset.ids is not None else "row": list(names)[: len(p)],
-            "rank": found.ranks.numpy(),
-            "score": found.score.numpy(),
-            "error": found.error.numpy(),
-            "k_hat": found.k_hat.numpy(),
-            "p_value": p.numpy(),
-            "adjusted_p": adjusted.numpy(),
-            "outlier": (adjusted <= rate).numpy(),
+            names: kept[names].astype("string") if names == "id" else kept[names],
+            "rank": ranking.ranks(kept["score"].to_numpy()),
+            **{name: kept[name] for name in ("score", "error", "k_hat", "p_value")},
+            "adjusted_p": adjusted,
+            "outlier": adjusted <= rate,
         }
     )
-    if places is not None and columns is not None:
+    if explained is not None:
+        first, last = np.searchsorted(strangest, [start, start + len(table)])
+        here, (places, columns) = strangest[first:last] - start, explained
         called = np.array(run.rows.columns or [f"x{i}" for i in range(columns.shape[1])], dtype=object)
         for number in range(places.shape[1]):
-            which = places[:, number].numpy()
-            table.loc[strangest, f"column_{number + 1}"] = called[which]
-            table.loc[strangest, f"p_column_{number + 1}"] = columns[np.arange(len(which)), which]
+            which = places[first:last, number]
+            name, p_value = np.full(len(table), None, dtype=object), np.full(len(table), np.nan)
+            name[here], p_value[here] = called[which], columns[np.arange(first, last), which]
+            table[f"column_{number + 1}"] = pd.array(name, dtype="string")
+            table[f"p_column_{number + 1}"] = p_value
     return table
 
 
@@ -251,8 +374,3 @@ def _notes(calibration: int, rows: int, rate: float, joint: bool) -> list[str]:
     if joint:
         notes.append("The likelihood is a joint density of all columns, so that no single column can be named.")
     return notes
-
-
-def write_outliers(found: Outliers, path: Path) -> None:
-    """Write the table as CSV."""
-    write_file(path, found.table.to_csv(index=False, float_format="%.6g").encode())

@@ -1,0 +1,102 @@
+"""Questions about each row of a table of any size: its code, and how probable it is."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from pyrovae.app.jobs.batch import batch_of, has_header
+from pyrovae.app.jobs.blocks import begun, rows_at_once
+from pyrovae.app.jobs.frames import Block, Table
+from pyrovae.app.run import Run
+from pyrovae.app.scores import EVALUATION_SEED, estimate
+from pyrovae.predict.encode import encode
+
+
+def encode_table(
+    run: Run, source: Path, to: Path, *, force: bool = False, say: Callable[[str], None], rows: int | None = None
+) -> int:
+    """Write the codes E[z | x] of all rows of a table, as .csv or .parquet; the number of rows.
+
+    Args:
+        force: start anew where another job was stopped.
+        say: called with messages.
+        rows: how many rows are read at once.
+
+    Raises:
+        OptionError: the ending of a file is unknown, or a job of another kind was interrupted there.
+        DataError: the table cannot be read, or lacks columns of the run.
+    """
+
+    def codes(block: Block, number: int) -> list[pd.DataFrame]:
+        found = encode(run.fitted, batch_of(run, block.frame), site=run.model.code).flatten(1).cpu().numpy()
+        return [numbered(block, pd.DataFrame(found, columns=[f"z{i}" for i in range(found.shape[1])]))]
+
+    table = Table(source, rows or rows_at_once(run), has_header(run))
+    with begun(run, {"asked": "encode", **table.identity}, table.path, to, force=force, say=say) as job:
+        job.answer(table.blocks(), codes)
+        job.join()
+        return job.rows
+
+
+def evaluate_table(
+    run: Run,
+    source: Path,
+    to: Path,
+    *,
+    num_samples: int,
+    proposal: str,
+    force: bool = False,
+    say: Callable[[str], None],
+    rows: int | None = None,
+) -> dict[str, float]:
+    """Write log p(x), its error and diagnostics of all rows of a table, as .csv or .parquet; their means and standard errors.
+
+    Each block has random numbers of its own.
+
+    Args:
+        num_samples: draws per row.
+        proposal: of these draws.
+        force, say, rows: as for `encode_table`.
+    """
+
+    def scores(block: Block, number: int) -> list[pd.DataFrame]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of rows with few draws: k-hat stands in their lines
+            found = estimate(run, batch_of(run, block.frame), num_samples, proposal, seed=EVALUATION_SEED + number)
+        columns = {
+            "log_likelihood": (found.log_likelihood - run.rows.log_abs_det).cpu().numpy(),
+            "standard_error": found.standard_error.cpu().numpy(),
+            "elbo": (found.elbo - run.rows.log_abs_det).cpu().numpy(),
+            "ess": found.ess.cpu().numpy(),
+            "k_hat": found.k_hat.cpu().numpy(),
+        }
+        return [numbered(block, pd.DataFrame(columns))]
+
+    table = Table(source, rows or rows_at_once(run, num_samples), has_header(run))
+    asked: dict[str, Any] = {"asked": "evaluate", "num_samples": num_samples, "proposal": proposal, **table.identity}
+    sums = {"log_likelihood": torch.zeros(3, dtype=torch.float64), "elbo": torch.zeros(3, dtype=torch.float64)}
+    with begun(run, asked, table.path, to, force=force, say=say) as job:
+        job.answer(table.blocks(), scores)
+        for part in job.parts():
+            for name, total in sums.items():
+                values = torch.from_numpy(part[name].to_numpy(dtype="float64", copy=True))
+                total += torch.stack([torch.tensor(float(len(values))), values.sum(), values.square().sum()])
+        job.join()
+        told = {"rows": float(job.rows)}
+    for name, (count, total, squares) in ((name, values.tolist()) for name, values in sums.items()):
+        mean = total / count
+        variance = max(0.0, squares / count - mean**2) * count / max(1.0, count - 1)
+        told |= {name: mean, f"{name}_se": (variance / count) ** 0.5}
+    return told
+
+
+def numbered(block: Block, found: pd.DataFrame) -> pd.DataFrame:
+    """The answers, with the number of each row in front."""
+    found.insert(0, "row", range(block.start, block.start + len(block)), allow_duplicates=True)
+    return found
