@@ -6,19 +6,32 @@ the state is the same whichever engine took the steps. All other optimizers step
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.optim import Adam, AdamW, Optimizer
+from torch import Tensor, optim
+from torch.optim import Optimizer
 
 from pyrovae.errors import OptionError
 
 # Key in an optimizer's group of parameters that only the model uses: its learning rate before the weight "model".
 MODEL_RATE = "model_rate"
 CONSTANTS = ("eps", "weight_decay", "amsgrad", "maximize", "decoupled_weight_decay")
+
+
+class Adam(optim.Adam):
+    """torch's Adam, without its import of the compiler for which some methods are marked, which takes more than a second."""
+
+    add_param_group = inspect.unwrap(Optimizer.add_param_group)
+    state_dict = inspect.unwrap(Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(Optimizer.load_state_dict)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        return inspect.unwrap(optim.Adam.step)(self, closure)
 
 
 class AdamUpdate:
@@ -110,7 +123,7 @@ class AdamUpdate:
 
 
 def _decoupled(optimizer: Optimizer, options: dict[str, Any]) -> bool:
-    return bool(options.get("decoupled_weight_decay", isinstance(optimizer, AdamW)))
+    return bool(options.get("decoupled_weight_decay", isinstance(optimizer, optim.AdamW)))
 
 
 def _initial(leaf: Tensor, options: dict[str, Any]) -> dict[str, Tensor]:
@@ -126,7 +139,7 @@ def _initial(leaf: Tensor, options: dict[str, Any]) -> dict[str, Tensor]:
 
 def make_update(optimizer: Optimizer, leaves: Sequence[Tensor]) -> AdamUpdate | None:
     """The update of these parameters as tensor operations, or None if the optimizer must take its own steps."""
-    if type(optimizer) not in (Adam, AdamW):
+    if type(optimizer) not in (Adam, optim.Adam, optim.AdamW):
         return None
     groups = optimizer.param_groups
     known = {id(p) for group in groups for p in group["params"]}

@@ -99,7 +99,7 @@ class Compiled(Traced):
             with torch.no_grad(), undone(self._changing), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "TensorFloat32", UserWarning)  # float32 is what was asked for
                 with ranks.unheard():  # another rank may have compiled its step already, or not do so at all
-                    module = graph_of(step, *flat, devices=True)
+                    module = graph_of(step, *flat)
                 _reshape_instead_of_view(module)
                 # On a CPU torch's own generator is the faster one, and gives the same noise as the other engines.
                 options: dict[str, Any] = {}

@@ -23,7 +23,7 @@ from pyrovae.batching.chunks import TensorSizes, elements_per_row
 from pyrovae.batching.incoming import Counted, Incoming
 from pyrovae.batching.transforms import Transform
 from pyrovae.engine import ranks
-from pyrovae.engine.adam import rate_of, set_model_apart
+from pyrovae.engine.adam import Adam, rate_of, set_model_apart
 from pyrovae.engine.compiled import choose_engine
 from pyrovae.engine.precision import as_precision
 from pyrovae.engine.program import Clip, Program, clip_by_norm
@@ -429,7 +429,7 @@ def _make_optimizer(
     factory: OptimizerFactory | None, leaves: list[Tensor], learning_rate: float
 ) -> torch.optim.Optimizer:
     if factory is None:
-        return torch.optim.Adam(leaves, lr=learning_rate, fused=True)
+        return Adam(leaves, lr=learning_rate, fused=True)
     made = factory(leaves)
     if not isinstance(made, torch.optim.Optimizer):
         raise OptionError(
