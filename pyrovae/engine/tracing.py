@@ -38,7 +38,9 @@ class TracedProgram:
 
     def __init__(self, module: fx.GraphModule, captured: list[Tensor]) -> None:
         self.module, self.captured = module, captured
-        self._forward: Callable[..., Sequence[Tensor]] = interpreted(module) or module.forward
+        forward = interpreted(module)
+        self.run_by_interpreter = forward is not None
+        self._forward: Callable[..., Sequence[Tensor]] = forward or module.forward
 
     def __call__(self, *tensors: Tensor) -> list[Tensor]:
         with torch.no_grad():

@@ -19,6 +19,7 @@ from pyrovae.errors import CheckpointError, OptionError, PyrovaeError
 # longest side of a row: a model of sequences runs its networks at each of their steps (`DeepMarkovVAE` takes 77 operations).
 ELEMENTS, TIMES, NEW = 2**26, 16, 4
 OPERATIONS, EACH, EACH_PLACE, MOST_PLACES = 20_000, 500, 200, 10_000
+JOINS = (torch.ops.aten.cat.default, torch.ops.aten.stack.default)
 
 
 class Bounded(DispatchMode):
@@ -65,6 +66,8 @@ class Bounded(DispatchMode):
         leaves = tree_flatten((args, kwargs))[0]
         tensors = [leaf.numel() for leaf in leaves if isinstance(leaf, Tensor)]
         made = math.prod(max(1, abs(leaf)) for leaf in leaves if type(leaf) is int) * math.prod(tensors)  # or fewer
+        if func in JOINS:
+            made = sum(tensors)
         if made > min(self.most / 64, ELEMENTS):
             made = _elements(func, args, kwargs)
         self.new -= 0 if tensors else made
