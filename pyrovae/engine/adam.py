@@ -21,17 +21,73 @@ from pyrovae.errors import OptionError
 MODEL_RATE = "model_rate"
 CONSTANTS = ("eps", "weight_decay", "amsgrad", "maximize", "decoupled_weight_decay")
 
+# Parameters that are updated together: the options of their group, and lists of them, both moments and counts.
+_Together = tuple[dict[str, Any], list[list[Tensor]]]
+
 
 class Adam(optim.Adam):
-    """torch's Adam, without its import of the compiler for which some methods are marked, which takes more than a second."""
+    """torch's fused Adam, which does not import the compiler that it is prepared for: that takes more than a second."""
 
     add_param_group = inspect.unwrap(Optimizer.add_param_group)
     state_dict = inspect.unwrap(Optimizer.state_dict)
-    load_state_dict = inspect.unwrap(Optimizer.load_state_dict)
+
+    def __init__(self, leaves: Sequence[Any], lr: float, betas: tuple[float, float] = (0.9, 0.999)) -> None:
+        self._lists: dict[tuple[int, ...], list[_Together]] = {}
+        super().__init__(leaves, lr=lr, betas=betas, fused=True)
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        self._lists.clear()
+        inspect.unwrap(Optimizer.load_state_dict)(self, state_dict)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         return inspect.unwrap(optim.Adam.step)(self, closure)
+
+    @torch.no_grad()
+    def descend(self, leaves: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+        """Take a step of these parameters as `step` does, without what torch does there for all its optimizers."""
+        key = tuple(map(id, leaves))
+        if key not in self._lists:
+            self._lists[key] = self._by_group(leaves)
+        given = dict(zip(key, grads))
+        for options, (parameters, means, squares, counts) in self._lists[key]:
+            torch._foreach_add_(counts, 1)
+            beta1, beta2 = options["betas"]
+            torch._fused_adam_(
+                parameters,
+                [given[id(leaf)] for leaf in parameters],
+                means,
+                squares,
+                [],
+                counts,
+                amsgrad=False,
+                lr=options["lr"],
+                beta1=beta1,
+                beta2=beta2,
+                weight_decay=options["weight_decay"],
+                eps=options["eps"],
+                maximize=False,
+            )
+
+    def _by_group(self, leaves: Sequence[Tensor]) -> list[_Together]:
+        """These parameters by group, device and dtype."""
+        wanted, found = set(map(id, leaves)), []
+        for group in self.param_groups:
+            alike: dict[Any, list[Tensor]] = {}
+            for leaf in group["params"]:
+                if leaf.is_complex():
+                    raise OptionError(
+                        "The default optimizer takes no complex parameters: pass optimizer=lambda leaves: "
+                        "torch.optim.Adam(leaves, lr=1e-3), or keep their real and imaginary parts apart."
+                    )
+                if id(leaf) in wanted:
+                    alike.setdefault((leaf.device, leaf.dtype), []).append(leaf)
+                    if not self.state[leaf]:
+                        self.state[leaf].update(_initial(leaf, group))
+            for own in alike.values():
+                state = [[self.state[leaf][name] for leaf in own] for name in ("exp_avg", "exp_avg_sq", "step")]
+                found.append((group, [own, *state]))
+        return found
 
 
 class AdamUpdate:

@@ -10,7 +10,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyrovae.engine.adam import MODEL_RATE
+from pyrovae.engine.adam import MODEL_RATE, Adam
 from pyrovae.engine.program import Program
 from pyrovae.engine.tracing import ROUNDING, TracedProgram, Untraceable, differ, trace, undone
 from pyrovae.engine.watch import changed, rewound, snapshot, steady
@@ -243,6 +243,8 @@ def descend(program: Program, used: list[Tensor], grads: Sequence[Tensor]) -> No
 
 
 def _apply(optimizer: torch.optim.Optimizer, leaves: list[Tensor], used: list[Tensor], grads: Sequence[Tensor]) -> None:
+    if isinstance(optimizer, Adam):
+        return optimizer.descend(used, grads)
     for leaf in leaves:
         leaf.grad = None
     for leaf, grad in zip(used, grads):

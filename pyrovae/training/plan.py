@@ -429,7 +429,7 @@ def _make_optimizer(
     factory: OptimizerFactory | None, leaves: list[Tensor], learning_rate: float
 ) -> torch.optim.Optimizer:
     if factory is None:
-        return Adam(leaves, lr=learning_rate, fused=True)
+        return Adam(leaves, learning_rate)
     made = factory(leaves)
     if not isinstance(made, torch.optim.Optimizer):
         raise OptionError(

@@ -35,7 +35,7 @@ from pyrovae.training.schedules import weights_at
 from pyrovae.training.together import LOCAL, changing, resumable, state_of_all, state_of_rank
 
 # After so many epochs, unless patience is short, what is done between epochs is done between every so many steps at most.
-MANY_EPOCHS, PATIENT, STEPS_BETWEEN = 200, 50, 10
+MANY_EPOCHS, PATIENT, STEPS_BETWEEN = 100, 50, 25
 MOST_ROLLBACKS = 5  # returns to an earlier epoch; with a thirty-second of the learning rate, the cause is another
 
 

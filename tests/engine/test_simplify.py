@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyrovae.engine.simplify import COMPARISONS, simplify
 from pyrovae.engine.recording import record
+from pyrovae.engine.simplify import COMPARISONS, simplify
 
 pytestmark = pytest.mark.auto_engine
 

@@ -221,8 +221,9 @@ MANY: dict[str, Any] = {
 
 @pytest.fixture
 def many(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twenty epochs are many, of 200 for users."""
+    """Twenty epochs are many, of 100 for users, and ten steps far apart, of 25."""
     monkeypatch.setattr(trainer, "MANY_EPOCHS", 20)
+    monkeypatch.setattr(trainer, "STEPS_BETWEEN", 10)
 
 
 def measured(fit: pv.Fit) -> list[int]:
