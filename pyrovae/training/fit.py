@@ -144,7 +144,7 @@ def fit(
         checkpoint_every: seconds between two writes of the checkpoint, or a text: "10min", "2h", "500 steps". 0 writes it after
             each epoch.
         engine: how a step is run: "eager", "traced", "compiled", or "graphed" (CUDA). By default ("auto") graphed on CUDA,
-            on a CPU compiled from 5,000 steps on where there is a C++ compiler, else traced; but eager where a codebook follows
+            on a CPU compiled for long fits where there is a C++ compiler, else traced; but eager where a codebook follows
             its vectors (`pv.nets.VQ`), which cannot be traced. On a CPU all engines draw the same noise.
             Except with "eager", the Python code of pair, loss, transform and penalty runs once an epoch and not at every
             step, so its side effects do not repeat.

@@ -345,7 +345,7 @@ def plan(
         reads=(objective, options.transform, options.penalty),
         precision=precision,
     )
-    engine = _engine_of(options, device, steps.total, eager=_moves_on(pair, runs))
+    engine = _engine_of(options, data, steps.total, eager=_moves_on(pair, runs))
     threads = _threads_of(options, data)
     indices = {one.key: one.rows for one in groups}
     batches: GroupedBatches | Counted = (
@@ -387,12 +387,12 @@ def plan(
     return Plan(program, schedule, steps, batches, engine, threads, relaxed, state, weighed, options.on_nan)
 
 
-def _engine_of(options: FitOptions, device: torch.device, total: int, *, eager: bool) -> str:
+def _engine_of(options: FitOptions, data: FitData, total: int, *, eager: bool) -> str:
     """The engine of so many steps: a resumed fit goes on with its own, and pairs that no trace can follow run eagerly."""
     engine = options.engine
-    if options.resume and engine == "auto" and options.recorded("device") == device.type:
+    if options.resume and engine == "auto" and options.recorded("device") == data.device.type:
         engine = options.recorded("engine") or engine
-    return choose_engine("eager" if engine == "auto" and eager else engine, device, total)
+    return choose_engine("eager" if engine == "auto" and eager else engine, data.device, total, data.product)
 
 
 def _threads_of(options: FitOptions, data: FitData) -> int:

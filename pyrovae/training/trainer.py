@@ -121,6 +121,8 @@ class Trainer:
                     self._write_on_the_way(folder)
         if self.engine.notes:
             self.fitted.settings["engine_notes"] = list(self.engine.notes)
+        if origin := getattr(self.engine, "origin", ""):
+            self.fitted.settings["compiled_step"] = origin
         if folder is not None:
             self.write(folder)
         if stop.now():  # in the last epoch: all is done and written, and the caller still wanted to stop
