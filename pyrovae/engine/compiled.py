@@ -219,10 +219,10 @@ ENGINES: dict[str, Callable[[Program], Engine]] = {
 def choose_engine(name: str, device: torch.device, steps: int, product: int = 0) -> str:
     """The name of the engine that runs a fit.
 
-    "auto" is a rule that measures nothing, so that a seed determines the result: "graphed" on CUDA; on a CPU "compiled" if there
-    is a C++ compiler and the steps save more than compiling takes, else "traced". That is from 30,000 steps on for small networks,
-    from 11,500 where the largest product of matrices takes 160 million floating-point operations, from 1,800 where it takes
-    1.6 billion.
+    "auto" is a rule that measures nothing, so that a seed determines the result: "graphed" on CUDA; on a CPU "compiled" if
+    there is a C++ compiler and the steps save more than compiling takes, else "traced". That is from 30,000 steps on for small
+    networks, from 11,500 where the largest product of matrices takes 160 million floating-point operations, from 1,800 where it
+    takes 1.6 billion.
 
     Args:
         name: "auto", or an engine.
