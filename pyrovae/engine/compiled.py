@@ -216,7 +216,7 @@ ENGINES: dict[str, Callable[[Program], Engine]] = {
 }
 
 
-def choose_engine(name: str, device: torch.device, steps: int, product: int = 0) -> str:
+def choose_engine(name: str, device: torch.device, steps: int, product: float = 0) -> str:
     """The name of the engine that runs a fit.
 
     "auto" is a rule that measures nothing, so that a seed determines the result: "graphed" on CUDA; on a CPU "compiled" if

@@ -57,7 +57,7 @@ def _graph_of(module: fx.GraphModule) -> Any:
             values[node] = graph.insertConstant(getattr(module, str(node.target)))
         elif node.op == "output":
             results: Any = node.args[0]
-            tensors = [torch._C.TensorType.get() for _ in results]
+            tensors: list[Any] = [torch._C.TensorType.get() for _ in results]
             made = graph.insertNode(graph.create("prim::TupleConstruct", [values[n] for n in results], 1)).output()
             made.setType(torch._C.TupleType(tensors))
             graph.registerOutput(made)

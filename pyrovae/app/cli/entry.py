@@ -52,11 +52,13 @@ def version(context: typer.Context, show: take.Version = False) -> None:
         )
 
 
-def said_plainly(message: Warning | str, category: type[Warning], file: str, line: int, code: str | None = None) -> str:
+def said_plainly(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
     """A warning of pyrovae's own without the line of code that gives it, which says nothing to the person at the keyboard."""
-    if category is UserWarning and Path(file).is_relative_to(HERE):
+    if category is UserWarning and Path(filename).is_relative_to(HERE):
         return f"Warning: {message}\n"
-    return formatted(message, category, file, line, code)
+    return formatted(message, category, filename, lineno, line)
 
 
 def main() -> None:
