@@ -38,7 +38,7 @@ def interpreted(module: fx.GraphModule) -> Callable[..., Sequence[Tensor]] | Non
         try:
             found: Sequence[Tensor] = function(*tensors)
         except RuntimeError:  # all errors are of this class here, and Python gives them their own
-            found = module(*tensors)
+            found = module.forward(*tensors)
         finally:
             optimize(before)
         return found
