@@ -32,16 +32,23 @@ def interpreted(module: fx.GraphModule) -> Callable[..., Sequence[Tensor]] | Non
     except (Unknown, AttributeError, TypeError, RuntimeError):
         return None
 
+    works = True
+
     def run(*tensors: Tensor) -> Sequence[Tensor]:
-        before = optimizes()
-        optimize(False)
-        try:
-            found: Sequence[Tensor] = function(*tensors)
-        except RuntimeError:  # all errors are of this class here, and Python gives them their own
-            found = module.forward(*tensors)
-        finally:
-            optimize(before)
-        return found
+        nonlocal works
+        if works:
+            before = optimizes()
+            optimize(False)
+            try:
+                found: Sequence[Tensor] = function(*tensors)
+                return found
+            except RuntimeError:  # all errors are of this class here, and Python gives them their own
+                pass
+            finally:
+                optimize(before)
+        results: Sequence[Tensor] = module.forward(*tensors)
+        works = False  # an operation that the interpreter does not know; it is looked for at the first call
+        return results
 
     return run
 

@@ -124,6 +124,20 @@ def test_a_torch_without_its_parts_runs_programs_in_python(name: str, monkeypatc
     assert torch.equal(program(torch.ones(2))[0], torch.full((2,), 2.0))
 
 
+def test_what_the_interpreter_cannot_run_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[Any] = []
+
+    def fails(*tensors: Tensor) -> Any:
+        tried.append(tensors)
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr(torch._C, "_create_function_from_graph", lambda name, graph: fails)
+    program = capture(lambda x: [x + 1], [torch.ones(2)])
+    for _ in range(3):
+        assert torch.equal(program(torch.ones(2))[0], torch.full((2,), 2.0))
+    assert len(tried) == 1
+
+
 def test_programs_are_freed() -> None:
     """torch keeps what its own functions make of a graph for ever; that would be megabytes for each fit."""
 
