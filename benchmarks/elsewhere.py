@@ -92,7 +92,7 @@ def shorten(device: torch.device) -> None:
         return device if name == "auto" else find_device(name)
 
     plan.find_device = folder.find_device = auto  # type: ignore[assignment]
-    plan.choose_engine = lambda name, device, steps: "eager"  # type: ignore[assignment]
+    plan.choose_engine = lambda name, device, steps, product: "eager"  # type: ignore[assignment]
     proposals.STEPS, predictive.REPLICATES, evidence.SIMULATED = 8, 10, 200
 
 

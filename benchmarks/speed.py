@@ -11,8 +11,8 @@ gathered by a shuffled index from a tensor on the device, forward, backward, Ada
 
 Peers come from their packages, in an environment that is made on demand in the user's cache folder and sees the running
 environment's packages (PyTorch is not installed twice); --peers-python takes another interpreter, --peers none does without.
-Cases g to j are graphs of several levels, each beside itself under Pyro's SVI. Without --data-root the rows are made: binary,
-of MNIST's shape and density; case e needs the files.
+Cases g to j and m to o are other graphs, each beside itself under Pyro's SVI, k and l questions that no peer has, and p a fit
+by two processes. Without --data-root the rows are made: binary, of MNIST's shape and density; case e needs the files.
 
 Writes benchmarks/results/speed-DEVICE.json and .png. The cases are in benchmarks/contenders/cases.py.
 """
@@ -47,10 +47,12 @@ IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-u
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--cases", default="a,b,c,d,e,f,g,h,i,j")
+    parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--job-rounds", type=int, default=3, help="rounds of cases e and f, whose turns take long")
-    parser.add_argument("--epochs", type=int, default=10, help="of case e")
+    parser.add_argument(
+        "--job-rounds", type=int, default=3, help="rounds of cases e, f, k, l and p, whose turns take long"
+    )
+    parser.add_argument("--epochs", type=int, default=10, help="of cases e and p")
     parser.add_argument("--only", default="", help="contenders whose names contain one of these, by commas")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--seed", type=int, default=0)
@@ -246,10 +248,11 @@ class Runner:
         return {"title": case.title, "gflop": case.flops / 1e9, "contenders": entries}
 
     def jobs(self, case: Case) -> dict[str, Any]:
-        """Case e: whole processes in turn. What a job compiles stays on disk for its next round, not for other jobs."""
+        """Cases e and p: whole processes in turn. What a job compiles stays on disk for its next round, not for other jobs."""
         options = self.options
         spec = {
             "data_root": str(self.folder),
+            "rows": str(self.rows),
             "epochs": options.epochs,
             "device": options.device,
             "threads": options.threads,
@@ -264,7 +267,7 @@ class Runner:
                 if entry["status"] != "ok":
                     continue
                 try:
-                    if not options.data_root:
+                    if case.key == "e" and not options.data_root:
                         raise Failed("needs --data-root", available=False)
                     # a user's second run finds the kernels of the first on disk; so does a second round
                     cache = (
@@ -339,7 +342,7 @@ def main() -> None:
         for key in options.cases:
             say(f"Case {key}: {CASES[key].title}")
             case = smaller(CASES[key]) if options.smoke else CASES[key]
-            cases[key] = runner.jobs(case) if key == "e" else runner.steps(case)
+            cases[key] = runner.jobs(case) if key in "ep" else runner.steps(case)
             result = written()  # case by case: what is measured is kept
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -54,8 +54,8 @@ def short_fits_run_eagerly(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if request.node.get_closest_marker("auto_engine") is None:
 
-            def chosen(name: str, device: torch.device, steps: int) -> str:
-                return "eager" if name == "auto" and steps < 100 else choose_engine(name, device, steps)
+            def chosen(name: str, device: torch.device, steps: int, product: float = 0) -> str:
+                return "eager" if name == "auto" and steps < 100 else choose_engine(name, device, steps, product)
 
             patch.setattr(plan, "choose_engine", chosen)
         yield

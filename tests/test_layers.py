@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "pyrovae"
 
 # A room may import itself and the rooms named here.
-BASE = {"errors", "_files", "_html", "_launch", "_lazily", "_version", "_weighing", "_zuko"}
+BASE = {"errors", "_dispatch", "_files", "_html", "_launch", "_lazily", "_shapes", "_version", "_weighing", "_zuko"}
 NETS = BASE | {"nets", "distributions"}
 PAIR = BASE | {"pair"}
 TRAINING = PAIR | {"weights", "objectives", "guides", "engine", "batching", "fitted", "training"}
@@ -19,7 +19,9 @@ RULES = {
     "_sources": {"errors"},
     "_version": set(),
     "_launch": set(),
+    "_dispatch": set(),
     "_lazily": set(),
+    "_shapes": set(),
     "_weighing": set(),
     "_start": {"_launch"},
     "_zuko": set(),

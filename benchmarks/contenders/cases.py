@@ -17,7 +17,7 @@ class NotAvailable(Exception):
 @dataclass(frozen=True)
 class Case:
     """One kind of step. `group` steps are timed together (rivals that run ahead are waited for once a group); a round has
-    `groups` of them; one "step" of case f is the whole evaluation."""
+    `groups` of them; one "step" of cases f, k and l is the whole evaluation."""
 
     key: str
     title: str
@@ -34,8 +34,8 @@ class Case:
     @property
     def flops(self) -> float:
         """Of a step's matrix products: forward, gradient of the weights, gradient of the inputs except of x and labels.
-        0 of a graph, whose products nobody has counted."""
-        if self.graph:
+        0 of a graph, or of a proposal that is refined, whose products nobody has counted."""
+        if self.graph or self.key in "kl":
             return 0.0
         rows, wide = self.batch, self.batch * max(1, self.classes) * self.particles
         h, z = self.hidden, self.latent
@@ -68,6 +68,16 @@ CASES = {
         Case("h", "five levels, 64-32-16-8-4, one layer of 64-32-16-8-4, batch 32", 32, 4, 64, group=8, graph="five"),
         Case("i", "ladder of five levels, the same nets, batch 32", 32, 4, 64, group=8, graph="ladder"),
         Case("j", "NVAE, 16-32 channels, 2 + 2 groups of maps, batch 32", 32, 4, 16, groups=8, graph="nvae"),
+        Case(
+            "k", "log p(x), K=1000, refined for each of 100 images, 784-400-20", 1, 20, 400, 1000, images=100, groups=1
+        ),
+        Case("l", "impute half of 100 images, 20 data sets, 784-400-20", 1, 20, 400, 1000, images=100, groups=1),
+        Case("m", "Bayesian decoder, 784-400-20, batch 256", 256, 20, 400, group=4, graph="bayesian"),
+        Case(
+            "n", "VQ-VAE, FSQ of 200 codes on a 7x7 grid, 784-400-147, batch 128", 128, 3, 400, group=4, graph="vqvae"
+        ),
+        Case("o", "deep Markov model, 28 steps of 28 pixels, 100 units, batch 20", 20, 10, 100, groups=8, graph="dmm"),
+        Case("p", "one fit by two processes, 784-400-20, batch 256", 256, 20, 400),
     )
 }
 
@@ -121,10 +131,15 @@ def contenders() -> list[Contender]:
 
     for engine in ("eager", "traced", "compiled", "graphed"):
         where = CUDA if engine == "graphed" else None
-        add(f"pyrovae {engine}", "ours", "abcdghij", "ours.our_step", devices=where, engine=engine)
+        add(f"pyrovae {engine}", "ours", "abcdghijmno", "ours.our_step", devices=where, engine=engine)
         add(f"pyrovae SVI {engine}", "ours", "abcd", "ours.public_step", devices=where, engine=engine)
         add(f"pyrovae bf16 {engine}", "ours bf16", "a", "ours.our_step", devices=where, engine=engine, **BF16)
-    add("pyrovae log_likelihood", "ours", "f", "ours.log_likelihood")
+    add("pyrovae log_likelihood", "ours", "f", "ours.log_likelihood", proposal="guide")
+    add("pyrovae log_likelihood, refined", "ours", "k", "ours.log_likelihood", proposal="refined")
+    add("pyrovae log_likelihood, Laplace", "ours, Laplace", "k", "ours.log_likelihood", proposal="laplace")
+    add("pyrovae log_likelihood, guide", "ours, guide", "k", "ours.log_likelihood", proposal="guide")
+    add("pyrovae impute, refined", "ours", "l", "ours.impute", proposal="refined")
+    add("pyrovae impute, guide", "ours, guide", "l", "ours.impute", proposal="guide")
     add("PyTorch, Adam", "PyTorch", "a", "by_hand.build", fused=False)
     add("PyTorch, fused Adam", "PyTorch", "abcd", "by_hand.build")
     add("PyTorch, loss compiled", "PyTorch", "abcd", "by_hand.build", compiled="loss")
@@ -144,7 +159,7 @@ def contenders() -> list[Contender]:
     add("PyTorch, CUDA graph, loss compiled", "PyTorch graphed", "abcd", "by_hand.build", devices=CUDA, **graphs)
     add("PyTorch bf16, loss compiled", "PyTorch bf16", "a", "by_hand.build", compiled="loss", **BF16)
     add("Pyro SVI", "Pyro", "abcd", "with_pyro.build")
-    add("Pyro SVI, the same graph", "Pyro", "ghij", "with_pyro.same_graph")
+    add("Pyro SVI, the same graph", "Pyro", "ghijmno", "with_pyro.same_graph")
     add("Pyro SVI, validation on", "Pyro, validation on", "abcd", "with_pyro.build", validation=True)
     add("Pyro SVI, Jit", "Pyro Jit", "ab", "with_pyro.build", jit=True)
     add("Pyro SVI, Jit, validation on", "Pyro Jit, validation on", "ab", "with_pyro.build", jit=True, validation=True)
@@ -160,7 +175,9 @@ def contenders() -> list[Contender]:
 
 CEILING = Contender("ceiling", "machine", "", "by_hand", "ceiling")
 
-# Case e: whole processes, `jobs.py`; `build` is a function there.
+TWO = {"processes": 2}
+
+# Cases e and p: whole processes, `jobs.py`; `build` is a function there.
 JOBS = [
     Contender("pyrovae, binarised at every step", "ours, more work", "e", "jobs", "ours", {"engine": "auto"}),
     Contender("pyrovae, binarised once", "ours", "e", "jobs", "ours", {"engine": "auto", "once": True}),
@@ -171,4 +188,7 @@ JOBS = [
     Contender("Pyro tutorial's script", "Pyro", "e", "jobs", "pyro_tutorial", {"loaders": 1}),
     Contender("Pyro tutorial's script, no loader process", "Pyro", "e", "jobs", "pyro_tutorial", {"loaders": 0}),
     Contender("pythae TrainingPipeline", "pythae", "e", "jobs", "pythae_pipeline", peer=True),
+    Contender("pyrovae, two processes", "ours", "p", "jobs", "together", {"by": "ours", **TWO}, devices=CPU),
+    Contender("pyrovae, one process", "ours, alone", "p", "jobs", "together", {"by": "ours"}, devices=CPU),
+    Contender("PyTorch's DDP, two processes", "PyTorch", "p", "jobs", "together", {"by": "ddp", **TWO}, devices=CPU),
 ]

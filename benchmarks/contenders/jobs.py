@@ -1,13 +1,17 @@
-"""Case e: a whole process from MNIST's files to a fitted model. argv: a JSON spec with "job", "data_root", "epochs", ...
+"""Cases e and p: whole processes. argv: a JSON spec with "job", "data_root", "epochs", ...
 
 Each prints one JSON line; its parent takes the time, imports and compilation included. All fit 784-400-20 with ReLU, Adam at
-1e-3 and batches of 256; the others see gray pixels, as their scripts do, ours binary ones: drawn once, as their work has it,
-or anew at every step, as is usual.
+1e-3 and batches of 256. In e they go from MNIST's files to a fitted model; the others see gray pixels, as their scripts do,
+ours binary ones: drawn once, as their work has it, or anew at every step, as is usual. In p one fit to the binary rows is
+shared by several processes of one thread each, each with its share of the rows of every minibatch.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -119,6 +123,93 @@ def pythae_pipeline(spec: dict[str, Any]) -> dict[str, Any]:
     with torch.no_grad():
         loss = float(model.to("cpu")({"data": images[:10000]}).loss)
     return {"loss": loss, "fit_seconds": seconds, "epochs": spec["epochs"]}
+
+
+def together(spec: dict[str, Any]) -> dict[str, Any]:
+    """One fit by so many processes."""
+    number = spec.get("processes", 1)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory(prefix="pyrovae-speed-") as folder:
+        into = Path(folder) / "said.json"
+        command = [sys.executable, __file__, json.dumps({**spec, "job": spec["by"] + "_rank", "into": str(into)})]
+        ranks = [{**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(number)]
+        running = [subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL) for env in ranks]
+        codes = [process.wait() for process in running]
+        if any(codes):
+            raise RuntimeError("a process failed")
+        said: dict[str, Any] = json.loads(into.read_text())
+    return said
+
+
+def ours_rank(spec: dict[str, Any]) -> dict[str, Any]:
+    import numpy as np
+    import torch
+
+    import pyrovae as pv
+    from pyrovae import families as fam
+
+    torch.set_num_threads(1)
+    torch.manual_seed(spec["seed"])
+    z = CASE.latent
+    vae = pv.VAE(pv.priors.StandardNormal(z), pv.mlp(z, fam.Bernoulli(784)), pv.mlp(784, fam.Normal(z)))
+    x = torch.from_numpy(np.load(spec["rows"])).float()
+    how = {"batch_size": CASE.batch, "learning_rate": LEARNING_RATE, "seed": spec["seed"], "device": "cpu"}
+    began = time.perf_counter()
+    history = pv.fit(vae, x, epochs=spec["epochs"], progress=False, **how).history
+    return finished(spec, -history[-1]["elbo"], time.perf_counter() - began)
+
+
+def ddp_rank(spec: dict[str, Any]) -> dict[str, Any]:
+    """The loop that one writes with DistributedDataParallel, on rows in memory."""
+    import numpy as np
+    import torch
+    from torch import distributed, nn
+    from torch.nn.parallel import DistributedDataParallel
+
+    from contenders import by_hand
+
+    torch.set_num_threads(1)
+    torch.manual_seed(spec["seed"])
+    distributed.init_process_group("gloo")
+    rank, size = distributed.get_rank(), distributed.get_world_size()
+    x = torch.from_numpy(np.load(spec["rows"])).float()
+    nets, loss_function = by_hand.loss_of(CASE)
+
+    class Loss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.nets = nets
+
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            return loss_function(self.nets, rows)
+
+    module = DistributedDataParallel(Loss())
+    optimizer = torch.optim.Adam(module.parameters(), lr=LEARNING_RATE, fused=True)
+    shuffled = torch.Generator().manual_seed(spec["seed"])
+    began = time.perf_counter()
+    for _ in range(spec["epochs"]):
+        total, batches = 0.0, torch.randperm(len(x), generator=shuffled).split(CASE.batch)
+        for batch in batches:
+            optimizer.zero_grad(set_to_none=True)
+            loss = module(x[batch.tensor_split(size)[rank]])
+            loss.backward()
+            optimizer.step()
+            total += loss.item()
+    seconds = time.perf_counter() - began
+    distributed.barrier()
+    distributed.destroy_process_group()
+    return finished(spec, total / len(batches), seconds)
+
+
+def finished(spec: dict[str, Any], loss: float, seconds: float) -> dict[str, Any]:
+    """What a rank says; the first leaves it for the process that has started it."""
+    said = {"loss": loss, "fit_seconds": seconds, "epochs": spec["epochs"]}
+    if os.environ["RANK"] == "0":
+        Path(spec["into"]).write_text(json.dumps(said))
+    return said
 
 
 if __name__ == "__main__":

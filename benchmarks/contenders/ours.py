@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -49,18 +49,41 @@ class M2(nn.Module):
             pyro.sample("z", self.encoder(x, pyrovae.nets.one_hot(y, self.classes)))
 
 
+def vector_quantised() -> nn.Module:
+    codes = pyrovae.nets.FSQ((8, 5, 5), grid=(7, 7))
+    flat = (codes.width, *codes.grid)
+    decoder = pyrovae.nets.Behind(pyrovae.nets.Flat(flat), pyrovae.nets.MLP(math.prod(flat), (1, PIXELS), (400,)))
+    return pyrovae.VQVAE(
+        prior=pyrovae.priors.Categorical(codes.num_codes, event_shape=codes.index_shape),
+        likelihood=pyrovae.Conditional(decoder, fam.Bernoulli(PIXELS)),
+        encoder=pyrovae.nets.MLP(PIXELS, flat, (400,)),
+        codes=codes,
+    )
+
+
 LEVELS = (64, 32, 16, 8, 4)
 GRAPHS: dict[str, Callable[[], nn.Module]] = {
     "two": lambda: pyrovae.HierarchicalVAE.of_levels(fam.Bernoulli(PIXELS), (100, 50), (200, 100)),
     "five": lambda: pyrovae.HierarchicalVAE.of_levels(fam.Bernoulli(PIXELS), LEVELS, LEVELS, layers=1),
     "ladder": lambda: pyrovae.LadderVAE.of_levels(fam.Bernoulli(PIXELS), LEVELS, LEVELS, layers=1),
     "nvae": lambda: pyrovae.NVAE(fam.Bernoulli((28, 28)), channels=(16, 32), groups=(2, 2)),
+    "bayesian": lambda: pyrovae.bayesian(plain(20, (400,))),
+    "vqvae": vector_quantised,
+    "dmm": lambda: pyrovae.DeepMarkovVAE.of_sequences(fam.Bernoulli(28), latent=10, hidden=100, width=100),
 }
 
 
+def plain(latent: int, hidden: tuple[int, ...]) -> pyrovae.VAE:
+    return pyrovae.VAE(
+        pyrovae.priors.StandardNormal(latent),
+        pyrovae.mlp(latent, fam.Bernoulli(PIXELS), hidden),
+        pyrovae.mlp(PIXELS, fam.Normal(latent), hidden),
+    )
+
+
 def shaped(case: Case, rows: Tensor) -> Tensor:
-    """Rows as the graph takes them: maps are made of images."""
-    return rows.unflatten(1, (28, 28)) if case.graph == "nvae" else rows
+    """Rows as the graph takes them: maps are made of images, and a sequence is the lines of one."""
+    return rows.unflatten(1, (28, 28)) if case.graph in ("nvae", "dmm") else rows
 
 
 def pair_of(case: Case) -> nn.Module:
@@ -68,11 +91,7 @@ def pair_of(case: Case) -> nn.Module:
         return GRAPHS[case.graph]()
     if case.classes:
         return M2(case)
-    return pyrovae.VAE(
-        pyrovae.priors.StandardNormal(case.latent),
-        pyrovae.mlp(case.latent, fam.Bernoulli(PIXELS), (case.hidden,)),
-        pyrovae.mlp(PIXELS, fam.Normal(case.latent), (case.hidden,)),
-    )
+    return plain(case.latent, (case.hidden,))
 
 
 def loss_of(case: Case) -> Any:
@@ -141,21 +160,36 @@ def ran_as(engine: str, notes: list[str]) -> dict[str, Any]:
     return {"ran_as": "; ".join(notes) or engine}
 
 
-def log_likelihood(spec: dict[str, Any], case: Case, rows: Tensor) -> Stepper:
-    """log p(x) with K = 1000 draws of the guide for each of 1,000 rows; one step is all of it."""
-    few = {
-        "epochs": 1,
-        "batch_size": 100,
-        "seed": spec["seed"],
-        "progress": False,
-        "device": spec["device"],
-        "engine": "traced",
-    }
-    fitted = pyrovae.fit(pair_of(dataclasses.replace(case, particles=1)), rows[: 20 * 100], **few)
+def fitted(spec: dict[str, Any], pair: nn.Module, rows: Tensor) -> Any:
+    """A pair after some twenty steps."""
+    few = {"epochs": 1, "batch_size": 100, "seed": spec["seed"], "progress": False, "device": spec["device"]}
+    return pyrovae.fit(pair, rows[: 20 * 100], engine="traced", **few)
+
+
+def log_likelihood(spec: dict[str, Any], case: Case, rows: Tensor, *, proposal: str) -> Stepper:
+    """log p(x) with K = 1000 draws for each row; one step is all of it."""
+    made = fitted(spec, pair_of(case), rows)
     last = torch.zeros(())
 
     def step() -> None:
         nonlocal last
-        last = pyrovae.log_likelihood(fitted, rows[: case.images], case.particles, seed=spec["seed"])
+        last = pyrovae.log_likelihood(made, rows[: case.images], case.particles, proposal=proposal, seed=spec["seed"])
 
     return Stepper(step, by_hand.waiter(spec["device"]), lambda: -last.mean().item())
+
+
+def impute(spec: dict[str, Any], case: Case, rows: Tensor, *, proposal: str) -> Stepper:
+    """Twenty data sets, in which half of the pixels are drawn given the others; one step is all of it."""
+    h, z = (case.hidden,), case.latent
+    seen = pyrovae.nets.WithMask(pyrovae.nets.MLP((PIXELS, PIXELS), (2, z), h))
+    likelihood = pyrovae.observed_only(pyrovae.mlp(z, fam.Bernoulli(PIXELS), h))
+    pair = pyrovae.VAE(pyrovae.priors.StandardNormal(z), likelihood, pyrovae.Conditional(seen, fam.Normal(z)))
+    made = fitted(spec, pair, rows)
+    holes = rows[: case.images].clone()
+    holes[:, ::2] = torch.nan
+    how = {"num_particles": case.particles, "proposal": proposal, "seed": spec["seed"]}
+
+    def step() -> None:
+        pyrovae.impute(made, holes, 20, **how)
+
+    return Stepper(step, by_hand.waiter(spec["device"]))

@@ -315,7 +315,11 @@ class Options:
         commands=("fit", "sweep"),
         later=True,
     )
-    patience: int | None = option(None, "Stop after this many epochs without a better validation ELBO.")
+    patience: int | None = option(
+        None,
+        "Stop after this many epochs without a better validation ELBO. By default a quarter of them for tables of up to 2,000 "
+        "rows, unless --epochs is given.",
+    )
     search: str = option(
         "auto",
         "Recipes that are tried where prior, guide or sizes are left open, judged by log p(x) of validation rows: none, small "

@@ -8,9 +8,9 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from pyrovae._dispatch import DispatchMode
 from pyrovae.pair.batch import Batch, num_rows, take_rows
 from pyrovae.pair.checks import log_densities
 from pyrovae.pair.parameters import fork_rng
@@ -22,7 +22,7 @@ CHUNK_ELEMENTS = 2**20
 GPU_CHUNK_ELEMENTS = 2**25
 
 
-class TensorSizes(TorchDispatchMode):
+class TensorSizes(DispatchMode):
     """Record the number of elements of every tensor that is computed inside, operation by operation.
 
     Attributes:
@@ -31,7 +31,7 @@ class TensorSizes(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.sizes: list[int] = []
         self.product = 0
 
@@ -42,10 +42,6 @@ class TensorSizes(TorchDispatchMode):
         if operations is not None:
             self.product = max(self.product, operations(*args, **(kwargs or {}), out_val=made))
         return made
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # nothing is compiled inside, and to wrap this class for the compiler takes seconds of imports
 
 
 def elements_per_row(more: Sequence[int], less: Sequence[int], rows: int) -> int | None:

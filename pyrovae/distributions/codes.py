@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn import functional as F
 
+from pyrovae._shapes import broadcast_shapes
+
 
 class Autoregressive(TorchDistribution):  # type: ignore[misc]  # Pyro has no types
     """`p(k) = prod_i p(k_i | k_0, ..., k_(i-1))` over arrays of classes k, in the order of their memory.
@@ -48,7 +50,7 @@ class Autoregressive(TorchDistribution):  # type: ignore[misc]  # Pyro has no ty
         inside = flat.clamp(0, self.num_classes - 1)
         log_p = F.log_softmax(self.net(inside), -1).gather(-1, inside.unsqueeze(-1)).squeeze(-1)
         total = log_p.masked_fill(inside != flat, -torch.inf).sum(-1)
-        return total.expand(torch.broadcast_shapes(total.shape, self.batch_shape))
+        return total.expand(broadcast_shapes(total.shape, self.batch_shape))
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # torch's signature  # noqa: B008

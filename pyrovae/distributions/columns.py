@@ -11,6 +11,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyrovae._shapes import broadcast_shapes
 from pyrovae.distributions.rounded import Between
 
 
@@ -60,7 +61,7 @@ class ProductOfColumns(TorchDistribution):  # type: ignore[misc]  # Pyro has no 
     def __init__(self, blocks: Sequence[Any]) -> None:
         self.blocks = tuple(blocks)
         self.sizes = tuple(b.batch_shape[-1] for b in self.blocks)
-        shape = torch.broadcast_shapes(*(b.batch_shape[:-1] for b in self.blocks))
+        shape = broadcast_shapes(*(b.batch_shape[:-1] for b in self.blocks))
         super().__init__(shape, torch.Size([sum(self.sizes)]), validate_args=False)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> ProductOfColumns:
@@ -108,5 +109,5 @@ class ProductOfColumns(TorchDistribution):  # type: ignore[misc]  # Pyro has no 
     def _cat(self, blocks: list[Tensor]) -> Tensor:
         if all(b.shape[:-1] == blocks[0].shape[:-1] for b in blocks):
             return torch.cat(blocks, -1)
-        shape = torch.broadcast_shapes(*(b.shape[:-1] for b in blocks))
+        shape = broadcast_shapes(*(b.shape[:-1] for b in blocks))
         return torch.cat([b.expand(*shape, -1) for b in blocks], -1)

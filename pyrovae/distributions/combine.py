@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import biject_to, constraints
 from torch.nn import functional as F
 
+from pyrovae._shapes import broadcast_shapes
 from pyrovae.distributions.columns import EachColumn
 from pyrovae.distributions.rounded import Between
 from pyrovae.errors import PairError
@@ -256,7 +257,7 @@ def experts_within(
             )
     shapes = [tuple(d.batch_shape) for d in experts], [tuple(rows.shape) for rows in counts if rows is not None]
     try:
-        torch.broadcast_shapes(*shapes[0], *shapes[1])
+        broadcast_shapes(*shapes[0], *shapes[1])
     except RuntimeError as error:
         raise PairError(
             f"{asking} needs experts and entries of `seen` for the same rows, got experts of batch shapes {shapes[0]} and "

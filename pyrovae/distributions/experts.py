@@ -9,6 +9,7 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
+from pyrovae._shapes import broadcast_shapes
 from pyrovae.distributions.combine import experts_within, product_of_experts
 from pyrovae.distributions.normals import MixtureOfNormals
 from pyrovae.errors import PairError
@@ -96,7 +97,7 @@ class MixtureOfProducts(nn.Module):
                 own, bit = own * member.unsqueeze(-1).to(own.dtype), bit + 1
             precision, weighted = precision + own, weighted + own * one.loc.unsqueeze(-2)
         possible = torch.where(subsets == 0, nothing, possible)
-        batch = torch.broadcast_shapes(possible.shape, precision.shape[:-1])
+        batch = broadcast_shapes(possible.shape, precision.shape[:-1])
         logits = torch.zeros_like(possible, dtype=precision.dtype).masked_fill(~possible, -torch.inf)
         wide = (*batch, precision.shape[-1])
         return MixtureOfNormals(

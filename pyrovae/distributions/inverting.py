@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pyrovae._shapes import broadcast_shapes
 from pyrovae._zuko import zuko
 
 
@@ -27,7 +28,7 @@ def inverse(t: Any, y: Tensor) -> Tensor:
     first, *layers, last = module.hyper
     size, weight = y.shape[-1], first.mask * first.weight
     given = first.bias if context is None else F.linear(context, weight[:, size:], first.bias)  # the same in each pass
-    x = list(y.new_zeros(*torch.broadcast_shapes(y.shape[:-1], given.shape[:-1]), size).unbind(-1))
+    x = list(y.new_zeros(*broadcast_shapes(y.shape[:-1], given.shape[:-1]), size).unbind(-1))
     for features in module.turns:
         hidden = F.linear(torch.stack(x, -1), weight[:, :size]) + given
         for layer in layers:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pyrovae._shapes import broadcast_shapes
 from pyrovae.distributions.combine import ObservedOnly, has_marginals, marginal
 from pyrovae.errors import PairError
 
@@ -70,7 +71,7 @@ def _drawn(fn: Any, value: Tensor) -> Tensor:
         if isinstance(fn, dist.Independent) and fn.base_dist.event_shape:
             return _drawn(fn.base_dist, value)
         drawn: Tensor = fn.sample()
-        return drawn.expand(torch.broadcast_shapes(drawn.shape, value.shape))
+        return drawn.expand(broadcast_shapes(drawn.shape, value.shape))
     each = _drawn(fn.component_distribution, value.unsqueeze(-1 - len(fn.event_shape)))
     which = torch.distributions.Categorical(logits=shares, validate_args=False).sample()
     return _of_component(each, which, len(fn.event_shape))
@@ -82,7 +83,7 @@ def _mean(fn: Any, value: Tensor) -> Tensor:
         if isinstance(fn, dist.Independent) and fn.base_dist.event_shape:
             return _mean(fn.base_dist, value)
         mean: Tensor = fn.mean
-        return mean.expand(torch.broadcast_shapes(mean.shape, value.shape))
+        return mean.expand(broadcast_shapes(mean.shape, value.shape))
     n = len(fn.event_shape)
     each = _mean(fn.component_distribution, value.unsqueeze(-1 - n))
     weights = shares.softmax(-1).reshape(*shares.shape, *[1] * n)

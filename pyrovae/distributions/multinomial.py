@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn import functional as F
 
+from pyrovae._shapes import broadcast_shapes
 from pyrovae.errors import PairError
 
 
@@ -41,7 +42,7 @@ class Multinomial(TorchDistribution):  # type: ignore[misc]  # Pyro has no types
     def __init__(self, logits: Tensor, total_count: Tensor | None = None, validate_args: bool | None = None) -> None:
         self.logits = logits
         if total_count is not None:
-            shape = torch.broadcast_shapes(logits.shape[:-1], total_count.shape)
+            shape = broadcast_shapes(logits.shape[:-1], total_count.shape)
             self.logits, total_count = logits.expand(*shape, -1), total_count.expand(shape)
         self.total_count = total_count
         super().__init__(self.logits.shape[:-1], self.logits.shape[-1:], validate_args=validate_args)

@@ -11,6 +11,8 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import Beta
 
+from pyrovae._shapes import broadcast_shapes
+
 
 def _directions(like: Tensor, shape: torch.Size) -> Tensor:
     """Uniform draws on the sphere, shape `(*shape)`, the last dimension of unit length."""
@@ -50,7 +52,7 @@ class HypersphericalUniform(TorchDistribution):  # type: ignore[misc]  # Pyro ha
     def log_prob(self, value: Tensor) -> Tensor:
         half = self.event_shape[0] / 2
         area = math.log(2) + half * math.log(math.pi) - math.lgamma(half)
-        shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
+        shape = broadcast_shapes(value.shape[:-1], self.batch_shape)
         return (0 * value.sum(-1) - area).expand(shape)
 
     @property
@@ -86,7 +88,7 @@ class PowerSpherical(TorchDistribution):  # type: ignore[misc]
     support = pyro_constraints.sphere
 
     def __init__(self, loc: Tensor, concentration: Tensor) -> None:
-        batch = torch.broadcast_shapes(loc.shape[:-1], concentration.shape)
+        batch = broadcast_shapes(loc.shape[:-1], concentration.shape)
         self.loc, self.concentration = loc.expand(*batch, loc.shape[-1]), concentration.expand(batch)
         super().__init__(batch, loc.shape[-1:], validate_args=False)
 

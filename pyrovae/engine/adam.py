@@ -6,19 +6,88 @@ the state is the same whichever engine took the steps. All other optimizers step
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.optim import Adam, AdamW, Optimizer
+from torch import Tensor, optim
+from torch.optim import Optimizer
 
 from pyrovae.errors import OptionError
 
 # Key in an optimizer's group of parameters that only the model uses: its learning rate before the weight "model".
 MODEL_RATE = "model_rate"
 CONSTANTS = ("eps", "weight_decay", "amsgrad", "maximize", "decoupled_weight_decay")
+
+# Parameters that are updated together: the options of their group, and lists of them, both moments and counts.
+_Together = tuple[dict[str, Any], list[list[Tensor]]]
+
+
+class Adam(optim.Adam):
+    """torch's fused Adam, which does not import the compiler that it is prepared for: that takes more than a second."""
+
+    add_param_group = inspect.unwrap(Optimizer.add_param_group)
+    state_dict = inspect.unwrap(Optimizer.state_dict)
+
+    def __init__(self, leaves: Sequence[Any], lr: float, betas: tuple[float, float] = (0.9, 0.999)) -> None:
+        self._lists: dict[tuple[int, ...], list[_Together]] = {}
+        super().__init__(leaves, lr=lr, betas=betas, fused=True)
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        self._lists.clear()
+        inspect.unwrap(Optimizer.load_state_dict)(self, state_dict)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        return inspect.unwrap(optim.Adam.step)(self, closure)
+
+    @torch.no_grad()
+    def descend(self, leaves: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+        """Take a step of these parameters as `step` does, without what torch does there for all its optimizers."""
+        key = tuple(map(id, leaves))
+        if key not in self._lists:
+            self._lists[key] = self._by_group(leaves)
+        given = dict(zip(key, grads))
+        for options, (parameters, means, squares, counts) in self._lists[key]:
+            torch._foreach_add_(counts, 1)
+            beta1, beta2 = options["betas"]
+            torch._fused_adam_(
+                parameters,
+                [given[id(leaf)] for leaf in parameters],
+                means,
+                squares,
+                [],
+                counts,
+                amsgrad=False,
+                lr=options["lr"],
+                beta1=beta1,
+                beta2=beta2,
+                weight_decay=options["weight_decay"],
+                eps=options["eps"],
+                maximize=False,
+            )
+
+    def _by_group(self, leaves: Sequence[Tensor]) -> list[_Together]:
+        """These parameters by group, device and dtype."""
+        wanted, found = set(map(id, leaves)), []
+        for group in self.param_groups:
+            alike: dict[Any, list[Tensor]] = {}
+            for leaf in group["params"]:
+                if leaf.is_complex():
+                    raise OptionError(
+                        "The default optimizer takes no complex parameters: pass optimizer=lambda leaves: "
+                        "torch.optim.Adam(leaves, lr=1e-3), or keep their real and imaginary parts apart."
+                    )
+                if id(leaf) in wanted:
+                    alike.setdefault((leaf.device, leaf.dtype), []).append(leaf)
+                    if not self.state[leaf]:
+                        self.state[leaf].update(_initial(leaf, group))
+            for own in alike.values():
+                state = [[self.state[leaf][name] for leaf in own] for name in ("exp_avg", "exp_avg_sq", "step")]
+                found.append((group, [own, *state]))
+        return found
 
 
 class AdamUpdate:
@@ -110,7 +179,7 @@ class AdamUpdate:
 
 
 def _decoupled(optimizer: Optimizer, options: dict[str, Any]) -> bool:
-    return bool(options.get("decoupled_weight_decay", isinstance(optimizer, AdamW)))
+    return bool(options.get("decoupled_weight_decay", isinstance(optimizer, optim.AdamW)))
 
 
 def _initial(leaf: Tensor, options: dict[str, Any]) -> dict[str, Tensor]:
@@ -126,7 +195,7 @@ def _initial(leaf: Tensor, options: dict[str, Any]) -> dict[str, Tensor]:
 
 def make_update(optimizer: Optimizer, leaves: Sequence[Tensor]) -> AdamUpdate | None:
     """The update of these parameters as tensor operations, or None if the optimizer must take its own steps."""
-    if type(optimizer) not in (Adam, AdamW):
+    if type(optimizer) not in (Adam, optim.Adam, optim.AdamW):
         return None
     groups = optimizer.param_groups
     known = {id(p) for group in groups for p in group["params"]}

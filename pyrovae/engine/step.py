@@ -10,7 +10,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyrovae.engine.adam import MODEL_RATE
+from pyrovae.engine.adam import MODEL_RATE, Adam
 from pyrovae.engine.program import Program
 from pyrovae.engine.tracing import ROUNDING, TracedProgram, Untraceable, differ, trace, undone
 from pyrovae.engine.watch import changed, rewound, snapshot, steady
@@ -243,10 +243,13 @@ def descend(program: Program, used: list[Tensor], grads: Sequence[Tensor]) -> No
 
 
 def _apply(optimizer: torch.optim.Optimizer, leaves: list[Tensor], used: list[Tensor], grads: Sequence[Tensor]) -> None:
+    grads = [_laid_out_as(leaf, grad) for leaf, grad in zip(used, grads)]
+    if isinstance(optimizer, Adam):
+        return optimizer.descend(used, grads)
     for leaf in leaves:
         leaf.grad = None
     for leaf, grad in zip(used, grads):
-        leaf.grad = _laid_out_as(leaf, grad)
+        leaf.grad = grad
     groups = optimizer.param_groups
     if len(groups) > 1:  # a group that this step has nothing for must not even lower its learning rate
         optimizer.param_groups = [group for group in groups if any(leaf.grad is not None for leaf in group["params"])]

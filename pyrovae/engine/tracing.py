@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, fx
 from torch._guards import TracingContext, tracing
 from torch._subclasses import FakeTensorMode
-from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
+from pyrovae.engine.interpreted import interpreted
+from pyrovae.engine.recording import record, recorder_at_work
 from pyrovae.engine.simplify import simplify
 from pyrovae.engine.watch import change_detector, changed, rewound, snapshot, steady
 from pyrovae.pair.parameters import fork_rng
@@ -36,7 +38,9 @@ class TracedProgram:
 
     def __init__(self, module: fx.GraphModule, captured: list[Tensor]) -> None:
         self.module, self.captured = module, captured
-        self._forward = module.forward
+        forward = interpreted(module)
+        self.run_by_interpreter = forward is not None
+        self._forward: Callable[..., Sequence[Tensor]] = forward or module.forward
 
     def __call__(self, *tensors: Tensor) -> list[Tensor]:
         with torch.no_grad():
@@ -60,35 +64,24 @@ def capture(function: Callable[..., list[Tensor]], tensors: Sequence[Tensor]) ->
     """
     try:
         with _NoHostReads():
-            module = graph_of(function, *tensors)
+            module, captured = record(function, tensors)
     except Exception as error:
         raise Untraceable(explain(error)) from error
     unsteady = _depending_on_values(module.graph)
     if unsteady is not None:
         raise Untraceable(f"the shape of a result depends on values ({unsteady})")
-    captured = _lift_constants(module)
     simplify(module)
     keep_workspaces(module)
     return TracedProgram(module, captured)
 
 
-class _Shapes(FakeTensorMode):
-    """Makes what make_fx notes of every result on the meta device, which takes a third of the time of torch's fake tensors."""
+def graph_of(function: Callable[..., Any], *tensors: Any) -> fx.GraphModule:
+    """The operations of `function(*tensors)` as a graph for compilers.
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is not torch.ops.aten.empty_strided.default:  # as of operators that ask for a mode of their own
-            return super().__torch_dispatch__(func, types, args, kwargs)
-        return func(*args, **{**(kwargs or {}), "device": torch.device("meta")})
-
-
-def graph_of(function: Callable[..., Any], *tensors: Any, devices: bool = False) -> fx.GraphModule:
-    """The operations of `function(*tensors)` as a graph.
-
-    In it, `meta["val"]` has the shape, dtype and strides of each result, and on request its device, for compilers.
+    In it, `meta["val"]` has the shape, dtype, strides and device of each result.
     """
     # without a common mode, make_fx would create a new one for every operation
-    mode = (FakeTensorMode if devices else _Shapes)(allow_fallback_kernels=True)
-    with tracing(TracingContext(mode)):
+    with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
         return make_fx(function)(*tensors)
 
 
@@ -127,27 +120,6 @@ def trace(
                     "see, such as NumPy, Python's random numbers, or a value read from a tensor"
                 )
     return program
-
-
-def _lift_constants(module: fx.GraphModule) -> list[Tensor]:
-    """Turn the tensors that a graph contains into inputs, except numbers that became tensors while tracing.
-
-    The module's code is not made anew: `simplify` does that.
-    """
-    graph = module.graph
-    last = [node for node in graph.nodes if node.op == "placeholder"][-1]
-    captured: list[Tensor] = []
-    for node in list(graph.nodes):
-        if node.op != "get_attr" or not isinstance(getattr(module, node.target), Tensor):
-            continue
-        if all(user.target is torch.ops.aten.lift_fresh_copy.default for user in node.users):
-            continue
-        captured.append(getattr(module, node.target))
-        with graph.inserting_after(last):
-            last = graph.placeholder(f"captured_{len(captured)}")
-        node.replace_all_uses_with(last)
-        graph.erase_node(node)
-    return captured
 
 
 def _deciding(node: fx.Node) -> list[fx.Node]:
@@ -199,16 +171,14 @@ class _NoHostReads(TorchFunctionMode):
         self.last: fx.Node | None = None  # the newest operation that was looked at
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in self.READS:
-            mode = get_proxy_mode()
-            if mode is not None and args[0] in mode.tracer.tensor_tracker:
-                raise RuntimeError(f"Tensor.{func.__name__}() reads values into Python")
+        recorder = recorder_at_work()
+        if func in self.READS and recorder is not None and recorder.knows(args[0]):
+            raise RuntimeError(f"Tensor.{func.__name__}() reads values into Python")
         made = func(*args, **(kwargs or {}))
-        mode = get_proxy_mode()
-        if mode is not None:
-            new = list(itertools.takewhile(lambda node: node is not self.last, reversed(mode.tracer.graph.nodes)))
+        if recorder is not None:
+            new = list(itertools.takewhile(lambda node: node is not self.last, reversed(recorder.graph.nodes)))
             self.last = new[0] if new else self.last
-            if any(map(_deciding, new)) and _depending_on_values(mode.tracer.graph) is not None:
+            if any(map(_deciding, new)) and _depending_on_values(recorder.graph) is not None:
                 raise RuntimeError("the shape of a result depends on values, as that of x[mask] does")
         return made
 

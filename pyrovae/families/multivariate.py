@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyrovae import distributions
+from pyrovae.distributions.normals import MultivariateNormal
 from pyrovae.errors import ShapeError
 from pyrovae.families.base import Family, positive
 
@@ -119,7 +120,7 @@ class FullNormal(Vector):
         ends = [factor.new_full((*factor.shape[:-1], 1), end) for end in (1.0, 0.0)]
         entries = torch.cat([_bounded(factor) / self.event_shape[0] ** 0.5, *ends], -1)
         rows = entries.index_select(-1, self.place.flatten()).unflatten(-1, tuple(self.place.shape))
-        return dist.MultivariateNormal(loc, scale_tril=_scale(raw).unsqueeze(-1) * rows)
+        return MultivariateNormal(loc, scale_tril=_scale(raw).unsqueeze(-1) * rows)
 
 
 class LowRankNormal(Vector):

@@ -4,6 +4,7 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
+from pyrovae._shapes import broadcast_shapes
 from pyrovae.distributions.multinomial import Multinomial as MultinomialMass
 from pyrovae.errors import ShapeError
 from pyrovae.families.base import Family, positive
@@ -66,7 +67,7 @@ class Multinomial(Family):
         if total_count is not None:
             batch = params.shape[:-1]
             try:
-                torch.broadcast_shapes(batch, total_count.shape)
+                broadcast_shapes(batch, total_count.shape)
             except RuntimeError:
                 raise ShapeError(
                     f"{self} needs total_count of shape {tuple(batch)}, one for each row, got {tuple(total_count.shape)}. "

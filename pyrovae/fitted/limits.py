@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
+from pyrovae._dispatch import DispatchMode
 from pyrovae.errors import CheckpointError, OptionError, PyrovaeError
 
 # One tensor may have so many elements (256 MiB of float32), or so many times those of all weights; all new ones together four
@@ -19,9 +19,10 @@ from pyrovae.errors import CheckpointError, OptionError, PyrovaeError
 # longest side of a row: a model of sequences runs its networks at each of their steps (`DeepMarkovVAE` takes 77 operations).
 ELEMENTS, TIMES, NEW = 2**26, 16, 4
 OPERATIONS, EACH, EACH_PLACE, MOST_PLACES = 20_000, 500, 200, 10_000
+JOINS = (torch.ops.aten.cat.default, torch.ops.aten.stack.default)
 
 
-class Bounded(TorchDispatchMode):
+class Bounded(DispatchMode):
     """Inside, tensors and operations are no more than was said: an error before one is, and not when memory is at its end.
 
     Args:
@@ -32,7 +33,7 @@ class Bounded(TorchDispatchMode):
     """
 
     def __init__(self, largest: float, new: float, operations: float, refuse: Callable[[str], PyrovaeError]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.most, self.new, self.operations, self.refuse = largest, new, operations, refuse
 
     @classmethod
@@ -65,6 +66,8 @@ class Bounded(TorchDispatchMode):
         leaves = tree_flatten((args, kwargs))[0]
         tensors = [leaf.numel() for leaf in leaves if isinstance(leaf, Tensor)]
         made = math.prod(max(1, abs(leaf)) for leaf in leaves if type(leaf) is int) * math.prod(tensors)  # or fewer
+        if func in JOINS:
+            made = sum(tensors)
         if made > min(self.most / 64, ELEMENTS):
             made = _elements(func, args, kwargs)
         self.new -= 0 if tensors else made

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
+from pyrovae._shapes import broadcast_shapes
 from pyrovae.errors import PairError
 from pyrovae.objectives.enumeration import dims_of
 from pyrovae.objectives.terms import Term, Terms, terms
@@ -72,7 +73,7 @@ def codes_of(run: Terms, name: str) -> Codes:
     assert term.q is not None
     event, batch = tuple(term.q.fn.event_shape), tuple(term.q.log_prob.shape)
     found = [
-        run.rows(value.expand(torch.broadcast_shapes(value.shape, (*batch, *event))), event)
+        run.rows(value.expand(broadcast_shapes(value.shape, (*batch, *event))), event)
         for value in (term.value, fn.loc, fn.scale)
     ]
     return Codes(*(value.reshape(*value.shape[:2], -1) for value in found))

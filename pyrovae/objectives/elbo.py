@@ -12,6 +12,7 @@ from pyro.infer.util import MultiFrameTensor
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from pyrovae._shapes import broadcast_shapes
 from pyrovae.errors import PairError
 from pyrovae.objectives.baselines import Signal
 from pyrovae.objectives.enumeration import dims_of, expected, probability, upstream
@@ -348,7 +349,7 @@ def _score_surrogate(
         assert term.q is not None and term.q.score is not None
         signal, score, own = reward.sum_to(term.q.frames), term.q.score, None
         if baseline is not None:
-            full = signal.expand(torch.broadcast_shapes(signal.shape, score.shape))
+            full = signal.expand(broadcast_shapes(signal.shape, score.shape))
             signal, own = baseline(Signal(full, term, terms, batch, count(term, terms, rows)))
         part = (signal * score).sum()
         part = part if own is None else part + own

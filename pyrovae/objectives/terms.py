@@ -15,6 +15,7 @@ import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
+from pyrovae._shapes import broadcast_shapes
 from pyrovae.errors import PairError
 from pyrovae.pair import program
 from pyrovae.pair.batch import num_rows
@@ -174,7 +175,7 @@ def _broadcast_batch(value: Tensor, event_dim: int, terms: Terms) -> tuple[int, 
     if terms.num_particles > 1:
         full[0] = terms.num_particles
     full[terms.data_dim] = terms.num_rows
-    return tuple(torch.broadcast_shapes(batch, full))
+    return tuple(broadcast_shapes(batch, full))
 
 
 def _density(node: Any, guide: bool, summed: bool) -> Density:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from pyrovae._dispatch import DispatchMode
 from pyrovae.errors import PairError
 from pyrovae.pair.handlers import DATA_PLATE
 from pyrovae.pair.turns import turn
@@ -86,7 +86,7 @@ def _apart() -> Iterator[int]:
     torch.set_rng_state(after)
 
 
-class _SameForRows(TorchDispatchMode):
+class _SameForRows(DispatchMode):
     """Give all random numbers that torch draws inside the same values for each row.
 
     Args:
@@ -96,7 +96,7 @@ class _SameForRows(TorchDispatchMode):
     """
 
     def __init__(self, batch: tuple[int, ...], dim: int, lead: int = 0) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.batch, self.dim, self.lead = batch, dim, lead
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

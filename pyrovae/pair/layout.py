@@ -12,6 +12,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae._html import table
+from pyrovae._shapes import broadcast_shapes
 from pyrovae.errors import PairError, PyrovaeError, ShapeError
 from pyrovae.pair.batch import num_rows
 from pyrovae.pair.devices import cure_of_devices, indices_in_range
@@ -381,7 +382,7 @@ def _check_shape(name: str, node: Any, rows: int) -> None:
                 f"{tuple(fn.event_shape)}: give the likelihood the event shape of the data."
             )
         try:
-            shape = torch.broadcast_shapes(shape, value[: len(value) - event])
+            shape = broadcast_shapes(shape, value[: len(value) - event])
         except RuntimeError:
             raise PairError(
                 f"Site {name!r} observes a value of batch shape {value[: len(value) - event]}, but its distribution has "

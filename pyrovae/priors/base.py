@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyrovae._html import Shown
+from pyrovae.distributions.normals import MultivariateNormal
 from pyrovae.errors import OptionError, PairError, ShapeError
 from pyrovae.nets.mlp import as_size
 
@@ -126,7 +127,7 @@ class MixtureOfNormals(Shown, nn.Module):
             return dist.MixtureSameFamily(weights, dist.Normal(self.loc, scale).to_event(len(self.event_shape)))
         one = torch.eye(self.event_shape[0], dtype=scale.dtype, device=scale.device)
         root = scale.unsqueeze(-1) * (self.below.tril(-1) + one)
-        return dist.MixtureSameFamily(weights, dist.MultivariateNormal(self.loc, scale_tril=root))
+        return dist.MixtureSameFamily(weights, MultivariateNormal(self.loc, scale_tril=root))
 
 
 class Fixed(Shown, nn.Module):

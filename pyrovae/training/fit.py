@@ -104,7 +104,7 @@ def fit(
         validation: validation rows: a fraction of `data` to hold out, or data of their own. Their ELBO, without the KL
             weight, is written to the history after each epoch; where the loss is `pv.IWELBO` or `pv.RWS`, their
             importance-weighted bound of as many draws takes its place everywhere (not where rows share a latent variable).
-            After 200 epochs, where one is shorter than ten steps, that is done about every ten steps, unless there are
+            After 100 epochs, where one is shorter than 25 steps, that is done about every 25 steps, unless there are
             `callbacks` or `patience` is below 50.
         patience: stop after so many epochs without a better validation ELBO, and keep the best epoch's weights.
         keep_best: whether to keep the weights of the epoch with the best validation ELBO, and not those of the last. By
@@ -146,7 +146,7 @@ def fit(
         checkpoint_every: seconds between two writes of the checkpoint, or a text: "10min", "2h", "500 steps". 0 writes it after
             each epoch.
         engine: how a step is run: "eager", "traced", "compiled", or "graphed" (CUDA). By default ("auto") graphed on CUDA,
-            on a CPU compiled from 5,000 steps on where there is a C++ compiler, else traced. On a CPU all engines draw the same
+            on a CPU compiled for long fits where there is a C++ compiler, else traced. On a CPU all engines draw the same
             noise.
             Except with "eager", the Python code of pair, loss, transform and penalty runs once an epoch and not at every
             step, so its side effects do not repeat.

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+from pyrovae._dispatch import DispatchMode
 from pyrovae.engine.program import Clip, Program
 from pyrovae.pair.batch import Batch
 
@@ -84,11 +84,11 @@ class _Sites(Messenger):  # type: ignore[misc]
             self.found = f"the log-density of site {msg['name']!r} is not finite, under its {type(base).__name__}"
 
 
-class _First(TorchDispatchMode):
+class _First(DispatchMode):
     """Finds the first operations that make NaN, or an infinite number, of what has none."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.first: dict[str, str] = {}
 
     def __torch_dispatch__(

@@ -24,7 +24,7 @@ from pyrovae.batching.incoming import Counted, Incoming
 from pyrovae.batching.stream import watched
 from pyrovae.batching.transforms import Transform
 from pyrovae.engine import ranks
-from pyrovae.engine.adam import rate_of, set_model_apart
+from pyrovae.engine.adam import Adam, rate_of, set_model_apart
 from pyrovae.engine.compiled import choose_engine
 from pyrovae.engine.precision import as_precision
 from pyrovae.engine.program import Clip, Program, clip_by_norm
@@ -363,7 +363,7 @@ def plan(
         reads=(objective, options.transform, options.penalty),
         precision=precision,
     )
-    engine = _engine_of(options, device, steps.total)
+    engine = _engine_of(options, data, steps.total)
     threads = _threads_of(options, data)
     indices = {one.key: one.rows for one in groups}
     batches: GroupedBatches | Counted = (
@@ -405,12 +405,12 @@ def plan(
     return Plan(program, schedule, steps, batches, engine, threads, relaxed, state, weighed, options.on_nan)
 
 
-def _engine_of(options: FitOptions, device: torch.device, total: int) -> str:
+def _engine_of(options: FitOptions, data: FitData, total: int) -> str:
     """The engine of so many steps: a resumed fit goes on with its own."""
     engine = options.engine
-    if options.resume and engine == "auto" and options.recorded("device") == device.type:
+    if options.resume and engine == "auto" and options.recorded("device") == data.device.type:
         engine = options.recorded("engine") or engine
-    return choose_engine(engine, device, total)
+    return choose_engine(engine, data.device, total, data.product)
 
 
 def _threads_of(options: FitOptions, data: FitData) -> int:
@@ -447,7 +447,7 @@ def _make_optimizer(
     factory: OptimizerFactory | None, leaves: list[Tensor], learning_rate: float
 ) -> torch.optim.Optimizer:
     if factory is None:
-        return torch.optim.Adam(leaves, lr=learning_rate, fused=True)
+        return Adam(leaves, learning_rate)
     made = factory(leaves)
     if not isinstance(made, torch.optim.Optimizer):
         raise OptionError(

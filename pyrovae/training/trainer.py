@@ -35,7 +35,7 @@ from pyrovae.training.schedules import weights_at
 from pyrovae.training.together import LOCAL, changing, resumable, state_of_all, state_of_rank
 
 # After so many epochs, unless patience is short, what is done between epochs is done between every so many steps at most.
-MANY_EPOCHS, PATIENT, STEPS_BETWEEN = 200, 50, 10
+MANY_EPOCHS, PATIENT, STEPS_BETWEEN = 100, 50, 25
 MOST_ROLLBACKS = 5  # returns to an earlier epoch; with a thirty-second of the learning rate, the cause is another
 
 
@@ -126,6 +126,8 @@ class Trainer:
                     self._write_on_the_way(folder)
         if self.engine.notes:
             self.fitted.settings["engine_notes"] = list(self.engine.notes)
+        if origin := getattr(self.engine, "origin", ""):
+            self.fitted.settings["compiled_step"] = origin
         if folder is not None:
             self.write(folder)
         if stop.now():  # in the last epoch: all is done and written, and the caller still wanted to stop

@@ -23,6 +23,7 @@ from pyrovae import plots
 from pyrovae.app import pictures
 from pyrovae.app import results as results_of
 from pyrovae.app import run as runs
+from pyrovae.app.cli import entry
 from pyrovae.app.scores import EVALUATION_SEED
 
 # guide: a refined proposal takes longer than these fits
@@ -415,3 +416,23 @@ def test_a_title_is_no_wider_than_its_picture(columns: int) -> None:
 def test_what_is_said_of_overfitting(train: tuple[float, float], said: str) -> None:
     results = {"elbo": -86.0, "elbo_se": 0.4, "log_likelihood": -82.0, "train_elbo_se": 0.3, "proposal": "refined"}
     assert said in results_of.overfitting(results | dict(zip(("train_elbo", "train_log_likelihood"), train)))
+
+
+def test_a_compilation_that_fails_is_told(pyrovae: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **options: Any) -> Any:
+        raise RuntimeError("no compiler today")
+
+    monkeypatch.setattr(torch._inductor, "compile", fail)
+    with pytest.warns(UserWarning, match="no compiler today.*goes on traced") as told:
+        words = ["--engine", "compiled", "--epochs", 1, "--num-samples", 2, "--proposal", "guide"]
+        assert pyrovae("fit", "digits", *words)[0] == 0
+    (one,) = [warning for warning in told if "no compiler today" in str(warning.message)]
+    said = entry.said_plainly(one.message, one.category, one.filename, one.lineno)
+    assert said.startswith("Warning: engine='compiled'") and ".py" not in said
+    settings = json.loads(Path("runs/digits/run.json").read_text())["settings"]
+    assert any("no compiler today" in note for note in settings["engine_notes"]) and "compiled_step" not in settings
+
+
+def test_warnings_of_others_keep_their_place() -> None:
+    said = entry.said_plainly(UserWarning("odd"), UserWarning, "/elsewhere/library.py", 3)
+    assert "library.py:3" in said and "odd" in said

@@ -3,6 +3,7 @@
 import json
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from support.command import Command
 
 import pyrovae as pv
 from pyrovae.app.cli.parameters import help_of
-from pyrovae.app.decide import models_taking
+from pyrovae.app.decide import decide, models_taking
 from pyrovae.app.models import MODELS
 from pyrovae.app.options import OPTIONS, Options, offered
+from pyrovae.data.load import read
 
 COMMANDS = ("fit", "sweep", "label")
 
@@ -119,3 +121,20 @@ def test_what_was_found_in_a_table_is_said(pyrovae: Command, command: str) -> No
     refused = ["--likelihood", "binomial"]  # after the table was read: the largest count is missing
     _, _, err = pyrovae(command, "t.csv", *([] if command == "label" else ["--label", "label"]), *refused)
     assert "Note: Column patient_id names the rows, and is left out; --id none" in err
+
+
+def test_fits_of_small_tables_stop_early_unless_somebody_says_how_long_they_are(tmp_path: Path) -> None:
+    lines = ["a,b", *(f"{i % 7 + i / 100},{i % 5 - i / 50}" for i in range(60))]
+    (tmp_path / "table.csv").write_text("\n".join(lines))
+    dataset = read(str(tmp_path / "table.csv"))
+
+    def patience(num_rows: int = 42, **given: Any) -> int | None:
+        return decide(Options.of("fit", **given), dataset, num_rows).patience
+
+    decided = decide(Options.of("fit"), dataset, 42)
+    assert decided.epochs == 1000 and patience() == decided.patience == 250
+    assert decide(decided, dataset, 42) == decided  # as a run that is resumed
+    assert patience(1500) == 64 and patience(2000) is None  # of 256 epochs, and a fit of many rows
+    assert patience(patience=7) == 7
+    for said in ({"epochs": 400}, {"keep": "last"}, {"kl_warmup": 3.0}, {"kl_cycles": 4}, {"validation_fraction": 0.0}):
+        assert patience(**said) is None, said

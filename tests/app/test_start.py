@@ -136,3 +136,19 @@ def test_the_names_that_are_imported_late_are_those_that_type_checkers_see() -> 
     late = {name: home for home, names in homes.items() for name in names.split()}
     assert late == {name: home for name, home in seen.items() if home != "pyrovae"}
     assert set(seen) <= set(public) and dir(pv) == sorted(pv.__all__)
+
+
+FIT = """
+import sys, torch, pyrovae as pv
+from pyrovae import families as fam
+vae = pv.VAE(pv.priors.MixtureOfNormals(2, 3), pv.mlp(2, fam.Normal(3)), pv.mlp(3, fam.Normal(2)))
+fitted = pv.fit(vae, torch.rand(40, 3), epochs=2, engine="traced", validation=0.25, progress=False)
+assert fitted.settings["engine"] == "traced" and "engine_notes" not in fitted.settings
+print(*(name for name in ("torch._dynamo", "torch._inductor", "sympy") if name in sys.modules))
+"""
+
+
+def test_a_traced_fit_does_without_the_compiler() -> None:
+    """Whose import takes longer than that of all else but torch."""
+    done = subprocess.run([sys.executable, "-c", FIT], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

@@ -22,8 +22,9 @@ import pyrovae as pv
 import pyrovae.families as fam
 from pyrovae.batching.batches import Batches
 from pyrovae.batching.splits import Split
+from pyrovae.engine.adam import Adam
 from pyrovae.pair.parameters import place
-from pyrovae.training import trainer
+from pyrovae.training import plan, trainer
 from pyrovae.training.schedules import Step
 
 
@@ -76,18 +77,20 @@ def test_the_gradient_is_clipped_by_its_global_norm() -> None:
 
 
 def test_the_default_is_one_fused_adam_for_all_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[Any] = []
-    adam = torch.optim.Adam
+    made: list[torch.optim.Adam] = []
 
-    class Spy(adam):  # type: ignore[misc,valid-type]
-        def __init__(self, leaves: Any, **options: Any) -> None:
-            made.append((len(list(leaves)), options))
-            super().__init__(leaves, **options)
+    class Spy(Adam):
+        def __init__(self, *options: Any) -> None:
+            super().__init__(*options)
+            made.append(self)
 
-    monkeypatch.setattr(torch.optim, "Adam", Spy)
+    monkeypatch.setattr(plan, "Adam", Spy)
     pair = vae()
     pv.fit(pair, binary(), epochs=1, batch_size=20)
-    assert made == [(len(list(pair.parameters())), {"lr": 1e-3, "fused": True})]
+    ((group,),) = [one.param_groups for one in made]
+    assert len(group["params"]) == len(list(pair.parameters()))
+    (usual,) = torch.optim.Adam([torch.zeros(1)], lr=1e-3, fused=True).param_groups
+    assert {**group, "params": None} == {**usual, "params": None}
 
 
 @pytest.mark.slow
@@ -221,8 +224,9 @@ MANY: dict[str, Any] = {
 
 @pytest.fixture
 def many(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twenty epochs are many, of 200 for users."""
+    """Twenty epochs are many, of 100 for users, and ten steps far apart, of 25."""
     monkeypatch.setattr(trainer, "MANY_EPOCHS", 20)
+    monkeypatch.setattr(trainer, "STEPS_BETWEEN", 10)
 
 
 def measured(fit: pv.Fit) -> list[int]:

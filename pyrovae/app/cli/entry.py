@@ -32,6 +32,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+HERE = Path(__file__).parents[2]
+formatted = warnings.formatwarning
 NO_MEMORY = ("can't allocate memory", "out of memory")  # as torch says it
 UNTIL_ENDED = 5.0  # seconds within which a launcher has ended the others of its processes after one that failed
 
@@ -50,11 +52,21 @@ def version(context: typer.Context, show: take.Version = False) -> None:
         )
 
 
+def said_plainly(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning of pyrovae's own without the line of code that gives it, which says nothing to the person at the keyboard."""
+    if category is UserWarning and Path(filename).is_relative_to(HERE):
+        return f"Warning: {message}\n"
+    return formatted(message, category, filename, lineno, line)
+
+
 def main() -> None:
     """Run a command. A mistake of the user ends in one line on stderr and exit code 2, never in a traceback."""
     if launched_rank() > 0:  # the first process speaks for all
         tables.out.quiet = tables.err.quiet = True
         warnings.simplefilter("ignore")
+    warnings.formatwarning = said_plainly
     try:
         app()
     except PyrovaeError as error:
@@ -65,6 +77,8 @@ def main() -> None:
         if not (isinstance(error, MemoryError) or any(said in str(error) for said in NO_MEMORY)):
             raise
         _fail(f"not enough memory ({shortened(error, 200)}): choose smaller sizes, or fewer rows or draws.")
+    finally:
+        warnings.formatwarning = formatted
 
 
 def _fail(message: str) -> None:
