@@ -29,6 +29,7 @@ from pyrovae.criticism.refined import (
     run_traced,
     widening,
 )
+from pyrovae.engine.adam import Adam
 from pyrovae.errors import OptionError, PairError
 from pyrovae.fitted.fitted import Fit, FittedGroup
 from pyrovae.objectives.terms import terms
@@ -236,7 +237,7 @@ def _by_adam(
             return [-g.nan_to_num(0.0, 0.0, 0.0) for g in torch.autograd.grad(elbo.sum(), [a, b])]
 
     step = run_traced(fitted, gradients, rows, traced)
-    optimizer = torch.optim.Adam([{"params": [shift]}, {"params": [shape]}], lr=RATE, betas=(0.9, 0.99))
+    optimizer = Adam([{"params": [shift]}, {"params": [shape]}], lr=RATE, betas=(0.9, 0.99))
     shares = 1.0, min(1.0, SHAPE_RATE / RATE / mean.shape[-1])
     for rate in _falling(STEPS, RATE):
         for group, share in zip(optimizer.param_groups, shares):
@@ -297,7 +298,7 @@ def _laplace(
         return [-slope.nan_to_num(0.0, 0.0, 0.0)]
 
     step = run_traced(fitted, slope, rows, traced)
-    optimizer = torch.optim.Adam([shift], lr=MODE_RATE, betas=(0.9, 0.99))
+    optimizer = Adam([shift], lr=MODE_RATE, betas=(0.9, 0.99))
     for rate in _falling(steps, MODE_RATE):
         optimizer.param_groups[0]["lr"] = rate
         (shift.grad,) = step({**rows, " mean": mean, " sd": sd, " shift": shift})
