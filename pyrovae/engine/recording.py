@@ -33,6 +33,8 @@ class Recorder(DispatchMode):
         tensors: the inputs of the graph.
     """
 
+    records = True
+
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         super().__init__()
         self.graph = fx.Graph()

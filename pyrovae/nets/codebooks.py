@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+from pyrovae._dispatch import recorded
 from pyrovae.errors import DataError, MissingPackageError, OptionError
 from pyrovae.nets.quantisers import Quantiser, is_number, straight_through, whole
 
@@ -118,7 +118,7 @@ class _Moving(_Codebook):
 
     def _follow(self, e: Tensor) -> None:
         # A step that is being traced cannot ask whether there are codes: `pv.fit` and `pv.SVI` see to that beforehand.
-        starts = self.training and torch.is_grad_enabled() and get_proxy_mode() is None and not self.started
+        starts = self.training and torch.is_grad_enabled() and not recorded() and not self.started
         if not (starts or (self.training and e.requires_grad)):
             return
         left = e.detach().reshape(-1, self.width)

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+from pyrovae._dispatch import recorded
 from pyrovae.errors import DataError, OptionError, ShapeError
 from pyrovae.nets.mlp import as_size
 
@@ -130,7 +130,7 @@ class Quantiser(nn.Module):
         self.check(indices, self.index_shape)
         if indices.dtype is torch.bool or indices.is_floating_point() or indices.is_complex():
             raise ShapeError(f"{type(self).__name__} needs whole numbers of codes, got {indices.dtype}: use .long().")
-        if indices.device.type != "cpu" or not indices.numel() or get_proxy_mode() is not None:
+        if indices.device.type != "cpu" or not indices.numel() or recorded():
             return
         low, high = (int(extreme) for extreme in indices.aminmax())
         if low < 0 or high >= self.num_codes:

@@ -183,7 +183,7 @@ def test_a_stopped_run_is_resumed_to_the_same_end(pyrovae: Command, monkeypatch:
         def press(fitted: pv.Fit) -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
-        return fit(*args, **kwargs, callbacks=[press])
+        return fit(*args, **kwargs | {"callbacks": [press]})
 
     monkeypatch.setattr(runs, "fit", stopping)
     code, _, err = pyrovae("fit", "digits", *QUICK, "--out", "stopped")

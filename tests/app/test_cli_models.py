@@ -100,7 +100,7 @@ def test_every_question_to_a_run_of_every_model(pyrovae: Command, monkeypatch: p
     labelled = model.labels is not None
 
     def stopping(*args: Any, **kwargs: Any) -> Any:
-        return fit(*args, **kwargs, callbacks=[lambda fitted: os.kill(os.getpid(), signal.SIGINT)])
+        return fit(*args, **kwargs | {"callbacks": [lambda fitted: os.kill(os.getpid(), signal.SIGINT)]})
 
     monkeypatch.setattr(runs, "fit", stopping)
     code, _, err = pyrovae("fit", "digits", "--model", name, *row.options, *quick(name), "--out", "run")
@@ -207,9 +207,12 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "norm of a vae": (
         ("digits", "--norm", "batch"),
-        "--norm batch does not go with --model vae; it is for m2, adgm, sdgm",
+        "--norm batch does not go with --model vae; it is for m2, labels, adgm, sdgm",
     ),
-    "unknown model": (("digits", "--model", "gan"), "known: vae, cvae, m2, m1m2, adgm, sdgm, gmvae, vade, jointvae"),
+    "unknown model": (
+        ("digits", "--model", "gan"),
+        "known: vae, cvae, m2, labels, m1m2, adgm, sdgm, gmvae, vade, jointvae",
+    ),
     "no labels": (("plain.csv", "--model", "m2"), "needs labels .* --label"),
     "no labels for a condition": (("plain.csv", "--model", "cvae"), "needs labels .* --label"),
     "unknown condition": (("t.csv", "--label", "kind", "--model", "cvae"), "label of every row, and 7 rows"),
@@ -322,7 +325,9 @@ def test_levels_are_counted_from_the_data_upwards() -> None:
 def test_a_guide_by_name_goes_with_every_model(guide: str) -> None:
     dataset = load("digits")
     for name in recipes.MODELS:
-        if recipes.MODELS[name].images or recipes.MODELS[name].own_guide:
+        if (
+            recipes.MODELS[name].images or recipes.MODELS[name].own_guide or name == "labels"
+        ):  # which digits have one of
             continue
         options = decide(Options(model=name, guide=guide, hidden=(8,), latent=2), dataset, 100)
         rows = make_rows(dataset, split_rows(dataset, options), options)
@@ -356,7 +361,7 @@ def test_clusters_are_matched_on_training_rows_and_judged_on_test_rows(monkeypat
 
     monkeypatch.setattr(scores, "classify", lambda fitted, data, **_: Found(data["x"]))
     x_test = torch.tensor([0.0, 1, 0, 2, 1])[:, None]
-    rows = SimpleNamespace(train=x, test=x_test, codes={"train": train, "test": test})
+    rows = SimpleNamespace(train=x, test=x_test, codes={"train": train, "test": test}, several=())
     run: Any = SimpleNamespace(rows=rows, model=recipes.MODELS["gmvae"], fitted=None)
     found = scores.accuracies(run, 10)
     assert found["accuracy_rows"] == 4 and found["clusters_used"] == 2
