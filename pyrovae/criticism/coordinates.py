@@ -145,12 +145,13 @@ class Coordinates:
         return replace(self, parts=tuple(_by_noise(part, found) for part in self.parts))
 
     def depend(self, found: Terms) -> bool:
-        """Whether the guide draws some Normal site given other draws, so that noise is better than values.
+        """Whether the guide draws some Normal site given other draws, and not as the prior does: then noise is better.
 
         Where a guide goes down the levels of a hierarchy, the posterior of a level is about as narrow as the guide's, around a
         place that moves with the levels above. No Normal of all values follows that; in noise, levels are independent wherever
-        the guide is right. Where no draw depends on another one, noise differs from values by a constant affine map. Where the
-        guide draws global sites, the map is random, and values are taken.
+        the guide is right. Where no draw depends on another one, noise differs from values by a constant affine map. The prior
+        as guide is right in rows only that say little: in others, values have the simpler posterior. Where the guide draws
+        global sites, the map from noise to values is random, and values are taken.
 
         Args:
             found: A run of at least two particles.
@@ -158,16 +159,26 @@ class Coordinates:
         drawn = [term for term in found.sites.values() if term.q is not None and term.enum_dim is None]
         parts = self.by_noise(found).parts
         return all(term.local for term in drawn) and any(
-            self._moves(part, found) for part in parts if part.transform is None
+            self._moves(part, found) and not _as_prior(found.sites[part.name])
+            for part in parts
+            if part.transform is None
         )
 
     def _moves(self, part: Coordinate, found: Terms) -> bool:
         """Whether the Normal of a site is another one in some particle."""
         fn = _guide_of(part, found)
         none = found.sites[part.name].value.new_zeros(*fn.batch_shape, *part.shape)
-        low, high = (_values(found, from_noise(fn, none + e)[0], part.event_shape, self.classes) for e in (0.0, 1.0))
+        # not the same in all directions, so that changes of a covariance matrix do not cancel
+        one = torch.linspace(0.6, 1.4, part.size, dtype=none.dtype, device=none.device).view(part.shape)
+        low, high = (_values(found, from_noise(fn, none + e)[0], part.event_shape, self.classes) for e in (none, one))
         least = SAME * (high - low).abs()
         return any(bool(((at - at[:1]).abs() > least + SAME**2 * at.abs()).any()) for at in (low, high))
+
+    def same(self, found: Terms, again: Terms) -> bool:
+        """Whether the sites by noise have the same values in two runs, up to rounding."""
+        one, other = self.values(found), self.values(again)
+        names = [part.name for part in self.parts if part.transform is None]
+        return all(bool(((one[n] - other[n]).abs() <= SAME * (one[n].abs() + one[n].std())).all()) for n in names)
 
     @property
     def are_noise(self) -> bool:
@@ -279,6 +290,12 @@ def _guide_of(part: Coordinate, found: Terms) -> Any:
     side = found.sites[part.name].q
     assert side is not None
     return side.fn
+
+
+def _as_prior(term: Term) -> bool:
+    """Whether the guide draws a site as the model does."""
+    assert term.p is not None and term.q is not None
+    return torch.allclose(term.p.log_prob, term.q.log_prob, rtol=SAME**2, atol=SAME**2)
 
 
 def _by_noise(part: Coordinate, found: Terms) -> Coordinate:

@@ -112,8 +112,8 @@ def importance(
     tenth of the draws) and, where entries of rows may be missing, of the prior (another tenth). The t distribution has 5
     degrees of freedom, or half as many as there are dimensions, if that is more. The draws that are weighed are not those that
     shaped r. Where the guide draws the latent sites for each class of an enumerated site, r is refined for each class. Where it
-    draws a Normal site whose location or scale depends on other draws, as in a hierarchy, the Normal that is refined is one of
-    the noise e of such draws, `z = m(z above, x) + s(z above, x) e`, and not of their values.
+    draws a Normal site whose location or scale depends on other draws, as in a hierarchy, and not as its prior does, the Normal
+    that is refined is one of the noise e of such draws, `z = m(z above, x) + s(z above, x) e`, and not of their values.
 
     Latent sites of a row are integrated out; global latent sites are drawn from the guide, so that the estimate of a row is
     its log predictive density. For a row with a known label y, it is log p(x, y).

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Independent, MultivariateNormal, TransformedDistribution
 
 # These classes themselves, torch's and Pyro's: one that is derived from them may draw in a way of its own.
+INDEPENDENT = (Independent, dist.Independent)
 NORMAL = (torch.distributions.Normal, dist.Normal, MultivariateNormal, dist.MultivariateNormal)
 TRANSFORMED = (
     TransformedDistribution,
@@ -24,7 +25,7 @@ TRANSFORMED = (
 
 def of_noise(fn: Any) -> bool:
     """Whether draws of a distribution are known functions of standard normal noise, which have inverses."""
-    if isinstance(fn, Independent):
+    if type(fn) in INDEPENDENT:
         return of_noise(fn.base_dist)
     if type(fn) in TRANSFORMED:
         return of_noise(fn.base_dist) and all(part.bijective for part in fn.transforms)

@@ -26,6 +26,7 @@ from pyrovae.criticism.refined import (
     bound,
     draws_of_a_step,
     log_joint,
+    looked_at,
     run_traced,
     widening,
 )
@@ -411,10 +412,7 @@ def adapted(
         noise: Whether its coordinates may be the noise of the guide's draws, which is of no meaning for other rows.
     """
     together = fitted.chunk_size(batch, at_once)
-    with fork_rng():
-        found = terms(fitted.pair, take_rows(batch, slice(0, 2)), 2, layout=layout)
-        seen = Coordinates.of(found, layout)
-        noise = noise and seen.depend(found)
+    seen, noise = looked_at(fitted, batch, layout, noise)
     count = 1 if seen.classes is None else seen.classes.count
     size = min(fitted.chunk_size(batch, draws_of_a_step(seen.size)), num_rows(batch), max(1, MOST_WEIGHTS // weights))
     size = max(1, min(size, MOST_ENTRIES // (count * seen.size**2)))

@@ -16,14 +16,16 @@ from pyrovae.engine.tracing import TracedFunction
 from pyrovae.fitted.fitted import Fit
 from pyrovae.objectives.terms import Terms, terms
 from pyrovae.objectives.weights import each_log_weight, log_weights
-from pyrovae.pair.batch import Batch, num_rows
+from pyrovae.pair.batch import Batch, num_rows, take_rows
 from pyrovae.pair.common import same_for_rows
 from pyrovae.pair.handlers import AnyOf, PutDraws, SetValues
 from pyrovae.pair.layout import Layout
+from pyrovae.pair.parameters import fork_rng
 from pyrovae.pair.program import Pair, PairLike
 
 DRAWS, MORE_DRAWS, MOST_DRAWS = 3, 30, 8  # of a gradient step: one more for every 30 dimensions, up to 8
 BOUND_DRAWS = 8  # by which the ELBOs of two proposals of a row are compared
+LOOKS, LOOK_DRAWS = 8, 4  # rows, and draws of each, by which it is seen whether the guide's draws depend on one another
 FREEDOM = 5.0  # degrees of freedom of the t distribution in few dimensions
 
 
@@ -71,6 +73,26 @@ def run_at(pair: PairLike, rows: Batch, layout: Layout, coordinates: Coordinates
     moved, log_det = at(pair, coordinates, u, put=True)
     found = terms(moved, rows, len(u), layout=layout)
     return found, possible(weights_by_class(found, coordinates) + log_det)
+
+
+def looked_at(fitted: Fit, batch: Batch, layout: Layout, noise: bool = True) -> tuple[Coordinates, bool]:
+    """The coordinates of rows by the values of sites, and whether they are to be the noise of the guide's draws.
+
+    They are where `Coordinates.depend` says so of a few rows, evenly spread, and the guide draws the same values once more at
+    the same noise. It does not where a site depends on one that is no coordinate, such as a draw that fills gaps.
+    """
+    total = num_rows(batch)
+    rows = max(1, min(total, LOOKS, fitted.chunk_size(batch, LOOK_DRAWS)))
+    index = torch.linspace(0, total - 1, rows, dtype=torch.float64)
+    few = take_rows(batch, index.round().long().to(next(iter(batch.values())).device))
+    with fork_rng():
+        found = terms(fitted.pair, few, LOOK_DRAWS, layout=layout)
+        seen = Coordinates.of(found, layout)
+        if not noise or not seen.depend(found):
+            return seen, False
+        coordinates = seen.by_noise(found)
+        pair, _ = at(fitted.pair, coordinates, coordinates.join(found))
+        return seen, coordinates.same(found, terms(pair, few, LOOK_DRAWS, layout=layout))
 
 
 def bound(
