@@ -95,6 +95,16 @@ def test_of_a_public_data_set_all_but_places_is_pushed(finished_run: Path) -> No
     assert str(finished_run.parent).encode() not in every_byte(parcel)
 
 
+def test_names_of_columns_in_the_results_are_pushed_only_with_a_description(table_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(table_run, tmp_path / "run")
+    run = read_run(table_run)
+    run["info"]["results"]["labels"] = [{"column": "diagnosis", "rows": 12, "guide": 0.5}]
+    (tmp_path / "run" / "run.json").write_bytes(sealed(run))
+    parcel = pack(tmp_path / "run", "me/model")
+    assert b"diagnosis" not in every_byte(parcel) and "nats per row |" in parcel.text("README.md")
+    assert "| right diagnosis by the guide" in pack(tmp_path / "run", "me/model", describe_data=True).text("README.md")
+
+
 def test_the_machine_of_a_job_is_not_named(finished_run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(finished_run, folder)

@@ -261,7 +261,7 @@ def _began_as_rows(spec: Any) -> bool:
 def _has_classes(before: Mapping[str, Any]) -> bool:
     """Whether pictures may have the names of classes above them."""
     model = MODELS.get(before.get("options", {}).get("model", "vae"))
-    return before.get("data", {}).get("label") is not None or model is None or model.labels is not None
+    return before.get("data", {}).get("label") is not None or model is None or model.labels is not None or model.several
 
 
 def _info(before: Mapping[str, Any], describe: bool) -> dict[str, Any]:
@@ -275,6 +275,9 @@ def _info(before: Mapping[str, Any], describe: bool) -> dict[str, Any]:
         if options.get("size_factor") not in (None, *SIZES):
             options["size_factor"] = None
     kept = {name: before[name] for name in ("results", "search", "scaler") if name in before}
+    if not describe and "results" in kept:  # those of several columns of labels have the names of these
+        told = {name: value for name, value in kept["results"].items() if isinstance(value, int | float)}
+        kept["results"] = told | {name: kept["results"][name] for name in ("proposal",) if name in kept["results"]}
     made = {"pushed": True, "options": options, "own": {}, **kept}
     if describe:
         data = {name: value for name, value in before["data"].items() if name not in PLACES}
