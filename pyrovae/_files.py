@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import suppress
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from pyrovae.errors import CheckpointError
 
 RUN = "run.json"  # the file that makes a folder a run folder
+_temporary: list[str] = []  # folders that are removed when the process is stopped
 
 
 def refuse_no_run(folder: Path) -> None:
@@ -57,6 +62,23 @@ def write_file(path: Path, content: bytes) -> None:
     """Write a file, or replace it."""
     write_beside(path, content)
     swap(path)
+
+
+@contextmanager
+def temporary_folder(**how: Any) -> Iterator[Path]:
+    """A folder that is removed at the end, also where a signal ends the process; the arguments are those of `tempfile`."""
+    with tempfile.TemporaryDirectory(**how) as place:
+        _temporary.append(place)
+        try:
+            yield Path(place)
+        finally:
+            _temporary.remove(place)
+
+
+def remove_temporary_folders() -> None:
+    """Do what `temporary_folder` can do no more, since the process ends at once."""
+    for place in _temporary:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:

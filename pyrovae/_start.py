@@ -39,6 +39,9 @@ def leave(number: int, frame: Any) -> None:
     # a child, such as a loader of data, for which its parent speaks, or one of several processes that fit together
     if os.getpid() != _process or launched_rank() > 0:
         os._exit(128 + number)
+    with suppress(Exception):
+        if "pyrovae._files" in sys.modules:
+            sys.modules["pyrovae._files"].remove_temporary_folders()
     said = "stopped"
     with suppress(Exception):
         said = _advice[-1]() if _advice else said

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
+IN_ADDRESS = re.compile(r"(?<=://)[^/\s]+@")  # a name and a password
 LONGEST = 3_000  # characters of a message, which may quote a cell of a table, or its header
 
 
@@ -34,6 +36,11 @@ def shortened(text: object, most: int = 300) -> str:
     """A message in one line, of at most so many characters."""
     words = " ".join(str(text)[: 10 * most].split())
     return words if len(words) <= most else words[: most - 4] + " ..."
+
+
+def without_password(text: object) -> str:
+    """A message of somebody else's library, without the names and passwords of the addresses in it."""
+    return IN_ADDRESS.sub("***@", str(text))
 
 
 class ShapeError(PyrovaeError, ValueError):

@@ -166,7 +166,7 @@ def fit_run(
         every = replace(rows.schema, columns=(*rows.schema.columns, *others))
         write_file(folder / COLUMNS, every.to_yaml().encode())
     if force:  # files of the replaced run would pass for this one's; removed only now, since the fit may be refused
-        for name in (*ARTEFACTS, *(() if any(one.startswith("json") for one in track) else (LOG,))):
+        for name in (*ARTEFACTS, *(() if "json" in track else (LOG,))):
             (folder / name).unlink(missing_ok=True)
     with suppress(Exception):  # a picture that cannot be drawn must not cost the results
         for which, batch in rows.examples().items():

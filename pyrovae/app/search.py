@@ -7,9 +7,9 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from pyrovae._files import temporary_folder
 from pyrovae.app.catalogue import TABLE
 from pyrovae.app.decide import choose_likelihood
 from pyrovae.app.options import Options
@@ -72,9 +72,9 @@ def search_run(
     quiet = how | {"progress": False, "force": False}
     for number, (name, recipe) in enumerate(recipes.items(), 1):
         say(f"Trying {number} of {len(recipes)}: {name}.")
-        with TemporaryDirectory() as other:
+        with temporary_folder() as other:
             try:
-                found[name] = _score(fit_run(dataset, replace(options, **recipe), Path(other) / "run", **quiet))
+                found[name] = _score(fit_run(dataset, replace(options, **recipe), other / "run", **quiet))
             except PyrovaeError as error:  # such as a fit that diverges
                 say(f"It cannot be fitted: {error}")
     best = max(found, key=lambda name: found[name])

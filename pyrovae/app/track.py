@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,11 +46,12 @@ def trackers(names: Sequence[str], folder: Path, part: str = "") -> list[Tracker
     title = folder.resolve().name + end
     for name in names:
         kind, _, place = name.partition(":")
+        at = Path(os.path.expanduser(place))  # which leaves a user that is unknown as it is
         if kind == "tensorboard":
-            made.append(tracking.TensorBoard(Path(place).expanduser() / title if place else folder / f"{kind}{end}"))
+            made.append(tracking.TensorBoard(at / title if place else folder / f"{kind}{end}"))
         elif kind == "mlflow":
             made.append(tracking.MLflow(place or None, name=title))
         else:
-            path = Path(place).expanduser() if place else folder / LOG
+            path = at if place else folder / LOG
             made.append(tracking.JSONLines(path.with_name(f"{path.stem}{end}{path.suffix}")))
     return made

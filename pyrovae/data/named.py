@@ -8,7 +8,6 @@ import http.client
 import io
 import os
 import socket
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from platformdirs import user_cache_path
 
+from pyrovae._files import temporary_folder
 from pyrovae._lazily import Lazily
 from pyrovae.data.dataset import Dataset, file_checksum
 from pyrovae.errors import DataError
@@ -153,10 +153,10 @@ def _publish(target: Path, names: list[str]) -> Iterator[Path]:
     made = [folder for folder in (target, *target.parents) if not folder.exists()]
     target.mkdir(parents=True, exist_ok=True)
     try:
-        with tempfile.TemporaryDirectory(dir=target) as temporary:
-            yield Path(temporary)
+        with temporary_folder(dir=target) as temporary:
+            yield temporary
             for name in names:
-                os.replace(Path(temporary) / name, target / name)
+                os.replace(temporary / name, target / name)
     finally:
         with contextlib.suppress(OSError):  # leave no empty folders after a failed download
             for folder in made:

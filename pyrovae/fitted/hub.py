@@ -15,7 +15,15 @@ from typing import Any
 from pyrovae._files import RUN
 from pyrovae._lazily import Lazily
 from pyrovae._version import __version__
-from pyrovae.errors import CheckpointError, DataError, MissingPackageError, OptionError, shortened
+from pyrovae.errors import (
+    CheckpointError,
+    DataError,
+    MissingPackageError,
+    OptionError,
+    PyrovaeError,
+    shortened,
+    without_password,
+)
 from pyrovae.fitted.files import HISTORY, WEIGHTS
 
 library = Lazily("huggingface_hub")
@@ -23,13 +31,19 @@ failures = Lazily("huggingface_hub.errors")
 
 PREFIX = "hub:"
 RUN_FILES = (RUN, WEIGHTS, HISTORY)
+LIBRARIES = ("huggingface_hub", "httpx", "requests", "urllib3")  # hf_xet raises RuntimeError
 NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*", re.ASCII)  # the Hub itself is stricter
+
+
+def check_name(repo: str) -> None:
+    """OptionError unless a name is of the form user/name."""
+    if NAME.fullmatch(repo) is None:
+        raise OptionError(f"A run on the Hub is named user/name, got {repo!r}.")
 
 
 def check_repo(repo: str) -> None:
     """OptionError unless a name is of the form user/name; MissingPackageError unless the Hub's library is installed."""
-    if NAME.fullmatch(repo) is None:
-        raise OptionError(f"A run on the Hub is named user/name, got {repo!r}.")
+    check_name(repo)
     if importlib.util.find_spec("huggingface_hub") is None:
         raise MissingPackageError("The Hub needs huggingface_hub: pip install 'pyrovae[hub]'.")
 
@@ -67,6 +81,8 @@ def talking(repo: str) -> Iterator[None]:
     """Turns what the Hub's library raises into one error that says what can be done."""
     try:
         yield
+    except PyrovaeError:
+        raise
     except Exception as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if isinstance(error, failures.RevisionNotFoundError):
@@ -78,6 +94,7 @@ def talking(repo: str) -> Iterator[None]:
             ) from error
         if isinstance(error, failures.HFValidationError):
             raise OptionError(f"The Hub takes no such name as {repo}: {shortened(error)}") from error
-        if not isinstance(error, OSError | ValueError | failures.HTTPError):
+        raised_there = type(error).__module__.startswith(LIBRARIES)
+        if not raised_there and not isinstance(error, OSError | ValueError | RuntimeError | failures.HTTPError):
             raise
-        raise DataError(f"The Hub did not do it for {repo}: {shortened(error)}") from error
+        raise DataError(f"The Hub did not do it for {repo}: {shortened(without_password(error))}") from error

@@ -95,6 +95,13 @@ class FitOptions:
             raise OptionError(
                 f"callbacks is a list of functions of the Fit, got {self.callbacks!r}: write callbacks=[f]."
             )
+        for one in self.callbacks:
+            if not callable(one):
+                raise OptionError(f"callbacks is a list of functions of the Fit, and {one!r} is none: leave it out.")
+            if isinstance(one, type) and only_looks(one):
+                raise OptionError(
+                    f"callbacks takes a tracker, and {one.__name__} is its class: write {one.__name__}(...)."
+                )
         try:
             json.dumps(self.info)
         except (TypeError, ValueError) as error:

@@ -40,7 +40,9 @@ def test_a_fit_is_kept_by_all_trackers(pyrovae: Command, monkeypatch: pytest.Mon
     assert str(run.resolve()) not in str(kept)
     # without a tracker the fit is the same, and a log of the run that it replaces does not pass for its own
     before = (run / "weights.safetensors").read_bytes()
-    code, _, err = pyrovae("fit", "digits", "--epochs", 2, *QUICK, "--out", run, "--force")
+    code, _, err = pyrovae(
+        "fit", "digits", "--epochs", 2, *QUICK, "--out", run, "--force", "--track", "json:elsewhere.jsonl"
+    )
     assert code == 0 and before == (run / "weights.safetensors").read_bytes() and not (run / "log.jsonl").exists(), err
 
 
@@ -70,6 +72,11 @@ def test_trackers_of_the_first_of_two_stages_have_other_places(tmp_path: Path) -
     log, board = trackers(["json", "tensorboard:logs"], tmp_path / "run", "stage-1")
     assert isinstance(log, pv.tracking.JSONLines) and log.path == tmp_path / "run" / "log-stage-1.jsonl"
     assert isinstance(board, pv.tracking.TensorBoard) and board.folder == Path("logs/run-stage-1")
+
+
+def test_the_home_of_nobody_is_a_place_like_any_other(tmp_path: Path) -> None:
+    (board,) = trackers(["tensorboard:~nobody-here/logs"], tmp_path / "run")
+    assert isinstance(board, pv.tracking.TensorBoard) and board.folder == Path("~nobody-here/logs/run")
 
 
 @pytest.mark.parametrize(

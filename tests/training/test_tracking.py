@@ -6,6 +6,8 @@ TensorBoard's files are read back by TensorBoard; of MLflow there is a server in
 import contextlib
 import json
 import math
+import os
+import posixpath
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
 from support import mlflow as fake
@@ -151,6 +154,42 @@ def test_epochs_come_once_and_in_order_also_after_a_return_to_an_earlier_one() -
     assert [row["elbo"] for row in tracker.rows] == [-3.5, -2.6, -2.4, -2.3] and tracker.begun == 3
 
 
+class Short(pv.tracking.Tracker):
+    """Does not call the constructor of its base class, as is easily forgotten."""
+
+    def __init__(self) -> None:
+        self.rows: list[Any] = []
+
+    def write(self, rows: Sequence[Any]) -> None:
+        self.rows += rows
+
+
+def test_a_tracker_with_a_constructor_of_its_own_needs_no_other() -> None:
+    tracker = Short()
+    tracker(fake_fit(-3.0, -2.0))
+    assert len(tracker.rows) == 2 and not tracker.failed
+
+
+def test_a_note_that_comes_later_makes_no_other_fit() -> None:
+    tracker, whole = Kept(), fake_fit(-3.0)
+    tracker(whole)
+    whole.history[0]["accuracy"] = torch.tensor(0.5)
+    whole.history.append({"epoch": 2, "elbo": -2.0, "seconds": 0.2})
+    tracker(whole)
+    assert tracker.begun == 1 and [row["epoch"] for row in tracker.rows] == [1, 2]
+
+
+@pytest.mark.parametrize("wrong, said", [(Kept, r"Kept is its class: write Kept\(...\)"), (3, "3 is none")])
+def test_what_is_no_callback_is_refused_before_the_fit(wrong: Any, said: str) -> None:
+    with pytest.raises(pv.OptionError, match=said):
+        pv.fit(pair(), rows(), epochs=1, callbacks=[wrong], **HOW)
+
+
+def test_a_password_in_an_address_is_not_repeated() -> None:
+    with pytest.warns(UserWarning, match=r"to http://\*\*\*@host:5000/api failed"):
+        Kept(at=1, error=ConnectionError("API request to http://me:secret@host:5000/api failed"))(fake_fit(-1.0))
+
+
 def test_a_table_without_a_fit_is_one_warning(tmp_path: Path) -> None:
     tracker = pv.tracking.JSONLines(tmp_path / "log.jsonl")
     with pytest.warns(UserWarning, match="has seen no epoch") as told:
@@ -193,15 +232,27 @@ def test_lines_of_json_take_tables_and_numbers_that_are_not_finite(tmp_path: Pat
     tracker = pv.tracking.JSONLines(tmp_path / "new" / "log.jsonl")
     tracker(fake_fit(-math.inf))
     tracker.table({"elbo": torch.tensor(-1.5), "deep": {"k_hat": math.nan}, "proposal": "refined", "path": Path("a")})
+    tracker.table({"rows": [math.nan, (1, math.inf)], "array": torch.tensor([1.0, math.nan]), "one": np.float32(0.5)})
     tracker.picture("nothing", plt.figure())
-    first, second = lines(tracker.path)
+    first, second, third = lines(tracker.path)
     assert first == {"epoch": 1, "elbo": None, "seconds": 0.1}
     assert second == {"results": {"elbo": -1.5, "deep": {"k_hat": None}, "proposal": "refined", "path": "a"}}
+    assert third == {"results": {"rows": [None, [1, None]], "array": [1.0, None], "one": 0.5}}
+
+
+def test_a_log_whose_fit_was_killed_is_written_anew_wherever_it_was_cut(tmp_path: Path) -> None:
+    path, whole = tmp_path / "log.jsonl", b'{"epoch": 1, "elbo": -3.0}\n'
+    for end in range(len(whole)):
+        path.write_bytes(whole[:end])
+        pv.tracking.JSONLines(path)
+    pv.tracking.JSONLines(path)(fake_fit(-3.0, -2.0))
+    assert [line["elbo"] for line in lines(path)] == [-3.0, -2.0]
 
 
 def test_a_file_that_is_no_log_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text("a,b\n")
-    for path in (tmp_path / "data.csv", tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # which would be read forever
+    for path in (tmp_path / "data.csv", tmp_path, tmp_path / "pipe"):
         with pytest.raises(pv.OptionError, match="is no log of a fit: choose another file"):
             pv.tracking.JSONLines(path)
 
@@ -349,6 +400,27 @@ def test_rows_of_a_second_fit_do_not_reach_the_run_of_the_first(server: fake.Ser
     server.answers.set()
     tracker.end(fake_fit(-5.0))
     assert [server.points(run, "elbo") for run in ("run0", "run1")] == [[(1, -3.0), (2, -2.0)], [(1, -5.0)]]
+
+
+@pytest.mark.parametrize("name", ["kl/../z", "/kl//z", "./kl", "..", "kl/", "", "k>z", "z" * 300])
+def test_a_name_is_one_that_mlflow_takes(name: str) -> None:
+    made = mlflow_tracker._name(name)
+    assert posixpath.normpath(made) == made and not made.startswith(("/", "..")) and made != "." and len(made) <= 250
+    assert mlflow_tracker._name("kl/z.1") == "kl/z.1"
+
+
+def test_a_thread_ends_when_there_is_nothing_to_do_and_another_takes_what_comes_later(
+    server: fake.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mlflow_tracker, "IDLE", 0.001)
+    tracker = pv.tracking.MLflow()
+    tracker(fake_fit(-1.0))
+    tracker.end(fake_fit(-1.0))
+    if (thread := tracker._sender._thread) is not None:
+        thread.join(10.0)
+    assert tracker._sender._thread is None
+    tracker.table({"a": 1.0})
+    assert server.points("run0", "results/a") == [(1, 1.0)] and not tracker.failed
 
 
 def test_many_epochs_are_sent_in_batches_that_mlflow_takes(server: fake.Server) -> None:

@@ -8,6 +8,7 @@ from pyrovae._files import refuse_no_run
 from pyrovae._lazily import Lazily
 from pyrovae.app.cli import parameters as take
 from pyrovae.app.cli import tables
+from pyrovae.errors import shortened
 
 if TYPE_CHECKING:
     from pyrovae.app import run as runs
@@ -35,8 +36,7 @@ def push(
     Column names, categories, codes and pictures of rows, and places of files stay here; --dry-run lists what would be pushed.
     """
     refuse_no_run(run)
-    if not dry_run:
-        hub.check_repo(repo)
+    (hub.check_name if dry_run else hub.check_repo)(repo)
     parcel = sharing.pack(run, repo, license=license, describe_data=describe_data, include=include or ())
     for name in parcel.files:
         tables.answer_line(f"{'would push' if dry_run else 'push'}  {name}, {parcel.size(name)} bytes")
@@ -45,8 +45,10 @@ def push(
     if dry_run:
         tables.answer_line(f"\n{parcel.text(sharing.CARD)}")
         return
-    address, seen = sharing.push(parcel, repo, public=public)
-    tables.answer_line(f"Model: {address} ({'everybody can see it' if seen else 'private'})")
+    pushed = sharing.push(parcel, repo, public=public)
+    tables.answer_line(f"Model: {pushed.address} ({'private' if pushed.private else 'everybody can see it'})")
+    if pushed.others:
+        tables.inform_line(f"It also holds files that are not of this push: {shortened(', '.join(pushed.others))}.")
 
 
 @app.command()

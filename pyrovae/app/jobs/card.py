@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,12 +76,14 @@ def model_card(
 def _data(run: Mapping[str, Any], info: Mapping[str, Any]) -> str:
     """How many rows of what shape, and what the columns are where that is told; never a value."""
     arguments = run.get("untransformed") or run["layout"]["arguments"]
-    shapes = ", ".join(f"{name} of shape ({', '.join(map(str, shape))})" for name, (shape, _) in arguments.items())
+    shapes = ", ".join(
+        f"{_plain(name)} of shape ({', '.join(map(str, shape))})" for name, (shape, _) in arguments.items()
+    )
     data, results = info.get("data", {}), info.get("results", {})
     said = f"{run['settings']['num_rows']} training rows" if run["settings"].get("num_rows") else "Training rows"
     said += f": {shapes}."
     if data.get("name"):
-        said = f"The data set {data['name']}. {said}"
+        said = f"The data set {_plain(data['name'])}. {said}"
     if results.get("test_rows"):
         said += f" {results['test_rows']} test rows were held out."
     if columns := data.get("columns"):
@@ -92,8 +95,7 @@ def _data(run: Mapping[str, Any], info: Mapping[str, Any]) -> str:
 def _model(run: Mapping[str, Any], fitted: Fit | None) -> str:
     lines = [] if fitted is None else fitted.factorisations()
     code = as_code(renamed(run["pair"]))
-    graph = "\n".join(lines)
-    said = (f"```text\n{graph}\n```\n\n" if graph else "") + f"```python\n{code}\n```"
+    said = "\n\n".join(_fenced(kind, text) for kind, text in (("text", "\n".join(lines)), ("python", code)) if text)
     if fitted is None:
         said += "\n\nIt has parts of its author's own: build the pair as the author did, and pass it to `pv.load`."
     return said
@@ -116,12 +118,12 @@ def _numbers(run: Mapping[str, Any], info: Mapping[str, Any], kind: str) -> str:
 def _findings(folder: Path) -> list[str]:
     """What `pyrovae check` found, if it was asked after the fit."""
     path = folder / CHECKED
-    if not path.is_file() or path.stat().st_mtime < (folder / WEIGHTS).stat().st_mtime:
+    if path.is_symlink() or not path.is_file() or path.stat().st_mtime < (folder / WEIGHTS).stat().st_mtime:
         return []
     try:
         found = json.loads(path.read_text())["findings"]
         lines = tuple((str(one["verdict"]), str(one["name"]), str(one["says"])) for one in found)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return []
     return ["## What was checked", _markdown(Shown("", ("", "question", "answer"), lines))]
 
@@ -137,17 +139,29 @@ def _loading(repo: str, described: bool) -> str:
 
 def _added(names: Sequence[str]) -> str:
     if names:
-        return f"Its author has added {', '.join(f'`{name}`' for name in names)}."
-    return "There are no rows, codes of rows or places of files in this repository."
+        return f"Its author has added {', '.join(map(_plain, names))}."
+    return "What was pushed with this page holds no rows, codes of rows or places of files."
 
 
 def _picture(name: str, what: str, files: Sequence[str]) -> list[str]:
     return [f"![{what}]({name})"] if name in files else []
 
 
+def _fenced(language: str, code: str) -> str:
+    """A block of code, which nothing in it ends."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", code)), default=0))
+    return f"{fence}{language}\n{code}\n{fence}"
+
+
+def _plain(text: object) -> str:
+    """A text in one line that is no Markdown or HTML: names of columns and sites come from anybody."""
+    one_line = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\`*\[\]|~])", r"\\\1", one_line)
+
+
 def _markdown(shown: Shown) -> str:
     def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ").strip() for cell in cells) + " |"
+        return "| " + " | ".join(map(_plain, cells)) + " |"
 
     title = [f"{shown.title}:\n"] if shown.title else []
     return "\n".join([*title, line(shown.columns), line(["---"] * len(shown.columns)), *map(line, shown.lines)])
@@ -161,24 +175,31 @@ def as_code(spec: Any) -> str:
     return "\n".join([f"{_called(spec)}(", *lines, ")"])
 
 
+def is_short(parts: Sequence[Any]) -> bool:
+    """Whether a tuple is written out. Long ones, and those of fractions, are of the data or of the weights."""
+    return len(parts) <= MOST_ELEMENTS and not any(isinstance(part, float) for part in parts)
+
+
 def _called(spec: Mapping[str, Any]) -> str:
     name = str(spec.get("class", spec.get("external", "")))
     return name.replace("pyrovae.", "pv.", 1) if name.startswith("pyrovae.") else name.rpartition(".")[2]
 
 
 def _inline(value: Any) -> str:
-    """A part of it in one line. Long tuples, and those of fractions, which are of the data or weights, are left out."""
+    """A part of it in one line."""
     if not isinstance(value, dict):
         return repr(value)
     if "tuple" in value:
         parts = value["tuple"]
-        plain = len(parts) <= MOST_ELEMENTS and not any(isinstance(part, float) for part in parts)
-        return f"({', '.join(map(_inline, parts))}{',' if len(parts) == 1 else ''})" if plain else "(...)"
+        return f"({', '.join(map(_inline, parts))}{',' if len(parts) == 1 else ''})" if is_short(parts) else "(...)"
     if "dict" in value:
         return "{" + ", ".join(f"{name!r}: {_inline(one)}" for name, one in value["dict"].items()) + "}"
     if "type" in value:
         return str(value["type"]).rpartition(".")[2]
     if "class" in value or "external" in value:
-        arguments = ", ".join(f"{name}={_inline(one)}" for name, one in (value.get("args") or {}).items())
+        if "args" not in value:  # a function
+            return _called(value)
+        given = value["args"]  # None where they are not told
+        arguments = "..." if given is None else ", ".join(f"{name}={_inline(one)}" for name, one in given.items())
         return f"{_called(value)}({arguments})"
     return "..."

@@ -19,6 +19,7 @@ from pyrovae.training.tracking.tracker import Row, Tracker, need_package, number
 board = Lazily("torch.utils.tensorboard")
 image = Lazily("matplotlib.image")
 
+BEGINNING = b'{"epoch": '  # of a log
 FLUSH_EVERY = 2.0  # seconds between two writes of TensorBoard's file
 
 
@@ -45,7 +46,9 @@ class JSONLines(Tracker):
     def __init__(self, path: str | Path) -> None:
         super().__init__()
         self.path = Path(path)
-        if self.path.is_dir() or (self.path.exists() and not _is_log(self.path)):
+        if self.path.exists() and not (
+            self.path.is_file() and _is_log(self.path)
+        ):  # a pipe would not be read to its end
             raise OptionError(f"{self.path} is there, and is no log of a fit: choose another file, or remove it.")
 
     def begin(self, fitted: Fit) -> None:
@@ -137,7 +140,7 @@ def markdown(values: Mapping[str, Any]) -> str:
 
 
 def _is_log(path: Path) -> bool:
-    """Whether a file is empty, or begins with an epoch."""
+    """Whether a file is empty, or begins with an epoch, or with as much of one as was written before its fit was killed."""
     with path.open("rb") as file:
-        first = file.readline(100)
-    return not first or first.startswith(b'{"epoch": ')
+        first = file.read(len(BEGINNING))
+    return BEGINNING.startswith(first)

@@ -20,8 +20,14 @@ from pyrovae.training.tracking.tracker import Row, Tracker, need_package, number
 mlflow = Lazily("mlflow")
 entities = Lazily("mlflow.entities")
 
+IDLE = 5.0  # seconds without a call after which the thread ends; the next call starts another
 PATIENCE = 20.0  # seconds that the end of a fit waits for a server
-MOST_METRICS, MOST_PARAMS, LONGEST_PARAM = 1000, 100, 500  # that MLflow's servers take at once, or in one value
+MOST_METRICS, MOST_PARAMS, LONGEST_PARAM, LONGEST_NAME = (
+    1000,
+    100,
+    500,
+    250,
+)  # that MLflow takes at once, or in one text
 NOT_IN_NAMES = re.compile(r"[^\w\-. /]", re.ASCII)  # what MLflow takes in no name
 
 
@@ -70,7 +76,6 @@ class MLflow(Tracker):
 
     def begin(self, fitted: Fit) -> None:
         active = mlflow.active_run() if self.uri is None and self.run_id is None else None
-        self._client = mlflow.MlflowClient(tracking_uri=self.uri)
         known = self.run_id if active is None else active.info.run_id
         self._ends = active is None
         first, resumed, settings = self.first, len(fitted.history) > 1, settings_of(fitted)
@@ -95,7 +100,9 @@ class MLflow(Tracker):
     def write_table(self, name: str, values: Mapping[str, Any]) -> None:
         found, kept, step = numbers_in(values), plain(values), self.last
         self._send(lambda: self._log({f"{name}/{key}": value for key, value in found.items()}, step, time.time()))
-        self._send(lambda: self._client.log_text(self._run, json.dumps(kept, indent=1, default=str), f"{name}.json"))
+        self._send(
+            lambda: self._client.log_text(self._run, json.dumps(kept, indent=1, default=str), f"{_name(name)}.json")
+        )
         self._wait()
 
     def write_picture(self, name: str, content: bytes) -> None:
@@ -106,7 +113,8 @@ class MLflow(Tracker):
 
     def _open(self, known: str | None, first: str, resumed: bool, settings: Mapping[str, Any]) -> None:
         """Make a run, or go on with the one that has this fit already."""
-        client, tags = self._client, {"pyrovae.fit": first, "pyrovae.version": __version__}
+        self._client = client = mlflow.MlflowClient(tracking_uri=self.uri)  # here, since a database is asked at once
+        tags = {"pyrovae.fit": first, "pyrovae.version": __version__}
         place = None if known is not None else self._experiment()
         if known is None and resumed:
             found = client.search_runs([place], filter_string=f"tags.`pyrovae.fit` = '{first}'", max_results=1)
@@ -176,13 +184,15 @@ class _Sender:
     def __init__(self) -> None:
         self.error: Exception | None = None
         self._calls: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._thread: threading.Thread | None = None  # there is none while there is nothing to do
+        self._lock = threading.Lock()
 
     def send(self, call: Callable[[], Any]) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="pyrovae tracker", daemon=True)
-            self._thread.start()
-        self._calls.put(call)
+        with self._lock:
+            self._calls.put(call)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="pyrovae tracker", daemon=True)
+                self._thread.start()
 
     def wait(self, seconds: float) -> bool:
         """Wait until all calls are done; False if it takes longer."""
@@ -197,10 +207,20 @@ class _Sender:
     def _run(self) -> None:
         while self.error is None:
             try:
-                self._calls.get()()
+                call = self._calls.get(timeout=IDLE)
+            except queue.Empty:
+                with self._lock:
+                    if self._calls.empty():
+                        self._thread = None
+                        return
+                continue
+            try:
+                call()
             except Exception as error:  # whatever a server or MLflow raises
                 self.error = error
 
 
 def _name(name: str) -> str:
-    return NOT_IN_NAMES.sub("_", name)
+    """A name that MLflow takes, which treats it as a path: no empty parts, and none that lead up."""
+    parts = [part if part.strip(".") else "_" * max(1, len(part)) for part in NOT_IN_NAMES.sub("_", name).split("/")]
+    return "/".join(parts)[:LONGEST_NAME]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pyrovae.engine import ranks
-from pyrovae.errors import MissingPackageError, shortened
+from pyrovae.errors import MissingPackageError, shortened, without_password
 from pyrovae.fitted.fitted import Fit
 
 Row = Mapping[str, float]
@@ -37,12 +37,10 @@ class Tracker:
     """
 
     only_looks = True  # so that `pv.fit` does as if it were not there
-
-    def __init__(self) -> None:
-        self.failed = False
-        self.last = 0  # the last epoch that was written, or is on its way
-        self.under_way = False  # whether there is a fit that has not ended
-        self.first = ""  # a checksum of the first epoch of the fit that is written
+    failed = False
+    last = 0  # the last epoch that was written, or is on its way
+    under_way = False  # whether there is a fit that has not ended
+    first = ""  # a checksum of the first epoch of the fit that is written
 
     def begin(self, fitted: Fit) -> None:
         """Get ready for the whole history of a fit: a new one, one that goes on, or one that went back to an earlier epoch."""
@@ -79,8 +77,7 @@ class Tracker:
             values: Numbers and texts by name, such as `pv.importance(fitted, x_test).summary()`.
             name: What they are.
         """
-        found = {key: value.item() if getattr(value, "ndim", None) == 0 else value for key, value in values.items()}
-        self._after_a_fit(lambda: self.write_table(name, found))
+        self._after_a_fit(lambda: self.write_table(name, {key: _number(value) for key, value in values.items()}))
 
     def picture(self, name: str, picture: Any) -> None:
         """Keep a picture.
@@ -117,7 +114,7 @@ class Tracker:
         """Warn, and write nothing more."""
         self.failed = True
         warnings.warn(
-            f"{type(self).__name__} takes no more of this fit, which goes on without it: {shortened(error)}",
+            f"{type(self).__name__} takes no more of this fit, which goes on without it: {shortened(without_password(error))}",
             stacklevel=2,
         )
 
@@ -129,8 +126,11 @@ def need_package(package: str, extra: str) -> None:
 
 
 def checksum_of(row: Row) -> str:
-    """What tells a fit from all others: its first epoch, with its ELBO to the last digit and its time."""
-    return hashlib.sha256(json.dumps(dict(row), sort_keys=True).encode()).hexdigest()[:32]
+    """What tells a fit from all others: of its first epoch the ELBO, to the last digit, and the time.
+
+    What other callbacks write into the history, maybe later, is not part of it.
+    """
+    return hashlib.sha256(json.dumps([float(row[name]) for name in ("elbo", "seconds")]).encode()).hexdigest()[:32]
 
 
 def settings_of(fitted: Fit) -> dict[str, Any]:
@@ -146,10 +146,19 @@ def numbers_in(values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON, in which a number that is not finite is null."""
+    """The value as JSON, in which a number that is not finite is null, and an array a list."""
+    if hasattr(value, "tolist"):  # of NumPy or torch
+        return plain(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
     return {str(name): plain(one) for name, one in value.items()} if isinstance(value, Mapping) else value
+
+
+def _number(value: Any) -> Any:
+    """The number in an array that has no axes; anything else as it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
 def png_of(picture: Any) -> bytes:
