@@ -129,10 +129,57 @@ def test_a_level_is_drawn_given_the_held_one_above_with_the_noise_of_the_seed(le
     width = levels.latents["z3"].size
     one, moved = noise([0.3] * width, 5), noise([-1.5] * width, 5)
     assert torch.allclose(one, moved, atol=1e-3) and not torch.allclose(one, noise([0.3] * width, 6), atol=1e-3)
+    drawn = levels.decode({"seed": 5})
+    for name in drawn["values"]:  # to hold what was drawn changes nothing
+        again = levels.decode({"held": {name: drawn["values"][name]}, "seed": 5})
+        for one, other in zip(again["values"].values(), drawn["values"].values()):
+            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
     below = levels.decode({"seed": 1})["values"]
     held = levels.decode({"held": {name: below[name] for name in ("z1", "z2")}, "seed": 2})
     assert held["values"]["z1"] == below["z1"] and held["values"]["z3"] != below["z3"]
     assert held["shown"]["x"]["lines"][0]["mean"] == levels.decode({"seed": 1})["shown"]["x"]["lines"][0]["mean"]
+
+
+class Below(nn.Module):
+    """p(z) p(y | z) p(x | z, y): a label that depends on a latent variable."""
+
+    def __init__(self, least: float = -math.inf) -> None:
+        super().__init__()
+        self.label, self.likelihood, self.encoder = nn.Linear(2, 3), nn.Linear(5, 6), nn.Linear(6, 2)
+        self.least = least
+
+    def model(self, x: Tensor, y: Tensor | None = None) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            if bool((z < self.least).any()):
+                raise ValueError("a rule of its own")
+            y = pyro.sample("y", dist.Categorical(logits=self.label(z)), obs=y)
+            code = torch.cat([z, nn.functional.one_hot(y, 3).float()], -1)
+            pyro.sample("x", dist.Normal(self.likelihood(code), 1.0).to_event(1), obs=x)
+
+    def guide(self, x: Tensor, y: Tensor | None = None) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.encoder(x), 1.0).to_event(1))
+            if y is None:
+                pyro.sample("y", dist.Categorical(logits=x[..., :3]))
+
+
+def test_a_label_that_is_held_says_nothing_about_what_is_above_it() -> None:
+    torch.manual_seed(0)
+    explorer = explored(Below(), {"x": torch.randn(40, 6), "y": torch.arange(40) % 3 - (torch.arange(40) % 2)})
+    drawn, held = explorer.decode({"seed": 3}), explorer.decode({"held": {"y": [2]}, "seed": 3})
+    assert held["values"] == {"z": drawn["values"]["z"], "y": [2]}
+    z = torch.tensor(held["values"]["z"])
+    assert held["log_p"]["z"] == pytest.approx(float(dist.Normal(0.0, 1.0).log_prob(z).sum()), abs=1e-4)
+    with explorer.fitted.scope():
+        assert held["log_p"]["y"] == pytest.approx(float(explorer.fitted.pair.label(z).log_softmax(-1)[2]), abs=1e-4)
+
+
+def test_a_model_that_fails_says_how_it_does() -> None:
+    torch.manual_seed(0)
+    explorer = explored(Below(least=-10.0), {"x": torch.randn(40, 6), "y": torch.arange(40) % 3 - 1})
+    with pytest.raises(DataError, match=r"the model fails here \(a rule of its own\): go back"):
+        explorer.decode({"held": {"z": [-20.0, 0.0]}})
 
 
 def test_a_row_starts_at_its_posterior_means(plain: Explorer) -> None:
@@ -151,12 +198,13 @@ def test_active_dimensions_come_first() -> None:
         layer: Any = next(module for module in encoder.modules() if isinstance(module, nn.Linear))
         layer.weight[:12] *= torch.arange(12.0).unsqueeze(1)
     pair = pv.VAE(pv.priors.StandardNormal(12), pv.mlp(12, fam.Normal(6), hidden=(8,)), encoder)
-    site = explored(pair, torch.randn(200, 6)).describe()["sites"][0]
+    explorer = explored(pair, torch.randn(200, 6))
+    site, middles = explorer.describe()["sites"][0], explorer.decode({})["middles"]["z"]
     activity = [dim["activity"] for dim in site["dims"]]
     assert activity == sorted(activity, reverse=True) and activity[-1] < 0.1 * activity[0]
     assert sorted(dim["index"] for dim in site["dims"]) == list(range(12)) and site["dims"][-1]["index"] == 0
     for dim in site["dims"]:
-        assert dim["low"] < -2 < dim["middle"] < 2 < dim["high"] and dim["name"] == str(dim["index"])
+        assert dim["low"] < -2 < middles[str(dim["index"])] < 2 < dim["high"] and dim["name"] == str(dim["index"])
 
 
 def test_of_very_many_dimensions_only_the_most_active_have_sliders() -> None:
@@ -326,6 +374,43 @@ def test_codes_stay_as_they_were_typed_where_others_stand_for_the_same_value() -
     assert found["values"] == {"z": [3, 1, 2, 0]}
 
 
+@pytest.mark.parametrize("fn", [dist.Dirichlet(torch.ones(2, 3)), pv.priors.HypersphericalUniform(3)().expand((2,))])
+def test_groups_of_shares_and_points_move_apart(fn: Any) -> None:
+    torch.manual_seed(0)
+    latent = latent_of(fn.to_event(1), 2)
+    drawn = fn.sample()[None]
+    assert torch.allclose(latent.read(latent.write(drawn)), drawn, atol=1e-4)
+    moved = latent.read([*drawn[0, 0].tolist(), 0.25, *drawn[0, 1, 1:].tolist()], 3)
+    assert torch.allclose(moved[0, 0], drawn[0, 0], atol=1e-4) and moved[0, 1, 0] == pytest.approx(0.25, abs=1e-4)
+    norm = moved.sum(-1) if latent.kind == "shares" else moved.norm(dim=-1)
+    assert torch.allclose(norm, torch.ones(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("fn", "low", "high"),
+    [
+        (dist.Beta(torch.ones(2), 1.0), 0.0, 1.0),
+        (dist.LogNormal(torch.zeros(2), 1.0), 1e-4, math.inf),
+        (dist.Uniform(torch.zeros(2), 1.0 + torch.rand(30, 1)), 0.0, 2.0),  # as wide as another site says
+    ],
+)
+def test_sliders_stay_inside_of_the_support(fn: Any, low: float, high: float) -> None:
+    latent = latent_of(fn.to_event(1))
+    for dim in latent.describe()["dims"]:
+        assert low <= dim["low"] < 0.1 and 0.5 < dim["high"] <= high
+    assert latent.read([dim["low"] for dim in latent.describe()["dims"]]).isfinite().all()
+    for value in latent._draws[:5]:
+        assert torch.allclose(latent.read(latent.write(value[None])), value[None], rtol=1e-4)
+
+
+def test_what_a_prior_draws_can_be_held_however_large_it_is() -> None:
+    latent = latent_of(dist.Normal(torch.zeros(2), 1e9).to_event(1))
+    value = latent._draws[latent._draws.abs().sum(1).argmax()][None]
+    assert torch.allclose(latent.read(latent.write(value)), value, rtol=1e-5)
+    with pytest.raises(DataError, match="takes numbers between"):
+        latent.read([1e12, 0.0])
+
+
 def test_a_value_outside_of_a_support_is_refused() -> None:
     latent = latent_of(dist.LogNormal(torch.zeros(2), 1.0).to_event(1))
     assert latent.read([0.5, 2.0]).tolist() == [[0.5, 2.0]]
@@ -339,4 +424,5 @@ def test_a_prior_without_a_preference_says_so() -> None:
         pv.priors.OneHotCategorical((2, 3)), pv.mlp(6, fam.Bernoulli(6)), pv.mlp(6, fam.OneHotCategorical((2, 3)))
     )
     found = explored(pair, torch.bernoulli(torch.full((40, 6), 0.4))).decode({"held": {"z": [1, 2]}})
+    assert not gaussian().decode({"held": {"z": [1e5, 1e5]}})["even"]  # however far the point is
     assert found["even"] and found["less_dense"] == 0.5 and found["total"] == pytest.approx(-2 * math.log(3))

@@ -117,6 +117,13 @@ def test_classes_without_an_order_are_shown_by_the_most_probable() -> None:
     assert Columns(["a", "b"]).show(fn, torch.tensor([[2, 2]]), None)["point"] == "most probable"
 
 
+def test_a_draw_is_not_told_to_be_a_mean() -> None:
+    draw = torch.zeros(1, 2)
+    assert Columns(["a", "b"]).show(dist.Normal(draw, 1.0).to_event(1), draw, None)["point"] == "mean"
+    shown = Columns(["a", "b"]).show(dist.Cauchy(draw, 1.0).to_event(1), draw, None)
+    assert shown["point"] == "mean, or a draw where there is none"
+
+
 def test_cells_of_a_table_are_written_as_the_table_writes_them(people: pd.DataFrame) -> None:
     schema = pv.tables.infer(people)
     rows = schema.encode(people)
@@ -169,6 +176,12 @@ def test_a_run_is_explored_with_its_classes_pictures_and_rows(digits: Explorer) 
     shown = digits.rows(torch.tensor([5]))["x"].reshape(4, 4).numpy()
     np.testing.assert_array_equal(pixels(row["shown"]["x"]["row"]), np.rint(shown * 255))
     cat = digits.decode({"held": row["values"], "given": {"c": "cat"}})
+    prior = digits.fitted.pair.prior
+    for given, code in (("cat", 0), ("dog", 1)):  # the medians of p(z | c) follow c
+        with digits.fitted.scope():
+            loc = prior(torch.eye(2)[[code]]).mean[0]
+        middles = digits.decode({"given": {"c": given}})["middles"]["z"]
+        assert list(middles.values()) == pytest.approx(loc.tolist(), abs=0.5)  # six standard errors of 256 draws
     assert cat["shown"]["x"]["mean"] != row["shown"]["x"]["mean"] and cat["total"] != row["total"]
 
 

@@ -22,7 +22,7 @@ from pyrovae.pair.program import arguments
 if TYPE_CHECKING:
     from pyrovae.tables.columns import Column
 
-LONGEST = 1000  # letters of what is typed into a field
+LONGEST = 1000  # characters of what is typed into a field
 LARGEST = 1e6  # of a number
 Fields = dict[str, str]
 
@@ -214,7 +214,7 @@ def _field_text(name: str, value: object) -> str:
             raise DataError(f"{name} takes a finite number, got {value}.")
         return repr(value)
     if not isinstance(value, str) or len(value) > LONGEST:
-        raise DataError(f"{name} takes a text of at most {LONGEST} letters, got {str(value)[:40]!r}.")
+        raise DataError(f"{name} takes a text of at most {LONGEST} characters, got {str(value)[:40]!r}.")
     return value
 
 

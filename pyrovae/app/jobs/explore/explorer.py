@@ -12,6 +12,7 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,20 @@ from torch import Tensor
 
 from pyrovae.app.catalogue import CONDITION
 from pyrovae.app.jobs.explore.conditions import Conditions, Fields, check_fields, conditions_of, conditions_of_pair
-from pyrovae.app.jobs.explore.latents import Latent
-from pyrovae.app.jobs.explore.shown import NOT_FINITE, view_of, views_of
+from pyrovae.app.jobs.explore.latents import REALS, Latent
+from pyrovae.app.jobs.explore.noise import NoiseBySite
+from pyrovae.app.jobs.explore.shown import GO_BACK, NOT_FINITE, view_of, views_of
 from pyrovae.app.rows import num_source_rows, of_source, source_rows
 from pyrovae.app.run import Run, open_run
 from pyrovae.criticism.classification import classify
-from pyrovae.errors import DataError, NotFiniteError, PairError, PyrovaeError
+from pyrovae.errors import DataError, NotFiniteError, PairError, PyrovaeError, shortened
 from pyrovae.fitted.files import read_run
 from pyrovae.fitted.fitted import Fit, as_seed, seeded
 from pyrovae.fitted.folder import load
 from pyrovae.pair.batch import Batch
 from pyrovae.pair.layout import Site, union
 from pyrovae.pair.program import arguments
+from pyrovae.pair.turns import turn
 from pyrovae.predict.dependence import reached, site_parents
 from pyrovae.predict.encode import encode
 from pyrovae.predict.forward import is_optional, observed_sites, plain, run_model, with_placeholders
@@ -40,6 +43,19 @@ REFERENCE = 256  # draws from the prior, with which the density of a point is co
 MOST_ROWS = 256  # whose codes say which dimensions are active
 MEMORY = 32  # conditions for which these draws are kept
 DRAWS = 20  # of the guide, over which the codes of rows are averaged
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Draws from the prior, given something.
+
+    Args:
+        log_p: The log density of all latent sites at each draw, `(REFERENCE,)`.
+        middles: The median of each element of the sites of real numbers.
+    """
+
+    log_p: Tensor
+    middles: dict[str, list[float]]
 
 
 class Explorer:
@@ -75,7 +91,7 @@ class Explorer:
         self.num_rows = num_rows
         self._lock = threading.RLock()
         self._above: dict[str, tuple[str, ...]] = {}
-        self._references: OrderedDict[str, Tensor] = OrderedDict()
+        self._references: OrderedDict[str, Reference] = OrderedDict()
         self._outputs = self._shown_sites()
         given = self.conditions.read(self.conditions.start)
         try:
@@ -159,7 +175,8 @@ class Explorer:
         Returns:
             "values", those of all sites; "held", the names of those that are held; "log_p", the log density of each site given
             those above it, in nats, and "total", their sum; "less_dense", the share of draws from the prior at which the sum is
-            lower; "even", whether all of these are alike; "given"; and "shown", what each observed site is.
+            lower; "even", whether all of these are alike; "middles", the medians of the prior, of each dimension
+            that can be set; "given"; and "shown", what each observed site is.
 
         Raises:
             DataError: Something that was sent cannot be.
@@ -214,13 +231,13 @@ class Explorer:
     def _answer(
         self, given: dict[str, Tensor], fields: Fields, held: dict[str, Tensor], seed: int, row: int | None
     ) -> dict[str, Any]:
+        reference = self._reference(given, fields)
         try:
             nodes = self._run(1, given, held, seed)
-        except (PairError, NotFiniteError) as error:  # the same model ran at draws of its prior
-            raise DataError(NOT_FINITE) from error
+        except (PairError, NotFiniteError) as error:  # the same model has run at draws of its prior, given the same
+            raise DataError(f"{_failure(error)}: {GO_BACK}") from error
         log_p = {name: float(each.sum()) for name, each in self._log_p(nodes).items()}
         total = sum(log_p.values())
-        reference = self._reference(given, fields)
         own = None if row is None or self.rows is None else self.rows(torch.tensor([row]))
         return {
             "values": {
@@ -229,8 +246,13 @@ class Explorer:
             "held": list(held),
             "log_p": log_p,
             "total": total,
-            "less_dense": _rank(total, reference),
-            "even": bool(reference.max() - reference.min() <= _near(total)),
+            "less_dense": _rank(total, reference.log_p),
+            "even": bool(reference.log_p.max() - reference.log_p.min() <= _near(float(reference.log_p.max()))),
+            "middles": {
+                site["name"]: {str(dim["index"]): reference.middles[site["name"]][dim["index"]] for dim in site["dims"]}
+                for site in self._described
+                if site["name"] in reference.middles
+            },
             "given": fields,
             "row": row,
             "seed": seed,
@@ -249,16 +271,18 @@ class Explorer:
                         nodes[name]["fn"], plain(nodes[name], nodes[name]["value"]), own
                     )
                 except (RuntimeError, ValueError) as error:  # of a sampler of torch or numpy
-                    raise DataError(NOT_FINITE) from error
+                    raise DataError(f"{NOT_FINITE}: {GO_BACK}") from error
         return found
 
     def _run(self, num: int, given: Mapping[str, Tensor], held: Mapping[str, Tensor], seed: int) -> dict[str, Any]:
-        """The sites of a run of the model. A site that the model can observe is held as its argument."""
-        taken = arguments(self.fitted.pair)
+        """The sites of a run of the model.
+
+        A label is held as a value of its site, and not as an argument, which would say something about the sites above it. The
+        noise of a site follows from the seed alone: to hold another one where it is changes nothing.
+        """
         known = {name: value.expand(num, *value.shape[1:]) for name, value in given.items()}
-        known |= {name: value for name, value in held.items() if name in taken}
-        latent = {name: value for name, value in held.items() if name not in taken}
-        return run_model(self.fitted, num, known, latent, seed, self._outputs)
+        with turn(), NoiseBySite(seed):
+            return run_model(self.fitted, num, known, held, seed, self._outputs)
 
     def _shown_sites(self) -> list[str]:
         """The observed sites whose arguments the model needs: not a label that may be missing."""
@@ -293,16 +317,24 @@ class Explorer:
         told = site.role == "observed" and not site.objective_only and site.name not in self._outputs
         return told and site.local and is_optional(self.fitted, site.argument)
 
-    def _reference(self, given: Mapping[str, Tensor], fields: Fields) -> Tensor:
-        """log p of all latent sites at draws from the prior, `(REFERENCE,)`, given the same."""
+    def _reference(self, given: Mapping[str, Tensor], fields: Fields) -> Reference:
+        """Draws from the prior, given the same."""
         key = _key(fields)
         if key not in self._references:
-            self._keep_reference(fields, self._run(REFERENCE, given, {}, 0))
+            try:
+                nodes = self._run(REFERENCE, given, {}, 0)
+            except (PairError, NotFiniteError) as error:
+                raise DataError(f"{_failure(error)} with what it is given: give it other values.") from error
+            self._keep_reference(fields, nodes)
         self._references.move_to_end(key)
         return self._references[key]
 
     def _keep_reference(self, fields: Fields, nodes: Mapping[str, Any]) -> None:
-        self._references[_key(fields)] = torch.stack(list(self._log_p(nodes).values())).sum(0)
+        draws = {
+            name: plain(nodes[name], nodes[name]["value"]) for name, one in self.latents.items() if one.kind == REALS
+        }
+        middles = {name: self.latents[name].middle(value) for name, value in draws.items()}
+        self._references[_key(fields)] = Reference(torch.stack(list(self._log_p(nodes).values())).sum(0), middles)
         while len(self._references) > MEMORY:
             self._references.popitem(last=False)
 
@@ -328,7 +360,7 @@ class Explorer:
         return torch.randperm(self.num_rows, generator=generator)[:MOST_ROWS].sort().values
 
     def _codes(self) -> dict[str, Tensor]:
-        """Posterior means of some rows, by site; none where the guide does not have the site, or fails."""
+        """Posterior means of some rows, by site, of those that move and that the guide draws."""
         if self.rows is None:
             return {}
         some = self.rows(self._some())
@@ -360,6 +392,13 @@ def _rank(total: float, reference: Tensor) -> float | None:
 def _near(total: float) -> float:
     """A difference of log densities that is one of rounding."""
     return 1e-4 * (1 + abs(total)) if math.isfinite(total) else 0.0
+
+
+def _failure(error: PyrovaeError) -> str:
+    """That the model fails, and with what, where it is not that numbers are too large."""
+    why = error.__cause__
+    overflow = why is None or (isinstance(why, ValueError) and "to satisfy the constraint" in str(why))
+    return NOT_FINITE if overflow else f"the model fails here ({shortened(why)})"
 
 
 def _key(fields: Fields) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyrovae.batching.checks import describe_support
 from pyrovae.errors import DataError
 from pyrovae.objectives.codes import can_number
 from pyrovae.pair.layout import Site
 from pyrovae.pair.supports import kind_of, of_components
 
 MOST_SLIDERS = 64  # of a site; those of the other dimensions stay behind
-LARGEST = 1e6  # of a value, beyond which no decoder computes anything
+LARGEST = 1e6  # of a value, unless the prior has larger ones
 MOST_OPTIONS = 64  # of a menu; more are a number to type
 LEAST_SHARE = 1e-6  # of a simplex, on whose edge densities are infinite
 REALS, SPHERE, SHARES = "reals", "sphere", "shares"  # what can be moved; all else is chosen
@@ -48,6 +49,8 @@ class Latent:
         self.size = math.prod(self.shape)
         self.names = tuple(names) if names is not None and len(names) == (self.num_options or 0) else None
         self._draws, self._device = draws.cpu(), draws.device
+        self._largest = max(LARGEST, 10 * float(self._draws.double().abs().max()))
+        self._support = _support(fn)
 
     @property
     def moves(self) -> bool:
@@ -105,25 +108,27 @@ class Latent:
         for value in values:
             self._check(value)
         if moved is not None and (not isinstance(moved, int) or isinstance(moved, bool) or not 0 <= moved < self.size):
-            raise DataError(f"the dimension of {self.name} that was moved is from 0 to {self.size - 1}, got {moved!r}.")
+            raise DataError(
+                f"the dimension of {self.name} that was moved is from 0 to {self.size - 1}, got {str(moved)[:40]}."
+            )
         if not self.moves:
             numbers = torch.tensor([values], dtype=torch.int64, device=self._device).reshape(1, *self.shape)
             return self._of_numbers(numbers)
         found = torch.tensor([values], dtype=torch.float64).reshape(1, *self.event)
         if self.kind == SPHERE:
-            found = _on_sphere(found, moved, self.name)
+            found = _of_groups(_on_sphere, found, moved, self.name)
         elif self.kind == SHARES:
-            found = _as_shares(found, moved, self.name)
+            found = _of_groups(_as_shares, found, moved, self.name)
         found = found.to(self._device, self._draws.dtype)
         if not self._inside(found):
-            raise DataError(f"{self.name} has no such value: its prior allows only {self._fn.support}.")
+            allowed = describe_support(_base(self._support))
+            raise DataError(f"{self.name} has no such value: its prior allows only {allowed}.")
         return found
 
     def _check(self, value: object) -> None:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
-            raise DataError(
-                f"{self.name} takes numbers between {-LARGEST:g} and {LARGEST:g}, got {str(value)[:40] or repr(value)}."
-            )
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= self._largest:
+            ends = f"{-self._largest:g} and {self._largest:g}"
+            raise DataError(f"{self.name} takes numbers between {ends}, got {str(value)[:40] or repr(value)}.")
         if self.moves:
             return
         low, high = self.lowest, self.highest
@@ -141,12 +146,21 @@ class Latent:
         return numbers.to(self._draws.dtype)
 
     def _inside(self, value: Tensor) -> bool:
-        try:
-            return bool(self._fn.support.check(value).all())
-        except (NotImplementedError, AttributeError, RuntimeError):  # a distribution without a support
+        """Whether the prior allows a value in some of its draws: where its support depends on other sites, the run decides."""
+        if self._support is None:
             return True
+        try:
+            inside = self._support.check(value)
+        except (NotImplementedError, RuntimeError):  # the run decides
+            return True
+        return bool(inside.reshape(len(inside), -1).all(1).any())
 
     # --- what a page shows
+
+    def middle(self, draws: Tensor) -> list[float]:
+        """The median of each element of draws, `(N, *event)`."""
+        medians = np.median(draws.reshape(len(draws), -1).double().cpu().numpy(), 0)
+        return [_short(one) for one in medians.tolist()]
 
     def describe(self, codes: Tensor | None = None, labels: Sequence[str] | None = None) -> dict[str, Any]:
         """What the controls of the site are, in JSON's types.
@@ -170,8 +184,8 @@ class Latent:
         dims: list[dict[str, Any]] = [{"index": i, "name": self._name_of(i)} for i in shown]
         if draws is not None:
             ranges = self._ranges(draws[:, shown], None if means is None else means[:, shown])
-            for one, (low, high), middle in zip(dims, ranges, np.median(draws[:, shown], 0)):
-                one |= {"low": _short(low), "high": _short(high), "middle": _short(float(middle))}
+            for one, (low, high) in zip(dims, ranges):
+                one |= {"low": _short(low), "high": _short(high)}
                 if activity is not None:
                     one["activity"] = _short(float(activity[one["index"]]))
         found: dict[str, Any] = {"name": self.name, "kind": self.kind, "moves": self.moves, "size": self.size}
@@ -197,24 +211,23 @@ class Latent:
         """From where to where each slider goes: a little further than draws from the prior, and the codes of rows, are."""
         if self.kind != REALS:
             return [(-1.0 if self.kind == SPHERE else 0.0, 1.0)] * draws.shape[1]
+        allowed = _limits(self._support)
         low, high = np.quantile(draws, [0.01, 0.99], axis=0)
         if means is not None and len(means):
             ends = np.quantile(means, [0.01, 0.99], axis=0)
             low, high = np.minimum(low, ends[0]), np.maximum(high, ends[1])
         width = np.where(high > low, high - low, 1.0)
-        return list(zip((low - 0.3 * width).tolist(), (high + 0.3 * width).tolist()))
+        low, high = np.maximum(low - 0.3 * width, allowed[0]), np.minimum(high + 0.3 * width, allowed[1])
+        return list(zip(low.tolist(), high.tolist()))
 
 
 def _kind(fn: Any, draws: Tensor) -> tuple[str, int | None, int | None]:
     """The kind of values, and the smallest and largest of whole ones."""
     if can_number(fn) and hasattr(fn, "quantiser"):
         return CODES, 0, int(fn.num_codes) - 1
-    try:
-        support = of_components(fn.support)
-    except (NotImplementedError, AttributeError):
+    support = _base(_support(fn))
+    if support is None:
         return REALS, None, None
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
     if isinstance(support, type(constraints.one_hot)):
         return ONE_HOT, 0, draws.shape[-1] - 1
     if isinstance(support, type(constraints.boolean)):
@@ -225,6 +238,40 @@ def _kind(fn: Any, draws: Tensor) -> tuple[str, int | None, int | None]:
         low, high = (None if bound is None else int(torch.as_tensor(bound).max()) for bound in bounds)
         return WHOLE, 0 if low is None else low, high
     return {"points on a sphere": SPHERE, "shares that sum to 1": SHARES}.get(kind, REALS), None, None
+
+
+def _support(fn: Any) -> Any:
+    """The support of a distribution, or None where it has none."""
+    try:
+        return of_components(fn.support)
+    except (NotImplementedError, AttributeError):
+        return None
+
+
+def _base(support: Any) -> Any:
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support
+
+
+def _limits(support: Any) -> tuple[float, float]:
+    """The smallest and the largest number that a support allows, or two next to them where it is open."""
+    found, support = [-math.inf, math.inf], _base(support)
+    for i, (name, sign) in enumerate((("lower_bound", 1.0), ("upper_bound", -1.0))):
+        if (bound := getattr(support, name, None)) is not None:
+            bounds = torch.as_tensor(bound, dtype=torch.float64)
+            end = bounds.min() if sign > 0 else bounds.max()
+            inside = bool(torch.as_tensor(support.check(end.to(torch.float32))).any())
+            found[i] = float(end) if inside else float(end + sign * 1e-4 * (1 + end.abs()))
+    return found[0], found[1]
+
+
+def _of_groups(change: Callable[..., Tensor], value: Tensor, moved: int | None, name: str) -> Tensor:
+    """What belongs together is the last dimension; what was moved changes its own group alone."""
+    width = value.shape[-1]
+    group, place = (None, None) if moved is None else divmod(moved, width)
+    groups = [change(one, place if i == group else None, name) for i, one in enumerate(value.reshape(-1, 1, width))]
+    return torch.cat(groups).reshape(value.shape)
 
 
 def _on_sphere(value: Tensor, moved: int | None, name: str) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from pyrovae.app.run import Run
 from pyrovae.data.images import as_png, grey_range
 from pyrovae.errors import DataError
-from pyrovae.predict.points import mean_or
+from pyrovae.predict.points import mean_of, mean_or
 
 if TYPE_CHECKING:
     from pyrovae.tables.columns import Column
@@ -181,7 +181,9 @@ def point_of(fn: Any, draw: Tensor) -> Tensor:
 
 def point_name(fn: Any) -> str:
     """What `point_of` is."""
-    return "most probable" if isinstance(_unwrapped(fn), dist.Categorical) else "mean"
+    if isinstance(_unwrapped(fn), dist.Categorical):
+        return "most probable"
+    return "mean" if mean_of(fn) is not None else "mean, or a draw where there is none"
 
 
 def class_probabilities(fn: Any, num: int) -> dict[int, Any]:
@@ -220,7 +222,8 @@ def number(value: float) -> str:
 def check_finite(values: Any, missing: bool = False) -> None:
     """DataError unless all values are finite; they may be `missing`."""
     if not bool((np.isfinite(values) | (np.isnan(values) & missing)).all()):
-        raise DataError(NOT_FINITE)
+        raise DataError(f"{NOT_FINITE}: {GO_BACK}")
 
 
-NOT_FINITE = "the decoder gives no finite numbers here: go back to where the prior has its draws."
+NOT_FINITE = "the decoder gives no finite numbers here"
+GO_BACK = "go back to where the prior has its draws."
