@@ -61,9 +61,10 @@ class LabelEnsemble:
     - A `LabelMixture`: one normal distribution a class.
     - Of tables, a hundred extremely randomised trees.
 
-    Each predicts labels that it has not seen, and `w_m ~ exp(log score of these labels / 20 nats)`. Few labels so choose none
-    of them alone, and many do. Images are seen as pixels and as `gradient_histograms`, by field and process whichever predict
-    held-out labels better. A table is seen in standardised columns, and by the field in its own units, if these are better.
+    Each predicts labels that it has not seen, and `w_m ~ exp(log score of these labels / 20 nats)`, so that a few labels hardly
+    prefer one of them, and many do. Field and process see images as pixels or as `gradient_histograms`, whichever predict
+    held-out labels better, and the mixture sees the histograms; images with a side below four pixels are seen as pixels. A
+    table is seen in standardised columns, without constant ones, and by the field in its own units, if these are better.
 
     Args:
         x: Rows, `(N, *event)`. The field leaves gaps (NaN) out of its distances; the others fill in the mean of the column.
@@ -80,9 +81,10 @@ class LabelEnsemble:
             units and weights, too, the scores of new rows are lower; to know them, hold out labels before.
 
     Raises:
-        ShapeError: x and y do not have the same number of rows, or rows another shape than `image_shape` or those of x.
+        ShapeError: x and y do not have the same number of rows, rows have another shape than `image_shape` or those of x, or
+            `image_shape` is not that of an image.
         DataError: No row has a label, a label is not a class number, there are fewer than two rows, or numbers are infinite.
-        OptionError: `num_neighbors` is below 1.
+        OptionError: `num_neighbors` is no whole number of at least 1.
 
     References:
         Geurts, Ernst & Wehenkel 2006, doi:10.1007/s10994-006-6226-1 (the trees). Genest & Zidek 1986,

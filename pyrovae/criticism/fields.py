@@ -64,7 +64,7 @@ class LabelField:
     Raises:
         ShapeError: x and y do not have the same number of rows, or rows to be predicted another shape than those of x.
         DataError: No row has a label, a label is not a class number, there are fewer than two rows, or numbers are infinite.
-        OptionError: `num_neighbors` is below 1.
+        OptionError: `num_neighbors` is no whole number of at least 1.
 
     References:
         Zhu, Ghahramani & Lafferty 2003, "Semi-supervised learning using Gaussian fields and harmonic functions", ICML. The
