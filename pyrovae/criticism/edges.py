@@ -108,5 +108,5 @@ def _histograms(images: Tensor, cell: int) -> Tensor:
     apart = (apart + DIRECTIONS / 2) % DIRECTIONS - DIRECTIONS / 2
     directed = (1 - apart.abs()).clamp_min(0.0) * strength  # (N, 8, H, W)
     tent = 1 - ((torch.arange(2 * cell) + 0.5 - cell) / cell).abs()
-    kernel = (tent[:, None] * tent).expand(DIRECTIONS, 1, -1, -1)
+    kernel = (tent[:, None] * tent).to(directed.dtype).expand(DIRECTIONS, 1, -1, -1)
     return torch.nn.functional.conv2d(directed, kernel, stride=cell, padding=cell - cell // 2, groups=DIRECTIONS)

@@ -123,6 +123,11 @@ def test_edges_of_an_image_are_the_same_beside_any_other_and_in_any_unit() -> No
         torch.testing.assert_close(pv.gradient_histograms(scaled, (3, 6, 8)), found)
     torch.testing.assert_close(pv.gradient_histograms(images + 1e8, (3, 6, 8)), found, atol=1e-3, rtol=0)
     assert pv.gradient_histograms(images[:0], (3, 6, 8)).shape == (0, found.shape[1])
+    torch.set_default_dtype(torch.float64)
+    try:
+        torch.testing.assert_close(pv.gradient_histograms(images, (3, 6, 8)), found)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.parametrize("shape", [(16,), (1, 1, 4, 4), (-4, -4), (4.0, 4.0), 16, None, "ab"], ids=str)
