@@ -125,11 +125,12 @@ class SemiSupervisedVAEClassifier(ClassifierMixin, VAEEstimator):
         self.classes_, codes = class_codes(self, y, rows)
         self._learn_scale(rows)
         y_rows = torch.from_numpy(codes)
-        self.ensemble_ = None
+        ensemble = None
         if self.n_neighbors is not None:  # first, as it takes less time to refuse an argument
             how = len(self.classes_), self.n_neighbors, self.image_shape
-            self.ensemble_ = LabelEnsemble(as_tensor(rows), y_rows, *how)
+            ensemble = LabelEnsemble(as_tensor(rows), y_rows, *how)
         self._fit_pair([self._scaled(rows), y_rows], self._default)
+        self.ensemble_ = ensemble
         return self
 
     def _default(self, x: Tensor, y: Tensor) -> Any:
