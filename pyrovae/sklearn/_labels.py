@@ -22,7 +22,7 @@ from pyrovae.pair.common import same_for_rows, start_rows
 from pyrovae.pair.program import arguments
 from pyrovae.predict.encode import encode
 from pyrovae.sklearn import _graphs
-from pyrovae.sklearn._base import DRAW_SEED, Array, VAEEstimator, as_tensor
+from pyrovae.sklearn._base import DRAW_SEED, Array, VAEEstimator, as_tensor, check_options
 
 METHODS = ("guide", "joint")
 
@@ -121,6 +121,7 @@ class SemiSupervisedVAEClassifier(ClassifierMixin, VAEEstimator):
         """
         if self.method not in METHODS:
             raise OptionError(f"method must be one of {', '.join(map(repr, METHODS))}, got {self.method!r}.")
+        check_options(self)
         rows = self._rows(X, reset=True)
         self.classes_, codes = class_codes(self, y, rows)
         self._learn_scale(rows)
