@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -36,7 +37,7 @@ def gradient_histograms(x: Tensor, image_shape: Sequence[int]) -> Tensor:
         `(N, D)`, float32 on the CPU, D = 8 times the number of cells.
 
     Raises:
-        ShapeError: The shape is none of an image, or not that of the rows.
+        ShapeError: The shape is not that of an image, or not that of the rows.
         DataError: Numbers are missing or infinite.
 
     References:
@@ -47,28 +48,48 @@ def gradient_histograms(x: Tensor, image_shape: Sequence[int]) -> Tensor:
         >>> pv.gradient_histograms(images, (28, 28)).shape
         torch.Size([10, 392])
     """
-    x, shape = torch.as_tensor(x).detach().cpu().float(), tuple(image_shape)
-    if len(shape) not in (2, 3) or min(shape[-2:]) < LEAST_SIDE or shape[0] < 1:
-        raise ShapeError(
-            f"image_shape is (height, width) or (channels, height, width), with sides of {LEAST_SIDE} pixels or more, got "
-            f"{shape}."
-        )
-    if x.dim() < 2 or x[:1].numel() != math.prod(shape) * len(x[:1]):
+    x, shape = torch.as_tensor(x).detach().cpu(), checked_shape(image_shape)
+    if min(shape[-2:]) < LEAST_SIDE:
+        raise ShapeError(f"gradient_histograms needs images with sides of {LEAST_SIDE} pixels or more, got {shape}.")
+    if x.dim() < 2 or math.prod(x.shape[1:]) != math.prod(shape):
         raise ShapeError(f"Images of shape {shape} need {math.prod(shape)} numbers a row, got rows {tuple(x.shape)}.")
     if not bool(x.isfinite().all()):
         raise DataError("Images must have no gaps and no infinite numbers: fill them in.")
-    images = x.reshape(len(x), -1, *shape[-2:])
-    largest = images.abs().max() if images.numel() else images.new_ones(())
-    images = images / torch.where(largest > 0, largest, 1.0)
+    images = x.reshape(len(x), math.prod(shape[:-2]), *shape[-2:])
     size = max(1, int(MOST_VALUES / (DIRECTIONS * math.prod(shape))))
-    found = torch.cat([_histograms(part, _cell(shape)) for part in images.split(size)])
+    found = torch.cat([_histograms(_scaled(part), _cell(shape)) for part in images.split(size)])
     energy = found.square().sum(1, keepdim=True)
     around = torch.nn.functional.avg_pool2d(energy, 3, 1, 1, count_include_pad=False).sqrt()
     return (
-        (found / (around + FLOOR * around.mean((1, 2, 3), keepdim=True)).clamp_min(torch.finfo(x.dtype).tiny))
+        (found / (around + FLOOR * around.mean((1, 2, 3), keepdim=True)).clamp_min(torch.finfo(found.dtype).tiny))
         .flatten(1)
         .sqrt()
     )
+
+
+def checked_shape(image_shape: Sequence[int]) -> tuple[int, ...]:
+    """`(height, width)` or `(channels, height, width)` as a tuple. ShapeError for what is neither."""
+    try:
+        shape = tuple(operator.index(side) for side in image_shape)
+    except TypeError:
+        shape = ()
+    if len(shape) not in (2, 3) or min(shape) < 1:
+        raise ShapeError(f"image_shape is (height, width) or (channels, height, width), got {image_shape!r}.")
+    return shape
+
+
+def _scaled(images: Tensor) -> Tensor:
+    """Images `(N, channels, H, W)` as float32, each from its first pixel on and in units of its own largest number.
+
+    No number is then too large or too small to be squared, and what one image has does not depend on the others.
+    """
+    images = _in_units(images.double())
+    return _in_units(images - images[..., :1, :1]).float()
+
+
+def _in_units(images: Tensor) -> Tensor:
+    largest = images.abs().amax((1, 2, 3), keepdim=True)
+    return images / torch.where(largest > 0, largest, 1.0)
 
 
 def _cell(shape: tuple[int, ...]) -> int:
@@ -87,5 +108,5 @@ def _histograms(images: Tensor, cell: int) -> Tensor:
     apart = (apart + DIRECTIONS / 2) % DIRECTIONS - DIRECTIONS / 2
     directed = (1 - apart.abs()).clamp_min(0.0) * strength  # (N, 8, H, W)
     tent = 1 - ((torch.arange(2 * cell) + 0.5 - cell) / cell).abs()
-    kernel = (tent[:, None] * tent).expand(DIRECTIONS, 1, -1, -1)
+    kernel = (tent[:, None] * tent).to(directed.dtype).expand(DIRECTIONS, 1, -1, -1)
     return torch.nn.functional.conv2d(directed, kernel, stride=cell, padding=cell - cell // 2, groups=DIRECTIONS)

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from pyrovae._lazily import Lazily
-from pyrovae.criticism.edges import LEAST_SIDE, gradient_histograms
-from pyrovae.criticism.fields import LabelField, checked, checked_labels, checked_rows
+from pyrovae.criticism.edges import LEAST_SIDE, checked_shape, gradient_histograms
+from pyrovae.criticism.fields import FAR, LabelField, checked, checked_labels, checked_rows, refuse_neighbors
 from pyrovae.criticism.mixtures import LabelMixture
 from pyrovae.criticism.processes import FOLDS, LabelProcess, parts, score_of
-from pyrovae.errors import OptionError, ShapeError
+from pyrovae.errors import ShapeError
 
 sklearn_trees = Lazily("sklearn.ensemble")
 
@@ -24,7 +24,7 @@ __all__ = ["LabelEnsemble"]
 
 CAUTION = 20.0  # nats by which the log score of held-out labels must differ, for odds of e in the weights
 TREES = 100
-FLAT = 1e-8  # the standard deviation of a column that is constant, as a share of its mean
+FLAT = 1e-8  # the standard deviation of a column that is constant, as a share of its mean; it is left out
 LEAST = torch.finfo(torch.float32).tiny  # in the place of a probability of 0
 OF_MODEL = 0.1  # the weight of a fitted pair's classifier before labels say more
 
@@ -61,9 +61,10 @@ class LabelEnsemble:
     - A `LabelMixture`: one normal distribution a class.
     - Of tables, a hundred extremely randomised trees.
 
-    Each predicts labels that it has not seen, and `w_m ~ exp(log score of these labels / 20 nats)`. Few labels so choose none
-    of them alone, and many do. Images are seen as pixels and as `gradient_histograms`, by field and process whichever predict
-    held-out labels better. A table is seen in standardised columns, and by the field in its own units, if these are better.
+    Each predicts labels that it has not seen, and `w_m ~ exp(log score of these labels / 20 nats)`, so that a few labels hardly
+    prefer one of them, and many do. Field and process see images as pixels or as `gradient_histograms`, whichever predict
+    held-out labels better, and the mixture sees the histograms; images with a side below four pixels are seen as pixels. A
+    table is seen in standardised columns, without constant ones, and by the field in its own units, if these are better.
 
     Args:
         x: Rows, `(N, *event)`. The field leaves gaps (NaN) out of its distances; the others fill in the mean of the column.
@@ -80,9 +81,10 @@ class LabelEnsemble:
             units and weights, too, the scores of new rows are lower; to know them, hold out labels before.
 
     Raises:
-        ShapeError: x and y do not have the same number of rows, or rows another shape than `image_shape` or those of x.
+        ShapeError: x and y do not have the same number of rows, rows have another shape than `image_shape` or those of x, or
+            `image_shape` is not that of an image.
         DataError: No row has a label, a label is not a class number, there are fewer than two rows, or numbers are infinite.
-        OptionError: `num_neighbors` is below 1.
+        OptionError: `num_neighbors` is no whole number of at least 1.
 
     References:
         Geurts, Ernst & Wehenkel 2006, doi:10.1007/s10994-006-6226-1 (the trees). Genest & Zidek 1986,
@@ -107,18 +109,18 @@ class LabelEnsemble:
         num_neighbors: int = 5,
         image_shape: Sequence[int] | None = None,
     ) -> None:
-        if num_neighbors < 1:
-            raise OptionError(f"num_neighbors must be at least 1, got {num_neighbors}.")
+        refuse_neighbors(num_neighbors)
         rows, y, self.num_classes = checked(x, y, num_classes, "ensemble")
-        self.num_columns, self.image_shape = rows.shape[1], None if image_shape is None else tuple(image_shape)
+        self.num_columns, self.image_shape = rows.shape[1], None if image_shape is None else checked_shape(image_shape)
         if self.image_shape is not None and math.prod(self.image_shape) != self.num_columns:
             raise ShapeError(f"Images of shape {self.image_shape} cannot have {self.num_columns} numbers a row.")
-        self.mean = rows.nanmean(0).nan_to_num(0.0)
-        apart = rows - self.mean
-        # squares of the largest numbers would be infinite
-        largest = apart.abs().nan_to_num(0.0).amax(0).clamp_min(torch.finfo(rows.dtype).tiny)
-        self.scale = largest * (apart / largest).square().nanmean(0).sqrt().nan_to_num(0.0)
-        self.scale = torch.where(self.scale > FLAT * self.mean.abs(), self.scale, 1.0)
+        # in units of the largest numbers, whose sums and squares could be infinite
+        self.unit = rows.abs().nan_to_num(0.0).amax(0)
+        self.unit = torch.where(self.unit > 0, self.unit, 1.0)
+        scaled = rows / self.unit
+        self.mean = scaled.nanmean(0).nan_to_num(0.0)
+        scale = (scaled - self.mean).square().nanmean(0).sqrt().nan_to_num(0.0)
+        self.factor = torch.where(scale > FLAT * self.mean.abs(), 1 / scale, 0.0)
         views, how = self._views(rows), (y, self.num_classes)
         self.fields = [LabelField(gappy, *how, num_neighbors) for gappy, _ in views]
         first = 0 if self.image_shape is not None else len(views) - 1  # variances of kernels are in standard units
@@ -154,11 +156,13 @@ class LabelEnsemble:
 
     def _views(self, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
         """The rows in each of their units: with gaps, and with means in their place."""
-        filled = torch.where(rows.isnan(), self.mean, rows)
-        shape = self.image_shape
+        gaps, shape = rows.isnan(), self.image_shape
+        some = bool(gaps.any())
+        filled = torch.where(gaps, self.mean * self.unit, rows) if some else rows
         if shape is None:
-            return [(rows, filled), ((rows - self.mean) / self.scale, (filled - self.mean) / self.scale)]
-        if len(shape) not in (2, 3) or min(shape[-2:]) < LEAST_SIDE:
+            standard = ((rows / self.unit).clamp(-FAR, FAR) - self.mean) * self.factor
+            return [(rows, filled), (standard, standard.nan_to_num(0.0) if some else standard)]
+        if min(shape[-2:]) < LEAST_SIDE:
             return [(rows, filled)]
         histograms = gradient_histograms(filled, shape).double()
         return [(rows, filled), (histograms, histograms)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from copy import copy
 from typing import Any
 
@@ -24,6 +25,7 @@ FOLDS, WORK, MOST_UNKNOWNS = (
 )  # few or many; the numbers to be solved for that cost little; and at most
 MOST_DISTANCES = 2e7  # in memory at once
 EXACT = 64  # columns up to which distances are float64, so that equal ones of whole numbers are equal
+FAR = 1e100  # beyond which numbers are taken to be so large, since sums of larger ones could be infinite
 TOLERANCE, MOST_STEPS = 1e-8, 2000  # of conjugate gradients
 LOWEST, HIGHEST = math.log(0.05), math.log(20.0)  # of the temperature
 
@@ -62,7 +64,7 @@ class LabelField:
     Raises:
         ShapeError: x and y do not have the same number of rows, or rows to be predicted another shape than those of x.
         DataError: No row has a label, a label is not a class number, there are fewer than two rows, or numbers are infinite.
-        OptionError: `num_neighbors` is below 1.
+        OptionError: `num_neighbors` is no whole number of at least 1.
 
     References:
         Zhu, Ghahramani & Lafferty 2003, "Semi-supervised learning using Gaussian fields and harmonic functions", ICML. The
@@ -82,12 +84,16 @@ class LabelField:
     """
 
     def __init__(self, x: Tensor, y: Tensor, num_classes: int | None = None, num_neighbors: int = 5) -> None:
-        if num_neighbors < 1:
-            raise OptionError(f"num_neighbors must be at least 1, got {num_neighbors}.")
+        refuse_neighbors(num_neighbors)
         rows, y, self.num_classes = checked(x, y, num_classes, "field")
         self.num_neighbors = min(num_neighbors, len(rows) - 1)
-        # where columns are far from 0, squares would cancel; whole numbers stay whole, and their equal distances equal
-        self.origin = rows.nanmean(0).nan_to_num(0.0).round()
+        # In a unit near most rows' largest numbers no square is too large or too small; as it is a power of two, equal
+        # distances stay equal.
+        sizes = rows.abs().nan_to_num(0.0).amax(1)
+        self.unit = 2.0 ** (math.frexp(sizes.median().item())[1] - 1)
+        # where columns are far from 0, squares would cancel; whole numbers stay whole
+        rows = self._in_units(rows)
+        self.origin = (rows.nanmean(0).nan_to_num(0.0) * self.unit).round() / self.unit
         self.x = rows - self.origin
         near, reached = nearest(self.x, self.x, self.num_neighbors, themselves=True)
         # a walk that cannot leave ends in any class
@@ -101,6 +107,9 @@ class LabelField:
         other = copy(self)
         other._spread(y.detach().cpu().long())
         return other
+
+    def _in_units(self, rows: Tensor) -> Tensor:
+        return (rows / self.unit).clamp(-FAR, FAR)
 
     def _spread(self, y: Tensor) -> None:
         near, known = self.near, y >= 0
@@ -121,7 +130,7 @@ class LabelField:
         rows = checked_rows(x)
         if rows.shape[1] != self.x.shape[1]:
             raise ShapeError(f"A row of the field has {self.x.shape[1]} numbers, got rows with {rows.shape[1]}.")
-        near, reached = nearest(rows - self.origin, self.x, self.num_neighbors)
+        near, reached = nearest(self._in_units(rows) - self.origin, self.x, self.num_neighbors)
         values = torch.where(reached[..., None], self.values[near], 1 / self.num_classes)
         found = DAMPING * values.mean(1) + (1 - DAMPING) / self.num_classes
         return with_temperature(found, self.temperature)
@@ -151,6 +160,12 @@ def checked(x: Any, y: Any, num_classes: int | None, what: str) -> tuple[Tensor,
     return checked_rows(x, what), y.detach().cpu().long(), count
 
 
+def refuse_neighbors(num: int) -> None:
+    """OptionError for what is no number of neighbours."""
+    if not isinstance(num, numbers.Integral) or num < 1:
+        raise OptionError(f"num_neighbors must be a whole number of at least 1, got {num!r}.")
+
+
 def _a(what: str) -> str:
     return f"A{'n' if what[0] in 'aeiou' else ''} {what}"
 
@@ -164,6 +179,8 @@ def checked_labels(y: Tensor, num_rows: int, num_classes: int | None, what: str 
     if not bool((y >= 0).any()):
         raise DataError(f"{_a(what)} needs a label, got {num_rows} rows, 0 labelled.")
     count = int(y.max()) + 1 if num_classes is None else num_classes
+    if not isinstance(count, numbers.Integral):
+        raise DataError(f"num_classes must be a whole number, got {count!r}.")
     if int(y.max()) >= count:
         raise DataError(f"Labels must be below {count}, the number of classes, got {int(y.max())}.")
     return count
@@ -175,6 +192,8 @@ def checked_rows(x: Any, what: str = "field") -> Tensor:
     if rows.dim() < 2:
         raise ShapeError(f"{_a(what)} needs rows (N, *event), got {tuple(rows.shape)}.")
     rows = rows.flatten(1)
+    if not rows.shape[1]:
+        raise ShapeError(f"{_a(what)} needs rows of one number or more, got rows without any.")
     if bool(rows.isinf().any()):
         raise DataError(
             f"Rows of {_a(what).lower()} must be finite, or NaN where missing, and some numbers are infinite."
@@ -191,18 +210,20 @@ def nearest(x: Tensor, others: Tensor, num: int, themselves: bool = False) -> tu
     gaps = bool(x.isnan().any()) or bool(others.isnan().any())
     if x.shape[1] > EXACT:  # where float64 would take minutes
         x, others = x.float(), others.float()
-    seen, other_seen = ((~rows.isnan()).to(x.dtype) for rows in (x, others))
-    x, others = x.nan_to_num(0.0), others.nan_to_num(0.0)
+    if gaps:
+        seen, other_seen = ((~rows.isnan()).to(x.dtype) for rows in (x, others))
+        x, others = x.nan_to_num(0.0), others.nan_to_num(0.0)
     found = []
     size = max(1, int(MOST_DISTANCES / len(others)))
-    for start in range(0, len(x), size):
+    for start in range(0, max(len(x), 1), size):
         rows = x[start : start + size]
         if gaps:
             here = seen[start : start + size]
             squares = rows.square() @ other_seen.T + here @ others.square().T - 2 * rows @ others.T
             distance = torch.where((shared := here @ other_seen.T) > 0, squares / shared, math.inf)
         else:
-            distance = rows.square().sum(1, keepdim=True) + others.square().sum(1) - 2 * rows @ others.T
+            # without the row's own square, beside which others may be too small to be seen
+            distance = others.square().sum(1) - 2 * rows @ others.T
         if themselves:
             index = torch.arange(len(rows))
             distance[index, start + index] = math.inf

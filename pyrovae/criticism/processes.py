@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyrovae.criticism.fields import checked, checked_labels, checked_rows
+from pyrovae.criticism.fields import FAR, checked, checked_labels, checked_rows
 from pyrovae.errors import DataError, ShapeError
 
 __all__ = ["LabelProcess"]
@@ -21,6 +21,7 @@ PRECISIONS, GAUSSIAN = (0.3, 1.0, 3.0), (10.0, 100.0)  # 1 / length scale^2 of t
 OFFSET = 10.0  # prior variance of what is added to a class everywhere
 MOST_LABELS = 500  # beyond which some of the labelled rows are left out: the work is cubic
 MOST_VALUES = 4_000_000  # of a kernel, in memory at once
+FIRST = 1e-9  # the place of a class's second label, before all third ones
 JITTER = 1e-6
 CURVATURE = 0.005  # of the log score of a label in f, about, by which `_fitted` scales its unknowns
 ITERATIONS, HISTORY, SLOPE = 100, 10, 1e-2  # of L-BFGS; it ends where no slope is larger
@@ -41,7 +42,7 @@ class LabelProcess:
     Args:
         x: Rows, `(N, *event)`, without gaps, in units in which a Euclidean distance has a meaning, as of standardised columns.
         y: Their class numbers, `(N,)`, from 0, and -1 where unknown. Of more than 500 labels, 500 are used, drawn by a
-            fixed seed: one of each class, and of the rest each class in proportion, so that frequencies stay what they are.
+            fixed seed: two of each class, and of the rest each class in proportion, so that frequencies stay what they are.
         num_classes: C; by default the largest class number plus 1.
 
     Attributes:
@@ -132,11 +133,14 @@ class Scaling:
     @classmethod
     def of(cls, rows: Tensor) -> Scaling:
         unit = (rows.abs().max().item() if rows.numel() else 1.0) or 1.0
-        origin = (rows / unit).mean(0)
-        return cls(unit, origin, (rows / unit - origin).square().sum(1).mean().sqrt().clamp_min(TINY))
+        scaled = rows / unit
+        if bool((scaled == scaled[:1]).all()):  # what is left of them would be rounding errors
+            return cls(unit, scaled[0], rows.new_ones(()))
+        origin = scaled.mean(0)
+        return cls(unit, origin, (scaled - origin).square().sum(1).mean().sqrt().clamp_min(TINY))
 
     def __call__(self, rows: Tensor) -> Tensor:
-        return (rows / self.unit - self.origin) / self.size
+        return ((rows / self.unit).clamp(-FAR, FAR) - self.origin) / self.size
 
 
 def refuse_gaps(rows: Tensor, what: str) -> None:
@@ -167,7 +171,7 @@ def score_of(p: Tensor, y: Tensor) -> float:
 
 
 def _chosen(y: Tensor, most: int) -> Tensor:
-    """The positions of labelled rows, ascending, or of so many of them: of each class one, and of the rest in proportion.
+    """The positions of labelled rows, ascending, or of so many of them: of each class two, and of the rest in proportion.
 
     Within a class they are drawn at random, since neighbouring rows of a table may be alike.
     """
@@ -178,7 +182,8 @@ def _chosen(y: Tensor, most: int) -> Tensor:
     mixed = mixed[y[mixed].argsort(stable=True)]
     counts = torch.bincount(y[mixed])
     before = (counts.cumsum(0) - counts)[y[mixed]]
-    place = (torch.arange(len(mixed)) - before).double() / counts[y[mixed]]  # within its class, from 0 to 1
+    number = torch.arange(len(mixed)) - before  # within its class
+    place = torch.where(number == 1, FIRST, number.double() / counts[y[mixed]])
     return mixed[place.argsort(stable=True)[:most]].sort().values
 
 

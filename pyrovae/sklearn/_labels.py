@@ -22,7 +22,7 @@ from pyrovae.pair.common import same_for_rows, start_rows
 from pyrovae.pair.program import arguments
 from pyrovae.predict.encode import encode
 from pyrovae.sklearn import _graphs
-from pyrovae.sklearn._base import DRAW_SEED, Array, VAEEstimator, as_tensor
+from pyrovae.sklearn._base import DRAW_SEED, Array, VAEEstimator, as_tensor, check_options
 
 METHODS = ("guide", "joint")
 
@@ -121,15 +121,17 @@ class SemiSupervisedVAEClassifier(ClassifierMixin, VAEEstimator):
         """
         if self.method not in METHODS:
             raise OptionError(f"method must be one of {', '.join(map(repr, METHODS))}, got {self.method!r}.")
+        check_options(self)
         rows = self._rows(X, reset=True)
         self.classes_, codes = class_codes(self, y, rows)
         self._learn_scale(rows)
         y_rows = torch.from_numpy(codes)
-        self._fit_pair([self._scaled(rows), y_rows], self._default)
-        self.ensemble_ = None
-        if self.n_neighbors is not None:
+        ensemble = None
+        if self.n_neighbors is not None:  # first, as it takes less time to refuse an argument
             how = len(self.classes_), self.n_neighbors, self.image_shape
-            self.ensemble_ = LabelEnsemble(as_tensor(rows), y_rows, *how)
+            ensemble = LabelEnsemble(as_tensor(rows), y_rows, *how)
+        self._fit_pair([self._scaled(rows), y_rows], self._default)
+        self.ensemble_ = ensemble
         return self
 
     def _default(self, x: Tensor, y: Tensor) -> Any:

@@ -18,7 +18,7 @@ from support.command import Command
 
 import pyrovae as pv
 from pyrovae.app.jobs import label as labelling
-from pyrovae.app.jobs.label.ensemble import Ensemble, fitted_weights
+from pyrovae.app.jobs.label.ensemble import Ensemble, fitted_weights, too_many
 from pyrovae.app.jobs.label.judging import Judged, judged_before
 from pyrovae.app.jobs.label.learning import quick
 from pyrovae.app.jobs.label.training import build_labeller
@@ -742,6 +742,10 @@ def test_the_ensemble_is_left_out_where_it_would_take_too_long() -> None:
     job = a_job(torch.zeros(1, 1).expand(2_000_000, 1), ["a", "b", *[""] * 1_999_998])
     ensemble = Ensemble(job, 5)
     assert ensemble(job.labels.y) is None and "2000000 rows of 1 numbers and 2 classes" in ensemble.why_not
+    # distances of few columns are sorted, too
+    for rows, columns, wanted in ((200_000, 2, True), (60_000, 784, False), (60_000, 5, False), (10_000, 5_000, False)):
+        job = a_job(torch.zeros(1, 1).expand(rows, columns), ["a", "b", *[""] * (rows - 2)])
+        assert too_many(job) is wanted, (rows, columns)
 
 
 def test_without_an_option_of_the_model_the_ensemble_answers_alone(tmp_path: Path) -> None:

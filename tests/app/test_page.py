@@ -8,6 +8,7 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,17 @@ from PIL import Image
 from starlette.testclient import TestClient
 from support.command import Command
 
-from pyrovae.app.jobs.label import read_job
+from pyrovae.app.jobs.label import label_rows, read_job
 from pyrovae.app.jobs.label.answers import Answers, check_annotator
-from pyrovae.app.jobs.label.job import refuse_folder
-from pyrovae.app.jobs.label.learning import Learned, Worker, learn, why_not
+from pyrovae.app.jobs.label.job import refuse_folder, steps_before
+from pyrovae.app.jobs.label.learning import Learned, Worker, learn, quick, why_not
 from pyrovae.app.jobs.label.session import ENOUGH, Session, keys_of
 from pyrovae.app.jobs.label.views import Views
 from pyrovae.app.options import Options
 from pyrovae.app.pages import serve
 from pyrovae.app.pages.label import label_app
 from pyrovae.data.images import thumbnail
+from pyrovae.data.labels import as_labels
 from pyrovae.errors import DataError, MissingPackageError, OptionError
 
 ROWS = 40
@@ -384,6 +386,20 @@ def test_a_worker_learns_and_goes_on_from_there(photos: Path, tmp_path: Path) ->
         with pytest.raises(OptionError, match=r"predictions.csv has changed since it was written.*--labels"):
             refuse_folder(tmp_path / "run", job, fresh=fresh)
     assert "label some" in why_not([""] * 3).lower() and why_not(labels) == ""
+
+
+def test_the_page_goes_on_with_the_model_of_the_run(photos: Path, tmp_path: Path) -> None:
+    job = read_job(str(photos), some=False)
+    labels = ["even" if row % 2 == 0 else "odd" for row in range(12)] + [""] * (ROWS - 12)
+    model = {"hidden": (4,), "latent": 2, "passes": 2, "holdout": 0.0}
+    labelled, folder = replace(job, labels=as_labels(labels)), tmp_path / "run"
+    label_rows(labelled, Options.of("label", steps=2, **model), folder, progress=False, engine="eager")
+    learn(job, labels, Options.of("label", hidden=(4,), latent=2, holdout=0.0), folder, engine="eager")
+    assert (folder / "weights.safetensors").exists() and steps_before(folder, job) == 2
+    assert quick(Options.of("label"), labelled, 2000).steps == 400  # a fifth
+    assert quick(Options.of("label", steps=0), labelled, 2000).steps == 0
+    learn(job, labels, Options.of("label", steps=0, holdout=0.0), folder, engine="eager")
+    assert not (folder / "weights.safetensors").exists() and steps_before(folder, job) == 0
 
 
 def test_a_worker_that_dies_is_reported_and_started_again(

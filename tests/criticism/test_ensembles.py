@@ -1,6 +1,7 @@
 """Mixtures by scikit-learn's discriminant analysis and by their own clusters, edges by hand, and a pool by definition."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,6 +115,30 @@ def test_edges_do_not_see_contrast_or_other_images_and_move_less_than_pixels() -
     assert pv.gradient_histograms(torch.zeros(2, 8, 8), (8, 8)).abs().max() == 0  # no edge at all
 
 
+def test_edges_of_an_image_are_the_same_beside_any_other_and_in_any_unit() -> None:
+    images = torch.rand(3, 3, 6, 8, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    found = pv.gradient_histograms(images, (3, 6, 8))
+    for unit in (1e-300, 1e40, 1e300):
+        scaled = images * torch.tensor([1.0, unit, 1.0], dtype=torch.float64)[:, None, None, None]
+        torch.testing.assert_close(pv.gradient_histograms(scaled, (3, 6, 8)), found)
+    torch.testing.assert_close(pv.gradient_histograms(images + 1e8, (3, 6, 8)), found, atol=1e-3, rtol=0)
+    assert pv.gradient_histograms(images[:0], (3, 6, 8)).shape == (0, found.shape[1])
+    torch.set_default_dtype(torch.float64)
+    try:
+        torch.testing.assert_close(pv.gradient_histograms(images, (3, 6, 8)), found)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("shape", [(16,), (1, 1, 4, 4), (-4, -4), (4.0, 4.0), 16, None, "ab"], ids=str)
+def test_what_is_no_shape_of_an_image_is_refused(shape: Any, clusters: tuple[Tensor, Tensor, Tensor]) -> None:
+    with pytest.raises(pv.ShapeError, match=r"image_shape is \(height, width\) or \(channels, height, width\), got"):
+        pv.gradient_histograms(torch.zeros(2, 16), shape)
+    if shape is not None:
+        with pytest.raises(pv.ShapeError, match="image_shape is"):
+            pv.LabelEnsemble(torch.zeros(80, 16), clusters[2], image_shape=shape)
+
+
 def test_what_is_no_image_has_no_edges() -> None:
     with pytest.raises(pv.ShapeError, match=r"sides of 4 pixels or more, got \(3, 9\)"):
         pv.gradient_histograms(torch.zeros(2, 27), (3, 9))
@@ -179,14 +204,37 @@ def test_gaps_constant_columns_and_huge_numbers_are_taken(clusters: tuple[Tensor
     assert math.isnan(alone.score) and list(alone.weights.values()) == pytest.approx([0.25] * 4)
 
 
+def test_rows_that_are_huge_alike_or_none_have_probabilities(
+    clusters: tuple[Tensor, Tensor, Tensor], ensemble: pv.LabelEnsemble
+) -> None:
+    x, _, few = clusters
+    rows = torch.cat([1e307 * x, torch.full_like(x[:, :1], 0.1)], 1)  # whose sums are infinite, and a constant column
+    huge = pv.LabelEnsemble(rows, few)
+    assert (huge.probabilities - ensemble.probabilities).abs().max() < 0.1
+    new = rows[:5].clone()
+    new[:, 2] = 7.0  # the column has said nothing, and is not listened to
+    torch.testing.assert_close(huge(new), huge(rows[:5]))
+    assert ensemble(x[:0]).shape == (0, 2)
+    far = torch.tensor([[0.0, 1e305], [0.0, -1e305]], dtype=torch.float64)
+    assert ensemble(far).isfinite().all()
+    alike = pv.LabelEnsemble(x[:1].expand(9, -1), few[:9])
+    assert alike(torch.cat([x[:9], far])).isfinite().all() and alike.probabilities.isfinite().all()
+
+
 def test_what_an_ensemble_refuses(clusters: tuple[Tensor, Tensor, Tensor], ensemble: pv.LabelEnsemble) -> None:
     x, _, few = clusters
     with pytest.raises(pv.ShapeError, match=r"An ensemble needs rows .* got \(80, 2\) and \(79,\)"):
         pv.LabelEnsemble(x, few[1:])
     with pytest.raises(pv.DataError, match="An ensemble needs a label, got 80 rows, 0 labelled"):
         pv.LabelEnsemble(x, torch.full((80,), -1))
-    with pytest.raises(pv.OptionError, match="num_neighbors must be at least 1, got 0"):
+    with pytest.raises(pv.OptionError, match="num_neighbors must be a whole number of at least 1, got 0"):
         pv.LabelEnsemble(x, few, num_neighbors=0)
+    with pytest.raises(pv.OptionError, match="a whole number of at least 1, got 2.5"):
+        pv.LabelEnsemble(x, few, num_neighbors=2.5)  # type: ignore[arg-type]
+    with pytest.raises(pv.DataError, match="num_classes must be a whole number, got 2.0"):
+        pv.LabelEnsemble(x, few, 2.0)  # type: ignore[arg-type]
+    with pytest.raises(pv.ShapeError, match="rows of one number or more"):
+        pv.LabelEnsemble(x[:, :0], few)
     with pytest.raises(pv.ShapeError, match=r"Images of shape \(2, 2\) cannot have 2 numbers a row"):
         pv.LabelEnsemble(x, few, image_shape=(2, 2))
     with pytest.raises(pv.ShapeError, match="A row of the ensemble has 2 numbers, got rows with 3"):

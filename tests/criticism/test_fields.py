@@ -120,6 +120,24 @@ def test_columns_far_from_zero_lose_no_digits() -> None:
     torch.testing.assert_close(pv.LabelField(x + 2**30, few)(x + 2**30), pv.LabelField(x, few)(x), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("unit", [1e-300, 1e-25, 1e25, 1e300])
+def test_rows_of_many_columns_may_be_in_any_unit(unit: float) -> None:
+    """Of more than 64 columns distances are float32, in which squares of 1e-25 or 1e25 would be 0 or infinite."""
+    x = torch.randn(30, 70, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = torch.where(torch.arange(30) < 8, torch.arange(30) % 2, -1)
+    found, wanted = pv.LabelField(unit * x, y), pv.LabelField(x, y)
+    torch.testing.assert_close(found.probabilities, wanted.probabilities)
+    torch.testing.assert_close(found(unit * x[10:]), wanted(x[10:]))
+
+
+def test_the_nearest_of_a_row_far_away_are_on_its_side() -> None:
+    x = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
+    x[20:] += 8
+    field = pv.LabelField(x, torch.where(torch.arange(40) % 20 < 3, torch.arange(40) // 20, -1))
+    assert field(torch.tensor([[-1e20, -1e20], [1e20, 1e20]])).argmax(-1).tolist() == [0, 1]
+    assert field(x[:0]).shape == (0, 2)
+
+
 def test_pooled_probabilities_are_the_geometric_mean() -> None:
     x, _, few = two_moons()
     field, others = pv.LabelField(x, few), torch.rand(60, 2).softmax(1)
@@ -131,7 +149,7 @@ def test_pooled_probabilities_are_the_geometric_mean() -> None:
 
 def test_what_is_refused() -> None:
     x, _, few = two_moons()
-    with pytest.raises(pv.OptionError, match="num_neighbors must be at least 1, got 0"):
+    with pytest.raises(pv.OptionError, match="num_neighbors must be a whole number of at least 1, got 0"):
         pv.LabelField(x, few, num_neighbors=0)
     with pytest.raises(pv.ShapeError, match=r"got \(60, 2\) and \(59,\)"):
         pv.LabelField(x, few[1:])

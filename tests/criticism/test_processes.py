@@ -97,6 +97,16 @@ def test_of_many_labels_some_are_used_one_of_each_class_and_the_rest_in_proporti
     assert torch.equal(_chosen(y, 100), torch.arange(100)) and torch.equal(_chosen(y, 20), rows)
 
 
+def test_of_many_labels_a_rare_class_keeps_two_so_that_each_is_predicted_without_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pyrovae.criticism.processes.MOST_LABELS", 20)
+    x = torch.randn(62, 3, generator=torch.Generator().manual_seed(0))
+    y = torch.cat([torch.arange(60) % 2, torch.tensor([2, 2])])
+    process = pv.LabelProcess(x, y)
+    assert len(process.held_out) == 20 and {60, 61} < set(process.held_out.tolist())
+
+
 def test_many_labels_keep_the_frequencies_of_their_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "MOST_LABELS", 40)
     x = torch.randn(400, 2, generator=torch.Generator().manual_seed(2))

@@ -180,6 +180,11 @@ def test_an_ensemble_is_pooled_with_the_classifier_which_counts_a_tenth(X: np.nd
     assert SemiSupervisedVAEClassifier(n_neighbors=None, **how).fit(X, few).ensemble_ is None
     with pytest.raises(pv.OptionError, match="n_neighbors must be a whole number of at least 1, got 0"):
         SemiSupervisedVAEClassifier(n_neighbors=0).fit(X, few)
+    for shape in ((4, 4), 3, (-1, -3)):
+        model = SemiSupervisedVAEClassifier(image_shape=shape)
+        with pytest.raises(pv.ShapeError):
+            model.fit(X, few)
+        assert not hasattr(model, "fit_")  # it is refused before the model is fitted
 
 
 @pytest.mark.slow

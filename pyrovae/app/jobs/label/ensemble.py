@@ -17,8 +17,9 @@ optimize = Lazily("scipy.optimize")
 TINY = torch.finfo(torch.float32).tiny  # in the place of a probability of 0
 HELD_BACK = 20.0  # the pull of weights towards those by default, in nats for a distance of 1
 LEAST, MOST = 0.02, 3.0  # a weight; with weights of 0 classes would no longer differ
-# Squared rows times columns, two minutes of one core, and rows times classes.
-MOST_WORK, MOST_VALUES = 3e12, 2e6
+# Of the search for neighbours, three minutes of one core: squared rows times columns and what sorting a distance costs, in
+# columns. And rows times classes.
+MOST_WORK, SORTING, MOST_VALUES = 6e12, 850, 2e6
 
 
 def fitted_weights(q: Tensor | None, f: Tensor | None, y: Tensor) -> Weights:
@@ -61,7 +62,7 @@ def features(job: Job) -> Tensor:
 def too_many(job: Job) -> bool:
     """Whether the ensemble is left out, since it would take far longer than a fit."""
     rows = len(job.x)
-    return rows**2 * job.x[0].numel() > MOST_WORK or rows * len(job.labels.classes) > MOST_VALUES
+    return rows**2 * (job.x[0].numel() + SORTING) > MOST_WORK or rows * len(job.labels.classes) > MOST_VALUES
 
 
 class Ensemble:

@@ -194,6 +194,12 @@ def refuse_folder(folder: Path, job: Job, *, fresh: bool) -> None:
         )
 
 
+def steps_before(folder: Path, job: Job) -> int:
+    """The steps of the model that the run in a folder has, with which a later run goes on; 0 without one."""
+    recorded = _recorded(folder)
+    return 0 if recorded is None else int(_earlier(recorded, folder, job).options.steps or 0)
+
+
 def _recorded(folder: Path) -> Mapping[str, Any] | None:
     """What the run in a folder has recorded, None for a new folder. CheckpointError unless it is a run of this job."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):

@@ -26,7 +26,7 @@ from pyrovae.data.label_studio import CONTROL, NAME
 
 
 def tasks(job: Job, table: pd.DataFrame) -> list[dict[str, Any]]:
-    """A task for each row, those without a label first, the most informative before others, in Label Studio's JSON format.
+    """A task for each row, those without a label first, the most doubtful before others, in Label Studio's JSON format.
 
     Args:
         job: The rows.

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
-from pyrovae.app.jobs.label.job import PREDICTIONS, Answer, label_rows
+from pyrovae.app.jobs.label.job import PREDICTIONS, Answer, label_rows, steps_before
 from pyrovae.app.jobs.label.reading import Job
 from pyrovae.app.jobs.label.training import STEPS, decide_labelling
 from pyrovae.app.options import Options
@@ -77,13 +77,17 @@ def why_not(labels: list[str]) -> str:
     return ""
 
 
-def quick(options: Options, job: Job) -> Options:
+def quick(options: Options, job: Job, before: int = 0) -> Options:
     """The options with everything decided, by default with the steps of `pyrovae label` up to 300, or a fifth if that is more.
+
+    Args:
+        before: the steps of the model that the run has, which goes on unless the options say how many steps there are.
 
     Raises:
         OptionError: a value is impossible.
     """
-    decided = decide_labelling(options, job)
+    goes_on = before > 0 and options.steps is None
+    decided = decide_labelling(replace(options, steps=before) if goes_on else options, job)
     steps = int(decided.steps or 0)
     if options.steps is None:
         steps = min(steps, max(STEPS[0], round(SHARE * steps)))
@@ -98,7 +102,8 @@ def learn(job: Job, labels: list[str], options: Options, folder: Path, **how: An
     """
     known = as_labels(labels)
     job = replace(job, labels=known)
-    answer = label_rows(job, quick(options, job), folder, to=folder / PREDICTIONS, force=True, progress=False, **how)
+    quickly = quick(options, job, 0 if how.get("fresh") else steps_before(folder, job))
+    answer = label_rows(job, quickly, folder, to=folder / PREDICTIONS, force=True, progress=False, **how)
     table = answer.table
     return Learned(
         labels=len(known.known),
