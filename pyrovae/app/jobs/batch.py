@@ -95,6 +95,12 @@ def batch_of(run: Run, block: Block) -> dict[str, Tensor]:
             values /= run.dataset.source.get("divided_by", 1)  # pixels of 8 bits
         except (TypeError, ValueError) as error:
             raise DataError(f"The run was fitted to numbers, and a cell of the table is none ({error}).") from error
+    if bool((infinite := values.isinf()).any()):
+        row, place = infinite.nonzero()[0].tolist()
+        raise DataError(
+            f"Column {names[place]!r} is infinite in row {block.start + row} of the table (counted from 0), or beyond what "
+            "float32 can hold. Correct it, leave it empty, or drop the row."
+        )
     scaled = values if rows.scaler is None else rows.scaler.apply(values)
     return {"x": scaled.reshape(len(scaled), *rows.test.shape[1:]), **given}
 
