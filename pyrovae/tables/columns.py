@@ -91,10 +91,14 @@ class Column:
     def is_class(self) -> bool:
         return self.kind in CLASSES
 
-    def codes(self, cells: pd.Series) -> tuple[Array, list[Any]]:
-        """The cells as numbers, `(N,)` float64 with NaN where missing, and the cells that are no value of the column."""
+    def codes(self, cells: pd.Series, before: int = 0) -> tuple[Array, list[Any]]:
+        """The cells as numbers, `(N,)` float64 with NaN where missing, and the cells that are no value of the column.
+
+        Args:
+            before: How many cells of the same column came before these.
+        """
         if self.is_class:
-            return self._class_codes(cells)
+            return self._class_codes(cells, before)
         if self.kind == "date":
             return as_days(cells)
         values, strange = as_numbers(cells)
@@ -105,7 +109,7 @@ class Column:
             )
         return values, strange
 
-    def _class_codes(self, cells: pd.Series) -> tuple[Array, list[Any]]:
+    def _class_codes(self, cells: pd.Series, before: int) -> tuple[Array, list[Any]]:
         if all(isinstance(category, int | float) and not isinstance(category, bool) for category in self.categories):
             values, strange = as_numbers(cells)  # "1,234.0" is 1234
             order = np.argsort(np.asarray(self.categories, dtype=np.float64))
@@ -113,7 +117,9 @@ class Column:
             place = np.searchsorted(levels, values).clip(0, len(levels) - 1)
             met = levels[place] == values
             others = values[~met & ~np.isnan(values)]
-            if len(strange) <= STRANGE * len(cells):  # as few as may count as missing in any column of numbers
+            if len(strange) <= STRANGE * (
+                before + len(cells)
+            ):  # as few as may count as missing in any column of numbers
                 strange = []
             return np.where(met, order[place], np.nan), [*strange, *np.unique(others).tolist()]
         known = {as_text(category): code for code, category in enumerate(self.categories)}

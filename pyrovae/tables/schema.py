@@ -77,12 +77,13 @@ class Schema:
         """The names of the modelled columns, in the order of the rows of a model."""
         return tuple(column.name for column in self.modelled)
 
-    def encode(self, table: pd.DataFrame, *, part: bool = False) -> Tensor:
+    def encode(self, table: pd.DataFrame, *, before: int | None = None) -> Tensor:
         """The rows of a table as numbers.
 
         Args:
             table: A DataFrame with the modelled columns, in any order; others are ignored. It is not changed.
-            part: Whether these are some rows of a table, whose spread does not say what float32 has to tell apart.
+            before: How many rows came before these, where they are some rows of a table: their spread does not say what float32
+                has to tell apart, and their number not how many cells may be no numbers. None for a whole table.
 
         Returns:
             `(N, D)` float32, NaN where a cell is missing.
@@ -100,17 +101,17 @@ class Schema:
             )
         rows = np.empty((len(table), len(self.modelled)))
         for place, column in enumerate(self.modelled):
-            codes, strange = column.codes(table.iloc[:, given[column.name]])
+            codes, strange = column.codes(table.iloc[:, given[column.name]], before or 0)
             if column.is_class and strange:
                 raise DataError(_unknown(column, strange))
-            if len(strange) > STRANGE * max(1, len(table)):
+            if len(strange) > STRANGE * max(1, len(table) + (before or 0)):
                 raise DataError(
                     f"Column {column.name!r} holds {column.kind} values, and {len(strange)} of {len(table)} cells are none, "
                     f"such as {strange[0]!r}. Correct them, leave them empty, or change the column's kind."
                 )
             _check_bounds(column, codes)
             rows[:, place] = codes
-        return _as_float32(rows, self.names, part)
+        return _as_float32(rows, self.names, part=before is not None)
 
     def decode(self, rows: Tensor) -> pd.DataFrame:
         """Rows of a model as a table, with the columns, categories and dtypes of the one that the schema was made from.

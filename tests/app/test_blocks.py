@@ -15,6 +15,7 @@ from support.command import Command, invoke
 import pyrovae as pv
 from pyrovae.app.jobs import answers, blocks, impute, outliers
 from pyrovae.app.jobs.batch import batch_of
+from pyrovae.app.jobs.frames import Block
 from pyrovae.app.jobs.ranking import Ranking
 from pyrovae.app.run import Run, open_run
 from pyrovae.criticism.outliers import adjusted_p_values
@@ -50,7 +51,7 @@ def run(folder: Path) -> Run:
 
 
 def whole(run: Run) -> dict[str, torch.Tensor]:
-    return batch_of(run, table(50, 1))
+    return batch_of(run, Block(0, table(50, 1)))
 
 
 @pytest.mark.parametrize("ending", [".csv", ".parquet"])
@@ -90,6 +91,14 @@ def test_blocks_have_random_numbers_of_their_own(run: Run, tmp_path: Path) -> No
 
 class Stopped(Exception):
     pass
+
+
+def test_an_infinite_number_is_told_beside_rows_with_gaps_that_are_taken(run: Run, tmp_path: Path) -> None:
+    rows = table(9, 1)
+    rows.loc[[1, 2, 8], "a"], rows.loc[5, "c"] = np.nan, np.inf
+    rows.to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(pv.DataError, match="Column 'c' is infinite in row 5 of the table"):
+        answers.encode_table(run, tmp_path / "t.csv", tmp_path / "z.csv", say=print, rows=4)
 
 
 @pytest.mark.parametrize("ending", [".csv", ".parquet"])
@@ -321,7 +330,9 @@ def test_gaps_are_filled_block_by_block(run: Run, draws: int, ending: str, tmp_p
         assert one[["a", "b", "c"]].notna().all().all()
     if draws:
         assert found["a"].to_numpy().reshape(3, 50)[:, 13].std() > 0
-    first = pv.impute(run.fitted, batch_of(run, rows[:12]), max(draws, 1), num_particles=20, proposal="guide", seed=0)
+    first = pv.impute(
+        run.fitted, batch_of(run, Block(0, rows[:12])), max(draws, 1), num_particles=20, proposal="guide", seed=0
+    )
     values = run.rows.restore(first.mean if not draws else first.draws[0])[1, 0]
     assert found["a"][1] == pytest.approx(float(values), rel=1e-5)
 
@@ -404,7 +415,7 @@ def test_the_class_that_a_model_is_given_comes_from_the_table(tmp_path: Path) ->
     new.to_csv(source, index=False)
     answers.encode_table(run, source, tmp_path / "z.csv", say=print, rows=25)
     codes = torch.tensor([["daisy", "rose", "tulip"].index(kind) for kind in new["kind"]])
-    wanted = pv.encode(run.fitted, {"x": batch_of(run, new)["x"], "c": codes}, site="z")
+    wanted = pv.encode(run.fitted, {"x": batch_of(run, Block(0, new))["x"], "c": codes}, site="z")
     found = torch.tensor(pd.read_csv(tmp_path / "z.csv")[["z0", "z1"]].to_numpy(dtype=np.float32))
     torch.testing.assert_close(found, wanted)
     assert outliers_of(run, source, tmp_path / "o.csv", rows=25).rows == 60
@@ -421,11 +432,13 @@ def test_blocks_of_nearly_equal_values_are_taken(run: Run) -> None:
     near = pd.DataFrame({"a": 1e6 + 1e-3 * np.arange(6), "b": 0.5, "c": -0.5})
     with pytest.raises(pv.DataError, match="less than float32 can tell apart"):
         schema.encode(near)
-    found = batch_of(of_schema, near)["x"]
+    found = batch_of(of_schema, Block(0, near))["x"]
     torch.testing.assert_close(found, torch.tensor([[1e6, 0.5, -0.5]] * 6))
 
 
 def test_truth_values_with_gaps_are_numbers(run: Run) -> None:
     rows = pd.DataFrame({"a": pd.Series([True, None, False], dtype=object), "b": 1.0, "c": 2})
     as_numbers = rows.assign(a=[1.0, np.nan, 0.0])
-    torch.testing.assert_close(batch_of(run, rows)["x"], batch_of(run, as_numbers)["x"], equal_nan=True)
+    torch.testing.assert_close(
+        batch_of(run, Block(0, rows))["x"], batch_of(run, Block(0, as_numbers))["x"], equal_nan=True
+    )

@@ -14,7 +14,10 @@ from support.command import Command
 
 import pyrovae as pv
 from pyrovae.app.decide import decide
+from pyrovae.app.jobs.answers import numbered
+from pyrovae.app.jobs.batch import class_numbers
 from pyrovae.app.jobs.classify import label_columns
+from pyrovae.app.jobs.frames import Block
 from pyrovae.app.models import MODELS
 from pyrovae.app.options import Options
 from pyrovae.app.run import Run, open_run
@@ -208,3 +211,27 @@ def test_a_run_without_classes_is_told() -> None:
     run: Any = SimpleNamespace(model=MODELS["vae"], options=Options.of("fit"), rows=SimpleNamespace(several=()))
     with pytest.raises(pv.OptionError, match="--model vae infers no class"):
         label_columns(run)
+
+
+@pytest.mark.parametrize(
+    ("classes", "cells", "codes"),
+    [
+        ((0, 1), [True, False], [1, 0]),  # as truth values are read of the run's own table
+        ((0, 1), [True, None], [1, -1]),
+        ((False, True), [True, None, "False"], [1, -1, 0]),  # and where it has gaps
+        ((1, 3), [3.0, np.nan, 1.0], [1, -1, 0]),
+        ((1, 3), ["3", "", "-1", " 1 "], [1, -1, -1, 0]),
+        (("01", "1", "none"), ["1", "01", "none", None], [1, 0, 2, -1]),
+    ],
+)
+def test_cells_are_the_classes_that_they_were_in_the_fit(
+    classes: tuple[Any, ...], cells: list[Any], codes: list[int]
+) -> None:
+    found, unknown = class_numbers(pd.Series(cells), classes)
+    assert found.tolist() == codes and not unknown
+    assert class_numbers(pd.Series(["dodo", *cells]), classes)[1] == {0: "dodo"}
+
+
+def test_the_numbers_of_rows_stay_beside_labels_that_are_called_row() -> None:
+    answers = numbered(Block(7, pd.DataFrame(index=range(2))), pd.DataFrame({"row": ["a", "b"]}))
+    assert answers.to_dict("list") == {"row number": [7, 8], "row": ["a", "b"]}

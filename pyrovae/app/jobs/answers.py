@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
-from pyrovae.app.jobs.batch import batch_of, has_header
+from pyrovae.app.jobs.batch import batch_of, table_of
 from pyrovae.app.jobs.blocks import begun, rows_at_once
-from pyrovae.app.jobs.frames import Block, Table
+from pyrovae.app.jobs.frames import Block
 from pyrovae.app.run import Run
 from pyrovae.app.scores import EVALUATION_SEED, estimate
 from pyrovae.predict.encode import encode
@@ -34,10 +34,10 @@ def encode_table(
     """
 
     def codes(block: Block, number: int) -> list[pd.DataFrame]:
-        found = encode(run.fitted, batch_of(run, block.frame), site=run.model.code).flatten(1).cpu().numpy()
+        found = encode(run.fitted, batch_of(run, block), site=run.model.code).flatten(1).cpu().numpy()
         return [numbered(block, pd.DataFrame(found, columns=[f"z{i}" for i in range(found.shape[1])]))]
 
-    table = Table(source, rows or rows_at_once(run), has_header(run))
+    table = table_of(run, source, rows or rows_at_once(run))
     with begun(run, {"asked": "encode", **table.identity}, table.path, to, force=force, say=say) as job:
         job.answer(table.blocks(), codes)
         job.join()
@@ -68,7 +68,7 @@ def evaluate_table(
     def scores(block: Block, number: int) -> list[pd.DataFrame]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of rows with few draws: k-hat stands in their lines
-            found = estimate(run, batch_of(run, block.frame), num_samples, proposal, seed=EVALUATION_SEED + number)
+            found = estimate(run, batch_of(run, block), num_samples, proposal, seed=EVALUATION_SEED + number)
         columns = {
             "log_likelihood": (found.log_likelihood - run.rows.log_abs_det).cpu().numpy(),
             "standard_error": found.standard_error.cpu().numpy(),
@@ -78,7 +78,7 @@ def evaluate_table(
         }
         return [numbered(block, pd.DataFrame(columns))]
 
-    table = Table(source, rows or rows_at_once(run, num_samples), has_header(run))
+    table = table_of(run, source, rows or rows_at_once(run, num_samples))
     asked: dict[str, Any] = {"asked": "evaluate", "num_samples": num_samples, "proposal": proposal, **table.identity}
     sums = {"log_likelihood": torch.zeros(3, dtype=torch.float64), "elbo": torch.zeros(3, dtype=torch.float64)}
     with begun(run, asked, table.path, to, force=force, say=say) as job:
@@ -98,5 +98,10 @@ def evaluate_table(
 
 def numbered(block: Block, found: pd.DataFrame) -> pd.DataFrame:
     """The answers, with the number of each row in front."""
-    found.insert(0, "row", range(block.start, block.start + len(block)), allow_duplicates=True)
+    found.insert(0, number_name(found), range(block.start, block.start + len(block)))
     return found
+
+
+def number_name(found: Iterable[str]) -> str:
+    """What the column with the numbers of rows is called beside these."""
+    return "row number" if "row" in found else "row"

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from pyrovae._files import write_file
-from pyrovae.app.jobs.answers import numbered
-from pyrovae.app.jobs.batch import batch_of, has_header
+from pyrovae.app.jobs.answers import number_name, numbered
+from pyrovae.app.jobs.batch import batch_of, class_numbers, label_name, plain, table_of
 from pyrovae.app.jobs.blocks import begun, rows_at_once
-from pyrovae.app.jobs.frames import Block, Table
+from pyrovae.app.jobs.frames import Block
 from pyrovae.app.rows import Labels, names_of, source_rows
 from pyrovae.app.run import Run
 from pyrovae.app.scores import EVALUATION_SEED
@@ -42,10 +41,8 @@ def label_columns(run: Run) -> tuple[Labels, ...]:
     if rows.several:
         return rows.several
     if run.model.infers_labels or run.model.clusters:
-        said = run.dataset.source.get("label")
-        named = said if said is not None and said != "last" and not said.isdecimal() else "label"
         codes = {part: codes for part, codes in rows.codes.items() if codes is not None}
-        name = "cluster" if run.model.clusters else named
+        name = "cluster" if run.model.clusters else label_name(run)
         return (Labels("y", name, rows.classes or (), {} if run.model.clusters else codes),)
     raise OptionError(
         f"--model {run.options.model} infers no class. Fit m2, or labels where there are several columns of them."
@@ -60,8 +57,8 @@ def classify_rows(run: Run, to: Path, *, num_samples: int) -> list[Told]:
     if not known and dataset.y is not None and not run.model.clusters:
         rest = dataset.y_test if dataset.y_test is not None else torch.full((len(batch["x"]) - len(dataset.y),), -1)
         known = {"y": torch.cat([dataset.y, rest])}
-    table, told = _answers(run, columns, batch, known, num_samples)
-    write_file(to, table.to_csv(index_label="row").encode())
+    table, told = _answers(run, columns, batch, known, num_samples, EVALUATION_SEED)
+    write_file(to, table.to_csv(index_label=number_name(table)).encode())
     return told
 
 
@@ -89,10 +86,11 @@ def classify_table(
     def answer(block: Block, number: int) -> list[pd.DataFrame]:
         there = [one for one in columns if one.name in block.frame and not run.model.clusters]
         known = {one.argument: _codes(block.frame[one.name], one) for one in there}
-        return [numbered(block, _answers(run, columns, batch_of(run, block.frame), known, num_samples)[0])]
+        found, _ = _answers(run, columns, batch_of(run, block), known, num_samples, EVALUATION_SEED + number)
+        return [numbered(block, found)]
 
     told = [Told(one.name) for one in columns]
-    table = Table(source, rows or rows_at_once(run, num_samples), has_header(run))
+    table = table_of(run, source, rows or rows_at_once(run, num_samples))
     asked: dict[str, Any] = {"asked": "classify", "num_samples": num_samples, **table.identity}
     with begun(run, asked, table.path, to, force=force, say=say) as job:
         job.answer(table.blocks(), answer)
@@ -106,23 +104,26 @@ def _count(part: pd.DataFrame, told: Sequence[Told]) -> None:
     """Add the answers for some rows to what was told of each column."""
     for one in told:
         known = part[one.name].astype(object) if one.name in part else pd.Series([None] * len(part), dtype=object)
-        there = known.notna() & (known.map(_plain) != "")
+        there = known.notna() & (known.map(plain) != "")
         one.unknown += int((~there).sum())
         one.known += int(there.sum())
-        one.right += int((known[there].map(_plain) == part[f"{one.name} {PREDICTED}"][there].map(_plain)).sum())
+        one.right += int((known[there].map(plain) == part[f"{one.name} {PREDICTED}"][there].map(plain)).sum())
 
 
 def _answers(
-    run: Run, columns: Sequence[Labels], batch: Mapping[str, Tensor], known: Mapping[str, Tensor], num_samples: int
+    run: Run,
+    columns: Sequence[Labels],
+    batch: Mapping[str, Tensor],
+    known: Mapping[str, Tensor],
+    num_samples: int,
+    seed: int,
 ) -> tuple[pd.DataFrame, list[Told]]:
     """What is known of the labels of some rows, and the probabilities of their classes."""
     answers: dict[str, Any] = {}
     told = []
     for one in columns:
         others = {name: codes for name, codes in known.items() if name != one.argument}
-        found = classify(
-            run.fitted, {**batch, **others}, site=one.argument, num_samples=num_samples, seed=EVALUATION_SEED
-        )
+        found = classify(run.fitted, {**batch, **others}, site=one.argument, num_samples=num_samples, seed=seed)
         own = known.get(one.argument)
         if own is not None:
             answers[one.name] = names_of(one.classes, own)
@@ -136,21 +137,13 @@ def _answers(
     return pd.DataFrame(answers), told
 
 
-def _plain(cell: Any) -> str:
-    """A cell as text, in which 3.0 is 3: a column of whole numbers with gaps is read as one of reals."""
-    if isinstance(cell, float | np.floating):
-        return str(int(cell)) if float(cell).is_integer() else str(cell)
-    return str(cell).strip()
-
-
 def _codes(cells: pd.Series, column: Labels) -> Tensor:
     """The class numbers of cells, -1 where there is none. DataError for a class that the run does not know."""
-    numbers = {_plain(name): code for code, name in enumerate(column.classes)} | {"": -1, "-1": -1}
-    texts = cells.astype(object).where(cells.notna(), "").map(_plain)
-    unknown = texts[~texts.isin(list(numbers))]
-    if len(unknown):
+    codes, unknown = class_numbers(cells, column.classes)
+    if unknown:
+        row, text = next(iter(unknown.items()))
         raise DataError(
-            f"{column.name} is {unknown.iloc[0]!r} in row {int(unknown.index[0])} of {len(cells)} (counted from 0), and the "
+            f"{column.name} is {text!r} in row {row} of {len(cells)} (counted from 0), and the "
             f"run knows {', '.join(map(str, column.classes[:20]))}. Correct it, or leave the cell empty."
         )
-    return torch.tensor([numbers[text] for text in texts], dtype=torch.int64)
+    return codes

@@ -53,13 +53,14 @@ class Table:
         source: the file.
         rows: how many rows of it are read at once.
         header: whether the first line of a text names the columns; None finds out.
+        texts: columns whose cells are texts in all blocks, also in one where all look like numbers.
 
     Raises:
         OptionError: the ending is unknown.
         DataError: there is no such file, or it is no table.
     """
 
-    def __init__(self, source: Path, rows: int, header: bool | None = None) -> None:
+    def __init__(self, source: Path, rows: int, header: bool | None = None, texts: Sequence[str] = ()) -> None:
         self.path, self.rows = source.expanduser().absolute(), rows
         self.suffix = self.path.suffix.lower()
         if self.suffix not in (*BY_BLOCKS, *SHEETS):
@@ -73,6 +74,7 @@ class Table:
         if self.suffix in TEXTS:
             with reading(self.path):
                 self.form = find_form(self.path, header)
+        self.text_types = {name: str for name in texts if name in self.form.names}
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -120,7 +122,7 @@ class Table:
         unnamed = last == f"column {len(self.form.names) - 1}"  # as where lines end in a separator
         ended: bool | None = None
         start = 0
-        for frame in self._chunks():
+        for frame in self._chunks(dtype=self.text_types):
             empty = unnamed and bool(frame[last].isna().all())
             ended = empty if ended is None else ended
             if ended and not empty:
@@ -163,11 +165,11 @@ class Table:
             have += batch.num_rows
             while have >= self.rows:
                 whole = arrow.Table.from_batches(left)
-                yield whole.slice(0, self.rows).to_pandas(ignore_metadata=True)
+                yield _as_frame(whole.slice(0, self.rows))
                 left = whole.slice(self.rows).to_batches()
                 have -= self.rows
         if have:
-            yield arrow.Table.from_batches(left).to_pandas(ignore_metadata=True)
+            yield _as_frame(arrow.Table.from_batches(left))
 
     def _array(self) -> Iterator[pd.DataFrame]:
         array = map_array(self.path)
@@ -185,6 +187,21 @@ class Table:
         whole = read_frame(self.path)[0]
         for at in range(0, len(whole), self.rows):
             yield whole.iloc[at : at + self.rows]
+
+
+def _as_frame(table: Any) -> pd.DataFrame:
+    """Whole numbers with gaps stay whole numbers, of which pandas would make real ones, and so round those beyond 2^53."""
+    whole, gaps = arrow.types.is_integer, (column.null_count for column in table.columns)
+    if not any(number and whole(field.type) for number, field in zip(gaps, table.schema)):
+        return table.to_pandas(ignore_metadata=True)
+    return table.to_pandas(
+        ignore_metadata=True, types_mapper=lambda kind: _with_gaps(str(kind)) if whole(kind) else None
+    )
+
+
+def _with_gaps(kind: str) -> Any:
+    """The integers of pandas that have gaps, by the name of Arrow's integers."""
+    return pd.api.types.pandas_dtype(kind.replace("i", "I", 1).replace("u", "U", 1))
 
 
 @contextmanager

@@ -13,12 +13,13 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from pyrovae.app.jobs.batch import batch_of, columns_of, has_header
+from pyrovae.app.jobs.batch import batch_of, columns_of, table_of
 from pyrovae.app.jobs.blocks import begun, rows_at_once
-from pyrovae.app.jobs.frames import Block, Table
+from pyrovae.app.jobs.frames import Block
 from pyrovae.app.run import Run
 from pyrovae.errors import OptionError
 from pyrovae.recover.impute import impute
+from pyrovae.tables.cells import is_gap
 
 DRAW = "draw"  # the column with the number of the completed table
 
@@ -79,21 +80,23 @@ def fill_in(
     if draws < 0:
         raise OptionError(f"--draws must be 0 or more, got {draws}.")
     width = run.rows.test[0].numel()
-    table = Table(source, rows or rows_at_once(run, max(num_samples, draws * width)), has_header(run))
+    table = table_of(run, source, rows or rows_at_once(run, max(num_samples, draws * width)))
     how: dict[str, Any] = {"num_particles": num_samples, "proposal": proposal}
     gaps: Counter[str] = Counter()
     warned: list[str] = []
 
     def complete(block: Block, number: int) -> list[pd.DataFrame]:
+        if draws > 1 and DRAW in block.frame:
+            raise OptionError(f"{source} has a column {DRAW!r}, which --draws {draws} writes: rename it.")
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            found = impute(run.fitted, batch_of(run, block.frame), max(draws, 1), seed=seed + number, **how)
+            found = impute(run.fitted, batch_of(run, block), max(draws, 1), seed=seed + number, **how)
         warned.extend(str(warning.message) for warning in caught)
         completed = found.mean[None] if draws == 0 else found.draws
         tables = [_completed(run, block, values, table.form.decimal) for values in completed]
         if draws > 1:
             for k, one in enumerate(tables, 1):
-                one.insert(0, DRAW, k, allow_duplicates=True)
+                one.insert(0, DRAW, k)
         return tables
 
     separator = table.form.separator if len(table.form.separator) == 1 else ","
@@ -101,7 +104,9 @@ def fill_in(
     csv = {"sep": separator, "decimal": table.form.decimal, "header": table.form.named}
     job_of: dict[str, Any] = {"force": force, "say": say, "csv": csv}
     with begun(run, {**asked, **table.identity}, table.path, to, **job_of) as job:
-        job.answer(table.blocks(texts=None), complete, look=lambda block: gaps.update(_gaps(block.frame)))
+        job.answer(
+            table.blocks(texts=None), complete, look=lambda block: gaps.update(_number_of_gaps(run, block.frame))
+        )
         job.join(max(draws, 1))
     if warned:
         more = f" (So or similarly {len(warned)} times, for blocks of {table.rows} rows.)" if len(warned) > 1 else ""
@@ -112,14 +117,22 @@ def fill_in(
     return Filled(max(draws, 1), by_column, left)
 
 
-def _gaps(frame: pd.DataFrame) -> dict[str, int]:
+def _gaps(run: Run, frame: pd.DataFrame) -> pd.DataFrame:
+    """Which cells are missing: in columns of the run also those with a mark such as "-", which it takes for missing."""
+    gaps = frame.isna()
+    modelled = () if run.rows.schema is None else run.rows.schema.names
+    marked = {name: frame[name].map(is_gap) for name in modelled if not pd.api.types.is_numeric_dtype(frame[name])}
+    return gaps.assign(**marked)
+
+
+def _number_of_gaps(run: Run, frame: pd.DataFrame) -> dict[str, int]:
     """How many cells of each column are missing."""
-    return {str(name): int(number) for name, number in frame.isna().sum().items()}
+    return {str(name): int(number) for name, number in _gaps(run, frame).sum().items()}
 
 
 def _completed(run: Run, block: Block, values: Tensor, decimal: str) -> pd.DataFrame:
     """A block with its gaps filled from rows of the run's model."""
-    restored, schema, gaps = run.rows.restore(values), run.rows.schema, block.frame.isna()
+    restored, schema, gaps = run.rows.restore(values), run.rows.schema, _gaps(run, block.frame)
     if schema is None:
         decoded = pd.DataFrame(restored.numpy(), columns=list(columns_of(run, block.frame)))
     else:

@@ -19,9 +19,9 @@ from pyrovae._sources import NAMES, TABLES
 from pyrovae.app.catalogue import CONDITION
 from pyrovae.app.decide import class_names
 from pyrovae.app.given import GivenCaptions
-from pyrovae.app.jobs.batch import batch_of, has_header
+from pyrovae.app.jobs.batch import batch_of, table_of
 from pyrovae.app.jobs.blocks import begun, rows_at_once, telling
-from pyrovae.app.jobs.frames import BY_BLOCKS, TEXTS, Table
+from pyrovae.app.jobs.frames import BY_BLOCKS, TEXTS
 from pyrovae.app.jobs.ranking import Ranking
 from pyrovae.app.rows import Array
 from pyrovae.app.run import Run
@@ -185,7 +185,7 @@ def _source(
     unnamed = run.dataset.columns is None and run.rows.schema is None
     whole = suffix not in BY_BLOCKS or images or (unnamed and suffix in (*TEXTS, ".parquet"))
     if source not in NAMES and not whole:
-        table = Table(path, rows, has_header(run))
+        table = table_of(run, path, rows)
         of_text = _ids(run, table.form.names) if table.form.named else None
 
         def read_blocks() -> Generator[_Part, None, None]:
@@ -195,7 +195,7 @@ def _source(
                     cells = block.frame if block.texts is None else block.texts
                     names = None if name is None else ["" if pd.isna(cell) else str(cell) for cell in cells[name]]
                     with telling(block):
-                        batch = batch_of(run, block.frame)
+                        batch = batch_of(run, block)
                     yield _Part(block.start, batch, names)
 
         return table.identity, table.path, read_blocks

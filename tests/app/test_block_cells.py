@@ -1,0 +1,83 @@
+"""Cells of tables that are read block by block: what they are does not depend on the block that they are in."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+from support.command import invoke
+
+import pyrovae as pv
+from pyrovae.app.jobs import answers, impute, outliers
+from pyrovae.app.run import Run, open_run
+
+QUICK = ("--epochs", 2, "--hidden", 4, "--latent", 2, "--engine", "eager", "--proposal", "guide", "--num-samples", 5)
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, pd.DataFrame]:
+    """A run of a table with names, of which some look like numbers, and the table."""
+    folder, place = tmp_path_factory.mktemp("named"), np.arange(60)
+    rows = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 2)).round(3), columns=["a", "b"])
+    rows = rows.astype(str).assign(code=np.array(["A10", "001", "002"])[place // 20])
+    rows.loc[1::7, "a"] = ""
+    rows.to_csv(folder / "named.csv", index=False)
+    code, _, err = invoke("fit", folder / "named.csv", "--seed", 0, *QUICK, "--out", folder / "run")
+    assert code == 0, err
+    return open_run(folder / "run"), rows
+
+
+@pytest.mark.parametrize("size", [9, 59])
+def test_names_that_look_like_numbers_are_names_in_every_block(
+    named: tuple[Run, pd.DataFrame], size: int, tmp_path: Path
+) -> None:
+    """001 is not 1 in a block of such names only; and few cells that are no numbers are missing ones, in a short block, too."""
+    run, rows = named[0], named[1].copy()
+    rows.loc[59, "a"] = rows.loc[58, "b"] = "unclear"
+    rows.to_csv(tmp_path / "named.csv", index=False)
+    assert answers.encode_table(run, tmp_path / "named.csv", tmp_path / "z.csv", say=print, rows=size) == 60
+    assert run.rows.schema is not None
+    wanted = pv.encode(run.fitted, {"x": run.rows.schema.encode(rows)}, site="z")
+    np.testing.assert_allclose(pd.read_csv(tmp_path / "z.csv")[["z0", "z1"]], wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_marks_of_gaps_are_filled_in(named: tuple[Run, pd.DataFrame], tmp_path: Path) -> None:
+    """What the run takes for missing is filled in, and what it cannot read stays as it is written."""
+    run, rows = named[0], named[1].iloc[:40].copy()
+    rows.loc[[3, 4], "b"], rows.loc[5, "b"], rows.loc[6, "code"] = "-", "unclear", "n.a."
+    rows.to_csv(tmp_path / "marked.csv", index=False)
+    told = impute.fill_in(
+        run, tmp_path / "marked.csv", tmp_path / "whole.csv", draws=0, num_samples=5, proposal="guide", rows=30
+    )
+    found = pd.read_csv(tmp_path / "whole.csv", dtype=str, keep_default_na=False)
+    assert told.by_column == {"a": int((rows["a"] == "").sum()), "b": 2, "code": 1}
+    assert found.loc[6, "code"] in ("A10", "001", "002") and found.loc[5, "b"] == "unclear"
+    assert pd.to_numeric(found["b"].drop(5)).notna().all()
+    there = (rows != "") & (rows != "-") & (rows != "n.a.")
+    pd.testing.assert_frame_equal(found.where(there), rows.where(there), check_dtype=False)
+
+
+def test_whole_numbers_with_gaps_are_not_rounded(named: tuple[Run, pd.DataFrame], tmp_path: Path) -> None:
+    """In Parquet, of which pandas makes real numbers; as cells that stay, and as names of rows in all blocks alike."""
+    run, numbers = named[0], [*range(2**53 + 1, 2**53 + 20), None]
+    rows = named[1].iloc[:20].assign(patient_id=pd.array(numbers, dtype="Int64"))
+    source, to = tmp_path / "long.parquet", tmp_path / "whole.parquet"
+    rows.to_parquet(source, index=False)
+    impute.fill_in(run, source, to, draws=0, num_samples=5, proposal="guide", rows=6)
+    kept = parquet.read_table(to)["patient_id"]
+    assert kept.type == pa.int64() and kept.to_pylist() == numbers
+    how: dict[str, Any] = {"method": "log_likelihood", "rate": 0.3, "num_samples": 5, "proposal": "guide"}
+    outliers.find_outliers(run, str(source), tmp_path / "found.csv", rows=6, **how)
+    names = pd.read_csv(tmp_path / "found.csv", dtype=str, keep_default_na=False)["id"].tolist()
+    assert names == [*map(str, numbers[:-1]), ""]
+
+
+def test_a_column_that_would_be_there_twice_is_told(named: tuple[Run, pd.DataFrame], tmp_path: Path) -> None:
+    named[1].iloc[:9].assign(draw=1).to_csv(tmp_path / "t.csv", index=False)
+    how: dict[str, Any] = {"num_samples": 5, "proposal": "guide"}
+    with pytest.raises(pv.OptionError, match="has a column 'draw', which --draws 2 writes"):
+        impute.fill_in(named[0], tmp_path / "t.csv", tmp_path / "o.parquet", draws=2, **how)
+    assert impute.fill_in(named[0], tmp_path / "t.csv", tmp_path / "o.parquet", draws=1, **how).tables == 1
