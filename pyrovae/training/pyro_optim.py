@@ -42,9 +42,10 @@ class Optimizers:
         """Take in parameters that are new."""
         new = {name: leaf for name, leaf in leaves.items() if id(leaf) not in self._known and leaf.requires_grad}
         self._known.update(map(id, new.values()))
+        if not new:
+            return
         if isinstance(self.source, Optimizer):
             check_fused(self.source)
-        if not new or isinstance(self.source, Optimizer):
             return
         if isinstance(self.source, PyroOptim):
             for name, leaf in new.items():
