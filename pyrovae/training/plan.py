@@ -21,6 +21,7 @@ from pyrovae.batching.batches import GroupedBatches, group_sizes, group_weights
 from pyrovae.batching.checks import check_rows
 from pyrovae.batching.chunks import TensorSizes, elements_per_row
 from pyrovae.batching.incoming import Counted, Incoming
+from pyrovae.batching.stream import watched
 from pyrovae.batching.transforms import Transform
 from pyrovae.engine import ranks
 from pyrovae.engine.adam import Adam, rate_of, set_model_apart
@@ -189,6 +190,23 @@ def check(fitted: Fit, data: FitData, groups: Sequence[TrainingGroup], options: 
         with undone([*named_tensors(pair, buffers=True).values()]):
             check_learns(objective, [run(pair, first)[1] for first in seen])
     return runs
+
+
+def start(pair: PairLike, data: FitData, groups: Sequence[TrainingGroup], options: FitOptions) -> None:
+    """Let modules that set their state by the rows of their first step do so, on some rows, so that steps can be traced.
+
+    Random state and all other buffers stay as they are.
+    """
+    waiting = [module for module in moving_modules(pair) if not module.started]
+    if not data.epochs or not waiting:
+        return
+    own = {id(buffer) for module in waiting for buffer in module.buffers()}
+    others = [t for t in named_tensors(pair, buffers=True).values() if id(t) not in own]
+    with undone(others), torch.enable_grad(), pyro.validation_enabled(False):
+        for one in groups:
+            rows = data.training.take(one.rows[watched(len(one.rows), one.size)].to(data.device))
+            known = {name: value for name, value in rows.items() if name in one.names}
+            run(pair, transform_once(pair, known, options.transform))
 
 
 def _check_fewer(fitted: Fit, layout: Layout, traces: Traces, first: Batch, cost: TensorSizes) -> None:
