@@ -173,9 +173,9 @@ class VQ(_Moving):
     """Vector quantisation: the nearest of K codes, which follow the vectors by exponential moving averages.
 
     The codes start as the centres of k-means among the vectors of as many rows as a step has, and a code that fewer than
-    `restart_below` vectors a step choose (on average) starts again at one of the vectors, no two at the same. In evaluation, and
-    once it has started also where no gradient reaches e, as from a frozen encoder, the codebook stays as it is. A step with n
-    vectors follows them by `N_k <- d N_k + (1 - d) n_k` and `m_k <- d m_k + (1 - d) sum_{i: k_i = k} e_i`, and a code is
+    `restart_below` vectors a step choose (on average) starts again at one of the vectors, no two at the same. In evaluation,
+    and once it has started also where no gradient reaches e, as from a frozen encoder, the codebook stays as it is. A step with
+    n vectors follows them by `N_k <- d N_k + (1 - d) n_k` and `m_k <- d m_k + (1 - d) sum_{i: k_i = k} e_i`, and a code is
     `m_k / N_k`.
 
     Args:
