@@ -303,8 +303,8 @@ def _laplace(
     optimizer = Adam([shift], lr=MODE_RATE, betas=(0.9, 0.99))
     for rate in _falling(steps, MODE_RATE):
         optimizer.param_groups[0]["lr"] = rate
-        slopes = step({**rows, " mean": mean, " sd": sd, " shift": shift})
-        (shift.grad,) = gradients_as_by_backward([shift], slopes)
+        found = step({**rows, " mean": mean, " sd": sd, " shift": shift})
+        (shift.grad,) = gradients_as_by_backward([shift], found)
         optimizer.step()
     if not curved:
         return mean + sd * shift, torch.diag_embed(sd)
