@@ -145,16 +145,19 @@ GUIDES: dict[str, Entry] = {
     "nsf": Entry(lambda n, latent, hidden: conditionals.flow(n, latent, "nsf", hidden), "neural spline flow, inverted"),
 }
 FLOWS = ("iaf", "nsf")
-# Built by build(grid, levels), of as many codes as there are combinations of levels.
+# Built by build(grid, levels, most), of as many codes as there are combinations of levels; those that start among the vectors
+# of a step are at most so many.
 CODEBOOKS: dict[str, Entry] = {
-    "fsq": Entry(lambda grid, levels: nets.FSQ(levels, grid), "finite scalar quantisation, nothing learned"),
+    "fsq": Entry(lambda grid, levels, most: nets.FSQ(levels, grid), "finite scalar quantisation, nothing learned"),
     "vq": Entry(
-        lambda grid, levels: nets.VQ(math.prod(levels), 8, grid),
+        lambda grid, levels, most: nets.VQ(min(math.prod(levels), most), 8, grid),
         "codes that follow their vectors; dead ones start again",
     ),
-    "simvq": Entry(lambda grid, levels: nets.SimVQ(math.prod(levels), 8, grid), "codes behind a learned linear map"),
+    "simvq": Entry(
+        lambda grid, levels, most: nets.SimVQ(math.prod(levels), 8, grid), "codes behind a learned linear map"
+    ),
     "residual": Entry(
-        lambda grid, levels: nets.ResidualVQ(math.isqrt(math.prod(levels)) + 1, 8, grid, depth=2),
+        lambda grid, levels, most: nets.ResidualVQ(min(math.isqrt(math.prod(levels)) + 1, most), 8, grid, depth=2),
         "two levels of codes that add up",
     ),
 }
@@ -163,16 +166,20 @@ MOST_LEVELS, FEWER_LEVELS = (8, 6, 5), ((3, 3), (3, 3, 3), (5, 5, 3))  # of one 
 ENOUGH_NATS = 19.0  # that the codes of a row can tell about it
 
 
-def codes_of(name: str, grid: int | tuple[int, ...], num_rows: int) -> tuple[nets.Quantiser, priors.Autoregressive]:
-    """The codes of that name at each place of a grid, and their prior, for so many training rows.
+def codes_of(
+    name: str, grid: int | tuple[int, ...], num_rows: int, batch_size: int
+) -> tuple[nets.Quantiser, priors.Autoregressive]:
+    """The codes of that name at each place of a grid, and their prior, for so many training rows, and rows a step.
 
     There are 240 codes, or of few rows as few as can tell 19 nats about a row. On digits, 1,258 training rows, ten codes of 9
-    have a bound of -91.1 nats a validation row, and ten of 240 one of -105.5.
+    have a bound of -91.1 nats a validation row, and ten of 240 one of -105.5. Codes that start among the vectors of a step are
+    at most half as many as these.
     """
     places = grid if isinstance(grid, int) else math.prod(grid)
     many = num_rows >= ENOUGH_FOR_MANY_CODES
     enough = (levels for levels in FEWER_LEVELS if places * math.log(math.prod(levels)) > ENOUGH_NATS)
-    codes = CODEBOOKS[name].build(grid, MOST_LEVELS if many else next(enough, MOST_LEVELS))
+    most = max(2, min(num_rows, batch_size) * places // 2)
+    codes = CODEBOOKS[name].build(grid, MOST_LEVELS if many else next(enough, MOST_LEVELS), most)
     size = {} if many else {"width": 32, "layers": 1}
     return codes, priors.Autoregressive(codes.num_codes, codes.index_shape, **size)
 

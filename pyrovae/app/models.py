@@ -210,7 +210,7 @@ def _vqvae(of: Pieces) -> models.VQVAE:
     images, channels = not isinstance(of.event, int), (32, 64)
     rows: Any = of.event
     grid: Any = nets.GridEncoder(rows, 1, channels, cells=0).grid if images else of.latent
-    codes, prior = codes_of(str(of.options.codebook), grid, len(of.train))
+    codes, prior = codes_of(str(of.options.codebook), grid, len(of.train), of.options.batch_size or len(of.train))
     read = (codes.width, *codes.grid)
     encoder: Any
     decoder: Any

@@ -31,6 +31,7 @@ from pyrovae.criticism.refined import (
     widening,
 )
 from pyrovae.engine.adam import Adam
+from pyrovae.engine.fused import gradients_as_by_backward
 from pyrovae.errors import OptionError, PairError
 from pyrovae.fitted.fitted import Fit, FittedGroup
 from pyrovae.objectives.terms import terms
@@ -246,7 +247,7 @@ def _by_adam(
         with same_for_rows(0, len(mean)):
             noise = torch.randn(len(mean), draws, mean.shape[-1], dtype=mean.dtype, device=mean.device)
         inputs = {" mean": mean, " spread": spread, " shift": shift, " shape": shape, " noise": noise}
-        shift.grad, shape.grad = step({**rows, **inputs})
+        shift.grad, shape.grad = gradients_as_by_backward([shift, shape], step({**rows, **inputs}))
         optimizer.step()
     root = spread if spread.dim() > 2 else torch.diag_embed(spread)
     loc, scale = mean + torch.einsum("nij,nj->ni", root, shift), root @ triangle(shape)
@@ -302,7 +303,8 @@ def _laplace(
     optimizer = Adam([shift], lr=MODE_RATE, betas=(0.9, 0.99))
     for rate in _falling(steps, MODE_RATE):
         optimizer.param_groups[0]["lr"] = rate
-        (shift.grad,) = step({**rows, " mean": mean, " sd": sd, " shift": shift})
+        found = step({**rows, " mean": mean, " sd": sd, " shift": shift})
+        (shift.grad,) = gradients_as_by_backward([shift], found)
         optimizer.step()
     if not curved:
         return mean + sd * shift, torch.diag_embed(sd)

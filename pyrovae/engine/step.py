@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.engine.adam import MODEL_RATE, Adam
+from pyrovae.engine.fused import gradients_as_by_backward
 from pyrovae.engine.program import Program
 from pyrovae.engine.tracing import ROUNDING, TracedProgram, Untraceable, differ, trace, undone
 from pyrovae.engine.watch import changed, rewound, snapshot, steady
@@ -243,7 +244,7 @@ def descend(program: Program, used: list[Tensor], grads: Sequence[Tensor]) -> No
 
 
 def _apply(optimizer: torch.optim.Optimizer, leaves: list[Tensor], used: list[Tensor], grads: Sequence[Tensor]) -> None:
-    grads = [_laid_out_as(leaf, grad) for leaf, grad in zip(used, grads)]
+    grads = gradients_as_by_backward(used, grads)
     if isinstance(optimizer, Adam):
         return optimizer.descend(used, grads)
     for leaf in leaves:
@@ -259,13 +260,6 @@ def _apply(optimizer: torch.optim.Optimizer, leaves: list[Tensor], used: list[Te
         optimizer.param_groups = groups
     for leaf in used:
         leaf.grad = None
-
-
-def _laid_out_as(leaf: Tensor, grad: Tensor) -> Tensor:
-    """The gradient in its parameter's order of memory, as `backward` leaves it and fused optimizers take it to be."""
-    if grad.layout is not torch.strided or grad.stride() == leaf.stride():
-        return grad
-    return torch.empty_like(leaf).copy_(grad)
 
 
 def _halved(inputs: Batch) -> Batch:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae.engine.fused import lay_out_state
+
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The state of an optimizer as tensors by name, and as JSON."""
@@ -33,6 +35,7 @@ def unflatten_optimizer(
 ) -> None:
     """Load the state of an optimizer from what `flatten_optimizer` returned."""
     optimizer.load_state_dict({"state": _state(tensors, notes), "param_groups": [_tuples(g) for g in notes["groups"]]})
+    lay_out_state(optimizer)  # files keep no order of memory
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:

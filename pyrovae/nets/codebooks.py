@@ -127,8 +127,7 @@ class _Moving(_Codebook):
             for book in self._books:
                 if starts:
                     self._start(book, left)
-                self._move(book, left)
-                left = left - book.embed[0][nearest(left, book.embed[0])]
+                left = left - self._move(book, left)
 
     def _start(self, book: Any, e: Tensor) -> None:
         """Make the codes of one level the centres of the vectors `(n, D)`."""
@@ -139,36 +138,45 @@ class _Moving(_Codebook):
             )
         book.init_embed_(e.unsqueeze(0))
 
-    def _move(self, book: Any, e: Tensor) -> None:
+    def _move(self, book: Any, e: Tensor) -> Tensor:
         """One step of the averages of one level, by the vectors `(n, D)`, and the codes that they give.
 
         The library's own reads on the host whether a code is to start again; this waits for no device, and can be traced.
+
+        Returns:
+            The codes of the vectors before they moved, `(n, D)`: what the next level follows is what these left.
         """
         sizes, sums, codes = book.cluster_size[0], book.embed_avg[0], book.embed[0]
-        chosen = (nearest(e, codes).unsqueeze(-1) == torch.arange(self.num_codes, device=e.device)).to(e)  # (n, K)
+        k = nearest(e, codes)
+        before = codes[k]
+        chosen = (k.unsqueeze(-1) == torch.arange(self.num_codes, device=e.device)).to(e)  # (n, K)
         sizes = self.decay * sizes + (1 - self.decay) * chosen.sum(0)
         sums = self.decay * sums + (1 - self.decay) * chosen.mT @ e
         total = sizes.sum()
         smooth = (sizes + book.eps) * (total / (total + self.num_codes * book.eps))  # no code divides by 0
         codes = sums / smooth.unsqueeze(-1)
         if self.restart_below:
-            dead = sizes < self.restart_below
-            again = e[torch.randint(len(e), (self.num_codes,), device=e.device)]
+            # no two codes start at one vector, or only one of them would be chosen; those that get none wait
+            places = torch.rand(max(len(e), self.num_codes), device=e.device).argsort()[: self.num_codes]
+            dead = (sizes < self.restart_below) & (places < len(e))
+            again = e[places.clamp_max(len(e) - 1)]
             codes = torch.where(dead.unsqueeze(-1), again, codes)
             sizes = sizes.masked_fill(dead, self.restart_below)
             sums = torch.where(dead.unsqueeze(-1), self.restart_below * again, sums)
         book.cluster_size[0].copy_(sizes)
         book.embed_avg[0].copy_(sums)
         book.embed[0].copy_(codes)
+        return before
 
 
 class VQ(_Moving):
     """Vector quantisation: the nearest of K codes, which follow the vectors by exponential moving averages.
 
     The codes start as the centres of k-means among the vectors of as many rows as a step has, and a code that fewer than
-    `restart_below` vectors a step choose (on average) starts again at one of the vectors. In evaluation, and once it has
-    started also where no gradient reaches e, as from a frozen encoder, the codebook stays as it is. A step with n vectors
-    follows them by `N_k <- d N_k + (1 - d) n_k` and `m_k <- d m_k + (1 - d) sum_{i: k_i = k} e_i`, and a code is `m_k / N_k`.
+    `restart_below` vectors a step choose (on average) starts again at one of the vectors, no two at the same. In evaluation,
+    and once it has started also where no gradient reaches e, as from a frozen encoder, the codebook stays as it is. A step with
+    n vectors follows them by `N_k <- d N_k + (1 - d) n_k` and `m_k <- d m_k + (1 - d) sum_{i: k_i = k} e_i`, and a code is
+    `m_k / N_k`.
 
     Args:
         num_codes: K, the number of codes.

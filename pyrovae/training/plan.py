@@ -26,6 +26,7 @@ from pyrovae.batching.transforms import Transform
 from pyrovae.engine import ranks
 from pyrovae.engine.adam import Adam, rate_of, set_model_apart
 from pyrovae.engine.compiled import choose_engine
+from pyrovae.engine.fused import check_fused, is_dense
 from pyrovae.engine.precision import as_precision
 from pyrovae.engine.program import Clip, Program, clip_by_norm
 from pyrovae.engine.threads import threads_for
@@ -54,6 +55,7 @@ from pyrovae.pair.program import PairLike, arguments, run, sample_sites
 from pyrovae.training.bind import FitData
 from pyrovae.training.fit_options import FitOptions, OptimizerFactory
 from pyrovae.training.minibatch import GroupTerms, MinibatchLoss
+from pyrovae.training.moving import moves_on, moving_modules
 from pyrovae.training.not_finite import without_what_is_not_finite
 from pyrovae.training.schedules import Schedule, Step, as_schedule, weights_at
 from pyrovae.training.together import check_shares
@@ -129,7 +131,7 @@ def check(fitted: Fit, data: FitData, groups: Sequence[TrainingGroup], options: 
     rows; the first run also serves for the gradients, and both together for what a row costs. Returns the first runs.
     """
     pair, transform = fitted.pair, options.transform
-    for module in _moving(pair):
+    for module in moving_modules(pair):
         if not (module.started or module.training):
             raise OptionError(
                 f"{type(module).__name__} has no codes before its first step of training, and is in evaluation mode, in which "
@@ -190,18 +192,12 @@ def check(fitted: Fit, data: FitData, groups: Sequence[TrainingGroup], options: 
     return runs
 
 
-def _moving(pair: PairLike) -> list[Any]:
-    """The modules whose state each step of training sets by its rows, such as the codebook of `pv.nets.VQ`."""
-    parts = [part for root in every_module(pair).values() for part in root.modules()]
-    return [part for part in parts if getattr(part, "moves", None) is True and hasattr(part, "started")]
-
-
 def start(pair: PairLike, data: FitData, groups: Sequence[TrainingGroup], options: FitOptions) -> None:
     """Let modules that set their state by the rows of their first step do so, on some rows, so that steps can be traced.
 
     Random state and all other buffers stay as they are.
     """
-    waiting = [module for module in _moving(pair) if not module.started]
+    waiting = [module for module in moving_modules(pair) if not module.started]
     if not data.epochs or not waiting:
         return
     own = {id(buffer) for module in waiting for buffer in module.buffers()}
@@ -318,7 +314,7 @@ def plan(
     objective, schedule = as_loss(options.loss), as_schedule(options.schedule)
     weighs, shared = isinstance(objective, (IWELBO, RWS)), [n for layout in fitted.layouts for n in layout.shared]
     shares = {", ".join(one.names) if len(groups) > 1 else "": one.size for one in groups}
-    moving = [type(module).__name__ for module in _moving(pair)] if _moves_on(pair, runs) else []
+    moving = [type(module).__name__ for module in moving_modules(pair)] if moves_on(pair, runs) else []
     check_shares(shares, moving, shared[0] if weighs and shared else None)
     if not leaves:
         raise OptionError("The pair has no parameter to train.")
@@ -436,22 +432,18 @@ def _clip(options: FitOptions, apart: set[int]) -> Clip | None:
     return without_what_is_not_finite(clip) if options.on_nan == "skip" else clip
 
 
-def _moves_on(pair: PairLike, runs: Sequence[Traces]) -> bool:
-    """Whether steps will set the state of modules by their rows: these have not started, or a gradient reaches a draw."""
-    modules = [module for module in _moving(pair) if module.training]
-    draws = [node["value"] for _, guide in runs for node in sample_sites(guide).values()]
-    return bool(modules) and (any(d.requires_grad for d in draws) or not all(module.started for module in modules))
-
-
 def _make_optimizer(
     factory: OptimizerFactory | None, leaves: list[Tensor], learning_rate: float
 ) -> torch.optim.Optimizer:
     if factory is None:
-        return Adam(leaves, learning_rate)
+        if all(map(is_dense, leaves)):
+            return Adam(leaves, learning_rate)
+        return torch.optim.Adam(leaves, lr=learning_rate)
     made = factory(leaves)
     if not isinstance(made, torch.optim.Optimizer):
         raise OptionError(
             "optimizer must be a function from a list of tensors to a torch optimizer, e.g. "
             f"lambda leaves: torch.optim.AdamW(leaves, lr=1e-3, fused=True); it returned {type(made).__name__}."
         )
+    check_fused(made)
     return made

@@ -15,6 +15,7 @@ from pyro.params.param_store import module_from_param_with_module_name, normaliz
 from torch import Tensor
 from torch.optim import Optimizer
 
+from pyrovae.engine.fused import check_fused, lay_out_state
 from pyrovae.engine.step import Engine
 from pyrovae.errors import OptionError
 
@@ -41,7 +42,10 @@ class Optimizers:
         """Take in parameters that are new."""
         new = {name: leaf for name, leaf in leaves.items() if id(leaf) not in self._known and leaf.requires_grad}
         self._known.update(map(id, new.values()))
-        if not new or isinstance(self.source, Optimizer):
+        if not new:
+            return
+        if isinstance(self.source, Optimizer):
+            check_fused(self.source)
             return
         if isinstance(self.source, PyroOptim):
             for name, leaf in new.items():
@@ -56,6 +60,7 @@ class Optimizers:
 
     def _join(self, made: Optimizer) -> None:
         """Take over the parameters of an optimizer, with what it would have started them with."""
+        check_fused(made)
         if self.optimizer is None:
             self.optimizer = made
             return
@@ -89,6 +94,7 @@ class Optimizers:
         else:
             if waiting is not None:
                 made.load_state_dict(waiting)
+                lay_out_state(made)
             self._join(made)
         clip = source.pt_clip_args
         if callable(clip):
@@ -106,6 +112,7 @@ class Optimizers:
         if waiting is not None:
             scheduler.load_state_dict(waiting["scheduler"])
             made.load_state_dict(waiting["optimizer"])
+            lay_out_state(made)
         whole = self.whole()
         whole.param_groups += made.param_groups
         whole.state[leaf] = made.state[leaf]

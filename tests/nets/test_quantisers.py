@@ -183,6 +183,33 @@ def test_codes_follow_their_vectors_by_moving_averages() -> None:
 
 
 @extra
+@pytest.mark.parametrize("build", [LEARNED["VQ"], LEARNED["ResidualVQ"]], ids=["VQ", "ResidualVQ"])
+def test_codes_follow_their_vectors_as_those_of_vector_quantize_pytorch(build: Any) -> None:
+    codes, theirs = build(decay=0.9, restart_below=0.0), build(decay=0.9, restart_below=0.0).vq
+    for _ in range(20):
+        e = torch.randn(20, 3, 2, 2, requires_grad=True)
+        state = torch.get_rng_state()  # in the first step k-means starts at random vectors
+        codes(e)
+        torch.set_rng_state(state)
+        theirs(e.detach().movedim(1, -1).reshape(1, -1, 3))
+    theirs = theirs.codebooks if hasattr(theirs, "codebooks") else theirs.codebook
+    torch.testing.assert_close(codes.codebook, theirs, rtol=1e-4, atol=1e-5)
+
+
+@extra
+@pytest.mark.parametrize("rows", [40, 20])
+def test_no_two_codes_start_again_at_one_vector(rows: int) -> None:
+    """Of two equal codes only one is ever chosen. Where there are fewer vectors than dead codes, some wait."""
+    codes = VQ(30, 2, 1, restart_below=1.0)
+    codes.train()(torch.randn(60, 2, 1, requires_grad=True))
+    codes.vq._codebook.cluster_size.zero_()
+    e = torch.randn(rows, 2, 1, requires_grad=True)
+    codes(e)
+    at = (codes.codebook.unsqueeze(1) == e.detach().squeeze(-1)).all(-1)  # (30, rows)
+    assert at.any(1).sum() == min(rows, 30) and at.any(0).sum() == min(rows, 30)
+
+
+@extra
 def test_a_dead_code_starts_again_at_a_vector() -> None:
     codes = started(lambda: VQ(4, 2, 1, restart_below=1.0))
     codes.vq.codebook[2] = 1e6  # type: ignore[union-attr, operator]
