@@ -99,7 +99,7 @@ def _call(graph: Any, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
 
 
 def _check_overload(call: Any, node: fx.Node, schema: Any) -> None:
-    """The interpreter looks operations up by name and arguments: `aten::add` of a tensor and a number is another than of two."""
+    """The interpreter finds operations by name and arguments: `aten::add` of a tensor and a number is not that of two."""
     found = call.schema()
     if found == str(schema):
         return
