@@ -41,7 +41,7 @@ class Adam(optim.Adam):
 
     def __setstate__(self, state: Any) -> None:  # of a copy
         self._lists = {}
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
