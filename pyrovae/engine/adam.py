@@ -21,7 +21,7 @@ from pyrovae.errors import OptionError
 MODEL_RATE = "model_rate"
 CONSTANTS = ("eps", "weight_decay", "amsgrad", "maximize", "decoupled_weight_decay")
 
-# Parameters that are updated together: the options of their group, and lists of them, both moments and counts.
+# Parameters that are updated together: the options of their group, and lists of them, their moments and counts.
 _Together = tuple[dict[str, Any], list[list[Tensor]]]
 
 
@@ -32,12 +32,16 @@ class Adam(optim.Adam):
     state_dict = inspect.unwrap(Optimizer.state_dict)
 
     def __init__(self, leaves: Sequence[Any], lr: float, betas: tuple[float, float] = (0.9, 0.999)) -> None:
-        self._lists: dict[tuple[int, ...], list[_Together]] = {}
+        self._lists: dict[tuple[int, ...], list[_Together]] = {}  # by the identity of parameters and groups
         super().__init__(leaves, lr=lr, betas=betas, fused=True)
 
     def load_state_dict(self, state_dict: Any) -> None:
         self._lists.clear()
         inspect.unwrap(Optimizer.load_state_dict)(self, state_dict)
+
+    def __setstate__(self, state: Any) -> None:  # of a copy
+        self._lists = {}
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -46,27 +50,33 @@ class Adam(optim.Adam):
     @torch.no_grad()
     def descend(self, leaves: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
         """Take a step of these parameters as `step` does, without what torch does there for all its optimizers."""
-        key = tuple(map(id, leaves))
+        key = tuple(map(id, (*leaves, *self.param_groups, *(group["params"] for group in self.param_groups))))
         if key not in self._lists:
+            if any(grad.layout is not torch.strided for grad in grads):
+                raise OptionError(
+                    "The default optimizer takes no sparse gradients, such as those of nn.Embedding(..., sparse=True): leave "
+                    "sparse=True out, or pass optimizer=lambda leaves: torch.optim.SparseAdam(leaves, lr=1e-3)."
+                )
             self._lists[key] = self._by_group(leaves)
-        given = dict(zip(key, grads))
-        for options, (parameters, means, squares, counts) in self._lists[key]:
+        given = dict(zip(map(id, leaves), grads))
+        for options, (parameters, means, squares, largest, counts) in self._lists[key]:
             torch._foreach_add_(counts, 1)
             beta1, beta2 = options["betas"]
-            torch._fused_adam_(
+            fused = torch._fused_adamw_ if options.get("decoupled_weight_decay") else torch._fused_adam_
+            fused(
                 parameters,
                 [given[id(leaf)] for leaf in parameters],
                 means,
                 squares,
-                [],
+                largest,
                 counts,
-                amsgrad=False,
+                amsgrad=options["amsgrad"],
                 lr=options["lr"],
                 beta1=beta1,
                 beta2=beta2,
                 weight_decay=options["weight_decay"],
                 eps=options["eps"],
-                maximize=False,
+                maximize=options["maximize"],
             )
 
     def _by_group(self, leaves: Sequence[Tensor]) -> list[_Together]:
@@ -85,7 +95,8 @@ class Adam(optim.Adam):
                     if not self.state[leaf]:
                         self.state[leaf].update(_initial(leaf, group))
             for own in alike.values():
-                state = [[self.state[leaf][name] for leaf in own] for name in ("exp_avg", "exp_avg_sq", "step")]
+                names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "step")
+                state = [[self.state[leaf][n] for leaf in own if n in self.state[leaf]] for n in names]
                 found.append((group, [own, *state]))
         return found
 

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from pyrovae.pair.parameters import fork_rng
+
 LAYOUTS = {torch.contiguous_format: 0, torch.preserve_format: 1, torch.channels_last: 2, torch.channels_last_3d: 3}
 
 
@@ -32,23 +34,21 @@ def interpreted(module: fx.GraphModule) -> Callable[..., Sequence[Tensor]] | Non
     except (Unknown, AttributeError, TypeError, RuntimeError):
         return None
 
-    works = True
-
     def run(*tensors: Tensor) -> Sequence[Tensor]:
-        nonlocal works
-        if works:
-            before = optimizes()
-            optimize(False)
-            try:
-                found: Sequence[Tensor] = function(*tensors)
-                return found
-            except RuntimeError:  # all errors are of this class here, and Python gives them their own
-                pass
-            finally:
-                optimize(before)
-        results: Sequence[Tensor] = module.forward(*tensors)
-        works = False  # an operation that the interpreter does not know; it is looked for at the first call
-        return results
+        before = optimizes()
+        optimize(False)
+        try:
+            found: Sequence[Tensor] = function(*tensors)
+            return found
+        except RuntimeError as error:
+            failed = error
+        finally:
+            optimize(before)
+        # All errors are of this class there, and Python gives them their own. Some of the program has run: another run must
+        # neither write into these tensors once more nor draw on.
+        with fork_rng():
+            module.forward(*(tensor.clone() for tensor in tensors))
+        raise failed
 
     return run
 
@@ -86,6 +86,7 @@ def _call(graph: Any, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         )
         arguments.append(_value(graph, given, argument.type, values))
     call = graph.insertNode(graph.create(schema.name, arguments, len(schema.returns)))
+    _check_overload(call, node, schema)
     results = list(call.outputs())
     for result, returned in zip(results, schema.returns):
         result.setType(returned.type)
@@ -95,6 +96,22 @@ def _call(graph: Any, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         unpacked = graph.create("prim::ListUnpack", results, len(node.meta["val"]))
         return list(graph.insertNode(unpacked).outputs())
     return results[0]
+
+
+def _check_overload(call: Any, node: fx.Node, schema: Any) -> None:
+    """The interpreter finds operations by name and arguments: `aten::add` of a tensor and a number is not that of two."""
+    found = call.schema()
+    if found == str(schema):
+        return
+    given = [
+        *zip(schema.arguments, node.args),
+        *((a, node.kwargs[a.name]) for a in schema.arguments if a.name in node.kwargs),
+    ]
+    as_number = any(a.type.kind() == "TensorType" and type(value) in (int, float, complex) for a, value in given)
+    if not (
+        as_number and found.startswith(f"{schema.name}.")
+    ):  # a number in a tensor's place is computed with in the same way
+        raise Unknown(f"{schema} is found as {found}")
 
 
 def _value(graph: Any, given: Any, kind: Any, values: dict[fx.Node, Any]) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae.errors import PairError
 from pyrovae.pair.batch import Batch
 from pyrovae.pair.parameters import every_module
 from pyrovae.pair.program import PairLike
@@ -46,8 +47,18 @@ class Program:
 
     @property
     def leaves(self) -> list[Tensor]:
-        """The parameters that are trained."""
-        return list(self.parameters.values())
+        """The parameters that are trained: those that have not been frozen meanwhile, as a callback may do.
+
+        Raises:
+            PairError: All have been frozen.
+        """
+        found = [leaf for leaf in self.parameters.values() if leaf.requires_grad]
+        if not found:
+            raise PairError(
+                "All parameters were frozen during the fit, so that there is nothing to train: leave one with "
+                ".requires_grad_(True), or stop the fit by returning True from a callback."
+            )
+        return found
 
     @property
     def buffers(self) -> list[Tensor]:

@@ -43,6 +43,7 @@ class Recorder(DispatchMode):
         self._nodes: Any = WeakTensorKeyDictionary()  # by identity; what nothing else holds is freed as outside
         self._fixed: set[fx.Node] = set()  # whose values are the same in every run
         self._known: set[fx.Node] = set()  # of captured tensors, which are read where they are
+        self._wrote = False  # into what others may see: a captured tensor may be a view of it
         self._last: fx.Node | None = None  # the last of the inputs
         for number, tensor in enumerate(tensors):
             self._last = self.graph.placeholder(f"input_{number}")
@@ -65,12 +66,13 @@ class Recorder(DispatchMode):
         taken = self._argument(args, sources)
         named = {name: self._argument(value, sources) for name, value in kwargs.items()}
         if torch.Tag.data_dependent_output in func.tags:
-            if not all(node in self._fixed or node in self._known for node in sources):
+            if not all(node in self._fixed or (node in self._known and not self._wrote) for node in sources):
                 raise RuntimeError(f"{func} reads the value of a tensor")
             return func(*args, **kwargs)
         fixed = torch.Tag.nondeterministic_seeded not in func.tags and all(node in self._fixed for node in sources)
         if func._schema.is_mutable and not fixed:
             self._fixed.clear()  # views of what is written are others now, too
+            self._wrote = True
         return self._result(func(*args, **kwargs), func, taken, named, fixed)
 
     def _result(self, made: Any, func: Any, taken: Any, named: dict[str, Any], fixed: bool = True) -> Any:

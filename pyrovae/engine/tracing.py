@@ -42,6 +42,10 @@ class TracedProgram:
         self.run_by_interpreter = forward is not None
         self._forward: Callable[..., Sequence[Tensor]] = forward or module.forward
 
+    def run_in_python(self) -> None:
+        """Run the program in Python from now on."""
+        self.run_by_interpreter, self._forward = False, self.module.forward
+
     def __call__(self, *tensors: Tensor) -> list[Tensor]:
         with torch.no_grad():
             return list(self._forward(*tensors, *self.captured))
@@ -108,6 +112,23 @@ def trace(
             truth.append(function(*tensors))
     with undone(changing):
         program = capture(function, batches[0])
+    try:
+        _check_results(program, batches, truth, changing, tolerance)
+    except Untraceable:
+        if not program.run_by_interpreter:
+            raise
+        program.run_in_python()  # before the program is given up, since a version of torch may interpret it in another way
+        _check_results(program, batches, truth, changing, tolerance)
+    return program
+
+
+def _check_results(
+    program: TracedProgram,
+    batches: Sequence[Sequence[Tensor]],
+    truth: Sequence[Sequence[Tensor]],
+    changing: Sequence[Tensor],
+    tolerance: float,
+) -> None:
     for tensors, true in zip(batches, truth):
         with undone(changing):
             try:
@@ -119,7 +140,6 @@ def trace(
                     "it gives another result when its operations are run again: it depends on something that a trace cannot "
                     "see, such as NumPy, Python's random numbers, or a value read from a tensor"
                 )
-    return program
 
 
 def _deciding(node: fx.Node) -> list[fx.Node]:

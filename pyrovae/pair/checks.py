@@ -172,6 +172,12 @@ def check_gradients(pair: PairLike, runs: Sequence[tuple[Any, Any]]) -> None:
             "otherwise freeze it with .requires_grad_(False), or remove it.",
             stacklevel=2,
         )
+    sparse = [name for name, g in zip(named, gradients) if g is not None and g.layout is not torch.strided]
+    if sparse:
+        raise PairError(
+            f"The gradient of {', '.join(map(repr, sparse))} is sparse, which fits do not take: leave sparse=True out of "
+            "nn.Embedding and of functional.embedding."
+        )
     broken = [name for name, g in zip(named, gradients) if g is not None and not torch.isfinite(g).all()]
     if broken:
         raise PairError(

@@ -254,7 +254,7 @@ def looked_on(fitted: Fit, callbacks: Sequence[Callback]) -> Iterator[None]:
 
 
 def _leave(fitted: Fit, chosen: Plan) -> None:
-    for leaf in chosen.program.leaves:
+    for leaf in chosen.program.parameters.values():
         leaf.grad = None
     fitted.keep_weights()
 

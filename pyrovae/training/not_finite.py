@@ -40,7 +40,8 @@ def explain(program: Program, inputs: Batch, weights: Mapping[str, float]) -> st
         if not _finite(loss):
             return "; ".join(found for found in (sites.found, first.found) if found)
         grads = torch.autograd.grad(loss, program.leaves, allow_unused=True)
-    names = [name for name, grad in zip(program.parameters, grads) if grad is not None and not _finite(grad)]
+    trained = [name for name, leaf in program.parameters.items() if leaf.requires_grad]
+    names = [name for name, grad in zip(trained, grads) if grad is not None and not _finite(grad)]
     if names:
         return f"the loss is finite, and the gradient of {_listed(names, 'parameter')} is not"
     return "loss and gradient of that step are finite: it was too large"

@@ -1,6 +1,7 @@
 """The default optimizer: torch's fused Adam, bit for bit, with torch's names for its state."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -63,3 +64,53 @@ def test_complex_parameters_are_refused() -> None:
     leaf = nn.Parameter(torch.zeros(2, dtype=torch.complex64))
     with pytest.raises(pv.OptionError, match="no complex parameters"):
         Adam([leaf], 0.01).descend([leaf], [torch.ones_like(leaf)])
+
+
+def test_sparse_gradients_are_refused() -> None:
+    leaf = nn.Parameter(torch.zeros(2))
+    with pytest.raises(pv.OptionError, match="no sparse gradients"):
+        Adam([leaf], 0.01).descend([leaf], [torch.ones(2).to_sparse()])
+
+
+def test_groups_that_change_after_a_step() -> None:
+    leaves = parameters()
+    optimizer = Adam(leaves, 0.01)
+    grads = [torch.ones_like(leaf) for leaf in leaves]
+    optimizer.descend(leaves, grads)
+    set_model_apart(optimizer, leaves[2:])
+    optimizer.param_groups[1]["lr"] = 0.0
+    before = [leaf.detach().clone() for leaf in leaves]
+    optimizer.descend(leaves, grads)
+    assert [torch.equal(a, b) for a, b in zip(leaves, before)] == [False, False, True, True]
+
+
+def test_a_copy_takes_the_same_steps() -> None:
+    leaves = parameters()
+    optimizer = Adam(leaves, 0.01)
+    grads = [torch.ones_like(leaf) for leaf in leaves]
+    optimizer.descend(leaves, grads)
+    twin = copy.deepcopy(optimizer)
+    copies = twin.param_groups[0]["params"]
+    optimizer.descend(leaves, grads)
+    twin.descend(copies, grads)
+    assert all(a is not b and torch.equal(a, b) for a, b in zip(leaves, copies))
+
+
+@pytest.mark.parametrize("option", [{"amsgrad": True}, {"maximize": True}, {"weight_decay": 0.1}])
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
+def test_options_that_a_loaded_state_brings_are_kept(kind: type[torch.optim.Adam], option: dict[str, Any]) -> None:
+    ours, theirs = parameters(), parameters()
+    other = kind(theirs, lr=0.01, fused=True, **option)
+    mine = Adam(ours, 0.01)
+    for number in range(3):
+        grads = [torch.randn_like(leaf) for leaf in ours]
+        for leaf, grad in zip(theirs, grads):
+            leaf.grad = grad.clone()
+        other.step()
+        if number == 0:
+            mine.load_state_dict(copy.deepcopy(other.state_dict()))
+            for leaf, true in zip(ours, theirs):
+                leaf.data.copy_(true)
+        else:
+            mine.descend(ours, grads)
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs))

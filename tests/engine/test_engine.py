@@ -757,3 +757,28 @@ def test_a_step_is_compiled_for_its_one_shape() -> None:
         mode = TracingContext.get().fake_mode
         assert mode is not None
         assert all(type(n) is int for n in mode.from_tensor(torch.zeros(5, 3), static_shapes=False).shape)
+
+
+@pytest.mark.parametrize("engine", ["eager", "traced"])
+def test_parameters_that_a_callback_freezes_stay(engine: str) -> None:
+    pair = plain()
+    weights = list(pair.encoder.parameters())
+    kept: list[Tensor] = []
+
+    def freeze(fit: pv.Fit) -> None:
+        pair.encoder.requires_grad_(False)
+        kept.extend(weight.clone() for weight in weights)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the step is traced anew, and says so
+        pv.fit(pair, binary(20), epochs=3, batch_size=10, seed=0, engine=engine, progress=False, callbacks=[freeze])
+    assert all(torch.equal(a, b) for a, b in zip(weights, kept[: len(weights)], strict=True))
+    with pytest.raises(pv.PairError, match="All parameters were frozen"):
+        pv.fit(
+            vae(),
+            binary(20),
+            epochs=2,
+            batch_size=10,
+            engine=engine,
+            callbacks=[lambda fit: fit.pair.requires_grad_(False) and None],
+        )

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from pyrovae.engine.interpreted import interpreted
 from pyrovae.engine.recording import record
-from pyrovae.engine.tracing import capture
+from pyrovae.engine.tracing import TracedProgram, capture, trace
 
 pytestmark = pytest.mark.auto_engine
 
@@ -124,18 +124,77 @@ def test_a_torch_without_its_parts_runs_programs_in_python(name: str, monkeypatc
     assert torch.equal(program(torch.ones(2))[0], torch.full((2,), 2.0))
 
 
-def test_what_the_interpreter_cannot_run_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fault", ["error", "number"])
+def test_what_the_interpreter_runs_otherwise_runs_in_python(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[Any] = []
 
     def fails(*tensors: Tensor) -> Any:
         tried.append(tensors)
-        raise RuntimeError("no such operator")
+        torch.rand(3)
+        if fault == "error":
+            raise RuntimeError("no such operator")
+        return [torch.zeros(2)]
+
+    def noisy(x: Tensor) -> list[Tensor]:
+        return [x + torch.rand(2)]
 
     monkeypatch.setattr(torch._C, "_create_function_from_graph", lambda name, graph: fails)
-    program = capture(lambda x: [x + 1], [torch.ones(2)])
-    for _ in range(3):
-        assert torch.equal(program(torch.ones(2))[0], torch.full((2,), 2.0))
-    assert len(tried) == 1
+    program = trace(noisy, [[torch.ones(2)], [torch.zeros(2)]], [])
+    assert not program.run_by_interpreter
+    torch.manual_seed(5)
+    found = [program(torch.ones(2))[0] for _ in range(3)]
+    torch.manual_seed(5)
+    assert all(torch.equal(here, noisy(torch.ones(2))[0]) for here in found) and len(tried) == 1
+
+
+def test_what_fails_in_the_middle_is_not_written_or_drawn_twice() -> None:
+    """Also where Python would not fail, as where memory was short for a moment."""
+
+    def counted(total: Tensor, places: Tensor) -> list[Tensor]:
+        total.add_(1)
+        return [total[places] + torch.rand(2)]
+
+    program = capture(counted, [torch.zeros(2), torch.tensor([0, 1])])
+    total, drawn = torch.zeros(2), torch.get_rng_state()
+    with pytest.raises(IndexError, match="out of bounds"):
+        program(total, torch.tensor([0, 2]))
+    assert total.tolist() == [1.0, 1.0] and torch.equal(torch.get_rng_state(), drawn)
+    program.module.forward = lambda *tensors: [tensors[0].add_(1), torch.rand(2)]
+    with pytest.raises(RuntimeError, match="out of bounds"):
+        program(total, torch.tensor([0, 2]))
+    assert total.tolist() == [2.0, 2.0] and torch.equal(torch.get_rng_state(), drawn)
+
+
+@pytest.mark.parametrize("value", [True, 2.0])
+def test_an_operation_that_the_interpreter_does_not_find_is_noticed_before_it_runs(value: float) -> None:
+    """Numbers are all alike to it, but for truth values, which it does not take for numbers."""
+    module, _ = record(lambda x: [torch.full_like(x, value)], [torch.ones(2)])
+    assert (interpreted(module) is None) == (value is True)
+    assert torch.equal(TracedProgram(module, [])(torch.ones(2))[0], torch.full((2,), float(value)))
+
+
+def test_another_operation_of_the_same_name_is_noticed() -> None:
+    """Where the arguments of the one would do for the other, too, and a version of torch finds that first."""
+    module, _ = record(lambda x: [x.sum(0)], [torch.ones(2)])
+    (node,) = module.graph.find_nodes(op="call_function", target=torch.ops.aten.sum.dim_IntList)
+    assert interpreted(module) is not None
+    node.target = Operation(torch.ops.aten.sum.dim_IntList._schema, torch.ops.aten.mean.dim._schema)
+    assert interpreted(module) is None
+
+
+class Operation:
+    """An operation whose text is that of another."""
+
+    def __init__(self, schema: Any, text: Any) -> None:
+        self._schema = Text(schema, str(text))
+
+
+class Text:
+    def __init__(self, schema: Any, text: str) -> None:
+        self.name, self.arguments, self.returns, self.text = schema.name, schema.arguments, schema.returns, text
+
+    def __str__(self) -> str:
+        return self.text
 
 
 def test_programs_are_freed() -> None:

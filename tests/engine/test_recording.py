@@ -102,6 +102,19 @@ def test_values_that_are_the_same_in_every_run_are_read() -> None:
     assert module(torch.ones(2), *captured)[0].tolist() == [12.0, 12.0]
 
 
+@pytest.mark.parametrize("write", [lambda t: t.view(1).add_(1), lambda t: torch._foreach_add_([t], 1)])
+def test_captured_tensors_are_not_read_once_something_was_written(write: Callable[[Tensor], object]) -> None:
+    """What was written may be a captured tensor by another name, and its value in the next run another."""
+    count = torch.zeros(1)
+
+    def counted(x: Tensor) -> list[Tensor]:
+        write(count)
+        return [x * count.item()]
+
+    with pytest.raises(RuntimeError, match="reads the value of a tensor"):
+        record(counted, [torch.ones(3)])
+
+
 def test_a_generator_is_refused() -> None:
     own = torch.Generator().manual_seed(0)
     with pytest.raises(RuntimeError, match="takes a Generator"):

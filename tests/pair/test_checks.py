@@ -292,3 +292,20 @@ def test_a_guide_of_another_support_is_refused(prior: Any, guide: fam.Family, sa
     pair = pv.VAE(prior, pv.mlp(3, fam.Bernoulli(6), (8,)), pv.mlp(6, guide, (8,)))
     with pytest.raises(pv.PairError, match=said):
         pv.check_pair(pair, {"x": torch.zeros(20, 6)})
+
+
+def test_sparse_gradients_are_refused() -> None:
+    class Sparse(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shift = nn.Embedding(2, 3, sparse=True)
+
+        def model(self, x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Normal(self.shift(torch.zeros(len(x), dtype=torch.long)), 1.0).to_event(1), obs=x)
+
+        def guide(self, x: Tensor) -> None:
+            pass
+
+    with pytest.raises(pv.PairError, match="'shift.weight' is sparse"):
+        pv.fit(Sparse(), torch.randn(4, 3), epochs=1, engine="eager")
