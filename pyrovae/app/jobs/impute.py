@@ -120,8 +120,9 @@ def fill_in(
 def _gaps(run: Run, frame: pd.DataFrame) -> pd.DataFrame:
     """Which cells are missing: in columns of the run also those with a mark such as "-", which it takes for missing."""
     gaps = frame.isna()
-    modelled = () if run.rows.schema is None else run.rows.schema.names
-    marked = {name: frame[name].map(is_gap) for name in modelled if not pd.api.types.is_numeric_dtype(frame[name])}
+    names = () if run.rows.schema is None else run.rows.schema.names
+    there = [name for name in names if name in frame]  # one that is not is told when the rows are made
+    marked = {name: frame[name].map(is_gap) for name in there if not pd.api.types.is_numeric_dtype(frame[name])}
     return gaps.assign(**marked)
 
 
