@@ -8,7 +8,7 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ graphviz \
     && rm -rf /var/lib/apt/lists/*
 
-# Arguments of pip, such as --extra-index-url=... of PyTorch's wheels without CUDA, which are several gigabytes smaller.
+# Arguments of pip, such as those that find PyTorch's wheels without CUDA, which are several gigabytes smaller.
 ARG PIP_ARGS=""
 COPY pyproject.toml setup.cfg README.md LICENSE /src/
 COPY pyrovae /src/pyrovae
