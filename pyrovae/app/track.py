@@ -32,6 +32,12 @@ def check_track(names: Sequence[str], *, several: bool = False) -> None:
             raise OptionError(f"--track {name}: each run of a sweep has a file of its own, so leave the place out.")
 
 
+def with_log(names: Sequence[str] | None) -> tuple[str, ...]:
+    """What was typed, and the log that every run of the command line has, where it was not typed with a place of its own."""
+    typed = tuple(names or ())
+    return typed if any(name.partition(":")[0] == "json" for name in typed) else (*typed, "json")
+
+
 def trackers(names: Sequence[str], folder: Path, part: str = "") -> list[Tracker]:
     """The trackers of a run in a folder.
 

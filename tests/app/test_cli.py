@@ -57,6 +57,7 @@ def test_the_main_job_ends_with_a_table_and_a_run_folder(pyrovae: Command) -> No
         "checkpoint.safetensors",
         "run.json",
         "history.csv",
+        "log.jsonl",
         "graph.png" if shutil.which("dot") else "graph.gv",
         "training.png",
         "reconstructions.png",

@@ -9,7 +9,7 @@ from support.command import Command
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import pyrovae as pv
-from pyrovae.app.track import check_track, trackers
+from pyrovae.app.track import check_track, trackers, with_log
 
 QUICK = ("--hidden", 16, "--engine", "eager", "--proposal", "guide", "--num-samples", 30)
 
@@ -21,7 +21,7 @@ def read_board(folder: Path) -> EventAccumulator:
 @pytest.mark.digits(120)
 def test_a_fit_is_kept_by_all_trackers(pyrovae: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     server = fake.installed(monkeypatch)
-    words = ("--track", "json", "--track", "tensorboard", "--track", "mlflow:http://here")
+    words = ("--track", "tensorboard", "--track", "mlflow:http://here")  # and, as always, log.jsonl
     code, _, err = pyrovae("fit", "digits", "--epochs", 2, *QUICK, *words)
     assert code == 0, err
     run = Path("runs/digits")
@@ -38,7 +38,7 @@ def test_a_fit_is_kept_by_all_trackers(pyrovae: Command, monkeypatch: pytest.Mon
     assert kept["name"] == "digits" and kept["params"]["likelihood"] == "beta-binomial"
     assert set(kept["artifacts"]) == {"results.json", *(f"pictures/{name}.png" for name in drawn)}
     assert str(run.resolve()) not in str(kept)
-    # without a tracker the fit is the same, and a log of the run that it replaces does not pass for its own
+    # with another tracker the fit is the same, and a log of the run that it replaces does not pass for its own
     before = (run / "weights.safetensors").read_bytes()
     code, _, err = pyrovae(
         "fit", "digits", "--epochs", 2, *QUICK, "--out", run, "--force", "--track", "json:elsewhere.jsonl"
@@ -66,6 +66,14 @@ def test_each_run_of_a_sweep_has_a_place_of_its_own(pyrovae: Command) -> None:
     names = {path.name for path in Path("runs/digits-sweep").iterdir()}
     assert len(names) == 2 and {path.name for path in Path("logs").iterdir()} == names
     assert all(read_board(path).Scalars("results/elbo") for path in Path("logs").iterdir())
+
+
+@pytest.mark.parametrize(
+    "typed, kept",
+    [(None, ("json",)), (["tensorboard"], ("tensorboard", "json")), (["json"], ("json",)), (["json:a.jsonl"], ("json:a.jsonl",))],
+)
+def test_each_run_has_one_log(typed: list[str] | None, kept: tuple[str, ...]) -> None:
+    assert with_log(typed) == kept
 
 
 def test_trackers_of_the_first_of_two_stages_have_other_places(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from pyrovae.app.cli import parameters as take
 from pyrovae.app.cli import tables
 from pyrovae.app.decide import check_names, decide
 from pyrovae.app.options import Options
-from pyrovae.app.track import check_track
+from pyrovae.app.track import check_track, with_log
 from pyrovae.errors import OptionError
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def fit(
         where = resume
         refuse_no_run(where)
         more: dict[str, Any] = {"data": data, "data_root": data_root, "device": device, "trust": trust}
-        more["track"] = track or ()
+        more["track"] = with_log(track)
         run = _watched(where, trust, lambda: runs.resume_run(where, **more))
     else:
         if data is not None:
@@ -103,7 +103,7 @@ def fit(
         tables.remark(dataset.notes)
         where = folder or ranks.first(lambda: runs.default_folder(dataset.name))
         how: dict[str, Any] = {"force": force, "device": device, "engine": engine, "threads": threads}
-        how |= {"track": track or (), "say": tables.inform}
+        how |= {"track": with_log(track), "say": tables.inform}
         own = bool(catalogue.own_paths(options))
         run = _watched(where, own, lambda: searching.search_run(dataset, options, where, **how))
     if ranks.rank() > 0:
@@ -164,7 +164,7 @@ def sweep(
     for options in grid:  # a mistake in the last one is found before the first is fitted
         decide(options, dataset, len(dataset.x))
     where = folder or Path("runs") / f"{dataset.name}-sweep"
-    how: dict[str, Any] = {"device": device, "engine": engine, "threads": threads, "track": track or ()}
+    how: dict[str, Any] = {"device": device, "engine": engine, "threads": threads, "track": with_log(track)}
     stopped = f"stopped; the same command goes on with the runs in {where}"
     try:
         with advising(lambda: stopped):

@@ -145,9 +145,9 @@ Track = Annotated[
     list[str] | None,
     typer.Option(
         metavar="tensorboard|mlflow|json[:PLACE]",
-        help="Keep curves, pictures and the final table elsewhere, too: tensorboard[:FOLDER], mlflow[:ADDRESS], or "
-        "json[:FILE], a line for each epoch; by default in the run folder, and where MLflow is set to. May be given several "
-        "times.",
+        help="Keep curves, pictures and the final table elsewhere, too: tensorboard[:FOLDER] or mlflow[:ADDRESS], by default "
+        "in the run folder, and where MLflow is set to; json:FILE is another place for the run folder's log.jsonl, a line for "
+        "each epoch. May be given several times.",
     ),
 ]
 Samples = Annotated[int, typer.Option(help=OPTIONS["num_samples"].help, callback=checked("num_samples"))]
