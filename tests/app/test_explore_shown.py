@@ -13,6 +13,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from PIL import Image
+from support.command import Command
 
 import pyrovae as pv
 from pyrovae.app import run as runs
@@ -205,3 +206,30 @@ def test_rows_of_a_test_set_come_last() -> None:
     assert of_source(first, rest).tolist() == [0, 1, 2, 3, 4, 10, 11, 12]
     assert of_source(first, rest, which).tolist() == [12, 0, 10, 4] and first.tolist() == [0, 1, 2, 3, 4]
     assert of_source(first, None, which[1:2]).tolist() == [0]
+
+
+def test_several_labels_are_shown_by_their_columns_and_classes(pyrovae: Command, tmp_path: Path) -> None:
+    lines = [
+        "a,b,kind,colour",
+        *(f"{i % 7},{i % 5 + 0.5},{('rose', 'tulip')[i % 2]},{('red', '')[i % 3 > 0]}" for i in range(59)),
+    ]
+    (tmp_path / "flowers.csv").write_text("\n".join([*lines, "1,2.5,rose,white"]))
+    code, _, err = pyrovae(
+        "fit",
+        tmp_path / "flowers.csv",
+        "--label",
+        "kind,colour",
+        "--epochs",
+        1,
+        "--hidden",
+        4,
+        "--num-samples",
+        2,
+        "--out",
+        "run",
+    )
+    assert code == 0, err
+    sites = {site["name"]: site for site in Explorer.open(Path("run"), device="cpu").describe()["sites"]}
+    assert sites["y1"]["title"] == "kind" and sites["y1"]["options"] == ["rose", "tulip"]
+    assert sites["y2"]["title"] == "colour" and sites["y2"]["options"] == ["red", "white"]
+    assert sites["z"]["title"] == "z"

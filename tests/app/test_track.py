@@ -70,7 +70,12 @@ def test_each_run_of_a_sweep_has_a_place_of_its_own(pyrovae: Command) -> None:
 
 @pytest.mark.parametrize(
     "typed, kept",
-    [(None, ("json",)), (["tensorboard"], ("tensorboard", "json")), (["json"], ("json",)), (["json:a.jsonl"], ("json:a.jsonl",))],
+    [
+        (None, ("json",)),
+        (["tensorboard"], ("tensorboard", "json")),
+        (["json"], ("json",)),
+        (["json:a.jsonl"], ("json:a.jsonl",)),
+    ],
 )
 def test_each_run_has_one_log(typed: list[str] | None, kept: tuple[str, ...]) -> None:
     assert with_log(typed) == kept

@@ -24,7 +24,7 @@ from pyrovae.app.jobs.explore.conditions import Conditions, Fields, check_fields
 from pyrovae.app.jobs.explore.latents import REALS, Latent
 from pyrovae.app.jobs.explore.noise import NoiseBySite
 from pyrovae.app.jobs.explore.shown import GO_BACK, NOT_FINITE, view_of, views_of
-from pyrovae.app.rows import num_source_rows, of_source, source_rows
+from pyrovae.app.rows import Labels, num_source_rows, of_source, source_rows
 from pyrovae.app.run import Run, open_run
 from pyrovae.criticism.classification import classify
 from pyrovae.errors import DataError, NotFiniteError, PairError, PyrovaeError, shortened
@@ -69,6 +69,7 @@ class Explorer:
         num_rows: How many rows there are.
         labels: Of all rows, "" where unknown; or None.
         classes: The names of the model's classes, or None.
+        several: Columns of labels, of a model that has several, whose sites are named as its arguments are.
         name: Of the run.
 
     Raises:
@@ -84,6 +85,7 @@ class Explorer:
         num_rows: int = 0,
         labels: Sequence[str] | None = None,
         classes: Sequence[str | int] | None = None,
+        several: Sequence[Labels] = (),
         name: str = "model",
     ) -> None:
         self.fitted, self.rows, self.name = fitted, rows, name
@@ -98,7 +100,7 @@ class Explorer:
             nodes = self._run(REFERENCE, given, {}, 0)
         except PyrovaeError as error:
             raise PairError(f"There is nothing to explore, since this model does not decode: {error}") from error
-        self.latents = self._found_latents(nodes, given, classes)
+        self.latents = self._found_latents(nodes, given, classes, {one.argument: one for one in several})
         if not self.latents:
             raise PairError(
                 "There is nothing to explore: what this model observes depends on no latent variable of rows."
@@ -128,6 +130,7 @@ class Explorer:
             num_source_rows(dataset),
             labels,
             classes=None if run.rows.argument == CONDITION else run.rows.classes,
+            several=run.rows.several,
             name=run.folder.name or str(run.folder),
         )
 
@@ -291,7 +294,11 @@ class Explorer:
         return needed or [site.name for site in sites]
 
     def _found_latents(
-        self, nodes: Mapping[str, Any], given: Mapping[str, Tensor], classes: Sequence[str | int] | None
+        self,
+        nodes: Mapping[str, Any],
+        given: Mapping[str, Tensor],
+        classes: Sequence[str | int] | None,
+        columns: Mapping[str, Labels],
     ) -> dict[str, Latent]:
         """The latent sites on which what is shown depends, from the top down."""
         on = self.fitted.device
@@ -302,12 +309,14 @@ class Explorer:
         sites = {site.name: site for site in union(self.fitted.layouts).sites if self._can_be_latent(site)}
         wanted = reached(above, self._outputs, ()) if any(above.get(name) for name in self._outputs) else set(sites)
         found = {}
-        names = None if classes is None else [str(name) for name in classes]
         for name, node in nodes.items():
             if name in sites and name in wanted:
                 draws = plain(node, node["value"])
                 parents = [one for one in above.get(name, ()) if one in sites or one in given]
-                found[name] = Latent(sites[name], node["fn"], draws, parents, names)
+                column = columns.get(name)
+                names = classes if column is None else column.classes
+                title = None if column is None else column.name
+                found[name] = Latent(sites[name], node["fn"], draws, parents, names, title)
         return found
 
     def _can_be_latent(self, site: Site) -> bool:

@@ -37,17 +37,25 @@ class Latent:
         draws: Values of that run, `(N, *event)`.
         parents: The latent sites, and arguments, that it depends on.
         names: Of its classes, where they have names.
+        title: What a person knows it by, if that is not the name of the site.
     """
 
     def __init__(
-        self, site: Site, fn: Any, draws: Tensor, parents: Sequence[str] = (), names: Sequence[str] | None = None
+        self,
+        site: Site,
+        fn: Any,
+        draws: Tensor,
+        parents: Sequence[str] = (),
+        names: Sequence[str | int] | None = None,
+        title: str | None = None,
     ) -> None:
         self.name, self.argument, self.enumerated = site.name, site.argument, site.enumerated
         self.event, self.parents, self._fn = tuple(draws.shape[1:]), tuple(parents), fn
         self.kind, self.lowest, self.highest = _kind(fn, draws)
         self.shape = self._shape()
         self.size = math.prod(self.shape)
-        self.names = tuple(names) if names is not None and len(names) == (self.num_options or 0) else None
+        self.names = tuple(map(str, names)) if names is not None and len(names) == (self.num_options or 0) else None
+        self.title = title or site.name
         self._draws, self._device = draws.cpu(), draws.device
         self._largest = max(LARGEST, 10 * float(self._draws.double().abs().max()))
         self._support = _support(fn)
@@ -188,7 +196,13 @@ class Latent:
                 one |= {"low": _short(low), "high": _short(high)}
                 if activity is not None:
                     one["activity"] = _short(float(activity[one["index"]]))
-        found: dict[str, Any] = {"name": self.name, "kind": self.kind, "moves": self.moves, "size": self.size}
+        found: dict[str, Any] = {
+            "name": self.name,
+            "title": self.title,
+            "kind": self.kind,
+            "moves": self.moves,
+            "size": self.size,
+        }
         found |= {"density": self.density, "shape": list(self.shape), "dims": dims, "others": self.size - len(dims)}
         found |= {"low": self.lowest, "high": self.highest, "options": self._options()}
         if self.kind == REALS and self.event == (2,) and means is not None:
