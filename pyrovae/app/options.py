@@ -284,6 +284,13 @@ class Options:
         check=amount("how often the KL weight rises"),
         later=True,
     )
+    kl: str = option(
+        "auto",
+        "How KL terms of the ELBO are computed: auto, in closed form where that is known, which has less noise, or draws.",
+        check=Check(lambda value: value in ("auto", "draws"), "must be auto or draws"),
+        later=True,
+        before="draws",
+    )
     free_bits: float = option(
         0.0,
         "Nats per row that the KL of each latent variable may reach at no cost; does not apply to z1 of hierarchical, "

@@ -263,7 +263,7 @@ def _loss(options: Options) -> Any:
     if options.estimator == "score":
         return Trace_ELBO(num_particles=5)
     if not options.free_bits:
-        return None
+        return None if options.kl == "draws" or options.estimator is not None else Trace_ELBO(kl="auto")
     floors: Any = options.free_bits
     if options.model == "hierarchical":  # not z1, which is inferred first: see `free_bits`
         floors = {f"z{level}": options.free_bits for level in range(2, len(options.levels or ()) + 1)}

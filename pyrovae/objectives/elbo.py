@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import NamedTuple
 
 import torch
@@ -72,20 +72,22 @@ def elbo(
         kl_weight: b in the objective `E[log p(x | z)] - b KL`, a number or a 0-d tensor. It multiplies log p - log q of
             every latent site and never changes the probabilities q(y) used for averaging. Where a latent prior depends on
             a site that only the model sums out, b multiplies that prior summed over the site.
-        kl: How the KL terms are computed. None: log q - log p at the draws. "analytic": in closed form where torch or
-            Pyro has one. A function: the objective has its result in place of the KL terms; it takes a dict from site to
-            KL term, in nats, `(K, N)` for a local site and `(K,)` for a global one, and returns it changed, where
-            `(K, 1)` is one value for every row. A function of two required arguments also gets b, as a 0-d tensor, and one of
-            three also the run, see `pv.kl`. Its terms are closed forms where these are known and model and guide draw their
-            sites in the same order, else log q - log p at the draws.
+        kl: How the KL terms are computed. None: log q - log p at the draws. "analytic": in closed form where torch or Pyro has
+            one, an error where that would be wrong. "auto": in closed form where there is one and it is right, else log q - log
+            p at the draws: a prior may depend on a draw that the guide makes later, as in models that are inferred from the
+            bottom up, and where a site is not reparameterised, all terms are at the draws. A function: the objective has its
+            result in place of the KL terms; it takes a dict from site to KL term, in nats, `(K, N)` for a local site and `(K,)`
+            for a global one, and returns it changed, where `(K, 1)` is one value for every row. A function of two required
+            arguments also gets b, as a 0-d tensor, and one of three also the run, see `pv.kl`. Its terms are closed forms where
+            these are known and model and guide draw their sites in the same order, else log q - log p at the draws.
 
     Returns:
         The bound and the objective, see `Bound`.
 
     Raises:
-        PairError: `kl` is given and a site is not reparameterised; `kl="analytic"` and model and guide draw their sites in
-            different orders; enumerated sites cannot be summed out exactly; the function `kl` names sites (its attribute
-            `sites`) that the pair does not have, or returns other sites than it was given.
+        PairError: `kl` is given, and not "auto", and a site is not reparameterised; `kl="analytic"` and model and guide draw
+            their sites in different orders; enumerated sites cannot be summed out exactly; the function `kl` names sites (its
+            attribute `sites`) that the pair does not have, or returns other sites than it was given.
 
     References:
         Kingma and Welling 2014, arXiv:1312.6114; Ranganath, Gerrish and Blei 2014, arXiv:1401.0118 (score function).
@@ -121,7 +123,7 @@ def bound_of(
     A `baseline` is subtracted from what a score meets; `batch` are the arguments of the run, from which it may predict.
     """
     rows = terms.num_rows if num_rows is None else num_rows
-    closed = kl is not None and _closed_form(terms, demanded=not callable(kl))
+    closed = _closed_forms(terms, kl)
     marginals = marginals_of(terms, rows, split=kl_weight is not None or callable(kl))
     if callable(kl):
         divergences = _divergences(terms, marginals, closed)
@@ -158,7 +160,9 @@ def _likelihood_part(terms: Terms, rows: int, marginals: list[Marginal]) -> tupl
     return likelihood, extra
 
 
-def _latent_part(terms: Terms, rows: int, marginals: list[Marginal], closed: bool, dice: bool) -> tuple[Tensor, Tensor]:
+def _latent_part(
+    terms: Terms, rows: int, marginals: list[Marginal], closed: Set[str], dice: bool
+) -> tuple[Tensor, Tensor]:
     """log p - log q of the latent sites, scaled and summed over particles: its value, and what to differentiate instead.
 
     The second differs from the first only where a site is drawn without reparameterisation: the score-function surrogate
@@ -172,7 +176,7 @@ def _latent_part(terms: Terms, rows: int, marginals: list[Marginal], closed: boo
             continue
         weight = count(term, terms, rows)
         p = term.p if term.name not in summed else None
-        divergence = _closed_kl(term, terms) if closed and p is not None else None
+        divergence = _closed_kl(term, terms) if term.name in closed and p is not None else None
         if divergence is not None:
             latent = latent - weight * divergence.sum()
             continue
@@ -189,7 +193,7 @@ def _latent_part(terms: Terms, rows: int, marginals: list[Marginal], closed: boo
     return latent, pathwise if scored else latent
 
 
-def _divergences(terms: Terms, marginals: list[Marginal], closed: bool) -> dict[str, Tensor]:
+def _divergences(terms: Terms, marginals: list[Marginal], closed: Set[str]) -> dict[str, Tensor]:
     """The KL term of each latent site for a function `kl`: {site: (K, N) or (K,)}, N / B left out."""
     found: dict[str, Tensor] = {}
     summed = _summed(marginals)
@@ -197,7 +201,7 @@ def _divergences(terms: Terms, marginals: list[Marginal], closed: bool) -> dict[
         if term.q is None:
             continue
         p = term.p if term.name not in summed else None
-        divergence = _closed_kl(term, terms) if closed and p is not None else None
+        divergence = _closed_kl(term, terms) if term.name in closed and p is not None else None
         if divergence is None:
             divergence = expected_term(term.q, term, terms, term.q.scaled)
             if p is not None:
@@ -246,20 +250,26 @@ def _total(divergences: Mapping[str, Tensor], terms: Terms, rows: int) -> Tensor
     return total
 
 
-def _closed_form(terms: Terms, demanded: bool) -> bool:
-    """Whether KL terms in closed form are right for this run. Raises PairError where nothing else would do."""
+def _closed_forms(terms: Terms, kl: str | KLFunction | None) -> Set[str]:
+    """The sites whose KL terms in closed form are right for this run. Raises PairError where nothing else would do."""
+    if kl is None:
+        return frozenset()
     drawn = [t.name for t in terms.sites.values() if t.q is not None and t.q.score is not None]
+    if drawn and kl == "auto":
+        return frozenset()
     if drawn:  # an enumerated site has no score: its KL is a sum
         raise PairError(
             f"Site {drawn[0]!r} is not reparameterised, and KL terms in closed form need every drawn site to be: "
             "use Trace_ELBO() with kl=None."
         )
-    if demanded and not terms.aligned:
+    if kl == "auto" or terms.in_order >= {t.name for t in terms.sites.values() if t.p is not None and t.q is not None}:
+        return terms.in_order
+    if not callable(kl):
         raise PairError(
             "KL terms in closed form need model and guide to draw their sites in the same order. Otherwise a prior may depend "
             "on a draw that the KL of another site has already integrated out. Reorder the guide, or use kl=None."
         )
-    return terms.aligned
+    return frozenset()
 
 
 def _closed_kl(term: Term, terms: Terms) -> Tensor | None:

@@ -30,8 +30,8 @@ class Trace_ELBO:
     Args:
         num_particles: K, the number of draws of the guide for each row. More particles reduce the noise of gradients, above all
             for global latent variables under minibatches.
-        kl: None for KL terms at the draws, "analytic" for closed forms, or a function of the per-site KL terms; see `pv.elbo`
-            and `pv.kl`.
+        kl: None for KL terms at the draws, "analytic" for closed forms, "auto" for closed forms where they are known and right,
+            or a function of the per-site KL terms; see `pv.elbo` and `pv.kl`.
         gradient: "standard", or "sticking_the_landing", which leaves out the part of the gradient that reaches the guide's
             parameters directly, with the draws held fixed. The expectation of that part is zero, and without it no noise is
             left where the guide is exact. With several sites the guide runs twice, at the same draws, so it must be random at
@@ -69,8 +69,10 @@ class Trace_ELBO:
         baseline: str | learned | None = "leave_one_out",
     ) -> None:
         check_options(num_particles, gradient, "sticking_the_landing")
-        if not (kl is None or kl == "analytic" or callable(kl)):
-            raise OptionError(f"kl must be None, 'analytic' or a function of the per-site KL terms, got {kl!r}.")
+        if not (kl is None or kl in ("analytic", "auto") or callable(kl)):
+            raise OptionError(
+                f"kl must be None, 'analytic', 'auto' or a function of the per-site KL terms, got {kl!r}."
+            )
         if callable(kl):
             num_arguments(kl)  # refuse a function of too many arguments now, not in the first step
         if kl is not None and gradient != "standard":

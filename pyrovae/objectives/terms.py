@@ -7,7 +7,7 @@ Nothing here reads a value on the host.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -87,7 +87,8 @@ class Terms:
         num_particles: K, the number of draws for each row.
         num_rows: B, the number of rows of this run.
         plate_nesting: How deep plates nest.
-        aligned: Whether model and guide draw their shared sites in the same order.
+        in_order: The sites before which the guide draws all that the model draws before them, so that their priors depend on
+            nothing that is drawn later. With all shared sites among them, model and guide draw these in the same order.
         enum_dims: The enumerated sites, by the tensor dimension of their values.
 
     Example:
@@ -108,7 +109,7 @@ class Terms:
     num_particles: int
     num_rows: int
     plate_nesting: int
-    aligned: bool  # model and guide draw their shared sites in the same order
+    in_order: frozenset[str]
     enum_dims: dict[int, str] = field(default_factory=dict)  # dimension -> the site enumerated along it
 
     @property
@@ -305,9 +306,20 @@ def terms(
         num_particles=num_particles,
         num_rows=_num_rows(model_sites, guide_sites, batch),
         plate_nesting=nesting or 0,
-        aligned=shared == [n for n in guide_sites if n in model_sites],
+        in_order=_in_order(shared, [n for n in guide_sites if n in model_sites]),
         enum_dims=enum_dims,
     )
+
+
+def _in_order(by_model: Sequence[str], by_guide: Sequence[str]) -> frozenset[str]:
+    """The sites before which the guide draws all that the model draws before them."""
+    place = {name: at for at, name in enumerate(by_guide)}
+    found, latest = set(), -1
+    for name in by_model:
+        if place[name] > latest:
+            found.add(name)
+        latest = max(latest, place[name])
+    return frozenset(found)
 
 
 def _check_shapes(sites: Mapping[str, Term], enum_dims: Mapping[int, str]) -> None:

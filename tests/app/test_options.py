@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from support.command import Command
 
 import pyrovae as pv
+from pyrovae import families as fam
 from pyrovae.app.cli.parameters import help_of
 from pyrovae.app.decide import decide, models_taking
 from pyrovae.app.models import MODELS
 from pyrovae.app.options import OPTIONS, Options, offered
+from pyrovae.app.run import _loss
 from pyrovae.data.load import read
 
 COMMANDS = ("fit", "sweep", "label")
@@ -61,7 +64,7 @@ def test_options_that_a_run_is_older_than_have_their_defaults_or_what_was_done_t
     recorded = {name: value for name, value in Options().to_json("fit").items() if not OPTIONS[name].later}
     assert len(recorded) < len(Options().to_json("fit"))
     assert Options.from_json(recorded, "fit") == Options(
-        proposal="guide", keep="last", size_factor="none", search="none"
+        proposal="guide", keep="last", size_factor="none", search="none", kl="draws"
     )
 
 
@@ -138,3 +141,15 @@ def test_fits_of_small_tables_stop_early_unless_somebody_says_how_long_they_are(
     assert patience(patience=7) == 7
     for said in ({"epochs": 400}, {"keep": "last"}, {"kl_warmup": 3.0}, {"kl_cycles": 4}, {"validation_fraction": 0.0}):
         assert patience(**said) is None, said
+
+
+@pytest.mark.parametrize("kl, wanted", [("auto", "analytic"), ("draws", None)])
+def test_kl_terms_are_in_closed_form_unless_draws_are_asked_for(kl: str, wanted: str | None) -> None:
+    torch.manual_seed(0)
+    vae = pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.Bernoulli(4)), pv.mlp(4, fam.Normal(2)))
+    fitted = pv.fit(vae, torch.bernoulli(torch.full((6, 4), 0.5)), epochs=0, progress=False)
+    found = []
+    for loss in (_loss(Options.of("fit", kl=kl)) or pv.Trace_ELBO(), pv.Trace_ELBO(kl=wanted)):
+        torch.manual_seed(1)
+        found.append(loss(vae, fitted.batch(torch.ones(6, 4)), num_rows=6).objective.item())
+    assert found[0] == found[1]

@@ -281,6 +281,28 @@ def test_closed_form_refuses_another_order() -> None:
     assert_equal(ours(row, pair, batch), pyros(row, pair, batch))  # as drawn, every order is right
 
 
+def test_auto_takes_closed_forms_where_the_prior_depends_on_nothing_drawn_later() -> None:
+    row = Row("disordered", Disordered)
+    pair, batch = row.build()
+    torch.manual_seed(1)
+    run = pv.terms(pair, batch, 3)
+    drawn, auto = pv.elbo(run), pv.elbo(run, kl="auto")
+    z2 = run.sites["z2"]
+    assert run.in_order == {"z2"} and z2.q is not None and z2.p is not None
+    closed = kl_divergence(z2.q.fn, z2.p.fn).sum() - (z2.q.log_prob - z2.p.log_prob).sum()
+    torch.testing.assert_close(auto.elbo, drawn.elbo - closed.detach() / 3, rtol=1e-12, atol=0)
+    (wanted,) = torch.autograd.grad(drawn.objective - closed / 3, pair.up2, retain_graph=True)
+    (found,) = torch.autograd.grad(auto.objective, pair.up2)
+    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("make", [GlobalLocal, Hierarchical])
+def test_auto_is_analytic_where_sites_are_in_order(make: Any) -> None:
+    row = Row("ordered", make)
+    pair, batch = row.build()
+    assert_equal(ours(row, pair, batch, kl="auto"), ours(row, pair, batch, kl="analytic"))
+
+
 @pytest.mark.parametrize("particles", [1, 3])
 def test_function_of_kl_gets_the_terms_as_drawn_in_another_order(particles: int) -> None:
     row = Row("disordered", Disordered)
@@ -296,6 +318,12 @@ def test_closed_form_refuses_score_sites(row: Row, particles: int, kl: Any) -> N
     pair, batch = row.build()
     with pytest.raises(pv.PairError, match="not reparameterised"):
         pv.Trace_ELBO(particles, kl=kl)(pair, batch)
+
+
+@named(SCORE)
+def test_auto_takes_the_draws_where_sites_have_scores(row: Row) -> None:
+    pair, batch = row.build()
+    assert_equal(ours(row, pair, batch, kl="auto"), ours(row, pair, batch, kl=None))
 
 
 @pytest.mark.parametrize("particles", [0, -1])
