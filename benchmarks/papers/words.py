@@ -233,8 +233,9 @@ def measured(
     if test:
         with torch.no_grad():
             found["classifier"] = round((net(parts.test.x).argmax(-1) == parts.test.y).double().mean().item(), 4)
-        of_real = [parts.train.x[among(levels, (one,))].var(0).sum() for one in grid if one not in held]
-        found["spread of training images"] = round(torch.stack(of_real).nanmean().item(), 1)
+        real = [parts.train.x[among(levels, (one,))] for one in grid if one not in held]
+        of_each = torch.stack([rows_of_one.var(0).sum() for rows_of_one in real if len(rows_of_one) > 1])
+        found["spread of training images"] = round(of_each.mean().item(), 1)
         some = parts.test.x[:1000]
         said = captions.describe(some.reshape(-1, SIDE, SIDE), parts.test.y[:1000], stream=1)
         asked_of = {"x": some, "c": words.encode(said)}
