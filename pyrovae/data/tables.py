@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,26 +108,10 @@ def load_table(
         condition_columns: what they are, as `columns`.
     """
     frame, form = read_frame(path, header, numbers_name=look)
-    every, notes = list(frame.columns), list(form.notes)
-    out = {column_name(path, every, name): "" for name in several(drop, every)}
-    labelled = [] if label is None else [column_name(path, every, name) for name in several(label, every)]
-    if twice := [name for name in labelled if labelled.count(name) > 1]:
-        raise OptionError(f"{path.name}: {twice[0]} is named twice among the labels. Name each column once.")
+    roles = _roles_of(path, frame, form, label=label, ids=ids, drop=drop, conditions=conditions, look=look)
+    labelled, named, given, kept = roles.labels, roles.ids, roles.given, roles.values
     y = labelled[0] if len(labelled) == 1 else None
-    named: str | None = None
-    if ids not in (None, NO_IDS):
-        called = [name for name in every if name.lower() == ids.lower()]
-        named = called[0] if called else column_name(path, every, ids)
-    if both := [name for name in labelled if name in (*out, named)]:
-        raise OptionError(f"{path.name}: {both[0]} is the label, and cannot be the id or left out as well.")
-    if look:
-        named, more = look_for_ids(frame, form, [c for c in every if c not in out and c not in labelled], named, ids)
-        out |= more
-        empty = frame.isna().all()
-        out |= {c: "it is empty" for c in every if c not in out and c not in (*labelled, named) and empty[c]}
-    elif ids is None and "column 0" in every and form.named and counts_rows(frame["column 0"]):
-        out["column 0"] = ""
-    notes += [f"Column {name} is left out: {why}." for name, why in out.items() if why]
+    notes = [*form.notes, *(f"Column {name} is left out: {why}." for name, why in roles.out.items() if why)]
     texts = read_text(path, form, [name for name in (named, y if text_labels else None) if name is not None], frame)
     names = None
     if named is not None:
@@ -136,21 +120,12 @@ def load_table(
             notes.append(
                 f"Column {named} names the rows, and is left out; --id none makes it a column like the others."
             )
-    given = list(dict.fromkeys(column_name(path, every, name) for name in several(conditions, every)))
-    for name in given:
-        if name in (*labelled, named):
-            what = "id" if name == named else "label"
-            raise OptionError(f"{path.name}: {name} is the {what}, and cannot be a condition as well.")
-        out.pop(name, None)
-    kept = [name for name in every if name not in out and name not in (*labelled, named, *given)]
-    if not kept:
-        raise DataError(f"{path} has no column besides the label and those left out. A row needs at least one.")
     labels = None if y is None else (texts[y] if text_labels else frame[y]).to_numpy()
     of_rows: dict[str, Any] = {"y": labels, "label": label, "ids": names, "one_class": text_labels}
-    how: dict[str, Any] = {"header": form.header, "ids": named, "drop": list(out)}
+    how: dict[str, Any] = {"header": form.header, "ids": named, "drop": list(roles.out)}
     rows, schema = (
         frame[kept].apply(truths_as_numbers),
-        _schema_of(path, frame[kept], columns, look, set(every) - set(kept)),
+        _schema_of(path, frame[kept], columns, look, set(frame.columns) - set(kept)),
     )
     beside: dict[str, Any] = {}
     if len(labelled) > 1:
@@ -177,6 +152,71 @@ def load_table(
         notes += _remarks(rows, form)
     dataset = make_dataset(path, x, columns=tuple(kept) if form.named else None, **of_rows)
     return replace(_with(dataset, how, notes, schema, None if schema is None else schema.encode(frame[kept])), **beside)
+
+
+@dataclass(frozen=True)
+class Roles:
+    """What each column of a table is for.
+
+    Args:
+        labels: columns of labels.
+        ids: the column that names the rows.
+        given: conditions, which a model is given with every row.
+        out: columns that are left out, with the reason, "" where the user gave it or none is needed.
+        values: all others, which are modelled.
+    """
+
+    labels: list[str]
+    ids: str | None
+    given: list[str]
+    out: dict[str, str]
+    values: list[str]
+
+
+def _roles_of(
+    path: Path,
+    frame: pd.DataFrame,
+    form: Form,
+    *,
+    label: str | None,
+    ids: str | None,
+    drop: str | Sequence[str],
+    conditions: str | Sequence[str],
+    look: bool,
+) -> Roles:
+    """The roles of columns, as `load_table` is told them, and, with `look`, those that nobody named.
+
+    Raises:
+        OptionError: a column has two roles, or there is no such column.
+        DataError: no column is left to be modelled.
+    """
+    every = list(frame.columns)
+    out = {column_name(path, every, name): "" for name in several(drop, every)}
+    labels = [] if label is None else [column_name(path, every, name) for name in several(label, every)]
+    if twice := [name for name in labels if labels.count(name) > 1]:
+        raise OptionError(f"{path.name}: {twice[0]} is named twice among the labels. Name each column once.")
+    named: str | None = None
+    if ids not in (None, NO_IDS):
+        called = [name for name in every if name.lower() == ids.lower()]
+        named = called[0] if called else column_name(path, every, ids)
+    if both := [name for name in labels if name in (*out, named)]:
+        raise OptionError(f"{path.name}: {both[0]} is the label, and cannot be the id or left out as well.")
+    if look:
+        named, more = look_for_ids(frame, form, [c for c in every if c not in out and c not in labels], named, ids)
+        empty = frame.isna().all()
+        out |= more
+        out |= {c: "it is empty" for c in every if c not in out and c not in (*labels, named) and empty[c]}
+    elif ids is None and "column 0" in every and form.named and counts_rows(frame["column 0"]):
+        out["column 0"] = ""
+    given = list(dict.fromkeys(column_name(path, every, name) for name in several(conditions, every)))
+    if taken := [name for name in given if name in (*labels, named)]:
+        what = "id" if taken[0] == named else "label"
+        raise OptionError(f"{path.name}: {taken[0]} is the {what}, and cannot be a condition as well.")
+    out = {name: why for name, why in out.items() if name not in given}
+    values = [name for name in every if name not in out and name not in (*labels, named, *given)]
+    if not values:
+        raise DataError(f"{path} has no column besides the label and those left out. A row needs at least one.")
+    return Roles(labels, named, given, out, values)
 
 
 def _conditions_of(path: Path, cells: pd.DataFrame, given: str | Path | Sequence[Mapping[str, Any]] | None) -> Schema:
