@@ -25,8 +25,9 @@ from pyrovae.app.catalogue import (
     is_own,
     part,
 )
+from pyrovae.app.declared import Widths
 from pyrovae.app.models import MODELS, SIZED
-from pyrovae.app.options import OPTIONS, Options, Widths
+from pyrovae.app.options import OPTIONS, Options
 from pyrovae.app.pieces import WIDTHS
 from pyrovae.errors import DataError, OptionError
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pyrovae._sources import check_source
 from pyrovae.app.catalogue import CONDITION
-from pyrovae.data.tables import read_frame
+from pyrovae.data.frames import read_frame
 from pyrovae.errors import DataError, OptionError
 from pyrovae.families import Features
 from pyrovae.nets import Words

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ from pyrovae.app.decide import binarisation, decide, refuse_missing
 from pyrovae.app.given import Given, GivenCaptions
 from pyrovae.app.models import MODELS, build
 from pyrovae.app.options import Options
+from pyrovae.app.recorded import reading, recorded_info, recorded_options
 from pyrovae.app.rows import Rows, make_rows, split_rows
 from pyrovae.app.track import LOG, trackers
 from pyrovae.batching.splits import Split
 from pyrovae.data import Dataset, Standardize
 from pyrovae.engine import ranks
-from pyrovae.errors import CheckpointError, OptionError, PyrovaeError
+from pyrovae.errors import CheckpointError, OptionError
 from pyrovae.fitted.files import read_run
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.folder import load, write_fit
@@ -294,8 +295,8 @@ def resume_run(
         DataError: the data have changed since the fit, or are not found.
     """
     with reading(folder):
-        info = _recorded(folder)
-        options = _recorded_options(folder, info, trust)
+        info = recorded_info(folder)
+        options = recorded_options(folder, info, trust)
         dataset = known.data_of(folder, info, data, data_root, say)
         decide(options, dataset, len(dataset.x))
     return fit_run(dataset, options, folder, resume=True, device=device, track=track, progress=progress, say=say)
@@ -328,12 +329,12 @@ def open_run(
     if threads is not None and threads < 1:
         raise OptionError(f"threads must be a whole number of at least 1, got {threads}.")
     with reading(folder):
-        info = _recorded(folder)
+        info = recorded_info(folder)
         if _in_first_stage(folder):
             raise CheckpointError(
                 f"The fit in {folder} is still in the first of its two stages: continue it first with --resume."
             )
-        options = _recorded_options(folder, info, trust)
+        options = recorded_options(folder, info, trust)
     fitted = None if own_paths(options) else load(folder, device=device)  # its weights are checked before data are read
     with reading(folder):
         dataset = known.data_of(folder, info, data, data_root, say)
@@ -345,60 +346,6 @@ def open_run(
         fitted = load(folder, device=device, pair=_built(options, rows))
     fitted.threads = threads
     return Run(options, dataset, rows, fitted, folder)
-
-
-def _recorded(folder: Path) -> dict[str, Any]:
-    """What a run of `fit` has recorded. CheckpointError for a run of `label`."""
-    info: dict[str, Any] = read_run(folder)["info"]
-    if info.get("job") == "label":
-        raise CheckpointError(f"{folder} is a run of `pyrovae label`: only that command reads it, and goes on with it.")
-    if info.get("pushed") and "data" not in info:
-        raise CheckpointError(
-            f"{folder} does not say to what data it was fitted, since it was pushed without --describe-data: pv.load opens it."
-        )
-    return info
-
-
-def _recorded_options(folder: Path, info: Mapping[str, Any], trust: bool) -> Options:
-    """The options of a run, before anything that they name is run.
-
-    A part of the user's own is a Python file, and whoever wrote the run.json chose which. It is run only if it is as it was at
-    the fit, and the user, who may have received the folder from somebody else, says that it may be.
-    """
-    try:
-        options = Options.from_json(info["options"], "fit")
-    except CheckpointError as error:
-        raise CheckpointError(f"{folder}: {error}") from error
-    paths = own_paths(options)
-    gone = sorted(path for path in paths.values() if not Path(path).is_file())
-    if gone:
-        raise CheckpointError(
-            f"{folder} was fitted with parts of your own, and there is no file {gone[0]}: put it back."
-        )
-    if info.get("own", {}) != own_files(options):
-        raise CheckpointError(f"{folder}: the file of a part of your own has changed since the fit. Put it back.")
-    if paths and not trust:
-        which = " and ".join(dict.fromkeys(paths.values()))
-        raise CheckpointError(
-            f"{folder} was fitted with parts of your own, and opening it runs Python code in {which}. If that is your code, "
-            "unchanged since the fit, add --trust to the command; if the folder is from somebody else, read the code first."
-        )
-    return options
-
-
-@contextmanager
-def reading(folder: Path) -> Iterator[None]:
-    """Turns whatever a run.json that was changed by hand can raise into one clear error."""
-    try:
-        yield
-    except OptionError as error:  # of the options that are recorded
-        raise CheckpointError(
-            f"The options in the run.json in {folder} cannot be right, so restore it, or fit again: {error}"
-        ) from error
-    except PyrovaeError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise CheckpointError(f"The run.json in {folder} is damaged ({error!r}): restore it, or fit again.") from error
 
 
 def describe(dataset: Dataset, options: Options, rows: Rows) -> str:

@@ -15,7 +15,7 @@ from pyrovae.errors import OptionError, PairError, ShapeError
 from pyrovae.fitted.fitted import Fit, as_count, in_order, seeded
 from pyrovae.objectives.aggregate import Codes, base_of, check_codes, code_sites, codes_of, exact
 from pyrovae.objectives.enumeration import dims_of
-from pyrovae.objectives.kl import names_of
+from pyrovae.objectives.kl_functions import names_of
 from pyrovae.objectives.terms import Terms, terms
 from pyrovae.objectives.weights import row_kl
 from pyrovae.pair.batch import num_rows

@@ -14,18 +14,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from pyrovae._lazily import Lazily
+from pyrovae.criticism.factors import (
+    BINS,
+    Array,
+    as_array,
+    binned,
+    codes_and_factors,
+    halves,
+    is_continuous,
+    levels_of,
+    mutual_information,
+    rows_that_share,
+)
 from pyrovae.errors import DataError, OptionError
 
 ensemble, linear_model, tree = Lazily("sklearn.ensemble"), Lazily("sklearn.linear_model"), Lazily("sklearn.tree")
 selection, metrics = Lazily("sklearn.feature_selection"), Lazily("sklearn.metrics")
 
-Array = NDArray[Any]
-BINS = 20  # of equal width, for what is continuous
-MOST_LEVELS = 50  # of a factor of whole numbers; one with more is taken as continuous
 DEAD = 0.05  # of the largest standard deviation, or range, of a code: below it, a code says nothing
 
 __all__ = ["DCI", "InfoMEC", "beta_vae_score", "dci", "factor_vae_score", "infomec", "mig", "sap"]
@@ -58,14 +65,14 @@ def mig(codes: Any, factors: Any, bins: int = BINS) -> float:
         >>> round(pv.disentanglement.mig(both, factors), 3)
         0.0
     """
-    z, v = _arrays(codes, factors)
+    z, v = codes_and_factors(codes, factors)
     bins = _whole("bins", bins, 2)
     gaps = []
     for factor in v.T:
-        levels = _levels(factor, bins)
-        information = sorted(_information(_binned(code, bins), levels) for code in z.T)
+        levels = levels_of(factor, bins)
+        information = sorted(mutual_information(binned(code, bins), levels) for code in z.T)
         second = information[-2] if len(information) > 1 else 0.0
-        gaps.append((information[-1] - second) / _information(levels, levels))
+        gaps.append((information[-1] - second) / mutual_information(levels, levels))
     return float(np.mean(gaps))
 
 
@@ -116,12 +123,12 @@ def dci(codes: Any, factors: Any, num_trees: int = 20, seed: int = 0) -> DCI:
         >>> found.informativeness, bool(found.disentanglement > 0.95)
         (1.0, True)
     """
-    z, v = _arrays(codes, factors)
+    z, v = codes_and_factors(codes, factors)
     num_trees = _whole("num_trees", num_trees, 1)
-    train, test = _halves(len(z), seed)
+    train, test = halves(len(z), seed)
     importance, right = np.zeros((z.shape[1], v.shape[1])), []
     for k, factor in enumerate(v.T):
-        levels = None if _continuous(factor) else _levels(factor)
+        levels = None if is_continuous(factor) else levels_of(factor)
         target = factor if levels is None else levels
         forest = ensemble.RandomForestRegressor if levels is None else ensemble.RandomForestClassifier
         predictor = forest(num_trees, random_state=seed, max_features=None).fit(z[train], target[train])
@@ -160,8 +167,8 @@ def sap(codes: Any, factors: Any, seed: int = 0) -> float:
         >>> pv.disentanglement.sap(np.repeat(factors, 2, axis=1), factors)
         0.0
     """
-    z, v = _arrays(codes, factors)
-    train, test = _halves(len(z), seed)
+    z, v = codes_and_factors(codes, factors)
+    train, test = halves(len(z), seed)
     gaps = []
     for factor in v.T:
         scores = sorted(_predicts(code, factor, train, test, seed) for code in z.T)
@@ -196,7 +203,7 @@ def factor_vae_score(codes: Any, factors: Any, num_votes: int = 500, batch_size:
         >>> pv.disentanglement.factor_vae_score(factors, factors)
         1.0
     """
-    z, v = _arrays(codes, factors)
+    z, v = codes_and_factors(codes, factors)
     num_votes, batch_size = _whole("num_votes", num_votes, 1), _whole("batch_size", batch_size, 2)
     spread = z.std(0)
     alive = (np.ptp(z, axis=0) > 0) & (spread > DEAD * spread.max())  # that of equal numbers is not 0 to rounding
@@ -204,7 +211,7 @@ def factor_vae_score(codes: Any, factors: Any, num_votes: int = 500, batch_size:
         return 0.0
     z = z[:, alive] / spread[alive]
     rng = np.random.default_rng(seed)
-    held, rows = _held_rows(v, 2 * num_votes, batch_size, rng)
+    held, rows = rows_that_share(v, 2 * num_votes, batch_size, rng)
     least = z[rows].var(1).argmin(1)
     votes = np.zeros((z.shape[1], v.shape[1]), dtype=int)
     np.add.at(votes, (least[:num_votes], held[:num_votes]), 1)
@@ -236,11 +243,11 @@ def beta_vae_score(codes: Any, factors: Any, num_votes: int = 500, batch_size: i
         >>> pv.disentanglement.beta_vae_score(factors, factors)
         1.0
     """
-    z, v = _arrays(codes, factors)
+    z, v = codes_and_factors(codes, factors)
     num_votes, batch_size = _whole("num_votes", num_votes, 1), _whole("batch_size", batch_size, 2)
     z = z / np.where(np.ptp(z, axis=0) > 0, z.std(0), 1.0)
     rng = np.random.default_rng(seed)
-    held, rows = _held_rows(v, 2 * num_votes, 2 * batch_size, rng, per_value=2)
+    held, rows = rows_that_share(v, 2 * num_votes, 2 * batch_size, rng, per_value=2)
     difference = np.abs(z[rows[:, ::2]] - z[rows[:, 1::2]]).mean(1)
     if len(np.unique(held[:num_votes])) < 2:  # of a single factor, or of few votes: there is one answer to learn
         return float((held[num_votes:] == held[0]).mean())
@@ -305,7 +312,7 @@ def infomec(codes: Any, factors: Any, num_neighbors: int = 10, seed: int = 0) ->
         >>> bool(min(found.modularity, found.compactness) > 0.95), round(found.explicitness, 2)
         (True, 1.0)
     """
-    z, v = _arrays(codes, factors)
+    z, v = codes_and_factors(codes, factors)
     num_neighbors = _whole("num_neighbors", num_neighbors, 1)
     ranges = np.ptp(z, axis=0)
     alive = ranges > DEAD * ranges.max()
@@ -315,12 +322,12 @@ def infomec(codes: Any, factors: Any, num_neighbors: int = 10, seed: int = 0) ->
     z = (z - z.mean(0)) / np.where(alive, z.std(0), 1.0)
     explicit = []
     for k, factor in enumerate(v.T):
-        levels = _levels(factor, BINS)
+        levels = levels_of(factor, BINS)
         several = levels[np.bincount(levels)[levels] > 1]  # the rows that have a neighbour of the same level
         for d in np.flatnonzero(alive):
-            given = _as_array(codes)[:, d]
-            if not _continuous(given):
-                information[d, k] = _information(_levels(given), levels) / _information(levels, levels)
+            given = as_array(codes)[:, d]
+            if not is_continuous(given):
+                information[d, k] = mutual_information(levels_of(given), levels) / mutual_information(levels, levels)
                 continue
             if len(np.unique(several)) < 2:
                 raise DataError(
@@ -330,7 +337,7 @@ def infomec(codes: Any, factors: Any, num_neighbors: int = 10, seed: int = 0) ->
             found = selection.mutual_info_classif(
                 z[:, [d]], levels, discrete_features=False, n_neighbors=num_neighbors, random_state=seed
             )[0]
-            information[d, k] = max(0.0, found) / _information(several, several)
+            information[d, k] = max(0.0, found) / mutual_information(several, several)
         weights = (len(levels) / np.bincount(levels) / len(np.unique(levels)))[levels]
         model = linear_model.LogisticRegression(C=1e3, max_iter=200)
         with warnings.catch_warnings():
@@ -344,62 +351,6 @@ def infomec(codes: Any, factors: Any, num_neighbors: int = 10, seed: int = 0) ->
 
 
 # --- what they share -------------------------------------------------------------------------------------------------
-
-
-def _as_array(values: Any) -> Array:
-    try:
-        return np.array(
-            values.detach().cpu().double().numpy() if isinstance(values, torch.Tensor) else values, dtype=float
-        )
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f"Scores take arrays of numbers ({error}): number the levels of factors that are texts."
-        ) from error
-
-
-def _arrays(codes: Any, factors: Any) -> tuple[Array, Array]:
-    """Both as arrays of floats, checked. Raises DataError."""
-    z, v = _as_array(codes), _as_array(factors)
-    if z.ndim != 2 or v.ndim != 2 or len(z) != len(v) or len(z) < 4 or not z.shape[1] or not v.shape[1]:
-        raise DataError(
-            f"Scores take codes (N, D) and factors (N, K) of the same rows, four at least, got {z.shape} and {v.shape}: "
-            "flatten codes of several dimensions, and give a single factor as a column."
-        )
-    for name, values in (("codes", z), ("factors", v)):
-        if not np.isfinite(values).all():
-            raise DataError(f"Scores take finite {name}, and {(~np.isfinite(values)).sum()} of these are not.")
-    constant = [k for k, factor in enumerate(v.T) if np.ptp(factor) == 0]
-    if constant:
-        raise DataError(f"Factor {constant[0]} has a single value, {v[0, constant[0]]:g}: leave it out.")
-    return z, v
-
-
-def _continuous(values: Array) -> bool:
-    """Whether these are no whole numbers, or more of them than are levels."""
-    return bool((values != np.round(values)).any()) or len(np.unique(values)) > MOST_LEVELS
-
-
-def _levels(values: Array, bins: int = BINS) -> NDArray[np.int64]:
-    """The numbers 0, 1, ... of the values that occur; of the bins they fall into where values are continuous."""
-    found: NDArray[np.int64] = np.unique(_binned(values, bins) if _continuous(values) else values, return_inverse=True)[
-        1
-    ]
-    return found.reshape(-1)
-
-
-def _binned(values: Array, bins: int) -> NDArray[np.int64]:
-    """The number of the bin of each value, of bins of equal width between the smallest and the largest value."""
-    low, width = values.min(), np.ptp(values) / bins
-    return np.zeros(len(values), dtype=int) if width == 0 else ((values - low) / width).astype(int).clip(0, bins - 1)
-
-
-def _information(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:
-    """Mutual information of two series of non-negative integers, from their table of counts, in nats."""
-    joint = np.zeros((a.max() + 1, b.max() + 1))
-    np.add.at(joint, (a, b), 1 / len(a))
-    product = joint.sum(1, keepdims=True) * joint.sum(0)
-    some = joint > 0
-    return float((joint[some] * np.log(joint[some] / product[some])).sum())
 
 
 def _concentration(weights: Array) -> Array:
@@ -425,20 +376,15 @@ def _predicts(code: Array, factor: Array, train: Array, test: Array, seed: int) 
     """How well one code predicts one factor, from 0 to 1."""
     if np.ptp(code) == 0:
         return 0.0
-    if _continuous(factor):
+    if is_continuous(factor):
         return float(np.corrcoef(code, factor)[0, 1] ** 2)
-    levels = _levels(factor)
+    levels = levels_of(factor)
     num = int(levels.max()) + 1
     thresholds = tree.DecisionTreeClassifier(max_leaf_nodes=num, class_weight="balanced", random_state=seed)
     found = thresholds.fit(code[train, None], levels[train]).predict(code[test, None])
     there = np.unique(levels[test])
     accuracy = np.mean([(found[levels[test] == level] == level).mean() for level in there])
     return max(0.0, float(accuracy - 1 / num) / (1 - 1 / num))
-
-
-def _halves(rows: int, seed: int) -> tuple[Array, Array]:
-    order = np.random.default_rng(seed).permutation(rows)
-    return order[: rows // 2], order[rows // 2 :]
 
 
 def _whole(name: str, value: Any, least: int) -> int:
@@ -450,24 +396,3 @@ def _whole(name: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or number < least:
         raise OptionError(f"{name} must be a whole number of at least {least}, got {value!r}.")
     return number
-
-
-def _held_rows(
-    factors: Array, votes: int, batch_size: int, rng: np.random.Generator, per_value: int = 0
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """For each vote a factor, and the numbers of rows that share a value of it, `(votes, batch_size)`.
-
-    All rows of a vote share one value, or, with `per_value`, each so many that follow each other.
-    """
-    size = per_value or batch_size
-    held = rng.integers(factors.shape[1], size=votes)
-    rows = np.empty((votes, batch_size), dtype=np.int64)
-    for k in range(factors.shape[1]):
-        levels = _levels(factors[:, k])
-        order, counts = levels.argsort(kind="stable"), np.bincount(levels)
-        starts = counts.cumsum() - counts
-        mine = np.flatnonzero(held == k)
-        values = levels[rng.integers(len(levels), size=(len(mine), batch_size // size))]  # by how often they occur
-        values = values.repeat(size, 1)
-        rows[mine] = order[starts[values] + (rng.random(values.shape) * counts[values]).astype(int)]
-    return held, rows

@@ -12,7 +12,8 @@ from pyrovae.errors import OptionError, PairError
 from pyrovae.fitted.fitted import Fit, seeded
 from pyrovae.fitted.runs import global_sites
 from pyrovae.pair.layout import union
-from pyrovae.predict.forward import draw_globals, with_placeholders
+from pyrovae.predict.latent import draw_globals
+from pyrovae.predict.missing import with_placeholders
 
 
 def global_posterior(

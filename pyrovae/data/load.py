@@ -14,9 +14,10 @@ from pyrovae._sources import NAMES, check_source
 from pyrovae.data.captioned import captioned
 from pyrovae.data.captions import CAPTIONS, Captions
 from pyrovae.data.dataset import Dataset, Kind, file_checksum
+from pyrovae.data.ids import NO_IDS
 from pyrovae.data.named import load_digits, load_idx
 from pyrovae.data.sprites import sprites
-from pyrovae.data.tables import NO_IDS, load_arrays, load_table
+from pyrovae.data.tables import load_arrays, load_table
 from pyrovae.errors import DataError, OptionError
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import re
-import zipfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +14,12 @@ from torch import Tensor
 from pyrovae._lazily import Lazily
 from pyrovae._sources import near_names
 from pyrovae.data.arrays import read_arrays
-from pyrovae.data.cells import Form, find_form
+from pyrovae.data.cells import Form
 from pyrovae.data.dataset import Array, Dataset, label_column, make_dataset
+from pyrovae.data.frames import first_text, read_frame, read_text
+from pyrovae.data.ids import ENOUGH_ROWS, NO_IDS, counts_rows, look_for_ids, row_names
 from pyrovae.errors import DataError, OptionError
-from pyrovae.tables.infer import ID_CAMEL, ID_NAME, infer
+from pyrovae.tables.infer import infer
 from pyrovae.tables.schema import Schema
 
 # pandas takes seconds to import
@@ -33,9 +32,6 @@ else:
 X_NAMES, X_TEST_NAMES = ("x", "x_train", "data", "images"), ("x_test",)
 Y_NAMES, Y_TEST_NAMES = ("y", "y_train", "labels"), ("y_test", "labels_test")
 
-PACKAGES = {".parquet": "pyarrow", ".xlsx": "openpyxl", ".xls": "xlrd"}
-NO_IDS = "none"  # instead of the name of a column: the rows have no names
-ENOUGH_ROWS = 20  # from which on a column that counts them, or has another whole number for each, is no accident
 MARKED = re.compile(r"[+-]?\d{1,3}([.,' ]\d{3})*[.,]?\d*|[+-]?\d+[.,]\d+")  # a number with whatever marks
 
 
@@ -112,26 +108,10 @@ def load_table(
         condition_columns: what they are, as `columns`.
     """
     frame, form = read_frame(path, header, numbers_name=look)
-    every, notes = list(frame.columns), list(form.notes)
-    out = {column_name(path, every, name): "" for name in several(drop, every)}
-    labelled = [] if label is None else [column_name(path, every, name) for name in several(label, every)]
-    if twice := [name for name in labelled if labelled.count(name) > 1]:
-        raise OptionError(f"{path.name}: {twice[0]} is named twice among the labels. Name each column once.")
+    roles = _roles_of(path, frame, form, label=label, ids=ids, drop=drop, conditions=conditions, look=look)
+    labelled, named, given, kept = roles.labels, roles.ids, roles.given, roles.values
     y = labelled[0] if len(labelled) == 1 else None
-    named: str | None = None
-    if ids not in (None, NO_IDS):
-        called = [name for name in every if name.lower() == ids.lower()]
-        named = called[0] if called else column_name(path, every, ids)
-    if both := [name for name in labelled if name in (*out, named)]:
-        raise OptionError(f"{path.name}: {both[0]} is the label, and cannot be the id or left out as well.")
-    if look:
-        named, more = look_for_ids(frame, form, [c for c in every if c not in out and c not in labelled], named, ids)
-        out |= more
-        empty = frame.isna().all()
-        out |= {c: "it is empty" for c in every if c not in out and c not in (*labelled, named) and empty[c]}
-    elif ids is None and "column 0" in every and form.named and _counts(frame["column 0"]):
-        out["column 0"] = ""
-    notes += [f"Column {name} is left out: {why}." for name, why in out.items() if why]
+    notes = [*form.notes, *(f"Column {name} is left out: {why}." for name, why in roles.out.items() if why)]
     texts = read_text(path, form, [name for name in (named, y if text_labels else None) if name is not None], frame)
     names = None
     if named is not None:
@@ -140,21 +120,12 @@ def load_table(
             notes.append(
                 f"Column {named} names the rows, and is left out; --id none makes it a column like the others."
             )
-    given = list(dict.fromkeys(column_name(path, every, name) for name in several(conditions, every)))
-    for name in given:
-        if name in (*labelled, named):
-            what = "id" if name == named else "label"
-            raise OptionError(f"{path.name}: {name} is the {what}, and cannot be a condition as well.")
-        out.pop(name, None)
-    kept = [name for name in every if name not in out and name not in (*labelled, named, *given)]
-    if not kept:
-        raise DataError(f"{path} has no column besides the label and those left out. A row needs at least one.")
     labels = None if y is None else (texts[y] if text_labels else frame[y]).to_numpy()
     of_rows: dict[str, Any] = {"y": labels, "label": label, "ids": names, "one_class": text_labels}
-    how: dict[str, Any] = {"header": form.header, "ids": named, "drop": list(out)}
+    how: dict[str, Any] = {"header": form.header, "ids": named, "drop": list(roles.out)}
     rows, schema = (
         frame[kept].apply(truths_as_numbers),
-        _schema_of(path, frame[kept], columns, look, set(every) - set(kept)),
+        _schema_of(path, frame[kept], columns, look, set(frame.columns) - set(kept)),
     )
     beside: dict[str, Any] = {}
     if len(labelled) > 1:
@@ -181,6 +152,71 @@ def load_table(
         notes += _remarks(rows, form)
     dataset = make_dataset(path, x, columns=tuple(kept) if form.named else None, **of_rows)
     return replace(_with(dataset, how, notes, schema, None if schema is None else schema.encode(frame[kept])), **beside)
+
+
+@dataclass(frozen=True)
+class Roles:
+    """What each column of a table is for.
+
+    Args:
+        labels: columns of labels.
+        ids: the column that names the rows.
+        given: conditions, which a model is given with every row.
+        out: columns that are left out, with the reason, "" where the user gave it or none is needed.
+        values: all others, which are modelled.
+    """
+
+    labels: list[str]
+    ids: str | None
+    given: list[str]
+    out: dict[str, str]
+    values: list[str]
+
+
+def _roles_of(
+    path: Path,
+    frame: pd.DataFrame,
+    form: Form,
+    *,
+    label: str | None,
+    ids: str | None,
+    drop: str | Sequence[str],
+    conditions: str | Sequence[str],
+    look: bool,
+) -> Roles:
+    """The roles of columns, as `load_table` is told them, and, with `look`, those that nobody named.
+
+    Raises:
+        OptionError: a column has two roles, or there is no such column.
+        DataError: no column is left to be modelled.
+    """
+    every = list(frame.columns)
+    out = {column_name(path, every, name): "" for name in several(drop, every)}
+    labels = [] if label is None else [column_name(path, every, name) for name in several(label, every)]
+    if twice := [name for name in labels if labels.count(name) > 1]:
+        raise OptionError(f"{path.name}: {twice[0]} is named twice among the labels. Name each column once.")
+    named: str | None = None
+    if ids not in (None, NO_IDS):
+        called = [name for name in every if name.lower() == ids.lower()]
+        named = called[0] if called else column_name(path, every, ids)
+    if both := [name for name in labels if name in (*out, named)]:
+        raise OptionError(f"{path.name}: {both[0]} is the label, and cannot be the id or left out as well.")
+    if look:
+        named, more = look_for_ids(frame, form, [c for c in every if c not in out and c not in labels], named, ids)
+        empty = frame.isna().all()
+        out |= more
+        out |= {c: "it is empty" for c in every if c not in out and c not in (*labels, named) and empty[c]}
+    elif ids is None and "column 0" in every and form.named and counts_rows(frame["column 0"]):
+        out["column 0"] = ""
+    given = list(dict.fromkeys(column_name(path, every, name) for name in several(conditions, every)))
+    if taken := [name for name in given if name in (*labels, named)]:
+        what = "id" if taken[0] == named else "label"
+        raise OptionError(f"{path.name}: {taken[0]} is the {what}, and cannot be a condition as well.")
+    out = {name: why for name, why in out.items() if name not in given}
+    values = [name for name in every if name not in out and name not in (*labels, named, *given)]
+    if not values:
+        raise DataError(f"{path} has no column besides the label and those left out. A row needs at least one.")
+    return Roles(labels, named, given, out, values)
 
 
 def _conditions_of(path: Path, cells: pd.DataFrame, given: str | Path | Sequence[Mapping[str, Any]] | None) -> Schema:
@@ -245,48 +281,6 @@ def several(names: str | Sequence[str], columns: Sequence[str]) -> Sequence[str]
     return [names] if names in columns else [name.strip() for name in names.split(",") if name.strip()]
 
 
-def look_for_ids(
-    frame: pd.DataFrame, form: Form, columns: Sequence[str], named: str | None, ids: str | None
-) -> tuple[str | None, dict[str, str]]:
-    """The column that names the rows, and others that only number them, with the reason why they are no values."""
-    out = {}
-    if columns[:1] == ["column 0"] and named != "column 0" and form.named and _counts(frame["column 0"]):
-        out["column 0"] = ""  # the index that pandas writes
-    if ids == NO_IDS:
-        return named, out
-    for name in columns:
-        listed = form.named and _is_id_name(name)
-        if not (listed or name == columns[0]) or name == named or name in out or not _may_be_ids(frame[name]):
-            continue
-        column = frame[name]
-        counted = name == columns[0] and len(column) >= ENOUGH_ROWS and _counts(column, from_any=True)
-        if not (listed or counted):
-            continue
-        if named is None and column.notna().all() and column.is_unique:
-            named = name
-        else:
-            out[name] = "it looks like names of rows; --id none keeps it"
-    return named, out
-
-
-def _is_id_name(name: str) -> bool:
-    return bool(ID_NAME.search(name) or ID_CAMEL.search(name))
-
-
-def _may_be_ids(column: pd.Series) -> bool:
-    """Whether a column holds text or whole numbers, most of them different."""
-    known = column.dropna()
-    whole = not pd.api.types.is_numeric_dtype(known) or bool((known == np.floor(known.astype(np.float64))).all())
-    return whole and not pd.api.types.is_bool_dtype(known) and known.nunique() > max(1, len(column) // 2)
-
-
-def _counts(column: pd.Series, from_any: bool = False) -> bool:
-    """Whether a column counts its rows from 0 on, or from any number."""
-    if not pd.api.types.is_integer_dtype(column):
-        return False
-    return bool(np.array_equal(column - (column.iloc[0] if from_any else 0), np.arange(len(column))))
-
-
 def truths_as_numbers(column: pd.Series) -> pd.Series:
     """True and False with gaps, which pandas reads as objects, as numbers; other columns as they are."""
     if column.dtype == object and column.dropna().map(lambda cell: isinstance(cell, bool)).all():
@@ -340,108 +334,6 @@ def _cure(text: pd.DataFrame, label: str | None) -> str:
     )
 
 
-def row_names(path: Path, names: pd.Series) -> tuple[str, ...]:
-    """The ids of the rows. DataError if one is empty or occurs twice."""
-    if (names == "").any():
-        raise DataError(
-            f"{path}: row {int((names == '').argmax())} (counted from 0) has no {names.name}. "
-            "Give each row one, or drop the column."
-        )
-    if names.duplicated().any():
-        raise DataError(
-            f"{path}: several rows have the {names.name} {names[names.duplicated()].iloc[0]}. Give each row its own."
-        )
-    return tuple(names)
-
-
-def read_frame(path: Path, header: bool | None = None, *, numbers_name: bool = True) -> tuple[pd.DataFrame, Form]:
-    """The table in a file of any kind, and its form.
-
-    Raises:
-        DataError: it cannot be read, has no row, or two columns of one name.
-        OptionError: the package that reads such files is not installed.
-    """
-    readers = {".parquet": pd.read_parquet, ".xlsx": pd.read_excel, ".xls": pd.read_excel}
-    if path.suffix.lower() not in readers:
-        return read_csv(path, header, numbers_name=numbers_name)
-    try:
-        frame = readers[path.suffix.lower()](path)
-    except ImportError as error:
-        raise OptionError(
-            f"{path.suffix} files need a package that is not installed: pip install {PACKAGES[path.suffix.lower()]}. Or save "
-            "the table as .csv."
-        ) from error
-    except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is not a table ({' '.join(str(error).split())[:200]}). Save it as .csv.") from error
-    frame.columns = [f"column {i}" if str(c).startswith("Unnamed: ") else str(c) for i, c in enumerate(frame.columns)]
-    if frame.empty:
-        raise DataError(f"{path} has no rows. Add at least one.")
-    if twice := sorted(set(frame.columns[frame.columns.duplicated()])):
-        raise DataError(f"{path}: several columns are called {', '.join(twice)}. Rename them: names must differ.")
-    return frame, Form(",", ".", (), tuple(frame.columns), True, True, ())
-
-
-def read_csv(path: Path, header: bool | None = None, *, numbers_name: bool = True) -> tuple[pd.DataFrame, Form]:
-    """The table, and its form; without a header, columns are called "column 0", "column 1", ..."""
-    with reading(path):
-        form = find_form(path, header, numbers_name=numbers_name)
-        frame = pd.read_csv(path, low_memory=False, **form.options)
-        if not frame.empty and form.names[-1] == f"column {len(form.names) - 1}" and frame.iloc[:, -1].isna().all():
-            frame = frame.iloc[:, :-1]  # lines end in a separator
-    if frame.empty:
-        raise DataError(f"{path} has a header and no rows. Add at least one row.")
-    return short_integers(frame), form
-
-
-def short_integers(frame: pd.DataFrame) -> pd.DataFrame:
-    """The cells, but whole numbers of more than 64 bits as text: many functions fail for those beyond the floating numbers."""
-    long = {
-        name: frame[name].map(lambda cell: str(cell) if type(cell) is int and abs(cell) >= 2**63 else cell)
-        for name in frame
-        if frame[name].dtype == object
-    }
-    return frame.assign(**long) if long else frame
-
-
-def table_columns(path: Path, header: bool | None = None) -> tuple[str, ...]:
-    """The names of a table's columns; () if the file gives them none."""
-    if path.suffix.lower() in PACKAGES:
-        return read_frame(path)[1].names
-    with reading(path):
-        form = find_form(path, header)
-    return form.names if form.named else ()
-
-
-def read_text(path: Path, form: Form, columns: Sequence[str], frame: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Columns as they are written, but for blanks around the cells: "NA" is a text there, and "007" is not 7."""
-    if not columns:
-        return pd.DataFrame()
-    if frame is not None and path.suffix.lower() in PACKAGES:  # its cells are no texts in the file
-        return frame[list(columns)].apply(lambda column: column.map(lambda cell: "" if pd.isna(cell) else str(cell)))
-    with reading(path):
-        cells = pd.read_csv(path, usecols=list(columns), dtype=str, na_filter=False, **form.options)
-    return tidy(cells)
-
-
-def tidy(texts: pd.DataFrame) -> pd.DataFrame:
-    """Cells that are texts, without the blanks around them."""
-    return texts.apply(lambda column: column.str.strip())
-
-
-@contextlib.contextmanager
-def reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"{path} is not a table ({' '.join(str(error).split())}). Give rows of equal length, in UTF-8."
-        ) from error
-    except OverflowError as error:  # some versions of pandas
-        raise DataError(
-            f"{path} has a whole number of more than 308 digits. Shorten it, or write it with an exponent."
-        ) from error
-
-
 def column_name(path: Path, columns: list[str], label: str) -> str:
     """The name of the column that `label` means: a name, a number from 0, or "last"."""
     if label in columns:
@@ -454,10 +346,3 @@ def column_name(path: Path, columns: list[str], label: str) -> str:
         f"{path.name} has no column {label!r}{near_names(label, columns)}; it has {len(columns)}: "
         f'{", ".join(columns[:20])}{", ..." if len(columns) > 20 else ""}. Give a name, a number from 0, or "last".'
     )
-
-
-def first_text(column: pd.Series) -> str:
-    """The first cell that is not a number."""
-    known = column.dropna()
-    text = known[pd.to_numeric(known, errors="coerce").isna()]
-    return str((text if len(text) else known).iloc[0])  # numbers of more than 64 bits pass for text

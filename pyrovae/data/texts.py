@@ -11,7 +11,9 @@ import numpy as np
 
 from pyrovae._lazily import Lazily
 from pyrovae.data.dataset import Dataset, make_dataset
-from pyrovae.data.tables import NO_IDS, column_name, look_for_ids, read_frame, read_text, row_names, several
+from pyrovae.data.frames import read_frame, read_text
+from pyrovae.data.ids import NO_IDS, look_for_ids, row_names
+from pyrovae.data.tables import column_name, several
 from pyrovae.errors import DataError
 
 # pandas and scikit-learn take seconds to import

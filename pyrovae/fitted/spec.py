@@ -32,7 +32,10 @@ PUBLIC = (
 
 # The modules that define what a file may build: parts of models, and hooks of a fit. Names that a module imports do not count.
 MODELS = ("nets", "families", "priors", "conditionals", "distributions", "models", "weights", "guides")
-HOOKS = ("batching.transforms", "training.schedules", "objectives.baselines", "objectives.kl", "objectives.penalties")
+HOOKS = (
+    *("batching.transforms", "training.schedules", "objectives.baselines", "objectives.penalties"),
+    *("objectives.kl", "objectives.kl_functions", "objectives.disentangling"),
+)
 PARTS = tuple(f"pyrovae.{module}." for module in (*MODELS, *HOOKS))
 
 # Where to find the classes today whose modules were written in runs of version 0.1.

@@ -16,7 +16,7 @@ from pyrovae._shapes import broadcast_shapes
 from pyrovae.errors import PairError
 from pyrovae.objectives.baselines import Signal
 from pyrovae.objectives.enumeration import dims_of, expected, probability, upstream
-from pyrovae.objectives.kl import KLFunction, Minibatch, applies_weight, apply, repr_of
+from pyrovae.objectives.kl_functions import KLFunction, Minibatch, applies_weight, apply, repr_of
 from pyrovae.objectives.marginals import Cost, Marginal, any_tensor, count, expected_term, marginals_of
 from pyrovae.objectives.terms import Density, Term, Terms
 

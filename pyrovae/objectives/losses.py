@@ -14,7 +14,7 @@ from pyrovae.errors import OptionError, PairError
 from pyrovae.objectives.baselines import learned, leave_one_out
 from pyrovae.objectives.elbo import Baseline, Bound, bound_of
 from pyrovae.objectives.fixed_draws import direct_log_q
-from pyrovae.objectives.kl import KLFunction, num_arguments, repr_of
+from pyrovae.objectives.kl_functions import KLFunction, num_arguments, repr_of
 from pyrovae.objectives.marginals import count
 from pyrovae.objectives.terms import Term, Terms, terms
 from pyrovae.pair.layout import Layout

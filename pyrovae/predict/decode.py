@@ -10,18 +10,9 @@ from torch import Tensor
 from pyrovae.errors import DataError, OptionError
 from pyrovae.fitted.fitted import Fit
 from pyrovae.pair.program import arguments
-from pyrovae.predict.forward import (
-    Names,
-    Several,
-    as_named,
-    latent_values,
-    plain,
-    run_model,
-    sites_to_generate,
-    split_given,
-    without_none,
-)
+from pyrovae.predict.forward import latent_values, plain, run_model, split_given, without_none
 from pyrovae.predict.points import mean_or
+from pyrovae.predict.sites import Names, Several, as_named, sites_to_generate
 
 
 @overload

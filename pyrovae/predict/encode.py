@@ -15,8 +15,9 @@ from pyrovae.objectives.terms import Terms
 from pyrovae.pair.batch import num_rows
 from pyrovae.pair.common import start_rows
 from pyrovae.pair.layout import Site
-from pyrovae.predict.forward import Names, Several, as_named, checked
 from pyrovae.predict.points import average, mean_of, mean_or, point_of, probabilities_of
+from pyrovae.predict.rows import checked
+from pyrovae.predict.sites import Names, Several, as_named
 
 
 @overload

@@ -10,19 +10,10 @@ from torch import Tensor
 
 from pyrovae.errors import DataError, PairError
 from pyrovae.fitted.fitted import Fit, as_count, seeded
-from pyrovae.predict.forward import (
-    Names,
-    Several,
-    as_named,
-    observed_sites,
-    plain,
-    reads_data,
-    run_model,
-    sites_to_generate,
-    split_given,
-    without_none,
-)
+from pyrovae.predict.forward import plain, run_model, split_given, without_none
+from pyrovae.predict.latent import reads_data
 from pyrovae.predict.points import mean_of
+from pyrovae.predict.sites import Names, Several, as_named, observed_sites, sites_to_generate
 
 
 @overload

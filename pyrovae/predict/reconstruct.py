@@ -12,8 +12,9 @@ from pyrovae.errors import PairError
 from pyrovae.fitted.fitted import Fit, FittedGroup, as_count, in_order, seeded
 from pyrovae.fitted.runs import drawn_terms, particles_at_once
 from pyrovae.pair.batch import num_rows
-from pyrovae.predict.forward import Names, Several, as_named, checked, completed, observed_sites, sites_to_generate
 from pyrovae.predict.points import average, point_of
+from pyrovae.predict.rows import checked, completed
+from pyrovae.predict.sites import Names, Several, as_named, observed_sites, sites_to_generate
 
 
 @overload

@@ -24,7 +24,8 @@ from pyrovae.pair.common import start_rows
 from pyrovae.pair.datasets import is_streamed
 from pyrovae.pair.handlers import FixDraws
 from pyrovae.pair.program import Pair, arguments
-from pyrovae.predict.forward import completed, observed_sites
+from pyrovae.predict.rows import completed
+from pyrovae.predict.sites import observed_sites
 from pyrovae.recover.filling import Given
 from pyrovae.recover.gaps import Completed, Observers, complete, observers, rows_without_anything
 from pyrovae.recover.imputation import Imputation, Imputed

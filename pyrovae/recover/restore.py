@@ -28,7 +28,8 @@ from pyrovae.pair.layout import Layout, Site, describe
 from pyrovae.pair.parameters import fork_rng
 from pyrovae.pair.program import Pair, sample_sites
 from pyrovae.predict.dependence import site_parents
-from pyrovae.predict.forward import observed_sites, run_model, sites_to_generate
+from pyrovae.predict.forward import run_model
+from pyrovae.predict.sites import observed_sites, sites_to_generate
 from pyrovae.recover.corruptions import Corruption, Mask, Noise
 from pyrovae.recover.gaps import observers
 from pyrovae.recover.impute import FEWEST_CANDIDATES, MEAN_DRAWS, PER_DRAW, warn_of_few

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import pyrovae as pv
 import pyrovae.families as fam
 from pyrovae.fitted.spec import from_spec, to_spec
-from pyrovae.objectives.kl import KLFunction, Minibatch, num_arguments, repr_of
+from pyrovae.objectives.kl_functions import KLFunction, Minibatch, num_arguments, repr_of
 from pyrovae.training.schedules import Step
 
 ENGINES = ["eager", "traced", "compiled"]

@@ -12,8 +12,9 @@ import typer
 
 from pyrovae.app.catalogue import CODEBOOKS, ESTIMATORS, NETS, NORMS, TABLES
 from pyrovae.app.decide import models_taking
+from pyrovae.app.declared import Option
 from pyrovae.app.models import MODELS
-from pyrovae.app.options import OPTIONS, Option, offered
+from pyrovae.app.options import OPTIONS, offered
 
 Given = dict[str, Any]
 

@@ -16,7 +16,7 @@ from pyrovae._sources import ARROW, near_names
 from pyrovae.data.arrays import map_array
 from pyrovae.data.cells import Form, find_form
 from pyrovae.data.files import forget
-from pyrovae.data.tables import read_frame, reading, short_integers, tidy
+from pyrovae.data.frames import read_frame, reading, short_integers, tidy
 from pyrovae.errors import DataError, MissingPackageError, OptionError, PyrovaeError
 
 parquet = Lazily("pyarrow.parquet")

@@ -20,7 +20,8 @@ from pyrovae._sources import NAMES
 from pyrovae.app.jobs.card import is_short, model_card
 from pyrovae.app.models import MODELS
 from pyrovae.app.options import SIZES
-from pyrovae.app.run import COLUMNS, reading
+from pyrovae.app.recorded import reading
+from pyrovae.app.run import COLUMNS
 from pyrovae.errors import CheckpointError, DataError, OptionError, shortened
 from pyrovae.fitted import hub
 from pyrovae.fitted.files import (

@@ -29,8 +29,9 @@ from pyrovae.criticism.entries import entry_densities
 from pyrovae.criticism.outliers import anomaly_score, conformal_p_values, typicality
 from pyrovae.data.captioned import captioned
 from pyrovae.data.dataset import Dataset
+from pyrovae.data.frames import table_columns
+from pyrovae.data.ids import NO_IDS
 from pyrovae.data.load import read
-from pyrovae.data.tables import NO_IDS, table_columns
 from pyrovae.errors import DataError, OptionError, PairError
 from pyrovae.pair.batch import take_rows
 

@@ -37,7 +37,9 @@ from pyrovae.pair.program import arguments
 from pyrovae.pair.turns import turn
 from pyrovae.predict.dependence import reached, site_parents
 from pyrovae.predict.encode import encode
-from pyrovae.predict.forward import is_optional, observed_sites, plain, run_model, with_placeholders
+from pyrovae.predict.forward import plain, run_model
+from pyrovae.predict.missing import with_placeholders
+from pyrovae.predict.sites import is_optional, observed_sites
 
 REFERENCE = 256  # draws from the prior, with which the density of a point is compared
 MOST_ROWS = 256  # whose codes say which dimensions are active

@@ -24,7 +24,7 @@ from pyrovae.app.jobs.label.reading import Job
 from pyrovae.app.jobs.label.report import committee, draw_report, tabulate
 from pyrovae.app.jobs.label.training import decide_labelling, labelling_rows, train
 from pyrovae.app.options import OPTIONS, Options
-from pyrovae.app.run import reading
+from pyrovae.app.recorded import reading
 from pyrovae.data.labels import Labels, about_lone_labels, hold_out
 from pyrovae.errors import CheckpointError, OptionError
 from pyrovae.fitted.files import claim_folder, is_mark, read_run, replace_files

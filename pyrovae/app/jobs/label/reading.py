@@ -13,11 +13,11 @@ from torch import Tensor
 from pyrovae._sources import TABLES
 from pyrovae.app.decide import refuse_missing
 from pyrovae.data import Dataset
+from pyrovae.data.frames import table_columns
 from pyrovae.data.images import load_folder
 from pyrovae.data.label_studio import read_export
 from pyrovae.data.labels import LABEL, Labels, as_labels, match_labels, read_labels, refuse_labels
 from pyrovae.data.load import read
-from pyrovae.data.tables import table_columns
 from pyrovae.data.texts import load_texts
 from pyrovae.errors import DataError, OptionError
 

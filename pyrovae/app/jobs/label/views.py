@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyrovae.app.jobs.label.reading import Job
+from pyrovae.data.frames import read_frame, read_text
 from pyrovae.data.images import as_png, grey_range, thumbnail
 from pyrovae.data.labels import LABEL
-from pyrovae.data.tables import read_frame, read_text
 from pyrovae.errors import DataError
 
 if TYPE_CHECKING:

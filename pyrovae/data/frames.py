@@ -1,0 +1,117 @@
+"""Tables as they lie in files: .csv, .parquet and Excel, as data frames, or as the text that is written in their cells."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyrovae._lazily import Lazily
+from pyrovae.data.cells import Form, find_form
+from pyrovae.errors import DataError, OptionError
+
+# pandas takes seconds to import
+if TYPE_CHECKING:
+    import pandas as pd
+else:
+    pd = Lazily("pandas")
+
+PACKAGES = {".parquet": "pyarrow", ".xlsx": "openpyxl", ".xls": "xlrd"}
+
+
+def read_frame(path: Path, header: bool | None = None, *, numbers_name: bool = True) -> tuple[pd.DataFrame, Form]:
+    """The table in a file of any kind, and its form.
+
+    Raises:
+        DataError: it cannot be read, has no row, or two columns of one name.
+        OptionError: the package that reads such files is not installed.
+    """
+    readers = {".parquet": pd.read_parquet, ".xlsx": pd.read_excel, ".xls": pd.read_excel}
+    if path.suffix.lower() not in readers:
+        return read_csv(path, header, numbers_name=numbers_name)
+    try:
+        frame = readers[path.suffix.lower()](path)
+    except ImportError as error:
+        raise OptionError(
+            f"{path.suffix} files need a package that is not installed: pip install {PACKAGES[path.suffix.lower()]}. Or save "
+            "the table as .csv."
+        ) from error
+    except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is not a table ({' '.join(str(error).split())[:200]}). Save it as .csv.") from error
+    frame.columns = [f"column {i}" if str(c).startswith("Unnamed: ") else str(c) for i, c in enumerate(frame.columns)]
+    if frame.empty:
+        raise DataError(f"{path} has no rows. Add at least one.")
+    if twice := sorted(set(frame.columns[frame.columns.duplicated()])):
+        raise DataError(f"{path}: several columns are called {', '.join(twice)}. Rename them: names must differ.")
+    return frame, Form(",", ".", (), tuple(frame.columns), True, True, ())
+
+
+def read_csv(path: Path, header: bool | None = None, *, numbers_name: bool = True) -> tuple[pd.DataFrame, Form]:
+    """The table, and its form; without a header, columns are called "column 0", "column 1", ..."""
+    with reading(path):
+        form = find_form(path, header, numbers_name=numbers_name)
+        frame = pd.read_csv(path, low_memory=False, **form.options)
+        if not frame.empty and form.names[-1] == f"column {len(form.names) - 1}" and frame.iloc[:, -1].isna().all():
+            frame = frame.iloc[:, :-1]  # lines end in a separator
+    if frame.empty:
+        raise DataError(f"{path} has a header and no rows. Add at least one row.")
+    return short_integers(frame), form
+
+
+def short_integers(frame: pd.DataFrame) -> pd.DataFrame:
+    """The cells, but whole numbers of more than 64 bits as text: many functions fail for those beyond the floating numbers."""
+    long = {
+        name: frame[name].map(lambda cell: str(cell) if type(cell) is int and abs(cell) >= 2**63 else cell)
+        for name in frame
+        if frame[name].dtype == object
+    }
+    return frame.assign(**long) if long else frame
+
+
+def table_columns(path: Path, header: bool | None = None) -> tuple[str, ...]:
+    """The names of a table's columns; () if the file gives them none."""
+    if path.suffix.lower() in PACKAGES:
+        return read_frame(path)[1].names
+    with reading(path):
+        form = find_form(path, header)
+    return form.names if form.named else ()
+
+
+def read_text(path: Path, form: Form, columns: Sequence[str], frame: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Columns as they are written, but for blanks around the cells: "NA" is a text there, and "007" is not 7."""
+    if not columns:
+        return pd.DataFrame()
+    if frame is not None and path.suffix.lower() in PACKAGES:  # its cells are no texts in the file
+        return frame[list(columns)].apply(lambda column: column.map(lambda cell: "" if pd.isna(cell) else str(cell)))
+    with reading(path):
+        cells = pd.read_csv(path, usecols=list(columns), dtype=str, na_filter=False, **form.options)
+    return tidy(cells)
+
+
+def tidy(texts: pd.DataFrame) -> pd.DataFrame:
+    """Cells that are texts, without the blanks around them."""
+    return texts.apply(lambda column: column.str.strip())
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"{path} is not a table ({' '.join(str(error).split())}). Give rows of equal length, in UTF-8."
+        ) from error
+    except OverflowError as error:  # some versions of pandas
+        raise DataError(
+            f"{path} has a whole number of more than 308 digits. Shorten it, or write it with an exponent."
+        ) from error
+
+
+def first_text(column: pd.Series) -> str:
+    """The first cell that is not a number."""
+    known = column.dropna()
+    text = known[pd.to_numeric(known, errors="coerce").isna()]
+    return str((text if len(text) else known).iloc[0])  # numbers of more than 64 bits pass for text
