@@ -78,6 +78,7 @@ if TYPE_CHECKING:
         VaDE,
     )
     from pyrovae.nets.freezing import frozen
+    from pyrovae.normalised import batch_normed
     from pyrovae.objectives import baselines, kl, penalties
     from pyrovae.objectives.elbo import Bound, elbo
     from pyrovae.objectives.iwelbo import IWELBO
@@ -100,6 +101,7 @@ if TYPE_CHECKING:
     from pyrovae.recover.restore import Restoration, restore
     from pyrovae.training import schedules, tracking
     from pyrovae.training.fit import fit
+    from pyrovae.training.statistics import recompute_statistics
     from pyrovae.training.svi import SVI
     from pyrovae.training.swag import swag
     from pyrovae.weights.pairs import bayesian, map_prior
@@ -111,6 +113,7 @@ _HOMES = {
     "pyrovae.batching": "transforms",
     "pyrovae.closed_form": "linear_em",
     "pyrovae.conditionals": "Conditional ConditionalFlow Marginal Padded conv flow mlp resnet",
+    "pyrovae.normalised": "batch_normed",
     "pyrovae.criticism": "acquisition calibration disentanglement",
     "pyrovae.criticism.ais": "AIS ais",
     "pyrovae.criticism.bdmc": "BDMC bdmc",
@@ -169,6 +172,7 @@ _HOMES = {
     "pyrovae.recover.restore": "Restoration restore",
     "pyrovae.training": "schedules tracking",
     "pyrovae.training.fit": "fit",
+    "pyrovae.training.statistics": "recompute_statistics",
     "pyrovae.training.svi": "SVI",
     "pyrovae.training.swag": "swag",
     "pyrovae.weights.pairs": "bayesian map_prior",
@@ -246,6 +250,7 @@ __all__ = [
     "ais",
     "anomaly_score",
     "baselines",
+    "batch_normed",
     "bayesian",
     "bdmc",
     "benjamini_hochberg",
@@ -302,6 +307,7 @@ __all__ = [
     "prior_log_likelihood",
     "priors",
     "quadrature",
+    "recompute_statistics",
     "reconstruct",
     "record_kl_parts",
     "refine",

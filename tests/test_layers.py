@@ -31,6 +31,7 @@ RULES = {
     "families": NETS,
     "conditionals": NETS | {"families"},
     "priors": NETS | {"families"},
+    "normalised": NETS | {"families", "conditionals"},
     "models": NETS | {"families", "conditionals", "priors"},
     # inference: what is done with any pair
     "pair": BASE,

@@ -139,6 +139,8 @@ def normals(
     children: Sequence[int],
     widths: Sequence[tuple[int, ...]],
     activation: Callable[[], nn.Module],
+    head: Callable[[Conditional], Conditional] | None = None,
 ) -> list[Conditional]:
     """`p(child | parent)`, a diagonal Normal of a perceptron, for each pair of sizes."""
-    return [mlp(n, Normal(m), width, activation) for n, m, width in zip(parents, children, widths)]
+    made = [mlp(n, Normal(m), width, activation) for n, m, width in zip(parents, children, widths)]
+    return made if head is None else list(map(head, made))

@@ -8,7 +8,7 @@ import pyro
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyrovae.conditionals import mlp
+from pyrovae.conditionals import Conditional, mlp
 from pyrovae.distributions import product_of_normals
 from pyrovae.families import Family
 from pyrovae.models.hierarchical import check_levels, check_sizes, normals
@@ -68,6 +68,7 @@ class LadderVAE(nn.Module):
         hidden: Sequence[int] = (512, 256, 128, 64, 32),
         layers: int = 2,
         activation: Callable[[], nn.Module] = LayerNormed(nn.LeakyReLU),  # stateless  # noqa: B008
+        head: Callable[[Conditional], Conditional] | None = None,
     ) -> LadderVAE:
         """A ladder of diagonal Normals with perceptrons between the levels.
 
@@ -81,6 +82,9 @@ class LadderVAE(nn.Module):
                 linear function of its last hidden layer on the way up.
             layers: Number of hidden layers of each level in each direction.
             activation: Builds the activation after each hidden layer.
+            head: Applied to each conditional between the levels, and to the evidence. With `pv.batch_normed`, and
+                `nets.BatchNormed(nn.LeakyReLU)` as activation, locations and scales are normalised as in the paper's code, and
+                more levels are used; after the fit, `pv.recompute_statistics` takes the statistics of all rows.
 
         Returns:
             A `LadderVAE`.
@@ -98,10 +102,10 @@ class LadderVAE(nn.Module):
         seen = zip((below[0], *hidden), hidden, widths)
         return cls(
             prior=StandardNormal(levels[-1]),
-            lower=normals(levels[1:], levels[:-1], widths[1:], activation),
+            lower=normals(levels[1:], levels[:-1], widths[1:], activation, head),
             likelihood=mlp(levels[0], family, widths[0], activation),
             upward=[Activated(MLP(n, m, width[1:], activation), activation) for n, m, width in seen],
-            evidence=normals(hidden, levels, [()] * len(levels), activation),
+            evidence=normals(hidden, levels, [()] * len(levels), activation, head),
         )
 
     def model(self, x: Tensor) -> Tensor:

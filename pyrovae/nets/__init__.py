@@ -8,6 +8,7 @@ from pyrovae.nets.conv import ConvDecoder, ConvEncoder
 from pyrovae.nets.dropout import ReLUDropout
 from pyrovae.nets.gaps import is_seen, without_gaps
 from pyrovae.nets.grids import GridDecoder, GridEncoder
+from pyrovae.nets.heads import BatchNormedHead
 from pyrovae.nets.masking import MaskChannel, RandomMask, SelfMasking
 from pyrovae.nets.mlp import MLP, Activated, Behind, Flat, Log1p, Rescaled, Swapped, WithMask, one_hot
 from pyrovae.nets.normalising import BatchNormed, LayerNormed
@@ -24,6 +25,7 @@ __all__ = [
     "Activated",
     "BackwardGRU",
     "BatchNormed",
+    "BatchNormedHead",
     "Behind",
     "CausalTransformer",
     "Column",

@@ -78,10 +78,7 @@ class BatchNormed:
     """
 
     def __init__(self, activation: Callable[[], nn.Module] = nn.ReLU, momentum: float = 0.1) -> None:
-        given: Any = momentum
-        if isinstance(given, bool) or not isinstance(given, Real) or not 0 < float(given) <= 1:
-            raise OptionError(f"BatchNormed needs a momentum above 0 and at most 1, got {momentum!r}.")
-        self.activation, self.momentum = activation, float(momentum)
+        self.activation, self.momentum = activation, checked_momentum("BatchNormed", momentum)
 
     def __call__(self, width: int | None = None) -> nn.Module:
         if width is None:
@@ -89,30 +86,38 @@ class BatchNormed:
                 "BatchNormed normalises layers of vectors, and this network does not say how wide they are: use it in MLP or "
                 "ResidualMLP, and another activation in convolutions."
             )
-        return nn.Sequential(_BatchNorm(width, self.momentum), self.activation())
+        return nn.Sequential(BatchNorm(width, self.momentum), self.activation())
 
 
-class _BatchNorm(nn.Module):
-    """`g (u - mean) / sd + b` of each of the units in the last dimension, over all other dimensions."""
+def checked_momentum(name: str, momentum: Any) -> float:
+    """How far a pass moves the running statistics of a layer of this name, or OptionError."""
+    if isinstance(momentum, bool) or not isinstance(momentum, Real) or not 0 < float(momentum) <= 1:
+        raise OptionError(f"{name} needs a momentum above 0 and at most 1, got {momentum!r}.")
+    return float(momentum)
+
+
+class BatchNorm(nn.Module):
+    """`g (u - mean) / sd + b` of each of the units in the last dimension, over all other dimensions; g is learned, or gamma."""
 
     running_mean: Tensor
     running_var: Tensor
     EPS = 1e-5
 
-    def __init__(self, width: int, momentum: float) -> None:
+    def __init__(self, width: int, momentum: float, gamma: float | None = None) -> None:
         super().__init__()
-        self.momentum, self.track_running_stats = (
-            momentum,
-            True,
-        )  # as in torch: off where rows are not those of the data
-        self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+        self.momentum, self.gamma = momentum, gamma
+        self.track_running_stats = True  # as in torch: off where rows are not those of the data
+        self.register_parameter("weight", nn.Parameter(torch.ones(width)) if gamma is None else None)
+        self.bias = nn.Parameter(torch.zeros(width))
         self.register_buffer("running_mean", torch.zeros(width))
         self.register_buffer("running_var", torch.ones(width))
 
     def forward(self, u: Tensor) -> Tensor:
         u = u.to(self.running_mean.dtype)  # statistics in bfloat16 would have two digits
         mean, var = self._of_batch(u) if self.training else (self.running_mean, self.running_var)
-        return (u - mean) * ((var + self.EPS).rsqrt() * self.weight) + self.bias
+        scale: Any = self.weight if self.gamma is None else self.gamma
+        normed: Tensor = (u - mean) * ((var + self.EPS).rsqrt() * scale) + self.bias
+        return normed
 
     def _of_batch(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance over a batch, which the running ones follow."""
