@@ -148,7 +148,14 @@ def find_outliers(
             ranking.add(kept["score"].to_numpy(), kept["p_value"].to_numpy())
         strangest = np.sort(ranking.first)
         say(f"which columns are strange in {len(strangest)} of {job.rows} rows")
-        explained = _strange_columns(run, _rows_of(parts(), strangest), ordinary, num_samples, proposal, seed)
+        explained: tuple[Array, Array] | None = (np.empty((0, 0), dtype=np.int64), np.empty((0, 0)))
+        judged = take_rows(ordinary, usual.score.isfinite().nonzero().flatten())
+        if len(strangest) and len(
+            judged["x"]
+        ):  # a row whose density is 0 or overflows has none given its other columns
+            explained = _strange_columns(run, _rows_of(parts(), strangest), judged, num_samples, proposal, seed)
+        else:
+            strangest = strangest[:0]
         called: list[int] = []
         infinite: list[int] = []
         worst: list[pd.DataFrame] = []
