@@ -427,11 +427,11 @@ def test_rows_that_are_longer_than_the_first_ones_are_told(run: Run, tmp_path: P
 def test_the_class_that_a_model_is_given_comes_from_the_table(tmp_path: Path) -> None:
     rows = table(60, 0).assign(kind=["rose", "tulip", "daisy"] * 20)
     rows.to_csv(tmp_path / "rows.csv", index=False)
-    how = ("--model", "cvae", "--label", "kind", "--likelihood", "normal", *QUICK, "--out", tmp_path / "run")
+    how = ("--model", "cvae", "--label", "last", "--likelihood", "normal", *QUICK, "--out", tmp_path / "run")
     code, _, err = invoke("fit", tmp_path / "rows.csv", *how)
     assert code == 0, err
     run = open_run(tmp_path / "run")
-    new, source = rows[::-1], tmp_path / "new.csv"
+    new, source = rows[::-1][["kind", "c", "a", "b"]], tmp_path / "new.csv"  # where the class is not the last column
     new.to_csv(source, index=False)
     answers.encode_table(run, source, tmp_path / "z.csv", say=print, rows=25)
     codes = torch.tensor([["daisy", "rose", "tulip"].index(kind) for kind in new["kind"]])
