@@ -19,7 +19,7 @@ from pyrovae.app.run import Run, fit_run, open_run, resume_run
 from pyrovae.app.scores import EVALUATION_SEED, check_draws, estimate, evaluate, first_rows
 from pyrovae.criticism.stacking import shares_of_wins, stacking_weights
 from pyrovae.data import Dataset
-from pyrovae.errors import OptionError
+from pyrovae.errors import NotFiniteError, OptionError
 from pyrovae.fitted.files import is_mark, read_run
 from pyrovae.pair.batch import take_rows
 from pyrovae.pair.supports import DENSITY, MASS, measures_of
@@ -112,9 +112,15 @@ def compare(
         if dequantise and measure_of(run).kind == DENSITY:
             picked["x"], bound = run.rows.dequantised(picked["x"], seed=EVALUATION_SEED), True
         values = estimate(run, picked, num_samples, proposal)
-        scale = run.rows.log_abs_det
-        elbo = values.elbo.mean().item() - scale
-        found.append((run.folder, values.log_likelihood - scale, values.summary(), bound, elbo))
+        scale, summary = run.rows.log_abs_det, values.summary()
+        found.append((run.folder, values.log_likelihood - scale, summary, bound, summary["elbo"] - scale))
+    # rows are compared one by one, so that one which a run cannot judge is left out for all
+    defined = ~torch.stack([entry[1] for entry in found]).isnan().any(0)
+    if not bool(defined.any()):
+        raise NotFiniteError(
+            "There is no row whose density is defined in all of these runs, so that none can be compared."
+        )
+    found = [(folder, log_p[defined], summary, bound, elbo) for folder, log_p, summary, bound, elbo in found]
     found.sort(key=lambda entry: -entry[1].mean().item())
     dimensions = first.rows.test[0].numel()
     everything = torch.stack([entry[1] for entry in found])

@@ -60,6 +60,8 @@ def results_table(results: Mapping[str, Any], probability: str) -> Shown:
     lines: list[tuple[str, str]] = [("ELBO, nats per row", with_error("elbo"))]
     bound = ", at least" if quantised else ""
     lines.append((f"log {probability}{bound}, nats per row{few}", with_error("log_likelihood")))
+    if undefined := results.get("undefined_rows"):
+        lines.append(("  rows left out, whose density is undefined", str(undefined)))
     if math.isfinite(results["log_likelihood_mc_se"]) and not quantised:
         lines.append(("  Monte Carlo error of that mean", f"{results['log_likelihood_mc_se']:.2g}"))
     if "mixture_log_likelihood" in results:

@@ -84,9 +84,10 @@ def _baseline(run: Run, found: Importance) -> dict[str, float]:
     known, schema = rows_for_densities(run), run.rows.schema
     if known is None or schema is None:
         return {}
-    test = run.rows.test[: len(found.log_likelihood)]
-    mixture = baselines(schema, known, test.cpu(), seed=EVALUATION_SEED)["gaussian mixture"]
-    above = found.log_likelihood.cpu() - mixture
+    log_p = found.log_likelihood.cpu()
+    test = run.rows.test[: len(log_p)].cpu()[~log_p.isnan()]
+    mixture = baselines(schema, known, test, seed=EVALUATION_SEED)["gaussian mixture"]
+    above = log_p[~log_p.isnan()] - mixture
     error = math.sqrt(len(test))
     return {
         "mixture_log_likelihood": mixture.mean().item(),

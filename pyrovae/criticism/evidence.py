@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.criticism.coordinates import is_delta
-from pyrovae.criticism.importance import Importance, importance
+from pyrovae.criticism.importance import Importance, silently, tell_undefined
 from pyrovae.criticism.posterior import posterior
 from pyrovae.errors import PairError
 from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
@@ -114,7 +114,9 @@ class Evidence:
     def estimated(self) -> Importance:
         """log p(x) of the rows held out."""
         with quietly():
-            return importance(self.fitted, self.rows, self.samples, proposal=self.proposal, seed=self.seed)
+            found = silently(self.fitted, self.rows, self.samples, self.proposal, self.seed)
+        tell_undefined(found.log_likelihood, error=True)
+        return found
 
     @cached_property
     def estimated_training(self) -> Importance | None:
@@ -122,7 +124,9 @@ class Evidence:
         if self.training_rows is None:
             return None
         with quietly():
-            return importance(self.fitted, self.training_rows, self.samples, proposal=self.proposal, seed=self.seed)
+            found = silently(self.fitted, self.training_rows, self.samples, self.proposal, self.seed)
+        tell_undefined(found.log_likelihood, error=True)
+        return found
 
     def latent_sites(self, part: FittedGroup) -> list[Site]:
         """The latent sites that each row has, one value each."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +37,7 @@ class Importance:
     """Estimates for N rows by importance sampling, with weights `w_k = p(x, z_k) / r(z_k | x)` of K draws from a proposal r.
 
     A site y that is enumerated has no draws: the weights sum over it, `w_k = sum_y p(x, y, z_k) / r(z_k | x)`.
-    All tensors are `(N,)`, float64, on the CPU.
+    All tensors are `(N,)`, float64, on the CPU; NaN for a row whose density is undefined, since those of draws overflow.
 
     Attributes:
         log_likelihood: The estimate `log (1/K) sum_k w_k` of log p(x), in nats. Its expectation is at most log p(x).
@@ -68,30 +69,34 @@ class Importance:
     proposal: str = "guide"
 
     def summary(self) -> dict[str, float]:
-        """Means over the rows, by name.
+        """Means over the rows whose density is defined, by name.
 
         Returns:
             The means of `elbo`, `log_likelihood` and `ess`; `elbo_se` and `log_likelihood_se`, the standard errors of these
             means over rows, sd / sqrt(N); `log_likelihood_mc_se`, the Monte Carlo standard error of the mean of
-            `log_likelihood` over these rows; and `k_hat_above_threshold`, the share of rows whose k-hat is above
-            `k_hat_threshold`, see `pv.k_hat_threshold`.
+            `log_likelihood` over these rows; `k_hat_above_threshold`, the share of rows whose k-hat is above
+            `k_hat_threshold`, see `pv.k_hat_threshold`; and `undefined_rows`, the number of rows that are left out.
         """
+        defined = ~self.log_likelihood.isnan()
+        log_p, elbo, ess = self.log_likelihood[defined], self.elbo[defined], self.ess[defined]
+        mc_error, k_hat = self.standard_error[defined], self.k_hat[defined]
 
         def error(values: Tensor) -> float:
             return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else float("nan")
 
         threshold = k_hat_threshold(self.num_samples)
         return {
-            "elbo": self.elbo.mean().item(),
-            "elbo_se": error(self.elbo),
-            "log_likelihood": self.log_likelihood.mean().item(),
-            "log_likelihood_se": error(self.log_likelihood),
-            "log_likelihood_mc_se": self.standard_error.square().sum().sqrt().item() / len(self.standard_error),
+            "elbo": elbo.mean().item(),
+            "elbo_se": error(elbo),
+            "log_likelihood": log_p.mean().item(),
+            "log_likelihood_se": error(log_p),
+            "log_likelihood_mc_se": mc_error.square().sum().sqrt().item() / max(1, len(log_p)),
             "k_hat_threshold": threshold,
             "k_hat_above_threshold": (
-                (self.k_hat > threshold).double().mean().item() if self.num_samples >= 25 else float("nan")
+                (k_hat > threshold).double().mean().item() if self.num_samples >= 25 else float("nan")
             ),
-            "ess": self.ess.mean().item(),
+            "ess": ess.mean().item(),
+            "undefined_rows": len(self.log_likelihood) - len(log_p),
         }
 
     def _repr_html_(self) -> str:
@@ -132,12 +137,12 @@ def importance(
         seed: The seed of the draws; None continues torch's random state.
 
     Returns:
-        The estimates for each row, see `Importance`. The ELBO is always that of the guide.
+        The estimates for each row, see `Importance`. The ELBO is always that of the guide. A row whose density is undefined, as
+        of values so large that it overflows, has NaN, and a warning tells how many there are.
 
     Raises:
         OptionError: `num_samples` is less than 1, or the proposal is not known.
         DataError: Values are outside the support of the likelihood, or missing where it does not allow that.
-        NotFiniteError: The density of a row is undefined, as of values so large that it overflows.
 
     References:
         Burda, Grosse & Salakhutdinov 2016, arXiv:1509.00519 (the estimate). Cremer, Li & Duvenaud 2018, arXiv:1801.03558
@@ -158,11 +163,23 @@ def importance(
         >>> found.proposal, found.summary()["k_hat_above_threshold"] < 0.1
         ('refined', True)
     """
+    found = silently(fitted, data, num_samples, proposal, seed)
+    tell_undefined(found.log_likelihood)
+    return found
+
+
+def silently(fitted: Fit, data: Any, num_samples: int, proposal: str, seed: int | None) -> Importance:
+    """`importance`, without a word about rows whose density is undefined: for those who say it themselves, or cannot go on."""
     blocks, used = [], ["guide"]
     for rows, log_w, bounds in _weights(fitted, data, num_samples, seed, proposal, bounds=True, used=used):
+        undefined = log_w.isnan().any(0)
+        log_w = log_w.masked_fill(
+            undefined, 0.0
+        )  # else one such row would have an effective size of 0, instead of none
         log_p = torch.logsumexp(log_w.double(), 0) - math.log(num_samples)
         ess = effective_sample_size(log_w.double())
-        blocks.append((rows, log_p, relative_error(ess, num_samples), bounds.double().mean(0), ess, pareto_k(log_w)))
+        found = (log_p, relative_error(ess, num_samples), bounds.double().mean(0), ess, pareto_k(log_w))
+        blocks.append((rows, *(column.masked_fill(undefined, math.nan) for column in found)))
     log_p, error, elbo, ess, k_hat = _in_row_order(blocks)
     return Importance(log_p, error, elbo, ess, k_hat, num_samples, used[-1])
 
@@ -180,12 +197,11 @@ def log_likelihood(
         seed: The seed of the draws; None continues torch's random state.
 
     Returns:
-        The estimate for each row in nats, `(N,)` float64, on the CPU.
+        The estimate for each row in nats, `(N,)` float64, on the CPU; NaN, with a warning, as for `pv.importance`.
 
     Raises:
         OptionError: `num_samples` is less than 1.
         DataError: Values are outside the support of the likelihood, or missing where it does not allow that.
-        NotFiniteError: The density of a row is undefined, as of values so large that it overflows.
 
     References:
         Burda, Grosse & Salakhutdinov 2016, arXiv:1509.00519.
@@ -206,6 +222,7 @@ def log_likelihood(
         for rows, log_w, _ in _weights(fitted, data, num_samples, seed, proposal)
     ]
     (total,) = _in_row_order(blocks)
+    tell_undefined(total)
     return total - math.log(num_samples)
 
 
@@ -263,23 +280,31 @@ def _weights(
                 blocks = weight_blocks(fitted, part.batch, part.layout, num_samples, summarise, elements)
             for block in blocks:
                 rows = part.rows[done : done + block[0].shape[1]]
-                refuse_undefined(block[0], rows)
                 yield rows, block[0], block[-1]
                 done += block[0].shape[1]
 
 
-def refuse_undefined(values: Tensor, rows: Tensor) -> None:
-    """NotFiniteError if a value, such as a log-weight, of a row with this number in the data is NaN, `(K, n)` and `(n,)`.
+def tell_undefined(values: Tensor, error: bool = False) -> None:
+    """Warn of rows whose value, such as log p(x), is NaN, `(N,)`; or raise NotFiniteError, where all rows are needed.
 
-    -inf is none: it is that of a draw that does not count.
+    -inf is none: it is that of a row that is impossible.
     """
-    bad = values.isnan().any(0)
-    if bool(bad.any()):
-        first = int(rows[int(bad.nonzero()[0])])
-        raise NotFiniteError(
-            f"The density of {int(bad.sum())} rows is undefined, the first is row {first}: densities of draws overflow "
-            f"there in {str(values.dtype)[6:]}. Look for values that are far from all others, or fit in float64, pair.double()."
-        )
+    undefined = values.isnan().nonzero().flatten().tolist()
+    if not undefined:
+        return
+    of = (
+        f"row {undefined[0]}"
+        if len(undefined) == 1
+        else f"{len(undefined)} rows, the first of which is row {undefined[0]},"
+    )
+    cure = "Look for values that are far from all others, or fit in float64, pair.double()."
+    if error:
+        raise NotFiniteError(f"The density of {of} is undefined: densities of draws overflow there. {cure}")
+    warnings.warn(
+        f"The density of {of} is undefined: densities of draws overflow there. Its estimate is NaN, and means are over the "
+        f"other rows, {len(values) - len(undefined)} of {len(values)}. {cure}",
+        stacklevel=3,
+    )
 
 
 Summary = Callable[[Terms], list[Tensor]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyrovae._html import table
-from pyrovae.criticism.importance import importance
+from pyrovae.criticism.importance import silently
 from pyrovae.criticism.refine import refine
 from pyrovae.errors import DataError, OptionError
 from pyrovae.fitted.fitted import Fit, seeded
@@ -23,7 +24,8 @@ class Anomaly:
     """How strange each of N rows is, from `pv.anomaly_score`. Tensors are `(N,)` float64, on the CPU.
 
     Attributes:
-        score: The larger, the stranger; in nats.
+        score: The larger, the stranger; in nats. Infinite for a row whose density is 0, or undefined since those of its draws
+            overflow: it is stranger than all others.
         error: The Monte Carlo standard error of `score`, in nats.
         k_hat: The diagnostic of the estimate of log p(x) of the row, see `pv.importance`.
         method: What the score is.
@@ -120,19 +122,21 @@ def anomaly_score(
         raise OptionError(f"method={method!r} needs {needed[0]}=...: {_NEEDS[method]}.")
     with seeded(seed):
         if method == "regret":
-            refined = refine(fitted, data, num_samples)
-            gap, error = refined.amortisation_gap, refined.amortisation_gap_error
-            return Anomaly(gap, error, refined.k_hat, method, num_samples)
-        found = importance(fitted, data, num_samples, proposal=proposal)
-        score, error = -found.log_likelihood, found.standard_error
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="The density of")  # the score says it
+                refined = refine(fitted, data, num_samples)
+            score, error, k_hat = refined.amortisation_gap, refined.amortisation_gap_error, refined.k_hat
+        else:
+            found = silently(fitted, data, num_samples, proposal, None)
+            score, error, k_hat = -found.log_likelihood, found.standard_error, found.k_hat
         if method == "typicality":
-            usual = importance(fitted, reference, num_samples, proposal=proposal)
+            usual = silently(fitted, reference, num_samples, proposal, None)
             score, error = _typicality(score, error, -usual.log_likelihood)
         elif method == "ratio":
             assert background is not None
-            other = importance(background, data, num_samples, proposal=proposal)
+            other = silently(background, data, num_samples, proposal, None)
             score, error = score + other.log_likelihood, torch.hypot(error, other.standard_error)
-    return Anomaly(score, error, found.k_hat, method, num_samples)
+    return Anomaly(score.nan_to_num(math.inf, math.inf, -math.inf), error, k_hat, method, num_samples)
 
 
 def typicality(found: Anomaly, usual: Anomaly) -> Anomaly:
@@ -142,6 +146,7 @@ def typicality(found: Anomaly, usual: Anomaly) -> Anomaly:
 
 
 def _typicality(score: Tensor, error: Tensor, usual: Tensor) -> tuple[Tensor, Tensor]:
+    usual = usual[usual.isfinite()]
     spread = usual.std() / math.sqrt(len(usual))
     return (score - usual.mean()).abs(), (error.square() + spread.nan_to_num(0.0).square()).sqrt()
 

@@ -21,6 +21,7 @@ PRECISIONS, GAUSSIAN = (0.3, 1.0, 3.0), (10.0, 100.0)  # 1 / length scale^2 of t
 OFFSET = 10.0  # prior variance of what is added to a class everywhere
 MOST_LABELS = 500  # beyond which some of the labelled rows are left out: the work is cubic
 MOST_VALUES = 4_000_000  # of a kernel, in memory at once
+MOST_UNKNOWNS = 2_000_000  # of problems that are solved together: L-BFGS holds some 28 numbers for each, 450 MB
 FIRST = 1e-9  # the place of a class's second label, before all third ones
 JITTER = 1e-6
 CURVATURE = 0.005  # of the log score of a label in f, about, by which `_fitted` scales its unknowns
@@ -113,7 +114,7 @@ class LabelProcess:
         for kernel, variances in _kernels(self.seen, self.seen):
             found = _fitted(kernel, variances, one_hot, torch.cat([torch.zeros(1, len(rows)).bool(), out]))
             for a, b, f in zip(*found):
-                self.functions.append((a[0], b[0]))
+                self.functions.append((a[0].clone(), b[0].clone()))  # else the functions of all folds stay in memory
                 held_out.append(f[index, torch.arange(len(rows))].softmax(-1))
         self.weights, seen = averaged(torch.stack(held_out), known, several)
         self.held_out, self.labels = rows[several], known[several]
@@ -206,6 +207,14 @@ def _fitted(kernel: Tensor, variances: Sequence[float], one_hot: Tensor, out: Te
         The weights of the columns of K, `(V, F, n, C)`, the offsets, `(V, F, 1, C)`, and f at these rows, `(V, F, n, C)`.
     """
     num, classes = one_hot.shape
+    if num * classes * len(variances) * len(out) > MOST_UNKNOWNS and (len(variances) > 1 or len(out) > 1):
+        # they do not depend on each other, and one after the other they need less memory
+        if len(variances) > 1:
+            each, dim = [_fitted(kernel, (variance,), one_hot, out) for variance in variances], 0
+        else:
+            each, dim = [_fitted(kernel, variances, one_hot, rows[None]) for rows in out], 1
+        weights, offsets, values = (torch.cat(columns, dim) for columns in zip(*each))
+        return weights, offsets, values
     jitter = JITTER * kernel.diagonal().mean().clamp_min(JITTER) * torch.eye(num, dtype=kernel.dtype)
     values, vectors = torch.linalg.eigh(kernel + jitter)
     values = values.clamp_min(TINY)[:, None, None, None] * torch.tensor(variances, dtype=kernel.dtype)[:, None, None]

@@ -14,7 +14,7 @@ from pyrovae._html import table
 from pyrovae.batching.checks import check_rows
 from pyrovae.criticism.ais import log_mean, of_mean, over_rows
 from pyrovae.criticism.coordinates import NotRefinable
-from pyrovae.criticism.importance import refuse_undefined
+from pyrovae.criticism.importance import tell_undefined
 from pyrovae.criticism.proposals import adapted, pieces
 from pyrovae.criticism.psis import pareto_k
 from pyrovae.criticism.refined import DRAWS, Refined, log_joint, run_at, widening
@@ -88,19 +88,19 @@ class Refinement:
         return (self.standard_error.square() + self.refined_elbo_error.square()).sqrt()
 
     def summary(self) -> dict[str, float]:
-        """Means over the rows, by name.
+        """Means over the rows whose density is defined, by name.
 
         Returns:
             The means of `elbo`, `refined_elbo`, `log_likelihood`, `amortisation_gap` and `approximation_gap`. Those of the gaps
             have a standard error of the mean over rows, sd / sqrt(N), as `amortisation_gap_se`, and the part of it that more
             draws would remove, as `amortisation_gap_monte_carlo_se`.
         """
+        defined = ~self.elbo.isnan()
         bounds = {"elbo": self.elbo, "refined_elbo": self.refined_elbo, "log_likelihood": self.log_likelihood}
-        found = {name: values.mean().item() for name, values in bounds.items()}
+        found = {name: values[defined].mean().item() for name, values in bounds.items()}
         for name in ("amortisation_gap", "approximation_gap"):
-            found[name] = getattr(self, name).mean().item()
-            found[f"{name}_se"] = over_rows(getattr(self, name))
-            found[f"{name}_monte_carlo_se"] = of_mean(getattr(self, f"{name}_error"))
+            gap, error = getattr(self, name)[defined], getattr(self, f"{name}_error")[defined]
+            found |= {name: gap.mean().item(), f"{name}_se": over_rows(gap), f"{name}_monte_carlo_se": of_mean(error)}
         return found
 
     def _repr_html_(self) -> str:
@@ -129,12 +129,12 @@ def refine(fitted: Fit, data: Any, num_samples: int = 1000, *, seed: int | None 
         seed: The seed of the draws; None continues torch's random state.
 
     Returns:
-        Bounds, gaps and posterior moments of each row, see `Refinement`.
+        Bounds, gaps and posterior moments of each row, see `Refinement`. A row whose density is undefined, as of values so
+        large that it overflows, has NaN for its bounds and gaps, and a warning tells how many there are.
 
     Raises:
         OptionError: `num_samples` is less than 2.
         DataError: Values are outside the support of the likelihood, or missing where it does not allow that.
-        NotFiniteError: The density of a row is undefined, as of values so large that it overflows.
         PairError: A row has a latent site that is neither continuous nor enumerated, or one in a plate beside "data"; or the
             pair does not keep several particles of a row apart.
 
@@ -157,10 +157,12 @@ def refine(fitted: Fit, data: Any, num_samples: int = 1000, *, seed: int | None 
         for part in parts:
             check_rows(fitted.pair, part.batch, fitted.chunk_size(part.batch), strict=False, numbers=part.rows)
         found = [_refined(fitted, part, num_samples) for part in parts]
-    numbers = in_order(parts, [torch.stack(columns) for columns, _, _ in found], 1).unbind(0)
+    columns = in_order(parts, [torch.stack(columns) for columns, _, _ in found], 1)
+    undefined = (columns[2] - columns[0]).isnan()  # the difference of the two bounds
+    numbers = columns.masked_fill(undefined, math.nan).unbind(0)
     mean, sd = _by_site(parts, [mean for _, mean, _ in found]), _by_site(parts, [sd for _, _, sd in found])
+    tell_undefined(numbers[0])
     elbo, elbo_error, refined, refined_error, log_p, error, k_hat = numbers
-    refuse_undefined((refined - elbo)[None], torch.arange(len(elbo)))
     return Refinement(elbo, refined, log_p, elbo_error, refined_error, error, k_hat, mean, sd, num_samples)
 
 

@@ -29,7 +29,7 @@ from pyrovae.criticism.draws import (
     stacked,
     together,
 )
-from pyrovae.criticism.importance import importance
+from pyrovae.criticism.importance import silently, tell_undefined
 from pyrovae.criticism.posterior import posterior
 from pyrovae.criticism.trees import SAMPLE_DIMS, Groups, Naming, Values, by_plates, chosen_groups, tree
 from pyrovae.errors import OptionError, PyrovaeError
@@ -281,13 +281,14 @@ def _latent_draws(fits: Sequence[Fit], kind: Kind, each: int, wishes: _Wishes) -
 
 def _estimates(fits: Sequence[Fit], kind: Kind, wishes: _Wishes) -> tuple[Tensor, dict[str, Values]]:
     """log p(x) of rows for each fit, `(F, n)`, and how reliable that is in the worst of them."""
-    found = [importance(one, kind.given, wishes.num_particles, proposal=wishes.proposal) for one in fits]
+    found = [silently(one, kind.given, wishes.num_particles, wishes.proposal, None) for one in fits]
     stats = {
         "k_hat": torch.stack([one.k_hat for one in found]).amax(0),
         "ess": torch.stack([one.ess for one in found]).amin(0),
         "standard_error": torch.stack([one.standard_error for one in found]).nan_to_num(0.0).amax(0),
     }
     log_p = torch.stack([one.log_likelihood for one in found])
+    tell_undefined(log_p.sum(0), error=True)
     return log_p, {name: _per_row(value, drawn=False) for name, value in stats.items()}
 
 

@@ -121,7 +121,8 @@ def load_table(
                 f"Column {named} names the rows, and is left out; --id none makes it a column like the others."
             )
     labels = None if y is None else (texts[y] if text_labels else frame[y]).to_numpy()
-    of_rows: dict[str, Any] = {"y": labels, "label": label, "ids": names, "one_class": text_labels}
+    # one column by its name, which other tables have it by, too, where "last" may be another one
+    of_rows: dict[str, Any] = {"y": labels, "label": label if y is None else y, "ids": names, "one_class": text_labels}
     how: dict[str, Any] = {"header": form.header, "ids": named, "drop": list(roles.out)}
     rows, schema = (
         frame[kept].apply(truths_as_numbers),

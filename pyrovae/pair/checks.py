@@ -118,7 +118,25 @@ def _has_densities(pair: PairLike, batch: Batch) -> bool:
 
 def log_densities(traces: tuple[Any, Any]) -> list[Tensor]:
     """The log-densities of all sites of a run, those of the model first."""
-    return [node["fn"].log_prob(node["value"]) for trace in traces for node in sample_sites(trace).values()]
+    return [_log_density(name, node) for trace in traces for name, node in sample_sites(trace).items()]
+
+
+def _log_density(name: str, node: Any) -> Tensor:
+    """The log-density of a site at its value. PairError for a flow without an inverse, which knows only its own last draw."""
+    try:
+        log_prob: Tensor = node["fn"].log_prob(node["value"])
+        return log_prob
+    except (KeyError, NotImplementedError) as error:
+        flow = node["fn"]
+        while hasattr(flow, "base_dist") and not hasattr(flow, "transforms"):
+            flow = flow.base_dist
+        if not hasattr(flow, "transforms"):
+            raise
+        which = ", ".join(type(transform).__name__ for transform in flow.transforms)
+        raise PairError(
+            f"Site {name!r} has no log-density at values other than its last draw, since its flow has no inverse ({which}). "
+            "Take one that has, such as Pyro's affine_autoregressive or spline_coupling, or pv.flow."
+        ) from error
 
 
 def check_gradients(pair: PairLike, runs: Sequence[tuple[Any, Any]]) -> None:
@@ -134,7 +152,7 @@ def check_gradients(pair: PairLike, runs: Sequence[tuple[Any, Any]]) -> None:
         for name, node in sample_sites(trace).items():
             try:
                 with unwritten_value(name, node):
-                    log_prob = node["fn"].log_prob(node["value"])
+                    log_prob = _log_density(name, node)
             except PairError:
                 raise
             except (RuntimeError, ValueError, IndexError) as error:
@@ -252,7 +270,9 @@ def check_particles(pair: PairLike, batch: Batch, layout: Layout, num_particles:
     try:
         together = run(pair, batch, num_particles=num_particles, plate_nesting=layout.plate_nesting)
         sums = [
-            _by_particle(node, num_particles, layout) for trace in together for node in sample_sites(trace).values()
+            _by_particle(name, node, num_particles, layout)
+            for trace in together
+            for name, node in sample_sites(trace).items()
         ]
     except (RuntimeError, ValueError, IndexError) as error:
         raise PairError(
@@ -274,7 +294,7 @@ def check_particles(pair: PairLike, batch: Batch, layout: Layout, num_particles:
         alone = run(Pair(SetValues(values)(pair.model), SetValues(values)(pair.guide)), batch)
         nodes = [node for trace in alone for node in sample_sites(trace).values()]
         for name, node, found in zip(names, nodes, sums):
-            wanted = node["fn"].log_prob(node["value"]).sum()
+            wanted = _log_density(name, node).sum()
             if not torch.allclose(found[k], wanted, rtol=1e-3, atol=1e-3, equal_nan=True):
                 raise PairError(
                     f"Site {name!r} has another log-density among several particles ({found[k].item():.6g}) than alone "
@@ -297,7 +317,7 @@ def _check_enumeration(pair: PairLike, batch: Batch, layout: Layout) -> None:
     try:
         together = run(pair, batch, plate_nesting=layout.plate_nesting, enumerate=True)
         nodes = {(side, n): node for side, t in zip(_SIDES, together) for n, node in sample_sites(t).items()}
-        log_probs = {key: node["fn"].log_prob(node["value"]) for key, node in nodes.items()}
+        log_probs = {(side, name): _log_density(name, node) for (side, name), node in nodes.items()}
     except PyrovaeError:
         raise
     except (RuntimeError, ValueError, IndexError) as error:
@@ -312,7 +332,7 @@ def _check_enumeration(pair: PairLike, batch: Batch, layout: Layout) -> None:
         alone = run(Pair(SetValues(values)(pair.model), SetValues(values)(pair.guide)), batch)
         for side, trace in zip(_SIDES, alone):
             for name, node in sample_sites(trace).items():
-                wanted = node["fn"].log_prob(node["value"]).sum()
+                wanted = _log_density(name, node).sum()
                 found = _by_value(log_probs[side, name], at).sum()
                 if log_probs[side, name].numel() and not torch.allclose(found, wanted, rtol=1e-3, atol=1e-3):
                     raise PairError(
@@ -328,8 +348,8 @@ _CURE = (
 )
 
 
-def _by_particle(node: Any, num_particles: int, layout: Layout) -> Tensor:
-    log_prob = node["fn"].log_prob(node["value"])
+def _by_particle(name: str, node: Any, num_particles: int, layout: Layout) -> Tensor:
+    log_prob = _log_density(name, node)
     depth = layout.plate_nesting + 1
     full = log_prob.reshape((1,) * (depth - log_prob.dim()) + tuple(log_prob.shape))
     return full.expand(num_particles, *full.shape[1:]).flatten(1).sum(1)

@@ -9,7 +9,7 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, DensityMixin, OutlierM
 from sklearn.utils import check_random_state
 from torch import Tensor
 
-from pyrovae.criticism.importance import log_likelihood
+from pyrovae.criticism.importance import silently, tell_undefined
 from pyrovae.errors import OptionError
 from pyrovae.predict.encode import encode
 from pyrovae.predict.generate import generate
@@ -151,8 +151,8 @@ class _Density(VAEEstimator):
     def _log_p(self, rows: Array) -> Array:
         """log p(x) of the observed entries, in the units of the training rows."""
         with self._asking() as fitted:
-            how: dict[str, Any] = {"proposal": self.proposal, "seed": DRAW_SEED}
-            log_p = log_likelihood(fitted, self._scaled(rows), self.n_draws, **how)
+            log_p = silently(fitted, self._scaled(rows), self.n_draws, self.proposal, DRAW_SEED).log_likelihood
+        tell_undefined(log_p, error=True)  # NaN would pass for an inlier
         found: Array = log_p.numpy() - self._log_abs_det(rows)
         return found
 

@@ -79,6 +79,26 @@ def test_one_block_has_the_estimates_of_the_whole_table(run: Run, tmp_path: Path
     assert told["elbo_se"] == pytest.approx(true.elbo.double().std().item() / 50**0.5)
 
 
+def test_rows_whose_density_is_undefined_are_told_and_left_out_of_the_means(run: Run, tmp_path: Path) -> None:
+    """Of a number that overflows in the networks, there is no density; in outliers, such rows come first."""
+    rows = table(12, 3)
+    rows.loc[[4, 9], "c"] = [1e38, -1e38]
+    rows.to_csv(tmp_path / "t.csv", index=False)
+    how: dict[str, Any] = {"num_samples": 5, "proposal": "guide", "say": print, "rows": 6}
+    with pytest.warns(
+        UserWarning, match="of 2 rows, the first of which is row 4, is undefined: .* other rows, 10 of 12"
+    ):
+        told = answers.evaluate_table(run, tmp_path / "t.csv", tmp_path / "s.csv", **how)
+    found = pd.read_csv(tmp_path / "s.csv")
+    assert np.flatnonzero(found["log_likelihood"].isna()).tolist() == [4, 9] and told["rows"] == 12
+    for name in ("log_likelihood", "elbo"):
+        assert told[name] == pytest.approx(found[name].mean())
+        assert told[f"{name}_se"] == pytest.approx(found[name].std() / 10**0.5)
+    how = {"method": "log_likelihood", "rate": 0.5, **how}
+    strange = outliers.find_outliers(run, str(tmp_path / "t.csv"), tmp_path / "o.csv", **how)
+    assert sorted(strange.worst["row"][:2]) == [4, 9] and "2 of 12 rows is infinite" in strange.notes[-1]
+
+
 def test_blocks_have_random_numbers_of_their_own(run: Run, tmp_path: Path) -> None:
     """Of a table that says the same twice, the estimates of the second half are other ones; of the first they stay."""
     half = table(20, 2)
@@ -407,11 +427,11 @@ def test_rows_that_are_longer_than_the_first_ones_are_told(run: Run, tmp_path: P
 def test_the_class_that_a_model_is_given_comes_from_the_table(tmp_path: Path) -> None:
     rows = table(60, 0).assign(kind=["rose", "tulip", "daisy"] * 20)
     rows.to_csv(tmp_path / "rows.csv", index=False)
-    how = ("--model", "cvae", "--label", "kind", "--likelihood", "normal", *QUICK, "--out", tmp_path / "run")
+    how = ("--model", "cvae", "--label", "last", "--likelihood", "normal", *QUICK, "--out", tmp_path / "run")
     code, _, err = invoke("fit", tmp_path / "rows.csv", *how)
     assert code == 0, err
     run = open_run(tmp_path / "run")
-    new, source = rows[::-1], tmp_path / "new.csv"
+    new, source = rows[::-1][["kind", "c", "a", "b"]], tmp_path / "new.csv"  # where the class is not the last column
     new.to_csv(source, index=False)
     answers.encode_table(run, source, tmp_path / "z.csv", say=print, rows=25)
     codes = torch.tensor([["daisy", "rose", "tulip"].index(kind) for kind in new["kind"]])

@@ -154,3 +154,17 @@ def test_what_a_process_refuses(rows: tuple[Tensor, Tensor, Tensor], process: pv
         pv.LabelProcess(torch.where(x > 1, math.inf, x), few)
     with pytest.raises(pv.ShapeError, match="A row of the process has 2 numbers, got rows with 3"):
         process(torch.zeros(4, 3))
+
+
+@pytest.mark.parametrize("most", [400, 1])
+def test_problems_that_are_solved_one_after_the_other_have_the_same_solution(
+    most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where memory would be short, as with hundreds of classes: by variances, and then by folds."""
+    torch.manual_seed(0)
+    x, y = torch.randn(30, 2), torch.arange(30) % 3
+    together = pv.LabelProcess(x, y)
+    monkeypatch.setattr(processes, "MOST_UNKNOWNS", most)
+    apart = pv.LabelProcess(x, y)
+    torch.testing.assert_close(apart.probabilities, together.probabilities, atol=2e-3, rtol=0)
+    torch.testing.assert_close(apart.weights, together.weights, atol=2e-2, rtol=0)

@@ -202,15 +202,17 @@ def test_sites_of_different_precision_keep_theirs() -> None:
 
 @pytest.mark.slow
 def test_a_row_for_which_the_guide_is_broken_is_named() -> None:
-    """A scale that has overflowed: nothing is said of particles. Without that row, 3 rows: false alarms 2e-5."""
+    """A scale that has overflowed: nothing is said of particles. With and without that row, 3 rows: false alarms 4e-5."""
     x = torch.linspace(-1, 1, 4)[:, None]
     wide = in_plate(lambda x: normal("z", 0.3 * x, torch.where(x > 0.9, math.inf, 0.3)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fitted = eager(plain, wide, x)
-        with pytest.raises(pv.NotFiniteError, match="of 1 rows is undefined, the first is row 3"):
-            pv.importance(fitted, x, 300, seed=1)
+        with pytest.warns(UserWarning, match="of row 3 is undefined"):
+            every = pv.importance(fitted, x, 300, seed=1)
         found = pv.importance(fitted, x[:3], 300, seed=1)
     exact = dist.Normal(0.0, math.sqrt(1.25)).log_prob(x[:3, 0]).double()
     assert found.proposal == "refined"
-    assert ((found.log_likelihood - exact).abs() < BOUND * found.standard_error).all()
+    assert every.log_likelihood.isnan().tolist() == [False, False, False, True]
+    for one in (found.log_likelihood, every.log_likelihood[:3]):
+        assert ((one - exact).abs() < BOUND * found.standard_error).all()

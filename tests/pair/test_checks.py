@@ -5,6 +5,7 @@ from typing import Any
 
 import pyro
 import pyro.distributions as dist
+import pyro.distributions.transforms as transforms
 import pytest
 import torch
 from pyro.nn import PyroModule, PyroParam
@@ -134,6 +135,18 @@ def test_a_wrong_pair_is_named(case: tuple[Any, Any, Tensor, str]) -> None:
     model, guide, x, message = case
     with pytest.raises(pv.PairError, match=message):
         pv.check_pair(pv.Pair(model, guide), x)
+
+
+@pytest.mark.parametrize("flow", [transforms.Planar(2), transforms.Sylvester(2, count_transforms=1)])
+@pytest.mark.parametrize("ask", [pv.check_pair, lambda pair, x: pv.fit(pair, x, epochs=1, progress=False)])
+def test_a_flow_without_an_inverse_is_named(flow: Any, ask: Callable[[Any, Tensor], Any]) -> None:
+    def guide(x: Tensor) -> None:
+        pyro.module("flow", flow)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.TransformedDistribution(normal(2).expand([len(x)]), [flow]))
+
+    with pytest.raises(pv.PairError, match="'z' has no log-density at values other .* no inverse .*(Planar|Sylvester)"):
+        ask(pv.Pair(good_model, guide), X)
 
 
 def test_what_can_only_be_run_one_particle_at_a_time_can_be_fitted_and_is_told() -> None:

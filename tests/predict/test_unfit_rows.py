@@ -187,10 +187,25 @@ def test_a_density_that_overflows_is_told_and_no_answer() -> None:
     data = whole_rows(row)
     fitted = unfitted(row.build(), data)
     data["c"][BAD] = 1e30
-    with pytest.raises(
-        pv.NotFiniteError, match=f"of 1 rows is undefined, the first is row {BAD}: .*overflow there in float32"
-    ):
-        pv.log_likelihood(fitted, data, 3, proposal="guide", seed=0)
+    told = f"of row {BAD} is undefined: .* means are over the other rows, {len(data['x']) - 1} of {len(data['x'])}"
+    with pytest.warns(UserWarning, match=told):
+        found = pv.log_likelihood(fitted, data, 3, proposal="guide", seed=0)
+    others = torch.arange(len(found)) != BAD
+    assert found.isnan().tolist() == (~others).tolist()
+    with pytest.warns(UserWarning, match=told):
+        every = pv.importance(fitted, data, 3, proposal="guide", seed=0)
+    for column in (every.log_likelihood, every.standard_error, every.elbo, every.ess):
+        assert column.isnan().tolist() == (~others).tolist()
+    summary = every.summary()
+    assert summary["undefined_rows"] == 1
+    assert summary["log_likelihood"] == pytest.approx(found[others].mean().item())
+    assert summary["elbo"] == pytest.approx(every.elbo[others].mean().item())
+    strange = pv.anomaly_score(fitted, data, num_samples=3, proposal="guide", seed=0)
+    assert strange.ranks[BAD] == 1 and strange.score[BAD] == torch.inf
+    torch.testing.assert_close(strange.score[others], -found[others])
+    both = {"reference": data, "num_samples": 3, "proposal": "guide", "seed": 0}
+    typical = pv.anomaly_score(fitted, data, "typicality", **both).score
+    assert typical.isinf().tolist() == (~others).tolist()
 
 
 @pytest.mark.parametrize("number", [2.5, "3", None, True, 0, -1])

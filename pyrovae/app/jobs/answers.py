@@ -9,12 +9,14 @@ from typing import Any
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from pyrovae.app.jobs.batch import batch_of, table_of
 from pyrovae.app.jobs.blocks import begun, rows_at_once
 from pyrovae.app.jobs.frames import Block
 from pyrovae.app.run import Run
 from pyrovae.app.scores import EVALUATION_SEED, estimate
+from pyrovae.criticism.importance import tell_undefined
 from pyrovae.predict.encode import encode
 
 
@@ -57,7 +59,7 @@ def evaluate_table(
 ) -> dict[str, float]:
     """Write log p(x), its error and diagnostics of all rows of a table, as .csv or .parquet; their means and standard errors.
 
-    Each block has random numbers of its own.
+    A row whose density is undefined has none, and a warning tells of it. Each block has random numbers of its own.
 
     Args:
         num_samples: draws per row.
@@ -81,18 +83,23 @@ def evaluate_table(
     table = table_of(run, source, rows or rows_at_once(run, num_samples))
     asked: dict[str, Any] = {"asked": "evaluate", "num_samples": num_samples, "proposal": proposal, **table.identity}
     sums = {"log_likelihood": torch.zeros(3, dtype=torch.float64), "elbo": torch.zeros(3, dtype=torch.float64)}
+    undefined: list[Tensor] = []
     with begun(run, asked, table.path, to, force=force, say=say) as job:
         job.answer(table.blocks(), scores)
         for part in job.parts():
             for name, total in sums.items():
                 values = torch.from_numpy(part[name].to_numpy(dtype="float64", copy=True))
+                if name == "log_likelihood":
+                    undefined.append(values.isnan())
+                values = values[~values.isnan()]
                 total += torch.stack([torch.tensor(float(len(values))), values.sum(), values.square().sum()])
         job.join()
         told = {"rows": float(job.rows)}
+    tell_undefined(torch.where(torch.cat(undefined), torch.nan, 0.0))
     for name, (count, total, squares) in ((name, values.tolist()) for name, values in sums.items()):
-        mean = total / count
-        variance = max(0.0, squares / count - mean**2) * count / max(1.0, count - 1)
-        told |= {name: mean, f"{name}_se": (variance / count) ** 0.5}
+        mean = total / count if count else float("nan")
+        variance = max(0.0, squares / max(1.0, count) - mean**2) * count / max(1.0, count - 1)
+        told |= {name: mean, f"{name}_se": (variance / max(1.0, count)) ** 0.5}
     return told
 
 

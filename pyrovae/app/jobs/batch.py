@@ -47,8 +47,7 @@ def _read_back(name: Any) -> bool:
 
 def label_name(run: Run) -> str:
     """The name of the column of labels in a table that a run is asked about."""
-    said = run.dataset.source.get("label")
-    return said if said is not None and said != "last" and not said.isdecimal() else "label"
+    return run.dataset.source.get("label") or "label"
 
 
 def class_numbers(cells: pd.Series, classes: Sequence[Any]) -> tuple[Tensor, dict[int, str]]:

@@ -148,8 +148,16 @@ def find_outliers(
             ranking.add(kept["score"].to_numpy(), kept["p_value"].to_numpy())
         strangest = np.sort(ranking.first)
         say(f"which columns are strange in {len(strangest)} of {job.rows} rows")
-        explained = _strange_columns(run, _rows_of(parts(), strangest), ordinary, num_samples, proposal, seed)
+        explained: tuple[Array, Array] | None = (np.empty((0, 0), dtype=np.int64), np.empty((0, 0)))
+        judged = take_rows(ordinary, usual.score.isfinite().nonzero().flatten())
+        if len(strangest) and len(
+            judged["x"]
+        ):  # a row whose density is 0 or overflows has none given its other columns
+            explained = _strange_columns(run, _rows_of(parts(), strangest), judged, num_samples, proposal, seed)
+        else:
+            strangest = strangest[:0]
         called: list[int] = []
+        infinite: list[int] = []
         worst: list[pd.DataFrame] = []
 
         def lines() -> Iterator[pd.DataFrame]:
@@ -158,12 +166,18 @@ def find_outliers(
                 table = _table(run, kept, ranking, rate, start, strangest, explained)
                 start += len(table)
                 called.append(int(table["outlier"].sum()))
+                infinite.append(int(np.isinf(table["score"]).sum()))
                 if len(strange := table[table["rank"] <= MOST_SHOWN]):
                     worst.append(strange)
                 yield table
 
         job.join(lines(), float_format="%.6g", na_rep="")
     notes = _notes(len(usual.score), job.rows, rate, explained is None)
+    if some := sum(infinite):
+        notes.append(
+            f"The score of {some} of {job.rows} rows is infinite, since their density is 0 or overflows: they are stranger "
+            "than all others."
+        )
     return Outliers(job.rows, sum(called), pd.concat(worst).sort_values("rank"), rate, tuple(notes))
 
 

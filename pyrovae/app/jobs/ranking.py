@@ -16,7 +16,7 @@ class Ranking:
     Args:
         num_rows: N.
         calibration: n, the number of ordinary rows with which p-values compare, so that they are multiples of 1 / (n + 1).
-        num_first: how many of the strangest rows are remembered.
+        num_first: how many of the strangest rows are remembered, of those with a finite score.
     """
 
     def __init__(self, num_rows: int, calibration: int, num_first: int) -> None:
@@ -32,6 +32,7 @@ class Ranking:
         self.scores[self.seen : end] = scores
         self.counts += np.bincount(self._steps(p_values), minlength=len(self.counts))
         rows = np.concatenate([self.first, np.arange(self.seen, end)])
+        rows = rows[np.isfinite(self.scores[rows])]
         self.first = rows[np.argsort(-self.scores[rows], kind="stable")][: self.num_first]
         self.seen = end
         if end == len(self.scores):
