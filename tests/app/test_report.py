@@ -91,8 +91,15 @@ def test_a_picture_of_several_axes_is_one_picture_of_the_page() -> None:
     assert content.startswith(b"\x89PNG") and shown.startswith('<img alt="reconstructions"')
 
 
+@pytest.mark.parametrize("labels", [None, [0, 1, 1]])
+def test_a_map_of_codes_is_read_by_whether_it_has_labels(labels: list[int] | None) -> None:
+    axes = plots.latent(torch.eye(3), labels)
+    assert ("Where colours part" in pages.caption("latent", axes)) is (labels is not None)
+
+
 def test_every_picture_has_a_sentence_on_how_to_read_it() -> None:
-    assert sorted(pages.CAPTIONS) == sorted(name for _, names in pages.GROUPS.values() for name in names)
+    names = {name for _, group in pages.GROUPS.values() for name in group}
+    assert set(pages.CAPTIONS) == names | {"columns", "labelled"}  # of a table, and of rows with labels
 
 
 @pytest.mark.slow
