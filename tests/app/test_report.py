@@ -91,6 +91,11 @@ def test_a_picture_of_several_axes_is_one_picture_of_the_page() -> None:
     assert content.startswith(b"\x89PNG") and shown.startswith('<img alt="reconstructions"')
 
 
+def test_a_large_picture_can_be_moved_on_a_telephone() -> None:
+    narrow, wide = (html.picture(plots.images(torch.rand(n, 16), (4, 4), columns=n), "x") for n in (3, 30))
+    assert narrow.startswith("<img ") and wide.startswith('<div class="wide"><img class="large" ')
+
+
 @pytest.mark.parametrize("labels", [None, [0, 1, 1]])
 def test_a_map_of_codes_is_read_by_whether_it_has_labels(labels: list[int] | None) -> None:
     axes = plots.latent(torch.eye(3), labels)

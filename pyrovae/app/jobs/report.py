@@ -60,7 +60,7 @@ def report_on(
         results = evaluate(run, num_samples, proposal=proposal)[0]
     say("pictures")
     made = pictures_of(run) | neighbour_maps(run)
-    made |= _reliability(run, num_samples)
+    made |= reliabilities(run, num_samples)
     checked = check_run(run, num_rows=num_rows, num_samples=num_samples, proposal=proposal, seed=seed, say=say)
     epochs = len(run.fitted.history)
     about = [f"{describe(run.dataset, run.options, run.rows)}.", f"{epochs} epoch{'s' if epochs > 1 else ''}."]
@@ -92,7 +92,7 @@ def write_page(report: RunReport, path: Path) -> Path:
     return path
 
 
-def _reliability(run: Run, num_samples: int) -> dict[str, Any]:
+def reliabilities(run: Run, num_samples: int) -> dict[str, Any]:
     """Reliability diagrams of the joint model's classes on labelled test rows, one for each column of labels that it infers."""
     rows = run.rows
     asked: dict[str, tuple[str, Tensor | None]] = {}

@@ -62,7 +62,7 @@ def summary(report: Report) -> str:
         f'<tr><td>{_mark(f)}</td><td><a href="#f{i}">{html.escape(f.name)}</a></td><td>{html.escape(f.says)}</td></tr>'
         for i, f in enumerate(report.findings)
     )
-    return f'<p>{_counts(report)}</p><div class="wide"><table><tbody>{rows}</tbody></table></div>'
+    return f'<p>{_counts(report)}</p><div class="wide"><table class="summary"><tbody>{rows}</tbody></table></div>'
 
 
 def answers(report: Report) -> str:
