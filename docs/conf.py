@@ -37,6 +37,7 @@ myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "cache"
 nb_execution_timeout = 240
+nb_execution_in_temp = True  # what a notebook writes is not in the checkout, nor there when it runs again
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_merge_streams = True

@@ -15,6 +15,7 @@ from torch import Tensor
 from pyrovae.criticism.coordinates import is_delta
 from pyrovae.criticism.importance import Importance, silently, tell_undefined
 from pyrovae.criticism.posterior import posterior
+from pyrovae.criticism.statistics import Columns
 from pyrovae.errors import PairError
 from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
 from pyrovae.fitted.runs import drawn_terms, particles_at_once
@@ -61,6 +62,7 @@ class Evidence:
         samples: draws per row for log p(x).
         proposal: of these draws, "refined" or "guide".
         image_shape: the shape of a row that is an image, where its event does not say so.
+        columns: the names of the columns of rows, each with those of its classes, or None.
         seed: of all that is random.
     """
 
@@ -74,10 +76,11 @@ class Evidence:
         samples: int,
         proposal: str,
         image_shape: tuple[int, ...] | None,
+        columns: Columns | None = None,
         seed: int,
     ) -> None:
         self.fitted, self.samples, self.proposal, self.seed = fitted, samples, proposal, seed
-        self.image_shape = image_shape
+        self.image_shape, self.columns = image_shape, columns
         self.held_out = fitted.batch(data)
         self.numbers = _some(num_rows(self.held_out), rows, seed)
         self.rows = take_rows(self.held_out, self.numbers)

@@ -43,7 +43,9 @@ def predictive_checks(evidence: Evidence) -> list[Finding]:
         shape = site.event_shape if len(site.event_shape) > 1 else evidence.image_shape
         shape = shape if shape is not None and math.prod(shape) == seen.shape[1] and len(shape) > 1 else None
         suffix = f" of {site.name}" if len(sites) > 1 else ""
-        for statistic in statistics_for(seen, labels, shape):
+        columns = evidence.columns
+        named = columns if columns is not None and len(columns) == seen.shape[1] else None
+        for statistic in statistics_for(seen, labels, shape, named):
             replicates = torch.stack([statistic.of(rows) for rows in drawn])
             step = torch.maximum(statistic.step(seen), statistic.step(drawn[0]))
             found.append(compared(statistic, seen, replicates, step, suffix))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from pyrovae.criticism.predictive import predictive_checks
 from pyrovae.criticism.proposals import check_proposal
 from pyrovae.criticism.sbc import joint_coverage, simulation_based_calibration, symmetry
 from pyrovae.criticism.units import active_units, rate_and_distortion
-from pyrovae.errors import DataError, OptionError, PyrovaeError
+from pyrovae.errors import DataError, OptionError, PyrovaeError, ShapeError
 from pyrovae.fitted.fitted import Fit
 
 Question = Callable[[Evidence], list[Finding]]
@@ -113,6 +113,7 @@ def criticise(
     num_samples: int = 1000,
     proposal: str = "refined",
     image_shape: tuple[int, ...] | None = None,
+    columns: Sequence[str] | Mapping[str, Sequence[Any]] | None = None,
     only: Collection[str] | None = None,
     also: Mapping[str, Question] | None = None,
     seed: int = 0,
@@ -139,6 +140,8 @@ def criticise(
         num_samples: The number K of draws for each row.
         proposal: "refined", "laplace" or "guide", as for `pv.importance`.
         image_shape: `(H, W)` or `(C, H, W)` where rows are flattened images.
+        columns: The names of the columns of a table, by which the findings call them. A mapping gives the names of the
+            classes of each, too, in the order of their numbers, and an empty tuple for a column of numbers.
         only: The names of questions, to ask these alone: log_likelihood, importance_bounds, annealed, inference_gap,
             overfitting, copies, predictive_checks, predictive_intervals, rate_and_distortion, active_units,
             aggregate_posterior, simulation_based_calibration, symmetry, joint_coverage.
@@ -153,6 +156,7 @@ def criticise(
 
     Raises:
         OptionError: `num_rows` is less than 2, `num_samples` less than 1, or a question or proposal is unknown.
+        ShapeError: No part of the rows has as many columns as have names.
         DataError: There are fewer than two rows, or they have another shape or dtype than those of the fit.
 
     References:
@@ -177,9 +181,11 @@ def criticise(
     if unknown := [name for name in only or () if name not in QUESTIONS]:
         raise OptionError(f"only= names questions: {', '.join(QUESTIONS)}; got {', '.join(map(repr, unknown))}.")
     how: dict[str, Any] = {"samples": num_samples, "proposal": proposal, "image_shape": image_shape, "seed": seed}
+    how["columns"] = None if columns is None else tuple((str(name), _classes(columns, name)) for name in columns)
     evidence = Evidence(fitted, data, train, rows=num_rows, **how)
     if len(evidence.numbers) < 2:
         raise DataError("A report needs at least two rows held out, better some hundreds, got one.")
+    _check_columns(columns, evidence)
     found, seconds = [], {}
     asked = [(name, *QUESTIONS[name]) for name in QUESTIONS if only is None or name in only]
     asked += [(name, PARTS[0], ask) for name, ask in (also or {}).items()]
@@ -203,6 +209,19 @@ def criticise(
         "seconds": seconds,
     }
     return Report(tuple(judged(found)), about)
+
+
+def _classes(columns: Sequence[str] | Mapping[str, Sequence[Any]], name: str) -> Sequence[Any]:
+    return columns[name] if isinstance(columns, Mapping) else ()
+
+
+def _check_columns(columns: Sequence[str] | Mapping[str, Sequence[Any]] | None, evidence: Evidence) -> None:
+    """ShapeError unless some argument has as many columns as have names."""
+    widths = sorted({int(values[0].numel()) for values in evidence.rows.values()})
+    if columns is not None and len(columns) not in widths:
+        raise ShapeError(
+            f"columns= names {len(columns)} columns, and rows have {' or '.join(map(str, widths))}. Name all of them, in order."
+        )
 
 
 def as_text(report: Report) -> str:

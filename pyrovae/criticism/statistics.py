@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+
+Columns = tuple[tuple[str, Sequence[Any]], ...]  # the name of each column, and those of its classes, of numbers ()
 
 MOST_COLUMNS = 40  # whose correlations are looked at, those that vary most
 MOST_VALUES = 20  # that a column of classes may have
@@ -90,21 +93,25 @@ def _among(function: Callable[[Tensor], Tensor], columns: Tensor) -> Callable[[T
     return lambda rows: function(rows[:, columns])
 
 
-def statistics_for(x: Tensor, labels: list[bool], image_shape: tuple[int, ...] | None) -> list[Statistic]:
+def statistics_for(
+    x: Tensor, labels: list[bool], image_shape: tuple[int, ...] | None, columns: Columns | None = None
+) -> list[Statistic]:
     """The statistics that fit rows `(N, D)`, by what values they have.
 
     Args:
         x: Rows; NaN is missing.
         labels: Which columns hold classes, whose numbers have no mean.
         image_shape: The shape of a row that is an image, `(H, W)` or `(C, H, W)`.
+        columns: The names of the columns, each with those of its classes.
     """
     classes, numbers = torch.tensor(labels), ~torch.tensor(labels)
-    found = [_frequencies(x, classes)] if bool(classes.any()) else []
+    if columns is None:
+        columns = tuple((f"column {i}", ()) for i in range(x.shape[1]))
+    found = [_frequencies(x, classes, columns)] if bool(classes.any()) else []
     if not bool(numbers.any()):
         return found
     seen = x[:, numbers]
-    where = numbers.nonzero().squeeze(1).tolist()
-    names = tuple(f"column {i}" for i in where)
+    names = tuple(columns[i][0] for i in numbers.nonzero().squeeze(1).tolist())
     some = seen[~torch.isnan(seen)]
     binary = bool(((some == 0) | (some == 1)).all())
     counts = not binary and bool(((some >= 0) & (some == some.round())).all())
@@ -117,9 +124,9 @@ def statistics_for(x: Tensor, labels: list[bool], image_shape: tuple[int, ...] |
     elif not binary:
         ends = tuple(f"{end} percent of {name}" for end in ("lowest", "highest") for name in names)
         made.append(Statistic("extremes of columns", extremes, _spread_twice, _range_twice, ends))
-    if len(where) > 1:
+    if len(names) > 1:
         what = ("mean of the totals of rows", "their standard deviation")
-        made.append(_correlations(seen, where))
+        made.append(_correlations(seen, names))
         made.append(
             Statistic(
                 "library size" if counts and image_shape is None else "row totals",
@@ -135,12 +142,12 @@ def statistics_for(x: Tensor, labels: list[bool], image_shape: tuple[int, ...] |
     return found
 
 
-def _correlations(seen: Tensor, where: Sequence[int]) -> Statistic:
+def _correlations(seen: Tensor, names: Sequence[str]) -> Statistic:
     """The correlations of the columns that vary most."""
     best = spreads(seen).argsort(descending=True)[:MOST_COLUMNS].sort().values
     pairs = torch.triu_indices(len(best), len(best), 1)
-    names = [where[i] for i in best.tolist()]
-    labels = tuple(f"columns {names[i]} and {names[j]}" for i, j in pairs.T.tolist())
+    among = [names[i] for i in best.tolist()]
+    labels = tuple(f"{among[i]} and {among[j]}" for i, j in pairs.T.tolist())
 
     def of(rows: Tensor) -> Tensor:
         return correlation(rows[:, best])[pairs[0], pairs[1]]
@@ -204,19 +211,24 @@ def roughness(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return torch.stack([image.diff(dim=dim).abs().nanmean() for dim in (-2, -1)])
 
 
-def _frequencies(x: Tensor, classes: Tensor) -> Statistic:
+def _frequencies(x: Tensor, classes: Tensor, columns: Columns) -> Statistic:
     """The shares of the classes of each column."""
-    columns = classes.nonzero().squeeze(1).tolist()
-    pairs = [(c, v) for c in columns for v in x[:, c][~x[:, c].isnan()].unique()[:MOST_VALUES].tolist()]
+    where = classes.nonzero().squeeze(1).tolist()
+    pairs = [(c, v) for c in where for v in x[:, c][~x[:, c].isnan()].unique()[:MOST_VALUES].tolist()]
 
     def shares(rows: Tensor) -> Tensor:
         found = [torch.where(rows[:, c].isnan(), rows[:, c], (rows[:, c] == v).to(rows)).nanmean() for c, v in pairs]
         return torch.stack(found).nan_to_num(0.0)
 
-    labels = tuple(f"class {v:g} of column {c}" for c, v in pairs)
+    labels = tuple(_class_name(v, *columns[c]) for c, v in pairs)
     return Statistic(
         "shares of classes", shares, _ones, lambda rows: rows.new_full((len(pairs),), 1 / len(rows)), labels
     )
+
+
+def _class_name(value: float, column: str, classes: Sequence[Any]) -> str:
+    named = value.is_integer() and 0 <= value < len(classes)
+    return f"{column} = {classes[int(value)]}" if named else f"class {value:g} of {column}"
 
 
 def _ones(x: Tensor) -> Tensor:

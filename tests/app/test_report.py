@@ -1,12 +1,14 @@
 """`pyrovae report`: one page with everything that is known of a run."""
 
 import base64
+import io
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from support.command import Command
 from support.pages import whole_page
 
@@ -91,8 +93,26 @@ def test_a_picture_of_several_axes_is_one_picture_of_the_page() -> None:
     assert content.startswith(b"\x89PNG") and shown.startswith('<img alt="reconstructions"')
 
 
+def png(width: int) -> bytes:
+    with io.BytesIO() as file:
+        Image.new("1", (width, 2)).save(file, "PNG")
+        return file.getvalue()
+
+
+def test_a_large_picture_can_be_moved_on_a_telephone() -> None:
+    narrow, wide = (html.picture_of(png(width), "x") for width in (html.LARGE, html.LARGE + 1))
+    assert narrow.startswith("<img ") and wide.startswith('<div class="wide"><img class="large" ')
+
+
+@pytest.mark.parametrize("labels", [None, [0, 1, 1]])
+def test_a_map_of_codes_is_read_by_whether_it_has_labels(labels: list[int] | None) -> None:
+    axes = plots.latent(torch.eye(3), labels)
+    assert ("Where colours part" in pages.caption("latent", axes)) is (labels is not None)
+
+
 def test_every_picture_has_a_sentence_on_how_to_read_it() -> None:
-    assert sorted(pages.CAPTIONS) == sorted(name for _, names in pages.GROUPS.values() for name in names)
+    names = {name for _, group in pages.GROUPS.values() for name in group}
+    assert set(pages.CAPTIONS) == names | {"columns", "labelled"}  # of a table, and of rows with labels
 
 
 @pytest.mark.slow

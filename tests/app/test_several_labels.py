@@ -18,6 +18,7 @@ from pyrovae.app.jobs.answers import numbered
 from pyrovae.app.jobs.batch import class_numbers
 from pyrovae.app.jobs.classify import label_columns
 from pyrovae.app.jobs.frames import Block
+from pyrovae.app.jobs.report import reliabilities
 from pyrovae.app.models import MODELS
 from pyrovae.app.options import Options
 from pyrovae.app.run import Run, open_run
@@ -92,6 +93,10 @@ def test_every_question_to_a_run_with_several_columns_of_labels(pyrovae: Command
     code, _, err = pyrovae("generate", "run", "-n", 5, "--class", words, "--seed", 3, "--out", "one.csv")
     assert code == 0, err
     run, ones = open_run(Path("run")), torch.ones(5, dtype=torch.int64)
+    made = reliabilities(run, 20)  # of the report
+    assert {name: axes.get_title("left") for name, axes in made.items()} == {
+        f"reliability of {name}": f"reliability of {name}" for name in ("species", "sex")
+    }
     drawn = pv.generate(run.fitted, 5, given={"y1": ones, "y2": ones}, seed=3)
     assert run.rows.schema is not None
     wanted = run.rows.schema.decode(run.rows.restore(drawn)).assign(species="chinstrap", sex=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -43,6 +44,34 @@ def test_statistics_fit_the_values() -> None:
     assert "shares of classes" in named(mixed, [False, False, True])
     assert named(mixed, [False, False, True])["column means"].labels == ("column 0", "column 1")
     assert named(mixed[:, 2:], [True]).keys() == {"shares of classes"}
+
+
+def test_columns_and_classes_are_called_by_their_names() -> None:
+    """As they are numbered where the classes of a column have no names, or not enough of them."""
+    x = torch.tensor([[0.5, 0.0, 1.0, 2.0], [1.5, 1.0, 0.0, 0.0], [4.0, 1.0, 2.0, 1.0]], dtype=torch.float64)
+    columns = (("length", ()), ("colour", ("red", "blue")), ("kind", ("rose", "tulip")), ("size", ()))
+    found = {one.name: one for one in statistics_for(x, [False, True, True, False], None, columns)}
+    assert found["column means"].labels == ("length", "size")
+    assert found["correlations"].labels == ("length and size",)
+    assert found["shares of classes"].labels == (
+        "colour = red",
+        "colour = blue",
+        "kind = rose",
+        "kind = tulip",
+        "class 2 of kind",
+    )
+
+
+@pytest.mark.parametrize("columns", [("a", "b"), {"a": (), "b": ("no", "yes")}])
+def test_a_report_knows_the_names_of_columns(columns: Any) -> None:
+    pair = pv.VAE(pv.priors.StandardNormal(1), pv.mlp(1, fam.Normal(2), hidden=()), pv.mlp(2, fam.Normal(1), hidden=()))
+    x = torch.randn(30, 2) + torch.tensor([9.0, 0.0])
+    fitted = pv.fit(pair, x, epochs=1, engine="eager", progress=False)
+    quick: Any = {"only": ("predictive_checks",), "num_samples": 2, "proposal": "guide"}
+    report = pv.criticise(fitted, x, columns=columns, **quick)
+    assert "(a and b)" in report["correlations"].says
+    with pytest.raises(pv.ShapeError, match="names 3 columns, and rows have 2"):
+        pv.criticise(fitted, x, columns=("a", "b", "c"), **quick)
 
 
 def test_statistics_are_what_they_are_called() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pyrovae._files import write_file
 from pyrovae.app.pages.check import save_page
@@ -45,10 +46,18 @@ def check_run(
         num_samples=num_samples,
         proposal=proposal,
         image_shape=rows.image_shape,
+        columns=_columns_of(run),
         also={"other_densities": lambda evidence: other_densities(run, evidence)},
         seed=seed,
         say=say,
     )
+
+
+def _columns_of(run: Run) -> Sequence[str] | Mapping[str, Sequence[Any]] | None:
+    """The names of a table's columns and of their classes, as far as the run knows them."""
+    if run.rows.schema is not None:
+        return {column.name: column.categories for column in run.rows.schema.modelled}
+    return run.rows.columns if len(run.rows.columns or ()) == run.rows.test[0].numel() else None
 
 
 def other_densities(run: Run, evidence: Evidence) -> list[Finding]:

@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from pyrovae import plots
 from pyrovae._files import write_file
 from pyrovae.app.comparisons import compare, measure_of
 from pyrovae.app.jobs.check import check_run
 from pyrovae.app.pages.report import RunReport, page
-from pyrovae.app.pictures import neighbour_maps, pictures_of
+from pyrovae.app.pictures import neighbour_maps, pictures_of, titled
 from pyrovae.app.results import Shown, comparison_tables, remarks_on_comparison, remarks_on_results, results_table
 from pyrovae.app.run import Run, describe
 from pyrovae.app.scores import EVALUATION_SEED, evaluate, simulated_rows
@@ -58,8 +60,7 @@ def report_on(
         results = evaluate(run, num_samples, proposal=proposal)[0]
     say("pictures")
     made = pictures_of(run) | neighbour_maps(run)
-    if (reliability := _reliability(run, num_samples)) is not None:
-        made["reliability"] = reliability
+    made |= reliabilities(run, num_samples)
     checked = check_run(run, num_rows=num_rows, num_samples=num_samples, proposal=proposal, seed=seed, say=say)
     epochs = len(run.fitted.history)
     about = [f"{describe(run.dataset, run.options, run.rows)}.", f"{epochs} epoch{'s' if epochs > 1 else ''}."]
@@ -67,6 +68,7 @@ def report_on(
         about.append(f"The fit stopped early: {run.fitted.stopped}.")
     if simulated := simulated_rows(run):
         about.append(simulated)
+    about += [f"{one.argument} is {one.name}: {', '.join(map(str, one.classes))}." for one in run.rows.several]
     chosen = {name: value for name, value in run.options.to_json("fit").items() if value is not None}
     return RunReport(
         title=f"{run.dataset.name}: {run.options.model}",
@@ -90,13 +92,23 @@ def write_page(report: RunReport, path: Path) -> Path:
     return path
 
 
-def _reliability(run: Run, num_samples: int) -> Any:
-    """The reliability diagram of the joint model's classes on labelled test rows; None for a model without classes."""
-    truth = run.rows.codes["test"]
-    if run.model.labels != "y" or truth is None or not bool((truth >= 0).any()):
-        return None
-    known = (truth >= 0).nonzero().squeeze(1)[:MOST_CLASSIFIED]
-    draws = min(num_samples, 100)
-    found = classify(run.fitted, {"x": run.rows.test[known]}, site="y", num_samples=draws, seed=EVALUATION_SEED)
-    curve = calibration.reliability(found.joint, truth[known].cpu())
-    return plots.reliability(curve.confidence, curve.accuracy, curve.counts)
+def reliabilities(run: Run, num_samples: int) -> dict[str, Any]:
+    """Reliability diagrams of the joint model's classes on labelled test rows, one for each column of labels that it infers."""
+    rows = run.rows
+    asked: dict[str, tuple[str, Tensor | None]] = {}
+    if rows.several:
+        asked = {f"reliability of {one.name}": (one.argument, one.codes["test"]) for one in rows.several}
+    elif run.model.labels == "y":
+        asked = {"reliability": ("y", rows.codes["test"])}
+    made = {}
+    for name, (site, truth) in asked.items():
+        if truth is None or not bool((truth >= 0).any()):
+            continue
+        known = (truth >= 0).nonzero().squeeze(1)[:MOST_CLASSIFIED]
+        draws = min(num_samples, 100)
+        found = classify(run.fitted, {"x": rows.test[known]}, site=site, num_samples=draws, seed=EVALUATION_SEED)
+        curve = calibration.reliability(found.joint, truth[known].cpu())
+        made[name] = plots.reliability(curve.confidence, curve.accuracy, curve.counts)
+        if name != "reliability":
+            titled(made[name], name)
+    return made

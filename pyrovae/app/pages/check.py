@@ -9,7 +9,7 @@ from typing import Any
 
 from pyrovae._files import write_file
 from pyrovae._version import __version__
-from pyrovae.app.pages.html import document, paragraph, picture
+from pyrovae.app.pages.html import document, figure, paragraph, picture
 from pyrovae.criticism.findings import BAD, LOOK, NONE, OK, Finding
 from pyrovae.criticism.report import Report
 from pyrovae.criticism.units import INACTIVE
@@ -22,6 +22,11 @@ PARTS = {
     "latent variables": "What do the latent variables say?",
     "guide": "Is the guide the posterior of its model?",
 }
+
+SCORES = (
+    "A point is one number, such as the mean of one column. The grey band has those of which the data are like another draw of "
+    "the model; points to the right are larger in the data than in the model."
+)
 
 
 def save_page(report: Report, path: str | Path, title: str = "Is this fit any good?") -> Path:
@@ -57,7 +62,7 @@ def summary(report: Report) -> str:
         f'<tr><td>{_mark(f)}</td><td><a href="#f{i}">{html.escape(f.name)}</a></td><td>{html.escape(f.says)}</td></tr>'
         for i, f in enumerate(report.findings)
     )
-    return f'<p>{_counts(report)}</p><div class="wide"><table><tbody>{rows}</tbody></table></div>'
+    return f'<p>{_counts(report)}</p><div class="wide"><table class="summary"><tbody>{rows}</tbody></table></div>'
 
 
 def answers(report: Report) -> str:
@@ -72,7 +77,7 @@ def _section(report: Report, part: str) -> str:
         return ""
     articles = "".join(_article(i, f) for i, f in found)
     shared = (
-        picture(pictures.scores(z), "posterior predictive checks")
+        figure(picture(pictures.scores(z), "posterior predictive checks"), SCORES)
         if (z := _scores(report)) and part == "predictions"
         else ""
     )
@@ -83,7 +88,9 @@ def _article(number: int, found: Finding) -> str:
     p = "" if found.adjusted is None else f" p = {found.adjusted:.2g} after correction for all tests of the report."
     good = f'<p class="good">Good: {html.escape(found.good)}.{p}</p>' if found.good else ""
     advice = f'<p class="advice">{html.escape(found.advice)}</p>' if found.advice else ""
-    drawn = "".join(picture(axes, f"{found.name}: {axes.get_title(loc='left')}") for axes in _pictures(found))
+    drawn = "".join(
+        figure(picture(axes, f"{found.name}: {axes.get_title(loc='left')}"), how) for axes, how in _pictures(found)
+    )
     return (
         f'<article id="f{number}"><h3>{_mark(found)} {html.escape(found.name)}</h3>'
         f"<p>{html.escape(found.says)}.</p>{good}{advice}{_worst(found)}{drawn}</article>"
@@ -105,29 +112,58 @@ def _scores(report: Report) -> dict[str, Any]:
     return {f.name: f.curves["z"] for f in report.findings if "z" in f.curves}
 
 
-def _pictures(found: Finding) -> Iterator[Any]:
-    """The axes of the pictures of a finding, by the numbers that it holds."""
+def _pictures(found: Finding) -> Iterator[tuple[Any, str]]:
+    """The axes of the pictures of a finding, by the numbers that it holds, each with a sentence on how to read it."""
     curves = found.curves
     if "particles" in curves:
-        yield pictures.rising_bounds(curves["particles"], curves["bound"], curves["log_likelihood"])
+        bounds = pictures.rising_bounds(curves["particles"], curves["bound"], curves["log_likelihood"])
+        yield (
+            bounds,
+            "The bound rises to log p(x) as draws are added. If it is far below at the right end, the guide is poor.",
+        )
     if "k_hat" in curves:
-        yield pictures.distributions({"k-hat": curves["k_hat"]}, "k-hat", found.values["k_hat_threshold"])
+        yield (
+            pictures.distributions({"k-hat": curves["k_hat"]}, "k-hat", found.values["k_hat_threshold"]),
+            "Of rows to the right of the line log p(x) is not to be trusted: few draws carry nearly all of the weight.",
+        )
     if "gap" in curves:
-        yield pictures.distributions({"gap": curves["gap"]}, "log p(x) - ELBO, nats")
+        yield (
+            pictures.distributions({"gap": curves["gap"]}, "log p(x) - ELBO, nats"),
+            "How much of log p(x) the guide loses, row by row. A long tail to the right: it fits some rows badly.",
+        )
     if "training" in curves:
         both = {"training rows": curves["training"], "rows held out": curves["held_out"]}
-        yield pictures.distributions(both, "log p(x), nats")
+        yield (
+            pictures.distributions(both, "log p(x), nats"),
+            "Both should lie on one another. Rows held out that lie further left are less probable than those of the fit.",
+        )
     if "to_training" in curves:
         both = {"rows held out": curves["to_training"], "training rows": curves["within_training"]}
-        yield pictures.distributions(both, "distance to the nearest other training row")
+        yield (
+            pictures.distributions(both, "distance to the nearest other training row"),
+            "Both should lie on one another. A bar at 0 is of rows that stand twice in the data.",
+        )
     if "histogram" in curves:
-        yield pictures.transforms(curves["histogram"])
+        yield (
+            pictures.transforms(curves["histogram"]),
+            "Flat: predictions are as sure as they should be. High at both ends: too sure; high in the middle: too cautious.",
+        )
     if "idle" in curves and len(curves["share"]) > 1:
-        yield pictures.units(curves["share"], curves["kl"], found.name.rpartition(" ")[2], INACTIVE)
+        yield (
+            pictures.units(curves["share"], curves["kl"], found.name.rpartition(" ")[2], INACTIVE),
+            "What each latent dimension says of a row, the busiest first; those in another colour say nothing.",
+        )
     if "prior" in curves:
-        yield pictures.two_clouds(curves["codes"], curves["prior"])
+        yield (
+            pictures.two_clouds(curves["codes"], curves["prior"]),
+            "Both clouds should lie on one another. Where only the prior is, new rows are drawn from codes that no row has.",
+        )
     if "at" in curves:
-        yield pictures.departures(curves["at"], curves["low"], curves["high"], curves["units"])
+        yield (
+            pictures.departures(curves["at"], curves["low"], curves["high"], curves["units"]),
+            "Curves in the grey band: the guide is as good as the posterior. A wave that is first high and then low: it is "
+            "too narrow; first low and then high: too wide; an arch to one side: it is displaced.",
+        )
 
 
 def _mark(found: Finding) -> str:

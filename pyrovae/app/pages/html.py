@@ -21,6 +21,10 @@ article p { margin: .2rem 0; } img { max-width: 100%; display: block; margin: .4
 .ok { background: #009e73; } .look { background: #b37400; } .bad { background: #c0392b; } .none { background: #888; }
 .good, footer, figcaption { color: #666; font-size: .9rem; } .advice { border-left: 3px solid #b37400; padding-left: .6rem; }
 figure { margin: 1rem 0; } pre { overflow-x: auto; background: #f6f6f6; padding: .6rem; font-size: .85rem; }
+@media (max-width: 36rem) {
+  .large { max-width: none; width: 36rem; }
+  .summary td { display: inline-block; } .summary td:last-child { display: block; }
+}
 nav a { margin-right: .8rem; } .number { text-align: right; font-variant-numeric: tabular-nums; } caption { text-align: left; }
 """
 
@@ -43,8 +47,14 @@ def picture(axes: Any, text: str) -> str:
     return picture_of(png_of(axes, 110), text)
 
 
+LARGE = 720  # pixels, from which on a picture keeps its size on a telephone, and is moved under the finger
+
+
 def picture_of(png: bytes, text: str) -> str:
-    return f'<img alt="{html.escape(text)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+    """A PNG as a picture within the page."""
+    shown = f'alt="{html.escape(text)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+    width = int.from_bytes(png[16:20], "big")  # where every PNG has it
+    return f'<div class="wide"><img class="large" {shown}</div>' if width > LARGE else f"<img {shown}"
 
 
 def figure(image: str, caption: str) -> str:

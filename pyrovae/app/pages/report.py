@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
+
 from pyrovae.app.pages import check
 from pyrovae.app.pages.html import document, figure, paragraph, picture, picture_of, table
 from pyrovae.app.results import Shown
@@ -18,12 +20,15 @@ CAPTIONS = {
     "the fit learns its rows by heart; a curve that still rises at the end asks for more epochs.",
     "reconstructions": "Rows that the fit has not seen, and what the decoder makes of their codes. What is missing in all of "
     "them, the codes do not hold: more latent dimensions, or a larger network.",
+    "columns": "Each point is a test row: what it has in a column, across, and what the decoder makes of its code, upwards. On "
+    "the line, the code holds the column; a level cloud is a column of which it knows nothing.",
     "samples": "What the model takes rows to look like. Samples that are worse than the reconstructions come from codes that "
     "no row has: the prior is at odds with the codes of rows, and a richer prior helps.",
     "levels": "Each column holds the levels that its name says at one draw, and draws the others anew. What differs within a "
     "column is what the other levels stand for.",
     "manifold": "The decoder over the plane of codes. Neighbours should look alike; where it looks like nothing, no row is.",
-    "latent": "Codes of test rows. Where colours part, the codes hold the label, which the model may never have seen.",
+    "latent": "Codes of test rows. Groups that lie apart are kinds of rows that the model tells apart.",
+    "labelled": "Codes of test rows. Where colours part, the codes hold the label, which the model may never have seen.",
     "t-SNE": "The same codes, so that neighbours stay neighbours. Sizes of groups and distances between them mean nothing.",
     "UMAP": "The same codes, so that neighbours stay neighbours. Distances between groups mean little.",
     "reliability": "Of rows that are given a probability of 0.8, four in five should be right: a calibrated classifier is on "
@@ -48,7 +53,7 @@ class RunReport:
         results: the table of the run, and remarks on it.
         graph: the factorisation of model and guide, as text, by the rows that it is for; "" if all rows are alike.
         graph_files: pictures of the graph in the run folder.
-        pictures: the axes of its pictures, by name.
+        pictures: the axes of its pictures, by a name of `GROUPS`, or such a name and of what: "reliability of species".
         checked: what `pyrovae check` finds.
         comparison: tables of the run beside others, and remarks on them.
         options: every option of the run and its value.
@@ -110,5 +115,17 @@ def _graph(report: RunReport) -> str:
 
 def _pictures(report: RunReport, names: tuple[str, ...]) -> str:
     return "".join(
-        figure(picture(report.pictures[name], name), CAPTIONS[name]) for name in names if name in report.pictures
+        figure(picture(axes, name), caption(name, axes))
+        for wanted in names
+        for name, axes in report.pictures.items()
+        if name == wanted or name.startswith(f"{wanted} of ")
     )
+
+
+def caption(name: str, axes: Any) -> str:
+    """How a picture of this name is to be read."""
+    if name == "reconstructions" and not isinstance(axes, Axes):  # a picture for each column
+        return CAPTIONS["columns"]
+    if name == "latent" and axes.get_legend() is not None:
+        return CAPTIONS["labelled"]
+    return CAPTIONS[name.partition(" of ")[0]]
