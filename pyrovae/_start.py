@@ -6,6 +6,8 @@ takes its name when it is whole (`_files.py`), so that the process can end anywh
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import os
 import signal
@@ -60,6 +62,7 @@ def main() -> None:
             # ignored by a process that is to go on without its terminal; or handled outside of Python, which cannot be put back
             if signal.getsignal(number) not in (signal.SIG_IGN, None):
                 before[number] = signal.signal(number, leave)
+    atexit.register(gc.freeze)  # at the end nobody has to look for garbage in all of torch, which takes half a second
     try:
         importlib.import_module("pyrovae.app.cli").main()
     finally:

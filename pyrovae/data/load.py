@@ -6,19 +6,24 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pyrovae._lazily import Lazily
 from pyrovae._sources import NAMES, check_source
 from pyrovae.data.captioned import captioned
 from pyrovae.data.captions import CAPTIONS, Captions
 from pyrovae.data.dataset import Dataset, Kind, file_checksum
-from pyrovae.data.ids import NO_IDS
 from pyrovae.data.named import load_digits, load_idx
 from pyrovae.data.sprites import sprites
-from pyrovae.data.tables import load_arrays, load_table
 from pyrovae.errors import DataError, OptionError
+
+if TYPE_CHECKING:
+    from pyrovae.data import ids as row_ids
+    from pyrovae.data import tables
+else:  # which need pandas
+    tables, row_ids = Lazily("pyrovae.data.tables"), Lazily("pyrovae.data.ids")
 
 
 def load(
@@ -136,8 +141,8 @@ def read(
             return sprites() if source == "sprites" else load_idx(source, root)
         check_source(source)
         if suffix in (".npz", ".npy"):
-            return load_arrays(path, label, table.get("arrays", True))
-        return load_table(path, label, drop=drop, **table)
+            return tables.load_arrays(path, label, table.get("arrays", True))
+        return tables.load_table(path, label, drop=drop, **table)
     except OSError as error:
         raise DataError(f"cannot read {source!r}: {error}. Check the permissions and the free space.") from error
 
@@ -176,7 +181,12 @@ def load_again(
         _refuse_changed(Path(source["path"]), source["checksum"])
     table: dict[str, Any] = {}
     if "header" in source:  # of a table
-        table = {"header": source["header"], "ids": source["ids"] or NO_IDS, "drop": source["drop"], "look": False}
+        table = {
+            "header": source["header"],
+            "ids": source["ids"] or row_ids.NO_IDS,
+            "drop": source["drop"],
+            "look": False,
+        }
         if "columns" in source:
             table |= {"columns": source["columns"], "coded": source.get("kind") == "table"}
         if "conditions" in source:

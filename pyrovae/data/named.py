@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import http.client
 import io
+import math
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from platformdirs import user_cache_path
+from torch import Tensor
 
 from pyrovae._files import temporary_folder
 from pyrovae._lazily import Lazily
@@ -22,11 +26,47 @@ from pyrovae.data.dataset import Dataset, file_checksum
 from pyrovae.errors import DataError
 
 sklearn = Lazily("sklearn.datasets")
-torchvision = Lazily("torchvision.datasets")
-_IDX = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}  # classes of torchvision.datasets
+torchvision = Lazily("torchvision.datasets")  # two seconds, which a download may take, and reading may not
 
-# The two sets have the same file names and sizes, and unpacked files have no published checksum: this tells them apart.
-_FIRST_TEST_LABELS = {"mnist": [7, 2, 1, 0, 4, 1, 4, 9], "fashion-mnist": [9, 2, 1, 1, 6, 1, 4, 6]}
+
+class Files(NamedTuple):
+    """What is known of a data set in IDX files.
+
+    Args:
+        folder: the name of its class in torchvision, and of its folder.
+        md5: the published checksums of its archives, in the order of `ARCHIVES`.
+        classes: the names of its classes.
+        first_test_labels: by which sets of the same file names and sizes are told apart, where they are unpacked.
+    """
+
+    folder: str
+    md5: tuple[str, str, str, str]
+    classes: tuple[int | str, ...]
+    first_test_labels: tuple[int, ...]
+
+
+ARCHIVES = tuple(f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
+UNPACKED = tuple(name.removesuffix(".gz") for name in ARCHIVES)
+SETS = {
+    "mnist": Files(
+        "MNIST",
+        (
+            *("f68b3c2dcbeaaa9fbdd348bbdeb94873", "d53e105ee54ea40749a09fcbcd1e9432"),
+            *("9fb629c4189551a2d022fa330f9573f3", "ec29112dd5afa0611ce80d1b7f02629c"),
+        ),
+        tuple(range(10)),
+        (7, 2, 1, 0, 4, 1, 4, 9),
+    ),
+    "fashion-mnist": Files(
+        "FashionMNIST",
+        (
+            *("8d4fb7e6c68d591d4c3dfef9ec88bf0d", "25c81989df183df01b3e8a0aad5dffbe"),
+            *("bef4ecab320f06d8554ea6380940ec79", "bb300cfdad3c16e7a12a480ee83cd310"),
+        ),
+        ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+        (9, 2, 1, 1, 6, 1, 4, 6),
+    ),
+}
 
 
 def load_digits() -> Dataset:
@@ -45,26 +85,22 @@ def load_digits() -> Dataset:
 
 
 def load_idx(name: str, root: Path | None) -> Dataset:
-    """MNIST or Fashion-MNIST, from four IDX files that torchvision reads."""
-    cls = _idx_class(name)
-    read = torchvision.mnist
-    folder = _idx_folder(cls, root)
-    files = [folder / Path(archive).stem for archive, _ in cls.resources]
-    try:  # in torchvision's order: train images, train labels, test images, test labels
-        x, y, x_test, y_test = (
-            read.read_image_file(str(f)) if "images" in f.name else read.read_label_file(str(f)) for f in files
-        )
-    except (AssertionError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    """MNIST or Fashion-MNIST, from four IDX files."""
+    folder = _idx_folder(name, root)
+    files = [folder / file for file in UNPACKED]
+    try:
+        x, y, x_test, y_test = (_read_idx(file, 3 if "images" in file.name else 1) for file in files)
+    except ValueError as error:
         raise DataError(
-            f"{folder} holds a damaged IDX file ({error}). Delete {', '.join(f.name for f in files)} there and load again."
+            f"{folder} holds a damaged IDX file ({error}). Delete {', '.join(UNPACKED)} there and load again."
         ) from error
     if len(x) != len(y) or len(x_test) != len(y_test):
         raise DataError(
             f"{folder}: {len(x)} and {len(x_test)} pictures have {len(y)} and {len(y_test)} labels. "
             "Use the four files of one data set."
         )
-    for other, first in _FIRST_TEST_LABELS.items():
-        if other != name and y_test[: len(first)].tolist() == first:
+    for other, known in SETS.items():
+        if other != name and tuple(y_test[: len(known.first_test_labels)].tolist()) == known.first_test_labels:
             raise DataError(f"{folder} holds {other}, not {name}. Ask for {other}, or give the folder of {name}.")
     digest = hashlib.sha256()
     for file in files:
@@ -72,11 +108,11 @@ def load_idx(name: str, root: Path | None) -> Dataset:
     return Dataset(
         name=name,
         x=x.flatten(1).float().div_(255),
-        y=y,
+        y=y.long(),
         x_test=x_test.flatten(1).float().div_(255),
-        y_test=y_test,
+        y_test=y_test.long(),
         kind="unit",
-        classes=tuple(range(10)) if name == "mnist" else tuple(cls.classes),  # torchvision's: "0 - zero"
+        classes=SETS[name].classes,
         image_shape=tuple(x.shape[1:]),
         source={
             "name": name,
@@ -87,65 +123,72 @@ def load_idx(name: str, root: Path | None) -> Dataset:
     )
 
 
-def _idx_class(name: str) -> type[Any]:
-    return getattr(torchvision, _IDX[name])
+def _read_idx(file: Path, rank: int) -> Tensor:
+    """The bytes of an IDX file, as a tensor of this rank; ValueError if it holds anything else."""
+    content, begin = file.read_bytes(), 4 + 4 * rank
+    shape = [int.from_bytes(content[place : place + 4], "big") for place in range(4, begin, 4)]
+    if content[:4] != bytes((0, 0, 8, rank)) or len(content) != begin + math.prod(shape):
+        raise ValueError(f"{file.name} does not hold bytes of {rank} dimension{'s' if rank > 1 else ''}, or not all")
+    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=begin).reshape(shape).copy())
 
 
-def _idx_folder(cls: type[Any], root: Path | None) -> Path:
+def _idx_folder(name: str, root: Path | None) -> Path:
     """The folder with the four unpacked files, after unpacking or downloading them if necessary."""
-    archives = [archive for archive, _ in cls.resources]
-    names = [Path(archive).stem for archive in archives]
+    known = SETS[name]
     # The archives are verified, so their checksums identify the content: a cache by checksum cannot be out of date.
-    key = hashlib.sha256("".join(md5 for _, md5 in cls.resources).encode()).hexdigest()[:12]
-    cache = user_cache_path("pyrovae") / f"{cls.__name__}-{key}"
+    key = hashlib.sha256("".join(known.md5).encode()).hexdigest()[:12]
+    cache = user_cache_path("pyrovae") / f"{known.folder}-{key}"
 
-    def complete(folder: Path, wanted: list[str]) -> bool:
-        return all((folder / name).is_file() for name in wanted)
+    def complete(folder: Path, wanted: tuple[str, ...]) -> bool:
+        return all((folder / file).is_file() for file in wanted)
 
     if root is not None:
         if not root.is_dir():
             raise DataError(f"the data root {root} is not a folder. Create it, or give an existing folder.")
-        for folder in (root / cls.__name__ / "raw", root / cls.__name__, root / "raw", root):
-            if complete(folder, names):
+        for folder in (root / known.folder / "raw", root / known.folder, root / "raw", root):
+            if complete(folder, UNPACKED):
                 return folder
-            if complete(folder, archives):
+            if complete(folder, ARCHIVES):
                 # Verify first: torchvision would replace a file with a wrong checksum by a download.
-                for archive, md5 in cls.resources:
-                    _verify(cls, folder / archive, md5)
-                if not complete(cache, names):
-                    with _publish(cache, names) as unpacked:
-                        for archive in archives:
-                            torchvision.utils.extract_archive(str(folder / archive), str(unpacked))
+                for archive, md5 in zip(ARCHIVES, known.md5):
+                    _verify(name, folder / archive, md5)
+                if not complete(cache, UNPACKED):
+                    with _publish(cache) as unpacked:
+                        for archive, file in zip(ARCHIVES, UNPACKED):
+                            with gzip.open(folder / archive) as packed, (unpacked / file).open("xb") as plain:
+                                shutil.copyfileobj(packed, plain)
                 return cache
-    target = cache if root is None else root / cls.__name__ / "raw"
-    if not complete(target, names):
+    target = cache if root is None else root / known.folder / "raw"
+    if not complete(target, UNPACKED):
         try:
-            with _publish(target, names) as unpacked, _patience(20.0):
-                downloaded = cls(str(unpacked), download=True)
-                for name in names:
-                    os.replace(Path(downloaded.raw_folder) / name, unpacked / name)
+            with _publish(target) as unpacked, _patience(20.0):
+                downloaded = getattr(torchvision, known.folder)(str(unpacked), download=True)
+                for file in UNPACKED:
+                    os.replace(Path(downloaded.raw_folder) / file, unpacked / file)
         except (OSError, RuntimeError, http.client.HTTPException) as error:
             raise DataError(
-                f"{cls.__name__} needs the files {', '.join(archives)}; they are not in {root or cache}, and the "
+                f"{known.folder} needs the files {', '.join(ARCHIVES)}; they are not in {root or cache}, and the "
                 f"download into {target} failed ({' '.join(str(error).split())}). Put them into a folder DIR and give "
                 "--data-root DIR (data_root=DIR); `pyrovae fit digits` needs no files."
             ) from error
     return target
 
 
-def _verify(cls: type[Any], path: Path, md5: str) -> None:
+def _verify(name: str, path: Path, md5: str) -> None:
     """DataError unless the archive has the published checksum."""
-    found = torchvision.utils.calculate_md5(path)
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if found == md5:
         return
-    for other in map(_idx_class, _IDX):
-        if other is not cls and found in dict(other.resources).values():
-            raise DataError(f"{path} belongs to {other.__name__}. Give the folder of {cls.__name__}.")
-    raise DataError(f"{path} is damaged: its md5 is {found}, that of {cls.__name__} is {md5}. Fetch the file again.")
+    own = SETS[name].folder
+    for other, known in SETS.items():
+        if other != name and found in known.md5:
+            raise DataError(f"{path} belongs to {known.folder}. Give the folder of {own}.")
+    raise DataError(f"{path} is damaged: its md5 is {found}, that of {own} is {md5}. Fetch the file again.")
 
 
 @contextlib.contextmanager
-def _publish(target: Path, names: list[str]) -> Iterator[Path]:
+def _publish(target: Path) -> Iterator[Path]:
     """A temporary folder whose files are moved into `target` at the end.
 
     Each move is atomic, so that another process finds either the whole file or none.
@@ -155,7 +198,7 @@ def _publish(target: Path, names: list[str]) -> Iterator[Path]:
     try:
         with temporary_folder(dir=target) as temporary:
             yield temporary
-            for name in names:
+            for name in UNPACKED:
                 os.replace(temporary / name, target / name)
     finally:
         with contextlib.suppress(OSError):  # leave no empty folders after a failed download

@@ -35,7 +35,8 @@ class Between(constraints.Constraint):
 class Scale(NamedTuple):
     """How numbers are measured: `t(x) = (x - centre) / spread`, or `(log(x + offset) - centre) / spread` where `logs`.
 
-    All are tensors that broadcast to the numbers; `any_steps` says at once whether some step is positive.
+    All are tensors that broadcast to the numbers; `any_steps` says at once whether some step is positive, and `any_bounds`
+    whether some of these have a bound.
     """
 
     centre: Tensor
@@ -46,6 +47,7 @@ class Scale(NamedTuple):
     low: Tensor
     high: Tensor
     any_steps: bool
+    any_bounds: bool
 
     def standardise(self, x: Tensor) -> Tensor:
         """t(x). What has no logarithm counts as the smallest number that has one."""
@@ -140,8 +142,9 @@ class RoundedNormal(TorchDistribution):  # type: ignore[misc]  # Pyro has no typ
         lower, upper = ((edge - self.loc) / self.scale for edge in of.edges(value))
         lower, upper = torch.where(stepped, lower, -one), torch.where(stepped, upper, one)
         mass = log_normal_mass(lower, upper)
-        mass = torch.where(value < of.low + of.step / 4, torch.special.log_ndtr(upper), mass)
-        mass = torch.where(value > of.high - of.step / 4, torch.special.log_ndtr(-lower), mass)
+        if of.any_bounds:
+            mass = torch.where(value < of.low + of.step / 4, torch.special.log_ndtr(upper), mass)
+            mass = torch.where(value > of.high - of.step / 4, torch.special.log_ndtr(-lower), mass)
         return torch.where(stepped, mass - torch.where(stepped, of.step, one).log(), exact)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # torch's signature  # noqa: B008

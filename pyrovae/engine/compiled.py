@@ -15,7 +15,7 @@ from torch import Tensor
 from torch._guards import TracingContext, tracing
 from torch._subclasses import FakeTensorMode
 
-from pyrovae._lazily import Lazily
+from pyrovae._lazily import Lazily, imported
 from pyrovae.engine import ranks
 from pyrovae.engine.adam import AdamUpdate, make_update
 from pyrovae.engine.program import Program
@@ -26,6 +26,7 @@ from pyrovae.pair.batch import Batch
 
 symbolic_shapes = Lazily("torch.fx.experimental.symbolic_shapes")  # imports SymPy, which only compiled steps need
 dynamo_utils = Lazily("torch._dynamo.utils")
+COMPILER = ("torch._dynamo", "torch._inductor.compile_fx")  # most of what a step costs that torch's cache has
 log = logging.getLogger(__name__)
 
 
@@ -100,6 +101,8 @@ class Compiled(Traced):
             return [elbo]
 
         try:
+            for name in COMPILER:
+                imported(name)
             with torch.no_grad(), undone(self._changing), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "TensorFloat32", UserWarning)  # float32 is what was asked for
                 with ranks.unheard():  # another rank may have compiled its step already, or not do so at all

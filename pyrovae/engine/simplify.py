@@ -53,13 +53,19 @@ def _remove_views(graph: fx.Graph) -> None:
             continue
         source = node.args[0]
         instead: fx.Node | None = None
-        if node.target in ALIASES or (node.target in SAME_SHAPE and _shape(node) == _shape(source) is not None):
+        same = node.target in SAME_SHAPE and _shape(node) == _shape(source) is not None
+        if node.target in ALIASES or same or _moves_nothing(node):
             instead = source
         elif node.target is aten.t.default and source.target is aten.t.default and isinstance(source.args[0], fx.Node):
             instead = source.args[0]
         if instead is not None:
             node.replace_all_uses_with(instead)
             graph.erase_node(node)
+
+
+def _moves_nothing(node: fx.Node) -> bool:
+    """Whether dimensions are put into the order in which they are."""
+    return node.target is aten.permute.default and list(node.args[1]) == list(range(len(node.args[1])))  # type: ignore[arg-type]
 
 
 def _expand_late(graph: fx.Graph) -> None:

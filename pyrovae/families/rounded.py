@@ -91,6 +91,7 @@ class RoundedNormal(Elementwise):
         if bool((self.lows >= self.highs).any()):
             raise OptionError(f"RoundedNormal needs low below high, got low={low!r} and high={high!r}.")
         self.any_steps = bool((self.steps > 0).any())
+        self.any_bounds = bool(((self.steps > 0) & (self.lows.isfinite() | self.highs.isfinite())).any())
 
     def _listed(self, name: str, given: Numbers) -> list[float | None]:
         n = self.event_shape.numel()
@@ -111,9 +112,8 @@ class RoundedNormal(Elementwise):
     @property
     def measured(self) -> Scale:
         """The scale of each element, as tensors of shape `(*event_shape)`."""
-        return Scale(
-            self.centres, self.spreads, self.logs, self.offsets, self.steps, self.lows, self.highs, self.any_steps
-        )
+        numbers = (self.centres, self.spreads, self.logs, self.offsets, self.steps, self.lows, self.highs)
+        return Scale(*numbers, any_steps=self.any_steps, any_bounds=self.any_bounds)
 
     def link(self, loc: Tensor, raw: Tensor) -> TorchDistributionMixin:
         return RoundedNormalDensity(loc, F.softplus(raw) + self.floor, self.measured)

@@ -40,6 +40,7 @@ def mnist(monkeypatch, tmp_path):
     files = {name: gzip.compress(idx_bytes(a), mtime=0) for name, a in zip(GZ, arrays)}
     resources = [(name, hashlib.md5(data).hexdigest()) for name, data in files.items()]
     monkeypatch.setattr(MNIST, "resources", resources)
+    monkeypatch.setitem(named.SETS, "mnist", named.SETS["mnist"]._replace(md5=tuple(md5 for _, md5 in resources)))
     monkeypatch.setattr(MNIST, "mirrors", [(tmp_path / "nowhere").as_uri() + "/"])
     monkeypatch.setattr(named, "user_cache_path", lambda app: tmp_path / "cache" / app)
     return arrays, files
@@ -58,6 +59,13 @@ def assert_is(dataset, arrays):
     for got, want in zip((dataset.y, dataset.y_test), arrays[1::2]):
         np.testing.assert_array_equal(got.numpy(), want)
     assert (dataset.kind, dataset.image_shape) == ("unit", (5, 4))
+
+
+@pytest.mark.parametrize(("name", "theirs"), [("mnist", MNIST), ("fashion-mnist", FashionMNIST)])
+def test_the_files_are_those_that_torchvision_knows(name, theirs):
+    known = named.SETS[name]
+    assert list(zip(named.ARCHIVES, known.md5)) == theirs.resources and known.folder == theirs.__name__
+    assert [str(c) for c in known.classes] == [c.partition(" - ")[0] for c in theirs.classes]  # there "0 - zero"
 
 
 # ---- names -----------------------------------------------------------------------------------------
@@ -112,7 +120,7 @@ def test_a_damaged_archive_is_named_kept_and_does_not_poison_the_cache(mnist, tm
 
 def test_an_archive_of_the_other_set_is_told(mnist, monkeypatch, tmp_path):
     _, files = mnist
-    monkeypatch.setattr(FashionMNIST, "resources", [(name, "0" * 32) for name in GZ])
+    monkeypatch.setitem(named.SETS, "fashion-mnist", named.SETS["fashion-mnist"]._replace(md5=("0" * 32,) * 4))
     write(tmp_path / "root", files)
     with pytest.raises(DataError, match="belongs to MNIST"):
         load("fashion-mnist", data_root=tmp_path / "root")
@@ -120,7 +128,7 @@ def test_an_archive_of_the_other_set_is_told(mnist, monkeypatch, tmp_path):
 
 def test_unpacked_files_of_the_other_set_are_told(mnist, tmp_path):
     _, files = mnist
-    labels = np.array(named._FIRST_TEST_LABELS["fashion-mnist"], dtype=np.uint8)
+    labels = np.array(named.SETS["fashion-mnist"].first_test_labels, dtype=np.uint8)
     pictures = np.zeros((len(labels), 5, 4), dtype=np.uint8)
     write(tmp_path / "root", files, unpacked=True)
     (tmp_path / "root" / IDX[2]).write_bytes(idx_bytes(pictures))

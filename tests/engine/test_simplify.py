@@ -32,6 +32,10 @@ def views(x: Tensor) -> list[Tensor]:
     return [x.expand(3, 4).t().t().view(3, 4).detach() * 2]
 
 
+def orders(x: Tensor) -> list[Tensor]:
+    return [x.permute(0, 1) * 2, x.permute(1, 0) * 3]
+
+
 def repeats(x: Tensor) -> list[Tensor]:
     return [(x.sum(0) * 10.0) + (x.sum(0) * 10.0) - x.sum(0) * 10]
 
@@ -62,13 +66,13 @@ def writes_through_a_view(x: Tensor) -> list[Tensor]:
     return [a, zeros.sum(), x]
 
 
-@pytest.mark.parametrize("function", [views, repeats, unread, draws, writes, writes_through_a_view])
+@pytest.mark.parametrize("function", [views, orders, repeats, unread, draws, writes, writes_through_a_view])
 def test_numbers_and_draws_stay_and_operations_go(function: Callable[..., Any]) -> None:
     before, after, calls_before, calls_after = both(function, torch.randn(3, 4))
     for a, b in zip(before, after, strict=True):
         assert torch.equal(a, b)
     assert calls_after <= calls_before
-    if function in (views, repeats, unread):
+    if function in (views, orders, repeats, unread):
         assert calls_after < calls_before
 
 
