@@ -1,4 +1,4 @@
-"""A default fit of a table beside a Gaussian mixture and densities of scikit-learn: log p(x) of held-out rows, in data units.
+"""A default fit of a table beside the densities of scikit-learn: log p(x) of held-out rows, in the units of the data.
 
     python benchmarks/tables.py DIR [--only yacht,energy] [--splits 5]
 
