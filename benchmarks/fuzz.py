@@ -12,7 +12,7 @@ What goes wrong is tried again in a child of its own. Counted are
     result     the reader returned
     refused    it raised a `PyrovaeError`
     other      it raised anything else, or its process died
-    slow       it took more than 10 s of the CPU, or did not end within a minute
+    slow       it took more than 10 s of the CPU, or waited for ten minutes
     big        it took more memory than 10 times the file and 512 MiB (the largest resident set, less that before the case)
     ran        it started a process, opened a connection, unpickled a class, or ran code from a file
 

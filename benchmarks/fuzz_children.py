@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 
 import pyrovae as pv
 
-SECONDS = 10  # of the CPU that a case may take; of the clock, six times as long, since others may be at work
+SECONDS = 10  # of the CPU that a case may take
+WAITING = 600  # seconds of the clock in which a child must say something, for what waits and takes no time of the CPU
 TIMES, CONSTANT = 10, 512 * 2**20  # of memory that a case may take: a multiple of the file, and a constant
 SPACE = 6 * 2**30  # of addresses that a child may have besides those that it starts with
 MOST_CASES, MOST_GROWTH = 20_000, 2**29  # of a child, and of its memory, after which another one goes on
@@ -113,12 +114,15 @@ def _of_child(name: str, reader: Reader, copy: Copy, cases: list[int], seed: int
             os._exit(7)
     os.close(write)
     rest, number, ended = b"", None, ""
+    heard, used = time.monotonic(), _cpu(child)
     with os.fdopen(read, "rb", buffering=0) as pipe:
         while not ended:
-            if not select.select([pipe], [], [], 6 * SECONDS)[0]:
-                os.kill(child, signal.SIGKILL)
-                ended = "slow"
-                break
+            if not select.select([pipe], [], [], 1)[0]:
+                if _cpu(child) - used > SECONDS + 1 or time.monotonic() - heard > WAITING:
+                    os.kill(child, signal.SIGKILL)
+                    ended = "slow"
+                continue
+            heard, used = time.monotonic(), _cpu(child)
             got = os.read(pipe.fileno(), 2**20)
             ended = "" if got else "other"
             *lines, rest = (rest + got).split(b"\n")
@@ -188,6 +192,14 @@ def _one(name: str, reader: Reader, copy: Copy, number: int, seed: int) -> tuple
         outcome, kind = "other", f"{type(error).__name__} at {place}:{line}"
         said = f"{kind}: {str(error)[:200]}"
     return Outcome(number, outcome, kind, said[:600], time.process_time() - began, _resident()[1] - before), size
+
+
+def _cpu(process: int) -> float:
+    """Seconds of the CPU that a process has used; 0 where it has gone."""
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def _place(error: BaseException) -> tuple[str, int | None]:

@@ -18,9 +18,11 @@ import pyrovae as pv
 from pyrovae.app.jobs.frames import Table
 from pyrovae.data import arrays, load
 from pyrovae.data.arrays import map_array, read_arrays
+from pyrovae.data.cells import is_number
 from pyrovae.data.files import open as open_rows
 from pyrovae.data.labels import match_labels, read_labels
 from pyrovae.data.load import read
+from pyrovae.tables.cells import as_numbers, continental
 from pyrovae.tables.schema import Schema
 
 FEW = settings(max_examples=15, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -206,6 +208,25 @@ CELLS = st.one_of(
 TABLES = st.lists(st.lists(CELLS, min_size=1, max_size=4), min_size=1, max_size=8).map(
     lambda rows: "\n".join(",".join(row) for row in rows).encode("utf-8", "surrogatepass")
 )
+
+
+LONG = {
+    "digits": "1" * 100_000 + "x",
+    "blanks": "1" + " " * 100_000 + "x",
+    "per cent": "1" + "%" * 100_000,
+    "thousands": "1" + " 111" * 25_000 + "x",
+    "points": "1." * 50_000,
+    "exponent": "1e" + "9" * 100_000 + "x",
+}
+
+
+@pytest.mark.parametrize("cell", list(LONG.values()), ids=list(LONG))
+def test_long_cells_take_time_by_their_length(tmp_path: Path, cell: str) -> None:
+    """Where two parts of a pattern can take the same characters, it is its square: minutes, which nothing here has to measure."""
+    (tmp_path / "rows.csv").write_text("a;b\n" + "1;2\n" * 3 + f"{cell};4\n")
+    a_result_or_one_error(lambda: read(str(tmp_path / "rows.csv")))
+    assert not is_number(cell) and continental(pd.Series([cell, "1"])) is False
+    assert as_numbers(pd.Series([cell, "1"]))[1] == [cell]
 
 
 def a_result_or_one_error(reads: Callable[[], Any]) -> None:
