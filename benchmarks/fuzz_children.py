@@ -56,10 +56,12 @@ class Copy:
         shutil.copytree(home, self.folder, ignore=shutil.ignore_patterns(*leave_out))
         self.whole = {path: path.read_bytes() for path in self.folder.rglob("*") if path.is_file()}
         self.folders = {path for path in self.folder.rglob("*") if path.is_dir()}
-        self.seen = {path: self._stamp(path) for path in self.whole}
+        self.seen = {path: self._stamp(path, new=True) for path in self.whole}
 
     @staticmethod
-    def _stamp(path: str | Path) -> tuple[int, ...]:
+    def _stamp(path: str | Path, new: bool = False) -> tuple[int, ...]:
+        if new:  # dated so that whatever is written later shows: two writes may fall into one tick of the clock
+            os.utime(path, ns=(0, 0))
         found = os.lstat(path)
         return found.st_ino, found.st_mtime_ns, found.st_size, found.st_mode
 
@@ -81,7 +83,7 @@ class Copy:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.unlink(missing_ok=True)
                 path.write_bytes(self.whole[path])
-                self.seen[path] = self._stamp(path)
+                self.seen[path] = self._stamp(path, new=True)
 
     def remove(self) -> None:
         shutil.rmtree(self.top, ignore_errors=True)

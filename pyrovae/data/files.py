@@ -19,6 +19,7 @@ from pyrovae.pair.stored import Stored
 
 pa = Lazily("pyarrow")
 arrow_data = Lazily("pyarrow.dataset")
+parquet = Lazily("pyarrow.parquet")
 
 Columns = str | Sequence[str] | Mapping[str, str | Sequence[str]]
 RUN_BYTES = 2**22  # of neighbouring rows of an array, which are read at once
@@ -178,7 +179,10 @@ class _Table(Stored):
             raise DataError(f"{path} has no rows. Add at least one.")
         self.columns = self._chosen(columns)
         self.names = list(dict.fromkeys(name for names in self.columns.values() for name in _listed(names)))
-        self.gaps = {name for name in self.names if self._has_gaps(name)}
+        try:
+            self.gaps = {name for name in self.names if self._has_gaps(name)}
+        except (pa.ArrowException, OSError, UnicodeError) as error:
+            raise self._unreadable(error) from error
 
     def _add(self, file: Path) -> None:
         if ENDINGS[file.suffix.lower()] == "parquet":
@@ -238,9 +242,12 @@ class _Table(Stored):
         try:
             yield from self._pieces(run, skip)
         except (pa.ArrowException, OSError, UnicodeError) as error:
-            raise DataError(
-                f"{self.name} cannot be read ({_line(error)}): it has changed or is damaged. Open it again, or write it anew."
-            ) from error
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> DataError:
+        return DataError(
+            f"{self.name} cannot be read ({_line(error)}): it has changed or is damaged. Open it again, or write it anew."
+        )
 
     def _pieces(self, run: int, skip: int) -> Iterator[Any]:
         holder, number = self.parts[run]
@@ -286,10 +293,15 @@ def _nulls(holder: Any, number: int, name: str) -> bool:
         while not column.null_count and hasattr(column.type, "value_type"):
             column = column.flatten()
         return bool(column.null_count)
-    group = holder.metadata.row_group(number)
-    for column in (group.column(i) for i in range(group.num_columns)):
-        if column.path_in_schema == name or column.path_in_schema.startswith(f"{name}."):
-            told = column.statistics
+    # pyarrow 26 ends the process where what it is asked about a column is damaged; to read one row of it first is an error
+    with parquet.ParquetFile(holder.path, metadata=holder.metadata, buffer_size=2**16) as file:
+        for _ in file.iter_batches(1, row_groups=[number], columns=[name], use_threads=False):
+            break
+    group, schema = holder.metadata.row_group(number), holder.metadata.schema
+    for place in range(group.num_columns):
+        path = schema.column(place).path
+        if path == name or path.startswith(f"{name}."):
+            told = group.column(place).statistics
             if told is None or not told.has_null_count or told.null_count:
                 return True
     return False

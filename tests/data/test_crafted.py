@@ -222,7 +222,7 @@ LONG = {
 
 @pytest.mark.parametrize("cell", list(LONG.values()), ids=list(LONG))
 def test_long_cells_take_time_by_their_length(tmp_path: Path, cell: str) -> None:
-    """Where two parts of a pattern can take the same characters, it is its square: minutes, which nothing here has to measure."""
+    """Where two parts of a pattern can take the same characters, it is the square: minutes, which nothing has to measure."""
     (tmp_path / "rows.csv").write_text("a;b\n" + "1;2\n" * 3 + f"{cell};4\n")
     a_result_or_one_error(lambda: read(str(tmp_path / "rows.csv")))
     assert not is_number(cell) and continental(pd.Series([cell, "1"])) is False

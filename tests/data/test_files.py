@@ -289,3 +289,20 @@ def test_pictures_of_a_data_set_become_arrays() -> None:
 
     fitted = pv.fit(small(), Pictures(rows()), epochs=1, batch_size=50, **HOW)
     assert fitted.settings["num_rows"] == ROWS
+
+
+@pytest.mark.parametrize("change", [lambda byte: byte ^ 4, lambda byte: 255 - byte], ids=["bit", "byte"])
+def test_a_damaged_footer_of_parquet_does_not_end_the_process(tmp_path: Path, change: Callable[[int], int]) -> None:
+    """As pyarrow 26 does where it is asked about the statistics of a column whose description is damaged."""
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"a": [1, 2, None, 4], "b": [1, 2, 3, 4]}), path, row_group_size=2)
+    whole = path.read_bytes()
+    refused = 0
+    for place in range(len(whole) - 8 - int.from_bytes(whole[-8:-4], "little"), len(whole) - 8):
+        path.write_bytes(whole[:place] + bytes([change(whole[place])]) + whole[place + 1 :])
+        try:
+            for piece in pv.data.open(path).pieces(0):
+                assert len(piece)
+        except pv.PyrovaeError:
+            refused += 1
+    assert refused > 20
