@@ -43,7 +43,6 @@ from typing import Any
 
 os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
 
-import numpy as np
 import torch
 from crafted import (
     STRANGE,
@@ -72,6 +71,7 @@ from pyrovae.app.run import open_run, resume_run
 from pyrovae.data.images import load_folder
 from pyrovae.data.load import read
 from pyrovae.fitted.files import FILES, key_of, sealed
+from pyrovae.pair.arrays import as_tensor
 
 # --- readers, each with the files that it reads where nothing is wrong
 
@@ -179,7 +179,7 @@ def stored_rows(path: Path) -> Any:
     """The rows of a file that is larger than memory, as a fit would read them."""
     stored = pv.data.open(path)
     for piece in stored.all_pieces(range(len(stored.runs))):
-        torch.as_tensor(np.array(piece), dtype=torch.float32)
+        as_tensor("x", piece)
 
 
 def array_by_blocks(path: Path) -> Any:

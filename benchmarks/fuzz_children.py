@@ -93,19 +93,22 @@ def outcomes(name: str, reader: Reader, copy: Copy, cases: range, seed: int, unt
     """What comes of one case after another; what goes wrong among others is tried once more in a child of its own."""
     left = list(cases)
     while left and time.monotonic() < until:
+        wrong = None
         for found in _of_child(name, reader, copy, left[:MOST_CASES], seed, until):
-            left.remove(found.number) if left[0] != found.number else left.pop(0)
+            left.pop(0)
             if found.outcome in WRONG:
-                copy.restore()
-                again = next(_of_child(name, reader, copy, [found.number], seed, float("inf")))
-                alone = again.outcome in WRONG
-                found = again if alone else found._replace(said=f"only after other cases: {found.said}")
-            yield found
+                wrong = found
+            else:
+                yield found
         copy.restore()
+        if wrong is not None:
+            (again,) = _of_child(name, reader, copy, [wrong.number], seed, float("inf"))
+            yield again if again.outcome in WRONG else wrong._replace(said=f"only after other cases: {wrong.said}")
+            copy.restore()
 
 
 def _of_child(name: str, reader: Reader, copy: Copy, cases: list[int], seed: int, until: float) -> Iterator[Outcome]:
-    """What a child says of its cases; of the last, what its end says where it says nothing itself."""
+    """What a child says of its cases up to the first that goes wrong; of that, how the child ended where it says nothing."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -170,7 +173,7 @@ def _answer(name: str, reader: Reader, copy: Copy, cases: list[int], seed: int, 
         first = now if first is None else first
         os.write(write, json.dumps(found._replace(left=now - first)).encode() + b"\n")
         copy.restore()
-        if now - first > MOST_GROWTH or time.monotonic() > until:
+        if found.outcome in WRONG or now - first > MOST_GROWTH or time.monotonic() > until:
             break
     os._exit(0)
 

@@ -195,6 +195,10 @@ class _Table(Stored):
             found = [(i, holder.get_batch(i).num_rows) for i in range(holder.num_record_batches)]
             schema = holder.schema
         names = schema.names  # which need not be UTF-8
+        if twice := sorted({name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()):
+            raise DataError(
+                f"{file}: several columns are called {', '.join(map(repr, twice))}. Rename them: names must differ."
+            )
         if self.parts and names != self.schema.names:
             raise DataError(f"{file} has the columns {names}, and those before had {self.schema.names}.")
         self.schema = schema
