@@ -25,7 +25,7 @@ from pyrovae.batching.splits import Split
 from pyrovae.data import Dataset, Standardize
 from pyrovae.engine import ranks
 from pyrovae.engine.threads import as_threads
-from pyrovae.errors import CheckpointError, OptionError
+from pyrovae.errors import CheckpointError
 from pyrovae.fitted.files import read_run
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.folder import load, write_fit

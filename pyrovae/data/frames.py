@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,7 +38,9 @@ def read_frame(path: Path, header: bool | None = None, *, numbers_name: bool = T
             f"{path.suffix} files need a package that is not installed: pip install {PACKAGES[path.suffix.lower()]}. Or save "
             "the table as .csv."
         ) from error
-    except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # of damaged files, pandas and the packages behind it raise whatever they come upon
         raise DataError(f"{path} is not a table ({' '.join(str(error).split())[:200]}). Save it as .csv.") from error
     frame.columns = [f"column {i}" if str(c).startswith("Unnamed: ") else str(c) for i, c in enumerate(frame.columns)]
     if frame.empty:

@@ -4,6 +4,7 @@ import io
 import struct
 import unicodedata
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import pyrovae as pv
 from pyrovae.app.jobs.frames import Table
@@ -20,6 +22,7 @@ from pyrovae.data import arrays, load
 from pyrovae.data.arrays import map_array, read_arrays
 from pyrovae.data.cells import is_number
 from pyrovae.data.files import open as open_rows
+from pyrovae.data.images import load_folder
 from pyrovae.data.labels import match_labels, read_labels
 from pyrovae.data.load import read
 from pyrovae.tables.cells import as_numbers, continental
@@ -266,3 +269,38 @@ def test_any_bytes_are_rows_or_one_error(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("kind", list(CONTENTS))
 def test_many_bytes_are_rows_or_one_error(tmp_path: Path, kind: str) -> None:
     MANY(given(CONTENTS[kind])(lambda content: read_any(tmp_path, kind, content)))()
+
+
+def with_chunk(png: bytes, name: bytes, content: bytes) -> bytes:
+    """A PNG file with another chunk before its end."""
+    chunk = struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+    return png[:-12] + chunk + png[-12:]
+
+
+def test_images_whose_tags_are_damaged_are_refused(tmp_path: Path) -> None:
+    """Decoders raise what they come upon: here an IndexError, and a TypeError of an orientation that is a fraction."""
+    made = {}
+    for kind, how in (("PNG", {}), ("TIFF", {"tiffinfo": {274: 6}})):
+        with io.BytesIO() as file:
+            Image.new("L", (3, 2), 7).save(file, kind, **how)
+            made[kind] = file.getvalue()
+    entry = struct.pack("<HHIHH", 274, 3, 1, 6, 0)  # tag, type (a short number), how many, the number
+    assert made["TIFF"].count(entry) == 1
+    tiff = made["TIFF"].replace(entry, struct.pack("<HHII", 274, 5, 1, len(made["TIFF"]))) + struct.pack("<II", 13, 2)
+    for name, content in (("a.png", with_chunk(made["PNG"], b"iCCP", b"")), ("a.tif", tiff)):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(pv.DataError, match=f"{name} is not an image that can be read"):
+            load_folder(tmp_path)
+        (tmp_path / name).unlink()
+
+
+@pytest.mark.parametrize("reads", [read, lambda path: list(Table(Path(path), 16).blocks())], ids=["whole", "blocks"])
+def test_parquet_files_whose_notes_for_pandas_are_damaged_are_refused(
+    tmp_path: Path, reads: Callable[[str], Any]
+) -> None:
+    path = tmp_path / "rows.parquet"
+    pd.DataFrame({"a": [1.0, 2.0, 3.0], "b": ["x", "y", "x"]}).to_parquet(path)
+    whole = path.read_bytes()
+    for old, new in ((b'"object"', b'"oZject"'), (b'"unicode"', b'"int9999"'), (b'"float64"', b'"flZat64"')):
+        path.write_bytes(whole.replace(old, new))
+        a_result_or_one_error(lambda: reads(str(path)))

@@ -211,10 +211,9 @@ def _opening(path: Path, what: str = "not a table") -> Iterator[None]:
         yield
     except ImportError as error:
         raise MissingPackageError("Parquet and Arrow files need pyarrow: pip install 'pyrovae[arrow]'.") from error
-    except Exception as error:
-        known = isinstance(error, (OSError, ValueError, OverflowError, arrow.ArrowException))
-        if not known or isinstance(error, PyrovaeError):
-            raise
+    except (PyrovaeError, MemoryError):
+        raise
+    except Exception as error:  # of damaged files, pyarrow and pandas raise whatever they come upon
         raise DataError(
             f"{path} is {what} ({' '.join(str(error).split())[:200]}). Write it anew, or save it as .csv."
         ) from error
