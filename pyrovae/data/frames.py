@@ -33,6 +33,7 @@ def read_frame(path: Path, header: bool | None = None, *, numbers_name: bool = T
         return read_csv(path, header, numbers_name=numbers_name)
     try:
         frame = readers[path.suffix.lower()](path)
+        check_texts(frame)
     except ImportError as error:
         raise OptionError(
             f"{path.suffix} files need a package that is not installed: pip install {PACKAGES[path.suffix.lower()]}. Or save "
@@ -48,6 +49,13 @@ def read_frame(path: Path, header: bool | None = None, *, numbers_name: bool = T
     if twice := sorted(set(frame.columns[frame.columns.duplicated()])):
         raise DataError(f"{path}: several columns are called {', '.join(twice)}. Rename them: names must differ.")
     return frame, Form(",", ".", (), tuple(frame.columns), True, True, ())
+
+
+def check_texts(frame: pd.DataFrame) -> None:
+    """UnicodeDecodeError if cells are no UTF-8, which pandas notices where it first looks at one."""
+    for number, dtype in enumerate(frame.dtypes):
+        if isinstance(dtype, pd.StringDtype):
+            frame.iloc[:, number].tolist()
 
 
 def read_csv(path: Path, header: bool | None = None, *, numbers_name: bool = True) -> tuple[pd.DataFrame, Form]:

@@ -310,3 +310,12 @@ def test_parquet_files_whose_notes_for_pandas_are_damaged_are_refused(
     for old, new in ((b'"object"', b'"oZject"'), (b'"unicode"', b'"int9999"'), (b'"float64"', b'"flZat64"')):
         path.write_bytes(whole.replace(old, new))
         a_result_or_one_error(lambda: reads(str(path)))
+
+
+@pytest.mark.parametrize("reads", [read, lambda path: list(Table(Path(path), 16).blocks())], ids=["whole", "blocks"])
+def test_texts_of_parquet_that_are_no_utf_8_are_refused(tmp_path: Path, reads: Callable[[str], Any]) -> None:
+    path = tmp_path / "rows.parquet"
+    pd.DataFrame({"a": ["first", "secnd"] * 10, "b": range(20)}).to_parquet(path, compression=None)
+    path.write_bytes(path.read_bytes().replace(b"secnd", b"sec\xff1"))
+    with pytest.raises(pv.DataError, match=r"rows.parquet is (not a table|damaged) \("):
+        reads(str(path))
