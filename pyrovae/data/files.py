@@ -180,7 +180,10 @@ class _Table(Stored):
         self.columns = self._chosen(columns)
         self.names = list(dict.fromkeys(name for names in self.columns.values() for name in _listed(names)))
         try:
-            self.gaps = {name for name in self.names if self._has_gaps(name)}
+            whole = [name for name in self.names if self._is_whole(name)]
+            for holder, number in self.parts if whole else ():
+                _check_columns(holder, number, whole)
+            self.gaps = {name for name in whole if self._has_gaps(name)}
         except (pa.ArrowException, OSError, UnicodeError) as error:
             raise self._unreadable(error) from error
 
@@ -235,12 +238,15 @@ class _Table(Stored):
             raise DataError(f"{self.name}: no column was chosen; there are {', '.join(known[:20])}.")
         return dict(chosen)
 
-    def _has_gaps(self, name: str) -> bool:
-        """Whether some value of a column of whole numbers may be null, so that all of its parts are read as real numbers."""
+    def _is_whole(self, name: str) -> bool:
         kind = self.schema.field(name).type
         while hasattr(kind, "value_type"):
             kind = kind.value_type
-        return not pa.types.is_floating(kind) and any(_nulls(holder, number, name) for holder, number in self.parts)
+        return not pa.types.is_floating(kind)
+
+    def _has_gaps(self, name: str) -> bool:
+        """Whether some value of a column of whole numbers may be null, so that all of its parts are read as real numbers."""
+        return any(_nulls(holder, number, name) for holder, number in self.parts)
 
     def pieces(self, run: int, skip: int = 0) -> Iterator[Any]:
         try:
@@ -290,6 +296,13 @@ def _is_numeric(kind: Any) -> bool:
     return any(test(kind) for test in (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal))
 
 
+def _check_columns(holder: Any, number: int, names: Sequence[str]) -> None:
+    """An error of pyarrow if the description of a column is damaged: of what it is asked next, pyarrow 26 ends the process."""
+    if not hasattr(holder, "get_batch"):
+        with parquet.ParquetFile(holder.path, metadata=holder.metadata, buffer_size=2**16) as file:
+            next(file.iter_batches(1, row_groups=[number], columns=list(names), use_threads=False), None)
+
+
 def _nulls(holder: Any, number: int, name: str) -> bool:
     """Whether a column may have nulls in a row group of Parquet, whose statistics say so, or in a record batch of Arrow."""
     if hasattr(holder, "get_batch"):
@@ -297,10 +310,6 @@ def _nulls(holder: Any, number: int, name: str) -> bool:
         while not column.null_count and hasattr(column.type, "value_type"):
             column = column.flatten()
         return bool(column.null_count)
-    # pyarrow 26 ends the process where what it is asked about a column is damaged; to read one row of it first is an error
-    with parquet.ParquetFile(holder.path, metadata=holder.metadata, buffer_size=2**16) as file:
-        for _ in file.iter_batches(1, row_groups=[number], columns=[name], use_threads=False):
-            break
     group, schema = holder.metadata.row_group(number), holder.metadata.schema
     for place in range(group.num_columns):
         path = schema.column(place).path
