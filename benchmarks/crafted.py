@@ -9,6 +9,7 @@ import json
 import random
 import re
 import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
@@ -339,3 +340,29 @@ def strange_notes(content: bytes, draw: random.Random) -> bytes:
     head["__metadata__"]["notes"] = json.dumps(strange_json(json.loads(head["__metadata__"]["notes"]), draw))
     text = json.dumps(head).encode()
     return len(text).to_bytes(8, "little") + text + content[8 + size :]
+
+
+def strange_png(content: bytes, draw: random.Random) -> bytes:
+    """A PNG file with a chunk that is damaged, before it is compressed where it is, and checksums that are right."""
+    if draw.random() < 0.3:
+        return damaged(content, draw)
+    chunks, at = [], 8
+    while at < len(content):
+        size = int.from_bytes(content[at : at + 4], "big")
+        chunks.append((content[at + 4 : at + 8], content[at + 8 : at + 8 + size]))
+        at += 12 + size
+    chosen = draw.randrange(len(chunks))
+    kind, inside = chunks[chosen]
+    packed = kind == b"IDAT" and draw.random() < 0.5
+    inside = zlib.compress(damaged(zlib.decompress(inside), draw)) if packed else damaged(inside, draw)
+    if draw.random() < 0.2:
+        kind = draw.choice(
+            (b"IHDR", b"IDAT", b"PLTE", b"tRNS", b"iCCP", b"zTXt", b"iTXt", b"fcTL", b"acTL", b"eXIf", b"gAMA")
+        )
+    chunks[chosen] = kind, inside
+    if draw.random() < 0.2:
+        chunks.insert(draw.randrange(len(chunks) + 1), draw.choice(chunks))
+    checked = [
+        (len(part).to_bytes(4, "big"), name, part, zlib.crc32(name + part).to_bytes(4, "big")) for name, part in chunks
+    ]
+    return content[:8] + b"".join(b"".join(chunk) for chunk in checked)

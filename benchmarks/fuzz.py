@@ -5,17 +5,19 @@
     python benchmarks/fuzz.py --only csv --replay 17
 
 Each case changes a whole file by a seeded draw: bits, pieces, numbers and cells of the text, fields of JSON, members of an
-archive. Checksums are made right again, so that what is behind them is reached, too. A case is run in a child process of its
-own, with a limit of its time and of its address space. Counted are
+archive. Checksums are made right again, so that what is behind them is reached, too. A child process takes thousands of cases
+one after another, with files in memory and a limit of its address space; another one goes on where it dies, hangs or grows.
+What goes wrong is tried again in a child of its own. Counted are
 
     result     the reader returned
     refused    it raised a `PyrovaeError`
-    other      it raised anything else
-    slow       it took more than 10 s of the CPU, or did not end within a minute
-    big        it took more memory than 10 times the file and 512 MiB (the largest resident set, less that of an idle child)
+    other      it raised anything else, or its process died
+    slow       it took more than 10 s of the CPU, or waited for ten minutes
+    big        it took more memory than 10 times the file and 512 MiB (the largest resident set, less that before the case)
     ran        it started a process, opened a connection, unpickled a class, or ran code from a file
 
-and only the first two are right. The counts go to benchmarks/results/fuzz-cpu.json; with --only, those of other readers stay
+and only the first two are right. Kept are also the places in pyrovae that refused, the slowest case, the largest memory, and
+by how much a child had grown. Counts go to benchmarks/results/fuzz-cpu.json; with --only, those of other readers stay
 there.
 """
 
@@ -24,19 +26,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
-import functools
 import hashlib
 import json
 import os
 import random
 import re
-import resource
-import shutil
-import signal
 import sys
 import tempfile
 import time
-import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -46,8 +43,6 @@ from typing import Any
 
 os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
 
-import numpy as np
-import pandas as pd
 import torch
 from crafted import (
     STRANGE,
@@ -57,13 +52,14 @@ from crafted import (
     strange_archive,
     strange_json,
     strange_notes,
+    strange_png,
     strange_safetensors,
     strange_table,
 )
-from PIL import Image
+from fuzz_children import WRONG, Copy, outcomes
+from fuzz_corpus import FIT, corpus, rows_of_numbers, small_vae
 
 import pyrovae as pv
-from pyrovae import families as fam
 from pyrovae.app.decide import decide, refuse_missing
 from pyrovae.app.jobs.answers import encode_table
 from pyrovae.app.jobs.frames import Table
@@ -71,20 +67,11 @@ from pyrovae.app.jobs.impute import fill_in
 from pyrovae.app.jobs.label.reading import read_job
 from pyrovae.app.options import Options
 from pyrovae.app.rows import make_rows, split_rows
-from pyrovae.app.run import fit_run, open_run, resume_run
+from pyrovae.app.run import open_run, resume_run
 from pyrovae.data.images import load_folder
 from pyrovae.data.load import read
 from pyrovae.fitted.files import FILES, key_of, sealed
-
-SECONDS, TIMES, CONSTANT = (
-    10,
-    10,
-    512 * 2**20,
-)  # the limits: of time, and of memory as a multiple of the file and a constant
-SPACE = 6 * 2**30  # of addresses that a child may have besides those that it starts with
-WRONG = ("other", "slow", "big", "ran")
-RUNNING = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "socket.connect", "pickle.find_class")
-
+from pyrovae.pair.arrays import as_tensor
 
 # --- readers, each with the files that it reads where nothing is wrong
 
@@ -150,30 +137,6 @@ def resumed(folder: Path) -> pv.Fit:
     return pv.fit(small_vae(), rows_of_numbers(), checkpoint=folder, resume=True, **FIT | {"epochs": 3})
 
 
-FIT: dict[str, Any] = {"epochs": 2, "batch_size": 20, "seed": 0, "device": "cpu", "progress": False, "engine": "eager"}
-
-
-def small_vae() -> Any:
-    torch.manual_seed(0)
-    return pv.VAE(
-        pv.priors.MixtureOfNormals(2, num_components=3), pv.mlp(2, fam.Normal(4), (8,)), pv.mlp(4, fam.Normal(2), (8,))
-    )
-
-
-def small_vqvae() -> Any:
-    codes = pv.nets.FSQ((5, 3), grid=2)
-    return pv.VQVAE(
-        prior=pv.priors.Categorical(codes.num_codes, event_shape=codes.index_shape),
-        likelihood=pv.Conditional(pv.nets.Behind(pv.nets.Flat((2, 2)), pv.nets.MLP(4, (1, 4))), fam.Bernoulli(4)),
-        encoder=pv.nets.MLP(4, (codes.width, *codes.grid)),
-        codes=codes,
-    )
-
-
-def rows_of_numbers() -> torch.Tensor:
-    return torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
-
-
 def run_json(key: str) -> Callable[[Any, random.Random], Any]:
     def change(recorded: Any, draw: random.Random) -> Any:
         return recorded | {key: strange_json(recorded[key], draw) if draw.random() < 0.9 else draw.choice(STRANGE)}
@@ -216,7 +179,7 @@ def stored_rows(path: Path) -> Any:
     """The rows of a file that is larger than memory, as a fit would read them."""
     stored = pv.data.open(path)
     for piece in stored.all_pieces(range(len(stored.runs))):
-        torch.as_tensor(np.array(piece), dtype=torch.float32)
+        as_tensor("x", piece)
 
 
 def array_by_blocks(path: Path) -> Any:
@@ -251,7 +214,7 @@ READERS: dict[str, Any] = {
     "npz": of_file("rows.npz", strange_archive, read_rows),
     "parquet": of_file("table.parquet", damaged, read_rows),
     "xlsx": of_file("table.xlsx", damaged, read_rows),
-    "png": of_file("images/a.png", damaged, lambda path: load_folder(path.parent, size=8)),
+    "png": of_file("images/a.png", strange_png, lambda path: load_folder(path.parent, size=8)),
     "jpeg": of_file("images/b.jpg", damaged, lambda path: load_folder(path.parent)),
     "gif": of_file("images/c.gif", damaged, lambda path: load_folder(path.parent, size=8)),
     "tiff": of_file("images/d.tif", damaged, lambda path: load_folder(path.parent, size=8)),
@@ -286,183 +249,78 @@ APP = ("run.json, info", "run.json, to resume", *BLOCKS)  # readers of a run of 
 CODEBOOK = ("weights of a codebook", "run.json of a codebook")
 
 
-def corpus(folder: Path) -> None:
-    """The whole files."""
-    draw = np.random.default_rng(0)
-    table = pd.DataFrame(draw.normal(size=(40, 4)).round(3))
-    table[3] = draw.integers(0, 3, 40)
-    table.to_csv(folder / "table.csv", index=False)
-    mixed = table.rename(columns=str).assign(
-        day=pd.date_range("2020-01-01", periods=40).astype(str), city=["Oslo", "Rome"] * 20
-    )
-    mixed["sure"] = [True, False, None, True] * 10
-    mixed.to_csv(folder / "mixed.csv", index=False)
-    with contextlib.suppress(ImportError):
-        mixed.to_parquet(folder / "table.parquet")
-        numbers = table.rename(columns=str)
-        numbers.to_parquet(folder / "numbers.parquet", row_group_size=15)
-        numbers.to_feather(folder / "numbers.arrow")
-    with contextlib.suppress(ImportError):
-        mixed.to_excel(folder / "table.xlsx", index=False)
-    np.save(folder / "rows.npy", draw.normal(size=(30, 3)).astype("f4"))
-    np.savez(folder / "rows.npz", x=draw.integers(0, 9, (30, 3)), y=draw.integers(0, 2, 30))
-    (folder / "images").mkdir()
-    for name in ("a.png", "b.jpg", "c.gif", "d.tif", "e.webp", "f.bmp"):
-        Image.fromarray(draw.integers(0, 255, (12, 12, 3), dtype=np.uint8)).save(folder / "images" / name)
-    (folder / "rows.csv").write_text("id,a,b\n" + "".join(f"r{n},{n % 7},{n * 0.37:.2f}\n" for n in range(30)))
-    (folder / "labels.csv").write_text("id,label\n" + "".join(f"r{n},{'ab'[n % 2]}\n" for n in range(12)))
-    choices = [{"type": "choices", "from_name": "label", "value": {"choices": [name]}} for name in "ab"]
-    tasks = [
-        {"id": n, "data": {"pyrovae_row": f"r{n}"}, "annotations": [{"result": [choices[n % 2]]}]} for n in range(12)
-    ]
-    (folder / "export.json").write_text(json.dumps(tasks))
-    pv.tables.infer(pd.read_csv(folder / "table.csv")).write(folder / "columns.yaml")
-    (folder / "python").mkdir()
-    pv.fit(small_vae(), rows_of_numbers(), checkpoint=folder / "python" / "run", **FIT)
-    (folder / "codebook").mkdir()
-    pv.fit(small_vqvae(), (rows_of_numbers() > 0).float(), checkpoint=folder / "codebook" / "run", **FIT)
-    (folder / "app").mkdir()
-    with contextlib.suppress(ImportError):
-        mixed.to_parquet(folder / "app" / "mixed.parquet", row_group_size=15)
-        mixed.to_feather(folder / "app" / "mixed.arrow")
-    shutil.copy(folder / "mixed.csv", folder / "app" / "mixed.csv")
-    options = Options.of("fit", epochs=2, hidden=(8,), latent=2, search="none")
-    fit_run(
-        read(str(folder / "app" / "mixed.csv"), label="city"),
-        options,
-        folder / "app" / "run",
-        progress=False,
-        engine="eager",
-    )
-
-
-# --- children
-
-
-def in_child(work: Callable[[], tuple[Callable[[], Any], int]], report: Path) -> tuple[str, str]:
-    """What comes of a case in a child process: one of the outcomes, and where it came from."""
-    child = os.fork()
-    if child == 0:
-        code = 2
-        try:
-            code = _case(work, report)
-        except BaseException:
-            report.write_text("0\n" + traceback.format_exc())
-        finally:
-            os._exit(code)
-    began = time.monotonic()
-    while True:
-        found, status, used = os.wait4(child, os.WNOHANG)
-        if found:
-            break
-        if time.monotonic() - began > 6 * SECONDS:  # other processes may be at work, too
-            os.kill(child, signal.SIGKILL)
-            os.wait4(child, 0)
-            return "slow", "killed"
-        time.sleep(0.002)
-    size, _, said = report.read_text(errors="replace").partition("\n") if report.exists() else ("0", "", "")
-    code = os.waitstatus_to_exitcode(status)
-    memory = used.ru_maxrss * 1024
-    if code not in (0, 1, 3):
-        return "other", said or f"exit code {code}"
-    if code == 3:
-        return "ran", said
-    if used.ru_utime + used.ru_stime > SECONDS:
-        return "slow", said
-    if memory - IDLE["memory"] > TIMES * int(size) + CONSTANT:
-        return "big", f"{(memory - IDLE['memory']) / 2**20:.0f} MiB: {said}"
-    return ("result", "") if code == 0 else ("refused", said)
-
-
-IDLE = {"memory": 0}  # the resident set of a child that reads nothing
-
-
-def _case(work: Callable[[], tuple[Callable[[], Any], int]], report: Path) -> int:
-    reads, size = work()
-    report.write_text(f"{size}\n")
-    ran: list[str] = []
-
-    def watch(event: str, arguments: Any) -> None:
-        if event in RUNNING:
-            ran.append(f"{event} {str(arguments)[:100]}")
-        elif event == "exec" and "fuzzing" in str(getattr(arguments[0], "co_filename", "")):
-            ran.append(f"{event} {arguments[0]}")
-
-    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (now + SPACE, now + SPACE))
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    sys.addaudithook(watch)
-    code, said = 0, ""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            reads()
-    except pv.PyrovaeError as error:
-        code, said = 1, f"{type(error).__name__}: {error}"
-        if "\x1b" in said or len(said) > 5_000:
-            code, said = 2, f"a message of {len(said)} characters: {said[:200]!r}"
-    except BaseException as error:
-        code = 2
-        ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "/pyrovae/" in frame.filename]
-        where = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else "?"
-        said = f"{type(error).__name__} at {where}: {str(error)[:200]}"
-    if ran:
-        code, said = 3, ran[0]
-    report.write_text(f"{size}\n{said}")
-    return code
+# --- cases
 
 
 def fuzz(name: str, files: Path, cases: range, seed: int, seconds: float, loud: bool) -> dict[str, Any]:
-    """The outcomes of some cases of a reader, and one example of each kind of what is wrong."""
+    """What came of some cases of a reader, with one example of each kind of what is wrong."""
     counts: Counter[str] = Counter()
+    refused: Counter[str] = Counter()
     wrong: dict[str, str] = {}
-    began = time.monotonic()
-    home = files / (
-        "app"
-        if name in APP
-        else "codebook"
-        if name in CODEBOOK
-        else "python"
-        if READERS[name] is any_bytes_of_run or "check" in name or name in RUNS
-        else ""
-    )
-    with tempfile.TemporaryDirectory(prefix="fuzzing") as temporary, warnings.catch_warnings():
+    slowest, biggest, left = (0.0, 0), (0, 0), 0
+    copy = Copy(files / home_of(name), () if home_of(name) else ("python", "app", "codebook"))
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        READERS[name](copied(files, home, Path(temporary) / "files"), None)[
-            0
-        ]()  # what is whole is read, and all is imported
-    IDLE["memory"] = idle_memory()
+        READERS[name](copy.folder, None)[0]()  # what is whole is read, and all is imported
+    copy.restore()
     began = time.monotonic()
-    for number in cases:
-        if time.monotonic() - began > seconds:
-            break
-        with tempfile.TemporaryDirectory(prefix="fuzzing") as temporary:
-            folder = copied(files, home, Path(temporary) / "files")
-            draw = random.Random(f"{name} {seed} {number}")
-            outcome, said = in_child(functools.partial(READERS[name], folder, draw), Path(temporary) / "report")
-        counts[outcome] += 1
+    for found in outcomes(name, READERS[name], copy, cases, seed, began + seconds):
+        counts[found.outcome] += 1
+        refused.update([found.kind] if found.outcome == "refused" else [])
+        slowest, biggest = max(slowest, (found.seconds, found.number)), max(biggest, (found.memory, found.number))
+        left = max(left, found.left)
         if loud:
-            print(f"{number}: {outcome}: {said}")
-        if outcome in WRONG:
-            key = f"{outcome}: {re.sub(r'[0-9]{3,}', 'N', said.partition(chr(10))[0])[:120]}"
+            print(
+                f"{found.number}: {found.outcome}, {found.seconds:.2f} s, {found.memory / 2**20:.0f} MiB: {found.said}"
+            )
+        if found.outcome in WRONG:
+            key = f"{found.outcome}: {found.kind or re.sub(r'[0-9]{3,}', 'N', found.said)[:120]}"
             if key not in wrong:
-                wrong[key] = f"case {number}: {said[:300]}"
-                print(f"  {name}, case {number}: {outcome}: {said[-600:]}", flush=True)
+                wrong[key] = f"seed {seed}, case {found.number}: {found.said}"
+                print(f"  {name}, case {found.number}: {found.outcome}: {found.said}", flush=True)
+    copy.remove()
     return {
         "cases": sum(counts.values()),
         **{outcome: counts[outcome] for outcome in ("result", "refused", *WRONG)},
-        "kinds_of_wrong": len(wrong),
         "seconds": round(time.monotonic() - began, 1),
+        "slowest": {"seconds": round(slowest[0], 2), "case": slowest[1], "seed": seed},
+        "largest": {"MiB": round(biggest[0] / 2**20, 1), "case": biggest[1], "seed": seed},
+        "grown_MiB": round(left / 2**20, 1),
+        "kinds_of_refused": dict(refused.most_common()),
+        "kinds_of_wrong": wrong,
     }
 
 
-def copied(files: Path, home: Path, folder: Path) -> Path:
-    """A copy of the files that a case may change."""
-    return Path(
-        shutil.copytree(
-            home, folder, ignore=shutil.ignore_patterns("python", "app", "codebook") if home == files else None
-        )
-    )
+def added(before: dict[str, Any], one: dict[str, Any], seed: int) -> dict[str, Any]:
+    """The counts of two runs together."""
+    seeds = before.get("seeds", {})
+    if isinstance(seeds, list):  # as they were noted when each run was of one seed
+        seeds = {str(old): before["cases"] for old in seeds}
+    numbers = ("cases", "result", "refused", *WRONG, "seconds")
+    kinds = Counter(before.get("kinds_of_refused", {})) + Counter(one["kinds_of_refused"])
+    earlier = before.get("kinds_of_wrong") or {}
+    most = {
+        key: max((part[key] for part in (before, one) if key in part), key=lambda part: part[unit])
+        for key, unit in (("slowest", "seconds"), ("largest", "MiB"))
+    }
+    return {
+        **{key: round(before.get(key, 0) + one[key], 1) for key in numbers},
+        **most,
+        "grown_MiB": max(before.get("grown_MiB", 0), one["grown_MiB"]),
+        "kinds_of_refused": dict(kinds.most_common()),
+        "kinds_of_wrong": (earlier if isinstance(earlier, dict) else {}) | one["kinds_of_wrong"],
+        "seeds": seeds | {str(seed): seeds.get(str(seed), 0) + one["cases"]},
+        "date": str(datetime.date.today()),
+    }
+
+
+def home_of(name: str) -> str:
+    """The folder of the corpus that a reader's files are in."""
+    if name in APP:
+        return "app"
+    if name in CODEBOOK:
+        return "codebook"
+    return "python" if name == "run.json" or "check" in name or name in RUNS else ""
 
 
 RUNS = ("history", "weights", *(name for name in READERS if name.startswith("run.json, ") and name not in APP))
@@ -476,14 +334,15 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=float("inf"), help="stop with a reader after so long, whatever --cases says"
     )
-    parser.add_argument("--add", action="store_true", help="add the counts to those of earlier seeds")
+    parser.add_argument(
+        "--add", action="store_true", help="add to the counts so far: other seeds, or more cases of one"
+    )
     parser.add_argument("--corpus", type=Path, help="folder that keeps the whole files, made if it is not there")
     parser.add_argument("--replay", type=int, help="this one case, loudly")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "fuzz-cpu.json")
     args = parser.parse_args()
     torch.set_num_threads(1)
     chosen = [name.strip() for name in args.only.split(";") if name.strip()] or list(READERS)
-    cases = range(args.cases) if args.replay is None else range(args.replay, args.replay + 1)
     with tempfile.TemporaryDirectory(prefix="fuzzing") as temporary:
         files = args.corpus or Path(temporary) / "corpus"
         if not files.is_dir():
@@ -500,33 +359,29 @@ def main() -> None:
             ):
                 print(f"{name}: the package that reads such files is not installed")
                 continue
-            one = fuzz(name, files, cases, args.seed, args.seconds, args.replay is not None)
-            print(f"{name}: {one}", flush=True)
             before = table.get(name, {}) if args.add else {}
-            seeds = sorted({*before.get("seeds", ()), args.seed})
-            added = {key: round(value + before.get(key, 0), 1) for key, value in one.items()}
-            table[name] = added | {"seeds": seeds, "date": str(datetime.date.today())}
-    if args.replay is None:
-        args.out.with_suffix(".md").write_text(as_markdown(table))
-        about = {name: version(name) for name in ("torch", "numpy", "pandas", "pillow", "safetensors")}
-        args.out.write_text(json.dumps({"versions": about, "readers": table}, indent=1) + "\n")
+            done = before.get("seeds", {})
+            first = done.get(str(args.seed), 0) if isinstance(done, dict) else 0
+            cases = range(first, first + args.cases) if args.replay is None else range(args.replay, args.replay + 1)
+            one = fuzz(name, files, cases, args.seed, args.seconds, args.replay is not None)
+            print(f"{name}: { {key: value for key, value in one.items() if 'kinds' not in key} }", flush=True)
+            if args.replay is None:
+                table[name] = added(before, one, args.seed)
+                about = {name: version(name) for name in ("torch", "numpy", "pandas", "pillow", "safetensors")}
+                args.out.write_text(json.dumps({"versions": about, "readers": table}, indent=1) + "\n")
+                args.out.with_suffix(".md").write_text(as_markdown(table))
     sys.exit(any(one[outcome] for one in table.values() for outcome in WRONG))
 
 
 def as_markdown(table: dict[str, Any]) -> str:
     """The counts as a table."""
     names = ("cases", "result", "refused", *WRONG)
-    lines = [f"| what is read | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
-    lines += [f"| {name} | {' | '.join(str(one[key]) for key in names)} |" for name, one in table.items()]
+    lines = [f"| what is read | {' | '.join(names)} | kinds of errors | slowest, s | largest, MiB |"]
+    lines += ["|---|" + "---:|" * (len(names) + 3)]
+    for name, one in table.items():
+        more = [len(one["kinds_of_refused"]), one["slowest"]["seconds"], one["largest"]["MiB"]]
+        lines.append(f"| {name} | {' | '.join(f'{value:,}' for value in [*(one[key] for key in names), *more])} |")
     return "\n".join(lines) + "\n"
-
-
-def idle_memory() -> int:
-    """The largest resident set of a child that reads nothing, in bytes."""
-    child = os.fork()
-    if child == 0:
-        os._exit(0)
-    return int(os.wait4(child, 0)[2].ru_maxrss) * 1024
 
 
 if __name__ == "__main__":

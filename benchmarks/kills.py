@@ -1,18 +1,20 @@
 """Commands that are killed at random moments (SIGKILL), and given again: do they end with the files of one that was not?
 
-    python benchmarks/kills.py [--only fit,sweep,label,encode,evaluate,outliers,impute] [--kills 50] [--seed 0]
+    python benchmarks/kills.py [--only fit,sweep,label,encode,classify,evaluate,outliers,impute] [--kills 50] [--seed 0] [--add]
+    python benchmarks/kills.py --signal TERM --only fit --kills 20
 
 Each repetition starts a command in a process of its own, kills it at a moment drawn uniformly from the time that it takes
 undisturbed, and gives it again: `fit` by --resume where there is a state to go on from, the others as they were. Every second
 repetition kills the second attempt as well. The state of a fit is written after each epoch (--checkpoint-every 0), so that many
 kills come in the middle of that. Processes are forked from one that has imported everything, so that no kill is spent on
-imports, which leave nothing behind.
+imports, which leave nothing behind. With --signal INT or TERM, which a process answers itself, it starts from nothing instead,
+and the moments are of its whole life, imports included. It must end within a minute, with exit code 130 or 143 and one line.
 
 Compared, bit for bit: weights, history and results of runs (without their times), and the tables that were written. After each
 kill, a table of results must be absent or whole, and a run that has been written must open. Counted are kills that came before
 the end, those that left a file half written (which must be one that nobody reads), repetitions that ended as they should, and
 the epochs that were taken again. Tables are read in blocks of 40 rows, so that there are six. Figures go to
-benchmarks/results/kills-cpu.json.
+benchmarks/results/kills-cpu.json; with --add, they are added to those that are there, which are of other moments.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -44,7 +47,17 @@ from pyrovae.app.jobs import blocks
 
 RESULTS = Path(__file__).parent / "results" / "kills-cpu.json"
 TIMES = ("seconds", "fit_seconds")  # what two equal fits differ in
-TABLES = ("encode", "evaluate", "outliers", "impute")  # commands that read a table and write one
+TABLES = ("encode", "classify", "evaluate", "outliers", "impute")  # commands that read a table and write one
+ALL = ("fit", "sweep", "label", *TABLES)
+COUNTS = (
+    "repetitions",
+    "right",
+    "kills",
+    "ended_before_the_kill",
+    "kills_that_left_half_a_file",
+    "wrong",
+)  # that are added
+CODES = {"INT": 130, "TERM": 143}
 COMMON = ("--threads", "1", "--engine", "traced")
 SMALL = ("--hidden", "32", "--num-samples", "20", "--checkpoint-every", "0", *COMMON)
 
@@ -76,11 +89,13 @@ class Job:
             )
         how = {
             "encode": (),
+            "classify": (),
             "evaluate": ("--num-samples", "100"),
             "outliers": ("--num-samples", "100", "--proposal", "guide"),
             "impute": ("--draws", "10", "--num-samples", "100"),
         }[self.name]
-        asked = (self.name, str(self.data / "run"), str(self.data / "rows.csv"), "--out", str(home / "table.csv"))
+        run, table = ("labelled", "classes.csv") if self.name == "classify" else ("run", "rows.csv")
+        asked = (self.name, str(self.data / run), str(self.data / table), "--out", str(home / "table.csv"))
         return (*asked, "--threads", "1", *how)
 
     def left(self, home: Path) -> dict[str, Any]:
@@ -113,8 +128,17 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def start(command: Sequence[str], log: Path) -> int:
-    """Run a command in a forked process, and return its number."""
+def start(command: Sequence[str], log: Path, anew: bool = False) -> int:
+    """Run a command in a forked process, or in one that starts `anew`, and return its number."""
+    if anew:
+        how = (
+            f"from pyrovae.app.jobs import blocks; blocks.MOST_ROWS = {blocks.MOST_ROWS}"
+            if command[0] in TABLES
+            else ""
+        )
+        code = f"import sys; from pyrovae import _start; sys.argv = {['pyrovae', *command]!r}; {how or 'pass'}; _start.main()"
+        with log.open("ab") as file:
+            return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=file).pid
     child = os.fork()
     if child:
         return child
@@ -154,22 +178,25 @@ def epochs_of(home: Path) -> int:
 
 
 def repetition(
-    job: Job, home: Path, whole: dict[str, Any], takes: float, rng: random.Random, twice: bool
+    job: Job, home: Path, whole: dict[str, Any], takes: float, rng: random.Random, twice: bool, by: str
 ) -> dict[str, Any]:
-    """One command killed, given again and compared."""
+    """One command killed, or stopped by another signal, given again and compared."""
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
     log = home.parent / "log.txt"
     log.write_text("")
     found: dict[str, Any] = {"kills": 0, "early": 0, "half_files": 0, "wrong": []}
     for again in range(2 if twice else 1):
-        child = start(job.command(home, bool(again)), log)
+        child = start(job.command(home, bool(again)), log, anew=by != "KILL")
         ended = wait(child, rng.uniform(0, takes))
         if ended is not None:
             found["early"] += 1
             break
-        os.killpg(child, signal.SIGKILL) if os.getpgid(child) == child else os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        if by == "KILL":
+            os.killpg(child, signal.SIGKILL) if os.getpgid(child) == child else os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        elif trouble := stopped(child, by, log):
+            found["wrong"].append(trouble)
         found["kills"] += 1
         found["half_files"] += sum(1 for path in home.rglob(".*.new") if path.is_file())
         for table in job.tables(home):
@@ -188,8 +215,24 @@ def repetition(
     return found
 
 
+def stopped(child: int, by: str, log: Path) -> str:
+    """Send a signal to a process: what is wrong with how it ends, "" if nothing."""
+    before = len(log.read_bytes())
+    os.kill(child, getattr(signal, f"SIG{by}"))
+    code = wait(child, 60)
+    if code is None:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        return f"SIG{by} did not end it within a minute"
+    said = log.read_bytes()[before:].decode(errors="replace")
+    errors = [line for line in said.splitlines() if line.startswith(("Error:", "Traceback"))]
+    if code not in (CODES[by], 0) or (code and (len(errors) != 1 or "Traceback" in said)):
+        return f"SIG{by} ended it with {code}: {said[-500:]!r}"
+    return ""
+
+
 def prepare(data: Path) -> None:
-    """A table with gaps, labels of some of its rows, and a run that was fitted to it."""
+    """A table with gaps, labels of some of its rows, and runs that were fitted to it and to rows with a class."""
     rng = np.random.default_rng(0)
     kind = rng.integers(0, 3, 240)
     rows = rng.normal(size=(240, 5)) + 2 * np.eye(5)[kind]
@@ -202,32 +245,41 @@ def prepare(data: Path) -> None:
         write = csv.writer(file)
         write.writerow(["id", "label"])
         write.writerows([[f"r{i}", "xyz"[kind[i]]] for i in range(0, 240, 6)])
+    with (data / "classes.csv").open("w", newline="") as file:
+        write = csv.writer(file)
+        write.writerow([*"abcde", "kind"])
+        write.writerows(
+            [[*(f"{v:.4f}" for v in np.nan_to_num(row)), "xyz"[kind[i]] if i % 3 else ""] for i, row in enumerate(rows)]
+        )
+    command = ("fit", str(data / "classes.csv"), "--label", "kind", "--epochs", "20", *SMALL, "--search", "none")
+    if wait(start((*command, "--model", "m2", "--out", str(data / "labelled")), data / "log.txt")) != 0:
+        raise SystemExit((data / "log.txt").read_text())
     command = ("fit", str(data / "rows.csv"), "--epochs", "20", *SMALL, "--search", "none", "--out", str(data / "run"))
     if wait(start(command, data / "log.txt")) != 0:
         raise SystemExit((data / "log.txt").read_text())
 
 
-def measure(job: Job, home: Path, kills: int, seed: int) -> dict[str, Any]:
+def measure(job: Job, home: Path, numbers: range, seed: int, by: str) -> dict[str, Any]:
     took = []
     wholes = []
     for _ in range(2):  # twice, since what differs between two undisturbed commands cannot be compared
         shutil.rmtree(home, ignore_errors=True)
         home.mkdir(parents=True)
         began = time.monotonic()
-        ended = wait(start(job.command(home, False), home.parent / "log.txt"))
+        ended = wait(start(job.command(home, False), home.parent / "log.txt", anew=by != "KILL"))
         took.append(time.monotonic() - began)
         if ended != 0:
             raise SystemExit((home.parent / "log.txt").read_text())
         wholes.append(job.left(home))
     assert wholes[0] == wholes[1], "two undisturbed commands differ"
-    rng = random.Random(f"{job.name} {seed}")
     done = []
-    for number in range(kills):
-        done.append(repetition(job, home, wholes[0], min(took), rng, bool(number % 2)))
+    for number in numbers:
+        rng = random.Random(f"{job.name} {seed} {number}")
+        done.append(repetition(job, home, wholes[0], min(took), rng, bool(number % 2) and by == "KILL", by))
         if done[-1]["wrong"]:
             print(job.name, number, done[-1]["wrong"], flush=True)
     return {
-        "repetitions": kills,
+        "repetitions": len(done),
         "right": sum(not one["wrong"] for one in done),
         "kills": sum(one["kills"] for one in done),
         "ended_before_the_kill": sum(one["early"] for one in done),
@@ -240,9 +292,11 @@ def measure(job: Job, home: Path, kills: int, seed: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="fit,sweep,label,encode,evaluate,outliers,impute")
+    parser.add_argument("--only", default=",".join(ALL))
     parser.add_argument("--kills", type=int, default=50, help="repetitions of each command")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--add", action="store_true", help="add to the figures that are there")
+    parser.add_argument("--signal", default="KILL", choices=("KILL", *CODES))
     given = parser.parse_args()
     blocks.MOST_ROWS = 40
     kept: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
@@ -252,9 +306,15 @@ def main() -> None:
         prepare(data)
         for name in given.only.split(","):
             job = Job(name, data)
-            found = measure(job, Path(folder) / name / "home", given.kills, given.seed)
-            print(name, {key: value for key, value in found.items() if key != "wrong"}, flush=True)
-            kept |= {name: found, "torch": str(torch.__version__)}
+            key = name if given.signal == "KILL" else f"{name}, SIG{given.signal}"
+            before: dict[str, Any] = kept.get(key, {}) if given.add else {}
+            first = before.get("repetitions", 0)
+            numbers = range(first, first + given.kills)
+            found = measure(job, Path(folder) / name / "home", numbers, given.seed, given.signal)
+            for count in before.keys() & set(COUNTS):
+                found[count] += before[count]
+            print(key, {count: value for count, value in found.items() if count != "wrong"}, flush=True)
+            kept |= {key: found, "torch": str(torch.__version__)}
             RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
 
 

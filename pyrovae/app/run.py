@@ -24,7 +24,8 @@ from pyrovae.app.track import LOG, trackers
 from pyrovae.batching.splits import Split
 from pyrovae.data import Dataset, Standardize
 from pyrovae.engine import ranks
-from pyrovae.errors import CheckpointError, OptionError
+from pyrovae.engine.threads import as_threads
+from pyrovae.errors import CheckpointError
 from pyrovae.fitted.files import read_run
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.folder import load, write_fit
@@ -326,8 +327,7 @@ def open_run(
             trusted.
         DataError: the data have changed since the fit, or are not found.
     """
-    if threads is not None and threads < 1:
-        raise OptionError(f"threads must be a whole number of at least 1, got {threads}.")
+    threads = as_threads(threads)
     with reading(folder):
         info = recorded_info(folder)
         if _in_first_stage(folder):

@@ -27,7 +27,8 @@ LOOKED_AT = 200  # lines from which all this is found out
 COLUMNS_LOOKED_AT = 1_000
 MOST_COLUMNS = 50_000  # of a text file, each of which is looked at apart
 BLANKS = r"\s+"
-_POINT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+# in time that grows with the length of a cell, whatever is in it: no two parts can take the same digits
+_POINT = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 _COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
 _MISSING = ("", "?", "na", "n/a", "nan", "null", "none", "<na>")

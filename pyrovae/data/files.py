@@ -19,6 +19,7 @@ from pyrovae.pair.stored import Stored
 
 pa = Lazily("pyarrow")
 arrow_data = Lazily("pyarrow.dataset")
+parquet = Lazily("pyarrow.parquet")
 
 Columns = str | Sequence[str] | Mapping[str, str | Sequence[str]]
 RUN_BYTES = 2**22  # of neighbouring rows of an array, which are read at once
@@ -178,7 +179,13 @@ class _Table(Stored):
             raise DataError(f"{path} has no rows. Add at least one.")
         self.columns = self._chosen(columns)
         self.names = list(dict.fromkeys(name for names in self.columns.values() for name in _listed(names)))
-        self.gaps = {name for name in self.names if self._has_gaps(name)}
+        try:
+            whole = [name for name in self.names if self._is_whole(name)]
+            for holder, number in self.parts if whole else ():
+                _check_columns(holder, number, whole)
+            self.gaps = {name for name in whole if self._has_gaps(name)}
+        except (pa.ArrowException, OSError, UnicodeError) as error:
+            raise self._unreadable(error) from error
 
     def _add(self, file: Path) -> None:
         if ENDINGS[file.suffix.lower()] == "parquet":
@@ -191,6 +198,10 @@ class _Table(Stored):
             found = [(i, holder.get_batch(i).num_rows) for i in range(holder.num_record_batches)]
             schema = holder.schema
         names = schema.names  # which need not be UTF-8
+        if twice := sorted({name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()):
+            raise DataError(
+                f"{file}: several columns are called {', '.join(map(repr, twice))}. Rename them: names must differ."
+            )
         if self.parts and names != self.schema.names:
             raise DataError(f"{file} has the columns {names}, and those before had {self.schema.names}.")
         self.schema = schema
@@ -227,20 +238,26 @@ class _Table(Stored):
             raise DataError(f"{self.name}: no column was chosen; there are {', '.join(known[:20])}.")
         return dict(chosen)
 
-    def _has_gaps(self, name: str) -> bool:
-        """Whether some value of a column of whole numbers may be null, so that all of its parts are read as real numbers."""
+    def _is_whole(self, name: str) -> bool:
         kind = self.schema.field(name).type
         while hasattr(kind, "value_type"):
             kind = kind.value_type
-        return not pa.types.is_floating(kind) and any(_nulls(holder, number, name) for holder, number in self.parts)
+        return not pa.types.is_floating(kind)
+
+    def _has_gaps(self, name: str) -> bool:
+        """Whether some value of a column of whole numbers may be null, so that all of its parts are read as real numbers."""
+        return any(_nulls(holder, number, name) for holder, number in self.parts)
 
     def pieces(self, run: int, skip: int = 0) -> Iterator[Any]:
         try:
             yield from self._pieces(run, skip)
         except (pa.ArrowException, OSError, UnicodeError) as error:
-            raise DataError(
-                f"{self.name} cannot be read ({_line(error)}): it has changed or is damaged. Open it again, or write it anew."
-            ) from error
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> DataError:
+        return DataError(
+            f"{self.name} cannot be read ({_line(error)}): it has changed or is damaged. Open it again, or write it anew."
+        )
 
     def _pieces(self, run: int, skip: int) -> Iterator[Any]:
         holder, number = self.parts[run]
@@ -279,6 +296,13 @@ def _is_numeric(kind: Any) -> bool:
     return any(test(kind) for test in (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal))
 
 
+def _check_columns(holder: Any, number: int, names: Sequence[str]) -> None:
+    """An error of pyarrow if the description of a column is damaged: of what it is asked next, pyarrow 26 ends the process."""
+    if not hasattr(holder, "get_batch"):
+        with parquet.ParquetFile(holder.path, metadata=holder.metadata, buffer_size=2**16) as file:
+            next(file.iter_batches(1, row_groups=[number], columns=list(names), use_threads=False), None)
+
+
 def _nulls(holder: Any, number: int, name: str) -> bool:
     """Whether a column may have nulls in a row group of Parquet, whose statistics say so, or in a record batch of Arrow."""
     if hasattr(holder, "get_batch"):
@@ -286,10 +310,11 @@ def _nulls(holder: Any, number: int, name: str) -> bool:
         while not column.null_count and hasattr(column.type, "value_type"):
             column = column.flatten()
         return bool(column.null_count)
-    group = holder.metadata.row_group(number)
-    for column in (group.column(i) for i in range(group.num_columns)):
-        if column.path_in_schema == name or column.path_in_schema.startswith(f"{name}."):
-            told = column.statistics
+    group, schema = holder.metadata.row_group(number), holder.metadata.schema
+    for place in range(group.num_columns):
+        path = schema.column(place).path
+        if path == name or path.startswith(f"{name}."):
+            told = group.column(place).statistics
             if told is None or not told.has_null_count or told.null_count:
                 return True
     return False

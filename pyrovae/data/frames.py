@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,12 +33,15 @@ def read_frame(path: Path, header: bool | None = None, *, numbers_name: bool = T
         return read_csv(path, header, numbers_name=numbers_name)
     try:
         frame = readers[path.suffix.lower()](path)
+        check_texts(frame)
     except ImportError as error:
         raise OptionError(
             f"{path.suffix} files need a package that is not installed: pip install {PACKAGES[path.suffix.lower()]}. Or save "
             "the table as .csv."
         ) from error
-    except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # of damaged files, pandas and the packages behind it raise whatever they come upon
         raise DataError(f"{path} is not a table ({' '.join(str(error).split())[:200]}). Save it as .csv.") from error
     frame.columns = [f"column {i}" if str(c).startswith("Unnamed: ") else str(c) for i, c in enumerate(frame.columns)]
     if frame.empty:
@@ -47,6 +49,13 @@ def read_frame(path: Path, header: bool | None = None, *, numbers_name: bool = T
     if twice := sorted(set(frame.columns[frame.columns.duplicated()])):
         raise DataError(f"{path}: several columns are called {', '.join(twice)}. Rename them: names must differ.")
     return frame, Form(",", ".", (), tuple(frame.columns), True, True, ())
+
+
+def check_texts(frame: pd.DataFrame) -> None:
+    """UnicodeDecodeError if cells are no UTF-8, which pandas notices where it first looks at one."""
+    for number, dtype in enumerate(frame.dtypes):
+        if isinstance(dtype, pd.StringDtype):
+            frame.iloc[:, number].tolist()
 
 
 def read_csv(path: Path, header: bool | None = None, *, numbers_name: bool = True) -> tuple[pd.DataFrame, Form]:

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from pyrovae.data.dataset import Dataset
-from pyrovae.errors import DataError, OptionError
+from pyrovae.errors import DataError, OptionError, PyrovaeError, shortened
 
 IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 MOST_PIXELS = 128 * 128  # larger images must be scaled: the networks of the command line are small
@@ -157,14 +157,14 @@ def _opened(path: Path) -> Iterator[Image.Image]:
                         f"{path} has pixels that are floating numbers, whose white is not known. Save it with 8 bits."
                     )
                 yield opened
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombWarning) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(
-            f"{path} is not an image that can be read ({error}). Repair it, or take it out of the folder."
-        ) from error
+    except (PyrovaeError, MemoryError):
+        raise
     except Image.DecompressionBombError as error:
         raise DataError(f"{path} is too large ({error}). Make it smaller, or take it out of the folder.") from error
+    except Exception as error:  # of damaged files, decoders and readers of tags raise whatever they come upon
+        raise DataError(
+            f"{path} is not an image that can be read ({shortened(error)}). Repair it, or take it out of the folder."
+        ) from error
 
 
 def _size(path: Path) -> tuple[int, int]:

@@ -50,10 +50,7 @@ class Bounded(DispatchMode):
     @classmethod
     def by_memory(cls) -> Bounded:
         """What has room in the memory of this machine, with gradients and Adam's moments."""
-        try:
-            memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        except (AttributeError, ValueError, OSError):  # not known on this system
-            return cls(math.inf, math.inf, math.inf, _of_memory)
+        memory = memory_of(torch.device("cpu"))
         return cls(memory / 16, memory / 16, math.inf, _of_memory)
 
     def __torch_dispatch__(
@@ -74,6 +71,16 @@ class Bounded(DispatchMode):
         if max(made, *tensors, 0) > self.most or self.new < 0:
             raise self.refuse("larger tensors")
         return func(*args, **kwargs)
+
+
+def memory_of(device: torch.device) -> float:
+    """The bytes of memory that a device has, infinity where that is not known."""
+    if device.type == "cuda":
+        return float(torch.cuda.get_device_properties(device).total_memory)
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):  # not known on this system
+        return math.inf
 
 
 def _elements(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:

@@ -6,6 +6,7 @@ guide needs more, from the model, with weights; all other sites are drawn from t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -14,8 +15,9 @@ import torch
 from torch import Tensor
 
 from pyrovae.batching.checks import check_given
-from pyrovae.errors import DataError, PairError
+from pyrovae.errors import DataError, OptionError, PairError
 from pyrovae.fitted.fitted import Fit, as_count, seeded
+from pyrovae.fitted.limits import memory_of
 from pyrovae.pair.arrays import as_tensor
 from pyrovae.pair.batch import known_rows
 from pyrovae.pair.handlers import SetValues, Uncondition
@@ -61,6 +63,23 @@ def latent_values(fitted: Fit, name: str, values: Any) -> Tensor:
     return found
 
 
+def check_room(fitted: Fit, num: int) -> None:
+    """Refuse to draw more rows at once than the memory has room for, before anything is made.
+
+    Values of all sites may take a quarter of it: parameters and what is computed on the way take as much again, and more.
+
+    Raises:
+        OptionError: `num` is that large.
+    """
+    numbers = sum(math.prod(site.shape) for site in union(fitted.layouts).sites if site.local)
+    most = memory_of(fitted.device) / 4 / (4 * max(1, numbers))
+    if num > most:
+        raise OptionError(
+            f"{num} rows at once are too many: with the {numbers} numbers of each, those of up to {int(most)} have room in the "
+            "memory. Draw fewer, several times, each time with another seed."
+        )
+
+
 def run_model(
     fitted: Fit,
     num: int,
@@ -84,12 +103,13 @@ def run_model(
         sites: The observed sites that are wanted; None for all that the model has.
 
     Raises:
-        OptionError: `num` is less than 1.
+        OptionError: `num` is less than 1, or larger than the memory.
         DataError: A given value is unknown to the model, has another shape, dtype or number of rows, or is outside the support
             of its site; or an argument is missing that the model needs.
         PairError: The model reads an argument that is missing because it should be generated.
     """
     num = as_count("num", num)
+    check_room(fitted, num)
     taken = arguments(fitted.pair)
     everything = union(fitted.layouts)
     if unknown := [name for name in given if name not in taken]:

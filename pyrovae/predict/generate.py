@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyrovae.errors import DataError, PairError
 from pyrovae.fitted.fitted import Fit, as_count, seeded
-from pyrovae.predict.forward import plain, run_model, split_given, without_none
+from pyrovae.predict.forward import check_room, plain, run_model, split_given, without_none
 from pyrovae.predict.latent import reads_data
 from pyrovae.predict.points import mean_of
 from pyrovae.predict.sites import Names, Several, as_named, observed_sites, sites_to_generate
@@ -74,7 +74,7 @@ def generate(
         The draws, `(num, *event)`; with a list of sites a dict of them.
 
     Raises:
-        OptionError: `num` is less than 1.
+        OptionError: `num` is less than 1, or rows for which there is no memory.
         DataError: A given value is unknown to the model, outside the support of its site, or has another shape, dtype or number
             of rows.
         PairError: The model reads the data that it should generate in another way than by `obs=`, there are several sites
@@ -95,13 +95,14 @@ def generate(
         >>> torch.equal(probabilities[0], probabilities[2])
         True
     """
+    num = as_count("num", num)
+    check_room(fitted, num)
     given = without_none(given)
     chosen = sites_to_generate(fitted, given, site)
     arguments, latent = split_given(fitted, given)
     if not each_row:
         nodes = run_model(fitted, num, arguments, latent, seed, chosen)
         return as_named({name: _asked(fitted, nodes[name], name, given, mean) for name in chosen}, site)
-    num = as_count("num", num)
     shared = {s.name for layout in fitted.layouts for s in layout.sites if not s.local}
     if wrong := {name: len(v) for name, v in {**arguments, **latent}.items() if name not in shared and len(v) != num}:
         raise DataError(f"What is given must have num={num} rows, got {wrong}.")
@@ -144,7 +145,7 @@ def simulate(
         The draws of each site by its name, `(num, *event)`, or `(*event)` for a global site.
 
     Raises:
-        OptionError: `num` is less than 1.
+        OptionError: `num` is less than 1, or rows for which there is no memory.
         DataError: A given value is unknown to the model, or has another shape, dtype or number of rows.
         PairError: The model reads the data that it should generate in another way than by `obs=`.
 

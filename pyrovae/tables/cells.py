@@ -15,11 +15,11 @@ Array = NDArray[Any]
 
 STRANGE = 0.05  # the share of cells that may be no numbers in a column of numbers; they count as missing
 GAPS = ("", "?", "-", "--", ".", "na", "n/a", "n.a.", "nan", "null", "none", "<na>", "missing", "#n/a", "nil")
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?")
 _SPACED = re.compile(r"[+-]?\d{1,3}([ '\u00a0\u2009\u202f]\d{3})+([.,]\d*)?")
 _CONTINENTAL = re.compile(r"[+-]?(\d{1,3}(\.\d{3})+|\d+),\d+")
-_AROUND = re.compile(r"^[$€£¥]\s*|\s*[%$€£¥]$")
+_CURRENCIES = ("$", "€", "£", "¥")
 _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([T ]\d{1,2}:\d{2}.*)?")
 
 
@@ -66,7 +66,7 @@ def as_numbers(cells: pd.Series) -> tuple[Array, list[Any]]:
 
 def continental(cells: pd.Series) -> bool:
     """Whether texts have decimal commas: some cell can be read so, and none with a decimal point."""
-    texts = [_AROUND.sub("", cell.strip()) for cell in cells if isinstance(cell, str) and not is_gap(cell)]
+    texts = [_bare(cell) for cell in cells if isinstance(cell, str) and not is_gap(cell)]
     commas = [text for text in texts if _CONTINENTAL.fullmatch(text)]
     plain = all(
         _CONTINENTAL.fullmatch(text) or re.fullmatch(r"[+-]?\d+", text) for text in texts if "," in text or "." in text
@@ -75,13 +75,20 @@ def continental(cells: pd.Series) -> bool:
     return bool(commas) and plain and not thousands
 
 
+def _bare(cell: str) -> str:
+    """A cell without the sign of a currency or of per cent around it."""
+    text = cell.strip()
+    text = text[1:].lstrip() if text.startswith(_CURRENCIES) else text
+    return text[:-1].rstrip() if text.endswith((*_CURRENCIES, "%")) else text
+
+
 def _number(cell: Any, decimal_comma: bool) -> float | None:
     if not isinstance(cell, str):
         try:
             return float(cell)
         except (TypeError, ValueError, OverflowError):  # the last for a whole number beyond 1e308
             return None
-    text = _AROUND.sub("", cell.strip())
+    text = _bare(cell)
     if decimal_comma and (_CONTINENTAL.fullmatch(text) or _SPACED.fullmatch(text)):
         return float(re.sub(r"[ '.\u00a0\u2009\u202f]", "", text).replace(",", "."))
     if _NUMBER.fullmatch(text):

@@ -25,7 +25,7 @@ ID_NAME = re.compile(
     r"(^|[\s_.-])(ids?|uuid|guid)$|^(index|row)$|[\s_.-](index|row|key|no|nr|num|number)$", re.IGNORECASE
 )
 NOTHING = "no cell has a value"
-PLAIN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+PLAIN = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 ID_CAMEL = re.compile(r"[a-z](ID|Id)$")
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pyrovae.batching.transforms import Transform
 from pyrovae.engine import ranks
+from pyrovae.engine.threads import as_threads
 from pyrovae.errors import OptionError
 from pyrovae.fitted.files import read_run
 from pyrovae.fitted.fitted import Fit, as_seed
@@ -69,10 +70,11 @@ class FitOptions:
     num_rows: int | None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "patience", "threads", "steps", "num_rows"):
+        for name in ("epochs", "batch_size", "patience", "steps", "num_rows"):
             setattr(self, name, whole_number(name, getattr(self, name), least=0 if name == "epochs" else 1))
         if self.steps is not None and self.epochs is not None:
             raise OptionError("The length of a fit is epochs=... or steps=..., and both were given: leave one out.")
+        self.threads = as_threads(self.threads)
         self.every = Every.of(self.checkpoint_every)
         self.seed = None if self.seed is None else as_seed(self.seed)
         for name in ("clip_norm", "learning_rate"):

@@ -1,4 +1,4 @@
-"""Where a loss became NaN or infinite: the site, and the first operation whose result is not finite."""
+"""Where a loss became NaN or infinite: the site, and the first operation whose result is not finite; and how to skip a step."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_flatten
 
 from pyrovae._dispatch import DispatchMode
 from pyrovae.engine.program import Clip, Program
+from pyrovae.engine.step import Engine
 from pyrovae.pair.batch import Batch
 
 LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("purelib", "platlib", "stdlib"))
@@ -56,6 +57,28 @@ def without_what_is_not_finite(clip: Clip | None) -> Clip:
         return grads if clip is None else clip(leaves, grads)
 
     return clipped
+
+
+def step_or_back(engine: Engine, inputs: Batch, weights: Mapping[str, float], buffers: Sequence[Tensor]) -> Tensor:
+    """Take a step and return its ELBO; where that is not finite, or a buffer no longer is, all buffers are as before the step.
+
+    Args:
+        engine, inputs, weights: as `Engine.step` takes them.
+        buffers: tensors that a step may change besides parameters, such as running means.
+    """
+    if not buffers:
+        return engine.step(inputs, weights)
+    with torch.no_grad():
+        before = [buffer.clone() for buffer in buffers]
+    elbo = engine.step(inputs, weights)
+    with torch.no_grad():
+        sound = torch.isfinite(elbo)
+        for buffer, old in zip(buffers, before):
+            if buffer.is_floating_point():  # -inf may stand in one from the start, as in a mask
+                sound = sound & (torch.isfinite(buffer) | ~torch.isfinite(old)).all().to(sound.device)
+        for buffer, old in zip(buffers, before):
+            buffer.copy_(torch.where(sound.to(buffer.device), buffer, old))
+    return elbo
 
 
 class _Sites(Messenger):  # type: ignore[misc]

@@ -28,7 +28,7 @@ from pyrovae.training.bind import FitData
 from pyrovae.training.console import progress_bar, say, stop_on_interrupt
 from pyrovae.training.fit_options import Callback, Every, only_looks
 from pyrovae.training.monitor import NOTHING, Monitor
-from pyrovae.training.not_finite import MOST_REPEATED, explain
+from pyrovae.training.not_finite import MOST_REPEATED, explain, step_or_back
 from pyrovae.training.notes import as_numbers, check_notes, noted_by, with_baseline
 from pyrovae.training.plan import Plan
 from pyrovae.training.schedules import weights_at
@@ -199,7 +199,8 @@ class Trainer:
 
     def _step(self) -> None:
         weights = self._weights()
-        self.epoch_elbos.append(self.engine.step(self._deal(), weights))
+        kept = self.program.buffers if self.on_nan == "skip" else []
+        self.epoch_elbos.append(step_or_back(self.engine, self._deal(), weights, kept))
         self.step += 1
 
     def _end_epoch(self, folder: Path | None, due: bool) -> bool:

@@ -4,6 +4,7 @@ import io
 import struct
 import unicodedata
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,18 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import pyrovae as pv
 from pyrovae.app.jobs.frames import Table
 from pyrovae.data import arrays, load
 from pyrovae.data.arrays import map_array, read_arrays
+from pyrovae.data.cells import is_number
 from pyrovae.data.files import open as open_rows
+from pyrovae.data.images import load_folder
 from pyrovae.data.labels import match_labels, read_labels
 from pyrovae.data.load import read
+from pyrovae.tables.cells import as_numbers, continental
 from pyrovae.tables.schema import Schema
 
 FEW = settings(max_examples=15, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -208,6 +213,25 @@ TABLES = st.lists(st.lists(CELLS, min_size=1, max_size=4), min_size=1, max_size=
 )
 
 
+LONG = {
+    "digits": "1" * 100_000 + "x",
+    "blanks": "1" + " " * 100_000 + "x",
+    "per cent": "1" + "%" * 100_000,
+    "thousands": "1" + " 111" * 25_000 + "x",
+    "points": "1." * 50_000,
+    "exponent": "1e" + "9" * 100_000 + "x",
+}
+
+
+@pytest.mark.parametrize("cell", list(LONG.values()), ids=list(LONG))
+def test_long_cells_take_time_by_their_length(tmp_path: Path, cell: str) -> None:
+    """Where two parts of a pattern can take the same characters, it is the square: minutes, which nothing has to measure."""
+    (tmp_path / "rows.csv").write_text("a;b\n" + "1;2\n" * 3 + f"{cell};4\n")
+    a_result_or_one_error(lambda: read(str(tmp_path / "rows.csv")))
+    assert not is_number(cell) and continental(pd.Series([cell, "1"])) is False
+    assert as_numbers(pd.Series([cell, "1"]))[1] == [cell]
+
+
 def a_result_or_one_error(reads: Callable[[], Any]) -> None:
     try:
         reads()
@@ -245,3 +269,53 @@ def test_any_bytes_are_rows_or_one_error(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("kind", list(CONTENTS))
 def test_many_bytes_are_rows_or_one_error(tmp_path: Path, kind: str) -> None:
     MANY(given(CONTENTS[kind])(lambda content: read_any(tmp_path, kind, content)))()
+
+
+def with_chunk(png: bytes, name: bytes, content: bytes) -> bytes:
+    """A PNG file with another chunk before its end."""
+    chunk = struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+    return png[:-12] + chunk + png[-12:]
+
+
+def test_images_whose_tags_are_damaged_are_refused(tmp_path: Path) -> None:
+    """Decoders raise what they come upon: an IndexError, and a TypeError of a whole number that is said to be a fraction."""
+    made = {}
+    for kind in ("PNG", "TIFF"):
+        with io.BytesIO() as file:
+            Image.new("L", (12, 12), 7).save(file, kind)
+            made[kind] = file.getvalue()
+    (tmp_path / "a.png").write_bytes(with_chunk(made["PNG"], b"iCCP", b""))
+    with pytest.raises(pv.DataError, match="a.png is not an image that can be read"):
+        load_folder(tmp_path)
+    (tmp_path / "a.png").unlink()
+    start, raised = int.from_bytes(made["TIFF"][4:8], "little"), set()
+    for tag in range(int.from_bytes(made["TIFF"][start : start + 2], "little")):
+        changed = bytearray(made["TIFF"])
+        changed[start + 2 + 12 * tag + 2] = 5  # the type of its value
+        (tmp_path / "a.tif").write_bytes(changed)
+        try:
+            load_folder(tmp_path)
+        except pv.DataError as error:
+            raised.add(type(error.__cause__))
+    assert TypeError in raised
+
+
+@pytest.mark.parametrize("reads", [read, lambda path: list(Table(Path(path), 16).blocks())], ids=["whole", "blocks"])
+def test_parquet_files_whose_notes_for_pandas_are_damaged_are_refused(
+    tmp_path: Path, reads: Callable[[str], Any]
+) -> None:
+    path = tmp_path / "rows.parquet"
+    pd.DataFrame({"a": [1.0, 2.0, 3.0], "b": ["x", "y", "x"]}).to_parquet(path)
+    whole = path.read_bytes()
+    for old, new in ((b'"object"', b'"oZject"'), (b'"unicode"', b'"int9999"'), (b'"float64"', b'"flZat64"')):
+        path.write_bytes(whole.replace(old, new))
+        a_result_or_one_error(lambda: reads(str(path)))
+
+
+@pytest.mark.parametrize("reads", [read, lambda path: list(Table(Path(path), 16).blocks())], ids=["whole", "blocks"])
+def test_texts_of_parquet_that_are_no_utf_8_are_refused(tmp_path: Path, reads: Callable[[str], Any]) -> None:
+    path = tmp_path / "rows.parquet"
+    pd.DataFrame({"a": ["first", "secnd"] * 10, "b": range(20)}).to_parquet(path, compression=None)
+    path.write_bytes(path.read_bytes().replace(b"secnd", b"sec\xff1"))
+    with pytest.raises(pv.DataError, match=r"rows.parquet is (not a table|damaged) \("):
+        reads(str(path))

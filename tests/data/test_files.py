@@ -289,3 +289,32 @@ def test_pictures_of_a_data_set_become_arrays() -> None:
 
     fitted = pv.fit(small(), Pictures(rows()), epochs=1, batch_size=50, **HOW)
     assert fitted.settings["num_rows"] == ROWS
+
+
+@pytest.mark.parametrize("name", ["a", ""])
+@pytest.mark.parametrize("ending", [".parquet", ".arrow"])
+def test_columns_of_one_name_are_refused(ending: str, name: str, tmp_path: Path) -> None:
+    table, path = pa.table([[1, 2], [3, 4]], names=[name, name]), tmp_path / f"t{ending}"
+    if ending == ".parquet":
+        pq.write_table(table, path)
+    else:
+        with pa.ipc.new_file(str(path), table.schema) as file:
+            file.write_table(table)
+    with pytest.raises(pv.DataError, match=f"several columns are called '{name}'|duplicate field names"):
+        pv.data.open(path)
+
+
+def test_a_damaged_footer_of_parquet_does_not_end_the_process(tmp_path: Path) -> None:
+    """As pyarrow 26 does where it is asked about the statistics of a column whose description is damaged."""
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"a": [1, 2, None, 4], "b": [1, 2, 3, 4]}), path, row_group_size=2)
+    whole = path.read_bytes()
+    refused = 0
+    for place in range(len(whole) - 8 - int.from_bytes(whole[-8:-4], "little"), len(whole) - 8):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        try:
+            for piece in pv.data.open(path).pieces(0):
+                assert len(piece)
+        except pv.PyrovaeError:
+            refused += 1
+    assert refused > 20

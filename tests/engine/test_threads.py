@@ -4,15 +4,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from support.programs import binary
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 import pyrovae as pv
 import pyrovae.families as fam
 from pyrovae.batching.chunks import TensorSizes, chunk_size
-from pyrovae.engine.threads import GRAIN, LONG, threads_for
+from pyrovae.engine.threads import GRAIN, LONG, as_threads, threads_for
 from pyrovae.fitted.files import read_run
 
 pytestmark = pytest.mark.auto_engine
@@ -148,3 +150,15 @@ def test_a_question_gives_the_same_whatever_the_threads() -> None:
     for fit.threads in (1, 2):
         found.append(pv.importance(fit, x, num_samples=20, seed=0).log_likelihood)
     torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1025, 10**12, 10**30, 1.5, "2", True])
+def test_threads_that_no_system_has_are_refused(threads: Any) -> None:
+    with pytest.raises(pv.OptionError, match="threads must be a whole number of at least 1, and at most 1024"):
+        as_threads(threads)
+    with pytest.raises(pv.OptionError, match="threads must be"):
+        pv.fit(vae(), binary(), epochs=1, threads=threads)
+
+
+def test_threads_may_be_any_whole_number_of_some() -> None:
+    assert [as_threads(threads) for threads in (None, 1, np.int64(2), 1024)] == [None, 1, 2, 1024]

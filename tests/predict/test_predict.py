@@ -47,6 +47,17 @@ def test_generated_moments() -> None:
     torch.testing.assert_close(means, joint["z"] @ pair.weight.T + pair.bias)
 
 
+@pytest.mark.parametrize("how", [{}, {"mean": True}, {"each_row": True}])
+def test_more_rows_than_memory_are_refused_before_any_is_drawn(how: dict[str, Any]) -> None:
+    _, _, fitted = linear_gaussian()
+    with pytest.raises(pv.OptionError, match="1000000000000 rows at once are too many: with the 7 numbers of each"):
+        pv.generate(fitted, 10**12, **how)
+    with pytest.raises(pv.OptionError, match="rows at once are too many"):
+        pv.simulate(fitted, 10**30)
+    with pytest.raises(pv.OptionError, match="num must be at least 1"):
+        pv.generate(fitted, 0, **how)
+
+
 def test_encode_and_reconstruct() -> None:
     pair, x, fitted = linear_gaussian(shift=0.5, spread=2.0)
     proposal = pair.proposal(x)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import pyrovae as pv
 from pyrovae.engine.program import clip_by_norm
-from pyrovae.training.not_finite import without_what_is_not_finite
+from pyrovae.training.not_finite import step_or_back, without_what_is_not_finite
 
 OPTIONS: dict[str, Any] = {"epochs": 4, "batch_size": 10, "seed": 0, "device": "cpu", "progress": False}
 
@@ -99,6 +99,76 @@ def test_steps_without_a_finite_loss_are_skipped_and_counted() -> None:
     assert all(math.isfinite(row["elbo"]) for row in fitted.history) and torch.isfinite(made.loc).all()
     with pytest.raises(pv.NotFiniteError):  # a whole epoch
         pv.fit(Breaking(tuple(range(before, before + 4))), ROWS, on_nan="skip", engine="eager", **OPTIONS)
+
+
+class Normalised(nn.Module):
+    """x ~ N(f(z), 1) with z = g(x): what it keeps of the rows is in `norm`, and rows with y = 1 are infinite there."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm, self.loc = norm, nn.Linear(2, 2)
+        self.register_buffer("mask", torch.tensor([0.0, -math.inf]))  # as causal masks have
+        self.register_buffer("switch", torch.tensor(0.0))  # from the second epoch on, which comes after all checks
+
+    def model(self, x: Tensor, y: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(self, x: Tensor, y: Tensor) -> None:
+        loc = self.loc(self.norm(x / (1 - y * self.switch * self.training).unsqueeze(-1)))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+
+
+class Codes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.codes = nn.Linear(2, 2), pv.nets.VQ(3, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.codes(self.before(x).unsqueeze(-1)).squeeze(-1)
+
+
+@pytest.mark.parametrize("engine", ["eager", "traced"])
+@pytest.mark.parametrize("norm", [lambda: nn.BatchNorm1d(2), Codes], ids=["batch norm", "codebook"])
+def test_a_step_that_is_skipped_leaves_running_averages_as_they_were(norm: Any, engine: str) -> None:
+    pytest.importorskip("vector_quantize_pytorch")
+    torch.manual_seed(0)
+    made = Normalised(norm())
+    rows = {"x": ROWS, "y": (torch.arange(40) == 7).float()}
+    fitted = pv.fit(
+        made, rows, on_nan="skip", engine=engine, callbacks=[lambda fitted: bool(made.switch.fill_(1.0) < 0)], **OPTIONS
+    )
+    assert [row["skipped"] for row in fitted.history] == [0, 1, 1, 1]
+    averages = {name: buffer for name, buffer in made.named_buffers() if name != "mask"}
+    assert len(averages) > 2 and all(torch.isfinite(buffer).all() for buffer in averages.values()), averages
+    if "norm.num_batches_tracked" in averages:
+        assert averages["norm.num_batches_tracked"] == 4 + 3 * 3, "of the steps that were taken"
+
+
+class Writing:
+    """An engine whose steps write what they are given into buffers."""
+
+    def __init__(self) -> None:
+        self.count, self.mean, self.mask = torch.tensor(3), torch.tensor([1.0]), torch.tensor([-math.inf])
+
+    def step(self, inputs: Any, weights: Any) -> Tensor:
+        self.count.add_(1)
+        self.mean.fill_(inputs["mean"])
+        return torch.tensor(inputs["elbo"])
+
+
+@pytest.mark.parametrize(
+    ("elbo", "mean", "taken"),
+    [(-1.0, 2.0, True), (-1.0, math.nan, False), (math.nan, 2.0, False), (-math.inf, 2.0, False)],
+)
+def test_a_step_that_is_not_finite_leaves_all_buffers_as_before(elbo: float, mean: float, taken: bool) -> None:
+    engine: Any = Writing()
+    found = step_or_back(engine, {"elbo": elbo, "mean": mean}, {}, [engine.count, engine.mean, engine.mask])
+    assert found.isfinite() == math.isfinite(elbo)
+    assert (engine.count.item(), engine.mean.item()) == ((4, mean) if taken else (3, 1.0))
+    assert engine.mask.item() == -math.inf
 
 
 def test_a_fit_goes_back_and_on_with_half_the_learning_rate(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pyrovae.app.jobs import report as reporting
     from pyrovae.app.pages import explore as paging
     from pyrovae.app.pages import serve as serving
+    from pyrovae.predict import forward
     from pyrovae.predict import reconstruct as reconstructing
 else:  # so that help, names and mistakes need not wait for torch
     plots = Lazily("pyrovae.plots")
@@ -43,6 +44,7 @@ else:  # so that help, names and mistakes need not wait for torch
     finding = Lazily("pyrovae.app.jobs.outliers")
     filling = Lazily("pyrovae.app.jobs.impute")
     reporting = Lazily("pyrovae.app.jobs.report")
+    forward = Lazily("pyrovae.predict.forward")
     reconstructing = Lazily("pyrovae.predict.reconstruct")
     paging, serving = Lazily("pyrovae.app.pages.explore"), Lazily("pyrovae.app.pages.serve")
 from pyrovae.app.cli.entry import app, opened_run
@@ -327,6 +329,7 @@ def generate(
     rows = opened.rows
     path = to or run / ("generated.png" if rows.image_shape else "generated.csv")
     files.check_file(path, force or to is None, (".png", ".npy", ".csv"))
+    forward.check_room(opened.fitted, num)
     conditions = pictures.conditions_of(opened, given, num, seed)
     num = num if conditions is None else len(conditions)
     how: dict[str, Any] = {"wanted": wanted, "mean": mean, "seed": seed}

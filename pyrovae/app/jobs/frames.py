@@ -16,7 +16,7 @@ from pyrovae._sources import ARROW, near_names
 from pyrovae.data.arrays import map_array
 from pyrovae.data.cells import Form, find_form
 from pyrovae.data.files import forget
-from pyrovae.data.frames import read_frame, reading, short_integers, tidy
+from pyrovae.data.frames import check_texts, read_frame, reading, short_integers, tidy
 from pyrovae.errors import DataError, MissingPackageError, OptionError, PyrovaeError
 
 parquet = Lazily("pyarrow.parquet")
@@ -192,11 +192,11 @@ class Table:
 def _as_frame(table: Any) -> pd.DataFrame:
     """Whole numbers with gaps stay whole numbers, of which pandas would make real ones, and so round those beyond 2^53."""
     whole, gaps = arrow.types.is_integer, (column.null_count for column in table.columns)
-    if not any(number and whole(field.type) for number, field in zip(gaps, table.schema)):
-        return table.to_pandas(ignore_metadata=True)
-    return table.to_pandas(
-        ignore_metadata=True, types_mapper=lambda kind: _with_gaps(str(kind)) if whole(kind) else None
-    )
+    some = any(number and whole(field.type) for number, field in zip(gaps, table.schema))
+    mapper = (lambda kind: _with_gaps(str(kind)) if whole(kind) else None) if some else None
+    frame: pd.DataFrame = table.to_pandas(ignore_metadata=True, types_mapper=mapper)
+    check_texts(frame)
+    return frame
 
 
 def _with_gaps(kind: str) -> Any:
@@ -211,10 +211,9 @@ def _opening(path: Path, what: str = "not a table") -> Iterator[None]:
         yield
     except ImportError as error:
         raise MissingPackageError("Parquet and Arrow files need pyarrow: pip install 'pyrovae[arrow]'.") from error
-    except Exception as error:
-        known = isinstance(error, (OSError, ValueError, OverflowError, arrow.ArrowException))
-        if not known or isinstance(error, PyrovaeError):
-            raise
+    except (PyrovaeError, MemoryError):
+        raise
+    except Exception as error:  # of damaged files, pyarrow and pandas raise whatever they come upon
         raise DataError(
             f"{path} is {what} ({' '.join(str(error).split())[:200]}). Write it anew, or save it as .csv."
         ) from error

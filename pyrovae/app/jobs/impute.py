@@ -21,6 +21,7 @@ from pyrovae.errors import OptionError
 from pyrovae.recover.impute import impute
 from pyrovae.tables.cells import is_gap
 
+MOST_DRAWS = 100_000
 DRAW = "draw"  # the column with the number of the completed table
 
 
@@ -73,12 +74,12 @@ def fill_in(
         rows: how many rows are read at once.
 
     Raises:
-        OptionError: `draws` is negative, the ending of a file is unknown, or the model is given a caption.
+        OptionError: `draws` is negative or too many, the ending of a file is unknown, or the model is given a caption.
         DataError: the table lacks a column of the run, has cells that are no values of it, or the run's model, which was
             fitted to whole rows, has no room for missing cells.
     """
-    if draws < 0:
-        raise OptionError(f"--draws must be 0 or more, got {draws}.")
+    if not 0 <= draws <= MOST_DRAWS:
+        raise OptionError(f"--draws must be 0 or more, and at most {MOST_DRAWS}, got {draws}.")
     width = run.rows.test[0].numel()
     table = table_of(run, source, rows or rows_at_once(run, max(num_samples, draws * width)))
     how: dict[str, Any] = {"num_particles": num_samples, "proposal": proposal}
