@@ -46,10 +46,12 @@ def check_inputs(net: nn.Module, rows: tuple[Tensor, ...], shapes: Sequence[torc
             )
         # under autocast, floating rows are cast by torch
         if row.dtype != dtype and not (row.is_floating_point() and torch.is_autocast_enabled(row.device.type)):
-            cure = {torch.float32: ".float()", torch.float64: ".double()"}.get(dtype, f".to({dtype})")
+            cure = {torch.float32: "`.float()`", torch.float64: "`.double()`"}.get(dtype, f"`.to({dtype})`")
+            if dtype in (torch.float32, torch.float64):  # NumPy has no bfloat16
+                cure += f", or `.astype('{str(dtype).removeprefix('torch.')}')` for a NumPy array or a DataFrame"
             raise ShapeError(
                 f"{name} has {dtype} weights and needs rows of that dtype, got {row.dtype} {tuple(row.shape)}. "
-                f"Cast them: `{cure}`."
+                f"Cast them: {cure}."
             )
 
 

@@ -110,7 +110,10 @@ def test_is_traced(build: Any, in_shapes: Any, out_shape: Any) -> None:
         (lambda p: p[..., :0], "needs rows of shape"),
         (lambda p: p.unsqueeze(-1), "needs rows of shape"),
         (lambda p: torch.zeros(()), r"got \(\)"),
-        (lambda p: p.long(), r"got torch.int64 .* Cast them: `.float\(\)`"),
+        (
+            lambda p: p.long(),
+            r"got torch.int64 .* Cast them: `.float\(\)`, or `.astype\('float32'\)` for a NumPy array",
+        ),
         (lambda p: p.double(), r"got torch.float64 .* Cast them: `.float\(\)`"),
         (lambda p: p.numpy(), "got ndarray"),
         (lambda p: None, "got NoneType"),
