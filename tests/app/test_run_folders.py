@@ -20,7 +20,7 @@ from pyrovae.app import known
 from pyrovae.app.jobs import label as labelling
 from pyrovae.app.options import Options
 from pyrovae.app.run import ARTEFACTS, fit_run, open_run, resume_run
-from pyrovae.data import load
+from pyrovae.data import load, tables
 from pyrovae.errors import CheckpointError
 from pyrovae.fitted.files import sealed
 
@@ -124,7 +124,7 @@ def test_data_that_a_received_run_names_are_not_read_unasked(
     pyrovae: Command, received: Path, saved: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = []
-    monkeypatch.setattr(loading, "load_arrays", lambda path, *_: read.append(path))
+    monkeypatch.setattr(tables, "load_arrays", lambda path, *_: read.append(path))
     monkeypatch.setattr(loading, "file_checksum", lambda path: read.append(path))
     code, _, err = pyrovae(*words, "received")
     assert code == 2 and f"--data{saved / 'rows.npy'}" in "".join(err.split()), err
@@ -209,7 +209,7 @@ def test_a_file_with_another_checksum_is_not_looked_into(
     info["info"]["data"]["path"] = str(secret)
     (run / "run.json").write_bytes(sealed(info))
     looked: list[Path] = []
-    monkeypatch.setattr(loading, "load_arrays", lambda path, *_: looked.append(path))
+    monkeypatch.setattr(tables, "load_arrays", lambda path, *_: looked.append(path))
     code, _, err = pyrovae("encode", "received")
     assert code == 2 and "has changed" in err and f"Data, as recorded in the run: {secret}" in err and not looked
 
