@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pyrovae.batching.transformed import in_evaluation, transformed
-from pyrovae.errors import OptionError
+from pyrovae.errors import OptionError, ShapeError
 from pyrovae.fitted.fitted import Fit, as_count, seeded
 from pyrovae.objectives.terms import terms
 from pyrovae.pair.batch import group_rows, num_rows, take_group, take_rows
@@ -27,11 +27,12 @@ def recompute_statistics(fitted: Fit, data: Any, *, batch_size: int = 500, seed:
     Args:
         fitted: A fit.
         data: Rows, as for `pv.fit`: those of the fit, or some thousand of them.
-        batch_size: About how many rows a batch has; all batches have nearly the same number.
+        batch_size: About how many rows a batch has, at least 2; all batches have nearly the same number.
         seed: Of the draws of the guide and of a transform. None takes torch's random state as it is.
 
     Raises:
         OptionError: `batch_size` is below 2, or the pair has no layer with running statistics that learns.
+        ShapeError: There is a single row, or a single one of which the same is known.
         DataError: The data cannot be bound to the model's arguments, or have rows of another shape or dtype than the fit's.
 
     References:
@@ -55,10 +56,15 @@ def recompute_statistics(fitted: Fit, data: Any, *, batch_size: int = 500, seed:
         batch = fitted.batch(data)
         with ExitStack() as stack:
             rows = stack.enter_context(_averaging(list(layers.values())))
-            for group in group_rows(fitted.pair, batch):
-                part = take_group(batch, group)
+            parts = [take_group(batch, group) for group in group_rows(fitted.pair, batch)]
+            if any(num_rows(part) < 2 for part in parts):
+                raise ShapeError(
+                    "Statistics of batch normalisation need two rows or more, of each group that rows form by what is "
+                    "known of them, and there is one: leave it out."
+                )
+            for part in parts:
                 total = num_rows(part)
-                number = -(-total // size)  # batches
+                number = max(1, total // size)  # batches, none of a single row
                 for i in range(number):
                     some = take_rows(part, slice(i * total // number, (i + 1) * total // number))
                     some = transformed(fitted.pair, some, in_evaluation(fitted.transform))
@@ -88,11 +94,16 @@ def _averaging(layers: list[Any]) -> Iterator[list[int]]:
         seen[id(layer)] += rows[0]
         layer.momentum = rows[0] / seen[id(layer)]
 
+    before = [(layer.running_mean.clone(), layer.running_var.clone()) for layer in layers]
     hooks = [layer.register_forward_pre_hook(weigh) for layer in layers]
     try:
         for layer in layers:
             layer.training = True
         yield rows
+    except BaseException:
+        for layer, (mean, var) in zip(layers, before):
+            layer.running_mean.copy_(mean), layer.running_var.copy_(var)
+        raise
     finally:
         for hook in hooks:
             hook.remove()

@@ -47,7 +47,6 @@ def test_the_kl_has_the_floor_that_gamma_gives(shift: float) -> None:
     encoder = pv.batch_normed(pv.mlp(4, fam.Normal(3), (8,)), gamma=gamma)
     with torch.no_grad():
         encoder.net.norm.bias.fill_(shift)
-        encoder.net.net(rows())
     q = encoder(rows())
     prior = torch.distributions.Normal(0.0, 1.0)
     exact = kl_divergence(q.base_dist, prior).sum(-1).mean()
@@ -55,7 +54,8 @@ def test_the_kl_has_the_floor_that_gamma_gives(shift: float) -> None:
     locations = ((var / (var + 1e-5)) * gamma**2 + shift**2).sum() / 2
     scales = (0.5 * (q.base_dist.scale**2 - 1) - q.base_dist.scale.log()).sum(-1).mean()
     torch.testing.assert_close(exact, locations + scales, rtol=1e-5, atol=0)
-    assert scales >= 0 and exact >= 3 * gamma**2 / 2 * 0.99
+    floor = (gamma**2 * var / (var + 1e-5)).sum() / 2
+    assert scales >= 0 and exact >= floor > 0
 
 
 def test_mistakes() -> None:
@@ -128,7 +128,7 @@ def test_recomputed_statistics_are_those_of_all_rows(x: Tensor) -> None:
     assert norm.momentum == 0.1 and all(torch.equal(p, weights[name]) for name, p in fit.pair.named_parameters())
 
 
-@pytest.mark.parametrize("size", [7, 20])
+@pytest.mark.parametrize("size", [2, 7, 20])
 def test_batches_count_by_their_rows(x: Tensor, size: int) -> None:
     fit = fitted(x)
     pv.recompute_statistics(fit, x, batch_size=size, seed=0)
@@ -143,5 +143,32 @@ def test_statistics_that_do_not_exist(x: Tensor) -> None:
     fit = pv.fit(plain, x, epochs=0, progress=False)
     with pytest.raises(pv.OptionError, match="no batch normalisation"):
         pv.recompute_statistics(fit, x)
+    fit = fitted(x)
+    before = {name: value.clone() for name, value in fit.pair.state_dict().items()}
     with pytest.raises(pv.OptionError, match="batch_size"):
-        pv.recompute_statistics(fitted(x), x, batch_size=1)
+        pv.recompute_statistics(fit, x, batch_size=1)
+    with pytest.raises(pv.ShapeError, match="two rows"):
+        pv.recompute_statistics(fit, x[:1])
+    pv.recompute_statistics(fit, x[:3], batch_size=2)  # one batch of three
+    assert any(not torch.equal(value, before[name]) for name, value in fit.pair.state_dict().items())
+
+
+def stop(fit: pv.Fit) -> None:
+    """Let the third pass through the likelihood's network be interrupted."""
+    passes: list[int] = []
+
+    def interrupt(*_: Any) -> None:
+        passes.append(0)
+        if len(passes) == 3:
+            raise KeyboardInterrupt
+
+    fit.pair.likelihood.register_forward_pre_hook(interrupt)
+
+
+def test_an_interrupted_pass_leaves_the_statistics_as_they_were(x: Tensor) -> None:
+    fit = fitted(x)
+    before = {name: value.clone() for name, value in fit.pair.state_dict().items()}
+    stop(fit)
+    with pytest.raises(KeyboardInterrupt):
+        pv.recompute_statistics(fit, x, batch_size=10)
+    assert all(torch.equal(value, before[name]) for name, value in fit.pair.state_dict().items())
