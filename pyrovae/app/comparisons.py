@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pyrovae.app.catalogue import CONDITION, own_files
 from pyrovae.app.decide import decide
@@ -17,6 +18,7 @@ from pyrovae.app.pictures import draw_pictures
 from pyrovae.app.rows import split_rows
 from pyrovae.app.run import Run, fit_run, open_run, resume_run
 from pyrovae.app.scores import EVALUATION_SEED, check_draws, estimate, evaluate, first_rows
+from pyrovae.criticism.importance import Importance
 from pyrovae.criticism.stacking import shares_of_wins, stacking_weights
 from pyrovae.data import Dataset
 from pyrovae.errors import NotFiniteError, OptionError
@@ -106,21 +108,20 @@ def compare(
                 "runs of one data set, split by one seed and one fraction."
             )
     _check_measures(runs, dequantise)
-    found = []
+    judged = []
     for run in runs:
         picked, bound = take_rows(run.rows.batch("test"), first_rows(num_samples, num_rows)), run.model.quantised
         if dequantise and measure_of(run).kind == DENSITY:
             picked["x"], bound = run.rows.dequantised(picked["x"], seed=EVALUATION_SEED), True
         values = estimate(run, picked, num_samples, proposal)
-        scale, summary = run.rows.log_abs_det, values.summary()
-        found.append((run.folder, values.log_likelihood - scale, summary, bound, summary["elbo"] - scale))
-    # rows are compared one by one, so that one which a run cannot judge is left out for all
-    defined = ~torch.stack([entry[1] for entry in found]).isnan().any(0)
+        judged.append((run.folder, values, run.rows.log_abs_det, bound))
+    # rows are compared one by one, so that one which a run cannot judge is left out for all, and in the ELBO, too
+    defined = ~torch.stack([values.log_likelihood for _, values, _, _ in judged]).isnan().any(0)
     if not bool(defined.any()):
         raise NotFiniteError(
             "There is no row whose density is defined in all of these runs, so that none can be compared."
         )
-    found = [(folder, log_p[defined], summary, bound, elbo) for folder, log_p, summary, bound, elbo in found]
+    found = [_judged(*entry, defined) for entry in judged]
     found.sort(key=lambda entry: -entry[1].mean().item())
     dimensions = first.rows.test[0].numel()
     everything = torch.stack([entry[1] for entry in found])
@@ -148,6 +149,15 @@ def compare(
             }
         )
     return table
+
+
+def _judged(
+    folder: Path, values: Importance, scale: float, bound: bool, rows: Tensor
+) -> tuple[Path, Tensor, dict[str, float], bool, float]:
+    """What is compared of a run, from some of its rows alone: log p(x) of each, and means over them."""
+    columns = {name: column[rows] for name, column in vars(values).items() if isinstance(column, Tensor)}
+    summary = replace(values, **columns).summary()
+    return folder, columns["log_likelihood"] - scale, summary, bound, summary["elbo"] - scale
 
 
 def _check_measures(runs: Sequence[Run], dequantise: bool) -> None:

@@ -198,5 +198,5 @@ def over_rows(values: Tensor) -> float:
 
 
 def of_mean(errors: Tensor) -> float:
-    """The standard error of the mean over rows that follows from independent errors of the rows."""
-    return errors.square().sum().sqrt().item() / len(errors)
+    """The standard error of the mean over rows that follows from independent errors of the rows; NaN for no row."""
+    return errors.square().sum().sqrt().item() / len(errors) if len(errors) else float("nan")

@@ -90,7 +90,7 @@ class Importance:
             "elbo_se": error(elbo),
             "log_likelihood": log_p.mean().item(),
             "log_likelihood_se": error(log_p),
-            "log_likelihood_mc_se": mc_error.square().sum().sqrt().item() / max(1, len(log_p)),
+            "log_likelihood_mc_se": mc_error.square().sum().sqrt().item() / len(log_p) if len(log_p) else float("nan"),
             "k_hat_threshold": threshold,
             "k_hat_above_threshold": (
                 (k_hat > threshold).double().mean().item() if self.num_samples >= 25 else float("nan")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyrovae._html import table
+from pyrovae.criticism.ais import over_rows
 from pyrovae.criticism.importance import silently
 from pyrovae.criticism.refine import refine
 from pyrovae.errors import DataError, OptionError
@@ -98,7 +99,8 @@ def anomaly_score(
 
     Raises:
         OptionError: The method is not known, or lacks its `reference` or `background`.
-        DataError: Values are outside the support of the likelihood, or missing where it does not allow that.
+        DataError: Values are outside the support of the likelihood, or missing where it does not allow that; or no row of the
+            `reference` has a finite density.
         PairError: For "regret", q cannot be refined: see `pv.refine`.
 
     References:
@@ -147,8 +149,13 @@ def typicality(found: Anomaly, usual: Anomaly) -> Anomaly:
 
 def _typicality(score: Tensor, error: Tensor, usual: Tensor) -> tuple[Tensor, Tensor]:
     usual = usual[usual.isfinite()]
-    spread = usual.std() / math.sqrt(len(usual))
-    return (score - usual.mean()).abs(), (error.square() + spread.nan_to_num(0.0).square()).sqrt()
+    if not len(usual):
+        raise DataError(
+            "No row of the reference has a finite density, so that there is no usual one: give ordinary rows, of the kind that "
+            "the model was fitted to."
+        )
+    spread = over_rows(usual) if len(usual) > 1 else 0.0
+    return (score - usual.mean()).abs(), (error.square() + spread**2).sqrt()
 
 
 _NEEDS = {

@@ -40,5 +40,6 @@ class Bernoulli(dist.Bernoulli):  # type: ignore[misc]  # Pyro has no types
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        size = self.logits.abs()
+        # |l|, with slope 1 or -1 also at l = 0, where `abs` has 0 and the second derivative would be 0 instead of -1/4
+        size = self.logits * torch.copysign(self.logits.new_ones(()), self.logits.detach())
         return torch.addcmul(-(torch.log(1 + torch.exp(-size)) + size / 2), value - 0.5, self.logits)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pyro.distributions import Delta
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyrovae._shapes import broadcast_shapes
-from pyrovae.errors import PairError
+from pyrovae.errors import OptionError, PairError
 from pyrovae.objectives.baselines import Signal
 from pyrovae.objectives.enumeration import dims_of, expected, probability, upstream
 from pyrovae.objectives.kl_functions import KLFunction, Minibatch, applies_weight, apply, repr_of
@@ -85,6 +85,7 @@ def elbo(
         The bound and the objective, see `Bound`.
 
     Raises:
+        OptionError: `kl` is none of these.
         PairError: `kl` is given, and not "auto", and a site is not reparameterised; `kl="analytic"` and model and guide draw
             their sites in different orders; enumerated sites cannot be summed out exactly; the function `kl` names sites (its
             attribute `sites`) that the pair does not have, or returns other sites than it was given.
@@ -103,7 +104,14 @@ def elbo(
         >>> pv.elbo(run, kl="analytic", kl_weight=0.5).objective.shape
         torch.Size([])
     """
+    check_kl(kl)
     return bound_of(terms, num_rows, kl_weight, kl)
+
+
+def check_kl(kl: Any) -> None:
+    """OptionError unless `kl` is a way to compute KL terms."""
+    if not (kl is None or kl in ("analytic", "auto") or callable(kl)):
+        raise OptionError(f"kl must be None, 'analytic', 'auto' or a function of the per-site KL terms, got {kl!r}.")
 
 
 def bound_of(

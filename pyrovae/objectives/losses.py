@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pyrovae.errors import OptionError, PairError
 from pyrovae.objectives.baselines import learned, leave_one_out
-from pyrovae.objectives.elbo import Baseline, Bound, bound_of
+from pyrovae.objectives.elbo import Baseline, Bound, bound_of, check_kl
 from pyrovae.objectives.fixed_draws import direct_log_q
 from pyrovae.objectives.kl_functions import KLFunction, num_arguments, repr_of
 from pyrovae.objectives.marginals import count
@@ -69,10 +69,7 @@ class Trace_ELBO:
         baseline: str | learned | None = "leave_one_out",
     ) -> None:
         check_options(num_particles, gradient, "sticking_the_landing")
-        if not (kl is None or kl in ("analytic", "auto") or callable(kl)):
-            raise OptionError(
-                f"kl must be None, 'analytic', 'auto' or a function of the per-site KL terms, got {kl!r}."
-            )
+        check_kl(kl)
         if callable(kl):
             num_arguments(kl)  # refuse a function of too many arguments now, not in the first step
         if kl is not None and gradient != "standard":

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pyrovae.batching.transformed import in_evaluation, transformed
-from pyrovae.errors import OptionError, ShapeError
+from pyrovae.errors import DataError, OptionError, ShapeError
 from pyrovae.fitted.fitted import Fit, as_count, seeded
 from pyrovae.objectives.terms import terms
 from pyrovae.pair.batch import group_rows, num_rows, take_group, take_rows
@@ -33,7 +33,8 @@ def recompute_statistics(fitted: Fit, data: Any, *, batch_size: int = 500, seed:
     Raises:
         OptionError: `batch_size` is below 2, or the pair has no layer with running statistics that learns.
         ShapeError: There is a single row, or a single one of which the same is known.
-        DataError: The data cannot be bound to the model's arguments, or have rows of another shape or dtype than the fit's.
+        DataError: The data cannot be bound to the model's arguments, or have rows of another shape or dtype than the fit's; or a
+            mean or variance over them is not finite.
 
     References:
         Ioffe and Szegedy 2015, arXiv:1502.03167, section 3.1; Izmailov et al. 2018, arXiv:1803.05407, section 3.2.
@@ -70,6 +71,15 @@ def recompute_statistics(fitted: Fit, data: Any, *, batch_size: int = 500, seed:
                     some = transformed(fitted.pair, some, in_evaluation(fitted.transform))
                     rows[0] = num_rows(some)
                     terms(fitted.pair, some, layout=fitted.layout_of(some))
+            if not all(
+                bool(kept.isfinite().all())
+                for part in layers.values()
+                for kept in (part.running_mean, part.running_var)
+            ):
+                raise DataError(
+                    "A mean or variance over these rows is not finite: look for missing or very large values. All is left as it "
+                    "was."
+                )
 
 
 def _moves(part: nn.Module) -> bool:

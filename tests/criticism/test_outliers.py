@@ -1,6 +1,7 @@
 """Strange rows: scores in closed form, p-values whose rate of false alarms is what they say, and densities of entries."""
 
 import math
+import warnings
 from typing import Any
 
 import pyro
@@ -79,6 +80,18 @@ def test_typicality_is_the_distance_from_the_usual_density(x: Tensor) -> None:
     torch.testing.assert_close(found.score, (exact - exact[30:].mean()).abs(), atol=1e-6, rtol=0)
     spread = exact[30:].std() / math.sqrt(30)
     torch.testing.assert_close(found.error, spread.expand(60), atol=1e-6, rtol=0)
+
+
+def test_typicality_needs_a_reference_row_with_a_density(x: Tensor) -> None:
+    fitted, how = fit_of(Linear(), x), {"num_samples": 20, "proposal": "guide", "seed": 0}
+    far = torch.cat([torch.full_like(x[:1], 1e200), x[1:2]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = pv.anomaly_score(fitted, x[:4], "typicality", reference=far, **how)  # one row is left, without a spread
+        exact = marginal().log_prob(x)
+        torch.testing.assert_close(found.score, (exact[:4] - exact[1]).abs(), atol=1e-6, rtol=0)
+        with pytest.raises(pv.DataError, match="No row of the reference"):
+            pv.anomaly_score(fitted, x[:4], "typicality", reference=far[:1], **how)
 
 
 def test_the_ratio_is_that_of_two_models(x: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -48,6 +49,18 @@ def test_the_guides_gap_is_its_divergence_and_the_best_q_has_none(gaussian: Any)
     assert (exact - found.refined_elbo).max() < 0.05 < 0.05 * kl.min()
     assert (found.approximation_gap.abs() < 0.1).all() and found.k_hat.max() < 0.5
     torch.testing.assert_close(found.amortisation_gap, kl, rtol=0, atol=0.4)
+
+
+def test_means_over_no_row_are_nan(gaussian: Any) -> None:
+    found = gaussian[2]
+    fields = {
+        name: torch.full_like(value, torch.nan) for name, value in vars(found).items() if isinstance(value, Tensor)
+    }
+    assert all(math.isnan(value) for value in dataclasses.replace(found, **fields).summary().values())
+    nothing = torch.full((2,), torch.nan, dtype=torch.float64)
+    means = pv.Importance(nothing, nothing, nothing, nothing, nothing, 100).summary()
+    assert means.pop("undefined_rows") == 2 and means.pop("k_hat_threshold") > 0
+    assert all(math.isnan(value) for value in means.values()), means
 
 
 def test_posterior_moments_are_those_of_the_closed_form(gaussian: Any) -> None:

@@ -21,8 +21,8 @@ def test_log_density_and_gradient_at_logits_of_any_size(x: float) -> None:
     torch.testing.assert_close(next(gradients).double(), next(gradients), rtol=1e-6, atol=1.5e-7)
 
 
-def test_second_derivative() -> None:
-    logits = torch.linspace(-5, 5, 8, dtype=torch.float64, requires_grad=True)
+def test_second_derivative_also_where_a_logit_is_zero() -> None:
+    logits = torch.tensor([-5.0, -0.7, -1e-9, -0.0, 0.0, 1e-9, 0.7, 5.0], dtype=torch.float64, requires_grad=True)
     (first,) = torch.autograd.grad(Bernoulli(logits).log_prob(torch.ones(8).double()).sum(), logits, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), logits)
     p = torch.sigmoid(logits.detach())

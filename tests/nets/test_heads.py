@@ -138,6 +138,15 @@ def test_batches_count_by_their_rows(x: Tensor, size: int) -> None:
     torch.testing.assert_close(norm.running_mean, u.mean(0), rtol=1e-4, atol=1e-5)
 
 
+def test_statistics_that_are_not_finite_are_refused(x: Tensor) -> None:
+    fit = fitted(x)
+    before, bad = {name: buffer.clone() for name, buffer in fit.pair.named_buffers()}, x.clone()
+    bad[-1] = torch.nan
+    with pytest.raises(pv.DataError, match="not finite"):
+        pv.recompute_statistics(fit, bad, batch_size=20, seed=0)
+    assert before and all(torch.equal(buffer, before[name]) for name, buffer in fit.pair.named_buffers())
+
+
 def test_statistics_that_do_not_exist(x: Tensor) -> None:
     plain = pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.Bernoulli(6)), pv.mlp(6, fam.Normal(2)))
     fit = pv.fit(plain, x, epochs=0, progress=False)

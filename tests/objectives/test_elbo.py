@@ -336,6 +336,12 @@ def test_no_particles(particles: int) -> None:
 def test_unknown_kl(kl: Any) -> None:
     with pytest.raises(pv.OptionError, match="kl must be"):
         pv.Trace_ELBO(kl=kl)
+    x = torch.zeros(2, 4)
+    pair = pv.VAE(
+        pv.priors.StandardNormal(2), pv.mlp(2, pv.families.Bernoulli(4), ()), pv.mlp(4, pv.families.Normal(2), ())
+    )
+    with pytest.raises(pv.OptionError, match="kl must be"):
+        pv.elbo(pv.terms(pair, {"x": x}), kl=kl)
 
 
 # --- closed-form KL must be the KL -----------------------------------------------------------------------------------
