@@ -1,4 +1,4 @@
-"""Shapes of tensors."""
+"""Shapes and dtypes of tensors."""
 
 from __future__ import annotations
 
@@ -24,3 +24,11 @@ def broadcast_shapes(*shapes: Sequence[int]) -> torch.Size:
                     )
                 found[dim] = shape[dim]
     return torch.Size(found)
+
+
+def how_to_cast(dtype: torch.dtype) -> str:
+    """The methods that give rows this dtype, for error messages."""
+    cure = {torch.float32: "`.float()`", torch.float64: "`.double()`"}.get(dtype, f"`.to({dtype})`")
+    if dtype in (torch.float32, torch.float64):  # NumPy has no bfloat16
+        cure += f", or `.astype('{str(dtype).removeprefix('torch.')}')` for a NumPy array or a DataFrame"
+    return cure

@@ -17,8 +17,9 @@ from pyrovae.batching.transformed import transformed
 from pyrovae.errors import DataError, PairError, PyrovaeError
 from pyrovae.pair.batch import Batch, num_rows, take_rows
 from pyrovae.pair.devices import indices_in_range
+from pyrovae.pair.dtypes import cure_of_dtypes
 from pyrovae.pair.handlers import same_memory
-from pyrovae.pair.parameters import every_module, fork_rng, trainable
+from pyrovae.pair.parameters import dtype_of, every_module, fork_rng, trainable
 from pyrovae.pair.program import PairLike, distribution_name, run, sample_sites
 
 
@@ -62,7 +63,8 @@ def check_rows(
                 model, guide = map(sample_sites, run(pair, seen))
             for name, node in model.items():
                 if node["is_observed"] and isinstance(node["value"], Tensor):
-                    _check_site(name, node, rows, those, strict)
+                    with _dtypes_explained(name, node["value"], pair):
+                        _check_site(name, node, rows, those, strict)
                     if gaps and _has_nan(node["value"]):
                         _check_mask(pair, name, node, those)
                         masks_checked = True
@@ -200,6 +202,18 @@ def check_given(
         if isinstance(value, Tensor) and (observes or name in latent):
             check_support(name, node["fn"], value, torch.arange(len(value) if value.dim() else 1))
     check_classes(noted, known, torch.arange(max(map(len, known.values()), default=0)))
+
+
+@contextmanager
+def _dtypes_explained(name: str, value: Tensor, pair: PairLike) -> Iterator[None]:
+    """DataError in place of torch's where a likelihood does not compute with rows of this dtype."""
+    try:
+        yield
+    except (RuntimeError, TypeError) as error:
+        cure = "" if isinstance(error, PyrovaeError) else cure_of_dtypes(error, {name: value}, dtype_of(pair))
+        if not cure:
+            raise
+        raise DataError(f"Site {name!r} has no density at such rows: {error}{cure}") from error
 
 
 def _check_site(name: str, node: Any, rows: Batch, numbers: Tensor, strict: bool) -> None:

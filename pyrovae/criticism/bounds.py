@@ -188,7 +188,8 @@ def inference_gap(evidence: Evidence) -> list[Finding]:
         says += f"; of {few} rows {amortisation:.2f} by amortisation and {approximation:.2f} by the family of a Normal"
         advice = AMORTISATION if amortisation > approximation else FAMILY
         values |= {name: split[name] for name in ("amortisation_gap", "approximation_gap")}
-    scale = abs(rate)
+    # the median row, since one draw far out can make the mean rate as large as any gap, and so excuse it
+    scale = torch.stack([terms.double() for terms in kl.values()]).sum(0).median().abs().item()
     return [
         Finding(
             "inference gap",

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from pyrovae.errors import DataError, ShapeError
+from pyrovae.pair.arrays import as_tensor
 
 STEPS, CLOSE = 20_000, 1e-9
 
 
-def stacking_weights(log_p: Tensor) -> Tensor:
+def stacking_weights(log_p: Any) -> Tensor:
     """The weights w of M models whose mixture predicts N rows best: they maximise `sum_n log sum_m w_m p_m(x_n)`.
 
     Unlike differences of mean log p(x), the weights say whether models know different things: a model that is worse on average
@@ -19,14 +23,16 @@ def stacking_weights(log_p: Tensor) -> Tensor:
     of the fits take the place of leave-one-out densities.
 
     Args:
-        log_p: log p(x) of each model and row, `(M, N)`, nats, from `pv.log_likelihood` of rows held out.
+        log_p: log p(x) of each model and row, `(M, N)`, nats, from `pv.log_likelihood` of rows held out: a tensor or an
+            array, a list of one `(N,)` for each model, or a dict of them by the models' names.
 
     Returns:
-        The weights, `(M,)` float64, which sum to 1.
+        The weights, `(M,)` float64, which sum to 1, in the order of the models.
 
     Raises:
         ShapeError: `log_p` is not `(M, N)` with at least one model and one row.
-        DataError: A value is NaN, or all models give a row probability 0.
+        DataError: These are no numbers, the models have different numbers of rows, a value is NaN, or all
+            models give a row probability 0.
 
     References:
         Yao, Vehtari, Simpson & Gelman 2018, *Using stacking to average Bayesian predictive distributions*, arXiv:1704.02030.
@@ -37,9 +43,11 @@ def stacking_weights(log_p: Tensor) -> Tensor:
         >>> pv.stacking_weights(torch.stack([first, first.flip(0), first - 5])).round(decimals=3)
         tensor([0.5000, 0.5000, 0.0000], dtype=torch.float64)
     """
-    if log_p.dim() != 2 or not log_p.numel():
-        raise ShapeError(f"stacking_weights takes log p(x) of shape (models, rows), got {tuple(log_p.shape)}.")
-    values = log_p.detach().double().cpu()
+    given = list(log_p.values()) if isinstance(log_p, Mapping) else log_p
+    found = as_tensor("log_p", given, torch.float64)
+    if found.dim() != 2 or not found.numel():
+        raise ShapeError(f"stacking_weights takes log p(x) of shape (models, rows), got {tuple(found.shape)}.")
+    values = found.detach().double().cpu()
     if bool(torch.isnan(values).any()) or bool(torch.isinf(values.amax(0)).any()):
         raise DataError(
             "stacking_weights needs log p(x) that is no NaN, and one model at least under which each row is possible."

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyrovae._shapes import how_to_cast
 from pyrovae.errors import ShapeError
 from pyrovae.nets.normalising import activation_of
 
@@ -46,12 +47,9 @@ def check_inputs(net: nn.Module, rows: tuple[Tensor, ...], shapes: Sequence[torc
             )
         # under autocast, floating rows are cast by torch
         if row.dtype != dtype and not (row.is_floating_point() and torch.is_autocast_enabled(row.device.type)):
-            cure = {torch.float32: "`.float()`", torch.float64: "`.double()`"}.get(dtype, f"`.to({dtype})`")
-            if dtype in (torch.float32, torch.float64):  # NumPy has no bfloat16
-                cure += f", or `.astype('{str(dtype).removeprefix('torch.')}')` for a NumPy array or a DataFrame"
             raise ShapeError(
                 f"{name} has {dtype} weights and needs rows of that dtype, got {row.dtype} {tuple(row.shape)}. "
-                f"Cast them: {cure}."
+                f"Cast them: {how_to_cast(dtype)}."
             )
 
 

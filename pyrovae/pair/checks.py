@@ -13,9 +13,10 @@ from torch import Tensor
 from pyrovae.errors import PairError, PyrovaeError
 from pyrovae.pair.batch import Batch, as_batch, group_rows, num_rows, take_group, take_rows
 from pyrovae.pair.devices import cure_of_devices
+from pyrovae.pair.dtypes import cure_of_dtypes
 from pyrovae.pair.handlers import PARTICLE_PLATE, DetachDraws, SetValues
 from pyrovae.pair.layout import Layout, describe_run, union
-from pyrovae.pair.parameters import default_dtype, evaluating, every_module, fork_rng, param_scope, trainable
+from pyrovae.pair.parameters import default_dtype, dtype_of, evaluating, every_module, fork_rng, param_scope, trainable
 from pyrovae.pair.program import Pair, PairLike, run, sample_sites, unwritten_value
 
 
@@ -156,7 +157,8 @@ def check_gradients(pair: PairLike, runs: Sequence[tuple[Any, Any]]) -> None:
             except PairError:
                 raise
             except (RuntimeError, ValueError, IndexError) as error:
-                raise PairError(f"Site {name!r} of the {side}: {error}") from error
+                cure = cure_of_dtypes(error, {name: node["value"]}, dtype_of(pair))
+                raise PairError(f"Site {name!r} of the {side}: {error}{cure}") from error
             if not torch.isfinite(log_prob).all():
                 raise PairError(
                     f"Site {name!r} of the {side} has a log-density that is not finite in "

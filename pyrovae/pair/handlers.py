@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import pyro
 import torch
 from pyro.distributions import Delta, TorchDistribution
+from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyrovae._weighing import Enumerated
 from pyrovae.errors import PairError
@@ -313,3 +315,33 @@ def same_memory(a: Any, b: Any) -> bool:
         return a is b
     here, there = ((t.numel(), t.storage_offset(), t.untyped_storage().data_ptr()) for t in (a, b))
     return here == there
+
+
+@contextmanager
+def no_nameless_draws(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Raise PairError where a `PyroSample` is read while its module is not called: Pyro then draws it without a sample site.
+
+    The draw would be in no density and in no guide, and another one each time that it is read.
+    """
+    found = {id(part): part for module in modules for part in module.modules() if isinstance(part, PyroModule)}
+    before = [(part, dict(part._pyro_samples)) for part in found.values() if part._pyro_samples]
+
+    def named(name: str, prior: Any) -> Callable[[PyroModule], Any]:
+        def read(part: PyroModule) -> Any:
+            if not part._pyro_context.active:
+                raise PairError(
+                    f"PyroSample {name!r} of {type(part).__name__} is read outside of a call of the module, where Pyro "
+                    f"draws it without a sample site. Write pyro.sample({name!r}, ...) there; or make what reads it the "
+                    "`forward` of the PyroModule, and call that: pv.Pair(module, guide)."
+                )
+            return prior if hasattr(prior, "sample") else prior(part)
+
+        return read
+
+    try:
+        for part, priors in before:
+            part._pyro_samples.update({name: named(name, prior) for name, prior in priors.items()})
+        yield
+    finally:
+        for part, priors in before:
+            part._pyro_samples.update(priors)

@@ -16,6 +16,7 @@ from pyrovae._shapes import broadcast_shapes
 from pyrovae.errors import PairError, PyrovaeError, ShapeError
 from pyrovae.pair.batch import num_rows
 from pyrovae.pair.devices import cure_of_devices, indices_in_range
+from pyrovae.pair.dtypes import cure_of_dtypes
 from pyrovae.pair.handlers import (
     DATA_PLATE,
     PARTICLE_PLATE,
@@ -23,9 +24,10 @@ from pyrovae.pair.handlers import (
     OnlyDistributions,
     Replay,
     check_mark,
+    no_nameless_draws,
     same_memory,
 )
-from pyrovae.pair.parameters import evaluating, modules
+from pyrovae.pair.parameters import dtype_of, evaluating, every_module, modules
 from pyrovae.pair.program import (
     PairLike,
     arguments,
@@ -224,8 +226,14 @@ def _describe_run(
     before = _module_parameters(pair)
     try:
         device = next(iter(batch.values())).device
-        here = MakeParamsOn(device), indices_in_range(device)
-        with unwritten(batch, "pair", by_value=True), OnlyDistributions(), here[0], here[1], during or nullcontext():
+        with (
+            unwritten(batch, "pair", by_value=True),
+            OnlyDistributions(),
+            MakeParamsOn(device),
+            indices_in_range(device),
+            no_nameless_draws(every_module(pair).values()),
+            during or nullcontext(),
+        ):
             with unwritten(batch, "guide"):
                 guide_trace = poutine.trace(pair.guide).get_trace(**batch)
             for name, node in sample_sites(guide_trace).items():
@@ -245,9 +253,8 @@ def _describe_run(
         gaps = [name for name, v in batch.items() if v.is_floating_point() and bool(v.isnan().any())]
         if "nan" in str(error) and gaps:
             what += f"; {' and '.join(map(repr, gaps))} has NaN, which this pair does not take: fill it in, or drop such rows"
-        raise PairError(
-            f"Running the pair on a batch ({came}) failed: {what}{cure_of_devices(error, device)}"
-        ) from error
+        cure = cure_of_devices(error, device) or cure_of_dtypes(error, batch, dtype_of(pair))
+        raise PairError(f"Running the pair on a batch ({came}) failed: {what}{cure}") from error
     if before.keys() - _module_parameters(pair).keys():
         raise PairError(
             "Model and guide have different parameters under one Pyro name, so that one of them was lost. "

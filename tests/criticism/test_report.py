@@ -230,6 +230,22 @@ def test_a_gap_is_told_from_its_cause() -> None:
     assert gap.verdict != "ok" and "The encoder does not find" in gap.advice
 
 
+def test_a_gap_is_not_excused_by_a_draw_far_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mean KL terms of a few draws are as large as the largest of them, which the gap, of other draws, need not have."""
+    _, x, fitted = linear_gaussian(20, shift=1.0)
+    ask = {"only": ("inference_gap",), "num_samples": 300, "proposal": "guide"}
+    plain = pv.criticise(fitted, x, **ask)["inference gap"]
+
+    def far_out(*arguments: Any, **options: Any) -> dict[str, Tensor]:
+        terms = pv.kl_by_site(*arguments, **options)
+        return {name: term.index_fill(0, torch.tensor([3]), 1e6) for name, term in terms.items()}
+
+    monkeypatch.setattr("pyrovae.criticism.bounds.kl_by_site", far_out)
+    gap = pv.criticise(fitted, x, **ask)["inference gap"]
+    assert gap.values["rate"] > 1e4 and plain.values["rate"] < 100
+    assert gap.verdict == plain.verdict != "ok"
+
+
 @pytest.mark.slow
 def test_log_p_is_checked_by_annealing() -> None:
     """Within 4.5 standard errors of the mean of 8 rows: false alarms 7e-6, for this seed none."""

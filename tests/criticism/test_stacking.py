@@ -27,6 +27,19 @@ def test_a_model_that_knows_no_row_better_has_no_weight() -> None:
     torch.testing.assert_close(shares_of_wins(log_p), torch.tensor([0.5, 0.0, 0.5]).double())
 
 
+def test_models_come_as_a_tensor_an_array_a_list_or_by_name() -> None:
+    log_p = torch.tensor([[-1.0, -1.0, -4.0], [-4.0, -2.0, -1.0]])
+    wanted = stacking_weights(log_p)
+    assert wanted[0] > wanted[1] > 0.1
+    for given in (log_p.numpy(), list(log_p), dict(zip("ab", log_p)), dict(zip("ab", log_p.numpy())), log_p.tolist()):
+        torch.testing.assert_close(stacking_weights(given), wanted)
+    for wrong in ([log_p[0], log_p[1, :2]], {"a": object()}, ["first", "second"]):
+        with pytest.raises(pv.DataError, match="'log_p' must"):
+            stacking_weights(wrong)
+    with pytest.raises(pv.ShapeError, match=r"got \(0,\)"):
+        stacking_weights([])
+
+
 def test_what_has_no_weights_is_refused() -> None:
     with pytest.raises(pv.ShapeError, match=r"\(models, rows\)"):
         stacking_weights(torch.zeros(3))

@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import pyro.distributions.transforms as transforms
 import pytest
 import torch
-from pyro.nn import PyroModule, PyroParam
+from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import Tensor, nn
 from torch.distributions import constraints
 
@@ -258,6 +258,75 @@ def test_shape_and_dtype_of_the_data_are_named_with_the_cure() -> None:
         pv.check_pair(vae, torch.zeros(5, 3))
     with pytest.raises(pv.PyrovaeError, match=r"float\(\)"):
         pv.check_pair(vae, torch.zeros(5, 4, dtype=torch.int64))
+
+
+class Bits(nn.Module):
+    """Networks of torch, and a likelihood of Pyro; the guide may cast the rows by itself."""
+
+    def __init__(self, casts: bool) -> None:
+        super().__init__()
+        self.decoder, self.encoder, self.casts = nn.Linear(2, 4), nn.Linear(4, 2), casts
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=self.decoder(z)).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            loc = self.encoder(x.to(self.encoder.weight.dtype) if self.casts else x)
+            pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+
+
+@pytest.mark.parametrize("casts", [False, True], ids=["network", "likelihood"])
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int8, torch.uint8, torch.int64])
+@pytest.mark.parametrize("double", [False, True])
+def test_a_dtype_that_torch_does_not_compute_with_is_named_with_the_cure(
+    casts: bool, dtype: torch.dtype, double: bool
+) -> None:
+    pair = Bits(casts).double() if double else Bits(casts)
+    cure = f"x is {str(dtype)[6:]}: .*Cast them: `.{'double' if double else 'float'}"
+    x = torch.eye(4).to(dtype)
+    for ask in (pv.check_pair, lambda pair, x: pv.fit(pair, x, epochs=1, engine="eager", progress=False)):
+        with pytest.raises(pv.PyrovaeError, match=cure) as found:
+            ask(pair, x)
+        assert ".." not in str(found.value)
+    pv.check_pair(pair, x.to(pair.encoder.weight.dtype))
+
+
+class Shift(PyroModule):  # type: ignore[misc]  # Pyro has no types
+    """A PyroSample that the model reads: `plain` outside of a call of the module, `self(x)` inside of one."""
+
+    def __init__(self, calls: bool, prior: Any) -> None:
+        super().__init__()
+        self.shift, self.calls = PyroSample(prior), calls
+
+    def forward(self, x: Tensor) -> None:
+        shift = self.shift
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.sum(-1) + shift, 1.0), obs=x)
+
+    def model(self, x: Tensor) -> None:
+        self(x) if self.calls else self.forward(x)
+
+    def guide(self, x: Tensor) -> None:
+        pyro.sample("shift", dist.Normal(pyro.param("loc", torch.tensor(0.0)), 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+
+
+@pytest.mark.parametrize(
+    "prior", [dist.Normal(0.0, 1.0), lambda self: dist.Normal(0.0, 1.0)], ids=["fixed", "function"]
+)
+def test_a_pyro_sample_that_would_be_drawn_without_a_site_is_refused(prior: Any) -> None:
+    pair = Shift(calls=False, prior=prior)
+    kept = dict(pair._pyro_samples)
+    with pytest.raises(pv.PairError, match=r"PyroSample 'shift' of Shift .*pyro.sample\('shift', ...\)"):
+        pv.check_pair(pair, torch.zeros(5))
+    assert pair._pyro_samples == kept, "what reports the draw stays in the module"
+    layout = pv.check_pair(Shift(calls=True, prior=prior), torch.zeros(5))
+    assert layout.shared == ["shift"]
 
 
 @pytest.mark.parametrize(
