@@ -33,8 +33,8 @@ def recompute_statistics(fitted: Fit, data: Any, *, batch_size: int = 500, seed:
     Raises:
         OptionError: `batch_size` is below 2, or the pair has no layer with running statistics that learns.
         ShapeError: There is a single row, or a single one of which the same is known.
-        DataError: The data cannot be bound to the model's arguments, or have rows of another shape or dtype than the fit's; or a
-            mean or variance over them is not finite.
+        DataError: The data cannot be bound to the model's arguments, or have rows of another shape or dtype than the fit's; or
+            a mean or variance over them is not finite.
 
     References:
         Ioffe and Szegedy 2015, arXiv:1502.03167, section 3.1; Izmailov et al. 2018, arXiv:1803.05407, section 3.2.
@@ -77,8 +77,8 @@ def recompute_statistics(fitted: Fit, data: Any, *, batch_size: int = 500, seed:
                 for kept in (part.running_mean, part.running_var)
             ):
                 raise DataError(
-                    "A mean or variance over these rows is not finite: look for missing or very large values. All is left as it "
-                    "was."
+                    "A mean or variance over these rows is not finite: look for missing or very large values. All is left as "
+                    "it was."
                 )
 
 
