@@ -155,7 +155,9 @@ def _judged(
     folder: Path, values: Importance, scale: float, bound: bool, rows: Tensor
 ) -> tuple[Path, Tensor, dict[str, float], bool, float]:
     """What is compared of a run, from some of its rows alone: log p(x) of each, and means over them."""
-    columns = {name: column[rows] for name, column in vars(values).items() if isinstance(column, Tensor)}
+    columns: dict[str, Any] = {
+        name: column[rows] for name, column in vars(values).items() if isinstance(column, Tensor)
+    }
     summary = replace(values, **columns).summary()
     return folder, columns["log_likelihood"] - scale, summary, bound, summary["elbo"] - scale
 

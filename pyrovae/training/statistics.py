@@ -71,11 +71,8 @@ def recompute_statistics(fitted: Fit, data: Any, *, batch_size: int = 500, seed:
                     some = transformed(fitted.pair, some, in_evaluation(fitted.transform))
                     rows[0] = num_rows(some)
                     terms(fitted.pair, some, layout=fitted.layout_of(some))
-            if not all(
-                bool(kept.isfinite().all())
-                for part in layers.values()
-                for kept in (part.running_mean, part.running_var)
-            ):
+            averages: list[Any] = [kept for one in layers.values() for kept in (one.running_mean, one.running_var)]
+            if not all(bool(kept.isfinite().all()) for kept in averages):
                 raise DataError(
                     "A mean or variance over these rows is not finite: look for missing or very large values. All is left as "
                     "it was."
