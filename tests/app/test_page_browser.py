@@ -108,7 +108,7 @@ def label_with_keys(browser: Browser, truth: dict[str, str], num: int) -> None:
         browser.wait(f"!sending.length && state.progress.mine === {before + 1}")
 
 
-def test_fifty_digits_by_keyboard_through_the_death_of_the_server(browser: Browser, tmp_path: Path) -> None:
+def test_thirty_digits_by_keyboard_through_the_death_of_the_server(browser: Browser, tmp_path: Path) -> None:
     x, y = load_digits(return_X_y=True)
     x, y = x[y < 4], y[y < 4]  # of which the first labels have two of a class
     (tmp_path / "photos").mkdir()
@@ -119,22 +119,22 @@ def test_fifty_digits_by_keyboard_through_the_death_of_the_server(browser: Brows
     browser.become(1280, 860)
     with served(tmp_path) as (url, server):
         browser.open(url)
-        label_with_keys(browser, truth, 25)
+        label_with_keys(browser, truth, 15)
         browser.wait(f"{OPEN} && state.model.labels > 0", 120)  # the model's process is at work, or was
         os.kill(server.pid, signal.SIGKILL)
         server.wait()
         browser.press("1")  # which nobody can save, and of which the page says so
         browser.wait("document.getElementById('trouble').textContent.includes('does not answer')")
         assert browser.value("sending.length") == 1
-    assert kept(run) == {name: truth[name] for name in kept(run)} and len(kept(run)) == 25
+    assert kept(run) == {name: truth[name] for name in kept(run)} and len(kept(run)) == 15
     with served(tmp_path) as (url, server):
         browser.value("window.onbeforeunload = null, sending.length = 0")
         browser.open(url)
-        label_with_keys(browser, truth, 25)
-        assert len(kept(run)) == 50 and all(truth[name] == label for name, label in kept(run).items())
+        label_with_keys(browser, truth, 15)
+        assert len(kept(run)) == 30 and all(truth[name] == label for name, label in kept(run).items())
         browser.press("Backspace")
-        browser.wait("!sending.length && state.progress.mine === 49")
-        assert len(kept(run)) == 49
+        browser.wait("!sending.length && state.progress.mine === 29")
+        assert len(kept(run)) == 29
         browser.wait("state.fits.length > 0 && state.rows.every(row => row.guess !== undefined)", 120)
         assert browser.value("document.querySelectorAll('#accuracy circle').length") >= 1
         browser.press("-")  # skips one
@@ -144,7 +144,7 @@ def test_fifty_digits_by_keyboard_through_the_death_of_the_server(browser: Brows
         chosen = browser.value("[...selected].length")
         assert chosen == 3
         browser.press("Enter")  # the guesses of three at once
-        browser.wait(f"!sending.length && state.progress.mine === {49 + chosen}")
+        browser.wait(f"!sending.length && state.progress.mine === {29 + chosen}")
         os.kill(server.pid, signal.SIGINT)
         assert server.wait(60) == 130
     assert browser.failures == []
