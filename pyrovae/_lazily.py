@@ -18,8 +18,7 @@ def imported(name: str) -> ModuleType:
     """A module, imported without a search for garbage.
 
     torch, Pyro and scikit-learn make 400,000 objects, of which nearly all stay. To look among them for garbage while they are
-    imported takes a fifth of the time, and the first collections after that would do it three times more: here they count as
-    old at once, and only a full collection sees them.
+    imported takes a fifth of the time.
     """
     if name in sys.modules or not gc.isenabled():
         return importlib.import_module(name)
@@ -27,9 +26,6 @@ def imported(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     finally:
-        if not gc.get_freeze_count():  # what a user has frozen stays frozen
-            gc.freeze()
-            gc.unfreeze()  # into the oldest generation
         gc.enable()
 
 
