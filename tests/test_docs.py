@@ -81,6 +81,22 @@ def test_the_reference_has_every_public_name() -> None:
     assert not missing, f"add to docs/reference: {', '.join(missing)}"
 
 
+def plain(docstring: str) -> str:
+    """A docstring without its examples and without what stands between backticks."""
+    return re.sub(r"`[^`]*`", "", re.sub(r"^ *(?:>>>|\.\.\. ).*$", "", docstring, flags=re.MULTILINE))
+
+
+def test_no_docstring_has_a_substitution() -> None:
+    """Outside backticks, |l| is markup: Sphinx looks for a substitution of that name."""
+    substitution = re.compile(r"(?<!\w)\|\w[^|]*\|(?!\w)")
+    assert substitution.search(plain("1 + exp(-|l|)")) and not substitution.search(plain("q(z|x) and p(x | z)"))
+    for name, value in documented().items():
+        parts = [value, *vars(value).values()] if inspect.isclass(value) else [value]
+        for part in parts:
+            found = substitution.search(plain(getattr(part, "__doc__", None) or ""))
+            assert not found, f"{name}: put {found[0]} between backticks"
+
+
 def test_the_summaries_name_the_entries_below_them() -> None:
     for page in sorted((DOCS / "reference").glob("*.md")):
         text = page.read_text()

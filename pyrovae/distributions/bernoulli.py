@@ -14,7 +14,7 @@ class Bernoulli(dist.Bernoulli):  # type: ignore[misc]  # Pyro has no types
 
     It is Pyro's Bernoulli with a log-density that a CPU computes in a fraction of the time: PyTorch's `log1p`, and so its
     `logsigmoid` and its cross-entropies, take up to twenty times as long as `log` and `exp` there, depending on what was
-    computed before. What a logarithm of 1 + exp(-|l|) loses is below the rounding of a log-density of 1.
+    computed before. What a logarithm of `1 + exp(-|l|)` loses is below the rounding of a log-density of 1.
 
     Args:
         logits: l, any real numbers, shape `(*batch)`.
