@@ -396,7 +396,7 @@ def main() -> None:
     parser.add_argument("--labelled-size", type=int, help="labelled rows a step, at most half of the others")
     parser.add_argument("--m1-epochs", type=int, help="of the first of two stages")
     parser.add_argument("--m1", type=Path, help="folder in which the first of two stages is kept")
-    parser.add_argument("--kl", choices=("draws", "analytic"), help="KL terms at the draws or in closed form")
+    parser.add_argument("--kl", choices=("draws", "auto", "analytic"), help="KL terms at the draws or in closed form")
     parser.add_argument("--latent", type=int, help="dimensions of z2 of M1+M2 in stages")
     parser.add_argument("--kl-from", type=float, help="KL weight at the start, from where it goes to 1")
     parser.add_argument("--kl-until", type=float, default=0.9, help="share of the fit after which the KL weight is 1")
