@@ -6,6 +6,7 @@ import functools
 import importlib
 import inspect
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import pyro
 import pytest
 import sklearn.datasets
 import torch
+import typer
 from sklearn.utils import Bunch
 
 import pyrovae as pv
+from pyrovae.app import cli
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -163,6 +166,22 @@ def test_the_calls_in_the_text_of_pages_have_arguments_that_there_are() -> None:
                 inspect.signature(named(ast.unparse(call.func))).bind_partial(*[None for _ in call.args], **names)
             except TypeError as error:
                 pytest.fail(f"{page.name} has `{span}`: {error}")
+
+
+def test_the_commands_in_pages_have_options_that_there_are() -> None:
+    commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    options = {name: {o for p in c.params for o in (*p.opts, *p.secondary_opts)} for name, c in commands.items()}
+    seen = 0
+    for page in (ROOT / "README.md", *PAGES):
+        for block in re.findall(r"```(?:console|sh)\n(.*?)```", page.read_text(), re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                called = re.match(r"(?:\$ )?(?:[\w./-]+ )*?(?:\S*/)?pyrovae ([a-z]+)(.*)", line)
+                if called:
+                    words = shlex.split(called[2], comments=True)
+                    given = {word.split("=")[0] for word in words if re.match(r"-\D", word)}
+                    assert given <= options[called[1]], f"{page.name}: {line}"
+                    seen += len(given)
+    assert seen > 50  # else nothing is looked at
 
 
 def toctree(body: str) -> list[str]:

@@ -269,6 +269,7 @@ class Options:
         "Which weights to keep: best, those of the epoch with the best validation ELBO, or last; by default best, but last "
         "for models that infer a label.",
         check=Check(lambda value: value in ("best", "last"), "must be best or last"),
+        commands=("fit", "sweep"),
         later=True,
         before="last",
     )
