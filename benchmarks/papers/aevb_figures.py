@@ -148,7 +148,7 @@ def bound(parts: tuple[Tensor, Tensor], options: Any, name: str, method: str, la
         {"samples": 100 * row["steps"], "train": round(row["elbo"], 2), "test": round(row["validation_elbo"], 2)}
         for row in fitted.history
     ]
-    return {"data": name, "method": method, "latent": latent, "seed": seed, "curve": curve}
+    return {"data": name, "method": method, "latent": latent, "seed": seed, "rate": options.rate, "curve": curve}
 
 
 def show_bounds(entries: list[dict[str, Any]], name: str, options: Any) -> None:
