@@ -37,8 +37,8 @@ class MLflow(Tracker):
 
     The names of metrics are those of the history, and the step is the epoch. All is sent by a thread of its own, so that the
     fit waits for no server; its end waits for at most 20 seconds. A fit that is resumed goes on in its run, which is found by
-    the first epoch. Points of epochs that were undone, as by `on_nan="rollback"`, stay, since MLflow removes none: an epoch that
-    was taken again has a second, later point, and the tag "pyrovae.undone" says which epochs were undone. Needs
+    the first epoch. Points of epochs that were undone, as by `on_nan="rollback"`, stay, since MLflow removes none: an epoch
+    that was taken again has a second, later point, and the tag "pyrovae.undone" says which epochs were undone. Needs
     `pip install 'pyrovae[mlflow]'`.
 
     Args:
