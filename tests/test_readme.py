@@ -7,7 +7,6 @@ import textwrap
 from pathlib import Path
 
 import pytest
-import typer
 
 import pyrovae as pv
 from pyrovae.app import cli
@@ -56,23 +55,6 @@ def test_the_commands_exist_and_none_is_left_out() -> None:
     known = {command.name or command.callback.__name__ for command in cli.app.registered_commands if command.callback}
     named = set(re.findall(r"(?:^|^\$ |`)(?:\S*/)?pyrovae (\w+)", README, re.MULTILINE))
     assert named == known
-
-
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
-COMMAND = re.compile(r"(?:^|\$ |`|-m |/)pyrovae (\w+)((?:\\\n|[^`#\n|])*)", re.MULTILINE)
-
-
-def test_the_options_of_commands_in_all_pages_exist() -> None:
-    commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
-    flags = {name: {flag for p in one.params for flag in (*p.opts, *p.secondary_opts)} for name, one in commands.items()}
-    found = 0
-    for page in PAGES:
-        for command, rest in COMMAND.findall(page.read_text()):
-            typed = re.findall(r"(?<=\s)--?[a-z][a-z-]*", rest)
-            unknown = [flag for flag in typed if flag not in flags.get(command, {"--help"}) | {"--help"}]
-            assert not unknown, (page.name, command, unknown)
-            found += len(typed)
-    assert found > 80 and "--keep" in flags["sweep"]
 
 
 def test_nothing_is_left_to_fill_in() -> None:
