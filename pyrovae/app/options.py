@@ -217,6 +217,7 @@ class Options:
         "auto",
         "How KL terms of the ELBO are computed: auto, in closed form where that is known, which has less noise, or draws.",
         check=Check(lambda value: value in ("auto", "draws"), "must be auto or draws"),
+        commands=("fit", "sweep"),
         later=True,
         before="draws",
     )

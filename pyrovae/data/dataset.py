@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -308,6 +309,8 @@ def class_codes(
         if len(known) and int(known.max()) > np.iinfo(np.int64).max:
             raise DataError(f"{path}: labels are whole numbers of at most 63 bits, got {known.max()}. Give names.")
         known = known.astype(np.int64)
+    if known.dtype == object:
+        known = known.map(_class_name)
     numbers, found = pd.factorize(known.to_numpy(), sort=True)
     classes = tuple(np.asarray(found).tolist())
     if len(classes) == 1 and unknown.any() and not one_class:
@@ -319,6 +322,13 @@ def class_codes(
     codes[(~unknown).to_numpy()] = numbers
     ends = np.cumsum([len(part) for part in parts])[:-1]
     return [torch.from_numpy(part) for part in np.split(codes, ends)], classes
+
+
+def _class_name(label: Any) -> str | int:
+    """A label as JSON can keep it: a truth, a whole number, or a text."""
+    if isinstance(label, Decimal) and label == label.to_integral_value():
+        return int(label)
+    return label if isinstance(label, bool | int | str) else str(label)
 
 
 def label_column(path: Path, name: str, cells: Array) -> LabelColumn:

@@ -151,6 +151,7 @@ class _Table(Stored):
         self.parts: list[tuple[Any, int]] = []  # where each run is: the file, and the number of its group
         self.runs: list[int] = []
         self.schema: Any = None
+        self.kinds: dict[str, list[Any]] = {}  # of each column, its type in each file, which need not be one
         suffix = path.suffix.lower()
         if not path.is_dir() and suffix not in ENDINGS:
             raise OptionError(
@@ -180,10 +181,12 @@ class _Table(Stored):
         self.columns = self._chosen(columns)
         self.names = list(dict.fromkeys(name for names in self.columns.values() for name in _listed(names)))
         try:
-            whole = [name for name in self.names if self._is_whole(name)]
+            real = {name: [pa.types.is_floating(_innermost(kind)) for kind in self.kinds[name]] for name in self.names}
+            whole = [name for name in self.names if not all(real[name])]
             for holder, number in self.parts if whole else ():
                 _check_columns(holder, number, whole)
-            self.gaps = {name for name in whole if self._has_gaps(name)}
+            # pandas writes whole numbers with gaps as real ones, in those files that have gaps
+            self.gaps = {name for name in whole if any(real[name]) or self._has_gaps(name)}
         except (pa.ArrowException, OSError, UnicodeError) as error:
             raise self._unreadable(error) from error
 
@@ -202,13 +205,17 @@ class _Table(Stored):
             raise DataError(
                 f"{file}: several columns are called {', '.join(map(repr, twice))}. Rename them: names must differ."
             )
+        found = [(number, rows) for number, rows in found if rows]
+        if not found:  # where nothing is, columns may have no type
+            return
         if self.parts and names != self.schema.names:
             raise DataError(f"{file} has the columns {names}, and those before had {self.schema.names}.")
         self.schema = schema
+        for field in schema:
+            self.kinds.setdefault(field.name, []).append(field.type)
         for number, rows in found:
-            if rows:
-                self.parts.append((holder, number))
-                self.runs.append(rows)
+            self.parts.append((holder, number))
+            self.runs.append(rows)
 
     def _chosen(self, columns: Columns | None) -> dict[str, str | Sequence[str]]:
         """The columns by argument; under no name those of the model's first argument."""
@@ -228,21 +235,14 @@ class _Table(Stored):
                 raise DataError(
                     f"{self.name} has no column {name!r}{near_names(name, known)}: {', '.join(known[:20])}."
                 )
-            kind = self.schema.field(name).type
-            if not _is_numeric(kind):
+            if others := [kind for kind in self.kinds[name] if not _is_numeric(kind)]:
                 raise DataError(
-                    f"{self.name}: column {name!r} holds {kind}, and the model takes numbers. Name the columns to take, "
+                    f"{self.name}: column {name!r} holds {others[0]}, and the model takes numbers. Name the columns to take, "
                     "columns=[...], or write codes in place of texts and times."
                 )
         if not chosen or not all(len(_listed(names)) for names in chosen.values()):
             raise DataError(f"{self.name}: no column was chosen; there are {', '.join(known[:20])}.")
         return dict(chosen)
-
-    def _is_whole(self, name: str) -> bool:
-        kind = self.schema.field(name).type
-        while hasattr(kind, "value_type"):
-            kind = kind.value_type
-        return not pa.types.is_floating(kind)
 
     def _has_gaps(self, name: str) -> bool:
         """Whether some value of a column of whole numbers may be null, so that all of its parts are read as real numbers."""
@@ -287,6 +287,13 @@ class _Table(Stored):
 
 def _listed(names: str | Sequence[str]) -> Sequence[str]:
     return [names] if isinstance(names, str) else names
+
+
+def _innermost(kind: Any) -> Any:
+    """The type of the values in lists, or in lists of lists."""
+    while hasattr(kind, "value_type"):
+        kind = kind.value_type
+    return kind
 
 
 def _is_numeric(kind: Any) -> bool:

@@ -8,9 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from pyrovae._lazily import Lazily
 from pyrovae.data.cells import Form, find_form
 from pyrovae.errors import DataError, OptionError
+from pyrovae.tables.cells import as_text
 
 # pandas takes seconds to import
 if TYPE_CHECKING:
@@ -18,11 +21,19 @@ if TYPE_CHECKING:
 else:
     pd = Lazily("pandas")
 
+NESTED = (list, tuple, dict, set, bytes, np.ndarray)  # cells that pandas cannot count, or JSON not keep
 PACKAGES = {".parquet": "pyarrow", ".xlsx": "openpyxl", ".xls": "xlrd"}
 
 
-def read_frame(path: Path, header: bool | None = None, *, numbers_name: bool = True) -> tuple[pd.DataFrame, Form]:
+def read_frame(
+    path: Path, header: bool | None = None, *, numbers_name: bool = True, index: bool = True
+) -> tuple[pd.DataFrame, Form]:
     """The table in a file of any kind, and its form.
+
+    Args:
+        path: the file.
+        header, numbers_name: as for `find_form`.
+        index: whether the index of a DataFrame that is in a Parquet file is a column, as the file has it, if it has a name.
 
     Raises:
         DataError: it cannot be read, has no row, or two columns of one name.
@@ -33,6 +44,9 @@ def read_frame(path: Path, header: bool | None = None, *, numbers_name: bool = T
         return read_csv(path, header, numbers_name=numbers_name)
     try:
         frame = readers[path.suffix.lower()](path)
+        if index and not isinstance(frame.index, pd.RangeIndex):
+            named = [name for name in frame.index.names if name is not None and name not in frame.columns]
+            frame = frame.reset_index(level=named)
         check_texts(frame)
     except ImportError as error:
         raise OptionError(
@@ -48,7 +62,15 @@ def read_frame(path: Path, header: bool | None = None, *, numbers_name: bool = T
         raise DataError(f"{path} has no rows. Add at least one.")
     if twice := sorted(set(frame.columns[frame.columns.duplicated()])):
         raise DataError(f"{path}: several columns are called {', '.join(twice)}. Rename them: names must differ.")
+    frame = frame.apply(with_texts)
     return frame, Form(",", ".", (), tuple(frame.columns), True, True, ())
+
+
+def with_texts(column: pd.Series) -> pd.Series:
+    """A column whose cells are lists, structs or bytes, with texts in their place; any other column as it is."""
+    if column.dtype != object or not column.map(lambda cell: isinstance(cell, NESTED)).any():
+        return column
+    return column.map(lambda cell: as_text(cell) if isinstance(cell, NESTED) else cell)
 
 
 def check_texts(frame: pd.DataFrame) -> None:

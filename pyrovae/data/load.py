@@ -186,6 +186,7 @@ def load_again(
             "ids": source["ids"] or row_ids.NO_IDS,
             "drop": source["drop"],
             "look": False,
+            "index": source.get("index", False),
         }
         if "columns" in source:
             table |= {"columns": source["columns"], "coded": source.get("kind") == "table"}

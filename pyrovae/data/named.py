@@ -99,6 +99,17 @@ def load_idx(name: str, root: Path | None) -> Dataset:
             f"{folder}: {len(x)} and {len(x_test)} pictures have {len(y)} and {len(y_test)} labels. "
             "Use the four files of one data set."
         )
+    if x.shape[1:] != x_test.shape[1:] or not x.numel() or not x_test.numel():
+        raise DataError(
+            f"{folder} holds training pictures of shape {tuple(x.shape)} and test pictures of shape {tuple(x_test.shape)}: "
+            "they must be of one size, and at least one each. Use the four files of one data set."
+        )
+    last = len(SETS[name].classes) - 1
+    if (most := int(max(y.max(), y_test.max()))) > last:
+        raise DataError(
+            f"{folder} holds the label {most}, and the labels of {name} are 0 to {last}: these files are of another data set. "
+            f"Give the folder of {name}, or write arrays of pictures and labels as .npz."
+        )
     for other, known in SETS.items():
         if other != name and tuple(y_test[: len(known.first_test_labels)].tolist()) == known.first_test_labels:
             raise DataError(f"{folder} holds {other}, not {name}. Ask for {other}, or give the folder of {name}.")

@@ -97,6 +97,7 @@ def load_table(
     coded: bool = False,
     conditions: str | Sequence[str] = (),
     condition_columns: Sequence[Mapping[str, Any]] | None = None,
+    index: bool = True,
 ) -> Dataset:
     """The rows of a table, without the columns of labels and ids, and those to drop.
 
@@ -106,8 +107,9 @@ def load_table(
         coded: whether the rows are those that the schema encodes, even if all columns are numbers.
         conditions: columns that a model is given with every row.
         condition_columns: what they are, as `columns`.
+        index: whether an index with a name is a column of a Parquet file, as of no run of version 0.3.0 and before.
     """
-    frame, form = read_frame(path, header, numbers_name=look)
+    frame, form = read_frame(path, header, numbers_name=look, index=index)
     roles = _roles_of(path, frame, form, label=label, ids=ids, drop=drop, conditions=conditions, look=look)
     labelled, named, given, kept = roles.labels, roles.ids, roles.given, roles.values
     y = labelled[0] if len(labelled) == 1 else None
@@ -124,6 +126,7 @@ def load_table(
     # one column by its name, which other tables have it by, too, where "last" may be another one
     of_rows: dict[str, Any] = {"y": labels, "label": label if y is None else y, "ids": names, "one_class": text_labels}
     how: dict[str, Any] = {"header": form.header, "ids": named, "drop": list(roles.out)}
+    how |= {"index": True} if index and path.suffix.lower() == ".parquet" else {}
     rows, schema = (
         frame[kept].apply(truths_as_numbers),
         _schema_of(path, frame[kept], columns, look, set(frame.columns) - set(kept)),

@@ -43,6 +43,8 @@ def as_text(cell: Any) -> str | None:
         return str(bool(cell))
     if isinstance(cell, float | np.floating) and float(cell).is_integer():
         return str(int(cell))
+    if isinstance(cell, bytes):
+        return cell.decode("utf-8", "backslashreplace").strip()
     return str(cell).strip()
 
 
@@ -105,7 +107,8 @@ def as_days(cells: pd.Series) -> tuple[Array, list[Any]]:
         looks = cells.map(lambda cell: bool(_DATE.fullmatch(str(cell).strip()))).to_numpy(dtype=bool)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of formats that are guessed cell by cell
-            parsed = pd.to_datetime(cells.where(known & looks), errors="coerce", format="mixed", utc=True)
+            texts = cells.astype(object).where(known & looks)  # of durations, an empty column would be none of moments
+            parsed = pd.to_datetime(texts, errors="coerce", format="mixed", utc=True)
     else:
         parsed, known = pd.to_datetime(cells, utc=True), cells.notna().to_numpy()
     since = (parsed - pd.Timestamp("1970-01-01", tz="UTC")) / pd.Timedelta(days=1)

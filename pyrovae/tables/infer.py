@@ -91,6 +91,8 @@ def _column(name: str, cells: pd.Series) -> Column:
         return Column(name, "binary", dtype, categories=(False, True))
     if pd.api.types.is_datetime64_any_dtype(cells):
         return Column(name, "date", dtype, step=_date_step(as_days(known)[0]))
+    if pd.api.types.is_timedelta64_dtype(cells):
+        return Column(name, "none", dtype, why="durations; write them as numbers, such as days")
     values, strange = as_numbers(known)
     if len(strange) <= STRANGE * len(known):
         why = f"{len(strange)} cells such as {strange[0]!r} count as missing" if strange else _marks(known, values)
@@ -130,7 +132,9 @@ def _texts(name: str, dtype: str, known: pd.Series, texts: pd.Series) -> Column:
 
 
 def _plain(cell: Any) -> Any:
-    return cell.item() if isinstance(cell, np.generic) else cell.strip() if isinstance(cell, str) else cell
+    """A category as JSON can keep it: a truth, a number or a text, such as that of a moment."""
+    cell = cell.item() if isinstance(cell, np.generic) else cell
+    return cell if isinstance(cell, bool | int | float) else as_text(cell)
 
 
 def _in_order(text: str) -> tuple[float, str]:

@@ -384,6 +384,7 @@ class Trainer:
         self.best_elbo = -float("inf") if notes["best_elbo"] is None else notes["best_elbo"]
         self.best_epoch = notes["best_epoch"]
         self.rollbacks, self.damping = notes.get("rollbacks", self.rollbacks), notes.get("damping", self.damping)
+        self.fitted.settings |= {"rollbacks": self.rollbacks} if self.rollbacks else {}
 
     def begin(self, folder: Path, identity: dict[str, Any]) -> None:
         self.identity = identity

@@ -236,6 +236,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
         ("digits", "--model", "hierarchical", "--levels", "3", "--free-bits", "1"),
         "spares z1 .* no other level",
     ),
+    "free bits of draws": (("digits", "--free-bits", "1", "--kl", "draws"), "leave out --kl draws"),
     "a warm-up longer than the fit": (
         ("digits", "--kl-warmup", "3"),
         "--kl-warmup 3 is longer than the fit of 2 epochs",

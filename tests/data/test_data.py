@@ -153,6 +153,27 @@ def test_idx_files_that_do_not_belong_together(mnist, tmp_path):
         load("mnist", data_root=tmp_path / "root")
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({2: np.zeros((2, 4, 4), np.uint8)}, r"test pictures of shape \(2, 4, 4\): they must be of one size"),
+        ({0: np.zeros((0, 5, 4), np.uint8), 1: np.zeros(0, np.uint8)}, r"training pictures of shape \(0, 5, 4\)"),
+        ({3: np.array([3, 10], np.uint8)}, "holds the label 10, and the labels of mnist are 0 to 9"),
+    ],
+)
+def test_idx_files_of_other_pictures_or_labels_are_refused(tmp_path, change, said):
+    arrays = [
+        np.ones((3, 5, 4), np.uint8),
+        np.arange(3, dtype=np.uint8),
+        np.ones((2, 5, 4), np.uint8),
+        np.array([1, 2]),
+    ]
+    for number, (name, array) in enumerate(zip(IDX, arrays)):
+        (tmp_path / name).write_bytes(idx_bytes(change.get(number, array).astype(np.uint8)))
+    with pytest.raises(DataError, match=said):
+        load("mnist", data_root=tmp_path)
+
+
 @pytest.mark.parametrize("with_root", [True, False])
 def test_without_files_and_network_the_message_is_the_cure(mnist, tmp_path, with_root, capfd):
     root = tmp_path / "root"

@@ -202,6 +202,19 @@ def test_parts_with_and_without_gaps_have_one_dtype(values: list[Any], ending: s
     assert next(pv.data.open(path, ["b"]).all_pieces([0])).dtype == np.int64  # of a column without gaps
 
 
+def test_files_of_a_folder_may_differ_in_the_types_of_numbers_and_be_empty(tmp_path: Path) -> None:
+    """As pandas writes whole numbers: in a file with gaps, or with none, or without rows."""
+    parts = {"a": pa.array([1, 2]), "b": pa.array([0.5, None]), "c": pa.array([3, 4], pa.int32()), "d": pa.nulls(0)}
+    for name, column in parts.items():
+        pq.write_table(pa.table({"x": column, "v": pa.array([1.5] * len(column))}), tmp_path / f"{name}.parquet")
+    pieces = list(pv.data.open(tmp_path).all_pieces([0, 1, 2]))
+    assert [piece.dtype for piece in pieces] == [np.float64] * 3
+    np.testing.assert_array_equal(np.concatenate(pieces)[:, 0], [1, 2, 0.5, np.nan, 3, 4])
+    pq.write_table(pa.table({"x": ["text"], "v": [1.5]}), tmp_path / "0.parquet")  # the first, which is not the last
+    with pytest.raises(pv.DataError, match="column 'x' holds string"):
+        pv.data.open(tmp_path)
+
+
 def test_folders_that_are_named_like_tables_are_read_once(tmp_path: Path) -> None:
     for name in ("one.parquet", "two.parquet"):
         (tmp_path / name).mkdir()

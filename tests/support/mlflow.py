@@ -74,7 +74,8 @@ class MlflowClient:
         return SimpleNamespace(info=SimpleNamespace(run_id=run_id))
 
     def get_run(self, run_id: str) -> Any:
-        return SimpleNamespace(data=SimpleNamespace(params=dict(self._call("get_run").runs[run_id]["params"])))
+        run = self._call("get_run").runs[run_id]
+        return SimpleNamespace(data=SimpleNamespace(params=dict(run["params"]), tags=dict(run["tags"])))
 
     def search_runs(self, experiment_ids: list[str], filter_string: str, max_results: int) -> list[Any]:
         wanted = filter_string.removeprefix("tags.`pyrovae.fit` = '").removesuffix("'")

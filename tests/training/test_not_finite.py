@@ -1,5 +1,6 @@
 """A loss that becomes NaN: the error says where it came from, and `on_nan` says what becomes of the fit."""
 
+import json
 import math
 import warnings
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 import pyrovae as pv
 from pyrovae.engine.program import clip_by_norm
+from pyrovae.training import trainer
 from pyrovae.training.not_finite import step_or_back, without_what_is_not_finite
 
 OPTIONS: dict[str, Any] = {"epochs": 4, "batch_size": 10, "seed": 0, "device": "cpu", "progress": False}
@@ -181,6 +183,30 @@ def test_a_fit_goes_back_and_on_with_half_the_learning_rate(tmp_path: Path) -> N
     assert [row["epoch"] for row in fitted.history] == [1, 2, 3, 4]
     assert [row["learning_rate"] for row in fitted.history] == [1e-3, 5e-4, 5e-4, 5e-4]
     assert fitted.settings["rollbacks"] == 1 and pv.load(tmp_path / "run", pair=Breaking(())).settings["rollbacks"] == 1
+
+
+def test_what_is_kept_of_a_fit_lacks_the_epochs_that_were_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In many short epochs the last good state may be some epochs old; and a fit that is resumed knows of its returns."""
+    monkeypatch.setattr(trainer, "MANY_EPOCHS", 1)
+    made, how = runs_before_the_first_step() + 4 * 5, {"engine": "eager", **OPTIONS, "epochs": 7}
+
+    def stop(fitted: pv.Fit) -> None:
+        if len(fitted.history) == 7:
+            raise ZeroDivisionError
+
+    stop.only_looks = True  # type: ignore[attr-defined]
+    for on_nan, kept in (("stop", 1), ("rollback", 7)):
+        log, run = tmp_path / f"{on_nan}.jsonl", tmp_path / on_nan
+        more: dict[str, Any] = {"checkpoint": run, "checkpoint_every": "4 steps", "on_nan": on_nan}
+        with warnings.catch_warnings(), pytest.raises((pv.NotFiniteError, ZeroDivisionError)):
+            warnings.simplefilter("ignore")
+            pv.fit(Breaking((made,)), ROWS, callbacks=[pv.tracking.JSONLines(log), stop], **more, **how)
+        epochs = [json.loads(line)["epoch"] for line in log.read_text().splitlines()]
+        assert epochs == list(range(1, kept + 1)), (on_nan, epochs)
+    fitted = pv.fit(Breaking(()), ROWS, checkpoint=run, resume=True, on_nan="rollback", **how)
+    assert fitted.settings["rollbacks"] == 1 and len(fitted.history) == 7
 
 
 def test_a_scheduled_rate_is_halved_too() -> None:

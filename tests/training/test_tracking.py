@@ -154,6 +154,17 @@ def test_epochs_come_once_and_in_order_also_after_a_return_to_an_earlier_one() -
     assert [row["elbo"] for row in tracker.rows] == [-3.5, -2.6, -2.4, -2.3] and tracker.begun == 3
 
 
+def test_epochs_that_a_failed_fit_undid_are_not_kept(tmp_path: Path, server: fake.Server) -> None:
+    """The last good state may be some epochs old, where epochs are short."""
+    log, kept, run = pv.tracking.JSONLines(tmp_path / "log.jsonl"), Kept(), pv.tracking.MLflow()
+    for tracker in (log, kept, run):
+        tracker(fake_fit(-3.0, -2.0, -1.0))
+        tracker.end(fake_fit(-3.0), pv.NotFiniteError("in epoch 4"))
+    assert [line["elbo"] for line in lines(log.path)] == [-3.0] == [row["elbo"] for row in kept.rows]
+    assert [type(error) for error in kept.ended] == [pv.NotFiniteError] and server.runs["run0"]["status"] == "FAILED"
+    assert server.runs["run0"]["tags"]["pyrovae.undone"] == "2 epochs between 2 and 3; the fit ended with epoch 1"
+
+
 class Short(pv.tracking.Tracker):
     """Does not call the constructor of its base class, as is easily forgotten."""
 
@@ -326,6 +337,35 @@ def test_mlflow_has_the_history_once(tmp_path: Path, server: fake.Server) -> Non
     for name in ("elbo", "kl/z"):
         assert server.points("run0", name) == [(int(row["epoch"]), row[name]) for row in fitted.history]
     assert run["params"]["batch_size"] == "10" and run["params"]["epochs"] == "5"
+
+
+def test_mlflow_has_the_epochs_that_are_taken_again_after_a_return_to_an_earlier_one(server: fake.Server) -> None:
+    """Also if the process was killed after the return, before the fit came to where it had been."""
+    first, again = pv.tracking.MLflow(), pv.tracking.MLflow()
+    first(fake_fit(-5.0, -4.0, -3.0, -2.0))
+    gone_back = fake_fit(-5.0, -4.5)
+    gone_back.settings["rollbacks"] = 1
+    first(gone_back)
+    assert first._sender.wait(10.0)
+    last = fake_fit(-5.0, -4.5, -3.5, -2.5)
+    again(fake_fit(-5.0, -4.5))
+    again(last)
+    again.end(last)
+    assert list(server.runs) == ["run0"]
+    points = [*enumerate((-5.0, -4.0, -3.0, -2.0), 1), (2, -4.5), (3, -3.5), (4, -2.5)]
+    assert server.points("run0", "elbo") == points
+    assert server.runs["run0"]["tags"]["pyrovae.undone"] == "3 epochs between 2 and 4; the fit ended with epoch 4"
+    assert "rollbacks" not in server.runs["run0"]["params"]  # which may become 2
+
+
+def test_epochs_that_come_again_as_they_were_count_as_undone_only_until_then(server: fake.Server) -> None:
+    """A fit that was stopped, and then resumed from an earlier state, and stopped and resumed once more."""
+    for elbos in ((-3.0, -2.0, -1.0), (-3.0, -2.0), (-3.0, -2.0, -1.0, -0.5)):
+        tracker, fitted = pv.tracking.MLflow(), fake_fit(*elbos)
+        tracker(fitted)
+        tracker.end(fitted, KeyboardInterrupt() if len(elbos) < 4 else None)
+    assert server.points("run0", "elbo") == [(1, -3.0), (2, -2.0), (3, -1.0), (4, -0.5)]
+    assert server.runs["run0"]["tags"]["pyrovae.undone"] == "0 epochs; the fit ended with epoch 4"
 
 
 def test_mlflow_takes_tables_and_pictures_after_the_fit(server: fake.Server) -> None:

@@ -97,6 +97,8 @@ def fit(
         options = Options.of("fit", **given)
         check_source(str(source))
         check_names(options)
+        if options.kl == "draws" and options.free_bits:
+            raise OptionError("--free-bits takes KL terms in closed form where that is known: leave out --kl draws.")
         dataset = ranks.first_and_then_others(
             lambda: loading.read(str(source), data_root=data_root, label=label, **options.table)
         )

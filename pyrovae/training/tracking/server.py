@@ -28,6 +28,7 @@ MOST_METRICS, MOST_PARAMS, LONGEST_PARAM, LONGEST_NAME = (
     500,
     250,
 )  # that MLflow takes at once, or in one text
+UNDONE = "pyrovae.undone"  # the tag about epochs that were undone
 NOT_IN_NAMES = re.compile(r"[^\w\-. /]", re.ASCII)  # what MLflow takes in no name
 
 
@@ -36,7 +37,9 @@ class MLflow(Tracker):
 
     The names of metrics are those of the history, and the step is the epoch. All is sent by a thread of its own, so that the
     fit waits for no server; its end waits for at most 20 seconds. A fit that is resumed goes on in its run, which is found by
-    the first epoch. Needs `pip install 'pyrovae[mlflow]'`.
+    the first epoch. Points of epochs that were undone, as by `on_nan="rollback"`, stay, since MLflow removes none: an epoch
+    that was taken again has a second, later point, and the tag "pyrovae.undone" says which epochs were undone. Needs
+    `pip install 'pyrovae[mlflow]'`.
 
     Args:
         uri: A tracking server, such as "http://127.0.0.1:5000", or a database; by default what MLflow is set to.
@@ -71,16 +74,22 @@ class MLflow(Tracker):
         self._client: Any = None
         self._waiting: list[Row] = []  # rows that are not sent yet
         self._lock = threading.Lock()
-        self._sent = 0  # the last epoch that the server has
+        self._sent: dict[int, float] = {}  # the ELBO of each epoch that the server has
+        self._undone: set[int] = set()  # those of which it has another value, too
+        self._told = False  # whether the run has a tag about these
+        self._fit = ""  # the first epoch of the fit that the run is of
         self._run: str | None = None
 
     def begin(self, fitted: Fit) -> None:
         active = mlflow.active_run() if self.uri is None and self.run_id is None else None
         known = self.run_id if active is None else active.info.run_id
         self._ends = active is None
-        first, resumed, settings = self.first, len(fitted.history) > 1, settings_of(fitted)
+        first, settings = self.first, settings_of(fitted)
+        again, self._fit = first == self._fit, first
+        resumed = again or len(fitted.history) > 1  # a fit may have gone back to its first epoch
+        settings.pop("rollbacks", None)  # their number may grow, and a parameter of MLflow keeps its value
         self._waiting = []  # rows of a fit before this one go where that fit goes
-        self._send(lambda: self._open(known, first, resumed, settings))
+        self._send(lambda: self._open(known or (self._run if again else None), first, resumed, settings))
 
     def write(self, rows: Sequence[Row]) -> None:
         waiting = self._waiting
@@ -93,6 +102,8 @@ class MLflow(Tracker):
 
     def finish(self, fitted: Fit, error: BaseException | None) -> None:
         status = "FINISHED" if error is None else "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        last = self.last
+        self._send(lambda: self._tell_undone(last))
         if self._ends:
             self._send(lambda: self._client.set_terminated(self._run, status))
         self._wait()
@@ -119,13 +130,16 @@ class MLflow(Tracker):
         if known is None and resumed:
             found = client.search_runs([place], filter_string=f"tags.`pyrovae.fit` = '{first}'", max_results=1)
             known = found[0].info.run_id if found else None
-        self._sent, taken = 0, {}  # what the run has already, of which MLflow takes no other value
+        self._sent, self._undone, self._told = {}, set(), False
+        taken = {}  # what the run has already, of which MLflow takes no other value
         if known is None:
             self._run = client.create_run(place, run_name=self.name, tags=tags).info.run_id
         else:
-            self._run, taken = known, client.get_run(known).data.params
+            self._run, data = known, client.get_run(known).data
+            taken, self._told = data.params, UNDONE in data.tags
             if resumed:
-                self._sent = max((int(one.step) for one in client.get_metric_history(known, "elbo")), default=0)
+                for one in sorted(client.get_metric_history(known, "elbo"), key=lambda one: one.timestamp):
+                    self._note(int(one.step), float(one.value))
             client.log_batch(known, tags=[entities.RunTag(*tag) for tag in tags.items()])
             if self._ends:
                 client.update_run(known, status="RUNNING")
@@ -144,12 +158,28 @@ class MLflow(Tracker):
             waiting.clear()
         now, metrics = time.time(), []
         for row in rows:
-            if row["epoch"] > self._sent:
+            epoch = int(row["epoch"])
+            if self._sent.get(epoch) != row["elbo"]:
+                self._note(epoch, row["elbo"])
                 when = now - (rows[-1]["seconds"] - row["seconds"])
-                metrics += self._metrics({n: v for n, v in row.items() if n != "epoch"}, int(row["epoch"]), when)
+                metrics += self._metrics({n: v for n, v in row.items() if n != "epoch"}, epoch, when)
         for start in range(0, len(metrics), MOST_METRICS):
             self._client.log_batch(self._run, metrics=metrics[start : start + MOST_METRICS])
-        self._sent = max([self._sent, *(int(row["epoch"]) for row in rows)])
+
+    def _note(self, epoch: int, elbo: float) -> None:
+        """Note what the server has of an epoch; where it had another value, that one was undone."""
+        if self._sent.setdefault(epoch, elbo) != elbo:
+            self._undone.add(epoch)
+        self._sent[epoch] = elbo
+
+    def _tell_undone(self, last: int) -> None:
+        """Say in a tag which epochs were undone, in a fit that ended with epoch `last`."""
+        undone = sorted(self._undone | {epoch for epoch in self._sent if epoch > last})
+        if undone or self._told:
+            said = f"{len(undone)} epochs" + (f" between {undone[0]} and {undone[-1]}" if undone else "")
+            tag = entities.RunTag(UNDONE, f"{said}; the fit ended with epoch {last}")
+            self._client.log_batch(self._run, tags=[tag])
+            self._told = True
 
     def _log(self, values: Row, step: int, when: float) -> None:
         self._client.log_batch(self._run, metrics=self._metrics(values, step, when))

@@ -64,8 +64,9 @@ class Tracker:
 
     def end(self, fitted: Fit, error: BaseException | None = None) -> None:
         """Say that the fit has ended, as `pv.fit` does."""
-        if error is None and fitted.history and not self.under_way:
-            self(fitted)  # one that is resumed, and has its length
+        # what is new: a fit that is resumed, and has its length; or one that failed, and went back to its last good epoch
+        if fitted.history and (len(fitted.history) < self.last if self.under_way else error is None):
+            self(fitted)
         if self.under_way:
             self._try(lambda: self.finish(fitted, error))
         self.under_way = False
