@@ -40,6 +40,9 @@ class Bernoulli(dist.Bernoulli):  # type: ignore[misc]  # Pyro has no types
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
+        # logits of a user's own autocast have two digits, and the sum over an image's pixels would keep none
+        dtype = torch.promote_types(self.logits.dtype, value.dtype)
+        logits, value = self.logits.to(dtype), value.to(dtype)
         # |l|, with slope 1 or -1 also at l = 0, where `abs` has 0 and the second derivative would be 0 instead of -1/4
-        size = self.logits * torch.copysign(self.logits.new_ones(()), self.logits.detach())
-        return torch.addcmul(-(torch.log(1 + torch.exp(-size)) + size / 2), value - 0.5, self.logits)
+        size = logits * torch.copysign(logits.new_ones(()), logits.detach())
+        return torch.addcmul(-(torch.log(1 + torch.exp(-size)) + size / 2), value - 0.5, logits)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyrovae.conditionals import Conditional, mlp
-from pyrovae.errors import PairError, ShapeError
+from pyrovae.errors import OptionError, PairError, ShapeError
 from pyrovae.families import Family, Normal
 from pyrovae.priors import StandardNormal, as_prior
 
@@ -143,4 +143,12 @@ def normals(
 ) -> list[Conditional]:
     """`p(child | parent)`, a diagonal Normal of a perceptron, for each pair of sizes."""
     made = [mlp(n, Normal(m), width, activation) for n, m, width in zip(parents, children, widths)]
-    return made if head is None else list(map(head, made))
+    if head is None:
+        return made
+    changed = [head(one) for one in made] if callable(head) else []
+    if len(changed) < len(made) or not all(isinstance(one, nn.Module) for one in changed):
+        raise OptionError(
+            f"head takes a conditional and returns one, such as pv.batch_normed, and {head!r} does not: for pv.batch_normed with "
+            "options use functools.partial."
+        )
+    return changed

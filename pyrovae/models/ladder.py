@@ -90,6 +90,7 @@ class LadderVAE(nn.Module):
             A `LadderVAE`.
 
         Raises:
+            OptionError: `head` does not make a module of a conditional.
             ShapeError: `levels` and `hidden` have different lengths, or the event of `family` is not a vector.
 
         Example:

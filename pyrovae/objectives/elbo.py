@@ -6,15 +6,14 @@ from collections.abc import Callable, Mapping, Set
 from typing import Any, NamedTuple
 
 import torch
-from pyro.distributions import Delta
 from pyro.distributions.util import scale_and_mask
 from pyro.infer.util import MultiFrameTensor
 from torch import Tensor
-from torch.distributions import kl_divergence
 
 from pyrovae._shapes import broadcast_shapes
 from pyrovae.errors import OptionError, PairError
 from pyrovae.objectives.baselines import Signal
+from pyrovae.objectives.divergences import closed_forms, closed_kl, drawn_kl
 from pyrovae.objectives.enumeration import dims_of, expected, probability, upstream
 from pyrovae.objectives.kl_functions import KLFunction, Minibatch, applies_weight, apply, repr_of
 from pyrovae.objectives.marginals import Cost, Marginal, any_tensor, count, expected_term, marginals_of
@@ -131,7 +130,7 @@ def bound_of(
     A `baseline` is subtracted from what a score meets; `batch` are the arguments of the run, from which it may predict.
     """
     rows = terms.num_rows if num_rows is None else num_rows
-    closed = _closed_forms(terms, kl)
+    closed = closed_forms(terms, kl)
     marginals = marginals_of(terms, rows, split=kl_weight is not None or callable(kl))
     if callable(kl):
         divergences = _divergences(terms, marginals, closed)
@@ -184,7 +183,7 @@ def _latent_part(
             continue
         weight = count(term, terms, rows)
         p = term.p if term.name not in summed else None
-        divergence = _closed_kl(term, terms) if term.name in closed and p is not None else None
+        divergence = closed_kl(term, terms) if term.name in closed and p is not None else None
         if divergence is not None:
             latent = latent - weight * divergence.sum()
             continue
@@ -209,7 +208,7 @@ def _divergences(terms: Terms, marginals: list[Marginal], closed: Set[str]) -> d
         if term.q is None:
             continue
         p = term.p if term.name not in summed else None
-        divergence = _closed_kl(term, terms) if term.name in closed and p is not None else None
+        divergence = closed_kl(term, terms) if term.name in closed and p is not None else None
         if divergence is None:
             divergence = expected_term(term.q, term, terms, term.q.scaled)
             if p is not None:
@@ -258,68 +257,6 @@ def _total(divergences: Mapping[str, Tensor], terms: Terms, rows: int) -> Tensor
     return total
 
 
-def _closed_forms(terms: Terms, kl: str | KLFunction | None) -> Set[str]:
-    """The sites whose KL terms in closed form are right for this run. Raises PairError where nothing else would do."""
-    if kl is None:
-        return frozenset()
-    drawn = [t.name for t in terms.sites.values() if t.q is not None and t.q.score is not None]
-    if drawn and kl == "auto":
-        return frozenset()
-    if drawn:  # an enumerated site has no score: its KL is a sum
-        raise PairError(
-            f"Site {drawn[0]!r} is not reparameterised, and KL terms in closed form need every drawn site to be: "
-            "use Trace_ELBO() with kl=None."
-        )
-    if kl == "auto" or terms.in_order >= {t.name for t in terms.sites.values() if t.p is not None and t.q is not None}:
-        return terms.in_order
-    if not callable(kl):
-        raise PairError(
-            "KL terms in closed form need model and guide to draw their sites in the same order. Otherwise a prior may depend "
-            "on a draw that the KL of another site has already integrated out. Reorder the guide, or use kl=None."
-        )
-    return frozenset()
-
-
-def _closed_kl(term: Term, terms: Terms) -> Tensor | None:
-    """KL(q || p) of a drawn site in closed form, enumerated sites it depends on averaged; None where there is none."""
-    divergence = _kl(term) if term.enum_dim is None else None
-    if divergence is None or term.q is None:
-        return None
-    return expected(divergence, term.q.plates, term.name, terms)
-
-
-def _kl(term: Term) -> Tensor | None:
-    """KL(q || p) of a site over its batch shape, with the site's own scale and mask; None where no closed form is known.
-
-    Where model and guide mask or scale the site differently, it is log q - log p at the draw: the two densities then do
-    not count for the same elements.
-    """
-    assert term.p is not None and term.q is not None
-    p, q = term.p, term.q
-    base = q.fn
-    while hasattr(base, "base_dist") and not isinstance(base, Delta):
-        base = base.base_dist
-    if isinstance(base, Delta):  # its log-density may contain a Jacobian, which Pyro's KL leaves out
-        return None
-    try:
-        divergence = scale_and_mask(kl_divergence(q.fn, p.fn), q.scale, q.mask)
-    except NotImplementedError:
-        return None
-    for a, b in ((p.scale, q.scale), (True if p.mask is None else p.mask, True if q.mask is None else q.mask)):
-        if isinstance(a, Tensor) or isinstance(b, Tensor):
-            if a is not b:
-                divergence = torch.where(torch.as_tensor(a == b), divergence, _drawn_kl(term))
-        elif a != b:
-            return None
-    return divergence
-
-
-def _drawn_kl(term: Term) -> Tensor:
-    """log q - log p at the draw, scaled."""
-    assert term.q is not None
-    return term.q.scaled - term.p.scaled if term.p is not None else term.q.scaled
-
-
 def _pathwise(q: Density, summed_out: bool) -> Tensor | None:
     """The part of log q that is differentiated directly, scaled; None if there is none.
 
@@ -360,7 +297,7 @@ def _score_surrogate(
             assert term.p is not None
             log_r = weight * term.p.scaled
         else:
-            log_r = -weight * beta * _drawn_kl(term)
+            log_r = -weight * beta * drawn_kl(term)
         reward.add((term.either.frames, log_r.detach()))
     total: Tensor | None = None
     for term in scored:

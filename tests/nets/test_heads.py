@@ -88,6 +88,12 @@ def ladder() -> pv.LadderVAE:
     return pv.LadderVAE.of_levels(fam.Bernoulli(6), (4, 2), (8, 8), **how)
 
 
+@pytest.mark.parametrize("head", ["batch_normed", 3, lambda conditional: None])
+def test_heads_that_make_no_conditional(head: Any) -> None:
+    with pytest.raises(pv.OptionError, match="head takes a conditional"):
+        pv.LadderVAE.of_levels(fam.Bernoulli(6), (4, 2), (8, 8), head=head)
+
+
 @pytest.fixture(scope="module")
 def x() -> Tensor:
     return torch.bernoulli(torch.full((60, 6), 0.4), generator=torch.Generator().manual_seed(2))
