@@ -9,7 +9,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
-from pyrovae.plots.style import PALETTE, STYLE, axes_of
+from pyrovae.plots.style import PALETTE, STYLE, axes_of, literal
 
 GREY = "#888888"
 
@@ -45,7 +45,9 @@ def distributions(
         bins = np.linspace(low, high + 1e-9 + (high == low), 31).tolist()
         for (name, numbers), colour in zip(arrays.items(), PALETTE):
             weights = np.full(len(numbers), 1 / max(1, len(numbers)))
-            ax.hist(np.clip(numbers, bins[0], bins[-1]), bins, weights=weights, color=colour, alpha=0.6, label=name)
+            ax.hist(
+                np.clip(numbers, bins[0], bins[-1]), bins, weights=weights, color=colour, alpha=0.6, label=literal(name)
+            )
     if limit is not None:
         ax.axvline(limit, color=PALETTE[3], linewidth=1.0, label=f"limit {limit:.2f}")
     ax.set(xlabel=xlabel, title="share of the rows")
@@ -65,7 +67,8 @@ def departures(
     )
     ax.axhline(0, color=GREY, linewidth=0.8)
     for number, (name, curve) in enumerate(units.items()):
-        ax.plot(np.asarray(at), np.asarray(curve), color=PALETTE[number % len(PALETTE)], linewidth=1.0, label=name)
+        colour = PALETTE[number % len(PALETTE)]
+        ax.plot(np.asarray(at), np.asarray(curve), color=colour, linewidth=1.0, label=literal(name))
     ax.set(xlabel="rank of the true code among draws of the guide", title="ECDF minus uniform", xlim=(0, 1))
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7)
     return ax
@@ -121,7 +124,7 @@ def scores(z: Mapping[str, ArrayLike], ax: Axes | None = None) -> Axes:
         x = np.clip([v for v in _floats(values) if np.isfinite(v)], -12, 12)
         ax.scatter(x, number + rng.uniform(-0.2, 0.2, len(x)), s=8, color=PALETTE[0], alpha=0.5, linewidths=0)
     ax.axvspan(-2, 2, color="#eeeeee", zorder=0, linewidth=0)
-    ax.set_yticks(range(len(z)), list(z))
+    ax.set_yticks(range(len(z)), [literal(name) for name in z])
     ax.invert_yaxis()
     ax.set(
         xlabel="(data - model) / sd of replicates, cut at 12", title="posterior predictive checks", xlim=(-12.5, 12.5)

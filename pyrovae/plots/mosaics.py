@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyrovae.errors import DataError, OptionError, ShapeError
 from pyrovae.plots.scatter import column_scatters
-from pyrovae.plots.style import STYLE, Array, as_array, axes_of
+from pyrovae.plots.style import STYLE, Array, as_array, axes_of, literal
 
 
 @rc_context(STYLE)
@@ -60,7 +60,7 @@ def images(
     if names is not None:
         width = pictures.shape[2] + 1  # an image and its gap
         ax.xaxis.tick_top()
-        ax.set_xticks([(i + 0.5) * width - 1 for i in range(columns)], names)
+        ax.set_xticks([(i + 0.5) * width - 1 for i in range(columns)], [literal(name) for name in names])
         ax.tick_params(length=0, labelrotation=90 if max(map(len, names)) > 4 else 0)
     return ax
 

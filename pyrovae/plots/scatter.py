@@ -17,7 +17,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from pyrovae.errors import DataError, ShapeError
-from pyrovae.plots.style import PALETTE, STYLE, UNKNOWN, Array, as_array, axes_of
+from pyrovae.plots.style import PALETTE, STYLE, UNKNOWN, Array, as_array, axes_of, literal
 
 Styles = dict[Any, tuple[str, str]]  # the colour and the marker of each class
 
@@ -82,7 +82,7 @@ def latent(
         handles = [
             Line2D([], [], linestyle="", marker=marker, color=colour, markersize=5, label=name)
             for value, (colour, marker) in styles.items()
-            for name in ["unknown" if value == -1 else str(value)]
+            for name in ["unknown" if value == -1 else literal(value)]
         ]
         wide = 1 + (len(handles) - 1) // 20
         ax.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5), handletextpad=0.1, ncols=wide)
@@ -161,7 +161,7 @@ def column_scatters(
         if labels is not None and labels[d] and len(original):  # numbers of classes have no variance to explain
             share = f"{(original == rebuilt).mean():.0%} right"
         name = f"column {d}" if names is None else names[d]
-        panel.set_title(f"{name if len(name) < 16 else name[:14] + '…'}, {share}", fontsize=8)
+        panel.set_title(f"{literal(name if len(name) < 16 else name[:14] + '…')}, {share}", fontsize=8)
         panel.xaxis.set_major_locator(MaxNLocator(3))
         panel.yaxis.set_major_locator(MaxNLocator(3))
     return np.asarray(axes[:shown], dtype=object)

@@ -100,6 +100,19 @@ def as_array(x: ArrayLike | Tensor) -> Array:
     return np.asarray(x)
 
 
+MOST_LETTERS = 32  # of a name in a picture
+
+
+def literal(name: Any) -> str:
+    """A name from the data, as matplotlib draws it as it is: in one line, not too long, and no formula where it has dollars.
+
+    An underscore at the beginning, by which matplotlib knows what is not for a legend, gets a blank before it.
+    """
+    text = " ".join(str(name).split())
+    text = text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 1]}…"
+    return (" " * text.startswith("_") + text).replace("$", r"\$")
+
+
 def axes_of(ax: Axes | None, size: tuple[float, float]) -> Axes:
     """The given axes, or those of a new figure of this size in inches."""
     return Figure(figsize=size).subplots() if ax is None else ax

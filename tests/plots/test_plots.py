@@ -13,6 +13,7 @@ from sklearn.decomposition import PCA
 
 from pyrovae import plots
 from pyrovae.errors import DataError, OptionError, ShapeError
+from pyrovae.plots import findings
 
 
 def shown(ax):
@@ -253,3 +254,26 @@ def test_captions_of_several_lines_have_room() -> None:
 def test_the_units_of_a_curve_are_said() -> None:
     ax = plots.training_curve([{"epoch": 1, "elbo": -1.0}], units="bits")
     assert ax.get_title(loc="left") == "ELBO (bits)"
+
+
+ODD = ["$\\frac{", "a $x_{ b $", "_hidden", "two\nlines", "long " * 60, "100 $"]
+
+
+def test_names_from_the_data_are_drawn_as_they_are(tmp_path):
+    """No formula, where matplotlib sees one between dollars; nothing left out of a legend; no line as long as the picture."""
+    x = torch.rand(12, len(ODD))
+    drawn = plots.latent(x, [ODD[i % len(ODD)] for i in range(12)])
+    assert plots.save(drawn, tmp_path / "latent.png", dpi=30).exists()
+    assert plots.save(plots.reconstructions(x[:, :2], x[:, :2], columns=ODD[:2]), tmp_path / "x.png", dpi=30).exists()
+    wanted = [r"\$\frac{", r"a \$x_{ b \$", " _hidden", "two lines", f"{('long ' * 60)[:31]}…", r"100 \$"]
+    found = {
+        "latent": [text.get_text() for text in drawn.get_legend().get_texts()],
+        "images": plots.images(torch.rand(6, 4), (2, 2), len(ODD), names=ODD).get_xticklabels(),
+        "scores": findings.scores({name: [0.0] for name in ODD}).get_yticklabels(),
+        "departures": findings.departures([0, 1], [-1, -1], [1, 1], {n: [0, 0] for n in ODD})
+        .get_legend()
+        .get_texts()[1:],
+        "distributions": findings.distributions({n: [0.0, 1.0] for n in ODD}, "value").get_legend().get_texts(),
+    }
+    for name, texts in found.items():
+        assert sorted(one if isinstance(one, str) else one.get_text() for one in texts) == sorted(wanted), name

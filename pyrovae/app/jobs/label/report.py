@@ -203,7 +203,7 @@ def draw_report(job: Job, report: Mapping[str, Any], table: pd.DataFrame, folder
         ]
         made["doubtful.png"] = plots.captioned(job.x[first.index.tolist()], job.dataset.image_shape, captions)
         what = f"to label next: {job.id_column}, most probable label and its probability"
-        made["doubtful.png"].set_title(what, loc="left", fontsize=9)
+        made["doubtful.png"].set_title(what, loc="left", fontsize=9, parse_math=False)
     return [plots.save(axes, folder / name) for name, axes in made.items()]
 
 
