@@ -148,7 +148,7 @@ def normals(
     changed = [head(one) for one in made] if callable(head) else []
     if len(changed) < len(made) or not all(isinstance(one, nn.Module) for one in changed):
         raise OptionError(
-            f"head takes a conditional and returns one, such as pv.batch_normed, and {head!r} does not: for pv.batch_normed with "
-            "options use functools.partial."
+            f"head takes a conditional and returns one, such as pv.batch_normed, and {head!r} does not: for options of "
+            "pv.batch_normed use functools.partial."
         )
     return changed
