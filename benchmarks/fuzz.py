@@ -1,7 +1,7 @@
 """Damaged and crafted files, handed to everything that reads a file: each must give a result or one `PyrovaeError`.
 
     python benchmarks/fuzz.py --cases 500
-    python benchmarks/fuzz.py --only csv,npz --cases 2000 --seed 1
+    python benchmarks/fuzz.py --only "csv; npz" --cases 2000 --seed 1
     python benchmarks/fuzz.py --only csv --replay 17
 
 Each case changes a whole file by a seeded draw: bits, pieces, numbers and cells of the text, fields of JSON, members of an
@@ -343,6 +343,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     chosen = [name.strip() for name in args.only.split(";") if name.strip()] or list(READERS)
+    if unknown := [name for name in chosen if name not in READERS]:
+        parser.error(f"--only {unknown[0]}: must be among {'; '.join(READERS)}")
     with tempfile.TemporaryDirectory(prefix="fuzzing") as temporary:
         files = args.corpus or Path(temporary) / "corpus"
         if not files.is_dir():

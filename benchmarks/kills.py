@@ -10,11 +10,11 @@ kills come in the middle of that. Processes are forked from one that has importe
 imports, which leave nothing behind. With --signal INT or TERM, which a process answers itself, it starts from nothing instead,
 and the moments are of its whole life, imports included. It must end within a minute, with exit code 130 or 143 and one line.
 
-Compared, bit for bit: weights, history and results of runs (without their times), and the tables that were written. After each
-kill, a table of results must be absent or whole, and a run that has been written must open. Counted are kills that came before
-the end, those that left a file half written (which must be one that nobody reads), repetitions that ended as they should, and
-the epochs that were taken again. Tables are read in blocks of 40 rows, so that there are six. Figures go to
-benchmarks/results/kills-cpu.json; with --add, they are added to those that are there, which are of other moments.
+Compared, bit for bit: weights, history, log and results of runs (without their times), and the tables that were written. After
+each kill, a table of results must be absent or whole, and the command that is given again must end well. Counted are kills that
+came before the end, those that left a file half written (which must be one that nobody reads), and repetitions that ended as
+they should. Tables are read in blocks of 40 rows, so that there are six. Figures go to benchmarks/results/kills-cpu.json; with
+--add, they are added to those that are there, which are of other moments.
 """
 
 from __future__ import annotations
@@ -107,12 +107,14 @@ class Job:
                 results = run["info"].get("results", {})
                 found[str(path.relative_to(home))] = {
                     "status": run["status"],
-                    "results": {key: value for key, value in results.items() if key not in TIMES},
+                    "results": without_times(results),
                 }
             elif path.name == "history.csv":
                 with path.open() as file:
-                    rows = [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
-                found[str(path.relative_to(home))] = rows
+                    found[str(path.relative_to(home))] = [without_times(row) for row in csv.DictReader(file)]
+            elif path.suffix == ".jsonl":
+                lines = [json.loads(line) for line in path.read_text().splitlines()]
+                found[str(path.relative_to(home))] = [without_times(line) for line in lines]
             elif path.name == "weights.safetensors":
                 tensors = load_file(path)
                 found[str(path.relative_to(home))] = {k: digest(v.numpy().tobytes()) for k, v in tensors.items()}
@@ -122,6 +124,11 @@ class Job:
 
     def tables(self, home: Path) -> list[Path]:
         return [path for path in (home / "table.csv", home / "run" / "labels.csv") if path.exists()]
+
+
+def without_times(values: dict[str, Any]) -> dict[str, Any]:
+    """Numbers and texts by name, at any depth, but for those in which two equal fits differ."""
+    return {k: without_times(v) if isinstance(v, dict) else v for k, v in values.items() if k not in TIMES}
 
 
 def digest(content: bytes) -> str:
@@ -169,12 +176,6 @@ def wait(child: int, seconds: float | None = None) -> int | None:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.002)
     return None
-
-
-def epochs_of(home: Path) -> int:
-    """Epochs in the state of a run that is under way."""
-    path = home / "run" / "history.csv"
-    return len(path.read_text().splitlines()) - 1 if path.exists() else 0
 
 
 def repetition(
@@ -298,6 +299,8 @@ def main() -> None:
     parser.add_argument("--add", action="store_true", help="add to the figures that are there")
     parser.add_argument("--signal", default="KILL", choices=("KILL", *CODES))
     given = parser.parse_args()
+    if unknown := [name for name in given.only.split(",") if name not in ALL]:
+        parser.error(f"--only {unknown[0]}: must be among {','.join(ALL)}")
     blocks.MOST_ROWS = 40
     kept: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     with tempfile.TemporaryDirectory() as folder:

@@ -218,8 +218,10 @@ def sweep(
         if begun:
             _refuse_other(where, options, dataset)
         finished = begun and read_run(where)["status"] not in ("running", "diverged")
+        # what was fitted may have been killed before it was judged: gone on with, so that its trackers get the results, too
+        judged = finished and found is not None and "results" in found["info"]
         say(f"{number} of {len(grid)}: {name}{' (there already)' if finished else ''}")
-        if finished:
+        if judged:
             # its parts are those of this grid
             run = open_run(where, threads=threads, **read)
         elif begun:
@@ -228,9 +230,7 @@ def sweep(
             how: dict[str, Any] = {"device": device, "engine": engine, "threads": threads}
             how |= {"track": track, "progress": False}
             run = fit_run(dataset, options, where, force=found is not None, **how)
-        if (
-            not finished or "results" not in run.fitted.info
-        ):  # what was fitted may have been killed before it was judged
+        if not judged:
             results, _ = evaluate(run, options.num_samples, proposal=options.proposal)
             run.record(results | {"fit_seconds": run.fitted.history[-1]["seconds"]})
             draw_pictures(run)

@@ -20,7 +20,7 @@ from pyrovae.app.models import MODELS, build
 from pyrovae.app.options import Options
 from pyrovae.app.recorded import reading, recorded_info, recorded_options
 from pyrovae.app.rows import Rows, make_rows, split_rows
-from pyrovae.app.track import LOG, trackers
+from pyrovae.app.track import LOGS, STAGE_1, trackers
 from pyrovae.batching.splits import Split
 from pyrovae.data import Dataset, Standardize
 from pyrovae.engine import ranks
@@ -158,7 +158,7 @@ def fit_run(
     how: dict[str, Any] = {"device": device, "engine": engine, "threads": threads, "progress": progress}
     how |= {"checkpoint": folder, "transform": binarisation(options, dataset), "info": info}
     watching = trackers(track, folder)
-    how |= {"trackers": watching, "of_first": trackers(track, folder, "stage-1") if options.stages == 2 else ()}
+    how |= {"trackers": watching, "of_first": trackers(track, folder, STAGE_1) if options.stages == 2 else ()}
     fitted = _fitted(pair, options, rows, say, resume=resume, force=force, **how)
     run = Run(options, dataset, rows, fitted, folder, watching)
     if ranks.rank() > 0:
@@ -168,8 +168,10 @@ def fit_run(
         every = replace(rows.schema, columns=(*rows.schema.columns, *others))
         write_file(folder / COLUMNS, every.to_yaml().encode())
     if force:  # files of the replaced run would pass for this one's; removed only now, since the fit may be refused
-        for name in (*ARTEFACTS, *(() if "json" in track else (LOG,))):
-            (folder / name).unlink(missing_ok=True)
+        written = [getattr(tracker, "path", None) for tracker in (*watching, *how["of_first"])]
+        for path in [folder / name for name in (*ARTEFACTS, *LOGS)]:
+            if path not in written:
+                path.unlink(missing_ok=True)
     with suppress(Exception):  # a picture that cannot be drawn must not cost the results
         for which, batch in rows.examples().items():
             drawn = draw_graph(pair, batch, folder / f"graph{'-labelled' if which else ''}.png")

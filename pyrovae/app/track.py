@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 else:  # so that a mistake need not wait for torch
     tracking = Lazily("pyrovae.training.tracking")
 
-LOG = "log.jsonl"
+LOG, STAGE_1 = "log.jsonl", "stage-1"
+LOGS = (LOG, f"log-{STAGE_1}.jsonl")  # the latter of the first of two stages
 KINDS = ("tensorboard", "mlflow", "json")
 
 

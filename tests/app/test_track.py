@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import pyrovae as pv
 from pyrovae.app.track import check_track, trackers, with_log
+from pyrovae.fitted.folder import write_fit
 
 QUICK = ("--hidden", 16, "--engine", "eager", "--proposal", "guide", "--num-samples", 30)
 
@@ -40,10 +41,11 @@ def test_a_fit_is_kept_by_all_trackers(pyrovae: Command, monkeypatch: pytest.Mon
     assert str(run.resolve()) not in str(kept)
     # with another tracker the fit is the same, and a log of the run that it replaces does not pass for its own
     before = (run / "weights.safetensors").read_bytes()
+    (run / "log-stage-1.jsonl").write_text('{"epoch": 1}\n')
     code, _, err = pyrovae(
         "fit", "digits", "--epochs", 2, *QUICK, "--out", run, "--force", "--track", "json:elsewhere.jsonl"
     )
-    assert code == 0 and before == (run / "weights.safetensors").read_bytes() and not (run / "log.jsonl").exists(), err
+    assert code == 0 and before == (run / "weights.safetensors").read_bytes() and not list(run.glob("log*.jsonl")), err
 
 
 @pytest.mark.digits(120)
@@ -66,6 +68,16 @@ def test_each_run_of_a_sweep_has_a_place_of_its_own(pyrovae: Command) -> None:
     names = {path.name for path in Path("runs/digits-sweep").iterdir()}
     assert len(names) == 2 and {path.name for path in Path("logs").iterdir()} == names
     assert all(read_board(path).Scalars("results/elbo") for path in Path("logs").iterdir())
+    # one that was killed between its fit and its table gets both, and so does its log
+    run = Path("runs/digits-sweep") / sorted(names)[0]
+    fitted = pv.load(run)
+    results = fitted.info.pop("results")
+    write_fit(run, fitted)
+    (run / "log.jsonl").write_text((run / "log.jsonl").read_text().splitlines()[0] + '\n{"epo')
+    code, _, err = pyrovae("sweep", "digits", *words)
+    assert code == 0, err
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert lines == [*fitted.history, {"results": results}] and pv.load(run).info["results"] == results
 
 
 @pytest.mark.parametrize(
