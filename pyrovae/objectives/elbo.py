@@ -240,11 +240,25 @@ def _changed(
         )
     weight = _zero(terms) + (1.0 if kl_weight is None else kl_weight)
     changed = apply(kl, divergences, weight, Minibatch(terms, rows))
-    if changed.keys() != divergences.keys():
+    if not isinstance(changed, Mapping) or changed.keys() != divergences.keys():
+        got = list(changed) if isinstance(changed, Mapping) else type(changed).__name__
         raise PairError(
-            f"The function kl must return the sites it was given, {sorted(divergences)}, got {sorted(changed)}."
+            f"The function kl must return a dict of the sites it was given, {sorted(divergences)}, got {got}."
         )
+    for name, given in changed.items():
+        shape, kind = _shape_of(terms.sites[name], terms), "local" if terms.sites[name].local else "global"
+        own = tuple(given.shape) if isinstance(given, Tensor) else None
+        if own is None or len(own) > len(shape) or any(a not in (1, b) for a, b in zip(own[::-1], shape[::-1])):
+            raise PairError(
+                f"The function kl must return a tensor of shape {shape}, particles and then rows, for the {kind} site "
+                f"{name!r}, got {type(given).__name__ if own is None else own}."
+            )
     return changed
+
+
+def _shape_of(term: Term, terms: Terms) -> tuple[int, ...]:
+    """(K, N) for a local site, (K,) for a global one."""
+    return (terms.num_particles, terms.num_rows) if term.local else (terms.num_particles,)
 
 
 def _total(divergences: Mapping[str, Tensor], terms: Terms, rows: int) -> Tensor:
@@ -252,8 +266,7 @@ def _total(divergences: Mapping[str, Tensor], terms: Terms, rows: int) -> Tensor
     total = _zero(terms)
     for name, divergence in divergences.items():
         term = terms.sites[name]
-        shape = (terms.num_particles, terms.num_rows) if term.local else (terms.num_particles,)
-        total = total + count(term, terms, rows) * divergence.expand(shape).sum()
+        total = total + count(term, terms, rows) * divergence.expand(_shape_of(term, terms)).sum()
     return total
 
 
