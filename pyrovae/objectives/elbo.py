@@ -74,7 +74,8 @@ def elbo(
         kl: How the KL terms are computed. None: log q - log p at the draws. "analytic": in closed form where torch or Pyro has
             one, an error where that would be wrong. "auto": in closed form where there is one and it is right, else log q - log
             p at the draws: a prior may depend on a draw that the guide makes later, as in models that are inferred from the
-            bottom up, and where a site is not reparameterised, all terms are at the draws. A function: the objective has its
+            bottom up, and where a site is not reparameterised, all terms are at the draws. Of relaxed codes the closed form is
+            the KL of the discrete ones. A function: the objective has its
             result in place of the KL terms; it takes a dict from site to KL term, in nats, `(K, N)` for a local site and `(K,)`
             for a global one, and returns it changed, where `(K, 1)` is one value for every row. A function of two required
             arguments also gets b, as a 0-d tensor, and one of three also the run, see `pv.kl`. Its terms are closed forms where
