@@ -75,11 +75,11 @@ def elbo(
             one, an error where that would be wrong. "auto": in closed form where there is one and it is right, else log q - log
             p at the draws: a prior may depend on a draw that the guide makes later, as in models that are inferred from the
             bottom up, and where a site is not reparameterised, all terms are at the draws. Of relaxed codes the closed form is
-            the KL of the discrete ones. A function: the objective has its
-            result in place of the KL terms; it takes a dict from site to KL term, in nats, `(K, N)` for a local site and `(K,)`
-            for a global one, and returns it changed, where `(K, 1)` is one value for every row. A function of two required
-            arguments also gets b, as a 0-d tensor, and one of three also the run, see `pv.kl`. Its terms are closed forms where
-            these are known and model and guide draw their sites in the same order, else log q - log p at the draws.
+            the KL of the discrete ones. A function: the objective has its result in place of the KL terms; it takes a dict from
+            site to KL term, in nats, `(K, N)` for a local site and `(K,)` for a global one, and returns it changed, where
+            `(K, 1)` is one value for every row. A function of two required arguments also gets b, as a 0-d tensor, and one of
+            three also the run, see `pv.kl`. Its terms are closed forms where these are known and model and guide draw their
+            sites in the same order, else log q - log p at the draws.
 
     Returns:
         The bound and the objective, see `Bound`.
@@ -88,7 +88,7 @@ def elbo(
         OptionError: `kl` is none of these.
         PairError: `kl` is given, and not "auto", and a site is not reparameterised; `kl="analytic"` and model and guide draw
             their sites in different orders; enumerated sites cannot be summed out exactly; the function `kl` names sites (its
-            attribute `sites`) that the pair does not have, or returns other sites than it was given.
+            attribute `sites`) that the pair does not have, or returns other sites or shapes than it was given.
 
     References:
         Kingma and Welling 2014, arXiv:1312.6114; Ranganath, Gerrish and Blei 2014, arXiv:1401.0118 (score function).
