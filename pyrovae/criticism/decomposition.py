@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyrovae.batching.chunks import chunks
 from pyrovae.criticism.importance import weight_blocks
-from pyrovae.errors import OptionError, PairError, ShapeError
+from pyrovae.errors import DataError, OptionError, PairError, ShapeError
 from pyrovae.fitted.fitted import Fit, as_count, in_order, seeded
 from pyrovae.objectives.aggregate import Codes, base_of, check_codes, code_sites, codes_of, exact
 from pyrovae.objectives.enumeration import dims_of
@@ -22,12 +22,12 @@ from pyrovae.pair.batch import num_rows
 
 
 def active_units(
-    means: Tensor, threshold: float = 0.01, again: Tensor | None = None, prior_variance: Tensor | None = None
+    means: Any, threshold: float = 0.01, again: Any | None = None, prior_variance: Any | None = None
 ) -> Tensor:
     """Which latent dimensions vary with the data: `Var_n(E_q[z_l | x_n]) > threshold * Var_p(z_l)`.
 
     Args:
-        means: The posterior means of N rows, `(N, L)`, from `pv.encode`.
+        means: The posterior means of N rows, `(N, L)`, from `pv.encode`, or as an array.
         threshold: The variance over rows, as a share of the prior's, above which a dimension counts as active.
         again: The means once more from other draws (`pv.encode` with another seed), `(N, L)`. Use it if `means` are
             averages of S draws, as for the upper levels of a hierarchy: their noise adds 1/S of the variance within a row
@@ -39,6 +39,7 @@ def active_units(
 
     Raises:
         ShapeError: The means are not `(N, L)` with N >= 2, or `again` or `prior_variance` has another shape.
+        DataError: They are no numbers, or not all finite.
 
     References:
         Burda, Grosse & Salakhutdinov 2016, arXiv:1509.00519, section 5.2.
@@ -48,17 +49,31 @@ def active_units(
         >>> pv.active_units(means)
         tensor([ True, False])
     """
-    again = means if again is None else again
+    means = _as_means(means)
+    again = means if again is None else _as_means(again)
     if means.dim() != 2 or len(means) < 2 or again.shape != means.shape:
         raise ShapeError(
             f"active_units takes posterior means of shape (N, L) with N >= 2, got {tuple(means.shape)}"
             + ("." if again.shape == means.shape else f" and, again, {tuple(again.shape)}.")
         )
+    prior_variance = None if prior_variance is None else torch.as_tensor(prior_variance)
     if prior_variance is not None and prior_variance.shape != means.shape[1:]:
         raise ShapeError(f"prior_variance must be {tuple(means.shape[1:])}, got {tuple(prior_variance.shape)}.")
     spread = (means - means.mean(0)) * (again - again.mean(0))
     scale = 1.0 if prior_variance is None else prior_variance.to(spread)
     return spread.sum(0) / (len(means) - 1) > threshold * scale
+
+
+def _as_means(means: Any) -> Tensor:
+    """Means as a tensor of real numbers, or DataError."""
+    try:
+        found = torch.as_tensor(means)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"active_units takes posterior means as a tensor or an array of numbers ({error}).") from error
+    found = found if found.is_floating_point() else found.double()
+    if bad := int((~found.isfinite()).sum()):  # would count as a dimension that does not vary
+        raise DataError(f"active_units takes finite means, and {bad} of these are not.")
+    return found
 
 
 def kl_by_site(fitted: Fit, data: Any, num_samples: int = 10, seed: int | None = 0) -> dict[str, Tensor]:

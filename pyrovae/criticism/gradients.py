@@ -23,9 +23,11 @@ from pyrovae.pair.parameters import default_dtype, fork_rng, param_scope, seed_t
 from pyrovae.pair.program import PairLike
 from pyrovae.pair.turns import turn
 from pyrovae.training.bind import bind
+from pyrovae.training.checks import check
 from pyrovae.training.fit import fit
 from pyrovae.training.fit_options import FitOptions, whole_number
-from pyrovae.training.plan import check, group, plan
+from pyrovae.training.groups import group
+from pyrovae.training.plan import plan
 
 COLUMNS = ("loss", "rows", "parameters", "variance", "error", "of draws", "of rows", "squared norm")
 

@@ -11,6 +11,7 @@ from torch.nn.functional import softplus
 
 from pyrovae.errors import OptionError, PairError
 from pyrovae.objectives.aggregate import ESTIMATORS, check_codes, check_several_rows, code_sites, codes_of, estimate
+from pyrovae.objectives.enumeration import dims_of
 from pyrovae.objectives.kl_functions import Minibatch, checked_number, names_of
 from pyrovae.pair.batch import Batch
 from pyrovae.pair.layout import Layout
@@ -146,6 +147,11 @@ class density_ratio:
                 f"density_ratio looks at one site that is drawn for each row: choose by site=..., of {found}."
             )
         term = run.sites[found[0]]
+        if term.q is not None and dims_of(term.q.log_prob, run):
+            raise PairError(
+                f"density_ratio needs a site with one draw for each row, and {term.name!r} has one for each value of an "
+                "enumerated site on which it depends: remove the mark of that site to draw it, or name another one, site=..."
+            )
         codes = run.rows(term.value, tuple(term.either.fn.event_shape)).flatten(2)  # (K, B, D)
         check_several_rows(codes.shape[1])
         fixed = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}

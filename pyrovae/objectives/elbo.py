@@ -74,11 +74,12 @@ def elbo(
         kl: How the KL terms are computed. None: log q - log p at the draws. "analytic": in closed form where torch or Pyro has
             one, an error where that would be wrong. "auto": in closed form where there is one and it is right, else log q - log
             p at the draws: a prior may depend on a draw that the guide makes later, as in models that are inferred from the
-            bottom up, and where a site is not reparameterised, all terms are at the draws. A function: the objective has its
-            result in place of the KL terms; it takes a dict from site to KL term, in nats, `(K, N)` for a local site and `(K,)`
-            for a global one, and returns it changed, where `(K, 1)` is one value for every row. A function of two required
-            arguments also gets b, as a 0-d tensor, and one of three also the run, see `pv.kl`. Its terms are closed forms where
-            these are known and model and guide draw their sites in the same order, else log q - log p at the draws.
+            bottom up, and where a site is not reparameterised, all terms are at the draws. Of relaxed codes the closed form is
+            the KL of the discrete ones. A function: the objective has its result in place of the KL terms; it takes a dict from
+            site to KL term, in nats, `(K, N)` for a local site and `(K,)` for a global one, and returns it changed, where
+            `(K, 1)` is one value for every row. A function of two required arguments also gets b, as a 0-d tensor, and one of
+            three also the run, see `pv.kl`. Its terms are closed forms where these are known and model and guide draw their
+            sites in the same order, else log q - log p at the draws.
 
     Returns:
         The bound and the objective, see `Bound`.
@@ -87,7 +88,7 @@ def elbo(
         OptionError: `kl` is none of these.
         PairError: `kl` is given, and not "auto", and a site is not reparameterised; `kl="analytic"` and model and guide draw
             their sites in different orders; enumerated sites cannot be summed out exactly; the function `kl` names sites (its
-            attribute `sites`) that the pair does not have, or returns other sites than it was given.
+            attribute `sites`) that the pair does not have, or returns other sites or shapes than it was given.
 
     References:
         Kingma and Welling 2014, arXiv:1312.6114; Ranganath, Gerrish and Blei 2014, arXiv:1401.0118 (score function).
@@ -240,11 +241,25 @@ def _changed(
         )
     weight = _zero(terms) + (1.0 if kl_weight is None else kl_weight)
     changed = apply(kl, divergences, weight, Minibatch(terms, rows))
-    if changed.keys() != divergences.keys():
+    if not isinstance(changed, Mapping) or changed.keys() != divergences.keys():
+        got = list(changed) if isinstance(changed, Mapping) else type(changed).__name__
         raise PairError(
-            f"The function kl must return the sites it was given, {sorted(divergences)}, got {sorted(changed)}."
+            f"The function kl must return a dict of the sites it was given, {sorted(divergences)}, got {got}."
         )
+    for name, given in changed.items():
+        shape, kind = _shape_of(terms.sites[name], terms), "local" if terms.sites[name].local else "global"
+        own = tuple(given.shape) if isinstance(given, Tensor) else None
+        if own is None or len(own) > len(shape) or any(a not in (1, b) for a, b in zip(own[::-1], shape[::-1])):
+            raise PairError(
+                f"The function kl must return a tensor of shape {shape}, particles and then rows, for the {kind} site "
+                f"{name!r}, got {type(given).__name__ if own is None else own}."
+            )
     return changed
+
+
+def _shape_of(term: Term, terms: Terms) -> tuple[int, ...]:
+    """(K, N) for a local site, (K,) for a global one."""
+    return (terms.num_particles, terms.num_rows) if term.local else (terms.num_particles,)
 
 
 def _total(divergences: Mapping[str, Tensor], terms: Terms, rows: int) -> Tensor:
@@ -252,8 +267,7 @@ def _total(divergences: Mapping[str, Tensor], terms: Terms, rows: int) -> Tensor
     total = _zero(terms)
     for name, divergence in divergences.items():
         term = terms.sites[name]
-        shape = (terms.num_particles, terms.num_rows) if term.local else (terms.num_particles,)
-        total = total + count(term, terms, rows) * divergence.expand(shape).sum()
+        total = total + count(term, terms, rows) * divergence.expand(_shape_of(term, terms)).sum()
     return total
 
 

@@ -144,7 +144,7 @@ def checked_number(given: float, wanted: str) -> float:
 
 def names_of(sites: str | Sequence[str] | None) -> tuple[str, ...]:
     """Names of sites as a tuple, empty for all. Raises OptionError for what is no list of names."""
-    names = () if sites is None else (sites,) if isinstance(sites, str) else tuple(sites)
-    if not all(isinstance(name, str) for name in names):
+    names = (sites,) if isinstance(sites, str) else tuple(sites) if isinstance(sites, Sequence) else ()
+    if not (sites is None or isinstance(sites, Sequence)) or not all(isinstance(name, str) for name in names):
         raise OptionError(f"sites must be names of sites, got {sites!r}.")
     return names

@@ -23,8 +23,10 @@ from pyrovae.pair.parameters import default_dtype, fork_rng, param_scope, seed_t
 from pyrovae.pair.program import PairLike
 from pyrovae.pair.turns import turn
 from pyrovae.training.bind import FitData, bind
+from pyrovae.training.checks import check, start
 from pyrovae.training.fit_options import Callback, FitOptions, OptimizerFactory, only_looks
-from pyrovae.training.plan import Plan, check, group, plan, start
+from pyrovae.training.groups import group
+from pyrovae.training.plan import Plan, plan
 from pyrovae.training.schedules import Schedule
 from pyrovae.training.together import begin_together, begun, check_options, goes_on, is_of_this_job
 from pyrovae.training.trainer import Trainer

@@ -297,3 +297,14 @@ def test_parts_in_the_history_every_second_epoch() -> None:
         all(f"{n}/z" in row for n in ("information", "total_correlation", "dimension_wise")) for row in fitted.history
     ]
     assert have == [False, True, False, True]
+
+
+def test_active_units_of_arrays_and_of_means_that_are_not_finite() -> None:
+    means = torch.tensor([[0, 3], [1, 3], [2, 3]])
+    for given in (means, means.numpy(), means.double(), means.tolist()):
+        assert pv.active_units(given).tolist() == [True, False]
+    assert pv.active_units(means, again=means.numpy(), prior_variance=[1e3, 1.0]).tolist() == [False, False]
+    with pytest.raises(pv.DataError, match="1 of these"):
+        pv.active_units(torch.tensor([[0.0, torch.nan], [1.0, 2.0]]))
+    with pytest.raises(pv.DataError, match="array of numbers"):
+        pv.active_units("z")

@@ -35,3 +35,12 @@ def test_it_is_pyros_in_double_precision() -> None:
     torch.testing.assert_close(
         Bernoulli(logits).log_prob(x), dist.Bernoulli(logits=logits).log_prob(x), rtol=1e-12, atol=1e-15
     )
+
+
+def test_half_precision_logits_lose_no_digits_to_the_density() -> None:
+    logits = torch.linspace(-12, 12, 49).bfloat16()
+    x = (torch.arange(49) % 2).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = Bernoulli(logits).log_prob(x)
+    torch.testing.assert_close(found, Bernoulli(logits.double()).log_prob(x.double()).float(), rtol=1e-5, atol=1e-6)
+    assert torch.equal(Bernoulli(logits).log_prob(x.bool()), Bernoulli(logits).log_prob(x.bfloat16()))

@@ -10,7 +10,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from support.programs import binary, vae
+from support.programs import binary, ssvae, vae
 from torch import Tensor, nn
 
 import pyrovae as pv
@@ -383,6 +383,8 @@ def test_unfit_discriminators_are_refused() -> None:
         pv.Trace_ELBO(kl=wide)(vae(), {"x": binary(8)})
     with pytest.raises(pv.PairError, match=r"choose by site=..., of \['z2', 'z1'\]"):
         pv.Trace_ELBO(kl=pv.kl.density_ratio(1.0, pv.nets.MLP(2, 1)))(ladder(), {"x": binary(8)})
+    with pytest.raises(pv.PairError, match="'z' has one for each value of an enumerated site"):
+        pv.Trace_ELBO(kl=pv.kl.density_ratio(1.0, pv.nets.MLP(2, 1), site="z"))(ssvae(), {"x": binary(8)})
     pair = vae()
     with pytest.raises(pv.OptionError, match="use pv.fit"):
         pv.SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 1e-3}), pv.Trace_ELBO(kl=wide))

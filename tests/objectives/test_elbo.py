@@ -242,6 +242,21 @@ def test_free_bits_by_hand(factor: float) -> None:
     assert_equal(value_and_gradients(-bound.objective, pair), value_and_gradients(by_hand, pair))
 
 
+@pytest.mark.parametrize("make", [lambda terms: None, list, lambda terms: {}], ids=["None", "list", "empty"])
+def test_function_of_kl_that_returns_other_sites(make: Any) -> None:
+    pair, batch = Row("global_local", GlobalLocal).build()
+    with pytest.raises(pv.PairError, match="must return a dict of the sites it was given"):
+        pv.Trace_ELBO(kl=make)(pair, batch)
+
+
+@pytest.mark.parametrize("wrong", [0.0, torch.ones(2, 3), torch.ones(1, 1, 1), None], ids=str)
+@pytest.mark.parametrize("site, kind", [("z", "local"), ("theta", "global")])
+def test_function_of_kl_that_returns_another_shape(wrong: Any, site: str, kind: str) -> None:
+    pair, batch = Row("global_local", GlobalLocal).build()
+    with pytest.raises(pv.PairError, match=f"particles and then rows, for the {kind} site '{site}'"):
+        pv.Trace_ELBO(3, kl=lambda terms: {**terms, site: wrong})(pair, batch)
+
+
 def test_function_of_kl_sees_local_and_global_terms() -> None:
     row = Row("global_local", GlobalLocal)
     pair, batch = row.build()

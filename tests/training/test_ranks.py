@@ -23,9 +23,11 @@ from pyrovae.pair.layout import Layout
 from pyrovae.pair.parameters import param_scope
 from pyrovae.training import together
 from pyrovae.training.bind import bind
+from pyrovae.training.checks import check
 from pyrovae.training.fit_options import FitOptions
+from pyrovae.training.groups import group
 from pyrovae.training.monitor import Monitor
-from pyrovae.training.plan import Plan, check, group, plan
+from pyrovae.training.plan import Plan, plan
 from pyrovae.training.trainer import Trainer
 
 HOW: dict[str, Any] = {"batch_size": 20, "device": "cpu", "progress": False, "engine": "eager"}
