@@ -96,8 +96,8 @@ def anomaly_score(
 
     Returns:
         Scores and their errors, see `Anomaly`. A row without a finite density has an infinite score: infinity where log p(x) is
-        -infinity, or a density undefined, so that it is ranked first; for "ratio", -infinity where only p_b(x) is 0, so that it is
-        ranked last.
+        -infinity, or a density undefined, so that it is ranked first; for "ratio", -infinity where only p_b(x) is 0,
+        so that it is ranked last.
 
     Raises:
         OptionError: The method is not known, or lacks its `reference` or `background`.
