@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from pyrovae.batching.batches import digest_of
 from pyrovae.errors import DataError, OptionError
-from pyrovae.pair.batch import Batch, as_batch, known_rows, num_rows, take_rows
+from pyrovae.pair.batch import Batch, as_batch, cast, known_rows, num_rows, take_rows
 from pyrovae.pair.datasets import by_argument
 from pyrovae.pair.parameters import dtype_of
 from pyrovae.pair.program import PairLike, arguments
@@ -41,6 +41,7 @@ class Incoming:
         seed: Of the random numbers of torch that the source draws, which are apart from those of the fit, and of the order of
             rows in files.
         transforms: As for `as_batch`.
+        find_casts: Finds for the first batch which arguments are cast, and to which dtype.
 
     Attributes:
         num_rows: N, or B where N is not known: then the objective is the mean over rows, and no term may belong to all rows.
@@ -62,8 +63,10 @@ class Incoming:
         seed: int,
         *,
         transforms: bool = False,
+        find_casts: Callable[[Batch], Mapping[str, torch.dtype]] = lambda first: {},
     ) -> None:
         self.pair, self.source, self.device, self.seed, self.transforms = pair, source, device, seed, transforms
+        self.find_casts, self.casts = find_casts, dict[str, torch.dtype]()
         self.dtypes = dict.fromkeys(arguments(pair), dtype_of(pair))
         self.optional = [name for name, parameter in arguments(pair).items() if parameter.default is None]
         self.form: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
@@ -198,7 +201,10 @@ class Incoming:
         where = self.source.name if isinstance(self.source, Stored) else f"Batch {self.came}"
         if not self.form or _form(given) != self.form:
             try:
-                given = as_batch(self.pair, given, self.dtypes, transforms=self.transforms)
+                given = as_batch(self.pair, given, self.dtypes, transforms=self.transforms, casts=self.casts)
+                if not self.form:
+                    self.casts = dict(self.find_casts(given))
+                    given = cast(self.pair, given, self.casts)
             except DataError as error:
                 raise DataError(f"{where}: {error}") from error
             form = _form(given) or {}

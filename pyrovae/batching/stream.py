@@ -6,7 +6,7 @@ Rows that come batch by batch are in `batching/incoming.py`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -83,6 +83,7 @@ class Stream:
         device: Where batches are moved.
         rows: Positions of the rows of this source among the items; None for all.
         transforms: As for `as_batch`.
+        casts: As for `as_batch`.
     """
 
     repeats = True
@@ -95,8 +96,10 @@ class Stream:
         rows: Sequence[int] | None = None,
         *,
         transforms: bool = False,
+        casts: Mapping[str, torch.dtype] | None = None,
     ) -> None:
         self.pair, self.source, self.device, self.transforms = pair, source, device, transforms
+        self.casts = dict(casts or {})
         self.dtypes = dict.fromkeys(arguments(pair), dtype_of(pair))
         self.items = Items(source)
         self.rows: Batch | None = None
@@ -125,7 +128,7 @@ class Stream:
     def subset(self, rows: Tensor) -> Stream:
         """A source of the rows at these indices only."""
         kept = [self.kept[i] for i in rows.tolist()]
-        return Stream(self.pair, self.source, self.device, kept, transforms=self.transforms)
+        return Stream(self.pair, self.source, self.device, kept, transforms=self.transforms, casts=self.casts)
 
     def take(self, rows: Tensor) -> Batch:
         """The rows at these indices, loaded at once."""
@@ -148,7 +151,7 @@ class Stream:
 
     def _bind(self, found: Any) -> Batch:
         named = by_argument(found, list(self.dtypes), self.dtypes)
-        batch = as_batch(self.pair, named, self.dtypes, transforms=self.transforms)
+        batch = as_batch(self.pair, named, self.dtypes, transforms=self.transforms, casts=self.casts)
         return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
 
     def digest(self) -> dict[str, Any]:

@@ -181,7 +181,12 @@ def gradient_variance(
     if isinstance(pair, Fit):
         pair.check_weights()
     start = int(torch.randint(2**31, ())) if seed is None else as_seed(seed)
-    data = as_batch(fitted.pair, data, transforms=fitted.transform is not None)
+    data = as_batch(
+        fitted.pair,
+        data,
+        transforms=fitted.transform is not None,
+        casts={name: dtype for name, (_, dtype) in {**fitted.arguments, **fitted.untransformed}.items()},
+    )
     found = [
         row
         for size in sizes

@@ -95,7 +95,9 @@ def anomaly_score(
         seed: The seed of the draws; None continues torch's random state.
 
     Returns:
-        Scores and their errors, see `Anomaly`.
+        Scores and their errors, see `Anomaly`. A row without a finite density has an infinite score: infinity where log p(x) is
+        -infinity, or a density undefined, so that it is ranked first; for "ratio", -infinity where only p_b(x) is 0,
+        so that it is ranked last.
 
     Raises:
         OptionError: The method is not known, or lacks its `reference` or `background`.

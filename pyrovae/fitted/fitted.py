@@ -196,7 +196,7 @@ class Fit:
         """
         known = {**self.arguments, **self.untransformed}
         dtypes = {name: dtype for name, (_, dtype) in known.items()}
-        batch = as_batch(self.pair, data, dtypes, transforms=self.transform is not None)
+        batch = as_batch(self.pair, data, dtypes, transforms=self.transform is not None, casts=dtypes)
         for name, value in batch.items():
             shape, dtype = known.get(name, (tuple(value.shape[1:]), value.dtype))
             if tuple(value.shape[1:]) != shape or value.dtype != dtype:

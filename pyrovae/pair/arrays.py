@@ -101,11 +101,22 @@ def _from_array(name: str, value: Any, dtype: torch.dtype, codes: bool) -> Tenso
         array = array.astype(np.float64)
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     found = torch.from_numpy(np.require(array, requirements=["C", "W"])).reshape(array.shape)
-    if not (found.is_floating_point() and dtype.is_floating_point):
+    return as_dtype(name, found, dtype) if found.is_floating_point() and dtype.is_floating_point else found
+
+
+def as_dtype(name: str, given: Tensor, dtype: torch.dtype) -> Tensor:
+    """A tensor as floating-point numbers of a dtype; the tensor itself if it is so already.
+
+    Raises:
+        DataError: A finite value is beyond the dtype.
+    """
+    if given.dtype == dtype:
+        return given
+    found = given.to(dtype)
+    if not given.is_floating_point() or torch.finfo(dtype).max >= torch.finfo(given.dtype).max:
         return found
-    given, found = found, found.to(dtype)
-    if torch.finfo(dtype).max < torch.finfo(given.dtype).max and bool((found.isinf() & given.isfinite()).any()):
-        row = int((found.isinf() & given.isfinite()).nonzero()[0, 0]) if given.dim() else 0
+    if bool((beyond := found.isinf() & given.isfinite()).any()):
+        row = int(beyond.nonzero()[0, 0]) if given.dim() else 0
         raise DataError(
             f"{name!r} has values beyond {str(dtype)[6:]}, {torch.finfo(dtype).max:.3g}, the first in row {row}. Change their "
             "unit, take logarithms, or drop these rows."

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.errors import DataError
-from pyrovae.pair.arrays import as_tensor
+from pyrovae.pair.arrays import as_dtype, as_tensor
 from pyrovae.pair.datasets import Items, by_argument, is_batches, is_streamed
 from pyrovae.pair.parameters import dtype_of
 from pyrovae.pair.program import PairLike, arguments
@@ -23,7 +23,12 @@ Batch = dict[str, Tensor]
 
 
 def as_batch(
-    pair: PairLike, data: Any, dtypes: Mapping[str, torch.dtype] | None = None, *, transforms: bool = False
+    pair: PairLike,
+    data: Any,
+    dtypes: Mapping[str, torch.dtype] | None = None,
+    *,
+    transforms: bool = False,
+    casts: Mapping[str, torch.dtype] | None = None,
 ) -> Batch:
     """Bind data to the arguments of a model.
 
@@ -34,6 +39,7 @@ def as_batch(
             map-style `Dataset`, or a `DataLoader` of one, or rows in files, all of which are loaded.
         dtypes: The dtype that floating-point arrays become, by argument; for arguments not named that of the pair's weights.
         transforms: Whether a transform follows, which may read other names, and add arguments that the data lack.
+        casts: The dtype that values of any other become, see `cast`, by argument.
 
     Returns:
         Tensors by argument, each `(N, *event)`.
@@ -45,7 +51,7 @@ def as_batch(
     if dtypes is None or not set(wanted) <= set(dtypes):
         dtypes = dict.fromkeys(wanted, dtype_of(pair)) | dict(dtypes or {})
     if isinstance(data, Stored):
-        return loaded(data, lambda piece: as_batch(pair, piece, dtypes, transforms=transforms))
+        return loaded(data, lambda piece: as_batch(pair, piece, dtypes, transforms=transforms, casts=casts))
     if is_batches(data):
         raise DataError(
             "Rows that come batch by batch are for pv.fit. Ask of one batch after the other here, as in "
@@ -69,7 +75,28 @@ def as_batch(
         raise DataError(f"Every argument needs the same number of rows, got {rows}.")
     if not rows or not next(iter(rows.values())):
         raise DataError("The data are empty: at least one row is needed.")
-    return batch
+    return cast(pair, batch, casts or {})
+
+
+def cast(pair: PairLike, batch: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]) -> Batch:
+    """The rows with other dtypes, by argument. They become floating-point numbers, or whole ones if no value changes by that.
+
+    Rows of an argument that may be unknown, and is so by -1 throughout, become NaN among floating-point numbers.
+
+    Raises:
+        DataError: A finite value is beyond its new dtype.
+    """
+    found, taken = dict(batch), arguments(pair)
+    for name in [name for name in batch if dtypes.get(name, batch[name].dtype) != batch[name].dtype]:
+        given, dtype = batch[name], dtypes[name]
+        if not dtype.is_floating_point:
+            made = given.to(dtype)
+            found[name] = made if torch.equal(made.to(given.dtype), given) else given
+            continue
+        found[name] = as_dtype(name, given, dtype)
+        if name in taken and taken[name].default is None and not given.is_floating_point():
+            found[name][~known_rows(given)] = torch.nan
+    return found
 
 
 def in_order_of_arguments(data: Any, names: Sequence[str]) -> dict[str, Any]:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from pyrovae.errors import PairError, PyrovaeError
-from pyrovae.pair.batch import Batch, as_batch, group_rows, num_rows, take_group, take_rows
+from pyrovae.pair.batch import Batch, as_batch, cast, group_rows, num_rows, take_group, take_rows
+from pyrovae.pair.casts import find_casts
 from pyrovae.pair.devices import cure_of_devices
 from pyrovae.pair.dtypes import cure_of_dtypes
 from pyrovae.pair.handlers import PARTICLE_PLATE, DetachDraws, SetValues
@@ -60,6 +61,7 @@ def check_pair(pair: PairLike, data: Any) -> Layout:
         pyrovae.errors.PairError: Site 'z': the guide draws events of shape (2,), but the model's are of shape (3,). ...
     """
     batch = as_batch(pair, data)
+    batch = cast(pair, batch, find_casts(pair, batch))
     parts = [take_rows(take_group(batch, group), slice(None)) for group in group_rows(pair, batch)]
     with fork_rng(), param_scope({}), default_dtype(pair), evaluating(pair):
         layouts, traces = zip(*(describe_run(pair, part) for part in parts))

@@ -11,7 +11,7 @@ from torch import Tensor
 from pyrovae._shapes import how_to_cast
 
 _TWO_DTYPES = re.compile(
-    r"same dtype|result type \w+ can't be cast|with (two|a) bool tensors? is not supported|expected scalar type"
+    r"same dtype|of that dtype|result type \w+ can't be cast|with (two|a) bool tensors? is not supported|expected scalar type"
     r"|could not infer output dtype|not implemented for '(Bool|Byte|Char|Short|Int|Long)'|Input type .*should be the same"
 )
 

@@ -7,7 +7,7 @@ guide needs more, from the model, with weights; all other sites are drawn from t
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,8 @@ from pyrovae.batching.checks import check_given
 from pyrovae.errors import DataError, OptionError, PairError
 from pyrovae.fitted.fitted import Fit, as_count, seeded
 from pyrovae.fitted.limits import memory_of
-from pyrovae.pair.arrays import as_tensor
-from pyrovae.pair.batch import known_rows
+from pyrovae.pair.arrays import as_dtype, as_tensor
+from pyrovae.pair.batch import cast, known_rows
 from pyrovae.pair.handlers import SetValues, Uncondition
 from pyrovae.pair.layout import union
 from pyrovae.pair.program import arguments
@@ -50,17 +50,23 @@ def latent_values(fitted: Fit, name: str, values: Any) -> Tensor:
     dtypes = [dtype for _, dtype in fitted.arguments.values() if dtype.is_floating_point]
     if not site.local:
         one = values.reshape(1) if isinstance(values, Tensor) and not values.dim() else np.atleast_1d(values)
-        found = as_tensor(name, one, dtypes[0] if dtypes else None).to(fitted.device, copy=True)
+        found = _as_real(name, one, dtypes).to(fitted.device, copy=True)
         if [n for n in found.shape if n != 1] != [n for n in site.shape if n != 1]:
             raise DataError(
                 f"{name!r} is one value for all rows, of shape {site.shape}, got {tuple(found.shape)}. Ask once for each of "
                 "several values."
             )
         return found.reshape(site.shape)
-    found = as_tensor(name, values, dtypes[0] if dtypes else None).to(fitted.device, copy=True)
+    found = _as_real(name, values, dtypes).to(fitted.device, copy=True)
     if tuple(found.shape[1:]) != tuple(site.event_shape):
         raise DataError(f"{site.name!r} must have rows of shape {site.event_shape}, got {tuple(found.shape[1:])}.")
     return found
+
+
+def _as_real(name: str, values: Any, dtypes: Sequence[torch.dtype]) -> Tensor:
+    """Values of a latent site as a tensor; floating-point ones get the dtype of the rows."""
+    found = as_tensor(name, values, dtypes[0] if dtypes else None)
+    return as_dtype(name, found, dtypes[0]) if dtypes and found.is_floating_point() else found
 
 
 def check_room(fitted: Fit, num: int) -> None:
@@ -154,7 +160,10 @@ def plain(node: Any, value: Tensor) -> Tensor:
 def _checked(fitted: Fit, name: str, value: Any, num: int) -> Tensor:
     """The values of a given argument. DataError unless all `num` rows are known and have the shape and dtype of the fit."""
     shape_and_dtype = fitted.arguments.get(name)
-    found = as_tensor(name, value, shape_and_dtype[1] if shape_and_dtype else None).to(fitted.device, copy=True)
+    found = as_tensor(name, value, shape_and_dtype[1] if shape_and_dtype else None)
+    if shape_and_dtype is not None:
+        found = cast(fitted.pair, {name: found}, {name: shape_and_dtype[1]})[name]
+    found = found.to(fitted.device, copy=True)
     shape, dtype = shape_and_dtype or (tuple(found.shape[1:]), found.dtype)
     if len(found) != num or tuple(found.shape[1:]) != shape or found.dtype != dtype:
         raise DataError(

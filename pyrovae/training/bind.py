@@ -11,14 +11,18 @@ from torch.utils.data import DataLoader
 from pyrovae.batching.incoming import Incoming, can_start_again, length
 from pyrovae.batching.splits import Split
 from pyrovae.batching.stream import Resident, Stream
+from pyrovae.batching.transformed import transformed
 from pyrovae.engine import ranks
 from pyrovae.errors import CheckpointError, DataError, OptionError
-from pyrovae.pair.batch import Batch, as_batch
+from pyrovae.pair.batch import Batch, as_batch, cast
+from pyrovae.pair.casts import find_casts
 from pyrovae.pair.datasets import is_batches, is_streamed
 from pyrovae.pair.parameters import find_device
 from pyrovae.pair.program import PairLike
 from pyrovae.pair.stored import Stored
 from pyrovae.training.fit_options import FitOptions
+
+FIRST = 64  # rows of a Dataset by which it is found out in which dtype the pair takes them
 
 
 @dataclass
@@ -54,13 +58,17 @@ def bind(pair: PairLike, data: Any, options: FitOptions) -> FitData:
         batch_size = getattr(data.batch_sampler, "batch_size", None)
 
     transforms = options.transform is not None
+    casts: dict[str, torch.dtype] = {}  # of rows with which the pair does not compute as they are
 
     def whole(rows: Any, name: str = "data") -> Batch:
         if is_batches(rows):
             raise DataError(
                 f"{name} must be rows at hand, an array or a dict of them, and not batches that come one by one."
             )
-        return as_batch(pair, rows, transforms=transforms)
+        return as_batch(pair, rows, transforms=transforms, casts=casts)
+
+    def find(rows: Batch) -> dict[str, torch.dtype]:
+        return find_casts(pair, rows, seed or 0, lambda few: transformed(pair, few, options.transform))
 
     comes = isinstance(data, Stored) or is_batches(data)
     if comes and options.resume and not can_start_again(data):
@@ -78,12 +86,16 @@ def bind(pair: PairLike, data: Any, options: FitOptions) -> FitData:
         seed = int(options.recorded("seed") or 0) if options.resume else ranks.agree(int(torch.randint(2**31, ())))
     training: Resident | Stream | Incoming
     if comes:
-        training = Incoming(pair, data, device, batch_size, options.num_rows, seed, transforms=transforms)
-        batch_size = training.batch_size
+        how: dict[str, Any] = {"transforms": transforms, "find_casts": find}
+        training = Incoming(pair, data, device, batch_size, options.num_rows, seed, **how)
+        batch_size, casts = training.batch_size, training.casts
     elif is_streamed(data):
         training = Stream(pair, data, device, transforms=transforms)
+        training.casts = casts = find(training.take(torch.arange(min(FIRST, training.num_rows))))
     else:
-        training = Resident(whole(data), torch.device("cpu"))
+        bound = whole(data)
+        casts = find(bound)
+        training = Resident(cast(pair, bound, casts), torch.device("cpu"))
     if not comes:
         _check_length(options)
     epochs, steps = options.epochs or 0, None

@@ -86,8 +86,9 @@ def fit(
 
     Main arguments:
         pair: an object with the callables `model` and `guide`, which take the same arguments.
-        data: rows for the model's first argument, an array or tensor `(N, *event)`, or a dict of them by argument. Floating
-            arrays become the default dtype. All rows are moved to the device, except those of a map-style
+        data: rows for the model's first argument, an array or tensor `(N, *event)`, or a dict of them by argument. Numbers
+            of another dtype than that of the weights (bools, integers, float64) are cast where the pair does not take them.
+            All rows are moved to the device, except those of a map-style
             `torch.utils.data.Dataset`, or a `DataLoader` of one, which are loaded batch by batch while the device works;
             then only the first rows are checked beforehand. Questions take them, too, and load all rows. Data are never
             changed. Or batches, one after the other: an iterator, perhaps without end, an iterable, a function that makes

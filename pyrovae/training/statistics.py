@@ -31,7 +31,7 @@ def recompute_statistics(fitted: Fit, data: Any, *, batch_size: int = 500, seed:
         seed: Of the draws of the guide and of a transform. None takes torch's random state as it is.
 
     Raises:
-        OptionError: `batch_size` is below 2, or the pair has no layer with running statistics that learns.
+        OptionError: `fitted` is no fit, `batch_size` is below 2, or the pair has no layer with running statistics that learns.
         ShapeError: There is a single row, or a single one of which the same is known.
         DataError: The data cannot be bound to the model's arguments, or have rows of another shape or dtype than the fit's; or
             a mean or variance over them is not finite.
@@ -49,6 +49,10 @@ def recompute_statistics(fitted: Fit, data: Any, *, batch_size: int = 500, seed:
         ...     (encoder(x).mean.std(0) / encoder.net.norm.weight[:2].abs()).round(decimals=2)
         tensor([1., 1.])
     """
+    if not isinstance(fitted, Fit):
+        raise OptionError(
+            f"recompute_statistics follows a fit, as pv.fit returns it, got {type(fitted).__name__}: give what pv.fit returned."
+        )
     size = as_count("batch_size", batch_size, 2)
     layers = {id(part): part for root in every_module(fitted.pair).values() for part in root.modules() if _moves(part)}
     if not layers:

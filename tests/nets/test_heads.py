@@ -187,3 +187,9 @@ def test_an_interrupted_pass_leaves_the_statistics_as_they_were(x: Tensor) -> No
     with pytest.raises(KeyboardInterrupt):
         pv.recompute_statistics(fit, x, batch_size=10)
     assert all(torch.equal(value, before[name]) for name, value in fit.pair.state_dict().items())
+
+
+def test_statistics_are_recomputed_of_a_fit_only() -> None:
+    pair = pv.VAE(pv.priors.StandardNormal(1), pv.mlp(1, fam.Bernoulli(2)), pv.mlp(2, fam.Normal(1)))
+    with pytest.raises(pv.OptionError, match="as pv.fit returns it, got VAE"):
+        pv.recompute_statistics(pair, torch.zeros(4, 2))

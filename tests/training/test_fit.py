@@ -458,7 +458,6 @@ BAD_DATA: dict[str, tuple[Any, Any, str]] = {
     ),
     "reals for BetaBinomial": (fam.BetaBinomial(6, 16), torch.randn(40, 6), "Normal fits"),
     "wrong shape": (fam.Bernoulli(6), torch.zeros(40, 5), r"\(\*batch, 6\).*\(16, 5\)"),
-    "wrong dtype": (fam.Bernoulli(6), torch.zeros(40, 6, dtype=torch.int64), r"\.float\(\)"),
 }
 
 
@@ -735,8 +734,6 @@ def test_a_question_about_other_data_is_refused() -> None:
         pv.importance(fitted, torch.full((5, 6), 3.0), proposal="guide")
     with pytest.raises(pv.DataError, match=r"rows of shape \(6,\)"):
         pv.encode(fitted, torch.zeros(5, 7))
-    with pytest.raises(pv.DataError, match="float32"):
-        pv.encode(fitted, torch.zeros(5, 6, dtype=torch.float64))
     assert torch.equal(pv.encode(fitted, np.zeros((5, 6))), pv.encode(fitted, torch.zeros(5, 6)))
 
 

@@ -165,9 +165,11 @@ class Worker:
             if self._connection is None:
                 context = multiprocessing.get_context("spawn")
                 self._connection, other = context.Pipe()
-                self._process = context.Process(target=_work, args=(other, self._arguments), daemon=True)
+                self._process = context.Process(target=_work, args=(other,), daemon=True)
                 self._process.start()
                 other.close()
+                # not among the arguments, since a process that is ended while it reads these leaves a traceback
+                self._connection.send_bytes(self._arguments)
             self._connection.send(labels)
 
     def poll(self) -> Learned | str | None:
@@ -195,13 +197,16 @@ class Worker:
         self._process, self._connection, self.busy = None, None, False
 
 
-def _work(connection: Connection, arguments: bytes) -> None:
-    """Fit to each list of labels that comes, until none comes any more."""
+def _work(connection: Connection) -> None:
+    """Fit to each list of labels that comes, after what is fitted to them, until none comes any more."""
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C is for the process that serves the page, with which this one ends
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    job, options, folder, how = pickle.loads(arguments)
+    try:
+        job, options, folder, how = pickle.loads(connection.recv_bytes())
+    except (EOFError, OSError):  # the page has ended
+        return
     while True:
         try:
             labels = connection.recv()
