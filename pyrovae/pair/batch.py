@@ -79,7 +79,7 @@ def as_batch(
 
 
 def cast(pair: PairLike, batch: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]) -> Batch:
-    """The rows with other dtypes, by argument. They become floating-point numbers; whole ones become other whole ones if no value changes.
+    """The rows with other dtypes, by argument: floating-point numbers, or other whole ones where no value changes.
 
     Rows of an argument that may be unknown, and is so by -1 throughout, become NaN among floating-point numbers.
 
