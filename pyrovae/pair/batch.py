@@ -79,7 +79,7 @@ def as_batch(
 
 
 def cast(pair: PairLike, batch: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]) -> Batch:
-    """The rows with other dtypes, by argument. They become floating-point numbers, or whole ones if no value changes by that.
+    """The rows with other dtypes, by argument: floating-point numbers, or other whole ones where no value changes.
 
     Rows of an argument that may be unknown, and is so by -1 throughout, become NaN among floating-point numbers.
 
@@ -91,7 +91,8 @@ def cast(pair: PairLike, batch: Mapping[str, Tensor], dtypes: Mapping[str, torch
         given, dtype = batch[name], dtypes[name]
         if not dtype.is_floating_point:
             made = given.to(dtype)
-            found[name] = made if torch.equal(made.to(given.dtype), given) else given
+            whole = not given.is_floating_point() and torch.equal(made.to(given.dtype), given)
+            found[name] = made if whole else given
             continue
         found[name] = as_dtype(name, given, dtype)
         if name in taken and taken[name].default is None and not given.is_floating_point():

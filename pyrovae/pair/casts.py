@@ -56,6 +56,12 @@ def find_casts(
         groups = [take_group(batch, group) for group in group_rows(pair, batch)]
         few = [take_rows(rows, slice(0, FEW)) for rows in groups]
 
+        try:
+            for rows in few:
+                transform(rows)
+        except _ERRORS:  # what a transform does not take, the fit says in the transform's words
+            return {}
+
         def attempt(names: Sequence[str]) -> tuple[Exception | None, bool]:
             """How the pair fails if these are cast, and whether by a dtype."""
             seed_torch(seed)
