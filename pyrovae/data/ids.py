@@ -11,7 +11,7 @@ import numpy as np
 from pyrovae._lazily import Lazily
 from pyrovae.data.cells import Form
 from pyrovae.errors import DataError
-from pyrovae.tables.infer import ID_CAMEL, ID_NAME
+from pyrovae.tables.infer import ID_CAMEL, ID_NAME, is_free_text
 
 # pandas takes seconds to import
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ else:
     pd = Lazily("pandas")
 
 NO_IDS = "none"  # instead of the name of a column: the rows have no names
-ENOUGH_ROWS = 20  # from which on a column that counts them, or has another whole number for each, is no accident
+ENOUGH_ROWS = 20  # from which on a column that counts them, or has another text for each, is no accident
 
 
 def look_for_ids(
@@ -38,7 +38,9 @@ def look_for_ids(
             continue
         column = frame[name]
         counted = name == columns[0] and len(column) >= ENOUGH_ROWS and counts_rows(column, from_any=True)
-        if not (listed or counted):
+        # such as the names of cells before their counts, under no name of a column or any
+        told = name == columns[0] and len(column) >= ENOUGH_ROWS and column.is_unique and is_free_text(column)
+        if not (listed or counted or told):
             continue
         if named is None and column.notna().all() and column.is_unique:
             named = name

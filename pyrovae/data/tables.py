@@ -43,6 +43,11 @@ def load_arrays(path: Path, label: str | None, columns: Sequence[Mapping[str, An
     """
     wanted = {*X_NAMES, *X_TEST_NAMES, *Y_NAMES, *Y_TEST_NAMES, label}
     names, arrays = read_arrays(path, wanted)
+    if {"data", "shape"} < set(names) and ({"indices", "indptr"} < set(names) or {"row", "col"} < set(names)):
+        raise DataError(
+            f"{path} is a sparse matrix of SciPy, and rows are read from dense arrays: write "
+            "numpy.save(name, scipy.sparse.load_npz(file).toarray())."
+        )
 
     def first(candidates: tuple[str, ...]) -> Array | None:
         return next((arrays[name] for name in candidates if name in arrays), None)
@@ -138,9 +143,16 @@ def load_table(
         known = _conditions_of(path, frame[given], columns if condition_columns is None else condition_columns)
         how |= {"conditions": given, "condition_columns": known.to_json()}
         beside |= {"conditions": known, "c": known.encode(frame[given])}
+    text = [name for name in kept if not pd.api.types.is_numeric_dtype(rows[name])]
+    if schema is not None and look and columns is None:
+        why = {column.name: column.why for column in schema.columns if column.name in text and column.kind == "none"}
+        if len(why) == len(text):  # texts of which nothing is modelled do not make a table of counts another one
+            how["drop"] += text
+            notes += [f"Column {name} is left out: {reason}." for name, reason in why.items()]
+            schema = Schema(tuple(column for column in schema.columns if column.name not in why))
+            kept, rows, text = [name for name in kept if name not in why], rows.drop(columns=text), []
     if schema is not None:
         how["columns"] = schema.to_json()
-    text = [name for name in kept if not pd.api.types.is_numeric_dtype(rows[name])]
     if schema is not None and (text or coded or isinstance(columns, str | Path)):
         encoded, modelled = schema.encode(frame[kept]), schema.names
         dataset = make_dataset(path, encoded.numpy(), columns=modelled, kind="table", **of_rows)

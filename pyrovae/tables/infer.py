@@ -69,6 +69,11 @@ def infer(table: pd.DataFrame) -> Schema:
     return Schema(tuple(columns))
 
 
+def is_free_text(cells: pd.Series) -> bool:
+    """Whether a column holds texts too different from one another to be modelled: no numbers, dates or categories."""
+    return not pd.api.types.is_numeric_dtype(cells) and _column(str(cells.name), cells).kind == "none"
+
+
 def _column(name: str, cells: pd.Series) -> Column:
     dtype = str(cells.dtype)
     if pd.api.types.is_numeric_dtype(cells) and not pd.api.types.is_bool_dtype(cells):

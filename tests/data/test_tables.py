@@ -140,6 +140,36 @@ NO_NAMES_OF_ROWS = {
 }
 
 
+@pytest.mark.parametrize("header", ["cell,a,b", ",a,b", "a,b,cell"])
+def test_texts_that_say_nothing_leave_counts_what_they_are(header: str) -> None:
+    counts = [[i % 5, i % 7] for i in range(30)]
+    cells = [f"ACGT-{i}" for i in range(30)]
+    last = header.endswith("cell")
+    rows = [[*map(str, row), cell] if last else [cell, *map(str, row)] for row, cell in zip(counts, cells)]
+    Path("counts.csv").write_text("\n".join([header, *(",".join(row) for row in rows)]) + "\n")
+    dataset = read("counts.csv")
+    assert dataset.kind == "count" and dataset.columns == ("a", "b")
+    assert dataset.x is not None and dataset.x.tolist() == counts
+    assert dataset.ids == (None if last else tuple(cells))
+    [note] = dataset.notes
+    assert ("left out: texts, 30 different ones" in note) == last
+    again = load_again(json.loads(json.dumps(dataset.source)))
+    assert again.kind == "count" and again.x is not None and again.x.tolist() == counts and again.ids == dataset.ids
+
+
+def test_a_first_column_of_dates_or_categories_names_no_rows() -> None:
+    days = [f"2026-01-{i:02}" for i in range(1, 31)]
+    Path("days.csv").write_text("\n".join(["day,a", *(f"{day},{i % 5}" for i, day in enumerate(days))]) + "\n")
+    dataset = read("days.csv")
+    assert dataset.ids is None and dataset.schema is not None and dataset.schema.names == ("day", "a")
+
+
+def test_a_sparse_matrix_of_scipy_is_one_error() -> None:
+    np.savez("sparse.npz", indices=[0], indptr=[0, 1], format="csr", shape=[1, 2], data=[1.0])
+    with pytest.raises(DataError, match="toarray"):
+        load("sparse.npz")
+
+
 @pytest.mark.parametrize("case", NO_NAMES_OF_ROWS.values(), ids=NO_NAMES_OF_ROWS.keys())
 def test_values_are_no_ids(case: tuple[str, list[float]]) -> None:
     name, values = case
