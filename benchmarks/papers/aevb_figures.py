@@ -149,8 +149,17 @@ def bound(parts: tuple[Tensor, Tensor], options: Any, name: str, method: str, la
     curve = [
         {"samples": 100 * row["steps"], "train": round(row["elbo"], 2), "test": round(row["validation_elbo"], 2)}
         for row in fitted.history
+        if "validation_elbo" in row  # long fits look at it less often
     ]
-    return {"data": name, "method": method, "latent": latent, "seed": seed, "rate": options.rate, "curve": curve}
+    return {
+        "data": name,
+        "method": method,
+        "latent": latent,
+        "seed": seed,
+        "epochs": options.epochs,
+        "rate": options.rate,
+        "curve": curve,
+    }
 
 
 def show_bounds(entries: list[dict[str, Any]], name: str, options: Any) -> None:
@@ -209,7 +218,9 @@ def main() -> None:
                     lambda m=method, s=seed: marginal(train, test, options, m, s),
                     ("cpu_seconds",),
                 )
-        show_marginal([entry for name, entry in done.items() if name.startswith("marginal")], options)
+        show_marginal(
+            [e for name, e in done.items() if name.startswith("marginal") and e["rows"] == len(train)], options
+        )
     for name in ("frey", "mnist"):
         if name not in options.only:
             continue
@@ -227,7 +238,11 @@ def main() -> None:
                     lambda n=name, r=rows, m=method, d=latent, s=seed: bound(r, options, n, m, d, s),
                     ("method",),
                 )
-        long = [entry for entry in done.values() if entry.get("data") == name and len(entry["curve"]) == options.epochs]
+        long = [
+            entry
+            for entry in done.values()
+            if entry.get("data") == name and entry.get("epochs", len(entry["curve"])) == options.epochs
+        ]
         show_bounds(long, name, options)
 
 
