@@ -22,7 +22,7 @@ from pyrovae.criticism.importance import Importance
 from pyrovae.criticism.stacking import shares_of_wins, stacking_weights
 from pyrovae.data import Dataset
 from pyrovae.errors import NotFiniteError, OptionError
-from pyrovae.fitted.files import is_mark, read_run
+from pyrovae.fitted.files import STATE, is_mark, read_run
 from pyrovae.pair.batch import take_rows
 from pyrovae.pair.supports import DENSITY, MASS, measures_of
 
@@ -218,10 +218,10 @@ def sweep(
         if begun:
             _refuse_other(where, options, dataset)
         finished = begun and read_run(where)["status"] not in ("running", "diverged")
-        # what was fitted may have been killed before it was judged: gone on with, so that its trackers get the results, too
         judged = finished and found is not None and "results" in found["info"]
         say(f"{number} of {len(grid)}: {name}{' (there already)' if finished else ''}")
-        if judged:
+        # what was fitted may have been killed before it was judged: gone on with, so that its trackers get the results, too
+        if judged or (finished and not (where / STATE).exists()):
             # its parts are those of this grid
             run = open_run(where, threads=threads, **read)
         elif begun:

@@ -97,7 +97,8 @@ def test_a_sweep_ends_in_one_table_and_goes_on(pyrovae: Command) -> None:
     fitted = pv.load("runs/digits-sweep/normal+binomial+normal")  # as if it had been killed before it was judged
     results = fitted.info.pop("results")
     pv.save(fitted, "runs/digits-sweep/normal+binomial+normal", force=True)
-    assert pyrovae(*words)[0] == 0
+    code, _, err = pyrovae(*words)
+    assert code == 0, err
     assert pv.load("runs/digits-sweep/normal+binomial+normal").info["results"] == results
     code, _, err = pyrovae(*words, "--seed", "1")
     assert code == 2 and "other options" in err

@@ -56,7 +56,6 @@ def spoiled(data: dict[str, Tensor], takes_gaps: bool) -> dict[str, tuple[dict[s
             found[f"infinite {name}"] = with_value(name, torch.inf), rf"'{name}' has 1 infinite values.*row {BAD}\)"
             if not takes_gaps:
                 found[f"a gap in {name}"] = with_value(name, torch.nan), rf"'{name}' has 1 NaN.*row {BAD}\)"
-            found[f"whole numbers for {name}"] = {**data, name: value.long()}, rf"'{name}' .*dtype float32"
             found[f"{name} too wide"] = {**data, name: torch.cat([value, value], -1)}, f"'{name}' must have rows of"
             found[f"text for {name}"] = {**data, name: np.array(["a"] * len(value))}, f"'{name}' must hold numbers"
         else:
