@@ -43,7 +43,7 @@ def load_arrays(path: Path, label: str | None, columns: Sequence[Mapping[str, An
     """
     wanted = {*X_NAMES, *X_TEST_NAMES, *Y_NAMES, *Y_TEST_NAMES, label}
     names, arrays = read_arrays(path, wanted)
-    if {"data", "shape"} < set(names) and ({"indices", "indptr"} < set(names) or {"row", "col"} < set(names)):
+    if {"format", "data", "shape"} <= set(names):  # as scipy.sparse.save_npz writes every kind of them
         raise DataError(
             f"{path} is a sparse matrix of SciPy, and rows are read from dense arrays: write "
             "numpy.save(name, scipy.sparse.load_npz(file).toarray())."

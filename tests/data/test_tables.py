@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 
 from pyrovae.data import load, load_again
@@ -164,8 +165,9 @@ def test_a_first_column_of_dates_or_categories_names_no_rows() -> None:
     assert dataset.ids is None and dataset.schema is not None and dataset.schema.names == ("day", "a")
 
 
-def test_a_sparse_matrix_of_scipy_is_one_error() -> None:
-    np.savez("sparse.npz", indices=[0], indptr=[0, 1], format="csr", shape=[1, 2], data=[1.0])
+@pytest.mark.parametrize("form", ["csr", "csc", "coo", "bsr", "dia"])
+def test_a_sparse_matrix_of_scipy_is_one_error(form: str) -> None:
+    scipy.sparse.save_npz("sparse.npz", scipy.sparse.eye(4).asformat(form))
     with pytest.raises(DataError, match="toarray"):
         load("sparse.npz")
 
