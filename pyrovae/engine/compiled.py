@@ -18,6 +18,7 @@ from torch._subclasses import FakeTensorMode
 from pyrovae._lazily import Lazily, imported
 from pyrovae.engine import ranks
 from pyrovae.engine.adam import AdamUpdate, make_update
+from pyrovae.engine.products import as_opaque
 from pyrovae.engine.program import Program
 from pyrovae.engine.step import Eager, Engine, Traced, _apply
 from pyrovae.engine.tracing import TracedProgram, graph_of, undone
@@ -108,6 +109,7 @@ class Compiled(Traced):
                 with ranks.unheard():  # another rank may have compiled its step already, or not do so at all
                     module = graph_of(step, *flat)
                 _reshape_instead_of_view(module)
+                as_opaque(module)
                 # On a CPU torch's own generator is the faster one, and gives the same noise as the other engines.
                 options: dict[str, Any] = {}
                 if flat[0].device.type == "cpu":

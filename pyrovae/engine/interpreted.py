@@ -77,7 +77,7 @@ def _graph_of(module: fx.GraphModule) -> Any:
 
 def _call(graph: Any, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     schema: Any = getattr(node.target, "_schema", None)
-    if schema is None or not schema.name.startswith("aten::"):
+    if schema is None or not schema.name.startswith(("aten::", "mkldnn::")):
         raise Unknown(str(node.target))
     arguments = []
     for position, argument in enumerate(schema.arguments):

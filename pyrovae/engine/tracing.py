@@ -19,6 +19,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
 from pyrovae.engine.interpreted import interpreted
+from pyrovae.engine.products import use_the_faster_library
 from pyrovae.engine.recording import record, recorder_at_work
 from pyrovae.engine.simplify import simplify
 from pyrovae.engine.watch import change_detector, changed, rewound, snapshot, steady
@@ -76,6 +77,8 @@ def capture(function: Callable[..., list[Tensor]], tensors: Sequence[Tensor]) ->
         raise Untraceable(f"the shape of a result depends on values ({unsteady})")
     simplify(module)
     keep_workspaces(module)
+    if all(tensor.device.type == "cpu" for tensor in (*tensors, *captured)):
+        use_the_faster_library(module)
     return TracedProgram(module, captured)
 
 

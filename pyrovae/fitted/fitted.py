@@ -18,6 +18,7 @@ from pyrovae.batching.checks import check_doubtful_rows
 from pyrovae.batching.chunks import chunk_size, row_elements
 from pyrovae.batching.transformed import in_evaluation, transformed
 from pyrovae.batching.transforms import Transform
+from pyrovae.engine.memory import keep_freed_memory
 from pyrovae.engine.threads import computing_with, threads_for
 from pyrovae.errors import DataError, OptionError, PairError
 from pyrovae.pair.batch import Batch, as_batch, group_rows, take_group, take_rows
@@ -130,6 +131,7 @@ class Fit:
     @contextmanager
     def scope(self) -> Iterator[None]:
         """Use the fit's own param store and `evaluation_mode` inside, and restore everything afterwards."""
+        keep_freed_memory()
         with (
             param_scope(self.store),
             modules_remembered(self.pair),

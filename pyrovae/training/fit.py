@@ -13,6 +13,7 @@ from torch import Tensor
 from pyrovae.batching.batches import digest_of
 from pyrovae.batching.transforms import Transform
 from pyrovae.engine import ranks
+from pyrovae.engine.memory import keep_freed_memory
 from pyrovae.engine.threads import computing_with
 from pyrovae.fitted.files import claim_folder
 from pyrovae.fitted.fitted import Fit
@@ -194,6 +195,7 @@ def fit(
     arguments = {name: value for name, value in locals().items() if name not in ("pair", "data")}
     options = FitOptions(**arguments)
     ranks.join()
+    keep_freed_memory()
     check_options(options)
     if options.checkpoint is not None:
         options.resume = options.resume or goes_on(Path(options.checkpoint))

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pyrovae.engine.compiled import choose_engine, make_engine
 from pyrovae.engine.denormals import flush_denormals
+from pyrovae.engine.memory import keep_freed_memory
 from pyrovae.engine.precision import as_precision, low_precision
 from pyrovae.engine.program import Program
 from pyrovae.engine.step import Eager, Engine, descend
@@ -376,6 +377,7 @@ class _Step:
             self._agree(other)
         if device.type == "cpu":
             flush_denormals(True)
+            keep_freed_memory()
         engine: Any = make_engine(choose_engine(self.name, device, 0), self._program())
         engine.other = other  # both are compared on
         engine.eager = _Eagerly(self)
