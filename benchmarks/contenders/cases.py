@@ -135,6 +135,14 @@ def contenders() -> list[Contender]:
         add(f"pyrovae SVI {engine}", "ours", "abcd", "ours.public_step", devices=where, engine=engine)
         add(f"pyrovae bf16 {engine}", "ours bf16", "a", "ours.our_step", devices=where, engine=engine, **BF16)
     add("pyrovae log_likelihood", "ours", "f", "ours.log_likelihood", proposal="guide")
+    add(
+        "pyrovae log_likelihood, threads by rule",
+        "ours, by rule",
+        "f",
+        "ours.log_likelihood",
+        proposal="guide",
+        by_rule=True,
+    )
     add("pyrovae log_likelihood, refined", "ours", "k", "ours.log_likelihood", proposal="refined")
     add("pyrovae log_likelihood, Laplace", "ours, Laplace", "k", "ours.log_likelihood", proposal="laplace")
     add("pyrovae log_likelihood, guide", "ours, guide", "k", "ours.log_likelihood", proposal="guide")
@@ -182,6 +190,14 @@ JOBS = [
     Contender("pyrovae, binarised at every step", "ours, more work", "e", "jobs", "ours", {"engine": "auto"}),
     Contender("pyrovae, binarised once", "ours", "e", "jobs", "ours", {"engine": "auto", "once": True}),
     Contender("pyrovae compiled, binarised once", "ours", "e", "jobs", "ours", {"engine": "compiled", "once": True}),
+    Contender(
+        "pyrovae, threads by rule",
+        "ours, by rule",
+        "e",
+        "jobs",
+        "ours",
+        {"engine": "auto", "once": True, "by_rule": True},
+    ),
     Contender(
         "pyrovae, 100 epochs", "ours, 100 epochs", "e", "jobs", "ours", {"engine": "auto", "epochs": 100}, devices=CUDA
     ),

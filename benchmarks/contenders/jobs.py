@@ -49,6 +49,7 @@ def ours(spec: dict[str, Any]) -> dict[str, Any]:
         seed=spec["seed"],
         device=spec["device"],
         engine=spec["engine"],
+        threads=None if spec.get("by_rule") else spec["threads"],
         progress=False,
     )
     seconds = time.perf_counter() - began

@@ -163,12 +163,16 @@ def ran_as(engine: str, notes: list[str]) -> dict[str, Any]:
 def fitted(spec: dict[str, Any], pair: nn.Module, rows: Tensor) -> Any:
     """A pair after some twenty steps."""
     few = {"epochs": 1, "batch_size": 100, "seed": spec["seed"], "progress": False, "device": spec["device"]}
-    return pyrovae.fit(pair, rows[: 20 * 100], engine="traced", **few)
+    made = pyrovae.fit(pair, rows[: 20 * 100], engine="traced", **few)
+    made.threads = spec["threads"]
+    return made
 
 
-def log_likelihood(spec: dict[str, Any], case: Case, rows: Tensor, *, proposal: str) -> Stepper:
+def log_likelihood(spec: dict[str, Any], case: Case, rows: Tensor, *, proposal: str, by_rule: bool = False) -> Stepper:
     """log p(x) with K = 1000 draws for each row; one step is all of it."""
     made = fitted(spec, pair_of(case), rows)
+    if by_rule:
+        made.threads = None
     last = torch.zeros(())
 
     def step() -> None:

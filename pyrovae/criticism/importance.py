@@ -16,7 +16,7 @@ from pyrovae.batching.checks import check_rows
 from pyrovae.criticism.proposals import check_proposal, usable
 from pyrovae.criticism.psis import k_hat_threshold, pareto_k
 from pyrovae.criticism.weighing import refined_blocks
-from pyrovae.engine.tracing import TracedFunction
+from pyrovae.engine.compiled import CompiledFunction
 from pyrovae.errors import NotFiniteError
 from pyrovae.fitted.fitted import Fit, as_count, seeded
 from pyrovae.fitted.runs import particles_at_once
@@ -333,8 +333,10 @@ def weight_blocks(
         found = terms(fitted.pair, rows, particles, layout=layout)
         return [log_weights(found)] if summarise is None else summarise(found)
 
-    traced = TracedFunction(lambda rows: run(rows, at_once), (fitted.pair,))
     whole_runs = (num_rows(batch) // together) * (num_samples // at_once)
+    traced = CompiledFunction(
+        lambda rows: run(rows, at_once), (fitted.pair,), fitted.settings.get("chunk_product", 0.0), whole_runs
+    )
     traces = fitted.settings.get("engine") != "eager" and whole_runs >= TRACE_FROM and not are_common()
     size = max(1, WEIGHT_ELEMENTS // (elements * num_samples * together)) * together
     for first in range(0, num_rows(batch), size):

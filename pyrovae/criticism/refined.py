@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyrovae.criticism.coordinates import Coordinates
 from pyrovae.criticism.noise import PutNoise, SetNoise
+from pyrovae.engine.compiled import CompiledFunction
 from pyrovae.engine.tracing import TracedFunction
 from pyrovae.fitted.fitted import Fit
 from pyrovae.objectives.terms import Terms, terms
@@ -169,5 +170,8 @@ def run_traced(
     """The function traced, and kept from one call to the next for as many rows; as it is in eager fits, and with None."""
     if traced is None or fitted.settings.get("engine") == "eager":
         return step
-    made: TracedFunction = traced.setdefault((num_rows(rows), tuple(rows)), TracedFunction(step, (fitted.pair,)))
+    product = fitted.settings.get("chunk_product", 0.0)
+    made: TracedFunction = traced.setdefault(
+        (num_rows(rows), tuple(rows)), CompiledFunction(step, (fitted.pair,), product)
+    )
     return made

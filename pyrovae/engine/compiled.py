@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from pyrovae.engine.adam import AdamUpdate, make_update
 from pyrovae.engine.products import as_opaque
 from pyrovae.engine.program import Program
 from pyrovae.engine.step import Eager, Engine, Traced, _apply
-from pyrovae.engine.tracing import TracedProgram, graph_of, undone
+from pyrovae.engine.tracing import TracedFunction, TracedProgram, differ, graph_of, undone
 from pyrovae.errors import OptionError
 from pyrovae.pair.batch import Batch
 
@@ -36,6 +36,85 @@ log = logging.getLogger(__name__)
 COMPILING, STARTING, WITH_EACH = 15.0, 0.5e-3, 5e-12
 MOST_COMPILATIONS = 3
 ANEW, FOUND = "compiled anew", "found in torch's cache, where an earlier fit has left it"
+
+
+def compiled(function: Callable[..., list[Tensor]], tensors: Sequence[Tensor]) -> Callable[..., Any]:
+    """`function(*tensors)` compiled by TorchInductor, for tensors of these shapes."""
+    for name in COMPILER:
+        imported(name)
+    module = graph_of(function, *tensors)
+    _reshape_instead_of_view(module)
+    as_opaque(module)
+    # On a CPU torch's own generator is the faster one, and gives the same noise as the other engines.
+    options: dict[str, Any] = {}
+    if tensors[0].device.type == "cpu":
+        options = {"fallback_random": True, "cpp.threads": torch.get_num_threads()}
+    with cached_compilation():
+        made: Callable[..., Any] = torch._inductor.compile(module, [*tensors], options=options)
+    return made
+
+
+class CompiledFunction(TracedFunction):
+    """A traced function that is compiled once it pays, by the rule for fits: what no gradient follows gains a fifth as much.
+
+    It pays at once where as many runs are expected, and else as soon as so many have been taken that compiling at the start
+    would have: a function that runs on and on takes at most twice as long as with that knowledge. If compiling fails, it stays
+    traced.
+
+    Args:
+        function: As for `TracedFunction`.
+        reads: As for `TracedFunction`.
+        product: Floating-point operations of its largest product of matrices.
+        runs: How many runs are expected.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[dict[str, Tensor]], list[Tensor]],
+        reads: tuple[Any, ...],
+        product: float = 0.0,
+        runs: int = 0,
+    ) -> None:
+        super().__init__(function, reads)
+        self.product, self.runs = product, runs
+        self.taken = 0
+        self.seen: list[TracedProgram] = []  # that were compiled, or could not be
+
+    def __call__(self, batch: dict[str, Tensor]) -> list[Tensor]:
+        found = super().__call__(batch)
+        self.taken += 1
+        program = self.traced
+        if program is not None and program not in self.seen and len(self.seen) < MOST_COMPILATIONS:
+            tensors = list(batch.values())
+            if self._pays(tensors[0].device):
+                self.seen.append(program)
+                _compile_in_place(program, tensors)
+        return found
+
+    def _pays(self, device: torch.device) -> bool:
+        runs = max(self.runs, self.taken)
+        return device.type == "cpu" and choose_engine("auto", device, runs, self.product / 5) == "compiled"
+
+
+def _compile_in_place(program: TracedProgram, tensors: Sequence[Tensor]) -> None:
+    """Run a program compiled from now on, if that can be done and gives the same results."""
+    arguments = [*tensors, *program.captured]
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "TensorFloat32", UserWarning)  # float32 is what was asked for
+            made = compiled(lambda *flat: list(program.module(*flat)), arguments)
+            with undone([]):
+                true = program(*tensors)
+            with undone([]):
+                found = list(made(*arguments))
+        if not differ(found, true):
+            return program.run_by(made)
+        reason = "it gave other results"
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    warnings.warn(
+        f"A long question could not be compiled ({reason}); it goes on traced, which is slower.", stacklevel=4
+    )
 
 
 class Compiled(Traced):
@@ -102,21 +181,11 @@ class Compiled(Traced):
             return [elbo]
 
         try:
-            for name in COMPILER:
-                imported(name)
             with torch.no_grad(), undone(self._changing), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "TensorFloat32", UserWarning)  # float32 is what was asked for
-                with ranks.unheard():  # another rank may have compiled its step already, or not do so at all
-                    module = graph_of(step, *flat)
-                _reshape_instead_of_view(module)
-                as_opaque(module)
-                # On a CPU torch's own generator is the faster one, and gives the same noise as the other engines.
-                options: dict[str, Any] = {}
-                if flat[0].device.type == "cpu":
-                    options = {"fallback_random": True, "cpp.threads": torch.get_num_threads()}
                 found = _number_found()
-                with cached_compilation():
-                    self.compiled = torch._inductor.compile(module, [*flat], options=options)
+                with ranks.unheard():  # another rank may have compiled its step already, or not do so at all
+                    self.compiled = compiled(step, flat)
                 self.origin = FOUND if _number_found() > found else ANEW
                 log.info("the step was %s", self.origin)
                 with ranks.unheard():

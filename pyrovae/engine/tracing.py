@@ -45,7 +45,11 @@ class TracedProgram:
 
     def run_in_python(self) -> None:
         """Run the program in Python from now on."""
-        self.run_by_interpreter, self._forward = False, self.module.forward
+        self.run_by(self.module.forward)
+
+    def run_by(self, forward: Callable[..., Sequence[Tensor]]) -> None:
+        """Run the program by another function of its inputs, such as a compiled one, from now on."""
+        self.run_by_interpreter, self._forward = False, forward
 
     def __call__(self, *tensors: Tensor) -> list[Tensor]:
         with torch.no_grad():
