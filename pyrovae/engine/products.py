@@ -26,7 +26,7 @@ library = torch.library.Library("pyrovae", "FRAGMENT")
 def use_the_faster_library(module: fx.GraphModule) -> None:
     """Let oneDNN compute the large products of a program on a CPU, in place, if it is the faster one here."""
     linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-    if linear is None or not onednn_is_faster():
+    if linear is None or not (torch._C._get_mkldnn_enabled() and onednn_is_faster()):  # a user may switch it off
         return
     for node in list(module.graph.nodes):
         if node.target is aten.mm.default:
