@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pyrovae._files import refuse_leaving, write_file
+from pyrovae._near import near_paths
 from pyrovae.app.rows import Array, Rows, class_values
 from pyrovae.app.run import Run
 from pyrovae.criticism.importance import Importance
@@ -26,7 +27,7 @@ def check_file(path: Path, force: bool, endings: tuple[str, ...]) -> None:
     if os.path.lexists(path) and not force:
         raise OptionError(f"{path} exists: choose another name, or --force.")
     if not path.parent.is_dir():
-        raise OptionError(f"--out {path}: there is no folder {path.parent}.")
+        raise OptionError(f"--out {path}: there is no folder {path.parent}{near_paths(path.parent, (), folders=True)}.")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise OptionError(
             f"{path} cannot be written, since its folder is read-only: give the name of a file elsewhere by --out."

@@ -86,8 +86,6 @@ def read_job(
         raise DataError(
             f"--labels {labels} is a folder: give a table of labels, a CSV file with the columns file,label."
         )
-    if source.endswith(("/", "\\")) and not path.exists():
-        raise DataError(f"there is no folder {path}: check its name, and where you are.")
     own = labels is None or (path.is_file() and Path(labels).expanduser().absolute() == path.absolute())
     if path.is_dir():
         if chosen := [name for name, value in table.items() if value not in (None, ())]:
