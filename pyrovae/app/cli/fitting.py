@@ -210,6 +210,7 @@ def label(
     size: take.Size = None,
     *,
     given: take.Given,
+    label: take.OwnLabel = None,
     format: take.LabelFormat = "csv",
     page: take.Page = False,
     port: take.Port = 0,
@@ -243,8 +244,12 @@ def label(
             files.check_file(file, force, (".json", ".xml") if file is not to else (".json",))
     check_source(source, folders=True)
     options = Options.of("label", **given)
-    job = labelling.read_job(source, labels, size=size, data_root=data_root, some=not page, **options.table)
+    job = labelling.read_job(
+        source, labels, label=label, size=size, data_root=data_root, some=not page, **options.table
+    )
     tables.remark(job.dataset.notes)
+    if columns := job.about_columns():
+        tables.inform(f"{columns}.")
     where = folder or Path("runs") / f"{job.dataset.name}-labels"
     table = where / labelling.PREDICTIONS if for_studio else to or where / labelling.LABELS
     written = [table, where / labelling.PREDICTIONS] if page else [table]
