@@ -17,7 +17,7 @@ from pyrovae._sources import ARROW
 from pyrovae.data.arrays import map_array
 from pyrovae.data.cells import Form, find_form
 from pyrovae.data.files import forget
-from pyrovae.data.frames import check_texts, read_frame, reading, short_integers, tidy
+from pyrovae.data.frames import check_texts, index_names, read_frame, reading, short_integers, tidy
 from pyrovae.errors import DataError, MissingPackageError, OptionError, PyrovaeError
 
 parquet = Lazily("pyarrow.parquet")
@@ -197,7 +197,7 @@ def _as_frame(table: Any) -> pd.DataFrame:
     mapper = (lambda kind: _with_gaps(str(kind)) if whole(kind) else None) if some else None
     frame: pd.DataFrame = table.to_pandas(ignore_metadata=True, types_mapper=mapper)
     check_texts(frame)
-    return frame
+    return frame.rename(columns=index_names(list(map(str, frame.columns))))
 
 
 def _with_gaps(kind: str) -> Any:
