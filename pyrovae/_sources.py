@@ -44,5 +44,5 @@ def check_source(source: str, also: tuple[str, ...] = (), *, folders: bool = Fal
             f"or give the path of {'a folder of images, or ' if folders else ''}a file that ends in {', '.join(endings)}."
         )
     if not path.is_file():
-        near = near_paths(source, endings, folders=folders)
-        raise DataError(f"there is no file {source}{near}. Check the name and the folder.")
+        like = near_paths(source, endings, folders=folders)
+        raise DataError(f"there is no file {source}{like}. Check the name and the folder.")
