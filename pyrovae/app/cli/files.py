@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +58,9 @@ def write_rows(
         _write_array(to, array)
     else:
         if rows.schema is not None:
-            table = rows.schema.decode(values)
+            table = _whole(
+                rows.schema.decode(values), [column.name for column in rows.schema.numbers if column.kind == "count"]
+            )
         else:
             table = pd.DataFrame(array, columns=rows.columns or [f"x{i}" for i in range(array.shape[1])])
         if conditions is not None and rows.given is not None:
@@ -69,6 +71,13 @@ def write_rows(
             write_file(to, table.to_csv(index=False).encode())
         else:
             _write_table(to, table.set_index(index.numpy()))
+
+
+def _whole(table: pd.DataFrame, counts: Sequence[str]) -> pd.DataFrame:
+    """A table whose counts are written as such: 48, and not 48.0, as the dtype of a column with gaps would have it."""
+    floats = [name for name in counts if pd.api.types.is_float_dtype(table[name])]
+    whole = [name for name in floats if not (table[name] % 1).any() and not (table[name].abs() > 2**53).any()]
+    return table.astype(dict.fromkeys(whole, "Int64"))
 
 
 def write_codes(to: Path, codes: Tensor, run: Run) -> None:
