@@ -39,9 +39,10 @@ def similar_names(word: str, words: Sequence[str]) -> list[str]:
 
 
 def similar_paths(path: str | Path, endings: Sequence[str] | None = None, *, folders: bool = False) -> list[str]:
-    """Up to three names like that of a path that does not exist, the most similar first.
+    """Up to three paths like one that does not exist, the most similar first, written as it was typed.
 
-    Where a folder on the way is not there, folders like it are looked for, and the whole paths are given.
+    Where a folder on the way is not there, folders like it are looked for. Of an absolute path, which is long, only the name is
+    given where all before it is right.
 
     Args:
         endings: of the files that would do, in lower case; None for any.
@@ -60,10 +61,9 @@ def similar_paths(path: str | Path, endings: Sequence[str] | None = None, *, fol
         score = _alike(missing, found)
         if score >= ALIKE and (_would_do(found, endings, folders) if missing == typed else found.is_dir()):
             scores[found.name] = score
-    names = sorted(scores, key=lambda name: (-scores[name], name))[:3]
-    if missing == typed:
-        return names
-    best = [missing.with_name(name) for name in names]
+    best = [missing.with_name(name) for name in sorted(scores, key=lambda name: (-scores[name], name))[:3]]
+    if missing == typed and typed.is_absolute():
+        return [one.name for one in best]
     rest = typed.relative_to(missing)
     return [str(one / rest if (one / rest).expanduser().exists() else one) for one in best]
 

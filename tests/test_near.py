@@ -19,7 +19,7 @@ TYPED = {  # and what else it is called with -> what is suggested
     "a folder on the way": (("run/digits",), {"folders": True}, ["runs/digits"]),
     "a folder on the way alone": (("run/sprites",), {"folders": True}, ["runs"]),
     "both": (("run/digit",), {"folders": True}, ["runs"]),
-    "its end": (("runs/digit",), {"folders": True}, ["digits"]),
+    "its end": (("runs/digit",), {"folders": True}, ["runs/digits"]),
     "a usual place": (("digits",), {"folders": True, "also": ["runs/digits", "runs/none"]}, ["runs/digits"]),
     "a hidden file": (("secret.csv",), {}, []),
     "nobody's home": (("~nobody-of-this-name/x.csv",), {}, []),
@@ -38,6 +38,13 @@ def test_what_is_there_and_of_the_right_kind_is_suggested(
         Path(file).touch()
     args, how, wanted = TYPED[name]
     assert near_paths(*args, **how) == (f" (did you mean {' or '.join(wanted)}?)" if wanted else "")
+
+
+def test_of_an_absolute_path_the_name_is_enough(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "digits").mkdir()
+    assert near_paths(tmp_path / "runs" / "digit", folders=True) == " (did you mean digits?)"
+    assert near_paths(tmp_path / "run" / "digits", folders=True) == f" (did you mean {tmp_path / 'runs' / 'digits'}?)"
 
 
 def test_three_names_at_most_are_suggested() -> None:
