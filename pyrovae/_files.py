@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from pyrovae._near import near_paths
 from pyrovae.errors import CheckpointError
 
 RUN = "run.json"  # the file that makes a folder a run folder
@@ -24,9 +25,9 @@ _temporary: list[str] = []  # folders that are removed when the process is stopp
 def refuse_no_run(folder: Path) -> None:
     """CheckpointError unless there is a run in the folder."""
     if not (folder / RUN).exists():
-        raise CheckpointError(
-            f"{folder} is not a run folder: it has no {RUN}. Create one with `pyrovae fit` or pv.save."
-        )
+        near = "" if folder.exists() else near_paths(folder, (), folders=True, also=[Path("runs") / folder])
+        why = f"it has no {RUN}" if folder.exists() else f"there is none of that name{near}"
+        raise CheckpointError(f"{folder} is not a run folder: {why}. Create one with `pyrovae fit` or pv.save.")
 
 
 def beside(path: Path) -> Path:

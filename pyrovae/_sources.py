@@ -5,9 +5,9 @@ They stand here, since to import anything from `pyrovae.data` takes torch, for w
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
+from pyrovae._near import did_you_mean, near_paths, similar_names, similar_paths
 from pyrovae.errors import DataError, OptionError
 
 NAMES = ("digits", "sprites", "mnist", "fashion-mnist")
@@ -16,23 +16,33 @@ SUFFIXES = (".npz", ".npy", *TABLES)
 ARROW = (".arrow", ".feather")  # which only questions about tables read, and `pyrovae.data.open`
 
 
-def check_source(source: str, also: tuple[str, ...] = ()) -> None:
-    """OptionError or DataError unless `load` knows the name, or there is such a file, or one that ends in one of `also`."""
+def check_source(source: str, also: tuple[str, ...] = (), *, folders: bool = False) -> None:
+    """OptionError or DataError unless `load` knows the name, or there is such a file.
+
+    Args:
+        also: other endings that the file may have.
+        folders: whether a folder of images would do, too.
+    """
     if source in NAMES:
         return
-    path = Path(source).expanduser().absolute()
-    if path.suffix.lower() not in (*SUFFIXES, *also):
+    path, endings = Path(source).expanduser().absolute(), (*SUFFIXES, *also)
+    if folders and path.is_dir():
+        return
+    if folders and source.endswith(("/", "\\")):
+        raise DataError(
+            f"there is no folder {source}{near_paths(source, (), folders=True)}. Check the name, and where you are."
+        )
+    if path.is_dir():
         raise OptionError(
-            f"unknown data {source!r}{near_names(source, NAMES)}. Known names: {', '.join(NAMES)}; "
-            f"or give the path of a file that ends in {', '.join((*SUFFIXES, *also))}."
-            + (" A folder of images is for `pyrovae label`." if path.is_dir() else "")
+            f"{source} is a folder, and rows are read from a file that ends in {', '.join(endings)}. "
+            "A folder of images is for `pyrovae label`."
+        )
+    if path.suffix.lower() not in endings:
+        near = similar_names(source, NAMES) + similar_paths(source, endings, folders=folders)
+        raise OptionError(
+            f"unknown data {source!r}{did_you_mean(near)}. Known names: {', '.join(NAMES)}; "
+            f"or give the path of {'a folder of images, or ' if folders else ''}a file that ends in {', '.join(endings)}."
         )
     if not path.is_file():
-        here = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
-        raise DataError(f"there is no file {path}{near_names(path.name, here)}. Check the name and the folder.")
-
-
-def near_names(word: str, words: tuple[str, ...] | list[str]) -> str:
-    """The end of an error message: " (did you mean ...?)", or nothing if no word is similar."""
-    near = difflib.get_close_matches(word, words)
-    return f" (did you mean {' or '.join(near)}?)" if near else ""
+        like = near_paths(source, endings, folders=folders)
+        raise DataError(f"there is no file {source}{like}. Check the name and the folder.")

@@ -8,15 +8,28 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "pyrovae"
 
 # A room may import itself and the rooms named here.
-BASE = {"errors", "_dispatch", "_files", "_html", "_launch", "_lazily", "_shapes", "_version", "_weighing", "_zuko"}
+BASE = {
+    "errors",
+    "_dispatch",
+    "_files",
+    "_html",
+    "_launch",
+    "_lazily",
+    "_near",
+    "_shapes",
+    "_version",
+    "_weighing",
+    "_zuko",
+}
 NETS = BASE | {"nets", "distributions"}
 PAIR = BASE | {"pair"}
 TRAINING = PAIR | {"weights", "objectives", "guides", "engine", "batching", "fitted", "training"}
 RULES = {
     "errors": set(),
     "_html": set(),
-    "_files": {"errors"},
-    "_sources": {"errors"},
+    "_files": {"errors", "_near"},
+    "_near": set(),
+    "_sources": {"errors", "_near"},
     "_version": set(),
     "_launch": set(),
     "_dispatch": set(),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyrovae._lazily import Lazily
+from pyrovae._near import near_paths
 from pyrovae.app.options import Options
 from pyrovae.errors import OptionError, PyrovaeError
 
@@ -263,7 +264,7 @@ def part(kind: str, name: str) -> Any:
         return TABLES[kind][choose(kind, name, TABLES[kind])]
     path, _, attribute = name.rpartition(":")
     if not Path(path).is_file():
-        raise OptionError(f"--{kind} {name}: there is no file {path}.")
+        raise OptionError(f"--{kind} {name}: there is no file {path}{near_paths(path, ('.py',))}.")
     try:
         own: Any = runpy.run_path(path).get(attribute)
     except (Exception, SystemExit) as error:  # whatever the file raises

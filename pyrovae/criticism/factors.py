@@ -27,7 +27,7 @@ def as_array(values: Any) -> Array:
 
 
 def codes_and_factors(codes: Any, factors: Any) -> tuple[Array, Array]:
-    """Both as arrays of floats, checked. Raises DataError."""
+    """Both as arrays of floats, checked, and those of very large or small units in others. Raises DataError."""
     z, v = as_array(codes), as_array(factors)
     if z.ndim != 2 or v.ndim != 2 or len(z) != len(v) or len(z) < 4 or not z.shape[1] or not v.shape[1]:
         raise DataError(
@@ -37,10 +37,17 @@ def codes_and_factors(codes: Any, factors: Any) -> tuple[Array, Array]:
     for name, values in (("codes", z), ("factors", v)):
         if not np.isfinite(values).all():
             raise DataError(f"Scores take finite {name}, and {(~np.isfinite(values)).sum()} of these are not.")
-    constant = [k for k, factor in enumerate(v.T) if np.ptp(factor) == 0]
+    constant = [k for k, factor in enumerate(v.T) if (factor == factor[0]).all()]
     if constant:
         raise DataError(f"Factor {constant[0]} has a single value, {v[0, constant[0]]:g}: leave it out.")
-    return z, v
+    for k in range(v.shape[1]):
+        v[:, k] = _in_range(v[:, k]) if is_continuous(v[:, k]) else v[:, k]  # of others the levels alone count
+    return _in_range(z), v
+
+
+def _in_range(values: Array) -> Array:
+    """Values whose squares neither overflow nor vanish, in float32 either: no score depends on the unit."""
+    return values if 2**-10 <= np.abs(values).max() <= 2**30 else scaled(values)
 
 
 def is_continuous(values: Array) -> bool:
@@ -58,8 +65,14 @@ def levels_of(values: Array, bins: int = BINS) -> NDArray[np.int64]:
 
 def binned(values: Array, bins: int) -> NDArray[np.int64]:
     """The number of the bin of each value, of bins of equal width between the smallest and the largest value."""
+    values = scaled(values)
     low, width = values.min(), np.ptp(values) / bins
     return np.zeros(len(values), dtype=int) if width == 0 else ((values - low) / width).astype(int).clip(0, bins - 1)
+
+
+def scaled(values: Array) -> Array:
+    """Values over a power of two, so that the largest is between 0.5 and 1: differences neither overflow nor become 0."""
+    return np.ldexp(values, -np.frexp(np.abs(values).max(initial=0.0))[1])
 
 
 def mutual_information(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:

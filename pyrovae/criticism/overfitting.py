@@ -35,7 +35,7 @@ def overfitting(evidence: Evidence) -> list[Finding]:
         Finding(
             "overfitting of the model",
             PART,
-            f"log p(x) of rows held out is {difference:.2f} ± {error:.2f} nats below that of training rows",
+            f"log p(x) of rows held out is {_apart(difference, error)} that of training rows",
             "a difference of less than a fifth of the spread of log p(x) over rows",
             grade(difference / scale, 0.2, 0.5),
             "Train for fewer epochs (keep the best by validation rows), use a smaller network, fewer latent dimensions, "
@@ -47,8 +47,9 @@ def overfitting(evidence: Evidence) -> list[Finding]:
         Finding(
             "overfitting of the guide",
             PART,
-            f"the ELBO falls by {difference + more:.2f} nats on rows held out, {more:.2f} ± {more_error:.2f} of them because "
-            f"the guide fits them worse ({train_gap:.2f} nats below log p(x) in training, {held_gap:.2f} held out)",
+            f"the ELBO of rows held out is {_apart(difference + more)} that of training rows; the guide fits them "
+            f"{abs(more):.2f} ± {more_error:.2f} nats {'better' if more < 0 else 'worse'} "
+            f"({train_gap:.2f} nats below log p(x) in training, {held_gap:.2f} held out)",
             "less than 0.5 nats are the guide's",
             grade(more, 0.5, 5.0),
             "The encoder has learned the training rows by heart: fewer epochs, dropout in the encoder, rows "
@@ -58,6 +59,12 @@ def overfitting(evidence: Evidence) -> list[Finding]:
             p_value=normal_p(more / more_error) if more > 0 else 1.0,
         ),
     ]
+
+
+def _apart(fall: float, error: float | None = None) -> str:
+    """How far, in nats, what falls by so much is below another number, or above it."""
+    found = f"{abs(fall):.2f}" if error is None else f"{abs(fall):.2f} ± {error:.2f}"
+    return f"{found} nats {'above' if fall < 0 else 'below'}"
 
 
 def copies(evidence: Evidence) -> list[Finding]:

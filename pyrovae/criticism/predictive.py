@@ -104,10 +104,11 @@ def compared(statistic: Statistic, seen: Tensor, replicates: Tensor, step: Tenso
     effect = (value - mean).abs() / statistic.scale(seen).expand(value.shape).clamp_min(1e-9)
     significant = p * len(p) < LEVEL
     at = int(torch.where(significant, effect, -1.0).argmax()) if bool(significant.any()) else int(z.abs().argmax())
-    which = f", most in {statistic.labels[at]}" if len(value) > 2 else f" ({statistic.labels[at]})"
-    says = f"{value[at]:.3g} in the data, {mean[at]:.3g} ± {spread[at]:.2g} in rows drawn from the model{which}"
+    here = f"{value[at]:.3g} in the data, {mean[at]:.3g} ± {spread[at]:.2g} in rows drawn from the model"
+    says = f"{statistic.labels[at]}: {here}"
     if len(value) > 2:
-        says = f"{int(significant.sum())} of {len(value)} differ; " + says
+        num = int(significant.sum())
+        says = f"{num or 'none'} of {len(value)} differ{'s' if num < 2 else ''} by more than chance; the most: {says}"
     size = effect[at].item() if bool(significant.any()) else 0.0
     look, bad, advice = MEANING[statistic.name]
     return Finding(

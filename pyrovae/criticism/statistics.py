@@ -13,16 +13,17 @@ Columns = tuple[tuple[str, Sequence[Any]], ...]  # the name of each column, and 
 
 MOST_COLUMNS = 40  # whose correlations are looked at, those that vary most
 MOST_VALUES = 20  # that a column of classes may have
+MOST_OF_TOTAL = 0.9  # that one column may have of the sum of variances; else totals say what it says
 
 
 # By the name of a statistic: the least effects that are worth a look, and bad, and what to try.
 MEANING = {
-    "column means": (
+    "means of columns": (
         0.1,
         0.5,
         "The decoder misses what columns are on average: train for longer, or give it more units.",
     ),
-    "column spreads": (
+    "standard deviations of columns": (
         *(0.1, 0.3),
         "Columns vary more or less than the model's: learn a scale for each column (scale='column' or 'net'), or take heavier "
         "tails.",
@@ -115,9 +116,9 @@ def statistics_for(
     some = seen[~torch.isnan(seen)]
     binary = bool(((some == 0) | (some == 1)).all())
     counts = not binary and bool(((some >= 0) & (some == some.round())).all())
-    made = [Statistic("column means", means, spreads, _one_row, names)]
+    made = [Statistic("means of columns", means, spreads, _one_row, names)]
     if not binary:
-        made.append(Statistic("column spreads", spreads, spreads, _one_row_of_spread, names))
+        made.append(Statistic("standard deviations of columns", spreads, spreads, _one_row_of_spread, names))
     if counts:
         made.append(Statistic("share of zeros", zeros, _ones, _share_of_one_row, names))
         made.append(Statistic("variance over mean", dispersion, dispersion, _one_row_of_dispersion, names))
@@ -125,8 +126,9 @@ def statistics_for(
         ends = tuple(f"{end} percent of {name}" for end in ("lowest", "highest") for name in names)
         made.append(Statistic("extremes of columns", extremes, _spread_twice, _range_twice, ends))
     if len(names) > 1:
-        what = ("mean of the totals of rows", "their standard deviation")
         made.append(_correlations(seen, names))
+    if len(names) > 1 and not _is_of_one(seen):
+        what = ("mean of the totals of rows", "their standard deviation")
         made.append(
             Statistic(
                 "library size" if counts and image_shape is None else "row totals",
@@ -203,6 +205,12 @@ def _scaled(x: Tensor) -> Tensor:
 def totals(x: Tensor) -> Tensor:
     total = x.nansum(1)
     return torch.stack([total.mean(), total.std()])
+
+
+def _is_of_one(x: Tensor) -> bool:
+    """Whether the totals of rows are mostly those of one column, as where columns have several units."""
+    variances = spreads(x).square()
+    return bool(variances.amax() > MOST_OF_TOTAL * variances.sum())
 
 
 def roughness(x: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pyrovae._lazily import Lazily
 from pyrovae.errors import DataError
+from pyrovae.tables.cells import as_days
 
 # pandas takes seconds to import
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def _has_header(head: pd.DataFrame, decimal: str, numbers_name: bool) -> str | N
     """Why the first line is a header, "" where it needs no reason, or None where it is none.
 
     It is one if it is 0, 1, 2, ..., or text, and no number, above the columns of numbers. Numbers name the columns, such as
-    the wavelengths of spectra, if they rise or fall as no other line does.
+    the wavelengths of spectra, if they rise or fall as no other line does. Of a table of texts alone, see `_texts_name`.
     """
     words = {"true": "1", "false": "0"}  # pandas reads these as bool
     text = head.map(lambda cell: words.get(str(cell).strip().lower(), str(cell).strip().replace(decimal, ".")))
@@ -184,7 +185,7 @@ def _has_header(head: pd.DataFrame, decimal: str, numbers_name: bool) -> str | N
     if len(first) > 2 and first.tolist() == list(range(len(first))):
         return ""
     if not first[numeric].notna().any():
-        return "" if bool(head.iloc[0][numeric].notna().any()) else None
+        return "" if bool(head.iloc[0][numeric].notna().any()) else _texts_name(head.loc[:, ~numeric])
     words_below = set(head.loc[1:, ~numeric].to_numpy().ravel().tolist())
     if not numbers_name or any(cell in words_below for cell in head.iloc[0][~numeric]):
         return None
@@ -192,6 +193,28 @@ def _has_header(head: pd.DataFrame, decimal: str, numbers_name: bool) -> str | N
         return "it has text where the lines below have numbers"
     table = numbers.loc[:, numeric].to_numpy(dtype=np.float64)
     return _numbers_name(table[0], table[1:])
+
+
+def _texts_name(cells: pd.DataFrame) -> str | None:
+    """Why the texts of the first line are names of columns that hold only texts, or None where they may be values.
+
+    No name occurs again in its column. That says something where others do, or where a word stands above texts of several.
+    """
+    first, below = cells.iloc[0], cells.iloc[1:]
+    names = [str(cell).strip() for cell in first]
+    if not names or not len(below) or first.isna().any() or len(set(names)) < len(names):
+        return None
+    if any(is_number(name) for name in names) or not np.isnan(as_days(pd.Series(names))[0]).all():
+        return None
+    recurs = longer = False
+    for name, column in zip(names, (below[place].dropna().str.strip() for place in below)):
+        if name in set(column):
+            return None
+        recurs |= not column.is_unique
+        longer |= len(name.split()) < column.str.split().str.len().median()
+    if recurs:
+        return "none of its cells occurs again in its column, and others do"
+    return "it has words where the lines below have texts" if longer else None
 
 
 def _numbers_name(first: NDArray[Any], below: NDArray[Any]) -> str | None:

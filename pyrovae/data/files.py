@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyrovae._lazily import Lazily
-from pyrovae._sources import near_names
+from pyrovae._near import near_names, near_paths
 from pyrovae.data.arrays import map_array
 from pyrovae.errors import DataError, MissingPackageError, OptionError
 from pyrovae.pair.stored import Stored
@@ -139,8 +139,8 @@ def forget(array: Any) -> None:
 
 
 def _absent(path: Path) -> DataError:
-    here = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
-    return DataError(f"there is no file {path}{near_names(path.name, here)}. Check the name and the folder.")
+    near = near_paths(path, (".npy", *ENDINGS), folders=path.suffix.lower() not in (".npy", *ENDINGS))
+    return DataError(f"there is no file {path}{near}. Check the name and the folder.")
 
 
 class _Table(Stored):

@@ -33,7 +33,8 @@ def read_frame(
     Args:
         path: the file.
         header, numbers_name: as for `find_form`.
-        index: whether the index of a DataFrame that is in a Parquet file is a column, as the file has it, if it has a name.
+        index: whether the index of a DataFrame that is in a Parquet file is a column, as the file has it, see `index_names`.
+            Whole numbers without a name, some of them twice, are left out, and a note says so.
 
     Raises:
         DataError: it cannot be read, has no row, or two columns of one name.
@@ -44,9 +45,7 @@ def read_frame(
         return read_csv(path, header, numbers_name=numbers_name)
     try:
         frame = readers[path.suffix.lower()](path)
-        if index and not isinstance(frame.index, pd.RangeIndex):
-            named = [name for name in frame.index.names if name is not None and name not in frame.columns]
-            frame = frame.reset_index(level=named)
+        frame, notes = _with_index(frame) if index else (frame, ())
         check_texts(frame)
     except ImportError as error:
         raise OptionError(
@@ -63,7 +62,31 @@ def read_frame(
     if twice := sorted(set(frame.columns[frame.columns.duplicated()])):
         raise DataError(f"{path}: several columns are called {', '.join(twice)}. Rename them: names must differ.")
     frame = frame.apply(with_texts)
-    return frame, Form(",", ".", (), tuple(frame.columns), True, True, ())
+    return frame, Form(",", ".", (), tuple(frame.columns), True, True, notes)
+
+
+def _with_index(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """A DataFrame whose index is one of its columns, or several, and what is to be said of it."""
+    if isinstance(frame.index, pd.RangeIndex):
+        return frame, ()
+    unnamed = [f"__index_level_{level}__" for level in range(frame.index.nlevels)]
+    called = index_names([*map(str, frame.columns), *unnamed])
+    names = [called[raw] if name is None else name for name, raw in zip(frame.index.names, unnamed)]
+    numbered = frame.index.nlevels == 1 and frame.index.name is None and pd.api.types.is_integer_dtype(frame.index)
+    if numbered and not frame.index.is_unique:  # as of tables that were joined
+        return frame.reset_index(drop=True), (
+            "The index, whole numbers without a name, some of them twice, is left out.",
+        )
+    frame = frame.rename_axis(index=names)
+    return frame.reset_index(level=[name for name in names if name not in frame.columns]), ()
+
+
+def index_names(columns: Sequence[str]) -> dict[str, str]:
+    """What the columns of a Parquet file are called in which pandas wrote an index without a name: "index", if none is."""
+    raw = [name for name in columns if name.startswith("__index_level_")]
+    if len(raw) > 1 or "index" in columns:
+        return dict(zip(raw, raw))
+    return dict.fromkeys(raw, "index")
 
 
 def with_texts(column: pd.Series) -> pd.Series:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from pyrovae._near import near_paths
 from pyrovae.data.dataset import Dataset
 from pyrovae.errors import DataError, OptionError, PyrovaeError, shortened
 
@@ -63,7 +64,7 @@ def load_folder(folder: str | Path, *, size: int | None = None) -> Dataset:
     if size is not None and not SIZES[0] <= size <= SIZES[1]:
         raise OptionError(f"--size is the side of the images in pixels, from {SIZES[0]} to {SIZES[1]}, got {size}.")
     if not root.is_dir():
-        raise DataError(f"there is no folder {root}. Check the name.")
+        raise DataError(f"there is no folder {folder}{near_paths(folder, (), folders=True)}. Check the name.")
     names = sorted(
         path.relative_to(root).as_posix()
         for path in root.rglob("*")

@@ -6,7 +6,6 @@ Labels may be text or numbers; an empty cell means that the label is not known y
 from __future__ import annotations
 
 import csv
-import difflib
 import io
 import re
 from collections import Counter
@@ -17,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pyrovae._near import near_names, near_paths
 from pyrovae.errors import DataError, OptionError
 
 LABEL = "label"
@@ -65,12 +65,8 @@ def read_labels(path: str | Path) -> dict[str, str]:
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        near = difflib.get_close_matches(
-            path.name, [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        )
-        raise DataError(
-            f"there is no file {path}{_or(near)}. Give a table of labels: a CSV file with the columns id,label."
-        )
+        near = near_paths(path, (".csv", ".tsv", ".txt", ".json"))
+        raise DataError(f"there is no file {path}{near}. Give a table of labels: a CSV file with the columns id,label.")
     try:
         rows = read_lines(path)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -149,10 +145,10 @@ def match_labels(
         _refuse_numbers_from_1(given, num_rows, source)
     strangers = [name for name in given if name not in place]
     if strangers:
-        near = difflib.get_close_matches(strangers[0], names[:20_000]) if ids is not None else []
+        near = near_names(strangers[0], names[:20_000]) if ids is not None else ""
         rows = f"numbers from 0 to {num_rows - 1}" if ids is None else f"such as {', '.join(names[:3])}"
         raise DataError(
-            f"{source}: {len(strangers)} of {len(given)} ids have no row in the data, the first is {strangers[0]}{_or(near)}. "
+            f"{source}: {len(strangers)} of {len(given)} ids have no row in the data, the first is {strangers[0]}{near}. "
             f"The rows' ids are {rows}. Correct them, or drop these lines."
         )
     return as_labels([given.get(name, "") for name in names])
@@ -209,9 +205,9 @@ def about_lone_labels(labels: Labels) -> str:
     once = [label for label in labels.classes if counts[label] == 1]
     if not once:
         return ""
-    near = difflib.get_close_matches(once[0], [label for label in labels.classes if label != once[0]])
+    near = near_names(once[0], [label for label in labels.classes if label != once[0]])
     return (
-        f"{len(once)} of {len(labels.classes)} labels occur once: {', '.join(map(repr, once[:5]))}{_or(near)}. How well such "
+        f"{len(once)} of {len(labels.classes)} labels occur once: {', '.join(map(repr, once[:5]))}{near}. How well such "
         "rows are found cannot be said: label another row of each, or correct the spelling."
     )
 
@@ -298,8 +294,3 @@ def _order(label: str) -> tuple[int, float, str]:
     except ValueError:
         return 1, 0.0, label
     return (0, value, label) if value == value else (1, 0.0, label)
-
-
-def _or(near: Sequence[str]) -> str:
-    """The end of an error message: " (did you mean ...?)", or nothing without suggestions."""
-    return f" (did you mean {' or '.join(near)}?)" if near else ""

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from pyrovae._lazily import Lazily
-from pyrovae._sources import near_names
+from pyrovae._near import near_names
 from pyrovae.data.arrays import read_arrays
 from pyrovae.data.cells import Form
 from pyrovae.data.dataset import Array, Dataset, label_column, make_dataset

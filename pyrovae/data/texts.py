@@ -93,10 +93,12 @@ def load_texts(
         kind="binary",
         one_class=True,
     )
-    dataset.source.update({"header": form.header, "ids": named, "drop": list(out)})
-    if named is None or ids is not None:
-        return dataset
-    return replace(dataset, notes=(*dataset.notes, f"Column {named} names the rows, and is left out."))
+    dataset.source.update({"header": form.header, "ids": named, "drop": list(out), "texts": kept})
+    columns = f"column{'s' if len(kept) > 1 else ''} {', '.join(kept)}"
+    notes = [f"Rows are texts: what is learned from is which of {x.shape[1]} words each has in {columns}."]
+    if named is not None and ids is None:
+        notes.append(f"Column {named} names the rows, and is left out.")
+    return replace(dataset, notes=(*dataset.notes, *notes))
 
 
 def _are_texts(cells: pd.Series) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae._sources import near_names
+from pyrovae._near import near_names
 from pyrovae.errors import DataError, OptionError
 
 _LETTER = r"[^\W_]"  # a letter or a digit of any script

@@ -67,7 +67,7 @@ def _kl(term: Term) -> Tensor | None:
     if isinstance(base, dist.Delta):  # its log-density may contain a Jacobian, which Pyro's KL leaves out
         return None
     try:
-        divergence = scale_and_mask(_divergence(q.fn, p.fn, term.value), q.scale, q.mask)
+        divergence = scale_and_mask(_divergence(q.fn, p.fn, term), q.scale, q.mask)
     except NotImplementedError:
         return None
     for a, b in ((p.scale, q.scale), (True if p.mask is None else p.mask, True if q.mask is None else q.mask)):
@@ -79,23 +79,41 @@ def _kl(term: Term) -> Tensor | None:
     return divergence
 
 
-def _divergence(q: Any, p: Any, value: Tensor) -> Tensor:
-    """KL(q || p) over the batch shape, or NotImplementedError; at the value for elements that only one of the two masks."""
+def _divergence(q: Any, p: Any, term: Term) -> Tensor:
+    """KL(q || p) over the batch shape, or NotImplementedError; at the drawn value for elements that only one of both masks."""
     if isinstance(q, dist.Independent) and isinstance(p, dist.Independent):
         shared = min(q.reinterpreted_batch_ndims, p.reinterpreted_batch_ndims)
         inner = (_without_dims(one, shared) for one in (q, p))
-        return sum_rightmost(_divergence(next(inner), next(inner), value), shared)
+        return sum_rightmost(_divergence(next(inner), next(inner), term), shared)
     if isinstance(q, dist.MaskedDistribution) and isinstance(p, dist.MaskedDistribution):
-        divergence = _divergence(q.base_dist, p.base_dist, value)
+        divergence = _divergence(q.base_dist, p.base_dist, term)
         here, there = (torch.as_tensor(one._mask, device=divergence.device) for one in (q, p))
-        drawn = q.log_prob(value) - p.log_prob(value)
+        drawn = q.log_prob(term.value) - p.log_prob(term.value)
         return torch.where(here == there, scale_and_mask(divergence, 1.0, here), drawn)
     if isinstance(q, dist.TransformedDistribution) and isinstance(p, dist.TransformedDistribution):
         if isinstance(q, SAME_MAP) and type(q) is type(p):
-            return kl_divergence(q.base_dist, p.base_dist)
+            return _registered(q.base_dist, p.base_dist, term)
         if not (isinstance(q, OWN_KL) and isinstance(p, OWN_KL)) and not _same_map(q, p):
             raise NotImplementedError
-    return kl_divergence(q, p)
+    return _registered(q, p, term)
+
+
+def _registered(q: Any, p: Any, term: Term) -> Tensor:
+    """KL(q || p) by the function that is registered for the two kinds, or NotImplementedError.
+
+    Raises:
+        PairError: it is no value for each element of the batch, of which a sum, say, would count once for every row.
+    """
+    found: Any = kl_divergence(q, p)
+    wanted = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
+    if not isinstance(found, Tensor) or found.shape != wanted:
+        got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise PairError(
+            f"Site {term.name!r}: the function that is registered as the KL of {type(q).__name__} and {type(p).__name__} must "
+            f"return a tensor of shape {tuple(wanted)}, their batch shape, got {got}. Leave batch dimensions unsummed, or use "
+            "kl=None."
+        )
+    return found
 
 
 def _without_dims(fn: Any, dims: int) -> Any:

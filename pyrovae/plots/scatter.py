@@ -157,7 +157,7 @@ def column_scatters(
         panel.scatter(original, rebuilt, s=size, color=PALETTE[0], alpha=0.4, linewidths=0)
         panel.axline((float(original.mean()) if len(original) else 0.0,) * 2, slope=1, color="#888888", linewidth=0.8)
         spread = ((original - original.mean()) ** 2).sum() if len(original) else 0.0
-        share = f"$R^2$ = {1 - ((original - rebuilt) ** 2).sum() / spread:.2f}" if spread > 0 else "constant"
+        share = f"R² = {1 - ((original - rebuilt) ** 2).sum() / spread:.2f}" if spread > 0 else "constant"
         if labels is not None and labels[d] and len(original):  # numbers of classes have no variance to explain
             share = f"{(original == rebuilt).mean():.0%} right"
         name = f"column {d}" if names is None else names[d]

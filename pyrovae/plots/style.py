@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from pyrovae.errors import OptionError
+from pyrovae.plots.letters import draw
 
 Array = NDArray[Any]
 
@@ -87,8 +88,14 @@ def png_of(axes: Axes | Sequence[Axes] | Array, dpi: int) -> bytes:
     """The figure of some axes, or of several, as the content of a PNG file."""
     figure = np.ravel(np.asarray(axes, dtype=object))[0].get_figure(root=True)
     with io.BytesIO() as content:
-        figure.savefig(content, format="png", dpi=dpi, bbox_inches="tight", facecolor="white")
+        draw(figure, lambda: _write(figure, content, dpi))
         return content.getvalue()
+
+
+def _write(figure: Figure, content: io.BytesIO, dpi: int) -> None:
+    content.seek(0)
+    content.truncate()
+    figure.savefig(content, format="png", dpi=dpi, bbox_inches="tight", facecolor="white")
 
 
 def as_array(x: ArrayLike | Tensor) -> Array:

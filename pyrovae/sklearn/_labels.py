@@ -180,7 +180,7 @@ def class_codes(estimator: Any, y: Any, rows: Array) -> tuple[Array, Array]:
     """The classes in ascending order, and the number of each row's class, -1 where it is unlabelled."""
     labels = _targets(estimator, y, rows)
     if labels.dtype.kind in "OUS":
-        gaps = np.array([label is None or label != label for label in labels])
+        gaps = np.array([label is None or label != label or str(label).strip() == "" for label in labels])
         known = ~gaps & (labels.astype(str) != "-1")
     else:
         check_array(labels[:, None], ensure_all_finite=True, input_name="y")
@@ -188,7 +188,7 @@ def class_codes(estimator: Any, y: Any, rows: Array) -> tuple[Array, Array]:
         if not known.all() and known.any() and bool((labels[known] == 1).all()):
             known[:] = True  # the usual numbers of two classes
     if gaps.any():
-        raise DataError(f"Input y contains NaN, or None, in {gaps.sum()} rows: -1 is what means unlabelled.")
+        raise DataError(f"Input y contains NaN, None or empty texts in {gaps.sum()} rows: -1 is what means unlabelled.")
     found = labels[known]
     if not len(found):
         raise DataError("All rows are unlabelled (-1): label some of at least two classes.")

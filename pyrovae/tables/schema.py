@@ -15,7 +15,7 @@ import yaml  # type: ignore[import-untyped]
 from torch import Tensor
 
 from pyrovae import families
-from pyrovae._sources import near_names
+from pyrovae._near import near_names, near_paths
 from pyrovae.errors import DataError
 from pyrovae.tables.cells import STRANGE
 from pyrovae.tables.columns import Column
@@ -215,6 +215,10 @@ class Schema:
         Raises:
             DataError: it cannot be read, or an entry is impossible.
         """
+        if not Path(path).is_file():
+            raise DataError(
+                f"there is no file {path}{near_paths(path, ('.yaml', '.yml'))}. Check the name and the folder."
+            )
         try:
             saved = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

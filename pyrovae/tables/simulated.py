@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from itertools import combinations
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from pyrovae.tables.columns import Column
 from pyrovae.tables.schema import Schema
 
 # How far simulated rows may be from the data, beyond three standard errors of the comparison.
 MEAN, SPREAD, SHARE, CORRELATION, BEYOND = 0.2, 0.25, 0.05, 0.15, 0.01
 MOST_NAMED = 4
+MOST_DAYS = 2_000_000  # from 1970 on, some 5,500 years, of which the calendar is spoken of
 
 
 def differences(schema: Schema, rows: Tensor, drawn: Tensor) -> list[str]:
@@ -53,7 +56,10 @@ def differences(schema: Schema, rows: Tensor, drawn: Tensor) -> list[str]:
             f"{column.name} is 0 in {zeros[1]:.0%} of them, in the data in {zeros[0]:.0%}",
         )
         beyond = float(((own < data.min()) | (own > data.max())).double().mean())
-        ends = f"{own.min():.4g} to {own.max():.4g}, in the data {data.min():.4g} to {data.max():.4g}"
+        low, high, least, most = (
+            _written(column, float(one)) for one in (own.min(), own.max(), data.min(), data.max())
+        )
+        ends = f"{low} to {high}, in the data {least} to {most}"
         note(beyond, BEYOND, f"{beyond:.1%} of {column.name} are beyond the data ({ends})")
         if column.offset is not None:
             data, own = (torch.log((one + column.offset).clamp_min(1e-12)) for one in (data, own))
@@ -73,6 +79,13 @@ def differences(schema: Schema, rows: Tensor, drawn: Tensor) -> list[str]:
         words = f"the correlation of {names} is {pair[1]:.2f}, in the data {pair[0]:.2f}"
         note(abs(pair[1] - pair[0]), CORRELATION, words)
     return [words for _, words in sorted(found, reverse=True)]
+
+
+def _written(column: Column, value: float) -> str:
+    """A value as a reader knows it: of a date the day."""
+    if column.kind == "date" and abs(value) < MOST_DAYS:
+        return str(np.datetime64("1970-01-01", "D") + np.timedelta64(round(value), "D"))
+    return f"{value:.4g}"
 
 
 def _correlation(a: Tensor, b: Tensor) -> float:

@@ -222,6 +222,12 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "fraction": (("fit", "digits", "--test-fraction", "1.2"), "fraction"),
     "nothing to fit": (("fit",), "--resume"),
     "no file": (("fit", "nowhere.csv"), "no file"),
+    "misspelt": (("fit", "tt.csv"), r"no file tt\.csv \(did you mean t\.csv\?\)"),
+    "a folder": (("fit", "nothing-here-is-a-run"), "is a folder, and rows are read from a file"),
+    "misspelt run": (
+        ("evaluate", "nothing-here-is-the-run"),
+        r"none of that name \(did you mean nothing-here-is-a-run",
+    ),
     "missing values of images": (
         ("fit", "gaps.npy"),
         r"NaN\) in 3 rows, the first in row 30 .*, column 5\..*observed_only",

@@ -17,6 +17,7 @@ from sklearn.datasets import load_digits
 from support.command import Command
 
 import pyrovae as pv
+from pyrovae.app.cli.tables import print_report
 from pyrovae.app.jobs import label as labelling
 from pyrovae.app.jobs.label.ensemble import Ensemble, fitted_weights, too_many
 from pyrovae.app.jobs.label.judging import Judged, judged_before
@@ -479,6 +480,68 @@ def test_a_table_with_its_own_column_of_labels(pyrovae: Command, ids: bool) -> N
     assert "doubtful.png" not in out
 
 
+def test_labels_are_in_the_column_that_is_named(tmp_path: Path) -> None:
+    """By its name, its number, or as the last one; the column `label` is then one like the others."""
+    frame = write_species(tmp_path / "t.csv")
+    plain = labelling.read_job(str(tmp_path / "t.csv"))
+    frame = frame.drop(columns="truth").rename(columns={"label": "kind of tree"})
+    frame = frame[[name for name in frame if name != "kind of tree"] + ["kind of tree"]]
+    frame.to_csv(tmp_path / "n.csv", index=False)
+    for name in ("kind of tree", "last", str(len(frame.columns) - 1)):
+        named = labelling.read_job(str(tmp_path / "n.csv"), label=name)
+        assert torch.equal(named.labels.y, plain.labels.y) and torch.equal(named.x, plain.x)
+    frame.assign(label=frame.iloc[:, 1]).to_csv(tmp_path / "both.csv", index=False)
+    both = labelling.read_job(str(tmp_path / "both.csv"), label="kind of tree")
+    assert both.labels.classes == plain.labels.classes and "label" in (both.dataset.columns or ())
+    np.savez(tmp_path / "a.npz", x=np.eye(6, 3), kind=np.array([3, 7, 3, 7, -1, -1]))
+    assert labelling.read_job(str(tmp_path / "a.npz"), label="kind").labels.classes == ("3", "7")
+    with pytest.raises(OptionError, match=r"no column 'kind of tee' \(did you mean kind of tree"):
+        labelling.read_job(str(tmp_path / "n.csv"), label="kind of tee")
+    with pytest.raises(OptionError, match="one column at a time"):
+        labelling.read_job(str(tmp_path / "both.csv"), label="kind of tree,label")
+    with pytest.raises(OptionError, match="--label: for tables, and .* is a folder of images"):
+        labelling.read_job(str(tmp_path), label="kind")
+
+
+def test_a_job_says_which_columns_it_predicts_from(tmp_path: Path) -> None:
+    frame = write_species(tmp_path / "t.csv").drop(columns="truth")
+    numbers = [name for name in frame if name not in ("id", "label")]
+    frame["note"] = [f"seen on the way number {row}" for row in range(len(frame))]
+    frame["one"] = 1
+    frame.to_csv(tmp_path / "n.csv", index=False)
+    told = labelling.read_job(str(tmp_path / "n.csv"), drop="one").about_columns()
+    assert told.startswith(f"Predicted from {len(numbers)} columns: {', '.join(numbers)}; left out: ")
+    assert "note" in told and "one" in told and "label" not in told
+    wide = (
+        pd.DataFrame(np.random.default_rng(0).normal(size=(30, 50)))
+        .add_prefix("gene")
+        .assign(label=["a", "b", ""] * 10)
+    )
+    wide.to_csv(tmp_path / "w.csv", index=False)
+    told = labelling.read_job(str(tmp_path / "w.csv")).about_columns()
+    assert told.startswith("Predicted from 50 columns: gene0, gene1, ") and told.endswith("gene19 and 30 others")
+    write_images(tmp_path / "photos", 3)
+    (tmp_path / "l.csv").write_text("file,label\n00.png,a\n01.png,b\n")
+    images = labelling.read_job(str(tmp_path / "photos"), tmp_path / "l.csv", some=False)
+    assert images.about_columns() == ""
+
+
+def test_a_report_says_how_probabilities_were_calibrated(capsys: pytest.CaptureFixture[str]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    p = torch.rand(60, 3, generator=generator, dtype=torch.float64).softmax(-1)
+    y = torch.multinomial(p, 1, generator=generator)[:, 0]
+    for q, f, told in (
+        (None, p, "those of the ensemble to the power of "),
+        (p, p, "those of the model's classifier to the power of "),
+    ):
+        print_report(labelling.held_out_report(q, f, y)[0])
+        out = " ".join(capsys.readouterr().out.split())
+        assert "Probabilities are calibrated by these rows" in out and told in out and "weight" not in out
+    print_report(labelling.held_out_report(None, p[:9], y[:9])[0])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "not calibrated" in out and "not fitted" not in out and "power" not in out
+
+
 def test_labels_of_a_table_beside_it_and_of_arrays(tmp_path: Path) -> None:
     frame = write_species(tmp_path / "t.csv")
     frame.drop(columns=["label", "truth"]).to_csv(tmp_path / "x.csv", index=False)
@@ -510,8 +573,8 @@ def test_labels_of_a_table_beside_it_and_of_arrays(tmp_path: Path) -> None:
 
 MISTAKES = {
     "no labels": (("photos",), "a folder of images needs --labels"),
-    "no file": (("photos", "--labels", "sone.csv"), r"no file sone\.csv \(did you mean some\.csv"),
-    "no data": (("fotos", "--labels", "some.csv"), "unknown data 'fotos'"),
+    "no file": (("photos", "--labels", "sone.csv"), r"no file sone\.csv \(did you mean .*some\.csv"),
+    "no data": (("fotos", "--labels", "some.csv"), r"unknown data 'fotos' \(did you mean photos\?\)"),
     "stranger": (("photos", "--labels", "stranger.csv"), "have no row in the data, the first is 999.png"),
     "none": (("photos", "--labels", "none.csv"), "none of the 200 rows has a label"),
     "all": (("all.csv",), "all 6 rows have a label"),
@@ -519,8 +582,8 @@ MISTAKES = {
     "sizes": (("sizes", "--labels", "some.csv"), "2 sizes: .*--size 28"),
     "damaged": (("damaged", "--labels", "some.csv"), r"a\.png is not an image that can be read"),
     "size of a table": (("all.csv", "--size", "28"), "--size is for a folder of images"),
-    "column": (("x.csv",), "has no column 'label': name one so, or give --labels"),
-    "arrays": (("x.npy",), r"has no labels \(an array y\): give --labels"),
+    "column": (("x.csv",), "has no column 'label': say by --label which column has the labels, or give --labels"),
+    "arrays": (("x.npy",), r"has no labels \(an array y\): name the array by --label, or give --labels"),
     "out": (("photos", "--labels", "some.csv", "--out", "some.csv"), "would replace what it is made from"),
     "ending": (("photos", "--labels", "some.csv", "--out", "o.txt"), r"written as \.csv"),
     "there": (

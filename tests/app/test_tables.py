@@ -1,6 +1,9 @@
 """Tables of numbers whose columns of classes do not come last: the model has them in another order than the table."""
 
+import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,12 +12,12 @@ import torch
 from support.command import Command
 
 import pyrovae as pv
+from pyrovae.app.cli.files import write_rows
 from pyrovae.app.comparisons import measure_of
 from pyrovae.app.run import open_run
 
-pytestmark = pytest.mark.slow
 
-
+@pytest.mark.slow
 def test_columns_keep_their_values_and_names_in_every_question(pyrovae: Command) -> None:
     random = np.random.default_rng(0)
     flag = random.integers(0, 2, 120)
@@ -50,3 +53,20 @@ def test_columns_keep_their_values_and_names_in_every_question(pyrovae: Command)
     gaps.to_csv("gaps.csv", index=False)
     code, _, err = pyrovae("impute", "run", "gaps.csv", "--num-samples", 20, "--out", "whole.csv")
     assert code == 0 and pd.read_csv("whole.csv").notna().all().all(), err
+
+
+@pytest.mark.parametrize(
+    ("visits", "written"),
+    [([3.0, 40.0], ["3", "40"]), ([3.0, math.nan], ["3", ""]), ([math.inf, 1.0], ["inf", "1.0"])],
+    ids=["whole", "missing", "far out"],
+)
+def test_counts_of_a_column_with_gaps_are_written_as_counts(
+    visits: list[float], written: list[str], tmp_path: Path
+) -> None:
+    """Unless they are larger than whole numbers can be."""
+    cells = pd.DataFrame({"visits": [*range(40), None], "length": np.linspace(0, 1, 41)})
+    schema = pv.tables.infer(cells)
+    assert schema.columns[0].kind == "count" and schema.names[0] == "visits"
+    rows: Any = SimpleNamespace(schema=schema, given=None, columns=None)
+    write_rows(tmp_path / "t.csv", torch.tensor([[one, 0.5] for one in visits]), rows)
+    assert pd.read_csv(tmp_path / "t.csv", dtype=str, keep_default_na=False)["visits"].tolist() == written

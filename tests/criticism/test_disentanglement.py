@@ -1,5 +1,6 @@
 """Scores of disentanglement on codes whose scores are known: the factors themselves, constants, copies, rotations."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 import pyrovae as pv
 from pyrovae import disentanglement
+from pyrovae.criticism.factors import binned
 
 LEVELS = (3, 4, 5)
 FACTORS = (
@@ -155,3 +157,26 @@ def test_levels_that_occur_once_do_not_count_in_the_nearest_neighbour_estimate()
     assert found == pytest.approx(alone, abs=0.01) and alone == pytest.approx(1.0, abs=0.1)
     with pytest.raises(pv.DataError, match="two levels of factor 0 that occur at least twice"):
         disentanglement.infomec(rng.normal(size=(40, 2)), rng.permutation(40)[:, None])
+
+
+@pytest.mark.parametrize("unit", [2.0**1020, 2.0**-1000], ids=["large", "small"])
+def test_scores_do_not_depend_on_the_unit(unit: float) -> None:
+    """Not even where squares overflow, or become 0; units that are powers of two change no digit of a value."""
+    rng = np.random.default_rng(0)
+    factors = np.column_stack([rng.integers(0, 3, 90), rng.normal(size=90)])
+    codes = np.column_stack([factors @ rng.normal(size=(2, 2)), rng.normal(size=90)])
+    some = {"num_votes": 20, "batch_size": 4}
+    how = {"mig": {}, "dci": {"num_trees": 2}, "sap": {}, "infomec": {"num_neighbors": 3}}
+    for name, options in (how | {"factor_vae_score": some, "beta_vae_score": some}).items():
+        score: Any = getattr(disentanglement, name)
+        wanted = str(score(codes, factors, **options))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert str(score(codes * unit, factors, **options)) == wanted
+            assert str(score(codes, factors * [1, unit], **options)) == wanted
+
+
+def test_bins_have_the_same_width_where_the_range_overflows() -> None:
+    assert binned(np.array([-1.7e308, 0, 1.7e308]), 20).tolist() == [0, 10, 19]
+    assert binned(np.array([0, 5e-324]), 20).tolist() == [0, 19]
+    assert binned(np.full(3, 1e308), 4).tolist() == [0, 0, 0] == binned(np.zeros(3), 4).tolist()

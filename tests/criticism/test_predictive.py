@@ -35,14 +35,22 @@ def test_statistics_fit_the_values() -> None:
         torch.randn(50, 6),
         torch.randint(0, 2, (50, 6)).float(),
     )
-    both = {"column means", "correlations"}
-    assert named(counts).keys() == both | {"column spreads", "share of zeros", "variance over mean", "library size"}
-    assert named(reals).keys() == both | {"column spreads", "extremes of columns", "row totals"}
+    both = {"means of columns", "correlations"}
+    assert named(counts).keys() == both | {
+        "standard deviations of columns",
+        "share of zeros",
+        "variance over mean",
+        "library size",
+    }
+    assert named(reals).keys() == both | {"standard deviations of columns", "extremes of columns", "row totals"}
     assert named(binary).keys() == both | {"row totals"}
     assert "neighbouring pixels" in named(binary, shape=(2, 3)) and "row totals" in named(counts, shape=(2, 3))
+    assert "row totals" not in named(
+        reals * torch.tensor([1.0, 1, 100, 1, 1, 1])
+    )  # of several units: totals are one column's
     mixed = torch.cat([reals[:, :2], torch.randint(0, 3, (50, 1)).float()], 1)
     assert "shares of classes" in named(mixed, [False, False, True])
-    assert named(mixed, [False, False, True])["column means"].labels == ("column 0", "column 1")
+    assert named(mixed, [False, False, True])["means of columns"].labels == ("column 0", "column 1")
     assert named(mixed[:, 2:], [True]).keys() == {"shares of classes"}
 
 
@@ -51,7 +59,7 @@ def test_columns_and_classes_are_called_by_their_names() -> None:
     x = torch.tensor([[0.5, 0.0, 1.0, 2.0], [1.5, 1.0, 0.0, 0.0], [4.0, 1.0, 2.0, 1.0]], dtype=torch.float64)
     columns = (("length", ()), ("colour", ("red", "blue")), ("kind", ("rose", "tulip")), ("size", ()))
     found = {one.name: one for one in statistics_for(x, [False, True, True, False], None, columns)}
-    assert found["column means"].labels == ("length", "size")
+    assert found["means of columns"].labels == ("length", "size")
     assert found["correlations"].labels == ("length and size",)
     assert found["shares of classes"].labels == (
         "colour = red",
@@ -69,7 +77,8 @@ def test_a_report_knows_the_names_of_columns(columns: Any) -> None:
     fitted = pv.fit(pair, x, epochs=1, engine="eager", progress=False)
     quick: Any = {"only": ("predictive_checks",), "num_samples": 2, "proposal": "guide"}
     report = pv.criticise(fitted, x, columns=columns, **quick)
-    assert "(a and b)" in report["correlations"].says
+    assert report["correlations"].says.startswith("a and b: ")
+    assert "by more than chance; the most: " in report["extremes of columns"].says
     with pytest.raises(pv.ShapeError, match="names 3 columns, and rows have 2"):
         pv.criticise(fitted, x, columns=("a", "b", "c"), **quick)
 
@@ -77,9 +86,10 @@ def test_a_report_knows_the_names_of_columns(columns: Any) -> None:
 def test_statistics_are_what_they_are_called() -> None:
     x = torch.tensor([[0.0, 1.0, 4.0], [0.0, 3.0, 2.0], [3.0, 5.0, math.nan]], dtype=torch.float64)
     found = named(x)
-    assert found["column means"].of(x).tolist() == [1, 3, 3]
+    assert found["means of columns"].of(x).tolist() == [1, 3, 3]
     torch.testing.assert_close(
-        found["column spreads"].of(x), torch.tensor([2, 8 / 3, 1]).double().sqrt() * torch.tensor([1, 1, 1])
+        found["standard deviations of columns"].of(x),
+        torch.tensor([2, 8 / 3, 1]).double().sqrt() * torch.tensor([1, 1, 1]),
     )
     assert found["share of zeros"].of(x).tolist() == pytest.approx([2 / 3, 0, 0])
     assert found["variance over mean"].of(x).tolist() == pytest.approx([2, 8 / 9, 1 / 3])

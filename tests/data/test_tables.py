@@ -10,6 +10,7 @@ import scipy.sparse
 import torch
 
 from pyrovae.data import load, load_again
+from pyrovae.data.cells import find_form
 from pyrovae.data.load import read
 from pyrovae.errors import DataError, OptionError
 
@@ -87,6 +88,44 @@ def test_rows_are_no_header(text: str) -> None:
     drop = {"drop": "last" if "a\n" in text else "0" if "x" in text else ()}
     dataset = table(text, **drop)
     assert len(dataset.x) == len(text.splitlines()) and dataset.columns is None
+
+
+ANSWERS = [["agree", "no", "b"], ["disagree", "no", "a"], ["agree", "yes", "b"], ["agree", "no", "a"]]
+TEXTS_THAT_NAME = {
+    "answers": lines(["q1", "smoker", "arm"], *ANSWERS),
+    "a gap": lines(["q1", "smoker", "arm"], *ANSWERS, ["", "", "a"]),
+    "rows' names": lines(["person", "answer"], *([f"p{i}", row[0]] for i, row in enumerate(ANSWERS))),
+    "dates": lines(["seen", "answer"], *([f"2024-01-0{1 + i}", row[0]] for i, row in enumerate(ANSWERS))),
+    "long texts": lines(["name", "review"], *([f"p{i}", f"a long review {i}"] for i in range(4))),
+    "semicolons": lines(["q1", "smoker", "arm"], *ANSWERS, mark=";"),
+    "numbers with a name that is missing": lines(["", "answer"], *([3 * i, row[0]] for i, row in enumerate(ANSWERS))),
+}
+TEXTS_OF_ROWS = {
+    "answers": lines(*ANSWERS),
+    "an answer that is rare": lines(["never", "no", "b"], *ANSWERS),
+    "dates": lines(*([f"2024-01-0{1 + i}", row[0]] for i, row in enumerate([["never"], *ANSWERS]))),
+    "names": lines(["anna", "rome"], ["ben", "oslo"], ["cora", "bonn"]),
+    "two that are one": lines(["x", "x", "y"], *ANSWERS),
+    "one of which is a number": lines(["x", "7", "y"], *ANSWERS, ["b", "seven", "a"]),
+}
+
+
+@pytest.mark.parametrize("name", TEXTS_THAT_NAME)
+def test_a_header_above_texts_is_found_and_said(name: str) -> None:
+    """It was a row, and its cells were values."""
+    Path("t.csv").write_text(TEXTS_THAT_NAME[name])
+    form = find_form(Path("t.csv"))
+    first = TEXTS_THAT_NAME[name].splitlines()[0].replace(";", ",").split(",")
+    assert form.header and form.names == tuple(word or f"column {i}" for i, word in enumerate(first))
+    assert any("is taken for a header" in note and "--no-header" in note for note in form.notes)
+    assert not find_form(Path("t.csv"), False).header
+
+
+@pytest.mark.parametrize("name", TEXTS_OF_ROWS)
+def test_texts_are_no_header(name: str) -> None:
+    Path("t.csv").write_text(TEXTS_OF_ROWS[name])
+    form = find_form(Path("t.csv"))
+    assert not form.header and not form.named
 
 
 def test_a_header_can_be_demanded() -> None:

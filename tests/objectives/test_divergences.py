@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.distributions import transforms as maps
-from torch.distributions.kl import kl_divergence
+from torch.distributions.kl import kl_divergence, register_kl
 
 import pyrovae as pv
 from pyrovae.objectives.divergences import closed_kl, drawn_kl
@@ -134,3 +134,38 @@ def test_maps_that_are_learned_are_compared_by_no_value() -> None:
         found.append(torch.stack([pair.loc, pair.scale]).detach())
     torch.testing.assert_close(*found)
     assert found[0][0] > 0
+
+
+class Summed(dist.Normal):
+    """A Normal whose KL is registered below, summed over what it should not be."""
+
+
+@register_kl(Summed, dist.Normal)
+def _kl_summed(q: Summed, p: dist.Normal) -> Any:
+    return Summed.made(kl_divergence(dist.Normal(q.loc, q.scale), p))
+
+
+@pytest.mark.parametrize("event", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("made", "got"),
+    [
+        (lambda kl: kl.sum(), r"shape \(\)"),
+        (lambda kl: kl.mean(0, keepdim=True), r"shape \(1,"),
+        (lambda kl: 0.5, "float"),
+    ],
+    ids=["a number", "a row", "no tensor"],
+)
+def test_a_registered_kl_of_another_shape_is_refused(
+    made: Callable[[Tensor], Any], got: str, event: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A number would count once for every row, and be right nowhere."""
+    monkeypatch.setattr(Summed, "made", staticmethod(made), raising=False)
+    shape = (4, 2)[:event]
+    scale = torch.ones(N, *shape, dtype=torch.float64)
+    run = one_site(lambda: Summed(scale, scale).to_event(event), lambda: normal(0.0, *shape).to_event(event))
+    wanted = rf"Site 'z'.*KL of Summed and Normal must return a tensor of shape \({', '.join(map(str, (N, *shape)))},?\).*got"
+    with pytest.raises(pv.PairError, match=f"{wanted} {got}"):
+        closed_kl(run.sites["z"], run)
+    monkeypatch.setattr(Summed, "made", staticmethod(lambda kl: kl))
+    found = closed_kl(run.sites["z"], run)
+    torch.testing.assert_close(found, torch.full((N,), 0.5 * max(1, scale[0].numel()), dtype=torch.float64))

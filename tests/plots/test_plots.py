@@ -155,7 +155,7 @@ def test_reconstructions_of_a_table():
     x_hat[:, 1] = x[:, 1].mean()
     x[0, 0] = torch.nan
     axes = plots.reconstructions(x, x_hat, columns=["a", "b", "c"])
-    assert [ax.get_title(loc="left") for ax in axes] == ["a, $R^2$ = 1.00", "b, $R^2$ = 0.00", "c, $R^2$ = 1.00"]
+    assert [ax.get_title(loc="left") for ax in axes] == ["a, R² = 1.00", "b, R² = 0.00", "c, R² = 1.00"]
     assert [len(ax.collections[0].get_offsets()) for ax in axes] == [49, 50, 50]
     np.testing.assert_allclose(axes[2].collections[0].get_offsets(), np.stack([x[:, 2], x_hat[:, 2]], 1))
     own = Figure().subplots(1, 3)
@@ -238,7 +238,7 @@ def test_classes_are_right_or_wrong_and_have_no_variance_to_explain() -> None:
     axes = plots.reconstructions(x, np.array([[0.0, 1.0], [1.0, 2.5], [2.0, 0.0]]), labels=[True, False])
     assert [ax.get_title(loc="left") or ax.get_title() for ax in axes] == [
         "column 0, 100% right",
-        "column 1, $R^2$ = 0.88",
+        "column 1, R² = 0.88",
     ]
     with pytest.raises(ShapeError, match="2 columns .*got 1"):
         plots.reconstructions(x, x, labels=[True])

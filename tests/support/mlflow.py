@@ -1,5 +1,6 @@
 """What pyrovae calls of MLflow, as it answers: a server in memory, which can be away, or never answer."""
 
+import math
 import sys
 import threading
 from collections.abc import Sequence
@@ -8,6 +9,8 @@ from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
+
+MOST = sys.float_info.max  # in whose place MLflow's databases keep no infinite value
 
 
 class Metric(NamedTuple):
@@ -94,7 +97,9 @@ class MlflowClient:
         for param in params:
             if run["params"].setdefault(param.key, param.value) != param.value:
                 raise ValueError(f"{param.key} has a value already")
-        run["metrics"] += metrics
+        run["metrics"] += [
+            m._replace(value=min(max(m.value, -MOST), MOST)) if math.isinf(m.value) else m for m in metrics
+        ]
         run["tags"] |= {tag.key: tag.value for tag in tags}
 
     def update_run(self, run_id: str, status: str) -> None:

@@ -54,3 +54,13 @@ def test_what_is_off_is_named(name: str) -> None:
     gaps = data.clone()
     gaps[::4, :3] = torch.nan
     assert any(name in words for words in differences(SCHEMA, gaps, drawn))
+
+
+def test_dates_beyond_the_data_are_days_of_the_calendar() -> None:
+    cells = pd.DataFrame({"seen": pd.date_range("2024-01-01", periods=200)})
+    schema = infer(cells)
+    rows = schema.encode(cells)
+    found = " ".join(differences(schema, rows, rows + 400))
+    assert "(2025-02-04 to 2025-08-22, in the data 2024-01-01 to 2024-07-18)" in found
+    far = " ".join(differences(schema, rows, rows * 1e9))
+    assert "in the data 2024-01-01" in far and "e+13 to" in far

@@ -368,6 +368,20 @@ def test_epochs_that_come_again_as_they_were_count_as_undone_only_until_then(ser
     assert server.runs["run0"]["tags"]["pyrovae.undone"] == "0 epochs; the fit ended with epoch 4"
 
 
+@pytest.mark.parametrize("elbo", [math.nan, -math.inf, math.inf])
+def test_an_epoch_whose_elbo_is_no_number_is_sent_once(server: fake.Server, elbo: float) -> None:
+    """Neither a return to an epoch before it, nor to go on in another process, makes another epoch of it."""
+    for elbos in ((-3.0, elbo, -2.0), (-3.0, elbo, -2.0, elbo)):
+        tracker = pv.tracking.MLflow()
+        tracker(fake_fit(*elbos[:3]))
+        tracker(fake_fit(*elbos[:2]))
+        last = fake_fit(*elbos)
+        tracker(last)
+        tracker.end(last)
+    assert [step for step, _ in server.points("run0", "elbo")] == [1, 2, 3, 4]
+    assert server.runs["run0"]["tags"].get("pyrovae.undone") in (None, "0 epochs; the fit ended with epoch 4")
+
+
 def test_mlflow_takes_tables_and_pictures_after_the_fit(server: fake.Server) -> None:
     tracker = pv.tracking.MLflow()
     pv.fit(pair(), rows(), epochs=2, callbacks=[tracker], **HOW)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pyrovae._files import refuse_leaving, write_file
+from pyrovae._near import near_paths
 from pyrovae.app.rows import Array, Rows, class_values
 from pyrovae.app.run import Run
 from pyrovae.criticism.importance import Importance
@@ -26,7 +27,7 @@ def check_file(path: Path, force: bool, endings: tuple[str, ...]) -> None:
     if os.path.lexists(path) and not force:
         raise OptionError(f"{path} exists: choose another name, or --force.")
     if not path.parent.is_dir():
-        raise OptionError(f"--out {path}: there is no folder {path.parent}.")
+        raise OptionError(f"--out {path}: there is no folder {path.parent}{near_paths(path.parent, (), folders=True)}.")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise OptionError(
             f"{path} cannot be written, since its folder is read-only: give the name of a file elsewhere by --out."
@@ -57,7 +58,9 @@ def write_rows(
         _write_array(to, array)
     else:
         if rows.schema is not None:
-            table = rows.schema.decode(values)
+            table = _whole(
+                rows.schema.decode(values), [column.name for column in rows.schema.numbers if column.kind == "count"]
+            )
         else:
             table = pd.DataFrame(array, columns=rows.columns or [f"x{i}" for i in range(array.shape[1])])
         if conditions is not None and rows.given is not None:
@@ -68,6 +71,13 @@ def write_rows(
             write_file(to, table.to_csv(index=False).encode())
         else:
             _write_table(to, table.set_index(index.numpy()))
+
+
+def _whole(table: pd.DataFrame, counts: Sequence[str]) -> pd.DataFrame:
+    """A table whose counts are written as such: 48, and not 48.0, as the dtype of a column with gaps would have it."""
+    floats = [name for name in counts if pd.api.types.is_float_dtype(table[name])]
+    whole = [name for name in floats if not (table[name] % 1).any() and not (table[name].abs() > 2**53).any()]
+    return table.astype(dict.fromkeys(whole, "Int64"))
 
 
 def write_codes(to: Path, codes: Tensor, run: Run) -> None:

@@ -12,6 +12,7 @@ import typer
 
 from pyrovae._files import refuse_no_run
 from pyrovae._lazily import Lazily
+from pyrovae._near import near_paths
 from pyrovae._sources import check_source
 from pyrovae._start import advising
 from pyrovae.app import catalogue
@@ -209,6 +210,7 @@ def label(
     size: take.Size = None,
     *,
     given: take.Given,
+    label: take.OwnLabel = None,
     format: take.LabelFormat = "csv",
     page: take.Page = False,
     port: take.Port = 0,
@@ -236,15 +238,18 @@ def label(
         if to is not None and inside is not None and inside.expanduser().absolute() == to.expanduser().absolute():
             raise OptionError(f"--out {to} would replace what it is made from: choose another name.")
     if to is not None and not to.absolute().parent.is_dir():
-        raise OptionError(f"--out {to}: there is no folder {to.parent}.")
+        raise OptionError(f"--out {to}: there is no folder {to.parent}{near_paths(to.parent, (), folders=True)}.")
     if for_studio and to is not None:
         for file in (to, to.with_suffix(".xml")):
             files.check_file(file, force, (".json", ".xml") if file is not to else (".json",))
-    if not Path(source).expanduser().is_dir():
-        check_source(source)
+    check_source(source, folders=True)
     options = Options.of("label", **given)
-    job = labelling.read_job(source, labels, size=size, data_root=data_root, some=not page, **options.table)
+    job = labelling.read_job(
+        source, labels, label=label, size=size, data_root=data_root, some=not page, **options.table
+    )
     tables.remark(job.dataset.notes)
+    if columns := job.about_columns():
+        tables.inform(f"{columns}.")
     where = folder or Path("runs") / f"{job.dataset.name}-labels"
     table = where / labelling.PREDICTIONS if for_studio else to or where / labelling.LABELS
     written = [table, where / labelling.PREDICTIONS] if page else [table]

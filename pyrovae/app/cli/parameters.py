@@ -111,7 +111,7 @@ LabelTable = Annotated[
     typer.Option(
         "--labels",
         help="CSV table with the columns file,label (id,label for tables), or a JSON export of Label Studio; by default the "
-        "column label.",
+        "column label, or that of --label.",
     ),
 ]
 Size = Annotated[int | None, typer.Option(help="Scale and cut images to squares of this side, in pixels.")]
@@ -121,6 +121,14 @@ LabelColumn = Annotated[
         "--label",
         help="Column or array with class labels: its name, its number, or last. Several columns of a table, with commas "
         "between them, are for the model labels.",
+    ),
+]
+OwnLabel = Annotated[
+    str | None,
+    typer.Option(
+        "--label",
+        help="Column or array of the data with the labels that are known: its name, its number, or last; by default the "
+        "column label.",
     ),
 ]
 Page = Annotated[

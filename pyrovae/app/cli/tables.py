@@ -206,17 +206,20 @@ def print_report(report: Mapping[str, Any]) -> None:
     _row(table, "calibration error", f"{report['calibration_error']:.3f}")
     _row(table, "calibration error expected by chance", f"{report['calibration_error_of_chance']:.3f}")
     _row(table, "log-loss, nats per row", f"{report['log_score']:.3f}")
-    fitted = report["weights"]
-    counted = [] if fitted is None else [f"{fitted[name]:.2f}" for name in parts]
-    what = f"weight{'s' if len(parts) > 1 else ''} of {' and '.join(parts.values())}"
-    _row(table, what, " and ".join(counted) or "not fitted")
     out.print(table)
-    if fitted is None:
-        answer(
+    answer(_calibration(report["weights"], parts))
+    answer("Shares are with their 95% intervals.")
+
+
+def _calibration(powers: Mapping[str, float] | None, parts: Mapping[str, str]) -> str:
+    """How probabilities were made those that stand in the table: what was fitted to labels that no part had seen."""
+    if powers is None:
+        return (
             "The probabilities are not calibrated, and may be too sure: calibration needs "
             f"{labelling.ENOUGH} such rows, {labelling.MISTAKES} of them predicted wrongly."
         )
-    answer("Shares are with their 95% intervals.")
+    raised = " times ".join(f"those of {what} to the power of {powers[name]:.2f}" for name, what in parts.items())
+    return f"Probabilities are calibrated by these rows: {raised}, made to add up to 1 (a power below 1 makes them less sure)."
 
 
 def print_next_rows(labelled: pd.DataFrame) -> None:

@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 
 from pyrovae._lazily import Lazily
-from pyrovae._sources import ARROW, near_names
+from pyrovae._near import near_paths
+from pyrovae._sources import ARROW
 from pyrovae.data.arrays import map_array
 from pyrovae.data.cells import Form, find_form
 from pyrovae.data.files import forget
-from pyrovae.data.frames import check_texts, read_frame, reading, short_integers, tidy
+from pyrovae.data.frames import check_texts, index_names, read_frame, reading, short_integers, tidy
 from pyrovae.errors import DataError, MissingPackageError, OptionError, PyrovaeError
 
 parquet = Lazily("pyarrow.parquet")
@@ -68,8 +69,8 @@ class Table:
                 f"{source} must end in {', '.join(BY_BLOCKS)}, which are read block by block, or in {', '.join(SHEETS)}."
             )
         if not self.path.is_file():
-            here = sorted(p.name for p in self.path.parent.iterdir()) if self.path.parent.is_dir() else []
-            raise DataError(f"there is no file {source}{near_names(source.name, here)}. Check the name and the folder.")
+            near = near_paths(source, (*BY_BLOCKS, *SHEETS))
+            raise DataError(f"there is no file {source}{near}. Check the name and the folder.")
         self.form = Form(",", ".", (), (), True, self.suffix != ".npy", ())
         if self.suffix in TEXTS:
             with reading(self.path):
@@ -196,7 +197,7 @@ def _as_frame(table: Any) -> pd.DataFrame:
     mapper = (lambda kind: _with_gaps(str(kind)) if whole(kind) else None) if some else None
     frame: pd.DataFrame = table.to_pandas(ignore_metadata=True, types_mapper=mapper)
     check_texts(frame)
-    return frame
+    return frame.rename(columns=index_names(list(map(str, frame.columns))))
 
 
 def _with_gaps(kind: str) -> Any:

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +15,18 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pyrovae._sources import NAMES, TABLES
-from pyrovae.app.catalogue import CONDITION
-from pyrovae.app.decide import class_names
+from pyrovae._sources import NAMES
 from pyrovae.app.given import GivenCaptions
 from pyrovae.app.jobs.batch import batch_of, table_of
 from pyrovae.app.jobs.blocks import begun, rows_at_once, telling
 from pyrovae.app.jobs.frames import BY_BLOCKS, TEXTS
+from pyrovae.app.jobs.like import batch_like, read_like
 from pyrovae.app.jobs.ranking import Ranking
 from pyrovae.app.rows import Array
 from pyrovae.app.run import Run
 from pyrovae.criticism.entries import entry_densities
-from pyrovae.criticism.outliers import anomaly_score, conformal_p_values, typicality
-from pyrovae.data.captioned import captioned
-from pyrovae.data.dataset import Dataset
-from pyrovae.data.frames import table_columns
-from pyrovae.data.ids import NO_IDS
-from pyrovae.data.load import read
-from pyrovae.errors import DataError, OptionError, PairError
+from pyrovae.criticism.outliers import Anomaly, anomaly_score, conformal_p_values, typicality
+from pyrovae.errors import OptionError, PairError
 from pyrovae.pair.batch import take_rows
 
 METHODS = ("log_likelihood", "regret", "typicality")
@@ -118,67 +112,108 @@ def find_outliers(
     identity, path, parts = _source(run, source, rows or rows_at_once(run, num_samples), data_root)
     with closing(parts()) as first_ones:
         next(first_ones)  # a mistake in the table is told before anything is scored
-    ordinary = take_rows(run.rows.batch("test"), slice(0, MOST_CALIBRATION))
     how: dict[str, Any] = {"num_samples": num_samples, "proposal": proposal}
     asked = {"asked": "outliers", "method": method, "seed": seed, **how, **identity}
+    summary = _Summary()
     with (
         warnings.catch_warnings(),  # of the guide as the proposal, and of rows with few draws: they are the strange ones
         begun(run, asked, path, to, force=force, say=say, kept=".csv", csv={"na_rep": "nan"}) as job,
     ):
         warnings.simplefilter("ignore")
+        ordinary = take_rows(run.rows.batch("test"), slice(0, MOST_CALIBRATION))
         say(f"scores of {len(ordinary['x'])} test rows, to compare with")
-        scored = "regret" if method == "regret" else "log_likelihood"
-        first = anomaly_score(run.fitted, ordinary, scored, seed=seed, **how)
-        usual = typicality(first, first) if method == "typicality" else first
-
-        def scores(part: _Part, number: int) -> list[pd.DataFrame]:
-            found = anomaly_score(run.fitted, part.batch, scored, seed=seed + 1 + number, **how)
-            if method == "typicality":
-                found = typicality(found, first)
-            p = conformal_p_values(usual.score, found.score)
-            names = range(part.start, part.start + len(part)) if part.names is None else part.names
-            columns = {"score": found.score, "error": found.error, "k_hat": found.k_hat, "p_value": p}
-            told = {name: values.numpy() for name, values in columns.items()}
-            return [pd.DataFrame({"row" if part.names is None else "id": list(names), **told})]
-
+        scorer = _Scorer.of(run, ordinary, method, seed, how)
         say("scores of the rows")
-        job.answer(parts(), scores)
-        ranking = Ranking(job.rows, len(usual.score), MOST_EXPLAINED)
+        job.answer(parts(), scorer)
+        ranking = Ranking(job.rows, len(scorer.usual), MOST_EXPLAINED)
         for kept in job.parts(**_EXACTLY):
             ranking.add(kept["score"].to_numpy(), kept["p_value"].to_numpy())
-        strangest = np.sort(ranking.first)
-        say(f"which columns are strange in {len(strangest)} of {job.rows} rows")
-        explained: tuple[Array, Array] | None = (np.empty((0, 0), dtype=np.int64), np.empty((0, 0)))
-        judged = take_rows(ordinary, usual.score.isfinite().nonzero().flatten())
-        if len(strangest) and len(
-            judged["x"]
-        ):  # a row whose density is 0 or overflows has none given its other columns
-            explained = _strange_columns(run, _rows_of(parts(), strangest), judged, num_samples, proposal, seed)
-        else:
-            strangest = strangest[:0]
-        called: list[int] = []
-        infinite: list[int] = []
-        worst: list[pd.DataFrame] = []
+        say(f"which columns are strange in {len(ranking.first)} of {job.rows} rows")
+        strangest, explained = scorer.explain(parts, np.sort(ranking.first))
 
         def lines() -> Iterator[pd.DataFrame]:
             start = 0
             for kept in job.parts(**_EXACTLY):
-                table = _table(run, kept, ranking, rate, start, strangest, explained)
-                start += len(table)
-                called.append(int(table["outlier"].sum()))
-                infinite.append(int(np.isinf(table["score"]).sum()))
-                if len(strange := table[table["rank"] <= MOST_SHOWN]):
-                    worst.append(strange)
-                yield table
+                yield summary.add(_table(run, kept, ranking, rate, start, strangest, explained))
+                start += len(kept)
 
         job.join(lines(), float_format="%.6g", na_rep="")
-    notes = _notes(len(usual.score), job.rows, rate, explained is None)
-    if some := sum(infinite):
-        notes.append(
-            f"The score of {some} of {job.rows} rows is infinite, since their density is 0 or overflows: they are stranger "
-            "than all others."
+    notes = _notes(len(scorer.usual), job.rows, rate, explained is None, summary.infinite)
+    return Outliers(job.rows, summary.called, pd.concat(summary.worst).sort_values("rank"), rate, tuple(notes))
+
+
+@dataclass(frozen=True, eq=False)
+class _Scorer:
+    """How rows are scored under a run, and compared with its test rows.
+
+    Args:
+        run: the run.
+        ordinary: its test rows, as arguments of its model.
+        method: of `pv.anomaly_score`.
+        seed: of the draws; those of the test rows and of each block differ.
+        how: `num_samples` and `proposal` of `pv.anomaly_score`.
+        first: the scores of the test rows, from which "typicality" takes its mean.
+        usual: what other rows are compared with, `(n,)`.
+    """
+
+    run: Run
+    ordinary: dict[str, Tensor]
+    method: str
+    seed: int
+    how: Mapping[str, Any]
+    first: Anomaly
+    usual: Tensor
+
+    @classmethod
+    def of(cls, run: Run, ordinary: dict[str, Tensor], method: str, seed: int, how: Mapping[str, Any]) -> _Scorer:
+        """With the scores of the test rows."""
+        first = anomaly_score(run.fitted, ordinary, _scored(method), seed=seed, **how)
+        usual = typicality(first, first) if method == "typicality" else first
+        return cls(run, ordinary, method, seed, how, first, usual.score)
+
+    def __call__(self, part: _Part, number: int) -> list[pd.DataFrame]:
+        """The scores of a block of rows, the one of this number, and their p-values, a line for each."""
+        found = anomaly_score(
+            self.run.fitted, part.batch, _scored(self.method), seed=self.seed + 1 + number, **self.how
         )
-    return Outliers(job.rows, sum(called), pd.concat(worst).sort_values("rank"), rate, tuple(notes))
+        if self.method == "typicality":
+            found = typicality(found, self.first)
+        p = conformal_p_values(self.usual, found.score)
+        names = range(part.start, part.start + len(part)) if part.names is None else part.names
+        columns = {"score": found.score, "error": found.error, "k_hat": found.k_hat, "p_value": p}
+        told = {name: values.numpy() for name, values in columns.items()}
+        return [pd.DataFrame({"row" if part.names is None else "id": list(names), **told})]
+
+    def explain(
+        self, parts: Callable[[], Generator[_Part, None, None]], strangest: Array
+    ) -> tuple[Array, tuple[Array, Array] | None]:
+        """The rows, by their ascending numbers, whose columns are compared, and what `_strange_columns` says of them.
+
+        Test rows whose density is 0 or overflows have none given their other columns; without others no column is compared.
+        """
+        judged = take_rows(self.ordinary, self.usual.isfinite().nonzero().flatten())
+        if not len(strangest) or not len(judged["x"]):
+            return strangest[:0], (np.empty((0, 0), dtype=np.int64), np.empty((0, 0)))
+        return strangest, _strange_columns(self.run, _rows_of(parts(), strangest), judged, seed=self.seed, **self.how)
+
+
+def _scored(method: str) -> str:
+    return "regret" if method == "regret" else "log_likelihood"
+
+
+class _Summary:
+    """What is said of the lines for all rows, which need not all be in memory."""
+
+    def __init__(self) -> None:
+        self.called, self.infinite, self.worst = 0, 0, list[pd.DataFrame]()
+
+    def add(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Count the lines of a block, which are given back."""
+        self.called += int(table["outlier"].sum())
+        self.infinite += int(np.isinf(table["score"]).sum())
+        if len(strange := table[table["rank"] <= MOST_SHOWN]):
+            self.worst.append(strange)
+        return table
 
 
 # how the kept scores are read again: to the last bit, as not all versions of pandas do, and names as they are written
@@ -246,73 +281,6 @@ def _rows_of(parts: Generator[_Part, None, None], numbers: Array) -> dict[str, T
     return {name: torch.cat([some[name] for some in found]) for name in found[0]}
 
 
-def read_like(run: Run, source: str, data_root: Path | None = None) -> Dataset:
-    """Read a table as the run's own was read. DataError where it lacks a column; others are left out."""
-    known: Mapping[str, Any] = run.dataset.source
-    label, table = known.get("label"), {}
-    path = Path(source).expanduser()
-    if path.suffix.lower() in TABLES and "header" in known:
-        names = table_columns(path, known["header"])
-        label = label if label in names else None
-        others = [name for name in names if name not in (*(run.dataset.columns or ()), label)]
-        ids = known["ids"] if known["ids"] in others else next((n for n in others if n.lower().endswith("id")), None)
-        drop = [name for name in others if name != ids] if run.dataset.columns else ()
-        table = {"header": known["header"], "ids": ids or NO_IDS, "drop": drop, "look": False}
-        if run.rows.schema is not None:
-            table |= {"columns": run.rows.schema.to_json(), "coded": True}
-        table |= {name: known[name] for name in ("conditions", "condition_columns") if name in known}
-    dataset = read(source, data_root=data_root, label=label, **table)
-    if run.dataset.captions is not None:
-        same = dataset.classes == run.dataset.classes  # else captions leave the class out
-        told = captioned(dataset if same else replace(dataset, y=None, y_test=None), run.dataset.captions)
-        dataset = replace(dataset, c=told.c, c_test=told.c_test)
-    wanted, got = run.rows.columns, dataset.columns
-    if wanted is not None and got is not None:
-        missing = [name for name in wanted if name not in got]
-        if missing:
-            raise DataError(
-                f"{source} has no column {', '.join(map(repr, missing[:5]))}{', ...' if len(missing) > 5 else ''}, and the run "
-                f"was fitted to {len(wanted)} columns: {', '.join(wanted[:8])}{', ...' if len(wanted) > 8 else ''}."
-            )
-        places = torch.tensor([got.index(name) for name in wanted])
-        x = dataset.x[:, places]
-    else:
-        x = dataset.x
-    num = run.rows.test[0].numel()
-    if x.shape[1] != num:
-        raise DataError(f"{source} has {x.shape[1]} columns, and the run was fitted to {num}.")
-    ratio = dataset.source.get("divided_by", 1) / run.dataset.source.get("divided_by", 1)  # pixels of 8 bits
-    return replace(dataset, x=x * ratio, columns=wanted)
-
-
-def batch_like(run: Run, dataset: Dataset) -> dict[str, Tensor]:
-    """All rows of another data set as the arguments of the run's model."""
-    rows = run.rows
-    x = dataset.x if dataset.x_test is None else torch.cat([dataset.x, dataset.x_test])
-    scaled = x if rows.scaler is None else rows.scaler.apply(x)
-    batch = {"x": scaled.reshape(len(x), *rows.test.shape[1:])}
-    if isinstance(rows.given, GivenCaptions):
-        batch |= rows.given.argument(torch.cat([c for c in (dataset.c, dataset.c_test) if c is not None]))
-    elif rows.given is not None:
-        if dataset.c is None or dataset.x_test is not None:
-            raise DataError("The model is given columns of a table: give a table that has them.")
-        batch |= rows.given.argument(dataset.c)
-    elif rows.argument == CONDITION:
-        names, own = class_names(dataset), [str(name) for name in class_names(run.dataset)]
-        if dataset.y is None or dataset.x_test is not None:
-            raise DataError(
-                f"The model is given the class of each row: the table needs the column {run.dataset.source['label']}."
-            )
-        unknown = sorted({str(name) for name in names} - set(own))
-        if unknown or bool((dataset.y < 0).any()):
-            which = f"the classes {', '.join(unknown)}" if unknown else "rows without a class"
-            raise DataError(
-                f"The model is given the class of each row, and the table has {which}; known are {', '.join(own)}."
-            )
-        batch[CONDITION] = torch.tensor([own.index(str(names[code])) for code in dataset.y.tolist()])
-    return batch
-
-
 def _strange_columns(
     run: Run, new: dict[str, Tensor], ordinary: dict[str, Tensor], num_samples: int, proposal: str, seed: int
 ) -> tuple[Array, Array] | None:
@@ -373,7 +341,7 @@ def _table(
     return table
 
 
-def _notes(calibration: int, rows: int, rate: float, joint: bool) -> list[str]:
+def _notes(calibration: int, rows: int, rate: float, joint: bool, infinite: int) -> list[str]:
     notes = [
         f"p-values compare with {calibration} test rows of the run, which its fit has not seen: of ordinary rows, a share of "
         f"at most a has a p-value below a. Of the rows called outliers, on average at most {rate:.0%} are ordinary ones."
@@ -388,4 +356,9 @@ def _notes(calibration: int, rows: int, rate: float, joint: bool) -> list[str]:
         )
     if joint:
         notes.append("The likelihood is a joint density of all columns, so that no single column can be named.")
+    if infinite:
+        notes.append(
+            f"The score of {infinite} of {rows} rows is infinite, since their density is 0 or overflows: they are stranger "
+            "than all others."
+        )
     return notes

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import queue
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -159,7 +161,7 @@ class MLflow(Tracker):
         now, metrics = time.time(), []
         for row in rows:
             epoch = int(row["epoch"])
-            if self._sent.get(epoch) != row["elbo"]:
+            if epoch not in self._sent or not _same(self._sent[epoch], row["elbo"]):
                 self._note(epoch, row["elbo"])
                 when = now - (rows[-1]["seconds"] - row["seconds"])
                 metrics += self._metrics({n: v for n, v in row.items() if n != "epoch"}, epoch, when)
@@ -168,7 +170,7 @@ class MLflow(Tracker):
 
     def _note(self, epoch: int, elbo: float) -> None:
         """Note what the server has of an epoch; where it had another value, that one was undone."""
-        if self._sent.setdefault(epoch, elbo) != elbo:
+        if not _same(self._sent.setdefault(epoch, elbo), elbo):
             self._undone.add(epoch)
         self._sent[epoch] = elbo
 
@@ -248,6 +250,15 @@ class _Sender:
                 call()
             except Exception as error:  # whatever a server or MLflow raises
                 self.error = error
+
+
+def _same(elbo: float, other: float) -> bool:
+    """Whether two values are one to MLflow, whose databases keep an infinite one as the largest float."""
+    return (math.isnan(elbo) and math.isnan(other)) or _finite(elbo) == _finite(other)
+
+
+def _finite(value: float) -> float:
+    return min(max(value, -sys.float_info.max), sys.float_info.max) if math.isinf(value) else value
 
 
 def _name(name: str) -> str:
