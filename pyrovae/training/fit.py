@@ -15,6 +15,7 @@ from pyrovae.batching.transforms import Transform
 from pyrovae.engine import ranks
 from pyrovae.engine.memory import keep_freed_memory
 from pyrovae.engine.threads import computing_with
+from pyrovae.errors import short_of_memory, shortened
 from pyrovae.fitted.files import claim_folder
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.folder import write_fit
@@ -26,7 +27,8 @@ from pyrovae.pair.turns import turn
 from pyrovae.training.bind import FitData, bind
 from pyrovae.training.checks import check, start
 from pyrovae.training.fit_options import Callback, FitOptions, OptimizerFactory, only_looks
-from pyrovae.training.groups import group
+from pyrovae.training.groups import TrainingGroup, group
+from pyrovae.training.memory import too_large
 from pyrovae.training.plan import Plan, plan
 from pyrovae.training.schedules import Schedule
 from pyrovae.training.together import begin_together, begun, check_options, goes_on, is_of_this_job
@@ -177,6 +179,7 @@ def fit(
         OptionError: an argument has a value that cannot be; before the first step.
         CheckpointError: the run folder is in use, damaged, or holds another fit.
         RankError: of several processes that fit together, another was lost.
+        OutOfMemoryError: memory does not suffice for a step; the message names a `batch_size` that fits.
         NotFiniteError: the loss became NaN or infinite, see `on_nan`. The weights are those of the last good epoch.
         KeyboardInterrupt: Ctrl-C was pressed; the checkpoint has been written. A second Ctrl-C stops at once.
 
@@ -203,16 +206,27 @@ def fit(
     with turn():
         rows = bind(pair, data, options)
         groups = group(pair, rows, options)
-        with fork_rng(), param_scope(fitted.store), default_dtype(pair):
-            seed_torch(rows.seed)
-            rows.place()
-            runs = check(fitted, rows, groups, options)
-            start(pair, rows, groups, options)
-            chosen = plan(fitted, rows, groups, runs, options)
-            del runs  # they hold the activations of the first minibatch, which the fit itself has no use for
-            with computing_with(chosen.threads):
-                train(fitted, chosen, rows, options)
-    return fitted
+        try:
+            _fit(fitted, rows, groups, options)
+            return fitted
+        except Exception as error:
+            if not short_of_memory(error):
+                raise
+            said = shortened(error, 200)
+        raise too_large(pair, rows, groups, options, said)  # here, where what the fit held is free
+
+
+def _fit(fitted: Fit, rows: FitData, groups: list[TrainingGroup], options: FitOptions) -> None:
+    """Check, plan, train."""
+    with fork_rng(), param_scope(fitted.store), default_dtype(fitted.pair):
+        seed_torch(rows.seed)
+        rows.place()
+        runs = check(fitted, rows, groups, options)
+        start(fitted.pair, rows, groups, options)
+        chosen = plan(fitted, rows, groups, runs, options)
+        del runs  # they hold the activations of the first minibatch, which the fit itself has no use for
+        with computing_with(chosen.threads):
+            train(fitted, chosen, rows, options)
 
 
 def train(fitted: Fit, chosen: Plan, rows: FitData, options: FitOptions) -> None:
