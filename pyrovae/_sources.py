@@ -28,8 +28,19 @@ def check_source(source: str, also: tuple[str, ...] = ()) -> None:
             + (" A folder of images is for `pyrovae label`." if path.is_dir() else "")
         )
     if not path.is_file():
-        here = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
-        raise DataError(f"there is no file {path}{near_names(path.name, here)}. Check the name and the folder.")
+        raise DataError(f"{absent(path)}. Check the name and the folder.")
+
+
+def absent(path: Path) -> str:
+    """The beginning of an error message of a path that leads to no file: that there is none of this name, or what there is."""
+    if path.is_dir():
+        return f"{path} is a folder, and no file"
+    if path.exists():
+        return f"{path} is a pipe, a socket or a device, and no file"
+    if path.is_symlink():
+        return f"{path} is a link that leads to no file"
+    here = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
+    return f"there is no file {path}{near_names(path.name, here)}"
 
 
 def near_names(word: str, words: tuple[str, ...] | list[str]) -> str:

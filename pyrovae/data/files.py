@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyrovae._lazily import Lazily
-from pyrovae._sources import near_names
+from pyrovae._sources import absent, near_names
 from pyrovae.data.arrays import map_array
 from pyrovae.errors import DataError, MissingPackageError, OptionError
 from pyrovae.pair.stored import Stored
@@ -139,8 +139,7 @@ def forget(array: Any) -> None:
 
 
 def _absent(path: Path) -> DataError:
-    here = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
-    return DataError(f"there is no file {path}{near_names(path.name, here)}. Check the name and the folder.")
+    return DataError(f"{absent(path)}. Check the name and the folder.")
 
 
 class _Table(Stored):
@@ -158,7 +157,7 @@ class _Table(Stored):
                 f"{path} must end in .npy, {', '.join(ENDINGS)}, or be a folder of such files. Tables of text (.csv) are read "
                 "as a whole by pyrovae.data.load."
             )
-        if not path.exists():
+        if not (path.is_file() or path.is_dir()):
             raise _absent(path)
         files = (
             [path]

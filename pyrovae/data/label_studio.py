@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pyrovae._sources import absent
 from pyrovae.errors import DataError
 
 CONTROL, NAME = "label", "pyrovae_row"  # of the choices in Label Studio, and of the row's name among a task's data
@@ -36,7 +37,7 @@ def read_export(path: str | Path) -> dict[str, str]:
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise DataError(f"there is no file {path}. Give a table of labels, or an export of Label Studio.")
+        raise DataError(f"{absent(path)}. Give a table of labels, or an export of Label Studio.")
     try:
         exported = json.loads(path.read_bytes().decode("utf-8-sig"))
     except (ValueError, RecursionError, OSError) as error:

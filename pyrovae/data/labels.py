@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pyrovae._sources import absent
 from pyrovae.errors import DataError, OptionError
 
 LABEL = "label"
@@ -65,12 +66,7 @@ def read_labels(path: str | Path) -> dict[str, str]:
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        near = difflib.get_close_matches(
-            path.name, [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        )
-        raise DataError(
-            f"there is no file {path}{_or(near)}. Give a table of labels: a CSV file with the columns id,label."
-        )
+        raise DataError(f"{absent(path)}. Give a table of labels: a CSV file with the columns id,label.")
     try:
         rows = read_lines(path)
     except (OSError, UnicodeDecodeError, csv.Error) as error:

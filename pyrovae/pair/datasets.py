@@ -115,7 +115,7 @@ class Items:
             raise DataError(
                 f"{type(self.dataset).__name__} has no length and no order to shuffle: rows are read from a map-style Dataset, "
                 "which has __len__ and __getitem__. One that only gives row after row is read in batches: pass "
-                "DataLoader(dataset, batch_size=128), with steps=... to the fit."
+                "DataLoader(dataset, batch_size=128), or, where it gives batches, batch_size=None, with steps=... to the fit."
             )
         self.collate: Any = collate if loader is None or loader.collate_fn is default_collate else loader.collate_fn
         self.kept: Sequence[int] = range(len(self.dataset)) if loader is None else _sampled(loader)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from pyrovae._lazily import Lazily
-from pyrovae._sources import ARROW, near_names
+from pyrovae._sources import ARROW, absent
 from pyrovae.data.arrays import map_array
 from pyrovae.data.cells import Form, find_form
 from pyrovae.data.files import forget
@@ -68,8 +68,7 @@ class Table:
                 f"{source} must end in {', '.join(BY_BLOCKS)}, which are read block by block, or in {', '.join(SHEETS)}."
             )
         if not self.path.is_file():
-            here = sorted(p.name for p in self.path.parent.iterdir()) if self.path.parent.is_dir() else []
-            raise DataError(f"there is no file {source}{near_names(source.name, here)}. Check the name and the folder.")
+            raise DataError(f"{absent(source.expanduser())}. Check the name and the folder.")
         self.form = Form(",", ".", (), (), True, self.suffix != ".npy", ())
         if self.suffix in TEXTS:
             with reading(self.path):
