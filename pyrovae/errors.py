@@ -45,7 +45,8 @@ def shortened(text: object, most: int = 300) -> str:
 def short_of_memory(error: BaseException | None) -> bool:
     """Whether memory did not suffice: what an error says, or one that led to it."""
     while error is not None:
-        of_torch = isinstance(error, RuntimeError) and any(said in str(error) for said in NO_MEMORY)
+        foreign = isinstance(error, RuntimeError) and not isinstance(error, PyrovaeError)
+        of_torch = foreign and any(said in str(error) for said in NO_MEMORY)
         if isinstance(error, MemoryError) or of_torch:
             return True
         error = error.__cause__ or error.__context__

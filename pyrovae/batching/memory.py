@@ -13,9 +13,8 @@ import torch
 from pyrovae.errors import OutOfMemoryError, short_of_memory, shortened
 from pyrovae.pair.turns import turn
 
-MOST_HALVINGS = (
-    6  # a run of a question is small to begin with (see `chunks`): with a 64th of its rows, they are not the cause
-)
+# Runs of questions are small to begin with (see `chunks`): where a 64th does not fit, it is not for the number of rows.
+MOST_HALVINGS = 6
 _halvings: ContextVar[int] = ContextVar("halvings", default=0)
 
 P = ParamSpec("P")

@@ -46,7 +46,7 @@ def by_workers() -> Iterator[None]:
         yield
     except (RuntimeError, AttributeError, TypeError, pickle.PicklingError) as error:
         said = shortened(error, 200)
-        if isinstance(error, RuntimeError) and "DataLoader worker" in said and "exit" in said:
+        if isinstance(error, RuntimeError) and "DataLoader worker" in said and ("exited" in said or "killed" in said):
             raise DataError(
                 f"A process that loads rows has ended ({said}): the machine may have too little memory for num_workers of "
                 "them, or code of the data set ends the process, of which num_workers=0 says more. A fit with checkpoint= can "

@@ -12,7 +12,7 @@ from pyrovae.engine.tracing import undone
 from pyrovae.errors import OutOfMemoryError, short_of_memory
 from pyrovae.fitted.fitted import transform_once
 from pyrovae.objectives.losses import as_loss
-from pyrovae.pair.batch import take_rows
+from pyrovae.pair.batch import num_rows, take_rows
 from pyrovae.pair.layout import describe
 from pyrovae.pair.parameters import default_dtype, fork_rng, named_tensors, param_scope, place, trainable
 from pyrovae.pair.program import PairLike
@@ -59,7 +59,8 @@ def _fits(pair: PairLike, data: FitData, groups: Sequence[TrainingGroup], option
             warnings.simplefilter("ignore")
             place(pair, data.device)
             for one in groups:
-                some = take_rows(one.first_batch(data), slice(0, max(1, int(one.size * share))))
+                first = one.first_batch(data)
+                some = take_rows(first, slice(0, max(1, int(num_rows(first) * share))))
                 moved = {name: value.to(data.device) for name, value in some.items()}
                 rows = transform_once(pair, moved, options.transform)
                 layout = describe(pair, take_rows(rows, slice(0, 2)))

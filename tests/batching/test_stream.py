@@ -1,6 +1,7 @@
 """Data that stay where they are: a Dataset or DataLoader is streamed through the same engine, to the same result."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -258,13 +259,14 @@ class Ending(Lazy):
 
     def __getitem__(self, i: int) -> Any:
         if i == 7 and get_worker_info() is not None:
-            os._exit(1)
-        return super().__getitem__(i)
+            os._exit(1) if self.form == "exits" else os.kill(os.getpid(), signal.SIGKILL)
+        return self.x[i]
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_a_worker_that_ends_is_one_error() -> None:
-    loader = DataLoader(Ending(rows()), num_workers=1, multiprocessing_context="fork")
+@pytest.mark.parametrize("how", ["exits", "is killed"])
+def test_a_worker_that_ends_is_one_error(how: str) -> None:
+    loader = DataLoader(Ending(rows(), how), num_workers=1, multiprocessing_context="fork")
     with pytest.raises(pv.DataError, match=r"A process that loads rows has ended.*num_workers=0 says more"):
         pv.fit(vae(), loader, **OPTIONS)
 
