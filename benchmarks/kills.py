@@ -57,6 +57,7 @@ COUNTS = (
     "kills_that_left_half_a_file",
     "wrong",
 )  # that are added
+PAUSE = 0.002  # seconds between two looks at a process
 CODES = {"INT": 130, "TERM": 143}
 COMMON = ("--threads", "1", "--engine", "traced")
 SMALL = ("--hidden", "32", "--num-samples", "20", "--checkpoint-every", "0", *COMMON)
@@ -169,12 +170,12 @@ def start(command: Sequence[str], log: Path, anew: bool = False) -> int:
 
 def wait(child: int, seconds: float | None = None) -> int | None:
     """The exit code of a process, None if it is still there after some seconds."""
-    until = time.monotonic() + (seconds if seconds is not None else 600)
-    while time.monotonic() < until:
+    # counted in pauses, and not by a clock, which goes on while all processes of a machine are stopped
+    for _ in range(int((600 if seconds is None else seconds) / PAUSE) + 1):
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
+        time.sleep(PAUSE)
     return None
 
 

@@ -30,6 +30,11 @@ def refuse_no_run(folder: Path) -> None:
         raise CheckpointError(f"{folder} is not a run folder: {why}. Create one with `pyrovae fit` or pv.save.")
 
 
+def real(path: str | Path) -> Path:
+    """Where a path leads to by links; unlike `Path.resolve`, also where these lead in a circle."""
+    return Path(os.path.realpath(path))
+
+
 def beside(path: Path) -> Path:
     """Where the next content of a file is written before it takes the file's name."""
     return path.with_name(f".{path.name}.new")
@@ -97,8 +102,8 @@ def refuse_leaving(path: Path) -> None:
     path = path.absolute()
     for folder in path.parents[1:]:
         inside = (folder / RUN).exists() and Path(os.path.normpath(path)).is_relative_to(folder)
-        if inside and not path.parent.resolve().is_relative_to(folder.resolve()):
+        if inside and not real(path.parent).is_relative_to(real(folder)):
             raise CheckpointError(
-                f"{path} is in the run folder {folder}, but a link there leads out of it, to {path.parent.resolve()}: give "
+                f"{path} is in the run folder {folder}, but a link there leads out of it, to {real(path.parent)}: give "
                 "the path of that folder itself."
             )

@@ -28,6 +28,24 @@ def near_paths(
     return did_you_mean([*there, *similar_paths(path, endings, folders=folders)])
 
 
+def absent(path: str | Path, endings: Sequence[str] | None = None, *, folders: bool = False) -> str:
+    """The beginning of an error message of a path that leads to no file: that there is none of this name, or what there is.
+
+    Args:
+        path: as it was typed.
+        endings: as for `similar_paths`.
+        folders: as for `similar_paths`.
+    """
+    there = Path(path).expanduser()
+    if there.is_dir():
+        return f"{path} is a folder, and no file"
+    if there.exists():
+        return f"{path} is a pipe, a socket or a device, and no file"
+    if there.is_symlink():
+        return f"{path} is a link that leads to no file"
+    return f"there is no file {path}{near_paths(path, endings, folders=folders)}"
+
+
 def did_you_mean(near: Sequence[str]) -> str:
     """The end of an error message: " (did you mean ...?)" with the first three suggestions, or nothing without any."""
     return f" (did you mean {' or '.join(list(dict.fromkeys(near))[:3])}?)" if near else ""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pyrovae._near import did_you_mean, near_paths, similar_names, similar_paths
+from pyrovae._near import absent, did_you_mean, near_paths, similar_names, similar_paths
 from pyrovae.errors import DataError, OptionError
 
 NAMES = ("digits", "sprites", "mnist", "fashion-mnist")
@@ -44,5 +44,4 @@ def check_source(source: str, also: tuple[str, ...] = (), *, folders: bool = Fal
             f"or give the path of {'a folder of images, or ' if folders else ''}a file that ends in {', '.join(endings)}."
         )
     if not path.is_file():
-        like = near_paths(source, endings, folders=folders)
-        raise DataError(f"there is no file {source}{like}. Check the name and the folder.")
+        raise DataError(f"{absent(source, endings, folders=folders)}. Check the name and the folder.")

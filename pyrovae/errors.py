@@ -9,6 +9,10 @@ IN_ADDRESS = re.compile(r"(?<=://)[^/\s]+@")  # a name and a password
 LONGEST = 3_000  # characters of a message, which may quote a cell of a table, or its header
 
 
+# as torch says it of CPUs and GPUs, and the libraries of these
+NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "STATUS_ALLOC_FAILED")
+
+
 class PyrovaeError(Exception):
     """Base class of all exceptions that pyrovae raises on purpose."""
 
@@ -36,6 +40,17 @@ def shortened(text: object, most: int = 300) -> str:
     """A message in one line, of at most so many characters."""
     words = " ".join(str(text)[: 10 * most].split())
     return words if len(words) <= most else words[: most - 4] + " ..."
+
+
+def short_of_memory(error: BaseException | None) -> bool:
+    """Whether memory did not suffice: what an error says, or one that led to it."""
+    while error is not None:
+        foreign = isinstance(error, RuntimeError) and not isinstance(error, PyrovaeError)
+        of_torch = foreign and any(said in str(error) for said in NO_MEMORY)
+        if isinstance(error, MemoryError) or of_torch:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def without_password(text: object) -> str:
@@ -69,6 +84,10 @@ class NotFiniteError(PyrovaeError, ArithmeticError):
 
 class CheckpointError(PyrovaeError):
     """A run folder already exists, is damaged, does not match the pair, or was written by a newer version."""
+
+
+class OutOfMemoryError(PyrovaeError, MemoryError):
+    """Memory does not suffice, that of the device or of the machine. The message says what would fit."""
 
 
 class RankError(PyrovaeError, RuntimeError):

@@ -1,6 +1,7 @@
 """Every test starts from one seed and leaves the process as it found it."""
 
 import gc
+import inspect
 import os
 import random
 import signal
@@ -118,7 +119,7 @@ def few_steps_of_refinement(request: pytest.FixtureRequest) -> Iterator[None]:
             patch.setattr(newton, "DRAWS", 20)
             if "recover" not in request.path.parts:
                 for question in (impute, restore):
-                    patch.setitem(question.__kwdefaults__, "moves", 2)
+                    patch.setitem(inspect.unwrap(question).__kwdefaults__, "moves", 2)
         yield
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae._files import real
 from pyrovae.app.catalogue import CONDITION, own_files
 from pyrovae.app.decide import decide
 from pyrovae.app.options import OPTIONS, Options
@@ -211,7 +212,7 @@ def sweep(
         parts = (str(options.prior), str(options.likelihood), str(options.guide))
         name = "+".join(part.rpartition(":")[2] for part in parts)
         where = folder / name
-        if not where.resolve().is_relative_to(folder.resolve()):
+        if not real(where).is_relative_to(real(folder)):
             raise OptionError(f"{where} is a link that leads out of {folder}: give the sweep another folder by --out.")
         found = read_run(where) if (where / "run.json").exists() else None
         begun = found is not None and not is_mark(found)

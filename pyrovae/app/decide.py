@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyrovae._files import real
 from pyrovae._lazily import Lazily
 from pyrovae.app.catalogue import (
     CODEBOOKS,
@@ -380,7 +380,7 @@ def models_taking(name: str) -> list[str]:
 
 def _absolute(name: str) -> str:
     """A part in a file of the user's by the file's absolute path, so that the run can be opened from any folder."""
-    return str(Path(name).resolve()) if is_own(name) else name
+    return str(real(name)) if is_own(name) else name
 
 
 def class_names(dataset: Dataset) -> tuple[str | int, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pyrovae._files import real
 from pyrovae._lazily import Lazily
 from pyrovae.errors import OptionError
 
@@ -50,7 +51,7 @@ def trackers(names: Sequence[str], folder: Path, part: str = "") -> list[Tracker
     check_track(names)
     made: list[Tracker] = []
     end = f"-{part}" if part else ""
-    title = folder.resolve().name + end
+    title = real(folder).name + end
     for name in names:
         kind, _, place = name.partition(":")
         at = Path(os.path.expanduser(place))  # which leaves a user that is unknown as it is

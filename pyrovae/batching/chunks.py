@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.flop_counter import flop_registry
 
 from pyrovae._dispatch import DispatchMode
+from pyrovae.batching.memory import halvings
 from pyrovae.pair.batch import Batch, num_rows, take_rows
 from pyrovae.pair.checks import log_densities
 from pyrovae.pair.parameters import fork_rng
@@ -85,7 +86,7 @@ def _sizes(pair: PairLike, batch: Mapping[str, Tensor], copies: int, nesting: in
 def chunk_size(elements: int, device: torch.device, num_particles: int = 1) -> int:
     """How many rows fit into one chunk, at least 1, if one row adds `elements` elements to the largest tensor of a run."""
     most = CHUNK_ELEMENTS if device.type == "cpu" else GPU_CHUNK_ELEMENTS
-    return max(1, most // (elements * num_particles))
+    return max(1, (most >> halvings()) // (elements * num_particles))
 
 
 def chunks(batch: Mapping[str, Tensor], size: int) -> Iterator[Batch]:

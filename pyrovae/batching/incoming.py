@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from pyrovae.batching.batches import digest_of
 from pyrovae.errors import DataError, OptionError
 from pyrovae.pair.batch import Batch, as_batch, cast, known_rows, num_rows, take_rows
-from pyrovae.pair.datasets import by_argument
+from pyrovae.pair.datasets import by_argument, by_workers
 from pyrovae.pair.parameters import dtype_of
 from pyrovae.pair.program import PairLike, arguments
 from pyrovae.pair.stored import Stored, mixed
@@ -170,10 +170,10 @@ class Incoming:
                 )
 
     def _pass(self) -> Iterator[Any]:
-        with self._own_noise():
+        with self._own_noise(), by_workers():
             batches = iter(self.source if isinstance(self.source, Iterable) else _made(self.source))
         while True:
-            with self._own_noise():
+            with self._own_noise(), by_workers():
                 try:
                     found = next(batches)
                 except StopIteration:

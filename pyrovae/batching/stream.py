@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from pyrovae.batching.batches import digest_of
 from pyrovae.pair.batch import Batch, as_batch, num_rows, take_rows
-from pyrovae.pair.datasets import Items, by_argument
+from pyrovae.pair.datasets import Items, by_argument, by_workers
 from pyrovae.pair.parameters import dtype_of
 from pyrovae.pair.program import PairLike, arguments
 
@@ -142,12 +142,15 @@ class Stream:
         """Begin to load the batches that are left in an epoch."""
         items = self.items.kept
         self._coming[:] = [[items[self.kept[i]] for i in index.tolist()] for index in coming]
-        self._batches = iter(self.loader)
+        with by_workers():
+            self._batches = iter(self.loader)
 
     def inputs(self, index: dict[str, Tensor]) -> Batch:
         """The inputs of a step on the next batch: its rows."""
         assert self._batches is not None
-        return self._bind(next(self._batches))
+        with by_workers():
+            found = next(self._batches)
+        return self._bind(found)
 
     def _bind(self, found: Any) -> Batch:
         named = by_argument(found, list(self.dtypes), self.dtypes)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyrovae._html import table
 from pyrovae.batching.checks import check_rows
+from pyrovae.batching.memory import halving
 from pyrovae.criticism.annealing import Annealer, Path, coordinates_of, schedule
 from pyrovae.criticism.coordinates import NotRefinable
 from pyrovae.criticism.prior_as_guide import with_prior_as_guide
@@ -75,6 +76,7 @@ class AIS:
         return table(title, ("mean over rows", "value"), self.summary().items())
 
 
+@halving
 def ais(
     fitted: Fit,
     data: Any,

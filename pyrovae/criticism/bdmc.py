@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyrovae._html import table
+from pyrovae.batching.memory import halving
 from pyrovae.criticism.ais import annealer_of, check_options, log_mean, over_rows, weigh
 from pyrovae.criticism.annealing import Annealer, Start, shared_sites
 from pyrovae.criticism.prior_as_guide import with_prior_as_guide
@@ -71,6 +72,7 @@ class BDMC:
         return table(title, ("mean over rows", "value"), self.summary().items())
 
 
+@halving
 def bdmc(
     fitted: Fit,
     data: Any,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.batching.checks import check_rows
+from pyrovae.batching.memory import halving, random_states
 from pyrovae.batching.transformed import in_evaluation, transformed
 from pyrovae.criticism.acquisition import entropy
 from pyrovae.criticism.importance import weight_blocks
@@ -71,6 +72,7 @@ class Classification:
         return entropy(self.joint)
 
 
+@halving
 def classify(
     fitted: Fit,
     data: Any,
@@ -170,16 +172,11 @@ def _num_draws(fitted: Fit, data: Any, parts: list[FittedGroup], most: int) -> i
         return most
     few = take_rows(fitted.batch(data), slice(0, 2))
     with fork_rng():
-        before = _random_states()
+        before = random_states()
         transformed(fitted.pair, few, transform)
-        random = any(not torch.equal(one, other) for one, other in zip(before, _random_states()))
+        random = any(not torch.equal(one, other) for one, other in zip(before, random_states()))
     later = range(2, most) if random else ()  # two draws of what is rarely changed may be alike
     return most if any(_differ(parts, fitted.parts(data, draw, known=True)) for draw in later) else 1
-
-
-def _random_states() -> list[Tensor]:
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
 
 
 def _differ(parts: list[FittedGroup], others: list[FittedGroup]) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyrovae._html import table
 from pyrovae.batching.chunks import chunks
+from pyrovae.batching.memory import halving
 from pyrovae.errors import PairError
 from pyrovae.fitted.fitted import Fit, seeded
 from pyrovae.objectives.codes import numbered, perplexity
@@ -54,6 +55,7 @@ class CodeUsage:
         return table("Use of codes", ("level", "perplexity", "codes in use", "codes"), rows)
 
 
+@halving
 def code_usage(fitted: Fit, data: Any, site: str | None = None) -> CodeUsage:
     """How often the guide chooses each code of a quantised latent site, and the perplexity of these choices.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.batching.chunks import chunks
+from pyrovae.batching.memory import halving
 from pyrovae.criticism.importance import weight_blocks
 from pyrovae.errors import DataError, OptionError, PairError, ShapeError
 from pyrovae.fitted.fitted import Fit, as_count, in_order, seeded
@@ -76,6 +77,7 @@ def _as_means(means: Any) -> Tensor:
     return found
 
 
+@halving
 def kl_by_site(fitted: Fit, data: Any, num_samples: int = 10, seed: int | None = 0) -> dict[str, Tensor]:
     """The KL term of each latent site for each row, `E_q[log q(z | ...) - log p(z | ...)]`, in nats.
 
@@ -197,6 +199,7 @@ class KLParts:
         return self.total_correlation + self.dimension_wise
 
 
+@halving
 def kl_parts(
     fitted: Fit, data: Any, num_samples: int = 1, sites: str | Sequence[str] | None = None, seed: int | None = 0
 ) -> dict[str, KLParts]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.batching.chunks import chunks
+from pyrovae.batching.memory import halving
 from pyrovae.criticism.importance import Importance, effective_sample_size, importance, relative_error
 from pyrovae.criticism.left_out import NotPossible, may_lack_entries, without_each
 from pyrovae.criticism.population import ROUND_DRAWS
@@ -66,6 +67,7 @@ class Entries:
         return flat.topk(min(num, flat.shape[1]), dim=1, largest=False).indices
 
 
+@halving
 def entry_densities(
     fitted: Fit,
     data: Any,

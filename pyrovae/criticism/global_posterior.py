@@ -8,6 +8,7 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
+from pyrovae.batching.memory import halving
 from pyrovae.errors import OptionError, PairError
 from pyrovae.fitted.fitted import Fit, seeded
 from pyrovae.fitted.runs import global_sites
@@ -16,6 +17,7 @@ from pyrovae.predict.latent import draw_globals
 from pyrovae.predict.missing import with_placeholders
 
 
+@halving
 def global_posterior(
     fitted: Fit, num_samples: int = 100, *, site: str | Sequence[str] | None = None, seed: int | None = None
 ) -> dict[str, Tensor]:

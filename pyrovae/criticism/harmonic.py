@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyrovae._html import table
 from pyrovae.batching.checks import check_rows
+from pyrovae.batching.memory import halving
 from pyrovae.criticism.ais import annealer_of, check_options, of_mean, over_rows
 from pyrovae.criticism.annealing import ACCEPTANCE, GAIN, Path, Point, shared_sites
 from pyrovae.criticism.prior_as_guide import with_prior_as_guide
@@ -66,6 +67,7 @@ class Harmonic:
         return table(title, ("mean over rows", "value"), self.summary().items())
 
 
+@halving
 def harmonic(
     fitted: Fit,
     data: Any,

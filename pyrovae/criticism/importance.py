@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyrovae._html import table
 from pyrovae.batching.checks import check_rows
+from pyrovae.batching.memory import halving
 from pyrovae.criticism.proposals import check_proposal, usable
 from pyrovae.criticism.psis import k_hat_threshold, pareto_k
 from pyrovae.criticism.weighing import refined_blocks
@@ -104,6 +105,7 @@ class Importance:
         return table(title, ("mean over rows", "value"), self.summary().items())
 
 
+@halving
 def importance(
     fitted: Fit, data: Any, num_samples: int = 1000, *, proposal: str = "refined", seed: int | None = None
 ) -> Importance:
@@ -184,6 +186,7 @@ def silently(fitted: Fit, data: Any, num_samples: int, proposal: str, seed: int 
     return Importance(log_p, error, elbo, ess, k_hat, num_samples, used[-1])
 
 
+@halving
 def log_likelihood(
     fitted: Fit, data: Any, num_samples: int = 1000, *, proposal: str = "refined", seed: int | None = None
 ) -> Tensor:
@@ -303,7 +306,7 @@ def tell_undefined(values: Tensor, error: bool = False) -> None:
     warnings.warn(
         f"The density of {of} is undefined: densities of draws overflow there. Its estimate is NaN, and means are over the "
         f"other rows, {len(values) - len(undefined)} of {len(values)}. {cure}",
-        stacklevel=3,
+        stacklevel=4,
     )
 
 

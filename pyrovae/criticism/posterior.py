@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyrovae.batching.checks import check_rows
 from pyrovae.batching.chunks import chunks
+from pyrovae.batching.memory import halving
 from pyrovae.criticism.proposals import check_proposal
 from pyrovae.criticism.resampling import resampled
 from pyrovae.errors import OptionError
@@ -47,6 +48,7 @@ def posterior(
 ) -> dict[str, Tensor]: ...
 
 
+@halving
 def posterior(
     fitted: Fit,
     data: Any,
@@ -169,5 +171,5 @@ def _doubt(ess: Tensor, num_samples: int, proposal: str) -> None:
         warnings.warn(
             f"The posterior draws of {int(poor.sum())} of {len(ess)} rows are worth fewer than {enough:g} independent ones "
             f"({ess.min().item():.1f} in the worst row, by the effective sample size of their weights): {cure}.",
-            stacklevel=3,
+            stacklevel=4,
         )

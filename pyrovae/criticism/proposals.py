@@ -353,7 +353,7 @@ def check_proposal(proposal: str) -> None:
         raise OptionError(f"proposal must be one of {', '.join(map(repr, PROPOSALS))}, got {proposal!r}.")
 
 
-def usable(fitted: Fit, part: FittedGroup, proposal: str, sites: Collection[str] = (), stacklevel: int = 5) -> str:
+def usable(fitted: Fit, part: FittedGroup, proposal: str, sites: Collection[str] = (), stacklevel: int = 6) -> str:
     """The proposal, or "guide", with a warning, where no other is possible for rows with these arguments.
 
     Args:

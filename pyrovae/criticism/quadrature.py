@@ -14,6 +14,7 @@ from torch import Tensor
 from pyrovae._html import table
 from pyrovae.batching.checks import check_rows
 from pyrovae.batching.chunks import chunks
+from pyrovae.batching.memory import halving
 from pyrovae.criticism.annealing import coordinates_of, log_densities, shared_sites
 from pyrovae.criticism.coordinates import Coordinates, NotRefinable
 from pyrovae.criticism.prior_as_guide import with_prior_as_guide
@@ -60,6 +61,7 @@ class Quadrature:
         return table(title, ("over rows", "value"), self.summary().items())
 
 
+@halving
 def quadrature(fitted: Fit, data: Any, *, num_points: int = 129) -> Quadrature:
     """Integrate `log p(x) = log ∫ p(x, z) dz` of each row over a grid, in one or two dimensions, with a stated error.
 

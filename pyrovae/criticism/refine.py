@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyrovae._html import table
 from pyrovae.batching.checks import check_rows
+from pyrovae.batching.memory import halving
 from pyrovae.criticism.ais import log_mean, of_mean, over_rows
 from pyrovae.criticism.coordinates import NotRefinable
 from pyrovae.criticism.importance import tell_undefined
@@ -108,6 +109,7 @@ class Refinement:
         return table(title, ("mean over rows", "value"), self.summary().items())
 
 
+@halving
 def refine(fitted: Fit, data: Any, num_samples: int = 1000, *, seed: int | None = None) -> Refinement:
     """Improve q for each row by itself, and split what the guide loses into amortisation and approximation.
 

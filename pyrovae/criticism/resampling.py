@@ -59,7 +59,7 @@ def resampled(
     moves: int = 0,
     ess_below: float = math.inf,
     variants: Sequence[Fit] = (),
-    stacklevel: int = 6,
+    stacklevel: int = 7,
 ) -> Iterator[Drawn]:
     """Yield, block by block of rows that have the same arguments, joint draws of latent sites from their posterior.
 

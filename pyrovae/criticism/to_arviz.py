@@ -14,6 +14,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.batching.chunks import chunks
+from pyrovae.batching.memory import halving
 from pyrovae.criticism.draws import (
     Kind,
     Placed,
@@ -44,6 +45,7 @@ from pyrovae.pair.program import Pair
 LEAST_SPREAD = 1e-6
 
 
+@halving
 def to_arviz(
     fitted: Fit,
     data: Any,
@@ -150,7 +152,7 @@ def _warning_once() -> Iterator[None]:
     first = {(one.category, str(one.message)[:20]): one for one in reversed(caught)}
     for one in reversed(first.values()):
         if issubclass(one.category, UserWarning):
-            warnings.warn(one.message, one.category, stacklevel=4)  # past contextlib and to_arviz
+            warnings.warn(one.message, one.category, stacklevel=5)  # past contextlib, to_arviz and what halves its runs
         else:  # it has passed the filters
             warnings.showwarning(one.message, one.category, one.filename, one.lineno)
 

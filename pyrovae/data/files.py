@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyrovae._lazily import Lazily
-from pyrovae._near import near_names, near_paths
+from pyrovae._near import absent, near_names
 from pyrovae.data.arrays import map_array
 from pyrovae.errors import DataError, MissingPackageError, OptionError
 from pyrovae.pair.stored import Stored
@@ -139,8 +139,9 @@ def forget(array: Any) -> None:
 
 
 def _absent(path: Path) -> DataError:
-    near = near_paths(path, (".npy", *ENDINGS), folders=path.suffix.lower() not in (".npy", *ENDINGS))
-    return DataError(f"there is no file {path}{near}. Check the name and the folder.")
+    endings = (".npy", *ENDINGS)
+    near = absent(path, endings, folders=path.suffix.lower() not in endings)
+    return DataError(f"{near}. Check the name and the folder.")
 
 
 class _Table(Stored):
@@ -158,7 +159,7 @@ class _Table(Stored):
                 f"{path} must end in .npy, {', '.join(ENDINGS)}, or be a folder of such files. Tables of text (.csv) are read "
                 "as a whole by pyrovae.data.load."
             )
-        if not path.exists():
+        if not (path.is_file() or path.is_dir()):
             raise _absent(path)
         files = (
             [path]

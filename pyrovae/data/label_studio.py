@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pyrovae._near import near_paths
+from pyrovae._near import absent
 from pyrovae.errors import DataError
 
 CONTROL, NAME = "label", "pyrovae_row"  # of the choices in Label Studio, and of the row's name among a task's data
@@ -37,8 +37,7 @@ def read_export(path: str | Path) -> dict[str, str]:
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        near = near_paths(path, (".json", ".csv"))
-        raise DataError(f"there is no file {path}{near}. Give a table of labels, or an export of Label Studio.")
+        raise DataError(f"{absent(path, ('.json', '.csv'))}. Give a table of labels, or an export of Label Studio.")
     try:
         exported = json.loads(path.read_bytes().decode("utf-8-sig"))
     except (ValueError, RecursionError, OSError) as error:

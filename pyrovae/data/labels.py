@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pyrovae._near import near_names, near_paths
+from pyrovae._near import absent, near_names
 from pyrovae.errors import DataError, OptionError
 
 LABEL = "label"
@@ -65,8 +65,8 @@ def read_labels(path: str | Path) -> dict[str, str]:
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        near = near_paths(path, (".csv", ".tsv", ".txt", ".json"))
-        raise DataError(f"there is no file {path}{near}. Give a table of labels: a CSV file with the columns id,label.")
+        near = absent(path, (".csv", ".tsv", ".txt", ".json"))
+        raise DataError(f"{near}. Give a table of labels: a CSV file with the columns id,label.")
     try:
         rows = read_lines(path)
     except (OSError, UnicodeDecodeError, csv.Error) as error:

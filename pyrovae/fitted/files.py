@@ -35,8 +35,9 @@ def claim_folder(folder: str | Path, *, force: bool = False) -> Path:
         CheckpointError: The folder is not empty, unless `force` is set and it contains a run; or it cannot be created.
     """
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise CheckpointError(f"{folder} is a file, and a run needs a folder of its own: choose another.")
+    if not folder.is_dir() and (folder.exists() or folder.is_symlink()):
+        what = "a file" if folder.exists() else "a link that leads to no folder"
+        raise CheckpointError(f"{folder} is {what}, and a run needs a folder of its own: choose another.")
     if folder.is_dir() and any(folder.iterdir()):
         if _nothing_but_a_mark(folder):
             return folder

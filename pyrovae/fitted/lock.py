@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -67,6 +68,9 @@ def _take(folder: Path, what: str) -> int | None:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
         except OSError:  # it cannot be written to, of which the fit's first write tells more
             return None
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise CheckpointError(f"{path} is a pipe or a device, and no file: remove it.")
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -79,9 +83,12 @@ def _take(folder: Path, what: str) -> int | None:
                 f"Another {what} is at work in {folder}{f' (process {process})' if process.isdecimal() else ''}: wait until it "
                 "has ended, or choose another folder."
             ) from None
+        found, here = os.fstat(descriptor), None
         with suppress(OSError):
-            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+            here = os.stat(path)
+        if here is not None and os.path.samestat(found, here):
+            with suppress(OSError):  # on a full disk it is held without the number of the process
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, str(os.getpid()).encode())
-                return descriptor
+            return descriptor
         os.close(descriptor)  # its holder removed it between the two calls: there is none, or another, by now

@@ -34,7 +34,7 @@ def particles_at_once(fitted: Fit, batch: Batch, layout: Layout, num_particles: 
         with fork_rng():
             check_particles(fitted.pair, take_rows(batch, slice(0, 3)), layout)
     except PairError as error:
-        warnings.warn(f"Particles are run one at a time, which is slow. {error}", stacklevel=4)
+        warnings.warn(f"Particles are run one at a time, which is slow. {error}", stacklevel=5)
         return 1
     # where weights are global sites, each particle has weights of its own
     largest = max((math.prod(site.shape) for site in global_sites(layout)), default=1)

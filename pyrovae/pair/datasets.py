@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from torch.utils.data import (
     default_collate,
 )
 
-from pyrovae.errors import DataError
+from pyrovae.errors import DataError, shortened
 from pyrovae.pair.arrays import as_tensor, counts_nulls
 from pyrovae.pair.stored import Stored
 
@@ -35,6 +37,27 @@ OF_ARRAYS = (
     "todense",
     "collect",
 )
+
+
+@contextmanager
+def by_workers() -> Iterator[None]:
+    """Say of worker processes of a loader, whose rows are taken inside, why they could not begin, or that one has ended."""
+    try:
+        yield
+    except (RuntimeError, AttributeError, TypeError, pickle.PicklingError) as error:
+        said = shortened(error, 200)
+        if isinstance(error, RuntimeError) and "DataLoader worker" in said and ("exited" in said or "killed" in said):
+            raise DataError(
+                f"A process that loads rows has ended ({said}): the machine may have too little memory for num_workers of "
+                "them, or code of the data set ends the process, of which num_workers=0 says more. A fit with checkpoint= can "
+                "be resumed."
+            ) from error
+        if not isinstance(error, RuntimeError) and ("pickle" in said or "local object" in said):
+            raise DataError(
+                f"Processes that load rows cannot be started, since what they are to do cannot be sent to them ({said}): "
+                "define the data set, its transforms and collate_fn at the top level of a module, or set num_workers=0."
+            ) from error
+        raise
 
 
 def is_streamed(data: Any) -> bool:
@@ -92,7 +115,7 @@ class Items:
             raise DataError(
                 f"{type(self.dataset).__name__} has no length and no order to shuffle: rows are read from a map-style Dataset, "
                 "which has __len__ and __getitem__. One that only gives row after row is read in batches: pass "
-                "DataLoader(dataset, batch_size=128), with steps=... to the fit."
+                "DataLoader(dataset, batch_size=128), or, where it gives batches, batch_size=None, with steps=... to the fit."
             )
         self.collate: Any = collate if loader is None or loader.collate_fn is default_collate else loader.collate_fn
         self.kept: Sequence[int] = range(len(self.dataset)) if loader is None else _sampled(loader)

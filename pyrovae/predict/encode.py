@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.batching.chunks import chunks
+from pyrovae.batching.memory import halving
 from pyrovae.fitted.fitted import Fit, FittedGroup, as_count, in_order, seeded
 from pyrovae.fitted.runs import drawn_terms, global_draw, particles_at_once
 from pyrovae.objectives.terms import Terms
@@ -30,6 +31,7 @@ def encode(
 ) -> dict[str, Tensor]: ...
 
 
+@halving
 def encode(
     fitted: Fit, data: Any, *, site: Names = None, num_samples: int = 100, seed: int | None = 0
 ) -> Tensor | dict[str, Tensor]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.batching.chunks import chunks
+from pyrovae.batching.memory import halving
 from pyrovae.errors import PairError
 from pyrovae.fitted.fitted import Fit, FittedGroup, as_count, in_order, seeded
 from pyrovae.fitted.runs import drawn_terms, particles_at_once
@@ -27,6 +28,7 @@ def reconstruct(
 ) -> dict[str, Tensor]: ...
 
 
+@halving
 def reconstruct(
     fitted: Fit, data: Any, *, site: Names = None, num_samples: int = 10, seed: int | None = 0
 ) -> Tensor | dict[str, Tensor]:

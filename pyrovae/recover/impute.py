@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyrovae.batching.checks import check_rows
 from pyrovae.batching.chunks import chunks
+from pyrovae.batching.memory import halving
 from pyrovae.batching.transformed import in_evaluation
 from pyrovae.criticism.proposals import check_proposal
 from pyrovae.criticism.psis import pareto_k
@@ -35,6 +36,7 @@ FEWEST_CANDIDATES = 50  # of a draw that has candidates of its own
 PER_DRAW = 2  # rows with fewer candidates in effect than this a draw are moved
 
 
+@halving
 def impute(
     fitted: Fit,
     data: Any,
@@ -124,7 +126,7 @@ def impute(
     return Imputation(num_samples, found.ess, found.k_hat, imputed, given)
 
 
-def warn_of_few(ess: Tensor, num_samples: int, proposal: str, stacklevel: int = 3) -> None:
+def warn_of_few(ess: Tensor, num_samples: int, proposal: str, stacklevel: int = 4) -> None:
     """Warn of rows in which few candidates count, for S draws."""
     enough = min(num_samples, 100) / 2
     poor = ess < enough
@@ -301,7 +303,7 @@ class _Drawing:
             moves=moves,
             ess_below=PER_DRAW * (1 if variants else self.num_samples),
             variants=variants,
-            stacklevel=8,
+            stacklevel=9,
         ):
             numbers = part.rows[start : start + num_rows(block.rows)]
             start += len(numbers)

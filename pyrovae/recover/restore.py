@@ -14,6 +14,7 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyrovae.batching.memory import halving
 from pyrovae.criticism.proposals import check_proposal
 from pyrovae.criticism.psis import pareto_k
 from pyrovae.criticism.resampling import in_a_run, resampled
@@ -75,6 +76,7 @@ class Restoration:
         return f"Restoration({len(self.draws)} draws of {len(self.mean)} rows)"
 
 
+@halving
 def restore(
     fitted: Fit,
     seen: Any,
@@ -305,7 +307,7 @@ class _Problem:
             moves=moves,
             ess_below=PER_DRAW * (1 if shared else num_samples),
             variants=variants,
-            stacklevel=7,
+            stacklevel=8,
         ):
             k_hat = torch.stack([pareto_k(log_w) for log_w in block.log_w]).amax(0)
             found.append(

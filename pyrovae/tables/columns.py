@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pyrovae.errors import DataError
+from pyrovae.errors import DataError, shortened
 from pyrovae.tables.cells import STRANGE, as_days, as_numbers, as_text
 
 Array = NDArray[Any]
@@ -77,6 +77,8 @@ class Column:
             )
         if self.kind == "binary" and len(self.categories) != 2:
             raise DataError(f"Column {self.name!r}: binary needs two categories, got {list(self.categories)}.")
+        if self.decimals is not None and (isinstance(self.decimals, bool) or not isinstance(self.decimals, int)):
+            raise DataError(f"Column {self.name!r}: decimals is a whole number, got {self.decimals!r}.")
         bounds = [value for value in (self.low, self.high, self.offset) if value is not None]
         if not all(isinstance(v, int | float) and math.isfinite(v) for v in (self.step, *bounds)) or self.step < 0:
             raise DataError(f"Column {self.name!r}: step, offset, low and high are numbers, step of 0 or more.")
@@ -156,14 +158,16 @@ class Column:
             DataError: an entry is unknown or impossible.
         """
         known = {f.name for f in fields(cls)}
-        if unknown := sorted(set(saved) - known):
+        if unknown := sorted(shortened(repr(key), 60) for key in saved if key not in known):
             raise DataError(
-                f"Column {saved.get('name')!r}: {', '.join(map(repr, unknown))} is unknown; known: {', '.join(sorted(known))}."
+                f"Column {saved.get('name')!r}: {', '.join(unknown[:5])} is unknown; known: {', '.join(sorted(known))}."
             )
+        if "kind" not in saved:
+            raise DataError(f"Column {saved.get('name')!r} has no kind, such as `kind: real`. Say which.")
         try:
             made = cls(**{**saved, "categories": tuple(saved.get("categories") or ())})
-        except TypeError as error:
-            raise DataError(f"Column {saved.get('name')!r}: {error}.") from error
+        except (TypeError, OverflowError) as error:
+            raise DataError(f"Column {saved.get('name')!r}: {shortened(error)}.") from error
         return replace(made, name=str(made.name))
 
     def __str__(self) -> str:

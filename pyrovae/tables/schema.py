@@ -15,10 +15,11 @@ import yaml  # type: ignore[import-untyped]
 from torch import Tensor
 
 from pyrovae import families
-from pyrovae._near import near_names, near_paths
+from pyrovae._near import near_names
 from pyrovae.errors import DataError
 from pyrovae.tables.cells import STRANGE
 from pyrovae.tables.columns import Column
+from pyrovae.tables.plain_yaml import read_yaml
 
 
 @dataclass(frozen=True)
@@ -215,14 +216,7 @@ class Schema:
         Raises:
             DataError: it cannot be read, or an entry is impossible.
         """
-        if not Path(path).is_file():
-            raise DataError(
-                f"there is no file {path}{near_paths(path, ('.yaml', '.yml'))}. Check the name and the folder."
-            )
-        try:
-            saved = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise DataError(f"cannot read the columns in {path}: {' '.join(str(error).split())}.") from error
+        saved = read_yaml(Path(path), "the columns")
         if not isinstance(saved, Mapping) or not all(isinstance(entry, Mapping) for entry in saved.values()):
             raise DataError(f"{path} needs one entry for each column, such as `age: {{kind: count}}`.")
         return cls(tuple(Column.from_json({**entry, "name": str(name)}) for name, entry in saved.items()))

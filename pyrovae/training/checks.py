@@ -14,6 +14,7 @@ from torch import Tensor
 from pyrovae.batching.checks import check_rows
 from pyrovae.batching.chunks import TensorSizes, elements_per_row
 from pyrovae.batching.incoming import Incoming
+from pyrovae.batching.memory import halving
 from pyrovae.batching.stream import watched
 from pyrovae.batching.transforms import Transform
 from pyrovae.engine import ranks
@@ -80,7 +81,7 @@ def check(fitted: Fit, data: FitData, groups: Sequence[TrainingGroup], options: 
                 _check_fewer(fitted, layout, traces, first, cost)
             for batch, numbers in _all_rows(pair, data, groups, firsts):
                 few = transform_once(pair, take_rows(batch, slice(0, 2)), transform)
-                check_rows(pair, batch, fitted.chunk_size(few), transform=transform, numbers=numbers)
+                _check_all(fitted, batch, few, transform, numbers)
             check_gradients(pair, runs)
         warn_of_unused_codes(zip(runs, map(num_rows, seen), (one.num_rows for one in groups)))
         objective = as_loss(options.loss)
@@ -111,6 +112,12 @@ def check(fitted: Fit, data: FitData, groups: Sequence[TrainingGroup], options: 
         with undone([*named_tensors(pair, buffers=True).values()]):
             check_learns(objective, [run(pair, first)[1] for first in seen])
     return runs
+
+
+@halving
+def _check_all(fitted: Fit, batch: Batch, few: Batch, transform: Transform | None, numbers: Tensor) -> None:
+    """`check_rows`, of which `few` are some as the pair has them."""
+    check_rows(fitted.pair, batch, fitted.chunk_size(few), transform=transform, numbers=numbers)
 
 
 def start(pair: PairLike, data: FitData, groups: Sequence[TrainingGroup], options: FitOptions) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,18 +16,20 @@ from pyrovae.batching.transforms import Transform
 from pyrovae.engine import ranks
 from pyrovae.engine.memory import keep_freed_memory
 from pyrovae.engine.threads import computing_with
+from pyrovae.errors import PairError, short_of_memory, shortened
 from pyrovae.fitted.files import claim_folder
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.folder import write_fit
 from pyrovae.fitted.lock import locked
 from pyrovae.pair.layout import Layout
-from pyrovae.pair.parameters import default_dtype, fork_rng, param_scope, seed_torch
+from pyrovae.pair.parameters import default_dtype, fork_rng, param_scope, seed_torch, trainable
 from pyrovae.pair.program import PairLike
 from pyrovae.pair.turns import turn
 from pyrovae.training.bind import FitData, bind
 from pyrovae.training.checks import check, start
 from pyrovae.training.fit_options import Callback, FitOptions, OptimizerFactory, only_looks
-from pyrovae.training.groups import group
+from pyrovae.training.groups import TrainingGroup, group
+from pyrovae.training.memory import too_large
 from pyrovae.training.plan import Plan, plan
 from pyrovae.training.schedules import Schedule
 from pyrovae.training.together import begin_together, begun, check_options, goes_on, is_of_this_job
@@ -78,8 +81,9 @@ def fit(
     are found by running the pair: those of `nn.Module`, `PyroModule` and AutoGuides, and bare `pyro.param` statements, which
     get a param store of this fit's own. Modules stay in the mode, training or evaluation, that they are in. The weights
     are those of the modules, so that a second fit of the same modules takes them from the first, which then refuses to answer.
-    Fits and questions in several threads wait for each other. Several processes that torchrun has started take the steps
-    together, each with its share of the rows of every minibatch, and all end with the same weights (see "Operations").
+    Fits and questions in several threads wait for each other, and two fits of the same modules at once are refused.
+    Several processes that torchrun has started take the steps together, each with its share of the rows of every minibatch, and
+    all end with the same weights (see "Operations").
 
     An argument that may be None (`y=None`) may be unknown in some rows, which hold -1 (integers) or NaN there. Rows are then
     grouped by what is known of them: a step takes B_g of the N_g rows of each group g, runs the pair on them without what
@@ -177,6 +181,7 @@ def fit(
         OptionError: an argument has a value that cannot be; before the first step.
         CheckpointError: the run folder is in use, damaged, or holds another fit.
         RankError: of several processes that fit together, another was lost.
+        OutOfMemoryError: memory does not suffice for a step; the message names a `batch_size` that fits.
         NotFiniteError: the loss became NaN or infinite, see `on_nan`. The weights are those of the last good epoch.
         KeyboardInterrupt: Ctrl-C was pressed; the checkpoint has been written. A second Ctrl-C stops at once.
 
@@ -203,16 +208,48 @@ def fit(
     with turn():
         rows = bind(pair, data, options)
         groups = group(pair, rows, options)
-        with fork_rng(), param_scope(fitted.store), default_dtype(pair):
-            seed_torch(rows.seed)
-            rows.place()
-            runs = check(fitted, rows, groups, options)
-            start(pair, rows, groups, options)
-            chosen = plan(fitted, rows, groups, runs, options)
-            del runs  # they hold the activations of the first minibatch, which the fit itself has no use for
-            with computing_with(chosen.threads):
-                train(fitted, chosen, rows, options)
-    return fitted
+        try:
+            _fit(fitted, rows, groups, options)
+            return fitted
+        except Exception as error:
+            if not short_of_memory(error):
+                raise
+            said = shortened(error, 200)
+        raise too_large(pair, rows, groups, options, said)  # here, where what the fit held is free
+
+
+_under_way: dict[int, int] = {}  # the parameters that are fitted now, by identity, and in which thread
+
+
+@contextmanager
+def alone(parameters: Iterable[Tensor]) -> Iterator[None]:
+    """Fit parameters that no other thread is fitting; a fit lends its turn between epochs. PairError otherwise."""
+    here, wanted = threading.get_ident(), [id(parameter) for parameter in parameters]
+    if any(_under_way.get(one, here) != here for one in wanted):
+        raise PairError(
+            "Another thread is fitting the same modules, and each fit would go on with the other's weights: fit a copy in each "
+            "thread, copy.deepcopy(pair), or one after the other."
+        )
+    own = [one for one in wanted if one not in _under_way]  # of a fit that a callback starts, the outer one has them
+    _under_way.update(dict.fromkeys(own, here))
+    try:
+        yield
+    finally:
+        for one in own:
+            del _under_way[one]
+
+
+def _fit(fitted: Fit, rows: FitData, groups: list[TrainingGroup], options: FitOptions) -> None:
+    """Check, plan, train."""
+    with alone(trainable(fitted.pair).values()), fork_rng(), param_scope(fitted.store), default_dtype(fitted.pair):
+        seed_torch(rows.seed)
+        rows.place()
+        runs = check(fitted, rows, groups, options)
+        start(fitted.pair, rows, groups, options)
+        chosen = plan(fitted, rows, groups, runs, options)
+        del runs  # they hold the activations of the first minibatch, which the fit itself has no use for
+        with computing_with(chosen.threads):
+            train(fitted, chosen, rows, options)
 
 
 def train(fitted: Fit, chosen: Plan, rows: FitData, options: FitOptions) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyrovae.batching.chunks import chunks
 from pyrovae.batching.incoming import Incoming
+from pyrovae.batching.memory import halving
 from pyrovae.batching.stream import Resident, Stream
 from pyrovae.engine import ranks
 from pyrovae.engine.tracing import TracedFunction
@@ -120,7 +121,8 @@ class Monitor:
             return NOTHING
         try:
             with self.fitted.evaluation_mode(), fork_rng():
-                return self._measure()
+                # in smaller chunks from then on, where memory does not suffice for these
+                return halving(self._measure, again=self.groups.clear)()
         except PairError:
             if self.held_out is not None:
                 raise

@@ -22,12 +22,13 @@ LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("purelib", "platlib",
 MOST_REPEATED = 500  # steps that are taken again to find the one that failed
 
 
-def explain(program: Program, inputs: Batch, weights: Mapping[str, float]) -> str:
+def explain(program: Program, inputs: Batch, weights: Mapping[str, float], what: str = "") -> str:
     """What is not finite first in one step, run eagerly: parameters, sites, operations or gradients; "" if nothing is.
 
     Args:
         program: the step.
         inputs, weights: of the step that failed, as the engine takes them.
+        what: what was not finite, as the error says it.
     """
     broken = [name for name, leaf in program.parameters.items() if not _finite(leaf)]
     if broken:
@@ -45,6 +46,8 @@ def explain(program: Program, inputs: Batch, weights: Mapping[str, float]) -> st
     names = [name for name, grad in zip(trained, grads) if grad is not None and not _finite(grad)]
     if names:
         return f"the loss is finite, and the gradient of {_listed(names, 'parameter')} is not"
+    if what.startswith("the loss"):  # and none of the parameters that it was computed with is broken
+        return "taken again, the step is finite: the pair changes by something else than its weights and torch's random numbers"
     return "loss and gradient of that step are finite: it was too large"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae._files import real
 from pyrovae._launch import job
 from pyrovae.engine import ranks
 from pyrovae.errors import CheckpointError, DataError, OptionError, RankError
@@ -29,7 +30,7 @@ _begun: set[Path] = set()  # the run folders into which this process has written
 
 def begun(folder: Path) -> None:
     """Remember that this process writes into a run folder."""
-    _begun.add(folder.resolve())
+    _begun.add(real(folder))
 
 
 def goes_on(folder: Path) -> bool:
@@ -39,7 +40,7 @@ def goes_on(folder: Path) -> bool:
 
 def is_of_this_job(folder: Path) -> bool:
     """Whether this job has begun the run in a folder, or was stopped before it could, asked by one process alone."""
-    if job() is None or folder.resolve() in _begun:
+    if job() is None or real(folder) in _begun:
         return False
     try:
         run = read_run(folder)

@@ -267,7 +267,7 @@ class Trainer:
         if self.on_nan == "rollback" and self.rollbacks < MOST_ROLLBACKS:
             self._go_back(epoch, step, what)
             return
-        why = "" if "validation" in what else self._explain(step)
+        why = "" if "validation" in what else self._explain(step, what)
         self.restore(*self.last_good)
         self.fitted.stopped = f"in epoch {epoch}, step {step}, {what} not finite"
         good = len(self.fitted.history)
@@ -285,11 +285,11 @@ class Trainer:
             + ("." if self.on_nan == "rollback" else "; on_nan='rollback' does the first by itself.")
         )
 
-    def _explain(self, step: int) -> str:
+    def _explain(self, step: int, what: str) -> str:
         """Where it came from, on the first rank that finds out; "" if that would take too long."""
-        return next((why for why in ranks.everywhere(self._explain_here(step)) if why), "")
+        return next((why for why in ranks.everywhere(self._explain_here(step, what)) if why), "")
 
-    def _explain_here(self, step: int) -> str:
+    def _explain_here(self, step: int, what: str) -> str:
         """Where it came from, found by taking the steps from the last good epoch again."""
         if step - self.step > MOST_REPEATED or not self.source.repeats:
             return ""
@@ -300,7 +300,7 @@ class Trainer:
                     if not (self.in_epoch and len(self.batches)):
                         self._begin_epoch(True)
                     if self.step >= step - 1:
-                        return explain(self.program, self._deal(), self._weights())
+                        return explain(self.program, self._deal(), self._weights(), what)
                     self._step()
         except Exception:  # of a pair that fails in another way, and must not hide how it failed first
             return ""

@@ -7,6 +7,7 @@ elsewhere an empty one stands for each. log p(x) of training rows and means of c
 
 import functools
 import importlib
+import inspect
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -63,7 +64,8 @@ def few_draws() -> Iterator[None]:
     """A tenth of those that users have."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(importlib.import_module("pyrovae.app.scores"), "TRAINING_DRAWS", 10)
-        patch.setitem(importlib.import_module("pyrovae.predict.encode").encode.__kwdefaults__, "num_samples", 10)
+        encode = inspect.unwrap(importlib.import_module("pyrovae.predict.encode").encode)
+        patch.setitem(encode.__kwdefaults__, "num_samples", 10)
         yield
 
 

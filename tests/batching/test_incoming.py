@@ -1,10 +1,14 @@
 """Rows that come batch by batch: the fit of the same rows in memory, whatever the batches in which they come."""
 
+import gc
 import itertools
+import re
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -330,3 +334,33 @@ def test_questions_take_no_batches() -> None:
     fitted = pv.fit(small(), X, epochs=1, **HOW)
     with pytest.raises(pv.DataError, match="batch by batch are for pv.fit"):
         pv.encode(fitted, iter([X]))
+
+
+def test_shards_of_webdataset_as_the_guide_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are taken, all rows of a pass once, and a fit that goes on sees the batches of one that was not stopped."""
+    pytest.importorskip("webdataset")
+    monkeypatch.chdir(tmp_path)
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "streams.md").read_text()
+    (block,) = re.findall(r"^```py\n(.*?)^```", guide, re.DOTALL | re.MULTILINE)
+
+    def build() -> pv.VAE:
+        torch.manual_seed(0)
+        return pv.VAE(
+            pv.priors.StandardNormal(2), pv.mlp(2, fam.Normal(4), hidden=(4,)), pv.mlp(4, fam.Normal(2), hidden=(4,))
+        )
+
+    space: dict[str, Any] = {"pv": pv, "np": np, "build": build}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # a pass that does not end leaves WebDataset's file open
+        exec(compile(block, "streams.md", "exec"), space)
+        assert space["fitted"].settings["batch_size"] == 64
+        rows = np.concatenate([batch["x"] for batch in space["shards"]()])
+        assert rows.shape == (300, 4) and len(np.unique(rows[:, 0])) == 300
+        how: dict[str, Any] = {"seed": 0, "engine": "eager", "progress": False}
+        whole = pv.fit(build(), space["shards"], steps=12, **how)
+        pv.fit(build(), space["shards"], steps=7, checkpoint="run", **how)
+        again = pv.fit(build(), space["shards"], steps=12, checkpoint="run", resume=True, **how)
+        weights = [torch.cat([p.detach().flatten() for p in fit.pair.parameters()]) for fit in (whole, again)]
+        assert torch.equal(*weights)
+        del space
+        gc.collect()

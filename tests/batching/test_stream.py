@@ -1,5 +1,7 @@
 """Data that stay where they are: a Dataset or DataLoader is streamed through the same engine, to the same result."""
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from torch.utils.data import (
     SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
+    get_worker_info,
 )
 
 import pyrovae as pv
@@ -249,3 +252,43 @@ def test_nothing_is_drawn_from_the_callers_state() -> None:
     before = torch.get_rng_state()
     pv.fit(pair, data, **OPTIONS)
     assert torch.equal(before, torch.get_rng_state())
+
+
+class Ending(Lazy):
+    """A row that ends the process that loads it, unless that is the one of the fit."""
+
+    def __getitem__(self, i: int) -> Any:
+        if i == 7 and get_worker_info() is not None:
+            os._exit(1) if self.form == "exits" else os.kill(os.getpid(), signal.SIGKILL)
+        return self.x[i]
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("how", ["exits", "is killed"])
+def test_a_worker_that_ends_is_one_error(how: str) -> None:
+    loader = DataLoader(Ending(rows(), how), num_workers=1, multiprocessing_context="fork")
+    with pytest.raises(pv.DataError, match=r"A process that loads rows has ended.*num_workers=0 says more"):
+        pv.fit(vae(), loader, **OPTIONS)
+
+
+class Endless(IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        yield rows()
+        os._exit(1)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_a_worker_that_ends_between_batches_is_one_error() -> None:
+    loader = DataLoader(Endless(), batch_size=None, num_workers=1, multiprocessing_context="fork")
+    with pytest.raises(pv.DataError, match=r"A process that loads rows has ended"):
+        pv.fit(vae(), loader, steps=20, **{name: value for name, value in OPTIONS.items() if name != "epochs"})
+
+
+@pytest.mark.filterwarnings("ignore:Got pickle error")
+def test_what_cannot_be_sent_to_workers_is_one_error() -> None:
+    class Local(Lazy):
+        pass
+
+    loader = DataLoader(Local(rows()), num_workers=1, multiprocessing_context="spawn")
+    with pytest.raises(pv.DataError, match=r"cannot be sent to them.*top level of a module"):
+        pv.fit(vae(), loader, **OPTIONS)

@@ -1,6 +1,7 @@
 """Files that are damaged or made to do harm give rows or one clear error. `benchmarks/fuzz.py` does this at length."""
 
 import io
+import os
 import struct
 import unicodedata
 import zipfile
@@ -23,6 +24,7 @@ from pyrovae.data.arrays import map_array, read_arrays
 from pyrovae.data.cells import is_number
 from pyrovae.data.files import open as open_rows
 from pyrovae.data.images import load_folder
+from pyrovae.data.label_studio import read_export
 from pyrovae.data.labels import match_labels, read_labels
 from pyrovae.data.load import read
 from pyrovae.tables.cells import as_numbers, continental
@@ -319,3 +321,37 @@ def test_texts_of_parquet_that_are_no_utf_8_are_refused(tmp_path: Path, reads: C
     path.write_bytes(path.read_bytes().replace(b"secnd", b"sec\xff1"))
     with pytest.raises(pv.DataError, match=r"rows.parquet is (not a table|damaged) \("):
         reads(str(path))
+
+
+NO_FILES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "folder": (lambda path: path.mkdir(), "is a folder, and no file"),
+    "pipe": (os.mkfifo, "is a pipe, a socket or a device, and no file"),
+    "device": (lambda path: path.symlink_to("/dev/zero"), "is a pipe, a socket or a device, and no file"),
+    "link to nothing": (lambda path: path.symlink_to("nowhere"), "is a link that leads to no file"),
+    "link to itself": (lambda path: path.symlink_to(path), "is a link that leads to no file"),
+    "nothing": (lambda path: None, r"there is no file .* \(did you mean near"),
+}
+OPENERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
+    "table": ("csv", lambda path: read(str(path))),
+    "arrays": ("npz", lambda path: read(str(path))),
+    "array": ("npy", open_rows),
+    "rows of Parquet": ("parquet", open_rows),
+    "blocks": ("csv", lambda path: Table(path, 10)),
+    "labels": ("csv", read_labels),
+    "export": ("json", read_export),
+}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are of Unix")
+@pytest.mark.parametrize("opener", OPENERS.values(), ids=OPENERS.keys())
+@pytest.mark.parametrize("kind", NO_FILES.values(), ids=NO_FILES.keys())
+def test_what_is_no_file_is_not_opened(
+    kind: tuple[Callable[[Path], None], str], opener: tuple[str, Callable[[Path], Any]], tmp_path: Path
+) -> None:
+    (make, said), (ending, reads) = kind, opener
+    (tmp_path / f"near.{ending}").touch()
+    make(tmp_path / f"nears.{ending}")
+    if reads is open_rows and ending == "parquet" and said.startswith("is a folder"):
+        said = "there is no file that ends in"  # a folder of such files would be read
+    with pytest.raises(pv.DataError, match=said):
+        reads(tmp_path / f"nears.{ending}")

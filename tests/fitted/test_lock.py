@@ -1,5 +1,6 @@
 """One fit at a time in a run folder, and a run that is removed while its fit goes on."""
 
+import errno
 import multiprocessing
 import os
 import shutil
@@ -12,7 +13,8 @@ import torch
 from support.programs import binary, vae
 
 import pyrovae as pv
-from pyrovae.fitted import files
+from pyrovae._files import real
+from pyrovae.fitted import files, lock
 from pyrovae.fitted import folder as folders
 from pyrovae.fitted.lock import LOCK, locked
 
@@ -147,3 +149,33 @@ def test_a_state_that_cannot_be_written_on_the_way_costs_no_fit(
             callbacks=[lambda fitted: fails.append(1) or len(fitted.history) > 1],
         )
     assert len(pv.load(tmp_path / "run").history) == 2
+
+
+def test_what_stands_in_the_place_of_a_lock_does_not_hold_a_fit_up(tmp_path: Path) -> None:
+    fit_in(tmp_path / "run")
+    os.mkfifo(tmp_path / "run" / LOCK)
+    with pytest.raises(pv.CheckpointError, match=r"\.lock is a pipe or a device, and no file: remove it"):
+        fit_in(tmp_path / "run", resume=True, epochs=4)
+    (tmp_path / "run" / LOCK).unlink()
+    assert len(fit_in(tmp_path / "run", resume=True, epochs=4).history) == 4
+
+
+def test_a_lock_is_held_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        descriptor = lock._take(tmp_path, "fit")
+    assert descriptor is not None
+    with pytest.raises(pv.CheckpointError, match=r"Another fit is at work in \S+: wait"):
+        lock._take(tmp_path, "fit")
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize("to", ["run", "nowhere"])
+def test_a_link_that_leads_to_no_folder_is_refused(to: str, tmp_path: Path) -> None:
+    (tmp_path / "run").symlink_to(tmp_path / to)
+    with pytest.raises(pv.CheckpointError, match="is a link that leads to no folder"):
+        fit_in(tmp_path / "run")
+    assert real(tmp_path / "run").name == to

@@ -158,3 +158,33 @@ def test_a_lent_turn_ends_when_its_borrowers_have_finished() -> None:
         order.append("mine again")
     thread.join(WAIT)
     assert order == ["mine", "borrowed", "returned", "mine again"]
+
+
+def test_two_fits_of_the_same_modules_at_once_are_refused() -> None:
+    x, pair = binary(), seeded(vae, 0)
+    whole = pv.fit(seeded(vae, 0), x, seed=0, **OPTIONS)
+    said: list[str] = []
+
+    def other() -> None:
+        try:
+            pv.fit(pair, x, seed=1, **OPTIONS)
+        except pv.PairError as error:
+            said.append(str(error))
+
+    def beside(fitted: pv.Fit) -> None:  # a fit lends its turn to other threads here
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join(WAIT)
+
+    fitted = pv.fit(pair, x, seed=0, callbacks=[beside], **OPTIONS)
+    assert len(said) == 2 and all("Another thread is fitting the same modules" in one for one in said)
+    assert [row["elbo"] for row in fitted.history] == [row["elbo"] for row in whole.history]
+    other()  # once the first is at its end, the second may begin
+    assert len(said) == 2
+
+
+def test_a_callback_may_fit_the_same_modules() -> None:
+    x, pair = binary(), seeded(vae, 0)
+    inner = pv.fit(pair, x, seed=0, callbacks=[lambda fitted: bool(pv.fit(pair, x, seed=1, **OPTIONS))], **OPTIONS)
+    assert inner.stopped == "a callback stopped it"
+    assert pv.fit(pair, x, seed=0, **OPTIONS).history

@@ -1,5 +1,7 @@
 """What a column is found to be, from its cells and its name, and the way from a table to rows and back."""
 
+import itertools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -171,10 +173,54 @@ def test_a_schema_is_written_read_and_edited(tmp_path: Path) -> None:
         "[1, 2]": "one entry for each column",
         "age: {kind": "cannot read the columns",
         "age: {kind: none}": "at least one column",
+        "age: {why: x}": "'age' has no kind",
+        "age: {kind: real, 1: 2, x: 3}": "'x', 1 is unknown",
+        "age: {kind: real, decimals: many}": "decimals is a whole number",
+        "age: {kind: categorical, categories: [[1], [2]]}": "unhashable",
+        "age: 0000-00-00": "cannot read the columns",
+        "age: !!python/object/apply:os.getcwd []": "cannot read the columns",
     }.items():
         (tmp_path / "wrong.yaml").write_text(wrong)
         with pytest.raises(DataError, match=words):
             Schema.read(tmp_path / "wrong.yaml")
+
+
+def nested(line: Callable[[str, str], str]) -> str:
+    """Ten lines, each of which names that before it nine times: 9^10 values."""
+    names = "abcdefghijk"
+    return "a: &a {kind: real}\n" + "".join(line(name, before) + "\n" for before, name in itertools.pairwise(names))
+
+
+ENDLESS: dict[str, tuple[str, str]] = {
+    "aliases": (nested(lambda name, before: f"{name}: &{name} {{kind: [{', '.join([f'*{before}'] * 9)}]}}"), "aliases"),
+    "merges": (nested(lambda name, before: f"{name}: &{name} {{<<: [{', '.join([f'*{before}'] * 9)}]}}"), "aliases"),
+    "itself": ("&a {a: *a}", "aliases"),
+    "digits": ("age: {kind: real, low: " + "9" * 5000 + "}", "4300 digits"),
+    "hexadecimal digits": ("age: {kind: real, low: 0x" + "f" * 10**5 + "}", "400000 bits"),
+    "brackets": ("[" * 5000, "cannot read the columns"),
+    "bytes": ("# " + "x" * 2**24, "more than 16 MiB"),
+}
+
+
+@pytest.mark.parametrize("case", ENDLESS.values(), ids=ENDLESS.keys())
+def test_columns_that_would_not_end_are_refused(case: tuple[str, str], tmp_path: Path) -> None:
+    (tmp_path / "columns.yaml").write_text(case[0])
+    with pytest.raises(DataError, match=case[1]):
+        Schema.read(tmp_path / "columns.yaml")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are of Unix")
+def test_columns_are_read_from_files_alone(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")  # to open it would wait for ever
+    (tmp_path / "device").symlink_to("/dev/zero")  # and this has no end
+    for name, said in {
+        "pipe": "is a pipe",
+        "device": "is a pipe",
+        "": "is a folder",
+        "none": "there is no file",
+    }.items():
+        with pytest.raises(DataError, match=said):
+            Schema.read(tmp_path / name)
 
 
 @pytest.mark.parametrize(

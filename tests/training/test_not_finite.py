@@ -234,3 +234,9 @@ def test_a_fit_goes_back_five_times_and_no_more() -> None:
 def test_what_becomes_of_nan_is_named() -> None:
     with pytest.raises(pv.OptionError, match="on_nan must be one of stop, skip, rollback, got 'ignore'"):
         pv.fit(vae(), binary(), on_nan="ignore", **OPTIONS)
+
+
+def test_a_loss_that_is_finite_when_it_is_taken_again_is_no_step_that_was_too_large() -> None:
+    broken = Breaking((runs_before_the_first_step() + 6,))  # that run only, and not the one that explains it
+    with pytest.raises(pv.NotFiniteError, match="the loss is not finite .taken again, the step is finite"):
+        pv.fit(broken, ROWS, **OPTIONS, engine="eager")

@@ -15,7 +15,7 @@ from pyrovae._lazily import Lazily
 from pyrovae._version import __version__
 from pyrovae.app.cli import parameters as take
 from pyrovae.app.cli import tables
-from pyrovae.errors import OptionError, PyrovaeError, shortened
+from pyrovae.errors import OptionError, PyrovaeError, short_of_memory, shortened
 
 if TYPE_CHECKING:
     from pyrovae.app import run as runs
@@ -34,7 +34,6 @@ app = typer.Typer(
 )
 HERE = Path(__file__).parents[2]
 formatted = warnings.formatwarning
-NO_MEMORY = ("can't allocate memory", "out of memory")  # as torch says it
 UNTIL_ENDED = 5.0  # seconds within which a launcher has ended the others of its processes after one that failed
 
 
@@ -74,7 +73,7 @@ def main() -> None:
     except OSError as error:
         _fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
     except (MemoryError, RuntimeError) as error:
-        if not (isinstance(error, MemoryError) or any(said in str(error) for said in NO_MEMORY)):
+        if not short_of_memory(error):
             raise
         _fail(f"not enough memory ({shortened(error, 200)}): choose smaller sizes, or fewer rows or draws.")
     finally:

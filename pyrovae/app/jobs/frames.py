@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from pyrovae._lazily import Lazily
-from pyrovae._near import near_paths
+from pyrovae._near import absent
 from pyrovae._sources import ARROW
 from pyrovae.data.arrays import map_array
 from pyrovae.data.cells import Form, find_form
@@ -69,8 +69,7 @@ class Table:
                 f"{source} must end in {', '.join(BY_BLOCKS)}, which are read block by block, or in {', '.join(SHEETS)}."
             )
         if not self.path.is_file():
-            near = near_paths(source, (*BY_BLOCKS, *SHEETS))
-            raise DataError(f"there is no file {source}{near}. Check the name and the folder.")
+            raise DataError(f"{absent(source, (*BY_BLOCKS, *SHEETS))}. Check the name and the folder.")
         self.form = Form(",", ".", (), (), True, self.suffix != ".npy", ())
         if self.suffix in TEXTS:
             with reading(self.path):

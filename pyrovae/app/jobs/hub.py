@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pyrovae._files import RUN, temporary_folder
+from pyrovae._files import RUN, real, temporary_folder
 from pyrovae._lazily import Lazily
 from pyrovae._sources import NAMES
 from pyrovae.app.jobs.card import is_short, model_card
@@ -212,7 +212,7 @@ def pull(repo: str, folder: Path, *, revision: str | None = None, say: Callable[
         contents = {name: content_of(source, name, run) for name in FILES if (source / name).is_file()}
     except CheckpointError as error:
         raise CheckpointError(f"{repo} on the Hub holds no whole run: {error}") from error
-    folder = folder.resolve()  # also where a link leads to, or `.`
+    folder = real(folder)  # also where a link leads to, or `.`
     folder.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(dir=folder.parent, prefix=f".{folder.name}.") as place:
         made = place / "run"

@@ -1,0 +1,53 @@
+"""YAML from anybody: plain values of bounded size, and one error for everything else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from pyrovae._near import absent
+from pyrovae.errors import DataError, shortened
+
+MOST_BYTES = 16 * 2**20  # 50,000 columns take 5 MiB
+MOST_BITS = 1_000  # of a whole number: longer ones are no floating numbers, and Python may not print them
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """The safe loader, without endless numbers, and without aliases, by which a few lines can fill any memory."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not read: write the values out")
+        return super().compose_node(parent, index)
+
+    def construct_yaml_int(self, node: Any) -> int:
+        value: int = super().construct_yaml_int(node)
+        if value.bit_length() > MOST_BITS:
+            raise ValueError(f"a whole number has {value.bit_length()} bits")
+        return value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
+
+def read_yaml(path: Path, what: str) -> Any:
+    """The content of a YAML file, in UTF-8.
+
+    Args:
+        path: The file.
+        what: What it says, as an error calls it.
+
+    Raises:
+        DataError: It is no file, too large, or not such YAML.
+    """
+    if not path.is_file():
+        raise DataError(f"{absent(path, ('.yaml', '.yml'))}: it is to say {what}.")
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise ValueError(f"it has more than {MOST_BYTES // 2**20} MiB")
+        return yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
+    # of damaged numbers, dates and tags it raises whatever Python does
+    except (OSError, yaml.YAMLError, ValueError, TypeError, OverflowError, AttributeError, RecursionError) as error:
+        raise DataError(f"cannot read {what} in {path}: {shortened(error)}.") from error
