@@ -44,7 +44,9 @@ def shortened(text: object, most: int = 300) -> str:
 
 def short_of_memory(error: BaseException | None) -> bool:
     """Whether memory did not suffice: what an error says, or one that led to it."""
-    while error is not None:
+    seen: set[int] = set()  # an error may lead back to itself
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         foreign = isinstance(error, RuntimeError) and not isinstance(error, PyrovaeError)
         of_torch = foreign and any(said in str(error) for said in NO_MEMORY)
         if isinstance(error, MemoryError) or of_torch:

@@ -126,6 +126,9 @@ def test_an_error_that_memory_led_to_counts() -> None:
     except pv.DataError as error:
         assert short_of_memory(error)
     assert not short_of_memory(pv.DataError("out of memory"))  # the words of a column, say
+    one, two = ValueError("one"), KeyError("two")
+    one.__context__, two.__cause__ = two, one  # as where an error is raised again from one that it has led to
+    assert not short_of_memory(one)
 
 
 @pytest.mark.filterwarnings("ignore:Memory does not suffice")
