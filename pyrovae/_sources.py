@@ -32,7 +32,7 @@ def check_source(source: str, also: tuple[str, ...] = (), *, folders: bool = Fal
         raise DataError(
             f"there is no folder {source}{near_paths(source, (), folders=True)}. Check the name, and where you are."
         )
-    if path.is_dir():
+    if path.is_dir() and path.suffix.lower() not in endings:
         raise OptionError(
             f"{source} is a folder, and rows are read from a file that ends in {', '.join(endings)}. "
             "A folder of images is for `pyrovae label`."
