@@ -100,7 +100,7 @@ def _compile_in_place(program: TracedProgram, tensors: Sequence[Tensor]) -> None
     """Run a program compiled from now on, if that can be done and gives the same results."""
     arguments = [*tensors, *program.captured]
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), undone([]), warnings.catch_warnings():  # compiling draws, too
             warnings.filterwarnings("ignore", "TensorFloat32", UserWarning)  # float32 is what was asked for
             made = compiled(lambda *flat: list(program.module(*flat)), arguments)
             with undone([]):
