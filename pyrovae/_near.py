@@ -1,14 +1,20 @@
-"""What a person who mistyped a name may have meant: the end of an error message."""
+"""Names and paths as people type them: where they lead, and what was meant by one that leads nowhere."""
 
 from __future__ import annotations
 
 import difflib
 import itertools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 MOST_BESIDE = 10_000  # files of a folder that are looked at
 ALIKE = 0.6  # two names, from 0 to 1, of which one is suggested for the other
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with ~ as a folder; as it is where there is no such user, who would be an error of `Path.expanduser`."""
+    return Path(os.path.expanduser(path))
 
 
 def near_names(word: str, words: Sequence[str]) -> str:
@@ -36,7 +42,7 @@ def absent(path: str | Path, endings: Sequence[str] | None = None, *, folders: b
         endings: as for `similar_paths`.
         folders: as for `similar_paths`.
     """
-    there = Path(path).expanduser()
+    there = expanded(path)
     if there.is_dir():
         return f"{path} is a folder, and no file"
     if there.exists():
@@ -68,9 +74,9 @@ def similar_paths(path: str | Path, endings: Sequence[str] | None = None, *, fol
     """
     typed = Path(path)
     try:
-        missing = next((one for one in (typed, *typed.parents) if one.name and one.parent.expanduser().is_dir()), None)
-        beside = [] if missing is None else list(itertools.islice(missing.parent.expanduser().iterdir(), MOST_BESIDE))
-    except (OSError, RuntimeError):  # a name that is too long, a folder that may not be read, no home
+        missing = next((one for one in (typed, *typed.parents) if one.name and expanded(one.parent).is_dir()), None)
+        beside = [] if missing is None else list(itertools.islice(expanded(missing.parent).iterdir(), MOST_BESIDE))
+    except OSError:  # a name that is too long, a folder that may not be read
         return []
     if missing is None:
         return []
@@ -83,7 +89,7 @@ def similar_paths(path: str | Path, endings: Sequence[str] | None = None, *, fol
     if missing == typed and typed.is_absolute():
         return [one.name for one in best]
     rest = typed.relative_to(missing)
-    return [str(one / rest if (one / rest).expanduser().exists() else one) for one in best]
+    return [str(one / rest if expanded(one / rest).exists() else one) for one in best]
 
 
 def _would_do(found: Path, endings: Sequence[str] | None, folders: bool) -> bool:

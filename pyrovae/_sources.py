@@ -5,9 +5,7 @@ They stand here, since to import anything from `pyrovae.data` takes torch, for w
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from pyrovae._near import absent, did_you_mean, near_paths, similar_names, similar_paths
+from pyrovae._near import absent, did_you_mean, expanded, near_paths, similar_names, similar_paths
 from pyrovae.errors import DataError, OptionError
 
 NAMES = ("digits", "sprites", "mnist", "fashion-mnist")
@@ -25,7 +23,7 @@ def check_source(source: str, also: tuple[str, ...] = (), *, folders: bool = Fal
     """
     if source in NAMES:
         return
-    path, endings = Path(source).expanduser().absolute(), (*SUFFIXES, *also)
+    path, endings = expanded(source).absolute(), (*SUFFIXES, *also)
     if folders and path.is_dir():
         return
     if folders and source.endswith(("/", "\\")):

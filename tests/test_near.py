@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from pyrovae._near import near_names, near_paths
+import pyrovae as pv
+from pyrovae._near import expanded, near_names, near_paths
+from pyrovae._sources import check_source
+from pyrovae.data.labels import read_labels
 
 TYPED = {  # and what else it is called with -> what is suggested
     "photo": (("fotos", ()), {"folders": True}, ["photos"]),
@@ -50,3 +53,11 @@ def test_of_an_absolute_path_the_name_is_enough(tmp_path: Path) -> None:
 def test_three_names_at_most_are_suggested() -> None:
     assert near_names("thim", ["thin", "this", "thing", "them", "seven"]).count(" or ") == 2
     assert near_names("thim", ["seven"]) == ""
+
+
+def test_a_home_that_is_not_there_is_no_traceback(tmp_path: Path) -> None:
+    assert expanded("~nobody-of-this-name/x.csv") == Path("~nobody-of-this-name/x.csv")
+    assert expanded("~/x.csv") == Path.home() / "x.csv"
+    for ask in (check_source, pv.data.load, read_labels):
+        with pytest.raises(pv.DataError, match="there is no file ~nobody-of-this-name/x.csv"):
+            ask("~nobody-of-this-name/x.csv")

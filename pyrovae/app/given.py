@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from pyrovae._near import expanded
 from pyrovae._sources import check_source
 from pyrovae.app.catalogue import CONDITION
 from pyrovae.data.frames import read_frame
@@ -55,7 +55,7 @@ class Given:
     def rows(self, given: str, num: int) -> Tensor:
         """The rows that --given asks for: those of a table in a file."""
         check_source(given)
-        return self.schema.encode(read_frame(Path(given).expanduser(), header=True)[0])
+        return self.schema.encode(read_frame(expanded(given), header=True)[0])
 
     def table(self, rows: Tensor) -> pd.DataFrame:
         return self.schema.decode(rows)

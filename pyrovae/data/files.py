@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyrovae._lazily import Lazily
-from pyrovae._near import absent, near_names
+from pyrovae._near import absent, expanded, near_names
 from pyrovae.data.arrays import map_array
 from pyrovae.errors import DataError, MissingPackageError, OptionError
 from pyrovae.pair.stored import Stored
@@ -73,7 +73,7 @@ def open(
         raise OptionError(f"buffer must be a whole number of rows, at least 1, got {buffer!r}.")
     opened: Stored
     if isinstance(source, (str, Path)):
-        path = Path(source).expanduser()
+        path = expanded(source)
         if path.suffix.lower() != ".npy":
             opened = _Table(path, columns)
         elif path.is_file():

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from pyrovae._near import near_paths
+from pyrovae._near import expanded, near_paths
 from pyrovae.data.dataset import Dataset
 from pyrovae.errors import DataError, OptionError, PyrovaeError, shortened
 
@@ -60,7 +60,7 @@ def load_folder(folder: str | Path, *, size: int | None = None) -> Dataset:
         >>> photos.x.shape, photos.image_shape, photos.ids
         (torch.Size([2, 768]), (3, 16, 16), ('a.png', 'b.png'))
     """
-    root = Path(folder).expanduser().absolute()
+    root = expanded(folder).absolute()
     if size is not None and not SIZES[0] <= size <= SIZES[1]:
         raise OptionError(f"--size is the side of the images in pixels, from {SIZES[0]} to {SIZES[1]}, got {size}.")
     if not root.is_dir():
@@ -125,7 +125,7 @@ def thumbnail(folder: str | Path, name: str, most: int) -> bytes:
         >>> thumbnail("shots", "a.png", 20)[:4]
         b'\\x89PNG'
     """
-    root = Path(folder).expanduser().absolute()
+    root = expanded(folder).absolute()
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise DataError(f"{name} is not in the folder {root}.")
     pixels = _pixels(root / name, None)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pyrovae._near import absent
+from pyrovae._near import absent, expanded
 from pyrovae.errors import DataError
 
 CONTROL, NAME = "label", "pyrovae_row"  # of the choices in Label Studio, and of the row's name among a task's data
@@ -35,7 +35,7 @@ def read_export(path: str | Path) -> dict[str, str]:
         >>> read_export("export.json")
         {'a.png': 'cat'}
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if not path.is_file():
         raise DataError(f"{absent(path, ('.json', '.csv'))}. Give a table of labels, or an export of Label Studio.")
     try:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pyrovae._near import absent, near_names
+from pyrovae._near import absent, expanded, near_names
 from pyrovae.errors import DataError, OptionError
 
 LABEL = "label"
@@ -63,7 +63,7 @@ def read_labels(path: str | Path) -> dict[str, str]:
         DataError: The file does not exist or is not a table, a column is missing, a row has no id, or an id has two
             different labels.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if not path.is_file():
         near = absent(path, (".csv", ".tsv", ".txt", ".json"))
         raise DataError(f"{near}. Give a table of labels: a CSV file with the columns id,label.")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pyrovae._lazily import Lazily
+from pyrovae._near import expanded
 from pyrovae._sources import NAMES, check_source
 from pyrovae.data.captioned import captioned
 from pyrovae.data.captions import CAPTIONS, Captions
@@ -115,7 +116,7 @@ def read(
 ) -> Dataset:
     """What `load` does, without a warning for each of the notes; `table` are arguments of `load_table`."""
     try:
-        path = Path(source).expanduser().absolute()
+        path = expanded(source).absolute()
         suffix = path.suffix.lower()
         if source in NAMES or suffix in (".npz", ".npy"):
             chosen = [n for n in ("ids", "header", "columns") if table.get(n) is not None] + ["drop"] * bool(drop)
@@ -135,7 +136,7 @@ def read(
         if source in NAMES:
             if label is not None:
                 raise OptionError(f"{source} has its own labels, got label={label!r}. Leave the label out.")
-            root = None if data_root is None else Path(data_root).expanduser().absolute()
+            root = None if data_root is None else expanded(data_root).absolute()
             if source == "digits":
                 return load_digits()
             return sprites() if source == "sprites" else load_idx(source, root)
@@ -176,7 +177,7 @@ def load_again(
         if source.get("name"):
             raise OptionError(f"The data are {source['name']}, and come from no file: leave --data out.")
         check_source(str(data))
-        source = {**source, "path": str(Path(data).expanduser().absolute())}
+        source = {**source, "path": str(expanded(data).absolute())}
     if not source.get("name"):
         _refuse_changed(Path(source["path"]), source["checksum"])
     table: dict[str, Any] = {}

@@ -1,8 +1,8 @@
 """Products of matrices in traced programs, by the library that is the faster one on this processor.
 
 On a CPU, PyTorch computes products in float32 by MKL. On AMD's processors with AVX-512, MKL uses half of the width of their
-registers, and oneDNN, which PyTorch has for bfloat16 and convolutions, all of it: on a core of an EPYC 113 and 250 billion
-operations a second. Results differ by rounding.
+registers, and oneDNN, which PyTorch has for bfloat16 and convolutions, all of it: on two cores of an EPYC 226 and 491
+billion operations a second for 256 x 784 x 400 (`benchmarks/speed.py --cases a --only ceiling`). Results differ by rounding.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from pyrovae.batching.checks import check_doubtful_rows
 from pyrovae.batching.chunks import chunk_size, row_elements
 from pyrovae.batching.transformed import in_evaluation, transformed
 from pyrovae.batching.transforms import Transform
-from pyrovae.engine.memory import keep_freed_memory
+from pyrovae.engine.freed_memory import keep_freed_memory
 from pyrovae.engine.threads import computing_with, threads_for
 from pyrovae.errors import DataError, OptionError, PairError
 from pyrovae.pair.batch import Batch, as_batch, group_rows, take_group, take_rows

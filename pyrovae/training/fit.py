@@ -14,7 +14,7 @@ from torch import Tensor
 from pyrovae.batching.batches import digest_of
 from pyrovae.batching.transforms import Transform
 from pyrovae.engine import ranks
-from pyrovae.engine.memory import keep_freed_memory
+from pyrovae.engine.freed_memory import keep_freed_memory
 from pyrovae.engine.threads import computing_with
 from pyrovae.errors import PairError, short_of_memory, shortened
 from pyrovae.fitted.files import claim_folder

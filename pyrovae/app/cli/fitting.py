@@ -12,7 +12,7 @@ import typer
 
 from pyrovae._files import refuse_no_run
 from pyrovae._lazily import Lazily
-from pyrovae._near import near_paths
+from pyrovae._near import expanded, near_paths
 from pyrovae._sources import check_source
 from pyrovae._start import advising
 from pyrovae.app import catalogue
@@ -235,7 +235,7 @@ def label(
     elif port:
         raise OptionError("--port is for --page. Leave it out, or add --page.")
     for inside in (labels, Path(source)):
-        if to is not None and inside is not None and inside.expanduser().absolute() == to.expanduser().absolute():
+        if to is not None and inside is not None and expanded(inside).absolute() == expanded(to).absolute():
             raise OptionError(f"--out {to} would replace what it is made from: choose another name.")
     if to is not None and not to.absolute().parent.is_dir():
         raise OptionError(f"--out {to}: there is no folder {to.parent}{near_paths(to.parent, (), folders=True)}.")
@@ -253,8 +253,8 @@ def label(
     where = folder or Path("runs") / f"{job.dataset.name}-labels"
     table = where / labelling.PREDICTIONS if for_studio else to or where / labelling.LABELS
     written = [table, where / labelling.PREDICTIONS] if page else [table]
-    if labels is not None and labels.expanduser().absolute() in [file.absolute() for file in written]:
-        itself = page and labels.expanduser().absolute() == table.absolute()
+    if labels is not None and expanded(labels).absolute() in [file.absolute() for file in written]:
+        itself = page and expanded(labels).absolute() == table.absolute()
         cure = (
             "leave --labels out, since the page reads it by itself"
             if itself

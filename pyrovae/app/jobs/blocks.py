@@ -20,6 +20,7 @@ import pandas as pd
 
 from pyrovae._files import beside, real, refuse_leaving, swap, write_file
 from pyrovae._lazily import Lazily
+from pyrovae._near import expanded
 from pyrovae._start import advising
 from pyrovae.app.run import Run
 from pyrovae.errors import DataError, MissingPackageError, OptionError
@@ -89,7 +90,7 @@ def begun(
     """
     if to.suffix not in WRITTEN:
         raise OptionError(f"--out {to} must end in {' or '.join(WRITTEN)}, which are written block by block.")
-    if source is not None and real(source) == real(to.expanduser()):
+    if source is not None and real(source) == real(expanded(to)):
         raise OptionError(f"--out {to} would replace the table that is asked about: choose another name.")
     refuse_leaving(to)
     weights = digest(json.dumps(run.fitted.checksums, sort_keys=True).encode())

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from pyrovae._lazily import Lazily
-from pyrovae._near import absent
+from pyrovae._near import absent, expanded
 from pyrovae._sources import ARROW
 from pyrovae.data.arrays import map_array
 from pyrovae.data.cells import Form, find_form
@@ -62,7 +62,7 @@ class Table:
     """
 
     def __init__(self, source: Path, rows: int, header: bool | None = None, texts: Sequence[str] = ()) -> None:
-        self.path, self.rows = source.expanduser().absolute(), rows
+        self.path, self.rows = expanded(source).absolute(), rows
         self.suffix = self.path.suffix.lower()
         if self.suffix not in (*BY_BLOCKS, *SHEETS):
             raise OptionError(

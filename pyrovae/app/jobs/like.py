@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae._near import expanded
 from pyrovae._sources import TABLES
 from pyrovae.app.catalogue import CONDITION
 from pyrovae.app.decide import class_names
@@ -27,7 +28,7 @@ def read_like(run: Run, source: str, data_root: Path | None = None) -> Dataset:
     """Read a table as the run's own was read. DataError where it lacks a column; others are left out."""
     known: Mapping[str, Any] = run.dataset.source
     label, table = known.get("label"), {}
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.suffix.lower() in TABLES and "header" in known:
         names = table_columns(path, known["header"])
         label = label if label in names else None

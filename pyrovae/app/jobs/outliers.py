@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pyrovae._near import expanded
 from pyrovae._sources import NAMES
 from pyrovae.app.given import GivenCaptions
 from pyrovae.app.jobs.batch import batch_of, table_of
@@ -228,7 +229,7 @@ def _source(
     run: Run, source: str, rows: int, data_root: Path | None
 ) -> tuple[dict[str, Any], Path | None, Callable[[], Generator[_Part, None, None]]]:
     """What tells a source from others, its file, and its rows, block by block: from the file, or else from memory."""
-    path = Path(source).expanduser()
+    path = expanded(source)
     suffix = path.suffix.lower()
     images = run.rows.image_shape is not None or isinstance(run.rows.given, GivenCaptions)
     # without names of its columns, all of a table must be seen to find out which of them names the rows

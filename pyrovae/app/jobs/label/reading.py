@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae._near import expanded
 from pyrovae._sources import TABLES
 from pyrovae.app.decide import refuse_missing
 from pyrovae.data import Dataset
@@ -103,12 +104,12 @@ def read_job(
     Raises:
         DataError, OptionError: rows or labels cannot be read, do not belong together, or cannot train a classifier.
     """
-    path = Path(source).expanduser()
-    if labels is not None and Path(labels).expanduser().is_dir():
+    path = expanded(source)
+    if labels is not None and expanded(labels).is_dir():
         raise DataError(
             f"--labels {labels} is a folder: give a table of labels, a CSV file with the columns file,label."
         )
-    own = labels is None or (path.is_file() and Path(labels).expanduser().absolute() == path.absolute())
+    own = labels is None or (path.is_file() and expanded(labels).absolute() == path.absolute())
     if path.is_dir():
         if chosen := [name for name, value in {"label": label, **table}.items() if value not in (None, ())]:
             flags = ", ".join({"ids": "--id"}.get(name, f"--{name}") for name in chosen)
@@ -141,7 +142,7 @@ def _load_table(
     source: str, own: bool, label: str | None, data_root: Path | None, table: dict[str, Any], some: bool
 ) -> Dataset:
     """Rows with the labels of a column, by default `label`, which must be there if `own`, and `some` labels are needed."""
-    path = Path(source).expanduser()
+    path = expanded(source)
     if not path.is_file() or path.suffix.lower() not in TABLES:
         dataset = read(source, data_root=data_root, label=label, **table)
         if own and some and dataset.y is None:

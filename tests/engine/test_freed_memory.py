@@ -10,7 +10,7 @@ import pytest
 PROGRAM = """
 import resource
 import torch
-from pyrovae.engine.memory import keep_freed_memory
+from pyrovae.engine.freed_memory import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
