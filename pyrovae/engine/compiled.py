@@ -18,7 +18,7 @@ from torch._subclasses import FakeTensorMode
 from pyrovae._lazily import Lazily, imported
 from pyrovae.engine import ranks
 from pyrovae.engine.adam import AdamUpdate, make_update
-from pyrovae.engine.products import as_opaque
+from pyrovae.engine.products import for_the_compiler
 from pyrovae.engine.program import Program
 from pyrovae.engine.step import Eager, Engine, Traced, _apply
 from pyrovae.engine.tracing import TracedFunction, TracedProgram, differ, graph_of, undone
@@ -38,17 +38,23 @@ MOST_COMPILATIONS = 3
 ANEW, FOUND = "compiled anew", "found in torch's cache, where an earlier fit has left it"
 
 
-def compiled(function: Callable[..., list[Tensor]], tensors: Sequence[Tensor]) -> Callable[..., Any]:
-    """`function(*tensors)` compiled by TorchInductor, for tensors of these shapes."""
+def compiled(
+    function: Callable[..., list[Tensor]], tensors: Sequence[Tensor], *, checks: bool = True
+) -> Callable[..., Any]:
+    """`function(*tensors)` compiled by TorchInductor, for tensors of these shapes.
+
+    Args:
+        checks: Whether shapes and strides are checked at every call. They must be right, or memory of others is read.
+    """
     for name in COMPILER:
         imported(name)
     module = graph_of(function, *tensors)
     _reshape_instead_of_view(module)
-    as_opaque(module)
+    for_the_compiler(module)
     # On a CPU torch's own generator is the faster one, and gives the same noise as the other engines.
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"size_asserts": checks}
     if tensors[0].device.type == "cpu":
-        options = {"fallback_random": True, "cpp.threads": torch.get_num_threads()}
+        options |= {"fallback_random": True, "cpp.threads": torch.get_num_threads()}
     with cached_compilation():
         made: Callable[..., Any] = torch._inductor.compile(module, [*tensors], options=options)
     return made
@@ -149,7 +155,7 @@ class Compiled(Traced):
     def _prepare(self, inputs: Batch, weights: Mapping[str, float]) -> None:
         """Read the optimizer's state, and compile the step unless it is compiled already."""
         self.update = make_update(self.program.optimizer, self._used)
-        key = self.update.key if self.update else None
+        key = (self.update.key if self.update else None, _layouts(self._flat(inputs, weights)))
         if self.compiled is None or key != self._key:
             self._key = key
             self._compile(inputs, weights)
@@ -185,7 +191,7 @@ class Compiled(Traced):
                 warnings.filterwarnings("ignore", "TensorFloat32", UserWarning)  # float32 is what was asked for
                 found = _number_found()
                 with ranks.unheard():  # another rank may have compiled its step already, or not do so at all
-                    self.compiled = compiled(step, flat)
+                    self.compiled = compiled(step, flat, checks=False)  # `_prepare` checks them once an epoch
                 self.origin = FOUND if _number_found() > found else ANEW
                 log.info("the step was %s", self.origin)
                 with ranks.unheard():
@@ -224,6 +230,7 @@ class Compiled(Traced):
 
     def _replay(self, inputs: Batch) -> list[Tensor]:
         assert self.compiled is not None
+        assert all(now.shape == value.shape for now, value in zip(self._bound[1:], inputs.values()))
         self._bound[1 : 1 + len(inputs)] = inputs.values()
         with torch.no_grad():
             return list(self.compiled(*self._bound))
@@ -339,6 +346,11 @@ class _Fixed(FakeTensorMode):
 def cached_compilation() -> Any:
     """Let TorchInductor cache whole compiled programs on disk. Without a shape environment it caches their kernels only."""
     return tracing(TracingContext(_Fixed(allow_non_fake_inputs=True, shape_env=symbolic_shapes.ShapeEnv())))
+
+
+def _layouts(tensors: Sequence[Tensor]) -> list[Any]:
+    """All that a compiled program takes for granted of its arguments."""
+    return [(t.shape, t.stride(), t.dtype, t.device) for t in tensors]
 
 
 def _number_found() -> int:

@@ -18,13 +18,19 @@ from torch import Tensor, fx
 
 aten = torch.ops.aten
 # The smallest number of rows, columns and summands, and of operations, from which oneDNN was the faster one: it takes some
-# 10 microseconds to start, and is slow for few summands.
+# 10 microseconds to start, is slow for few summands, and copies a first matrix that is turned, slowly.
 SIDE, OPERATIONS = 64, 1e7
+IN_COMPILED = 16, 4e6  # the same of compiled programs, which copy in a fraction of that time
 library = torch.library.Library("pyrovae", "FRAGMENT")
 
 
-def use_the_faster_library(module: fx.GraphModule) -> None:
-    """Let oneDNN compute the large products of a program on a CPU, in place, if it is the faster one here."""
+def use_the_faster_library(module: fx.GraphModule, least: tuple[int, float] | None = None) -> None:
+    """Let oneDNN compute the large products of a program on a CPU, in place, if it is the faster one here.
+
+    Args:
+        least: the smallest number of rows, columns and summands, and of operations; by default `SIDE` and `OPERATIONS`.
+    """
+    least = least or (SIDE, OPERATIONS)
     linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
     if linear is None or not (torch._C._get_mkldnn_enabled() and onednn_is_faster()):  # a user may switch it off
         return
@@ -35,7 +41,7 @@ def use_the_faster_library(module: fx.GraphModule) -> None:
             bias, a, b = node.args
         else:
             continue
-        if not _gains(a.meta["val"], b.meta["val"], None if bias is None else bias.meta["val"]):
+        if not _gains(a.meta["val"], b.meta["val"], None if bias is None else bias.meta["val"], least):
             continue
         with module.graph.inserting_before(node):
             turned = module.graph.call_function(aten.t.default, (b,))
@@ -47,11 +53,26 @@ def use_the_faster_library(module: fx.GraphModule) -> None:
     module.recompile()
 
 
-def as_opaque(module: fx.GraphModule) -> None:
-    """Let TorchInductor call oneDNN as it is: what it makes of these products itself is for weights that never change."""
-    for node in module.graph.nodes:
-        if node.target is getattr(torch.ops.mkldnn._linear_pointwise, "default", None):
-            node.target, node.args = _operation(), node.args[:3]
+def for_the_compiler(module: fx.GraphModule) -> None:
+    """Let TorchInductor call oneDNN as it is: what it makes of these products itself is for weights that never change.
+
+    Copies of matrices that are turned are operations of the program, which the compiler joins to what makes the matrix.
+    """
+    if all(node.meta["val"].device.type == "cpu" for node in module.graph.nodes if node.op == "placeholder"):
+        use_the_faster_library(module, IN_COMPILED)
+    linear = getattr(getattr(torch.ops.mkldnn, "_linear_pointwise", None), "default", None)
+    for node in list(module.graph.nodes):
+        if linear is None or node.target is not linear:
+            continue
+        node.target, node.args = _operation(), node.args[:3]
+        given = node.args[0]
+        if not given.meta["val"].is_contiguous():
+            with module.graph.inserting_before(node):
+                copied = module.graph.call_function(
+                    aten.clone.default, (given,), {"memory_format": torch.contiguous_format}
+                )
+            copied.meta["val"] = given.meta["val"].contiguous()
+            node.replace_input_with(given, copied)
     module.recompile()
 
 
@@ -64,14 +85,14 @@ def _operation() -> Any:
     return torch.ops.pyrovae.linear.default
 
 
-def _gains(a: Tensor, b: Tensor, bias: Tensor | None) -> bool:
+def _gains(a: Tensor, b: Tensor, bias: Tensor | None, least: tuple[int, float]) -> bool:
     """Whether `a b + bias` is a product that oneDNN computes, and large enough to gain by it."""
     (rows, summands), columns = a.shape, b.shape[1]
     return (
         a.dtype == b.dtype == torch.float32
         and (bias is None or (bias.dtype == torch.float32 and bias.shape == (columns,)))
-        and min(rows, summands, columns) >= SIDE
-        and 2 * rows * summands * columns >= OPERATIONS
+        and min(rows, summands, columns) >= least[0]
+        and 2 * rows * summands * columns >= least[1]
     )
 
 

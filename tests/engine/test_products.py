@@ -23,6 +23,7 @@ pytestmark = pytest.mark.skipif(not HAS, reason="this torch has no oneDNN")
 def amd(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
     monkeypatch.setattr(products, "OPERATIONS", 0)
+    monkeypatch.setattr(products, "IN_COMPILED", (16, 0))
 
 
 def targets(program: TracedProgram) -> list[Any]:
@@ -74,11 +75,35 @@ def test_a_compiled_program_calls_onednn() -> None:
     program = capture(lambda a, w, bias: [torch.addmm(bias, a, w.t()).relu()], tensors)
     with torch.no_grad():
         module = graph_of(lambda *t: list(program.module(*t)), *tensors)
-        products.as_opaque(module)
+        products.for_the_compiler(module)
         assert [n.target for n in module.graph.nodes].count(torch.ops.pyrovae.linear.default) == 1
         with cached_compilation():
             compiled = torch._inductor.compile(module, tensors)
         torch.testing.assert_close(compiled(*tensors)[0], program(*tensors)[0], rtol=1e-5, atol=1e-4)
+
+
+def test_a_compiled_program_copies_what_is_turned_itself() -> None:
+    tensors = [matrix(90, 70), matrix(90, 80)]  # a gradient of weights: the first matrix is turned
+    with torch.no_grad():
+        module = graph_of(lambda g, x: [g.relu().t() @ x], *tensors)
+        products.for_the_compiler(module)
+        product = next(n for n in module.graph.nodes if n.target is torch.ops.pyrovae.linear.default)
+        assert product.args[0].target is aten.clone.default and product.args[0].meta["val"].is_contiguous()
+        with cached_compilation():
+            compiled = torch._inductor.compile(module, tensors)
+        true = tensors[0].double().relu().t() @ tensors[1].double()
+        torch.testing.assert_close(compiled(*tensors)[0].double(), true, rtol=1e-5, atol=1e-4)
+
+
+def test_compiled_programs_give_smaller_products_to_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "OPERATIONS", 1e7)
+    monkeypatch.setattr(products, "IN_COMPILED", (16, 4e6))
+    for columns, by_onednn in ((20, True), (10, False)):
+        module = graph_of(lambda a, b: [a @ b], matrix(256, 400), matrix(400, columns))
+        products.use_the_faster_library(module)
+        assert [n.target for n in module.graph.nodes].count(aten.mm.default) == 1
+        products.for_the_compiler(module)
+        assert [n.target for n in module.graph.nodes].count(aten.mm.default) == (not by_onednn)
 
 
 def test_a_fit_is_the_same_up_to_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
