@@ -158,7 +158,8 @@ def fit(
             noise.
             Except with "eager", the Python code of pair, loss, transform and penalty runs once an epoch and not at every
             step, so its side effects do not repeat.
-        precision: "bfloat16" computes products of matrices in bfloat16; parameters and log-densities stay float32.
+        precision: "bfloat16" computes products of matrices in bfloat16; parameters and log-densities stay float32. "auto" does
+            so where the processor has instructions for it and products are large.
         threads: of the CPU that steps, and afterwards questions, are computed with. By default 1 where products of matrices
             are small, more where they are larger, and all of torch's threads where they take long (see "Speed and engines"
             in the documentation); a run that is resumed keeps its number.

@@ -73,7 +73,7 @@ def plan(
             "The schedule gives a temperature, and no family of the pair in training mode has one: give the guide a relaxed "
             "family, such as families.RelaxedOneHotCategorical, or leave the schedule out."
         )
-    precision = as_precision(options.precision, next(iter(leaves.values())).dtype)
+    precision = as_precision(options.precision, next(iter(leaves.values())).dtype, data.device, data.product)
     optimizer = _make_optimizer(options.optimizer, list(leaves.values()), options.learning_rate)
     if "model" in weights:
         set_model_apart(optimizer, list(model_only(fitted.pair, runs).values()))

@@ -267,6 +267,24 @@ def test_bfloat16_trains_float32_parameters_to_the_same_elbo(engine: str, full_p
     assert np.mean(half[-50:]) == pytest.approx(np.mean(full[-50:]), rel=0.02)
 
 
+@pytest.mark.parametrize(
+    ("has", "least", "dtype", "precision"),
+    [
+        (True, 0.0, torch.float32, "bfloat16"),
+        (False, 0.0, torch.float32, "float32"),
+        (True, 1e12, torch.float32, "float32"),
+        (True, 0.0, torch.float64, "float32"),
+    ],
+)
+def test_auto_takes_bfloat16_for_large_products_where_a_processor_has_it(
+    monkeypatch: pytest.MonkeyPatch, has: bool, least: float, dtype: torch.dtype, precision: str
+) -> None:
+    monkeypatch.setattr("pyrovae.engine.precision.has_bfloat16", lambda device: has)
+    monkeypatch.setattr("pyrovae.engine.precision.WORTH_IT", least)
+    chosen = pv.fit(vae().to(dtype), binary().to(dtype), epochs=1, engine="eager", precision="auto").settings
+    assert chosen["precision"] == precision
+
+
 def test_bfloat16_leaves_densities_in_single_precision() -> None:
     seen: list[torch.dtype] = []
 
@@ -727,7 +745,7 @@ def test_a_resumed_run_keeps_its_engine(tmp_path: Path) -> None:
     [
         ({"engine": "fast"}, "eager, traced, compiled, graphed"),
         ({"engine": "graphed"}, "the device is cpu"),
-        ({"precision": "float16"}, "float32, bfloat16"),
+        ({"precision": "float16"}, "auto, float32, bfloat16"),
     ],
 )
 def test_unknown_ways_to_run_are_refused(options: dict[str, Any], match: str) -> None:
