@@ -57,6 +57,20 @@ COUNTS = (
     "kills_that_left_half_a_file",
     "wrong",
 )  # that are added
+# The size of blocks is set once the command line is imported, since signals are answered from the start of `main` on.
+ANEW = """
+import importlib, sys, types
+from pyrovae import _start
+
+def import_module(name):
+    made = importlib.import_module(name)
+    importlib.import_module("pyrovae.app.jobs.blocks").MOST_ROWS = {rows}
+    return made
+
+sys.argv = {argv!r}
+_start.importlib = types.SimpleNamespace(import_module=import_module)
+_start.main()
+"""
 PAUSE = 0.002  # seconds between two looks at a process
 CODES = {"INT": 130, "TERM": 143}
 COMMON = ("--threads", "1", "--engine", "traced")
@@ -139,12 +153,7 @@ def digest(content: bytes) -> str:
 def start(command: Sequence[str], log: Path, anew: bool = False) -> int:
     """Run a command in a forked process, or in one that starts `anew`, and return its number."""
     if anew:
-        how = (
-            f"from pyrovae.app.jobs import blocks; blocks.MOST_ROWS = {blocks.MOST_ROWS}"
-            if command[0] in TABLES
-            else ""
-        )
-        code = f"import sys; from pyrovae import _start; sys.argv = {['pyrovae', *command]!r}; {how or 'pass'}; _start.main()"
+        code = ANEW.format(argv=["pyrovae", *command], rows=blocks.MOST_ROWS)
         with log.open("ab") as file:
             return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=file).pid
     child = os.fork()
