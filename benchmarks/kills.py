@@ -69,7 +69,7 @@ def import_module(name):
 
 sys.argv = {argv!r}
 _start.importlib = types.SimpleNamespace(import_module=import_module)
-_start.main()
+_start.program()
 """
 PAUSE = 0.002  # seconds between two looks at a process
 CODES = {"INT": 130, "TERM": 143}

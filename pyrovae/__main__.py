@@ -1,6 +1,6 @@
 """`python -m pyrovae`."""
 
-from pyrovae._start import main
+from pyrovae._start import program
 
 if __name__ == "__main__":
-    main()
+    program()

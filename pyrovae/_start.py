@@ -70,5 +70,32 @@ def main() -> None:
             signal.signal(number, handler)
 
 
+def program() -> None:
+    """Run a command as a process of its own, whose end, too, is answered for.
+
+    Once the command is done, all is written, and the interpreter takes a moment to end. A signal only makes that shorter: the
+    exit code is the command's, not that of a signal's default, or a traceback out of the interpreter's own last steps.
+    """
+    code: Any = 1
+    try:
+        main()
+        code = 0
+    except SystemExit as end:
+        code = end.code
+        raise
+    finally:
+        status = code if isinstance(code, int) else int(code is not None)
+        for number in SIGNALS:
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                signal.signal(number, lambda number, frame: _end(status))
+
+
+def _end(status: int) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    main()
+    program()

@@ -44,6 +44,33 @@ def test_a_signal_during_imports_is_answered_in_one_line(number: signal.Signals,
     assert done.stderr == f"Error: stopped{'; ' + advice if advice else ''}\n"
 
 
+# A command that is done, and a signal that comes while the interpreter ends.
+ENDING = """
+import atexit, os, signal, sys, time, types
+from pyrovae import _start
+
+def last():
+    os.kill(os.getpid(), signal.{signal})
+    time.sleep(60)
+
+def command():
+    print("done", end="")
+    sys.exit({code})
+
+atexit.register(last)
+_start.importlib = types.SimpleNamespace(import_module=lambda name: types.SimpleNamespace(main=command))
+_start.program()
+"""
+
+
+@pytest.mark.parametrize("number", list(CODES))
+@pytest.mark.parametrize(("code", "status"), [("", 0), ("0", 0), ("3", 3)])
+def test_a_command_that_is_done_ends_as_it_would_have(number: signal.Signals, code: str, status: int) -> None:
+    program = ENDING.format(signal=number.name, code=code)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (status, "done", "")
+
+
 def test_handlers_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     before = [signal.getsignal(number) for number in CODES]
     inside: list[Any] = []
