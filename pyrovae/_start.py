@@ -73,21 +73,25 @@ def main() -> None:
 def program() -> None:
     """Run a command as a process of its own, whose end, too, is answered for.
 
-    Once the command is done, all is written, and the interpreter takes a moment to end. A signal only makes that shorter: the
-    exit code is the command's, not that of a signal's default, or a traceback out of the interpreter's own last steps.
+    Once the command is done, all is written, and a signal only makes the rest shorter. What is left then is to take torch
+    apart, in which Python no longer answers signals, and which the end of a process does as well: that is left out.
     """
     code: Any = 1
+
+    def end(*signalled: Any) -> None:
+        _end(code if isinstance(code, int) else int(code is not None))
+
+    atexit.register(end)  # before all libraries, so that what they have to do comes first
     try:
         main()
         code = 0
-    except SystemExit as end:
-        code = end.code
+    except SystemExit as stop:
+        code = stop.code
         raise
     finally:
-        status = code if isinstance(code, int) else int(code is not None)
         for number in SIGNALS:
             if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                signal.signal(number, lambda number, frame: _end(status))
+                signal.signal(number, end)
 
 
 def _end(status: int) -> None:

@@ -29,7 +29,7 @@ HEAVY = (
 )
 ANSWER = """
 import contextlib, io, json, sys
-from pyrovae.__main__ import program
+from pyrovae._start import main
 
 heavy, cases = set(json.loads(sys.argv[1])), json.loads(sys.argv[2])
 before = set()
@@ -38,7 +38,7 @@ for name, words in cases.items():
     sys.argv = ["pyrovae", *words]
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         try:
-            program()
+            main()
         except SystemExit as stop:
             code = int(stop.code or 0)
     cases[name] = code, sorted(heavy & (set(sys.modules) - before)), said.getvalue()
