@@ -21,6 +21,8 @@ from pyrovae.tables.cells import STRANGE
 from pyrovae.tables.columns import Column
 from pyrovae.tables.plain_yaml import read_yaml
 
+DAY_0 = np.datetime64("1970-01-01", "D")  # of dates
+
 
 @dataclass(frozen=True)
 class Schema:
@@ -77,6 +79,12 @@ class Schema:
     def names(self) -> tuple[str, ...]:
         """The names of the modelled columns, in the order of the rows of a model."""
         return tuple(column.name for column in self.modelled)
+
+    @property
+    def meanings(self) -> dict[str, tuple[Any, ...] | np.datetime64]:
+        """What the numbers of each modelled column are, as `pv.criticise` and `pv.plots.reconstructions` take it: the names of
+        classes in their order, () for numbers, and for dates the date of day 0."""
+        return {column.name: DAY_0 if column.kind == "date" else column.categories for column in self.modelled}
 
     def encode(self, table: pd.DataFrame, *, before: int | None = None) -> Tensor:
         """The rows of a table as numbers.
