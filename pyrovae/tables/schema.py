@@ -115,8 +115,9 @@ class Schema:
                 raise DataError(_unknown(column, strange))
             if len(strange) > STRANGE * max(1, len(table) + (before or 0)):
                 raise DataError(
-                    f"Column {column.name!r} holds {column.kind} values, and {len(strange)} of {len(table)} cells are none, "
-                    f"such as {strange[0]!r}. Correct them, leave them empty, or change the column's kind."
+                    f"Column {column.name!r} holds {column.kind} values{f' ({column.format})' if column.format else ''}, and "
+                    f"{len(strange)} of {len(table)} cells are no such values, for example {strange[0]!r}. Correct them, leave "
+                    "them empty, or change the column's kind."
                 )
             _check_bounds(column, codes)
             rows[:, place] = codes
@@ -141,6 +142,12 @@ class Schema:
         values = rows.detach().cpu().double().numpy()
         found = {column.name: column.values(values[:, place]) for place, column in enumerate(self.modelled)}
         return pd.DataFrame({column.name: found[column.name] for column in self.columns if column.name in found})
+
+    def written(self, table: pd.DataFrame) -> pd.DataFrame:
+        """A table that `decode` gave as it is written in a file: dates are texts in the form that their column had."""
+        return table.assign(
+            **{c.name: c.written(table[c.name]) for c in self.columns if c.name in table and c.kind == "date"}
+        )
 
     def family(self, rows: Tensor, floor: float = 1e-2) -> families.Columns:
         """The family of a row: `RoundedNormal` for the numbers, `Categorical` for each column of classes.
@@ -211,7 +218,8 @@ class Schema:
         about = (
             "# What each column is: real, positive (on a log scale), count, proportion, date, binary, categorical, ordinal,\n"
             "# or none, which leaves it out. step: what numbers are recorded to, 0 if they are exact; offset: what is added\n"
-            "# before the logarithm; low, high: bounds; categories: the values of a class, in order.\n"
+            "# before the logarithm; low, high: bounds; format: how dates are written, '%d.%m.%Y' for 31.12.2024; categories:\n"
+            "# the values of a class, in order.\n"
         )
         return about + str(
             yaml.safe_dump(entries, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)

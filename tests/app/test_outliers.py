@@ -89,7 +89,7 @@ def changed(new: pd.DataFrame, kind: str) -> Any:
     ("kind", "options", "words"),
     [
         ("a column is gone", (), "no column 'c'"),
-        ("text", (), "Column 'c' holds real values, and 60 of 60 cells are none"),
+        ("text", (), "Column 'c' holds real values, and 60 of 60 cells are no such values"),
         ("", ("--method", "ratio"), "--method must be one of"),
         ("", ("--rate", 1.5), "--rate must be between 0 and 1"),
     ],
