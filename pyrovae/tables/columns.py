@@ -155,7 +155,9 @@ class Column:
             return pd.Series(pd.Timestamp("1970-01-01") + days)
         else:
             cells = pd.Series(codes if self.decimals is None else np.round(codes, self.decimals))
-        return _as_dtype(cells, self.dtype, self.categories, ordered=self.kind == "ordinal")
+        answers = self.kind == "ordinal" and all(isinstance(category, str) for category in self.categories)
+        dtype = "category" if answers else self.dtype  # which texts cannot have an order without
+        return _as_dtype(cells, dtype, self.categories, ordered=self.kind == "ordinal")
 
     def written(self, cells: pd.Series) -> pd.Series:
         """Dates that `values` gave as text, as they are written in a file; cells of any other kind as they are."""
@@ -199,8 +201,9 @@ class Column:
         if self.kind == "binary":
             parts.append(" or ".join(map(repr, self.categories)))
         elif self.is_class:
-            shown = ", ".join(map(str, self.categories[:6]))
-            parts.append(f"{len(self.categories)} values: {shown}{', ...' if len(self.categories) > 6 else ''}")
+            between = " < " if self.kind == "ordinal" else ", "
+            shown = between.join(map(str, self.categories[:6])) + (f"{between}..." if len(self.categories) > 6 else "")
+            parts.append(shown if self.kind == "ordinal" else f"{len(self.categories)} values: {shown}")
         if self.is_number and self.kind != "date":
             if self.offset is not None and self.kind != "positive":
                 parts.append("on a log scale")

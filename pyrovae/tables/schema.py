@@ -149,6 +149,32 @@ class Schema:
             **{c.name: c.written(table[c.name]) for c in self.columns if c.name in table and c.kind == "date"}
         )
 
+    def with_changes(self, names: str | Sequence[str], **changes: Any) -> Schema:
+        """The schema with other entries for some of its columns, such as answers whose order is now said.
+
+        Args:
+            names: The name of a column, or several.
+            **changes: What is to be different, as for `Column`.
+
+        Raises:
+            DataError: There is no such column, or an entry is unknown or impossible.
+
+        Example:
+            >>> import pandas as pd
+            >>> schema = pv.tables.infer(pd.DataFrame({"walks": ["often", "never", "rarely", "often"]}))
+            >>> schema.with_changes("walks", kind="ordinal", categories=["never", "rarely", "often"])
+            Schema of 1 columns:
+              walks  ordinal, never < rarely < often
+        """
+        wanted = [names] if isinstance(names, str) else list(names)
+        known = [column.name for column in self.columns]
+        if absent := [name for name in wanted if name not in known]:
+            raise DataError(f"The schema has no column {absent[0]!r}{near_names(absent[0], known)}.")
+        changed = {
+            c.name: Column.from_json({**c.to_json(), "why": "", **changes}) for c in self.columns if c.name in wanted
+        }
+        return Schema(tuple(changed.get(column.name, column) for column in self.columns))
+
     def family(self, rows: Tensor, floor: float = 1e-2) -> families.Columns:
         """The family of a row: `RoundedNormal` for the numbers, `Categorical` for each column of classes.
 
