@@ -16,6 +16,8 @@ from pyrovae.plots.style import PALETTE, Array, literal
 MOST_SHOWN = 12
 MOST_CLASSES, MOST_LETTERS = 12, 9  # whose names are at the axes, and letters of each
 MOST_DAYS = 2_000_000  # some 5,500 years, of which the calendar is spoken of
+ACROSS: dict[str, Any] = {"rotation": 40, "ha": "right", "fontsize": 6}  # words at an axis
+UPWARDS: dict[str, Any] = {"fontsize": 6}
 Columns = Sequence[str] | Mapping[str, Sequence[Any] | np.datetime64]
 
 
@@ -77,12 +79,11 @@ def _draw_numbers(panel: Axes, original: Array, rebuilt: Array, since: np.dateti
     size = float(np.clip(2000 / max(len(original), 1), 2, 12))
     panel.scatter(original, rebuilt, s=size, color=PALETTE[0], alpha=0.4, linewidths=0)
     panel.axline((float(original.mean()) if len(original) else 0.0,) * 2, slope=1, color="#888888", linewidth=0.8)
-    for axis in (panel.xaxis, panel.yaxis):
+    for axis, small in ((panel.xaxis, ACROSS), (panel.yaxis, UPWARDS)):
         axis.set_major_locator(MaxNLocator(3))
         low, high = axis.get_view_interval()
         if since is not None and len(original) and max(abs(low), abs(high)) < MOST_DAYS:
-            places, dates = _dates(low, high, since)
-            axis.set_ticks(places, dates)
+            axis.set_ticks(*_dates(low, high, since), **small)
 
 
 def _dates(low: float, high: float, since: np.datetime64) -> tuple[list[float], list[str]]:
@@ -109,8 +110,8 @@ def _draw_classes(panel: Axes, original: Array, rebuilt: Array, classes: Sequenc
     panel.set(xlim=(-0.6, most + 0.6), ylim=(-0.6, most + 0.6))
     if 0 < len(classes) <= MOST_CLASSES:
         cut = [str(one) if len(str(one)) <= MOST_LETTERS else f"{str(one)[: MOST_LETTERS - 1]}…" for one in classes]
-        panel.set_xticks(range(len(classes)), [literal(one) for one in cut], rotation=40, ha="right", fontsize=6)
-        panel.set_yticks(range(len(classes)), [literal(one) for one in cut], fontsize=6)
+        for axis, small in ((panel.xaxis, ACROSS), (panel.yaxis, UPWARDS)):
+            axis.set_ticks(range(len(classes)), [literal(one) for one in cut], **small)
     else:
         for axis in (panel.xaxis, panel.yaxis):
             axis.set_major_locator(MaxNLocator(3, integer=True))

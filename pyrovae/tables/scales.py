@@ -57,4 +57,4 @@ def hint(schema: Schema) -> str:
             lines.append(f"  {many}: kind: ordinal, categories: [{listed}]" + ("" if known else ", put in order"))
     if not lines:
         return ""
-    return "\n".join(["Answers that seem to have an order, which columns.yaml can say:", *lines])
+    return "\n".join(["These answers seem to have an order. If so, say it in a copy of columns.yaml:", *lines])

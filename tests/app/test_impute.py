@@ -23,7 +23,9 @@ def table(rows: int, seed: int) -> pd.DataFrame:
             "kind": np.where(z + 0.3 * rng.normal(size=rows) > 0, "rose", "tulip"),
             "length": np.round(10 + 3 * z + 0.5 * rng.normal(size=rows), 2),
             "late": z + rng.normal(size=rows) > 1,
-            "seen": (pd.Timestamp("2024-01-01") + pd.to_timedelta(np.round(60 + 20 * z), unit="D")).strftime("%d.%m.%Y"),
+            "seen": (pd.Timestamp("2024-01-01") + pd.to_timedelta(np.round(60 + 20 * z), unit="D")).strftime(
+                "%d.%m.%Y"
+            ),
             "pain": np.where(z + rng.normal(size=rows) > 0, "none", "mild"),
         }
     )

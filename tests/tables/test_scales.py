@@ -25,7 +25,7 @@ def answers() -> pd.DataFrame:
 def test_answers_that_seem_to_have_an_order_are_told() -> None:
     schema = infer(answers())
     assert hint(schema).splitlines() == [
-        "Answers that seem to have an order, which columns.yaml can say:",
+        "These answers seem to have an order. If so, say it in a copy of columns.yaml:",
         "  walks, reads: kind: ordinal, categories: [never, rarely, sometimes, often, always]",
         "  size: kind: ordinal, categories: [S, M, XL]",
         "  eins, zwei: kind: ordinal, categories: [immer, nie, oft], put in order",
