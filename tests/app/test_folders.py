@@ -32,7 +32,12 @@ def test_a_folder_of_images_is_fitted_and_asked(pyrovae: Command) -> None:
     code, _, err = pyrovae("fit", "photos", "--size", 8, "--model", "m2", *QUICK)
     assert code == 0, err
     told = " ".join(err.split())
-    assert "test rows of 192 (unit)" in told and "p(y)" in told and Path("runs/photos/reconstructions.png").exists()
+    assert (
+        "test rows of 192 (unit)" in told
+        and "likelihood normal" in told
+        and "p(y)" in told
+        and Path("runs/photos/reconstructions.png").exists()
+    )
     code, _, err = pyrovae("evaluate", "runs/photos", "--num-samples", 20, "--proposal", "guide")
     assert code == 0, err
     code, _, err = pyrovae("encode", "runs/photos", "--out", "codes.csv")
