@@ -97,7 +97,7 @@ class Statistic:
         if since is None or self.spans or max(abs(data), abs(model)) > MOST_DAYS:
             unit = "" if since is None else " days"
             return f"{data:.3g}{unit} in the data, {model:.3g} ± {spread:.2g}{unit} in rows drawn from the model"
-        first, second = (np.datetime64(since, "D") + np.timedelta64(round(value), "D") for value in (data, model))
+        first, second = (since.astype("M8[D]") + np.timedelta64(round(value), "D") for value in (data, model))
         return f"{first} in the data, {second} ± {spread:.2g} days in rows drawn from the model"
 
     def among(self, columns: Tensor) -> Statistic:
@@ -255,7 +255,7 @@ def _frequencies(x: Tensor, classes: Tensor, columns: Columns) -> Statistic:
 
 def _class_name(value: float, column: str, classes: Sequence[Any] | np.datetime64) -> str:
     if isinstance(classes, np.datetime64):
-        return f"{column} = {np.datetime64(classes, 'D') + np.timedelta64(round(value), 'D')}"
+        return f"{column} = {classes.astype('M8[D]') + np.timedelta64(round(value), 'D')}"
     named = value.is_integer() and 0 <= value < len(classes)
     return f"{column} = {classes[int(value)]}" if named else f"class {value:g} of {column}"
 

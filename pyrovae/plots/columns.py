@@ -89,12 +89,12 @@ def _draw_numbers(panel: Axes, original: Array, rebuilt: Array, since: np.dateti
 def _dates(low: float, high: float, since: np.datetime64) -> tuple[list[float], list[str]]:
     """Two to four round dates between two days, years, months, days or hours: where they are, and how they are written."""
     unit = "Y" if high - low > 1500 else "M" if high - low > 90 else "D" if high - low > 3 else "h"
-    start, day = np.datetime64(since, "ms"), np.timedelta64(86_400_000, "ms")
+    start, day = since.astype("M8[ms]"), np.timedelta64(86_400_000, "ms")
     ends = [
         (start + np.timedelta64(round(at * 86_400_000), "ms")).astype(f"M8[{unit}]").astype(int) for at in (low, high)
     ]
     steps = [1, 2, 3, 6, 10] if unit in "Mh" else [1, 2, 5, 10]
-    ticks = MaxNLocator(4, integer=True, steps=steps).tick_values(*ends).astype(int).astype(f"M8[{unit}]")
+    ticks = np.asarray(MaxNLocator(4, integer=True, steps=steps).tick_values(*ends)).astype(int).astype(f"M8[{unit}]")
     places = [float((tick.astype("M8[ms]") - start) / day) for tick in ticks]
     within = [(place, str(tick)) for place, tick in zip(places, ticks) if low <= place <= high]
     return [place for place, _ in within], [date for _, date in within]

@@ -139,8 +139,12 @@ def _completed(run: Run, block: Block, values: Tensor, decimal: str) -> pd.DataF
         decoded = pd.DataFrame(restored.numpy(), columns=list(columns_of(run, block.frame)))
     else:
         decoded = schema.decode(restored)
-        moments = [name for name in decoded if pd.api.types.is_datetime64_any_dtype(block.frame[name])]
-        decoded = schema.written(decoded).assign(**decoded[moments])  # of Parquet, whose dates need not be texts
+        written = schema.written(decoded)
+        if block.texts is None:  # of Parquet, whose dates need not be texts
+            written = written[
+                [name for name in decoded if block.frame[name].map(lambda cell: isinstance(cell, str)).any()]
+            ]
+        decoded = decoded.assign(**written)
     if block.texts is None:
         return _typed(block.frame, gaps, decoded)
     return _written(block.texts, gaps, decoded, decimal)
