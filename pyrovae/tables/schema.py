@@ -161,7 +161,7 @@ class Schema:
 
         Example:
             >>> import pandas as pd
-            >>> schema = pv.tables.infer(pd.DataFrame({"walks": ["often", "never", "rarely", "often"]}))
+            >>> schema = pv.tables.infer(pd.DataFrame({"walks": ["often", "never", "rarely"] * 3}))
             >>> schema.with_changes("walks", kind="ordinal", categories=["never", "rarely", "often"])
             Schema of 1 columns:
               walks  ordinal, never < rarely < often
