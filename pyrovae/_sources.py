@@ -33,7 +33,7 @@ def check_source(source: str, also: tuple[str, ...] = (), *, folders: bool = Fal
     if path.is_dir() and path.suffix.lower() not in endings:
         raise OptionError(
             f"{source} is a folder, and rows are read from a file that ends in {', '.join(endings)}. "
-            "A folder of images is for `pyrovae label`."
+            "A folder of images is for `pyrovae fit`, `sweep` and `label`."
         )
     if path.suffix.lower() not in endings:
         near = similar_names(source, NAMES) + similar_paths(source, endings, folders=folders)

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -26,6 +28,7 @@ from pyrovae.errors import NotFiniteError, OptionError
 from pyrovae.fitted.files import STATE, is_mark, read_run
 from pyrovae.pair.batch import take_rows
 from pyrovae.pair.supports import DENSITY, MASS, measures_of
+from pyrovae.tables.schema import Schema
 
 MOST_NAMES = 5  # of columns that a message lists
 BINARISED = "mass of rows binarised at evaluation"
@@ -109,6 +112,14 @@ def compare(
                 "runs of one data set, split by one seed and one fraction."
             )
     _check_measures(runs, dequantise)
+    for run in runs[1:]:
+        if run.rows.schema is not None and first.rows.schema is not None:
+            other = read_otherwise(run.rows.schema, run.rows.test, first.rows.schema, first.rows.test)
+            if other:
+                raise OptionError(
+                    f"{run.folder} takes cells of {', '.join(other[:MOST_NAMES])} for other values, or other gaps, than "
+                    f"{first.folder}: fit both with one columns.yaml, by --columns, to compare them."
+                )
     judged = []
     for run in runs:
         picked, bound = take_rows(run.rows.batch("test"), first_rows(num_samples, num_rows)), run.model.quantised
@@ -150,6 +161,22 @@ def compare(
             }
         )
     return table
+
+
+def read_otherwise(schema: Schema, rows: Tensor, other: Schema, others: Tensor) -> list[str]:
+    """The columns of which two readings of the same rows of a table, `(N, D)` and `(N, E)`, have other values or gaps."""
+    one, two = schema.decode(rows), other.decode(others)
+    names = dict.fromkeys([*one, *two])
+    return [name for name in names if name not in one or name not in two or not _are_same(one[name], two[name])]
+
+
+def _are_same(one: pd.Series, two: pd.Series) -> bool:
+    if not (one.isna() == two.isna()).all():
+        return False
+    one, two = (cells.dropna() for cells in (one, two))
+    if pd.api.types.is_numeric_dtype(one) and pd.api.types.is_numeric_dtype(two):
+        return bool(np.allclose(one.astype(float), two.astype(float)))
+    return bool((one.astype(str) == two.astype(str)).all())
 
 
 def _judged(

@@ -172,13 +172,16 @@ def choose_likelihood(options: Options, dataset: Dataset, *, tables: bool = True
     """The likelihood for a data set, by default that of its kind, and the total count, if the likelihood needs one.
 
     Args:
-        tables: whether a table of numbers gets a likelihood for each column.
+        tables: whether a table of numbers gets a likelihood for each column, and colours one of numbers.
     """
+    colours = (
+        tables and dataset.image_shape is not None and len(dataset.image_shape) == 3 and dataset.image_shape[0] == 3
+    )
     bound = options.total_count if options.total_count is not None else dataset.total_count
     by_kind = {
         "table": TABLE,
         "binary": "bernoulli",
-        "unit": "bernoulli",
+        "unit": "normal" if colours else "bernoulli",  # which is for ink: of colours, drawn as 0 or 1, little is left
         "count": "beta-binomial" if bound is not None else "negative-binomial",
         "real": "normal",
     }

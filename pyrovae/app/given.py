@@ -58,7 +58,7 @@ class Given:
         return self.schema.encode(read_frame(expanded(given), header=True)[0])
 
     def table(self, rows: Tensor) -> pd.DataFrame:
-        return self.schema.decode(rows)
+        return self.schema.written(self.schema.decode(rows))
 
     def argument(self, rows: Tensor) -> dict[str, Tensor]:
         """The argument c of the model for rows of these columns, `(N, C)`; the size's logarithm is the last of its numbers.

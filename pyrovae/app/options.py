@@ -50,6 +50,12 @@ class Options:
         commands=("fit", "sweep"),
         later=True,
     )
+    size: int | None = option(
+        None,
+        "Side, in pixels, of the squares to which the images of a folder are scaled and cropped; by default as they are.",
+        commands=("fit", "sweep", "label"),
+        later=True,
+    )
     condition: str | None = option(
         None,
         "Columns of a table that the model is given with every row, such as batch,age: names or numbers, with commas between "
@@ -336,10 +342,10 @@ class Options:
 
     @property
     def table(self) -> dict[str, Any]:
-        """How a table is read, as arguments of `load`."""
+        """How a table, or a folder of images, is read, as arguments of `load`."""
         how: dict[str, Any] = {"ids": self.id, "header": self.header, "drop": self.drop or ()}
         given = [name for name in (self.condition, self.size_column) if name is not None]
-        chosen = {"columns": self.columns, "conditions": ",".join(given) or None}
+        chosen = {"columns": self.columns, "conditions": ",".join(given) or None, "size": self.size}
         return how | {name: value for name, value in chosen.items() if value is not None}
 
     @property

@@ -103,7 +103,8 @@ def reconstruction_picture(run: Run, num: int) -> Any:
     picked = take_rows(rows.batch("test"), slice(0, num if rows.image_shape else 500))
     shown, again = run.fitted.evaluation_batch(picked)["x"], rows.restore(reconstruct(run.fitted, picked))
     labels = None if rows.image_shape else class_columns(run.likelihood(), shown.shape[-1])
-    axes: Any = plots.reconstructions(rows.restore(shown), again, rows.image_shape, columns=rows.columns, labels=labels)
+    columns = rows.columns if rows.schema is None else rows.schema.meanings
+    axes: Any = plots.reconstructions(rows.restore(shown), again, rows.image_shape, columns=columns, labels=labels)
     if rows.image_shape:
         return titled(axes, "the first test rows, and E[x | z] at draws of q(z | x)")
     figure = axes[0].get_figure(root=True)

@@ -37,6 +37,7 @@ from pyrovae.pair.graph import draw_graph, graph_text
 from pyrovae.pair.parameters import fork_rng
 from pyrovae.pair.program import PairLike, sample_sites
 from pyrovae.pair.program import run as run_pair
+from pyrovae.tables.scales import hint
 from pyrovae.training import schedules
 from pyrovae.training.fit import fit
 from pyrovae.training.together import goes_on, is_of_this_job
@@ -135,6 +136,8 @@ def fit_run(
         if isinstance(rows.given, Given):
             say("The model is given, and does not model:\n" + repr(rows.given.schema).partition("\n")[2])
         say(repr(rows.schema) + f"\n(kept in {COLUMNS} of the run folder; give it back, edited, by --columns)")
+        if scales := hint(rows.schema):
+            say(scales)
     if isinstance(rows.given, GivenCaptions):
         some = ", ".join(
             f"'{caption}'" for caption in dict.fromkeys(rows.given.words.decode(rows.given.parts["train"][:3]))

@@ -244,7 +244,9 @@ class Coordinates:
                 # u is standard normal: to add log q to log |dz/du| would cost digits
                 each = from_noise(_guide_of(part, found), noise[part.name])[1]
                 log_det = log_det + log_prob_of(found, each, self.classes)
-                log_q = log_q - free.flatten(2).square().sum(-1) / 2 - part.size / 2 * math.log(2 * math.pi)
+                log_q = (
+                    log_q - free.reshape(*u.shape[:2], -1).square().sum(-1) / 2 - part.size / 2 * math.log(2 * math.pi)
+                )
             else:
                 side = found.sites[part.name].q
                 assert side is not None

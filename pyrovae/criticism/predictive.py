@@ -104,8 +104,7 @@ def compared(statistic: Statistic, seen: Tensor, replicates: Tensor, step: Tenso
     effect = (value - mean).abs() / statistic.scale(seen).expand(value.shape).clamp_min(1e-9)
     significant = p * len(p) < LEVEL
     at = int(torch.where(significant, effect, -1.0).argmax()) if bool(significant.any()) else int(z.abs().argmax())
-    here = f"{value[at]:.3g} in the data, {mean[at]:.3g} ± {spread[at]:.2g} in rows drawn from the model"
-    says = f"{statistic.labels[at]}: {here}"
+    says = f"{statistic.labels[at]}: {statistic.told(at, value[at].item(), mean[at].item(), spread[at].item())}"
     if len(value) > 2:
         num = int(significant.sum())
         says = f"{num or 'none'} of {len(value)} differ{'s' if num < 2 else ''} by more than chance; the most: {says}"

@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from pyrovae._html import table
 from pyrovae.criticism.aggregate import aggregate_posterior
 from pyrovae.criticism.bounds import annealed, importance_bounds, inference_gap, log_likelihood
@@ -113,7 +115,7 @@ def criticise(
     num_samples: int = 1000,
     proposal: str = "refined",
     image_shape: tuple[int, ...] | None = None,
-    columns: Sequence[str] | Mapping[str, Sequence[Any]] | None = None,
+    columns: Sequence[str] | Mapping[str, Sequence[Any] | np.datetime64] | None = None,
     only: Collection[str] | None = None,
     also: Mapping[str, Question] | None = None,
     seed: int = 0,
@@ -141,7 +143,8 @@ def criticise(
         proposal: "refined", "laplace" or "guide", as for `pv.importance`.
         image_shape: `(H, W)` or `(C, H, W)` where rows are flattened images.
         columns: The names of the columns of a table, by which the findings call them. A mapping gives the names of the
-            classes of each, too, in the order of their numbers, and an empty tuple for a column of numbers.
+            classes of each, too, in the order of their numbers, an empty tuple for a column of numbers, and for one of days
+            the date of day 0, such as `np.datetime64("1970-01-01")`: `pv.tables.Schema` has all that as `meanings`.
         only: The names of questions, to ask these alone: log_likelihood, importance_bounds, annealed, inference_gap,
             overfitting, copies, predictive_checks, predictive_intervals, rate_and_distortion, active_units,
             aggregate_posterior, simulation_based_calibration, symmetry, joint_coverage.
@@ -211,11 +214,15 @@ def criticise(
     return Report(tuple(judged(found)), about)
 
 
-def _classes(columns: Sequence[str] | Mapping[str, Sequence[Any]], name: str) -> Sequence[Any]:
+def _classes(
+    columns: Sequence[str] | Mapping[str, Sequence[Any] | np.datetime64], name: str
+) -> Sequence[Any] | np.datetime64:
     return columns[name] if isinstance(columns, Mapping) else ()
 
 
-def _check_columns(columns: Sequence[str] | Mapping[str, Sequence[Any]] | None, evidence: Evidence) -> None:
+def _check_columns(
+    columns: Sequence[str] | Mapping[str, Sequence[Any] | np.datetime64] | None, evidence: Evidence
+) -> None:
     """ShapeError unless some argument has as many columns as have names."""
     widths = sorted({int(values[0].numel()) for values in evidence.rows.values()})
     if columns is not None and len(columns) not in widths:

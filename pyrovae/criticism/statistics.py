@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-Columns = tuple[tuple[str, Sequence[Any]], ...]  # the name of each column, and those of its classes, of numbers ()
+# The name of each column, and the names of its classes; of numbers (), of days the date of day 0.
+Columns = tuple[tuple[str, Sequence[Any] | np.datetime64], ...]
+MOST_DAYS = 2_000_000  # some 5,500 years, of which the calendar is spoken of
 
 MOST_COLUMNS = 40  # whose correlations are looked at, those that vary most
 MOST_VALUES = 20  # that a column of classes may have
@@ -76,6 +79,8 @@ class Statistic:
         scale: What a difference is divided by to be an effect, `(m,)`, from the rows.
         step: What one row can change, `(m,)`, from the rows: a difference of less is none.
         labels: What each of the numbers is, `(m,)`.
+        since: Of those that are dates the date of day 0, of others None, `(m,)`; () where none is.
+        spans: Whether these are not dates but spans of days.
     """
 
     name: str
@@ -83,11 +88,22 @@ class Statistic:
     scale: Callable[[Tensor], Tensor]
     step: Callable[[Tensor], Tensor]
     labels: tuple[str, ...]
+    since: tuple[np.datetime64 | None, ...] = ()
+    spans: bool = False
+
+    def told(self, at: int, data: float, model: float, spread: float) -> str:
+        """One of the numbers in the data and in rows of the model, in the words of a report: a date as such."""
+        since = self.since[at] if self.since else None
+        if since is None or self.spans or max(abs(data), abs(model)) > MOST_DAYS:
+            unit = "" if since is None else " days"
+            return f"{data:.3g}{unit} in the data, {model:.3g} ± {spread:.2g}{unit} in rows drawn from the model"
+        first, second = (since.astype("M8[D]") + np.timedelta64(round(value), "D") for value in (data, model))
+        return f"{first} in the data, {second} ± {spread:.2g} days in rows drawn from the model"
 
     def among(self, columns: Tensor) -> Statistic:
         """The same of some of the columns."""
         of, scale, step = (_among(function, columns) for function in (self.of, self.scale, self.step))
-        return Statistic(self.name, of, scale, step, self.labels)
+        return replace(self, of=of, scale=scale, step=step)
 
 
 def _among(function: Callable[[Tensor], Tensor], columns: Tensor) -> Callable[[Tensor], Tensor]:
@@ -103,7 +119,7 @@ def statistics_for(
         x: Rows; NaN is missing.
         labels: Which columns hold classes, whose numbers have no mean.
         image_shape: The shape of a row that is an image, `(H, W)` or `(C, H, W)`.
-        columns: The names of the columns, each with those of its classes.
+        columns: The names of the columns, each with what its numbers are.
     """
     classes, numbers = torch.tensor(labels), ~torch.tensor(labels)
     if columns is None:
@@ -112,19 +128,22 @@ def statistics_for(
     if not bool(numbers.any()):
         return found
     seen = x[:, numbers]
-    names = tuple(columns[i][0] for i in numbers.nonzero().squeeze(1).tolist())
+    some_columns = [columns[i] for i in numbers.nonzero().squeeze(1).tolist()]
+    names = tuple(name for name, _ in some_columns)
+    since = tuple(what if isinstance(what, np.datetime64) else None for _, what in some_columns)
     some = seen[~torch.isnan(seen)]
     binary = bool(((some == 0) | (some == 1)).all())
     counts = not binary and bool(((some >= 0) & (some == some.round())).all())
-    made = [Statistic("means of columns", means, spreads, _one_row, names)]
+    made = [Statistic("means of columns", means, spreads, _one_row, names, since)]
     if not binary:
-        made.append(Statistic("standard deviations of columns", spreads, spreads, _one_row_of_spread, names))
+        about = ("standard deviations of columns", spreads, spreads, _one_row_of_spread, names)
+        made.append(Statistic(*about, since, spans=True))
     if counts:
         made.append(Statistic("share of zeros", zeros, _ones, _share_of_one_row, names))
         made.append(Statistic("variance over mean", dispersion, dispersion, _one_row_of_dispersion, names))
     elif not binary:
         ends = tuple(f"{end} percent of {name}" for end in ("lowest", "highest") for name in names)
-        made.append(Statistic("extremes of columns", extremes, _spread_twice, _range_twice, ends))
+        made.append(Statistic("extremes of columns", extremes, _spread_twice, _range_twice, ends, since * 2))
     if len(names) > 1:
         made.append(_correlations(seen, names))
     if len(names) > 1 and not _is_of_one(seen):
@@ -234,7 +253,9 @@ def _frequencies(x: Tensor, classes: Tensor, columns: Columns) -> Statistic:
     )
 
 
-def _class_name(value: float, column: str, classes: Sequence[Any]) -> str:
+def _class_name(value: float, column: str, classes: Sequence[Any] | np.datetime64) -> str:
+    if isinstance(classes, np.datetime64):
+        return f"{column} = {classes.astype('M8[D]') + np.timedelta64(round(value), 'D')}"
     named = value.is_integer() and 0 <= value < len(classes)
     return f"{column} = {classes[int(value)]}" if named else f"class {value:g} of {column}"
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,7 +83,7 @@ def find_form(path: Path, header: bool | None = None, *, numbers_name: bool = Tr
         numbers_name: whether a first line of numbers can be a header.
 
     Raises:
-        DataError: several columns have the same name.
+        DataError: there are more columns than a text file is read with.
     """
     comments, above, lines = _lines(path)
     separator = _separator(lines)
@@ -113,10 +114,27 @@ def find_form(path: Path, header: bool | None = None, *, numbers_name: bool = Tr
         f"column {i}" if pd.isna(cell) or not str(cell).strip() else str(cell).strip()
         for i, cell in enumerate(first or [None] * width)
     )
-    if len(set(names)) < len(names):
-        twice = sorted(name for name, number in Counter(names).items() if number > 1)
-        raise DataError(f"{path}: several columns are called {', '.join(twice)}. Rename them: names must differ.")
+    names, note = _different(names)
+    notes += [note] if note else []
     return Form(separator, decimal, tuple(comments), names, bool(header), first is not None, tuple(notes))
+
+
+def _different(names: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
+    """Names that differ, as pandas makes them: the second "score" is "score.1"; and what to say of it."""
+    taken, made = set(names), []
+    numbers: dict[str, Iterator[int]] = {}
+    for name in names:
+        if name in numbers:
+            made.append(next(one for k in numbers[name] if (one := f"{name}.{k}") not in taken))
+            taken.add(made[-1])
+        else:
+            made.append(name)
+            numbers[name] = itertools.count(1)
+    new = [f"{name} ({one})" for name, one in zip(names, made) if name != one]
+    if not new:
+        return names, ""
+    listed = ", ".join(new[:5]) + (", ..." if len(new) > 5 else "")
+    return tuple(made), f"Several columns have one name; those after the first have a number behind it: {listed}."
 
 
 def is_number(cell: str, decimal_comma: bool = True) -> bool:

@@ -7,7 +7,7 @@ import hashlib
 import io
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from pyrovae._near import expanded, near_paths
-from pyrovae.data.dataset import Dataset
+from pyrovae.data.dataset import Dataset, file_checksum
 from pyrovae.errors import DataError, OptionError, PyrovaeError, shortened
 
 IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -28,7 +28,7 @@ Array = NDArray[Any]
 _ORIENTATION = 0x0112  # the tag of a photo that says how the camera was held
 
 
-def load_folder(folder: str | Path, *, size: int | None = None) -> Dataset:
+def load_folder(folder: str | Path, *, size: int | None = None, classes: bool = False) -> Dataset:
     """The images in a folder and in its subfolders, with pixels in [0, 1].
 
     An image counts as gray if its three colours are equal in every pixel, however it is stored. Transparent pixels are
@@ -39,6 +39,7 @@ def load_folder(folder: str | Path, *, size: int | None = None) -> Dataset:
         folder: The folder to read.
         size: The side of the square images to make, in pixels: each image is scaled until it just covers the square, and
             cropped around its centre. None takes images as they are; they must have one size, of at most 128 x 128 pixels.
+        classes: Whether the folders in it are classes, if there are two or more, and no image is outside of them.
 
     Returns:
         A `Dataset` of kind "unit". Its `image_shape` is `(H, W)` if all images are gray, else `(3, H, W)`; its `ids` are
@@ -63,6 +64,37 @@ def load_folder(folder: str | Path, *, size: int | None = None) -> Dataset:
     root = expanded(folder).absolute()
     if size is not None and not SIZES[0] <= size <= SIZES[1]:
         raise OptionError(f"--size is the side of the images in pixels, from {SIZES[0]} to {SIZES[1]}, got {size}.")
+    names = _images_of(root, folder)
+    if size is None:  # before any is decoded, which takes a hundred times its file
+        _refuse_sizes(root, {name: _size(root / name) for name in names})
+    checksum = _checksum(root, names, size)
+    pictures = [_pixels(root / name, size) for name in names]
+    if size is None:  # a head may not say that a photo is turned
+        _refuse_sizes(root, {name: picture.shape[-2:] for name, picture in zip(names, pictures)})
+    colour = any(picture.ndim == 3 for picture in pictures)
+    stacked = np.stack(
+        [picture if not colour or picture.ndim == 3 else np.stack([picture] * 3) for picture in pictures]
+    )
+    y, labels = _classes(names) if classes else (None, None)
+    return Dataset(
+        name=root.name,
+        y=y,
+        classes=labels,
+        x=torch.from_numpy(stacked.reshape(len(stacked), -1)).float().div_(255),
+        kind="unit",
+        image_shape=stacked.shape[1:],
+        ids=tuple(names),
+        source={"path": str(root), "size": size, "checksum": checksum, "divided_by": 255},
+    )
+
+
+def folder_checksum(folder: str | Path, size: int | None) -> str:
+    """The checksum of the `source` that `load_folder` gives a folder, without a look into its images."""
+    return _checksum(expanded(folder).absolute(), _images_of(expanded(folder).absolute(), folder), size)
+
+
+def _images_of(root: Path, folder: str | Path) -> list[str]:
+    """The paths of the images in a folder, in ascending order. DataError if there is none."""
     if not root.is_dir():
         raise DataError(f"there is no folder {folder}{near_paths(folder, (), folders=True)}. Check the name.")
     names = sorted(
@@ -78,31 +110,27 @@ def load_folder(folder: str | Path, *, size: int | None = None) -> Dataset:
         )
     if odd := [name for name in names if not _is_text(name)]:
         raise DataError(f"the name of {root / odd[0]} is not in UTF-8, as tables are written. Rename the file.")
-    if size is None:  # before any is decoded, which takes a hundred times its file
-        _refuse_sizes(root, {name: _size(root / name) for name in names})
+    return names
+
+
+def _checksum(root: Path, names: Sequence[str], size: int | None) -> str:
     digest = hashlib.sha256(f"size {size}".encode())
-    pictures: list[Array] = []
     for name in names:
         try:
-            content = (root / name).read_bytes()
+            found = file_checksum(root / name)
         except OSError as error:
             raise DataError(f"cannot read {root / name}: {error.strerror or error}. Check the permissions.") from error
-        digest.update(f"\n{name}\n{hashlib.sha256(content).hexdigest()}".encode())
-        pictures.append(_pixels(root / name, size))
-    if size is None:  # a head may not say that a photo is turned
-        _refuse_sizes(root, {name: picture.shape[-2:] for name, picture in zip(names, pictures)})
-    colour = any(picture.ndim == 3 for picture in pictures)
-    stacked = np.stack(
-        [picture if not colour or picture.ndim == 3 else np.stack([picture] * 3) for picture in pictures]
-    )
-    return Dataset(
-        name=root.name,
-        x=torch.from_numpy(stacked.reshape(len(stacked), -1)).float().div_(255),
-        kind="unit",
-        image_shape=stacked.shape[1:],
-        ids=tuple(names),
-        source={"path": str(root), "size": size, "checksum": digest.hexdigest(), "divided_by": 255},
-    )
+        digest.update(f"\n{name}\n{found}".encode())
+    return digest.hexdigest()
+
+
+def _classes(names: Sequence[str]) -> tuple[Tensor | None, tuple[str, ...] | None]:
+    """The class of each image by the folder that it is in, and what these are called; None where they are no classes."""
+    folders = [name.split("/")[0] if "/" in name else None for name in names]
+    labels = sorted({one for one in folders if one is not None})
+    if None in folders or len(labels) < 2:
+        return None, None
+    return torch.tensor([labels.index(str(one)) for one in folders]), tuple(labels)
 
 
 def thumbnail(folder: str | Path, name: str, most: int) -> bytes:

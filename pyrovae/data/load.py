@@ -12,10 +12,11 @@ import torch
 
 from pyrovae._lazily import Lazily
 from pyrovae._near import expanded
-from pyrovae._sources import NAMES, check_source
+from pyrovae._sources import NAMES, SUFFIXES, check_source
 from pyrovae.data.captioned import captioned
 from pyrovae.data.captions import CAPTIONS, Captions
 from pyrovae.data.dataset import Dataset, Kind, file_checksum
+from pyrovae.data.images import folder_checksum, load_folder
 from pyrovae.data.named import load_digits, load_idx
 from pyrovae.data.sprites import sprites
 from pyrovae.errors import DataError, OptionError
@@ -38,13 +39,15 @@ def load(
     text_labels: bool = False,
     columns: str | Path | None = None,
     conditions: str | Sequence[str] = (),
+    size: int | None = None,
 ) -> Dataset:
-    """Load a data set by its name, or from a file.
+    """Load a data set by its name, from a file, or from a folder of images.
 
     Args:
         source: "digits" (8 x 8 images of counts from 0 to 16), "sprites" (10,000 drawn shapes, see `sprites`), "mnist" or
             "fashion-mnist" (784 pixels in [0, 1], with their test sets), or the path of a .npz or .npy file, or of a table:
-            .csv (also .data, .txt, .tsv), .parquet, .xlsx.
+            .csv (also .data, .txt, .tsv), .parquet, .xlsx. Or a folder of images, see `load_folder`, with pixels in [0, 1];
+            if all are in folders within it, two or more, these are their classes.
 
             .npz: the rows are the only array of the file, or the first of the arrays `x`, `x_train`, `data` and `images`
             that it has. The arrays `x_test`, `y` (or `y_train`, `labels`) and `y_test` (or `labels_test`) are read if
@@ -78,6 +81,8 @@ def load(
         conditions: Columns of a table that a model is given with every row, and that are not among the rows: a list, or their
             names or numbers with commas between them. They become `Dataset.c`. Of gray images "captions", which
             `pyrovae.data.captioned` writes.
+        size: The side of the squares, in pixels, that the images of a folder are scaled and cropped to; None if they have one
+            size.
 
     Returns:
         A `Dataset`; its `x` has the shape `(N, D)`.
@@ -99,7 +104,7 @@ def load(
         (('length', 'width'), ('rose', 'tulip'), tensor([0, 1, 0]))
     """
     how: dict[str, Any] = {"ids": ids, "header": header, "drop": drop, "text_labels": text_labels, "columns": columns}
-    how["conditions"] = conditions
+    how |= {"conditions": conditions, "size": size}
     dataset = read(source, data_root=data_root, label=label, **how)
     for note in dataset.notes:
         warnings.warn(f"{dataset.name}: {note}", stacklevel=2)
@@ -112,12 +117,17 @@ def read(
     data_root: str | Path | None = None,
     label: str | None = None,
     drop: str | Sequence[str] = (),
+    size: int | None = None,
     **table: Any,
 ) -> Dataset:
     """What `load` does, without a warning for each of the notes; `table` are arguments of `load_table`."""
     try:
         path = expanded(source).absolute()
         suffix = path.suffix.lower()
+        if source not in NAMES and path.is_dir() and suffix not in SUFFIXES:
+            return _read_folder(source, size, {"label": label, "drop": drop, **table})
+        if size is not None:
+            raise OptionError(f"--size is for a folder of images, and {source} is none. Leave it out.")
         if source in NAMES or suffix in (".npz", ".npy"):
             chosen = [n for n in ("ids", "header", "columns") if table.get(n) is not None] + ["drop"] * bool(drop)
             wanted = table.get("conditions") or ()
@@ -148,6 +158,16 @@ def read(
         raise DataError(f"cannot read {source!r}: {error}. Check the permissions and the free space.") from error
 
 
+def _read_folder(source: str, size: int | None, others: Mapping[str, Any]) -> Dataset:
+    of_tables = {"label": "--label", "ids": "--id", "header": "--header", "drop": "--drop", "columns": "--columns"}
+    of_tables["conditions"] = "--condition"
+    if flags := ", ".join(flag for name, flag in of_tables.items() if others.get(name) not in (None, (), [], "")):
+        raise OptionError(
+            f"{flags}: for tables, and {source} is a folder of images, whose classes are the folders in it. Leave it out."
+        )
+    return load_folder(source, size=size, classes=True)
+
+
 def load_again(
     source: Mapping[str, Any], *, data_root: str | Path | None = None, data: str | Path | None = None
 ) -> Dataset:
@@ -176,12 +196,14 @@ def load_again(
     if data is not None:
         if source.get("name"):
             raise OptionError(f"The data are {source['name']}, and come from no file: leave --data out.")
-        check_source(str(data))
+        check_source(str(data), folders="size" in source)
         source = {**source, "path": str(expanded(data).absolute())}
     if not source.get("name"):
-        _refuse_changed(Path(source["path"]), source["checksum"])
+        _refuse_changed(source)
     table: dict[str, Any] = {}
-    if "header" in source:  # of a table
+    if "size" in source:  # of a folder of images
+        table = {"size": source["size"]}
+    elif "header" in source:  # of a table
         table = {
             "header": source["header"],
             "ids": source["ids"] or row_ids.NO_IDS,
@@ -205,14 +227,18 @@ def load_again(
     return captioned(dataset, Captions.from_json(source[CAPTIONS])) if CAPTIONS in source else dataset
 
 
-def _refuse_changed(path: Path, wanted: str) -> None:
-    """DataError unless there is a file with this checksum. It is not looked into: whoever wrote the run chose which it is."""
-    check_source(str(path))
+def _refuse_changed(source: Mapping[str, Any]) -> None:
+    """DataError unless the file, or the folder of images, has the recorded checksum.
+
+    It is not looked into: whoever wrote the run chose which it is.
+    """
+    path = Path(source["path"])
+    check_source(str(path), folders="size" in source)
     try:
-        found = file_checksum(path)
+        found = folder_checksum(path, source["size"]) if path.is_dir() else file_checksum(path)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}. Check the permissions.") from error
-    _refuse_other(path.stem, found, wanted)
+    _refuse_other(path.stem, found, source["checksum"])
 
 
 def _refuse_other(name: str, found: str, wanted: str) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from pyrovae.errors import DataError, OptionError, ShapeError
-from pyrovae.plots.scatter import column_scatters
+from pyrovae.plots.columns import Columns, column_scatters
 from pyrovae.plots.style import STYLE, Array, as_array, axes_of, literal
 
 
@@ -71,14 +71,14 @@ def reconstructions(
     x_hat: ArrayLike | Tensor,
     image_shape: Sequence[int] | None = None,
     ax: Axes | Sequence[Axes] | Array | None = None,
-    columns: Sequence[str] | None = None,
+    columns: Columns | None = None,
     labels: Sequence[bool] | None = None,
 ) -> Axes | Array:
     """Show originals and their reconstructions: images one above the other, or a scatter plot for each column of a table.
 
     A scatter plot shows reconstruction against original, the diagonal, and the share of the column's variance that is
-    explained, R^2 = 1 - sum (x - x_hat)^2 / sum (x - mean x)^2; of a column of classes the share that is right. NaN is left
-    out.
+    explained, R^2 = 1 - sum (x - x_hat)^2 / sum (x - mean x)^2. A column of classes has a disc for each pair of them, whose
+    area is the number of rows, and the share that is right. NaN is left out.
 
     Args:
         x: The originals, `(N, D)`, or `(N, *image_shape)` for images.
@@ -86,8 +86,10 @@ def reconstructions(
         image_shape: `(H, W)`, or `(C, H, W)` with 1, 3 or 4 channels. None: rows are those of a table, and the first 12
             columns are shown.
         ax: The axes to draw on: one for images, a sequence of at least min(D, 12) for a table. None makes a figure.
-        columns: The names of the D columns of a table.
-        labels: For each column of a table whether it holds numbers of classes.
+        columns: The names of the D columns of a table. A mapping gives the names of the classes of each, too, in the order of
+            their numbers, an empty tuple for a column of numbers, and for one of days the date of day 0, as
+            `pv.tables.Schema` has all that as `meanings`.
+        labels: For each column of a table whether it holds numbers of classes, where `columns` does not say it.
 
     Returns:
         The axes for images, an array of min(D, 12) axes for a table.

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba_array
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 from sklearn.decomposition import PCA
 from torch import Tensor
@@ -113,55 +110,3 @@ def _draw_points(ax: Axes, points: Array, classes: Array, styles: Styles) -> Non
         colours = to_rgba_array([styles[value][0] for value in classes[rows].tolist()])
         ax.scatter(points[rows, 0], points[rows, 1], s=size, c=colours, marker=marker, alpha=0.75, linewidths=0)
     ax.set_aspect("equal", adjustable="datalim")
-
-
-def column_scatters(
-    x: Array,
-    x_hat: Array,
-    ax: Axes | Sequence[Axes] | Array | None,
-    names: Sequence[str] | None,
-    labels: Sequence[bool] | None = None,
-) -> Array:
-    """Reconstruction against original for each of the first 12 columns of a table; see `reconstructions`."""
-    if x.ndim != 2:
-        raise ShapeError(f"Rows of a table have the shape (N, D), got {x.shape}. Pass image_shape=... for images.")
-    if x.size == 0:
-        raise DataError(f"There is no row to draw, got an array of shape {x.shape}.")
-    shown = min(x.shape[1], 12)
-    if names is not None and len(names) != x.shape[1]:
-        raise ShapeError(f"{x.shape[1]} columns need as many names, got {len(names)}.")
-    if labels is not None and len(labels) != x.shape[1]:
-        raise ShapeError(
-            f"labels says of each of {x.shape[1]} columns whether it has classes, got {len(labels)} answers."
-        )
-    if ax is None:
-        wide = min(shown, 4)
-        high = -(-shown // wide)
-        figure = Figure(figsize=(1.9 * wide + 0.3, 2.0 * high + 0.4))
-        grid = figure.subplots(high, wide, squeeze=False)
-        for unused in grid.flat[shown:]:
-            unused.remove()
-        figure.supxlabel("original", fontsize=9)
-        figure.supylabel("reconstruction", fontsize=9)
-        if shown < x.shape[1]:
-            figure.suptitle(f"the first {shown} of {x.shape[1]} columns", x=0.01, ha="left", fontsize=10)
-        axes = grid.flat[:shown]
-    else:
-        axes = np.ravel(np.asarray(ax, dtype=object))
-        if len(axes) < shown:
-            raise ShapeError(f"{shown} columns need as many axes, got {len(axes)}. Without ax, they are made.")
-    for d, panel in enumerate(axes[:shown]):
-        seen = np.isfinite(x[:, d]) & np.isfinite(x_hat[:, d])
-        original, rebuilt = x[seen, d].astype(float), x_hat[seen, d].astype(float)
-        size = float(np.clip(2000 / max(len(original), 1), 2, 12))
-        panel.scatter(original, rebuilt, s=size, color=PALETTE[0], alpha=0.4, linewidths=0)
-        panel.axline((float(original.mean()) if len(original) else 0.0,) * 2, slope=1, color="#888888", linewidth=0.8)
-        spread = ((original - original.mean()) ** 2).sum() if len(original) else 0.0
-        share = f"R² = {1 - ((original - rebuilt) ** 2).sum() / spread:.2f}" if spread > 0 else "constant"
-        if labels is not None and labels[d] and len(original):  # numbers of classes have no variance to explain
-            share = f"{(original == rebuilt).mean():.0%} right"
-        name = f"column {d}" if names is None else names[d]
-        panel.set_title(f"{literal(name if len(name) < 16 else name[:14] + '…')}, {share}", fontsize=8)
-        panel.xaxis.set_major_locator(MaxNLocator(3))
-        panel.yaxis.set_major_locator(MaxNLocator(3))
-    return np.asarray(axes[:shown], dtype=object)

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from pyrovae._letters import draw
 from pyrovae.errors import OptionError
-from pyrovae.plots.letters import draw
 
 Array = NDArray[Any]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,13 @@ _SPACED = re.compile(r"[+-]?\d{1,3}([ '\u00a0\u2009\u202f]\d{3})+([.,]\d*)?")
 _CONTINENTAL = re.compile(r"[+-]?(\d{1,3}(\.\d{3})+|\d+),\d+")
 _CURRENCIES = ("$", "€", "£", "¥")
 _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([T ]\d{1,2}:\d{2}.*)?")
+_YEAR_LAST = re.compile(r"(\d{1,2})([-/.])(\d{1,2})[-/.](\d{4}|\d{2})([T ]\d{1,2}:\d{2}.*)?")
 
 
-def is_gap(cell: Any) -> bool:
-    """Whether a cell says that nothing is known."""
+def is_gap(cell: Any, categories: Collection[Any] = ()) -> bool:
+    """Whether a cell says that nothing is known: not one that is a category itself, such as "none" of symptoms."""
     if isinstance(cell, str):
-        return cell.strip().lower() in GAPS
+        return cell.strip().lower() in GAPS and cell.strip() not in categories
     return (
         cell is None
         or cell is pd.NaT
@@ -35,9 +37,14 @@ def is_gap(cell: Any) -> bool:
     )
 
 
-def as_text(cell: Any) -> str | None:
+def says_none(cell: Any) -> bool:
+    """Whether a cell is the word "none", which among numbers and dates is a gap, and among words more often an answer."""
+    return isinstance(cell, str) and cell.strip().lower() == "none"
+
+
+def as_text(cell: Any, categories: Collection[Any] = ()) -> str | None:
     """A cell as the text by which a category is recognised, None where missing: 2, 2.0 and "2" are one category."""
-    if is_gap(cell):
+    if is_gap(cell, categories):
         return None
     if isinstance(cell, bool | np.bool_):
         return str(bool(cell))
@@ -100,17 +107,77 @@ def _number(cell: Any, decimal_comma: bool) -> float | None:
     return None
 
 
-def as_days(cells: pd.Series) -> tuple[Array, list[Any]]:
-    """Dates as days since 1970-01-01, float64 with NaN where missing, and the cells that are no dates."""
+def as_days(cells: pd.Series, form: str = "") -> tuple[Array, list[Any]]:
+    """Dates as days since 1970-01-01, float64 with NaN where missing, and the cells that are no dates.
+
+    Args:
+        form: How dates that end in the year are written, as `date_form` says; "" reads each by itself, the month first where
+            both are possible.
+    """
     if not pd.api.types.is_datetime64_any_dtype(cells):
         known = ~cells.map(is_gap).to_numpy(dtype=bool)
         looks = cells.map(lambda cell: bool(_DATE.fullmatch(str(cell).strip()))).to_numpy(dtype=bool)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of formats that are guessed cell by cell
             texts = cells.astype(object).where(known & looks)  # of durations, an empty column would be none of moments
+            if form:
+                texts = texts.map(lambda cell: _year_first(str(cell).strip(), form), na_action="ignore")
             parsed = pd.to_datetime(texts, errors="coerce", format="mixed", utc=True)
     else:
         parsed, known = pd.to_datetime(cells, utc=True), cells.notna().to_numpy()
     since = (parsed - pd.Timestamp("1970-01-01", tz="UTC")) / pd.Timedelta(days=1)
     days = since.to_numpy(dtype=np.float64, na_value=np.nan)
     return days, cells[known & np.isnan(days)].tolist()
+
+
+def date_form(cells: pd.Series) -> tuple[str | None, str]:
+    """How dates that end in the year are written, as in `strftime`, and what to say of it.
+
+    "%d.%m.%Y" has the day first: some cell, such as 31.12.2024, cannot be read otherwise, or no cell decides it, and the mark
+    is a full stop, by which no country has the month first, or every first number is 1, as of months.
+
+    Args:
+        cells: Cells that are dates, none of them missing.
+
+    Returns:
+        "" where none ends in the year. None where some can only have the day first, and others only the month.
+    """
+    found = [match for cell in cells if (match := _YEAR_LAST.fullmatch(str(cell).strip()))]
+    first, second = ([int(match[place]) for match in found] for place in (1, 3))
+    if not found or max(first) > 31:  # 99-12-31
+        return "", ""
+    days, months = ([match[0] for match, number in zip(found, numbers) if number > 12] for numbers in (first, second))
+    if min(len(days), len(months)) > STRANGE * len(cells):
+        return None, f"dates, of which {days[0]} has the day first and {months[0]} the month"
+    by_day, decided = len(days) > len(months), bool(days or months)
+    mark = found[0][2]
+    if not decided:
+        by_day = mark == "." or (set(first) == {1} and set(second) != {1})
+    year = "%Y" if len(found[0][4]) == 4 else "%y"
+    time = "" if found[0][5] is None else " %H:%M:%S" if found[0][5].count(":") > 1 else " %H:%M"
+    form = mark.join(("%d", "%m", year) if by_day else ("%m", "%d", year)) + time
+    unclear = next(
+        (match[0] for match in found if match[1] != match[3] and int(match[1]) < 13 and int(match[3]) < 13), None
+    )
+    if unclear is None:
+        return form, ""
+    said = f"{unclear!r} is read as {pd.Timestamp(_year_first(unclear, form)).date()}"
+    if decided or by_day:
+        return form, said
+    other = mark.join(("%d", "%m", year)) + time
+    return (
+        form,
+        f"{said}, though no cell says whether the day or the month comes first; format: '{other}' has the day first",
+    )
+
+
+def _year_first(text: str, form: str) -> str | None:
+    """A date that ends in the year as one that begins with it, None where it is none; any other text as it is."""
+    match = _YEAR_LAST.fullmatch(text)
+    if match is None:
+        return text
+    day, month = (match[1], match[3]) if form.find("%d") < form.find("%m") else (match[3], match[1])
+    year = (
+        int(match[4]) if len(match[4]) == 4 else int(match[4]) + (1900 if int(match[4]) > 68 else 2000)
+    )  # as strptime
+    return f"{year:04}-{int(month):02}-{int(day):02}{match[5] or ''}" if 1 <= int(month) <= 12 else None

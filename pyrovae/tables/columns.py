@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pyrovae.errors import DataError, shortened
-from pyrovae.tables.cells import STRANGE, as_days, as_numbers, as_text
+from pyrovae.tables.cells import STRANGE, as_days, as_numbers, as_text, is_gap
 
 Array = NDArray[Any]
 
@@ -46,6 +46,8 @@ class Column:
         low: The smallest number that can occur; None if there is no bound.
         high: The largest number that can occur; None if there is no bound.
         decimals: How many decimals numbers are written with; None if with all that they have.
+        format: How dates are written as text, such as "%d.%m.%Y" for 31.12.2024, as in `strftime`; "" for 2024-12-31. Dates
+            that begin with the year are read whatever it is.
         why: Why the column is left out, or what else was noticed.
 
     Raises:
@@ -65,6 +67,7 @@ class Column:
     low: float | None = None
     high: float | None = None
     decimals: int | None = None
+    format: str = ""
     why: str = ""
 
     def __post_init__(self) -> None:
@@ -79,6 +82,11 @@ class Column:
             raise DataError(f"Column {self.name!r}: binary needs two categories, got {list(self.categories)}.")
         if self.decimals is not None and (isinstance(self.decimals, bool) or not isinstance(self.decimals, int)):
             raise DataError(f"Column {self.name!r}: decimals is a whole number, got {self.decimals!r}.")
+        if self.format and (self.kind != "date" or not _is_date_format(self.format)):
+            raise DataError(
+                f"Column {self.name!r}: format is for dates, with %d, %m and %Y (or %y), such as '%d.%m.%Y' for 31.12.2024, "
+                f"got {self.format!r} for {self.kind}."
+            )
         bounds = [value for value in (self.low, self.high, self.offset) if value is not None]
         if not all(isinstance(v, int | float) and math.isfinite(v) for v in (self.step, *bounds)) or self.step < 0:
             raise DataError(f"Column {self.name!r}: step, offset, low and high are numbers, step of 0 or more.")
@@ -93,6 +101,11 @@ class Column:
     def is_class(self) -> bool:
         return self.kind in CLASSES
 
+    def gaps(self, cells: pd.Series) -> Array:
+        """Which cells are missing, `(N,)`."""
+        found: Array = cells.map(lambda cell: is_gap(cell, self.categories)).to_numpy(dtype=bool)
+        return found
+
     def codes(self, cells: pd.Series, before: int = 0) -> tuple[Array, list[Any]]:
         """The cells as numbers, `(N,)` float64 with NaN where missing, and the cells that are no value of the column.
 
@@ -102,7 +115,7 @@ class Column:
         if self.is_class:
             return self._class_codes(cells, before)
         if self.kind == "date":
-            return as_days(cells)
+            return as_days(cells, self.format)
         values, strange = as_numbers(cells)
         beyond = np.isinf(values)
         if beyond.any():
@@ -124,8 +137,8 @@ class Column:
             ):  # as few as may count as missing in any column of numbers
                 strange = []
             return np.where(met, order[place], np.nan), [*strange, *np.unique(others).tolist()]
-        known = {as_text(category): code for code, category in enumerate(self.categories)}
-        texts = cells.map(as_text)  # None where missing
+        known = {as_text(category, self.categories): code for code, category in enumerate(self.categories)}
+        texts = cells.map(lambda cell: as_text(cell, known))  # None where missing
         found = texts.map(known).to_numpy(dtype=np.float64, na_value=np.nan)
         strange = texts[np.isnan(found) & texts.notna().to_numpy()].unique().tolist()
         return found, strange
@@ -137,11 +150,21 @@ class Column:
             picked = np.where(missing, 0, codes).astype(np.int64).clip(0, len(self.categories) - 1)
             cells = pd.Series([None if gone else self.categories[code] for code, gone in zip(picked, missing)])
         elif self.kind == "date":
-            days = pd.to_timedelta(np.round(codes * 86400), unit="s")
+            days = np.round(codes / self.step) * self.step if self.step else codes  # of means, which lie between them
+            days = pd.to_timedelta(np.round(days * 86400), unit="s")
             return pd.Series(pd.Timestamp("1970-01-01") + days)
         else:
             cells = pd.Series(codes if self.decimals is None else np.round(codes, self.decimals))
-        return _as_dtype(cells, self.dtype, self.categories, ordered=self.kind == "ordinal")
+        answers = self.kind == "ordinal" and all(isinstance(category, str) for category in self.categories)
+        dtype = "category" if answers else self.dtype  # which texts cannot have an order without
+        return _as_dtype(cells, dtype, self.categories, ordered=self.kind == "ordinal")
+
+    def written(self, cells: pd.Series) -> pd.Series:
+        """Dates that `values` gave as text, as they are written in a file; cells of any other kind as they are."""
+        if self.kind != "date":
+            return cells
+        form = self.format or ("%Y-%m-%d" if self.step >= 1 else "%Y-%m-%d %H:%M:%S")
+        return cells.map(lambda cell: cell.strftime(form), na_action="ignore").astype(object)
 
     def to_json(self) -> dict[str, Any]:
         """The column in JSON's types, without what is as by default."""
@@ -178,8 +201,9 @@ class Column:
         if self.kind == "binary":
             parts.append(" or ".join(map(repr, self.categories)))
         elif self.is_class:
-            shown = ", ".join(map(str, self.categories[:6]))
-            parts.append(f"{len(self.categories)} values: {shown}{', ...' if len(self.categories) > 6 else ''}")
+            between = " < " if self.kind == "ordinal" else ", "
+            shown = between.join(map(str, self.categories[:6])) + (f"{between}..." if len(self.categories) > 6 else "")
+            parts.append(shown if self.kind == "ordinal" else f"{len(self.categories)} values: {shown}")
         if self.is_number and self.kind != "date":
             if self.offset is not None and self.kind != "positive":
                 parts.append("on a log scale")
@@ -195,6 +219,10 @@ class Column:
 
     def __repr__(self) -> str:
         return f"Column({self.name}: {self})"
+
+
+def _is_date_format(form: Any) -> bool:
+    return isinstance(form, str) and all(part in form for part in ("%d", "%m")) and ("%Y" in form or "%y" in form)
 
 
 def _as_dtype(cells: pd.Series, dtype: str, categories: Sequence[Any] = (), *, ordered: bool = False) -> pd.Series:

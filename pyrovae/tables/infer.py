@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pyrovae.errors import DataError
-from pyrovae.tables.cells import STRANGE, as_days, as_numbers, as_text, is_gap
+from pyrovae.tables.cells import STRANGE, as_days, as_numbers, as_text, date_form, is_gap, says_none
 from pyrovae.tables.columns import Column
 from pyrovae.tables.schema import Schema
 
@@ -89,7 +89,11 @@ def _column(name: str, cells: pd.Series) -> Column:
         return Column(name, "none", dtype, why=NOTHING)
     if isinstance(cells.dtype, pd.CategoricalDtype):
         return _category(name, cells, known)
-    texts = known.map(as_text)
+    answers = cells[cells.map(says_none).to_numpy(dtype=bool)]
+    if len(answers) and _are_words(known):
+        known = cells[cells.map(lambda cell: says_none(cell) or not is_gap(cell)).to_numpy(dtype=bool)]
+    words = {answer.strip() for answer in answers.unique()}
+    texts = known.map(lambda cell: as_text(cell, words))
     if texts.nunique() == 1:
         return Column(name, "none", dtype, why=f"every row has the value {texts.iloc[0]}")
     if pd.api.types.is_bool_dtype(known.infer_objects()):
@@ -103,9 +107,19 @@ def _column(name: str, cells: pd.Series) -> Column:
         why = f"{len(strange)} cells such as {strange[0]!r} count as missing" if strange else _marks(known, values)
         return _numbers(name, dtype, values[~np.isnan(values)], len(cells), why)
     days, strange = as_days(known)
-    if not strange:
-        return Column(name, "date", "datetime64[ns]", step=_date_step(days))
+    if len(strange) <= STRANGE * len(known):
+        form, why = date_form(known[~np.isnan(days)])
+        if form is None:
+            return Column(name, "none", dtype, why=why)
+        days, strange = as_days(known, form)
+        if strange:
+            why = "; ".join(filter(None, (why, f"{len(strange)} cells such as {str(strange[0])!r} count as missing")))
+        return Column(name, "date", "datetime64[ns]", step=_date_step(days), format=form, why=why)
     return _texts(name, dtype, known, texts)
+
+
+def _are_words(known: pd.Series) -> bool:
+    return all(len(read(known)[1]) > STRANGE * len(known) for read in (as_numbers, as_days))
 
 
 def _marks(known: pd.Series, values: Array) -> str:
@@ -139,7 +153,7 @@ def _texts(name: str, dtype: str, known: pd.Series, texts: pd.Series) -> Column:
 def _plain(cell: Any) -> Any:
     """A category as JSON can keep it: a truth, a number or a text, such as that of a moment."""
     cell = cell.item() if isinstance(cell, np.generic) else cell
-    return cell if isinstance(cell, bool | int | float) else as_text(cell)
+    return cell if isinstance(cell, bool | int | float) else as_text(cell, (str(cell).strip(),))
 
 
 def _in_order(text: str) -> tuple[float, str]:

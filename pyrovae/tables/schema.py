@@ -21,6 +21,8 @@ from pyrovae.tables.cells import STRANGE
 from pyrovae.tables.columns import Column
 from pyrovae.tables.plain_yaml import read_yaml
 
+DAY_0 = np.datetime64("1970-01-01", "D")  # of dates
+
 
 @dataclass(frozen=True)
 class Schema:
@@ -78,6 +80,12 @@ class Schema:
         """The names of the modelled columns, in the order of the rows of a model."""
         return tuple(column.name for column in self.modelled)
 
+    @property
+    def meanings(self) -> dict[str, tuple[Any, ...] | np.datetime64]:
+        """What the numbers of each modelled column are, as `pv.criticise` and `pv.plots.reconstructions` take it: the names of
+        classes in their order, () for numbers, and for dates the date of day 0."""
+        return {column.name: DAY_0 if column.kind == "date" else column.categories for column in self.modelled}
+
     def encode(self, table: pd.DataFrame, *, before: int | None = None) -> Tensor:
         """The rows of a table as numbers.
 
@@ -107,8 +115,9 @@ class Schema:
                 raise DataError(_unknown(column, strange))
             if len(strange) > STRANGE * max(1, len(table) + (before or 0)):
                 raise DataError(
-                    f"Column {column.name!r} holds {column.kind} values, and {len(strange)} of {len(table)} cells are none, "
-                    f"such as {strange[0]!r}. Correct them, leave them empty, or change the column's kind."
+                    f"Column {column.name!r} holds {column.kind} values{f' ({column.format})' if column.format else ''}, and "
+                    f"{len(strange)} of {len(table)} cells are no such values, for example {strange[0]!r}. Correct them, leave "
+                    "them empty, or change the column's kind."
                 )
             _check_bounds(column, codes)
             rows[:, place] = codes
@@ -133,6 +142,38 @@ class Schema:
         values = rows.detach().cpu().double().numpy()
         found = {column.name: column.values(values[:, place]) for place, column in enumerate(self.modelled)}
         return pd.DataFrame({column.name: found[column.name] for column in self.columns if column.name in found})
+
+    def written(self, table: pd.DataFrame) -> pd.DataFrame:
+        """A table that `decode` gave as it is written in a file: dates are texts in the form that their column had."""
+        return table.assign(
+            **{c.name: c.written(table[c.name]) for c in self.columns if c.name in table and c.kind == "date"}
+        )
+
+    def with_changes(self, names: str | Sequence[str], **changes: Any) -> Schema:
+        """The schema with other entries for some of its columns, such as answers whose order is now said.
+
+        Args:
+            names: The name of a column, or several.
+            **changes: What is to be different, as for `Column`.
+
+        Raises:
+            DataError: There is no such column, or an entry is unknown or impossible.
+
+        Example:
+            >>> import pandas as pd
+            >>> schema = pv.tables.infer(pd.DataFrame({"walks": ["often", "never", "rarely"] * 3}))
+            >>> schema.with_changes("walks", kind="ordinal", categories=["never", "rarely", "often"])
+            Schema of 1 columns:
+              walks  ordinal, never < rarely < often
+        """
+        wanted = [names] if isinstance(names, str) else list(names)
+        known = [column.name for column in self.columns]
+        if absent := [name for name in wanted if name not in known]:
+            raise DataError(f"The schema has no column {absent[0]!r}{near_names(absent[0], known)}.")
+        changed = {
+            c.name: Column.from_json({**c.to_json(), "why": "", **changes}) for c in self.columns if c.name in wanted
+        }
+        return Schema(tuple(changed.get(column.name, column) for column in self.columns))
 
     def family(self, rows: Tensor, floor: float = 1e-2) -> families.Columns:
         """The family of a row: `RoundedNormal` for the numbers, `Categorical` for each column of classes.
@@ -203,7 +244,8 @@ class Schema:
         about = (
             "# What each column is: real, positive (on a log scale), count, proportion, date, binary, categorical, ordinal,\n"
             "# or none, which leaves it out. step: what numbers are recorded to, 0 if they are exact; offset: what is added\n"
-            "# before the logarithm; low, high: bounds; categories: the values of a class, in order.\n"
+            "# before the logarithm; low, high: bounds; format: how dates are written, '%d.%m.%Y' for 31.12.2024; categories:\n"
+            "# the values of a class, in order.\n"
         )
         return about + str(
             yaml.safe_dump(entries, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)

@@ -1,5 +1,6 @@
 """`pyrovae impute`: the missing cells of a table come back filled in, and everything else as it was written."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ QUICK = ("--epochs", 30, "--hidden", 8, "--latent", 1, "--engine", "eager", "--p
 
 
 def table(rows: int, seed: int) -> pd.DataFrame:
-    """Four columns of four kinds that one hidden number moves together."""
+    """Six columns of six kinds that one hidden number moves together."""
     rng = np.random.default_rng(seed)
     z = rng.normal(size=rows)
     return pd.DataFrame(
@@ -22,6 +23,10 @@ def table(rows: int, seed: int) -> pd.DataFrame:
             "kind": np.where(z + 0.3 * rng.normal(size=rows) > 0, "rose", "tulip"),
             "length": np.round(10 + 3 * z + 0.5 * rng.normal(size=rows), 2),
             "late": z + rng.normal(size=rows) > 1,
+            "seen": (pd.Timestamp("2024-01-01") + pd.to_timedelta(np.round(60 + 20 * z), unit="D")).strftime(
+                "%d.%m.%Y"
+            ),
+            "pain": np.where(z + rng.normal(size=rows) > 0, "none", "mild"),
         }
     )
 
@@ -40,15 +45,16 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def holed() -> pd.DataFrame:
     rows = table(20, 1).astype({"visits": object, "late": object})
     rows.loc[2, "visits"] = rows.loc[3, "kind"] = rows.loc[3, "late"] = rows.loc[4, "length"] = None
+    rows.loc[5, "seen"] = rows.loc[6, "pain"] = None
     rows.insert(1, "remark", ["", "a, b", *[f"{i:03d}" for i in range(18)]])
-    return rows[["length", "remark", "late", "kind", "visits"]]
+    return rows[["length", "remark", "late", "kind", "visits", "seen", "pain"]]
 
 
 def test_gaps_are_filled_and_other_cells_stay_as_they_are_written(pyrovae: Command, fitted: Path) -> None:
     holed().to_csv("holes.csv", index=False)
     code, out, err = pyrovae("impute", fitted, "holes.csv", "--out", "whole.csv")
     assert code == 0, err
-    assert "4 missing cells filled in: " in out and "does not model remark" in " ".join(out.split())
+    assert "6 missing cells filled in: " in out and "does not model remark" in " ".join(out.split())
     given = pd.read_csv("holes.csv", dtype=str, na_filter=False)
     found = pd.read_csv("whole.csv", dtype=str, na_filter=False)
     assert list(found.columns) == list(given.columns)
@@ -56,6 +62,7 @@ def test_gaps_are_filled_and_other_cells_stay_as_they_are_written(pyrovae: Comma
     gaps["remark"] = False
     assert (found.where(~gaps) == given.where(~gaps)).where(~gaps, True).to_numpy().all()
     assert found.loc[3, "kind"] in ("rose", "tulip") and found.loc[3, "late"] in ("True", "False")
+    assert re.fullmatch(r"\d\d\.0[1-5]\.2024", found.loc[5, "seen"]) and found.loc[6, "pain"] in ("none", "mild")
     assert 0 < float(found.loc[4, "length"]) < 20 and float(found.loc[2, "visits"]) >= 0
 
 

@@ -1,13 +1,17 @@
 """`pyrovae outliers`: ranks, p-values and strange columns of a new table, and what is said of tables that do not fit."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from support.command import Command, invoke
+
+from pyrovae.app.jobs.outliers import strangest_first
 
 pytestmark = pytest.mark.slow
 
@@ -89,7 +93,7 @@ def changed(new: pd.DataFrame, kind: str) -> Any:
     ("kind", "options", "words"),
     [
         ("a column is gone", (), "no column 'c'"),
-        ("text", (), "Column 'c' holds real values, and 60 of 60 cells are none"),
+        ("text", (), "Column 'c' holds real values, and 60 of 60 cells are no such values"),
         ("", ("--method", "ratio"), "--method must be one of"),
         ("", ("--rate", 1.5), "--rate must be between 0 and 1"),
     ],
@@ -107,3 +111,17 @@ def test_a_run_that_is_none(pyrovae: Command) -> None:
     Path("new.csv").write_text("a,b\n1,2\n")
     code, _, err = pyrovae("outliers", "nowhere", "new.csv")
     assert code == 2 and "not a run folder" in err
+
+
+def test_the_columns_to_blame_are_those_farthest_from_ordinary_entries_whatever_gaps_they_have() -> None:
+    usual = torch.tensor([[-1.0, -2.0, -9.0], [-3.0, -4.0, -8.0], [-2.0, math.nan, -7.0]])
+    found = torch.tensor(
+        [
+            [-4.0, -90.0, -9.5],  # all stranger than any ordinary entry, by 1, 86 and 0.5 nats
+            [-2.5, -2.0, -9.0],  # none is: by p
+            [-math.inf, math.nan, -7.5],
+        ]
+    )
+    order, p = strangest_first(found, usual)
+    np.testing.assert_allclose(p, [[1 / 4, 1 / 3, 1 / 4], [2 / 4, 1, 2 / 4], [1 / 4, 1, 3 / 4]])
+    assert order.tolist() == [[1, 0, 2], [0, 2, 1], [0, 2, 1]]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -19,6 +21,8 @@ from pyrovae.criticism import intervals, proposals
 from pyrovae.criticism.predictive import REPLICATES, compared
 from pyrovae.criticism.statistics import MEANING, Statistic, statistics_for
 from pyrovae.distributions import ObservedOnly
+
+SPREADS = "standard deviations of columns"
 
 
 def named(x: Tensor, labels: list[bool] | None = None, shape: tuple[int, ...] | None = None) -> dict[str, Statistic]:
@@ -81,6 +85,28 @@ def test_a_report_knows_the_names_of_columns(columns: Any) -> None:
     assert "by more than chance; the most: " in report["extremes of columns"].says
     with pytest.raises(pv.ShapeError, match="names 3 columns, and rows have 2"):
         pv.criticise(fitted, x, columns=("a", "b", "c"), **quick)
+
+
+def test_days_are_told_as_dates() -> None:
+    pair = pv.VAE(pv.priors.StandardNormal(1), pv.mlp(1, fam.Normal(2), hidden=()), pv.mlp(2, fam.Normal(1), hidden=()))
+    x = torch.randn(30, 2) * torch.tensor([2.0, 1.0]) + torch.tensor([19_800.0, 0.0])  # about 2024-03-18
+    x[:, 0] = x[:, 0].round()
+    fitted = pv.fit(pair, x, epochs=1, engine="eager", progress=False)  # of days about 1970-01-01
+    quick: Any = {"only": ("predictive_checks",), "num_samples": 2, "proposal": "guide"}
+    report = pv.criticise(fitted, x, columns={"seen": np.datetime64("1970-01-01"), "b": ()}, **quick)
+    date = r"\d{4}-\d\d-\d\d"
+    assert re.search(f"seen: 2024-03-1. in the data, {date} ± [0-9.e+]+ days in rows", report["means of columns"].says)
+    assert re.search(f"percent of seen: 2024-03-.. in the data, {date} ± ", report["extremes of columns"].says)
+    assert report["means of columns"].values["data"] == pytest.approx(19_800, abs=2)
+    columns = (("seen", np.datetime64("2000-01-01")), ("b", ()))
+    found = {one.name: one for one in statistics_for(x, [False, False], None, columns)}
+    told = {name: [found[name].told(at, 1.6, 400.0, 2.0) for at in (0, 1)] for name in ("means of columns", SPREADS)}
+    plain = "1.6 in the data, 400 ± 2 in rows drawn from the model"
+    assert told["means of columns"] == [
+        "2000-01-03 in the data, 2001-02-04 ± 2 days in rows drawn from the model",
+        plain,
+    ]
+    assert told[SPREADS] == ["1.6 days in the data, 400 ± 2 days in rows drawn from the model", plain]
 
 
 def test_statistics_are_what_they_are_called() -> None:

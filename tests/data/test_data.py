@@ -505,7 +505,6 @@ def test_a_column_of_text_makes_a_table_of_several_kinds(tmp_path):
     [
         (TABLE, "knd", OptionError, r"no column 'knd' \(did you mean kind\?\).*width, kind, height"),
         (TABLE, "3", OptionError, "no column '3'"),
-        ("a,a\n1,2\n", None, DataError, "several columns are called a"),
         ("a,b\n", None, DataError, "a header and no rows"),
         ("", None, DataError, "not a table"),
         ("1,2\n3,4,5\n", None, DataError, "not a table.*equal length"),
@@ -516,6 +515,15 @@ def test_a_column_of_text_makes_a_table_of_several_kinds(tmp_path):
 def test_tables_that_will_not_do(tmp_path, text, label, error, message):
     with pytest.raises(error, match=message):
         csv(tmp_path, text, label=label)
+
+
+def test_columns_of_one_name_get_numbers_as_pandas_gives_them(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(9, 6)).astype(np.float32)
+    text = "score,score,score.1,b,score,b\n" + "\n".join(",".join(map(str, row)) for row in rows)
+    with pytest.warns(UserWarning, match=r"have one name.*: score \(score.2\), score \(score.3\), b \(b.1\)"):
+        dataset = csv(tmp_path, text)
+    assert dataset.columns == ("score", "score.2", "score.1", "b", "score.3", "b.1")
+    np.testing.assert_array_equal(dataset.x, rows)
 
 
 def test_csv_that_is_not_text(tmp_path):

@@ -58,9 +58,8 @@ def write_rows(
         _write_array(to, array)
     else:
         if rows.schema is not None:
-            table = _whole(
-                rows.schema.decode(values), [column.name for column in rows.schema.numbers if column.kind == "count"]
-            )
+            decoded = rows.schema.written(rows.schema.decode(values))
+            table = _whole(decoded, [column.name for column in rows.schema.numbers if column.kind == "count"])
         else:
             table = pd.DataFrame(array, columns=rows.columns or [f"x{i}" for i in range(array.shape[1])])
         if conditions is not None and rows.given is not None:

@@ -76,7 +76,7 @@ def fit(
     """Fit a model to data, print how good it is on the test rows, and leave weights, settings and pictures in a folder."""
     if (source is None) == (resume is None):
         raise OptionError(
-            "Give what to fit (digits, sprites, mnist, fashion-mnist or a file), or --resume RUN, and not both."
+            "Give what to fit (digits, sprites, mnist, fashion-mnist, a file or a folder), or --resume RUN, and not both."
         )
     check_track(track or ())
     if resume is not None:
@@ -96,7 +96,7 @@ def fit(
         if data is not None:
             raise OptionError("--data is for --resume: give the data of a new fit without it.")
         options = Options.of("fit", **given)
-        check_source(str(source))
+        check_source(str(source), folders=True)
         check_names(options)
         if options.kl == "draws" and options.free_bits:
             raise OptionError("--free-bits takes KL terms in closed form where that is known: leave out --kl draws.")
@@ -157,7 +157,7 @@ def sweep(
     track: take.Track = None,
 ) -> None:
     """Fit every combination of the named parts, and compare log p(x) of the test rows. Called again, it goes on."""
-    check_source(source)
+    check_source(source, folders=True)
     check_track(track or (), several=True)
     grid = _grid(given)
     for options in grid:
@@ -207,7 +207,6 @@ def label(
     labels: take.LabelTable = None,
     to: take.LabelOut = None,
     folder: take.LabelRun = None,
-    size: take.Size = None,
     *,
     given: take.Given,
     label: take.OwnLabel = None,
@@ -244,9 +243,7 @@ def label(
             files.check_file(file, force, (".json", ".xml") if file is not to else (".json",))
     check_source(source, folders=True)
     options = Options.of("label", **given)
-    job = labelling.read_job(
-        source, labels, label=label, size=size, data_root=data_root, some=not page, **options.table
-    )
+    job = labelling.read_job(source, labels, label=label, data_root=data_root, some=not page, **options.table)
     tables.remark(job.dataset.notes)
     if columns := job.about_columns():
         tables.inform(f"{columns}.")

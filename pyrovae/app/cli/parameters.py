@@ -82,7 +82,10 @@ RunFolders = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folder
 Source = Annotated[str, typer.Argument(help="Data, as for `fit`.", show_default=False)]
 FitSource = Annotated[
     str | None,
-    typer.Argument(help="digits, sprites, mnist, fashion-mnist, or a .npz, .npy or .csv file.", show_default=False),
+    typer.Argument(
+        help="digits, sprites, mnist, fashion-mnist, a .csv, .npz or .npy file, or a folder of images.",
+        show_default=False,
+    ),
 ]
 LabelSource = Annotated[
     str, typer.Argument(help="A folder of images, a .csv or .npz file, or a name as for `fit`.", show_default=False)
@@ -114,7 +117,6 @@ LabelTable = Annotated[
         "column label, or that of --label.",
     ),
 ]
-Size = Annotated[int | None, typer.Option(help="Scale and cut images to squares of this side, in pixels.")]
 LabelColumn = Annotated[
     str | None,
     typer.Option(
@@ -143,7 +145,9 @@ Port = Annotated[int, typer.Option(help="Port of the page; 0 takes a free one.",
 DataRoot = Annotated[Path | None, typer.Option(help="Folder with the files of mnist or fashion-mnist.")]
 RunData = Annotated[
     Path | None,
-    typer.Option("--data", help="File of the run's data, if the run, or the file, is not where it was at the fit."),
+    typer.Option(
+        "--data", help="File or folder of the run's data, if the run, or the data, are not where they were at the fit."
+    ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Engine = Annotated[str, typer.Option(help="How a step is run: auto, eager, traced, compiled, or graphed (CUDA).")]

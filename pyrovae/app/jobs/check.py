@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pyrovae._files import write_file
 from pyrovae.app.pages.check import save_page
 from pyrovae.app.run import Run
@@ -53,10 +55,10 @@ def check_run(
     )
 
 
-def _columns_of(run: Run) -> Sequence[str] | Mapping[str, Sequence[Any]] | None:
-    """The names of a table's columns and of their classes, as far as the run knows them."""
+def _columns_of(run: Run) -> Sequence[str] | Mapping[str, Sequence[Any] | np.datetime64] | None:
+    """The names of a table's columns and what their numbers are, as far as the run knows them."""
     if run.rows.schema is not None:
-        return {column.name: column.categories for column in run.rows.schema.modelled}
+        return run.rows.schema.meanings
     return run.rows.columns if len(run.rows.columns or ()) == run.rows.test[0].numel() else None
 
 

@@ -19,7 +19,6 @@ from pyrovae.app.jobs.frames import Block
 from pyrovae.app.run import Run
 from pyrovae.errors import OptionError
 from pyrovae.recover.impute import impute
-from pyrovae.tables.cells import is_gap
 
 MOST_DRAWS = 100_000
 DRAW = "draw"  # the column with the number of the completed table
@@ -121,9 +120,10 @@ def fill_in(
 def _gaps(run: Run, frame: pd.DataFrame) -> pd.DataFrame:
     """Which cells are missing: in columns of the run also those with a mark such as "-", which it takes for missing."""
     gaps = frame.isna()
-    names = () if run.rows.schema is None else run.rows.schema.names
-    there = [name for name in names if name in frame]  # one that is not is told when the rows are made
-    marked = {name: frame[name].map(is_gap) for name in there if not pd.api.types.is_numeric_dtype(frame[name])}
+    columns = () if run.rows.schema is None else run.rows.schema.modelled
+    there = [column for column in columns if column.name in frame]  # one that is not is told when the rows are made
+    texts = [column for column in there if not pd.api.types.is_numeric_dtype(frame[column.name])]
+    marked = {column.name: column.gaps(frame[column.name]) for column in texts}
     return gaps.assign(**marked)
 
 
@@ -139,6 +139,12 @@ def _completed(run: Run, block: Block, values: Tensor, decimal: str) -> pd.DataF
         decoded = pd.DataFrame(restored.numpy(), columns=list(columns_of(run, block.frame)))
     else:
         decoded = schema.decode(restored)
+        written = schema.written(decoded)
+        if block.texts is None:  # of Parquet, whose dates need not be texts
+            written = written[
+                [name for name in decoded if block.frame[name].map(lambda cell: isinstance(cell, str)).any()]
+            ]
+        decoded = decoded.assign(**written)
     if block.texts is None:
         return _typed(block.frame, gaps, decoded)
     return _written(block.texts, gaps, decoded, decimal)

@@ -295,17 +295,28 @@ def _strange_columns(
         found = entry_densities(run.fitted, new, seed=seed + 1, **how).leave_one_out.flatten(1)
     except PairError:
         return None
-    columns = []
-    for own, theirs in zip(found.T, usual.T):
-        known, there = ~own.isnan(), ~theirs.isnan()
-        p = torch.ones(len(own), dtype=torch.float64)
-        if bool(there.any()):
-            p[known] = conformal_p_values(-theirs[there], -own[known])
-        columns.append(p)
-    p_values = torch.stack(columns, 1)
-    # ties, as of all columns that are stranger than any calibration row, in the order of the densities
-    order = (p_values + 1e-9 * found.nan_to_num(0.0).clamp(-1e4, 1e4) / 1e4).argsort(1)
+    order, p_values = strangest_first(found, usual)
     return order[:, :COLUMNS_NAMED].numpy(), p_values.numpy()
+
+
+def strangest_first(found: Tensor, usual: Tensor) -> tuple[Tensor, Tensor]:
+    """The columns of each row, the strangest first, and the conformal p-value of each, `(N, D)` both.
+
+    No p-value is below 1 / (n + 1) with n ordinary values, and columns with gaps have fewer. So columns whose entry is stranger
+    than all ordinary ones come first, by how many nats it is below the least probable of them, and then the others by p.
+
+    Args:
+        found: Log-densities of the entries of N rows, `(N, D)`; NaN is missing.
+        usual: Those of n ordinary rows, `(n, D)`.
+    """
+    p_values, keys = torch.ones_like(found, dtype=torch.float64), torch.ones_like(found, dtype=torch.float64)
+    for column, (own, theirs) in enumerate(zip(found.T, usual.T)):
+        known, there = ~own.isnan(), ~theirs.isnan()
+        if bool(there.any()):
+            p_values[known, column] = conformal_p_values(-theirs[there], -own[known])
+            below = own[known].double() - theirs[there].double().min()
+            keys[known, column] = torch.where(below < 0, below, p_values[known, column])
+    return keys.argsort(stable=True, dim=1), p_values
 
 
 def _table(

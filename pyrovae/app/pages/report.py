@@ -21,7 +21,8 @@ CAPTIONS = {
     "reconstructions": "Rows that the fit has not seen, and what the decoder makes of their codes. What is missing in all of "
     "them, the codes do not hold: more latent dimensions, or a larger network.",
     "columns": "Each point is a test row: what it has in a column, across, and what the decoder makes of its code, upwards. On "
-    "the line, the code holds the column; a level cloud is a column of which it knows nothing.",
+    "the line, the code holds the column; a level cloud is a column of which it knows nothing. Of classes, discs "
+    "are as large as the numbers of rows.",
     "samples": "What the model takes rows to look like. Samples that are worse than the reconstructions come from codes that "
     "no row has: the prior is at odds with the codes of rows, and a richer prior helps.",
     "levels": "Each column holds the levels that its name says at one draw, and draws the others anew. What differs within a "

@@ -12,9 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pyrovae._lazily import Lazily
 from pyrovae.engine import ranks
 from pyrovae.errors import MissingPackageError, shortened, without_password
 from pyrovae.fitted.fitted import Fit
+
+letters = Lazily("pyrovae._letters")  # which imports matplotlib
 
 Row = Mapping[str, float]
 
@@ -167,6 +170,12 @@ def png_of(picture: Any) -> bytes:
     if isinstance(picture, str | Path):
         return Path(picture).read_bytes()
     figure = picture.get_figure() if hasattr(picture, "get_figure") else picture
-    with io.BytesIO() as content:
+    content = io.BytesIO()
+
+    def write() -> None:
+        content.seek(0)
+        content.truncate()
         figure.savefig(content, format="png")
-        return content.getvalue()
+
+    letters.draw(figure, write)
+    return content.getvalue()

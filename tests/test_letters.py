@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 
-from pyrovae.plots import letters
+from pyrovae import _letters as letters
 from pyrovae.plots.style import png_of
+from pyrovae.training.tracking.tracker import png_of as tracked
 
 KNOWN, UNKNOWN = "\U000f0123", "\U000f0124"  # for private use, and in no font but the one that is made here
 
@@ -63,6 +64,16 @@ def test_letters_are_taken_from_a_font_that_has_them(fonts: None) -> None:
     with pytest.warns(UserWarning, match="boxes"):
         assert found != png_of(titled(f"a {UNKNOWN}"), 50)
     assert [text.get_fontfamily() for text in (axes.title, *axes.get_xticklabels())] == families
+
+
+def test_trackers_take_letters_from_other_fonts_as_well(fonts: None) -> None:
+    plain = titled(f"a {KNOWN}").figure
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = tracked(titled(f"a {KNOWN}"))
+        assert tracked(plain) == found and found[:4] == b"\x89PNG"  # axes and figures
+    with pytest.warns(UserWarning, match="boxes"):
+        assert tracked(titled(f"a {UNKNOWN}")) != found
 
 
 def test_letters_that_no_font_has_are_told_once(fonts: None) -> None:

@@ -1,0 +1,60 @@
+"""Answers that have an order, such as "never", "sometimes" and "always": which columns have such, and what to say of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pyrovae.tables.schema import Schema
+
+# From the lowest to the highest; words of one place, between bars, are answers to different questions.
+SCALES = (
+    "never, almost never|hardly ever, rarely|seldom, sometimes|occasionally, often|frequently|usually, very often, "
+    "almost always|nearly always, always",
+    "strongly disagree|completely disagree, disagree, somewhat disagree|slightly disagree, "
+    "neutral|neither agree nor disagree|neither|undecided, somewhat agree|slightly agree, agree, "
+    "strongly agree|completely agree",
+    "very dissatisfied, dissatisfied, neutral|neither satisfied nor dissatisfied, satisfied, very satisfied",
+    "very unlikely, unlikely, neutral, likely, very likely",
+    "terrible|awful, very poor|very bad, poor|bad, fair|average|acceptable, good, very good, excellent",
+    "none|absent, minimal, mild|slight, moderate, severe, very severe",
+    "not at all, a little|slightly, somewhat|moderately, quite a bit|very, extremely|very much",
+    "very low, low, medium|moderate|middle|average|normal, high, very high",
+    "very small|tiny, small, medium, large|big, very large|huge",
+    "xxs, xs, s, m, l, xl, xxl",
+    "primary, secondary, tertiary",
+)
+_PLACES = [
+    {word: place for place, words in enumerate(scale.split(", ")) for word in words.split("|")} for scale in SCALES
+]
+FEWEST, MOST = 3, 11  # values of a column that may be such answers
+
+
+def in_order(categories: Sequence[Any]) -> tuple[Any, ...] | None:
+    """The categories from the lowest to the highest, if these are words of one scale that is known; else None."""
+    words = {" ".join(str(category).lower().replace("_", " ").split()): category for category in categories}
+    for places in _PLACES:
+        if words.keys() <= places.keys() and len({places[word] for word in words}) == len(categories) >= FEWEST:
+            return tuple(words[word] for word in sorted(words, key=places.__getitem__))
+    return None
+
+
+def hint(schema: Schema) -> str:
+    """Which columns of categories seem to be answers on a scale, and how to say their order; "" if none does.
+
+    A scale is known by its English words, or by several columns that have the same values.
+    """
+    seen: dict[tuple[Any, ...], list[str]] = {}
+    for column in schema.columns:
+        if column.kind == "categorical" and FEWEST <= len(column.categories) <= MOST:
+            seen.setdefault(in_order(column.categories) or column.categories, []).append(column.name)
+    lines = []
+    for categories, names in seen.items():
+        known = in_order(categories) is not None
+        if known or len(names) > 1:
+            listed = ", ".join(map(str, categories))
+            many = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+            lines.append(f"  {many}: kind: ordinal, categories: [{listed}]" + ("" if known else ", put in order"))
+    if not lines:
+        return ""
+    return "\n".join(["These answers seem to have an order. If so, say it in a copy of columns.yaml:", *lines])
