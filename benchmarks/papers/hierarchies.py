@@ -14,6 +14,7 @@ ladder      the same model with the ladder's guide. Sonderby et al. 2016 (arXiv:
 five-b, ladder-b  the same two with balanced KL terms while the KL weight warms up (pv.kl.balanced)
 ladder-n    the ladder with batch normalisation of hidden layers, and of the locations and scales of evidence and levels, as
             in the paper's code; KL terms in closed form; statistics are recomputed from 10,000 training rows after the fit
+ladder-g    the same, but of the heads the locations alone, with a fixed factor of 0.5 (Zhu et al. 2020, arXiv:2004.12585)
 iw-5, iw-50 net "one", trained with the bound of K = 5 and 50 draws; that of one draw is the ELBO, and the fit is "one"
 
 Adam with a one-cycle schedule, the same number of epochs for all, the last weights; the KL weight rises from 0 to 1 over
@@ -69,9 +70,9 @@ def ladder() -> pv.LadderVAE:
     return pv.LadderVAE.of_levels(X, LEVELS, HIDDEN, activation=NORMED)
 
 
-def normed_ladder() -> pv.LadderVAE:
-    activation = pv.nets.BatchNormed(nn.LeakyReLU)
-    return pv.LadderVAE.of_levels(X, LEVELS, HIDDEN, activation=activation, head=pv.batch_normed)
+def normed_ladder(gamma: float | None = None) -> pv.LadderVAE:
+    activation, head = pv.nets.BatchNormed(nn.LeakyReLU), functools.partial(pv.batch_normed, gamma=gamma)
+    return pv.LadderVAE.of_levels(X, LEVELS, HIDDEN, activation=activation, head=head)
 
 
 NETS = {
@@ -82,6 +83,7 @@ NETS = {
     "five-b": Net(five, balanced=True),
     "ladder-b": Net(ladder, balanced=True),
     "ladder-n": Net(normed_ladder, kl="analytic", recomputed=True),
+    "ladder-g": Net(functools.partial(normed_ladder, 0.5), kl="analytic", recomputed=True),
     "iw-5": Net(one, draws=5),
     "iw-50": Net(one, draws=50),
 }
