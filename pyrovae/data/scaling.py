@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.errors import CheckpointError, DataError, ShapeError
+from pyrovae.pair.arrays import as_tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +38,12 @@ class Standardize:
     scale: Tensor
 
     @classmethod
-    def fit(cls, x: Tensor) -> Standardize:
+    def fit(cls, x: Any) -> Standardize:
         """The scaling by mean and standard deviation of the observed values of each column.
 
         Args:
-            x: The training rows, `(N, D)`; NaN is missing. The variance is divided by the number of observed values.
+            x: The training rows, `(N, D)`, a tensor, an array or a DataFrame; NaN is missing. The variance is divided by the
+                number of observed values.
 
         Returns:
             A `Standardize`. Constant columns have scale 1; columns without an observed value have mean 0 and scale 1.
@@ -49,6 +51,7 @@ class Standardize:
         Raises:
             DataError: `x` is not `(N, D)` with N >= 1, or has infinite values.
         """
+        x = as_tensor("x", x, torch.float64)
         if x.dim() != 2 or len(x) == 0:
             raise DataError(f"Standardize.fit wants rows (N, D) with N >= 1, got {tuple(x.shape)}. Flatten each row.")
         x = x.double().cpu()
@@ -63,14 +66,24 @@ class Standardize:
         varies = x.where(observed, -inf).amax(0) > x.where(observed, inf).amin(0)
         return cls(mean, variance.sqrt().where(varies, torch.ones_like(mean)))
 
-    def apply(self, x: Tensor) -> Tensor:
-        """Scale x, `(*batch, D)` in the units of the data, to z, `(*batch, D)` of the same dtype.
+    def apply(self, x: Any) -> Tensor:
+        """Scale x, `(*batch, D)` in the units of the data, to z, `(*batch, D)`.
+
+        Args:
+            x: Rows, a tensor, an array or a DataFrame.
+
+        Returns:
+            z, of the dtype of a tensor of floating-point numbers, and else of torch's default dtype.
 
         Raises:
             ShapeError: `x` has another number of columns.
+            DataError: `x` is no numbers.
         """
+        kept = isinstance(x, Tensor) and x.is_floating_point()
+        x = as_tensor("x", x, torch.float64)
         self._check(x)
-        return ((x.double() - self.mean.to(x.device)) / self.scale.to(x.device)).to(x.dtype)
+        z: Tensor = (x.double() - self.mean.to(x.device)) / self.scale.to(x.device)
+        return z.to(x.dtype if kept else torch.get_default_dtype())
 
     def invert(self, z: Tensor) -> Tensor:
         """Scale z, `(*batch, D)`, back to x, `(*batch, D)` in the units of the data and of the same dtype.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,11 +15,11 @@ from pyrovae.batching.stream import Resident, Stream
 from pyrovae.batching.transformed import transformed
 from pyrovae.engine import ranks
 from pyrovae.errors import CheckpointError, DataError, OptionError
-from pyrovae.pair.batch import Batch, as_batch, cast
+from pyrovae.pair.batch import Batch, as_batch, cast, in_order_of_arguments
 from pyrovae.pair.casts import find_casts
 from pyrovae.pair.datasets import is_batches, is_streamed
 from pyrovae.pair.parameters import find_device
-from pyrovae.pair.program import PairLike
+from pyrovae.pair.program import PairLike, arguments
 from pyrovae.pair.stored import Stored
 from pyrovae.training.fit_options import FitOptions
 
@@ -39,6 +40,8 @@ class FitData:
     device: torch.device
     # of rows that come batch by batch: steps in all, and in an epoch on average
     steps: list[float] | None = None
+    # the names of the columns of an argument, where it is a table that has some
+    columns: dict[str, list[str]] = field(default_factory=dict)
     # floating-point operations of the largest product in a step, and in a full chunk of a question, once the pair has run
     product: float = 0.0
     chunk_product: float = 0.0
@@ -118,7 +121,15 @@ def bind(pair: PairLike, data: Any, options: FitOptions) -> FitData:
     batch_size = min(128, rows) if batch_size is None else batch_size
     if batch_size > rows:
         raise DataError(f"batch_size={batch_size} is larger than the {rows} training rows: use at most {rows}.")
-    return FitData(training, validation, checked, split, batch_size, epochs, seed, device, steps)
+    named = {} if comes or is_streamed(data) else columns_of(pair, data)
+    return FitData(training, validation, checked, split, batch_size, epochs, seed, device, steps, named)
+
+
+def columns_of(pair: PairLike, data: Any) -> dict[str, list[str]]:
+    """The names of the columns of each argument that is a table with names, such as a DataFrame."""
+    given = dict(data) if isinstance(data, Mapping) else in_order_of_arguments(data, list(arguments(pair)))
+    named = {name: getattr(value, "column_names", getattr(value, "columns", None)) for name, value in given.items()}
+    return {name: [str(one)[:60] for one in found] for name, found in named.items() if isinstance(found, Iterable)}
 
 
 def _check_length(options: FitOptions) -> None:

@@ -38,6 +38,7 @@ from pyrovae.pair.devices import indices_in_range
 from pyrovae.pair.layout import Layout, describe_run
 from pyrovae.pair.parameters import evaluating, every_module, fork_rng, named_tensors, place
 from pyrovae.pair.program import PairLike, run, sample_sites
+from pyrovae.pair.scales import most_rows, warn_of_scales
 from pyrovae.training.bind import FitData
 from pyrovae.training.fit_options import FitOptions
 from pyrovae.training.groups import TrainingGroup
@@ -83,6 +84,9 @@ def check(fitted: Fit, data: FitData, groups: Sequence[TrainingGroup], options: 
                 few = transform_once(pair, take_rows(batch, slice(0, 2)), transform)
                 _check_all(fitted, batch, few, transform, numbers)
             check_gradients(pair, runs)
+        spread_out = [_from_all_over(data, one) if transform is None else {} for one in groups]
+        scales = zip(layouts, (model for model, _ in runs), seen, spread_out)
+        warn_of_scales(pair, scales, data.columns, transforms=transform is not None, stacklevel=4)  # at the call of fit
         warn_of_unused_codes(zip(runs, map(num_rows, seen), (one.num_rows for one in groups)))
         objective = as_loss(options.loss)
         parts: list[Any] = [objective, getattr(objective, "kl", None)]
@@ -135,6 +139,14 @@ def start(pair: PairLike, data: FitData, groups: Sequence[TrainingGroup], option
             rows = data.training.take(one.rows[watched(len(one.rows), one.size)].to(data.device))
             known = {name: value for name, value in rows.items() if name in one.names}
             run(pair, transform_once(pair, known, options.transform))
+
+
+def _from_all_over(data: FitData, group: TrainingGroup) -> Batch:
+    """Some rows of a group, evenly spread over the data; none where they come batch by batch."""
+    if data.training.rows is None:
+        return {}
+    most = most_rows(max(value[0].numel() for value in data.training.rows.values()))
+    return data.training.take(group.rows[watched(len(group.rows), most)].to(data.device))
 
 
 def _check_fewer(fitted: Fit, layout: Layout, traces: Traces, first: Batch, cost: TensorSizes) -> None:
