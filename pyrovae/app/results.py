@@ -53,6 +53,10 @@ def results_table(results: Mapping[str, Any], probability: str) -> Shown:
         error = results[f"{name}_se"]
         return f"{results[name]:{kind}}" + (f" ± {error:{kind}}" if math.isfinite(error) else "")
 
+    def median(name: str, kind: str = ".2f") -> list[tuple[str, str]]:
+        """A line for what few rows dominate: the median, which they do not move."""
+        return [("  median row", f"{results[f'{name}_median']:{kind}}")] if results.get(f"{name}_far_rows") else []
+
     picked = results["log_likelihood_rows"]
     few = "" if picked == results["test_rows"] else f", first {picked} rows"
     quantised = "code_perplexity" in results  # all draws of the guide are one, so that they give the ELBO
@@ -60,13 +64,16 @@ def results_table(results: Mapping[str, Any], probability: str) -> Shown:
     lines: list[tuple[str, str]] = [("ELBO, nats per row", with_error("elbo"))]
     bound = ", at least" if quantised else ""
     lines.append((f"log {probability}{bound}, nats per row{few}", with_error("log_likelihood")))
+    lines += median("log_likelihood")
     if undefined := results.get("undefined_rows"):
         lines.append(("  rows left out, whose density is undefined", str(undefined)))
     if math.isfinite(results["log_likelihood_mc_se"]) and not quantised:
         lines.append(("  Monte Carlo error of that mean", f"{results['log_likelihood_mc_se']:.2g}"))
     if "mixture_log_likelihood" in results:
         lines.append((f"log p(x) of a Gaussian mixture{few}", with_error("mixture_log_likelihood")))
+        lines += median("mixture_log_likelihood")
         lines.append(("  how much the model is above it", with_error("above_mixture", "+.2f").replace("± +", "± ")))
+        lines += median("above_mixture", "+.2f")
     if not quantised:
         large, limit = results["k_hat_above_threshold"], f"{results['k_hat_threshold']:.2f}"
         lines.append(
@@ -104,7 +111,7 @@ def results_table(results: Mapping[str, Any], probability: str) -> Shown:
 
 def remarks_on_results(results: Mapping[str, Any]) -> list[str]:
     """What the numbers of a run mean: overfitting, a better density, units, and how far they are to be trusted."""
-    remarks = [overfitting(results)]
+    remarks = [overfitting(results), *_few_rows(results)]
     if results.get("above_mixture", 0.0) < -2 * results.get("above_mixture_se", math.inf):
         remarks.append(
             "A Gaussian mixture predicts the test rows better. Try --prior full-mixture-nsf, --hidden 128,128, or another "
@@ -120,6 +127,25 @@ def remarks_on_results(results: Mapping[str, Any]) -> list[str]:
         doubt = DOUBT["only_guide" if results.get("only_guide") else results["proposal"]]
         remarks.append(f"Where k-hat is above {limit}, the limit for so many draws, {doubt}")
     return remarks
+
+
+def _few_rows(results: Mapping[str, Any]) -> list[str]:
+    """A sentence where the mean of log p(x), of the model or of the mixture beside it, is one over few rows."""
+    of = {"log_likelihood": "the model", "mixture_log_likelihood": "the Gaussian mixture"}
+    found = {name: results.get(f"{name}_far_rows", 0) for name in of}
+    if not any(found.values()):
+        return []
+    told = [
+        f"{found[name]} under {whose} (the least log p(x) is {results[f'{name}_least']:.1f}, the median "
+        f"{results[f'{name}_median']:.1f})"
+        for name, whose in of.items()
+        if found[name]
+    ]
+    rows = f"{results['log_likelihood_rows']} test rows"
+    return [
+        f"Few of the {rows} make most of the ± of the mean: {', and '.join(told)}. Such rows are all but impossible to a "
+        "density that has not seen their like: compare medians, and look at these rows with `pyrovae outliers`."
+    ]
 
 
 def overfitting(results: Mapping[str, Any]) -> str:

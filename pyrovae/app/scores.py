@@ -26,6 +26,7 @@ from pyrovae.tables.simulated import sentence
 
 TRAINING_ROWS, TRAINING_DRAWS = 200, 100
 LEAST_ROWS, MOST_COLUMNS = 20, 64  # of a table beside which a Gaussian mixture is fitted
+FEWEST_JUDGED = 20  # rows, to say that few of them make most of an error
 PRIOR_DRAWS = 200  # for the variance of the latent sites
 EVALUATION_SEED = 1  # of the draws behind the table, so that `evaluate` repeats what `fit` printed
 
@@ -56,7 +57,8 @@ def evaluate(
     results |= _training_rows(run, found.proposal)
     for name in ("elbo", "log_likelihood", "train_elbo", "train_log_likelihood"):
         results[name] -= rows.log_abs_det
-    results |= _units(run) | _codes(run) | _baseline(run, found)
+    results |= _units(run) | _codes(run) | _typical("log_likelihood", found.log_likelihood.cpu(), rows.log_abs_det)
+    results |= _baseline(run, found)
     results["log_abs_det"] = rows.log_abs_det
     results |= {"num_samples": num_samples, "proposal": found.proposal, "only_guide": found.proposal != proposal}
     results |= {"test_rows": len(rows.test), "log_likelihood_rows": len(picked["x"])}
@@ -94,7 +96,34 @@ def _baseline(run: Run, found: Importance) -> dict[str, float]:
         "mixture_log_likelihood_se": (mixture.std() / error).item(),
         "above_mixture": above.mean().item(),
         "above_mixture_se": (above.std() / error).item(),
+        **_typical("mixture_log_likelihood", mixture),
+        **_typical("above_mixture", above),
     }
+
+
+def _typical(name: str, values: Tensor, subtract: float = 0.0) -> dict[str, float]:
+    """The median of such values, the least of them, and how many rows make most of the error of their mean, 0 for no few."""
+    values = values[~values.isnan()].double() - subtract
+    if not len(values):
+        return {}
+    return {
+        f"{name}_median": values.median().item(),
+        f"{name}_least": values.min().item(),
+        f"{name}_far_rows": rows_that_dominate(values),
+    }
+
+
+def rows_that_dominate(values: Tensor) -> int:
+    """How many rows, at most one in twenty, make more than half of the variance of their values; 0 if no so few do.
+
+    The mean over rows is then one over these few, and its standard error says little: another sample has other ones. Of Normal
+    values the largest twentieth make a quarter of the variance.
+    """
+    if len(values) < FEWEST_JUDGED or not bool(values.isfinite().all()):
+        return 0
+    share = (values - values.mean()).square().sort(descending=True).values.cumsum(0)
+    few = int((share <= 0.5 * share[-1]).sum()) + 1
+    return few if share[-1] > 0 and few <= max(1, len(values) // 20) else 0
 
 
 def rows_for_densities(run: Run) -> Tensor | None:

@@ -27,17 +27,17 @@ Recipe = dict[str, Any]
 
 # Copies of columns overfit in some tables of many columns, by 14 nats a row of ionosphere, and gain as much in others.
 TEN_CODES: dict[str, Recipe] = {
-    "10 codes, at random": {"prior": "mixture", "guide": "full", "latent": 10, "hidden": (64,)}
+    "10 latent dimensions, started at random": {"prior": "mixture", "guide": "full", "latent": 10, "hidden": (64,)}
 }
 OF_TABLES: dict[str, Recipe] = {
     **TEN_CODES,
-    "a mixture alone": {"prior": "full-mixture"},
-    "a mixture and a flow": {"prior": "full-mixture-nsf"},
+    "a mixture as prior, without a flow": {"prior": "full-mixture"},
+    "a mixture and a flow as prior": {"prior": "full-mixture-nsf"},
     "wider networks": {"hidden": (128, 128)},
 }
 OF_OTHERS: dict[str, Recipe] = {
     "a mixture as prior": {"prior": "mixture"},
-    "20 codes": {"latent": 20},
+    "20 latent dimensions": {"latent": 20},
     "wider networks": {"hidden": (256, 256)},
 }
 MOST_COPIED = 12  # columns of a table, beyond which another start is tried
@@ -45,6 +45,7 @@ MOST_TRIED_ROWS = 5000  # of a table, beyond which nothing is tried unasked: the
 FEWEST_JUDGES = 10  # validation rows
 MOST_JUDGES, DRAWS = 500, 200  # validation rows that judge, and draws of each
 SEED = 1
+FIRST = "the first model"
 
 
 def search_run(
@@ -67,21 +68,21 @@ def search_run(
     recipes = {name: recipe for name, recipe in recipes.items() if _differs(run.options, recipe)}
     if not recipes or run.rows.validation is None:
         return run
-    found = {"as without a search": _score(run)}
+    found = {FIRST: _score(run)}
     track = how.pop("track", ())
     quiet = how | {"progress": False, "force": False}
     for number, (name, recipe) in enumerate(recipes.items(), 1):
-        say(f"Trying {number} of {len(recipes)}: {name}.")
+        which = "another model" if len(recipes) == 1 else f"model {number + 1} of {len(recipes) + 1}"
+        say(f"Fitting {which} to compare: {name}.")
         with temporary_folder() as other:
             try:
                 found[name] = _score(fit_run(dataset, replace(options, **recipe), other / "run", **quiet))
             except PyrovaeError as error:  # such as a fit that diverges
                 say(f"It cannot be fitted: {error}")
     best = max(found, key=lambda name: found[name])
-    table = "; ".join(f"{name}: {score:.2f}" for name, score in found.items())
-    say(
-        f"log p(x) of {min(MOST_JUDGES, len(run.rows.validation))} validation rows, nats per row: {table}. Kept: {best}."
-    )
+    table = "; ".join(f"{score:.2f} by {name}" for name, score in found.items())
+    judges = min(MOST_JUDGES, len(run.rows.validation))
+    say(f"Mean log p(x) of {judges} validation rows, nats per row: {table}. Kept, as the higher one: {best}.")
     if best in recipes:
         run = fit_run(dataset, replace(options, **recipes[best]), folder, **quiet | {"force": True, "track": track})
     run.fitted.info["search"] = found

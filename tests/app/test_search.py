@@ -34,7 +34,10 @@ def test_recipes_leave_what_is_given_as_it_is() -> None:
     assert recipes(wide) == list(search.TEN_CODES)
     assert recipes(wide, search="none") == recipes(wide, latent=4) == recipes(wide, prior="normal") == []
     assert recipes(wide, search="small") == list(search.OF_TABLES)
-    assert recipes(wide, search="small", hidden=(8,)) == ["a mixture alone", "a mixture and a flow"]
+    assert recipes(wide, search="small", hidden=(8,)) == [
+        "a mixture as prior, without a flow",
+        "a mixture and a flow as prior",
+    ]
     assert recipes(wide, search="small", likelihood="normal") == list(search.OF_OTHERS)
     assert recipes(wide, model="hierarchical") == recipes(table(12)) == []
     assert recipes(table(13, rows=40)) == []  # 4 validation rows
@@ -65,10 +68,10 @@ def test_the_recipe_with_the_most_probable_validation_rows_is_kept(
     found = json.loads(Path("run/run.json").read_text())["info"]
     assert found["options"]["prior"] == ("mixture" if better else "full-mixture")
     assert found["options"]["latent"] == (10 if better else 13) and "log_likelihood" in found["results"]
-    assert list(found["search"]) == ["as without a search", "10 codes, at random"]
-    assert "It cannot be fitted" in err and ("Kept: 10 codes" if better else "Kept: as without") in " ".join(
-        err.split()
-    )
+    assert list(found["search"]) == [search.FIRST, "10 latent dimensions, started at random"]
+    assert "It cannot be fitted" in err and (
+        "one: 10 latent dimensions" if better else "one: the first model"
+    ) in " ".join(err.split())
 
 
 @pytest.mark.slow
