@@ -19,7 +19,9 @@ from pyrovae.pair.parameters import fork_rng
 from pyrovae.pair.program import PairLike, distribution_name, sample_sites
 
 FAR = 100.0  # times the standard deviation that is expected, or less than one in so many
-UNUSUAL = 10.0  # the same, of 0 ± 1, from where on the model is asked what it expects
+UNUSUAL = (
+    10.0  # the same, of 0 ± 1, from where on the model is asked what it expects, and of more than half of the columns
+)
 PRIOR_DRAWS = 64
 JUDGED = 500  # rows that are looked at, at most
 ENOUGH = 20  # rows to say that a column is narrow
@@ -41,7 +43,8 @@ def warn_of_scales(
     scale, but by gradient steps whose size is made for standardised rows: a column of 1000 ± 300 costs 100,000 nats at the
     start, and one of 0 ± 0.001 is nothing to the codes. Columns that are far from 0 ± 1 are compared with what the model draws
     before the fit, so that a likelihood with units of its own, such as `RoundedNormal`, raises no question. Counts, classes,
-    shares and positive numbers are left alone, and so are columns that are mostly one value, such as pixels at a border.
+    shares and positive numbers are left alone, and so are columns that are mostly one value, such as pixels at a border. That
+    columns are small counts from a hundredth on, and from a tenth on where most of them are so, as pixels in [0, 1] are not.
 
     Args:
         pair: Model and guide, in evaluation mode. The model is run once more, on a few rows, where columns are far from 0 ± 1.
@@ -145,7 +148,11 @@ def _far(
     far = ((mean - expected).abs() > times * spread) | (sd > times * spread)  # false with NaN
     if narrow:
         typical = (x - x.nanmedian(0).values).abs().nanmedian(0).values  # 0 where more than half of the values are one
-        far |= (times * sd < spread) & (typical > 0.1 * sd)
+        varies = typical > 0.1 * sd
+        far |= (times * sd < spread) & varies
+        small = (UNUSUAL * sd < spread) & varies
+        if int(small.sum()) > len(sd) / 2:
+            far |= small
     columns = far.nonzero().squeeze(1).tolist()
     return (columns, mean, sd) if columns else None
 

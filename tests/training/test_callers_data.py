@@ -192,7 +192,7 @@ def test_a_pair_that_writes_into_its_arguments_is_refused(name: str, engine: str
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_questions_notice_rows_that_the_fit_did_not_have(question: str) -> None:
     """An encoder that fills in missing entries, of rows that have none in the fit."""
-    likelihood = pv.observed_only(pv.mlp(2, fam.Normal(6), hidden=(8,)))
+    likelihood = pv.observed_only(pv.mlp(2, fam.Normal(6, scale=100.0), hidden=(8,)))
     fitted = pv.fit(vae(Writes(encoder(), "missing"), likelihood), rows(), engine="eager", **OPTIONS)
     for x in (rows(), rows().numpy()):
         x[-1, 0] = float("nan")
