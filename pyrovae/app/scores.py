@@ -97,11 +97,11 @@ def _baseline(run: Run, found: Importance) -> dict[str, float]:
         "above_mixture": above.mean().item(),
         "above_mixture_se": (above.std() / error).item(),
         **_typical("mixture_log_likelihood", mixture),
-        **_typical("above_mixture", above),
+        **_typical("above_mixture", above, below=False),
     }
 
 
-def _typical(name: str, values: Tensor, subtract: float = 0.0) -> dict[str, float]:
+def _typical(name: str, values: Tensor, subtract: float = 0.0, *, below: bool = True) -> dict[str, float]:
     """The median of such values, the least of them, and how many rows make most of the error of their mean, 0 for no few."""
     values = values[~values.isnan()].double() - subtract
     if not len(values):
@@ -109,21 +109,23 @@ def _typical(name: str, values: Tensor, subtract: float = 0.0) -> dict[str, floa
     return {
         f"{name}_median": values.median().item(),
         f"{name}_least": values.min().item(),
-        f"{name}_far_rows": rows_that_dominate(values),
+        f"{name}_far_rows": rows_that_dominate(values, below=below),
     }
 
 
-def rows_that_dominate(values: Tensor) -> int:
+def rows_that_dominate(values: Tensor, *, below: bool = True) -> int:
     """How many rows, at most one in twenty, make more than half of the variance of their values; 0 if no so few do.
 
     The mean over rows is then one over these few, and its standard error says little: another sample has other ones. Of Normal
-    values the largest twentieth make a quarter of the variance.
+    values the largest twentieth make a quarter of the variance. With `below`, only rows below the mean are meant.
     """
     if len(values) < FEWEST_JUDGED or not bool(values.isfinite().all()):
         return 0
-    share = (values - values.mean()).square().sort(descending=True).values.cumsum(0)
-    few = int((share <= 0.5 * share[-1]).sum()) + 1
-    return few if share[-1] > 0 and few <= max(1, len(values) // 20) else 0
+    away = values.double() - values.double().mean()
+    total = away.square().sum()
+    share = (away.clamp_max(0) if below else away).square().sort(descending=True).values.cumsum(0)
+    few = int((share <= 0.5 * total).sum()) + 1
+    return few if total > 0 and few <= max(1, len(values) // 20) else 0
 
 
 def rows_for_densities(run: Run) -> Tensor | None:

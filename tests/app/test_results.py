@@ -27,6 +27,7 @@ def test_few_rows_are_told_from_many() -> None:
     one = torch.zeros(60)
     one[7] = -3000.0
     assert rows_that_dominate(one) == 1
+    assert rows_that_dominate(-one) == 0 and rows_that_dominate(-one, below=False) == 1
     one[11] = 2500.0
     assert rows_that_dominate(one) == 1 and rows_that_dominate(one + 1e3) == 1
     one[11] = -3000.0
@@ -37,7 +38,7 @@ def test_few_rows_are_told_from_many() -> None:
 
 def test_the_median_stands_below_a_mean_of_few_rows() -> None:
     log_p = torch.cat([torch.full((59,), 12.25), torch.tensor([-3000.0])])
-    results = USUAL | _typical("mixture_log_likelihood", log_p) | _typical("above_mixture", 15 - log_p)
+    results = USUAL | _typical("mixture_log_likelihood", log_p) | _typical("above_mixture", 15 - log_p, below=False)
     results |= _typical("log_likelihood", torch.linspace(-12, -8, 60))
     lines = results_table(results, "p(x)").lines
     place = [what for what, _ in lines].index("log p(x) of a Gaussian mixture")
