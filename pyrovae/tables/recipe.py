@@ -24,6 +24,7 @@ FLOOR = 1e-2  # of the noise of each number, in standard deviations
 NOISE = 0.1  # of each number at the start, in standard deviations
 MOST_COMPONENTS = 15
 MOST_ROWS = 5000  # that it is started from
+EM_STEPS = 30  # of the Normal by which gaps are filled before the mixture
 MOST_EXTRA = 8  # latent dimensions for columns of classes
 
 
@@ -158,16 +159,47 @@ def latent_size(schema: Schema) -> int:
 
 
 def _without_gaps(numbers: Tensor, seed: int) -> Tensor:
-    """Rows for the first mixture, `(N, D)`: the complete ones if they are many, else each gap has a value of another row."""
-    complete = ~numbers.isnan().any(1)
-    if int(complete.sum()) >= max(50, 10 * numbers.shape[1], len(numbers) // 10):
-        return numbers[complete]
+    """Rows for the first mixture, `(N, D)`: each gap has a draw from a Normal of all columns given what the row has.
+
+    Some `MOST_ROWS` rows are filled, and those without any entry left out. So the rows have the correlations of those observed.
+    """
+    if not bool(numbers.isnan().any()):
+        return numbers
     random = torch.Generator().manual_seed(seed)
-    filled = numbers.clone()
-    for column in filled.unbind(1):
-        gaps, known = column.isnan(), column[~column.isnan()]
-        column[gaps] = known[torch.randint(len(known), (int(gaps.sum()),), generator=random)] if len(known) else 0.0
-    return filled
+    x = numbers[torch.randperm(len(numbers), generator=random)[:MOST_ROWS]].double().cpu()
+    x = x[~x.isnan().all(1)]
+    filled, left = _given_the_rest(x, *normal_of_observed(x))
+    values, vectors = torch.linalg.eigh(left)
+    noise = torch.randn(len(x), x.shape[1], 1, generator=random, dtype=torch.float64)
+    drawn = filled + (vectors @ (values.clamp_min(0).sqrt().unsqueeze(-1) * noise)).squeeze(-1)
+    return torch.where(x.isnan(), drawn, x).to(numbers.dtype)
+
+
+def normal_of_observed(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean `(D,)` and covariance `(D, D)` that make the observed entries of rows `(N, D)` most probable, by EM; NaN is missing.
+
+    The covariance is that of the rows and one more, of variance 1 in each column, so that it has an inverse.
+
+    References:
+        Little and Rubin 2019, *Statistical Analysis with Missing Data*, chapter 11.
+    """
+    one = torch.eye(x.shape[1], dtype=x.dtype)
+    mean, covariance = x.nanmean(0).nan_to_num(), one
+    for _ in range(EM_STEPS):
+        filled, left = _given_the_rest(x, mean, covariance)
+        mean = filled.mean(0)
+        covariance = ((filled - mean).mT @ (filled - mean) + left.sum(0) + one) / (len(x) + 1)
+    return mean, covariance
+
+
+def _given_the_rest(x: Tensor, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """`E[x | observed]`, `(N, D)`, and `Cov[x | observed]`, `(N, D, D)`, of a Normal; NaN is missing."""
+    known = (~x.isnan()).to(x.dtype)
+    within = covariance * known.unsqueeze(-1) * known.unsqueeze(-2) + torch.diag_embed(1 - known)
+    across = covariance * known.unsqueeze(-2)  # of all entries with the observed ones
+    weights = torch.linalg.solve(within, across.mT).mT
+    deviation = (x - mean).nan_to_num() * known
+    return mean + (weights @ deviation.unsqueeze(-1)).squeeze(-1), covariance - weights @ across.mT
 
 
 def _prior(kind: str | nn.Module, size: int, numbers: Tensor, seed: int) -> nn.Module:

@@ -10,6 +10,7 @@ from sklearn.mixture import GaussianMixture
 
 import pyrovae as pv
 from pyrovae.errors import DataError, OptionError
+from pyrovae.tables import recipe
 from pyrovae.tables.recipe import NOISE
 
 
@@ -118,3 +119,42 @@ def test_mistakes() -> None:
         pv.tables.baselines(schema, rows, rows, names=("forest",))
     with pytest.raises(DataError, match="rows without gaps"):
         pv.tables.baselines(schema, rows.where(rows > 0, math.nan), rows)
+
+
+def test_the_normal_of_rows_with_gaps_is_that_of_their_likelihood() -> None:
+    """Where only the second of two columns has gaps, the maximum is known: Anderson 1957, JASA 52(278)."""
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(400, 2, generator=random, dtype=torch.float64) @ torch.tensor([[1.0, 2.0], [0.0, 1.0]]).double() + 3
+    gaps = x[:, 0] > 3.2  # which depend on what is observed: means of the complete rows are biased
+    holed = x.clone()
+    holed[gaps, 1] = math.nan
+    mean, covariance = recipe.normal_of_observed(holed)
+    complete = x[~gaps]
+    within = torch.cov(complete.T, correction=0)
+    slope = within[0, 1] / within[0, 0]
+    first = x[:, 0].var(correction=0)
+    exact_mean = torch.stack([x[:, 0].mean(), complete[:, 1].mean() + slope * (x[:, 0].mean() - complete[:, 0].mean())])
+    second = within[1, 1] + slope**2 * (first - within[0, 0])
+    exact = torch.stack([torch.stack([first, slope * first]), torch.stack([slope * first, second])])
+    torch.testing.assert_close(mean, exact_mean, rtol=0, atol=0.05)
+    torch.testing.assert_close(covariance, exact, rtol=0.03, atol=0.0)  # one row more, of 400
+    assert abs(complete[:, 1].mean() - exact_mean[1]) > 1  # which the mean of the complete rows is not
+
+
+def test_gaps_are_filled_by_what_the_row_has_before_the_mixture() -> None:
+    """Of two columns that are one, each gap is filled by the other; rows of nothing are left out, whole rows stay."""
+    x = torch.randn(300, 1, generator=torch.Generator().manual_seed(0)).expand(300, 2).clone()
+    assert recipe._without_gaps(x, 0) is x
+    holed = x.clone()
+    holed[:100, 0], holed[100:200, 1], holed[299] = math.nan, math.nan, math.nan
+    before = holed.clone()
+    filled = recipe._without_gaps(holed, 0)
+    assert filled.shape == (299, 2) and filled.dtype == x.dtype
+    torch.testing.assert_close(holed, before, rtol=0, atol=0, equal_nan=True)
+    assert (filled[:, 0] - filled[:, 1]).abs().max() < 0.5
+    apart = filled[:, 0] != filled[:, 1]
+    assert int(apart.sum()) == 200
+    torch.testing.assert_close(filled.std(0), x.std(0), rtol=0.1, atol=0.0)  # draws, and not means, keep the variance
+    alone = torch.full((5, 3), math.nan)
+    alone[:, 0] = 2.0  # columns without an entry, and constant ones
+    assert recipe._without_gaps(alone, 0).isfinite().all()
