@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
+from sklearn.linear_model import RidgeCV
 from torch import Tensor, nn
 
 from pyrovae import families, models, nets, priors
@@ -15,6 +18,7 @@ from pyrovae.tables import Column, Schema, recipe
 FLOOR = 1e-2  # of the scale of a likelihood, in standard deviations of the column
 MIXTURE = 10  # components of the prior of a density
 MOST_LATENT = 10
+FEWEST_FOR_RIDGE = 5
 ENOUGH_FOR_A_FLOW = 600  # rows, from which on a flow in the prior of a density gains more than it overfits
 
 
@@ -89,18 +93,49 @@ def classifier(
     )
 
 
-def regressor(x: Tensor, n_components: int | None, hidden: Sequence[int], alpha: float | None) -> models.SSRegression:
-    """Semi-supervised regression of one standardised number."""
+def regressor(
+    x: Tensor, y: Tensor, n_components: int | None, hidden: Sequence[int], dropout: float, alpha: float | None
+) -> models.SSRegression:
+    """Semi-supervised regression of one standardised number; q(y|x) is ridge regression, and a network of what that leaves."""
     columns, num = x.shape[1], latent_size(x.shape[1], n_components)
+    family = families.Normal((), scale="shared", floor=FLOOR)
+    net = nets.MLP((columns, columns), family.param_shape, hidden, nets.ReLUDropout(dropout))
+    beside = nets.Skip(net, copied=0)
+    last: Any = net.rest[-1]
+    with torch.no_grad():
+        beside.linear.weight.copy_(ridge(x, y))
+        last.weight.mul_(0.1)
+        last.bias.zero_()
+    beside.linear.requires_grad_(False)
     return models.SSRegression(
         label_prior=priors.StandardNormal(()),
         prior=priors.StandardNormal(num),
         likelihood=reals(columns, hidden, num, 1),
         encoder=masked(families.Normal(num), columns, hidden, 1),
-        regressor=masked(families.Normal((), floor=FLOOR), columns, hidden),
+        regressor=Conditional(nets.WithMask(beside), family),
         code=nets.Column(),
         alpha=max(50.0, 0.6 * columns) if alpha is None else alpha,
     )
+
+
+def ridge(x: Tensor, y: Tensor) -> Tensor:
+    """Coefficients of ridge regression, `(1, D)`, of the rows whose y is known, gaps filled by means; its strength by GCV."""
+    known = ~y.isnan()
+    if int(known.sum()) < FEWEST_FOR_RIDGE:
+        return torch.zeros(1, x.shape[1], dtype=x.dtype)
+    found = RidgeCV(np.logspace(-2, 4, 25)).fit(x[known].nan_to_num(0.0).numpy(), y[known].numpy())
+    return torch.from_numpy(found.coef_).to(x.dtype).unsqueeze(0)
+
+
+def small_weights(pair: Any) -> Tensor:
+    """Minus the log-density, without its constant, of the weights of the default regressor's network: w ~ N(0, 2/D), D columns.
+
+    It counts alpha times, as the rows do that the network learns from.
+    """
+    net = pair.regressor.net.net.net
+    weights = [layer.weight for layer in net.modules() if isinstance(layer, nn.Linear)]
+    columns = net.first[0].in_features
+    return 0.25 * pair.alpha * columns * torch.stack([w.square().sum() for w in weights]).sum()
 
 
 def clusters(x: Tensor, num_clusters: int, n_components: int | None, hidden: Sequence[int]) -> models.SSVAE:

@@ -220,14 +220,16 @@ class VAERegressor(RegressorMixin, VAEEstimator):
     """`E[y | x]` of a number that is known in some rows and NaN in others.
 
     By default semi-supervised regression is fitted, `p(y) p(z) p(x|z,y)` with a Normal q(y|x) as a part of its guide, whose
-    mean is the prediction. It learns from the rows whose y is known and, by the bound, from the others. Missing entries of x
-    (NaN) are left out of the likelihood.
+    mean is the prediction. It learns from the rows whose y is known and, by the bound, from the others. This mean is ridge
+    regression, whose strength is chosen by cross-validation, plus a network with dropout that learns what is not linear, and
+    whose weights are a priori N(0, 2/D), D the number of columns. Missing entries of x (NaN) are left out of the likelihood.
 
     Args:
         n_components: L, the dimension of z; by default the number of columns, at most 10. Not used with a `graph`.
         graph: Another model and guide, whose model takes (x, y=None): a pair, of which a copy is fitted, or a function of the
             training rows, `(N, D)` float64, and their standardised y, `(N,)`, NaN where unknown, that returns one.
         alpha: How many times each row with a known y counts in the regressor's own term; by default 0.6 D, and at least 50.
+        dropout: The share of units of the network of q(y|x) that are left out at random in each step.
         standardize: Whether the model sees columns, and y, with mean 0 and standard deviation 1.
         hidden_layer_sizes: Widths of the hidden layers of the default networks.
         max_iter: Passes over the larger of the two groups of rows, those with y and those without.
@@ -266,8 +268,9 @@ class VAERegressor(RegressorMixin, VAEEstimator):
         *,
         graph: Any = None,
         alpha: float | None = None,
+        dropout: float = 0.5,
         standardize: bool = True,
-        hidden_layer_sizes: tuple[int, ...] = (64,),
+        hidden_layer_sizes: tuple[int, ...] = (128,),
         max_iter: int = 200,
         batch_size: int = 128,
         learning_rate_init: float = 5e-3,
@@ -277,7 +280,8 @@ class VAERegressor(RegressorMixin, VAEEstimator):
         random_state: Any = None,
         verbose: bool = False,
     ) -> None:
-        self.n_components, self.graph, self.alpha, self.standardize = n_components, graph, alpha, standardize
+        self.n_components, self.graph, self.standardize = n_components, graph, standardize
+        self.alpha, self.dropout = alpha, dropout
         self.hidden_layer_sizes, self.max_iter, self.batch_size = hidden_layer_sizes, max_iter, batch_size
         self.learning_rate_init, self.validation_fraction = learning_rate_init, validation_fraction
         self.n_iter_no_change, self.n_draws = n_iter_no_change, n_draws
@@ -294,8 +298,9 @@ class VAERegressor(RegressorMixin, VAEEstimator):
         self._learn_scale(rows)
         self._y_scaling = self._scaling_of(targets)
         y_rows = self._y_scaling.apply(as_tensor(targets)).squeeze(1)
-        how = self.n_components, self.hidden_layer_sizes, self.alpha
-        self._fit_pair([self._scaled(rows), y_rows], lambda x, y: _graphs.regressor(x, *how))
+        how = self.n_components, self.hidden_layer_sizes, self.dropout, self.alpha
+        options: dict[str, Any] = {"penalty": _graphs.small_weights} if self.graph is None else {}
+        self._fit_pair([self._scaled(rows), y_rows], lambda x, y: _graphs.regressor(x, y, *how), **options)
         return self
 
     def predict(self, X: Any) -> Array:

@@ -1,6 +1,7 @@
 """The estimators: their numbers are right, a row's answer depends on that row alone, and unusual input is taken or named."""
 
 import copy
+import math
 import pickle
 import warnings
 from pathlib import Path
@@ -16,7 +17,7 @@ from scipy import sparse
 from sklearn.base import clone
 from sklearn.datasets import make_blobs
 from sklearn.exceptions import NotFittedError
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.validation import check_is_fitted
@@ -33,6 +34,7 @@ from pyrovae.sklearn import (
     VAEOutlierDetector,
     VAERegressor,
     VAETransformer,
+    _graphs,
 )
 
 SMALL: dict[str, Any] = {"hidden_layer_sizes": (8,), "n_draws": 20, "max_iter": 5, "random_state": 0}
@@ -195,6 +197,33 @@ def test_numbers_of_a_few_rows_predict_the_others() -> None:
     few = np.where(np.arange(200) < 80, whole, np.nan)
     model = VAERegressor(**SMALL | {"max_iter": 25, "learning_rate_init": 0.05}).fit(X, few)
     assert model.score(X[80:], whole[80:]) > 0.8
+
+
+def test_the_default_regressor_is_ridge_regression_and_a_network_of_small_weights() -> None:
+    """Its linear part is that of `RidgeCV` of the rows whose y is known, which a fit leaves as it is."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 3)) * [1.0, 20.0, 0.1] + 5
+    y = X @ [1.0, 0.1, 3.0] + rng.normal(size=60)
+    y[40:] = np.nan
+    X[3, 1] = np.nan
+    model = VAERegressor(**SMALL | {"max_iter": 2}).fit(X, y)
+    pair = model.fit_.pair
+    scaled = ((X - np.nanmean(X, 0)) / np.nanstd(X, 0))[:40]
+    exact = RidgeCV(np.logspace(-2, 4, 25)).fit(np.nan_to_num(scaled), (y[:40] - y[:40].mean()) / y[:40].std())
+    np.testing.assert_allclose(pair.regressor.net.net.linear.weight.numpy(), exact.coef_[None], rtol=1e-8)
+    net = pair.regressor.net.net.net
+    weights = torch.cat([layer.weight.flatten() for layer in net.modules() if isinstance(layer, torch.nn.Linear)])
+    prior = torch.distributions.Normal(0.0, math.sqrt(2 / 3))
+    log_p = pair.alpha * (prior.log_prob(weights) - prior.log_prob(torch.zeros(()))).sum()
+    torch.testing.assert_close(_graphs.small_weights(pair), -log_p)
+    assert _graphs.ridge(torch.ones(4, 2), torch.tensor([1.0, 2.0, 3.0, torch.nan])).tolist() == [[0.0, 0.0]]
+
+
+@pytest.mark.parametrize("known", [1, 2, 6])
+def test_a_regressor_takes_few_numbers(known: int) -> None:
+    X = np.random.default_rng(0).normal(size=(20, 3))
+    y = np.where(np.arange(20) < known, 7.0 + X[:, 0], np.nan)
+    assert np.isfinite(VAERegressor(**SMALL | {"max_iter": 1}).fit(X, y).predict(X)).all()
 
 
 class GapLine(Line):
