@@ -40,8 +40,8 @@ def warn_of_scales(
     """Warn of columns of real numbers that a fit would first have to walk a long way to.
 
     A likelihood of real numbers, such as a Normal with a network, starts near mean 0 and standard deviation 1. It can learn any
-    scale, but by gradient steps whose size is made for standardised rows: a column of 1000 ± 300 costs 100,000 nats at the
-    start, and one of 0 ± 0.001 is nothing to the codes. Columns that are far from 0 ± 1 are compared with what the model draws
+    scale, but by gradient steps whose size is made for standardised rows: a column of 1000 ± 300 costs a million nats a row at
+    the start, and one of 0 ± 0.001 is nothing to the codes. Columns that are far from 0 ± 1 are compared with what the model draws
     before the fit, so that a likelihood with units of its own, such as `RoundedNormal`, raises no question. Counts, classes,
     shares and positive numbers are left alone, and so are columns that are mostly one value, such as pixels at a border. That
     columns are small counts from a hundredth on, and from a tenth on where most of them are so, as pixels in [0, 1] are not.
