@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
@@ -54,6 +56,40 @@ def inform(message: str) -> None:
 def inform_line(message: str) -> None:
     """Say something on the way in one line, whose paths are not broken."""
     err.print(printable(message), markup=False, highlight=False, soft_wrap=True)
+
+
+LINE_EVERY = 30.0  # seconds between two lines where there is no terminal
+
+
+class OneLine:
+    """A line on stderr that replaces the one before: on a terminal in its place, and elsewhere every half a minute."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.last, self.shown = "", ""
+        self._clock, self._next = clock, 0.0
+        self._status: Status | None = None
+
+    def __enter__(self) -> OneLine:
+        return self
+
+    def __call__(self, message: str) -> None:
+        self.last = message
+        if err.is_terminal:
+            self._status = self._status or err.status("")
+            self._status.start()
+            self._status.update(Text(printable(message)))
+        elif self._clock() >= self._next:
+            self._say()
+
+    def __exit__(self, *error: object) -> None:
+        if self._status is not None:
+            self._status.stop()
+        if self.last != self.shown:
+            self._say()
+
+    def _say(self) -> None:
+        self.shown, self._next = self.last, self._clock() + LINE_EVERY
+        inform_line(self.last)
 
 
 def remark(notes: Sequence[str]) -> None:
