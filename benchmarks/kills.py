@@ -1,6 +1,7 @@
 """Commands that are killed at random moments (SIGKILL), and given again: do they end with the files of one that was not?
 
-    python benchmarks/kills.py [--only fit,sweep,label,encode,classify,evaluate,outliers,impute] [--kills 50] [--seed 0] [--add]
+    python benchmarks/kills.py [--only fit,sweep,label,rounds,encode,classify,evaluate,outliers,impute] [--kills 50] [--seed 0]
+        [--add]
     python benchmarks/kills.py --signal TERM --only fit --kills 20
 
 Each repetition starts a command in a process of its own, kills it at a moment drawn uniformly from the time that it takes
@@ -48,7 +49,7 @@ from pyrovae.app.jobs import blocks
 RESULTS = Path(__file__).parent / "results" / "kills-cpu.json"
 TIMES = ("seconds", "fit_seconds")  # what two equal fits differ in
 TABLES = ("encode", "classify", "evaluate", "outliers", "impute")  # commands that read a table and write one
-ALL = ("fit", "sweep", "label", *TABLES)
+ALL = ("fit", "sweep", "label", "rounds", *TABLES)  # rounds: label with more ensembles
 COUNTS = (
     "repetitions",
     "right",
@@ -91,8 +92,10 @@ class Job:
             return ("fit", "digits", "--epochs", "40", *SMALL, "--out", str(run))
         if self.name == "sweep":
             return ("sweep", "digits", "--prior", "normal,mixture", "--epochs", "20", *SMALL, "--out", str(run))
-        if self.name == "label":
+        if self.name in ("label", "rounds"):
             how = ("--steps", "150", "--hidden", "32", "--holdout", "0", *COMMON)
+            if self.name == "rounds":
+                how = ("--rounds", "4", "--threads", "1")
             return (
                 "label",
                 str(self.data / "rows.csv"),
@@ -130,7 +133,9 @@ class Job:
             elif path.suffix == ".jsonl":
                 lines = [json.loads(line) for line in path.read_text().splitlines()]
                 found[str(path.relative_to(home))] = [without_times(line) for line in lines]
-            elif path.name == "weights.safetensors":
+            elif path.name == "weights.safetensors" or (
+                self.name == "rounds" and path.name == "checkpoint.safetensors"
+            ):
                 tensors = load_file(path)
                 found[str(path.relative_to(home))] = {k: digest(v.numpy().tobytes()) for k, v in tensors.items()}
             elif path.suffix == ".csv" and path.name != "runs.csv":
