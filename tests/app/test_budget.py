@@ -1,12 +1,15 @@
 """How long an answer may take: what is a time, and when there is no more of it."""
 
+import io
 import math
 from typing import Any
 
 import pytest
+from rich.console import Console
 from support.command import Command
 
 from pyrovae.app.budget import LONGEST, MOST, Budget, seconds_of
+from pyrovae.app.cli import tables
 from pyrovae.app.cli.tables import LINE_EVERY, OneLine
 from pyrovae.errors import OptionError
 
@@ -71,6 +74,23 @@ def test_a_line_comes_every_half_a_minute_where_there_is_no_terminal(capsys: pyt
     with OneLine():
         pass
     assert capsys.readouterr().err == ""
+
+
+def test_a_line_replaces_the_one_before_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=30, color_system=None, legacy_windows=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(tables, "err", console)
+    with OneLine() as line:
+        line("one and a half")
+        line("two")
+        line("a line that is longer than the terminal is wide")
+        line.inform("Stopped.")
+    lines = screen.getvalue().split("\r")
+    assert lines[:3] == ["", "one and a half", "two           "]  # which covers what stood there
+    assert lines[3] == "a line that is longer than the terminal is wide"[:29]
+    assert lines[4] == " " * 29  # and the whole line is kept
+    assert lines[5:] == ["a line that is longer than the terminal is wide\nStopped.\n"]
 
 
 @pytest.mark.parametrize("time", ["0", "-5", "nan", "soon", "1e12"])

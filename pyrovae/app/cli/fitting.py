@@ -270,14 +270,13 @@ def label(
     if page:
         paging.label_in_browser(job, options, where, to, port, fresh=fresh, say=tables.answer_line, **how)
         return
-    how |= {"progress": True, "say": tables.inform, "time": time, "rounds": rounds, "began": began}
+    how |= {"progress": True, "time": time, "rounds": rounds, "began": began}
     stopped = "stopped; the same command starts again"
+    going_on = f"stopped; {table} has the answer so far, and the same command goes on"
     try:
-        with (
-            tables.OneLine() as line,
-            advising(lambda: f"stopped; {table} is the answer so far" if line.last else stopped),
-        ):
-            answer = labelling.label_rows(job, options, where, to=table, fresh=fresh, force=force, show=line, **how)
+        with tables.OneLine() as line, advising(lambda: going_on if line.last else stopped):
+            how |= {"say": line.inform, "show": line}
+            answer = labelling.label_rows(job, options, where, to=table, fresh=fresh, force=force, **how)
     except KeyboardInterrupt:
         tables.complain(stopped)
         raise typer.Exit(130) from None

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
@@ -65,31 +64,39 @@ class OneLine:
     """A line on stderr that replaces the one before: on a terminal in its place, and elsewhere every half a minute."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.last, self.shown = "", ""
-        self._clock, self._next = clock, 0.0
-        self._status: Status | None = None
+        self.last, self._said = "", ""
+        self._clock, self._next, self._width = clock, 0.0, 0
+        self._in_place = err.is_terminal and not err.is_dumb_terminal
 
     def __enter__(self) -> OneLine:
         return self
 
     def __call__(self, message: str) -> None:
         self.last = message
-        if err.is_terminal:
-            self._status = self._status or err.status("")
-            self._status.start()
-            self._status.update(Text(printable(message)))
+        if self._in_place:  # the cursor stays visible, since a signal may end the process here
+            self._write(printable(message)[: err.width - 1])
         elif self._clock() >= self._next:
-            self._say()
+            self._keep()
 
     def __exit__(self, *error: object) -> None:
-        if self._status is not None:
-            self._status.stop()
-        if self.last != self.shown:
-            self._say()
+        if self.last != self._said:
+            self._keep()
 
-    def _say(self) -> None:
-        self.shown, self._next = self.last, self._clock() + LINE_EVERY
+    def inform(self, message: str) -> None:
+        """Say something else, below the line as it is by now."""
+        self.__exit__()
+        inform(message)
+
+    def _keep(self) -> None:
+        self._write("")
+        self._said, self._next = self.last, self._clock() + LINE_EVERY
         inform_line(self.last)
+
+    def _write(self, text: str) -> None:
+        if text or self._width:
+            err.file.write(f"\r{text:{self._width}}" + ("" if text else "\r"))
+            err.file.flush()
+        self._width = len(text)
 
 
 def remark(notes: Sequence[str]) -> None:

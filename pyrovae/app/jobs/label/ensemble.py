@@ -73,8 +73,8 @@ def too_many(job: Job) -> bool:
 class Ensemble:
     """A `LabelEnsemble` of the rows of a job for several choices of labels; none where it would take too long.
 
-    Each number makes another ensemble, which errs on other rows: labels are held out in other parts, and images of 16 x 16 pixels
-    or more are turned, scaled and moved a little, all of them alike, so that edges fall into other cells.
+    Each number makes another ensemble, which errs on other rows: labels are held out in other parts, and images of 16 x 16
+    pixels or more are turned, scaled and moved a little, all of them alike, so that edges fall into other cells.
 
     Args:
         job: The rows.

@@ -21,7 +21,7 @@ from torch import Tensor
 from pyrovae._files import beside
 from pyrovae.app.budget import MOST, Budget
 from pyrovae.app.jobs.label.ensemble import Ensemble, too_many
-from pyrovae.app.jobs.label.judging import Judged, cross_validate, judged_before, judged_by
+from pyrovae.app.jobs.label.judging import FOLDS, Judged, cross_validate, judged_before, judged_by
 from pyrovae.app.jobs.label.reading import Job
 from pyrovae.app.jobs.label.report import committee, draw_report
 from pyrovae.app.jobs.label.rounds import Rounds, rounds_before
@@ -161,11 +161,13 @@ def label_rows(
         begun, ensemble = clock(), Ensemble(job, options.neighbors)
         if ensemble.why_not:
             say(ensemble.why_not)
-        f = ensemble(rows_of_job.codes["train"])
+        f, took = ensemble(rows_of_job.codes["train"]), clock() - begun
         if judged is None and not len(held) and options.holdout > 0:
             judged = cross_validate(job, options, ensemble, goes_on, device, engine, threads, progress, say)
         if f is not None:
-            ensembles = Rounds.begin(f, _of_judged(f, held, judged), clock() - begun)
+            several = took * (1 if judged is None else 1 + FOLDS)  # another round has no fits of the model
+            seconds = several if options.steps else clock() - begun
+            ensembles = Rounds.begin(f, _of_judged(f, held, judged), seconds)
     writer = Writer(job, options, folder, to, fitted, q, held, judged, known, written)
     answer = writer.write(ensembles)
     if ensembles is not None and budget.open:

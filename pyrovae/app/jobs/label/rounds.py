@@ -25,7 +25,7 @@ class Rounds:
 
     Args:
         number: How many rounds there were.
-        seconds: What the slowest took.
+        seconds: What the slowest took; of the first, which has more to do, if there is no other.
         first: `p(y | x)` of all rows by the first, `(N, C)`.
         total: The sum of the logarithms of all, `(N, C)`.
         judged_first: As `first`, of rows that were predicted without their labels, `(n, C)`.
@@ -46,7 +46,7 @@ class Rounds:
 
     def plus(self, p: Tensor, judged: Tensor, seconds: float) -> Rounds:
         """With another ensemble."""
-        slowest = max(self.seconds, seconds)
+        slowest = seconds if self.number == 1 else max(self.seconds, seconds)
         totals = self.total + _log(p), self.judged_total + _log(judged)
         return Rounds(self.number + 1, slowest, self.first, totals[0], self.judged_first, totals[1])
 
