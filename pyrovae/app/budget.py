@@ -13,6 +13,7 @@ from pyrovae.errors import OptionError
 UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([hms])\s*")
 LONGEST = 7 * 24 * 3600.0  # seconds
+LETTERS = 40  # of a text
 MOST = 100  # rounds, after which another one changes next to nothing
 
 
@@ -28,7 +29,7 @@ def seconds_of(time: float | str) -> float:
         (5400.0, 150.0, 20.0)
     """
     seconds = math.nan
-    if isinstance(time, str):
+    if isinstance(time, str) and len(time) <= LETTERS:
         text = time.strip().lower()
         units = [unit for _, unit in PART.findall(text)]
         try:
@@ -40,8 +41,9 @@ def seconds_of(time: float | str) -> float:
     elif isinstance(time, numbers.Real) and not isinstance(time, bool):
         seconds = float(time)
     if not 0 < seconds <= LONGEST:
+        shown = f"{time!r:.{LETTERS}}"
         raise OptionError(
-            f"--time is a number of seconds, or such as 5m or 1h30m, above 0 and at most a week, got {time!r}."
+            f"--time is a number of seconds, or such as 5m or 1h30m, above 0 and at most a week, got {shown}."
         )
     return seconds
 

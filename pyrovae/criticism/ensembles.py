@@ -128,7 +128,7 @@ class LabelEnsemble:
         self.mean = scaled.nanmean(0).nan_to_num(0.0)
         scale = (scaled - self.mean).square().nanmean(0).sqrt().nan_to_num(0.0)
         self.factor = torch.where(scale > FLAT * self.mean.abs(), 1 / scale, 0.0)
-        self.scores = NormalScores.of(rows)
+        self.scores = NormalScores.of(rows if image_shape is None else rows[:, :0])  # images are not seen by them
         views, how = self._views(rows), (y, self.num_classes)
         self.fields = [LabelField(gappy, *how, num_neighbors) for gappy, _ in views]
         images = self.image_shape is not None

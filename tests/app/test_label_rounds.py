@@ -326,6 +326,7 @@ def test_the_command_tells_what_more_time_has_gained(pyrovae: Command, told: lis
     frame.to_csv("t.csv", index=False)
     code, out, err = pyrovae("label", "t.csv", "--out", "o.csv", "--rounds", 2)
     assert code == 0 and "2 ensembles: log-loss" in err and "Table: o.csv" in out, err
+    assert "2 ensembles have answered; --rounds 2 asks for as many again." in out
     assert len(pd.read_csv("o.csv")) == 60
     code, _, err = pyrovae("label", "t.csv", "--out", "o.csv", "--time", "1")
     assert code == 0 and "whose 2 ensembles answer again" in " ".join(err.split())

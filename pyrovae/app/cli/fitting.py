@@ -273,14 +273,17 @@ def label(
     how |= {"progress": True, "time": time, "rounds": rounds, "began": began}
     stopped = "stopped; the same command starts again"
     going_on = f"stopped; {table} has the answer so far, and the same command goes on"
+    line = tables.OneLine()
+    how |= {"say": line.inform, "show": line}
     try:
-        with tables.OneLine() as line, advising(lambda: going_on if line.last else stopped):
-            how |= {"say": line.inform, "show": line}
+        with line, advising(lambda: going_on if line.last else stopped):
             answer = labelling.label_rows(job, options, where, to=table, fresh=fresh, force=force, **how)
     except KeyboardInterrupt:
-        tables.complain(stopped)
+        tables.complain(going_on if line.last else stopped)
         raise typer.Exit(130) from None
     tables.print_report(answer.report)
+    if answer.rounds > 1:
+        tables.answer(f"{answer.rounds} ensembles have answered; --rounds {answer.rounds} asks for as many again.")
     tables.print_next_rows(answer.table)
     tables.answer_line(f"Table: {table}")
     if for_studio:
