@@ -24,7 +24,7 @@ sklearn_trees = Lazily("sklearn.ensemble")
 
 __all__ = ["LabelEnsemble"]
 
-CAUTION = 20.0  # nats by which the log score of held-out labels must differ, for odds of e in the weights
+SURENESS = 3.0  # odds of e in the weights are a third of a nat in the mean log score of held-out labels
 TREES = 100
 FLAT = 1e-8  # the standard deviation of a column that is constant, as a share of its mean; it is left out
 LEAST = torch.finfo(torch.float32).tiny  # in the place of a probability of 0
@@ -65,13 +65,14 @@ class LabelEnsemble:
     - A `LabelMixture`: one normal distribution a class.
     - Of tables, a hundred extremely randomised trees.
 
-    Each predicts labels that it has not seen, and `w_m ~ exp(log score of these labels / 20 nats)`, so that a few labels hardly
-    prefer one of them, and many do. Field and process see images as pixels or as `gradient_histograms`, whichever predict
-    held-out labels better, and the mixture sees the histograms; images with a side below four pixels are seen as pixels. A
-    table is seen in standardised columns, without constant ones, or in their normal scores, in which the tails of a column do
-    not count, and by the field also in its own units; each takes the view in which it predicts held-out labels best. The trees
-    see standardised columns. Of tables, mixture and trees have the temperature with the best log score of held-out labels, as
-    the field has it always: where classes are not normal, a mixture is far too sure of itself, and trees are not sure enough.
+    Each predicts labels that it has not seen, and `w_m ~ exp(3 s_m)` with the mean log score `s_m` of these labels in nats:
+    what is worse counts less, but it still counts, since it errs on other rows. Field and process see images as pixels or as
+    `gradient_histograms`, whichever predict held-out labels better, and the mixture sees the histograms; images with a side
+    below four pixels are seen as pixels. A table is seen in standardised columns, without constant ones, or in their normal
+    scores, in which the tails of a column do not count, and by the field also in its own units; each takes the view in which
+    it predicts held-out labels best. The trees see standardised columns. Of tables, mixture and trees have the temperature
+    with the best log score of held-out labels, as the field has it always: where classes are not normal, a mixture is far too
+    sure of itself, and trees are not sure enough.
 
     Args:
         x: Rows, `(N, *event)`. The field leaves gaps (NaN) out of its distances; the others fill in the mean of the column.
@@ -190,7 +191,7 @@ class LabelEnsemble:
         each = [member.probabilities for member in members.values()]
         rows, labels = process.held_out, process.labels
         scores = torch.stack([p[rows, labels].clamp_min(LEAST).log().sum() for p in each])
-        self.weights = dict(zip(members, (scores / CAUTION).softmax(0).tolist()))
+        self.weights = dict(zip(members, (SURENESS * scores / max(len(rows), 1)).softmax(0).tolist()))
         self.probabilities = _pooled(each, list(self.weights.values()))
         self.score = score_of(self.probabilities[rows], labels)
 
