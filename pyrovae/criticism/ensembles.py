@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from pyrovae._lazily import Lazily
+from pyrovae.criticism.calibration import with_temperature
 from pyrovae.criticism.edges import LEAST_SIDE, checked_shape, gradient_histograms
-from pyrovae.criticism.fields import FAR, LabelField, checked, checked_labels, checked_rows, refuse_neighbors
+from pyrovae.criticism.fields import FAR, LabelField, checked, checked_labels, checked_rows, refuse_neighbors, sharpened
 from pyrovae.criticism.mixtures import LabelMixture
+from pyrovae.criticism.normal_scores import NormalScores
 from pyrovae.criticism.processes import FOLDS, LabelProcess, parts, score_of
 from pyrovae.errors import ShapeError
 
@@ -22,10 +24,12 @@ sklearn_trees = Lazily("sklearn.ensemble")
 
 __all__ = ["LabelEnsemble"]
 
-CAUTION = 20.0  # nats by which the log score of held-out labels must differ, for odds of e in the weights
+SURENESS = 3.0  # odds of e in the weights are a third of a nat in the mean log score of held-out labels
 TREES = 100
 FLAT = 1e-8  # the standard deviation of a column that is constant, as a share of its mean; it is left out
 LEAST = torch.finfo(torch.float32).tiny  # in the place of a probability of 0
+PSEUDO_ROWS = (0.05, 0.5)  # of mixture and trees: how much a row of unknown class counts for their temperatures
+STANDARD = 1  # the place of standardised columns among the views of a table
 OF_MODEL = 0.1  # the weight of a fitted pair's classifier before labels say more
 
 
@@ -61,10 +65,14 @@ class LabelEnsemble:
     - A `LabelMixture`: one normal distribution a class.
     - Of tables, a hundred extremely randomised trees.
 
-    Each predicts labels that it has not seen, and `w_m ~ exp(log score of these labels / 20 nats)`, so that a few labels hardly
-    prefer one of them, and many do. Field and process see images as pixels or as `gradient_histograms`, whichever predict
-    held-out labels better, and the mixture sees the histograms; images with a side below four pixels are seen as pixels. A
-    table is seen in standardised columns, without constant ones, and by the field in its own units, if these are better.
+    Each predicts labels that it has not seen, and `w_m ~ exp(3 s_m)` with the mean log score `s_m` of these labels in nats:
+    what is worse counts less, but it still counts, since it errs on other rows. Field and process see images as pixels or as
+    `gradient_histograms`, whichever predict held-out labels better, and the mixture sees the histograms; images with a side
+    below four pixels are seen as pixels. A table is seen in standardised columns, without constant ones, or in their normal
+    scores, in which the tails of a column do not count, and by the field also in its own units; each takes the view in which
+    it predicts held-out labels best. The trees see standardised columns. Of tables, mixture and trees have the temperature
+    with the best log score of held-out labels, as the field has it always: where classes are not normal, a mixture is far too
+    sure of itself, and trees are not sure enough.
 
     Args:
         x: Rows, `(N, *event)`. The field leaves gaps (NaN) out of its distances; the others fill in the mean of the column.
@@ -121,12 +129,17 @@ class LabelEnsemble:
         self.mean = scaled.nanmean(0).nan_to_num(0.0)
         scale = (scaled - self.mean).square().nanmean(0).sqrt().nan_to_num(0.0)
         self.factor = torch.where(scale > FLAT * self.mean.abs(), 1 / scale, 0.0)
+        self.scores = NormalScores.of(rows if image_shape is None else rows[:, :0])  # images are not seen by them
         views, how = self._views(rows), (y, self.num_classes)
         self.fields = [LabelField(gappy, *how, num_neighbors) for gappy, _ in views]
-        first = 0 if self.image_shape is not None else len(views) - 1  # variances of kernels are in standard units
-        self.processes = [LabelProcess(filled, *how) for _, filled in views[first:]]
-        self.mixture = LabelMixture(views[-1][1], *how)
-        self.trees = None if self.image_shape is not None else _Trees(views[-1][1], *how)
+        images = self.image_shape is not None
+        # variances of kernels are in standard units, which a table has in all views but the first
+        self.processes = [LabelProcess(filled, *how) for _, filled in views[0 if images else 1 :]]
+        self.mixtures: list[Any] = [LabelMixture(filled, *how) for _, filled in views[-1 if images else 1 :]]
+        self.trees: Any = None
+        if not images:
+            self.mixtures = [_Calibrated(mixture, y, PSEUDO_ROWS[0]) for mixture in self.mixtures]
+            self.trees = _Calibrated(_Trees(views[STANDARD][1], *how), y, PSEUDO_ROWS[1])
         self._weigh()
 
     def relabelled(self, y: Tensor) -> LabelEnsemble:
@@ -136,8 +149,8 @@ class LabelEnsemble:
         y, other = y.detach().cpu().long(), copy(self)
         other.fields = [field.relabelled(y) for field in self.fields]
         other.processes = [process.relabelled(y) for process in self.processes]
-        other.mixture = self.mixture.relabelled(y)
-        other.trees = None if self.trees is None else _Trees(self.trees.x, y, self.num_classes)
+        other.mixtures = [mixture.relabelled(y) for mixture in self.mixtures]
+        other.trees = None if self.trees is None else self.trees.relabelled(y)
         other._weigh()
         return other
 
@@ -147,11 +160,11 @@ class LabelEnsemble:
         if rows.shape[1] != self.num_columns:
             raise ShapeError(f"A row of the ensemble has {self.num_columns} numbers, got rows with {rows.shape[1]}.")
         views = self._views(rows)
-        of_process = views[self._process - len(self.processes)][1]  # the last views are those of processes
         found = [self.fields[self._field](views[self._field][0])]
-        found += [self.processes[self._process](of_process), self.mixture(views[-1][1])]
+        for members, best in ((self.processes, self._process), (self.mixtures, self._mixture)):
+            found.append(members[best](views[best - len(members)][1]))  # the last views are those of such members
         if self.trees is not None:
-            found.append(self.trees(views[-1][1]))
+            found.append(self.trees(views[STANDARD][1]))
         return _pooled(found, list(self.weights.values()))
 
     def _views(self, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -161,27 +174,29 @@ class LabelEnsemble:
         filled = torch.where(gaps, self.mean * self.unit, rows) if some else rows
         if shape is None:
             standard = ((rows / self.unit).clamp(-FAR, FAR) - self.mean) * self.factor
-            return [(rows, filled), (standard, standard.nan_to_num(0.0) if some else standard)]
+            scores = self.scores(rows) * (self.factor > 0)  # without constant columns
+            return [(rows, filled), *((view, view.nan_to_num(0.0) if some else view) for view in (standard, scores))]
         if min(shape[-2:]) < LEAST_SIDE:
             return [(rows, filled)]
         histograms = gradient_histograms(filled, shape).double()
         return [(rows, filled), (histograms, histograms)]
 
     def _weigh(self) -> None:
-        self._field, self._process = _best(self.fields), _best(self.processes)
+        self._field, self._process, self._mixture = _best(self.fields), _best(self.processes), _best(self.mixtures)
         process = self.processes[self._process]
-        members: dict[str, Any] = {"field": self.fields[self._field], "process": process, "mixture": self.mixture}
+        members: dict[str, Any] = {"field": self.fields[self._field], "process": process}
+        members["mixture"] = self.mixtures[self._mixture]
         if self.trees is not None:
             members["trees"] = self.trees
         each = [member.probabilities for member in members.values()]
         rows, labels = process.held_out, process.labels
         scores = torch.stack([p[rows, labels].clamp_min(LEAST).log().sum() for p in each])
-        self.weights = dict(zip(members, (scores / CAUTION).softmax(0).tolist()))
+        self.weights = dict(zip(members, (SURENESS * scores / max(len(rows), 1)).softmax(0).tolist()))
         self.probabilities = _pooled(each, list(self.weights.values()))
         self.score = score_of(self.probabilities[rows], labels)
 
 
-def _best(members: Sequence[LabelField | LabelProcess]) -> int:
+def _best(members: Sequence[Any]) -> int:
     """Which has the best score; the last where there is none."""
     scores = [-math.inf if math.isnan(member.score) else member.score for member in members]
     return len(scores) - 1 - scores[::-1].index(max(scores))
@@ -189,6 +204,31 @@ def _best(members: Sequence[LabelField | LabelProcess]) -> int:
 
 def _pooled(each: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     return torch.stack([w * p.clamp_min(LEAST).log() for w, p in zip(weights, each)]).sum(0).softmax(-1)
+
+
+class _Calibrated:
+    """A member at the temperature with the best log score of labels that it has held out, and of a row of unknown class.
+
+    Args:
+        member: Which has probabilities of its rows, those of labelled ones without their label.
+        y: The labels of its rows, `(N,)`.
+        pseudo_row: How much the row of unknown class counts beside those with a label.
+    """
+
+    def __init__(self, member: Any, y: Tensor, pseudo_row: float) -> None:
+        self.member, self.pseudo_row = member, pseudo_row
+        rows = (y >= 0).nonzero().squeeze(1)
+        held = rows[parts(y[rows])[0]]
+        self.temperature, self.score = 1.0, math.nan
+        if len(held):
+            self.temperature, self.score = sharpened(member.probabilities[held], y[held], pseudo_row)
+        self.probabilities = with_temperature(member.probabilities, self.temperature)
+
+    def relabelled(self, y: Tensor) -> _Calibrated:
+        return _Calibrated(self.member.relabelled(y), y, self.pseudo_row)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return with_temperature(self.member(x), self.temperature)
 
 
 class _Trees:
@@ -210,6 +250,9 @@ class _Trees:
                 self._learn(rows[~out], known[~out])
                 self.probabilities[rows[out]] = self(x[rows[out]])
         self.forest, self.num = forest, len(rows)
+
+    def relabelled(self, y: Tensor) -> _Trees:
+        return _Trees(self.x, y, self.num_classes)
 
     def _learn(self, rows: Tensor, known: Tensor) -> None:
         self.num = len(rows)

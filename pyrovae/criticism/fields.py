@@ -121,7 +121,7 @@ class LabelField:
             fixed = known[:, None].repeat(1, int(folds.max()) + 1)
             fixed[held, folds] = False
             found = _harmonic(near, y, fixed, self.num_classes)[held, folds]
-            self.temperature, self.score = _sharpened(found, y[held])
+            self.temperature, self.score = sharpened(found, y[held])
             seen[held] = found
         self.probabilities = with_temperature(seen, self.temperature)
 
@@ -280,10 +280,16 @@ def _folds(y: Tensor, most: int) -> tuple[Tensor, Tensor]:
     return held, torch.arange(len(held)) % min(most, max(len(held), 1))
 
 
-def _sharpened(p: Tensor, y: Tensor) -> tuple[float, float]:
-    """The temperature with the best log score of the labels and of half a row of unknown class, and the score of the labels."""
+def sharpened(p: Tensor, y: Tensor, pseudo_row: float = PSEUDO_ROW) -> tuple[float, float]:
+    """The temperature with the best log score of labels and of a row of unknown class, and the score of the labels.
+
+    Args:
+        p: Probabilities, `(n, C)`.
+        y: The labels, `(n,)`, n > 0.
+        pseudo_row: How much the row of unknown class counts beside those with a label.
+    """
     logits = p.clamp_min(1e-12).log()
-    weight = PSEUDO_ROW / len(y)
+    weight = pseudo_row / len(y)
     wanted = logits.gather(1, y[:, None]).mean() + weight * logits.mean()
 
     def slope(log_t: float) -> float:

@@ -411,11 +411,13 @@ def write_state(
     folder: Path, fitted: Fit, tensors: Mapping[str, Tensor], notes: Mapping[str, Any], *, anew: bool = False
 ) -> None:
     """Write all that is needed to resume a fit: tensors by name, and notes as JSON in the header of their file."""
-    contents = {
-        STATE: _write_tensors(tensors, {"notes": json.dumps(notes)}),
-        HISTORY: _write_history(fitted.history),
-    }
+    contents = {STATE: state_of(tensors, notes), HISTORY: _write_history(fitted.history)}
     _replace(folder, fitted, contents, anew=anew, before={}, status="running")
+
+
+def state_of(tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> bytes:
+    """The content of a file of tensors by name, with notes as JSON in its header, see `read_state`."""
+    return _write_tensors(tensors, {"notes": json.dumps(notes)})
 
 
 def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

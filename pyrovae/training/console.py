@@ -70,6 +70,20 @@ def stop_on_interrupt(*, terminate: bool = False) -> Iterator[Asked]:
             signal.raise_signal(signal.SIGTERM)
 
 
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises a KeyboardInterrupt inside, also where the command line would end the process."""
+    mine = threading.current_thread() is threading.main_thread()
+    if not mine or signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None):  # ignored, or handled outside of Python
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def say(progress: bool | None, message: str) -> None:
     """A line on stderr, unless nothing is to be shown."""
     if progress is not False:

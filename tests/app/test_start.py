@@ -67,6 +67,7 @@ MISTAKES = {
     "a part that is unknown, of a sweep": ("sweep", "digits", "--prior", "normal,vampire"),
     "a model that is unknown": ("fit", "digits", "--model", "m3"),
     "a tracker that is none": ("fit", "digits", "--track", "wandb"),
+    "a time that is none": ("label", "digits", "--time", "soon"),
     "a run that is none": ("evaluate", "nowhere"),
     "a run that is none, among two": ("compare", "nowhere", "neither"),
     "a run that is none, to resume": ("fit", "--resume", "nowhere"),

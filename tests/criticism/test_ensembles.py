@@ -10,7 +10,9 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import Tensor
 
 import pyrovae as pv
+from pyrovae.criticism.ensembles import PSEUDO_ROWS, _Calibrated
 from pyrovae.criticism.mixtures import SHRINKAGE, WEIGHTS, _fitted
+from pyrovae.criticism.normal_scores import NormalScores
 
 
 @pytest.fixture(scope="module")
@@ -151,23 +153,78 @@ def test_what_is_no_image_has_no_edges() -> None:
 # --- the ensemble
 
 
-def test_weights_are_of_held_out_labels_and_cautious(
+def test_weights_are_of_mean_scores_of_held_out_labels(
     clusters: tuple[Tensor, Tensor, Tensor], ensemble: pv.LabelEnsemble
 ) -> None:
     x, y, few = clusters
     standard = (x - x.mean(0)) / x.std(0, correction=0)
-    fields = [pv.LabelField(rows, few) for rows in (x, standard)]
-    field = max(fields, key=lambda one: one.score)
-    process, mixture = pv.LabelProcess(standard, few), pv.LabelMixture(standard, few)
+    scores = NormalScores.of(x)(x)
+    views = (standard, scores)
+    fields = [pv.LabelField(rows, few) for rows in (x, *views)]
+    field, process = (
+        max(members, key=lambda one: one.score) for members in (fields, [pv.LabelProcess(rows, few) for rows in views])
+    )
+    mixture = max(
+        (_Calibrated(pv.LabelMixture(rows, few), few, PSEUDO_ROWS[0]) for rows in views), key=lambda one: one.score
+    )
     each = [field.probabilities, process.probabilities, mixture.probabilities]
-    scores = torch.stack([p[:4].gather(1, few[:4, None]).log().sum() for p in each])
+    found = torch.stack([p[:4].gather(1, few[:4, None]).log().sum() for p in each])
     weights = list(ensemble.weights.values())
     assert sum(weights) == pytest.approx(1) and weights[3] > 0.1
     for i in (1, 2):
-        assert math.log(weights[i] / weights[0]) == pytest.approx(float(scores[i] - scores[0]) / 20, abs=1e-4)
+        assert math.log(weights[i] / weights[0]) == pytest.approx(float(found[i] - found[0]) * 3 / 4, abs=1e-4)
     assert (ensemble.probabilities.argmax(-1) == y).double().mean() > 0.9
     torch.testing.assert_close(ensemble(x)[4:], ensemble.probabilities[4:], atol=0.05, rtol=0)
     assert ensemble.score == pytest.approx(float(ensemble.probabilities[:4].gather(1, few[:4, None]).log().mean()))
+
+
+class Told:
+    """A member whose probabilities are given; other labels and rows give others."""
+
+    def __init__(self, probabilities: Tensor) -> None:
+        self.probabilities = probabilities
+
+    def relabelled(self, y: Tensor) -> "Told":
+        return Told(self.probabilities.flip(1))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.probabilities[: len(x)]
+
+
+def test_a_member_has_the_temperature_of_its_held_out_labels() -> None:
+    """The best of a fine grid: of those labels whose class has several, besides a part of a row of unknown class."""
+    generator = torch.Generator().manual_seed(5)
+    logits = 2 * torch.randn(40, 3, generator=generator, dtype=torch.float64)
+    y = torch.multinomial((logits / 1.7).softmax(-1), 1, generator=generator)[:, 0].clamp_max(1)
+    y[0], y[30:] = 2, -1  # the only one of its class is not held out
+    for pseudo_row in PSEUDO_ROWS:
+        found = _Calibrated(Told(logits.softmax(-1)), y, pseudo_row)
+
+        def penalised(temperature: float, pseudo_row: float = pseudo_row) -> float:
+            logs = (logits[1:30] / temperature).log_softmax(-1)
+            return float(logs.gather(1, y[1:30, None]).sum() + pseudo_row * logs.mean(1).mean())
+
+        grid = torch.logspace(-1, 1, 2001).tolist()
+        assert found.temperature == pytest.approx(max(grid, key=penalised), rel=2e-3)
+        torch.testing.assert_close(found.probabilities, (logits / found.temperature).softmax(-1))
+        assert torch.equal(found(logits[:7]), found.probabilities[:7])
+        assert found.score == pytest.approx(float(found.probabilities[1:30].gather(1, y[1:30, None]).log().mean()))
+        assert found.relabelled(y).temperature != found.temperature
+    alone = _Calibrated(Told(logits.softmax(-1)), torch.where(torch.arange(40) < 1, 0, -1), 0.5)
+    assert alone.temperature == 1 and math.isnan(alone.score)
+
+
+def test_tails_of_a_column_do_not_count_where_ranks_say_more() -> None:
+    """A class of small and one of large numbers, over twelve orders of magnitude, beside a column that says nothing."""
+    generator = torch.Generator().manual_seed(6)
+    y = torch.arange(120) % 2
+    x = torch.randn(120, 2, generator=generator, dtype=torch.float64)
+    x[:, 0] = (6 * (x[:, 0] + 2.5 * y)).exp()
+    few = torch.where(torch.arange(120) < 24, y, -1)
+    found = pv.LabelEnsemble(x, few)
+    assert (found.probabilities.argmax(-1) == y)[24:].double().mean() > 0.85
+    assert [found._process, found._mixture] == [1, 1]  # the scores, and not the standardised columns
+    torch.testing.assert_close(found(x)[24:], found.probabilities[24:], atol=0.1, rtol=0)
 
 
 def test_images_have_no_trees_and_are_seen_by_their_edges_where_these_say_more() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time as times
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from pyrovae._near import expanded, near_paths
 from pyrovae._sources import check_source
 from pyrovae._start import advising
 from pyrovae.app import catalogue
+from pyrovae.app.budget import Budget
 from pyrovae.app.cli import parameters as take
 from pyrovae.app.cli import tables
 from pyrovae.app.decide import check_names, decide
@@ -213,6 +215,8 @@ def label(
     format: take.LabelFormat = "csv",
     page: take.Page = False,
     port: take.Port = 0,
+    time: take.Time = None,
+    rounds: take.Rounds = None,
     fresh: take.Fresh = False,
     force: take.ForceTable = False,
     data_root: take.DataRoot = None,
@@ -224,6 +228,7 @@ def label(
 
     Called again with more labels, it goes on from there. With --page, rows are labelled in the browser.
     """
+    began = times.monotonic()
     if format not in ("csv", "label-studio"):
         raise OptionError(f"--format must be csv or label-studio, got {format}.")
     for_studio = format == "label-studio"
@@ -231,6 +236,8 @@ def label(
         raise OptionError("--page has no --format: it writes labels.csv, from which a later call makes tasks.")
     if page:
         serving.refuse_without_packages()
+        if time is not None or rounds is not None:
+            raise OptionError("--page has no --time and no --rounds: it learns anew from every few labels.")
     elif port:
         raise OptionError("--port is for --page. Leave it out, or add --page.")
     for inside in (labels, Path(source)):
@@ -242,6 +249,7 @@ def label(
         for file in (to, to.with_suffix(".xml")):
             files.check_file(file, force, (".json", ".xml") if file is not to else (".json",))
     check_source(source, folders=True)
+    Budget(time, rounds)  # refuses what cannot be
     options = Options.of("label", **given)
     job = labelling.read_job(source, labels, label=label, data_root=data_root, some=not page, **options.table)
     tables.remark(job.dataset.notes)
@@ -262,15 +270,20 @@ def label(
     if page:
         paging.label_in_browser(job, options, where, to, port, fresh=fresh, say=tables.answer_line, **how)
         return
-    how |= {"progress": True, "say": tables.inform}
+    how |= {"progress": True, "time": time, "rounds": rounds, "began": began}
     stopped = "stopped; the same command starts again"
+    going_on = f"stopped; {table} has the answer so far, and the same command goes on"
+    line = tables.OneLine()
+    how |= {"say": line.inform, "show": line}
     try:
-        with advising(lambda: stopped):
+        with line, advising(lambda: going_on if line.last else stopped):
             answer = labelling.label_rows(job, options, where, to=table, fresh=fresh, force=force, **how)
     except KeyboardInterrupt:
-        tables.complain(stopped)
+        tables.complain(going_on if line.last else stopped)
         raise typer.Exit(130) from None
     tables.print_report(answer.report)
+    if answer.rounds > 1:
+        tables.answer(f"{answer.rounds} ensembles have answered; --rounds {answer.rounds} asks for as many again.")
     tables.print_next_rows(answer.table)
     tables.answer_line(f"Table: {table}")
     if for_studio:

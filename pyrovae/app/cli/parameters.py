@@ -109,6 +109,23 @@ LabelRun = Annotated[
     Path | None,
     typer.Option("--run", help="Folder of the run, which goes on if there is one in it; by default runs/NAME-labels."),
 ]
+Time = Annotated[
+    str | None,
+    typer.Option(
+        "--time",
+        metavar="SECONDS",
+        help="How long the whole answer may take, in seconds, or such as 5m or 1h30m. The first answer, which comes as soon as "
+        "without it, is improved until then by more ensembles, and Ctrl-C ends that sooner.",
+    ),
+]
+Rounds = Annotated[
+    int | None,
+    typer.Option(
+        "--rounds",
+        metavar="NUMBER",
+        help="How many ensembles answer at most, in place of --time or beside it: so many give the same answer again.",
+    ),
+]
 LabelTable = Annotated[
     Path | None,
     typer.Option(

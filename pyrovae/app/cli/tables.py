@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -54,6 +55,48 @@ def inform(message: str) -> None:
 def inform_line(message: str) -> None:
     """Say something on the way in one line, whose paths are not broken."""
     err.print(printable(message), markup=False, highlight=False, soft_wrap=True)
+
+
+LINE_EVERY = 30.0  # seconds between two lines where there is no terminal
+
+
+class OneLine:
+    """A line on stderr that replaces the one before: on a terminal in its place, and elsewhere every half a minute."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.last, self._said = "", ""
+        self._clock, self._next, self._width = clock, 0.0, 0
+        self._in_place = err.is_terminal and not err.is_dumb_terminal
+
+    def __enter__(self) -> OneLine:
+        return self
+
+    def __call__(self, message: str) -> None:
+        self.last = message
+        if self._in_place:  # the cursor stays visible, since a signal may end the process here
+            self._write(printable(message)[: err.width - 1])
+        elif self._clock() >= self._next:
+            self._keep()
+
+    def __exit__(self, *error: object) -> None:
+        if self.last != self._said:
+            self._keep()
+
+    def inform(self, message: str) -> None:
+        """Say something else, below the line as it is by now."""
+        self.__exit__()
+        inform(message)
+
+    def _keep(self) -> None:
+        self._write("")
+        self._said, self._next = self.last, self._clock() + LINE_EVERY
+        inform_line(self.last)
+
+    def _write(self, text: str) -> None:
+        if text or self._width:
+            err.file.write(f"\r{text:{self._width}}" + ("" if text else "\r"))
+            err.file.flush()
+        self._width = len(text)
 
 
 def remark(notes: Sequence[str]) -> None:

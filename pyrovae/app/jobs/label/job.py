@@ -1,6 +1,7 @@
-"""The job of `pyrovae label`: predict the labels of all rows from a few, by an ensemble, and by a semi-supervised VAE if asked.
+"""The job of `pyrovae label`: predict the labels of all rows from a few, by ensembles, and by a semi-supervised VAE if asked.
 
-Its run folder keeps what was decided, and the weights of the model, so that a later call, with more labels, goes on from there.
+A first answer is written as soon as there is one; if more time is given, better ones replace it. The run folder keeps what was
+decided, and the weights of the model, so that a later call, with more labels, goes on from there.
 """
 
 from __future__ import annotations
@@ -8,55 +9,40 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import time as times
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor
 
-from pyrovae._files import beside, swap, write_beside
-from pyrovae.app.jobs.label.ensemble import Ensemble
-from pyrovae.app.jobs.label.judging import cross_validate, judge, judged_before
+from pyrovae._files import beside
+from pyrovae.app.budget import MOST, Budget
+from pyrovae.app.jobs.label.ensemble import Ensemble, too_many
+from pyrovae.app.jobs.label.judging import FOLDS, Judged, cross_validate, judged_before, judged_by
 from pyrovae.app.jobs.label.reading import Job
-from pyrovae.app.jobs.label.report import committee, draw_report, tabulate
+from pyrovae.app.jobs.label.report import committee, draw_report
+from pyrovae.app.jobs.label.rounds import Rounds, rounds_before
 from pyrovae.app.jobs.label.training import decide_labelling, labelling_rows, train
+from pyrovae.app.jobs.label.writing import Answer, Writer, counted
 from pyrovae.app.options import OPTIONS, Options
 from pyrovae.app.recorded import reading
 from pyrovae.data.labels import Labels, about_lone_labels, hold_out
 from pyrovae.errors import CheckpointError, OptionError
-from pyrovae.fitted.files import claim_folder, is_mark, read_run, replace_files
+from pyrovae.fitted.files import is_mark, read_run
 from pyrovae.fitted.fitted import Fit
-from pyrovae.fitted.folder import WITHOUT_PAIR, load, write_fit
+from pyrovae.fitted.folder import load
+from pyrovae.fitted.lock import locked
+from pyrovae.training.console import interruptible
 
 SHAPE = ("likelihood", "total_count", "net", "latent", "hidden", "dropout")  # options that decide the weights' shapes
 FEW = 50  # held-out rows; with fewer, all labelled rows are predicted by cross-validation instead
 LABELS = "labels.csv"  # in the run folder: the table, or the labels that people gave on the page
 PREDICTIONS = "predictions.csv"  # there, too: the table, where labels.csv is not this job's
+ENDING = 1.5  # seconds for pictures, and for the end of the process
 AFTER = ("passes", "holdout", "neighbors")  # options without influence on the weights
-
-
-@dataclass(frozen=True, eq=False)
-class Answer:
-    """What the job leaves.
-
-    Args:
-        fitted: the fitted model; None without one.
-        info: what its run.json has recorded.
-        table: one line a row, see `tabulate`.
-        probabilities: of the classes of all rows, `(N, C)`.
-        report: the numbers of the held-out rows, see `held_out_report`.
-        pictures: the files that were drawn.
-    """
-
-    fitted: Fit | None
-    info: dict[str, Any]
-    table: pd.DataFrame
-    probabilities: Tensor
-    report: dict[str, Any]
-    pictures: list[Path]
 
 
 @dataclass(frozen=True)
@@ -88,7 +74,12 @@ def label_rows(
     engine: str = "auto",
     threads: int | None = None,
     progress: bool | None = None,
+    time: float | str | None = None,
+    rounds: int | None = None,
     say: Callable[[str], None] = lambda message: None,
+    show: Callable[[str], None] = lambda message: None,
+    began: float | None = None,
+    clock: Callable[[], float] = times.monotonic,
 ) -> Answer:
     """Predict the label of every row; write a table, a report and pictures.
 
@@ -102,18 +93,31 @@ def label_rows(
     and a third of the learning rate. With other classes or shapes training starts anew. Where an earlier run has a model, a
     later one has, too, unless it is given 0 steps.
 
+    With `time` or `rounds`, the answer of the ensemble is written at once, and then more ensembles are added, each of which
+    holds out other parts of the labels, and sees images turned and moved a little. Their geometric mean answers, unless it
+    predicts labels that it has not seen clearly worse than the first does. What is written is whole at all times, and a later
+    call with the same labels goes on with the ensembles of this one. Ctrl-C ends them, and those so far answer.
+
     Args:
         options: as of `Options.of("label", ...)`.
         to: the table to write; by default labels.csv in the folder.
         fresh: start anew, with other rows held out, and replace the run in the folder, whatever its rows are.
         force: replace the file `to`, even if it is not what this job wrote.
+        time: how long the whole answer may take: seconds, or a text such as "5m" or "1h30m". The first one is not cut short,
+            and no ensemble is begun that would not end in time.
+        rounds: how many ensembles answer at most, those of earlier calls with the same labels among them. On one machine the
+            answer of so many is the same bit for bit.
         say: called with messages.
+        show: called with one line after each ensemble: how good the answer is by now.
+        began: when the answer began, by the clock; None for now.
+        clock: seconds since any moment.
 
     Raises:
         OptionError: an option is impossible, or a file would be overwritten.
         CheckpointError: the folder holds another run.
         DataError: the rows are outside the likelihood's support.
     """
+    budget = Budget(time, rounds, began, clock)
     folder = Path(folder)
     to = folder / LABELS if to is None else Path(to)
     recorded = _recorded(folder)
@@ -121,11 +125,16 @@ def label_rows(
     if before is not None and before.options.steps and options.steps is None:
         options = replace(options, steps=before.options.steps)  # its model goes on
     options = decide_labelling(options, job)
+    if budget.open and (options.neighbors == 0 or too_many(job)):
+        why = "--neighbors 0 leaves them out" if options.neighbors == 0 else "there are too many rows for one"
+        raise OptionError(
+            f"--time and --rounds are for ensembles, and {why}. Leave them out; --steps is for the model."
+        )
     written = {} if recorded is None else recorded["written"]
     _refuse_file(to, written, force)
     held, goes_on = _held_out(job, options, before, say)
-    rows = labelling_rows(job, options, held)
-    known = _digest(rows.batch("train")["y"])
+    rows_of_job = labelling_rows(job, options, held)
+    known = _digest(rows_of_job.batch("train")["y"])
     say(_describe(job, options, held, goes_on))
     if warning := about_lone_labels(job.labels):
         say(warning)
@@ -137,42 +146,72 @@ def label_rows(
             say(f"The labels are those of the run in {folder}: its weights are asked again.")
             fitted = load(folder, device=device)
         else:
-            fitted = train(job, rows, options, folder if goes_on else None, device, engine, threads, progress)
-        q = committee(fitted, rows.train, options.passes, seed=options.seed).mean(0)
-    ensemble = Ensemble(job, options.neighbors)
-    if ensemble.why_not:
-        say(ensemble.why_not)
-    f = ensemble(rows.codes["train"])
-    judged = None
-    if not len(held) and options.holdout > 0:
-        alike = same and before is not None and before.options.neighbors == options.neighbors
-        judged = judged_before(recorded) if alike else None
-        judged = judged or cross_validate(job, options, ensemble, goes_on, device, engine, threads, progress, say)
-    report, weights = judge(job, q, f, held, judged, options)
-    probabilities = weights.pooled(q, f)
-    table = tabulate(job, probabilities)
-    content = table.to_csv(index=False, float_format="%.6g").encode()
-    info = {
-        "job": "label",
-        "data": job.dataset.source,
-        "rows": job.digest(),
-        "options": options.to_json("label"),
-        "classes": list(job.labels.classes),
-        "held_out": held.tolist(),
-        "known_labels": known,
-        **({"cross_validation": judged.to_json()} if judged is not None else {}),
-        "results": report,
-        "written": written | {str(to.absolute()): hashlib.sha256(content).hexdigest()},
-    }
-    claim_folder(folder, force=True)
-    write_beside(to, content)
-    if fitted is None:
-        replace_files(folder, {"status": WITHOUT_PAIR, "info": info}, {}, anew=True)
+            fitted = train(job, rows_of_job, options, folder if goes_on else None, device, engine, threads, progress)
+        q = committee(fitted, rows_of_job.train, options.passes, seed=options.seed).mean(0)
+    alike = same and before is not None and before.options.neighbors == options.neighbors
+    judged = judged_before(recorded) if alike and not len(held) and options.holdout > 0 else None
+    ensembles: Rounds | None = None
+    if alike and recorded is not None and recorded.get("rounds", 0) > 1:
+        num = len(held) if judged is None else len(judged.rows)
+        ensembles = rounds_before(folder, len(job.x), len(job.labels.classes), num)
+        judged = judged if ensembles is not None else None  # which is of all of them
+    if ensembles is not None:
+        say(f"The labels are those of the run in {folder}, whose {ensembles.number} ensembles answer again.")
     else:
-        fitted.info = info
-        write_fit(folder, fitted, anew=True)
-    swap(to)
-    return Answer(fitted, info, table, probabilities, report, draw_report(job, report, table, folder))
+        begun, ensemble = clock(), Ensemble(job, options.neighbors)
+        if ensemble.why_not:
+            say(ensemble.why_not)
+        f, took = ensemble(rows_of_job.codes["train"]), clock() - begun
+        if judged is None and not len(held) and options.holdout > 0:
+            judged = cross_validate(job, options, ensemble, goes_on, device, engine, threads, progress, say)
+        if f is not None:
+            several = took * (1 if judged is None else 1 + FOLDS)  # another round has no fits of the model
+            seconds = several if options.steps else clock() - begun
+            ensembles = Rounds.begin(f, _of_judged(f, held, judged), seconds)
+    writer = Writer(job, options, folder, to, fitted, q, held, judged, known, written)
+    answer = writer.write(ensembles)
+    if ensembles is not None and budget.open:
+        answer = _better(writer, answer, ensembles, budget, say, show)
+    return replace(answer, pictures=draw_report(job, answer.report, answer.table, folder))
+
+
+def _of_judged(f: Tensor, held: Tensor, judged: Judged | None) -> Tensor:
+    """What the ensemble says of the rows that it is judged by, `(n, C)`."""
+    return f[held] if judged is None or judged.ensemble is None else judged.ensemble
+
+
+def _better(
+    writer: Writer,
+    answer: Answer,
+    ensembles: Rounds,
+    budget: Budget,
+    say: Callable[[str], None],
+    show: Callable[[str], None],
+) -> Answer:
+    """Add ensembles, and write each answer, for as long as the budget allows, or until Ctrl-C: the last answer."""
+    job, options = writer.job, writer.options
+    if budget.seconds is not None and budget.spent() > budget.seconds:
+        say(f"The first answer took {budget.spent():.0f} s, which is more than --time allows.")
+    known = job.labels.y.clone()
+    known[writer.held] = -1
+    with locked(writer.folder, "labelling job"), interruptible():
+        try:
+            while budget.allows(ensembles.number, ensembles.seconds + ENDING):
+                begun = budget.clock()
+                ensemble = Ensemble(job, options.neighbors, ensembles.number)
+                f = ensemble(known)
+                assert f is not None  # there was a first one
+                of_judged = f[writer.held] if writer.judged is None else judged_by(job, options, ensemble)
+                assert of_judged is not None
+                ensembles = ensembles.plus(f, of_judged, budget.clock() - begun)
+                answer = writer.write(ensembles)
+                show(writer.line(ensembles, answer, budget.spent()))
+        except KeyboardInterrupt:
+            answer = writer.write(ensembles)  # which may have been cut short
+            say(f"Stopped: the answer is that of {counted(ensembles.number)}.")
+    if ensembles.number == MOST:
+        say(f"{MOST} ensembles have answered; another would change next to nothing.")
+    return answer
 
 
 # --- going on with an earlier run

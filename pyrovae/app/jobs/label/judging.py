@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.app.jobs.label.ensemble import Ensemble, features
+from pyrovae.app.jobs.label.ensemble import KIND, Ensemble, features
 from pyrovae.app.jobs.label.reading import Job
 from pyrovae.app.jobs.label.report import committee, held_out_report, logistic_regression
 from pyrovae.app.jobs.label.training import labelling_rows, train
@@ -19,7 +19,6 @@ from pyrovae.criticism.calibration import share_interval
 from pyrovae.criticism.ensembles import Weights
 from pyrovae.data.labels import split_labels
 
-KIND = "ensemble of field, process, mixture and trees"  # earlier runs have recorded others
 FOLDS, FOLD_STEPS = 3, 1 / 3  # fits of a cross-validation, and their steps as a share of those of the fit itself
 
 
@@ -65,7 +64,7 @@ def cross_validate(
     say: Callable[[str], None],
 ) -> Judged | None:
     """Predict each labelled row without its label, by shorter fits; None where no class has two labels."""
-    folds = [fold for fold in split_labels(job.labels, FOLDS, options.seed) if len(fold)]
+    folds = _folds(job, options)
     if not folds:
         return None
     steps = math.ceil(int(options.steps or 0) * FOLD_STEPS / (2 if goes_on else 1))
@@ -82,6 +81,24 @@ def cross_validate(
         if f is not None:
             found["ensemble"].append(f[fold])
     return Judged(**{name: torch.cat(parts) for name, parts in found.items() if parts})
+
+
+def _folds(job: Job, options: Options) -> list[Tensor]:
+    """The labelled rows that are predicted together, without their labels."""
+    return [fold for fold in split_labels(job.labels, FOLDS, options.seed) if len(fold)]
+
+
+def judged_by(job: Job, options: Options, ensemble: Ensemble) -> Tensor | None:
+    """The classes of the rows of a `Judged`, in its order, by another ensemble, `(n, C)`; None without one."""
+    found = []
+    for fold in _folds(job, options):
+        known = job.labels.y.clone()
+        known[fold] = -1
+        f = ensemble(known)
+        if f is None:
+            return None
+        found.append(f[fold])
+    return torch.cat(found) if found else None
 
 
 def judge(

@@ -15,9 +15,10 @@ from typing import Any, Protocol
 
 import torch
 
-from pyrovae.app.jobs.label.job import PREDICTIONS, Answer, label_rows, steps_before
+from pyrovae.app.jobs.label.job import PREDICTIONS, label_rows, steps_before
 from pyrovae.app.jobs.label.reading import Job
 from pyrovae.app.jobs.label.training import STEPS, decide_labelling
+from pyrovae.app.jobs.label.writing import Answer
 from pyrovae.app.options import Options
 from pyrovae.criticism.ensembles import Weights
 from pyrovae.data.labels import Labels, as_labels, refuse_labels
