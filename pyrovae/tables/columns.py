@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pyrovae.errors import DataError, shortened
-from pyrovae.tables.cells import STRANGE, as_days, as_numbers, as_text
+from pyrovae.tables.cells import STRANGE, as_days, as_numbers, as_text, each
 
 Array = NDArray[Any]
 
@@ -125,10 +125,9 @@ class Column:
                 strange = []
             return np.where(met, order[place], np.nan), [*strange, *np.unique(others).tolist()]
         known = {as_text(category): code for code, category in enumerate(self.categories)}
-        texts = cells.map(as_text)  # None where missing
-        found = texts.map(known).to_numpy(dtype=np.float64, na_value=np.nan)
-        strange = texts[np.isnan(found) & texts.notna().to_numpy()].unique().tolist()
-        return found, strange
+        texts = each(cells.tolist(), as_text)  # None where missing
+        found = np.array([math.nan if text is None else known.get(text, math.nan) for text in texts], dtype=np.float64)
+        return found, list(dict.fromkeys(text for text in texts if text is not None and text not in known))
 
     def values(self, codes: Array) -> pd.Series:
         """What `codes` made of the cells, back as cells of the column's dtype."""

@@ -134,7 +134,7 @@ class Table:
             yield short_integers(frame.iloc[:, :-1] if ended else frame)
 
     def _chunks(self, **options: Any) -> Generator[pd.DataFrame, None, None]:
-        how = {"chunksize": self.rows, "low_memory": False, **self.form.options, **options}
+        how = {"chunksize": self.rows, **self.form.options, **options}
         with reading(self.path), pd.read_csv(self.path, **how) as frames:
             for frame in frames:
                 if len(frame):
