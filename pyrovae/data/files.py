@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyrovae._foreign import cure_of
 from pyrovae._lazily import Lazily
 from pyrovae._near import absent, expanded, near_names
 from pyrovae.data.arrays import map_array
@@ -156,6 +157,8 @@ class _Table(Stored):
         self.kinds: dict[str, list[Any]] = {}  # of each column, its type in each file, which need not be one
         suffix = path.suffix.lower()
         if not path.is_dir() and suffix not in ENDINGS:
+            if path.is_file() and (cure := cure_of(path)):
+                raise OptionError(cure)
             raise OptionError(
                 f"{path} must end in .npy, {', '.join(ENDINGS)}, or be a folder of such files. Tables of text (.csv) are read "
                 "as a whole by pyrovae.data.load."

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pyrovae._foreign import cure_of_another, cure_of_content
 from pyrovae._lazily import Lazily
 from pyrovae.data.cells import COLUMNS_LOOKED_AT, Form, find_form, refuse_wide
 from pyrovae.errors import DataError, OptionError, PyrovaeError
@@ -59,7 +60,9 @@ def read_frame(
     except (MemoryError, PyrovaeError):
         raise
     except Exception as error:  # of damaged files, pandas and the packages behind it raise whatever they come upon
-        raise DataError(f"{path} is not a table ({' '.join(str(error).split())[:200]}). Save it as .csv.") from error
+        raise DataError(
+            f"{path} is not a table ({' '.join(str(error).split())[:200]}). {cure_of_another(path) or 'Save it as .csv.'}"
+        ) from error
     frame.columns = [f"column {i}" if str(c).startswith("Unnamed: ") else str(c) for i, c in enumerate(frame.columns)]
     if frame.empty:
         raise DataError(f"{path} has no rows. Add at least one.")
@@ -169,9 +172,8 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"{path} is not a table ({' '.join(str(error).split())}). Give rows of equal length, in UTF-8."
-        ) from error
+        cure = cure_of_content(path) or "Give rows of equal length, in UTF-8."
+        raise DataError(f"{path} is not a table ({' '.join(str(error).split())}). {cure}") from error
     except OverflowError as error:  # some versions of pandas
         raise DataError(
             f"{path} has a whole number of more than 308 digits. Shorten it, or write it with an exponent."
