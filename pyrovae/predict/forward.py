@@ -170,6 +170,7 @@ def run_in_parts(
     Returns:
         The same of all rows.
     """
+    num = as_count("num", num)
     size = max(1, num >> halvings())
     if size >= num:
         return read(run_model(fitted, num, given, latent, seed, sites))
