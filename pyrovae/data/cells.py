@@ -93,7 +93,7 @@ def find_form(path: Path, header: bool | None = None, *, numbers_name: bool = Tr
     first_line: list[Any] = []
     if width > COLUMNS_LOOKED_AT:
         first_line = pd.read_csv(path, nrows=1, dtype=str, **options).iloc[0].tolist()
-        some = {"usecols": range(COLUMNS_LOOKED_AT)}
+        some = {"usecols": range(COLUMNS_LOOKED_AT)} if len(first_line) > COLUMNS_LOOKED_AT else {}
     head = pd.read_csv(path, nrows=LOOKED_AT, dtype=str, **some, **options)
     first_line = first_line or head.iloc[0].tolist()
     width = len(first_line)

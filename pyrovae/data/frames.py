@@ -48,7 +48,7 @@ def read_frame(
         return read_csv(path, header, numbers_name=numbers_name)
     try:
         if path.suffix.lower() == ".parquet":
-            refuse_wide(path, parquet.ParquetFile(path).metadata.num_columns)
+            refuse_wide(path, parquet.read_metadata(path).num_columns)
         frame = readers[path.suffix.lower()](path)
         frame, notes = _with_index(frame) if index else (frame, ())
         check_texts(frame)

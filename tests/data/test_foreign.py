@@ -98,6 +98,7 @@ def test_a_workbook_and_a_parquet_file_with_wrong_endings(tmp_path: Path) -> Non
 
 
 def test_labels_in_a_workbook_are_told_how_to_be_given(tmp_path: Path) -> None:
-    (tmp_path / "labels.csv").write_bytes(b"PK\x03\x04\xff\xfe\x80")
-    with pytest.raises(DataError, match="is a ZIP archive, as Excel's workbooks"):
-        read_labels(tmp_path / "labels.csv")
+    for name, cure in (("labels.csv", "is a ZIP archive, as Excel's workbooks"), ("labels.xlsx", "Give a CSV file")):
+        (tmp_path / name).write_bytes(b"PK\x03\x04\xff\xfe\x80")
+        with pytest.raises(DataError, match=cure):
+            read_labels(tmp_path / name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -164,6 +165,14 @@ def test_the_head_of_a_wide_table_is_that_of_a_narrow_one(tmp_path: Path, monkey
     part, same = read_csv(path)
     pd.testing.assert_frame_equal(part, whole)
     assert (same.names, same.header, same.decimal) == (form.names, True, ",") == (tuple(rows.columns), True, ",")
+
+
+@pytest.mark.parametrize("lines", (("a,b", "1," * 2000), ("1," * 2000, "1,2"), ("#" + "x," * 2000, "1,2", "3,4")))
+def test_lines_of_unlike_width_are_a_table_or_one_error(tmp_path: Path, lines: tuple[str, ...]) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("\n".join([*lines, *lines[-1:] * 3]) + "\n")
+    with contextlib.suppress(DataError):
+        assert read(str(path)).x.shape[1] in (2, 2000)
 
 
 def test_a_schema_of_many_columns_is_told_in_part() -> None:
