@@ -43,6 +43,7 @@ from typing import Any
 
 os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
 
+import pandas as pd
 import torch
 from crafted import (
     STRANGE,
@@ -64,16 +65,20 @@ from pyrovae.app.decide import decide, refuse_missing
 from pyrovae.app.jobs.answers import encode_table
 from pyrovae.app.jobs.frames import Table
 from pyrovae.app.jobs.impute import fill_in
-from pyrovae.app.jobs.label.reading import read_job
 from pyrovae.app.options import Options
 from pyrovae.app.rows import make_rows, split_rows
 from pyrovae.app.run import open_run, resume_run
 from pyrovae.data.images import load_folder
+from pyrovae.data.label_studio import read_export
+from pyrovae.data.labels import match_labels, read_labels, refuse_labels
 from pyrovae.data.load import read
 from pyrovae.fitted.files import FILES, key_of, sealed
 from pyrovae.pair.arrays import as_tensor
+from pyrovae.tables.schema import Schema
 
 # --- readers, each with the files that it reads where nothing is wrong
+
+OPENED: dict[str, Any] = {}  # what is whole and is read before the cases: a run that is asked, rows that get labels
 
 
 def of_file(name: str, change: Callable[[bytes, random.Random], bytes], reads: Callable[[Path], Any]) -> Any:
@@ -156,11 +161,20 @@ def any_bytes_of_run(folder: Path, draw: random.Random | None) -> tuple[Callable
 
 
 def columns_file(path: Path) -> Any:
-    return read(str(path.parent / "table.csv"), columns=path)
+    """What the columns are said to be, and rows as they are encoded by that. The table beside is whole, and is read once."""
+    if "table" not in OPENED:
+        OPENED["table"] = pd.read_csv(path.parent / "table.csv")
+    return Schema.read(path).encode(OPENED["table"])
 
 
 def labels_table(path: Path) -> Any:
-    return read_job(str(path.parent / "rows.csv"), path)
+    """The labels of rows that are read once."""
+    if "rows" not in OPENED:
+        OPENED["rows"] = read(str(path.parent / "rows.csv")).ids
+    known = read_export(path) if path.suffix == ".json" else read_labels(path)
+    found = match_labels(known, OPENED["rows"], len(OPENED["rows"]), path, from_0=path.suffix == ".json")
+    refuse_labels(found)
+    return found
 
 
 def strange_export(content: bytes, draw: random.Random) -> bytes:
@@ -184,9 +198,6 @@ def stored_rows(path: Path) -> Any:
 
 def array_by_blocks(path: Path) -> Any:
     return [block.frame.to_numpy(dtype=float).sum() for block in Table(path, 16).blocks()]
-
-
-OPENED: dict[str, Any] = {}  # the run that is asked about tables, opened before the cases
 
 
 def asked_by_blocks(path: Path) -> Any:

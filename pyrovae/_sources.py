@@ -5,6 +5,7 @@ They stand here, since to import anything from `pyrovae.data` takes torch, for w
 
 from __future__ import annotations
 
+from pyrovae._foreign import cure_of
 from pyrovae._near import absent, did_you_mean, expanded, near_paths, similar_names, similar_paths
 from pyrovae.errors import DataError, OptionError
 
@@ -36,6 +37,8 @@ def check_source(source: str, also: tuple[str, ...] = (), *, folders: bool = Fal
             "A folder of images is for `pyrovae fit`, `sweep` and `label`."
         )
     if path.suffix.lower() not in endings:
+        if path.is_file() and (cure := cure_of(path)):
+            raise OptionError(cure)
         near = similar_names(source, NAMES) + similar_paths(source, endings, folders=folders)
         raise OptionError(
             f"unknown data {source!r}{did_you_mean(near)}. Known names: {', '.join(NAMES)}; "

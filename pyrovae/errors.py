@@ -44,15 +44,20 @@ def shortened(text: object, most: int = 300) -> str:
 
 def short_of_memory(error: BaseException | None) -> bool:
     """Whether memory did not suffice: what an error says, or one that led to it."""
+    return memory_error(error) is not None
+
+
+def memory_error(error: BaseException | None) -> BaseException | None:
+    """The error that says that memory did not suffice, among an error and those that led to it; None without one."""
     seen: set[int] = set()  # an error may lead back to itself
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         foreign = isinstance(error, RuntimeError) and not isinstance(error, PyrovaeError)
         of_torch = foreign and any(said in str(error) for said in NO_MEMORY)
         if isinstance(error, MemoryError) or of_torch:
-            return True
+            return error
         error = error.__cause__ or error.__context__
-    return False
+    return None
 
 
 def without_password(text: object) -> str:

@@ -10,7 +10,7 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
-from pyrovae.errors import OutOfMemoryError, short_of_memory, shortened
+from pyrovae.errors import OutOfMemoryError, memory_error, shortened
 from pyrovae.pair.turns import turn
 
 # Runs of questions are small to begin with (see `chunks`): where a 64th does not fit, it is not for the number of rows.
@@ -49,9 +49,11 @@ def halving(question: Callable[P, R], *, again: Callable[[], None] = lambda: Non
                 try:
                     return question(*args, **kwargs)
                 except Exception as error:
-                    if isinstance(error, OutOfMemoryError) or not short_of_memory(error):
+                    short = memory_error(error)
+                    if isinstance(error, OutOfMemoryError) or short is None:
                         raise
-                    said = shortened(error, 200)
+                    said = shortened(short, 200) or type(short).__name__
+                    del short
                 finally:
                     _halvings.reset(token)
                 # here, where the error and all that its frames held is gone

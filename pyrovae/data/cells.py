@@ -27,7 +27,7 @@ else:
 
 LOOKED_AT = 200  # lines from which all this is found out
 COLUMNS_LOOKED_AT = 1_000
-MOST_COLUMNS = 50_000  # of a text file, each of which is looked at apart
+MOST_COLUMNS = 50_000  # of a table, each of which is looked at apart
 BLANKS = r"\s+"
 # in time that grows with the length of a cell, whatever is in it: no two parts can take the same digits
 _POINT = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
@@ -71,7 +71,7 @@ class Form:
         }
 
 
-_READING: dict[str, Any] = {"na_values": ["?"], "skipinitialspace": True, "encoding": "utf-8-sig"}
+_READING: dict[str, Any] = {"na_values": ["?"], "skipinitialspace": True, "encoding": "utf-8-sig", "low_memory": False}
 
 
 def find_form(path: Path, header: bool | None = None, *, numbers_name: bool = True) -> Form:
@@ -87,18 +87,17 @@ def find_form(path: Path, header: bool | None = None, *, numbers_name: bool = Tr
     """
     comments, above, lines = _lines(path)
     separator = _separator(lines)
-    width = max((len(_split(line, separator)) for line in lines[:2]), default=0)
-    if width > MOST_COLUMNS:
-        raise DataError(
-            f"{path} has {width} columns, and text files are read with up to {MOST_COLUMNS}. Save numbers by numpy.save "
-            "as .npy, which has no such limit, or exchange rows and columns."
-        )
-    options: dict[str, Any] = {"sep": separator, "skiprows": comments, "header": None, "dtype": str, **_READING}
-    head = pd.read_csv(path, nrows=LOOKED_AT, **options)
-    width, head = head.shape[1], head.iloc[:, :COLUMNS_LOOKED_AT]
-    first_line = (
-        pd.read_csv(path, nrows=1, **options).iloc[0].tolist() if width > head.shape[1] else head.iloc[0].tolist()
-    )
+    width = max((_width(line, separator) for line in lines[:2]), default=0)
+    refuse_wide(path, width)
+    options: dict[str, Any] = {"sep": separator, "skiprows": comments, "header": None, **_READING}
+    some: dict[str, Any] = {}
+    first_line: list[Any] = []
+    if width > COLUMNS_LOOKED_AT:
+        first_line = pd.read_csv(path, nrows=1, dtype=str, **options).iloc[0].tolist()
+        some = {"usecols": range(COLUMNS_LOOKED_AT)} if len(first_line) > COLUMNS_LOOKED_AT else {}
+    head = pd.read_csv(path, nrows=LOOKED_AT, dtype=str, **some, **options)
+    first_line = first_line or head.iloc[0].tolist()
+    width = len(first_line)
     decimal, notes = ".", []
     if _decimal_commas(separator, [str(cell).strip() for cell in head.to_numpy().ravel()]):
         decimal = ","
@@ -137,6 +136,15 @@ def _different(names: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
     return tuple(made), f"Several columns have one name; those after the first have a number behind it: {listed}."
 
 
+def refuse_wide(path: Path, width: int) -> None:
+    """DataError for a table of more columns than can be looked at in some seconds."""
+    if width > MOST_COLUMNS:
+        raise DataError(
+            f"{path} has {width} columns, and tables are read with up to {MOST_COLUMNS}. Save numbers by numpy.save "
+            "as .npy, which has no such limit, or exchange rows and columns."
+        )
+
+
 def is_number(cell: str, decimal_comma: bool = True) -> bool:
     return bool(_POINT.fullmatch(cell) or (decimal_comma and _COMMA.fullmatch(cell)))
 
@@ -158,11 +166,19 @@ def _lines(path: Path) -> tuple[list[int], str | None, list[str]]:
     return list(comments), above, lines
 
 
-def _split(line: str, separator: str) -> list[str]:
+def _width(line: str, separator: str) -> int:
+    """How many cells a line has."""
+    if separator != BLANKS and '"' not in line:
+        return line.strip("\r\n").count(separator) + 1
+    return len(_split(line, separator))
+
+
+def _split(line: str, separator: str, most: int = -1) -> list[str]:
+    """The cells of a line; what comes behind the first `most` may be one cell."""
     if separator == BLANKS:
-        return line.split()
+        return line.split(maxsplit=most)
     if '"' not in line:  # the other reader has a limit of 131,072 characters a cell, which a line by another mark is
-        return [cell.strip() for cell in line.strip("\r\n").split(separator)]
+        return [cell.strip() for cell in line.strip("\r\n").split(separator, maxsplit=most)]
     return [cell.strip() for cell in next(csv.reader([line.strip("\r\n")], delimiter=separator, skipinitialspace=True))]
 
 
@@ -173,9 +189,9 @@ def _separator(lines: Sequence[str]) -> str:
     marks = (",", ";") if "  " in lines[0] else (",", ";", "\t")  # tabs between runs of blanks are only for alignment
     best, found = (0.0, 0.0), BLANKS
     for mark in (*marks, BLANKS):
-        rows = [_split(line, mark) for line in lines]
-        (width, number), *_ = Counter(map(len, rows)).most_common(1)
-        cells = [cell for row in rows for cell in row[:COLUMNS_LOOKED_AT] if cell.lower() not in _MISSING]
+        (width, number), *_ = Counter(_width(line, mark) for line in lines).most_common(1)
+        rows = [_split(line, mark, COLUMNS_LOOKED_AT)[:COLUMNS_LOOKED_AT] for line in lines]
+        cells = [cell for row in rows for cell in row if cell.lower() not in _MISSING]
         score = (number / len(rows), sum(is_number(c, mark != ",") for c in cells) / max(1, len(cells)))
         if width > 1 and score > best:
             best, found = score, mark

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyrovae._foreign import cure_of
 from pyrovae._lazily import Lazily
 from pyrovae._near import absent, expanded, near_names
 from pyrovae.data.arrays import map_array
@@ -155,6 +157,8 @@ class _Table(Stored):
         self.kinds: dict[str, list[Any]] = {}  # of each column, its type in each file, which need not be one
         suffix = path.suffix.lower()
         if not path.is_dir() and suffix not in ENDINGS:
+            if path.is_file() and (cure := cure_of(path)):
+                raise OptionError(cure)
             raise OptionError(
                 f"{path} must end in .npy, {', '.join(ENDINGS)}, or be a folder of such files. Tables of text (.csv) are read "
                 "as a whole by pyrovae.data.load."
@@ -187,7 +191,9 @@ class _Table(Stored):
             for holder, number in self.parts if whole else ():
                 _check_columns(holder, number, whole)
             # pandas writes whole numbers with gaps as real ones, in those files that have gaps
-            self.gaps = {name for name in whole if any(real[name]) or self._has_gaps(name)}
+            self.gaps = {name for name in whole if any(real[name])}
+            for holder, number in self.parts if len(self.gaps) < len(whole) else ():
+                self.gaps |= _with_nulls(holder, number, [name for name in whole if name not in self.gaps])
         except (pa.ArrowException, OSError, UnicodeError) as error:
             raise self._unreadable(error) from error
 
@@ -202,7 +208,7 @@ class _Table(Stored):
             found = [(i, holder.get_batch(i).num_rows) for i in range(holder.num_record_batches)]
             schema = holder.schema
         names = schema.names  # which need not be UTF-8
-        if twice := sorted({name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()):
+        if twice := sorted(name for name, number in Counter(names).items() if number > 1):
             raise DataError(
                 f"{file}: several columns are called {', '.join(map(repr, twice))}. Rename them: names must differ."
             )
@@ -231,8 +237,9 @@ class _Table(Stored):
                 raise OptionError(
                     f"columns must be a name, a list of names, or a dict of such by argument, got {names!r}."
                 )
+        there = set(known)
         for name in (name for names in chosen.values() for name in _listed(names)):
-            if name not in known:
+            if name not in there:
                 raise DataError(
                     f"{self.name} has no column {name!r}{near_names(name, known)}: {', '.join(known[:20])}."
                 )
@@ -244,10 +251,6 @@ class _Table(Stored):
         if not chosen or not all(len(_listed(names)) for names in chosen.values()):
             raise DataError(f"{self.name}: no column was chosen; there are {', '.join(known[:20])}.")
         return dict(chosen)
-
-    def _has_gaps(self, name: str) -> bool:
-        """Whether some value of a column of whole numbers may be null, so that all of its parts are read as real numbers."""
-        return any(_nulls(holder, number, name) for holder, number in self.parts)
 
     def pieces(self, run: int, skip: int = 0) -> Iterator[Any]:
         try:
@@ -311,21 +314,31 @@ def _check_columns(holder: Any, number: int, names: Sequence[str]) -> None:
             next(file.iter_batches(1, row_groups=[number], columns=list(names), use_threads=False), None)
 
 
-def _nulls(holder: Any, number: int, name: str) -> bool:
-    """Whether a column may have nulls in a row group of Parquet, whose statistics say so, or in a record batch of Arrow."""
+def _with_nulls(holder: Any, number: int, names: Sequence[str]) -> set[str]:
+    """Which columns may have nulls in a row group of Parquet, whose statistics say so, or in a record batch of Arrow."""
+    found = set()
     if hasattr(holder, "get_batch"):
-        column = holder.get_batch(number).column(name)
-        while not column.null_count and hasattr(column.type, "value_type"):
-            column = column.flatten()
-        return bool(column.null_count)
-    group, schema = holder.metadata.row_group(number), holder.metadata.schema
+        batch = holder.get_batch(number)
+        for name in names:
+            column = batch.column(name)
+            while not column.null_count and hasattr(column.type, "value_type"):
+                column = column.flatten()
+            if column.null_count:
+                found.add(name)
+        return found
+    group, schema, wanted = holder.metadata.row_group(number), holder.metadata.schema, set(names)
     for place in range(group.num_columns):
-        path = schema.column(place).path
-        if path == name or path.startswith(f"{name}."):
+        path = schema.column(place).path  # of a list "name.list.element"; a name may have dots, too
+        if here := wanted.intersection((path, *_heads(path))):
             told = group.column(place).statistics
             if told is None or not told.has_null_count or told.null_count:
-                return True
-    return False
+                found |= here
+    return found
+
+
+def _heads(path: str) -> Iterator[str]:
+    """What stands before each of the dots."""
+    return (path[:place] for place, mark in enumerate(path) if mark == ".")
 
 
 def _values(source: str, name: str, column: Any, alone: bool = False, gaps: bool = False) -> Any:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pyrovae._foreign import cure_of_another, cure_of_content
 from pyrovae._lazily import Lazily
-from pyrovae.data.cells import Form, find_form
-from pyrovae.errors import DataError, OptionError
+from pyrovae.data.cells import COLUMNS_LOOKED_AT, Form, find_form, refuse_wide
+from pyrovae.errors import DataError, OptionError, PyrovaeError
 from pyrovae.tables.cells import as_text
 
 # pandas takes seconds to import
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     import pandas as pd
 else:
     pd = Lazily("pandas")
+
+parquet = Lazily("pyarrow.parquet")
 
 NESTED = (list, tuple, dict, set, bytes, np.ndarray)  # cells that pandas cannot count, or JSON not keep
 PACKAGES = {".parquet": "pyarrow", ".xlsx": "openpyxl", ".xls": "xlrd"}
@@ -44,6 +47,8 @@ def read_frame(
     if path.suffix.lower() not in readers:
         return read_csv(path, header, numbers_name=numbers_name)
     try:
+        if path.suffix.lower() == ".parquet":
+            refuse_wide(path, parquet.read_metadata(path).num_columns)
         frame = readers[path.suffix.lower()](path)
         frame, notes = _with_index(frame) if index else (frame, ())
         check_texts(frame)
@@ -52,16 +57,18 @@ def read_frame(
             f"{path.suffix} files need a package that is not installed: pip install {PACKAGES[path.suffix.lower()]}. Or save "
             "the table as .csv."
         ) from error
-    except MemoryError:
+    except (MemoryError, PyrovaeError):
         raise
     except Exception as error:  # of damaged files, pandas and the packages behind it raise whatever they come upon
-        raise DataError(f"{path} is not a table ({' '.join(str(error).split())[:200]}). Save it as .csv.") from error
+        raise DataError(
+            f"{path} is not a table ({' '.join(str(error).split())[:200]}). {cure_of_another(path) or 'Save it as .csv.'}"
+        ) from error
     frame.columns = [f"column {i}" if str(c).startswith("Unnamed: ") else str(c) for i, c in enumerate(frame.columns)]
     if frame.empty:
         raise DataError(f"{path} has no rows. Add at least one.")
     if twice := sorted(set(frame.columns[frame.columns.duplicated()])):
         raise DataError(f"{path}: several columns are called {', '.join(twice)}. Rename them: names must differ.")
-    frame = frame.apply(with_texts)
+    frame = of_objects(frame, with_texts)
     return frame, Form(",", ".", (), tuple(frame.columns), True, True, notes)
 
 
@@ -89,9 +96,20 @@ def index_names(columns: Sequence[str]) -> dict[str, str]:
     return dict.fromkeys(raw, "index")
 
 
+def of_objects(frame: pd.DataFrame, change: Callable[[pd.Series], pd.Series]) -> pd.DataFrame:
+    """The table, with what a function makes of each column of Python's objects in its place.
+
+    Columns one by one take pandas a time each that a table of tens of thousands has not got.
+    """
+    if not frame.dtypes.eq(object).any():
+        return frame
+    columns = {name: (change(column) if column.dtype == object else column).array for name, column in frame.items()}
+    return pd.DataFrame(columns, index=frame.index, copy=False)
+
+
 def with_texts(column: pd.Series) -> pd.Series:
     """A column whose cells are lists, structs or bytes, with texts in their place; any other column as it is."""
-    if column.dtype != object or not column.map(lambda cell: isinstance(cell, NESTED)).any():
+    if not column.map(lambda cell: isinstance(cell, NESTED)).any():
         return column
     return column.map(lambda cell: as_text(cell) if isinstance(cell, NESTED) else cell)
 
@@ -107,9 +125,11 @@ def read_csv(path: Path, header: bool | None = None, *, numbers_name: bool = Tru
     """The table, and its form; without a header, columns are called "column 0", "column 1", ..."""
     with reading(path):
         form = find_form(path, header, numbers_name=numbers_name)
-        frame = pd.read_csv(path, low_memory=False, **form.options)
+        frame = pd.read_csv(path, **form.options)
         if not frame.empty and form.names[-1] == f"column {len(form.names) - 1}" and frame.iloc[:, -1].isna().all():
             frame = frame.iloc[:, :-1]  # lines end in a separator
+        if frame.shape[1] > COLUMNS_LOOKED_AT:  # columns of one dtype in one piece: pandas takes a time for each piece
+            frame = frame.copy()
     if frame.empty:
         raise DataError(f"{path} has a header and no rows. Add at least one row.")
     return short_integers(frame), form
@@ -117,12 +137,9 @@ def read_csv(path: Path, header: bool | None = None, *, numbers_name: bool = Tru
 
 def short_integers(frame: pd.DataFrame) -> pd.DataFrame:
     """The cells, but whole numbers of more than 64 bits as text: many functions fail for those beyond the floating numbers."""
-    long = {
-        name: frame[name].map(lambda cell: str(cell) if type(cell) is int and abs(cell) >= 2**63 else cell)
-        for name in frame
-        if frame[name].dtype == object
-    }
-    return frame.assign(**long) if long else frame
+    return of_objects(
+        frame, lambda column: column.map(lambda cell: str(cell) if type(cell) is int and abs(cell) >= 2**63 else cell)
+    )
 
 
 def table_columns(path: Path, header: bool | None = None) -> tuple[str, ...]:
@@ -155,9 +172,8 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"{path} is not a table ({' '.join(str(error).split())}). Give rows of equal length, in UTF-8."
-        ) from error
+        cure = cure_of_content(path) or "Give rows of equal length, in UTF-8."
+        raise DataError(f"{path} is not a table ({' '.join(str(error).split())}). {cure}") from error
     except OverflowError as error:  # some versions of pandas
         raise DataError(
             f"{path} has a whole number of more than 308 digits. Shorten it, or write it with an exponent."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from pyrovae._near import near_names
 from pyrovae.data.arrays import read_arrays
 from pyrovae.data.cells import Form
 from pyrovae.data.dataset import Array, Dataset, label_column, make_dataset
-from pyrovae.data.frames import first_text, read_frame, read_text
+from pyrovae.data.frames import first_text, of_objects, read_frame, read_text
 from pyrovae.data.ids import ENOUGH_ROWS, NO_IDS, counts_rows, look_for_ids, row_names
 from pyrovae.errors import DataError, OptionError
 from pyrovae.tables.infer import infer
@@ -133,7 +134,7 @@ def load_table(
     how: dict[str, Any] = {"header": form.header, "ids": named, "drop": list(roles.out)}
     how |= {"index": True} if index and path.suffix.lower() == ".parquet" else {}
     rows, schema = (
-        frame[kept].apply(truths_as_numbers),
+        of_objects(frame[kept], truths_as_numbers),
         _schema_of(path, frame[kept], columns, look, set(frame.columns) - set(kept)),
     )
     beside: dict[str, Any] = {}
@@ -143,9 +144,12 @@ def load_table(
         known = _conditions_of(path, frame[given], columns if condition_columns is None else condition_columns)
         how |= {"conditions": given, "condition_columns": known.to_json()}
         beside |= {"conditions": known, "c": known.encode(frame[given])}
-    text = [name for name in kept if not pd.api.types.is_numeric_dtype(rows[name])]
+    text = [name for name, dtype in zip(kept, rows.dtypes) if not pd.api.types.is_numeric_dtype(dtype)]
     if schema is not None and look and columns is None:
-        why = {column.name: column.why for column in schema.columns if column.name in text and column.kind == "none"}
+        texts_of = set(text)
+        why = {
+            column.name: column.why for column in schema.columns if column.name in texts_of and column.kind == "none"
+        }
         if len(why) == len(text):  # texts of which nothing is modelled do not make a table of counts another one
             how["drop"] += text
             notes += [f"Column {name} is left out: {reason}." for name, reason in why.items()]
@@ -162,10 +166,10 @@ def load_table(
         raise DataError(
             f"{path}: {len(text)} of {len(kept)} columns are not numbers: {', '.join(examples)}. {_cure(rows[text], label)}"
         )
-    _refuse_long_integers(path, rows)
     x = rows.to_numpy(dtype=np.float64)
+    _refuse_long_integers(path, rows, x)
     if look:
-        notes += _remarks(rows, form)
+        notes += _remarks(rows, x)
     dataset = make_dataset(path, x, columns=tuple(kept) if form.named else None, **of_rows)
     return replace(_with(dataset, how, notes, schema, None if schema is None else schema.encode(frame[kept])), **beside)
 
@@ -206,11 +210,12 @@ def _roles_of(
         OptionError: a column has two roles, or there is no such column.
         DataError: no column is left to be modelled.
     """
-    every = list(frame.columns)
+    every = frame.columns  # in which each name is found at once, unlike in a list
     out = {column_name(path, every, name): "" for name in several(drop, every)}
     labels = [] if label is None else [column_name(path, every, name) for name in several(label, every)]
-    if twice := [name for name in labels if labels.count(name) > 1]:
-        raise OptionError(f"{path.name}: {twice[0]} is named twice among the labels. Name each column once.")
+    if len(set(labels)) < len(labels):
+        twice = next(name for name, number in Counter(labels).items() if number > 1)
+        raise OptionError(f"{path.name}: {twice} is named twice among the labels. Name each column once.")
     named: str | None = None
     if ids not in (None, NO_IDS):
         called = [name for name in every if name.lower() == ids.lower()]
@@ -218,18 +223,21 @@ def _roles_of(
     if both := [name for name in labels if name in (*out, named)]:
         raise OptionError(f"{path.name}: {both[0]} is the label, and cannot be the id or left out as well.")
     if look:
-        named, more = look_for_ids(frame, form, [c for c in every if c not in out and c not in labels], named, ids)
-        empty = frame.isna().all()
+        others = list(every.difference([*out, *labels], sort=False))
+        named, more = look_for_ids(frame, form, others, named, ids)
         out |= more
-        out |= {c: "it is empty" for c in every if c not in out and c not in (*labels, named) and empty[c]}
+        empty = every[frame.isna().all().to_numpy()].difference([*out, *labels, named], sort=False)
+        out |= dict.fromkeys(empty, "it is empty")
     elif ids is None and "column 0" in every and form.named and counts_rows(frame["column 0"]):
         out["column 0"] = ""
     given = list(dict.fromkeys(column_name(path, every, name) for name in several(conditions, every)))
-    if taken := [name for name in given if name in (*labels, named)]:
+    answers = [name for name in (*labels, named) if name is not None]
+    if taken := [name for name in given if name in answers]:
         what = "id" if taken[0] == named else "label"
         raise OptionError(f"{path.name}: {taken[0]} is the {what}, and cannot be a condition as well.")
-    out = {name: why for name, why in out.items() if name not in given}
-    values = [name for name in every if name not in out and name not in (*labels, named, *given)]
+    for name in given:
+        out.pop(name, None)
+    values = list(every.difference([*out, *answers, *given], sort=False))
     if not values:
         raise DataError(f"{path} has no column besides the label and those left out. A row needs at least one.")
     return Roles(labels, named, given, out, values)
@@ -290,7 +298,7 @@ def _inferred(cells: pd.DataFrame) -> Schema | None:
         return None
 
 
-def several(names: str | Sequence[str], columns: Sequence[str]) -> Sequence[str]:
+def several(names: str | Sequence[str], columns: Collection[str]) -> Sequence[str]:
     """The names in a list, or in a text with commas between them, unless that is the name of a column."""
     if not isinstance(names, str):
         return names
@@ -298,14 +306,14 @@ def several(names: str | Sequence[str], columns: Sequence[str]) -> Sequence[str]
 
 
 def truths_as_numbers(column: pd.Series) -> pd.Series:
-    """True and False with gaps, which pandas reads as objects, as numbers; other columns as they are."""
-    if column.dtype == object and column.dropna().map(lambda cell: isinstance(cell, bool)).all():
+    """True and False with gaps, which pandas reads as objects, as numbers; other columns of objects as they are."""
+    if column.dropna().map(lambda cell: isinstance(cell, bool)).all():
         return column.astype(np.float64)
     return column
 
 
-def _remarks(rows: pd.DataFrame, form: Form) -> list[str]:
-    """What a look at the columns that are modelled shows."""
+def _remarks(rows: pd.DataFrame, x: Array) -> list[str]:
+    """What a look at the columns that are modelled shows, of which `x` has the numbers."""
     found = []
     first = rows.iloc[:, 0]
     if (
@@ -316,16 +324,16 @@ def _remarks(rows: pd.DataFrame, form: Form) -> list[str]:
     ):
         name = rows.columns[0]
         found.append(f"{name} is another whole number in each row: if these are the rows' names, say --id {name}.")
-    constant = [name for name in rows if len(rows) > 1 and rows[name].nunique() == 1 and rows[name].notna().all()]
-    if constant:
-        which = ", ".join(constant[:5]) + (", ..." if len(constant) > 5 else "")
+    constant = np.flatnonzero((x == x[0]).all(0)) if len(x) > 1 else ()
+    if len(constant):
+        which = ", ".join(rows.columns[constant[:5]]) + (", ..." if len(constant) > 5 else "")
         found.append(f"Every row has the same value of {which}: nothing can be learned from it; --drop leaves it out.")
     return found
 
 
-def _refuse_long_integers(path: Path, rows: pd.DataFrame) -> None:
-    """DataError for whole numbers that float64, as which the cells are handed on, cannot hold."""
-    for name in rows:
+def _refuse_long_integers(path: Path, rows: pd.DataFrame, x: Array) -> None:
+    """DataError for whole numbers that float64, as which the cells are handed on in `x`, cannot hold."""
+    for name in rows.columns[(np.abs(x) >= 2**53).any(0)]:
         if pd.api.types.is_integer_dtype(rows[name]) and (rows[name].abs() > 2**53).any():
             raise DataError(
                 f"{path}: {name} holds whole numbers beyond 2^53, which would be rounded. If they are the rows' names, say "
@@ -350,14 +358,14 @@ def _cure(text: pd.DataFrame, label: str | None) -> str:
     )
 
 
-def column_name(path: Path, columns: list[str], label: str) -> str:
+def column_name(path: Path, columns: Sequence[str] | pd.Index, label: str) -> str:
     """The name of the column that `label` means: a name, a number from 0, or "last"."""
     if label in columns:
         return label
     if label == "last":
-        return columns[-1]
+        return str(columns[-1])
     if label.isdecimal() and int(label) < len(columns):
-        return columns[int(label)]
+        return str(columns[int(label)])
     raise OptionError(
         f"{path.name} has no column {label!r}{near_names(label, columns)}; it has {len(columns)}: "
         f'{", ".join(columns[:20])}{", ..." if len(columns) > 20 else ""}. Give a name, a number from 0, or "last".'

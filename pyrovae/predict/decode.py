@@ -7,10 +7,11 @@ from typing import Any, overload
 
 from torch import Tensor
 
+from pyrovae.batching.memory import halving
 from pyrovae.errors import DataError, OptionError
 from pyrovae.fitted.fitted import Fit
 from pyrovae.pair.program import arguments
-from pyrovae.predict.forward import latent_values, plain, run_model, split_given, without_none
+from pyrovae.predict.forward import latent_values, plain, run_in_parts, split_given, without_none
 from pyrovae.predict.points import mean_or
 from pyrovae.predict.sites import Names, Several, as_named, sites_to_generate
 
@@ -37,6 +38,7 @@ def decode(
 ) -> dict[str, Tensor]: ...
 
 
+@halving
 def decode(
     fitted: Fit,
     z: Any,
@@ -96,6 +98,8 @@ def decode(
     if not (rows := [len(held[name]) for name in values if name in local]):
         raise OptionError(f"z needs at least one latent site that each row has, of {local}, got {list(values)}.")
     chosen = sites_to_generate(fitted, known, site)
-    nodes = run_model(fitted, rows[0], others, held, seed, chosen)
-    means = {name: mean_or(nodes[name]["fn"], nodes[name]["value"]) for name in chosen}
-    return as_named({name: plain(nodes[name], mean) for name, mean in means.items()}, site)
+
+    def means(nodes: dict[str, Any]) -> dict[str, Tensor]:
+        return {name: plain(nodes[name], mean_or(nodes[name]["fn"], nodes[name]["value"])) for name in chosen}
+
+    return as_named(run_in_parts(fitted, rows[0], others, held, seed, chosen, means), site)

@@ -7,7 +7,7 @@ guide needs more, from the model, with weights; all other sites are drawn from t
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.batching.checks import check_given
+from pyrovae.batching.memory import halvings
 from pyrovae.errors import DataError, OptionError, PairError
 from pyrovae.fitted.fitted import Fit, as_count, seeded
 from pyrovae.fitted.limits import memory_of
@@ -147,6 +148,45 @@ def run_model(
         if value.is_floating_point() and bool(torch.isnan(value).any()):
             raise PairError(reads_data(f"Site {name!r} came out NaN:"))
     return nodes
+
+
+def run_in_parts(
+    fitted: Fit,
+    num: int,
+    given: Mapping[str, Any],
+    latent: Mapping[str, Tensor],
+    seed: int | None,
+    sites: Collection[str] | None,
+    read: Callable[[dict[str, Any]], dict[str, Tensor]],
+) -> dict[str, Tensor]:
+    """Run the model for `num` new rows, at once if memory suffices, else for a part of them after the other.
+
+    All parts have the same values of the global latent sites. For use in a question that is asked with `halving`.
+
+    Args:
+        fitted, num, given, latent, seed, sites: As for `run_model`.
+        read: What is wanted of the sample sites of a run: values by name, `(N, *event)`, of global sites `(*event)`.
+
+    Returns:
+        The same of all rows.
+    """
+    num = as_count("num", num)
+    size = max(1, num >> halvings())
+    if size >= num:
+        return read(run_model(fitted, num, given, latent, seed, sites))
+    shared = {site.name: site.role == "latent" for site in union(fitted.layouts).sites if not site.local}
+    held, parts = dict(latent), []
+    with seeded(seed):
+        for start in range(0, num, size):
+            rows = slice(start, min(num, start + size))
+            part = {name: value[rows] if len(value) == num else value for name, value in given.items()}
+            own = {name: value if name in shared or len(value) != num else value[rows] for name, value in held.items()}
+            nodes = run_model(fitted, rows.stop - start, part, own, None, sites)
+            held |= {name: nodes[name]["value"] for name, drawn in shared.items() if drawn and name in nodes}
+            parts.append(read(nodes))
+    return {
+        name: one if name in shared else torch.cat([part[name] for part in parts]) for name, one in parts[0].items()
+    }
 
 
 def plain(node: Any, value: Tensor) -> Tensor:

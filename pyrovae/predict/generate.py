@@ -8,9 +8,10 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
+from pyrovae.batching.memory import halving
 from pyrovae.errors import DataError, PairError
 from pyrovae.fitted.fitted import Fit, as_count, seeded
-from pyrovae.predict.forward import check_room, plain, run_model, split_given, without_none
+from pyrovae.predict.forward import check_room, plain, run_in_parts, run_model, split_given, without_none
 from pyrovae.predict.latent import reads_data
 from pyrovae.predict.points import mean_of
 from pyrovae.predict.sites import Names, Several, as_named, observed_sites, sites_to_generate
@@ -40,6 +41,7 @@ def generate(
 ) -> dict[str, Tensor]: ...
 
 
+@halving
 def generate(
     fitted: Fit,
     num: int,
@@ -101,8 +103,11 @@ def generate(
     chosen = sites_to_generate(fitted, given, site)
     arguments, latent = split_given(fitted, given)
     if not each_row:
-        nodes = run_model(fitted, num, arguments, latent, seed, chosen)
-        return as_named({name: _asked(fitted, nodes[name], name, given, mean) for name in chosen}, site)
+
+        def asked(nodes: dict[str, Any]) -> dict[str, Tensor]:
+            return {name: _asked(fitted, nodes[name], name, given, mean) for name in chosen}
+
+        return as_named(run_in_parts(fitted, num, arguments, latent, seed, chosen, asked), site)
     shared = {s.name for layout in fitted.layouts for s in layout.sites if not s.local}
     if wrong := {name: len(v) for name, v in {**arguments, **latent}.items() if name not in shared and len(v) != num}:
         raise DataError(f"What is given must have num={num} rows, got {wrong}.")
@@ -129,6 +134,7 @@ def _asked(fitted: Fit, node: Any, name: str, given: Mapping[str, Any], mean: bo
     return plain(node, found.expand(value.shape))
 
 
+@halving
 def simulate(
     fitted: Fit, num: int, *, given: Mapping[str, Any] | None = None, seed: int | None = None
 ) -> dict[str, Tensor]:
@@ -160,5 +166,8 @@ def simulate(
         >>> {site: tuple(values.shape) for site, values in pv.simulate(fitted, 5).items()}
         {'z': (5, 2), 'x': (5, 6)}
     """
-    nodes = run_model(fitted, num, *split_given(fitted, without_none(given)), seed)
-    return {name: plain(node, node["value"]) for name, node in nodes.items()}
+
+    def values(nodes: dict[str, Any]) -> dict[str, Tensor]:
+        return {name: plain(node, node["value"]) for name, node in nodes.items()}
+
+    return run_in_parts(fitted, num, *split_given(fitted, without_none(given)), seed, None, values)

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pyrovae.errors import DataError, shortened
-from pyrovae.tables.cells import STRANGE, as_days, as_numbers, as_text, is_gap
+from pyrovae.tables.cells import STRANGE, as_days, as_numbers, as_text, each, is_gap
 
 Array = NDArray[Any]
 
@@ -103,8 +103,7 @@ class Column:
 
     def gaps(self, cells: pd.Series) -> Array:
         """Which cells are missing, `(N,)`."""
-        found: Array = cells.map(lambda cell: is_gap(cell, self.categories)).to_numpy(dtype=bool)
-        return found
+        return np.array(each(cells.tolist(), lambda cell: is_gap(cell, self.categories)), dtype=bool)
 
     def codes(self, cells: pd.Series, before: int = 0) -> tuple[Array, list[Any]]:
         """The cells as numbers, `(N,)` float64 with NaN where missing, and the cells that are no value of the column.
@@ -138,10 +137,9 @@ class Column:
                 strange = []
             return np.where(met, order[place], np.nan), [*strange, *np.unique(others).tolist()]
         known = {as_text(category, self.categories): code for code, category in enumerate(self.categories)}
-        texts = cells.map(lambda cell: as_text(cell, known))  # None where missing
-        found = texts.map(known).to_numpy(dtype=np.float64, na_value=np.nan)
-        strange = texts[np.isnan(found) & texts.notna().to_numpy()].unique().tolist()
-        return found, strange
+        texts = each(cells.tolist(), lambda cell: as_text(cell, known))  # None where missing
+        found = np.array([math.nan if text is None else known.get(text, math.nan) for text in texts], dtype=np.float64)
+        return found, list(dict.fromkeys(text for text in texts if text is not None and text not in known))
 
     def values(self, codes: Array) -> pd.Series:
         """What `codes` made of the cells, back as cells of the column's dtype."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pyrovae.errors import DataError
-from pyrovae.tables.cells import STRANGE, as_days, as_numbers, as_text, date_form, is_gap, says_none
+from pyrovae.tables.cells import STRANGE, as_days, as_numbers, as_text, date_form, each, numbers_of, says_none
 from pyrovae.tables.columns import Column
 from pyrovae.tables.schema import Schema
 
@@ -62,7 +63,7 @@ def infer(table: pd.DataFrame) -> Schema:
     if twice := sorted(name for name, number in Counter(names).items() if number > 1):
         raise DataError(f"Several columns have the name {twice[0]!r}. Give each column its own.")
     with np.errstate(over="ignore", invalid="ignore"):  # squares of numbers beyond 1e154
-        columns = [_column(name, table.iloc[:, place]) for place, name in enumerate(names)]
+        columns = [_column(name, cells) for name, (_, cells) in zip(names, table.items())]
     if all(column.kind == "none" for column in columns):
         reasons = "; ".join(f"{column.name}: {column.why}" for column in columns[:5])
         raise DataError(f"No column is left that can be modelled ({reasons}).")
@@ -74,55 +75,69 @@ def is_free_text(cells: pd.Series) -> bool:
     return not pd.api.types.is_numeric_dtype(cells) and _column(str(cells.name), cells).kind == "none"
 
 
+def is_number(dtype: Any) -> bool:
+    """Whether the cells of a column of this dtype are numbers, and no truths."""
+    if isinstance(dtype, np.dtype):
+        return dtype.kind in "iufc"
+    return pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_bool_dtype(dtype)
+
+
 def _column(name: str, cells: pd.Series) -> Column:
     dtype = str(cells.dtype)
-    if pd.api.types.is_numeric_dtype(cells) and not pd.api.types.is_bool_dtype(cells):
+    if is_number(cells.dtype):
         values = as_numbers(cells)[0]
-        values = values[~np.isnan(values)]
+        if (gaps := np.isnan(values)).any():
+            values = values[~gaps]
         if np.isinf(values).any():
             raise DataError(f"Column {name!r} holds infinite numbers. Leave such cells empty, or change its unit.")
         return (
             _numbers(name, dtype, values, len(cells), "") if len(values) else Column(name, "none", dtype, why=NOTHING)
         )
-    known = cells[~cells.map(is_gap).to_numpy(dtype=bool)]
-    if not len(known):
+    listed = cells.tolist()
+    written = [(cell, text) for cell, text in zip(listed, each(listed, as_text)) if text is not None]
+    if not written:
         return Column(name, "none", dtype, why=NOTHING)
+    known, texts = [cell for cell, _ in written], [text for _, text in written]
     if isinstance(cells.dtype, pd.CategoricalDtype):
         return _category(name, cells, known)
-    answers = cells[cells.map(says_none).to_numpy(dtype=bool)]
-    if len(answers) and _are_words(known):
-        known = cells[cells.map(lambda cell: says_none(cell) or not is_gap(cell)).to_numpy(dtype=bool)]
-    words = {answer.strip() for answer in answers.unique()}
-    texts = known.map(lambda cell: as_text(cell, words))
-    if texts.nunique() == 1:
-        return Column(name, "none", dtype, why=f"every row has the value {texts.iloc[0]}")
-    if pd.api.types.is_bool_dtype(known.infer_objects()):
+    words = {cell.strip() for cell in listed if says_none(cell)}
+    if words and _are_words(known):
+        written = [
+            (cell, text) for cell, text in zip(listed, each(listed, lambda c: as_text(c, words))) if text is not None
+        ]
+        known, texts = [cell for cell, _ in written], [text for _, text in written]
+    if len(set(texts)) == 1:
+        return Column(name, "none", dtype, why=f"every row has the value {texts[0]}")
+    if all(isinstance(cell, bool | np.bool_) for cell in known):
         return Column(name, "binary", dtype, categories=(False, True))
     if pd.api.types.is_datetime64_any_dtype(cells):
-        return Column(name, "date", dtype, step=_date_step(as_days(known)[0]))
+        return Column(name, "date", dtype, step=_date_step(as_days(cells)[0]))
     if pd.api.types.is_timedelta64_dtype(cells):
         return Column(name, "none", dtype, why="durations; write them as numbers, such as days")
-    values, strange = as_numbers(known)
+    values, strange = numbers_of(known)
     if len(strange) <= STRANGE * len(known):
         why = f"{len(strange)} cells such as {strange[0]!r} count as missing" if strange else _marks(known, values)
         return _numbers(name, dtype, values[~np.isnan(values)], len(cells), why)
-    days, strange = as_days(known)
+    moments = pd.Series(known, dtype=object)
+    days, strange = as_days(moments)
     if len(strange) <= STRANGE * len(known):
-        form, why = date_form(known[~np.isnan(days)])
+        form, why = date_form(moments[~np.isnan(days)])
         if form is None:
             return Column(name, "none", dtype, why=why)
-        days, strange = as_days(known, form)
+        days, strange = as_days(moments, form)
         if strange:
             why = "; ".join(filter(None, (why, f"{len(strange)} cells such as {str(strange[0])!r} count as missing")))
         return Column(name, "date", "datetime64[ns]", step=_date_step(days), format=form, why=why)
     return _texts(name, dtype, known, texts)
 
 
-def _are_words(known: pd.Series) -> bool:
-    return all(len(read(known)[1]) > STRANGE * len(known) for read in (as_numbers, as_days))
+def _are_words(known: Sequence[Any]) -> bool:
+    """Whether too many cells are neither numbers nor dates for the others to be counted as missing."""
+    days = as_days(pd.Series(known, dtype=object))
+    return all(len(strange) > STRANGE * len(known) for _, strange in (numbers_of([*known]), days))
 
 
-def _marks(known: pd.Series, values: Array) -> str:
+def _marks(known: Sequence[Any], values: Array) -> str:
     """How a number that is written with marks is read: 1,234 as 1234."""
     for cell, value in zip(known, values):
         if isinstance(cell, str) and not PLAIN.fullmatch(cell.strip()):
@@ -130,22 +145,22 @@ def _marks(known: pd.Series, values: Array) -> str:
     return ""
 
 
-def _category(name: str, cells: pd.Series, known: pd.Series) -> Column:
+def _category(name: str, cells: pd.Series, known: Sequence[Any]) -> Column:
     """A column of pandas' own categories, which are kept, with their order if they have one."""
     categories = tuple(cells.cat.categories.tolist())
     if len(categories) < 2:
-        return Column(name, "none", "category", why=f"every row has the value {known.iloc[0]}")
+        return Column(name, "none", "category", why=f"every row has the value {known[0]}")
     kind = "binary" if len(categories) == 2 else "ordinal" if cells.cat.ordered else "categorical"
     return Column(name, kind, "category", categories=categories)
 
 
-def _texts(name: str, dtype: str, known: pd.Series, texts: pd.Series) -> Column:
-    num, rows = texts.nunique(), len(texts)
+def _texts(name: str, dtype: str, known: Sequence[Any], texts: Sequence[str]) -> Column:
+    num, rows = len(set(texts)), len(texts)
     if num > MOST_CATEGORIES or num > max(2, rows / 2):
         is_id = num == rows and (bool(ID_NAME.search(name)) or bool(ID_CAMEL.search(name)))
         what = "it names the rows" if is_id else f"texts, {num} different ones in {rows} rows"
         return Column(name, "none", dtype, why=what)
-    first = dict(zip(texts[::-1], known[::-1]))
+    first = dict(zip(reversed(texts), reversed(known)))
     categories = tuple(_plain(first[text]) for text in sorted(first, key=_in_order))
     return Column(name, "binary" if num == 2 else "categorical", dtype, categories=categories)
 
@@ -165,9 +180,9 @@ def _in_order(text: str) -> tuple[float, str]:
 
 def _numbers(name: str, dtype: str, values: Array, rows: int, why: str) -> Column:
     """A column of numbers, whose known values are given."""
-    whole = bool((values == np.floor(values)).all())
     different = np.unique(values)
     num = len(different)
+    whole = bool((different == np.floor(different)).all())
     if num == 1:
         return Column(name, "none", dtype, why=f"every row has the value {different[0]:g}")
     named = bool(ID_NAME.search(name)) or bool(ID_CAMEL.search(name))
@@ -176,11 +191,11 @@ def _numbers(name: str, dtype: str, values: Array, rows: int, why: str) -> Colum
     if num == 2 or (num <= MOST_LEVELS and len(values) >= ROWS_A_LEVEL * num):
         categories = tuple(int(v) if whole else float(v) for v in different)
         return Column(name, "binary" if num == 2 else "ordinal", dtype, categories=categories, why=why)
-    decimals = _decimals(values)
-    step = _step(values, num, decimals)
+    decimals = _decimals(different)
+    step = _step(values, different, decimals)
     if not pd.api.types.is_numeric_dtype(dtype):  # texts with marks
         dtype = "int64" if whole else "float64"
-    smallest, largest = float(values.min()), float(values.max())
+    smallest, largest = float(different[0]), float(different[-1])
     zeros, ones = float((values == 0).mean()), float((values == 1).mean())
     offset, low, high = None, None, None
     kind = "count" if whole and smallest >= 0 else "real"
@@ -188,7 +203,7 @@ def _numbers(name: str, dtype: str, values: Array, rows: int, why: str) -> Colum
         low = 0.0
     if smallest >= 0 and largest == 1 and ones > 0.01 and not whole:
         kind, low, high = "proportion", 0.0, 1.0
-    elif _is_skewed(values, smallest):
+    elif smallest >= 0 and _is_skewed(values, different):
         offset = 0.0 if smallest > 0 and kind != "count" else step or float(np.quantile(values[values > 0], 0.05))
         kind = kind if kind == "count" else "positive"
         # on a log scale, what is below half a step is recorded as the smallest number that has a logarithm
@@ -199,29 +214,31 @@ def _numbers(name: str, dtype: str, values: Array, rows: int, why: str) -> Colum
     return Column(name, kind, dtype, step=float(step), offset=offset, low=low, high=high, decimals=decimals, why=why)
 
 
-def _decimals(values: Array) -> int | None:
-    """How many decimals the values are written with, None if more than six."""
-    size = max(1.0, float(np.abs(values).max()))
-    found = next((d for d in range(7) if np.abs(np.round(values, d) - values).max() < 1e-9 * size), None)
+def _decimals(different: Array) -> int | None:
+    """How many decimals numbers are written with, None if more than six, by the different ones in ascending order."""
+    size = max(1.0, -float(different[0]), float(different[-1]))
+    found = next((d for d in range(7) if np.abs(np.round(different, d) - different).max() < 1e-9 * size), None)
     return None if found is None or size * 10.0**found > 2**53 else found
 
 
-def _step(values: Array, num: int, decimals: int | None) -> float:
+def _step(values: Array, different: Array, decimals: int | None) -> float:
     """What the values are recorded to: their decimals, or multiples of those; 0 if they are as good as exact."""
     if decimals is None:
         return 0.0
-    multiples = np.unique(np.rint(values * 10.0**decimals).astype(np.int64))
+    multiples = np.rint(different * 10.0**decimals).astype(np.int64)
     step = float(np.gcd.reduce(multiples)) / 10.0**decimals
-    return 0.0 if step < EXACT * values.std() and num > len(values) / 2 else step
+    return 0.0 if len(different) > len(values) / 2 and step < EXACT * values.std() else step
 
 
-def _is_skewed(values: Array, smallest: float) -> bool:
-    """Whether a logarithm makes positive numbers much less skewed."""
-    positive = values[values > 0]
-    if smallest < 0 or len(np.unique(positive)) < 3:
+def _is_skewed(values: Array, different: Array) -> bool:
+    """Whether a logarithm makes numbers from 0 on much less skewed."""
+    if len(different) - (different[0] == 0) < 3:
         return False
     skew = _skewness(values)
-    return skew > 1 and abs(_skewness(np.log(positive))) < (skew if smallest > 0 else abs(_skewness(positive))) / 2
+    if not skew > 1:
+        return False
+    positive = values[values > 0]
+    return abs(_skewness(np.log(positive))) < (skew if different[0] > 0 else abs(_skewness(positive))) / 2
 
 
 def _skewness(values: Array) -> float:

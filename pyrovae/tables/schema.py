@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pyrovae.tables.columns import Column
 from pyrovae.tables.plain_yaml import read_yaml
 
 DAY_0 = np.datetime64("1970-01-01", "D")  # of dates
+MOST_SHOWN = 60  # columns that are told in full
 
 
 @dataclass(frozen=True)
@@ -60,22 +62,22 @@ class Schema:
         if not self.modelled:
             raise DataError("A schema needs at least one column that is not left out.")
 
-    @property
+    @cached_property  # since a table may have tens of thousands
     def modelled(self) -> tuple[Column, ...]:
         """The columns in the order of the rows of a model: numbers, then classes."""
         return (*self.numbers, *self.classes)
 
-    @property
+    @cached_property
     def numbers(self) -> tuple[Column, ...]:
         """The columns of numbers."""
         return tuple(column for column in self.columns if column.is_number)
 
-    @property
+    @cached_property
     def classes(self) -> tuple[Column, ...]:
         """The columns of classes."""
         return tuple(column for column in self.columns if column.is_class)
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """The names of the modelled columns, in the order of the rows of a model."""
         return tuple(column.name for column in self.modelled)
@@ -100,7 +102,7 @@ class Schema:
         Raises:
             DataError: A column is not there, a cell is no value of its column, or float32 cannot tell the numbers apart.
         """
-        given = {str(name): place for place, name in enumerate(table.columns)}
+        given = {str(name): cells for name, cells in table.items()}
         if absent := [column.name for column in self.modelled if column.name not in given]:
             raise DataError(
                 f"The table has no column {absent[0]!r}{near_names(absent[0], list(given))}, which the model was fitted to"
@@ -108,9 +110,9 @@ class Schema:
                 + (", ..." if len(absent) > 6 else "")
                 + ". Add it; cells that are not known may be left empty."
             )
-        rows = np.empty((len(table), len(self.modelled)))
+        rows = np.empty((len(table), len(self.modelled)), order="F")  # which is written column by column
         for place, column in enumerate(self.modelled):
-            codes, strange = column.codes(table.iloc[:, given[column.name]], before or 0)
+            codes, strange = column.codes(given[column.name], before or 0)
             if column.is_class and strange:
                 raise DataError(_unknown(column, strange))
             if len(strange) > STRANGE * max(1, len(table) + (before or 0)):
@@ -119,8 +121,8 @@ class Schema:
                     f"{len(strange)} of {len(table)} cells are no such values, for example {strange[0]!r}. Correct them, leave "
                     "them empty, or change the column's kind."
                 )
-            _check_bounds(column, codes)
             rows[:, place] = codes
+        _check_bounds(self.modelled, rows)
         return _as_float32(rows, self.names, part=before is not None)
 
     def decode(self, rows: Tensor) -> pd.DataFrame:
@@ -265,8 +267,10 @@ class Schema:
 
     def __repr__(self) -> str:
         out = len(self.columns) - len(self.modelled)
-        wide = max(len(column.name) for column in self.columns)
-        lines = [f"  {column.name:<{wide}}  {column}" for column in self.columns]
+        shown = self.columns if len(self.columns) <= MOST_SHOWN else self.columns[: MOST_SHOWN - 10]
+        wide = max(len(column.name) for column in shown)
+        lines = [f"  {column.name:<{wide}}  {column}" for column in shown]
+        lines += [f"  ... and {len(self.columns) - len(shown)} others"] if len(shown) < len(self.columns) else []
         title = f"Schema of {len(self.modelled)} columns{f', {out} left out' if out else ''}:"
         return "\n".join([title, *lines])
 
@@ -280,30 +284,42 @@ def _unknown(column: Column, strange: Iterable[Any]) -> str:
     )
 
 
-def _check_bounds(column: Column, codes: Any) -> None:
-    for bound, beyond in ((column.low, codes < (column.low or 0)), (column.high, codes > (column.high or 0))):
-        if bound is not None and beyond.any():
-            row = int(np.flatnonzero(beyond)[0])
-            side = "below" if bound == column.low else "above"
-            raise DataError(
-                f"Column {column.name!r} ({column.kind}) has {int(beyond.sum())} values {side} {bound:g}, the first "
-                f"{codes[row]:g} in row {row} (counted from 0). Correct them, leave them empty, or change the column's bounds."
-            )
-    if column.offset is not None and (codes + column.offset <= 0).any():
-        row = int(np.flatnonzero(codes + column.offset <= 0)[0])
+def _check_bounds(columns: Sequence[Column], rows: Any) -> None:
+    """DataError for the first column that has a value beyond its bounds, or none on its log scale."""
+
+    def of_all(bounds: Iterable[float | None], otherwise: float) -> Any:
+        return np.array([otherwise if bound is None else bound for bound in bounds])
+
+    below = rows < of_all((column.low for column in columns), -np.inf)
+    above = rows > of_all((column.high for column in columns), np.inf)
+    for place in np.flatnonzero((below | above).any(0)).tolist():
+        column, is_below = columns[place], bool(below[:, place].any())
+        beyond, bound = (below, column.low) if is_below else (above, column.high)
+        row = int(np.flatnonzero(beyond[:, place])[0])
         raise DataError(
-            f"Column {column.name!r} is modelled on a log scale, and row {row} (counted from 0) has {codes[row]:g}. Correct "
-            "it, leave it empty, or make the column's kind real without an offset."
+            f"Column {column.name!r} ({column.kind}) has {int(beyond[:, place].sum())} values "
+            f"{'below' if is_below else 'above'} {bound:g}, the first {rows[row, place]:g} in row {row} (counted from 0). "
+            "Correct them, leave them empty, or change the column's bounds."
+        )
+    impossible = rows + of_all((column.offset for column in columns), np.inf) <= 0
+    for place in np.flatnonzero(impossible.any(0)).tolist():
+        row = int(np.flatnonzero(impossible[:, place])[0])
+        raise DataError(
+            f"Column {columns[place].name!r} is modelled on a log scale, and row {row} (counted from 0) has "
+            f"{rows[row, place]:g}. Correct it, leave it empty, or make the column's kind real without an offset."
         )
 
 
 def _as_float32(rows: Any, names: Sequence[str], part: bool) -> Tensor:
     """DataError for numbers beyond float32's, or which float32, with its 7 digits, cannot tell apart, as in 1e9 +- 1."""
     with np.errstate(over="ignore", invalid="ignore"):
-        kept = rows.astype(np.float32)
+        kept = np.ascontiguousarray(rows, dtype=np.float32)
         lost = np.nanmax(np.abs(kept - rows), axis=0, initial=0.0, where=~np.isnan(rows))
-    for place, name in enumerate(names):
-        known = rows[~np.isnan(rows[:, place]), place]
+        spread = np.fmax.reduce(rows, axis=0) - np.fmin.reduce(rows, axis=0)
+    # no standard deviation of N numbers is less than what they span over the root of 2 N
+    in_doubt = ~np.isfinite(lost) | (lost > 0.01 * spread / np.sqrt(2 * max(1, len(rows))))
+    for place in np.flatnonzero(in_doubt).tolist():
+        name, known = names[place], rows[~np.isnan(rows[:, place]), place]
         if len(known) and not np.isfinite(lost[place]):
             raise DataError(
                 f"Column {name!r} reaches {np.abs(known).max():.3g}, beyond the {np.finfo(np.float32).max:.2g} that float32 "

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor, nn
@@ -91,6 +93,79 @@ def test_a_question_goes_on_in_runs_that_fit(question: Any, one_chunk: None, mon
     monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 2**7)
     question(fit)
     assert torch.rand(()) == after  # torch's random state is that of a question in small runs
+
+
+class Shared(nn.Module):
+    """p(w) p(z) p(x | z, w), whose decoder has room for so many rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.encode = Small(), nn.Linear(4, 4)
+
+    def model(self, x: Tensor) -> None:
+        w = pyro.sample("w", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(4), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.layer(z) + 100 * w[..., None], 0.1).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        pyro.sample("w", dist.Normal(torch.tensor(0.0), 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.encode(x), 1.0).to_event(1))
+
+
+DRAWN: dict[str, Any] = {
+    "generate": lambda fit, given: pv.generate(fit, N, given=given),
+    "generate, several": lambda fit, given: pv.generate(fit, N, given=given, site=["x"])["x"],
+    "simulate": lambda fit, given: pv.simulate(fit, N, given=given)["x"],
+}
+
+
+@pytest.mark.parametrize("question", DRAWN.values(), ids=DRAWN.keys())
+def test_new_rows_are_drawn_in_parts_that_fit(question: Any) -> None:
+    torch.manual_seed(0)
+    pair = Shared()
+    fit = pv.fit(pair, ROWS, **FIT)
+    z = torch.randn(N, 4)
+    with torch.no_grad():
+        wanted = pair.layer.linear(z)
+    pair.layer.most = N // 3
+    with pytest.warns(UserWarning, match="fewer rows at once") as told:
+        x = question(fit, {"z": z})
+    assert [warning.filename for warning in told] == [__file__]
+    shift = x - wanted  # 100 w, which is one for all rows, plus noise of 0.1
+    assert x.shape == (N, 4) and float((shift - shift.mean()).abs().max()) < 0.6  # six standard deviations
+
+
+def test_global_sites_of_rows_drawn_in_parts_have_one_value() -> None:
+    torch.manual_seed(0)
+    pair = Shared()
+    fit = pv.fit(pair, ROWS, **FIT)
+    pair.layer.most = 7
+    with pytest.warns(UserWarning, match="fewer rows at once"):
+        found = pv.simulate(fit, N, seed=3)
+    assert {name: tuple(value.shape) for name, value in found.items()} == {"w": (), "z": (N, 4), "x": (N, 4)}
+    assert len(found["z"].unique(dim=0)) == N
+    with torch.no_grad():
+        noise = found["x"] - 100 * found["w"] - fit.pair.layer.linear(found["z"])
+    assert float(noise.abs().max()) < 0.6
+    pair.layer.most = 0
+    with (
+        pytest.warns(UserWarning, match=r"Memory does not suffice \(CUDA out of memory"),
+        pytest.raises(OutOfMemoryError, match=r"not suffice \(CUDA out of memory.*ask about fewer rows"),
+    ):
+        pv.generate(fit, N)
+
+
+def test_decoded_values_are_the_same_in_parts() -> None:
+    torch.manual_seed(0)
+    pair = Shared()
+    fit = pv.fit(pair, ROWS, **FIT)
+    z, w = torch.randn(N, 4), {"w": torch.tensor(0.3)}
+    whole = pv.decode(fit, z, given=w)
+    pair.layer.most = 10
+    with pytest.warns(UserWarning, match="fewer rows at once"):
+        assert torch.equal(pv.decode(fit, z, given=w), whole)
 
 
 @pytest.mark.parametrize("error", SAID.values(), ids=SAID.keys())

@@ -16,6 +16,7 @@ from pyrovae.app.decide import class_names
 from pyrovae.app.given import Given, GivenCaptions
 from pyrovae.app.jobs.frames import Block, Table
 from pyrovae.app.run import Run
+from pyrovae.data.frames import of_objects
 from pyrovae.data.tables import truths_as_numbers
 from pyrovae.errors import DataError, OptionError
 from pyrovae.tables.cells import as_text
@@ -88,7 +89,7 @@ def batch_of(run: Run, block: Block) -> dict[str, Tensor]:
         values = schema.encode(frame, before=block.start)
     else:
         try:
-            cells = frame[list(names)].apply(truths_as_numbers)
+            cells = of_objects(frame[list(names)], truths_as_numbers)
             numbers = np.ascontiguousarray(cells.to_numpy(dtype=np.float64, na_value=np.nan))
             values = torch.tensor(numbers, dtype=torch.float32)
             values /= run.dataset.source.get("divided_by", 1)  # pixels of 8 bits
@@ -108,8 +109,8 @@ def columns_of(run: Run, table: Iterable[Any]) -> tuple[str, ...]:
     """The columns of a run, among those of a table. DataError if one of them is not there."""
     if run.rows.schema is not None:
         return run.rows.schema.names
-    there = tuple(map(str, table))
-    names = run.dataset.columns or there
+    there = dict.fromkeys(map(str, table))
+    names = run.dataset.columns or tuple(there)
     absent = [name for name in names if name not in there]
     if absent or len(names) != run.dataset.x.shape[1]:
         raise DataError(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pyrovae._foreign import cure_of
 from pyrovae._lazily import Lazily
 from pyrovae._near import absent, expanded
 from pyrovae._sources import ARROW
@@ -65,6 +66,8 @@ class Table:
         self.path, self.rows = expanded(source).absolute(), rows
         self.suffix = self.path.suffix.lower()
         if self.suffix not in (*BY_BLOCKS, *SHEETS):
+            if self.path.is_file() and (cure := cure_of(self.path)):
+                raise OptionError(cure)
             raise OptionError(
                 f"{source} must end in {', '.join(BY_BLOCKS)}, which are read block by block, or in {', '.join(SHEETS)}."
             )
@@ -134,7 +137,7 @@ class Table:
             yield short_integers(frame.iloc[:, :-1] if ended else frame)
 
     def _chunks(self, **options: Any) -> Generator[pd.DataFrame, None, None]:
-        how = {"chunksize": self.rows, "low_memory": False, **self.form.options, **options}
+        how = {"chunksize": self.rows, **self.form.options, **options}
         with reading(self.path), pd.read_csv(self.path, **how) as frames:
             for frame in frames:
                 if len(frame):

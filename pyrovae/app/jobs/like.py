@@ -32,7 +32,8 @@ def read_like(run: Run, source: str, data_root: Path | None = None) -> Dataset:
     if path.suffix.lower() in TABLES and "header" in known:
         names = table_columns(path, known["header"])
         label = label if label in names else None
-        others = [name for name in names if name not in (*(run.dataset.columns or ()), label)]
+        own = {*(run.dataset.columns or ()), label}
+        others = [name for name in names if name not in own]
         ids = known["ids"] if known["ids"] in others else next((n for n in others if n.lower().endswith("id")), None)
         drop = [name for name in others if name != ids] if run.dataset.columns else ()
         table = {"header": known["header"], "ids": ids or NO_IDS, "drop": drop, "look": False}
@@ -46,13 +47,14 @@ def read_like(run: Run, source: str, data_root: Path | None = None) -> Dataset:
         dataset = replace(dataset, c=told.c, c_test=told.c_test)
     wanted, got = run.rows.columns, dataset.columns
     if wanted is not None and got is not None:
-        missing = [name for name in wanted if name not in got]
+        place = {name: number for number, name in enumerate(got)}
+        missing = [name for name in wanted if name not in place]
         if missing:
             raise DataError(
                 f"{source} has no column {', '.join(map(repr, missing[:5]))}{', ...' if len(missing) > 5 else ''}, and the run "
                 f"was fitted to {len(wanted)} columns: {', '.join(wanted[:8])}{', ...' if len(wanted) > 8 else ''}."
             )
-        places = torch.tensor([got.index(name) for name in wanted])
+        places = torch.tensor([place[name] for name in wanted])
         x = dataset.x[:, places]
     else:
         x = dataset.x

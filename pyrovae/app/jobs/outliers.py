@@ -265,7 +265,8 @@ def _source(
 def _ids(run: Run, table: Iterable[Any]) -> str | None:
     """The column that names the rows: as in the run's own table, or else the first one that is called so."""
     known = run.dataset.source
-    others = [name for name in map(str, table) if name not in (*(run.dataset.columns or ()), known.get("label"))]
+    own = {*(run.dataset.columns or ()), known.get("label")}
+    others = [name for name in map(str, table) if name not in own]
     return known["ids"] if known.get("ids") in others else next((n for n in others if n.lower().endswith("id")), None)
 
 
