@@ -25,7 +25,7 @@ SMALL = 100.0  # one in so many
 UNUSUAL = 10.0  # both, of 0 ± 1, from where on the model is asked what it expects
 PRIOR_DRAWS = 64
 JUDGED = 500  # rows that are looked at, at most
-ENOUGH = 20  # rows to say that a column is narrow
+ENOUGH = 20  # rows to judge a column by
 MOST_ELEMENTS = 4_000_000  # of more, fewer rows are looked at
 MOST_NAMED = 4
 
@@ -59,7 +59,8 @@ def warn_of_scales(
     for layout, trace, first, spread_out in groups:
         sites = sample_sites(trace)
         asked = {str(s.argument): s.name for s in layout.sites if _is_asked(s) and _is_real(sites[s.name]["fn"])}
-        values = {name: spread_out.get(name, first[name]) for name in asked if first[name].is_floating_point()}
+        seen = {name: spread_out.get(name, first[name]) for name in asked}
+        values = {name: rows for name, rows in seen.items() if rows.is_floating_point() and len(rows) >= ENOUGH}
         if not any(_is_unusual(value) for value in values.values()):
             continue
         nodes = _from_the_prior(pair, take_rows(first, slice(0, PRIOR_DRAWS)))
@@ -68,8 +69,7 @@ def warn_of_scales(
             expected = None if fn is None else _expected(fn, value)
             if expected is None:
                 continue
-            narrow = argument in spread_out and len(value) >= ENOUGH
-            found = _far(value, *expected, LARGE, SMALL if narrow else None)
+            found = _far(value, *expected, LARGE, SMALL if argument in spread_out else None)
             if found is None:
                 continue
             centre, spread = (each.mean().item() for each in expected)

@@ -84,9 +84,10 @@ def check(fitted: Fit, data: FitData, groups: Sequence[TrainingGroup], options: 
                 few = transform_once(pair, take_rows(batch, slice(0, 2)), transform)
                 _check_all(fitted, batch, few, transform, numbers)
             check_gradients(pair, runs)
-        spread_out = [_from_all_over(data, one) if transform is None else {} for one in groups]
-        scales = zip(layouts, (model for model, _ in runs), seen, spread_out)
-        warn_of_scales(pair, scales, data.columns, transforms=transform is not None, stacklevel=4)  # at the call of fit
+        if data.epochs:  # of none nothing is to be learned
+            spread_out = [_from_all_over(data, one) if transform is None else {} for one in groups]
+            scales = zip(layouts, (model for model, _ in runs), seen, spread_out)
+            warn_of_scales(pair, scales, data.columns, transforms=transform is not None, stacklevel=4)  # at the call of fit
         warn_of_unused_codes(zip(runs, map(num_rows, seen), (one.num_rows for one in groups)))
         objective = as_loss(options.loss)
         parts: list[Any] = [objective, getattr(objective, "kl", None)]

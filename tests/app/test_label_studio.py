@@ -149,7 +149,7 @@ def test_the_command_writes_tasks_and_an_interface(
 
     def label_rows(job: Any, options: Any, folder: Path, *, to: Path, **how: Any) -> Any:
         asked.append(to)
-        return SimpleNamespace(table=told(job), report={"held_out": 0}, pictures=[])
+        return SimpleNamespace(table=told(job), report={"held_out": 0}, pictures=[], rounds=1)
 
     monkeypatch.setattr("pyrovae.app.jobs.label.label_rows", label_rows)
     words = ("label", texts, "--format", "label-studio", "--out", "for-studio.json")
