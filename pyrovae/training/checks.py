@@ -87,7 +87,8 @@ def check(fitted: Fit, data: FitData, groups: Sequence[TrainingGroup], options: 
         if data.epochs:  # of none nothing is to be learned
             spread_out = [_from_all_over(data, one) if transform is None else {} for one in groups]
             scales = zip(layouts, (model for model, _ in runs), seen, spread_out)
-            warn_of_scales(pair, scales, data.columns, transforms=transform is not None, stacklevel=4)  # at the call of fit
+            changed = transform is not None
+            warn_of_scales(pair, scales, data.columns, transforms=changed, stacklevel=4)  # at the call of fit
         warn_of_unused_codes(zip(runs, map(num_rows, seen), (one.num_rows for one in groups)))
         objective = as_loss(options.loss)
         parts: list[Any] = [objective, getattr(objective, "kl", None)]

@@ -223,7 +223,10 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "nothing to fit": (("fit",), "--resume"),
     "no file": (("fit", "nowhere.csv"), "no file"),
     "misspelt": (("fit", "tt.csv"), r"no file tt\.csv \(did you mean t\.csv\?\)"),
-    "a folder": (("fit", "nothing-here-is-a-run"), "holds no image: no file in it ends in .bmp.*Give the folder that contains"),
+    "a folder": (
+        ("fit", "nothing-here-is-a-run"),
+        "holds no image: no file in it ends in .bmp.*Give the folder that contains",
+    ),
     "misspelt run": (
         ("evaluate", "nothing-here-is-the-run"),
         r"none of that name \(did you mean nothing-here-is-a-run",
