@@ -21,7 +21,7 @@ from pyrovae.engine.adam import AdamUpdate, make_update
 from pyrovae.engine.products import for_the_compiler
 from pyrovae.engine.program import Program
 from pyrovae.engine.step import Eager, Engine, Traced, _apply
-from pyrovae.engine.tracing import TracedFunction, TracedProgram, differ, graph_of, undone
+from pyrovae.engine.tracing import ROUNDING, TracedFunction, TracedProgram, differ, graph_of, undone
 from pyrovae.errors import OptionError
 from pyrovae.pair.batch import Batch
 
@@ -194,8 +194,15 @@ class Compiled(Traced):
                     self.compiled = compiled(step, flat, checks=False)  # `_prepare` checks them once an epoch
                 self.origin = FOUND if _number_found() > found else ANEW
                 log.info("the step was %s", self.origin)
+                with undone(self._changing):
+                    true = traced.module(*flat[:count])[:1]
                 with ranks.unheard():
-                    self.compiled(*flat)
+                    elbo = self.compiled(*flat)[:1]
+                # on a GPU the compiler draws its own noise
+                if flat[0].device.type == "cpu" and differ(elbo, true, ROUNDING[program.precision]):
+                    raise RuntimeError(
+                        f"its ELBO is {float(elbo[0]):.6g}, and that of the traced step is {float(true[0]):.6g}"
+                    )
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
             self._give_up(f"it could not be compiled ({reason})")

@@ -183,6 +183,20 @@ def test_views_of_eager_mode_do_not_bind_the_compiler() -> None:
     follows(summed, "compiled")
 
 
+def test_a_compiled_step_that_gives_another_elbo_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def miscompiled(step: Any, tensors: Any, **how: Any) -> Any:
+        return lambda *given: [step(*given)[0] + 1.0]
+
+    monkeypatch.setattr("pyrovae.engine.compiled.compiled", miscompiled)
+    options: dict[str, Any] = {"epochs": 2, "batch_size": 8, "seed": 2, "progress": False}
+    torch.manual_seed(0)
+    with pytest.warns(UserWarning, match=r"could not be compiled \(its ELBO is .* goes on traced"):
+        found = pv.fit(vae(), binary(), engine="compiled", **options)
+    torch.manual_seed(0)
+    traced = pv.fit(vae(), binary(), engine="traced", **options)
+    assert [row["elbo"] for row in found.history] == [row["elbo"] for row in traced.history]
+
+
 @pytest.mark.slow
 @compiles
 def test_a_compiled_fit_resumes_bit_for_bit(tmp_path: Path) -> None:
