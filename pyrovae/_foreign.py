@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 _TABLE = "Save the table as .csv, .parquet or .xlsx"
@@ -11,10 +12,9 @@ _PICKLE = (
     "numpy.save('rows.npy', rows), or a table by frame.to_parquet('rows.parquet'), in the program that made it."
 )
 _HDF = "{name} is an HDF5 file. Write its rows by numpy.save('rows.npy', h5py.File({name!r})['...'][:])."
-_PACKED = "{name} is compressed. Unpack it first: {command} {name}."
+_PACKED = "{name} is compressed. Unpack it first: {command} {quoted}."
 _IMAGE = (
-    "{name} is an image, and a row is one of many: `pyrovae label` takes a folder of images, other commands an array "
-    "(N, H, W) in a .npy file."
+    "{name} is an image, and a row is one of many: give the folder of images, or an array (N, H, W) in a .npy file."
 )
 _TOLD = {
     **dict.fromkeys((".ods", ".numbers"), f"{{name}} is a spreadsheet of another program. {_TABLE} there."),
@@ -38,8 +38,8 @@ _TOLD = {
     ".xz": _PACKED.replace("{command}", "unxz"),
     ".zst": _PACKED.replace("{command}", "unzstd"),
     ".zip": _PACKED.replace("{command}", "unzip"),
-    ".tar": "{name} is an archive. Unpack it first: tar -xf {name}.",
-    ".tgz": "{name} is an archive. Unpack it first: tar -xf {name}.",
+    ".tar": "{name} is an archive. Unpack it first: tar -xf {quoted}.",
+    ".tgz": "{name} is an archive. Unpack it first: tar -xf {quoted}.",
     ".h5ad": "{name} is a file of AnnData. Write its counts, for example: rows = anndata.read_h5ad({name!r}).to_df(), then "
     "rows.to_parquet('rows.parquet').",
     **dict.fromkeys((".h5", ".hdf5", ".loom"), _HDF),
@@ -70,7 +70,7 @@ _FIRST = {
 
 def cure_of(path: Path) -> str:
     """What a file of another program is, and how its rows are written as a file that is read; "" for other endings."""
-    return _TOLD.get(path.suffix.lower(), "").format(name=path.name)
+    return _TOLD.get(path.suffix.lower(), "").format(name=path.name, quoted=shlex.quote(path.name))
 
 
 def cure_of_another(path: Path) -> str:

@@ -194,9 +194,9 @@ class Compiled(Traced):
                     self.compiled = compiled(step, flat, checks=False)  # `_prepare` checks them once an epoch
                 self.origin = FOUND if _number_found() > found else ANEW
                 log.info("the step was %s", self.origin)
-                with undone(self._changing):
-                    true = traced.module(*flat[:count])[:1]
                 with ranks.unheard():
+                    with undone(self._changing):
+                        true = traced.module(*flat[:count])[:1]
                     elbo = self.compiled(*flat)[:1]
                 # on a GPU the compiler draws its own noise
                 if flat[0].device.type == "cpu" and differ(elbo, true, ROUNDING[program.precision]):

@@ -30,7 +30,7 @@ CURES = {
     ".h5ad": r"anndata\.read_h5ad\('rows\.h5ad'\)",
     ".pkl": "is a pickle, which runs code when it is opened",
     ".pt": "is a pickle, which runs code when it is opened",
-    ".png": "takes a folder of images",
+    ".png": "give the folder of images",
 }
 
 

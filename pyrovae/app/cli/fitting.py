@@ -229,27 +229,10 @@ def label(
     Called again with more labels, it goes on from there. With --page, rows are labelled in the browser.
     """
     began = times.monotonic()
-    if format not in ("csv", "label-studio"):
-        raise OptionError(f"--format must be csv or label-studio, got {format}.")
     for_studio = format == "label-studio"
-    if page and for_studio:
-        raise OptionError("--page has no --format: it writes labels.csv, from which a later call makes tasks.")
-    if page:
-        serving.refuse_without_packages()
-        if time is not None or rounds is not None:
-            raise OptionError("--page has no --time and no --rounds: it learns anew from every few labels.")
-    elif port:
-        raise OptionError("--port is for --page. Leave it out, or add --page.")
-    for inside in (labels, Path(source)):
-        if to is not None and inside is not None and expanded(inside).absolute() == expanded(to).absolute():
-            raise OptionError(f"--out {to} would replace what it is made from: choose another name.")
-    if to is not None and not to.absolute().parent.is_dir():
-        raise OptionError(f"--out {to}: there is no folder {to.parent}{near_paths(to.parent, (), folders=True)}.")
-    if for_studio and to is not None:
-        for file in (to, to.with_suffix(".xml")):
-            files.check_file(file, force, (".json", ".xml") if file is not to else (".json",))
+    _check_labelling(format, page, port, Budget(time, rounds))
+    _check_answer(source, labels, to, for_studio, force)
     check_source(source, folders=True)
-    Budget(time, rounds)  # refuses what cannot be
     options = Options.of("label", **given)
     job = labelling.read_job(source, labels, label=label, data_root=data_root, some=not page, **options.table)
     tables.remark(job.dataset.notes)
@@ -257,15 +240,7 @@ def label(
         tables.inform(f"{columns}.")
     where = folder or Path("runs") / f"{job.dataset.name}-labels"
     table = where / labelling.PREDICTIONS if for_studio else to or where / labelling.LABELS
-    written = [table, where / labelling.PREDICTIONS] if page else [table]
-    if labels is not None and expanded(labels).absolute() in [file.absolute() for file in written]:
-        itself = page and expanded(labels).absolute() == table.absolute()
-        cure = (
-            "leave --labels out, since the page reads it by itself"
-            if itself
-            else "give a copy of it under another name"
-        )
-        raise OptionError(f"--labels {labels} would be replaced: {cure}.")
+    _keep_labels(labels, table, [table, where / labelling.PREDICTIONS] if page else [table], page)
     how: dict[str, Any] = {"device": device, "engine": engine, "threads": threads}
     if page:
         paging.label_in_browser(job, options, where, to, port, fresh=fresh, say=tables.answer_line, **how)
@@ -292,6 +267,43 @@ def label(
         tables.answer_line(f"Tasks, {num} without a label: {tasks} (interface: {interface.name})")
     drawn = f" ({', '.join(p.name for p in answer.pictures)})" if answer.pictures else ""
     tables.answer_line(f"Run folder: {where}{drawn}")
+
+
+def _check_labelling(format: str, page: bool, port: int, budget: Budget) -> None:
+    """OptionError where options of `label` contradict each other."""
+    if format not in ("csv", "label-studio"):
+        raise OptionError(f"--format must be csv or label-studio, got {format}.")
+    if page and format == "label-studio":
+        raise OptionError("--page has no --format: it writes labels.csv, from which a later call makes tasks.")
+    if page:
+        serving.refuse_without_packages()
+        if budget.open:
+            raise OptionError("--page has no --time and no --rounds: it learns anew from every few labels.")
+    elif port:
+        raise OptionError("--port is for --page. Leave it out, or add --page.")
+
+
+def _check_answer(source: str, labels: Path | None, to: Path | None, for_studio: bool, force: bool) -> None:
+    """OptionError unless the table of `label`, or its tasks, can be written where they are asked for."""
+    if to is None:
+        return
+    for inside in (labels, Path(source)):
+        if inside is not None and expanded(inside).absolute() == expanded(to).absolute():
+            raise OptionError(f"--out {to} would replace what it is made from: choose another name.")
+    if not to.absolute().parent.is_dir():
+        raise OptionError(f"--out {to}: there is no folder {to.parent}{near_paths(to.parent, (), folders=True)}.")
+    if for_studio:
+        for file in (to, to.with_suffix(".xml")):
+            files.check_file(file, force, (".json", ".xml") if file is not to else (".json",))
+
+
+def _keep_labels(labels: Path | None, table: Path, written: list[Path], page: bool) -> None:
+    """OptionError where a file that is written would replace the given labels."""
+    if labels is None or expanded(labels).absolute() not in [file.absolute() for file in written]:
+        return
+    itself = page and expanded(labels).absolute() == table.absolute()
+    cure = "leave --labels out, since the page reads it by itself" if itself else "give a copy of it under another name"
+    raise OptionError(f"--labels {labels} would be replaced: {cure}.")
 
 
 def _typed(context: typer.Context, name: str) -> bool:
