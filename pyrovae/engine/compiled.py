@@ -18,6 +18,7 @@ from torch._subclasses import FakeTensorMode
 from pyrovae._lazily import Lazily, imported
 from pyrovae.engine import ranks
 from pyrovae.engine.adam import AdamUpdate, make_update
+from pyrovae.engine.order import order_kept
 from pyrovae.engine.products import for_the_compiler
 from pyrovae.engine.program import Program
 from pyrovae.engine.step import Eager, Engine, Traced, _apply
@@ -54,8 +55,9 @@ def compiled(
     # On a CPU torch's own generator is the faster one, and gives the same noise as the other engines.
     options: dict[str, Any] = {"size_asserts": checks}
     if tensors[0].device.type == "cpu":
+        _draw_in_place(module)
         options |= {"fallback_random": True, "cpp.threads": torch.get_num_threads()}
-    with cached_compilation():
+    with cached_compilation(), order_kept():
         made: Callable[..., Any] = torch._inductor.compile(module, [*tensors], options=options)
     return made
 
@@ -190,7 +192,9 @@ class Compiled(Traced):
             with torch.no_grad(), undone(self._changing), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "TensorFloat32", UserWarning)  # float32 is what was asked for
                 found = _number_found()
-                with ranks.unheard():  # another rank may have compiled its step already, or not do so at all
+                # Another rank may have compiled its step already, or not do so at all. The step is run once to be compiled,
+                # by numbers that are no step's.
+                with ranks.unheard(), undone(self._changing):
                     self.compiled = compiled(step, flat, checks=False)  # `_prepare` checks them once an epoch
                 self.origin = FOUND if _number_found() > found else ANEW
                 log.info("the step was %s", self.origin)
@@ -370,6 +374,18 @@ def _reshape_instead_of_view(module: torch.fx.GraphModule) -> None:
     for node in module.graph.nodes:
         if node.target in (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default):
             node.target = torch.ops.aten.reshape.default
+    module.recompile()
+
+
+def _draw_in_place(module: torch.fx.GraphModule) -> None:
+    """What `torch.bernoulli(p)` does itself. TorchInductor would compare p with uniform noise, which are other draws."""
+    aten = torch.ops.aten
+    for node in list(module.graph.nodes):
+        if node.target is aten.bernoulli.default:
+            with module.graph.inserting_before(node):
+                empty = module.graph.call_function(aten.empty_like.default, (node.args[0],))
+            empty.meta = dict(node.meta)
+            node.target, node.args = aten.bernoulli_.Tensor, (empty, node.args[0])
     module.recompile()
 
 

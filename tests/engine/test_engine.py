@@ -197,6 +197,25 @@ def test_a_compiled_step_that_gives_another_elbo_is_not_taken(monkeypatch: pytes
     assert [row["elbo"] for row in found.history] == [row["elbo"] for row in traced.history]
 
 
+def test_a_compiled_step_is_compared_at_the_weights_of_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tracing it for the compiler takes a step, by numbers that are no step's: weights were 1e8 then, and the ELBO -1e30."""
+    same: list[bool] = []
+
+    def compiling(step: Any, tensors: list[Tensor], **how: Any) -> Any:
+        before = [t.clone() for t in tensors]
+        step(*tensors)
+
+        def made(*given: Tensor) -> Any:
+            same.append(all(map(torch.equal, given, before)))
+            return step(*given)
+
+        return made
+
+    monkeypatch.setattr("pyrovae.engine.compiled.compiled", compiling)
+    pv.fit(vae(), binary(), engine="compiled", epochs=1, batch_size=8, progress=False)
+    assert same[0] and len(same) == 6
+
+
 @pytest.mark.slow
 @compiles
 def test_a_compiled_fit_resumes_bit_for_bit(tmp_path: Path) -> None:
