@@ -17,6 +17,7 @@ from pyrovae.pair.devices import cure_of_devices
 from pyrovae.pair.dtypes import cure_of_dtypes
 from pyrovae.pair.handlers import PARTICLE_PLATE, DetachDraws, SetValues
 from pyrovae.pair.layout import Layout, describe_run, union
+from pyrovae.pair.mistakes import in_words, unfit_parameters, where_it_failed
 from pyrovae.pair.parameters import default_dtype, dtype_of, evaluating, every_module, fork_rng, param_scope, trainable
 from pyrovae.pair.program import Pair, PairLike, run, sample_sites, unwritten_value
 
@@ -165,6 +166,7 @@ def check_gradients(pair: PairLike, runs: Sequence[tuple[Any, Any]]) -> None:
                 raise PairError(
                     f"Site {name!r} of the {side} has a log-density that is not finite in "
                     f"{int((~torch.isfinite(log_prob)).sum())} of {log_prob.numel()} places: {node['fn']}."
+                    f"{unfit_parameters(node['fn'])}"
                 )
             total = total.to(log_prob) + log_prob.sum()
     named = trainable(pair)
@@ -190,8 +192,8 @@ def check_gradients(pair: PairLike, runs: Sequence[tuple[Any, Any]]) -> None:
     if without:
         which = ", ".join(map(repr, without[:6])) + (", ..." if len(without) > 6 else "")
         warnings.warn(
-            f"No gradient reaches {which}, which will stay as it is. If it is to be trained, use it in the model or guide; "
-            "otherwise freeze it with .requires_grad_(False), or remove it.",
+            f"No gradient reaches {which}, which will stay as it is. If it is to be trained, use it in the model or guide, "
+            "and not under torch.no_grad() or before .detach(); otherwise freeze it with .requires_grad_(False), or remove it.",
             stacklevel=2,
         )
     sparse = [name for name, g in zip(named, gradients) if g is not None and g.layout is not torch.strided]
@@ -280,7 +282,8 @@ def check_particles(pair: PairLike, batch: Batch, layout: Layout, num_particles:
         ]
     except (RuntimeError, ValueError, IndexError) as error:
         raise PairError(
-            f"The pair does not run with a particle dimension to the left of its plates: {error} {_CURE}"
+            "The pair does not run with a particle dimension to the left of its plates: "
+            f"{in_words(error)}{where_it_failed(error)}. {_CURE}"
         ) from error
     names = [name for trace in together for name in sample_sites(trace)]
     # Sites that only the model has are drawn in the model, since nothing is enumerated here.
@@ -325,9 +328,9 @@ def _check_enumeration(pair: PairLike, batch: Batch, layout: Layout) -> None:
     except PyrovaeError:
         raise
     except (RuntimeError, ValueError, IndexError) as error:
-        what = (str(error).splitlines() or [""])[0]
         raise PairError(
-            f"The pair does not run with an enumerated dimension to the left of its plates: {what}. {_CURE}"
+            "The pair does not run with an enumerated dimension to the left of its plates: "
+            f"{in_words(error)}{where_it_failed(error)}. {_CURE}"
         ) from error
     dims = {node["infer"]["_enumerate_dim"] for node in nodes.values() if "_enumerate_dim" in node["infer"]}
     for last in (False, True):
