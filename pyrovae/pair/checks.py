@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.errors import PairError, PyrovaeError
+from pyrovae.pair.apart import depends_on_others
 from pyrovae.pair.batch import Batch, as_batch, cast, group_rows, num_rows, take_group, take_rows
 from pyrovae.pair.casts import find_casts
 from pyrovae.pair.devices import cure_of_devices
@@ -32,7 +33,8 @@ def check_pair(pair: PairLike, data: Any) -> Layout:
       has a density. Sites that are enumerated in the model are excepted.
     - The plate "data" has as many rows as the batch, and all other batch dimensions belong to plates, too.
     - All log-densities and gradients are finite. A parameter that gets no gradient is worth a warning.
-    - The pair also runs on fewer rows, and with all values of enumerated sites at once, and the log-densities are the same as
+    - The pair also runs on fewer rows, where rows have the log-densities that they have among all (if not, that is worth a
+      warning), and with all values of enumerated sites at once, and the log-densities are the same as
       when it runs on each value alone. A pair that does not run with several particles can be fitted, one particle at a time,
       and is worth a warning.
 
@@ -69,6 +71,14 @@ def check_pair(pair: PairLike, data: Any) -> Layout:
         for part in parts:
             check_fewer_rows(pair, part)
         check_gradients(pair, traces)
+        for part, trace in zip(parts, traces):
+            if found := depends_on_others(pair, part, trace):
+                warnings.warn(
+                    f"{found}. Something is computed across rows, such as x.mean(0), or by an `if` on what the rows are, and "
+                    "log p(x) of a row is then not defined. Compute for each row alone: torch.where(...) in place of an `if`, "
+                    "statistics of the training rows in place of those of a batch.",
+                    stacklevel=2,
+                )
         for part, layout in zip(parts, layouts):
             try:
                 check_particles(pair, part, layout)

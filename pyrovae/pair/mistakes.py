@@ -90,7 +90,7 @@ def unfit_parameters(fn: Any) -> str:
 
 
 def cure_of_shapes(error: Exception, rows: int, row: Sequence[int]) -> str:
-    """What to do about a site whose batch does not fit its plate, to follow Pyro's words; empty for any other error.
+    """What to do about a site that does not fit its plate, or has the name of another one; empty for any other error.
 
     Args:
         error: What Pyro raised.
@@ -102,6 +102,11 @@ def cure_of_shapes(error: Exception, rows: int, row: Sequence[int]) -> str:
         return f". The batch has {rows} rows: write `pyro.plate('data', len(x))`, where x is an argument."
     if found and rows == 1 and len(row) > 1:
         return f". There is one row here, of shape {tuple(row)}: the first dimension of the data is that of the rows."
+    if twice := re.match(r"Multiple sample sites named '(.*)'", str(error)):
+        if twice[1] == "data":
+            once = "rows = pyro.plate('data', len(x))"
+            return f". Enter the plate once, or make it once, {once}, and enter that twice, `with rows:`."
+        return ". Each site of a program needs a name of its own."
     if str(error).startswith("Shape mismatch inside plate"):
         return "; use .to_event(n) to declare that the dimensions of one row belong to one event"
     return ""

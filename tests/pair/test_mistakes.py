@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -127,7 +128,15 @@ class Loop(PlateAsLoop):
             pyro.sample(f"z_{i}", self.q(x[i]))
 
 
+class TwicePlate(Plain):
+    def model(self, x: Tensor) -> None:
+        super().model(x)
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Normal(0.0, 1.0), obs=x[:, 0])
+
+
 WRONG: dict[str, tuple[Any, str]] = {
+    "a plate that is made twice": (TwicePlate, r"named 'data' .*make it once, rows = pyro.plate\('data', len\(x\)\)"),
     "a layer of another size": (WrongSize, r"cannot be multiplied .*test_mistakes.py, line \d+: pyro.sample\(\"x\""),
     "a scale of either sign": (
         Signed,
@@ -161,6 +170,33 @@ def test_a_plate_of_all_rows_in_the_model_alone_is_refused_by_a_fit() -> None:
     with pytest.raises(pv.PairError, match="has size 20 in the guide and 41 in the model"):
         pv.fit(FixedPlate(), X, epochs=1, batch_size=20, engine="eager", progress=False)
     pv.check_pair(Subsamples(), X)
+
+
+class Centred(Plain):
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(L), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.decoder(z) + x.mean(0), 1.0).to_event(1), obs=x)
+
+
+class SiteBelowIf(Plain):
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(L), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x)
+            if x.sum() == X.sum():
+                pyro.sample("y", dist.Normal(0.0, 1.0), obs=x[:, 0])
+
+
+def test_rows_that_depend_on_one_another_are_told() -> None:
+    with pytest.warns(UserWarning, match=r"at site 'x' of the model depends on the other rows.*such as x.mean\(0\)"):
+        pv.check_pair(Centred(), X)
+    with pytest.warns(UserWarning, match=r"Site 'y' is there or not .*torch.where\(...\) in place of an `if`"):
+        pv.check_pair(SiteBelowIf(), X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for pair, data in ((Plain(), X), (labelled(), {"x": X, "y": torch.where(Y > 1, -1, Y)}), (Subsamples(), X)):
+            pv.check_pair(pair, data)
 
 
 def test_a_class_in_place_of_an_object_is_told() -> None:
