@@ -14,6 +14,13 @@ from pyrovae.pair.program import Pair, PairLike, run, sample_sites
 CLOSE = 1e-3  # products of matrices are added up in another order for another number of rows
 
 
+def in_a_loop(traces: tuple[Any, Any]) -> str | None:
+    """The first site in a plate "data" that is a loop over rows, `for i in pyro.plate("data", ...)`; None without any."""
+    nodes = ((name, node) for trace in traces for name, node in sample_sites(trace).items())
+    loops = ((name, f) for name, node in nodes for f in node["cond_indep_stack"] if not f.vectorized)
+    return next((name for name, f in loops if f.name == DATA_PLATE), None)
+
+
 def depends_on_others(pair: PairLike, batch: Batch, traces: tuple[Any, Any]) -> str:
     """What of the first half of the rows is another one without the second half, as a sentence; nothing if all is the same.
 

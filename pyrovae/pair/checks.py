@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.errors import PairError, PyrovaeError
-from pyrovae.pair.apart import depends_on_others
+from pyrovae.pair.apart import depends_on_others, in_a_loop
 from pyrovae.pair.batch import Batch, as_batch, cast, group_rows, num_rows, take_group, take_rows
 from pyrovae.pair.casts import find_casts
 from pyrovae.pair.devices import cure_of_devices
@@ -72,7 +72,14 @@ def check_pair(pair: PairLike, data: Any) -> Layout:
             check_fewer_rows(pair, part)
         check_gradients(pair, traces)
         for part, trace in zip(parts, traces):
-            if found := depends_on_others(pair, part, trace):
+            if looped := in_a_loop(trace):
+                warnings.warn(
+                    f"Site {looped!r} is in a loop, `for i in pyro.plate('data', ...)`, which makes a site of every row. It "
+                    "can be fitted, slowly, but no question about rows be asked: write `with pyro.plate('data', len(x)):` once, "
+                    "and sites that hold all rows of the batch along their first dimension.",
+                    stacklevel=2,
+                )
+            elif found := depends_on_others(pair, part, trace):
                 warnings.warn(
                     f"{found}. Something is computed across rows, such as x.mean(0), or by an `if` on what the rows are, and "
                     "log p(x) of a row is then not defined. Compute for each row alone: torch.where(...) in place of an `if`, "

@@ -400,11 +400,6 @@ def _check_sizes(model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any])
 
 
 def _check_shape(name: str, node: Any, rows: int) -> None:
-    if any(f.name == DATA_PLATE and not f.vectorized for f in node["cond_indep_stack"]):
-        raise PairError(
-            f"Site {name!r} is in a loop, `for i in pyro.plate('data', ...)`, which makes a site of every row: write "
-            "`with pyro.plate('data', len(x)):` once, and sites that hold all rows of the batch along their first dimension."
-        )
     frames = {f.dim: f for f in node["cond_indep_stack"] if f.vectorized}
     for frame in frames.values():
         if frame.name == DATA_PLATE and frame.size != rows:
