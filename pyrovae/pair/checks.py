@@ -75,7 +75,7 @@ def check_pair(pair: PairLike, data: Any) -> Layout:
             if looped := in_a_loop(trace):
                 warnings.warn(
                     f"Site {looped!r} is in a loop, `for i in pyro.plate('data', ...)`, which makes a site of every row. It "
-                    "can be fitted, slowly, but no question about rows be asked: write `with pyro.plate('data', len(x)):` once, "
+                    "can be fitted, slowly, and no question about rows be asked. Write `with pyro.plate('data', len(x))` once, "
                     "and sites that hold all rows of the batch along their first dimension.",
                     stacklevel=2,
                 )

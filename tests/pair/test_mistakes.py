@@ -202,7 +202,7 @@ def test_a_plate_as_a_loop_is_told() -> None:
     with pytest.warns(UserWarning) as told:
         pv.check_pair(PlateAsLoop(), X)
     said = str(told[0].message)
-    assert "Site 'z_0' is in a loop" in said and "`with pyro.plate('data', len(x)):` once" in said
+    assert "Site 'z_0' is in a loop" in said and "`with pyro.plate('data', len(x))` once" in said
 
 
 def test_a_class_in_place_of_an_object_is_told() -> None:
