@@ -1,4 +1,4 @@
-"""What a notebook shows of an object: a short table in HTML, every text of it escaped."""
+"""What a notebook, or a terminal, shows of an object: a short table, in HTML with every text of it escaped."""
 
 from __future__ import annotations
 
@@ -21,6 +21,28 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[Any]], note
 def _cell(value: Any) -> str:
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
     return html.escape(text if len(text) <= MOST_LETTERS else text[: MOST_LETTERS - 3] + "...")
+
+
+def plain(title: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """The same table as text, for a terminal: columns one below the other, numbers to four digits."""
+    cells = [[f"{value:.4g}" if isinstance(value, float) else str(value) for value in row] for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in cells]
+    return "\n".join([title, *(f"  {line}" for line in lines)])
+
+
+class Told:
+    """An answer for many rows: printed, it is the short table that a notebook shows, and not all of its tensors."""
+
+    def _told(self) -> tuple[Any, ...]:
+        """Title, header and rows."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return plain(*self._told())
+
+    def _repr_html_(self) -> str:
+        return table(*self._told())
 
 
 class Shown:

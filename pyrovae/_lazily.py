@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
+from pyrovae._near import did_you_mean, similar_names
+
 
 def imported(name: str) -> ModuleType:
     """A module, imported without a search for garbage.
@@ -41,6 +43,20 @@ class Lazily:
         return getattr(imported(self._name), attribute)
 
 
+# What somebody who comes from another library may look for, and is called otherwise here.
+CALLED_HERE = {
+    "compare": ("log_likelihood", "stacking_weights"),
+    "evaluate": ("importance", "criticise"),
+    "loo": ("log_likelihood", "to_arviz"),
+    "posterior_predictive": ("reconstruct", "to_arviz"),
+    "prior_predictive": ("simulate", "from_pyro_svi"),
+    "sample": ("generate", "posterior"),
+    "standardize": ("data.Standardize",),
+    "train": ("fit",),
+    "waic": ("log_likelihood", "to_arviz"),
+}
+
+
 def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     """The `__getattr__` of a package that imports its names, and its submodules, when they are first asked for.
 
@@ -59,7 +75,9 @@ def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
             except ModuleNotFoundError as error:
                 if error.name != f"{home}.{name}":
                     raise
-                raise AttributeError(f"module {package!r} has no attribute {name!r}") from None
+                known = CALLED_HERE.get(name, ()) or similar_names(name, list(home_of))
+                near = "" if name.startswith("_") else did_you_mean(known)
+                raise AttributeError(f"module {package!r} has no attribute {name!r}{near}") from None
         setattr(sys.modules[package], name, found)
         return found
 

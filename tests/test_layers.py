@@ -36,7 +36,7 @@ RULES = {
     "_version": set(),
     "_launch": set(),
     "_dispatch": set(),
-    "_lazily": set(),
+    "_lazily": {"_near"},
     "_letters": set(),
     "_shapes": set(),
     "_weighing": set(),

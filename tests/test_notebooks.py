@@ -57,6 +57,17 @@ def test_a_fit_shows_its_sites_its_graph_and_where_it_ended() -> None:
     assert any(f"elbo: {found.history[-1]['elbo']:.4g}" in text for text in shown)
 
 
+def test_answers_for_many_rows_are_printed_as_the_same_short_table() -> None:
+    """And not as hundreds of lines of tensors."""
+    many = torch.arange(300.0, dtype=torch.float64)
+    for found in (pv.Importance(-many, many, -many, many, many, 500), pv.Anomaly(many, many, many, "regret", 10)):
+        printed = str(found)
+        assert printed.count("\n") < 12 and "tensor(" not in printed
+        assert printed.splitlines()[0] == texts(found)[0] and set(printed.split()) == set(
+            " ".join(texts(found)).split()
+        )
+
+
 def test_showing_changes_nothing() -> None:
     found, before = fitted(), torch.get_rng_state()
     found._repr_html_()

@@ -312,8 +312,9 @@ def _check_missing(argument: str, given: Tensor, numbers: Tensor) -> None:
     kind = "NaN" if bool(torch.isnan(given).any()) else "infinite values"
     rows = bad.flatten(1).any(1) if bad.dim() > 1 else bad
     cure = (
-        "If they are observed, leave missing entries out of the density by likelihood=pv.observed_only(likelihood), with an "
-        "encoder that takes NaN (pv.nets.WithMask). Otherwise fill them in, or drop these rows."
+        f"If the model observes {argument!r}, missing entries can be left out of the density, which takes both: "
+        "likelihood=pv.observed_only(likelihood), and an encoder that takes NaN (pv.nets.WithMask around its network). "
+        "Otherwise fill them in, or drop these rows."
         if kind == "NaN"
         else "Replace or drop these rows."
     )
@@ -385,5 +386,7 @@ def suggest(values: Tensor) -> str:
 def suggest_classes(values: Tensor) -> str:
     """A sentence that says how to number classes, for values that are not among those of a Categorical site."""
     if values.numel() and bool((values == values.round()).all()) and values.min() >= 0:
+        if values.min() == 1:  # of which the highest is as a rule the number of classes
+            return f"Classes are numbered from 0, and these go from 1 to {int(values.max())}: subtract 1."
         return f"Correct the values, or build the model for {int(values.max()) + 1} classes, 0 to {int(values.max())}."
     return "Number the classes 0, 1, 2, ..."

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae._html import table
+from pyrovae._html import Told
 from pyrovae.batching.checks import check_rows
 from pyrovae.batching.memory import halving
 from pyrovae.criticism.annealing import Annealer, Path, coordinates_of, schedule
@@ -22,8 +22,8 @@ from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
 STARTS = ("prior", "guide")
 
 
-@dataclass(frozen=True)
-class AIS:
+@dataclass(frozen=True, repr=False)
+class AIS(Told):
     """Estimates for N rows by annealed importance sampling with K chains each. All tensors are `(N,)` float64, on the CPU.
 
     Attributes:
@@ -68,12 +68,12 @@ class AIS:
             "acceptance": self.acceptance.mean().item(),
         }
 
-    def _repr_html_(self) -> str:
+    def _told(self) -> tuple[Any, ...]:
         title = (
             f"Annealed importance sampling of {len(self.ess)} rows, {self.num_chains} chains of {self.num_temperatures} "
             "temperatures each; nats per row"
         )
-        return table(title, ("mean over rows", "value"), self.summary().items())
+        return (title, ("mean over rows", "value"), self.summary().items())
 
 
 @halving

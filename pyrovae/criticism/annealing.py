@@ -224,12 +224,13 @@ class Path:
 
     def _point(self, u: Tensor, shared: Mapping[str, Tensor]) -> Point:
         """The densities at u, `(N, K, d)`."""
-        inputs = {" u": u, " mean": self.mean, " sd": self.sd, **{f" {name}": value for name, value in shared.items()}}
+        keys = {name: f" global {name}" for name in shared}  # a site may have any name, such as "u" or "mean"
+        inputs = {" u": u, " mean": self.mean, " sd": self.sd, **{keys[name]: value for name, value in shared.items()}}
         annealer, key = self.annealer, (*u.shape,)
 
         def densities(inputs: dict[str, Tensor]) -> list[Tensor]:
             rows = {name: inputs[name] for name in self.rows}
-            values = {name: inputs[f" {name}"] for name in shared}
+            values = {name: inputs[keys[name]] for name in shared}
             with torch.enable_grad():
                 at = inputs[" u"].detach().requires_grad_()
                 of, layout, fitted = annealer.coordinates, annealer.layout, annealer.fitted

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae._html import table
+from pyrovae._html import Told
 from pyrovae.batching.memory import halving
 from pyrovae.criticism.ais import annealer_of, check_options, log_mean, over_rows, weigh
 from pyrovae.criticism.annealing import Annealer, Start, shared_sites
@@ -25,8 +25,8 @@ from pyrovae.pair.program import Pair
 from pyrovae.pair.simulated import observed_arguments
 
 
-@dataclass(frozen=True)
-class BDMC:
+@dataclass(frozen=True, repr=False)
+class BDMC(Told):
     """Bounds of log p(x) of N simulated rows from both sides. All tensors are `(N,)` float64, on the CPU.
 
     Attributes:
@@ -67,9 +67,9 @@ class BDMC:
         means = {"lower": self.lower, "upper": self.upper, "gap": self.gap}
         return {**{name: values.mean().item() for name, values in means.items()}, "gap_se": over_rows(self.gap)}
 
-    def _repr_html_(self) -> str:
+    def _told(self) -> tuple[Any, ...]:
         title = f"log p(x) of {len(self.lower)} simulated rows from both sides; nats per row"
-        return table(title, ("mean over rows", "value"), self.summary().items())
+        return (title, ("mean over rows", "value"), self.summary().items())
 
 
 @halving

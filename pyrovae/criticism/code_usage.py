@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae._html import table
+from pyrovae._html import Told
 from pyrovae.batching.chunks import chunks
 from pyrovae.batching.memory import halving
 from pyrovae.errors import PairError
@@ -17,8 +17,8 @@ from pyrovae.objectives.codes import numbered, perplexity
 from pyrovae.objectives.terms import terms
 
 
-@dataclass(frozen=True)
-class CodeUsage:
+@dataclass(frozen=True, repr=False)
+class CodeUsage(Told):
     """How often each code is the guide's choice, over the rows and the places of the grid.
 
     Attributes:
@@ -47,12 +47,12 @@ class CodeUsage:
         """`exp(-sum_k f_k log f_k)` of the frequencies f of each level, `(Q,)`: K where all codes are used equally."""
         return perplexity(self.counts)
 
-    def _repr_html_(self) -> str:
+    def _told(self) -> tuple[Any, ...]:
         rows = [
             (level, f"{perplexity:.1f}", used, self.num_codes)
             for level, (perplexity, used) in enumerate(zip(self.perplexity.tolist(), self.used.tolist()), 1)
         ]
-        return table("Use of codes", ("level", "perplexity", "codes in use", "codes"), rows)
+        return ("Use of codes", ("level", "perplexity", "codes in use", "codes"), rows)
 
 
 @halving

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae._html import table
+from pyrovae._html import Told
 from pyrovae.batching.checks import check_rows
 from pyrovae.batching.memory import halving
 from pyrovae.criticism.ais import annealer_of, check_options, of_mean, over_rows
@@ -26,8 +26,8 @@ LEAST_STEPS = 4  # of a chain, for each half of the draws
 JITTER = 1e-6  # of the mean variance, added to every variance, so that a covariance of few draws has an inverse
 
 
-@dataclass(frozen=True)
-class Harmonic:
+@dataclass(frozen=True, repr=False)
+class Harmonic(Told):
     """Estimates of log p(x) of N rows from draws of their posteriors. All tensors are `(N,)` float64, on the CPU.
 
     Attributes:
@@ -62,9 +62,9 @@ class Harmonic:
             "acceptance": self.acceptance.mean().item(),
         }
 
-    def _repr_html_(self) -> str:
+    def _told(self) -> tuple[Any, ...]:
         title = f"Harmonic estimates of {len(self.log_likelihood)} rows, {self.num_samples} draws each; nats per row"
-        return table(title, ("mean over rows", "value"), self.summary().items())
+        return (title, ("mean over rows", "value"), self.summary().items())
 
 
 @halving

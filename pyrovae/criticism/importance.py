@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae._html import table
+from pyrovae._html import Told
 from pyrovae.batching.checks import check_rows
 from pyrovae.batching.memory import halving
 from pyrovae.criticism.proposals import check_proposal, usable
@@ -33,8 +33,8 @@ WEIGHT_ELEMENTS = 2**24
 TRACE_FROM = 100
 
 
-@dataclass(frozen=True)
-class Importance:
+@dataclass(frozen=True, repr=False)
+class Importance(Told):
     """Estimates for N rows by importance sampling, with weights `w_k = p(x, z_k) / r(z_k | x)` of K draws from a proposal r.
 
     A site y that is enumerated has no draws: the weights sum over it, `w_k = sum_y p(x, y, z_k) / r(z_k | x)`.
@@ -100,9 +100,9 @@ class Importance:
             "undefined_rows": len(self.log_likelihood) - len(log_p),
         }
 
-    def _repr_html_(self) -> str:
+    def _told(self) -> tuple[Any, ...]:
         title = f"Importance sampling of {len(self.elbo)} rows, {self.num_samples} draws each; nats per row"
-        return table(title, ("mean over rows", "value"), self.summary().items())
+        return (title, ("mean over rows", "value"), self.summary().items())
 
 
 @halving

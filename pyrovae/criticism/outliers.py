@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae._html import table
+from pyrovae._html import Told
 from pyrovae.criticism.ais import over_rows
 from pyrovae.criticism.importance import silently
 from pyrovae.criticism.refine import refine
@@ -20,8 +20,8 @@ from pyrovae.fitted.fitted import Fit, seeded
 METHODS = ("log_likelihood", "regret", "typicality", "ratio")
 
 
-@dataclass(frozen=True)
-class Anomaly:
+@dataclass(frozen=True, repr=False)
+class Anomaly(Told):
     """How strange each of N rows is, from `pv.anomaly_score`. Tensors are `(N,)` float64, on the CPU.
 
     Attributes:
@@ -52,12 +52,10 @@ class Anomaly:
         ranks[self.score.argsort(descending=True, stable=True)] = torch.arange(1, len(self.score) + 1)
         return ranks
 
-    def _repr_html_(self) -> str:
+    def _told(self) -> tuple[Any, ...]:
         worst = self.score.argsort(descending=True)[:10].tolist()
         rows = [(i, f"{self.score[i]:.2f}", f"{self.error[i]:.2f}", f"{self.k_hat[i]:.2f}") for i in worst]
-        return table(
-            f"The strangest of {len(self.score)} rows by {self.method}", ("row", "score", "error", "k-hat"), rows
-        )
+        return (f"The strangest of {len(self.score)} rows by {self.method}", ("row", "score", "error", "k-hat"), rows)
 
 
 def anomaly_score(

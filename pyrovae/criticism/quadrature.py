@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae._html import table
+from pyrovae._html import Told
 from pyrovae.batching.checks import check_rows
 from pyrovae.batching.chunks import chunks
 from pyrovae.batching.memory import halving
@@ -32,8 +32,8 @@ MOST_ROUNDS = 24
 MOST_VALUES = 2**23  # log-densities of a block of rows
 
 
-@dataclass(frozen=True)
-class Quadrature:
+@dataclass(frozen=True, repr=False)
+class Quadrature(Told):
     """log p(x) of N rows by numerical integration. All tensors are `(N,)` float64, on the CPU.
 
     Attributes:
@@ -56,9 +56,9 @@ class Quadrature:
         """The mean of `log_likelihood` over the rows, and the largest `error`."""
         return {"log_likelihood": self.log_likelihood.mean().item(), "largest_error": self.error.max().item()}
 
-    def _repr_html_(self) -> str:
+    def _told(self) -> tuple[Any, ...]:
         title = f"Quadrature of {len(self.error)} rows, {self.num_points} points a side; nats per row"
-        return table(title, ("over rows", "value"), self.summary().items())
+        return (title, ("over rows", "value"), self.summary().items())
 
 
 @halving

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae._html import table
+from pyrovae._html import Told
 from pyrovae.batching.checks import check_rows
 from pyrovae.batching.memory import halving
 from pyrovae.criticism.ais import log_mean, of_mean, over_rows
@@ -30,8 +30,8 @@ from pyrovae.pair.layout import Layout
 from pyrovae.pair.parameters import fork_rng
 
 
-@dataclass(frozen=True)
-class Refinement:
+@dataclass(frozen=True, repr=False)
+class Refinement(Told):
     """The guide of N rows beside a q that was fitted to each row by itself. Tensors are `(N,)` float64, on the CPU, in nats.
 
     Attributes:
@@ -104,9 +104,9 @@ class Refinement:
             found |= {name: gap.mean().item(), f"{name}_se": over_rows(gap), f"{name}_monte_carlo_se": of_mean(error)}
         return found
 
-    def _repr_html_(self) -> str:
+    def _told(self) -> tuple[Any, ...]:
         title = f"The guide of {len(self.elbo)} rows and a q refined for each, {self.num_samples} draws; nats per row"
-        return table(title, ("mean over rows", "value"), self.summary().items())
+        return (title, ("mean over rows", "value"), self.summary().items())
 
 
 @halving

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,6 +48,12 @@ def stacking_weights(log_p: Any) -> Tensor:
     found = as_tensor("log_p", given, torch.float64)
     if found.dim() != 2 or not found.numel():
         raise ShapeError(f"stacking_weights takes log p(x) of shape (models, rows), got {tuple(found.shape)}.")
+    if len(found) > found.shape[1] > 1:
+        warnings.warn(
+            f"stacking_weights takes log p(x) of shape (models, rows), and got {tuple(found.shape)}: more models than rows. "
+            "If that is the wrong way round, give log_p.T.",
+            stacklevel=2,
+        )
     values = found.detach().double().cpu()
     if bool(torch.isnan(values).any()) or bool(torch.isinf(values.amax(0)).any()):
         raise DataError(

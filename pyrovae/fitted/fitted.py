@@ -111,7 +111,8 @@ class Fit:
     def __repr__(self) -> str:
         last = f", ELBO {self.history[-1]['elbo']:.2f} nats per row" if self.history else ""
         sites = ", ".join(site.name for site in self.layout.sites)
-        return f"Fit({type(self.pair).__name__} of {sites}: {len(self.history)} epochs{last})"
+        epochs = "1 epoch" if len(self.history) == 1 else f"{len(self.history)} epochs"
+        return f"Fit({type(self.pair).__name__} of {sites}: {epochs}{last})"
 
     def _repr_html_(self) -> str:
         last = self.history[-1] if self.history else {}
@@ -202,9 +203,10 @@ class Fit:
         for name, value in batch.items():
             shape, dtype = known.get(name, (tuple(value.shape[1:]), value.dtype))
             if tuple(value.shape[1:]) != shape or value.dtype != dtype:
+                one = f" For one row, give {name}[None]." if tuple(value.shape) == shape else ""
                 raise DataError(
                     f"{name!r} must have rows of shape {shape} and dtype {str(dtype)[6:]}, as in the fit, "
-                    f"got {tuple(value.shape[1:])} {str(value.dtype)[6:]}."
+                    f"got {tuple(value.shape[1:])} {str(value.dtype)[6:]}.{one}"
                 )
         device = self.device
         return {name: value.to(device) for name, value in batch.items()}

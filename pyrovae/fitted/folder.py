@@ -233,7 +233,7 @@ def load(
         >>> fitted = pv.fit(vae, x, epochs=1, batch_size=20, seed=0, progress=False)
         >>> loaded = pv.load(pv.save(fitted, "vae-of-digits"), device=fitted.device)
         >>> loaded
-        Fit(VAE of z, x: 1 epochs, ELBO ... nats per row)
+        Fit(VAE of z, x: 1 epoch, ELBO ... nats per row)
         >>> torch.equal(pv.encode(loaded, x), pv.encode(fitted, x))
         True
     """

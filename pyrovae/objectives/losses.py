@@ -144,6 +144,10 @@ def as_loss(loss: Any) -> Any:
         return Trace_ELBO(loss.num_particles, baseline=None)
     if type(loss) in (pyro.infer.TraceMeanField_ELBO, pyro.infer.JitTraceMeanField_ELBO):
         return Trace_ELBO(loss.num_particles, kl="analytic")
+    if isinstance(loss, type):
+        raise OptionError(
+            f"loss takes an object, and {loss.__name__} is a class: make one of it, {loss.__name__}(...)."
+        )
     if isinstance(loss, pyro.infer.ELBO) or not callable(loss):
         raise OptionError(
             f"loss={type(loss).__name__} is not supported; known: pv.Trace_ELBO, pv.IWELBO, pv.RWS, pv.WakeSleep, "

@@ -124,7 +124,9 @@ def as_dtype(name: str, given: Tensor, dtype: torch.dtype) -> Tensor:
     return found
 
 
-def _cure(dtype: np.dtype[Any]) -> str:
+def _cure(dtype: np.dtype[Any], of_table: bool = False) -> str:
+    if of_table and dtype.kind == "O":
+        return "pv.tables.infer(table).encode(table) makes numbers of a table, and pv.tables.vae a model of them."
     if dtype.names:
         return "Make its fields columns: numpy.lib.recfunctions.structured_to_unstructured(x)."
     if dtype.kind in "mM":
@@ -243,7 +245,9 @@ def _of_objects(name: str, array: Array, given: Any) -> tuple[Array, Array | Non
             raise DataError(
                 f"{name!r} must hold numbers, got {cell!r} ({type(cell).__name__})"
                 + (f" in row {where[0]}{column}. " if where else ". ")
-                + _cure(np.dtype("M8[s]" if isinstance(cell, (date, time, timedelta)) else object))
+                + _cure(
+                    np.dtype("M8[s]" if isinstance(cell, (date, time, timedelta)) else object), of_table=bool(column)
+                )
             )
     known = [cell for cell, gone in zip(cells, absent) if not gone]
     kind: Any = np.float64

@@ -64,7 +64,11 @@ def as_batch(
     missing = [name for name, p in wanted.items() if p.default is p.empty and name not in given]
     if (unknown or missing) and not transforms:
         problem = f"does not take {unknown}" if unknown else f"also needs {missing}"
-        raise DataError(f"The model takes ({', '.join(wanted)}); it {problem}. Pass a dict with these names as keys.")
+        needed = [name for name, p in wanted.items() if p.default is p.empty]
+        keys = ", ".join(f"{name!r}: ..." for name in needed) + ", ..." * (len(needed) < len(wanted))
+        raise DataError(
+            f"The model takes ({', '.join(wanted)}); it {problem}. Pass a dict whose keys are these names, {{{keys}}}."
+        )
     batch = {
         name: as_tensor(name, value, dtypes.get(name), codes=name in wanted and wanted[name].default is None)
         for name, value in given.items()

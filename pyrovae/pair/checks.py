@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from pyrovae.errors import PairError, PyrovaeError
+from pyrovae.pair.apart import depends_on_others, in_a_loop
 from pyrovae.pair.batch import Batch, as_batch, cast, group_rows, num_rows, take_group, take_rows
 from pyrovae.pair.casts import find_casts
 from pyrovae.pair.devices import cure_of_devices
 from pyrovae.pair.dtypes import cure_of_dtypes
 from pyrovae.pair.handlers import PARTICLE_PLATE, DetachDraws, SetValues
 from pyrovae.pair.layout import Layout, describe_run, union
+from pyrovae.pair.mistakes import in_words, unfit_parameters, where_it_failed
 from pyrovae.pair.parameters import default_dtype, dtype_of, evaluating, every_module, fork_rng, param_scope, trainable
 from pyrovae.pair.program import Pair, PairLike, run, sample_sites, unwritten_value
 
@@ -31,7 +33,8 @@ def check_pair(pair: PairLike, data: Any) -> Layout:
       has a density. Sites that are enumerated in the model are excepted.
     - The plate "data" has as many rows as the batch, and all other batch dimensions belong to plates, too.
     - All log-densities and gradients are finite. A parameter that gets no gradient is worth a warning.
-    - The pair also runs on fewer rows, and with all values of enumerated sites at once, and the log-densities are the same as
+    - The pair also runs on fewer rows, where rows have the log-densities that they have among all (if not, that is worth a
+      warning), and with all values of enumerated sites at once, and the log-densities are the same as
       when it runs on each value alone. A pair that does not run with several particles can be fitted, one particle at a time,
       and is worth a warning.
 
@@ -68,6 +71,21 @@ def check_pair(pair: PairLike, data: Any) -> Layout:
         for part in parts:
             check_fewer_rows(pair, part)
         check_gradients(pair, traces)
+        for part, trace in zip(parts, traces):
+            if looped := in_a_loop(trace):
+                warnings.warn(
+                    f"Site {looped!r} is in a loop, `for i in pyro.plate('data', ...)`, which makes a site of every row. It "
+                    "can be fitted, slowly, and no question about rows be asked. Write `with pyro.plate('data', len(x))` once, "
+                    "and sites that hold all rows of the batch along their first dimension.",
+                    stacklevel=2,
+                )
+            elif found := depends_on_others(pair, part, trace):
+                warnings.warn(
+                    f"{found}. Something is computed across rows, such as x.mean(0), or by an `if` on what the rows are, and "
+                    "log p(x) of a row is then not defined. Compute for each row alone: torch.where(...) in place of an `if`, "
+                    "statistics of the training rows in place of those of a batch.",
+                    stacklevel=2,
+                )
         for part, layout in zip(parts, layouts):
             try:
                 check_particles(pair, part, layout)
@@ -165,6 +183,7 @@ def check_gradients(pair: PairLike, runs: Sequence[tuple[Any, Any]]) -> None:
                 raise PairError(
                     f"Site {name!r} of the {side} has a log-density that is not finite in "
                     f"{int((~torch.isfinite(log_prob)).sum())} of {log_prob.numel()} places: {node['fn']}."
+                    f"{unfit_parameters(node['fn'])}"
                 )
             total = total.to(log_prob) + log_prob.sum()
     named = trainable(pair)
@@ -190,8 +209,8 @@ def check_gradients(pair: PairLike, runs: Sequence[tuple[Any, Any]]) -> None:
     if without:
         which = ", ".join(map(repr, without[:6])) + (", ..." if len(without) > 6 else "")
         warnings.warn(
-            f"No gradient reaches {which}, which will stay as it is. If it is to be trained, use it in the model or guide; "
-            "otherwise freeze it with .requires_grad_(False), or remove it.",
+            f"No gradient reaches {which}, which will stay as it is. If it is to be trained, use it in the model or guide, "
+            "and not under torch.no_grad() or before .detach(); otherwise freeze it with .requires_grad_(False), or remove it.",
             stacklevel=2,
         )
     sparse = [name for name, g in zip(named, gradients) if g is not None and g.layout is not torch.strided]
@@ -280,7 +299,8 @@ def check_particles(pair: PairLike, batch: Batch, layout: Layout, num_particles:
         ]
     except (RuntimeError, ValueError, IndexError) as error:
         raise PairError(
-            f"The pair does not run with a particle dimension to the left of its plates: {error} {_CURE}"
+            "The pair does not run with a particle dimension to the left of its plates: "
+            f"{in_words(error)}{where_it_failed(error)}. {_CURE}"
         ) from error
     names = [name for trace in together for name in sample_sites(trace)]
     # Sites that only the model has are drawn in the model, since nothing is enumerated here.
@@ -325,9 +345,9 @@ def _check_enumeration(pair: PairLike, batch: Batch, layout: Layout) -> None:
     except PyrovaeError:
         raise
     except (RuntimeError, ValueError, IndexError) as error:
-        what = (str(error).splitlines() or [""])[0]
         raise PairError(
-            f"The pair does not run with an enumerated dimension to the left of its plates: {what}. {_CURE}"
+            "The pair does not run with an enumerated dimension to the left of its plates: "
+            f"{in_words(error)}{where_it_failed(error)}. {_CURE}"
         ) from error
     dims = {node["infer"]["_enumerate_dim"] for node in nodes.values() if "_enumerate_dim" in node["infer"]}
     for last in (False, True):

@@ -27,7 +27,8 @@ from pyrovae.pair.handlers import (
     no_nameless_draws,
     same_memory,
 )
-from pyrovae.pair.parameters import dtype_of, evaluating, every_module, modules
+from pyrovae.pair.mistakes import cure_by_trying, cure_of_shapes, cure_of_weights, in_words, listed, where_it_failed
+from pyrovae.pair.parameters import dtype_of, evaluating, every_module, fork_rng, modules, param_scope
 from pyrovae.pair.program import (
     PairLike,
     arguments,
@@ -209,15 +210,15 @@ def describe_run(
 ) -> tuple[Layout, tuple[Any, Any]]:
     """The layout as `describe` finds it, and the (model trace, guide trace) of the run, which takes place inside `during`."""
     arguments(pair)
-    columns = [name for name, value in batch.items() if value.shape[1:] == (1,)]
     try:
         return _describe_run(pair, batch, during)
     except (PairError, ShapeError) as error:
-        if not columns or len(batch) == 1:
+        with fork_rng(), param_scope({}):
+            cure = cure_by_trying(batch, lambda other: _describe_run(pair, other, None))
+        if not cure:
             raise
-        raise PairError(
-            f"{error} Perhaps {columns[0]!r}, of shape (N, 1), is to be one number a row: give {columns[0]}.squeeze(1)."
-        ) from error
+        end = "" if str(error).endswith(".") else "."
+        raise PairError(f"{error}{end}{cure}") from error
 
 
 def _describe_run(
@@ -247,13 +248,14 @@ def _describe_run(
         raise
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, NotImplementedError) as error:
         came = ", ".join(f"{name}: {tuple(v.shape)} {str(v.dtype)[6:]}" for name, v in batch.items())
-        what = (str(error).splitlines() or [type(error).__name__])[0]  # without the table of all shapes that Pyro adds
-        if what.startswith("Shape mismatch inside plate"):
-            what += "; use .to_event(n) to declare that the dimensions of one row belong to one event"
+        what = in_words(error) + where_it_failed(error)  # without the table of all shapes that Pyro adds
+        what += cure_of_shapes(error, num_rows(batch), next(iter(batch.values())).shape[1:])
         gaps = [name for name, v in batch.items() if v.is_floating_point() and bool(v.isnan().any())]
         if "nan" in str(error) and gaps:
             what += f"; {' and '.join(map(repr, gaps))} has NaN, which this pair does not take: fill it in, or drop such rows"
+        dtypes = {p.dtype for module in modules(pair).values() for p in module.parameters()}
         cure = cure_of_devices(error, device) or cure_of_dtypes(error, batch, dtype_of(pair))
+        cure = cure or cure_of_weights(error, dtypes)
         raise PairError(f"Running the pair on a batch ({came}) failed: {what}{cure}") from error
     if before.keys() - _module_parameters(pair).keys():
         raise PairError(
@@ -333,7 +335,7 @@ def _check_sites(model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any],
     for name, node in guide_sites.items():
         if name not in model_sites and not node["infer"].get("is_auxiliary"):
             raise PairError(
-                f"The guide draws {name!r}, which the model does not have (its sites are {sorted(model_sites)}). "
+                f"The guide draws {name!r}, which the model does not have (its sites are {listed(sorted(model_sites))}). "
                 "Use the same name in both, or mark the guide's site infer={'is_auxiliary': True}."
             )
         if name in model_sites and model_sites[name]["is_observed"]:
@@ -344,7 +346,7 @@ def _check_sites(model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any],
         enumerated = node["infer"].get("enumerate") is not None
         if not node["is_observed"] and name not in guide_sites and not enumerated:
             raise PairError(
-                f"The model draws {name!r}, and the guide does not (its sites are {sorted(guide_sites)}). "
+                f"The model draws {name!r}, and the guide does not (its sites are {listed(sorted(guide_sites))}). "
                 "Draw it in the guide, observe it, or, if it is discrete, mark it infer={'enumerate': 'parallel'}."
             )
         if name in guide_sites:
@@ -362,12 +364,39 @@ def _check_sites(model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any],
                     "it needs one value per row in both, or one value for all rows in both."
                 )
     if not any(is_local(node) for node in model_sites.values()):
+        frames = [f for node in model_sites.values() for f in node["cond_indep_stack"]]
+        if other := next((f.name for f in frames if f.vectorized and f.dim == -1 and f.size == rows), None):
+            raise PairError(
+                f"The plate over the rows is to be named 'data': it is {other!r} here. Rename it in both programs."
+            )
         raise PairError(
             "No site of the model is in the plate 'data': put the sites that each row has of its own inside "
-            f"`with pyro.plate('data', len(x)):` (the sites are {sorted(model_sites)})."
+            f"`with pyro.plate('data', len(x)):` (the sites are {listed(sorted(model_sites))}). That is one site for all rows, "
+            "and no loop over them."
         )
+    _check_sizes(model_sites, guide_sites)
     for name, node in [*guide_sites.items(), *model_sites.items()]:
         _check_shape(name, node, rows)
+
+
+def _check_sizes(model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any]) -> None:
+    """Raise PairError if the plate "data" has several sizes, of which some terms would count more often than others.
+
+    Pyro takes the rows of the guide's plate for a subsample of a larger one in the model, and scales only the model's terms.
+    """
+    sizes = {
+        (f.full_size or f.size): side
+        for side, sites in (("guide", guide_sites), ("model", model_sites))
+        for node in sites.values()
+        for f in node["cond_indep_stack"]
+        if f.name == DATA_PLATE and f.vectorized
+    }
+    if len(sizes) > 1:
+        found = " and ".join(f"{size} in the {side}" for size, side in sizes.items())
+        raise PairError(
+            f"The plate 'data' has size {found}, so that their terms would count differently often: write "
+            "`pyro.plate('data', len(x))` in both, where x is an argument. A fit scales minibatches itself."
+        )
 
 
 def _check_shape(name: str, node: Any, rows: int) -> None:

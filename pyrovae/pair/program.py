@@ -110,6 +110,8 @@ def arguments(pair: PairLike) -> dict[str, inspect.Parameter]:
         PairError: `model` or `guide` is missing, their arguments differ, or the model takes none. A guide with `**kwargs`
             may leave arguments out.
     """
+    if isinstance(pair, type):
+        raise PairError(f"A pair is an object, and {pair.__name__} is a class: make one of it, {pair.__name__}(...).")
     for side in ("model", "guide"):
         if not callable(getattr(pair, side, None)):
             raise PairError(

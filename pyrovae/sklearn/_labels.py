@@ -188,7 +188,10 @@ def class_codes(estimator: Any, y: Any, rows: Array) -> tuple[Array, Array]:
         if not known.all() and known.any() and bool((labels[known] == 1).all()):
             known[:] = True  # the usual numbers of two classes
     if gaps.any():
-        raise DataError(f"Input y contains NaN, None or empty texts in {gaps.sum()} rows: -1 is what means unlabelled.")
+        raise DataError(
+            f"Input y contains NaN, None or empty texts in {gaps.sum()} rows. If these are unlabelled, write -1, also among "
+            'texts, as by y.fillna("-1") of a Series.'
+        )
     found = labels[known]
     if not len(found):
         raise DataError("All rows are unlabelled (-1): label some of at least two classes.")

@@ -10,6 +10,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.poutine.messenger import Messenger
 from support.comparisons import BOUND
 from support.pairs import linear_gaussian, unfitted
 from torch import Tensor
@@ -235,10 +236,21 @@ def predictive(x: Tensor) -> Tensor:
     return dist.Normal(1.0, math.sqrt(1 + 0.25 + 0.36)).log_prob(x[:, 0])
 
 
-def test_each_chain_has_a_draw_of_its_own_of_a_global_site() -> None:
+def renamed(program: Callable[[Tensor], Any], name: str) -> Callable[[Tensor], Any]:
+    """The program with its site b under another name."""
+
+    class Rename(Messenger):  # type: ignore[misc]
+        def _pyro_sample(self, msg: Any) -> None:
+            msg["name"] = name if msg["name"] == "b" else msg["name"]
+
+    return Rename()(program)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", ["b", "u", "mean", "sd"])  # what chains call their own inputs, too
+def test_each_chain_has_a_draw_of_its_own_of_a_global_site(name: str) -> None:
     """8 rows: false alarms 6e-5."""
     x = torch.randn(N, 1, dtype=torch.float64) + 1
-    fitted = eager(pv.Pair(model_with_bias, guide_with_bias), x)
+    fitted = eager(pv.Pair(renamed(model_with_bias, name), renamed(guide_with_bias, name)), x)
     found = pv.ais(fitted, x, num_temperatures=20, num_chains=300, num_leapfrog=2, seed=6)
     assert ((found.log_likelihood - predictive(x)).abs() < BOUND * found.standard_error).all()
 

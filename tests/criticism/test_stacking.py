@@ -47,3 +47,9 @@ def test_what_has_no_weights_is_refused() -> None:
         stacking_weights(torch.tensor([[0.0, torch.nan]]))
     with pytest.raises(pv.DataError, match="possible"):
         stacking_weights(torch.tensor([[0.0, -torch.inf], [0.0, -torch.inf]]))
+
+
+def test_more_models_than_rows_are_asked_about() -> None:
+    log_p = torch.tensor([[-1.0, -1.0, -4.0], [-4.0, -2.0, -1.0]])
+    with pytest.warns(UserWarning, match=r"got \(3, 2\): more models than rows.*log_p.T"):
+        stacking_weights(log_p.T)

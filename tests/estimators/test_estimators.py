@@ -414,7 +414,7 @@ def test_constant_and_empty_columns_do_no_harm(X: np.ndarray) -> None:
         ([0.5, 1.5] * 30, "Unknown label type"),
         ([0, np.nan] * 30, "NaN"),
         (["a", None] * 30, "NaN"),
-        (["a", "b", ""] * 20, "empty texts in 20 rows: -1 is what means unlabelled"),
+        (["a", "b", ""] * 20, "empty texts in 20 rows. If these are unlabelled, write -1"),
         (["a", "b", " "] * 20, "empty texts in 20 rows"),
         ([0, 1], "inconsistent numbers of samples"),
         (None, "requires y"),

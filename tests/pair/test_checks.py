@@ -127,7 +127,7 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[..., Any], Tensor, str]] = {
     "guide observes": (good_model, guide_observes, X, "guide observes site 'z'"),
     "no plate": (model_no_plate, guide_global, X, "No site of the model is in the plate 'data'"),
     "rows of another batch": (model_other_rows, guide_five_rows, torch.zeros(7, 4), "'data'.* size 5, the batch has 7"),
-    "no to_event": (model_no_event, good_guide, X, r"site x dim -1, 5 vs 4; .*\.to_event"),
+    "no to_event": (model_no_event, good_guide, X, r"site x dim -1, 5 vs 4 .*; .*\.to_event"),
     "wrong event": (model_wrong_event, good_guide, X, r"'x' observes rows of shape \(4,\).*\(3,\)"),
 }
 

@@ -83,7 +83,8 @@ Source = Annotated[str, typer.Argument(help="Data, as for `fit`.", show_default=
 FitSource = Annotated[
     str | None,
     typer.Argument(
-        help="digits, sprites, mnist, fashion-mnist, a .csv, .npz or .npy file, or a folder of images.",
+        help="digits, sprites, mnist, fashion-mnist, a table (.csv, .tsv, .parquet, .xlsx), an .npz or .npy file, or a folder "
+        "of images.",
         show_default=False,
     ),
 ]
@@ -273,7 +274,7 @@ GivenRows = Annotated[
 ]
 DrawSeed = Annotated[int, typer.Option("--seed", help="Seed of the draws.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the file that is there.")]
-ForceRun = Annotated[bool, typer.Option("--force", help="Replace the run in the folder.")]
+ForceRun = Annotated[bool, typer.Option("--force", help="Replace the run in the folder of --out.")]
 ForceTable = Annotated[bool, typer.Option("--force", help="Replace the file at --out, whatever it is.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start anew in the run folder, whatever is in it.")]
 Resume = Annotated[Path | None, typer.Option(help="Go on with the unfinished run in this folder.")]
