@@ -87,7 +87,7 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
     batch_size = options.batch_size or usual
     steps = 9000 if table is not None and num_rows >= ENOUGH_FOR_MORE_STEPS else 3000
     epochs = options.epochs or max(20, min(500 if table is None else 1000, math.ceil(steps * batch_size / num_rows)))
-    dropout = _dropout(options, model, table, num_rows)
+    dropout = _dropout(options, model, table, num_rows, dataset.x[0].numel())
     patience = options.patience
     if patience is None and table is not None and num_rows < ENOUGH_FOR_MORE_STEPS and _may_stop_early(options):
         patience = max(LEAST_PATIENCE, math.ceil(epochs / 4))
@@ -121,7 +121,8 @@ LATENT = 10  # dimensions where nothing else is said
 ENOUGH_FOR_A_FLOW = 300  # training rows of a table, from which on a flow in the prior gains more than it overfits
 ENOUGH_FOR_MORE_STEPS = 2000  # training rows of a table; two tables of some 5,000 rows gained 0.1 and 0.4 nats a row
 DROPOUT = 0.2  # share of hidden units left out, where few rows would be learned by heart
-ENOUGH_WITHOUT_DROPOUT = 10_000  # training rows, from which on dropout costs more than it saves
+# training rows, and those for each number of a row, from which on dropout costs more than it saves; benchmarks/dropout.py
+ENOUGH_WITHOUT_DROPOUT, ENOUGH_A_NUMBER = 2500, 8
 LEAST_PATIENCE = 50  # epochs of a small table without a better validation ELBO, after which a fit may stop
 MOST_COLUMNS = 64  # of a table whose model starts as a mixture of its numbers
 COUNTED = 20  # columns of whole numbers, from which on they are counts of one kind, such as words or genes
@@ -134,12 +135,12 @@ def _may_stop_early(options: Options) -> bool:
     return options.epochs is None and keeps_best and bool(options.validation_fraction) and not warms_up
 
 
-def _dropout(options: Options, model: Model, table: Schema | None, num_rows: int) -> float:
+def _dropout(options: Options, model: Model, table: Schema | None, num_rows: int, width: int) -> float | None:
     """The share of hidden units left out, by default of a VAE's perceptrons of few rows. OptionError where it has no place."""
     own = table is not None and options.guide == "full" and options.prior != "vamp" and options.net == "mlp"
     if options.dropout is None:
-        few = options.model == "vae" and options.net == "mlp" and num_rows < ENOUGH_WITHOUT_DROPOUT
-        return DROPOUT if few and table is None else 0.0
+        few = num_rows < min(ENOUGH_WITHOUT_DROPOUT, ENOUGH_A_NUMBER * width)
+        return DROPOUT if few and table is None and options.model == "vae" and options.net == "mlp" else 0.0
     if options.dropout and options.norm != "none":
         raise OptionError("--dropout does not go with --norm: leave out one of the two.")
     if options.dropout and own and options.model in ("vae", "cvae"):

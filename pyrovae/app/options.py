@@ -188,8 +188,8 @@ class Options:
     )
     dropout: float | None = option(
         None,
-        "Share of hidden units left out at random in training, for {models}; by default 0.2 for perceptrons of vae with fewer "
-        "than 10000 training rows that are no table, else 0.",
+        "Share of hidden units left out at random in training, for {models}; by default 0.2 for perceptrons of vae where "
+        "training rows are fewer than 2500 and than eight for each number of a row, but not for tables; else 0.",
         check=Check(lambda value: 0 <= value < 1, "is a share from 0 to below 1"),
         commands=("fit", "sweep"),
         by_model=True,

@@ -11,7 +11,7 @@ from support.command import Command
 from torch import nn
 
 import pyrovae as pv
-from pyrovae.app.decide import DROPOUT, ENOUGH_WITHOUT_DROPOUT, decide
+from pyrovae.app.decide import DROPOUT, decide
 from pyrovae.app.models import MODELS, build
 from pyrovae.app.options import Options
 from pyrovae.data.load import read
@@ -33,12 +33,12 @@ def layers(pair: Any) -> list[float]:
 @pytest.mark.parametrize(
     ("given", "num_rows", "wanted"),
     [
-        ({}, ENOUGH_WITHOUT_DROPOUT - 1, DROPOUT),
-        ({}, ENOUGH_WITHOUT_DROPOUT, 0.0),
+        ({}, 8 * 64 - 1, DROPOUT),
+        ({}, 8 * 64, 0.0),
         ({"net": "conv"}, 42, 0.0),
         ({"model": "gmvae"}, 42, 0.0),
         ({"dropout": 0.0}, 42, 0.0),
-        ({"dropout": 0.4}, ENOUGH_WITHOUT_DROPOUT, 0.4),
+        ({"dropout": 0.4}, 60_000, 0.4),
         ({"dropout": 0.4, "net": "conv"}, 42, 0.4),
         ({"dropout": 0.4, "model": "gmvae"}, 42, 0.4),
     ],
@@ -52,6 +52,12 @@ def test_few_rows_have_dropout_and_whoever_asks_for_it(
     train = torch.zeros(4, *((8, 8) if options.net == "conv" else (64,)))
     found = layers(build(options, train, 3))
     assert found == [wanted] * len(found) and bool(found) == bool(wanted)
+
+
+@pytest.mark.parametrize(("num_rows", "wanted"), [(2399, DROPOUT), (2400, 0.0)])
+def test_wider_rows_may_be_more(num_rows: int, wanted: float, tmp_path: Path) -> None:
+    np.save(tmp_path / "wide.npy", np.eye(300))
+    assert decide(Options.of("fit"), read(str(tmp_path / "wide.npy")), num_rows).dropout == wanted
 
 
 @pytest.mark.parametrize("model", [name for name, model in MODELS.items() if "dropout" in model.takes])
