@@ -80,6 +80,16 @@ def cure_of_another(path: Path) -> str:
     return "" if usual is not None and cure == _FIRST[usual] else cure
 
 
+def cure_of_letters(path: Path, error: Exception) -> str:
+    """How a text is converted whose letters are in another encoding; "" for other errors, and for bytes that are no text."""
+    if not isinstance(error, UnicodeDecodeError) or min(error.object) < ord("\t"):
+        return ""
+    return (
+        "Its letters are in another encoding: Excel on Windows often writes Windows-1252. Save it there as CSV UTF-8, or "
+        f"convert it: iconv -f WINDOWS-1252 -t UTF-8 {shlex.quote(path.name)} > rows.csv."
+    )
+
+
 def cure_of_content(path: Path) -> str:
     """What a file is by its first bytes, where its ending says something else; "" where they say nothing."""
     try:

@@ -87,6 +87,7 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
     batch_size = options.batch_size or usual
     steps = 9000 if table is not None and num_rows >= ENOUGH_FOR_MORE_STEPS else 3000
     epochs = options.epochs or max(20, min(500 if table is None else 1000, math.ceil(steps * batch_size / num_rows)))
+    dropout = _dropout(options, model, table, num_rows, dataset.x[0].numel())
     patience = options.patience
     if patience is None and table is not None and num_rows < ENOUGH_FOR_MORE_STEPS and _may_stop_early(options):
         patience = max(LEAST_PATIENCE, math.ceil(epochs / 4))
@@ -107,6 +108,7 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
         likelihood=_absolute(likelihood),
         guide=None if model.images or model.own_guide else _absolute(guide),
         total_count=total_count,
+        dropout=dropout,
         batch_size=batch_size,
         epochs=epochs,
         patience=patience,
@@ -118,6 +120,9 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
 LATENT = 10  # dimensions where nothing else is said
 ENOUGH_FOR_A_FLOW = 300  # training rows of a table, from which on a flow in the prior gains more than it overfits
 ENOUGH_FOR_MORE_STEPS = 2000  # training rows of a table; two tables of some 5,000 rows gained 0.1 and 0.4 nats a row
+DROPOUT = 0.2  # share of hidden units left out, where few rows would be learned by heart
+# training rows, and those for each number of a row, from which on dropout costs more than it saves; benchmarks/dropout.py
+ENOUGH_WITHOUT_DROPOUT, ENOUGH_A_NUMBER = 2500, 8
 LEAST_PATIENCE = 50  # epochs of a small table without a better validation ELBO, after which a fit may stop
 MOST_COLUMNS = 64  # of a table whose model starts as a mixture of its numbers
 COUNTED = 20  # columns of whole numbers, from which on they are counts of one kind, such as words or genes
@@ -128,6 +133,22 @@ def _may_stop_early(options: Options) -> bool:
     warms_up = options.kl_warmup or options.kl_cycles or options.lagging
     keeps_best = options.keep is None and MODELS[options.model].labels != "y"
     return options.epochs is None and keeps_best and bool(options.validation_fraction) and not warms_up
+
+
+def _dropout(options: Options, model: Model, table: Schema | None, num_rows: int, width: int) -> float | None:
+    """The share of hidden units left out, by default of a VAE's perceptrons of few rows. OptionError where it has no place."""
+    own = table is not None and options.guide == "full" and options.prior != "vamp" and options.net == "mlp"
+    if options.dropout is None:
+        few = num_rows < min(ENOUGH_WITHOUT_DROPOUT, ENOUGH_A_NUMBER * width)
+        return DROPOUT if few and table is None and options.model == "vae" and options.net == "mlp" else 0.0
+    if options.dropout and options.norm != "none":
+        raise OptionError("--dropout does not go with --norm: leave out one of the two.")
+    if options.dropout and own and options.model in ("vae", "cvae"):
+        raise OptionError(
+            "--dropout does not go with the networks of a table, which start as copies of its columns: leave it out. Fewer "
+            "--epochs or a smaller --hidden hold back a fit that overfits."
+        )
+    return options.dropout
 
 
 def check_names(options: Options) -> None:
@@ -224,7 +245,7 @@ def _check_model(model: Model, options: Options, dataset: Dataset) -> None:
     """OptionError for options that the model does not take, and for data that lack what it needs."""
     for option in OPTIONS.values():
         value = getattr(options, option.name)
-        usual = "normal" if option.name == "prior" else option.default  # what a run records, also of a model without it
+        usual = "normal" if option.name == "prior" else option.before  # what a run records, also of a model without it
         if option.by_model and option.name not in model.takes and value not in (option.default, usual):
             those = ", ".join(models_taking(option.name))
             raise OptionError(f"{option.flag} {value} does not go with --model {options.model}; it is for {those}.")

@@ -235,25 +235,25 @@ def _categorical(of: Pieces) -> models.CategoricalVAE:
 
 
 MODELS: dict[str, Model] = {
-    "vae": Model(_vae, "p(z) p(x|z)", takes=("prior", "net")),
-    "cvae": Model(_cvae, "p(z|c) p(x|z,c): conditional on the class c", labels=CONDITION),
+    "vae": Model(_vae, "p(z) p(x|z)", takes=("prior", "net", "dropout")),
+    "cvae": Model(_cvae, "p(z|c) p(x|z,c): conditional on the class c", labels=CONDITION, takes=("dropout",)),
     "m2": Model(
         _m2,
         "p(y) p(z) p(x|z,y): semi-supervised, labels may be missing",
         labels="y",
-        takes=("prior", "labelled", "norm"),
+        takes=("prior", "labelled", "norm", "dropout"),
     ),
     "labels": Model(
         _labels,
         "p(y1) ... p(yL) p(z) p(x|z,y1,...,yL): m2 with several columns of labels, each known of some rows",
         several=True,
-        takes=("prior", "norm"),
+        takes=("prior", "norm", "dropout"),
     ),
     "m1m2": Model(
         _m1m2,
         "p(y) p(z2) p(z1|z2,y) p(x|z1): M2 on top of a latent z1",
         labels="y",
-        takes=("prior", "labelled", "stages"),
+        takes=("prior", "labelled", "stages", "dropout"),
         code="z1",
         first_stage=_m1,
     ),
@@ -261,21 +261,23 @@ MODELS: dict[str, Model] = {
         _adgm,
         "M2 with an auxiliary variable for a more flexible guide",
         labels="y",
-        takes=("prior", "labelled", "norm"),
+        takes=("prior", "labelled", "norm", "dropout"),
     ),
     "sdgm": Model(
         _sdgm,
         "p(y) p(z) p(a|z,y) p(x|a,z,y): M2 with a second layer of latent variables",
         labels="y",
-        takes=("prior", "labelled", "norm"),
+        takes=("prior", "labelled", "norm", "dropout"),
     ),
-    "gmvae": Model(_gmvae, "p(y) p(z|y) p(x|z): clusters, with q(y|x) q(z|x,y)", takes=("clusters",)),
-    "vade": Model(_vade, "gmvae with q(z|x), the cluster summed out in the model", takes=("clusters",)),
-    "jointvae": Model(_jointvae, "p(y) p(z) p(x|z,y): a discrete and a continuous code", takes=("prior", "clusters")),
+    "gmvae": Model(_gmvae, "p(y) p(z|y) p(x|z): clusters, with q(y|x) q(z|x,y)", takes=("clusters", "dropout")),
+    "vade": Model(_vade, "gmvae with q(z|x), the cluster summed out in the model", takes=("clusters", "dropout")),
+    "jointvae": Model(
+        _jointvae, "p(y) p(z) p(x|z,y): a discrete and a continuous code", takes=("prior", "clusters", "dropout")
+    ),
     "hierarchical": Model(
         _hierarchical,
         "p(z2) p(z1|z2) p(x|z1), or deeper, inferred from the bottom up",
-        takes=("prior", "levels"),
+        takes=("prior", "levels", "dropout"),
         code="z1",
     ),
     "ladder": Model(_ladder, "hierarchical, inferred from the top down", takes=("prior", "levels"), code="z1"),
@@ -295,7 +297,7 @@ MODELS: dict[str, Model] = {
     "categorical": Model(
         _categorical,
         "p(z) p(x|z), z codes of categories",
-        takes=("categories", "estimator", "net"),
+        takes=("categories", "estimator", "net", "dropout"),
         own_guide=True,
     ),
 }

@@ -186,6 +186,17 @@ class Options:
         defaults={"label": (200,)},
         helps={"label": "Width of the hidden layer."},
     )
+    dropout: float | None = option(
+        None,
+        "Share of hidden units left out at random in training, for {models}; by default 0.2 for perceptrons of vae where "
+        "training rows are fewer than 2500 and than eight for each number of a row, but not for tables; else 0.",
+        check=Check(lambda value: 0 <= value < 1, "is a share from 0 to below 1"),
+        commands=("fit", "sweep"),
+        by_model=True,
+        later=True,
+        before=0.0,
+        defaults={"label": 0.5},
+    )
     epochs: int | None = option(
         None,
         "Passes over the training rows; by default about 3,000 steps, in 20 to 500 epochs; for tables up to 9,000 steps, in "
@@ -308,9 +319,6 @@ class Options:
     )
     labelled_batch_size: int = option(
         40, "Labelled rows per step.", check=at_least(1), commands=(), defaults={"label": 40}
-    )
-    dropout: float = option(
-        0.5, "Fraction of the classifier's hidden units left out.", commands=(), defaults={"label": 0.5}
     )
     alpha: float | None = option(
         None, "Weight of the classifier's own loss, see `SSVAE`.", commands=(), defaults={"label": None}

@@ -73,6 +73,8 @@ class Pieces:
         self.hidden: dict[str, Any] = {"hidden": self.widths} if len(shape) == 1 else {}
         if options.norm != "none":
             self.hidden["activation"] = NORMS[options.norm].build()
+        elif options.dropout:
+            self.hidden["activation"] = nets.ReLUDropout(options.dropout)
         self.schema = schema
         self.seen: families.Features | None = None
         self.sizes: tuple[int, ...] = ()  # the numbers of classes of several labels

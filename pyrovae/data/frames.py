@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyrovae._foreign import cure_of_another, cure_of_content
+from pyrovae._foreign import cure_of_another, cure_of_content, cure_of_letters
 from pyrovae._lazily import Lazily
 from pyrovae.data.cells import COLUMNS_LOOKED_AT, Form, find_form, refuse_wide
 from pyrovae.errors import DataError, OptionError, PyrovaeError
@@ -172,7 +172,7 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError, csv.Error) as error:
-        cure = cure_of_content(path) or "Give rows of equal length, in UTF-8."
+        cure = cure_of_content(path) or cure_of_letters(path, error) or "Give rows of equal length, in UTF-8."
         raise DataError(f"{path} is not a table ({' '.join(str(error).split())}). {cure}") from error
     except OverflowError as error:  # some versions of pandas
         raise DataError(

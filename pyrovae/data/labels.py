@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pyrovae._foreign import cure_of, cure_of_another
+from pyrovae._foreign import cure_of, cure_of_another, cure_of_letters
 from pyrovae._near import absent, expanded, near_names
 from pyrovae.errors import DataError, OptionError
 
@@ -71,7 +71,7 @@ def read_labels(path: str | Path) -> dict[str, str]:
     try:
         rows = read_lines(path)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        cure = cure_of(path) or cure_of_another(path) or "Give a CSV file in UTF-8."
+        cure = cure_of(path) or cure_of_another(path) or cure_of_letters(path, error) or "Give a CSV file in UTF-8."
         raise DataError(f"{path} is not a table of labels ({error}). {cure}") from error
     header = [name.strip().lower() for name in rows[0]] if rows else []
     others = [name for name in header if name != LABEL]

@@ -64,7 +64,7 @@ def test_options_that_a_run_is_older_than_have_their_defaults_or_what_was_done_t
     recorded = {name: value for name, value in Options().to_json("fit").items() if not OPTIONS[name].later}
     assert len(recorded) < len(Options().to_json("fit"))
     assert Options.from_json(recorded, "fit") == Options(
-        proposal="guide", keep="last", size_factor="none", search="none", kl="draws"
+        proposal="guide", keep="last", size_factor="none", search="none", kl="draws", dropout=0.0
     )
 
 

@@ -102,3 +102,15 @@ def test_labels_in_a_workbook_are_told_how_to_be_given(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"PK\x03\x04\xff\xfe\x80")
         with pytest.raises(DataError, match=cure):
             read_labels(tmp_path / name)
+
+
+@pytest.mark.parametrize("line", [1, 40])
+def test_letters_of_another_encoding_are_told_with_their_cure(tmp_path: Path, line: int) -> None:
+    lines = ["id,label,colour", *(f"{i},red,blue" for i in range(60))]
+    lines[line - 1 if line == 1 else line] = "id,label,größe" if line == 1 else "70,grün,blue"
+    path = tmp_path / "from excel.csv"
+    path.write_bytes("\n".join(lines).encode("cp1252"))
+    cure = r"is not a table .*Windows-1252.* iconv -f WINDOWS-1252 -t UTF-8 'from excel.csv' > rows\.csv\."
+    for reads in (lambda path: read(str(path)), lambda path: list(Table(path, 10).blocks()), read_labels):
+        with pytest.raises(DataError, match=cure):
+            reads(path)

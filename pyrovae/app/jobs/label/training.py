@@ -151,7 +151,7 @@ def build_labeller(
     of, (hidden,) = Pieces(options, train, num_classes, schema, gaps), options.hidden or ()
     event: Any = of.event
     guide, labels = families.Normal(of.latent), families.Categorical((), num_classes=num_classes)
-    dropout = nets.ReLUDropout(options.dropout)
+    dropout = nets.ReLUDropout(options.dropout or 0.0)
     encoder: Any
     classifier: Any
     if options.net == "conv":
