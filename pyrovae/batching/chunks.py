@@ -32,21 +32,30 @@ flop_counter = Lazily(
 class TensorSizes(DispatchMode):
     """Record the number of elements of every tensor that is computed inside, operation by operation.
 
+    Args:
+        stored: whether elements are those in memory, of which a tensor that was expanded has fewer.
+
     Attributes:
         sizes: the numbers of elements.
         product: floating-point operations of the largest product of matrices, or convolution.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stored: bool = False) -> None:
         super().__init__()
+        self.stored = stored
         self.sizes: list[int] = []
         self.product = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
-        self.sizes.append(made.numel() if isinstance(made, Tensor) else 0)
+        self.sizes.append(self._elements(made) if isinstance(made, Tensor) else 0)
         self.product = max(self.product, _operations(func, args, kwargs or {}, made))
         return made
+
+    def _elements(self, made: Tensor) -> int:
+        if not self.stored or made.layout != torch.strided:
+            return made.numel()
+        return min(made.numel(), made.untyped_storage().nbytes() // made.element_size())
 
 
 def _operations(func: Any, args: Any, kwargs: Any, made: Any) -> int:
