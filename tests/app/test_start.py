@@ -183,7 +183,7 @@ print("imported:", *(name for name in late if name in sys.modules))
 def test_a_table_is_fitted_without_the_compiler_and_scikit_learn(tmp_path: Path) -> None:
     """Of more than twenty columns, whose proposals take second derivatives; so many rows that building it looks at sizes."""
     random = np.random.default_rng(0)
-    columns = {f"c{i}": np.exp(random.normal(size=600)).round(i % 4) for i in range(22)}
+    columns = {f"c{i}": np.exp(random.normal(size=400)).round(i % 4) for i in range(22)}
     pd.DataFrame(columns).to_csv(tmp_path / "table.csv", index=False)
     done = subprocess.run([sys.executable, "-c", COMMAND], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert "Run folder" in done.stdout and done.stdout.splitlines()[-1].split() == ["imported:"]
