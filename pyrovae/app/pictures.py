@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sklearn.manifold import TSNE
 from torch import Tensor
 
 from pyrovae import plots
+from pyrovae._lazily import Lazily
 from pyrovae.app.catalogue import choose, part
 from pyrovae.app.given import GivenCaptions
 from pyrovae.app.models import MODELS
@@ -27,6 +27,8 @@ from pyrovae.predict.decode import decode
 from pyrovae.predict.encode import encode
 from pyrovae.predict.generate import generate, simulate
 from pyrovae.predict.reconstruct import reconstruct
+
+manifold = Lazily("sklearn.manifold")
 
 
 def draw_pictures(run: Run) -> list[Path]:
@@ -87,7 +89,11 @@ def neighbour_maps(run: Run, num: int = 1000) -> dict[str, Any]:
     points = codes.cpu().double().numpy()
     if run.model.quantised or points.shape[1] <= 2 or len(points) < 20 or not (points != points[0]).any():
         return {}
-    made = {"t-SNE": TSNE(2, perplexity=min(30.0, len(points) / 4), init="pca", random_state=0).fit_transform(points)}
+    made = {
+        "t-SNE": manifold.TSNE(2, perplexity=min(30.0, len(points) / 4), init="pca", random_state=0).fit_transform(
+            points
+        )
+    }
     with suppress(ImportError):
         made["UMAP"] = import_module("umap").UMAP(random_state=0).fit_transform(points)
     drawn = {}

@@ -8,9 +8,9 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import flop_registry
 
 from pyrovae._dispatch import DispatchMode
+from pyrovae._lazily import Lazily
 from pyrovae.batching.memory import halvings
 from pyrovae.pair.batch import Batch, num_rows, take_rows
 from pyrovae.pair.checks import log_densities
@@ -22,27 +22,50 @@ from pyrovae.pair.program import PairLike, is_marked, plate_nesting, run, sample
 CHUNK_ELEMENTS = 2**20
 GPU_CHUNK_ELEMENTS = 2**25
 
+aten = torch.ops.aten
+FACTORS = {aten.mm: 0, aten.bmm: 0, aten.addmm: 1, aten.baddbmm: 1}  # products, and which argument is the first factor
+flop_counter = Lazily(
+    "torch.utils.flop_counter"
+)  # which knows the other ones, and imports Triton where that is installed
+
 
 class TensorSizes(DispatchMode):
     """Record the number of elements of every tensor that is computed inside, operation by operation.
+
+    Args:
+        stored: whether elements are those in memory, of which a tensor that was expanded has fewer.
 
     Attributes:
         sizes: the numbers of elements.
         product: floating-point operations of the largest product of matrices, or convolution.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stored: bool = False) -> None:
         super().__init__()
+        self.stored = stored
         self.sizes: list[int] = []
         self.product = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
-        self.sizes.append(made.numel() if isinstance(made, Tensor) else 0)
-        operations = flop_registry.get(func.overloadpacket)
-        if operations is not None:
-            self.product = max(self.product, operations(*args, **(kwargs or {}), out_val=made))
+        self.sizes.append(self._elements(made) if isinstance(made, Tensor) else 0)
+        self.product = max(self.product, _operations(func, args, kwargs or {}, made))
         return made
+
+    def _elements(self, made: Tensor) -> int:
+        if not self.stored or made.layout != torch.strided:
+            return made.numel()
+        return min(made.numel(), made.untyped_storage().nbytes() // made.element_size())
+
+
+def _operations(func: Any, args: Any, kwargs: Any, made: Any) -> int:
+    """The floating-point operations of a product of matrices, a convolution or attention; 0 of anything else."""
+    if func.overloadpacket in FACTORS:
+        return int(2 * made.numel() * args[FACTORS[func.overloadpacket]].shape[-1])
+    if not any(part in func.name() for part in ("mm", "conv", "attention")):
+        return 0
+    operations = flop_counter.flop_registry.get(func.overloadpacket)
+    return 0 if operations is None else int(operations(*args, **kwargs, out_val=made))
 
 
 def elements_per_row(more: Sequence[int], less: Sequence[int], rows: int) -> int | None:

@@ -34,6 +34,7 @@ from pyrovae.engine.adam import Adam
 from pyrovae.engine.fused import gradients_as_by_backward
 from pyrovae.errors import OptionError, PairError
 from pyrovae.fitted.fitted import Fit, FittedGroup
+from pyrovae.fitted.runs import rows_at_once
 from pyrovae.objectives.terms import terms
 from pyrovae.pair.batch import Batch, num_rows, take_rows
 from pyrovae.pair.checks import check_particles
@@ -413,7 +414,7 @@ def adapted(
         proposal: "refined" or "laplace".
         noise: Whether its coordinates may be the noise of the guide's draws, which is of no meaning for other rows.
     """
-    together = fitted.chunk_size(batch, at_once)
+    together = rows_at_once(fitted, batch, layout, at_once)
     seen, noise = looked_at(fitted, batch, layout, noise)
     count = 1 if seen.classes is None else seen.classes.count
     size = min(fitted.chunk_size(batch, draws_of_a_step(seen.size)), num_rows(batch), max(1, MOST_WEIGHTS // weights))

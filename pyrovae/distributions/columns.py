@@ -83,7 +83,8 @@ class ProductOfColumns(TorchDistribution):  # type: ignore[misc]  # Pyro has no 
 
     def log_prob_elements(self, value: Tensor) -> Tensor:
         """The log-density of each element, shape `(*batch, D)`."""
-        return self._cat([b.log_prob(v) for b, v in zip(self.blocks, value.split(self.sizes, -1))])
+        parts = value.split(self.sizes, -1) if len(self.sizes) > 1 else [value]
+        return self._cat([b.log_prob(v) for b, v in zip(self.blocks, parts)])
 
     def log_prob(self, value: Tensor) -> Tensor:
         return self.log_prob_elements(value).sum(-1)
@@ -107,6 +108,8 @@ class ProductOfColumns(TorchDistribution):  # type: ignore[misc]  # Pyro has no 
         return self._cat([of(b) for b in self.blocks])
 
     def _cat(self, blocks: list[Tensor]) -> Tensor:
+        if len(blocks) == 1:
+            return blocks[0]
         if all(b.shape[:-1] == blocks[0].shape[:-1] for b in blocks):
             return torch.cat(blocks, -1)
         shape = broadcast_shapes(*(b.shape[:-1] for b in blocks))

@@ -152,6 +152,8 @@ def inside_support(support: Any, like: Tensor) -> Tensor:
     while hasattr(support, "base_constraint"):  # wrapped by Independent and by mixtures
         support = support.base_constraint
     if isinstance(support, EachColumn):
+        if len(support.blocks) == 1:
+            return inside_support(support.blocks[0], like)
         blocks = zip(support.blocks, like.split(support.sizes, -1))
         return torch.cat([inside_support(block, v).expand(v.shape) for block, v in blocks], -1)
     if isinstance(support, Between):

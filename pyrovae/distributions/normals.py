@@ -15,19 +15,54 @@ from torch.distributions import Categorical, Distribution, constraints
 class MultivariateNormal(dist.MultivariateNormal):  # type: ignore[misc]  # Pyro has no types
     """`N(z; m, L L')`: Pyro's own, but for how shapes are broadcast, for which torch imports SymPy (0.4 s).
 
+    The noise of the last draw is kept, so that `log_prob` of that very tensor solves no system of equations. Its gradient is
+    then the total one, of a draw that moves with m and L. A draw that was made without gradients is scored as any other value
+    where they are wanted.
+
     Args:
         loc: m, shape `(*batch, D)`.
         scale_tril: L, lower triangular, shape `(*batch, D, D)`.
+        diagonal: That of L, `(*batch, D)`, where it is at hand, from which its gradient takes less.
     """
 
-    def __init__(self, loc: Tensor, scale_tril: Tensor) -> None:
+    _last: tuple[Tensor | None, Any, bool] = (None, None, False)  # a draw, its noise, and whether it has a gradient
+
+    def __init__(self, loc: Tensor, scale_tril: Tensor, diagonal: Tensor | None = None) -> None:
+        self._diagonal = diagonal
         self.loc, _ = torch.broadcast_tensors(loc, scale_tril[..., 0])
         self.scale_tril = scale_tril.expand(*self.loc.shape, scale_tril.shape[-1])
         self._unbroadcasted_scale_tril = scale_tril
         Distribution.__init__(self, self.loc.shape[:-1], self.loc.shape[-1:])
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        return super().expand(batch_shape, _instance or type(self).__new__(type(self)))
+        new: Any = super().expand(batch_shape, _instance or type(self).__new__(type(self)))
+        new._diagonal = self._diagonal
+        return new
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # torch's signature  # noqa: B008
+        noise = torch.empty(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device).normal_()
+        z: Tensor = self.loc + _times(self._unbroadcasted_scale_tril, noise)
+        self._last = (z, noise, torch.is_grad_enabled())
+        return z
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        z, noise, differentiable = self._last
+        if value is not z or (torch.is_grad_enabled() and not differentiable):
+            found: Tensor = super().log_prob(value)
+            return found
+        # with the noise fixed, m and z - m have no part in it, so that the gradient by L is that of its diagonal alone
+        of = self._unbroadcasted_scale_tril.diagonal(dim1=-2, dim2=-1) if self._diagonal is None else self._diagonal
+        log_det = of.log().sum(-1)
+        return -0.5 * (noise.square().sum(-1) + noise.shape[-1] * math.log(2 * math.pi)) - log_det
+
+
+def _times(matrix: Tensor, vectors: Tensor) -> Tensor:
+    """Products of matrices `(*batch, D, D)` and vectors `(*many, *batch, D)`, in which no matrix is copied for its vectors."""
+    many = vectors.dim() - (matrix.dim() - 1)
+    if many < 1:
+        return (matrix @ vectors.unsqueeze(-1)).squeeze(-1)
+    side_by_side = vectors.flatten(0, many - 1).movedim(0, -2)
+    return (side_by_side @ matrix.mT).movedim(-2, 0).reshape(vectors.shape)
 
 
 class LowRankNormal(TorchDistribution):  # type: ignore[misc]  # Pyro has no types

@@ -10,7 +10,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-THIN = 0.1  # of a Normal's scale near its mean, less in the tails: the mass of a narrower cell is its width times a density
+from pyrovae.distributions.recorded import Cells, log_density
 
 
 class Between(constraints.Constraint):
@@ -51,9 +51,7 @@ class Scale(NamedTuple):
 
     def standardise(self, x: Tensor) -> Tensor:
         """t(x). What has no logarithm counts as the smallest number that has one."""
-        tiny = torch.finfo(x.dtype).tiny
-        logged = torch.log(torch.where(self.logs, x + self.offset, torch.ones_like(x)).clamp_min(tiny))
-        return (torch.where(self.logs, logged, x) - self.centre) / self.spread
+        return (torch.where(self.logs, self._measured(x).log(), x) - self.centre) / self.spread
 
     def invert(self, t: Tensor) -> Tensor:
         """x, from t."""
@@ -62,32 +60,33 @@ class Scale(NamedTuple):
 
     def log_slope(self, x: Tensor) -> Tensor:
         """`log dt/dx`."""
-        tiny = torch.finfo(x.dtype).tiny
-        logged = torch.log(torch.where(self.logs, x + self.offset, torch.ones_like(x)).clamp_min(tiny))
-        return -logged - self.spread.log()
+        return -self._measured(x).log() - self.spread.log()
 
-    def edges(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """`t(x - step / 2)` and `t(x + step / 2)`, without the rounding of a small step beside a large x."""
-        t = self.standardise(x)
-        half = self.step / 2
-        share = half / torch.where(self.logs, x + self.offset, torch.ones_like(x)).clamp_min(torch.finfo(x.dtype).tiny)
-        below = torch.where(self.logs, torch.log1p(-share.clamp_max(1 - 1e-6)), -half)
+    def _measured(self, x: Tensor) -> Tensor:
+        """What the logarithm is taken of, 1 on a linear scale."""
+        return torch.where(self.logs, x + self.offset, 1.0).clamp_min(torch.finfo(x.dtype).tiny)
+
+    def cells(self, x: Tensor) -> Cells:
+        """The numbers t that are recorded as x: from `t(x - step / 2)` to `t(x + step / 2)`, or on where x is at a bound.
+
+        The width is exact, however small the step is beside x.
+        """
+        half, of = self.step / 2, self._measured(x)
+        share = half / of
         above = torch.where(self.logs, torch.log1p(share), half)
-        return t + below / self.spread, t + above / self.spread
-
-
-def log_normal_mass(lower: Tensor, upper: Tensor) -> Tensor:
-    """`log(Phi(upper) - Phi(lower))` for `lower < upper`, precise in the tails and for thin intervals."""
-    width, middle = (upper - lower).clamp_min(1e-30), (lower + upper) / 2
-    thin = width * (1 + middle.abs()) < THIN  # within it the density changes little
-    curved = torch.log1p(((middle.square() - 1) * width.square() / 24).clamp(-0.5, 0.5))
-    as_density = -0.5 * middle.square() - 0.5 * math.log(2 * math.pi) + width.log() + curved
-    # in the lower tail, where the cumulative probabilities are small, and so is the error of their difference
-    a, b = torch.where(middle > 0, -upper, lower), torch.where(middle > 0, -lower, upper)
-    a, b = torch.where(thin, -torch.ones_like(a), a), torch.where(thin, torch.ones_like(b), b)
-    log_a, log_b = torch.special.log_ndtr(a), torch.special.log_ndtr(b)
-    as_difference = log_b + torch.log1p(-torch.exp((log_a - log_b).clamp_max(-1e-6)))
-    return torch.where(thin, as_density, as_difference)
+        below = torch.where(self.logs, torch.log1p(-share.clamp_max(1 - 1e-6)), -half)
+        logged = of.log()
+        t = (torch.where(self.logs, logged, x) - self.centre) / self.spread
+        width = (above - below) / self.spread
+        stepped = self.step > 0
+        log_step = torch.where(stepped, self.step, 1.0).log()
+        log_rate = torch.where(stepped, width.clamp_min(1e-30).log() - log_step, -logged - self.spread.log())
+        ends = None
+        if self.any_bounds:
+            quarter = self.step / 4
+            low, high = (x < self.low + quarter) & stepped, (x > self.high - quarter) & stepped
+            ends = torch.where(high, -1.0, low.to(x.dtype))
+        return Cells(t + (above + below) / (2 * self.spread), width, log_rate, log_step, ends)
 
 
 class RoundedNormal(TorchDistribution):  # type: ignore[misc]  # Pyro has no types
@@ -133,19 +132,10 @@ class RoundedNormal(TorchDistribution):  # type: ignore[misc]  # Pyro has no typ
 
     def log_prob(self, value: Tensor) -> Tensor:
         of = self.measured
+        if of.any_steps:
+            return log_density(self.loc, self.scale, of.cells(value))
         z = (of.standardise(value) - self.loc) / self.scale
-        exact = -0.5 * z.square() - self.scale.log() - 0.5 * math.log(2 * math.pi) + of.log_slope(value)
-        if not of.any_steps:
-            return exact
-        stepped = of.step > 0
-        one = torch.ones_like(z)
-        lower, upper = ((edge - self.loc) / self.scale for edge in of.edges(value))
-        lower, upper = torch.where(stepped, lower, -one), torch.where(stepped, upper, one)
-        mass = log_normal_mass(lower, upper)
-        if of.any_bounds:
-            mass = torch.where(value < of.low + of.step / 4, torch.special.log_ndtr(upper), mass)
-            mass = torch.where(value > of.high - of.step / 4, torch.special.log_ndtr(-lower), mass)
-        return torch.where(stepped, mass - torch.where(stepped, of.step, one).log(), exact)
+        return -0.5 * z.square() - self.scale.log() - 0.5 * math.log(2 * math.pi) + of.log_slope(value)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # torch's signature  # noqa: B008
         of = self.measured

@@ -66,7 +66,8 @@ class Columns(Family):
             batch = params.shape[:-1]
             library = library if fits(library.shape, batch) else per_row(self, library, batch)[..., 0]
         blocks: list[Any] = []
-        for family, raw in zip(self.families, params.split([f.param_shape.numel() for f in self.families], -1)):
+        sizes = [f.param_shape.numel() for f in self.families]
+        for family, raw in zip(self.families, params.split(sizes, -1) if len(sizes) > 1 else [params]):
             # a single column is treated as a block of one, whose dim is a batch dim of its family
             dims = () if family.event_shape else (1,)
             given = {}
@@ -78,6 +79,8 @@ class Columns(Family):
 
     def features(self, x: Tensor) -> Tensor:
         """What an encoder sees of rows x, `(*batch, D)`: the features of each family side by side, `(*batch, F)`."""
+        if len(self.families) == 1:
+            return self.families[0].features(x).flatten(x.dim() - 1)
         blocks = x.split([f.event_shape.numel() for f in self.families], -1)
         return torch.cat([f.features(block).flatten(x.dim() - 1) for f, block in zip(self.families, blocks)], -1)
 

@@ -73,9 +73,9 @@ def _scale(raw: Tensor) -> Tensor:
     return F.softplus(raw) + 1e-4
 
 
-def _bounded(raw: Tensor) -> Tensor:
+def _bounded(raw: Tensor, unit: float = 1.0) -> Tensor:
     # about raw near 0, and at most 10: entries far above the diagonal's make the matrix singular in float32
-    return 10 * torch.tanh(raw / 10)
+    return (10 * unit) * torch.tanh(raw / 10)
 
 
 class FullNormal(Vector):
@@ -106,9 +106,7 @@ class FullNormal(Vector):
         super().__init__(event_shape)
         (d,) = self.event_shape
         rows, columns = torch.tril_indices(d, d, -1)
-        place = torch.full((d, d), len(rows))  # index of each entry in (a, 1, 0): 1 on the diagonal, 0 above it
-        place[rows, columns] = torch.arange(len(rows))
-        self.register_buffer("place", place + torch.ones(d, d).triu(1).long(), persistent=False)
+        self.register_buffer("place", d * rows + columns, persistent=False)  # of A's entries in the whole matrix
 
     @property
     def sizes(self) -> list[int]:
@@ -117,10 +115,12 @@ class FullNormal(Vector):
 
     def forward(self, params: Tensor) -> TorchDistributionMixin:  # type: ignore[override]
         loc, raw, factor = self.split(params)
-        ends = [factor.new_full((*factor.shape[:-1], 1), end) for end in (1.0, 0.0)]
-        entries = torch.cat([_bounded(factor) / self.event_shape[0] ** 0.5, *ends], -1)
-        rows = entries.index_select(-1, self.place.flatten()).unflatten(-1, tuple(self.place.shape))
-        return MultivariateNormal(loc, scale_tril=_scale(raw).unsqueeze(-1) * rows)
+        (d,) = self.event_shape
+        empty = factor.new_zeros((*factor.shape[:-1], d * d))
+        below = empty.index_copy(-1, self.place, _bounded(factor, d**-0.5)).unflatten(-1, (d, d))
+        scale = _scale(raw)
+        scale_tril = torch.diag_embed(scale) + scale.unsqueeze(-1) * below
+        return MultivariateNormal(loc, scale_tril, diagonal=scale)
 
 
 class LowRankNormal(Vector):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from pyrovae._dispatch import DispatchMode
+from pyrovae._shapes import broadcast_shapes
 from pyrovae.errors import CheckpointError, OptionError, PyrovaeError
 
 # One tensor may have so many elements (256 MiB of float32), or so many times those of all weights; all new ones together four
@@ -63,8 +65,6 @@ class Bounded(DispatchMode):
         leaves = tree_flatten((args, kwargs))[0]
         tensors = [leaf.numel() for leaf in leaves if isinstance(leaf, Tensor)]
         made = math.prod(max(1, abs(leaf)) for leaf in leaves if type(leaf) is int) * math.prod(tensors)  # or fewer
-        if func in JOINS:
-            made = sum(tensors)
         if made > min(self.most / 64, ELEMENTS):
             made = _elements(func, args, kwargs)
         self.new -= 0 if tensors else made
@@ -83,8 +83,14 @@ def memory_of(device: torch.device) -> float:
         return math.inf
 
 
-def _elements(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
+def _elements(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
     """The elements of the largest tensor that an operation makes, without making it; 0 where that follows from values."""
+    leaves = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
+    if func in JOINS:
+        return sum(leaf.numel() for leaf in leaves)
+    if torch.Tag.pointwise in func.tags:  # to ask torch, as below, imports its compilers, which takes a second
+        with suppress(RuntimeError):  # of lists of tensors, and of shapes that do not fit
+            return broadcast_shapes(*(leaf.shape for leaf in leaves)).numel()
 
     def empty(tensor: Tensor) -> Tensor:
         return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")

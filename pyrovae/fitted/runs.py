@@ -8,14 +8,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
+import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyrovae.batching.chunks import chunk_size
+from pyrovae.batching.chunks import TensorSizes, chunk_size, elements_per_row
 from pyrovae.errors import PairError
 from pyrovae.fitted.fitted import Fit
 from pyrovae.objectives.terms import Terms, terms
-from pyrovae.pair.batch import Batch, take_rows
+from pyrovae.objectives.weights import log_weights
+from pyrovae.pair.batch import Batch, num_rows, take_rows
 from pyrovae.pair.checks import check_particles
 from pyrovae.pair.handlers import AllDrawn, Until
 from pyrovae.pair.layout import Layout, Site
@@ -40,6 +42,28 @@ def particles_at_once(fitted: Fit, batch: Batch, layout: Layout, num_particles: 
     largest = max((math.prod(site.shape) for site in global_sites(layout)), default=1)
     fits = min(num_particles, fitted.chunk_size(batch), chunk_size(largest, fitted.device))
     return math.ceil(num_particles / math.ceil(num_particles / fits))
+
+
+def rows_at_once(fitted: Fit, batch: Batch, layout: Layout, at_once: int) -> int:
+    """How many rows fit into one run of so many particles.
+
+    It follows from what a row takes with one particle, and what it takes more with each further one, which may be far less:
+    a guide may have a matrix for each row, and draw a vector for each particle.
+    """
+    least = fitted.chunk_size(batch, at_once)
+    if least >= num_rows(batch):
+        return least
+    rows, sizes = take_rows(batch, slice(0, 2)), []
+    with torch.no_grad(), fork_rng():
+        for particles in (2, 4):
+            with TensorSizes(stored=True) as seen:
+                log_weights(terms(fitted.pair, rows, particles, layout=layout))
+            sizes.append(seen.sizes)
+    each = elements_per_row(sizes[1], sizes[0], 2 * num_rows(rows))
+    if each is None:
+        return least
+    of_one = fitted.row_elements[tuple(batch)]
+    return max(least, chunk_size(of_one + (at_once - 1) * min(each, of_one), fitted.device))
 
 
 def drawn_terms(fitted: Fit, rows: Batch, layout: Layout, num_particles: int, at_once: int) -> Iterator[Terms]:

@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba_array
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 from pyrovae.errors import DataError, ShapeError
@@ -97,8 +96,10 @@ def _principal_components(points: Array) -> tuple[Array, Array]:
     """The first two principal components of the points, `(N, 2)`, and their shares of the variance, `(2,)`."""
     if not (points != points[0]).any():  # equal points, as of a collapsed posterior, have no principal components
         return points[:, :2], np.zeros(2)
-    projection = PCA(2, svd_solver="full")
-    return projection.fit_transform(points.astype(float)), projection.explained_variance_ratio_
+    centred = points.astype(float) - points.mean(0, dtype=float)
+    _, lengths, axes = np.linalg.svd(centred, full_matrices=False)
+    largest = np.take_along_axis(axes, np.abs(axes).argmax(1)[:, None], 1)  # of each component, which is to be positive
+    return centred @ (axes * np.sign(largest))[:2].T, lengths[:2] ** 2 / (lengths**2).sum()
 
 
 def _draw_points(ax: Axes, points: Array, classes: Array, styles: Styles) -> None:

@@ -73,8 +73,9 @@ def differences(schema: Schema, rows: Tensor, drawn: Tensor) -> list[str]:
         ratio = float(own.std() / spread)
         note(abs(math.log(max(ratio, 1e-6))), SPREAD, f"{column.name} varies {ratio:.2f} times as much")
     numbers = [place for place, column in enumerate(schema.modelled) if column.is_number]
-    for a, b in combinations(numbers, 2):
-        pair = [_correlation(one[:, a], one[:, b]) for one in (rows, drawn)]
+    correlations = [_correlations(one[:, numbers]) for one in (rows, drawn)]
+    for (i, a), (j, b) in combinations(enumerate(numbers), 2):
+        pair = [each[i][j] for each in correlations]
         names = f"{schema.modelled[a].name} and {schema.modelled[b].name}"
         words = f"the correlation of {names} is {pair[1]:.2f}, in the data {pair[0]:.2f}"
         note(abs(pair[1] - pair[0]), CORRELATION, words)
@@ -88,13 +89,26 @@ def _written(column: Column, value: float) -> str:
     return f"{value:.4g}"
 
 
-def _correlation(a: Tensor, b: Tensor) -> float:
-    """The rank correlation of two columns in the rows that have both; 0 where it is not defined."""
-    both = ~(a.isnan() | b.isnan())
-    if int(both.sum()) < 3:
-        return 0.0
-    ranks = torch.stack([a[both].argsort().argsort(), b[both].argsort().argsort()]).double()
-    return float(torch.corrcoef(ranks)[0, 1].nan_to_num(0.0))
+def _correlations(columns: Tensor) -> list[list[float]]:
+    """The rank correlation of each two columns in the rows that have both, of rows `(N, D)`; 0 where it is not defined."""
+    whole = ~columns.isnan().any(0)
+    found = torch.zeros(columns.shape[1], columns.shape[1], dtype=torch.float64)
+    found[whole[:, None] & whole] = _of_ranks(columns[:, whole]).flatten()
+    for i, j in combinations(range(columns.shape[1]), 2):
+        if not (whole[i] and whole[j]):
+            both = columns[:, [i, j]]
+            found[i, j] = _of_ranks(both[~both.isnan().any(1)])[0, 1]
+    answer: list[list[float]] = found.tolist()
+    return answer
+
+
+def _of_ranks(columns: Tensor) -> Tensor:
+    """The rank correlations of columns without gaps, `(D, D)`; 0 of fewer than three rows."""
+    size = columns.shape[1]
+    if len(columns) < 3 or not size:
+        return torch.zeros(size, size, dtype=torch.float64)
+    ranks = columns.argsort(0).argsort(0).double()
+    return torch.corrcoef(ranks.T).nan_to_num(0.0).reshape(size, size)
 
 
 def sentence(schema: Schema, rows: Tensor, drawn: Tensor) -> str:

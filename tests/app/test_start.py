@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 import pyrovae as pv
@@ -162,3 +164,26 @@ def test_a_traced_fit_does_without_the_compiler(tmp_path: Path) -> None:
         (tmp_path / file).write_bytes(b"")
     done = subprocess.run([sys.executable, "-c", FIT], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.split() == []
+
+
+COMMAND = """
+import sys
+sys.argv = "pyrovae fit table.csv --epochs 2 --num-samples 20 --search none --prior full-mixture".split()
+from pyrovae._start import main
+try:
+    main()
+except SystemExit as stop:
+    assert not stop.code
+late = ("torch._dynamo", "torch._inductor", "sympy", "triton", "torchvision", "sklearn", "scipy")
+print("imported:", *(name for name in late if name in sys.modules))
+"""
+
+
+@pytest.mark.slow
+def test_a_table_is_fitted_without_the_compiler_and_scikit_learn(tmp_path: Path) -> None:
+    """Of more than twenty columns, whose proposals take second derivatives; so many rows that building it looks at sizes."""
+    random = np.random.default_rng(0)
+    columns = {f"c{i}": np.exp(random.normal(size=400)).round(i % 4) for i in range(22)}
+    pd.DataFrame(columns).to_csv(tmp_path / "table.csv", index=False)
+    done = subprocess.run([sys.executable, "-c", COMMAND], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert "Run folder" in done.stdout and done.stdout.splitlines()[-1].split() == ["imported:"]

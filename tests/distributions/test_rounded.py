@@ -10,7 +10,7 @@ import torch
 
 import pyrovae as pv
 from pyrovae import families as fam
-from pyrovae.distributions.rounded import log_normal_mass
+from pyrovae.distributions.recorded import Cells, log_density
 from pyrovae.errors import DataError, OptionError
 
 FALSE_ALARM = 1e-4  # of the chi-square test, whose seed is fixed
@@ -118,12 +118,65 @@ def test_masses_of_intervals_are_precise_in_tails_and_for_thin_ones() -> None:
     thin = np.broadcast_to(widths, lower.shape) < 1e-4
     centre = (a + b) / 2
     exact = np.where(thin, scipy.stats.norm.logpdf(centre) + np.log(widths), exact)
-    low, high = torch.from_numpy(lower.copy()), torch.from_numpy(upper)
-    found = log_normal_mass(low, high).numpy()
-    np.testing.assert_allclose(found, exact, atol=2e-5, rtol=1e-6)
-    single = log_normal_mass(low.float(), high.float()).numpy()
-    fair = np.broadcast_to(widths, lower.shape) > 1e-3 * np.maximum(1, np.abs(lower))
-    np.testing.assert_allclose(single[fair], exact[fair], atol=2e-3, rtol=1e-3)
+    middle, width = torch.from_numpy((lower + upper) / 2), torch.from_numpy(np.broadcast_to(widths, lower.shape).copy())
+    for dtype, tolerance in ((torch.float64, 2e-5), (torch.float32, 5e-5)):
+        zero = torch.zeros(middle.shape, dtype=dtype)  # of a step of 1, whose logarithm is 0
+        found = log_density(zero, zero + 1, Cells(middle.to(dtype), width.to(dtype), width.log().to(dtype), zero))
+        np.testing.assert_allclose(found.numpy(), exact, atol=tolerance, rtol=1e-6)
+
+
+def cells(dtype: torch.dtype) -> tuple[Any, torch.Tensor]:
+    """Columns of all kinds, and rows of them, those at a bound and in the tails included."""
+    scales = {"centre": (0.0, 1.0, 0.5, 0.0, 2.0, 0.3), "spread": (1.0, 0.5, 0.25, 1e-2, 3.0, 1.0)}
+    scales |= {"step": (0.0, 1.0, 0.0625, 2.0**-10, 0.0, 0.125), "offset": (None, 1.0, None, 0.0, 0.25, 0.0)}
+    bounds = {"low": (None, 0.0, 0.0, None, None, 0.125), "high": (None, None, 1.0, None, None, None)}
+    family = fam.RoundedNormal(6, **scales, **bounds)
+    torch.manual_seed(0)
+    wide = torch.stack([torch.randn(60, 6), torch.full((60, 6), 2.0)], -2)
+    return family.to(dtype), family(wide).sample().to(dtype)
+
+
+def log_p(family: Any, x: torch.Tensor, loc: torch.Tensor, raw: torch.Tensor) -> torch.Tensor:
+    found: torch.Tensor = family(torch.stack([loc, raw], -2)).base_dist.log_prob(x)
+    return found
+
+
+def test_derivatives_are_those_of_the_density() -> None:
+    """By numbers, and in any order: by parameters, by the row, and of derivatives."""
+    family, x = cells(torch.float64)
+    x = x[:4]
+    loc, raw = (torch.randn(4, 6, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    assert torch.autograd.gradcheck(lambda *parts: log_p(family, x, *parts), (loc, raw))
+    assert torch.autograd.gradgradcheck(lambda *parts: log_p(family, x, *parts), (loc, raw))
+    exact = x.clone().requires_grad_()
+    inside = (x > 0.3) & (x < 0.9)
+    assert torch.autograd.gradcheck(lambda of: log_p(family, of, loc.detach(), raw.detach())[inside], exact, eps=1e-7)
+
+
+def test_single_precision_keeps_six_digits() -> None:
+    """Steps of a hundred thousandth of the spread, of which the two ends have few digits, included."""
+    many = {"centre": (170.0, 0.0), "spread": (9.0, 1.0), "step": (1e-4, 1e-5), "offset": (None, 1.0)}
+    torch.manual_seed(0)
+    loc, raw = torch.randn(50, 2), torch.randn(50, 2)
+    x = fam.RoundedNormal(2, **many)(torch.stack([loc, raw], -2)).sample()
+    found = []
+    for dtype in (torch.float64, torch.float32):
+        parts = [part.to(dtype).requires_grad_() for part in (loc, raw)]
+        value = log_p(fam.RoundedNormal(2, **many).to(dtype), x.to(dtype), *parts)
+        found.append([value.detach().double(), *(g.double() for g in torch.autograd.grad(value.sum(), parts))])
+    for double, single in zip(*found):
+        torch.testing.assert_close(single, double, rtol=2e-5, atol=2e-5)
+
+
+def test_parameters_and_rows_are_broadcast() -> None:
+    family, x = cells(torch.float32)
+    params = torch.randn(5, 1, 2, 6, requires_grad=True)
+    many = family(params).base_dist.log_prob(x)
+    assert many.shape == (5, 60, 6)
+    (gradient,) = torch.autograd.grad(many.sum(), params)
+    each = torch.stack([family(params[k].expand(60, 2, 6)).base_dist.log_prob(x) for k in range(5)])
+    torch.testing.assert_close(many, each)
+    torch.testing.assert_close(gradient, torch.autograd.grad(each.sum(), params)[0], rtol=1e-4, atol=1e-4)
 
 
 def test_gradients_are_finite_where_values_are_extreme() -> None:

@@ -1,12 +1,15 @@
 """What is said of simulated rows: nothing if they are rows of the same distribution, and what is off if something is."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 import torch
 
 from pyrovae.tables import infer
-from pyrovae.tables.simulated import differences, sentence
+from pyrovae.tables.simulated import _correlations, differences, sentence
 
 
 def people(seed: int, num: int = 600) -> pd.DataFrame:
@@ -64,3 +67,15 @@ def test_dates_beyond_the_data_are_days_of_the_calendar() -> None:
     assert "(2025-02-04 to 2025-08-22, in the data 2024-01-01 to 2024-07-18)" in found
     far = " ".join(differences(schema, rows, rows * 1e9))
     assert "in the data 2024-01-01" in far and "e+13 to" in far
+
+
+def test_correlations_are_those_of_the_rows_that_have_both_columns() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(50, 5).double()
+    x[:, 1] += x[:, 0]
+    x[:20, 2], x[10:30, 3], x[2:, 4] = torch.nan, torch.nan, torch.nan
+    found = _correlations(x)
+    for i, j in itertools.combinations(range(5), 2):
+        both = x[~(x[:, i].isnan() | x[:, j].isnan())]
+        exact = scipy.stats.spearmanr(both[:, i], both[:, j]).statistic if len(both) > 2 else 0.0
+        assert found[i][j] == pytest.approx(exact, abs=1e-9)
