@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.decomposition import PCA, FactorAnalysis
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture
+from sklearn.model_selection import GridSearchCV
+from sklearn.neighbors import KernelDensity
 from torch import Tensor
 
-from pyrovae._lazily import Lazily
 from pyrovae.errors import DataError, OptionError
-from pyrovae.tables.gaussians import best_by_bic
 from pyrovae.tables.schema import Schema
-
-decomposition, model_selection = Lazily("sklearn.decomposition"), Lazily("sklearn.model_selection")
-neighbors, exceptions = Lazily("sklearn.neighbors"), Lazily("sklearn.exceptions")
 
 Array = NDArray[Any]
 
@@ -30,7 +30,7 @@ MOST_ROWS = 5000  # that a mixture or a kernel estimate is fitted to
 def baselines(
     schema: Schema, train: Tensor, test: Tensor, *, names: Collection[str] = ("gaussian mixture",), seed: int = 0
 ) -> dict[str, Tensor]:
-    """log p(x) of test rows by densities as scikit-learn has them, to be compared with that of a model of the same schema.
+    """log p(x) of test rows by densities that scikit-learn fits, to be compared with that of a model of the same schema.
 
     Where a column is recorded to a step d, or is one of classes (d = 1), uniform noise on [-d/2, d/2) is added to the rows that
     a density is fitted to, and the density of a test row is the mean over its cell, `log (1/S) sum_s p(x + d u_s)`: what
@@ -83,7 +83,9 @@ def baselines(
     copies = [(spread(test) - centre) / scale for _ in range(COPIES)]
     found = {}
     for name in names:
-        score = FITTED[name]((x - centre) / scale, seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            score = FITTED[name]((x - centre) / scale, seed)
         each = np.stack([score(copy) for copy in copies])
         log_p = np.logaddexp.reduce(each, 0) - math.log(COPIES) - np.log(scale).sum()
         found[name] = torch.from_numpy(log_p)
@@ -94,15 +96,15 @@ Score = Callable[[Array], Array]
 
 
 def gaussian_mixture(x: Array, seed: int) -> Score:
-    """The log density of the mixture of Normals with as many components as BIC finds best."""
+    """The log density of scikit-learn's Gaussian mixture with as many components as BIC finds best."""
     most = max(1, min(MOST_COMPONENTS, len(x) // (x.shape[1] + 1)))
-    return best_by_bic(x, most, seed=seed).log_prob
+    tried = [GaussianMixture(k, n_init=2, random_state=seed).fit(x) for k in range(1, most + 1)]
+    score: Score = min(tried, key=lambda one: float(one.bic(x))).score_samples
+    return score
 
 
 def _chosen(estimator: Any, grid: dict[str, list[Any]], x: Array) -> Score:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
-        score: Score = model_selection.GridSearchCV(estimator, grid, cv=5).fit(x).best_estimator_.score_samples
+    score: Score = GridSearchCV(estimator, grid, cv=5).fit(x).best_estimator_.score_samples
     return score
 
 
@@ -111,15 +113,15 @@ def _factors(x: Array) -> dict[str, list[Any]]:
 
 
 def _factor_analysis(x: Array, seed: int) -> Score:
-    return _chosen(decomposition.FactorAnalysis(random_state=seed), _factors(x), x)
+    return _chosen(FactorAnalysis(random_state=seed), _factors(x), x)
 
 
 def _pca(x: Array, seed: int) -> Score:
-    return _chosen(decomposition.PCA(random_state=seed), _factors(x), x)
+    return _chosen(PCA(random_state=seed), _factors(x), x)
 
 
 def _kernel_density(x: Array, seed: int) -> Score:
-    return _chosen(neighbors.KernelDensity(), {"bandwidth": np.geomspace(0.03, 1, 16).tolist()}, x)
+    return _chosen(KernelDensity(), {"bandwidth": np.geomspace(0.03, 1, 16).tolist()}, x)
 
 
 FITTED: dict[str, Callable[[Array, int], Score]] = {

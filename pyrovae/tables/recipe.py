@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture
 from torch import Tensor, nn
 
 from pyrovae import families, nets, priors
@@ -14,7 +17,6 @@ from pyrovae.conditionals import Conditional
 from pyrovae.distributions import observed_only
 from pyrovae.errors import OptionError
 from pyrovae.models import CVAE, VAE
-from pyrovae.tables.gaussians import Gaussians, best_by_bic
 from pyrovae.tables.schema import Schema
 
 KINDS = ("mixture", "flow", "normal")
@@ -214,29 +216,32 @@ def _prior(kind: str | nn.Module, size: int, numbers: Tensor, seed: int) -> nn.M
         mixture = priors.MixtureOfNormals(size, covariance="full" if size > 1 else "diag")
     else:
         found = mixture_of(numbers, seed)
-        k = len(found.weights)
+        k = found.n_components
         mixture = priors.MixtureOfNormals(size, k, covariance="full" if size > 1 else "diag")
         loc = torch.zeros(k, size, dtype=torch.float64)
         covariance = torch.eye(size, dtype=torch.float64).repeat(k, 1, 1)
-        loc[:, :copied] = torch.from_numpy(found.means)
-        values, vectors = torch.linalg.eigh(torch.from_numpy(found.covariances))
+        loc[:, :copied] = torch.from_numpy(found.means_)
+        values, vectors = torch.linalg.eigh(torch.from_numpy(found.covariances_))
         values = (values - NOISE**2).clamp_min((NOISE / 2) ** 2)  # the decoder's noise comes on top
         covariance[:, :copied, :copied] = (vectors * values.unsqueeze(-2)) @ vectors.mT
-        mixture.start_from(torch.from_numpy(found.weights), loc, covariance)
+        mixture.start_from(torch.from_numpy(found.weights_), loc, covariance)
         with torch.no_grad():  # dimensions of classes: clusters differ
             mixture.loc[:, copied:] = math.sqrt(0.5) * torch.randn(k, size - copied)
     return mixture if kind == "mixture" else priors.FlowPrior(size, transforms=2, hidden=(32,), base=mixture)
 
 
-def mixture_of(numbers: Tensor, seed: int) -> Gaussians:
-    """The mixture of Normals of rows, `(N, D)`, with as many components as BIC finds best."""
+def mixture_of(numbers: Tensor, seed: int) -> GaussianMixture:
+    """scikit-learn's Gaussian mixture of rows, `(N, D)`, with as many components as BIC finds best."""
     x = (
         numbers[torch.randperm(len(numbers), generator=torch.Generator().manual_seed(seed))[:MOST_ROWS]]
         .double()
         .numpy()
     )
     most = max(1, min(MOST_COMPONENTS, len(x) // (2 * (x.shape[1] + 1))))
-    return best_by_bic(x, most, floor=1e-4, seed=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        tried = [GaussianMixture(k, n_init=2, reg_covar=1e-4, random_state=seed).fit(x) for k in range(1, most + 1)]
+        return min(tried, key=lambda one: float(one.bic(x)))
 
 
 def _start_as_copies(decoder: nets.Skip, encoder: nets.Skip, copied: int, size: int, floor: float) -> None:

@@ -174,13 +174,13 @@ try:
     main()
 except SystemExit as stop:
     assert not stop.code
-late = ("torch._dynamo", "torch._inductor", "sympy", "triton", "torchvision", "sklearn", "scipy")
+late = ("torch._dynamo", "torch._inductor", "sympy", "triton", "torchvision")
 print("imported:", *(name for name in late if name in sys.modules))
 """
 
 
 @pytest.mark.slow
-def test_a_table_is_fitted_without_the_compiler_and_scikit_learn(tmp_path: Path) -> None:
+def test_a_table_is_fitted_without_the_compiler(tmp_path: Path) -> None:
     """Of more than twenty columns, whose proposals take second derivatives; so many rows that building it looks at sizes."""
     random = np.random.default_rng(0)
     columns = {f"c{i}": np.exp(random.normal(size=400)).round(i % 4) for i in range(22)}
