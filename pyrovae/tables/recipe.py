@@ -90,6 +90,7 @@ def vae(
         likelihood=observed_only(likelihood),
         encoder=Conditional(nets.Behind(seen, encoder), guide),
     )
+    _name_columns(made, schema)
     if copied:
         _start_as_copies(decoder, encoder, copied, size, floor=FLOOR)
     return made
@@ -145,12 +146,19 @@ def cvae(
     prior = nets.MLP(told, tuple(z_family.param_shape), hidden, nn.ELU)
     if copied:
         _start_as_copies(decoder, encoder, copied, size, floor=FLOOR)
-    return CVAE(
+    made = CVAE(
         condition=nn.Identity(),
         prior=Conditional(prior, z_family),
         likelihood=observed_only(Conditional(decoder, family)),
         encoder=Conditional(nets.Behind(seen, encoder), z_family),
     )
+    _name_columns(made, schema)
+    return made
+
+
+def _name_columns(pair: Any, schema: Schema) -> None:
+    """Tell the pair what its columns are called, which a fit of it keeps."""
+    pair.columns = {"x": list(schema.names)}
 
 
 def latent_size(schema: Schema) -> int:
