@@ -255,7 +255,9 @@ class Fit:
 def checksums(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     """A CRC-32 of the content of each tensor; torch's version counters miss what fused optimizers and `.data` write."""
     flat = {name: tensor.detach().cpu().contiguous().flatten() for name, tensor in tensors.items()}
-    return {name: zlib.crc32(values.view(torch.uint8).numpy().data) for name, values in flat.items()}
+    # a single element may have any stride, and still counts as contiguous
+    dense = {n: v if v.stride() == (1,) else v.clone(memory_format=torch.contiguous_format) for n, v in flat.items()}
+    return {name: zlib.crc32(values.view(torch.uint8).numpy().data) for name, values in dense.items()}
 
 
 def in_order(parts: list[FittedGroup], found: list[Tensor], dim: int = 0) -> Tensor:
