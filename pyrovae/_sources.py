@@ -34,7 +34,7 @@ def check_source(source: str, also: tuple[str, ...] = (), *, folders: bool = Fal
     if path.is_dir() and path.suffix.lower() not in endings:
         raise OptionError(
             f"{source} is a folder, and rows are read from a file that ends in {', '.join(endings)}. "
-            "A folder of images is for `pyrovae fit`, `sweep` and `label`."
+            "A folder of images is for `pyrovae fit`, `sweep` and `label`, and for questions about a run of images."
         )
     if path.suffix.lower() not in endings:
         if path.is_file() and (cure := cure_of(path)):

@@ -144,7 +144,9 @@ def fit_run(
         )
         say(f"The model is given captions, such as {some}. Words: {', '.join(rows.given.words.words)}.")
     torch.manual_seed(options.seed)
-    pair = _built(options, rows)
+    pair: Any = _built(options, rows)
+    if rows.columns is not None and rows.train.shape[1:] == (len(rows.columns),):
+        pair.columns = {"x": list(rows.columns)}  # the fit keeps them
     with suppress(Exception):  # a pair that does not run is explained by the fit
         for which, batch in rows.examples().items():
             say(f"{which}\n{graph_text(pair, batch)}" if which else graph_text(pair, batch))

@@ -24,7 +24,8 @@ MEANING = {
     "means of columns": (
         0.1,
         0.5,
-        "The decoder misses what columns are on average: train for longer, or give it more units.",
+        "The decoder misses what columns are on average: train for longer, give it more units, or, where the numbers are far "
+        "from 0 ± 1, standardise them before the fit.",
     ),
     "standard deviations of columns": (
         *(0.1, 0.3),

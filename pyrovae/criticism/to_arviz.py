@@ -36,7 +36,8 @@ from pyrovae.criticism.trees import SAMPLE_DIMS, Groups, Naming, Values, by_plat
 from pyrovae.errors import OptionError, PyrovaeError
 from pyrovae.fitted.fitted import Fit, seeded
 from pyrovae.objectives.terms import Terms, terms
-from pyrovae.pair.batch import Batch, num_rows, take_rows
+from pyrovae.pair.batch import Batch, columns_of, num_rows, take_rows
+from pyrovae.pair.datasets import is_batches, is_streamed
 from pyrovae.pair.handlers import DATA_PLATE, DrawObserved, FixDraws, SetValues
 from pyrovae.pair.layout import Layout
 from pyrovae.pair.program import Pair
@@ -93,7 +94,8 @@ def to_arviz(
         num_particles: The number of importance draws for each row and, if there are global sites, for each draw of them.
         proposal: "refined", "laplace" or "guide", as for `pv.importance`; with global sites it is found for each draw of them.
         groups: The groups to make; None for all.
-        coords: Coordinates by dimension, as {"data": ids, "gene": names}.
+        coords: Coordinates by dimension, as {"data": ids, "gene": names}. By default the columns of a table have their names,
+            those of a DataFrame or else those that the fit knows (`Fit.columns`), and other elements numbers.
         dims: Names of the dimensions of a site's event, as {"x": ["gene"]}; by default `x_dim_0` and so on. Other plates than
             "data" keep their names.
         sample_dims: The dimensions of the draws: ["chain", "draw"], a single chain, which all functions of ArviZ take, or
@@ -128,6 +130,7 @@ def to_arviz(
     if num_samples < 1 or num_particles < 1:
         raise OptionError(f"num_samples and num_particles must be at least 1, got {num_samples} and {num_particles}.")
     wanted, naming = chosen_groups(groups), Naming.of(sample_dims, dims, coords)
+    naming = replace(naming, columns=_columns(fitted, data))
     with fitted.scope(), seeded(seed), _warning_once():
         kinds = list(kinds_of(fitted, fitted.batch(data)))
         found: Groups = {}
@@ -138,6 +141,13 @@ def to_arviz(
         found |= _data(fitted, kinds)
     attributes = {"proposal": proposal, "num_particles": num_particles}
     return tree({group: found.get(group, {}) for group in wanted}, naming, attributes)
+
+
+def _columns(fitted: Fit, data: Any) -> dict[str, list[str]]:
+    """The names of the columns of each variable, where the data or the fit know them: of a site those of its argument."""
+    known = fitted.columns | ({} if is_batches(data) or is_streamed(data) else columns_of(fitted.pair, data))
+    sites = [site for layout in fitted.layouts for site in layout.sites if site.argument in known]
+    return known | {site.name: known[site.argument] for site in sites if site.argument is not None}
 
 
 @contextmanager

@@ -48,6 +48,7 @@ class Naming:
     sample_dims: tuple[str, ...] = SAMPLE_DIMS
     dims: Mapping[str, Sequence[str]] = field(default_factory=dict)
     coords: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)  # the names of columns, by variable
 
     @staticmethod
     def of(
@@ -70,7 +71,28 @@ class Naming:
         event = found.values.dim() - len(plates) - found.drawn
         if len(own) > event:  # one value for each row, as of a log-density
             own = own[:event]
+        if self._names(name, event, found):
+            own = own or [f"{name}_dim_0"]
         return [*lead, *plates, *own]
+
+    def _names(self, name: str, event: int, found: Values) -> list[str]:
+        """The names of the columns of a variable, if they are those of its rows, and no two are the same."""
+        names = list(self.columns.get(name, ()))
+        fitting = event == 1 and found.values.shape[-1:] == (len(names),) and len(set(names)) == len(names)
+        return names if fitting else []
+
+    def places(self, variables: Mapping[str, Values]) -> dict[str, Any]:
+        """The coordinates of dimensions: what the caller says, and names of columns where the caller says nothing."""
+        found: dict[str, Any] = {}
+        for name, value in variables.items():
+            full = self.full(name, value)
+            if names := self._names(name, value.values.dim() - len(value.dims) - value.drawn, value):
+                found.setdefault(full[-1], names)
+                if (
+                    found[full[-1]] != names
+                ):  # columns of two variables, of which the caller says that they are the same
+                    found[full[-1]] = None
+        return {dim: names for dim, names in found.items() if names is not None} | dict(self.coords)
 
 
 def chosen_groups(groups: Sequence[str] | None, possible: Sequence[str] = GROUPS) -> tuple[str, ...]:
@@ -108,7 +130,7 @@ def _dataset(variables: Mapping[str, Values], naming: Naming, attributes: Mappin
     made = arviz_base.dict_to_dataset(
         {name: _array(found, naming) for name, found in variables.items()},
         dims={name: naming.full(name, found) for name, found in variables.items()},
-        coords=dict(naming.coords),
+        coords=naming.places(variables),
         sample_dims=[],  # the dimensions above are all there are
         attrs=attributes,
     )

@@ -93,6 +93,43 @@ def folder_checksum(folder: str | Path, size: int | None) -> str:
     return _checksum(expanded(folder).absolute(), _images_of(expanded(folder).absolute(), folder), size)
 
 
+def paths_of_images(folder: str | Path) -> list[str]:
+    """The paths of the images in a folder and in its subfolders, relative to it, in ascending order. DataError without one."""
+    return _images_of(expanded(folder).absolute(), folder)
+
+
+def pixels_of(folder: Path, names: Sequence[str], size: int | None, shape: Sequence[int]) -> Array:
+    """Images of a folder, as `load_folder` reads them, for a model of images of one shape.
+
+    Args:
+        folder: The folder.
+        names: The paths of the images in it.
+        size: The side of the squares that they are scaled and cropped to; None takes them as they are.
+        shape: The shape of an image, `(H, W)` or `(3, H, W)`.
+
+    Returns:
+        `(N, *shape)` uint8. Gray images have three equal colours where `shape` has three.
+
+    Raises:
+        DataError: An image cannot be read, has another size, or has colours where `shape` has none.
+    """
+    height, width = shape[-2:]
+    found = np.empty((len(names), *shape), dtype=np.uint8)
+    for place, name in enumerate(names):
+        picture = _pixels(folder / name, size)
+        if picture.shape[-2:] != (height, width):
+            raise DataError(
+                f"{folder / name} is {picture.shape[-1]} x {picture.shape[-2]}, and the model takes images of {width} x "
+                f"{height} pixels. Scale it, or take it out of the folder."
+            )
+        if picture.ndim == 3 and len(shape) == 2:
+            raise DataError(
+                f"{folder / name} has colours, and the model takes gray images. Make it gray, or take it out."
+            )
+        found[place] = picture  # a gray one is broadcast to three colours
+    return found
+
+
 def _images_of(root: Path, folder: str | Path) -> list[str]:
     """The paths of the images in a folder, in ascending order. DataError if there is none."""
     if not root.is_dir():

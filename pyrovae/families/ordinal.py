@@ -47,8 +47,9 @@ class OrderedLogistic(Elementwise):
         self.num_classes = positive(self, "num_classes", num_classes, least=2)
         start = torch.logit(torch.arange(1, num_classes, dtype=torch.float64) / num_classes)
         gaps = torch.log(torch.expm1(start.diff() - 1e-4)).to(torch.get_default_dtype())
-        self.first = nn.Parameter(start[0].to(gaps.dtype).expand(self.event_shape).clone())
-        several = nn.Parameter(gaps.expand(*self.event_shape, -1).clone()) if num_classes > 2 else None
+        own = {"memory_format": torch.contiguous_format}  # a clone alone keeps a stride of 0 where there is one element
+        self.first = nn.Parameter(start[0].to(gaps.dtype).expand(self.event_shape).clone(**own))
+        several = nn.Parameter(gaps.expand(*self.event_shape, -1).clone(**own)) if num_classes > 2 else None
         self.register_parameter("raw_gaps", several)
 
     def cutpoints(self) -> tuple[Tensor, Tensor]:

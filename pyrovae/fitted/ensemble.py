@@ -113,6 +113,7 @@ def fit_like(first: Fit, pair: PairLike) -> Fit:
         transform=first.transform,
         more_layouts=tuple(layouts[1:]),
         untransformed=dict(first.untransformed),
+        columns=dict(first.columns),
         threads=first.threads,
     )
     made.keep_weights()

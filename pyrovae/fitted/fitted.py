@@ -76,6 +76,7 @@ class Fit:
         more_layouts: The layouts for rows with other arguments than those of `layout`.
         row_elements: For each set of arguments, how many elements one row adds to the largest tensor of a run.
         untransformed: The shape of one row and the dtype of each argument before the transform, as the data have them.
+        columns: The names of the columns of each argument, as far as the data of the fit, or the `columns` of the pair, tell.
         checksums: Of each weight as the fit left it, by name; empty while it runs.
         threads: Of the CPU that questions compute with; None takes as many as the sizes of their products keep busy.
 
@@ -105,6 +106,7 @@ class Fit:
     more_layouts: tuple[Layout, ...] = ()
     row_elements: dict[tuple[str, ...], int] = field(default_factory=dict)
     untransformed: dict[str, tuple[tuple[int, ...], torch.dtype]] = field(default_factory=dict)
+    columns: dict[str, list[str]] = field(default_factory=dict)
     checksums: dict[str, int] = field(default_factory=dict)
     threads: int | None = None
 
@@ -255,7 +257,9 @@ class Fit:
 def checksums(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     """A CRC-32 of the content of each tensor; torch's version counters miss what fused optimizers and `.data` write."""
     flat = {name: tensor.detach().cpu().contiguous().flatten() for name, tensor in tensors.items()}
-    return {name: zlib.crc32(values.view(torch.uint8).numpy().data) for name, values in flat.items()}
+    # a single element may have any stride, and still counts as contiguous
+    dense = {n: v if v.stride() == (1,) else v.clone(memory_format=torch.contiguous_format) for n, v in flat.items()}
+    return {name: zlib.crc32(values.view(torch.uint8).numpy().data) for name, values in dense.items()}
 
 
 def in_order(parts: list[FittedGroup], found: list[Tensor], dim: int = 0) -> Tensor:

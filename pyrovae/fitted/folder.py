@@ -43,7 +43,7 @@ from pyrovae.pair.program import PairLike
 Arguments = dict[str, tuple[tuple[int, ...], torch.dtype]]  # the shape of one row and the dtype of each argument
 
 ENTRIES: dict[str, type] = {"pair": dict, "layout": dict, "untransformed": dict, "settings": dict, "info": dict}
-ENTRIES |= {"more_layouts": list, "stopped": str, "frozen": list, "evaluating": list}
+ENTRIES |= {"columns": dict, "more_layouts": list, "stopped": str, "frozen": list, "evaluating": list}
 SETTINGS = ("chunk_product", "best_epoch", "num_rows")  # numbers that questions use
 WITHOUT_PAIR = "finished, without a pair"  # the status of a run that has recorded something else
 DEEPEST = 100  # a specification inside of another; each takes some calls
@@ -66,6 +66,7 @@ def _replace(
         "layout": _write_layout(fitted.layout),
         **({"more_layouts": [_write_layout(layout) for layout in fitted.more_layouts]} if fitted.more_layouts else {}),
         **({"untransformed": _write_arguments(fitted.untransformed)} if fitted.untransformed else {}),
+        **({"columns": fitted.columns} if fitted.columns else {}),
         "settings": fitted.settings,
         "info": fitted.info,
         **more,
@@ -272,6 +273,7 @@ def load(
             info=run["info"],
             stopped=run.get("stopped", ""),
             untransformed=_read_arguments(run.get("untransformed", {})),
+            columns={argument: [str(name) for name in names] for argument, names in run.get("columns", {}).items()},
         )
         if pair is None and externals(run["pair"]) and to_spec(fitted.pair, own=True) != run["pair"]:
             raise CheckpointError(

@@ -5,7 +5,7 @@ A batch is a dict of tensors. Its keys are arguments of `model` and `guide`, and
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,6 +117,13 @@ def in_order_of_arguments(data: Any, names: Sequence[str]) -> dict[str, Any]:
             "rows that are apart become one array by torch.stack."
         )
     return dict(zip(names, data))
+
+
+def columns_of(pair: PairLike, data: Any) -> dict[str, list[str]]:
+    """The names of the columns of each argument that is a table with names, such as a DataFrame."""
+    given = dict(data) if isinstance(data, Mapping) else in_order_of_arguments(data, list(arguments(pair)))
+    named = {name: getattr(value, "column_names", getattr(value, "columns", None)) for name, value in given.items()}
+    return {name: [str(one)[:60] for one in found] for name, found in named.items() if isinstance(found, Iterable)}
 
 
 def num_rows(batch: Mapping[str, Tensor]) -> int:

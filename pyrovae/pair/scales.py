@@ -36,6 +36,7 @@ def warn_of_scales(
     names: Mapping[str, Sequence[str]],
     *,
     transforms: bool,
+    may_be_first: bool = False,
     stacklevel: int,
 ) -> None:
     """Warn of columns of real numbers that a fit would first have to walk a long way to.
@@ -54,6 +55,8 @@ def warn_of_scales(
             sorted table are alike.
         names: The names of the columns of an argument, where the data have some.
         transforms: Whether the rows are those that a transform has made.
+        may_be_first: Whether the rows from all over the data may be the first of many all the same. Then no column is called
+            narrow that rises or falls, as columns of a sorted table do.
         stacklevel: As for `warnings.warn`, seen from the function that calls this one.
     """
     for layout, trace, first, spread_out in groups:
@@ -69,7 +72,7 @@ def warn_of_scales(
             expected = None if fn is None else _expected(fn, value)
             if expected is None:
                 continue
-            found = _far(value, *expected, LARGE, SMALL if argument in spread_out else None)
+            found = _far(value, *expected, LARGE, SMALL if argument in spread_out else None, may_be_first)
             if found is None:
                 continue
             centre, spread = (each.mean().item() for each in expected)
@@ -139,9 +142,12 @@ def most_rows(elements: int) -> int:
 
 
 def _far(
-    value: Tensor, expected: Tensor, spread: Tensor, large: float, small: float | None
+    value: Tensor, expected: Tensor, spread: Tensor, large: float, small: float | None, steady: bool = False
 ) -> tuple[list[int], Tensor, Tensor] | None:
-    """The columns that are so many times off, with the mean and standard deviation of every column; None without one."""
+    """The columns that are so many times off, with the mean and standard deviation of every column; None without one.
+
+    With `steady`, columns whose halves differ by more than a standard deviation are not called small.
+    """
     x = value[: most_rows(value[0].numel())].double().reshape(-1, value[0].numel())
     x = torch.where(torch.isfinite(x), x, torch.nan)
     mean = x.nanmean(0)
@@ -149,7 +155,10 @@ def _far(
     far = ((mean - expected).abs() > large * spread) | (sd > large * spread)  # false with NaN
     if small is not None:
         typical = (x - x.nanmedian(0).values).abs().nanmedian(0).values  # 0 where more than half of the values are one
-        far |= (small * sd < spread) & (typical > 0.1 * sd)
+        narrow = (small * sd < spread) & (typical > 0.1 * sd)
+        if steady:
+            narrow &= (x[: len(x) // 2].nanmean(0) - x[len(x) // 2 :].nanmean(0)).abs() < sd
+        far |= narrow
     columns = far.nonzero().squeeze(1).tolist()
     return (columns, mean, sd) if columns else None
 

@@ -92,7 +92,13 @@ class VAEEstimator(BaseEstimator):
             seed_torch(seed)
             pair = make_pair(self.graph, default, rows)
             self.fit_: Fit = self._train(pair, rows, seed, **options)
+        names = self._columns()
+        self.fit_.columns = {next(iter(arguments(pair))): names} if names else {}
         self.n_iter_ = len(self.fit_.history)
+
+    def _columns(self) -> list[str]:
+        """The names of the columns that the model has; none where rows come without."""
+        return [str(name) for name in getattr(self, "feature_names_in_", ())]
 
     def _train(self, pair: PairLike, rows: Sequence[Tensor], seed: int, **options: Any) -> Fit:
         """Fit a pair, with the options of `pv.fit` that differ from those of the estimator."""

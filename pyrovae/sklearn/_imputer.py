@@ -148,6 +148,10 @@ class VAEImputer(TransformerMixin, VAEEstimator):
             return names
         return np.concatenate([names, self.indicator_.get_feature_names_out(given)])
 
+    def _columns(self) -> list[str]:
+        names = super()._columns()
+        return [name for name, known in zip(names, np.atleast_1d(self._known)) if known]
+
     def _imputed(self, rows: Array, num: int, seed: int) -> Imputation | None:
         """What `pv.impute` says of the known columns; None where nothing is missing."""
         some = rows[:, self._known]

@@ -36,6 +36,7 @@ def vae(
     hidden: Sequence[int] = (64,),
     prior: str | nn.Module = "mixture",
     gaps: bool | None = None,
+    ordered: bool = False,
     seed: int = 0,
 ) -> VAE:
     """A VAE for the rows of a table, `p(z) prod_d p(x_d | z)`, which starts as a Gaussian mixture of its numbers.
@@ -54,6 +55,8 @@ def vae(
         prior: "mixture"; "flow", the mixture behind a spline flow; "normal", N(0, I); or a prior of your own over as many
             dimensions.
         gaps: Whether cells may be missing; by default whether some of these rows have a gap.
+        ordered: Whether the likelihood of ordinal columns is `OrderedLogistic`, which uses their order; else each value has a
+            probability of its own.
         seed: Seed of the mixture.
 
     Returns:
@@ -76,7 +79,7 @@ def vae(
         >>> schema.decode(pv.generate(fitted, 3, seed=0)).columns.tolist()
         ['x', 'y']
     """
-    family = schema.family(rows, floor=FLOOR)
+    family = schema.family(rows, floor=FLOOR, ordered=ordered)
     n = len(schema.numbers)
     size = latent or latent_size(schema)
     copied = n if size >= n else 0
@@ -90,6 +93,7 @@ def vae(
         likelihood=observed_only(likelihood),
         encoder=Conditional(nets.Behind(seen, encoder), guide),
     )
+    _name_columns(made, schema)
     if copied:
         _start_as_copies(decoder, encoder, copied, size, floor=FLOOR)
     return made
@@ -103,6 +107,7 @@ def cvae(
     latent: int | None = None,
     hidden: Sequence[int] = (64,),
     gaps: bool | None = None,
+    ordered: bool = False,
 ) -> CVAE:
     """A conditional VAE for the rows of a table, `p(z|c) prod_d p(x_d | z, c)`, which starts by copying the numbers.
 
@@ -117,6 +122,7 @@ def cvae(
         latent: The number of latent dimensions; by default as said.
         hidden: Widths of the hidden layers of the networks.
         gaps: Whether cells of x may be missing; by default whether some of these rows have a gap.
+        ordered: As in `vae`.
 
     Returns:
         A `CVAE`.
@@ -135,7 +141,7 @@ def cvae(
         >>> pv.generate(fitted, 3, given={"c": c[:3]}, seed=0).shape
         torch.Size([3, 2])
     """
-    family = schema.family(rows, floor=FLOOR)
+    family = schema.family(rows, floor=FLOOR, ordered=ordered)
     n, size, told = len(schema.numbers), latent or latent_size(schema), condition
     copied = n if size >= n else 0
     seen = families.Features(family, mask=bool(rows.isnan().any()) if gaps is None else gaps)
@@ -145,12 +151,19 @@ def cvae(
     prior = nets.MLP(told, tuple(z_family.param_shape), hidden, nn.ELU)
     if copied:
         _start_as_copies(decoder, encoder, copied, size, floor=FLOOR)
-    return CVAE(
+    made = CVAE(
         condition=nn.Identity(),
         prior=Conditional(prior, z_family),
         likelihood=observed_only(Conditional(decoder, family)),
         encoder=Conditional(nets.Behind(seen, encoder), z_family),
     )
+    _name_columns(made, schema)
+    return made
+
+
+def _name_columns(pair: Any, schema: Schema) -> None:
+    """Tell the pair what its columns are called, which a fit of it keeps."""
+    pair.columns = {"x": list(schema.names)}
 
 
 def latent_size(schema: Schema) -> int:

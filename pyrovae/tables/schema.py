@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -177,12 +178,13 @@ class Schema:
         }
         return Schema(tuple(changed.get(column.name, column) for column in self.columns))
 
-    def family(self, rows: Tensor, floor: float = 1e-2) -> families.Columns:
+    def family(self, rows: Tensor, floor: float = 1e-2, *, ordered: bool = False) -> families.Columns:
         """The family of a row: `RoundedNormal` for the numbers, `Categorical` for each column of classes.
 
         Args:
             rows: Training rows, `(N, D)`, whose means and standard deviations are what the numbers are measured by.
             floor: The smallest noise of a number, in standard deviations.
+            ordered: Whether ordinal columns have `OrderedLogistic`, and encoders see them as numbers from -1 to 1.
 
         Returns:
             A family with rows of D elements.
@@ -202,7 +204,12 @@ class Schema:
                     floor=floor,
                 )
             )
-        blocks += [families.Categorical((), num_classes=len(column.categories)) for column in self.classes]
+        for (in_order, num), same in groupby(self.classes, lambda one: (one.kind == "ordinal", len(one.categories))):
+            columns = len(list(same))
+            if ordered and in_order:  # neighbours with as many classes are computed together
+                blocks.append(families.OrderedLogistic(columns, num_classes=num))
+            else:
+                blocks += [families.Categorical((), num_classes=num) for _ in range(columns)]
         return families.Columns(blocks)
 
     @staticmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,11 +14,11 @@ from pyrovae.batching.stream import Resident, Stream
 from pyrovae.batching.transformed import transformed
 from pyrovae.engine import ranks
 from pyrovae.errors import CheckpointError, DataError, OptionError
-from pyrovae.pair.batch import Batch, as_batch, cast, in_order_of_arguments
+from pyrovae.pair.batch import Batch, as_batch, cast, columns_of
 from pyrovae.pair.casts import find_casts
 from pyrovae.pair.datasets import is_batches, is_streamed
 from pyrovae.pair.parameters import find_device
-from pyrovae.pair.program import PairLike, arguments
+from pyrovae.pair.program import PairLike
 from pyrovae.pair.stored import Stored
 from pyrovae.training.fit_options import FitOptions
 
@@ -123,13 +122,6 @@ def bind(pair: PairLike, data: Any, options: FitOptions) -> FitData:
         raise DataError(f"batch_size={batch_size} is larger than the {rows} training rows: use at most {rows}.")
     named = {} if comes or is_streamed(data) else columns_of(pair, data)
     return FitData(training, validation, checked, split, batch_size, epochs, seed, device, steps, named)
-
-
-def columns_of(pair: PairLike, data: Any) -> dict[str, list[str]]:
-    """The names of the columns of each argument that is a table with names, such as a DataFrame."""
-    given = dict(data) if isinstance(data, Mapping) else in_order_of_arguments(data, list(arguments(pair)))
-    named = {name: getattr(value, "column_names", getattr(value, "columns", None)) for name, value in given.items()}
-    return {name: [str(one)[:60] for one in found] for name, found in named.items() if isinstance(found, Iterable)}
 
 
 def _check_length(options: FitOptions) -> None:

@@ -208,6 +208,7 @@ def fit(
     fitted = Fit(pair, layout=Layout((), 0, {}), transform=transform, info=dict(info or {}), threads=options.threads)
     with turn():
         rows = bind(pair, data, options)
+        fitted.columns = {**getattr(pair, "columns", {}), **rows.columns}
         groups = group(pair, rows, options)
         try:
             _fit(fitted, rows, groups, options)

@@ -88,6 +88,16 @@ def test_a_description_of_the_data_is_pushed_when_asked_for_and_still_no_place(t
     assert info["data"]["path"] == "data.csv" and "folder" not in info
 
 
+def test_a_run_of_a_table_knows_the_names_of_its_columns_and_pushes_them_only_with_a_description(
+    table_run: Path,
+) -> None:
+    assert pv.load(table_run).columns == {"x": ["income", "town"]}
+    assert json.loads(pack(table_run, "me/model", describe_data=True).text("run.json"))["columns"] == {
+        "x": ["income", "town"]
+    }
+    assert "columns" not in json.loads(pack(table_run, "me/model").text("run.json"))
+
+
 def test_of_a_public_data_set_all_but_places_is_pushed(finished_run: Path) -> None:
     parcel = pack(finished_run, "me/digits")
     info = json.loads(parcel.text("run.json"))["info"]

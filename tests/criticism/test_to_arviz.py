@@ -12,6 +12,7 @@ import arviz_stats
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -23,6 +24,7 @@ from support.told import told
 from torch import Tensor, nn
 
 import pyrovae as pv
+from pyrovae import families as fam
 
 BOUND = 4.5  # standard errors: false alarms 7e-6 for each number compared
 DRAWS, PARTICLES = 120, 400
@@ -301,6 +303,64 @@ def test_an_inner_plate_and_names_of_dimensions() -> None:
         sample_dims=["sample"], dims={"x": ["row", "column"]}, groups=["posterior_predictive"],
     )  # fmt: skip
     assert dict(tree["posterior_predictive"]["x"].sizes) == {"sample": 2, "data": 40, "row": 5, "column": 4}
+
+
+NAMES = ["age", "bmi", "dose"]
+
+
+def plain(columns: int = 3) -> pv.VAE:
+    torch.manual_seed(0)
+    return pv.VAE(pv.priors.StandardNormal(1), pv.mlp(1, fam.Normal(columns)), pv.mlp(columns, fam.Normal(1)))
+
+
+def drawn(fitted: Any, data: Any, **how: Any) -> Any:
+    return pv.to_arviz(fitted, data, num_samples=3, num_particles=10, proposal="guide", seed=0, **how)
+
+
+def test_columns_of_a_table_have_their_names(tmp_path: Path) -> None:
+    """Those of a DataFrame, those of the fit's DataFrame also after it was saved, and those of a schema."""
+    table = pd.DataFrame(np.random.default_rng(0).normal(size=(40, 3)), columns=NAMES)
+    how: dict[str, Any] = {"epochs": 1, "engine": "eager", "progress": False}
+    fitted = pv.fit(plain(), table, **how)
+    pv.save(fitted, tmp_path / "run")
+    for one, data in ((fitted, table), (fitted, table.to_numpy()), (pv.load(tmp_path / "run"), table.to_numpy())):
+        tree = drawn(one, data)
+        for group in ("posterior_predictive", "prior_predictive", "observed_data"):
+            assert tree[group]["x"].dims[-1] == "x_dim_0"
+            assert tree[group]["x_dim_0"].values.tolist() == NAMES
+        assert tree["posterior"]["z_dim_0"].values.tolist() == [0]
+        assert tree["observed_data"]["x"].sel(x_dim_0="bmi").values == pytest.approx(table["bmi"].to_numpy(), rel=1e-6)
+    assert "x[2, dose]" in arviz_stats.summary(drawn(fitted, table[:3]), group="posterior_predictive").index
+
+    mixed = pd.DataFrame({"kind": list("ab") * 20, "age": table["age"]})
+    schema = pv.tables.infer(mixed)
+    rows = schema.encode(mixed)
+    fitted = pv.fit(pv.tables.vae(schema, rows, hidden=(4,), prior="normal"), rows, **how)
+    assert drawn(fitted, rows)["posterior_predictive"]["x_dim_0"].values.tolist() == ["age", "kind"]
+    c = fam.Features(schema.family(rows), mask=False)(rows)
+    given = pv.fit(pv.tables.cvae(schema, rows, c.shape[1], hidden=(4,)), {"x": rows, "c": c}, **how)
+    assert drawn(given, {"x": rows, "c": c})["observed_data"]["x_dim_0"].values.tolist() == ["age", "kind"]
+
+
+def test_what_the_caller_says_comes_before_the_names_of_columns() -> None:
+    table = pd.DataFrame(np.random.default_rng(0).normal(size=(9, 3)), columns=NAMES)
+    fitted = unfitted(plain(), table)
+    tree = drawn(fitted, table, dims={"x": ["column"]})
+    assert tree["observed_data"]["column"].values.tolist() == NAMES
+    tree = drawn(fitted, table, dims={"x": ["column"]}, coords={"column": [7, 8, 9]})
+    assert tree["observed_data"]["column"].values.tolist() == [7, 8, 9]
+    twice = drawn(fitted, table.set_axis(["a", "a", "b"], axis=1))  # by which no column could be chosen
+    assert twice["observed_data"]["x_dim_0"].values.tolist() == [0, 1, 2]
+
+
+def test_conditions_have_their_names_and_one_dimension_has_those_of_one_variable() -> None:
+    torch.manual_seed(0)
+    regression = pv.Regression(torch.nn.Identity(), pv.mlp(3, fam.Normal(2), hidden=()))
+    c = pd.DataFrame(np.random.default_rng(0).normal(size=(9, 3)), columns=NAMES)
+    data = {"x": c[["bmi", "dose"]] * 2, "c": c}
+    tree = drawn(unfitted(regression, data), data)
+    assert tree["constant_data"]["c_dim_0"].values.tolist() == NAMES
+    assert tree["observed_data"]["x_dim_0"].values.tolist() == ["bmi", "dose"]
 
 
 def test_a_model_that_reads_its_data_has_no_prior() -> None:

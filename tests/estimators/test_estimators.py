@@ -363,6 +363,10 @@ def test_a_frame_has_names_and_gaps(X: np.ndarray) -> None:
     frame.loc[5, "c"] = pd.NA
     model = fitted(VAEDensity, frame, None)
     assert model.feature_names_in_.tolist() == list("abcd") and np.isfinite(model.score_samples(frame)).all()
+    assert model.fit_.columns == {"x": list("abcd")} and fitted(VAEDensity, X, None).fit_.columns == {}
+    assert fitted(VAEImputer, frame.assign(b=np.nan), None).fit_.columns == {
+        "x": list("acd")
+    }  # an empty one is left out
     with pytest.raises(ValueError, match="feature names"):
         model.score_samples(frame[list("dcba")])
     codes = fitted(VAETransformer, frame, None, n_components=2).set_output(transform="pandas").transform(frame)

@@ -211,3 +211,13 @@ def test_buffers_are_for_their_owner_to_change() -> None:
     fitted = pv.fit(pair, binary(), **OPTIONS)
     pair.temperature.fill_(2.0)
     pv.encode(fitted, binary())
+
+
+def test_a_parameter_of_one_element_may_have_a_stride_of_0() -> None:
+    """As a clone of an expanded number has; `contiguous` leaves it so."""
+    one = pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.OrderedLogistic(1, 3)), pv.mlp(1, fam.Normal(2)))
+    assert one.likelihood.family.first.stride() == (1,)
+    one.likelihood.family.first = nn.Parameter(torch.tensor(-0.7).expand(1).clone())
+    assert one.likelihood.family.first.stride() == (0,)
+    fitted = pv.fit(one, torch.arange(30.0).remainder(3).unsqueeze(1), **OPTIONS)
+    assert pv.encode(fitted, torch.ones(2, 1)).shape == (2, 2)

@@ -59,6 +59,28 @@ def test_one_warning_names_the_columns_their_scale_and_the_cure(given: Any, said
         pv.fit(vae(), pv.data.Standardize.fit(given).apply(given), **HOW)  # the cure is one
 
 
+@pytest.mark.parametrize(
+    ("given", "said"), [FAR[name] for name in FAR if "sorted" not in name], ids=[n for n in FAR if "sorted" not in n]
+)
+def test_check_pair_says_the_same_of_the_rows_it_is_given(given: Any, said: str) -> None:
+    with pytest.warns(UserWarning, match=said + ".* pv.data.Standardize.fit") as caught:
+        pv.check_pair(vae(), given)
+    assert len(caught) == 1 and caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pv.check_pair(vae(), given[:19])  # too few to judge by
+        pv.check_pair(vae(), pv.data.Standardize.fit(given).apply(given))
+
+
+def test_the_first_rows_of_a_sorted_table_are_not_called_narrow_by_check_pair() -> None:
+    narrow = np.sort(NORMAL, 0) * [1, 1, 1e-3, 1]  # as it is, if these are all rows; who knows?
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pv.check_pair(vae(), narrow)
+    with pytest.warns(UserWarning, match=r"1 of 4 columns, 2 \("):
+        pv.check_pair(vae(), narrow + np.array([0, 0, 1e3, 0]))
+
+
 NEAR: dict[str, tuple[Any, pv.VAE]] = {
     "standardised": (NORMAL, vae()),
     "with gaps": (with_gaps(NORMAL), vae()),
@@ -82,6 +104,7 @@ def test_there_is_no_false_alarm(given: Any, pair: pv.VAE) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pv.fit(pair, given, **HOW)
+        pv.check_pair(pair, given)
 
 
 def test_a_number_beside_the_rows_and_images_have_a_cure_of_their_own() -> None:

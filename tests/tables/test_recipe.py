@@ -9,6 +9,7 @@ import torch
 from sklearn.mixture import GaussianMixture
 
 import pyrovae as pv
+from pyrovae import families as fam
 from pyrovae.errors import DataError, OptionError
 from pyrovae.tables import recipe
 from pyrovae.tables.recipe import NOISE
@@ -38,6 +39,33 @@ def test_without_training_it_is_the_mixture_that_scikit_learn_finds() -> None:
     mixture = GaussianMixture(2, n_init=2, random_state=0).fit(x[:300])
     exact = mixture.score_samples(x[300:]) - float(np.log(rows[:300].double().numpy().std(0)).sum())
     assert NOISE < 0.2 and abs(float(found.log_likelihood.mean()) - exact.mean()) < 0.05
+
+
+def test_ordinal_columns_have_a_likelihood_of_ordered_classes_where_it_is_asked_for() -> None:
+    """Encoders see them as numbers from -1 to 1, and other columns of classes as one-hot codes."""
+    graded = pd.Categorical(list("abc") * 20, categories=list("cab"), ordered=True)
+    table = two_clusters(60).assign(pain=graded, ache=graded, mood=pd.Categorical(list("pq" * 30), ordered=True))
+    schema = pv.tables.infer(table)
+    rows = schema.encode(table)
+    family = schema.family(rows, ordered=True)
+    assert [f"{type(one).__name__}{tuple(one.event_shape)}" for one in family.families] == [
+        *("RoundedNormal(2,)", "Categorical()", "OrderedLogistic(2,)", "Categorical()")
+    ]
+    assert family.features(rows[:3])[:, 4].tolist() == family.features(rows[:3])[:, 5].tolist() == [0.0, 1.0, -1.0]
+    each = fam.Columns([family.families[0], *(fam.Categorical((), n) for n in (2, 3, 3, 2))])
+    assert [type(one) for one in schema.family(rows).families] == [type(one) for one in each.families]
+    alone = [fam.OrderedLogistic((), 3)(torch.tensor([0.7])).log_prob(torch.tensor([k])) for k in (0, 1, 2)]
+    params = torch.zeros(3, *family.param_shape)
+    params[:, 6:8] = 0.7  # of the two ordinal columns, behind 2 x 2 of the numbers and 2 of `kind`
+    found = family(params).log_prob_elements(torch.tensor([[0.0, 0.0, 0.0, k, k, 0.0] for k in (0.0, 1.0, 2.0)]))
+    torch.testing.assert_close(found[:, 3:5], torch.stack(alone).expand(3, 2))
+    for ordered, model in (
+        (False, pv.tables.vae(schema, rows, prior="normal")),
+        (True, pv.tables.vae(schema, rows, prior="normal", ordered=True)),
+        (False, pv.tables.cvae(schema, rows, 2)),
+        (True, pv.tables.cvae(schema, rows, 2, ordered=True)),
+    ):
+        assert any(isinstance(part, fam.OrderedLogistic) for part in model.modules()) == ordered
 
 
 @pytest.mark.slow

@@ -216,12 +216,18 @@ AllRows = Annotated[
     Path | None,
     typer.Argument(
         metavar="[TABLE]",
-        help="A table of any size (.csv, .parquet, .arrow, .npy) with the columns of the run, which is read block by block.",
+        help="A table of any size (.csv, .parquet, .arrow, .npy) with the columns of the run, which is read block by block, "
+        "or, where the run is one of images, a folder of images.",
         show_default=False,
     ),
 ]
 NewRows = Annotated[
-    str, typer.Argument(metavar="TABLE", help="A file with the columns of the run, or a name.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="TABLE",
+        help="A file with the columns of the run, a name, or, where the run is one of images, a folder of images.",
+        show_default=False,
+    ),
 ]
 HoledRows = Annotated[
     Path,

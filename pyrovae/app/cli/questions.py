@@ -222,12 +222,13 @@ def outliers(
     trust: take.Trust = False,
     force: take.Force = False,
 ) -> None:
-    """Rank the rows of a table by how strange they are to a run, with p-values, and name the columns that make them so.
+    """Rank the rows of a table, or the images of a folder, by how strange they are to a run, with p-values, and name the
+    columns that make them so.
 
     Tables of any size are read block by block. A job that was stopped goes on where it was.
     """
     refuse_no_run(run)
-    check_source(source, also=ARROW)
+    check_source(source, also=ARROW, folders=True)
     path = to or run / "outliers.csv"
     files.check_file(path, force or to is None, (".csv", ".parquet"))
     scores.check_draws(num_samples, None)

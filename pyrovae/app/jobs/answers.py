@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyrovae.app.jobs.batch import batch_of, table_of
 from pyrovae.app.jobs.blocks import begun, rows_at_once
-from pyrovae.app.jobs.frames import Block
+from pyrovae.app.jobs.frames import FILE, Block
 from pyrovae.app.run import Run
 from pyrovae.app.scores import EVALUATION_SEED, estimate
 from pyrovae.criticism.importance import tell_undefined
@@ -23,7 +23,7 @@ from pyrovae.predict.encode import encode
 def encode_table(
     run: Run, source: Path, to: Path, *, force: bool = False, say: Callable[[str], None], rows: int | None = None
 ) -> int:
-    """Write the codes E[z | x] of all rows of a table, as .csv or .parquet; the number of rows.
+    """Write the codes E[z | x] of all rows of a table, or of the images in a folder, as .csv or .parquet; the number of rows.
 
     Args:
         force: start anew where another job was stopped.
@@ -57,7 +57,7 @@ def evaluate_table(
     say: Callable[[str], None],
     rows: int | None = None,
 ) -> dict[str, float]:
-    """Write log p(x), its error and diagnostics of all rows of a table, as .csv or .parquet; their means and standard errors.
+    """Write log p(x), its error and diagnostics of all rows of a table, or images; their means and standard errors.
 
     A row whose density is undefined has none, and a warning tells of it. Each block has random numbers of its own.
 
@@ -104,8 +104,10 @@ def evaluate_table(
 
 
 def numbered(block: Block, found: pd.DataFrame) -> pd.DataFrame:
-    """The answers, with the number of each row in front."""
+    """The answers, with the number of each row in front, and behind it the path of an image."""
     found.insert(0, number_name(found), range(block.start, block.start + len(block)))
+    if block.pixels is not None:
+        found.insert(1, FILE, block.frame[FILE].to_numpy())
     return found
 
 

@@ -11,10 +11,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pyrovae._near import expanded
 from pyrovae.app.catalogue import CONDITION
 from pyrovae.app.decide import class_names
 from pyrovae.app.given import Given, GivenCaptions
-from pyrovae.app.jobs.frames import Block, Table
+from pyrovae.app.jobs.frames import BY_BLOCKS, SHEETS, Block, Table
+from pyrovae.app.jobs.images import Folder
 from pyrovae.app.run import Run
 from pyrovae.data.frames import of_objects
 from pyrovae.data.tables import truths_as_numbers
@@ -22,10 +24,17 @@ from pyrovae.errors import DataError, OptionError
 from pyrovae.tables.cells import as_text
 
 
-def table_of(run: Run, source: Path, rows: int) -> Table:
-    """A new table to ask a run about, which is read as the run's own was, so many rows at once."""
+def table_of(run: Run, source: Path, rows: int) -> Table | Folder:
+    """A new table, or folder of images, to ask a run about, which is read as the run's own was, so many rows at once."""
+    if is_folder(source):
+        return Folder(run, source, label_name(run), rows)
     header = True if run.dataset.source.get("header") and run.dataset.columns else None
     return Table(source, rows, header, texts=_text_columns(run))
+
+
+def is_folder(source: str | Path) -> bool:
+    """Whether rows are the images in a folder."""
+    return expanded(source).is_dir() and expanded(source).suffix.lower() not in (*BY_BLOCKS, *SHEETS)
 
 
 def _text_columns(run: Run) -> tuple[str, ...]:
@@ -72,7 +81,7 @@ def plain(cell: Any) -> str:
 
 
 def batch_of(run: Run, block: Block) -> dict[str, Tensor]:
-    """Rows of a table as the arguments of a run's model, with the columns, or the class, that it is given."""
+    """Rows of a table, or images, as the arguments of a run's model, with the columns, or the class, that it is given."""
     rows, known, frame = run.rows, run.rows.given, block.frame
     given: dict[str, Tensor] = {}
     if isinstance(known, GivenCaptions):
@@ -84,6 +93,10 @@ def batch_of(run: Run, block: Block) -> dict[str, Tensor]:
         given = known.argument(known.schema.encode(frame, before=block.start))
     elif rows.argument == CONDITION:
         given = {CONDITION: _classes(run, frame)}
+    if block.pixels is not None:
+        values = torch.from_numpy(block.pixels)
+        scaled = values if rows.scaler is None else rows.scaler.apply(values)
+        return {"x": scaled.reshape(len(scaled), *rows.test.shape[1:]), **given}
     names, schema = columns_of(run, frame), rows.schema
     if schema is not None:
         values = schema.encode(frame, before=block.start)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pyrovae._foreign import cure_of
 from pyrovae._lazily import Lazily
@@ -27,6 +28,7 @@ arrow = Lazily("pyarrow")
 TEXTS = (".csv", ".tsv", ".data", ".txt")
 BY_BLOCKS = (*TEXTS, ".parquet", *ARROW, ".npy")
 SHEETS = (".xlsx", ".xls")  # which no reader takes in part
+FILE = "file"  # the column with the paths of images
 PIECE_ROWS = 10_000  # of Parquet and Arrow files, which are decoded at once
 
 
@@ -38,11 +40,13 @@ class Block:
         start: the number of the first one, from 0.
         frame: the rows, with a new index.
         texts: the same cells as they are written, if they were asked for and the table is a text.
+        pixels: of images, whose paths are the column `FILE` of the frame, `(N, D)` in [0, 1].
     """
 
     start: int
     frame: pd.DataFrame
     texts: pd.DataFrame | None = None
+    pixels: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.frame)

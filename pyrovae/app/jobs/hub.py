@@ -135,6 +135,8 @@ def _packed(
     shown = [name for name in SHOWN if name not in hidden] if before else []  # what others draw is unknown
     kept = {name: _without_texts(run[name]) for name in BUILT if name in run}
     kept["settings"] = {name: value for name, value in run["settings"].items() if name not in LOCAL}
+    if described and "columns" in run:
+        kept["columns"] = run["columns"]
     sums = {key_of(name): digest(content) for name, content in contents.items()}
     written = {"format": run["format"], "pyrovae": run.get("pyrovae"), **kept, "info": info, **sums}
     parcel = Parcel({RUN: sealed(written), **contents})

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from pyrovae.app.jobs.batch import batch_of, columns_of, table_of
+from pyrovae.app.jobs.batch import batch_of, columns_of, is_folder, table_of
 from pyrovae.app.jobs.blocks import begun, rows_at_once
 from pyrovae.app.jobs.frames import Block
 from pyrovae.app.run import Run
@@ -79,6 +79,11 @@ def fill_in(
     """
     if not 0 <= draws <= MOST_DRAWS:
         raise OptionError(f"--draws must be 0 or more, and at most {MOST_DRAWS}, got {draws}.")
+    if is_folder(source):
+        raise OptionError(
+            f"{source} is a folder, and missing cells are those of a table: images have none. Pixels that are not known can be "
+            "empty cells of a .csv file, or NaN in a .npy file, with a column for each pixel."
+        )
     width = run.rows.test[0].numel()
     table = table_of(run, source, rows or rows_at_once(run, max(num_samples, draws * width)))
     how: dict[str, Any] = {"num_particles": num_samples, "proposal": proposal}

@@ -18,9 +18,9 @@ from torch import Tensor
 from pyrovae._near import expanded
 from pyrovae._sources import NAMES
 from pyrovae.app.given import GivenCaptions
-from pyrovae.app.jobs.batch import batch_of, table_of
+from pyrovae.app.jobs.batch import batch_of, is_folder, table_of
 from pyrovae.app.jobs.blocks import begun, rows_at_once, telling
-from pyrovae.app.jobs.frames import BY_BLOCKS, TEXTS
+from pyrovae.app.jobs.frames import BY_BLOCKS, FILE, TEXTS
 from pyrovae.app.jobs.like import batch_like, read_like
 from pyrovae.app.jobs.ranking import Ranking
 from pyrovae.app.rows import Array
@@ -60,11 +60,12 @@ class Outliers:
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """Some rows as the run's model takes them, with their names, if they have any."""
+    """Some rows as the run's model takes them, with their names, if they have any, and what these are called."""
 
     start: int
     batch: dict[str, Tensor]
     names: Sequence[str] | None
+    called: str = "id"
 
     def __len__(self) -> int:
         return len(self.batch["x"])
@@ -92,7 +93,7 @@ def find_outliers(
     for them 8 bytes a row are held. Each block has random numbers of its own.
 
     Args:
-        source: a table with the columns of the run, or a name as for `fit`.
+        source: a table with the columns of the run, a folder of images, or a name as for `fit`.
         to: the file to write, .csv or .parquet.
         method: of `pv.anomaly_score`; "typicality" takes the mean of the test rows.
         rate: the share of ordinary rows that is tolerated among those that are called outliers, by Benjamini and Hochberg.
@@ -183,7 +184,7 @@ class _Scorer:
         names = range(part.start, part.start + len(part)) if part.names is None else part.names
         columns = {"score": found.score, "error": found.error, "k_hat": found.k_hat, "p_value": p}
         told = {name: values.numpy() for name, values in columns.items()}
-        return [pd.DataFrame({"row" if part.names is None else "id": list(names), **told})]
+        return [pd.DataFrame({"row" if part.names is None else part.called: list(names), **told})]
 
     def explain(
         self, parts: Callable[[], Generator[_Part, None, None]], strangest: Array
@@ -221,7 +222,7 @@ class _Summary:
 _EXACTLY: dict[str, Any] = {
     "converters": dict.fromkeys(("score", "error", "k_hat", "p_value"), float),
     "keep_default_na": False,
-    "dtype": {"id": str},
+    "dtype": {"id": str, FILE: str},
 }
 
 
@@ -235,19 +236,21 @@ def _source(
     # without names of its columns, all of a table must be seen to find out which of them names the rows
     unnamed = run.dataset.columns is None and run.rows.schema is None
     whole = suffix not in BY_BLOCKS or images or (unnamed and suffix in (*TEXTS, ".parquet"))
-    if source not in NAMES and not whole:
+    folder = source not in NAMES and is_folder(path)
+    if source not in NAMES and (folder or not whole):
         table = table_of(run, path, rows)
-        of_text = _ids(run, table.form.names) if table.form.named else None
+        called = FILE if folder else "id"
+        of_text = FILE if folder else _ids(run, table.form.names) if table.form.named else None
 
         def read_blocks() -> Generator[_Part, None, None]:
             with closing(table.blocks(() if of_text is None else [of_text])) as blocks:
                 for block in blocks:
-                    name = _ids(run, block.frame) if table.form.named else None
+                    name = FILE if folder else _ids(run, block.frame) if table.form.named else None
                     cells = block.frame if block.texts is None else block.texts
                     names = None if name is None else ["" if pd.isna(cell) else str(cell) for cell in cells[name]]
                     with telling(block):
                         batch = batch_of(run, block)
-                    yield _Part(block.start, batch, names)
+                    yield _Part(block.start, batch, names, called)
 
         return table.identity, table.path, read_blocks
     dataset = read_like(run, source, data_root)
@@ -334,7 +337,7 @@ def _table(
     adjusted = ranking.adjusted(p)
     table = pd.DataFrame(
         {
-            names: kept[names].astype("string") if names == "id" else kept[names],
+            names: kept[names] if names == "row" else kept[names].astype("string"),
             "rank": ranking.ranks(kept["score"].to_numpy()),
             **{name: kept[name] for name in ("score", "error", "k_hat", "p_value")},
             "adjusted_p": adjusted,
