@@ -212,21 +212,25 @@ def _has_header(head: pd.DataFrame, decimal: str, numbers_name: bool) -> str | N
     the wavelengths of spectra, if they rise or fall as no other line does. Of a table of texts alone, see `_texts_name`.
     """
     words = {"true": "1", "false": "0"}  # pandas reads these as bool
-    text = head.map(lambda cell: words.get(str(cell).strip().lower(), str(cell).strip().replace(decimal, ".")))
-    numbers = text.where(head.notna()).apply(pd.to_numeric, errors="coerce")
-    numeric = (numbers.notna() | head.isna()).iloc[1:].all()  # by the lines below the first
-    first = numbers.iloc[0]
+    cells: NDArray[Any] = head.to_numpy(dtype=object)
+    missing = head.isna().to_numpy()
+    texts = [None if gap else str(cell).strip() for cell, gap in zip(cells.ravel(), missing.ravel())]
+    written = [None if text is None else words.get(text.lower(), text.replace(decimal, ".")) for text in texts]
+    # of all cells at once, as pandas takes a time for each column
+    found = pd.to_numeric(pd.Series(written, dtype=object), errors="coerce")
+    numbers = found.to_numpy(dtype=np.float64).reshape(cells.shape)
+    first, unknown = numbers[0], np.isnan(numbers)
+    numeric = (~unknown | missing)[1:].all(axis=0)  # by the lines below the first
     if len(first) > 2 and first.tolist() == list(range(len(first))):
         return ""
-    if not first[numeric].notna().any():
-        return "" if bool(head.iloc[0][numeric].notna().any()) else _texts_name(head.loc[:, ~numeric])
-    words_below = set(head.loc[1:, ~numeric].to_numpy().ravel().tolist())
-    if not numbers_name or any(cell in words_below for cell in head.iloc[0][~numeric]):
+    if unknown[0, numeric].all():
+        return _texts_name(head.loc[:, ~numeric]) if missing[0, numeric].all() else ""
+    words_below = set(cells[1:, ~numeric].ravel().tolist())
+    if not numbers_name or any(cell in words_below for cell in cells[0, ~numeric]):
         return None
-    if any(str(cell).strip()[:1].isalpha() for cell in head.iloc[0][numeric & first.isna()].dropna()):
+    if any(str(cell).strip()[:1].isalpha() for cell in cells[0, numeric & unknown[0] & ~missing[0]]):
         return "it has text where the lines below have numbers"
-    table = numbers.loc[:, numeric].to_numpy(dtype=np.float64)
-    return _numbers_name(table[0], table[1:])
+    return _numbers_name(first[numeric], numbers[1:, numeric])
 
 
 def _texts_name(cells: pd.DataFrame) -> str | None:
