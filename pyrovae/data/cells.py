@@ -169,17 +169,18 @@ def _lines(path: Path) -> tuple[list[int], str | None, list[str]]:
 def _width(line: str, separator: str) -> int:
     """How many cells a line has."""
     if separator != BLANKS and '"' not in line:
-        return line.strip("\r\n").count(separator) + 1
+        return line.count(separator) + 1
     return len(_split(line, separator))
 
 
-def _split(line: str, separator: str, most: int = -1) -> list[str]:
-    """The cells of a line; what comes behind the first `most` may be one cell."""
+def _split(line: str, separator: str, most: int | None = None) -> list[str]:
+    """The first cells of a line, or all."""
     if separator == BLANKS:
-        return line.split(maxsplit=most)
+        return line.split(maxsplit=-1 if most is None else most)[:most]
     if '"' not in line:  # the other reader has a limit of 131,072 characters a cell, which a line by another mark is
-        return [cell.strip() for cell in line.strip("\r\n").split(separator, maxsplit=most)]
-    return [cell.strip() for cell in next(csv.reader([line.strip("\r\n")], delimiter=separator, skipinitialspace=True))]
+        return [cell.strip() for cell in line.split(separator, maxsplit=-1 if most is None else most)[:most]]
+    cells = next(csv.reader([line.strip("\r\n")], delimiter=separator, skipinitialspace=True))
+    return [cell.strip() for cell in cells[:most]]
 
 
 def _separator(lines: Sequence[str]) -> str:
@@ -187,11 +188,12 @@ def _separator(lines: Sequence[str]) -> str:
     if not lines:
         return ","
     marks = (",", ";") if "  " in lines[0] else (",", ";", "\t")  # tabs between runs of blanks are only for alignment
+    longest = max(map(len, _MISSING))  # a longer cell, which may be megabytes, need not be looked at
     best, found = (0.0, 0.0), BLANKS
     for mark in (*marks, BLANKS):
         (width, number), *_ = Counter(_width(line, mark) for line in lines).most_common(1)
-        rows = [_split(line, mark, COLUMNS_LOOKED_AT)[:COLUMNS_LOOKED_AT] for line in lines]
-        cells = [cell for row in rows for cell in row if cell.lower() not in _MISSING]
+        rows = [_split(line, mark, COLUMNS_LOOKED_AT) for line in lines]
+        cells = [cell for row in rows for cell in row if len(cell) > longest or cell.lower() not in _MISSING]
         score = (number / len(rows), sum(is_number(c, mark != ",") for c in cells) / max(1, len(cells)))
         if width > 1 and score > best:
             best, found = score, mark
