@@ -26,7 +26,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
-import hashlib
 import json
 import os
 import random
@@ -72,7 +71,7 @@ from pyrovae.data.images import load_folder
 from pyrovae.data.label_studio import read_export
 from pyrovae.data.labels import match_labels, read_labels, refuse_labels
 from pyrovae.data.load import read
-from pyrovae.fitted.files import FILES, key_of, sealed
+from pyrovae.fitted.files import FILES, SEAL, digest, key_of, sealed
 from pyrovae.pair.arrays import as_tensor
 from pyrovae.tables.schema import Schema
 
@@ -102,21 +101,19 @@ def of_run(name: str, change: Callable[[Any, random.Random], Any], reads: Callab
         run = folder / "run"
         if draw is None:
             return (lambda: reads(run)), 0
-        recorded = json.loads((run / "run.json").read_text())
+        recorded = run / "run.json"
         if name == "run.json":
-            recorded = change(recorded, draw)
+            changed = change(json.loads(recorded.read_text()), draw)
+            if isinstance(changed, dict):
+                changed |= {key_of(file): digest((run / file).read_bytes()) for file in FILES if (run / file).exists()}
+            with contextlib.suppress(Exception):
+                recorded.write_bytes(sealed(changed) if isinstance(changed, dict) else json.dumps(changed).encode())
         else:
-            (run / name).write_bytes(change((run / name).read_bytes(), draw))
-        if isinstance(recorded, dict):
-            recorded |= {
-                key_of(file): hashlib.sha256((run / file).read_bytes()).hexdigest()
-                for file in FILES
-                if (run / file).exists()
-            }
-        with contextlib.suppress(Exception):
-            (run / "run.json").write_bytes(
-                sealed(recorded) if isinstance(recorded, dict) else json.dumps(recorded).encode()
-            )
+            before = (run / name).read_bytes()
+            after = change(before, draw)
+            (run / name).write_bytes(after)
+            above = recorded.read_bytes().replace(digest(before).encode(), digest(after).encode()).rpartition(SEAL)[0]
+            recorded.write_bytes(above + SEAL + digest(above).encode() + b'"\n}\n')
         size = sum(file.stat().st_size for file in run.iterdir())
         return (lambda: reads(run)), size
 
@@ -225,12 +222,12 @@ READERS: dict[str, Any] = {
     "npz": of_file("rows.npz", strange_archive, read_rows),
     "parquet": of_file("table.parquet", damaged, read_rows),
     "xlsx": of_file("table.xlsx", damaged, read_rows),
-    "png": of_file("images/a.png", strange_png, lambda path: load_folder(path.parent, size=8)),
-    "jpeg": of_file("images/b.jpg", damaged, lambda path: load_folder(path.parent)),
-    "gif": of_file("images/c.gif", damaged, lambda path: load_folder(path.parent, size=8)),
-    "tiff": of_file("images/d.tif", damaged, lambda path: load_folder(path.parent, size=8)),
-    "webp": of_file("images/e.webp", damaged, lambda path: load_folder(path.parent, size=8)),
-    "bmp": of_file("images/f.bmp", damaged, lambda path: load_folder(path.parent, size=8)),
+    "png": of_file("images png/a.png", strange_png, lambda path: load_folder(path.parent, size=8)),
+    "jpeg": of_file("images jpg/b.jpg", damaged, lambda path: load_folder(path.parent)),
+    "gif": of_file("images gif/c.gif", damaged, lambda path: load_folder(path.parent, size=8)),
+    "tiff": of_file("images tif/d.tif", damaged, lambda path: load_folder(path.parent, size=8)),
+    "webp": of_file("images webp/e.webp", damaged, lambda path: load_folder(path.parent, size=8)),
+    "bmp": of_file("images bmp/f.bmp", damaged, lambda path: load_folder(path.parent, size=8)),
     "labels": of_file("labels.csv", strange_table, labels_table),
     "label studio": of_file("export.json", strange_export, labels_table),
     "columns.yaml": of_file("columns.yaml", strange_table, columns_file),

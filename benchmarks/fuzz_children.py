@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import random
@@ -14,7 +15,6 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,11 +25,13 @@ import pyrovae as pv
 SECONDS = 10  # of the CPU that a case may take
 WAITING = 600  # seconds of the clock in which a child must say something, for what waits and takes no time of the CPU
 TIMES, CONSTANT = 10, 512 * 2**20  # of memory that a case may take: a multiple of the file, and a constant
+PAUSE = 0.2  # seconds between two looks at what a child has said
 SPACE = 6 * 2**30  # of addresses that a child may have besides those that it starts with
 MOST_CASES, MOST_GROWTH = 20_000, 2**29  # of a child, and of its memory, after which another one goes on
 WRONG = ("other", "slow", "big", "ran")
 RUNNING = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "socket.connect", "pickle.find_class")
 MEMORY = Path("/dev/shm")
+MEMORY_LINES = re.compile(rb"^Vm(RSS|HWM):\s+(\d+)", re.MULTILINE)
 
 Reader = Callable[[Path, "random.Random | None"], tuple[Callable[[], Any], int]]
 
@@ -54,12 +56,12 @@ class Copy:
         self.top = Path(tempfile.mkdtemp(prefix="fuzzing", dir=within))
         self.folder = self.top / "files"
         shutil.copytree(home, self.folder, ignore=shutil.ignore_patterns(*leave_out))
-        self.whole = {path: path.read_bytes() for path in self.folder.rglob("*") if path.is_file()}
-        self.folders = {path for path in self.folder.rglob("*") if path.is_dir()}
+        self.whole = {str(path): path.read_bytes() for path in self.folder.rglob("*") if path.is_file()}
+        self.folders = {str(path) for path in self.folder.rglob("*") if path.is_dir()}
         self.seen = {path: self._stamp(path, new=True) for path in self.whole}
 
     @staticmethod
-    def _stamp(path: str | Path, new: bool = False) -> tuple[int, ...]:
+    def _stamp(path: str, new: bool = False) -> tuple[int, ...]:
         if new:  # dated so that whatever is written later shows: two writes may fall into one tick of the clock
             os.utime(path, ns=(0, 0))
         found = os.lstat(path)
@@ -70,19 +72,20 @@ class Copy:
         here: set[str] = set()
         for place, folders, files in os.walk(self.folder):
             for name in folders:
-                path = os.path.join(place, name)
-                if Path(path) not in self.folders:
+                path = f"{place}/{name}"
+                if path not in self.folders:
                     shutil.rmtree(path, ignore_errors=True)
-            here.update(os.path.join(place, name) for name in files)
-        wanted = {str(path): path for path in self.whole}
-        for path in here - wanted.keys():
+            here.update(f"{place}/{name}" for name in files)
+        for path in here - self.whole.keys():
             with contextlib.suppress(OSError):  # it went with its folder
                 os.unlink(path)
-        for name, path in wanted.items():
-            if name not in here or self._stamp(path) != self.seen[path]:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.unlink(missing_ok=True)
-                path.write_bytes(self.whole[path])
+        for path, content in self.whole.items():
+            if path not in here or self._stamp(path) != self.seen[path]:
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                if path in here:
+                    os.unlink(path)
+                with open(path, "wb") as file:
+                    file.write(content)
                 self.seen[path] = self._stamp(path, new=True)
 
     def remove(self) -> None:
@@ -109,37 +112,39 @@ def outcomes(name: str, reader: Reader, copy: Copy, cases: range, seed: int, unt
 
 def _of_child(name: str, reader: Reader, copy: Copy, cases: list[int], seed: int, until: float) -> Iterator[Outcome]:
     """What a child says of its cases up to the first that goes wrong; of that, how the child ended where it says nothing."""
-    read, write = os.pipe()
+    told = copy.top / "told"  # a file, and no pipe, so that the parent need not wake for each case
+    told.write_bytes(b"")
     child = os.fork()
     if child == 0:
-        os.close(read)
         try:
-            _answer(name, reader, copy, cases, seed, until, write)
+            _answer(name, reader, copy, cases, seed, until, os.open(told, os.O_WRONLY | os.O_APPEND))
         finally:
             os._exit(7)
-    os.close(write)
-    rest, number, ended = b"", None, ""
+    rest, number, killed = b"", None, False
     heard, used = time.monotonic(), None
-    with os.fdopen(read, "rb", buffering=0) as pipe:
+    with told.open("rb", buffering=0) as file, open(os.pidfd_open(child), "rb", buffering=0) as process:
+        ended = False
         while not ended:
-            if not select.select([pipe], [], [], 1)[0]:
+            ended = bool(select.select([process], [], [], PAUSE)[0])
+            got = file.read()
+            *lines, rest = (rest + got).split(b"\n")
+            for line in lines:
+                one = json.loads(line)
+                number = one if isinstance(one, int) else None
+                if isinstance(one, list):
+                    yield Outcome(*one)
+            if got:
+                heard, used = time.monotonic(), None
+            elif not ended and time.monotonic() - heard > 1:
                 used = _cpu(child) if used is None else used  # when nothing was heard for a second
                 if _cpu(child) - used > SECONDS or time.monotonic() - heard > WAITING:
                     os.kill(child, signal.SIGKILL)
-                    ended = "slow"
-                continue
-            heard, used = time.monotonic(), None
-            got = os.read(pipe.fileno(), 2**20)
-            ended = "" if got else "other"
-            *lines, rest = (rest + got).split(b"\n")
-            for line in lines:
-                told = json.loads(line)
-                number = told if isinstance(told, int) else None
-                if isinstance(told, list):
-                    yield Outcome(*told)
+                    killed = True
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if number is not None:  # a case that was begun and has not ended
-        yield Outcome(number, ended, f"exit code {status}", "killed" if ended == "slow" else f"exit code {status}")
+        yield Outcome(
+            number, "slow" if killed else "other", f"exit code {status}", "killed" if killed else f"exit code {status}"
+        )
     elif status and status != -signal.SIGKILL:
         raise SystemExit(f"{name}: a child ended with {status} between two cases")
 
@@ -159,33 +164,33 @@ def _answer(name: str, reader: Reader, copy: Copy, cases: list[int], seed: int, 
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     sys.addaudithook(watch)
     warnings.simplefilter("ignore")
+    gc.freeze()  # what is there stays, and need not be looked at again
     first = None
     os.write(write, f"{cases[0]}\n".encode())
     for number, following in zip(cases, [*cases[1:], None]):
         ran.clear()
-        found, size = _one(name, reader, copy, number, seed)
+        found, size, now = _one(name, reader, copy, number, seed)
         if ran:
             found = found._replace(outcome="ran", said=ran[0])
         elif found.outcome not in WRONG and found.seconds > SECONDS:
             found = found._replace(outcome="slow")
         elif found.outcome not in WRONG and found.memory > TIMES * size + CONSTANT:
             found = found._replace(outcome="big", said=f"{found.memory / 2**20:.0f} MiB: {found.said}")
-        now = _resident()[0]
         first = now if first is None else first
         copy.restore()
         last = found.outcome in WRONG or now - first > MOST_GROWTH or time.monotonic() > until or following is None
         told = json.dumps(found._replace(left=now - first))
-        os.write(write, (f"{told}\n" if last else f"{told}\n{following}\n").encode())  # one switch to the parent a case
+        os.write(write, (f"{told}\n" if last else f"{told}\n{following}\n").encode())
         if last:
             break
     os._exit(0)
 
 
-def _one(name: str, reader: Reader, copy: Copy, number: int, seed: int) -> tuple[Outcome, int]:
-    """A case, and the size of its file."""
+def _one(name: str, reader: Reader, copy: Copy, number: int, seed: int) -> tuple[Outcome, int, int]:
+    """A case, the size of its file, and the memory of the process after it."""
     reads, size = reader(copy.folder, random.Random(f"{name} {seed} {number}"))
-    with contextlib.suppress(OSError):  # sets the largest resident set to the present one
-        Path("/proc/self/clear_refs").write_text("5")
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "wb", buffering=0) as file:
+        file.write(b"5")  # sets the largest resident set to the present one
     before, began = _resident()[0], time.process_time()
     outcome, kind, said = "result", "", ""
     try:
@@ -199,7 +204,8 @@ def _one(name: str, reader: Reader, copy: Copy, number: int, seed: int) -> tuple
         place, line = _place(error)
         outcome, kind = "other", f"{type(error).__name__} at {place}:{line}"
         said = f"{kind}: {str(error)[:200]}"
-    return Outcome(number, outcome, kind, said[:600], time.process_time() - began, _resident()[1] - before), size
+    seconds, (now, most) = time.process_time() - began, _resident()
+    return Outcome(number, outcome, kind, said[:600], seconds, most - before), size, now
 
 
 def _cpu(process: int) -> float:
@@ -210,16 +216,20 @@ def _cpu(process: int) -> float:
     return 0.0
 
 
-def _place(error: BaseException) -> tuple[str, int | None]:
+def _place(error: BaseException) -> tuple[str, int]:
     """The last function of pyrovae that an error went through, and the line there."""
-    ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "/pyrovae/" in frame.filename]
-    if not ours:
-        return "?", 0
-    return f"{ours[-1].filename.rpartition('/pyrovae/')[2].removesuffix('.py')}.{ours[-1].name}", ours[-1].lineno
+    place, trace = ("?", 0), error.__traceback__
+    while trace is not None:  # by hand, as the module `traceback` reads the lines of all files
+        code = trace.tb_frame.f_code
+        if "/pyrovae/" in code.co_filename:
+            file = code.co_filename.rpartition("/pyrovae/")[2].removesuffix(".py")
+            place = f"{file}.{code.co_name}", trace.tb_lineno
+        trace = trace.tb_next
+    return place
 
 
 def _resident() -> tuple[int, int]:
     """Bytes of memory of this process: now, and the most since `clear_refs`."""
-    status = Path("/proc/self/status").read_bytes()
-    now, most = (int(re.search(rb"%s:\s+(\d+)" % key, status)[1]) for key in (b"VmRSS", b"VmHWM"))  # type: ignore[index]
-    return now * 1024, most * 1024
+    with open("/proc/self/status", "rb", buffering=0) as file:
+        found = dict(MEMORY_LINES.findall(file.read()))
+    return int(found[b"RSS"]) * 1024, int(found[b"HWM"]) * 1024

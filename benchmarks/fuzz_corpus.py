@@ -63,9 +63,11 @@ def corpus(folder: Path) -> None:
         mixed.to_excel(folder / "table.xlsx", index=False)
     np.save(folder / "rows.npy", draw.normal(size=(30, 3)).astype("f4"))
     np.savez(folder / "rows.npz", x=draw.integers(0, 9, (30, 3)), y=draw.integers(0, 2, 30))
-    (folder / "images").mkdir()
     for name in ("a.png", "b.jpg", "c.gif", "d.tif", "e.webp", "f.bmp"):
-        Image.fromarray(draw.integers(0, 255, (12, 12, 3), dtype=np.uint8)).save(folder / "images" / name)
+        images = folder / f"images {name[2:]}"  # one that is whole beside it
+        images.mkdir()
+        Image.fromarray(draw.integers(0, 255, (12, 12, 3), dtype=np.uint8)).save(images / name)
+        Image.fromarray(np.arange(432, dtype=np.uint8).reshape(12, 12, 3)).save(images / "whole.png")
     (folder / "rows.csv").write_text("id,a,b\n" + "".join(f"r{n},{n % 7},{n * 0.37:.2f}\n" for n in range(30)))
     (folder / "labels.csv").write_text("id,label\n" + "".join(f"r{n},{'ab'[n % 2]}\n" for n in range(12)))
     choices = [{"type": "choices", "from_name": "label", "value": {"choices": [name]}} for name in "ab"]

@@ -169,17 +169,18 @@ def _lines(path: Path) -> tuple[list[int], str | None, list[str]]:
 def _width(line: str, separator: str) -> int:
     """How many cells a line has."""
     if separator != BLANKS and '"' not in line:
-        return line.strip("\r\n").count(separator) + 1
+        return line.count(separator) + 1
     return len(_split(line, separator))
 
 
-def _split(line: str, separator: str, most: int = -1) -> list[str]:
-    """The cells of a line; what comes behind the first `most` may be one cell."""
+def _split(line: str, separator: str, most: int | None = None) -> list[str]:
+    """The first cells of a line, or all."""
     if separator == BLANKS:
-        return line.split(maxsplit=most)
+        return line.split(maxsplit=-1 if most is None else most)[:most]
     if '"' not in line:  # the other reader has a limit of 131,072 characters a cell, which a line by another mark is
-        return [cell.strip() for cell in line.strip("\r\n").split(separator, maxsplit=most)]
-    return [cell.strip() for cell in next(csv.reader([line.strip("\r\n")], delimiter=separator, skipinitialspace=True))]
+        return [cell.strip() for cell in line.split(separator, maxsplit=-1 if most is None else most)[:most]]
+    cells = next(csv.reader([line.strip("\r\n")], delimiter=separator, skipinitialspace=True))
+    return [cell.strip() for cell in cells[:most]]
 
 
 def _separator(lines: Sequence[str]) -> str:
@@ -187,11 +188,12 @@ def _separator(lines: Sequence[str]) -> str:
     if not lines:
         return ","
     marks = (",", ";") if "  " in lines[0] else (",", ";", "\t")  # tabs between runs of blanks are only for alignment
+    longest = max(map(len, _MISSING))  # a longer cell, which may be megabytes, need not be looked at
     best, found = (0.0, 0.0), BLANKS
     for mark in (*marks, BLANKS):
         (width, number), *_ = Counter(_width(line, mark) for line in lines).most_common(1)
-        rows = [_split(line, mark, COLUMNS_LOOKED_AT)[:COLUMNS_LOOKED_AT] for line in lines]
-        cells = [cell for row in rows for cell in row if cell.lower() not in _MISSING]
+        rows = [_split(line, mark, COLUMNS_LOOKED_AT) for line in lines]
+        cells = [cell for row in rows for cell in row if len(cell) > longest or cell.lower() not in _MISSING]
         score = (number / len(rows), sum(is_number(c, mark != ",") for c in cells) / max(1, len(cells)))
         if width > 1 and score > best:
             best, found = score, mark
@@ -212,21 +214,25 @@ def _has_header(head: pd.DataFrame, decimal: str, numbers_name: bool) -> str | N
     the wavelengths of spectra, if they rise or fall as no other line does. Of a table of texts alone, see `_texts_name`.
     """
     words = {"true": "1", "false": "0"}  # pandas reads these as bool
-    text = head.map(lambda cell: words.get(str(cell).strip().lower(), str(cell).strip().replace(decimal, ".")))
-    numbers = text.where(head.notna()).apply(pd.to_numeric, errors="coerce")
-    numeric = (numbers.notna() | head.isna()).iloc[1:].all()  # by the lines below the first
-    first = numbers.iloc[0]
+    cells: NDArray[Any] = head.to_numpy(dtype=object)
+    missing = head.isna().to_numpy()
+    texts = [None if gap else str(cell).strip() for cell, gap in zip(cells.ravel(), missing.ravel())]
+    written = [None if text is None else words.get(text.lower(), text.replace(decimal, ".")) for text in texts]
+    # of all cells at once, as pandas takes a time for each column
+    found = pd.to_numeric(pd.Series(written, dtype=object), errors="coerce")
+    numbers = found.to_numpy(dtype=np.float64).reshape(cells.shape)
+    first, unknown = numbers[0], np.isnan(numbers)
+    numeric = (~unknown | missing)[1:].all(axis=0)  # by the lines below the first
     if len(first) > 2 and first.tolist() == list(range(len(first))):
         return ""
-    if not first[numeric].notna().any():
-        return "" if bool(head.iloc[0][numeric].notna().any()) else _texts_name(head.loc[:, ~numeric])
-    words_below = set(head.loc[1:, ~numeric].to_numpy().ravel().tolist())
-    if not numbers_name or any(cell in words_below for cell in head.iloc[0][~numeric]):
+    if unknown[0, numeric].all():
+        return _texts_name(head.loc[:, ~numeric]) if missing[0, numeric].all() else ""
+    words_below = set(cells[1:, ~numeric].ravel().tolist())
+    if not numbers_name or any(cell in words_below for cell in cells[0, ~numeric]):
         return None
-    if any(str(cell).strip()[:1].isalpha() for cell in head.iloc[0][numeric & first.isna()].dropna()):
+    if any(str(cell).strip()[:1].isalpha() for cell in cells[0, numeric & unknown[0] & ~missing[0]]):
         return "it has text where the lines below have numbers"
-    table = numbers.loc[:, numeric].to_numpy(dtype=np.float64)
-    return _numbers_name(table[0], table[1:])
+    return _numbers_name(first[numeric], numbers[1:, numeric])
 
 
 def _texts_name(cells: pd.DataFrame) -> str | None:

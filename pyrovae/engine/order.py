@@ -25,13 +25,15 @@ MENDED = (2, 14)  # the first version of torch that keeps the order by itself
 @contextmanager
 def order_kept() -> Iterator[None]:
     """Let TorchInductor keep the order of reads and writes, and that of random numbers, while it compiles."""
-    if TorchVersion(torch.__version__) >= MENDED:
+    version: Any = TorchVersion(torch.__version__)
+    if version >= MENDED:
         yield
         return
     # or a program would be found that was compiled without this
-    tag = f"{torch.compiler.config.cache_key_tag} pyrovae: order kept"
+    config: Any = torch.compiler.config
+    tag = f"{config.cache_key_tag} pyrovae: order kept"
     with (
-        torch.compiler.config.patch(cache_key_tag=tag),
+        config.patch(cache_key_tag=tag),
         _around(scheduler.SchedulerNode, "recompute_size_and_body", _naming_again),
         _around(scheduler.Scheduler, "compute_dependencies", _one_draw_after_another),
     ):

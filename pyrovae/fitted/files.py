@@ -22,6 +22,7 @@ from pyrovae.errors import CheckpointError
 FORMAT = 1
 WEIGHTS, HISTORY, STATE = "weights.safetensors", "history.csv", "checkpoint.safetensors"
 FILES = (WEIGHTS, HISTORY, STATE)
+DEEPEST = 100  # an entry inside of another; each takes some calls
 SEAL = b'"sha256": "'  # before the checksum of what stands above it in run.json
 
 
@@ -82,7 +83,7 @@ def read_run(folder: str | Path) -> dict[str, Any]:
     refuse_no_run(Path(folder))
     try:
         content = _read(path)
-        run = json.loads(content)
+        run = of_json(content)
         version = run["format"]
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged ({error}): restore it, or fit again.") from error
@@ -99,6 +100,19 @@ def read_run(folder: str | Path) -> dict[str, Any]:
             f"{path} is damaged, or was changed by hand: its checksum is not that of its content. Restore it, or fit again."
         )
     return dict(run)
+
+
+def of_json(content: str | bytes) -> Any:
+    """A JSON value. ValueError also where it is so deep that what walks through it, or only prints it, would fail."""
+    value = json.loads(content)
+    depth, level = 0, [value]
+    while level:  # without recursion
+        depth += 1
+        inner = [one for one in level if isinstance(one, dict | list)]
+        level = [part for one in inner for part in (one.values() if isinstance(one, dict) else one)]
+    if depth > DEEPEST:
+        raise ValueError(f"its entries are inside of one another more than {DEEPEST} times")
+    return value
 
 
 def is_mark(run: Mapping[str, Any]) -> bool:

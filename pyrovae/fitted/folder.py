@@ -32,7 +32,17 @@ from pyrovae._files import beside
 from pyrovae.batching.transforms import Transform
 from pyrovae.errors import CheckpointError, MissingPackageError, PyrovaeError, shortened
 from pyrovae.fitted import hub
-from pyrovae.fitted.files import HISTORY, STATE, WEIGHTS, claim_folder, content_of, key_of, read_run, replace_files
+from pyrovae.fitted.files import (
+    HISTORY,
+    STATE,
+    WEIGHTS,
+    claim_folder,
+    content_of,
+    key_of,
+    of_json,
+    read_run,
+    replace_files,
+)
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.limits import Bounded
 from pyrovae.fitted.spec import externals, from_spec, to_spec
@@ -46,7 +56,6 @@ ENTRIES: dict[str, type] = {"pair": dict, "layout": dict, "untransformed": dict,
 ENTRIES |= {"columns": dict, "more_layouts": list, "stopped": str, "frozen": list, "evaluating": list}
 SETTINGS = ("chunk_product", "best_epoch", "num_rows")  # numbers that questions use
 WITHOUT_PAIR = "finished, without a pair"  # the status of a run that has recorded something else
-DEEPEST = 100  # a specification inside of another; each takes some calls
 
 
 def _replace(
@@ -311,23 +320,11 @@ def _check_entries(run: Mapping[str, Any]) -> None:
     for name in SETTINGS:
         if not isinstance(run["settings"].get(name), int | float | None):
             raise TypeError(f"settings.{name} is {shortened(repr(run['settings'][name]))}")
-    if _depth(run.get("pair")) > DEEPEST or _depth(run.get("transform")) > DEEPEST:
-        raise TypeError(f"parts are inside of one another more than {DEEPEST} times")
 
 
 def _longest(layouts: Sequence[Layout]) -> int:
     """The longest side of the rows of all arguments."""
     return max((side for one in layouts for shape, _ in one.arguments.values() for side in shape), default=0)
-
-
-def _depth(value: Any) -> int:
-    """How deep a JSON value is, without recursion."""
-    depth, level = 0, [value]
-    while level:
-        depth += 1
-        inner = [one for one in level if isinstance(one, dict | list)]
-        level = [part for one in inner for part in (one.values() if isinstance(one, dict) else one)]
-    return depth
 
 
 def _compare_layouts(recorded: Layout, found: Layout) -> None:
@@ -426,6 +423,6 @@ def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `write_state` wrote. CheckpointError if there is no such file, or it is damaged."""
     tensors, metadata = _read_tensors(folder / STATE, content_of(folder, STATE, read_run(folder)))
     try:
-        return tensors, json.loads(metadata["notes"])
+        return tensors, of_json(metadata["notes"])
     except (KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{folder / STATE} is damaged ({error}): restore it, or fit again.") from error

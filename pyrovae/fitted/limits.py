@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -62,7 +62,7 @@ class Bounded(DispatchMode):
         self.operations -= 1
         if self.operations < 0:
             raise self.refuse("more layers or steps")
-        leaves = tree_flatten((args, kwargs))[0]
+        leaves = [*_leaves(args), *_leaves(kwargs.values())]
         tensors = [leaf.numel() for leaf in leaves if isinstance(leaf, Tensor)]
         made = math.prod(max(1, abs(leaf)) for leaf in leaves if type(leaf) is int) * math.prod(tensors)  # or fewer
         if made > min(self.most / 64, ELEMENTS):
@@ -71,6 +71,15 @@ class Bounded(DispatchMode):
         if max(made, *tensors, 0) > self.most or self.new < 0:
             raise self.refuse("larger tensors")
         return func(*args, **kwargs)
+
+
+def _leaves(values: Iterable[Any]) -> Iterator[Any]:
+    """What an operation is given, and the entries of its lists; torch's `tree_flatten` takes as long as a small operation."""
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from _leaves(value)
+        else:
+            yield value
 
 
 def memory_of(device: torch.device) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -193,7 +194,7 @@ def _numbers(name: str, dtype: str, values: Array, rows: int, why: str) -> Colum
         return Column(name, "binary" if num == 2 else "ordinal", dtype, categories=categories, why=why)
     decimals = _decimals(different)
     step = _step(values, different, decimals)
-    if not pd.api.types.is_numeric_dtype(dtype):  # texts with marks
+    if not _is_numeric(dtype):  # texts with marks
         dtype = "int64" if whole else "float64"
     smallest, largest = float(different[0]), float(different[-1])
     zeros, ones = float((values == 0).mean()), float((values == 1).mean())
@@ -212,6 +213,11 @@ def _numbers(name: str, dtype: str, values: Array, rows: int, why: str) -> Colum
         spread = float(values.std())  # infinite beyond 1e154
         step = 10.0 ** np.floor(np.log10(1e-3 * spread)) if 0 < spread < np.inf else 0.0
     return Column(name, kind, dtype, step=float(step), offset=offset, low=low, high=high, decimals=decimals, why=why)
+
+
+@functools.cache  # pandas takes longer to read the name of a dtype than all else about a short column
+def _is_numeric(dtype: str) -> bool:
+    return bool(pd.api.types.is_numeric_dtype(dtype))
 
 
 def _decimals(different: Array) -> int | None:

@@ -72,6 +72,15 @@ def test_work_grows_with_the_number_of_columns(tmp_path: Path, kind: str, ending
     refuse_faster_growth(few, many)
 
 
+def test_the_form_of_a_table_is_found_by_a_few_calls_a_cell(tmp_path: Path) -> None:
+    path = tmp_path / "wide.csv"
+    table("mixed", MANY).to_csv(path, index=False)
+    cells.find_form(path)
+    assert (
+        calls_of(lambda: cells.find_form(path)) < 70 * (ROWS + 1) * MANY
+    )  # 150 a cell, if pandas is asked about each column
+
+
 @pytest.mark.parametrize("ending", ("parquet", "arrow"))
 def test_work_of_open_grows_with_the_number_of_columns(tmp_path: Path, ending: str) -> None:
     pytest.importorskip("pyarrow")

@@ -13,7 +13,8 @@ import torch
 from support.programs import binary, vae
 
 import pyrovae as pv
-from pyrovae.fitted.files import sealed
+from pyrovae.fitted.files import digest, sealed
+from pyrovae.fitted.folder import read_state, state_of
 
 FILES = ("weights.safetensors", "run.json", "history.csv", "checkpoint.safetensors")
 NOT_CHECKED = ("sha256", "history_sha256", "checkpoint_sha256")  # what runs of version 0.1 lack
@@ -160,3 +161,19 @@ def test_any_value_of_any_entry_is_refused_or_does_no_harm(run: Path, key: str) 
 def test_a_device_that_is_none_is_not_damage(run: Path) -> None:
     with pytest.raises(pv.OptionError, match="known: auto, cpu, cuda"):
         pv.load(run, device="abacus")
+
+
+@pytest.mark.parametrize("name", ("info", "pair", "settings", "layouts", "of the state"))
+def test_entries_that_are_too_deep_to_be_walked_through_are_refused(run: Path, name: str) -> None:
+    deep: Any = "dtype"
+    for _ in range(600):
+        deep = [deep]
+    if name == "of the state":
+        tensors, notes = read_state(run)
+        (run / "checkpoint.safetensors").write_bytes(state_of(tensors, notes | {"loss": deep}))
+    recorded = json.loads((run / "run.json").read_text())
+    state = {"checkpoint_sha256": digest((run / "checkpoint.safetensors").read_bytes())}
+    entry = {} if name == "of the state" else {name: {"of a column": deep}}
+    (run / "run.json").write_bytes(sealed(recorded | state | entry))
+    with pytest.raises(pv.CheckpointError, match="inside of one another"):
+        resume(run) if name == "of the state" else pv.load(run)

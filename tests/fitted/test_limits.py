@@ -27,6 +27,7 @@ HUGE: dict[str, Callable[[], Any]] = {
     "a copy of what was expanded": lambda: torch.ones(1).expand(10**10).clone(),
     "repeated": lambda: torch.ones(3).repeat(10**9),
     "one-hot": lambda: nn.functional.one_hot(torch.zeros(1000, dtype=torch.int64), 10**9),
+    "joined": lambda: torch.cat([torch.ones(1).expand(10**9)] * 9),
     "many of them": lambda: [torch.empty(ELEMENTS) for _ in range(9)],
 }
 
