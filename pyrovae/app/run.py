@@ -146,7 +146,7 @@ def fit_run(
     torch.manual_seed(options.seed)
     pair: Any = _built(options, rows)
     if rows.columns is not None and rows.train.shape[1:] == (len(rows.columns),):
-        pair.columns = {"x": list(rows.columns)}  # the fit keeps them
+        pair.column_names = {"x": list(rows.columns)}  # the fit keeps them
     with suppress(Exception):  # a pair that does not run is explained by the fit
         for which, batch in rows.examples().items():
             say(f"{which}\n{graph_text(pair, batch)}" if which else graph_text(pair, batch))

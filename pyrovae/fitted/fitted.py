@@ -76,7 +76,7 @@ class Fit:
         more_layouts: The layouts for rows with other arguments than those of `layout`.
         row_elements: For each set of arguments, how many elements one row adds to the largest tensor of a run.
         untransformed: The shape of one row and the dtype of each argument before the transform, as the data have them.
-        columns: The names of the columns of each argument, as far as the data of the fit, or the `columns` of the pair, tell.
+        columns: The names of the columns of each argument, as far as the data, or the `column_names` of the pair, tell them.
         checksums: Of each weight as the fit left it, by name; empty while it runs.
         threads: Of the CPU that questions compute with; None takes as many as the sizes of their products keep busy.
 

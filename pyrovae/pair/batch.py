@@ -126,6 +126,14 @@ def columns_of(pair: PairLike, data: Any) -> dict[str, list[str]]:
     return {name: [str(one)[:60] for one in found] for name, found in named.items() if isinstance(found, Iterable)}
 
 
+def named_by(pair: PairLike) -> dict[str, list[str]]:
+    """The names of columns that a pair gives itself: its `column_names`, where that is a dict of lists of names."""
+    given = getattr(pair, "column_names", None)
+    if not isinstance(given, Mapping) or not all(isinstance(names, list | tuple) for names in given.values()):
+        return {}
+    return {str(argument): [str(name) for name in names] for argument, names in given.items()}
+
+
 def num_rows(batch: Mapping[str, Tensor]) -> int:
     """N, the number of rows of a batch."""
     return len(next(iter(batch.values())))

@@ -163,7 +163,7 @@ def cvae(
 
 def _name_columns(pair: Any, schema: Schema) -> None:
     """Tell the pair what its columns are called, which a fit of it keeps."""
-    pair.columns = {"x": list(schema.names)}
+    pair.column_names = {"x": list(schema.names)}
 
 
 def latent_size(schema: Schema) -> int:

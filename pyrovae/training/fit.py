@@ -21,6 +21,7 @@ from pyrovae.fitted.files import claim_folder
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.folder import write_fit
 from pyrovae.fitted.lock import locked
+from pyrovae.pair.batch import named_by
 from pyrovae.pair.layout import Layout
 from pyrovae.pair.parameters import default_dtype, fork_rng, param_scope, seed_torch, trainable
 from pyrovae.pair.program import PairLike
@@ -208,7 +209,7 @@ def fit(
     fitted = Fit(pair, layout=Layout((), 0, {}), transform=transform, info=dict(info or {}), threads=options.threads)
     with turn():
         rows = bind(pair, data, options)
-        fitted.columns = {**getattr(pair, "columns", {}), **rows.columns}
+        fitted.columns = {**named_by(pair), **rows.columns}
         groups = group(pair, rows, options)
         try:
             _fit(fitted, rows, groups, options)

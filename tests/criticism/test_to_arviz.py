@@ -353,6 +353,14 @@ def test_what_the_caller_says_comes_before_the_names_of_columns() -> None:
     assert twice["observed_data"]["x_dim_0"].values.tolist() == [0, 1, 2]
 
 
+@pytest.mark.parametrize("given", [5, ["a"], {"x": 5}, torch.zeros(2)], ids=["5", "list", "dict", "tensor"])
+@pytest.mark.parametrize("name", ["columns", "column_names"])
+def test_an_attribute_of_a_pair_may_be_what_its_author_wants(name: str, given: Any) -> None:
+    vae = pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.Bernoulli(6)), pv.mlp(6, fam.Normal(2)))
+    setattr(vae, name, given)
+    assert pv.fit(vae, binary(), epochs=0, progress=False).columns == {}
+
+
 def test_conditions_have_their_names_and_one_dimension_has_those_of_one_variable() -> None:
     torch.manual_seed(0)
     regression = pv.Regression(torch.nn.Identity(), pv.mlp(3, fam.Normal(2), hidden=()))
