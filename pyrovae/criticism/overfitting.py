@@ -38,9 +38,9 @@ def overfitting(evidence: Evidence) -> list[Finding]:
             f"log p(x) of rows held out is {_apart(difference, error)} that of training rows",
             "a difference of less than a fifth of the spread of log p(x) over rows",
             grade(difference / scale, 0.2, 0.5),
-            "Leave hidden units out at random in training (activation=pv.nets.ReLUDropout(0.2), on the command line "
-            "--dropout 0.2), train for fewer epochs (keep the best by validation rows), use a smaller network, fewer "
-            "latent dimensions, or more rows.",
+            "Train for fewer epochs (keep the best by validation rows), use a smaller network, fewer latent dimensions, "
+            "more rows, weight decay, or, where rows are few for the numbers in each, dropout, as by "
+            "activation=pv.nets.ReLUDropout(0.2).",
             values={"difference": difference, "difference_se": error, "relative": difference / scale},
             p_value=normal_p(difference / error) if difference > 0 else 1.0,
             curves={"training": trained.log_likelihood.tolist(), "held_out": held.log_likelihood.tolist()},
@@ -53,9 +53,9 @@ def overfitting(evidence: Evidence) -> list[Finding]:
             f"({train_gap:.2f} nats below log p(x) in training, {held_gap:.2f} held out)",
             "less than 0.5 nats are the guide's",
             grade(more, 0.5, 5.0),
-            "The encoder has learned the training rows by heart: dropout (activation=pv.nets.ReLUDropout(0.2), on the "
-            "command line --dropout 0.2), fewer epochs, rows transformed at random, or q refined for each row "
-            "(proposal='refined').",
+            "The encoder has learned the training rows by heart: fewer epochs, dropout, as by "
+            "activation=pv.nets.ReLUDropout(0.2), rows transformed at random, "
+            "or q refined for each row (proposal='refined').",
             values={"elbo_difference": difference + more, "guide": more, "guide_se": more_error},
             p_value=normal_p(more / more_error) if more > 0 else 1.0,
         ),

@@ -24,4 +24,4 @@ def keep_freed_memory() -> None:
     Where MALLOC_TRIM_THRESHOLD_ or MALLOC_MMAP_THRESHOLD_ is set, these hold, and elsewhere than on Linux nothing changes.
     """
     if sys.platform == "linux":
-        torch.empty(LARGEST, dtype=torch.uint8)
+        torch.UntypedStorage(LARGEST, device="cpu")  # no operation, which whoever watches operations would see

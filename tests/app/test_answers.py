@@ -98,6 +98,13 @@ def test_a_file_whose_labels_are_not_clear_is_left_alone(tmp_path: Path, lines: 
     assert path.read_text() == f"id,label,chosen,{lines}\n"
 
 
+def test_a_file_that_a_spreadsheet_has_saved_in_another_encoding_is_told_how_it_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_bytes("id,label,chosen\na,gr\u00fcn,\n".encode("cp1252"))
+    with pytest.raises(DataError, match=r"iconv -f WINDOWS-1252 .* Put that in its place\."):
+        Answers(path, "id", NAMES, 3)
+
+
 def test_a_file_whose_name_no_table_can_hold_is_refused_before_any_fit(tmp_path: Path) -> None:
     Image.new("L", (4, 4)).save(tmp_path / "a.png")
     try:

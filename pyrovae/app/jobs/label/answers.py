@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyrovae._files import write_file
+from pyrovae._foreign import cure_of_letters
 from pyrovae.data.labels import LABEL, match_labels, read_lines
 from pyrovae.errors import DataError, OptionError
 
@@ -192,9 +193,9 @@ class Answers:
             written = self._digest(self.path.read_bytes())
             lines = read_lines(self.path)
         except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise DataError(
-                f"{self.path} cannot be read ({error}): restore it, or give another name by --out."
-            ) from error
+            cure = cure_of_letters(self.path, error)
+            cure = f"{cure} Put that in its place." if cure else "Restore it, or give another name by --out."
+            raise DataError(f"{self.path} cannot be read ({error}). {cure}") from error
         header = lines[0] if lines else []
         if header[:3] != [self.column, LABEL, CHOSEN] or not all(name.startswith(BY) for name in header[3:]):
             raise OptionError(
