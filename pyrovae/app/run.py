@@ -131,25 +131,14 @@ def fit_run(
     split = split_rows(dataset, options)
     options = decide(options, dataset, len(split.train))
     rows = make_rows(dataset, split, options)
-    say(describe(dataset, options, rows))
-    if rows.schema is not None:
-        if isinstance(rows.given, Given):
-            say("The model is given, and does not model:\n" + repr(rows.given.schema).partition("\n")[2])
-        say(repr(rows.schema) + f"\n(kept in {COLUMNS} of the run folder; give it back, edited, by --columns)")
-        if scales := hint(rows.schema):
-            say(scales)
-    if isinstance(rows.given, GivenCaptions):
-        some = ", ".join(
-            f"'{caption}'" for caption in dict.fromkeys(rows.given.words.decode(rows.given.parts["train"][:3]))
-        )
-        say(f"The model is given captions, such as {some}. Words: {', '.join(rows.given.words.words)}.")
+    _say_what(dataset, options, rows, say)
     torch.manual_seed(options.seed)
     pair: Any = _built(options, rows)
     if rows.columns is not None and rows.train.shape[1:] == (len(rows.columns),):
         pair.column_names = {"x": list(rows.columns)}  # the fit keeps them
     with suppress(Exception):  # a pair that does not run is explained by the fit
         for which, batch in rows.examples().items():
-            say(f"{which}\n{graph_text(pair, batch)}" if which else graph_text(pair, batch))
+            say("\n".join(filter(None, (which, graph_text(pair, batch)))))
     info: dict[str, Any] = {
         "folder": os.path.abspath(folder),
         "data": dataset.source,
@@ -168,21 +157,47 @@ def fit_run(
     run = Run(options, dataset, rows, fitted, folder, watching)
     if ranks.rank() > 0:
         return run  # the first process writes
-    if rows.schema is not None:
-        others = rows.given.schema.columns if isinstance(rows.given, Given) else ()
-        every = replace(rows.schema, columns=(*rows.schema.columns, *others))
-        write_file(folder / COLUMNS, every.to_yaml().encode())
+    _keep_columns(run)
     if force:  # files of the replaced run would pass for this one's; removed only now, since the fit may be refused
         written = [getattr(tracker, "path", None) for tracker in (*watching, *how["of_first"])]
         for path in [folder / name for name in (*ARTEFACTS, *LOGS)]:
             if path not in written:
                 path.unlink(missing_ok=True)
+    _draw_graphs(run, say)
+    return run
+
+
+def _say_what(dataset: Dataset, options: Options, rows: Rows, say: Callable[[str], None]) -> None:
+    """What is fitted to which rows: in a line, and for tables and captions what was made of them."""
+    say(describe(dataset, options, rows))
+    if rows.schema is not None:
+        if isinstance(rows.given, Given):
+            say("The model is given, and does not model:\n" + repr(rows.given.schema).partition("\n")[2])
+        say(repr(rows.schema) + f"\n(kept in {COLUMNS} of the run folder; give it back, edited, by --columns)")
+        if scales := hint(rows.schema):
+            say(scales)
+    if isinstance(rows.given, GivenCaptions):
+        words = rows.given.words
+        some = ", ".join(f"'{caption}'" for caption in dict.fromkeys(words.decode(rows.given.parts["train"][:3])))
+        say(f"The model is given captions, such as {some}. Words: {', '.join(words.words)}.")
+
+
+def _keep_columns(run: Run) -> None:
+    """Write what each column of a table was taken for, those that the model is given included."""
+    schema, given = run.rows.schema, run.rows.given
+    if schema is not None:
+        others = given.schema.columns if isinstance(given, Given) else ()
+        every = replace(schema, columns=(*schema.columns, *others))
+        write_file(run.folder / COLUMNS, every.to_yaml().encode())
+
+
+def _draw_graphs(run: Run, say: Callable[[str], None]) -> None:
+    """Draw the graph into the folder, and that of labelled rows, where there are some."""
     with suppress(Exception):  # a picture that cannot be drawn must not cost the results
-        for which, batch in rows.examples().items():
-            drawn = draw_graph(pair, batch, folder / f"graph{'-labelled' if which else ''}.png")
+        for which, batch in run.rows.examples().items():
+            drawn = draw_graph(run.fitted.pair, batch, run.folder / f"graph{'-labelled' if which else ''}.png")
             if drawn.suffix == ".gv":
                 say(f"No picture of the graph: Graphviz's dot is not installed. See {drawn.name}.")
-    return run
 
 
 def _fitted(
