@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import ExitStack
 from typing import Any
 
@@ -15,6 +16,8 @@ PRECISIONS = ("float32", "bfloat16")
 # Floating-point operations of the largest product of a step from which "auto" takes bfloat16. Products of 160 million made fits
 # of MNIST a third to a half shorter, compiling included, at no loss that three seeds show (`benchmarks/precision.py`).
 WORTH_IT = 5e7
+# From so many on, a processor without instructions for bfloat16 loses time that a user notices.
+NOTICED = 1e6
 
 
 class _Float32Results(TorchFunctionMode):
@@ -68,6 +71,25 @@ def as_precision(
             f"precision='bfloat16' needs float32 parameters, and these are {str(dtype)[6:]}: convert the pair to float32."
         )
     return precision
+
+
+def warn_of_slow_products(
+    precision: str, device: torch.device, product: float = NOTICED, *, stacklevel: int = 2
+) -> None:
+    """Warn where bfloat16 was asked for and the processor computes it by other instructions, one number after another.
+
+    Args:
+        precision: What was asked for.
+        device: Where the steps run.
+        product: Floating-point operations of the largest product of matrices of a step.
+        stacklevel: As of `warnings.warn`, of this function's caller.
+    """
+    if precision == PRECISIONS[1] and product >= NOTICED and not has_bfloat16(device):
+        warnings.warn(
+            "precision='bfloat16' makes this fit several times slower, since this processor has no instructions for bfloat16: "
+            "leave precision out, or give 'auto', which takes bfloat16 only where it saves time.",
+            stacklevel=stacklevel + 1,
+        )
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -17,7 +17,7 @@ from pyrovae.engine import ranks
 from pyrovae.engine.adam import Adam, rate_of, set_model_apart
 from pyrovae.engine.compiled import choose_engine
 from pyrovae.engine.fused import check_fused, is_dense
-from pyrovae.engine.precision import as_precision
+from pyrovae.engine.precision import as_precision, warn_of_slow_products
 from pyrovae.engine.program import Clip, Program, clip_by_norm
 from pyrovae.engine.threads import threads_for
 from pyrovae.errors import OptionError
@@ -74,6 +74,7 @@ def plan(
             "family, such as families.RelaxedOneHotCategorical, or leave the schedule out."
         )
     precision = as_precision(options.precision, next(iter(leaves.values())).dtype, data.device, data.product)
+    warn_of_slow_products(str(options.precision), data.device, data.product, stacklevel=4)  # at the call of fit
     optimizer = _make_optimizer(options.optimizer, list(leaves.values()), options.learning_rate)
     if "model" in weights:
         set_model_apart(optimizer, list(model_only(fitted.pair, runs).values()))

@@ -20,7 +20,7 @@ from torch import Tensor
 from pyrovae.engine.compiled import choose_engine, make_engine
 from pyrovae.engine.denormals import flush_denormals
 from pyrovae.engine.freed_memory import keep_freed_memory
-from pyrovae.engine.precision import as_precision, low_precision
+from pyrovae.engine.precision import as_precision, warn_of_slow_products, low_precision
 from pyrovae.engine.program import Program
 from pyrovae.engine.step import Eager, Engine, descend
 from pyrovae.engine.tracing import ROUNDING, TracedFunction, undone
@@ -263,6 +263,8 @@ class _Step:
 
     def __call__(self, inputs: Batch) -> Any:
         self.count += 1
+        for value in [*inputs.values()][: self.count == 1]:
+            warn_of_slow_products(self.svi.precision, value.device, stacklevel=4)  # at the call of step
         if self.engine is None:
             # where arguments come in many signatures, each must be met more often before its trace can pay
             often = self.count >= max(2, len(self.svi._steps))

@@ -318,6 +318,25 @@ def test_auto_takes_bfloat16_for_large_products_where_a_processor_has_it(
     assert chosen["precision"] == precision
 
 
+@pytest.mark.parametrize("drop_in", [False, True])
+def test_bfloat16_warns_where_the_processor_computes_it_slowly(monkeypatch: pytest.MonkeyPatch, drop_in: bool) -> None:
+    def fit(precision: str) -> None:
+        if drop_in:
+            pair = vae()
+            pv.SVI(pair.model, pair.guide, pyro.optim.Adam({}), pv.Trace_ELBO(), precision=precision).step(binary())
+        else:
+            pv.fit(vae(), binary(), epochs=1, engine="eager", precision=precision)
+
+    monkeypatch.setattr("pyrovae.engine.precision.NOTICED", 1.0)
+    monkeypatch.setattr("pyrovae.engine.precision.has_bfloat16", lambda device: True)
+    fit("bfloat16")
+    monkeypatch.setattr("pyrovae.engine.precision.has_bfloat16", lambda device: False)
+    fit("float32")
+    with pytest.warns(UserWarning, match="several times slower.*'auto'") as said:
+        fit("bfloat16")
+    assert said[0].filename == __file__  # at the line of the user
+
+
 def test_bfloat16_leaves_densities_in_single_precision() -> None:
     seen: list[torch.dtype] = []
 
