@@ -20,7 +20,7 @@ from torch import Tensor
 from pyrovae.engine.compiled import choose_engine, make_engine
 from pyrovae.engine.denormals import flush_denormals
 from pyrovae.engine.freed_memory import keep_freed_memory
-from pyrovae.engine.precision import as_precision, warn_of_slow_products, low_precision
+from pyrovae.engine.precision import as_precision, low_precision, warn_of_slow_products
 from pyrovae.engine.program import Program
 from pyrovae.engine.step import Eager, Engine, descend
 from pyrovae.engine.tracing import ROUNDING, TracedFunction, undone
