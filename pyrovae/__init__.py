@@ -74,6 +74,7 @@ if TYPE_CHECKING:
         MultimodalVAE,
         NotMIWAE,
         Regression,
+        SpatialVAE,
         SSRegression,
         StackedSSVAE,
         VaDE,
@@ -149,7 +150,8 @@ _HOMES = {
     "pyrovae.guides.monte_carlo": "monte_carlo_em",
     "pyrovae.guides.per_row": "per_row",
     "pyrovae.models": """ADGM CVAE GMVAE NVAE SDGM SSVAE VAE VQVAE CategoricalVAE DeepMarkovVAE HierarchicalVAE JointVAE
-        LabelsVAE LadderVAE MultimodalVAE NotMIWAE Regression SSRegression StackedSSVAE VaDE""",
+        LabelsVAE LadderVAE MultimodalVAE NotMIWAE Regression SpatialVAE SSRegression
+        StackedSSVAE VaDE""",
     "pyrovae.nets.freezing": "frozen",
     "pyrovae.objectives": "baselines kl penalties",
     "pyrovae.objectives.elbo": "Bound elbo",
@@ -241,6 +243,7 @@ __all__ = [
     "Restoration",
     "SSRegression",
     "ShapeError",
+    "SpatialVAE",
     "StackedSSVAE",
     "Terms",
     "Trace_ELBO",

@@ -26,6 +26,7 @@ SAYS = {
     "clustering.py": "clusters chosen, ",
     "collapse.py": "a bar a level: collapse.png",
     "joint_codes.py": "traversals in joint-codes-dear-z.png",
+    "turned_images.py": "correlation with the moves given: angle ",
     "disentangle.py": "beta-TCVAE MIG ",
     "hierarchical.py": "IWELBO of 10 draws, 2 level(s): log p(x) ",
     "ladder.py": "samples with levels held in ladder-levels.png",

@@ -73,6 +73,7 @@ class Model(Entry):
     takes: those options that are not for every model.
     code: the site whose posterior mean `encode` writes.
     images: whether its rows are images, (C, H, W) or (H, W), whatever --net says.
+    has_pose: whether a latent variable of its own, "pose", moves these images.
     own_guide: whether its guide is its own, whatever the prior is.
     first_stage: from the pair, the one that a fit in two stages fits first; they share parts.
     """
@@ -82,6 +83,7 @@ class Model(Entry):
     takes: tuple[str, ...] = ()
     code: str = "z"
     images: bool = False
+    has_pose: bool = False
     own_guide: bool = False
     first_stage: Callable[[Any], Any] = lambda pair: pair
 
@@ -94,6 +96,11 @@ class Model(Entry):
     def quantised(self) -> bool:
         """Whether its latent variable is a grid of codes."""
         return "codebook" in self.takes
+
+    @property
+    def grouped(self) -> bool:
+        """Whether its latent variables are groups of maps, with a guide and networks of its own."""
+        return "groups" in self.takes
 
     @property
     def clusters(self) -> bool:

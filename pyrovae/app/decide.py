@@ -60,6 +60,8 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
         options = replace(options, model="labels")
     model: Model = MODELS[options.model]
     _check_model(model, options, dataset)
+    if model.has_pose and options.net == "mlp":  # which takes rows of numbers
+        options = replace(options, net="conv")
     likelihood, total_count = choose_likelihood(options, dataset)
     table = dataset.schema if likelihood == TABLE else None
     if table is not None:
@@ -93,20 +95,20 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
         patience = max(LEAST_PATIENCE, math.ceil(epochs / 4))
     _check_schedule(options, epochs)
     # unless the KL weight rises slowly, most groups of maps are switched off before they become useful
-    warms_up = model.images and not options.kl_cycles
+    warms_up = model.grouped and not options.kl_cycles
     return replace(
         options,
         clusters=_number_of_clusters(model, options, dataset),
         size_factor=size_factor,
         levels=levels,
-        groups=(1, 2) if options.groups is None and "groups" in model.takes else options.groups,
+        groups=(1, 2) if options.groups is None and model.grouped else options.groups,
         codebook="fsq" if options.codebook is None and model.quantised else options.codebook,
         categories=10 if options.categories is None and "categories" in model.takes else options.categories,
         estimator="relaxed" if options.estimator is None and "estimator" in model.takes else options.estimator,
         latent=latent,
         prior=_absolute(str(options.prior)),
         likelihood=_absolute(likelihood),
-        guide=None if model.images or model.own_guide else _absolute(guide),
+        guide=None if model.grouped or model.own_guide else _absolute(guide),
         total_count=total_count,
         dropout=dropout,
         batch_size=batch_size,
@@ -249,7 +251,7 @@ def _check_model(model: Model, options: Options, dataset: Dataset) -> None:
         if option.by_model and option.name not in model.takes and value not in (option.default, usual):
             those = ", ".join(models_taking(option.name))
             raise OptionError(f"{option.flag} {value} does not go with --model {options.model}; it is for {those}.")
-    if model.images and (options.guide is not None or options.hidden not in (None, WIDTHS)):
+    if model.grouped and (options.guide is not None or options.hidden not in (None, WIDTHS)):
         raise OptionError(
             f"--model {options.model} has a guide and nets of its own, sized by --latent and --groups: leave out --guide and "
             "--hidden."

@@ -168,6 +168,20 @@ def _jointvae(of: Pieces) -> models.JointVAE:
     )
 
 
+def _spatial(of: Pieces) -> models.SpatialVAE:
+    assert not isinstance(of.event, int)
+    pose = nets.Pose(of.event[-2:], rotation=1.0, shift=0.2)
+    likelihood, encoder = of.likelihood(of.latent), of.seeing(of.posterior(of.event))
+    likelihood.net, encoder.net = nets.Posed(likelihood.net, pose), nets.Upright(encoder.net, pose, of.event)
+    return models.SpatialVAE(
+        prior=of.prior(),
+        pose_prior=priors.Normal(pose.size),
+        likelihood=likelihood,
+        pose_encoder=of.seeing(of.normal(pose.size, of.event)),
+        encoder=encoder,
+    )
+
+
 def _hierarchical(of: Pieces) -> models.HierarchicalVAE:
     parents = (of.event, *of.levels)
     encoders = [of.normal(latent, parent) for latent, parent in zip(of.levels[:-1], parents)]
@@ -273,6 +287,13 @@ MODELS: dict[str, Model] = {
     "vade": Model(_vade, "gmvae with q(z|x), the cluster summed out in the model", takes=("clusters", "dropout")),
     "jointvae": Model(
         _jointvae, "p(y) p(z) p(x|z,y): a discrete and a continuous code", takes=("prior", "clusters", "dropout")
+    ),
+    "spatial": Model(
+        _spatial,
+        "p(pose) p(z) p(x|z,pose): images, turned and shifted by the pose",
+        takes=("prior", "net"),
+        images=True,
+        has_pose=True,
     ),
     "hierarchical": Model(
         _hierarchical,

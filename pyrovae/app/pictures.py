@@ -18,7 +18,6 @@ from pyrovae._lazily import Lazily
 from pyrovae.app.catalogue import choose, part
 from pyrovae.app.given import GivenCaptions
 from pyrovae.app.models import MODELS
-from pyrovae.app.rows import source_rows
 from pyrovae.app.run import Run
 from pyrovae.errors import OptionError, PairError
 from pyrovae.pair.batch import take_rows
@@ -61,9 +60,13 @@ def pictures_of(run: Run) -> dict[str, Any]:
         side = 16
         axis = torch.distributions.Normal(0.0, 1.0).icdf(torch.linspace(0.02, 0.98, side))
         up, right = torch.meshgrid(axis, axis, indexing="ij")
-        grid = decode(fitted, torch.stack([right, up], -1).reshape(-1, 2))
+        codes = torch.stack([right, up], -1).reshape(-1, 2)
+        others = [site for site in fitted.layout.sites if site.role == "latent" and site.name != code]
+        # where there is a pose, all are upright and in the middle
+        grid = decode(fitted, {code: codes} | {site.name: codes.new_zeros(len(codes), *site.shape) for site in others})
         made["manifold"] = plots.manifold(rows.restore(grid).reshape(side, side, -1), rows.image_shape, grid=axis)
-        titled(made["manifold"], "E[x | z] over a grid of z")
+        given = ", ".join([code, *(f"{site.name} = 0" for site in others)])
+        titled(made["manifold"], f"E[x | {given}] over a grid of {code}")
     codes, labels = codes_of_test_rows(run, MOST_POINTS)
     made["latent"] = plots.latent(codes, labels, name=code)
     titled(made["latent"], f"posterior means of {code}, {len(codes)} test rows")
@@ -284,8 +287,3 @@ def conditions_of(run: Run, given: str | None, num: int, seed: int | None) -> Te
     random = torch.Generator().manual_seed(0 if seed is None else seed)
     known = rows.given.parts["train"]
     return known[torch.randint(len(known), (max(0, num),), generator=random)]
-
-
-def all_codes(run: Run) -> Tensor:
-    """E_q[z | x] of all rows of the source, `(N, L)`, in their order, with the rows of a test set at the end."""
-    return encode(run.fitted, source_rows(run.dataset, run.rows), site=run.model.code).flatten(1)

@@ -187,7 +187,7 @@ def _units(run: Run) -> dict[str, float]:
     }
     num = len(given[CONDITION]) if given else PRIOR_DRAWS
     draws = simulate(fitted, num, given=given or None, seed=0)
-    counted = [levels] if run.model.images else [(site,) for site in levels or (run.model.code,)]
+    counted = [levels] if run.model.grouped else [(site,) for site in levels or (run.model.code,)]
     for sites, suffix in zip(counted, ("", *(f"_{name}" for (name, *_) in counted[1:]))):
         # some means are averages of draws: encoded twice, so that their noise does not pass for activity
         means = [torch.cat([encode(fitted, seen, site=z, seed=seed).flatten(1) for z in sites], 1) for seed in (0, 1)]

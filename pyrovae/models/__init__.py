@@ -19,6 +19,7 @@ from pyrovae.models.notmiwae import NotMIWAE
 from pyrovae.models.nvae import NVAE
 from pyrovae.models.regression import Regression
 from pyrovae.models.sdgm import SDGM
+from pyrovae.models.spatial import SpatialVAE
 from pyrovae.models.ssregression import SSRegression
 from pyrovae.models.ssvae import SSVAE
 from pyrovae.models.stacked import StackedSSVAE
@@ -45,6 +46,7 @@ __all__ = [
     "NotMIWAE",
     "Regression",
     "SSRegression",
+    "SpatialVAE",
     "StackedSSVAE",
     "VaDE",
 ]

@@ -12,6 +12,7 @@ from pyrovae.nets.heads import BatchNormedHead
 from pyrovae.nets.masking import MaskChannel, RandomMask, SelfMasking
 from pyrovae.nets.mlp import MLP, Activated, Behind, Flat, Log1p, Rescaled, Swapped, WithMask, one_hot
 from pyrovae.nets.normalising import BatchNormed, LayerNormed
+from pyrovae.nets.poses import Moves, Pose, Posed, Upright
 from pyrovae.nets.quantisers import FSQ, Quantiser
 from pyrovae.nets.residual import ResidualMLP, ResNetDecoder, ResNetEncoder, Skip
 from pyrovae.nets.sequences import BackwardGRU, GatedStep, anything_from
@@ -40,7 +41,10 @@ __all__ = [
     "LayerNormed",
     "Log1p",
     "MaskChannel",
+    "Moves",
     "OneHot",
+    "Pose",
+    "Posed",
     "Quantiser",
     "RandomMask",
     "ReLUDropout",
@@ -56,6 +60,7 @@ __all__ = [
     "Skip",
     "Swapped",
     "Thermometer",
+    "Upright",
     "WithMask",
     "Words",
     "anything_from",

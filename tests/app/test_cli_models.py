@@ -33,7 +33,8 @@ QUICK = ("--epochs", "2", "--hidden", "8", "--latent", "2", "--proposal", "guide
 
 def quick(*words: str) -> tuple[str, ...]:
     """Options of a short fit, but for the width of the nets where they are maps."""
-    return tuple(word for word in QUICK if "nvae" not in words or word not in ("--hidden", "8"))
+    maps = {"nvae", "spatial"} & {*words}
+    return tuple(word for word in QUICK if not maps or word not in ("--hidden", "8"))
 
 
 class Row(NamedTuple):
@@ -68,6 +69,7 @@ MODELS = {
     ),
     "vade": Row(("--clusters", "4"), "model  p(y) p(z | y) p(x | z)", ("right classes by clusters' majorities",)),
     "jointvae": Row(("--prior", "vamp"), "model  p(y) p(z) p(x | y, z)", ("right classes by clusters' majorities",)),
+    "spatial": Row((), "guide  q(pose | x) q(z | pose, x)", ("log p(x), nats", "active units")),
     "hierarchical": Row((), "guide  q(z1 | x) q(z2 | z1)", ("active units of z1", "active units of z2")),
     "ladder": Row(
         ("--levels", "2,3,1", "--prior", "vamp"),
@@ -143,9 +145,10 @@ def test_every_question_to_a_run_of_every_model(pyrovae: Command, monkeypatch: p
     assert ("y" in explored["values"]) == (model.labels == "y" or model.clusters)
     assert pyrovae("encode", "run", "--out", "z.csv")[0] == 0
     units = (
-        8 if model.images else 6 if model.quantised or "categories" in model.takes else 2
+        8 if model.grouped else 6 if model.quantised or "categories" in model.takes else 2
     )  # two maps of 2 x 2, two codes of three, or two dimensions
-    assert pd.read_csv("z.csv", index_col="row").shape == (100, units + 1)
+    moves = ["angle", "right", "down"] if model.has_pose else []
+    assert list(pd.read_csv("z.csv", index_col="row")) == [*(f"z{k}" for k in range(units)), *moves, "label"]
 
 
 @pytest.mark.slow
@@ -227,6 +230,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "an empty level": (("digits", "--model", "ladder", "--levels", "4,0"), "--levels must be positive, got 4,0"),
     "groups of a vae": (("digits", "--groups", "1,2"), "--groups .*1, 2.* it is for nvae"),
     "an empty group": (("digits", "--model", "nvae", "--groups", "1,0"), "--groups are whole numbers of at least 1"),
+    "poses of a table": (("t.csv", "--label", "kind", "--model", "spatial"), "needs images, and the rows of t"),
     "maps of a table": (("t.csv", "--label", "kind", "--model", "nvae"), "needs images, and the rows of t"),
     "no level": (("digits", "--model", "hierarchical", "--levels", ""), "--levels must be positive, got none"),
     "two schedules of the KL weight": (("digits", "--kl-warmup", "2", "--kl-cycles", "2"), "choose one"),

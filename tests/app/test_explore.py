@@ -37,6 +37,7 @@ def levels() -> Explorer:
 WITHOUT = ("regression", "auto-normal", "auto-diagonal-normal")  # latent variables of rows
 ALIKE = (  # the model of another row, or one whose runs are explored in test_cli_models.py
     *("vae-plain-distribution-prior", "vae-shared-scale", "classes-to-encode", "joint-vae-classes-to-encode"),
+    "spatial-pose-to-encode",
     *("ssvae-none-labelled", "hierarchical-vae-top-to-encode", "categorical-relaxed", "auto-diagonal-normal"),
     *("nvae", "ladder-vae", "adgm", "sdgm", "joint-vae", "vqvae"),
 )

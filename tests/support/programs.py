@@ -304,6 +304,19 @@ def joint_vae() -> pv.JointVAE:
     )
 
 
+def spatial() -> pv.SpatialVAE:
+    """Of images of 2 x 3 pixels, turned, shifted and resized."""
+    pose, pixels, latent = pv.nets.Pose((2, 3), 1.0, 0.3, 0.2), fam.Bernoulli(6), fam.Normal(2)
+    draw, look = (pv.nets.MLP(size, family.param_shape, **SMALL) for size, family in ((2, pixels), (6, latent)))
+    return pv.SpatialVAE(
+        prior=pv.priors.StandardNormal(2),
+        pose_prior=pv.priors.Normal(pose.size),
+        likelihood=pv.Conditional(pv.nets.Posed(draw, pose), pixels),
+        pose_encoder=pv.mlp(6, fam.Normal(pose.size), **SMALL),
+        encoder=pv.Conditional(pv.nets.Upright(look, pose, 6), latent),
+    )
+
+
 class Regime(nn.Module):
     """A switch for the whole data set, summed out under the guide, beside a local z."""
 
@@ -570,6 +583,8 @@ ROWS: dict[str, Row] = {
     "vade": Row(vade, binary, "z", True),
     "joint-vae": Row(joint_vae, binary, "z", True),
     "joint-vae-classes-to-encode": Row(joint_vae, binary, "y", True),
+    "spatial": Row(spatial, binary, "z", True),
+    "spatial-pose-to-encode": Row(spatial, binary, "pose", True),
     "regime-summed-out": Row(Regime, reals, "z", False),
     "global-and-local": Row(GlobalAndLocal, reals, "z", False),
     "ssvae": Row(ssvae, some_labelled, "z", True),

@@ -79,13 +79,12 @@ def _whole(table: pd.DataFrame, counts: Sequence[str]) -> pd.DataFrame:
     return table.astype(dict.fromkeys(whole, "Int64"))
 
 
-def write_codes(to: Path, codes: Tensor, run: Run) -> None:
-    """Write the codes of all rows, `(N, L)`, as .npy or as .csv with the labels, if there are any."""
+def write_codes(to: Path, codes: pd.DataFrame, run: Run) -> None:
+    """Write the codes of all rows: of .npy z alone, `(N, L)`; of .csv all columns, and the labels, if there are any."""
     if to.suffix == ".npy":
-        _write_array(to, codes.numpy())
+        _write_array(to, codes.filter(regex=r"^z\d+$").to_numpy())
         return
-    table = pd.DataFrame(codes.numpy(), columns=[f"z{i}" for i in range(codes.shape[1])])
-    dataset = run.dataset
+    table, dataset = codes, run.dataset
     if dataset.y is not None:
         y = dataset.y
         if dataset.x_test is not None:

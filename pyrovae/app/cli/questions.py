@@ -392,6 +392,8 @@ def encode(
 ) -> None:
     """Write the posterior mean E[z | x] of every row, in the order of the data: CSV, with labels, or .npy by --out.
 
+    Of --model spatial the CSV has the pose, too: its angle in radians, and its shifts to the right and down in pixels.
+
     Of a TABLE in place of the run's data: .csv or .parquet, block by block. A job that was stopped goes on where it was.
     """
     refuse_no_run(run)
@@ -402,6 +404,6 @@ def encode(
         total = asking.encode_table(opened, source, path, force=force, say=tables.inform_line)
         tables.answer_line(f"{total} rows: {path}")
         return
-    codes = pictures.all_codes(opened).cpu()
+    codes = asking.codes_of(opened)
     files.write_codes(path, codes, opened)
     tables.answer_line(f"{len(codes)} rows: {path}")

@@ -14,10 +14,32 @@ from torch import Tensor
 from pyrovae.app.jobs.batch import batch_of, table_of
 from pyrovae.app.jobs.blocks import begun, rows_at_once
 from pyrovae.app.jobs.frames import FILE, Block
+from pyrovae.app.rows import source_rows
 from pyrovae.app.run import Run
 from pyrovae.app.scores import EVALUATION_SEED, estimate
 from pyrovae.criticism.importance import tell_undefined
+from pyrovae.nets import Pose
+from pyrovae.pair.batch import Batch
 from pyrovae.predict.encode import encode
+
+
+def codes_of(run: Run, rows: Batch | None = None) -> pd.DataFrame:
+    """The codes E[z | x] of rows, in columns z0, z1 and so on, and what the mean pose does, where the model has one.
+
+    These columns are angle, in radians, right and down, in pixels.
+
+    Args:
+        rows: by default all rows of the data, with those of a test set at the end.
+    """
+    rows = source_rows(run.dataset, run.rows) if rows is None else rows
+    found = encode(run.fitted, rows, site=run.model.code).flatten(1).cpu().numpy()
+    table = pd.DataFrame(found, columns=[f"z{i}" for i in range(found.shape[1])])
+    if run.model.has_pose:
+        pair: Any = run.fitted.pair
+        pose = next(part for part in pair.modules() if isinstance(part, Pose))
+        moves = pose.moves(encode(run.fitted, rows, site="pose").cpu())
+        table = table.assign(**{name: getattr(moves, name).numpy() for name in ("angle", "right", "down")})
+    return table
 
 
 def encode_table(
@@ -36,8 +58,7 @@ def encode_table(
     """
 
     def codes(block: Block, number: int) -> list[pd.DataFrame]:
-        found = encode(run.fitted, batch_of(run, block), site=run.model.code).flatten(1).cpu().numpy()
-        return [numbered(block, pd.DataFrame(found, columns=[f"z{i}" for i in range(found.shape[1])]))]
+        return [numbered(block, codes_of(run, batch_of(run, block)))]
 
     table = table_of(run, source, rows or rows_at_once(run))
     with begun(run, {"asked": "encode", **table.identity}, table.path, to, force=force, say=say) as job:
