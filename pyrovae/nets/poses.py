@@ -12,7 +12,12 @@ from pyrovae.nets.mlp import as_size
 
 
 class Moves(NamedTuple):
-    """What poses do to an image, each of shape `(*batch)`."""
+    """What poses do to an image, each of shape `(*batch)`; see `Pose.moves`.
+
+    Example:
+        >>> pv.nets.Pose((28, 28), rotation=None, shift=0.5).moves(torch.tensor([1.0, 0.0]))
+        Moves(angle=tensor(0.), right=tensor(7.), down=tensor(0.), size=tensor(1.))
+    """
 
     angle: Tensor  # radians, anticlockwise
     right: Tensor  # pixels
