@@ -214,16 +214,25 @@ def model_rows(
 ) -> tuple[list[Tensor], Standardize | None]:
     """Several parts of the rows, `(N, D)` each, as the model takes them, and the scaling that was applied, if any.
 
-    Where the likelihood is one of reals, columns are standardised by the first part, or by the `scaler` given. Convolutional
-    nets and models of images get rows in the shape of images.
+    Where the likelihood is one of reals, columns are standardised by the first part, or by the `scaler` given; of a model
+    that moves images, all pixels of a channel alike. Convolutional nets and models of images get rows in the shape of images.
     """
     likelihood: Likelihood = part("likelihood", str(options.likelihood))
     if likelihood.takes == "real":
+        if scaler is None and MODELS[options.model].has_pose and dataset.image_shape:
+            scaler = _scaler_of_channels(parts[0], math.prod(dataset.image_shape[-2:]))
         scaler = scaler or Standardize.fit(parts[0])
         parts = [scaler.apply(rows) for rows in parts]
     as_images = options.net != "mlp" or MODELS[options.model].images
     shape = dataset.image_shape if as_images and dataset.image_shape else tuple(parts[0].shape[1:])
     return [rows.reshape(len(rows), *shape) for rows in parts], scaler
+
+
+def _scaler_of_channels(rows: Tensor, pixels: int) -> Standardize:
+    """One mean and scale for all pixels of a channel, so that what is moved keeps its values."""
+    channels = rows.reshape(len(rows), -1, pixels).transpose(1, 2).flatten(0, 1)
+    found = Standardize.fit(channels)
+    return Standardize(found.mean.repeat_interleave(pixels), found.scale.repeat_interleave(pixels))
 
 
 def divisor_of(dataset: Dataset, options: Options) -> float:

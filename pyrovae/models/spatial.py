@@ -12,7 +12,7 @@ class SpatialVAE(nn.Module):
 
     The data are images x, `(N, *event)`. z says what an image shows, whichever way up it is; the pose, `(N, P)`, says how it
     was turned and shifted. `nets.Posed` makes a likelihood of any decoder, and `nets.Upright` an encoder of z that sees images
-    as they were before.
+    as they were before. Grey values may be standardised by one mean and scale for all pixels, but not pixel by pixel.
 
     Args:
         prior: `p(z)`, a distribution, or a module whose `forward()` returns one.

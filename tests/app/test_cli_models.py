@@ -25,7 +25,7 @@ from pyrovae.app.jobs.explore import Explorer
 from pyrovae.app.options import Options
 from pyrovae.app.results import remarks_on_results
 from pyrovae.app.rows import make_rows, split_rows
-from pyrovae.data import load
+from pyrovae.data import Dataset, load
 from pyrovae.fitted.files import sealed
 
 QUICK = ("--epochs", "2", "--hidden", "8", "--latent", "2", "--proposal", "guide", "--num-samples", "2")
@@ -353,6 +353,21 @@ def test_x_is_scaled_wherever_it_stands_among_parents() -> None:
     a, x, code = torch.randn(5, 2), rows.train[:5], torch.eye(10)[:5]
     inner = pair.encoder.net.net.net  # behind the swap and the scale
     assert torch.equal(pair.encoder.net(a, x, code), inner(x / 16, a, code))
+
+
+def test_pixels_that_a_pose_moves_are_scaled_alike() -> None:
+    x = torch.randn(60, 40, generator=torch.Generator().manual_seed(0)) * torch.arange(1.0, 41)
+    dataset = Dataset(name="colours", x=x, kind="real", source={}, image_shape=(2, 4, 5))
+    for model, alike in (("spatial", True), ("vae", False)):
+        options = decide(Options(model=model, net="conv"), dataset, 42)
+        rows = make_rows(dataset, split_rows(dataset, options), options)
+        assert rows.scaler is not None and rows.train.shape[1:] == (2, 4, 5)
+        scale = rows.scaler.scale.view(2, 20)
+        assert bool((scale == scale[:, :1]).all()) == alike and scale[0, 0] != scale[1, 0]
+        over = (0, 2, 3) if alike else (0,)  # rows, and all pixels of a channel
+        torch.testing.assert_close(rows.train.mean(over), torch.zeros_like(rows.train.mean(over)), rtol=0, atol=1e-5)
+        torch.testing.assert_close(rows.train.std(over, correction=0), torch.ones_like(rows.train.mean(over)))
+        torch.testing.assert_close(rows.restore(rows.train).flatten(1), x[split_rows(dataset, options).train])
 
 
 def test_clusters_are_matched_on_training_rows_and_judged_on_test_rows(monkeypatch: pytest.MonkeyPatch) -> None:
