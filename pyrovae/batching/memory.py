@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import warnings
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -11,6 +12,7 @@ from typing import ParamSpec, TypeVar
 import torch
 
 from pyrovae.errors import OutOfMemoryError, memory_error, shortened
+from pyrovae.pair.asked import refuse_unfitted
 from pyrovae.pair.turns import turn
 
 # Runs of questions are small to begin with (see `chunks`): where a 64th does not fit, it is not for the number of rows.
@@ -38,10 +40,14 @@ def halving(question: Callable[P, R], *, again: Callable[[], None] = lambda: Non
 
     Raises:
         OutOfMemoryError: Runs of a 64th of the size still do not fit.
+        OptionError: What is asked is no fit, where the first argument of the question is `fitted`.
     """
+    of_a_fit = next(iter(inspect.signature(question).parameters), "") == "fitted"
 
     @functools.wraps(question)
     def asked(*args: P.args, **kwargs: P.kwargs) -> R:
+        if of_a_fit and (args or "fitted" in kwargs):
+            refuse_unfitted(args[0] if args else kwargs["fitted"])
         with turn():
             before = random_states()
             for times in range(MOST_HALVINGS + 1):

@@ -19,6 +19,7 @@ from pyrovae.objectives.enumeration import dims_of
 from pyrovae.objectives.kl_functions import names_of
 from pyrovae.objectives.terms import Terms, terms
 from pyrovae.objectives.weights import row_kl
+from pyrovae.pair.asked import refuse_unfitted
 from pyrovae.pair.batch import num_rows
 
 
@@ -159,6 +160,7 @@ def collapsed(fitted: Fit, threshold: float = 0.1) -> dict[str, float]:
         >>> list(pv.collapsed(fitted, threshold=1000.0))
         ['z']
     """
+    refuse_unfitted(fitted)
     kept = int(fitted.settings.get("best_epoch", len(fitted.history)))
     terms: dict[str, float] = {}
     for row in reversed(fitted.history[:kept]):  # not every short epoch is measured

@@ -16,6 +16,7 @@ from pyrovae.criticism.importance import silently
 from pyrovae.criticism.refine import refine
 from pyrovae.errors import DataError, OptionError
 from pyrovae.fitted.fitted import Fit, seeded
+from pyrovae.pair.asked import refuse_unfitted
 
 METHODS = ("log_likelihood", "regret", "typicality", "ratio")
 
@@ -117,6 +118,7 @@ def anomaly_score(
         >>> found.ranks[7]
         tensor(1)
     """
+    refuse_unfitted(fitted)
     if method not in METHODS:
         raise OptionError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}.")
     needed = {"typicality": ("reference", reference), "ratio": ("background", background)}.get(method)

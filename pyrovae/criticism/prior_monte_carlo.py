@@ -9,6 +9,7 @@ from torch import Tensor
 from pyrovae.criticism.importance import log_likelihood
 from pyrovae.criticism.prior_as_guide import with_prior_as_guide
 from pyrovae.fitted.fitted import Fit
+from pyrovae.pair.asked import refuse_unfitted
 
 
 def prior_log_likelihood(fitted: Fit, data: Any, num_samples: int = 1000, *, seed: int | None = None) -> Tensor:
@@ -50,4 +51,5 @@ def prior_log_likelihood(fitted: Fit, data: Any, num_samples: int = 1000, *, see
         >>> pv.prior_log_likelihood(fitted, x, num_samples=100, seed=0).shape
         torch.Size([40])
     """
+    refuse_unfitted(fitted)
     return log_likelihood(with_prior_as_guide(fitted), data, num_samples, proposal="guide", seed=seed)

@@ -23,6 +23,7 @@ from pyrovae.criticism.sbc import joint_coverage, simulation_based_calibration, 
 from pyrovae.criticism.units import active_units, rate_and_distortion
 from pyrovae.errors import DataError, OptionError, PyrovaeError, ShapeError
 from pyrovae.fitted.fitted import Fit
+from pyrovae.pair.asked import refuse_unfitted
 
 Question = Callable[[Evidence], list[Finding]]
 PARTS = ("bounds", "predictions", "latent variables", "guide")  # of a report, in their order
@@ -178,6 +179,7 @@ def criticise(
         >>> [finding.name for finding in report.findings]
         ['log p(x)', 'active units of z']
     """
+    refuse_unfitted(fitted)
     if num_rows < 2 or num_samples < 1:
         raise OptionError(f"num_rows must be at least 2 and num_samples at least 1, got {num_rows} and {num_samples}.")
     check_proposal(proposal)

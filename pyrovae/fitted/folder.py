@@ -46,6 +46,7 @@ from pyrovae.fitted.files import (
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.limits import Bounded
 from pyrovae.fitted.spec import externals, from_spec, to_spec
+from pyrovae.pair.asked import refuse_unfitted
 from pyrovae.pair.layout import Layout, Site, describe
 from pyrovae.pair.parameters import default_dtype, find_device, fork_rng, modules, named_tensors, param_scope, place
 from pyrovae.pair.program import PairLike
@@ -175,6 +176,7 @@ def save(fitted: Fit, folder: str | Path, *, force: bool = False) -> Path:
         >>> pv.save(fitted, "run", force=True) == folder
         True
     """
+    refuse_unfitted(fitted)
     folder = claim_folder(folder, force=force)
     write_fit(folder, fitted, anew=True)
     return folder

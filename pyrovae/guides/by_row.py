@@ -316,7 +316,8 @@ def as_pair(pair: Any) -> PairLike:
     if callable(getattr(pair, "model", None)):
         return pair
     if not callable(pair):
-        raise PairError(f"A pair, or a model as a function, is needed, got {type(pair).__name__}.")
+        cure = ": give its pair, fitted.pair" if hasattr(pair, "pair") else ""
+        raise PairError(f"A pair, or a model as a function, is needed, got {type(pair).__name__}{cure}.")
     return Pair(pair, pair)
 
 

@@ -17,9 +17,9 @@ from pyro.ops.provenance import detach_provenance, get_provenance, track_provena
 from torch import Tensor
 
 from pyrovae._files import write_file
-from pyrovae.pair.batch import take_rows
+from pyrovae.pair.batch import as_batch, take_rows
 from pyrovae.pair.parameters import evaluating, every_module, fork_rng
-from pyrovae.pair.program import PairLike, distribution_name, sample_sites
+from pyrovae.pair.program import PairLike, arguments, distribution_name, sample_sites
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,14 @@ class Node:
     observed: bool
 
 
-def graph(pair: PairLike, batch: Mapping[str, Tensor]) -> dict[str, list[Node]]:
+def graph(pair: PairLike, batch: Any) -> dict[str, list[Node]]:
     """The graphical model and its guide as nodes, each with the parents that its distribution depends on.
 
     Parents are found by following tensors through operations. A value that is read as a Python number is not followed.
 
     Args:
         pair: Model and guide.
-        batch: Tensors of the pair's arguments, by name, each `(N, *event)`. The pair is run on the first two rows.
+        batch: Rows, as `pv.fit` takes them. The pair is run on the first two.
 
     Returns:
         For "model" and "guide", their sites in the order in which they are sampled. A node has a `name`, the name of its
@@ -63,12 +63,12 @@ def parents(program: Any, batch: Mapping[str, Tensor]) -> dict[str, tuple[str, .
     return {node.name: node.parents for node in _nodes(program, batch)}
 
 
-def graph_text(pair: PairLike, batch: Mapping[str, Tensor]) -> str:
+def graph_text(pair: PairLike, batch: Any) -> str:
     """The factorisations of model and guide, such as p(z) p(x | z) and q(z | x), and the distribution of each site, as text.
 
     Args:
         pair: Model and guide.
-        batch: Tensors of the pair's arguments, by name, each `(N, *event)`. The pair is run on the first two rows.
+        batch: Rows, as `pv.fit` takes them. The pair is run on the first two.
 
     Returns:
         The factorisation of the model and one line per site, with the shape of one row's event; the same for the guide.
@@ -96,7 +96,7 @@ def graph_text(pair: PairLike, batch: Mapping[str, Tensor]) -> str:
     return "\n".join(lines)
 
 
-def draw_graph(pair: PairLike, batch: Mapping[str, Tensor], path: str | Path) -> Path:
+def draw_graph(pair: PairLike, batch: Any, path: str | Path) -> Path:
     """Draw the graphical model of p(x, z) in plate notation, by `pyro.render_model`.
 
     Graphviz's program `dot` makes the picture. Where it is not installed, the graph is written in Graphviz's own language
@@ -104,7 +104,7 @@ def draw_graph(pair: PairLike, batch: Mapping[str, Tensor], path: str | Path) ->
 
     Args:
         pair: Model and guide. Only the model is drawn.
-        batch: Tensors of the pair's arguments, by name, each `(N, *event)`. The model is run on the first two rows.
+        batch: Rows, as `pv.fit` takes them. The model is run on the first two.
         path: File to write, ending in `.png`, `.svg` or `.pdf`.
 
     Returns:
@@ -127,9 +127,11 @@ def draw_graph(pair: PairLike, batch: Mapping[str, Tensor], path: str | Path) ->
     return path
 
 
-def _few(pair: PairLike, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _few(pair: PairLike, batch: Any) -> dict[str, Tensor]:
     """Two rows, where the pair's parameters are."""
-    rows = take_rows(dict(batch), slice(0, 2))
+    arguments(pair)  # says what is wrong with it
+    as_it_is = isinstance(batch, Mapping) and all(isinstance(value, Tensor) for value in batch.values())
+    rows = take_rows(dict(batch) if as_it_is else as_batch(pair, batch), slice(0, 2))
     parameters = (p for module in every_module(pair).values() for p in module.parameters())
     device = next((p.device for p in parameters), None)
     return rows if device is None else {name: value.to(device) for name, value in rows.items()}

@@ -114,6 +114,8 @@ def arguments(pair: PairLike) -> dict[str, inspect.Parameter]:
         raise PairError(f"A pair is an object, and {pair.__name__} is a class: make one of it, {pair.__name__}(...).")
     for side in ("model", "guide"):
         if not callable(getattr(pair, side, None)):
+            if hasattr(pair, "pair"):  # a fit
+                raise PairError("This is asked of a pair, and got its fit: give its pair, fitted.pair.")
             raise PairError(
                 f"A pair needs a callable `{side}`, and {type(pair).__name__} has none. "
                 "Write `model` and `guide` as methods of one class, or pass two functions: pv.Pair(model, guide)."

@@ -12,6 +12,7 @@ from pyrovae.batching.transformed import in_evaluation, transformed
 from pyrovae.errors import DataError, OptionError, ShapeError
 from pyrovae.fitted.fitted import Fit, as_count, seeded
 from pyrovae.objectives.terms import terms
+from pyrovae.pair.asked import refuse_unfitted
 from pyrovae.pair.batch import group_rows, num_rows, take_group, take_rows
 from pyrovae.pair.parameters import every_module
 
@@ -49,10 +50,7 @@ def recompute_statistics(fitted: Fit, data: Any, *, batch_size: int = 500, seed:
         ...     (encoder(x).mean.std(0) / encoder.net.norm.weight[:2].abs()).round(decimals=2)
         tensor([1., 1.])
     """
-    if not isinstance(fitted, Fit):
-        raise OptionError(
-            f"recompute_statistics follows a fit, as pv.fit returns it, got {type(fitted).__name__}: give what pv.fit returned."
-        )
+    refuse_unfitted(fitted)
     size = as_count("batch_size", batch_size, 2)
     layers = {id(part): part for root in every_module(fitted.pair).values() for part in root.modules() if _moves(part)}
     if not layers:

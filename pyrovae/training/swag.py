@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pyrovae.errors import OptionError
 from pyrovae.fitted.ensemble import fit_like
 from pyrovae.fitted.fitted import Fit
+from pyrovae.pair.asked import refuse_unfitted
 from pyrovae.training.fit import fit
 from pyrovae.weights.ensemble import Ensemble
 from pyrovae.weights.pairs import Bayesian
@@ -61,8 +62,7 @@ def swag(
         >>> pv.log_likelihood(around, x, num_samples=50, seed=0).shape
         torch.Size([40])
     """
-    if not isinstance(fitted, Fit):
-        raise OptionError(f"swag goes on from a fit, as pv.fit returns it, got {type(fitted).__name__}.")
+    refuse_unfitted(fitted)
     for name, number in (("epochs", epochs), ("rank", rank)):
         if isinstance(number, bool) or not isinstance(number, Integral) or number < 2:
             raise OptionError(f"swag needs at least 2 epochs and a rank of at least 2, got {name}={number!r}.")
