@@ -63,7 +63,7 @@ def test_what_it_cannot_go_on_with(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
     with pytest.raises(OptionError, match="no option 'hide'"):
         pv.swag(fitted, x, hide="*.bias")
-    with pytest.raises(OptionError, match="from a fit"):
+    with pytest.raises(OptionError, match="asked of a fit"):
         pv.swag(fitted.pair, x)  # type: ignore[arg-type]
     options = {"engine": "eager", "progress": False}
     with pytest.raises(OptionError, match="stopped after 1"):
