@@ -122,11 +122,13 @@ class Pose(nn.Module):
 
     def _sampled(self, maps: Tensor, turn: Tensor, shift: Tensor) -> Tensor:
         """The maps at `turn p + shift` for each pixel p, whose unit is half the longer side."""
-        height, width = self.image
-        unit = max(self.image)
         # grid_sample has both edges at -1 and 1, whatever the sides are
-        edges = turn.new_tensor([max(width - 1, 1) / unit, max(height - 1, 1) / unit])
-        affine = torch.cat([turn * edges / edges[:, None], (shift / edges)[..., None]], -1)
+        down, right = (max(side - 1, 1) / max(self.image) for side in self.image)
+        rows = [
+            torch.stack([turn[..., 0, 0], turn[..., 0, 1] * (down / right), shift[..., 0] / right], -1),
+            torch.stack([turn[..., 1, 0] * (right / down), turn[..., 1, 1], shift[..., 1] / down], -1),
+        ]
+        affine = torch.stack(rows, -2)
         batch = torch.broadcast_shapes(maps.shape[:-3], affine.shape[:-2])
         maps = maps.expand(*batch, *maps.shape[-3:]).reshape(-1, *maps.shape[-3:])
         affine = affine.expand(*batch, 2, 3).reshape(-1, 2, 3)
