@@ -136,12 +136,12 @@ class Layout:
         got = "no name was given" if name is None else f"got {name!r}"
         summed = any(s.name == name and s.enumerated == "model" for s in self.sites)
         why = ", which the model sums out and the guide does not have" if guided and summed else ""
-        if not choices and "of all rows together" in listed:
-            raise PairError(
-                f"This pair has no latent site of each row, and {', '.join(map(repr, shared))} of all rows together: "
-                "pv.global_posterior(fitted, num_samples=100) draws from these."
-            )
-        raise PairError(f"Choose one {role} site with site=...: this pair has {listed}; {got}{why}.")
+        cure = (
+            ""
+            if choices or "together" not in listed
+            else " pv.global_posterior(fitted) draws those of all rows together."
+        )
+        raise PairError(f"Choose one {role} site with site=...: this pair has {listed}; {got}{why}.{cure}")
 
     def latent(self, name: str | None, *, guided: bool = False) -> Site:
         """The latent site of this name, local or global; for None the only one that each row has.
