@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from pyrovae.criticism.report import Report, criticise
     from pyrovae.criticism.stacking import stacking_weights
     from pyrovae.criticism.to_arviz import to_arviz
+    from pyrovae.criticism.words import word_perplexity
     from pyrovae.distributions import observed_only
     from pyrovae.fitted.ensemble import ensemble
     from pyrovae.fitted.fitted import Fit
@@ -143,6 +144,7 @@ _HOMES = {
     "pyrovae.criticism.report": "Report criticise",
     "pyrovae.criticism.stacking": "stacking_weights",
     "pyrovae.criticism.to_arviz": "to_arviz",
+    "pyrovae.criticism.words": "word_perplexity",
     "pyrovae.distributions": "observed_only",
     "pyrovae.fitted.ensemble": "ensemble",
     "pyrovae.fitted.fitted": "Fit",
@@ -330,6 +332,7 @@ __all__ = [
     "tracking",
     "transforms",
     "weights",
+    "word_perplexity",
 ]
 
 

@@ -169,7 +169,13 @@ def _for_a_table(options: Options, schema: Schema, num_rows: int, given: bool) -
     plain = options.model in ("vae", *(["cvae"] if given else [])) and options.net in (None, "mlp")
     start = "full-mixture-nsf" if num_rows >= ENOUGH_FOR_A_FLOW else "full-mixture"
     prior = options.prior or (start if plain and not given else "normal")
-    starts = plain and options.guide is None and not is_own(prior) and (given or "full" in part("prior", prior).guides)
+    starts = (
+        plain
+        and options.guide is None
+        and not is_own(prior)
+        and not options.shared_prior
+        and (given or "full" in part("prior", prior).guides)
+    )
     wide = len(schema.modelled) > MOST_COLUMNS
     return replace(
         options,
@@ -251,6 +257,11 @@ def _check_model(model: Model, options: Options, dataset: Dataset) -> None:
         if option.by_model and option.name not in model.takes and value not in (option.default, usual):
             those = ", ".join(models_taking(option.name))
             raise OptionError(f"{option.flag} {value} does not go with --model {options.model}; it is for {those}.")
+    if options.model == "cvae" and options.prior not in (None, "normal") and not options.shared_prior:
+        raise OptionError(
+            f"--prior {options.prior} is a p(z), and --model cvae has p(z | c), Normals: add --shared-prior, for one prior "
+            "whatever c is, or leave --prior out."
+        )
     if model.grouped and (options.guide is not None or options.hidden not in (None, WIDTHS)):
         raise OptionError(
             f"--model {options.model} has a guide and nets of its own, sized by --latent and --groups: leave out --guide and "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -41,20 +42,22 @@ def _vae(of: Pieces) -> models.VAE:
 
 
 def _cvae(of: Pieces) -> models.CVAE:
+    shared = of.prior() if of.options.shared_prior else None
     if of.given:
-        if of.starts_as_mixture:
+        if of.starts_as_mixture and shared is None:  # whose codes start as copies of the columns, with all that c says
             assert of.schema is not None
             how: dict[str, Any] = {"latent": of.latent, "hidden": of.widths, "gaps": of.gaps}
             return of_tables.cvae(of.schema, of.train, of.given, **how)
+        own = of.of_words if isinstance(of.code, nets.Words) else partial(of.normal, of.latent, of.given)
         return models.CVAE(
             condition=of.code,
-            prior=of.of_words() if isinstance(of.code, nets.Words) else of.normal(of.latent, of.given),
+            prior=shared or own(),
             likelihood=of.likelihood(of.latent, of.given),
             encoder=of.seeing(of.posterior(of.event, of.given)),
         )
     return models.CVAE(
         condition=nets.OneHot(of.classes),
-        prior=of.normal_of_class(),
+        prior=shared or of.normal_of_class(),
         likelihood=of.likelihood(of.latent, of.classes),
         encoder=of.seeing(of.posterior(of.event, of.classes)),
     )
@@ -250,7 +253,12 @@ def _categorical(of: Pieces) -> models.CategoricalVAE:
 
 MODELS: dict[str, Model] = {
     "vae": Model(_vae, "p(z) p(x|z)", takes=("prior", "net", "dropout")),
-    "cvae": Model(_cvae, "p(z|c) p(x|z,c): conditional on the class c", labels=CONDITION, takes=("dropout",)),
+    "cvae": Model(
+        _cvae,
+        "p(z|c) p(x|z,c): conditional on the class c",
+        labels=CONDITION,
+        takes=("prior", "shared_prior", "dropout"),
+    ),
     "m2": Model(
         _m2,
         "p(y) p(z) p(x|z,y): semi-supervised, labels may be missing",

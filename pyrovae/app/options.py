@@ -64,6 +64,14 @@ class Options:
         commands=("fit", "sweep"),
         later=True,
     )
+    shared_prior: bool = option(
+        False,
+        "For {models}: one prior p(z), that of --prior, in place of p(z | c), so that codes need not tell what --condition "
+        "gives, as where batches are to be corrected for.",
+        commands=("fit", "sweep"),
+        by_model=True,
+        later=True,
+    )
     size_factor: str | None = option(
         None,
         "What the size of a row of counts is, by which the means of all columns are multiplied: latent, none, or a column of "

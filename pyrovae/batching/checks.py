@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import pyro
@@ -16,7 +16,7 @@ from pyrovae.batching.extremes import edge, far_away, gap_under_mask, is_far, na
 from pyrovae.batching.transformed import transformed
 from pyrovae.errors import DataError, PairError, PyrovaeError
 from pyrovae.pair.batch import Batch, num_rows, take_rows
-from pyrovae.pair.devices import indices_in_range
+from pyrovae.pair.devices import Indexing, indices_in_range
 from pyrovae.pair.dtypes import cure_of_dtypes
 from pyrovae.pair.handlers import same_memory
 from pyrovae.pair.parameters import dtype_of, every_module, fork_rng, trainable
@@ -140,8 +140,10 @@ def noting_classes(
     step would make a GPU wait. `numbers` are those of the rows in the data, 0 to N-1 by default.
 
     Raises:
-        DataError: The run looks something up at an index that is not there, and an argument is integers.
+        DataError: The run looks something up at an index that is not there, and an argument is integers; or at a negative one
+            of an argument, which Python counts from the end.
     """
+    numbers = torch.arange(max(map(len, batch.values()), default=0)) if numbers is None else numbers
     noted: NotedClasses = []
 
     def note(module: Any, inputs: tuple[Any, ...]) -> None:
@@ -152,12 +154,13 @@ def noting_classes(
     codes = {m for owner in every_module(pair).values() for m in owner.modules() if hasattr(m, "outside")}
     hooks = [code.register_forward_pre_hook(note) for code in codes]
     try:
-        with indices_in_range(next(iter(batch.values())).device) if batch else nullcontext():
+        device = next(iter(batch.values())).device if batch else torch.device("cpu")
+        with indices_in_range(device), _no_index_from_the_end(batch, numbers):
             yield noted
     except (IndexError, RuntimeError) as error:
         what = (str(error).splitlines() or [""])[0]
         integers = [name for name, value in batch.items() if not value.is_floating_point()]
-        check_classes(noted, batch, torch.arange(num_rows(batch)) if numbers is None else numbers)
+        check_classes(noted, batch, numbers)
         if not integers or not (isinstance(error, IndexError) or what.startswith("Class values must be")):
             raise
         raise DataError(
@@ -167,6 +170,27 @@ def noting_classes(
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _no_index_from_the_end(batch: Mapping[str, Tensor], numbers: Tensor) -> AbstractContextManager[Any]:
+    """Inside, DataError where an argument with negative values is an index: -1, a missing group, would be the last one."""
+    negative = {
+        name: value
+        for name, value in batch.items()
+        if not value.is_floating_point() and value.dtype != torch.bool and value.numel() and bool((value < 0).any())
+    }
+
+    def look(index: Tensor) -> None:
+        for name, value in negative.items():
+            if same_memory(index, value):
+                place = (value < 0).nonzero()[0].tolist()
+                raise DataError(
+                    f"{name!r}: {int((value < 0).sum())} of {value.numel()} values are negative, the first is "
+                    f"{value[tuple(place)].item()} in row {int(numbers[place[0]])}, and the pair takes them for an index, as "
+                    "which -1 is the last one. Number groups from 0; give rows without one a group of their own, or drop them."
+                )
+
+    return Indexing(look) if negative else nullcontext()
 
 
 def check_classes(noted: NotedClasses, batch: Mapping[str, Tensor], numbers: Tensor) -> None:

@@ -206,6 +206,9 @@ class Fit:
             shape, dtype = known.get(name, (tuple(value.shape[1:]), value.dtype))
             if tuple(value.shape[1:]) != shape or value.dtype != dtype:
                 one = f" For one row, give {name}[None]." if tuple(value.shape) == shape else ""
+                steps = tuple(value.shape[2:]) == shape[1:] != () and value.shape[1] < shape[0]
+                if steps and value.dtype == dtype and value.is_floating_point():
+                    one = f" Of sequences, fill up those of fewer than {shape[0]} steps with NaN at their ends."
                 raise DataError(
                     f"{name!r} must have rows of shape {shape} and dtype {str(dtype)[6:]}, as in the fit, "
                     f"got {tuple(value.shape[1:])} {str(value.dtype)[6:]}.{one}"

@@ -1,7 +1,10 @@
-"""The conditional VAE, in which every distribution depends on a known c."""
+"""The conditional VAE, in which every distribution, but perhaps the prior, depends on a known c."""
 
 import pyro
 from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from pyrovae.priors import as_conditional_prior
 
 
 class CVAE(nn.Module):
@@ -12,7 +15,9 @@ class CVAE(nn.Module):
     Args:
         condition: Encodes c for the three networks: `nets.OneHot(C)` for a label, `nn.Identity()` for a vector, or a
             network for an image.
-        prior: `p(z|c)`, a conditional called as `prior(code)`.
+        prior: `p(z|c)`, a conditional called as `prior(code)`; or a `p(z)`, a distribution or a module that takes no parents,
+            such as `priors.StandardNormal(8)`. Then z is, in the model, independent of c, as where c is a batch whose effect
+            codes are not to tell.
         likelihood: `p(x|z,c)`, a conditional called as `likelihood(z, code)`.
         encoder: `q(z|x,c)`, a conditional called as `encoder(x, code)`.
 
@@ -32,9 +37,12 @@ class CVAE(nn.Module):
         torch.Size([5, 6])
     """
 
-    def __init__(self, condition: nn.Module, prior: nn.Module, likelihood: nn.Module, encoder: nn.Module) -> None:
+    def __init__(
+        self, condition: nn.Module, prior: nn.Module | Distribution, likelihood: nn.Module, encoder: nn.Module
+    ) -> None:
         super().__init__()
-        self.condition, self.prior, self.likelihood, self.encoder = condition, prior, likelihood, encoder
+        self.condition, self.prior = condition, as_conditional_prior(prior)
+        self.likelihood, self.encoder = likelihood, encoder
 
     def model(self, x: Tensor, c: Tensor) -> Tensor:
         code = self.condition(c)

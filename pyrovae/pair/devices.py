@@ -1,4 +1,4 @@
-"""What a GPU says worse than a CPU: an index out of range (`indices_in_range`), and tensors on two devices."""
+"""Indices that are not there, or count from the end, and tensors on two devices: what torch says badly, or not at all."""
 
 from __future__ import annotations
 
@@ -53,6 +53,43 @@ class IndicesInRange(TorchFunctionMode):
                     wrong = lowest if lowest < least else highest
                     raise IndexError(f"index out of range: {wrong}, where there are {size}")
         return func(*args, **given)
+
+
+class Indexing(TorchFunctionMode):
+    """Show `look` each tensor of whole numbers that indexes another, as in `a[g]`, where torch takes -1 for the last one."""
+
+    def __init__(self, look: Callable[[Tensor], None]) -> None:
+        super().__init__()
+        self.look = look
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is torch.Tensor.__getitem__:
+            for index, _ in _getitem(list(args), {}):
+                if index.dtype in _WHOLE and not is_functorch_wrapped_tensor(index):
+                    self.look(index)
+        return func(*args, **(kwargs or {}))
+
+
+def cure_of_indices(error: Exception, batch: Mapping[str, Tensor]) -> str:
+    """What to do about an index that is not there, or no whole number, to follow torch's words; empty for another error."""
+    text = str(error)
+    if "used as indices must be" in text:
+        whole = [n for n, v in batch.items() if v.is_floating_point() and bool((v == v.round()).all())]
+        return (
+            f". Of whole numbers in floating point make integers: {', '.join(f'{n}.long()' for n in whole)}."
+            if whole
+            else ""
+        )
+    numbers = {n: v for n, v in batch.items() if v.dtype in _WHOLE and v.numel()}
+    if not numbers or not re.search(r"index (-?\d+ is )?out of (bounds|range)", text):
+        return ""
+    spans = " and ".join(f"{n!r} goes from {int(v.min())} to {int(v.max())}" for n, v in numbers.items())
+    return f". {spans}: classes and groups are numbered from 0, and the pair is to be built for as many as there are."
+
+
+_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8)
 
 
 def _argument(args: list[Any], given: Mapping[str, Any], place: int, name: str) -> Any:

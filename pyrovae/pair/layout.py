@@ -15,7 +15,7 @@ from pyrovae._html import table
 from pyrovae._shapes import broadcast_shapes
 from pyrovae.errors import PairError, PyrovaeError, ShapeError
 from pyrovae.pair.batch import num_rows
-from pyrovae.pair.devices import cure_of_devices, indices_in_range
+from pyrovae.pair.devices import cure_of_devices, cure_of_indices, indices_in_range
 from pyrovae.pair.dtypes import cure_of_dtypes
 from pyrovae.pair.handlers import (
     DATA_PLATE,
@@ -136,7 +136,12 @@ class Layout:
         got = "no name was given" if name is None else f"got {name!r}"
         summed = any(s.name == name and s.enumerated == "model" for s in self.sites)
         why = ", which the model sums out and the guide does not have" if guided and summed else ""
-        raise PairError(f"Choose one {role} site with site=...: this pair has {listed}; {got}{why}.")
+        cure = (
+            ""
+            if choices or "together" not in listed
+            else " pv.global_posterior(fitted) draws those of all rows together."
+        )
+        raise PairError(f"Choose one {role} site with site=...: this pair has {listed}; {got}{why}.{cure}")
 
     def latent(self, name: str | None, *, guided: bool = False) -> Site:
         """The latent site of this name, local or global; for None the only one that each row has.
@@ -255,7 +260,7 @@ def _describe_run(
             what += f"; {' and '.join(map(repr, gaps))} has NaN, which this pair does not take: fill it in, or drop such rows"
         dtypes = {p.dtype for module in modules(pair).values() for p in module.parameters()}
         cure = cure_of_devices(error, device) or cure_of_dtypes(error, batch, dtype_of(pair))
-        cure = cure or cure_of_weights(error, dtypes)
+        cure = cure or cure_of_indices(error, batch) or cure_of_weights(error, dtypes)
         raise PairError(f"Running the pair on a batch ({came}) failed: {what}{cure}") from error
     if before.keys() - _module_parameters(pair).keys():
         raise PairError(

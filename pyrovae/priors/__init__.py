@@ -3,7 +3,7 @@
 A prior is any module whose `forward()` takes no parents and returns the distribution of one row.
 """
 
-from pyrovae.priors.base import Fixed, MixtureOfNormals, StandardNormal, as_prior
+from pyrovae.priors.base import Fixed, MixtureOfNormals, StandardNormal, as_conditional_prior, as_prior
 from pyrovae.priors.codes import Autoregressive
 from pyrovae.priors.flexible import FlowPrior, VampPrior
 from pyrovae.priors.simple import (
@@ -34,5 +34,6 @@ __all__ = [
     "StandardNormal",
     "StudentT",
     "VampPrior",
+    "as_conditional_prior",
     "as_prior",
 ]

@@ -1,6 +1,7 @@
 """The standard normal, mixtures of Normals, and given distributions as priors."""
 
 import copy
+import inspect
 import math
 import weakref
 from collections.abc import Callable, Sequence
@@ -196,6 +197,38 @@ def as_prior(prior: Any) -> nn.Module:
         "A prior is a distribution, or a module whose forward() returns one without arguments, "
         f"got {type(prior).__name__}. Use priors.StandardNormal(num_latent), for example."
     )
+
+
+def as_conditional_prior(prior: Any) -> nn.Module:
+    """A prior called with the code of c: `p(z|c)` as it is, and a `p(z)`, which takes no parents, the same whatever c is.
+
+    Args:
+        prior: A module called as `prior(code)`, or a prior as `as_prior` takes it.
+
+    Returns:
+        A module called as `prior(code)`.
+
+    Raises:
+        PairError: It is neither a module nor a distribution.
+
+    Example:
+        >>> prior = pv.priors.as_conditional_prior(pv.priors.StandardNormal(2))
+        >>> prior(torch.zeros(5, 3)).event_shape
+        torch.Size([2])
+    """
+    made = as_prior(prior)
+    return made if inspect.signature(made.forward).parameters else _Shared(made)
+
+
+class _Shared(nn.Module):
+    """p(z) for all values of c."""
+
+    def __init__(self, prior: nn.Module) -> None:
+        super().__init__()
+        self.prior = prior
+
+    def forward(self, code: Tensor) -> torch.distributions.Distribution:
+        return self.prior()
 
 
 def _refuse_learned(tensor: Tensor) -> Tensor:

@@ -67,6 +67,25 @@ def test_codes_are_those_of_the_whole_table(run: Run, ending: str, size: int, tm
     assert [path.name for path in tmp_path.iterdir()] == [to.name]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_answers_have_the_names_of_rows(pyrovae: Command, ending: str) -> None:
+    rows = table(60, 3)
+    rows.insert(1, "cell", [f"{number:03d}" for number in range(60)])
+    rows.to_csv("rows.csv", index=False)
+    rows.iloc[::-1].to_parquet("new.parquet", index=False)
+    rows.iloc[::-1].to_csv("new.csv", index=False)
+    code, _, err = pyrovae("fit", "rows.csv", "--id", "cell", *QUICK, "--out", "run")
+    assert code == 0, err
+    for word in ("encode", "evaluate"):
+        assert pyrovae(word, "run", f"new{ending}", "--out", "new_answers.csv", "--force")[0] == 0
+        found = pd.read_csv("new_answers.csv", dtype={"id": str})
+        assert found["id"].tolist() == rows["cell"].tolist()[::-1] and list(found)[:2] == ["row", "id"]
+        assert pyrovae(word, "run", "--out", "own.csv", "--force")[0] == 0
+        own = pd.read_csv("own.csv", dtype={"id": str})
+        assert own["id"].tolist() == [f"{row:03d}" for row in own["row"]] and list(own)[:2] == ["row", "id"]
+
+
 def test_one_block_has_the_estimates_of_the_whole_table(run: Run, tmp_path: Path) -> None:
     to, how = tmp_path / "scores.csv", {"num_samples": 20, "proposal": "guide"}
     told = answers.evaluate_table(run, run.folder.parent / "new.parquet", to, say=print, **how)  # type: ignore[arg-type]

@@ -168,6 +168,32 @@ def test_a_size_goes_with_other_models(counts: Path, tmp_path: Path, model: str)
     assert pv.generate(run.fitted, 4, given=given, seed=0).isfinite().all()
 
 
+def test_a_prior_that_all_batches_share(pyrovae: Command, counts: Path) -> None:
+    table = pd.read_csv(counts).drop(columns="depth")
+    batch = np.arange(len(table)) % 2
+    table.iloc[:, ::2] *= 1 + 3 * batch[:, None]  # of all those columns, not of the codes
+    table.assign(batch=np.array(["a", "b"])[batch]).to_csv("batches.csv", index=False)
+    words = ("fit", "batches.csv", "--condition", "batch", "--latent", 2, *QUICK)
+    code, _, err = pyrovae(*words, "--shared-prior", "--prior", "mixture", "--out", "shared")
+    assert code == 0 and "model  p(z) p(x | z, c)" in err, err
+    prior = open_run(Path("shared")).fitted.pair.prior.prior
+    assert type(prior) is pv.priors.MixtureOfNormals
+    assert pyrovae(*words, "--out", "own")[0] == 0  # the two compare
+    assert pyrovae("compare", "shared", "own", "--num-samples", 5, "--proposal", "guide")[0] == 0
+    code, _, err = pyrovae(*words, "--prior", "mixture", "--out", "wrong")
+    assert code != 0 and "add --shared-prior" in " ".join(err.split())
+    code, _, err = pyrovae("fit", counts, "--shared-prior", "--out", "wrong")
+    assert code != 0 and "it is for cvae" in " ".join(err.split())
+
+
+def test_columns_of_a_table_do_not_start_as_codes_under_a_shared_prior(patients: Path, tmp_path: Path) -> None:
+    dataset = load(patients, conditions="site")
+    for shared in (True, False):
+        options = Options(epochs=1, proposal="guide", num_samples=5, shared_prior=shared)
+        run = fit_run(dataset, options, tmp_path / f"run{shared}", progress=False)
+        assert any(isinstance(part, pv.nets.Skip) for part in run.fitted.pair.modules()) == (not shared)
+
+
 def test_a_column_gives_the_sizes(counts: Path, tmp_path: Path) -> None:
     options = Options.of("fit", epochs=1, size_factor="depth", learning_rate=1e-5)
     data = load(str(counts), **options.table)

@@ -15,6 +15,7 @@ import pyrovae as pv
 from pyrovae import families as fam
 from pyrovae.criticism import proposals
 from pyrovae.distributions import MarkovChain, normal_where
+from pyrovae.errors import DataError
 
 NAN = float("nan")
 T, A, Q, B, R = 4, 0.9, 0.5, 1.3, 0.4  # z_t = A z_(t-1) + Q e, x_t = B z_t + R e
@@ -187,3 +188,12 @@ def test_a_network_reads_from_the_end() -> None:
     zero, gap = x.clone(), x.clone()
     zero[:, 2], gap[:, 2] = 0, NAN
     assert torch.isfinite(net(gap)).all() and not torch.allclose(net(zero)[:, 2], net(gap)[:, 2])
+
+
+def test_a_shorter_sequence_is_told_how_to_become_as_long() -> None:
+    pair = pv.DeepMarkovVAE.of_sequences(fam.Normal(2), latent=1, hidden=4, width=4)
+    fitted = pv.fit(pair, torch.randn(20, 5, 2), epochs=1, engine="eager", progress=False, seed=0)
+    with pytest.raises(DataError, match="fill up those of fewer than 5 steps with NaN"):
+        pv.encode(fitted, torch.randn(4, 3, 2))
+    filled = torch.cat([torch.randn(4, 3, 2), torch.full((4, 2, 2), torch.nan)], 1)
+    assert pv.encode(fitted, filled).shape == (4, 5, 1)

@@ -80,7 +80,7 @@ def _whole(table: pd.DataFrame, counts: Sequence[str]) -> pd.DataFrame:
 
 
 def write_codes(to: Path, codes: pd.DataFrame, run: Run) -> None:
-    """Write the codes of all rows: of .npy z alone, `(N, L)`; of .csv all columns, and the labels, if there are any."""
+    """Write the codes of all rows: of .npy z alone, `(N, L)`; of .csv all columns, with names of rows and labels."""
     if to.suffix == ".npy":
         _write_array(to, codes.filter(regex=r"^z\d+$").to_numpy())
         return
@@ -91,11 +91,15 @@ def write_codes(to: Path, codes: pd.DataFrame, run: Run) -> None:
             rest = torch.full((len(table) - len(y),), -1) if dataset.y_test is None else dataset.y_test
             y = torch.cat([y, rest])
         table["label"] = class_values(dataset, y)
+    if dataset.ids is not None and len(dataset.ids) == len(table):  # test rows of a file of their own have no names
+        table.insert(0, "id", list(dataset.ids))
     _write_table(to, table)
 
 
-def write_scores(to: Path, found: Importance, rows: Rows) -> None:
-    """Write log p(x) and its diagnostics for each test row as .csv."""
+def write_scores(to: Path, found: Importance, run: Run) -> None:
+    """Write log p(x) and its diagnostics for each test row as .csv, with the names of rows, if there are any."""
+    rows, ids = run.rows, run.dataset.ids
+    index = rows.test_index[: len(found.elbo)].tolist()
     table = pd.DataFrame(
         {
             "log_likelihood": (found.log_likelihood - rows.log_abs_det).numpy(),
@@ -105,7 +109,9 @@ def write_scores(to: Path, found: Importance, rows: Rows) -> None:
             "k_hat": found.k_hat.numpy(),
         }
     )
-    _write_table(to, table.set_index(rows.test_index[: len(table)].numpy()))
+    if ids is not None and max(index, default=0) < len(ids):
+        table.insert(0, "id", [ids[row] for row in index])
+    _write_table(to, table.set_index(pd.Index(index)))
 
 
 def _write_array(to: Path, array: Array) -> None:

@@ -113,7 +113,7 @@ def evaluate(
         return
     results, found = scores.evaluate(opened, num_samples, num_rows, proposal or opened.options.proposal)
     if to is not None:
-        files.write_scores(to, found, opened.rows)
+        files.write_scores(to, found, opened)
     tables.print_results(results, opened.model.probability)
     if opened.fitted.stopped:
         tables.answer(f"The fit stopped early: {opened.fitted.stopped}.")

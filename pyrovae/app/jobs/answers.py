@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pyrovae.app.jobs.batch import batch_of, table_of
+from pyrovae.app.jobs.batch import batch_of, id_column, table_of
 from pyrovae.app.jobs.blocks import begun, rows_at_once
-from pyrovae.app.jobs.frames import FILE, Block
+from pyrovae.app.jobs.frames import FILE, Block, Table
+from pyrovae.app.jobs.images import Folder
 from pyrovae.app.rows import source_rows
 from pyrovae.app.run import Run
 from pyrovae.app.scores import EVALUATION_SEED, estimate
@@ -58,11 +59,11 @@ def encode_table(
     """
 
     def codes(block: Block, number: int) -> list[pd.DataFrame]:
-        return [numbered(block, codes_of(run, batch_of(run, block)))]
+        return [numbered(run, block, codes_of(run, batch_of(run, block)))]
 
     table = table_of(run, source, rows or rows_at_once(run))
     with begun(run, {"asked": "encode", **table.identity}, table.path, to, force=force, say=say) as job:
-        job.answer(table.blocks(), codes)
+        job.answer(named_blocks(run, table), codes)
         job.join()
         return job.rows
 
@@ -99,14 +100,14 @@ def evaluate_table(
             "ess": found.ess.cpu().numpy(),
             "k_hat": found.k_hat.cpu().numpy(),
         }
-        return [numbered(block, pd.DataFrame(columns))]
+        return [numbered(run, block, pd.DataFrame(columns))]
 
     table = table_of(run, source, rows or rows_at_once(run, num_samples))
     asked: dict[str, Any] = {"asked": "evaluate", "num_samples": num_samples, "proposal": proposal, **table.identity}
     sums = {"log_likelihood": torch.zeros(3, dtype=torch.float64), "elbo": torch.zeros(3, dtype=torch.float64)}
     undefined: list[Tensor] = []
     with begun(run, asked, table.path, to, force=force, say=say) as job:
-        job.answer(table.blocks(), scores)
+        job.answer(named_blocks(run, table), scores)
         for part in job.parts():
             for name, total in sums.items():
                 values = torch.from_numpy(part[name].to_numpy(dtype="float64", copy=True))
@@ -124,11 +125,20 @@ def evaluate_table(
     return told
 
 
-def numbered(block: Block, found: pd.DataFrame) -> pd.DataFrame:
-    """The answers, with the number of each row in front, and behind it the path of an image."""
+def named_blocks(run: Run, table: Table | Folder) -> Generator[Block, None, None]:
+    """The rows, block by block, with the names that a column of a text has for them as they are written there: 007 is not 7."""
+    name = id_column(run, table.form.names) if isinstance(table, Table) and table.form.named else None
+    return table.blocks(() if name is None else [name])
+
+
+def numbered(run: Run, block: Block, found: pd.DataFrame) -> pd.DataFrame:
+    """The answers, with the number of each row in front, and behind it its name, or the path of an image."""
     found.insert(0, number_name(found), range(block.start, block.start + len(block)))
     if block.pixels is not None:
         found.insert(1, FILE, block.frame[FILE].to_numpy())
+    elif (name := id_column(run, block.frame)) is not None and "id" not in found:
+        cells = (block.frame if block.texts is None else block.texts)[name]
+        found.insert(1, "id", ["" if pd.isna(cell) else str(cell) for cell in cells])
     return found
 
 

@@ -60,6 +60,14 @@ def label_name(run: Run) -> str:
     return run.dataset.source.get("label") or "label"
 
 
+def id_column(run: Run, names: Iterable[Any]) -> str | None:
+    """The column of a table that names its rows: as in the run's own table, or else the first one that is called so."""
+    known = run.dataset.source
+    own = {*(run.dataset.columns or ()), *known.get("conditions", ()), known.get("label")}
+    others = [name for name in map(str, names) if name not in own]
+    return known["ids"] if known.get("ids") in others else next((n for n in others if n.lower().endswith("id")), None)
+
+
 def class_numbers(cells: pd.Series, classes: Sequence[Any]) -> tuple[Tensor, dict[int, str]]:
     """Class numbers, `(N,)` int64, -1 where there is none, and the cells that are no class: the text of each, by its row.
 

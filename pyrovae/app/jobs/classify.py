@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyrovae._files import write_file
-from pyrovae.app.jobs.answers import number_name, numbered
+from pyrovae.app.jobs.answers import named_blocks, number_name, numbered
 from pyrovae.app.jobs.batch import batch_of, class_numbers, label_name, plain, table_of
 from pyrovae.app.jobs.blocks import begun, rows_at_once
 from pyrovae.app.jobs.frames import Block
@@ -87,13 +87,13 @@ def classify_table(
         there = [one for one in columns if one.name in block.frame and not run.model.clusters]
         known = {one.argument: _codes(block.frame[one.name], one) for one in there}
         found, _ = _answers(run, columns, batch_of(run, block), known, num_samples, EVALUATION_SEED + number)
-        return [numbered(block, found)]
+        return [numbered(run, block, found)]
 
     told = [Told(one.name) for one in columns]
     table = table_of(run, source, rows or rows_at_once(run, num_samples))
     asked: dict[str, Any] = {"asked": "classify", "num_samples": num_samples, **table.identity}
     with begun(run, asked, table.path, to, force=force, say=say) as job:
-        job.answer(table.blocks(), answer)
+        job.answer(named_blocks(run, table), answer)
         for part in job.parts(dtype=str, keep_default_na=False):
             _count(part, told)
         job.join()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import Tensor
 from pyrovae._near import expanded
 from pyrovae._sources import NAMES
 from pyrovae.app.given import GivenCaptions
-from pyrovae.app.jobs.batch import batch_of, is_folder, table_of
+from pyrovae.app.jobs.batch import batch_of, id_column, is_folder, table_of
 from pyrovae.app.jobs.blocks import begun, rows_at_once, telling
 from pyrovae.app.jobs.frames import BY_BLOCKS, FILE, TEXTS
 from pyrovae.app.jobs.like import batch_like, read_like
@@ -240,12 +240,12 @@ def _source(
     if source not in NAMES and (folder or not whole):
         table = table_of(run, path, rows)
         called = FILE if folder else "id"
-        of_text = FILE if folder else _ids(run, table.form.names) if table.form.named else None
+        of_text = FILE if folder else id_column(run, table.form.names) if table.form.named else None
 
         def read_blocks() -> Generator[_Part, None, None]:
             with closing(table.blocks(() if of_text is None else [of_text])) as blocks:
                 for block in blocks:
-                    name = FILE if folder else _ids(run, block.frame) if table.form.named else None
+                    name = FILE if folder else id_column(run, block.frame) if table.form.named else None
                     cells = block.frame if block.texts is None else block.texts
                     names = None if name is None else ["" if pd.isna(cell) else str(cell) for cell in cells[name]]
                     with telling(block):
@@ -263,14 +263,6 @@ def _source(
 
     same = {"table": source, "checksum": dataset.source["checksum"], "rows": rows}
     return same, None if source in NAMES else path.absolute(), in_memory
-
-
-def _ids(run: Run, table: Iterable[Any]) -> str | None:
-    """The column that names the rows: as in the run's own table, or else the first one that is called so."""
-    known = run.dataset.source
-    own = {*(run.dataset.columns or ()), known.get("label")}
-    others = [name for name in map(str, table) if name not in own]
-    return known["ids"] if known.get("ids") in others else next((n for n in others if n.lower().endswith("id")), None)
 
 
 def _rows_of(parts: Generator[_Part, None, None], numbers: Array) -> dict[str, Tensor]:
