@@ -31,11 +31,53 @@ def draw(figure: Figure, write: Callable[[], None]) -> None:
     if new:
         _told.update(new)
         letters = " ".join(sorted(new)[:10]) + (" ..." if len(new) > 10 else "")
+        suitable = list(dict.fromkeys(filter(None, map(_noto, sorted(new)))))
+        named = " and ".join([", ".join(suitable[:-1]), suitable[-1]] if len(suitable) > 1 else suitable)
         warnings.warn(
-            f"No font of this system has {letters}: pictures show boxes in their place. Install a font that has them, such as "
-            "Noto Sans CJK for Chinese, Japanese and Korean.",
+            f"No font of this system has {letters}: pictures show boxes in their place. Install a font that has them"
+            f"{f', such as {named}' if named else ', such as one of the Noto fonts'}.",
             stacklevel=2,
         )
+
+
+CJK = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "IDEOGRAPHIC")
+# scripts as Unicode names begin with them, whose fonts are called like them
+SCRIPTS = [
+    "ARABIC",
+    "ARMENIAN",
+    "BENGALI",
+    "DEVANAGARI",
+    "ETHIOPIC",
+    "GEORGIAN",
+    "GUJARATI",
+    "GURMUKHI",
+    "HEBREW",
+    "KANNADA",
+    "KHMER",
+    "LAO",
+    "MALAYALAM",
+    "MONGOLIAN",
+    "MYANMAR",
+    "SINHALA",
+    "SYRIAC",
+    "TAMIL",
+    "TELUGU",
+    "THAANA",
+    "THAI",
+    "TIBETAN",
+]
+
+
+def _noto(letter: str) -> str | None:
+    """A free font that has a letter; None where its name does not tell."""
+    script = re.split("[ -]", unicodedata.name(letter, ""))[0]
+    if script in CJK:
+        return "Noto Sans CJK"
+    if script in SCRIPTS:
+        return f"Noto {'Serif' if script == 'TIBETAN' else 'Sans'} {script.title()}"
+    if unicodedata.category(letter) == "So" and letter >= "\U0001f000":
+        return "Noto Emoji"  # in black and white: matplotlib draws no letters in colours
+    return None
 
 
 @functools.lru_cache(2000)

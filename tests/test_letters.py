@@ -80,12 +80,32 @@ def test_letters_that_no_font_has_are_told_once(fonts: None) -> None:
     with pytest.warns(UserWarning) as caught:
         png_of(titled(f"{KNOWN} {UNKNOWN} \ufe0f\u200d"), 50)
     assert [str(one.message) for one in caught] == [
-        f"No font of this system has {UNKNOWN}: pictures show boxes in their place. Install a font that has them, such as Noto "
-        "Sans CJK for Chinese, Japanese and Korean."
+        f"No font of this system has {UNKNOWN}: pictures show boxes in their place. Install a font that has them, such as one "
+        "of the Noto fonts."
     ]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         png_of(titled(f"{UNKNOWN} {KNOWN}"), 50)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("中の한", "such as Noto Sans CJK."),
+        ("ب", "such as Noto Sans Arabic."),
+        ("😀🚀", "such as Noto Emoji."),
+        ("क中", "such as Noto Sans Devanagari and Noto Sans CJK."),
+        ("க😀ไ", "such as Noto Sans Tamil, Noto Sans Thai and Noto Emoji."),
+        ("𓀀", "such as one of the Noto fonts."),  # a hieroglyph
+    ],
+)
+def test_the_fonts_that_are_named_have_the_letters(monkeypatch: pytest.MonkeyPatch, text: str, named: str) -> None:
+    monkeypatch.setattr(letters, "_told", set())
+    monkeypatch.setattr(letters, "_lacking", lambda write: set(text))
+    monkeypatch.setattr(letters, "font_with", lambda letter: None)
+    with pytest.warns(UserWarning, match="boxes") as caught:
+        letters.draw(Figure(), lambda: None)
+    assert str(caught[0].message).endswith(named)
 
 
 def test_other_warnings_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:

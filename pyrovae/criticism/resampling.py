@@ -12,7 +12,8 @@ from torch import Tensor
 from pyrovae.batching.chunks import chunks
 from pyrovae.criticism.coordinates import Coordinates
 from pyrovae.criticism.importance import effective_sample_size
-from pyrovae.criticism.proposals import adapted, usable
+from pyrovae.criticism.kept import adapted
+from pyrovae.criticism.proposals import usable
 from pyrovae.criticism.refined import DRAWS, Refined, log_joint, run_at
 from pyrovae.criticism.weighing import prior_for_gaps, weighed
 from pyrovae.errors import NotFiniteError, OptionError

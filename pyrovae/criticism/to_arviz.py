@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,7 +30,8 @@ from pyrovae.criticism.draws import (
     stacked,
     together,
 )
-from pyrovae.criticism.importance import silently, tell_undefined
+from pyrovae.criticism.importance import Importance, silently, tell_undefined
+from pyrovae.criticism.kept import proposals_kept
 from pyrovae.criticism.posterior import posterior
 from pyrovae.criticism.trees import SAMPLE_DIMS, Groups, Naming, Values, by_plates, chosen_groups, tree
 from pyrovae.errors import OptionError, PyrovaeError
@@ -252,15 +253,25 @@ def _of_kind(fitted: Fit, kind: Kind, shared: Sequence[_GlobalDraw], wishes: _Wi
     fits = [_at_globals(fitted, one.values) for one in shared] or [fitted]
     found: Groups = {"posterior": {}, "posterior_predictive": {}, "log_likelihood": {}, "sample_stats": {}}
     at = {}
-    if wishes.any_of("posterior", "posterior_predictive", "sample_stats"):
-        at = _latent_draws(fits, kind, 1 if shared else wishes.num_samples, wishes)
+    local = any(s.role != "observed" and s.local for s in kind.layout.sites)
+    drawn = wishes.any_of("posterior", "posterior_predictive", "sample_stats")
+    estimated = local and wishes.any_of("log_likelihood", "sample_stats")
+    draws, estimates = [], []
+    for one in fits:
+        # at a draw of the global sites both take the same proposal
+        with proposals_kept() if shared else nullcontext():
+            if drawn:
+                draws.append(_latent_draws(one, kind, 1 if shared else wishes.num_samples, wishes))
+            if estimated:
+                estimates.append(silently(one, kind.given, wishes.num_particles, wishes.proposal, None))
+    if drawn:
+        at = {s.name: torch.cat([each[s.name] for each in draws]) for s in kind.latent}
         fixed = observed_values(fitted, kind)
         found["posterior"] = {name: _per_row(value) for name, value in at.items()} | {
             name: _repeated(fixed[name], wishes.num_samples) for name in _latent_elsewhere(fitted, kind)
         }
-    local = any(s.role != "observed" and s.local for s in kind.layout.sites)
-    if local and wishes.any_of("log_likelihood", "sample_stats"):
-        log_p, found["sample_stats"] = _estimates(fits, kind, wishes)
+    if estimated:
+        log_p, found["sample_stats"] = _estimates(estimates)
         found["log_likelihood"][ESTIMATE] = _per_row(log_p.expand(wishes.num_samples, -1))
     if wishes.any_of("posterior_predictive", "sample_stats") or not local:
         runs = _at_draws(fitted, kind, at, shared, wishes)
@@ -278,22 +289,15 @@ def _of_kind(fitted: Fit, kind: Kind, shared: Sequence[_GlobalDraw], wishes: _Wi
 ESTIMATE, LOG_P, LOG_Q = " estimate", " log p", " log q"
 
 
-def _latent_draws(fits: Sequence[Fit], kind: Kind, each: int, wishes: _Wishes) -> dict[str, Tensor]:
-    """Posterior draws of the latent sites of rows, `(S, n, *event)`, `each` of them from every fit."""
+def _latent_draws(fitted: Fit, kind: Kind, num_samples: int, wishes: _Wishes) -> dict[str, Tensor]:
+    """Posterior draws of the latent sites of rows, `(S, n, *event)`."""
     names = [s.name for s in kind.latent]
-    drawn: dict[str, list[Tensor]] = {name: [] for name in names}
-    for one in fits if names else ():
-        draws = posterior(
-            one, kind.given, each, site=names, num_particles=wishes.num_particles, proposal=wishes.proposal
-        )
-        for name, values in draws.items():
-            drawn[name].append(values)
-    return {name: torch.cat(several) for name, several in drawn.items()}
+    how: dict[str, Any] = {"num_particles": wishes.num_particles, "proposal": wishes.proposal}
+    return dict(posterior(fitted, kind.given, num_samples, site=names, **how)) if names else {}
 
 
-def _estimates(fits: Sequence[Fit], kind: Kind, wishes: _Wishes) -> tuple[Tensor, dict[str, Values]]:
+def _estimates(found: Sequence[Importance]) -> tuple[Tensor, dict[str, Values]]:
     """log p(x) of rows for each fit, `(F, n)`, and how reliable that is in the worst of them."""
-    found = [silently(one, kind.given, wishes.num_particles, wishes.proposal, None) for one in fits]
     stats = {
         "k_hat": torch.stack([one.k_hat for one in found]).amax(0),
         "ess": torch.stack([one.ess for one in found]).amin(0),

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from pyrovae.criticism.coordinates import log_prob_of
+from pyrovae.criticism.kept import adapted
 from pyrovae.criticism.prior_as_guide import with_prior_as_guide
-from pyrovae.criticism.proposals import adapted, pieces
+from pyrovae.criticism.proposals import pieces
 from pyrovae.criticism.refined import DRAWS, Refined, at, possible, weights_by_class
 from pyrovae.distributions import ObservedOnly
 from pyrovae.fitted.fitted import Fit

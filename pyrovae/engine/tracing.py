@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import sysconfig
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -211,29 +212,53 @@ class _NoHostReads(TorchFunctionMode):
 
 
 LIBRARIES = tuple(str(Path(m.__file__).parent) + "/" for m in (torch, pyro, np) if m.__file__)
+OF_PYTHON = sysconfig.get_paths()["stdlib"] + "/"
+PYRO = str(Path(pyro.__file__).parent) + "/"
 HERE = str(Path(__file__).parents[1]) + "/"
+# ours in which lines of a program stand; the others run it
+OF_PROGRAMS = "distributions/ nets/ families/ conditionals.py normalised.py priors/ models/ guides/ weights/"
+PARTS = tuple(HERE + name for name in OF_PROGRAMS.split())
+
+
+def line_of_program(frames: Iterable[traceback.FrameSummary]) -> tuple[traceback.FrameSummary, str] | None:
+    """The line of a program among lines that were run, the last of them innermost, and how its file is called.
+
+    It is the innermost one of the user's, or else of our parts of models, or else of Pyro, such as of an AutoGuide.
+    """
+    found: dict[str, traceback.FrameSummary] = {}
+    for frame in frames:
+        name = frame.filename
+        if name.startswith(PARTS):
+            found["own"] = frame
+        elif name.startswith(PYRO):
+            found["pyro"] = frame
+        elif not name.startswith((*LIBRARIES, HERE, "<")) and ("-packages" in name or not name.startswith(OF_PYTHON)):
+            found["user"] = frame
+    kind = next((kind for kind in ("user", "own", "pyro") if kind in found), None)
+    if kind is None:
+        return None
+    return found[kind], ("Pyro's " if kind == "pyro" else "") + Path(found[kind].filename).name
 
 
 def explain(error: BaseException) -> str:
-    """What an error while tracing means, with the sample site and the line of the user's program at which it occurred."""
-    line, own, site = "", "", ""
+    """What an error while tracing means, with the sample site and the line of the program at which it occurred."""
+    frames, site = [], ""
     for frame, number in traceback.walk_tb(error.__traceback__):
         name = frame.f_code.co_filename
+        frames.append(traceback.FrameSummary(name, number, frame.f_code.co_name, lookup_line=False))
         if frame.f_code.co_name == "sample" and name.endswith("primitives.py"):
             site = str(frame.f_locals.get("name", ""))
-        if name.startswith((*LIBRARIES, "<")) or name == __file__:
-            continue
-        here = traceback.FrameSummary(name, number, frame.f_code.co_name)
-        text = f"{Path(name).name}, line {number}: {(here.line or '').strip()}"
-        if name.startswith(HERE):
-            own = text
-        else:
-            line = text
+        if name.startswith(HERE) and isinstance(node := frame.f_locals.get("node"), dict):
+            site = str(node.get("name", ""))  # of which the density is computed
     what = _first_line(error)
     if "_local_scalar_dense" in what or "is_nonzero" in what or "DataDependent" in type(error).__name__:
         what = "it reads a tensor's value in Python (.item(), float(), bool(), an `if` or `while` on a tensor)"
     at = f" at sample site {site!r}" if site else ""
-    return f"{what}{at} ({line or own or 'line unknown'})"
+    found = line_of_program(frames)
+    if found is None:
+        return f"{what}{at} (line unknown)"
+    line, called = found
+    return f"{what}{at} ({called}, line {line.lineno}: {(line.line or '').strip()})"
 
 
 def _first_line(error: BaseException) -> str:

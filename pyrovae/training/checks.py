@@ -42,6 +42,7 @@ from pyrovae.pair.scales import most_rows, warn_of_scales
 from pyrovae.training.bind import FitData
 from pyrovae.training.fit_options import FitOptions
 from pyrovae.training.groups import TrainingGroup
+from pyrovae.training.labels import warn_of_labels
 from pyrovae.training.moving import moving_modules
 
 Traces = tuple[Any, Any]  # of the model and of the guide
@@ -89,6 +90,7 @@ def check(fitted: Fit, data: FitData, groups: Sequence[TrainingGroup], options: 
             scales = zip(layouts, (model for model, _ in runs), seen, spread_out)
             changed = transform is not None
             warn_of_scales(pair, scales, data.columns, transforms=changed, stacklevel=4)  # at the call of fit
+            warn_of_labels(pair, data, groups, layouts, [model for model, _ in runs])
         warn_of_unused_codes(zip(runs, map(num_rows, seen), (one.num_rows for one in groups)))
         objective = as_loss(options.loss)
         parts: list[Any] = [objective, getattr(objective, "kl", None)]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sysconfig
 import traceback
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,9 +14,10 @@ from torch.utils._pytree import tree_flatten
 from pyrovae._dispatch import DispatchMode
 from pyrovae.engine.program import Clip, Program
 from pyrovae.engine.step import Engine
+from pyrovae.engine.tracing import line_of_program
 from pyrovae.pair.batch import Batch
 
-LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("purelib", "platlib", "stdlib"))
+MOST_FRAMES = 500
 MOST_REPEATED = 500  # steps that are taken again to find the one that failed
 
 
@@ -145,11 +144,11 @@ def _kinds(values: Any) -> set[str]:
 
 
 def _where() -> str:
-    """The line of code that is run, innermost outside of libraries."""
-    for frame in reversed(traceback.extract_stack()):
-        if not frame.filename.startswith(LIBRARIES) and frame.filename != __file__ and "<" not in frame.filename:
-            return f", in {Path(frame.filename).name}, line {frame.lineno}"
-    return ""
+    """The line of the program that is run."""
+    frames = traceback.extract_stack(limit=MOST_FRAMES)
+    start = max((i for i, one in enumerate(frames) if one.filename == __file__ and one.name == "explain"), default=-1)
+    found = line_of_program(frames[start + 1 :])
+    return "" if found is None else f", in {found[1]}, line {found[0].lineno}"
 
 
 def _finite(tensor: Tensor) -> bool:

@@ -108,6 +108,9 @@ def test_questions_about_tables_are_asked_of_a_folder_of_images(asked: Path, tmp
         assert code == 0, err
         found = pd.read_csv(tmp_path / f"{question}.csv")
         assert found.columns[:2].tolist() == ["row", "file"] and told in found and found["file"][0] == "day/00.jpg"
+    code, out, err = invoke("evaluate", asked / "run", asked / "photos", *DRAWS, "--out", tmp_path / "same.csv")
+    trained = len(open_run(asked / "run").rows.train)
+    assert code == 0 and f"{trained} of 45 rows are training rows of the run" in " ".join(out.split()), err
     assert set(found["label"]) == {"day", "night"}  # of the folders, as in the run
     run = open_run(asked / "run")
     blocks = list(Folder(run, asked / "photos", "label", 7).blocks())

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ import torch
 from support.command import Command, invoke
 
 from pyrovae.app.jobs.outliers import strangest_first
+from pyrovae.app.jobs.trained import TrainingRows
+from pyrovae.app.rows import split_rows
+from pyrovae.app.run import open_run
 
 pytestmark = pytest.mark.slow
 
@@ -60,6 +64,42 @@ def test_strange_rows_come_first_with_their_columns(pyrovae: Command, fitted: Pa
     before = Path("found.csv").read_text()
     code, _, err = pyrovae("outliers", fitted, "new.csv", "--out", "found.csv")
     assert code == 2 and "found.csv exists" in err and Path("found.csv").read_text() == before
+
+
+@pytest.mark.parametrize("kind", [".csv", ".parquet"])
+def test_training_rows_are_told_apart(pyrovae: Command, fitted: Path, new: pd.DataFrame, kind: str) -> None:
+    opened = open_run(fitted)
+    trained = split_rows(opened.dataset, opened.options).train.sort().values.tolist()
+    rows = pd.concat([table(400, 0), new[NAMES]], ignore_index=True)
+    rows.to_csv("rows.csv", index=False) if kind == ".csv" else rows.to_parquet("rows.parquet")
+    code, out, err = pyrovae("outliers", fitted, f"rows{kind}", "--out", "found.csv")
+    assert code == 0, err
+    found = pd.read_csv("found.csv")
+    assert found["row"][found["trained_on"]].tolist() == trained and 0 < len(trained) < 280
+    assert f"{len(trained)} of 460 rows are training rows of the run" in " ".join(out.split())
+    code, out, err = pyrovae("evaluate", fitted, f"rows{kind}", "--out", "scores.csv", "--num-samples", 5)
+    assert code == 0 and f"{len(trained)} of 460 rows are training rows of the run" in " ".join(out.split()), err
+    assert (pd.read_csv("scores.csv")["trained_on"] == found["trained_on"]).all()
+    new.to_csv("new.csv", index=False)
+    for question in ("outliers", "evaluate"):
+        code, out, err = pyrovae(question, fitted, "new.csv", "--out", f"{question}.csv", "--num-samples", 5)
+        assert code == 0 and "training rows" not in out, err
+        assert not pd.read_csv(f"{question}.csv")["trained_on"].any()
+
+
+def test_rows_that_equal_training_rows_by_chance_are_not_told_of() -> None:
+    generator = torch.Generator().manual_seed(0)
+    bits = torch.randint(0, 2, (300, 3), generator=generator).float()  # each of the eight rows is a training row, too
+    reals = torch.randn(300, 3, generator=generator)
+    reals[0, 0], reals[1, 1] = -0.0, torch.nan
+    for x, told in ((bits, False), (reals, True)):
+        parts = {"train": {"x": x[:200]}, "test": {"x": x[200:]}}
+        run: Any = SimpleNamespace(rows=SimpleNamespace(batch=lambda part, labels=True, parts=parts: parts[part]))
+        training = TrainingRows(run)
+        among = training.among({"x": x[:50] * 1.0})
+        assert among.all() and training.are_told(int(among.sum()), 50) == told
+        assert training.among({"x": x[200:]}).any() != told and not training.among({"x": x + 9}).any()
+        assert training.among({"x": torch.tensor([[0.0, *x[0, 1:].tolist()]])}).all() or not told  # -0 is 0
 
 
 @pytest.mark.parametrize("method", ["regret", "typicality"])

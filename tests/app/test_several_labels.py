@@ -21,6 +21,7 @@ from pyrovae.app.jobs.frames import Block
 from pyrovae.app.jobs.report import reliabilities
 from pyrovae.app.models import MODELS
 from pyrovae.app.options import Options
+from pyrovae.app.rows import split_rows
 from pyrovae.app.run import Run, open_run
 from pyrovae.data import load, load_again
 
@@ -210,6 +211,14 @@ def test_a_run_of_one_label_answers_too(pyrovae: Command, table: Path) -> None:
     animals(9).drop(columns=["species", "sex"]).to_csv("new.csv", index=False)
     assert pyrovae("classify", "run", "new.csv", "--out", "new.parquet", "--num-samples", 2)[0] == 0
     assert len(pd.read_parquet("new.parquet")) == 9
+    code, out, err = pyrovae("classify", "run", table, "--out", "same.csv", "--num-samples", 2)
+    found, run = pd.read_csv("same.csv"), open_run(Path("run"))
+    train = split_rows(run.dataset, run.options).train
+    assert run.dataset.y is not None
+    seen = train[run.dataset.y[train] >= 0]
+    assert found["row"][found["species trained on"]].tolist() == seen.sort().values.tolist()
+    known = int(found["species"].notna().sum())
+    assert f"trained on {len(seen)} of the {known} rows with a label in column species" in " ".join(out.split()), err
 
 
 def test_a_run_without_classes_is_told() -> None:

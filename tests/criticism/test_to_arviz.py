@@ -25,6 +25,8 @@ from torch import Tensor, nn
 
 import pyrovae as pv
 from pyrovae import families as fam
+from pyrovae.criticism import proposals
+from pyrovae.criticism.proposals import refine_rows
 
 BOUND = 4.5  # standard errors: false alarms 7e-6 for each number compared
 DRAWS, PARTICLES = 120, 400
@@ -181,6 +183,33 @@ def test_densities_of_an_auto_guide() -> None:
     covariance = torch.eye(20) + 100
     exact = dist.MultivariateNormal(torch.zeros(20), covariance).log_prob(x)
     assert (difference - exact).abs().max() < 1e-3
+
+
+def test_a_draw_of_global_sites_takes_one_proposal_for_draws_and_densities(monkeypatch: pytest.MonkeyPatch) -> None:
+    def model(x: Tensor) -> None:
+        m = pyro.sample("m", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(m, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        pyro.sample("m", dist.Normal(0.3, 0.5))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 1.0))
+
+    asked: list[int] = []
+
+    def counted(fitted: pv.Fit, rows: Any, *args: Any) -> Any:
+        asked.append(len(rows["x"]))
+        return refine_rows(fitted, rows, *args)
+
+    monkeypatch.setitem(proposals.ADAPTED, "refined", counted)
+    x = torch.randn(6, generator=torch.Generator().manual_seed(0))
+    tree = pv.to_arviz(unfitted(pv.Pair(model, guide), x), x, num_samples=3, num_particles=400, seed=0)
+    assert asked == [6, 6, 6]
+    m = values(tree, "posterior", "m").reshape(-1, 1)  # and the densities are those given each draw
+    exact = dist.Normal(m, 2**0.5).log_prob(x)
+    assert (values(tree, "log_likelihood", "x").reshape(3, 6) - exact).abs().max() < 0.05
 
 
 # --- any pair -----------------------------------------------------------------------------------------------------------

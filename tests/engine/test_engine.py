@@ -12,6 +12,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer.autoguide import AutoNormal
 from safetensors.torch import load_file
 from support.marks import compiles
 from support.told import told
@@ -852,3 +853,33 @@ def test_parameters_that_a_callback_freezes_stay(engine: str) -> None:
             engine=engine,
             callbacks=[lambda fit: fit.pair.requires_grad_(False) and None],
         )
+
+
+class Looking(AutoNormal):
+    """An AutoGuide of a user's that reads a value."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        found = super().forward(*args, **kwargs)
+        return found if float(found["m"].detach()) < 1e9 else {}  # here
+
+
+def test_the_line_that_cannot_be_traced_is_one_of_the_program_also_under_an_auto_guide() -> None:
+    options: dict[str, Any] = {"epochs": 1, "engine": "traced", "progress": False}
+
+    def heavy(x: Tensor) -> None:
+        m = pyro.sample("m", dist.Stable(1.5, 0.0))  # Pyro's density reads values, and no line of it is the user's
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(m, 1.0), obs=x)
+
+    with pytest.warns(
+        UserWarning, match=r"cannot trace.* at sample site 'm' \(Pyro's stable_log_prob.py, line \d+: if "
+    ):
+        pv.fit(pv.Pair(heavy, AutoNormal(heavy)), torch.randn(20), **options)
+
+    def model(x: Tensor) -> None:
+        m = pyro.sample("m", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(m, 1.0), obs=x)
+
+    with pytest.warns(UserWarning, match=r"cannot trace.*\(test_engine.py, line \d+: .*# here\)"):
+        pv.fit(pv.Pair(model, Looking(model)), torch.randn(20), **options)

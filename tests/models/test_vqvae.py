@@ -385,6 +385,7 @@ def test_a_codebook_larger_than_the_data_is_told() -> None:
             "Site 'z' has a codebook of 100 codes, and the 49 training rows have 98 places for them in all, so that some can "
             "never be in use: take fewer codes, or more rows."
         ]
+        assert all(w.filename == __file__ for w in said if "codebook" in str(w.message))  # at the call of fit
 
 
 @pytest.mark.filterwarnings("ignore:Site 'k'")

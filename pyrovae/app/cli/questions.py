@@ -109,6 +109,11 @@ def evaluate(
         names = {f"log {opened.model.probability}": "log_likelihood", "ELBO": "elbo"}
         said = [f"{what} {told[name]:.2f} ± {told[f'{name}_se']:.2f}" for what, name in names.items()]
         tables.answer(f"{', '.join(said)} nats per row")
+        if told["trained_on"]:
+            tables.answer(
+                f"{told['trained_on']:.0f} of {told['rows']:.0f} rows are training rows of the run (trained_on), which are "
+                "more probable under it than new rows would be."
+            )
         tables.answer_line(f"{told['rows']:.0f} rows: {path}")
         return
     results, found = scores.evaluate(opened, num_samples, num_rows, proposal or opened.options.proposal)

@@ -218,6 +218,12 @@ def print_classes(found: Sequence[Told], own: bool) -> None:
         right = [share(one.right / one.known, one.known) if one.known else ""] if shares else []
         _row(table, one.name, one.unknown, *right)
     out.print(table, highlight=False)
+    for one in shares:
+        if one.seen:
+            answer(
+                f"The run was trained on {one.seen} of the {one.known} rows with a label in column {one.name}, and on their "
+                "labels, so that more of these are right than would be of new rows."
+            )
 
 
 STRANGE = 0.05  # p-value of a column that is named

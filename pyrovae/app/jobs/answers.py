@@ -15,6 +15,7 @@ from pyrovae.app.jobs.batch import batch_of, id_column, table_of
 from pyrovae.app.jobs.blocks import begun, rows_at_once
 from pyrovae.app.jobs.frames import FILE, Block, Table
 from pyrovae.app.jobs.images import Folder
+from pyrovae.app.jobs.trained import TRAINED_ON, TrainingRows
 from pyrovae.app.rows import source_rows
 from pyrovae.app.run import Run
 from pyrovae.app.scores import EVALUATION_SEED, estimate
@@ -81,6 +82,9 @@ def evaluate_table(
 ) -> dict[str, float]:
     """Write log p(x), its error and diagnostics of all rows of a table, or images; their means and standard errors.
 
+    Each line says, too, whether the row is a training row of the run, and "trained_on" of what is returned how many are; it is
+    0 where no more are than would be by chance.
+
     A row whose density is undefined has none, and a warning tells of it. Each block has random numbers of its own.
 
     Args:
@@ -92,23 +96,28 @@ def evaluate_table(
     def scores(block: Block, number: int) -> list[pd.DataFrame]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of rows with few draws: k-hat stands in their lines
-            found = estimate(run, batch_of(run, block), num_samples, proposal, seed=EVALUATION_SEED + number)
+            batch = batch_of(run, block)
+            found = estimate(run, batch, num_samples, proposal, seed=EVALUATION_SEED + number)
         columns = {
             "log_likelihood": (found.log_likelihood - run.rows.log_abs_det).cpu().numpy(),
             "standard_error": found.standard_error.cpu().numpy(),
             "elbo": (found.elbo - run.rows.log_abs_det).cpu().numpy(),
             "ess": found.ess.cpu().numpy(),
             "k_hat": found.k_hat.cpu().numpy(),
+            TRAINED_ON: training.among(batch),
         }
         return [numbered(run, block, pd.DataFrame(columns))]
 
     table = table_of(run, source, rows or rows_at_once(run, num_samples))
-    asked: dict[str, Any] = {"asked": "evaluate", "num_samples": num_samples, "proposal": proposal, **table.identity}
+    how: dict[str, Any] = {"num_samples": num_samples, "proposal": proposal}
+    asked: dict[str, Any] = {"asked": "evaluate", "says": TRAINED_ON, **how, **table.identity}
+    training, trained_on = TrainingRows(run), 0
     sums = {"log_likelihood": torch.zeros(3, dtype=torch.float64), "elbo": torch.zeros(3, dtype=torch.float64)}
     undefined: list[Tensor] = []
     with begun(run, asked, table.path, to, force=force, say=say) as job:
         job.answer(named_blocks(run, table), scores)
         for part in job.parts():
+            trained_on += int(part[TRAINED_ON].sum())
             for name, total in sums.items():
                 values = torch.from_numpy(part[name].to_numpy(dtype="float64", copy=True))
                 if name == "log_likelihood":
@@ -116,7 +125,10 @@ def evaluate_table(
                 values = values[~values.isnan()]
                 total += torch.stack([torch.tensor(float(len(values))), values.sum(), values.square().sum()])
         job.join()
-        told = {"rows": float(job.rows)}
+        told = {
+            "rows": float(job.rows),
+            TRAINED_ON: float(trained_on if training.are_told(trained_on, job.rows) else 0),
+        }
     tell_undefined(torch.where(torch.cat(undefined), torch.nan, 0.0))
     for name, (count, total, squares) in ((name, values.tolist()) for name, values in sums.items()):
         mean = total / count if count else float("nan")

@@ -16,23 +16,28 @@ from pyrovae.app.jobs.answers import named_blocks, number_name, numbered
 from pyrovae.app.jobs.batch import batch_of, class_numbers, label_name, plain, table_of
 from pyrovae.app.jobs.blocks import begun, rows_at_once
 from pyrovae.app.jobs.frames import Block
+from pyrovae.app.jobs.trained import TrainingRows
 from pyrovae.app.rows import Labels, names_of, source_rows
 from pyrovae.app.run import Run
 from pyrovae.app.scores import EVALUATION_SEED
 from pyrovae.criticism.classification import classify
 from pyrovae.errors import DataError, OptionError
 
-PREDICTED, PROBABILITY = "predicted", "probability"  # what is added to the name of a column
+PREDICTED, PROBABILITY, SEEN = "predicted", "probability", "trained on"  # what is added to the name of a column
 
 
 @dataclass
 class Told:
-    """What was found in a column of labels: of how many rows the label was unknown, and of how many others it was right."""
+    """What was found in a column of labels: of how many rows the label was unknown, and of how many others it was right.
+
+    `seen` are the labelled rows that are training rows with a label, if they are more than would be by chance.
+    """
 
     name: str
     unknown: int = 0
     known: int = 0
     right: int = 0
+    seen: int = 0
 
 
 def label_columns(run: Run) -> tuple[Labels, ...]:
@@ -75,28 +80,35 @@ def classify_table(
     """Write the classes of all rows of a table, block by block, as .csv or .parquet.
 
     Columns of labels that the table has are known where they have a cell. Each label is inferred from the other columns, and
-    from the other labels where they are known, and never from itself.
+    from the other labels where they are known, and never from itself. Each line says, too, whether the row is one that the
+    model was trained on with its label.
 
     Raises:
         OptionError: The model infers no class, or the ending of a file is none that is read or written block by block.
         DataError: The table lacks a column of the run, or has a class that the run does not know.
     """
     columns = label_columns(run)
+    training = {one.name: TrainingRows(run, one.codes["train"] >= 0) for one in columns if "train" in one.codes}
 
     def answer(block: Block, number: int) -> list[pd.DataFrame]:
         there = [one for one in columns if one.name in block.frame and not run.model.clusters]
         known = {one.argument: _codes(block.frame[one.name], one) for one in there}
-        found, _ = _answers(run, columns, batch_of(run, block), known, num_samples, EVALUATION_SEED + number)
-        return [numbered(run, block, found)]
+        batch = batch_of(run, block)
+        found, _ = _answers(run, columns, batch, known, num_samples, EVALUATION_SEED + number)
+        seen = {f"{name} {SEEN}": labelled.among(batch) for name, labelled in training.items()}
+        return [numbered(run, block, found.assign(**seen))]
 
     told = [Told(one.name) for one in columns]
     table = table_of(run, source, rows or rows_at_once(run, num_samples))
-    asked: dict[str, Any] = {"asked": "classify", "num_samples": num_samples, **table.identity}
+    asked: dict[str, Any] = {"asked": "classify", "says": SEEN, "num_samples": num_samples, **table.identity}
     with begun(run, asked, table.path, to, force=force, say=say) as job:
         job.answer(named_blocks(run, table), answer)
         for part in job.parts(dtype=str, keep_default_na=False):
             _count(part, told)
         job.join()
+    for one in told:
+        if one.seen and not training[one.name].are_told(one.seen, one.known):
+            one.seen = 0
     return told
 
 
@@ -107,6 +119,8 @@ def _count(part: pd.DataFrame, told: Sequence[Told]) -> None:
         there = known.notna() & (known.map(plain) != "")
         one.unknown += int((~there).sum())
         one.known += int(there.sum())
+        if f"{one.name} {SEEN}" in part:
+            one.seen += int((part[f"{one.name} {SEEN}"][there] == "True").sum())
         one.right += int((known[there].map(plain) == part[f"{one.name} {PREDICTED}"][there].map(plain)).sum())
 
 

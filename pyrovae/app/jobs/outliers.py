@@ -23,6 +23,7 @@ from pyrovae.app.jobs.blocks import begun, rows_at_once, telling
 from pyrovae.app.jobs.frames import BY_BLOCKS, FILE, TEXTS
 from pyrovae.app.jobs.like import batch_like, read_like
 from pyrovae.app.jobs.ranking import Ranking
+from pyrovae.app.jobs.trained import TRAINED_ON, TrainingRows
 from pyrovae.app.rows import Array
 from pyrovae.app.run import Run
 from pyrovae.criticism.entries import entry_densities
@@ -88,9 +89,9 @@ def find_outliers(
 ) -> Outliers:
     """Score the rows of a table under a run, compare them with the run's test rows, which its fit has not seen, and write that.
 
-    There is a line for each row, in the order of the source. Tables that are read block by block are read twice: for the
-    scores, which are kept on the disk, and for the columns of the strangest rows. Ranks and rates are those among all rows;
-    for them 8 bytes a row are held. Each block has random numbers of its own.
+    There is a line for each row, in the order of the source, which says, too, whether it is a training row. Tables that are
+    read block by block are read twice: for the scores, which are kept on the disk, and for the columns of the strangest rows.
+    Ranks and rates are those among all rows; for them 8 bytes a row are held. Each block has random numbers of its own.
 
     Args:
         source: a table with the columns of the run, a folder of images, or a name as for `fit`.
@@ -115,7 +116,7 @@ def find_outliers(
     with closing(parts()) as first_ones:
         next(first_ones)  # a mistake in the table is told before anything is scored
     how: dict[str, Any] = {"num_samples": num_samples, "proposal": proposal}
-    asked = {"asked": "outliers", "method": method, "seed": seed, **how, **identity}
+    asked = {"asked": "outliers", "method": method, "seed": seed, "says": TRAINED_ON, **how, **identity}
     summary = _Summary()
     with (
         warnings.catch_warnings(),  # of the guide as the proposal, and of rows with few draws: they are the strange ones
@@ -141,6 +142,12 @@ def find_outliers(
 
         job.join(lines(), float_format="%.6g", na_rep="")
     notes = _notes(len(scorer.usual), job.rows, rate, explained is None, summary.infinite)
+    if scorer.training.are_told(summary.trained_on, job.rows):
+        notes.append(
+            f"{summary.trained_on} of {job.rows} rows are training rows of the run ({TRAINED_ON}), which look less strange to "
+            "it than new rows would: their p-values are rather too large, so that fewer of them are called outliers than "
+            "of new rows as strange. To judge them, fit without them, such as to each half of a table for the other one."
+        )
     return Outliers(job.rows, summary.called, pd.concat(summary.worst).sort_values("rank"), rate, tuple(notes))
 
 
@@ -156,6 +163,7 @@ class _Scorer:
         how: `num_samples` and `proposal` of `pv.anomaly_score`.
         first: the scores of the test rows, from which "typicality" takes its mean.
         usual: what other rows are compared with, `(n,)`.
+        training: the training rows, to tell which rows are among them.
     """
 
     run: Run
@@ -165,13 +173,14 @@ class _Scorer:
     how: Mapping[str, Any]
     first: Anomaly
     usual: Tensor
+    training: TrainingRows
 
     @classmethod
     def of(cls, run: Run, ordinary: dict[str, Tensor], method: str, seed: int, how: Mapping[str, Any]) -> _Scorer:
         """With the scores of the test rows."""
         first = anomaly_score(run.fitted, ordinary, _scored(method), seed=seed, **how)
         usual = typicality(first, first) if method == "typicality" else first
-        return cls(run, ordinary, method, seed, how, first, usual.score)
+        return cls(run, ordinary, method, seed, how, first, usual.score, TrainingRows(run))
 
     def __call__(self, part: _Part, number: int) -> list[pd.DataFrame]:
         """The scores of a block of rows, the one of this number, and their p-values, a line for each."""
@@ -184,6 +193,7 @@ class _Scorer:
         names = range(part.start, part.start + len(part)) if part.names is None else part.names
         columns = {"score": found.score, "error": found.error, "k_hat": found.k_hat, "p_value": p}
         told = {name: values.numpy() for name, values in columns.items()}
+        told[TRAINED_ON] = self.training.among(part.batch)
         return [pd.DataFrame({"row" if part.names is None else part.called: list(names), **told})]
 
     def explain(
@@ -207,12 +217,13 @@ class _Summary:
     """What is said of the lines for all rows, which need not all be in memory."""
 
     def __init__(self) -> None:
-        self.called, self.infinite, self.worst = 0, 0, list[pd.DataFrame]()
+        self.called, self.infinite, self.trained_on, self.worst = 0, 0, 0, list[pd.DataFrame]()
 
     def add(self, table: pd.DataFrame) -> pd.DataFrame:
         """Count the lines of a block, which are given back."""
         self.called += int(table["outlier"].sum())
         self.infinite += int(np.isinf(table["score"]).sum())
+        self.trained_on += int(table[TRAINED_ON].sum())
         if len(strange := table[table["rank"] <= MOST_SHOWN]):
             self.worst.append(strange)
         return table
@@ -334,6 +345,7 @@ def _table(
             **{name: kept[name] for name in ("score", "error", "k_hat", "p_value")},
             "adjusted_p": adjusted,
             "outlier": adjusted <= rate,
+            TRAINED_ON: kept[TRAINED_ON],
         }
     )
     if explained is not None:
