@@ -74,7 +74,8 @@ def _panels(shown: int, words: bool, title: str) -> Array:
     wide = min(shown, 4)
     high = -(-shown // wide)
     width, height = 1.9 * wide + 0.3, 2.0 * high + 0.4
-    figure = Figure(figsize=(width, height), layout="constrained" if words else "none")
+    layout: Any = "constrained" if words else "none"  # of which the types of matplotlib do not know
+    figure = Figure(figsize=(width, height), layout=layout)
     grid = figure.subplots(high, wide, squeeze=False)
     if not words:
         figure.subplots_adjust(0.75 / width, 0.5 / height, 1 - 0.1 / width, 1 - 0.55 / height, wspace=0.42, hspace=0.34)
