@@ -13,7 +13,7 @@ from support.command import Command
 import pyrovae as pv
 from pyrovae.app import search
 from pyrovae.app.options import Options
-from pyrovae.app.run import open_run
+from pyrovae.app.run import Run, open_run
 from pyrovae.data.load import read
 from pyrovae.errors import OptionError
 from pyrovae.fitted.fitted import Fit
@@ -116,8 +116,13 @@ def test_a_model_that_is_far_behind_is_left(pyrovae: Command, monkeypatch: pytes
     """The first one is kept as it is, and judged by nothing else; a search that was asked for tries each to its end."""
     monkeypatch.setattr(search, "best_elbo", lambda fitted: float("first" in fitted.info["folder"]))
     monkeypatch.setattr(search, "FAR_BEHIND", 0.5)
-    judged = []
-    monkeypatch.setattr(search, "_score", lambda run: judged.append(run.options.prior) or 0.0)
+    judged: list[Run] = []
+
+    def score(run: Run) -> float:
+        judged.append(run)
+        return 0.0
+
+    monkeypatch.setattr(search, "_score", score)
     code, _, err = pyrovae("fit", table(13), *QUICK, "--out", "first")
     told = " ".join(err.split())
     assert (
