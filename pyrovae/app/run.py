@@ -40,6 +40,7 @@ from pyrovae.pair.program import run as run_pair
 from pyrovae.tables.scales import hint
 from pyrovae.training import schedules
 from pyrovae.training.fit import fit
+from pyrovae.training.fit_options import Callback
 from pyrovae.training.together import goes_on, is_of_this_job
 from pyrovae.training.tracking import Tracker
 
@@ -110,6 +111,7 @@ def fit_run(
     engine: str = "auto",
     threads: int | None = None,
     track: Sequence[str] = (),
+    watch: Sequence[Callback] = (),
     progress: bool = True,
     say: Callable[[str], None] = lambda message: None,
 ) -> Run:
@@ -119,6 +121,7 @@ def fit_run(
         force: replace the run that is in the folder.
         resume: go on with the run that is in the folder.
         track: where its numbers are kept besides, see `pyrovae.app.track`.
+        watch: further callbacks of `pv.fit`.
         say: called with messages: what was decided, and the graph of model and guide.
 
     Raises:
@@ -152,7 +155,10 @@ def fit_run(
     how: dict[str, Any] = {"device": device, "engine": engine, "threads": threads, "progress": progress}
     how |= {"checkpoint": folder, "transform": binarisation(options, dataset), "info": info}
     watching = trackers(track, folder)
-    how |= {"trackers": watching, "of_first": trackers(track, folder, STAGE_1) if options.stages == 2 else ()}
+    how |= {
+        "callbacks": (*watching, *watch),
+        "of_first": trackers(track, folder, STAGE_1) if options.stages == 2 else (),
+    }
     fitted = _fitted(pair, options, rows, say, resume=resume, force=force, **how)
     run = Run(options, dataset, rows, fitted, folder, watching)
     if ranks.rank() > 0:
@@ -210,14 +216,15 @@ def _fitted(
     force: bool,
     checkpoint: Path,
     info: dict[str, Any],
-    trackers: Sequence[Tracker],
+    callbacks: Sequence[Callback],
     of_first: Sequence[Tracker],
     **how: Any,
 ) -> Fit:
     """The fit of a pair to the training rows: at once, or in two stages in one folder, the first of which is then frozen.
 
     Args:
-        trackers, of_first: what keeps the numbers of the fit, and of the first of two stages.
+        callbacks, of_first: what keeps the numbers of the fit, and what else looks at it, and what keeps those of the first of
+            two stages.
     """
 
     def fit_rows(one: PairLike, *, labels: bool = True, **more: Any) -> Fit:
@@ -251,7 +258,7 @@ def _fitted(
             resume, force = False, True  # its run gives way to that of the second
             say("Stage 2 of 2: the model of its codes and of the labels.")
         first.requires_grad_(False).eval()
-    return fit_rows(pair, resume=resume, force=force, info=info, callbacks=trackers)
+    return fit_rows(pair, resume=resume, force=force, info=info, callbacks=callbacks)
 
 
 def _in_first_stage(folder: Path) -> bool:

@@ -22,6 +22,7 @@ from pyrovae.pair.batch import take_rows
 
 if TYPE_CHECKING:
     from pyrovae.data import Dataset
+    from pyrovae.fitted.fitted import Fit
 
 Recipe = dict[str, Any]
 
@@ -45,6 +46,8 @@ MOST_TRIED_ROWS = 5000  # of a table, beyond which nothing is tried unasked: the
 FEWEST_JUDGES = 10  # validation rows
 MOST_JUDGES, DRAWS = 500, 200  # validation rows that judge, and draws of each
 SEED = 1
+# share of the epochs after which a second fit may be left, and by how many nats its best validation ELBO is then too low
+START, FAR_BEHIND = 1 / 3, 3.0
 FIRST = "the first model"
 
 
@@ -54,7 +57,8 @@ def search_run(
     """`fit_run`, and then the same with other recipes where the options ask for a search; the best run is in the folder.
 
     The recipes differ in what was left open: the prior, the guide, the number of codes, the widths of the networks. The judge
-    is log p(x) of the validation rows. Until the search is over, the folder holds the run without one.
+    is log p(x) of the validation rows; a recipe that nobody has asked for is left early where its validation ELBO is far below.
+    Until the search is over, the folder holds the run without one.
 
     Args:
         dataset: the data.
@@ -68,25 +72,71 @@ def search_run(
     recipes = {name: recipe for name, recipe in recipes.items() if _differs(run.options, recipe)}
     if not recipes or run.rows.validation is None:
         return run
-    found = {FIRST: _score(run)}
+    found: dict[str, float] = {}
+    left: dict[str, str] = {}
     track = how.pop("track", ())
     quiet = how | {"progress": False, "force": False}
+    # what nobody has asked for is to take no longer than it needs to show that it is worse
+    watch = [Race(best_elbo(run.fitted))] if options.search == "auto" else []
     for number, (name, recipe) in enumerate(recipes.items(), 1):
         which = "another model" if len(recipes) == 1 else f"model {number + 1} of {len(recipes) + 1}"
         say(f"Fitting {which} to compare: {name}.")
         with temporary_folder() as other:
             try:
-                found[name] = _score(fit_run(dataset, replace(options, **recipe), other / "run", **quiet))
+                tried = fit_run(dataset, replace(options, **recipe), other / "run", watch=watch, **quiet)
+                found[name] = _score(tried)
+            except Behind as behind:
+                left[name] = str(behind)
+                say(f"Left, since {behind}.")
             except PyrovaeError as error:  # such as a fit that diverges
                 say(f"It cannot be fitted: {error}")
+    if not found:
+        say("Kept: the first model.")
+        return _noted(run, search_left=left)
+    found = {FIRST: _score(run)} | found
     best = max(found, key=lambda name: found[name])
     table = "; ".join(f"{score:.2f} by {name}" for name, score in found.items())
     judges = min(MOST_JUDGES, len(run.rows.validation))
     say(f"Mean log p(x) of {judges} validation rows, nats per row: {table}. Kept, as the higher one: {best}.")
     if best in recipes:
         run = fit_run(dataset, replace(options, **recipes[best]), folder, **quiet | {"force": True, "track": track})
-    run.fitted.info["search"] = found
+    return _noted(run, search=found, search_left=left)
+
+
+def _noted(run: Run, **what: Any) -> Run:
+    """The run, whose run.json will say what was tried: what is not empty."""
+    run.fitted.info.update({name: tried for name, tried in what.items() if tried})
     return run
+
+
+class Behind(Exception):
+    """A fit is so far behind another one that it is not worth its time."""
+
+
+class Race:
+    """A callback of a fit that ends it by `Behind` where it is far behind another fit of the same rows.
+
+    Args:
+        best: the best validation ELBO of the other fit, in nats per row.
+    """
+
+    only_looks = True  # a fit that comes through is as it would be without
+
+    def __init__(self, best: float) -> None:
+        self.best = best
+
+    def __call__(self, fitted: Fit) -> None:
+        epoch = len(fitted.history)
+        if epoch < START * fitted.settings["epochs"]:
+            return
+        behind = self.best - best_elbo(fitted)
+        if behind > FAR_BEHIND:
+            raise Behind(f"its validation ELBO is {behind:.1f} nats per row lower after {epoch} epochs")
+
+
+def best_elbo(fitted: Fit) -> float:
+    """The best validation ELBO of a fit so far, in nats per row; not every one of many epochs has one."""
+    return max((row["validation_elbo"] for row in fitted.history if "validation_elbo" in row), default=-math.inf)
 
 
 def recipes_for(options: Options, dataset: Dataset) -> dict[str, Recipe]:

@@ -1,19 +1,22 @@
 """`--search`: which recipes are tried, which is kept, and what is refused."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from support.command import Command
 
 import pyrovae as pv
 from pyrovae.app import search
 from pyrovae.app.options import Options
-from pyrovae.app.run import open_run
+from pyrovae.app.run import Run, open_run
 from pyrovae.data.load import read
 from pyrovae.errors import OptionError
+from pyrovae.fitted.fitted import Fit
 
 QUICK = ("--epochs", 1, "--engine", "eager", "--proposal", "guide", "--num-samples", 20, "--validation-fraction", 0.2)
 
@@ -61,6 +64,7 @@ def test_the_recipe_with_the_most_probable_validation_rows_is_kept(
     """The run folder is that of the winner, and says what was tried. A recipe that cannot be fitted has lost."""
     prefers = {"mixture": 2.0 if better else float("-inf"), "full-mixture": 1.0}
     monkeypatch.setattr(search, "_score", lambda run: prefers[str(run.options.prior)])
+    monkeypatch.setattr(search, "FAR_BEHIND", math.inf)
     impossible = {"impossible": {"guide": "vmf"}}
     monkeypatch.setattr(search, "TEN_CODES", {**search.TEN_CODES, **impossible})
     code, _, err = pyrovae("fit", table(13), *QUICK, "--out", "run")
@@ -75,7 +79,8 @@ def test_the_recipe_with_the_most_probable_validation_rows_is_kept(
 
 
 @pytest.mark.slow
-def test_the_judge_is_log_p_of_validation_rows(pyrovae: Command) -> None:
+def test_the_judge_is_log_p_of_validation_rows(pyrovae: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "FAR_BEHIND", math.inf)
     code, _, err = pyrovae("fit", table(13), *QUICK, "--out", "run")
     assert code == 0, err
     run = open_run(Path("run"))
@@ -84,3 +89,49 @@ def test_the_judge_is_log_p_of_validation_rows(pyrovae: Command) -> None:
     )
     tried = run.fitted.info["search"]
     assert max(tried.values()) == pytest.approx(exact.mean().item() - run.rows.log_abs_det, abs=1e-4)
+
+
+def with_history(*elbos: float | None, epochs: int = 10) -> Fit:
+    """A fit of so many epochs, not all of which were validated."""
+    vae = pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, pv.families.Normal(3)), pv.mlp(3, pv.families.Normal(2)))
+    fitted = pv.fit(vae, torch.zeros(4, 3), epochs=0, progress=False)
+    fitted.settings["epochs"] = epochs
+    fitted.history += [{"epoch": 1.0} if elbo is None else {"validation_elbo": elbo} for elbo in elbos]
+    return fitted
+
+
+def test_a_race_is_lost_only_by_far_and_not_at_once() -> None:
+    race = search.Race(-10.0)
+    race(with_history(-99.0, -98.0, None))  # the first three of ten epochs
+    race(with_history(-99.0, -12.9, -20.0, None))  # the best of them counts
+    with pytest.raises(search.Behind, match=r"is 3.5 nats per row lower after 4 epochs"):
+        race(with_history(-99.0, -98.0, -13.5, None))
+    with pytest.raises(search.Behind):
+        race(with_history(None, None, None, None))
+    assert search.best_elbo(with_history(-3.0, -1.0, None, -2.0)) == -1.0
+
+
+@pytest.mark.slow
+def test_a_model_that_is_far_behind_is_left(pyrovae: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one is kept as it is, and judged by nothing else; a search that was asked for tries each to its end."""
+    monkeypatch.setattr(search, "best_elbo", lambda fitted: float("first" in fitted.info["folder"]))
+    monkeypatch.setattr(search, "FAR_BEHIND", 0.5)
+    judged: list[Run] = []
+
+    def score(run: Run) -> float:
+        judged.append(run)
+        return 0.0
+
+    monkeypatch.setattr(search, "_score", score)
+    code, _, err = pyrovae("fit", table(13), *QUICK, "--out", "first")
+    told = " ".join(err.split())
+    assert (
+        code == 0
+        and "Left, since its validation ELBO is 1.0 nats per row lower after 1 epochs. Kept: the first" in told
+    )
+    found = json.loads(Path("first/run.json").read_text())
+    assert found["info"]["options"]["latent"] == 13 and "log_likelihood" in found["info"]["results"]
+    assert found["status"] == "finished" and "search" not in found["info"] and judged == []
+    assert list(found["info"]["search_left"]) == list(search.TEN_CODES)
+    code, _, err = pyrovae("fit", "rows.csv", *QUICK, "--out", "first", "--force", "--search", "small")
+    assert code == 0 and "Left" not in err and len(judged) == 4  # of which one is the first
