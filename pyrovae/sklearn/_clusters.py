@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -92,7 +93,9 @@ class VAECluster(ClusterMixin, VAEEstimator):
         if self.graph is None and len(rows) < self.n_clusters:
             raise DataError(f"n_samples={len(rows)} should be >= n_clusters={self.n_clusters}.")
         self._learn_scale(rows)
-        self._fit_pair([self._scaled(rows)], self._default)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "No training row has a label")  # which is what clusters are
+            self._fit_pair([self._scaled(rows)], self._default)
         found = self._probabilities(rows).argmax(1)
         self._order = np.argsort(-np.bincount(found, minlength=found.max() + 1), kind="stable")
         self.labels_ = self._numbered(found)

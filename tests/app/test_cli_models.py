@@ -255,7 +255,10 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
         "give --validation-fraction 0.1",
     ),
     "negative free bits": (("digits", "--free-bits", "-1"), "--free-bits is nats a row, 0 for none"),
-    "prior by class": (("digits", "--model", "cvae", "--prior", "vamp"), "--prior vamp does not go with --model cvae"),
+    "prior by class": (
+        ("digits", "--model", "cvae", "--prior", "vamp"),
+        "--model cvae has p.z . c., Normals: add --shared-prior",
+    ),
     "codes behind a net of vectors": (
         ("digits", "--model", "vqvae", "--net", "resnet"),
         "--net resnet does not go with --model vqvae; choose mlp, or conv",

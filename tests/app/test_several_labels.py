@@ -247,5 +247,6 @@ def test_cells_are_the_classes_that_they_were_in_the_fit(
 
 
 def test_the_numbers_of_rows_stay_beside_labels_that_are_called_row() -> None:
-    answers = numbered(Block(7, pd.DataFrame(index=range(2))), pd.DataFrame({"row": ["a", "b"]}))
+    run: Any = SimpleNamespace(dataset=SimpleNamespace(source={}, columns=None))
+    answers = numbered(run, Block(7, pd.DataFrame(index=range(2))), pd.DataFrame({"row": ["a", "b"]}))
     assert answers.to_dict("list") == {"row number": [7, 8], "row": ["a", "b"]}
