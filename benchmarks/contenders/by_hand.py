@@ -267,12 +267,16 @@ SHAPES_CUDA = [(n, n, n) for n in (4096, 8192)]
 
 
 def ceiling(spec: dict[str, Any], case: Case, rows: Tensor) -> Stepper:
-    """The machine's matrix products: one call times every shape in both precisions; the best of all calls is the ceiling.
+    """The machine's matrix products: one call times every shape in each precision; the best of all calls is the ceiling.
 
     In float32 on a CPU, by both libraries that PyTorch has; those of its own choice are told apart.
     """
+    from pyrovae.engine.precision import has_bfloat16
+
     device, wait = spec["device"], waiter(spec["device"])
-    best: dict[str, dict[str, float]] = {"float32": {}, "bfloat16": {}}
+    best: dict[str, dict[str, float]] = {"float32": {}}
+    if has_bfloat16(torch.device(device)):  # else a product would take minutes
+        best["bfloat16"] = {}
     chosen: dict[str, float] = {}  # by torch.mm, in float32
     shapes = SHAPES[:1] if spec.get("smoke") else SHAPES + SHAPES_CUDA * (device == "cuda")
     made = []
