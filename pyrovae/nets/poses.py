@@ -1,6 +1,7 @@
 """Images that are turned, shifted and resized: how a few numbers, the pose, move what a network draws or sees."""
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -64,8 +65,10 @@ class Pose(nn.Module):
         if len(self.image) != 2:
             raise ShapeError(f"Pose needs the height and width of an image, (H, W), got {tuple(self.image)}.")
         scales = {"rotation": rotation, "shift": shift, "scale": scale}
-        if wrong := [name for name, value in scales.items() if value is not None and not 0 < value < float("inf")]:
-            raise OptionError(f"{wrong[0]} must be a positive number, or None, got {scales[wrong[0]]!r}.")
+        for name, value in scales.items():
+            number = isinstance(value, Real) and not isinstance(value, bool)
+            if value is not None and not (number and 0 < value < float("inf")):
+                raise OptionError(f"{name} must be a positive number, or None, got {value!r}.")
         self.size = (rotation is not None) + 2 * (shift is not None) + (scale is not None)
         if not self.size:
             raise OptionError("A pose without rotation, shift and scale moves nothing: give at least one of them.")

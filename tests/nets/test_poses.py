@@ -124,6 +124,9 @@ def test_mistakes_are_named() -> None:
         Pose((3, 28, 28))
     with pytest.raises(OptionError, match=r"shift must be a positive number, or None, got 0\.0"):
         Pose((28, 28), shift=0.0)
+    for wrong in ("1", True, float("nan")):
+        with pytest.raises(OptionError, match="rotation must be a positive number"):
+            Pose((28, 28), rotation=wrong)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="moves nothing"):
         Pose((28, 28), None, None)
     pose = Pose((28, 28))
