@@ -1,4 +1,4 @@
-"""What an image shows, apart from how it lies: handwritten digits that were turned and shifted at random.
+"""What an image shows, apart from its angle and position: handwritten digits that were turned and shifted at random.
 
 A VAE spends its code on angle and place. In a spatial VAE these are a latent variable of their own, the pose: the decoder draws
 a digit upright and in the middle, and the pose moves it (`nets.Posed`); the encoder of z sees the image moved back

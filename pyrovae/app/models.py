@@ -51,13 +51,13 @@ def _cvae(of: Pieces) -> models.CVAE:
         own = of.of_words if isinstance(of.code, nets.Words) else partial(of.normal, of.latent, of.given)
         return models.CVAE(
             condition=of.code,
-            prior=shared or own(),
+            prior=own() if shared is None else shared,
             likelihood=of.likelihood(of.latent, of.given),
             encoder=of.seeing(of.posterior(of.event, of.given)),
         )
     return models.CVAE(
         condition=nets.OneHot(of.classes),
-        prior=shared or of.normal_of_class(),
+        prior=of.normal_of_class() if shared is None else shared,
         likelihood=of.likelihood(of.latent, of.classes),
         encoder=of.seeing(of.posterior(of.event, of.classes)),
     )

@@ -1,12 +1,14 @@
 """Perplexity of documents: how many words the next one is as uncertain as."""
 
+from typing import Any
+
 import torch
-from torch import Tensor
 
 from pyrovae.errors import DataError, ShapeError
+from pyrovae.pair.arrays import as_tensor
 
 
-def word_perplexity(log_likelihood: Tensor, x: Tensor) -> float:
+def word_perplexity(log_likelihood: Any, x: Any) -> float:
     """`exp(-sum_n log p(w_n) / sum_n |w_n|)` of documents w, from log p(x) of their counts under a `families.Multinomial`.
 
     log p(x) is that of a bag of words, which counts all orders of the same words: `n! / prod_v x_v!` of them. Perplexity is of
@@ -16,7 +18,7 @@ def word_perplexity(log_likelihood: Tensor, x: Tensor) -> float:
     Args:
         log_likelihood: log p(x) of each document given its length, in nats, `(N,)`, such as `log_likelihood(fitted, x)` gives.
             Under other likelihoods of counts, such as a Poisson, it is not given the length, and this is not perplexity.
-        x: Counts, `(N, V)`.
+        x: Counts, `(N, V)`, a tensor, an array or a DataFrame.
 
     Returns:
         The perplexity of all words of these documents together.
@@ -34,17 +36,18 @@ def word_perplexity(log_likelihood: Tensor, x: Tensor) -> float:
         >>> round(pv.word_perplexity(uniform.log_prob(x), x), 3)
         4.0
     """
+    log_likelihood, x = as_tensor("log_likelihood", log_likelihood, torch.float64), as_tensor("x", x, torch.float64)
     if x.dim() != 2 or log_likelihood.shape != x.shape[:1]:
         raise ShapeError(
             "word_perplexity takes log p(x) of shape (N,) and the counts of the same documents, (N, V), got "
             f"{tuple(log_likelihood.shape)} and {tuple(x.shape)}."
         )
-    counts = x.detach().to(torch.float64).cpu()
+    counts = x.detach().double().cpu()
     if not bool(((counts >= 0) & (counts == counts.floor()) & counts.isfinite()).all()):
         raise DataError("word_perplexity takes counts of words, whole numbers from 0; some values of x are none.")
     total = counts.sum()
     if total == 0:
         raise DataError("word_perplexity needs words, and these documents have none.")
     orders = torch.lgamma(counts.sum(-1) + 1) - torch.lgamma(counts + 1).sum(-1)
-    log_words = log_likelihood.detach().to(torch.float64).cpu() - orders
+    log_words = log_likelihood.detach().double().cpu() - orders
     return float((-log_words.sum() / total).exp())

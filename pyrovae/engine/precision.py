@@ -76,7 +76,7 @@ def as_precision(
 def warn_of_slow_products(
     precision: str, device: torch.device, product: float = NOTICED, *, stacklevel: int = 2
 ) -> None:
-    """Warn where bfloat16 was asked for and the processor computes it by other instructions, one number after another.
+    """Warn where bfloat16 was asked for and the processor has no instructions for it: there float32 is faster.
 
     Args:
         precision: What was asked for.

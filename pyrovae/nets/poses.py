@@ -184,6 +184,8 @@ class Posed(nn.Module):
 class Upright(nn.Module):
     """`net(move_back(x, pose), ...)`: an encoder that sees images as they were before the pose moved them.
 
+    Images are without gaps: a missing pixel (NaN) would make its neighbours missing, too.
+
     Args:
         net: A network of x and any other parents; the output, `(*batch, *out_shape)`, is its own.
         pose: How the pose moves an image. It is given after x.

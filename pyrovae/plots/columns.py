@@ -40,15 +40,24 @@ def column_scatters(
         raise ShapeError(
             f"labels says of each of {x.shape[1]} columns whether it has classes, got {len(labels)} answers."
         )
-    names = [f"column {d}" for d in range(shown)] if columns is None else [str(name) for name in columns]
-    meanings = list(columns.values()) if isinstance(columns, Mapping) else [()] * x.shape[1]
     if ax is None:
-        words = any(isinstance(one, np.datetime64) or len(one) for one in meanings[:shown])
-        axes = _panels(shown, words, f"the first {shown} of {x.shape[1]} columns" if shown < x.shape[1] else "")
+        wide = min(shown, 4)
+        high = -(-shown // wide)
+        figure = Figure(figsize=(1.9 * wide + 0.3, 2.0 * high + 0.4))
+        grid = figure.subplots(high, wide, squeeze=False)
+        for unused in grid.flat[shown:]:
+            unused.remove()
+        figure.supxlabel("original", fontsize=9)
+        figure.supylabel("reconstruction", fontsize=9)
+        if shown < x.shape[1]:
+            figure.suptitle(f"the first {shown} of {x.shape[1]} columns", x=0.01, ha="left", fontsize=10)
+        axes = grid.flat[:shown]
     else:
         axes = np.ravel(np.asarray(ax, dtype=object))
         if len(axes) < shown:
             raise ShapeError(f"{shown} columns need as many axes, got {len(axes)}. Without ax, they are made.")
+    names = [f"column {d}" for d in range(shown)] if columns is None else [str(name) for name in columns]
+    meanings = list(columns.values()) if isinstance(columns, Mapping) else [()] * x.shape[1]
     for d, panel in enumerate(axes[:shown]):
         seen = np.isfinite(x[:, d]) & np.isfinite(x_hat[:, d])
         original, rebuilt, meaning = x[seen, d].astype(float), x_hat[seen, d].astype(float), meanings[d]
@@ -63,30 +72,6 @@ def column_scatters(
         name = names[d]
         panel.set_title(f"{literal(name if len(name) < 16 else name[:14] + '…')}, {share}", fontsize=8)
     return np.asarray(axes[:shown], dtype=object)
-
-
-def _panels(shown: int, words: bool, title: str) -> Array:
-    """The axes of so many panels of a new figure, up to four in a line.
-
-    Where words stand at their axes, matplotlib finds out how much room these need, which takes as long as drawing all panels.
-    Numbers need no more than the margins that are given here.
-    """
-    wide = min(shown, 4)
-    high = -(-shown // wide)
-    width, height = 1.9 * wide + 0.3, 2.0 * high + 0.4
-    layout: Any = "constrained" if words else "none"  # of which the types of matplotlib do not know
-    figure = Figure(figsize=(width, height), layout=layout)
-    grid = figure.subplots(high, wide, squeeze=False)
-    if not words:
-        figure.subplots_adjust(0.75 / width, 0.5 / height, 1 - 0.1 / width, 1 - 0.55 / height, wspace=0.42, hspace=0.34)
-    for unused in grid.flat[shown:]:
-        unused.remove()
-    figure.supxlabel("original", fontsize=9)
-    figure.supylabel("reconstruction", fontsize=9)
-    if title:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=10)
-    panels: Array = grid.flat[:shown]
-    return panels
 
 
 def _draw_numbers(panel: Axes, original: Array, rebuilt: Array, since: np.datetime64 | None) -> None:

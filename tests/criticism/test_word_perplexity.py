@@ -2,6 +2,7 @@
 
 import math
 
+import pandas as pd
 import pytest
 import torch
 
@@ -43,7 +44,8 @@ def test_a_fit_of_topics_guesses_better_than_by_chance() -> None:
     ("log_p", "x", "error", "told"),
     [
         (torch.zeros(3), torch.ones(2, 4), ShapeError, "same documents"),
-        (torch.zeros(()), torch.ones(4), ShapeError, "same documents"),
+        (torch.zeros(4), torch.ones(4), ShapeError, "same documents"),
+        (torch.zeros(()), torch.ones(1, 4), DataError, "log_likelihood"),
         (torch.zeros(2), torch.full((2, 4), 0.5), DataError, "whole numbers from 0"),
         (torch.zeros(2), torch.full((2, 4), torch.nan), DataError, "whole numbers from 0"),
         (torch.zeros(2), torch.zeros(2, 4), DataError, "have none"),
@@ -54,3 +56,10 @@ def test_what_is_no_document_is_refused(
 ) -> None:
     with pytest.raises(error, match=told):
         pv.word_perplexity(log_p, x)
+
+
+def test_counts_may_be_an_array_or_a_table() -> None:
+    x = torch.tensor([[2.0, 0.0, 1.0, 0.0], [0.0, 1.0, 1.0, 3.0]])
+    log_p = pv.distributions.Multinomial(torch.zeros(2, 4)).log_prob(x)
+    for counts in (x.long().numpy(), x.numpy().astype("uint8"), pd.DataFrame(x.long().numpy())):
+        assert pv.word_perplexity(log_p.numpy(), counts) == pytest.approx(4.0)

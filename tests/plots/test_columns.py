@@ -56,20 +56,3 @@ def test_numbers_beside_them_stay_numbers() -> None:
     numbers, classes = of_columns({"a": (), "b": ("x", "y")}, np.c_[x[:, 0], x[:, 1] > 0], np.c_[x[:, 0], x[:, 1] > 1])
     assert numbers.get_title(loc="left") == "a, R² = 1.00" and len(numbers.collections[0].get_offsets()) == 20
     assert classes.get_xlim() == (-0.6, 1.6)
-
-
-@pytest.mark.parametrize("num", [1, 2, 6, 12])
-def test_panels_of_numbers_leave_room_for_their_texts(num: int) -> None:
-    """Their margins are fixed, whatever the numbers are: no panel covers the title or the ticks of another one."""
-    random = np.random.default_rng(0)
-    x = np.exp(2 * random.normal(size=(60, num))) * 10.0 ** random.integers(-4, 4, num)
-    panels = of_columns({f"a long name {i}": () for i in range(num)}, x, 1.1 * x)
-    figure = panels[0].get_figure(root=True)
-    outer = [panel.get_tightbbox() for panel in panels]
-    for number, panel in enumerate(panels):
-        ticks = [axis.get_tightbbox() for axis in (panel.xaxis, panel.yaxis)]
-        others = [other.get_window_extent() for other in panels if other is not panel]
-        assert all(not box.overlaps(other) for box in ticks for other in others), number
-    below, beside = figure._supxlabel.get_window_extent(), figure._supylabel.get_window_extent()
-    assert all(not box.overlaps(below) and not box.overlaps(beside) for box in outer)
-    assert min(box.y0 for box in outer) > 0
