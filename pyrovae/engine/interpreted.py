@@ -19,17 +19,25 @@ from pyrovae.pair.parameters import fork_rng
 LAYOUTS = {torch.contiguous_format: 0, torch.preserve_format: 1, torch.channels_last: 2, torch.channels_last_3d: 3}
 
 
+aten = torch.ops.aten
+WITH_A_NUMBER = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor)
+CONVERTED = ({torch.float32}, {torch.float64})
+
+
 class Unknown(Exception):
     """A program that the interpreter does not take."""
 
 
-def interpreted(module: fx.GraphModule) -> Callable[..., Sequence[Tensor]] | None:
+def interpreted(module: fx.GraphModule, *, on_cpu: bool = False) -> Callable[..., Sequence[Tensor]] | None:
     """The program as a function of its inputs; None if it holds what is no operation of torch's own.
 
     It is made of parts of torch that have no public names. Where a version of torch lacks them, the program runs in Python.
+
+    Args:
+        on_cpu: whether all of its tensors are on the CPU.
     """
     try:
-        function = torch._C._create_function_from_graph("program", _graph_of(module))
+        function = torch._C._create_function_from_graph("program", _graph_of(module, on_cpu))
         optimizes, optimize = torch._C._get_graph_executor_optimize, torch._C._set_graph_executor_optimize
     except (Unknown, AttributeError, TypeError, RuntimeError):
         return None
@@ -53,7 +61,7 @@ def interpreted(module: fx.GraphModule) -> Callable[..., Sequence[Tensor]] | Non
     return run
 
 
-def _graph_of(module: fx.GraphModule) -> Any:
+def _graph_of(module: fx.GraphModule, on_cpu: bool) -> Any:
     """The program in the interpreter's own form."""
     graph: Any = torch._C.Graph()
     values: dict[fx.Node, Any] = {}  # of each node: a value, or a list of them where an operation has several results
@@ -71,19 +79,21 @@ def _graph_of(module: fx.GraphModule) -> Any:
         elif node.target is operator.getitem:
             values[node] = values[node.args[0]][node.args[1]]
         else:
-            values[node] = _call(graph, node, values)
+            values[node] = _call(graph, node, values, on_cpu)
     return graph
 
 
-def _call(graph: Any, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+def _call(graph: Any, node: fx.Node, values: dict[fx.Node, Any], on_cpu: bool) -> Any:
     schema: Any = getattr(node.target, "_schema", None)
     if schema is None or not schema.name.startswith(("aten::", "mkldnn::")):
         raise Unknown(str(node.target))
     arguments = []
     for position, argument in enumerate(schema.arguments):
-        given = (
+        given: Any = (
             node.args[position] if position < len(node.args) else node.kwargs.get(argument.name, argument.default_value)
         )
+        if on_cpu and argument.type.kind() == "TensorType" and type(given) in (int, float):
+            given = _as_tensor(given, node)
         arguments.append(_value(graph, given, argument.type, values))
     call = graph.insertNode(graph.create(schema.name, arguments, len(schema.returns)))
     _check_overload(call, node, schema)
@@ -96,6 +106,17 @@ def _call(graph: Any, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         unpacked = graph.create("prim::ListUnpack", results, len(node.meta["val"]))
         return list(graph.insertNode(unpacked).outputs())
     return results[0]
+
+
+def _as_tensor(number: float, node: fx.Node) -> Any:
+    """A number in a tensor's place as a tensor of the dtype that torch would convert it to at each call.
+
+    That takes as long as the operation itself does for a small tensor. The result is the same bit for bit.
+    """
+    dtypes = {value.meta["val"].dtype for value in (*node.all_input_nodes, node)}
+    if node.target not in WITH_A_NUMBER or dtypes not in CONVERTED:  # others compute with the number as it is
+        return number
+    return torch.tensor(number, dtype=dtypes.pop())
 
 
 def _check_overload(call: Any, node: fx.Node, schema: Any) -> None:

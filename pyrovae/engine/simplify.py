@@ -28,18 +28,21 @@ READERS = (
 # The gradient of what was gathered from a tensor: a copy of zeros, with something added to it.
 ADDS = {aten.scatter_add.default: aten.scatter_add_.default, aten.index_put.default: aten.index_put_.default}
 ZEROS = (aten.new_zeros.default, aten.zeros_like.default)
+BY_ONE = (aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar, aten.pow.Tensor_Scalar)
 FRESH = (aten.empty.memory_format, aten.empty_like.default, aten.new_empty.default, aten.empty_strided.default)
 
 
 def simplify(module: fx.GraphModule) -> None:
-    """Drop views of the same shape, double transposes and unread results, and compute repeats and constants once, in place.
+    """Drop what a program need not do, in place.
 
-    What is computed of each element comes before `expand`, and gradients are added to zeros themselves, not to a copy of them.
+    Views of the same shape, double transposes, products with 1 and unread results go; repeats and constants are computed once;
+    what is computed of each element comes before `expand`, and gradients are added to zeros themselves, not to a copy of them.
     """
     graph = module.graph
     _remove_views(graph)
     _expand_late(graph)
     if all(_changes_only_its_own(node) for node in graph.nodes):
+        _remove_ones(graph)
         _remove_repeats(graph)
         _compute_constants(module)
     graph.eliminate_dead_code(_has_effect)
@@ -111,6 +114,34 @@ def _is_own(node: fx.Node, made_by: tuple[Any, ...]) -> bool:
     first, *others = node.args
     alone = isinstance(first, fx.Node) and first.target in made_by and len(first.users) == 1
     return alone and all(part is not first for part in others)
+
+
+def _remove_ones(graph: fx.Graph) -> None:
+    """Leave out products with 1, quotients and powers by 1, such as weights that are 1 and derivatives of squares.
+
+    Inputs and results stay, so that none of the latter is one of the former, and so does a copy of what is written later.
+    """
+    place = {node: number for number, node in enumerate(graph.nodes)}
+    writes = [(place[node.args[0]], place[node]) for node in graph.nodes if _writes(node)]
+    for node in list(graph.nodes):
+        if node.target not in BY_ONE or node.args[1] != 1 or any(user.op == "output" for user in node.users):
+            continue
+        source, here = node.args[0], place[node]
+        if any(made < here < written for made, written in writes):
+            continue
+        if isinstance(source, fx.Node) and source.op == "call_function" and _alike(source, node):
+            node.replace_all_uses_with(source)
+            graph.erase_node(node)
+
+
+def _alike(a: fx.Node, b: fx.Node) -> bool:
+    """Whether two results have one shape, dtype and order of strides."""
+    first, second = a.meta.get("val"), b.meta.get("val")
+    return (
+        isinstance(first, Tensor)
+        and isinstance(second, Tensor)
+        and (first.shape, first.dtype, first.stride()) == (second.shape, second.dtype, second.stride())
+    )
 
 
 def _remove_repeats(graph: fx.Graph) -> None:

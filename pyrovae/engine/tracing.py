@@ -38,9 +38,9 @@ class Untraceable(Exception):
 class TracedProgram:
     """A function as a fixed sequence of tensor operations, for tensors of the shapes with which it was traced."""
 
-    def __init__(self, module: fx.GraphModule, captured: list[Tensor]) -> None:
+    def __init__(self, module: fx.GraphModule, captured: list[Tensor], *, on_cpu: bool = False) -> None:
         self.module, self.captured = module, captured
-        forward = interpreted(module)
+        forward = interpreted(module, on_cpu=on_cpu)
         self.run_by_interpreter = forward is not None
         self._forward: Callable[..., Sequence[Tensor]] = forward or module.forward
 
@@ -82,9 +82,10 @@ def capture(function: Callable[..., list[Tensor]], tensors: Sequence[Tensor]) ->
         raise Untraceable(f"the shape of a result depends on values ({unsteady})")
     simplify(module)
     keep_workspaces(module)
-    if all(tensor.device.type == "cpu" for tensor in (*tensors, *captured)):
+    on_cpu = all(tensor.device.type == "cpu" for tensor in (*tensors, *captured))
+    if on_cpu:
         use_the_faster_library(module)
-    return TracedProgram(module, captured)
+    return TracedProgram(module, captured, on_cpu=on_cpu)
 
 
 def graph_of(function: Callable[..., Any], *tensors: Any) -> fx.GraphModule:

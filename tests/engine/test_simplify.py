@@ -53,6 +53,19 @@ def draws(x: Tensor) -> list[Tensor]:
     return [a - b, c - d, torch.nn.functional.dropout(x, 0.5), torch.bernoulli(x.sigmoid())]
 
 
+def ones(x: Tensor) -> list[Tensor]:
+    leaf = x.detach().requires_grad_()
+    loss = (leaf.pow(2) * 1).sum() / 1
+    return [loss.detach(), *torch.autograd.grad(loss, [leaf])]
+
+
+def ones_that_stay(x: Tensor) -> list[Tensor]:
+    noise = torch.empty(3, 4).normal_()
+    drawn = noise * 1
+    noise.normal_()
+    return [x * 1, torch.ones(3, dtype=torch.int64) / 1, x.sum(0) * 1, drawn.exp(), noise.exp(), (x.t() + 1) * 1]
+
+
 def writes(x: Tensor) -> list[Tensor]:
     before = x.sum()
     x.add_(1.0)
@@ -66,14 +79,24 @@ def writes_through_a_view(x: Tensor) -> list[Tensor]:
     return [a, zeros.sum(), x]
 
 
-@pytest.mark.parametrize("function", [views, orders, repeats, unread, draws, writes, writes_through_a_view])
+@pytest.mark.parametrize(
+    "function", [views, orders, repeats, unread, draws, ones, ones_that_stay, writes, writes_through_a_view]
+)
 def test_numbers_and_draws_stay_and_operations_go(function: Callable[..., Any]) -> None:
     before, after, calls_before, calls_after = both(function, torch.randn(3, 4))
     for a, b in zip(before, after, strict=True):
         assert torch.equal(a, b)
     assert calls_after <= calls_before
-    if function in (views, orders, repeats, unread):
+    if function in (views, orders, repeats, unread, ones):
         assert calls_after < calls_before
+
+
+def test_no_result_is_an_input() -> None:
+    module, _ = record(lambda x: [x * 1, (x + 1) / 1], [torch.ones(2)])
+    simplify(module)
+    x = torch.ones(2)
+    module(x)[0].zero_()
+    assert torch.equal(x, torch.ones(2))
 
 
 def test_equal_numbers_of_other_types_are_not_one() -> None:
