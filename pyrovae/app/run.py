@@ -26,10 +26,11 @@ from pyrovae.data import Dataset, Standardize
 from pyrovae.engine import ranks
 from pyrovae.engine.threads import as_threads
 from pyrovae.errors import CheckpointError
-from pyrovae.fitted.files import read_run
+from pyrovae.fitted.files import read_run, take_over
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.folder import load, write_fit
 from pyrovae.fitted.limits import Bounded
+from pyrovae.fitted.lock import locked
 from pyrovae.objectives.kl import free_bits
 from pyrovae.objectives.losses import Trace_ELBO
 from pyrovae.pair.batch import take_rows
@@ -45,8 +46,9 @@ from pyrovae.training.together import goes_on, is_of_this_job
 from pyrovae.training.tracking import Tracker
 
 COLUMNS = "columns.yaml"
+GRAPHS = ("graph.png", "graph.gv", "graph-labelled.png", "graph-labelled.gv")
 ARTEFACTS = (
-    *("graph.png", "graph.gv", "graph-labelled.png", "graph-labelled.gv"),
+    *GRAPHS,
     *("training.png", "reconstructions.png", "samples.png", "levels.png", "manifold.png", "latent.png"),
     *("generated.png", "generated.csv", "codes.csv", "check.html", "check.json", "report.html", "outliers.csv"),
     *("reliability.png", "doubtful.png"),  # of a run of `label` that was in the folder before
@@ -171,6 +173,23 @@ def fit_run(
                 path.unlink(missing_ok=True)
     _draw_graphs(run, say)
     return run
+
+
+def move_run(run: Run, folder: Path, track: Sequence[str]) -> Run:
+    """Put a run that has just been fitted elsewhere, with no trackers, in the place of the run in a folder.
+
+    Args:
+        track: where its numbers are kept besides, see `pyrovae.app.track`.
+    """
+    info = run.fitted.info | {"folder": os.path.abspath(folder)}
+    with locked(folder):
+        take_over(run.folder, folder, info, (COLUMNS, *GRAPHS))
+    run.fitted.info.update(info)
+    watching = trackers(track, folder)
+    for tracker in watching:  # as if they had looked on
+        tracker(run.fitted)
+        tracker.end(run.fitted)
+    return replace(run, folder=folder, trackers=watching)
 
 
 def _say_what(dataset: Dataset, options: Options, rows: Rows, say: Callable[[str], None]) -> None:

@@ -14,7 +14,7 @@ from pyrovae.app.catalogue import TABLE
 from pyrovae.app.decide import choose_likelihood
 from pyrovae.app.options import Options
 from pyrovae.app.rows import split_rows
-from pyrovae.app.run import Run, fit_run
+from pyrovae.app.run import Run, fit_run, move_run
 from pyrovae.criticism.importance import log_likelihood
 from pyrovae.engine.ranks import world_size
 from pyrovae.errors import OptionError, PyrovaeError
@@ -74,33 +74,34 @@ def search_run(
         return run
     found: dict[str, float] = {}
     left: dict[str, str] = {}
-    track = how.pop("track", ())
-    quiet = how | {"progress": False, "force": False}
+    best, best_name = run, FIRST
+    quiet = how | {"progress": False, "force": False, "track": ()}
     # what nobody has asked for is to take no longer than it needs to show that it is worse
     watch = [Race(best_elbo(run.fitted))] if options.search == "auto" else []
-    for number, (name, recipe) in enumerate(recipes.items(), 1):
-        which = "another model" if len(recipes) == 1 else f"model {number + 1} of {len(recipes) + 1}"
-        say(f"Fitting {which} to compare: {name}.")
-        with temporary_folder() as other:
+    with temporary_folder() as elsewhere:
+        for number, (name, recipe) in enumerate(recipes.items(), 1):
+            which = "another model" if len(recipes) == 1 else f"model {number + 1} of {len(recipes) + 1}"
+            say(f"Fitting {which} to compare: {name}.")
             try:
-                tried = fit_run(dataset, replace(options, **recipe), other / "run", watch=watch, **quiet)
+                tried = fit_run(dataset, replace(options, **recipe), elsewhere / str(number), watch=watch, **quiet)
+                found = found or {FIRST: _score(run)}
                 found[name] = _score(tried)
+                if found[name] > found[best_name]:
+                    best, best_name = tried, name
             except Behind as behind:
                 left[name] = str(behind)
                 say(f"Left, since {behind}.")
             except PyrovaeError as error:  # such as a fit that diverges
                 say(f"It cannot be fitted: {error}")
-    if not found:
-        say("Kept: the first model.")
-        return _noted(run, search_left=left)
-    found = {FIRST: _score(run)} | found
-    best = max(found, key=lambda name: found[name])
-    table = "; ".join(f"{score:.2f} by {name}" for name, score in found.items())
-    judges = min(MOST_JUDGES, len(run.rows.validation))
-    say(f"Mean log p(x) of {judges} validation rows, nats per row: {table}. Kept, as the higher one: {best}.")
-    if best in recipes:
-        run = fit_run(dataset, replace(options, **recipes[best]), folder, **quiet | {"force": True, "track": track})
-    return _noted(run, search=found, search_left=left)
+        if len(found) < 2:
+            say("Kept: the first model.")
+            return _noted(run, search_left=left)
+        table = "; ".join(f"{score:.2f} by {name}" for name, score in found.items())
+        judges = min(MOST_JUDGES, len(run.rows.validation))
+        say(f"Mean log p(x) of {judges} validation rows, nats per row: {table}. Kept, as the higher one: {best_name}.")
+        if best is not run:
+            best = move_run(best, folder, how.get("track", ()))
+    return _noted(best, search=found, search_left=left)
 
 
 def _noted(run: Run, **what: Any) -> Run:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -214,3 +214,23 @@ def content_of(folder: Path, name: str, run: Mapping[str, Any]) -> bytes:
             f"{path} is damaged, or was changed: its checksum is not the one in {RUN}. Restore it, or fit again."
         )
     return content
+
+
+def take_over(run: Path, folder: Path, info: Mapping[str, Any], more: Sequence[str] = ()) -> None:
+    """Put a finished run that is elsewhere in the place of the run in a folder, as a fit would with the same results.
+
+    Args:
+        run: the folder of the run, which stays.
+        folder: the run folder in which it is to be.
+        info: the entries of "info" in its run.json that become others, such as where it is.
+        more: the names of other files to bring, where they are there.
+
+    Raises:
+        CheckpointError: The run is damaged, or a file cannot be written.
+    """
+    content = read_run(run)
+    contents = {name: content_of(run, name, content) for name in FILES if key_of(name) in content}
+    replace_files(folder, {**content, "info": {**content["info"], **info}}, contents, anew=True)
+    for name in more:
+        with suppress(FileNotFoundError):
+            write_file(folder / name, (run / name).read_bytes())

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,10 +14,11 @@ from support.command import Command
 import pyrovae as pv
 from pyrovae.app import search
 from pyrovae.app.options import Options
-from pyrovae.app.run import Run, open_run
+from pyrovae.app.run import Run, fit_run, open_run
 from pyrovae.data.load import read
 from pyrovae.errors import OptionError
 from pyrovae.fitted.fitted import Fit
+from pyrovae.pair.parameters import named_tensors
 
 QUICK = ("--epochs", 1, "--engine", "eager", "--proposal", "guide", "--num-samples", 20, "--validation-fraction", 0.2)
 
@@ -56,6 +58,10 @@ def test_a_search_that_cannot_be_is_refused() -> None:
         Options.of("fit", search="large").check("fit")
 
 
+def parameters(run: Run) -> list[torch.Tensor]:
+    return list(named_tensors(run.fitted.pair, buffers=True).values())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("better", [True, False])
 def test_the_recipe_with_the_most_probable_validation_rows_is_kept(
@@ -67,9 +73,24 @@ def test_the_recipe_with_the_most_probable_validation_rows_is_kept(
     monkeypatch.setattr(search, "FAR_BEHIND", math.inf)
     impossible = {"impossible": {"guide": "vmf"}}
     monkeypatch.setattr(search, "TEN_CODES", {**search.TEN_CODES, **impossible})
-    code, _, err = pyrovae("fit", table(13), *QUICK, "--out", "run")
+    fitted: list[Run] = []
+
+    def fit_one(*given: Any, **how: Any) -> Run:
+        fitted.append(fit_run(*given, **how))
+        return fitted[-1]
+
+    monkeypatch.setattr(search, "fit_run", fit_one)
+    code, _, err = pyrovae("fit", table(13), *QUICK, "--out", "run", "--track", "json:elsewhere.jsonl")
     assert code == 0, err
     found = json.loads(Path("run/run.json").read_text())["info"]
+    assert found["folder"] == str(Path("run").absolute())
+    opened, kept = open_run(Path("run")), fitted[better]
+    assert len(fitted) == 2 and opened.fitted.history == kept.fitted.history  # nothing is fitted twice
+    assert all(torch.equal(a, b) for a, b in zip(parameters(opened), parameters(kept), strict=True))
+    assert "z" in Path("run/graph.gv").read_text() and Path("run/columns.yaml").exists()
+    *epochs, results = map(json.loads, Path("elsewhere.jsonl").read_text().splitlines())
+    assert [one["elbo"] for one in epochs] == [one["elbo"] for one in kept.fitted.history]
+    assert results["results"]["log_likelihood"] == found["results"]["log_likelihood"]
     assert found["options"]["prior"] == ("mixture" if better else "full-mixture")
     assert found["options"]["latent"] == (10 if better else 13) and "log_likelihood" in found["results"]
     assert list(found["search"]) == [search.FIRST, "10 latent dimensions, started at random"]
