@@ -67,6 +67,8 @@ def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     home_of = {name: module for module, names in homes.items() for name in names.split()}
 
     def find(name: str) -> Any:
+        if name.startswith("__") and name not in home_of:  # what tools look for in any object, and no module's name
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
         home = home_of.get(name, package)
         found = vars(imported(home)).get(name)
         if found is None:

@@ -11,6 +11,7 @@ import signal
 os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
 # These are tests of the CPU, on machines with a GPU, too, of which benchmarks/device_checks.py asks the same questions.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or each process that a test starts compiles all modules
 os.environ["COLUMNS"] = "100"  # of the terminal that the command line finds when it is imported
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell, and some tests stop a fit by it
     signal.signal(signal.SIGINT, signal.default_int_handler)

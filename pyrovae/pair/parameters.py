@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pyrovae.errors import OptionError
 from pyrovae.pair.program import PairLike
-from pyrovae.pair.reach import modules_in, unwrapped
+from pyrovae.pair.reach import modules_in, parts_of, unwrapped
 from pyrovae.pair.turns import lent_turn, turn
 
 
@@ -44,7 +44,7 @@ def every_module(pair: PairLike) -> dict[str, nn.Module]:
         if known is pair:
             return dict(remembered)
     found = dict(modules(pair))
-    inside = {id(part) for module in found.values() for part in module.modules()}
+    inside = parts_of(*found.values())
     reached = modules_in(model=pair.model, guide=pair.guide)
     return found | {f"{path}.": module for path, module in reached.items() if id(module) not in inside}
 

@@ -59,11 +59,14 @@ Part = tuple[
 ]  # name, part, and the mapping in which Python looks the name up, if any
 
 
-def reach(*roots: Any, paths: Sequence[str] | None = None) -> tuple[list[tuple[str, Any]], list[Slot]]:
+def reach(
+    *roots: Any, paths: Sequence[str] | None = None, ends: bool = True
+) -> tuple[list[tuple[str, Any]], list[Slot]]:
     """All that code could read from these objects: (path, object), each but plain values once, and where names are looked up.
 
     Of an object whose class a user wrote, only the attributes count that some function found here names. `paths` are those of
-    the roots; without them, paths begin at the parts of the roots.
+    the roots; without them, paths begin at the parts of the roots. Without `ends`, objects without parts, which are most of
+    all, are passed over, and so are the places where names are looked up.
     """
     found: list[tuple[str, Any]] = []
     slots: list[Slot] = []
@@ -75,7 +78,7 @@ def reach(*roots: Any, paths: Sequence[str] | None = None) -> tuple[list[tuple[s
     def enqueue(path: str, part: Part) -> None:
         name, value, holder = part
         queue.append((f"{path}.{name}" if path else name, value))
-        if holder is not None:
+        if ends and holder is not None:
             slots.append((holder, name, value))
 
     while queue and entries < MOST_ENTRIES:
@@ -90,23 +93,36 @@ def reach(*roots: Any, paths: Sequence[str] | None = None) -> tuple[list[tuple[s
             entries += 1
             continue
         for part in _parts(value):
-            enqueue(path, part)
+            if ends or not _is_end(part[1]):
+                enqueue(path, part)
         for code in _codes(value):
             for released in names.learn(code):
                 enqueue(*released)
         bare = _is_bare(kind)
         for part in _attributes(value):
-            if not bare or names.admit(path, part):
+            if (ends or not _is_end(part[1])) and (not bare or names.admit(path, part)):
                 enqueue(path, part)
     return found, slots
 
 
 def modules_in(**roots: Any) -> dict[str, nn.Module]:
     """The modules that code could read from these objects, by path; those that are part of another are left out."""
-    reached, _ = reach(*roots.values(), paths=list(roots))
+    reached, _ = reach(*roots.values(), paths=list(roots), ends=False)
     found = {path: value for path, value in reached if isinstance(value, nn.Module)}
-    inside = {id(part) for module in found.values() for part in module.modules() if part is not module}
+    inside = parts_of(*(part for module in found.values() for part in module.children()))
     return {path: module for path, module in found.items() if id(module) not in inside}
+
+
+def parts_of(*roots: nn.Module) -> dict[int, nn.Module]:
+    """Modules and all that is inside of them, once each, by identity: `module.modules()` without the search for their names."""
+    found: dict[int, nn.Module] = {}
+    stack = list(reversed(roots))
+    while stack:
+        module = stack.pop()
+        if id(module) not in found:
+            found[id(module)] = module
+            stack.extend(part for part in reversed(module._modules.values()) if part is not None)
+    return found
 
 
 def unwrapped(function: Any) -> Any:
@@ -151,6 +167,11 @@ class _Names:
 def _is_one_of(kind: type, kinds: tuple[type, ...]) -> bool:
     """`isinstance` for the many objects of few types of which a pair consists, in a fraction of the time."""
     return issubclass(kind, kinds)
+
+
+def _is_end(value: Any) -> bool:
+    kind: Any = type(value)
+    return _is_one_of(kind, ENDS)
 
 
 @functools.cache

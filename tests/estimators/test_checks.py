@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from pyrovae.criticism import ensembles, processes
 from pyrovae.sklearn import (
     SemiSupervisedVAEClassifier,
     VAECluster,
@@ -41,7 +42,10 @@ def test_scikit_learns_checks(estimator: Any, check: Any) -> None:
 
 @pytest.mark.slow
 @parametrize_with_checks(SLOW)
-def test_scikit_learns_checks_of_the_others(estimator: Any, check: Any) -> None:
+def test_scikit_learns_checks_of_the_others(estimator: Any, check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A classifier's ensemble of label methods is a small one: it is fitted a hundred times, and the classes are easy."""
+    monkeypatch.setattr(ensembles, "TREES", 10)
+    monkeypatch.setattr(processes, "ITERATIONS", 10)
     check(estimator.set_params(**LONGER.get(name_of(check), {})))
 
 

@@ -70,6 +70,18 @@ def test_large_weights_allow_large_pairs() -> None:
         nn.Linear(10**7, 10**7)
 
 
+def test_elements_of_products_are_counted_without_making_them() -> None:
+    a, b, stacked = torch.randn(3, 4), torch.randn(4, 5), torch.randn(2, 4, 5)
+    aten, bias = torch.ops.aten, torch.randn(5)
+    for function, args in (
+        (aten.mm.default, (a, b)),
+        (aten.addmm.default, (bias, a, b)),
+        (aten.bmm.default, (a.expand(2, 3, 4), stacked)),
+        (aten.baddbmm.default, (bias, a.expand(2, 3, 4), stacked)),
+    ):
+        assert limits._elements(function, args, {}) == function(*args).numel()
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import pyrovae as pv
 from pyrovae.pair.parameters import every_module, modules, modules_remembered, named_tensors, seed_torch
+from pyrovae.pair.reach import parts_of
 
 OPTIONS: dict[str, Any] = {"epochs": 2, "batch_size": 10, "seed": 0, "progress": False}
 
@@ -316,3 +317,11 @@ def test_a_seed_is_that_of_torch_and_leaves_nothing_behind() -> None:
     queued = len(torch.cuda._queued_calls)
     seed_torch(1)
     assert len(torch.cuda._queued_calls) == queued or torch.accelerator.is_available()
+
+
+def test_parts_of_modules_are_found_once_each() -> None:
+    shared = nn.Linear(2, 2)
+    module = nn.Sequential(shared, nn.Sequential(shared, nn.ReLU()))
+    module.register_module("none", None)
+    found = parts_of(module, shared)
+    assert list(found.values()) == list(module.modules()) and list(found) == list(map(id, found.values()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 import warnings
@@ -60,6 +61,12 @@ def said_plainly(
     return formatted(message, category, filename, lineno, line)
 
 
+@functools.cache
+def command_line() -> Any:
+    """All commands with their options, which typer makes of the functions; once a process, however many commands it runs."""
+    return typer.main.get_command(app)
+
+
 def main() -> None:
     """Run a command. A mistake of the user ends in one line on stderr and exit code 2, never in a traceback."""
     if launched_rank() > 0:  # the first process speaks for all
@@ -67,7 +74,7 @@ def main() -> None:
         warnings.simplefilter("ignore")
     warnings.formatwarning = said_plainly
     try:
-        app()
+        command_line()()
     except PyrovaeError as error:
         _fail(str(error))
     except OSError as error:
