@@ -60,8 +60,6 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
         options = replace(options, model="labels")
     model: Model = MODELS[options.model]
     _check_model(model, options, dataset)
-    if model.has_pose and options.net == "mlp":  # which takes rows of numbers
-        options = replace(options, net="conv")
     likelihood, total_count = choose_likelihood(options, dataset)
     table = dataset.schema if likelihood == TABLE else None
     if table is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pyrovae._lazily import Lazily
@@ -70,7 +72,7 @@ class Pieces:
         self.chosen: Likelihood = part("likelihood", str(options.likelihood))
         self.net: Any = getattr(conditionals, str(options.net))
         self.widths = WIDTHS if options.hidden is None else options.hidden
-        self.hidden: dict[str, Any] = {"hidden": self.widths} if len(shape) == 1 else {}
+        self.hidden: dict[str, Any] = {"hidden": self.widths} if options.net == "mlp" or len(shape) == 1 else {}
         if options.norm != "none":
             self.hidden["activation"] = NORMS[options.norm].build()
         elif options.dropout:
@@ -89,6 +91,8 @@ class Pieces:
 
     def conditional(self, family: families.Family, *parents: Event) -> Any:
         """p(child | parents) of a family; each parent is given by its size or shape."""
+        if self.options.net == "mlp":
+            return _flattening(parents, lambda sizes: self.net(sizes, family, **self.hidden))
         return self.net(parents if len(parents) > 1 else parents[0], family, **self.hidden)
 
     def likelihood(self, *parents: int) -> Any:
@@ -108,7 +112,7 @@ class Pieces:
         guide = guide or str(self.options.guide)
         build = part("guide", guide).build
         if guide in FLOWS:
-            return build(parents if len(parents) > 1 else parents[0], self.latent, hidden=self.widths)
+            return _flattening(parents, lambda sizes: build(sizes, self.latent, hidden=self.widths))
         return self.conditional(build(self.latent), *parents)
 
     def normal(self, latent: int, *parents: Event) -> Any:
@@ -166,3 +170,12 @@ class Pieces:
     def normal_of_class(self) -> Any:
         """p(z | class): a learned diagonal Normal for each class or cluster."""
         return conditionals.mlp(self.classes, families.Normal(self.latent), hidden=())
+
+
+def _flattening(parents: tuple[Event, ...], build: Callable[[Any], Any]) -> Any:
+    """What is built of the sizes of parents, behind a front that makes a vector of the first one where that is an image."""
+    sizes = tuple(math.prod(parent) if isinstance(parent, tuple) else parent for parent in parents)
+    made = build(sizes if len(sizes) > 1 else sizes[0])
+    if isinstance(parents[0], tuple):
+        made.net = nets.Behind(nets.Flat(parents[0]), made.net)
+    return made

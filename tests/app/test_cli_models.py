@@ -33,7 +33,7 @@ QUICK = ("--epochs", "2", "--hidden", "8", "--latent", "2", "--proposal", "guide
 
 def quick(*words: str) -> tuple[str, ...]:
     """Options of a short fit, but for the width of the nets where they are maps."""
-    maps = {"nvae", "spatial"} & {*words}
+    maps = {"nvae", "conv"} & {*words}
     return tuple(word for word in QUICK if not maps or word not in ("--hidden", "8"))
 
 
@@ -356,6 +356,16 @@ def test_x_is_scaled_wherever_it_stands_among_parents() -> None:
     a, x, code = torch.randn(5, 2), rows.train[:5], torch.eye(10)[:5]
     inner = pair.encoder.net.net.net  # behind the swap and the scale
     assert torch.equal(pair.encoder.net(a, x, code), inner(x / 16, a, code))
+
+
+@pytest.mark.parametrize("net", [(), ("--net", "conv"), ("--net", "resnet")])
+def test_a_model_with_poses_has_the_network_that_was_asked_for(pyrovae: Command, net: tuple[str, ...]) -> None:
+    """And by default perceptrons, in front of which images become vectors."""
+    code, out, err = pyrovae("fit", "digits", "--model", "spatial", *quick(*net), *net, "--out", "run")
+    assert code == 0 and "active units" in out, err
+    run = runs.open_run(Path("run"))
+    assert run.options.net == (net[1] if net else "mlp")
+    assert any(isinstance(part, torch.nn.Conv2d) for part in run.fitted.pair.modules()) == bool(net)
 
 
 def test_pixels_that_a_pose_moves_are_scaled_alike() -> None:
