@@ -25,7 +25,7 @@ import pytest
 import torch
 from support.command import Command, invoke
 
-from pyrovae.criticism import evidence, intervals, newton, predictive, proposals
+from pyrovae.criticism import ensembles, evidence, intervals, newton, predictive, processes, proposals
 from pyrovae.engine.compiled import choose_engine
 from pyrovae.pair.parameters import seed_torch
 from pyrovae.recover.impute import impute
@@ -129,6 +129,13 @@ def pyrovae(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
     """Run a command in an empty folder: (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
     return invoke
+
+
+@pytest.fixture
+def small_ensembles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the ensembles that give labels be small, where they are fitted many times and how good they are is not asked."""
+    monkeypatch.setattr(ensembles, "TREES", 10)
+    monkeypatch.setattr(processes, "ITERATIONS", 10)
 
 
 @pytest.fixture

@@ -406,6 +406,7 @@ def test_from_a_folder_and_few_labels_to_a_label_for_every_row_and_on(pyrovae: C
     pd.testing.assert_frame_equal(pd.read_csv("more.csv", keep_default_na=False), more)
 
 
+@pytest.mark.usefixtures("small_ensembles")
 @pytest.mark.slow
 def test_a_class_that_is_new_starts_training_anew(pyrovae: Command) -> None:
     write_digits(Path("photos"), 130)
@@ -437,6 +438,7 @@ def test_a_class_that_is_new_starts_training_anew(pyrovae: Command) -> None:
     assert not Path("runs/photos-labels/reliability.png").exists()
 
 
+@pytest.mark.usefixtures("small_ensembles")
 @pytest.mark.slow
 def test_labels_beside_the_rows_are_text_and_may_be_filled_in(pyrovae: Command) -> None:
     frame = write_species(Path("t.csv"))
@@ -465,6 +467,7 @@ def write_species(path: Path, ids: bool = True) -> pd.DataFrame:
     return frame
 
 
+@pytest.mark.usefixtures("small_ensembles")
 @pytest.mark.slow
 @pytest.mark.parametrize("ids", [True, False], ids=["ids", "row numbers"])
 def test_a_table_with_its_own_column_of_labels(pyrovae: Command, ids: bool) -> None:
@@ -835,6 +838,7 @@ def test_without_an_option_of_the_model_the_ensemble_answers_alone(tmp_path: Pat
     assert not (tmp_path / "run" / "weights.safetensors").exists()
 
 
+@pytest.mark.usefixtures("small_ensembles")
 @pytest.mark.slow
 def test_without_neighbours_the_classifier_answers_alone(pyrovae: Command) -> None:
     write_species(Path("t.csv")).drop(columns="truth").to_csv("t.csv", index=False)

@@ -358,6 +358,7 @@ def label(rows: Path, **how: Any) -> labelling.Answer:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("small_ensembles")
 def test_a_crash_of_a_second_labelling_leaves_a_run_that_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -389,6 +390,7 @@ def test_a_crash_of_a_second_labelling_leaves_a_run_that_goes_on(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("small_ensembles")
 def test_a_labelling_that_was_stopped_before_its_first_write_starts_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -168,7 +168,7 @@ def test_a_traced_fit_does_without_the_compiler(tmp_path: Path) -> None:
 
 COMMAND = """
 import sys
-sys.argv = "pyrovae fit table.csv --epochs 2 --num-samples 20 --search none --prior full-mixture".split()
+sys.argv = "pyrovae fit table.csv --epochs 2 --num-samples 20 --search none --prior full-mixture --test-fraction 0.05".split()
 from pyrovae._start import main
 try:
     main()

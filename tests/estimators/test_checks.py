@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from pyrovae.criticism import ensembles, processes
 from pyrovae.sklearn import (
     SemiSupervisedVAEClassifier,
     VAECluster,
@@ -41,11 +40,9 @@ def test_scikit_learns_checks(estimator: Any, check: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("small_ensembles")
 @parametrize_with_checks(SLOW)
-def test_scikit_learns_checks_of_the_others(estimator: Any, check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A classifier's ensemble of label methods is a small one: it is fitted a hundred times, and the classes are easy."""
-    monkeypatch.setattr(ensembles, "TREES", 10)
-    monkeypatch.setattr(processes, "ITERATIONS", 10)
+def test_scikit_learns_checks_of_the_others(estimator: Any, check: Any) -> None:
     check(estimator.set_params(**LONGER.get(name_of(check), {})))
 
 
