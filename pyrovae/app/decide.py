@@ -76,6 +76,8 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
     if levels is None and "levels" in model.takes:
         levels = (int(options.latent or 0), max(1, int(options.latent or 0) // 2))
     latent = levels[0] if levels else options.latent
+    if options.levels and options.latent not in (None, latent):
+        raise OptionError(f"--latent {options.latent} is not the first of --levels: leave --latent out.")
     check_sizes(options.latent, options.levels, options.hidden or ())
     if options.model == "ladder" and not options.hidden:
         raise OptionError("--model ladder needs --hidden of at least one width: what goes up the levels.")
@@ -112,7 +114,7 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
         batch_size=batch_size,
         epochs=epochs,
         patience=patience,
-        kl_warmup=options.kl_warmup or (epochs / 3 if warms_up else 0.0),
+        kl_warmup=(epochs / 3 if warms_up else 0.0) if options.kl_warmup is None else options.kl_warmup,
         learning_rate=options.learning_rate or 3e-3,
     )
 
@@ -401,7 +403,7 @@ def _check_schedule(options: Options, epochs: int) -> None:
     if options.kl_warmup and options.kl_cycles:
         raise OptionError("--kl-warmup and --kl-cycles are two schedules of one weight: choose one.")
     for name in ("kl_warmup", "lagging"):
-        if getattr(options, name) > epochs:
+        if (getattr(options, name) or 0) > epochs:
             raise OptionError(
                 f"{OPTIONS[name].flag} {getattr(options, name):g} is longer than the fit of {epochs} epochs: take half of "
                 "them, or more --epochs."

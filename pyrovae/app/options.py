@@ -226,9 +226,9 @@ class Options:
         commands=("fit", "sweep"),
         defaults={"label": 3e-3},
     )
-    kl_warmup: float = option(
-        0.0,
-        "Epochs over which the KL weight rises from 0 to 1; for nvae by default a third of all epochs.",
+    kl_warmup: float | None = option(
+        None,
+        "Epochs over which the KL weight rises from 0 to 1; by default 0, and for nvae a third of all epochs.",
         check=amount("a number of epochs"),
         commands=("fit", "sweep"),
     )

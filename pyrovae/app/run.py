@@ -298,7 +298,7 @@ def _keeps_best(options: Options) -> bool:
 
 def _schedule(options: Options) -> list[Any]:
     schedule: list[Any] = [schedules.one_cycle(float(options.learning_rate or 0))]
-    if options.kl_warmup > 0:
+    if options.kl_warmup:
         schedule.append(schedules.kl_warmup(options.kl_warmup))
     if options.kl_cycles:
         schedule.append(schedules.kl_cycles(options.kl_cycles))

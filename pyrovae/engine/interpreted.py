@@ -16,10 +16,9 @@ from torch import Tensor, fx
 
 from pyrovae.pair.parameters import fork_rng
 
-LAYOUTS = {torch.contiguous_format: 0, torch.preserve_format: 1, torch.channels_last: 2, torch.channels_last_3d: 3}
-
-
 aten = torch.ops.aten
+LAYOUTS = {torch.contiguous_format: 0, torch.preserve_format: 1, torch.channels_last: 2, torch.channels_last_3d: 3}
+# Operations that take a number in a tensor's place, and the dtypes of operands and result to which torch converts it then.
 WITH_A_NUMBER = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor)
 CONVERTED = ({torch.float32}, {torch.float64})
 

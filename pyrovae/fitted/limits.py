@@ -22,12 +22,10 @@ from pyrovae.errors import CheckpointError, OptionError, PyrovaeError
 ELEMENTS, TIMES, NEW = 2**26, 16, 4
 OPERATIONS, EACH, EACH_PLACE, MOST_PLACES = 20_000, 500, 200, 10_000
 JOINS = (torch.ops.aten.cat.default, torch.ops.aten.stack.default)
-PRODUCTS = (
-    torch.ops.aten.mm,
-    torch.ops.aten.addmm,
-    torch.ops.aten.bmm,
-    torch.ops.aten.baddbmm,
-)  # their last two are factors
+PRODUCTS = (  # of their last two tensors
+    *(torch.ops.aten.mm.default, torch.ops.aten.addmm.default),
+    *(torch.ops.aten.bmm.default, torch.ops.aten.baddbmm.default),
+)
 
 
 class Bounded(DispatchMode):
@@ -103,7 +101,7 @@ def _elements(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
     leaves = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
     if func in JOINS:
         return sum(leaf.numel() for leaf in leaves)
-    if func.overloadpacket in PRODUCTS:
+    if func in PRODUCTS:
         *_, left, right = leaves
         return math.prod(left.shape[:-1]) * right.shape[-1]
     if torch.Tag.pointwise in func.tags:  # to ask torch, as below, imports its compilers, which takes a second

@@ -18,7 +18,7 @@ from pyro.poutine import Trace
 from pyro.poutine.messenger import _context_wrap
 from torch import Tensor, nn
 
-MOST_ENTRIES = 4096  # plain values, arrays and tensors
+MOST_ENTRIES = 4096  # plain values, arrays and tensors; where these are passed over, other objects
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size, np.generic)
 GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
@@ -92,6 +92,7 @@ def reach(
         if _is_one_of(kind, ENDS):
             entries += 1
             continue
+        entries += not ends
         for part in _parts(value):
             if ends or not _is_end(part[1]):
                 enqueue(path, part)

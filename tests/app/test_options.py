@@ -17,7 +17,9 @@ from pyrovae.app.decide import decide, models_taking
 from pyrovae.app.models import MODELS
 from pyrovae.app.options import OPTIONS, Options, offered
 from pyrovae.app.run import _loss
+from pyrovae.data import Dataset
 from pyrovae.data.load import read
+from pyrovae.errors import OptionError
 
 COMMANDS = ("fit", "sweep", "label")
 
@@ -143,6 +145,25 @@ def test_fits_of_small_tables_stop_early_unless_somebody_says_how_long_they_are(
     assert patience(patience=7) == 7
     for said in ({"epochs": 400}, {"keep": "last"}, {"kl_warmup": 3.0}, {"kl_cycles": 4}, {"validation_fraction": 0.0}):
         assert patience(**said) is None, said
+
+
+def test_a_warm_up_of_no_epochs_is_one_that_was_asked_for() -> None:
+    images = Dataset(name="squares", x=torch.rand(60, 64).round(), kind="binary", source={}, image_shape=(8, 8))
+    nvae = {"model": "nvae", "epochs": 30}
+    assert decide(Options.of("fit", **nvae), images, 42).kl_warmup == 10
+    none = decide(Options.of("fit", **nvae, kl_warmup=0.0), images, 42)
+    assert none.kl_warmup == 0 and decide(none, images, 42).kl_warmup == 0  # as a run that is resumed
+    assert decide(Options.of("fit"), images, 42).kl_warmup == 0
+
+
+def test_latent_dimensions_beside_levels_are_those_of_the_first() -> None:
+    rows = Dataset(name="rows", x=torch.rand(60, 64).round(), kind="binary", source={})
+    for model in ("hierarchical", "ladder"):
+        levels = {"model": model, "levels": (3, 2)}
+        with pytest.raises(OptionError, match="--latent 7 is not the first of --levels: leave --latent out"):
+            decide(Options.of("fit", latent=7, **levels), rows, 42)
+        decided = decide(Options.of("fit", **levels), rows, 42)
+        assert decided.latent == 3 and decide(decided, rows, 42) == decided
 
 
 @pytest.mark.parametrize("kl, wanted", [("auto", "analytic"), ("draws", None)])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import pyrovae as pv
 from pyrovae.pair.parameters import every_module, modules, modules_remembered, named_tensors, seed_torch
-from pyrovae.pair.reach import parts_of
+from pyrovae.pair.reach import MOST_ENTRIES, parts_of, reach
 
 OPTIONS: dict[str, Any] = {"epochs": 2, "batch_size": 10, "seed": 0, "progress": False}
 
@@ -325,3 +325,13 @@ def test_parts_of_modules_are_found_once_each() -> None:
     module.register_module("none", None)
     found = parts_of(module, shared)
     assert list(found.values()) == list(module.modules()) and list(found) == list(map(id, found.values()))
+
+
+def test_a_search_for_modules_passes_over_numbers_and_ends_in_large_structures() -> None:
+    net = nn.Linear(2, 2)
+    history = [float(n) for n in range(2 * MOST_ENTRIES)]
+    both = [net, history]
+    found, slots = reach(both, ends=False)
+    assert [value for _, value in found] == [both, history, net] and not slots
+    large = [[n] for n in range(3 * MOST_ENTRIES)]
+    assert len(reach(large, ends=False)[0]) <= MOST_ENTRIES
