@@ -14,19 +14,19 @@ from pyrovae.batching.chunks import chunks
 from pyrovae.batching.memory import halving
 from pyrovae.criticism.importance import Importance, effective_sample_size, importance, relative_error
 from pyrovae.criticism.left_out import NotPossible, may_lack_entries, without_each
+from pyrovae.criticism.of_entries import of_entries
 from pyrovae.criticism.population import ROUND_DRAWS
 from pyrovae.criticism.posterior import posterior
 from pyrovae.criticism.psis import pareto_k
 from pyrovae.criticism.refined import DRAWS
-from pyrovae.distributions.combine import log_prob_of_entries
-from pyrovae.errors import OptionError, PairError
+from pyrovae.errors import OptionError
 from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
 from pyrovae.objectives.terms import Terms, terms
 from pyrovae.pair.batch import Batch, num_rows, take_rows
 from pyrovae.pair.handlers import SetValues
 from pyrovae.pair.layout import Layout
 from pyrovae.pair.parameters import fork_rng
-from pyrovae.pair.program import Pair, distribution_name
+from pyrovae.pair.program import Pair
 
 PARTICLES = 200  # draws for the density of a row without one of its entries, where its proposal is like that of any row
 
@@ -83,11 +83,12 @@ def entry_densities(
     Where the likelihood leaves missing entries out, as `pv.observed_only` does and tables have it, this is the difference of
     `log p(x)` and `log p(x_-d)`, each by importance sampling. An entry may all but determine z, as where a column is nearly
     without noise, and then `p(z | x_-d)` is far wider than p(z | x), and may have several modes, one for each value that the
-    others allow. The proposals for it are mixtures, adapted in up to eight rounds of 400 draws (population Monte Carlo),
-    of kernels as wide as p(z | x), which start at draws of the guide for rows with other values of the entry; entries whose
-    proposals are good take fewer rounds. What no diagnostic can tell is a mode that no start came near, at a value of the entry
-    that is very rare under the model. Where the latent sites of a row are drawn for each of several classes, or are no
-    vector of real numbers, the proposals for `p(x_-d)` are as for `pv.importance`, with 200 draws.
+    others allow. So draws come from mixtures around those of p(z | x), and around draws of the guide for rows with another
+    value of one of their entries. All entries of a row share 1,200 of them, and where these do not suffice for an entry,
+    proposals are adapted to it in up to eight rounds of 400 draws (population Monte Carlo). What no diagnostic can tell is a
+    mode that no start came near, at a value of the entry that is very rare under the model. Where the latent sites of a row
+    are drawn for each of several classes, or are no vector of real numbers, the proposals for `p(x_-d)` are as for
+    `pv.importance`, with 200 draws.
 
     Elsewhere, and with `proposal="guide"`, it is `1 / E[1 / p(x_d | z)]` over posterior draws, a harmonic mean, for entries
     that are independent given z: where an entry alone pulls z far away, few draws carry it, and it is too high. `k_hat` says
@@ -134,19 +135,49 @@ def entry_densities(
         parts = fitted.parts(data)
         name = parts[0].layout.site(site, role="observed", local=True).name
         how: dict[str, Any] = {"num_particles": num_particles, "proposal": proposal}
-        found = [_entries(fitted, part, name, num_samples, how) for part in parts]
+        found = []
+        for part in parts:
+            left_out = _may_be_left_out(fitted, part, name, proposal)
+            at_codes = _at_codes(fitted, part, name, num_samples, how, harmonic=not left_out)
+            found.append((*at_codes, *_given_the_others(fitted, part, name, how)) if left_out else at_codes)
     mean, one_out, error, k_hat = (in_order(parts, list(column)) for column in zip(*found))
     return Entries(mean, one_out, name, num_samples, error, k_hat)
 
 
-def _entries(fitted: Fit, part: FittedGroup, name: str, num_samples: int, how: dict[str, Any]) -> tuple[Tensor, ...]:
-    """Both densities of the entries of rows that have the same arguments, the error of the second, and k-hat, `(n, *event)`."""
-    latent = [s.name for s in part.layout.sites if s.role == "latent" and s.local]
-    whole = replace(fitted, transform=None, untransformed={})  # these rows have been transformed
-    with fork_rng():  # what cannot be answered is refused before anything is drawn
-        _of_entries(terms(fitted.pair, take_rows(part.batch, slice(0, 1)), layout=part.layout, enumerate=False), name)
-    left_out = bool(latent) and how["proposal"] != "guide" and may_lack_entries(fitted, part, name)
-    done = []
+@halving
+def leave_one_out(
+    fitted: Fit, data: Any, *, site: str, num_samples: int, num_particles: int, proposal: str, seed: int
+) -> Tensor:
+    """`Entries.leave_one_out` of `entry_densities` alone, for which rows of tables need no posterior draws."""
+    with fitted.scope(), seeded(seed):
+        parts = fitted.parts(data)
+        how: dict[str, Any] = {"num_particles": num_particles, "proposal": proposal}
+        found = []
+        for part in parts:
+            if _may_be_left_out(fitted, part, site, proposal):
+                found.append(_given_the_others(fitted, part, site, how)[0])
+            else:
+                found.append(_at_codes(fitted, part, site, num_samples, how, harmonic=True)[1])
+    return in_order(parts, found)
+
+
+def _may_be_left_out(fitted: Fit, part: FittedGroup, name: str, proposal: str) -> bool:
+    """Whether rows without one of their entries have densities. What cannot be answered is refused."""
+    with fork_rng():
+        of_entries(terms(fitted.pair, take_rows(part.batch, slice(0, 1)), layout=part.layout, enumerate=False), name)
+    return bool(_codes(part)) and proposal != "guide" and may_lack_entries(fitted, part, name)
+
+
+def _codes(part: FittedGroup) -> list[str]:
+    """The latent sites of each row."""
+    return [site.name for site in part.layout.sites if site.role == "latent" and site.local]
+
+
+def _at_codes(
+    fitted: Fit, part: FittedGroup, name: str, num_samples: int, how: dict[str, Any], *, harmonic: bool
+) -> tuple[Tensor, ...]:
+    """`E[log p(x_d | z)]` of rows that have the same arguments, `(n, *event)`, and with `harmonic` what `_harmonic` gives."""
+    latent, whole, done = _codes(part), replace(fitted, transform=None, untransformed={}), []
     size = fitted.chunk_size(part.batch, num_samples)
     for block in chunks(part.batch, fitted.chunk_size(part.batch, DRAWS)):  # whose proposals are refined together
         drawn = posterior(whole, block, num_samples, site=latent, **how) if latent else {}
@@ -154,11 +185,10 @@ def _entries(fitted: Fit, part: FittedGroup, name: str, num_samples: int, how: d
             some = slice(first, first + size)
             values = {key: value[:, some] for key, value in drawn.items()}
             found = _run_at(fitted, take_rows(block, some), part.layout, values, num_samples)
-            entries = _of_entries(found, name).double()  # (S, n, *event)
-            rest = () if left_out else _harmonic(entries)
+            entries = of_entries(found, name).double()  # (S, n, *event)
+            rest = _harmonic(entries) if harmonic else ()
             done.append([column.cpu() for column in (entries.mean(0), *rest)])
-    columns = tuple(torch.cat(column) for column in zip(*done))
-    return (*columns, *_given_the_others(whole, part, name, how)) if left_out else columns
+    return tuple(torch.cat(column) for column in zip(*done))
 
 
 def _harmonic(entries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -174,6 +204,7 @@ def _harmonic(entries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _given_the_others(fitted: Fit, part: FittedGroup, name: str, how: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
     """`log p(x) - log p(x_-d)` of each entry of rows x, its error, and k-hat, `(n, D)`; NaN where it is missing."""
     draws = min(how["num_particles"], ROUND_DRAWS)
+    fitted = replace(fitted, transform=None, untransformed={})  # these rows have been transformed
     try:
         return without_each(fitted, part, name, draws=draws, proposal=how["proposal"])
     except NotPossible:
@@ -214,16 +245,3 @@ def _run_at(fitted: Fit, rows: Batch, layout: Layout, values: dict[str, Tensor],
     put = {name: value.reshape(*shape, *value.shape[2:]) for name, value in values.items()}
     pair = Pair(SetValues(put)(fitted.pair.model), SetValues(put)(fitted.pair.guide))
     return terms(pair, rows, num_samples, layout=layout, enumerate=False)
-
-
-def _of_entries(found: Terms, name: str) -> Tensor:
-    """The log-density of each entry of an observed site, `(S, n, *event)`. PairError where entries are not independent."""
-    term = found.sites[name]
-    assert term.p is not None
-    entries = log_prob_of_entries(term.p.fn, term.value)
-    if entries is None:
-        raise PairError(
-            f"The entries of site {name!r} have no densities of their own: {distribution_name(term.p.fn)} is a joint density "
-            "of all. Look at rows as a whole (pv.anomaly_score), or take a likelihood of independent entries."
-        )
-    return found.rows(entries, tuple(term.p.fn.event_shape))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,15 +13,25 @@ from torch import Tensor
 from pyrovae.batching.chunks import chunks
 from pyrovae.criticism.coordinates import Coordinates
 from pyrovae.criticism.importance import TRACE_FROM
-from pyrovae.criticism.population import Estimated, Kernels, population_monte_carlo
+from pyrovae.criticism.of_entries import of_entries
+from pyrovae.criticism.population import (
+    ENOUGH,
+    Estimated,
+    Kernels,
+    adapted_kernels,
+    drawn_from,
+    population_monte_carlo,
+    weights_of,
+)
 from pyrovae.criticism.prior_as_guide import with_prior_as_guide
 from pyrovae.criticism.proposals import adapted, pieces, usable
-from pyrovae.criticism.refined import DRAWS, Refined, at, log_joint, widening
+from pyrovae.criticism.refined import DRAWS, LOOKS, Refined, at, run_at, widening
 from pyrovae.distributions.combine import ObservedOnly
 from pyrovae.engine.tracing import TracedFunction
+from pyrovae.errors import PairError
 from pyrovae.fitted.fitted import Fit, FittedGroup
 from pyrovae.fitted.runs import particles_at_once
-from pyrovae.objectives.terms import terms
+from pyrovae.objectives.terms import Terms, terms
 from pyrovae.pair.batch import Batch, num_rows, take_rows
 from pyrovae.pair.common import are_common
 from pyrovae.pair.parameters import fork_rng
@@ -32,6 +42,16 @@ STARTS = 2  # for each draw of a round
 # Where they are: at draws of the guide for rows with another value of the entry, at draws of the posterior of the
 # whole row, and at draws of the guide for the row without the entry.
 SHARES = (0.7, 0.15, 0.15)
+# Draws that all entries of a row share, for each draw of a round, and where they are: one t distribution and kernels, both of
+# the posterior of the whole row, and kernels at draws of the guide for rows with another value of one of the entries.
+SHARED = 3
+SHARED_SHARES = (0.3, 0.3, 0.4)
+ELSEWHERE, ALL_ELSEWHERE = 40, 4000  # such values of each entry, and of all entries, at most
+ENTRIES = 256  # of which rows have a share in these draws together
+# With larger k-hats, estimates from shared draws were up to a nat too high, so that rounds of the entry's own follow.
+SURE = 0.5
+PRECISE = 0.01  # nats, to which densities must be known of which one is subtracted
+NEGLIGIBLE = 20.0  # nats, by which the weights of draws that do not count are below the largest
 
 
 class NotPossible(Exception):
@@ -107,7 +127,7 @@ def _blocks(fitted: Fit, part: FittedGroup, name: str, draws: int, proposal: str
     # about five rounds an entry
     runs = 5 * draws * part.batch[argument].numel() // (at_once * fitted.chunk_size(part.batch, at_once))
     eager = fitted.settings.get("engine") == "eager" or runs < TRACE_FROM or are_common()
-    traced: dict[tuple[int, ...], TracedFunction] | None = None if eager else {}
+    traced: dict[tuple[str, int, int], TracedFunction] | None = None if eager else {}
     # rows without an entry are others to the guide
     for rows, refined in adapted(fitted, part.batch, part.layout, draws, DRAWS, proposal, noise=False):
         yield _Rows(fitted, prior, part, rows, refined, name, argument, draws, at_once, traced)
@@ -132,7 +152,7 @@ class _Rows:
     argument: str
     draws: int
     at_once: int
-    traced: dict[tuple[int, ...], TracedFunction] | None
+    traced: dict[tuple[str, int, int], TracedFunction] | None
 
     def entries(self) -> tuple[Tensor, Tensor, Tensor]:
         """The densities of all entries, their errors, and k-hat, `(n, D)` each; NaN where an entry is missing."""
@@ -191,10 +211,28 @@ class _Rows:
         runs = [terms(self.prior.pair, some, num, layout=layout, enumerate=False) for some in chunks(rows, size)]
         return torch.cat([self.refined.coordinates.join(run) for run in runs], 1)
 
-    def _adapted(self, rows: Batch, row: Tensor, starts: Tensor) -> Estimated:
+    def _adapted(
+        self, rows: Batch, row: Tensor, starts: Tensor, first: tuple[Tensor, Tensor] | None = None
+    ) -> Estimated:
         q = self.refined.rows(row)
         kernels, scale = Kernels(q.loc[None], q.scale_tril), q.scale_tril / widening(q.loc.shape[-1])
-        return population_monte_carlo(_LogJoint(self, rows), kernels, starts, scale, self.draws)
+        log_joint = _Runs(self, rows, self._density)
+        return population_monte_carlo(
+            lambda u, index: log_joint(u, index)[0], kernels, starts, scale, self.draws, first
+        )
+
+    def _density(self, inputs: dict[str, Tensor]) -> list[Tensor]:
+        """log p(x, u)."""
+        return [self._run(inputs)[1]]
+
+    def _densities(self, inputs: dict[str, Tensor]) -> list[Tensor]:
+        """log p(x, u), and the log-densities of the entries given u, `(K, m, D)`."""
+        run, log_p = self._run(inputs)
+        return [log_p, of_entries(run, self.name)]
+
+    def _run(self, inputs: dict[str, Tensor]) -> tuple[Terms, Tensor]:
+        rows = {name: inputs[name] for name in self.rows}
+        return run_at(self.fitted.pair, rows, self.part.layout, self.refined.coordinates, inputs[U])
 
     def _chosen(self, u: Tensor, log_w: Tensor, count: int) -> Tensor:
         """So many draws of the posterior of the whole rows, `(count, n, d)`."""
@@ -202,15 +240,109 @@ class _Rows:
         return u.gather(0, picked[..., None].expand(-1, -1, u.shape[-1]))
 
     def estimated(self, which: Tensor, whole: Estimated) -> Iterator[tuple[Tensor, Tensor, Estimated]]:
-        """For entries `which`, `(n, D)` of bool, some at a time, their rows and columns and the estimates without them."""
+        """For entries `which`, `(n, D)` of bool, some at a time, their rows and columns and the estimates without them.
+
+        Where draws that all entries of a row share suffice for an entry, they are its estimate; where they do not, rounds
+        for this entry start with them; and where these do not suffice either, rounds with starts of its own.
+        """
+        if not self._subtracts(whole):
+            yield from self._one_by_one(which, whole)
+            return
+        poor = torch.zeros_like(which)
+        size = max(1, min(self.together, ENTRIES // which.shape[1]))
+        for row in which.any(1).nonzero().flatten().split(size):
+            u, log_w, precise, far = self._shared(row, whole)
+            left = which[row]
+            for column in range(which.shape[1]):
+                rest = Estimated.from_weights(u, log_w[..., column])
+                good = (rest.suffice(ENOUGH * len(u)) & (rest.k_hat <= SURE)).to(row.device)
+                good &= precise[:, column] & left[:, column]
+                left[good, column] = False
+                if bool(good.any()):
+                    yield row[good], torch.full_like(row[good], column), rest.rows(good)
+            for some in left.nonzero().split(self.together):
+                if not len(some):  # of nothing to split
+                    continue
+                r, column = some.unbind(1)
+                near, first = far[column, :, r].transpose(0, 1), (u[:, r], log_w[:, r, column])
+                rest = self._adapted(self._without(row[r], column), row[r], near, first)
+                good = rest.suffice(ENOUGH * self.draws).to(row.device)
+                poor[row[r], column] = ~good
+                if bool(good.any()):
+                    yield row[r[good]], column[good], rest.rows(good)
+        yield from self._one_by_one(poor, whole)
+
+    def _one_by_one(self, which: Tensor, whole: Estimated) -> Iterator[tuple[Tensor, Tensor, Estimated]]:
+        """The same where each entry needs draws of its own."""
         own = self._chosen(whole.u, whole.log_w, max(1, round(SHARES[1] * STARTS * self.draws)))
         for some in which.nonzero().split(self.together):
-            if not len(some):  # of nothing to split
+            if not len(some):
                 continue
             row, column = some.unbind(1)
             gaps = self._without(row, column)
             starts = self._starts(take_rows(self.rows, row), gaps, column, own[:, row], STARTS * self.draws)
             yield row, column, self._adapted(gaps, row, starts)
+
+    def _subtracts(self, whole: Estimated) -> bool:
+        """Whether `log p(x_-d, u) = log p(x, u) - log p(x_d | u)`, as where nothing else depends on x_d."""
+        known = ~self.rows[self.argument].isnan()
+        if any(site.enumerated for site in self.part.layout.sites) or not bool(known.any()):
+            return False
+        number = known.sum(1).argmax()[None]
+        first, (column,) = take_rows(self.rows, number), known[number[0]].nonzero(as_tuple=True)
+        u = whole.u[:LOOKS, number].to(self.refined.loc)
+        try:
+            log_p, each = self._densities({**first, U: u})
+        except PairError:  # densities of entries there are none
+            return False
+        gaps = self._without(number.expand(len(column)), column)
+        found = self._density({**gaps, U: u.expand(-1, len(column), -1)})[0]
+        return torch.allclose(found, log_p - each[:, 0, column], rtol=1e-4, atol=PRECISE)
+
+    def _shared(self, row: Tensor, whole: Estimated) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Draws that all entries of a row share, for if z says much of one entry, leaving out another one changes it little.
+
+        Draws, `(K, m, d)`, their log-weights without each entry, `(K, m, D)`, whether these are precise, `(m, D)`, and
+        draws of the guide for rows with other values of each entry, `(D, J, m, d)`.
+        """
+        rows, q = take_rows(self.rows, row), self.refined.rows(row)
+        count = max(1, round(SHARED_SHARES[1] * self.draws))
+        scale = q.scale_tril / widening(q.loc.shape[-1])
+        far = self._elsewhere(rows, q)
+        parts = (
+            *adapted_kernels(whole.u[:, row], whole.log_w[:, row], scale, count),
+            Kernels(far.flatten(0, 1), q.scale_tril),
+        )
+        u, log_q = drawn_from(list(zip(SHARED_SHARES, parts)), SHARED * self.draws)
+        log_p, each = _Runs(self, rows, self._densities)(u, torch.arange(len(row), device=u.device))
+        log_w = weights_of(log_p[..., None] - each, log_q[..., None])
+        rounding = (torch.finfo(log_p.dtype).eps * log_p.abs())[..., None]
+        counts = log_w > log_w.amax(0) - NEGLIGIBLE
+        return u, log_w, torch.where(counts, rounding, 0.0).amax(0) < PRECISE, far
+
+    def _elsewhere(self, rows: Batch, q: Refined) -> Tensor:
+        """Draws of the guide for rows of which each entry in turn has another value, `(D, J, m, d)`.
+
+        These values are chosen among draws of the model so that the tails are as full as the middle.
+        """
+        x, layout = rows[self.argument], self.part.layout
+        each = max(1, min(ELSEWHERE, ALL_ELSEWHERE // x.shape[1]))
+        others = self._other_values(rows, self.draws).sort(0).values
+        places = torch.linspace(-1, 1, each + 2, device=x.device)[1:-1] * math.log(len(others))
+        others = others[(places.sigmoid() * (len(others) - 1)).round().long()]
+        put = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)[:, None, None]
+        changed = torch.where(put, others, x).flatten(0, 1)  # (D * J, m, D)
+        found = []
+        for some in changed.split(self.at_once):
+            batch = {name: value.repeat(len(some), *(1 for _ in value.shape[1:])) for name, value in rows.items()}
+            batch[self.argument] = some.flatten(0, 1)
+            runs = [
+                terms(self.fitted.pair, part, layout=layout) for part in chunks(batch, self.fitted.chunk_size(batch))
+            ]
+            drawn = torch.cat([self.refined.coordinates.join(run)[0] for run in runs])
+            found.append(drawn.unflatten(0, (len(some), -1)))
+        u = torch.cat(found)
+        return torch.where(u.isfinite().all(-1, keepdim=True), u, q.loc).unflatten(0, (x.shape[1], -1))
 
     def _without(self, row: Tensor, column: Tensor) -> Batch:
         """These rows without these entries."""
@@ -252,19 +384,22 @@ class _Rows:
         far = torch.cat([torch.where(u.isfinite().all(-1, keepdim=True), u, own[:1]) for u in drawn])
         return torch.cat([far, own])
 
+    def _other_values(self, rows: Batch, num: int) -> Tensor:
+        """Draws of p(x), `(num, m, D)`."""
+        run = terms(self.prior.pair, rows, num, layout=self.prior.layout_of(rows), enumerate=False)
+        side = run.sites[self.name].p
+        assert side is not None
+        x = rows[self.argument]
+        return run.rows(side.fn.sample(), tuple(side.fn.event_shape)).to(x.dtype).expand(num, *x.shape)
+
     def _replaced(self, whole: Batch, index: Tensor, num: int) -> Tensor:
         """The rows, `(num, m, D)`, in which one entry of each is replaced by draws of its distribution under the model.
 
         Half of them are as drawn. The other half are chosen among these so that the tails are as full as the middle: the logits
         of their ranks are evenly spaced.
         """
-        layout = self.prior.layout_of(whole)
-        run = terms(self.prior.pair, whole, num, layout=layout, enumerate=False)
-        side = run.sites[self.name].p
-        assert side is not None
-        drawn = run.rows(side.fn.sample(), tuple(side.fn.event_shape))
         x = whole[self.argument].expand(num, *whole[self.argument].shape)
-        value = drawn.to(x.dtype).expand(x.shape).gather(2, index.expand(num, -1, 1))
+        value = self._other_values(whole, num).gather(2, index.expand(num, -1, 1))
         half, end = num // 2, math.log(num)
         ranks = torch.linspace(-end, end, half, device=x.device).sigmoid() * (num - 1)
         value = torch.cat([value[half:], value.sort(0).values[ranks.round().long()]])
@@ -276,31 +411,32 @@ def _usual(log_w: Tensor) -> Tensor:
     return torch.where(torch.isfinite(log_w.amax(0)), log_w, 0.0)
 
 
-class _LogJoint:
-    """log p(x_-d, u) of rows, some rows and draws at a time; many runs of one shape are traced."""
+class _Runs:
+    """A function of rows and draws u, some of both at a time; many runs of one shape are traced.
 
-    def __init__(self, block: _Rows, rows: Batch) -> None:
-        self.block, self.rows = block, rows
+    Args:
+        block: The rows that it is asked about, or that these were made of.
+        rows: The rows.
+        function: Of the rows' arguments and U, `(K, m, d)`: a list of `(K, m, ...)`.
+    """
+
+    def __init__(self, block: _Rows, rows: Batch, function: Callable[[dict[str, Tensor]], list[Tensor]]) -> None:
+        self.block, self.rows, self.function = block, rows, function
         self.size = min(block.fitted.chunk_size(rows, block.at_once), num_rows(rows))
 
-    def __call__(self, u: Tensor, index: Tensor) -> Tensor:
-        """`(K, m)` at u, `(K, m, d)`, of the rows with these numbers."""
+    def __call__(self, u: Tensor, index: Tensor) -> list[Tensor]:
+        """At u, `(K, m, d)`, of the rows with these numbers."""
         found = []
         for some in u.split(self.block.at_once):
-            columns = [self._at(part, rows) for part, rows in zip(some.split(self.size, 1), index.split(self.size))]
-            found.append(torch.cat(columns, 1))
-        return torch.cat(found)
+            parts = [self._at(part, rows) for part, rows in zip(some.split(self.size, 1), index.split(self.size))]
+            found.append([torch.cat(column, 1) for column in zip(*parts)])
+        return [torch.cat(column) for column in zip(*found)]
 
-    def _at(self, u: Tensor, index: Tensor) -> Tensor:
+    def _at(self, u: Tensor, index: Tensor) -> list[Tensor]:
         block, count = self.block, u.shape[1]
         if block.traced is None:
-            return self._density({**take_rows(self.rows, index), U: u})[0]
+            return self.function({**take_rows(self.rows, index), U: u})
         full = torch.arange(self.size, device=index.device) % count  # of one size, so that one trace serves all
-        key = (len(u), self.size)
-        traced = block.traced.setdefault(key, TracedFunction(self._density, (block.fitted.pair,)))
-        return traced({**take_rows(self.rows, index[full]), U: u[:, full]})[0][:, :count]
-
-    def _density(self, inputs: dict[str, Tensor]) -> list[Tensor]:
-        block = self.block
-        rows = {name: inputs[name] for name in self.rows}
-        return [log_joint(block.fitted.pair, rows, block.part.layout, block.refined.coordinates, inputs[U])]
+        key = (self.function.__name__, len(u), self.size)
+        traced = block.traced.setdefault(key, TracedFunction(self.function, (block.fitted.pair,)))
+        return [part[:, :count] for part in traced({**take_rows(self.rows, index[full]), U: u[:, full]})]

@@ -62,16 +62,43 @@ class Kernels:
 
 @dataclass(frozen=True)
 class Estimated:
-    """Estimates of log p of M rows, `(M,)` float64 each: the number, its standard error, and k-hat of its weights.
+    """Estimates of log p of M rows, `(M,)` float64 each: the number, its standard error, draws in effect, and k-hat.
 
     And the draws that they rest on, those of each row's last round, `(K, M, d)`, and the log-weights of these, `(K, M)`.
     """
 
     log_p: Tensor
     error: Tensor
+    ess: Tensor
     k_hat: Tensor
     u: Tensor
     log_w: Tensor
+
+    @classmethod
+    def from_weights(cls, u: Tensor, log_w: Tensor) -> Estimated:
+        """The estimates from draws and their log-weights."""
+        weights = log_w.double()
+        ess = effective_sample_size(weights)
+        log_p, error = weights.logsumexp(0) - math.log(len(log_w)), relative_error(ess, len(log_w))
+        return cls(log_p.cpu(), error.cpu(), ess.cpu(), pareto_k(log_w), u, log_w)
+
+    def rows(self, index: Tensor) -> Estimated:
+        """Those of some rows, by their numbers or as bools."""
+        at = index.cpu()
+        numbers = (self.log_p[at], self.error[at], self.ess[at], self.k_hat[at])
+        return Estimated(*numbers, self.u[:, index], self.log_w[:, index])
+
+    def put(self, index: Tensor, new: Estimated) -> Estimated:
+        """The same with new estimates of the rows with these numbers."""
+        at = index.cpu()
+        for name in ("log_p", "error", "ess", "k_hat"):
+            getattr(self, name)[at] = getattr(new, name)
+        self.u[:, index], self.log_w[:, index] = new.u, new.log_w
+        return self
+
+    def suffice(self, ess: float) -> Tensor:
+        """Whether as many draws are in effect, and k-hat says nothing against it, `(M,)`."""
+        return (self.ess >= ess) & ~(self.k_hat > k_hat_threshold(len(self.log_w)))
 
     @classmethod
     def of(cls, parts: Sequence[Estimated]) -> Estimated:
@@ -79,6 +106,7 @@ class Estimated:
         return cls(
             log_p=torch.cat([one.log_p for one in parts]),
             error=torch.cat([one.error for one in parts]),
+            ess=torch.cat([one.ess for one in parts]),
             k_hat=torch.cat([one.k_hat for one in parts]),
             u=torch.cat([one.u for one in parts], 1),
             log_w=torch.cat([one.log_w for one in parts], 1),
@@ -88,7 +116,14 @@ class Estimated:
 LogJoint = Callable[[Tensor, Tensor], Tensor]
 
 
-def population_monte_carlo(log_joint: LogJoint, whole: Kernels, starts: Tensor, scale: Tensor, draws: int) -> Estimated:
+def population_monte_carlo(
+    log_joint: LogJoint,
+    whole: Kernels,
+    starts: Tensor,
+    scale: Tensor,
+    draws: int,
+    first: tuple[Tensor, Tensor] | None = None,
+) -> Estimated:
     """Estimate `log p = log ∫ p(u) du` of each of M rows, by importance sampling from a mixture that is adapted in rounds.
 
     Each round draws from a share of a mixture that stays as it is, of `whole` and of kernels around some of the `starts`; a t
@@ -107,6 +142,8 @@ def population_monte_carlo(log_joint: LogJoint, whole: Kernels, starts: Tensor, 
         starts: Where p(u) may be, `(J, M, d)`.
         scale: S, `(M, d, d)`, lower triangular.
         draws: K, for each round.
+        first: Draws that there are, `(L, M, d)`, and their log-weights, `(L, M)`, from which the first round learns in place of
+            the starts.
 
     Returns:
         The estimates, from the draws of each row's last round. A mode that no start and no draw came near is missed, and no
@@ -120,31 +157,28 @@ def population_monte_carlo(log_joint: LogJoint, whole: Kernels, starts: Tensor, 
     """
     rows = len(scale)
     index, last = torch.arange(rows, device=scale.device), torch.zeros(rows, dtype=torch.bool, device=scale.device)
-    found = torch.full((3, rows), math.nan, dtype=torch.float64)
     count = max(1, int(CENTRES * draws))
-    u, near = starts, Kernels(starts[:: max(1, len(starts) // count)], whole.scale_tril)
-    log_w = _weights(log_joint(u, index), torch.cat([near.log_prob(some) for some in u.split(draws)]))
-    held: tuple[Tensor, Tensor] | None = None
+    near = Kernels(starts[:: max(1, len(starts) // count)], whole.scale_tril)
+    if first is None:
+        log_q = torch.cat([near.log_prob(some) for some in starts.split(draws)])
+        first = starts, weights_of(log_joint(starts, index), log_q)
+    u, log_w = first
+    held: Estimated | None = None
     for _ in range(ROUNDS):
         parts = (whole.rows(index), near.rows(index), *adapted_kernels(u, log_w, scale[index], count))
         here = list(zip(SHARES, parts))
-        drawn, log_q = _draw(here, draws)
-        weights = _weights(log_joint(drawn, index), log_q)
-        ess, k_hat = effective_sample_size(weights.double()), pareto_k(weights)
-        mean = weights.double().logsumexp(0) - math.log(len(weights))
-        found[:, index.cpu()] = torch.stack([mean.cpu(), relative_error(ess, len(weights)).cpu(), k_hat])
-        held = held or (drawn.clone(), weights.clone())  # the first round has all rows
-        for kept_before, new in zip(held, (drawn, weights)):
-            kept_before[:, index] = new
+        drawn, log_q = drawn_from(here, draws)
+        weights = weights_of(log_joint(drawn, index), log_q)
+        found = Estimated.from_weights(drawn, weights)
+        held = found if held is None else held.put(index, found)  # the first round has all rows
         kept = (~last).nonzero().flatten()
-        good = (ess >= ENOUGH * len(weights)) & ~(k_hat > k_hat_threshold(len(weights))).to(ess.device)
+        good = found.suffice(ENOUGH * len(weights)).to(index.device)
         index, last = index[kept], good[kept]
         if not len(kept):
             break
         u, log_w = torch.cat([u, drawn])[:, kept], torch.cat([log_w, weights])[:, kept]
     assert held is not None
-    log_p, error, k_hat = found
-    return Estimated(log_p, error, k_hat, *held)
+    return held
 
 
 def adapted_kernels(u: Tensor, log_w: Tensor, scale: Tensor, count: int) -> tuple[Kernels, Kernels]:
@@ -169,7 +203,7 @@ def adapted_kernels(u: Tensor, log_w: Tensor, scale: Tensor, count: int) -> tupl
     return Kernels(origin[None], widening(d) * one), Kernels(centres, kernel)
 
 
-def _draw(mixture: Sequence[tuple[float, Kernels]], num: int) -> tuple[Tensor, Tensor]:
+def drawn_from(mixture: Sequence[tuple[float, Kernels]], num: int) -> tuple[Tensor, Tensor]:
     """Draws, `(K, M, d)`, of which each part has its share, and at least one, and the log-density of the mixture there."""
     counts = [max(1, round(share * num)) for share, _ in mixture[:-1]]
     counts.append(max(1, num - sum(counts)))
@@ -179,7 +213,8 @@ def _draw(mixture: Sequence[tuple[float, Kernels]], num: int) -> tuple[Tensor, T
     )
 
 
-def _weights(log_p: Tensor, log_q: Tensor) -> Tensor:
+def weights_of(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Log-weights of draws, of 0 where a density is none."""
     return (log_p - log_q).nan_to_num(-math.inf, posinf=-math.inf, neginf=-math.inf)
 
 

@@ -112,7 +112,7 @@ class Column:
             before: How many cells of the same column came before these.
         """
         if self.is_class:
-            return self._class_codes(cells, before)
+            return self._class_codes(cells, before)[:2]
         if self.kind == "date":
             return as_days(cells, self.format)
         values, strange = as_numbers(cells)
@@ -123,23 +123,29 @@ class Column:
             )
         return values, strange
 
-    def _class_codes(self, cells: pd.Series, before: int) -> tuple[Array, list[Any]]:
+    def unknown(self, cells: pd.Series, before: int = 0) -> Array:
+        """Which cells of a column of classes hold a class that it does not have, `(N,)`."""
+        return self._class_codes(cells, before)[2]
+
+    def _class_codes(self, cells: pd.Series, before: int) -> tuple[Array, list[Any], Array]:
         if all(isinstance(category, int | float) and not isinstance(category, bool) for category in self.categories):
             values, strange = as_numbers(cells)  # "1,234.0" is 1234
             order = np.argsort(np.asarray(self.categories, dtype=np.float64))
             levels = np.asarray(self.categories, dtype=np.float64)[order]
             place = np.searchsorted(levels, values).clip(0, len(levels) - 1)
             met = levels[place] == values
-            others = values[~met & ~np.isnan(values)]
-            if len(strange) <= STRANGE * (
-                before + len(cells)
-            ):  # as few as may count as missing in any column of numbers
+            unknown = ~met & ~np.isnan(values)
+            others = np.unique(values[unknown]).tolist()
+            if len(strange) <= STRANGE * (before + len(cells)):  # may count as missing in any column of numbers
                 strange = []
-            return np.where(met, order[place], np.nan), [*strange, *np.unique(others).tolist()]
+            elif strange:
+                unknown |= np.isnan(values) & ~self.gaps(cells)
+            return np.where(met, order[place], np.nan), [*strange, *others], unknown
         known = {as_text(category, self.categories): code for code, category in enumerate(self.categories)}
         texts = each(cells.tolist(), lambda cell: as_text(cell, known))  # None where missing
         found = np.array([math.nan if text is None else known.get(text, math.nan) for text in texts], dtype=np.float64)
-        return found, list(dict.fromkeys(text for text in texts if text is not None and text not in known))
+        unknown = np.isnan(found) & np.array([text is not None for text in texts], dtype=bool)
+        return found, list(dict.fromkeys(text for text in texts if text is not None and text not in known)), unknown
 
     def values(self, codes: Array) -> pd.Series:
         """What `codes` made of the cells, back as cells of the column's dtype."""

@@ -89,13 +89,15 @@ class Schema:
         classes in their order, () for numbers, and for dates the date of day 0."""
         return {column.name: DAY_0 if column.kind == "date" else column.categories for column in self.modelled}
 
-    def encode(self, table: pd.DataFrame, *, before: int | None = None) -> Tensor:
+    def encode(self, table: pd.DataFrame, *, before: int | None = None, impossible: Any = None) -> Tensor:
         """The rows of a table as numbers.
 
         Args:
             table: A DataFrame with the modelled columns, in any order; others are ignored. It is not changed.
             before: How many rows came before these, where they are some rows of a table: their spread does not say what float32
                 has to tell apart, and their number not how many cells may be no numbers. None for a whole table.
+            impossible: An array of bool, `(N, D)`, in which cells are marked whose value is beyond the bounds of the column, or
+                a class that it does not have. They are missing in the rows. None where such cells are an error.
 
         Returns:
             `(N, D)` float32, NaN where a cell is missing.
@@ -114,16 +116,22 @@ class Schema:
         rows = np.empty((len(table), len(self.modelled)), order="F")  # which is written column by column
         for place, column in enumerate(self.modelled):
             codes, strange = column.codes(given[column.name], before or 0)
-            if column.is_class and strange:
+            if column.is_class and strange and impossible is None:
                 raise DataError(_unknown(column, strange))
-            if len(strange) > STRANGE * max(1, len(table) + (before or 0)):
+            if column.is_class and strange:
+                impossible[:, place] = column.unknown(given[column.name], before or 0)
+            elif len(strange) > STRANGE * max(1, len(table) + (before or 0)):
                 raise DataError(
                     f"Column {column.name!r} holds {column.kind} values{f' ({column.format})' if column.format else ''}, and "
                     f"{len(strange)} of {len(table)} cells are no such values, for example {strange[0]!r}. Correct them, leave "
                     "them empty, or change the column's kind."
                 )
             rows[:, place] = codes
-        _check_bounds(self.modelled, rows)
+        if impossible is None:
+            _check_bounds(self.modelled, rows)
+        else:
+            impossible |= _beyond(self.modelled, rows).any(0)
+            rows[impossible] = np.nan
         return _as_float32(rows, self.names, part=before is not None)
 
     def decode(self, rows: Tensor) -> pd.DataFrame:
@@ -291,14 +299,20 @@ def _unknown(column: Column, strange: Iterable[Any]) -> str:
     )
 
 
-def _check_bounds(columns: Sequence[Column], rows: Any) -> None:
-    """DataError for the first column that has a value beyond its bounds, or none on its log scale."""
+def _beyond(columns: Sequence[Column], rows: Any) -> Any:
+    """Which numbers are below and above the bounds of their columns, and have no logarithm on their scale, `(3, N, D)`."""
 
     def of_all(bounds: Iterable[float | None], otherwise: float) -> Any:
         return np.array([otherwise if bound is None else bound for bound in bounds])
 
     below = rows < of_all((column.low for column in columns), -np.inf)
     above = rows > of_all((column.high for column in columns), np.inf)
+    return np.stack([below, above, rows + of_all((column.offset for column in columns), np.inf) <= 0])
+
+
+def _check_bounds(columns: Sequence[Column], rows: Any) -> None:
+    """DataError for the first column that has a value beyond its bounds, or none on its log scale."""
+    below, above, impossible = _beyond(columns, rows)
     for place in np.flatnonzero((below | above).any(0)).tolist():
         column, is_below = columns[place], bool(below[:, place].any())
         beyond, bound = (below, column.low) if is_below else (above, column.high)
@@ -308,7 +322,6 @@ def _check_bounds(columns: Sequence[Column], rows: Any) -> None:
             f"{'below' if is_below else 'above'} {bound:g}, the first {rows[row, place]:g} in row {row} (counted from 0). "
             "Correct them, leave them empty, or change the column's bounds."
         )
-    impossible = rows + of_all((column.offset for column in columns), np.inf) <= 0
     for place in np.flatnonzero(impossible.any(0)).tolist():
         row = int(np.flatnonzero(impossible[:, place])[0])
         raise DataError(

@@ -147,6 +147,36 @@ def test_what_cannot_be_scored(
     assert not Path("found.csv").exists()
 
 
+def test_values_that_cannot_be_are_the_strangest(pyrovae: Command, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame({"size": np.exp(rng.normal(size=250)), "parts": rng.poisson(3, 250), "x": rng.normal(size=250)})
+    rows["mode"] = np.where(rng.random(250) < 0.5, "on", "off")
+    rows["level"] = rng.integers(1, 4, 250)
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    code, _, err = pyrovae("fit", tmp_path / "rows.csv", "--seed", 0, "--search", "none", *QUICK, "--out", "run")
+    assert code == 0, err
+    new = rows.head(20).assign(mode=rows["mode"].astype(object), x=rows["x"] + 0.01)
+    new.loc[3, "size"], new.loc[5, "mode"], new.loc[9, "level"] = -2.0, "broken", 7
+    new.loc[9, "parts"], new.loc[11, "mode"], new.loc[12, "size"] = -1, None, None
+    for kind in ("csv", "parquet"):
+        new.to_csv("new.csv", index=False) if kind == "csv" else new.to_parquet("new.parquet")
+        code, out, err = pyrovae("outliers", "run", f"new.{kind}", "--out", f"{kind}.csv")
+        assert code == 0, err
+        said = " ".join(out.split())
+        assert (
+            "3 of 20 rows hold values that their columns cannot have" in said
+            and "size (1), mode (1), parts (1), level (1)." in said
+        )
+        assert "infinite" not in out
+    found = pd.read_csv("csv.csv")
+    pd.testing.assert_frame_equal(found, pd.read_csv("parquet.csv"))
+    assert found["impossible"].dropna().to_dict() == {3: "size", 5: "mode", 9: "parts, level"}
+    assert found["outlier"][[3, 5, 9]].all() and set(found.index[found["rank"] <= 3]) == {3, 5, 9}
+    assert np.isinf(found["score"][[3, 5, 9]]).all() and np.isfinite(found["score"].drop([3, 5, 9])).all()
+    assert found.loc[9, ["column_1", "p_column_1", "column_2"]].tolist() == ["parts", 0.0, "level"]
+    assert (found["p_column_1"].drop([3, 5, 9]) > 0).all()
+
+
 def test_a_run_that_is_none(pyrovae: Command) -> None:
     Path("new.csv").write_text("a,b\n1,2\n")
     code, _, err = pyrovae("outliers", "nowhere", "new.csv")

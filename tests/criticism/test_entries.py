@@ -1,6 +1,7 @@
 """log p(x_d | x_-d) where one entry all but determines the code: closed forms, and sums over a grid."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pyro
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 import pyrovae as pv
-from pyrovae.criticism.left_out import transforms_without_each
+from pyrovae.criticism.left_out import _Rows, transforms_without_each
 from pyrovae.criticism.population import Kernels, adapted_kernels, population_monte_carlo
 from pyrovae.distributions import ObservedOnly
 from pyrovae.fitted.fitted import seeded
@@ -149,6 +150,53 @@ def test_a_prior_with_thin_components_has_narrow_and_wide_modes() -> None:
     fitted = fit_of(Square([0.02, 0.7], 1, mixture), x)
     exact = by_quadrature(fitted, x, num_points=2049)
     agree(pv.entry_densities(fitted, x, num_samples=20, seed=0), exact)
+
+
+class Several(Table):
+    """Six noisy measurements of two numbers, none of which says much alone."""
+
+    def means(self, z: Tensor) -> Tensor:
+        return z @ torch.tensor([[1.0, 0.0, 1.0, 1.0, 0.5, -1.0], [0.0, 1.0, 1.0, -1.0, 1.0, 0.5]]).double()
+
+
+def test_entries_share_draws_where_that_suffices(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def one_by_one(block: _Rows, which: Tensor, whole: Any) -> Iterator[Any]:
+        asked.append(int(which.sum()))
+        return iter(())
+
+    monkeypatch.setattr(_Rows, "_one_by_one", one_by_one)
+    noise = [1.0, 0.8, 1.2, 1.0, 0.9, 1.1]
+    pair = Several(noise, 2)
+    w = pair.means(torch.eye(2).double()).T
+    covariance = w @ w.T + torch.diag(torch.tensor(noise).double().square())
+    torch.manual_seed(0)
+    x = dist.MultivariateNormal(torch.zeros(6).double(), covariance).sample((6,))
+    x[1, 0] += 6.0
+    x[3, 2], x[4, 0] = NAN, NAN
+    exact = torch.full_like(x, NAN)
+    for n, row in enumerate(x):
+        for d in (~row.isnan()).nonzero().flatten().tolist():
+            exact[n, d] = given_others(row, d, covariance).log_prob(row[d])
+    agree(pv.entry_densities(fit_of(pair, x), x, num_samples=20, seed=0), exact)
+    assert asked == [0]  # once, for no entry
+
+
+class Centred(Square):
+    """The scale of the second column depends on whether the first is known."""
+
+    def model(self, x: Tensor) -> None:
+        noise = torch.stack([self.noise[0].expand(len(x)), self.noise[1] * (1 + x[:, 0].isnan())], -1)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", self.prior)
+            pyro.sample("x", ObservedOnly(dist.Normal(self.means(z), noise).to_event(1)), obs=x)
+
+
+def test_where_the_model_uses_an_entry_otherwise_densities_are_not_subtracted() -> None:
+    x = torch.tensor([[1.0, 1.0], [-1.5, 2.3], [1.0, 1.9]], dtype=torch.float64)
+    fitted = fit_of(Centred([0.5, 0.2], 1), x)
+    agree(pv.entry_densities(fitted, x, num_samples=20, seed=0), by_quadrature(fitted, x, num_points=1025))
 
 
 class Coin(torch.nn.Module):

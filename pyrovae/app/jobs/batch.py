@@ -17,6 +17,7 @@ from pyrovae.app.decide import class_names
 from pyrovae.app.given import Given, GivenCaptions
 from pyrovae.app.jobs.frames import BY_BLOCKS, SHEETS, Block, Table
 from pyrovae.app.jobs.images import Folder
+from pyrovae.app.rows import Array
 from pyrovae.app.run import Run
 from pyrovae.data.frames import of_objects
 from pyrovae.data.tables import truths_as_numbers
@@ -88,8 +89,11 @@ def plain(cell: Any) -> str:
     return str(cell).strip()
 
 
-def batch_of(run: Run, block: Block) -> dict[str, Tensor]:
-    """Rows of a table, or images, as the arguments of a run's model, with the columns, or the class, that it is given."""
+def batch_of(run: Run, block: Block, impossible: Array | None = None) -> dict[str, Tensor]:
+    """Rows of a table, or images, as the arguments of a run's model, with the columns, or the class, that it is given.
+
+    Where `impossible` is an array, values that their columns cannot have are marked in it, see `Schema.encode`.
+    """
     rows, known, frame = run.rows, run.rows.given, block.frame
     given: dict[str, Tensor] = {}
     if isinstance(known, GivenCaptions):
@@ -107,7 +111,7 @@ def batch_of(run: Run, block: Block) -> dict[str, Tensor]:
         return {"x": scaled.reshape(len(scaled), *rows.test.shape[1:]), **given}
     names, schema = columns_of(run, frame), rows.schema
     if schema is not None:
-        values = schema.encode(frame, before=block.start)
+        values = schema.encode(frame, before=block.start, impossible=impossible)
     else:
         try:
             cells = of_objects(frame[list(names)], truths_as_numbers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -26,17 +27,19 @@ from pyrovae.app.jobs.ranking import Ranking
 from pyrovae.app.jobs.trained import TRAINED_ON, TrainingRows
 from pyrovae.app.rows import Array
 from pyrovae.app.run import Run
-from pyrovae.criticism.entries import entry_densities
+from pyrovae.criticism.entries import leave_one_out
 from pyrovae.criticism.outliers import Anomaly, anomaly_score, conformal_p_values, typicality
 from pyrovae.errors import OptionError, PairError
 from pyrovae.pair.batch import take_rows
 
+IMPOSSIBLE = "impossible"  # columns whose values they cannot have
 METHODS = ("log_likelihood", "regret", "typicality")
 COLUMNS_NAMED = 3  # of each row
-MOST_CALIBRATION = 1000  # rows
-MOST_EXPLAINED = 500  # rows, the strangest, whose columns are named
+MOST_CALIBRATION, MOST_FOR_COLUMNS = 1000, 250  # rows with which scores, and entries, are compared
+# The columns are named of the rows that are called outliers, and of as many of the strangest as this.
+LEAST_EXPLAINED, MOST_EXPLAINED = 50, 500
 MOST_SHOWN = 10  # rows, the strangest
-ENTRY_DRAWS = 200  # posterior draws, of which the densities of entries are averages
+ENTRY_DRAWS = 200  # for each entry: those of a round, see `pv.entry_densities`
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,12 +64,16 @@ class Outliers:
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """Some rows as the run's model takes them, with their names, if they have any, and what these are called."""
+    """Some rows as the run's model takes them, with their names, if they have any, and what these are called.
+
+    And which cells hold a value that their column cannot have, `(N, D)`; these are missing in the rows.
+    """
 
     start: int
     batch: dict[str, Tensor]
     names: Sequence[str] | None
     called: str = "id"
+    impossible: Array | None = None
 
     def __len__(self) -> int:
         return len(self.batch["x"])
@@ -116,7 +123,7 @@ def find_outliers(
     with closing(parts()) as first_ones:
         next(first_ones)  # a mistake in the table is told before anything is scored
     how: dict[str, Any] = {"num_samples": num_samples, "proposal": proposal}
-    asked = {"asked": "outliers", "method": method, "seed": seed, "says": TRAINED_ON, **how, **identity}
+    asked = {"asked": "outliers", "method": method, "seed": seed, "says": [TRAINED_ON, IMPOSSIBLE], **how, **identity}
     summary = _Summary()
     with (
         warnings.catch_warnings(),  # of the guide as the proposal, and of rows with few draws: they are the strange ones
@@ -131,8 +138,9 @@ def find_outliers(
         ranking = Ranking(job.rows, len(scorer.usual), MOST_EXPLAINED)
         for kept in job.parts(**_EXACTLY):
             ranking.add(kept["score"].to_numpy(), kept["p_value"].to_numpy())
-        say(f"which columns are strange in {len(ranking.first)} of {job.rows} rows")
-        strangest, explained = scorer.explain(parts, np.sort(ranking.first))
+        first = ranking.first[: max(LEAST_EXPLAINED, ranking.called(rate))]
+        say(f"which columns are strange in {len(first)} of {job.rows} rows")
+        strangest, explained = scorer.explain(parts, np.sort(first))
 
         def lines() -> Iterator[pd.DataFrame]:
             start = 0
@@ -141,7 +149,7 @@ def find_outliers(
                 start += len(kept)
 
         job.join(lines(), float_format="%.6g", na_rep="")
-    notes = _notes(len(scorer.usual), job.rows, rate, explained is None, summary.infinite)
+    notes = _notes(len(scorer.usual), job.rows, rate, explained is None, summary)
     if scorer.training.are_told(summary.trained_on, job.rows):
         notes.append(
             f"{summary.trained_on} of {job.rows} rows are training rows of the run ({TRAINED_ON}), which look less strange to "
@@ -189,11 +197,15 @@ class _Scorer:
         )
         if self.method == "typicality":
             found = typicality(found, self.first)
-        p = conformal_p_values(self.usual, found.score)
+        score, where = found.score, [""] * len(part)
+        if part.impossible is not None:
+            score = torch.where(torch.from_numpy(part.impossible.any(1)), math.inf, score)
+            where = [" ".join(map(str, np.flatnonzero(row))) for row in part.impossible]
+        p = conformal_p_values(self.usual, score)
         names = range(part.start, part.start + len(part)) if part.names is None else part.names
-        columns = {"score": found.score, "error": found.error, "k_hat": found.k_hat, "p_value": p}
-        told = {name: values.numpy() for name, values in columns.items()}
-        told[TRAINED_ON] = self.training.among(part.batch)
+        columns = {"score": score, "error": found.error, "k_hat": found.k_hat, "p_value": p}
+        told: dict[str, Any] = {name: values.numpy() for name, values in columns.items()}
+        told |= {TRAINED_ON: self.training.among(part.batch), IMPOSSIBLE: where}
         return [pd.DataFrame({"row" if part.names is None else part.called: list(names), **told})]
 
     def explain(
@@ -203,10 +215,11 @@ class _Scorer:
 
         Test rows whose density is 0 or overflows have none given their other columns; without others no column is compared.
         """
-        judged = take_rows(self.ordinary, self.usual.isfinite().nonzero().flatten())
+        judged = take_rows(self.ordinary, self.usual.isfinite().nonzero().flatten()[:MOST_FOR_COLUMNS])
         if not len(strangest) or not len(judged["x"]):
             return strangest[:0], (np.empty((0, 0), dtype=np.int64), np.empty((0, 0)))
-        return strangest, _strange_columns(self.run, _rows_of(parts(), strangest), judged, seed=self.seed, **self.how)
+        proposal = self.how["proposal"]
+        return strangest, _strange_columns(self.run, _rows_of(parts(), strangest), judged, proposal, self.seed)
 
 
 def _scored(method: str) -> str:
@@ -217,12 +230,16 @@ class _Summary:
     """What is said of the lines for all rows, which need not all be in memory."""
 
     def __init__(self) -> None:
-        self.called, self.infinite, self.trained_on, self.worst = 0, 0, 0, list[pd.DataFrame]()
+        self.called, self.infinite, self.impossible, self.trained_on, self.worst = 0, 0, 0, 0, list[pd.DataFrame]()
+        self.where = Counter[str]()  # the columns of impossible values
 
     def add(self, table: pd.DataFrame) -> pd.DataFrame:
         """Count the lines of a block, which are given back."""
         self.called += int(table["outlier"].sum())
-        self.infinite += int(np.isinf(table["score"]).sum())
+        impossible = table[IMPOSSIBLE].notna()
+        self.impossible += int(impossible.sum())
+        self.where.update(name for told in table[IMPOSSIBLE][impossible] for name in told.split(", "))
+        self.infinite += int((np.isinf(table["score"]) & ~impossible).sum())
         self.trained_on += int(table[TRAINED_ON].sum())
         if len(strange := table[table["rank"] <= MOST_SHOWN]):
             self.worst.append(strange)
@@ -233,7 +250,7 @@ class _Summary:
 _EXACTLY: dict[str, Any] = {
     "converters": dict.fromkeys(("score", "error", "k_hat", "p_value"), float),
     "keep_default_na": False,
-    "dtype": {"id": str, FILE: str},
+    "dtype": {"id": str, FILE: str, IMPOSSIBLE: str},
 }
 
 
@@ -259,9 +276,11 @@ def _source(
                     name = FILE if folder else id_column(run, block.frame) if table.form.named else None
                     cells = block.frame if block.texts is None else block.texts
                     names = None if name is None else ["" if pd.isna(cell) else str(cell) for cell in cells[name]]
+                    modelled = 0 if run.rows.schema is None else len(run.rows.schema.names)
+                    impossible = np.zeros((len(block.frame), modelled), dtype=bool) if modelled else None
                     with telling(block):
-                        batch = batch_of(run, block)
-                    yield _Part(block.start, batch, names, called)
+                        batch = batch_of(run, block, impossible)
+                    yield _Part(block.start, batch, names, called, impossible)
 
         return table.identity, table.path, read_blocks
     dataset = read_like(run, source, data_root)
@@ -290,16 +309,16 @@ def _rows_of(parts: Generator[_Part, None, None], numbers: Array) -> dict[str, T
 
 
 def _strange_columns(
-    run: Run, new: dict[str, Tensor], ordinary: dict[str, Tensor], num_samples: int, proposal: str, seed: int
+    run: Run, new: dict[str, Tensor], ordinary: dict[str, Tensor], proposal: str, seed: int
 ) -> tuple[Array, Array] | None:
     """For each row the columns in which it is strangest, and the p-values of all; None for a joint density.
 
     `(N, 3)` positions, and `(N, D)` conformal p-values of the density of each entry given the other columns.
     """
-    how: dict[str, Any] = {"site": "x", "num_samples": ENTRY_DRAWS, "num_particles": num_samples, "proposal": proposal}
+    how: dict[str, Any] = {"site": "x", "num_samples": ENTRY_DRAWS, "num_particles": ENTRY_DRAWS, "proposal": proposal}
     try:
-        usual = entry_densities(run.fitted, ordinary, seed=seed, **how).leave_one_out.flatten(1)
-        found = entry_densities(run.fitted, new, seed=seed + 1, **how).leave_one_out.flatten(1)
+        usual = leave_one_out(run.fitted, ordinary, seed=seed, **how).flatten(1)
+        found = leave_one_out(run.fitted, new, seed=seed + 1, **how).flatten(1)
     except PairError:
         return None
     order, p_values = strangest_first(found, usual)
@@ -344,7 +363,7 @@ def _table(
             "rank": ranking.ranks(kept["score"].to_numpy()),
             **{name: kept[name] for name in ("score", "error", "k_hat", "p_value")},
             "adjusted_p": adjusted,
-            "outlier": adjusted <= rate,
+            "outlier": (adjusted <= rate) | (kept[IMPOSSIBLE] != "").to_numpy(),
             TRAINED_ON: kept[TRAINED_ON],
         }
     )
@@ -358,10 +377,17 @@ def _table(
             name[here], p_value[here] = called[which], columns[np.arange(first, last), which]
             table[f"column_{number + 1}"] = pd.array(name, dtype="string")
             table[f"p_column_{number + 1}"] = p_value
+    called = np.array(run.rows.columns or [], dtype=object)
+    where = {row: list(called[[int(c) for c in text.split()]]) for row, text in enumerate(kept[IMPOSSIBLE]) if text}
+    for row, columns_of_row in where.items():
+        for number, name in enumerate(columns_of_row[:COLUMNS_NAMED] if explained is not None else []):
+            table.loc[row, [f"column_{number + 1}", f"p_column_{number + 1}"]] = name, 0.0
+    told = [", ".join(where[row]) if row in where else None for row in range(len(table))]
+    table[IMPOSSIBLE] = pd.array(told, dtype="string")
     return table
 
 
-def _notes(calibration: int, rows: int, rate: float, joint: bool, infinite: int) -> list[str]:
+def _notes(calibration: int, rows: int, rate: float, joint: bool, summary: _Summary) -> list[str]:
     notes = [
         f"p-values compare with {calibration} test rows of the run, which its fit has not seen: of ordinary rows, a share of "
         f"at most a has a p-value below a. Of the rows called outliers, on average at most {rate:.0%} are ordinary ones."
@@ -376,9 +402,17 @@ def _notes(calibration: int, rows: int, rate: float, joint: bool, infinite: int)
         )
     if joint:
         notes.append("The likelihood is a joint density of all columns, so that no single column can be named.")
-    if infinite:
+    if summary.impossible:
+        where = [f"{name} ({count})" for name, count in summary.where.most_common(5)]
         notes.append(
-            f"The score of {infinite} of {rows} rows is infinite, since their density is 0 or overflows: they are stranger "
-            "than all others."
+            f"{summary.impossible} of {rows} rows hold values that their columns cannot have in this run, numbers beyond a "
+            f"bound or categories that it does not know: {', '.join(where)}{', ...' if len(summary.where) > 5 else ''}. They "
+            f"are called outliers at any rate, and the column {IMPOSSIBLE} says where. If they are many, the column may be in "
+            "other units, or coded otherwise, than the run's."
+        )
+    if summary.infinite:
+        notes.append(
+            f"The score of {summary.infinite} of {rows} rows is infinite, since their density is 0 or overflows: they are "
+            "stranger than all others."
         )
     return notes

@@ -45,6 +45,10 @@ class Ranking:
         """All that there can be, ascending."""
         return np.arange(1, len(self.counts) + 1) / len(self.counts)
 
+    def called(self, rate: float) -> int:
+        """How many rows are called outliers at this false discovery rate."""
+        return int(self.counts[self._adjusted <= rate].sum())
+
     def ranks(self, scores: Array) -> Array:
         """The rank of each row of the next block, from 1 for the strangest; of rows with one score the earlier comes first."""
         below, up_to = (np.searchsorted(self.scores, scores, side=side) for side in ("left", "right"))
