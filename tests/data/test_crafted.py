@@ -19,7 +19,7 @@ from PIL import Image
 
 import pyrovae as pv
 from pyrovae.app.jobs.frames import Table
-from pyrovae.data import arrays, load
+from pyrovae.data import arrays, images, load
 from pyrovae.data.arrays import map_array, read_arrays
 from pyrovae.data.cells import is_number
 from pyrovae.data.files import open as open_rows
@@ -300,6 +300,44 @@ def test_images_whose_tags_are_damaged_are_refused(tmp_path: Path) -> None:
         except pv.DataError as error:
             raised.add(type(error.__cause__))
     assert TypeError in raised
+
+
+def test_images_are_converted_strip_by_strip_as_they_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    colours = np.random.default_rng(0).integers(0, 255, (37, 21, 4), dtype=np.uint8)
+    whole, few = Image.fromarray(colours), Image.fromarray(colours[..., :3]).quantize(40)
+    deep = Image.fromarray(np.arange(37 * 21, dtype="u2").reshape(37, 21) * 80)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # by a quarter
+    made: dict[str, tuple[Image.Image, dict[str, Any]]] = {
+        "RGBA.png": (whole, {}),
+        "turned.png": (whole, {"exif": turned}),
+        "LA.png": (whole.convert("LA"), {}),
+        "L.png": (whole.convert("L"), {"transparency": 7}),
+        "1.png": (whole.convert("1"), {}),
+        "P.png": (few, {"transparency": bytes(range(40))}),
+        "P.gif": (few, {"transparency": 3}),
+        "CMYK.jpg": (whole.convert("CMYK"), {}),
+        "16 bits.png": (deep, {}),
+    }
+    for name, (image, how) in made.items():
+        (tmp_path / name).mkdir()
+        image.save(tmp_path / name / name, **how)
+        at_once = load_folder(tmp_path / name, size=16).x if "turned" in name else load_folder(tmp_path / name).x
+        with monkeypatch.context() as patch:
+            patch.setattr(images, "STRIP", 50)
+            again = load_folder(tmp_path / name, size=16).x if "turned" in name else load_folder(tmp_path / name).x
+        assert again.equal(at_once)
+
+
+def test_images_of_many_pixels_in_a_small_file_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter of a megabyte of PNG took 790 MiB, three copies of 80 million pixels."""
+    for mode, size in (("RGB", 64), ("L", 80)):
+        Image.new(mode, (size, size)).save(tmp_path / "a.png")
+        monkeypatch.setattr(images, "MOST_BYTES", 64 * 64 * 8 - 10 * (tmp_path / "a.png").stat().st_size)
+        assert len(load_folder(tmp_path, size=8).x) == 1
+        Image.new(mode, (size + 9, size)).save(tmp_path / "a.png")
+        with pytest.raises(pv.DataError, match=rf"a.png has {size + 9} x {size} pixels, and an image in a file of its"):
+            load_folder(tmp_path, size=8)
 
 
 @pytest.mark.parametrize("reads", [read, lambda path: list(Table(Path(path), 16).blocks())], ids=["whole", "blocks"])
