@@ -11,7 +11,8 @@ import numpy as np
 
 from pyrovae._foreign import cure_of_another, cure_of_content, cure_of_letters
 from pyrovae._lazily import Lazily
-from pyrovae.data.cells import COLUMNS_LOOKED_AT, Form, find_form, refuse_wide
+from pyrovae.data.cells import COLUMNS_LOOKED_AT, Form, find_form
+from pyrovae.data.parquets import refuse_parquet
 from pyrovae.errors import DataError, OptionError, PyrovaeError
 from pyrovae.tables.cells import as_text
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     import pandas as pd
 else:
     pd = Lazily("pandas")
-
-parquet = Lazily("pyarrow.parquet")
 
 NESTED = (list, tuple, dict, set, bytes, np.ndarray)  # cells that pandas cannot count, or JSON not keep
 PACKAGES = {".parquet": "pyarrow", ".xlsx": "openpyxl", ".xls": "xlrd"}
@@ -47,7 +46,7 @@ def read_frame(
         return read_csv(path, header, numbers_name=numbers_name)
     try:
         if path.suffix.lower() == ".parquet":
-            refuse_wide(path, parquet.read_metadata(path).num_columns)
+            refuse_parquet(path)
         frame = readers[path.suffix.lower()](path)
         frame, notes = _with_index(frame) if index else (frame, ())
         check_texts(frame)

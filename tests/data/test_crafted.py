@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -19,7 +21,7 @@ from PIL import Image
 
 import pyrovae as pv
 from pyrovae.app.jobs.frames import Table
-from pyrovae.data import arrays, images, load
+from pyrovae.data import arrays, images, load, parquets
 from pyrovae.data.arrays import map_array, read_arrays
 from pyrovae.data.cells import is_number
 from pyrovae.data.files import open as open_rows
@@ -350,6 +352,40 @@ def test_parquet_files_whose_notes_for_pandas_are_damaged_are_refused(
     for old, new in ((b'"object"', b'"oZject"'), (b'"unicode"', b'"int9999"'), (b'"float64"', b'"flZat64"')):
         path.write_bytes(whole.replace(old, new))
         a_result_or_one_error(lambda: reads(str(path)))
+
+
+PACKED: dict[str, tuple[dict[str, Any], int]] = {
+    "a number again and again": ({"a": np.zeros(50_000), "b": np.zeros(50_000, dtype="f4")}, 600_000),
+    "a text again and again": ({"a": ["x" * 10_000] * 100, "b": range(100)}, 1_000_800),
+    "several texts": ({"a": ["x" * 10_000, "y" * 20_000, None] * 40, "b": range(120)}, 1_200_960),
+}
+
+
+@pytest.mark.parametrize("case", PACKED.values(), ids=PACKED.keys())
+def test_parquet_files_far_smaller_than_their_tables_are_refused(
+    tmp_path: Path, case: tuple[dict[str, Any], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """13 KiB took 5.9 GiB."""
+    columns, size = case
+    path = tmp_path / "rows.parquet"
+    pd.DataFrame(columns).to_parquet(path)
+    monkeypatch.setattr(parquets, "TIMES", 0)
+    monkeypatch.setattr(parquets, "MORE", size)
+    parquets.refuse_parquet(path)
+    monkeypatch.setattr(parquets, "MORE", size - 1)
+    with pytest.raises(pv.DataError, match=r"holds more than 1 MiB in 0.\d MiB, up to which it is read"):
+        read(str(path))
+    monkeypatch.setattr(parquets, "TIMES", 100)
+    monkeypatch.setattr(parquets, "MORE", 0)
+    pd.DataFrame(columns).to_parquet(path, compression=None, use_dictionary=False)  # as the error says
+    parquets.refuse_parquet(path)
+
+
+def test_columns_of_one_name_in_a_parquet_file_are_named(tmp_path: Path) -> None:
+    table = pa.table([pa.array([1.0, 2.0])] * 3, names=["a", "b", "a"])
+    parquet.write_table(table, tmp_path / "rows.parquet")
+    with pytest.raises(pv.DataError, match="several columns are called a. Rename them"):
+        read(str(tmp_path / "rows.parquet"))
 
 
 @pytest.mark.parametrize("reads", [read, lambda path: list(Table(Path(path), 16).blocks())], ids=["whole", "blocks"])
