@@ -172,7 +172,9 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
         usual = "Give rows of equal length, in UTF-8."
-        if "inside string" in str(error):  # pandas counts rows from 0, the header included
+        if isinstance(error, pd.errors.EmptyDataError):
+            usual = "It is empty, or has only blanks: give a line for each row."
+        elif "inside string" in str(error):  # pandas counts rows from 0, the header included
             usual = "A cell there begins with a quotation mark that nothing closes: remove it, or close it."
         cure = cure_of_content(path) or cure_of_letters(path, error) or usual
         raise DataError(f"{path} is not a table ({' '.join(str(error).split())}). {cure}") from error

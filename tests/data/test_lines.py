@@ -155,6 +155,13 @@ def test_a_quotation_mark_that_nothing_closes_is_told_as_that(tmp_path: Path) ->
         read_labels(path)
 
 
+@pytest.mark.parametrize("text", ["", "\n\n", "\ufeff"])
+def test_a_file_without_lines_is_said_to_be_empty(tmp_path: Path, text: str) -> None:
+    (tmp_path / "rows.csv").write_text(text)
+    with pytest.raises(pv.DataError, match="It is empty, or has only blanks"):
+        pv.data.load(str(tmp_path / "rows.csv"))
+
+
 def test_cells_in_quotes_may_be_long(tmp_path: Path) -> None:
     """Python's own reader takes 131,072 characters."""
     path = tmp_path / "rows.csv"
