@@ -30,19 +30,14 @@ def refuse_parquet(path: Path) -> None:
         twice = sorted({name for name in names if names.count(name) > 1})
         raise DataError(f"{path}: several columns are called {', '.join(twice)}. Rename them: names must differ.")
     most = TIMES * path.stat().st_size + MORE
-    numbers, texts, repeated = 0, 0, set()
-    for group in range(about.num_row_groups):
-        for place in range(about.num_columns):
-            column = about.row_group(group).column(place)
-            if column.physical_type != TEXT:
-                numbers += column.num_values * BYTES.get(column.physical_type, 8)
-            elif column.has_dictionary_page:
-                texts += column.num_values * column.total_uncompressed_size  # at most
-                repeated.add(column.path_in_schema)
-            else:
-                texts += column.total_uncompressed_size
+    # not `row_group(...).column(...)`, which ends the process where that part of a file is damaged
+    columns = [about.schema.column(place) for place in range(about.num_columns)]
+    numbers = about.num_rows * sum(BYTES.get(one.physical_type, 8) for one in columns if one.physical_type != TEXT)
+    written = [one.path for one in columns if one.physical_type == TEXT]
+    groups = map(about.row_group, range(about.num_row_groups))
+    texts = sum(group.num_rows * group.total_byte_size for group in groups) if written else 0  # at most
     if numbers <= most < numbers + texts:
-        texts = _size_of(path, sorted(repeated), most)
+        texts = _size_of(path, written, most)
     if numbers + texts > most:
         raise DataError(
             f"{path} holds more than {most / 2**20:.0f} MiB in {path.stat().st_size / 2**20:.1f} MiB, up to which it is read, "
