@@ -78,6 +78,7 @@ CELLS = (
         "1e-320",
     ),
 )
+MOST_LETTERS = 10**9  # of a line: a thousand times a thousand long cells would fill the memory before anything is read
 STRANGE: tuple[Any, ...] = (
     *(
         None,
@@ -159,7 +160,9 @@ def strange_table(content: bytes, draw: random.Random) -> bytes:
             if column < len(lines[row]):
                 lines[row][column] = cell if kind < 3 else draw.choice(CELLS)
         if kind == 4:
-            lines[draw.randrange(len(lines))] *= draw.choice((0, 2, 1000))
+            row, times = draw.randrange(len(lines)), draw.choice((0, 2, 1000))
+            if times * sum(map(len, lines[row])) < MOST_LETTERS:
+                lines[row] *= times
     return "\n".join(",".join(line) for line in lines).encode("utf-8", "surrogatepass")
 
 

@@ -8,10 +8,10 @@ Each repetition starts a command in a process of its own, kills it once it has u
 from what it takes undisturbed, and gives it again: `fit` by --resume where there is a state to go on from, the others as they
 were. Every second repetition kills the second attempt as well. The state of a fit is written after each epoch
 (--checkpoint-every 0), so that many kills come in the middle of that. Processes are forked from one that has imported
-everything, so that no kill is spent on imports, which leave nothing behind. With --signal INT or TERM, which a process answers
-itself, it starts from nothing instead, and the moments are of its whole life, imports included. It must end within a minute,
-with exit code 130 or 143 and one line. As all is imported anew there, `impute` makes three draws from the guide, and `rounds`
-two rounds.
+everything, so that no kill is spent on imports, which leave nothing behind. With --signal INT or TERM, which a process
+answers itself, it starts from nothing instead, and the moments are of its whole life, imports included, but for the tens of
+milliseconds in which Python itself starts. It must end within a minute, with exit code 130 or 143 and one line. As all is
+imported anew there, `impute` makes three draws from the guide, and `rounds` two rounds.
 
 Compared, bit for bit: weights, history, log and results of runs (without their times), and the tables that were written. After
 each kill, a table of results must be absent or whole, and the command that is given again must end well. Counted are kills that
@@ -71,9 +71,11 @@ def import_module(name):
     return made
 
 sys.argv = {argv!r}
+print({begun!r}, file=sys.stderr, flush=True)
 _start.importlib = types.SimpleNamespace(import_module=import_module)
 _start.program()
 """
+BEGUN = "begun"  # what it says once Python has started, which no program can answer for
 ROWS = 240  # of the table
 PAUSE = 0.002  # seconds between two looks at a process
 CODES = {"INT": 130, "TERM": 143}
@@ -163,7 +165,7 @@ def digest(content: bytes) -> str:
 def start(command: Sequence[str], log: Path, anew: bool = False) -> int:
     """Run a command in a forked process, or in one that starts `anew`, and return its number."""
     if anew:
-        code = ANEW.format(argv=["pyrovae", *command], rows=blocks.MOST_ROWS)
+        code = ANEW.format(argv=["pyrovae", *command], rows=blocks.MOST_ROWS, begun=BEGUN)
         with log.open("ab") as file:
             return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=file).pid
     child = os.fork()
@@ -187,14 +189,14 @@ def start(command: Sequence[str], log: Path, anew: bool = False) -> int:
     raise AssertionError
 
 
-def wait(child: int, seconds: float = 600, cpu: float = float("inf")) -> int | None:
-    """The exit code of a process, None if it is still there after some seconds, or has used so many of the CPU."""
+def wait(child: int, seconds: float = 600, cpu: float = float("inf"), log: Path | None = None) -> int | None:
+    """The exit code of a process, None if it is still there after some seconds, or has begun and used so many of the CPU."""
     # counted in pauses, and not by a clock, which goes on while all processes of a machine are stopped
     for _ in range(int(seconds / PAUSE) + 1):
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(status)
-        if cpu < float("inf") and used(child) >= cpu:
+        if cpu < float("inf") and used(child) >= cpu and (log is None or BEGUN in log.read_text(errors="replace")):
             return None
         time.sleep(PAUSE)
     return None
@@ -217,7 +219,7 @@ def repetition(
     found: dict[str, Any] = {"kills": 0, "early": 0, "half_files": 0, "wrong": []}
     for again in range(2 if twice else 1):
         child = start(job.command(home, bool(again)), log, anew=by != "KILL")
-        ended = wait(child, cpu=rng.uniform(0, takes))
+        ended = wait(child, cpu=rng.uniform(0, takes), log=None if by == "KILL" else log)
         if ended is not None:
             found["early"] += 1
             break

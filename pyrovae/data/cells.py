@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import itertools
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyrovae._lazily import Lazily
+from pyrovae.data.lines import BLANKS, LOOKED_AT, Lines, is_comment, records, split, width, without_comments
 from pyrovae.errors import DataError
 from pyrovae.tables.cells import as_days
 
@@ -25,10 +27,9 @@ if TYPE_CHECKING:
 else:
     pd = Lazily("pandas")
 
-LOOKED_AT = 200  # lines from which all this is found out
 COLUMNS_LOOKED_AT = 1_000
+MOST_ALIKE = 5_000  # columns of one name
 MOST_COLUMNS = 50_000  # of a table, each of which is looked at apart
-BLANKS = r"\s+"
 # in time that grows with the length of a cell, whatever is in it: no two parts can take the same digits
 _POINT = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 _COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
@@ -43,28 +44,27 @@ class Form:
     Args:
         separator: what is between two cells; `BLANKS` for any number of blanks and tabs.
         decimal: the decimal mark, "." or ",".
-        comments: the numbers of the lines that are no rows, from 0: they begin with "#".
         names: the names of the columns; "column 0", "column 1", ... where they have none.
         header: whether the first line that is no comment names the columns.
         named: whether the file names the columns, in that line or in the comment above.
         notes: what was found out and may surprise, in sentences.
+        source: what pandas reads in place of the file, which is the file itself unless it has comments.
     """
 
     separator: str
     decimal: str
-    comments: tuple[int, ...]
     names: tuple[str, ...]
     header: bool
     named: bool
     notes: tuple[str, ...]
+    source: Callable[[Path], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
 
     @property
     def options(self) -> dict[str, Any]:
-        """The arguments of `pandas.read_csv`."""
+        """The arguments of `pandas.read_csv`, for what `source` gives."""
         return {
             "sep": self.separator,
             "decimal": self.decimal,
-            "skiprows": list(self.comments),
             "header": 0 if self.header else None,
             "names": list(self.names),
             **_READING,
@@ -85,19 +85,28 @@ def find_form(path: Path, header: bool | None = None, *, numbers_name: bool = Tr
     Raises:
         DataError: there are more columns than a text file is read with.
     """
-    comments, above, lines = _lines(path)
-    separator = _separator(lines)
-    width = max((_width(line, separator) for line in lines[:2]), default=0)
-    refuse_wide(path, width)
-    options: dict[str, Any] = {"sep": separator, "skiprows": comments, "header": None, **_READING}
+    lines = Lines(path)
+    separator = _separator(lines.first)
+    rows, marked = records(lines.first, separator)
+    commented, above = lines.marked, list(itertools.takewhile(is_comment, lines.first))
+    if not rows:  # all lines begin so: it is how their first cells are written
+        rows, commented, marked, above = lines.first, False, [], []
+    source: Any = contextlib.nullcontext
+    if commented:
+        source = partial(without_comments, separator=separator, quotes=lines.quotes)
+    wide = max((width(row, separator) for row in rows[:2]), default=0)
+    refuse_wide(path, wide)
+    options: dict[str, Any] = {"sep": separator, "header": None, **_READING}
     some: dict[str, Any] = {}
     first_line: list[Any] = []
-    if width > COLUMNS_LOOKED_AT:
-        first_line = pd.read_csv(path, nrows=1, dtype=str, **options).iloc[0].tolist()
+    if wide > COLUMNS_LOOKED_AT:
+        with source(path) as table:
+            first_line = pd.read_csv(table, nrows=1, dtype=str, **options).iloc[0].tolist()
         some = {"usecols": range(COLUMNS_LOOKED_AT)} if len(first_line) > COLUMNS_LOOKED_AT else {}
-    head = pd.read_csv(path, nrows=LOOKED_AT, dtype=str, **some, **options)
+    with source(path) as table:
+        head = pd.read_csv(table, nrows=LOOKED_AT, dtype=str, **some, **options)
     first_line = first_line or head.iloc[0].tolist()
-    width = len(first_line)
+    wide = len(first_line)
     decimal, notes = ".", []
     if _decimal_commas(separator, [str(cell).strip() for cell in head.to_numpy().ravel()]):
         decimal = ","
@@ -108,14 +117,22 @@ def find_form(path: Path, header: bool | None = None, *, numbers_name: bool = Tr
             cells = ", ".join(str(cell).strip() for cell in head.iloc[0][:3]) + (", ..." if head.shape[1] > 3 else "")
             notes.append(f"The first line ({cells}) is taken for a header: {why}; --no-header reads it as a row.")
         header = why is not None
-    first = first_line if header else None if above is None else _named_above(above, separator, width)
+    first = first_line if header else _named_above(above[-1][1:], separator, wide) if above else None
     names = tuple(
         f"column {i}" if pd.isna(cell) or not str(cell).strip() else str(cell).strip()
-        for i, cell in enumerate(first or [None] * width)
+        for i, cell in enumerate(first or [None] * wide)
     )
+    called, number = Counter(names).most_common(1)[0]
+    if number > MOST_ALIKE:  # which pandas would tell apart in a time that grows with the square of their number
+        raise DataError(f"{path}: {number} columns are called {called!r}. Rename them: names must differ.")
     names, note = _different(names)
     notes += [note] if note else []
-    return Form(separator, decimal, tuple(comments), names, bool(header), first is not None, tuple(notes))
+    if alike := [line for line in marked[len(above) :] if wide > 1 and width(line, separator) == wide]:
+        notes.append(
+            f"Lines below the first row that begin with # are left out, such as {alike[0].strip()[:40]!r}: put the first "
+            "cell in quotes where such a line is a row."
+        )
+    return Form(separator, decimal, names, bool(header), first is not None, tuple(notes), source)
 
 
 def _different(names: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
@@ -149,53 +166,21 @@ def is_number(cell: str, decimal_comma: bool = True) -> bool:
     return bool(_POINT.fullmatch(cell) or (decimal_comma and _COMMA.fullmatch(cell)))
 
 
-def _lines(path: Path) -> tuple[list[int], str | None, list[str]]:
-    """The numbers of the comment lines, the text of the last one above the table, and the table's first lines."""
-    comments: dict[int, str] = {}
-    above: str | None = None
-    lines: list[str] = []
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file):
-            if line.startswith("#"):
-                comments[number] = line if len(comments) < LOOKED_AT else ""
-                above = line[1:] if not lines else above
-            elif line.strip() and len(lines) < LOOKED_AT:
-                lines.append(line)
-    if not lines:  # all lines begin so: it is how their first cells are written
-        return [], None, [line for line in comments.values() if line]
-    return list(comments), above, lines
-
-
-def _width(line: str, separator: str) -> int:
-    """How many cells a line has."""
-    if separator != BLANKS and '"' not in line:
-        return line.count(separator) + 1
-    return len(_split(line, separator))
-
-
-def _split(line: str, separator: str, most: int | None = None) -> list[str]:
-    """The first cells of a line, or all."""
-    if separator == BLANKS:
-        return line.split(maxsplit=-1 if most is None else most)[:most]
-    if '"' not in line:  # the other reader has a limit of 131,072 characters a cell, which a line by another mark is
-        return [cell.strip() for cell in line.split(separator, maxsplit=-1 if most is None else most)[:most]]
-    cells = next(csv.reader([line.strip("\r\n")], delimiter=separator, skipinitialspace=True))
-    return [cell.strip() for cell in cells[:most]]
-
-
 def _separator(lines: Sequence[str]) -> str:
-    """The mark that divides the lines into equally many cells; among several, the one by which most cells are numbers."""
-    if not lines:
+    """The mark that divides the rows into equally many cells; among several, the one by which most cells are numbers."""
+    first = next((line for line in lines if not is_comment(line)), "".join(lines[:1]))
+    if not first:
         return ","
-    marks = (",", ";") if "  " in lines[0] else (",", ";", "\t")  # tabs between runs of blanks are only for alignment
+    marks = (",", ";") if "  " in first else (",", ";", "\t")  # tabs between runs of blanks are only for alignment
     longest = max(map(len, _MISSING))  # a longer cell, which may be megabytes, need not be looked at
     best, found = (0.0, 0.0), BLANKS
     for mark in (*marks, BLANKS):
-        (width, number), *_ = Counter(_width(line, mark) for line in lines).most_common(1)
-        rows = [_split(line, mark, COLUMNS_LOOKED_AT) for line in lines]
+        whole = records(lines, mark)[0] or lines
+        (wide, number), *_ = Counter(width(row, mark) for row in whole).most_common(1)
+        rows = [split(row, mark, COLUMNS_LOOKED_AT) for row in whole]
         cells = [cell for row in rows for cell in row if len(cell) > longest or cell.lower() not in _MISSING]
         score = (number / len(rows), sum(is_number(c, mark != ",") for c in cells) / max(1, len(cells)))
-        if width > 1 and score > best:
+        if wide > 1 and score > best:
             best, found = score, mark
     return found
 
@@ -280,8 +265,8 @@ def _numbers_name(first: NDArray[Any], below: NDArray[Any]) -> str | None:
     return f"{what}, as no other line does" if len(first) > 5 and not runs[1:].any() else None
 
 
-def _named_above(above: str, separator: str, width: int) -> list[str] | None:
+def _named_above(above: str, separator: str, wide: int) -> list[str] | None:
     """The names in a comment above the table, as `numpy.savetxt` writes them; None where it is something else."""
-    cells = _split(above, separator)
-    fits = width > 1 and len(cells) == width and not any(map(is_number, cells))
+    cells = split(above, separator)
+    fits = wide > 1 and len(cells) == wide and not any(map(is_number, cells))
     return cells if fits else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,8 @@ import numpy as np
 
 from pyrovae._foreign import cure_of_another, cure_of_content, cure_of_letters
 from pyrovae._lazily import Lazily
-from pyrovae.data.cells import COLUMNS_LOOKED_AT, Form, find_form, refuse_wide
+from pyrovae.data.cells import COLUMNS_LOOKED_AT, Form, find_form
+from pyrovae.data.parquets import refuse_parquet
 from pyrovae.errors import DataError, OptionError, PyrovaeError
 from pyrovae.tables.cells import as_text
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     import pandas as pd
 else:
     pd = Lazily("pandas")
-
-parquet = Lazily("pyarrow.parquet")
 
 NESTED = (list, tuple, dict, set, bytes, np.ndarray)  # cells that pandas cannot count, or JSON not keep
 PACKAGES = {".parquet": "pyarrow", ".xlsx": "openpyxl", ".xls": "xlrd"}
@@ -48,7 +46,7 @@ def read_frame(
         return read_csv(path, header, numbers_name=numbers_name)
     try:
         if path.suffix.lower() == ".parquet":
-            refuse_wide(path, parquet.read_metadata(path).num_columns)
+            refuse_parquet(path)
         frame = readers[path.suffix.lower()](path)
         frame, notes = _with_index(frame) if index else (frame, ())
         check_texts(frame)
@@ -69,7 +67,7 @@ def read_frame(
     if twice := sorted(set(frame.columns[frame.columns.duplicated()])):
         raise DataError(f"{path}: several columns are called {', '.join(twice)}. Rename them: names must differ.")
     frame = of_objects(frame, with_texts)
-    return frame, Form(",", ".", (), tuple(frame.columns), True, True, notes)
+    return frame, Form(",", ".", tuple(frame.columns), True, True, notes)
 
 
 def _with_index(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
@@ -125,7 +123,8 @@ def read_csv(path: Path, header: bool | None = None, *, numbers_name: bool = Tru
     """The table, and its form; without a header, columns are called "column 0", "column 1", ..."""
     with reading(path):
         form = find_form(path, header, numbers_name=numbers_name)
-        frame = pd.read_csv(path, **form.options)
+        with form.source(path) as rows:
+            frame = pd.read_csv(rows, **form.options)
         if not frame.empty and form.names[-1] == f"column {len(form.names) - 1}" and frame.iloc[:, -1].isna().all():
             frame = frame.iloc[:, :-1]  # lines end in a separator
         if frame.shape[1] > COLUMNS_LOOKED_AT:  # columns of one dtype in one piece: pandas takes a time for each piece
@@ -157,8 +156,8 @@ def read_text(path: Path, form: Form, columns: Sequence[str], frame: pd.DataFram
         return pd.DataFrame()
     if frame is not None and path.suffix.lower() in PACKAGES:  # its cells are no texts in the file
         return frame[list(columns)].apply(lambda column: column.map(lambda cell: "" if pd.isna(cell) else str(cell)))
-    with reading(path):
-        cells = pd.read_csv(path, usecols=list(columns), dtype=str, na_filter=False, **form.options)
+    with reading(path), form.source(path) as rows:
+        cells = pd.read_csv(rows, usecols=list(columns), dtype=str, na_filter=False, **form.options)
     return tidy(cells)
 
 
@@ -171,8 +170,13 @@ def tidy(texts: pd.DataFrame) -> pd.DataFrame:
 def reading(path: Path) -> Iterator[None]:
     try:
         yield
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError, csv.Error) as error:
-        cure = cure_of_content(path) or cure_of_letters(path, error) or "Give rows of equal length, in UTF-8."
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        usual = "Give rows of equal length, in UTF-8."
+        if isinstance(error, pd.errors.EmptyDataError):
+            usual = "It is empty, or has only blanks: give a line for each row."
+        elif "inside string" in str(error):  # pandas counts rows from 0, the header included
+            usual = "A cell there begins with a quotation mark that nothing closes: remove it, or close it."
+        cure = cure_of_content(path) or cure_of_letters(path, error) or usual
         raise DataError(f"{path} is not a table ({' '.join(str(error).split())}). {cure}") from error
     except OverflowError as error:  # some versions of pandas
         raise DataError(

@@ -23,6 +23,8 @@ from pyrovae.errors import DataError, OptionError, PyrovaeError, shortened
 
 IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 MOST_PIXELS = 128 * 128  # larger images must be scaled: the networks of the command line are small
+STRIP = 2**20  # pixels that are converted at once
+MOST_BYTES, MOST_TIMES = 2**29, 10  # of memory for an image: this, and so many times its file
 SIZES = (4, 256)  # the smallest and largest side that can be asked for, in pixels
 Array = NDArray[Any]
 _ORIENTATION = 0x0112  # the tag of a photo that says how the camera was held
@@ -222,6 +224,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
                     raise DataError(
                         f"{path} has pixels that are floating numbers, whose white is not known. Save it with 8 bits."
                     )
+                _refuse_swollen(path, opened)
                 yield opened
     except (PyrovaeError, MemoryError):
         raise
@@ -245,21 +248,47 @@ def _size(path: Path) -> tuple[int, int]:
 def _pixels(path: Path, size: int | None) -> Array:
     """One image as uint8, `(H, W)` or `(3, H, W)`."""
     with _opened(path) as opened:
-        picture: Image.Image = ImageOps.exif_transpose(opened)
-        if picture.mode.startswith("I"):  # 16 bits per pixel, which Pillow would clip at 255
-            wide = np.asarray(picture, dtype=np.float64) / 257
-            picture = Image.fromarray(wide.round().clip(0, 255).astype(np.uint8))
-        elif picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-            picture = picture.convert("RGBA")
-            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-        if picture.mode != "L":
-            picture = picture.convert("RGB")
+        ImageOps.exif_transpose(opened, in_place=True)
+        picture = _plain(opened)
         if size is not None:
             picture = ImageOps.fit(picture, (size, size))
         pixels: Array = np.asarray(picture)
     if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
         pixels = pixels[..., 0]
     return pixels if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
+
+
+def _plain(picture: Image.Image) -> Image.Image:
+    """The same in mode L or RGB, made strip by strip, as each step on the way would be another copy of a large image."""
+    if picture.mode in ("L", "RGB") and "transparency" not in picture.info:
+        return picture
+    width, height = picture.size
+    made, rows = None, max(1, STRIP // max(1, width))
+    for top in range(0, max(1, height), rows):
+        strip = picture.crop((0, top, width, min(top + rows, height)))
+        if strip.mode.startswith("I"):  # 16 bits per pixel, which Pillow would clip at 255
+            wide = np.asarray(strip, dtype=np.float64) / 257
+            strip = Image.fromarray(wide.round().clip(0, 255).astype(np.uint8))
+        elif strip.mode in ("RGBA", "LA", "PA") or "transparency" in strip.info:
+            strip = strip.convert("RGBA")
+            strip = Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip)
+        strip = strip if strip.mode == "L" else strip.convert("RGB")
+        made = Image.new(strip.mode, picture.size) if made is None else made
+        made.paste(strip, (0, top))
+    assert made is not None  # an image has a row
+    return made
+
+
+def _refuse_swollen(path: Path, opened: Image.Image) -> None:
+    """DataError where the pixels of an image, and those that are made of them, take more memory than such a file may."""
+    width, height = opened.size
+    each = (1 if opened.mode in ("1", "L", "P") else 4) + 4  # bytes of a pixel, as it is and in RGB
+    most = (MOST_TIMES * path.stat().st_size + MOST_BYTES) // each
+    if width * height > most:
+        raise DataError(
+            f"{path} has {width} x {height} pixels, and an image in a file of its size may have {most // 10**6} million. Make "
+            "it smaller, or take it out of the folder."
+        )
 
 
 def _refuse_sizes(root: Path, sizes: Mapping[str, tuple[int, int]]) -> None:

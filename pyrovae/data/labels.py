@@ -71,7 +71,10 @@ def read_labels(path: str | Path) -> dict[str, str]:
     try:
         rows = read_lines(path)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        cure = cure_of(path) or cure_of_another(path) or cure_of_letters(path, error) or "Give a CSV file in UTF-8."
+        usual = "Give a CSV file in UTF-8."
+        if isinstance(error, csv.Error):
+            usual = "Check its quotation marks: a cell that begins with one ends in one."
+        cure = cure_of(path) or cure_of_another(path) or cure_of_letters(path, error) or usual
         raise DataError(f"{path} is not a table of labels ({error}). {cure}") from error
     header = [name.strip().lower() for name in rows[0]] if rows else []
     others = [name for name in header if name != LABEL]

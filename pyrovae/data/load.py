@@ -55,11 +55,12 @@ def load(
             and are flattened with channels first.
 
             .csv: cells are separated by commas, semicolons, tabs or blanks, whichever makes lines of equally many cells.
-            Numbers may have a decimal comma where no cell has a decimal point. Lines that begin with "#" are no rows; the
-            last one above the table may name the columns, as `numpy.savetxt` writes it. Empty cells, '?' and the markers
-            that pandas knows ('NA', 'nan', ...) are missing values. Columns without any value, and a first column without
-            a name that counts 0, 1, 2, ... (the index of pandas), are left out. Texts are categories or dates, see
-            `pv.tables.infer`: where there are any, `x` holds rows as `Dataset.schema` encodes them, and the kind is "table".
+            Numbers may have a decimal comma where no cell has a decimal point. Lines that begin with "#", and not within a
+            cell in quotes, are no rows; the last one above the table may name the columns, as `numpy.savetxt` writes it.
+            Empty cells, '?' and the markers that pandas knows ('NA', 'nan', ...) are missing values. Columns without any
+            value, and a first column without a name that counts 0, 1, 2, ... (the index of pandas), are left out. Texts are
+            categories or dates, see `pv.tables.infer`: where there are any, `x` holds rows as `Dataset.schema` encodes them,
+            and the kind is "table".
         data_root: A folder with the IDX files of MNIST or Fashion-MNIST, compressed (.gz) or not: in ROOT/MNIST/raw as
             torchvision has it (ROOT/FashionMNIST/raw), ROOT/MNIST, ROOT/raw or ROOT. Compressed files are verified and
             unpacked into the user's cache folder. Missing files are downloaded into this folder, or into the cache if

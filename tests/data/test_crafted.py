@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -19,7 +21,7 @@ from PIL import Image
 
 import pyrovae as pv
 from pyrovae.app.jobs.frames import Table
-from pyrovae.data import arrays, load
+from pyrovae.data import arrays, images, load, parquets
 from pyrovae.data.arrays import map_array, read_arrays
 from pyrovae.data.cells import is_number
 from pyrovae.data.files import open as open_rows
@@ -302,6 +304,44 @@ def test_images_whose_tags_are_damaged_are_refused(tmp_path: Path) -> None:
     assert TypeError in raised
 
 
+def test_images_are_converted_strip_by_strip_as_they_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    colours = np.random.default_rng(0).integers(0, 255, (37, 21, 4), dtype=np.uint8)
+    whole, few = Image.fromarray(colours), Image.fromarray(colours[..., :3]).quantize(40)
+    deep = Image.fromarray(np.arange(37 * 21, dtype="u2").reshape(37, 21) * 80)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # by a quarter
+    made: dict[str, tuple[Image.Image, dict[str, Any]]] = {
+        "RGBA.png": (whole, {}),
+        "turned.png": (whole, {"exif": turned}),
+        "LA.png": (whole.convert("LA"), {}),
+        "L.png": (whole.convert("L"), {"transparency": 7}),
+        "1.png": (whole.convert("1"), {}),
+        "P.png": (few, {"transparency": bytes(range(40))}),
+        "P.gif": (few, {"transparency": 3}),
+        "CMYK.jpg": (whole.convert("CMYK"), {}),
+        "16 bits.png": (deep, {}),
+    }
+    for name, (image, how) in made.items():
+        (tmp_path / name).mkdir()
+        image.save(tmp_path / name / name, **how)
+        at_once = load_folder(tmp_path / name, size=16).x if "turned" in name else load_folder(tmp_path / name).x
+        with monkeypatch.context() as patch:
+            patch.setattr(images, "STRIP", 50)
+            again = load_folder(tmp_path / name, size=16).x if "turned" in name else load_folder(tmp_path / name).x
+        assert again.equal(at_once)
+
+
+def test_images_of_many_pixels_in_a_small_file_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter of a megabyte of PNG took 790 MiB, three copies of 80 million pixels."""
+    for mode, size in (("RGB", 64), ("L", 80)):
+        Image.new(mode, (size, size)).save(tmp_path / "a.png")
+        monkeypatch.setattr(images, "MOST_BYTES", 64 * 64 * 8 - 10 * (tmp_path / "a.png").stat().st_size)
+        assert len(load_folder(tmp_path, size=8).x) == 1
+        Image.new(mode, (size + 9, size)).save(tmp_path / "a.png")
+        with pytest.raises(pv.DataError, match=rf"a.png has {size + 9} x {size} pixels, and an image in a file of its"):
+            load_folder(tmp_path, size=8)
+
+
 @pytest.mark.parametrize("reads", [read, lambda path: list(Table(Path(path), 16).blocks())], ids=["whole", "blocks"])
 def test_parquet_files_whose_notes_for_pandas_are_damaged_are_refused(
     tmp_path: Path, reads: Callable[[str], Any]
@@ -312,6 +352,40 @@ def test_parquet_files_whose_notes_for_pandas_are_damaged_are_refused(
     for old, new in ((b'"object"', b'"oZject"'), (b'"unicode"', b'"int9999"'), (b'"float64"', b'"flZat64"')):
         path.write_bytes(whole.replace(old, new))
         a_result_or_one_error(lambda: reads(str(path)))
+
+
+PACKED: dict[str, tuple[dict[str, Any], int]] = {
+    "a number again and again": ({"a": np.zeros(50_000), "b": np.zeros(50_000, dtype="f4")}, 600_000),
+    "a text again and again": ({"a": ["x" * 10_000] * 100, "b": range(100)}, 1_000_800),
+    "several texts": ({"a": ["x" * 10_000, "y" * 20_000, None] * 40, "b": range(120)}, 1_200_960),
+}
+
+
+@pytest.mark.parametrize("case", PACKED.values(), ids=PACKED.keys())
+def test_parquet_files_far_smaller_than_their_tables_are_refused(
+    tmp_path: Path, case: tuple[dict[str, Any], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """13 KiB took 5.9 GiB."""
+    columns, size = case
+    path = tmp_path / "rows.parquet"
+    pd.DataFrame(columns).to_parquet(path)
+    monkeypatch.setattr(parquets, "TIMES", 0)
+    monkeypatch.setattr(parquets, "MORE", size)
+    parquets.refuse_parquet(path)
+    monkeypatch.setattr(parquets, "MORE", size - 1)
+    with pytest.raises(pv.DataError, match=r"holds more than 1 MiB in 0.\d MiB, up to which it is read"):
+        read(str(path))
+    monkeypatch.setattr(parquets, "TIMES", 100)
+    monkeypatch.setattr(parquets, "MORE", 0)
+    pd.DataFrame(columns).to_parquet(path, compression=None, use_dictionary=False)  # as the error says
+    parquets.refuse_parquet(path)
+
+
+def test_columns_of_one_name_in_a_parquet_file_are_named(tmp_path: Path) -> None:
+    table = pa.table([pa.array([1.0, 2.0])] * 3, names=["a", "b", "a"])
+    parquet.write_table(table, tmp_path / "rows.parquet")
+    with pytest.raises(pv.DataError, match="several columns are called a. Rename them"):
+        read(str(tmp_path / "rows.parquet"))
 
 
 @pytest.mark.parametrize("reads", [read, lambda path: list(Table(Path(path), 16).blocks())], ids=["whole", "blocks"])

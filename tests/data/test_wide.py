@@ -124,7 +124,7 @@ def test_roles_are_found_without_a_search_through_all_columns(tmp_path: Path) ->
         names = [Name(f"gene {i}") for i in range(columns)]
         rows = table("numbers", columns).set_axis(pd.Index(names, dtype=object), axis=1)
         third = columns // 3
-        form = cells.Form(",", ".", (), tuple(names), True, True, ())
+        form = cells.Form(",", ".", tuple(names), True, True, ())
         Name.compared = 0
         roles = _roles_of(
             tmp_path,

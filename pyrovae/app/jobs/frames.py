@@ -77,7 +77,7 @@ class Table:
             )
         if not self.path.is_file():
             raise DataError(f"{absent(source, (*BY_BLOCKS, *SHEETS))}. Check the name and the folder.")
-        self.form = Form(",", ".", (), (), True, self.suffix != ".npy", ())
+        self.form = Form(",", ".", (), True, self.suffix != ".npy", ())
         if self.suffix in TEXTS:
             with reading(self.path):
                 self.form = find_form(self.path, header)
@@ -142,7 +142,7 @@ class Table:
 
     def _chunks(self, **options: Any) -> Generator[pd.DataFrame, None, None]:
         how = {"chunksize": self.rows, **self.form.options, **options}
-        with reading(self.path), pd.read_csv(self.path, **how) as frames:
+        with reading(self.path), self.form.source(self.path) as rows, pd.read_csv(rows, **how) as frames:
             for frame in frames:
                 if len(frame):
                     yield frame.reset_index(drop=True)

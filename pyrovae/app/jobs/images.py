@@ -47,7 +47,7 @@ class Folder:
             )
         self.shape, self.size = tuple(shape), run.dataset.source.get("size")
         self.names = paths_of_images(source)
-        self.form = Form(",", ".", (), (FILE,), True, False, ())
+        self.form = Form(",", ".", (FILE,), True, False, ())
         self.classes = {label: self._classes(run.dataset.classes or ())}
         if run.rows.argument == CONDITION and self.classes[label] is None:
             known = ", ".join(map(str, run.dataset.classes or ()))

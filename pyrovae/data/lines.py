@@ -1,0 +1,179 @@
+"""The lines of a text file: which are comments, and which go on with a cell that a line before has begun."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from pyrovae._foreign import cure_of_content
+from pyrovae.errors import DataError
+
+LOOKED_AT = 200  # lines from which the form of a table is found out
+BLANKS = r"\s+"
+_COMMENTS = re.compile(r"^(?:#[^\n]*+\n?+)++", re.MULTILINE)
+_RUN = re.compile(r"(?:#[^\n]*+\n?+)++|(?:[^\S\n]*+\n)++|[^\n]*+\n?+")  # comments, blank lines, or one line
+PIECE = 2**20  # characters of a file that are looked at together
+# The rest of a cell in quotes; no two parts can take the same characters, so that it takes a time by the length of a line.
+_REST = re.compile(r'[^"]*+(?:""[^"]*+)*+"')
+
+
+class Lines:
+    """What one look at a file shows.
+
+    Args:
+        path: the file, in UTF-8.
+
+    Attributes:
+        first: its first lines, as many as `LOOKED_AT` that are neither blank nor comments, and as many comments.
+        marked: whether some of its lines begin with "#".
+        quotes: whether it has a quotation mark.
+
+    Raises:
+        DataError: a line has a NUL byte, as text in UTF-16 has, and the end of a file that a crash left.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.first: list[str] = []
+        self.marked = self.quotes = False
+        self._rows = self._marks = before = 0  # of lines
+        with path.open(encoding="utf-8-sig") as file:
+            for text in pieces(file):
+                if "\0" in text:
+                    number = before + 1 + text[: text.index("\0")].count("\n")
+                    cure = "It is text in UTF-16, or damaged: save it anew, in UTF-8."
+                    raise DataError(f"{path} has a NUL byte in line {number}. {cure_of_content(path) or cure}")
+                before += text.count("\n")
+                self.marked = self.marked or is_comment(text) or "\n#" in text
+                self.quotes = self.quotes or '"' in text
+                if self._rows < LOOKED_AT:
+                    self._look_at(text)
+
+    def _look_at(self, text: str) -> None:
+        place = 0
+        while place < len(text) and self._rows < LOOKED_AT:
+            run = _RUN.match(text, place)
+            assert run is not None  # as it matches any line
+            place = run.end()
+            if is_comment(run[0]):
+                *lines, last = run[0].splitlines(keepends=True)[-LOOKED_AT:]
+                new = [*lines, last][: LOOKED_AT - self._marks]
+                self._marks += len(new)
+                self.first += new
+                if not self._rows:  # the last one above the table may name its columns
+                    self.first[-1] = last
+            elif not run[0].isspace():
+                self._rows += 1
+                self.first.append(run[0])
+
+
+def pieces(file: TextIO) -> Iterator[str]:
+    """The text of a file, some whole lines at once."""
+    begun: list[str] = []
+    while text := file.read(PIECE):
+        whole, end, rest = text.rpartition("\n")
+        if end:
+            yield "".join((*begun, whole, end))
+            begun = []
+        begun.append(rest)
+    if last := "".join(begun):
+        yield last
+
+
+def is_comment(line: str) -> bool:
+    """Whether a line is a comment, unless it begins within a cell."""
+    return line.startswith("#")
+
+
+def within_cells(lines: Iterable[str], separator: str) -> Iterator[tuple[str, bool]]:
+    """Each line, and whether it begins within a cell in quotes that a line before has begun. Comments begin none."""
+    mark = r"\s" if separator == BLANKS else re.escape(separator)
+    opening, inside = re.compile(rf'(?:^|{mark}) *"'), False
+    for line in lines:
+        yield line, inside
+        if '"' in line and (inside or not is_comment(line)):
+            inside = _ends_within(line, opening, inside)
+
+
+def _ends_within(line: str, opening: re.Pattern[str], inside: bool) -> bool:
+    place = 0
+    while True:
+        found = _REST.match(line, place) if inside else opening.search(line, place)
+        if found is None:
+            return inside
+        place, inside = found.end(), not inside
+
+
+def records(lines: Sequence[str], separator: str) -> tuple[list[str], list[str]]:
+    """Rows, each of one line or several, and the comments among some lines of a file."""
+    rows: list[str] = []
+    comments: list[str] = []
+    for line, inside in within_cells(lines, separator):
+        if inside:
+            rows[-1] += line
+        elif is_comment(line):
+            comments.append(line)
+        else:
+            rows.append(line)
+    return rows, comments
+
+
+def width(line: str, separator: str) -> int:
+    """How many cells a row has."""
+    if separator != BLANKS and '"' not in line:
+        return line.count(separator) + 1
+    return len(split(line, separator))
+
+
+def split(line: str, separator: str, most: int | None = None) -> list[str]:
+    """The first cells of a row, or all. Where a cell begins with a quotation mark, it ends behind the next one."""
+    if separator == BLANKS:
+        return line.split(maxsplit=-1 if most is None else most)[:most]
+    if '"' not in line:
+        return [cell.strip() for cell in line.split(separator, maxsplit=-1 if most is None else most)[:most]]
+    cell = re.compile(rf' *+(?:"([^"]*+(?:""[^"]*+)*+)"?)?([^{separator}]*+)')
+    found: list[str] = []
+    line, place = line.strip("\r\n"), 0
+    while place <= len(line) and (most is None or len(found) < most):
+        quoted, more = (one := cell.match(line, place)).groups()  # type: ignore[union-attr]  # it matches nothing, too
+        found.append(((quoted or "").replace('""', '"') + more).strip())
+        place = one.end() + 1  # type: ignore[union-attr]
+    return found
+
+
+class _Rows:
+    """A text file without its comments, for pandas, whose own way to skip lines counts a row of several as one."""
+
+    def __init__(self, parts: Iterator[str]) -> None:
+        self.parts = parts
+
+    def __iter__(self) -> Iterator[str]:
+        return self.parts
+
+    def read(self, size: int = -1) -> str:
+        """At least so many characters, unless these are the last."""
+        taken, length = [], 0
+        for part in self.parts:
+            taken.append(part)
+            length += len(part)
+            if 0 <= size <= length:
+                break
+        return "".join(taken)
+
+
+@contextlib.contextmanager
+def without_comments(path: Path, separator: str, quotes: bool) -> Iterator[_Rows]:
+    """What pandas reads in place of a file that has comments.
+
+    Args:
+        path: the file.
+        separator: what is between two of its cells.
+        quotes: whether it has quotation marks, so that a line that looks like a comment may be one of a cell.
+    """
+    with path.open(encoding="utf-8-sig", newline="" if quotes else None) as file:
+        if quotes:
+            yield _Rows(line for line, inside in within_cells(file, separator) if inside or not is_comment(line))
+        else:
+            yield _Rows(_COMMENTS.sub("", piece) for piece in pieces(file))
