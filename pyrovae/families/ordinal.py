@@ -65,7 +65,7 @@ class OrderedLogistic(Elementwise):
         Example:
             >>> family = fam.OrderedLogistic((), num_classes=2)
             >>> family.start_from(torch.tensor([0.0, 1.0, 1.0, 1.0, torch.nan]))
-            >>> family(torch.zeros(1)).probs
+            >>> family(torch.zeros(1)).probs.detach()
             tensor([0.3000, 0.7000])
         """
         counts = torch.stack([(x == k).double().sum(0) for k in range(self.num_classes)], -1) + 0.5  # (*event_shape, C)
