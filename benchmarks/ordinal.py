@@ -5,7 +5,8 @@
 DIR holds breast-cancer-wisconsin.csv, banknote_authentication.csv, wdbc.data, yeast.data and winequality-white.csv of the UCI
 repository. Columns of numbers are cut into so many levels of equal size; the breast table has nine columns of grades from 1 to
 10 as they are; `survey` and `skewed survey` are drawn from a model of graded answers, and `codes` is the wine table with its
-levels numbered anew at random in each column, so that there is no order to be found. At most 400 rows.
+levels numbered anew at random in each column, so that there is no order to be found. At most 400 rows, but for `questionnaire`,
+2,000 persons' answers to 30 questions, drawn from such a model.
 
 `pv.tables.vae` is fitted twice, with free probabilities, its default, and with `OrderedLogistic` (`ordered=True`), with the
 settings of `pyrovae fit TABLE`: 3,000 steps at most, the best epoch by validation rows kept. Compared is log p(x) of the rows
@@ -34,7 +35,7 @@ import pyrovae as pv
 RESULTS = Path(__file__).parent / "results" / "ordinal-cpu.json"
 MOST_ROWS, STEPS, DRAWS = 400, 3000, 300
 CHOSEN_ON = ("wine", "white wine", "diabetes", "survey")
-REPORTED = ("breast", "iris", "yeast", "wdbc", "banknote", "skewed survey", "codes")
+REPORTED = ("breast", "iris", "yeast", "wdbc", "banknote", "skewed survey", "codes", "questionnaire")
 
 
 def graded(frame: pd.DataFrame, levels: int) -> pd.DataFrame:
@@ -66,6 +67,8 @@ def read(root: Path, name: str) -> tuple[pd.DataFrame, list[str]]:
         frame = answers(0, 400, 10, 2, 0.0)
     elif name == "skewed survey":
         frame = answers(1, 300, 8, 3, 1.0)
+    elif name == "questionnaire":
+        frame = answers(2, 2000, 30, 3, 0.0)
     elif name == "breast":
         frame = pd.read_csv(root / "breast-cancer-wisconsin.csv", header=None, na_values="?").dropna().iloc[:, -10:-1]
     elif name == "yeast":
@@ -77,7 +80,7 @@ def read(root: Path, name: str) -> tuple[pd.DataFrame, list[str]]:
         frame = pd.read_csv(root / file, header=None)
         frame = frame.iloc[:, :4] if name == "banknote" else frame
     frame = (
-        frame.sample(min(MOST_ROWS, len(frame)), random_state=0)
+        frame.sample(len(frame) if name == "questionnaire" else min(MOST_ROWS, len(frame)), random_state=0)
         .reset_index(drop=True)
         .rename(columns=lambda c: f"x{c}")
     )

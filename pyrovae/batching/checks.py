@@ -19,6 +19,7 @@ from pyrovae.pair.batch import Batch, num_rows, take_rows
 from pyrovae.pair.devices import Indexing, indices_in_range
 from pyrovae.pair.dtypes import cure_of_dtypes
 from pyrovae.pair.handlers import same_memory
+from pyrovae.pair.mistakes import cure_of_gaps
 from pyrovae.pair.parameters import dtype_of, every_module, fork_rng, trainable
 from pyrovae.pair.program import PairLike, distribution_name, run, sample_sites
 
@@ -335,13 +336,7 @@ def _check_missing(argument: str, given: Tensor, numbers: Tensor) -> None:
     bad = ~torch.isfinite(given)
     kind = "NaN" if bool(torch.isnan(given).any()) else "infinite values"
     rows = bad.flatten(1).any(1) if bad.dim() > 1 else bad
-    cure = (
-        f"If the model observes {argument!r}, missing entries can be left out of the density, which takes both: "
-        "likelihood=pv.observed_only(likelihood), and an encoder that takes NaN (pv.nets.WithMask around its network). "
-        "Otherwise fill them in, or drop these rows."
-        if kind == "NaN"
-        else "Replace or drop these rows."
-    )
+    cure = cure_of_gaps([argument]) if kind == "NaN" else "Replace or drop these rows."
     raise DataError(
         f"{argument!r} has {int(bad.sum())} {kind} in {int(rows.sum())} rows (the first is row "
         f"{int(numbers[int(rows.nonzero()[0])])}), and this model does not take them. {cure}"

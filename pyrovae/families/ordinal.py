@@ -52,6 +52,30 @@ class OrderedLogistic(Elementwise):
         several = nn.Parameter(gaps.expand(*self.event_shape, -1).clone(**own)) if num_classes > 2 else None
         self.register_parameter("raw_gaps", several)
 
+    @torch.no_grad()
+    def start_from(self, x: Tensor) -> None:
+        """Set the cutpoints so that at e = 0 each class is as probable as it is frequent among rows.
+
+        Half a row is added to the count of each class, so that one that does not occur has a place, too. Cutpoints far from
+        where they belong take a fit hundreds of steps to move.
+
+        Args:
+            x: Rows of class numbers, `(N, *event_shape)`; NaN is missing.
+
+        Example:
+            >>> family = fam.OrderedLogistic((), num_classes=2)
+            >>> family.start_from(torch.tensor([0.0, 1.0, 1.0, 1.0, torch.nan]))
+            >>> family(torch.zeros(1)).probs.detach()
+            tensor([0.3000, 0.7000])
+        """
+        counts = torch.stack([(x == k).double().sum(0) for k in range(self.num_classes)], -1) + 0.5  # (*event_shape, C)
+        shares = counts.cumsum(-1)[..., :-1] / counts.sum(-1, keepdim=True)
+        cutpoints = torch.logit(shares).to(self.first.device)
+        self.first.copy_(cutpoints[..., 0])
+        if self.num_classes > 2:
+            gaps = (cutpoints.diff() - 1e-4).clamp_min(1e-4)
+            self.raw_gaps.copy_(gaps + torch.log(-torch.expm1(-gaps)))  # the inverse of softplus
+
     def cutpoints(self) -> tuple[Tensor, Tensor]:
         """The cutpoints and the gaps between them.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +20,8 @@ from pyrovae.objectives.marginals import count
 from pyrovae.objectives.terms import Term, Terms, terms
 from pyrovae.pair.layout import Layout
 from pyrovae.pair.program import PairLike, is_marked, sample_sites
+
+_CALLED = "is called as loss(pair, batch, num_rows=..., kl_weight=..., layout=...) and returns a pv.Bound"
 
 
 class Trace_ELBO:
@@ -153,7 +156,26 @@ def as_loss(loss: Any) -> Any:
             f"loss={type(loss).__name__} is not supported; known: pv.Trace_ELBO, pv.IWELBO, pv.RWS, pv.WakeSleep, "
             "pyro.infer.Trace_ELBO, pyro.infer.TraceEnum_ELBO, pyro.infer.TraceMeanField_ELBO."
         )
+    _check_signature(loss)
     return loss
+
+
+def _check_signature(loss: Any) -> None:
+    """OptionError for a function that is not called as `pv.fit` calls a loss, such as one of `pyro.infer.SVI`."""
+    try:
+        signature = inspect.signature(loss)
+    except (TypeError, ValueError):  # of a builtin, which says itself what it takes
+        return
+    name = getattr(loss, "__name__", type(loss).__name__)
+    if list(signature.parameters)[:2] == ["model", "guide"]:
+        raise OptionError(
+            f"{name} takes model and guide, as a loss of pyro.infer.SVI does: pv.SVI(model, guide, optim, loss) takes it. "
+            f"A loss of pv.fit {_CALLED}."
+        )
+    try:
+        signature.bind(None, {}, num_rows=None, kl_weight=None, layout=None)
+    except TypeError as error:
+        raise OptionError(f"A loss of pv.fit {_CALLED}, and {name}{signature} cannot be ({error}).") from None
 
 
 def check_options(num_particles: int, gradient: str, other: str) -> None:

@@ -19,7 +19,7 @@ from pyrovae.pair.devices import cure_of_devices
 from pyrovae.pair.dtypes import cure_of_dtypes
 from pyrovae.pair.handlers import PARTICLE_PLATE, DetachDraws, SetValues
 from pyrovae.pair.layout import Layout, describe_run, union
-from pyrovae.pair.mistakes import in_words, unfit_parameters, where_it_failed
+from pyrovae.pair.mistakes import cure_of_gaps, in_words, unfit_parameters, where_it_failed
 from pyrovae.pair.parameters import default_dtype, dtype_of, evaluating, every_module, fork_rng, param_scope, trainable
 from pyrovae.pair.program import Pair, PairLike, run, sample_sites, unwritten_value
 from pyrovae.pair.scales import warn_of_scales
@@ -187,10 +187,12 @@ def check_gradients(pair: PairLike, runs: Sequence[tuple[Any, Any]]) -> None:
                 cure = cure_of_dtypes(error, {name: node["value"]}, dtype_of(pair))
                 raise PairError(f"Site {name!r} of the {side}: {error}{cure}") from error
             if not torch.isfinite(log_prob).all():
+                value = node["value"]
+                gaps = node["is_observed"] and value.is_floating_point() and bool(value.isnan().any())
                 raise PairError(
                     f"Site {name!r} of the {side} has a log-density that is not finite in "
                     f"{int((~torch.isfinite(log_prob)).sum())} of {log_prob.numel()} places: {node['fn']}."
-                    f"{unfit_parameters(node['fn'])}"
+                    f"{f' It observes NaN. {cure_of_gaps([name])}' if gaps else unfit_parameters(node['fn'])}"
                 )
             total = total.to(log_prob) + log_prob.sum()
     named = trainable(pair)

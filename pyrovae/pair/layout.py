@@ -27,7 +27,15 @@ from pyrovae.pair.handlers import (
     no_nameless_draws,
     same_memory,
 )
-from pyrovae.pair.mistakes import cure_by_trying, cure_of_shapes, cure_of_weights, in_words, listed, where_it_failed
+from pyrovae.pair.mistakes import (
+    cure_by_trying,
+    cure_of_gaps,
+    cure_of_shapes,
+    cure_of_weights,
+    in_words,
+    listed,
+    where_it_failed,
+)
 from pyrovae.pair.parameters import dtype_of, evaluating, every_module, fork_rng, modules, param_scope
 from pyrovae.pair.program import (
     PairLike,
@@ -257,7 +265,7 @@ def _describe_run(
         what += cure_of_shapes(error, num_rows(batch), next(iter(batch.values())).shape[1:])
         gaps = [name for name, v in batch.items() if v.is_floating_point() and bool(v.isnan().any())]
         if "nan" in str(error) and gaps:
-            what += f"; {' and '.join(map(repr, gaps))} has NaN, which this pair does not take: fill it in, or drop such rows"
+            what += f"; {' and '.join(map(repr, gaps))} has NaN, which this pair does not take. {cure_of_gaps(gaps)}"
         dtypes = {p.dtype for module in modules(pair).values() for p in module.parameters()}
         cure = cure_of_devices(error, device) or cure_of_dtypes(error, batch, dtype_of(pair))
         cure = cure or cure_of_indices(error, batch) or cure_of_weights(error, dtypes)

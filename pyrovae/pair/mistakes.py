@@ -144,3 +144,13 @@ def cure_by_trying(batch: Mapping[str, Tensor], run: Callable[[dict[str, Tensor]
             continue
         return f" The pair runs if {words}."
     return ""
+
+
+def cure_of_gaps(names: Sequence[str]) -> str:
+    """What to do about NaN in these arguments, as sentences."""
+    them = " and ".join(map(repr, names))
+    return (
+        f"If the model observes {them}, missing entries can be left out of the density, which takes both: "
+        "likelihood=pv.observed_only(likelihood), and an encoder that takes NaN (pv.nets.WithMask around its network). "
+        "Otherwise fill them in, or drop these rows."
+    )

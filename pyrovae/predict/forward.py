@@ -25,7 +25,7 @@ from pyrovae.pair.handlers import SetValues, Uncondition
 from pyrovae.pair.layout import union
 from pyrovae.pair.program import arguments
 from pyrovae.predict.latent import draw_globals, from_guide, is_beside, reads_data, sites_of
-from pyrovae.predict.missing import missing_arguments, with_placeholders
+from pyrovae.predict.missing import not_generated, pass_them, with_placeholders
 
 
 def without_none(given: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -146,6 +146,8 @@ def run_model(
             node["fn"] = guided[name]["fn"]
         value = node["value"]
         if value.is_floating_point() and bool(torch.isnan(value).any()):
+            if lacking := not_generated(fitted, known):
+                raise DataError(pass_them(lacking))
             raise PairError(reads_data(f"Site {name!r} came out NaN:"))
     return nodes
 
@@ -218,9 +220,9 @@ def _checked(fitted: Fit, name: str, value: Any, num: int) -> Tensor:
 def _check_all_generated(fitted: Fit, known: Mapping[str, Tensor]) -> None:
     """DataError if an integer argument is missing that no site observes, so that the model cannot generate it.
 
-    A floating one is replaced by NaN, which shows up where it is read; a placeholder that is an integer would not.
+    A floating one is replaced by NaN, which shows up where it is read (the guide alone may read it); a placeholder that is an
+    integer would not. All are named, so that they are asked for once.
     """
-    generated = {s.argument for layout in fitted.layouts for s in layout.sites}
-    for name, (_, dtype) in missing_arguments(fitted, known, ()).items():
-        if name not in generated and not dtype.is_floating_point:
-            raise DataError(f"The model reads {name!r}, which no site observes: pass it, given={{{name!r}: ...}}.")
+    lacking = not_generated(fitted, known)
+    if any(not fitted.arguments[name][1].is_floating_point for name in lacking):
+        raise DataError(pass_them(lacking))

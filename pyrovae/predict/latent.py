@@ -14,7 +14,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.batching.checks import NotedClasses, noting_classes
-from pyrovae.errors import NotFiniteError, PairError, PyrovaeError
+from pyrovae.errors import DataError, NotFiniteError, PairError, PyrovaeError
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.runs import global_draw, global_sites
 from pyrovae.pair.batch import Batch, num_rows, take_rows
@@ -22,7 +22,7 @@ from pyrovae.pair.handlers import DATA_PLATE, SetValues, Uncondition
 from pyrovae.pair.layout import union
 from pyrovae.pair.program import Pair, is_local, sample_sites, unwritten
 from pyrovae.predict.dependence import common_sites, reached, site_parents
-from pyrovae.predict.missing import missing_arguments
+from pyrovae.predict.missing import missing_arguments, not_generated, pass_them
 
 # The draws of the model for each row from which one is chosen, and the rows of one run.
 PRIOR_DRAWS, ROWS_AT_ONCE = 4096, 2**14
@@ -37,6 +37,13 @@ def sites_of(fitted: Fit, model: Any, batch: Batch, known: Mapping[str, Tensor])
         raise
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:  # some distributions refuse NaN
         first_line = (str(error).splitlines() or [""])[0]
+        if "subsample_size does not match" in first_line:
+            raise PairError(
+                f"The plate 'data' has a number of rows of its own, and these are {num_rows(batch)} ({first_line}): write "
+                "`pyro.plate('data', len(x))` in model and guide, where x is an argument."
+            ) from error
+        if lacking := not_generated(fitted, known):
+            raise DataError(f"The model failed ({first_line}). {pass_them(lacking)}") from error
         raise PairError(reads_data(f"The model failed ({first_line}). Perhaps")) from error
 
 

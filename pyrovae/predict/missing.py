@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -60,3 +60,18 @@ def missing_arguments(
         for name, what in fitted.arguments.items()
         if name not in known and (name in optional or not is_optional(fitted, name))
     }
+
+
+def not_generated(fitted: Fit, known: Mapping[str, Tensor]) -> list[str]:
+    """The arguments that are not given, cannot be None, and that no site observes, so that the model cannot draw them."""
+    generated = {site.argument for layout in fitted.layouts for site in layout.sites}
+    return [name for name in missing_arguments(fitted, known, ()) if name not in generated]
+
+
+def pass_them(names: Sequence[str]) -> str:
+    """The message for arguments that the model takes, that no site observes, and that are not given."""
+    given = ", ".join(f"{name!r}: ..." for name in names)
+    return (
+        f"The model takes {' and '.join(map(repr, names))}, which no site observes: "
+        f"pass {'it' if len(names) == 1 else 'them'}, given={{{given}}}."
+    )

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, DensityMixin, OutlierMixin, TransformerMixin
-from sklearn.utils import check_random_state
+from sklearn.utils import check_array, check_random_state
 from torch import Tensor
 
 from pyrovae.criticism.importance import silently, tell_undefined
-from pyrovae.errors import OptionError
+from pyrovae.errors import DataError, OptionError
 from pyrovae.predict.encode import encode
 from pyrovae.predict.generate import generate
 from pyrovae.sklearn import _graphs
@@ -100,7 +100,12 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, VAEEstim
         """The mean of x given codes `(N, L)`, in the units of the training rows: `(N, D)`."""
         fitted = self._fitted()
         site = fitted.layout.latent(None, guided=True)
-        z = as_tensor(Z).reshape(-1, *site.event_shape)
+        codes = check_array(Z, dtype=np.float64, estimator=self, input_name="Z")
+        if codes.shape[1] != self._n_features_out:
+            raise DataError(
+                f"Z must be codes with {self._n_features_out} columns, as transform gives them, got {codes.shape[1]} columns."
+            )
+        z = as_tensor(codes).reshape(-1, *site.event_shape)
         with float64():
             found = generate(fitted, len(z), given={site.name: z}, mean=True, seed=DRAW_SEED)
         return self._unscaled(found)

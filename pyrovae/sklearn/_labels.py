@@ -183,14 +183,15 @@ def class_codes(estimator: Any, y: Any, rows: Array) -> tuple[Array, Array]:
         gaps = np.array([label is None or label != label or str(label).strip() == "" for label in labels])
         known = ~gaps & (labels.astype(str) != "-1")
     else:
-        check_array(labels[:, None], ensure_all_finite=True, input_name="y")
-        gaps, known = np.zeros(len(labels), dtype=bool), labels != -1
+        check_array(labels[:, None], ensure_all_finite="allow-nan", input_name="y")
+        gaps = np.isnan(labels) if labels.dtype.kind == "f" else np.zeros(len(labels), dtype=bool)
+        known = labels != -1
         if not known.all() and known.any() and bool((labels[known] == 1).all()):
             known[:] = True  # the usual numbers of two classes
     if gaps.any():
         raise DataError(
             f"Input y contains NaN, None or empty texts in {gaps.sum()} rows. If these are unlabelled, write -1, also among "
-            'texts, as by y.fillna("-1") of a Series.'
+            "texts, as by y.fillna(-1) of a Series of numbers or y.fillna('-1') of one of texts."
         )
     found = labels[known]
     if not len(found):

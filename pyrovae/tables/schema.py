@@ -190,7 +190,8 @@ class Schema:
         """The family of a row: `RoundedNormal` for the numbers, `Categorical` for each column of classes.
 
         Args:
-            rows: Training rows, `(N, D)`, whose means and standard deviations are what the numbers are measured by.
+            rows: Training rows, `(N, D)`, whose means and standard deviations are what the numbers are measured by, and
+                whose shares of each value the probabilities of `OrderedLogistic` start at.
             floor: The smallest noise of a number, in standard deviations.
             ordered: Whether ordinal columns have `OrderedLogistic`, and encoders see them as numbers from -1 to 1.
 
@@ -212,12 +213,15 @@ class Schema:
                     floor=floor,
                 )
             )
+        start = len(self.numbers)
         for (in_order, num), same in groupby(self.classes, lambda one: (one.kind == "ordinal", len(one.categories))):
             columns = len(list(same))
             if ordered and in_order:  # neighbours with as many classes are computed together
                 blocks.append(families.OrderedLogistic(columns, num_classes=num))
+                blocks[-1].start_from(rows[:, start : start + columns])
             else:
                 blocks += [families.Categorical((), num_classes=num) for _ in range(columns)]
+            start += columns
         return families.Columns(blocks)
 
     @staticmethod

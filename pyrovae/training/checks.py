@@ -35,6 +35,7 @@ from pyrovae.pair.checks import (
     log_densities,
 )
 from pyrovae.pair.devices import indices_in_range
+from pyrovae.pair.handlers import DATA_PLATE
 from pyrovae.pair.layout import Layout, describe_run
 from pyrovae.pair.parameters import evaluating, every_module, fork_rng, named_tensors, place
 from pyrovae.pair.program import PairLike, run, sample_sites
@@ -112,6 +113,8 @@ def check(fitted: Fit, data: FitData, groups: Sequence[TrainingGroup], options: 
             for layout, traces in zip(layouts, runs):
                 _check_shared(layout, traces, objective)
         _check_weights(layouts, groups)
+        if data.epochs:
+            _check_plates(runs, groups)
         if isinstance(data.training, Incoming):
             _check_total(data.training, layouts, options)
             data.training.examine = functools.partial(_examine, fitted, options.transform)
@@ -208,6 +211,25 @@ def _check_weights(layouts: Sequence[Layout], groups: Sequence[TrainingGroup]) -
             f"group_weight weighs rows, and site {outside[0]!r} belongs to no row: leave out group_weight, or, where the "
             "site is a prior on parameters, give penalty=... in its place."
         )
+
+
+def _check_plates(runs: Sequence[Traces], groups: Sequence[TrainingGroup]) -> None:
+    """PairError where the plate "data" says that it is a subsample of another number of rows than those of the fit.
+
+    Its scale is kept, as Pyro has it: all terms of rows would count so many times too often against what belongs to no row, and
+    the ELBO that is reported would be as many times too large.
+    """
+    for traces, one in zip(runs, groups):
+        frames = [f for t in traces for node in sample_sites(t).values() for f in node["cond_indep_stack"]]
+        for frame in frames:
+            stated = frame.full_size
+            if frame.name == DATA_PLATE and stated not in (None, frame.size) and int(stated) != one.num_rows:
+                what = f"training rows that have {', '.join(one.names)}" if len(groups) > 1 else "training rows"
+                raise PairError(
+                    f"The plate 'data' is made as a subsample of {int(stated)} rows, and the fit has {one.num_rows} {what}, so "
+                    "that each of them would count for several: write `pyro.plate('data', len(x))` in model and guide, where x "
+                    "is an argument. A fit scales minibatches itself."
+                )
 
 
 def _check_total(training: Incoming, layouts: Sequence[Layout], options: FitOptions) -> None:

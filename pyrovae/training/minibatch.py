@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyrovae.batching.transforms import Transform
 from pyrovae.engine.precision import low_precision
-from pyrovae.errors import PairError
+from pyrovae.errors import OptionError, PairError
 from pyrovae.objectives.elbo import Bound
 from pyrovae.pair.batch import Batch, num_rows
 from pyrovae.pair.handlers import Keep, settled
@@ -85,6 +85,12 @@ class MinibatchLoss:
                 with _enough_to_normalise(group, num_rows(batch)):
                     bound = self.loss(
                         pair, batch, num_rows=group.num_rows, kl_weight=weights.get("kl"), layout=group.layout
+                    )
+                if not isinstance(bound, Bound):
+                    raise OptionError(
+                        f"A loss must return a pv.Bound, and it returned a {type(bound).__name__}: the ELBO and the objective "
+                        "that is ascended, both 0-d tensors in nats for the whole data set, as pv.elbo(pv.terms(pair, batch)) "
+                        "does."
                     )
                 bounds.append(Bound(bound.elbo, group.weight * bound.objective) if group.weight != 1 else bound)
                 drawn |= fresh.values

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pyro.optim import PyroOptim
 from torch import Tensor
 
 from pyrovae._launch import job
@@ -231,11 +232,13 @@ def _make_optimizer(
         if all(map(is_dense, leaves)):
             return Adam(leaves, learning_rate)
         return torch.optim.Adam(leaves, lr=learning_rate)
-    made = factory(leaves)
-    if not isinstance(made, torch.optim.Optimizer):
+    maker = callable(factory) and not isinstance(factory, (torch.optim.Optimizer, PyroOptim))
+    made = factory(leaves) if maker else factory
+    if not maker or not isinstance(made, torch.optim.Optimizer):
+        got = f"it returned {type(made).__name__}" if maker else f"got {type(factory).__name__}, an object that is none"
         raise OptionError(
             "optimizer must be a function from a list of tensors to a torch optimizer, e.g. "
-            f"lambda leaves: torch.optim.AdamW(leaves, lr=1e-3, fused=True); it returned {type(made).__name__}."
+            f"lambda leaves: torch.optim.AdamW(leaves, lr=1e-3, fused=True); {got}."
         )
     check_fused(made)
     return made

@@ -25,7 +25,7 @@ from sklearn.utils.validation import check_is_fitted
 import pyrovae as pv
 from pyrovae import families as fam
 from pyrovae.criticism import proposals
-from pyrovae.errors import PairError, PyrovaeError
+from pyrovae.errors import DataError, PairError, PyrovaeError
 from pyrovae.sklearn import (
     SemiSupervisedVAEClassifier,
     VAECluster,
@@ -144,6 +144,9 @@ def test_codes_are_the_means_of_the_guide_and_come_back(X: np.ndarray) -> None:
     np.testing.assert_allclose(model.transform(X), pv.encode(model.fit_, scaled).numpy(), atol=1e-12)
     assert model.inverse_transform(model.transform(X)).shape == X.shape
     assert model.get_feature_names_out().tolist() == ["vaetransformer0", "vaetransformer1"]
+    for columns in (1, 3, 4):  # four numbers of a row would be two codes
+        with pytest.raises(DataError, match=f"codes with 2 columns, .* got {columns} columns"):
+            model.inverse_transform(np.ones((5, columns)))
 
 
 @pytest.mark.slow
@@ -585,3 +588,17 @@ def test_a_search_in_two_processes(X: np.ndarray) -> None:
     search = GridSearchCV(density, {"n_components": [1, 2]}, cv=2, n_jobs=2).fit(X)
     alone = GridSearchCV(density, {"n_components": [1, 2]}, cv=2).fit(X)
     np.testing.assert_allclose(search.cv_results_["mean_test_score"], alone.cv_results_["mean_test_score"], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        np.array([0.0, np.nan, 1.0, 1.0]),
+        np.array([0, np.nan, "b", "b"], dtype=object),
+        np.array(["a", None, "b", "b"], dtype=object),
+    ],
+    ids=["numbers", "texts, NaN", "texts, None"],
+)
+def test_an_unlabelled_row_is_written_as_minus_one(y: np.ndarray) -> None:
+    with pytest.raises(DataError, match="NaN, None or empty texts in 1 rows. .*write -1"):
+        SemiSupervisedVAEClassifier().fit(np.arange(8.0).reshape(4, 2), y)

@@ -584,6 +584,19 @@ def test_ordered_cutpoints_stay_ordered_and_start_uniform() -> None:
     assert fam.OrderedLogistic(3, 2)(torch.zeros(1, 3)).log_prob(torch.ones(3)).item() == pytest.approx(3 * np.log(0.5))
 
 
+@pytest.mark.parametrize("classes", [2, 5])
+def test_ordered_logistic_starts_from_the_shares_of_each_class(classes: int) -> None:
+    x = torch.minimum(torch.randint(classes, (200, 3)), torch.randint(classes, (200, 3))).float()
+    x[::7, 1] = torch.nan
+    x[:, 2] = 0.0  # the other classes do not occur
+    family = fam.OrderedLogistic(3, classes)
+    family.start_from(x)
+    counts = torch.stack([(x == k).sum(0) for k in range(classes)], -1) + 0.5
+    wanted = counts / counts.sum(-1, keepdim=True)
+    found = family(torch.zeros(1, 3)).base_dist.probs
+    torch.testing.assert_close(found, wanted, atol=3e-4, rtol=0)  # gaps are at least 1e-4
+
+
 def test_discretized_logistic_has_its_moments() -> None:
     d = fam.DiscretizedLogistic((), 16)(torch.tensor([[0.3, 1.0], [-0.9, 2.5], [1.5, 0.0]]))
     k = torch.arange(16.0)[:, None]

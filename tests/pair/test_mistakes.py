@@ -349,3 +349,22 @@ def test_names_that_are_suggested_exist() -> None:
             found: Any = pv
             for part in name.split("."):
                 found = getattr(found, part)
+
+
+@pytest.mark.parametrize("through", [False, True], ids=["the guide's Normal refuses NaN", "the density is not finite"])
+def test_check_pair_says_what_to_do_about_gaps(through: bool) -> None:
+    class Reads(Plain):
+        def guide(self, x: Tensor) -> None:
+            super().guide(x.nan_to_num() if through else x)
+
+    class Kept(Reads):
+        def model(self, x: Tensor) -> None:
+            with pyro.validation_enabled(False):
+                super().model(x)
+
+    x = X.clone()
+    x[3, 0] = torch.nan
+    with pytest.raises(
+        pv.PairError, match=r"NaN.*likelihood=pv\.observed_only\(likelihood\), and an encoder that takes NaN"
+    ):
+        pv.check_pair(Kept(), x)

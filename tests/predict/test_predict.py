@@ -223,7 +223,7 @@ def test_conditional_generation() -> None:
     x = pv.generate(fitted, 1000, given={"c": c}, seed=0)
     residual = x - 3 * c  # of each row its own c
     assert residual.abs().max() < 0.1 * 6 and abs(residual.std() - 0.1) < BOUND * 0.1 / 2000**0.5
-    with pytest.raises(pv.PairError, match="argument"):
+    with pytest.raises(pv.DataError, match="'c', which no site observes: pass it"):
         pv.generate(fitted, 3)
     with pytest.raises(pv.DataError, match="num=3"):
         pv.generate(fitted, 3, given={"c": c})
@@ -364,3 +364,64 @@ def test_two_halves_of_one_tensor_are_two_arguments() -> None:
     whole = torch.randn(2, 10)
     layout = pv.check_pair(Both(), {"x": whole[0], "y": whole[1]})
     assert {s.name: s.argument for s in layout.sites if s.role == "observed"} == {"x": "x", "y": "y"}
+
+
+class Sized(nn.Module):
+    """Rows of a group, and of a size that the likelihood multiplies by: two arguments that no site observes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loc = nn.Parameter(torch.zeros(3))
+
+    def model(self, x: Tensor, group: Tensor, size: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(self.loc[group], 1.0))
+            pyro.sample("x", dist.Poisson(size * z.exp()), obs=x)
+
+    def guide(self, x: Tensor, group: Tensor, size: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.loc[group], 1.0))
+
+
+class SizedNormal(Sized):
+    """The same with a likelihood whose sampler takes NaN, so that it shows in what is drawn."""
+
+    def model(self, x: Tensor, group: Tensor, size: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(self.loc[group], 1.0))
+            with pyro.validation_enabled(False):
+                pyro.sample("x", dist.Normal(size * z, 1.0, validate_args=False), obs=x)
+
+
+@pytest.mark.parametrize("kind", [Sized, SizedNormal])
+@pytest.mark.parametrize("ask", [pv.generate, pv.simulate])
+def test_all_arguments_that_no_site_observes_are_asked_for(kind: type[Sized], ask: Callable[..., Any]) -> None:
+    rows = {"x": torch.ones(30), "group": torch.arange(30) % 3, "size": torch.ones(30)}
+    fitted = pv.fit(kind(), rows, epochs=1, engine="eager", progress=False)
+    with pytest.raises(
+        pv.DataError, match=r"'group' and 'size', which no site observes: pass them, given={'group': ..., 'si"
+    ):
+        ask(fitted, 3)
+    with pytest.raises(pv.DataError, match=r"'size', which no site observes: pass it, given={'size': ...}"):
+        ask(fitted, 3, given={"group": torch.arange(3)})
+    with pytest.raises(pv.DataError, match=r"'group', which no site observes: pass it"):
+        ask(fitted, 3, given={"size": torch.ones(3)})
+    ask(fitted, 3, given={"group": torch.arange(3), "size": torch.ones(3)})
+
+
+def test_a_plate_of_a_number_of_its_own_is_told_when_other_rows_are_drawn() -> None:
+    class Fixed(Sized):
+        def model(self, x: Tensor) -> None:  # type: ignore[override]
+            with pyro.plate("data", 30, subsample_size=len(x)):
+                z = pyro.sample("z", dist.Normal(self.loc.sum(), 1.0))
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+        def guide(self, x: Tensor) -> None:  # type: ignore[override]
+            with pyro.plate("data", 30, subsample_size=len(x)):
+                pyro.sample("z", dist.Normal(self.loc.sum(), 1.0))
+
+    fitted = pv.fit(Fixed(), torch.ones(30), epochs=1, engine="eager", progress=False)
+    with pytest.raises(
+        pv.PairError, match=r"a number of rows of its own, and these are 40 .*plate\('data', len\(x\)\)"
+    ):
+        pv.generate(fitted, 40)

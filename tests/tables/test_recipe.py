@@ -68,6 +68,31 @@ def test_ordinal_columns_have_a_likelihood_of_ordered_classes_where_it_is_asked_
         assert any(isinstance(part, fam.OrderedLogistic) for part in model.modules()) == ordered
 
 
+def test_ordered_probabilities_start_at_the_shares_of_each_column() -> None:
+    """Of numbers, classes without an order, and two kinds of ordered ones with a gap, in this order."""
+    table = pd.DataFrame(
+        {
+            "length": np.arange(40.0) ** 1.5,
+            "kind": list("xyzz") * 10,
+            "mood": pd.Categorical(list("aaabbcdd") * 5, categories=list("abcd"), ordered=True),
+            "pain": pd.Categorical(list("cccccaab") * 5, categories=list("abc"), ordered=True),
+        }
+    )
+    table.loc[0, "pain"] = None
+    schema = pv.tables.infer(table)
+    rows = schema.encode(table)
+    family = schema.family(rows, ordered=True)
+    names = [column.name for column in schema.modelled]
+    for column, shares in {"mood": [15, 10, 5, 10], "pain": [10, 5, 24]}.items():
+        at = names.index(column)
+        for k, count in enumerate(shares):
+            row = rows[1:2].clone()
+            row[0, at] = k
+            found = family(torch.zeros(1, *family.param_shape)).log_prob_elements(row)[0, at].exp().item()
+            wanted = (count + 0.5) / (sum(shares) + 0.5 * len(shares))
+            assert found == pytest.approx(wanted, abs=3e-4)  # gaps are at least 1e-4
+
+
 @pytest.mark.slow
 def test_a_fit_learns_the_classes_of_which_its_first_mixture_knows_nothing() -> None:
     """The class follows from the numbers, so that log 2 = 0.69 nats a row are to be gained; 0.5 are asked."""
