@@ -1,12 +1,13 @@
 """A family for tables whose columns are of different kinds."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
+from pyrovae._arguments import told
 from pyrovae._html import Shown
 from pyrovae.distributions.columns import ProductOfColumns
 from pyrovae.errors import OptionError, ShapeError
@@ -42,11 +43,13 @@ class Columns(Family):
     """
 
     def __init__(self, families: Sequence[Family]) -> None:
-        wrong = [f for f in families if not isinstance(f, Elementwise) or len(f.event_shape) > 1]
-        if wrong or not families:
+        several = isinstance(families, Iterable) and not isinstance(families, (str, Mapping))
+        listed = list(families) if several else [families]
+        wrong = [f for f in listed if not isinstance(f, Elementwise) or len(f.event_shape) > 1]
+        if wrong or not listed:
             raise OptionError(
-                "Columns needs families of independent elements, such as Normal(()) for one column or Bernoulli(5) for five, "
-                f"got {wrong[0] if wrong else 'none'}."
+                "Columns needs a list of families of independent elements, such as Normal(()) for one column or Bernoulli(5) "
+                f"for five, got {told(wrong[0]) if wrong else 'none'}."
             )
         super().__init__(sum(f.event_shape.numel() for f in families))
         self.families = tuple(families)

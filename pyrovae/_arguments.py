@@ -1,0 +1,165 @@
+"""Arguments that many take: numbers, whole numbers, widths of layers, words. A wrong one is one OptionError."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Set as AnySet
+from numbers import Integral
+from typing import Any
+
+from pyrovae._near import near_names
+from pyrovae.errors import OptionError, shortened
+
+MOST = 2**31 - 1  # units of a layer, or elements of a row along one dimension: 8 GiB in float32
+
+
+def told(value: object) -> str:
+    """A value as an error message quotes it: in one line, and not too long."""
+    return shortened(repr(value), 100)
+
+
+def index_of(value: Any) -> int | None:
+    """A whole number, such as one of NumPy's, as a Python int; None for anything else, and for True and False."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return operator.index(value)
+    except (TypeError, ValueError, RuntimeError):  # the last two: an array or a tensor with several elements
+        return None
+
+
+def as_count(name: str, value: Any, least: int = 1, most: int | None = None, *, also: str = "") -> int:
+    """How many there are to be of something, as a Python int; `also` says what else it may be, such as ", or None".
+
+    Raises:
+        OptionError: It is no whole number, or not between `least` and `most`.
+
+    Example:
+        >>> from pyrovae._arguments import as_count
+        >>> as_count("blocks", 2.5)
+        Traceback (most recent call last):
+        pyrovae.errors.OptionError: blocks must be a whole number of at least 1, got 2.5.
+    """
+    number = index_of(value)
+    upper = "" if most is None else f" and at most {most}"
+    if number is None:
+        raise OptionError(f"{name} must be a whole number of at least {least}{upper}{also}, got {told(value)}.")
+    if number < least:
+        raise OptionError(f"{name} must be at least {least}{upper}{also}, got {told(number)}.")
+    if most is not None and number > most:
+        raise OptionError(f"{name} must be at most {most}{also}, got {told(number)}.")
+    return number
+
+
+def as_number(
+    name: str,
+    value: Any,
+    *,
+    above: float = -math.inf,
+    least: float = -math.inf,
+    below: float = math.inf,
+    most: float = math.inf,
+    also: str = "",
+    cure: str = "",
+) -> float:
+    """A finite number between bounds, as a Python int or float.
+
+    Args:
+        name: The argument.
+        value: Its value.
+        above: A bound that it must exceed.
+        least: A lower bound that it may have.
+        below: A bound that it must not reach.
+        most: An upper bound that it may have.
+        also: What else it may be, for the message, such as ", or None".
+        cure: A sentence at the end of the message.
+
+    Raises:
+        OptionError: It is no number, not finite, or out of bounds.
+
+    Example:
+        >>> from pyrovae._arguments import as_number
+        >>> as_number("scale", -1, above=0)
+        Traceback (most recent call last):
+        pyrovae.errors.OptionError: scale must be a positive number, got -1.
+    """
+    number = number_of(value)
+    inside = number is not None and above < number < below and least <= number <= most and math.isfinite(number)
+    if number is None or not inside:
+        bounds = {"above": above, "at least": least, "below": below, "at most": most}
+        told_bounds = " and ".join(f"{words} {bound:g}" for words, bound in bounds.items() if math.isfinite(bound))
+        of = "of " if told_bounds.startswith("at") else ""
+        wanted = {"above 0": "a positive number", "": "a finite number"}.get(told_bounds, f"a number {of}{told_bounds}")
+        raise OptionError(f"{name} must be {wanted}{also}, got {told(value)}.{cure and ' '}{cure}")
+    return number
+
+
+def number_of(value: Any) -> float | None:
+    """A number, such as one of NumPy's or a tensor with one element, as a Python int or float; None for anything else."""
+    if isinstance(value, (bool, str, bytes)):
+        return None
+    try:
+        return int(value) if isinstance(value, Integral) else float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return None
+
+
+def as_widths(name: str, widths: Any, *, some: bool = False, least: int = 1, one: str = "layer") -> tuple[int, ...]:
+    """Widths of layers, one for each: `512` means `(512,)`, one layer of that width, and `()` none.
+
+    Args:
+        name: The argument, such as "hidden".
+        widths: Its value.
+        some: Whether there must be one at least.
+        least: The least of each.
+        one: What has such a width, for the message.
+
+    Raises:
+        OptionError: It is neither a whole number nor a list or tuple of them, or one is out of range.
+
+    Example:
+        >>> from pyrovae._arguments import as_widths
+        >>> as_widths("hidden", 512), as_widths("hidden", [64, 64])
+        ((512,), (64, 64))
+    """
+    found = _numbers(widths)
+    numbers = None if found is None else [index_of(one) for one in found]
+    if numbers is None or (some and not numbers) or any(n is None or not least <= n <= MOST for n in numbers):
+        none = "" if some else ", or () for none"
+        raise OptionError(
+            f"{name} must be a whole number from {least} to {MOST}, or a list of such numbers, one for each {one}{none}, got "
+            f"{told(widths)}."
+        )
+    return tuple(n for n in numbers if n is not None)
+
+
+def _numbers(given: Any) -> list[Any] | None:
+    """What a list holds, or an array; a number by itself as a list; None for what has no order, and for texts."""
+    if index_of(given) is not None:
+        return [given]
+    if isinstance(given, (str, bytes, Mapping, AnySet)) or not isinstance(given, Iterable):
+        return None
+    try:
+        return list(given)
+    except (TypeError, ValueError):  # an array without dimensions
+        return None
+
+
+def as_choice(name: str, value: Any, choices: Collection[str], *, also: str = "") -> str:
+    """One of several words; `also` says what else it may be, such as " or None".
+
+    Raises:
+        OptionError: It is none of them. The message says which there are.
+
+    Example:
+        >>> from pyrovae._arguments import as_choice
+        >>> as_choice("gradient", "steep", ("plain", "stl"))
+        Traceback (most recent call last):
+        pyrovae.errors.OptionError: gradient must be one of 'plain', 'stl', got 'steep'.
+    """
+    if not isinstance(value, str) or value not in choices:
+        near = near_names(value, list(choices)) if isinstance(value, str) else ""
+        raise OptionError(f"{name} must be one of {', '.join(map(repr, choices))}{also}, got {told(value)}{near}.")
+    return value
