@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import operator
-from collections.abc import Collection, Iterable, Mapping
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping
 from collections.abc import Set as AnySet
 from numbers import Integral
-from typing import Any
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 from pyrovae._near import near_names
 from pyrovae.errors import OptionError, shortened
 
+P = ParamSpec("P")
+R = TypeVar("R")
 MOST = 2**31 - 1  # units of a layer, or elements of a row along one dimension: 8 GiB in float32
 
 
@@ -50,6 +56,15 @@ def as_count(name: str, value: Any, least: int = 1, most: int | None = None, *, 
         raise OptionError(f"{name} must be at least {least}{upper}{also}, got {told(number)}.")
     if most is not None and number > most:
         raise OptionError(f"{name} must be at most {most}{also}, got {told(number)}.")
+    return number
+
+
+def as_seed(seed: Any, least: int = -(2**63), most: int = 2**63 - 1) -> int:
+    """A seed as a Python int, by default any whole number of 64 bits, such as one of NumPy's. OptionError otherwise."""
+    number = index_of(seed)
+    if number is None or not least <= number <= most:
+        bits = "at most 63 bits" if least == -(2**63) else f"at least {least} and at most {most}"
+        raise OptionError(f"seed must be a whole number of {bits}, got {told(seed)}.")
     return number
 
 
@@ -124,7 +139,7 @@ def as_widths(name: str, widths: Any, *, some: bool = False, least: int = 1, one
         >>> as_widths("hidden", 512), as_widths("hidden", [64, 64])
         ((512,), (64, 64))
     """
-    found = _numbers(widths)
+    found = _listed(widths)
     numbers = None if found is None else [index_of(one) for one in found]
     if numbers is None or (some and not numbers) or any(n is None or not least <= n <= MOST for n in numbers):
         none = "" if some else ", or () for none"
@@ -135,7 +150,7 @@ def as_widths(name: str, widths: Any, *, some: bool = False, least: int = 1, one
     return tuple(n for n in numbers if n is not None)
 
 
-def _numbers(given: Any) -> list[Any] | None:
+def _listed(given: Any) -> list[Any] | None:
     """What a list holds, or an array; a number by itself as a list; None for what has no order, and for texts."""
     if index_of(given) is not None:
         return [given]
@@ -163,3 +178,80 @@ def as_choice(name: str, value: Any, choices: Collection[str], *, also: str = ""
         near = near_names(value, list(choices)) if isinstance(value, str) else ""
         raise OptionError(f"{name} must be one of {', '.join(map(repr, choices))}{also}, got {told(value)}{near}.")
     return value
+
+
+def as_path(name: str, value: Any) -> Path:
+    """The path of a file or folder.
+
+    Raises:
+        OptionError: It is no text, nor an object that stands for a path.
+    """
+    if not isinstance(value, (str, os.PathLike)):
+        raise OptionError(f"{name} must be the path of a file or folder, a text or a pathlib.Path, got {told(value)}.")
+    return Path(value)
+
+
+def as_mapping(name: str, value: Any, of: str) -> dict[Any, Any]:
+    """What is given by name, as a dict; {} where None is given.
+
+    Raises:
+        OptionError: It is no dict. `of` says what it holds, such as "values by the names of arguments".
+    """
+    if value is not None and not isinstance(value, Mapping):
+        raise OptionError(f"{name} must be a dict of {of}, or None, got {told(value)}.")
+    return dict(value or {})
+
+
+def as_function(name: str, value: Any, of: str) -> Any:
+    """A function as it is.
+
+    Raises:
+        OptionError: It cannot be called. `of` says of what it is one, such as "a batch".
+    """
+    if not callable(value):
+        raise OptionError(f"{name} must be a function of {of}, got {told(value)}.")
+    return value
+
+
+def as_names(name: str, value: Any) -> tuple[str, ...] | None:
+    """Names as a tuple, of one given by itself or of several; None where None is given.
+
+    Raises:
+        OptionError: It is neither a text nor a list of texts.
+    """
+    listed = [value] if isinstance(value, str) else _listed(value) if value is not None else []
+    if listed is None or not all(isinstance(one, str) for one in listed):
+        raise OptionError(f"{name} must be a name, or a list of names, got {told(value)}.")
+    return None if value is None else tuple(listed)
+
+
+def refuse_unknown(who: str, given: Iterable[str], known: Collection[str], meant: Mapping[str, str]) -> None:
+    """OptionError for a keyword that a function does not have. It says which one was meant.
+
+    Args:
+        who: The function, such as "pv.fit".
+        given: The keywords of a call.
+        known: Those that it has.
+        meant: What other libraries call them.
+    """
+    for name in given:
+        if name not in known:
+            near = f": use {meant[name]}" if name in meant else near_names(name, list(known))
+            near = near or f"; those that it has are {', '.join(known)}"
+            raise OptionError(f"{who} has no option {name!r}{near}.")
+
+
+def with_known_keywords(who: str, meant: Mapping[str, str]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A decorator of a function of many options, whose unknown keywords are refused by `refuse_unknown`."""
+
+    def decorated(function: Callable[P, R]) -> Callable[P, R]:
+        known = tuple(inspect.signature(function).parameters)
+
+        @functools.wraps(function)
+        def called(*args: P.args, **kwargs: P.kwargs) -> R:
+            refuse_unknown(who, kwargs, known, meant)
+            return function(*args, **kwargs)
+
+        return called
+
+    return decorated

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pyrovae._arguments import as_number, as_seed
 from pyrovae.data.strokes import MEASURES, as_ink
 from pyrovae.data.vocabulary import Vocabulary, words_of
 from pyrovae.errors import DataError, OptionError
@@ -76,12 +76,8 @@ class Captions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.seed, int) or self.seed < 0:
-            raise OptionError(f"seed must be a whole number of at least 0, got {self.seed!r}.")
-        if not isinstance(self.told, Real) or not 0 <= self.told <= 1:
-            raise OptionError(
-                f"told is the probability with which an attribute is told, from 0 to 1, got {self.told!r}."
-            )
+        as_seed(self.seed, least=0)
+        as_number("told, the probability with which an attribute is told,", self.told, least=0, most=1)
 
     @classmethod
     def of(

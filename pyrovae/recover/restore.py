@@ -14,6 +14,7 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyrovae._arguments import as_count
 from pyrovae.batching.memory import halving
 from pyrovae.criticism.proposals import check_proposal
 from pyrovae.criticism.psis import pareto_k
@@ -136,11 +137,8 @@ def restore(
         >>> restored.draws.shape, restored.exact
         (torch.Size([20, 3, 1, 4, 4]), True)
     """
-    if num_samples < 1 or num_particles < 1 or moves < 0:
-        raise OptionError(
-            f"num_samples and num_particles must be at least 1 and moves at least 0, got {num_samples}, {num_particles} and "
-            f"{moves}."
-        )
+    num_samples, num_particles = as_count("num_samples", num_samples), as_count("num_particles", num_particles)
+    moves = as_count("moves", moves, least=0)
     check_proposal(proposal)
     chosen = observed_sites(fitted.layouts)[sites_to_generate(fitted, (), site)[0]]
     if chosen.argument is None:

@@ -13,6 +13,7 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor, nn
 
 from pyrovae import families, nets, priors
+from pyrovae._arguments import as_count, as_seed
 from pyrovae.conditionals import Conditional
 from pyrovae.distributions import observed_only
 from pyrovae.errors import OptionError
@@ -33,7 +34,7 @@ def vae(
     rows: Tensor,
     *,
     latent: int | None = None,
-    hidden: Sequence[int] = (64,),
+    hidden: int | Sequence[int] = (64,),
     prior: str | nn.Module = "mixture",
     gaps: bool | None = None,
     ordered: bool = False,
@@ -81,7 +82,8 @@ def vae(
     """
     family = schema.family(rows, floor=FLOOR, ordered=ordered)
     n = len(schema.numbers)
-    size = latent or latent_size(schema)
+    size = latent_size(schema) if latent is None else as_count("latent", latent, also=", or None")
+    seed = as_seed(seed, least=0, most=2**32 - 1)
     copied = n if size >= n else 0
     seen = families.Features(family, mask=bool(rows.isnan().any()) if gaps is None else gaps)
     guide = families.FullNormal(size) if size > 1 else families.Normal(size)
@@ -105,7 +107,7 @@ def cvae(
     condition: int,
     *,
     latent: int | None = None,
-    hidden: Sequence[int] = (64,),
+    hidden: int | Sequence[int] = (64,),
     gaps: bool | None = None,
     ordered: bool = False,
 ) -> CVAE:
@@ -142,7 +144,8 @@ def cvae(
         torch.Size([3, 2])
     """
     family = schema.family(rows, floor=FLOOR, ordered=ordered)
-    n, size, told = len(schema.numbers), latent or latent_size(schema), condition
+    size = latent_size(schema) if latent is None else as_count("latent", latent, also=", or None")
+    n, told = len(schema.numbers), as_count("condition", condition)
     copied = n if size >= n else 0
     seen = families.Features(family, mask=bool(rows.isnan().any()) if gaps is None else gaps)
     z_family = families.FullNormal(size) if size > 1 else families.Normal(size)
