@@ -116,7 +116,8 @@ def number_of(value: Any) -> float | None:
     if isinstance(value, (bool, str, bytes)):
         return None
     try:
-        return int(value) if isinstance(value, Integral) else float(value)
+        number = float(value)
+        return int(value) if isinstance(value, Integral) else number
     except (TypeError, ValueError, RuntimeError, OverflowError):
         return None
 
@@ -211,6 +212,18 @@ def as_function(name: str, value: Any, of: str) -> Any:
     if not callable(value):
         raise OptionError(f"{name} must be a function of {of}, got {told(value)}.")
     return value
+
+
+def as_several(name: str, value: Any, of: str) -> list[Any]:
+    """What a list, a tuple or another series holds.
+
+    Raises:
+        OptionError: It is none, such as a text, a dict or a number. `of` says what it holds, such as "modules".
+    """
+    found = None if index_of(value) is not None else _listed(value)
+    if found is None:
+        raise OptionError(f"{name} must be a list of {of}, got {told(value)}.")
+    return found
 
 
 def as_names(name: str, value: Any) -> tuple[str, ...] | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pyrovae._arguments import as_count, as_mapping, as_names, as_seed
+from pyrovae._arguments import as_count, as_function, as_mapping, as_names, as_seed, as_several
 from pyrovae._html import table
 from pyrovae.criticism.aggregate import aggregate_posterior
 from pyrovae.criticism.bounds import annealed, importance_bounds, inference_gap, log_likelihood
@@ -184,6 +184,8 @@ def criticise(
     num_rows, num_samples = as_count("num_rows", num_rows, least=2), as_count("num_samples", num_samples)
     check_proposal(proposal)
     seed, only = as_seed(seed), as_names("only", only)
+    columns = columns if columns is None or isinstance(columns, Mapping) else as_several("columns", columns, "names")
+    say = None if say is None else as_function("say", say, "the name of a question")
     also = as_mapping("also", also, "functions of the evidence, by the names of questions")
     if unknown := [name for name in only or () if name not in QUESTIONS]:
         raise OptionError(f"only= names questions: {', '.join(QUESTIONS)}; got {', '.join(map(repr, unknown))}.")

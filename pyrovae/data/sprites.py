@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pyrovae._arguments import as_seed
+from pyrovae._arguments import as_seed, index_of
 from pyrovae.data.dataset import Dataset
 from pyrovae.errors import OptionError
 
@@ -96,10 +95,8 @@ def sprites(num_rows: int | None = 10_000, size: int = 32, levels: Sequence[int]
 
 def _whole(numbers: Any) -> tuple[int, ...]:
     """Whole numbers of any kind as Python's; none where one is no whole number."""
-    try:
-        return tuple(operator.index(n) for n in numbers)
-    except TypeError:
-        return ()
+    found = tuple(index_of(n) for n in numbers) if isinstance(numbers, Iterable) else (None,)
+    return () if None in found else tuple(n for n in found if n is not None)
 
 
 def _draw(factors: NDArray[np.int64], size: int, counts: tuple[int, ...]) -> NDArray[Any]:

@@ -1,17 +1,17 @@
 """A family for tables whose columns are of different kinds."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
-from pyrovae._arguments import told
+from pyrovae._arguments import as_several, told
 from pyrovae._html import Shown
 from pyrovae.distributions.columns import ProductOfColumns
 from pyrovae.errors import OptionError, ShapeError
-from pyrovae.families.base import Elementwise, Family
+from pyrovae.families.base import Elementwise, Family, as_family
 from pyrovae.families.counts import Counts, fits, per_row
 
 
@@ -43,10 +43,9 @@ class Columns(Family):
     """
 
     def __init__(self, families: Sequence[Family]) -> None:
-        several = isinstance(families, Iterable) and not isinstance(families, (str, Mapping))
-        listed = list(families) if several else [families]
-        wrong = [f for f in listed if not isinstance(f, Elementwise) or len(f.event_shape) > 1]
-        if wrong or not listed:
+        families = as_several("families", families, "families of independent elements, such as Normal(())")
+        wrong = [f for f in families if not isinstance(f, Elementwise) or len(f.event_shape) > 1]
+        if wrong or not families:
             raise OptionError(
                 "Columns needs a list of families of independent elements, such as Normal(()) for one column or Bernoulli(5) "
                 f"for five, got {told(wrong[0]) if wrong else 'none'}."
@@ -117,13 +116,13 @@ class Features(Shown, nn.Module):
 
     def __init__(self, family: Family, mask: bool = True) -> None:
         super().__init__()
-        self.family, self.mask = family, mask
+        self.family, self.mask = as_family(family), bool(mask)
         if len(family.event_shape) != 1:
             raise ShapeError(
                 f"Features needs a family of rows (D,), got {family}, whose rows are {tuple(family.event_shape)}."
             )
         (num,) = family.event_shape
-        self.num_features = family.features(torch.zeros(1, num)).flatten(1).shape[1] + mask * num
+        self.num_features = family.features(torch.zeros(1, num)).flatten(1).shape[1] + self.mask * num
 
     @property
     def out_shape(self) -> torch.Size:

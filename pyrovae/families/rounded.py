@@ -101,7 +101,8 @@ class RoundedNormal(Elementwise):
 
     def _keep(self, name: str, given: Numbers, otherwise: float | bool, positive: bool = False) -> None:
         values = [otherwise if value is None else value for value in self._listed(name, given)]
-        found = [value if isinstance(value, bool) else number_of(value) for value in values]
+        flags = isinstance(otherwise, bool)
+        found = [value if flags else number_of(value) for value in values]
         if any(value is None or math.isnan(value) or (positive and not 0 < value < math.inf) for value in found):
             raise OptionError(
                 f"RoundedNormal needs {name} to be {'positive ' if positive else ''}numbers, got {told(given)}."

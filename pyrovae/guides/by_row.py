@@ -54,6 +54,8 @@ class ByRow(nn.Module):
         super().__init__()
         self.pair, self.num_rows = as_pair(pair), as_count("num_rows", num_rows)
         self.sites = {name: tuple(shape) for name, shape in as_mapping("sites", sites, "shapes by site").items()}
+        if not self.sites:
+            raise OptionError("sites must name at least one latent site of a row, with its shape: {'z': (2,)}.")
         self.summed = as_names("summed", summed) or ()
         if INDEX in signature_of(pair.model).parameters:
             raise OptionError(

@@ -120,11 +120,7 @@ class HierarchicalVAE(nn.Module):
 def check_levels(lower: Sequence[nn.Module], **others: Sequence[nn.Module]) -> None:
     """Raise PairError unless `lower` has one conditional fewer than there are levels, and each other list one per level."""
     for name, parts in {"lower": lower, **others}.items():
-        if (
-            isinstance(parts, str)
-            or not isinstance(parts, Iterable)
-            or not all(isinstance(one, nn.Module) for one in parts)
-        ):
+        if not isinstance(parts, Iterable) or not all(isinstance(one, nn.Module) for one in parts):
             raise PairError(f"{name} of a hierarchy is a list of modules, from the data upwards, got {told(parts)}.")
     wanted = len(lower) + 1
     if any(len(parts) != wanted for parts in others.values()):

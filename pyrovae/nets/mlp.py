@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyrovae._arguments import MOST, as_widths, index_of, told
+from pyrovae._arguments import MOST, as_number, as_widths, index_of, told
 from pyrovae._shapes import how_to_cast
 from pyrovae.errors import ShapeError
 from pyrovae.nets.normalising import activation_of
@@ -214,6 +214,9 @@ class Rescaled(nn.Module):
         net: A network; the other parents and the output, `(*batch, *out_shape)`, are its own.
         factor: A number, such as 1 / n for counts from 0 to n.
 
+    Raises:
+        OptionError: `factor` is no finite number.
+
     References:
         LeCun et al. 1998, *Efficient BackProp*, section 4.3.
 
@@ -225,7 +228,7 @@ class Rescaled(nn.Module):
 
     def __init__(self, net: nn.Module, factor: float) -> None:
         super().__init__()
-        self.net, self.factor = net, factor
+        self.net, self.factor = net, factor if isinstance(factor, Tensor) else as_number("factor", factor)
         self.out_shape = getattr(net, "out_shape", None)
 
     def forward(self, x: Tensor, *others: Tensor) -> Tensor:

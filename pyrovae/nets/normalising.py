@@ -22,6 +22,9 @@ class LayerNormed:
     Args:
         activation: Makes the activation layer a.
 
+    Raises:
+        OptionError: `activation` does not make a layer.
+
     References:
         Ba, Kiros and Hinton 2016, arXiv:1607.06450.
 
@@ -32,6 +35,7 @@ class LayerNormed:
     """
 
     def __init__(self, activation: Callable[[], nn.Module] = nn.ReLU) -> None:
+        activation_of(None, activation)
         self.activation = activation
 
     def __call__(self) -> nn.Module:
@@ -78,6 +82,7 @@ class BatchNormed:
     """
 
     def __init__(self, activation: Callable[[], nn.Module] = nn.ReLU, momentum: float = 0.1) -> None:
+        activation_of(None, activation)
         self.activation, self.momentum = activation, checked_momentum("BatchNormed", momentum)
 
     def __call__(self, width: int | None = None) -> nn.Module:

@@ -14,7 +14,7 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyrovae._arguments import as_count
+from pyrovae._arguments import as_count, told
 from pyrovae.batching.memory import halving
 from pyrovae.criticism.proposals import check_proposal
 from pyrovae.criticism.psis import pareto_k
@@ -140,6 +140,11 @@ def restore(
     num_samples, num_particles = as_count("num_samples", num_samples), as_count("num_particles", num_particles)
     moves = as_count("moves", moves, least=0)
     check_proposal(proposal)
+    if not isinstance(corruption, Corruption):
+        raise OptionError(
+            f"corruption must be one of pv.corruptions, such as pv.corruptions.Noise(0.3), got {told(corruption)}: write "
+            "pv.corruptions.Corruption(f, sd=...) around a function f of rows."
+        )
     chosen = observed_sites(fitted.layouts)[sites_to_generate(fitted, (), site)[0]]
     if chosen.argument is None:
         raise PairError(
