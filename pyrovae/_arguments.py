@@ -103,12 +103,26 @@ def as_number(
     number = number_of(value)
     inside = number is not None and above < number < below and least <= number <= most and math.isfinite(number)
     if number is None or not inside:
-        bounds = {"above": above, "at least": least, "below": below, "at most": most}
-        told_bounds = " and ".join(f"{words} {bound:g}" for words, bound in bounds.items() if math.isfinite(bound))
-        of = "of " if told_bounds.startswith("at") else ""
-        wanted = {"above 0": "a positive number", "": "a finite number"}.get(told_bounds, f"a number {of}{told_bounds}")
+        wanted = _range(above, least, below, most)
         raise OptionError(f"{name} must be {wanted}{also}, got {told(value)}.{cure and ' '}{cure}")
     return number
+
+
+def _range(above: float, least: float, below: float, most: float) -> str:
+    """The numbers between bounds, in words."""
+    bounds = {"above": above, "at least": least, "below": below, "at most": most}
+    told_bounds = {words: bound for words, bound in bounds.items() if math.isfinite(bound)}
+    match tuple(told_bounds):
+        case ():
+            return "a finite number"
+        case ("above",) if above == 0:
+            return "a positive number"
+        case ("above", "below"):
+            return f"a number between {above:g} and {below:g}"
+        case ("at least", "at most"):
+            return f"a number from {least:g} to {most:g}"
+    words = " and ".join(f"{words} {bound:g}" for words, bound in told_bounds.items())
+    return f"a number {'of ' if words.startswith('at') else ''}{words}"
 
 
 def number_of(value: Any) -> float | None:

@@ -187,7 +187,5 @@ class Clip(Corruption):
 def _check_sd(sd: Any) -> None:
     """OptionError for what is no standard deviation: a number, or a tensor of them."""
     wrong = number_of(sd) is None and not (isinstance(sd, Tensor) and sd.dtype != torch.bool)
-    if wrong or not bool((torch.as_tensor(sd) >= 0).all()):
-        raise OptionError(
-            f"sd is a standard deviation, a number or a tensor, and must not be negative, got {told(sd)}."
-        )
+    if wrong or not bool(((torch.as_tensor(sd) >= 0) & torch.isfinite(torch.as_tensor(sd))).all()):
+        raise OptionError(f"sd is a standard deviation, a number or a tensor, finite and not negative, got {told(sd)}.")

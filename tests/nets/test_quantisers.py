@@ -284,8 +284,8 @@ def test_a_missing_extra_is_named(build: Any, monkeypatch: pytest.MonkeyPatch) -
         (lambda: FSQ((8, 2), 2), "levels of FSQ must be a whole number from 3 .*got \\(8, 2\\)"),
         (lambda: VQ(1, 3, 2), "num_codes of VQ must be at least 2 .*got 1"),
         (lambda: VQ(6, 0, 2), "width of VQ must be at least 1 .*got 0"),
-        (lambda: VQ(6, 3, 2, decay=1.0), "decay of VQ must be a number above 0 and below 1, got 1.0"),
-        (lambda: VQ(6, 3, 2, decay="a"), "decay of VQ must be a number above 0 and below 1, got 'a'"),  # type: ignore[arg-type]
+        (lambda: VQ(6, 3, 2, decay=1.0), "decay of VQ must be a number between 0 and 1, got 1.0"),
+        (lambda: VQ(6, 3, 2, decay="a"), "decay of VQ must be a number between 0 and 1, got 'a'"),  # type: ignore[arg-type]
         (lambda: VQ(6, 3, 2, restart_below="a"), "restart_below of VQ must be a number"),  # type: ignore[arg-type]
         (lambda: SimVQ(6, 3, 2, commitment="a"), "commitment of SimVQ must be a positive number"),  # type: ignore[arg-type]
         (
