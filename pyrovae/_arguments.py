@@ -18,6 +18,7 @@ from pyrovae.errors import OptionError, shortened
 
 P = ParamSpec("P")
 R = TypeVar("R")
+MOST_LAYERS = 1000
 MOST = 2**31 - 1  # units of a layer, or elements of a row along one dimension: 8 GiB in float32
 
 

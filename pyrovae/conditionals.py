@@ -13,7 +13,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyrovae._arguments import as_count, as_widths, index_of
+from pyrovae._arguments import MOST_LAYERS, as_count, as_widths, index_of
 from pyrovae.distributions import Flow, LowRankNormal
 from pyrovae.errors import OptionError, PairError, ShapeError
 from pyrovae.families import Family
@@ -259,7 +259,7 @@ class ConditionalFlow(nn.Module):
             )
         if kind == "maf":
             raise OptionError("A conditional flow has kind 'iaf', 'nsf' or 'coupling', got 'maf'. Use kind='iaf'.")
-        self.net, self.kind, self.transforms = net, kind, as_count("transforms", transforms)
+        self.net, self.kind, self.transforms = net, kind, as_count("transforms", transforms, most=MOST_LAYERS)
         self.flow_hidden = as_widths("flow_hidden", flow_hidden)
         self.context = out[0] - 2 * self.latent
         self.transform = transform(self.latent, self.context, kind, self.transforms, self.flow_hidden)

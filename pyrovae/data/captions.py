@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae._arguments import as_number, as_seed
+from pyrovae._arguments import as_number, as_seed, as_several
 from pyrovae.data.strokes import MEASURES, as_ink
 from pyrovae.data.vocabulary import Vocabulary, words_of
 from pyrovae.errors import DataError, OptionError
+from pyrovae.pair.arrays import as_tensor
 
 CLASS = "class"
 CAPTIONS = "captions"  # what `load(conditions=...)` and `--condition` call them
@@ -95,6 +96,7 @@ class Captions:
                 without it, such as "a"; or pixels are negative or not finite.
             ShapeError: These are no gray images.
         """
+        images = as_tensor("images", images)
         if not len(images):
             raise DataError("Captions need images to find out what is thin and what is bold, got none.")
         return cls.of_measures(measure(images), classes, told, seed)
@@ -112,7 +114,7 @@ class Captions:
             else:
                 low, high = np.quantile(values.numpy(), (0.25, 0.75))
                 limits[name] = (float(low), float(high))
-        named = _class_names(classes) if classes is not None else ()
+        named = () if classes is None else _class_names(as_several("classes", classes, "names of classes"))
         digits = bool(named) and all(len(names) == 2 for names in named)
         phrases = {CLASS: named, **WORDS} if named else dict(WORDS)
         return cls(phrases, limits, noun=DIGIT if digits else IMAGE, told=told, seed=seed)

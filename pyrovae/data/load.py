@@ -148,7 +148,7 @@ def read(
         if source in NAMES:
             if label is not None:
                 raise OptionError(f"{source} has its own labels, got label={label!r}. Leave the label out.")
-            root = None if data_root is None else expanded(data_root).absolute()
+            root = None if data_root is None else expanded(as_path("data_root", data_root)).absolute()
             if source == "digits":
                 return load_digits()
             return sprites() if source == "sprites" else load_idx(source, root)
@@ -195,7 +195,7 @@ def load_again(
         True
     """
     source = as_mapping("source", source, "what load wrote down of the data, dataset.source")
-    root = source.get("data_root") if data_root is None else data_root
+    root = source.get("data_root") if data_root is None else as_path("data_root", data_root)
     if data is not None:
         if source.get("name"):
             raise OptionError(f"The data are {source['name']}, and come from no file: leave --data out.")

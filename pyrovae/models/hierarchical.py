@@ -8,7 +8,7 @@ import pyro
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyrovae._arguments import as_count, as_widths, told
+from pyrovae._arguments import MOST_LAYERS, as_count, as_widths, told
 from pyrovae.conditionals import Conditional, mlp
 from pyrovae.errors import OptionError, PairError, ShapeError
 from pyrovae.families import Family, Normal
@@ -147,7 +147,7 @@ def as_levels(
             "of_levels needs a family of vectors, such as Bernoulli(784), and as many hidden widths as levels, got "
             f"{family}, levels={levels} and hidden={hidden}. Flatten images, or call the constructor."
         )
-    return levels, hidden, as_count("layers", layers)
+    return levels, hidden, as_count("layers", layers, most=MOST_LAYERS)
 
 
 def normals(

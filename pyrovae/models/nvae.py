@@ -8,7 +8,7 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
-from pyrovae._arguments import MOST, as_count, as_number, as_widths
+from pyrovae._arguments import MOST, MOST_LAYERS, as_count, as_number, as_widths
 from pyrovae.conditionals import Conditional
 from pyrovae.distributions import residual_normal
 from pyrovae.errors import OptionError, ShapeError
@@ -102,7 +102,10 @@ class NVAE(nn.Module):
         self.channels = as_widths("channels of NVAE", channels, some=True, one="resolution, the finest first")
         self.groups = as_widths("groups of NVAE", groups, some=True, one="resolution, the coarsest first")
         self.latent_channels = latent_channels = as_count("latent_channels of NVAE", latent_channels, most=MOST)
-        self.cells, self.expansion = as_count("cells of NVAE", cells), as_count("expansion of NVAE", expansion, 0)
+        self.cells, self.expansion = (
+            as_count("cells of NVAE", cells, most=MOST_LAYERS),
+            as_count("expansion of NVAE", expansion, 0),
+        )
         self.rescale = rescale = as_number("rescale of NVAE", rescale, above=0)
         self._check()
         sizes = halvings((family.event_shape[-2], family.event_shape[-1]), len(self.channels))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyrovae._arguments import as_choice, as_count, as_widths
+from pyrovae._arguments import MOST_LAYERS, as_choice, as_count, as_widths
 from pyrovae._zuko import zuko
 
 KINDS = ("nsf", "maf", "iaf", "coupling")
@@ -38,7 +38,7 @@ def transform(features: int, context: int, kind: str, transforms: int, hidden: i
     are not positive.
     """
     as_choice("kind of a flow", kind, KINDS)
-    transforms, hidden = as_count("transforms", transforms), as_widths("hidden", hidden)
+    transforms, hidden = as_count("transforms", transforms, most=MOST_LAYERS), as_widths("hidden", hidden)
     more: dict[str, Any] = {}
     if kind == "nsf":
         more = {"univariate": _spline(), "shapes": [(BINS,), (BINS,), (BINS - 1,)]}

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from pyrovae._arguments import as_count, as_number, as_widths
+from pyrovae._arguments import MOST_LAYERS, as_count, as_number, as_widths
 from pyrovae.errors import ShapeError
 from pyrovae.nets.cells import Conv, EncoderCell, Planes, Upsample, halvings
 from pyrovae.nets.mlp import as_length, as_size, check_inputs
@@ -48,7 +48,7 @@ class GridEncoder(nn.Module):
         super().__init__()
         self.in_shape, self.width = as_size(in_shape), as_length("width", width)
         self.channels = as_widths("channels", channels, one="halving")
-        self.cells, self.rescale = as_count("cells", cells, least=0), as_number("rescale", rescale, above=0)
+        self.cells, self.rescale = as_count("cells", cells, 0, MOST_LAYERS), as_number("rescale", rescale, above=0)
         if len(self.in_shape) not in (2, 3) or not self.channels:
             raise ShapeError(
                 f"GridEncoder needs in_shape (C, H, W) or (H, W) and channels for at least one halving, got "
@@ -101,7 +101,10 @@ class GridDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.width, self.out_shape = as_length("width", width), as_size(out_shape)
-        self.channels, self.cells = as_widths("channels", channels, one="doubling"), as_count("cells", cells, least=0)
+        self.channels, self.cells = (
+            as_widths("channels", channels, one="doubling"),
+            as_count("cells", cells, 0, MOST_LAYERS),
+        )
         if len(self.out_shape) < 2 or not self.channels:
             raise ShapeError(
                 f"GridDecoder needs an out_shape that ends in (H, W) and channels for at least one doubling, got "

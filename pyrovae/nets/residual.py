@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyrovae._arguments import as_count, index_of, told
+from pyrovae._arguments import MOST_LAYERS, as_count, index_of, told
 from pyrovae.errors import OptionError
 from pyrovae.nets.conv import ConvDecoder, ConvEncoder
 from pyrovae.nets.mlp import MLP
@@ -72,7 +72,7 @@ class ResidualMLP(MLP):
         blocks: int = 1,
     ) -> None:
         super().__init__(in_features, out_shape, hidden, activation)
-        self.blocks = as_count("blocks", blocks, least=0)
+        self.blocks = as_count("blocks", blocks, 0, MOST_LAYERS)
         self.rest = nn.Sequential()
         for n, m in pairwise((*self.hidden, self.out_shape.numel())):
             self.rest.extend(
@@ -115,7 +115,7 @@ class ResNetEncoder(ConvEncoder):
         blocks: int = 1,
     ) -> None:
         super().__init__(in_shape, out_shape, channels, hidden, activation)
-        self.blocks = as_count("blocks", blocks, least=0)
+        self.blocks = as_count("blocks", blocks, 0, MOST_LAYERS)
         plain = list(self.convolutions)
         self.convolutions = nn.Sequential()
         for convolution, act, width in zip(plain[::2], plain[1::2], self.channels):
@@ -158,7 +158,7 @@ class ResNetDecoder(ConvDecoder):
         blocks: int = 1,
     ) -> None:
         super().__init__(in_features, out_shape, channels, hidden, activation)
-        self.blocks = as_count("blocks", blocks, least=0)
+        self.blocks = as_count("blocks", blocks, 0, MOST_LAYERS)
         self.activations = nn.ModuleList(
             nn.Sequential(
                 *(ResidualBlock(_convolution, width, activation) for _ in range(self.blocks)),

@@ -7,7 +7,7 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
-from pyrovae._arguments import as_count, as_widths
+from pyrovae._arguments import MOST_LAYERS, as_count, as_widths
 from pyrovae._html import Shown
 from pyrovae.distributions import Flow
 from pyrovae.errors import ShapeError
@@ -100,7 +100,11 @@ class FlowPrior(Shown, nn.Module):
             raise ShapeError(
                 f"FlowPrior needs vectors as rows, got event_shape {event_shape!r}. Use FlowPrior(num_latent)."
             )
-        self.kind, self.transforms, self.hidden = kind, as_count("transforms", transforms), as_widths("hidden", hidden)
+        self.kind, self.transforms, self.hidden = (
+            kind,
+            as_count("transforms", transforms, most=MOST_LAYERS),
+            as_widths("hidden", hidden),
+        )
         self.transform = transform(self.event_shape[0], 0, kind, self.transforms, self.hidden)
         self.base = base
         shape = getattr(base, "event_shape", self.event_shape)

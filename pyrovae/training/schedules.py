@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from pyrovae._arguments import as_count, as_number
+from pyrovae._arguments import as_count, as_function, as_number
 from pyrovae.errors import OptionError
 
 WEIGHTS = ("lr", "kl", "model", "temperature")
@@ -264,7 +264,7 @@ def weights_at(schedule: Schedule, step: Step) -> dict[str, float]:
         >>> pv.schedules.weights_at(lambda step: {"kl": 0.5}, pv.schedules.Step(0, 10, 100))
         {'kl': 0.5}
     """
-    given = schedule(step)
+    given = as_function("schedule", schedule, "the step")(step)
     if not isinstance(given, Mapping):
         raise OptionError(f"A schedule returns a dict of weights ({', '.join(WEIGHTS)}), got {type(given).__name__}.")
     found = {name: float(value) for name, value in given.items()}

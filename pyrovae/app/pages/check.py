@@ -48,7 +48,7 @@ def save_page(report: Report, path: str | Path, title: str = "Is this fit any go
         True
     """
     path = as_path("path", path)
-    write_file(path, page(report, title).encode())
+    write_file(path, page(report, str(title)).encode())
     return path
 
 

@@ -90,7 +90,7 @@ class TensorBoard(Tracker):
     def __init__(self, folder: str | Path) -> None:
         super().__init__()
         need_package("tensorboard", "tensorboard")
-        self.folder = Path(folder)
+        self.folder = as_path("folder", folder)
         self._writer: Any = None
         self._flushed = -math.inf
 
