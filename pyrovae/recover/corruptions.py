@@ -11,6 +11,8 @@ from torch import Tensor
 from pyrovae._arguments import as_count, as_function, as_number, number_of, told
 from pyrovae.errors import OptionError, ShapeError
 
+__all__ = ["Blur", "Clip", "Corruption", "Downsample", "Mask", "Noise"]
+
 
 class Corruption:
     """`x_seen = f(x) + sd e`, e standard normal: a function of one's own, for `pv.restore`.

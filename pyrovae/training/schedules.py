@@ -15,6 +15,20 @@ from typing import NamedTuple
 from pyrovae._arguments import as_count, as_function, as_number
 from pyrovae.errors import OptionError
 
+__all__ = [
+    "WEIGHTS",
+    "Schedule",
+    "Step",
+    "as_schedule",
+    "combine",
+    "cooling",
+    "kl_cycles",
+    "kl_warmup",
+    "lagging",
+    "one_cycle",
+    "weights_at",
+]
+
 WEIGHTS = ("lr", "kl", "model", "temperature")
 
 
