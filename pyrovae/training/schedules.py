@@ -16,8 +16,6 @@ from pyrovae._arguments import as_count, as_function, as_number
 from pyrovae.errors import OptionError
 
 __all__ = [
-    "WEIGHTS",
-    "Schedule",
     "Step",
     "as_schedule",
     "combine",
