@@ -103,8 +103,6 @@ class FitOptions:
         if self.checkpoint is not None:
             self.checkpoint = as_path("checkpoint", self.checkpoint)
         self.info = as_mapping("info", self.info, "what is kept with the run")
-        for name in ("group_size", "group_weight"):
-            as_mapping(name, getattr(self, name), "numbers by the names of groups")
         as_choice("on_nan", self.on_nan, ON_NAN)
         if isinstance(self.validation, (int, float)) and not 0 < self.validation < 1:
             raise OptionError(
