@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pyrovae._arguments import as_count
 from pyrovae.conditionals import Conditional, mlp
 from pyrovae.errors import DataError, OptionError
 from pyrovae.families import Normal
@@ -17,7 +18,6 @@ from pyrovae.models import VAE
 from pyrovae.pair.arrays import as_tensor
 from pyrovae.priors import StandardNormal
 from pyrovae.training.fit import fit
-from pyrovae.training.fit_options import whole_number
 
 NOISES = ("column", "shared")
 LEAST_NOISE = 1e-3  # of a column's standard deviation: below it, a factor is the column itself
@@ -94,8 +94,7 @@ def linear_em(
             f"linear_em takes at least two rows of numbers without gaps, (N, D), got {tuple(x.shape)}: fill gaps, or fit a "
             "pv.VAE with pv.observed_only(likelihood)."
         )
-    number, iterations = whole_number("latent", latent, least=1), whole_number("epochs", epochs, least=1)
-    assert number is not None and iterations is not None
+    number, iterations = as_count("latent", latent), as_count("epochs", epochs)
     if number >= x.shape[1]:
         raise OptionError(f"latent must be less than the {x.shape[1]} columns, got {latent}.")
     if noise not in NOISES:

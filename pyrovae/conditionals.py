@@ -13,12 +13,14 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyrovae._arguments import MOST_LAYERS, as_count, as_widths, index_of
 from pyrovae.distributions import Flow, LowRankNormal
 from pyrovae.errors import OptionError, PairError, ShapeError
 from pyrovae.families import Family
+from pyrovae.families.base import as_family
 from pyrovae.nets import MLP, ConvDecoder, ConvEncoder, ResidualMLP, ResNetDecoder, ResNetEncoder
 from pyrovae.nets.flows import transform
-from pyrovae.nets.mlp import as_size
+from pyrovae.nets.mlp import as_length
 
 
 class Conditional(nn.Module):
@@ -33,6 +35,7 @@ class Conditional(nn.Module):
 
     Raises:
         ShapeError: `net` has an attribute `out_shape` that differs from `family.param_shape`.
+        OptionError: `family` is none.
 
     References:
         Koller and Friedman 2009, *Probabilistic Graphical Models*, chapter 5.
@@ -47,7 +50,7 @@ class Conditional(nn.Module):
 
     def __init__(self, net: nn.Module, family: Family) -> None:
         super().__init__()
-        self.net, self.family = net, family
+        self.net, self.family = net, as_family(family)
         out_shape = getattr(net, "out_shape", family.param_shape)
         if tuple(out_shape) != tuple(family.param_shape):
             raise ShapeError(
@@ -68,7 +71,7 @@ class Conditional(nn.Module):
 def mlp(
     in_features: int | tuple[int, ...],
     family: Family,
-    hidden: Sequence[int] = (400,),
+    hidden: int | Sequence[int] = (400,),
     activation: Callable[[], nn.Module] = nn.ReLU,
 ) -> Conditional:
     """A perceptron as a conditional: `p(child | parents) = family(MLP(parents))`.
@@ -77,14 +80,16 @@ def mlp(
         in_features: Number of features of the parent, which is a tensor `(*batch, in_features)`; or a tuple with one such
             number for each of several parents.
         family: The family of the child.
-        hidden: Widths of the hidden layers; `()` makes the parameters a linear function of the parents.
+        hidden: Widths of the hidden layers, an int for one layer; `()` makes the parameters a linear function of the parents.
         activation: Builds the activation after each hidden layer.
 
     Returns:
         A `Conditional`.
 
     Raises:
-        ShapeError: Raised by a call whose parents have another number, trailing shape or dtype than `in_features` says.
+        ShapeError: `in_features` holds something else than positive ints; or, raised by a call, the parents have another
+            number, trailing shape or dtype than it says.
+        OptionError: `hidden` holds something else than positive ints, `family` is none, or `activation` does not make a layer.
 
     References:
         Kingma and Welling 2014, arXiv:1312.6114, appendix C.
@@ -97,14 +102,14 @@ def mlp(
         >>> encoder(torch.zeros(5, 784), torch.zeros(5, 10)).mean.shape
         torch.Size([5, 2])
     """
-    return Conditional(MLP(in_features, family.param_shape, hidden, activation), family)
+    return Conditional(MLP(in_features, as_family(family).param_shape, hidden, activation), family)
 
 
 def conv(
     in_features: int | tuple[int, ...],
     family: Family,
-    channels: Sequence[int] = (32, 64),
-    hidden: Sequence[int] = (),
+    channels: int | Sequence[int] = (32, 64),
+    hidden: int | Sequence[int] = (),
     activation: Callable[[], nn.Module] = nn.ReLU,
 ) -> Conditional:
     """A convolutional network as a conditional: an image encoder or an image decoder, depending on `in_features`.
@@ -116,9 +121,9 @@ def conv(
         in_features: `(C, H, W)` or `(H, W)` for an encoder of images `(*batch, C, H, W)` or `(*batch, H, W)`; an int for a
             decoder of vectors `(*batch, in_features)`.
         family: The family of the child. For a decoder its event is an image, `(C, H, W)` or `(H, W)`.
-        channels: Channels of the convolutions, listed from the image inwards. A decoder uses them in reverse, so that the
-            same tuple serves both.
-        hidden: Widths of fully connected layers between the convolutions and the vector at the other end.
+        channels: Channels of the convolutions, listed from the image inwards, an int for one. A decoder uses them in reverse,
+            so that the same tuple serves both.
+        hidden: Widths of fully connected layers, an int for one, between the convolutions and the vector at the other end.
         activation: Builds the activation after each hidden layer.
 
     Returns:
@@ -126,6 +131,7 @@ def conv(
 
     Raises:
         ShapeError: `in_features` is an int but the event of `family` is not an image.
+        OptionError: As `mlp`, also of `channels`.
 
     References:
         Radford, Metz and Chintala 2016, arXiv:1511.06434; here with upsampling in place of transposed convolutions.
@@ -138,6 +144,8 @@ def conv(
         torch.Size([5, 8, 8])
     """
     net: nn.Module
+    family, channels = as_family(family), as_widths("channels", channels, one="convolution")
+    in_features = in_features if (size := index_of(in_features)) is None else size
     if not isinstance(in_features, int):
         net = ConvEncoder(in_features, family.param_shape, channels, hidden, activation)
     elif len(family.event_shape) in (2, 3) and family.param_shape[-2:] == family.event_shape[-2:]:
@@ -153,8 +161,8 @@ def conv(
 def resnet(
     in_features: int | tuple[int, ...],
     family: Family,
-    channels: Sequence[int] = (32, 64),
-    hidden: Sequence[int] | None = None,
+    channels: int | Sequence[int] = (32, 64),
+    hidden: int | Sequence[int] | None = None,
     activation: Callable[[], nn.Module] = nn.ReLU,
     blocks: int = 1,
 ) -> Conditional:
@@ -165,7 +173,8 @@ def resnet(
             image, and for a `nets.ResidualMLP` otherwise.
         family: The family of the child.
         channels: Channels of the convolutions as in `conv`; not used by the perceptron.
-        hidden: Widths of the fully connected layers. `None` means `()` for images and `(400,)` for the perceptron.
+        hidden: Widths of the fully connected layers, an int for one. `None` means `()` for images and `(400,)` for the
+            perceptron.
         activation: Builds the activation after each hidden layer.
         blocks: Residual blocks per layer.
 
@@ -174,6 +183,7 @@ def resnet(
 
     Raises:
         ShapeError: `in_features` or the event of `family` has a shape that none of the three networks takes.
+        OptionError: As `mlp`, also of `channels` and `blocks`.
 
     References:
         He et al. 2016, arXiv:1603.05027.
@@ -185,7 +195,9 @@ def resnet(
         torch.Size([5, 64])
     """
     net: nn.Module
-    layers = tuple(hidden or ())
+    family, channels = as_family(family), as_widths("channels", channels, one="convolution")
+    layers = as_widths("hidden", () if hidden is None else hidden)
+    in_features = in_features if (size := index_of(in_features)) is None else size
     if not isinstance(in_features, int):
         net = ResNetEncoder(in_features, family.param_shape, channels, layers, activation, blocks)
     elif len(family.event_shape) in (2, 3) and family.param_shape[-2:] == family.event_shape[-2:]:
@@ -210,7 +222,7 @@ class ConditionalFlow(nn.Module):
         kind: `"iaf"`, autoregressive and affine; `"nsf"`, autoregressive rational-quadratic splines on [-5, 5];
             `"coupling"`, affine, two passes in either direction.
         transforms: Number of transforms composed in `t`.
-        flow_hidden: Widths of the hidden layers of each transform's network.
+        flow_hidden: Widths of the hidden layers of each transform's network, an int for one.
 
     Raises:
         ShapeError: `net.out_shape` is missing or leaves no context.
@@ -229,10 +241,16 @@ class ConditionalFlow(nn.Module):
     """
 
     def __init__(
-        self, net: nn.Module, latent: int, kind: str = "iaf", transforms: int = 2, flow_hidden: Sequence[int] = (64,)
+        self,
+        net: nn.Module,
+        latent: int,
+        kind: str = "iaf",
+        transforms: int = 2,
+        flow_hidden: int | Sequence[int] = (64,),
     ) -> None:
         super().__init__()
-        (self.latent,) = self.event_shape = as_size(latent)
+        self.latent = as_length("latent", latent)
+        self.event_shape = torch.Size([self.latent])
         out = getattr(net, "out_shape", None)
         if out is None or len(out) != 1 or out[0] <= 2 * self.latent:
             raise ShapeError(
@@ -241,9 +259,10 @@ class ConditionalFlow(nn.Module):
             )
         if kind == "maf":
             raise OptionError("A conditional flow has kind 'iaf', 'nsf' or 'coupling', got 'maf'. Use kind='iaf'.")
-        self.net, self.kind, self.transforms, self.flow_hidden = net, kind, transforms, tuple(flow_hidden)
+        self.net, self.kind, self.transforms = net, kind, as_count("transforms", transforms, most=MOST_LAYERS)
+        self.flow_hidden = as_widths("flow_hidden", flow_hidden)
         self.context = out[0] - 2 * self.latent
-        self.transform = transform(self.latent, self.context, kind, transforms, self.flow_hidden)
+        self.transform = transform(self.latent, self.context, kind, self.transforms, self.flow_hidden)
 
     def forward(self, *parents: Tensor) -> TorchDistributionMixin:
         loc, raw, context = self.net(*parents).split([self.latent, self.latent, self.context], -1)
@@ -255,10 +274,10 @@ def flow(
     in_features: int | tuple[int, ...],
     latent: int,
     kind: str = "iaf",
-    hidden: Sequence[int] = (400,),
+    hidden: int | Sequence[int] = (400,),
     transforms: int = 2,
     context: int = 64,
-    flow_hidden: Sequence[int] = (64,),
+    flow_hidden: int | Sequence[int] = (64,),
     activation: Callable[[], nn.Module] = nn.ReLU,
 ) -> ConditionalFlow:
     """A `ConditionalFlow` whose base and context come from one perceptron of the parents.
@@ -267,10 +286,10 @@ def flow(
         in_features: Number of features of the parent, `(*batch, in_features)`, or a tuple with one for each parent.
         latent: Dimension L of z, `(*batch, L)`.
         kind: `"iaf"`, `"nsf"` or `"coupling"`, see `ConditionalFlow`.
-        hidden: Widths of the perceptron's hidden layers.
+        hidden: Widths of the perceptron's hidden layers, an int for one.
         transforms: Number of transforms in the flow.
         context: How many numbers the perceptron passes to the flow, in addition to the location and scale of its base.
-        flow_hidden: Widths of the hidden layers of each transform's network.
+        flow_hidden: Widths of the hidden layers of each transform's network, an int for one.
         activation: Builds the perceptron's activations.
 
     Returns:
@@ -288,7 +307,7 @@ def flow(
         >>> encoder(torch.zeros(5, 784)).rsample().shape
         torch.Size([5, 3])
     """
-    net = MLP(in_features, 2 * as_size(latent)[0] + context, hidden, activation)
+    net = MLP(in_features, 2 * as_length("latent", latent) + as_length("context", context), hidden, activation)
     return ConditionalFlow(net, latent, kind, transforms, flow_hidden)
 
 
@@ -389,7 +408,7 @@ class Padded(nn.Module):
 
     def __init__(self, likelihood: nn.Module, dims: Sequence[int] | Tensor, size: int) -> None:
         super().__init__()
-        self.likelihood, self.dims, self.size = likelihood, _numbers("Padded", dims), as_size(size)[0]
+        self.likelihood, self.dims, self.size = likelihood, _numbers("Padded", dims), as_length("size", size)
         whole = torch.as_tensor(dims)
         if max(self.dims) >= self.size or (whole.dtype == torch.bool and len(whole) != self.size):
             raise OptionError(

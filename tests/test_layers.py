@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "pyrovae"
 # A room may import itself and the rooms named here.
 BASE = {
     "errors",
+    "_arguments",
     "_dispatch",
     "_files",
     "_foreign",
@@ -28,6 +29,7 @@ PAIR = BASE | {"pair"}
 TRAINING = PAIR | {"weights", "objectives", "guides", "engine", "batching", "fitted", "training"}
 RULES = {
     "errors": set(),
+    "_arguments": {"errors", "_near"},
     "_html": set(),
     "_files": {"errors", "_near"},
     "_near": set(),

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae._arguments import MOST, as_count, as_number, as_seed
 from pyrovae.errors import CheckpointError, DataError, OptionError
 
 
@@ -53,14 +54,10 @@ class Split:
     def __post_init__(self) -> None:
         fractions = {"test": self.test_fraction, "validation": self.validation_fraction}
         for name, fraction in fractions.items():
-            if not 0 <= fraction < 1:  # this also catches NaN
-                raise OptionError(
-                    f"The {name} fraction must lie in [0, 1), got {fraction}: 0.2 means a fifth of the rows."
-                )
+            as_number(f"The {name} fraction", fraction, least=0, below=1, cure="0.2 means a fifth of the rows.")
         if sum(fractions.values()) >= 1:
             raise OptionError(f"The fractions {fractions} leave nothing to train on: their sum must be below 1.")
-        if not 0 <= self.seed < 2**63:
-            raise OptionError(f"The seed must lie in [0, 2**63), got {self.seed}: give a non-negative integer.")
+        seed, _ = as_seed(self.seed, least=0), as_count("num_rows", self.num_rows, least=0, most=MOST)
         sizes = {name: math.floor(fraction * self.num_rows + 0.5) for name, fraction in fractions.items()}
         sizes["train"] = self.num_rows - sum(sizes.values())
         empty = [name for name, size in sizes.items() if size < 1 and fractions.get(name, 1.0) > 0]
@@ -69,7 +66,7 @@ class Split:
                 f"{self.num_rows} rows leave no row for {' and '.join(empty)} (the fractions are {fractions}): "
                 "give more rows or other fractions; 0 leaves a part out."
             )
-        order = torch.randperm(self.num_rows, generator=torch.Generator().manual_seed(self.seed))
+        order = torch.randperm(self.num_rows, generator=torch.Generator().manual_seed(seed))
         for name in ("test", "validation", "train"):
             part, order = order[: sizes[name]], order[sizes[name] :]
             object.__setattr__(self, name, part.clone())

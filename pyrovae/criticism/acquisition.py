@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from pyrovae.errors import DataError, ShapeError
+from pyrovae.pair.arrays import as_tensor
 
 __all__ = [
     "entropy",
@@ -66,6 +69,7 @@ def information_gain(probabilities: Tensor) -> Tensor:
         >>> pv.acquisition.information_gain(torch.full((2, 1, 2), 0.5))  # two that are equally unsure
         tensor([0.])
     """
+    probabilities = as_probabilities(probabilities)
     if probabilities.dim() != 3 or len(probabilities) < 2:
         raise ShapeError(
             "information_gain needs the probabilities (S, N, C) of S >= 2 members of a committee, got "
@@ -75,6 +79,11 @@ def information_gain(probabilities: Tensor) -> Tensor:
     return (entropy(probabilities.mean(0)) - entropy(probabilities).mean(0)).clamp_min(0.0)
 
 
+def as_probabilities(probabilities: Any) -> Tensor:
+    """Probabilities as a tensor, which itself is kept, with its gradient. DataError for what are no numbers."""
+    return probabilities if isinstance(probabilities, Tensor) else as_tensor("probabilities", probabilities)
+
+
 def check_probabilities(probabilities: Tensor) -> Tensor:
     """Return the tensor if its last dimension has probabilities that sum to 1 within 1e-3.
 
@@ -82,6 +91,7 @@ def check_probabilities(probabilities: Tensor) -> Tensor:
         ShapeError: The tensor is not floating or has no dimension of classes.
         DataError: The rows are not probabilities.
     """
+    probabilities = as_probabilities(probabilities)
     if probabilities.dim() < 1 or not probabilities.is_floating_point() or probabilities.shape[-1] < 1:
         raise ShapeError(
             f"Probabilities must be a floating tensor of shape (*batch, C), got {str(probabilities.dtype)[6:]} "

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae._arguments import as_choice, as_count
 from pyrovae._html import Told
 from pyrovae.batching.checks import check_rows
 from pyrovae.batching.memory import halving
 from pyrovae.criticism.annealing import Annealer, Path, coordinates_of, schedule
 from pyrovae.criticism.coordinates import NotRefinable
 from pyrovae.criticism.prior_as_guide import with_prior_as_guide
-from pyrovae.errors import OptionError, PairError
+from pyrovae.errors import PairError
 from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
 
 STARTS = ("prior", "guide")
@@ -158,10 +159,8 @@ def check_options(num_temperatures: int, num_chains: int, num_leapfrog: int, sta
     """OptionError unless there are chains to run, from a start that is known."""
     numbers = {"num_temperatures": num_temperatures, "num_chains": num_chains, "num_leapfrog": num_leapfrog}
     for name, value in numbers.items():
-        if value < 1:
-            raise OptionError(f"{name} must be at least 1, got {value}.")
-    if start not in STARTS:
-        raise OptionError(f"start must be one of {', '.join(map(repr, STARTS))}, got {start!r}.")
+        as_count(name, value)
+    as_choice("start", start, STARTS)
 
 
 def annealer_of(

@@ -13,9 +13,11 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
+from pyrovae._arguments import MOST, as_choice, as_count, as_number
 from pyrovae._lazily import Lazily
-from pyrovae.criticism.acquisition import check_probabilities
-from pyrovae.errors import DataError, OptionError, ShapeError
+from pyrovae.criticism.acquisition import as_probabilities, check_probabilities
+from pyrovae.errors import DataError, ShapeError
+from pyrovae.pair.arrays import as_tensor
 
 __all__ = [
     "Reliability",
@@ -56,7 +58,8 @@ def share_interval(share: float, total: float, *, level: float = 0.95) -> tuple[
         >>> round(low, 3), high
         (0.61, 1.0)
     """
-    if total <= 0:
+    share, level = as_number("share", share, least=0, most=1), as_number("level", level, above=0, below=1)
+    if as_number("total", total) <= 0:
         return 0.0, 1.0
     z2 = NormalDist().inv_cdf(0.5 + level / 2) ** 2
     middle = (share + z2 / (2 * total)) / (1 + z2 / total)
@@ -121,10 +124,8 @@ def reliability(probabilities: Tensor, labels: Tensor, *, num_bins: int = 15, bi
         >>> pv.calibration.reliability(p, torch.tensor([0, 1, -1]), num_bins=10).accuracy
         tensor([0.5000], dtype=torch.float64)
     """
-    if num_bins < 1:
-        raise OptionError(f"num_bins must be at least 1, got {num_bins}.")
-    if bins not in BINS:
-        raise OptionError(f"bins must be 'width' or 'mass', got {bins!r}.")
+    num_bins = as_count("num_bins", num_bins, most=MOST)
+    as_choice("bins", bins, BINS)
     p, y = _known(probabilities, labels)
     confidence, predicted = p.max(-1)
     if bins == "width":
@@ -301,8 +302,10 @@ def with_temperature(probabilities: Tensor, temperature: float) -> Tensor:
         >>> pv.calibration.with_temperature(torch.tensor([0.9, 0.1]), 2.0)
         tensor([0.7500, 0.2500])
     """
-    if not temperature > 0:
-        raise OptionError(f"temperature must be positive, got {temperature!r}.")
+    temperature, probabilities = (
+        as_number("temperature", temperature, above=0),
+        as_probabilities(probabilities),
+    )
     return (_log(check_probabilities(probabilities)) / temperature).softmax(-1).to(probabilities.dtype)
 
 
@@ -318,7 +321,8 @@ def _known(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         ShapeError: The shapes do not fit together.
         DataError: The rows are not probabilities, a label is not a class number, or no label is known.
     """
-    p, y = probabilities.detach().double().cpu(), labels.detach().cpu()
+    p = as_probabilities(probabilities).detach().double().cpu()
+    y = as_tensor("labels", labels, codes=True).detach().cpu()
     if p.dim() != 2 or y.shape != p.shape[:1]:
         raise ShapeError(
             f"Probabilities of shape (N, C) need labels of shape (N,), got {tuple(p.shape)} and {tuple(y.shape)}."

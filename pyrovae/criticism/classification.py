@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pyrovae._arguments import as_count
 from pyrovae.batching.checks import check_rows
 from pyrovae.batching.memory import halving, random_states
 from pyrovae.batching.transformed import in_evaluation, transformed
@@ -18,7 +18,7 @@ from pyrovae.criticism.acquisition import entropy
 from pyrovae.criticism.importance import weight_blocks
 from pyrovae.criticism.proposals import check_proposal, usable
 from pyrovae.criticism.weighing import refined_blocks
-from pyrovae.errors import NotFiniteError, OptionError, PairError
+from pyrovae.errors import NotFiniteError, PairError
 from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded, transform_once
 from pyrovae.objectives.terms import Terms, terms
 from pyrovae.objectives.weights import guide_probabilities, log_weights, num_values
@@ -141,9 +141,7 @@ def classify(
         >>> found.joint.shape, found.predicted.shape
         (torch.Size([40, 3]), torch.Size([40]))
     """
-    for option, number in (("num_samples", num_samples), ("transform_draws", transform_draws)):
-        if isinstance(number, bool) or not isinstance(number, Integral) or number < 1:
-            raise OptionError(f"{option} must be a whole number of at least 1, got {number!r}.")
+    num_samples, transform_draws = as_count("num_samples", num_samples), as_count("transform_draws", transform_draws)
     check_proposal(proposal)
     with fitted.scope(), seeded(seed):
         kept, name = _unlabelled(fitted, data, site)

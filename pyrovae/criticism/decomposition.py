@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyrovae._arguments import as_count, as_number
 from pyrovae.batching.chunks import chunks
 from pyrovae.batching.memory import halving
 from pyrovae.criticism.importance import weight_blocks
 from pyrovae.errors import DataError, OptionError, PairError, ShapeError
-from pyrovae.fitted.fitted import Fit, as_count, in_order, seeded
+from pyrovae.fitted.fitted import Fit, in_order, seeded
 from pyrovae.objectives.aggregate import Codes, base_of, check_codes, code_sites, codes_of, exact
 from pyrovae.objectives.enumeration import dims_of
 from pyrovae.objectives.kl_functions import names_of
@@ -58,7 +59,8 @@ def active_units(
             f"active_units takes posterior means of shape (N, L) with N >= 2, got {tuple(means.shape)}"
             + ("." if again.shape == means.shape else f" and, again, {tuple(again.shape)}.")
         )
-    prior_variance = None if prior_variance is None else torch.as_tensor(prior_variance)
+    threshold = as_number("threshold", threshold, least=0)
+    prior_variance = None if prior_variance is None else _as_means(prior_variance, "prior variances")
     if prior_variance is not None and prior_variance.shape != means.shape[1:]:
         raise ShapeError(f"prior_variance must be {tuple(means.shape[1:])}, got {tuple(prior_variance.shape)}.")
     spread = (means - means.mean(0)) * (again - again.mean(0))
@@ -66,15 +68,15 @@ def active_units(
     return spread.sum(0) / (len(means) - 1) > threshold * scale
 
 
-def _as_means(means: Any) -> Tensor:
+def _as_means(means: Any, what: str = "posterior means") -> Tensor:
     """Means as a tensor of real numbers, or DataError."""
     try:
         found = torch.as_tensor(means)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"active_units takes posterior means as a tensor or an array of numbers ({error}).") from error
+        raise DataError(f"active_units takes {what} as a tensor or an array of numbers ({error}).") from error
     found = found if found.is_floating_point() else found.double()
     if bad := int((~found.isfinite()).sum()):  # would count as a dimension that does not vary
-        raise DataError(f"active_units takes finite means, and {bad} of these are not.")
+        raise DataError(f"active_units takes finite {what}, and {bad} of these are not.")
     return found
 
 
@@ -161,6 +163,7 @@ def collapsed(fitted: Fit, threshold: float = 0.1) -> dict[str, float]:
         ['z']
     """
     refuse_unfitted(fitted)
+    threshold = as_number("threshold", threshold, least=0)
     kept = int(fitted.settings.get("best_epoch", len(fitted.history)))
     terms: dict[str, float] = {}
     for row in reversed(fitted.history[:kept]):  # not every short epoch is measured
@@ -286,9 +289,7 @@ class record_kl_parts:
     """
 
     def __init__(self, data: Any, every: int = 1, sites: str | Sequence[str] | None = None) -> None:
-        if every < 1:
-            raise OptionError(f"every must be at least 1, got {every}.")
-        self.data, self.every, self.sites = data, every, names_of(sites) or None
+        self.data, self.every, self.sites = data, as_count("every", every), names_of(sites) or None
 
     def __call__(self, fitted: Fit) -> None:
         row = fitted.history[-1]

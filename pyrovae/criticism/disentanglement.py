@@ -8,13 +8,13 @@ long as `factor_vae_score` and `infomec` do not leave it out: they do where it s
 
 from __future__ import annotations
 
-import operator
 import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from pyrovae._arguments import as_count, as_seed
 from pyrovae._lazily import Lazily
 from pyrovae.criticism.factors import (
     BINS,
@@ -28,7 +28,7 @@ from pyrovae.criticism.factors import (
     mutual_information,
     rows_that_share,
 )
-from pyrovae.errors import DataError, OptionError
+from pyrovae.errors import DataError
 
 ensemble, linear_model, tree = Lazily("sklearn.ensemble"), Lazily("sklearn.linear_model"), Lazily("sklearn.tree")
 selection, metrics = Lazily("sklearn.feature_selection"), Lazily("sklearn.metrics")
@@ -66,7 +66,7 @@ def mig(codes: Any, factors: Any, bins: int = BINS) -> float:
         0.0
     """
     z, v = codes_and_factors(codes, factors)
-    bins = _whole("bins", bins, 2)
+    bins = as_count("bins", bins, 2)
     gaps = []
     for factor in v.T:
         levels = levels_of(factor, bins)
@@ -124,7 +124,8 @@ def dci(codes: Any, factors: Any, num_trees: int = 20, seed: int = 0) -> DCI:
         (1.0, True)
     """
     z, v = codes_and_factors(codes, factors)
-    num_trees = _whole("num_trees", num_trees, 1)
+    num_trees = as_count("num_trees", num_trees, 1)
+    seed = as_seed(seed, least=0, most=2**32 - 1)  # as scikit-learn takes it
     train, test = halves(len(z), seed)
     importance, right = np.zeros((z.shape[1], v.shape[1])), []
     for k, factor in enumerate(v.T):
@@ -168,6 +169,7 @@ def sap(codes: Any, factors: Any, seed: int = 0) -> float:
         0.0
     """
     z, v = codes_and_factors(codes, factors)
+    seed = as_seed(seed, least=0, most=2**32 - 1)  # as scikit-learn takes it
     train, test = halves(len(z), seed)
     gaps = []
     for factor in v.T:
@@ -204,13 +206,13 @@ def factor_vae_score(codes: Any, factors: Any, num_votes: int = 500, batch_size:
         1.0
     """
     z, v = codes_and_factors(codes, factors)
-    num_votes, batch_size = _whole("num_votes", num_votes, 1), _whole("batch_size", batch_size, 2)
+    num_votes, batch_size = as_count("num_votes", num_votes, 1), as_count("batch_size", batch_size, 2)
     spread = z.std(0)
     alive = (np.ptp(z, axis=0) > 0) & (spread > DEAD * spread.max())  # that of equal numbers is not 0 to rounding
     if not alive.any():
         return 0.0
     z = z[:, alive] / spread[alive]
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(as_seed(seed, least=0))
     held, rows = rows_that_share(v, 2 * num_votes, batch_size, rng)
     least = z[rows].var(1).argmin(1)
     votes = np.zeros((z.shape[1], v.shape[1]), dtype=int)
@@ -244,9 +246,9 @@ def beta_vae_score(codes: Any, factors: Any, num_votes: int = 500, batch_size: i
         1.0
     """
     z, v = codes_and_factors(codes, factors)
-    num_votes, batch_size = _whole("num_votes", num_votes, 1), _whole("batch_size", batch_size, 2)
+    num_votes, batch_size = as_count("num_votes", num_votes, 1), as_count("batch_size", batch_size, 2)
     z = z / np.where(np.ptp(z, axis=0) > 0, z.std(0), 1.0)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(as_seed(seed, least=0))
     held, rows = rows_that_share(v, 2 * num_votes, 2 * batch_size, rng, per_value=2)
     difference = np.abs(z[rows[:, ::2]] - z[rows[:, 1::2]]).mean(1)
     if len(np.unique(held[:num_votes])) < 2:  # of a single factor, or of few votes: there is one answer to learn
@@ -313,7 +315,7 @@ def infomec(codes: Any, factors: Any, num_neighbors: int = 10, seed: int = 0) ->
         (True, 1.0)
     """
     z, v = codes_and_factors(codes, factors)
-    num_neighbors = _whole("num_neighbors", num_neighbors, 1)
+    num_neighbors, seed = as_count("num_neighbors", num_neighbors, 1), as_seed(seed, least=0, most=2**32 - 1)
     ranges = np.ptp(z, axis=0)
     alive = ranges > DEAD * ranges.max()
     information = np.zeros((z.shape[1], v.shape[1]))
@@ -385,14 +387,3 @@ def _predicts(code: Array, factor: Array, train: Array, test: Array, seed: int) 
     there = np.unique(levels[test])
     accuracy = np.mean([(found[levels[test] == level] == level).mean() for level in there])
     return max(0.0, float(accuracy - 1 / num) / (1 - 1 / num))
-
-
-def _whole(name: str, value: Any, least: int) -> int:
-    """A whole number of at least so many. Raises OptionError."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = least - 1
-    if isinstance(value, bool) or number < least:
-        raise OptionError(f"{name} must be a whole number of at least {least}, got {value!r}.")
-    return number

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.errors import DataError, ShapeError
+from pyrovae.pair.arrays import as_tensor
 
 __all__ = ["gradient_histograms"]
 
@@ -48,7 +49,7 @@ def gradient_histograms(x: Tensor, image_shape: Sequence[int]) -> Tensor:
         >>> pv.gradient_histograms(images, (28, 28)).shape
         torch.Size([10, 392])
     """
-    x, shape = torch.as_tensor(x).detach().cpu(), checked_shape(image_shape)
+    x, shape = as_tensor("x", x, torch.float64).detach().cpu(), checked_shape(image_shape)
     if min(shape[-2:]) < LEAST_SIDE:
         raise ShapeError(f"gradient_histograms needs images with sides of {LEAST_SIDE} pixels or more, got {shape}.")
     if x.dim() < 2 or math.prod(x.shape[1:]) != math.prod(shape):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae._arguments import as_count
 from pyrovae.batching.chunks import chunks
 from pyrovae.batching.memory import halving
 from pyrovae.criticism.importance import Importance, effective_sample_size, importance, relative_error
@@ -19,7 +20,6 @@ from pyrovae.criticism.population import ROUND_DRAWS
 from pyrovae.criticism.posterior import posterior
 from pyrovae.criticism.psis import pareto_k
 from pyrovae.criticism.refined import DRAWS
-from pyrovae.errors import OptionError
 from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
 from pyrovae.objectives.terms import Terms, terms
 from pyrovae.pair.batch import Batch, num_rows, take_rows
@@ -129,8 +129,7 @@ def entry_densities(
         >>> found.strangest(1)
         tensor([[2]])
     """
-    if num_samples < 1:
-        raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
+    num_samples = as_count("num_samples", num_samples)
     with fitted.scope(), seeded(seed):
         parts = fitted.parts(data)
         name = parts[0].layout.site(site, role="observed", local=True).name

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae._arguments import as_count
 from pyrovae.criticism.calibration import with_temperature
-from pyrovae.errors import DataError, OptionError, ShapeError
+from pyrovae.errors import DataError, ShapeError
+from pyrovae.pair.arrays import as_tensor
 
 __all__ = ["LabelField"]
 
@@ -149,7 +151,7 @@ class LabelField:
 
 def checked(x: Any, y: Any, num_classes: int | None, what: str) -> tuple[Tensor, Tensor, int]:
     """Rows `(N, D)`, float64, their class numbers, and the number of classes. ShapeError or DataError for what is none."""
-    x, y = torch.as_tensor(x), torch.as_tensor(y)
+    x, y = as_tensor("x", x, torch.float64), as_tensor("y", y, codes=True)
     if x.dim() < 2 or y.shape != x.shape[:1]:
         raise ShapeError(
             f"{_a(what)} needs rows (N, *event) and labels (N,), got {tuple(x.shape)} and {tuple(y.shape)}."
@@ -162,8 +164,7 @@ def checked(x: Any, y: Any, num_classes: int | None, what: str) -> tuple[Tensor,
 
 def refuse_neighbors(num: int) -> None:
     """OptionError for what is no number of neighbours."""
-    if not isinstance(num, numbers.Integral) or num < 1:
-        raise OptionError(f"num_neighbors must be a whole number of at least 1, got {num!r}.")
+    as_count("num_neighbors", num)
 
 
 def _a(what: str) -> str:

@@ -12,6 +12,7 @@ from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
+from pyrovae._arguments import as_count, as_function, as_mapping, told
 from pyrovae.criticism.psis import pareto_k
 from pyrovae.criticism.trees import SAMPLE_DIMS, Groups, Naming, Values, by_plates, chosen_groups, tree
 from pyrovae.errors import OptionError, PairError
@@ -92,10 +93,15 @@ def from_pyro_svi(
         >>> dict(tree["log_likelihood"]["y"].sizes), dict(tree["posterior"]["mu"].sizes)
         ({'chain': 1, 'draw': 50, 'school': 8}, {'chain': 1, 'draw': 50})
     """
-    if num_samples < 1:
-        raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
+    num_samples = as_count("num_samples", num_samples)
+    for name, program in (("model", model), ("guide", guide)):
+        as_function(name, program, "the data")
     wanted, naming = chosen_groups(groups), Naming.of(sample_dims, dims, coords)
-    arguments = (tuple(model_args), dict(model_kwargs or {}))
+    if not isinstance(model_args, (tuple, list)):
+        raise OptionError(
+            f"model_args must be a tuple of arguments of model and guide, (x,) for one, got {told(model_args)}."
+        )
+    arguments = (tuple(model_args), as_mapping("model_kwargs", model_kwargs, "arguments of model and guide by name"))
     prior, predictive = bool({"prior", "prior_predictive"} & set(wanted)), "posterior_predictive" in wanted
     kept: dict[str, list[Placed]] = {group: [] for group in RUNS}
     densities = []

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from numbers import Integral
 
 import torch
 from torch import Tensor
 
+from pyrovae._arguments import as_count
 from pyrovae.batching.memory import halving
 from pyrovae.errors import OptionError, PairError
 from pyrovae.fitted.fitted import Fit, seeded
@@ -46,8 +46,7 @@ def global_posterior(
         >>> {name: tuple(draws.shape) for name, draws in pv.global_posterior(fitted, 50, seed=0).items()}
         {'w.likelihood.net.first.0.weight': (50, 6, 2), 'w.likelihood.net.first.0.bias': (50, 6)}
     """
-    if isinstance(num_samples, bool) or not isinstance(num_samples, Integral) or num_samples < 1:
-        raise OptionError(f"num_samples must be a whole number of at least 1, got {num_samples!r}.")
+    num_samples = as_count("num_samples", num_samples)
     layout = union(fitted.layouts)
     known = [one.name for one in global_sites(layout)]
     if site is not None and not isinstance(site, Iterable):

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyrovae._arguments import as_seed
 from pyrovae._html import table
 from pyrovae.engine.threads import computing_with
 from pyrovae.engine.tracing import undone
 from pyrovae.errors import OptionError
-from pyrovae.fitted.fitted import Fit, as_seed, transform_once
+from pyrovae.fitted.fitted import Fit, transform_once
 from pyrovae.objectives.losses import as_loss
 from pyrovae.pair.batch import Batch, as_batch
 from pyrovae.pair.checks import sides_of

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae._arguments import as_count
 from pyrovae._html import Told
 from pyrovae.batching.checks import check_rows
 from pyrovae.batching.memory import halving
@@ -129,8 +130,7 @@ def harmonic(
         True
     """
     check_options(num_temperatures, num_chains, num_leapfrog)
-    if num_samples < 1:
-        raise OptionError(f"num_samples must be at least 1, got {num_samples}.")
+    num_samples = as_count("num_samples", num_samples)
     if num_chains < 2:
         raise OptionError(
             "num_chains must be at least 2, since the error is estimated by how far chains disagree, got 1."

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae._arguments import as_count
 from pyrovae._html import Told
 from pyrovae.batching.checks import check_rows
 from pyrovae.batching.memory import halving
@@ -19,7 +20,7 @@ from pyrovae.criticism.psis import k_hat_threshold, pareto_k
 from pyrovae.criticism.weighing import refined_blocks
 from pyrovae.engine.compiled import CompiledFunction
 from pyrovae.errors import NotFiniteError
-from pyrovae.fitted.fitted import Fit, as_count, seeded
+from pyrovae.fitted.fitted import Fit, seeded
 from pyrovae.fitted.runs import particles_at_once
 from pyrovae.objectives.terms import Terms, terms
 from pyrovae.objectives.weights import log_weights, row_bounds

@@ -7,15 +7,18 @@ import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from pyrovae._arguments import as_number, number_of
 from pyrovae._html import Told
 from pyrovae.criticism.ais import over_rows
 from pyrovae.criticism.importance import silently
 from pyrovae.criticism.refine import refine
 from pyrovae.errors import DataError, OptionError
 from pyrovae.fitted.fitted import Fit, seeded
+from pyrovae.pair.arrays import as_tensor
 from pyrovae.pair.asked import refuse_unfitted
 
 METHODS = ("log_likelihood", "regret", "typicality", "ratio")
@@ -191,7 +194,8 @@ def conformal_p_values(calibration: Any, scores: Any) -> Tensor:
         >>> pv.conformal_p_values(torch.arange(9.0), torch.tensor([-1.0, 4.5, 100.0]))
         tensor([1.0000, 0.5000, 0.1000], dtype=torch.float64)
     """
-    ordinary, new = (torch.as_tensor(x, dtype=torch.float64).detach().cpu().flatten() for x in (calibration, scores))
+    ordinary = _numbers("calibration", calibration)
+    new = _numbers("scores", scores)
     if not len(ordinary):
         raise DataError("There are no calibration scores: give those of ordinary rows that the fit has not seen.")
     if bool(ordinary.isnan().any()) or bool(new.isnan().any()):
@@ -201,6 +205,12 @@ def conformal_p_values(calibration: Any, scores: Any) -> Tensor:
     ordered = ordinary.sort().values
     at_least = len(ordered) - torch.searchsorted(ordered, new, right=False)
     return (1 + at_least).double() / (len(ordered) + 1)
+
+
+def _numbers(name: str, values: Any) -> Tensor:
+    """Scores or p-values, of one row or several, as float64. DataError for what are no numbers."""
+    one = np.ndim(values) == 0 and number_of(values) is not None
+    return as_tensor(name, [float(values)] if one else values, torch.float64).detach().cpu().double().flatten()
 
 
 def benjamini_hochberg(p_values: Any, rate: float) -> Tensor:
@@ -228,14 +238,13 @@ def benjamini_hochberg(p_values: Any, rate: float) -> Tensor:
         >>> pv.benjamini_hochberg(torch.tensor([0.001, 0.5, 0.02, 0.9]), rate=0.1)
         tensor([ True, False,  True, False])
     """
-    if not 0 < rate < 1:
-        raise OptionError(f"rate must be between 0 and 1, got {rate!r}.")
+    rate = as_number("rate", rate, above=0, below=1)
     return adjusted_p_values(p_values) <= rate
 
 
 def adjusted_p_values(p_values: Any) -> Tensor:
     """The smallest rate at which `benjamini_hochberg` calls each row an outlier, `(N,)` float64."""
-    p = torch.as_tensor(p_values, dtype=torch.float64).detach().cpu().flatten()
+    p = _numbers("p_values", p_values)
     if bool((~((p >= 0) & (p <= 1))).any()):
         raise DataError("p-values are numbers from 0 to 1: give those of pv.conformal_p_values, not scores.")
     order = p.argsort(descending=True)

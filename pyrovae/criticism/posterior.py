@@ -9,6 +9,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
+from pyrovae._arguments import as_count
 from pyrovae.batching.checks import check_rows
 from pyrovae.batching.chunks import chunks
 from pyrovae.batching.memory import halving
@@ -106,13 +107,11 @@ def posterior(
         >>> pv.posterior(fitted, x, num_samples=5, num_particles=50, seed=0).shape
         torch.Size([5, 40, 2])
     """
-    if num_particles < 1 or num_samples < 1:
-        raise OptionError(f"num_samples and num_particles must be at least 1, got {num_samples} and {num_particles}.")
+    num_samples, num_particles = as_count("num_samples", num_samples), as_count("num_particles", num_particles)
     check_proposal(proposal)
-    if moves < 0 or (moves and proposal == "guide"):
-        raise OptionError(
-            f"moves must be at least 0, and need a refined proposal; got {moves} with proposal={proposal!r}."
-        )
+    moves = as_count("moves", moves, least=0)
+    if moves and proposal == "guide":
+        raise OptionError(f"moves need a refined proposal; got {moves} with proposal={proposal!r}.")
     with fitted.scope(), seeded(seed):
         parts = fitted.parts(data)
         listed = isinstance(site, (list, tuple))

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from pyrovae._arguments import as_count
+
 FIT_ELEMENTS = 2**22  # the most numbers that a fit of tails keeps in memory at once
 
 
@@ -26,6 +28,7 @@ def k_hat_threshold(num_samples: int) -> float:
         >>> pv.k_hat_threshold(100), round(pv.k_hat_threshold(1000), 3), pv.k_hat_threshold(10_000)
         (0.5, 0.667, 0.7)
     """
+    num_samples = as_count("num_samples", num_samples, least=0)
     return max(0.0, min(1 - 1 / math.log10(num_samples), 0.7)) if num_samples > 1 else 0.0
 
 

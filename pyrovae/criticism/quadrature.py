@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae._arguments import as_count
 from pyrovae._html import Told
 from pyrovae.batching.checks import check_rows
 from pyrovae.batching.chunks import chunks
@@ -96,6 +97,7 @@ def quadrature(fitted: Fit, data: Any, *, num_points: int = 129) -> Quadrature:
         >>> bool((exact.log_likelihood - estimate).abs().max() < 0.1), bool(exact.error.max() < 0.01)
         (True, True)
     """
+    num_points = as_count("num_points", num_points)
     if num_points < 9 or num_points % 2 == 0:
         raise OptionError(f"num_points must be odd and at least 9, got {num_points}.")
     prior = with_prior_as_guide(fitted)

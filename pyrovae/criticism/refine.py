@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae._arguments import as_count
 from pyrovae._html import Told
 from pyrovae.batching.checks import check_rows
 from pyrovae.batching.memory import halving
@@ -19,7 +20,7 @@ from pyrovae.criticism.importance import tell_undefined
 from pyrovae.criticism.proposals import adapted, pieces
 from pyrovae.criticism.psis import pareto_k
 from pyrovae.criticism.refined import DRAWS, Refined, log_joint, run_at, widening
-from pyrovae.errors import OptionError, PairError
+from pyrovae.errors import PairError
 from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
 from pyrovae.fitted.runs import particles_at_once
 from pyrovae.objectives.terms import terms
@@ -152,8 +153,7 @@ def refine(fitted: Fit, data: Any, num_samples: int = 1000, *, seed: int | None 
         >>> bool((found.amortisation_gap > -4 * found.amortisation_gap_error).all()), found.mean["z"].shape
         (True, torch.Size([40, 2]))
     """
-    if num_samples < 2:
-        raise OptionError(f"num_samples must be at least 2, got {num_samples}.")
+    num_samples = as_count("num_samples", num_samples, least=2)
     with fitted.scope(), seeded(seed):
         parts = fitted.parts(data)
         for part in parts:

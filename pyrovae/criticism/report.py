@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pyrovae._arguments import as_count, as_function, as_mapping, as_names, as_seed, as_several
 from pyrovae._html import table
 from pyrovae.criticism.aggregate import aggregate_posterior
 from pyrovae.criticism.bounds import annealed, importance_bounds, inference_gap, log_likelihood
@@ -180,9 +181,12 @@ def criticise(
         ['log p(x)', 'active units of z']
     """
     refuse_unfitted(fitted)
-    if num_rows < 2 or num_samples < 1:
-        raise OptionError(f"num_rows must be at least 2 and num_samples at least 1, got {num_rows} and {num_samples}.")
+    num_rows, num_samples = as_count("num_rows", num_rows, least=2), as_count("num_samples", num_samples)
     check_proposal(proposal)
+    seed, only = as_seed(seed), as_names("only", only)
+    columns = columns if columns is None or isinstance(columns, Mapping) else as_several("columns", columns, "names")
+    say = None if say is None else as_function("say", say, "the name of a question")
+    also = as_mapping("also", also, "functions of the evidence, by the names of questions")
     if unknown := [name for name in only or () if name not in QUESTIONS]:
         raise OptionError(f"only= names questions: {', '.join(QUESTIONS)}; got {', '.join(map(repr, unknown))}.")
     how: dict[str, Any] = {"samples": num_samples, "proposal": proposal, "image_shape": image_shape, "seed": seed}
@@ -193,7 +197,7 @@ def criticise(
     _check_columns(columns, evidence)
     found, seconds = [], {}
     asked = [(name, *QUESTIONS[name]) for name in QUESTIONS if only is None or name in only]
-    asked += [(name, PARTS[0], ask) for name, ask in (also or {}).items()]
+    asked += [(name, PARTS[0], ask) for name, ask in also.items()]
     for name, part, ask in sorted(asked, key=lambda one: PARTS.index(one[1])):
         start = time.perf_counter()
         if say is not None:

@@ -13,6 +13,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyrovae._arguments import as_count
 from pyrovae.batching.chunks import chunks
 from pyrovae.batching.memory import halving
 from pyrovae.criticism.draws import (
@@ -34,7 +35,7 @@ from pyrovae.criticism.importance import Importance, silently, tell_undefined
 from pyrovae.criticism.kept import proposals_kept
 from pyrovae.criticism.posterior import posterior
 from pyrovae.criticism.trees import SAMPLE_DIMS, Groups, Naming, Values, by_plates, chosen_groups, tree
-from pyrovae.errors import OptionError, PyrovaeError
+from pyrovae.errors import PyrovaeError
 from pyrovae.fitted.fitted import Fit, seeded
 from pyrovae.objectives.terms import Terms, terms
 from pyrovae.pair.batch import Batch, columns_of, num_rows, take_rows
@@ -128,8 +129,7 @@ def to_arviz(
         >>> dict(tree["posterior"]["z"].sizes), dict(tree["posterior_predictive"]["x"].sizes)
         ({'chain': 1, 'draw': 5, 'data': 40, 'z_dim_0': 2}, {'chain': 1, 'draw': 5, 'data': 40, 'pixel': 6})
     """
-    if num_samples < 1 or num_particles < 1:
-        raise OptionError(f"num_samples and num_particles must be at least 1, got {num_samples} and {num_particles}.")
+    num_samples, num_particles = as_count("num_samples", num_samples), as_count("num_particles", num_particles)
     wanted, naming = chosen_groups(groups), Naming.of(sample_dims, dims, coords)
     naming = replace(naming, columns=_columns(fitted, data))
     with fitted.scope(), seeded(seed), _warning_once():

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from pyrovae._arguments import as_mapping, as_names
 from pyrovae._lazily import Lazily
 from pyrovae._version import __version__
 from pyrovae.errors import OptionError
@@ -55,11 +56,13 @@ class Naming:
         sample_dims: Sequence[str], dims: Mapping[str, Sequence[str]] | None, coords: Mapping[str, Any] | None
     ) -> Naming:
         """The wishes of a caller. OptionError if the draws are to have any other number of dimensions than one or two."""
-        if isinstance(sample_dims, str) or not 1 <= len(sample_dims) <= 2:
+        drawn = None if isinstance(sample_dims, str) else as_names("sample_dims", sample_dims)
+        if drawn is None or not 1 <= len(drawn) <= 2:
             raise OptionError(
                 f'sample_dims must be one name or two, as ["sample"] or ["chain", "draw"], got {sample_dims!r}.'
             )
-        return Naming(tuple(sample_dims), dims or {}, coords or {})
+        by_variable = as_mapping("dims", dims, "names of dimensions by variable")
+        return Naming(drawn, by_variable, as_mapping("coords", coords, "coordinates by dimension"))
 
     def full(self, name: str, found: Values) -> list[str]:
         """The names of all dimensions of a variable; those of its event may be missing at the end."""
@@ -97,7 +100,7 @@ class Naming:
 
 def chosen_groups(groups: Sequence[str] | None, possible: Sequence[str] = GROUPS) -> tuple[str, ...]:
     """The groups that were asked for, None being all of them. OptionError if there is no such group."""
-    wanted = tuple(possible) if groups is None else (groups,) if isinstance(groups, str) else tuple(groups)
+    wanted = as_names("groups", possible if groups is None else groups) or ()
     if unknown := [name for name in wanted if name not in possible]:
         raise OptionError(f"groups must be some of {', '.join(possible)}, got {unknown}.")
     return wanted

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pyrovae._arguments import as_number, as_seed, as_several
 from pyrovae.data.strokes import MEASURES, as_ink
 from pyrovae.data.vocabulary import Vocabulary, words_of
 from pyrovae.errors import DataError, OptionError
+from pyrovae.pair.arrays import as_tensor
 
 CLASS = "class"
 CAPTIONS = "captions"  # what `load(conditions=...)` and `--condition` call them
@@ -76,12 +77,8 @@ class Captions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.seed, int) or self.seed < 0:
-            raise OptionError(f"seed must be a whole number of at least 0, got {self.seed!r}.")
-        if not isinstance(self.told, Real) or not 0 <= self.told <= 1:
-            raise OptionError(
-                f"told is the probability with which an attribute is told, from 0 to 1, got {self.told!r}."
-            )
+        as_seed(self.seed, least=0)
+        as_number("told, the probability with which an attribute is told,", self.told, least=0, most=1)
 
     @classmethod
     def of(
@@ -99,6 +96,7 @@ class Captions:
                 without it, such as "a"; or pixels are negative or not finite.
             ShapeError: These are no gray images.
         """
+        images = as_tensor("images", images)
         if not len(images):
             raise DataError("Captions need images to find out what is thin and what is bold, got none.")
         return cls.of_measures(measure(images), classes, told, seed)
@@ -116,7 +114,7 @@ class Captions:
             else:
                 low, high = np.quantile(values.numpy(), (0.25, 0.75))
                 limits[name] = (float(low), float(high))
-        named = _class_names(classes) if classes is not None else ()
+        named = () if classes is None else _class_names(as_several("classes", classes, "names of classes"))
         digits = bool(named) and all(len(names) == 2 for names in named)
         phrases = {CLASS: named, **WORDS} if named else dict(WORDS)
         return cls(phrases, limits, noun=DIGIT if digits else IMAGE, told=told, seed=seed)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pyrovae._arguments import as_mapping, as_path, as_several
 from pyrovae._lazily import Lazily
 from pyrovae._near import expanded
 from pyrovae._sources import NAMES, SUFFIXES, check_source
@@ -123,7 +124,7 @@ def read(
 ) -> Dataset:
     """What `load` does, without a warning for each of the notes; `table` are arguments of `load_table`."""
     try:
-        path = expanded(source).absolute()
+        path = expanded(as_path("source", source)).absolute()
         suffix = path.suffix.lower()
         if source not in NAMES and path.is_dir() and suffix not in SUFFIXES:
             return _read_folder(source, size, {"label": label, "drop": drop, **table})
@@ -132,7 +133,8 @@ def read(
         if source in NAMES or suffix in (".npz", ".npy"):
             chosen = [n for n in ("ids", "header", "columns") if table.get(n) is not None] + ["drop"] * bool(drop)
             wanted = table.get("conditions") or ()
-            names = [str(name).strip() for name in (wanted.split(",") if isinstance(wanted, str) else wanted)]
+            listed = wanted.split(",") if isinstance(wanted, str) else as_several("conditions", wanted, "columns")
+            names = [str(name).strip() for name in listed]
             told = names == [CAPTIONS]
             chosen += ["conditions"] * bool(names and not told)
             if chosen:
@@ -147,7 +149,7 @@ def read(
         if source in NAMES:
             if label is not None:
                 raise OptionError(f"{source} has its own labels, got label={label!r}. Leave the label out.")
-            root = None if data_root is None else expanded(data_root).absolute()
+            root = None if data_root is None else expanded(as_path("data_root", data_root)).absolute()
             if source == "digits":
                 return load_digits()
             return sprites() if source == "sprites" else load_idx(source, root)
@@ -193,7 +195,8 @@ def load_again(
         >>> torch.equal(load_again(digits.source).x, digits.x)
         True
     """
-    root = source.get("data_root") if data_root is None else data_root
+    source = as_mapping("source", source, "what load wrote down of the data, dataset.source")
+    root = source.get("data_root") if data_root is None else as_path("data_root", data_root)
     if data is not None:
         if source.get("name"):
             raise OptionError(f"The data are {source['name']}, and come from no file: leave --data out.")

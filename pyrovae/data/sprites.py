@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pyrovae._arguments import as_seed, index_of
 from pyrovae.data.dataset import Dataset
 from pyrovae.errors import OptionError
 
@@ -18,6 +18,7 @@ SHAPES = ("square", "ellipse", "heart")
 FACTORS = ("shape", "scale", "angle", "x", "y")
 LEVELS = (3, 6, 8, 16, 16)
 AT_ONCE = 2**22  # pixels
+MOST_PIXELS = 4096  # of a side
 # In units of the image, and odd enough for no centre of a pixel to lie on an outline, where rounding would decide.
 SMALLEST, LARGEST, EDGE = 0.0971, 0.1813, 0.2517
 
@@ -63,15 +64,19 @@ def sprites(num_rows: int | None = 10_000, size: int = 32, levels: Sequence[int]
         raise OptionError(
             f"levels are five whole numbers, of {', '.join(FACTORS)}, at most {len(SHAPES)} for the shape; got {levels!r}."
         )
-    if not pixels or pixels[0] < 8:
-        raise OptionError(f"size must be a whole number of at least 8 pixels, got {size!r}.")
+    if not pixels or not 8 <= pixels[0] <= MOST_PIXELS:
+        raise OptionError(f"size must be a whole number of at least 8 pixels, and at most {MOST_PIXELS}, got {size!r}.")
     total = int(np.prod(counts))
     wanted = (total,) if num_rows is None else _whole([num_rows])
     if not wanted or not 1 <= wanted[0] <= total:
         raise OptionError(
             f"num_rows must be between 1 and {total}, the number of combinations of {counts} levels, got {num_rows!r}."
         )
-    numbers = np.arange(total) if num_rows is None else np.random.default_rng(seed).permutation(total)[: wanted[0]]
+    numbers = (
+        np.arange(total)
+        if num_rows is None
+        else np.random.default_rng(as_seed(seed, least=0)).permutation(total)[: wanted[0]]
+    )
     factors = np.stack(np.unravel_index(numbers, counts), 1).astype(np.int64)
     step = max(1, AT_ONCE // size**2)
     images = np.concatenate([_draw(part, size, counts) for part in np.split(factors, range(step, len(factors), step))])
@@ -90,10 +95,8 @@ def sprites(num_rows: int | None = 10_000, size: int = 32, levels: Sequence[int]
 
 def _whole(numbers: Any) -> tuple[int, ...]:
     """Whole numbers of any kind as Python's; none where one is no whole number."""
-    try:
-        return tuple(operator.index(n) for n in numbers)
-    except TypeError:
-        return ()
+    found = tuple(index_of(n) for n in numbers) if isinstance(numbers, Iterable) else (None,)
+    return () if None in found else tuple(n for n in found if n is not None)
 
 
 def _draw(factors: NDArray[np.int64], size: int, counts: tuple[int, ...]) -> NDArray[Any]:

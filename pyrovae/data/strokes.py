@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyrovae.errors import DataError, ShapeError
+from pyrovae.pair.arrays import as_tensor
 
 
 def stroke_width(images: Tensor) -> Tensor:
@@ -113,7 +114,7 @@ MEASURES: dict[str, Callable[[Tensor], Tensor]] = {"width": stroke_width, "slant
 
 def as_ink(images: Tensor) -> Tensor:
     """Gray images as float64, `(N, H, W)`. ShapeError or DataError for anything else."""
-    images = torch.as_tensor(images)
+    images = as_tensor("images", images)
     shape = tuple(images.shape)
     if len(shape) == 4 and shape[1] == 1:
         images = images.squeeze(1)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae._arguments import as_count, as_names
 from pyrovae._near import near_names
 from pyrovae.errors import DataError, OptionError
 
@@ -69,13 +70,14 @@ class Vocabulary:
     length: int
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "words", (self.words,) if isinstance(self.words, str) else tuple(self.words))
+        object.__setattr__(self, "words", as_names("words", self.words) or ())
         wrong = next((word for word in self.words if not isinstance(word, str) or words_of(word) != [word]), None)
         if not self.words or wrong is not None or len(set(self.words)) < len(self.words):
             what = "none" if not self.words else "one twice" if wrong is None else repr(wrong)
             raise OptionError(f"A vocabulary needs different words in lower case, got {what}.")
-        if not isinstance(self.length, int) or self.length < 1:
-            raise OptionError(f"A caption has room for at least 1 word, got length={self.length!r}.")
+        object.__setattr__(
+            self, "length", as_count("length, the number of words for which a caption has room,", self.length)
+        )
 
     @classmethod
     def of(cls, captions: Iterable[str | None], length: int | None = None) -> Vocabulary:

@@ -325,7 +325,7 @@ def choose_engine(name: str, device: torch.device, steps: int, product: float = 
     Raises:
         OptionError: The engine is unknown, or cannot run on this device.
     """
-    if name != "auto" and name not in ENGINES:
+    if not isinstance(name, str) or (name != "auto" and name not in ENGINES):
         raise OptionError(f"engine={name!r} is not known; known: auto, {', '.join(ENGINES)}.")
     if name == "graphed" and device.type != "cuda":
         raise OptionError(f"engine='graphed' records CUDA graphs, and the device is {device.type}: use engine='auto'.")

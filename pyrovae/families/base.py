@@ -25,6 +25,7 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
+from pyrovae._arguments import MOST, as_count, told
 from pyrovae._html import Shown
 from pyrovae.errors import OptionError, ShapeError
 from pyrovae.nets.mlp import as_size
@@ -166,8 +167,21 @@ def soft_exp(raw: Tensor, bound: float) -> Tensor:
 
 
 def positive(family: Family, name: str, value: int, least: int = 1) -> int:
-    """Return `value` if it is an int of at least `least`, else raise OptionError."""
-    if not isinstance(value, int) or value < least:
-        wanted = "a positive int" if least == 1 else f"an int of at least {least}"
-        raise OptionError(f"{type(family).__name__} needs {name} to be {wanted}, got {value!r}.")
-    return value
+    """A number of so many at least as a Python int, or OptionError."""
+    return as_count(f"{name} of {type(family).__name__}", value, least, MOST)
+
+
+def as_family(family: Any) -> Family:
+    """A family as it is. OptionError for what is none, such as a class without its arguments."""
+    if isinstance(family, type):
+        raise OptionError(
+            f"A family is an object, such as families.Normal(4), with the shape of one row, and {family.__name__} is a class: "
+            f"write {family.__name__}(...)."
+        )
+    if not callable(family) or not isinstance(getattr(family, "param_shape", None), Sequence):
+        raise OptionError(
+            f"A family is needed, a module with a param_shape, such as families.Normal(4), with the shape of one row, got "
+            f"{told(family)}."
+        )
+    found: Family = family
+    return found

@@ -4,17 +4,16 @@ The latter are the same distributions in evaluation mode, so that every bound an
 discrete guide.
 """
 
-import math
 from collections.abc import Sequence
-from numbers import Real
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
+from pyrovae._arguments import as_number
 from pyrovae.distributions import onehot
 from pyrovae.distributions.bernoulli import Bernoulli as BernoulliMass
-from pyrovae.errors import OptionError, ShapeError
+from pyrovae.errors import ShapeError
 from pyrovae.families.base import Elementwise, Family
 
 
@@ -203,6 +202,4 @@ class StraightThroughBernoulli(Elementwise):
 
 
 def _positive(family: Family, temperature: float) -> float:
-    if not isinstance(temperature, Real) or isinstance(temperature, bool) or not 0 < temperature < math.inf:
-        raise OptionError(f"{type(family).__name__} needs a positive temperature, got {temperature!r}.")
-    return float(temperature)
+    return float(as_number(f"temperature of {type(family).__name__}", temperature, above=0))

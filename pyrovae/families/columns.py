@@ -7,10 +7,11 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
+from pyrovae._arguments import as_several, told
 from pyrovae._html import Shown
 from pyrovae.distributions.columns import ProductOfColumns
 from pyrovae.errors import OptionError, ShapeError
-from pyrovae.families.base import Elementwise, Family
+from pyrovae.families.base import Elementwise, Family, as_family
 from pyrovae.families.counts import Counts, fits, per_row
 
 
@@ -42,11 +43,12 @@ class Columns(Family):
     """
 
     def __init__(self, families: Sequence[Family]) -> None:
+        families = as_several("families", families, "families of independent elements, such as Normal(())")
         wrong = [f for f in families if not isinstance(f, Elementwise) or len(f.event_shape) > 1]
         if wrong or not families:
             raise OptionError(
-                "Columns needs families of independent elements, such as Normal(()) for one column or Bernoulli(5) for five, "
-                f"got {wrong[0] if wrong else 'none'}."
+                "Columns needs a list of families of independent elements, such as Normal(()) for one column or Bernoulli(5) "
+                f"for five, got {told(wrong[0]) if wrong else 'none'}."
             )
         super().__init__(sum(f.event_shape.numel() for f in families))
         self.families = tuple(families)
@@ -114,13 +116,13 @@ class Features(Shown, nn.Module):
 
     def __init__(self, family: Family, mask: bool = True) -> None:
         super().__init__()
-        self.family, self.mask = family, mask
+        self.family, self.mask = as_family(family), bool(mask)
         if len(family.event_shape) != 1:
             raise ShapeError(
                 f"Features needs a family of rows (D,), got {family}, whose rows are {tuple(family.event_shape)}."
             )
         (num,) = family.event_shape
-        self.num_features = family.features(torch.zeros(1, num)).flatten(1).shape[1] + mask * num
+        self.num_features = family.features(torch.zeros(1, num)).flatten(1).shape[1] + self.mask * num
 
     @property
     def out_shape(self) -> torch.Size:

@@ -8,6 +8,7 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
+from pyrovae._arguments import number_of, told
 from pyrovae.distributions.continuous import ContinuousBernoulli as ContinuousBernoulliDensity
 from pyrovae.distributions.student import StudentT as StudentTDensity
 from pyrovae.errors import OptionError
@@ -82,9 +83,11 @@ class StudentT(LocationScale):
         floor: float = 1e-4,
     ) -> None:
         super().__init__(event_shape, scale, floor)
-        known = df in ("net", "column", "shared") if isinstance(df, str) else 0 < df < math.inf
-        if not known or isinstance(df, bool):
-            raise OptionError(f"StudentT needs df to be 'column', 'shared', 'net' or a positive number, got {df!r}.")
+        number = number_of(df)
+        if df not in ("net", "column", "shared") if number is None else not 0 < number < math.inf:
+            raise OptionError(
+                f"StudentT needs df to be 'column', 'shared', 'net' or a positive number, got {told(df)}."
+            )
         self.df = df
         self.num_params += df == "net"
         shapes = {"column": self.event_shape, "shared": torch.Size()}

@@ -12,7 +12,8 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
-from pyrovae.errors import OptionError, ShapeError
+from pyrovae._arguments import as_choice
+from pyrovae.errors import ShapeError
 from pyrovae.families.base import Elementwise, Family, soft_exp
 
 
@@ -131,9 +132,7 @@ class NegativeBinomial(Counts):
 
     def __init__(self, event_shape: int | Sequence[int], dispersion: str = "column") -> None:
         super().__init__(event_shape)
-        if dispersion not in ("column", "net"):
-            raise OptionError(f"{type(self).__name__} needs dispersion to be 'column' or 'net', got {dispersion!r}.")
-        self.dispersion = dispersion
+        self.dispersion = as_choice(f"dispersion of {type(self).__name__}", dispersion, ("column", "net"))
         self.num_params = 2 if dispersion == "net" else 1
         start = nn.Parameter(torch.zeros(self.event_shape)) if dispersion == "column" else None
         self.register_parameter("raw_dispersion", start)

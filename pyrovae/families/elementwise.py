@@ -9,6 +9,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyrovae._arguments import as_number, number_of, told
 from pyrovae.distributions.bernoulli import Bernoulli as BernoulliMass
 from pyrovae.distributions.categorical import Categorical as CategoricalMass
 from pyrovae.errors import OptionError
@@ -65,14 +66,13 @@ class LocationScale(Elementwise):
     def __init__(self, event_shape: int | Sequence[int], scale: str | float = "net", floor: float = 1e-4) -> None:
         super().__init__(event_shape)
         name = type(self).__name__
-        known = scale in ("net", "column", "shared") if isinstance(scale, str) else 0 < scale < math.inf
-        if not known or isinstance(scale, bool):
+        number = number_of(scale)
+        if scale not in ("net", "column", "shared") if number is None else not 0 < number < math.inf:
             raise OptionError(
-                f"{name} needs scale to be 'net', 'column', 'shared' or a positive number, got {scale!r}."
+                f"{name} needs scale to be 'net', 'column', 'shared' or a positive number, got {told(scale)}."
             )
-        if not floor > 0:
-            raise OptionError(f"{name} needs a positive floor, got {floor!r}. A scale of 0 has no density.")
-        self.scale, self.floor = scale, floor
+        self.scale = scale
+        self.floor = as_number(f"floor of {name}", floor, above=0, cure="A scale of 0 has no density.")
         self.num_params = 2 if scale == "net" else 1
         shapes = {"column": self.event_shape, "shared": torch.Size()}
         learned = isinstance(scale, str) and scale in shapes

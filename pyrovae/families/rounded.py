@@ -8,6 +8,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 from torch.nn import functional as F
 
+from pyrovae._arguments import as_number, number_of, told
 from pyrovae.distributions.rounded import RoundedNormal as RoundedNormalDensity
 from pyrovae.distributions.rounded import Scale
 from pyrovae.errors import OptionError
@@ -75,9 +76,7 @@ class RoundedNormal(Elementwise):
     ) -> None:
         super().__init__(event_shape)
         self.centre, self.spread, self.offset, self.step, self.low, self.high = centre, spread, offset, step, low, high
-        self.floor = floor
-        if not floor > 0:
-            raise OptionError(f"RoundedNormal needs a positive floor, got {floor!r}. A scale of 0 has no density.")
+        self.floor = as_number("floor of RoundedNormal", floor, above=0, cure="A scale of 0 has no density.")
         inf = math.inf
         self._keep("centres", centre, 0.0)
         self._keep("spreads", spread, 1.0, positive=True)
@@ -102,11 +101,13 @@ class RoundedNormal(Elementwise):
 
     def _keep(self, name: str, given: Numbers, otherwise: float | bool, positive: bool = False) -> None:
         values = [otherwise if value is None else value for value in self._listed(name, given)]
-        if any(math.isnan(value) or (positive and not 0 < value < math.inf) for value in values):
+        flags = isinstance(otherwise, bool)
+        found = [value if flags else number_of(value) for value in values]
+        if any(value is None or math.isnan(value) or (positive and not 0 < value < math.inf) for value in found):
             raise OptionError(
-                f"RoundedNormal needs {name} to be {'positive ' if positive else ''}numbers, got {given!r}."
+                f"RoundedNormal needs {name} to be {'positive ' if positive else ''}numbers, got {told(given)}."
             )
-        kept = torch.tensor(values, dtype=torch.bool if isinstance(otherwise, bool) else torch.get_default_dtype())
+        kept = torch.tensor(found, dtype=torch.bool if isinstance(otherwise, bool) else torch.get_default_dtype())
         self.register_buffer(name, kept.reshape(self.event_shape), persistent=False)
 
     @property

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pyrovae._arguments import as_path
 from pyrovae._files import RUN, beside, refuse_no_run, swap, sync_folder, write_beside, write_file
 from pyrovae._launch import job
 from pyrovae._version import __version__
@@ -35,7 +36,7 @@ def claim_folder(folder: str | Path, *, force: bool = False) -> Path:
     Raises:
         CheckpointError: The folder is not empty, unless `force` is set and it contains a run; or it cannot be created.
     """
-    folder = Path(folder)
+    folder = as_path("folder", folder)
     if not folder.is_dir() and (folder.exists() or folder.is_symlink()):
         what = "a file" if folder.exists() else "a link that leads to no folder"
         raise CheckpointError(f"{folder} is {what}, and a run needs a folder of its own: choose another.")

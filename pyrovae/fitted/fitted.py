@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -13,6 +12,7 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyrovae._arguments import as_seed
 from pyrovae._html import table
 from pyrovae.batching.checks import check_doubtful_rows
 from pyrovae.batching.chunks import chunk_size, row_elements
@@ -20,7 +20,7 @@ from pyrovae.batching.transformed import in_evaluation, transformed
 from pyrovae.batching.transforms import Transform
 from pyrovae.engine.freed_memory import keep_freed_memory
 from pyrovae.engine.threads import computing_with, threads_for
-from pyrovae.errors import DataError, OptionError, PairError
+from pyrovae.errors import DataError, PairError
 from pyrovae.pair.batch import Batch, as_batch, group_rows, take_group, take_rows
 from pyrovae.pair.graph import graph_text
 from pyrovae.pair.layout import COLUMNS, Layout, describe
@@ -295,27 +295,3 @@ def seeded(seed: int | None) -> Iterator[None]:
     with fork_rng():
         seed_torch(as_seed(seed))
         yield
-
-
-def as_count(name: str, value: Any, least: int = 1) -> int:
-    """How many there are to be of something, as a Python int. OptionError unless it is a whole number of at least `least`."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool):
-        raise OptionError(f"{name} must be a whole number of at least {least}, got {value!r}.")
-    if number < least:
-        raise OptionError(f"{name} must be at least {least}, got {number}.")
-    return number
-
-
-def as_seed(seed: Any) -> int:
-    """A seed as a Python int; it may be any whole number of 64 bits, such as one of numpy's. OptionError otherwise."""
-    try:
-        number = operator.index(seed)
-    except TypeError:
-        number = None
-    if number is None or isinstance(seed, bool) or not -(2**63) <= number < 2**63:
-        raise OptionError(f"seed must be a whole number of at most 63 bits, got {seed!r}.")
-    return number

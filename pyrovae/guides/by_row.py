@@ -18,6 +18,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import biject_to, constraints
 
+from pyrovae._arguments import as_count, as_mapping, as_names
 from pyrovae.errors import DataError, OptionError, PairError
 from pyrovae.objectives.wake_sleep import RWS, WakeSleep
 from pyrovae.pair.batch import Batch, as_batch, group_rows, num_rows, take_group
@@ -51,9 +52,11 @@ class ByRow(nn.Module):
         self, pair: PairLike, num_rows: int, sites: Mapping[str, Sequence[int]], summed: Sequence[str] = ()
     ) -> None:
         super().__init__()
-        self.pair, self.num_rows = pair, num_rows
-        self.sites = {name: tuple(shape) for name, shape in sites.items()}
-        self.summed = tuple(summed)
+        self.pair, self.num_rows = as_pair(pair), as_count("num_rows", num_rows)
+        self.sites = {name: tuple(shape) for name, shape in as_mapping("sites", sites, "shapes by site").items()}
+        if not self.sites:
+            raise OptionError("sites must name at least one latent site of a row, with its shape: {'z': (2,)}.")
+        self.summed = as_names("summed", summed) or ()
         if INDEX in signature_of(pair.model).parameters:
             raise OptionError(
                 f"The model has an argument {INDEX!r} already, by which a guide by row would number the rows: rename it."

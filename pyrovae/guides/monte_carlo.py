@@ -12,6 +12,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyrovae._arguments import as_count, as_number
 from pyrovae.errors import OptionError
 from pyrovae.guides.by_row import ByRow, Place, as_pair, at_dim, normals, sites_of, to_support
 from pyrovae.guides.hmc import trajectory
@@ -88,12 +89,10 @@ class MonteCarloEM(ByRow):
         acceptance: float = 0.9,
     ) -> None:
         super().__init__(pair, num_rows, sites, summed)
-        for name, number in (("num_leapfrog", num_leapfrog), ("num_trajectories", num_trajectories)):
-            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-                raise OptionError(f"{name} must be a whole number of at least 1, got {number!r}.")
-        if not 0 < acceptance < 1:
-            raise OptionError(f"acceptance is a probability between 0 and 1, got {acceptance!r}.")
-        self.num_leapfrog, self.num_trajectories, self.acceptance = num_leapfrog, num_trajectories, acceptance
+        self.num_leapfrog = as_count("num_leapfrog", num_leapfrog)
+        self.num_trajectories = as_count("num_trajectories", num_trajectories)
+        self.acceptance = as_number("acceptance", acceptance, above=0, below=1)
+        num_rows = self.num_rows
         like = next((p for p in self.parameters() if p.is_floating_point()), torch.zeros(()))
         empty = torch.zeros(num_rows, self.size, dtype=like.dtype, device=like.device)
         for name in ("chain", "mean"):

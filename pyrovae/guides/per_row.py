@@ -41,7 +41,7 @@ class PerRow(ByRow):
     ) -> None:
         super().__init__(pair, num_rows, sites, summed)
         like = next((p for p in self.parameters() if p.is_floating_point()), torch.zeros(()))
-        self.loc = nn.Parameter(torch.zeros(num_rows, self.size, dtype=like.dtype, device=like.device))
+        self.loc = nn.Parameter(torch.zeros(self.num_rows, self.size, dtype=like.dtype, device=like.device))
         self.log_scale = nn.Parameter(torch.zeros_like(self.loc))
 
     def _place(self, index: Tensor, rows: Mapping[str, Tensor]) -> Place:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import pyro
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from pyrovae._arguments import MOST_LAYERS, as_count, as_widths, told
 from pyrovae.conditionals import Conditional, mlp
 from pyrovae.errors import OptionError, PairError, ShapeError
 from pyrovae.families import Family, Normal
+from pyrovae.families.base import as_family
 from pyrovae.priors import StandardNormal, as_prior
 
 
@@ -62,8 +64,8 @@ class HierarchicalVAE(nn.Module):
     def of_levels(
         cls,
         family: Family,
-        levels: Sequence[int] = (100, 50),
-        hidden: Sequence[int] = (200, 100),
+        levels: int | Sequence[int] = (100, 50),
+        hidden: int | Sequence[int] = (200, 100),
         layers: int = 2,
         activation: Callable[[], nn.Module] = nn.Tanh,
     ) -> HierarchicalVAE:
@@ -73,8 +75,9 @@ class HierarchicalVAE(nn.Module):
 
         Args:
             family: The family of x given z_1, for rows of event shape `(D,)`.
-            levels: Dimensions of z_1, ..., z_L, from the data upwards.
-            hidden: Width of the hidden layers between each level and the one below it (x for the first), in either direction.
+            levels: Dimensions of z_1, ..., z_L, from the data upwards; an int for one level.
+            hidden: Width of the hidden layers between each level and the one below it (x for the first), in either direction;
+                an int for one level.
             layers: Number of hidden layers between two levels.
             activation: Builds the activation after each hidden layer.
 
@@ -83,14 +86,15 @@ class HierarchicalVAE(nn.Module):
 
         Raises:
             ShapeError: `levels` and `hidden` have different lengths, or the event of `family` is not a vector.
+            OptionError: `levels` or `hidden` holds something else than positive ints, or another argument cannot be.
 
         Example:
             >>> pair = pv.HierarchicalVAE.of_levels(fam.Bernoulli(6), levels=(4, 2), hidden=(8, 8))
             >>> len(pair.lower), len(pair.encoders)
             (1, 2)
         """
-        below = check_sizes(family, levels, hidden)
-        widths = [(width,) * layers for width in hidden]
+        levels, hidden, layers = as_levels(family, levels, hidden, layers)
+        below, widths = (family.event_shape[0], *levels[:-1]), [(width,) * layers for width in hidden]
         return cls(
             prior=StandardNormal(levels[-1]),
             lower=normals(levels[1:], levels[:-1], widths[1:], activation),
@@ -115,6 +119,9 @@ class HierarchicalVAE(nn.Module):
 
 def check_levels(lower: Sequence[nn.Module], **others: Sequence[nn.Module]) -> None:
     """Raise PairError unless `lower` has one conditional fewer than there are levels, and each other list one per level."""
+    for name, parts in {"lower": lower, **others}.items():
+        if not isinstance(parts, Iterable) or not all(isinstance(one, nn.Module) for one in parts):
+            raise PairError(f"{name} of a hierarchy is a list of modules, from the data upwards, got {told(parts)}.")
     wanted = len(lower) + 1
     if any(len(parts) != wanted for parts in others.values()):
         got = ", ".join(f"{len(parts)} {name}" for name, parts in {"lower": lower, **others}.items())
@@ -124,14 +131,23 @@ def check_levels(lower: Sequence[nn.Module], **others: Sequence[nn.Module]) -> N
         )
 
 
-def check_sizes(family: Family, levels: Sequence[int], hidden: Sequence[int]) -> tuple[int, ...]:
-    """Dimension of what is below each level, x or the level below, or ShapeError if the arguments of `of_levels` disagree."""
-    if not levels or len(levels) != len(hidden) or len(family.event_shape) != 1:
+def as_levels(
+    family: Family, levels: int | Sequence[int], hidden: int | Sequence[int], layers: int
+) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    """The dimensions of the levels, their widths and their numbers of layers, as `of_levels` takes them.
+
+    Raises:
+        OptionError: One is no positive int.
+        ShapeError: They disagree, or the family is not one of vectors.
+    """
+    event = getattr(as_family(family), "event_shape", ())
+    levels, hidden = as_widths("levels", levels, one="level"), as_widths("hidden", hidden, one="level")
+    if not levels or len(levels) != len(hidden) or len(event) != 1:
         raise ShapeError(
             "of_levels needs a family of vectors, such as Bernoulli(784), and as many hidden widths as levels, got "
-            f"{family}, levels={tuple(levels)} and hidden={tuple(hidden)}. Flatten images, or call the constructor."
+            f"{family}, levels={levels} and hidden={hidden}. Flatten images, or call the constructor."
         )
-    return (family.event_shape[0], *levels[:-1])
+    return levels, hidden, as_count("layers", layers, most=MOST_LAYERS)
 
 
 def normals(

@@ -7,6 +7,7 @@ import pyro
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from pyrovae._arguments import as_several, told
 from pyrovae.errors import OptionError
 from pyrovae.models.ssvae import positive_alpha
 from pyrovae.priors import as_prior
@@ -72,6 +73,12 @@ class LabelsVAE(nn.Module):
         alpha: float = 50.0,
     ) -> None:
         super().__init__()
+        label_priors = as_several("label_priors", label_priors, "priors, one for each label")
+        classifiers = as_several("classifiers", classifiers, "conditionals, one for each label")
+        codes = as_several("codes", codes, "modules, one for each label")
+        for name, parts in (("classifiers", classifiers), ("codes", codes)):
+            if wrong := [one for one in parts if not isinstance(one, nn.Module)]:
+                raise OptionError(f"{name} must be a list of modules, and {told(wrong[0])} is none.")
         counts = {"label_priors": len(label_priors), "classifiers": len(classifiers), "codes": len(codes)}
         if len(set(counts.values())) > 1 or not len(codes):
             raise OptionError(

@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 from pyrovae.conditionals import Conditional, mlp
 from pyrovae.distributions import product_of_normals
 from pyrovae.families import Family
-from pyrovae.models.hierarchical import check_levels, check_sizes, normals
+from pyrovae.models.hierarchical import as_levels, check_levels, normals
 from pyrovae.nets import MLP, Activated, LayerNormed
 from pyrovae.priors import StandardNormal, as_prior
 
@@ -64,8 +64,8 @@ class LadderVAE(nn.Module):
     def of_levels(
         cls,
         family: Family,
-        levels: Sequence[int] = (64, 32, 16, 8, 4),
-        hidden: Sequence[int] = (512, 256, 128, 64, 32),
+        levels: int | Sequence[int] = (64, 32, 16, 8, 4),
+        hidden: int | Sequence[int] = (512, 256, 128, 64, 32),
         layers: int = 2,
         activation: Callable[[], nn.Module] = LayerNormed(nn.LeakyReLU),  # stateless  # noqa: B008
         head: Callable[[Conditional], Conditional] | None = None,
@@ -77,9 +77,9 @@ class LadderVAE(nn.Module):
 
         Args:
             family: The family of x given z_1, for rows of event shape `(D,)`.
-            levels: Dimensions of z_1, ..., z_L, from the data upwards.
-            hidden: Width of the hidden layers of each level, on the way up and on the way down. The evidence of a level is a
-                linear function of its last hidden layer on the way up.
+            levels: Dimensions of z_1, ..., z_L, from the data upwards; an int for one level.
+            hidden: Width of the hidden layers of each level, on the way up and on the way down; an int for one level. The
+                evidence of a level is a linear function of its last hidden layer on the way up.
             layers: Number of hidden layers of each level in each direction.
             activation: Builds the activation after each hidden layer.
             head: Applied to each conditional between the levels, and to the evidence. With `pv.batch_normed`, and
@@ -90,7 +90,8 @@ class LadderVAE(nn.Module):
             A `LadderVAE`.
 
         Raises:
-            OptionError: `head` does not make a module of a conditional.
+            OptionError: `levels` or `hidden` holds something else than positive ints, `head` does not make a module of a
+                conditional, or another argument cannot be.
             ShapeError: `levels` and `hidden` have different lengths, or the event of `family` is not a vector.
 
         Example:
@@ -98,9 +99,9 @@ class LadderVAE(nn.Module):
             >>> len(pair.lower), len(pair.upward), len(pair.evidence)
             (1, 2, 2)
         """
-        below = check_sizes(family, levels, hidden)
+        levels, hidden, layers = as_levels(family, levels, hidden, layers)
         widths = [(width,) * layers for width in hidden]
-        seen = zip((below[0], *hidden), hidden, widths)
+        seen = zip((family.event_shape[0], *hidden), hidden, widths)
         return cls(
             prior=StandardNormal(levels[-1]),
             lower=normals(levels[1:], levels[:-1], widths[1:], activation, head),

@@ -12,6 +12,7 @@ from pyrovae.conditionals import Conditional, mlp
 from pyrovae.distributions import MarkovChain, ObservedOnly, normal_where
 from pyrovae.errors import OptionError
 from pyrovae.families import Family, Normal
+from pyrovae.families.base import as_family
 from pyrovae.nets import BackwardGRU, GatedStep, anything_from
 from pyrovae.priors import StandardNormal, as_prior
 
@@ -71,9 +72,10 @@ class DeepMarkovVAE(nn.Module):
             width: H, the number of units of the GRU.
 
         Raises:
-            OptionError: The family has another event shape.
+            OptionError: The family has another event shape, or is none.
+            ShapeError: A number is not a positive int.
         """
-        if len(family.event_shape) != 1:
+        if len(as_family(family).event_shape) != 1:
             raise OptionError(
                 "A step of a sequence is a vector of D numbers, and the family has the event shape "
                 f"{tuple(family.event_shape)}: flatten each step, or build it of parts, DeepMarkovVAE(initial=..., ...)."

@@ -8,10 +8,12 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
+from pyrovae._arguments import MOST, MOST_LAYERS, as_count, as_number, as_widths
 from pyrovae.conditionals import Conditional
 from pyrovae.distributions import residual_normal
 from pyrovae.errors import OptionError, ShapeError
 from pyrovae.families import Family
+from pyrovae.families.base import as_family
 from pyrovae.nets.cells import BottomUp, Conv, EncoderCell, GenerativeCell, Planes, ToImage, Upsample, halvings
 from pyrovae.priors import StandardNormal
 
@@ -62,9 +64,9 @@ class NVAE(nn.Module):
     Args:
         family: The family of x, whose event is `(C, H, W)` or `(H, W)` and whose parameters end in `(H, W)`.
         channels: Channels of the features at each resolution, finest first: half the size of the image, a quarter, and so
-            on, rounded up.
-        groups: Number of groups of latent variables at each scale, coarsest first. Resolutions finer than these have a
-            single cell and no latent variables.
+            on, rounded up; an int for one.
+        groups: Number of groups of latent variables at each scale, coarsest first, an int for one. Resolutions finer than
+            these have a single cell and no latent variables.
         latent_channels: Channels C_z of each group.
         cells: Cells after each group.
         expansion: Expansion factor of the cells on the way down, `nets.cells.GenerativeCell`; 0 uses `EncoderCell`, of two
@@ -88,16 +90,23 @@ class NVAE(nn.Module):
     def __init__(
         self,
         family: Family,
-        channels: Sequence[int] = (32, 64),
-        groups: Sequence[int] = (2, 4),
+        channels: int | Sequence[int] = (32, 64),
+        groups: int | Sequence[int] = (2, 4),
         latent_channels: int = 4,
         cells: int = 1,
         expansion: int = 0,
         rescale: float = 1.0,
     ) -> None:
         super().__init__()
-        self.family, self.channels, self.groups = family, tuple(channels), tuple(groups)
-        self.latent_channels, self.cells, self.expansion, self.rescale = latent_channels, cells, expansion, rescale
+        self.family = as_family(family)
+        self.channels = as_widths("channels of NVAE", channels, some=True, one="resolution, the finest first")
+        self.groups = as_widths("groups of NVAE", groups, some=True, one="resolution, the coarsest first")
+        self.latent_channels = latent_channels = as_count("latent_channels of NVAE", latent_channels, most=MOST)
+        self.cells, self.expansion = (
+            as_count("cells of NVAE", cells, most=MOST_LAYERS),
+            as_count("expansion of NVAE", expansion, 0),
+        )
+        self.rescale = rescale = as_number("rescale of NVAE", rescale, above=0)
         self._check()
         sizes = halvings((family.event_shape[-2], family.event_shape[-1]), len(self.channels))
         finer = len(self.channels) - len(self.groups)
@@ -107,7 +116,7 @@ class NVAE(nn.Module):
         self.parts: Any = nn.ModuleDict()  # keyed by site name
         for s, (num, (width, size)) in enumerate(zip(self.groups, scales), 1):
             for g in range(1, num + 1):
-                after = nn.Sequential(*(self._cell(width) for _ in range(cells)))
+                after = nn.Sequential(*(self._cell(width) for _ in range(self.cells)))
                 if g == num and s < len(self.groups):
                     after.append(Upsample(width, *scales[s]))
                 self.parts[f"z{s}_{g}"] = Group(width, (latent_channels, *size), top=s == g == 1, after=after)
@@ -136,24 +145,15 @@ class NVAE(nn.Module):
         return GenerativeCell(channels, self.expansion) if self.expansion else EncoderCell(channels)
 
     def _check(self) -> None:
-        """Raise ShapeError or OptionError for arguments that are out of range."""
+        """Raise ShapeError for a family that is not of images, and OptionError for more scales than resolutions."""
         event, params = tuple(self.family.event_shape), tuple(self.family.param_shape)
         if len(event) not in (2, 3) or params[-2:] != event[-2:]:
             raise ShapeError(
                 f"NVAE needs a family of images, such as Bernoulli((28, 28)) or Bernoulli((1, 28, 28)), got {self.family}. "
                 "Give the family an image's shape, or use a VAE."
             )
-        whole = {"channels": self.channels, "groups": self.groups}
-        for name, numbers in {**whole, "latent_channels": (self.latent_channels,), "cells": (self.cells,)}.items():
-            if not numbers or any(not isinstance(n, int) or isinstance(n, bool) or n < 1 for n in numbers):
-                raise OptionError(f"NVAE needs whole numbers of at least 1 for {name}, got {getattr(self, name)!r}.")
         if len(self.groups) > len(self.channels):
             raise OptionError(
                 f"NVAE needs a number of channels for each of its {len(self.groups)} scales, the finest first, got "
                 f"channels={self.channels} and groups={self.groups}. Give more channels, or fewer groups."
-            )
-        if not isinstance(self.expansion, int) or self.expansion < 0 or not self.rescale > 0:
-            raise OptionError(
-                f"NVAE needs a whole number of at least 0 for expansion, and rescale > 0, got expansion={self.expansion!r} and "
-                f"rescale={self.rescale!r}."
             )

@@ -4,7 +4,7 @@ import pyro
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyrovae.errors import OptionError
+from pyrovae._arguments import as_number
 from pyrovae.priors import as_prior
 
 
@@ -82,8 +82,4 @@ class SSVAE(nn.Module):
 
 def positive_alpha(alpha: float) -> float:
     """Return `alpha` as a float, or raise OptionError unless it is positive: labels would not train the classifier."""
-    if not alpha > 0:
-        raise OptionError(
-            f"alpha, the weight of each labelled row in the classifier's term, must be positive, got {alpha!r}."
-        )
-    return float(alpha)
+    return float(as_number("alpha, the weight of each labelled row in the classifier's term,", alpha, above=0))

@@ -12,8 +12,9 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from pyrovae._arguments import told
 from pyrovae.distributions import Codes
-from pyrovae.errors import ShapeError
+from pyrovae.errors import OptionError, ShapeError
 from pyrovae.nets import Quantiser
 from pyrovae.priors import as_prior
 
@@ -94,6 +95,12 @@ class VQVAE(nn.Module):
     def _check(self) -> None:
         """Raise ShapeError unless prior, encoder and quantiser are of the same grid and number of codes."""
         codes = self.codes
+        if not all(hasattr(codes, name) for name in ("width", "grid", "index_shape", "num_codes")) or isinstance(
+            codes, type
+        ):
+            raise OptionError(
+                f"VQVAE needs a quantiser as codes, such as nets.FSQ((8, 5, 5, 5), grid), got {told(codes)}."
+            )
         grid = torch.Size((codes.width, *codes.grid))
         out, numbers = getattr(self.encoder, "out_shape", grid), getattr(self.prior, "event_shape", codes.index_shape)
         classes = getattr(self.prior, "num_classes", codes.num_codes)

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyrovae.errors import OptionError
-from pyrovae.nets.mlp import as_size
+from pyrovae.nets.mlp import as_length
 
 
 class _Block(nn.Module):
@@ -60,9 +60,8 @@ class CausalTransformer(nn.Module):
 
     def __init__(self, num_classes: int, length: int, width: int = 64, layers: int = 2, heads: int = 4) -> None:
         super().__init__()
-        (self.num_classes, self.length, self.width, self.layers, self.heads) = as_size(
-            (num_classes, length, width, layers, heads)
-        )
+        self.num_classes, self.length = as_length("num_classes", num_classes), as_length("length", length)
+        self.width, self.layers, self.heads = map(as_length, ("width", "layers", "heads"), (width, layers, heads))
         if width % heads:
             raise OptionError(f"CausalTransformer needs heads that divide width={width}, got heads={heads}.")
         self.start = nn.Parameter(0.02 * torch.randn(width))

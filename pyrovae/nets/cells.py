@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyrovae._arguments import as_count
+from pyrovae.errors import OptionError
 from pyrovae.nets.conv import halved
-from pyrovae.nets.mlp import as_size, check_inputs
+from pyrovae.nets.mlp import as_length, as_size, check_inputs
 
 
 class Conv(nn.Conv2d):
@@ -74,6 +76,9 @@ class EncoderCell(_Cell):
     Args:
         channels: C, the number of channels.
 
+    Raises:
+        ShapeError: `channels` is not a positive int.
+
     References:
         Vahdat and Kautz 2020, arXiv:2007.03898, figure 3b.
 
@@ -85,7 +90,7 @@ class EncoderCell(_Cell):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.channels = channels
+        self.channels = channels = as_length("channels", channels)
         self.change = nn.Sequential(
             group_norm(channels),
             nn.SiLU(),
@@ -109,6 +114,10 @@ class GenerativeCell(_Cell):
         expansion: Factor by which the cell widens inside.
         kernel: Height and width of the depthwise convolution, odd.
 
+    Raises:
+        ShapeError: `channels` is not a positive int.
+        OptionError: `expansion` is not a positive int, or `kernel` not an odd one.
+
     References:
         Vahdat and Kautz 2020, arXiv:2007.03898, figure 3a.
 
@@ -120,7 +129,10 @@ class GenerativeCell(_Cell):
 
     def __init__(self, channels: int, expansion: int = 6, kernel: int = 5) -> None:
         super().__init__()
-        self.channels, self.expansion, self.kernel = channels, expansion, kernel
+        self.channels = channels = as_length("channels", channels)
+        self.expansion, self.kernel = expansion, kernel = as_count("expansion", expansion), as_count("kernel", kernel)
+        if kernel % 2 == 0:
+            raise OptionError(f"GenerativeCell needs an odd kernel, which keeps height and width, got {kernel}.")
         wide = expansion * channels
         self.change = nn.Sequential(
             group_norm(channels),

@@ -1,16 +1,16 @@
 """Quantisers whose codes are learned, from vector-quantize-pytorch, an extra: `pip install 'pyrovae[vq]'`."""
 
 import importlib
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pyrovae._arguments import as_number
 from pyrovae._dispatch import recorded
-from pyrovae.errors import DataError, MissingPackageError, OptionError
-from pyrovae.nets.quantisers import Quantiser, is_number, straight_through, whole
+from pyrovae.errors import DataError, MissingPackageError
+from pyrovae.nets.quantisers import Quantiser, straight_through, whole
 
 LIBRARY = "vector_quantize_pytorch"
 
@@ -31,9 +31,8 @@ class _Codebook(Quantiser):
         self, num_codes: int, width: int, grid: int | Sequence[int], rotation: bool = True, commitment: float = 0.25
     ) -> None:
         super().__init__(num_codes, width, grid)
-        if not (is_number(commitment) and 0 < commitment < math.inf):
-            raise OptionError(f"{type(self).__name__} needs commitment to be a positive number, got {commitment!r}.")
-        self.rotation, self.commitment = rotation, float(commitment)
+        self.rotation = rotation
+        self.commitment = float(as_number(f"commitment of {type(self).__name__}", commitment, above=0))
         self._dim = -1 - len(self.grid)  # of the elements of a code
 
     @property
@@ -87,13 +86,9 @@ class _Moving(_Codebook):
         commitment: float,
     ) -> None:
         super().__init__(num_codes, width, grid, rotation, commitment)
-        if not (is_number(decay) and 0 < decay < 1):
-            raise OptionError(f"{type(self).__name__} needs decay to be between 0 and 1, got {decay!r}.")
-        if not (is_number(restart_below) and 0 <= restart_below < math.inf):
-            raise OptionError(
-                f"{type(self).__name__} needs restart_below to be a number of vectors, 0 for never, got {restart_below!r}."
-            )
-        self.decay, self.restart_below = float(decay), float(restart_below)
+        who = type(self).__name__
+        self.decay = float(as_number(f"decay of {who}", decay, above=0, below=1))
+        self.restart_below = float(as_number(f"restart_below of {who}", restart_below, least=0, also=", 0 for never"))
 
     def _options(self) -> dict[str, Any]:
         """Those of the library: its codes follow the vectors; gradients and terms of the objective are ours."""

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from pyrovae.nets.mlp import as_size, one_hot
+from pyrovae.errors import ShapeError
+from pyrovae.nets.mlp import as_length, one_hot
 
 
 class OneHot(nn.Module):
@@ -28,7 +29,8 @@ class OneHot(nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        (self.num_classes,) = self.out_shape = as_size(num_classes)
+        self.num_classes = as_length("num_classes", num_classes)
+        self.out_shape = torch.Size([self.num_classes])
         self.register_buffer("like", torch.empty(0), persistent=False)  # of the dtype that the module is moved to
 
     def forward(self, y: Tensor) -> Tensor:
@@ -67,8 +69,10 @@ class Thermometer(nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.num_classes = num_classes
-        self.out_shape = as_size(num_classes - 1)
+        self.num_classes = as_length("num_classes", num_classes)
+        if self.num_classes < 2:
+            raise ShapeError(f"Thermometer needs num_classes of at least 2, got {num_classes}.")
+        self.out_shape = torch.Size([self.num_classes - 1])
         self.register_buffer("like", torch.empty(0), persistent=False)  # of the dtype that the module is moved to
 
     def forward(self, y: Tensor) -> Tensor:
@@ -100,7 +104,7 @@ class Column(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.out_shape = as_size(1)
+        self.out_shape = torch.Size([1])
 
     def forward(self, y: Tensor) -> Tensor:
         return y.unsqueeze(-1)

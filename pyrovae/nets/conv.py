@@ -6,8 +6,10 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyrovae._arguments import as_widths
 from pyrovae.errors import ShapeError
 from pyrovae.nets.mlp import MLP, as_size, check_inputs
+from pyrovae.nets.normalising import activation_of
 
 
 def halved(n: int) -> int:
@@ -23,12 +25,13 @@ class ConvEncoder(nn.Module):
     Args:
         in_shape: Shape of one image, (C, H, W) or (H, W).
         out_shape: Shape of the output for one image, such as `family.param_shape`.
-        channels: Number of channels of each convolution.
-        hidden: Widths of the hidden layers between the convolutions and the output.
+        channels: Number of channels of each convolution, an int for one convolution.
+        hidden: Widths of the hidden layers, an int for one, between the convolutions and the output.
         activation: Makes an activation layer, such as `nn.ReLU`.
 
     Raises:
         ShapeError: `in_shape` has another number of dimensions, or the input another trailing shape or dtype.
+        OptionError: `channels` or `hidden` holds something else than positive ints, or `activation` does not make a layer.
 
     References:
         LeCun et al. 1989, Neural Computation 1(4).
@@ -43,15 +46,15 @@ class ConvEncoder(nn.Module):
         self,
         in_shape: tuple[int, ...],
         out_shape: int | tuple[int, ...],
-        channels: Sequence[int] = (32, 64),
-        hidden: Sequence[int] = (),
+        channels: int | Sequence[int] = (32, 64),
+        hidden: int | Sequence[int] = (),
         activation: Callable[[], nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
         self.in_shape = as_size(in_shape)
         self.out_shape = as_size(out_shape)
-        self.channels = tuple(channels)
-        self.hidden = tuple(hidden)
+        self.channels = as_widths("channels", channels, one="convolution")
+        self.hidden = as_widths("hidden", hidden)
         self.activation = activation
         if len(self.in_shape) not in (2, 3):
             raise ShapeError(f"ConvEncoder needs in_shape (C, H, W) or (H, W), got {tuple(self.in_shape)}: use an MLP.")
@@ -59,7 +62,7 @@ class ConvEncoder(nn.Module):
         self._image = (self.in_shape[:-2].numel(), height, width)
         self.convolutions = nn.Sequential()
         for n, m in pairwise((self._image[0], *self.channels)):
-            self.convolutions.extend([nn.Conv2d(n, m, 3, stride=2, padding=1), activation()])
+            self.convolutions.extend([nn.Conv2d(n, m, 3, stride=2, padding=1), activation_of(None, activation)])
             height, width = halved(height), halved(width)
         num_features = (self._image[0], *self.channels)[-1] * height * width
         self.head = MLP(num_features, self.out_shape, self.hidden, activation)
@@ -82,12 +85,13 @@ class ConvDecoder(nn.Module):
         in_features: Size of z, or a tuple of sizes for several parents, as in `MLP`.
         out_shape: Shape of the output for one z, ending in (H, W): (P, C, H, W), (C, H, W) or (P, H, W). The dimensions before
             H and W are planes of the last convolution.
-        channels: Number of channels before each convolution.
-        hidden: Widths of the hidden layers of the MLP.
+        channels: Number of channels before each convolution, an int for one convolution.
+        hidden: Widths of the hidden layers of the MLP, an int for one.
         activation: Makes an activation layer, such as `nn.ReLU`.
 
     Raises:
         ShapeError: `out_shape` does not end in (H, W), `channels` is empty, or an input has another trailing shape or dtype.
+        OptionError: `channels` or `hidden` holds something else than positive ints, or `activation` does not make a layer.
 
     References:
         Odena, Dumoulin and Olah 2016, doi:10.23915/distill.00003.
@@ -102,15 +106,15 @@ class ConvDecoder(nn.Module):
         self,
         in_features: int | tuple[int, ...],
         out_shape: tuple[int, ...],
-        channels: Sequence[int] = (64, 32),
-        hidden: Sequence[int] = (),
+        channels: int | Sequence[int] = (64, 32),
+        hidden: int | Sequence[int] = (),
         activation: Callable[[], nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
         self.in_features = tuple(in_features) if isinstance(in_features, Sequence) else in_features
         self.out_shape = as_size(out_shape)
-        self.channels = tuple(channels)
-        self.hidden = tuple(hidden)
+        self.channels = as_widths("channels", channels, one="convolution")
+        self.hidden = as_widths("hidden", hidden)
         self.activation = activation
         if len(self.out_shape) < 2:
             raise ShapeError(
@@ -124,7 +128,7 @@ class ConvDecoder(nn.Module):
             self._sizes.insert(0, (halved(self._sizes[0][0]), halved(self._sizes[0][1])))
         self.stem = MLP(self.in_features, (self.channels[0], *self._sizes[0]), self.hidden, activation)
         widths = (*self.channels, self.out_shape[:-2].numel())
-        self.activations = nn.ModuleList(activation() for _ in self.channels)
+        self.activations = nn.ModuleList(activation_of(None, activation) for _ in self.channels)
         self.convolutions = nn.ModuleList(nn.Conv2d(n, m, 3, padding=1) for n, m in pairwise(widths))
 
     def forward(self, *parents: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from pyrovae.errors import OptionError
+from pyrovae._arguments import as_number
 
 
 class ReLUDropout:
@@ -31,9 +31,7 @@ class ReLUDropout:
     """
 
     def __init__(self, p: float = 0.5) -> None:
-        if not 0 <= p < 1:
-            raise OptionError(f"ReLUDropout needs a probability p from 0 to below 1, got {p!r}.")
-        self.p = float(p)
+        self.p = float(as_number("p, the share of units that are set to zero,", p, least=0, below=1))
 
     def __call__(self) -> nn.Module:
         return nn.Sequential(nn.ReLU(), nn.Dropout(self.p))

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyrovae._arguments import MOST_LAYERS, as_choice, as_count, as_widths
 from pyrovae._zuko import zuko
-from pyrovae.errors import OptionError
 
 KINDS = ("nsf", "maf", "iaf", "coupling")
 BINS = 8  # of a spline
@@ -29,7 +29,7 @@ def _spline() -> Any:
     return type("Spline", (zuko().transforms.MonotonicRQSTransform,), {"_inverse": _inverse})
 
 
-def transform(features: int, context: int, kind: str, transforms: int, hidden: Sequence[int]) -> nn.Module:
+def transform(features: int, context: int, kind: str, transforms: int, hidden: int | Sequence[int]) -> nn.Module:
     """t: R^features to R^features, of `transforms` layers; `module(c)` returns t, for a context c `(*batch, context)` or None.
 
     Kinds: "nsf", autoregressive splines; "maf" and "iaf", autoregressive and affine, which differ only in the direction in
@@ -37,18 +37,15 @@ def transform(features: int, context: int, kind: str, transforms: int, hidden: S
     the order of the features is reversed from one layer to the next. Raises OptionError for another kind and for numbers that
     are not positive.
     """
-    if kind not in KINDS:
-        raise OptionError(f"A flow needs kind to be one of {', '.join(map(repr, KINDS))}, got {kind!r}.")
-    for name, value in {"transforms": transforms, **{f"hidden[{i}]": n for i, n in enumerate(hidden)}}.items():
-        if not isinstance(value, int) or value < 1:
-            raise OptionError(f"A flow needs {name} to be a positive int, got {value!r}.")
+    as_choice("kind of a flow", kind, KINDS)
+    transforms, hidden = as_count("transforms", transforms, most=MOST_LAYERS), as_widths("hidden", hidden)
     more: dict[str, Any] = {}
     if kind == "nsf":
         more = {"univariate": _spline(), "shapes": [(BINS,), (BINS,), (BINS - 1,)]}
     elif kind == "coupling":
         # an autoregressive flow of two passes, since zuko's own coupling reads its mask on the host
         more = {"passes": 2}
-    flow = zuko().flows.MAF(features, context, transforms=transforms, hidden_features=tuple(hidden), **more)
+    flow = zuko().flows.MAF(features, context, transforms=transforms, hidden_features=hidden, **more)
     made: nn.Module = flow.transform
     with torch.no_grad():
         part: Any

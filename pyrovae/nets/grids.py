@@ -5,9 +5,10 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from pyrovae._arguments import MOST_LAYERS, as_count, as_number, as_widths
 from pyrovae.errors import ShapeError
 from pyrovae.nets.cells import Conv, EncoderCell, Planes, Upsample, halvings
-from pyrovae.nets.mlp import as_size, check_inputs
+from pyrovae.nets.mlp import as_length, as_size, check_inputs
 
 
 class GridEncoder(nn.Module):
@@ -19,12 +20,13 @@ class GridEncoder(nn.Module):
     Args:
         in_shape: Shape of one image, (C, H, W) or (H, W).
         width: Number of elements of each vector.
-        channels: Channels of the convolutions, one for each halving.
+        channels: Channels of the convolutions, one for each halving; an int for one.
         cells: Residual cells at the last resolution.
         rescale: Factor of the image at the input, such as 1 / 255 for grey values.
 
     Raises:
         ShapeError: `in_shape` has another number of dimensions, or the input another trailing shape or dtype.
+        OptionError: `channels`, `cells` or `rescale` is out of range.
 
     References:
         van den Oord et al. 2017, arXiv:1711.00937, section 4.1, with the cells of `NVAE`.
@@ -39,13 +41,14 @@ class GridEncoder(nn.Module):
         self,
         in_shape: Sequence[int],
         width: int,
-        channels: Sequence[int] = (64, 128),
+        channels: int | Sequence[int] = (64, 128),
         cells: int = 2,
         rescale: float = 1.0,
     ) -> None:
         super().__init__()
-        self.in_shape, self.width, self.channels, self.cells = as_size(in_shape), width, tuple(channels), cells
-        self.rescale = rescale
+        self.in_shape, self.width = as_size(in_shape), as_length("width", width)
+        self.channels = as_widths("channels", channels, one="halving")
+        self.cells, self.rescale = as_count("cells", cells, 0, MOST_LAYERS), as_number("rescale", rescale, above=0)
         if len(self.in_shape) not in (2, 3) or not self.channels:
             raise ShapeError(
                 f"GridEncoder needs in_shape (C, H, W) or (H, W) and channels for at least one halving, got "
@@ -53,12 +56,12 @@ class GridEncoder(nn.Module):
             )
         self._image = (self.in_shape[:-2].numel(), *self.in_shape[-2:])
         self.grid = as_size(halvings((self._image[1], self._image[2]), len(self.channels))[-1])
-        self.out_shape = as_size((width, *self.grid))
+        self.out_shape = as_size((self.width, *self.grid))
         self.down = nn.Sequential()
         for n, m in pairwise((self._image[0], *self.channels)):
             self.down.extend([nn.Conv2d(n, m, 3, stride=2, padding=1), nn.SiLU()])
-        self.stack = nn.Sequential(*(EncoderCell(self.channels[-1]) for _ in range(cells)))
-        self.last = Conv(self.channels[-1], width, 1)
+        self.stack = nn.Sequential(*(EncoderCell(self.channels[-1]) for _ in range(self.cells)))
+        self.last = Conv(self.channels[-1], self.width, 1)
 
     def forward(self, *parents: Tensor) -> Tensor:
         check_inputs(self, parents, [self.in_shape], self.last)
@@ -77,11 +80,12 @@ class GridDecoder(nn.Module):
     Args:
         width: Number of elements of each vector.
         out_shape: Shape of the output for one image, ending in (H, W), such as `family.param_shape`.
-        channels: Channels before each doubling, listed from the image inwards as for `GridEncoder`.
+        channels: Channels before each doubling, listed from the image inwards as for `GridEncoder`; an int for one.
         cells: Residual cells at the first resolution.
 
     Raises:
         ShapeError: `out_shape` does not end in (H, W), `channels` is empty, or an input has another trailing shape or dtype.
+        OptionError: `channels` or `cells` is out of range.
 
     References:
         van den Oord et al. 2017, arXiv:1711.00937, section 4.1, with the cells of `NVAE`.
@@ -93,10 +97,14 @@ class GridDecoder(nn.Module):
     """
 
     def __init__(
-        self, width: int, out_shape: Sequence[int], channels: Sequence[int] = (64, 128), cells: int = 2
+        self, width: int, out_shape: Sequence[int], channels: int | Sequence[int] = (64, 128), cells: int = 2
     ) -> None:
         super().__init__()
-        self.width, self.out_shape, self.channels, self.cells = width, as_size(out_shape), tuple(channels), cells
+        self.width, self.out_shape = as_length("width", width), as_size(out_shape)
+        self.channels, self.cells = (
+            as_widths("channels", channels, one="doubling"),
+            as_count("cells", cells, 0, MOST_LAYERS),
+        )
         if len(self.out_shape) < 2 or not self.channels:
             raise ShapeError(
                 f"GridDecoder needs an out_shape that ends in (H, W) and channels for at least one doubling, got "
@@ -104,10 +112,10 @@ class GridDecoder(nn.Module):
             )
         size = (self.out_shape[-2], self.out_shape[-1])
         sizes = [*halvings(size, len(self.channels))[::-1], size]
-        self.in_shape = as_size((width, *sizes[0]))
+        self.in_shape = as_size((self.width, *sizes[0]))
         widths = (*self.channels[::-1], self.channels[0])
-        self.first = Conv(width, widths[0])
-        self.stack = nn.Sequential(*(EncoderCell(widths[0]) for _ in range(cells)))
+        self.first = Conv(self.width, widths[0])
+        self.stack = nn.Sequential(*(EncoderCell(widths[0]) for _ in range(self.cells)))
         self.up = nn.Sequential()
         for n, m, finer in zip(widths, widths[1:], sizes[1:]):
             self.up.extend([nn.SiLU(), Upsample(n, m, finer)])

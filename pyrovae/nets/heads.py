@@ -1,12 +1,11 @@
 """Heads of networks, whose numbers become the parameters of a distribution, normalised over the rows of a batch."""
 
-import math
-from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pyrovae._arguments import as_number, index_of
 from pyrovae.errors import OptionError, ShapeError
 from pyrovae.nets.mlp import as_size
 from pyrovae.nets.normalising import BatchNorm, checked_momentum
@@ -73,11 +72,12 @@ class BatchNormedHead(nn.Module):
             return total
         if given is None and len(self.out_shape) > 1:
             return total // self.out_shape[0]
-        if isinstance(given, bool) or not isinstance(given, int) or not 0 < given <= total:
+        number = index_of(given)
+        if number is None or not 0 < number <= total:
             raise OptionError(
                 f"BatchNormedHead with gamma needs locations, how many of the {total} numbers are locations, got {given!r}."
             )
-        return given
+        return number
 
     def forward(self, *parents: Tensor) -> Tensor:
         out: Tensor = self.net(*parents)
@@ -92,6 +92,4 @@ class BatchNormedHead(nn.Module):
 def _factor(gamma: Any) -> float | None:
     if gamma is None:
         return None
-    if isinstance(gamma, bool) or not isinstance(gamma, Real) or not 0 < float(gamma) < math.inf:
-        raise OptionError(f"BatchNormedHead needs a positive gamma, or None for learned factors, got {gamma!r}.")
-    return float(gamma)
+    return float(as_number("gamma of BatchNormedHead", gamma, above=0, also=", or None for learned factors"))

@@ -4,7 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyrovae._arguments import as_choice, as_number
 from pyrovae.errors import OptionError, ShapeError
+from pyrovae.nets.mlp import as_size
 
 
 class SelfMasking(nn.Module):
@@ -32,10 +34,10 @@ class SelfMasking(nn.Module):
 
     def __init__(self, event_shape: int | tuple[int, ...], missing: str | None = None) -> None:
         super().__init__()
-        if missing not in ("high", "low", None):
-            raise OptionError(f"missing must be 'high', 'low' or None, got {missing!r}.")
+        if missing is not None:
+            as_choice("missing", missing, ("high", "low"), also=" or None")
+        shape = as_size(event_shape)
         self.event_shape, self.missing = event_shape, missing
-        shape = (event_shape,) if isinstance(event_shape, int) else tuple(event_shape)
         self.out_shape = torch.Size((1, *shape))
         self.slope = nn.Parameter(torch.zeros(shape))
         self.threshold = nn.Parameter(torch.zeros(shape))
@@ -104,9 +106,7 @@ class RandomMask(nn.Module):
 
     def __init__(self, net: nn.Module, most: float = 0.5) -> None:
         super().__init__()
-        if isinstance(most, bool) or not 0 < most <= 1:
-            raise OptionError(f"most is the largest share of hidden entries, above 0 and at most 1, got {most!r}.")
-        self.net, self.most = net, most
+        self.net, self.most = net, as_number("most, the largest share of hidden entries,", most, above=0, most=1)
         self.out_shape = getattr(net, "out_shape", None)
         self._tried = False
 

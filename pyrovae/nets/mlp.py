@@ -1,6 +1,5 @@
 """Multilayer perceptrons, one-hot codes, wrappers of networks, and the checks of shapes that all networks share."""
 
-import operator
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyrovae._arguments import MOST, as_number, as_widths, index_of, told
 from pyrovae._shapes import how_to_cast
 from pyrovae.errors import ShapeError
 from pyrovae.nets.normalising import activation_of
@@ -15,13 +15,32 @@ from pyrovae.nets.normalising import activation_of
 
 def as_size(shape: int | Sequence[int]) -> torch.Size:
     """The shape of one row as a torch.Size: `784` means `(784,)`, and `()` is a single number. Raises ShapeError."""
-    try:
-        size = torch.Size([operator.index(n) for n in (shape if isinstance(shape, Sequence) else (shape,))])
-    except TypeError:
-        size = torch.Size([0])
-    if any(n < 1 for n in size):
-        raise ShapeError(f"A shape must be a positive int or a tuple of positive ints, got {shape!r}.")
+    listed = shape if isinstance(shape, Sequence) and not isinstance(shape, (str, bytes)) else (shape,)
+    numbers = [index_of(n) for n in listed]
+    if any(n is None or n < 1 for n in numbers):
+        raise ShapeError(f"A shape must be a positive int or a tuple of positive ints, got {told(shape)}.")
+    size = torch.Size([n for n in numbers if n is not None])
+    if any(n > MOST for n in size):
+        raise ShapeError(f"A shape has at most {MOST} elements along each dimension, got {told(shape)}.")
     return size
+
+
+def as_length(name: str, number: int) -> int:
+    """The size of a vector, or another number that becomes part of a shape, as a Python int. Raises ShapeError."""
+    found = index_of(number)
+    if found is None or not 1 <= found <= MOST:
+        raise ShapeError(f"{name} must be a positive int of at most {MOST}, got {told(number)}.")
+    return found
+
+
+def as_parents(name: str, in_features: int | Sequence[int]) -> list[torch.Size]:
+    """The shape of each parent of a network of vectors, of which there is at least one. Raises ShapeError."""
+    sizes = as_size(in_features)
+    if not sizes:
+        raise ShapeError(
+            f"{name} needs in_features, the size of its parent, or a tuple with that of each parent, got ()."
+        )
+    return [torch.Size([n]) for n in sizes]
 
 
 def check_inputs(net: nn.Module, rows: tuple[Tensor, ...], shapes: Sequence[torch.Size], layer: nn.Module) -> None:
@@ -63,11 +82,12 @@ class MLP(nn.Module):
     Args:
         in_features: Size of the parent, or a tuple with the size of each parent.
         out_shape: Shape of the output for one row, such as `family.param_shape`.
-        hidden: Widths of the hidden layers; `()` makes the network linear.
+        hidden: Widths of the hidden layers, an int for one layer; `()` makes the network linear.
         activation: Makes an activation layer, such as `nn.ReLU`, `LayerNormed()` or `BatchNormed()`.
 
     Raises:
         ShapeError: A size is not a positive int, a parent has another trailing shape or dtype, or their number differs.
+        OptionError: `hidden` holds something else than positive ints, or `activation` does not make a layer.
 
     References:
         Goodfellow, Bengio and Courville 2016, *Deep Learning*, chapter 6.
@@ -82,15 +102,15 @@ class MLP(nn.Module):
         self,
         in_features: int | tuple[int, ...],
         out_shape: int | tuple[int, ...],
-        hidden: Sequence[int] = (400,),
+        hidden: int | Sequence[int] = (400,),
         activation: Callable[[], nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
+        self._in_shapes = as_parents(type(self).__name__, in_features)
         self.in_features = tuple(in_features) if isinstance(in_features, Sequence) else in_features
         self.out_shape = as_size(out_shape)
-        self.hidden = tuple(hidden)
+        self.hidden = as_widths("hidden", hidden)
         self.activation = activation
-        self._in_shapes = [as_size(n) for n in as_size(self.in_features)]
         widths = (*self.hidden, self.out_shape.numel())
         # a sum needs one bias only
         self.first = nn.ModuleList(nn.Linear(n, widths[0], bias=i == 0) for i, (n,) in enumerate(self._in_shapes))
@@ -127,7 +147,7 @@ def one_hot(y: Tensor, num_classes: int, dtype: torch.dtype | None = None) -> Te
                 [1., 0.],
                 [0., 0.]])
     """
-    classes = torch.arange(num_classes, device=y.device)
+    classes = torch.arange(as_length("num_classes", num_classes), device=y.device)
     return (y.unsqueeze(-1) == classes).to(dtype or torch.get_default_dtype())
 
 
@@ -194,6 +214,9 @@ class Rescaled(nn.Module):
         net: A network; the other parents and the output, `(*batch, *out_shape)`, are its own.
         factor: A number, such as 1 / n for counts from 0 to n.
 
+    Raises:
+        OptionError: `factor` is no finite number.
+
     References:
         LeCun et al. 1998, *Efficient BackProp*, section 4.3.
 
@@ -205,7 +228,7 @@ class Rescaled(nn.Module):
 
     def __init__(self, net: nn.Module, factor: float) -> None:
         super().__init__()
-        self.net, self.factor = net, factor
+        self.net, self.factor = net, factor if isinstance(factor, Tensor) else as_number("factor", factor)
         self.out_shape = getattr(net, "out_shape", None)
 
     def forward(self, x: Tensor, *others: Tensor) -> Tensor:

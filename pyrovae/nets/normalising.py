@@ -1,15 +1,15 @@
 """Hidden layers whose units are normalised: over the units of a row, or over the rows of a batch."""
 
 from collections.abc import Callable
-from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyrovae._arguments import as_number, told
 from pyrovae._weighing import weights_of
-from pyrovae.errors import OptionError, ShapeError
+from pyrovae.errors import OptionError, ShapeError, shortened
 
 
 class LayerNormed:
@@ -22,6 +22,9 @@ class LayerNormed:
     Args:
         activation: Makes the activation layer a.
 
+    Raises:
+        OptionError: `activation` does not make a layer.
+
     References:
         Ba, Kiros and Hinton 2016, arXiv:1607.06450.
 
@@ -32,10 +35,11 @@ class LayerNormed:
     """
 
     def __init__(self, activation: Callable[[], nn.Module] = nn.ReLU) -> None:
+        activation_of(None, activation)
         self.activation = activation
 
     def __call__(self) -> nn.Module:
-        return nn.Sequential(_LayerNorm(), self.activation())
+        return nn.Sequential(_LayerNorm(), activation_of(None, self.activation))
 
 
 class _LayerNorm(nn.Module):
@@ -78,6 +82,7 @@ class BatchNormed:
     """
 
     def __init__(self, activation: Callable[[], nn.Module] = nn.ReLU, momentum: float = 0.1) -> None:
+        activation_of(None, activation)
         self.activation, self.momentum = activation, checked_momentum("BatchNormed", momentum)
 
     def __call__(self, width: int | None = None) -> nn.Module:
@@ -86,14 +91,12 @@ class BatchNormed:
                 "BatchNormed normalises layers of vectors, and this network does not say how wide they are: use it in MLP or "
                 "ResidualMLP, and another activation in convolutions."
             )
-        return nn.Sequential(BatchNorm(width, self.momentum), self.activation())
+        return nn.Sequential(BatchNorm(width, self.momentum), activation_of(None, self.activation))
 
 
 def checked_momentum(name: str, momentum: Any) -> float:
     """How far a pass moves the running statistics of a layer of this name, or OptionError."""
-    if isinstance(momentum, bool) or not isinstance(momentum, Real) or not 0 < float(momentum) <= 1:
-        raise OptionError(f"{name} needs a momentum above 0 and at most 1, got {momentum!r}.")
-    return float(momentum)
+    return float(as_number(f"momentum of {name}", momentum, above=0, most=1))
 
 
 class BatchNorm(nn.Module):
@@ -155,7 +158,17 @@ def activation_of(width: int | None, activation: Callable[..., Any]) -> nn.Modul
             f"activation makes a layer for each place, and this {type(activation).__name__} is one: pass its class, such as "
             "nn.ReLU, or a function that makes it."
         )
-    made = activation(width) if isinstance(activation, BatchNormed) else activation()
+    if not callable(activation):
+        raise OptionError(
+            f"activation makes a layer: pass its class, such as nn.ReLU, or a function that makes it, got {told(activation)}."
+        )
+    try:
+        made = activation(width) if isinstance(activation, BatchNormed) else activation()
+    except TypeError as error:
+        raise OptionError(
+            f"activation is called without arguments to make a layer, as nn.ReLU is, and {told(activation)} cannot be "
+            f"({shortened(error, 200)}): pass the class of a layer, or a function that makes it."
+        ) from error
     if not isinstance(made, nn.Module):
         how = ": write it with parentheses" if isinstance(made, (BatchNormed, LayerNormed)) else ""
         raise OptionError(

@@ -1,13 +1,13 @@
 """Images that are turned, shifted and resized: how a few numbers, the pose, move what a network draws or sees."""
 
 from collections.abc import Sequence
-from numbers import Real
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyrovae._arguments import as_number
 from pyrovae.errors import OptionError, ShapeError
 from pyrovae.nets.mlp import as_size
 
@@ -66,9 +66,8 @@ class Pose(nn.Module):
             raise ShapeError(f"Pose needs the height and width of an image, (H, W), got {tuple(self.image)}.")
         scales = {"rotation": rotation, "shift": shift, "scale": scale}
         for name, value in scales.items():
-            number = isinstance(value, Real) and not isinstance(value, bool)
-            if value is not None and not (number and 0 < value < float("inf")):
-                raise OptionError(f"{name} must be a positive number, or None, got {value!r}.")
+            if value is not None:
+                as_number(name, value, above=0, also=", or None")
         self.size = (rotation is not None) + 2 * (shift is not None) + (scale is not None)
         if not self.size:
             raise OptionError("A pose without rotation, shift and scale moves nothing: give at least one of them.")

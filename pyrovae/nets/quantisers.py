@@ -8,16 +8,15 @@ exactly a code, whatever its gradient: `z = q + (t - t.detach())`, where q is th
 """
 
 import math
-import operator
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pyrovae._arguments import MOST, as_count, as_widths
 from pyrovae._dispatch import recorded
-from pyrovae.errors import DataError, OptionError, ShapeError
+from pyrovae.errors import DataError, ShapeError
 from pyrovae.nets.mlp import as_size
 
 
@@ -141,19 +140,8 @@ class Quantiser(nn.Module):
 
 
 def whole(owner: nn.Module, name: str, value: Any, least: int) -> int:
-    """Return `value` if it is a whole number of at least `least`, else raise OptionError."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = least - 1
-    if isinstance(value, bool) or number < least:
-        raise OptionError(f"{type(owner).__name__} needs a whole number of at least {least} for {name}, got {value!r}.")
-    return number
-
-
-def is_number(value: Any) -> bool:
-    """Whether this is a real number."""
-    return isinstance(value, Real) and not isinstance(value, bool)
+    """A whole number of at least `least`, or OptionError."""
+    return as_count(f"{name} of {type(owner).__name__}", value, least, MOST)
 
 
 def straight_through(value: Tensor, through: Tensor) -> Tensor:
@@ -199,13 +187,9 @@ class FSQ(Quantiser):
     sizes: Tensor
     basis: Tensor
 
-    def __init__(self, levels: Sequence[int] = (8, 6, 5), grid: int | Sequence[int] = 1) -> None:
-        if not isinstance(levels, Sequence) or not levels:
-            raise OptionError(
-                f"FSQ needs a number of levels for each element of a code, such as (8, 5, 5, 5), got {levels!r}."
-            )
-        sizes_of_levels = tuple(whole(self, "levels", n, 3) for n in levels)
-        super().__init__(math.prod(sizes_of_levels), len(levels), grid)
+    def __init__(self, levels: int | Sequence[int] = (8, 6, 5), grid: int | Sequence[int] = 1) -> None:
+        sizes_of_levels = as_widths("levels of FSQ", levels, some=True, least=3, one="element of a code")
+        super().__init__(math.prod(sizes_of_levels), len(sizes_of_levels), grid)
         self.levels = sizes_of_levels
         sizes = torch.tensor(self.levels).reshape(-1, *(1 for _ in self.grid))
         half = (sizes - 1) / 2

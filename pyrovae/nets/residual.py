@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyrovae._arguments import MOST_LAYERS, as_count, index_of, told
 from pyrovae.errors import OptionError
 from pyrovae.nets.conv import ConvDecoder, ConvEncoder
 from pyrovae.nets.mlp import MLP
@@ -26,7 +27,9 @@ class ResidualBlock(nn.Module):
         last = layer(width, width)
         for parameter in last.parameters():
             nn.init.normal_(parameter, std=0.1 / (width * 9) ** 0.5)
-        self.change = nn.Sequential(activation(), layer(width, width), activation(), last)
+        self.change = nn.Sequential(
+            activation_of(None, activation), layer(width, width), activation_of(None, activation), last
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         changed: Tensor = x + self.change(x)
@@ -49,6 +52,7 @@ class ResidualMLP(MLP):
 
     Raises:
         ShapeError: As `MLP`.
+        OptionError: As `MLP`, or `blocks` is no whole number.
 
     References:
         Gorishniy et al. 2021, arXiv:2106.11959, section 3.2, without normalisation.
@@ -63,15 +67,17 @@ class ResidualMLP(MLP):
         self,
         in_features: int | tuple[int, ...],
         out_shape: int | tuple[int, ...],
-        hidden: Sequence[int] = (400,),
+        hidden: int | Sequence[int] = (400,),
         activation: Callable[[], nn.Module] = nn.ReLU,
         blocks: int = 1,
     ) -> None:
         super().__init__(in_features, out_shape, hidden, activation)
-        self.blocks = blocks
+        self.blocks = as_count("blocks", blocks, 0, MOST_LAYERS)
         self.rest = nn.Sequential()
         for n, m in pairwise((*self.hidden, self.out_shape.numel())):
-            self.rest.extend(ResidualBlock(nn.Linear, n, partial(activation_of, n, activation)) for _ in range(blocks))
+            self.rest.extend(
+                ResidualBlock(nn.Linear, n, partial(activation_of, n, activation)) for _ in range(self.blocks)
+            )
             self.rest.extend([activation_of(n, activation), nn.Linear(n, m)])
 
 
@@ -88,6 +94,7 @@ class ResNetEncoder(ConvEncoder):
 
     Raises:
         ShapeError: As `ConvEncoder`.
+        OptionError: As `ConvEncoder`, or `blocks` is no whole number.
 
     References:
         He et al. 2016, arXiv:1603.05027, without normalisation.
@@ -102,18 +109,18 @@ class ResNetEncoder(ConvEncoder):
         self,
         in_shape: tuple[int, ...],
         out_shape: int | tuple[int, ...],
-        channels: Sequence[int] = (32, 64),
-        hidden: Sequence[int] = (),
+        channels: int | Sequence[int] = (32, 64),
+        hidden: int | Sequence[int] = (),
         activation: Callable[[], nn.Module] = nn.ReLU,
         blocks: int = 1,
     ) -> None:
         super().__init__(in_shape, out_shape, channels, hidden, activation)
-        self.blocks = blocks
+        self.blocks = as_count("blocks", blocks, 0, MOST_LAYERS)
         plain = list(self.convolutions)
         self.convolutions = nn.Sequential()
         for convolution, act, width in zip(plain[::2], plain[1::2], self.channels):
             self.convolutions.append(convolution)
-            self.convolutions.extend(ResidualBlock(_convolution, width, activation) for _ in range(blocks))
+            self.convolutions.extend(ResidualBlock(_convolution, width, activation) for _ in range(self.blocks))
             self.convolutions.append(act)
 
 
@@ -130,6 +137,7 @@ class ResNetDecoder(ConvDecoder):
 
     Raises:
         ShapeError: As `ConvDecoder`.
+        OptionError: As `ConvDecoder`, or `blocks` is no whole number.
 
     References:
         He et al. 2016, arXiv:1603.05027, without normalisation.
@@ -144,15 +152,18 @@ class ResNetDecoder(ConvDecoder):
         self,
         in_features: int | tuple[int, ...],
         out_shape: tuple[int, ...],
-        channels: Sequence[int] = (64, 32),
-        hidden: Sequence[int] = (),
+        channels: int | Sequence[int] = (64, 32),
+        hidden: int | Sequence[int] = (),
         activation: Callable[[], nn.Module] = nn.ReLU,
         blocks: int = 1,
     ) -> None:
         super().__init__(in_features, out_shape, channels, hidden, activation)
-        self.blocks = blocks
+        self.blocks = as_count("blocks", blocks, 0, MOST_LAYERS)
         self.activations = nn.ModuleList(
-            nn.Sequential(*(ResidualBlock(_convolution, width, activation) for _ in range(blocks)), activation())
+            nn.Sequential(
+                *(ResidualBlock(_convolution, width, activation) for _ in range(self.blocks)),
+                activation_of(None, activation),
+            )
             for width in self.channels
         )
 
@@ -186,10 +197,11 @@ class Skip(nn.Module):
         features: Any = getattr(net, "in_features", None)
         features = features[0] if isinstance(features, tuple) and features else features
         outputs = getattr(net, "out_shape", torch.Size()).numel()
-        if not isinstance(features, int) or not 0 <= copied <= min(features, outputs):
+        number = index_of(copied)
+        if not isinstance(features, int) or number is None or not 0 <= number <= min(features, outputs):
             raise OptionError(
                 f"Skip needs a network of vectors, such as MLP(D, n), and copied from 0 to the fewer of its inputs and "
-                f"outputs, got copied={copied} and {features} inputs, {outputs} outputs."
+                f"outputs, got copied={told(copied)} and {features} inputs, {outputs} outputs."
             )
         self.linear = nn.Linear(features, outputs, bias=False)
         with torch.no_grad():

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyrovae.nets.mlp import as_length
+
 
 class BackwardGRU(nn.Module):
     """`h_t = GRU(h_(t+1), [x_t, m_t])`: what x_t and all that follows say, for every t.
@@ -16,6 +18,9 @@ class BackwardGRU(nn.Module):
     Args:
         in_features: D, the size of x_t.
         width: H, the size of h_t.
+
+    Raises:
+        ShapeError: A number is not a positive int.
 
     References:
         Cho et al. 2014, arXiv:1406.1078. Krishnan, Shalit and Sontag 2017, arXiv:1609.09869, section 4.
@@ -28,8 +33,8 @@ class BackwardGRU(nn.Module):
 
     def __init__(self, in_features: int, width: int) -> None:
         super().__init__()
-        self.in_features, self.width = in_features, width
-        self.gru = nn.GRU(2 * in_features, width, batch_first=True)
+        self.in_features, self.width = as_length("in_features", in_features), as_length("width", width)
+        self.gru = nn.GRU(2 * self.in_features, self.width, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
         missing = torch.isnan(x)
@@ -52,6 +57,9 @@ class GatedStep(nn.Module):
         size: L, the size of z.
         hidden: The width of the hidden layers of f and g.
 
+    Raises:
+        ShapeError: A number is not a positive int.
+
     References:
         Krishnan, Shalit and Sontag 2017, arXiv:1609.09869, section 5.
 
@@ -63,7 +71,7 @@ class GatedStep(nn.Module):
 
     def __init__(self, size: int, hidden: int) -> None:
         super().__init__()
-        self.size, self.hidden = size, hidden
+        self.size, self.hidden = size, hidden = as_length("size", size), as_length("hidden", hidden)
         self.out_shape = torch.Size((2, size))
         self.gate = nn.Sequential(nn.Linear(size, hidden), nn.ReLU(), nn.Linear(hidden, size))
         self.proposed = nn.Sequential(nn.Linear(size, hidden), nn.ReLU(), nn.Linear(hidden, size))

@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from pyrovae.errors import OptionError, ShapeError
+from pyrovae._arguments import MOST, as_count, as_number
+from pyrovae.errors import ShapeError
 
 
 class SizeFactor(nn.Module):
@@ -24,7 +25,7 @@ class SizeFactor(nn.Module):
         place: k, the place in that parent, counted from 0, or from the end if negative.
 
     Raises:
-        OptionError: `spread` is not positive.
+        OptionError: A number is none, or `spread` is not positive.
         ShapeError: A call's parent has no such place.
 
     References:
@@ -43,9 +44,8 @@ class SizeFactor(nn.Module):
         self, net: nn.Module, centre: float = 0.0, spread: float = 1.0, parent: int = 0, place: int = 0
     ) -> None:
         super().__init__()
-        if not spread > 0:
-            raise OptionError(f"SizeFactor needs a positive spread, got {spread!r}.")
-        self.net, self.centre, self.spread, self.parent, self.place = net, centre, spread, parent, place
+        self.net, self.centre, self.spread = net, as_number("centre", centre), as_number("spread", spread, above=0)
+        self.parent, self.place = as_count("parent", parent, least=0), as_count("place", place, least=-MOST)
         self.out_shape = getattr(net, "out_shape", None)
 
     def forward(self, *parents: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class SizeFromTotal(nn.Module):
         spread: b.
 
     Raises:
-        OptionError: `spread` is not positive.
+        OptionError: A number is none, or `spread` is not positive.
         ShapeError: The network has no `out_shape`.
 
     Example:
@@ -85,9 +85,7 @@ class SizeFromTotal(nn.Module):
 
     def __init__(self, net: nn.Module, centre: float = 0.0, spread: float = 1.0) -> None:
         super().__init__()
-        if not spread > 0:
-            raise OptionError(f"SizeFromTotal needs a positive spread, got {spread!r}.")
-        self.net, self.centre, self.spread = net, centre, spread
+        self.net, self.centre, self.spread = net, as_number("centre", centre), as_number("spread", spread, above=0)
         self.out_shape = torch.Size(getattr(net, "out_shape", ()))
         if not self.out_shape:
             raise ShapeError(f"SizeFromTotal needs a network with an out_shape, and {type(net).__name__} has none.")

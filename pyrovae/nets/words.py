@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from pyrovae.errors import OptionError, ShapeError
-from pyrovae.nets.mlp import as_size
+from pyrovae._arguments import as_number
+from pyrovae.errors import ShapeError
+from pyrovae.nets.mlp import as_length
 
 
 class Words(nn.Module):
@@ -45,11 +46,9 @@ class Words(nn.Module):
 
     def __init__(self, num_words: int, width: int, dropout: float = 0.0) -> None:
         super().__init__()
-        if not 0 <= dropout < 1:
-            raise OptionError(f"Words leaves words out with a probability from 0 to below 1, got {dropout!r}.")
-        (self.num_words,), (self.width,) = as_size(num_words), as_size(width)
-        self.out_shape = as_size(width)
-        self.dropout = float(dropout)
+        self.dropout = float(as_number("dropout", dropout, least=0, below=1))
+        self.num_words, self.width = as_length("num_words", num_words), as_length("width", width)
+        self.out_shape = torch.Size([self.width])
         self.vectors = nn.Embedding(self.num_words, self.width)
         self.keep = nn.Dropout(self.dropout)
 

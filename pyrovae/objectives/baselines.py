@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from pyrovae._arguments import as_names
 from pyrovae.errors import OptionError, PairError
 from pyrovae.objectives.terms import Term, Terms
 from pyrovae.pair.handlers import DATA_PLATE
@@ -113,7 +114,7 @@ class learned:
         if not any(parameter.requires_grad for parameter in net.parameters()):
             raise OptionError(f"baselines.learned trains its network, and {type(net).__name__} has nothing to train.")
         self.net, self.normalised = net, normalised
-        self.inputs = None if inputs is None else (inputs,) if isinstance(inputs, str) else tuple(inputs)
+        self.inputs = as_names("inputs", inputs)
 
     @property
     def trains(self) -> tuple[nn.Module, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import pyro.infer
 import torch
 from torch import Tensor, nn
 
+from pyrovae._arguments import as_choice, as_count
 from pyrovae.errors import OptionError, PairError
 from pyrovae.objectives.baselines import learned, leave_one_out
 from pyrovae.objectives.elbo import Baseline, Bound, bound_of, check_kl
@@ -180,11 +180,8 @@ def _check_signature(loss: Any) -> None:
 
 def check_options(num_particles: int, gradient: str, other: str) -> None:
     """OptionError for no whole number of particles, or for a gradient that is neither "standard" nor `other`."""
-    whole = isinstance(num_particles, numbers.Integral) and not isinstance(num_particles, bool)
-    if not whole or num_particles < 1:
-        raise OptionError(f"num_particles must be at least 1 and a whole number, got {num_particles!r}.")
-    if gradient not in ("standard", other):
-        raise OptionError(f"gradient must be 'standard' or {other!r}, got {gradient!r}.")
+    as_count("num_particles", num_particles)
+    as_choice("gradient", gradient, ("standard", other))
 
 
 def check_reparameterised(terms: Terms, gradient: str) -> None:

@@ -5,14 +5,14 @@ Any such function will do: `penalty=lambda pair: 0.5 * sum(w.square().sum() for 
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from pyrovae.errors import OptionError, PairError
+from pyrovae._arguments import as_number
+from pyrovae.errors import PairError
 from pyrovae.pair.parameters import every_module, modules
 from pyrovae.pair.program import PairLike
 
@@ -53,9 +53,7 @@ class spectral_norm:
     """
 
     def __init__(self, weight: float) -> None:
-        if not 0 <= weight < math.inf:
-            raise OptionError(f"spectral_norm needs a finite weight of at least 0, got {weight!r}.")
-        self.weight = weight
+        self.weight = as_number("weight of spectral_norm", weight, least=0)
 
     def __call__(self, pair: PairLike) -> Tensor:
         layers = {

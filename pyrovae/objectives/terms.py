@@ -15,6 +15,7 @@ import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
+from pyrovae._arguments import as_count
 from pyrovae._shapes import broadcast_shapes
 from pyrovae.errors import PairError
 from pyrovae.pair import program
@@ -248,7 +249,9 @@ def terms(
         >>> run.sites["x"].p.log_prob.shape
         torch.Size([3, 8])
     """
-    nesting, summed = plate_nesting, plate_nesting is not None
+    num_particles = as_count("num_particles", num_particles)
+    nesting = None if plate_nesting is None else as_count("plate_nesting", plate_nesting, least=0)
+    summed = nesting is not None
     if layout is None and nesting is None and num_particles > 1:
         with fork_rng():
             if batch:

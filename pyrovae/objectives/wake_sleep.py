@@ -12,6 +12,7 @@ from pyro.distributions import Delta
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
+from pyrovae._arguments import as_number
 from pyrovae.errors import OptionError, PairError
 from pyrovae.objectives.elbo import Bound, bound_of
 from pyrovae.objectives.iwelbo import log_mean, outside_of, scale_of, weights_of
@@ -132,9 +133,8 @@ class RWS:
 
     def __init__(self, num_particles: int, sleep: float = 0.0) -> None:
         check_options(num_particles, "standard", "standard")
-        if isinstance(sleep, bool) or not isinstance(sleep, (int, float)) or not 0 <= sleep <= 1:
-            raise OptionError(f"sleep is the share of the sleep phase, a number from 0 to 1, got {sleep!r}.")
-        self.num_particles, self.sleep = num_particles, float(sleep)
+        self.num_particles = num_particles
+        self.sleep = float(as_number("sleep, the share of the sleep phase,", sleep, least=0, most=1))
 
     def check(self, pair: PairLike, batch: Mapping[str, Tensor], layout: Layout) -> None:
         """Raise OptionError or PairError for a pair that this loss cannot fit; `batch` are a few of its rows."""

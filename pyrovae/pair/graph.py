@@ -16,6 +16,7 @@ from pyro.infer.inspect import TrackProvenance
 from pyro.ops.provenance import detach_provenance, get_provenance, track_provenance
 from torch import Tensor
 
+from pyrovae._arguments import as_path
 from pyrovae._files import write_file
 from pyrovae.pair.batch import as_batch, take_rows
 from pyrovae.pair.parameters import evaluating, every_module, fork_rng
@@ -116,7 +117,7 @@ def draw_graph(pair: PairLike, batch: Any, path: str | Path) -> Path:
         >>> written.exists(), written.stem
         (True, 'vae')
     """
-    path, rows = Path(path), _few(pair, batch)
+    path, rows = as_path("path", path), _few(pair, batch)
     with fork_rng(), evaluating(pair), torch.no_grad(), pyro.validation_enabled(False):
         drawn = pyro.render_model(pair.model, model_kwargs=rows, render_distributions=True)
     if shutil.which("dot") is None:

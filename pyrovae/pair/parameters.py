@@ -11,6 +11,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from pyrovae._arguments import told
 from pyrovae.errors import OptionError
 from pyrovae.pair.program import PairLike
 from pyrovae.pair.reach import modules_in, parts_of, unwrapped
@@ -194,6 +195,8 @@ def seed_torch(seed: int) -> None:
 
 def find_device(device: str | torch.device) -> torch.device:
     """The device of that name; "auto" is CUDA if available, else the CPU. OptionError if it cannot be used here."""
+    if not isinstance(device, (str, torch.device, int)) or isinstance(device, bool):
+        raise OptionError(f"device must be 'auto', 'cpu', 'cuda' or a torch.device, got {told(device)}.")
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

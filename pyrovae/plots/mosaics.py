@@ -11,7 +11,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from pyrovae.errors import DataError, OptionError, ShapeError
+from pyrovae._arguments import as_count, as_number, as_widths, told
+from pyrovae.errors import DataError, ShapeError
 from pyrovae.plots.columns import Columns, column_scatters
 from pyrovae.plots.style import STYLE, Array, as_array, axes_of, literal
 
@@ -49,8 +50,7 @@ def images(
         (9, 14, 3)
     """
     pictures = _pictures(x, image_shape)
-    if columns < 1:
-        raise OptionError(f"A mosaic needs 1 column or more, got columns={columns}.")
+    columns = as_count("columns", columns)
     columns = min(columns, len(pictures))
     if names is not None and len(names) != columns:
         raise ShapeError(f"{columns} columns need as many names, got {len(names)}.")
@@ -163,8 +163,7 @@ def captioned(
     pictures = _pictures(x, image_shape)
     if len(captions) != len(pictures):
         raise ShapeError(f"{len(pictures)} images need as many captions, got {len(captions)}.")
-    if columns < 1:
-        raise OptionError(f"A mosaic needs 1 column or more, got columns={columns}.")
+    columns = as_count("columns", columns)
     wide = min(columns, len(pictures))
     height, width = pictures.shape[1:3]
     # in pixels: the text above each image, whose cell is an inch wide
@@ -249,7 +248,7 @@ def manifold(
 
 def _pictures(x: ArrayLike | Tensor, image_shape: Sequence[int]) -> Array:
     """The images as floats of shape `(N, H, W, C)`."""
-    array, shape = as_array(x).astype(float), tuple(image_shape)
+    array, shape = _numbers(x), as_widths("image_shape", image_shape, some=True, one="dimension")
     if len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] not in (1, 3, 4)):
         raise ShapeError(f"An image has the shape (H, W), or (C, H, W) with 1, 3 or 4 channels, got {shape}.")
     if array.ndim < 2 or array[:1].size != np.prod(shape) * len(array[:1]):
@@ -258,6 +257,13 @@ def _pictures(x: ArrayLike | Tensor, image_shape: Sequence[int]) -> Array:
         raise DataError("There is no image to draw, got 0 rows.")
     array = array.reshape(len(array), *shape)
     return array[..., None] if len(shape) == 2 else np.moveaxis(array, 1, -1)
+
+
+def _numbers(x: ArrayLike | Tensor) -> Array:
+    try:
+        return as_array(x).astype(float)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"Images are an array or a tensor of numbers, got {told(x)}.") from error
 
 
 def _padded(pictures: Array, number: int) -> Array:
@@ -278,7 +284,7 @@ def _mosaic(pictures: Array, columns: int, gap: int = 1) -> Array:
 
 def _white(pictures: Array, vmax: float | None) -> float:
     if vmax is not None:
-        return vmax
+        return as_number("vmax", vmax, above=0)
     largest = float(np.nanmax(pictures, initial=0.0))
     return largest if largest > 1 else 1.0
 

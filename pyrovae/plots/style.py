@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from pyrovae._arguments import as_number, as_path
 from pyrovae._letters import draw
 from pyrovae.errors import OptionError
 
@@ -51,7 +52,7 @@ STYLE: Any = {
 }
 
 
-def save(axes: Axes | Sequence[Axes] | Array, path: str | Path, dpi: int = 200) -> Path:
+def save(axes: Axes | Sequence[Axes] | Array, path: str | Path, dpi: float = 200) -> Path:
     """Write a figure to a PNG file, and create its folder if necessary.
 
     Args:
@@ -71,7 +72,7 @@ def save(axes: Axes | Sequence[Axes] | Array, path: str | Path, dpi: int = 200) 
         >>> path.exists()
         True
     """
-    path = Path(path)
+    path, dpi = as_path("path", path), as_number("dpi", dpi, above=0)
     if path.suffix.lower() != ".png":
         raise OptionError(f"Figures are written as PNG, got the name {path.name!r}. Choose a name that ends in .png.")
     content = png_of(axes, dpi)
@@ -84,7 +85,7 @@ def save(axes: Axes | Sequence[Axes] | Array, path: str | Path, dpi: int = 200) 
     return path
 
 
-def png_of(axes: Axes | Sequence[Axes] | Array, dpi: int) -> bytes:
+def png_of(axes: Axes | Sequence[Axes] | Array, dpi: float) -> bytes:
     """The figure of some axes, or of several, as the content of a PNG file."""
     figure = np.ravel(np.asarray(axes, dtype=object))[0].get_figure(root=True)
     with io.BytesIO() as content:
@@ -92,7 +93,7 @@ def png_of(axes: Axes | Sequence[Axes] | Array, dpi: int) -> bytes:
         return content.getvalue()
 
 
-def _write(figure: Figure, content: io.BytesIO, dpi: int) -> None:
+def _write(figure: Figure, content: io.BytesIO, dpi: float) -> None:
     content.seek(0)
     content.truncate()
     figure.savefig(content, format="png", dpi=dpi, bbox_inches="tight", facecolor="white")

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyrovae._arguments import as_count, as_mapping
 from pyrovae.batching.checks import check_given
 from pyrovae.batching.memory import halvings
 from pyrovae.errors import DataError, OptionError, PairError
-from pyrovae.fitted.fitted import Fit, as_count, seeded
+from pyrovae.fitted.fitted import Fit, seeded
 from pyrovae.fitted.limits import memory_of
 from pyrovae.pair.arrays import as_dtype, as_tensor
 from pyrovae.pair.batch import cast, known_rows
@@ -29,8 +30,9 @@ from pyrovae.predict.missing import not_generated, pass_them, with_placeholders
 
 
 def without_none(given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What is given; an argument that is None is not."""
-    return {name: value for name, value in (given or {}).items() if value is not None}
+    """What is given; an argument that is None is not. OptionError for what is no dict."""
+    known = as_mapping("given", given, "values by the names of arguments or latent sites")
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def split_given(fitted: Fit, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -8,9 +8,10 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
+from pyrovae._arguments import as_count
 from pyrovae.batching.memory import halving
 from pyrovae.errors import DataError, PairError
-from pyrovae.fitted.fitted import Fit, as_count, seeded
+from pyrovae.fitted.fitted import Fit, seeded
 from pyrovae.predict.forward import check_room, plain, run_in_parts, run_model, split_given, without_none
 from pyrovae.predict.latent import reads_data
 from pyrovae.predict.points import mean_of

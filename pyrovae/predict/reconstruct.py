@@ -7,10 +7,11 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
+from pyrovae._arguments import as_count
 from pyrovae.batching.chunks import chunks
 from pyrovae.batching.memory import halving
 from pyrovae.errors import PairError
-from pyrovae.fitted.fitted import Fit, FittedGroup, as_count, in_order, seeded
+from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
 from pyrovae.fitted.runs import drawn_terms, particles_at_once
 from pyrovae.pair.batch import num_rows
 from pyrovae.predict.points import average, point_of

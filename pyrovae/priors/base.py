@@ -13,10 +13,11 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyrovae._arguments import as_choice
 from pyrovae._html import Shown
 from pyrovae.distributions.normals import MultivariateNormal
-from pyrovae.errors import OptionError, PairError, ShapeError
-from pyrovae.nets.mlp import as_size
+from pyrovae.errors import PairError, ShapeError
+from pyrovae.nets.mlp import as_length, as_size
 
 
 class StandardNormal(Shown, nn.Module):
@@ -81,10 +82,8 @@ class MixtureOfNormals(Shown, nn.Module):
     def __init__(self, event_shape: int | Sequence[int], num_components: int = 10, covariance: str = "diag") -> None:
         super().__init__()
         self.event_shape = as_size(event_shape)
-        (self.num_components,) = as_size(num_components)
-        self.covariance = covariance
-        if covariance not in ("diag", "full"):
-            raise OptionError(f"MixtureOfNormals needs covariance to be 'diag' or 'full', got {covariance!r}.")
+        self.num_components = as_length("num_components", num_components)
+        self.covariance = as_choice("covariance of MixtureOfNormals", covariance, ("diag", "full"))
         if covariance == "full" and len(self.event_shape) != 1:
             raise ShapeError(f"MixtureOfNormals needs vectors for covariance='full', got event_shape {event_shape!r}.")
         shape = (self.num_components, *self.event_shape)

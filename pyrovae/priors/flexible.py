@@ -7,6 +7,7 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
+from pyrovae._arguments import MOST_LAYERS, as_count, as_widths
 from pyrovae._html import Shown
 from pyrovae.distributions import Flow
 from pyrovae.errors import ShapeError
@@ -64,7 +65,7 @@ class FlowPrior(Shown, nn.Module):
             half of z given the other. The first two are autoregressive: scoring takes one pass and drawing L passes; a
             coupling takes two passes for drawing.
         transforms: Number of transforms composed in t.
-        hidden: Widths of the hidden layers of each transform's network.
+        hidden: Widths of the hidden layers of each transform's network, an int for one.
         base: `p_0`, a prior over vectors of the same dimension, such as `MixtureOfNormals(L)`; by default N(0, I).
 
     Raises:
@@ -90,7 +91,7 @@ class FlowPrior(Shown, nn.Module):
         event_shape: int | Sequence[int],
         kind: str = "nsf",
         transforms: int = 3,
-        hidden: Sequence[int] = (64, 64),
+        hidden: int | Sequence[int] = (64, 64),
         base: nn.Module | None = None,
     ) -> None:
         super().__init__()
@@ -99,8 +100,12 @@ class FlowPrior(Shown, nn.Module):
             raise ShapeError(
                 f"FlowPrior needs vectors as rows, got event_shape {event_shape!r}. Use FlowPrior(num_latent)."
             )
-        self.kind, self.transforms, self.hidden = kind, transforms, tuple(hidden)
-        self.transform = transform(self.event_shape[0], 0, kind, transforms, self.hidden)
+        self.kind, self.transforms, self.hidden = (
+            kind,
+            as_count("transforms", transforms, most=MOST_LAYERS),
+            as_widths("hidden", hidden),
+        )
+        self.transform = transform(self.event_shape[0], 0, kind, self.transforms, self.hidden)
         self.base = base
         shape = getattr(base, "event_shape", self.event_shape)
         if shape != self.event_shape:

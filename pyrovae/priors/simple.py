@@ -9,6 +9,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyrovae._arguments import as_number
 from pyrovae._html import Shown
 from pyrovae.distributions import Bernoulli as BernoulliMass
 from pyrovae.distributions import Categorical as CategoricalMass
@@ -16,16 +17,14 @@ from pyrovae.distributions import HypersphericalUniform as Uniform
 from pyrovae.distributions import LogisticNormal as SoftmaxNormal
 from pyrovae.distributions import OneHotCategorical as OneHotMass
 from pyrovae.distributions import StudentT as Student
-from pyrovae.errors import OptionError, ShapeError
+from pyrovae.errors import ShapeError
 from pyrovae.families import OneHotCategorical as OneHotFamily
-from pyrovae.nets.mlp import as_size
+from pyrovae.nets.mlp import as_length, as_size
 
 
 def _positive(prior: nn.Module, name: str, value: float) -> float:
-    """Return `value` if it is a finite positive number, else raise OptionError."""
-    if isinstance(value, bool) or not 0 < value < math.inf:
-        raise OptionError(f"priors.{type(prior).__name__} needs {name} to be a positive number, got {value!r}.")
-    return value
+    """The value as a number if it is a finite positive one, else OptionError."""
+    return as_number(f"{name} of priors.{type(prior).__name__}", value, above=0)
 
 
 def _vector(prior: nn.Module, event_shape: int | Sequence[int]) -> torch.Size:
@@ -270,7 +269,7 @@ class Categorical(Shown, nn.Module):
 
     def __init__(self, num_classes: int, learned: bool = False, event_shape: int | Sequence[int] = ()) -> None:
         super().__init__()
-        (self.num_classes,) = as_size(num_classes)
+        self.num_classes = as_length("num_classes", num_classes)
         self.learned, self.event_shape = learned, as_size(event_shape)
         start = torch.zeros(*self.event_shape, self.num_classes)
         if learned:

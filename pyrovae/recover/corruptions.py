@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from pyrovae._arguments import as_count, as_function, as_number, number_of, told
 from pyrovae.errors import OptionError, ShapeError
+
+__all__ = ["Blur", "Clip", "Corruption", "Downsample", "Mask", "Noise"]
 
 
 class Corruption:
@@ -40,9 +44,13 @@ class Corruption:
         linear: bool = False,
         elementwise: bool = False,
     ) -> None:
-        if not bool((torch.as_tensor(sd) >= 0).all()):
-            raise OptionError(f"sd is a standard deviation, and must not be negative, got {sd}.")
-        self.function, self.sd, self.linear, self.elementwise = function, sd, linear, elementwise
+        _check_sd(sd)
+        self.function, self.sd, self.linear, self.elementwise = (
+            as_function("function", function, "rows"),
+            sd,
+            linear,
+            elementwise,
+        )
 
     def __call__(self, x: Tensor) -> Tensor:
         seen = self.function(x)
@@ -104,10 +112,11 @@ class Blur(Corruption):
     """
 
     def __init__(self, width: float, sd: float | Tensor) -> None:
-        if not (width > 0 and bool((torch.as_tensor(sd) > 0).all())):
+        self.width = as_number("width of Blur", width, above=0)
+        _check_sd(sd)
+        if not bool((torch.as_tensor(sd) > 0).all()):
             raise OptionError(f"Blur needs a width and an sd above 0, got {width} and {sd}.")
         super().__init__(self._blur, sd, linear=True)
-        self.width = width
 
     def _blur(self, x: Tensor) -> Tensor:
         if x.dim() < 2:
@@ -140,10 +149,8 @@ class Downsample(Corruption):
     """
 
     def __init__(self, factor: int, sd: float | Tensor = 0.0) -> None:
-        if factor < 1:
-            raise OptionError(f"factor must be at least 1, got {factor}.")
+        self.factor = as_count("factor", factor)
         super().__init__(self._mean, sd, linear=True)
-        self.factor = factor
 
     def _mean(self, x: Tensor) -> Tensor:
         f = self.factor
@@ -172,7 +179,15 @@ class Clip(Corruption):
     """
 
     def __init__(self, low: float | None = None, high: float | None = None) -> None:
+        low, high = (end if end is None else as_number(name, end) for name, end in (("low", low), ("high", high)))
         if (low is None and high is None) or (low is not None and high is not None and not low < high):
             raise OptionError(f"Clip needs at least one end, and low below high, got {low} and {high}.")
         super().__init__(lambda x: x.clamp(low, high), elementwise=True)
         self.low, self.high = low, high
+
+
+def _check_sd(sd: Any) -> None:
+    """OptionError for what is no standard deviation: a number, or a tensor of them."""
+    wrong = number_of(sd) is None and not (isinstance(sd, Tensor) and sd.dtype != torch.bool)
+    if wrong or not bool(((torch.as_tensor(sd) >= 0) & torch.isfinite(torch.as_tensor(sd))).all()):
+        raise OptionError(f"sd is a standard deviation, a number or a tensor, finite and not negative, got {told(sd)}.")

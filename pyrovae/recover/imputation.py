@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae._arguments import as_number, index_of, told
 from pyrovae._html import table
 from pyrovae.errors import OptionError
 from pyrovae.recover.filling import Given
@@ -145,8 +146,7 @@ class Imputation:
         Raises:
             OptionError: The level is not between 0 and 1, or S draws are too few for it: `S >= (1 + level) / (1 - level)`.
         """
-        if not 0 < level < 1:
-            raise OptionError(f"level must be between 0 and 1, got {level}.")
+        level = as_number("level", level, above=0, below=1)
         needed = math.ceil((1 + level) / (1 - level) - 1e-9)
         if self.num_samples < needed:
             raise OptionError(
@@ -167,8 +167,8 @@ class Imputation:
         Raises:
             OptionError: There is no such draw.
         """
-        if k is not None and not 0 <= k < self.num_samples:
-            raise OptionError(f"There are draws 0 to {self.num_samples - 1}, got {k}.")
+        if k is not None and ((number := index_of(k)) is None or not 0 <= number < self.num_samples):
+            raise OptionError(f"There are draws 0 to {self.num_samples - 1}, got {told(k)}.")
         values = {name: one.mean if k is None else one.draws[k] for name, one in self._imputed.items()}
         whole = {name: one.filled(_as_rows(one, values[name])) for name, one in self._imputed.items()}
         if self._given is None:

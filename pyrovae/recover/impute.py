@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae._arguments import as_count
 from pyrovae.batching.checks import check_rows
 from pyrovae.batching.chunks import chunks
 from pyrovae.batching.memory import halving
@@ -17,7 +18,7 @@ from pyrovae.batching.transformed import in_evaluation
 from pyrovae.criticism.proposals import check_proposal
 from pyrovae.criticism.psis import pareto_k
 from pyrovae.criticism.resampling import resampled
-from pyrovae.errors import DataError, OptionError
+from pyrovae.errors import DataError
 from pyrovae.fitted.fitted import Fit, FittedGroup, seeded
 from pyrovae.fitted.runs import global_draw, global_sites, particles_at_once
 from pyrovae.pair.batch import Batch, num_rows, take_rows
@@ -103,11 +104,8 @@ def impute(
         >>> bool((low <= high).all()), torch.equal(imputed.complete(3)[10:], x[10:])
         (True, True)
     """
-    if num_samples < 1 or num_particles < 1 or moves < 0:
-        raise OptionError(
-            f"num_samples and num_particles must be at least 1 and moves at least 0, got {num_samples}, {num_particles} and "
-            f"{moves}."
-        )
+    num_samples, num_particles = as_count("num_samples", num_samples), as_count("num_particles", num_particles)
+    moves = as_count("moves", moves, least=0)
     check_proposal(proposal)
     with fitted.scope(), seeded(seed):
         if is_streamed(data):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyrovae._arguments import as_number, number_of, told
 from pyrovae._html import table
 from pyrovae._lazily import Lazily
 from pyrovae.errors import DataError, OptionError
@@ -45,8 +46,7 @@ class Pooled:
         Args:
             level: The probability with which such an interval contains the truth.
         """
-        if not 0 < level < 1:
-            raise OptionError(f"level must be between 0 and 1, got {level}.")
+        level = as_number("level", level, above=0, below=1)
         half = stats.t.ppf((1 + level) / 2, self.df) * self.standard_error
         return self.estimate - half, self.estimate + half
 
@@ -92,7 +92,7 @@ def pool(estimates: Any, variances: Any, df: float | None = None) -> Pooled:
         >>> round(float(pooled.estimate), 3), round(float(pooled.standard_error), 3), round(float(pooled.df), 1)
         (1.1, 0.238, 13.5)
     """
-    q, u = (np.asarray([np.asarray(part, dtype=np.float64) for part in values]) for values in (estimates, variances))
+    q, u = _numbers("estimates", estimates), _numbers("variances", variances)
     if q.shape != u.shape or len(q) < 2:
         raise DataError(
             "pool needs estimates and variances of at least two data sets, of one shape (m, ...), got "
@@ -103,8 +103,8 @@ def pool(estimates: Any, variances: Any, df: float | None = None) -> Pooled:
             "Estimates must be finite, and variances (squared standard errors) finite and not negative: look for an analysis "
             "that failed."
         )
-    if df is not None and not df > 0:
-        raise OptionError(f"df must be positive, got {df}.")
+    if df is not None and (isinstance(df, bool) or (number := number_of(df)) is None or not number > 0):
+        raise OptionError(f"df must be a positive number, infinite too, got {told(df)}.")
     m = len(q)
     within, between = u.mean(0), (1 + 1 / m) * q.var(0, ddof=1)
     total = within + between
@@ -120,3 +120,13 @@ def pool(estimates: Any, variances: Any, df: float | None = None) -> Pooled:
         missing = np.where(np.isinf(ratio), 1.0, (ratio + 2 / (freedom + 3)) / (ratio + 1))
     missing = np.where(between > 0, missing, 0.0)
     return Pooled(q.mean(0), np.sqrt(total), freedom, missing)
+
+
+def _numbers(name: str, values: Any) -> Array:
+    """What each data set gave, `(m, ...)`. DataError for what are no numbers."""
+    try:
+        return np.asarray([np.asarray(part, dtype=np.float64) for part in values])
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{name} must be a list of numbers, or of arrays of one shape, one for each data set: {error}."
+        ) from error

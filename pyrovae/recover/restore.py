@@ -14,6 +14,7 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyrovae._arguments import as_count, told
 from pyrovae.batching.memory import halving
 from pyrovae.criticism.proposals import check_proposal
 from pyrovae.criticism.psis import pareto_k
@@ -136,12 +137,14 @@ def restore(
         >>> restored.draws.shape, restored.exact
         (torch.Size([20, 3, 1, 4, 4]), True)
     """
-    if num_samples < 1 or num_particles < 1 or moves < 0:
-        raise OptionError(
-            f"num_samples and num_particles must be at least 1 and moves at least 0, got {num_samples}, {num_particles} and "
-            f"{moves}."
-        )
+    num_samples, num_particles = as_count("num_samples", num_samples), as_count("num_particles", num_particles)
+    moves = as_count("moves", moves, least=0)
     check_proposal(proposal)
+    if not isinstance(corruption, Corruption):
+        raise OptionError(
+            f"corruption must be one of pv.corruptions, such as pv.corruptions.Noise(0.3), got {told(corruption)}: write "
+            "pv.corruptions.Corruption(f, sd=...) around a function f of rows."
+        )
     chosen = observed_sites(fitted.layouts)[sites_to_generate(fitted, (), site)[0]]
     if chosen.argument is None:
         raise PairError(

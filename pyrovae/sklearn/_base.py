@@ -16,7 +16,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from pyrovae._arguments import as_number, as_widths, index_of, told
 from pyrovae._lazily import Lazily
+from pyrovae.criticism.proposals import check_proposal
 from pyrovae.data.scaling import Standardize
 from pyrovae.errors import DataError, OptionError, PairError
 from pyrovae.fitted.fitted import Fit
@@ -87,7 +89,7 @@ class VAEEstimator(BaseEstimator):
         Torch's random state is as before afterwards. Weights are float64.
         """
         check_options(self)
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        seed = seed_of(self.random_state)
         with float64(), fork_rng():
             seed_torch(seed)
             pair = make_pair(self.graph, default, rows)
@@ -147,22 +149,48 @@ class VAEEstimator(BaseEstimator):
 
 # --- options
 
+COUNTS = {
+    "n_components",
+    "max_iter",
+    "batch_size",
+    "n_draws",
+    "n_particles",
+    "n_clusters",
+    "n_neighbors",
+    "n_iter_no_change",
+}
+MAY_BE_NONE = {"n_components", "n_neighbors", "n_iter_no_change"}
+
 
 def check_options(estimator: Any) -> None:
     """OptionError unless the options that all estimators have are possible."""
     given = estimator.get_params(deep=False)
-    counts = "n_components max_iter batch_size n_draws n_particles n_clusters n_neighbors n_iter_no_change"
-    for name in counts.split():
-        value = given.get(name)
-        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-        if value is not None and not (whole and value > 0):
-            raise OptionError(f"{name} must be a whole number of at least 1, got {value!r}.")
-    share = given["validation_fraction"]
-    if share is not None and not 0 < share < 1:
-        raise OptionError(f"validation_fraction must be between 0 and 1, or None, got {share!r}.")
-    rate = given["learning_rate_init"]
-    if rate is not None and not rate > 0:
-        raise OptionError(f"learning_rate_init must be positive, got {rate!r}.")
+    for name in COUNTS & set(given):
+        if (value := given[name]) is None and name in MAY_BE_NONE:
+            continue
+        if (number := index_of(value)) is None or number < 1:
+            none = ", or None" if name in MAY_BE_NONE else ""
+            raise OptionError(f"{name} must be a whole number of at least 1{none}, got {told(value)}.")
+    as_widths("hidden_layer_sizes", given["hidden_layer_sizes"])
+    if (share := given["validation_fraction"]) is not None:
+        as_number("validation_fraction", share, above=0, below=1, also=", or None")
+    if (rate := given["learning_rate_init"]) is not None:
+        as_number("learning_rate_init", rate, above=0)
+    if "contamination" in given:
+        as_number("contamination", given["contamination"], above=0, most=0.5)
+    if "proposal" in given:
+        check_proposal(given["proposal"])
+
+
+def seed_of(random_state: Any) -> int:
+    """The seed that an estimator's `random_state` gives. OptionError for what scikit-learn does not take as one."""
+    try:
+        return int(check_random_state(random_state).randint(2**31 - 1))
+    except ValueError as error:
+        raise OptionError(
+            f"random_state must be a whole number from 0 to {2**32 - 1}, a numpy.random.RandomState, or None, got "
+            f"{told(random_state)}."
+        ) from error
 
 
 def as_tensor(X: Array) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from pyrovae.criticism.classification import classify
 from pyrovae.errors import DataError
 from pyrovae.sklearn import _graphs
-from pyrovae.sklearn._base import DRAW_SEED, Array, VAEEstimator
+from pyrovae.sklearn._base import DRAW_SEED, Array, VAEEstimator, check_options
 
 STARTS = 10  # of k-means
 
@@ -33,7 +33,7 @@ class VAECluster(ClusterMixin, VAEEstimator):
             a copy is fitted, or a function of the training rows, `(N, D)` float64, that returns one. It decides the number of
             clusters.
         standardize: Whether the model sees columns with mean 0 and standard deviation 1.
-        hidden_layer_sizes: Widths of the hidden layers of the default networks.
+        hidden_layer_sizes: Widths of the hidden layers of the default networks, an int for one layer.
         max_iter: The most passes over the rows, of each of the two fits.
         batch_size: Rows of a gradient step.
         learning_rate_init: The highest learning rate of the one-cycle schedule.
@@ -71,7 +71,7 @@ class VAECluster(ClusterMixin, VAEEstimator):
         n_components: int | None = None,
         graph: Any = None,
         standardize: bool = True,
-        hidden_layer_sizes: tuple[int, ...] = (64,),
+        hidden_layer_sizes: int | tuple[int, ...] = (64,),
         max_iter: int = 300,
         batch_size: int = 128,
         learning_rate_init: float = 5e-3,
@@ -89,6 +89,7 @@ class VAECluster(ClusterMixin, VAEEstimator):
 
     def fit(self, X: Any, y: Any = None) -> VAECluster:
         """Fit the model to rows `(N, D)`. `y` is ignored."""
+        check_options(self)
         rows = self._rows(X, reset=True)
         if self.graph is None and len(rows) < self.n_clusters:
             raise DataError(f"n_samples={len(rows)} should be >= n_clusters={self.n_clusters}.")

@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, DensityMixin, OutlierMixin, TransformerMixin
-from sklearn.utils import check_array, check_random_state
+from sklearn.utils import check_array
 from torch import Tensor
 
 from pyrovae.criticism.importance import silently, tell_undefined
-from pyrovae.errors import DataError, OptionError
+from pyrovae.errors import DataError
 from pyrovae.predict.encode import encode
 from pyrovae.predict.generate import generate
 from pyrovae.sklearn import _graphs
-from pyrovae.sklearn._base import DRAW_SEED, Array, VAEEstimator, as_tensor, float64
+from pyrovae.sklearn._base import DRAW_SEED, Array, VAEEstimator, as_tensor, check_options, float64, seed_of
 
 
 class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, VAEEstimator):
@@ -30,7 +30,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, VAEEstim
             `(N, D)` float64, that returns one.
         standardize: Whether the model sees columns with mean 0 and standard deviation 1. Leave it out where a likelihood of
             your own is not one of real numbers.
-        hidden_layer_sizes: Widths of the hidden layers of the default networks.
+        hidden_layer_sizes: Widths of the hidden layers of the default networks, an int for one layer.
         max_iter: The most passes over the rows.
         batch_size: Rows of a gradient step.
         learning_rate_init: The highest learning rate of the one-cycle schedule.
@@ -66,7 +66,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, VAEEstim
         *,
         graph: Any = None,
         standardize: bool = True,
-        hidden_layer_sizes: tuple[int, ...] = (64,),
+        hidden_layer_sizes: int | tuple[int, ...] = (64,),
         max_iter: int = 300,
         batch_size: int = 128,
         learning_rate_init: float = 1e-2,
@@ -126,7 +126,7 @@ class _Density(VAEEstimator):
         *,
         graph: Any = None,
         standardize: bool = True,
-        hidden_layer_sizes: tuple[int, ...] = (64,),
+        hidden_layer_sizes: int | tuple[int, ...] = (64,),
         max_iter: int = 300,
         batch_size: int = 128,
         learning_rate_init: float | None = None,
@@ -189,7 +189,7 @@ class VAEDensity(DensityMixin, _Density):
         graph: Another model and guide: a pair, of which a copy is fitted, or a function of the training rows,
             `(N, D)` float64, that returns one.
         standardize: Whether the model sees columns with mean 0 and standard deviation 1. Densities are always those of X.
-        hidden_layer_sizes: Widths of the hidden layers of the default networks.
+        hidden_layer_sizes: Widths of the hidden layers of the default networks, an int for one layer.
         max_iter: The most passes over the rows.
         batch_size: Rows of a gradient step.
         learning_rate_init: The highest learning rate of the one-cycle schedule; by default 3e-3 for a prior with a flow, and
@@ -244,7 +244,7 @@ class VAEDensity(DensityMixin, _Density):
         """New rows drawn from the model, `(n_samples, D)`, in the units of X; by default seeded by the estimator's state."""
         fitted = self._fitted()
         state = self.random_state if random_state is None else random_state
-        seed = int(check_random_state(state).randint(2**31 - 1))
+        seed = seed_of(state)
         with float64():
             return self._unscaled(generate(fitted, n_samples, seed=seed).flatten(1))
 
@@ -261,7 +261,7 @@ class VAEOutlierDetector(OutlierMixin, _Density):
         graph: Another model and guide: a pair, of which a copy is fitted, or a function of the training rows,
             `(N, D)` float64, that returns one.
         standardize: Whether the model sees columns with mean 0 and standard deviation 1.
-        hidden_layer_sizes: Widths of the hidden layers of the default networks.
+        hidden_layer_sizes: Widths of the hidden layers of the default networks, an int for one layer.
         max_iter: The most passes over the rows.
         batch_size: Rows of a gradient step.
         learning_rate_init: The highest learning rate of the one-cycle schedule.
@@ -299,7 +299,7 @@ class VAEOutlierDetector(OutlierMixin, _Density):
         contamination: float = 0.1,
         graph: Any = None,
         standardize: bool = True,
-        hidden_layer_sizes: tuple[int, ...] = (64,),
+        hidden_layer_sizes: int | tuple[int, ...] = (64,),
         max_iter: int = 300,
         batch_size: int = 128,
         learning_rate_init: float = 1e-2,
@@ -332,8 +332,7 @@ class VAEOutlierDetector(OutlierMixin, _Density):
 
     def fit(self, X: Any, y: Any = None) -> VAEOutlierDetector:
         """Fit the model to rows `(N, D)`, outliers included, and find the threshold. `y` is ignored."""
-        if not 0 < self.contamination <= 0.5:
-            raise OptionError(f"contamination must be above 0 and at most 0.5, got {self.contamination!r}.")
+        check_options(self)
         rows = self._fit_rows(X)
         self.offset_ = float(np.percentile(self._log_p(rows), 100 * self.contamination))
         return self

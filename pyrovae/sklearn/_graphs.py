@@ -22,13 +22,13 @@ FEWEST_FOR_RIDGE = 5
 ENOUGH_FOR_A_FLOW = 600  # rows, from which on a flow in the prior of a density gains more than it overfits
 
 
-def masked(family: families.Family, num_columns: int, hidden: Sequence[int], *others: int) -> Conditional:
+def masked(family: families.Family, num_columns: int, hidden: int | Sequence[int], *others: int) -> Conditional:
     """A conditional whose first parent is a row with gaps."""
     net = nets.MLP((num_columns, num_columns, *others), family.param_shape, hidden, nn.SiLU)
     return Conditional(nets.WithMask(net), family)
 
 
-def reals(num_columns: int, hidden: Sequence[int], *parents: int, scale: str = "net") -> observed_only:
+def reals(num_columns: int, hidden: int | Sequence[int], *parents: int, scale: str = "net") -> observed_only:
     """The likelihood of the observed columns, Normal with a standard deviation that depends on the parents, or does not."""
     family = families.Normal(num_columns, scale=scale, floor=FLOOR)
     return observed_only(mlp(parents if len(parents) > 1 else parents[0], family, hidden, nn.SiLU))
@@ -38,14 +38,14 @@ def latent_size(num_columns: int, n_components: int | None) -> int:
     return min(num_columns, MOST_LATENT) if n_components is None else n_components
 
 
-def vae(x: Tensor, n_components: int | None, hidden: Sequence[int]) -> models.VAE:
+def vae(x: Tensor, n_components: int | None, hidden: int | Sequence[int]) -> models.VAE:
     """A VAE for codes: a standard normal prior, so that latent dimensions are comparable."""
     num = latent_size(x.shape[1], n_components)
     encoder = masked(families.Normal(num), x.shape[1], hidden)
     return models.VAE(priors.StandardNormal(num), reals(x.shape[1], hidden, num), encoder)
 
 
-def density(x: Tensor, n_components: int | None, hidden: Sequence[int]) -> models.VAE:
+def density(x: Tensor, n_components: int | None, hidden: int | Sequence[int]) -> models.VAE:
     """A VAE for log p(x). Of up to `MOST_LATENT` columns it starts as their Gaussian mixture, see `pyrovae.tables.vae`."""
     if not starts_as_mixture(x.shape[1], n_components):
         return flexible(x, n_components, hidden)
@@ -55,7 +55,7 @@ def density(x: Tensor, n_components: int | None, hidden: Sequence[int]) -> model
     return recipe.vae(schema, x, hidden=hidden, prior=prior, gaps=True, seed=seed)
 
 
-def detector(x: Tensor, n_components: int | None, hidden: Sequence[int]) -> models.VAE:
+def detector(x: Tensor, n_components: int | None, hidden: int | Sequence[int]) -> models.VAE:
     """A VAE that is too plain to learn a few outliers: a standard normal prior, and one standard deviation a column."""
     columns = x.shape[1]
     num = min(max(1, columns - 1), MOST_LATENT) if n_components is None else n_components
@@ -68,7 +68,7 @@ def starts_as_mixture(num_columns: int, n_components: int | None) -> bool:
     return n_components is None and num_columns <= MOST_LATENT
 
 
-def flexible(x: Tensor, n_components: int | None, hidden: Sequence[int]) -> models.VAE:
+def flexible(x: Tensor, n_components: int | None, hidden: int | Sequence[int]) -> models.VAE:
     """A VAE with a mixture as prior, and a guide with full covariance."""
     num = latent_size(x.shape[1], n_components)
     encoder = masked(families.FullNormal(num), x.shape[1], hidden)
@@ -76,7 +76,12 @@ def flexible(x: Tensor, n_components: int | None, hidden: Sequence[int]) -> mode
 
 
 def classifier(
-    x: Tensor, num_classes: int, n_components: int | None, hidden: Sequence[int], dropout: float, alpha: float | None
+    x: Tensor,
+    num_classes: int,
+    n_components: int | None,
+    hidden: int | Sequence[int],
+    dropout: float,
+    alpha: float | None,
 ) -> models.SSVAE:
     """M2, whose classifier q(y|x) has dropout; `alpha` grows with the columns, whose log-densities it has to outweigh."""
     columns, num = x.shape[1], latent_size(x.shape[1], n_components)
@@ -94,7 +99,7 @@ def classifier(
 
 
 def regressor(
-    x: Tensor, y: Tensor, n_components: int | None, hidden: Sequence[int], dropout: float, alpha: float | None
+    x: Tensor, y: Tensor, n_components: int | None, hidden: int | Sequence[int], dropout: float, alpha: float | None
 ) -> models.SSRegression:
     """Semi-supervised regression of one standardised number; q(y|x) is ridge regression, and a network of what that leaves."""
     columns, num = x.shape[1], latent_size(x.shape[1], n_components)
@@ -138,7 +143,7 @@ def small_weights(pair: Any) -> Tensor:
     return 0.25 * pair.alpha * columns * torch.stack([w.square().sum() for w in weights]).sum()
 
 
-def clusters(x: Tensor, num_clusters: int, n_components: int | None, hidden: Sequence[int]) -> models.SSVAE:
+def clusters(x: Tensor, num_clusters: int, n_components: int | None, hidden: int | Sequence[int]) -> models.SSVAE:
     """M2, of which no label will be known: a mixture of VAEs, each with one standard deviation a column."""
     columns, num = x.shape[1], latent_size(x.shape[1], n_components)
     return models.SSVAE(

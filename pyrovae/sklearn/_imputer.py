@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from sklearn.base import TransformerMixin
 from sklearn.impute import MissingIndicator
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_feature_names_in
 
 from pyrovae.errors import DataError
@@ -16,7 +15,7 @@ from pyrovae.objectives.iwelbo import IWELBO
 from pyrovae.recover.imputation import Imputation
 from pyrovae.recover.impute import impute
 from pyrovae.sklearn import _graphs
-from pyrovae.sklearn._base import DRAW_SEED, Array, VAEEstimator, float64
+from pyrovae.sklearn._base import DRAW_SEED, Array, VAEEstimator, float64, seed_of
 
 PARTICLES = 5  # of the bound that is maximised
 
@@ -39,7 +38,7 @@ class VAEImputer(TransformerMixin, VAEEstimator):
         keep_empty_features: Whether columns without any observed entry in training are kept, filled with 0. By default they are
             left out.
         standardize: Whether the model sees columns with mean 0 and standard deviation 1.
-        hidden_layer_sizes: Widths of the hidden layers of the default networks.
+        hidden_layer_sizes: Widths of the hidden layers of the default networks, an int for one layer.
         max_iter: The most passes over the rows.
         batch_size: Rows of a gradient step.
         learning_rate_init: The highest learning rate of the one-cycle schedule.
@@ -82,7 +81,7 @@ class VAEImputer(TransformerMixin, VAEEstimator):
         add_indicator: bool = False,
         keep_empty_features: bool = False,
         standardize: bool = True,
-        hidden_layer_sizes: tuple[int, ...] = (64,),
+        hidden_layer_sizes: int | tuple[int, ...] = (64,),
         max_iter: int = 300,
         batch_size: int = 128,
         learning_rate_init: float = 1e-2,
@@ -163,7 +162,7 @@ class VAEImputer(TransformerMixin, VAEEstimator):
             return impute(self.fit_, self._scaled(some), num, **how)
 
     def _drawn(self, rows: Array, num: int) -> Array:
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        seed = seed_of(self.random_state)
         with float64():
             found = self._imputed(rows, num, seed)
         if found is None:

@@ -49,7 +49,7 @@ class SemiSupervisedVAEClassifier(ClassifierMixin, VAEEstimator):
         image_shape: `(height, width)` or `(channels, height, width)` of rows that are images: the ensemble sees them as
             `pv.gradient_histograms`, too.
         standardize: Whether the model sees columns with mean 0 and standard deviation 1.
-        hidden_layer_sizes: Widths of the hidden layers of the default networks.
+        hidden_layer_sizes: Widths of the hidden layers of the default networks, an int for one layer.
         max_iter: Passes over the larger of the two groups of rows, labelled and not.
         batch_size: Rows of a gradient step.
         learning_rate_init: The highest learning rate of the one-cycle schedule.
@@ -95,7 +95,7 @@ class SemiSupervisedVAEClassifier(ClassifierMixin, VAEEstimator):
         n_neighbors: int | None = 5,
         image_shape: tuple[int, ...] | None = None,
         standardize: bool = True,
-        hidden_layer_sizes: tuple[int, ...] = (64,),
+        hidden_layer_sizes: int | tuple[int, ...] = (64,),
         max_iter: int = 200,
         batch_size: int = 128,
         learning_rate_init: float = 5e-3,
@@ -235,7 +235,7 @@ class VAERegressor(RegressorMixin, VAEEstimator):
         alpha: How many times each row with a known y counts in the regressor's own term; by default 0.6 D, and at least 50.
         dropout: The share of units of the network of q(y|x) that are left out at random in each step.
         standardize: Whether the model sees columns, and y, with mean 0 and standard deviation 1.
-        hidden_layer_sizes: Widths of the hidden layers of the default networks.
+        hidden_layer_sizes: Widths of the hidden layers of the default networks, an int for one layer.
         max_iter: Passes over the larger of the two groups of rows, those with y and those without.
         batch_size: Rows of a gradient step.
         learning_rate_init: The highest learning rate of the one-cycle schedule.
@@ -274,7 +274,7 @@ class VAERegressor(RegressorMixin, VAEEstimator):
         alpha: float | None = None,
         dropout: float = 0.5,
         standardize: bool = True,
-        hidden_layer_sizes: tuple[int, ...] = (128,),
+        hidden_layer_sizes: int | tuple[int, ...] = (128,),
         max_iter: int = 200,
         batch_size: int = 128,
         learning_rate_init: float = 5e-3,

@@ -17,7 +17,9 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KernelDensity
 from torch import Tensor
 
+from pyrovae._arguments import as_names, as_seed
 from pyrovae.errors import DataError, OptionError
+from pyrovae.pair.arrays import as_tensor
 from pyrovae.tables.schema import Schema
 
 Array = NDArray[Any]
@@ -64,6 +66,8 @@ def baselines(
         >>> found["gaussian mixture"].shape
         torch.Size([20])
     """
+    names = as_names("names", names) or ()
+    train, test, seed = as_tensor("train", train), as_tensor("test", test), as_seed(seed, least=0, most=2**32 - 1)
     if unknown := sorted(set(names) - set(FITTED)):
         raise OptionError(f"baselines knows {', '.join(map(repr, FITTED))}, got {unknown[0]!r}.")
     if bool(train.isnan().any()) or bool(test.isnan().any()) or len(train) < 5:

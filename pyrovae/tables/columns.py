@@ -71,7 +71,7 @@ class Column:
     why: str = ""
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
+        if not isinstance(self.kind, str) or self.kind not in KINDS:
             raise DataError(f"Column {self.name!r}: the kind {self.kind!r} is unknown; known: {', '.join(KINDS)}.")
         if self.is_class and len(set(self.categories)) < max(2, len(self.categories)):
             raise DataError(

@@ -58,6 +58,11 @@ def infer(table: pd.DataFrame) -> Schema:
           city  binary, 'Oslo' or 'Rome'
           note  left out: texts, 4 different ones in 4 rows
     """
+    if not isinstance(table, pd.DataFrame):
+        raise DataError(
+            f"infer takes a table, a pandas.DataFrame, got {type(table).__name__}: write pandas.DataFrame(rows, columns=names),"
+            " or pandas.read_csv of a file."
+        )
     if len(table) == 0 or not len(table.columns):
         raise DataError(f"A table needs rows and columns, got {table.shape[0]} x {table.shape[1]}.")
     names = [str(name) for name in table.columns]

@@ -13,10 +13,12 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor, nn
 
 from pyrovae import families, nets, priors
+from pyrovae._arguments import as_count, as_seed, as_widths
 from pyrovae.conditionals import Conditional
 from pyrovae.distributions import observed_only
 from pyrovae.errors import OptionError
 from pyrovae.models import CVAE, VAE
+from pyrovae.pair.arrays import as_tensor
 from pyrovae.tables.schema import Schema
 
 KINDS = ("mixture", "flow", "normal")
@@ -33,7 +35,7 @@ def vae(
     rows: Tensor,
     *,
     latent: int | None = None,
-    hidden: Sequence[int] = (64,),
+    hidden: int | Sequence[int] = (64,),
     prior: str | nn.Module = "mixture",
     gaps: bool | None = None,
     ordered: bool = False,
@@ -51,7 +53,7 @@ def vae(
         schema: What the columns are.
         rows: Training rows, `(N, D)`, as `Schema.encode` gives them; NaN is missing.
         latent: The number of latent dimensions; by default as said.
-        hidden: Widths of the hidden layers of both networks.
+        hidden: Widths of the hidden layers of both networks, at least one; an int for one.
         prior: "mixture"; "flow", the mixture behind a spline flow; "normal", N(0, I); or a prior of your own over as many
             dimensions.
         gaps: Whether cells may be missing; by default whether some of these rows have a gap.
@@ -79,9 +81,11 @@ def vae(
         >>> schema.decode(pv.generate(fitted, 3, seed=0)).columns.tolist()
         ['x', 'y']
     """
+    rows, hidden = as_tensor("rows", rows), as_widths("hidden", hidden, some=True)
     family = schema.family(rows, floor=FLOOR, ordered=ordered)
     n = len(schema.numbers)
-    size = latent or latent_size(schema)
+    size = latent_size(schema) if latent is None else as_count("latent", latent, also=", or None")
+    seed = as_seed(seed, least=0, most=2**32 - 1)
     copied = n if size >= n else 0
     seen = families.Features(family, mask=bool(rows.isnan().any()) if gaps is None else gaps)
     guide = families.FullNormal(size) if size > 1 else families.Normal(size)
@@ -105,7 +109,7 @@ def cvae(
     condition: int,
     *,
     latent: int | None = None,
-    hidden: Sequence[int] = (64,),
+    hidden: int | Sequence[int] = (64,),
     gaps: bool | None = None,
     ordered: bool = False,
 ) -> CVAE:
@@ -120,7 +124,7 @@ def cvae(
         rows: Training rows, `(N, D)`, as `Schema.encode` gives them; NaN is missing.
         condition: C, the size of c, `(N, C)`: numbers that networks take, such as `fam.Features(...)` makes of columns.
         latent: The number of latent dimensions; by default as said.
-        hidden: Widths of the hidden layers of the networks.
+        hidden: Widths of the hidden layers of the networks, at least one; an int for one.
         gaps: Whether cells of x may be missing; by default whether some of these rows have a gap.
         ordered: As in `vae`.
 
@@ -141,8 +145,10 @@ def cvae(
         >>> pv.generate(fitted, 3, given={"c": c[:3]}, seed=0).shape
         torch.Size([3, 2])
     """
+    rows, hidden = as_tensor("rows", rows), as_widths("hidden", hidden, some=True)
     family = schema.family(rows, floor=FLOOR, ordered=ordered)
-    n, size, told = len(schema.numbers), latent or latent_size(schema), condition
+    size = latent_size(schema) if latent is None else as_count("latent", latent, also=", or None")
+    n, told = len(schema.numbers), as_count("condition", condition)
     copied = n if size >= n else 0
     seen = families.Features(family, mask=bool(rows.isnan().any()) if gaps is None else gaps)
     z_family = families.FullNormal(size) if size > 1 else families.Normal(size)

@@ -17,6 +17,7 @@ import yaml  # type: ignore[import-untyped]
 from torch import Tensor
 
 from pyrovae import families
+from pyrovae._arguments import as_several, told
 from pyrovae._near import near_names
 from pyrovae.errors import DataError
 from pyrovae.tables.cells import STRANGE
@@ -57,6 +58,11 @@ class Schema:
     columns: tuple[Column, ...]
 
     def __post_init__(self) -> None:
+        object.__setattr__(
+            self, "columns", tuple(as_several("columns", self.columns, "columns, pv.tables.Column(...)"))
+        )
+        if wrong := [column for column in self.columns if not isinstance(column, Column)]:
+            raise DataError(f"A schema is made of columns, pv.tables.Column(name, kind), got {told(wrong[0])}.")
         names = [column.name for column in self.columns]
         if twice := sorted(name for name, number in Counter(names).items() if number > 1):
             raise DataError(f"A schema has two columns {twice[0]!r}. Give each its own name.")

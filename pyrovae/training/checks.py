@@ -90,7 +90,7 @@ def check(fitted: Fit, data: FitData, groups: Sequence[TrainingGroup], options: 
             spread_out = [_from_all_over(data, one) if transform is None else {} for one in groups]
             scales = zip(layouts, (model for model, _ in runs), seen, spread_out)
             changed = transform is not None
-            warn_of_scales(pair, scales, data.columns, transforms=changed, stacklevel=4)  # at the call of fit
+            warn_of_scales(pair, scales, data.columns, transforms=changed, stacklevel=5)  # at the call of fit
             warn_of_labels(pair, data, groups, layouts, [model for model, _ in runs])
         warn_of_unused_codes(zip(runs, map(num_rows, seen), (one.num_rows for one in groups)))
         objective = as_loss(options.loss)

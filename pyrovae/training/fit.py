@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae._arguments import with_known_keywords
 from pyrovae.batching.batches import digest_of
 from pyrovae.batching.transforms import Transform
 from pyrovae.engine import ranks
@@ -28,7 +29,7 @@ from pyrovae.pair.program import PairLike
 from pyrovae.pair.turns import turn
 from pyrovae.training.bind import FitData, bind
 from pyrovae.training.checks import check, start
-from pyrovae.training.fit_options import Callback, FitOptions, OptimizerFactory, only_looks
+from pyrovae.training.fit_options import MEANT, Callback, FitOptions, OptimizerFactory, only_looks
 from pyrovae.training.groups import TrainingGroup, group
 from pyrovae.training.memory import too_large
 from pyrovae.training.plan import Plan, plan
@@ -37,6 +38,7 @@ from pyrovae.training.together import begin_together, begun, check_options, goes
 from pyrovae.training.trainer import Trainer
 
 
+@with_known_keywords("pv.fit", MEANT)
 def fit(
     pair: PairLike,
     data: Any,
@@ -206,7 +208,9 @@ def fit(
     check_options(options)
     if options.checkpoint is not None:
         options.resume = options.resume or goes_on(Path(options.checkpoint))
-    fitted = Fit(pair, layout=Layout((), 0, {}), transform=transform, info=dict(info or {}), threads=options.threads)
+    fitted = Fit(
+        pair, layout=Layout((), 0, {}), transform=transform, info=dict(options.info or {}), threads=options.threads
+    )
     with turn():
         rows = bind(pair, data, options)
         fitted.columns = {**named_by(pair), **rows.columns}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,18 +14,36 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae._arguments import as_choice, as_function, as_mapping, as_number, as_path, as_seed, index_of, told
 from pyrovae.batching.transforms import Transform
 from pyrovae.engine import ranks
 from pyrovae.engine.threads import as_threads
 from pyrovae.errors import OptionError
 from pyrovae.fitted.files import read_run
-from pyrovae.fitted.fitted import Fit, as_seed
+from pyrovae.fitted.fitted import Fit
 from pyrovae.training.schedules import Schedule
 
 OptimizerFactory = Callable[[list[Tensor]], torch.optim.Optimizer]
 Callback = Callable[[Fit], bool | None]
 UNITS = {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0}  # in seconds
 ON_NAN = ("stop", "skip", "rollback")
+
+# what other libraries call the options of `fit`
+MEANT = {
+    **dict.fromkeys(("lr", "learning_rate_init"), "learning_rate"),
+    **dict.fromkeys(("n_epochs", "num_epochs", "max_epochs", "max_iter"), "epochs"),
+    **dict.fromkeys(("n_steps", "num_steps", "max_steps"), "steps"),
+    **dict.fromkeys(("bs", "batch", "minibatch_size"), "batch_size"),
+    **dict.fromkeys(("val", "val_data", "valid", "validation_data", "validation_split", "eval_data"), "validation"),
+    **dict.fromkeys(("early_stopping", "n_iter_no_change"), "patience, a number of epochs"),
+    **dict.fromkeys(("random_state", "random_seed", "rng"), "seed"),
+    **dict.fromkeys(("verbose", "progress_bar"), "progress"),
+    **dict.fromkeys(("grad_clip", "clip_grad", "clip_grad_norm", "max_grad_norm", "gradient_clip_val"), "clip_norm"),
+    **dict.fromkeys(("gpu", "cuda", "accelerator"), "device='cuda'"),
+    **dict.fromkeys(("beta", "kl_weight"), "loss=pv.Trace_ELBO(kl=pv.kl.beta(...))"),
+    **dict.fromkeys(("num_particles", "n_particles"), "loss=pv.Trace_ELBO(num_particles=...)"),
+    "weight_decay": "optimizer=lambda leaves: torch.optim.AdamW(leaves, weight_decay=...)",
+}
 
 
 def only_looks(callback: Callback) -> bool:
@@ -77,12 +94,16 @@ class FitOptions:
         self.threads = as_threads(self.threads)
         self.every = Every.of(self.checkpoint_every)
         self.seed = None if self.seed is None else as_seed(self.seed)
-        for name in ("clip_norm", "learning_rate"):
-            number = getattr(self, name)
-            if number is not None and not number > 0:
-                raise OptionError(f"{name} must be positive, got {number!r}.")
-        if self.on_nan not in ON_NAN:
-            raise OptionError(f"on_nan must be one of {', '.join(ON_NAN)}, got {self.on_nan!r}.")
+        self.learning_rate = as_number("learning_rate", self.learning_rate, above=0)
+        if self.clip_norm is not None:
+            self.clip_norm = as_number("clip_norm", self.clip_norm, above=0, also=", or None")
+        for name, of in {"transform": "a batch", "penalty": "the pair", "optimizer": "a list of tensors"}.items():
+            if getattr(self, name) is not None:
+                as_function(name, getattr(self, name), of)
+        if self.checkpoint is not None:
+            self.checkpoint = as_path("checkpoint", self.checkpoint)
+        self.info = as_mapping("info", self.info, "what is kept with the run")
+        as_choice("on_nan", self.on_nan, ON_NAN)
         if isinstance(self.validation, (int, float)) and not 0 < self.validation < 1:
             raise OptionError(
                 f"validation must be a fraction between 0 and 1, or data, got {self.validation!r}; None does without."
@@ -150,10 +171,7 @@ class Every:
 
 def whole_number(name: str, value: Any, least: int) -> int | None:
     """A whole number of at least so many as a Python int, or None where the option has a default."""
-    try:
-        number = None if value is None else operator.index(value)
-    except TypeError:
-        number = -1
-    if isinstance(value, bool) or (number is not None and number < least):
-        raise OptionError(f"{name} must be a whole number of at least {least}, got {value!r}.")
+    number = index_of(value)
+    if value is not None and (number is None or number < least):
+        raise OptionError(f"{name} must be a whole number of at least {least}, got {told(value)}.")
     return number

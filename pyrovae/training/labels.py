@@ -83,4 +83,4 @@ def _empty(name: str, empty: Sequence[float], num: int) -> str:
 
 
 def _warn(text: str) -> None:
-    warnings.warn(text, stacklevel=6)  # at the call of fit
+    warnings.warn(text, stacklevel=7)  # at the call of fit

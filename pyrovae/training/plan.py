@@ -75,7 +75,7 @@ def plan(
             "family, such as families.RelaxedOneHotCategorical, or leave the schedule out."
         )
     precision = as_precision(options.precision, next(iter(leaves.values())).dtype, data.device, data.product)
-    warn_of_slow_products(str(options.precision), data.device, data.product, stacklevel=4)  # at the call of fit
+    warn_of_slow_products(str(options.precision), data.device, data.product, stacklevel=5)  # at the call of fit
     optimizer = _make_optimizer(options.optimizer, list(leaves.values()), options.learning_rate)
     if "model" in weights:
         set_model_apart(optimizer, list(model_only(fitted.pair, runs).values()))

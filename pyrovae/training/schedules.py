@@ -12,7 +12,20 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from pyrovae._arguments import as_count, as_function, as_number
 from pyrovae.errors import OptionError
+
+__all__ = [
+    "Step",
+    "as_schedule",
+    "combine",
+    "cooling",
+    "kl_cycles",
+    "kl_warmup",
+    "lagging",
+    "one_cycle",
+    "weights_at",
+]
 
 WEIGHTS = ("lr", "kl", "model", "temperature")
 
@@ -64,9 +77,7 @@ class kl_warmup:
     """
 
     def __init__(self, epochs: float, start: float = 0.0) -> None:
-        if epochs <= 0 or not 0 <= start <= 1:
-            raise OptionError(f"kl_warmup needs epochs > 0 and 0 <= start <= 1, got epochs={epochs}, start={start}.")
-        self.epochs, self.start = epochs, start
+        self.epochs, self.start = as_number("epochs", epochs, above=0), as_number("start", start, least=0, most=1)
 
     def __call__(self, step: Step) -> dict[str, float]:
         return {"kl": min(1.0, self.start + (1 - self.start) * step.epoch / self.epochs)}
@@ -95,11 +106,7 @@ class kl_cycles:
     """
 
     def __init__(self, cycles: int = 4, ramp: float = 0.5) -> None:
-        if not (1 <= cycles < math.inf and cycles == int(cycles) and 0 < ramp <= 1):
-            raise OptionError(
-                f"kl_cycles needs a whole number of cycles >= 1 and 0 < ramp <= 1, got cycles={cycles}, ramp={ramp}."
-            )
-        self.cycles, self.ramp = int(cycles), ramp
+        self.cycles, self.ramp = as_count("cycles", cycles), as_number("ramp", ramp, above=0, most=1)
 
     def __call__(self, step: Step) -> dict[str, float]:
         if step.total < 2 * self.cycles:
@@ -139,11 +146,7 @@ class lagging:
     """
 
     def __init__(self, steps: int = 10, epochs: float = 5) -> None:
-        if steps < 1 or steps != int(steps) or epochs <= 0:
-            raise OptionError(
-                f"lagging needs a whole number of steps >= 1 and epochs > 0, got steps={steps}, epochs={epochs}."
-            )
-        self.steps, self.epochs = int(steps), epochs
+        self.steps, self.epochs = as_count("steps", steps), as_number("epochs", epochs, above=0)
 
     def __call__(self, step: Step) -> dict[str, float]:
         return {"model": float(step.epoch >= self.epochs or (step.number + 1) % self.steps == 0)}
@@ -173,12 +176,11 @@ class cooling:
     """
 
     def __init__(self, start: float = 1.0, end: float = 0.5, epochs: float = 10) -> None:
-        if not all(0 < number < math.inf for number in (start, end, epochs)):
-            raise OptionError(
-                f"cooling needs positive numbers, got start={start!r}, end={end!r}, epochs={epochs!r}: a temperature of 0 has "
-                "no gradient."
-            )
-        self.start, self.end, self.epochs = start, end, epochs
+        cure = "A temperature of 0 has no gradient."
+        self.start, self.end = (
+            as_number(name, value, above=0, cure=cure) for name, value in (("start", start), ("end", end))
+        )
+        self.epochs = as_number("epochs", epochs, above=0)
 
     def __call__(self, step: Step) -> dict[str, float]:
         return {"temperature": self.start * (self.end / self.start) ** min(1.0, step.epoch / self.epochs)}
@@ -208,9 +210,7 @@ class one_cycle:
     """
 
     def __init__(self, max_lr: float, warmup: float = 0.3) -> None:
-        if max_lr <= 0 or not 0 < warmup < 1:
-            raise OptionError(f"one_cycle needs max_lr > 0 and 0 < warmup < 1, got max_lr={max_lr}, warmup={warmup}.")
-        self.max_lr, self.warmup = max_lr, warmup
+        self.max_lr, self.warmup = as_number("max_lr", max_lr, above=0), as_number("warmup", warmup, above=0, below=1)
 
     def __call__(self, step: Step) -> dict[str, float]:
         low, last = self.max_lr / 25, self.max_lr / 25e4
@@ -276,7 +276,7 @@ def weights_at(schedule: Schedule, step: Step) -> dict[str, float]:
         >>> pv.schedules.weights_at(lambda step: {"kl": 0.5}, pv.schedules.Step(0, 10, 100))
         {'kl': 0.5}
     """
-    given = schedule(step)
+    given = as_function("schedule", schedule, "the step")(step)
     if not isinstance(given, Mapping):
         raise OptionError(f"A schedule returns a dict of weights ({', '.join(WEIGHTS)}), got {type(given).__name__}.")
     found = {name: float(value) for name, value in given.items()}

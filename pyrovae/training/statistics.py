@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pyrovae._arguments import as_count
 from pyrovae.batching.transformed import in_evaluation, transformed
 from pyrovae.errors import DataError, OptionError, ShapeError
-from pyrovae.fitted.fitted import Fit, as_count, seeded
+from pyrovae.fitted.fitted import Fit, seeded
 from pyrovae.objectives.terms import terms
 from pyrovae.pair.asked import refuse_unfitted
 from pyrovae.pair.batch import group_rows, num_rows, take_group, take_rows

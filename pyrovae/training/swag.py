@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import copy
 import inspect
-from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pyrovae._arguments import as_count, as_number, refuse_unknown
 from pyrovae.errors import OptionError
 from pyrovae.fitted.ensemble import fit_like
 from pyrovae.fitted.fitted import Fit
 from pyrovae.pair.asked import refuse_unfitted
 from pyrovae.training.fit import fit
+from pyrovae.training.fit_options import MEANT
 from pyrovae.weights.ensemble import Ensemble
 from pyrovae.weights.pairs import Bayesian
 from pyrovae.weights.posteriors import Visited
@@ -63,17 +64,15 @@ def swag(
         torch.Size([40])
     """
     refuse_unfitted(fitted)
-    for name, number in (("epochs", epochs), ("rank", rank)):
-        if isinstance(number, bool) or not isinstance(number, Integral) or number < 2:
-            raise OptionError(f"swag needs at least 2 epochs and a rank of at least 2, got {name}={number!r}.")
+    epochs, rank = as_count("epochs of swag", epochs, least=2), as_count("rank of swag", rank, least=2)
+    learning_rate = as_number("learning_rate", learning_rate, above=0)
     if unsafe := [name for name in options if name in _CHECKPOINTS]:
         raise OptionError(
             f"swag takes no {unsafe[0]}=..., since a checkpoint would not contain the moments of the weights: save the result "
             "with pv.save."
         )
     known = set(inspect.signature(fit).parameters) - {"pair", "data"}
-    if unknown := [name for name in options if name not in known]:
-        raise OptionError(f"swag and pv.fit have no option {unknown[0]!r}.")
+    refuse_unknown("pv.fit, whose options swag takes,", options, known, MEANT)
     if not isinstance(fitted.pair, nn.Module):
         raise OptionError(
             "swag goes on with a copy of the pair, which must be a module with the methods model and guide."

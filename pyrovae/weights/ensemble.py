@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyrovae._arguments import as_several
 from pyrovae.errors import OptionError
 from pyrovae.pair.program import PairLike
 from pyrovae.weights.choose import every_parameter, not_exchangeable
@@ -47,6 +48,7 @@ class Ensemble(nn.Module):
 
     def __init__(self, members: Sequence[PairLike]) -> None:
         super().__init__()
+        members = as_several("members", members, "pairs")
         wrong = [type(one).__name__ for one in members if not isinstance(one, nn.Module)]
         if wrong or len(members) < 2:
             raise OptionError(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from numbers import Real
 from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.errors import OptionError
+from pyrovae._arguments import as_count, as_number
 
 
 class MeanField:
@@ -83,9 +82,7 @@ class LowRank:
     """
 
     def __init__(self, rank: int = 5, scale: float = 0.01) -> None:
-        if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-            raise OptionError(f"LowRank needs a rank of at least 1, got {rank!r}.")
-        self.rank, self.scale = rank, _positive("LowRank", scale)
+        self.rank, self.scale = as_count("rank of LowRank", rank), _positive("LowRank", scale)
 
     def __call__(self, parameters: Mapping[str, Tensor]) -> nn.Module:
         return _LowRank(parameters, self.rank, self.scale)
@@ -131,9 +128,7 @@ class Visited:
     """
 
     def __init__(self, rank: int) -> None:
-        if isinstance(rank, bool) or not isinstance(rank, int) or rank < 2:
-            raise OptionError(f"Visited needs a rank of at least 2, got {rank!r}.")
-        self.rank = rank
+        self.rank = as_count("rank of Visited", rank, 2)
 
     def __call__(self, parameters: Mapping[str, Tensor]) -> nn.Module:
         return _Visited(parameters, self.rank)
@@ -190,9 +185,7 @@ def split(flat: Tensor, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
 
 
 def _positive(who: str, scale: float) -> float:
-    if isinstance(scale, bool) or not isinstance(scale, Real) or not 0 < scale < math.inf:
-        raise OptionError(f"{who} needs a positive finite scale, got {scale!r}.")
-    return scale
+    return as_number(f"scale of {who}", scale, above=0)
 
 
 def _key(name: str) -> str:

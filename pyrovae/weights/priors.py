@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from numbers import Real
 from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from pyrovae._arguments import as_number
 from pyrovae.errors import OptionError
 
 # The name of a parameter and the parameter -> a distribution of one value of it.
@@ -40,9 +40,7 @@ class FanIn:
     """
 
     def __init__(self, scale: float = 1.0) -> None:
-        if isinstance(scale, bool) or not isinstance(scale, Real) or not 0 < scale < math.inf:
-            raise OptionError(f"FanIn needs a positive finite scale, got {scale!r}.")
-        self.scale: float = scale
+        self.scale = as_number("scale of FanIn", scale, above=0)
 
     def __call__(self, name: str, parameter: Tensor) -> Any:
         inputs = math.prod(parameter.shape[1:]) if parameter.dim() > 1 else 1

@@ -127,7 +127,7 @@ def test_errors() -> None:
         ):
             with pytest.raises(error, match=words):
                 function(wrong, label)
-    with pytest.raises(pv.OptionError, match="'width' or 'mass', got 'equal'"):
+    with pytest.raises(pv.OptionError, match="bins must be one of 'width', 'mass', got 'equal'"):
         calibration.reliability(P, Y, bins="equal")
     with pytest.raises(pv.OptionError, match="num_bins"):
         calibration.reliability(P, Y, num_bins=0)

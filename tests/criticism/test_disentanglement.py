@@ -126,7 +126,7 @@ def test_unfit_arrays_get_one_clear_error(score: str, codes: Any, factors: Any, 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: disentanglement.mig(IDENTITY, FACTORS, bins=1), "bins must be .* at least 2, got 1"),
+        (lambda: disentanglement.mig(IDENTITY, FACTORS, bins=1), "bins must be at least 2, got 1"),
         (lambda: disentanglement.mig(IDENTITY, FACTORS, bins=2.5), "bins .* got 2.5"),  # type: ignore[arg-type]
         (lambda: disentanglement.dci(IDENTITY, FACTORS, num_trees=0), "num_trees .* at least 1, got 0"),
         (lambda: disentanglement.infomec(IDENTITY, FACTORS, num_neighbors=0), "num_neighbors .* at least 1, got 0"),

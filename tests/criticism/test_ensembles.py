@@ -284,7 +284,7 @@ def test_what_an_ensemble_refuses(clusters: tuple[Tensor, Tensor, Tensor], ensem
         pv.LabelEnsemble(x, few[1:])
     with pytest.raises(pv.DataError, match="An ensemble needs a label, got 80 rows, 0 labelled"):
         pv.LabelEnsemble(x, torch.full((80,), -1))
-    with pytest.raises(pv.OptionError, match="num_neighbors must be a whole number of at least 1, got 0"):
+    with pytest.raises(pv.OptionError, match="num_neighbors must be at least 1, got 0"):
         pv.LabelEnsemble(x, few, num_neighbors=0)
     with pytest.raises(pv.OptionError, match="a whole number of at least 1, got 2.5"):
         pv.LabelEnsemble(x, few, num_neighbors=2.5)  # type: ignore[arg-type]

@@ -149,7 +149,7 @@ def test_pooled_probabilities_are_the_geometric_mean() -> None:
 
 def test_what_is_refused() -> None:
     x, _, few = two_moons()
-    with pytest.raises(pv.OptionError, match="num_neighbors must be a whole number of at least 1, got 0"):
+    with pytest.raises(pv.OptionError, match="num_neighbors must be at least 1, got 0"):
         pv.LabelField(x, few, num_neighbors=0)
     with pytest.raises(pv.ShapeError, match=r"got \(60, 2\) and \(59,\)"):
         pv.LabelField(x, few[1:])

@@ -62,8 +62,8 @@ def test_rows_are_chosen_once_and_again_the_same() -> None:
     [
         ({"levels": (4, 1, 1, 1, 1)}, "at most 3 for the shape"),
         ({"levels": (3, 6)}, "five whole numbers"),
-        ({"size": 4}, "at least 8 pixels, got 4"),
-        ({"size": 16.0}, "whole number of at least 8 pixels, got 16.0"),
+        ({"size": 4}, "at least 8 pixels, .*got 4"),
+        ({"size": 16.0}, "whole number of at least 8 pixels, .*got 16.0"),
         ({"num_rows": 2.5}, "got 2.5"),
         ({"num_rows": 0}, "between 1 and 36864"),
         ({"num_rows": 99, "levels": (3, 1, 1, 2, 2)}, "between 1 and 12.*got 99"),

@@ -183,7 +183,7 @@ def test_an_ensemble_is_pooled_with_the_classifier_which_counts_a_tenth(X: np.nd
     wanted = alone.predict_proba(X) ** 0.1 * f**0.9
     np.testing.assert_allclose(model.predict_proba(X), wanted / wanted.sum(1, keepdims=True), atol=1e-6)
     assert SemiSupervisedVAEClassifier(n_neighbors=None, **how).fit(X, few).ensemble_ is None
-    with pytest.raises(pv.OptionError, match="n_neighbors must be a whole number of at least 1, got 0"):
+    with pytest.raises(pv.OptionError, match="n_neighbors must be a whole number of at least 1, or None, got 0"):
         SemiSupervisedVAEClassifier(n_neighbors=0).fit(X, few)
     for shape in ((4, 4), 3, (-1, -3)):
         model = SemiSupervisedVAEClassifier(image_shape=shape)

@@ -207,7 +207,7 @@ def test_gaps_that_reach_a_class_are_told_by_their_argument() -> None:
 
 
 def test_alpha_has_to_be_positive() -> None:
-    with pytest.raises(pv.OptionError, match="alpha.*must be positive, got 0"):
+    with pytest.raises(pv.OptionError, match="alpha.*must be a positive number, got 0"):
         two_labels(alpha=0)
 
 

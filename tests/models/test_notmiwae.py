@@ -126,5 +126,5 @@ def test_how_missingness_may_depend_on_values() -> None:
     assert (high(x).diff(dim=0) < 0).all() and (low(x).diff(dim=0) > 0).all() and high.out_shape == (1, 1)
     free = pv.nets.SelfMasking((2, 3))
     assert (free(torch.randn(4, 2, 3)) == 0).all() and free.slope.requires_grad
-    with pytest.raises(pv.OptionError, match="missing must be 'high', 'low' or None"):
+    with pytest.raises(pv.OptionError, match="missing must be one of 'high', 'low' or None"):
         pv.nets.SelfMasking(1, missing="left")

@@ -114,13 +114,13 @@ def test_a_row_does_not_depend_on_the_rows_beside_it() -> None:
     [
         ({"family": fam.Bernoulli(784)}, pv.ShapeError, r"family of images.*got Bernoulli\(784\).*an image's shape"),
         ({"groups": (1, 1, 1)}, pv.OptionError, r"each of its 3 scales.*channels=\(4, 8\) and groups=\(1, 1, 1\)"),
-        ({"groups": (1, 0)}, pv.OptionError, r"whole numbers of at least 1 for groups, got \(1, 0\)"),
-        ({"groups": ()}, pv.OptionError, r"whole numbers of at least 1 for groups, got \(\)"),
-        ({"channels": (4, 2.5)}, pv.OptionError, r"whole numbers of at least 1 for channels, got \(4, 2.5\)"),
-        ({"latent_channels": 0}, pv.OptionError, "whole numbers of at least 1 for latent_channels, got 0"),
-        ({"cells": 0}, pv.OptionError, "whole numbers of at least 1 for cells"),
-        ({"expansion": -1}, pv.OptionError, "at least 0 for expansion.*got expansion=-1"),
-        ({"rescale": 0}, pv.OptionError, "rescale > 0.*rescale=0"),
+        ({"groups": (1, 0)}, pv.OptionError, r"groups of NVAE must be a whole number from 1 .*got \(1, 0\)"),
+        ({"groups": ()}, pv.OptionError, r"groups of NVAE must be a whole number from 1 .*got \(\)"),
+        ({"channels": (4, 2.5)}, pv.OptionError, r"channels of NVAE must be a whole number from 1 .*got \(4, 2.5\)"),
+        ({"latent_channels": 0}, pv.OptionError, "latent_channels of NVAE must be at least 1 .*got 0"),
+        ({"cells": 0}, pv.OptionError, "cells of NVAE must be at least 1 .*got 0"),
+        ({"expansion": -1}, pv.OptionError, "expansion of NVAE must be at least 0, got -1"),
+        ({"rescale": 0}, pv.OptionError, "rescale of NVAE must be a positive number, got 0"),
     ],
 )
 def test_bad_options_are_named(options: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -213,7 +213,7 @@ def test_a_heavy_penalty_shrinks_the_layers_and_is_recorded() -> None:
 
 @pytest.mark.parametrize("weight", [-1.0, float("inf"), float("nan")])
 def test_a_weight_must_be_finite_and_not_negative(weight: float) -> None:
-    with pytest.raises(pv.OptionError, match="spectral_norm needs a finite weight"):
+    with pytest.raises(pv.OptionError, match="weight of spectral_norm must be a number of at least 0"):
         pv.penalties.spectral_norm(weight)
 
 

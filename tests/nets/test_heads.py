@@ -60,7 +60,7 @@ def test_the_kl_has_the_floor_that_gamma_gives(shift: float) -> None:
 
 def test_mistakes() -> None:
     for wrong in (0.0, -1.0, True, float("nan"), "1"):
-        with pytest.raises(pv.OptionError, match="positive gamma"):
+        with pytest.raises(pv.OptionError, match="gamma of BatchNormedHead must be a positive number, or None"):
             normed(gamma=wrong)
     with pytest.raises(pv.OptionError, match="only with gamma"):
         normed(locations=2)

@@ -261,5 +261,5 @@ def test_dropout_is_of_training_and_of_where_it_is_asked_for() -> None:
     torch.testing.assert_close(several.mean(0), plain, atol=0.03, rtol=0)  # dropout keeps the mean of a linear layer
     assert torch.equal(plain, net(x))
     for p in (1, -0.1):
-        with pytest.raises(OptionError, match="from 0 to below 1"):
+        with pytest.raises(OptionError, match="must be a number of at least 0 and below 1"):
             ReLUDropout(p)

@@ -122,7 +122,7 @@ def test_dimensions_of_the_network_itself_are_told_from_those_of_values() -> Non
 def test_mistakes_are_named() -> None:
     wrong: Any
     for wrong in (0.0, 1.5, float("nan"), True, None, "0.1"):
-        with pytest.raises(pv.OptionError, match="momentum above 0"):
+        with pytest.raises(pv.OptionError, match="momentum of BatchNormed must be a number above 0 and at most 1"):
             pv.nets.BatchNormed(momentum=wrong)
     with pytest.raises(pv.OptionError, match="does not say how wide"):
         pv.nets.ConvEncoder((1, 8, 8), 3, activation=pv.nets.BatchNormed())

@@ -279,18 +279,21 @@ def test_a_missing_extra_is_named(build: Any, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: FSQ((), 2), r"number of levels for each element"),
-        (lambda: FSQ(8, 2), r"number of levels for each element.*got 8"),  # type: ignore[arg-type]
-        (lambda: FSQ((8, 2), 2), "whole number of at least 3 for levels, got 2"),
-        (lambda: VQ(1, 3, 2), "at least 2 for num_codes, got 1"),
-        (lambda: VQ(6, 0, 2), "at least 1 for width, got 0"),
-        (lambda: VQ(6, 3, 2, decay=1.0), "decay to be between 0 and 1, got 1.0"),
-        (lambda: VQ(6, 3, 2, decay="a"), "decay to be between 0 and 1, got 'a'"),  # type: ignore[arg-type]
-        (lambda: VQ(6, 3, 2, restart_below="a"), "restart_below to be a number"),  # type: ignore[arg-type]
-        (lambda: SimVQ(6, 3, 2, commitment="a"), "commitment to be a positive number"),  # type: ignore[arg-type]
-        (lambda: VQ(6, 3, 2, restart_below=-1), "restart_below to be a number of vectors, 0 for never, got -1"),
-        (lambda: SimVQ(6, 3, 2, commitment=0.0), "commitment to be a positive number, got 0.0"),
-        (lambda: ResidualVQ(6, 3, 2, depth=0), "at least 1 for depth, got 0"),
+        (lambda: FSQ((), 2), r"levels of FSQ must be .*one for each element"),
+        (lambda: FSQ("8", 2), r"levels of FSQ must be .*one for each element.*got '8'"),  # type: ignore[arg-type]
+        (lambda: FSQ((8, 2), 2), "levels of FSQ must be a whole number from 3 .*got \\(8, 2\\)"),
+        (lambda: VQ(1, 3, 2), "num_codes of VQ must be at least 2 .*got 1"),
+        (lambda: VQ(6, 0, 2), "width of VQ must be at least 1 .*got 0"),
+        (lambda: VQ(6, 3, 2, decay=1.0), "decay of VQ must be a number between 0 and 1, got 1.0"),
+        (lambda: VQ(6, 3, 2, decay="a"), "decay of VQ must be a number between 0 and 1, got 'a'"),  # type: ignore[arg-type]
+        (lambda: VQ(6, 3, 2, restart_below="a"), "restart_below of VQ must be a number"),  # type: ignore[arg-type]
+        (lambda: SimVQ(6, 3, 2, commitment="a"), "commitment of SimVQ must be a positive number"),  # type: ignore[arg-type]
+        (
+            lambda: VQ(6, 3, 2, restart_below=-1),
+            "restart_below of VQ must be a number of at least 0, 0 for never, got -1",
+        ),
+        (lambda: SimVQ(6, 3, 2, commitment=0.0), "commitment of SimVQ must be a positive number, got 0.0"),
+        (lambda: ResidualVQ(6, 3, 2, depth=0), "depth of ResidualVQ must be at least 1 .*got 0"),
     ],
 )
 def test_impossible_numbers_are_refused(build: Any, message: str) -> None:

@@ -42,9 +42,9 @@ def test_missing_counts_are_left_out_of_the_size() -> None:
 
 
 def test_impossible_sizes_are_refused() -> None:
-    with pytest.raises(OptionError, match="positive spread"):
+    with pytest.raises(OptionError, match="spread must be a positive number"):
         pv.nets.SizeFactor(pv.nets.MLP(3, (1, 5)), spread=0.0)
-    with pytest.raises(OptionError, match="positive spread"):
+    with pytest.raises(OptionError, match="spread must be a positive number"):
         pv.nets.SizeFromTotal(pv.nets.MLP(3, (2, 5)), spread=-1.0)
     with pytest.raises(ShapeError, match="place 7 of parent 0"):
         pv.nets.SizeFactor(pv.nets.MLP(3, (1, 5)), place=7)(torch.zeros(2, 3))

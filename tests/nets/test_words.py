@@ -48,7 +48,7 @@ def test_impossible_arguments_are_refused() -> None:
         with pytest.raises(ShapeError):
             Words(*sizes)  # type: ignore[arg-type]
     for dropout in (1.0, -0.1, float("nan")):
-        with pytest.raises(OptionError, match="from 0 to below 1"):
+        with pytest.raises(OptionError, match="dropout must be a number of at least 0 and below 1"):
             Words(6, 4, dropout)
 
 

@@ -518,8 +518,11 @@ def test_score_sites_that_iwelbo_does_not_take() -> None:
     ("make", "message"),
     [
         (lambda: pv.IWELBO(0), "at least 1"),
-        (lambda: pv.IWELBO(2, "reinforce"), "gradient must be 'standard' or 'doubly_reparameterised', got 'reinforce'"),
-        (lambda: pv.Trace_ELBO(gradient=DOUBLY), "gradient must be 'standard' or 'sticking_the_landing'"),
+        (
+            lambda: pv.IWELBO(2, "reinforce"),
+            "gradient must be one of 'standard', 'doubly_reparameterised', got 'reinforce'",
+        ),
+        (lambda: pv.Trace_ELBO(gradient=DOUBLY), "gradient must be one of 'standard', 'sticking_the_landing'"),
         (lambda: pv.Trace_ELBO(kl="analytic", gradient=LANDING), "needs the KL as drawn"),
         (lambda: pv.Trace_ELBO(kl=lambda t: t, gradient=LANDING), "needs the KL as drawn"),
     ],

@@ -112,13 +112,13 @@ def test_without_a_sleep_phase_they_are_fitted(what: str) -> None:
 def test_options_that_are_refused() -> None:
     x = torch.randn(8)
     for sleep in (-0.1, 1.1, float("nan"), "wake", True, None):
-        with pytest.raises(pv.OptionError, match="a number from 0 to 1"):
+        with pytest.raises(pv.OptionError, match="sleep.* a number from 0 to 1"):
             pv.RWS(5, sleep)  # type: ignore[arg-type]
     for loss in (pv.RWS, pv.WakeSleep):
         with pytest.raises(pv.OptionError, match="num_particles must be at least 1"):
             loss(0)
         for number in (2.5, True, "3"):
-            with pytest.raises(pv.OptionError, match="a whole number, got"):
+            with pytest.raises(pv.OptionError, match="a whole number of at least 1, got"):
                 loss(number)
     with pytest.raises(pv.OptionError, match="a single one of 'z' would teach the guide nothing"):
         pv.fit(Odd("plain"), x, epochs=1, loss=pv.RWS(1), progress=False)

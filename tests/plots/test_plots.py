@@ -33,7 +33,7 @@ def test_plots_import_neither_pyplot_nor_another_part_of_pyrovae(path):
     imported += [f"{'.' * n.level}{n.module}" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
     assert not [name for name in imported if "pyplot" in name]
     own = [name for name in imported if name.startswith((".", "pyrovae")) and not name.startswith("pyrovae.plots.")]
-    assert set(own) <= {"pyrovae._letters", "pyrovae.errors"}
+    assert set(own) <= {"pyrovae._arguments", "pyrovae._letters", "pyrovae.errors"}
 
 
 def test_training_curve_draws_the_history():
@@ -131,7 +131,7 @@ def test_captions_stand_above_their_pictures():
         assert x0 < at[0] < x0 + 12 and y0 - 4 < at[1] < y0
     with pytest.raises(ShapeError, match="5 images need as many captions, got 1"):
         plots.captioned(x, (6, 12), ["a"])
-    with pytest.raises(OptionError, match="1 column or more"):
+    with pytest.raises(OptionError, match="columns must be at least 1, got 0"):
         plots.captioned(x, (6, 12), list("abcde"), columns=0)
 
 

@@ -48,7 +48,7 @@ def test_a_flow_starts_near_its_base_and_is_normalised(covariance: str) -> None:
 
 
 def test_mistakes() -> None:
-    with pytest.raises(OptionError, match="covariance to be 'diag' or 'full'"):
+    with pytest.raises(OptionError, match="covariance of MixtureOfNormals must be one of 'diag', 'full'"):
         priors.MixtureOfNormals(2, covariance="tied")
     with pytest.raises(ShapeError, match="needs vectors for covariance='full'"):
         priors.MixtureOfNormals((2, 3), covariance="full")

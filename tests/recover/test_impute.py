@@ -427,7 +427,7 @@ def test_what_cannot_be_imputed_is_refused_with_the_cure() -> None:
     with pytest.raises(pv.DataError, match="'c' has missing entries, and no site of the model observes them"):
         pv.impute(eager(Condition(slices), data), data)
     _, x, fitted = gappy()
-    with pytest.raises(pv.OptionError, match="num_samples and num_particles"):
+    with pytest.raises(pv.OptionError, match="num_samples must be at least 1"):
         pv.impute(fitted, x, 0)
     with pytest.raises(pv.OptionError, match="proposal must be one of"):
         pv.impute(fitted, x, proposal="mean")

@@ -96,7 +96,7 @@ def test_what_cannot_be_pooled() -> None:
         pv.pool([1.0, 2.0], [0.1, 0.1, 0.1])
     with pytest.raises(pv.DataError, match="must be finite"):
         pv.pool([1.0, float("nan")], [0.1, 0.1])
-    with pytest.raises(pv.OptionError, match="df must be positive"):
+    with pytest.raises(pv.OptionError, match="df must be a positive number"):
         pv.pool([1.0, 2.0], [0.1, 0.1], df=0)
-    with pytest.raises(pv.OptionError, match="level must be between"):
+    with pytest.raises(pv.OptionError, match="level must be a number between 0 and 1"):
         pv.pool([1.0, 2.0], [0.1, 0.1]).interval(95)

@@ -255,7 +255,7 @@ def test_what_cannot_be_restored_is_refused_with_the_cure() -> None:
         pv.restore(fitted, x, corrupt.Downsample(3))
     with pytest.raises(pv.DataError, match="under the name of the argument, 'x'"):
         pv.restore(fitted, {"y": x}, corrupt.Noise(0.1))
-    with pytest.raises(pv.OptionError, match="num_samples and num_particles"):
+    with pytest.raises(pv.OptionError, match="num_samples must be at least 1"):
         pv.restore(fitted, x, corrupt.Noise(0.1), 0)
     for wrong in (
         lambda: corrupt.Noise(-1.0),

@@ -152,13 +152,13 @@ def test_a_fit_with_another_floor_is_not_resumed(tmp_path: Path) -> None:
         (lambda: pv.kl.balanced({"z": 0}), "positive.*got 0 for 'z'"),
         (lambda: pv.kl.chain(lambda a, b, c, d: a), r"wants \['a', 'b', 'c', 'd'\]"),
         (lambda: pv.Trace_ELBO(kl=lambda a, b, c, d: a), r"wants \['a', 'b', 'c', 'd'\]"),
-        (lambda: pv.schedules.kl_cycles(0), "cycles=0"),
-        (lambda: pv.schedules.kl_cycles(math.inf), "cycles=inf"),
+        (lambda: pv.schedules.kl_cycles(0), "cycles must be at least 1, got 0"),
+        (lambda: pv.schedules.kl_cycles(math.inf), "cycles must be a whole number .*got inf"),
         (lambda: pv.kl.balanced(2.0), "a dict by site"),  # type: ignore[arg-type]
         (lambda: pv.kl.chain(0.5), "functions"),  # type: ignore[arg-type]
-        (lambda: pv.schedules.kl_cycles(ramp=1.5), "ramp=1.5"),
-        (lambda: pv.schedules.lagging(0), "steps=0"),
-        (lambda: pv.schedules.lagging(epochs=0), "epochs=0"),
+        (lambda: pv.schedules.kl_cycles(ramp=1.5), "ramp must be .*got 1.5"),
+        (lambda: pv.schedules.lagging(0), "steps must be at least 1, got 0"),
+        (lambda: pv.schedules.lagging(epochs=0), "epochs must be a positive number, got 0"),
     ],
 )
 def test_unfit_options_get_one_clear_error(make: Callable[[], Any], message: str) -> None:

@@ -232,7 +232,7 @@ def test_a_fit_goes_back_five_times_and_no_more() -> None:
 
 
 def test_what_becomes_of_nan_is_named() -> None:
-    with pytest.raises(pv.OptionError, match="on_nan must be one of stop, skip, rollback, got 'ignore'"):
+    with pytest.raises(pv.OptionError, match="on_nan must be one of 'stop', 'skip', 'rollback', got 'ignore'"):
         pv.fit(vae(), binary(), on_nan="ignore", **OPTIONS)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pyrovae._arguments import as_path
 from pyrovae._files import write_file
 from pyrovae._version import __version__
 from pyrovae.app.pages.html import document, figure, paragraph, picture
@@ -46,8 +47,8 @@ def save_page(report: Report, path: str | Path, title: str = "Is this fit any go
         >>> "Split anew." in path.read_text()
         True
     """
-    path = Path(path)
-    write_file(path, page(report, title).encode())
+    path = as_path("path", path)
+    write_file(path, page(report, str(title)).encode())
     return path
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pyrovae._arguments import as_path
 from pyrovae._files import refuse_leaving, write_file
 from pyrovae._lazily import Lazily
 from pyrovae.errors import OptionError
@@ -45,7 +46,7 @@ class JSONLines(Tracker):
 
     def __init__(self, path: str | Path) -> None:
         super().__init__()
-        self.path = Path(path)
+        self.path = as_path("path", path)
         if self.path.exists() and not (
             self.path.is_file() and _is_log(self.path)
         ):  # a pipe would not be read to its end
@@ -89,7 +90,7 @@ class TensorBoard(Tracker):
     def __init__(self, folder: str | Path) -> None:
         super().__init__()
         need_package("tensorboard", "tensorboard")
-        self.folder = Path(folder)
+        self.folder = as_path("folder", folder)
         self._writer: Any = None
         self._flushed = -math.inf
 

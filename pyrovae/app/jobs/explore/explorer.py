@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae._arguments import as_seed
 from pyrovae.app.catalogue import CONDITION
 from pyrovae.app.jobs.explore.conditions import Conditions, Fields, check_fields, conditions_of, conditions_of_pair
 from pyrovae.app.jobs.explore.latents import REALS, Latent
@@ -29,7 +30,7 @@ from pyrovae.app.run import Run, open_run
 from pyrovae.criticism.classification import classify
 from pyrovae.errors import DataError, NotFiniteError, PairError, PyrovaeError, shortened
 from pyrovae.fitted.files import read_run
-from pyrovae.fitted.fitted import Fit, as_seed, seeded
+from pyrovae.fitted.fitted import Fit, seeded
 from pyrovae.fitted.folder import load
 from pyrovae.pair.batch import Batch
 from pyrovae.pair.layout import Site, union
