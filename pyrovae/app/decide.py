@@ -76,9 +76,9 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
     if levels is None and "levels" in model.takes:
         levels = (int(options.latent or 0), max(1, int(options.latent or 0) // 2))
     latent = levels[0] if levels else options.latent
+    check_sizes(options.latent, options.levels, options.hidden or ())
     if options.levels and options.latent not in (None, latent):
         raise OptionError(f"--latent {options.latent} is not the first of --levels: leave --latent out.")
-    check_sizes(options.latent, options.levels, options.hidden or ())
     if options.model == "ladder" and not options.hidden:
         raise OptionError("--model ladder needs --hidden of at least one width: what goes up the levels.")
     if options.patience is not None and not options.validation_fraction:

@@ -11,7 +11,10 @@ from pyrovae.pair.batch import Batch, num_rows, take_rows
 from pyrovae.pair.handlers import DATA_PLATE, SetValues
 from pyrovae.pair.program import Pair, PairLike, run, sample_sites
 
-CLOSE = 1e-3  # products of matrices are added up in another order for another number of rows
+# Products of matrices are added up in another order for another number of rows. Where numbers are large, that may move a
+# density several times as far as a change in the last bits of the rows does.
+CLOSE, ROUNDINGS = 1e-3, 32
+SMALL = 256
 
 
 def in_a_loop(traces: tuple[Any, Any]) -> str | None:
@@ -40,11 +43,9 @@ def depends_on_others(pair: PairLike, batch: Batch, traces: tuple[Any, Any]) -> 
             if kept is None:
                 return ""
             values[name] = kept
+    few = take_rows(batch, slice(0, half))
     with torch.no_grad():
-        again = run(
-            Pair(SetValues(values)(pair.model), SetValues(values)(pair.guide)), take_rows(batch, slice(0, half))
-        )
-        after = {(side, name): node for side, trace in zip(_SIDES, again) for name, node in sample_sites(trace).items()}
+        after = _sites(pair, values, few)
         if other := sorted({name for _, name in before.keys() ^ after.keys()}):
             return f"Site {other[0]!r} is there or not by the other rows of a batch"
         for (side, name), node in before.items():
@@ -53,6 +54,8 @@ def depends_on_others(pair: PairLike, batch: Batch, traces: tuple[Any, Any]) -> 
             if _dim(node) is None or old is None or old.shape != new.shape:
                 continue
             moved = (old - new).abs() > CLOSE * (1 + new.abs())
+            if bool(moved.any()):
+                moved &= (old - new).abs() > ROUNDINGS * _rounding(pair, values, few, (side, name), new)
             if bool(moved.any()):
                 where = tuple(moved.nonzero()[0].tolist())
                 return (
@@ -63,6 +66,30 @@ def depends_on_others(pair: PairLike, batch: Batch, traces: tuple[Any, Any]) -> 
 
 
 _SIDES = ("model", "guide")
+
+
+def _sites(pair: PairLike, values: dict[str, Tensor], batch: Batch) -> dict[tuple[str, str], Any]:
+    """The sites of a run at these values, by side and name."""
+    traces = run(Pair(SetValues(values)(pair.model), SetValues(values)(pair.guide)), batch)
+    return {(side, name): node for side, trace in zip(_SIDES, traces) for name, node in sample_sites(trace).items()}
+
+
+def _rounding(
+    pair: PairLike, values: dict[str, Tensor], batch: Batch, which: tuple[str, str], log_prob: Tensor
+) -> Tensor:
+    """How far the log-density of a site moves, of all rows at most, with the last bits of the rows' numbers."""
+    nudged = {}
+    for name, value in batch.items():
+        if value.is_floating_point():  # small whole numbers may be classes, or bits
+            whole = (value == value.round()) & (value.abs() < SMALL)
+            value = torch.where(whole, value, torch.nextafter(value, torch.full_like(value, torch.inf)))
+        nudged[name] = value
+    try:
+        fn, value = (_sites(pair, values, nudged)[which][part] for part in ("fn", "value"))
+        moved = (fn.log_prob(value) - log_prob).abs()
+    except ValueError:  # only whole numbers have a density
+        return log_prob.new_zeros(())
+    return moved.nan_to_num(0.0, posinf=0.0).amax()
 
 
 def _dim(node: Any) -> int | None:
