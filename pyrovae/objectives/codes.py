@@ -115,5 +115,5 @@ def warn_of_unused_codes(groups: Iterable[tuple[tuple[Any, Any], int, int]]) -> 
             warnings.warn(
                 f"Site {name!r} has a codebook of {size} codes, and the {rows[name]} training rows have {places[name]} places "
                 "for them in all, so that some can never be in use: take fewer codes, or more rows.",
-                stacklevel=5,  # at the call of fit
+                stacklevel=6,  # at the call of fit
             )

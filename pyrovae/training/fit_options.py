@@ -97,7 +97,7 @@ class FitOptions:
         self.learning_rate = as_number("learning_rate", self.learning_rate, above=0)
         if self.clip_norm is not None:
             self.clip_norm = as_number("clip_norm", self.clip_norm, above=0, also=", or None")
-        for name, of in {"transform": "a batch", "penalty": "the pair", "optimizer": "a list of tensors"}.items():
+        for name, of in {"transform": "a batch", "penalty": "the pair"}.items():
             if getattr(self, name) is not None:
                 as_function(name, getattr(self, name), of)
         if self.checkpoint is not None:

@@ -881,7 +881,7 @@ def test_a_committee_disagrees_by_dropout_and_leaves_everything_as_it_was() -> N
     assert not any(module.training for module in pair.modules())
     with pytest.raises(OptionError, match="one pass or more, got 0"):
         labelling.committee(fitted, job.x, 0)
-    with pytest.raises(OptionError, match="from 0 to below 1, got 1"):
+    with pytest.raises(OptionError, match="at least 0 and below 1, got 1"):
         pv.nets.ReLUDropout(1)
 
 

@@ -207,7 +207,7 @@ WRONG: dict[str, dict[str, Any]] = {
     "positive numbers": {"spread": 0.0},
     "steps of 0 or more": {"step": -1.0},
     "low below high": {"low": 2.0, "high": 1.0},
-    "a positive floor": {"floor": 0.0},
+    "floor of RoundedNormal must be a positive number": {"floor": 0.0},
 }
 
 
