@@ -50,6 +50,7 @@ ELSEWHERE, ALL_ELSEWHERE = 40, 4000  # such values of each entry, and of all ent
 ENTRIES = 256  # of which rows have a share in these draws together
 # With larger k-hats, estimates from shared draws were up to a nat too high, so that rounds of the entry's own follow.
 SURE = 0.5
+FEWEST = 8  # rows in a traced run
 PRECISE = 0.01  # nats, to which densities must be known of which one is subtracted
 NEGLIGIBLE = 20.0  # nats, by which the weights of draws that do not count are below the largest
 
@@ -436,7 +437,8 @@ class _Runs:
         block, count = self.block, u.shape[1]
         if block.traced is None:
             return self.function({**take_rows(self.rows, index), U: u})
-        full = torch.arange(self.size, device=index.device) % count  # of one size, so that one trace serves all
-        key = (self.function.__name__, len(u), self.size)
+        size = min(self.size, max(FEWEST, 2 ** (count - 1).bit_length()))  # of few sizes, so that few traces serve all
+        full = torch.arange(size, device=index.device) % count
+        key = (self.function.__name__, len(u), size)
         traced = block.traced.setdefault(key, TracedFunction(self.function, (block.fitted.pair,)))
         return [part[:, :count] for part in traced({**take_rows(self.rows, index[full]), U: u[:, full]})]
