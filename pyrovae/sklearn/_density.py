@@ -253,7 +253,9 @@ class VAEOutlierDetector(OutlierMixin, _Density):
     """Rows whose `log p(x)` is low, by the threshold below which a share `contamination` of the training rows lies.
 
     By default a VAE is fitted that is plainer than that of `VAEDensity`, so that it does not learn the outliers among the
-    training rows: with a standard normal prior, and one standard deviation for each column.
+    training rows: with a standard normal prior, and one standard deviation for each column. As the model has seen the training
+    rows, and new ones not, a share above `contamination` of ordinary new rows is called outliers, of few rows far above it;
+    `pyrovae outliers` and `pv.conformal_p_values` compare with rows that the fit has not seen.
 
     Args:
         n_components: L, the dimension of z; by default one less than there are columns, at most 10. Not used with a `graph`.

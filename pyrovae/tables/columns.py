@@ -105,11 +105,12 @@ class Column:
         """Which cells are missing, `(N,)`."""
         return np.array(each(cells.tolist(), lambda cell: is_gap(cell, self.categories)), dtype=bool)
 
-    def codes(self, cells: pd.Series, before: int = 0) -> tuple[Array, list[Any]]:
+    def codes(self, cells: pd.Series, before: int = 0, *, infinite: bool = False) -> tuple[Array, list[Any]]:
         """The cells as numbers, `(N,)` float64 with NaN where missing, and the cells that are no value of the column.
 
         Args:
             before: How many cells of the same column came before these.
+            infinite: Whether numbers may be infinite, which is an error otherwise.
         """
         if self.is_class:
             return self._class_codes(cells, before)[:2]
@@ -117,7 +118,7 @@ class Column:
             return as_days(cells, self.format)
         values, strange = as_numbers(cells)
         beyond = np.isinf(values)
-        if beyond.any():
+        if beyond.any() and not infinite:
             raise DataError(
                 f"Column {self.name!r} has {int(beyond.sum())} infinite values. Make them missing, or drop the rows."
             )

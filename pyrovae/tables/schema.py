@@ -102,8 +102,8 @@ class Schema:
             table: A DataFrame with the modelled columns, in any order; others are ignored. It is not changed.
             before: How many rows came before these, where they are some rows of a table: their spread does not say what float32
                 has to tell apart, and their number not how many cells may be no numbers. None for a whole table.
-            impossible: An array of bool, `(N, D)`, in which cells are marked whose value is beyond the bounds of the column, or
-                a class that it does not have. They are missing in the rows. None where such cells are an error.
+            impossible: An array of bool, `(N, D)`, in which cells are marked whose value is infinite, beyond the bounds of the
+                column, or a class that it does not have. They are missing in the rows. None where such cells are an error.
 
         Returns:
             `(N, D)` float32, NaN where a cell is missing.
@@ -121,7 +121,7 @@ class Schema:
             )
         rows = np.empty((len(table), len(self.modelled)), order="F")  # which is written column by column
         for place, column in enumerate(self.modelled):
-            codes, strange = column.codes(given[column.name], before or 0)
+            codes, strange = column.codes(given[column.name], before or 0, infinite=impossible is not None)
             if column.is_class and strange and impossible is None:
                 raise DataError(_unknown(column, strange))
             if column.is_class and strange:
@@ -136,7 +136,7 @@ class Schema:
         if impossible is None:
             _check_bounds(self.modelled, rows)
         else:
-            impossible |= _beyond(self.modelled, rows).any(0)
+            impossible |= _beyond(self.modelled, rows).any(0) | np.isinf(rows)
             rows[impossible] = np.nan
         return _as_float32(rows, self.names, part=before is not None)
 

@@ -158,23 +158,24 @@ def test_values_that_cannot_be_are_the_strangest(pyrovae: Command, tmp_path: Pat
     new = rows.head(20).assign(mode=rows["mode"].astype(object), x=rows["x"] + 0.01)
     new.loc[3, "size"], new.loc[5, "mode"], new.loc[9, "level"] = -2.0, "broken", 7
     new.loc[9, "parts"], new.loc[11, "mode"], new.loc[12, "size"] = -1, None, None
+    new.loc[14, "x"] = np.inf
     for kind in ("csv", "parquet"):
         new.to_csv("new.csv", index=False) if kind == "csv" else new.to_parquet("new.parquet")
         code, out, err = pyrovae("outliers", "run", f"new.{kind}", "--out", f"{kind}.csv")
         assert code == 0, err
         said = " ".join(out.split())
         assert (
-            "3 of 20 rows hold values that their columns cannot have" in said
-            and "size (1), mode (1), parts (1), level (1)." in said
+            "4 of 20 rows hold values that their columns cannot have" in said
+            and "size (1), mode (1), parts (1), level (1), x (1)." in said
         )
-        assert "infinite" not in out
+        assert "rows is infinite" not in said
     found = pd.read_csv("csv.csv")
     pd.testing.assert_frame_equal(found, pd.read_csv("parquet.csv"))
-    assert found["impossible"].dropna().to_dict() == {3: "size", 5: "mode", 9: "parts, level"}
-    assert found["outlier"][[3, 5, 9]].all() and set(found.index[found["rank"] <= 3]) == {3, 5, 9}
-    assert np.isinf(found["score"][[3, 5, 9]]).all() and np.isfinite(found["score"].drop([3, 5, 9])).all()
+    assert found["impossible"].dropna().to_dict() == {3: "size", 5: "mode", 9: "parts, level", 14: "x"}
+    assert found["outlier"][[3, 5, 9, 14]].all() and set(found.index[found["rank"] <= 4]) == {3, 5, 9, 14}
+    assert np.isinf(found["score"][[3, 5, 9, 14]]).all() and np.isfinite(found["score"].drop([3, 5, 9, 14])).all()
     assert found.loc[9, ["column_1", "p_column_1", "column_2"]].tolist() == ["parts", 0.0, "level"]
-    assert (found["p_column_1"].drop([3, 5, 9]) > 0).all()
+    assert (found["p_column_1"].drop([3, 5, 9, 14]) > 0).all()
 
 
 def test_a_run_that_is_none(pyrovae: Command) -> None:

@@ -405,10 +405,10 @@ def _notes(calibration: int, rows: int, rate: float, joint: bool, summary: _Summ
     if summary.impossible:
         where = [f"{name} ({count})" for name, count in summary.where.most_common(5)]
         notes.append(
-            f"{summary.impossible} of {rows} rows hold values that their columns cannot have in this run, numbers beyond a "
-            f"bound or categories that it does not know: {', '.join(where)}{', ...' if len(summary.where) > 5 else ''}. They "
-            f"are called outliers at any rate, and the column {IMPOSSIBLE} says where. If they are many, the column may be in "
-            "other units, or coded otherwise, than the run's."
+            f"{summary.impossible} of {rows} rows hold values that their columns cannot have in this run, numbers that are "
+            f"infinite or beyond a bound, or unknown categories: {', '.join(where)}"
+            f"{', ...' if len(summary.where) > 5 else ''}. They are called outliers at any rate, and the column {IMPOSSIBLE} "
+            "says where. If they are many, the column may be in other units, or coded otherwise, than the run's."
         )
     if summary.infinite:
         notes.append(
