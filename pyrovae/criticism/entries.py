@@ -147,14 +147,17 @@ def entry_densities(
 def leave_one_out(
     fitted: Fit, data: Any, *, site: str, num_samples: int, num_particles: int, proposal: str, seed: int
 ) -> Tensor:
-    """`Entries.leave_one_out` of `entry_densities` alone, for which rows of tables need no posterior draws."""
+    """`Entries.leave_one_out` of `entry_densities` alone, for which rows of tables need no posterior draws.
+
+    Where rows may lack entries, `num_samples` is the number of draws of a round.
+    """
     with fitted.scope(), seeded(seed):
         parts = fitted.parts(data)
         how: dict[str, Any] = {"num_particles": num_particles, "proposal": proposal}
         found = []
         for part in parts:
             if _may_be_left_out(fitted, part, site, proposal):
-                found.append(_given_the_others(fitted, part, site, how)[0])
+                found.append(_given_the_others(fitted, part, site, {**how, "num_particles": num_samples})[0])
             else:
                 found.append(_at_codes(fitted, part, site, num_samples, how, harmonic=True)[1])
     return in_order(parts, found)

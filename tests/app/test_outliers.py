@@ -12,6 +12,7 @@ import pytest
 import torch
 from support.command import Command, invoke
 
+from pyrovae.app.jobs import outliers
 from pyrovae.app.jobs.outliers import strangest_first
 from pyrovae.app.jobs.trained import TrainingRows
 from pyrovae.app.rows import split_rows
@@ -176,6 +177,25 @@ def test_values_that_cannot_be_are_the_strangest(pyrovae: Command, tmp_path: Pat
     assert np.isinf(found["score"][[3, 5, 9, 14]]).all() and np.isfinite(found["score"].drop([3, 5, 9, 14])).all()
     assert found.loc[9, ["column_1", "p_column_1", "column_2"]].tolist() == ["parts", 0.0, "level"]
     assert (found["p_column_1"].drop([3, 5, 9, 14]) > 0).all()
+
+
+def test_blocks_have_the_same_columns_whatever_cannot_be_in_them(
+    pyrovae: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame({"a, b": np.exp(rng.normal(size=250)), "n": rng.poisson(30, 250), "x": rng.normal(size=250)})
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    assert pyrovae("fit", tmp_path / "rows.csv", "--seed", 0, "--search", "none", *QUICK, "--out", "run")[0] == 0
+    monkeypatch.setattr(outliers, "rows_at_once", lambda *args: 4)
+    new = rows.head(8).copy()
+    new["a, b"] *= -1  # no row is left to compare columns of
+    new.loc[6, "n"] = -1
+    new.to_csv("new.csv", index=False)
+    code, out, err = pyrovae("outliers", "run", "new.csv", "--out", "found.csv")
+    assert code == 0 and "a, b (8), n (1)." in " ".join(out.split()), err
+    found = pd.read_csv("found.csv")
+    assert found["column_1"].tolist() == ["a, b"] * 8 and found["column_2"].dropna().to_dict() == {6: "n"}
+    assert found["impossible"].tolist() == ["a, b"] * 6 + ["a, b, n", "a, b"]
 
 
 def test_a_run_that_is_none(pyrovae: Command) -> None:

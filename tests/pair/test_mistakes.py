@@ -187,6 +187,32 @@ class SiteBelowIf(Plain):
                 pyro.sample("y", dist.Normal(0.0, 1.0), obs=x[:, 0])
 
 
+class OddSums(Plain):
+    """Adds up numbers in another order where the number of rows is odd, as products of matrices do for some numbers of rows."""
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(L), 1.0).to_event(1))
+            some = torch.tensor([1.0, 3.0, 7.0]) / 11 * x[:, :3]
+            first, second, third = (some.flip(-1) if len(x) % 2 else some).unbind(-1)
+            loc = 0.1 * self.decoder(z) + (first + second + third)[:, None]
+            pyro.sample("x", dist.Normal(loc, 0.1).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.decoder.weight.new_zeros(L), 1.0).to_event(1))
+
+
+def test_rounding_of_large_numbers_is_no_dependence() -> None:
+    x = 1e5 * torch.arange(1.0, 82.0)[:, None].expand(81, X.shape[1]) / 7
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="No gradient reaches 'encoder")
+        warnings.filterwarnings("ignore", message=".* columns")
+        warnings.filterwarnings("error", message=".*depends on the other rows")
+        for rows in (x[:54], x[:58], x[:62]):  # whose halves are odd
+            pv.check_pair(OddSums(), rows)
+
+
 def test_rows_that_depend_on_one_another_are_told() -> None:
     with pytest.warns(UserWarning, match=r"at site 'x' of the model depends on the other rows.*such as x.mean\(0\)"):
         pv.check_pair(Centred(), X)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +39,8 @@ MOST_CALIBRATION, MOST_FOR_COLUMNS = 1000, 250  # rows with which scores, and en
 # The columns are named of the rows that are called outliers, and of as many of the strangest as this.
 LEAST_EXPLAINED, MOST_EXPLAINED = 50, 500
 MOST_SHOWN = 10  # rows, the strangest
-ENTRY_DRAWS = 200  # for each entry: those of a round, see `pv.entry_densities`
+# For each entry: draws of a round, see `pv.entry_densities`, or, where rows may lack none, as many of so many posterior draws.
+ENTRY_DRAWS, CHOSEN_FROM = 200, 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,11 +146,11 @@ def find_outliers(
         def lines() -> Iterator[pd.DataFrame]:
             start = 0
             for kept in job.parts(**_EXACTLY):
-                yield summary.add(_table(run, kept, ranking, rate, start, strangest, explained))
+                yield summary.add(_table(run, kept, ranking, rate, start, strangest, explained), kept[IMPOSSIBLE])
                 start += len(kept)
 
         job.join(lines(), float_format="%.6g", na_rep="")
-    notes = _notes(len(scorer.usual), job.rows, rate, explained is None, summary)
+    notes = _notes(run, len(scorer.usual), job.rows, rate, explained is None, summary)
     if scorer.training.are_told(summary.trained_on, job.rows):
         notes.append(
             f"{summary.trained_on} of {job.rows} rows are training rows of the run ({TRAINED_ON}), which look less strange to "
@@ -231,15 +232,15 @@ class _Summary:
 
     def __init__(self) -> None:
         self.called, self.infinite, self.impossible, self.trained_on, self.worst = 0, 0, 0, 0, list[pd.DataFrame]()
-        self.where = Counter[str]()  # the columns of impossible values
+        self.where = Counter[int]()  # the columns of impossible values
 
-    def add(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Count the lines of a block, which are given back."""
+    def add(self, table: pd.DataFrame, impossible: Iterable[str]) -> pd.DataFrame:
+        """Count the lines of a block, which are given back; and, by their numbers, the columns of impossible values."""
+        self.where.update(int(number) for row in impossible for number in row.split())
         self.called += int(table["outlier"].sum())
-        impossible = table[IMPOSSIBLE].notna()
-        self.impossible += int(impossible.sum())
-        self.where.update(name for told in table[IMPOSSIBLE][impossible] for name in told.split(", "))
-        self.infinite += int((np.isinf(table["score"]) & ~impossible).sum())
+        hit = table[IMPOSSIBLE].notna()
+        self.impossible += int(hit.sum())
+        self.infinite += int((np.isinf(table["score"]) & ~hit).sum())
         self.trained_on += int(table[TRAINED_ON].sum())
         if len(strange := table[table["rank"] <= MOST_SHOWN]):
             self.worst.append(strange)
@@ -315,7 +316,7 @@ def _strange_columns(
 
     `(N, 3)` positions, and `(N, D)` conformal p-values of the density of each entry given the other columns.
     """
-    how: dict[str, Any] = {"site": "x", "num_samples": ENTRY_DRAWS, "num_particles": ENTRY_DRAWS, "proposal": proposal}
+    how: dict[str, Any] = {"site": "x", "num_samples": ENTRY_DRAWS, "num_particles": CHOSEN_FROM, "proposal": proposal}
     try:
         usual = leave_one_out(run.fitted, ordinary, seed=seed, **how).flatten(1)
         found = leave_one_out(run.fitted, new, seed=seed + 1, **how).flatten(1)
@@ -371,10 +372,13 @@ def _table(
         first, last = np.searchsorted(strangest, [start, start + len(table)])
         here, (places, columns) = strangest[first:last] - start, explained
         called = np.array(run.rows.columns or [f"x{i}" for i in range(columns.shape[1])], dtype=object)
-        for number in range(places.shape[1]):
-            which = places[first:last, number]
+        # as many in each block, also where no row is compared, since values that cannot be are named there, too
+        schema = run.rows.schema
+        for number in range(places.shape[1] or min(COLUMNS_NAMED, 0 if schema is None else len(schema.names))):
             name, p_value = np.full(len(table), None, dtype=object), np.full(len(table), np.nan)
-            name[here], p_value[here] = called[which], columns[np.arange(first, last), which]
+            if len(here):
+                which = places[first:last, number]
+                name[here], p_value[here] = called[which], columns[np.arange(first, last), which]
             table[f"column_{number + 1}"] = pd.array(name, dtype="string")
             table[f"p_column_{number + 1}"] = p_value
     called = np.array(run.rows.columns or [], dtype=object)
@@ -387,7 +391,7 @@ def _table(
     return table
 
 
-def _notes(calibration: int, rows: int, rate: float, joint: bool, summary: _Summary) -> list[str]:
+def _notes(run: Run, calibration: int, rows: int, rate: float, joint: bool, summary: _Summary) -> list[str]:
     notes = [
         f"p-values compare with {calibration} test rows of the run, which its fit has not seen: of ordinary rows, a share of "
         f"at most a has a p-value below a. Of the rows called outliers, on average at most {rate:.0%} are ordinary ones."
@@ -403,7 +407,8 @@ def _notes(calibration: int, rows: int, rate: float, joint: bool, summary: _Summ
     if joint:
         notes.append("The likelihood is a joint density of all columns, so that no single column can be named.")
     if summary.impossible:
-        where = [f"{name} ({count})" for name, count in summary.where.most_common(5)]
+        names = run.rows.columns or ()
+        where = [f"{names[number]} ({count})" for number, count in summary.where.most_common(5)]
         notes.append(
             f"{summary.impossible} of {rows} rows hold values that their columns cannot have in this run, numbers that are "
             f"infinite or beyond a bound, or unknown categories: {', '.join(where)}"
