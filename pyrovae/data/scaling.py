@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,13 +59,17 @@ class Standardize:
         if x.isinf().any():
             columns = x.isinf().any(0).nonzero().flatten().tolist()
             raise DataError(f"columns {columns} hold infinite values. Replace them by NaN (missing), or drop the rows.")
+        # In units of a power of 2, which changes no bit, since squares of 1e200 or 1e-200 are infinite or 0.
+        exponent = torch.frexp(x.nan_to_num().abs().amax(0)).exponent.numpy()
+        x = torch.from_numpy(np.ldexp(x.numpy(), -exponent))
         observed = ~x.isnan()
         mean = x.nanmean(0).nan_to_num()
         variance = (x - mean).square().nanmean(0)
         inf = torch.tensor(torch.inf, dtype=x.dtype)
         # Compare extremes, since the variance of a constant column may be rounded to more than 0.
         varies = x.where(observed, -inf).amax(0) > x.where(observed, inf).amin(0)
-        return cls(mean, variance.sqrt().where(varies, torch.ones_like(mean)))
+        mean, scale = (torch.from_numpy(np.ldexp(each.numpy(), exponent)) for each in (mean, variance.sqrt()))
+        return cls(mean, scale.where(varies, torch.ones_like(mean)))
 
     def apply(self, x: Any) -> Tensor:
         """Scale x, `(*batch, D)` in the units of the data, to z, `(*batch, D)`.

@@ -27,6 +27,17 @@ def kind_of(support: Any) -> str:
     return "points on a sphere" if support is sphere else "real numbers"
 
 
+def is_real(fn: Any) -> bool:
+    """Whether a distribution is one of real numbers without bounds."""
+    try:
+        support = fn.support
+    except (NotImplementedError, AttributeError):
+        return False
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support is constraints.real or support is constraints.real_vector
+
+
 def of_components(support: Any) -> Any:
     """The support of a mixture is that of its components, which torch has no transform for where it says so itself."""
     if isinstance(support, constraints.independent):

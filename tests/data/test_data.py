@@ -561,6 +561,16 @@ def test_standardize_skips_missing_and_leaves_constants():
     assert Standardize.fit(torch.full((10, 1), 0.1, dtype=torch.float64)).scale.item() == 1.0
 
 
+@pytest.mark.parametrize("power", [-900, -300, 30, 400, 1000])
+def test_columns_are_scaled_whatever_their_unit(power: int) -> None:
+    """Squares of 1e200 and 1e-200 are infinite and 0, and the deviations are not."""
+    x = torch.randn(50, 3, dtype=torch.float64)
+    unit = 2.0**power
+    one, other = Standardize.fit(x), Standardize.fit(x * unit)
+    assert torch.equal(other.mean, one.mean * unit) and torch.equal(other.scale, one.scale * unit)
+    assert torch.equal(other.apply(x * unit), one.apply(x))
+
+
 def test_standardize_round_trip_is_exact():
     scaling = Standardize.fit(torch.randn(20, 5) / 3)
     again = Standardize.from_json(json.loads(json.dumps(scaling.to_json())))

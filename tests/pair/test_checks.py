@@ -14,8 +14,8 @@ from torch.distributions import constraints
 
 import pyrovae as pv
 import pyrovae.families as fam
-from pyrovae.pair.checks import check_gradients
-from pyrovae.pair.layout import describe_run
+from pyrovae.pair.checks import check_gradients, check_particles
+from pyrovae.pair.layout import describe, describe_run
 
 X = torch.zeros(5, 4)
 
@@ -393,3 +393,21 @@ def test_sparse_gradients_are_refused() -> None:
 
     with pytest.raises(pv.PairError, match="'shift.weight' is sparse"):
         pv.fit(Sparse(), torch.randn(4, 3), epochs=1, engine="eager")
+
+
+@pytest.mark.parametrize("size", [1.0, 1e3, 1e9, 1e15])
+def test_rounding_is_not_taken_for_a_confused_dimension(size: float) -> None:
+    """Codes of rows far from 0 are large, and their densities under a narrow guide are made of rounding errors."""
+    x = size * torch.randn(3, 20)
+    encoder = pv.mlp(20, fam.FullNormal(3), hidden=(8,))
+    vae = pv.VAE(pv.priors.StandardNormal(3), pv.mlp(3, fam.Normal(20), hidden=(8,)), encoder)
+    check_particles(vae, {"x": x}, describe(vae, {"x": x}))
+
+    def confused(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", normal(3))
+            pyro.sample("x", dist.Normal(z.mean(0)[..., :1].expand((*z.shape[:-1], 20)), 1.0).to_event(1), obs=x)
+
+    pair = pv.Pair(confused, vae.guide)
+    with pytest.raises(pv.PairError, match="another log-density among several particles"):
+        check_particles(pair, {"x": x}, describe(pair, {"x": x}))
