@@ -4,9 +4,10 @@ They are not imported with the package: `from pyrovae.sklearn import VAEDensity`
 """
 
 from pyrovae.sklearn._clusters import VAECluster
-from pyrovae.sklearn._density import VAEDensity, VAEOutlierDetector, VAETransformer
+from pyrovae.sklearn._density import VAEDensity, VAETransformer
 from pyrovae.sklearn._imputer import VAEImputer
 from pyrovae.sklearn._labels import SemiSupervisedVAEClassifier, VAERegressor
+from pyrovae.sklearn._outliers import VAEOutlierDetector
 
 __all__ = [
     "SemiSupervisedVAEClassifier",

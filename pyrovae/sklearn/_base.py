@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
@@ -54,15 +54,23 @@ class VAEEstimator(BaseEstimator):
 
     def _rows(self, X: Any, *, reset: bool) -> Array:
         """Rows as float64, NaN where missing, checked as scikit-learn does."""
+        return self._given(X, reset=reset).astype(np.float64, copy=False)
+
+    def _given(self, X: Any, *, reset: bool) -> Array:
+        """Rows as float64, or float32 where they are given so, as `_rows` checks them."""
+        refuse_repeated(X)
         refuse_categories(X)
+        X = with_nan(X)
         checked: Array = validate_data(
             self,
             X,
             reset=reset,
-            dtype=np.float64,
+            dtype=[np.float64, np.float32],
             ensure_all_finite="allow-nan",
             ensure_min_samples=2 if reset else 1,
         )
+        if reset and np.isnan(checked).all():
+            raise DataError("Input X contains NaN in every entry: at least one column needs an observed one.")
         return checked
 
     def _learn_scale(self, X: Array) -> None:
@@ -109,6 +117,10 @@ class VAEEstimator(BaseEstimator):
         if share is not None and self.n_iter_no_change is not None and share * num_rows >= FEWEST_VALIDATION_ROWS:
             options = {"validation": float(share), "patience": self.n_iter_no_change} | options
             size = min(size, num_rows - math.ceil(share * num_rows))
+            if size < 1:
+                raise OptionError(
+                    f"validation_fraction={share:g} leaves none of {num_rows} rows to learn from. A tenth, 0.1, is usual."
+                )
         rate = self._rate(*rows[0].shape)
         options = {"batch_size": size, "schedule": schedules.one_cycle(rate)} | options
         names = list(arguments(pair))
@@ -147,8 +159,18 @@ class VAEEstimator(BaseEstimator):
             yield self._fitted()
 
 
+class VAETransformerMixin(TransformerMixin):
+    """A transformer whose answers are float32 for rows of float32; they are computed in float64."""
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
 # --- options
 
+FLAGS = {"standardize", "sample_posterior", "add_indicator", "keep_empty_features"}
 COUNTS = {
     "n_components",
     "max_iter",
@@ -171,15 +193,25 @@ def check_options(estimator: Any) -> None:
         if (number := index_of(value)) is None or number < 1:
             none = ", or None" if name in MAY_BE_NONE else ""
             raise OptionError(f"{name} must be a whole number of at least 1{none}, got {told(value)}.")
+    for name in FLAGS & set(given):
+        if not isinstance(value := given[name], (bool, np.bool_)):
+            raise OptionError(f"{name} must be True or False, got {told(value)}.")
     as_widths("hidden_layer_sizes", given["hidden_layer_sizes"])
     if (share := given["validation_fraction"]) is not None:
         as_number("validation_fraction", share, above=0, below=1, also=", or None")
     if (rate := given["learning_rate_init"]) is not None:
         as_number("learning_rate_init", rate, above=0)
-    if "contamination" in given:
-        as_number("contamination", given["contamination"], above=0, most=0.5)
+    if "contamination" in given and not is_auto(given["contamination"]):
+        as_number("contamination", given["contamination"], above=0, most=0.5, also=', or "auto"')
+    if "false_alarm_rate" in given:
+        as_number("false_alarm_rate", given["false_alarm_rate"], above=0, most=0.5)
     if "proposal" in given:
         check_proposal(given["proposal"])
+
+
+def is_auto(value: Any) -> bool:
+    """Whether an option is "auto"."""
+    return isinstance(value, str) and value == "auto"
 
 
 def seed_of(random_state: Any) -> int:
@@ -236,11 +268,22 @@ def float64() -> Iterator[None]:
             torch.set_default_dtype(before)
 
 
+def refuse_repeated(X: Any) -> None:
+    """DataError for a DataFrame in which several columns have the same name; it says which."""
+    columns: Any = getattr(X, "columns", None)
+    if not getattr(columns, "is_unique", True):
+        repeated = columns[columns.duplicated()].unique()
+        raise DataError(
+            f"X must have columns of different names, and several are called {', '.join(map(repr, repeated[:5]))}: rename "
+            "them, leave all but one out, or pass X.to_numpy()."
+        )
+
+
 def refuse_categories(X: Any) -> None:
     """DataError for a DataFrame with columns of text or categories, which names them and the cure."""
     if not hasattr(X, "dtypes") or not hasattr(X, "columns") or not hasattr(X, "iloc"):
         return
-    wrong = [str(name) for name, kind in zip(X.columns, X.dtypes) if not _is_number(X, name, kind)]
+    wrong = [str(name) for i, (name, kind) in enumerate(zip(X.columns, X.dtypes)) if not _is_number(X, i, kind)]
     if wrong:
         listed = ", ".join(map(repr, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
         raise DataError(
@@ -249,10 +292,23 @@ def refuse_categories(X: Any) -> None:
         )
 
 
-def _is_number(X: Any, name: Any, kind: Any) -> bool:
+def with_nan(X: Any) -> Any:
+    """Masked entries, and gaps of any kind among objects, as NaN; other rows as they are. What is given is not changed."""
+    if np.ma.isMaskedArray(X):
+        return np.where(np.ma.getmaskarray(X), np.nan, np.ma.getdata(X))
+    if hasattr(X, "isetitem"):  # a DataFrame of pandas, which is not imported to ask
+        for place in np.flatnonzero([pd.api.types.is_object_dtype(kind) for kind in X.dtypes]):
+            X = X.copy(deep=False)
+            X.isetitem(int(place), pd.to_numeric(X.iloc[:, place], errors="coerce"))
+    elif isinstance(X, np.ndarray) and X.dtype == object:
+        return np.where(pd.isna(X), np.nan, X)
+    return X
+
+
+def _is_number(X: Any, place: int, kind: Any) -> bool:
     if pd.api.types.is_numeric_dtype(kind):
         return True
     if not pd.api.types.is_object_dtype(kind):
         return False
-    column = X[name]  # numbers, and gaps of any kind
+    column = X.iloc[:, place]  # numbers, and gaps of any kind
     return bool(pd.to_numeric(column, errors="coerce").notna().eq(column.notna()).to_numpy().all())

@@ -107,7 +107,9 @@ class VAECluster(ClusterMixin, VAEEstimator):
         seed = int(torch.randint(2**31, ()))
         start = KMeans(self.n_clusters, n_init=STARTS, random_state=seed).fit_predict(x.nan_to_num(0.0).numpy())
         pair = _graphs.clusters(x, self.n_clusters, self.n_components, self.hidden_layer_sizes)
-        self._train(pair, [x, torch.from_numpy(start.astype(np.int64))], seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the second fit says it
+            self._train(pair, [x, torch.from_numpy(start.astype(np.int64))], seed)
         return pair
 
     def _probabilities(self, rows: Array) -> Array:

@@ -1,23 +1,24 @@
-"""Codes, log p(x) and outliers of rows: `VAETransformer`, `VAEDensity`, `VAEOutlierDetector`."""
+"""Codes and log p(x) of rows: `VAETransformer`, `VAEDensity`."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from sklearn.base import ClassNamePrefixFeaturesOutMixin, DensityMixin, OutlierMixin, TransformerMixin
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, DensityMixin
 from sklearn.utils import check_array
 from torch import Tensor
 
+from pyrovae._arguments import as_count
 from pyrovae.criticism.importance import silently, tell_undefined
 from pyrovae.errors import DataError
 from pyrovae.predict.encode import encode
 from pyrovae.predict.generate import generate
 from pyrovae.sklearn import _graphs
-from pyrovae.sklearn._base import DRAW_SEED, Array, VAEEstimator, as_tensor, check_options, float64, seed_of
+from pyrovae.sklearn._base import DRAW_SEED, Array, VAEEstimator, VAETransformerMixin, as_tensor, float64, seed_of
 
 
-class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, VAEEstimator):
+class VAETransformer(ClassNamePrefixFeaturesOutMixin, VAETransformerMixin, VAEEstimator):
     """`x -> E_q[z | x]`: rows become the means of the guide, their codes.
 
     By default a VAE is fitted with z ~ N(0, I), a Normal likelihood of the standardised columns whose mean and standard
@@ -92,15 +93,16 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, VAEEstim
         return self
 
     def transform(self, X: Any) -> Array:
-        """The codes of rows `(N, D)`: `(N, L)` float64."""
+        """The codes of rows `(N, D)`: `(N, L)` float64, or float32 where the rows are."""
         self._fitted()
-        return self._codes(self._rows(X, reset=False))
+        given = self._given(X, reset=False)
+        return self._codes(given.astype(np.float64)).astype(given.dtype)
 
     def inverse_transform(self, Z: Any) -> Array:
-        """The mean of x given codes `(N, L)`, in the units of the training rows: `(N, D)`."""
+        """The mean of x given codes `(N, L)`, in the units of the training rows: `(N, D)`, float32 where the codes are."""
         fitted = self._fitted()
         site = fitted.layout.latent(None, guided=True)
-        codes = check_array(Z, dtype=np.float64, estimator=self, input_name="Z")
+        codes = check_array(Z, dtype=[np.float64, np.float32], estimator=self, input_name="Z")
         if codes.shape[1] != self._n_features_out:
             raise DataError(
                 f"Z must be codes with {self._n_features_out} columns, as transform gives them, got {codes.shape[1]} columns."
@@ -108,7 +110,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, VAEEstim
         z = as_tensor(codes).reshape(-1, *site.event_shape)
         with float64():
             found = generate(fitted, len(z), given={site.name: z}, mean=True, seed=DRAW_SEED)
-        return self._unscaled(found)
+        return self._unscaled(found).astype(codes.dtype)
 
     def _codes(self, rows: Array) -> Array:
         with self._asking() as fitted:
@@ -117,8 +119,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, VAEEstim
         return codes.astype(np.float64)
 
 
-class _Density(VAEEstimator):
-    """log p(x) of rows, of `VAEDensity` and `VAEOutlierDetector`."""
+class Scored(VAEEstimator):
+    """The base of those that answer by log p(x) of rows."""
 
     def __init__(
         self,
@@ -145,9 +147,12 @@ class _Density(VAEEstimator):
 
     def _fit_rows(self, X: Any) -> Array:
         rows = self._rows(X, reset=True)
+        self._fit_checked(rows)
+        return rows
+
+    def _fit_checked(self, rows: Array) -> None:
         self._learn_scale(rows)
         self._fit_pair([self._scaled(rows)], self._default)
-        return rows
 
     def _default(self, x: Tensor) -> Any:
         """The graph that is fitted where none is given."""
@@ -176,13 +181,13 @@ class _Density(VAEEstimator):
         return self._log_p(self._rows(X, reset=False))
 
 
-class VAEDensity(DensityMixin, _Density):
+class VAEDensity(DensityMixin, Scored):
     """`log p(x)` of rows, with the methods of `GaussianMixture`: `score_samples`, `score`, `sample`.
 
     By default a VAE of up to ten columns starts as their Gaussian mixture, see `pyrovae.tables.vae`, and learns what that
-    leaves; from 600 rows on its prior has a flow, too. With more columns, or with `n_components`, it has a mixture of 10
-    Normals as prior and starts at random. In both, the likelihood of the standardised columns is a Normal whose mean and
-    standard deviation depend on z, and the guide has a full covariance. Missing entries (NaN) are integrated out.
+    leaves; from 600 rows on its prior has a flow, too. With more columns, with `n_components`, or without hidden layers it has
+    a mixture of 10 Normals as prior and starts at random. In both, the likelihood of the standardised columns is a Normal whose
+    mean and standard deviation depend on z, and the guide has a full covariance. Missing entries (NaN) are integrated out.
 
     Args:
         n_components: L, the dimension of z; by default the number of columns, at most 10. Not used with a `graph`.
@@ -228,7 +233,8 @@ class VAEDensity(DensityMixin, _Density):
     def _rate(self, num_rows: int, num_columns: int) -> float:
         if self.learning_rate_init is not None:
             return float(self.learning_rate_init)
-        flow = num_rows >= _graphs.ENOUGH_FOR_A_FLOW and _graphs.starts_as_mixture(num_columns, self.n_components)
+        how = num_columns, self.n_components, self.hidden_layer_sizes
+        flow = num_rows >= _graphs.ENOUGH_FOR_A_FLOW and _graphs.starts_as_mixture(*how)
         return 3e-3 if flow and self.graph is None else 1e-2
 
     def fit(self, X: Any, y: Any = None) -> VAEDensity:
@@ -242,107 +248,8 @@ class VAEDensity(DensityMixin, _Density):
 
     def sample(self, n_samples: int = 1, random_state: Any = None) -> Array:
         """New rows drawn from the model, `(n_samples, D)`, in the units of X; by default seeded by the estimator's state."""
-        fitted = self._fitted()
+        fitted, num = self._fitted(), as_count("n_samples", n_samples)
         state = self.random_state if random_state is None else random_state
         seed = seed_of(state)
         with float64():
-            return self._unscaled(generate(fitted, n_samples, seed=seed).flatten(1))
-
-
-class VAEOutlierDetector(OutlierMixin, _Density):
-    """Rows whose `log p(x)` is low, by the threshold below which a share `contamination` of the training rows lies.
-
-    By default a VAE is fitted that is plainer than that of `VAEDensity`, so that it does not learn the outliers among the
-    training rows: with a standard normal prior, and one standard deviation for each column. As the model has seen the training
-    rows, and new ones not, a share above `contamination` of ordinary new rows is called outliers, of few rows far above it;
-    `pyrovae outliers` and `pv.conformal_p_values` compare with rows that the fit has not seen.
-
-    Args:
-        n_components: L, the dimension of z; by default one less than there are columns, at most 10. Not used with a `graph`.
-        contamination: The share of outliers among the training rows, above 0 and at most 0.5.
-        graph: Another model and guide: a pair, of which a copy is fitted, or a function of the training rows,
-            `(N, D)` float64, that returns one.
-        standardize: Whether the model sees columns with mean 0 and standard deviation 1.
-        hidden_layer_sizes: Widths of the hidden layers of the default networks, an int for one layer.
-        max_iter: The most passes over the rows.
-        batch_size: Rows of a gradient step.
-        learning_rate_init: The highest learning rate of the one-cycle schedule.
-        validation_fraction: The share of rows that is held out to find the best epoch, or None. Of fewer than 10 rows none
-            are held out.
-        n_iter_no_change: Stop after so many epochs without a better validation ELBO; None runs to the end.
-        n_draws: K, the draws of z for each row.
-        proposal: Of these draws, as for `VAEDensity`.
-        random_state: The seed of starting values, shuffling and noise.
-        verbose: Whether to show the progress of the fit.
-
-    Attributes:
-        offset_: The threshold of `score_samples`, in nats: `decision_function = score_samples - offset_`.
-        fit_, n_iter_, n_features_in_, feature_names_in_: As in `VAEDensity`.
-
-    Raises:
-        ValueError: Rows or options are refused, by scikit-learn's words or by one of pyrovae's errors, which are ValueErrors.
-
-    References:
-        Nalisnick et al. 2019, arXiv:1810.09136, for where log p(x) misleads.
-
-    Example:
-        >>> from pyrovae.sklearn import VAEOutlierDetector
-        >>> X = np.random.default_rng(0).normal(size=(60, 3))
-        >>> X[:3] += 8
-        >>> found = VAEOutlierDetector(contamination=0.05, max_iter=5, proposal="guide", random_state=0).fit_predict(X)
-        >>> found[:3].tolist()
-        [-1, -1, -1]
-    """
-
-    def __init__(
-        self,
-        n_components: int | None = None,
-        *,
-        contamination: float = 0.1,
-        graph: Any = None,
-        standardize: bool = True,
-        hidden_layer_sizes: int | tuple[int, ...] = (64,),
-        max_iter: int = 300,
-        batch_size: int = 128,
-        learning_rate_init: float = 1e-2,
-        validation_fraction: float | None = 0.1,
-        n_iter_no_change: int | None = 50,
-        n_draws: int = 200,
-        proposal: str = "refined",
-        random_state: Any = None,
-        verbose: bool = False,
-    ) -> None:
-        super().__init__(
-            n_components,
-            graph=graph,
-            standardize=standardize,
-            hidden_layer_sizes=hidden_layer_sizes,
-            max_iter=max_iter,
-            batch_size=batch_size,
-            learning_rate_init=learning_rate_init,
-            validation_fraction=validation_fraction,
-            n_iter_no_change=n_iter_no_change,
-            n_draws=n_draws,
-            proposal=proposal,
-            random_state=random_state,
-            verbose=verbose,
-        )
-        self.contamination = contamination
-
-    def _default(self, x: Tensor) -> Any:
-        return _graphs.detector(x, self.n_components, self.hidden_layer_sizes)
-
-    def fit(self, X: Any, y: Any = None) -> VAEOutlierDetector:
-        """Fit the model to rows `(N, D)`, outliers included, and find the threshold. `y` is ignored."""
-        check_options(self)
-        rows = self._fit_rows(X)
-        self.offset_ = float(np.percentile(self._log_p(rows), 100 * self.contamination))
-        return self
-
-    def decision_function(self, X: Any) -> Array:
-        """`score_samples(X) - offset_`, `(N,)`: negative for outliers."""
-        return self.score_samples(X) - self.offset_
-
-    def predict(self, X: Any) -> Array:
-        """-1 for outliers and 1 for other rows, `(N,)`."""
-        return np.where(self.decision_function(X) >= 0, 1, -1)
+            return self._unscaled(generate(fitted, num, seed=seed).flatten(1))

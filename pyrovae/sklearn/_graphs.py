@@ -11,6 +11,7 @@ from sklearn.linear_model import RidgeCV
 from torch import Tensor, nn
 
 from pyrovae import families, models, nets, priors
+from pyrovae._arguments import as_widths
 from pyrovae.conditionals import Conditional, mlp
 from pyrovae.distributions import observed_only
 from pyrovae.tables import Column, Schema, recipe
@@ -47,7 +48,7 @@ def vae(x: Tensor, n_components: int | None, hidden: int | Sequence[int]) -> mod
 
 def density(x: Tensor, n_components: int | None, hidden: int | Sequence[int]) -> models.VAE:
     """A VAE for log p(x). Of up to `MOST_LATENT` columns it starts as their Gaussian mixture, see `pyrovae.tables.vae`."""
-    if not starts_as_mixture(x.shape[1], n_components):
+    if not starts_as_mixture(x.shape[1], n_components, hidden):
         return flexible(x, n_components, hidden)
     schema = Schema(tuple(Column(str(number), "real") for number in range(x.shape[1])))
     prior = "flow" if len(x) >= ENOUGH_FOR_A_FLOW else "mixture"
@@ -63,9 +64,9 @@ def detector(x: Tensor, n_components: int | None, hidden: int | Sequence[int]) -
     return models.VAE(priors.StandardNormal(num), reals(columns, hidden, num, scale="column"), encoder)
 
 
-def starts_as_mixture(num_columns: int, n_components: int | None) -> bool:
-    """Whether `density` makes the model that starts as a Gaussian mixture."""
-    return n_components is None and num_columns <= MOST_LATENT
+def starts_as_mixture(num_columns: int, n_components: int | None, hidden: int | Sequence[int]) -> bool:
+    """Whether `density` makes the model that starts as a Gaussian mixture, which has a network beside its copies."""
+    return n_components is None and num_columns <= MOST_LATENT and len(as_widths("hidden_layer_sizes", hidden)) > 0
 
 
 def flexible(x: Tensor, n_components: int | None, hidden: int | Sequence[int]) -> models.VAE:
@@ -106,7 +107,7 @@ def regressor(
     family = families.Normal((), scale="shared", floor=FLOOR)
     net = nets.MLP((columns, columns), family.param_shape, hidden, nets.ReLUDropout(dropout))
     beside = nets.Skip(net, copied=0)
-    last: Any = net.rest[-1]
+    last: Any = net.rest[-1] if len(net.rest) else net.first[0]
     with torch.no_grad():
         beside.linear.weight.copy_(ridge(x, y))
         last.weight.mul_(0.1)

@@ -6,21 +6,19 @@ import warnings
 from typing import Any
 
 import numpy as np
-from sklearn.base import TransformerMixin
 from sklearn.impute import MissingIndicator
 from sklearn.utils.validation import _check_feature_names_in
 
-from pyrovae.errors import DataError
 from pyrovae.objectives.iwelbo import IWELBO
 from pyrovae.recover.imputation import Imputation
 from pyrovae.recover.impute import impute
 from pyrovae.sklearn import _graphs
-from pyrovae.sklearn._base import DRAW_SEED, Array, VAEEstimator, float64, seed_of
+from pyrovae.sklearn._base import DRAW_SEED, Array, VAEEstimator, VAETransformerMixin, float64, seed_of
 
 PARTICLES = 5  # of the bound that is maximised
 
 
-class VAEImputer(TransformerMixin, VAEEstimator):
+class VAEImputer(VAETransformerMixin, VAEEstimator):
     """`E[x_missing | x_observed]`, or draws: missing entries (NaN) filled in, as by `IterativeImputer`.
 
     By default the VAE of `VAEDensity` is fitted to the observed entries by the importance-weighted bound of 5 draws: of up to
@@ -108,8 +106,6 @@ class VAEImputer(TransformerMixin, VAEEstimator):
         """Fit the model to the observed entries of rows `(N, D)`; NaN is missing. `y` is ignored."""
         rows = self._rows(X, reset=True)
         self._known = ~np.isnan(rows).all(0)
-        if not self._known.any():
-            raise DataError("Input X contains NaN in every entry: at least one column needs an observed one.")
         self.indicator_ = MissingIndicator(error_on_new=False).fit(rows) if self.add_indicator else None
         some = rows[:, self._known]
         some = some[~np.isnan(some).all(1)]  # rows without anything say nothing
@@ -120,9 +116,10 @@ class VAEImputer(TransformerMixin, VAEEstimator):
         return self
 
     def transform(self, X: Any) -> Array:
-        """Rows `(N, D)` with their missing entries filled in, `(N, D')` float64."""
+        """Rows `(N, D)` with their missing entries filled in, `(N, D')` float64, or float32 where the rows are."""
         self._fitted()
-        rows = self._rows(X, reset=False)
+        given = self._given(X, reset=False)
+        rows = given.astype(np.float64)
         if self.sample_posterior:
             filled = self._drawn(rows, 1)[0]
         else:
@@ -131,12 +128,13 @@ class VAEImputer(TransformerMixin, VAEEstimator):
             filled = self._whole(rows, rows[:, self._known] if found is None else self._unscaled(found.mean))
         if self.indicator_ is not None:
             filled = np.hstack([filled, self.indicator_.transform(rows).astype(np.float64)])
-        return filled
+        return filled.astype(given.dtype)
 
     def draws(self, X: Any) -> Array:
         """`n_draws` complete tables, `(n_draws, N, D')`, for multiple imputation: analyse each, and combine by `pv.pool`."""
         self._fitted()
-        return self._drawn(self._rows(X, reset=False), self.n_draws)
+        given = self._given(X, reset=False)
+        return self._drawn(given.astype(np.float64), self.n_draws).astype(given.dtype)
 
     def get_feature_names_out(self, input_features: Any = None) -> Array:
         """The names of the columns of `transform`."""

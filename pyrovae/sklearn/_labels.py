@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.base import ClassifierMixin, RegressorMixin
-from sklearn.utils import check_array, check_consistent_length, column_or_1d
+from sklearn.utils import _safe_indexing, check_array, check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from torch import Tensor, nn
 
@@ -22,7 +22,7 @@ from pyrovae.pair.common import same_for_rows, start_rows
 from pyrovae.pair.program import arguments
 from pyrovae.predict.encode import encode
 from pyrovae.sklearn import _graphs
-from pyrovae.sklearn._base import DRAW_SEED, Array, VAEEstimator, as_tensor, check_options
+from pyrovae.sklearn._base import DRAW_SEED, Array, VAEEstimator, as_tensor, check_options, with_nan
 
 METHODS = ("guide", "joint")
 
@@ -162,6 +162,16 @@ class SemiSupervisedVAEClassifier(ClassifierMixin, VAEEstimator):
         self._fitted()
         return np.asarray(self.classes_[self.predict_proba(X).argmax(1)])
 
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The share of rows `(N, D)` whose label is predicted, among those that have one: -1 in `y`, `(N,)`, is unlabelled.
+
+        So a cross-validation over rows of which few are labelled is right. Where -1 is a class, as beside 1, it counts.
+        """
+        labels = column_or_1d(y, warn=True)
+        check_consistent_length(X, labels)
+        known = np.ones(len(labels), dtype=bool) if -1 in self.classes_.tolist() else _are_labels(labels)
+        return float(super().score(*_of_known(known, X, labels, sample_weight)))
+
 
 def _passes(fitted: Fit, x: Tensor, num: int) -> Tensor:
     """Class probabilities averaged over passes of the classifier with dropout, the same units left out for every row."""
@@ -180,8 +190,8 @@ def class_codes(estimator: Any, y: Any, rows: Array) -> tuple[Array, Array]:
     """The classes in ascending order, and the number of each row's class, -1 where it is unlabelled."""
     labels = _targets(estimator, y, rows)
     if labels.dtype.kind in "OUS":
-        gaps = np.array([label is None or label != label or str(label).strip() == "" for label in labels])
-        known = ~gaps & (labels.astype(str) != "-1")
+        gaps = np.array([_is_gap(label) for label in labels])
+        known = ~gaps & _are_labels(labels)
     else:
         check_array(labels[:, None], ensure_all_finite="allow-nan", input_name="y")
         gaps = np.isnan(labels) if labels.dtype.kind == "f" else np.zeros(len(labels), dtype=bool)
@@ -196,8 +206,9 @@ def class_codes(estimator: Any, y: Any, rows: Array) -> tuple[Array, Array]:
     found = labels[known]
     if not len(found):
         raise DataError("All rows are unlabelled (-1): label some of at least two classes.")
-    if found.dtype.kind == "O" and all(isinstance(label, str) for label in found):
-        found = found.astype(str)
+    if len({isinstance(label, str) for label in found.tolist()}) > 1:
+        raise DataError("Labels must be all texts or all numbers, and y has both: write y.astype(str) for texts.")
+    found = _of_one_type(found)
     check_classification_targets(found)
     classes, numbers = np.unique(found, return_inverse=True)
     if len(classes) < 2:
@@ -210,6 +221,21 @@ def class_codes(estimator: Any, y: Any, rows: Array) -> tuple[Array, Array]:
     return classes, codes
 
 
+def _is_gap(label: Any) -> bool:
+    """Whether a label is None, NaN, pandas' NA, or a text without a letter."""
+    return label is None or type(label).__name__ == "NAType" or label != label or str(label).strip() == ""
+
+
+def _are_labels(labels: Array) -> Array:
+    """Which labels are not -1, as a number or as the text that NumPy makes of it."""
+    return np.array([str(label) not in ("-1", "-1.0") for label in labels], dtype=bool)
+
+
+def _of_one_type(labels: Array) -> Array:
+    """An array of objects, all texts or all numbers, as an array of those."""
+    return np.array(labels.tolist()) if labels.dtype.kind == "O" else labels
+
+
 def _targets(estimator: Any, y: Any, rows: Array) -> Array:
     if y is None:
         raise ValueError(
@@ -218,6 +244,18 @@ def _targets(estimator: Any, y: Any, rows: Array) -> Array:
     targets: Array = column_or_1d(y, warn=True)
     check_consistent_length(rows, targets)
     return targets
+
+
+def _numbers(estimator: Any, y: Any, rows: Any) -> Array:
+    """Numbers to be predicted, `(N,)` float64, NaN where unknown."""
+    targets = with_nan(_targets(estimator, with_nan(y), rows))  # masks first, and gaps that have become objects
+    if targets.dtype.kind in "mM" or any(isinstance(number, str) for number in targets.tolist()):
+        raise DataError(
+            "y must be numbers, NaN where unknown, and has texts, dates or times: convert it, as by pandas.to_numeric, or "
+            "take SemiSupervisedVAEClassifier if these are classes."
+        )
+    found: Array = check_array(targets[:, None], ensure_all_finite="allow-nan", dtype=np.float64, input_name="y")[:, 0]
+    return found
 
 
 class VAERegressor(RegressorMixin, VAEEstimator):
@@ -294,9 +332,7 @@ class VAERegressor(RegressorMixin, VAEEstimator):
     def fit(self, X: Any, y: Any) -> VAERegressor:
         """Fit the model to rows `(N, D)` and numbers `(N,)`; NaN is unknown."""
         rows = self._rows(X, reset=True)
-        targets = check_array(
-            _targets(self, y, rows)[:, None], ensure_all_finite="allow-nan", dtype=np.float64, input_name="y"
-        )
+        targets = _numbers(self, y, rows)[:, None]
         if np.isnan(targets).all():
             raise DataError("Input y contains NaN in every row: at least one number has to be known.")
         self._learn_scale(rows)
@@ -316,6 +352,23 @@ class VAERegressor(RegressorMixin, VAEEstimator):
             y = encode(fitted, self._scaled(rows), site=site, num_samples=self.n_draws, seed=DRAW_SEED)
         found: Array = self._y_scaling.invert(y.double().reshape(-1, 1)).squeeze(1).numpy()
         return found
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """R^2 of the predictions for rows `(N, D)`, among those whose `y`, `(N,)`, is known: NaN is unknown."""
+        targets = _numbers(self, y, X)
+        return float(super().score(*_of_known(~np.isnan(targets), X, targets, sample_weight)))
+
+
+def _of_known(known: Array, X: Any, y: Array, sample_weight: Any) -> tuple[Any, Array, Any]:
+    """What a score is taken of: the rows whose y is known."""
+    if not known.any():
+        raise DataError("No row has a known y, so that there is nothing to score: give rows with some.")
+    kept = np.flatnonzero(known)
+    return (
+        _safe_indexing(X, kept),
+        _of_one_type(y[kept]),
+        None if sample_weight is None else np.asarray(sample_weight)[kept],
+    )
 
 
 def _observing(fitted: Fit, argument: str) -> str:
