@@ -3,6 +3,7 @@
     python benchmarks/outliers.py tables --tables DIR [--splits 3]
     python benchmarks/outliers.py digits --data-root DIR
     python benchmarks/outliers.py clothes --data-root DIR
+    python benchmarks/outliers.py alarms [--splits 3]
 
 `tables`: five tables of ADBench (Han et al. 2022, arXiv:2206.09426), as its repository has them under
 adbench/datasets/Classical; DIR holds those .npz files. `VAEOutlierDetector` with its default settings is fitted to 70 % of the
@@ -21,6 +22,11 @@ Bernoulli and Normal, L, and the numbers of components and neighbours.
 `pv.conformal_p_values` and `pv.benjamini_hochberg` call outliers at a rate of 10 %, over 2,000 random splits of the scores
 into 1,000 to compare with and 500 in question.
 
+`alarms`: the share of ordinary rows that are called outliers. Detectors are fitted to 70 % of the rows of tables that
+scikit-learn brings, without outliers, and judge the other 30 %, and as many spoilt rows: each of their entries comes from a
+training row of its own, so that columns are as ever and independent. `VAEOutlierDetector` by default, and with the threshold of
+contamination=0.1, in the same fit; IsolationForest and LocalOutlierFactor by default, the latter on standardised columns.
+
 Figures go to benchmarks/results/outliers-cpu.json; what has figures there is not done again.
 """
 
@@ -29,6 +35,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import itertools
 import json
 import time
 import warnings
@@ -40,11 +47,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
 from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import train_test_split
+from sklearn.neighbors import LocalOutlierFactor
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import OneClassSVM
 from torch import Tensor
@@ -62,6 +72,7 @@ DRAWS = 20  # of the guide
 TRAINING, REFINED = 10_000, 250  # rows of the models of clothes and digits, and those of each kind that are scored
 COMPONENTS, PARTS = 50, 8  # principal components of one digit, and parts of their mixture
 NEIGHBOURS = 1
+READ = {"wine": load_wine, "iris": load_iris, "breast cancer": load_breast_cancer, "digits": load_digits}
 MIXTURE = (1, 2, 4, 8)  # components of the Gaussian mixture, of which BIC chooses
 
 Array = NDArray[np.float64]
@@ -135,6 +146,44 @@ def tables(folder: Path, splits: int) -> None:
                 score = -detector.score_samples(scaling.transform(test))
                 found = areas(score, strange) | {"cpu_seconds": time.process_time() - start}
                 keep(found, "tables", name, who, str(split))
+
+
+def alarms(splits: int) -> None:
+    for split, (name, read) in itertools.product(range(splits), READ.items()):
+        if done("alarms", name, str(split)):
+            continue
+        train, new = train_test_split(read().data, test_size=0.3, random_state=split)
+        rng = np.random.default_rng(split)
+        spoilt = np.stack([rng.choice(column, len(new)) for column in train.T], axis=1)
+        start = time.process_time()
+        ours = VAEOutlierDetector(random_state=split).fit(train)
+        seconds = time.process_time() - start
+        of_new, of_spoilt = ours.score_samples(new), ours.score_samples(spoilt)
+        by_training_rows = np.percentile(ours.score_samples(train), 10)
+        found: dict[str, Any] = {
+            "VAEOutlierDetector": called(of_new < ours.offset_, of_spoilt < ours.offset_),
+            "VAEOutlierDetector, contamination=0.1": called(of_new < by_training_rows, of_spoilt < by_training_rows),
+        }
+        found["VAEOutlierDetector"] |= {
+            "auroc": float(roc_auc_score(np.repeat([False, True], len(new)), -np.r_[of_new, of_spoilt])),
+            "cpu_seconds_of_fit": seconds,
+        }
+        scaled = make_pipeline(StandardScaler(), LocalOutlierFactor(novelty=True))
+        for who, detector in {
+            "IsolationForest": IsolationForest(random_state=split),
+            "LocalOutlierFactor": scaled,
+        }.items():
+            detector.fit(train)
+            found[who] = called(detector.predict(new) < 0, detector.predict(spoilt) < 0)
+        keep(found, "alarms", name, str(split))
+    for name in READ:
+        each = list(read_results()["alarms"][name].values())
+        mean = {who: {key: float(np.mean([one[who][key] for one in each])) for key in each[0][who]} for who in each[0]}
+        keep(mean, "alarms, mean", name)
+
+
+def called(new: NDArray[np.bool_], spoilt: NDArray[np.bool_]) -> dict[str, float]:
+    return {"ordinary": float(new.mean()), "spoilt": float(spoilt.mean())}
 
 
 def vae(latent: int = LATENT) -> pv.VAE:
@@ -293,7 +342,7 @@ def keep(found: Any, *names: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("tables", "digits", "clothes"))
+    parser.add_argument("part", choices=("tables", "digits", "clothes", "alarms"))
     parser.add_argument("--data-root", type=Path, help="the folder with the files of MNIST and Fashion-MNIST")
     parser.add_argument("--tables", type=Path, help="the folder with ADBench's tables")
     parser.add_argument("--splits", type=int, default=3)
@@ -302,6 +351,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     if given.part == "tables":
         tables(given.tables, given.splits)
+    elif given.part == "alarms":
+        alarms(given.splits)
     else:
         {"digits": digits, "clothes": clothes}[given.part](given.data_root)
 
