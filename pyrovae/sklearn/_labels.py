@@ -167,8 +167,8 @@ class SemiSupervisedVAEClassifier(ClassifierMixin, VAEEstimator):
 
         So a cross-validation over rows of which few are labelled is right. Where -1 is a class, as beside 1, it counts.
         """
-        labels = column_or_1d(y, warn=True)
-        check_consistent_length(X, labels)
+        self._fitted()
+        labels = _labels(self, y, X)
         known = np.ones(len(labels), dtype=bool) if -1 in self.classes_.tolist() else _are_labels(labels)
         return float(super().score(*_of_known(known, X, labels, sample_weight)))
 
@@ -188,26 +188,13 @@ def _passes(fitted: Fit, x: Tensor, num: int) -> Tensor:
 
 def class_codes(estimator: Any, y: Any, rows: Array) -> tuple[Array, Array]:
     """The classes in ascending order, and the number of each row's class, -1 where it is unlabelled."""
-    labels = _targets(estimator, y, rows)
-    if labels.dtype.kind in "OUS":
-        gaps = np.array([_is_gap(label) for label in labels])
-        known = ~gaps & _are_labels(labels)
-    else:
-        check_array(labels[:, None], ensure_all_finite="allow-nan", input_name="y")
-        gaps = np.isnan(labels) if labels.dtype.kind == "f" else np.zeros(len(labels), dtype=bool)
-        known = labels != -1
-        if not known.all() and known.any() and bool((labels[known] == 1).all()):
-            known[:] = True  # the usual numbers of two classes
-    if gaps.any():
-        raise DataError(
-            f"Input y contains NaN, None or empty texts in {gaps.sum()} rows. If these are unlabelled, write -1, also among "
-            "texts, as by y.fillna(-1) of a Series of numbers or y.fillna('-1') of one of texts."
-        )
+    labels = _labels(estimator, y, rows)
+    known = _are_labels(labels)
+    if not known.all() and known.any() and labels.dtype.kind not in "OUS" and bool((labels[known] == 1).all()):
+        known[:] = True  # the usual numbers of two classes
     found = labels[known]
     if not len(found):
         raise DataError("All rows are unlabelled (-1): label some of at least two classes.")
-    if len({isinstance(label, str) for label in found.tolist()}) > 1:
-        raise DataError("Labels must be all texts or all numbers, and y has both: write y.astype(str) for texts.")
     found = _of_one_type(found)
     check_classification_targets(found)
     classes, numbers = np.unique(found, return_inverse=True)
@@ -219,6 +206,20 @@ def class_codes(estimator: Any, y: Any, rows: Array) -> tuple[Array, Array]:
     codes = np.full(len(labels), -1, dtype=np.int64)
     codes[known] = numbers
     return classes, codes
+
+
+def _labels(estimator: Any, y: Any, rows: Any) -> Array:
+    """Labels and -1, `(N,)`, as many as rows. DataError where some are missing."""
+    labels = _targets(estimator, y, rows)
+    if labels.dtype.kind not in "OUS":
+        check_array(labels[:, None], ensure_all_finite="allow-nan", input_name="y")
+    gaps = sum(_is_gap(label) for label in labels.tolist())
+    if gaps:
+        raise DataError(
+            f"Input y contains NaN, None or empty texts in {gaps} rows. If these are unlabelled, write -1, also among "
+            "texts, as by y.fillna(-1) of a Series of numbers or y.fillna('-1') of one of texts."
+        )
+    return labels if any(isinstance(label, str) for label in labels.tolist()) else _of_one_type(labels)
 
 
 def _is_gap(label: Any) -> bool:
@@ -233,7 +234,11 @@ def _are_labels(labels: Array) -> Array:
 
 def _of_one_type(labels: Array) -> Array:
     """An array of objects, all texts or all numbers, as an array of those."""
-    return np.array(labels.tolist()) if labels.dtype.kind == "O" else labels
+    if labels.dtype.kind != "O":
+        return labels
+    if len({isinstance(label, str) for label in labels.tolist()}) > 1:
+        raise DataError("Labels must be all texts or all numbers, and y has both: write y.astype(str) for texts.")
+    return np.array(labels.tolist())
 
 
 def _targets(estimator: Any, y: Any, rows: Array) -> Array:
@@ -355,6 +360,7 @@ class VAERegressor(RegressorMixin, VAEEstimator):
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """R^2 of the predictions for rows `(N, D)`, among those whose `y`, `(N,)`, is known: NaN is unknown."""
+        self._fitted()
         targets = _numbers(self, y, X)
         return float(super().score(*_of_known(~np.isnan(targets), X, targets, sample_weight)))
 

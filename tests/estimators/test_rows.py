@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.datasets import make_blobs
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.model_selection import cross_val_score
 
 from pyrovae.errors import DataError, OptionError
@@ -184,6 +184,22 @@ def test_minus_one_counts_where_it_is_a_class() -> None:
     y = np.where(Y > 0, 1, -1)
     model = made(SemiSupervisedVAEClassifier).fit(X, y)
     assert model.score(X, y) == (model.predict(X) == y).mean()
+    objects = made(SemiSupervisedVAEClassifier).fit(X, y.astype(object))
+    assert objects.classes_.tolist() == [-1, 1] and objects.score(X, y.astype(object)) == model.score(X, y)
+
+
+@pytest.mark.parametrize("kind", [SemiSupervisedVAEClassifier, VAERegressor])
+def test_a_score_refuses_what_a_fit_does(kind: type) -> None:
+    with pytest.raises(NotFittedError):
+        made(kind).score(X, Y)
+    model = fitted(kind, X)
+    with pytest.raises(ValueError, match="requires y to be passed"):
+        model.score(X, None)
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        model.score(X, Y[:5])
+    if kind is SemiSupervisedVAEClassifier:
+        with pytest.raises(DataError, match="NaN, None or empty texts in 20 rows"):
+            model.score(X, np.where(Y > 1, np.nan, Y))
 
 
 def test_a_regression_of_few_numbers_can_be_cross_validated() -> None:
