@@ -107,7 +107,7 @@ def run_model(model: Any, rows: Batch) -> Placed:
 
 def is_data(site: Site) -> bool:
     """Whether a site observes data, and is no factor, whose events are empty."""
-    return site.role == "observed" and not site.objective_only and 0 not in site.event_shape
+    return site.role == "observed" and not site.objective_only and not site.is_factor
 
 
 def observed_arguments(fitted: Fit, kinds: Sequence[Kind]) -> set[str | None]:

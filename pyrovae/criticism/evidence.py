@@ -212,7 +212,12 @@ class Evidence:
 
     def simulate(self, part: FittedGroup, num: int, seed: int) -> Simulated:
         """Rows drawn from the model, `num` of them, with the conditions of the rows of a part, repeated as often as needed."""
-        observed = {s.argument: s.name for s in part.layout.sites if s.role == "observed" and not s.objective_only}
+        sites = [s for s in part.layout.sites if s.role == "observed" and not s.objective_only]
+        if factor := next((s.name for s in sites if s.is_factor and s.local), None):
+            raise PairError(
+                f"site {factor!r} is a factor, a number of a row and no distribution, so that no row can be drawn"
+            )
+        observed = {s.argument: s.name for s in sites if not s.is_factor}
         if unknown := [site for argument, site in observed.items() if argument is None]:
             raise PairError(f"site {unknown[0]!r} observes a function of an argument, so that no row can be drawn")
         index = torch.arange(num, device=part.rows.device) % len(part.rows)

@@ -55,7 +55,7 @@ def predictive_intervals(evidence: Evidence) -> list[Finding]:
         s.name
         for part in evidence.parts
         for s in part.layout.sites
-        if s.role == "observed" and s.local and not s.objective_only and not s.plates
+        if s.role == "observed" and s.local and not s.objective_only and not s.is_factor and not s.plates
     }
     return [_of_site(evidence, name, f" of {name}" if len(names) > 1 else "") for name in sorted(names)]
 

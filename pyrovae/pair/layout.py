@@ -73,6 +73,11 @@ class Site:
         """The shape of its value, `(*plates, *event)`, for each row or, of a global site, for all rows."""
         return (*(size for _, size in self.plates), *self.event_shape)
 
+    @property
+    def is_factor(self) -> bool:
+        """Whether it is a `pyro.factor`, a number to be added and no distribution: it observes a value without elements."""
+        return self.role == "observed" and 0 in self.event_shape
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -167,7 +172,8 @@ class Layout:
             plates = "".join(f", {name} ({size})" for name, size in s.plates)
             summed = f"  enumerated in the {s.enumerated}" if s.enumerated else ""
             place = "per row" if s.local else "global"
-            rows.append(f"{s.name:<{width}}  {s.role:<9}  {place}{plates}  event {tuple(s.event_shape)}{of}{summed}")
+            role, event = ("factor", "") if s.is_factor else (s.role, f"  event {tuple(s.event_shape)}")
+            rows.append(f"{s.name:<{width}}  {role:<9}  {place}{plates}{event}{of}{summed}")
         return "\n".join(rows)
 
     def _repr_html_(self) -> str:
@@ -175,16 +181,11 @@ class Layout:
 
     def rows(self) -> list[tuple[str, ...]]:
         """A row of a table for each site, under `COLUMNS`."""
+        plates = ["per row" if s.local else "global" for s in self.sites]
+        kinds = ["factor" if s.is_factor else s.role for s in self.sites]
         return [
-            (
-                s.name,
-                s.role,
-                "per row" if s.local else "global",
-                str(tuple(s.event_shape)),
-                s.argument or "",
-                s.enumerated or "",
-            )
-            for s in self.sites
+            (s.name, kind, plate, str(tuple(s.event_shape)), s.argument or "", s.enumerated or "")
+            for s, kind, plate in zip(self.sites, kinds, plates)
         ]
 
 

@@ -33,8 +33,13 @@ def observed_arguments(layout: Layout) -> dict[str, str]:
     """
     sites: dict[str, str] = {}
     for site in layout.sites:
-        if site.role != "observed" or site.objective_only:
+        if site.role != "observed" or site.objective_only or (site.is_factor and not site.local):
             continue
+        if site.is_factor:
+            raise PairError(
+                f"Rows cannot be simulated, since site {site.name!r} is a factor (pyro.factor), a number of a row and no "
+                "distribution: write a likelihood as a distribution of its own, and mark a penalty objective_only."
+            )
         if site.argument is None or not site.local or site.plates or site.argument in sites.values():
             raise PairError(
                 f"Rows cannot be simulated, since site {site.name!r} does not observe an argument as it is: write obs=x for an "
