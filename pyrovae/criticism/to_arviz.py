@@ -85,7 +85,7 @@ def to_arviz(
     - `prior`, `prior_predictive`: draws of the model, with conditions as they are in the data. They are left out, with a
       warning, if the model reads what it should draw.
     - `observed_data`, `constant_data`: what the sites observe, and the other arguments of the model. Where a row lacks a value,
-      it is NaN, or -1 among integers.
+      it is NaN, or -1 among integers; real numbers that the model masks are NaN, too.
 
     The draws take up memory for `num_samples` times N rows: give as many rows as you want to look at.
 

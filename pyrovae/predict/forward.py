@@ -22,7 +22,8 @@ from pyrovae.fitted.fitted import Fit, seeded
 from pyrovae.fitted.limits import memory_of
 from pyrovae.pair.arrays import as_dtype, as_tensor
 from pyrovae.pair.batch import cast, known_rows
-from pyrovae.pair.handlers import SetValues, Uncondition
+from pyrovae.pair.counted import is_factor
+from pyrovae.pair.handlers import DATA_PLATE, SetValues, Uncondition
 from pyrovae.pair.layout import union
 from pyrovae.pair.program import arguments
 from pyrovae.predict.latent import draw_globals, from_guide, is_beside, reads_data, sites_of
@@ -142,7 +143,7 @@ def run_model(
         model = SetValues(held)(Uncondition(known.values())(fitted.pair.model))
         nodes, noted = sites_of(fitted, model, batch, known)
         check_given(nodes, known, latent, noted)
-    nodes = {name: node for name, node in nodes.items() if not is_beside(node)}
+    nodes = {name: node for name, node in nodes.items() if not is_beside(node) and not is_factor(node)}
     for name, node in nodes.items():
         if name in guided:  # its mean is that of the guide, too
             node["fn"] = guided[name]["fn"]
@@ -196,9 +197,13 @@ def run_in_parts(
 def plain(node: Any, value: Tensor) -> Tensor:
     """A site's value, or a mean of its shape, as `(N, *plates, *event)`, without dimensions of plates that it is not in."""
     event = len(node["fn"].event_shape)
-    dims = {int(frame.dim) - event for frame in node["cond_indep_stack"] if frame.vectorized}
-    kept = [size for dim, size in enumerate(value.shape, -value.dim()) if dim >= -event or dim in dims]
-    return value.reshape(kept) if torch.Size(kept).numel() == value.numel() else value
+    plates = {int(frame.dim) - event: frame.name for frame in node["cond_indep_stack"] if frame.vectorized}
+    kept = [dim for dim in range(-value.dim(), 0) if dim >= -event or dim in plates]
+    sizes = torch.Size([value.shape[dim] for dim in kept])
+    if sizes.numel() != value.numel():
+        return value
+    rows = [place for place, dim in enumerate(kept) if plates.get(dim) == DATA_PLATE]
+    return value.reshape(sizes).movedim(rows, list(range(len(rows))))
 
 
 def _checked(fitted: Fit, name: str, value: Any, num: int) -> Tensor:
