@@ -18,7 +18,7 @@ from pyrovae.criticism.posterior import posterior
 from pyrovae.criticism.statistics import Columns
 from pyrovae.errors import PairError
 from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
-from pyrovae.fitted.runs import drawn_terms, particles_at_once
+from pyrovae.fitted.runs import drawn_terms, need_particles, particles_at_once
 from pyrovae.objectives.terms import Terms, terms
 from pyrovae.pair.batch import Batch, num_rows, take_rows
 from pyrovae.pair.handlers import DATA_PLATE, SetValues
@@ -154,6 +154,7 @@ class Evidence:
         part, draws = self.parts[number], self.posterior[number]
         if any(s.role != "observed" and s.local and s.plates for s in part.layout.sites):
             raise PairError("a latent site is in another plate besides 'data'")
+        need_particles(self.fitted, part.batch, part.layout)
         size = self.fitted.chunk_size(part.batch, POSTERIOR_DRAWS)
         for start in range(0, len(part.rows), size):
             rows = take_rows(part.batch, slice(start, start + size))

@@ -94,12 +94,15 @@ def check_pair(pair: PairLike, data: Any) -> Layout:
                     "statistics of the training rows in place of those of a batch.",
                     stacklevel=2,
                 )
+        alone: dict[str, None] = {}
         for part, layout in zip(parts, layouts):
             try:
                 check_particles(pair, part, layout)
             except PairError as error:
-                warnings.warn(f"Only one particle can be run at a time, which is slow. {error}", stacklevel=2)
+                alone[str(error)] = None
             check_enumeration(pair, part, layout)
+        for text in alone:
+            warnings.warn(f"Only one particle can be run at a time, which is slow. {text}", stacklevel=2)
         named = {} if is_streamed(data) else columns_of(pair, data)
         scales = [(layout, model, part, part) for layout, (model, _), part in zip(layouts, traces, parts)]
         warn_of_scales(pair, scales, named, transforms=False, may_be_first=True, stacklevel=2)

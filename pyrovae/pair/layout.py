@@ -34,6 +34,8 @@ from pyrovae.pair.mistakes import (
     cure_of_weights,
     in_words,
     listed,
+    not_one_event,
+    observes,
     where_it_failed,
 )
 from pyrovae.pair.parameters import dtype_of, evaluating, every_module, fork_rng, modules, param_scope
@@ -253,9 +255,7 @@ def _describe_run(
                 guide_trace = poutine.trace(pair.guide).get_trace(**batch)
             for name, node in sample_sites(guide_trace).items():
                 if node["is_observed"]:
-                    raise PairError(
-                        f"The guide observes site {name!r}, but a guide only draws: move obs=... to the model."
-                    )
+                    raise PairError(f"The guide {observes(name, node)}")
             with unwritten(batch, "model"):
                 model_trace = poutine.trace(Replay(guide_trace)(pair.model)).get_trace(**batch)
     except PyrovaeError:
@@ -282,6 +282,8 @@ def _describe_run(
     for name, node in {**guide_sites, **model_sites}.items():
         observed = bool(node["is_observed"])
         source = next((a for a, v in batch.items() if observed and same_memory(node["value"], v)), None)
+        if source is not None and is_local(node):
+            not_one_event(name, node)
         sites.append(
             Site(
                 name=name,
