@@ -29,7 +29,7 @@ def warn_of_counts(runs: Iterable[Traces], *, stacklevel: int) -> None:
 
 def handled(node: Any) -> Tensor:
     """How often the log-density of a site counts by handlers, without the scale of plates that draw some of their rows."""
-    scale = torch.as_tensor(node["scale"]).detach().double()
+    scale = torch.as_tensor(node["scale"]).detach().cpu().double()
     for frame in node["cond_indep_stack"]:
         if frame.full_size is not None and frame.size:
             scale = scale / (frame.full_size / frame.size)
