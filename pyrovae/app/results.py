@@ -26,6 +26,7 @@ OF_COLUMNS = {  # how one of several columns of labels is predicted
     "given": "given the other labels that are known",
 }
 
+FEW_STEPS, MANY_EPOCHS = 1000, 500  # a third of those that a fit has by default, and epochs that make up for few rows
 DOUBT = {  # what to say where many rows have a large k-hat, after the limit
     "guide": "the guide's means are displaced on these rows, or it is too narrow, and its draws do not carry log p(x): read "
     "that number as a lower bound. Try --proposal refined, or a richer --guide, such as full or iaf.",
@@ -111,7 +112,7 @@ def results_table(results: Mapping[str, Any], probability: str) -> Shown:
 
 def remarks_on_results(results: Mapping[str, Any]) -> list[str]:
     """What the numbers of a run mean: overfitting, a better density, units, and how far they are to be trusted."""
-    remarks = [overfitting(results), *_few_rows(results)]
+    remarks = [*_few_steps(results), overfitting(results), *_few_rows(results)]
     if results.get("above_mixture", 0.0) < -2 * results.get("above_mixture_se", math.inf):
         remarks.append(
             "A Gaussian mixture predicts the test rows better. Try --prior full-mixture-nsf, --hidden 128,128, or another "
@@ -127,6 +128,18 @@ def remarks_on_results(results: Mapping[str, Any]) -> list[str]:
         doubt = DOUBT["only_guide" if results.get("only_guide") else results["proposal"]]
         remarks.append(f"Where k-hat is above {limit}, the limit for so many draws, {doubt}")
     return remarks
+
+
+def _few_steps(results: Mapping[str, Any]) -> list[str]:
+    """A sentence where a fit was given far fewer steps than it has by default."""
+    steps = results.get("steps", math.inf)
+    if steps >= FEW_STEPS or results["epochs"] >= MANY_EPOCHS or "second_half_gain" not in results:
+        return []
+    return [
+        f"The fit is short, {steps:,} steps, in the second half of which the validation ELBO changed by "
+        f"{results['second_half_gain']:+.2f} nats per row. By default it has about 3,000 or more: leave out --epochs, or "
+        "raise it."
+    ]
 
 
 def _few_rows(results: Mapping[str, Any]) -> list[str]:

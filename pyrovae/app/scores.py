@@ -61,7 +61,7 @@ def evaluate(
     results |= _baseline(run, found)
     results["log_abs_det"] = rows.log_abs_det
     results |= {"num_samples": num_samples, "proposal": found.proposal, "only_guide": found.proposal != proposal}
-    results |= {"test_rows": len(rows.test), "log_likelihood_rows": len(picked["x"])}
+    results |= {"test_rows": len(rows.test), "log_likelihood_rows": len(picked["x"])} | _length(run)
     return results | accuracies(run, num_samples), found
 
 
@@ -79,6 +79,19 @@ def _training_rows(run: Run, proposal: str) -> dict[str, float]:
     found = estimate(run, some, TRAINING_DRAWS, "guide" if proposal == "guide" else "laplace").summary()
     names = ("elbo", "elbo_se", "log_likelihood", "log_likelihood_se")
     return {f"train_{name}": found[name] for name in names}
+
+
+def _length(run: Run) -> dict[str, float]:
+    """The steps of the fit, and what the validation ELBO gained in their second half, in nats per row."""
+    history = run.fitted.history
+    if not history or "steps" not in history[-1]:
+        return {}
+    found = {"epochs": len(history), "steps": history[-1]["steps"]}
+    seen = [row for row in history if "validation_elbo" in row]
+    before = [row for row in seen if 2 * row["steps"] <= found["steps"]]
+    if run.fitted.stopped or not before:
+        return found
+    return found | {"second_half_gain": seen[-1]["validation_elbo"] - before[-1]["validation_elbo"]}
 
 
 def _baseline(run: Run, found: Importance) -> dict[str, float]:

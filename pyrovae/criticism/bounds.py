@@ -50,6 +50,10 @@ def log_likelihood(evidence: Evidence) -> list[Finding]:
         says += f"; k-hat is above {limit:.2f} in {share:.1%} of {len(log_p)} rows"
         if share:
             says += f", most in row {int(numbers[worst[0]])} ({found.k_hat[worst[0]]:.2f})"
+    if found.factors:
+        says += (
+            f", with the factors {', '.join(map(repr, found.factors))}: of log p(x) only if they are part of p(x, z)"
+        )
     verdict = grade(share, 0.05, 0.25) if known else LOOK
     advice = (
         "log p(x) is a lower bound in these rows: raise num_samples, or give the guide a richer family (full, iaf)."

@@ -15,6 +15,7 @@ from pyrovae.batching.memory import halving
 from pyrovae.criticism.importance import weight_blocks
 from pyrovae.errors import DataError, OptionError, PairError, ShapeError
 from pyrovae.fitted.fitted import Fit, in_order, seeded
+from pyrovae.fitted.runs import need_particles
 from pyrovae.objectives.aggregate import Codes, base_of, check_codes, code_sites, codes_of, exact
 from pyrovae.objectives.enumeration import dims_of
 from pyrovae.objectives.kl_functions import names_of
@@ -256,6 +257,7 @@ def kl_parts(
     with fitted.scope(), seeded(seed):
         for part in fitted.parts(data):
             check_codes(fitted.pair, part.batch, part.layout, sites)
+            need_particles(fitted, part.batch, part.layout, num_samples)
             for rows in chunks(part.batch, fitted.chunk_size(part.batch, num_samples)):
                 run = terms(fitted.pair, rows, num_samples, layout=part.layout)
                 divergences = row_kl(run)

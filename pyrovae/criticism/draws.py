@@ -14,10 +14,11 @@ from torch import Tensor
 from pyrovae.batching.chunks import chunks
 from pyrovae.criticism.trees import Values, by_plates
 from pyrovae.fitted.fitted import Fit, in_order
-from pyrovae.objectives.terms import terms
+from pyrovae.objectives.terms import Density, terms
 from pyrovae.pair.batch import Batch, group_rows, num_rows, take_group
 from pyrovae.pair.handlers import DATA_PLATE
 from pyrovae.pair.layout import Layout, Site
+from pyrovae.pair.masks import without_masked
 from pyrovae.pair.program import sample_sites, unwritten
 from pyrovae.pair.turns import turn
 
@@ -107,7 +108,7 @@ def run_model(model: Any, rows: Batch) -> Placed:
 
 def is_data(site: Site) -> bool:
     """Whether a site observes data, and is no factor, whose events are empty."""
-    return site.role == "observed" and not site.objective_only and 0 not in site.event_shape
+    return site.role == "observed" and not site.objective_only and not site.is_factor
 
 
 def observed_arguments(fitted: Fit, kinds: Sequence[Kind]) -> set[str | None]:
@@ -136,6 +137,11 @@ def placeholder(shape: Sequence[int], dtype: torch.dtype, device: torch.device) 
     return torch.full(tuple(shape), math.nan if dtype.is_floating_point else 0, dtype=dtype, device=device)
 
 
+def _seen(side: Density, value: Tensor) -> Tensor:
+    """What a site observes, with NaN where it is masked; integers, which have none, as they are."""
+    return without_masked(side.fn, side.mask, value) if value.is_floating_point() else value
+
+
 def observed_values(fitted: Fit, kind: Kind) -> dict[str, Values]:
     """The values of the observed sites of these rows, `(n, *plates, *event)`, or of a global site without the rows."""
     names = {s.name for s in kind.layout.sites if is_data(s)}
@@ -143,7 +149,7 @@ def observed_values(fitted: Fit, kind: Kind) -> dict[str, Values]:
     def run(s: int, start: int, rows: Batch) -> Placed:
         found = terms(fitted.pair, rows, 1, layout=kind.layout, enumerate=False)
         return {
-            t.name: by_plates(t.value, t.p.frames, len(t.p.fn.event_shape))
+            t.name: by_plates(_seen(t.p, t.value), t.p.frames, len(t.p.fn.event_shape))
             for t in found.sites.values()
             if t.name in names and t.p is not None
         }

@@ -21,6 +21,7 @@ from pyrovae.criticism.posterior import posterior
 from pyrovae.criticism.psis import pareto_k
 from pyrovae.criticism.refined import DRAWS
 from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
+from pyrovae.fitted.runs import need_particles
 from pyrovae.objectives.terms import Terms, terms
 from pyrovae.pair.batch import Batch, num_rows, take_rows
 from pyrovae.pair.handlers import SetValues
@@ -180,6 +181,7 @@ def _at_codes(
 ) -> tuple[Tensor, ...]:
     """`E[log p(x_d | z)]` of rows that have the same arguments, `(n, *event)`, and with `harmonic` what `_harmonic` gives."""
     latent, whole, done = _codes(part), replace(fitted, transform=None, untransformed={}), []
+    need_particles(fitted, part.batch, part.layout, num_samples)
     size = fitted.chunk_size(part.batch, num_samples)
     for block in chunks(part.batch, fitted.chunk_size(part.batch, DRAWS)):  # whose proposals are refined together
         drawn = posterior(whole, block, num_samples, site=latent, **how) if latent else {}

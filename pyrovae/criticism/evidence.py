@@ -18,13 +18,14 @@ from pyrovae.criticism.posterior import posterior
 from pyrovae.criticism.statistics import Columns
 from pyrovae.errors import PairError
 from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
-from pyrovae.fitted.runs import drawn_terms, particles_at_once
+from pyrovae.fitted.runs import drawn_terms, need_particles, particles_at_once
 from pyrovae.objectives.terms import Terms, terms
 from pyrovae.pair.batch import Batch, num_rows, take_rows
 from pyrovae.pair.handlers import DATA_PLATE, SetValues
 from pyrovae.pair.layout import Site
+from pyrovae.pair.masks import masked_out
 from pyrovae.pair.parameters import fork_rng
-from pyrovae.pair.program import Pair, arguments
+from pyrovae.pair.program import Pair, arguments, run, sample_sites
 from pyrovae.predict.forward import plain, run_model
 
 POSTERIOR_DRAWS = 100  # of each row
@@ -81,6 +82,7 @@ class Evidence:
     ) -> None:
         self.fitted, self.samples, self.proposal, self.seed = fitted, samples, proposal, seed
         self.image_shape, self.columns = image_shape, columns
+        self._masked: dict[int, dict[str, Tensor]] = {}
         self.held_out = fitted.batch(data)
         self.numbers = _some(num_rows(self.held_out), rows, seed)
         self.rows = take_rows(self.held_out, self.numbers)
@@ -152,6 +154,7 @@ class Evidence:
         part, draws = self.parts[number], self.posterior[number]
         if any(s.role != "observed" and s.local and s.plates for s in part.layout.sites):
             raise PairError("a latent site is in another plate besides 'data'")
+        need_particles(self.fitted, part.batch, part.layout)
         size = self.fitted.chunk_size(part.batch, POSTERIOR_DRAWS)
         for start in range(0, len(part.rows), size):
             rows = take_rows(part.batch, slice(start, start + size))
@@ -210,15 +213,48 @@ class Evidence:
         names = [name for name in found[0] if name != LIKELIHOOD and all(name in one for one in found)]
         return {name: in_order(self.parts, [one[name] for one in found], 1) for name in names}
 
+    def masked(self, part: FittedGroup) -> dict[str, Tensor]:
+        """Which entries of the arguments that sites observe are masked in the rows of a part, `(N, *event)`, where some are."""
+        number = next(n for n, one in enumerate(self.parts) if one is part)
+        if number not in self._masked:
+            found: dict[str, list[Tensor]] = {}
+            observed = {
+                s.name: s.argument for s in part.layout.sites if s.role == "observed" and s.local and s.argument
+            }
+            size = self.fitted.chunk_size(part.batch)
+            with self.fitted.scope(), fork_rng(), torch.no_grad():
+                for start in range(0, len(part.rows), size):
+                    rows = take_rows(part.batch, slice(start, start + size))
+                    nodes = sample_sites(run(self.fitted.pair, rows)[0])
+                    for name, argument in observed.items():
+                        node, value = nodes[name], nodes[name]["value"]
+                        out = masked_out(node["fn"], node["mask"], value)
+                        if out is not None:
+                            found.setdefault(argument, []).append(plain(node, out.expand(value.shape)))
+            self._masked[number] = {argument: torch.cat(chunks) for argument, chunks in found.items()}
+        return self._masked[number]
+
     def simulate(self, part: FittedGroup, num: int, seed: int) -> Simulated:
         """Rows drawn from the model, `num` of them, with the conditions of the rows of a part, repeated as often as needed."""
-        observed = {s.argument: s.name for s in part.layout.sites if s.role == "observed" and not s.objective_only}
+        sites = [s for s in part.layout.sites if s.role == "observed" and not s.objective_only]
+        if factor := next((s.name for s in sites if s.is_factor and s.local), None):
+            raise PairError(
+                f"site {factor!r} is a factor, a number of a row and no distribution, so that no row can be drawn"
+            )
+        observed = {s.argument: s.name for s in sites if not s.is_factor}
         if unknown := [site for argument, site in observed.items() if argument is None]:
             raise PairError(f"site {unknown[0]!r} observes a function of an argument, so that no row can be drawn")
+        masked = self.masked(part)
         index = torch.arange(num, device=part.rows.device) % len(part.rows)
         given = {name: value[index] for name, value in part.batch.items() if name not in observed}
         nodes = run_model(self.fitted, num, given, {}, seed)
         drawn = {a: plain(nodes[s], nodes[s]["value"]) for a, s in observed.items() if a is not None and s in nodes}
+        if wrong := [a for a, value in drawn.items() if value.shape[1:] != part.batch[a].shape[1:]]:
+            raise PairError(
+                f"site {observed[wrong[0]]!r} observes {wrong[0]!r} in another form, so that no row can be drawn"
+            )
+        for a, out in masked.items():  # what is masked is missing, and the guide reads there what stands in its place
+            drawn[a] = torch.where(out[index], part.batch[a][index], drawn[a])
         batch = {name: given[name] if name in given else drawn[name] for name in part.batch}
         latent = {
             s.name: plain(nodes[s.name], nodes[s.name]["value"]).reshape(num, *s.event_shape)

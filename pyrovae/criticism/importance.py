@@ -51,6 +51,8 @@ class Importance(Told):
             too low by more than it says; NaN for K < 25.
         num_samples: K.
         proposal: What the draws are of: "refined", "laplace" or "guide".
+        factors: The names of factors of rows (`pyro.factor`), whose numbers are part of `log_likelihood` and `elbo`. These are
+            about log p(x) only if the factors are log-densities of the rows, and no penalties.
 
     References:
         Burda, Grosse & Salakhutdinov 2016, arXiv:1509.00519. Vehtari, Simpson, Gelman, Yao & Gabry 2024, arXiv:1507.02646.
@@ -69,6 +71,7 @@ class Importance(Told):
     k_hat: Tensor
     num_samples: int
     proposal: str = "guide"
+    factors: tuple[str, ...] = ()
 
     def summary(self) -> dict[str, float]:
         """Means over the rows whose density is defined, by name.
@@ -103,6 +106,8 @@ class Importance(Told):
 
     def _told(self) -> tuple[Any, ...]:
         title = f"Importance sampling of {len(self.elbo)} rows, {self.num_samples} draws each; nats per row"
+        if self.factors:
+            title += f", with the factors {', '.join(map(repr, self.factors))}, so of log p(x) only if they are part of p(x, z)"
         return (title, ("mean over rows", "value"), self.summary().items())
 
 
@@ -122,6 +127,9 @@ def importance(
     shaped r. Where the guide draws the latent sites for each class of an enumerated site, r is refined for each class. Where it
     draws a Normal site whose location or scale depends on other draws, as in a hierarchy, and not as its prior does, the Normal
     that is refined is one of the noise e of such draws, `z = m(z above, x) + s(z above, x) e`, and not of their values.
+
+    Densities count once, whatever `poutine.scale` says. The number of a `pyro.factor` of a row is added to log p(x, z), as if
+    it were a likelihood; where it is a penalty, the estimate is of the unnormalised integral, see `Importance.factors`.
 
     Latent sites of a row are integrated out; global latent sites are drawn from the guide, so that the estimate of a row is
     its log predictive density. For a row with a known label y, it is log p(x, y).
@@ -184,7 +192,13 @@ def silently(fitted: Fit, data: Any, num_samples: int, proposal: str, seed: int 
         found = (log_p, relative_error(ess, num_samples), bounds.double().mean(0), ess, pareto_k(log_w))
         blocks.append((rows, *(column.masked_fill(undefined, math.nan) for column in found)))
     log_p, error, elbo, ess, k_hat = _in_row_order(blocks)
-    return Importance(log_p, error, elbo, ess, k_hat, num_samples, used[-1])
+    return Importance(log_p, error, elbo, ess, k_hat, num_samples, used[-1], factors_of(fitted))
+
+
+def factors_of(fitted: Fit) -> tuple[str, ...]:
+    """The names of the factors of rows, which `log_weights` adds to log p(x, z) as if they were likelihoods."""
+    sites = (site for layout in fitted.layouts for site in layout.sites)
+    return tuple(dict.fromkeys(s.name for s in sites if s.is_factor and s.local and not s.objective_only))
 
 
 @halving

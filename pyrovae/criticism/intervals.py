@@ -16,6 +16,7 @@ from pyrovae.criticism.left_out import NotPossible, may_lack_entries, transforms
 from pyrovae.criticism.population import ROUND_DRAWS
 from pyrovae.fitted.fitted import seeded
 from pyrovae.pair.batch import take_rows
+from pyrovae.pair.masks import without_masked
 
 PART = "predictions"
 INTERVALS = (0.5, 0.8, 0.95)
@@ -55,7 +56,7 @@ def predictive_intervals(evidence: Evidence) -> list[Finding]:
         s.name
         for part in evidence.parts
         for s in part.layout.sites
-        if s.role == "observed" and s.local and not s.objective_only and not s.plates
+        if s.role == "observed" and s.local and not s.objective_only and not s.is_factor and not s.plates
     }
     return [_of_site(evidence, name, f" of {name}" if len(names) > 1 else "") for name in sorted(names)]
 
@@ -175,7 +176,7 @@ def _transforms(evidence: Evidence, name: str) -> tuple[Tensor, Tensor] | None:
                 weight = (-log_p).softmax(0)
                 below, same = ((weight * hit.double()).sum(0) * len(drawn) for hit in (drawn < value, drawn == value))
                 pit = (below + torch.rand_like(below) * (1 + same)) / (len(drawn) + 1)
-                gone = torch.isnan(value[0].double())
+                gone = torch.isnan(run.rows(without_masked(term.p.fn, term.p.mask, term.value.double()), event)[0])
                 for column, values in ((found, pit), (sizes, 1 / weight.square().sum(0))):
                     column.append(torch.where(gone, torch.nan, values).reshape(value.shape[1], -1).cpu())
     return (torch.cat(found), torch.cat(sizes)) if found else None

@@ -12,7 +12,7 @@ from pyrovae._lazily import Lazily
 from pyrovae.criticism.evidence import Evidence
 from pyrovae.criticism.findings import LEVEL, Finding, grade
 from pyrovae.criticism.statistics import MEANING, Statistic, statistics_for
-from pyrovae.fitted.fitted import seeded
+from pyrovae.fitted.fitted import FittedGroup, seeded
 from pyrovae.objectives.terms import terms
 from pyrovae.pair.batch import take_rows
 from pyrovae.pair.layout import Site
@@ -63,7 +63,7 @@ def _rows_of(evidence: Evidence, site: Site) -> tuple[Tensor | None, list[Tensor
     parts = [p for p in evidence.parts if site.argument in p.batch and any(s.name == site.name for s in p.layout.sites)]
     if not parts:
         return None, [], []
-    seen = torch.cat([_flat(p.batch[str(site.argument)]) for p in parts])
+    seen = torch.cat([_flat(_without_masked(evidence, p, str(site.argument))) for p in parts])
     with evidence.fitted.scope(), seeded(evidence.seed):
         few = take_rows(parts[0].batch, slice(0, 2))
         side = terms(evidence.fitted.pair, few, layout=parts[0].layout, enumerate=False).sites[site.name].p
@@ -77,6 +77,12 @@ def _rows_of(evidence: Evidence, site: Site) -> tuple[Tensor | None, list[Tensor
         ]
         drawn.append(torch.where(torch.isnan(seen), seen, torch.cat(rows)))
     return seen, drawn, labels
+
+
+def _without_masked(evidence: Evidence, part: FittedGroup, argument: str) -> Tensor:
+    """The rows of an argument, with NaN where the model masks them."""
+    rows, out = part.batch[argument], evidence.masked(part).get(argument)
+    return rows if out is None else torch.where(out, torch.nan, rows.double())
 
 
 def class_columns(fn: Any, num: int) -> list[bool]:

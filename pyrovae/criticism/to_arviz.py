@@ -38,9 +38,9 @@ from pyrovae.criticism.trees import SAMPLE_DIMS, Groups, Naming, Values, by_plat
 from pyrovae.errors import PyrovaeError
 from pyrovae.fitted.fitted import Fit, seeded
 from pyrovae.objectives.terms import Terms, terms
-from pyrovae.pair.batch import Batch, columns_of, num_rows, take_rows
+from pyrovae.pair.batch import Batch, columns_of, num_rows
 from pyrovae.pair.datasets import is_batches, is_streamed
-from pyrovae.pair.handlers import DATA_PLATE, DrawObserved, FixDraws, SetValues
+from pyrovae.pair.handlers import DATA_PLATE, DrawObserved, FixDraws, SetRows, SetValues
 from pyrovae.pair.layout import Layout
 from pyrovae.pair.program import Pair
 
@@ -85,7 +85,7 @@ def to_arviz(
     - `prior`, `prior_predictive`: draws of the model, with conditions as they are in the data. They are left out, with a
       warning, if the model reads what it should draw.
     - `observed_data`, `constant_data`: what the sites observe, and the other arguments of the model. Where a row lacks a value,
-      it is NaN, or -1 among integers.
+      it is NaN, or -1 among integers; real numbers that the model masks are NaN, too.
 
     The draws take up memory for `num_samples` times N rows: give as many rows as you want to look at.
 
@@ -331,14 +331,15 @@ def _at_draws(
 ) -> Placed:
     """Runs at each posterior draw: the log-densities of rows, `(S, n)`, and if wanted the observed sites, drawn anew."""
     size = fitted.chunk_size(kind.batch)
-    where = terms(fitted.pair, take_rows(kind.batch, slice(0, 2)), 1, layout=kind.layout, enumerate=False).data_dim
     absent = absent_arguments(fitted, kind)
 
     def run(s: int, start: int, rows: Batch) -> Placed:
-        held = {
-            name: _as_in_a_run(value[s, start : start + num_rows(rows)], where) for name, value in values.items()
-        } | (shared[s].values if shared else {})
-        pair = Pair(SetValues(held)(fitted.pair.model), SetValues(held)(fitted.pair.guide))
+        of_rows = {name: value[s, start : start + num_rows(rows)] for name, value in values.items()}
+
+        def held(program: Any) -> Any:
+            return SetValues(shared[s].values if shared else {})(SetRows(of_rows)(program))
+
+        pair = Pair(held(fitted.pair.model), held(fitted.pair.guide))
         found = terms(pair, rows, 1, layout=kind.layout, enumerate=False)
         log_p, log_q = _row_densities(found)
         made: Placed = {
@@ -346,16 +347,11 @@ def _at_draws(
             LOG_Q: (log_q[0], (DATA_PLATE,)),
         }
         if wishes.any_of("posterior_predictive"):
-            nodes = run_model(SetValues(held)(DrawObserved()(fitted.pair.model)), {**rows, **filled(absent, rows)})
+            nodes = run_model(held(DrawObserved()(fitted.pair.model)), {**rows, **filled(absent, rows)})
             made |= {name: placed for name, placed in nodes.items() if name in data_names(fitted)}
         return made
 
     return stacked(kind.batch, size, wishes.num_samples, run)
-
-
-def _as_in_a_run(value: Tensor, data_dim: int) -> Tensor:
-    """Values `(n, *event)` of a site in the plate "data" alone, with the dimensions of that plate in a run."""
-    return value.reshape(len(value), *(1 for _ in range(-data_dim - 1)), *value.shape[1:])
 
 
 def _row_densities(found: Terms) -> tuple[Tensor, Tensor]:

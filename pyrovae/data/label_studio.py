@@ -6,12 +6,12 @@ References:
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pyrovae._json import of_json
 from pyrovae._near import absent, expanded
 from pyrovae.errors import DataError
 
@@ -39,7 +39,7 @@ def read_export(path: str | Path) -> dict[str, str]:
     if not path.is_file():
         raise DataError(f"{absent(path, ('.json', '.csv'))}. Give a table of labels, or an export of Label Studio.")
     try:
-        exported = json.loads(path.read_bytes().decode("utf-8-sig"))
+        exported = of_json(path.read_bytes().decode("utf-8-sig"))
     except (ValueError, RecursionError, OSError) as error:
         raise DataError(f"{path} is not JSON ({error}). Export from Label Studio in the format JSON.") from error
     if not isinstance(exported, list) or not all(

@@ -12,11 +12,13 @@ from pyrovae._foreign import cure_of_content
 from pyrovae.errors import DataError
 
 LOOKED_AT = 200  # lines from which the form of a table is found out
+ENOUGH = 2**24  # characters in them, after which fewer lines do, but no fewer than two
 BLANKS = r"\s+"
 _COMMENTS = re.compile(r"^(?:#[^\n]*+\n?+)++", re.MULTILINE)
 _RUN = re.compile(r"(?:#[^\n]*+\n?+)++|(?:[^\S\n]*+\n)++|[^\n]*+\n?+")  # comments, blank lines, or one line
 PIECE = 2**20  # characters of a file that are looked at together
 # The rest of a cell in quotes; no two parts can take the same characters, so that it takes a time by the length of a line.
+_FIRST = re.compile(' *+"')  # a first cell in quotes
 _REST = re.compile(r'[^"]*+(?:""[^"]*+)*+"')
 
 
@@ -27,7 +29,8 @@ class Lines:
         path: the file, in UTF-8.
 
     Attributes:
-        first: its first lines, as many as `LOOKED_AT` that are neither blank nor comments, and as many comments.
+        first: its first lines, as many as `LOOKED_AT` that are neither blank nor comments, and as many comments; fewer where
+            these are very long.
         marked: whether some of its lines begin with "#".
         quotes: whether it has a quotation mark.
 
@@ -38,7 +41,7 @@ class Lines:
     def __init__(self, path: Path) -> None:
         self.first: list[str] = []
         self.marked = self.quotes = False
-        self._rows = self._marks = before = 0  # of lines
+        self._rows = self._marks = self._length = before = 0  # of lines
         with path.open(encoding="utf-8-sig") as file:
             for text in pieces(file):
                 if "\0" in text:
@@ -48,12 +51,15 @@ class Lines:
                 before += text.count("\n")
                 self.marked = self.marked or is_comment(text) or "\n#" in text
                 self.quotes = self.quotes or '"' in text
-                if self._rows < LOOKED_AT:
+                if not self._has_enough():
                     self._look_at(text)
+
+    def _has_enough(self) -> bool:
+        return self._rows >= LOOKED_AT or (self._length > ENOUGH and self._rows >= 2)
 
     def _look_at(self, text: str) -> None:
         place = 0
-        while place < len(text) and self._rows < LOOKED_AT:
+        while place < len(text) and not self._has_enough():
             run = _RUN.match(text, place)
             assert run is not None  # as it matches any line
             place = run.end()
@@ -66,6 +72,7 @@ class Lines:
                     self.first[-1] = last
             elif not run[0].isspace():
                 self._rows += 1
+                self._length += len(run[0])
                 self.first.append(run[0])
 
 
@@ -90,7 +97,7 @@ def is_comment(line: str) -> bool:
 def within_cells(lines: Iterable[str], separator: str) -> Iterator[tuple[str, bool]]:
     """Each line, and whether it begins within a cell in quotes that a line before has begun. Comments begin none."""
     mark = r"\s" if separator == BLANKS else re.escape(separator)
-    opening, inside = re.compile(rf'(?:^|{mark}) *"'), False
+    opening, inside = re.compile(rf'{mark} *"'), False
     for line in lines:
         yield line, inside
         if '"' in line and (inside or not is_comment(line)):
@@ -99,6 +106,9 @@ def within_cells(lines: Iterable[str], separator: str) -> Iterator[tuple[str, bo
 
 def _ends_within(line: str, opening: re.Pattern[str], inside: bool) -> bool:
     place = 0
+    # apart, as what follows a mark is found far faster than what may also stand at the beginning
+    if not inside and (found := _FIRST.match(line)):
+        place, inside = found.end(), True
     while True:
         found = _REST.match(line, place) if inside else opening.search(line, place)
         if found is None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from pyrovae._arguments import as_path
 from pyrovae._files import RUN, beside, refuse_no_run, swap, sync_folder, write_beside, write_file
+from pyrovae._json import of_json
 from pyrovae._launch import job
 from pyrovae._version import __version__
 from pyrovae.errors import CheckpointError
@@ -23,7 +24,6 @@ from pyrovae.errors import CheckpointError
 FORMAT = 1
 WEIGHTS, HISTORY, STATE = "weights.safetensors", "history.csv", "checkpoint.safetensors"
 FILES = (WEIGHTS, HISTORY, STATE)
-DEEPEST = 100  # an entry inside of another; each takes some calls
 SEAL = b'"sha256": "'  # before the checksum of what stands above it in run.json
 
 
@@ -101,19 +101,6 @@ def read_run(folder: str | Path) -> dict[str, Any]:
             f"{path} is damaged, or was changed by hand: its checksum is not that of its content. Restore it, or fit again."
         )
     return dict(run)
-
-
-def of_json(content: str | bytes) -> Any:
-    """A JSON value. ValueError also where it is so deep that what walks through it, or only prints it, would fail."""
-    value = json.loads(content)
-    depth, level = 0, [value]
-    while level:  # without recursion
-        depth += 1
-        inner = [one for one in level if isinstance(one, dict | list)]
-        level = [part for one in inner for part in (one.values() if isinstance(one, dict) else one)]
-    if depth > DEEPEST:
-        raise ValueError(f"its entries are inside of one another more than {DEEPEST} times")
-    return value
 
 
 def is_mark(run: Mapping[str, Any]) -> bool:

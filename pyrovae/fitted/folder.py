@@ -29,6 +29,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from pyrovae._files import beside
+from pyrovae._json import of_json
 from pyrovae.batching.transforms import Transform
 from pyrovae.errors import CheckpointError, MissingPackageError, PyrovaeError, shortened
 from pyrovae.fitted import hub
@@ -39,7 +40,6 @@ from pyrovae.fitted.files import (
     claim_folder,
     content_of,
     key_of,
-    of_json,
     read_run,
     replace_files,
 )
@@ -140,7 +140,7 @@ def _write_tensors(tensors: Mapping[str, Tensor], metadata: dict[str, str] | Non
 
 def _read_tensors(path: Path, content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        header = of_json(content[8 : 8 + int.from_bytes(content[:8], "little")])
         return load_tensors(content), dict(header.get("__metadata__") or {})
     except (SafetensorError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged ({error}): restore it, or fit again.") from error

@@ -44,6 +44,13 @@ def particles_at_once(fitted: Fit, batch: Batch, layout: Layout, num_particles: 
     return math.ceil(num_particles / math.ceil(num_particles / fits))
 
 
+def need_particles(fitted: Fit, batch: Batch, layout: Layout, num_particles: int = 2) -> None:
+    """PairError if a question takes several particles in one run, and the pair does not treat them correctly."""
+    if num_particles > 1:
+        with fork_rng():
+            check_particles(fitted.pair, take_rows(batch, slice(0, 3)), layout)
+
+
 def rows_at_once(fitted: Fit, batch: Batch, layout: Layout, at_once: int) -> int:
     """How many rows fit into one run of so many particles.
 

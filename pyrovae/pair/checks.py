@@ -14,6 +14,7 @@ from pyrovae.errors import PairError, PyrovaeError
 from pyrovae.pair.apart import depends_on_others, in_a_loop
 from pyrovae.pair.batch import Batch, as_batch, cast, columns_of, group_rows, num_rows, take_group, take_rows
 from pyrovae.pair.casts import find_casts
+from pyrovae.pair.counted import warn_of_counts
 from pyrovae.pair.datasets import is_streamed
 from pyrovae.pair.devices import cure_of_devices
 from pyrovae.pair.dtypes import cure_of_dtypes
@@ -40,6 +41,8 @@ def check_pair(pair: PairLike, data: Any) -> Layout:
       warning), and with all values of enumerated sites at once, and the log-densities are the same as
       when it runs on each value alone. A pair that does not run with several particles can be fitted, one particle at a time,
       and is worth a warning.
+    - What a fit calls the ELBO is a bound on log p(x). Sites that count otherwise than once, by `poutine.scale`, and factors
+      (`pyro.factor`) are worth a warning, which says what it is instead.
     - Columns of real numbers are not far from what their likelihood expects before the fit, such as 1000 ± 300 under a Normal
       that starts near 0 ± 1. A column that is, in 20 rows or more, is worth a warning, which names the cure.
 
@@ -76,6 +79,7 @@ def check_pair(pair: PairLike, data: Any) -> Layout:
         for part in parts:
             check_fewer_rows(pair, part)
         check_gradients(pair, traces)
+        warn_of_counts(traces, stacklevel=2)
         for part, trace in zip(parts, traces):
             if looped := in_a_loop(trace):
                 warnings.warn(
@@ -91,12 +95,15 @@ def check_pair(pair: PairLike, data: Any) -> Layout:
                     "statistics of the training rows in place of those of a batch.",
                     stacklevel=2,
                 )
+        alone: dict[str, None] = {}
         for part, layout in zip(parts, layouts):
             try:
                 check_particles(pair, part, layout)
             except PairError as error:
-                warnings.warn(f"Only one particle can be run at a time, which is slow. {error}", stacklevel=2)
+                alone[str(error)] = None
             check_enumeration(pair, part, layout)
+        for text in alone:
+            warnings.warn(f"Only one particle can be run at a time, which is slow. {text}", stacklevel=2)
         named = {} if is_streamed(data) else columns_of(pair, data)
         scales = [(layout, model, part, part) for layout, (model, _), part in zip(layouts, traces, parts)]
         warn_of_scales(pair, scales, named, transforms=False, may_be_first=True, stacklevel=2)

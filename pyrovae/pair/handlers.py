@@ -217,6 +217,33 @@ class SetValues(Messenger):  # type: ignore[misc]
             msg["value"] = self.values[msg["name"]]
 
 
+class SetRows(SetValues):
+    """`SetValues` of values as questions return them, `(N, *plates, *event)`, whatever dimensions plates have in a program.
+
+    Sites outside of the plate "data" have them as they are.
+    """
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.values:
+            frames = [f for f in msg["cond_indep_stack"] if f.vectorized and f.name != PARTICLE_PLATE]
+            msg["done"] = True
+            msg["value"] = _in_a_run(self.values[msg["name"]], frames, len(msg["fn"].event_shape))
+
+
+def _in_a_run(value: Tensor, frames: list[Any], event_dim: int) -> Tensor:
+    """Values `(N, *plates, *event)`, plates from left to right, with each plate in its own dimension."""
+    batch = value.dim() - event_dim
+    if batch != len(frames) or not any(f.name == DATA_PLATE for f in frames):
+        return value
+    ordered = sorted(frames, key=lambda f: (f.name != DATA_PLATE, int(f.dim)))
+    places = sorted(range(batch), key=lambda i: int(ordered[i].dim))
+    moved = value.permute(*places, *range(batch, value.dim()))
+    sizes = [1] * -min(int(f.dim) for f in frames)
+    for place, size in zip(places, moved.shape):
+        sizes[int(ordered[place].dim)] = size
+    return moved.reshape(*sizes, *moved.shape[batch:])
+
+
 class AllDrawn(Exception):
     """Ends a run, see `Until`."""
 

@@ -34,6 +34,8 @@ from pyrovae.pair.mistakes import (
     cure_of_weights,
     in_words,
     listed,
+    not_one_event,
+    observes,
     where_it_failed,
 )
 from pyrovae.pair.parameters import dtype_of, evaluating, every_module, fork_rng, modules, param_scope
@@ -72,6 +74,11 @@ class Site:
     def shape(self) -> tuple[int, ...]:
         """The shape of its value, `(*plates, *event)`, for each row or, of a global site, for all rows."""
         return (*(size for _, size in self.plates), *self.event_shape)
+
+    @property
+    def is_factor(self) -> bool:
+        """Whether it is a `pyro.factor`, a number to be added and no distribution: it observes a value without elements."""
+        return self.role == "observed" and 0 in self.event_shape
 
 
 @dataclass(frozen=True)
@@ -167,7 +174,8 @@ class Layout:
             plates = "".join(f", {name} ({size})" for name, size in s.plates)
             summed = f"  enumerated in the {s.enumerated}" if s.enumerated else ""
             place = "per row" if s.local else "global"
-            rows.append(f"{s.name:<{width}}  {s.role:<9}  {place}{plates}  event {tuple(s.event_shape)}{of}{summed}")
+            role, event = ("factor", "") if s.is_factor else (s.role, f"  event {tuple(s.event_shape)}")
+            rows.append(f"{s.name:<{width}}  {role:<9}  {place}{plates}{event}{of}{summed}")
         return "\n".join(rows)
 
     def _repr_html_(self) -> str:
@@ -175,16 +183,11 @@ class Layout:
 
     def rows(self) -> list[tuple[str, ...]]:
         """A row of a table for each site, under `COLUMNS`."""
+        plates = ["per row" if s.local else "global" for s in self.sites]
+        kinds = ["factor" if s.is_factor else s.role for s in self.sites]
         return [
-            (
-                s.name,
-                s.role,
-                "per row" if s.local else "global",
-                str(tuple(s.event_shape)),
-                s.argument or "",
-                s.enumerated or "",
-            )
-            for s in self.sites
+            (s.name, kind, plate, str(tuple(s.event_shape)), s.argument or "", s.enumerated or "")
+            for s, kind, plate in zip(self.sites, kinds, plates)
         ]
 
 
@@ -252,9 +255,7 @@ def _describe_run(
                 guide_trace = poutine.trace(pair.guide).get_trace(**batch)
             for name, node in sample_sites(guide_trace).items():
                 if node["is_observed"]:
-                    raise PairError(
-                        f"The guide observes site {name!r}, but a guide only draws: move obs=... to the model."
-                    )
+                    raise PairError(f"The guide {observes(name, node)}")
             with unwritten(batch, "model"):
                 model_trace = poutine.trace(Replay(guide_trace)(pair.model)).get_trace(**batch)
     except PyrovaeError:
@@ -281,6 +282,8 @@ def _describe_run(
     for name, node in {**guide_sites, **model_sites}.items():
         observed = bool(node["is_observed"])
         source = next((a for a, v in batch.items() if observed and same_memory(node["value"], v)), None)
+        if source is not None and is_local(node):
+            not_one_event(name, node)
         sites.append(
             Site(
                 name=name,

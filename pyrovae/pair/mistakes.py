@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyrovae.errors import shortened
+from pyrovae.errors import PairError, shortened
 
 MOST_NAMES = 12  # of sites that a message lists
 _LIBRARIES = tuple(
@@ -38,6 +38,26 @@ def listed(names: Sequence[str]) -> str:
     if len(names) <= MOST_NAMES:
         return str(list(names))
     return f"[{', '.join(map(repr, names[: MOST_NAMES // 2]))}, ... {len(names)} in all]"
+
+
+def observes(name: str, node: Any) -> str:
+    """What a guide does that observes something, and what to do instead."""
+    if type(node["fn"]).__name__ == "Unit":
+        return (
+            f"has a factor, {name!r} (pyro.factor), but a guide only draws: what it adds belongs to the density of a site, as "
+            "that of a pyro.distributions.TransformedDistribution, or of a distribution of your own."
+        )
+    return f"observes site {name!r}, but a guide only draws: move obs=... to the model."
+
+
+def not_one_event(name: str, node: Any) -> None:
+    """PairError where a site of rows observes all of them as one event, whose log-density counts once for each row."""
+    shape, event_dim = tuple(node["value"].shape), len(node["fn"].event_shape)
+    if event_dim == len(shape) and shape[0] > 1:
+        raise PairError(
+            f"Site {name!r} observes all rows as one event of shape {shape}, and its log-density would count {shape[0]} times, "
+            f"once for each row: write .to_event({event_dim - 1}) in place of .to_event({event_dim}), so that it is one row."
+        )
 
 
 def where_it_failed(error: BaseException) -> str:

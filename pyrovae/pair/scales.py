@@ -14,6 +14,7 @@ from torch import Tensor
 from pyrovae.errors import PyrovaeError
 from pyrovae.pair.batch import Batch, take_rows
 from pyrovae.pair.layout import Layout, Site
+from pyrovae.pair.masks import masked_out
 from pyrovae.pair.parameters import fork_rng
 from pyrovae.pair.program import PairLike, distribution_name, sample_sites
 from pyrovae.pair.supports import is_real
@@ -62,7 +63,12 @@ def warn_of_scales(
     for layout, trace, first, spread_out in groups:
         sites = sample_sites(trace)
         asked = {str(s.argument): s.name for s in layout.sites if _is_asked(s) and is_real(sites[s.name]["fn"])}
-        seen = {name: spread_out.get(name, first[name]) for name in asked}
+        masked = {name: out for name, site in asked.items() if (out := _masked(sites[site])) is not None}
+        # of rows with a mask those of the run, for which it is known
+        seen = {name: spread_out.get(name, first[name]) for name in asked if name not in masked}
+        seen |= {
+            name: _shown(first[name], out) for name, out in masked.items() if _as_given(sites[asked[name]], first[name])
+        }
         values = {name: rows for name, rows in seen.items() if rows.is_floating_point() and len(rows) >= ENOUGH}
         if not any(_is_unusual(value) for value in values.values()):
             continue
@@ -72,7 +78,8 @@ def warn_of_scales(
             expected = None if fn is None else _expected(fn, value)
             if expected is None:
                 continue
-            found = _far(value, *expected, LARGE, SMALL if argument in spread_out else None, may_be_first)
+            everywhere = argument in spread_out and argument not in masked
+            found = _far(value, *expected, LARGE, SMALL if everywhere else None, may_be_first)
             if found is None:
                 continue
             centre, spread = (each.mean().item() for each in expected)
@@ -87,6 +94,20 @@ def warn_of_scales(
 
 def _is_asked(site: Site) -> bool:
     return site.role == "observed" and site.local and not site.objective_only and site.argument is not None
+
+
+def _masked(node: Any) -> Tensor | None:
+    out = masked_out(node["fn"], node["mask"], node["value"])
+    return None if out is None else out.expand(node["value"].shape)
+
+
+def _as_given(node: Any, rows: Tensor) -> bool:
+    """Whether a site observes an argument as it is, and not transposed or reshaped."""
+    return node["value"].shape == rows.shape and node["value"].stride() == rows.stride()
+
+
+def _shown(rows: Tensor, out: Tensor) -> Tensor:
+    return torch.where(out, torch.nan, rows) if rows.is_floating_point() else rows
 
 
 def _is_unusual(value: Tensor) -> bool:

@@ -13,6 +13,7 @@ from pyrovae.errors import PairError, PyrovaeError
 from pyrovae.pair.batch import Batch
 from pyrovae.pair.handlers import DrawObserved, SetValues
 from pyrovae.pair.layout import Layout
+from pyrovae.pair.masks import masked_out
 from pyrovae.pair.parameters import fork_rng
 from pyrovae.pair.program import PairLike, sample_sites, unwritten
 from pyrovae.pair.turns import turn
@@ -33,8 +34,13 @@ def observed_arguments(layout: Layout) -> dict[str, str]:
     """
     sites: dict[str, str] = {}
     for site in layout.sites:
-        if site.role != "observed" or site.objective_only:
+        if site.role != "observed" or site.objective_only or (site.is_factor and not site.local):
             continue
+        if site.is_factor:
+            raise PairError(
+                f"Rows cannot be simulated, since site {site.name!r} is a factor (pyro.factor), a number of a row and no "
+                "distribution: write a likelihood as a distribution of its own, and mark a penalty objective_only."
+            )
         if site.argument is None or not site.local or site.plates or site.argument in sites.values():
             raise PairError(
                 f"Rows cannot be simulated, since site {site.name!r} does not observe an argument as it is: write obs=x for an "
@@ -47,8 +53,8 @@ def observed_arguments(layout: Layout) -> dict[str, str]:
 def simulated(pair: PairLike, batch: Mapping[str, Tensor], layout: Layout) -> Simulated:
     """Draw a row from the model for each of those given, without gradient.
 
-    Arguments that sites observe are replaced, and all others, conditions, stay. Gaps (NaN) stay gaps, as if they did not
-    depend on the values. Nothing is read on the host; `check_simulated` has the checks.
+    Arguments that sites observe are replaced, and all others, conditions, stay. Gaps stay gaps, as if they did not depend on
+    the values: NaN, and what stands where the model masks. Nothing is read on the host; `check_simulated` has the checks.
 
     Raises:
         PairError: As `observed_arguments`.
@@ -57,8 +63,10 @@ def simulated(pair: PairLike, batch: Mapping[str, Tensor], layout: Layout) -> Si
     nodes = _drawn(pair, batch)
     rows = dict(batch)
     for site, name in arguments.items():
-        given, value = batch[name], nodes[site]["value"]
-        rows[name] = torch.where(given.isnan(), given, value.reshape(given.shape).to(given.dtype))
+        given, node = batch[name], nodes[site]
+        value, out = node["value"], masked_out(node["fn"], node["mask"], node["value"])
+        gone = given.isnan() if out is None else given.isnan() | out.expand(value.shape).reshape(given.shape)
+        rows[name] = torch.where(gone, given, value.reshape(given.shape).to(given.dtype))
     return Simulated(rows, {name: node["value"] for name, node in nodes.items() if name not in arguments})
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from pyrovae.fitted.fitted import Fit
 from pyrovae.pair.batch import Batch, num_rows
 from pyrovae.pair.graph import parents
-from pyrovae.pair.handlers import SetValues
+from pyrovae.pair.handlers import SetRows, SetValues
 from pyrovae.pair.layout import union
 from pyrovae.pair.parameters import fork_rng
 from pyrovae.pair.program import sample_sites
@@ -22,7 +22,7 @@ def site_parents(fitted: Fit, rows: Batch, held: Mapping[str, Tensor]) -> dict[s
     values = {name: value[: num_rows(rows)] if name in local else value for name, value in held.items()}
     with fork_rng():
         try:  # values are drawn first, since not every sampler takes tensors whose origin is tracked
-            nodes = sample_sites(poutine.trace(SetValues(values)(fitted.pair.model)).get_trace(**rows))
+            nodes = sample_sites(poutine.trace(SetRows(values)(fitted.pair.model)).get_trace(**rows))
             values |= {name: node["value"] for name, node in nodes.items() if not node["is_observed"]}
             return parents(SetValues(values)(fitted.pair.model), rows)
         except (

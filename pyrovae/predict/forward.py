@@ -22,7 +22,8 @@ from pyrovae.fitted.fitted import Fit, seeded
 from pyrovae.fitted.limits import memory_of
 from pyrovae.pair.arrays import as_dtype, as_tensor
 from pyrovae.pair.batch import cast, known_rows
-from pyrovae.pair.handlers import SetValues, Uncondition
+from pyrovae.pair.counted import is_factor
+from pyrovae.pair.handlers import DATA_PLATE, SetRows, Uncondition
 from pyrovae.pair.layout import union
 from pyrovae.pair.program import arguments
 from pyrovae.predict.latent import draw_globals, from_guide, is_beside, reads_data, sites_of
@@ -61,8 +62,8 @@ def latent_values(fitted: Fit, name: str, values: Any) -> Tensor:
             )
         return found.reshape(site.shape)
     found = _as_real(name, values, dtypes).to(fitted.device, copy=True)
-    if tuple(found.shape[1:]) != tuple(site.event_shape):
-        raise DataError(f"{site.name!r} must have rows of shape {site.event_shape}, got {tuple(found.shape[1:])}.")
+    if tuple(found.shape[1:]) != site.shape:
+        raise DataError(f"{site.name!r} must have rows of shape {site.shape}, got {tuple(found.shape[1:])}.")
     return found
 
 
@@ -137,12 +138,12 @@ def run_model(
         batch = with_placeholders(fitted, num, known, sites)
         held = {**latent, **draw_globals(fitted, batch, latent)}
         guided = from_guide(fitted, batch, known, held, sites)
-        held |= {name: node["value"] for name, node in guided.items()}
-        # `SetValues` is the outer handler: it sets its sites after `Uncondition` has marked them to be drawn.
-        model = SetValues(held)(Uncondition(known.values())(fitted.pair.model))
+        held |= {name: plain(node, node["value"]) for name, node in guided.items()}
+        # `SetRows` is the outer handler: it sets its sites after `Uncondition` has marked them to be drawn.
+        model = SetRows(held)(Uncondition(known.values())(fitted.pair.model))
         nodes, noted = sites_of(fitted, model, batch, known)
         check_given(nodes, known, latent, noted)
-    nodes = {name: node for name, node in nodes.items() if not is_beside(node)}
+    nodes = {name: node for name, node in nodes.items() if not is_beside(node) and not is_factor(node)}
     for name, node in nodes.items():
         if name in guided:  # its mean is that of the guide, too
             node["fn"] = guided[name]["fn"]
@@ -196,9 +197,13 @@ def run_in_parts(
 def plain(node: Any, value: Tensor) -> Tensor:
     """A site's value, or a mean of its shape, as `(N, *plates, *event)`, without dimensions of plates that it is not in."""
     event = len(node["fn"].event_shape)
-    dims = {int(frame.dim) - event for frame in node["cond_indep_stack"] if frame.vectorized}
-    kept = [size for dim, size in enumerate(value.shape, -value.dim()) if dim >= -event or dim in dims]
-    return value.reshape(kept) if torch.Size(kept).numel() == value.numel() else value
+    plates = {int(frame.dim) - event: frame.name for frame in node["cond_indep_stack"] if frame.vectorized}
+    kept = [dim for dim in range(-value.dim(), 0) if dim >= -event or dim in plates]
+    sizes = torch.Size([value.shape[dim] for dim in kept])
+    if sizes.numel() != value.numel():
+        return value
+    rows = [place for place, dim in enumerate(kept) if plates.get(dim) == DATA_PLATE]
+    return value.reshape(sizes).movedim(rows, list(range(len(rows))))
 
 
 def _checked(fitted: Fit, name: str, value: Any, num: int) -> Tensor:

@@ -18,7 +18,7 @@ from pyrovae.errors import DataError, NotFiniteError, PairError, PyrovaeError
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.runs import global_draw, global_sites
 from pyrovae.pair.batch import Batch, num_rows, take_rows
-from pyrovae.pair.handlers import DATA_PLATE, SetValues, Uncondition
+from pyrovae.pair.handlers import DATA_PLATE, SetRows, SetValues, Uncondition
 from pyrovae.pair.layout import union
 from pyrovae.pair.program import Pair, is_local, sample_sites, unwritten
 from pyrovae.predict.dependence import common_sites, reached, site_parents
@@ -107,7 +107,7 @@ def from_guide(
     required = missing_arguments(fitted, known, ())
     inputs = {name: value for name, value in batch.items() if name in known or name in required}
     try:
-        trace = poutine.trace(SetValues(held)(fitted.pair.guide)).get_trace(**inputs)
+        trace = poutine.trace(SetRows(held)(fitted.pair.guide)).get_trace(**inputs)
         nodes = {name: node for name, node in sample_sites(trace).items() if name in above and name not in held}
     except PyrovaeError:
         raise
@@ -140,9 +140,11 @@ def _resampled(
     given = {name: repeated(value) for name, value in known.items()}
     rows = {name: given.get(name, repeated(value)) for name, value in batch.items()}
     values = {name: value if name in shared else repeated(value) for name, value in held.items()}
-    model = SetValues(values)(Uncondition(given.values())(fitted.pair.model))
+    model = SetRows(values)(Uncondition(given.values())(fitted.pair.model))
     best, total, squares = (torch.full((num,), -torch.inf, dtype=torch.float64, device=fitted.device) for _ in range(3))
     found: dict[str, Any] = {}
+    events: dict[str, int] = {}
+    stacks: dict[str, Any] = {}
     for _ in range(math.ceil(PRIOR_DRAWS / repeats)):
         nodes, _ = sites_of(fitted, model, rows, given)
         log_w = torch.zeros((), dtype=torch.float64, device=fitted.device)
@@ -162,7 +164,8 @@ def _resampled(
             if name in found:
                 keep = (score <= best).reshape(-1, *(1 for _ in range(fresh.dim() - axis - 1)))
                 fresh = torch.where(keep, found[name], fresh)
-            found[name] = fresh
+            found[name], stacks[name] = fresh, nodes[name]["cond_indep_stack"]
+            events[name] = len(nodes[name]["fn"].event_shape)
         best = torch.maximum(best, score)
     if bool(torch.isinf(total).any()):
         raise NotFiniteError(
@@ -175,7 +178,10 @@ def _resampled(
             "count. A guide that can do without the other arguments, as guide(x1=None, x2=None), would draw better.",
             stacklevel=2,
         )
-    return {name: {"value": value, "fn": dist.Delta(value)} for name, value in found.items()}
+    return {
+        name: {"value": value, "fn": dist.Delta(value, event_dim=events[name]), "cond_indep_stack": stacks[name]}
+        for name, value in found.items()
+    }
 
 
 def _data_dim(node: Any) -> int:

@@ -23,8 +23,9 @@ def as_named(found: dict[str, Tensor], site: Names) -> Tensor | dict[str, Tensor
 
 
 def observed_sites(layouts: Sequence[Layout]) -> dict[str, Site]:
-    """The sites that the model observes in any of these layouts, by name, without those marked `objective_only`."""
-    found = [s for layout in layouts for s in layout.sites if s.role == "observed" and not s.objective_only]
+    """The sites that the model observes in any of these layouts, by name, without factors and those marked `objective_only`."""
+    sites = [s for layout in layouts for s in layout.sites if s.role == "observed"]
+    found = [s for s in sites if not s.objective_only and not s.is_factor]
     return {site.name: next(s for s in found if s.name == site.name) for site in found}
 
 

@@ -11,6 +11,9 @@ from pyrovae._near import absent
 from pyrovae.errors import DataError, shortened
 
 MOST_BYTES = 16 * 2**20  # 50,000 columns take 5 MiB
+MOST_EVENTS = (
+    1_500_000  # starts, ends and values, each of which takes memory; 50,000 columns of four categories have 600,000
+)
 MOST_DEPTH = 50  # of lists and entries within one another; those of columns are three deep
 MOST_BITS = 1_000  # of a whole number: longer ones are no floating numbers, and Python may not print them
 
@@ -29,9 +32,11 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def _refuse_large(text: str) -> None:
-    """ValueError for aliases, by which a few lines can fill any memory, and for nesting, for which C has no limit."""
+    """ValueError for what fills any memory: aliases, and many small values; and for nesting, for which C has no limit."""
     depth = 0
-    for event in yaml.parse(text, _Loader):
+    for number, event in enumerate(yaml.parse(text, _Loader)):
+        if number > MOST_EVENTS:
+            raise ValueError(f"it has more than {MOST_EVENTS:,} values, lists and entries")
         if isinstance(event, yaml.AliasEvent):
             raise ValueError("aliases (*name) are not read: write the values out")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)

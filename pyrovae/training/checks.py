@@ -34,6 +34,7 @@ from pyrovae.pair.checks import (
     check_particles,
     log_densities,
 )
+from pyrovae.pair.counted import warn_of_counts
 from pyrovae.pair.devices import indices_in_range
 from pyrovae.pair.handlers import DATA_PLATE
 from pyrovae.pair.layout import Layout, describe_run
@@ -92,6 +93,7 @@ def check(fitted: Fit, data: FitData, groups: Sequence[TrainingGroup], options: 
             changed = transform is not None
             warn_of_scales(pair, scales, data.columns, transforms=changed, stacklevel=5)  # at the call of fit
             warn_of_labels(pair, data, groups, layouts, [model for model, _ in runs])
+        warn_of_counts(runs, stacklevel=5)
         warn_of_unused_codes(zip(runs, map(num_rows, seen), (one.num_rows for one in groups)))
         objective = as_loss(options.loss)
         parts: list[Any] = [objective, getattr(objective, "kl", None)]

@@ -15,7 +15,7 @@ from support.command import Command, invoke
 import pyrovae as pv
 from pyrovae.app.jobs import answers, blocks, impute, outliers
 from pyrovae.app.jobs.batch import batch_of
-from pyrovae.app.jobs.frames import Block
+from pyrovae.app.jobs.frames import Block, Table
 from pyrovae.app.jobs.ranking import Ranking
 from pyrovae.app.run import Run, open_run
 from pyrovae.criticism.outliers import adjusted_p_values
@@ -225,6 +225,26 @@ def test_a_job_that_is_killed_before_its_first_block_can_be_given_again(run: Run
     (tmp_path / ".z.csv.parts").mkdir()
     (tmp_path / ".z.csv.parts" / f".{blocks.MARK}.new").write_text("{")
     assert answers.encode_table(run, run.folder.parent / "new.csv", tmp_path / "z.csv", say=print) == 50
+
+
+def test_draws_of_codes_are_those_of_the_posterior(run: Run, tmp_path: Path) -> None:
+    """Block by block, with the names of rows, and around the means that the same rows have by many draws."""
+    rows = table(12, 1)
+    rows.insert(0, "id", [f"r{i}" for i in range(12)])
+    rows.to_csv(tmp_path / "t.csv", index=False)
+    how: dict[str, Any] = {"say": print, "draws": 400, "num_particles": 2000, "proposal": "refined"}
+    assert answers.encode_table(run, tmp_path / "t.csv", tmp_path / "z.csv", rows=5, **how) == 12
+    found = pd.read_csv(tmp_path / "z.csv")
+    assert found["row"].tolist() == np.repeat(np.arange(12), 400).tolist()
+    assert found["draw"].tolist() == list(range(400)) * 12
+    codes = [name for name in found if name.startswith("z")]
+    block = next(Table(tmp_path / "t.csv", 50).blocks())
+    exact = pv.posterior(run.fitted, batch_of(run, block), 2000, num_particles=10_000, seed=1)
+    expected, sd = exact.mean(0).numpy(), exact.std(0).numpy()
+    of_rows = found.groupby("row")[codes]
+    # 24 means, each within five standard errors: wrongly told in fewer than one run of 70,000
+    assert (np.abs(of_rows.mean() - expected) < 5 * sd * (1 / 400 + 1 / 2000) ** 0.5 * 1.3).all().all()
+    assert of_rows.std().to_numpy() == pytest.approx(sd, rel=0.25)
 
 
 def test_rows_that_cannot_be_asked_about_are_told(run: Run, tmp_path: Path) -> None:

@@ -136,6 +136,20 @@ def test_generate_reconstruct_and_encode_write_what_they_say(pyrovae: Command, r
     assert pyrovae("encode", run, "--out", "z.csv")[0] == 0
     z = pd.read_csv("z.csv", index_col="row")
     assert z.shape == (300, 11) and z["label"].between(0, 9).all()
+    few = ("--draws", 3, "--proposal", "guide", "--num-samples", 20)
+    with pytest.warns(UserWarning, match="raise --num-samples, or take --proposal refined"):
+        code, out, _ = pyrovae("encode", run, "--out", "draws.csv", *few)
+    assert code == 0 and "300 rows, 3 draws of each: draws.csv" in out
+    draws = pd.read_csv("draws.csv", index_col="row")
+    assert list(draws.columns) == ["draw", *(f"z{i}" for i in range(10)), "label"]
+    assert draws.index.tolist() == np.repeat(np.arange(300), 3).tolist() and draws["draw"].tolist() == [0, 1, 2] * 300
+    assert (draws["label"] == z["label"].loc[draws.index]).all()
+    with pytest.warns(UserWarning, match="raise --num-samples"):
+        assert pyrovae("encode", run, "--out", "d.npy", *few)[0] == 0
+    np.testing.assert_allclose(
+        np.load("d.npy").reshape(900, 10), draws[[f"z{i}" for i in range(10)]], rtol=1e-4, atol=1e-6
+    )
+    assert pyrovae("encode", run, "--draws", -1)[0] == 2
 
 
 def write_table(path: Path, rows: int = 90) -> pd.DataFrame:

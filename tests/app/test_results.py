@@ -60,3 +60,13 @@ def test_usual_rows_and_runs_of_before_say_nothing_of_it(kept: dict[str, float])
 
 def test_log_p_is_in_the_units_of_the_data() -> None:
     assert _typical("x", torch.tensor([1.0, 3.0, float("nan"), 2.0]), 0.5)["x_median"] == 1.5
+
+
+def test_a_fit_of_few_steps_is_told_to_be_short() -> None:
+    short = USUAL | {"steps": 98, "epochs": 10, "second_half_gain": 1.4}
+    assert "The fit is short, 98 steps, in the second half of which the validation ELBO changed by +1.40" in " ".join(
+        remarks_on_results(short)
+    )
+    stopped = {name: value for name, value in short.items() if name != "second_half_gain"}
+    for other in (USUAL, stopped, short | {"steps": 1000}, short | {"steps": 500, "epochs": 500}):
+        assert "short" not in " ".join(remarks_on_results(other))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 from pathlib import Path
 
 import numpy as np
@@ -203,3 +204,36 @@ def test_lines_are_within_a_cell_as_pandas_has_it() -> None:
     text = 'a,"b\n#c\n",d\n5" x,"y ""\nz"\n"w"v,"\n\n"\n#"\nu\n'
     found = [inside for _, inside in within_cells(io.StringIO(text), ",")]
     assert found == [False, True, True, False, True, False, True, True, False, False]
+
+
+def test_lines_are_within_a_cell_by_any_text() -> None:
+    """By a plain reading, character by character, of texts that are mostly marks."""
+    draw = random.Random(0)
+    for _ in range(2000):
+        text = "".join(draw.choice('a""", \n') for _ in range(draw.randrange(1, 25)))
+        expected, inside, begins = [], False, True  # begins: only blanks since the last mark
+        for line in text.splitlines(keepends=True):
+            expected.append(inside)
+            place, begins = 0, True
+            while place < len(line):
+                if inside:
+                    pair = line[place : place + 2] == '""'
+                    inside, begins = line[place] != '"' or pair, False
+                    place += 1 + pair
+                    continue
+                inside = line[place] == '"' and begins
+                begins = line[place] == "," or (begins and line[place] == " ")
+                place += 1
+        assert [inside for _, inside in within_cells(text.splitlines(keepends=True), ",")] == expected, repr(text)
+
+
+def test_few_of_very_long_lines_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The form of 40 lines of 5 MB was looked for in all of them, for half a minute."""
+    path = tmp_path / "rows.csv"
+    path.write_text("# made\n" + "a,b\n" + f"1,{'x' * 100}\n" * 30)
+    assert len(Lines(path).first) == 32
+    monkeypatch.setattr(lines, "ENOUGH", 300)
+    assert len(Lines(path).first) == 5 and read_csv(path)[1].names == ("a", "b")
+    monkeypatch.setattr(lines, "ENOUGH", 0)
+    assert Lines(path).first == ["# made\n", "a,b\n", f"1,{'x' * 100}\n"]
+    assert len(read_csv(path)[0]) == 30

@@ -13,6 +13,7 @@ import torch
 from support.programs import binary, vae
 
 import pyrovae as pv
+from pyrovae._json import of_json
 from pyrovae.fitted.files import digest, sealed
 from pyrovae.fitted.folder import read_state, state_of
 
@@ -177,3 +178,18 @@ def test_entries_that_are_too_deep_to_be_walked_through_are_refused(run: Path, n
     (run / "run.json").write_bytes(sealed(recorded | state | entry))
     with pytest.raises(pv.CheckpointError, match="inside of one another"):
         resume(run) if name == "of the state" else pv.load(run)
+
+
+@pytest.mark.parametrize("parts", ("{}", "[]"))
+def test_a_few_bytes_that_become_much_memory_are_refused(run: Path, parts: str) -> None:
+    """20 million empty objects, 60 MB, took 1.9 GB."""
+    recorded = (run / "run.json").read_text()
+    many = f'{{"more": [{",".join([parts] * 1_000_001)}],{recorded[1:]}'
+    (run / "run.json").write_text(many)
+    with pytest.raises(pv.CheckpointError, match="objects and lists in 3 MiB"):
+        pv.load(run)
+
+
+def test_many_objects_that_are_written_out_are_read() -> None:
+    large = json.dumps([{"text": "x" * 40}] * 1_000_001)
+    assert len(of_json(large)) == len(of_json(large.encode())) == 1_000_001

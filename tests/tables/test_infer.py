@@ -216,6 +216,7 @@ ENDLESS: dict[str, tuple[str, str]] = {
     "hexadecimal digits": ("age: {kind: real, low: 0x" + "f" * 10**5 + "}", "400000 bits"),
     "brackets": ("[" * 5000, "cannot read the columns"),
     "bytes": ("# " + "x" * 2**24, "more than 16 MiB"),
+    "values": ("- {}\n" * 800_000, "more than 1,500,000 values"),
 }
 
 

@@ -80,19 +80,24 @@ def _whole(table: pd.DataFrame, counts: Sequence[str]) -> pd.DataFrame:
 
 
 def write_codes(to: Path, codes: pd.DataFrame, run: Run) -> None:
-    """Write the codes of all rows: of .npy z alone, `(N, L)`; of .csv all columns, with names of rows and labels."""
+    """Write the codes of all rows: of .npy z alone, `(N, L)`; of .csv all columns, with names of rows and labels.
+
+    Of several draws for each row .npy has `(N, draws, L)`, and .csv a line for each.
+    """
+    rows = int(codes.index[-1]) + 1
     if to.suffix == ".npy":
-        _write_array(to, codes.filter(regex=r"^z\d+$").to_numpy())
+        z = codes.filter(regex=r"^z\d+$").to_numpy()
+        _write_array(to, z.reshape(rows, -1, z.shape[1]) if "draw" in codes else z)
         return
     table, dataset = codes, run.dataset
     if dataset.y is not None:
         y = dataset.y
         if dataset.x_test is not None:
-            rest = torch.full((len(table) - len(y),), -1) if dataset.y_test is None else dataset.y_test
+            rest = torch.full((rows - len(y),), -1) if dataset.y_test is None else dataset.y_test
             y = torch.cat([y, rest])
-        table["label"] = class_values(dataset, y)
-    if dataset.ids is not None and len(dataset.ids) == len(table):  # test rows of a file of their own have no names
-        table.insert(0, "id", list(dataset.ids))
+        table["label"] = class_values(dataset, y)[table.index]
+    if dataset.ids is not None and len(dataset.ids) == rows:  # test rows of a file of their own have no names
+        table.insert(0, "id", [dataset.ids[row] for row in table.index])
     _write_table(to, table)
 
 

@@ -251,6 +251,12 @@ Draws = Annotated[
         help="Completed tables to draw, for multiple imputation; 0 writes one with the best guess of each cell."
     ),
 ]
+CodeDraws = Annotated[
+    int,
+    typer.Option(
+        "--draws", help="Draws of p(z | x) for each row, one line each; 0 writes the one line of its mean.", min=0
+    ),
+]
 Method = Annotated[
     str, typer.Option(help="How strange a row is: by log_likelihood, regret (what its guide loses), or typicality.")
 ]

@@ -388,6 +388,10 @@ def encode(
     run: take.RunFolder,
     source: take.AllRows = None,
     to: take.Out = None,
+    draws: take.CodeDraws = 0,
+    num_samples: take.Samples = OPTIONS["num_samples"].default,
+    proposal: take.ProposalOfRun = None,
+    seed: take.DrawSeed = 0,
     data: take.RunData = None,
     data_root: take.DataRoot = None,
     device: take.Device = "auto",
@@ -397,6 +401,8 @@ def encode(
 ) -> None:
     """Write the posterior mean E[z | x] of every row, in the order of the data: CSV, with labels, or .npy by --out.
 
+    With --draws, so many draws of p(z | x) for each row: chosen from --num-samples of the proposal, by their weights.
+
     Of --model spatial the CSV has the pose, too: its angle in radians, and its shifts to the right and down in pixels.
 
     Of a TABLE in place of the run's data: .csv or .parquet, block by block. A job that was stopped goes on where it was.
@@ -405,10 +411,13 @@ def encode(
     opened = opened_run(run, data, data_root, device, threads, trust)
     path = to or run / "codes.csv"
     files.check_file(path, force or to is None, (".csv", ".npy") if source is None else (".csv", ".parquet"))
+    how: dict[str, Any] = {"draws": draws}
+    if draws:
+        how |= {"num_particles": num_samples, "proposal": proposal or opened.options.proposal, "seed": seed}
     if source is not None:
-        total = asking.encode_table(opened, source, path, force=force, say=tables.inform_line)
-        tables.answer_line(f"{total} rows: {path}")
-        return
-    codes = asking.codes_of(opened)
-    files.write_codes(path, codes, opened)
-    tables.answer_line(f"{len(codes)} rows: {path}")
+        total = asking.encode_table(opened, source, path, force=force, say=tables.inform_line, **how)
+    else:
+        codes = asking.codes_of(opened, **how)
+        total = len(codes) // max(1, draws)
+        files.write_codes(path, codes, opened)
+    tables.answer_line(f"{total} rows{f', {draws} draws of each' if draws else ''}: {path}")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -20,39 +21,78 @@ from pyrovae.app.rows import source_rows
 from pyrovae.app.run import Run
 from pyrovae.app.scores import EVALUATION_SEED, estimate
 from pyrovae.criticism.importance import tell_undefined
+from pyrovae.criticism.posterior import posterior
 from pyrovae.nets import Pose
 from pyrovae.pair.batch import Batch
 from pyrovae.predict.encode import encode
 
 
-def codes_of(run: Run, rows: Batch | None = None) -> pd.DataFrame:
-    """The codes E[z | x] of rows, in columns z0, z1 and so on, and what the mean pose does, where the model has one.
+def codes_of(run: Run, rows: Batch | None = None, *, draws: int = 0, **how: Any) -> pd.DataFrame:
+    """The codes of rows, in columns z0, z1 and so on, and what their pose does, where the model has one.
 
-    These columns are angle, in radians, right and down, in pixels.
+    These columns are angle, in radians, right and down, in pixels. The index has the numbers of rows.
 
     Args:
         rows: by default all rows of the data, with those of a test set at the end.
+        draws: how many draws of p(z | x) each row has, one line each, numbered in a column `draw`; 0 for the one line of
+            E[z | x], and what the mean pose does.
+        how: num_particles, proposal and seed of the draws, see `posterior`.
     """
     rows = source_rows(run.dataset, run.rows) if rows is None else rows
-    found = encode(run.fitted, rows, site=run.model.code).flatten(1).cpu().numpy()
-    table = pd.DataFrame(found, columns=[f"z{i}" for i in range(found.shape[1])])
+    sites = [run.model.code, *(["pose"] if run.model.has_pose else [])]
+    if draws:
+        found = _drawn(run, rows, sites, draws, **how)
+    else:
+        found = {name: values[None] for name, values in encode(run.fitted, rows, site=sites).items()}
+    lines = {name: values.transpose(0, 1).flatten(0, 1).cpu() for name, values in found.items()}  # (N draws, *event)
+    z = lines[run.model.code].flatten(1).numpy()
+    index = np.repeat(np.arange(len(z) // max(1, draws)), max(1, draws))
+    table = pd.DataFrame(z, columns=[f"z{i}" for i in range(z.shape[1])], index=index)
+    if draws:
+        table.insert(0, "draw", np.tile(np.arange(draws), len(z) // draws))
     if run.model.has_pose:
         pair: Any = run.fitted.pair
         pose = next(part for part in pair.modules() if isinstance(part, Pose))
-        moves = pose.moves(encode(run.fitted, rows, site="pose").cpu())
+        moves = pose.moves(lines["pose"])
         table = table.assign(**{name: getattr(moves, name).numpy() for name in ("angle", "right", "down")})
     return table
 
 
+def _drawn(run: Run, rows: Batch, sites: list[str], draws: int, **how: Any) -> dict[str, Tensor]:
+    """Joint draws of sites given each row, with doubts in the words of the command line."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        found = posterior(run.fitted, rows, draws, site=sites, **how)
+    for one in said:
+        words = (
+            str(one.message)
+            .replace("num_particles", "--num-samples")
+            .replace('proposal="refined"', "--proposal refined")
+        )
+        warnings.warn(words, one.category, stacklevel=2)
+    return found
+
+
 def encode_table(
-    run: Run, source: Path, to: Path, *, force: bool = False, say: Callable[[str], None], rows: int | None = None
+    run: Run,
+    source: Path,
+    to: Path,
+    *,
+    draws: int = 0,
+    force: bool = False,
+    say: Callable[[str], None],
+    rows: int | None = None,
+    seed: int = 0,
+    **how: Any,
 ) -> int:
-    """Write the codes E[z | x] of all rows of a table, or of the images in a folder, as .csv or .parquet; the number of rows.
+    """Write the codes of all rows of a table, or of the images in a folder, as .csv or .parquet; the number of rows.
 
     Args:
+        draws, how: as for `codes_of`.
         force: start anew where another job was stopped.
         say: called with messages.
         rows: how many rows are read at once.
+        seed: of the draws; each block has random numbers of its own.
 
     Raises:
         OptionError: the ending of a file is unknown, or a job of another kind was interrupted there.
@@ -60,10 +100,12 @@ def encode_table(
     """
 
     def codes(block: Block, number: int) -> list[pd.DataFrame]:
-        return [numbered(run, block, codes_of(run, batch_of(run, block)))]
+        found = codes_of(run, batch_of(run, block), draws=draws, **(how | {"seed": seed + number} if draws else {}))
+        return [numbered(run, block, found)]
 
-    table = table_of(run, source, rows or rows_at_once(run))
-    with begun(run, {"asked": "encode", **table.identity}, table.path, to, force=force, say=say) as job:
+    table = table_of(run, source, rows or max(1, rows_at_once(run) // max(1, draws)))
+    asked = {"asked": "encode", "draws": draws, "seed": seed, **how} if draws else {"asked": "encode"}
+    with begun(run, {**asked, **table.identity}, table.path, to, force=force, say=say) as job:
         job.answer(named_blocks(run, table), codes)
         job.join()
         return job.rows
@@ -144,13 +186,18 @@ def named_blocks(run: Run, table: Table | Folder) -> Generator[Block, None, None
 
 
 def numbered(run: Run, block: Block, found: pd.DataFrame) -> pd.DataFrame:
-    """The answers, with the number of each row in front, and behind it its name, or the path of an image."""
-    found.insert(0, number_name(found), range(block.start, block.start + len(block)))
+    """The answers, with the number of each row in front, and behind it its name, or the path of an image.
+
+    Their index has the places of rows in the block, each of which may have several lines.
+    """
+    place = found.index.to_numpy()
+    found.insert(0, number_name(found), block.start + place)
     if block.pixels is not None:
-        found.insert(1, FILE, block.frame[FILE].to_numpy())
+        found.insert(1, FILE, block.frame[FILE].to_numpy()[place])
     elif (name := id_column(run, block.frame)) is not None and "id" not in found:
         cells = (block.frame if block.texts is None else block.texts)[name]
-        found.insert(1, "id", ["" if pd.isna(cell) else str(cell) for cell in cells])
+        names = ["" if pd.isna(cell) else str(cell) for cell in cells]
+        found.insert(1, "id", [names[one] for one in place])
     return found
 
 

@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeVar
 import pandas as pd
 
 from pyrovae._files import beside, real, refuse_leaving, swap, write_file
+from pyrovae._json import of_json
 from pyrovae._lazily import Lazily
 from pyrovae._near import expanded
 from pyrovae._start import advising
@@ -138,7 +139,7 @@ class Job:
         mark = self.folder / MARK
         if mark.is_file():
             try:
-                known = json.loads(mark.read_text()) == self.identity
+                known = of_json(mark.read_text()) == self.identity
             except (ValueError, OSError, RecursionError):
                 known = False
             if known:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pyrovae._json import of_json
 from pyrovae._lazily import Lazily
 from pyrovae.app.models import MODELS
 from pyrovae.app.results import Shown, remarks_on_results, results_table
@@ -121,7 +121,7 @@ def _findings(folder: Path) -> list[str]:
     if path.is_symlink() or not path.is_file() or path.stat().st_mtime < (folder / WEIGHTS).stat().st_mtime:
         return []
     try:
-        found = json.loads(path.read_text())["findings"]
+        found = of_json(path.read_text())["findings"]
         lines = tuple((str(one["verdict"]), str(one["name"]), str(one["says"])) for one in found)
     except (ValueError, KeyError, TypeError, RecursionError):
         return []

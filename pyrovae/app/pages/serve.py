@@ -20,6 +20,7 @@ from collections.abc import Callable
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from pyrovae._json import of_json
 from pyrovae._lazily import Lazily
 from pyrovae.errors import DataError, MissingPackageError, OptionError
 
@@ -155,7 +156,7 @@ async def read_json(request: Request, most: int = MOST_BYTES) -> dict[str, Any]:
         if len(content) > most:
             raise TooLarge
     try:
-        found = json.loads(content.decode())
+        found = of_json(content.decode())
     except (ValueError, RecursionError) as error:
         raise DataError("what was sent is not JSON.") from error
     if not isinstance(found, dict):

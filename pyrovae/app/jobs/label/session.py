@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pyrovae._files import write_file
+from pyrovae._json import of_json
 from pyrovae.app.jobs.label.answers import INFORMATIVE, RANDOM, SECOND, Answers, check_annotator
 from pyrovae.app.jobs.label.learning import Learned, Learner, why_not
 from pyrovae.app.jobs.label.reading import Job
@@ -365,7 +366,7 @@ def _history(folder: Path | None) -> tuple[list[dict[str, Any]], list[str]]:
     if folder is None:
         return [], []
     with suppress(OSError, ValueError, RecursionError, KeyError, TypeError):
-        found = json.loads((folder / HISTORY).read_bytes())
+        found = of_json((folder / HISTORY).read_bytes())
         fits, classes = list(found["fits"]), [str(label) for label in found["classes"]]
         if all(isinstance(fit, dict) and type(fit["labels"]) is int for fit in fits):
             return fits, classes
