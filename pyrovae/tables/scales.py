@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ _PLACES = [
     {word: place for place, words in enumerate(scale.split(", ")) for word in words.split("|")} for scale in SCALES
 ]
 FEWEST, MOST = 3, 11  # values of a column that may be such answers
+SHARE = 0.75  # of the columns that have one scale, from which on a table of whole numbers is a questionnaire
 
 
 def in_order(categories: Sequence[Any]) -> tuple[Any, ...] | None:
@@ -37,6 +39,23 @@ def in_order(categories: Sequence[Any]) -> tuple[Any, ...] | None:
         if words.keys() <= places.keys() and len({places[word] for word in words}) == len(categories) >= FEWEST:
             return tuple(words[word] for word in sorted(words, key=places.__getitem__))
     return None
+
+
+def mostly_ordinal(schema: Schema) -> bool:
+    """Whether more than half of the modelled columns are ordinal."""
+    return 2 * sum(column.kind == "ordinal" for column in schema.modelled) > len(schema.modelled)
+
+
+def on_one_scale(schema: Schema) -> bool:
+    """Whether most columns of whole numbers have the same few values, as the items of a questionnaire, answered from 1 to 5.
+
+    Counts of words or cells have largest values that differ from column to column, and some of them are large.
+    """
+    columns = schema.modelled
+    ends = Counter(
+        (c.categories[0], c.categories[-1]) for c in columns if c.kind == "ordinal" and len(c.categories) <= MOST
+    )
+    return bool(ends) and max(ends.values()) >= SHARE * len(columns)
 
 
 def hint(schema: Schema) -> str:
