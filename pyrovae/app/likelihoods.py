@@ -25,7 +25,7 @@ def _is_a_table(dataset: Dataset) -> bool:
         return dataset.schema is not None
     if dataset.kind in ("binary", "unit"):
         return False
-    if dataset.kind == "count" and scales.on_one_scale(dataset.schema):
+    if dataset.kind == "count" and (scales.on_one_scale(dataset.schema) or scales.unlike_counts(dataset.x)):
         return True  # a questionnaire, however many items it has
     return len(dataset.schema.modelled) < (COUNTED if dataset.kind == "count" else MOST_COLUMNS + 1)
 

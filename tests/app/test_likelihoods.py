@@ -27,7 +27,13 @@ TABLES = {
         np.column_stack([ANSWERS[:, :20], RANDOM.integers(0, 2, size=(N, 4))]),
         "ordered-columns",
     ),
+    "many items on several scales": (
+        np.column_stack([RANDOM.integers(0, most + 1, size=N) for most in (1, 1, 2, 3, 4, 6, 10) * 3]).astype(float),
+        "ordered-columns",
+    ),
     "words": (WORDS, "negative-binomial"),
+    "rare words": (RANDOM.poisson(RANDOM.uniform(0.02, 0.5, size=24), size=(N, 24)).astype(float), "negative-binomial"),
+    "genes": (RANDOM.negative_binomial(0.5, 0.2, size=(N, 24)).astype(float), "negative-binomial"),
     "numbers": (REALS, "columns"),
     "items beside fewer numbers": (np.column_stack([ANSWERS[:, :6], REALS]), "ordered-columns"),
     "items beside as many numbers": (np.column_stack([ANSWERS[:, :5], REALS]), "columns"),
