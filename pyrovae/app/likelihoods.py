@@ -16,6 +16,9 @@ else:
     scales = Lazily("pyrovae.tables.scales")
 
 MOST_COLUMNS = 64  # of a table whose model starts as a mixture of its numbers
+MOST_TRIED_ROWS = (
+    5000  # of a table, beyond which no other model is tried unasked: there is enough to learn any start from
+)
 COUNTED = 20  # columns of whole numbers, from which on they are counts of one kind, such as words or genes
 
 
@@ -31,8 +34,11 @@ def _is_a_table(dataset: Dataset) -> bool:
 
 
 def _of_columns(options: Options, dataset: Dataset) -> str:
-    """The likelihood of a table, by default: of a VAE for columns of which most have an order, one that uses it."""
-    if options.model != "vae" or dataset.c is not None or dataset.schema is None:
+    """The likelihood of a table, by default: of a VAE for columns of which most have an order, one that uses it.
+
+    Beyond the rows up to which `search` compares it with free probabilities, these are learned from the rows.
+    """
+    if options.model != "vae" or dataset.c is not None or dataset.schema is None or len(dataset.x) > MOST_TRIED_ROWS:
         return TABLE
     return ORDERED if scales.mostly_ordinal(dataset.schema) else TABLE
 

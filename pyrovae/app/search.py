@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyrovae._files import temporary_folder
 from pyrovae.app.catalogue import BY_COLUMN, ORDERED, TABLE
-from pyrovae.app.likelihoods import choose_likelihood
+from pyrovae.app.likelihoods import MOST_TRIED_ROWS, choose_likelihood
 from pyrovae.app.options import Options
 from pyrovae.app.rows import split_rows
 from pyrovae.app.run import Run, fit_run, move_run
@@ -48,7 +48,6 @@ OF_OTHERS: dict[str, Recipe] = {
     "wider networks": {"hidden": (256, 256)},
 }
 MOST_COPIED = 12  # columns of a table, beyond which another start is tried
-MOST_TRIED_ROWS = 5000  # of a table, beyond which nothing is tried unasked: there is enough to learn any start from
 FEWEST_JUDGES = 10  # validation rows
 MOST_JUDGES, DRAWS = 500, 200  # validation rows that judge, and draws of each
 SEED = 1

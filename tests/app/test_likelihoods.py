@@ -55,6 +55,9 @@ def test_other_models_and_what_is_asked_for(tmp_path: Path) -> None:
     assert chosen(ANSWERS, tmp_path, likelihood="columns") == "columns"
     assert chosen(REALS, tmp_path, likelihood="ordered-columns") == "ordered-columns"  # no column of which is ordinal
     assert chosen(ANSWERS, tmp_path, model="gmvae") == "columns"
+    assert (
+        chosen(np.tile(ANSWERS[:, :3], (42, 1)), tmp_path) == "columns"
+    )  # 5,040 rows, which no other model is compared by
     with pytest.raises(OptionError, match="--likelihood ordered-columns is for tables, and digits is none"):
         choose_likelihood(Options.of("fit", likelihood="ordered-columns"), read("digits"))
 
