@@ -211,7 +211,9 @@ NORMS: dict[str, Entry] = {
     "layer": Entry(lambda: nets.LayerNormed(), "over the units of a layer, for each row by itself"),
     "batch": Entry(lambda: nets.BatchNormed(), "over the rows of a step, classes weighted by q(y | x)"),
 }
-TABLE = "columns"  # the likelihood of tables, which a schema builds
+# the likelihoods of tables, which a schema builds: in the second one ordinal columns have one that uses their order
+TABLE, ORDERED = "columns", "ordered-columns"
+BY_COLUMN = (TABLE, ORDERED)
 
 
 def _of_a_table() -> Any:
@@ -249,6 +251,9 @@ LIKELIHOODS: dict[str, Likelihood] = {
         lambda e, n: families.ZeroInflatedNegativeBinomial(e), "overdispersed counts with extra zeros", "count"
     ),
     TABLE: Likelihood(lambda e, n: _of_a_table(), "tables: for each column what it is", "table", density=True),
+    ORDERED: Likelihood(
+        lambda e, n: _of_a_table(), "the same, with the order of ordinal columns in use", "table", density=True
+    ),
 }
 NETS = ("mlp", "conv", "resnet")
 TABLES: dict[str, Mapping[str, Entry]] = {"prior": PRIORS, "likelihood": LIKELIHOODS, "guide": GUIDES}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pyrovae._files import real
 from pyrovae._lazily import Lazily
 from pyrovae.app.catalogue import (
+    BY_COLUMN,
     CODEBOOKS,
     CONDITION,
     ESTIMATORS,
@@ -16,9 +17,7 @@ from pyrovae.app.catalogue import (
     LIKELIHOODS,
     NETS,
     NORMS,
-    TABLE,
     TABLES,
-    Likelihood,
     Model,
     Prior,
     choose,
@@ -26,6 +25,7 @@ from pyrovae.app.catalogue import (
     part,
 )
 from pyrovae.app.declared import Widths
+from pyrovae.app.likelihoods import MOST_COLUMNS, choose_likelihood
 from pyrovae.app.models import MODELS, SIZED
 from pyrovae.app.options import OPTIONS, Options
 from pyrovae.app.pieces import WIDTHS
@@ -61,7 +61,7 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
     model: Model = MODELS[options.model]
     _check_model(model, options, dataset)
     likelihood, total_count = choose_likelihood(options, dataset)
-    table = dataset.schema if likelihood == TABLE else None
+    table = dataset.schema if likelihood in BY_COLUMN else None
     if table is not None:
         options = _for_a_table(options, table, num_rows, given=dataset.conditions is not None)
     options = replace(
@@ -126,8 +126,6 @@ DROPOUT = 0.2  # share of hidden units left out, where few rows would be learned
 # training rows, and those for each number of a row, from which on dropout costs more than it saves; benchmarks/dropout.py
 ENOUGH_WITHOUT_DROPOUT, ENOUGH_A_NUMBER = 2500, 8
 LEAST_PATIENCE = 50  # epochs of a small table without a better validation ELBO, after which a fit may stop
-MOST_COLUMNS = 64  # of a table whose model starts as a mixture of its numbers
-COUNTED = 20  # columns of whole numbers, from which on they are counts of one kind, such as words or genes
 
 
 def _may_stop_early(options: Options) -> bool:
@@ -186,49 +184,6 @@ def _for_a_table(options: Options, schema: Schema, num_rows: int, given: bool) -
         else options.latent,
         hidden=(64,) if options.hidden is None and options.net == "mlp" and not wide else options.hidden,
     )
-
-
-def _is_a_table(dataset: Dataset) -> bool:
-    """Whether rows are columns that have a likelihood of their own each, and no counts or bits of one kind."""
-    if dataset.schema is None or dataset.kind == "table" or bool(dataset.x.isnan().any()):
-        return dataset.schema is not None
-    if dataset.kind in ("binary", "unit"):
-        return False
-    return len(dataset.schema.modelled) < (COUNTED if dataset.kind == "count" else MOST_COLUMNS + 1)
-
-
-def choose_likelihood(options: Options, dataset: Dataset, *, tables: bool = True) -> tuple[str, int | None]:
-    """The likelihood for a data set, by default that of its kind, and the total count, if the likelihood needs one.
-
-    Args:
-        tables: whether a table of numbers gets a likelihood for each column, and colours one of numbers.
-    """
-    colours = (
-        tables and dataset.image_shape is not None and len(dataset.image_shape) == 3 and dataset.image_shape[0] == 3
-    )
-    bound = options.total_count if options.total_count is not None else dataset.total_count
-    by_kind = {
-        "table": TABLE,
-        "binary": "bernoulli",
-        "unit": "normal" if colours else "bernoulli",  # which is for ink: of colours, drawn as 0 or 1, little is left
-        "count": "beta-binomial" if bound is not None else "negative-binomial",
-        "real": "normal",
-    }
-    name = options.likelihood or (TABLE if tables and _is_a_table(dataset) else by_kind[dataset.kind])
-    chosen: Likelihood = part("likelihood", name)
-    if name == TABLE and dataset.schema is None:
-        raise OptionError(f"--likelihood {TABLE} is for tables, and {dataset.name} is none: leave it out.")
-    if dataset.kind == "table" and name != TABLE:
-        raise OptionError(
-            f"--likelihood {name} is for rows of one kind, and {dataset.name} has columns of several kinds: leave it out. "
-            "What each column is, can be changed by --columns."
-        )
-    if options.total_count is not None and not chosen.needs_total:
-        takes = ", ".join(other for other, likelihood in LIKELIHOODS.items() if likelihood.needs_total)
-        raise OptionError(f"--total-count does not go with --likelihood {name}; it is for {takes}.")
-    if chosen.needs_total and bound is None:
-        raise OptionError(f"--likelihood {name} needs --total-count, the largest count that can occur.")
-    return name, bound if chosen.needs_total else None
 
 
 def binarisation(options: Options, dataset: Dataset) -> transforms.Binarize | None:

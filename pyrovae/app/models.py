@@ -33,9 +33,9 @@ STARTS = {"full-mixture": "mixture", "full-mixture-nsf": "flow", "normal": "norm
 def _vae(of: Pieces) -> models.VAE:
     if of.starts_as_mixture:
         kind = STARTS.get(str(of.options.prior))
-        how: dict[str, Any] = {"latent": of.latent, "hidden": of.widths, "seed": of.options.seed}
+        how: dict[str, Any] = {"latent": of.latent, "hidden": of.widths, "gaps": of.gaps, "ordered": of.ordered}
         assert of.schema is not None
-        return of_tables.vae(of.schema, of.train, prior=kind or of.prior(), gaps=of.gaps, **how)
+        return of_tables.vae(of.schema, of.train, prior=kind or of.prior(), seed=of.options.seed, **how)
     likelihood = of.likelihood(of.latent)
     encoder = of.seeing(of.posterior(of.event))
     return models.VAE(prior=of.prior(encoder), likelihood=likelihood, encoder=encoder)
@@ -46,7 +46,7 @@ def _cvae(of: Pieces) -> models.CVAE:
     if of.given:
         if of.starts_as_mixture and shared is None:  # whose codes start as copies of the columns, with all that c says
             assert of.schema is not None
-            how: dict[str, Any] = {"latent": of.latent, "hidden": of.widths, "gaps": of.gaps}
+            how: dict[str, Any] = {"latent": of.latent, "hidden": of.widths, "gaps": of.gaps, "ordered": of.ordered}
             return of_tables.cvae(of.schema, of.train, of.given, **how)
         own = of.of_words if isinstance(of.code, nets.Words) else partial(of.normal, of.latent, of.given)
         return models.CVAE(

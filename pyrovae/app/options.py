@@ -285,7 +285,7 @@ class Options:
     search: str = option(
         "auto",
         "Recipes that are tried where prior, guide or sizes are left open, judged by log p(x) of validation rows: none, small "
-        "(three or four of them), or auto, one other for tables of more than 12 columns and up to 5,000 rows.",
+        "(three to five of them), or auto, of tables of up to 5,000 rows: one for more than 12 columns, one for ordinal ones.",
         check=Check(lambda value: value in ("none", "small", "auto"), "must be none, small or auto"),
         later=True,
         before="none",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pyrovae._lazily import Lazily
-from pyrovae.app.catalogue import FLOWS, NORMS, Event, Likelihood, part
+from pyrovae.app.catalogue import FLOWS, NORMS, ORDERED, Event, Likelihood, part
 from pyrovae.app.options import Options
 from pyrovae.errors import OptionError
 
@@ -83,7 +83,11 @@ class Pieces:
         self.given = 0  # how many numbers a model's networks see of the columns, or of the caption, that it is given
         self.code: Any = None  # the network of c that they share
         total = options.total_count or 1
-        self.family: Any = self.chosen.build(self.event, total) if schema is None else schema.family(train)
+        self.ordered = options.likelihood == ORDERED
+        if schema is None:
+            self.family: Any = self.chosen.build(self.event, total)
+        else:
+            self.family = schema.family(train, ordered=self.ordered, scale="net")
         self.size = _Size(train, options) if options.size_factor not in (None, "none") else None
         if schema is not None or gaps:
             self.seen = families.Features(self.family, mask=gaps)

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyrovae.app.catalogue import CONDITION, TABLE, Likelihood, part
+from pyrovae.app.catalogue import BY_COLUMN, CONDITION, Likelihood, part
 from pyrovae.app.decide import class_names
 from pyrovae.app.given import Given, GivenCaptions
 from pyrovae.app.models import MODELS
@@ -158,7 +158,7 @@ def make_rows(dataset: Dataset, split: Split, options: Options, scaler: Standard
     Args:
         scaler: the scaling of an earlier fit; None fits one to the training rows, where the likelihood is one of reals.
     """
-    schema = dataset.schema if options.likelihood == TABLE else None
+    schema = dataset.schema if options.likelihood in BY_COLUMN else None
     if schema is not None and dataset.encoded is not None:
         dataset = replace(dataset, x=dataset.encoded, columns=schema.names)
     test = dataset.x[split.test] if dataset.x_test is None else dataset.x_test

@@ -13,7 +13,7 @@ import torch
 
 from pyrovae._files import write_file
 from pyrovae.app import known
-from pyrovae.app.catalogue import Model, own_files, own_paths
+from pyrovae.app.catalogue import ORDERED, Model, own_files, own_paths
 from pyrovae.app.decide import binarisation, decide, refuse_missing
 from pyrovae.app.given import Given, GivenCaptions
 from pyrovae.app.models import MODELS, build
@@ -195,6 +195,9 @@ def move_run(run: Run, folder: Path, track: Sequence[str]) -> Run:
 def _say_what(dataset: Dataset, options: Options, rows: Rows, say: Callable[[str], None]) -> None:
     """What is fitted to which rows: in a line, and for tables and captions what was made of them."""
     say(describe(dataset, options, rows))
+    if options.likelihood in ("ordinal", "categorical") and dataset.schema is not None and bool((rows.train > 0).all()):
+        told = f"--likelihood {options.likelihood} has a class 0, which no row has"
+        say(f"{told}: --likelihood {ORDERED} takes answers as they are.")
     if rows.schema is not None:
         if isinstance(rows.given, Given):
             say("The model is given, and does not model:\n" + repr(rows.given.schema).partition("\n")[2])

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyrovae._files import temporary_folder
-from pyrovae.app.catalogue import TABLE
-from pyrovae.app.decide import choose_likelihood
+from pyrovae.app.catalogue import BY_COLUMN, ORDERED, TABLE
+from pyrovae.app.likelihoods import MOST_TRIED_ROWS, choose_likelihood
 from pyrovae.app.options import Options
 from pyrovae.app.rows import split_rows
 from pyrovae.app.run import Run, fit_run, move_run
@@ -21,6 +21,8 @@ from pyrovae.errors import OptionError, PyrovaeError
 from pyrovae.pair.batch import take_rows
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pyrovae.data import Dataset
     from pyrovae.fitted.fitted import Fit
 
@@ -29,6 +31,10 @@ Recipe = dict[str, Any]
 # Copies of columns overfit in some tables of many columns, by 14 nats a row of ionosphere, and gain as much in others.
 TEN_CODES: dict[str, Recipe] = {
     "10 latent dimensions, started at random": {"prior": "mixture", "guide": "full", "latent": 10, "hidden": (64,)}
+}
+# Numbers in few levels may be codes without an order, or clusters: see benchmarks/ordinal.py.
+FREE: dict[str, Recipe] = {
+    "a probability for each value of ordinal columns, whatever their order": {"likelihood": TABLE}
 }
 OF_TABLES: dict[str, Recipe] = {
     **TEN_CODES,
@@ -42,7 +48,6 @@ OF_OTHERS: dict[str, Recipe] = {
     "wider networks": {"hidden": (256, 256)},
 }
 MOST_COPIED = 12  # columns of a table, beyond which another start is tried
-MOST_TRIED_ROWS = 5000  # of a table, beyond which nothing is tried unasked: there is enough to learn any start from
 FEWEST_JUDGES = 10  # validation rows
 MOST_JUDGES, DRAWS = 500, 200  # validation rows that judge, and draws of each
 SEED = 1
@@ -58,6 +63,7 @@ def search_run(
 
     The recipes differ in what was left open: the prior, the guide, the number of codes, the widths of the networks. The judge
     is log p(x) of the validation rows; a recipe that nobody has asked for is left early where its validation ELBO is far below.
+    Free probabilities of ordinal columns have to be ahead by more than the standard error of the difference.
     Until the search is over, the folder holds the run without one.
 
     Args:
@@ -72,6 +78,7 @@ def search_run(
     recipes = {name: recipe for name, recipe in recipes.items() if _differs(run.options, recipe)}
     if not recipes or run.rows.validation is None:
         return run
+    scores: dict[str, Tensor] = {}
     found: dict[str, float] = {}
     left: dict[str, str] = {}
     best, best_name = run, FIRST
@@ -82,11 +89,16 @@ def search_run(
         for number, (name, recipe) in enumerate(recipes.items(), 1):
             which = "another model" if len(recipes) == 1 else f"model {number + 1} of {len(recipes) + 1}"
             say(f"Fitting {which} to compare: {name}.")
+            if name in FREE:  # beside the best start that the order has
+                recipe = recipes.get(best_name, {}) | recipe
             try:
                 tried = fit_run(dataset, replace(options, **recipe), elsewhere / str(number), watch=watch, **quiet)
-                found = found or {FIRST: _score(run)}
-                found[name] = _score(tried)
-                if found[name] > found[best_name]:
+                scores = scores or {FIRST: _scores(run)}
+                scores[name] = _scores(tried)
+                found = {one: _mean(each) for one, each in scores.items()}
+                # most answers have an order, so that chance alone is not to take it away
+                lead = _error(scores[name] - scores[best_name]) if name in FREE else 0.0
+                if found[name] > found[best_name] + lead:
                     best, best_name = tried, name
             except Behind as behind:
                 left[name] = str(behind)
@@ -98,7 +110,8 @@ def search_run(
             return _noted(run, search_left=left)
         table = "; ".join(f"{score:.2f} by {name}" for name, score in found.items())
         judges = min(MOST_JUDGES, len(run.rows.validation))
-        say(f"Mean log p(x) of {judges} validation rows, nats per row: {table}. Kept, as the higher one: {best_name}.")
+        why = "as the higher one" if best_name == max(found, key=found.__getitem__) else "as the lead is one by chance"
+        say(f"Mean log p(x) of {judges} validation rows, nats per row: {table}. Kept, {why}: {best_name}.")
         if best is not run:
             best = move_run(best, folder, how.get("track", ()))
     return _noted(best, search=found, search_left=left)
@@ -163,12 +176,15 @@ def recipes_for(options: Options, dataset: Dataset) -> dict[str, Recipe]:
         if options.search == "small":
             raise OptionError("--search small is for --model vae without --condition: leave it out.")
         return {}
-    table = choose_likelihood(options, dataset)[0] == TABLE and dataset.schema is not None
+    likelihood = choose_likelihood(options, dataset)[0]
+    table = likelihood in BY_COLUMN and dataset.schema is not None
     if options.search == "auto":
         columns = len(dataset.schema.modelled) if table and dataset.schema is not None else 0
-        known = TEN_CODES if columns > MOST_COPIED and len(dataset.x) <= MOST_TRIED_ROWS else {}
+        known = TEN_CODES if columns > MOST_COPIED else {}
+        known = known | FREE if likelihood == ORDERED else known
+        known = known if len(dataset.x) <= MOST_TRIED_ROWS else {}
     else:
-        known = OF_TABLES if table else OF_OTHERS
+        known = (OF_TABLES | FREE if likelihood == ORDERED else OF_TABLES) if table else OF_OTHERS
     return {name: one for name, one in known.items() if all(getattr(options, option) is None for option in one)}
 
 
@@ -176,11 +192,21 @@ def _differs(decided: Options, recipe: Recipe) -> bool:
     return any(getattr(decided, name) != value for name, value in recipe.items())
 
 
-def _score(run: Run) -> float:
-    """The mean log p(x) of validation rows, in nats; minus infinity if it is no number."""
+def _scores(run: Run) -> Tensor:
+    """log p(x) of validation rows, `(M,)`, in nats."""
     rows = take_rows(run.rows.batch("validation"), slice(0, MOST_JUDGES))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The guide is the proposal")
         found = log_likelihood(run.fitted, rows, DRAWS, proposal=run.options.proposal, seed=SEED)
-    mean = found.mean().item() - run.rows.log_abs_det
+    return found.double() - run.rows.log_abs_det
+
+
+def _mean(scores: Tensor) -> float:
+    """Their mean, or minus infinity if it is no number."""
+    mean = scores.mean().item()
     return mean if math.isfinite(mean) else -math.inf
+
+
+def _error(differences: Tensor) -> float:
+    """The standard error of the mean of differences, row by row; 0 of a single row."""
+    return differences.std().item() / math.sqrt(len(differences)) if len(differences) > 1 else 0.0

@@ -1,5 +1,6 @@
 """Families for ordered classes."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -7,28 +8,33 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyrovae._arguments import as_choice
 from pyrovae.distributions.categorical import Categorical
 from pyrovae.distributions.numerics import log1mexp
-from pyrovae.families.base import Elementwise, positive
+from pyrovae.families.base import Elementwise, positive, soft_exp
 
 
 class OrderedLogistic(Elementwise):
-    """`P(x_d <= k) = s(c_dk - e_d)`, s the logistic function: ordered classes k = 0, ..., C - 1, such as grades.
+    """`P(x_d <= k) = s((c_dk - e_d) / t_d)`, s the logistic function: ordered classes k = 0, ..., C - 1, such as grades.
 
-    Parameters `(*batch, 1, *event_shape)`: the predictor e. Rows `(*batch, *event_shape)`: class numbers. The cutpoints
+    Parameters `(*batch, P, *event_shape)`: the predictor e, and with `scale="net"` the scale t, between 1/e and e, by
+    `log t = tanh(raw / 2)`; else t = 1 and P = 1. Rows `(*batch, *event_shape)`: class numbers. The cutpoints
     `c_d0 < c_d1 < ...` of each element are learned, as the first one and softplus gaps of at least 1e-4. At the start all
-    classes are equally probable at e = 0.
+    classes are equally probable at e = 0 and t = 1.
+
+    With a scale of its own a row may be sure of a grade in the middle, or prefer both ends, which e alone cannot say.
 
     Args:
         event_shape: Shape of one row x, an int or a tuple of ints; `()` for a single number.
         num_classes: The number of classes C.
+        scale: "column", one for all rows, which the cutpoints then are in units of; or "net", one for each row.
 
     Raises:
         ShapeError: `event_shape` is not a shape, or `params` has another trailing shape.
-        OptionError: `num_classes` is not an int of at least 2.
+        OptionError: `num_classes` is not an int of at least 2, or `scale` is unknown.
 
     References:
-        McCullagh 1980, Journal of the Royal Statistical Society B 42(2).
+        McCullagh 1980, Journal of the Royal Statistical Society B 42(2), with the scale in section 6.
 
     Example:
         >>> family = fam.OrderedLogistic((), num_classes=4)
@@ -39,12 +45,13 @@ class OrderedLogistic(Elementwise):
         torch.Size([5])
     """
 
-    num_params = 1
     raw_gaps: Tensor
 
-    def __init__(self, event_shape: int | Sequence[int], num_classes: int) -> None:
+    def __init__(self, event_shape: int | Sequence[int], num_classes: int, scale: str = "column") -> None:
         super().__init__(event_shape)
         self.num_classes = positive(self, "num_classes", num_classes, least=2)
+        self.scale = as_choice("scale of OrderedLogistic", scale, ("column", "net"))
+        self.num_params = 2 if self.scale == "net" else 1
         start = torch.logit(torch.arange(1, num_classes, dtype=torch.float64) / num_classes)
         gaps = torch.log(torch.expm1(start.diff() - 1e-4)).to(torch.get_default_dtype())
         own = {"memory_format": torch.contiguous_format}  # a clone alone keeps a stride of 0 where there is one element
@@ -88,9 +95,12 @@ class OrderedLogistic(Elementwise):
         gaps = F.softplus(self.raw_gaps) + 1e-4
         return torch.cat([first, first + gaps.cumsum(-1)], -1), gaps
 
-    def link(self, predictor: Tensor) -> TorchDistributionMixin:
+    def link(self, predictor: Tensor, raw_scale: Tensor | None = None) -> TorchDistributionMixin:
         cutpoints, gaps = self.cutpoints()
         above = cutpoints - predictor.unsqueeze(-1)
+        if raw_scale is not None:
+            precision = soft_exp(-raw_scale / 2, math.e).unsqueeze(-1)
+            above, gaps = above * precision, gaps * precision
         # log(s(c_k - e) - s(c_{k-1} - e)) as in `log_sigmoid_difference`, leaving out the infinite outer cutpoints
         at_most = F.pad(F.logsigmoid(above) + F.pad(log1mexp(gaps), (1, 0)), (0, 1))
         return Categorical(logits=at_most + F.pad(F.logsigmoid(-above), (1, 0)))

@@ -57,8 +57,8 @@ def vae(
         prior: "mixture"; "flow", the mixture behind a spline flow; "normal", N(0, I); or a prior of your own over as many
             dimensions.
         gaps: Whether cells may be missing; by default whether some of these rows have a gap.
-        ordered: Whether the likelihood of ordinal columns is `OrderedLogistic`, which uses their order; else each value has a
-            probability of its own.
+        ordered: Whether the likelihood of ordinal columns is `OrderedLogistic`, which uses their order, with a scale for each
+            row (`scale="net"`); else each value has a probability of its own.
         seed: Seed of the mixture.
 
     Returns:
@@ -82,7 +82,7 @@ def vae(
         ['x', 'y']
     """
     rows, hidden = as_tensor("rows", rows), as_widths("hidden", hidden, some=True)
-    family = schema.family(rows, floor=FLOOR, ordered=ordered)
+    family = schema.family(rows, floor=FLOOR, ordered=ordered, scale="net")
     n = len(schema.numbers)
     size = latent_size(schema) if latent is None else as_count("latent", latent, also=", or None")
     seed = as_seed(seed, least=0, most=2**32 - 1)
@@ -146,7 +146,7 @@ def cvae(
         torch.Size([3, 2])
     """
     rows, hidden = as_tensor("rows", rows), as_widths("hidden", hidden, some=True)
-    family = schema.family(rows, floor=FLOOR, ordered=ordered)
+    family = schema.family(rows, floor=FLOOR, ordered=ordered, scale="net")
     size = latent_size(schema) if latent is None else as_count("latent", latent, also=", or None")
     n, told = len(schema.numbers), as_count("condition", condition)
     copied = n if size >= n else 0

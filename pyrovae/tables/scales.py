@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import NegativeBinomial
 
 from pyrovae.tables.schema import Schema
 
@@ -28,6 +33,9 @@ _PLACES = [
     {word: place for place, words in enumerate(scale.split(", ")) for word in words.split("|")} for scale in SCALES
 ]
 FEWEST, MOST = 3, 11  # values of a column that may be such answers
+MOST_ROWS = 5000  # that are looked at
+UNLIKE = 0.15  # nats a cell, by which counts are too bad an explanation
+SHARE = 0.75  # of the columns that have one scale, from which on a table of whole numbers is a questionnaire
 
 
 def in_order(categories: Sequence[Any]) -> tuple[Any, ...] | None:
@@ -37,6 +45,43 @@ def in_order(categories: Sequence[Any]) -> tuple[Any, ...] | None:
         if words.keys() <= places.keys() and len({places[word] for word in words}) == len(categories) >= FEWEST:
             return tuple(words[word] for word in sorted(words, key=places.__getitem__))
     return None
+
+
+def mostly_ordinal(schema: Schema) -> bool:
+    """Whether more than half of the modelled columns are ordinal."""
+    return 2 * sum(column.kind == "ordinal" for column in schema.modelled) > len(schema.modelled)
+
+
+def on_one_scale(schema: Schema) -> bool:
+    """Whether most columns of whole numbers have the same few values, as the items of a questionnaire, answered from 1 to 5.
+
+    Counts of words or cells have largest values that differ from column to column, and some of them are large.
+    """
+    columns = schema.modelled
+    ends = Counter(
+        (c.categories[0], c.categories[-1]) for c in columns if c.kind == "ordinal" and len(c.categories) <= MOST
+    )
+    return bool(ends) and max(ends.values()) >= SHARE * len(columns)
+
+
+def unlike_counts(x: Tensor) -> bool:
+    """Whether columns of whole numbers from 0 on, `(N, D)`, are answers rather than counts without an upper bound.
+
+    A column of which no value is above `MOST` has a probability for each value, and a negative binomial of its mean and
+    variance has others: the Kullback-Leibler divergence between the two says how much worse counts explain it, in nats a cell.
+    Of genes and words the mean over the columns is 0.07 at most, of questionnaires 0.25 or more.
+    """
+    x = x[:MOST_ROWS].double()
+    mean, variance = x.mean(0), x.var(0, correction=0)
+    size = mean**2 / (variance - mean).clamp_min(
+        1e-4 * mean**2 + 1e-12
+    )  # towards Poisson's, where the variance is no larger
+    by_counts = NegativeBinomial(size, logits=(mean / size).log(), validate_args=False)
+    lost = torch.zeros_like(mean)
+    for k in range(MOST + 1):
+        share = (x == k).double().mean(0)
+        lost += torch.xlogy(share, share) - share * by_counts.log_prob(torch.full_like(mean, k))
+    return bool(torch.where((x <= MOST).all(0) & (mean > 0), lost, 0.0).mean() > UNLIKE)
 
 
 def hint(schema: Schema) -> str:

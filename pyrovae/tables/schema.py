@@ -192,7 +192,9 @@ class Schema:
         }
         return Schema(tuple(changed.get(column.name, column) for column in self.columns))
 
-    def family(self, rows: Tensor, floor: float = 1e-2, *, ordered: bool = False) -> families.Columns:
+    def family(
+        self, rows: Tensor, floor: float = 1e-2, *, ordered: bool = False, scale: str = "column"
+    ) -> families.Columns:
         """The family of a row: `RoundedNormal` for the numbers, `Categorical` for each column of classes.
 
         Args:
@@ -200,6 +202,7 @@ class Schema:
                 whose shares of each value the probabilities of `OrderedLogistic` start at.
             floor: The smallest noise of a number, in standard deviations.
             ordered: Whether ordinal columns have `OrderedLogistic`, and encoders see them as numbers from -1 to 1.
+            scale: Whose scale answers in an order have, see `OrderedLogistic`: "column" or "net".
 
         Returns:
             A family with rows of D elements.
@@ -223,7 +226,7 @@ class Schema:
         for (in_order, num), same in groupby(self.classes, lambda one: (one.kind == "ordinal", len(one.categories))):
             columns = len(list(same))
             if ordered and in_order:  # neighbours with as many classes are computed together
-                blocks.append(families.OrderedLogistic(columns, num_classes=num))
+                blocks.append(families.OrderedLogistic(columns, num_classes=num, scale=scale))
                 blocks[-1].start_from(rows[:, start : start + columns])
             else:
                 blocks += [families.Categorical((), num_classes=num) for _ in range(columns)]

@@ -48,6 +48,60 @@ def test_recipes_leave_what_is_given_as_it_is() -> None:
     assert recipes(table(13, rows=40)) == []  # 4 validation rows
 
 
+def survey(columns: int, rows: int = 100) -> str:
+    values = np.random.default_rng(0).integers(1, 6, size=(rows, columns))
+    pd.DataFrame(values, columns=[f"q{i}" for i in range(columns)]).to_csv("survey.csv", index=False)
+    return "survey.csv"
+
+
+@pytest.mark.usefixtures("pyrovae")
+def test_an_order_is_compared_with_free_probabilities() -> None:
+    free = list(search.FREE)
+    assert recipes(survey(4)) == free
+    assert recipes("survey.csv", search="small") == [*search.OF_TABLES, *free]
+    assert recipes("survey.csv", search="none") == recipes("survey.csv", likelihood="ordered-columns") == []
+    assert recipes("survey.csv", likelihood="columns") == recipes(survey(4, rows=40)) == []
+    assert recipes(survey(13)) == [*search.TEN_CODES, *free]
+
+
+@pytest.mark.parametrize(("prior", "likelihood"), [("full-mixture", "columns"), ("mixture", "ordered-columns")])
+def test_free_probabilities_are_tried_with_the_better_start(
+    pyrovae: Command, monkeypatch: pytest.MonkeyPatch, prior: str, likelihood: str
+) -> None:
+    monkeypatch.setattr(search, "FAR_BEHIND", math.inf)
+    tried = []
+
+    def scores(run: Run) -> torch.Tensor:
+        tried.append((run.options.prior, run.options.likelihood))
+        return torch.full((4,), float(run.options.prior == prior) + float(run.options.likelihood == likelihood))
+
+    monkeypatch.setattr(search, "_scores", scores)
+    code, _, err = pyrovae("fit", survey(13), *QUICK, "--out", "run")
+    assert code == 0, err
+    starts = [("full-mixture", "ordered-columns"), ("mixture", "ordered-columns")]
+    assert tried == [*starts, (prior, "columns")]
+    kept = open_run(Path("run"))
+    assert (kept.options.prior, kept.options.likelihood) == (prior, likelihood)
+    assert any(isinstance(m, pv.families.OrderedLogistic) for m in kept.fitted.pair.modules()) == (
+        likelihood == "ordered-columns"
+    )
+
+
+@pytest.mark.parametrize(("leads", "kept"), [((2.0, -1.0), "ordered-columns"), ((2.0, 1.0), "columns")])
+def test_an_order_is_given_up_for_no_lead_by_chance(
+    pyrovae: Command, monkeypatch: pytest.MonkeyPatch, leads: tuple[float, float], kept: str
+) -> None:
+    """Two rows by which free probabilities lead by 0.5 +- 1.5, and by 1.5 +- 0.5 nats."""
+    scores = {"ordered-columns": torch.zeros(2), "columns": torch.tensor(leads)}
+    monkeypatch.setattr(search, "_scores", lambda run: scores[str(run.options.likelihood)])
+    monkeypatch.setattr(search, "FAR_BEHIND", math.inf)
+    code, _, err = pyrovae("fit", survey(3), *QUICK, "--out", "run")
+    assert code == 0, err
+    assert open_run(Path("run")).options.likelihood == kept
+    told = "as the higher one: a probability" if kept == "columns" else "as the lead is one by chance: the first model"
+    assert f"Kept, {told}" in " ".join(err.split())
+
+
 @pytest.mark.usefixtures("pyrovae")
 def test_a_search_that_cannot_be_is_refused() -> None:
     with pytest.raises(OptionError, match="--search small needs 10 validation rows to judge by, and has 4: raise"):
@@ -69,7 +123,7 @@ def test_the_recipe_with_the_most_probable_validation_rows_is_kept(
 ) -> None:
     """The run folder is that of the winner, and says what was tried. A recipe that cannot be fitted has lost."""
     prefers = {"mixture": 2.0 if better else float("-inf"), "full-mixture": 1.0}
-    monkeypatch.setattr(search, "_score", lambda run: prefers[str(run.options.prior)])
+    monkeypatch.setattr(search, "_scores", lambda run: torch.tensor([prefers[str(run.options.prior)]]))
     monkeypatch.setattr(search, "FAR_BEHIND", math.inf)
     impossible = {"impossible": {"guide": "vmf"}}
     monkeypatch.setattr(search, "TEN_CODES", {**search.TEN_CODES, **impossible})
@@ -139,11 +193,11 @@ def test_a_model_that_is_far_behind_is_left(pyrovae: Command, monkeypatch: pytes
     monkeypatch.setattr(search, "FAR_BEHIND", 0.5)
     judged: list[Run] = []
 
-    def score(run: Run) -> float:
+    def scores(run: Run) -> torch.Tensor:
         judged.append(run)
-        return 0.0
+        return torch.zeros(2)
 
-    monkeypatch.setattr(search, "_score", score)
+    monkeypatch.setattr(search, "_scores", scores)
     code, _, err = pyrovae("fit", table(13), *QUICK, "--out", "first")
     told = " ".join(err.split())
     assert (

@@ -117,6 +117,12 @@ def ordered(x: np.ndarray, raw: np.ndarray) -> np.ndarray:
     return np.log(expit(ends[x.astype(int) + 1] - raw[0]) - expit(ends[x.astype(int)] - raw[0]))
 
 
+def ordered_with_scales(x: np.ndarray, raw: np.ndarray) -> np.ndarray:
+    ends = np.array([-np.inf, *scipy.special.logit(np.arange(1, 4) / 4), np.inf])
+    upper, lower = ((ends[x.astype(int) + k] - raw[0]) / np.exp(np.tanh(raw[1] / 2)) for k in (1, 0))
+    return np.log(np.where(lower > 0, expit(-lower) - expit(-upper), expit(upper) - expit(lower)))
+
+
 def discretized(x: np.ndarray, raw: np.ndarray) -> np.ndarray:
     s, h = np.exp(7 * np.tanh((raw[1] - 2) / 7)), 1 / 7
     upper = np.where(x == 7, np.inf, (2 * x / 7 - 1 + h - raw[0]) / s)
@@ -220,6 +226,7 @@ ROWS = {
         **whole(),
     ),
     "OrderedLogistic": Row(lambda e: fam.OrderedLogistic(e, 4), ordered, **count(3)),
+    "OrderedLogistic-net": Row(lambda e: fam.OrderedLogistic(e, 4, scale="net"), ordered_with_scales, **count(3)),
     "DiscretizedLogistic": Row(lambda e: fam.DiscretizedLogistic(e, 8), discretized, **count(7), safe=(0.0, 2.0)),
 }
 every_family = pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
@@ -582,6 +589,17 @@ def test_ordered_cutpoints_stay_ordered_and_start_uniform() -> None:
             p.copy_(100 * torch.randn_like(p))
     assert (family.cutpoints()[0].diff() >= 0).all()
     assert fam.OrderedLogistic(3, 2)(torch.zeros(1, 3)).log_prob(torch.ones(3)).item() == pytest.approx(3 * np.log(0.5))
+
+
+def test_a_scale_of_its_own_makes_a_row_sure_of_the_middle_or_of_both_ends() -> None:
+    """Which no predictor does: with one scale the middle of three classes has a third at most, where all are equal at e = 0."""
+    family = fam.OrderedLogistic((), 3, scale="net")
+    middle = family(torch.tensor([[0.0, -20.0], [0.0, 0.0], [0.0, 20.0]])).probs[:, 1]
+    cut = np.log(2.0)  # of s(cut) = 2/3
+    wanted = [2 * expit(cut / t) - 1 for t in (np.exp(-1), 1.0, np.exp(1))]
+    np.testing.assert_allclose(middle.detach(), wanted, rtol=1e-4)
+    with pytest.raises(OptionError, match="scale of OrderedLogistic"):
+        fam.OrderedLogistic(3, 4, scale="row")
 
 
 @pytest.mark.parametrize("classes", [2, 5])

@@ -65,7 +65,9 @@ def test_ordinal_columns_have_a_likelihood_of_ordered_classes_where_it_is_asked_
         (False, pv.tables.cvae(schema, rows, 2)),
         (True, pv.tables.cvae(schema, rows, 2, ordered=True)),
     ):
-        assert any(isinstance(part, fam.OrderedLogistic) for part in model.modules()) == ordered
+        found = [part.scale for part in model.modules() if isinstance(part, fam.OrderedLogistic)]
+        assert set(found) == ({"net"} if ordered else set())
+    assert schema.family(rows, ordered=True).families[2].scale == "column"
 
 
 def test_ordered_probabilities_start_at_the_shares_of_each_column() -> None:

@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
+import torch
 
 from pyrovae.errors import DataError
-from pyrovae.tables import Schema, infer
-from pyrovae.tables.scales import hint, in_order
+from pyrovae.tables import Schema, infer, scales
+from pyrovae.tables.scales import hint, in_order, unlike_counts
 
 LEVELS = ["never", "rarely", "sometimes", "often", "always"]
 
@@ -53,3 +55,21 @@ def test_an_order_that_is_said_is_kept(tmp_path: Path) -> None:
         schema.with_changes("walk", kind="none")
     with pytest.raises(DataError, match="'kinds' is unknown"):
         schema.with_changes("walks", kinds="none")
+
+
+@pytest.mark.parametrize("spread", [0.3, 2.0])
+def test_how_far_answers_are_from_counts(monkeypatch: pytest.MonkeyPatch, spread: float) -> None:
+    """The divergence from scipy's negative binomial of the same mean and variance, Poisson's where the variance is smaller."""
+    x = np.random.default_rng(0).normal(3.0, spread, size=400).round().clip(0, 9)
+    mean, variance = x.mean(), x.var()
+    if variance > mean:
+        counts = scipy.stats.nbinom(mean**2 / (variance - mean), mean / variance)
+    else:
+        counts = scipy.stats.poisson(mean)
+    values, times = np.unique(x, return_counts=True)
+    lost = float((times / 400 * (np.log(times / 400) - counts.logpmf(values))).sum())
+    columns = torch.tensor(np.column_stack([x, 100 * x]))  # the second of which has values too large for answers
+    monkeypatch.setattr(scales, "UNLIKE", 0.99 * lost / 2)
+    assert unlike_counts(columns)
+    monkeypatch.setattr(scales, "UNLIKE", 1.01 * lost / 2)
+    assert not unlike_counts(columns) and not unlike_counts(torch.zeros(5, 3))

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from pyrovae import conditionals, families, models, nets, priors
 from pyrovae.app.catalogue import LIKELIHOODS, choose
-from pyrovae.app.decide import binarisation, check_sizes, choose_likelihood
+from pyrovae.app.decide import binarisation, check_sizes
 from pyrovae.app.jobs.label.ensemble import too_many
 from pyrovae.app.jobs.label.reading import Job
+from pyrovae.app.likelihoods import choose_likelihood
 from pyrovae.app.options import OPTIONS, Options
 from pyrovae.app.pieces import Pieces
 from pyrovae.app.rows import Rows, divisor_of, model_rows
