@@ -208,5 +208,6 @@ def _mean(scores: Tensor) -> float:
 
 
 def _error(differences: Tensor) -> float:
-    """The standard error of the mean of differences, row by row; 0 of a single row."""
-    return differences.std().item() / math.sqrt(len(differences)) if len(differences) > 1 else 0.0
+    """The standard error of the mean of differences, row by row; 0 of a single row, and where it is no number."""
+    error = differences.std().item() / math.sqrt(len(differences)) if len(differences) > 1 else 0.0
+    return error if math.isfinite(error) else 0.0

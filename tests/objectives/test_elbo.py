@@ -420,6 +420,7 @@ def test_closed_form_has_the_drawn_expectation(make: Any) -> None:
 
 
 @pytest.mark.parametrize(("row", "kl"), KINDS)
+@pytest.mark.filterwarnings("ignore:.*poutine.scale")  # which is asked for here
 @pytest.mark.parametrize("particles", [1, 3])
 def test_no_host_sync(row: Row, particles: int, kl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     pair, batch = row.build()

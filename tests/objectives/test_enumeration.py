@@ -331,6 +331,7 @@ def test_impossible_values_count_for_nothing() -> None:
 
 
 @named([*ENUMERATED, MIXTURE_GLOBAL])
+@pytest.mark.filterwarnings("ignore:.*poutine.scale")  # which is asked for here
 @pytest.mark.parametrize("particles", [1, 3])
 def test_no_host_sync(row: Row, particles: int, monkeypatch: pytest.MonkeyPatch) -> None:
     pair, batch = row.build()

@@ -355,6 +355,7 @@ class Anchored(nn.Module):
             pyro.sample("v", dist.Normal(self.loc, 0.1))
 
 
+@pytest.mark.filterwarnings("ignore:Site .* is a factor")  # which is asked for here
 @pytest.mark.parametrize("known", ["", "y", "yu"], ids=["one group", "two groups", "four groups"])
 def test_what_is_observed_for_all_rows_counts_once(known: str) -> None:
     data = {"x": torch.randn(8)}
@@ -384,6 +385,7 @@ def test_what_is_observed_for_all_rows_counts_once(known: str) -> None:
     assert history["validation_elbo"] == pytest.approx(wanted.item() / 8, abs=0.3 if "u" in known else 1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:Site .* is a factor")  # which is asked for here
 def test_terms_of_the_objective_alone_are_in_no_elbo() -> None:
     """Inside the plate and outside, for the bound of training and for that of held-out rows."""
 

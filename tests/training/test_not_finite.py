@@ -51,6 +51,7 @@ def runs_before_the_first_step() -> int:
     return counted.runs + 1
 
 
+@pytest.mark.filterwarnings("ignore:Site .* is a factor")  # which is asked for here
 def test_the_error_names_site_and_operation() -> None:
     class Overflowing(nn.Module):
         def __init__(self) -> None:
