@@ -24,7 +24,6 @@ from pyrovae._lazily import Lazily
 from pyrovae.engine.program import Clip
 from pyrovae.errors import OptionError, RankError, shortened
 
-functional = Lazily("torch.distributed._functional_collectives")
 meeting = Lazily("torch.distributed.rendezvous")
 
 # What torch's messages contain where another process does not answer.
@@ -131,30 +130,30 @@ def average(tensors: Sequence[Tensor]) -> list[Tensor]:
     ranks, means = world_size(), list(tensors)
     for dtype in dict.fromkeys(tensor.dtype for tensor in tensors) if ranks > 1 else ():
         alike = [i for i, tensor in enumerate(tensors) if tensor.dtype == dtype]
-        flat = torch.cat([tensors[i].reshape(-1) for i in alike])
-        parts = (_sum_over_ranks(flat) / ranks).split([tensors[i].numel() for i in alike])
+        parts = _mean_over_ranks([tensors[i] for i in alike]).split([tensors[i].numel() for i in alike])
         for i, part in zip(alike, parts):
             means[i] = part.reshape(tensors[i].shape)
     return means
 
 
-def _sum(values: Tensor) -> Tensor:
-    """The sum over ranks, by a functional collective."""
-    if _alone:
-        return values.clone()
-    return functional.wait_tensor(functional.all_reduce(values, "sum", dist.group.WORLD))
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    """The means over ranks, one after another in a vector of their own, so that nothing is copied but into it."""
+    flat = torch.cat([value.reshape(-1) for value in values])
+    if not _alone:
+        dist.all_reduce(flat)
+    return flat.div_(world_size())
 
 
 # An operation of our own, since make_fx runs what it traces, and would have a rank wait that compiles a step by itself.
-_sum_over_ranks = torch.library.custom_op(
-    "pyrovae::sum_over_ranks", _sum, mutates_args=(), schema="(Tensor values) -> Tensor"
+_mean_over_ranks = torch.library.custom_op(
+    "pyrovae::mean_over_ranks", _mean, mutates_args=(), schema="(Tensor[] values) -> Tensor"
 )
-_sum_over_ranks.register_fake(torch.empty_like)
+_mean_over_ranks.register_fake(lambda values: values[0].new_empty(sum(value.numel() for value in values)))
 
 
 @contextmanager
 def unheard() -> Iterator[None]:
-    """Inside, a sum over ranks is this rank's own number, so that a step can be tried out while the others take none."""
+    """Inside, a mean over ranks has this rank's numbers alone, so that a step can be tried out while the others take none."""
     global _alone
     before, _alone = _alone, True
     try:

@@ -32,7 +32,7 @@ def in_processes(work: Callable[[int], Any], size: int = 2) -> list[Any]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with ranks.unheard():
-        ranks._sum_over_ranks(torch.zeros(1))  # the first one imports much, now once for all processes
+        ranks._mean_over_ranks([torch.zeros(1)])  # the first one imports much, now once for all processes
     fork = multiprocessing.get_context("fork")
     started, found = [], []
     for number in range(size):
