@@ -30,9 +30,9 @@ class VAEOutlierDetector(OutlierMixin, Scored):
     **The threshold.** A model gives the rows that it was fitted to a higher density than new ones, of few rows and many columns
     a far higher one, so that a quantile of these densities calls too many new rows. By default, `contamination="auto"`, the
     threshold rests on rows that were held out: the training rows fall into five folds at random, and the rows of each are
-    scored by a model that is fitted to the others. Of n such scores, s_(1) <= ... <= s_(n), it is
+    scored by a model that is fitted to the others. Of n such scores, s_(1) <= ... <= s_(n), it is `offset_`,
 
-        offset_ = s_(k),   k = floor(a (n + 1)),   a = false_alarm_rate,
+        s_(k),   k = floor(a (n + 1)),   a = false_alarm_rate,
 
     and a row is called an outlier if `log p(x) < s_(k)`. If a new row is like the training rows (exchangeable with them), its
     score is equally likely to have any of the n + 1 ranks among theirs, so that `P(log p(x) < s_(k)) <= k / (n + 1) <= a`, on
