@@ -16,6 +16,7 @@ from pyrovae._foreign import cure_of
 from pyrovae._lazily import Lazily
 from pyrovae._near import absent, expanded, near_names
 from pyrovae.data.arrays import map_array
+from pyrovae.data.parquets import opened
 from pyrovae.errors import DataError, MissingPackageError, OptionError
 from pyrovae.pair.stored import Stored
 
@@ -110,6 +111,8 @@ class _Arrays(Stored):
                 )
         if not shapes or not all(shapes):
             raise DataError(f"{name} must be arrays with a row for each datum, got shapes {shapes}.")
+        if any(0 in shape[1:] for shape in shapes):
+            raise DataError(f"{name} must have values in each row, and has none: got shapes {shapes}.")
         if len({shape[0] for shape in shapes}) > 1 or not shapes[0][0]:
             raise DataError(f"{name} must have the same number of rows, at least one: got shapes {shapes}.")
         for array in self.arrays:
@@ -199,6 +202,7 @@ class _Table(Stored):
 
     def _add(self, file: Path) -> None:
         if ENDINGS[file.suffix.lower()] == "parquet":
+            opened(file).close()
             (fragment,) = arrow_data.dataset(str(file), format="parquet").get_fragments()
             found = [(group.id, group.num_rows) for group in fragment.row_groups]
             holder: Any = fragment

@@ -14,6 +14,8 @@ from support.programs import vae
 from torch import Tensor
 
 import pyrovae as pv
+from pyrovae.app.jobs.frames import Table
+from pyrovae.data.tables import load_table
 from pyrovae.pair.stored import Stored, mixed
 
 HOW: dict[str, Any] = {"seed": 1, "learning_rate": 0.01, "engine": "eager", "progress": False}
@@ -331,3 +333,32 @@ def test_a_damaged_footer_of_parquet_does_not_end_the_process(tmp_path: Path) ->
         except pv.PyrovaeError:
             refused += 1
     assert refused > 20
+
+
+def test_lists_longer_than_their_file_get_no_memory(tmp_path: Path) -> None:
+    """A million places took 140 MiB before the end of the file was found, and others 670."""
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"a": [1.0, 2.0], "b": [3.0, 4.0]}), path)
+    raw = path.read_bytes()
+    start = len(raw) - 8 - int.from_bytes(raw[-8:-4], "little")
+    place = raw.index(b"\x19", start + 2) + 1  # of the list of columns, whose length is half of a byte
+    footer = raw[start:place] + b"\xfc\xc0\x84\x3d" + raw[place + 1 : -8]
+    path.write_bytes(raw[:start] + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+    for reads in (
+        pv.data.open,
+        lambda damaged: load_table(damaged, None),
+        lambda damaged: list(Table(damaged, 16).blocks()),
+    ):
+        with pytest.raises(pv.DataError, match="Exceeded size limit"):
+            reads(path)
+
+
+def test_rows_without_values_are_refused(tmp_path: Path) -> None:
+    """A trillion of them take no room in a file, and would be read for ever."""
+    np.save(tmp_path / "rows.npy", np.zeros((3, 0), np.float32))
+    content = (tmp_path / "rows.npy").read_bytes().replace(b"(3, 0), }" + b" " * 12, b"(1000000000000, 0), }")
+    assert b"(1000000000000, 0)" in content
+    (tmp_path / "rows.npy").write_bytes(content)
+    for rows in (tmp_path / "rows.npy", np.zeros((3, 0)), {"x": np.zeros((3, 2)), "c": np.zeros((3, 2, 0))}):
+        with pytest.raises(pv.DataError, match="must have values in each row, and has none"):
+            pv.data.open(rows)

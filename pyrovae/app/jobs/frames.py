@@ -20,9 +20,9 @@ from pyrovae.data.arrays import map_array
 from pyrovae.data.cells import Form, find_form
 from pyrovae.data.files import forget
 from pyrovae.data.frames import check_texts, index_names, read_frame, reading, short_integers, tidy
+from pyrovae.data.parquets import opened
 from pyrovae.errors import DataError, MissingPackageError, OptionError, PyrovaeError
 
-parquet = Lazily("pyarrow.parquet")
 arrow = Lazily("pyarrow")
 
 TEXTS = (".csv", ".tsv", ".data", ".txt")
@@ -149,7 +149,7 @@ class Table:
 
     def _parquet(self) -> Iterator[pd.DataFrame]:
         with _opening(self.path):
-            file = parquet.ParquetFile(self.path)
+            file = opened(self.path)
         with file, _opening(self.path, "damaged"):
             yield from self._regrouped(file.iter_batches(batch_size=min(self.rows, PIECE_ROWS)))
 
