@@ -16,13 +16,13 @@ from pyrovae._foreign import cure_of
 from pyrovae._lazily import Lazily
 from pyrovae._near import absent, expanded, near_names
 from pyrovae.data.arrays import map_array
-from pyrovae.data.parquets import opened
 from pyrovae.errors import DataError, MissingPackageError, OptionError
 from pyrovae.pair.stored import Stored
 
 pa = Lazily("pyarrow")
 arrow_data = Lazily("pyarrow.dataset")
 parquet = Lazily("pyarrow.parquet")
+parquets = Lazily("pyrovae.data.parquets")  # which imports pandas
 
 Columns = str | Sequence[str] | Mapping[str, str | Sequence[str]]
 RUN_BYTES = 2**22  # of neighbouring rows of an array, which are read at once
@@ -202,7 +202,7 @@ class _Table(Stored):
 
     def _add(self, file: Path) -> None:
         if ENDINGS[file.suffix.lower()] == "parquet":
-            opened(file).close()
+            parquets.opened(file).close()
             (fragment,) = arrow_data.dataset(str(file), format="parquet").get_fragments()
             found = [(group.id, group.num_rows) for group in fragment.row_groups]
             holder: Any = fragment
