@@ -16,9 +16,7 @@ else:
     scales = Lazily("pyrovae.tables.scales")
 
 MOST_COLUMNS = 64  # of a table whose model starts as a mixture of its numbers
-MOST_TRIED_ROWS = (
-    5000  # of a table, beyond which no other model is tried unasked: there is enough to learn any start from
-)
+MOST_TRIED_ROWS = 5000  # of a table; of more, any start is learned from, and no other model is tried unasked
 COUNTED = 20  # columns of whole numbers, from which on they are counts of one kind, such as words or genes
 
 

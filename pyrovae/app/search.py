@@ -110,7 +110,8 @@ def search_run(
             return _noted(run, search_left=left)
         table = "; ".join(f"{score:.2f} by {name}" for name, score in found.items())
         judges = min(MOST_JUDGES, len(run.rows.validation))
-        why = "as the higher one" if best_name == max(found, key=found.__getitem__) else "as the lead is one by chance"
+        highest = best_name == max(found, key=found.__getitem__)
+        why = "as the higher one" if highest else "since the lead of the other is within its standard error"
         say(f"Mean log p(x) of {judges} validation rows, nats per row: {table}. Kept, {why}: {best_name}.")
         if best is not run:
             best = move_run(best, folder, how.get("track", ()))

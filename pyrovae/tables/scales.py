@@ -73,9 +73,8 @@ def unlike_counts(x: Tensor) -> bool:
     """
     x = x[:MOST_ROWS].double()
     mean, variance = x.mean(0), x.var(0, correction=0)
-    size = mean**2 / (variance - mean).clamp_min(
-        1e-4 * mean**2 + 1e-12
-    )  # towards Poisson's, where the variance is no larger
+    more = (variance - mean).clamp_min(1e-4 * mean**2 + 1e-12)  # towards Poisson's, where the variance is no larger
+    size = mean**2 / more
     by_counts = NegativeBinomial(size, logits=(mean / size).log(), validate_args=False)
     lost = torch.zeros_like(mean)
     for k in range(MOST + 1):

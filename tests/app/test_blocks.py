@@ -236,7 +236,7 @@ def test_draws_of_codes_are_those_of_the_posterior(run: Run, tmp_path: Path) -> 
     assert answers.encode_table(run, tmp_path / "t.csv", tmp_path / "z.csv", rows=5, **how) == 12
     found = pd.read_csv(tmp_path / "z.csv")
     assert found["row"].tolist() == np.repeat(np.arange(12), 400).tolist()
-    assert found["draw"].tolist() == list(range(400)) * 12
+    assert found["draw"].tolist() == list(range(1, 401)) * 12
     codes = [name for name in found if name.startswith("z")]
     block = next(Table(tmp_path / "t.csv", 50).blocks())
     exact = pv.posterior(run.fitted, batch_of(run, block), 2000, num_particles=10_000, seed=1)

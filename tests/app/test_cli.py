@@ -142,14 +142,20 @@ def test_generate_reconstruct_and_encode_write_what_they_say(pyrovae: Command, r
     assert code == 0 and "300 rows, 3 draws of each: draws.csv" in out
     draws = pd.read_csv("draws.csv", index_col="row")
     assert list(draws.columns) == ["draw", *(f"z{i}" for i in range(10)), "label"]
-    assert draws.index.tolist() == np.repeat(np.arange(300), 3).tolist() and draws["draw"].tolist() == [0, 1, 2] * 300
+    assert draws.index.tolist() == np.repeat(np.arange(300), 3).tolist() and draws["draw"].tolist() == [1, 2, 3] * 300
     assert (draws["label"] == z["label"].loc[draws.index]).all()
     with pytest.warns(UserWarning, match="raise --num-samples"):
         assert pyrovae("encode", run, "--out", "d.npy", *few)[0] == 0
     np.testing.assert_allclose(
         np.load("d.npy").reshape(900, 10), draws[[f"z{i}" for i in range(10)]], rtol=1e-4, atol=1e-6
     )
-    assert pyrovae("encode", run, "--draws", -1)[0] == 2
+    for wrong, words in {
+        -1: "--draws must be 0 or more",
+        10**9: "at most 100000",
+        10**5: "300,000,000 numbers",
+    }.items():
+        code, _, err = pyrovae("encode", run, "--draws", wrong)
+        assert code == 2 and words in " ".join(err.split())
 
 
 def write_table(path: Path, rows: int = 90) -> pd.DataFrame:

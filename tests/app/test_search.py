@@ -98,7 +98,8 @@ def test_an_order_is_given_up_for_no_lead_by_chance(
     code, _, err = pyrovae("fit", survey(3), *QUICK, "--out", "run")
     assert code == 0, err
     assert open_run(Path("run")).options.likelihood == kept
-    told = "as the higher one: a probability" if kept == "columns" else "as the lead is one by chance: the first model"
+    chance = "since the lead of the other is within its standard error: the first model"
+    told = "as the higher one: a probability" if kept == "columns" else chance
     assert f"Kept, {told}" in " ".join(err.split())
 
 

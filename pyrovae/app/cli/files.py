@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyrovae._files import refuse_leaving, write_file
 from pyrovae._near import near_paths
+from pyrovae.app.jobs.blocks import DRAW
 from pyrovae.app.rows import Array, Rows, class_values
 from pyrovae.app.run import Run
 from pyrovae.criticism.importance import Importance
@@ -87,7 +88,7 @@ def write_codes(to: Path, codes: pd.DataFrame, run: Run) -> None:
     rows = int(codes.index[-1]) + 1
     if to.suffix == ".npy":
         z = codes.filter(regex=r"^z\d+$").to_numpy()
-        _write_array(to, z.reshape(rows, -1, z.shape[1]) if "draw" in codes else z)
+        _write_array(to, z.reshape(rows, -1, z.shape[1]) if DRAW in codes else z)
         return
     table, dataset = codes, run.dataset
     if dataset.y is not None:

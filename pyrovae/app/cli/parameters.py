@@ -253,8 +253,12 @@ Draws = Annotated[
 ]
 CodeDraws = Annotated[
     int,
+    typer.Option("--draws", help="Draws of p(z | x) for each row, one line each; 0 writes the one line of its mean."),
+]
+CodeSamples = Annotated[
+    int,
     typer.Option(
-        "--draws", help="Draws of p(z | x) for each row, one line each; 0 writes the one line of its mean.", min=0
+        "--num-samples", help="With --draws: draws of the proposal to choose from.", callback=checked("num_samples")
     ),
 ]
 Method = Annotated[

@@ -389,7 +389,7 @@ def encode(
     source: take.AllRows = None,
     to: take.Out = None,
     draws: take.CodeDraws = 0,
-    num_samples: take.Samples = OPTIONS["num_samples"].default,
+    num_samples: take.CodeSamples = OPTIONS["num_samples"].default,
     proposal: take.ProposalOfRun = None,
     seed: take.DrawSeed = 0,
     data: take.RunData = None,
@@ -401,7 +401,8 @@ def encode(
 ) -> None:
     """Write the posterior mean E[z | x] of every row, in the order of the data: CSV, with labels, or .npy by --out.
 
-    With --draws, so many draws of p(z | x) for each row: chosen from --num-samples of the proposal, by their weights.
+    With --draws, so many draws of p(z | x) for each row: a line each of the CSV, numbered from 1 on, or an array of the shape
+    (rows, draws, dimensions). They are chosen from --num-samples draws of the proposal, by their weights.
 
     Of --model spatial the CSV has the pose, too: its angle in radians, and its shifts to the right and down in pixels.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.app.jobs.batch import batch_of, id_column, table_of
-from pyrovae.app.jobs.blocks import begun, rows_at_once
+from pyrovae.app.jobs.blocks import DRAW, begun, check_number, rows_at_once
 from pyrovae.app.jobs.frames import FILE, Block, Table
 from pyrovae.app.jobs.images import Folder
 from pyrovae.app.jobs.trained import TRAINED_ON, TrainingRows
@@ -22,9 +23,12 @@ from pyrovae.app.run import Run
 from pyrovae.app.scores import EVALUATION_SEED, estimate
 from pyrovae.criticism.importance import tell_undefined
 from pyrovae.criticism.posterior import posterior
+from pyrovae.errors import OptionError
 from pyrovae.nets import Pose
-from pyrovae.pair.batch import Batch
+from pyrovae.pair.batch import Batch, num_rows
 from pyrovae.predict.encode import encode
+
+MOST_NUMBERS = 50_000_000  # of codes that are written at once
 
 
 def codes_of(run: Run, rows: Batch | None = None, *, draws: int = 0, **how: Any) -> pd.DataFrame:
@@ -34,11 +38,21 @@ def codes_of(run: Run, rows: Batch | None = None, *, draws: int = 0, **how: Any)
 
     Args:
         rows: by default all rows of the data, with those of a test set at the end.
-        draws: how many draws of p(z | x) each row has, one line each, numbered in a column `draw`; 0 for the one line of
-            E[z | x], and what the mean pose does.
+        draws: how many draws of p(z | x) each row has, one line each, numbered from 1 on in a column `draw`; 0 for the one
+            line of E[z | x], and what the mean pose does.
         how: num_particles, proposal and seed of the draws, see `posterior`.
+
+    Raises:
+        OptionError: `draws` cannot be, or all rows of the data have more of them than fit into memory.
     """
-    rows = source_rows(run.dataset, run.rows) if rows is None else rows
+    check_number(draws)
+    if rows is None:
+        rows = source_rows(run.dataset, run.rows)
+        if (numbers := draws * num_rows(rows) * _width(run)) > MOST_NUMBERS:
+            raise OptionError(
+                f"{draws} draws of each row are {numbers:,} numbers, and {MOST_NUMBERS:,} are written at once: give a lower "
+                "--draws, or the rows as a TABLE, which is read and answered block by block."
+            )
     sites = [run.model.code, *(["pose"] if run.model.has_pose else [])]
     if draws:
         found = _drawn(run, rows, sites, draws, **how)
@@ -49,13 +63,18 @@ def codes_of(run: Run, rows: Batch | None = None, *, draws: int = 0, **how: Any)
     index = np.repeat(np.arange(len(z) // max(1, draws)), max(1, draws))
     table = pd.DataFrame(z, columns=[f"z{i}" for i in range(z.shape[1])], index=index)
     if draws:
-        table.insert(0, "draw", np.tile(np.arange(draws), len(z) // draws))
+        table.insert(0, DRAW, np.tile(np.arange(1, draws + 1), len(z) // draws))
     if run.model.has_pose:
         pair: Any = run.fitted.pair
         pose = next(part for part in pair.modules() if isinstance(part, Pose))
         moves = pose.moves(lines["pose"])
         table = table.assign(**{name: getattr(moves, name).numpy() for name in ("angle", "right", "down")})
     return table
+
+
+def _width(run: Run) -> int:
+    """How many numbers a code has."""
+    return math.prod(run.fitted.layout.latent(run.model.code).shape)
 
 
 def _drawn(run: Run, rows: Batch, sites: list[str], draws: int, **how: Any) -> dict[str, Tensor]:
@@ -103,7 +122,8 @@ def encode_table(
         found = codes_of(run, batch_of(run, block), draws=draws, **(how | {"seed": seed + number} if draws else {}))
         return [numbered(run, block, found)]
 
-    table = table_of(run, source, rows or max(1, rows_at_once(run) // max(1, draws)))
+    check_number(draws)
+    table = table_of(run, source, rows or rows_at_once(run, draws * _width(run)))
     asked = {"asked": "encode", "draws": draws, "seed": seed, **how} if draws else {"asked": "encode"}
     with begun(run, {**asked, **table.identity}, table.path, to, force=force, say=say) as job:
         job.answer(named_blocks(run, table), codes)

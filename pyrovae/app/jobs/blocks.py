@@ -34,6 +34,7 @@ arrow = Lazily("pyarrow")
 MOST_ROWS, NUMBERS = 50_000, 10_000_000  # of a block: its rows, and the draws or cells of all of them
 WRITTEN = (".csv", ".parquet")
 MARK = "job.json"
+DRAW, MOST_DRAWS = "draw", 100_000  # the column with the numbers of draws, from 1 on, and how many there may be
 
 
 class Rows(Protocol):
@@ -51,6 +52,12 @@ R = TypeVar("R", bound=Rows)
 def rows_at_once(run: Run, draws: int = 1) -> int:
     """How many rows make a block, where each has so many draws, or takes as many numbers as the run has columns."""
     return max(1, min(MOST_ROWS, NUMBERS // max(draws, run.rows.test[0].numel())))
+
+
+def check_number(draws: int) -> None:
+    """OptionError for a number of draws that cannot be."""
+    if not 0 <= draws <= MOST_DRAWS:
+        raise OptionError(f"--draws must be 0 or more, and at most {MOST_DRAWS}, got {draws}.")
 
 
 @contextmanager

@@ -14,14 +14,11 @@ import pandas as pd
 from torch import Tensor
 
 from pyrovae.app.jobs.batch import batch_of, columns_of, is_folder, table_of
-from pyrovae.app.jobs.blocks import begun, rows_at_once
+from pyrovae.app.jobs.blocks import DRAW, begun, check_number, rows_at_once
 from pyrovae.app.jobs.frames import Block
 from pyrovae.app.run import Run
 from pyrovae.errors import OptionError
 from pyrovae.recover.impute import impute
-
-MOST_DRAWS = 100_000
-DRAW = "draw"  # the column with the number of the completed table
 
 
 @dataclass(frozen=True)
@@ -77,8 +74,7 @@ def fill_in(
         DataError: the table lacks a column of the run, has cells that are no values of it, or the run's model, which was
             fitted to whole rows, has no room for missing cells.
     """
-    if not 0 <= draws <= MOST_DRAWS:
-        raise OptionError(f"--draws must be 0 or more, and at most {MOST_DRAWS}, got {draws}.")
+    check_number(draws)
     if is_folder(source):
         raise OptionError(
             f"{source} is a folder, and missing cells are those of a table: images have none. Pixels that are not known can be "
