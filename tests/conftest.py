@@ -27,6 +27,7 @@ from support.command import Command, invoke
 
 from pyrovae.criticism import ensembles, evidence, intervals, newton, predictive, processes, proposals
 from pyrovae.engine.compiled import choose_engine
+from pyrovae.engine.denormals import flushes_denormals
 from pyrovae.pair.parameters import seed_torch
 from pyrovae.recover.impute import impute
 from pyrovae.recover.restore import restore
@@ -73,13 +74,14 @@ def home_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def seeded_and_clean() -> Iterator[None]:
-    """A seed per test; a test fails that changes torch's validation flag, the default dtype or Pyro's global param store."""
+    """A seed per test; a test fails that changes one of torch's modes or Pyro's global param store."""
     pyro.clear_param_store()
     random.seed(0)
     np.random.seed(0)
     seed_torch(0)
     validates = torch.distributions.Distribution._validate_args
     dtype = torch.get_default_dtype()
+    flushes = flushes_denormals()
     yield
     left = list(pyro.get_param_store().keys())
     changed = []
@@ -89,6 +91,9 @@ def seeded_and_clean() -> Iterator[None]:
     if torch.get_default_dtype() != dtype:
         torch.set_default_dtype(dtype)
         changed.append("the default dtype")
+    if flushes_denormals() != flushes:
+        torch.set_flush_denormal(flushes)
+        changed.append("whether denormals are flushed")
     if left:
         pyro.clear_param_store()
         changed.append(f"the global param store (it holds {left})")

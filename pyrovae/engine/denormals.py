@@ -8,6 +8,7 @@ zero; torch does so on request.
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -18,19 +19,22 @@ SOFT = 1  # OpenMP's omp_pause_soft
 
 def flushes_denormals() -> bool:
     """Whether this thread flushes denormals, found by a computation because torch has no function that tells."""
-    return bool((torch.full((), 1e-40, dtype=torch.float32, device="cpu") * 1.0 == 0.0).item())
+    return sys.float_info.min * 0.5 == 0.0
 
 
 def flush_denormals(flush: bool) -> None:
-    """`torch.set_flush_denormal` for this thread and for torch's worker threads.
+    """`torch.set_flush_denormal` for this thread and for torch's worker threads."""
+    if flushes_denormals() != flush and torch.set_flush_denormal(flush):
+        end_workers()
 
-    A thread inherits the mode of the thread that starts it, and torch starts its workers at the first parallel operation.
-    Running workers are therefore ended (OpenMP 5.0, section 3.6.1), and the next parallel operation starts new ones, which
-    takes some 0.1 ms.
+
+def end_workers() -> None:
+    """End torch's worker threads, in place of which the next parallel operation starts others, in some 0.1 ms.
+
+    A thread inherits the mode of the thread that starts it, and workers that run cannot be told another (OpenMP 5.0, section
+    3.6.1). Without OpenMP they go on as they are.
     """
-    if flushes_denormals() == flush or not torch.set_flush_denormal(flush):
-        return
-    with suppress(AttributeError, OSError, TypeError):  # without OpenMP, workers that run keep their mode
+    with suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).omp_pause_resource_all(SOFT)
 
 
@@ -43,3 +47,17 @@ def flushed_denormals(device: torch.device) -> Iterator[None]:
         yield
     finally:
         flush_denormals(before)
+
+
+@contextmanager
+def flushed_here() -> Iterator[None]:
+    """Flush denormals inside, in this thread alone and at next to no cost: for a single step.
+
+    Workers that are started inside go on flushing afterwards.
+    """
+    before = flushes_denormals()
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)

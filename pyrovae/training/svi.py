@@ -18,7 +18,7 @@ from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
 from pyrovae.engine.compiled import choose_engine, make_engine
-from pyrovae.engine.denormals import flush_denormals
+from pyrovae.engine.denormals import end_workers, flushed_here
 from pyrovae.engine.freed_memory import keep_freed_memory
 from pyrovae.engine.precision import as_precision, low_precision, warn_of_slow_products
 from pyrovae.engine.program import Program
@@ -58,8 +58,8 @@ class SVI:
     The first step with arguments of new shapes is Pyro's own, with all of its checks where its validation is on. The second is
     traced and compared with Pyro on both; where arguments come in many shapes, a later one is. What cannot be traced, and what
     changes at nearly every step, goes on by Pyro's own steps, with one warning. On a CPU, denormal numbers are flushed to zero
-    from the first traced step on, as XLA does (undo it by `torch.set_flush_denormal(False)`). A parameter that gets no gradient
-    in a step stays as it is, where Pyro's optimizers would move it by the momentum of earlier steps.
+    within a traced step, as XLA does. A parameter that gets no gradient in a step stays as it is, where Pyro's optimizers would
+    move it by the momentum of earlier steps.
 
     Args:
         model: a Pyro program.
@@ -258,6 +258,7 @@ class _Step:
         self.first: Batch | None = None
         self.leaves: dict[str, Tensor] = {}
         self.moves = False  # whether a parameter has a gradient
+        self.on_cpu = False
         self.count = self.retraced = 0
         self.unchanged: Callable[[], bool] = lambda: True
 
@@ -284,7 +285,8 @@ class _Step:
     def _run(self, inputs: Batch) -> Tensor:
         engine: Any = self.engine
         self.svi._optimizers.use(engine)
-        loss: Tensor = -engine.step(inputs, {})
+        with flushed_here() if self.on_cpu else nullcontext():
+            loss: Tensor = -engine.step(inputs, {})
         if engine.refused:
             self._stop()
         return loss
@@ -374,11 +376,12 @@ class _Step:
 
     def _make(self, other: Batch) -> Engine:
         device = next(iter(self.leaves.values())).device
+        self.on_cpu = device.type == "cpu"
         as_precision(self.svi.precision, next(iter(self.leaves.values())).dtype)
         if not self.own:
             self._agree(other)
-        if device.type == "cpu":
-            flush_denormals(True)
+        if self.on_cpu:
+            end_workers()  # so that they start within a step, which flushes denormals
             keep_freed_memory()
         engine: Any = make_engine(choose_engine(self.name, device, 0), self._program())
         engine.other = other  # both are compared on

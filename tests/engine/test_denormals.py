@@ -1,10 +1,13 @@
 """Denormals: flushed while a fit runs on a CPU, in torch's workers too, and only then."""
 
+import math
 import platform
 import subprocess
 import sys
 import textwrap
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 
@@ -73,13 +76,19 @@ def test_a_fit_flushes_and_leaves_the_process_as_it_was() -> None:
 
 
 @supported
-def test_svi_flushes_from_its_first_traced_step_on() -> None:
-    vae = pv.VAE(pv.priors.StandardNormal(2), pv.mlp(2, fam.Bernoulli(6), (8,)), pv.mlp(6, fam.Normal(2), (8,)))
-    svi = pv.SVI(vae.model, vae.guide, lambda leaves: torch.optim.Adam(leaves, lr=1e-3))
-    x = torch.bernoulli(torch.full((8, 6), 0.4))
-    try:
-        for _ in range(3):
-            svi.update(x)
-        assert flushes_denormals()
-    finally:
-        flush_denormals(False)
+def test_svi_flushes_within_a_traced_step_and_leaves_the_process_as_it_was() -> None:
+    """Small parameters stay where Pyro takes a step, and are zero where a traced one is taken."""
+    weight = torch.nn.Parameter(torch.full((8,), 1e-40))
+
+    def model(x: torch.Tensor) -> None:
+        pyro.module("weights", torch.nn.ParameterList([weight]))
+        pyro.sample("x", dist.Normal(weight * 1e38, 1.0).to_event(1), obs=x)  # 0.01, or 0 where the weight is flushed
+
+    svi = pv.SVI(model, lambda x: None, lambda leaves: torch.optim.SGD(leaves, lr=0.0), engine="traced")
+    with pyro.get_param_store().scope():
+        losses = []
+        for _ in range(4):
+            losses.append(svi.update(torch.ones(8)).item())
+            assert not flushes_denormals()
+    constant = 8 * 0.5 * math.log(2 * math.pi)
+    assert losses == pytest.approx([constant + 8 * 0.5 * 0.99**2] + [constant + 8 * 0.5] * 3, abs=1e-4)

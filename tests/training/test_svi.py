@@ -22,7 +22,6 @@ from torch.distributions import constraints
 from torch.nn.functional import softplus
 
 import pyrovae as pv
-from pyrovae.engine.denormals import flush_denormals
 
 PIXELS, CLASSES = 12, 3
 
@@ -31,7 +30,6 @@ PIXELS, CLASSES = 12, 3
 def own_store() -> Any:
     with pyro.get_param_store().scope():
         yield
-    flush_denormals(False)  # which an SVI, that has no end, leaves on
 
 
 # --- the programs of Pyro's tutorials, in small: plain Pyro, no part of ours --------------------------------------------

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 import pyrovae as pv
-from pyrovae.engine.denormals import flush_denormals
 
 PARALLEL = {"enumerate": "parallel"}
 Program = Callable[[], tuple[Any, Any]]
@@ -26,7 +25,6 @@ Program = Callable[[], tuple[Any, Any]]
 def own_store() -> Any:
     with pyro.get_param_store().scope():
         yield
-    flush_denormals(False)  # which an SVI, that has no end, leaves on
 
 
 # --- programs -----------------------------------------------------------------------------------------------------------
