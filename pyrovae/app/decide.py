@@ -54,6 +54,7 @@ def decide(options: Options, dataset: Dataset, num_rows: int) -> Options:
         OptionError: a value is impossible, options contradict each other, or the data lack what the model needs.
     """
     check_names(options)
+    options = replace(options, net="mlp" if options.net is None else options.net)
     if dataset.c is not None and options.model == "vae":
         options = replace(options, model="cvae")
     if dataset.labels and options.model == "vae":

@@ -52,6 +52,12 @@ def recorded_options(folder: Path, info: Mapping[str, Any], trust: bool) -> Opti
     return options
 
 
+def check_decided(options: Options, decided: Options) -> None:
+    """CheckpointError unless the recorded options of a run leave nothing open that is decided before a fit."""
+    if left := [name for name, value in vars(options).items() if value is None and getattr(decided, name) is not None]:
+        raise CheckpointError(f"The options in the run.json are damaged: they have no {', '.join(left)}.")
+
+
 @contextmanager
 def reading(folder: Path) -> Iterator[None]:
     """Turns whatever a run.json that was changed by hand can raise into one clear error."""

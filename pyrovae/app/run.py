@@ -18,7 +18,7 @@ from pyrovae.app.decide import binarisation, decide, refuse_missing
 from pyrovae.app.given import Given, GivenCaptions
 from pyrovae.app.models import MODELS, build
 from pyrovae.app.options import Options
-from pyrovae.app.recorded import reading, recorded_info, recorded_options
+from pyrovae.app.recorded import check_decided, reading, recorded_info, recorded_options
 from pyrovae.app.rows import Rows, make_rows, split_rows
 from pyrovae.app.track import LOGS, STAGE_1, trackers
 from pyrovae.batching.splits import Split
@@ -350,7 +350,7 @@ def resume_run(
         info = recorded_info(folder)
         options = recorded_options(folder, info, trust)
         dataset = known.data_of(folder, info, data, data_root, say)
-        decide(options, dataset, len(dataset.x))
+        check_decided(options, decide(options, dataset, len(dataset.x)))
     return fit_run(dataset, options, folder, resume=True, device=device, track=track, progress=progress, say=say)
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 
 from pyrovae._files import beside
 from pyrovae._json import of_json
+from pyrovae.batching import transforms
 from pyrovae.batching.transforms import Transform
 from pyrovae.errors import CheckpointError, MissingPackageError, PyrovaeError, shortened
 from pyrovae.fitted import hub
@@ -53,7 +55,14 @@ from pyrovae.pair.program import PairLike
 
 Arguments = dict[str, tuple[tuple[int, ...], torch.dtype]]  # the shape of one row and the dtype of each argument
 
-ENTRIES: dict[str, type] = {"pair": dict, "layout": dict, "untransformed": dict, "settings": dict, "info": dict}
+ENTRIES: dict[str, type] = {
+    "status": str,
+    "pair": dict,
+    "layout": dict,
+    "untransformed": dict,
+    "settings": dict,
+    "info": dict,
+}
 ENTRIES |= {"columns": dict, "more_layouts": list, "stopped": str, "frozen": list, "evaluating": list}
 SETTINGS = ("chunk_product", "best_epoch", "num_rows")  # numbers that questions use
 WITHOUT_PAIR = "finished, without a pair"  # the status of a run that has recorded something else
@@ -272,7 +281,7 @@ def load(
         with bounded:
             built = from_spec(run["pair"], trust=trust) if pair is None else pair
             own = transform if transform is not None else from_spec(run["transform"], trust=trust)
-        if own is not None and not callable(own):
+        if transform is None and not trust and own is not None and type(own).__module__ != transforms.__name__:
             raise TypeError(f"its transform is {own!r}")
         fitted = Fit(
             pair=built,
@@ -320,7 +329,8 @@ def _check_entries(run: Mapping[str, Any]) -> None:
         if not isinstance(run.get(name, kind()), kind):
             raise TypeError(f"{name} is {shortened(repr(run[name]))}")
     for name in SETTINGS:
-        if not isinstance(run["settings"].get(name), int | float | None):
+        number = run["settings"].get(name)
+        if not (number is None or (isinstance(number, int | float) and math.isfinite(number))):
             raise TypeError(f"settings.{name} is {shortened(repr(run['settings'][name]))}")
 
 

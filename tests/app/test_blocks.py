@@ -308,6 +308,31 @@ def test_arrow_files_and_arrays_are_read_as_well(run: Run, tmp_path: Path) -> No
         answers.encode_table(run, tmp_path / "new.npy", tmp_path / "y.csv", say=print)
 
 
+def test_damaged_arrow_files_are_refused(run: Run, tmp_path: Path) -> None:
+    """Neither is memory read behind the end of a text, nor does a part that says it is huge end in a MemoryError."""
+    rows = table(50, 1).assign(remark=[f"remark {i}" for i in range(50)])
+    arrow_file(tmp_path / "new.arrow", rows)
+    content = (tmp_path / "new.arrow").read_bytes()
+    ends = np.cumsum([len(f"remark {i}") for i in range(13)], dtype=np.int32).tobytes()  # of the first batch's texts
+    ends = ends if ends in content else np.frombuffer(ends, np.int32).astype(np.int64).tobytes()
+    assert content.count(ends) == 1
+    (tmp_path / "new.arrow").write_bytes(content.replace(ends, ends[:-2] + b"\x7f\x7f"))
+    with pytest.raises(pv.DataError, match="new.arrow is damaged"):
+        answers.encode_table(run, tmp_path / "new.arrow", tmp_path / "z.csv", say=print)
+    whole = pa.Table.from_pandas(rows)
+    with pa.ipc.new_file(
+        tmp_path / "new.arrow", whole.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")
+    ) as file:
+        file.write(whole.to_batches()[0])
+    content = (tmp_path / "new.arrow").read_bytes()
+    size = np.array([50 * 8]).tobytes()  # of a column's numbers, before they were compressed
+    assert size in content
+    (tmp_path / "new.arrow").write_bytes(content.replace(size, np.array([1 << 55]).tobytes()))
+    with pytest.raises(pv.DataError, match="new.arrow (is damaged|has a part that needs more memory than there is)"):
+        answers.encode_table(run, tmp_path / "new.arrow", tmp_path / "z.csv", say=print)
+    assert not (tmp_path / "z.csv").exists()
+
+
 def outliers_of(run: Run, source: Path, to: Path, **how: Any) -> outliers.Outliers:
     how = {"method": "log_likelihood", "rate": 0.3, "num_samples": 5, "proposal": "guide", "say": print, **how}
     return outliers.find_outliers(run, str(source), to, **how)

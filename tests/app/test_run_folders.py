@@ -225,6 +225,16 @@ def test_a_download_goes_to_no_folder_that_a_received_run_names(received: Path) 
     assert sorted(received.parent.rglob("*")) == before
 
 
+def test_options_that_leave_something_open_are_refused(received: Path, saved: Path) -> None:
+    """What is decided before a fit is recorded. That of a damaged file is not decided anew."""
+    for name in ("net", "prior", "hidden"):
+        info = recorded(saved / "run")
+        info["info"]["options"][name] = None
+        (received / "run.json").write_bytes(sealed(info))
+        with pytest.raises(CheckpointError, match=f"(damaged: they have no|cannot be right).*{name}"):
+            resume_run(received, data=saved / "rows.npy", progress=False)
+
+
 def test_codes_in_the_names_of_files_do_not_reach_the_terminal(pyrovae: Command) -> None:
     for name in ("a\x1b[31mb\x07.csv", "a\u202eb.csv", os.fsdecode(b"a\xff.csv")):
         Path(name).write_text("x,y\n1,2\n")

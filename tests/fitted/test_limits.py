@@ -128,6 +128,10 @@ CHANGES: dict[str, Callable[[dict[str, Any]], None]] = {
     "a site of another shape": lambda r: r["layout"]["sites"][0].update(event_shape=[10**9]),
     "settings that are none": lambda r: r.update(settings=None),
     "a size that is a text": lambda r: r["settings"].update(chunk_product="x"),
+    "a size that is no number": lambda r: r["settings"].update(chunk_product=math.nan),
+    "a size without end": lambda r: r["settings"].update(chunk_product=math.inf),
+    "a status that is none": lambda r: r.update(status=False),
+    "a family as the transform": lambda r: r.update(transform=r["pair"]["args"]["likelihood"]["args"]["family"]),
 }
 
 

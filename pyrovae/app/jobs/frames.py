@@ -157,11 +157,14 @@ class Table:
         with _opening(self.path):
             file = arrow.ipc.open_file(arrow.memory_map(str(self.path)))
         with _opening(self.path, "damaged"):
-            yield from self._regrouped(
-                whole.slice(at, PIECE_ROWS)
-                for whole in map(file.get_batch, range(file.num_record_batches))
-                for at in range(0, whole.num_rows, PIECE_ROWS)
-            )
+            yield from self._regrouped(self._pieces(file))
+
+    @staticmethod
+    def _pieces(file: Any) -> Iterator[Any]:
+        for number in range(file.num_record_batches):
+            whole = file.get_batch(number)
+            whole.validate(full=True)  # or memory of others is read where a text of a damaged file ends behind it
+            yield from (whole.slice(at, PIECE_ROWS) for at in range(0, whole.num_rows, PIECE_ROWS))
 
     def _regrouped(self, batches: Iterable[Any]) -> Iterator[pd.DataFrame]:
         """Row groups need not have `rows` rows: what is left of one goes into the next block."""
@@ -218,8 +221,14 @@ def _opening(path: Path, what: str = "not a table") -> Iterator[None]:
         yield
     except ImportError as error:
         raise MissingPackageError("Parquet and Arrow files need pyarrow: pip install 'pyrovae[arrow]'.") from error
-    except (PyrovaeError, MemoryError):
+    except PyrovaeError:
         raise
+    except MemoryError as error:
+        if not isinstance(error, arrow.ArrowException):
+            raise
+        raise DataError(  # a record batch is read as a whole, so that smaller blocks would not help
+            f"{path} has a part that needs more memory than there is ({error}), or is damaged. Write it anew, in smaller parts."
+        ) from error
     except Exception as error:  # of damaged files, pyarrow and pandas raise whatever they come upon
         raise DataError(
             f"{path} is {what} ({' '.join(str(error).split())[:200]}). Write it anew, or save it as .csv."
