@@ -259,6 +259,31 @@ def capture(
     return replay, last
 
 
+def products_of_f(spec: dict[str, Any], case: Case, rows: Tensor) -> Stepper:
+    """The decoder's products of log p(x) and nothing else, image by image, by the faster one of PyTorch's two libraries."""
+    device, wait = spec["device"], waiter(spec["device"])
+    z, h = (torch.randn(case.particles, n, device=device) for n in (case.latent, case.hidden))
+    into, out = (torch.randn(s, device=device) for s in ((case.latent, case.hidden), (case.hidden, PIXELS)))
+    calls: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"default": torch.mm}
+    if device == "cpu":
+        calls["oneDNN"] = lambda a, b: torch.ops.mkldnn._linear_pointwise(a, b.t(), None, "none", [], "")
+    taken = {}
+    for name, multiply in calls.items():
+        began = time.perf_counter()
+        for _ in range(50):
+            multiply(h, out)
+        wait()
+        taken[name] = time.perf_counter() - began
+    chosen = min(taken, key=taken.__getitem__)
+
+    def step() -> None:
+        for _ in range(case.images):
+            calls[chosen](z, into)
+            calls[chosen](h, out)
+
+    return Stepper(step, wait, notes=lambda: {"library": chosen})
+
+
 # --- the ceiling -----------------------------------------------------------------------------------------------------
 
 SHAPES = [(n, n, n) for n in (512, 1024, 2048)]

@@ -143,6 +143,7 @@ def contenders() -> list[Contender]:
         proposal="guide",
         by_rule=True,
     )
+    add("its matrix products alone", "products", "f", "by_hand.products_of_f")
     add("pyrovae log_likelihood, refined", "ours", "k", "ours.log_likelihood", proposal="refined")
     add("pyrovae log_likelihood, Laplace", "ours, Laplace", "k", "ours.log_likelihood", proposal="laplace")
     add("pyrovae log_likelihood, guide", "ours, guide", "k", "ours.log_likelihood", proposal="guide")

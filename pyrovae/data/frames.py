@@ -163,7 +163,8 @@ def read_text(path: Path, form: Form, columns: Sequence[str], frame: pd.DataFram
 
 def tidy(texts: pd.DataFrame) -> pd.DataFrame:
     """Cells that are texts, without the blanks around them."""
-    return texts.apply(lambda column: column.str.strip())
+    stripped = {name: column.str.strip().array for name, column in texts.items()}  # `apply` takes three times as long
+    return pd.DataFrame(stripped, index=texts.index, copy=False)
 
 
 @contextlib.contextmanager
