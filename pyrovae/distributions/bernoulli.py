@@ -45,4 +45,4 @@ class Bernoulli(dist.Bernoulli):  # type: ignore[misc]  # Pyro has no types
         logits, value = self.logits.to(dtype), value.to(dtype)
         # |l|, with slope 1 or -1 also at l = 0, where `abs` has 0 and the second derivative would be 0 instead of -1/4
         size = logits * torch.copysign(logits.new_ones(()), logits.detach())
-        return torch.addcmul(-(torch.log(1 + torch.exp(-size)) + size / 2), value - 0.5, logits)
+        return torch.addcmul(-torch.add(torch.log(1 + torch.exp(-size)), size, alpha=0.5), value - 0.5, logits)

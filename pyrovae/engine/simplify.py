@@ -27,6 +27,7 @@ READERS = (
 )
 # The gradient of what was gathered from a tensor: a copy of zeros, with something added to it.
 ADDS = {aten.scatter_add.default: aten.scatter_add_.default, aten.index_put.default: aten.index_put_.default}
+ONES = (aten.new_ones.default, aten.ones_like.default)
 ZEROS = (aten.new_zeros.default, aten.zeros_like.default)
 BY_ONE = (aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar, aten.pow.Tensor_Scalar)
 FRESH = (aten.empty.memory_format, aten.empty_like.default, aten.new_empty.default, aten.empty_strided.default)
@@ -44,6 +45,7 @@ def simplify(module: fx.GraphModule) -> None:
     if all(_changes_only_its_own(node) for node in graph.nodes):
         _remove_ones(graph)
         _remove_repeats(graph)
+        _take_sizes(graph)
         _compute_constants(module)
     graph.eliminate_dead_code(_has_effect)
     _add_in_place(graph)
@@ -142,6 +144,22 @@ def _alike(a: fx.Node, b: fx.Node) -> bool:
         and isinstance(second, Tensor)
         and (first.shape, first.dtype, first.stride()) == (second.shape, second.dtype, second.stride())
     )
+
+
+def _take_sizes(graph: fx.Graph) -> None:
+    """|x| in place of x times its sign, which is written so for its slope at 0, where no gradient asks for the sign."""
+    for node in list(graph.nodes):
+        if node.target is not aten.mul.Tensor or not all(isinstance(part, fx.Node) for part in node.args):
+            continue
+        number, sign = node.args
+        of_one = sign.target is aten.copysign.Tensor and sign.args[1] is number and len(sign.users) == 1
+        written = any(_writes(user) for user in number.users)
+        if of_one and sign.args[0].target in ONES and _alike(number, node) and not written:
+            with graph.inserting_before(node):
+                size = graph.call_function(aten.abs.default, (number,))
+            size.meta = dict(node.meta)
+            node.replace_all_uses_with(size)
+            graph.erase_node(node)
 
 
 def _remove_repeats(graph: fx.Graph) -> None:

@@ -91,6 +91,24 @@ def test_numbers_and_draws_stay_and_operations_go(function: Callable[..., Any]) 
         assert calls_after < calls_before
 
 
+def test_a_size_is_taken_at_once_where_nothing_else_asks_for_the_sign() -> None:
+    def size(x: Tensor) -> list[Tensor]:
+        return [x * torch.copysign(x.new_ones(()), x)]
+
+    def slope(x: Tensor) -> list[Tensor]:
+        leaf = x.detach().requires_grad_()
+        return [leaf.detach(), *torch.autograd.grad(leaf.mul(leaf.new_ones(()).copysign(leaf.detach())).sum(), [leaf])]
+
+    x = torch.tensor([1.5, -2.0, 0.0, -0.0, -torch.inf, torch.nan])
+    before, after, many, few = both(size, x)
+    assert (many, few) == (3, 1)
+    assert all(
+        torch.equal(a.isnan(), b.isnan()) and torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(before, after)
+    )
+    before, after, _, _ = both(slope, torch.tensor([1.5, -2.0, 0.0, -0.0]))
+    assert torch.equal(after[1], torch.tensor([1.0, -1.0, 1.0, -1.0])) and torch.equal(before[1], after[1])
+
+
 def test_no_result_is_an_input() -> None:
     module, _ = record(lambda x: [x * 1, (x + 1) / 1], [torch.ones(2)])
     simplify(module)
