@@ -19,6 +19,7 @@ from pyrovae.criticism.proposals import check_proposal
 from pyrovae.criticism.psis import pareto_k
 from pyrovae.criticism.resampling import resampled
 from pyrovae.errors import DataError
+from pyrovae.fitted.diverged import cure_of_few_draws
 from pyrovae.fitted.fitted import Fit, FittedGroup, seeded
 from pyrovae.fitted.runs import global_draw, global_sites, particles_at_once
 from pyrovae.pair.batch import Batch, num_rows, take_rows
@@ -118,18 +119,19 @@ def impute(
                 fitted, part, names, found, num_samples, num_particles, proposal, 0 if proposal == "guide" else moves
             )
         imputed = found.by_argument(fitted, num_samples)
-    warn_of_few(found.ess, num_samples, proposal)
+    warn_of_few(fitted, found.ess, num_samples, proposal)
     as_given = in_evaluation(fitted.transform) is None
     given = Given.of(data, list(arguments(fitted.pair))) if as_given else None
     return Imputation(num_samples, found.ess, found.k_hat, imputed, given)
 
 
-def warn_of_few(ess: Tensor, num_samples: int, proposal: str, stacklevel: int = 4) -> None:
+def warn_of_few(fitted: Fit, ess: Tensor, num_samples: int, proposal: str, stacklevel: int = 4) -> None:
     """Warn of rows in which few candidates count, for S draws."""
     enough = min(num_samples, 100) / 2
     poor = ess < enough
     if bool(poor.any()):
         cure = "raise num_particles" if proposal != "guide" else 'raise num_particles, or take proposal="refined"'
+        cure = cure_of_few_draws(fitted, cure)
         warnings.warn(
             f"In {int(poor.sum())} rows fewer than {enough:g} draws of the proposal count ({ess[poor].min().item():.1f} in the "
             f"worst of them, by the effective sample size), so that what is drawn there may be too alike: {cure}.",

@@ -21,6 +21,7 @@ from pyrovae.app.budget import Budget
 from pyrovae.app.cli import parameters as take
 from pyrovae.app.cli import tables
 from pyrovae.app.decide import check_names, decide
+from pyrovae.app.flags import in_flags
 from pyrovae.app.options import Options
 from pyrovae.app.track import check_track, with_log
 from pyrovae.errors import OptionError
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from pyrovae.app.pages import serve as serving
     from pyrovae.criticism import decomposition
     from pyrovae.engine import ranks
+    from pyrovae.fitted import diverged as diverging
 else:  # so that help, names and mistakes need not wait for torch
     runs = Lazily("pyrovae.app.run")
     comparisons = Lazily("pyrovae.app.comparisons")
@@ -49,6 +51,7 @@ else:  # so that help, names and mistakes need not wait for torch
     decomposition = Lazily("pyrovae.criticism.decomposition")
     loading = Lazily("pyrovae.data.load")
     ranks = Lazily("pyrovae.engine.ranks")
+    diverging = Lazily("pyrovae.fitted.diverged")
 from pyrovae.app.cli.entry import app
 
 REMEDIES = (
@@ -75,7 +78,10 @@ def fit(
     resume: take.Resume = None,
     trust: take.Trust = False,
 ) -> None:
-    """Fit a model to data, print how good it is on the test rows, and leave weights, settings and pictures in a folder."""
+    """Fit a model to data, print how good it is on the test rows, and leave weights, settings and pictures in a folder.
+
+    The exit code is 0, 1 if the fit diverged but ended with finite numbers, and 2 after a mistake or a loss that is not finite.
+    """
     if (source is None) == (resume is None):
         raise OptionError(
             "Give what to fit (digits, sprites, mnist, fashion-mnist, a file or a folder), or --resume RUN, and not both."
@@ -122,7 +128,8 @@ def _finish(run: runs.Run, where: Path) -> None:
     """Say how good a fit is, and leave that and pictures in its folder."""
     if run.fitted.stopped:
         tables.answer(f"Stopped: {run.fitted.stopped}.")
-    for site, kl in decomposition.collapsed(run.fitted).items():
+    astray = diverging.diverged(run.fitted)
+    for site, kl in () if astray else decomposition.collapsed(run.fitted).items():
         tables.answer(
             f"The latent variable {site} has collapsed: it says next to nothing of x (KL {kl:.3f} nats a row). {REMEDIES}"
         )
@@ -136,6 +143,8 @@ def _finish(run: runs.Run, where: Path) -> None:
     needs = " (to open it again, add --trust: it has parts of your own)" if catalogue.own_paths(run.options) else ""
     tables.answer_line(f"Run folder: {where}{needs}")
     tables.answer_line(f"Pictures: {', '.join(p.name for p in drawn)}")
+    if astray:
+        raise typer.Exit(1)
 
 
 @app.command("list")
@@ -172,7 +181,7 @@ def sweep(
     how: dict[str, Any] = {"device": device, "engine": engine, "threads": threads, "track": with_log(track)}
     stopped = f"stopped; the same command goes on with the runs in {where}"
     try:
-        with advising(lambda: stopped):
+        with advising(lambda: stopped), in_flags():
             done = comparisons.sweep(dataset, grid, where, tables.inform, data_root=data_root, **how)
     except KeyboardInterrupt:
         tables.complain(stopped)
@@ -314,7 +323,7 @@ def _typed(context: typer.Context, name: str) -> bool:
 def _watched(folder: Path, own: bool, work: Callable[[], runs.Run]) -> runs.Run:
     """Do some work, with parts of the user's own or not; if Ctrl-C stops it, say how to go on."""
     try:
-        with advising(lambda: f"stopped{_going_on(folder, own)}"):
+        with advising(lambda: f"stopped{_going_on(folder, own)}"), in_flags():
             return work()
     except KeyboardInterrupt as stop:
         tables.complain(f"{str(stop) or 'stopped'}{_going_on(folder, own)}")
