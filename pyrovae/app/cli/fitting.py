@@ -24,6 +24,7 @@ from pyrovae.app.decide import check_names, decide
 from pyrovae.app.flags import in_flags
 from pyrovae.app.options import Options
 from pyrovae.app.track import check_track, with_log
+from pyrovae.app.unused import refuse_unused
 from pyrovae.errors import OptionError
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def fit(
         )
     check_track(track or ())
     if resume is not None:
-        typed = [f"--{name.replace('_', '-')}" for name in context.params if _typed(context, name)]
+        typed = [f"--{name.replace('_', '-')}" for name in _typed_names(context)]
         if other := [
             name
             for name in typed
@@ -112,6 +113,7 @@ def fit(
             lambda: loading.read(str(source), data_root=data_root, label=label, **options.table)
         )
         tables.remark(dataset.notes)
+        refuse_unused(_typed_names(context), options, dataset)
         where = folder or ranks.first(lambda: runs.default_folder(dataset.name))
         how: dict[str, Any] = {"force": force, "device": device, "engine": engine, "threads": threads}
         how |= {"track": with_log(track), "say": tables.inform}
@@ -156,6 +158,7 @@ def list_names() -> None:
 @app.command()
 @take.takes_options("sweep")
 def sweep(
+    context: typer.Context,
     source: take.Source,
     folder: take.SweepOut = None,
     *,
@@ -176,6 +179,7 @@ def sweep(
     dataset = loading.read(source, data_root=data_root, label=label, **grid[0].table)
     tables.remark(dataset.notes)
     for options in grid:  # a mistake in the last one is found before the first is fitted
+        refuse_unused(_typed_names(context), options, dataset)
         decide(options, dataset, len(dataset.x))
     where = folder or Path("runs") / f"{dataset.name}-sweep"
     how: dict[str, Any] = {"device": device, "engine": engine, "threads": threads, "track": with_log(track)}
@@ -315,9 +319,10 @@ def _keep_labels(labels: Path | None, table: Path, written: list[Path], page: bo
     raise OptionError(f"--labels {labels} would be replaced: {cure}.")
 
 
-def _typed(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
+def _typed_names(context: typer.Context) -> list[str]:
+    """The names of the parameters that were typed."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
 
 
 def _watched(folder: Path, own: bool, work: Callable[[], runs.Run]) -> runs.Run:
