@@ -91,8 +91,8 @@ def to_arviz(
     ArviZ's functions of draws (`summary`, `rhat`, `ess`, `plot_dist`, `plot_trace`), of log p(x) (`loo`, `loo_i`,
     `loo_approximate_posterior`, `compare`, `plot_khat`) and `plot_ppc_dist` take the tree as it is, `plot_ppc_pit` one column
     of it, `coords={"x_dim_0": 0}`. `loo_pit`, `plot_loo_pit`, `loo_expectations`, `loo_metrics` and `loo_score` do not fit it.
-    They reweigh `posterior_predictive` by a log-likelihood of each of its elements (with one of each row they end in an IndexError),
-    and no such weights take x_n out of a z_n that was inferred from it: of rows that are single numbers, with which they run,
+    They reweigh `posterior_predictive` by a log-likelihood of each of its elements (one of each row ends in an IndexError), and
+    no such weights take x_n out of a z_n that was inferred from it: of rows that are single numbers, with which they run,
     their answers are as if the model were too wide. Without global sites, what they ask is where x_n lies under p(x),
     `pit = (tree["prior_predictive"]["x"] <= tree["observed_data"]["x"]).mean(["chain", "draw"])`, which
     `plot_ecdf_pit(DataTree.from_dict({"prior_sbc": pit.to_dataset(name="x")}), sample_dims=["data"])` shows.
