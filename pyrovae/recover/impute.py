@@ -55,8 +55,9 @@ def impute(
     of its density, as `pv.observed_only` does. The latent sites of a row are drawn from their posterior given all that is
     observed of the row, as by `pv.posterior`, and the missing entries from the likelihood at these draws. Observed entries
     stay as they are, bit for bit, rows without a gap cost nothing, and rows of which nothing is observed are draws from the
-    model. Rows that lack a whole argument, which may be None, get draws of it where the pair has no guess of its own: labels
-    that are latent in such rows are for `pv.classify` and stay unknown.
+    model. Rows that lack a whole argument, which may be None, get draws of it: real numbers that are latent in such rows, as y
+    of `pv.SSRegression`, their posterior draws. Only classes that are latent there stay unknown, since `pv.classify` has their
+    probabilities.
 
     Each of the S draws is one complete data set. If the pair has global latent sites, each of them is made at a draw of
     these from the guide, which all of its rows share. So differences between the S data sets say how uncertain the missing
@@ -199,15 +200,18 @@ def _impute(
     some = torch.zeros(num_rows(part.batch), dtype=torch.bool, device=next(iter(part.batch.values())).device)
     for gap in gaps.values():
         some |= gap.flatten(1).any(1) if gap.dim() > 1 else gap
-    index = torch.arange(len(some), device=some.device) if absent else some.nonzero().squeeze(-1)
+    latent = _latent(fitted, part, names)
+    index = torch.arange(len(some), device=some.device) if absent or latent else some.nonzero().squeeze(-1)
     if not len(index):
         return
     part = FittedGroup(part.rows.to(some.device)[index], take_rows(part.batch, index), part.layout)
     check_rows(fitted.pair, part.batch, fitted.chunk_size(part.batch), strict=False, numbers=part.rows)
     drawing = completed(fitted, part.batch, part.layout, list(absent.values())) if absent else fitted
     how = observers(drawing, _fullest(part.batch), part.layout, list(absent))
-    _check_observed([*gaps, *absent], how)
-    draw = _Drawing(fitted, drawing, part, how, [*gaps, *absent], num_samples, max(num_particles, 1))
+    how = replace(how, fills=how.fills | latent)
+    wanted = [*gaps, *absent, *latent]
+    _check_observed(wanted, how)
+    draw = _Drawing(fitted, drawing, part, how, wanted, num_samples, max(num_particles, 1))
     empty = rows_without_anything(part.batch, how).nonzero().squeeze(-1)
     full = (~rows_without_anything(part.batch, how)).nonzero().squeeze(-1)
     if len(empty):
@@ -223,6 +227,19 @@ def _absent(fitted: Fit, part: FittedGroup, names: Sequence[str]) -> dict[str, s
         str(site.argument): site.name
         for site in observed_sites(fitted.layouts).values()
         if site.argument in names and site.argument not in part.batch and site.local and site.name not in here
+    }
+
+
+def _latent(fitted: Fit, part: FittedGroup, names: Sequence[str]) -> dict[str, str]:
+    """The arguments of real numbers, with their sites, that these rows lack and that are latent in them."""
+    here = {site.name for site in part.layout.sites if site.role == "latent" and site.local}
+    return {
+        str(site.argument): site.name
+        for site in observed_sites(fitted.layouts).values()
+        if site.argument in names
+        and site.argument not in part.batch
+        and site.name in here
+        and fitted.arguments[str(site.argument)][1].is_floating_point
     }
 
 
