@@ -25,6 +25,7 @@ from pyrovae.criticism.draws import (
     is_data,
     kinds_of,
     observed_arguments,
+    observed_in_parts,
     observed_values,
     placeholder,
     run_model,
@@ -411,7 +412,7 @@ def _how_it_showed(error: Exception) -> str:
 
 def _prior_draws(fitted: Fit, kind: Kind, num_samples: int, held: dict[int, dict[str, Tensor]]) -> Placed:
     """All sites of the model, drawn for rows of which only the conditions are known; `held` keeps what all rows share."""
-    observed = observed_arguments(fitted, [kind])
+    observed = observed_arguments(fitted, [kind]) | observed_in_parts(fitted, kind)
     batch = {n: v if n not in observed else placeholder(v.shape, v.dtype, v.device) for n, v in kind.batch.items()}
     absent = absent_arguments(fitted, kind)
     names = {s.name for layout in fitted.layouts for s in layout.sites if not s.local}
