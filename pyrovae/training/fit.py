@@ -189,7 +189,8 @@ def fit(
         CheckpointError: the run folder is in use, damaged, or holds another fit.
         RankError: of several processes that fit together, another was lost.
         OutOfMemoryError: memory does not suffice for a step; the message names a `batch_size` that fits.
-        NotFiniteError: the loss became NaN or infinite, see `on_nan`. The weights are those of the last good epoch.
+        NotFiniteError: the loss became NaN or infinite, see `on_nan`. The weights are those of the last good epoch. A fit whose
+            numbers stay finite and that ends far below its start, or below what it had reached, warns that it diverged.
         KeyboardInterrupt: Ctrl-C was pressed; the checkpoint has been written. A second Ctrl-C stops at once.
 
     References:

@@ -136,3 +136,18 @@ def test_answers_do_not_ask_for_more_draws_of_a_fit_that_diverged() -> None:
     first, *others = report.findings
     assert (first.name, first.verdict) == ("course of the fit", "bad") and "learning rate" in first.advice
     assert not any(finding.advice for finding in others)
+
+
+@pytest.mark.filterwarnings("ignore:Before the fit")
+@pytest.mark.parametrize(("scale", "what"), [(1e12, "gradient of"), (1e25, "log-density")])
+def test_data_that_are_too_large_to_begin_with_are_to_be_standardised(scale: float, what: str) -> None:
+    with pytest.raises(
+        (pv.PairError, pv.DataError), match=rf"{what}.*the data reach .*Standardise them: units = pv.data"
+    ):
+        pv.fit(of_reals("net"), real(scale), **HOW)
+
+
+@pytest.mark.filterwarnings("ignore:Before the fit")
+def test_a_fit_to_data_far_from_what_a_network_expects_is_not_said_to_diverge() -> None:
+    """It starts as badly as it goes on, and another warning names the cure."""
+    assert "diverged" not in pv.fit(of_reals(), real(1e4), **HOW).settings
