@@ -17,6 +17,7 @@ from pyrovae.errors import OptionError
 if TYPE_CHECKING:
     from pyrovae.data import Dataset
 
+OF_FILES = ("header", "data_root")
 TYPED_FILES = (".parquet", ".xlsx", ".xls")
 DOWNLOADED = ("mnist", "fashion-mnist")
 OWN_PRIORS = {  # of models that have no --prior

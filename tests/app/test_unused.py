@@ -123,9 +123,13 @@ def test_what_changes_nothing_is_refused(pyrovae: Command, command: str, words: 
 
 def test_an_option_of_files_that_is_not_for_this_one_is_refused(pyrovae: Command) -> None:
     pytest.importorskip("pyarrow")
-    pd.DataFrame({"a": range(20), "b": range(20)}).to_parquet("rows.parquet")
-    code, _, err = pyrovae("fit", "rows.parquet", "--no-header")
-    assert code == 2 and "such files name their columns" in " ".join(err.split()), err
+    pd.DataFrame({"a": range(20), "b": range(20), "label": ["x", "y", None, None] * 5}).to_parquet("rows.parquet")
+    for command in ("fit", "label"):
+        code, _, err = pyrovae(command, "rows.parquet", "--no-header")
+        assert code == 2 and "such files name their columns" in " ".join(err.split()), err
+        code, _, err = pyrovae(command, "rows.parquet", "--data-root", ".")
+        assert code == 2 and "it is for mnist and fashion-mnist" in " ".join(err.split()), err
+    assert not Path("runs").exists()
 
 
 def test_test_rows_of_the_data_leave_no_fraction_to_choose() -> None:

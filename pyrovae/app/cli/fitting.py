@@ -24,7 +24,7 @@ from pyrovae.app.decide import check_names, decide
 from pyrovae.app.flags import in_flags
 from pyrovae.app.options import Options
 from pyrovae.app.track import check_track, with_log
-from pyrovae.app.unused import refuse_unused
+from pyrovae.app.unused import OF_FILES, refuse_unused
 from pyrovae.errors import OptionError
 
 if TYPE_CHECKING:
@@ -218,6 +218,7 @@ def _grid(given: dict[str, Any]) -> list[Options]:
 @app.command()
 @take.takes_options("label")
 def label(
+    context: typer.Context,
     source: take.LabelSource,
     labels: take.LabelTable = None,
     to: take.LabelOut = None,
@@ -249,6 +250,7 @@ def label(
     options = Options.of("label", **given)
     job = labelling.read_job(source, labels, label=label, data_root=data_root, some=not page, **options.table)
     tables.remark(job.dataset.notes)
+    refuse_unused([name for name in _typed_names(context) if name in OF_FILES], options, job.dataset)
     if columns := job.about_columns():
         tables.inform(f"{columns}.")
     where = folder or Path("runs") / f"{job.dataset.name}-labels"
