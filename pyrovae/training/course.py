@@ -14,6 +14,8 @@ from pyrovae.fitted.fitted import Fit
 
 LOST = 0.5  # of what an ELBO had gained, and of its own size
 LEAST = 1.0  # nats a row; less than that nobody need hear of
+# Of rows with heavy tails, means over minibatches differ by much more than what few steps change.
+FEW_STEPS, LOST_IN_FEW = 10, 100.0
 
 
 class Course:
@@ -69,7 +71,8 @@ class Course:
             end += sum(max(kl, 0.0) for name, kl in kept.items() if name.startswith("kl/"))
         first = history[0]["elbo"] if self.start is None else self.start
         highest = max(first, *(row["elbo"] for row in history))
-        if highest - end > max(LEAST, LOST * abs(highest)) and highest - end > LOST * (highest - first):
+        times = LOST if history[-1].get("steps", FEW_STEPS) >= FEW_STEPS else LOST_IN_FEW
+        if highest - end > max(LEAST, times * abs(highest)) and highest - end > LOST * (highest - first):
             fitted.settings["diverged"] = {"start": self.start, "highest": highest, "end": end}
             said = diverged(fitted)
             warnings.warn(f"{said[0].upper()}{said[1:]}. To mend it, {CURE}.", stacklevel=7)  # at the call of fit

@@ -60,7 +60,16 @@ def outlying() -> Tensor:
     return rows
 
 
+def heavy() -> Tensor:
+    random = torch.Generator().manual_seed(0)
+    return torch.randn(600, 3, generator=random) * torch.exp(2 * torch.randn(600, 1, generator=random))
+
+
 SOUND: dict[str, Any] = {
+    "five steps on rows with heavy tails": lambda: pv.fit(
+        of_reals(), heavy(), **HOW | {"epochs": 1, "batch_size": 120}
+    ),
+    "sixty of them": lambda: pv.fit(of_reals(), heavy(), **HOW | {"epochs": 12, "batch_size": 120}),
     "an ordinary fit": lambda: pv.fit(vae(), binary(), **HOW),
     "of one step": lambda: pv.fit(vae(), binary(), **HOW | {"epochs": 1, "batch_size": 40}),
     "of no step": lambda: pv.fit(vae(), binary(), **HOW | {"epochs": 0}),
@@ -107,6 +116,18 @@ def test_what_was_gained_and_is_lost_counts(elbos: Any, settings: dict[str, Any]
     course, fitted = Course(relaxed=False), History(*elbos, **settings)
     course.start = -100.0
     course.late = list(elbos)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        course.end(fitted, elbo=True)  # type: ignore[arg-type]
+    assert ("diverged" in fitted.settings) == expected
+
+
+@pytest.mark.parametrize(("steps", "end", "expected"), [(5, -205.0, False), (5, -1e6, True), (50, -205.0, True)])
+def test_few_steps_are_judged_with_care(steps: int, end: float, expected: bool) -> None:
+    """Of rows with heavy tails another minibatch alone may be twice as bad; these are numbers of such a fit."""
+    course, fitted = Course(relaxed=False), History(end)
+    fitted.history[0]["steps"] = steps
+    course.start, course.late = -91.2, [end]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         course.end(fitted, elbo=True)  # type: ignore[arg-type]
