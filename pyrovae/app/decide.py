@@ -351,7 +351,9 @@ def _guide(options: Options) -> str:
     if guide in FLOWS and options.net != "mlp":
         raise OptionError(f"--guide {guide} works with --net mlp only; with --net {options.net} choose another guide.")
     if options.net == "conv" and options.hidden not in (None, WIDTHS):
-        raise OptionError("--hidden is for --net mlp and resnet: a convolutional net has channels instead of widths.")
+        raise OptionError(
+            "--hidden is for perceptrons: a convolutional net has channels instead of widths. Leave it out."
+        )
     return guide
 
 

@@ -112,6 +112,11 @@ def results_table(results: Mapping[str, Any], probability: str) -> Shown:
 
 def remarks_on_results(results: Mapping[str, Any]) -> list[str]:
     """What the numbers of a run mean: overfitting, a better density, units, and how far they are to be trusted."""
+    if said := results.get("diverged"):  # all other advice would be wrong
+        return [
+            f"{said[0].upper()}{said[1:]}. The numbers above say nothing of the model. Lower --learning-rate (by default "
+            "3e-3), or set --clip-norm 10, and fit again."
+        ]
     remarks = [*_few_steps(results), overfitting(results), *_few_rows(results)]
     if results.get("above_mixture", 0.0) < -2 * results.get("above_mixture_se", math.inf):
         remarks.append(

@@ -18,6 +18,7 @@ from pyrovae.criticism.code_usage import code_usage
 from pyrovae.criticism.decomposition import active_units
 from pyrovae.criticism.importance import Importance, importance
 from pyrovae.errors import OptionError
+from pyrovae.fitted.diverged import diverged
 from pyrovae.pair.batch import Batch, take_rows
 from pyrovae.predict.encode import encode
 from pyrovae.predict.generate import simulate
@@ -62,6 +63,8 @@ def evaluate(
     results["log_abs_det"] = rows.log_abs_det
     results |= {"num_samples": num_samples, "proposal": found.proposal, "only_guide": found.proposal != proposal}
     results |= {"test_rows": len(rows.test), "log_likelihood_rows": len(picked["x"])} | _length(run)
+    if said := diverged(run.fitted):
+        results["diverged"] = said
     return results | accuracies(run, num_samples), found
 
 

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 from pyrovae._files import temporary_folder
 from pyrovae.app.catalogue import BY_COLUMN, ORDERED, TABLE
 from pyrovae.app.likelihoods import MOST_TRIED_ROWS, choose_likelihood
+from pyrovae.app.models import MODELS
 from pyrovae.app.options import Options
 from pyrovae.app.rows import split_rows
 from pyrovae.app.run import Run, fit_run, move_run
+from pyrovae.app.unused import without_widths
 from pyrovae.criticism.importance import log_likelihood
 from pyrovae.engine.ranks import world_size
 from pyrovae.errors import OptionError, PyrovaeError
@@ -186,6 +188,8 @@ def recipes_for(options: Options, dataset: Dataset) -> dict[str, Recipe]:
         known = known if len(dataset.x) <= MOST_TRIED_ROWS else {}
     else:
         known = (OF_TABLES | FREE if likelihood == ORDERED else OF_TABLES) if table else OF_OTHERS
+    if without_widths(MODELS[options.model], options.net, dataset.image_shape is not None):
+        known = {name: one for name, one in known.items() if "hidden" not in one}
     return {name: one for name, one in known.items() if all(getattr(options, option) is None for option in one)}
 
 

@@ -19,7 +19,7 @@ from pyrovae.pair.batch import Batch, num_rows, take_rows
 from pyrovae.pair.devices import Indexing, indices_in_range
 from pyrovae.pair.dtypes import cure_of_dtypes
 from pyrovae.pair.handlers import same_memory
-from pyrovae.pair.mistakes import cure_of_gaps
+from pyrovae.pair.mistakes import cure_of_gaps, cure_of_scale
 from pyrovae.pair.parameters import dtype_of, every_module, fork_rng, trainable
 from pyrovae.pair.program import PairLike, distribution_name, run, sample_sites
 
@@ -264,9 +264,10 @@ def _check_site(name: str, node: Any, rows: Batch, numbers: Tensor, strict: bool
     if not strict:
         return
     _check_extremes(name, fn, value, log_prob, rows, numbers)
+    usual = f"check the scale of the data, and of the network's output, which gives the parameters of {distribution_name(fn)}."
     raise PairError(
-        f"Site {name!r} has a log-density that is not finite in the first run, although the data are finite: check the scale "
-        f"of the data, and of the network's output, which gives the parameters of {distribution_name(fn)}."
+        f"Site {name!r} has a log-density that is not finite in the first run, although the data are finite: "
+        f"{cure_of_scale([value]) or usual}"
     )
 
 

@@ -15,10 +15,11 @@ from pyrovae.batching.chunks import chunks
 from pyrovae.criticism.trees import Values, by_plates
 from pyrovae.fitted.fitted import Fit, in_order
 from pyrovae.objectives.terms import Density, terms
-from pyrovae.pair.batch import Batch, group_rows, num_rows, take_group
+from pyrovae.pair.batch import Batch, group_rows, num_rows, take_group, take_rows
 from pyrovae.pair.handlers import DATA_PLATE
 from pyrovae.pair.layout import Layout, Site
 from pyrovae.pair.masks import without_masked
+from pyrovae.pair.parameters import fork_rng
 from pyrovae.pair.program import sample_sites, unwritten
 from pyrovae.pair.turns import turn
 
@@ -114,6 +115,18 @@ def is_data(site: Site) -> bool:
 def observed_arguments(fitted: Fit, kinds: Sequence[Kind]) -> set[str | None]:
     layouts = [*fitted.layouts, *(kind.layout for kind in kinds)]
     return {s.argument for layout in layouts for s in layout.sites if is_data(s)}
+
+
+def observed_in_parts(fitted: Fit, kind: Kind) -> set[str]:
+    """The arguments of which a site observes a part, as `obs=x[:, t]`: what else the model reads of them is no condition."""
+    rows = take_rows(kind.batch, slice(0, 2))
+    with fork_rng():
+        nodes = sample_sites(poutine.trace(fitted.pair.model).get_trace(**rows))
+    values = [
+        node["value"] for node in nodes.values() if node["is_observed"] and not node["infer"].get("objective_only")
+    ]
+    memory = {value.untyped_storage().data_ptr() for value in values if isinstance(value, Tensor) and value.numel()}
+    return {name for name, value in rows.items() if value.untyped_storage().data_ptr() in memory}
 
 
 def data_names(fitted: Fit) -> set[str]:

@@ -26,6 +26,7 @@ from pyrovae.pair.layout import Site
 from pyrovae.pair.masks import masked_out
 from pyrovae.pair.parameters import fork_rng
 from pyrovae.pair.program import Pair, arguments, run, sample_sites
+from pyrovae.pair.simulated import AS_A_WHOLE
 from pyrovae.predict.forward import plain, run_model
 
 POSTERIOR_DRAWS = 100  # of each row
@@ -243,7 +244,9 @@ class Evidence:
             )
         observed = {s.argument: s.name for s in sites if not s.is_factor}
         if unknown := [site for argument, site in observed.items() if argument is None]:
-            raise PairError(f"site {unknown[0]!r} observes a function of an argument, so that no row can be drawn")
+            raise PairError(
+                f"site {unknown[0]!r} observes a part or a function of an argument, so that no row can be drawn: {AS_A_WHOLE}"
+            )
         masked = self.masked(part)
         index = torch.arange(num, device=part.rows.device) % len(part.rows)
         given = {name: value[index] for name, value in part.batch.items() if name not in observed}

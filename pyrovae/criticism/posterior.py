@@ -16,6 +16,7 @@ from pyrovae.batching.memory import halving
 from pyrovae.criticism.proposals import check_proposal
 from pyrovae.criticism.resampling import resampled
 from pyrovae.errors import OptionError
+from pyrovae.fitted.diverged import cure_of_few_draws
 from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
 from pyrovae.fitted.runs import global_draw
 from pyrovae.pair.layout import Site
@@ -126,7 +127,7 @@ def posterior(
                 drawn.append(values)
                 ess.append(effective)
             found = {name: in_order(parts, [one[name] for one in drawn], 1) for name in of_rows}
-            _doubt(torch.cat(ess), num_samples, proposal)
+            _doubt(fitted, torch.cat(ess), num_samples, proposal)
         if shared := [one for one in chosen if not one.local]:
             found |= _global_draws(fitted, parts[0], shared, num_samples)
     return {one.name: found[one.name] for one in chosen} if listed else found[chosen[0].name]
@@ -161,12 +162,13 @@ def _draws(
     return values, torch.cat([block.ess for block in blocks])
 
 
-def _doubt(ess: Tensor, num_samples: int, proposal: str) -> None:
+def _doubt(fitted: Fit, ess: Tensor, num_samples: int, proposal: str) -> None:
     """Warn of rows for which the draws are worth fewer than half of as many independent ones."""
     enough = min(num_samples, FEW) / 2
     poor = ess < enough
     if bool(poor.any()):
         cure = "raise num_particles" if proposal != "guide" else 'raise num_particles, or take proposal="refined"'
+        cure = cure_of_few_draws(fitted, cure)
         warnings.warn(
             f"The posterior draws of {int(poor.sum())} of {len(ess)} rows are worth fewer than {enough:g} independent ones "
             f"({ess.min().item():.1f} in the worst row, by the effective sample size of their weights): {cure}.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from pyrovae.criticism.proposals import check_proposal
 from pyrovae.criticism.sbc import joint_coverage, simulation_based_calibration, symmetry
 from pyrovae.criticism.units import active_units, rate_and_distortion
 from pyrovae.errors import DataError, OptionError, PyrovaeError, ShapeError
+from pyrovae.fitted.diverged import CURE, diverged
 from pyrovae.fitted.fitted import Fit
 from pyrovae.pair.asked import refuse_unfitted
 
@@ -217,7 +218,17 @@ def criticise(
         "seed": seed,
         "seconds": seconds,
     }
-    return Report(tuple(judged(found)), about)
+    return Report(_of_divergence(fitted, judged(found)), about)
+
+
+def _of_divergence(fitted: Fit, found: list[Finding]) -> tuple[Finding, ...]:
+    """The findings; of a fit that diverged, that first, and no advice on anything else, which would be wrong."""
+    said = diverged(fitted)
+    if not said:
+        return tuple(found)
+    advice = f"Nothing else that is found here says anything of the model: {CURE}."
+    first = Finding("course of the fit", PARTS[0], said, "the ELBO rises", BAD, advice)
+    return (first, *(replace(one, advice="") for one in found))
 
 
 def _classes(

@@ -25,6 +25,7 @@ from pyrovae.criticism.draws import (
     is_data,
     kinds_of,
     observed_arguments,
+    observed_in_parts,
     observed_values,
     placeholder,
     run_model,
@@ -35,13 +36,14 @@ from pyrovae.criticism.importance import Importance, silently, tell_undefined
 from pyrovae.criticism.kept import proposals_kept
 from pyrovae.criticism.posterior import posterior
 from pyrovae.criticism.trees import SAMPLE_DIMS, Groups, Naming, Values, by_plates, chosen_groups, tree
-from pyrovae.errors import PyrovaeError
+from pyrovae.errors import PairError, PyrovaeError
 from pyrovae.fitted.fitted import Fit, seeded
 from pyrovae.objectives.terms import Terms, terms
 from pyrovae.pair.batch import Batch, columns_of, num_rows
 from pyrovae.pair.datasets import is_batches, is_streamed
 from pyrovae.pair.handlers import DATA_PLATE, DrawObserved, FixDraws, SetRows, SetValues
 from pyrovae.pair.layout import Layout
+from pyrovae.pair.mistakes import where_it_failed
 from pyrovae.pair.program import Pair
 
 # The least spread of log_likelihood over the draws, in nats: ArviZ fits a tail to it, and equal values have none.
@@ -86,6 +88,15 @@ def to_arviz(
       warning, if the model reads what it should draw.
     - `observed_data`, `constant_data`: what the sites observe, and the other arguments of the model. Where a row lacks a value,
       it is NaN, or -1 among integers; real numbers that the model masks are NaN, too.
+
+    ArviZ's functions of draws (`summary`, `rhat`, `ess`, `plot_dist`, `plot_trace`), of log p(x) (`loo`, `loo_i`,
+    `loo_approximate_posterior`, `compare`, `plot_khat`) and `plot_ppc_dist` take the tree as it is, `plot_ppc_pit` one column
+    of it, `coords={"x_dim_0": 0}`. `loo_pit`, `plot_loo_pit`, `loo_expectations`, `loo_metrics` and `loo_score` do not fit it.
+    They reweigh `posterior_predictive` by a log-likelihood of each of its elements (one of each row ends in an IndexError), and
+    no such weights take x_n out of a z_n that was inferred from it: of rows that are single numbers, with which they run,
+    their answers are as if the model were too wide. Without global sites, what they ask is where x_n lies under p(x),
+    `pit = (tree["prior_predictive"]["x"] <= tree["observed_data"]["x"]).mean(["chain", "draw"])`, which
+    `plot_ecdf_pit(DataTree.from_dict({"prior_sbc": pit.to_dataset(name="x")}), sample_dims=["data"])` shows.
 
     The draws take up memory for `num_samples` times N rows: give as many rows as you want to look at.
 
@@ -375,11 +386,11 @@ def _of_the_model(fitted: Fit, kinds: Sequence[Kind], num_samples: int) -> Group
         held: dict[int, dict[str, Tensor]] = {}
         pieces = [_prior_draws(fitted, kind, num_samples, held) for kind in kinds]
         if bad := [n for piece in pieces for n, (v, _) in piece.items() if v.is_floating_point() and v.isnan().any()]:
-            raise ValueError(f"site {bad[0]!r} came out NaN")
+            raise PairError(f"site {bad[0]!r} came out NaN.")
     except (PyrovaeError, RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
         warnings.warn(
-            "The groups prior and prior_predictive are left out, since the model reads what it is to draw, other than by obs= "
-            f"({error}).",
+            "The groups prior and prior_predictive are left out, since the model reads what it is to draw, other than by obs="
+            f"{_how_it_showed(error)}. To have them, give what it reads as an argument of its own.",
             stacklevel=3,
         )
         return {}
@@ -391,9 +402,17 @@ def _of_the_model(fitted: Fit, kinds: Sequence[Kind], num_samples: int) -> Group
     }
 
 
+def _how_it_showed(error: Exception) -> str:
+    """Where the model failed without data, in words of ours: those of torch are about a tensor that nobody has given."""
+    if isinstance(error, PyrovaeError):
+        return f": {str(error).removesuffix('.')}"
+    place = where_it_failed(error)
+    return f", as with NaN in the place of data{place}" if place else " (with NaN in the place of data it fails)"
+
+
 def _prior_draws(fitted: Fit, kind: Kind, num_samples: int, held: dict[int, dict[str, Tensor]]) -> Placed:
     """All sites of the model, drawn for rows of which only the conditions are known; `held` keeps what all rows share."""
-    observed = observed_arguments(fitted, [kind])
+    observed = observed_arguments(fitted, [kind]) | observed_in_parts(fitted, kind)
     batch = {n: v if n not in observed else placeholder(v.shape, v.dtype, v.device) for n, v in kind.batch.items()}
     absent = absent_arguments(fitted, kind)
     names = {s.name for layout in fitted.layouts for s in layout.sites if not s.local}

@@ -69,7 +69,9 @@ class Fit:
             Of rows that come batch by batch "first_rows_elbo" is that of up to 256 of the first: where it falls while "elbo"
             rises, the data drift. A module of the pair may add numbers, under other names, by a method `in_history()`,
             as `pv.guides.MonteCarloEM` does.
-        settings: The options of the fit, the engine that ran it, and the device.
+        settings: The options of the fit, the engine that ran it, and the device. Of a fit that diverged with numbers that
+            stayed finite, "diverged" holds the ELBO of its first step ("start"), the best of an epoch ("highest"), and that of
+            the weights which were kept ("end").
         transform: The transform of batches that the fit used, or None.
         info: What the caller of `pv.fit` wanted to keep with the run, as JSON.
         stopped: Why the fit ended before its last epoch; empty if it did not.

@@ -20,7 +20,7 @@ from pyrovae.pair.devices import cure_of_devices
 from pyrovae.pair.dtypes import cure_of_dtypes
 from pyrovae.pair.handlers import PARTICLE_PLATE, DetachDraws, SetValues
 from pyrovae.pair.layout import Layout, describe_run, union
-from pyrovae.pair.mistakes import cure_of_gaps, in_words, unfit_parameters, where_it_failed
+from pyrovae.pair.mistakes import CHECK_SCALE, cure_of_gaps, cure_of_scale, in_words, unfit_parameters, where_it_failed
 from pyrovae.pair.parameters import default_dtype, dtype_of, evaluating, every_module, fork_rng, param_scope, trainable
 from pyrovae.pair.program import Pair, PairLike, run, sample_sites, unwritten_value
 from pyrovae.pair.scales import warn_of_scales
@@ -239,8 +239,11 @@ def check_gradients(pair: PairLike, runs: Sequence[tuple[Any, Any]]) -> None:
     broken = [name for name, g in zip(named, gradients) if g is not None and not torch.isfinite(g).all()]
     if broken:
         raise PairError(
-            f"The gradient of {', '.join(map(repr, broken))} is not finite on the first batch: check the scale of the data "
-            "and the initial weights."
+            f"The gradient of {', '.join(map(repr, broken))} is not finite on the first batch: "
+            + (
+                cure_of_scale(n["value"] for t in runs for n in t[0].nodes.values() if n.get("is_observed"))
+                or CHECK_SCALE
+            )
         )
 
 

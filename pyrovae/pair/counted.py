@@ -1,4 +1,4 @@
-"""Sites that count otherwise than once in what a fit calls the ELBO, by `poutine.scale`, and factors, by `pyro.factor`."""
+"""Sites that count otherwise than once in what a fit calls the ELBO, by `poutine.scale` or a mask, and factors."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae.pair.masks import masked_out
 from pyrovae.pair.program import distribution_name, is_local, sample_sites
 
 Traces = tuple[Any, Any]  # of the model and of the guide
@@ -17,7 +18,7 @@ OUTSIDE = "infer={'objective_only': True}"
 
 
 def warn_of_counts(runs: Iterable[Traces], *, stacklevel: int) -> None:
-    """Warn where the ELBO of a pair is no bound on log p(x), since `poutine.scale` or `pyro.factor` enter it.
+    """Warn where the ELBO of a pair is no bound on log p(x), since `poutine.scale`, `pyro.factor` or a mask enter it.
 
     Args:
         runs: The traces of model and guide, of each group of rows.
@@ -44,6 +45,7 @@ def is_factor(node: Any) -> bool:
 def _notes(model: Mapping[str, Any], guide: Mapping[str, Any]) -> list[str]:
     counted = {name: node for name, node in model.items() if not node["infer"].get("objective_only")}
     found = [_of_scales(counted, guide)]
+    found += [_of_masks(name, counted[name], node) for name, node in guide.items() if name in counted]
     found += [_of_factor(name, node) for name, node in counted.items() if is_factor(node)]
     return [text for text in found if text]
 
@@ -101,6 +103,33 @@ def _cure_of_scales(
         "Weigh KL terms by loss=pv.Trace_ELBO(kl=pv.kl.beta(...)) or a schedule, whose ELBO stays a bound, and mark what is no "
         f"part of the model, such as the loss of a classifier, {OUTSIDE}."
     )
+
+
+def _of_masks(name: str, p: Any, q: Any) -> str:
+    """Where a latent site counts in the guide and not in the model, or the other way round."""
+    value = q["value"]
+    sides = [masked_out(node["fn"], node["mask"], value) for node in (p, q)]
+    none = torch.zeros_like(value, dtype=torch.bool)
+    of_model, of_guide = torch.broadcast_tensors(*(none if out is None else out | none for out in sides))
+    only_model, only_guide = of_model & ~of_guide, of_guide & ~of_model
+    alike = "with pyro.poutine.mask(mask=...) around both statements"
+    if bool(only_model.any()):
+        return (
+            f"Site {name!r} is masked in the model and not in the guide, {_share(only_model)}. There its prior counts nothing, "
+            "as one of density 1 everywhere would, which is improper: what is called the ELBO bounds, and log p(x) is, the "
+            f"logarithm of an integral that is no probability of x. If that is not meant, mask it alike, {alike}."
+        )
+    if bool(only_guide.any()):
+        return (
+            f"Site {name!r} is masked in the guide and not in the model, {_share(only_guide)}. There its draws are weighed as "
+            "if they had density 1 under q: what is called the ELBO is no bound on log p(x), and estimates of log p(x) are "
+            f"wrong. Mask it alike, {alike}, or take the mask out of the guide."
+        )
+    return ""
+
+
+def _share(gone: Tensor) -> str:
+    return f"at {int(gone.sum())} of {gone.numel()} of its elements"
 
 
 def _of_factor(name: str, node: Any) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,22 @@ def in_words(error: BaseException) -> str:
     if constraint == "GreaterThan" and "lower_bound=0.0" in str(error).split("constraint", 1)[1]:
         return f"the {name} of {distribution} {_POSITIVE}"
     return f"the {name} of {distribution} has values that it cannot have ({constraint})"
+
+
+FAR = 1000.0  # from 0 ± 1, beyond which data explain numbers that are not finite
+CHECK_SCALE = "check the scale of the data and the initial weights."
+
+
+def cure_of_scale(observed: Iterable[Any]) -> str:
+    """How far the values that sites observe are from 0 ± 1, and what to do, as the end of a sentence; "" if they are not."""
+    values = [v.abs().max().item() for v in observed if isinstance(v, Tensor) and v.is_floating_point() and v.numel()]
+    largest = max((value for value in values if math.isfinite(value)), default=0.0)
+    if largest < FAR:
+        return ""
+    return (
+        f"the data reach {largest:.3g}, and networks expect 0 ± 1. Standardise them: units = pv.data.Standardize.fit(x), and "
+        "fit to units.apply(x)."
+    )
 
 
 def unfit_parameters(fn: Any) -> str:

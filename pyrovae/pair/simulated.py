@@ -18,6 +18,14 @@ from pyrovae.pair.parameters import fork_rng
 from pyrovae.pair.program import PairLike, sample_sites, unwritten
 from pyrovae.pair.turns import turn
 
+# what to do where a site observes something else than an argument, as the end of a sentence
+AS_A_WHOLE = (
+    "write obs=x for an argument x, in the plate 'data' alone, and prepare the data before the fit. Parts that are observed "
+    "one by one, as obs=x[:, t] for each t, are one site of the whole row, as dist.Normal(torch.stack(locs, -1), 1.0)"
+    ".to_event(1), or, where they depend on one another, as x[:, t] on x[:, t - 1], a distribution of your own whose sample "
+    "draws them in turn"
+)
+
 
 class Simulated(NamedTuple):
     """Rows drawn from the model, and the latent values that they came from."""
@@ -43,8 +51,7 @@ def observed_arguments(layout: Layout) -> dict[str, str]:
             )
         if site.argument is None or not site.local or site.plates or site.argument in sites.values():
             raise PairError(
-                f"Rows cannot be simulated, since site {site.name!r} does not observe an argument as it is: write obs=x for an "
-                "argument x, in the plate 'data' alone, and prepare the data before the fit."
+                f"Rows cannot be simulated, since site {site.name!r} does not observe an argument as it is: {AS_A_WHOLE}."
             )
         sites[site.name] = site.argument
     return sites

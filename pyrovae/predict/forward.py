@@ -150,7 +150,7 @@ def run_model(
         value = node["value"]
         if value.is_floating_point() and bool(torch.isnan(value).any()):
             if lacking := not_generated(fitted, known):
-                raise DataError(pass_them(lacking))
+                raise DataError(pass_them(fitted, lacking))
             raise PairError(reads_data(f"Site {name!r} came out NaN:"))
     return nodes
 
@@ -232,4 +232,4 @@ def _check_all_generated(fitted: Fit, known: Mapping[str, Tensor]) -> None:
     """
     lacking = not_generated(fitted, known)
     if any(not fitted.arguments[name][1].is_floating_point for name in lacking):
-        raise DataError(pass_them(lacking))
+        raise DataError(pass_them(fitted, lacking))

@@ -43,7 +43,7 @@ def sites_of(fitted: Fit, model: Any, batch: Batch, known: Mapping[str, Tensor])
                 "`pyro.plate('data', len(x))` in model and guide, where x is an argument."
             ) from error
         if lacking := not_generated(fitted, known):
-            raise DataError(f"The model failed ({first_line}). {pass_them(lacking)}") from error
+            raise DataError(f"The model failed ({first_line}). {pass_them(fitted, lacking)}") from error
         raise PairError(reads_data(f"The model failed ({first_line}). Perhaps")) from error
 
 

@@ -11,6 +11,7 @@ from pyrovae.fitted.fitted import Fit
 from pyrovae.pair.batch import Batch
 from pyrovae.pair.layout import Site
 from pyrovae.pair.program import arguments
+from pyrovae.pair.simulated import AS_A_WHOLE
 from pyrovae.predict.sites import is_optional, observed_sites
 
 
@@ -62,15 +63,29 @@ def missing_arguments(
     }
 
 
+def _beside(fitted: Fit) -> set[str]:
+    """The sites that are factors, or no part of the model."""
+    every = (site for layout in fitted.layouts for site in layout.sites)
+    return {site.name for site in every if site.objective_only or site.is_factor}
+
+
 def not_generated(fitted: Fit, known: Mapping[str, Tensor]) -> list[str]:
     """The arguments that are not given, cannot be None, and that no site observes, so that the model cannot draw them."""
     generated = {site.argument for layout in fitted.layouts for site in layout.sites}
     return [name for name in missing_arguments(fitted, known, ()) if name not in generated]
 
 
-def pass_them(names: Sequence[str]) -> str:
+def pass_them(fitted: Fit, names: Sequence[str]) -> str:
     """The message for arguments that the model takes, that no site observes, and that are not given."""
     given = ", ".join(f"{name!r}: ..." for name in names)
+    observing = {s.name for layout in fitted.layouts for s in layout.sites if s.role == "observed" and s.local}
+    known = {s.name for layout in fitted.layouts for s in layout.sites if s.argument is not None}
+    if parts := sorted(observing - known - _beside(fitted)):
+        return (
+            f"The model takes {' and '.join(map(repr, names))}, which no site observes as a whole (site {parts[0]!r} observes "
+            f"a part or a function of an argument). What is only a condition, pass: given={{{given}}}. For what is to be "
+            f"drawn, {AS_A_WHOLE}."
+        )
     return (
         f"The model takes {' and '.join(map(repr, names))}, which no site observes: "
         f"pass {'it' if len(names) == 1 else 'them'}, given={{{given}}}."

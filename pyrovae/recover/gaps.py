@@ -189,7 +189,9 @@ def complete(
         model = with_particles(SetValues(held)(fitted.pair.model), stop - start, layout.plate_nesting)
         nodes = sample_sites(poutine.trace(commonly(model)).get_trace(**rows))
         for name, gap in missing.items():
-            fixed = values[how.fills[name]][start:stop] if name in how.fills else None
+            fixed, site = None, how.fills.get(name)
+            if site is not None:  # of rows of which nothing is observed it is drawn in this run
+                fixed = values[site][start:stop] if site in values else nodes[site]["value"]
             _add(sums[name], name, gap, [nodes[site] for site in how.sites(name)], rows, stop - start, num_kept, fixed)
     return {name: _finished(one) for name, one in sums.items()}
 

@@ -19,6 +19,7 @@ from pyrovae.criticism.proposals import check_proposal
 from pyrovae.criticism.psis import pareto_k
 from pyrovae.criticism.resampling import resampled
 from pyrovae.errors import DataError
+from pyrovae.fitted.diverged import cure_of_few_draws
 from pyrovae.fitted.fitted import Fit, FittedGroup, seeded
 from pyrovae.fitted.runs import global_draw, global_sites, particles_at_once
 from pyrovae.pair.batch import Batch, num_rows, take_rows
@@ -54,8 +55,9 @@ def impute(
     of its density, as `pv.observed_only` does. The latent sites of a row are drawn from their posterior given all that is
     observed of the row, as by `pv.posterior`, and the missing entries from the likelihood at these draws. Observed entries
     stay as they are, bit for bit, rows without a gap cost nothing, and rows of which nothing is observed are draws from the
-    model. Rows that lack a whole argument, which may be None, get draws of it where the pair has no guess of its own: labels
-    that are latent in such rows are for `pv.classify` and stay unknown.
+    model. Rows that lack a whole argument, which may be None, get draws of it: real numbers that are latent in such rows, as y
+    of `pv.SSRegression`, their posterior draws. Only classes that are latent there stay unknown, since `pv.classify` has their
+    probabilities.
 
     Each of the S draws is one complete data set. If the pair has global latent sites, each of them is made at a draw of
     these from the guide, which all of its rows share. So differences between the S data sets say how uncertain the missing
@@ -118,18 +120,19 @@ def impute(
                 fitted, part, names, found, num_samples, num_particles, proposal, 0 if proposal == "guide" else moves
             )
         imputed = found.by_argument(fitted, num_samples)
-    warn_of_few(found.ess, num_samples, proposal)
+    warn_of_few(fitted, found.ess, num_samples, proposal)
     as_given = in_evaluation(fitted.transform) is None
     given = Given.of(data, list(arguments(fitted.pair))) if as_given else None
     return Imputation(num_samples, found.ess, found.k_hat, imputed, given)
 
 
-def warn_of_few(ess: Tensor, num_samples: int, proposal: str, stacklevel: int = 4) -> None:
+def warn_of_few(fitted: Fit, ess: Tensor, num_samples: int, proposal: str, stacklevel: int = 4) -> None:
     """Warn of rows in which few candidates count, for S draws."""
     enough = min(num_samples, 100) / 2
     poor = ess < enough
     if bool(poor.any()):
         cure = "raise num_particles" if proposal != "guide" else 'raise num_particles, or take proposal="refined"'
+        cure = cure_of_few_draws(fitted, cure)
         warnings.warn(
             f"In {int(poor.sum())} rows fewer than {enough:g} draws of the proposal count ({ess[poor].min().item():.1f} in the "
             f"worst of them, by the effective sample size), so that what is drawn there may be too alike: {cure}.",
@@ -197,15 +200,18 @@ def _impute(
     some = torch.zeros(num_rows(part.batch), dtype=torch.bool, device=next(iter(part.batch.values())).device)
     for gap in gaps.values():
         some |= gap.flatten(1).any(1) if gap.dim() > 1 else gap
-    index = torch.arange(len(some), device=some.device) if absent else some.nonzero().squeeze(-1)
+    latent = _latent(fitted, part, names)
+    index = torch.arange(len(some), device=some.device) if absent or latent else some.nonzero().squeeze(-1)
     if not len(index):
         return
     part = FittedGroup(part.rows.to(some.device)[index], take_rows(part.batch, index), part.layout)
     check_rows(fitted.pair, part.batch, fitted.chunk_size(part.batch), strict=False, numbers=part.rows)
     drawing = completed(fitted, part.batch, part.layout, list(absent.values())) if absent else fitted
     how = observers(drawing, _fullest(part.batch), part.layout, list(absent))
-    _check_observed([*gaps, *absent], how)
-    draw = _Drawing(fitted, drawing, part, how, [*gaps, *absent], num_samples, max(num_particles, 1))
+    how = replace(how, fills=how.fills | latent)
+    wanted = [*gaps, *absent, *latent]
+    _check_observed(wanted, how)
+    draw = _Drawing(fitted, drawing, part, how, wanted, num_samples, max(num_particles, 1))
     empty = rows_without_anything(part.batch, how).nonzero().squeeze(-1)
     full = (~rows_without_anything(part.batch, how)).nonzero().squeeze(-1)
     if len(empty):
@@ -221,6 +227,19 @@ def _absent(fitted: Fit, part: FittedGroup, names: Sequence[str]) -> dict[str, s
         str(site.argument): site.name
         for site in observed_sites(fitted.layouts).values()
         if site.argument in names and site.argument not in part.batch and site.local and site.name not in here
+    }
+
+
+def _latent(fitted: Fit, part: FittedGroup, names: Sequence[str]) -> dict[str, str]:
+    """The arguments of real numbers, with their sites, that these rows lack and that are latent in them."""
+    here = {site.name for site in part.layout.sites if site.role == "latent" and site.local}
+    return {
+        str(site.argument): site.name
+        for site in observed_sites(fitted.layouts).values()
+        if site.argument in names
+        and site.argument not in part.batch
+        and site.name in here
+        and fitted.arguments[str(site.argument)][1].is_floating_point
     }
 
 

@@ -160,7 +160,7 @@ def restore(
         found = [problem.solve(num_samples, num_particles, proposal, moved) for problem in problems]
     draws = in_order(parts, [part[0] for part in found], 1)
     mean, sd, ess, k_hat = (in_order(parts, list(each)) for each in list(zip(*found))[1:])
-    warn_of_few(ess, num_samples, proposal)
+    warn_of_few(fitted, ess, num_samples, proposal)
     return Restoration(draws, mean, sd, ess, k_hat, all(problem.exact for problem in problems))
 
 

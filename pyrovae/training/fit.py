@@ -22,6 +22,9 @@ from pyrovae.fitted.files import claim_folder
 from pyrovae.fitted.fitted import Fit
 from pyrovae.fitted.folder import write_fit
 from pyrovae.fitted.lock import locked
+from pyrovae.objectives.iwelbo import IWELBO
+from pyrovae.objectives.losses import as_loss
+from pyrovae.objectives.wake_sleep import RWS, WakeSleep
 from pyrovae.pair.batch import named_by
 from pyrovae.pair.layout import Layout
 from pyrovae.pair.parameters import default_dtype, fork_rng, param_scope, seed_torch, trainable
@@ -186,7 +189,8 @@ def fit(
         CheckpointError: the run folder is in use, damaged, or holds another fit.
         RankError: of several processes that fit together, another was lost.
         OutOfMemoryError: memory does not suffice for a step; the message names a `batch_size` that fits.
-        NotFiniteError: the loss became NaN or infinite, see `on_nan`. The weights are those of the last good epoch.
+        NotFiniteError: the loss became NaN or infinite, see `on_nan`. The weights are those of the last good epoch. A fit whose
+            numbers stay finite and that ends far below its start, or below what it had reached, warns that it diverged.
         KeyboardInterrupt: Ctrl-C was pressed; the checkpoint has been written. A second Ctrl-C stops at once.
 
     References:
@@ -269,7 +273,7 @@ def train(fitted: Fit, chosen: Plan, rows: FitData, options: FitOptions) -> None
     if options.checkpoint is None:
         with looked_on(fitted, options.callbacks):
             trainer.run(list(options.callbacks), None, options.every, options.progress)
-            _leave(fitted, chosen)
+            _leave(fitted, chosen, trainer, options)
         return
     folder = Path(options.checkpoint)
     if not options.resume:
@@ -284,7 +288,7 @@ def train(fitted: Fit, chosen: Plan, rows: FitData, options: FitOptions) -> None
         else:
             trainer.begin(folder, identity)
         trainer.run(list(options.callbacks), folder, options.every, options.progress)
-        _leave(fitted, chosen)
+        _leave(fitted, chosen, trainer, options)
         ranks.first(lambda: write_fit(folder, fitted))
 
 
@@ -302,10 +306,17 @@ def looked_on(fitted: Fit, callbacks: Sequence[Callback]) -> Iterator[None]:
         end(fitted, None)
 
 
-def _leave(fitted: Fit, chosen: Plan) -> None:
+def _leave(fitted: Fit, chosen: Plan, trainer: Trainer, options: FitOptions) -> None:
     for leaf in chosen.program.parameters.values():
         leaf.grad = None
     fitted.keep_weights()
+    objective = as_loss(options.loss)
+    plain = isinstance(objective, IWELBO | RWS | WakeSleep) or getattr(objective, "kl", "other") in (
+        None,
+        "analytic",
+        "auto",
+    )
+    trainer.course.end(fitted, elbo=plain)
 
 
 def identity_of(settings: Mapping[str, Any], rows: FitData, options: FitOptions) -> dict[str, Any]:

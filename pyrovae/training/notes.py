@@ -34,6 +34,17 @@ def check_notes(notes: Mapping[str, Any]) -> None:
         and 0 < notes.get("damping", 1.0) <= 1
     ):
         raise TypeError("its counts of steps and epochs cannot be")
+    course = notes.get("course", {"start": None, "late": [0.0] * last})
+    late = course["late"]
+    if not (isinstance(course["start"], int | float | None) and isinstance(late, list) and len(late) == last):
+        raise TypeError("its course is not one of these epochs")
+    if not all(value is None or type(value) in (int, float) for value in late):
+        raise TypeError("its course is no list of numbers")
+
+
+def is_true(answer: Any) -> bool:
+    """Whether a callback returned a truth, which may be that of an array or a tensor, such as `losses.mean() < 1`."""
+    return answer is True or (str(getattr(answer, "dtype", "")) in ("bool", "torch.bool") and bool(answer.all()))
 
 
 def with_baseline(before: Any, now: Any) -> Any:

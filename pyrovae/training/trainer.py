@@ -26,10 +26,11 @@ from pyrovae.fitted.spec import renamed
 from pyrovae.pair.parameters import every_module, fork_rng, lent, modules_remembered, named_tensors, seed_torch
 from pyrovae.training.bind import FitData
 from pyrovae.training.console import progress_bar, say, stop_on_interrupt
+from pyrovae.training.course import Course
 from pyrovae.training.fit_options import Callback, Every, only_looks
 from pyrovae.training.monitor import NOTHING, Monitor
 from pyrovae.training.not_finite import MOST_REPEATED, explain, step_or_back
-from pyrovae.training.notes import as_numbers, check_notes, noted_by, with_baseline
+from pyrovae.training.notes import as_numbers, check_notes, is_true, noted_by, with_baseline
 from pyrovae.training.plan import Plan
 from pyrovae.training.schedules import weights_at
 from pyrovae.training.together import LOCAL, changing, resumable, state_of_all, state_of_rank
@@ -37,11 +38,6 @@ from pyrovae.training.together import LOCAL, changing, resumable, state_of_all, 
 # After so many epochs, unless patience is short, what is done between epochs is done between every so many steps at most.
 MANY_EPOCHS, PATIENT, STEPS_BETWEEN = 100, 50, 25
 MOST_ROLLBACKS = 5  # returns to an earlier epoch; with a thirty-second of the learning rate, the cause is another
-
-
-def _is_true(answer: Any) -> bool:
-    """Whether a callback returned a truth, which may be that of an array or a tensor, such as `losses.mean() < 1`."""
-    return answer is True or (str(getattr(answer, "dtype", "")) in ("bool", "torch.bool") and bool(answer.all()))
 
 
 class Trainer:
@@ -62,6 +58,7 @@ class Trainer:
         self.relaxes = any(getattr(family, "relaxes", False) for family in plan.relaxed)
         self.on_training = Monitor(fitted, rows.training, None, plan.engine) if self.validates else self.monitor
         self.every_epoch |= self.relaxes
+        self.course = Course(relaxed=self.relaxes)
         # modules that have something to note after each epoch, as chains their acceptance
         parts = [part for root in every_module(fitted.pair).values() for part in root.modules()]
         self.noted: list[Any] = [part for part in parts if hasattr(part, "in_history")]
@@ -153,7 +150,7 @@ class Trainer:
         with changing(self.fitted.pair), fork_rng(), lent():  # what a callback draws must not change the fit
             answers = [callback(self.fitted) for callback in callbacks]
         as_numbers(self.fitted.history[-1])
-        return any(ranks.everywhere(any(map(_is_true, answers))))
+        return any(ranks.everywhere(any(map(is_true, answers))))
 
     def _finished(self) -> bool:
         done = len(self.fitted.history)
@@ -213,6 +210,7 @@ class Trainer:
             self._fail(folder, *why)
             return False
         taken = elbos[torch.isfinite(elbos)]
+        self.course.note(taken)
         row: dict[str, float] = {"epoch": len(history) + 1, "steps": self.step, "elbo": taken.mean().item()}
         if self.on_nan == "skip":
             row["skipped"] = len(elbos) - len(taken)
@@ -220,6 +218,7 @@ class Trainer:
         began = time.monotonic()
         ends = self.batches.ended if isinstance(self.batches, Counted) else len(history) + 1 >= self.epochs
         found = self.monitor.measure() if due or ends else NOTHING
+        self.course.bound = found.bound
         if self.relaxes:
             row["relaxed_elbo"] = row["elbo"]
             row["elbo"] = self.on_training.measure().bound if self.validates else found.bound
@@ -349,6 +348,7 @@ class Trainer:
             tensors["epoch_elbos"] = torch.stack(self.epoch_elbos)
         notes = {
             "step": self.step,
+            "course": self.course.state(),
             "in_epoch": self.in_epoch,
             "seconds": self.seconds,
             "history": [dict(row) for row in self.fitted.history],
@@ -381,6 +381,7 @@ class Trainer:
         self.epoch_elbos = list(tensors["epoch_elbos"].to(self.device)) if "epoch_elbos" in tensors else []
         self.step, self.in_epoch, self.seconds = notes["step"], notes["in_epoch"], notes["seconds"]
         self.fitted.history[:] = [dict(row) for row in notes["history"]]
+        self.course.restore(notes.get("course", {}))
         self.best_elbo = -float("inf") if notes["best_elbo"] is None else notes["best_elbo"]
         self.best_epoch = notes["best_epoch"]
         self.rollbacks, self.damping = notes.get("rollbacks", self.rollbacks), notes.get("damping", self.damping)

@@ -32,9 +32,10 @@ QUICK = ("--epochs", "2", "--hidden", "8", "--latent", "2", "--proposal", "guide
 
 
 def quick(*words: str) -> tuple[str, ...]:
-    """Options of a short fit, but for the width of the nets where they are maps."""
-    maps = {"nvae", "conv"} & {*words}
-    return tuple(word for word in QUICK if not maps or word not in ("--hidden", "8"))
+    """Options of a short fit, but for the width of the nets where they are maps, and for draws where all are one."""
+    unused = {"--hidden"} if {"nvae", "conv", "resnet"} & {*words} else set()
+    unused |= {"--proposal", "--num-samples"} if "vqvae" in words else set()
+    return tuple(word for pair in zip(QUICK[::2], QUICK[1::2]) if pair[0] not in unused for word in pair)
 
 
 class Row(NamedTuple):
@@ -235,7 +236,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "no level": (("digits", "--model", "hierarchical", "--levels", ""), "--levels must be positive, got none"),
     "two schedules of the KL weight": (("digits", "--kl-warmup", "2", "--kl-cycles", "2"), "choose one"),
     "a guide of its own": (("digits", "--model", "nvae", "--guide", "full"), "leave out --guide and --hidden"),
-    "widths of maps": (("digits", "--model", "nvae", "--hidden", "9"), "leave out --guide and --hidden"),
+    "widths of maps": (("digits", "--model", "nvae", "--hidden", "9"), "--groups and --latent are its sizes"),
     "free bits of nothing": (
         ("digits", "--model", "hierarchical", "--levels", "3", "--free-bits", "1"),
         "spares z1 .* no other level",
@@ -265,7 +266,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "a line of codes for images": (
         ("digits", "--model", "vqvae", "--net", "conv", "--latent", "3"),
-        "a quarter of each side .* leave out --latent",
+        "a quarter of each side of an image with --net conv. Leave it out",
     ),
     "free bits of a score": (
         ("digits", "--model", "categorical", "--estimator", "score", "--free-bits", "1"),

@@ -421,6 +421,32 @@ def test_a_model_that_reads_its_data_has_no_prior() -> None:
     assert "prior" not in tree and "posterior_predictive" in tree
 
 
+def test_why_there_is_no_prior_is_said_by_the_line_of_the_model() -> None:
+    """And not by what torch says of the NaN that stand for data."""
+
+    class Looks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.loc, self.of_class = nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(3))
+
+        def model(self, x: Tensor, y: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(self.loc, 1.0))
+                shift = torch.distributions.Normal(x, 1.0, validate_args=True).mean
+                pyro.sample("x", dist.Normal(z + self.of_class[y] + 0 * shift, 1.0), obs=x)
+
+        def guide(self, x: Tensor, y: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(self.loc, 1.0))
+
+    data = {"x": torch.randn(6), "y": torch.zeros(6, dtype=torch.long)}
+    with pytest.warns(UserWarning, match="prior and prior_predictive are left out") as warned:
+        pv.to_arviz(unfitted(Looks(), data), data, num_samples=2, num_particles=10, proposal="guide")
+    said = str(warned[0].message)
+    assert "test_to_arviz.py, line" in said and "shift = " in said and "an argument of its own" in said
+    assert "Expected parameter" not in said and "constraint" not in said, said
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -477,6 +503,24 @@ def test_comparison_is_by_log_p_of_x(gaussian: Any, quiet: None) -> None:
     difference = abs(found.loc["other", "elpd_diff"])  # of which ArviZ 1 has changed the sign
     assert abs(difference - exact.sum().item()) < BOUND * error + 0.05
     assert abs(approximate_loo(tree).elpd - pair.marginal().log_prob(x).sum().item()) < BOUND * error + 0.05
+
+
+def test_functions_of_arviz_that_fit_the_tree_and_those_that_do_not(gaussian: Any, quiet: None) -> None:
+    """As the docstring says; and the place of each value under p(x), which it offers in place of `loo_pit`."""
+    pair, x, tree = gaussian
+    for fits in (arviz_stats.rhat, arviz_stats.ess, arviz_stats.loo):
+        fits(tree)
+    for does_not in (arviz_stats.loo_pit, arviz_stats.loo_expectations, arviz_stats.loo_score):
+        with pytest.raises((IndexError, ValueError)):
+            does_not(tree)
+    pit = (tree["prior_predictive"]["x"] <= tree["observed_data"]["x"]).mean(["chain", "draw"])
+    marginal = pair.marginal()
+    sd = marginal.covariance_matrix.diagonal(dim1=-2, dim2=-1).sqrt()
+    exact = dist.Normal(marginal.mean, sd).cdf(x)
+    close(torch.from_numpy(pit.values), exact, (exact * (1 - exact)).sqrt() + 0.01, DRAWS)
+    shown = xarray.DataTree.from_dict({"prior_sbc": pit.to_dataset(name="x")})
+    arviz_plots.plot_ecdf_pit(shown, sample_dims=["data"], backend="matplotlib")
+    plt.close("all")
 
 
 def calibration(tree: Any) -> Any:

@@ -238,3 +238,93 @@ def test_a_factor_of_weights_leaves_all_questions_open() -> None:
     )
     assert "none" not in {finding.verdict for finding in report.findings}
     assert pv.bdmc(fitted, X[:3], num_temperatures=10, num_chains=2).lower.shape == (3,)
+
+
+class Masked(nn.Module):
+    """z ~ N(0, 1), x ~ N(z, 1), with the exact posterior as guide; rows with |x| > 1 keep the site z, others mask it."""
+
+    def __init__(self, model: str, guide: str) -> None:
+        super().__init__()
+        self.how = {"model": model, "guide": guide}
+        self.weight = nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
+
+    def draw(self, side: str, x: Tensor, loc: Tensor, scale: float) -> Tensor:
+        fn, kept = dist.Normal(loc.expand(x.shape), scale), x.abs() > 1
+        if self.how[side] == "handler":
+            with poutine.mask(mask=kept):
+                return pyro.sample("z", fn)
+        made = {"": fn, "itself": fn.mask(kept), "all": fn.mask(False)}
+        return pyro.sample("z", made[self.how[side]])
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(self.draw("model", x, torch.zeros_like(x), 1.0), 1.0), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            self.draw("guide", x, self.weight * x, 0.5**0.5)
+
+
+SOME = torch.tensor([-2.0, -0.5, 0.3, 1.7], dtype=torch.float64)
+
+
+def told_of(pair: nn.Module, x: Tensor) -> tuple[pv.Fit, list[str]]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fitted = pv.fit(pair, x, epochs=0, device="cpu", engine="eager", progress=False)
+    return fitted, [str(one.message) for one in caught if "is masked" in str(one.message)]
+
+
+@pytest.mark.parametrize(("model", "share"), [("handler", "2 of 4"), ("itself", "2 of 4"), ("all", "4 of 4")])
+def test_a_prior_that_is_masked_alone_is_flat_and_improper(model: str, share: str) -> None:
+    """The estimate is that of log of the integral of p(x | z) over z, which is log 1 here, and it is said what it is."""
+    fitted, told = told_of(Masked(model, ""), SOME)
+    assert len(told) == 1 and "'z' is masked in the model and not in the guide" in told[0], told
+    assert share in told[0] and "improper" in told[0] and "mask it alike" in told[0]
+    found = pv.importance(fitted, SOME, num_samples=20_000, proposal="guide", seed=0).log_likelihood
+    exact = dist.Normal(0.0, 2**0.5).log_prob(SOME)
+    flat = torch.zeros(4, dtype=torch.bool) | (SOME.abs() <= 1) | (model == "all")
+    assert torch.allclose(found[~flat], exact[~flat])
+    assert (found[flat].abs() < 0.1).all() and (found[flat] > exact[flat] + 1).all()
+
+
+def test_a_guide_that_is_masked_alone_gives_no_bound() -> None:
+    """Its draws are weighed as if q had density 1: the number is log E_q[p(x, z)]."""
+    fitted, told = told_of(Masked("", "handler"), SOME)
+    assert len(told) == 1 and "masked in the guide and not in the model, at 2 of 4" in told[0], told
+    assert "estimates of log p(x) are wrong" in told[0] and "take the mask out of the guide" in told[0]
+    found = pv.importance(fitted, SOME, num_samples=20_000, proposal="guide", seed=0).log_likelihood
+    exact = dist.Normal(0.0, 2**0.5).log_prob(SOME)
+    masked = SOME.abs() <= 1
+    # log p(x) + log E_q[q], which for a Normal of variance v is -log(4 pi v) / 2
+    assert torch.allclose(found[masked], exact[masked] - 0.5 * torch.tensor(4 * torch.pi * 0.5).log(), atol=0.02)
+
+
+@pytest.mark.parametrize("how", [("", ""), ("handler", "handler"), ("handler", "itself"), ("all", "all")])
+def test_masks_that_are_alike_are_not_told_of(how: tuple[str, str]) -> None:
+    assert told_of(Masked(*how), SOME)[1] == []
+
+
+def test_a_site_with_a_mask_of_what_is_observed_is_told_of_where_the_guide_has_none() -> None:
+    """`obs_mask` masks the latent site that Pyro makes of it, which a guide masks, too, or draws where nothing is asked."""
+
+    def pair(masks: bool) -> nn.Module:
+        class Partly(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.loc = nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+            def model(self, x: Tensor) -> None:
+                with pyro.plate("data", len(x)):
+                    z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0), obs=x * 0, obs_mask=x.abs() > 1)
+                    pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+            def guide(self, x: Tensor) -> None:
+                with pyro.plate("data", len(x)), poutine.mask(mask=x.abs() <= 1 if masks else True):
+                    pyro.sample("z_unobserved", dist.Normal(self.loc.expand(x.shape), 1.0))
+
+        return Partly()
+
+    assert told_of(pair(True), SOME)[1] == []
+    (said,) = told_of(pair(False), SOME)[1]
+    assert "'z_unobserved' is masked in the model and not in the guide, at 2 of 4" in said

@@ -21,8 +21,10 @@ from pyrovae.app.budget import Budget
 from pyrovae.app.cli import parameters as take
 from pyrovae.app.cli import tables
 from pyrovae.app.decide import check_names, decide
+from pyrovae.app.flags import in_flags
 from pyrovae.app.options import Options
 from pyrovae.app.track import check_track, with_log
+from pyrovae.app.unused import OF_FILES, refuse_unused
 from pyrovae.errors import OptionError
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from pyrovae.app.pages import serve as serving
     from pyrovae.criticism import decomposition
     from pyrovae.engine import ranks
+    from pyrovae.fitted import diverged as diverging
 else:  # so that help, names and mistakes need not wait for torch
     runs = Lazily("pyrovae.app.run")
     comparisons = Lazily("pyrovae.app.comparisons")
@@ -49,6 +52,7 @@ else:  # so that help, names and mistakes need not wait for torch
     decomposition = Lazily("pyrovae.criticism.decomposition")
     loading = Lazily("pyrovae.data.load")
     ranks = Lazily("pyrovae.engine.ranks")
+    diverging = Lazily("pyrovae.fitted.diverged")
 from pyrovae.app.cli.entry import app
 
 REMEDIES = (
@@ -75,14 +79,17 @@ def fit(
     resume: take.Resume = None,
     trust: take.Trust = False,
 ) -> None:
-    """Fit a model to data, print how good it is on the test rows, and leave weights, settings and pictures in a folder."""
+    """Fit a model to data, print how good it is on the test rows, and leave weights, settings and pictures in a folder.
+
+    The exit code is 0, 1 if the fit diverged but ended with finite numbers, and 2 after a mistake or a loss that is not finite.
+    """
     if (source is None) == (resume is None):
         raise OptionError(
             "Give what to fit (digits, sprites, mnist, fashion-mnist, a file or a folder), or --resume RUN, and not both."
         )
     check_track(track or ())
     if resume is not None:
-        typed = [f"--{name.replace('_', '-')}" for name in context.params if _typed(context, name)]
+        typed = [f"--{name.replace('_', '-')}" for name in _typed_names(context)]
         if other := [
             name
             for name in typed
@@ -106,6 +113,7 @@ def fit(
             lambda: loading.read(str(source), data_root=data_root, label=label, **options.table)
         )
         tables.remark(dataset.notes)
+        refuse_unused(_typed_names(context), options, dataset)
         where = folder or ranks.first(lambda: runs.default_folder(dataset.name))
         how: dict[str, Any] = {"force": force, "device": device, "engine": engine, "threads": threads}
         how |= {"track": with_log(track), "say": tables.inform}
@@ -122,7 +130,8 @@ def _finish(run: runs.Run, where: Path) -> None:
     """Say how good a fit is, and leave that and pictures in its folder."""
     if run.fitted.stopped:
         tables.answer(f"Stopped: {run.fitted.stopped}.")
-    for site, kl in decomposition.collapsed(run.fitted).items():
+    astray = diverging.diverged(run.fitted)
+    for site, kl in () if astray else decomposition.collapsed(run.fitted).items():
         tables.answer(
             f"The latent variable {site} has collapsed: it says next to nothing of x (KL {kl:.3f} nats a row). {REMEDIES}"
         )
@@ -136,6 +145,8 @@ def _finish(run: runs.Run, where: Path) -> None:
     needs = " (to open it again, add --trust: it has parts of your own)" if catalogue.own_paths(run.options) else ""
     tables.answer_line(f"Run folder: {where}{needs}")
     tables.answer_line(f"Pictures: {', '.join(p.name for p in drawn)}")
+    if astray:
+        raise typer.Exit(1)
 
 
 @app.command("list")
@@ -147,6 +158,7 @@ def list_names() -> None:
 @app.command()
 @take.takes_options("sweep")
 def sweep(
+    context: typer.Context,
     source: take.Source,
     folder: take.SweepOut = None,
     *,
@@ -167,12 +179,13 @@ def sweep(
     dataset = loading.read(source, data_root=data_root, label=label, **grid[0].table)
     tables.remark(dataset.notes)
     for options in grid:  # a mistake in the last one is found before the first is fitted
+        refuse_unused(_typed_names(context), options, dataset)
         decide(options, dataset, len(dataset.x))
     where = folder or Path("runs") / f"{dataset.name}-sweep"
     how: dict[str, Any] = {"device": device, "engine": engine, "threads": threads, "track": with_log(track)}
     stopped = f"stopped; the same command goes on with the runs in {where}"
     try:
-        with advising(lambda: stopped):
+        with advising(lambda: stopped), in_flags():
             done = comparisons.sweep(dataset, grid, where, tables.inform, data_root=data_root, **how)
     except KeyboardInterrupt:
         tables.complain(stopped)
@@ -205,6 +218,7 @@ def _grid(given: dict[str, Any]) -> list[Options]:
 @app.command()
 @take.takes_options("label")
 def label(
+    context: typer.Context,
     source: take.LabelSource,
     labels: take.LabelTable = None,
     to: take.LabelOut = None,
@@ -236,6 +250,7 @@ def label(
     options = Options.of("label", **given)
     job = labelling.read_job(source, labels, label=label, data_root=data_root, some=not page, **options.table)
     tables.remark(job.dataset.notes)
+    refuse_unused([name for name in _typed_names(context) if name in OF_FILES], options, job.dataset)
     if columns := job.about_columns():
         tables.inform(f"{columns}.")
     where = folder or Path("runs") / f"{job.dataset.name}-labels"
@@ -306,15 +321,16 @@ def _keep_labels(labels: Path | None, table: Path, written: list[Path], page: bo
     raise OptionError(f"--labels {labels} would be replaced: {cure}.")
 
 
-def _typed(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
+def _typed_names(context: typer.Context) -> list[str]:
+    """The names of the parameters that were typed."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
 
 
 def _watched(folder: Path, own: bool, work: Callable[[], runs.Run]) -> runs.Run:
     """Do some work, with parts of the user's own or not; if Ctrl-C stops it, say how to go on."""
     try:
-        with advising(lambda: f"stopped{_going_on(folder, own)}"):
+        with advising(lambda: f"stopped{_going_on(folder, own)}"), in_flags():
             return work()
     except KeyboardInterrupt as stop:
         tables.complain(f"{str(stop) or 'stopped'}{_going_on(folder, own)}")
