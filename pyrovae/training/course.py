@@ -35,10 +35,11 @@ class Course:
         self.bound = math.nan  # of rows after the last step
 
     def note(self, elbos: Tensor) -> None:
-        """Note the ELBOs of an epoch's steps, all of them finite."""
-        if not self.late and not self.relaxed:
+        """Note the ELBOs of an epoch's steps, all of them finite. There is none where all were skipped."""
+        known = len(elbos) > 0 and not self.relaxed
+        if not self.late and known:
             self.start = elbos[0].item()
-        self.late.append(None if self.relaxed else elbos[len(elbos) // 2 :].max().item())
+        self.late.append(elbos[len(elbos) // 2 :].max().item() if known else None)
 
     def state(self) -> dict[str, Any]:
         return {"start": self.start, "late": list(self.late)}
@@ -66,7 +67,7 @@ class Course:
             self.bound if is_last else None,
             *self.late[number - 1 : number],
         ]
-        end = max(bound for bound in found if bound is not None and not math.isnan(bound))
+        end = max((bound for bound in found if bound is not None and not math.isnan(bound)), default=math.nan)
         if not elbo or kept.get("kl_weight", 1.0) != 1.0:
             end += sum(max(kl, 0.0) for name, kl in kept.items() if name.startswith("kl/"))
         first = history[0]["elbo"] if self.start is None else self.start
