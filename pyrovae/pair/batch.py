@@ -120,7 +120,10 @@ def in_order_of_arguments(data: Any, names: Sequence[str]) -> dict[str, Any]:
 
 
 def columns_of(pair: PairLike, data: Any) -> dict[str, list[str]]:
-    """The names of the columns of each argument that is a table with names, such as a DataFrame."""
+    """The names of the columns of each argument that is a table with names, such as a DataFrame, or a table in a file."""
+    if isinstance(data, Stored):
+        first = next(iter(arguments(pair)))
+        return {name or first: [one[:60] for one in names] for name, names in data.columns.items()}
     given = dict(data) if isinstance(data, Mapping) else in_order_of_arguments(data, list(arguments(pair)))
     named = {name: names_of(value) for name, value in given.items()}
     return {name: found for name, found in named.items() if found is not None}

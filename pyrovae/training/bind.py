@@ -62,7 +62,7 @@ def bind(pair: PairLike, data: Any, options: FitOptions) -> FitData:
     transforms = options.transform is not None
     casts: dict[str, torch.dtype] = {}  # of rows with which the pair does not compute as they are
 
-    named = {} if isinstance(data, Stored) or is_batches(data) or is_streamed(data) else columns_of(pair, data)
+    named = {} if is_batches(data) or is_streamed(data) else columns_of(pair, data)
     for argument, names in named_by(pair).items():
         check_columns(argument, named.get(argument), names, "the pair", f"table[pair.column_names[{argument!r}]]")
 
@@ -71,7 +71,7 @@ def bind(pair: PairLike, data: Any, options: FitOptions) -> FitData:
             raise DataError(
                 f"{name} must be rows at hand, an array or a dict of them, and not batches that come one by one."
             )
-        if rows is not data and not isinstance(rows, Stored) and not is_streamed(rows):
+        if rows is not data and not is_streamed(rows):
             for argument, names in columns_of(pair, rows).items():
                 of = {**named_by(pair), **named}.get(argument)
                 check_columns(argument, names, of, "the training rows", "table[training.columns]")

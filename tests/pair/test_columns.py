@@ -1,5 +1,6 @@
 """Tables are read by the places of their columns, so that those of another order are refused, and not taken for others."""
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -58,6 +59,20 @@ def test_what_has_no_such_names_is_read_by_places(nameless: Any) -> None:
     assert torch.equal(pv.encode(fitted, nameless(table)), pv.encode(fitted, table))
     unnamed = fit(nameless(table))
     assert torch.equal(pv.encode(unnamed, table), pv.encode(unnamed, nameless(table)))
+
+
+def test_tables_in_files_have_names_too(tmp_path: Path) -> None:
+    table = frame()
+    table.to_parquet(tmp_path / "rows.parquet")
+    table.iloc[:, ::-1].to_parquet(tmp_path / "other.parquet")
+    fitted = fit(pv.data.open(tmp_path / "rows.parquet"))
+    assert fitted.columns == {"x": NAMES}
+    other = tmp_path / "other.parquet"
+    for wrong in (pv.data.open(other), table.iloc[:, ::-1]):
+        with pytest.raises(pv.DataError, match="in another order"):
+            pv.encode(fitted, wrong)
+    again = pv.data.open(other, columns={"x": fitted.columns["x"]})
+    assert torch.equal(pv.encode(fitted, again), pv.encode(fitted, table))
 
 
 def test_validation_rows_have_the_columns_of_the_training_rows() -> None:
