@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pyrovae.tables.numerals import Style, number_of, style_of
+
 Array = NDArray[Any]
 R = TypeVar("R")
 
@@ -19,12 +21,6 @@ STRANGE = 0.05  # the share of cells that may be no numbers in a column of numbe
 GAPS = frozenset(
     ("", "?", "-", "--", ".", "na", "n/a", "n.a.", "nan", "null", "none", "<na>", "missing", "#n/a", "nil")
 )
-_DIGIT = re.compile(r"\d")
-_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
-_THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?")
-_SPACED = re.compile(r"[+-]?\d{1,3}([ '\u00a0\u2009\u202f]\d{3})+([.,]\d*)?")
-_CONTINENTAL = re.compile(r"[+-]?(\d{1,3}(\.\d{3})+|\d+),\d+")
-_CURRENCIES = ("$", "€", "£", "¥")
 _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([T ]\d{1,2}:\d{2}.*)?")
 _YEAR_LAST = re.compile(r"(\d{1,2})([-/.])(\d{1,2})[-/.](\d{4}|\d{2})([T ]\d{1,2}:\d{2}.*)?")
 
@@ -73,8 +69,12 @@ def as_text(cell: Any, categories: Collection[Any] = ()) -> str | None:
     return str(cell).strip()
 
 
-def as_numbers(cells: pd.Series) -> tuple[Array, list[Any]]:
-    """Cells as float64, NaN where missing, and those that are no numbers."""
+def as_numbers(cells: pd.Series, known: Style | None = None) -> tuple[Array, list[Any]]:
+    """Cells as float64, NaN where missing, and those that are no numbers.
+
+    Args:
+        known: How numbers are written where these cells can be read both ways.
+    """
     dtype = cells.dtype
     if (
         isinstance(dtype, np.dtype) and dtype.kind in "biuf"
@@ -82,56 +82,26 @@ def as_numbers(cells: pd.Series) -> tuple[Array, list[Any]]:
         return np.asarray(cells, dtype=np.float64), []
     if pd.api.types.is_bool_dtype(dtype) or pd.api.types.is_numeric_dtype(dtype):
         return cells.to_numpy(dtype=np.float64, na_value=np.nan), []
-    return numbers_of(cells.tolist())
+    return numbers_of(cells.tolist(), known)
 
 
-def numbers_of(cells: list[Any]) -> tuple[Array, list[Any]]:
+def numbers_of(cells: list[Any], known: Style | None = None) -> tuple[Array, list[Any]]:
     """The same for cells that are texts, or anything else."""
-    marked = continental(cells)
-    numbers = each(cells, lambda cell: math.nan if is_gap(cell) else _number(cell, marked))
+    style = style_of((cell for cell in cells if not is_gap(cell)), known)
+    numbers = each(cells, lambda cell: math.nan if is_gap(cell) else _number(cell, style))
     strange = [cell for cell, number in zip(cells, numbers) if number is None]
     return np.array(numbers, dtype=np.float64), strange  # where None becomes NaN
 
 
-def continental(cells: Iterable[Any]) -> bool:
-    """Whether texts have decimal commas: some cell can be read so, and none with a decimal point."""
-    marked = {cell for cell in cells if isinstance(cell, str) and ("," in cell or "." in cell)}
-    texts = [_bare(cell) for cell in marked if not is_gap(cell)]
-    commas = [text for text in texts if _CONTINENTAL.fullmatch(text)]
-    plain = all(_CONTINENTAL.fullmatch(text) or re.fullmatch(r"[+-]?\d+", text) for text in texts)
-    thousands = all(_THOUSANDS.fullmatch(text) for text in commas)
-    return bool(commas) and plain and not thousands
-
-
-def _bare(cell: str) -> str:
-    """A cell without the sign of a currency or of per cent around it."""
-    text = cell.strip()
-    text = text[1:].lstrip() if text.startswith(_CURRENCIES) else text
-    return text[:-1].rstrip() if text.endswith((*_CURRENCIES, "%")) else text
-
-
-def _number(cell: Any, decimal_comma: bool) -> float | None:
-    """The finite number that a cell says, None if it says none; 1e999 is beyond all floating numbers."""
-    number = _any_number(cell, decimal_comma)
-    return None if number is None or not math.isfinite(number) else number
-
-
-def _any_number(cell: Any, decimal_comma: bool) -> float | None:
-    if not isinstance(cell, str):
-        try:
-            return float(cell)
-        except (TypeError, ValueError, OverflowError):  # the last for a whole number beyond 1e308
-            return None
-    if not _DIGIT.search(cell):
+def _number(cell: Any, style: Style) -> float | None:
+    """The finite number that a cell says, None if it says none."""
+    if isinstance(cell, str):
+        return number_of(cell, style)
+    try:
+        number = float(cell)
+    except (TypeError, ValueError, OverflowError):  # the last for a whole number beyond 1e308
         return None
-    text = _bare(cell)
-    if decimal_comma and (_CONTINENTAL.fullmatch(text) or _SPACED.fullmatch(text)):
-        return float(re.sub(r"[ '.\u00a0\u2009\u202f]", "", text).replace(",", "."))
-    if _NUMBER.fullmatch(text):
-        return float(text)
-    if _THOUSANDS.fullmatch(text) or _SPACED.fullmatch(text):
-        return float(re.sub(r"[ ',\u00a0\u2009\u202f]", "", text))
-    return None
+    return number if math.isfinite(number) else None
 
 
 def as_days(cells: pd.Series, form: str = "") -> tuple[Array, list[Any]]:

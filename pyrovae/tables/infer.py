@@ -6,6 +6,7 @@ import functools
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from pyrovae.errors import DataError
 from pyrovae.tables.cells import STRANGE, as_days, as_numbers, as_text, date_form, each, numbers_of, says_none
 from pyrovae.tables.columns import Column
+from pyrovae.tables.numerals import form_of, units_of
 from pyrovae.tables.schema import Schema
 
 Array = NDArray[Any]
@@ -91,6 +93,10 @@ def is_number(dtype: Any) -> bool:
 def _column(name: str, cells: pd.Series) -> Column:
     dtype = str(cells.dtype)
     if is_number(cells.dtype):
+        if getattr(cells.dtype, "kind", "") == "c":
+            raise DataError(
+                f"Column {name!r} holds complex numbers. Give real and imaginary parts as columns of their own."
+            )
         values = as_numbers(cells)[0]
         if (gaps := np.isnan(values)).any():
             values = values[~gaps]
@@ -123,7 +129,10 @@ def _column(name: str, cells: pd.Series) -> Column:
     values, strange = numbers_of(known)
     if len(strange) <= STRANGE * len(known):
         why = f"{len(strange)} cells such as {strange[0]!r} count as missing" if strange else _marks(known, values)
-        return _numbers(name, dtype, values[~np.isnan(values)], len(cells), why)
+        if len(units := units_of(known)) > 1:
+            why = "; ".join(filter(None, (why, f"{', '.join(units[:5])} are taken for one unit")))
+        made = _numbers(name, dtype, values[~np.isnan(values)], len(cells), why)
+        return made if made.kind == "none" else replace(made, format=form_of(known) or "")
     moments = pd.Series(known, dtype=object)
     days, strange = as_days(moments)
     if len(strange) <= STRANGE * len(known):
@@ -222,7 +231,13 @@ def _numbers(name: str, dtype: str, values: Array, rows: int, why: str) -> Colum
 
 @functools.cache  # pandas takes longer to read the name of a dtype than all else about a short column
 def _is_numeric(dtype: str) -> bool:
-    return bool(pd.api.types.is_numeric_dtype(dtype))
+    try:
+        return bool(pd.api.types.is_numeric_dtype(dtype))
+    except (
+        TypeError,
+        NotImplementedError,
+    ):  # a name that pandas gives but does not read, such as decimal128(12, 2)[pyarrow]
+        return False
 
 
 def _decimals(different: Array) -> int | None:

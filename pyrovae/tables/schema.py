@@ -274,8 +274,8 @@ class Schema:
         about = (
             "# What each column is: real, positive (on a log scale), count, proportion, date, binary, categorical, ordinal,\n"
             "# or none, which leaves it out. step: what numbers are recorded to, 0 if they are exact; offset: what is added\n"
-            "# before the logarithm; low, high: bounds; format: how dates are written, '%d.%m.%Y' for 31.12.2024; categories:\n"
-            "# the values of a class, in order.\n"
+            "# before the logarithm; low, high: bounds; format: how dates are written, '%d.%m.%Y' for 31.12.2024, or numbers,\n"
+            "# '1.234,5 €' for 1234.5 €; categories: the values of a class, in order.\n"
         )
         return about + str(
             yaml.safe_dump(entries, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)

@@ -19,6 +19,8 @@ from pyrovae.app.jobs.frames import Block
 from pyrovae.app.run import Run
 from pyrovae.errors import OptionError
 from pyrovae.recover.impute import impute
+from pyrovae.tables.columns import Column
+from pyrovae.tables.numerals import form_of, style_in, write
 
 
 @dataclass(frozen=True)
@@ -146,20 +148,25 @@ def _completed(run: Run, block: Block, values: Tensor, decimal: str) -> pd.DataF
                 [name for name in decoded if block.frame[name].map(lambda cell: isinstance(cell, str)).any()]
             ]
         decoded = decoded.assign(**written)
+    columns = {} if schema is None else {column.name: column for column in schema.modelled}
     if block.texts is None:
-        return _typed(block.frame, gaps, decoded)
-    return _written(block.texts, gaps, decoded, decimal)
+        return _typed(block.frame, gaps, decoded, columns)
+    return _written(block.texts, gaps, decoded, decimal, columns)
 
 
-def _typed(frame: pd.DataFrame, gaps: pd.DataFrame, decoded: pd.DataFrame) -> pd.DataFrame:
+def _typed(
+    frame: pd.DataFrame, gaps: pd.DataFrame, decoded: pd.DataFrame, columns: Mapping[str, Column]
+) -> pd.DataFrame:
     """The table with its dtypes, and decoded cells in its gaps."""
     filled = frame.copy()
     for name in decoded:
         gone = gaps[name].to_numpy()
         if not gone.any():
             continue
-        column = frame[name].astype(object)
-        column[gone] = decoded[name].astype(object).to_numpy()[gone]
+        column, values = frame[name].astype(object), decoded[name].astype(object).to_numpy()[gone]
+        if name in columns and columns[name].format and any(isinstance(cell, str) for cell in column):
+            values = _as_texts(column.tolist(), values, ".", columns.get(name))
+        column[gone] = values
         try:
             filled[name] = column.astype(frame[name].dtype)
         except (TypeError, ValueError):  # a mean of whole numbers is none
@@ -167,16 +174,29 @@ def _typed(frame: pd.DataFrame, gaps: pd.DataFrame, decoded: pd.DataFrame) -> pd
     return filled
 
 
-def _written(texts: pd.DataFrame, gaps: pd.DataFrame, decoded: pd.DataFrame, decimal: str) -> pd.DataFrame:
+def _written(
+    texts: pd.DataFrame, gaps: pd.DataFrame, decoded: pd.DataFrame, decimal: str, columns: Mapping[str, Column]
+) -> pd.DataFrame:
     """The table as text, as it was written, and decoded cells in its gaps."""
     filled = texts.copy()
     for name in decoded:
         gone = gaps[name].to_numpy()
         if gone.any():
-            column = filled[name].to_numpy(dtype=object, copy=True)
-            column[gone] = [_text(value, decimal) for value in decoded[name].to_numpy(dtype=object)[gone]]
+            column, values = filled[name].to_numpy(dtype=object, copy=True), decoded[name].to_numpy(dtype=object)[gone]
+            column[gone] = _as_texts(column[~gone].tolist(), values, decimal, columns.get(name))
             filled[name] = column
     return filled
+
+
+def _as_texts(others: list[Any], values: Any, decimal: str, column: Column | None) -> list[str]:
+    """Values as texts, numbers in the form that most of the other cells have, or else those of the fit: $1,234.50."""
+    if column is None or column.kind == "date":
+        return [_text(value, decimal) for value in values]
+    found = form_of(others, style_in(column.format))
+    form = column.format if found is None else found
+    if form in ("", "1234,5"):
+        return [_text(value, "," if form else decimal) for value in values]
+    return [value if isinstance(value, str) else write(float(value), form, column.decimals) for value in values]
 
 
 def _text(value: Any, decimal: str) -> str:
