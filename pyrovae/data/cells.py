@@ -86,14 +86,14 @@ def find_form(path: Path, header: bool | None = None, *, numbers_name: bool = Tr
         DataError: there are more columns than a text file is read with.
     """
     lines = Lines(path)
-    separator = _separator(lines.first)
+    separator = lines.separator or _separator(lines.first)
     rows, marked = records(lines.first, separator)
     commented, above = lines.marked, list(itertools.takewhile(is_comment, lines.first))
     if not rows:  # all lines begin so: it is how their first cells are written
         rows, commented, marked, above = lines.first, False, [], []
     source: Any = contextlib.nullcontext
-    if commented:
-        source = partial(without_comments, separator=separator, quotes=lines.quotes)
+    if commented or lines.separator:
+        source = partial(without_comments, separator=separator, quotes=lines.quotes, declared=bool(lines.separator))
     wide = max((width(row, separator) for row in rows[:2]), default=0)
     refuse_wide(path, wide)
     options: dict[str, Any] = {"sep": separator, "header": None, **_READING}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -63,7 +63,7 @@ def infer(table: pd.DataFrame) -> Schema:
     if not isinstance(table, pd.DataFrame):
         raise DataError(
             f"infer takes a table, a pandas.DataFrame, got {type(table).__name__}: write pandas.DataFrame(rows, columns=names),"
-            " or pandas.read_csv of a file."
+            " table.to_pandas() of one of another package, or pandas.read_csv of a file."
         )
     if len(table) == 0 or not len(table.columns):
         raise DataError(f"A table needs rows and columns, got {table.shape[0]} x {table.shape[1]}.")
@@ -127,6 +127,8 @@ def _column(name: str, cells: pd.Series) -> Column:
     if pd.api.types.is_timedelta64_dtype(cells):
         return Column(name, "none", dtype, why="durations; write them as numbers, such as days")
     values, strange = numbers_of(known)
+    nearly = f"numbers, but for {len(strange)} of {len(known)} cells" if 2 * len(strange) < len(known) else ""
+    nearly += f" such as {strange[0]!r}: leave such cells empty, or make them numbers" if nearly and strange else ""
     if len(strange) <= STRANGE * len(known):
         why = f"{len(strange)} cells such as {strange[0]!r} count as missing" if strange else _marks(known, values)
         if len(units := units_of(known)) > 1:
@@ -143,7 +145,7 @@ def _column(name: str, cells: pd.Series) -> Column:
         if strange:
             why = "; ".join(filter(None, (why, f"{len(strange)} cells such as {str(strange[0])!r} count as missing")))
         return Column(name, "date", "datetime64[ns]", step=_date_step(days), format=form, why=why)
-    return _texts(name, dtype, known, texts)
+    return _texts(name, dtype, known, texts, nearly)
 
 
 def _are_words(known: Sequence[Any]) -> bool:
@@ -169,15 +171,36 @@ def _category(name: str, cells: pd.Series, known: Sequence[Any]) -> Column:
     return Column(name, kind, "category", categories=categories)
 
 
-def _texts(name: str, dtype: str, known: Sequence[Any], texts: Sequence[str]) -> Column:
+def _texts(name: str, dtype: str, known: Sequence[Any], texts: Sequence[str], nearly: str) -> Column:
+    """A column of texts, of which most may be `nearly` numbers."""
     num, rows = len(set(texts)), len(texts)
     if num > MOST_CATEGORIES or num > max(2, rows / 2):
         is_id = num == rows and (bool(ID_NAME.search(name)) or bool(ID_CAMEL.search(name)))
-        what = "it names the rows" if is_id else f"texts, {num} different ones in {rows} rows"
+        what = "it names the rows" if is_id else nearly or f"texts, {num} different ones in {rows} rows"
         return Column(name, "none", dtype, why=what)
     first = dict(zip(reversed(texts), reversed(known)))
     categories = tuple(_plain(first[text]) for text in sorted(first, key=_in_order))
-    return Column(name, "binary" if num == 2 else "categorical", dtype, categories=categories)
+    return Column(name, "binary" if num == 2 else "categorical", dtype, categories=categories, why=_spellings(first))
+
+
+def _spellings(texts: Iterable[str]) -> str:
+    """What to say of values that differ in capitals alone, such as yes and Yes, which somebody may mean for one."""
+    met: dict[str, str] = {}
+    pairs = [
+        f"{first!r} and {text!r}" for text in sorted(texts) if (first := met.setdefault(text.casefold(), text)) != text
+    ]
+    return f"{', '.join(pairs[:2])}{', ...' if len(pairs) > 2 else ''} count as different" if pairs else ""
+
+
+def _mark(values: Array, different: Array) -> str:
+    """What to say of a number such as -999 that several cells hold, far from all others, and that may mean missing."""
+    for value, others in ((different[0], different[1:]), (different[-1], different[:-1])):
+        nines = set(f"{abs(value):.0f}") == {"9"} and float(value).is_integer()
+        if not nines or len(others) < 2 or (number := int((values == value).sum())) < 3:
+            continue
+        if np.abs(others - value).min() > others[-1] - others[0]:
+            return f"{number} cells are {value:g}, far from all others: leave them empty if that means missing"
+    return ""
 
 
 def _plain(cell: Any) -> Any:
@@ -200,6 +223,7 @@ def _numbers(name: str, dtype: str, values: Array, rows: int, why: str) -> Colum
     whole = bool((different == np.floor(different)).all())
     if num == 1:
         return Column(name, "none", dtype, why=f"every row has the value {different[0]:g}")
+    why = "; ".join(filter(None, (why, _mark(values, different))))
     named = bool(ID_NAME.search(name)) or bool(ID_CAMEL.search(name))
     if whole and num == len(values) == rows >= ENOUGH_ROWS and named:
         return Column(name, "none", dtype, why="it names the rows")

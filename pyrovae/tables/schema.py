@@ -111,12 +111,18 @@ class Schema:
         Raises:
             DataError: A column is not there, a cell is no value of its column, or float32 cannot tell the numbers apart.
         """
+        if not isinstance(table, pd.DataFrame):
+            raise DataError(
+                f"encode takes a table, a pandas.DataFrame, got {type(table).__name__}: write pandas.DataFrame(rows, "
+                "columns=names), or table.to_pandas() of one of another package."
+            )
         given = {str(name): cells for name, cells in table.items()}
         if absent := [column.name for column in self.modelled if column.name not in given]:
             raise DataError(
                 f"The table has no column {absent[0]!r}{near_names(absent[0], list(given))}, which the model was fitted to"
                 + (f", nor {', '.join(map(repr, absent[1:6]))}" if len(absent) > 1 else "")
                 + (", ..." if len(absent) > 6 else "")
+                + (f"; it has {', '.join(map(repr, list(given)[:6]))}{', ...' * (len(given) > 6)}" if given else "")
                 + ". Add it; cells that are not known may be left empty."
             )
         rows = np.empty((len(table), len(self.modelled)), order="F")  # which is written column by column
@@ -180,7 +186,7 @@ class Schema:
             >>> import pandas as pd
             >>> schema = pv.tables.infer(pd.DataFrame({"walks": ["often", "never", "rarely"] * 3}))
             >>> schema.with_changes("walks", kind="ordinal", categories=["never", "rarely", "often"])
-            Schema of 1 columns:
+            Schema of 1 column:
               walks  ordinal, never < rarely < often
         """
         wanted = [names] if isinstance(names, str) else list(names)
@@ -299,7 +305,8 @@ class Schema:
         wide = max(len(column.name) for column in shown)
         lines = [f"  {column.name:<{wide}}  {column}" for column in shown]
         lines += [f"  ... and {len(self.columns) - len(shown)} others"] if len(shown) < len(self.columns) else []
-        title = f"Schema of {len(self.modelled)} columns{f', {out} left out' if out else ''}:"
+        number = "1 column" if len(self.modelled) == 1 else f"{len(self.modelled)} columns"
+        title = f"Schema of {number}{f', {out} left out' if out else ''}:"
         return "\n".join([title, *lines])
 
 
