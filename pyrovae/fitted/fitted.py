@@ -223,7 +223,8 @@ class Fit:
         """Raise DataError for a table with other columns than the one of the fit, or with the same in another order."""
         if self.columns and not is_batches(data) and not is_streamed(data):
             for name, given in columns_of(self.pair, data).items():
-                check_columns(name, given, self.columns.get(name), "the fit", f"table[fitted.columns[{name!r}]]")
+                cure = f"table[fitted.columns[{name!r}]], or, where a schema made the rows of the fit, schema.encode(table)"
+                check_columns(name, given, self.columns.get(name), "the fit", cure)
 
     def evaluation_batch(self, data: Any) -> Batch:
         """Like `batch`, with the fit's transform applied. Its random numbers come from a fixed seed."""

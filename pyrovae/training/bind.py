@@ -64,7 +64,8 @@ def bind(pair: PairLike, data: Any, options: FitOptions) -> FitData:
 
     named = {} if is_batches(data) or is_streamed(data) else columns_of(pair, data)
     for argument, names in named_by(pair).items():
-        check_columns(argument, named.get(argument), names, "the pair", f"table[pair.column_names[{argument!r}]]")
+        cure = f"the rows that its schema makes, schema.encode(table), or else table[pair.column_names[{argument!r}]]"
+        check_columns(argument, named.get(argument), names, "the pair", cure)
 
     def whole(rows: Any, name: str = "data") -> Batch:
         if is_batches(rows):
