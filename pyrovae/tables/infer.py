@@ -203,6 +203,16 @@ def _mark(values: Array, different: Array) -> str:
     return ""
 
 
+def _days(different: Array) -> str:
+    """What to say of whole numbers that all are days, such as 20240131, which are no even scale."""
+    year, rest = np.divmod(different, 10_000)
+    month, day = np.divmod(rest, 100)
+    if not ((year >= 1900) & (year <= 2100) & (month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)).all():
+        return ""
+    first = f"{different[0]:.0f}"
+    return f"days? {first} would be read as one if it were written {first[:4]}-{first[4:6]}-{first[6:]}"
+
+
 def _plain(cell: Any) -> Any:
     """A category as JSON can keep it: a truth, a number or a text, such as that of a moment."""
     cell = cell.item() if isinstance(cell, np.generic) else cell
@@ -230,6 +240,10 @@ def _numbers(name: str, dtype: str, values: Array, rows: int, why: str) -> Colum
     if num == 2 or (num <= MOST_LEVELS and len(values) >= ROWS_A_LEVEL * num):
         categories = tuple(int(v) if whole else float(v) for v in different)
         return Column(name, "binary" if num == 2 else "ordinal", dtype, categories=categories, why=why)
+    if whole:
+        all_differ = num == len(values) == rows >= ENOUGH_ROWS
+        noted = _days(different) or ("all different: leave it out if it names the rows" if all_differ else "")
+        why = "; ".join(filter(None, (why, noted)))
     decimals = _decimals(different)
     step = _step(values, different, decimals)
     if not _is_numeric(dtype):  # texts with marks

@@ -313,3 +313,13 @@ def test_a_table_without_a_column_is_told_which_it_has() -> None:
     schema = pv.tables.infer(pd.DataFrame({"a": np.arange(30) * 0.5}))
     with pytest.raises(DataError, match=r"no column 'a', which the model was fitted to; it has 'A', '2'\. Add it"):
         schema.encode(pd.DataFrame({"A": [1.0], "2": [2.0]}))
+
+
+def test_whole_numbers_that_may_be_names_or_days_are_told() -> None:
+    random = np.random.default_rng(0)
+    codes: list[object] = random.choice(10**6, 60, replace=False).tolist()
+    assert "(all different: leave it out if it names the rows)" in note_on(codes)
+    assert "all different" not in note_on([*codes[1:], codes[1]]) + note_on(codes[:15])
+    days: list[object] = [int(f"202{i % 5}{1 + i % 12:02}{1 + i % 28:02}") for i in range(300)]
+    assert "(days? 20200101 would be read as one if it were written 2020-01-01)" in note_on(days)
+    assert "days?" not in note_on([*days, 20201350])
