@@ -146,25 +146,32 @@ class Schema:
             rows[impossible] = np.nan
         return _as_float32(rows, self.names, part=before is not None)
 
-    def decode(self, rows: Tensor) -> pd.DataFrame:
+    def decode(self, rows: Tensor, index: Any = None) -> pd.DataFrame:
         """Rows of a model as a table, with the columns, categories and dtypes of the one that the schema was made from.
 
         Args:
             rows: `(N, D)`, as `encode` or `pv.generate` gives them; NaN is missing.
+            index: The index of the rows, such as `table.index` of the table that was encoded, by which pandas puts the columns
+                of two tables together; None for 0, 1, 2, ...
 
         Returns:
             A DataFrame of the modelled columns, in the order of the table.
 
         Raises:
-            DataError: The rows have another number of columns.
+            DataError: The rows have another number of columns, or the index another length.
         """
         if rows.dim() != 2 or rows.shape[1] != len(self.modelled):
             raise DataError(
                 f"The schema has {len(self.modelled)} modelled columns, got rows of shape {tuple(rows.shape)}."
             )
+        if index is not None and len(index) != len(rows):
+            raise DataError(
+                f"The index has {len(index)} entries, and there are {len(rows)} rows. Give that of their table."
+            )
         values = rows.detach().cpu().double().numpy()
         found = {column.name: column.values(values[:, place]) for place, column in enumerate(self.modelled)}
-        return pd.DataFrame({column.name: found[column.name] for column in self.columns if column.name in found})
+        decoded = pd.DataFrame({column.name: found[column.name] for column in self.columns if column.name in found})
+        return decoded if index is None else decoded.set_axis(index, axis=0)
 
     def written(self, table: pd.DataFrame) -> pd.DataFrame:
         """A table that `decode` gave as it is written in a file: dates are texts in the form that their column had."""

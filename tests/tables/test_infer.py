@@ -323,3 +323,15 @@ def test_whole_numbers_that_may_be_names_or_days_are_told() -> None:
     days: list[object] = [int(f"202{i % 5}{1 + i % 12:02}{1 + i % 28:02}") for i in range(300)]
     assert "(days? 20200101 would be read as one if it were written 2020-01-01)" in note_on(days)
     assert "days?" not in note_on([*days, 20201350])
+
+
+def test_decoded_rows_have_the_index_of_their_table() -> None:
+    """pandas puts tables together by their indices, so that rows that were shuffled before would be filled in with others."""
+    table = pd.DataFrame({"a": np.arange(30) * 0.5, "b": ["u", "v"] * 15}).sample(frac=1, random_state=0)
+    schema = pv.tables.infer(table)
+    rows = schema.encode(table)
+    gaps = table.assign(a=table["a"].where(table.index % 3 > 0))
+    pd.testing.assert_frame_equal(gaps.fillna(schema.decode(rows, index=table.index)), table)
+    assert schema.decode(rows).index.tolist() == list(range(30))
+    with pytest.raises(DataError, match="The index has 29 entries, and there are 30 rows"):
+        schema.decode(rows, index=table.index[:-1])
