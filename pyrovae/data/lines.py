@@ -14,6 +14,7 @@ from pyrovae.errors import DataError
 LOOKED_AT = 200  # lines from which the form of a table is found out
 ENOUGH = 2**24  # characters in them, after which fewer lines do, but no fewer than two
 BLANKS = r"\s+"
+BOM = "\ufeff"
 _COMMENTS = re.compile(r"^(?:#[^\n]*+\n?+)++", re.MULTILINE)
 _RUN = re.compile(r"(?:#[^\n]*+\n?+)++|(?:[^\S\n]*+\n)++|[^\n]*+\n?+")  # comments, blank lines, or one line
 PIECE = 2**20  # characters of a file that are looked at together
@@ -36,6 +37,8 @@ class Lines:
             these are very long.
         marked: whether some of its lines begin with "#".
         quotes: whether it has a quotation mark.
+        begins: the mark that files of Excel begin with, by which it knows UTF-8; "" where there is none.
+        ends: how lines end: "\\n", or "\\r\\n" as on Windows.
         separator: what the first line says is between two cells, such as "sep=;"; "" where it does not. It is none of `first`.
 
     Raises:
@@ -46,6 +49,9 @@ class Lines:
         self.first: list[str] = []
         self.marked = self.quotes = False
         self._rows = self._marks = self._length = before = 0  # of lines
+        with path.open(encoding="utf-8", newline="") as file:
+            first = file.readline(PIECE)
+        self.begins, self.ends = first[: first.startswith(BOM)], "\r\n" if first.endswith("\r\n") else "\n"
         with path.open(encoding="utf-8-sig") as file:
             for text in pieces(file):
                 if "\0" in text:

@@ -127,3 +127,18 @@ def test_a_block_is_read_as_the_column_of_the_run(tmp_path: Path) -> None:
         code, _, err = invoke("encode", tmp_path / "run", tmp_path / f"{name}.csv", "--out", tmp_path / f"{name}-z.csv")
         assert code == 0, err
     assert (tmp_path / "whole-z.csv").read_text() == (tmp_path / "same-z.csv").read_text()
+
+
+@pytest.mark.parametrize("draws", [0, 2])
+def test_a_table_of_excel_is_one_of_excel_again(named: tuple[Run, pd.DataFrame], draws: int, tmp_path: Path) -> None:
+    """Without the mark at its beginning, Excel would take letters beyond ASCII for others."""
+    run, rows = named[0], named[1].assign(größe="süß")
+    for name, encoding, end in (("excel", "utf-8-sig", "\r\n"), ("plain", "utf-8", "\n")):
+        rows.to_csv(tmp_path / f"{name}.csv", index=False, encoding=encoding, lineterminator=end)
+        to = tmp_path / f"{name}-whole.csv"
+        how = {"draws": draws, "num_samples": 5, "proposal": "guide", "rows": 30}
+        impute.fill_in(run, tmp_path / f"{name}.csv", to, **how)
+        written = to.read_bytes()
+        assert written.startswith("\ufeff".encode()) == (name == "excel") and written.count("\ufeff".encode()) <= 1
+        assert written.count(b"\r\n") == (written.count(b"\n") if name == "excel" else 0)
+        assert pd.read_csv(to)["größe"].eq("süß").all()

@@ -104,13 +104,18 @@ def fill_in(
 
     separator = table.form.separator if len(table.form.separator) == 1 else ","
     asked = {"asked": "impute", "draws": draws, "num_samples": num_samples, "proposal": proposal, "seed": seed}
-    csv = {"sep": separator, "decimal": table.form.decimal, "header": table.form.named}
+    csv = {
+        "sep": separator,
+        "decimal": table.form.decimal,
+        "header": table.form.named,
+        "lineterminator": table.form.ends,
+    }
     job_of: dict[str, Any] = {"force": force, "say": say, "csv": csv}
     with begun(run, {**asked, **table.identity}, table.path, to, **job_of) as job:
         job.answer(
             table.blocks(texts=None), complete, look=lambda block: gaps.update(_number_of_gaps(run, block.frame))
         )
-        job.join(max(draws, 1))
+        job.join(max(draws, 1), begins=table.form.begins)
     if warned:
         more = f" (So or similarly {len(warned)} times, for blocks of {table.rows} rows.)" if len(warned) > 1 else ""
         warnings.warn(warned[0] + more, stacklevel=2)
