@@ -229,7 +229,8 @@ class Column:
 
 
 def _is_date_format(form: Any) -> bool:
-    return isinstance(form, str) and all(part in form for part in ("%d", "%m")) and ("%Y" in form or "%y" in form)
+    kinds = (("%d",), ("%m", "%b", "%B"), ("%Y", "%y"))
+    return isinstance(form, str) and all(any(part in form for part in kind) for kind in kinds)
 
 
 def _as_dtype(cells: pd.Series, dtype: str, categories: Sequence[Any] = (), *, ordered: bool = False) -> pd.Series:
