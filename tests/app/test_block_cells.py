@@ -142,3 +142,19 @@ def test_a_table_of_excel_is_one_of_excel_again(named: tuple[Run, pd.DataFrame],
         assert written.startswith("\ufeff".encode()) == (name == "excel") and written.count("\ufeff".encode()) <= 1
         assert written.count(b"\r\n") == (written.count(b"\n") if name == "excel" else 0)
         assert pd.read_csv(to)["größe"].eq("süß").all()
+
+
+@pytest.mark.parametrize("form", ["%d.%m.%Y", "%Y-%m-%d"])
+def test_filled_in_dates_are_written_as_the_others_of_their_table(form: str, tmp_path: Path) -> None:
+    days = pd.Series(pd.date_range("2024-01-01", periods=60))
+    rows = pd.DataFrame({"seen": days.dt.strftime("%d.%m.%Y"), "x": np.arange(60) * 0.5})
+    rows.to_csv(tmp_path / "t.csv", index=False)
+    code, _, err = invoke("fit", tmp_path / "t.csv", "--seed", 0, *QUICK, "--out", tmp_path / "run")
+    assert code == 0, err
+    rows["seen"] = days.dt.strftime(form)
+    rows.loc[::7, "seen"] = ""
+    rows.to_csv(tmp_path / "gaps.csv", index=False)
+    code, _, err = invoke("impute", tmp_path / "run", tmp_path / "gaps.csv", "--out", tmp_path / "whole.csv")
+    assert code == 0, err
+    found = pd.read_csv(tmp_path / "whole.csv")["seen"]
+    assert pd.to_datetime(found, format=form).notna().all() and (found == rows["seen"])[rows["seen"] != ""].all()

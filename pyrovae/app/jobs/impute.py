@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from pyrovae.app.jobs.frames import Block
 from pyrovae.app.run import Run
 from pyrovae.errors import OptionError
 from pyrovae.recover.impute import impute
+from pyrovae.tables.cells import as_days, date_form
 from pyrovae.tables.columns import Column
 from pyrovae.tables.numerals import form_of, style_in, write
 
@@ -195,13 +196,25 @@ def _written(
 
 def _as_texts(others: list[Any], values: Any, decimal: str, column: Column | None) -> list[str]:
     """Values as texts, numbers in the form that most of the other cells have, or else those of the fit: $1,234.50."""
-    if column is None or column.kind == "date":
+    if column is not None and column.kind == "date":
+        return _as_dates(others, values.tolist(), column)
+    if column is None:
         return [_text(value, decimal) for value in values]
     found = form_of(others, style_in(column.format))
     form = column.format if found is None else found
     if form in ("", "1234,5"):
         return [_text(value, "," if form else decimal) for value in values]
     return [value if isinstance(value, str) else write(float(value), form, column.decimals) for value in values]
+
+
+def _as_dates(others: list[Any], values: list[str], column: Column) -> list[str]:
+    """Dates as texts in the form of the fit, or as 2024-12-31 where all others of their table are written so."""
+    dates = pd.Series(others, dtype=object)
+    known = dates[~np.isnan(as_days(dates, column.format)[0])]
+    if not column.format or not len(known) or date_form(known)[0] != "":
+        return values
+    days = pd.to_timedelta(as_days(pd.Series(values, dtype=object), column.format)[0], unit="D")
+    return replace(column, format="").written(pd.Series(pd.Timestamp(0) + days)).tolist()
 
 
 def _text(value: Any, decimal: str) -> str:
