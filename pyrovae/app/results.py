@@ -119,9 +119,10 @@ def remarks_on_results(results: Mapping[str, Any]) -> list[str]:
         ]
     remarks = [*_few_steps(results), overfitting(results), *_few_rows(results)]
     if results.get("above_mixture", 0.0) < -2 * results.get("above_mixture_se", math.inf):
+        other = "full-mixture" if results.get("prior") == "full-mixture-nsf" else "full-mixture-nsf"
         remarks.append(
-            "A Gaussian mixture predicts the test rows better. Try --prior full-mixture-nsf, --hidden 128,128, or another "
-            "seed; or take the mixture, if a density is all that you need."
+            f"A Gaussian mixture predicts the test rows better. Try --prior {other}, --hidden 128,128, or another seed; or "
+            "take the mixture, if a density is all that you need."
         )
     if results["log_abs_det"]:
         remarks.append(

@@ -428,7 +428,7 @@ def describe(dataset: Dataset, options: Options, rows: Rows) -> str:
         which += ", in two stages"
     if options.groups is not None:
         latent, nets = f"groups of {','.join(map(str, options.groups))} maps of {latent}", "residual cells"
-    guide, dims = options.guide, f"{latent} latent dimensions"
+    guide, dims = options.guide, f"{latent} latent dimension{'s' * (latent != '1')}"
     if model.quantised:
         prior, guide, dims = "autoregressive", "a point", f"codes of {options.codebook}"
     elif options.estimator is not None:

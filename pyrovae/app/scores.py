@@ -97,7 +97,7 @@ def _length(run: Run) -> dict[str, float]:
     return found | {"second_half_gain": seen[-1]["validation_elbo"] - before[-1]["validation_elbo"]}
 
 
-def _baseline(run: Run, found: Importance) -> dict[str, float]:
+def _baseline(run: Run, found: Importance) -> dict[str, Any]:
     """log p(x) of the same test rows by a Gaussian mixture, and by how much the model is above it, for tables without gaps."""
     known, schema = rows_for_densities(run), run.rows.schema
     if known is None or schema is None:
@@ -108,6 +108,7 @@ def _baseline(run: Run, found: Importance) -> dict[str, float]:
     above = log_p[~log_p.isnan()] - mixture
     error = math.sqrt(len(test))
     return {
+        "prior": run.options.prior,  # for what to try in its place
         "mixture_log_likelihood": mixture.mean().item(),
         "mixture_log_likelihood_se": (mixture.std() / error).item(),
         "above_mixture": above.mean().item(),

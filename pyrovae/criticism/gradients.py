@@ -181,6 +181,7 @@ def gradient_variance(
     fitted = pair if isinstance(pair, Fit) else Fit(pair, layout=Layout((), 0, {}))
     if isinstance(pair, Fit):
         pair.check_weights()
+        pair.check_columns(data)
     start = int(torch.randint(2**31, ())) if seed is None else as_seed(seed)
     data = as_batch(
         fitted.pair,

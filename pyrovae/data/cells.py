@@ -49,6 +49,8 @@ class Form:
         named: whether the file names the columns, in that line or in the comment above.
         notes: what was found out and may surprise, in sentences.
         source: what pandas reads in place of the file, which is the file itself unless it has comments.
+        begins: what the file begins with before its first line, such as the mark by which Excel knows UTF-8.
+        ends: how its lines end.
     """
 
     separator: str
@@ -58,6 +60,8 @@ class Form:
     named: bool
     notes: tuple[str, ...]
     source: Callable[[Path], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+    begins: str = ""
+    ends: str = "\n"
 
     @property
     def options(self) -> dict[str, Any]:
@@ -86,14 +90,14 @@ def find_form(path: Path, header: bool | None = None, *, numbers_name: bool = Tr
         DataError: there are more columns than a text file is read with.
     """
     lines = Lines(path)
-    separator = _separator(lines.first)
+    separator = lines.separator or _separator(lines.first)
     rows, marked = records(lines.first, separator)
     commented, above = lines.marked, list(itertools.takewhile(is_comment, lines.first))
     if not rows:  # all lines begin so: it is how their first cells are written
         rows, commented, marked, above = lines.first, False, [], []
     source: Any = contextlib.nullcontext
-    if commented:
-        source = partial(without_comments, separator=separator, quotes=lines.quotes)
+    if commented or lines.separator:
+        source = partial(without_comments, separator=separator, quotes=lines.quotes, declared=bool(lines.separator))
     wide = max((width(row, separator) for row in rows[:2]), default=0)
     refuse_wide(path, wide)
     options: dict[str, Any] = {"sep": separator, "header": None, **_READING}
@@ -132,7 +136,8 @@ def find_form(path: Path, header: bool | None = None, *, numbers_name: bool = Tr
             f"Lines below the first row that begin with # are left out, such as {alike[0].strip()[:40]!r}: put the first "
             "cell in quotes where such a line is a row."
         )
-    return Form(separator, decimal, names, bool(header), first is not None, tuple(notes), source)
+    known = (separator, decimal, names, bool(header), first is not None, tuple(notes), source)
+    return Form(*known, begins=lines.begins, ends=lines.ends)
 
 
 def _different(names: tuple[str, ...]) -> tuple[tuple[str, ...], str]:

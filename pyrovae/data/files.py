@@ -186,8 +186,9 @@ class _Table(Stored):
             raise DataError(f"{file} is not a {suffix or 'Parquet or Arrow'} file ({_line(error)}).") from error
         if not self.runs:
             raise DataError(f"{path} has no rows. Add at least one.")
-        self.columns = self._chosen(columns)
-        self.names = list(dict.fromkeys(name for names in self.columns.values() for name in _listed(names)))
+        self.chosen = self._chosen(columns)
+        self.columns = {argument: names for argument, names in self.chosen.items() if not isinstance(names, str)}
+        self.names = list(dict.fromkeys(name for names in self.chosen.values() for name in _listed(names)))
         try:
             real = {name: [pa.types.is_floating(_innermost(kind)) for kind in self.kinds[name]] for name in self.names}
             whole = [name for name in self.names if not all(real[name])]
@@ -281,7 +282,7 @@ class _Table(Stored):
             left = min(skip, batch.num_rows)
             skip -= left
             if left < batch.num_rows:
-                arrays = {argument: self._array(batch.slice(left), names) for argument, names in self.columns.items()}
+                arrays = {argument: self._array(batch.slice(left), names) for argument, names in self.chosen.items()}
                 yield arrays.get("", arrays)
 
     def _array(self, batch: Any, names: str | Sequence[str]) -> Any:

@@ -14,10 +14,14 @@ from pyrovae.errors import DataError
 LOOKED_AT = 200  # lines from which the form of a table is found out
 ENOUGH = 2**24  # characters in them, after which fewer lines do, but no fewer than two
 BLANKS = r"\s+"
+BOM = "\ufeff"
 _COMMENTS = re.compile(r"^(?:#[^\n]*+\n?+)++", re.MULTILINE)
 _RUN = re.compile(r"(?:#[^\n]*+\n?+)++|(?:[^\S\n]*+\n)++|[^\n]*+\n?+")  # comments, blank lines, or one line
 PIECE = 2**20  # characters of a file that are looked at together
 # The rest of a cell in quotes; no two parts can take the same characters, so that it takes a time by the length of a line.
+_DECLARED = re.compile(
+    r'"?sep=([,;|\t])"?[ \t]*\r?\n?', re.IGNORECASE
+)  # as Excel has it in a line of its own, above the table
 _FIRST = re.compile(' *+"')  # a first cell in quotes
 _REST = re.compile(r'[^"]*+(?:""[^"]*+)*+"')
 
@@ -33,6 +37,9 @@ class Lines:
             these are very long.
         marked: whether some of its lines begin with "#".
         quotes: whether it has a quotation mark.
+        begins: the mark that files of Excel begin with, by which it knows UTF-8; "" where there is none.
+        ends: how lines end: "\\n", or "\\r\\n" as on Windows.
+        separator: what the first line says is between two cells, such as "sep=;"; "" where it does not. It is none of `first`.
 
     Raises:
         DataError: a line has a NUL byte, as text in UTF-16 has, and the end of a file that a crash left.
@@ -42,6 +49,9 @@ class Lines:
         self.first: list[str] = []
         self.marked = self.quotes = False
         self._rows = self._marks = self._length = before = 0  # of lines
+        with path.open(encoding="utf-8", newline="") as file:
+            first = file.readline(PIECE)
+        self.begins, self.ends = first[: first.startswith(BOM)], "\r\n" if first.endswith("\r\n") else "\n"
         with path.open(encoding="utf-8-sig") as file:
             for text in pieces(file):
                 if "\0" in text:
@@ -53,6 +63,10 @@ class Lines:
                 self.quotes = self.quotes or '"' in text
                 if not self._has_enough():
                     self._look_at(text)
+        said = _DECLARED.fullmatch(self.first[0]) if self.first else None
+        self.separator = said[1] if said else ""
+        if said:
+            self.first = self.first[1:]
 
     def _has_enough(self) -> bool:
         return self._rows >= LOOKED_AT or (self._length > ENOUGH and self._rows >= 2)
@@ -174,15 +188,18 @@ class _Rows:
 
 
 @contextlib.contextmanager
-def without_comments(path: Path, separator: str, quotes: bool) -> Iterator[_Rows]:
-    """What pandas reads in place of a file that has comments.
+def without_comments(path: Path, separator: str, quotes: bool, declared: bool = False) -> Iterator[_Rows]:
+    """What pandas reads in place of a file that has comments, or a line that says what separates its cells.
 
     Args:
         path: the file.
         separator: what is between two of its cells.
         quotes: whether it has quotation marks, so that a line that looks like a comment may be one of a cell.
+        declared: whether its first line says what separates its cells.
     """
     with path.open(encoding="utf-8-sig", newline="" if quotes else None) as file:
+        while declared and not file.readline().strip():
+            pass
         if quotes:
             yield _Rows(line for line, inside in within_cells(file, separator) if inside or not is_comment(line))
         else:

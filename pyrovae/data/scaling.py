@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyrovae.errors import CheckpointError, DataError, ShapeError
 from pyrovae.pair.arrays import as_tensor
+from pyrovae.pair.batch import check_columns, names_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +24,7 @@ class Standardize:
     Args:
         mean: The mean of each column, `(D,)` float64.
         scale: The scale of each column, `(D,)` float64, positive.
+        columns: The names of the columns, where the training rows were a table that has some; else empty.
 
     Example:
         >>> from pyrovae.data import Standardize
@@ -37,6 +39,7 @@ class Standardize:
 
     mean: Tensor
     scale: Tensor
+    columns: tuple[str, ...] = ()
 
     @classmethod
     def fit(cls, x: Any) -> Standardize:
@@ -52,6 +55,7 @@ class Standardize:
         Raises:
             DataError: `x` is not `(N, D)` with N >= 1, or has infinite values.
         """
+        names = names_of(x) or ()
         x = as_tensor("x", x, torch.float64)
         if x.dim() != 2 or len(x) == 0:
             raise DataError(f"Standardize.fit wants rows (N, D) with N >= 1, got {tuple(x.shape)}. Flatten each row.")
@@ -69,7 +73,7 @@ class Standardize:
         # Compare extremes, since the variance of a constant column may be rounded to more than 0.
         varies = x.where(observed, -inf).amax(0) > x.where(observed, inf).amin(0)
         mean, scale = (torch.from_numpy(np.ldexp(each.numpy(), exponent)) for each in (mean, variance.sqrt()))
-        return cls(mean, scale.where(varies, torch.ones_like(mean)))
+        return cls(mean, scale.where(varies, torch.ones_like(mean)), tuple(names))
 
     def apply(self, x: Any) -> Tensor:
         """Scale x, `(*batch, D)` in the units of the data, to z, `(*batch, D)`.
@@ -82,8 +86,9 @@ class Standardize:
 
         Raises:
             ShapeError: `x` has another number of columns.
-            DataError: `x` is no numbers.
+            DataError: `x` is no numbers, or a table with other columns than the training rows, or in another order.
         """
+        check_columns("x", names_of(x), self.columns, "the training rows", "table[list(units.columns)]")
         kept = isinstance(x, Tensor) and x.is_floating_point()
         x = as_tensor("x", x, torch.float64)
         self._check(x)
@@ -106,7 +111,8 @@ class Standardize:
 
     def to_json(self) -> dict[str, Any]:
         """The scaling in JSON's types. They represent each float64 exactly, so `from_json` returns the same tensors."""
-        return {"mean": self.mean.tolist(), "scale": self.scale.tolist()}
+        named = {"columns": list(self.columns)} if self.columns else {}
+        return {"mean": self.mean.tolist(), "scale": self.scale.tolist(), **named}
 
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> Standardize:
@@ -126,7 +132,10 @@ class Standardize:
                 f"a saved scaling has a mean and a positive scale for each column, got means of shape {tuple(mean.shape)} "
                 f"and scales of shape {tuple(scale.shape)}. Fit the model again."
             )
-        return cls(mean, scale)
+        names = saved.get("columns", ())
+        if not isinstance(names, Sequence) or len(names) not in (0, len(mean)):
+            raise CheckpointError("a saved scaling has a name for each column, or no names. Fit the model again.")
+        return cls(mean, scale, tuple(map(str, names)))
 
     def _check(self, x: Tensor) -> None:
         if x.shape[-1:] != self.mean.shape:

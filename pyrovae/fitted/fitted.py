@@ -21,7 +21,8 @@ from pyrovae.batching.transforms import Transform
 from pyrovae.engine.freed_memory import keep_freed_memory
 from pyrovae.engine.threads import computing_with, threads_for
 from pyrovae.errors import DataError, PairError
-from pyrovae.pair.batch import Batch, as_batch, group_rows, take_group, take_rows
+from pyrovae.pair.batch import Batch, as_batch, check_columns, columns_of, group_rows, take_group, take_rows
+from pyrovae.pair.datasets import is_batches, is_streamed
 from pyrovae.pair.graph import graph_text
 from pyrovae.pair.layout import COLUMNS, Layout, describe
 from pyrovae.pair.parameters import (
@@ -199,8 +200,10 @@ class Fit:
         """Bind data to the model's arguments, on the device of the weights.
 
         Raises:
-            DataError: The data cannot be bound, or their rows have another shape or dtype than those of the fit.
+            DataError: The data cannot be bound, or their rows have another shape or dtype than those of the fit, or a table has
+                other columns, or those in another order.
         """
+        self.check_columns(data)
         known = {**self.arguments, **self.untransformed}
         dtypes = {name: dtype for name, (_, dtype) in known.items()}
         batch = as_batch(self.pair, data, dtypes, transforms=self.transform is not None, casts=dtypes)
@@ -217,6 +220,13 @@ class Fit:
                 )
         device = self.device
         return {name: value.to(device) for name, value in batch.items()}
+
+    def check_columns(self, data: Any) -> None:
+        """Raise DataError for a table with other columns than the one of the fit, or with the same in another order."""
+        if self.columns and not is_batches(data) and not is_streamed(data):
+            for name, given in columns_of(self.pair, data).items():
+                cure = f"table[fitted.columns[{name!r}]], or, where a schema made the rows of the fit, schema.encode(table)"
+                check_columns(name, given, self.columns.get(name), "the fit", cure)
 
     def evaluation_batch(self, data: Any) -> Batch:
         """Like `batch`, with the fit's transform applied. Its random numbers come from a fixed seed."""

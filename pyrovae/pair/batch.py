@@ -120,10 +120,41 @@ def in_order_of_arguments(data: Any, names: Sequence[str]) -> dict[str, Any]:
 
 
 def columns_of(pair: PairLike, data: Any) -> dict[str, list[str]]:
-    """The names of the columns of each argument that is a table with names, such as a DataFrame."""
+    """The names of the columns of each argument that is a table with names, such as a DataFrame, or a table in a file."""
+    if isinstance(data, Stored):
+        first = next(iter(arguments(pair)))
+        return {name or first: [one[:60] for one in names] for name, names in data.columns.items()}
     given = dict(data) if isinstance(data, Mapping) else in_order_of_arguments(data, list(arguments(pair)))
-    named = {name: getattr(value, "column_names", getattr(value, "columns", None)) for name, value in given.items()}
-    return {name: [str(one)[:60] for one in found] for name, found in named.items() if isinstance(found, Iterable)}
+    named = {name: names_of(value) for name, value in given.items()}
+    return {name: found for name, found in named.items() if found is not None}
+
+
+def names_of(table: Any) -> list[str] | None:
+    """The names of the columns of a table, None of what has no such names."""
+    found = getattr(table, "column_names", getattr(table, "columns", None))
+    return [str(one)[:60] for one in found] if isinstance(found, Iterable) else None
+
+
+def check_columns(
+    argument: str, given: Sequence[str] | None, wanted: Sequence[str] | None, whose: str, cure: str
+) -> None:
+    """DataError where a table has not the columns that are wanted, or not in their order: numbers would change places unsaid.
+
+    A table of which no column has a wanted name, such as one whose columns are numbered, is read by places.
+    """
+    if not given or not wanted or list(given) == list(wanted) or not set(given) & set(wanted):
+        return
+    absent, more = ([name for name in of if name not in others] for of, others in ((wanted, given), (given, wanted)))
+    if absent or more or len(given) != len(wanted):
+        said = [f"lacks {_listed(absent)}" if absent else "", f"has {_listed(more)} besides" if more else ""]
+        what = f"other columns than {whose}: it {' and '.join(filter(None, said)) or 'has some twice'}"
+    else:
+        what = f"the columns of {whose} in another order: {_listed(given)} in place of {_listed(wanted)}"
+    raise DataError(f"{argument!r} has {what}. Give {cure}.")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
 
 
 def named_by(pair: PairLike) -> dict[str, list[str]]:

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -30,12 +31,14 @@ class Stored:
         runs: The number of rows of each run.
         buffer: The number of rows of a buffer; None for as many as fit into 128 MiB.
         shuffle: Whether rows are mixed; else they come in their order.
+        columns: Of a table, the names of the columns of each argument, under "" of the model's first argument.
     """
 
     name: str
     runs: Sequence[int]
     buffer: int | None = None
     shuffle: bool = True
+    columns: Mapping[str, Sequence[str]] = MappingProxyType({})
 
     def pieces(self, run: int, skip: int = 0) -> Iterator[Any]:
         """The rows of a run in their order, but for the first `skip`, piece by piece: arrays by argument, or one array."""

@@ -5,27 +5,34 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pyrovae.tables.numerals import Style, number_of, style_of
+
 Array = NDArray[Any]
 R = TypeVar("R")
 
 STRANGE = 0.05  # the share of cells that may be no numbers in a column of numbers; they count as missing
 GAPS = frozenset(
-    ("", "?", "-", "--", ".", "na", "n/a", "n.a.", "nan", "null", "none", "<na>", "missing", "#n/a", "nil")
+    [
+        *("", "?", "-", "--", ".", "na", "n/a", "n.a.", "nan", "null", "none", "<na>", "missing", "#n/a", "nil"),
+        *("#div/0!", "#value!", "#ref!", "#name?", "#num!", "#null!"),  # of spreadsheets, where there is no result
+    ]
 )
-_DIGIT = re.compile(r"\d")
-_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
-_THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?")
-_SPACED = re.compile(r"[+-]?\d{1,3}([ '\u00a0\u2009\u202f]\d{3})+([.,]\d*)?")
-_CONTINENTAL = re.compile(r"[+-]?(\d{1,3}(\.\d{3})+|\d+),\d+")
-_CURRENCIES = ("$", "€", "£", "¥")
 _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([T ]\d{1,2}:\d{2}.*)?")
+_MONTH = (
+    "(jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sep(?:t|tember)?|oct(?:ober)?|nov(?:ember)?"
+    "|dec(?:ember)?)"
+)
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_NAMED = re.compile(
+    rf"(?:(\d{{1,2}})([ -]){_MONTH}\2(\d{{4}}|\d{{2}})|{_MONTH} (\d{{1,2}}),? (\d{{4}}))", re.IGNORECASE
+)  # 14 Mar 2024, 14-Mar-24, March 14, 2024
 _YEAR_LAST = re.compile(r"(\d{1,2})([-/.])(\d{1,2})[-/.](\d{4}|\d{2})([T ]\d{1,2}:\d{2}.*)?")
 
 
@@ -73,8 +80,12 @@ def as_text(cell: Any, categories: Collection[Any] = ()) -> str | None:
     return str(cell).strip()
 
 
-def as_numbers(cells: pd.Series) -> tuple[Array, list[Any]]:
-    """Cells as float64, NaN where missing, and those that are no numbers."""
+def as_numbers(cells: pd.Series, known: Style | None = None) -> tuple[Array, list[Any]]:
+    """Cells as float64, NaN where missing, and those that are no numbers.
+
+    Args:
+        known: How numbers are written where these cells can be read both ways.
+    """
     dtype = cells.dtype
     if (
         isinstance(dtype, np.dtype) and dtype.kind in "biuf"
@@ -82,56 +93,31 @@ def as_numbers(cells: pd.Series) -> tuple[Array, list[Any]]:
         return np.asarray(cells, dtype=np.float64), []
     if pd.api.types.is_bool_dtype(dtype) or pd.api.types.is_numeric_dtype(dtype):
         return cells.to_numpy(dtype=np.float64, na_value=np.nan), []
-    return numbers_of(cells.tolist())
+    return numbers_of(cells.tolist(), known)
 
 
-def numbers_of(cells: list[Any]) -> tuple[Array, list[Any]]:
+def numbers_of(cells: list[Any], known: Style | None = None) -> tuple[Array, list[Any]]:
     """The same for cells that are texts, or anything else."""
-    marked = continental(cells)
-    numbers = each(cells, lambda cell: math.nan if is_gap(cell) else _number(cell, marked))
+    style = style_of((cell for cell in cells if not is_gap(cell)), known)
+    numbers = each(cells, lambda cell: math.nan if is_gap(cell) else _number(cell, style))
     strange = [cell for cell, number in zip(cells, numbers) if number is None]
     return np.array(numbers, dtype=np.float64), strange  # where None becomes NaN
 
 
-def continental(cells: Iterable[Any]) -> bool:
-    """Whether texts have decimal commas: some cell can be read so, and none with a decimal point."""
-    marked = {cell for cell in cells if isinstance(cell, str) and ("," in cell or "." in cell)}
-    texts = [_bare(cell) for cell in marked if not is_gap(cell)]
-    commas = [text for text in texts if _CONTINENTAL.fullmatch(text)]
-    plain = all(_CONTINENTAL.fullmatch(text) or re.fullmatch(r"[+-]?\d+", text) for text in texts)
-    thousands = all(_THOUSANDS.fullmatch(text) for text in commas)
-    return bool(commas) and plain and not thousands
-
-
-def _bare(cell: str) -> str:
-    """A cell without the sign of a currency or of per cent around it."""
-    text = cell.strip()
-    text = text[1:].lstrip() if text.startswith(_CURRENCIES) else text
-    return text[:-1].rstrip() if text.endswith((*_CURRENCIES, "%")) else text
-
-
-def _number(cell: Any, decimal_comma: bool) -> float | None:
-    """The finite number that a cell says, None if it says none; 1e999 is beyond all floating numbers."""
-    number = _any_number(cell, decimal_comma)
-    return None if number is None or not math.isfinite(number) else number
-
-
-def _any_number(cell: Any, decimal_comma: bool) -> float | None:
-    if not isinstance(cell, str):
-        try:
-            return float(cell)
-        except (TypeError, ValueError, OverflowError):  # the last for a whole number beyond 1e308
-            return None
-    if not _DIGIT.search(cell):
+def _number(cell: Any, style: Style) -> float | None:
+    """The finite number that a cell says, None if it says none."""
+    if isinstance(cell, str):
+        return number_of(cell, style)
+    try:
+        number = float(cell)
+    except (TypeError, ValueError, OverflowError):  # the last for a whole number beyond 1e308
         return None
-    text = _bare(cell)
-    if decimal_comma and (_CONTINENTAL.fullmatch(text) or _SPACED.fullmatch(text)):
-        return float(re.sub(r"[ '.\u00a0\u2009\u202f]", "", text).replace(",", "."))
-    if _NUMBER.fullmatch(text):
-        return float(text)
-    if _THOUSANDS.fullmatch(text) or _SPACED.fullmatch(text):
-        return float(re.sub(r"[ ',\u00a0\u2009\u202f]", "", text))
-    return None
+    return number if math.isfinite(number) else None
+
+
+def _looks_like_a_date(cell: Any) -> bool:
+    text = str(cell).strip()
+    return bool(_DATE.fullmatch(text) or _NAMED.fullmatch(text))
 
 
 def as_days(cells: pd.Series, form: str = "") -> tuple[Array, list[Any]]:
@@ -144,14 +130,16 @@ def as_days(cells: pd.Series, form: str = "") -> tuple[Array, list[Any]]:
     if not pd.api.types.is_datetime64_any_dtype(cells):
         listed = cells.tolist()
         known = ~np.array(each(listed, is_gap), dtype=bool)
-        looks = np.array(each(listed, lambda cell: bool(_DATE.fullmatch(str(cell).strip()))), dtype=bool)
+        looks = np.array(each(listed, _looks_like_a_date), dtype=bool)
         if not (known & looks).any():  # before pandas is asked, which takes a hundred times as long
             return np.full(len(listed), np.nan), [cell for cell, there in zip(listed, known) if there]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of formats that are guessed cell by cell
             texts = cells.astype(object).where(known & looks)  # of durations, an empty column would be none of moments
-            if form:
-                texts = texts.map(lambda cell: _year_first(str(cell).strip(), form), na_action="ignore")
+            read = each(
+                texts, lambda cell: cell if cell != cell or cell is None else _year_first(str(cell).strip(), form)
+            )
+            texts = pd.Series(read, index=texts.index, dtype=object)
             parsed = pd.to_datetime(texts, errors="coerce", format="mixed", utc=True)
     else:
         parsed, known = pd.to_datetime(cells, utc=True), cells.notna().to_numpy()
@@ -172,6 +160,9 @@ def date_form(cells: pd.Series) -> tuple[str | None, str]:
     Returns:
         "" where none ends in the year. None where some can only have the day first, and others only the month.
     """
+    named = [match for cell in cells if (match := _NAMED.fullmatch(str(cell).strip()))]
+    if 2 * len(named) > len(cells):
+        return _named_form(named)
     found = [match for cell in cells if (match := _YEAR_LAST.fullmatch(str(cell).strip()))]
     first, second = ([int(match[place]) for match in found] for place in (1, 3))
     if not found or max(first) > 31:  # 99-12-31
@@ -201,13 +192,28 @@ def date_form(cells: pd.Series) -> tuple[str | None, str]:
     )
 
 
+def _named_form(named: Sequence[re.Match[str]]) -> tuple[str, str]:
+    """The form of dates whose months are words, and how the first of them is read."""
+    first = named[0]
+    month = "%B" if any(len(match[3] or match[5]) > 3 for match in named) else "%b"
+    year = "%Y" if first[0][-4:].isdigit() else "%y"
+    form = first[2].join(("%d", month, year)) if first[2] else f"{month} %d{',' * (',' in first[0])} {year}"
+    return form, f"{first[0]!r} is read as {_year_first(first[0], '')}"
+
+
 def _year_first(text: str, form: str) -> str | None:
     """A date that ends in the year as one that begins with it, None where it is none; any other text as it is."""
-    match = _YEAR_LAST.fullmatch(text)
+    if (match := _NAMED.fullmatch(text)) is not None:
+        day, month, written = match[1] or match[6], match[3] or match[5], match[4] or match[7]
+        return _iso(int(written), len(written), _MONTHS.index(month[:3].lower()) + 1, day)
+    match = _YEAR_LAST.fullmatch(text) if form else None
     if match is None:
         return text
     day, month = (match[1], match[3]) if form.find("%d") < form.find("%m") else (match[3], match[1])
-    year = (
-        int(match[4]) if len(match[4]) == 4 else int(match[4]) + (1900 if int(match[4]) > 68 else 2000)
-    )  # as strptime
-    return f"{year:04}-{int(month):02}-{int(day):02}{match[5] or ''}" if 1 <= int(month) <= 12 else None
+    return _iso(int(match[4]), len(match[4]), int(month), day, match[5] or "")
+
+
+def _iso(year: int, digits: int, month: int, day: str, time: str = "") -> str | None:
+    """A day as text, of a year of two or four digits; None where there is no such month."""
+    year = year if digits == 4 else year + (1900 if year > 68 else 2000)  # as strptime
+    return f"{year:04}-{month:02}-{int(day):02}{time}" if 1 <= month <= 12 else None

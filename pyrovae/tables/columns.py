@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pyrovae.errors import DataError, shortened
 from pyrovae.tables.cells import STRANGE, as_days, as_numbers, as_text, each, is_gap
+from pyrovae.tables.numerals import is_form, style_in
 
 Array = NDArray[Any]
 
@@ -47,7 +48,8 @@ class Column:
         high: The largest number that can occur; None if there is no bound.
         decimals: How many decimals numbers are written with; None if with all that they have.
         format: How dates are written as text, such as "%d.%m.%Y" for 31.12.2024, as in `strftime`; "" for 2024-12-31. Dates
-            that begin with the year are read whatever it is.
+            that begin with the year are read whatever it is. Of numbers, how 1234.5 would be written, such as "1.234,5 €"; by
+            it are read those that say either of two numbers, such as 1.234, unless other cells of a table decide it.
         why: Why the column is left out, or what else was noticed.
 
     Raises:
@@ -82,10 +84,10 @@ class Column:
             raise DataError(f"Column {self.name!r}: binary needs two categories, got {list(self.categories)}.")
         if self.decimals is not None and (isinstance(self.decimals, bool) or not isinstance(self.decimals, int)):
             raise DataError(f"Column {self.name!r}: decimals is a whole number, got {self.decimals!r}.")
-        if self.format and (self.kind != "date" or not _is_date_format(self.format)):
+        if self.format and not (_is_date_format if self.kind == "date" else is_form)(self.format):
             raise DataError(
                 f"Column {self.name!r}: format is for dates, with %d, %m and %Y (or %y), such as '%d.%m.%Y' for 31.12.2024, "
-                f"got {self.format!r} for {self.kind}."
+                f"or for numbers, how 1234.5 is written, such as '$1,234.5', got {self.format!r} for {self.kind}."
             )
         bounds = [value for value in (self.low, self.high, self.offset) if value is not None]
         if not all(isinstance(v, int | float) and math.isfinite(v) for v in (self.step, *bounds)) or self.step < 0:
@@ -116,7 +118,7 @@ class Column:
             return self._class_codes(cells, before)[:2]
         if self.kind == "date":
             return as_days(cells, self.format)
-        values, strange = as_numbers(cells)
+        values, strange = as_numbers(cells, style_in(self.format))
         beyond = np.isinf(values)
         if beyond.any() and not infinite:
             raise DataError(
@@ -130,7 +132,7 @@ class Column:
 
     def _class_codes(self, cells: pd.Series, before: int) -> tuple[Array, list[Any], Array]:
         if all(isinstance(category, int | float) and not isinstance(category, bool) for category in self.categories):
-            values, strange = as_numbers(cells)  # "1,234.0" is 1234
+            values, strange = as_numbers(cells, style_in(self.format))  # "1,234.0" is 1234
             order = np.argsort(np.asarray(self.categories, dtype=np.float64))
             levels = np.asarray(self.categories, dtype=np.float64)[order]
             place = np.searchsorted(levels, values).clip(0, len(levels) - 1)
@@ -227,7 +229,8 @@ class Column:
 
 
 def _is_date_format(form: Any) -> bool:
-    return isinstance(form, str) and all(part in form for part in ("%d", "%m")) and ("%Y" in form or "%y" in form)
+    kinds = (("%d",), ("%m", "%b", "%B"), ("%Y", "%y"))
+    return isinstance(form, str) and all(any(part in form for part in kind) for kind in kinds)
 
 
 def _as_dtype(cells: pd.Series, dtype: str, categories: Sequence[Any] = (), *, ordered: bool = False) -> pd.Series:
@@ -241,5 +244,6 @@ def _as_dtype(cells: pd.Series, dtype: str, categories: Sequence[Any] = (), *, o
         if dtype == "category":
             return cells.astype(pd.CategoricalDtype(list(categories), ordered=ordered))
         return cells.astype(dtype)
-    except (TypeError, ValueError):  # a dtype that these cells do not fit, such as a category without one of them
+    except (TypeError, ValueError, NotImplementedError):
+        # a dtype that these cells do not fit, such as a category without one of them, or whose name pandas does not read
         return cells

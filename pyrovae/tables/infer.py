@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from pyrovae.errors import DataError
 from pyrovae.tables.cells import STRANGE, as_days, as_numbers, as_text, date_form, each, numbers_of, says_none
 from pyrovae.tables.columns import Column
+from pyrovae.tables.numerals import form_of, units_of
 from pyrovae.tables.schema import Schema
 
 Array = NDArray[Any]
@@ -61,7 +63,7 @@ def infer(table: pd.DataFrame) -> Schema:
     if not isinstance(table, pd.DataFrame):
         raise DataError(
             f"infer takes a table, a pandas.DataFrame, got {type(table).__name__}: write pandas.DataFrame(rows, columns=names),"
-            " or pandas.read_csv of a file."
+            " table.to_pandas() of one of another package, or pandas.read_csv of a file."
         )
     if len(table) == 0 or not len(table.columns):
         raise DataError(f"A table needs rows and columns, got {table.shape[0]} x {table.shape[1]}.")
@@ -91,6 +93,10 @@ def is_number(dtype: Any) -> bool:
 def _column(name: str, cells: pd.Series) -> Column:
     dtype = str(cells.dtype)
     if is_number(cells.dtype):
+        if getattr(cells.dtype, "kind", "") == "c":
+            raise DataError(
+                f"Column {name!r} holds complex numbers. Give real and imaginary parts as columns of their own."
+            )
         values = as_numbers(cells)[0]
         if (gaps := np.isnan(values)).any():
             values = values[~gaps]
@@ -121,9 +127,14 @@ def _column(name: str, cells: pd.Series) -> Column:
     if pd.api.types.is_timedelta64_dtype(cells):
         return Column(name, "none", dtype, why="durations; write them as numbers, such as days")
     values, strange = numbers_of(known)
+    nearly = f"numbers, but for {len(strange)} of {len(known)} cells" if 2 * len(strange) < len(known) else ""
+    nearly += f" such as {strange[0]!r}: leave such cells empty, or make them numbers" if nearly and strange else ""
     if len(strange) <= STRANGE * len(known):
         why = f"{len(strange)} cells such as {strange[0]!r} count as missing" if strange else _marks(known, values)
-        return _numbers(name, dtype, values[~np.isnan(values)], len(cells), why)
+        if len(units := units_of(known)) > 1:
+            why = "; ".join(filter(None, (why, f"{', '.join(units[:5])} are taken for one unit")))
+        made = _numbers(name, dtype, values[~np.isnan(values)], len(cells), why)
+        return made if made.kind == "none" else replace(made, format=form_of(known) or "")
     moments = pd.Series(known, dtype=object)
     days, strange = as_days(moments)
     if len(strange) <= STRANGE * len(known):
@@ -134,7 +145,7 @@ def _column(name: str, cells: pd.Series) -> Column:
         if strange:
             why = "; ".join(filter(None, (why, f"{len(strange)} cells such as {str(strange[0])!r} count as missing")))
         return Column(name, "date", "datetime64[ns]", step=_date_step(days), format=form, why=why)
-    return _texts(name, dtype, known, texts)
+    return _texts(name, dtype, known, texts, nearly)
 
 
 def _are_words(known: Sequence[Any]) -> bool:
@@ -160,15 +171,46 @@ def _category(name: str, cells: pd.Series, known: Sequence[Any]) -> Column:
     return Column(name, kind, "category", categories=categories)
 
 
-def _texts(name: str, dtype: str, known: Sequence[Any], texts: Sequence[str]) -> Column:
+def _texts(name: str, dtype: str, known: Sequence[Any], texts: Sequence[str], nearly: str) -> Column:
+    """A column of texts, of which most may be `nearly` numbers."""
     num, rows = len(set(texts)), len(texts)
     if num > MOST_CATEGORIES or num > max(2, rows / 2):
         is_id = num == rows and (bool(ID_NAME.search(name)) or bool(ID_CAMEL.search(name)))
-        what = "it names the rows" if is_id else f"texts, {num} different ones in {rows} rows"
+        what = "it names the rows" if is_id else nearly or f"texts, {num} different ones in {rows} rows"
         return Column(name, "none", dtype, why=what)
     first = dict(zip(reversed(texts), reversed(known)))
     categories = tuple(_plain(first[text]) for text in sorted(first, key=_in_order))
-    return Column(name, "binary" if num == 2 else "categorical", dtype, categories=categories)
+    return Column(name, "binary" if num == 2 else "categorical", dtype, categories=categories, why=_spellings(first))
+
+
+def _spellings(texts: Iterable[str]) -> str:
+    """What to say of values that differ in capitals alone, such as yes and Yes, which somebody may mean for one."""
+    met: dict[str, str] = {}
+    pairs = [
+        f"{first!r} and {text!r}" for text in sorted(texts) if (first := met.setdefault(text.casefold(), text)) != text
+    ]
+    return f"{', '.join(pairs[:2])}{', ...' if len(pairs) > 2 else ''} count as different" if pairs else ""
+
+
+def _mark(values: Array, different: Array) -> str:
+    """What to say of a number such as -999 that several cells hold, far from all others, and that may mean missing."""
+    for value, others in ((different[0], different[1:]), (different[-1], different[:-1])):
+        nines = set(f"{abs(value):.0f}") == {"9"} and float(value).is_integer()
+        if not nines or len(others) < 2 or (number := int((values == value).sum())) < 3:
+            continue
+        if np.abs(others - value).min() > others[-1] - others[0]:
+            return f"{number} cells are {value:g}, far from all others: leave them empty if that means missing"
+    return ""
+
+
+def _days(different: Array) -> str:
+    """What to say of whole numbers that all are days, such as 20240131, which are no even scale."""
+    year, rest = np.divmod(different, 10_000)
+    month, day = np.divmod(rest, 100)
+    if not ((year >= 1900) & (year <= 2100) & (month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)).all():
+        return ""
+    first = f"{different[0]:.0f}"
+    return f"days? {first} would be read as one if it were written {first[:4]}-{first[4:6]}-{first[6:]}"
 
 
 def _plain(cell: Any) -> Any:
@@ -191,12 +233,17 @@ def _numbers(name: str, dtype: str, values: Array, rows: int, why: str) -> Colum
     whole = bool((different == np.floor(different)).all())
     if num == 1:
         return Column(name, "none", dtype, why=f"every row has the value {different[0]:g}")
+    why = "; ".join(filter(None, (why, _mark(values, different))))
     named = bool(ID_NAME.search(name)) or bool(ID_CAMEL.search(name))
     if whole and num == len(values) == rows >= ENOUGH_ROWS and named:
         return Column(name, "none", dtype, why="it names the rows")
     if num == 2 or (num <= MOST_LEVELS and len(values) >= ROWS_A_LEVEL * num):
         categories = tuple(int(v) if whole else float(v) for v in different)
         return Column(name, "binary" if num == 2 else "ordinal", dtype, categories=categories, why=why)
+    if whole:
+        all_differ = num == len(values) == rows >= ENOUGH_ROWS
+        noted = _days(different) or ("all different: leave it out if it names the rows" if all_differ else "")
+        why = "; ".join(filter(None, (why, noted)))
     decimals = _decimals(different)
     step = _step(values, different, decimals)
     if not _is_numeric(dtype):  # texts with marks
@@ -222,7 +269,13 @@ def _numbers(name: str, dtype: str, values: Array, rows: int, why: str) -> Colum
 
 @functools.cache  # pandas takes longer to read the name of a dtype than all else about a short column
 def _is_numeric(dtype: str) -> bool:
-    return bool(pd.api.types.is_numeric_dtype(dtype))
+    try:
+        return bool(pd.api.types.is_numeric_dtype(dtype))
+    except (
+        TypeError,
+        NotImplementedError,
+    ):  # a name that pandas gives but does not read, such as decimal128(12, 2)[pyarrow]
+        return False
 
 
 def _decimals(different: Array) -> int | None:

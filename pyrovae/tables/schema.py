@@ -111,12 +111,18 @@ class Schema:
         Raises:
             DataError: A column is not there, a cell is no value of its column, or float32 cannot tell the numbers apart.
         """
+        if not isinstance(table, pd.DataFrame):
+            raise DataError(
+                f"encode takes a table, a pandas.DataFrame, got {type(table).__name__}: write pandas.DataFrame(rows, "
+                "columns=names), or table.to_pandas() of one of another package."
+            )
         given = {str(name): cells for name, cells in table.items()}
         if absent := [column.name for column in self.modelled if column.name not in given]:
             raise DataError(
                 f"The table has no column {absent[0]!r}{near_names(absent[0], list(given))}, which the model was fitted to"
                 + (f", nor {', '.join(map(repr, absent[1:6]))}" if len(absent) > 1 else "")
                 + (", ..." if len(absent) > 6 else "")
+                + (f"; it has {', '.join(map(repr, list(given)[:6]))}{', ...' * (len(given) > 6)}" if given else "")
                 + ". Add it; cells that are not known may be left empty."
             )
         rows = np.empty((len(table), len(self.modelled)), order="F")  # which is written column by column
@@ -140,25 +146,32 @@ class Schema:
             rows[impossible] = np.nan
         return _as_float32(rows, self.names, part=before is not None)
 
-    def decode(self, rows: Tensor) -> pd.DataFrame:
+    def decode(self, rows: Tensor, index: Any = None) -> pd.DataFrame:
         """Rows of a model as a table, with the columns, categories and dtypes of the one that the schema was made from.
 
         Args:
             rows: `(N, D)`, as `encode` or `pv.generate` gives them; NaN is missing.
+            index: The index of the rows, such as `table.index` of the table that was encoded, by which pandas puts the columns
+                of two tables together; None for 0, 1, 2, ...
 
         Returns:
             A DataFrame of the modelled columns, in the order of the table.
 
         Raises:
-            DataError: The rows have another number of columns.
+            DataError: The rows have another number of columns, or the index another length.
         """
         if rows.dim() != 2 or rows.shape[1] != len(self.modelled):
             raise DataError(
                 f"The schema has {len(self.modelled)} modelled columns, got rows of shape {tuple(rows.shape)}."
             )
+        if index is not None and len(index) != len(rows):
+            raise DataError(
+                f"The index has {len(index)} entries, and there are {len(rows)} rows. Give that of their table."
+            )
         values = rows.detach().cpu().double().numpy()
         found = {column.name: column.values(values[:, place]) for place, column in enumerate(self.modelled)}
-        return pd.DataFrame({column.name: found[column.name] for column in self.columns if column.name in found})
+        decoded = pd.DataFrame({column.name: found[column.name] for column in self.columns if column.name in found})
+        return decoded if index is None else decoded.set_axis(index, axis=0)
 
     def written(self, table: pd.DataFrame) -> pd.DataFrame:
         """A table that `decode` gave as it is written in a file: dates are texts in the form that their column had."""
@@ -180,7 +193,7 @@ class Schema:
             >>> import pandas as pd
             >>> schema = pv.tables.infer(pd.DataFrame({"walks": ["often", "never", "rarely"] * 3}))
             >>> schema.with_changes("walks", kind="ordinal", categories=["never", "rarely", "often"])
-            Schema of 1 columns:
+            Schema of 1 column:
               walks  ordinal, never < rarely < often
         """
         wanted = [names] if isinstance(names, str) else list(names)
@@ -274,8 +287,8 @@ class Schema:
         about = (
             "# What each column is: real, positive (on a log scale), count, proportion, date, binary, categorical, ordinal,\n"
             "# or none, which leaves it out. step: what numbers are recorded to, 0 if they are exact; offset: what is added\n"
-            "# before the logarithm; low, high: bounds; format: how dates are written, '%d.%m.%Y' for 31.12.2024; categories:\n"
-            "# the values of a class, in order.\n"
+            "# before the logarithm; low, high: bounds; format: how dates are written, '%d.%m.%Y' for 31.12.2024, or numbers,\n"
+            "# '1.234,5 €' for 1234.5 €; categories: the values of a class, in order.\n"
         )
         return about + str(
             yaml.safe_dump(entries, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
@@ -299,7 +312,8 @@ class Schema:
         wide = max(len(column.name) for column in shown)
         lines = [f"  {column.name:<{wide}}  {column}" for column in shown]
         lines += [f"  ... and {len(self.columns) - len(shown)} others"] if len(shown) < len(self.columns) else []
-        title = f"Schema of {len(self.modelled)} columns{f', {out} left out' if out else ''}:"
+        number = "1 column" if len(self.modelled) == 1 else f"{len(self.modelled)} columns"
+        title = f"Schema of {number}{f', {out} left out' if out else ''}:"
         return "\n".join([title, *lines])
 
 

@@ -15,6 +15,7 @@ from pyrovae.tables.schema import Schema
 # How far simulated rows may be from the data, beyond three standard errors of the comparison.
 MEAN, SPREAD, SHARE, CORRELATION, BEYOND = 0.2, 0.25, 0.05, 0.15, 0.01
 MOST_NAMED = 4
+MOST_BEYOND = 12.0  # rows of n, beyond the ends of n others
 MOST_DAYS = 2_000_000  # from 1970 on, some 5,500 years, of which the calendar is spoken of
 
 
@@ -33,8 +34,9 @@ def differences(schema: Schema, rows: Tensor, drawn: Tensor) -> list[str]:
     error = 3 * math.sqrt(1 / len(rows) + 1 / len(drawn))
     found: list[tuple[float, str]] = []
 
-    def note(size: float, tolerance: float, words: str) -> None:
-        if size > tolerance + error * (0.5 if tolerance in (SHARE, BEYOND) else 1.0):
+    def note(size: float, tolerance: float, words: str, by_chance: float | None = None) -> None:
+        chance = error * (0.5 if tolerance == SHARE else 1.0) if by_chance is None else by_chance
+        if size > tolerance + chance:
             found.append((size / tolerance, words))
 
     for place, column in enumerate(schema.modelled):
@@ -60,7 +62,9 @@ def differences(schema: Schema, rows: Tensor, drawn: Tensor) -> list[str]:
             _written(column, float(one)) for one in (own.min(), own.max(), data.min(), data.max())
         )
         ends = f"{low} to {high}, in the data {least} to {most}"
-        note(beyond, BEYOND, f"{beyond:.1%} of {column.name} are beyond the data ({ends})")
+        note(
+            beyond, BEYOND, f"{beyond:.1%} of {column.name} are beyond the data ({ends})", _beyond(len(data), len(own))
+        )
         if column.offset is not None:
             data, own = (torch.log((one + column.offset).clamp_min(1e-12)) for one in (data, own))
         spread = data.std().clamp_min(1e-12)
@@ -80,6 +84,14 @@ def differences(schema: Schema, rows: Tensor, drawn: Tensor) -> list[str]:
         words = f"the correlation of {names} is {pair[1]:.2f}, in the data {pair[0]:.2f}"
         note(abs(pair[1] - pair[0]), CORRELATION, words)
     return [words for _, words in sorted(found, reverse=True)]
+
+
+def _beyond(rows: int, drawn: int) -> float:
+    """What share of rows of the same distribution is beyond the ends of a column once in some 10,000 times, at most.
+
+    The probability beyond both ends of n rows is Beta(2, n - 1), which is above t / n with a probability of (1 + t) exp(-t).
+    """
+    return (MOST_BEYOND + 3 * math.sqrt(MOST_BEYOND * rows / drawn)) / rows
 
 
 def _written(column: Column, value: float) -> str:

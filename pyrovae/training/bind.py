@@ -14,7 +14,7 @@ from pyrovae.batching.stream import Resident, Stream
 from pyrovae.batching.transformed import transformed
 from pyrovae.engine import ranks
 from pyrovae.errors import CheckpointError, DataError, OptionError
-from pyrovae.pair.batch import Batch, as_batch, cast, columns_of
+from pyrovae.pair.batch import Batch, as_batch, cast, check_columns, columns_of, named_by
 from pyrovae.pair.casts import find_casts
 from pyrovae.pair.datasets import is_batches, is_streamed
 from pyrovae.pair.parameters import find_device
@@ -62,11 +62,20 @@ def bind(pair: PairLike, data: Any, options: FitOptions) -> FitData:
     transforms = options.transform is not None
     casts: dict[str, torch.dtype] = {}  # of rows with which the pair does not compute as they are
 
+    named = {} if is_batches(data) or is_streamed(data) else columns_of(pair, data)
+    for argument, names in named_by(pair).items():
+        cure = f"the rows that its schema makes, schema.encode(table), or else table[pair.column_names[{argument!r}]]"
+        check_columns(argument, named.get(argument), names, "the pair", cure)
+
     def whole(rows: Any, name: str = "data") -> Batch:
         if is_batches(rows):
             raise DataError(
                 f"{name} must be rows at hand, an array or a dict of them, and not batches that come one by one."
             )
+        if rows is not data and not is_streamed(rows):
+            for argument, names in columns_of(pair, rows).items():
+                of = {**named_by(pair), **named}.get(argument)
+                check_columns(argument, names, of, "the training rows", "table[training.columns]")
         return as_batch(pair, rows, transforms=transforms, casts=casts)
 
     def find(rows: Batch) -> dict[str, torch.dtype]:
@@ -120,7 +129,6 @@ def bind(pair: PairLike, data: Any, options: FitOptions) -> FitData:
     batch_size = min(128, rows) if batch_size is None else batch_size
     if batch_size > rows:
         raise DataError(f"batch_size={batch_size} is larger than the {rows} training rows: use at most {rows}.")
-    named = {} if comes or is_streamed(data) else columns_of(pair, data)
     return FitData(training, validation, checked, split, batch_size, epochs, seed, device, steps, named)
 
 

@@ -192,7 +192,7 @@ def test_a_table_is_standardised_and_answers_in_its_own_units(pyrovae: Command) 
     assert info["results"]["log_likelihood"] == pytest.approx(raw["log_likelihood"] - shift, abs=1e-4)
     assert pyrovae("evaluate", run)[0] == 0
     assert pyrovae("encode", run, "--out", "z.csv")[0] == 0
-    assert pd.read_csv("z.csv")["label"].tolist() == frame["kind"].tolist()
+    assert pd.read_csv("z.csv")["kind"].tolist() == frame["kind"].tolist()  # by the name that the table has for it
 
 
 @pytest.mark.slow

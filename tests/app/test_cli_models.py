@@ -199,9 +199,9 @@ def test_classes_keep_their_names_and_unknown_labels_stay_unknown(pyrovae: Comma
     assert code == 0 and "right classes by the guide" in out, err
     assert pyrovae("generate", "runs/t", "-n", 4, "--out", "new.csv")[0] == 0
     new = pd.read_csv("new.csv")
-    assert list(new.columns) == [*"abcd", "label"] and new["label"].tolist() == ["down", "up"] * 2
+    assert list(new.columns) == [*"abcd", "kind"] and new["kind"].tolist() == ["down", "up"] * 2
     code, _, err = pyrovae("generate", "runs/t", "-n", 4, "--class", "up", "--out", "up.csv")
-    assert code == 0 and (pd.read_csv("up.csv")["label"] == "up").all(), err
+    assert code == 0 and (pd.read_csv("up.csv")["kind"] == "up").all(), err
 
 
 MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {

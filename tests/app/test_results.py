@@ -70,3 +70,14 @@ def test_a_fit_of_few_steps_is_told_to_be_short() -> None:
     stopped = {name: value for name, value in short.items() if name != "second_half_gain"}
     for other in (USUAL, stopped, short | {"steps": 1000}, short | {"steps": 500, "epochs": 500}):
         assert "short" not in " ".join(remarks_on_results(other))
+
+
+@pytest.mark.parametrize(
+    ("prior", "other"),
+    [("full-mixture-nsf", "full-mixture,"), ("full-mixture", "full-mixture-nsf,"), (None, "full-mixture-nsf,")],
+)
+def test_where_a_mixture_is_better_another_prior_is_named_than_the_one_of_the_run(
+    prior: str | None, other: str
+) -> None:
+    worse = USUAL | {"above_mixture": -1.0, "above_mixture_se": 0.1, "prior": prior}
+    assert f"Try --prior {other} --hidden" in " ".join(remarks_on_results(worse))

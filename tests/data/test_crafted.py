@@ -29,7 +29,8 @@ from pyrovae.data.images import load_folder
 from pyrovae.data.label_studio import read_export
 from pyrovae.data.labels import match_labels, read_labels
 from pyrovae.data.load import read
-from pyrovae.tables.cells import as_numbers, continental
+from pyrovae.tables.cells import as_numbers
+from pyrovae.tables.numerals import form_of, style_of
 from pyrovae.tables.schema import Schema
 
 FEW = settings(max_examples=15, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -232,7 +233,7 @@ def test_long_cells_take_time_by_their_length(tmp_path: Path, cell: str) -> None
     """Where two parts of a pattern can take the same characters, it is the square: minutes, which nothing has to measure."""
     (tmp_path / "rows.csv").write_text("a;b\n" + "1;2\n" * 3 + f"{cell};4\n")
     a_result_or_one_error(lambda: read(str(tmp_path / "rows.csv")))
-    assert not is_number(cell) and continental(pd.Series([cell, "1"])) is False
+    assert not is_number(cell) and not style_of([cell, "1"]).comma and form_of([cell, "1"]) == ""
     assert as_numbers(pd.Series([cell, "1"]))[1] == [cell]
 
 

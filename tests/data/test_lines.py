@@ -237,3 +237,18 @@ def test_few_of_very_long_lines_are_looked_at(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(lines, "ENOUGH", 0)
     assert Lines(path).first == ["# made\n", "a,b\n", f"1,{'x' * 100}\n"]
     assert len(read_csv(path)[0]) == 30
+
+
+@pytest.mark.parametrize("line", ["sep=,\r\n", "sep=;\n", '"sep=,"\n', "SEP=\t\n", "\nsep=,\n"])
+@pytest.mark.parametrize("comment", ["", "# of a machine\n"])
+def test_a_line_that_names_the_separator_is_no_row(tmp_path: Path, line: str, comment: str) -> None:
+    """As programs write it for Excel. The other marks are in cells, and do not divide them."""
+    separator = line.strip().strip('"')[4:] or "\t"
+    frame = table("a; b, c").assign(b=1.5)
+    frame.columns = ["a", "of #", "b"]
+    rows = frame.to_csv(sep=separator, index=False)
+    (tmp_path / "rows.csv").write_text("\ufeff" + line + comment + rows, encoding="utf-8", newline="")
+    found, _ = read_csv(tmp_path / "rows.csv")
+    pd.testing.assert_frame_equal(found, frame)
+    blocks = [block.frame for block in Table(tmp_path / "rows.csv", 7).blocks()]
+    pd.testing.assert_frame_equal(pd.concat(blocks, ignore_index=True), frame)

@@ -19,6 +19,10 @@ DATES: dict[str, tuple[list[str], str, str]] = {
     "hours": (["03.04.2024 12:00", "05.06.2024 06:00"], "2024-04-03 12:00:00", "is read as 2024-04-03"),
     "some begin with the year": (["03/04/2024", "2024-06-05", "15/06/2024"], "2024-04-03", "is read as 2024-04-03"),
     "all begin with the year": (["2024-04-03", "2024/06/05"], "2024-04-03", ""),
+    "names of months": (["3 Apr 2024", "14 Mar 2021"], "2024-04-03", "'3 Apr 2024' is read as 2024-04-03"),
+    "names of months, as of spreadsheets": (["03-Apr-24", "14-Mar-21"], "2024-04-03", "is read as 2024-04-03"),
+    "names of months, of births": (["03-Apr-69", "14-Sept-55"], "1969-04-03", "is read as 1969-04-03"),
+    "names of months, in America": (["April 3, 2024", "May 14, 2021"], "2024-04-03", "is read as 2024-04-03"),
     "the year first in two digits": (["99-12-31", "98-01-02"], "1999-12-31", ""),
 }
 
@@ -71,3 +75,8 @@ def test_none_is_an_answer_where_it_is_a_category() -> None:
     np.testing.assert_equal(
         said.codes(pd.Series(["missing", "none"]))[0], [1, np.nan]
     )  # whoever names a mark, means it
+
+
+def test_words_that_begin_as_months_do_are_no_dates() -> None:
+    cells = ["Marble 3, 1999", "May 3, 1999", "3 Octopus 20", "Apr 31, 2020"] * 10
+    assert infer(pd.DataFrame({"seen": cells, "x": np.arange(40) * 0.5})).columns[0].kind == "categorical"

@@ -262,3 +262,76 @@ def test_numbers_beyond_all_bounds_are_no_numbers() -> None:
     schema = pv.tables.infer(texts)
     assert schema.columns[0].kind == "count" and "'1e999' count as missing" in schema.columns[0].why
     assert pv.tables.infer(pd.DataFrame({"a": [1e308, 1.0, 3.5, 2e307] * 9, "b": range(36)})).names
+
+
+def note_on(cells: list[object]) -> str:
+    return str(
+        pv.tables.infer(pd.DataFrame({"a": pd.Series(cells, dtype=object), "x": np.arange(len(cells)) * 0.5})).columns[
+            0
+        ]
+    )
+
+
+def test_a_column_that_is_left_out_for_some_cells_names_them() -> None:
+    """Of 200 texts of which most are numbers, nobody would guess that the other ones are what is wrong."""
+    mostly = [f"{0.1 + i / 7:.4f}" if i % 10 else "<0.05" for i in range(200)]
+    assert note_on(mostly) == (
+        "left out: numbers, but for 20 of 200 cells such as '<0.05': leave such cells empty, or make them numbers"
+    )
+    assert note_on([f"note {i}" for i in range(200)]) == "left out: texts, 200 different ones in 200 rows"
+
+
+def test_values_that_differ_in_capitals_alone_are_told() -> None:
+    assert note_on(["yes", "No", "no", "Yes"] * 10).endswith("('No' and 'no', 'Yes' and 'yes' count as different)")
+    assert "different" not in note_on(["yes", "no"] * 10) + note_on(["Yes", "No", "yess"] * 10)
+
+
+@pytest.mark.parametrize("mark", [-999, 9999, 99.0])
+def test_numbers_that_may_mean_missing_are_told_and_kept(mark: float) -> None:
+    cells: list[object] = [round(20 + i * 0.3, 1) if i % 10 else mark for i in range(200)]
+    assert (f"20 cells are {mark:g}, far from all others" in note_on(cells)) == (abs(mark) > 200)
+    assert "far from" not in note_on([*cells[1:10], *(float(i) for i in range(-2000, 12000, 7))])
+    assert "20 cells are 99, far from" in note_on([1 + i % 5 if i % 10 else 99 for i in range(200)])
+    assert "far from" not in note_on([1 + i % 9 for i in range(200)])
+
+
+def test_errors_of_a_spreadsheet_are_missing() -> None:
+    cells = ["#DIV/0!", "#N/A", "#VALUE!", *(f"{i / 7:.2f}" for i in range(60))]
+    assert "count as missing" not in note_on(cells) and note_on(cells).startswith("real")
+
+
+@pytest.mark.parametrize("table", [np.zeros((3, 2)), [[1, 2]], {"a": [1]}])
+def test_what_is_no_data_frame_is_one_error(table: object) -> None:
+    schema = pv.tables.infer(pd.DataFrame({"a": np.arange(30) * 0.5}))
+    assert repr(schema).startswith("Schema of 1 column:")
+    for reads in (schema.encode, pv.tables.infer):
+        with pytest.raises(DataError, match="takes a table, a pandas.DataFrame, got"):
+            reads(table)  # type: ignore[operator]
+
+
+def test_a_table_without_a_column_is_told_which_it_has() -> None:
+    schema = pv.tables.infer(pd.DataFrame({"a": np.arange(30) * 0.5}))
+    with pytest.raises(DataError, match=r"no column 'a', which the model was fitted to; it has 'A', '2'\. Add it"):
+        schema.encode(pd.DataFrame({"A": [1.0], "2": [2.0]}))
+
+
+def test_whole_numbers_that_may_be_names_or_days_are_told() -> None:
+    random = np.random.default_rng(0)
+    codes: list[object] = random.choice(10**6, 60, replace=False).tolist()
+    assert "(all different: leave it out if it names the rows)" in note_on(codes)
+    assert "all different" not in note_on([*codes[1:], codes[1]]) + note_on(codes[:15])
+    days: list[object] = [int(f"202{i % 5}{1 + i % 12:02}{1 + i % 28:02}") for i in range(300)]
+    assert "(days? 20200101 would be read as one if it were written 2020-01-01)" in note_on(days)
+    assert "days?" not in note_on([*days, 20201350])
+
+
+def test_decoded_rows_have_the_index_of_their_table() -> None:
+    """pandas puts tables together by their indices, so that rows that were shuffled before would be filled in with others."""
+    table = pd.DataFrame({"a": np.arange(30) * 0.5, "b": ["u", "v"] * 15}).sample(frac=1, random_state=0)
+    schema = pv.tables.infer(table)
+    rows = schema.encode(table)
+    gaps = table.assign(a=table["a"].where(table.index % 3 > 0))
+    pd.testing.assert_frame_equal(gaps.fillna(schema.decode(rows, index=table.index)), table)
+    assert schema.decode(rows).index.tolist() == list(range(30))
+    with pytest.raises(DataError, match="The index has 29 entries, and there are 30 rows"):
+        schema.decode(rows, index=table.index[:-1])

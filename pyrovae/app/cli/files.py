@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyrovae._files import refuse_leaving, write_file
 from pyrovae._near import near_paths
+from pyrovae.app.jobs.batch import label_name
 from pyrovae.app.jobs.blocks import DRAW
 from pyrovae.app.rows import Array, Rows, class_values
 from pyrovae.app.run import Run
@@ -96,7 +97,7 @@ def write_codes(to: Path, codes: pd.DataFrame, run: Run) -> None:
         if dataset.x_test is not None:
             rest = torch.full((rows - len(y),), -1) if dataset.y_test is None else dataset.y_test
             y = torch.cat([y, rest])
-        table["label"] = class_values(dataset, y)[table.index]
+        table.insert(len(table.columns), label_name(run), class_values(dataset, y)[table.index], allow_duplicates=True)
     if dataset.ids is not None and len(dataset.ids) == rows:  # test rows of a file of their own have no names
         table.insert(0, "id", [dataset.ids[row] for row in table.index])
     _write_table(to, table)

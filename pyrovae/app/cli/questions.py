@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pyrovae.app import rows as row_values
     from pyrovae.app.cli import files
     from pyrovae.app.jobs import answers as asking
+    from pyrovae.app.jobs import batch as batches
     from pyrovae.app.jobs import check as checking
     from pyrovae.app.jobs import classify as classifying
     from pyrovae.app.jobs import explore as exploring
@@ -38,6 +39,7 @@ else:  # so that help, names and mistakes need not wait for torch
     scores = Lazily("pyrovae.app.scores")
     files = Lazily("pyrovae.app.cli.files")
     asking = Lazily("pyrovae.app.jobs.answers")
+    batches = Lazily("pyrovae.app.jobs.batch")
     checking = Lazily("pyrovae.app.jobs.check")
     classifying = Lazily("pyrovae.app.jobs.classify")
     exploring = Lazily("pyrovae.app.jobs.explore")
@@ -345,7 +347,7 @@ def generate(
         labels = {one.name: row_values.names_of(one.classes, found[one.name]) for one in rows.several}
     else:
         values, codes = pictures.draw_rows(opened, num, conditions=conditions, **how)
-        labels = None if codes is None else {"label": row_values.class_values(opened.dataset, codes)}
+        labels = None if codes is None else {batches.label_name(opened): row_values.class_values(opened.dataset, codes)}
     if path.suffix == ".png":
         names = None if wanted is not None or codes is None else [str(name) for name in rows.classes or ()][:num]
         columns = 8 if names is None else len(names)

@@ -207,12 +207,13 @@ class Job:
             names = list(table.columns)
             yield table
 
-    def join(self, tables: int | Iterable[pd.DataFrame] = 1, **csv: Any) -> None:
+    def join(self, tables: int | Iterable[pd.DataFrame] = 1, *, begins: str = "", **csv: Any) -> None:
         """Write all answers into one file.
 
         Args:
             tables: tables to write one below another; or the number of tables that each block has, which are written as they
                 are: the first ones of all blocks, then the second ones, and so on.
+            begins: what a .csv begins with, such as the mark by which Excel knows UTF-8.
             csv: how they are written in a .csv.
         """
         refuse_leaving(self.to)
@@ -222,6 +223,7 @@ class Job:
             if self.to.suffix == ".parquet":
                 self._write_parquet(file, tables)
             elif isinstance(tables, int):
+                file.write(begins.encode())
                 for path in self._paths(tables):
                     file.write(path.read_bytes())
             else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ from pyrovae.app.jobs.frames import Block
 from pyrovae.app.run import Run
 from pyrovae.errors import OptionError
 from pyrovae.recover.impute import impute
+from pyrovae.tables.cells import as_days, date_form
+from pyrovae.tables.columns import Column
+from pyrovae.tables.numerals import form_of, style_in, write
 
 
 @dataclass(frozen=True)
@@ -102,13 +105,18 @@ def fill_in(
 
     separator = table.form.separator if len(table.form.separator) == 1 else ","
     asked = {"asked": "impute", "draws": draws, "num_samples": num_samples, "proposal": proposal, "seed": seed}
-    csv = {"sep": separator, "decimal": table.form.decimal, "header": table.form.named}
+    csv = {
+        "sep": separator,
+        "decimal": table.form.decimal,
+        "header": table.form.named,
+        "lineterminator": table.form.ends,
+    }
     job_of: dict[str, Any] = {"force": force, "say": say, "csv": csv}
     with begun(run, {**asked, **table.identity}, table.path, to, **job_of) as job:
         job.answer(
             table.blocks(texts=None), complete, look=lambda block: gaps.update(_number_of_gaps(run, block.frame))
         )
-        job.join(max(draws, 1))
+        job.join(max(draws, 1), begins=table.form.begins)
     if warned:
         more = f" (So or similarly {len(warned)} times, for blocks of {table.rows} rows.)" if len(warned) > 1 else ""
         warnings.warn(warned[0] + more, stacklevel=2)
@@ -146,20 +154,25 @@ def _completed(run: Run, block: Block, values: Tensor, decimal: str) -> pd.DataF
                 [name for name in decoded if block.frame[name].map(lambda cell: isinstance(cell, str)).any()]
             ]
         decoded = decoded.assign(**written)
+    columns = {} if schema is None else {column.name: column for column in schema.modelled}
     if block.texts is None:
-        return _typed(block.frame, gaps, decoded)
-    return _written(block.texts, gaps, decoded, decimal)
+        return _typed(block.frame, gaps, decoded, columns)
+    return _written(block.texts, gaps, decoded, decimal, columns)
 
 
-def _typed(frame: pd.DataFrame, gaps: pd.DataFrame, decoded: pd.DataFrame) -> pd.DataFrame:
+def _typed(
+    frame: pd.DataFrame, gaps: pd.DataFrame, decoded: pd.DataFrame, columns: Mapping[str, Column]
+) -> pd.DataFrame:
     """The table with its dtypes, and decoded cells in its gaps."""
     filled = frame.copy()
     for name in decoded:
         gone = gaps[name].to_numpy()
         if not gone.any():
             continue
-        column = frame[name].astype(object)
-        column[gone] = decoded[name].astype(object).to_numpy()[gone]
+        column, values = frame[name].astype(object), decoded[name].astype(object).to_numpy()[gone]
+        if name in columns and columns[name].format and any(isinstance(cell, str) for cell in column):
+            values = _as_texts(column.tolist(), values, ".", columns.get(name))
+        column[gone] = values
         try:
             filled[name] = column.astype(frame[name].dtype)
         except (TypeError, ValueError):  # a mean of whole numbers is none
@@ -167,16 +180,41 @@ def _typed(frame: pd.DataFrame, gaps: pd.DataFrame, decoded: pd.DataFrame) -> pd
     return filled
 
 
-def _written(texts: pd.DataFrame, gaps: pd.DataFrame, decoded: pd.DataFrame, decimal: str) -> pd.DataFrame:
+def _written(
+    texts: pd.DataFrame, gaps: pd.DataFrame, decoded: pd.DataFrame, decimal: str, columns: Mapping[str, Column]
+) -> pd.DataFrame:
     """The table as text, as it was written, and decoded cells in its gaps."""
     filled = texts.copy()
     for name in decoded:
         gone = gaps[name].to_numpy()
         if gone.any():
-            column = filled[name].to_numpy(dtype=object, copy=True)
-            column[gone] = [_text(value, decimal) for value in decoded[name].to_numpy(dtype=object)[gone]]
+            column, values = filled[name].to_numpy(dtype=object, copy=True), decoded[name].to_numpy(dtype=object)[gone]
+            column[gone] = _as_texts(column[~gone].tolist(), values, decimal, columns.get(name))
             filled[name] = column
     return filled
+
+
+def _as_texts(others: list[Any], values: Any, decimal: str, column: Column | None) -> list[str]:
+    """Values as texts, numbers in the form that most of the other cells have, or else those of the fit: $1,234.50."""
+    if column is not None and column.kind == "date":
+        return _as_dates(others, values.tolist(), column)
+    if column is None:
+        return [_text(value, decimal) for value in values]
+    found = form_of(others, style_in(column.format))
+    form = column.format if found is None else found
+    if form in ("", "1234,5"):
+        return [_text(value, "," if form else decimal) for value in values]
+    return [value if isinstance(value, str) else write(float(value), form, column.decimals) for value in values]
+
+
+def _as_dates(others: list[Any], values: list[str], column: Column) -> list[str]:
+    """Dates as texts in the form of the fit, or as 2024-12-31 where all others of their table are written so."""
+    dates = pd.Series(others, dtype=object)
+    known = dates[~np.isnan(as_days(dates, column.format)[0])]
+    if not column.format or not len(known) or date_form(known)[0] != "":
+        return values
+    days = pd.to_timedelta(as_days(pd.Series(values, dtype=object), column.format)[0], unit="D")
+    return replace(column, format="").written(pd.Series(pd.Timestamp(0) + days)).tolist()
 
 
 def _text(value: Any, decimal: str) -> str:

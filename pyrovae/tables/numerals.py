@@ -1,0 +1,156 @@
+"""Numbers as people write them: 1,234.5 and 1.234,5, in groups of thousands, with a currency or per cent."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+_GROUPS = r" '\u2019\u00a0\u2009\u202f"  # marks between thousands that are no decimal marks
+_CODES = (
+    "EUR|USD|GBP|CHF|JPY|CNY|CAD|AUD|NZD|SEK|NOK|DKK|ISK|PLN|CZK|HUF|RON|BGN|TRY|RUB|UAH|INR|PKR|IDR|KRW|SGD|HKD|TWD|THB|MYR"
+    "|PHP|VND|BRL|MXN|ARS|CLP|COP|PEN|ZAR|NGN|KES|EGP|ILS|SAR|AED"
+)
+_MONEY = rf"(?:[A-Z]{{0,2}}[$¢£¤¥\u20a0-\u20c0]|(?<![A-Za-z])(?:{_CODES}|kr\.?|zł|Kč|Ft|Fr\.)(?![A-Za-z]))"
+_BEFORE = re.compile(rf"{_MONEY}[\s\u00a0\u202f]*")
+_AFTER = re.compile(rf"(?:{_MONEY}|%)$")
+# in time that grows with the length of a cell, whatever is in it: no two parts can take the same digits
+_POINT = re.compile(r"(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+_POINT_GROUPS = re.compile(rf"(\d{{1,3}}(,\d{{2,3}})+|\d{{1,3}}([{_GROUPS}]\d{{3}})+)(\.\d*)?")
+_COMMA = re.compile(rf"(\d+|\d{{1,3}}(\.\d{{3}})+|\d{{1,3}}([{_GROUPS}]\d{{3}})+)(,\d+)?([eE][+-]?\d+)?|,\d+")
+_LAST_GROUP = re.compile(r",\d{3}(\.|$)")
+_DIGIT = re.compile(r"\d")
+_FORM = re.compile(r"(\D*)1(\D?)234([.,])5(\D*)")
+
+
+class Style(NamedTuple):
+    """How the numbers of a column are written: whether with a decimal comma, and what is negative in brackets."""
+
+    comma: bool = False
+    brackets: bool = False
+
+
+class _Parts(NamedTuple):
+    sign: str
+    before: str
+    digits: str
+    after: str
+    brackets: bool
+
+
+def _parts(cell: str) -> _Parts | None:
+    """A cell without what is around its digits, None where it has no digit or two signs."""
+    if not _DIGIT.search(cell):
+        return None
+    text = cell.strip()
+    brackets = text[0] == "(" and text[-1] == ")"
+    sign, text = _sign(text[1:-1].strip() if brackets else text)
+    found = _BEFORE.match(text)
+    before = found[0] if found else ""
+    inner, text = _sign(text[len(before) :]) if before else ("", text)
+    found = _AFTER.search(text)
+    digits = text[: found.start()].rstrip() if found else text
+    if (sign and inner) or (brackets and (sign or inner)):
+        return None
+    return _Parts(sign or inner, before, digits, text[len(digits) :], brackets)
+
+
+def _sign(text: str) -> tuple[str, str]:
+    """The sign that a text begins with, "" for none, and the rest."""
+    if text[:1] in ("-", "\u2212"):
+        return "-", text[1:]
+    return ("+", text[1:]) if text[:1] == "+" else ("", text)
+
+
+def _reads(digits: str) -> tuple[bool, bool]:
+    """Whether digits can be read with a decimal comma, and with a decimal point."""
+    groups = _POINT_GROUPS.fullmatch(digits) and ("," not in digits or _LAST_GROUP.search(digits))
+    return bool(_COMMA.fullmatch(digits)), bool(_POINT.fullmatch(digits) or groups)
+
+
+def style_of(cells: Iterable[Any], known: Style | None = None) -> Style:
+    """How numbers are written, by all cells of a column.
+
+    Where all of them can be read both ways, such as 1.234 and 1,234, it is as it is known to be, or else with a decimal point,
+    unless all cells with a full stop are amounts of a currency, which have no three decimals. Brackets are a minus where
+    other cells have none.
+    """
+    cells = list(cells)
+    texts = {cell for cell in cells if isinstance(cell, str) and any(mark in cell for mark in ",.(")}
+    found = [part for text in texts if (part := _parts(text)) is not None]
+    reads = [_reads(part.digits) for part in found]
+    comma, point = (sum(one[k] and not one[1 - k] for one in reads) for k in (0, 1))
+    brackets = any(part.brackets for part in found) and any(not _in_brackets(cell) for cell in cells)
+    if comma or point:
+        return Style(comma > point, brackets or bool(known and known.brackets))
+    if known is not None:
+        return Style(known.comma, brackets or known.brackets)
+    stops = [part for part, both in zip(found, reads) if all(both) and "." in part.digits]
+    amounts = bool(stops) and all(part.before or part.after not in ("", "%") for part in stops)
+    return Style(amounts, brackets)
+
+
+def _in_brackets(cell: Any) -> bool:
+    return isinstance(cell, str) and (cell.strip().startswith("(") or not _DIGIT.search(cell))
+
+
+def number_of(cell: str, style: Style) -> float | None:
+    """The finite number that a text says in a style, None if it says none; 1e999 is beyond all floating numbers."""
+    part = _parts(cell)
+    if part is None or (part.brackets and not style.brackets):
+        return None
+    comma, point = _reads(part.digits)
+    if comma and style.comma:
+        plain = re.sub(rf"[.{_GROUPS}]", "", part.digits).replace(",", ".")
+    elif point:
+        plain = re.sub(rf"[,{_GROUPS}]", "", part.digits)
+    else:
+        return None
+    number = -float(plain) if part.sign == "-" or part.brackets else float(plain)
+    return number if math.isfinite(number) else None
+
+
+def form_of(cells: Iterable[Any], known: Style | None = None) -> str | None:
+    """How most of the numbers are written, told by how 1234.5 would be: "1.234,5 €"; "" for 1234.5; None without numbers."""
+    texts = [cell for cell in cells if isinstance(cell, str)]
+    style = style_of(texts, known)
+    found = [part for text in set(texts) if number_of(text, style) is not None and (part := _parts(text)) is not None]
+    if not found:
+        return None
+    (before, after), _ = Counter((part.before, part.after) for part in found).most_common(1)[0]
+    wholes = (part.digits.partition("," if style.comma else ".")[0] for part in found)
+    marks = Counter(mark for whole in wholes for mark in set(re.findall(rf"[.,{_GROUPS}]", whole)))
+    group = marks.most_common(1)[0][0] if marks else ""
+    form = f"{before}1{group}234{',' if style.comma else '.'}5{after}"
+    return "" if form == "1234.5" else form
+
+
+def units_of(cells: Iterable[Any]) -> list[str]:
+    """The different currencies, and per cent, that numbers are written with."""
+    parts = (_parts(cell) for cell in {cell for cell in cells if isinstance(cell, str)})
+    return sorted(
+        {unit for part in parts if part is not None for unit in (part.before.strip(), part.after.strip()) if unit}
+    )
+
+
+def is_form(form: Any) -> bool:
+    """Whether this says how 1234.5 is written."""
+    return isinstance(form, str) and _FORM.fullmatch(form) is not None
+
+
+def style_in(form: str) -> Style | None:
+    """The style of a form, None for no form."""
+    found = _FORM.fullmatch(form)
+    return None if found is None else Style(found[3] == ",")
+
+
+def write(number: float, form: str, decimals: int | None) -> str:
+    """A number in a form, with so many decimals; None for as many as seven digits need."""
+    found = _FORM.fullmatch(form)
+    before, group, mark, after = found.groups() if found else ("", "", ".", "")
+    plain = f"{abs(number):,.{decimals}f}" if decimals is not None else f"{float(f'{abs(number):.7g}'):,}"
+    whole, _, rest = plain.removesuffix(".0" if decimals is None else "\0").partition(".")
+    minus = "-" if number < 0 and any(digit in "123456789" for digit in plain) else ""
+    return f"{minus}{before}{whole.replace(',', group)}{mark + rest if rest else ''}{after}"
