@@ -46,6 +46,11 @@ def test_recipes_leave_what_is_given_as_it_is() -> None:
     assert recipes(wide, search="small", likelihood="normal") == list(search.OF_OTHERS)
     assert recipes(wide, model="hierarchical") == recipes(table(12)) == []
     assert recipes(table(13, rows=40)) == []  # 4 validation rows
+    some_hundred = table(4, rows=500)
+    assert recipes(some_hundred) == list(search.WITHOUT_FLOW)
+    assert recipes(some_hundred, prior="mixture") == recipes(some_hundred, likelihood="normal") == []
+    assert recipes(table(13, rows=500)) == [*search.WITHOUT_FLOW, *search.TEN_CODES]
+    assert recipes(table(4, rows=2100)) == []
 
 
 def survey(columns: int, rows: int = 100) -> str:
@@ -174,6 +179,14 @@ def with_history(*elbos: float | None, epochs: int = 10) -> Fit:
     fitted.settings["epochs"] = epochs
     fitted.history += [{"epoch": 1.0} if elbo is None else {"validation_elbo": elbo} for elbo in elbos]
     return fitted
+
+
+def test_of_some_hundred_rows_a_prior_without_a_flow_is_tried(pyrovae: Command) -> None:
+    code, out, err = pyrovae("fit", table(2, rows=600), *QUICK, "--out", "run")
+    assert code == 0, err
+    assert "Fitting another model to compare: a mixture as prior, without a flow." in " ".join((out + err).split())
+    found = json.loads(Path("run/run.json").read_text())["info"]["search"]
+    assert list(found) == [search.FIRST, *search.WITHOUT_FLOW]
 
 
 def test_a_race_is_lost_only_by_far_and_not_at_once() -> None:
