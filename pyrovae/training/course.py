@@ -14,8 +14,9 @@ from pyrovae.fitted.fitted import Fit
 
 LOST = 0.5  # of what an ELBO had gained, and of its own size
 LEAST = 1.0  # nats a row; less than that nobody need hear of
-# Of rows with heavy tails, means over minibatches differ by much more than what few steps change.
-FEW_STEPS, LOST_IN_FEW = 10, 100.0
+# Of rows with heavy tails, means over minibatches differ by much more than what few steps change. And a callback may make
+# another model of the one that was fitted before, by setting an attribute of it.
+FEW_STEPS, LOST_AT_LEAST = 10, 100.0
 
 
 class Course:
@@ -48,12 +49,13 @@ class Course:
         """Put back what `state` returned; of a version that noted nothing, {}."""
         self.start, self.late = state.get("start"), list(state.get("late", ()))
 
-    def end(self, fitted: Fit, *, elbo: bool) -> None:
+    def end(self, fitted: Fit, *, elbo: bool, same: bool = True) -> None:
         """Note in `settings["diverged"]`, with a warning, that the weights that were kept are far worse than earlier ones.
 
         Args:
             fitted: A fit that has ended.
             elbo: Whether the fit ascended the ELBO. Else, as with a floor under KL terms, these are left out at its end.
+            same: Whether the model was the same all the time.
         """
         fitted.settings.pop("diverged", None)
         history = fitted.history
@@ -72,7 +74,7 @@ class Course:
             end += sum(max(kl, 0.0) for name, kl in kept.items() if name.startswith("kl/"))
         first = history[0]["elbo"] if self.start is None else self.start
         highest = max(first, *(row["elbo"] for row in history))
-        times = LOST if history[-1].get("steps", FEW_STEPS) >= FEW_STEPS else LOST_IN_FEW
+        times = LOST if same and history[-1].get("steps", FEW_STEPS) >= FEW_STEPS else LOST_AT_LEAST
         if highest - end > max(LEAST, times * abs(highest)) and highest - end > LOST * (highest - first):
             fitted.settings["diverged"] = {"start": self.start, "highest": highest, "end": end}
             said = diverged(fitted)

@@ -316,7 +316,8 @@ def _leave(fitted: Fit, chosen: Plan, trainer: Trainer, options: FitOptions) -> 
         "analytic",
         "auto",
     )
-    trainer.course.end(fitted, elbo=plain)
+    same = all(map(only_looks, options.callbacks))
+    trainer.course.end(fitted, elbo=plain, same=same)
 
 
 def identity_of(settings: Mapping[str, Any], rows: FitData, options: FitOptions) -> dict[str, Any]:
