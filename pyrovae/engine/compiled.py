@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 # What compiling takes on a CPU, in seconds, and what a compiled step saves: of the time that operations take to start, and, for
 # each floating-point operation of its largest product of matrices, of the elementwise operations that come with it.
-COMPILING, STARTING, WITH_EACH = 15.0, 0.5e-3, 5e-12
+COMPILING, STARTING, WITH_EACH = 10.0, 0.5e-3, 5e-12
 MOST_COMPILATIONS = 3
 ANEW, FOUND = "compiled anew", "found in torch's cache, where an earlier fit has left it"
 
@@ -328,8 +328,8 @@ def choose_engine(name: str, device: torch.device, steps: int, product: float = 
     """The name of the engine that runs a fit.
 
     "auto" is a rule that measures nothing, so that a seed determines the result: "graphed" on CUDA; on a CPU "compiled" if
-    there is a C++ compiler and the steps save more than compiling takes, else "traced". That is from 30,000 steps on for small
-    networks, from 11,500 where the largest product of matrices takes 160 million floating-point operations, from 1,800 where it
+    there is a C++ compiler and the steps save more than compiling takes, else "traced". That is from 20,000 steps on for small
+    networks, from 7,700 where the largest product of matrices takes 160 million floating-point operations, from 1,200 where it
     takes 1.6 billion.
 
     Args:

@@ -778,12 +778,12 @@ def test_what_does_not_compile_goes_on_traced(monkeypatch: pytest.MonkeyPatch) -
 def test_auto_is_a_rule_without_a_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     monkeypatch.setattr(engines, "has_compiler", lambda: True)
-    for product, fewest in ((0, 30_000), (160_000_000, 11_539), (1_600_000_000, 1_765)):
+    for product, fewest in ((0, 20_000), (160_000_000, 7_693), (1_600_000_000, 1_177)):
         assert choose_engine("auto", cpu, fewest - 1, product) == "traced"
         assert choose_engine("auto", cpu, fewest, product) == "compiled"
     assert choose_engine("auto", cuda, 1) == "graphed"
     monkeypatch.setattr(engines, "has_compiler", lambda: False)
-    assert choose_engine("auto", cpu, 30_000) == "traced"
+    assert choose_engine("auto", cpu, 20_000) == "traced"
 
 
 def test_a_resumed_run_keeps_its_engine(tmp_path: Path) -> None:
