@@ -56,7 +56,7 @@ CUDA = (
 )
 
 COLOURS = {"ours": "#1b6ca8", "PyTorch": "#e07b39", "Pyro": "#8a8a8a", "NumPyro": "#5b9a68", "pythae": "#a05195"}
-COLOURS["pyroVED"] = "#b59b00"
+COLOURS |= {"pyroVED": "#b59b00", "products": "#cccccc"}
 
 
 def fastest(entry: dict[str, Any]) -> float:
