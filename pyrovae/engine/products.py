@@ -24,16 +24,20 @@ IN_COMPILED = 16, 4e6  # the same of compiled programs, which copy in a fraction
 library = torch.library.Library("pyrovae", "FRAGMENT")
 
 
-def use_the_faster_library(module: fx.GraphModule, least: tuple[int, float] | None = None) -> None:
+def use_the_faster_library(module: fx.GraphModule, least: tuple[int, float] | None = None) -> bool:
     """Let oneDNN compute the large products of a program on a CPU, in place, if it is the faster one here.
 
     Args:
         least: the smallest number of rows, columns and summands, and of operations; by default `SIDE` and `OPERATIONS`.
+
+    Returns:
+        Whether there is such a product.
     """
     least = least or (SIDE, OPERATIONS)
     linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
     if linear is None or not (torch._C._get_mkldnn_enabled() and onednn_is_faster()):  # a user may switch it off
-        return
+        return False
+    found = False
     for node in list(module.graph.nodes):
         if node.target is aten.mm.default:
             (a, b), bias = node.args, None
@@ -50,7 +54,9 @@ def use_the_faster_library(module: fx.GraphModule, least: tuple[int, float] | No
         made.meta = dict(node.meta)
         node.replace_all_uses_with(made)
         module.graph.erase_node(node)
+        found = True
     module.recompile()
+    return found
 
 
 def for_the_compiler(module: fx.GraphModule) -> None:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 import pyrovae as pv
 from pyrovae import families as fam
-from pyrovae.engine import products
+from pyrovae.engine import products, tracing
 from pyrovae.engine.compiled import cached_compilation
 from pyrovae.engine.tracing import TracedProgram, capture, graph_of
 
@@ -138,3 +138,37 @@ def test_the_rule_is_the_processors_maker(
         assert products.onednn_is_faster() is faster
     finally:
         products.onednn_is_faster.cache_clear()
+
+
+@pytest.mark.parametrize(("wrong", "kept"), [(1e-6, True), (0.02, False)])
+def test_another_library_may_round_a_number_to_the_other_side_of_a_kink(
+    wrong: float, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slope differs there, and with it one element of a gradient; the products are right all the same."""
+
+    def other(module: fx.GraphModule) -> bool:
+        product = next(node for node in module.graph.nodes if node.target is aten.mm.default)
+        with module.graph.inserting_after(product):
+            moved = module.graph.call_function(aten.add.Tensor, (product, wrong))
+        moved.meta = dict(product.meta)
+        product.replace_all_uses_with(moved)
+        moved.args = (product, wrong)
+        module.recompile()
+        return True
+
+    x, weight = torch.randn(64, 8), torch.randn(8, 40, requires_grad=True)
+    x[0] = torch.tensor([2.0, *[0.0] * 7])
+    weight.data[0] = 0.0  # so that the first row is at the kink
+
+    def gradient(x: Tensor) -> list[Tensor]:
+        loss = (x @ weight)[:, 3:4].relu().sum() + (x @ weight).square().sum()
+        return list(torch.autograd.grad(loss, [weight]))
+
+    monkeypatch.setattr(tracing, "use_the_faster_library", other)
+    made = tracing.trace(gradient, [[x]], [])
+    assert made.other_library == kept
+    difference = (made(x)[0] - gradient(x)[0]).abs()
+    if kept:  # the element of the first input and the fourth unit
+        assert difference.argmax() == 3 and difference[0, 3] == pytest.approx(2.0, abs=0.01)
+    else:
+        assert difference.max() == 0
