@@ -308,6 +308,14 @@ def test_arrow_files_and_arrays_are_read_as_well(run: Run, tmp_path: Path) -> No
         answers.encode_table(run, tmp_path / "new.npy", tmp_path / "y.csv", say=print)
 
 
+def test_blocks_of_very_wide_texts_are_not_a_few_rows(tmp_path: Path) -> None:
+    frame = pd.DataFrame(np.ones((40, 2_000)), columns=[f"c{i}" for i in range(2_000)])
+    frame.to_csv(tmp_path / "wide.csv", index=False)
+    assert [len(block) for block in Table(tmp_path / "wide.csv", 16).blocks()] == [40]
+    frame.iloc[:, :3].to_csv(tmp_path / "narrow.csv", index=False)
+    assert [len(block) for block in Table(tmp_path / "narrow.csv", 16).blocks()] == [16, 16, 8]
+
+
 def test_damaged_arrow_files_are_refused(run: Run, tmp_path: Path) -> None:
     """Neither is memory read behind the end of a text, nor does a part that says it is huge end in a MemoryError."""
     rows = table(50, 1).assign(remark=[f"remark {i}" for i in range(50)])

@@ -17,7 +17,7 @@ from pyrovae._lazily import Lazily
 from pyrovae._near import absent, expanded
 from pyrovae._sources import ARROW
 from pyrovae.data.arrays import map_array
-from pyrovae.data.cells import Form, find_form
+from pyrovae.data.cells import COLUMNS_LOOKED_AT, Form, find_form
 from pyrovae.data.files import forget
 from pyrovae.data.frames import check_texts, index_names, read_frame, reading, short_integers, tidy
 from pyrovae.data.parquets import opened
@@ -29,6 +29,7 @@ TEXTS = (".csv", ".tsv", ".data", ".txt")
 BY_BLOCKS = (*TEXTS, ".parquet", *ARROW, ".npy")
 SHEETS = (".xlsx", ".xls")  # which no reader takes in part
 FILE = "file"  # the column with the paths of images
+LEAST_CELLS = 1_000_000  # of a block of a text with more than a thousand columns
 PIECE_ROWS = 10_000  # of Parquet and Arrow files, which are decoded at once
 
 
@@ -57,7 +58,7 @@ class Table:
 
     Args:
         source: the file.
-        rows: how many rows of it are read at once.
+        rows: how many rows of it are read at once; of a text with very many columns more, if these are few.
         header: whether the first line of a text names the columns; None finds out.
         texts: columns whose cells are texts in all blocks, also in one where all look like numbers.
 
@@ -81,6 +82,8 @@ class Table:
         if self.suffix in TEXTS:
             with reading(self.path):
                 self.form = find_form(self.path, header)
+            if (columns := len(self.form.names)) > COLUMNS_LOOKED_AT:  # for each of which pandas takes a time a block
+                self.rows = max(rows, LEAST_CELLS // columns)
         self.text_types = {name: str for name in texts if name in self.form.names}
 
     @property
