@@ -6,7 +6,7 @@ none is refused here, where it is known what was typed.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from pyrovae.app.catalogue import Model
@@ -38,17 +38,18 @@ def without_widths(model: Model, net: str | None, images: bool) -> str:
     return "a residual net of images has channels" if net == "resnet" and images else ""
 
 
-def refuse_unused(typed: Collection[str], options: Options, dataset: Dataset) -> None:
-    """OptionError for an option that would change nothing.
+def refuse_unused(typed: Collection[str], grid: Sequence[Options], dataset: Dataset) -> None:
+    """OptionError for an option that would change nothing, in none of the fits.
 
     Args:
         typed: the names of the options and parameters that were typed, such as "hidden".
-        options: with their values, before anything else is decided.
+        grid: the options of each fit, with their values, before anything else is decided.
         dataset: the data.
     """
-    found = _why_not(options, dataset)
+    options, found = grid[0], _why_not(grid[0], dataset)
+    others = [_why_not(each, dataset) for each in grid[1:]]
     for name in typed:
-        if name in found:
+        if name in found and all(name in other for other in others):
             option = OPTIONS.get(name)
             flag = f"--{name.replace('_', '-')}" if option is None else option.flag
             value = "" if option is None else f" {option.shown(getattr(options, name))}"

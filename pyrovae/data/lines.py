@@ -18,10 +18,9 @@ BOM = "\ufeff"
 _COMMENTS = re.compile(r"^(?:#[^\n]*+\n?+)++", re.MULTILINE)
 _RUN = re.compile(r"(?:#[^\n]*+\n?+)++|(?:[^\S\n]*+\n)++|[^\n]*+\n?+")  # comments, blank lines, or one line
 PIECE = 2**20  # characters of a file that are looked at together
+# As Excel has it in a line of its own, above the table.
+_DECLARED = re.compile(r'"?sep=([,;|\t])"?[ \t]*\r?\n?', re.IGNORECASE)
 # The rest of a cell in quotes; no two parts can take the same characters, so that it takes a time by the length of a line.
-_DECLARED = re.compile(
-    r'"?sep=([,;|\t])"?[ \t]*\r?\n?', re.IGNORECASE
-)  # as Excel has it in a line of its own, above the table
 _FIRST = re.compile(' *+"')  # a first cell in quotes
 _REST = re.compile(r'[^"]*+(?:""[^"]*+)*+"')
 

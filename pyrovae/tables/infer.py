@@ -271,10 +271,7 @@ def _numbers(name: str, dtype: str, values: Array, rows: int, why: str) -> Colum
 def _is_numeric(dtype: str) -> bool:
     try:
         return bool(pd.api.types.is_numeric_dtype(dtype))
-    except (
-        TypeError,
-        NotImplementedError,
-    ):  # a name that pandas gives but does not read, such as decimal128(12, 2)[pyarrow]
+    except (TypeError, NotImplementedError):  # pandas does not read all names that it gives: decimal128(12, 2)[pyarrow]
         return False
 
 

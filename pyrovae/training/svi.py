@@ -258,7 +258,6 @@ class _Step:
         self.first: Batch | None = None
         self.leaves: dict[str, Tensor] = {}
         self.moves = False  # whether a parameter has a gradient
-        self.on_cpu = False
         self.count = self.retraced = 0
         self.unchanged: Callable[[], bool] = lambda: True
 
@@ -285,7 +284,7 @@ class _Step:
     def _run(self, inputs: Batch) -> Tensor:
         engine: Any = self.engine
         self.svi._optimizers.use(engine)
-        with flushed_here() if self.on_cpu else nullcontext():
+        with flushed_here():  # of no effect on a GPU
             loss: Tensor = -engine.step(inputs, {})
         if engine.refused:
             self._stop()
@@ -376,11 +375,10 @@ class _Step:
 
     def _make(self, other: Batch) -> Engine:
         device = next(iter(self.leaves.values())).device
-        self.on_cpu = device.type == "cpu"
         as_precision(self.svi.precision, next(iter(self.leaves.values())).dtype)
         if not self.own:
             self._agree(other)
-        if self.on_cpu:
+        if device.type == "cpu":
             end_workers()  # so that they start within a step, which flushes denormals
             keep_freed_memory()
         engine: Any = make_engine(choose_engine(self.name, device, 0), self._program())

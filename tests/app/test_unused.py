@@ -72,7 +72,7 @@ def test_an_option_of_the_graph_changes_it_or_is_refused(model: str, net: str) -
         for value in values:
             options = Options.of("fit", model=model, net=net, **{name: value})
             try:
-                refuse_unused([name], options, dataset)
+                refuse_unused([name], [options], dataset)
                 after = made(options, dataset)
             except OptionError as refused:
                 assert name.replace("_", "-") in str(refused)
@@ -135,14 +135,23 @@ def test_an_option_of_files_that_is_not_for_this_one_is_refused(pyrovae: Command
 def test_test_rows_of_the_data_leave_no_fraction_to_choose() -> None:
     dataset = Dataset("rows", torch.rand(20, 3), "real", x_test=torch.rand(5, 3), source={"name": "rows"})
     with pytest.raises(OptionError, match="--test-fraction 0.3 would change nothing: rows has test rows of its own"):
-        refuse_unused(["test_fraction"], Options.of("fit", test_fraction=0.3), dataset)
+        refuse_unused(["test_fraction"], [Options.of("fit", test_fraction=0.3)], dataset)
 
 
 def test_what_does_change_something_is_not_refused() -> None:
     dataset = images()
     every = list(Options().to_json("fit"))
-    refuse_unused([name for name in every if name not in ("data_root",)], Options.of("fit"), dataset)
-    refuse_unused(["hidden"], Options.of("fit", net="resnet"), Dataset("rows", torch.rand(20, 3), "real", {}))
+    refuse_unused([name for name in every if name not in ("data_root",)], [Options.of("fit")], dataset)
+    refuse_unused(["hidden"], [Options.of("fit", net="resnet")], Dataset("rows", torch.rand(20, 3), "real", {}))
+
+
+def test_an_option_that_changes_one_fit_of_several_is_not_refused() -> None:
+    dataset = images()
+    grid = [Options.of("fit", model=model, num_samples=10) for model in ("vqvae", "vae")]
+    refuse_unused(["num_samples"], grid, dataset)
+    refuse_unused(["num_samples"], grid[::-1], dataset)
+    with pytest.raises(OptionError, match="--num-samples 10 would change nothing"):
+        refuse_unused(["num_samples"], grid[:1] * 2, dataset)
 
 
 def test_a_search_does_not_try_widths_where_there_are_none() -> None:

@@ -113,7 +113,7 @@ def fit(
             lambda: loading.read(str(source), data_root=data_root, label=label, **options.table)
         )
         tables.remark(dataset.notes)
-        refuse_unused(_typed_names(context), options, dataset)
+        refuse_unused(_typed_names(context), [options], dataset)
         where = folder or ranks.first(lambda: runs.default_folder(dataset.name))
         how: dict[str, Any] = {"force": force, "device": device, "engine": engine, "threads": threads}
         how |= {"track": with_log(track), "say": tables.inform}
@@ -178,8 +178,8 @@ def sweep(
         check_names(options)
     dataset = loading.read(source, data_root=data_root, label=label, **grid[0].table)
     tables.remark(dataset.notes)
+    refuse_unused(_typed_names(context), grid, dataset)
     for options in grid:  # a mistake in the last one is found before the first is fitted
-        refuse_unused(_typed_names(context), options, dataset)
         decide(options, dataset, len(dataset.x))
     where = folder or Path("runs") / f"{dataset.name}-sweep"
     how: dict[str, Any] = {"device": device, "engine": engine, "threads": threads, "track": with_log(track)}
@@ -250,7 +250,7 @@ def label(
     options = Options.of("label", **given)
     job = labelling.read_job(source, labels, label=label, data_root=data_root, some=not page, **options.table)
     tables.remark(job.dataset.notes)
-    refuse_unused([name for name in _typed_names(context) if name in OF_FILES], options, job.dataset)
+    refuse_unused([name for name in _typed_names(context) if name in OF_FILES], [options], job.dataset)
     if columns := job.about_columns():
         tables.inform(f"{columns}.")
     where = folder or Path("runs") / f"{job.dataset.name}-labels"
