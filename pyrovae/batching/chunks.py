@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -116,3 +117,8 @@ def chunks(batch: Mapping[str, Tensor], size: int) -> Iterator[Batch]:
     """Copies of the rows of a batch in order, `size` at a time."""
     for start in range(0, num_rows(batch), size):
         yield take_rows(batch, slice(start, start + size))
+
+
+def even_size(total: int, most: int) -> int:
+    """The size of the fewest chunks of at most so many rows, all of one size but for the last, which has hardly fewer."""
+    return math.ceil(total / math.ceil(total / most))

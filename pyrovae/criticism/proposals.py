@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.batching.chunks import chunks
+from pyrovae.batching.chunks import chunks, even_size
 from pyrovae.criticism.coordinates import MOST_JOINT, Coordinates, NotRefinable, PointGuide, Radial
 from pyrovae.criticism.newton import by_newton
 from pyrovae.criticism.refined import (
@@ -418,7 +418,7 @@ def adapted(
     seen, noise = looked_at(fitted, batch, layout, noise)
     count = 1 if seen.classes is None else seen.classes.count
     size = min(fitted.chunk_size(batch, draws_of_a_step(seen.size)), num_rows(batch), max(1, MOST_WEIGHTS // weights))
-    size = max(1, min(size, MOST_ENTRIES // (count * seen.size**2)))
+    size = even_size(num_rows(batch), max(1, min(size, MOST_ENTRIES // (count * seen.size**2))))
     traced: dict[Any, Any] = {}
     for block in chunks(batch, size):
         padded = block

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import pyrovae as pv
 from pyrovae.batching import chunks as chunking
-from pyrovae.criticism import coordinates
+from pyrovae.criticism import coordinates, proposals
 
 N = 12
 
@@ -293,6 +293,23 @@ def test_blocks_of_rows_and_particles_and_the_engine_change_no_more_than_noise(m
     monkeypatch.setattr(chunking, "CHUNK_ELEMENTS", 40 * fitted.row_elements[("x",)])  # 10 rows, or 40 particles
     few = pv.importance(fitted, x, 200, proposal="refined", seed=3)
     assert ((few.log_likelihood - exact).abs() < BOUND * few.standard_error).all()  # false alarms 1e-4
+
+
+def test_rows_are_refined_in_blocks_of_even_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks have one size, and one of a few rows more than fit would otherwise be padded to twice its rows."""
+    _, x, fitted = linear_gaussian(shift=2.0, spread=0.5)
+    fitted.settings["engine"] = "eager"
+    refined: list[int] = []
+
+    def counted(fitted: pv.Fit, rows: Any, *args: Any) -> Any:
+        refined.append(len(rows["x"]))
+        return proposals.refine_rows(fitted, rows, *args)
+
+    monkeypatch.setitem(proposals.ADAPTED, "refined", counted)
+    monkeypatch.setattr(proposals, "MOST_WEIGHTS", 50 * (len(x) - 1))  # all rows but one
+    pv.importance(fitted, x, 50, proposal="refined", seed=3)
+    assert len(refined) == 2
+    assert refined[0] == refined[1] == math.ceil(len(x) / 2)
 
 
 @pytest.mark.slow
