@@ -179,7 +179,7 @@ def _check_results(
             try:
                 found = program(*tensors)
             except Exception as error:
-                raise Untraceable(f"its operations cannot be run again ({_first_line(error)})") from error
+                raise Untraceable(f"its operations cannot be run again ({first_line(error)})") from error
             if differ(found, true, tolerance, on_the_whole=on_the_whole):
                 raise Untraceable(
                     "it gives another result when its operations are run again: it depends on something that a trace cannot "
@@ -287,7 +287,7 @@ def explain(error: BaseException) -> str:
             site = str(frame.f_locals.get("name", ""))
         if name.startswith(HERE) and isinstance(node := frame.f_locals.get("node"), dict):
             site = str(node.get("name", ""))  # of which the density is computed
-    what = _first_line(error)
+    what = first_line(error)
     if "_local_scalar_dense" in what or "is_nonzero" in what or "DataDependent" in type(error).__name__:
         what = "it reads a tensor's value in Python (.item(), float(), bool(), an `if` or `while` on a tensor)"
     at = f" at sample site {site!r}" if site else ""
@@ -298,7 +298,8 @@ def explain(error: BaseException) -> str:
     return f"{what}{at} ({called}, line {line.lineno}: {(line.line or '').strip()})"
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line that is not too long."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
