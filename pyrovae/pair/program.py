@@ -194,7 +194,7 @@ def unwritten(batch: Mapping[str, Tensor], who: str, *, by_value: bool = False) 
         raise plain from None
     for name, was in before.items():
         now = batch[name]
-        same = _equal(was, now) if isinstance(was, Tensor) else was == _version(now)
+        same = same_values(was, now) if isinstance(was, Tensor) else was == _version(now)
         if not same:
             raise PairError(
                 f"The {who} writes into its argument {name!r}, and would change the data for all that read them afterwards. "
@@ -209,8 +209,9 @@ def unwritten_value(name: str, node: Any) -> AbstractContextManager[None]:
     return unwritten({"value": node["value"]} if observed else {}, f"likelihood of site {name!r}")
 
 
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return bool(((a == b) | (a.isnan() & b.isnan())).all())
+def same_values(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors have one shape and the same numbers, NaN at the same places included."""
+    return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 def _version(tensor: Tensor) -> int:
