@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 
@@ -14,6 +12,7 @@ from pyrovae.criticism.evidence import POSTERIOR_DRAWS, Evidence
 from pyrovae.criticism.findings import NONE, OK, Finding, grade, normal_p
 from pyrovae.criticism.left_out import NotPossible, may_lack_entries, transforms_without_each
 from pyrovae.criticism.population import ROUND_DRAWS
+from pyrovae.distributions.combine import log_prob_of_entries
 from pyrovae.fitted.fitted import seeded
 from pyrovae.pair.batch import take_rows
 from pyrovae.pair.masks import without_masked
@@ -167,8 +166,7 @@ def _transforms(evidence: Evidence, name: str) -> tuple[Tensor, Tensor] | None:
                     continue
                 event = tuple(term.p.fn.event_shape)
                 value = run.rows(term.value, event)
-                gaps = term.value.is_floating_point()
-                each = elements(term.p.fn, term.value.nan_to_num(0.0) if gaps else term.value)
+                each = log_prob_of_entries(term.p.fn, term.value)
                 if each is None:
                     return None
                 log_p = run.rows(each, event).double()
@@ -180,14 +178,3 @@ def _transforms(evidence: Evidence, name: str) -> tuple[Tensor, Tensor] | None:
                 for column, values in ((found, pit), (sizes, 1 / weight.square().sum(0))):
                     column.append(torch.where(gone, torch.nan, values).reshape(value.shape[1], -1).cpu())
     return (torch.cat(found), torch.cat(sizes)) if found else None
-
-
-def elements(fn: Any, value: Tensor) -> Tensor | None:
-    """The log-density of each element of a row, `(*batch, *event)`, or None if elements are not independent."""
-    fn = getattr(fn, "whole", fn)
-    if hasattr(fn, "log_prob_elements"):
-        found: Tensor = fn.log_prob_elements(value)
-        return found
-    while isinstance(fn, dist.Independent):
-        fn = fn.base_dist
-    return None if fn.event_shape else fn.log_prob(value)

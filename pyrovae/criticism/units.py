@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from pyrovae.criticism.coordinates import is_delta
 from pyrovae.criticism.decomposition import kl_by_site
 from pyrovae.criticism.evidence import Evidence, quietly
 from pyrovae.criticism.findings import BAD, LOOK, OK, Finding
+from pyrovae.distributions.combine import log_prob_of_entries
 from pyrovae.errors import PyrovaeError
 from pyrovae.fitted.fitted import FittedGroup, seeded
 from pyrovae.objectives.terms import Terms, terms
@@ -207,13 +208,7 @@ def _difference(run: Terms, name: str) -> Tensor | None:
     term = run.sites[name]
     if term.p is None or term.q is None:
         return None
+    each = [None if is_delta(side.fn) else log_prob_of_entries(side.fn, term.value) for side in (term.q, term.p)]
     event = tuple(term.q.fn.event_shape)
-    sides = []
-    for side in (term.q, term.p):
-        fn = side.fn
-        while isinstance(fn, dist.Independent):
-            fn = fn.base_dist
-        if fn.event_shape or not isinstance(fn, torch.distributions.Distribution) or type(fn).__name__ == "Delta":
-            return None
-        sides.append(run.rows(fn.log_prob(term.value), event)[0].reshape(run.num_rows, -1).double().cpu())
-    return sides[0] - sides[1]
+    found = [run.rows(one, event)[0].reshape(run.num_rows, -1).double().cpu() for one in each if one is not None]
+    return found[0] - found[1] if len(found) == 2 else None
