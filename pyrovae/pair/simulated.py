@@ -95,8 +95,8 @@ def check_simulated(pair: PairLike, batch: Mapping[str, Tensor], layout: Layout)
             raise
         except (RuntimeError, ValueError, TypeError, NotImplementedError, AttributeError) as error:
             raise PairError(
-                f"Rows cannot be drawn from the model ({type(error).__name__}: {in_words(error)}): use a loss that needs "
-                "none of them, such as pv.RWS(num_particles=10) or pv.Trace_ELBO()."
+                f"Rows cannot be drawn from the model ({type(error).__name__}: {in_words(error)}): take what needs none of "
+                "them, as a loss pv.RWS(num_particles=10) or pv.Trace_ELBO(), and pv.ais in place of pv.bdmc."
             ) from error
         try:
             with fork_rng():
