@@ -11,8 +11,9 @@ from torch import Tensor
 
 from pyrovae._html import Told
 from pyrovae.batching.memory import halving
-from pyrovae.criticism.ais import annealer_of, check_options, log_mean, over_rows, weigh
+from pyrovae.criticism.ais import annealer_of, check_options, weigh
 from pyrovae.criticism.annealing import Annealer, Start, shared_sites
+from pyrovae.criticism.averages import log_mean, over_rows
 from pyrovae.criticism.prior_as_guide import with_prior_as_guide
 from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
 from pyrovae.fitted.runs import global_draw
@@ -130,8 +131,8 @@ def bdmc(
                 path = annealer.path(drawn)
                 forward, _ = weigh(path, pieces)
                 backward = torch.cat([path.weigh(exact(k), reverse=True)[0] for k in pieces], 1)
-                lower, lower_error, _ = log_mean(forward)
-                upper, upper_error, _ = log_mean(-backward)
+                lower, lower_error, _ = log_mean(forward.T)
+                upper, upper_error, _ = log_mean(-backward.T)
                 columns.append(torch.stack([lower, -upper, lower_error, upper_error])[:, :count].cpu())
                 made.append({name: value[:count].cpu() for name, value in drawn.items()})
             found.append(torch.cat(columns, 1))

@@ -13,7 +13,8 @@ from torch import Tensor
 from pyrovae._arguments import as_count
 from pyrovae.batching.chunks import chunks
 from pyrovae.batching.memory import halving
-from pyrovae.criticism.importance import Importance, effective_sample_size, importance, relative_error
+from pyrovae.criticism.averages import effective_sample_size, relative_error
+from pyrovae.criticism.importance import Importance, importance
 from pyrovae.criticism.left_out import NotPossible, may_lack_entries, without_each
 from pyrovae.criticism.of_entries import of_entries
 from pyrovae.criticism.population import ROUND_DRAWS

@@ -13,8 +13,9 @@ from pyrovae._arguments import as_count
 from pyrovae._html import Told
 from pyrovae.batching.checks import check_rows
 from pyrovae.batching.memory import halving
-from pyrovae.criticism.ais import annealer_of, check_options, of_mean, over_rows
+from pyrovae.criticism.ais import annealer_of, check_options
 from pyrovae.criticism.annealing import ACCEPTANCE, GAIN, Path, Point, shared_sites
+from pyrovae.criticism.averages import of_mean, over_rows
 from pyrovae.criticism.prior_as_guide import with_prior_as_guide
 from pyrovae.errors import OptionError, PairError
 from pyrovae.fitted.fitted import Fit, in_order, seeded

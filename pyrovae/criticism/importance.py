@@ -15,6 +15,7 @@ from pyrovae._arguments import as_count
 from pyrovae._html import Told
 from pyrovae.batching.checks import check_rows
 from pyrovae.batching.memory import halving
+from pyrovae.criticism.averages import log_mean, of_mean, over_rows
 from pyrovae.criticism.proposals import check_proposal, usable
 from pyrovae.criticism.psis import k_hat_threshold, pareto_k
 from pyrovae.criticism.weighing import refined_blocks
@@ -84,18 +85,14 @@ class Importance(Told):
         """
         defined = ~self.log_likelihood.isnan()
         log_p, elbo, ess = self.log_likelihood[defined], self.elbo[defined], self.ess[defined]
-        mc_error, k_hat = self.standard_error[defined], self.k_hat[defined]
-
-        def error(values: Tensor) -> float:
-            return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else float("nan")
-
+        k_hat = self.k_hat[defined]
         threshold = k_hat_threshold(self.num_samples)
         return {
             "elbo": elbo.mean().item(),
-            "elbo_se": error(elbo),
+            "elbo_se": over_rows(elbo),
             "log_likelihood": log_p.mean().item(),
-            "log_likelihood_se": error(log_p),
-            "log_likelihood_mc_se": mc_error.square().sum().sqrt().item() / len(log_p) if len(log_p) else float("nan"),
+            "log_likelihood_se": over_rows(log_p),
+            "log_likelihood_mc_se": of_mean(self.standard_error[defined]),
             "k_hat_threshold": threshold,
             "k_hat_above_threshold": (
                 (k_hat > threshold).double().mean().item() if self.num_samples >= 25 else float("nan")
@@ -187,9 +184,8 @@ def silently(fitted: Fit, data: Any, num_samples: int, proposal: str, seed: int 
         log_w = log_w.masked_fill(
             undefined, 0.0
         )  # else one such row would have an effective size of 0, instead of none
-        log_p = torch.logsumexp(log_w.double(), 0) - math.log(num_samples)
-        ess = effective_sample_size(log_w.double())
-        found = (log_p, relative_error(ess, num_samples), bounds.double().mean(0), ess, pareto_k(log_w))
+        log_p, error, ess = log_mean(log_w.double())
+        found = (log_p, error, bounds.double().mean(0), ess, pareto_k(log_w))
         blocks.append((rows, *(column.masked_fill(undefined, math.nan) for column in found)))
     log_p, error, elbo, ess, k_hat = _in_row_order(blocks)
     return Importance(log_p, error, elbo, ess, k_hat, num_samples, used[-1], factors_of(fitted))
@@ -242,19 +238,6 @@ def log_likelihood(
     (total,) = _in_row_order(blocks)
     tell_undefined(total)
     return total - math.log(num_samples)
-
-
-def effective_sample_size(log_w: Tensor) -> Tensor:
-    """(sum w)^2 / sum w^2 of each row, `(N,)`, from log-weights `(K, N)`; 0 if all weights are zero."""
-    return torch.exp(2 * torch.logsumexp(log_w, 0) - torch.logsumexp(2 * log_w, 0)).nan_to_num(0.0)
-
-
-def relative_error(ess: Tensor, num_samples: int) -> Tensor:
-    """The standard error of the log of the mean weight; by the delta method, that of the mean weight divided by it."""
-    if num_samples == 1:
-        return torch.full_like(ess, float("nan"))
-    # The relative variance of the mean weight, (mean w^2 / (mean w)^2 - 1) / (K - 1), where K / ESS = mean w^2 / (mean w)^2.
-    return ((num_samples / ess - 1).clamp_min(0) / (num_samples - 1)).sqrt()
 
 
 def _in_row_order(blocks: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:

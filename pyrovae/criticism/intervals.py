@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from pyrovae.criticism.averages import over_rows
 from pyrovae.criticism.evidence import POSTERIOR_DRAWS, Evidence
 from pyrovae.criticism.findings import NONE, OK, Finding, grade, normal_p
 from pyrovae.criticism.left_out import NotPossible, may_lack_entries, transforms_without_each
@@ -128,9 +129,7 @@ def _judged(pit: Tensor, suffix: str, of: str) -> Finding:
         rows = rows[~torch.isnan(rows)]
         share = rows.mean().item()
         # at least that of independent values: all rows may have the same share
-        error = max(
-            rows.std().item() / math.sqrt(len(rows)), math.sqrt(wanted * (1 - wanted) / int((~inside.isnan()).sum()))
-        )
+        error = max(over_rows(rows), math.sqrt(wanted * (1 - wanted) / int((~inside.isnan()).sum())))
         values |= {f"coverage_{wanted:g}": share, f"coverage_{wanted:g}_se": error}
         tests.append(normal_p((share - wanted) / error))
         effects.append(share - wanted)

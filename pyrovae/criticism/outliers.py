@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyrovae._arguments import as_number, number_of
 from pyrovae._html import Told
-from pyrovae.criticism.ais import over_rows
+from pyrovae.criticism.averages import over_rows
 from pyrovae.criticism.importance import silently
 from pyrovae.criticism.refine import refine
 from pyrovae.errors import DataError, OptionError
