@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyrovae._arguments import as_count, as_number
+from pyrovae._arguments import as_count, as_names, as_number
 from pyrovae.batching.chunks import chunks
 from pyrovae.batching.memory import halving
 from pyrovae.criticism.importance import weight_blocks
@@ -18,7 +18,6 @@ from pyrovae.fitted.fitted import Fit, in_order, seeded
 from pyrovae.fitted.runs import need_particles
 from pyrovae.objectives.aggregate import Codes, base_of, check_codes, code_sites, codes_of, exact
 from pyrovae.objectives.enumeration import dims_of
-from pyrovae.objectives.kl_functions import names_of
 from pyrovae.objectives.terms import Terms, terms
 from pyrovae.objectives.weights import row_kl
 from pyrovae.pair.asked import refuse_unfitted
@@ -248,7 +247,7 @@ def kl_parts(
         True
     """
     num_samples = as_count("num_samples", num_samples)
-    sites = names_of(sites) or None
+    sites = as_names("sites", sites) or None
     latent = [s.name for layout in fitted.layouts for s in layout.sites if s.role in ("latent", "auxiliary")]
     unknown = sorted(set(sites or ()) - set(latent))
     if unknown:
@@ -291,7 +290,7 @@ class record_kl_parts:
     """
 
     def __init__(self, data: Any, every: int = 1, sites: str | Sequence[str] | None = None) -> None:
-        self.data, self.every, self.sites = data, as_count("every", every), names_of(sites) or None
+        self.data, self.every, self.sites = data, as_count("every", every), as_names("sites", sites) or None
 
     def __call__(self, fitted: Fit) -> None:
         row = fitted.history[-1]

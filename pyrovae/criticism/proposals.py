@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae._arguments import as_choice
 from pyrovae.batching.chunks import chunks
 from pyrovae.criticism.coordinates import MOST_JOINT, Coordinates, NotRefinable, PointGuide, Radial
 from pyrovae.criticism.newton import by_newton
@@ -32,7 +33,7 @@ from pyrovae.criticism.refined import (
 )
 from pyrovae.engine.adam import Adam
 from pyrovae.engine.fused import gradients_as_by_backward
-from pyrovae.errors import OptionError, PairError
+from pyrovae.errors import PairError
 from pyrovae.fitted.fitted import Fit, FittedGroup
 from pyrovae.fitted.runs import rows_at_once
 from pyrovae.objectives.terms import terms
@@ -350,8 +351,7 @@ PROPOSALS = ("guide", *ADAPTED)
 
 def check_proposal(proposal: str) -> None:
     """OptionError unless a proposal has this name."""
-    if proposal not in PROPOSALS:
-        raise OptionError(f"proposal must be one of {', '.join(map(repr, PROPOSALS))}, got {proposal!r}.")
+    as_choice("proposal", proposal, PROPOSALS)
 
 
 def usable(fitted: Fit, part: FittedGroup, proposal: str, sites: Collection[str] = (), stacklevel: int = 6) -> str:

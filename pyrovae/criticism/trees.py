@@ -98,11 +98,11 @@ class Naming:
         return {dim: names for dim, names in found.items() if names is not None} | dict(self.coords)
 
 
-def chosen_groups(groups: Sequence[str] | None, possible: Sequence[str] = GROUPS) -> tuple[str, ...]:
+def chosen_groups(groups: Sequence[str] | None) -> tuple[str, ...]:
     """The groups that were asked for, None being all of them. OptionError if there is no such group."""
-    wanted = as_names("groups", possible if groups is None else groups) or ()
-    if unknown := [name for name in wanted if name not in possible]:
-        raise OptionError(f"groups must be some of {', '.join(possible)}, got {unknown}.")
+    wanted = as_names("groups", GROUPS if groups is None else groups) or ()
+    if unknown := [name for name in wanted if name not in GROUPS]:
+        raise OptionError(f"groups must be some of {', '.join(GROUPS)}, got {unknown}.")
     return wanted
 
 
