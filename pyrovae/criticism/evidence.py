@@ -119,18 +119,16 @@ class Evidence:
     @cached_property
     def estimated(self) -> Importance:
         """log p(x) of the rows held out."""
-        with quietly():
-            found = silently(self.fitted, self.rows, self.samples, self.proposal, self.seed)
-        tell_undefined(found.log_likelihood, error=True)
-        return found
+        return self._estimate(self.rows)
 
     @cached_property
     def estimated_training(self) -> Importance | None:
         """log p(x) of training rows."""
-        if self.training_rows is None:
-            return None
+        return None if self.training_rows is None else self._estimate(self.training_rows)
+
+    def _estimate(self, rows: Batch) -> Importance:
         with quietly():
-            found = silently(self.fitted, self.training_rows, self.samples, self.proposal, self.seed)
+            found = silently(self.fitted, rows, self.samples, self.proposal, self.seed)
         tell_undefined(found.log_likelihood, error=True)
         return found
 
