@@ -56,14 +56,12 @@ def aggregate_posterior(evidence: Evidence) -> list[Finding]:
         Finding(
             "aggregate posterior",
             PART,
-            f"a classifier tells codes of rows from codes of the prior in {share:.1%} of {tested} cases; means of "
-            "units differ by up "
-            f"to {abs(moved[unit]):.2f} sd, sd are {ratio.min():.2f} to {ratio.max():.2f} of the prior's ({site})",
+            f"a classifier tells codes of rows from codes of the prior in {share:.1%} of {tested} cases; means of units differ "
+            f"by up to {abs(moved[unit]):.2f} sd, sd are {ratio.min():.2f} to {ratio.max():.2f} of the prior's ({site})",
             "50 %, as by chance: the codes of all rows together follow the prior",
             grade(share - 0.5, 0.05, 0.15),
-            "The prior is at odds with the codes: some rows drawn from it look like none of the data. Learn the "
-            "prior (mixture, "
-            "vamp, flow), or train for longer.",
+            "The prior is at odds with the codes: some rows drawn from it look like none of the data. Learn the prior "
+            "(mixture, vamp, flow), or train for longer.",
             values={"accuracy": share, "tested": float(tested), "largest_shift": float(abs(moved[unit]))},
             p_value=float(stats.binom.sf(right - 1, tested, 0.5)),
             curves=_picture(codes, drawn),

@@ -25,9 +25,8 @@ BOUND_ROWS = 100  # on which they are computed
 WORST = 5  # rows that are shown
 ANNEALED_ROWS, SPLIT_ROWS = 8, 100
 AMORTISATION = (
-    "The encoder does not find the best q of a row: train it on more rows or on transformed ones, widen "
-    "it, or refine q for each row "
-    "(proposal='refined')."
+    "The encoder does not find the best q of a row: train it on more rows or on transformed ones, widen it, or refine q for "
+    "each row (proposal='refined')."
 )
 FAMILY = "The family of the guide is too small: try a full covariance or a flow."
 
@@ -157,9 +156,8 @@ def annealed(evidence: Evidence) -> list[Finding]:
             f"of {count} rows: {difference:+.2f} ± {error:.2f} nats from log p(x) of the refined proposal",
             "not above it: both are too low where they err",
             grade(above, 0.2, 1.0),
-            "log p(x) is too low: the posterior has parts that the refined proposal misses. Raise num_samples, "
-            "and compare models "
-            "by pv.ais with more temperatures.",
+            "log p(x) is too low: the posterior has parts that the refined proposal misses. Raise num_samples, and compare "
+            "models by pv.ais with more temperatures.",
             values={"difference": difference, "difference_se": error, "acceptance": found.acceptance.mean().item()},
         )
     ]

@@ -28,9 +28,8 @@ NARROW = (
     "train for fewer epochs."
 )
 WIDE = (
-    "The likelihood is too wide, values are nearer to their mean than it says: learn its scale "
-    "(scale='column' or 'net') instead "
-    "of fixing it, or train for longer."
+    "The likelihood is too wide, values are nearer to their mean than it says: learn its scale (scale='column' or 'net') "
+    "instead of fixing it, or train for longer."
 )
 
 

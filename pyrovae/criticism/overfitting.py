@@ -54,8 +54,7 @@ def overfitting(evidence: Evidence) -> list[Finding]:
             "less than 0.5 nats are the guide's",
             grade(more, 0.5, 5.0),
             "The encoder has learned the training rows by heart: fewer epochs, dropout, as by "
-            "activation=pv.nets.ReLUDropout(0.2), rows transformed at random, "
-            "or q refined for each row (proposal='refined').",
+            "activation=pv.nets.ReLUDropout(0.2), rows transformed at random, or q refined for each row (proposal='refined').",
             values={"elbo_difference": difference + more, "guide": more, "guide_se": more_error},
             p_value=normal_p(more / more_error) if more > 0 else 1.0,
         ),
@@ -100,9 +99,8 @@ def copies(evidence: Evidence) -> list[Finding]:
         Finding(
             "copies of training rows",
             PART,
-            f"{share:.1%} of the rows held out{listed} stand among the training rows, too; of training rows "
-            f"{expected:.1%} stand "
-            "there twice",
+            f"{share:.1%} of the rows held out{listed} stand among the training rows, too; of training rows {expected:.1%} "
+            "stand there twice",
             "rows held out are copies no more often than training rows are of one another",
             grade(share - expected, 1e-9, 0.01),
             "Rows that were trained on say nothing about new ones: drop duplicates before the split, and split by patient, "

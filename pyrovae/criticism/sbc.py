@@ -58,13 +58,11 @@ def simulation_based_calibration(evidence: Evidence) -> list[Finding]:
             Finding(
                 f"calibration of the guide, {codes.name}",
                 PART,
-                f"of {len(r)} rows drawn from the model, ranks of true codes among draws of the guide depart from "
-                "uniform by up to "
-                f"{size:.3f} ({_of_unit(codes, unit)})",
+                f"of {len(r)} rows drawn from the model, ranks of true codes among draws of the guide depart from uniform by "
+                f"up to {size:.3f} ({_of_unit(codes, unit)})",
                 "ranks are uniform to 0.03",
                 grade(size, 0.03, 0.07),
-                f"Under its own model {what}: train for longer, give the encoder more units or rows, "
-                "take a richer family "
+                f"Under its own model {what}: train for longer, give the encoder more units or rows, take a richer family "
                 "(full, a flow), and use log p(x), posterior draws and classes of a refined proposal until then.",
                 values={
                     "departure": size,
@@ -167,9 +165,8 @@ def joint_coverage(evidence: Evidence) -> list[Finding]:
             f"{size:.3f}",
             "to 0.03",
             grade(size, 0.03, 0.07),
-            "Regions of the guide hold the true code too seldom or too often: take a family that has "
-            "correlations (full, a flow), or "
-            "refine q for each row.",
+            "Regions of the guide hold the true code too seldom or too often: take a family that has correlations (full, a "
+            "flow), or refine q for each row.",
             values={"departure": size, "units": float(truth.shape[1])},
             p_value=p,
             curves={"at": at, "low": low, "high": high, "units": {"all units together": curve.tolist()}},

@@ -38,9 +38,8 @@ MEANING = {
     ),
     "variance over mean": (
         *(0.15, 0.5),
-        "Counts vary more or less than the likelihood lets them: take one with a dispersion of its own, a "
-        "negative binomial or a "
-        "beta-binomial.",
+        "Counts vary more or less than the likelihood lets them: take one with a dispersion of its own, a negative binomial "
+        "or a beta-binomial.",
     ),
     "extremes of columns": (
         *(0.2, 1.0),

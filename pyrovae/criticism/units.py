@@ -149,9 +149,8 @@ def active_units(evidence: Evidence) -> list[Finding]:
                 says,
                 "all units differ between rows, or there are more than the data need",
                 BAD if len(idle) == len(shares) else LOOK if idle else OK,
-                "Units have collapsed to the prior. If log p(x) is as good with fewer latent dimensions, take fewer; "
-                "else try free "
-                "bits, KL warm-up, or a weaker decoder."
+                "Units have collapsed to the prior. If log p(x) is as good with fewer latent dimensions, take fewer; else try "
+                "free bits, KL warm-up, or a weaker decoder."
                 if len(idle) < len(shares)
                 else f"The site {name} has collapsed to its prior: free bits, KL warm-up, a weaker decoder, or a model "
                 "without it.",
