@@ -146,13 +146,12 @@ def joint_coverage(evidence: Evidence) -> list[Finding]:
     codes = [one for one in evidence.codes if one.name != LIKELIHOOD and len(one.truth) == everywhere]
     if not codes or sum(c.truth.shape[1] for c in codes) < 2:
         return []
-    generator = np.random.default_rng(evidence.seed + 2)
     truth, draws = torch.cat([c.truth for c in codes], -1), torch.cat([c.draws for c in codes], -1)
     scale = truth.std(0).clamp_min(1e-9)
-    points = truth[torch.from_numpy(generator.permutation(len(truth)))]
+    points = truth.roll(1, 0)  # rows are drawn independently of each other
     own = ((truth - points) / scale).square().sum(-1, keepdim=True)
     each = ((draws - points) / scale).square().sum(-1, keepdim=True)
-    r = ranks(own, each, generator)
+    r = ranks(own, each, np.random.default_rng(evidence.seed + 2))
     p = ecdf.p_value(float(ecdf.smallest_p(r, GUIDE_DRAWS)[0]), len(r), GUIDE_DRAWS)
     curve = ecdf.difference(r, GUIDE_DRAWS)[:, 0]
     size = float(np.abs(curve).max())
