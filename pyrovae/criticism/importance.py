@@ -178,8 +178,9 @@ def importance(
 
 def silently(fitted: Fit, data: Any, num_samples: int, proposal: str, seed: int | None) -> Importance:
     """`importance`, without a word about rows whose density is undefined: for those who say it themselves, or cannot go on."""
-    blocks, used = [], ["guide"]
-    for rows, log_w, bounds in _weights(fitted, data, num_samples, seed, proposal, bounds=True, used=used):
+    blocks, used = [], "guide"
+    for rows, log_w, bounds, source in _weights(fitted, data, num_samples, seed, proposal, bounds=True):
+        used = source if used == "guide" else used
         undefined = log_w.isnan().any(0)
         log_w = log_w.masked_fill(
             undefined, 0.0
@@ -188,7 +189,7 @@ def silently(fitted: Fit, data: Any, num_samples: int, proposal: str, seed: int 
         found = (log_p, error, bounds.double().mean(0), ess, pareto_k(log_w))
         blocks.append((rows, *(column.masked_fill(undefined, math.nan) for column in found)))
     log_p, error, elbo, ess, k_hat = _in_row_order(blocks)
-    return Importance(log_p, error, elbo, ess, k_hat, num_samples, used[-1], factors_of(fitted))
+    return Importance(log_p, error, elbo, ess, k_hat, num_samples, used, factors_of(fitted))
 
 
 def factors_of(fitted: Fit) -> tuple[str, ...]:
@@ -233,7 +234,7 @@ def log_likelihood(
     """
     blocks = [
         (rows, torch.logsumexp(log_w.double(), 0))
-        for rows, log_w, _ in _weights(fitted, data, num_samples, seed, proposal)
+        for rows, log_w, *_ in _weights(fitted, data, num_samples, seed, proposal)
     ]
     (total,) = _in_row_order(blocks)
     tell_undefined(total)
@@ -247,18 +248,12 @@ def _in_row_order(blocks: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
 
 
 def _weights(
-    fitted: Fit,
-    data: Any,
-    num_samples: int,
-    seed: int | None,
-    proposal: str,
-    bounds: bool = False,
-    used: list[str] | None = None,
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    fitted: Fit, data: Any, num_samples: int, seed: int | None, proposal: str, bounds: bool = False
+) -> Iterator[tuple[Tensor, Tensor, Tensor, str]]:
     """Check options and rows, and yield, block by block, the indices of n rows, `(n,)`, and their log-weights, `(K, n)`.
 
     The third tensor is the ELBO of each row and some draws of the guide, `(k, n)`, if `bounds`, and else of no meaning. The
-    proposal is appended to `used` where it is not the guide.
+    last is the proposal that the draws are of.
     """
     num_samples = as_count("num_samples", num_samples)
     check_proposal(proposal)
@@ -272,16 +267,15 @@ def _weights(
                 (lambda found: [log_weights(found), row_bounds(found)]) if bounds and part.layout.enumerates else None
             )
             blocks: Iterator[Sequence[Tensor]]
-            if usable(fitted, part, proposal) != "guide":
+            used = usable(fitted, part, proposal)
+            if used != "guide":
                 blocks = refined_blocks(fitted, part.batch, part.layout, num_samples, proposal)
-                if used is not None:
-                    used.append(proposal)
             else:
                 elements = 2 if summarise else 1
                 blocks = weight_blocks(fitted, part.batch, part.layout, num_samples, summarise, elements)
             for block in blocks:
                 rows = part.rows[done : done + block[0].shape[1]]
-                yield rows, block[0], block[-1]
+                yield rows, block[0], block[-1], used
                 done += block[0].shape[1]
 
 
