@@ -13,7 +13,7 @@ from torch import Tensor
 from pyrovae.engine.adam import MODEL_RATE, Adam
 from pyrovae.engine.fused import gradients_as_by_backward
 from pyrovae.engine.program import Program
-from pyrovae.engine.tracing import ROUNDING, TracedProgram, Untraceable, differ, trace, undone
+from pyrovae.engine.tracing import ROUNDING, TracedProgram, Untraceable, differ, halved, trace, undone
 from pyrovae.engine.watch import changed, rewound, snapshot, steady
 from pyrovae.pair.batch import Batch
 
@@ -139,7 +139,7 @@ class Traced(Engine):
             used[:] = [i for i, grad in enumerate(grads) if grad is not None]
             return [elbo.detach(), loss.detach(), *(grad for grad in grads if grad is not None)]
 
-        batches = [inputs, self.other if self.other is not None else _halved(inputs)]
+        batches = [inputs, self.other if self.other is not None else halved(inputs)]
         tensors = [self._tensors(batch, weights) for batch in batches]
         traced = trace(gradient, tensors, self._buffers, ROUNDING[program.precision])
         after = snapshot(program.pair, *program.reads)
@@ -246,8 +246,3 @@ def _apply(optimizer: torch.optim.Optimizer, leaves: list[Tensor], used: list[Te
         optimizer.param_groups = groups
     for leaf in used:
         leaf.grad = None
-
-
-def _halved(inputs: Batch) -> Batch:
-    """Another batch of the same shapes: the first half of the rows, each twice."""
-    return {n: v[torch.arange(len(v), device=v.device) // 2] if v.dim() else v for n, v in inputs.items()}
