@@ -62,7 +62,7 @@ class Evidence:
         train: the training rows, or None.
         rows: the most rows that are looked at, drawn at random if there are more.
         samples: draws per row for log p(x).
-        proposal: of these draws, "refined" or "guide".
+        proposal: of these draws, "refined", "laplace" or "guide".
         image_shape: the shape of a row that is an image, where its event does not say so.
         columns: the names of the columns of rows, each with those of its classes, or None.
         seed: of all that is random.

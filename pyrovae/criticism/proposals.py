@@ -1,9 +1,9 @@
-"""Proposals of the latent sites of each row, fitted to that row's own posterior: `Refined`, and how it is found.
+"""Proposals of the latent sites of each row, fitted to that row's own posterior: how a `Refined` is found.
 
 A guide predicts the posterior of a row that it may never have seen, and is often displaced. Here the continuous sites of a row
-are taken together as one vector u without constraints, and a Normal of u is improved by gradient steps on that row's own ELBO.
-Where the guide's draws depend on one another, as in a hierarchy, u is the noise of its Normal draws, and not their values.
-The draws that are weighed are fresh ones: of a t distribution with heavier tails, and of the guide.
+are taken together as one vector u without constraints, and a Normal of u is improved by steps on that row's own ELBO. Where the
+guide's draws depend on one another, as in a hierarchy, u is the noise of its Normal draws, and not their values. The draws that
+shape a proposal are not weighed: `weighing` draws fresh ones.
 """
 
 from __future__ import annotations

@@ -47,24 +47,19 @@ def rate_and_distortion(evidence: Evidence) -> list[Finding]:
         says += f" ({', '.join(f'{name} {value:.2f}' for name, value in sites.items())})"
     says += f", distortion {-elbo - rate:.2f}"
     bounds = mutual_information(evidence)
-    verdict = OK
     if bounds is not None:
         low, high = bounds[0], min(bounds[1], rate)
         rows = min(MATRIX_ROWS, len(evidence.numbers))
         full = low > 0.9 * math.log(rows)
-        says += f"; information about the row {'at least ' if full else ''}{low:.2f}" + (
-            "" if full else f" to {high:.2f}"
-        )
+        says += f"; information about the row {f'at least {low:.2f}' if full else f'{low:.2f} to {high:.2f}'}"
         values |= {"information_low": low, "information_high": high}
-    if rate < 0.1:
-        verdict = BAD
     return [
         Finding(
             "rate and distortion",
             PART,
             says + " nats",
             "a rate that is information about the row: the rest, KL(q(z) || p(z)), is a prior at odds with the codes",
-            verdict,
+            BAD if rate < 0.1 else OK,
             "The code says nothing of the row: free bits, KL warm-up, or a weaker decoder.",
             values=values,
             curves={"sites": list(sites), "kl": list(sites.values())},

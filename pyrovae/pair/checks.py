@@ -50,7 +50,7 @@ def check_pair(pair: PairLike, data: Any) -> Layout:
     Pyro's global param store stay as they were.
 
     Args:
-        pair: PairLike object with a callable `model` and a callable `guide`.
+        pair: An object with a callable `model` and a callable `guide`.
         data: A few rows, each argument `(N, *event)`: a dict by argument, or one array for the model's first argument.
 
     Returns:
