@@ -304,19 +304,15 @@ def _leaves(total: Tensor) -> list[Tensor]:
     return found
 
 
-def check_particles(pair: PairLike, batch: Batch, layout: Layout, num_particles: int = 2) -> None:
+def check_particles(pair: PairLike, batch: Batch, layout: Layout) -> None:
     """Raise PairError unless each particle of a run has the log-densities that it has when it runs alone.
 
     Code that does not expect a particle dimension to the left of the plates either fails or, worse, takes it for another
     dimension, as a softmax over dim 1 or a mean over dim 0 would.
     """
     try:
-        together = run(pair, batch, num_particles=num_particles, plate_nesting=layout.plate_nesting)
-        sums = [
-            _by_particle(name, node, num_particles, layout)
-            for trace in together
-            for name, node in sample_sites(trace).items()
-        ]
+        together = run(pair, batch, num_particles=PARTICLES, plate_nesting=layout.plate_nesting)
+        sums = [_by_particle(name, node, layout) for trace in together for name, node in sample_sites(trace).items()]
     except (RuntimeError, ValueError, IndexError) as error:
         raise PairError(
             "The pair does not run with a particle dimension to the left of its plates: "
@@ -328,11 +324,11 @@ def check_particles(pair: PairLike, batch: Batch, layout: Layout, num_particles:
     drawn = {**own, **sample_sites(together[1])}
     for name, node in drawn.items():
         shape = tuple(node["value"].shape)
-        if len(shape) != len(node["fn"].event_shape) + layout.plate_nesting + 1 or shape[0] != num_particles:
+        if len(shape) != len(node["fn"].event_shape) + layout.plate_nesting + 1 or shape[0] != PARTICLES:
             raise PairError(
-                f"Site {name!r} lost the particle dimension: with {num_particles} particles its shape is {shape}."
+                f"Site {name!r} lost the particle dimension: with {PARTICLES} particles its shape is {shape}."
             )
-    for k in range(num_particles):
+    for k in range(PARTICLES):
         # In the joint run, a global site has dimensions of size 1 in place of the plates; alone it has none.
         values = {name: _one_particle(node, k) for name, node in drawn.items()}
         alone = _sums_at(pair, batch, values)
@@ -407,17 +403,18 @@ def _check_enumeration(pair: PairLike, batch: Batch, layout: Layout) -> None:
 
 
 _SIDES = ("model", "guide")
+PARTICLES = 2  # that run together, and then each alone
 ROUNDING = 256  # units in the last place by which values are off at most, after a few sums
 _CURE = (
     "Write code for any number of dimensions on the left, (*batch, D), and count dimensions from the right (dim=-1)."
 )
 
 
-def _by_particle(name: str, node: Any, num_particles: int, layout: Layout) -> Tensor:
+def _by_particle(name: str, node: Any, layout: Layout) -> Tensor:
     log_prob = _log_density(name, node)
     depth = layout.plate_nesting + 1
     full = log_prob.reshape((1,) * (depth - log_prob.dim()) + tuple(log_prob.shape))
-    return full.expand(num_particles, *full.shape[1:]).flatten(1).sum(1)
+    return full.expand(PARTICLES, *full.shape[1:]).flatten(1).sum(1)
 
 
 def _by_value(tensor: Tensor, at: Mapping[int, int], event_dim: int = 0) -> Tensor:

@@ -36,7 +36,7 @@ class Uncondition(Messenger):  # type: ignore[misc]  # Pyro has no types
     drawn. Sites marked `objective_only` are no part of the model, and stay as they are.
     """
 
-    def __init__(self, keep: Iterable[Tensor] = ()) -> None:
+    def __init__(self, keep: Iterable[Tensor]) -> None:
         super().__init__()
         self.keep = tuple(keep)
 
