@@ -1,4 +1,4 @@
-"""Means of importance weights, and means over rows, with their standard errors."""
+"""Means of importance weights and over rows, with their standard errors, and the place of a value among weighed draws."""
 
 from __future__ import annotations
 
@@ -25,6 +25,15 @@ def log_mean(log_w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The log of the mean weight of each row, its standard error, and the effective sample size, from `(K, N)`: `(N,)` each."""
     ess = effective_sample_size(log_w)
     return log_w.logsumexp(0) - math.log(len(log_w)), relative_error(ess, len(log_w)), ess
+
+
+def transform_among(drawn: Tensor, value: Tensor, weight: Tensor) -> Tensor:
+    """The probability integral transform of a value among draws, `(K, ...)`, whose weights add up to 1.
+
+    It is made continuous by random numbers, over all places that the value could have among draws that equal it.
+    """
+    below, same = ((weight * hit.double()).sum(0) * len(drawn) for hit in (drawn < value, drawn == value))
+    return (below + torch.rand_like(below) * (1 + same)) / (len(drawn) + 1)
 
 
 def over_rows(values: Tensor) -> float:

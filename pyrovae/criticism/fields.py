@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyrovae._arguments import as_count
-from pyrovae.criticism.calibration import with_temperature
+from pyrovae.criticism.calibration import temperature_at, with_temperature
 from pyrovae.errors import DataError, ShapeError
 from pyrovae.pair.arrays import as_tensor
 
@@ -26,7 +26,7 @@ MOST_DISTANCES = 2e7  # in memory at once
 EXACT = 64  # columns up to which distances are float64, so that equal ones of whole numbers are equal
 FAR = 1e100  # beyond which numbers are taken to be so large, since sums of larger ones could be infinite
 TOLERANCE, MOST_STEPS = 1e-8, 2000  # of conjugate gradients
-LOWEST, HIGHEST = math.log(0.05), math.log(20.0)  # of the temperature
+COLDEST, HOTTEST = 0.05, 20.0  # the bounds of the temperature
 
 
 class LabelField:
@@ -282,15 +282,6 @@ def sharpened(p: Tensor, y: Tensor, pseudo_row: float = PSEUDO_ROW) -> tuple[flo
     logits = p.clamp_min(1e-12).log()
     weight = pseudo_row / len(y)
     wanted = logits.gather(1, y[:, None]).mean() + weight * logits.mean()
-
-    def slope(log_t: float) -> float:
-        tempered = (logits * math.exp(-log_t)).softmax(-1)
-        return float((1 + weight) * (tempered * logits).sum(-1).mean() - wanted)
-
-    cold, hot = LOWEST, HIGHEST
-    for _ in range(50):  # the score is concave in 1 / T
-        middle = (cold + hot) / 2
-        cold, hot = (middle, hot) if slope(middle) > 0 else (cold, middle)
-    temperature = math.exp((cold + hot) / 2)
+    temperature = temperature_at(logits, wanted, COLDEST, HOTTEST, 1 + weight)
     tempered = (logits / temperature).log_softmax(-1)
     return temperature, float(tempered.gather(1, y[:, None]).mean())

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pyrovae.criticism.averages import over_rows
+from pyrovae.criticism.averages import over_rows, transform_among
 from pyrovae.criticism.evidence import POSTERIOR_DRAWS, Evidence
 from pyrovae.criticism.findings import NONE, OK, Finding, grade, normal_p
 from pyrovae.criticism.left_out import NotPossible, may_lack_entries, transforms_without_each
@@ -170,8 +170,7 @@ def _transforms(evidence: Evidence, name: str) -> tuple[Tensor, Tensor] | None:
                 log_p = run.rows(each, event).double()
                 drawn = run.rows(term.p.fn.sample(), event)
                 weight = (-log_p).softmax(0)
-                below, same = ((weight * hit.double()).sum(0) * len(drawn) for hit in (drawn < value, drawn == value))
-                pit = (below + torch.rand_like(below) * (1 + same)) / (len(drawn) + 1)
+                pit = transform_among(drawn, value, weight)
                 gone = torch.isnan(run.rows(without_masked(term.p.fn, term.p.mask, term.value.double()), event)[0])
                 for column, values in ((found, pit), (sizes, 1 / weight.square().sum(0))):
                     column.append(torch.where(gone, torch.nan, values).reshape(value.shape[1], -1).cpu())
