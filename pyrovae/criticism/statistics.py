@@ -291,7 +291,7 @@ def _spread_twice(x: Tensor) -> Tensor:
 
 
 def _range_twice(x: Tensor) -> Tensor:
-    return (_range(x) / len(x)).repeat(2)
+    return _one_row(x).repeat(2)
 
 
 def _spread_of_totals(x: Tensor) -> Tensor:
