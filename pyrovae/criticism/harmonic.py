@@ -21,9 +21,7 @@ from pyrovae.errors import OptionError, PairError
 from pyrovae.fitted.fitted import Fit, in_order, seeded
 
 SHARE = 0.9  # of the fitted Normal that counts: the ellipsoid around its mean that holds this probability
-LEAST_DRAWS = (
-    10  # for each latent dimension: a Normal of fewer draws is too narrow, and overlaps with draws that follow
-)
+LEAST_DRAWS = 10  # for each latent dimension: a Normal of fewer is too narrow, and overlaps with draws that follow
 LEAST_STEPS = 4  # of a chain, for each half of the draws
 JITTER = 1e-6  # of the mean variance, added to every variance, so that a covariance of few draws has an inverse
 

@@ -182,9 +182,7 @@ def silently(fitted: Fit, data: Any, num_samples: int, proposal: str, seed: int 
     for rows, log_w, bounds, source in _weights(fitted, data, num_samples, seed, proposal, bounds=True):
         used = source if used == "guide" else used
         undefined = log_w.isnan().any(0)
-        log_w = log_w.masked_fill(
-            undefined, 0.0
-        )  # else one such row would have an effective size of 0, instead of none
+        log_w = log_w.masked_fill(undefined, 0.0)  # else such a row would have an effective size of 0, instead of none
         log_p, error, ess = log_mean(log_w.double())
         found = (log_p, error, bounds.double().mean(0), ess, pareto_k(log_w))
         blocks.append((rows, *(column.masked_fill(undefined, math.nan) for column in found)))

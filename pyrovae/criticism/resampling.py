@@ -272,12 +272,7 @@ def _refined(
 
 
 def _moved(
-    fitted: Fit,
-    layout: Layout,
-    block: _Candidates,
-    chosen: dict[str, Tensor],
-    moves: int,
-    at_once: int,
+    fitted: Fit, layout: Layout, block: _Candidates, chosen: dict[str, Tensor], moves: int, at_once: int
 ) -> Tensor:
     """The chosen u, `(S, n, d)`, after some Metropolis-adjusted Langevin steps in the metric of the row's proposal."""
     refined = block.refined

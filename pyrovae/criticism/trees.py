@@ -91,9 +91,8 @@ class Naming:
             full = self.full(name, value)
             if names := self._names(name, value.values.dim() - len(value.dims) - value.drawn, value):
                 found.setdefault(full[-1], names)
-                if (
-                    found[full[-1]] != names
-                ):  # columns of two variables, of which the caller says that they are the same
+                # columns of two variables, of which the caller says that they are the same
+                if found[full[-1]] != names:
                     found[full[-1]] = None
         return {dim: names for dim, names in found.items() if names is not None} | dict(self.coords)
 

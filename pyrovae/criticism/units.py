@@ -150,11 +150,7 @@ def active_units(evidence: Evidence) -> list[Finding]:
                 else f"The site {name} has collapsed to its prior: free bits, KL warm-up, a weaker decoder, or a model "
                 "without it.",
                 values={"active": float(len(shares) - len(idle)), "units": float(len(shares))},
-                curves={
-                    "share": shares.tolist(),
-                    "kl": [] if terms_of is None else terms_of.tolist(),
-                    "idle": idle,
-                },
+                curves={"share": shares.tolist(), "kl": [] if terms_of is None else terms_of.tolist(), "idle": idle},
             )
         )
     return found

@@ -319,11 +319,7 @@ def undone(tensors: Sequence[Tensor]) -> Iterator[None]:
 
 
 def differ(
-    a: Sequence[Tensor],
-    b: Sequence[Tensor],
-    tolerance: float = ROUNDING["float32"],
-    *,
-    on_the_whole: bool = False,
+    a: Sequence[Tensor], b: Sequence[Tensor], tolerance: float = ROUNDING["float32"], *, on_the_whole: bool = False
 ) -> bool:
     """Whether two lists of tensors differ by more than rounding. NaN equals NaN. This waits for the device.
 
