@@ -21,7 +21,7 @@ from pyrovae.objectives.terms import terms
 from pyrovae.pair.batch import Batch
 from pyrovae.pair.handlers import SetValues
 from pyrovae.pair.parameters import fork_rng
-from pyrovae.pair.program import Pair
+from pyrovae.pair.program import Pair, at_values
 from pyrovae.pair.simulated import check_simulated
 
 
@@ -151,9 +151,10 @@ def _simulate(fitted: Fit, annealer: Annealer, rows: Batch) -> tuple[Batch, Call
     layout, prior = annealer.layout, annealer.fitted.pair
     shared = {name: node["value"] for name, node in global_draw(fitted, rows, layout).items()}
     made, latent = check_simulated(Pair(SetValues(shared)(prior.model), prior.guide), rows, layout)
-    at = Pair(SetValues(latent)(prior.model), SetValues(latent)(prior.guide))
     with fork_rng():
-        u = annealer.coordinates.join(terms(at, made, layout=layout, enumerate=False)).transpose(0, 1)
+        u = annealer.coordinates.join(terms(at_values(prior, latent), made, layout=layout, enumerate=False)).transpose(
+            0, 1
+        )
     exact = Start(u, {name: shared[name] for name in shared_sites(layout)})
     events = {s.name: len(s.event_shape) for s in layout.sites}
 

@@ -21,11 +21,11 @@ from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
 from pyrovae.fitted.runs import drawn_terms, need_particles, particles_at_once
 from pyrovae.objectives.terms import Terms, terms
 from pyrovae.pair.batch import Batch, num_rows, take_rows
-from pyrovae.pair.handlers import DATA_PLATE, SetValues
+from pyrovae.pair.handlers import DATA_PLATE
 from pyrovae.pair.layout import Site
 from pyrovae.pair.masks import masked_out
 from pyrovae.pair.parameters import fork_rng
-from pyrovae.pair.program import Pair, arguments, run, sample_sites
+from pyrovae.pair.program import arguments, at_values, run, sample_sites
 from pyrovae.pair.simulated import AS_A_WHOLE
 from pyrovae.predict.forward import plain, run_model
 
@@ -170,8 +170,7 @@ class Evidence:
         draws = len(next(iter(values.values())))
         lead = [draws, *batch] if draws > 1 else batch
         placed = {s.name: values[s.name].reshape(*lead, *s.event_shape) for s in self.latent_sites(part)}
-        pair = Pair(SetValues(placed)(self.fitted.pair.model), SetValues(placed)(self.fitted.pair.guide))
-        return terms(pair, rows, draws, layout=part.layout, enumerate=False)
+        return terms(at_values(self.fitted.pair, placed), rows, draws, layout=part.layout, enumerate=False)
 
     def guide_draws(self, batch: Batch, part: FittedGroup, num: int) -> dict[str, Tensor]:
         """Draws of the guide for rows, `(num, N, *event)`, by the name of each site that it has for each row.

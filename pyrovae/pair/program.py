@@ -21,7 +21,7 @@ from pyrovae._html import table
 from pyrovae._weighing import Enumerated, weighed_by
 from pyrovae.errors import PairError
 from pyrovae.pair.common import commonly
-from pyrovae.pair.handlers import DATA_PLATE, PARTICLE_PLATE, Enumerate, Replay, with_particles
+from pyrovae.pair.handlers import DATA_PLATE, PARTICLE_PLATE, Enumerate, Replay, SetValues, with_particles
 from pyrovae.pair.turns import turn
 
 
@@ -237,6 +237,18 @@ def sample_sites(trace: Any) -> dict[str, Any]:
         for name, node in trace.nodes.items()
         if node["type"] == "sample" and not site_is_subsample(node) and not node["infer"].get("_deterministic")
     }
+
+
+def sites_by_side(traces: tuple[Any, Any]) -> dict[tuple[str, str], Any]:
+    """The random variables of a run by side, "model" or "guide", and name; those of the model first."""
+    return {
+        (side, n): node for side, trace in zip(("model", "guide"), traces) for n, node in sample_sites(trace).items()
+    }
+
+
+def at_values(pair: PairLike, values: Mapping[str, Tensor]) -> Pair:
+    """The pair whose sites have these values instead of being drawn. They stay latent."""
+    return Pair(SetValues(values)(pair.model), SetValues(values)(pair.guide))
 
 
 def is_local(node: Any) -> bool:
