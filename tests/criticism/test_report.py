@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pyro.distributions as dist
@@ -13,6 +14,7 @@ from support.programs import ONE_OF_EACH_KIND, ROWS
 from torch import Tensor
 
 import pyrovae as pv
+from pyrovae.criticism.aggregate import aggregate_posterior
 from pyrovae.criticism.findings import Finding, grade, judged
 from pyrovae.criticism.report import QUESTIONS
 
@@ -109,6 +111,27 @@ def test_a_mis_scaled_likelihood_is_named(factor: float, named: str) -> None:
     found = report["predictive intervals"]
     assert found.verdict == "bad" and f"The likelihood is {named}" in found.advice
     assert not {n for n in worth_a_look(report) if "guide" in n or "copies" in n}
+
+
+@pytest.mark.parametrize("rare", ["row", "prior"])
+def test_a_class_that_only_one_side_has_does_not_shift_the_units_of_the_next_site(rare: str) -> None:
+    """Both sides are of one distribution but for one fifth class: by chance p is below 1e-6 with probability 1e-6."""
+
+    def drawn(with_rare: bool) -> dict[str, Tensor]:
+        y = torch.arange(400) % 4
+        y[0] = 4 if with_rare else 0
+        return {"y": y, "z": torch.randn(400, 2)}
+
+    torch.manual_seed(0)
+    evidence: Any = SimpleNamespace(
+        posterior=[{name: value[None] for name, value in drawn(rare == "row").items()}],
+        parts=[SimpleNamespace(rows=range(400))],
+        simulate=lambda *_: SimpleNamespace(latent=drawn(rare == "prior")),
+        seed=0,
+    )
+    (found,) = aggregate_posterior(evidence)
+    assert found.p_value is not None and found.p_value > 1e-6
+    assert found.values["largest_shift"] < 1
 
 
 @pytest.mark.slow
