@@ -20,7 +20,7 @@ from pyrovae.errors import PairError
 from pyrovae.fitted.fitted import Fit, FittedGroup, in_order, seeded
 from pyrovae.fitted.runs import drawn_terms, need_particles, particles_at_once
 from pyrovae.objectives.terms import Terms, terms
-from pyrovae.pair.batch import Batch, num_rows, take_rows
+from pyrovae.pair.batch import Batch, known_rows, num_rows, take_rows
 from pyrovae.pair.handlers import DATA_PLATE
 from pyrovae.pair.layout import Site
 from pyrovae.pair.masks import masked_out
@@ -87,13 +87,14 @@ class Evidence:
         self.held_out = fitted.batch(data)
         self.numbers = _some(num_rows(self.held_out), rows, seed)
         self.rows = take_rows(self.held_out, self.numbers)
-        self.training, self.training_rows = None, None
+        self.training, self.training_rows, self.alike = None, None, self.rows
         if train is not None:
-            optional = {name for name, taken in arguments(fitted.pair).items() if taken.default is None}
-            # log p(x, y) is no yardstick for log p(x): what the rows held out do not have is left out here, too
-            known = {n: v for n, v in fitted.batch(train).items() if n not in optional or n in self.held_out}
-            self.training = known
-            self.training_rows = take_rows(known, _some(num_rows(known), rows, seed + 1))
+            given = fitted.batch(train)
+            # log p(x, y) is no yardstick for log p(x): what some row lacks is left out of all where the two are compared
+            shared = _known_throughout(fitted, self.held_out, given)
+            self.training = {name: value for name, value in given.items() if name in shared}
+            self.training_rows = take_rows(self.training, _some(num_rows(given), rows, seed + 1))
+            self.alike = {name: value for name, value in self.rows.items() if name in shared}
 
     @cached_property
     def parts(self) -> list[FittedGroup]:
@@ -120,6 +121,11 @@ class Evidence:
     def estimated(self) -> Importance:
         """log p(x) of the rows held out."""
         return self._estimate(self.rows)
+
+    @cached_property
+    def estimated_alike(self) -> Importance:
+        """log p(x) of the rows held out, with the arguments alone that training rows are compared with."""
+        return self.estimated if self.alike.keys() == self.rows.keys() else self._estimate(self.alike)
 
     @cached_property
     def estimated_training(self) -> Importance | None:
@@ -288,6 +294,14 @@ class Evidence:
                         truth.append(_flat(known[name][None])[0])
                         draws.append(_flat(drawn))
         return [Codes(name, torch.cat(truth), torch.cat(draws, 1)) for name, (truth, draws) in found.items()]
+
+
+def _known_throughout(fitted: Fit, *batches: Batch) -> set[str]:
+    """The arguments that each row of all batches has; where there is none, those that occur in all."""
+    optional = {name for name, taken in arguments(fitted.pair).items() if taken.default is None}
+    common = set.intersection(*(set(batch) for batch in batches))
+    known = {n for n in common if n not in optional or all(bool(known_rows(batch[n]).all()) for batch in batches)}
+    return known or common
 
 
 def _some(have: int, most: int, seed: int) -> Tensor:

@@ -20,9 +20,10 @@ AT_ONCE = 2**24  # differences of two values in memory
 
 def overfitting(evidence: Evidence) -> list[Finding]:
     """How much less probable rows held out are than training rows, in nats, and how much of it is the guide's."""
-    held, trained = evidence.estimated, evidence.estimated_training
+    trained = evidence.estimated_training
     if trained is None:
         return []
+    held = evidence.estimated_alike
     difference, error = _difference(trained.log_likelihood, held.log_likelihood)
     gaps = [found.log_likelihood - found.elbo for found in (trained, held)]
     more, more_error = _difference(gaps[1], gaps[0])

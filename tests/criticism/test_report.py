@@ -166,6 +166,29 @@ def test_rows_that_repeat_by_nature_are_no_copies() -> None:
     assert found.values["share"] > 0.9 and found.verdict == "ok"
 
 
+@pytest.mark.parametrize("labelled", [0, 5, 100])
+def test_labels_of_one_side_are_no_overfitting(labelled: int) -> None:
+    """Rows of one distribution, of which log p(x, y) is log 3 below log p(x) or more."""
+    torch.manual_seed(0)
+    pair = pv.SSVAE(
+        label_prior=pv.priors.Categorical(3),
+        prior=pv.priors.StandardNormal(2),
+        likelihood=pv.mlp((2, 3), pv.families.Bernoulli(6), hidden=(8,)),
+        encoder=pv.mlp((6, 3), pv.families.Normal(2), hidden=(8,)),
+        classifier=pv.mlp(6, pv.families.Categorical((), 3), hidden=(8,)),
+        code=pv.nets.OneHot(3),
+    )
+    x, y = torch.bernoulli(torch.full((200, 6), 0.4)), torch.arange(200) % 3
+    held, train = (
+        {"x": x[:100], "y": y[:100]},
+        {"x": x[100:], "y": torch.where(torch.arange(100) < labelled, y[100:], -1)},
+    )
+    fitted = pv.fit(pair, train, epochs=0, engine="eager", progress=False)
+    report = pv.criticise(fitted, held, train=train, only=("overfitting",), **QUICK)
+    found = report["overfitting of the model"].values
+    assert abs(found["difference"]) < 5 * found["difference_se"]
+
+
 def test_overfitting_is_told_in_nats_and_whose_it_is() -> None:
     """The weights are those of principal components of 12 training rows in 20 columns; the guide is exact."""
     torch.manual_seed(0)
