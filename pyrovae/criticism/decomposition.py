@@ -21,7 +21,8 @@ from pyrovae.objectives.enumeration import dims_of
 from pyrovae.objectives.terms import Terms, terms
 from pyrovae.objectives.weights import row_kl
 from pyrovae.pair.asked import refuse_unfitted
-from pyrovae.pair.batch import num_rows
+from pyrovae.pair.batch import num_rows, take_rows
+from pyrovae.pair.parameters import fork_rng
 
 
 def active_units(
@@ -117,18 +118,11 @@ def kl_by_site(fitted: Fit, data: Any, num_samples: int = 10, seed: int | None =
     with fitted.scope(), seeded(seed):
         parts = fitted.parts(data)
         for part in parts:
-            sites: list[str] = []
-
-            def kl_terms(terms: Terms, sites: list[str] = sites) -> list[Tensor]:
-                kl = row_kl(terms)
-                sites[:] = list(kl)
-                return list(kl.values())
-
-            blocks = [
-                [kl.mean(0) for kl in block]
-                for block in weight_blocks(fitted, part.batch, part.layout, num_samples, kl_terms)
-            ]
-            found.append({site: torch.cat([block[i] for block in blocks]).cpu() for i, site in enumerate(sites)})
+            with fork_rng():
+                sites = list(row_kl(terms(fitted.pair, take_rows(part.batch, slice(0, 1)), layout=part.layout)))
+            blocks = weight_blocks(fitted, part.batch, part.layout, num_samples, lambda run: [*row_kl(run).values()])
+            columns = zip(*([kl.mean(0) for kl in block] for block in blocks))
+            found.append({site: torch.cat(column).cpu() for site, column in zip(sites, columns)})
     names = dict.fromkeys(site for kl in found for site in kl)
     empty = [torch.zeros(num_rows(part.batch)) for part in parts]
     return {site: in_order(parts, [kl.get(site, none) for kl, none in zip(found, empty)]) for site in names}
